@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * log.h - the commit log as a building block: one sequential, checksummed, group-committed log of runs.
+ *
+ * A log is one directory (or, without one, a bounded memory) and belongs to one core: all calls but
+ * thmq_log_scan() are made on the thread that drives it. The log knows partitions only as numbers under
+ * which runs are found again; what a run means is its writer's. doc/format.md describes every byte.
+ */
+#ifndef THUNDERMQ_LOG_H
+#define THUNDERMQ_LOG_H
+
+#include <thundermq/thundermq.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct thmq_core;
+struct thmq_log;
+struct thmq_log_reader;
+
+/* --------------------------------------------------------------------- runs */
+
+#define THMQ_RUN_MAGIC 0x314e5552u /* "RUN1" */
+
+/* What the bytes behind a run header are. */
+enum thmq_run_encoding {
+	THMQ_RUN_RECORDS = 1, /* record table and bodies: struct thmq_record */
+	THMQ_RUN_STATE =
+		2, /* a state slice: partition is the kind, base_offset the item; not found by offset */
+	THMQ_RUN_OPAQUE = 3 /* bytes of the writer's own; count and span are its word */
+};
+
+#define THMQ_RUN_SPARSE 1u /* a table of uint32 offset deltas follows the record table */
+#define THMQ_RUN_RELOCATED                                                                         \
+	2u /* appended again by the cleaner with its old offsets: changes indexes only */
+
+/*
+ * Run header, as stored: 96 bytes, little endian, 8-byte aligned. Messages of one partition that were
+ * appended together. Offsets base_offset … base_offset + span - 1 are covered by it; an offset in
+ * the span without a record is gone.
+ */
+struct thmq_run_header {
+	uint32_t magic; /* set by the log */
+	uint32_t
+		len; /* bytes behind this header, without padding; the next run begins at the next multiple of 8 */
+	uint64_t base_offset;
+	uint32_t partition;
+	uint32_t count;       /* records */
+	uint32_t span;        /* offsets covered, at least count */
+	uint16_t encoding;    /* enum thmq_run_encoding */
+	uint16_t flags;       /* THMQ_RUN_* */
+	uint64_t producer_id; /* 0: none */
+	uint64_t first_sequence;
+	uint64_t transaction;  /* 0: none */
+	int64_t first_time_ns; /* smallest and largest time of its records, ns since 1970 */
+	int64_t last_time_ns;
+	uint32_t producer_epoch;
+	uint32_t reserved;    /* 0 */
+	uint64_t tag_filter;  /* bit (tag_hash % 64) of each record's tag; 0: no tags */
+	uint32_t payload_crc; /* CRC32C of the len bytes behind the header; set by the log */
+	uint32_t header_crc;  /* CRC32C of the 92 bytes before it; set by the log */
+};
+
+/*
+ * Entry of the record table, 16 bytes. The table (count entries) is followed by the offset deltas if
+ * THMQ_RUN_SPARSE (count uint32, padded to 8), then by the bodies: each begins at a multiple of 8 from
+ * the run header and holds key, tag, payload, in this order.
+ */
+struct thmq_record {
+	uint32_t size;          /* key, tag and payload together, without padding */
+	uint32_t tag_hash;      /* 0: no tag */
+	uint32_t time_delta_us; /* behind the run's first_time_ns */
+	uint16_t key_len;
+	uint8_t tag_len;
+	uint8_t flags; /* 0 */
+};
+
+/* A run in place: where it is stored, and its bytes, valid during the callback or while a view holds it. */
+struct thmq_log_run {
+	const struct thmq_run_header *header;
+	const void *payload; /* header->len bytes */
+	uint64_t position;   /* of its batch in the log, bytes */
+	uint64_t index;      /* of its batch: 1, 2, 3 … */
+	uint64_t term;       /* of its batch */
+};
+
+/* --------------------------------------------------------------------- open */
+
+/* What the log tells its owner; called on its core, never inside the call that began the work. NULL: not wanted. */
+struct thmq_log_events {
+	uint32_t size;
+	uint32_t reserved;
+	/* At open, for every stored run in log order. Non-zero ends the open with it. */
+	int (*replay)(void *ctx, const struct thmq_log_run *run);
+	/* All batches up to @index have reached @durability (WRITTEN or DURABLE). Each rises. */
+	void (*settled)(void *ctx, uint32_t durability, uint64_t index);
+	/* thmq_log_truncate() has removed all batches from @index on: forget what they said. */
+	void (*unappended)(void *ctx, uint64_t index);
+	/* The log failed (write or flush error) and refuses appends for good; reads go on. */
+	void (*failed)(void *ctx, int error);
+	/* An append that got -EAGAIN or -ENOSPC may succeed now. */
+	void (*room)(void *ctx);
+	/* A segment was closed: append a slice of every state that changed since the last such call. */
+	void (*checkpoint)(void *ctx);
+};
+
+struct thmq_log_opts {
+	uint32_t size;
+	uint32_t flags; /* THMQ_LOG_* */
+	const char *
+		dir; /* directory; NULL: memory only, the oldest batches go when cache_bytes is full */
+	const struct thmq_log_events *events;
+	void *ctx; /* first argument of the events */
+	uint64_t
+		segment_bytes_min; /* at creation: first segment; 0 means 16 MiB; each next is twice as large … */
+	uint64_t
+		segment_bytes_max; /* at creation: … up to this; 0 means 1 GiB; powers of two from 1 MiB */
+	uint64_t cache_bytes; /* batches kept in memory; 0 means 64 MiB */
+	uint32_t batch_bytes; /* largest batch, a multiple of 4096 up to 4 MiB; 0 means 1 MiB */
+	uint32_t write_depth; /* batches in flight; 0 means 8 */
+	uint8_t log_id
+		[16]; /* at creation: identity shared by all replicas; all zero: random. At open: must match unless zero */
+};
+
+#define THMQ_LOG_NO_CREATE 1u /* -ENOENT where there is no log */
+
+#define THMQ_LOG_OPTS(...)                                                                         \
+	(&(struct thmq_log_opts){.size = sizeof(struct thmq_log_opts), __VA_ARGS__})
+
+/** thmq_log_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts);
+
+/**
+ * thmq_log_open() - open or create a log and recover it
+ * @core: the core that will run it; the calling thread drives that core
+ *
+ * Recovery verifies and replays the stored batches in order, cuts a torn tail of writes in flight,
+ * makes durable what it keeps, and raises term and incarnation before anything is written.
+ * The caller holds the lock on the directory above; a log has none of its own.
+ *
+ * Return: 0; -THMQ_ECORRUPT damage below what is known durable (nothing is changed; thmq_errmsg() has
+ * the position); -THMQ_EVERSION; -ENOENT; -ENOSPC; -EINVAL; -ENOMEM; an error of the file system.
+ */
+THMQ_API int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *opts,
+			   struct thmq_log **ret_log);
+
+/**
+ * thmq_log_close() - finish writes in flight, advance the durable mark, close
+ * @timeout_ns: for the writes in flight
+ * Return: 0; -ETIMEDOUT or the log's error: closed, but the last batches may be lost.
+ */
+THMQ_API int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns);
+
+/* ------------------------------------------------------------------- append */
+
+/**
+ * thmq_log_append() - room for one run in the batch that is being formed
+ * @run_len: bytes of header and payload: at least sizeof(struct thmq_run_header)
+ * @ret_run: out; @run_len writable bytes, 8-byte aligned: fill them at once, then thmq_log_append_end()
+ * @ret_index: out; index of the batch that it will be in
+ *
+ * One append at a time. The log owns the bytes from append_end on.
+ * Return: 0; -EAGAIN as many batches are in flight or waiting as may be: events->room comes;
+ * -ENOSPC no segment can be made; -EMSGSIZE larger than a batch; -THMQ_EFAILED.
+ */
+THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
+			     struct thmq_run_header **ret_run, uint64_t *ret_index);
+
+/**
+ * thmq_log_append_end() - the run is filled: checksum and index it
+ * @durability: what its writer waits for: MEMORY, WRITTEN or DURABLE; a batch is flushed if one of its
+ * runs needs it. Batches are written by the log itself, when its core's iteration ends.
+ */
+THMQ_API void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run,
+				  uint32_t durability);
+
+/** thmq_log_append_abort() - give the room of the append that is not ended back */
+THMQ_API void thmq_log_append_abort(struct thmq_log *log);
+
+/**
+ * thmq_log_flush() - ask that all appended so far becomes durable, without waiting
+ * events->settled tells when: DURABLE with *@ret_index or more.
+ * Return: 0; -THMQ_EFAILED.
+ */
+THMQ_API int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index);
+
+/* --------------------------------------------------------------------- read */
+
+struct thmq_log_view {
+	struct thmq_log_run run;
+	void *internal[2];
+};
+
+/**
+ * thmq_log_reader_open() - read the runs of one partition in the order of their offsets
+ * @ready: called when a thmq_log_read() that returned 0 for want of a device read may go on; may be NULL
+ * Return: 0; -ENOMEM.
+ */
+THMQ_API int thmq_log_reader_open(struct thmq_log *log, uint32_t partition,
+				  void (*ready)(void *ctx), void *ctx,
+				  struct thmq_log_reader **ret_reader);
+THMQ_API void thmq_log_reader_close(struct thmq_log_reader *reader);
+
+/** thmq_log_reader_seek() - the next read begins with the run that covers @offset, or the first one behind it */
+THMQ_API void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset);
+
+/**
+ * thmq_log_read() - the next run
+ * @end_offset: runs that begin at or behind it are not returned
+ * @ret_view: out; holds the run's memory until thmq_log_view_release()
+ * Return: 1 one run; 0 none below @end_offset yet, or it is being read (@ready is called);
+ * -THMQ_EOFFSETRANGE the position sought is below what is held (seek again); -THMQ_ECORRUPT; -EIO.
+ */
+THMQ_API int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset,
+			   struct thmq_log_view *ret_view);
+THMQ_API void thmq_log_view_release(struct thmq_log *log, struct thmq_log_view *view);
+
+/** thmq_log_bounds() - first offset held of @partition and one past the last appended
+ * Return: 0; -ENOENT nothing of it is held (both are 0). */
+THMQ_API int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t *ret_begin,
+			     uint64_t *ret_end);
+
+/** thmq_log_find_time() - base offset of the first run whose last time is at or after @time_ns
+ * Return: 0; -ENOENT there is none. */
+THMQ_API int thmq_log_find_time(struct thmq_log *log, uint32_t partition, int64_t time_ns,
+				uint64_t *ret_offset);
+
+/** thmq_log_forget() - drop the index of a partition that was deleted; its runs stay until their segments go */
+THMQ_API void thmq_log_forget(struct thmq_log *log, uint32_t partition);
+
+/* ---------------------------------------------------------- for replication */
+
+/**
+ * thmq_log_find_index() - where a batch is
+ * Return: 0; -ENOENT not held.
+ */
+THMQ_API int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_position,
+				 uint64_t *ret_term);
+
+/**
+ * thmq_log_truncate() - remove all batches from @index on
+ * Waits for writes in flight, flushes, lowers the durable mark, raises the incarnation, calls
+ * events->unappended; drives the core meanwhile.
+ * Return: 0; -EINVAL @index is the first batch or behind the end; the log's error.
+ */
+THMQ_API int thmq_log_truncate(struct thmq_log *log, uint64_t index);
+
+struct thmq_log_stats {
+	uint32_t size;        /* in */
+	uint32_t disk_engine; /* 0 none, 1 io_uring, 2 threads, 3 inline, 4 simulated */
+	uint32_t direct_io;
+	uint32_t segment_count;
+	uint64_t term;
+	uint64_t incarnation;
+	uint64_t last_index; /* of the last batch formed */
+	uint64_t end_position;
+	uint64_t durable_index;
+	uint64_t written_index;
+	uint64_t batches;      /* written since open */
+	uint64_t stored_bytes; /* of these */
+	uint64_t runs;
+	uint64_t cache_bytes; /* held now */
+	uint64_t recovered_batches;
+	uint64_t recovered_runs;
+	uint64_t recovery_ns;
+	uint64_t torn_bytes; /* cut at open */
+};
+
+/** thmq_log_stats() - copy the log's counters. Return: 0; -EINVAL */
+THMQ_API int thmq_log_stats(struct thmq_log *log, struct thmq_log_stats *ret_stats);
+
+/* ---------------------------------------------------------- offline: look at */
+
+/* A batch header, decoded. */
+struct thmq_log_batch {
+	uint64_t position;
+	uint64_t index;
+	uint64_t term;
+	uint64_t incarnation;
+	uint64_t durable_position;
+	uint32_t len; /* bytes, padding included */
+	uint32_t payload_len;
+	uint32_t run_count;
+	uint16_t type;
+	uint16_t version;
+};
+
+enum thmq_log_finding_kind {
+	THMQ_FINDING_TORN_TAIL = 1, /* writes in flight at a crash: the next open cuts them */
+	THMQ_FINDING_DAMAGE = 2,    /* bytes known durable fail their check */
+	THMQ_FINDING_MISSING = 3,   /* a segment or the vote file is not there */
+	THMQ_FINDING_FOREIGN = 4,   /* a file that does not belong here */
+	THMQ_FINDING_VERSION = 5    /* written by a newer library */
+};
+
+struct thmq_log_finding {
+	uint32_t kind; /* enum thmq_log_finding_kind */
+	int32_t error;
+	uint64_t position;
+	const char *text;
+};
+
+struct thmq_log_visitor {
+	uint32_t size;
+	uint32_t reserved;
+	int (*batch)(void *ctx, const struct thmq_log_batch *batch);
+	int (*run)(void *ctx, const struct thmq_log_run *run);
+	int (*finding)(void *ctx, const struct thmq_log_finding *finding);
+};
+
+/**
+ * thmq_log_scan() - read a closed log front to back and check every byte, changing nothing
+ * @dir: the log's directory
+ * @visitor: called for every batch, run and finding; a non-zero return ends the scan with it
+ * Return: 0 no damage (a torn tail is none); -THMQ_ECORRUPT; -THMQ_EVERSION; -ENOENT; a visitor's value.
+ * Threads: any; blocks.
+ */
+THMQ_API int thmq_log_scan(const char *dir, const struct thmq_log_visitor *visitor, void *ctx);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

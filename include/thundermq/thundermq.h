@@ -1,0 +1,739 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * thundermq.h - the application's face of libthundermq.
+ *
+ * A process opens an environment (memory, cores, clock), opens a broker on a directory, and connects
+ * sessions to it. Handles are opaque; every call returns 0 or a count, or a negative error (see
+ * thmq_strerror()); thmq_errmsg() explains the last failed control call of the calling thread.
+ *
+ * Threads: a session and all that was opened on it belong to one thread at a time. Environments and
+ * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits.
+ */
+#ifndef THUNDERMQ_THUNDERMQ_H
+#define THUNDERMQ_THUNDERMQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define THMQ_API __attribute__((visibility("default")))
+#else
+#define THMQ_API
+#endif
+
+#define THMQ_VERSION_MAJOR 0
+#define THMQ_VERSION_MINOR 1
+#define THMQ_VERSION_PATCH 0
+
+struct thmq_env;
+struct thmq_broker;
+struct thmq_session;
+struct thmq_producer;
+struct thmq_consumer;
+
+/* ------------------------------------------------------------------ limits */
+
+#define THMQ_TOPIC_NAME_MAX 249u /* bytes, without the final NUL */
+#define THMQ_GROUP_NAME_MAX 249u
+#define THMQ_KEY_MAX 4096u /* bytes of a message key */
+#define THMQ_TAG_MAX 255u  /* bytes of a message tag */
+#define THMQ_PARTITION_COUNT_MAX 65536u
+#define THMQ_SHARD_COUNT_MAX 1024u
+#define THMQ_CORE_COUNT_MAX 256u
+
+/* ------------------------------------------------------------------ errors */
+
+/* Errors beyond errno's. Every call returns them negated. Numbers are never reused. */
+enum thmq_error {
+	THMQ_ECORRUPT = 1024,     /* stored bytes fail their check; nothing was changed */
+	THMQ_ENOTLEADER = 1025,   /* this copy does not lead the shard */
+	THMQ_EFENCED = 1026,      /* a newer owner has taken over this producer or membership */
+	THMQ_EOFFSETRANGE = 1027, /* the offset is outside what the partition holds */
+	THMQ_EVERSION = 1028,     /* data or peer of a version that this library does not speak */
+	THMQ_ENOTOPIC = 1029,     /* no such topic */
+	THMQ_ENOPARTITION = 1030, /* no such partition in the topic */
+	THMQ_EFAILED = 1031       /* the shard failed (device error) and serves reads only */
+};
+
+/* What a caller can do about an error. */
+enum thmq_error_class {
+	THMQ_CLASS_OK = 0,
+	THMQ_CLASS_RETRY = 1,        /* transient: the same call may succeed later */
+	THMQ_CLASS_BACKPRESSURE = 2, /* full: poll, fetch or release, then try again */
+	THMQ_CLASS_HANDLE = 3,       /* this handle is dead: close it and open another */
+	THMQ_CLASS_ENVIRONMENT = 4,  /* the environment, device or directory is at fault */
+	THMQ_CLASS_CALLER = 5        /* a mistake of the caller: retrying will not help */
+};
+
+/**
+ * thmq_errmsg() - text for the last failed control call of the calling thread
+ * Return: never NULL; "" if none failed yet; valid until the thread's next failing call. Data-plane
+ * calls (claim, commit, fetch, ack, release, poll) never set it.
+ */
+THMQ_API const char *thmq_errmsg(void);
+
+/**
+ * thmq_strerror() - what an error number means, in words
+ * @error: a returned value (negative) or its absolute value
+ * Return: a constant string, never NULL.
+ */
+THMQ_API const char *thmq_strerror(int error);
+
+/**
+ * thmq_errname() - the symbolic name of an error, such as "EAGAIN" or "THMQ_ECORRUPT"
+ * @error: negative or absolute value
+ * Return: a constant string; "EUNKNOWN" for numbers that are not known here.
+ */
+THMQ_API const char *thmq_errname(int error);
+
+/**
+ * thmq_errclass() - what a caller can do about an error
+ * @error: negative or absolute value
+ * Return: an enum thmq_error_class.
+ */
+THMQ_API int thmq_errclass(int error);
+
+/**
+ * thmq_version() - version of the linked library, such as "0.1.0"
+ * Return: a constant string.
+ */
+THMQ_API const char *thmq_version(void);
+
+/**
+ * thmq_version_number() - the same as major * 1000000 + minor * 1000 + patch
+ */
+THMQ_API uint32_t thmq_version_number(void);
+
+/* --------------------------------------------------------------- durability */
+
+/*
+ * What an acknowledgement proves: a ladder, each rung includes the ones before it. QUORUM and ALL need
+ * more than one copy; with one copy they mean DURABLE.
+ */
+enum thmq_durability {
+	THMQ_DURABILITY_DEFAULT = 0, /* in options: the level of the enclosing object */
+	THMQ_DURABILITY_MEMORY = 1,  /* the broker has it in memory */
+	THMQ_DURABILITY_WRITTEN = 2, /* the device took it, perhaps into its volatile cache */
+	THMQ_DURABILITY_DURABLE = 3, /* it and everything before it in its shard is on the medium */
+	THMQ_DURABILITY_QUORUM = 4,  /* durable on a majority of the copies */
+	THMQ_DURABILITY_ALL = 5      /* durable on all copies */
+};
+
+/* -------------------------------------------------------------- environment */
+
+/* How a core waits for work. */
+enum thmq_policy {
+	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_FIXED */
+	THMQ_POLICY_POLL = 1,    /* spin for ever: lowest latency, a whole processor */
+	THMQ_POLICY_EVENT = 2,   /* sleep as soon as nothing is to do */
+	THMQ_POLICY_FIXED = 3    /* spin for spin_ns, then sleep */
+};
+
+struct thmq_env_opts {
+	uint32_t size;       /* sizeof(struct thmq_env_opts) */
+	uint32_t flags;      /* THMQ_ENV_* */
+	uint32_t core_count; /* cores driven by pinned threads of the library; 0: none */
+	uint32_t
+		caller_cores; /* with core_count 0: cores driven by the host's threads; 0 means 1 */
+	uint64_t pool_bytes;  /* limit of the memory pool over all cores; 0 means 1 GiB */
+	uint32_t policy;      /* enum thmq_policy */
+	uint32_t
+		first_cpu; /* with THMQ_ENV_FIRST_CPU: pin core i to the (first_cpu + i)-th allowed CPU */
+	uint64_t spin_ns; /* for THMQ_POLICY_FIXED; 0 means 20000 */
+};
+
+#define THMQ_ENV_FIRST_CPU 1u /* first_cpu is set */
+#define THMQ_ENV_NO_PIN 2u    /* do not pin the library's threads */
+#define THMQ_ENV_ALLOW_THREADS                                                                     \
+	4u /* caller-driven: helper threads for disk I/O may be made where io_uring is refused */
+#define THMQ_ENV_NO_URING 8u /* never use io_uring */
+
+#define THMQ_ENV_OPTS(...)                                                                         \
+	(&(struct thmq_env_opts){.size = sizeof(struct thmq_env_opts), __VA_ARGS__})
+
+/** thmq_env_opts_init() - set @opts to the defaults, for C++ and bindings */
+THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts);
+
+/**
+ * thmq_env_open() - open an environment: memory pool, cores, clock
+ * @ret_env: out; the environment
+ * @opts: options; NULL means one core, driven by the calling thread
+ *
+ * With core_count = n, n pinned threads of the library drive the cores. Otherwise no thread is made:
+ * the calling thread owns core 0 and drives it by thmq_poll() or by any blocking call; other threads
+ * of the host take further cores by thmq_core_attach().
+ *
+ * Return: 0; -EINVAL unknown flag or value out of bounds; -E2BIG larger options struct than known with
+ * something in its excess; -ENOMEM; -EAGAIN no thread could be made.
+ * Threads: any. Owner: the app, until thmq_env_close().
+ */
+THMQ_API int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts *opts);
+
+/**
+ * thmq_env_close() - close an environment and all that is still open on it
+ * @env: environment; NULL is allowed
+ * @timeout_ns: how long producers and group offsets may take to settle
+ *
+ * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EDEADLK called from a
+ * core's callback. The handle and all handles below it are gone in every case but -EDEADLK.
+ * Threads: the opening thread; no other thread may use the environment any more.
+ */
+THMQ_API int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns);
+
+/**
+ * thmq_core_attach() - make the calling thread the owner of a caller-driven core
+ * @env: environment opened with caller_cores > @core_index
+ * @core_index: which core
+ * Return: 0; -EINVAL no such core; -EBUSY owned by another thread; -EPERM cores are the library's.
+ */
+THMQ_API int thmq_core_attach(struct thmq_env *env, uint32_t core_index);
+
+/**
+ * thmq_core_detach() - give up the calling thread's core
+ * Return: 0; -EPERM the calling thread owns none.
+ */
+THMQ_API int thmq_core_detach(struct thmq_env *env);
+
+/**
+ * thmq_poll() - drive the calling thread's core
+ * @env: environment
+ * @timeout_ns: 0: one round; else run rounds until something was done, sleeping as the policy allows
+ *
+ * Return: the amount of work done, 0 for none (with a time-out: the time has passed); -EPERM the calling
+ * thread owns no core of @env; -EDEADLK called from a callback.
+ * Threads: owner of a core.
+ */
+THMQ_API int thmq_poll(struct thmq_env *env, uint64_t timeout_ns);
+
+/**
+ * thmq_env_fd() - a file descriptor that becomes readable when the calling thread's core has work
+ * @env: environment
+ * Use: loop { while (thmq_poll(env, 0) > 0) ; if (thmq_env_arm(env) == 0) epoll_wait(...); }
+ * Return: a descriptor owned by the environment (do not close or read it); -EPERM no core of the thread.
+ */
+THMQ_API int thmq_env_fd(struct thmq_env *env);
+
+/**
+ * thmq_env_arm() - announce that the calling thread will sleep on thmq_env_fd()
+ * Return: 0 armed, the descriptor will become readable; 1 work is there already, poll first; -EPERM.
+ */
+THMQ_API int thmq_env_arm(struct thmq_env *env);
+
+/* What an environment runs on, and what it has done. Grows at the end. */
+struct thmq_env_stats {
+	uint32_t size; /* in: sizeof of the caller's struct */
+	uint32_t core_count;
+	uint32_t
+		uring_cores; /* cores with an io_uring; the others write through threads or inline */
+	uint32_t pinned_cores;
+	uint32_t
+		registered_memory; /* 1: the pool is registered with the rings; 0: not (memlock limit) */
+	uint32_t huge_pages;       /* 1: slabs on explicit huge pages */
+	uint64_t pool_bytes;       /* memory taken from the system */
+	uint64_t pool_in_use_bytes;
+	uint64_t loops; /* iterations of all cores */
+	uint64_t sleeps;
+	uint64_t wakeups; /* wake-ups sent to sleeping cores */
+	uint64_t writes;  /* device writes submitted */
+	uint64_t write_bytes;
+	uint64_t flushes;
+	uint64_t reads;
+	uint64_t read_bytes;
+};
+
+/**
+ * thmq_env_stats() - copy the environment's counters
+ * @ret_stats: in: its size field; out: the counters. They are a snapshot, each exact for its core.
+ * Return: 0; -EINVAL size is 0.
+ */
+THMQ_API int thmq_env_stats(struct thmq_env *env, struct thmq_env_stats *ret_stats);
+
+/* ------------------------------------------------------------------- broker */
+
+struct thmq_broker_opts {
+	uint32_t size;
+	uint32_t flags; /* THMQ_BROKER_* */
+	const char
+		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
+	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
+	const char *listen; /* URLs to listen on, comma separated; NULL: inproc only */
+	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
+	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
+	uint64_t
+		segment_bytes; /* at creation: largest segment, a power of two from 1 MiB to 1 GiB; 0 means 1 GiB */
+	uint64_t cache_bytes; /* tail cache per shard; 0 means 64 MiB */
+	uint32_t
+		batch_bytes; /* largest group commit, a multiple of 4096 up to 4 MiB; 0 means 1 MiB */
+	uint32_t reserved;
+};
+
+#define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
+
+#define THMQ_BROKER_OPTS(...)                                                                      \
+	(&(struct thmq_broker_opts){.size = sizeof(struct thmq_broker_opts), __VA_ARGS__})
+
+/** thmq_broker_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
+
+/**
+ * thmq_broker_open() - open a broker: recover its directory and start to serve
+ * @env: environment
+ * @opts: options; NULL means no directory: volatile topics only
+ * @ret_broker: out
+ *
+ * A directory that does not exist, or is empty, is created with its shards. One broker at a time may
+ * have a directory open, in any process.
+ *
+ * Return: 0; -EBUSY another process has the directory (thmq_errmsg() names its pid); -ENOENT; -ENOTDIR;
+ * -EACCES, -EROFS; -ENOSPC; -THMQ_EVERSION a newer format; -THMQ_ECORRUPT damage below what is known
+ * durable, a shard that is missing or belongs to another directory; -EEXIST the name is taken;
+ * -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
+ * Threads: any that may block. Owner: the app, until thmq_broker_close() or thmq_env_close().
+ */
+THMQ_API int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts,
+			      struct thmq_broker **ret_broker);
+
+/**
+ * thmq_broker_close() - flush and close a broker
+ * @timeout_ns: how long writes in flight and group offsets may take
+ * Sessions that are still connected get THMQ_EVENT_CLOSED and -ESHUTDOWN from then on.
+ * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL not an open broker; -EDEADLK.
+ */
+THMQ_API int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns);
+
+struct thmq_broker_stats {
+	uint32_t size; /* in */
+	uint32_t shard_count;
+	uint32_t topic_count;
+	uint32_t session_count;
+	uint64_t messages_in;
+	uint64_t bytes_in;
+	uint64_t messages_out; /* handed to consumers */
+	uint64_t bytes_out;
+	uint64_t batches;            /* group commits */
+	uint64_t stored_bytes;       /* bytes of batches, padding included */
+	uint64_t recovered_messages; /* seen at open */
+	uint64_t recovery_ns;
+	uint64_t torn_bytes;  /* tail of writes in flight cut at open */
+	uint32_t disk_engine; /* 0 none, 1 io_uring, 2 threads, 3 inline, 4 simulated */
+	uint32_t
+		direct_io; /* 1: O_DIRECT; 0: the file system refused it, writes go through the page cache and are flushed */
+};
+
+/** thmq_broker_stats() - copy the broker's counters. Return: 0; -EINVAL */
+THMQ_API int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats);
+
+/* ------------------------------------------------------------------ session */
+
+struct thmq_session_opts {
+	uint32_t size;
+	uint32_t flags; /* none yet */
+	uint64_t
+		window_bytes; /* unsettled payload per shard; 0 means 4 MiB; rounded up to a power of two */
+	uint32_t
+		window_count; /* unsettled messages per shard; 0 means 32768; rounded up to a power of two */
+	uint32_t event_count; /* events kept for thmq_events(); 0 means 4096 */
+	uint64_t timeout_ns;  /* of blocking calls; 0 means 30 s */
+};
+
+#define THMQ_SESSION_OPTS(...)                                                                     \
+	(&(struct thmq_session_opts){.size = sizeof(struct thmq_session_opts), __VA_ARGS__})
+
+/** thmq_session_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
+
+/**
+ * thmq_connect() - connect to a broker
+ * @env: environment
+ * @url: inproc://name, or inproc:// for the environment's only broker
+ * @opts: NULL means defaults
+ * @ret_session: out; owned by the calling thread
+ *
+ * Return: 0; -EINVAL malformed URL; -EPROTONOSUPPORT unknown scheme; -ECONNREFUSED nobody listens there;
+ * -EDEADLK nobody drives the broker's core; -ETIMEDOUT; -ENOMEM.
+ */
+THMQ_API int thmq_connect(struct thmq_env *env, const char *url,
+			  const struct thmq_session_opts *opts, struct thmq_session **ret_session);
+
+/**
+ * thmq_session_close() - close a session with all producers and consumers on it
+ * @timeout_ns: how long unsettled messages and acks may take
+ * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL; -EDEADLK nothing was done.
+ */
+THMQ_API int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns);
+
+/** thmq_session_fd() - a descriptor that becomes readable after thmq_session_arm() when something arrives
+ * for this session. Owned by the session. Needed only where another thread drives the core.
+ * Return: descriptor; -EINVAL. */
+THMQ_API int thmq_session_fd(struct thmq_session *session);
+
+/**
+ * thmq_session_arm() - announce that the thread will sleep on thmq_session_fd()
+ * Return: 0 armed; 1 something is there already: fetch or take events first; -EINVAL; -ESHUTDOWN.
+ */
+THMQ_API int thmq_session_arm(struct thmq_session *session);
+
+/**
+ * thmq_session_wait() - block until something arrives for this session
+ * @timeout_ns: at most so long
+ * Drives the calling thread's own core if it has one, sleeps otherwise.
+ * Return: 1 something is there; 0 time-out; -EDEADLK; -EINVAL; -ESHUTDOWN.
+ */
+THMQ_API int thmq_session_wait(struct thmq_session *session, uint64_t timeout_ns);
+
+/* ------------------------------------------------------------------- topics */
+
+struct thmq_topic_opts {
+	uint32_t size;
+	uint32_t flags;           /* THMQ_TOPIC_* */
+	uint32_t partition_count; /* 0 means 1 */
+	uint32_t
+		visible_at; /* enum thmq_durability from which consumers see a message; default DURABLE (MEMORY if volatile) */
+	uint64_t volatile_bytes; /* memory of each partition of a volatile topic; 0 means 16 MiB */
+};
+
+#define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
+#define THMQ_TOPIC_IF_ABSENT 2u /* succeed where the topic exists already, whatever its options */
+
+#define THMQ_TOPIC_OPTS(...)                                                                       \
+	(&(struct thmq_topic_opts){.size = sizeof(struct thmq_topic_opts), __VA_ARGS__})
+
+/** thmq_topic_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts);
+
+/**
+ * thmq_topic_create() - create a topic
+ * @name: 1 … THMQ_TOPIC_NAME_MAX bytes of A-Z a-z 0-9 . _ -, not "." or ".."
+ * @opts: NULL means defaults
+ * Return: 0 when durable; -EEXIST; -EINVAL malformed name or options; -ENAMETOOLONG; -ENOSPC;
+ * -ENOTSUP a logged topic at a broker without a directory; -ETIMEDOUT outcome unknown; -EDEADLK.
+ */
+THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
+			       const struct thmq_topic_opts *opts);
+
+/**
+ * thmq_topic_delete() - delete a topic, its messages and its groups' offsets
+ * Its open producers and consumers get -THMQ_ENOTOPIC from then on.
+ * Return: 0 when durable; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ */
+THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
+
+struct thmq_topic_info {
+	uint32_t size;  /* in: of each element */
+	uint32_t flags; /* THMQ_TOPIC_VOLATILE */
+	uint32_t topic_id;
+	uint32_t partition_count;
+	uint32_t visible_at;
+	uint32_t group_count;
+	char name[256];
+};
+
+/**
+ * thmq_topic_list() - the topics, by name
+ * @ret_infos: out, @max elements, each with its size field set by the caller in the first one
+ * Return: the number of topics there are (perhaps more than @max: the first @max are filled); errors.
+ */
+THMQ_API int thmq_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos,
+			     uint32_t max);
+
+/** thmq_topic_describe() - one topic. Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT; -EDEADLK. */
+THMQ_API int thmq_topic_describe(struct thmq_session *session, const char *name,
+				 struct thmq_topic_info *ret_info);
+
+struct thmq_partition_info {
+	uint32_t size; /* in */
+	uint32_t partition;
+	uint32_t shard;
+	uint32_t reserved;
+	uint64_t begin_offset; /* first message that is held */
+	uint64_t end_offset;   /* one past the last visible message */
+	uint64_t group_offset; /* of the group asked for; UINT64_MAX if it has none */
+	uint64_t
+		lag; /* visible messages that the group has not acked; offsets that were never used count too */
+};
+
+/**
+ * thmq_partition_describe() - bounds of a partition, and where a group stands in it
+ * @group: name of a group, or NULL
+ * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ */
+THMQ_API int thmq_partition_describe(struct thmq_session *session, const char *topic,
+				     uint32_t partition, const char *group,
+				     struct thmq_partition_info *ret_info);
+
+/* ----------------------------------------------------------------- producer */
+
+struct thmq_producer_opts {
+	uint32_t size;
+	uint32_t flags; /* THMQ_PRODUCER_* */
+	uint32_t
+		durability; /* enum thmq_durability of its messages; default DURABLE (MEMORY on a volatile topic) */
+	uint32_t reserved;
+	void *cookie; /* repeated in its events */
+};
+
+#define THMQ_PRODUCER_REPORT 1u /* a THMQ_EVENT_SETTLED for every message */
+
+#define THMQ_PRODUCER_OPTS(...)                                                                    \
+	(&(struct thmq_producer_opts){.size = sizeof(struct thmq_producer_opts), __VA_ARGS__})
+
+/** thmq_producer_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
+
+/**
+ * thmq_producer_open() - open a producer for a topic
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ */
+THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
+				const struct thmq_producer_opts *opts,
+				struct thmq_producer **ret_producer);
+
+/**
+ * thmq_producer_close() - settle and close
+ * @timeout_ns: how long outstanding messages may take; open claims are aborted
+ * Return: 0; -ETIMEDOUT closed, outcome of some messages unknown; -EIO closed, some messages failed;
+ * -EINVAL; -EDEADLK nothing was done.
+ */
+THMQ_API int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns);
+
+/** thmq_producer_len_max() - the largest payload that a claim can have here. Return: bytes; 0 if closed. */
+THMQ_API uint32_t thmq_producer_len_max(const struct thmq_producer *producer);
+
+struct thmq_message_opts {
+	uint32_t size;
+	uint32_t flags;      /* THMQ_MESSAGE_* */
+	const void *key;     /* NULL: none; copied */
+	const char *tag;     /* NULL: none; copied */
+	uint32_t key_len;    /* up to THMQ_KEY_MAX */
+	uint32_t partition;  /* with THMQ_MESSAGE_PARTITION */
+	uint32_t durability; /* enum thmq_durability; default: the producer's */
+	uint32_t reserved;
+	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else the broker's */
+};
+
+#define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash, else round robin */
+#define THMQ_MESSAGE_TIME 2u      /* time_ns is set */
+
+#define THMQ_MESSAGE_OPTS(...)                                                                     \
+	(&(struct thmq_message_opts){.size = sizeof(struct thmq_message_opts), __VA_ARGS__})
+
+/** thmq_message_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_message_opts_init(struct thmq_message_opts *opts);
+
+/* Room for one message. Fields are the library's, data's bytes are the app's until commit or abort. */
+struct thmq_claim {
+	void *data;
+	uint32_t len;
+	uint32_t partition;
+	uint64_t internal[4];
+};
+
+/**
+ * thmq_claim() - reserve room for one message in the session's memory
+ * @producer: open producer, on its owner thread
+ * @opts: key, tag, partition; NULL for none. A message's durability is chosen here too.
+ * @len: payload bytes, 0 … thmq_producer_len_max()
+ * @ret_claim: out; data[0 … len) is writable and 8-byte aligned, valid until commit or abort
+ *
+ * Claims may be committed in any order; log order is commit order. Room comes back in claim order, once
+ * settled, so that a claim that is never finished ends in -EAGAIN for its own session only.
+ *
+ * Return: 0; -EAGAIN window full, poll and try again; -EMSGSIZE; -EINVAL; -THMQ_ENOPARTITION;
+ * -THMQ_ENOTOPIC the topic was deleted; -ESHUTDOWN the broker is gone.
+ * Threads: owner only; never blocks, allocates or does I/O, except that the first claim for a partition
+ * whose shard the session does not use yet connects to it (-EAGAIN until it is connected).
+ */
+THMQ_API int thmq_claim(struct thmq_producer *producer, const struct thmq_message_opts *opts,
+			uint32_t len, struct thmq_claim *ret_claim);
+
+/**
+ * thmq_commit() - hand a claimed message to the broker
+ * @claim: from thmq_claim() of this producer; spent afterwards
+ * Return: its sequence, from 1, rising by one per commit of this producer; ordered, not yet durable;
+ * -EAGAIN the broker's queue is full and the claim is still held: poll and commit again;
+ * -EINVAL not an open claim of this producer; -ESHUTDOWN (the claim is spent).
+ */
+THMQ_API int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *claim);
+
+/**
+ * thmq_abort() - give a claim back unsent; it uses no sequence
+ * Return: 0; -EINVAL.
+ */
+THMQ_API int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim);
+
+/**
+ * thmq_send() - claim, copy and commit in one call
+ * @data: payload, may be NULL if @len is 0
+ * Return: sequence, or the errors of claim and commit (with -EAGAIN nothing was taken). Never blocks.
+ */
+THMQ_API int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len,
+			   const struct thmq_message_opts *opts);
+
+/**
+ * thmq_flush() - wait until all committed messages of this producer are settled
+ * Return: 0 all reached the durability asked for; -EIO some failed since the last flush (events tell
+ * which); -ETIMEDOUT; -EDEADLK nobody drives the broker's core; -EINVAL; -ESHUTDOWN.
+ */
+THMQ_API int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns);
+
+/**
+ * thmq_watermark() - the highest sequence s such that all up to s are settled
+ * Settled is: reached the durability asked for, or failed (an event tells). Takes in what has arrived.
+ * Return: sequence, 0 for none; -EINVAL.
+ */
+THMQ_API int64_t thmq_watermark(struct thmq_producer *producer);
+
+/* ----------------------------------------------------------------- consumer */
+
+enum thmq_start {
+	THMQ_START_DEFAULT = 0, /* the group's offset; where it has none, the beginning */
+	THMQ_START_BEGIN = 1,
+	THMQ_START_END = 2,    /* messages that become visible from now on */
+	THMQ_START_OFFSET = 3, /* the given offset */
+	THMQ_START_TIME = 4 /* the first message stored at or after the given time, ns since 1970 */
+};
+
+struct thmq_consumer_opts {
+	uint32_t size;
+	uint32_t flags; /* THMQ_CONSUMER_* */
+	uint32_t start; /* enum thmq_start where the group has no offset; BEGIN or END or TIME */
+	uint32_t prefetch_count; /* messages handed over and not released; 0 means 65536 */
+	uint64_t prefetch_bytes; /* bytes likewise; 0 means 4 MiB */
+	uint64_t start_time_ns;  /* for THMQ_START_TIME */
+	uint64_t
+		session_timeout_ns; /* silent for so long means dead: its partitions go to others; 0 means 10 s */
+	void *cookie;               /* repeated in its events */
+};
+
+#define THMQ_CONSUMER_START_ALWAYS 1u /* begin at start even where the group has an offset */
+
+#define THMQ_CONSUMER_OPTS(...)                                                                    \
+	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
+
+/** thmq_consumer_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
+
+/**
+ * thmq_consumer_open() - read a topic
+ * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
+ * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ */
+THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
+				const struct thmq_consumer_opts *opts,
+				struct thmq_consumer **ret_consumer);
+
+/**
+ * thmq_consumer_close() - give up the partitions and close
+ * Messages that are still held become invalid. Acks sent before are stored first.
+ * Return: 0; -ETIMEDOUT closed, the last acks may be lost; -EINVAL; -EDEADLK nothing was done.
+ */
+THMQ_API int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns);
+
+/* A view of one message. The bytes are the library's and constant, valid until released. */
+struct thmq_message {
+	const void *data;
+	const void *key; /* NULL if none */
+	const char *tag; /* NULL if none; not NUL-terminated */
+	uint32_t len;
+	uint32_t key_len;
+	uint32_t tag_len;
+	uint32_t partition;
+	uint64_t offset;
+	int64_t time_ns; /* when it was stored, or its own time, ns since 1970 */
+	uint64_t internal[2];
+};
+
+/**
+ * thmq_fetch() - take the next messages, without copying them
+ * @ret_messages: out, room for @max
+ * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;
+ * -EINVAL; -THMQ_ENOTOPIC deleted; -ESHUTDOWN the broker is gone; -THMQ_EFAILED.
+ * Never blocks and never drives a core.
+ */
+THMQ_API int thmq_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_messages,
+			uint32_t max);
+
+/**
+ * thmq_release() - give fetched messages back, in any order
+ * Return: 0; -EINVAL one of them is not held (those before it were released).
+ */
+THMQ_API int thmq_release(struct thmq_consumer *consumer, struct thmq_message *messages,
+			  uint32_t count);
+
+/**
+ * thmq_ack() - all messages of @message's partition up to and with @message are done
+ * The group's offset is stored durably with the next group commit; thmq_consumer_flush() waits for that.
+ * The message need not be held any more.
+ * Return: 0 taken; -EAGAIN queue full, poll and try again; -EINVAL no group, or not a fetched message;
+ * -THMQ_EFENCED the partition belongs to another member now; -ESHUTDOWN.
+ */
+THMQ_API int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message *message);
+
+/**
+ * thmq_consumer_flush() - wait until all acks are stored durably
+ * Return: 0; -THMQ_EFENCED some were refused: the partition has gone to another member; -ETIMEDOUT;
+ * -EDEADLK; -EINVAL; -ESHUTDOWN.
+ */
+THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
+
+/**
+ * thmq_seek() - continue elsewhere
+ * @partition: which of the topic's partitions; UINT32_MAX: all that this consumer has
+ * @start: THMQ_START_BEGIN, _END, _OFFSET or _TIME
+ * @value: the offset or the time; else 0
+ * What was prefetched is dropped; what the app holds stays valid. Acks already stored stay as they are.
+ * Return: 0 when done; -THMQ_EOFFSETRANGE (thmq_errmsg() has the bounds); -THMQ_ENOPARTITION; -EPERM the
+ * partition is another member's; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ */
+THMQ_API int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
+		       uint64_t value);
+
+/* ------------------------------------------------------------------- events */
+
+enum thmq_event_type {
+	THMQ_EVENT_SETTLED =
+		1, /* a message reached its durability (producers with THMQ_PRODUCER_REPORT) */
+	THMQ_EVENT_FAILED =
+		2, /* a message was refused; error says why; it is certainly not stored */
+	THMQ_EVENT_LOST =
+		3, /* messages that had a weaker ack are gone; offset and count tell which */
+	THMQ_EVENT_ASSIGNED = 4, /* the consumer now has this partition, from offset on */
+	THMQ_EVENT_REVOKED =
+		5, /* the consumer has it no more; error: 0, or -THMQ_EFENCED after a time-out */
+	THMQ_EVENT_STALLED = 6,     /* delivery stopped: the app holds the whole prefetch */
+	THMQ_EVENT_OFFSETRANGE = 7, /* the next offset was dropped; delivery goes on at offset */
+	THMQ_EVENT_ERROR = 8,   /* a shard failed, a checksum failed, …: error and partition */
+	THMQ_EVENT_CLOSED = 9,  /* the broker closed: the session is dead */
+	THMQ_EVENT_DROPPED = 10 /* count events were dropped because nobody took them */
+};
+
+struct thmq_event {
+	uint32_t type;                  /* enum thmq_event_type */
+	int32_t error;                  /* 0 or negative */
+	struct thmq_producer *producer; /* or NULL */
+	struct thmq_consumer *consumer; /* or NULL */
+	void *cookie;                   /* of the producer or consumer */
+	uint64_t sequence;
+	uint64_t offset;
+	uint64_t count;
+	uint32_t partition;
+	uint32_t durability; /* what is proven: enum thmq_durability */
+	uint64_t reserved[2];
+};
+
+/**
+ * thmq_events() - take what happened on this session
+ * @ret_events: out, room for @max
+ * Return: how many, 0 for none; -EINVAL. A dead session still hands out its last events. Never blocks.
+ */
+THMQ_API int thmq_events(struct thmq_session *session, struct thmq_event *ret_events, uint32_t max);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

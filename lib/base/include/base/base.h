@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * base.h - what every room may use: compiler helpers, lists, the clock table, randomness, checksums,
+ * error texts, hash maps. Knows nothing of queues, disks or networks.
+ */
+#ifndef THMQI_BASE_H
+#define THMQI_BASE_H
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <thundermq/thundermq.h>
+
+#define THMQI_CACHELINE 64
+#define THMQI_BLOCK 4096u /* log block: unit of writes and of batch sizes */
+
+#define thmqi_likely(x) __builtin_expect(!!(x), 1)
+#define thmqi_unlikely(x) __builtin_expect(!!(x), 0)
+#define thmqi_container(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define THMQI_ALIGN_UP(x, a) (((x) + ((a)-1)) & ~((__typeof__(x))(a)-1))
+#define THMQI_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define THMQI_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define THMQI_ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+/* Asserts are for facts about our own state, never for bytes from outside. In release builds a failed
+ * one is counted and the caller goes on to its error path; debug builds trap. */
+#if defined(THMQI_DEBUG)
+#define thmqi_assert(x) ((x) ? (void)0 : __builtin_trap())
+#else
+#define thmqi_assert(x) ((void)sizeof(x))
+#endif
+
+static inline void thmqi_cpu_relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("isb" ::: "memory");
+#endif
+}
+
+static inline bool thmqi_is_pow2(uint64_t x)
+{
+	return x != 0 && (x & (x - 1)) == 0;
+}
+
+static inline uint64_t thmqi_pow2_up(uint64_t x)
+{
+	return x <= 1 ? 1 : 1ull << (64 - __builtin_clzll(x - 1));
+}
+
+/* ------------------------------------------------------------------- lists */
+
+struct thmqi_list {
+	struct thmqi_list *next, *prev;
+};
+
+static inline void thmqi_list_init(struct thmqi_list *l)
+{
+	l->next = l->prev = l;
+}
+static inline bool thmqi_list_empty(const struct thmqi_list *l)
+{
+	return l->next == l;
+}
+static inline void thmqi_list_add_tail(struct thmqi_list *head, struct thmqi_list *n)
+{
+	n->prev = head->prev;
+	n->next = head;
+	head->prev->next = n;
+	head->prev = n;
+}
+static inline void thmqi_list_del(struct thmqi_list *n)
+{
+	n->prev->next = n->next;
+	n->next->prev = n->prev;
+	n->next = n->prev = n;
+}
+#define thmqi_list_first(head, type, member) thmqi_container((head)->next, type, member)
+#define thmqi_list_each(it, head) for ((it) = (head)->next; (it) != (head); (it) = (it)->next)
+#define thmqi_list_each_safe(it, tmp, head)                                                        \
+	for ((it) = (head)->next, (tmp) = (it)->next; (it) != (head);                              \
+	     (it) = (tmp), (tmp) = (it)->next)
+
+/* ------------------------------------------------------------ clock, chance */
+
+/* Time as a parameter: the real one, or a simulator's. Both calls are cheap and may come from any thread. */
+struct thmqi_clock {
+	uint64_t (*now_ns)(void *ctx);  /* monotonic */
+	uint64_t (*wall_ns)(void *ctx); /* since 1970 */
+	void *ctx;
+};
+extern const struct thmqi_clock thmqi_clock_real;
+
+/* Small fast generator (xoshiro256**, Blackman & Vigna 2018), seeded by splitmix64. Not for secrets. */
+struct thmqi_prng {
+	uint64_t s[4];
+};
+void thmqi_prng_seed(struct thmqi_prng *p, uint64_t seed);
+uint64_t thmqi_prng_next(struct thmqi_prng *p);
+uint64_t thmqi_prng_below(struct thmqi_prng *p, uint64_t bound); /* bound > 0 */
+/* Bytes from the kernel's generator. */
+int thmqi_random_bytes(void *buf, size_t len);
+
+/* CRC32C (Castagnoli, RFC 3720): value of @data behind a checksummed prefix of value @crc; 0 begins. */
+uint32_t thmqi_crc32c(uint32_t crc, const void *data, size_t len);
+/* 64-bit hash for tables and partitioning (stable: it decides a key's partition for ever; see doc/format.md). */
+uint64_t thmqi_hash64(const void *data, size_t len);
+
+/* ------------------------------------------------------------- error texts */
+
+/* Set the thread's text for thmq_errmsg() and return @error: "return thmqi_fail(-EINVAL, …)". */
+int thmqi_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
+/* The file the text is kept in has thmq_errmsg(), thmq_strerror(), thmq_errname(), thmq_errclass(). */
+
+/* ----------------------------------------------------------- sized options */
+
+/*
+ * Copy an options struct of the caller's size into ours: shorter ones are padded with zeros, longer ones
+ * are taken if their excess is zero. @src NULL gives all zero. Both begin with uint32_t size.
+ * Return: 0; -EINVAL size below 8; -E2BIG.
+ */
+int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src);
+
+/* ------------------------------------------------------------------- maps */
+
+/* Open addressing from a 64-bit key to a pointer. Grows by doubling (allocates on insert only). */
+struct thmqi_map {
+	struct thmqi_map_slot {
+		uint64_t key;
+		void *value; /* NULL: free */
+	} * slots;
+	uint32_t mask; /* slots - 1; 0 with slots NULL: empty */
+	uint32_t count;
+};
+void thmqi_map_init(struct thmqi_map *m);
+void thmqi_map_fini(struct thmqi_map *m);                     /* frees the table, not the values */
+void *thmqi_map_get(const struct thmqi_map *m, uint64_t key); /* NULL if absent */
+int thmqi_map_put(struct thmqi_map *m, uint64_t key,
+		  void *value); /* replaces; value not NULL; 0 or -ENOMEM */
+void *thmqi_map_remove(struct thmqi_map *m, uint64_t key); /* the value, or NULL */
+/* Iterate: for (uint32_t i = 0; (v = thmqi_map_next(m, &i)); ) ; no insert or remove meanwhile. */
+void *thmqi_map_next(const struct thmqi_map *m, uint32_t *iter);
+
+/* ------------------------------------------------------------- thread ids */
+
+/* A number that names the calling thread among the living ones: the address of a thread-local. */
+uint64_t thmqi_thread_self(void);
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reactor.h - cores: run-to-completion loops. A core owns its pool, its ring, its timers, and the state of
+ * everything that was given to it. Sharing is by message: thmqi_core_post() from any thread.
+ *
+ * One iteration: drain posted tasks, run due timers, every poller within its budget, submit the ring,
+ * reap completions, run the end-of-iteration hooks. Spin, arm, poll once more, sleep - in one place.
+ */
+#ifndef THMQI_REACTOR_H
+#define THMQI_REACTOR_H
+
+#include "base/base.h"
+#include "memory/memory.h"
+#include "ring/ring.h"
+
+struct thmqi_disk_table; /* lib/disk: carried here so that a world is one parameter */
+
+/* The world as a parameter. All NULL or zero means the real one. */
+struct thmqi_world {
+	const struct thmqi_clock *clock;
+	const struct thmqi_disk_table *disk; /* NULL: io_uring, else threads or inline */
+	void *disk_ctx;
+	/* Called instead of sleeping by a core with nothing to do: advance virtual time by up to @timeout_ns and
+	 * let I/O complete. Return: > 0 if something may have happened. NULL: sleep really. */
+	int (*idle)(void *ctx, uint64_t timeout_ns);
+	void *ctx;
+	uint64_t seed; /* of the environment's prng; 0: from the kernel */
+};
+
+/* A source of work, polled each iteration. Return: work done (0: nothing). arm (may be NULL) is called before
+ * sleeping and returns true if work is there after all; ring completions and posts need no arm. */
+struct thmqi_poller {
+	int (*poll)(struct thmqi_poller *p, uint32_t budget);
+	bool (*arm)(struct thmqi_poller *p);
+	void (*disarm)(struct thmqi_poller *p);
+	/* Called once at the end of an iteration in which anything was done: submit what has gathered. May be NULL. */
+	void (*finish)(struct thmqi_poller *p);
+	struct thmqi_list link; /* the core's */
+};
+
+struct thmqi_timer {
+	void (*fire)(struct thmqi_timer *t);
+	uint64_t deadline_ns; /* monotonic; read only for others */
+	uint32_t heap_index;  /* the core's; 0: not running */
+	uint32_t reserved;
+};
+
+/* A call to be made on a core. Memory is the poster's until run is called, then whose run says. */
+struct thmqi_task {
+	struct thmqi_task *next;
+	void (*run)(struct thmq_core *core, struct thmqi_task *task);
+};
+
+struct thmq_core {
+	struct thmq_env *env;
+	uint32_t index;
+	uint32_t
+		disk_engine; /* what lib/disk chose for this core: 1 io_uring 2 threads 3 inline 4 simulated */
+	const struct thmqi_clock *clock;
+	uint64_t now_ns;  /* monotonic, read at the begin of the iteration */
+	uint64_t wall_ns; /* likewise, since 1970 */
+	struct thmqi_pool *pool;
+	struct thmqi_ring *ring; /* NULL: refused or not wanted */
+	struct thmqi_prng prng;
+	const struct thmqi_world *world;
+	_Atomic uint32_t sleeping;  /* 1: armed: whoever makes work calls thmqi_core_wake() */
+	_Atomic uint32_t may_sleep; /* 0: policy poll: nobody needs to look at sleeping */
+	_Atomic uint64_t owner;     /* thmqi_thread_self() of the driving thread; 0: none */
+	bool in_poll;               /* inside an iteration: blocking calls are -EDEADLK */
+	/* counters, owner only */
+	uint64_t loops, sleeps, wakeups, writes, write_bytes, flushes, reads, read_bytes;
+	void *internal;
+};
+
+/* The environment: cores, pool, world; what others hang on it by key. */
+struct thmq_env;
+int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world,
+		   struct thmq_env **ret_env);
+/* Stops threads, closes cores. All that ran on them must be closed. Return: 0; leaked blocks > 0. */
+int thmqi_env_close(struct thmq_env *env);
+uint32_t thmqi_env_core_count(const struct thmq_env *env);
+struct thmq_core *thmqi_env_core(struct thmq_env *env, uint32_t index);
+const struct thmqi_world *thmqi_env_world(const struct thmq_env *env);
+bool thmqi_env_is_caller_driven(const struct thmq_env *env);
+uint32_t thmqi_env_flags(const struct thmq_env *env);
+void thmqi_env_stats(struct thmq_env *env,
+		     struct thmq_env_stats *ret); /* ret->size is not looked at */
+/* One pointer for the layer above (registry of listeners and handles); the environment does not touch it. */
+void **thmqi_env_user(struct thmq_env *env);
+
+int thmqi_core_attach(struct thmq_env *env, uint32_t index);
+int thmqi_core_detach(struct thmq_env *env);
+struct thmq_core *thmqi_core_mine(struct thmq_env *env); /* the calling thread's core, or NULL */
+static inline bool thmqi_core_is_mine(const struct thmq_core *c)
+{
+	return atomic_load_explicit(&c->owner, memory_order_relaxed) == thmqi_thread_self();
+}
+
+/* thmq_poll(): see thundermq.h. */
+int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns);
+/* For a host's own loop: descriptor and arm. */
+int thmqi_core_fd(struct thmq_core *core);
+int thmqi_core_arm(struct thmq_core *core);
+
+void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p);
+void thmqi_core_remove_poller(struct thmq_core *core,
+			      struct thmqi_poller *p); /* also from within a poll */
+void thmqi_timer_start(struct thmq_core *core, struct thmqi_timer *t,
+		       uint64_t deadline_ns); /* restarts; never fails:
+	the heap is sized by thmqi_timer_reserve */
+int thmqi_timer_reserve(struct thmq_core *core,
+			uint32_t count); /* room for so many more timers; 0 or -ENOMEM */
+void thmqi_timer_unreserve(struct thmq_core *core, uint32_t count);
+void thmqi_timer_stop(struct thmq_core *core, struct thmqi_timer *t);
+
+/* Any thread; lock-free; wakes the core. Tasks of one thread run in order. */
+void thmqi_core_post(struct thmq_core *core, struct thmqi_task *task);
+void thmqi_core_wake(struct thmq_core *core); /* unconditional */
+/* After publishing work in memory that a poller of @core looks at. */
+static inline void thmqi_core_kick(struct thmq_core *core)
+{
+	if (atomic_load_explicit(&core->may_sleep, memory_order_relaxed)) {
+		atomic_thread_fence(
+			memory_order_seq_cst); /* work before flag: pairs with the fence in arm */
+		if (thmqi_unlikely(atomic_load_explicit(&core->sleeping, memory_order_relaxed)))
+			thmqi_core_wake(core);
+	}
+}
+
+/*
+ * Run @fn on @core and wait for its result. On the calling thread's own core it runs at once; otherwise the
+ * caller drives its own core meanwhile if it has one, or sleeps.
+ * Return: fn's value; -EDEADLK nobody drives @core, or called inside a poll; -ETIMEDOUT: @fn may still run later,
+ * so @arg must be heap memory that fn frees in that case (it is told by @abandoned).
+ */
+int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg), void *arg,
+		    uint64_t timeout_ns);
+
+/* A sleeper outside the cores (a session's thread): an eventfd that is made on first need. */
+struct thmqi_waiter {
+	_Atomic uint32_t sleeping;
+	int fd; /* -1 until needed */
+};
+int thmqi_waiter_init(struct thmqi_waiter *w); /* makes the fd */
+void thmqi_waiter_fini(struct thmqi_waiter *w);
+void thmqi_waiter_arm(
+	struct thmqi_waiter *w); /* set sleeping, fence; check for work afterwards, then sleep */
+void thmqi_waiter_disarm(struct thmqi_waiter *w); /* clear, drain the fd */
+int thmqi_waiter_sleep(struct thmqi_waiter *w,
+		       uint64_t timeout_ns);    /* poll(2); 1 woken, 0 time-out */
+void thmqi_waiter_wake(struct thmqi_waiter *w); /* unconditional write */
+static inline void thmqi_waiter_kick(struct thmqi_waiter *w)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	if (thmqi_unlikely(atomic_load_explicit(&w->sleeping, memory_order_relaxed)))
+		thmqi_waiter_wake(w);
+}
+
+#endif
