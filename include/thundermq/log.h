@@ -265,6 +265,8 @@ struct thmq_log_stats {
 	uint64_t recovered_runs;
 	uint64_t recovery_ns;
 	uint64_t torn_bytes; /* cut at open */
+	uint32_t unclean;    /* 1: the last owner did not close it, so that unflushed batches may be gone */
+	uint32_t reserved;
 };
 
 /** thmq_log_stats() - copy the log's counters. Return: 0; -EINVAL */

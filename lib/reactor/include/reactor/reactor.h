@@ -13,6 +13,8 @@
 #include "memory/memory.h"
 #include "ring/ring.h"
 
+struct thmq_core;
+struct thmq_env;
 struct thmqi_disk_table; /* lib/disk: carried here so that a world is one parameter */
 
 /* The world as a parameter. All NULL or zero means the real one. */
@@ -72,7 +74,8 @@ struct thmq_core {
 	void *internal;
 };
 
-/* The environment: cores, pool, world; what others hang on it by key. */
+/* The environment: cores, pool, world; what others hang on it by key. struct thmq_env begins with a struct
+ * thmqi_handle (base/handle.h) of kind THMQI_HANDLE_ENV. */
 struct thmq_env;
 int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world,
 		   struct thmq_env **ret_env);

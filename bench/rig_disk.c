@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * rig_disk.c - the bare writer: see rig_disk.h.
+ */
+#include "rig_disk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define RIG_BLOCK 4096u
+#define RIG_DEPTH_MAX 64u
+#define RIG_ZERO_BYTES (1u << 20)
+#define RIG_BUFFER_BYTES (16u << 20) /* writes in flight take their bytes from here */
+
+struct rig_disk {
+	struct io_uring ring;
+	int fd;
+	bool fixed_buffer, fixed_file;
+	uint64_t bytes, at;
+	char *buffer;
+};
+
+/* Real zeros: a flush on unwritten extents would cost a journal commit each time. */
+static void fill(struct rig_disk *d)
+{
+	memset(d->buffer, 0, RIG_ZERO_BYTES);
+	for (uint64_t at = 0; at < d->bytes; at += RIG_ZERO_BYTES)
+		if (pwrite(d->fd, d->buffer, RIG_ZERO_BYTES, (off_t)at) != RIG_ZERO_BYTES)
+			bench_die("bare file", errno ? errno : EIO);
+	if (fsync(d->fd) != 0)
+		bench_die("bare file flush", errno);
+	for (uint32_t i = 0; i < RIG_BUFFER_BYTES; i++)
+		d->buffer[i] = (char)(i * 31u + (i >> 12));
+}
+
+static void open_file(struct rig_disk *d, const char *dir)
+{
+	char path[4096];
+
+	if ((size_t)snprintf(path, sizeof(path), "%s/bare.dat", dir) >= sizeof(path))
+		bench_die(dir, ENAMETOOLONG);
+	d->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_DIRECT | O_CLOEXEC, 0666);
+	if (d->fd < 0 && errno == EINVAL) /* no O_DIRECT here: then the log has none either */
+		d->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	if (d->fd < 0)
+		bench_die(path, errno);
+	unlink(path);
+}
+
+struct rig_disk *rig_disk_open(const char *dir, uint64_t bytes)
+{
+	struct rig_disk *d = calloc(1, sizeof(*d));
+	struct iovec iov;
+	int r;
+
+	if (!d)
+		bench_die("bare writer", ENOMEM);
+	d->bytes = (bytes + RIG_ZERO_BYTES - 1) / RIG_ZERO_BYTES * RIG_ZERO_BYTES;
+	d->buffer = aligned_alloc(2u << 20, RIG_BUFFER_BYTES);
+	if (!d->buffer)
+		bench_die("bare writer", ENOMEM);
+	open_file(d, dir);
+	fill(d);
+	r = io_uring_queue_init(RIG_DEPTH_MAX, &d->ring,
+				IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+					IORING_SETUP_TASKRUN_FLAG);
+	if (r == -EINVAL)
+		r = io_uring_queue_init(RIG_DEPTH_MAX, &d->ring, 0);
+	if (r < 0) {
+		bench_die("bare io_uring", r);
+	}
+	io_uring_register_ring_fd(&d->ring);
+	iov.iov_base = d->buffer;
+	iov.iov_len = RIG_BUFFER_BYTES;
+	d->fixed_buffer = io_uring_register_buffers(&d->ring, &iov, 1) == 0;
+	d->fixed_file = io_uring_register_files(&d->ring, &d->fd, 1) == 0;
+	return d;
+}
+
+void rig_disk_close(struct rig_disk *d)
+{
+	if (!d)
+		return;
+	io_uring_queue_exit(&d->ring);
+	close(d->fd);
+	free(d->buffer);
+	free(d);
+}
+
+static void push(struct rig_disk *d, uint32_t from, uint32_t len, bool dsync)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&d->ring);
+	int fd = d->fixed_file ? 0 : d->fd;
+
+	if (d->at + len > d->bytes)
+		d->at = 0;
+	if (d->fixed_buffer)
+		io_uring_prep_write_fixed(sqe, fd, d->buffer + from, len, d->at, 0);
+	else
+		io_uring_prep_write(sqe, fd, d->buffer + from, len, d->at);
+	if (d->fixed_file)
+		sqe->flags |= IOSQE_FIXED_FILE;
+	if (dsync)
+		sqe->rw_flags = RWF_DSYNC;
+	sqe->user_data = len;
+	d->at += len;
+}
+
+/* Completions that are deferred to us are run only when the kernel has flagged that there are some. */
+static bool reap(struct rig_disk *d)
+{
+	struct io_uring_cqe *cqe;
+
+	if (IO_URING_READ_ONCE(*d->ring.sq.kflags) & IORING_SQ_TASKRUN)
+		io_uring_get_events(&d->ring);
+	if (io_uring_peek_cqe(&d->ring, &cqe) != 0)
+		return false;
+	if (cqe->res != (int)cqe->user_data)
+		bench_die("bare write", cqe->res < 0 ? cqe->res : EIO);
+	io_uring_cqe_seen(&d->ring, cqe);
+	return true;
+}
+
+void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count, struct bench_samples *ret)
+{
+	if (how == RIG_SPIN)
+		bench_spin_begin();
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t t0 = bench_now();
+		int r;
+
+		push(d, (i % 16) * RIG_BLOCK, RIG_BLOCK, true);
+		r = how == RIG_WAIT ? io_uring_submit_and_wait(&d->ring, 1) : io_uring_submit(&d->ring);
+		if (r < 0 && r != -EINTR)
+			bench_die("bare submit", r);
+		while (!reap(d))
+			bench_relax();
+		bench_samples_add(ret, bench_now() - t0);
+	}
+	bench_spin_end();
+}
+
+double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes, bool dsync)
+{
+	uint64_t count, sent = 0, done = 0, t0;
+	uint32_t turn = 0, places;
+
+	if (write_bytes > RIG_BUFFER_BYTES / 4)
+		write_bytes = RIG_BUFFER_BYTES / 4;
+	if (depth > RIG_DEPTH_MAX)
+		depth = RIG_DEPTH_MAX;
+	places = RIG_BUFFER_BYTES / write_bytes;
+	count = (bytes + write_bytes - 1) / write_bytes;
+	t0 = bench_now();
+	while (done < count) {
+		bool pushed = false;
+
+		while (sent < count && sent - done < depth) {
+			push(d, turn++ % places * write_bytes, write_bytes, dsync);
+			sent++;
+			pushed = true;
+		}
+		if (pushed && io_uring_submit_and_wait(&d->ring, 1) < 0)
+			bench_die("bare submit", EIO);
+		while (reap(d))
+			done++;
+	}
+	return (double)(count * write_bytes) / ((double)(bench_now() - t0) / 1e9);
+}

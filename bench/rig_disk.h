@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * rig_disk.h - what the device and the file system give a bare writer: io_uring, O_DIRECT, registered buffer and
+ * file, on a preallocated file of real zeros. The physical limit that the log is held against. Knows no log.
+ */
+#ifndef RIG_DISK_H
+#define RIG_DISK_H
+
+#include "bench.h"
+
+struct rig_disk;
+
+/* How the bare writer waits for a completion. */
+enum rig_wait {
+	RIG_WAIT, /* sleeps in the kernel */
+	RIG_SPIN  /* watches the completion queue */
+};
+
+/* A zero-filled file of @bytes in @dir. Exits on failure. To be used by the opening thread only. */
+struct rig_disk *rig_disk_open(const char *dir, uint64_t bytes);
+void rig_disk_close(struct rig_disk *d);
+/* @count writes of one 4 KiB block, one at a time, each with the flush flag (RWF_DSYNC), in sequence. */
+void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count, struct bench_samples *ret);
+/* @bytes in writes of @write_bytes with @depth of them in flight, flushed each or not at all. Return: bytes a second. */
+double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes, bool dsync);
+
+#endif

@@ -1,0 +1,60 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Runs the benchmarks of the parts named (default: all but "machine") from a release build in build-bench/.
+#
+#   sh bench/run.sh [--json] [--smoke] [--verbose] [--only WORD] [--dir DIR] [--pairs N] [part ...]
+#
+# One line each: what was measured, its rival or physical limit measured beside it, their ratio with its 95 % interval,
+# the bar, and ok, MISS or inconclusive (too noisy to tell). Exits 1 when a bar is missed, 2 when something fails.
+# DIR (default: build-bench/) has to be on the device under test; /tmp may be memory.
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+build=${BENCH_BUILD:-$here/build-bench}
+dir='' parts='' args=''
+
+# a part's programs; later parts add theirs
+programs() {
+	case $1 in
+	machine) echo machine_limits_bench ;;
+	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
+	*) echo "bench/run.sh: no part '$1': machine, commitlog" >&2; exit 2 ;;
+	esac
+}
+
+while [ $# -gt 0 ]; do
+	case $1 in
+	--json | --smoke | --verbose) args="$args $1" ;;
+	--only | --pairs | --pairs-max) args="$args $1 $2"; shift ;;
+	--dir) dir=$2; shift ;;
+	-h | --help) sed -n '3,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	-*) echo "bench/run.sh: unknown option $1" >&2; exit 2 ;;
+	*) parts="$parts $1" ;;
+	esac
+	shift
+done
+parts=${parts:-commitlog}
+wanted=''
+for part in $parts; do wanted="$wanted $(programs "$part")"; done
+
+[ -d "$build/meson-private" ] || meson setup --buildtype=release -Dtests=false -Dexamples=false "$build" "$here" >&2
+targets=''
+for p in $wanted; do targets="$targets bench/$p"; done
+# shellcheck disable=SC2086 # lists of words
+ninja -C "$build" $targets >&2
+
+data=$(mktemp -d "${dir:-$build}/data-XXXXXX")
+trap 'rm -rf "$data"' EXIT
+trap 'exit 2' INT TERM HUP
+rc=0
+for p in $wanted; do
+	status=0
+	# shellcheck disable=SC2086
+	"$build/bench/$p" --dir "$data" $args || status=$?
+	if [ "$status" -gt 1 ]; then
+		echo "bench/run.sh: $p failed ($status)" >&2
+		rc=2
+	elif [ "$status" -eq 1 ] && [ "$rc" -eq 0 ]; then
+		rc=1
+	fi
+done
+exit "$rc"

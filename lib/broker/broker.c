@@ -1,0 +1,478 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * broker.c - a broker's life: directory and lock, meta first, then the shards on their cores, then the door; and all
+ * of it backwards. Runs on the opening thread and makes calls on the cores; nothing here is on a message's path.
+ */
+#include <stdio.h>
+#include <time.h>
+
+#include "meta.h"
+
+/* What is to be done on a core, with the error's text carried back from that core's thread. */
+struct core_job {
+	struct thmq_broker *broker;
+	struct shard *shard;
+	int (*run)(struct core_job *job);
+	uint64_t value;
+	char text[512];
+};
+
+static int run_job(struct thmq_core *core, void *arg)
+{
+	struct core_job *job = arg;
+	int rc = job->run(job);
+
+	(void)core;
+	if (rc < 0)
+		snprintf(job->text, sizeof(job->text), "%s", thmq_errmsg());
+	return rc;
+}
+
+/* No time-out: what a core began must end before its argument goes. */
+static int on_core(struct thmq_broker *b, struct shard *s, int (*run)(struct core_job *),
+		   uint64_t *value)
+{
+	struct core_job job = {.broker = b, .shard = s, .run = run, .value = value ? *value : 0};
+	int rc = thmqi_core_call(s->core, run_job, &job, UINT64_MAX);
+
+	if (value)
+		*value = job.value;
+	if (rc == -EDEADLK)
+		return thmqi_fail(rc,
+				  "core %u has no thread that drives it: attach one, or let the "
+				  "library drive it",
+				  s->core->index);
+	return rc < 0 && job.text[0] ? thmqi_fail(rc, "%s", job.text) : rc;
+}
+
+static void run_post(struct thmq_core *core, struct thmqi_task *task)
+{
+	struct thmqi_broker_post *post = thmqi_container(task, struct thmqi_broker_post, task);
+
+	(void)core;
+	post->run(post);
+	free(post);
+}
+
+int thmqi_broker_post(struct shard *to, void (*run)(struct thmqi_broker_post *), void *arg,
+		      const uint32_t value[4], uint64_t bytes)
+{
+	struct thmqi_broker_post *post = calloc(1, sizeof(*post));
+
+	if (!post)
+		return -ENOMEM;
+	post->task.run = run_post;
+	post->run = run;
+	post->shard = to;
+	post->arg = arg;
+	memcpy(post->value, value, sizeof(post->value));
+	post->bytes = bytes;
+	thmqi_core_post(to->core, &post->task);
+	return 0;
+}
+
+/* ------------------------------------------------------------------- waits */
+
+static uint64_t now_of(struct thmq_broker *b)
+{
+	const struct thmqi_clock *clock = b->shards[0].core->clock;
+
+	return clock->now_ns(clock->ctx);
+}
+
+static void rest(struct thmq_broker *b)
+{
+	struct thmq_core *mine = thmqi_core_mine(b->env);
+	struct timespec pause = {.tv_nsec = 50000};
+
+	if (mine)
+		thmqi_core_poll(mine, 1000000);
+	else
+		nanosleep(&pause, NULL);
+}
+
+/* Repeats @run on the shard's core until it says 1 (done), an error, or the time has passed. */
+static int wait_for(struct thmq_broker *b, struct shard *s, int (*run)(struct core_job *),
+		    uint64_t deadline)
+{
+	int rc;
+
+	while ((rc = on_core(b, s, run, NULL)) == 0) {
+		if (now_of(b) >= deadline)
+			return -ETIMEDOUT;
+		rest(b);
+	}
+	return rc < 0 ? rc : 0;
+}
+
+static int is_settled(struct core_job *job)
+{
+	struct shard *s = job->shard;
+
+	if (s->failed)
+		return s->failed;
+	return s->pending_head == s->pending_tail;
+}
+
+static int has_no_changes(struct core_job *job)
+{
+	struct meta *m = job->broker->meta;
+
+	return !m || m->changes == NULL || job->shard->failed != 0;
+}
+
+/* -------------------------------------------------------------------- open */
+
+struct listing {
+	bool meta, foreign;
+	char first[64];
+};
+
+static int look_at_entry(void *arg, const char *name)
+{
+	struct listing *l = arg;
+
+	if (strcmp(name, "meta") == 0) {
+		l->meta = true;
+	} else if (strcmp(name, "lock") != 0 && strncmp(name, "shard-", 6) != 0 && name[0] != '.' &&
+		   strcmp(name, "lost+found") != 0) {
+		l->foreign = true;
+		snprintf(l->first, sizeof(l->first), "%.63s", name);
+	}
+	return 0;
+}
+
+static int dir_open(struct thmq_broker *b)
+{
+	bool create = !(b->opts.flags & THMQ_BROKER_NO_CREATE);
+	struct listing l = {0};
+	uint64_t pid = 0;
+	int rc;
+
+	rc = b->disk->dir_open(b->disk_ctx, b->data_dir, create, &b->dir);
+	if (rc)
+		return thmqi_fail(rc, "open %s: %s", b->data_dir, thmq_strerror(rc));
+	rc = b->disk->dir_list(b->dir, look_at_entry, &l);
+	if (rc)
+		return thmqi_fail(rc, "read %s: %s", b->data_dir, thmq_strerror(rc));
+	if (!l.meta && !create)
+		return thmqi_fail(-ENOENT, "open %s: there is no data in it yet", b->data_dir);
+	if (!l.meta && l.foreign)
+		return thmqi_fail(-ENOTEMPTY,
+				  "open %s: it holds other things (%s) and no data of ours; name "
+				  "an empty directory",
+				  b->data_dir, l.first);
+	rc = b->disk->dir_lock(b->dir, "lock", &pid);
+	if (rc == -EBUSY)
+		return thmqi_fail(rc, "open %s: process %llu has it open; close it there first",
+				  b->data_dir, (unsigned long long)pid);
+	if (rc)
+		return thmqi_fail(rc, "lock %s/lock: %s", b->data_dir, thmq_strerror(rc));
+	return 0;
+}
+
+static void shard_path(const struct thmq_broker *b, uint32_t id, char *path, size_t size)
+{
+	if (id == THMQI_SHARD_META)
+		snprintf(path, size, "%s/meta", b->data_dir);
+	else
+		snprintf(path, size, "%s/shard-%03u", b->data_dir, id - 1);
+}
+
+static int start_shard(struct shard *s)
+{
+	int rc = thmqi_timer_reserve(s->core, 1);
+
+	if (rc == 0)
+		thmqi_shard_start(s);
+	return rc;
+}
+
+static int open_meta(struct core_job *job)
+{
+	struct thmq_broker *b = job->broker;
+	struct shard *s = job->shard;
+	char path[4096];
+	int rc;
+
+	rc = thmqi_timer_reserve(s->core, 1); /* meta's own */
+	if (rc)
+		return rc;
+	rc = thmqi_meta_open(b, &b->meta);
+	if (rc)
+		return rc;
+	if (b->data_dir) {
+		shard_path(b, THMQI_SHARD_META, path, sizeof(path));
+		rc = thmqi_shard_log_open(s, path, NULL);
+		if (rc)
+			return rc;
+	}
+	b->incarnation = s->term;
+	b->meta->next_epoch = s->term << 32;
+	rc = start_shard(s);
+	if (rc)
+		return rc;
+	if (b->data_dir) {
+		rc = thmqi_meta_cluster_ensure(b->meta);
+		if (rc == 0)
+			job->value = thmqi_meta_cluster(b->meta)->shard_count;
+	}
+	return rc;
+}
+
+static int add_partition(void *ctx, const struct state_topic *topic, uint32_t partition)
+{
+	return thmqi_shard_partition_add(ctx, partition, topic->topic_id, topic->visible_at,
+					 topic->volatile_bytes);
+}
+
+/* Nobody changes meta before the door is open, so that it can be read from here. */
+static int open_shard(struct core_job *job)
+{
+	struct thmq_broker *b = job->broker;
+	struct shard *s = job->shard;
+	const struct state_cluster *cluster;
+	const uint8_t *ids;
+	char path[4096];
+	int rc = 0;
+
+	thmqi_meta_each_partition(b->meta, s->id, add_partition, s, &rc);
+	if (rc)
+		return rc;
+	if (b->data_dir) {
+		cluster = thmqi_meta_cluster(b->meta);
+		ids = (const uint8_t *)(cluster + 1);
+		shard_path(b, s->id, path, sizeof(path));
+		if (cluster->ready) {
+			struct thmqi_disk_dir *dir;
+
+			rc = b->disk->dir_open(b->disk_ctx, path, false, &dir);
+			if (rc == -ENOENT)
+				return thmqi_fail(
+					-THMQ_ECORRUPT,
+					"open %s: this shard is missing; put it back from a copy",
+					path);
+			if (rc)
+				return thmqi_fail(rc, "open %s: %s", path, thmq_strerror(rc));
+			b->disk->dir_close(dir);
+		}
+		rc = thmqi_shard_log_open(s, path, ids + (s->id - 1) * 16u);
+		if (rc)
+			return rc;
+	}
+	return start_shard(s);
+}
+
+static int mark_ready(struct core_job *job)
+{
+	return thmqi_meta_cluster_ready(job->broker->meta);
+}
+
+static int open_shards(struct thmq_broker *b, uint32_t count)
+{
+	uint32_t cores = thmqi_env_core_count(b->env), i;
+	int rc;
+
+	for (i = 1; i <= count; i++) {
+		rc = thmqi_shard_init(&b->shards[i], b, i, thmqi_env_core(b->env, (i - 1) % cores));
+		if (rc)
+			return rc;
+		b->shard_count = i + 1;
+	}
+	for (i = 1; i <= count; i++) {
+		rc = on_core(b, &b->shards[i], open_shard, NULL);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static struct thmq_core *core_of(void *ctx, uint32_t shard)
+{
+	struct thmq_broker *b = ctx;
+
+	return shard < b->shard_count ? b->shards[shard].core : NULL;
+}
+
+static int open_all(struct thmq_broker *b)
+{
+	struct thmqi_acceptor acceptor = {.core_of = core_of,
+					  .accept = thmqi_shard_accept,
+					  .closed = thmqi_shard_closed,
+					  .ctx = b};
+	uint64_t shards = b->opts.shard_count ? b->opts.shard_count : thmqi_env_core_count(b->env);
+	int rc;
+
+	rc = thmqi_shard_init(&b->shards[0], b, THMQI_SHARD_META, thmqi_env_core(b->env, 0));
+	if (rc)
+		return rc;
+	b->shard_count = 1;
+	rc = on_core(b, &b->shards[0], open_meta, &shards);
+	if (rc)
+		return rc;
+	if (b->data_dir) {
+		rc = wait_for(b, &b->shards[0], is_settled, UINT64_MAX);
+		if (rc)
+			return thmqi_fail(rc, "write %s/meta: %s", b->data_dir, thmq_strerror(rc));
+	}
+	rc = open_shards(b, (uint32_t)shards);
+	if (rc)
+		return rc;
+	if (b->data_dir) {
+		rc = b->disk->dir_sync(b->dir);
+		if (rc == 0)
+			rc = on_core(b, &b->shards[0], mark_ready, NULL);
+		if (rc == 0)
+			rc = wait_for(b, &b->shards[0], is_settled, UINT64_MAX);
+		if (rc)
+			return thmqi_fail(rc, "write %s/meta: %s", b->data_dir, thmq_strerror(rc));
+	}
+	rc = thmqi_transport_listen(b->transport, b->name, &acceptor, &b->listener);
+	if (rc == -EEXIST)
+		return thmqi_fail(rc,
+				  "inproc://%s is the name of another broker of this environment",
+				  b->name ? b->name : "");
+	return rc;
+}
+
+int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
+		      const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker)
+{
+	struct thmq_broker *b = calloc(1, sizeof(*b));
+	int rc = -ENOMEM;
+
+	if (!b)
+		return thmqi_fail(-ENOMEM, "no memory for a broker");
+	b->handle.kind = THMQI_HANDLE_BROKER;
+	b->env = env;
+	b->transport = transport;
+	b->opts = *opts;
+	b->disk = thmqi_disk_of(thmqi_env_core(env, 0), &b->disk_ctx);
+	/* most of it is never touched */
+	b->shards = calloc(THMQ_SHARD_COUNT_MAX + 1, sizeof(*b->shards));
+	b->data_dir = opts->data_dir ? strdup(opts->data_dir) : NULL;
+	b->name = opts->name ? strdup(opts->name) : NULL;
+	if (!b->shards || (opts->data_dir && !b->data_dir) || (opts->name && !b->name)) {
+		thmqi_fail(rc, "no memory for a broker");
+		goto fail;
+	}
+	b->opts.data_dir = b->data_dir;
+	b->opts.name = b->name;
+	rc = b->data_dir ? dir_open(b) : 0;
+	if (rc == 0)
+		rc = open_all(b);
+	if (rc)
+		goto fail;
+	*ret_broker = b;
+	return 0;
+fail:
+	thmqi_broker_close(b, 0, NULL);
+	return rc;
+}
+
+/* ------------------------------------------------------------------- close */
+
+static int shut_shard(struct core_job *job)
+{
+	thmqi_shard_shut(job->shard);
+	return 0;
+}
+
+static int close_shard(struct core_job *job)
+{
+	struct shard *s = job->shard;
+	int rc = 0;
+
+	if (s->log) {
+		rc = thmq_log_close(s->log, job->value);
+		s->log = NULL;
+	}
+	if (s->id == THMQI_SHARD_META && job->broker->meta) {
+		thmqi_meta_close(job->broker->meta);
+		job->broker->meta = NULL;
+		thmqi_timer_unreserve(s->core, 1);
+	}
+	thmqi_shard_fini(s);
+	return rc;
+}
+
+static int close_one(struct thmq_broker *b, struct shard *s, uint64_t deadline)
+{
+	uint64_t now = now_of(b), left = deadline > now ? deadline - now : 0;
+	int rc = 0, closed;
+
+	if (s->open)
+		rc = wait_for(b, s, is_settled, deadline);
+	closed = on_core(b, s, close_shard, &left);
+	return rc ? rc : closed;
+}
+
+int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
+		       struct thmqi_graveyard *graveyard)
+{
+	struct thmqi_disk_dir *dir = b->dir;
+	uint64_t now, deadline;
+	uint32_t i;
+	int rc = 0, one;
+
+	if (b->listener)
+		thmqi_transport_unlisten(b->listener);
+	if (b->shard_count) {
+		now = now_of(b);
+		deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+		for (i = b->shard_count; i-- > 0;)
+			if (b->shards[i].open)
+				on_core(b, &b->shards[i], shut_shard, NULL);
+		/* the answers of other shards come home before what they refer to goes */
+		if (b->shards[0].open)
+			wait_for(b, &b->shards[0], has_no_changes,
+				 THMQI_MAX(deadline, now + 1000000000ull));
+		for (i = b->shard_count; i-- > 0;) {
+			one = close_one(b, &b->shards[i], deadline);
+			rc = rc ? rc : one;
+		}
+	}
+	if (dir)
+		b->disk->dir_close(dir);
+	free(b->shards);
+	free(b->data_dir);
+	free(b->name);
+	b->shards = NULL;
+	b->data_dir = b->name = NULL;
+	if (graveyard)
+		thmqi_handle_bury(graveyard, &b->handle);
+	else
+		free(b);
+	return rc;
+}
+
+/* ------------------------------------------------------------------- stats */
+
+#define read_counter(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+
+void thmqi_broker_stats(struct thmq_broker *b, struct thmq_broker_stats *ret)
+{
+	uint32_t i;
+
+	ret->shard_count = b->shard_count - 1;
+	ret->topic_count = read_counter(b->meta->topic_count);
+	ret->session_count = read_counter(b->shards[0].conn_count);
+	for (i = 0; i < b->shard_count; i++) {
+		const struct shard *s = &b->shards[i];
+		struct thmq_log_stats log = {.size = sizeof(log)};
+
+		ret->messages_in += read_counter(s->messages_in);
+		ret->bytes_in += read_counter(s->bytes_in);
+		ret->messages_out += read_counter(s->messages_out);
+		ret->bytes_out += read_counter(s->bytes_out);
+		ret->recovered_messages += s->recovered_messages;
+		if (!s->log || thmq_log_stats(s->log, &log) != 0)
+			continue;
+		ret->batches += log.batches;
+		ret->stored_bytes += log.stored_bytes;
+		ret->recovery_ns += log.recovery_ns;
+		ret->torn_bytes += log.torn_bytes;
+		ret->disk_engine = log.disk_engine;
+		ret->direct_io = log.direct_io;
+	}
+}

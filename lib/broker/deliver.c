@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * deliver.c - the path of a message out: a partition that a consumer attached to is read run by run, as far as it
+ * is visible and the consumer's credits go; the consumer holds each run in place until it releases it.
+ */
+#include "internal.h"
+
+/* ------------------------------------------------------------- deliveries */
+
+static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_count)
+{
+	struct consumer *k = calloc(1, sizeof(*k));
+	uint32_t i;
+
+	if (!k)
+		return NULL;
+	k->delivery_count = (uint32_t)THMQI_MIN(credit_count, DELIVERY_MAX);
+	k->deliveries = calloc(k->delivery_count, sizeof(*k->deliveries));
+	if (!k->deliveries) {
+		free(k);
+		return NULL;
+	}
+	k->credit_bytes = credit_bytes;
+	k->credit_count = credit_count;
+	thmqi_list_init(&k->subs);
+	for (i = k->delivery_count; i-- > 0;) {
+		k->deliveries[i].index = i;
+		k->deliveries[i].next = k->free;
+		k->free = &k->deliveries[i];
+	}
+	return k;
+}
+
+static void delivery_drop(struct consumer *k, struct delivery *d)
+{
+	thmq_log_view_release(d->log, &d->view);
+	d->out = false;
+	d->generation++;
+	k->held_bytes -= d->bytes;
+	k->held_count -= d->count;
+	d->next = k->free;
+	k->free = d;
+}
+
+static bool has_credit(const struct consumer *k)
+{
+	return k->free && k->held_bytes < k->credit_bytes && k->held_count < k->credit_count;
+}
+
+void thmqi_sub_ready(struct sub *sub)
+{
+	if (!sub->ready && !sub->failed) {
+		sub->ready = true;
+		thmqi_list_add_tail(&sub->conn->shard->ready, &sub->ready_link);
+	}
+}
+
+static void on_reader_ready(void *ctx)
+{
+	thmqi_sub_ready(ctx);
+}
+
+/* ------------------------------------------------------------------- pump */
+
+static void tell_gap(struct sub *sub, uint64_t offset)
+{
+	struct thmqi_frame f = {.type = THMQI_FRAME_GAP,
+				.stream = sub->stream,
+				.partition = sub->partition->id,
+				.seq = offset,
+				.arg = {sub->next, 0},
+				.generation = sub->generation};
+
+	sub->next = offset;
+	thmq_log_reader_seek(sub->reader, offset);
+	thmqi_conn_send(sub->conn, &f);
+}
+
+static void tell_trouble(struct sub *sub, int error)
+{
+	struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
+				.stream = sub->stream,
+				.partition = sub->partition->id,
+				.seq = sub->next,
+				.status = error};
+
+	sub->failed = true;
+	thmqi_conn_send(sub->conn, &f);
+}
+
+static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d)
+{
+	const struct thmq_run_header *run = d->view.run.header;
+	uint64_t end = run->base_offset + run->span;
+	struct shard *s = sub->conn->shard;
+
+	k->free = d->next;
+	d->out = true;
+	d->log = sub->partition->log;
+	d->bytes = run->len;
+	d->count = THMQI_MAX(run->count, 1u);
+	k->held_bytes += d->bytes;
+	k->held_count += d->count;
+	f->type = THMQI_FRAME_DELIVER;
+	f->flags = 0;
+	f->stream = sub->stream;
+	f->partition = sub->partition->id;
+	f->data = (uint64_t)(uintptr_t)run;
+	f->len = (uint32_t)sizeof(*run) + run->len;
+	f->seq = THMQI_MAX(sub->next, run->base_offset);
+	f->arg[0] = d->index | (uint64_t)d->generation << 32;
+	f->arg[1] = end;
+	f->generation = sub->generation;
+	thmqi_conn_commit(sub->conn);
+	sub->next = end;
+	sub->read_bytes += run->len;
+	s->messages_out += run->count;
+	s->bytes_out += run->len;
+}
+
+/* Give @sub what it can have. Return: runs delivered. */
+static uint32_t pump(struct sub *sub, uint32_t budget)
+{
+	struct consumer *k = sub->conn->consumers[sub->stream];
+	struct partition *p = sub->partition;
+	struct thmqi_frame *f;
+	uint64_t begin, end;
+	uint32_t done = 0;
+	int rc;
+
+	while (done < budget && sub->next < p->visible && has_credit(k)) {
+		f = thmqi_conn_claim(sub->conn);
+		if (!f)
+			break;
+		rc = thmq_log_read(sub->reader, p->visible, &k->free->view);
+		if (rc == 1) {
+			deliver(sub, k, f, k->free);
+			done++;
+		} else if (rc == 0) {
+			return done; /* the reader calls when it has read */
+		} else if (rc == -THMQ_EOFFSETRANGE) {
+			if (thmq_log_bounds(p->log, p->id, &begin, &end) != 0 || begin <= sub->next)
+				begin = p->visible;
+			tell_gap(sub, begin);
+			sub->read_bytes =
+				p->is_volatile ? p->appended_bytes - p->ring_bytes / 2 : 0;
+			done++;
+		} else {
+			tell_trouble(sub, rc);
+			return done;
+		}
+	}
+	if (sub->next >= p->visible) {
+		sub->read_bytes = p->appended_bytes;
+	} else if (done == budget) {
+		thmqi_sub_ready(sub); /* others first */
+	} else if (has_credit(k) && !sub->failed) {
+		thmqi_sub_ready(sub); /* the ring is full: again when the client has read */
+		sub->conn->shard->stuck = true;
+	}
+	return done;
+}
+
+uint32_t thmqi_sub_pump_all(struct shard *s)
+{
+	struct thmqi_list now, *it;
+	struct sub *sub;
+	uint32_t done = 0;
+
+	if (thmqi_list_empty(&s->ready))
+		return 0;
+	/* those that become ready again wait for the next round */
+	thmqi_list_init(&now);
+	now = s->ready;
+	now.next->prev = now.prev->next = &now;
+	thmqi_list_init(&s->ready);
+	while (!thmqi_list_empty(&now)) {
+		it = now.next;
+		thmqi_list_del(it);
+		sub = thmqi_container(it, struct sub, ready_link);
+		sub->ready = false;
+		done += pump(sub, 64);
+		thmqi_conn_kick(sub->conn);
+	}
+	return done;
+}
+
+/* ---------------------------------------------------------- attach, detach */
+
+static struct sub *find_sub(struct conn *c, uint32_t stream, uint32_t partition)
+{
+	struct thmqi_list *it;
+	struct sub *sub;
+
+	if (stream >= THMQI_STREAMS || !c->consumers[stream])
+		return NULL;
+	thmqi_list_each(it, &c->consumers[stream]->subs)
+	{
+		sub = thmqi_container(it, struct sub, consumer_link);
+		if (sub->partition->id == partition)
+			return sub;
+	}
+	return NULL;
+}
+
+static void bounds_of(const struct partition *p, uint64_t *ret_begin, uint64_t *ret_end)
+{
+	uint64_t end;
+
+	if (thmq_log_bounds(p->log, p->id, ret_begin, &end) != 0)
+		*ret_begin = p->visible;
+	*ret_end = p->visible;
+	*ret_begin = THMQI_MIN(*ret_begin, *ret_end);
+}
+
+static int resolve_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset)
+{
+	uint64_t begin, end;
+
+	bounds_of(p, &begin, &end);
+	switch (kind) {
+	case THMQ_START_DEFAULT:
+	case THMQ_START_BEGIN:
+		*ret_offset = begin;
+		return 0;
+	case THMQ_START_END:
+		*ret_offset = end;
+		return 0;
+	case THMQ_START_OFFSET:
+		if (value < begin || value > end)
+			return -THMQ_EOFFSETRANGE;
+		*ret_offset = value;
+		return 0;
+	case THMQ_START_TIME:
+		if (thmq_log_find_time(p->log, p->id, (int64_t)value, ret_offset) != 0)
+			*ret_offset = end;
+		*ret_offset = THMQI_MIN(*ret_offset, end);
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static void place(struct sub *sub, uint64_t offset)
+{
+	struct partition *p = sub->partition;
+	uint64_t held = THMQI_MIN(p->appended_bytes, p->ring_bytes / 2);
+
+	sub->next = offset;
+	sub->failed = false;
+	sub->read_bytes = offset >= p->visible ? p->appended_bytes : p->appended_bytes - held;
+	thmq_log_reader_seek(sub->reader, offset);
+	thmqi_sub_ready(sub);
+}
+
+void thmqi_sub_close(struct sub *sub, int status, bool tell)
+{
+	struct thmqi_frame f = {.type = THMQI_FRAME_DETACHED,
+				.stream = sub->stream,
+				.partition = sub->partition->id,
+				.seq = sub->epoch,
+				.status = status};
+
+	if (sub->ready)
+		thmqi_list_del(&sub->ready_link);
+	if (sub->group && sub->group->owner == sub)
+		sub->group->owner = NULL;
+	thmqi_list_del(&sub->partition_link);
+	thmqi_list_del(&sub->consumer_link);
+	thmq_log_reader_close(sub->reader);
+	if (tell) {
+		thmqi_conn_send(sub->conn, &f);
+		thmqi_conn_kick(sub->conn);
+	}
+	free(sub);
+}
+
+/* A newer member of the group takes the partition from an older one. */
+static int take_over(struct group_offset *g, uint64_t epoch)
+{
+	if (epoch < g->epoch)
+		return -THMQ_EFENCED;
+	if (g->owner)
+		thmqi_sub_close(g->owner, -THMQ_EFENCED, true);
+	g->epoch = epoch;
+	return 0;
+}
+
+static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_sub)
+{
+	struct partition *p = thmqi_shard_partition(c->shard, f->partition);
+	uint32_t group_id = (uint32_t)f->arg[1], kind = f->flags & 0x7f;
+	struct group_offset *g = NULL;
+	struct consumer *k;
+	struct sub *sub;
+	uint64_t offset;
+	bool known;
+	int rc;
+
+	if (f->stream >= THMQI_STREAMS || !f->len || !f->extra)
+		return -EINVAL;
+	if (!p || p->dead)
+		return p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION;
+	if (find_sub(c, f->stream, f->partition))
+		return -EEXIST;
+	k = c->consumers[f->stream];
+	if (!k) {
+		k = consumer_make(f->len, f->extra);
+		if (!k)
+			return -ENOMEM;
+		c->consumers[f->stream] = k;
+	}
+	if (group_id) {
+		known = thmqi_offsets_get(p, group_id, false) != NULL;
+		g = thmqi_offsets_get(p, group_id, true);
+		if (!g)
+			return -ENOMEM;
+		rc = take_over(g, f->seq);
+		if (rc)
+			return rc;
+		known = known && g->offset != UINT64_MAX;
+		/* bit 7: where to begin goes before the group's offset */
+		if (known && !(f->flags & 0x80))
+			rc = 0, offset = g->offset;
+		else
+			rc = resolve_start(p, kind, f->arg[0], &offset);
+	} else {
+		rc = resolve_start(p, kind, f->arg[0], &offset);
+	}
+	if (rc)
+		return rc;
+	sub = calloc(1, sizeof(*sub));
+	if (!sub)
+		return -ENOMEM;
+	sub->conn = c;
+	sub->partition = p;
+	sub->group = g;
+	sub->stream = f->stream;
+	sub->generation = f->generation;
+	sub->epoch = f->seq;
+	rc = thmq_log_reader_open(p->log, p->id, on_reader_ready, sub, &sub->reader);
+	if (rc) {
+		free(sub);
+		return rc;
+	}
+	thmqi_list_add_tail(&p->subs, &sub->partition_link);
+	thmqi_list_add_tail(&k->subs, &sub->consumer_link);
+	if (g)
+		g->owner = sub;
+	place(sub, offset);
+	*ret_sub = sub;
+	return 0;
+}
+
+void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
+{
+	struct thmqi_frame out = {
+		.type = THMQI_FRAME_ATTACHED, .stream = f->stream, .partition = f->partition};
+	struct sub *sub = NULL;
+
+	out.status = attach(c, f, &sub);
+	if (sub) {
+		out.seq = sub->next;
+		bounds_of(sub->partition, &out.arg[0], &out.arg[1]);
+	}
+	thmqi_conn_send(c, &out);
+}
+
+void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f)
+{
+	struct sub *sub = find_sub(c, f->stream, f->partition);
+	struct thmqi_frame out = {.type = THMQI_FRAME_DETACHED,
+				  .stream = f->stream,
+				  .partition = f->partition,
+				  .seq = f->seq};
+
+	if (sub && sub->epoch == f->seq)
+		thmqi_sub_close(sub, 0, false);
+	thmqi_conn_send(c, &out);
+}
+
+void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f)
+{
+	struct thmqi_frame out = {
+		.type = THMQI_FRAME_SOUGHT, .stream = f->stream, .partition = f->partition};
+	struct sub *sub = find_sub(c, f->stream, f->partition);
+	uint64_t offset;
+
+	out.status = sub ? resolve_start(sub->partition, f->flags, f->arg[0], &offset) : -EPERM;
+	if (sub) {
+		bounds_of(sub->partition, &out.arg[0], &out.arg[1]);
+		if (out.status == 0) {
+			sub->generation = f->generation;
+			place(sub, offset);
+			out.seq = offset;
+		}
+	}
+	thmqi_conn_send(c, &out);
+}
+
+void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f)
+{
+	struct consumer *k = f->stream < THMQI_STREAMS ? c->consumers[f->stream] : NULL;
+	uint32_t index = (uint32_t)f->arg[0], generation = (uint32_t)(f->arg[0] >> 32);
+	struct thmqi_list *it;
+	bool starved;
+
+	if (!k || index >= k->delivery_count || !k->deliveries[index].out ||
+	    k->deliveries[index].generation != generation)
+		return;
+	starved = !has_credit(k);
+	delivery_drop(k, &k->deliveries[index]);
+	if (starved) {
+		thmqi_list_each(it, &k->subs)
+			thmqi_sub_ready(thmqi_container(it, struct sub, consumer_link));
+	}
+}
+
+void thmqi_consumers_close(struct conn *c)
+{
+	struct consumer *k;
+	uint32_t i, j;
+
+	for (i = 0; i < THMQI_STREAMS; i++) {
+		k = c->consumers[i];
+		if (!k)
+			continue;
+		while (!thmqi_list_empty(&k->subs))
+			thmqi_sub_close(thmqi_list_first(&k->subs, struct sub, consumer_link), 0,
+					false);
+		for (j = 0; j < k->delivery_count; j++)
+			if (k->deliveries[j].out)
+				delivery_drop(k, &k->deliveries[j]);
+		free(k->deliveries);
+		free(k);
+		c->consumers[i] = NULL;
+	}
+}

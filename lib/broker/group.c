@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * group.c - membership: which consumer of a group reads which partition. Partitions are split in ranges by order of
+ * joining. A partition changes hands in three steps: the old owner is asked, lets go, the new one gets it with a higher
+ * epoch; an owner that is dead or silent for too long is not waited for: the higher epoch fences it at the shard.
+ */
+#include "meta.h"
+
+static void send(struct conn *c, struct thmqi_frame *f)
+{
+	thmqi_conn_send(c, f);
+	thmqi_conn_kick(c);
+}
+
+static uint32_t partition_id(const struct group *g, uint32_t i)
+{
+	return g->topic->state.first_partition + i;
+}
+
+static void give(struct meta *m, struct group *g, uint32_t i)
+{
+	struct assignment *a = &g->assignments[i];
+	struct thmqi_frame f = {
+		.type = THMQI_FRAME_ASSIGN, .partition = partition_id(g, i), .len = i};
+
+	a->owner = a->target;
+	a->revoke_deadline_ns = 0;
+	if (!a->owner)
+		return;
+	a->epoch = ++m->next_epoch;
+	f.stream = a->owner->stream;
+	f.seq = a->epoch;
+	f.arg[0] = thmqi_meta_shard_of(m, &g->topic->state, i);
+	f.arg[1] = g->id;
+	send(a->owner->conn, &f);
+}
+
+static void ask_back(struct meta *m, struct group *g, uint32_t i, int status)
+{
+	struct assignment *a = &g->assignments[i];
+	struct thmqi_frame f = {.type = THMQI_FRAME_REVOKE,
+				.stream = a->owner->stream,
+				.partition = partition_id(g, i),
+				.seq = a->epoch,
+				.status = status};
+
+	if (a->revoke_deadline_ns && status == 0)
+		return; /* asked already */
+	a->revoke_deadline_ns = m->shard->core->now_ns + a->owner->timeout_ns;
+	send(a->owner->conn, &f);
+}
+
+/* Partition i of n goes to the member at i * members / n: ranges whose sizes differ by one at most. */
+static void rebalance(struct meta *m, struct group *g)
+{
+	uint32_t count = g->topic->state.partition_count, i = 0, rank = 0, end;
+	struct thmqi_list *it;
+	struct member *member;
+
+	if (!g->assignments)
+		return;
+	if (g->member_count == 0) {
+		for (i = 0; i < count; i++)
+			g->assignments[i].owner = g->assignments[i].target = NULL;
+		return;
+	}
+	thmqi_list_each(it, &g->members)
+	{
+		member = thmqi_container(it, struct member, link);
+		end = (uint32_t)((uint64_t)(rank + 1) * count / g->member_count);
+		for (; i < end; i++) {
+			struct assignment *a = &g->assignments[i];
+
+			a->target = member;
+			if (!a->owner)
+				give(m, g, i);
+			else if (a->owner != member)
+				ask_back(m, g, i, 0);
+			else
+				/* it keeps it: if it was asked before, it gets it again once it has let go */
+				continue;
+		}
+		rank++;
+	}
+}
+
+static void remove_member(struct meta *m, struct group *g, struct member *member)
+{
+	uint32_t i;
+
+	thmqi_list_del(&member->link);
+	g->member_count--;
+	m->member_count--;
+	for (i = 0; i < g->topic->state.partition_count; i++) {
+		if (g->assignments[i].owner == member)
+			g->assignments[i].owner = NULL;
+		if (g->assignments[i].target == member)
+			g->assignments[i].target = NULL;
+	}
+	free(member);
+	rebalance(m, g);
+}
+
+/* ------------------------------------------------------------------- time */
+
+#define LOOK_NS 50000000ull /* how often members are looked at, where time-outs are that short */
+
+static void fence(struct meta *m, struct group *g, struct member *member)
+{
+	uint32_t i;
+
+	for (i = 0; i < g->topic->state.partition_count; i++)
+		if (g->assignments[i].owner == member)
+			ask_back(m, g, i, -THMQ_EFENCED);
+}
+
+static void look_at_group(struct meta *m, struct group *g, uint64_t now, uint64_t *shortest)
+{
+	struct thmqi_list *it, *tmp;
+	struct member *member;
+	uint32_t beat, i;
+
+	thmqi_list_each_safe(it, tmp, &g->members)
+	{
+		member = thmqi_container(it, struct member, link);
+		*shortest = THMQI_MIN(*shortest, member->timeout_ns);
+		beat = atomic_load_explicit(&member->conn->wire->beat, memory_order_relaxed);
+		if (beat != member->beat) {
+			member->beat = beat;
+			member->beat_ns = now;
+		} else if (now - member->beat_ns > member->timeout_ns) {
+			fence(m, g, member);
+			remove_member(m, g, member);
+		}
+	}
+	for (i = 0; g->assignments && i < g->topic->state.partition_count; i++) {
+		struct assignment *a = &g->assignments[i];
+
+		/* alive, but does not let go: the app sits on its messages */
+		if (a->owner && a->revoke_deadline_ns && now > a->revoke_deadline_ns) {
+			ask_back(m, g, i, -THMQ_EFENCED);
+			give(m, g, i);
+		}
+	}
+}
+
+static void on_timer(struct thmqi_timer *t)
+{
+	struct meta *m = thmqi_container(t, struct meta, timer);
+	uint64_t now = m->shard->core->now_ns, shortest = UINT64_MAX;
+	struct thmqi_list *it;
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++)
+		thmqi_list_each(it, &m->topics[i]->groups)
+			look_at_group(m, thmqi_container(it, struct group, link), now, &shortest);
+	m->timer_on = m->member_count > 0;
+	if (m->timer_on)
+		thmqi_timer_start(m->shard->core, t, now + THMQI_MAX(shortest / 4, LOOK_NS));
+}
+
+void thmqi_group_timer_init(struct meta *m)
+{
+	m->timer.fire = on_timer;
+}
+
+/* ------------------------------------------------------------ join, leave */
+
+int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t stream,
+		     uint64_t timeout_ns)
+{
+	struct member *member = calloc(1, sizeof(*member));
+
+	if (!member)
+		return -ENOMEM;
+	if (!g->assignments) {
+		g->assignments = calloc(g->topic->state.partition_count, sizeof(*g->assignments));
+		if (!g->assignments) {
+			free(member);
+			return -ENOMEM;
+		}
+	}
+	member->conn = c;
+	member->stream = stream;
+	member->timeout_ns = THMQI_MAX(timeout_ns, 1000000ull);
+	member->beat = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
+	member->beat_ns = m->shard->core->now_ns;
+	thmqi_list_add_tail(&g->members, &member->link);
+	g->member_count++;
+	m->member_count++;
+	rebalance(m, g);
+	/* a short time-out must not wait for a long one's turn */
+	thmqi_timer_start(m->shard->core, &m->timer,
+			  m->shard->core->now_ns + THMQI_MAX(member->timeout_ns / 4, LOOK_NS));
+	m->timer_on = true;
+	return 0;
+}
+
+static struct member *find_member(struct group *g, const struct conn *c, uint32_t stream)
+{
+	struct thmqi_list *it;
+	struct member *member;
+
+	thmqi_list_each(it, &g->members)
+	{
+		member = thmqi_container(it, struct member, link);
+		if (member->conn == c && (stream == UINT32_MAX || member->stream == stream))
+			return member;
+	}
+	return NULL;
+}
+
+static void leave_all(struct meta *m, struct conn *c, uint32_t stream)
+{
+	struct thmqi_list *it;
+	struct member *member;
+	struct group *g;
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++) {
+		thmqi_list_each(it, &m->topics[i]->groups)
+		{
+			g = thmqi_container(it, struct group, link);
+			while ((member = find_member(g, c, stream)))
+				remove_member(m, g, member);
+		}
+	}
+}
+
+void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream)
+{
+	leave_all(m, c, stream);
+}
+
+void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame *f)
+{
+	struct thmqi_list *it;
+	struct assignment *a;
+	struct group *g;
+	uint32_t i, at;
+
+	for (i = 0; i < m->topic_count; i++) {
+		const struct state_topic *t = &m->topics[i]->state;
+
+		at = f->partition - t->first_partition;
+		if (f->partition < t->first_partition || at >= t->partition_count)
+			continue;
+		thmqi_list_each(it, &m->topics[i]->groups)
+		{
+			g = thmqi_container(it, struct group, link);
+			a = g->assignments ? &g->assignments[at] : NULL;
+			if (a && a->owner && a->owner->conn == c && a->owner->stream == f->stream &&
+			    a->epoch == f->seq) {
+				a->owner = NULL;
+				give(m, g, at);
+				return;
+			}
+		}
+	}
+}
+
+void thmqi_meta_conn_closed(struct meta *m, struct conn *c)
+{
+	struct meta_change *change;
+
+	leave_all(m, c, UINT32_MAX);
+	for (change = m->changes; change; change = change->next)
+		if (change->conn == c)
+			change->conn = NULL;
+}
+
+void thmqi_group_drop(struct meta *m, struct group *g)
+{
+	struct member *member;
+
+	while (!thmqi_list_empty(&g->members)) {
+		member = thmqi_list_first(&g->members, struct member, link);
+		thmqi_list_del(&member->link);
+		m->member_count--;
+		free(member);
+	}
+	thmqi_list_del(&g->link);
+	free(g->assignments);
+	free(g);
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * broker.h - topics, partitions, groups over the commit log, served to links. Each shard (meta is shard 0) belongs to
+ * one core and shares nothing with the others but messages posted to it.
+ */
+#ifndef THMQI_BROKER_H
+#define THMQI_BROKER_H
+
+#include "base/base.h"
+#include "base/handle.h"
+#include "reactor/reactor.h"
+#include "transport/transport.h"
+
+/* Arguments are checked and options copied by lib/api. The returned object begins with a struct thmqi_handle. */
+int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
+		      const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker);
+/* Frees the broker's memory but not the struct itself when @graveyard is given: it is buried there. */
+int thmqi_broker_close(struct thmq_broker *broker, uint64_t timeout_ns,
+		       struct thmqi_graveyard *graveyard);
+void thmqi_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret);
+
+#endif

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * internal.h - the broker's own structures. One shard = one core: nothing here is locked. Other shards are reached
+ * by tasks only (struct thmqi_broker_post).
+ */
+#ifndef THMQI_BROKER_INTERNAL_H
+#define THMQI_BROKER_INTERNAL_H
+
+#include <pthread.h>
+#include <thundermq/log.h>
+
+#include "base/base.h"
+#include "base/handle.h"
+#include "broker/broker.h"
+#include "disk/disk.h"
+#include "reactor/reactor.h"
+#include "transport/transport.h"
+#include "wire/frame.h"
+
+#define PENDING_COUNT 16384u /* runs between append and settlement, per shard */
+#define DELIVERY_MAX 4096u   /* runs handed out and not released, per consumer and shard */
+#define OFFSET_JUMP                                                                                \
+	(1ull << 20) /* offsets skipped per term that may have lost messages; see doc/format.md */
+#define RUN_RECORDS_MAX 4096u          /* records of one run */
+#define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
+
+/* What a state slice in a log is about: its run's partition field. */
+enum state_kind {
+	STATE_GROUP_OFFSET = 1, /* item: partition << 32 | group */
+	STATE_PARTITION = 2,    /* item: partition; what its runs do not say */
+	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
+	STATE_TOPIC = 17,       /* meta: item: topic id */
+	STATE_GROUP = 18        /* meta: item: group id */
+};
+
+/* Payloads of the slices: little endian, fixed width, as in doc/format.md. */
+struct state_group_offset {
+	uint32_t partition;
+	uint32_t group;
+	uint64_t offset;
+	uint64_t epoch;
+};
+
+struct state_partition {
+	uint64_t next_offset;
+};
+
+struct state_cluster {
+	uint32_t shard_count; /* data shards */
+	uint32_t ready;       /* 1: all shards were made */
+	uint64_t segment_bytes;
+	/* shard_count log ids of 16 bytes follow */
+};
+
+struct state_topic {
+	uint32_t topic_id;
+	uint32_t flags; /* THMQ_TOPIC_*, TOPIC_DELETED */
+	uint32_t partition_count;
+	uint32_t first_partition; /* ids are first_partition … */
+	uint32_t first_shard; /* partition i is in data shard 1 + (first_shard + i) % shard_count */
+	uint32_t visible_at;
+	uint64_t volatile_bytes;
+	char name[256];
+};
+#define TOPIC_DELETED 0x80000000u
+
+struct state_group {
+	uint32_t group_id;
+	uint32_t topic_id;
+	char name[256];
+};
+
+struct thmq_broker;
+struct shard;
+struct conn;
+struct sub;
+
+/* ------------------------------------------------------------- partitions */
+
+/* What a group has acknowledged in one partition. */
+struct group_offset {
+	struct thmqi_list link;       /* of the partition */
+	struct thmqi_list dirty_link; /* of the shard, while dirty */
+	struct partition *partition;
+	uint32_t group;
+	bool dirty;      /* offset is not in the log yet */
+	uint64_t offset; /* next message to be read */
+	uint64_t durable_offset;
+	uint64_t epoch;    /* highest that attached */
+	struct sub *owner; /* who may ack; NULL: nobody is attached */
+};
+
+struct partition {
+	struct shard *shard;
+	uint32_t id;
+	uint32_t topic_id;
+	uint32_t visible_at;
+	bool is_volatile;
+	bool dead;            /* its topic was deleted */
+	struct thmq_log *log; /* the shard's, or its own if volatile */
+	uint64_t next_offset; /* of the next message */
+	uint64_t
+		logged_offset; /* behind the last run that was appended: below next_offset after a jump */
+	uint64_t last_term;      /* in which it was last appended to, as far as replay saw */
+	uint64_t durable;        /* what lies below is on the medium */
+	uint64_t visible;        /* consumers see what lies below */
+	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
+	uint64_t appended_bytes; /* volatile: sum of all runs ever */
+	struct thmqi_list subs;
+	struct thmqi_list groups;
+};
+
+/* -------------------------------------------------------------- consumers */
+
+/* A run that a consumer holds. Its token is index | generation << 32. */
+struct delivery {
+	struct thmq_log_view view;
+	struct thmq_log *log;
+	uint32_t index, generation;
+	uint32_t bytes, count;
+	struct delivery *next; /* free list */
+	bool out;
+};
+
+/* All that one consumer has on one connection: its credits are shared by its partitions. */
+struct consumer {
+	uint64_t credit_bytes, held_bytes;
+	uint64_t credit_count, held_count;
+	struct delivery *deliveries;
+	struct delivery *free;
+	uint32_t delivery_count;
+	struct thmqi_list subs; /* of this stream */
+};
+
+/* One partition read by one consumer. */
+struct sub {
+	struct thmqi_list partition_link;
+	struct thmqi_list consumer_link;
+	struct thmqi_list ready_link; /* of the shard; linked while ready */
+	struct conn *conn;
+	struct partition *partition;
+	struct group_offset *group; /* NULL: no group */
+	struct thmq_log_reader *reader;
+	uint32_t stream;
+	uint32_t generation;
+	uint64_t epoch;
+	uint64_t next;       /* offset wanted next */
+	uint64_t read_bytes; /* volatile: of partition->appended_bytes, what it has behind it */
+	bool ready;
+	bool failed;
+};
+
+/* ------------------------------------------------------------ connections */
+
+struct producer {
+	uint64_t
+		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it */
+	uint8_t dirty;                                 /* bits of levels to be told */
+};
+
+struct conn {
+	struct thmqi_list link;       /* of the shard */
+	struct thmqi_list dirty_link; /* of the shard, while a producer is dirty */
+	struct thmqi_link *wire;
+	struct shard *shard;
+	struct partition *last_partition; /* of the last PRODUCE */
+	uint32_t reports_pending; /* room in the down ring is kept for so many REPORT frames */
+	bool wrote;               /* frames down since the last kick */
+	bool held_up;             /* its next PRODUCE cannot be taken now */
+	bool dirty;
+	/* frames that found the ring full (control only), sent before all later ones */
+	struct thmqi_frame *backlog;
+	uint32_t backlog_count, backlog_size, backlog_sent;
+	uint32_t dirty_streams[THMQI_STREAMS];
+	uint32_t dirty_count;
+	struct producer producers[THMQI_STREAMS];
+	struct consumer *consumers[THMQI_STREAMS];
+};
+
+/* A run between append and settlement. */
+struct pending {
+	uint64_t index;    /* of its batch */
+	struct conn *conn; /* NULL: gone, or not a message */
+	struct partition *partition;
+	struct group_offset *group; /* an offset that becomes durable */
+	struct meta_change *change; /* a change of the metadata that becomes durable */
+	uint64_t seq;               /* last of the run */
+	uint64_t first_seq;
+	uint64_t base_offset;
+	uint64_t end_offset; /* of the run, or the group's offset */
+	uint32_t count;
+	uint32_t stream;
+	uint8_t level; /* durability that its producer waits for; 0: settled already */
+	bool report;
+	bool done_written; /* already handled at WRITTEN */
+};
+
+/* ----------------------------------------------------------------- shards */
+
+struct shard {
+	struct thmq_broker *broker;
+	struct thmq_core *core;
+	struct thmq_log *log; /* NULL: no directory */
+	struct thmqi_poller poller;
+	uint32_t id;
+	bool open; /* poller is added */
+	bool closing;
+	int failed; /* the log's error */
+	struct thmqi_list conns;
+	struct thmqi_list ready; /* subs that may have something to read */
+	struct thmqi_list dirty_offsets;
+	struct thmqi_list dirty_conns;
+	struct thmqi_map partitions;
+	struct pending *pending; /* ring: head … tail */
+	uint64_t pending_head, pending_tail, pending_written;
+	uint64_t durable_index, written_index;
+	uint32_t run_max; /* bytes of the largest run that fits a batch */
+	uint64_t term;    /* of its log */
+	bool unclean;
+	bool blocked; /* an append got -EAGAIN: no more before room */
+	bool stuck;   /* a client's ring is full: look again after a while, clients do not tell */
+	struct thmqi_timer stuck_timer;
+	/* counters, owner only */
+	uint64_t messages_in, bytes_in, messages_out, bytes_out, recovered_messages;
+	uint32_t conn_count;
+};
+
+struct thmq_broker {
+	struct thmqi_handle handle;
+	struct thmq_env *env;
+	struct thmqi_transport *transport;
+	struct thmqi_listener *listener;
+	const struct thmqi_disk_table *disk;
+	void *disk_ctx;
+	struct thmqi_disk_dir *dir;
+	char *data_dir;
+	char *name;
+	struct thmq_broker_opts opts;
+	uint64_t incarnation;
+	uint32_t shard_count; /* meta included */
+	struct shard *shards; /* [0] is meta */
+	struct meta *meta;    /* belongs to the core of shards[0] */
+};
+
+/* shard.c */
+int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct thmq_core *core);
+void thmqi_shard_fini(struct shard *s);
+int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16]);
+void thmqi_shard_start(struct shard *s);
+void thmqi_shard_shut(struct shard *s); /* links down, last offsets appended, flush begun */
+struct partition *thmqi_shard_partition(struct shard *s, uint32_t id);
+int thmqi_shard_partition_add(struct shard *s, uint32_t id, uint32_t topic_id, uint32_t visible_at,
+			      uint64_t volatile_bytes);
+void thmqi_shard_partition_drop(struct shard *s, uint32_t id);
+/* Append one state slice; with a pending entry for the caller to fill (index is set). */
+int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
+			     uint32_t len, struct pending **ret_pending);
+struct pending *thmqi_shard_pending_room(struct shard *s);
+int thmqi_shard_accept(void *ctx, struct thmqi_link *link);
+void thmqi_shard_closed(void *ctx, struct thmqi_link *link);
+
+/* conn.c: frames down */
+void thmqi_conn_send(struct conn *c,
+		     const struct thmqi_frame *frame); /* control: never lost, never blocks */
+struct thmqi_frame *thmqi_conn_claim(struct conn *c);  /* data: NULL when the ring is full */
+void thmqi_conn_commit(struct conn *c);
+bool thmqi_conn_flush_backlog(struct conn *c); /* true: nothing is waiting */
+bool thmqi_conn_room(struct conn *c,
+		     uint32_t frames); /* room for so many, beside promised reports */
+void thmqi_conn_progress(struct conn *c, uint32_t stream, uint32_t level, uint64_t seq);
+void thmqi_conn_flush_progress(struct conn *c);
+void thmqi_conn_kick(struct conn *c);
+
+/* produce.c */
+uint32_t thmqi_produce(struct conn *c, uint32_t budget);
+void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index);
+void thmqi_settle_failed(struct shard *s, int error);
+void thmqi_settle_forget(struct shard *s, struct conn *c);
+
+/* deliver.c */
+void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sub_ready(struct sub *sub);
+uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
+void thmqi_sub_close(struct sub *sub, int status, bool tell);
+void thmqi_consumers_close(struct conn *c);
+
+/* offsets.c */
+struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool make);
+void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f);
+uint32_t thmqi_offsets_flush(struct shard *s); /* append what is dirty */
+void thmqi_offsets_durable(struct group_offset *g, uint64_t offset);
+
+/* meta.c: topics and groups; group.c: membership. On the meta core. */
+struct meta;
+struct meta_change;
+int thmqi_meta_open(struct thmq_broker *b, struct meta **ret_meta);
+void thmqi_meta_close(struct meta *m);
+int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run);
+int thmqi_meta_cluster_ensure(struct meta *m); /* after replay: which shards there are */
+const struct state_cluster *thmqi_meta_cluster(struct meta *m);
+int thmqi_meta_cluster_ready(struct meta *m);
+void thmqi_meta_each_partition(struct meta *m, uint32_t shard,
+			       int (*each)(void *ctx, const struct state_topic *topic,
+					   uint32_t partition),
+			       void *ctx, int *ret_error);
+void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request *request);
+void thmqi_meta_durable(struct meta_change *change, int error);
+void thmqi_meta_conn_closed(struct meta *m, struct conn *c);
+void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame *f);
+uint32_t thmqi_meta_topic_count(struct meta *m);
+
+/* A call posted to another shard's core; freed after it ran. */
+struct thmqi_broker_post {
+	struct thmqi_task task;
+	void (*run)(struct thmqi_broker_post *post);
+	struct shard *shard;
+	void *arg;
+	uint32_t value[4];
+	uint64_t bytes;
+};
+int thmqi_broker_post(struct shard *to, void (*run)(struct thmqi_broker_post *), void *arg,
+		      const uint32_t value[4], uint64_t bytes);
+void thmqi_reply(struct conn *c, uint64_t id, int status);
+
+#endif

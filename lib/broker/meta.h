@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meta.h - what meta.c (topics, groups) and group.c (membership) share; on the meta core only. */
+#ifndef THMQI_BROKER_META_H
+#define THMQI_BROKER_META_H
+
+#include "internal.h"
+
+struct topic {
+	struct state_topic state;
+	struct thmqi_list groups;
+};
+
+/* One consumer of a group: a stream of a connection to the meta shard. */
+struct member {
+	struct thmqi_list link; /* of the group, in the order of joining */
+	struct conn *conn;
+	uint32_t stream;
+	uint32_t beat;    /* last seen of the link's */
+	uint64_t beat_ns; /* when it changed */
+	uint64_t timeout_ns;
+};
+
+/* Who reads a partition. */
+struct assignment {
+	struct member *owner; /* NULL: free */
+	struct member *target;
+	uint64_t epoch;              /* of the owner */
+	uint64_t revoke_deadline_ns; /* 0: not asked to let go */
+};
+
+struct group {
+	struct thmqi_list link; /* of its topic */
+	uint32_t id;
+	struct topic *topic;
+	struct thmqi_list members;
+	uint32_t member_count;
+	struct assignment *assignments; /* one a partition; made with the first member */
+	char name[256];
+};
+
+/* A change on its way: appended, not durable yet; then carried to the shards; then answered. */
+struct meta_change {
+	struct meta *meta;
+	struct conn *conn; /* NULL: gone meanwhile */
+	uint64_t request_id;
+	uint32_t op;      /* enum thmqi_op */
+	uint32_t waiting; /* shards that have not done it yet */
+	int status;
+	uint32_t stream;     /* JOIN */
+	uint64_t timeout_ns; /* JOIN */
+	struct state_topic topic;
+	struct state_group group;
+	struct meta_change *next;
+};
+
+struct meta {
+	struct thmq_broker *broker;
+	struct shard *shard;
+	struct topic **topics; /* sorted by name */
+	uint32_t topic_count, topic_size;
+	uint32_t next_topic, next_partition, next_group,
+		next_shard; /* ids and the place of the next */
+	uint32_t next_volatile_topic, next_volatile_partition, next_volatile_group;
+	struct state_cluster *cluster; /* NULL: none stored */
+	struct meta_change *changes;   /* on their way */
+	uint64_t next_epoch;
+	struct thmqi_timer timer; /* looks after silent members */
+	bool timer_on;
+	uint32_t member_count;
+};
+
+struct topic *thmqi_meta_topic(struct meta *m, const char *name, uint32_t *ret_place);
+struct topic *thmqi_meta_topic_by_id(struct meta *m, uint32_t id);
+struct group *thmqi_meta_group(struct topic *t, const char *name);
+uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, uint32_t partition);
+
+/* group.c */
+int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t stream,
+		     uint64_t timeout_ns);
+void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream);
+void thmqi_group_drop(struct meta *m, struct group *g); /* its topic was deleted */
+void thmqi_group_timer_init(struct meta *m);
+
+#endif

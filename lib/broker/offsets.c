@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * offsets.c - what groups have acknowledged. An offset is a state slice in the log of its partition's shard, behind
+ * the data that it covers; acks that arrive together are stored once.
+ */
+#include "internal.h"
+
+struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool make)
+{
+	struct group_offset *g;
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &p->groups)
+	{
+		g = thmqi_container(it, struct group_offset, link);
+		if (g->group == group)
+			return g;
+	}
+	if (!make)
+		return NULL;
+	g = calloc(1, sizeof(*g));
+	if (!g)
+		return NULL;
+	g->partition = p;
+	g->group = group;
+	g->offset = g->durable_offset = UINT64_MAX; /* none yet */
+	thmqi_list_init(&g->dirty_link);
+	thmqi_list_add_tail(&p->groups, &g->link);
+	return g;
+}
+
+static void tell(struct conn *c, uint32_t stream, uint32_t partition, uint64_t offset, int status)
+{
+	struct thmqi_frame f = {.type = THMQI_FRAME_ACKED,
+				.stream = stream,
+				.partition = partition,
+				.seq = offset,
+				.status = status};
+
+	thmqi_conn_send(c, &f);
+}
+
+void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f)
+{
+	struct partition *p = thmqi_shard_partition(c->shard, f->partition);
+	struct group_offset *g = p ? thmqi_offsets_get(p, (uint32_t)f->arg[1], false) : NULL;
+
+	if (!g || !g->owner || g->owner->conn != c || g->owner->stream != f->stream ||
+	    f->arg[0] != g->epoch) {
+		tell(c, f->stream, f->partition, f->seq, -THMQ_EFENCED);
+		return;
+	}
+	if (f->seq > p->visible) {
+		tell(c, f->stream, f->partition, f->seq, -EINVAL);
+		return;
+	}
+	/* offsets of a group only rise, whatever order acks are sent in */
+	if (g->offset == UINT64_MAX || f->seq > g->offset)
+		g->offset = f->seq;
+	if (p->is_volatile || g->offset == g->durable_offset) {
+		g->durable_offset = g->offset;
+		tell(c, f->stream, f->partition, g->offset, 0);
+		return;
+	}
+	if (!g->dirty) {
+		g->dirty = true;
+		thmqi_list_add_tail(&c->shard->dirty_offsets, &g->dirty_link);
+	}
+}
+
+uint32_t thmqi_offsets_flush(struct shard *s)
+{
+	struct state_group_offset state;
+	struct group_offset *g;
+	struct pending *e;
+	uint32_t done = 0;
+
+	while (!thmqi_list_empty(&s->dirty_offsets)) {
+		g = thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link);
+		state = (struct state_group_offset){.partition = g->partition->id,
+						    .group = g->group,
+						    .offset = g->offset,
+						    .epoch = g->epoch};
+		if (thmqi_shard_append_state(s, STATE_GROUP_OFFSET,
+					     (uint64_t)g->partition->id << 32 | g->group, &state,
+					     sizeof(state), &e) != 0)
+			break; /* stays dirty */
+		e->group = g;
+		e->end_offset = g->offset;
+		g->dirty = false;
+		thmqi_list_del(&g->dirty_link);
+		done++;
+	}
+	return done;
+}
+
+void thmqi_offsets_durable(struct group_offset *g, uint64_t offset)
+{
+	g->durable_offset = offset;
+	if (g->owner) {
+		tell(g->owner->conn, g->owner->stream, g->partition->id, offset, 0);
+		thmqi_conn_kick(g->owner->conn);
+	}
+}

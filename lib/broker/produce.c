@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * produce.c - the path of a message in: frames from a client's ring become one run in the batch that is being formed,
+ * and settle when the log says so. Nothing here allocates, locks or blocks.
+ */
+#include "internal.h"
+
+static void reject(struct conn *c, const struct thmqi_frame *f, int error)
+{
+	struct thmqi_frame out = {.type = THMQI_FRAME_REJECT,
+				  .stream = f->stream,
+				  .partition = f->partition,
+				  .seq = f->seq,
+				  .status = error};
+
+	thmqi_conn_send(c, &out);
+}
+
+/* The most that this frame may say is checked before it is believed: its bytes lie in the link's data area. */
+static int check(const struct conn *c, const struct thmqi_frame *f)
+{
+	const struct thmqi_link *l = c->wire;
+	uint64_t at = f->data - (uint64_t)(uintptr_t)l->area;
+
+	if (f->stream >= THMQI_STREAMS)
+		return -EINVAL;
+	if (f->len && (at >= l->area_bytes || f->len > l->area_bytes - at))
+		return -EINVAL;
+	if ((uint32_t)f->key_len + THMQI_PRODUCE_TAG_LEN(f->extra) > f->len)
+		return -EINVAL;
+	if (f->flags < THMQ_DURABILITY_MEMORY || f->flags > THMQ_DURABILITY_ALL)
+		return -EINVAL;
+	return 0;
+}
+
+/* With one copy the rungs above DURABLE prove just that. */
+static uint32_t level_of(const struct thmqi_frame *f)
+{
+	return f->flags > THMQ_DURABILITY_DURABLE ? THMQ_DURABILITY_DURABLE : f->flags;
+}
+
+static struct partition *partition_of(struct conn *c, uint32_t id)
+{
+	struct partition *p = c->last_partition;
+
+	if (thmqi_likely(p && p->id == id))
+		return p;
+	p = thmqi_shard_partition(c->shard, id);
+	if (p)
+		c->last_partition = p;
+	return p;
+}
+
+/* Which frames, from the next one on, go into one run. */
+struct gather {
+	uint32_t count;
+	uint32_t len; /* of table and bodies */
+	int64_t first_time, last_time;
+	uint64_t tag_filter;
+};
+
+static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t room, struct gather *g)
+{
+	int64_t wall = (int64_t)c->shard->core->wall_ns, time, lo, hi;
+	const struct thmqi_frame *f = first;
+	uint32_t level = level_of(first), report = first->extra & THMQI_PRODUCE_REPORT, need;
+
+	g->count = 0;
+	g->len = 0;
+	g->tag_filter = 0;
+	g->first_time = INT64_MAX;
+	g->last_time = INT64_MIN;
+	do {
+		need = (uint32_t)sizeof(struct thmq_record) + THMQI_ALIGN_UP(f->len, 8u);
+		time = f->arg[0] ? (int64_t)f->arg[0] : wall;
+		lo = THMQI_MIN(g->first_time, time);
+		hi = THMQI_MAX(g->last_time, time);
+		/* the table keeps times as 32-bit microseconds behind the first */
+		if (need > room - g->len || (g->count && hi - lo > 4294000000000))
+			break;
+		g->first_time = lo;
+		g->last_time = hi;
+		if (f->tag_hash)
+			g->tag_filter |= 1ull << (f->tag_hash % 64);
+		g->len += need;
+		g->count++;
+		__builtin_prefetch((const void *)(uintptr_t)f->data);
+		f = thmqi_frame_peek(&c->wire->up, g->count);
+	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
+		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
+		 (f->extra & THMQI_PRODUCE_REPORT) == report && level_of(f) == level &&
+		 check(c, f) == 0);
+}
+
+static void fill(struct conn *c, struct thmq_run_header *run, const struct gather *g,
+		 const struct partition *p)
+{
+	int64_t wall = (int64_t)c->shard->core->wall_ns, time;
+	struct thmq_record *record = (struct thmq_record *)(run + 1);
+	uint8_t *body = (uint8_t *)(record + g->count);
+	const struct thmqi_frame *f;
+	uint32_t i, padded;
+
+	run->len = g->len;
+	run->base_offset = p->next_offset;
+	run->partition = p->id;
+	run->count = g->count;
+	run->span = g->count;
+	run->encoding = THMQ_RUN_RECORDS;
+	run->flags = 0;
+	run->producer_id = 0;
+	run->first_sequence = 0;
+	run->transaction = 0;
+	run->first_time_ns = g->first_time;
+	run->last_time_ns = g->last_time;
+	run->producer_epoch = 0;
+	run->reserved = 0;
+	run->tag_filter = g->tag_filter;
+	for (i = 0; i < g->count; i++, record++) {
+		f = thmqi_frame_peek(&c->wire->up, i);
+		time = f->arg[0] ? (int64_t)f->arg[0] : wall;
+		record->size = f->len;
+		record->tag_hash = f->tag_hash;
+		record->time_delta_us = (uint32_t)((uint64_t)(time - g->first_time) / 1000);
+		record->key_len = f->key_len;
+		record->tag_len = (uint8_t)THMQI_PRODUCE_TAG_LEN(f->extra);
+		record->flags = 0;
+		padded = THMQI_ALIGN_UP(f->len, 8u);
+		if (padded != f->len)
+			memset(body + padded - 8, 0, 8);
+		memcpy(body, (const void *)(uintptr_t)f->data, f->len);
+		body += padded;
+	}
+}
+
+/* A volatile ring makes producers wait while an attached consumer has not read what would fall out. */
+static bool volatile_full(const struct partition *p, uint32_t len)
+{
+	struct thmqi_list *it;
+	uint64_t behind = p->appended_bytes;
+
+	thmqi_list_each(it, &p->subs)
+	{
+		const struct sub *sub = thmqi_container(it, struct sub, partition_link);
+
+		behind = THMQI_MIN(behind, sub->read_bytes);
+	}
+	return p->appended_bytes - behind + len > p->ring_bytes;
+}
+
+static void make_visible(struct partition *p, uint64_t offset)
+{
+	struct thmqi_list *it;
+
+	if (offset <= p->visible)
+		return;
+	p->visible = offset;
+	thmqi_list_each(it, &p->subs)
+		thmqi_sub_ready(thmqi_container(it, struct sub, partition_link));
+}
+
+static void note_pending(struct conn *c, struct pending *e, uint64_t index,
+			 const struct thmqi_frame *first, const struct thmqi_frame *last,
+			 const struct partition *p, const struct thmq_run_header *run,
+			 uint32_t level)
+{
+	struct pending *before =
+		&c->shard->pending[(c->shard->pending_tail - 1) & (PENDING_COUNT - 1)];
+
+	/* runs that nobody waits for share an entry: it only moves the partition's durable end */
+	if (!level && c->shard->pending_tail != c->shard->pending_head && before->index == index &&
+	    before->partition == p && !before->level && !before->group && !before->change) {
+		before->end_offset = run->base_offset + run->span;
+		return;
+	}
+	*e = (struct pending){.index = index,
+			      .conn = level ? c : NULL,
+			      .partition = (struct partition *)p,
+			      .seq = last->seq,
+			      .first_seq = first->seq,
+			      .base_offset = run->base_offset,
+			      .end_offset = run->base_offset + run->span,
+			      .count = run->count,
+			      .stream = first->stream,
+			      .level = (uint8_t)level,
+			      .report = (first->extra & THMQI_PRODUCE_REPORT) != 0};
+	c->shard->pending_tail++;
+}
+
+static void send_report(struct conn *c, uint32_t stream, const struct partition *p, uint32_t level,
+			uint64_t first_seq, uint32_t count, uint64_t base_offset)
+{
+	/* room was kept when the run was taken */
+	struct thmqi_frame *f = thmqi_frame_claim(&c->wire->down, 0);
+
+	if (!f)
+		return;
+	f->type = THMQI_FRAME_REPORT;
+	f->flags = (uint8_t)level;
+	f->stream = stream;
+	f->partition = p->id;
+	f->seq = first_seq;
+	f->len = count;
+	f->arg[0] = base_offset;
+	f->status = 0;
+	thmqi_conn_commit(c);
+}
+
+/* One run. Return: frames taken; 0: nothing can be done now. */
+static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
+{
+	struct shard *s = c->shard;
+	struct partition *p;
+	struct thmq_run_header *run;
+	const struct thmqi_frame *last;
+	struct pending *e;
+	struct gather g;
+	uint64_t index;
+	uint32_t level;
+	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0;
+	int rc = check(c, first);
+
+	/* room for a refusal and, if wanted, for the report */
+	if (!thmqi_conn_room(c, 2))
+		return 0;
+	if (thmqi_unlikely(rc != 0))
+		goto refuse;
+	p = partition_of(c, first->partition);
+	rc = !p ? -THMQ_ENOPARTITION : p->dead ? -THMQ_ENOTOPIC : 0;
+	if (thmqi_unlikely(rc != 0))
+		goto refuse;
+	level = level_of(first);
+	rc = p->is_volatile ? (level > THMQ_DURABILITY_MEMORY ? -ENOTSUP : 0)
+	     : s->failed    ? -THMQ_EFAILED
+			    : 0;
+	if (thmqi_unlikely(rc != 0))
+		goto refuse;
+	e = thmqi_shard_pending_room(s);
+	if (thmqi_unlikely(!e || (!p->is_volatile &&
+				  (s->blocked ||
+				   p->next_offset - p->durable > OFFSET_JUMP - RUN_RECORDS_MAX))))
+		if (!p->is_volatile)
+			return 0;
+	gather(c, first, s->run_max - (uint32_t)sizeof(*run), &g);
+	if (thmqi_unlikely(g.count == 0)) {
+		rc = -EMSGSIZE;
+		goto refuse;
+	}
+	if (p->is_volatile && thmqi_unlikely(volatile_full(p, g.len)))
+		return 0;
+	rc = thmq_log_append(p->log, (uint32_t)sizeof(*run) + g.len, &run, &index);
+	if (thmqi_unlikely(rc != 0)) {
+		if (rc == -EAGAIN) {
+			s->blocked = !p->is_volatile;
+			return 0;
+		}
+		goto refuse;
+	}
+	fill(c, run, &g, p);
+	last = thmqi_frame_peek(&c->wire->up, g.count - 1);
+	thmq_log_append_end(p->log, run,
+			    THMQI_MAX(level, p->visible_at > THMQ_DURABILITY_DURABLE
+						     ? THMQ_DURABILITY_DURABLE
+						     : p->visible_at));
+	p->next_offset += g.count;
+	p->logged_offset = p->next_offset;
+	s->messages_in += g.count;
+	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);
+	if (level == THMQ_DURABILITY_MEMORY) {
+		if (report)
+			send_report(c, first->stream, p, level, first->seq, g.count,
+				    run->base_offset);
+		thmqi_conn_progress(c, first->stream, level, last->seq);
+		level = 0;
+	} else if (report) {
+		c->reports_pending++;
+	}
+	if (p->is_volatile) {
+		p->appended_bytes += g.len;
+	} else {
+		note_pending(c, e, index, first, last, p, run, level);
+	}
+	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY)
+		make_visible(p, p->next_offset);
+	return g.count;
+refuse:
+	reject(c, first, rc);
+	return 1;
+}
+
+uint32_t thmqi_produce(struct conn *c, uint32_t budget)
+{
+	struct thmqi_frame_ring *up = &c->wire->up;
+	const struct thmqi_frame *first;
+	uint32_t taken, done = 0;
+
+	while (done < budget && (first = thmqi_frame_peek(up, 0))) {
+		taken = produce_run(c, first);
+		c->held_up = !taken;
+		if (!taken)
+			break;
+		thmqi_frame_advance(up, taken);
+		done += taken;
+	}
+	if (done)
+		thmqi_frame_publish(up);
+	return done;
+}
+
+/* ---------------------------------------------------------------- settle */
+
+static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
+{
+	if (e->group) {
+		if (durability == THMQ_DURABILITY_DURABLE)
+			thmqi_offsets_durable(e->group, e->end_offset);
+		return;
+	}
+	if (e->change) {
+		if (durability == THMQ_DURABILITY_DURABLE)
+			thmqi_meta_durable(e->change, 0);
+		return;
+	}
+	if (!e->partition)
+		return;
+	if (e->level && e->level <= durability) {
+		if (e->conn) {
+			if (e->report) {
+				e->conn->reports_pending--;
+				send_report(e->conn, e->stream, e->partition, durability,
+					    e->first_seq, e->count, e->base_offset);
+			}
+			thmqi_conn_progress(e->conn, e->stream, e->level, e->seq);
+		}
+		e->level = 0;
+	}
+	if (durability == THMQ_DURABILITY_DURABLE)
+		e->partition->durable = e->end_offset;
+	if (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE)
+		make_visible(e->partition, e->end_offset);
+}
+
+static void tell_dirty(struct shard *s)
+{
+	struct thmqi_list *it, *tmp;
+	struct conn *c;
+
+	thmqi_list_each_safe(it, tmp, &s->dirty_conns)
+	{
+		c = thmqi_container(it, struct conn, dirty_link);
+		thmqi_conn_flush_progress(c);
+		thmqi_conn_kick(c);
+	}
+}
+
+void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index)
+{
+	struct pending *e;
+
+	if (durability >= THMQ_DURABILITY_DURABLE) {
+		s->durable_index = index;
+		while (s->pending_head != s->pending_tail) {
+			e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
+			if (e->index > index)
+				break;
+			settle_one(s, e, THMQ_DURABILITY_DURABLE);
+			s->pending_head++;
+		}
+		if (s->pending_written < s->pending_head)
+			s->pending_written = s->pending_head;
+	} else {
+		s->written_index = index;
+		for (; s->pending_written != s->pending_tail; s->pending_written++) {
+			e = &s->pending[s->pending_written & (PENDING_COUNT - 1)];
+			if (e->index > index)
+				break;
+			settle_one(s, e, THMQ_DURABILITY_WRITTEN);
+		}
+	}
+	tell_dirty(s);
+	thmqi_sub_pump_all(s);
+}
+
+/* The log failed: what was not settled is unknown to be stored; its producers get an error for every run. */
+void thmqi_settle_failed(struct shard *s, int error)
+{
+	struct pending *e;
+
+	s->failed = error;
+	for (; s->pending_head != s->pending_tail; s->pending_head++) {
+		e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
+		if (e->change)
+			thmqi_meta_durable(e->change, -THMQ_EFAILED);
+		if (e->conn && e->level) {
+			struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
+						.stream = e->stream,
+						.partition = e->partition ? e->partition->id : 0,
+						.seq = e->seq,
+						.status = -THMQ_EFAILED};
+
+			if (e->report)
+				e->conn->reports_pending--;
+			thmqi_conn_send(e->conn, &f);
+			thmqi_conn_kick(e->conn);
+		}
+	}
+	s->pending_written = s->pending_head;
+}
+
+void thmqi_settle_forget(struct shard *s, struct conn *c)
+{
+	uint64_t i;
+
+	for (i = s->pending_head; i != s->pending_tail; i++)
+		if (s->pending[i & (PENDING_COUNT - 1)].conn == c)
+			s->pending[i & (PENDING_COUNT - 1)].conn = NULL;
+}

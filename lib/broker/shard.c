@@ -1,0 +1,528 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shard.c - one log and what is served from it, on one core: its poller takes frames from every connection and passes
+ * each to the file that knows it. Recovery rebuilds partitions and group offsets from the log's replay.
+ */
+#include "internal.h"
+
+#define CTL_BUDGET 256u
+#define PRODUCE_BUDGET 4096u
+#define STUCK_RETRY_NS 500000u
+
+/* -------------------------------------------------------------- partitions */
+
+struct partition *thmqi_shard_partition(struct shard *s, uint32_t id)
+{
+	return thmqi_map_get(&s->partitions, id);
+}
+
+static int volatile_log_open(struct partition *p, uint64_t bytes)
+{
+	struct thmq_log_opts opts = {.size = sizeof(opts), .cache_bytes = bytes, .ctx = p};
+
+	return thmq_log_open(p->shard->core, &opts, &p->log);
+}
+
+int thmqi_shard_partition_add(struct shard *s, uint32_t id, uint32_t topic_id, uint32_t visible_at,
+			      uint64_t volatile_bytes)
+{
+	struct partition *p = calloc(1, sizeof(*p));
+	int rc;
+
+	if (!p)
+		return -ENOMEM;
+	p->shard = s;
+	p->id = id;
+	p->topic_id = topic_id;
+	p->visible_at = visible_at;
+	p->is_volatile = (id & VOLATILE_PARTITION) != 0;
+	p->log = s->log;
+	/* a quarter stays for the batch that is being formed and for what consumers hold */
+	p->ring_bytes = volatile_bytes / 4 * 3;
+	p->last_term = s->term;
+	thmqi_list_init(&p->subs);
+	thmqi_list_init(&p->groups);
+	if (p->is_volatile) {
+		rc = volatile_log_open(p, volatile_bytes);
+		if (rc) {
+			free(p);
+			return rc;
+		}
+	}
+	rc = thmqi_map_put(&s->partitions, id, p);
+	if (rc) {
+		if (p->is_volatile)
+			thmq_log_close(p->log, 0);
+		free(p);
+	}
+	return rc;
+}
+
+/* Its memory stays until the broker closes: what is in flight refers to it. */
+void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
+{
+	struct partition *p = thmqi_shard_partition(s, id);
+
+	if (!p || p->dead)
+		return;
+	p->dead = true;
+	while (!thmqi_list_empty(&p->subs))
+		thmqi_sub_close(thmqi_list_first(&p->subs, struct sub, partition_link),
+				-THMQ_ENOTOPIC, true);
+	if (!p->is_volatile)
+		thmq_log_forget(p->log, p->id);
+}
+
+static void partition_free(struct partition *p)
+{
+	struct group_offset *g;
+
+	while (!thmqi_list_empty(&p->groups)) {
+		g = thmqi_list_first(&p->groups, struct group_offset, link);
+		thmqi_list_del(&g->link);
+		free(g);
+	}
+	if (p->is_volatile)
+		thmq_log_close(p->log, 0);
+	free(p);
+}
+
+/* ------------------------------------------------------------------ replay */
+
+static void replay_offset(struct shard *s, const struct thmq_log_run *run)
+{
+	const struct state_group_offset *state = run->payload;
+	struct partition *p;
+	struct group_offset *g;
+
+	if (run->header->len < sizeof(*state))
+		return;
+	p = thmqi_shard_partition(s, state->partition);
+	g = p ? thmqi_offsets_get(p, state->group, true) : NULL;
+	if (!g)
+		return;
+	g->offset = g->durable_offset = state->offset;
+	g->epoch = state->epoch;
+}
+
+static int on_replay(void *ctx, const struct thmq_log_run *run)
+{
+	struct shard *s = ctx;
+	const struct thmq_run_header *h = run->header;
+	struct partition *p;
+
+	if (s->id == THMQI_SHARD_META)
+		return h->encoding == THMQ_RUN_STATE ? thmqi_meta_replay(s->broker->meta, run) : 0;
+	if (h->encoding == THMQ_RUN_STATE) {
+		if (h->partition == STATE_GROUP_OFFSET)
+			replay_offset(s, run);
+		if (h->partition != STATE_PARTITION || h->len < sizeof(struct state_partition))
+			return 0;
+		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
+		if (p) {
+			p->next_offset = THMQI_MAX(
+				p->next_offset,
+				((const struct state_partition *)run->payload)->next_offset);
+			p->last_term = run->term;
+		}
+		return 0;
+	}
+	p = thmqi_shard_partition(s, h->partition);
+	if (!p || (h->flags & THMQ_RUN_RELOCATED))
+		return 0;
+	p->next_offset = THMQI_MAX(p->next_offset, h->base_offset + h->span);
+	p->logged_offset = p->next_offset;
+	p->last_term = run->term;
+	s->recovered_messages += h->count;
+	return 0;
+}
+
+/*
+ * Offsets are never used twice: those of messages that were acknowledged at less than `durable` and lost may have
+ * been seen. After an unclean close every term since a partition's last stored run may have used up to OFFSET_JUMP of
+ * them, so its next offset lies behind all of those.
+ */
+static void settle_recovery(struct shard *s)
+{
+	struct partition *p;
+	struct thmqi_list *l;
+	uint32_t i = 0;
+
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		if (s->unclean && s->term > p->last_term)
+			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
+		p->durable = p->visible = p->next_offset;
+		thmqi_list_each(l, &p->groups)
+		{
+			struct group_offset *g = thmqi_container(l, struct group_offset, link);
+
+			g->offset = g->durable_offset = THMQI_MIN(g->offset, p->next_offset);
+		}
+	}
+}
+
+/* ---------------------------------------------------------------- log side */
+
+static void on_settled(void *ctx, uint32_t durability, uint64_t index)
+{
+	thmqi_settle(ctx, durability, index);
+}
+
+static void on_failed(void *ctx, int error)
+{
+	struct shard *s = ctx;
+	struct partition *p;
+	struct thmqi_list *it;
+	uint32_t i = 0;
+
+	thmqi_settle_failed(s, error);
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		thmqi_list_each(it, &p->subs)
+		{
+			struct sub *sub = thmqi_container(it, struct sub, partition_link);
+			struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
+						.stream = sub->stream,
+						.partition = p->id,
+						.status = -THMQ_EFAILED};
+
+			thmqi_conn_send(sub->conn, &f);
+			thmqi_conn_kick(sub->conn);
+		}
+	}
+}
+
+static void on_room(void *ctx)
+{
+	((struct shard *)ctx)->blocked = false;
+}
+
+static const struct thmq_log_events log_events = {
+	.size = sizeof(log_events),
+	.replay = on_replay,
+	.settled = on_settled,
+	.failed = on_failed,
+	.room = on_room,
+};
+
+int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16])
+{
+	struct thmq_log_stats stats = {.size = sizeof(stats)};
+	const struct thmq_broker_opts *o = &s->broker->opts;
+	struct thmq_log_opts opts = {
+		.size = sizeof(opts),
+		.dir = dir,
+		.events = &log_events,
+		.ctx = s,
+		.segment_bytes_min = s->id == THMQI_SHARD_META ? 1u << 20 : 0,
+		.segment_bytes_max = s->id == THMQI_SHARD_META ? 16u << 20 : o->segment_bytes,
+		.cache_bytes = s->id == THMQI_SHARD_META ? 4u << 20 : o->cache_bytes,
+		.batch_bytes = s->id == THMQI_SHARD_META ? 64u << 10 : o->batch_bytes,
+		.write_depth = o->write_depth,
+	};
+	struct partition *p;
+	uint32_t i = 0;
+	int rc;
+
+	if (s->id != THMQI_SHARD_META && opts.segment_bytes_max &&
+	    opts.segment_bytes_max < (16u << 20))
+		opts.segment_bytes_min = opts.segment_bytes_max;
+	if (log_id)
+		memcpy(opts.log_id, log_id, sizeof(opts.log_id));
+	rc = thmq_log_open(s->core, &opts, &s->log);
+	if (rc)
+		return rc;
+	thmq_log_stats(s->log, &stats);
+	s->term = stats.term;
+	s->unclean = stats.unclean != 0;
+	s->durable_index = s->written_index = stats.last_index;
+	while ((p = thmqi_map_next(&s->partitions, &i)))
+		if (!p->is_volatile)
+			p->log = s->log;
+	settle_recovery(s);
+	return 0;
+}
+
+struct pending *thmqi_shard_pending_room(struct shard *s)
+{
+	if (s->pending_tail - s->pending_head == PENDING_COUNT)
+		return NULL;
+	return &s->pending[s->pending_tail & (PENDING_COUNT - 1)];
+}
+
+int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
+			     uint32_t len, struct pending **ret_pending)
+{
+	struct thmq_run_header *run;
+	struct pending *e = thmqi_shard_pending_room(s);
+	uint64_t index;
+	int rc;
+
+	if (!e)
+		return -EAGAIN;
+	if (s->failed)
+		return -THMQ_EFAILED;
+	rc = thmq_log_append(s->log, (uint32_t)sizeof(*run) + len, &run, &index);
+	if (rc)
+		return rc;
+	memset(run, 0, sizeof(*run));
+	run->len = len;
+	run->partition = kind;
+	run->base_offset = item;
+	run->encoding = THMQ_RUN_STATE;
+	run->first_time_ns = run->last_time_ns = (int64_t)s->core->wall_ns;
+	memcpy(run + 1, payload, len);
+	thmq_log_append_end(s->log, run, THMQ_DURABILITY_DURABLE);
+	memset(e, 0, sizeof(*e));
+	e->index = index;
+	s->pending_tail++;
+	*ret_pending = e;
+	return 0;
+}
+
+/* ------------------------------------------------------------- connections */
+
+int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
+{
+	struct thmq_broker *b = ctx;
+	struct shard *s = &b->shards[link->shard];
+	struct conn *c;
+	struct thmqi_frame f = {
+		.type = THMQI_FRAME_WELCOME,
+		.seq = b->shard_count,
+		.len = THMQI_WIRE_VERSION,
+		.arg = {b->incarnation,
+			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
+
+	if (s->closing || !s->open)
+		return -ESHUTDOWN;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	c->wire = link;
+	c->shard = s;
+	link->broker = c;
+	thmqi_list_add_tail(&s->conns, &c->link);
+	s->conn_count++;
+	thmqi_conn_send(c, &f);
+	thmqi_conn_kick(c);
+	return 0;
+}
+
+static void conn_free(struct conn *c)
+{
+	struct shard *s = c->shard;
+
+	if (s->id == THMQI_SHARD_META)
+		thmqi_meta_conn_closed(s->broker->meta, c);
+	thmqi_consumers_close(c);
+	thmqi_settle_forget(s, c);
+	if (c->dirty)
+		thmqi_list_del(&c->dirty_link);
+	thmqi_list_del(&c->link);
+	s->conn_count--;
+	thmqi_link_unref(c->wire);
+	free(c->backlog);
+	free(c);
+}
+
+void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
+{
+	struct conn *c = link->broker;
+
+	/* what it committed before it left is taken; what cannot be taken now is dropped with the client */
+	thmqi_produce(c, UINT32_MAX);
+	conn_free(c);
+}
+
+static void take_ctl(struct conn *c, const struct thmqi_frame *f)
+{
+	switch (f->type) {
+	case THMQI_FRAME_REQUEST:
+		thmqi_meta_request(c, f->seq, c->wire->request);
+		break;
+	case THMQI_FRAME_ATTACH:
+		thmqi_sub_attach(c, f);
+		break;
+	case THMQI_FRAME_DETACH:
+		thmqi_sub_detach(c, f);
+		break;
+	case THMQI_FRAME_SEEK:
+		thmqi_sub_seek(c, f);
+		break;
+	case THMQI_FRAME_ACK:
+		thmqi_offsets_ack(c, f);
+		break;
+	case THMQI_FRAME_RELEASE:
+		thmqi_sub_release(c, f);
+		break;
+	case THMQI_FRAME_REVOKED:
+		if (c->shard->id == THMQI_SHARD_META)
+			thmqi_meta_revoked(c->shard->broker->meta, c, f);
+		break;
+	default: /* a newer client's: it knows that we did not answer */
+		break;
+	}
+}
+
+static uint32_t take_frames(struct conn *c)
+{
+	struct thmqi_frame_ring *ctl = &c->wire->ctl;
+	const struct thmqi_frame *f;
+	uint32_t done = 0;
+
+	if (thmqi_unlikely(c->backlog_count != 0) && !thmqi_conn_flush_backlog(c))
+		return 0;
+	/* each is answered by at most one frame */
+	while (done < CTL_BUDGET && (f = thmqi_frame_peek(ctl, 0)) && thmqi_conn_room(c, 4)) {
+		take_ctl(c, f);
+		thmqi_frame_advance(ctl, 1);
+		done++;
+	}
+	if (done)
+		thmqi_frame_publish(ctl);
+	done += thmqi_produce(c, PRODUCE_BUDGET);
+	return done;
+}
+
+/* ------------------------------------------------------------------ poller */
+
+static void on_stuck(struct thmqi_timer *t)
+{
+	(void)t; /* the iteration that it causes is all that is wanted */
+}
+
+static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
+{
+	struct shard *s = thmqi_container(poller, struct shard, poller);
+	struct thmqi_list *it, *tmp;
+	struct conn *c;
+	uint32_t done = 0;
+
+	(void)budget;
+	s->stuck = false;
+	thmqi_list_each_safe(it, tmp, &s->conns)
+	{
+		c = thmqi_container(it, struct conn, link);
+		done += take_frames(c);
+	}
+	done += thmqi_sub_pump_all(s);
+	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
+		done += thmqi_offsets_flush(s);
+	if (done || !thmqi_list_empty(&s->dirty_conns)) {
+		thmqi_list_each_safe(it, tmp, &s->dirty_conns)
+			thmqi_conn_flush_progress(thmqi_container(it, struct conn, dirty_link));
+		thmqi_list_each(it, &s->conns)
+			thmqi_conn_kick(thmqi_container(it, struct conn, link));
+		if (!thmqi_list_empty(&s->dirty_conns))
+			s->stuck = true;
+	}
+	return (int)done;
+}
+
+/* Before sleeping: is there anything that no wake-up will tell of? */
+static bool shard_arm(struct thmqi_poller *poller)
+{
+	struct shard *s = thmqi_container(poller, struct shard, poller);
+	struct thmqi_list *it;
+	struct conn *c;
+
+	thmqi_list_each(it, &s->conns)
+	{
+		c = thmqi_container(it, struct conn, link);
+		if (thmqi_frame_peek(&c->wire->ctl, 0)) {
+			if (thmqi_conn_room(c, 4))
+				return true;
+			s->stuck = true;
+		}
+		if (thmqi_frame_peek(&c->wire->up, 0)) {
+			if (!c->held_up)
+				return true;
+			s->stuck = true;
+		}
+		if (c->backlog_count)
+			s->stuck = true;
+	}
+	if (s->stuck)
+		thmqi_timer_start(s->core, &s->stuck_timer,
+				  s->core->clock->now_ns(s->core->clock->ctx) + STUCK_RETRY_NS);
+	return false;
+}
+
+/* ---------------------------------------------------------------- lifetime */
+
+int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct thmq_core *core)
+{
+	memset(s, 0, sizeof(*s));
+	s->broker = b;
+	s->id = id;
+	s->core = core;
+	s->term = 1;
+	s->poller.poll = shard_poll;
+	s->poller.arm = shard_arm;
+	s->stuck_timer.fire = on_stuck;
+	s->run_max = (b->opts.batch_bytes ? b->opts.batch_bytes : 1u << 20) - 256;
+	thmqi_list_init(&s->conns);
+	thmqi_list_init(&s->ready);
+	thmqi_list_init(&s->dirty_offsets);
+	thmqi_list_init(&s->dirty_conns);
+	thmqi_map_init(&s->partitions);
+	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
+	return s->pending ? 0 : -ENOMEM;
+}
+
+void thmqi_shard_start(struct shard *s)
+{
+	thmqi_core_add_poller(s->core, &s->poller);
+	s->open = true;
+}
+
+/* What is in the rings is taken, then the links go down; the last acks and next offsets are appended. */
+void thmqi_shard_shut(struct shard *s)
+{
+	struct state_partition state;
+	struct partition *p;
+	struct pending *e;
+	struct conn *c;
+	uint32_t i = 0;
+	uint64_t index;
+
+	s->closing = true;
+	if (s->open)
+		shard_poll(&s->poller, 0);
+	while (!thmqi_list_empty(&s->conns)) {
+		c = thmqi_list_first(&s->conns, struct conn, link);
+		thmqi_conn_flush_progress(c);
+		thmqi_link_shut(c->wire, -ESHUTDOWN);
+		conn_free(c);
+	}
+	if (!s->log || s->failed)
+		return;
+	thmqi_offsets_flush(s);
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		if (p->is_volatile || p->dead || p->logged_offset == p->next_offset)
+			continue;
+		state.next_offset = p->next_offset;
+		if (thmqi_shard_append_state(s, STATE_PARTITION, p->id, &state, sizeof(state),
+					     &e) == 0)
+			p->logged_offset = p->next_offset;
+	}
+	thmq_log_flush(s->log, &index);
+}
+
+void thmqi_shard_fini(struct shard *s)
+{
+	struct partition *p;
+	uint32_t i = 0;
+
+	if (s->open) {
+		thmqi_timer_stop(s->core, &s->stuck_timer);
+		thmqi_core_remove_poller(s->core, &s->poller);
+		thmqi_timer_unreserve(s->core, 1);
+		s->open = false;
+	}
+	while ((p = thmqi_map_next(&s->partitions, &i)))
+		partition_free(p);
+	thmqi_map_fini(&s->partitions);
+	free(s->pending);
+	s->pending = NULL;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * client.h - sessions, producers, consumers, administration: the client's half of the protocol in wire/frame.h.
+ *
+ * Every function mirrors the public one of the same name in thundermq.h (thmqi_client_X is thmq_X): arguments are
+ * checked by the caller (lib/api): handles are open and of the right kind, options are copied and within bounds,
+ * names are well-formed. Error texts are set here where only this room knows the cause.
+ */
+#ifndef THMQI_CLIENT_H
+#define THMQI_CLIENT_H
+
+#include "base/base.h"
+#include "base/handle.h"
+#include "reactor/reactor.h"
+#include "transport/transport.h"
+
+int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport,
+			 struct thmqi_graveyard *graveyard, const char *url,
+			 const struct thmq_session_opts *opts, struct thmq_session **ret_session);
+int thmqi_client_session_close(struct thmq_session *session, uint64_t timeout_ns);
+int thmqi_client_session_fd(struct thmq_session *session);
+int thmqi_client_session_arm(struct thmq_session *session);
+int thmqi_client_session_wait(struct thmq_session *session, uint64_t timeout_ns);
+int thmqi_client_events(struct thmq_session *session, struct thmq_event *ret_events, uint32_t max);
+
+int thmqi_client_topic_create(struct thmq_session *session, const char *name,
+			      const struct thmq_topic_opts *opts);
+int thmqi_client_topic_delete(struct thmq_session *session, const char *name);
+int thmqi_client_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos,
+			    uint32_t max);
+int thmqi_client_topic_describe(struct thmq_session *session, const char *name,
+				struct thmq_topic_info *ret_info);
+int thmqi_client_partition_describe(struct thmq_session *session, const char *topic,
+				    uint32_t partition, const char *group,
+				    struct thmq_partition_info *ret_info);
+
+int thmqi_client_producer_open(struct thmq_session *session, const char *topic,
+			       const struct thmq_producer_opts *opts,
+			       struct thmq_producer **ret_producer);
+int thmqi_client_producer_close(struct thmq_producer *producer, uint64_t timeout_ns);
+uint32_t thmqi_client_producer_len_max(const struct thmq_producer *producer);
+int thmqi_client_claim(struct thmq_producer *producer, const struct thmq_message_opts *opts,
+		       uint32_t len, struct thmq_claim *ret_claim);
+int64_t thmqi_client_commit(struct thmq_producer *producer, struct thmq_claim *claim);
+int thmqi_client_abort(struct thmq_producer *producer, struct thmq_claim *claim);
+int64_t thmqi_client_send(struct thmq_producer *producer, const void *data, uint32_t len,
+			  const struct thmq_message_opts *opts);
+int thmqi_client_flush(struct thmq_producer *producer, uint64_t timeout_ns);
+int64_t thmqi_client_watermark(struct thmq_producer *producer);
+
+int thmqi_client_consumer_open(struct thmq_session *session, const char *topic, const char *group,
+			       const struct thmq_consumer_opts *opts,
+			       struct thmq_consumer **ret_consumer);
+int thmqi_client_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns);
+int thmqi_client_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_messages,
+		       uint32_t max);
+int thmqi_client_release(struct thmq_consumer *consumer, struct thmq_message *messages,
+			 uint32_t count);
+int thmqi_client_ack(struct thmq_consumer *consumer, const struct thmq_message *message);
+int thmqi_client_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
+int thmqi_client_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
+		      uint64_t value);
+
+/* Environment close: all sessions of it, in any state, without their threads. */
+struct thmq_env *thmqi_client_env(const struct thmq_session *session);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * transport.h - connections between a session and a shard: the only place where client and broker meet.
+ *
+ * A link is one connection: frame rings (two up, one down), a data area that the client claims message bytes from, a control
+ * page each way. The client end belongs to the session's thread, the broker end to the shard's core. inproc: both see
+ * the same memory. Whatever the medium, both ends see just this.
+ */
+#ifndef THMQI_TRANSPORT_H
+#define THMQI_TRANSPORT_H
+
+#include "base/base.h"
+#include "reactor/reactor.h"
+#include "wire/frame.h"
+
+struct thmqi_transport; /* registry of an environment: who listens where */
+struct thmqi_listener;
+
+struct thmqi_link {
+	/* constant after connect */
+	struct thmq_core *core; /* of the broker end */
+	uint32_t shard;
+	uint32_t area_bytes; /* power of two */
+	uint8_t *area;       /* 64-byte aligned; PRODUCE data lies in it */
+	struct thmqi_waiter *
+		waiter; /* of the client's session: kicked by the broker end after it wrote frames */
+	/* rings and pages */
+	struct thmqi_frame_ring up;   /* client writes, broker reads: PRODUCE only, so that a full volatile
+					topic holds up producers but never the releases that would empty it */
+	struct thmqi_frame_ring ctl;  /* client writes, broker reads: all other frames; up_frames slots, at most 4096 */
+	struct thmqi_frame_ring down; /* broker writes, client reads */
+	struct thmqi_request
+		*request; /* written by the client before FRAME_REQUEST, read by the broker */
+	struct thmqi_reply *reply; /* written by the broker before FRAME_REPLY */
+	/* liveness */
+	_Alignas(THMQI_CACHELINE) _Atomic uint32_t
+		beat;                  /* client: changes whenever its thread calls in */
+	_Atomic int32_t broker_closed; /* 0, or the error that the client end gets from now on */
+	_Atomic uint32_t client_closed;
+	_Atomic uint32_t refs;  /* ends that still use the memory */
+	void *client;           /* the client end's */
+	void *broker;           /* the broker end's */
+	struct thmqi_task task; /* accept, then close */
+	struct thmqi_listener *listener;
+};
+
+/* What a broker gives: all but core_of run on the shard's core. */
+struct thmqi_acceptor {
+	/* The core that owns @shard, or NULL if there is no such shard. Any thread. */
+	struct thmq_core *(*core_of)(void *ctx, uint32_t shard);
+	/* A new link: adopt it (poll link->up from now on) and answer with WELCOME. 0, or an error that the client gets. */
+	int (*accept)(void *ctx, struct thmqi_link *link);
+	/* The client end is gone: drop all it had, then thmqi_link_unref(). Never called after the broker end's
+	 * thmqi_link_shut() or for a link that accept refused (its acceptor may be gone by then). */
+	void (*closed)(void *ctx, struct thmqi_link *link);
+	void *ctx;
+};
+
+int thmqi_transport_open(struct thmq_env *env, struct thmqi_transport **ret_transport);
+void thmqi_transport_close(struct thmqi_transport *t);
+
+/* Listen as inproc://@name (NULL: unnamed). -EEXIST. Any thread. */
+int thmqi_transport_listen(struct thmqi_transport *t, const char *name,
+			   const struct thmqi_acceptor *acceptor,
+			   struct thmqi_listener **ret_listener);
+/* No new links; links there are stay until closed. Returns once no accept or connect refers to the acceptor any more. */
+void thmqi_transport_unlisten(struct thmqi_listener *l);
+
+struct thmqi_link_opts {
+	uint64_t area_bytes;
+	uint32_t up_frames; /* powers of two */
+	uint32_t down_frames;
+};
+
+/*
+ * Begin to connect to @shard of the broker at @url. The link is there at once; its first frame down is WELCOME, or
+ * broker_closed gets an error. Does not block.
+ * Return: 0; -EINVAL malformed; -EPROTONOSUPPORT scheme; -ECONNREFUSED; -EDEADLK nobody drives the core;
+ * -ENOMEM.
+ */
+int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+			    const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
+			    struct thmqi_link **ret_link);
+
+/* Client end: say goodbye. The link must not be touched any more. Does not block; the broker end hears of it. */
+void thmqi_link_close(struct thmqi_link *link);
+/* Broker end, on its core: tell the client end that it is over. The broker then drops the link by
+ * thmqi_link_unref() and hears no more of it. */
+void thmqi_link_shut(struct thmqi_link *link, int error);
+void thmqi_link_unref(struct thmqi_link *link);
+
+/* Client, after writing frames up: wake the core if it sleeps. */
+static inline void thmqi_link_kick_broker(struct thmqi_link *link)
+{
+	thmqi_core_kick(link->core);
+}
+/* Broker, after writing frames down: wake the session's thread if it sleeps. */
+static inline void thmqi_link_kick_client(struct thmqi_link *link)
+{
+	thmqi_waiter_kick(link->waiter);
+}
+
+#endif

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * frame.h - what client and broker say to each other: fixed 64-byte frames through a ring in each direction, and
+ * control requests in a page beside them. Pure bytes: no transport, no broker, no client.
+ *
+ * A connection joins one session with one shard (shard 0 is meta: topics, groups, membership). In one process the
+ * rings are shared memory between the two; other media carry the same frames.
+ */
+#ifndef THMQI_WIRE_FRAME_H
+#define THMQI_WIRE_FRAME_H
+
+#include "base/base.h"
+
+#define THMQI_WIRE_VERSION 1u
+#define THMQI_STREAMS 256u  /* producers, and consumers, per session: stream < THMQI_STREAMS */
+#define THMQI_SHARD_META 0u /* data shards are 1 … */
+
+enum thmqi_frame_type {
+	/* client to broker: PRODUCE through the link's up ring, all others through its ctl ring */
+	THMQI_FRAME_REQUEST =
+		1, /* seq: request id; the page holds a struct thmqi_request. One at a time */
+	THMQI_FRAME_PRODUCE =
+		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time or 0 */
+	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0;
+				  flags: start kind, | 0x80 to begin there even where the group has an
+				  offset; len: credit bytes; extra: credit messages; generation */
+	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
+	THMQI_FRAME_SEEK =
+		5, /* stream partition; flags: start kind; arg0: value; generation: the new one */
+	THMQI_FRAME_ACK =
+		6, /* stream partition; seq: next offset: all below is done; arg0: epoch; arg1: group id */
+	THMQI_FRAME_RELEASE =
+		7, /* stream; arg0: token of a DELIVER, all of whose messages are given back */
+	THMQI_FRAME_REVOKED =
+		8, /* meta; stream partition; seq: epoch: the client has let go of it */
+	/* broker to client */
+	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
+				    incarnation; arg1: largest message (key, tag, payload); len: version */
+	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
+	THMQI_FRAME_PROGRESS =
+		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it */
+	THMQI_FRAME_REPORT =
+		35, /* stream partition; flags: durability; seq: first sequence; len: count; arg0: base offset.
+				    Sequences of one connection only: seq, then the next ones sent on it */
+	THMQI_FRAME_REJECT =
+		36, /* stream partition; seq; status: that message is certainly not stored */
+	THMQI_FRAME_DELIVER =
+		37, /* stream partition; data: a run (struct thmq_run_header in place); len: its bytes; seq: first
+				     offset wanted; arg0: token; arg1: end offset (exclusive); generation */
+	THMQI_FRAME_ATTACHED =
+		38, /* stream partition; status; seq: offset it begins at; generation; arg0, arg1: bounds */
+	THMQI_FRAME_DETACHED =
+		39, /* stream partition; status 0, or -THMQ_EFENCED where a newer member took it, -THMQ_ENOTOPIC */
+	THMQI_FRAME_SOUGHT =
+		40, /* stream partition; status; seq: offset; generation; arg0, arg1: bounds begin, end */
+	THMQI_FRAME_ACKED =
+		41, /* stream partition; seq: offset stored durably; status: 0 or -THMQ_EFENCED */
+	THMQI_FRAME_ASSIGN =
+		42, /* meta; stream partition(id); seq: epoch; arg0: shard; arg1: group id; len: index in topic */
+	THMQI_FRAME_REVOKE =
+		43, /* meta; stream partition(id); seq: epoch; status: 0 asked, -THMQ_EFENCED taken */
+	THMQI_FRAME_GAP =
+		44, /* stream partition; seq: offset delivery goes on at; arg0: offset that was wanted; generation */
+	THMQI_FRAME_TROUBLE =
+		45, /* stream partition; status: this partition or its shard has failed or was deleted */
+	THMQI_FRAME_LOST =
+		46 /* partition; seq: first offset; len: count: messages of a weaker ack are gone */
+};
+
+/* 64 bytes, one cache line. turn is written last, by the ring. */
+struct thmqi_frame {
+	_Atomic uint32_t turn;
+	uint8_t type;
+	uint8_t flags;
+	uint16_t key_len;
+	uint32_t stream;
+	uint32_t partition; /* id, unique in the broker */
+	uint32_t len;
+	uint32_t
+		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) */
+	uint64_t seq;
+	uint64_t
+		data; /* address in the terms of the connection's memory; a pointer in one process */
+	uint64_t arg[2];
+	uint32_t tag_hash;
+	union {
+		int32_t status;
+		uint32_t generation;
+	};
+};
+_Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
+
+#define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
+#define THMQI_PRODUCE_REPORT 0x100u
+
+/*
+ * Ring of frames: one writer, one reader. The reader sees a frame by its turn word, so that a single frame crosses
+ * in one cache-line transfer; the read position is published rarely.
+ */
+struct thmqi_frame_ring {
+	struct thmqi_frame *slots;
+	uint32_t mask;
+	uint32_t shift;                          /* log2 of the slot count */
+	_Alignas(THMQI_CACHELINE) uint64_t head; /* writer */
+	uint64_t tail_seen;                      /* writer: last read of tail */
+	_Alignas(THMQI_CACHELINE) uint64_t next; /* reader */
+	uint64_t published;                      /* reader: last written to tail */
+	_Alignas(THMQI_CACHELINE) _Atomic uint64_t tail;
+};
+
+/* Slots are the caller's memory, zeroed, @count a power of two of at least 8. */
+static inline void thmqi_frame_ring_init(struct thmqi_frame_ring *r, struct thmqi_frame *slots,
+					 uint32_t count)
+{
+	memset(r, 0, sizeof(*r));
+	r->slots = slots;
+	r->mask = count - 1;
+	r->shift = (uint32_t)__builtin_ctz(count);
+}
+
+/* Writer: the next free slot, leaving at least @reserve free behind it, or NULL. Fill all but turn, then commit. */
+static inline struct thmqi_frame *thmqi_frame_claim(struct thmqi_frame_ring *r, uint32_t reserve)
+{
+	if (thmqi_unlikely(r->head - r->tail_seen + reserve > r->mask)) {
+		r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);
+		if (r->head - r->tail_seen + reserve > r->mask)
+			return NULL;
+	}
+	return &r->slots[r->head & r->mask];
+}
+
+static inline void thmqi_frame_commit(struct thmqi_frame_ring *r)
+{
+	struct thmqi_frame *f = &r->slots[r->head & r->mask];
+
+	/* everything written to the slot, and to memory it refers to, is visible before its turn */
+	atomic_store_explicit(&f->turn, (uint32_t)(r->head >> r->shift) + 1, memory_order_release);
+	r->head++;
+}
+
+/* Reader: the frame @ahead of the next one (0: the next), or NULL if it is not there yet. Stays valid until advance. */
+static inline struct thmqi_frame *thmqi_frame_peek(struct thmqi_frame_ring *r, uint32_t ahead)
+{
+	uint64_t at = r->next + ahead;
+	struct thmqi_frame *f = &r->slots[at & r->mask];
+
+	if (ahead > r->mask ||
+	    atomic_load_explicit(&f->turn, memory_order_acquire) != (uint32_t)(at >> r->shift) + 1)
+		return NULL;
+	return f;
+}
+
+/* Reader: the next @count frames are done with. Tells the writer now and then: call _publish when idle. */
+static inline void thmqi_frame_publish(struct thmqi_frame_ring *r)
+{
+	if (r->published != r->next) {
+		r->published = r->next;
+		atomic_store_explicit(&r->tail, r->next, memory_order_release);
+	}
+}
+
+static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t count)
+{
+	r->next += count;
+	if (r->next - r->published > r->mask / 4)
+		thmqi_frame_publish(r);
+}
+
+/* ------------------------------------------------------------ control page */
+
+enum thmqi_op {
+	THMQI_OP_TOPIC_CREATE =
+		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes */
+	THMQI_OP_TOPIC_DELETE = 2, /* meta; name */
+	THMQI_OP_TOPIC_LIST =
+		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
+	THMQI_OP_TOPIC_DESCRIBE = 4, /* meta; name -> one entry */
+	THMQI_OP_TOPIC_PARTITIONS =
+		5, /* meta; topic_id, index: first -> count entries of struct thmqi_partition_entry, total */
+	THMQI_OP_JOIN =
+		6, /* meta; name (topic), group, stream, session_timeout_ns -> value[0]: group id, value[1]: member id; ASSIGN frames follow */
+	THMQI_OP_LEAVE = 7,      /* meta; stream */
+	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
+	THMQI_OP_PARTITION_INFO =
+		9 /* shard; partition, group_id -> value[0..2]: begin, end, group offset or UINT64_MAX */
+};
+
+struct thmqi_request {
+	uint32_t op; /* enum thmqi_op */
+	uint32_t topic_flags;
+	uint32_t topic_id;
+	uint32_t partition;
+	uint32_t partition_count;
+	uint32_t visible_at;
+	uint32_t index;
+	uint32_t stream;
+	uint32_t group_id;
+	uint32_t reserved;
+	uint64_t volatile_bytes;
+	uint64_t session_timeout_ns;
+	char name[256]; /* NUL-terminated */
+	char group[256];
+};
+
+struct thmqi_topic_entry {
+	uint32_t topic_id;
+	uint32_t topic_flags;
+	uint32_t partition_count;
+	uint32_t visible_at;
+	uint32_t group_count;
+	uint32_t reserved;
+	char name[256];
+};
+
+struct thmqi_partition_entry {
+	uint32_t partition; /* id */
+	uint32_t shard;
+};
+
+#define THMQI_REPLY_BYTES 16384u
+
+struct thmqi_reply {
+	int32_t status;
+	uint32_t count; /* entries here */
+	uint32_t total; /* entries there are */
+	uint32_t reserved;
+	uint64_t value[4];
+	union {
+		struct thmqi_topic_entry
+			topics[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_topic_entry)];
+		struct thmqi_partition_entry
+			partitions[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_partition_entry)];
+	};
+};
+
+#endif

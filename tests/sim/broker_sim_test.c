@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The whole library in one thread under virtual time on a simulated disk: api, broker, log. From one seed: topics,
+ * producers of every durability, a consumer group, power cuts at any moment; after each reopening everything that was
+ * acknowledged is there, in order, once, and nothing else.
+ *
+ * usage: broker_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
+ */
+#include <stdio.h>
+
+#include "api/api.h"
+#include "base/base.h"
+#include "disk/sim.h"
+
+#define PARTITIONS 3
+#define MESSAGES_MAX 20000
+
+/* What the model knows of one partition: ids in the order they were committed, in this and former lives. */
+struct model_partition {
+	uint32_t ids[MESSAGES_MAX];
+	uint32_t count;
+	uint32_t certain; /* the first so many were acknowledged as durable, or read back after a crash */
+	uint64_t acked_next; /* the group's offset that was confirmed durable */
+	uint64_t acked_sent; /* the highest that was ever sent */
+	uint64_t last_offset; /* of the last message read in this pass */
+	uint32_t read; /* ids seen in this pass */
+	bool any;
+};
+
+struct world {
+	uint64_t seed;
+	struct thmqi_prng prng;
+	struct thmqi_disk_sim *sim;
+	struct thmq_env *env;
+	struct thmq_broker *broker;
+	struct thmq_session *session;
+	struct thmq_producer *producer;
+	struct thmq_consumer *consumer;
+	struct model_partition partitions[PARTITIONS];
+	uint32_t next_id;
+	/* commits of this life that are not settled: sequence is index + 1 */
+	struct {
+		uint32_t partition;
+		uint32_t place; /* in the partition's ids */
+		bool durable;
+	} sent[MESSAGES_MAX];
+	uint32_t sent_count, settled;
+};
+
+static const char *at = "";
+#define CHECK(w, x) \
+	do { \
+		if (!(x)) { \
+			fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n", (unsigned long long)(w)->seed, at, \
+				__LINE__, #x, thmq_errmsg()); \
+			return -1; \
+		} \
+	} while (0)
+
+static int open_all(struct world *w)
+{
+	const struct thmqi_world *world = thmqi_disk_sim_world(w->sim);
+
+	at = "open";
+	CHECK(w, thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20), world, &w->env) == 0);
+	CHECK(w, thmq_broker_open(w->env,
+				  THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 2,
+						   .segment_bytes = 1u << 20, .batch_bytes = 64u << 10,
+						   .cache_bytes = 1u << 20),
+				  &w->broker) == 0);
+	CHECK(w, thmq_connect(w->env, "inproc://", NULL, &w->session) == 0);
+	CHECK(w, thmq_topic_create(w->session, "t",
+				   THMQ_TOPIC_OPTS(.partition_count = PARTITIONS,
+						   .flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(w, thmq_producer_open(w->session, "t", NULL, &w->producer) == 0);
+	CHECK(w, thmq_consumer_open(w->session, "t", "g",
+				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000000000000ull), &w->consumer) == 0);
+	w->sent_count = w->settled = 0;
+	return 0;
+}
+
+/* Reads everything from the begin and compares: a prefix of what was committed, no shorter than what is certain. */
+static int read_back(struct world *w)
+{
+	struct thmq_consumer *reader;
+	struct thmq_partition_info info;
+	struct thmq_message m[64];
+	struct model_partition *p;
+	uint32_t i, id, part;
+	int n, idle = 0;
+
+	at = "read back";
+	for (part = 0; part < PARTITIONS; part++) {
+		w->partitions[part].read = 0;
+		w->partitions[part].any = false;
+	}
+	CHECK(w, thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) ==
+			 0);
+	while (idle < 50) {
+		n = thmq_fetch(reader, m, 64);
+		CHECK(w, n >= 0);
+		if (n == 0) {
+			idle++;
+			thmq_poll(w->env, 1000000);
+			continue;
+		}
+		idle = 0;
+		for (i = 0; i < (uint32_t)n; i++) {
+			p = &w->partitions[m[i].partition];
+			CHECK(w, m[i].len >= 4);
+			memcpy(&id, m[i].data, 4);
+			CHECK(w, p->read < p->count); /* nothing invented */
+			CHECK(w, p->ids[p->read] == id); /* in order, once, no gap */
+			CHECK(w, !p->any || m[i].offset > p->last_offset);
+			p->any = true;
+			p->last_offset = m[i].offset;
+			p->read++;
+		}
+		CHECK(w, thmq_release(reader, m, (uint32_t)n) == 0);
+	}
+	CHECK(w, thmq_consumer_close(reader, 1000000000) == 0);
+	for (part = 0; part < PARTITIONS; part++) {
+		p = &w->partitions[part];
+		CHECK(w, p->read >= p->certain); /* nothing acknowledged is missing */
+		p->count = p->certain = p->read; /* the rest was lost, and never comes back */
+		memset(&info, 0, sizeof(info));
+		info.size = sizeof(info);
+		CHECK(w, thmq_partition_describe(w->session, "t", part, "g", &info) == 0);
+		if (p->acked_next)
+			CHECK(w, info.group_offset != UINT64_MAX && info.group_offset >= p->acked_next);
+		if (info.group_offset != UINT64_MAX)
+			CHECK(w, info.group_offset <= p->acked_sent);
+	}
+	return 0;
+}
+
+/* What the watermark says is certain from now on. */
+static int take_settled(struct world *w)
+{
+	int64_t mark = thmq_watermark(w->producer);
+	struct model_partition *p;
+
+	at = "watermark";
+	CHECK(w, mark >= w->settled && mark <= w->sent_count);
+	for (; w->settled < mark; w->settled++) {
+		p = &w->partitions[w->sent[w->settled].partition];
+		if (w->sent[w->settled].durable)
+			p->certain = THMQI_MAX(p->certain, w->sent[w->settled].place + 1);
+	}
+	return 0;
+}
+
+static int send_some(struct world *w)
+{
+	static uint8_t payload[9000];
+	uint32_t n = 1 + (uint32_t)thmqi_prng_below(&w->prng, 40), len, part, level;
+	struct model_partition *p;
+	int64_t seq;
+
+	at = "send";
+	while (n-- && w->sent_count < MESSAGES_MAX) {
+		part = (uint32_t)thmqi_prng_below(&w->prng, PARTITIONS);
+		len = 4 + (uint32_t)thmqi_prng_below(&w->prng, thmqi_prng_below(&w->prng, 10) ? 200 : 8000);
+		level = 1 + (uint32_t)thmqi_prng_below(&w->prng, 3);
+		p = &w->partitions[part];
+		if (p->count == MESSAGES_MAX)
+			return 0;
+		memcpy(payload, &w->next_id, 4);
+		seq = thmq_send(w->producer, payload, len,
+				THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = part,
+						  .durability = level));
+		if (seq == -EAGAIN)
+			return 0;
+		CHECK(w, seq == w->sent_count + 1);
+		w->sent[w->sent_count].partition = part;
+		w->sent[w->sent_count].place = p->count;
+		w->sent[w->sent_count].durable = level >= THMQ_DURABILITY_DURABLE;
+		w->sent_count++;
+		p->ids[p->count++] = w->next_id++;
+	}
+	return 0;
+}
+
+static int consume_some(struct world *w)
+{
+	struct thmq_message m[16];
+	struct model_partition *p;
+	int n = thmq_fetch(w->consumer, m, 16), i;
+
+	at = "consume";
+	CHECK(w, n >= 0);
+	for (i = 0; i < n; i++) {
+		p = &w->partitions[m[i].partition];
+		p->acked_sent = THMQI_MAX(p->acked_sent, m[i].offset + 1);
+		CHECK(w, thmq_ack(w->consumer, &m[i]) == 0);
+	}
+	CHECK(w, n == 0 || thmq_release(w->consumer, m, (uint32_t)n) == 0);
+	if (n && thmqi_prng_below(&w->prng, 8) == 0) {
+		CHECK(w, thmq_consumer_flush(w->consumer, 10000000000ull) == 0);
+		for (i = 0; i < PARTITIONS; i++)
+			w->partitions[i].acked_next = w->partitions[i].acked_sent;
+	}
+	return 0;
+}
+
+static int life(struct world *w, bool last)
+{
+	uint32_t steps = 5 + (uint32_t)thmqi_prng_below(&w->prng, 300), i;
+	int rc;
+
+	if (open_all(w) || read_back(w))
+		return -1;
+	for (i = 0; i < steps; i++) {
+		if (thmqi_prng_below(&w->prng, 3) && send_some(w))
+			return -1;
+		if (consume_some(w) || take_settled(w))
+			return -1;
+		thmq_poll(w->env, thmqi_prng_below(&w->prng, 2) ? 0 : thmqi_prng_below(&w->prng, 100000));
+	}
+	if (last || thmqi_prng_below(&w->prng, 5) == 0) {
+		at = "clean close";
+		CHECK(w, thmq_flush(w->producer, 60000000000ull) == 0);
+		if (take_settled(w))
+			return -1;
+		CHECK(w, w->settled == w->sent_count);
+		for (i = 0; i < PARTITIONS; i++)
+			w->partitions[i].certain = w->partitions[i].count;
+		rc = thmq_env_close(w->env, 60000000000ull);
+		CHECK(w, rc == 0);
+		for (i = 0; i < PARTITIONS; i++)
+			w->partitions[i].acked_next = w->partitions[i].acked_sent;
+	} else {
+		thmqi_disk_sim_crash(w->sim);
+		thmq_env_close(w->env, 0); /* a dead disk: only the memory is given back */
+		thmqi_disk_sim_restart(w->sim);
+	}
+	return 0;
+}
+
+static int run(uint64_t seed)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	uint32_t lives, i;
+	int rc = 0;
+
+	if (!w)
+		return -1;
+	w->seed = seed;
+	w->next_id = 1;
+	thmqi_prng_seed(&w->prng, seed);
+	rc = thmqi_disk_sim_open(seed, NULL, &w->sim);
+	lives = 2 + (uint32_t)thmqi_prng_below(&w->prng, 5);
+	for (i = 0; i < lives && !rc; i++)
+		rc = life(w, i + 1 == lives);
+	thmqi_disk_sim_close(w->sim);
+	free(w);
+	return rc;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
+	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) : getenv("THMQ_TEST_FULL") ? 20000 : 300;
+	uint64_t seed, failed = 0;
+
+	for (seed = first; seed < first + count; seed++)
+		if (run(seed) && ++failed == 5)
+			break;
+	printf("%llu seeds, %llu failed\n", (unsigned long long)(seed - first), (unsigned long long)failed);
+	return failed != 0;
+}
