@@ -23,6 +23,13 @@
 #define BENCH_LIMIT_SECONDS 600 /* a bench that hangs is ended by SIGALRM */
 
 static cpu_set_t cpus_at_start;
+static char own_dir[sizeof(((struct bench *)0)->dir)]; /* removed at exit, however it comes */
+
+static void remove_own_dir(void)
+{
+	if (own_dir[0])
+		bench_rmdir(own_dir);
+}
 
 void bench_die(const char *what, int error)
 {
@@ -190,11 +197,14 @@ static unsigned parse_count(const char *text, const char *program)
 
 static void parse(struct bench *b, int argc, char **argv, const char **ret_dir)
 {
-	static const struct option options[] = {
-		{"smoke", no_argument, NULL, 's'},       {"json", no_argument, NULL, 'j'},
-		{"verbose", no_argument, NULL, 'v'},     {"only", required_argument, NULL, 'o'},
-		{"dir", required_argument, NULL, 'd'},   {"pairs", required_argument, NULL, 'p'},
-		{"pairs-max", required_argument, NULL, 'm'}, {0}};
+	static const struct option options[] = {{"smoke", no_argument, NULL, 's'},
+						{"json", no_argument, NULL, 'j'},
+						{"verbose", no_argument, NULL, 'v'},
+						{"only", required_argument, NULL, 'o'},
+						{"dir", required_argument, NULL, 'd'},
+						{"pairs", required_argument, NULL, 'p'},
+						{"pairs-max", required_argument, NULL, 'm'},
+						{0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -247,6 +257,8 @@ void bench_init(struct bench *b, int argc, char **argv, const char *part)
 		bench_die(dir, ENAMETOOLONG);
 	if (!mkdtemp(b->dir))
 		bench_die(b->dir, errno);
+	strcpy(own_dir, b->dir);
+	atexit(remove_own_dir);
 	choose_cpus(b);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	alarm(BENCH_LIMIT_SECONDS);
@@ -255,7 +267,6 @@ void bench_init(struct bench *b, int argc, char **argv, const char *part)
 int bench_end(struct bench *b)
 {
 	alarm(0);
-	bench_rmdir(b->dir);
 	return b->misses > 0 && !b->smoke;
 }
 

@@ -20,22 +20,22 @@
 #define BENCH_PAIRS_MAX 64u
 
 struct bench {
-	const char *part;         /* which part of the library: first word of every line */
-	bool smoke;               /* --smoke: so short that it only shows that it works; no verdict */
-	bool json;                /* --json: one object a line */
-	bool verbose;             /* --verbose: every pair on standard error */
-	const char *only;         /* --only WORD: the lines whose name contains it */
-	char dir[3072];           /* a directory of our own on the file system under test */
-	unsigned pairs_min;       /* --pairs */
-	unsigned pairs_max;       /* --pairs-max: while a verdict is open */
-	int cpu_core;             /* where the library's core, or the bare device writer, runs; -1: not pinned */
-	int cpu_app;              /* where the application's thread runs; -1: there is one CPU only */
+	const char *part;   /* which part of the library: first word of every line */
+	bool smoke;         /* --smoke: so short that it only shows that it works; no verdict */
+	bool json;          /* --json: one object a line */
+	bool verbose;       /* --verbose: every pair on standard error */
+	const char *only;   /* --only WORD: the lines whose name contains it */
+	char dir[3072];     /* a directory of our own on the file system under test */
+	unsigned pairs_min; /* --pairs */
+	unsigned pairs_max; /* --pairs-max: while a verdict is open */
+	int cpu_core; /* where the library's core, or the bare device writer, runs; -1: not pinned */
+	int cpu_app;  /* where the application's thread runs; -1: there is one CPU only */
 	unsigned misses, unclear; /* verdicts given so far */
 };
 
 /* Options, working directory, CPUs, and an alarm that ends a program that hangs. Exits on a wrong option. */
 void bench_init(struct bench *b, int argc, char **argv, const char *part);
-/* Removes the working directory. Return: the exit status, 1 if a bar was missed. */
+/* Return: the exit status, 1 if a bar was missed. The working directory goes at exit. */
 int bench_end(struct bench *b);
 /* Is a line of this name wanted? */
 bool bench_wants(const struct bench *b, const char *name);
@@ -91,7 +91,8 @@ struct bench_samples {
 	bool sorted;
 };
 
-void bench_samples_init(struct bench_samples *s, size_t room); /* memory is touched here, not in the run */
+void bench_samples_init(struct bench_samples *s,
+			size_t room); /* memory is touched here, not in the run */
 void bench_samples_fini(struct bench_samples *s);
 static inline void bench_samples_clear(struct bench_samples *s)
 {
@@ -157,7 +158,8 @@ struct bench_line {
 
 enum bench_verdict bench_judge(const struct bench_line *line);
 /* Are more pairs wanted, to settle one of @lines? Call it before each round, with @round from 0. */
-bool bench_more(const struct bench *b, unsigned round, struct bench_line *const *lines, unsigned count);
+bool bench_more(const struct bench *b, unsigned round, struct bench_line *const *lines,
+		unsigned count);
 /* Print and count. */
 void bench_report(struct bench *b, const struct bench_line *line);
 /* Fill detail with the shape of a distribution in µs. */

@@ -34,13 +34,15 @@ static void idle(struct bench *b)
 	o.dir = dir;
 	target_open(&t, b, &o);
 	target_watch(&t, target_send(&t, "x", 1));
-	bench_sleep_ns(b->smoke ? 20000000 : 1500000000); /* the idle second after which marks are stored */
+	bench_sleep_ns(b->smoke ? 20000000
+				: 1500000000); /* the idle second after which marks are stored */
 	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
 		uint64_t cpu = bench_cpu_ns(), t0 = bench_now();
 
 		bench_sleep_ns(span);
 		bench_pairs_add(&l.pairs,
-				(double)(bench_cpu_ns() - cpu) / (double)(bench_now() - t0) * 100, 0);
+				(double)(bench_cpu_ns() - cpu) / (double)(bench_now() - t0) * 100,
+				0);
 	}
 	target_close(&t);
 	bench_report(b, &l);
@@ -79,8 +81,11 @@ static double open_ms(struct bench *b, unsigned round, enum target_layout layout
 
 static void first_open(struct bench *b, const char *name, enum target_layout layout)
 {
-	struct bench_line l = {
-		.name = name, .unit = "ms", .measure = BENCH_VALUE, .sense = BENCH_AT_MOST, .bar = 100};
+	struct bench_line l = {.name = name,
+			       .unit = "ms",
+			       .measure = BENCH_VALUE,
+			       .sense = BENCH_AT_MOST,
+			       .bar = 100};
 	struct bench_line *lines[] = {&l};
 
 	if (!bench_wants(b, l.name))

@@ -32,9 +32,8 @@ struct shape {
 
 static void ours(struct bench *b, const struct shape *s, unsigned count, struct bench_samples *ret)
 {
-	struct target_opts o = {.layout = s->layout,
-				.policy = s->policy,
-				.durability = THMQ_DURABILITY_DURABLE};
+	struct target_opts o = {
+		.layout = s->layout, .policy = s->policy, .durability = THMQ_DURABILITY_DURABLE};
 	char message[MESSAGE_BYTES], dir[4096];
 	struct target t;
 
@@ -61,8 +60,8 @@ static void ours(struct bench *b, const struct shape *s, unsigned count, struct 
 }
 
 /* The bare write as a thread in the core's place would do it. */
-static void bare(struct bench *b, struct rig_disk *d, const struct shape *s, enum rig_wait how, unsigned count,
-		 struct bench_samples *ret)
+static void bare(struct bench *b, struct rig_disk *d, const struct shape *s, enum rig_wait how,
+		 unsigned count, struct bench_samples *ret)
 {
 	struct bench_companion *c = NULL;
 
@@ -122,8 +121,8 @@ static double limit(struct work *w, const struct shape *s, double share)
 	return wait + bench_percentile(&w->wake, share);
 }
 
-static void one_round(struct bench *b, const struct shape *s, struct rig_disk *d, struct work *w, bool ours_first,
-		      unsigned count)
+static void one_round(struct bench *b, const struct shape *s, struct rig_disk *d, struct work *w,
+		      bool ours_first, unsigned count)
 {
 	bench_samples_clear(&w->ours);
 	bench_samples_clear(&w->wait);
@@ -139,8 +138,10 @@ static void one_round(struct bench *b, const struct shape *s, struct rig_disk *d
 				(uint64_t)bench_percentile(&w->wait, 0.5), &w->wake);
 	if (!ours_first)
 		ours(b, s, count, &w->ours);
-	bench_pairs_add(&w->p50.pairs, bench_percentile(&w->ours, 0.5) / 1e3, limit(w, s, 0.5) / 1e3);
-	bench_pairs_add(&w->p99.pairs, bench_percentile(&w->ours, 0.99) / 1e3, limit(w, s, 0.99) / 1e3);
+	bench_pairs_add(&w->p50.pairs, bench_percentile(&w->ours, 0.5) / 1e3,
+			limit(w, s, 0.5) / 1e3);
+	bench_pairs_add(&w->p99.pairs, bench_percentile(&w->ours, 0.99) / 1e3,
+			limit(w, s, 0.99) / 1e3);
 }
 
 static void run(struct bench *b, const struct shape *s, struct rig_disk *d)

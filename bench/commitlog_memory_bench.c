@@ -26,7 +26,8 @@ struct shape {
 	bool logged;
 };
 
-static void open_shape(struct target *t, struct bench *b, const struct shape *s, char *dir, size_t size)
+static void open_shape(struct target *t, struct bench *b, const struct shape *s, char *dir,
+		       size_t size)
 {
 	struct target_opts o = {.layout = TARGET_PINNED,
 				.policy = THMQ_POLICY_POLL,
@@ -102,7 +103,8 @@ static void round_trip(struct bench *b, const struct shape *s)
 				 .measure = BENCH_RATIO,
 				 .sense = BENCH_AT_MOST,
 				 .bar = 3};
-	struct bench_line p99 = {.name = name99, .unit = "ns", .rival = "cache line", .measure = BENCH_RATIO};
+	struct bench_line p99 = {
+		.name = name99, .unit = "ns", .rival = "cache line", .measure = BENCH_RATIO};
 	struct bench_line *lines[] = {&p50};
 
 	snprintf(name, sizeof(name), "roundtrip_100B_%s_p50", s->name);
@@ -119,8 +121,10 @@ static void round_trip(struct bench *b, const struct shape *s)
 		rig_line_pingpong(b->cpu_app, b->cpu_core, count, &bare);
 		if (round % 2 == 0)
 			trips(b, s, count, &mine);
-		bench_pairs_add(&p50.pairs, bench_percentile(&mine, 0.5), bench_percentile(&bare, 0.5));
-		bench_pairs_add(&p99.pairs, bench_percentile(&mine, 0.99), bench_percentile(&bare, 0.99));
+		bench_pairs_add(&p50.pairs, bench_percentile(&mine, 0.5),
+				bench_percentile(&bare, 0.5));
+		bench_pairs_add(&p99.pairs, bench_percentile(&mine, 0.99),
+				bench_percentile(&bare, 0.99));
 	}
 	bench_detail(&p50, "ours_us", &mine);
 	bench_detail(&p50, "bare_us", &bare);

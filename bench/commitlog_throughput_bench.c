@@ -19,9 +19,9 @@
 #include <string.h>
 
 #define MIB (1ull << 20)
-#define WRITE_DEPTH 8u        /* thmq_broker_opts.write_depth's default */
-#define GROWN (496 * MIB)     /* 16 + 32 + 64 + 128 + 256: the segment behind is 512 MiB */
-#define MARGIN (24 * MIB)     /* pads, and what other shards stored */
+#define WRITE_DEPTH 8u    /* thmq_broker_opts.write_depth's default */
+#define GROWN (496 * MIB) /* 16 + 32 + 64 + 128 + 256: the segment behind is 512 MiB */
+#define MARGIN (24 * MIB) /* pads, and what other shards stored */
 #define LMDB_BATCH 1000u
 
 static const char payload[1024];
@@ -39,8 +39,8 @@ static uint64_t segment_left(uint64_t position)
 	return begin + size - position;
 }
 
-static void open_target(struct target *t, struct bench *b, enum target_layout layout, const char *name, char *dir,
-			size_t size)
+static void open_target(struct target *t, struct bench *b, enum target_layout layout,
+			const char *name, char *dir, size_t size)
 {
 	struct target_opts o = {.layout = layout,
 				.policy = THMQ_POLICY_POLL,
@@ -101,9 +101,11 @@ static uint32_t write_size(const struct burst *r)
 
 static void report_growth(struct bench *b, const struct burst *r, uint64_t written)
 {
-	struct bench_line l = {.name = "durable_1KiB_growing", .unit = "MB/s", .measure = BENCH_VALUE};
+	struct bench_line l = {
+		.name = "durable_1KiB_growing", .unit = "MB/s", .measure = BENCH_VALUE};
 
-	snprintf(l.detail, sizeof(l.detail), "\"stored_bytes\":%llu,\"written_bytes\":%llu,\"batches\":%llu",
+	snprintf(l.detail, sizeof(l.detail),
+		 "\"stored_bytes\":%llu,\"written_bytes\":%llu,\"batches\":%llu",
 		 (unsigned long long)r->stored_bytes, (unsigned long long)written,
 		 (unsigned long long)r->batches);
 	bench_pairs_add(&l.pairs, (double)r->stored_bytes / r->seconds / 1e6, 0);
@@ -148,8 +150,9 @@ static void bandwidth(struct bench *b)
 			bare = rig_disk_stream(d, write_size(&r), WRITE_DEPTH, volume, true);
 		bench_pairs_add(&l.pairs, (double)r.stored_bytes / r.seconds / 1e6, bare / 1e6);
 	}
-	snprintf(l.detail, sizeof(l.detail), "\"write_bytes\":%u,\"depth\":%u,\"messages_per_s\":%.0f",
-		 write_size(&r), WRITE_DEPTH, (double)r.messages / r.seconds);
+	snprintf(l.detail, sizeof(l.detail),
+		 "\"write_bytes\":%u,\"depth\":%u,\"messages_per_s\":%.0f", write_size(&r),
+		 WRITE_DEPTH, (double)r.messages / r.seconds);
 	target_close(&t);
 	rig_disk_close(d);
 	bench_rmdir(dir);
@@ -166,7 +169,8 @@ static void rate(struct bench *b, enum target_layout layout, const char *name, b
 			       .measure = BENCH_VALUE,
 			       .sense = bar ? BENCH_AT_LEAST : BENCH_NO_BAR,
 			       .bar = 4};
-	struct bench_line rival = {.unit = "M/s", .rival = "LMDB, batches of 1,000", .measure = BENCH_RATIO};
+	struct bench_line rival = {
+		.unit = "M/s", .rival = "LMDB, batches of 1,000", .measure = BENCH_RATIO};
 	struct bench_line *lines[] = {&l};
 	char dir[4096], rival_name[96];
 	struct rig_lmdb *lmdb;

@@ -30,7 +30,8 @@ static void report_samples(struct bench *b, const char *name, const char *unit, 
 	bench_report(b, &p99);
 }
 
-static void one_at_a_time(struct bench *b, const char *name, int cpu, int neighbour, enum rig_wait how)
+static void one_at_a_time(struct bench *b, const char *name, int cpu, int neighbour,
+			  enum rig_wait how)
 {
 	unsigned count = b->smoke ? 20 : 2000;
 	struct bench_companion *c = NULL;
@@ -77,9 +78,12 @@ static void streams(struct bench *b)
 			 shapes[i].depth);
 		l.name = name;
 		for (unsigned round = 0; round < (b->smoke ? 1u : 3u); round++) {
-			uint64_t n = shapes[i].bytes * 4096ull < volume ? shapes[i].bytes * 4096ull : volume;
-			double flushed = rig_disk_stream(d, shapes[i].bytes, shapes[i].depth, n, true);
-			double plain = rig_disk_stream(d, shapes[i].bytes, shapes[i].depth, n, false);
+			uint64_t n = shapes[i].bytes * 4096ull < volume ? shapes[i].bytes * 4096ull
+									: volume;
+			double flushed =
+				rig_disk_stream(d, shapes[i].bytes, shapes[i].depth, n, true);
+			double plain =
+				rig_disk_stream(d, shapes[i].bytes, shapes[i].depth, n, false);
 
 			bench_pairs_add(&l.pairs, flushed / 1e6, plain / 1e6);
 		}

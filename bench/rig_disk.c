@@ -126,7 +126,8 @@ static bool reap(struct rig_disk *d)
 	return true;
 }
 
-void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count, struct bench_samples *ret)
+void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count,
+		      struct bench_samples *ret)
 {
 	if (how == RIG_SPIN)
 		bench_spin_begin();
@@ -135,7 +136,8 @@ void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count, str
 		int r;
 
 		push(d, (i % 16) * RIG_BLOCK, RIG_BLOCK, true);
-		r = how == RIG_WAIT ? io_uring_submit_and_wait(&d->ring, 1) : io_uring_submit(&d->ring);
+		r = how == RIG_WAIT ? io_uring_submit_and_wait(&d->ring, 1)
+				    : io_uring_submit(&d->ring);
 		if (r < 0 && r != -EINTR)
 			bench_die("bare submit", r);
 		while (!reap(d))
@@ -145,7 +147,8 @@ void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count, str
 	bench_spin_end();
 }
 
-double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes, bool dsync)
+double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes,
+		       bool dsync)
 {
 	uint64_t count, sent = 0, done = 0, t0;
 	uint32_t turn = 0, places;

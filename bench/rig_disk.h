@@ -20,8 +20,10 @@ enum rig_wait {
 struct rig_disk *rig_disk_open(const char *dir, uint64_t bytes);
 void rig_disk_close(struct rig_disk *d);
 /* @count writes of one 4 KiB block, one at a time, each with the flush flag (RWF_DSYNC), in sequence. */
-void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count, struct bench_samples *ret);
+void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count,
+		      struct bench_samples *ret);
 /* @bytes in writes of @write_bytes with @depth of them in flight, flushed each or not at all. Return: bytes a second. */
-double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes, bool dsync);
+double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes,
+		       bool dsync);
 
 #endif

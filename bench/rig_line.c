@@ -78,7 +78,8 @@ void rig_line_pingpong(int cpu_app, int cpu_core, unsigned count, struct bench_s
 	bench_unpin();
 }
 
-void rig_line_wakeup(int cpu_app, int cpu_core, unsigned count, uint64_t gap_ns, struct bench_samples *ret)
+void rig_line_wakeup(int cpu_app, int cpu_core, unsigned count, uint64_t gap_ns,
+		     struct bench_samples *ret)
 {
 	struct line l = {.cpu = cpu_core, .moves = count, .fd = eventfd(0, EFD_CLOEXEC)};
 	const uint64_t one = 1;

@@ -14,6 +14,7 @@ void rig_line_pingpong(int cpu_app, int cpu_core, unsigned count, struct bench_s
  * From the write to an eventfd on @cpu_app until the thread that slept on it on @cpu_core has answered in memory, which
  * the writer watches: one wake-up. The sleeper sleeps for about @gap_ns before each.
  */
-void rig_line_wakeup(int cpu_app, int cpu_core, unsigned count, uint64_t gap_ns, struct bench_samples *ret);
+void rig_line_wakeup(int cpu_app, int cpu_core, unsigned count, uint64_t gap_ns,
+		     struct bench_samples *ret);
 
 #endif

@@ -10,7 +10,7 @@
 
 #define TOPIC "bench"
 #define CLOSE_NS 10000000000u
-#define QUIET_NS 60000000u        /* no write for so long: the disk is quiet */
+#define QUIET_NS 60000000u /* no write for so long: the disk is quiet */
 #define SETTLE_LIMIT_NS 20000000000u
 
 static void check(const char *what, int r)

@@ -12,19 +12,19 @@
 
 enum target_layout {
 	TARGET_CALLER, /* the application's thread drives the core: one CPU */
-	TARGET_PINNED  /* a thread of the library drives the core on cpu_core, the application is on cpu_app */
+	TARGET_PINNED /* a thread of the library drives the core on cpu_core, the application is on cpu_app */
 };
 
 struct target_opts {
 	enum target_layout layout;
-	uint32_t policy;         /* enum thmq_policy */
-	const char *dir;         /* NULL: volatile */
-	uint32_t topic_flags;    /* THMQ_TOPIC_VOLATILE */
-	uint32_t visible_at;     /* enum thmq_durability */
-	uint32_t durability;     /* of the producer */
-	uint64_t window_bytes;   /* of the session */
+	uint32_t policy;       /* enum thmq_policy */
+	const char *dir;       /* NULL: volatile */
+	uint32_t topic_flags;  /* THMQ_TOPIC_VOLATILE */
+	uint32_t visible_at;   /* enum thmq_durability */
+	uint32_t durability;   /* of the producer */
+	uint64_t window_bytes; /* of the session */
 	uint32_t window_count;
-	bool consumer;           /* open one, at the end of the topic */
+	bool consumer; /* open one, at the end of the topic */
 };
 
 struct target {

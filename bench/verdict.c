@@ -79,11 +79,14 @@ enum bench_verdict bench_judge(const struct bench_line *l)
 	if (l->pairs.count == 0)
 		return BENCH_INCONCLUSIVE;
 	if (l->sense == BENCH_AT_MOST)
-		return i.high <= l->bar ? BENCH_OK : i.low > l->bar ? BENCH_MISS : BENCH_INCONCLUSIVE;
+		return i.high <= l->bar ? BENCH_OK
+		       : i.low > l->bar ? BENCH_MISS
+					: BENCH_INCONCLUSIVE;
 	return i.low >= l->bar ? BENCH_OK : i.high < l->bar ? BENCH_MISS : BENCH_INCONCLUSIVE;
 }
 
-bool bench_more(const struct bench *b, unsigned round, struct bench_line *const *lines, unsigned count)
+bool bench_more(const struct bench *b, unsigned round, struct bench_line *const *lines,
+		unsigned count)
 {
 	if (round < b->pairs_min)
 		return true;
@@ -100,7 +103,8 @@ void bench_detail(struct bench_line *l, const char *key, struct bench_samples *s
 	size_t at = strlen(l->detail);
 
 	snprintf(l->detail + at, sizeof(l->detail) - at,
-		 "%s\"%s\":{\"count\":%zu,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"p999\":%.3f,\"max\":%.3f}",
+		 "%s\"%s\":{\"count\":%zu,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"p999\":%.3f,"
+		 "\"max\":%.3f}",
 		 at ? "," : "", key, s->count, bench_percentile(s, 0.5) / 1e3,
 		 bench_percentile(s, 0.9) / 1e3, bench_percentile(s, 0.99) / 1e3,
 		 bench_percentile(s, 0.999) / 1e3, bench_percentile(s, 1) / 1e3);
@@ -130,12 +134,14 @@ static const char *bar_text(const struct bench_line *l, char *buf, size_t size)
 	return buf;
 }
 
-static const char *measure_text(const struct bench_line *l, struct bench_interval i, char *buf, size_t size)
+static const char *measure_text(const struct bench_line *l, struct bench_interval i, char *buf,
+				size_t size)
 {
 	if (l->measure == BENCH_VALUE)
 		snprintf(buf, size, "[%.4g .. %.4g]", i.low, i.high);
 	else if (l->measure == BENCH_DIFFERENCE)
-		snprintf(buf, size, "%+.0f %% [%+.0f .. %+.0f]", i.mid * 100, i.low * 100, i.high * 100);
+		snprintf(buf, size, "%+.0f %% [%+.0f .. %+.0f]", i.mid * 100, i.low * 100,
+			 i.high * 100);
 	else
 		snprintf(buf, size, "%.2f x [%.2f .. %.2f]", i.mid, i.low, i.high);
 	return buf;
@@ -147,8 +153,9 @@ static void report_json(const struct bench *b, const struct bench_line *l, enum 
 	static const char *const senses[] = {"none", "at most", "at least"};
 	struct bench_interval i = measured(l);
 
-	printf("{\"part\":\"%s\",\"name\":\"%s\",\"unit\":\"%s\",\"value\":%.6g,\"pairs\":%u", b->part,
-	       l->name, l->unit, bench_median(l->pairs.ours, l->pairs.count).mid, l->pairs.count);
+	printf("{\"part\":\"%s\",\"name\":\"%s\",\"unit\":\"%s\",\"value\":%.6g,\"pairs\":%u",
+	       b->part, l->name, l->unit, bench_median(l->pairs.ours, l->pairs.count).mid,
+	       l->pairs.count);
 	if (l->rival)
 		printf(",\"rival\":\"%s\",\"rival_value\":%.6g", l->rival,
 		       bench_median(l->pairs.rival, l->pairs.count).mid);
@@ -166,7 +173,7 @@ static void report_text(const struct bench *b, const struct bench_line *l, enum 
 	if (l->rival)
 		snprintf(rival, sizeof(rival), "%.4g %s (%s)",
 			 bench_median(l->pairs.rival, l->pairs.count).mid, l->unit, l->rival);
-	printf("%-9s %-34s %9.4g %-7s rival %-42s %-26s bar %-14s %s\n", b->part, l->name,
+	printf("%-9s %-38s %9.4g %-7s rival %-42s %-26s bar %-14s %s\n", b->part, l->name,
 	       bench_median(l->pairs.ours, l->pairs.count).mid, l->unit, rival,
 	       measure_text(l, i, how, sizeof(how)), bar_text(l, bar, sizeof(bar)),
 	       b->smoke ? "smoke" : verdict_word(v));
@@ -193,8 +200,8 @@ void bench_report(struct bench *b, const struct bench_line *l)
 void bench_skip(const struct bench *b, const char *name, const char *why)
 {
 	if (b->json)
-		printf("{\"part\":\"%s\",\"name\":\"%s\",\"verdict\":\"skipped\",\"why\":\"%s\"}\n", b->part,
-		       name, why);
+		printf("{\"part\":\"%s\",\"name\":\"%s\",\"verdict\":\"skipped\",\"why\":\"%s\"}\n",
+		       b->part, name, why);
 	else
-		printf("%-9s %-34s skipped: %s\n", b->part, name, why);
+		printf("%-9s %-38s skipped: %s\n", b->part, name, why);
 }

@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <thundermq/thundermq.h>
@@ -48,12 +49,11 @@ static int failures;
 /* @expr returns just @want. */
 #define RETURNS(want, expr)                                                                        \
 	do {                                                                                       \
-		long long got_ = (long long)(expr);                                                \
-		if (got_ != (long long)(want))                                                     \
+		long long want_ = (long long)(want), got_ = (long long)(expr);                     \
+		if (got_ != want_)                                                                 \
 			FAIL("%s is %lld (%s), not %lld (%s); said: \"%s\"", #expr, got_,          \
-			     got_ < 0 ? thmq_errname((int)got_) : "", (long long)(want),           \
-			     (long long)(want) < 0 ? thmq_errname((int)(want)) : "",               \
-			     thmq_errmsg());                                                       \
+			     got_ < 0 ? thmq_errname((int)got_) : "", want_,                       \
+			     want_ < 0 ? thmq_errname((int)want_) : "", thmq_errmsg());            \
 	} while (0)
 
 /* What cannot be done without: the case ends. */
@@ -143,6 +143,7 @@ MAYBE int run_cases(const struct bad_case *cases, size_t count, int argc, char *
 /* -------------------------------------------------------------- directories */
 
 static char place_path[256];
+static pid_t place_owner;
 
 static int drop_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw)
 {
@@ -160,7 +161,7 @@ MAYBE void remove_tree(const char *path)
 
 static void place_remove(void)
 {
-	if (place_path[0])
+	if (place_owner == getpid())
 		remove_tree(place_path);
 }
 
@@ -174,8 +175,32 @@ MAYBE const char *place_make(const char *base)
 		perror(place_path);
 		exit(1);
 	}
+	place_owner = getpid();
 	atexit(place_remove);
 	return place_path;
+}
+
+/* Run @body as an unprivileged user, in a child of its own. */
+MAYBE void as_nobody(void (*body)(void))
+{
+	int status;
+	pid_t pid;
+
+	chmod(place_path, 0777);
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0) {
+		if (getuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+			SKIP("cannot become nobody: %s", strerror(errno));
+		body();
+		exit(failures ? 1 : 0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) < 0 || !WIFEXITED(status))
+		FAIL("the unprivileged child died");
+	else if (WEXITSTATUS(status) == SKIPPED)
+		exit(SKIPPED);
+	else
+		CHECK(WEXITSTATUS(status) == 0);
 }
 
 /* place/@name, in one of a few buffers */

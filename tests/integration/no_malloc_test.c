@@ -26,7 +26,8 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__GLIBC__)
 int main(void)
 {
-	puts("skipped: the sanitizer's allocator, or another C library's, cannot be counted this way");
+	puts("skipped: the sanitizer's allocator, or another C library's, cannot be counted this "
+	     "way");
 	return 77;
 }
 #else
@@ -140,9 +141,11 @@ FORWARD(int, pthread_spin_lock, (pthread_spinlock_t * l), (l))
 FORWARD(int, pthread_rwlock_rdlock, (pthread_rwlock_t * l), (l))
 FORWARD(int, pthread_rwlock_wrlock, (pthread_rwlock_t * l), (l))
 FORWARD(int, pthread_cond_wait, (pthread_cond_t * c, pthread_mutex_t *m), (c, m))
-FORWARD(int, pthread_cond_timedwait, (pthread_cond_t * c, pthread_mutex_t *m, const struct timespec *t), (c, m, t))
+FORWARD(int, pthread_cond_timedwait,
+	(pthread_cond_t * c, pthread_mutex_t *m, const struct timespec *t), (c, m, t))
 FORWARD(int, sem_wait, (sem_t * s), (s))
-FORWARD(int, vsnprintf, (char *buf, size_t size, const char *format, va_list args), (buf, size, format, args))
+FORWARD(int, vsnprintf, (char *buf, size_t size, const char *format, va_list args),
+	(buf, size, format, args))
 
 int snprintf(char *buf, size_t size, const char *format, ...)
 {
@@ -246,18 +249,20 @@ static void open_run(struct run *r, const struct phase *p, const char *dir)
 
 	memset(r, 0, sizeof(*r));
 	r->phase = p;
-	must("env", thmq_env_open(&r->env, THMQ_ENV_OPTS(.core_count = p->pinned, .policy = p->policy)));
+	must("env",
+	     thmq_env_open(&r->env, THMQ_ENV_OPTS(.core_count = p->pinned, .policy = p->policy)));
 	must("broker", thmq_broker_open(r->env,
 					THMQ_BROKER_OPTS(.data_dir = p->logged ? dir : NULL,
 							 .cache_bytes = 1u << 20),
 					&r->broker));
 	must("connect", thmq_connect(r->env, "inproc://", NULL, &r->session));
-	must("topic", thmq_topic_create(r->session, TOPIC,
-					THMQ_TOPIC_OPTS(.flags = p->logged ? 0 : THMQ_TOPIC_VOLATILE,
-							.partition_count = 4, .visible_at = level,
-							.volatile_bytes = 1u << 20)));
-	must("producer", thmq_producer_open(r->session, TOPIC, THMQ_PRODUCER_OPTS(.durability = level),
-					    &r->producer));
+	must("topic",
+	     thmq_topic_create(r->session, TOPIC,
+			       THMQ_TOPIC_OPTS(.flags = p->logged ? 0 : THMQ_TOPIC_VOLATILE,
+					       .partition_count = 4, .visible_at = level,
+					       .volatile_bytes = 1u << 20)));
+	must("producer", thmq_producer_open(r->session, TOPIC,
+					    THMQ_PRODUCER_OPTS(.durability = level), &r->producer));
 	must("consumer",
 	     thmq_consumer_open(r->session, TOPIC, p->group ? "g" : NULL, NULL, &r->consumer));
 }
@@ -350,12 +355,16 @@ static void run_phase(const struct phase *p, const char *base)
 int main(void)
 {
 	static const struct phase phases[] = {
-		{"caller-durable", false, true, false, THMQ_POLICY_DEFAULT, THMQ_DURABILITY_DURABLE},
-		{"caller-durable-group", false, true, true, THMQ_POLICY_DEFAULT, THMQ_DURABILITY_DURABLE},
+		{"caller-durable", false, true, false, THMQ_POLICY_DEFAULT,
+		 THMQ_DURABILITY_DURABLE},
+		{"caller-durable-group", false, true, true, THMQ_POLICY_DEFAULT,
+		 THMQ_DURABILITY_DURABLE},
 		{"caller-volatile", false, false, false, THMQ_POLICY_POLL, THMQ_DURABILITY_MEMORY},
-		{"threads-durable-event", true, true, true, THMQ_POLICY_EVENT, THMQ_DURABILITY_DURABLE},
+		{"threads-durable-event", true, true, true, THMQ_POLICY_EVENT,
+		 THMQ_DURABILITY_DURABLE},
 		{"threads-memory", true, true, false, THMQ_POLICY_DEFAULT, THMQ_DURABILITY_MEMORY},
-		{"threads-volatile", true, false, false, THMQ_POLICY_DEFAULT, THMQ_DURABILITY_MEMORY},
+		{"threads-volatile", true, false, false, THMQ_POLICY_DEFAULT,
+		 THMQ_DURABILITY_MEMORY},
 	};
 	char base[] = "no-malloc-XXXXXX", remove_all[64];
 	void *stack[4];

@@ -14,6 +14,7 @@
 #define THMQI_POOL_BLOCK_MIN 4096u /* smallest block; every block is aligned to its size */
 #define THMQI_POOL_BLOCK_MAX (8u << 20)
 #define THMQI_SLAB_BYTES (32u << 20) /* slab: unit of taking from the system and of registration */
+#define THMQI_SLABS_PER_POOL 1024u
 
 struct thmqi_pool;  /* one per core */
 struct thmqi_slabs; /* one per environment: "the global pool" */

@@ -2,9 +2,13 @@
 /*
  * ring.h - one io_uring per core: the only reader of <liburing.h>.
  *
- * The ring belongs to the thread that drives its core. It must be opened (or enabled) on that thread:
- * SINGLE_ISSUER and DEFER_TASKRUN are used where the kernel has them. Registered buffers are the slabs of
- * the core's pool, at their slab index (sparse table); registered files are a sparse table too.
+ * The ring is driven by one thread at a time: the one that attached it, by thmqi_ring_attach() or simply by the
+ * first submit, reap or wait. SINGLE_ISSUER and DEFER_TASKRUN are used where the kernel has them, so that another
+ * thread can drive it only after thmqi_ring_detach() (or once the first one has nothing in flight); what belongs
+ * to the ring (files, buffers, multishot polls) comes along, its descriptor does not.
+ * Registered buffers: the slabs of the core's pool, in pieces of 2 MiB that are pinned when first used, so that
+ * a small environment stays small and a low limit of locked memory registers what it allows. Registered files
+ * are a sparse table. What could not be registered is read and written all the same, a little slower.
  */
 #ifndef THMQI_RING_H
 #define THMQI_RING_H
@@ -19,12 +23,19 @@ struct thmqi_ring_op {
 	void (*done)(struct thmqi_ring_op *op, int res, uint32_t flags);
 };
 
-#define THMQI_RING_FILES 4096u   /* slots of the registered file table */
-#define THMQI_RING_BUFFERS 1024u /* slots of the registered buffer table, >= slabs of a pool */
+#define THMQI_RING_FILES 4096u   /* slots of the registered file table, at most */
+#define THMQI_RING_BUFFERS 1024u /* slabs that the ring knows by index: those above stay unregistered */
 
 /* Why a ring could not be opened is told by the error: -ENOSYS, -EPERM, -EACCES mean "refused here". */
-int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring);
+/* @single_issuer: one thread only will ever drive it (a core of the library), which allows the cheapest completions. */
+int thmqi_ring_open(uint32_t depth, bool single_issuer, struct thmqi_ring **ret_ring);
+/* Any thread, once nobody drives it. What is in flight is abandoned to the kernel: wait for it before. */
 void thmqi_ring_close(struct thmqi_ring *r);
+/* The calling thread drives the ring from now on. 0; -EBUSY another thread has operations in flight. */
+int thmqi_ring_attach(struct thmqi_ring *r);
+/* By the driving thread: submit, wait for all that is in flight (their done callbacks run here), let go.
+ * After an attach by another thread thmqi_ring_fd() is a new descriptor. */
+int thmqi_ring_detach(struct thmqi_ring *r);
 /* Registrar to subscribe to the core's pool; failures (memlock) leave buffers unregistered: prep_* then
  * use plain reads and writes by themselves. */
 struct thmqi_registrar *thmqi_ring_registrar(struct thmqi_ring *r);
@@ -51,8 +62,14 @@ int thmqi_ring_renameat(struct thmqi_ring *r, int dirfd, const char *from, const
 int thmqi_ring_unlinkat(struct thmqi_ring *r, int dirfd, const char *name,
 			struct thmqi_ring_op *op);
 int thmqi_ring_close_fd(struct thmqi_ring *r, int fd, struct thmqi_ring_op *op);
+/* done comes each time @events occur, res being the events, until one comes without IORING_CQE_F_MORE in flags
+ * (an error, or cancelled): thmqi_ring_has_more(). Then it may be armed again. */
 int thmqi_ring_poll_multishot(struct thmqi_ring *r, int fd, uint32_t events,
 			      struct thmqi_ring_op *op);
+/* End a multishot poll: done comes with -ECANCELED. 0; -ENOENT it is not armed; -EAGAIN. Needed before @fd is
+ * closed, since the ring holds the file. */
+int thmqi_ring_cancel(struct thmqi_ring *r, struct thmqi_ring_op *op);
+bool thmqi_ring_has_more(uint32_t flags);
 
 /* Enter the kernel for what was queued, if anything. Return: number submitted, or negative. */
 int thmqi_ring_submit(struct thmqi_ring *r);
@@ -67,7 +84,11 @@ uint32_t thmqi_ring_inflight(
 
 struct thmqi_ring_stats {
 	uint64_t enters, submitted, completed;
-	uint32_t single_issuer, defer_taskrun, registered_buffers, unregistered_slabs;
+	uint32_t single_issuer, defer_taskrun;
+	uint32_t registered_buffers; /* pieces of 2 MiB */
+	uint32_t unregistered_slabs; /* slabs with a piece that could not be registered */
+	uint32_t registered_files;   /* slots in use */
+	uint32_t reserved;
 };
 void thmqi_ring_stats(struct thmqi_ring *r, struct thmqi_ring_stats *ret);
 

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* internal.h - what the files of the reactor share. */
+#ifndef THMQI_REACTOR_INTERNAL_H
+#define THMQI_REACTOR_INTERNAL_H
+
+#include <pthread.h>
+
+#include "base/handle.h"
+#include "reactor/reactor.h"
+#include "topology/topology.h"
+
+struct loop {
+	struct thmq_core core; /* what others see; first */
+	struct thmqi_list pollers;
+	struct thmqi_list *cursor; /* next poller of the running iteration */
+	struct thmqi_timer **heap; /* [1 … timer_count], smallest deadline first */
+	uint32_t timer_count, timer_room;
+	uint64_t next_deadline; /* of heap[1]; UINT64_MAX */
+	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_task *) inbox; /* newest first */
+	_Alignas(THMQI_CACHELINE) int wake_fd; /* eventfd */
+	int epoll_fd, timer_fd; /* for a host's loop; -1 until asked for */
+	bool host_armed;
+	struct thmqi_ring_op wake_op;
+	bool wake_polled; /* the multishot poll on wake_fd is in the ring */
+	uint32_t idle_rounds;
+	uint32_t reaped; /* in this iteration */
+	uint64_t wall_offset, wall_read_ns;
+	const struct policy *policy;
+	uint64_t spin_ns;
+	_Atomic uint64_t wakeups_sent;
+	_Atomic bool stop;
+	bool has_thread;
+	pthread_t thread;
+};
+
+/* How long a core looks for work before it sleeps. */
+struct policy {
+	uint32_t id; /* enum thmq_policy */
+	bool never_sleeps;
+	uint64_t (*spin_budget_ns)(const struct loop *l);
+};
+const struct policy *thmqi_policy_find(uint32_t id);
+
+struct thmq_env {
+	struct thmqi_handle handle; /* first */
+	struct thmq_env_opts opts;
+	struct thmqi_world world;
+	struct thmqi_slabs *slabs;
+	struct thmqi_topology *topology;
+	struct loop *loops[THMQ_CORE_COUNT_MAX];
+	uint32_t core_count;
+	uint32_t pinned;
+	bool caller_driven;
+	void *user;
+};
+
+static inline struct loop *loop_of(struct thmq_core *core)
+{
+	return thmqi_container(core, struct loop, core);
+}
+
+int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop);
+uint32_t thmqi_loop_close(struct loop *l); /* blocks leaked */
+void thmqi_timers_run(struct loop *l, uint64_t now);
+uint32_t thmqi_inbox_run(struct loop *l);
+bool thmqi_inbox_empty(const struct loop *l);
+
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* topology.h - which processors there are for this process, and how to stay on one: the only reader of <hwloc.h>. */
+#ifndef THMQI_TOPOLOGY_H
+#define THMQI_TOPOLOGY_H
+
+#include "base/base.h"
+
+struct thmqi_topology;
+
+/* Costs milliseconds: opened only by those who pin. */
+int thmqi_topology_open(struct thmqi_topology **ret_topology);
+void thmqi_topology_close(struct thmqi_topology *t);
+/* Processors that the process may use (its cpuset and affinity), in the order of the machine. */
+uint32_t thmqi_topology_cpu_count(const struct thmqi_topology *t);
+/* The operating system's number of the @index-th of them; -EINVAL. */
+int thmqi_topology_cpu(const struct thmqi_topology *t, uint32_t index);
+/* NUMA node of the @index-th, or -1. */
+int thmqi_topology_node(const struct thmqi_topology *t, uint32_t index);
+/* Bind the calling thread to the @index-th (modulo their number). 0 or negative errno. */
+int thmqi_topology_bind(struct thmqi_topology *t, uint32_t index);
+
+#endif

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bad_input_filesystem_test.c - file systems that are read-only, full, or without O_DIRECT, in mount namespaces of
+ * their own. Skipped where nothing may be mounted.
+ */
+#include "bad_input.h"
+
+static void read_only(void)
+{
+	const char *fs;
+	char dir[512];
+	struct world w;
+
+	place_make(NULL);
+	fs = mount_here("fs", "size=64m");
+	snprintf(dir, sizeof(dir), "%s/data", fs);
+	numbers_dir(dir, 10);
+	CHECK(mount(NULL, fs, NULL, MS_REMOUNT | MS_RDONLY, NULL) == 0);
+	env_up(&w);
+	SAYS(-EROFS, dir, broker_on(w.env, dir, 0, &w.broker));
+	w.broker = NULL;
+	world_down(&w);
+	CHECK(mount(NULL, fs, NULL, MS_REMOUNT, NULL) == 0);
+	expect_numbers(dir, 10);
+}
+
+static void too_small_to_begin(void)
+{
+	const char *fs;
+	char dir[512];
+	struct world w;
+
+	place_make(NULL);
+	fs = mount_here("fs", "size=256k");
+	snprintf(dir, sizeof(dir), "%s/data", fs);
+	env_up(&w);
+	SAYS(-ENOSPC, dir, broker_on(w.env, dir, 0, &w.broker));
+	/* what the failed try left behind is no obstacle once there is room */
+	CHECK(mount(NULL, fs, NULL, MS_REMOUNT, "size=64m") == 0);
+	MUST(broker_on(w.env, dir, 0, &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	put_numbers(w.session, 0, 10);
+	CHECK(get_numbers(w.session) == 10);
+	world_down(&w);
+}
+
+struct fill {
+	uint64_t sent;   /* committed */
+	uint64_t stored; /* settled without a failure: numbers 0 … stored - 1 */
+	uint64_t failed;
+	int error;
+};
+
+static void take_events(struct thmq_session *session, struct fill *f)
+{
+	struct thmq_event e[64];
+	int n, i;
+
+	while ((n = thmq_events(session, e, 64)) > 0)
+		for (i = 0; i < n; i++)
+			if (e[i].type == THMQ_EVENT_FAILED) {
+				f->failed++;
+				f->error = e[i].error;
+			}
+}
+
+/* Messages of 8 KiB that begin with their number, until one is refused. */
+static void fill_up(struct world *w, struct thmq_producer *p, uint64_t first, struct fill *f)
+{
+	static uint64_t body[1024];
+	unsigned tries = 0;
+	int64_t rc;
+
+	memset(f, 0, sizeof(*f));
+	while (!f->failed && f->sent < 100000 && tries < 2000) {
+		body[0] = first + f->sent;
+		rc = thmq_send(p, body, sizeof(body), NULL);
+		if (rc > 0) {
+			f->sent++;
+			tries = 0;
+		} else if (rc == -EAGAIN) {
+			tries++;
+			thmq_poll(w->env, SECOND / 100);
+		} else {
+			FAIL("send: %s", thmq_errname((int)rc));
+			break;
+		}
+		take_events(w->session, f);
+	}
+	/* the rest of the window: settled one way or the other, in bounded time */
+	rc = thmq_flush(p, 5 * SECOND);
+	CHECK(rc == -EIO || rc == 0);
+	take_events(w->session, f);
+	f->stored = f->sent - f->failed;
+}
+
+/* Counts the messages, which are in rising order by number, without a gap below @solid. */
+static uint64_t count_bodies(struct world *w, uint64_t solid)
+{
+	struct thmq_message m[32];
+	struct thmq_consumer *c;
+	uint64_t n = 0, number, last = 0;
+	int got, i;
+
+	MUST(thmq_consumer_open(w->session, "bodies", NULL, NULL, &c));
+	do {
+		got = thmq_fetch(c, m, 32);
+		MUST(got);
+		for (i = 0; i < got; i++, n++) {
+			memcpy(&number, m[i].data, sizeof(number));
+			CHECK(n == 0 || number > last);
+			CHECK(n >= solid || number == n);
+			last = number;
+		}
+		MUST(thmq_release(c, m, (uint32_t)got));
+	} while (got > 0 || thmq_session_wait(w->session, SECOND / 5) == 1);
+	MUST(thmq_consumer_close(c, SECOND));
+	return n;
+}
+
+static void full(void)
+{
+	struct thmq_producer *p;
+	struct fill f, again;
+	const char *fs;
+	char dir[512];
+	struct world w;
+	uint64_t n;
+
+	place_make(NULL);
+	fs = mount_here("fs", "size=24m");
+	snprintf(dir, sizeof(dir), "%s/data", fs);
+	world_up(&w, dir);
+	MUST(thmq_topic_create(w.session, "bodies", NULL));
+	MUST(thmq_producer_open(w.session, "bodies", NULL, &p));
+	fill_up(&w, p, 0, &f);
+	CHECK(f.failed > 0 && f.error == -ENOSPC);
+	CHECK(f.stored > 100); /* most of the room was used */
+	CHECK(thmq_errclass(f.error) == THMQ_CLASS_ENVIRONMENT);
+
+	/* reads go on, and so does the rest */
+	n = count_bodies(&w, f.stored);
+	CHECK(n == f.stored);
+
+	/* more room: the same producer goes on */
+	CHECK(mount(NULL, fs, NULL, MS_REMOUNT, "size=64m") == 0);
+	thmq_session_wait(w.session, 2 * SECOND);
+	{
+		static uint64_t body[1024];
+		unsigned tries;
+		int64_t rc = -1;
+
+		for (tries = 0; tries < 100; tries++) {
+			body[0] = f.sent + tries;
+			rc = thmq_send(p, body, sizeof(body), NULL);
+			if (rc > 0)
+				rc = thmq_flush(p, SECOND);
+			if (rc == 0)
+				break;
+			thmq_poll(w.env, SECOND / 20);
+		}
+		RETURNS(0, rc);
+	}
+	thmq_producer_close(p, SECOND);
+	memset(&again, 0, sizeof(again));
+	take_events(w.session, &again);
+	world_down(&w);
+
+	/* and nothing that was acknowledged is lost over a restart */
+	world_up(&w, dir);
+	CHECK(count_bodies(&w, f.stored) == n + 1);
+	world_down(&w);
+}
+
+static void without_direct_io(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+	const char *fs;
+	char dir[512], probe[512];
+	struct world w;
+	int fd, direct;
+
+	place_make(NULL);
+	fs = mount_here("fs", "size=64m");
+	snprintf(dir, sizeof(dir), "%s/data", fs);
+	snprintf(probe, sizeof(probe), "%s/probe", fs);
+	fd = open(probe, O_RDWR | O_CREAT | O_DIRECT, 0600);
+	direct = fd >= 0; /* newer kernels take the flag there */
+	if (fd >= 0)
+		close(fd);
+	numbers_dir(dir, 1000);
+	world_up(&w, dir);
+	MUST(thmq_broker_stats(w.broker, &st));
+	RETURNS(direct, st.direct_io);
+	CHECK(get_numbers(w.session) == 1000);
+	put_numbers(w.session, 1000, 1000);
+	world_down(&w);
+	expect_numbers(dir, 2000);
+}
+
+/* A file system that refuses the flag on all kernels so far. */
+static void without_direct_io_ramfs(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+	const char *fs;
+	char dir[512], probe[512];
+	struct world w;
+	int fd;
+
+	place_make(NULL);
+	fs = mount_here("fs", "size=64k");
+	if (mount("ramfs", fs, "ramfs", 0, NULL) != 0)
+		SKIP("ramfs cannot be mounted: %s", strerror(errno));
+	snprintf(dir, sizeof(dir), "%s/data", fs);
+	snprintf(probe, sizeof(probe), "%s/probe", fs);
+	fd = open(probe, O_RDWR | O_CREAT | O_DIRECT, 0600);
+	if (fd >= 0)
+		SKIP("ramfs takes O_DIRECT here");
+	world_up(&w, dir);
+	put_numbers(w.session, 0, 1000);
+	MUST(thmq_broker_stats(w.broker, &st));
+	RETURNS(0, st.direct_io);
+	world_down(&w);
+	expect_numbers(dir, 1000);
+}
+
+static const struct bad_case cases[] = {
+	{"read_only", read_only},
+	{"too_small_to_begin", too_small_to_begin},
+	{"full", full},
+	{"without_direct_io", without_direct_io},
+	{"without_direct_io_ramfs", without_direct_io_ramfs},
+};
+
+int main(int argc, char **argv)
+{
+	return run_cases(cases, CASE_COUNT(cases), argc, argv);
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bad_input_limits_test.c - an unprivileged user with hardly any locked memory, descriptors, address space or file
+ * size: slower or refused with a text, never wrong.
+ */
+#include <sys/resource.h>
+
+#include "bad_input.h"
+
+static void limit(int what, rlim_t value)
+{
+	struct rlimit r = {value, value};
+
+	if (setrlimit((__rlimit_resource_t)what, &r) != 0)
+		SKIP("setrlimit: %s", strerror(errno));
+}
+
+static void locked_64k_body(void)
+{
+	struct thmq_env_stats st = {.size = sizeof(st)};
+	struct world w;
+
+	limit(RLIMIT_MEMLOCK, 64 << 10);
+	world_up(&w, in_place("data"));
+	put_numbers(w.session, 0, 10000);
+	CHECK(get_numbers(w.session) == 10000);
+	MUST(thmq_env_stats(w.env, &st));
+	RETURNS(0, st.registered_memory); /* it says so */
+	world_down(&w);
+	expect_numbers(in_place("data"), 10000);
+}
+
+static void locked_64k(void)
+{
+	place_make(NULL);
+	as_nobody(locked_64k_body);
+}
+
+static void locked_none_body(void)
+{
+	struct world w;
+
+	limit(RLIMIT_MEMLOCK, 0);
+	world_up(&w, in_place("data"));
+	put_numbers(w.session, 0, 1000);
+	world_down(&w);
+	expect_numbers(in_place("data"), 1000);
+}
+
+static void locked_none(void)
+{
+	place_make(NULL);
+	as_nobody(locked_none_body);
+}
+
+static void library_threads_body(void)
+{
+	struct world w;
+
+	limit(RLIMIT_MEMLOCK, 64 << 10);
+	memset(&w, 0, sizeof(w));
+	MUST(thmq_env_open(&w.env, THMQ_ENV_OPTS(.core_count = 2, .pool_bytes = 256 << 20)));
+	MUST(broker_on(w.env, in_place("data"), 0, &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	put_numbers(w.session, 0, 1000);
+	CHECK(get_numbers(w.session) == 1000);
+	world_down(&w);
+}
+
+static void library_threads(void)
+{
+	place_make(NULL);
+	as_nobody(library_threads_body);
+}
+
+/* io_uring not wanted: the same, through plain system calls. */
+static void without_io_uring(void)
+{
+	struct thmq_env_stats st = {.size = sizeof(st)};
+	struct world w;
+
+	place_make(NULL);
+	memset(&w, 0, sizeof(w));
+	MUST(thmq_env_open(&w.env, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_URING)));
+	MUST(broker_on(w.env, in_place("data"), 0, &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	put_numbers(w.session, 0, 1000);
+	CHECK(get_numbers(w.session) == 1000);
+	MUST(thmq_env_stats(w.env, &st));
+	RETURNS(0, st.uring_cores);
+	world_down(&w);
+	expect_numbers(in_place("data"), 1000);
+}
+
+/* Too few descriptors for what is asked: refused, nothing leaks, and more of them is a cure. */
+static void few_descriptors(void)
+{
+	struct rlimit r = {.rlim_cur = 0};
+	unsigned low, fails = 0;
+	struct world w;
+
+	place_make(NULL);
+	numbers_dir(in_place("data"), 10);
+	getrlimit(RLIMIT_NOFILE, &r);
+	for (low = 4; low < 64; low++) {
+		struct rlimit few = {low, r.rlim_max};
+		int rc;
+
+		setrlimit(RLIMIT_NOFILE, &few);
+		memset(&w, 0, sizeof(w));
+		rc = thmq_env_open(&w.env, THMQ_ENV_OPTS(.pool_bytes = 128 << 20));
+		if (rc == 0)
+			rc = broker_on(w.env, in_place("data"), 0, &w.broker);
+		if (rc == 0)
+			rc = thmq_connect(w.env, "inproc://", NULL, &w.session);
+		if (rc < 0) {
+			CHECK(rc == -EMFILE || rc == -ENFILE || rc == -EAGAIN || rc == -ENOMEM);
+			CHECK(thmq_errmsg()[0]);
+			fails++;
+		}
+		if (rc == 0)
+			put_numbers(w.session, 10, 0);
+		if (w.env)
+			world_down(&w);
+		if (rc == 0)
+			break;
+	}
+	CHECK(fails > 0);
+	setrlimit(RLIMIT_NOFILE, &r);
+	expect_numbers(in_place("data"), 10);
+}
+
+/* A file size limit below a segment: as a full disk, told by an error and not by a signal that ends the host. */
+static void small_files(void)
+{
+	struct thmq_broker *b;
+	struct world w;
+	int rc;
+
+	place_make(NULL);
+	signal(SIGXFSZ, SIG_IGN);
+	limit(RLIMIT_FSIZE, 64 << 10);
+	env_up(&w);
+	rc = broker_on(w.env, in_place("data"), 0, &b);
+	CHECK(rc == -EFBIG || rc == -ENOSPC);
+	check_text(__FILE__, __LINE__, "open", in_place("data"));
+	world_down(&w);
+}
+
+/* A pool that is too small for a broker: refused, with the option's name. */
+static void small_pool(void)
+{
+	struct thmq_env *env = NULL;
+	struct thmq_broker *b = NULL;
+	int rc;
+
+	place_make(NULL);
+	rc = thmq_env_open(&env, THMQ_ENV_OPTS(.pool_bytes = 4096));
+	if (rc == 0) {
+		rc = broker_on(env, in_place("data"), 0, &b);
+		if (rc == 0)
+			RETURNS(0, thmq_broker_close(b, SECOND));
+		RETURNS(0, thmq_env_close(env, SECOND));
+	}
+	CHECK(rc == 0 || thmq_errmsg()[0]); /* rounded up, or refused; never a crash */
+}
+
+static const struct bad_case cases[] = {
+	{"locked_64k", locked_64k},
+	{"locked_none", locked_none},
+	{"library_threads", library_threads},
+	{"without_io_uring", without_io_uring},
+	{"few_descriptors", few_descriptors},
+	{"small_files", small_files},
+	{"small_pool", small_pool},
+};
+
+int main(int argc, char **argv)
+{
+	return run_cases(cases, CASE_COUNT(cases), argc, argv);
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bad_input_opts_test.c - option structs: flag bits that are not known, sizes of another library version, values out
+ * of bounds. The defaults (all zero) always work; what is refused changed nothing.
+ */
+#include "bad_input.h"
+
+static struct world w;
+static struct thmq_producer *producer;
+static struct thmq_consumer *consumer;
+
+/* One options struct and the call that takes it. */
+struct subject {
+	const char *name;
+	uint32_t size;
+	uint32_t known; /* flag bits */
+	int (*call)(const void *opts);
+	bool data; /* data plane: sets no text */
+};
+
+static int call_env(const void *opts)
+{
+	struct thmq_env *env;
+	int rc = thmq_env_open(&env, opts);
+
+	if (rc == 0)
+		rc = thmq_env_close(env, SECOND);
+	return rc;
+}
+
+static int call_broker(const void *opts)
+{
+	static unsigned n;
+	char name[32];
+	struct thmq_broker *b;
+	uint8_t copy[512];
+	struct thmq_broker_opts *o = (void *)copy;
+	uint32_t size = ((const struct thmq_broker_opts *)opts)->size;
+	int rc;
+
+	/* another name each time, so that no two stand in each other's way */
+	memset(copy, 0, sizeof(copy));
+	memcpy(copy, opts, size < sizeof(copy) ? size : sizeof(copy));
+	memcpy(copy, opts, 8);
+	snprintf(name, sizeof(name), "broker-%u", n++);
+	if (size >= sizeof(*o))
+		o->name = name;
+	rc = thmq_broker_open(w.env, o, &b);
+	if (rc == 0)
+		rc = thmq_broker_close(b, SECOND);
+	return rc;
+}
+
+static int call_session(const void *opts)
+{
+	struct thmq_session *s;
+	int rc = thmq_connect(w.env, "inproc://main", opts, &s);
+
+	if (rc == 0)
+		rc = thmq_session_close(s, SECOND);
+	return rc;
+}
+
+static int call_topic(const void *opts)
+{
+	int rc = thmq_topic_create(w.session, "made", opts);
+
+	if (rc == 0)
+		rc = thmq_topic_delete(w.session, "made");
+	return rc;
+}
+
+static int call_producer(const void *opts)
+{
+	struct thmq_producer *p;
+	int rc = thmq_producer_open(w.session, "numbers", opts, &p);
+
+	if (rc == 0)
+		rc = thmq_producer_close(p, SECOND);
+	return rc;
+}
+
+static int call_message(const void *opts)
+{
+	struct thmq_claim claim;
+	int rc = thmq_claim(producer, opts, 8, &claim);
+
+	if (rc == 0)
+		rc = thmq_abort(producer, &claim);
+	return rc;
+}
+
+static int call_consumer(const void *opts)
+{
+	struct thmq_consumer *c;
+	int rc = thmq_consumer_open(w.session, "numbers", NULL, opts, &c);
+
+	if (rc == 0)
+		rc = thmq_consumer_close(c, SECOND);
+	return rc;
+}
+
+static const struct subject subjects[] = {
+	{"env", sizeof(struct thmq_env_opts),
+	 THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING,
+	 call_env, false},
+	{"broker", sizeof(struct thmq_broker_opts), THMQ_BROKER_NO_CREATE, call_broker, false},
+	{"session", sizeof(struct thmq_session_opts), 0, call_session, false},
+	{"topic", sizeof(struct thmq_topic_opts), THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT,
+	 call_topic, false},
+	{"producer", sizeof(struct thmq_producer_opts), THMQ_PRODUCER_REPORT, call_producer, false},
+	{"message", sizeof(struct thmq_message_opts), THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME,
+	 call_message, true},
+	{"consumer", sizeof(struct thmq_consumer_opts), THMQ_CONSUMER_START_ALWAYS, call_consumer,
+	 false},
+};
+
+static void up(void)
+{
+	place_make(NULL);
+	env_up(&w);
+	/* it has a name, so that one without may come beside it */
+	MUST(thmq_broker_open(w.env,
+			      THMQ_BROKER_OPTS(.data_dir = in_place("data"), .name = "main",
+					       .segment_bytes = 1 << 20, .cache_bytes = 4 << 20,
+					       .batch_bytes = 64 << 10),
+			      &w.broker));
+	MUST(thmq_connect(w.env, "inproc://main", NULL, &w.session));
+	put_numbers(w.session, 0, 10);
+	MUST(thmq_producer_open(w.session, "numbers", NULL, &producer));
+	MUST(thmq_consumer_open(w.session, "numbers", NULL, NULL, &consumer));
+}
+
+static void down(void)
+{
+	MUST(thmq_producer_close(producer, SECOND));
+	MUST(thmq_consumer_close(consumer, SECOND));
+	world_down(&w);
+	expect_numbers(in_place("data"), 10);
+}
+
+static void expect(const struct subject *s, const char *what, int want, const void *opts)
+{
+	int rc = s->call(opts);
+
+	if (rc != want)
+		FAIL("%s, %s: %s, not %s; said: \"%s\"", s->name, what, thmq_errname(rc),
+		     thmq_errname(want), thmq_errmsg());
+	if (want && !s->data && !thmq_errmsg()[0])
+		FAIL("%s, %s: no text", s->name, what);
+}
+
+static void unknown_flags(void)
+{
+	uint32_t opts[256];
+	const struct subject *s;
+	unsigned bit;
+
+	up();
+	for (s = subjects; s < subjects + CASE_COUNT(subjects); s++) {
+		memset(opts, 0, sizeof(opts));
+		opts[0] = s->size;
+		expect(s, "all defaults", 0, opts);
+		for (bit = 0; bit < 32; bit++) {
+			opts[1] = 1u << bit;
+			if (!(s->known & opts[1]))
+				expect(s, "an unknown flag", -EINVAL, opts);
+		}
+	}
+	down();
+}
+
+static void sizes(void)
+{
+	uint32_t opts[256];
+	const struct subject *s;
+	uint32_t size;
+
+	up();
+	for (s = subjects; s < subjects + CASE_COUNT(subjects); s++) {
+		memset(opts, 0, sizeof(opts));
+		for (size = 0; size < 8; size++) {
+			opts[0] = size;
+			expect(s, "a size below 8", -EINVAL, opts);
+		}
+		for (size = 8; size <= s->size + 64; size += 8) {
+			opts[0] = size; /* shorter: of an older program; longer: of a newer one */
+			expect(s, "another size, all zero", 0, opts);
+		}
+		opts[0] = s->size + 64;
+		((uint8_t *)opts)[s->size] = 1;
+		expect(s, "something behind what is known", -E2BIG, opts);
+		((uint8_t *)opts)[s->size] = 0;
+		((uint8_t *)opts)[s->size + 63] = 0x80;
+		expect(s, "something at the very end", -E2BIG, opts);
+		opts[0] = s->size;
+		expect(s, "beyond its own size nobody looks", 0, opts);
+	}
+	down();
+}
+
+static void stats_sizes(void)
+{
+	struct {
+		struct thmq_env_stats stats;
+		uint8_t behind[64];
+	} env;
+	struct {
+		struct thmq_broker_stats stats;
+		uint8_t behind[64];
+	} broker;
+	size_t i;
+
+	up();
+	memset(&env, 0, sizeof(env));
+	SAYS(-EINVAL, NULL, thmq_env_stats(w.env, &env.stats));
+	env.stats.size = 12; /* an older program: no byte behind is touched */
+	memset((uint8_t *)&env + 12, 0xee, sizeof(env) - 12);
+	RETURNS(0, thmq_env_stats(w.env, &env.stats));
+	CHECK(env.stats.core_count == 1);
+	for (i = 12; i < sizeof(env); i++)
+		CHECK(((uint8_t *)&env)[i] == 0xee);
+	env.stats.size = sizeof(env);
+	RETURNS(0, thmq_env_stats(w.env, &env.stats));
+	CHECK(env.stats.pool_bytes > 0 && env.stats.pool_bytes < 1ull << 40);
+
+	memset(&broker, 0, sizeof(broker));
+	SAYS(-EINVAL, NULL, thmq_broker_stats(w.broker, &broker.stats));
+	broker.stats.size = 8;
+	memset((uint8_t *)&broker + 8, 0xee, sizeof(broker) - 8);
+	RETURNS(0, thmq_broker_stats(w.broker, &broker.stats));
+	CHECK(broker.stats.shard_count == 1);
+	for (i = 8; i < sizeof(broker); i++)
+		CHECK(((uint8_t *)&broker)[i] == 0xee);
+	broker.stats.size = sizeof(broker);
+	RETURNS(0, thmq_broker_stats(w.broker, &broker.stats));
+	CHECK(broker.stats.messages_in == 10);
+	down();
+}
+
+static void env_bounds(void)
+{
+	struct thmq_env *env = NULL;
+
+	SAYS(-EINVAL, NULL,
+	     thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = THMQ_CORE_COUNT_MAX + 1)));
+	SAYS(-EINVAL, NULL,
+	     thmq_env_open(&env, THMQ_ENV_OPTS(.caller_cores = THMQ_CORE_COUNT_MAX + 1)));
+	SAYS(-EINVAL, NULL, thmq_env_open(&env, THMQ_ENV_OPTS(.policy = 99)));
+	CHECK(!env);
+}
+
+static int broker_with(const struct thmq_broker_opts *opts)
+{
+	struct thmq_broker *b;
+	int rc = thmq_broker_open(w.env, opts, &b);
+
+	if (rc == 0)
+		thmq_broker_close(b, SECOND);
+	return rc;
+}
+
+static void broker_bounds(void)
+{
+	const char *dir;
+
+	up();
+	dir = in_place("bounds");
+#define BAD(...)                                                                                   \
+	SAYS(-EINVAL, NULL,                                                                        \
+	     broker_with(THMQ_BROKER_OPTS(.data_dir = dir, .name = "bounds", __VA_ARGS__)))
+	BAD(.shard_count = THMQ_SHARD_COUNT_MAX + 1);
+	BAD(.segment_bytes = 1);
+	BAD(.segment_bytes = (1 << 20) + 4096);
+	BAD(.segment_bytes = 512 << 10);
+	BAD(.segment_bytes = 2ull << 30);
+	BAD(.batch_bytes = 4095);
+	BAD(.batch_bytes = 4097);
+	BAD(.batch_bytes = 8 << 20);
+	CHECK(access(dir, F_OK) != 0); /* nothing was made */
+	SAYS(-EINVAL, NULL, broker_with(THMQ_BROKER_OPTS(.name = "a/b")));
+	SAYS(-EINVAL, NULL, broker_with(THMQ_BROKER_OPTS(.name = "")));
+	down();
+}
+
+static void other_bounds(void)
+{
+	struct thmq_producer *p = NULL;
+	struct thmq_consumer *c = NULL;
+
+	up();
+	SAYS(-EINVAL, NULL, thmq_topic_create(w.session, "t", THMQ_TOPIC_OPTS(.visible_at = 99)));
+	SAYS(-EINVAL, NULL,
+	     thmq_producer_open(w.session, "numbers", THMQ_PRODUCER_OPTS(.durability = 99), &p));
+	SAYS(-EINVAL, NULL,
+	     thmq_consumer_open(w.session, "numbers", NULL, THMQ_CONSUMER_OPTS(.start = 99), &c));
+	SAYS(-EINVAL, NULL,
+	     thmq_consumer_open(w.session, "numbers", NULL,
+				THMQ_CONSUMER_OPTS(.start = THMQ_START_OFFSET), &c));
+	CHECK(!p && !c);
+	/* rungs that need copies mean `durable` where there is one */
+	MUST(thmq_producer_open(w.session, "numbers",
+				THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_ALL), &p));
+	MUST(thmq_producer_close(p, SECOND));
+	down();
+}
+
+/* The _init calls give what the macros give. */
+static void init_calls(void)
+{
+	uint32_t opts[64];
+	unsigned i;
+
+#define INIT(call, type)                                                                           \
+	do {                                                                                       \
+		memset(opts, 0xee, sizeof(opts));                                                  \
+		call((void *)opts);                                                                \
+		RETURNS(sizeof(type), opts[0]);                                                    \
+		for (i = 1; i < sizeof(type) / 4; i++)                                             \
+			RETURNS(0, opts[i]);                                                       \
+		RETURNS(0xeeeeeeeeu, opts[sizeof(type) / 4]);                                      \
+		call(NULL);                                                                        \
+	} while (0)
+	INIT(thmq_env_opts_init, struct thmq_env_opts);
+	INIT(thmq_broker_opts_init, struct thmq_broker_opts);
+	INIT(thmq_session_opts_init, struct thmq_session_opts);
+	INIT(thmq_topic_opts_init, struct thmq_topic_opts);
+	INIT(thmq_producer_opts_init, struct thmq_producer_opts);
+	INIT(thmq_message_opts_init, struct thmq_message_opts);
+	INIT(thmq_consumer_opts_init, struct thmq_consumer_opts);
+}
+
+static const struct bad_case cases[] = {
+	{"unknown_flags", unknown_flags}, {"sizes", sizes},
+	{"stats_sizes", stats_sizes},	  {"env_bounds", env_bounds},
+	{"broker_bounds", broker_bounds}, {"other_bounds", other_bounds},
+	{"init_calls", init_calls},
+};
+
+int main(int argc, char **argv)
+{
+	return run_cases(cases, CASE_COUNT(cases), argc, argv);
+}
