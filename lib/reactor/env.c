@@ -226,6 +226,9 @@ int thmqi_core_detach(struct thmq_env *env)
 		return -EPERM;
 	if (core->in_poll)
 		return -EDEADLK;
+	if (core->ring)
+		thmqi_ring_detach(core->ring);
+	thmqi_loop_forget_fd(loop_of(core)); /* the next owner's ring has another descriptor */
 	atomic_store(&core->owner, 0);
 	return 0;
 }

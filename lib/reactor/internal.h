@@ -61,6 +61,7 @@ static inline struct loop *loop_of(struct thmq_core *core)
 
 int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop);
 uint32_t thmqi_loop_close(struct loop *l); /* blocks leaked */
+void thmqi_loop_forget_fd(struct loop *l); /* what a host's loop waits on is made anew on demand */
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);
 bool thmqi_inbox_empty(const struct loop *l);

@@ -298,6 +298,16 @@ int thmqi_core_arm(struct thmq_core *core)
 	return 0;
 }
 
+void thmqi_loop_forget_fd(struct loop *l)
+{
+	if (l->epoll_fd >= 0) {
+		close(l->epoll_fd);
+		close(l->timer_fd);
+	}
+	l->epoll_fd = l->timer_fd = -1;
+	l->host_armed = false;
+}
+
 /* ------------------------------------------------------------------ pollers */
 
 void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p)
@@ -351,7 +361,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 		free(l);
 		return rc;
 	}
-	if (uring && thmqi_ring_open(RING_DEPTH, !env->caller_driven, &l->core.ring) == 0)
+	if (uring && thmqi_ring_open(RING_DEPTH, &l->core.ring) == 0)
 		thmqi_pool_subscribe(l->core.pool, thmqi_ring_registrar(l->core.ring));
 	read_clock(l);
 	*ret_loop = l;
@@ -368,10 +378,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 		thmqi_ring_close(l->core.ring);
 	}
 	leaked = thmqi_pool_close(l->core.pool);
-	if (l->epoll_fd >= 0) {
-		close(l->epoll_fd);
-		close(l->timer_fd);
-	}
+	thmqi_loop_forget_fd(l);
 	close(l->wake_fd);
 	free(l->heap);
 	free(l);

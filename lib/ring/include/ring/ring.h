@@ -27,8 +27,7 @@ struct thmqi_ring_op {
 #define THMQI_RING_BUFFERS 1024u /* slabs that the ring knows by index: those above stay unregistered */
 
 /* Why a ring could not be opened is told by the error: -ENOSYS, -EPERM, -EACCES mean "refused here". */
-/* @single_issuer: one thread only will ever drive it (a core of the library), which allows the cheapest completions. */
-int thmqi_ring_open(uint32_t depth, bool single_issuer, struct thmqi_ring **ret_ring);
+int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring);
 /* Any thread, once nobody drives it. What is in flight is abandoned to the kernel: wait for it before. */
 void thmqi_ring_close(struct thmqi_ring *r);
 /* The calling thread drives the ring from now on. 0; -EBUSY another thread has operations in flight. */

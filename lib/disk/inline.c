@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * inline.c - the queue half where there is neither io_uring nor leave for threads: an operation blocks its core when it
+ * is submitted, and completes by callback in the next iteration.
+ */
+#include "internal.h"
+
+struct thmqi_disk_queue {
+	struct thmq_core *core;
+	struct thmqi_poller poller;
+	struct thmqi_disk_op *first, **last;
+	uint32_t inflight, depth;
+};
+
+static int deliver(struct thmqi_poller *poller, uint32_t budget)
+{
+	struct thmqi_disk_queue *q = thmqi_container(poller, struct thmqi_disk_queue, poller);
+	struct thmqi_disk_op *op;
+	uint32_t done = 0;
+
+	while (done < budget && (op = q->first)) {
+		q->first = op->next;
+		if (!q->first)
+			q->last = &q->first;
+		q->inflight--;
+		done++;
+		op->done(op, op->result);
+	}
+	return (int)done;
+}
+
+static bool arm(struct thmqi_poller *poller)
+{
+	return thmqi_container(poller, struct thmqi_disk_queue, poller)->first != NULL;
+}
+
+static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth, struct thmqi_disk_queue **ret_queue)
+{
+	struct thmqi_disk_queue *q = calloc(1, sizeof(*q));
+
+	(void)ctx;
+	if (!q)
+		return -ENOMEM;
+	q->core = core;
+	q->depth = depth;
+	q->last = &q->first;
+	q->poller.poll = deliver;
+	q->poller.arm = arm;
+	thmqi_core_add_poller(core, &q->poller);
+	*ret_queue = q;
+	return 0;
+}
+
+static void queue_close(struct thmqi_disk_queue *q)
+{
+	deliver(&q->poller, UINT32_MAX);
+	thmqi_core_remove_poller(q->core, &q->poller);
+	free(q);
+}
+
+static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
+{
+	if (q->inflight >= q->depth)
+		return -EAGAIN;
+	op->queue = q;
+	op->next = NULL;
+	op->result = thmqi_posix_run(op);
+	*q->last = op;
+	q->last = &op->next;
+	q->inflight++;
+	thmqi_disk_count(q->core, op);
+	return 0;
+}
+
+static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
+{
+	return q->inflight;
+}
+
+const struct thmqi_disk_table thmqi_disk_inline = {
+	THMQI_POSIX_CALLING_HALF, .queue_open = queue_open, .queue_close = queue_close,
+	.queue_submit = queue_submit, .queue_inflight = queue_inflight};

@@ -1,0 +1,128 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The documents against the headers: every public function has a man page with its very prototype, no document names a
+# function or constant that does not exist, pages are well-formed and installed, and README shows examples/hello.c.
+# Usage: docs.sh [source directory]. Exit: 0, or 1 with what is wrong.
+set -u
+LC_ALL=C
+export LC_ALL
+cd "${1:-$(dirname "$0")/../..}" || exit 1
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+bad=0
+
+wrong()
+{
+	echo "$*" >&2
+	bad=1
+}
+
+# Text on one line each, comments and preprocessor lines gone, blanks made one.
+flat()
+{
+	sed '/^[[:space:]]*#/d' "$@" | tr '\n\t' '  ' |
+		sed 's|/\*[^*]*\*\**\([^/*][^*]*\*\**\)*/| |g; s/  */ /g'
+}
+
+# "name|prototype" of every public function
+flat include/thundermq/*.h | tr ';' '\n' | sed -n 's/.*THMQ_API //p' |
+	sed 's/ *$//; s/\* /*/g; s/ *( */(/g' |
+	sed -n 's/^\([^(]*[ *]\)\(thmq_[a-z0-9_]*\)(\(.*\))$/\2|\1\2(\3)/p' | sort > "$tmp/protos"
+cut -d'|' -f1 "$tmp/protos" > "$tmp/functions"
+[ "$(wc -l < "$tmp/functions")" -gt 40 ] || wrong "the headers were not understood"
+
+# ------------------------------------------------------------------ man pages
+while read -r f; do
+	[ -f "doc/man/man3/$f.3" ] || wrong "no man page: doc/man/man3/$f.3"
+done < "$tmp/functions"
+
+for page in doc/man/man[137]/*; do
+	file=$(basename "$page")
+	grep -q "'$file'" doc/meson.build || wrong "doc/meson.build does not install $file"
+	target=$(sed -n 's/^\.so //p' "$page")
+	if [ -n "$target" ]; then
+		[ -f "doc/man/$target" ] || wrong "$page refers to $target, which is not there"
+		name=${file%.*}
+		sed -n '/^\.SH NAME/,/^\.SH LIBRARY/p' "doc/man/$target" |
+			grep -qw "$name" || wrong "doc/man/$target does not name $name"
+		continue
+	fi
+	case $page in
+	*/man3/*)
+		for name in $(sed -n '/^\.SH NAME/{n;p;}' "$page" | sed 's/ \\-.*//; s/,//g'); do
+			grep -qx "$name" "$tmp/functions" || wrong "$page: $name does not exist"
+			# the SYNOPSIS says what the header says
+			sed -n '/^\.SH SYNOPSIS/,/^\.SH DESCRIPTION/p' "$page" | sed '/^\./d' |
+				tr '\n' ' ' | sed 's/\\f.//g; s/  */ /g; s/\* /*/g' | tr ';' '\n' |
+				sed 's/^ *//' > "$tmp/synopsis"
+			proto=$(sed -n "s/^$name|//p" "$tmp/protos")
+			grep -qxF -- "$proto" "$tmp/synopsis" ||
+				wrong "$page: SYNOPSIS of $name is not \"$proto\""
+		done
+		for section in 'RETURN VALUE' 'THREADS' 'SEE ALSO'; do
+			grep -q "^\.SH $section" "$page" || wrong "$page: no section $section"
+		done
+		;;
+	esac
+	# what it refers to is there: ".BR name (3)" and "\fBname\fP(3)"
+	{
+		sed -n 's/^\.BR \([A-Za-z_0-9]*\) (\([137]\)).*/\1.\2/p' "$page"
+		grep -o '\\fBthmq[a-z_0-9]*\\fP([137])' "$page" |
+			sed 's/\\fB\(.*\)\\fP(\(.\))/\1.\2/'
+	} | sort -u | while read -r ref; do
+		case $ref in
+		thmq* | thundermq*)
+			[ -f "doc/man/man${ref##*.}/$ref" ] || echo "$page refers to $ref"
+			;;
+		esac
+	done > "$tmp/refs"
+	[ ! -s "$tmp/refs" ] || wrong "$(cat "$tmp/refs")"
+done
+
+if command -v groff > /dev/null; then
+	for page in doc/man/man[137]/*; do
+		groff -man -Tutf8 -ww -z "$page" > "$tmp/groff" 2>&1
+		[ ! -s "$tmp/groff" ] || wrong "$(cat "$tmp/groff")"
+	done
+else
+	echo "groff is not here: the form of the pages is not checked"
+fi
+
+# ------------------------------------------ names in all documents exist
+cat include/thundermq/*.h > "$tmp/headers"
+for doc in README.md doc/*.md doc/man/man[137]/*; do
+	grep -q '^\.so ' "$doc" && continue
+	# functions are written with "(" behind them; \fB..\fP of man pages go first
+	for name in $(sed 's/\\f[BIPR]//g' "$doc" |
+		grep -oE '\bthmq_[a-z0-9_]+(\(|` *\()' | sed 's/[`( ]//g' | sort -u); do
+		grep -qx "$name" "$tmp/functions" || wrong "$doc: $name() does not exist"
+	done
+	for name in $(grep -oE '\bTHMQ_[A-Z0-9_]+\b' "$doc" | sort -u); do
+		case $name in
+		*_ | THMQ_TEST_*) continue ;;
+		esac
+		grep -qw "$name" "$tmp/headers" || wrong "$doc: $name does not exist"
+	done
+done
+
+# links between the documents lead somewhere
+for doc in README.md doc/*.md; do
+	for link in $(grep -oE '\]\([^)#: ]+' "$doc" | sed 's/](//' | sort -u); do
+		[ -e "$(dirname "$doc")/$link" ] || wrong "$doc: the link to $link leads nowhere"
+	done
+done
+
+# every error number has its cure
+for name in $(grep -oE 'THMQ_E[A-Z]+ = ' include/thundermq/thundermq.h | cut -d' ' -f1); do
+	grep -q "$name" doc/errors.md || wrong "doc/errors.md says nothing of $name"
+done
+
+# ---------------------------------------------- the program that README shows
+awk '/^```c/ && !done { on = 1; next } /^```/ { if (on) done = 1; on = 0 } on' README.md > "$tmp/hello.c"
+if [ -f examples/hello.c ]; then
+	diff -u examples/hello.c "$tmp/hello.c" || wrong "README.md does not show examples/hello.c"
+else
+	wrong "examples/hello.c is not there"
+fi
+[ $bad = 0 ] && echo "documents agree with the headers: $(wc -l < "$tmp/functions") functions"
+exit $bad
