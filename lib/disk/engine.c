@@ -14,7 +14,8 @@ const struct thmqi_disk_table *thmqi_disk_of(struct thmq_core *core, void **ret_
 		core->disk_engine = 1;
 		return &thmqi_disk_uring;
 	}
-	if (!thmqi_env_is_caller_driven(core->env) || (thmqi_env_flags(core->env) & THMQ_ENV_ALLOW_THREADS)) {
+	if (!thmqi_env_is_caller_driven(core->env) ||
+	    (thmqi_env_flags(core->env) & THMQ_ENV_ALLOW_THREADS)) {
 		core->disk_engine = 2;
 		return &thmqi_disk_threads;
 	}

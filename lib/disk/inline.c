@@ -34,7 +34,8 @@ static bool arm(struct thmqi_poller *poller)
 	return thmqi_container(poller, struct thmqi_disk_queue, poller)->first != NULL;
 }
 
-static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth, struct thmqi_disk_queue **ret_queue)
+static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
+		      struct thmqi_disk_queue **ret_queue)
 {
 	struct thmqi_disk_queue *q = calloc(1, sizeof(*q));
 
@@ -68,7 +69,7 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	*q->last = op;
 	q->last = &op->next;
 	q->inflight++;
-	thmqi_disk_count(q->core, op);
+	disk_count(q->core, op);
 	return 0;
 }
 

@@ -91,7 +91,8 @@ int thmqi_posix_dir_sync(struct thmqi_disk_dir *dir)
 	return fsync(dir->fd) == 0 ? 0 : -errno;
 }
 
-int thmqi_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, const char *name), void *arg)
+int thmqi_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, const char *name),
+			 void *arg)
 {
 	int fd = openat(dir->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
 	struct dirent *e;
@@ -183,7 +184,8 @@ bool thmqi_posix_file_direct(struct thmqi_disk_file *file)
 	return file->direct;
 }
 
-int64_t thmqi_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t len, uint64_t offset)
+int64_t thmqi_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t len,
+			      uint64_t offset)
 {
 	uint32_t done = 0;
 	ssize_t n;
@@ -201,8 +203,8 @@ int64_t thmqi_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t
 	return done;
 }
 
-int thmqi_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len, uint64_t offset,
-			   bool dsync)
+int thmqi_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len,
+			   uint64_t offset, bool dsync)
 {
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
 	ssize_t n;
@@ -271,25 +273,6 @@ int64_t thmqi_posix_run(struct thmqi_disk_op *op)
 		return 0;
 	default:
 		return -EINVAL;
-	}
-}
-
-void thmqi_disk_count(struct thmq_core *core, const struct thmqi_disk_op *op)
-{
-	switch (op->opcode) {
-	case THMQI_DISK_READ:
-		__atomic_store_n(&core->reads, core->reads + 1, __ATOMIC_RELAXED);
-		__atomic_store_n(&core->read_bytes, core->read_bytes + op->len, __ATOMIC_RELAXED);
-		break;
-	case THMQI_DISK_WRITE:
-		__atomic_store_n(&core->writes, core->writes + 1, __ATOMIC_RELAXED);
-		__atomic_store_n(&core->write_bytes, core->write_bytes + op->len, __ATOMIC_RELAXED);
-		break;
-	case THMQI_DISK_FLUSH:
-		__atomic_store_n(&core->flushes, core->flushes + 1, __ATOMIC_RELAXED);
-		break;
-	default:
-		break;
 	}
 }
 

@@ -46,8 +46,8 @@ static void *help(void *arg)
 		head = atomic_load_explicit(&q->finished, memory_order_relaxed);
 		do {
 			op->next = head;
-		} while (!atomic_compare_exchange_weak_explicit(&q->finished, &head, op, memory_order_release,
-								memory_order_relaxed));
+		} while (!atomic_compare_exchange_weak_explicit(
+			&q->finished, &head, op, memory_order_release, memory_order_relaxed));
 		thmqi_core_kick(q->core);
 	}
 }
@@ -91,7 +91,8 @@ static void stop_helpers(struct thmqi_disk_queue *q)
 	pthread_mutex_destroy(&q->lock);
 }
 
-static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth, struct thmqi_disk_queue **ret_queue)
+static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
+		      struct thmqi_disk_queue **ret_queue)
 {
 	struct thmqi_disk_queue *q = calloc(1, sizeof(*q));
 	sigset_t all, old;
@@ -142,7 +143,7 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	op->queue = q;
 	op->next = NULL;
 	q->inflight++;
-	thmqi_disk_count(q->core, op);
+	disk_count(q->core, op);
 	pthread_mutex_lock(&q->lock);
 	*q->last = op;
 	q->last = &op->next;

@@ -37,8 +37,9 @@ static int transfer(struct thmqi_disk_queue *q, struct thmqi_disk_op *op, uint32
 	if (op->opcode == THMQI_DISK_READ)
 		return thmqi_ring_read(q->core->ring, f->fd, slot, op->buf, data, op->len - done,
 				       op->offset + done, &op->ring_op);
-	return thmqi_ring_write(q->core->ring, f->fd, slot, op->buf, data, op->len - done, op->offset + done,
-				op->flags & THMQI_DISK_DSYNC ? RWF_DSYNC : 0, &op->ring_op);
+	return thmqi_ring_write(q->core->ring, f->fd, slot, op->buf, data, op->len - done,
+				op->offset + done, op->flags & THMQI_DISK_DSYNC ? RWF_DSYNC : 0,
+				&op->ring_op);
 }
 
 static void complete(struct thmqi_disk_op *op, int64_t result)
@@ -117,7 +118,8 @@ static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags)
 	}
 }
 
-static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth, struct thmqi_disk_queue **ret_queue)
+static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
+		      struct thmqi_disk_queue **ret_queue)
 {
 	struct thmqi_disk_queue *q = calloc(1, sizeof(*q));
 
@@ -157,15 +159,17 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 		break;
 	case THMQI_DISK_FLUSH:
 		register_file(ring, op->file);
-		rc = thmqi_ring_fsync(ring, op->file->fd, op->file->ring == ring ? op->file->slot : -1, true,
+		rc = thmqi_ring_fsync(ring, op->file->fd,
+				      op->file->ring == ring ? op->file->slot : -1, true,
 				      &op->ring_op);
 		break;
 	case THMQI_DISK_CREATE:
-		rc = thmqi_ring_openat(ring, op->dir->fd, op->name, O_RDWR | O_CREAT | O_CLOEXEC | O_DIRECT,
-				       0666, &op->ring_op);
+		rc = thmqi_ring_openat(ring, op->dir->fd, op->name,
+				       O_RDWR | O_CREAT | O_CLOEXEC | O_DIRECT, 0666, &op->ring_op);
 		break;
 	case THMQI_DISK_ALLOCATE:
-		rc = thmqi_ring_fallocate(ring, op->file->fd, 0, 0, op->offset + op->len, &op->ring_op);
+		rc = thmqi_ring_fallocate(ring, op->file->fd, 0, 0, op->offset + op->len,
+					  &op->ring_op);
 		break;
 	case THMQI_DISK_RENAME:
 		rc = thmqi_ring_renameat(ring, op->dir->fd, op->name, op->name2, &op->ring_op);
@@ -188,7 +192,7 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	if (rc)
 		return rc;
 	q->inflight++;
-	thmqi_disk_count(q->core, op);
+	disk_count(q->core, op);
 	return 0;
 }
 

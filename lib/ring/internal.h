@@ -34,12 +34,12 @@ struct thmqi_ring {
 	struct io_uring ring;
 	uint32_t depth;
 	uint32_t setup_flags;
-	bool attached;      /* a thread drives it */
-	bool enabled;       /* its kernel side has taken that thread as issuer, if it cares */
-	bool has_files;     /* the sparse tables exist */
+	bool attached;  /* a thread drives it */
+	bool enabled;   /* its kernel side has taken that thread as issuer, if it cares */
+	bool has_files; /* the sparse tables exist */
 	bool has_buffers;
 	bool buffers_refused; /* the limit of locked memory is reached */
-	int32_t issuer;     /* thread id that enabled it; 0: none */
+	int32_t issuer;       /* thread id that enabled it; 0: none */
 	uint32_t inflight;
 	struct thmqi_registrar registrar;
 	struct thmqi_ring_stats stats;

@@ -84,8 +84,8 @@ int thmqi_ring_fallocate(struct thmqi_ring *r, int fd, int mode, uint64_t offset
 	if (!sqe)
 		return -EAGAIN;
 	/* filled by hand: liburing 2.3's helper takes off_t, and the length travels in addr */
-	io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, (const void *)(uintptr_t)len,
-			 (unsigned)mode, offset);
+	io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, (const void *)(uintptr_t)len, (unsigned)mode,
+			 offset);
 	return queued(r, sqe, op);
 }
 

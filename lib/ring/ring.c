@@ -102,7 +102,8 @@ void thmqi_ring_close(struct thmqi_ring *r)
 /* Prepared but not submitted, oldest first. */
 static struct io_uring_sqe *unsubmitted(struct io_uring *ring, uint32_t i)
 {
-	return &ring->sq.sqes[(ring->sq.sqe_tail - io_uring_sq_ready(ring) + i) & ring->sq.ring_mask];
+	return &ring->sq.sqes[(ring->sq.sqe_tail - io_uring_sq_ready(ring) + i) &
+			      ring->sq.ring_mask];
 }
 
 static bool in_kernel(struct thmqi_ring *r)

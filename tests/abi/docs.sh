@@ -53,7 +53,7 @@ for page in doc/man/man[137]/*; do
 			grep -qx "$name" "$tmp/functions" || wrong "$page: $name does not exist"
 			# the SYNOPSIS says what the header says
 			sed -n '/^\.SH SYNOPSIS/,/^\.SH DESCRIPTION/p' "$page" | sed '/^\./d' |
-				tr '\n' ' ' | sed 's/\\f.//g; s/  */ /g; s/\* /*/g' | tr ';' '\n' |
+				tr '\n' ' ' | sed 's/\\f.//g; s/  */ /g; s/\* /*/g; s/ *( */(/g' | tr ';' '\n' |
 				sed 's/^ *//' > "$tmp/synopsis"
 			proto=$(sed -n "s/^$name|//p" "$tmp/protos")
 			grep -qxF -- "$proto" "$tmp/synopsis" ||
@@ -81,7 +81,7 @@ done
 
 if command -v groff > /dev/null; then
 	for page in doc/man/man[137]/*; do
-		groff -man -Tutf8 -ww -z "$page" > "$tmp/groff" 2>&1
+		(cd doc/man && groff -man -Tutf8 -ww -z "${page#doc/man/}") > "$tmp/groff" 2>&1
 		[ ! -s "$tmp/groff" ] || wrong "$(cat "$tmp/groff")"
 	done
 else

@@ -5,6 +5,7 @@
  */
 
 #include "bad_input.h"
+#include "base/base.h"
 
 static void refused(const char *dir, uint32_t flags, int error)
 {
@@ -369,6 +370,101 @@ static void half_created(void)
 	expect_numbers(in_place("data"), 10);
 }
 
+/* ------------------------------------------------------------ newer format */
+
+/* Offsets as in doc/format.md, under "vote" and "batch header". */
+#define VOTE_VERSION 4
+#define VOTE_CRC 84
+#define BATCH_VERSION 4
+#define BATCH_CRC 92
+
+/* Raise the version in the checked struct at @at of @file, with a right checksum. */
+static void raise_version(const char *file, off_t at, unsigned version_at, unsigned version_len,
+			  unsigned crc_at)
+{
+	uint8_t head[128];
+	uint32_t crc;
+	int fd = open(in_place(file), O_RDWR);
+
+	if (fd < 0 || pread(fd, head, sizeof(head), at) != (ssize_t)sizeof(head)) {
+		FAIL("%s: %s", file, strerror(errno));
+		exit(1);
+	}
+	memcpy(&crc, head + crc_at, 4);
+	if (crc == thmqi_crc32c(0, head, crc_at)) { /* else: a block not in use */
+		CHECK(version_len <= 4 && head[version_at] < 0xff);
+		head[version_at]++;
+		crc = thmqi_crc32c(0, head, crc_at);
+		memcpy(head + crc_at, &crc, 4);
+		CHECK(pwrite(fd, head, sizeof(head), at) == (ssize_t)sizeof(head));
+	}
+	close(fd);
+}
+
+static void copy_tree(const char *from, const char *to)
+{
+	char command[1200];
+
+	snprintf(command, sizeof(command), "cp -a '%s' '%s'", from, to);
+	if (system(command) != 0)
+		exit(1);
+}
+
+static void same_tree(const char *a, const char *b)
+{
+	char command[1200];
+
+	snprintf(command, sizeof(command), "diff -r -x lock '%s' '%s'", a, b);
+	CHECK(system(command) == 0);
+}
+
+static void newer_vote(void)
+{
+	static const char *const logs[] = {"data/meta/vote", "data/shard-000/vote"};
+	struct world w;
+	size_t i;
+
+	place_make(NULL);
+	numbers_dir(in_place("data"), 10);
+	copy_tree(in_place("data"), in_place("old"));
+	for (i = 0; i < 2; i++) {
+		raise_version(logs[i], 0, VOTE_VERSION, 4, VOTE_CRC);
+		raise_version(logs[i], 4096, VOTE_VERSION, 4, VOTE_CRC);
+		copy_tree(in_place("data"), in_place("newer"));
+		env_up(&w);
+		SAYS(-THMQ_EVERSION, in_place("data"),
+		     broker_on(w.env, in_place("data"), 0, &w.broker));
+		w.broker = NULL;
+		world_down(&w);
+		if (i == 0) /* a refused meta leaves everything alone */
+			same_tree(in_place("data"), in_place("newer"));
+		remove_tree(in_place("newer"));
+		remove_tree(in_place("data"));
+		copy_tree(in_place("old"), in_place("data"));
+	}
+	expect_numbers(in_place("data"), 10);
+}
+
+static void newer_batch(void)
+{
+	struct world w;
+	int rc;
+
+	place_make(NULL);
+	numbers_dir(in_place("data"), 10);
+	copy_tree(in_place("data"), in_place("old"));
+	raise_version("data/shard-000/00000000000000000000.log", 0, BATCH_VERSION, 2, BATCH_CRC);
+	env_up(&w);
+	rc = broker_on(w.env, in_place("data"), 0, &w.broker);
+	CHECK(rc == -THMQ_EVERSION || rc == -THMQ_ECORRUPT); /* but never cut away */
+	check_text(__FILE__, __LINE__, "open", in_place("data"));
+	w.broker = NULL;
+	world_down(&w);
+	remove_tree(in_place("data"));
+	copy_tree(in_place("old"), in_place("data"));
+	expect_numbers(in_place("data"), 10);
+}
+
 /* ------------------------------------------------------------------ damage */
 
 /* Overwrite @len bytes of @file at @at with a pattern; *@old gets what was there. */
@@ -459,6 +555,8 @@ static const struct bad_case cases[] = {
 	{"segment_missing", segment_missing},
 	{"killed_during_creation", killed_during_creation},
 	{"half_created", half_created},
+	{"newer_vote", newer_vote},
+	{"newer_batch", newer_batch},
 	{"damaged_first_batch", damaged_first_batch},
 	{"damaged_votes", damaged_votes},
 };

@@ -118,18 +118,49 @@ static uint64_t count_bodies(struct world *w, uint64_t solid)
 	return n;
 }
 
-static void full(void)
+/* Something else on the same file system, which gives its room up later. */
+static void ballast(const char *path)
+{
+	static uint8_t block[1 << 20];
+	unsigned i;
+	int fd = open(path, O_WRONLY | O_CREAT, 0600);
+
+	for (i = 0; i < 20; i++)
+		CHECK(write(fd, block, sizeof(block)) == (ssize_t)sizeof(block));
+	CHECK(fsync(fd) == 0);
+	close(fd);
+}
+
+static void publish_until_taken(struct world *w, struct thmq_producer *p, uint64_t number)
+{
+	static uint64_t body[1024];
+	unsigned tries;
+	int64_t rc = -1;
+
+	for (tries = 0; tries < 200; tries++) {
+		body[0] = number + tries;
+		rc = thmq_send(p, body, sizeof(body), NULL);
+		if (rc > 0)
+			rc = thmq_flush(p, SECOND);
+		if (rc == 0)
+			break;
+		thmq_session_wait(w->session, SECOND / 20);
+	}
+	RETURNS(0, rc);
+}
+
+/* @fs has some 45 MiB of room. */
+static void fill_and_free(const char *fs)
 {
 	struct thmq_producer *p;
-	struct fill f, again;
-	const char *fs;
-	char dir[512];
+	struct fill f, again = {0};
+	char dir[512], other[512];
 	struct world w;
 	uint64_t n;
 
-	place_make(NULL);
-	fs = mount_here("fs", "size=24m");
 	snprintf(dir, sizeof(dir), "%s/data", fs);
+	snprintf(other, sizeof(other), "%s/other", fs);
+	ballast(other);
 	world_up(&w, dir);
 	MUST(thmq_topic_create(w.session, "bodies", NULL));
 	MUST(thmq_producer_open(w.session, "bodies", NULL, &p));
@@ -137,39 +168,51 @@ static void full(void)
 	CHECK(f.failed > 0 && f.error == -ENOSPC);
 	CHECK(f.stored > 100); /* most of the room was used */
 	CHECK(thmq_errclass(f.error) == THMQ_CLASS_ENVIRONMENT);
-
-	/* reads go on, and so does the rest */
-	n = count_bodies(&w, f.stored);
+	n = count_bodies(&w, f.stored); /* reads go on */
 	CHECK(n == f.stored);
-
-	/* more room: the same producer goes on */
-	CHECK(mount(NULL, fs, NULL, MS_REMOUNT, "size=64m") == 0);
-	thmq_session_wait(w.session, 2 * SECOND);
-	{
-		static uint64_t body[1024];
-		unsigned tries;
-		int64_t rc = -1;
-
-		for (tries = 0; tries < 100; tries++) {
-			body[0] = f.sent + tries;
-			rc = thmq_send(p, body, sizeof(body), NULL);
-			if (rc > 0)
-				rc = thmq_flush(p, SECOND);
-			if (rc == 0)
-				break;
-			thmq_poll(w.env, SECOND / 20);
-		}
-		RETURNS(0, rc);
-	}
-	thmq_producer_close(p, SECOND);
-	memset(&again, 0, sizeof(again));
+	CHECK(unlink(other) == 0);
+	publish_until_taken(&w, p, f.sent); /* and so does the same producer, once there is room */
+	MUST(thmq_producer_close(p, SECOND));
 	take_events(w.session, &again);
 	world_down(&w);
 
-	/* and nothing that was acknowledged is lost over a restart */
+	/* nothing that was acknowledged is lost over a restart */
 	world_up(&w, dir);
 	CHECK(count_bodies(&w, f.stored) == n + 1);
 	world_down(&w);
+
+	/* a restart while it is full: opens, reads, refuses, loses nothing */
+	world_up(&w, dir);
+	MUST(thmq_producer_open(w.session, "bodies", NULL, &p));
+	fill_up(&w, p, f.sent + 1000, &again);
+	CHECK(again.failed > 0);
+	MUST(thmq_producer_close(p, SECOND));
+	world_down(&w);
+	world_up(&w, dir);
+	CHECK(count_bodies(&w, f.stored) == n + 1 + again.stored);
+	world_down(&w);
+}
+
+static void full(void)
+{
+	place_make(NULL);
+	fill_and_free(mount_here("fs", "size=45m"));
+}
+
+static void full_ext4(void)
+{
+	char command[1024];
+
+	place_make(NULL);
+	mount_here("fs", "size=64k"); /* a mount namespace of our own; the loop device goes with it */
+	snprintf(command, sizeof(command),
+		 "truncate -s 48M '%s' && mkfs.ext4 -q -m 0 -O ^has_journal '%s' && "
+		 "mount -o loop '%s' '%s'",
+		 in_place("image"), in_place("image"), in_place("image"), in_place("fs"));
+	if (system(command) != 0)
+		SKIP("no ext4 image can be mounted here");
+	fill_and_free(in_place("fs"));
+	umount(in_place("fs"));
 }
 
 static void without_direct_io(void)
@@ -228,6 +271,7 @@ static const struct bad_case cases[] = {
 	{"read_only", read_only},
 	{"too_small_to_begin", too_small_to_begin},
 	{"full", full},
+	{"full_ext4", full_ext4},
 	{"without_direct_io", without_direct_io},
 	{"without_direct_io_ramfs", without_direct_io_ramfs},
 };

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vote.c - the facts that the log itself cannot tell: identity, sizes, term and vote, incarnation, and how far it is
+ * known durable. Two blocks written in turn, so that a torn write leaves the other.
+ */
+#include "internal.h"
+
+#define VOTE_MAGIC 0x31564854u /* "THV1" */
+#define IDLE_NS 1000000000ull
+
+static bool valid(const struct vote *v)
+{
+	return v->magic == VOTE_MAGIC && v->crc == thmqi_crc32c(0, v, offsetof(struct vote, crc));
+}
+
+int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, struct vote *ret_vote)
+{
+	struct thmqi_disk_file *file;
+	const struct vote *a, *b, *best = NULL;
+	uint8_t *blocks;
+	int64_t n;
+	int rc;
+
+	rc = disk->file_open(dir, "vote", false, &file);
+	if (rc)
+		return rc;
+	blocks = aligned_alloc(THMQI_BLOCK, 2 * THMQI_BLOCK);
+	if (!blocks) {
+		disk->file_close(file);
+		return -ENOMEM;
+	}
+	memset(blocks, 0, 2 * THMQI_BLOCK);
+	n = disk->file_read(file, blocks, 2 * THMQI_BLOCK, 0);
+	disk->file_close(file);
+	a = (const struct vote *)blocks;
+	b = (const struct vote *)(blocks + THMQI_BLOCK);
+	if (valid(a))
+		best = a;
+	if (valid(b) && (!best || b->generation > a->generation))
+		best = b;
+	if (n < 0)
+		rc = (int)n;
+	else if (!best)
+		rc = -THMQ_ECORRUPT;
+	else if (best->version != FORMAT_VERSION)
+		rc = -THMQ_EVERSION;
+	else
+		*ret_vote = *best;
+	free(blocks);
+	return rc;
+}
+
+/* The next generation, with the log's present facts. */
+void thmqi_vote_fill(struct thmq_log *log, void *block)
+{
+	struct vote *v = &log->vote;
+
+	v->magic = VOTE_MAGIC;
+	v->version = FORMAT_VERSION;
+	v->generation++;
+	v->term = log->term;
+	v->incarnation = log->incarnation;
+	v->mark = THMQI_MAX(v->mark, log->durable_position);
+	v->crc = thmqi_crc32c(0, v, offsetof(struct vote, crc));
+	memset(block, 0, THMQI_BLOCK);
+	memcpy(block, v, sizeof(*v));
+}
+
+static uint64_t place(const struct thmq_log *log)
+{
+	return log->vote.generation % 2 * THMQI_BLOCK;
+}
+
+int thmqi_vote_write(struct thmq_log *log)
+{
+	uint8_t *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	int rc;
+
+	if (!block)
+		return -ENOMEM;
+	thmqi_vote_fill(log, block);
+	rc = log->disk->file_write(log->vote_file, block, THMQI_BLOCK, place(log), true);
+	free(block);
+	return rc;
+}
+
+/* ------------------------------------------------- the mark, when it is idle */
+
+static void on_marked(struct thmqi_disk_op *op, int64_t result)
+{
+	struct thmq_log *log = thmqi_container(op, struct thmq_log, mark_op);
+
+	log->mark_busy = false;
+	if (result < 0)
+		thmqi_log_fail(log, (int)result);
+}
+
+static void on_idle(struct thmqi_timer *t)
+{
+	struct thmq_log *log = thmqi_container(t, struct thmq_log, mark_timer);
+
+	if (log->failed || log->mark_busy)
+		return;
+	if (log->durable_index < log->chain.index || log->forming.buf) {
+		uint64_t index;
+
+		thmq_log_flush(log, &index); /* what nobody waited for becomes durable all the same */
+		thmqi_log_mark_start(log);
+		return;
+	}
+	if (log->vote.mark >= log->durable_position)
+		return;
+	thmqi_vote_fill(log, log->mark_buf->data);
+	log->mark_op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
+					      .flags = THMQI_DISK_DSYNC,
+					      .len = THMQI_BLOCK,
+					      .file = log->vote_file,
+					      .buf = log->mark_buf,
+					      .data = log->mark_buf->data,
+					      .offset = place(log),
+					      .done = on_marked};
+	log->mark_busy = log->disk->queue_submit(log->queue, &log->mark_op) == 0;
+}
+
+/* A second after the last append. */
+void thmqi_log_mark_start(struct thmq_log *log)
+{
+	log->mark_timer.fire = on_idle;
+	thmqi_timer_start(log->core, &log->mark_timer, log->core->now_ns + IDLE_NS);
+}

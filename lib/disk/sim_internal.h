@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sim_internal.h - the two halves of the simulated disk: its file system (sim_fs.c) and its time, queues and faults
+ * (sim.c). */
+#ifndef THMQI_DISK_SIM_INTERNAL_H
+#define THMQI_DISK_SIM_INTERNAL_H
+
+#include "disk/sim.h"
+
+#define SIM_SECTOR 512u
+#define SIM_CHUNK (64u << 10)
+
+/* A completed write that nothing has flushed. Its sectors that a later DSYNC write replaced are dead. */
+struct sim_pending {
+	struct sim_pending *next;
+	uint64_t seq; /* when it completed */
+	uint64_t offset;
+	uint32_t len;
+	uint8_t *data;   /* NULL: zeros */
+	uint64_t dead[]; /* bit per sector */
+};
+
+struct sim_inode {
+	struct thmqi_list link;
+	uint32_t refs; /* names, volatile and durable, and handles */
+	uint32_t chunk_count;
+	uint8_t **chunks; /* the medium; NULL: zeros */
+	uint64_t size, durable_size;
+	struct sim_pending *first, **last;
+};
+
+struct sim_name {
+	char *name;
+	struct sim_inode *inode;
+};
+
+struct sim_names {
+	struct sim_name *list;
+	uint32_t count, room;
+};
+
+/* A directory operation that nothing has flushed: link (to), unlink (from) or rename (both). */
+struct sim_change {
+	struct sim_change *next;
+	uint64_t seq;
+	char *from, *to;
+	struct sim_inode *inode;
+};
+
+struct sim_dir {
+	struct thmqi_list link;
+	char *path;
+	struct sim_names names, durable;
+	struct sim_change *first, **last;
+};
+
+struct sim_fs {
+	struct thmqi_list dirs, inodes;
+	struct thmqi_prng *prng;
+	uint64_t seq; /* rises at every completion and every submission */
+	uint64_t bytes, capacity;
+	uint64_t kept, lost, torn;
+	bool lying;
+};
+
+void thmqi_disk_sim_fs_init(struct sim_fs *fs, struct thmqi_prng *prng);
+void thmqi_disk_sim_fs_fini(struct sim_fs *fs);
+/* What a power cut leaves becomes the present; what it does not, is gone. */
+void thmqi_disk_sim_fs_crash(struct sim_fs *fs, enum thmqi_disk_sim_crash_mode mode);
+
+struct sim_dir *thmqi_disk_sim_dir_get(struct sim_fs *fs, const char *path, bool create);
+/* Name of a directory in @dir, one after the other; NULL at the end. */
+const char *thmqi_disk_sim_dir_child(struct sim_fs *fs, const struct sim_dir *dir, uint32_t i);
+struct sim_inode *thmqi_disk_sim_lookup(const struct sim_dir *dir, const char *name);
+int thmqi_disk_sim_link(struct sim_fs *fs, struct sim_dir *dir, const char *name,
+			struct sim_inode **ret_inode);
+int thmqi_disk_sim_unlink(struct sim_fs *fs, struct sim_dir *dir, const char *name);
+int thmqi_disk_sim_rename(struct sim_fs *fs, struct sim_dir *dir, const char *from, const char *to);
+/* What had completed at @seq becomes durable. */
+void thmqi_disk_sim_dir_flush(struct sim_fs *fs, struct sim_dir *dir, uint64_t seq);
+
+void thmqi_disk_sim_inode_unref(struct sim_fs *fs, struct sim_inode *inode);
+int thmqi_disk_sim_inode_grow(struct sim_fs *fs, struct sim_inode *inode, uint64_t size);
+int thmqi_disk_sim_inode_write(struct sim_fs *fs, struct sim_inode *inode, uint64_t offset,
+			       const void *data, uint32_t len, bool durable);
+uint32_t thmqi_disk_sim_inode_read(const struct sim_inode *inode, uint64_t offset, void *data,
+				   uint32_t len);
+/* What had completed at @seq becomes durable, and @size. */
+void thmqi_disk_sim_inode_flush(struct sim_fs *fs, struct sim_inode *inode, uint64_t seq,
+				uint64_t size);
+/* Flip one bit of what a read at @offset returns, wherever it is kept. */
+int thmqi_disk_sim_inode_flip(struct sim_inode *inode, uint64_t offset, uint32_t bit);
+
+#endif
