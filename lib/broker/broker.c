@@ -448,6 +448,11 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 
 /* ------------------------------------------------------------------- stats */
 
+struct thmq_env *thmqi_broker_env(const struct thmq_broker *broker)
+{
+	return broker->env;
+}
+
 #define read_counter(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
 
 void thmqi_broker_stats(struct thmq_broker *b, struct thmq_broker_stats *ret)

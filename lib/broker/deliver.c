@@ -304,6 +304,11 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	if (find_sub(c, f->stream, f->partition))
 		return -EEXIST;
 	k = c->consumers[f->stream];
+	if (k && thmqi_list_empty(&k->subs) && !k->held_count) { /* an earlier consumer's: its credits were others */
+		free(k->deliveries);
+		free(k);
+		k = c->consumers[f->stream] = NULL;
+	}
 	if (!k) {
 		k = consumer_make(f->len, f->extra);
 		if (!k)

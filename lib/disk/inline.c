@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * inline.c - the queue half where there is neither io_uring nor leave for threads: an operation blocks its core when it
- * is submitted, and completes by callback in the next iteration.
+ * is submitted, and completes by callback from the core's loop.
  */
 #include "internal.h"
 
 struct thmqi_disk_queue {
 	struct thmq_core *core;
 	struct thmqi_poller poller;
-	struct thmqi_disk_op *first, **last;
+	struct disk_list finished;
 	uint32_t inflight, depth;
 };
 
@@ -18,12 +18,8 @@ static int deliver(struct thmqi_poller *poller, uint32_t budget)
 	struct thmqi_disk_op *op;
 	uint32_t done = 0;
 
-	while (done < budget && (op = q->first)) {
-		q->first = op->next;
-		if (!q->first)
-			q->last = &q->first;
+	for (; done < budget && (op = disk_list_take(&q->finished)); done++) {
 		q->inflight--;
-		done++;
 		op->done(op, op->result);
 	}
 	return (int)done;
@@ -31,7 +27,7 @@ static int deliver(struct thmqi_poller *poller, uint32_t budget)
 
 static bool arm(struct thmqi_poller *poller)
 {
-	return thmqi_container(poller, struct thmqi_disk_queue, poller)->first != NULL;
+	return thmqi_container(poller, struct thmqi_disk_queue, poller)->finished.first != NULL;
 }
 
 static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
@@ -44,7 +40,6 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 		return -ENOMEM;
 	q->core = core;
 	q->depth = depth;
-	q->last = &q->first;
 	q->poller.poll = deliver;
 	q->poller.arm = arm;
 	thmqi_core_add_poller(core, &q->poller);
@@ -54,7 +49,8 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 
 static void queue_close(struct thmqi_disk_queue *q)
 {
-	deliver(&q->poller, UINT32_MAX);
+	while (q->inflight)
+		deliver(&q->poller, UINT32_MAX);
 	thmqi_core_remove_poller(q->core, &q->poller);
 	free(q);
 }
@@ -63,11 +59,11 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 {
 	if (q->inflight >= q->depth)
 		return -EAGAIN;
+	if (op->opcode > THMQI_DISK_CLOSE)
+		return -EINVAL;
 	op->queue = q;
-	op->next = NULL;
-	op->result = thmqi_posix_run(op);
-	*q->last = op;
-	q->last = &op->next;
+	op->result = thmqi_disk_posix_run(op);
+	disk_list_add(&q->finished, op);
 	q->inflight++;
 	disk_count(q->core, op);
 	return 0;
@@ -79,5 +75,6 @@ static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
 }
 
 const struct thmqi_disk_table thmqi_disk_inline = {
-	THMQI_POSIX_CALLING_HALF, .queue_open = queue_open, .queue_close = queue_close,
-	.queue_submit = queue_submit, .queue_inflight = queue_inflight};
+	THMQI_DISK_POSIX_CALLING_HALF, .queue_open = queue_open,         .queue_close = queue_close,
+	.queue_submit = queue_submit,  .queue_inflight = queue_inflight,
+};

@@ -6,6 +6,13 @@
 #include "count.h"
 #include "disk/disk.h"
 
+#define DISK_SECTOR 512u /* a transfer that ends inside one has met the end of the file */
+#define DISK_MODE 0666   /* less what the umask takes */
+
+/* Operations of preparation that an engine runs at once; the others wait so that a write on the message path
+ * never stands behind more than these. */
+#define DISK_BACKGROUND_MAX 2u
+
 struct thmqi_disk_dir {
 	int fd;
 	int lock_fd; /* -1: not locked */
@@ -13,44 +20,74 @@ struct thmqi_disk_dir {
 
 struct thmqi_disk_file {
 	int fd;
-	int slot;                /* in the registered table of ring; -1 */
-	struct thmqi_ring *ring; /* whose table slot is in */
+	int slot; /* in the registered table of ring; negative: none */
 	bool direct;
+	struct thmqi_ring *ring; /* whose table slot is in; NULL: never used by a ring */
+	struct thmqi_list
+		link; /* with a ring: in its queue's list, so that the slot goes before the ring */
 };
 
-/* The calling half, the same for every engine on real files. */
-int thmqi_posix_dir_open(void *ctx, const char *path, bool create, struct thmqi_disk_dir **ret_dir);
-void thmqi_posix_dir_close(struct thmqi_disk_dir *dir);
-int thmqi_posix_dir_sync(struct thmqi_disk_dir *dir);
-int thmqi_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, const char *name),
-			 void *arg);
-int thmqi_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint64_t *ret_pid);
-int thmqi_posix_file_open(struct thmqi_disk_dir *dir, const char *name, bool create,
-			  struct thmqi_disk_file **ret_file);
-void thmqi_posix_file_close(struct thmqi_disk_file *file);
-int64_t thmqi_posix_file_size(struct thmqi_disk_file *file);
-bool thmqi_posix_file_direct(struct thmqi_disk_file *file);
-int64_t thmqi_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t len,
-			      uint64_t offset);
-int thmqi_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len,
-			   uint64_t offset, bool dsync);
-int thmqi_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len);
-int thmqi_posix_file_flush(struct thmqi_disk_file *file);
-int thmqi_posix_rename(struct thmqi_disk_dir *dir, const char *from, const char *to);
-int thmqi_posix_unlink(struct thmqi_disk_dir *dir, const char *name);
+/* Operations in order. */
+struct disk_list {
+	struct thmqi_disk_op *first, *last;
+};
 
-#define THMQI_POSIX_CALLING_HALF                                                                   \
-	.dir_open = thmqi_posix_dir_open, .dir_close = thmqi_posix_dir_close,                      \
-	.dir_sync = thmqi_posix_dir_sync, .dir_list = thmqi_posix_dir_list,                        \
-	.dir_lock = thmqi_posix_dir_lock, .file_open = thmqi_posix_file_open,                      \
-	.file_close = thmqi_posix_file_close, .file_size = thmqi_posix_file_size,                  \
-	.file_direct = thmqi_posix_file_direct, .file_read = thmqi_posix_file_read,                \
-	.file_write = thmqi_posix_file_write, .file_allocate = thmqi_posix_file_allocate,          \
-	.file_flush = thmqi_posix_file_flush, .rename = thmqi_posix_rename,                        \
-	.unlink = thmqi_posix_unlink
+static inline void disk_list_add(struct disk_list *l, struct thmqi_disk_op *op)
+{
+	op->next = NULL;
+	if (l->first)
+		l->last->next = op;
+	else
+		l->first = op;
+	l->last = op;
+}
+
+static inline struct thmqi_disk_op *disk_list_take(struct disk_list *l)
+{
+	struct thmqi_disk_op *op = l->first;
+
+	if (op)
+		l->first = op->next;
+	return op;
+}
+
+/* The calling half, the same for every engine on real files. */
+int thmqi_disk_posix_dir_open(void *ctx, const char *path, bool create,
+			      struct thmqi_disk_dir **ret_dir);
+void thmqi_disk_posix_dir_close(struct thmqi_disk_dir *dir);
+int thmqi_disk_posix_dir_sync(struct thmqi_disk_dir *dir);
+int thmqi_disk_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, const char *name),
+			      void *arg);
+int thmqi_disk_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint64_t *ret_pid);
+int thmqi_disk_posix_file_open(struct thmqi_disk_dir *dir, const char *name, bool create,
+			       struct thmqi_disk_file **ret_file);
+void thmqi_disk_posix_file_close(struct thmqi_disk_file *file);
+int64_t thmqi_disk_posix_file_size(struct thmqi_disk_file *file);
+bool thmqi_disk_posix_file_direct(struct thmqi_disk_file *file);
+int64_t thmqi_disk_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t len,
+				   uint64_t offset);
+int thmqi_disk_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len,
+				uint64_t offset, bool dsync);
+int thmqi_disk_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len);
+int thmqi_disk_posix_file_flush(struct thmqi_disk_file *file);
+int thmqi_disk_posix_rename(struct thmqi_disk_dir *dir, const char *from, const char *to);
+int thmqi_disk_posix_unlink(struct thmqi_disk_dir *dir, const char *name);
+
+#define THMQI_DISK_POSIX_CALLING_HALF                                                              \
+	.dir_open = thmqi_disk_posix_dir_open, .dir_close = thmqi_disk_posix_dir_close,            \
+	.dir_sync = thmqi_disk_posix_dir_sync, .dir_list = thmqi_disk_posix_dir_list,              \
+	.dir_lock = thmqi_disk_posix_dir_lock, .file_open = thmqi_disk_posix_file_open,            \
+	.file_close = thmqi_disk_posix_file_close, .file_size = thmqi_disk_posix_file_size,        \
+	.file_direct = thmqi_disk_posix_file_direct, .file_read = thmqi_disk_posix_file_read,      \
+	.file_write = thmqi_disk_posix_file_write,                                                 \
+	.file_allocate = thmqi_disk_posix_file_allocate,                                           \
+	.file_flush = thmqi_disk_posix_file_flush, .rename = thmqi_disk_posix_rename,              \
+	.unlink = thmqi_disk_posix_unlink
 
 /* Do @op here and now, by system calls that block; its result. */
-int64_t thmqi_posix_run(struct thmqi_disk_op *op);
+int64_t thmqi_disk_posix_run(struct thmqi_disk_op *op);
+/* A file around an open descriptor; NULL without memory. */
+struct thmqi_disk_file *thmqi_disk_posix_file_make(int fd, bool direct);
 
 extern const struct thmqi_disk_table thmqi_disk_uring;
 extern const struct thmqi_disk_table thmqi_disk_threads;

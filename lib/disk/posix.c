@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * posix.c - the calling half on real files: O_DIRECT where the file system has it; errors are negative errno; a
- * partial transfer is continued, and one that cannot be is -EIO.
+ * posix.c - the calling half on real files, and an operation done at once by system calls. O_DIRECT where the file
+ * system has it; errors are negative errno; a partial transfer is continued, and one that cannot be is -EIO.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -13,60 +13,66 @@
 
 #include "internal.h"
 
-static int make_path(const char *path)
-{
-	char parent[4096];
-	size_t len = strlen(path);
-	char *slash;
-	int rc;
-
-	if (mkdir(path, 0777) == 0 || errno == EEXIST)
-		return 0;
-	if (errno != ENOENT || len >= sizeof(parent))
-		return errno == ENOENT ? -ENAMETOOLONG : -errno;
-	memcpy(parent, path, len + 1);
-	while (len > 1 && parent[len - 1] == '/')
-		parent[--len] = 0;
-	slash = strrchr(parent, '/');
-	if (!slash || slash == parent)
-		return -ENOENT;
-	*slash = 0;
-	rc = make_path(parent);
-	if (rc)
-		return rc;
-	return mkdir(path, 0777) == 0 || errno == EEXIST ? 0 : -errno;
-}
+/* -------------------------------------------------------------- directories */
 
 /* A new directory survives a crash only when the one it is in was flushed too. */
-static void sync_parent(int fd)
+static int sync_parent_of(const char *path)
 {
-	int parent = openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), parent, rc = 0;
 
-	if (parent >= 0) {
-		fsync(parent);
+	if (fd < 0)
+		return -errno;
+	parent = openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (parent < 0)
+		rc = -errno;
+	/* some file systems cannot flush a directory, and need not */
+	else if (fsync(parent) != 0 && errno != EINVAL && errno != EROFS)
+		rc = -errno;
+	if (parent >= 0)
 		close(parent);
-	}
+	close(fd);
+	return rc;
 }
 
-int thmqi_posix_dir_open(void *ctx, const char *path, bool create, struct thmqi_disk_dir **ret_dir)
+/* Makes each directory of the path that is not there. */
+static int make_path(const char *path)
+{
+	size_t len = strlen(path);
+	char *part = strdup(path);
+	int rc = 0;
+
+	if (!part)
+		return -ENOMEM;
+	for (size_t i = 1; i <= len && !rc; i++) {
+		if (path[i] != '/' && path[i] != 0)
+			continue;
+		part[i] = 0;
+		if (mkdir(part, 0777) == 0)
+			rc = sync_parent_of(part);
+		else if (errno != EEXIST && errno != EISDIR)
+			rc = -errno;
+		part[i] = path[i];
+	}
+	free(part);
+	return rc;
+}
+
+int thmqi_disk_posix_dir_open(void *ctx, const char *path, bool create,
+			      struct thmqi_disk_dir **ret_dir)
 {
 	struct thmqi_disk_dir *dir;
-	bool made = false;
 	int fd, rc;
 
 	(void)ctx;
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT && create) {
+	if (fd < 0 && errno == ENOENT && create && path[0]) {
 		rc = make_path(path);
 		if (rc)
 			return rc;
-		made = true;
 		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	}
 	if (fd < 0)
 		return -errno;
-	if (made)
-		sync_parent(fd);
 	dir = malloc(sizeof(*dir));
 	if (!dir) {
 		close(fd);
@@ -78,7 +84,7 @@ int thmqi_posix_dir_open(void *ctx, const char *path, bool create, struct thmqi_
 	return 0;
 }
 
-void thmqi_posix_dir_close(struct thmqi_disk_dir *dir)
+void thmqi_disk_posix_dir_close(struct thmqi_disk_dir *dir)
 {
 	if (dir->lock_fd >= 0)
 		close(dir->lock_fd);
@@ -86,13 +92,13 @@ void thmqi_posix_dir_close(struct thmqi_disk_dir *dir)
 	free(dir);
 }
 
-int thmqi_posix_dir_sync(struct thmqi_disk_dir *dir)
+int thmqi_disk_posix_dir_sync(struct thmqi_disk_dir *dir)
 {
 	return fsync(dir->fd) == 0 ? 0 : -errno;
 }
 
-int thmqi_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, const char *name),
-			 void *arg)
+int thmqi_disk_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, const char *name),
+			      void *arg)
 {
 	int fd = openat(dir->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
 	struct dirent *e;
@@ -106,86 +112,144 @@ int thmqi_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, cons
 		close(fd);
 		return rc;
 	}
-	while (!rc && (e = readdir(d)))
-		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			rc = each(arg, e->d_name);
+	for (;;) {
+		errno = 0;
+		e = readdir(d);
+		if (!e) {
+			rc = -errno;
+			break;
+		}
+		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+			continue;
+		rc = each(arg, e->d_name);
+		if (rc)
+			break;
+	}
 	closedir(d);
 	return rc;
 }
 
-/* flock belongs to the open file, so that a second opener in the same process is refused too. */
-int thmqi_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint64_t *ret_pid)
+/* Whoever holds the lock wrote its number right after it took it: 0 if not yet. */
+static uint64_t holder_of(int fd)
 {
-	int fd = openat(dir->fd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0666), rc;
 	char text[32] = {0};
 
+	return pread(fd, text, sizeof(text) - 1, 0) > 0 ? strtoull(text, NULL, 10) : 0;
+}
+
+/* flock(2) belongs to the open file: a second opener in the same process is refused too, and the kernel drops it with
+ * the last descriptor. */
+int thmqi_disk_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint64_t *ret_pid)
+{
+	char text[32];
+	int fd, rc, len;
+
+	if (dir->lock_fd >= 0) {
+		*ret_pid = (uint64_t)getpid();
+		return -EBUSY;
+	}
+	fd = openat(dir->fd, name, O_RDWR | O_CREAT | O_CLOEXEC, DISK_MODE);
 	if (fd < 0)
 		return -errno;
 	if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
 		rc = errno == EWOULDBLOCK ? -EBUSY : -errno;
-		*ret_pid = pread(fd, text, sizeof(text) - 1, 0) > 0 ? strtoull(text, NULL, 10) : 0;
+		if (rc == -EBUSY)
+			*ret_pid = holder_of(fd);
 		close(fd);
 		return rc;
 	}
-	rc = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
-	if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)rc, 0) != rc) {
-		rc = -errno;
-		close(fd);
-		return rc;
-	}
+	/* the number is a help for people: a full disk does not void the lock */
+	len = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+	if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)len, 0) != len)
+		rc = ftruncate(fd, 0);
 	dir->lock_fd = fd;
 	return 0;
 }
 
-int thmqi_posix_file_open(struct thmqi_disk_dir *dir, const char *name, bool create,
-			  struct thmqi_disk_file **ret_file)
+int thmqi_disk_posix_rename(struct thmqi_disk_dir *dir, const char *from, const char *to)
 {
-	struct thmqi_disk_file *file = calloc(1, sizeof(*file));
-	int flags = O_RDWR | O_CLOEXEC | (create ? O_CREAT : 0);
+	return renameat(dir->fd, from, dir->fd, to) == 0 ? 0 : -errno;
+}
+
+int thmqi_disk_posix_unlink(struct thmqi_disk_dir *dir, const char *name)
+{
+	return unlinkat(dir->fd, name, 0) == 0 ? 0 : -errno;
+}
+
+/* -------------------------------------------------------------------- files */
+
+struct thmqi_disk_file *thmqi_disk_posix_file_make(int fd, bool direct)
+{
+	struct thmqi_disk_file *file = malloc(sizeof(*file));
 
 	if (!file)
-		return -ENOMEM;
+		return NULL;
+	file->fd = fd;
 	file->slot = -1;
-	file->direct = true;
-	file->fd = openat(dir->fd, name, flags | O_DIRECT, 0666);
-	if (file->fd < 0 && errno == EINVAL) { /* tmpfs before 6.6, some network file systems */
-		file->direct = false;
-		file->fd = openat(dir->fd, name, flags, 0666);
-	}
-	if (file->fd < 0 && (errno == EACCES || errno == EROFS) && !create) /* to look at */
-		file->fd = openat(dir->fd, name, O_RDONLY | O_CLOEXEC);
-	if (file->fd < 0) {
-		int rc = -errno;
+	file->direct = direct;
+	file->ring = NULL;
+	thmqi_list_init(&file->link);
+	return file;
+}
 
-		free(file);
+static int open_file(struct thmqi_disk_dir *dir, const char *name, int flags,
+		     struct thmqi_disk_file **ret_file)
+{
+	struct thmqi_disk_file *file;
+	bool direct = true;
+	int fd, rc;
+
+	flags |= O_CLOEXEC;
+	fd = openat(dir->fd, name, O_RDWR | O_DIRECT | flags, DISK_MODE);
+	if (fd < 0 && errno == EINVAL) { /* tmpfs before 6.6, some network file systems */
+		direct = false;
+		fd = openat(dir->fd, name, O_RDWR | flags, DISK_MODE);
+	}
+	if (fd < 0 && (errno == EACCES || errno == EROFS) && !(flags & O_CREAT)) { /* to look at */
+		direct = false;
+		fd = openat(dir->fd, name, O_RDONLY | flags);
+	}
+	if (fd < 0)
+		return -errno;
+	file = thmqi_disk_posix_file_make(fd, direct);
+	if (!file) {
+		rc = -ENOMEM;
+		close(fd);
 		return rc;
 	}
 	*ret_file = file;
 	return 0;
 }
 
-void thmqi_posix_file_close(struct thmqi_disk_file *file)
+int thmqi_disk_posix_file_open(struct thmqi_disk_dir *dir, const char *name, bool create,
+			       struct thmqi_disk_file **ret_file)
 {
-	if (file->slot >= 0)
+	return open_file(dir, name, create ? O_CREAT : 0, ret_file);
+}
+
+void thmqi_disk_posix_file_close(struct thmqi_disk_file *file)
+{
+	if (file->ring && file->slot >= 0)
 		thmqi_ring_file_remove(file->ring, file->slot);
+	thmqi_list_del(&file->link);
 	close(file->fd);
 	free(file);
 }
 
-int64_t thmqi_posix_file_size(struct thmqi_disk_file *file)
+int64_t thmqi_disk_posix_file_size(struct thmqi_disk_file *file)
 {
 	struct stat st;
 
 	return fstat(file->fd, &st) == 0 ? (int64_t)st.st_size : -errno;
 }
 
-bool thmqi_posix_file_direct(struct thmqi_disk_file *file)
+bool thmqi_disk_posix_file_direct(struct thmqi_disk_file *file)
 {
 	return file->direct;
 }
 
-int64_t thmqi_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t len,
-			      uint64_t offset)
+int64_t thmqi_disk_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t len,
+				   uint64_t offset)
 {
 	uint32_t done = 0;
 	ssize_t n;
@@ -196,26 +260,37 @@ int64_t thmqi_posix_file_read(struct thmqi_disk_file *file, void *data, uint32_t
 			continue;
 		if (n < 0)
 			return -errno;
-		if (n == 0)
-			break;
 		done += (uint32_t)n;
+		if (n % DISK_SECTOR || n == 0) /* the end of the file */
+			break;
 	}
 	return done;
 }
 
-int thmqi_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len,
-			   uint64_t offset, bool dsync)
+static ssize_t write_some(int fd, const struct iovec *iov, uint64_t offset, bool dsync)
+{
+	ssize_t n = pwritev2(fd, iov, 1, (off_t)offset, dsync ? RWF_DSYNC : 0);
+
+	if (n >= 0 || !dsync || (errno != EOPNOTSUPP && errno != ENOSYS))
+		return n;
+	/* a kernel or file system without the flag */
+	n = pwrite(fd, iov->iov_base, iov->iov_len, (off_t)offset);
+	return n > 0 && fdatasync(fd) != 0 ? -1 : n;
+}
+
+int thmqi_disk_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len,
+				uint64_t offset, bool dsync)
 {
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
 	ssize_t n;
 
 	while (iov.iov_len) {
-		n = pwritev2(file->fd, &iov, 1, (off_t)offset, dsync ? RWF_DSYNC : 0);
+		n = write_some(file->fd, &iov, offset, dsync);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			return -errno;
-		if (n == 0)
+		if (n % DISK_SECTOR || n == 0)
 			return -EIO;
 		iov.iov_base = (uint8_t *)iov.iov_base + n;
 		iov.iov_len -= (size_t)n;
@@ -224,56 +299,66 @@ int thmqi_posix_file_write(struct thmqi_disk_file *file, const void *data, uint3
 	return 0;
 }
 
-int thmqi_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len)
+int thmqi_disk_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len)
 {
+	int64_t size;
+
 	if (fallocate(file->fd, 0, 0, (off_t)len) == 0)
 		return 0;
 	if (errno != EOPNOTSUPP && errno != ENOSYS)
 		return -errno;
+	size = thmqi_disk_posix_file_size(file);
+	if (size < 0 || (uint64_t)size >= len)
+		return (int)THMQI_MIN(size, 0);
 	return ftruncate(file->fd, (off_t)len) == 0 ? 0 : -errno;
 }
 
-int thmqi_posix_file_flush(struct thmqi_disk_file *file)
+int thmqi_disk_posix_file_flush(struct thmqi_disk_file *file)
 {
 	return fdatasync(file->fd) == 0 ? 0 : -errno;
 }
 
-int thmqi_posix_rename(struct thmqi_disk_dir *dir, const char *from, const char *to)
-{
-	return renameat(dir->fd, from, dir->fd, to) == 0 ? 0 : -errno;
-}
+/* ---------------------------------------------------------------- operations */
 
-int thmqi_posix_unlink(struct thmqi_disk_dir *dir, const char *name)
-{
-	return unlinkat(dir->fd, name, 0) == 0 ? 0 : -errno;
-}
-
-int64_t thmqi_posix_run(struct thmqi_disk_op *op)
+int64_t thmqi_disk_posix_run(struct thmqi_disk_op *op)
 {
 	switch (op->opcode) {
 	case THMQI_DISK_READ:
-		return thmqi_posix_file_read(op->file, op->data, op->len, op->offset);
+		return thmqi_disk_posix_file_read(op->file, op->data, op->len, op->offset);
 	case THMQI_DISK_WRITE:
-		return thmqi_posix_file_write(op->file, op->data, op->len, op->offset,
-					      op->flags & THMQI_DISK_DSYNC);
+		return thmqi_disk_posix_file_write(op->file, op->data, op->len, op->offset,
+						   op->flags & THMQI_DISK_DSYNC);
 	case THMQI_DISK_FLUSH:
-		return thmqi_posix_file_flush(op->file);
+		return thmqi_disk_posix_file_flush(op->file);
 	case THMQI_DISK_CREATE:
-		return thmqi_posix_file_open(op->dir, op->name, true, &op->file);
+		return open_file(op->dir, op->name, O_CREAT | O_TRUNC, &op->file);
 	case THMQI_DISK_ALLOCATE:
-		return thmqi_posix_file_allocate(op->file, op->offset + op->len);
+		return thmqi_disk_posix_file_allocate(op->file, op->offset + op->len);
 	case THMQI_DISK_RENAME:
-		return thmqi_posix_rename(op->dir, op->name, op->name2);
+		return thmqi_disk_posix_rename(op->dir, op->name, op->name2);
 	case THMQI_DISK_UNLINK:
-		return thmqi_posix_unlink(op->dir, op->name);
+		return thmqi_disk_posix_unlink(op->dir, op->name);
 	case THMQI_DISK_SYNC_DIR:
-		return thmqi_posix_dir_sync(op->dir);
+		return thmqi_disk_posix_dir_sync(op->dir);
 	case THMQI_DISK_CLOSE:
-		thmqi_posix_file_close(op->file);
+		thmqi_disk_posix_file_close(op->file);
 		return 0;
 	default:
 		return -EINVAL;
 	}
 }
 
-const struct thmqi_disk_table thmqi_disk_posix = {THMQI_POSIX_CALLING_HALF};
+/* ------------------------------------------- the table of tools without a core */
+
+static int no_queue(void *ctx, struct thmq_core *core, uint32_t depth,
+		    struct thmqi_disk_queue **ret_queue)
+{
+	(void)ctx;
+	(void)core;
+	(void)depth;
+	(void)ret_queue;
+	return -EOPNOTSUPP;
+}
+
+const struct thmqi_disk_table thmqi_disk_posix = {THMQI_DISK_POSIX_CALLING_HALF,
+						  .queue_open = no_queue};

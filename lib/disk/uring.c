@@ -9,91 +9,188 @@
 
 #include "internal.h"
 
+#define RETRIES_MAX 64u /* of one operation: interrupted or refused for now */
+#define SPARE_FILES 8u  /* made ahead, so that a segment that is created needs no malloc */
+
 struct thmqi_disk_queue {
 	struct thmq_core *core;
+	struct thmqi_ring *ring;
 	uint32_t inflight, depth;
+	uint32_t background;        /* of them, those of preparation that run */
+	struct disk_list waiting;   /* preparation that waits for its turn */
+	struct disk_list again;     /* found no room in the ring */
+	struct thmqi_poller poller; /* tries those again */
+	struct thmqi_list files;    /* with a slot in the ring's table */
+	struct thmqi_disk_file *spares[SPARE_FILES];
+	uint32_t spare_count;
 };
-
-static void register_file(struct thmqi_ring *ring, struct thmqi_disk_file *file)
-{
-	if (file->slot != -1)
-		return;
-	file->ring = ring;
-	file->slot = thmqi_ring_file_add(ring, file->fd);
-	if (file->slot < 0)
-		file->slot = -2; /* asked once: the table is full or refused */
-}
 
 static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags);
 
-static int transfer(struct thmqi_disk_queue *q, struct thmqi_disk_op *op, uint32_t done)
+/* -------------------------------------------------------------------- files */
+
+static int slot_of(struct thmqi_disk_queue *q, struct thmqi_disk_file *file)
+{
+	if (thmqi_unlikely(!file->ring)) { /* asked once: the table may be full or refused */
+		file->ring = q->ring;
+		file->slot = thmqi_ring_file_add(q->ring, file->fd);
+		thmqi_list_add_tail(&q->files, &file->link);
+	}
+	return file->ring == q->ring ? file->slot : -1;
+}
+
+static void forget_slot(struct thmqi_disk_file *file)
+{
+	if (file->ring && file->slot >= 0)
+		thmqi_ring_file_remove(file->ring, file->slot);
+	file->slot = -1;
+	file->ring = NULL;
+	thmqi_list_del(&file->link);
+}
+
+static struct thmqi_disk_file *file_take(struct thmqi_disk_queue *q, int fd, bool direct)
+{
+	struct thmqi_disk_file *file;
+
+	if (!q->spare_count)
+		return thmqi_disk_posix_file_make(fd, direct);
+	file = q->spares[--q->spare_count];
+	file->fd = fd;
+	file->direct = direct;
+	return file;
+}
+
+static void file_give(struct thmqi_disk_queue *q, struct thmqi_disk_file *file)
+{
+	if (q->spare_count < SPARE_FILES)
+		q->spares[q->spare_count++] = file;
+	else
+		free(file);
+}
+
+/* --------------------------------------------------------------------- start */
+
+static int start_transfer(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 {
 	struct thmqi_disk_file *f = op->file;
+	uint32_t done = (uint32_t)op->result;
 	uint8_t *data = (uint8_t *)op->data + done;
-	int slot;
+	int slot = slot_of(q, f);
 
-	register_file(q->core->ring, f);
-	slot = f->ring == q->core->ring && f->slot >= 0 ? f->slot : -1;
 	if (op->opcode == THMQI_DISK_READ)
-		return thmqi_ring_read(q->core->ring, f->fd, slot, op->buf, data, op->len - done,
+		return thmqi_ring_read(q->ring, f->fd, slot, op->buf, data, op->len - done,
 				       op->offset + done, &op->ring_op);
-	return thmqi_ring_write(q->core->ring, f->fd, slot, op->buf, data, op->len - done,
+	return thmqi_ring_write(q->ring, f->fd, slot, op->buf, data, op->len - done,
 				op->offset + done, op->flags & THMQI_DISK_DSYNC ? RWF_DSYNC : 0,
 				&op->ring_op);
 }
 
+/* Bring @op, from its beginning or from where it was left, into the ring. 0; -EAGAIN; -EINVAL. */
+static int start(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
+{
+	struct thmqi_ring_op *ring_op = &op->ring_op;
+
+	switch (op->opcode) {
+	case THMQI_DISK_READ:
+	case THMQI_DISK_WRITE:
+		return start_transfer(q, op);
+	case THMQI_DISK_FLUSH:
+		return thmqi_ring_fsync(q->ring, op->file->fd, slot_of(q, op->file), true, ring_op);
+	case THMQI_DISK_CREATE: /* result 1: the file system has no O_DIRECT */
+		return thmqi_ring_openat(q->ring, op->dir->fd, op->name,
+					 O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC |
+						 (op->result ? 0 : O_DIRECT),
+					 DISK_MODE, ring_op);
+	case THMQI_DISK_ALLOCATE:
+		return thmqi_ring_fallocate(q->ring, op->file->fd, 0, 0, op->offset + op->len,
+					    ring_op);
+	case THMQI_DISK_RENAME:
+		return thmqi_ring_renameat(q->ring, op->dir->fd, op->name, op->name2, ring_op);
+	case THMQI_DISK_UNLINK:
+		return thmqi_ring_unlinkat(q->ring, op->dir->fd, op->name, ring_op);
+	case THMQI_DISK_SYNC_DIR:
+		return thmqi_ring_fsync(q->ring, op->dir->fd, -1, false, ring_op);
+	case THMQI_DISK_CLOSE:
+		return thmqi_ring_close_fd(q->ring, op->file->fd, ring_op);
+	default:
+		return -EINVAL;
+	}
+}
+
+/* It is the queue's already: it goes on, at the latest in a later iteration. */
+static void go_on(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
+{
+	if (start(q, op) != 0)
+		disk_list_add(&q->again, op);
+}
+
+static void start_waiting(struct thmqi_disk_queue *q)
+{
+	while (q->waiting.first && q->background < DISK_BACKGROUND_MAX) {
+		q->background++;
+		go_on(q, disk_list_take(&q->waiting));
+	}
+}
+
+static int try_again(struct thmqi_poller *poller, uint32_t budget)
+{
+	struct thmqi_disk_queue *q = thmqi_container(poller, struct thmqi_disk_queue, poller);
+	uint32_t done = 0;
+
+	for (; done < budget && q->again.first && start(q, q->again.first) == 0; done++)
+		disk_list_take(&q->again);
+	return (int)done;
+}
+
+static bool arm(struct thmqi_poller *poller)
+{
+	return thmqi_container(poller, struct thmqi_disk_queue, poller)->again.first != NULL;
+}
+
+/* ---------------------------------------------------------------------- done */
+
 static void complete(struct thmqi_disk_op *op, int64_t result)
 {
-	op->queue->inflight--;
+	struct thmqi_disk_queue *q = op->queue;
+
+	q->inflight--;
+	if (op->flags & THMQI_DISK_BACKGROUND) {
+		q->background--;
+		start_waiting(q);
+	}
 	op->done(op, result);
 }
 
 static void on_transfer(struct thmqi_disk_op *op, int res)
 {
-	int64_t done;
-
-	if (res == -EINTR || res == -EAGAIN)
-		res = 0;
-	else if (res < 0) {
-		complete(op, res);
-		return;
-	} else if (res == 0) { /* end of file; for a write: no progress */
-		complete(op, op->opcode == THMQI_DISK_READ ? op->result : -EIO);
-		return;
-	}
-	done = op->result += res;
-	if (done >= op->len)
-		complete(op, op->opcode == THMQI_DISK_READ ? done : 0);
-	else if (transfer(op->queue, op, (uint32_t)done) != 0)
-		complete(op, -EIO);
-}
-
-static void on_created(struct thmqi_disk_op *op, int res)
-{
-	struct thmqi_disk_file *file;
-
-	if (res == -EINVAL && op->result == 0) { /* no O_DIRECT here */
-		op->result = 1;
-		if (thmqi_ring_openat(op->queue->core->ring, op->dir->fd, op->name,
-				      O_RDWR | O_CREAT | O_CLOEXEC, 0666, &op->ring_op) == 0)
-			return;
-	}
 	if (res < 0) {
 		complete(op, res);
 		return;
 	}
-	file = calloc(1, sizeof(*file));
-	if (!file) {
-		close(res);
+	op->result += res;
+	if (op->result >= op->len)
+		complete(op, op->opcode == THMQI_DISK_READ ? op->result : 0);
+	else if (res == 0 || res % DISK_SECTOR) /* the end of the file; a write goes on or fails */
+		complete(op, op->opcode == THMQI_DISK_READ ? op->result : -EIO);
+	else
+		go_on(op->queue, op);
+}
 
-		complete(op, -ENOMEM);
+static void on_created(struct thmqi_disk_op *op, int res)
+{
+	if (res == -EINVAL && !op->result) {
+		op->result = 1;
+		go_on(op->queue, op);
 		return;
 	}
-	file->fd = res;
-	file->slot = -1;
-	file->direct = op->result == 0;
-	op->file = file;
-	complete(op, 0);
+	if (res >= 0) {
+		op->file = file_take(op->queue, res, !op->result);
+		if (!op->file) {
+			close(res);
+			res = -ENOMEM;
+		}
+	}
+	complete(op, THMQI_MIN(res, 0));
 }
 
 static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags)
@@ -101,6 +198,12 @@ static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags)
 	struct thmqi_disk_op *op = thmqi_container(ring_op, struct thmqi_disk_op, ring_op);
 
 	(void)flags;
+	if (thmqi_unlikely((res == -EINTR || res == -EAGAIN) && op->retries < RETRIES_MAX &&
+			   op->opcode != THMQI_DISK_CLOSE)) {
+		op->retries++;
+		go_on(op->queue, op);
+		return;
+	}
 	switch (op->opcode) {
 	case THMQI_DISK_READ:
 	case THMQI_DISK_WRITE:
@@ -110,13 +213,20 @@ static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags)
 		on_created(op, res);
 		break;
 	case THMQI_DISK_ALLOCATE:
-		/* without fallocate the zeros that are written make the file grow */
-		complete(op, res == -EOPNOTSUPP || res == -ENOSYS ? 0 : THMQI_MIN(res, 0));
+		if (res == -EOPNOTSUPP || res == -ENOSYS) /* sets the size, which is quick */
+			res = thmqi_disk_posix_file_allocate(op->file, op->offset + op->len);
+		complete(op, THMQI_MIN(res, 0));
+		break;
+	case THMQI_DISK_CLOSE:
+		file_give(op->queue, op->file);
+		complete(op, THMQI_MIN(res, 0));
 		break;
 	default:
 		complete(op, THMQI_MIN(res, 0));
 	}
 }
+
+/* --------------------------------------------------------------------- queue */
 
 static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 		      struct thmqi_disk_queue **ret_queue)
@@ -127,70 +237,63 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	if (!q)
 		return -ENOMEM;
 	q->core = core;
+	q->ring = core->ring;
 	q->depth = depth;
+	q->poller.poll = try_again;
+	q->poller.arm = arm;
+	thmqi_list_init(&q->files);
+	while (q->spare_count < SPARE_FILES) {
+		q->spares[q->spare_count] = thmqi_disk_posix_file_make(-1, false);
+		if (!q->spares[q->spare_count])
+			break; /* made when needed, then */
+		q->spare_count++;
+	}
+	thmqi_core_add_poller(core, &q->poller);
 	*ret_queue = q;
 	return 0;
 }
 
 static void queue_close(struct thmqi_disk_queue *q)
 {
+	struct thmqi_list *it, *next;
+
 	while (q->inflight) {
-		thmqi_ring_submit(q->core->ring);
-		if (thmqi_ring_reap(q->core->ring, 64) == 0)
-			thmqi_ring_wait(q->core->ring, 1000000);
+		try_again(&q->poller, UINT32_MAX);
+		thmqi_ring_submit(q->ring);
+		if (thmqi_ring_reap(q->ring, 64) == 0)
+			thmqi_ring_wait(q->ring, 1000000);
 	}
+	thmqi_core_remove_poller(q->core, &q->poller);
+	/* files may live longer than the ring */
+	thmqi_list_each_safe(it, next, &q->files)
+	{
+		forget_slot(thmqi_container(it, struct thmqi_disk_file, link));
+	}
+	while (q->spare_count)
+		free(q->spares[--q->spare_count]);
 	free(q);
 }
 
 static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 {
-	struct thmqi_ring *ring = q->core->ring;
 	int rc;
 
 	if (q->inflight >= q->depth)
 		return -EAGAIN;
 	op->queue = q;
 	op->result = 0;
+	op->retries = 0;
 	op->ring_op.done = on_done;
-	switch (op->opcode) {
-	case THMQI_DISK_READ:
-	case THMQI_DISK_WRITE:
-		rc = transfer(q, op, 0);
-		break;
-	case THMQI_DISK_FLUSH:
-		register_file(ring, op->file);
-		rc = thmqi_ring_fsync(ring, op->file->fd,
-				      op->file->ring == ring ? op->file->slot : -1, true,
-				      &op->ring_op);
-		break;
-	case THMQI_DISK_CREATE:
-		rc = thmqi_ring_openat(ring, op->dir->fd, op->name,
-				       O_RDWR | O_CREAT | O_CLOEXEC | O_DIRECT, 0666, &op->ring_op);
-		break;
-	case THMQI_DISK_ALLOCATE:
-		rc = thmqi_ring_fallocate(ring, op->file->fd, 0, 0, op->offset + op->len,
-					  &op->ring_op);
-		break;
-	case THMQI_DISK_RENAME:
-		rc = thmqi_ring_renameat(ring, op->dir->fd, op->name, op->name2, &op->ring_op);
-		break;
-	case THMQI_DISK_UNLINK:
-		rc = thmqi_ring_unlinkat(ring, op->dir->fd, op->name, &op->ring_op);
-		break;
-	case THMQI_DISK_SYNC_DIR:
-		rc = thmqi_ring_fsync(ring, op->dir->fd, -1, false, &op->ring_op);
-		break;
-	case THMQI_DISK_CLOSE:
-		thmqi_ring_file_remove(ring, op->file->ring == ring ? op->file->slot : -1);
-		rc = thmqi_ring_close_fd(ring, op->file->fd, &op->ring_op);
-		if (rc == 0)
-			free(op->file);
-		break;
-	default:
-		return -EINVAL;
+	if (op->opcode == THMQI_DISK_CLOSE)
+		forget_slot(op->file);
+	if ((op->flags & THMQI_DISK_BACKGROUND) && q->background >= DISK_BACKGROUND_MAX) {
+		disk_list_add(&q->waiting, op);
+	} else {
+		rc = start(q, op);
+		if (thmqi_unlikely(rc))
+			return rc;
+		q->background += !!(op->flags & THMQI_DISK_BACKGROUND);
 	}
-	if (rc)
-		return rc;
 	q->inflight++;
 	disk_count(q->core, op);
 	return 0;
@@ -202,5 +305,6 @@ static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
 }
 
 const struct thmqi_disk_table thmqi_disk_uring = {
-	THMQI_POSIX_CALLING_HALF, .queue_open = queue_open, .queue_close = queue_close,
-	.queue_submit = queue_submit, .queue_inflight = queue_inflight};
+	THMQI_DISK_POSIX_CALLING_HALF, .queue_open = queue_open,         .queue_close = queue_close,
+	.queue_submit = queue_submit,  .queue_inflight = queue_inflight,
+};

@@ -1,12 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * env.c - the environment: memory, cores, the world they live in; threads of the library where they were asked for;
- * calls from one thread to another's core.
+ * env.c - the environment: memory, cores, the world they live in; who owns which core; threads of the library where
+ * they were asked for. Knows nothing of what runs on a core.
  */
 #include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 
 #include "internal.h"
+
+#define POOL_BYTES (1ull << 30) /* the default limit */
+#define STACK_BYTES                                                                                \
+	((size_t)512 << 10) /* callbacks of the rooms above are shallow; pages come when touched */
+#define ENV_FLAGS                                                                                  \
+	(THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING)
 
 /* ----------------------------------------------------------------- threads */
 
@@ -16,11 +23,12 @@ static void *run_core(void *arg)
 	struct thmq_env *env = l->core.env;
 	uint32_t first = env->opts.flags & THMQ_ENV_FIRST_CPU ? env->opts.first_cpu : 0;
 
-	atomic_store(&l->core.owner, thmqi_thread_self());
 	if (env->topology && thmqi_topology_bind(env->topology, first + l->core.index) == 0)
 		__atomic_fetch_add(&env->pinned, 1, __ATOMIC_RELAXED);
-	while (!atomic_load_explicit(&l->stop, memory_order_acquire))
+	atomic_store(&l->core.owner, thmqi_thread_self());
+	while (!l->stop)
 		thmqi_core_poll(&l->core, UINT64_MAX);
+	thmqi_loop_close_ring(l); /* here, since the ring's tables are this thread's to give back */
 	atomic_store(&l->core.owner, 0);
 	return NULL;
 }
@@ -36,36 +44,93 @@ static int start_thread(struct loop *l)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, THMQI_MAX((size_t)PTHREAD_STACK_MIN, (size_t)512 << 10));
+	pthread_attr_setstacksize(&attr, THMQI_MAX((size_t)PTHREAD_STACK_MIN, STACK_BYTES));
 	rc = pthread_create(&l->thread, &attr, run_core, l);
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (rc)
 		return -rc;
 	l->has_thread = true;
-	memcpy(name, "thmq-core", 10);
+	snprintf(name, sizeof(name), "thmq-core-%u", l->core.index);
 	pthread_setname_np(l->thread, name);
 	while (!atomic_load(&l->core.owner))
 		sched_yield();
 	return 0;
 }
 
-static int stop_core(struct thmq_core *core, void *arg)
+static void run_stop(struct thmq_core *core, struct thmqi_task *task)
 {
-	(void)arg;
-	atomic_store_explicit(&loop_of(core)->stop, true, memory_order_release);
-	return 0;
+	(void)task;
+	loop_of(core)->stop = true;
+}
+
+/* By a task that lies ready in the loop, so that nothing can be missing when it has to end. */
+static void stop_thread(struct loop *l)
+{
+	if (!l->has_thread)
+		return;
+	l->stop_task.run = run_stop;
+	thmqi_core_post(&l->core, &l->stop_task);
+	pthread_join(l->thread, NULL);
+	l->has_thread = false;
 }
 
 /* -------------------------------------------------------------- open, close */
 
-int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world, struct thmq_env **ret_env)
+static int check_opts(const struct thmq_env_opts *opts)
 {
-	uint64_t bytes = opts->pool_bytes ? opts->pool_bytes : 1ull << 30;
-	struct thmq_env *env = calloc(1, sizeof(*env));
+	if (opts->flags & ~ENV_FLAGS)
+		return thmqi_fail(-EINVAL, "open an environment: unknown flags 0x%x",
+				  opts->flags & ~ENV_FLAGS);
+	if (opts->core_count > THMQ_CORE_COUNT_MAX || opts->caller_cores > THMQ_CORE_COUNT_MAX)
+		return thmqi_fail(-EINVAL, "open an environment: at most %u cores",
+				  THMQ_CORE_COUNT_MAX);
+	if (!thmqi_policy_find(opts->policy))
+		return thmqi_fail(-EINVAL, "open an environment: unknown policy %u", opts->policy);
+	return 0;
+}
+
+static int open_cores(struct thmq_env *env)
+{
 	uint32_t i;
 	int rc;
 
+	for (i = 0; i < env->core_count; i++) {
+		rc = thmqi_loop_open(env, i, &env->loops[i]);
+		if (rc)
+			return thmqi_fail(rc, "open core %u: %s", i, thmq_strerror(rc));
+	}
+	if (env->caller_driven) {
+		atomic_store(&env->loops[0]->core.owner, thmqi_thread_self());
+		return 0;
+	}
+	/* unpinned cores work too */
+	if (!(env->opts.flags & THMQ_ENV_NO_PIN) && thmqi_topology_open(&env->topology) != 0)
+		env->topology = NULL;
+	for (i = 0, rc = 0; i < env->core_count && rc == 0; i++) {
+		rc = start_thread(env->loops[i]);
+		if (rc)
+			thmqi_fail(rc, "start the thread of core %u: %s", i, thmq_strerror(rc));
+	}
+	if (env->topology)
+		thmqi_topology_close(env->topology);
+	env->topology = NULL;
+	return rc;
+}
+
+int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world,
+		   struct thmq_env **ret_env)
+{
+	static const struct thmq_env_opts defaults = {.size = sizeof(defaults)};
+	struct thmq_env *env;
+	uint64_t bytes;
+	int rc;
+
+	opts = opts ? opts : &defaults;
+	rc = check_opts(opts);
+	if (rc)
+		return rc;
+	env = calloc(1, sizeof(*env));
 	if (!env)
 		return thmqi_fail(-ENOMEM, "no memory for an environment");
 	env->handle.kind = THMQI_HANDLE_ENV;
@@ -75,7 +140,10 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 	if (!env->world.clock)
 		env->world.clock = &thmqi_clock_real;
 	env->caller_driven = opts->core_count == 0;
-	env->core_count = opts->core_count ? opts->core_count : opts->caller_cores ? opts->caller_cores : 1;
+	env->core_count = opts->core_count     ? opts->core_count
+			  : opts->caller_cores ? opts->caller_cores
+					       : 1;
+	bytes = opts->pool_bytes ? opts->pool_bytes : POOL_BYTES;
 	rc = thmqi_slabs_open(bytes, &env->slabs);
 	if (rc) {
 		thmqi_fail(rc, "reserve %llu bytes of address space: %s", (unsigned long long)bytes,
@@ -83,45 +151,23 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 		free(env);
 		return rc;
 	}
-	if (!env->caller_driven && !(opts->flags & THMQ_ENV_NO_PIN) && thmqi_topology_open(&env->topology) != 0)
-		env->topology = NULL; /* unpinned cores work too */
-	for (i = 0; i < env->core_count; i++) {
-		rc = thmqi_loop_open(env, i, &env->loops[i]);
-		if (rc) {
-			thmqi_fail(rc, "open core %u: %s", i, thmq_strerror(rc));
-			goto fail;
-		}
+	rc = open_cores(env);
+	if (rc) {
+		thmqi_env_close(env);
+		return rc;
 	}
-	for (i = 0; !env->caller_driven && i < env->core_count; i++) {
-		rc = start_thread(env->loops[i]);
-		if (rc) {
-			thmqi_fail(rc, "start the thread of core %u: %s", i, thmq_strerror(rc));
-			goto fail;
-		}
-	}
-	if (env->caller_driven)
-		atomic_store(&env->loops[0]->core.owner, thmqi_thread_self());
 	*ret_env = env;
 	return 0;
-fail:
-	thmqi_env_close(env);
-	return rc;
 }
 
 int thmqi_env_close(struct thmq_env *env)
 {
 	uint32_t i, leaked = 0;
 
-	for (i = 0; i < env->core_count; i++)
-		if (env->loops[i] && env->loops[i]->has_thread) {
-			thmqi_core_call(&env->loops[i]->core, stop_core, NULL, UINT64_MAX);
-			pthread_join(env->loops[i]->thread, NULL);
-		}
-	for (i = 0; i < env->core_count; i++)
-		if (env->loops[i])
-			leaked += thmqi_loop_close(env->loops[i]);
-	if (env->topology)
-		thmqi_topology_close(env->topology);
+	for (i = 0; i < env->core_count && env->loops[i]; i++)
+		stop_thread(env->loops[i]);
+	for (i = 0; i < env->core_count && env->loops[i]; i++)
+		leaked += thmqi_loop_close(env->loops[i]);
 	thmqi_slabs_close(env->slabs);
 	env->handle.kind = THMQI_HANDLE_CLOSED;
 	free(env);
@@ -195,11 +241,17 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 
 struct thmq_core *thmqi_core_mine(struct thmq_env *env)
 {
+	/* where the thread found its core last: an index, which cannot dangle as a pointer could */
+	static _Thread_local uint32_t last;
 	uint32_t i;
 
+	if (thmqi_likely(last < env->core_count && thmqi_core_is_mine(&env->loops[last]->core)))
+		return &env->loops[last]->core;
 	for (i = 0; i < env->core_count; i++)
-		if (thmqi_core_is_mine(&env->loops[i]->core))
+		if (thmqi_core_is_mine(&env->loops[i]->core)) {
+			last = i;
 			return &env->loops[i]->core;
+		}
 	return NULL;
 }
 
@@ -215,7 +267,9 @@ int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 		return 0;
 	if (thmqi_core_mine(env))
 		return -EBUSY; /* one core a thread */
-	return atomic_compare_exchange_strong(&env->loops[index]->core.owner, &nobody, self) ? 0 : -EBUSY;
+	return atomic_compare_exchange_strong(&env->loops[index]->core.owner, &nobody, self)
+		       ? 0
+		       : -EBUSY;
 }
 
 int thmqi_core_detach(struct thmq_env *env)
@@ -226,92 +280,9 @@ int thmqi_core_detach(struct thmq_env *env)
 		return -EPERM;
 	if (core->in_poll)
 		return -EDEADLK;
+	thmqi_host_forget(loop_of(core)); /* the next owner's ring has another descriptor */
 	if (core->ring)
 		thmqi_ring_detach(core->ring);
-	thmqi_loop_forget_fd(loop_of(core)); /* the next owner's ring has another descriptor */
 	atomic_store(&core->owner, 0);
 	return 0;
-}
-
-/* ------------------------------------------------------------------- calls */
-
-struct call {
-	struct thmqi_task task;
-	int (*fn)(struct thmq_core *core, void *arg);
-	void *arg;
-	int result;
-	_Atomic uint32_t refs; /* caller and callee */
-	_Atomic bool done;
-	struct thmqi_waiter waiter;
-};
-
-static void call_unref(struct call *c)
-{
-	if (atomic_fetch_sub(&c->refs, 1) == 1) {
-		thmqi_waiter_fini(&c->waiter);
-		free(c);
-	}
-}
-
-static void run_call(struct thmq_core *core, struct thmqi_task *task)
-{
-	struct call *c = thmqi_container(task, struct call, task);
-
-	c->result = c->fn(core, c->arg);
-	atomic_store_explicit(&c->done, true, memory_order_release);
-	thmqi_waiter_kick(&c->waiter);
-	call_unref(c);
-}
-
-static void wait_for_call(struct call *c, struct thmq_core *mine, const struct thmqi_clock *clock,
-			  uint64_t deadline)
-{
-	while (!atomic_load_explicit(&c->done, memory_order_acquire)) {
-		uint64_t now = clock->now_ns(clock->ctx);
-
-		if (now >= deadline)
-			return;
-		if (mine) { /* the answer may need this core's work */
-			if (thmqi_core_poll(mine, 0) == 0)
-				sched_yield();
-			continue;
-		}
-		thmqi_waiter_arm(&c->waiter);
-		if (!atomic_load_explicit(&c->done, memory_order_acquire))
-			thmqi_waiter_sleep(&c->waiter, THMQI_MIN(deadline - now, 100000000ull));
-		thmqi_waiter_disarm(&c->waiter);
-	}
-}
-
-int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg), void *arg,
-		    uint64_t timeout_ns)
-{
-	struct thmq_core *mine = thmqi_core_mine(core->env);
-	uint64_t now = core->clock->now_ns(core->clock->ctx);
-	struct call *c;
-	int rc;
-
-	if (mine && mine->in_poll)
-		return -EDEADLK;
-	if (mine == core)
-		return fn(core, arg);
-	if (atomic_load(&core->owner) == 0)
-		return -EDEADLK;
-	c = calloc(1, sizeof(*c));
-	if (!c)
-		return -ENOMEM;
-	rc = thmqi_waiter_init(&c->waiter);
-	if (rc) {
-		free(c);
-		return rc;
-	}
-	c->task.run = run_call;
-	c->fn = fn;
-	c->arg = arg;
-	atomic_store(&c->refs, 2);
-	thmqi_core_post(core, &c->task);
-	wait_for_call(c, mine, core->clock, timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns);
-	rc = atomic_load_explicit(&c->done, memory_order_acquire) ? c->result : -ETIMEDOUT;
-	call_unref(c);
-	return rc;
 }

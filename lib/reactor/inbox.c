@@ -12,8 +12,8 @@ void thmqi_core_post(struct thmq_core *core, struct thmqi_task *task)
 
 	do {
 		task->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&l->inbox, &head, task, memory_order_release,
-							memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(
+		&l->inbox, &head, task, memory_order_release, memory_order_relaxed));
 	thmqi_core_kick(core);
 }
 

@@ -12,25 +12,29 @@
 struct loop {
 	struct thmq_core core; /* what others see; first */
 	struct thmqi_list pollers;
-	struct thmqi_list *cursor; /* next poller of the running iteration */
+	struct thmqi_list *cursor; /* next poller of the running walk */
 	struct thmqi_timer **heap; /* [1 … timer_count], smallest deadline first */
 	uint32_t timer_count, timer_room;
 	uint64_t next_deadline; /* of heap[1]; UINT64_MAX */
-	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_task *) inbox; /* newest first */
-	_Alignas(THMQI_CACHELINE) int wake_fd; /* eventfd */
-	int epoll_fd, timer_fd; /* for a host's loop; -1 until asked for */
-	bool host_armed;
-	struct thmqi_ring_op wake_op;
-	bool wake_polled; /* the multishot poll on wake_fd is in the ring */
-	uint32_t idle_rounds;
-	uint32_t reaped; /* in this iteration */
+	uint32_t rounds;        /* iterations since the clock was read */
+	uint32_t wakes_seen;    /* completions of this iteration that were only wake-ups */
 	uint64_t wall_offset, wall_read_ns;
 	const struct policy *policy;
 	uint64_t spin_ns;
-	_Atomic uint64_t wakeups_sent;
-	_Atomic bool stop;
+	struct thmqi_ring_op wake_op;
+	bool wake_polled; /* the multishot poll on wake_fd is in the ring */
+	bool stop;
+	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_task *) inbox; /* newest first */
+	_Alignas(THMQI_CACHELINE) _Atomic uint64_t wakeups_sent;
+	int wake_fd; /* eventfd: readable from a wake until the loop has seen it */
+	/* a host's own loop */
+	int epoll_fd, timer_fd;  /* -1 until asked for */
+	uint64_t timer_armed_ns; /* what timer_fd is set to; UINT64_MAX: nothing */
+	bool host_armed;
+	/* a thread of the library */
 	bool has_thread;
 	pthread_t thread;
+	struct thmqi_task stop_task;
 };
 
 /* How long a core looks for work before it sleeps. */
@@ -60,8 +64,19 @@ static inline struct loop *loop_of(struct thmq_core *core)
 }
 
 int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop);
-uint32_t thmqi_loop_close(struct loop *l); /* blocks leaked */
-void thmqi_loop_forget_fd(struct loop *l); /* what a host's loop waits on is made anew on demand */
+void thmqi_loop_close_ring(struct loop *l); /* by the thread that drove it, if it can */
+uint32_t thmqi_loop_close(struct loop *l);  /* blocks leaked */
+
+/* loop.c. Arm: announce the sleep and ask every source; true: there is work after all. */
+bool thmqi_loop_arm(struct loop *l);
+void thmqi_loop_disarm(struct loop *l);
+void thmqi_loop_finish(struct loop *l);
+uint64_t thmqi_loop_read_clock(struct loop *l);
+
+/* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
+void thmqi_host_disarm(struct loop *l);
+void thmqi_host_forget(struct loop *l);
+
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);
 bool thmqi_inbox_empty(const struct loop *l);

@@ -23,7 +23,8 @@ static void sift_down(struct loop *l, uint32_t at, struct thmqi_timer *t)
 	uint32_t child;
 
 	for (; (child = at * 2) <= l->timer_count; at = child) {
-		if (child < l->timer_count && l->heap[child + 1]->deadline_ns < l->heap[child]->deadline_ns)
+		if (child < l->timer_count &&
+		    l->heap[child + 1]->deadline_ns < l->heap[child]->deadline_ns)
 			child++;
 		if (l->heap[child]->deadline_ns >= t->deadline_ns)
 			break;
@@ -89,7 +90,8 @@ void thmqi_timer_start(struct thmq_core *core, struct thmqi_timer *t, uint64_t d
 void thmqi_timers_run(struct loop *l, uint64_t now)
 {
 	struct thmqi_timer *t;
-	uint32_t budget = l->timer_count; /* one that restarts itself at once waits for the next round */
+	uint32_t budget =
+		l->timer_count; /* one that restarts itself at once waits for the next round */
 
 	while (l->timer_count && l->heap[1]->deadline_ns <= now && budget--) {
 		t = l->heap[1];

@@ -7,24 +7,42 @@
 
 #include "internal.h"
 
-int thmqi_waiter_init(struct thmqi_waiter *w)
+int thmqi_waiter_open(struct thmqi_waiter **ret_waiter)
 {
-	atomic_init(&w->sleeping, 0);
+	struct thmqi_waiter *w = calloc(1, sizeof(*w));
+	int rc;
+
+	if (!w)
+		return -ENOMEM;
+	atomic_init(&w->refs, 1);
 	w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return w->fd < 0 ? -errno : 0;
+	if (w->fd < 0) {
+		rc = -errno;
+		free(w);
+		return rc;
+	}
+	*ret_waiter = w;
+	return 0;
 }
 
-void thmqi_waiter_fini(struct thmqi_waiter *w)
+void thmqi_waiter_ref(struct thmqi_waiter *w)
 {
-	if (w->fd >= 0)
+	atomic_fetch_add(&w->refs, 1);
+}
+
+void thmqi_waiter_unref(struct thmqi_waiter *w)
+{
+	if (atomic_fetch_sub(&w->refs, 1) == 1) {
 		close(w->fd);
-	w->fd = -1;
+		free(w);
+	}
 }
 
 void thmqi_waiter_arm(struct thmqi_waiter *w)
 {
 	atomic_store_explicit(&w->sleeping, 1, memory_order_relaxed);
-	atomic_thread_fence(memory_order_seq_cst); /* flag before the look: pairs with the fence in kick */
+	atomic_thread_fence(
+		memory_order_seq_cst); /* flag before the look: pairs with the fence in kick */
 }
 
 void thmqi_waiter_disarm(struct thmqi_waiter *w)

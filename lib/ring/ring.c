@@ -6,6 +6,7 @@
  * and never interrupts it; it binds the ring to the thread that enables it, so a ring that changes hands is built
  * anew (io_uring_setup(2)). Older or stricter kernels get COOP_TASKRUN, then nothing special.
  */
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -132,6 +133,15 @@ static void move_unsubmitted(struct io_uring *from, struct io_uring *to)
 	}
 }
 
+/* io_uring_enable_rings(3) by hand: liburing 2.3 declares it and does not export it. */
+static int enable(struct io_uring *ring)
+{
+	long n = syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL,
+			 0);
+
+	return n < 0 ? -errno : 0;
+}
+
 static int rebuild(struct thmqi_ring *r)
 {
 	struct io_uring fresh;
@@ -140,7 +150,7 @@ static int rebuild(struct thmqi_ring *r)
 	e = make(r->depth, r->setup_flags, &fresh);
 	if (e)
 		return e;
-	e = io_uring_enable_rings(&fresh);
+	e = enable(&fresh);
 	if (e) {
 		io_uring_queue_exit(&fresh);
 		return e;
@@ -163,7 +173,7 @@ int thmqi_ring_attach(struct thmqi_ring *r)
 	if (r->attached && r->issuer == self())
 		return 0;
 	if (!r->enabled) {
-		e = io_uring_enable_rings(&r->ring);
+		e = enable(&r->ring);
 	} else if (r->issuer && r->issuer != self()) {
 		if (in_kernel(r))
 			return -EBUSY;

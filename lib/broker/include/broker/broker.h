@@ -17,6 +17,7 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 /* Frees the broker's memory but not the struct itself when @graveyard is given: it is buried there. */
 int thmqi_broker_close(struct thmq_broker *broker, uint64_t timeout_ns,
 		       struct thmqi_graveyard *graveyard);
+struct thmq_env *thmqi_broker_env(const struct thmq_broker *broker);
 void thmqi_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret);
 
 #endif

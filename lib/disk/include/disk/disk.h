@@ -53,6 +53,8 @@ struct thmqi_disk_op {
 	struct thmqi_ring_op ring_op;
 	int64_t result;
 	struct thmqi_disk_queue *queue;
+	uint32_t retries;
+	uint32_t reserved2;
 };
 
 struct thmqi_disk_table {

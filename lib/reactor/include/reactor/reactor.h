@@ -133,19 +133,21 @@ static inline void thmqi_core_kick(struct thmq_core *core)
 /*
  * Run @fn on @core and wait for its result. On the calling thread's own core it runs at once; otherwise the
  * caller drives its own core meanwhile if it has one, or sleeps.
- * Return: fn's value; -EDEADLK nobody drives @core, or called inside a poll; -ETIMEDOUT: @fn may still run later,
- * so @arg must be heap memory that fn frees in that case (it is told by @abandoned).
+ * Return: fn's value; or it was not run and never will be: -EDEADLK nobody drives @core, or called inside a poll;
+ * -ETIMEDOUT it was not begun in time (once begun, its end is waited for, so that @arg may lie on the stack); -ENOMEM.
  */
 int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg), void *arg,
 		    uint64_t timeout_ns);
 
-/* A sleeper outside the cores (a session's thread): an eventfd that is made on first need. */
+/* A sleeper outside the cores (a session's thread). Counted, since those who kick it may outlive the sleeper. */
 struct thmqi_waiter {
 	_Atomic uint32_t sleeping;
-	int fd; /* -1 until needed */
+	_Atomic uint32_t refs;
+	int fd; /* eventfd */
 };
-int thmqi_waiter_init(struct thmqi_waiter *w); /* makes the fd */
-void thmqi_waiter_fini(struct thmqi_waiter *w);
+int thmqi_waiter_open(struct thmqi_waiter **ret_waiter); /* one reference */
+void thmqi_waiter_ref(struct thmqi_waiter *w);
+void thmqi_waiter_unref(struct thmqi_waiter *w);
 void thmqi_waiter_arm(
 	struct thmqi_waiter *w); /* set sleeping, fence; check for work afterwards, then sleep */
 void thmqi_waiter_disarm(struct thmqi_waiter *w); /* clear, drain the fd */

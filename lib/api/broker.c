@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* broker.c - the public face of brokers: checks, then calls down. */
+#include "api/api.h"
+#include "broker/broker.h"
+
+void thmq_broker_opts_init(struct thmq_broker_opts *opts)
+{
+	if (!opts)
+		return;
+	memset(opts, 0, sizeof(*opts));
+	opts->size = sizeof(*opts);
+}
+
+static int check_name(const char *name)
+{
+	const char *p;
+
+	for (p = name; *p; p++)
+		if (*p == '/' || *p == ',' || *p <= ' ' || *p > '~')
+			return thmqi_fail(-EINVAL, "broker: a name has no slashes, commas and spaces");
+	if (p == name || p - name > 255)
+		return thmqi_fail(-EINVAL, "broker: a name has 1 to 255 characters");
+	return 0;
+}
+
+/* inproc URLs say nothing that name does not; others need a transport that this library does not have. */
+static int check_listen(const char *listen)
+{
+	if (!listen || strncmp(listen, "inproc://", 9) == 0)
+		return 0;
+	if (!strstr(listen, "://"))
+		return thmqi_fail(-EINVAL, "broker: listen on %.64s: that is no URL", listen);
+	return thmqi_fail(-EPROTONOSUPPORT, "broker: listen on %.64s: this library speaks inproc:// only", listen);
+}
+
+static int check(const struct thmq_broker_opts *o)
+{
+	int rc;
+
+	if (o->flags & ~THMQ_BROKER_NO_CREATE)
+		return thmqi_fail(-EINVAL, "broker: unknown flags %#x", o->flags & ~THMQ_BROKER_NO_CREATE);
+	if (o->data_dir && (!*o->data_dir || strlen(o->data_dir) > 3800))
+		return thmqi_fail(*o->data_dir ? -ENAMETOOLONG : -EINVAL,
+				  "broker: data_dir is %s", *o->data_dir ? "too long" : "empty");
+	if (o->shard_count > THMQ_SHARD_COUNT_MAX)
+		return thmqi_fail(-EINVAL, "broker: at most %u shards", THMQ_SHARD_COUNT_MAX);
+	if (o->write_depth > 64)
+		return thmqi_fail(-EINVAL, "broker: write_depth is at most 64");
+	if (o->segment_bytes &&
+	    (!thmqi_is_pow2(o->segment_bytes) || o->segment_bytes < 1u << 20 || o->segment_bytes > 1u << 30))
+		return thmqi_fail(-EINVAL, "broker: segment_bytes is a power of two from 1 MiB to 1 GiB");
+	if (o->batch_bytes % THMQI_BLOCK || o->batch_bytes > 4u << 20 ||
+	    (o->batch_bytes && o->segment_bytes && o->batch_bytes > o->segment_bytes))
+		return thmqi_fail(-EINVAL, "broker: batch_bytes is a multiple of 4096, at most 4 MiB and a segment");
+	if (o->cache_bytes && o->cache_bytes < 1u << 20)
+		return thmqi_fail(-EINVAL, "broker: cache_bytes is at least 1 MiB");
+	rc = o->name ? check_name(o->name) : 0;
+	return rc ? rc : check_listen(o->listen);
+}
+
+int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker)
+{
+	struct thmq_broker_opts o;
+	struct thmq_core *mine;
+	struct thmqi_api *api;
+	int rc;
+
+	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV) || !ret_broker)
+		return thmqi_fail(-EINVAL, "broker: not an open environment, or no place for the handle");
+	mine = thmqi_core_mine(env);
+	if (mine && mine->in_poll)
+		return thmqi_fail(-EDEADLK, "a broker cannot be opened from a core's callback");
+	rc = thmqi_opts_copy(&o, sizeof(o), opts);
+	if (rc)
+		return thmqi_fail(rc, "broker: options of a size that this library cannot take");
+	rc = check(&o);
+	if (rc)
+		return rc;
+	api = thmqi_api_of(env);
+	rc = thmqi_broker_open(env, api->transport, &o, ret_broker);
+	if (rc)
+		return rc;
+	rc = thmqi_api_note(api, &api->brokers, *ret_broker);
+	if (rc) {
+		thmqi_broker_close(*ret_broker, 0, &api->graveyard);
+		return thmqi_fail(rc, "no memory for a broker");
+	}
+	return 0;
+}
+
+static int bad_broker(void)
+{
+	return thmqi_fail(-EINVAL, "not an open broker");
+}
+
+int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
+{
+	struct thmqi_api *api;
+	struct thmq_core *mine;
+	struct thmq_env *env;
+
+	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		return bad_broker();
+	env = thmqi_broker_env(broker);
+	mine = thmqi_core_mine(env);
+	if (mine && mine->in_poll)
+		return thmqi_fail(-EDEADLK, "a broker cannot be closed from a core's callback");
+	api = thmqi_api_of(env);
+	thmqi_api_forget(api, &api->brokers, broker);
+	return thmqi_broker_close(broker, timeout_ns, &api->graveyard);
+}
+
+int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats)
+{
+	struct thmq_broker_stats stats = {0};
+
+	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		return bad_broker();
+	if (!ret_stats || ret_stats->size < 8)
+		return thmqi_fail(-EINVAL, "stats: set the size field first");
+	thmqi_broker_stats(broker, &stats);
+	stats.size = ret_stats->size;
+	memset((char *)ret_stats, 0, stats.size);
+	memcpy(ret_stats, &stats, THMQI_MIN(stats.size, (uint32_t)sizeof(stats)));
+	return 0;
+}

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* client.c - the public face of sessions, topics, producers and consumers: checks, then calls down. */
+#include "api/api.h"
+#include "client/client.h"
+
+#define is_session(s) thmqi_handle_is(s, THMQI_HANDLE_SESSION)
+#define is_producer(p) thmqi_likely(thmqi_handle_is(p, THMQI_HANDLE_PRODUCER))
+#define is_consumer(c) thmqi_likely(thmqi_handle_is(c, THMQI_HANDLE_CONSUMER))
+
+#define OPTS_INIT(type) \
+	void thmq_##type##_opts_init(struct thmq_##type##_opts *opts) \
+	{ \
+		if (!opts) \
+			return; \
+		memset(opts, 0, sizeof(*opts)); \
+		opts->size = sizeof(*opts); \
+	}
+
+OPTS_INIT(session)
+OPTS_INIT(topic)
+OPTS_INIT(producer)
+OPTS_INIT(message)
+OPTS_INIT(consumer)
+
+static int bad(const char *what)
+{
+	return thmqi_fail(-EINVAL, "not an open %s", what);
+}
+
+static int no_place(const char *what)
+{
+	return thmqi_fail(-EINVAL, "%s: no place for the result", what);
+}
+
+static int copy_opts(void *to, uint32_t size, const void *from, uint32_t known_flags, const char *what)
+{
+	const uint32_t *flags = (const uint32_t *)to + 1;
+	int rc = thmqi_opts_copy(to, size, from);
+
+	if (rc)
+		return thmqi_fail(rc, "%s: options of a size that this library cannot take", what);
+	if (*flags & ~known_flags)
+		return thmqi_fail(-EINVAL, "%s: unknown flags %#x", what, *flags & ~known_flags);
+	return 0;
+}
+
+static int check_name(const char *name, uint32_t max, const char *what)
+{
+	const char *p;
+
+	if (!name || !*name)
+		return thmqi_fail(-EINVAL, "%s: the name is empty", what);
+	for (p = name; *p; p++) {
+		if (p - name >= (ptrdiff_t)max)
+			return thmqi_fail(-ENAMETOOLONG, "%s: the name has more than %u bytes", what, max);
+		if (!((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
+		      *p == '.' || *p == '_' || *p == '-'))
+			return thmqi_fail(-EINVAL, "%s %.64s: names are of A-Z a-z 0-9 . _ -", what, name);
+	}
+	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return thmqi_fail(-EINVAL, "%s: . and .. are no names", what);
+	return 0;
+}
+
+/* ----------------------------------------------------------------- sessions */
+
+int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_session_opts *opts,
+		 struct thmq_session **ret_session)
+{
+	struct thmq_session_opts o;
+	struct thmqi_api *api;
+	int rc;
+
+	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+		return bad("environment");
+	if (!url || !ret_session)
+		return thmqi_fail(-EINVAL, "connect: no URL, or no place for the handle");
+	rc = copy_opts(&o, sizeof(o), opts, 0, "session");
+	if (rc)
+		return rc;
+	if (o.window_bytes > 1u << 30 || o.window_count > 1u << 20 || o.event_count > 1u << 24 ||
+	    (o.window_bytes && o.window_bytes < THMQI_BLOCK) || (o.window_count && o.window_count < 16))
+		return thmqi_fail(-EINVAL, "session: window_bytes is 4096 to 1 GiB, window_count 16 to 1048576, "
+					   "event_count up to 16777216");
+	api = thmqi_api_of(env);
+	rc = thmqi_client_connect(env, api->transport, &api->graveyard, url, &o, ret_session);
+	if (rc)
+		return rc;
+	rc = thmqi_api_note(api, &api->sessions, *ret_session);
+	if (rc)
+		thmqi_client_session_close(*ret_session, 0);
+	return rc;
+}
+
+int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns)
+{
+	struct thmqi_api *api;
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	api = thmqi_api_of(thmqi_client_env(session));
+	rc = thmqi_client_session_close(session, timeout_ns);
+	if (rc == -EDEADLK)
+		return thmqi_fail(rc, "close a session: nobody drives the broker's core");
+	thmqi_api_forget(api, &api->sessions, session);
+	return rc ? thmqi_fail(rc, "close a session: %s", thmq_strerror(rc)) : 0;
+}
+
+int thmq_session_fd(struct thmq_session *session)
+{
+	return is_session(session) ? thmqi_client_session_fd(session) : bad("session");
+}
+
+int thmq_session_arm(struct thmq_session *session)
+{
+	return is_session(session) ? thmqi_client_session_arm(session) : -EINVAL;
+}
+
+int thmq_session_wait(struct thmq_session *session, uint64_t timeout_ns)
+{
+	return is_session(session) ? thmqi_client_session_wait(session, timeout_ns) : -EINVAL;
+}
+
+int thmq_events(struct thmq_session *session, struct thmq_event *ret_events, uint32_t max)
+{
+	if (!is_session(session) || (!ret_events && max))
+		return -EINVAL;
+	return thmqi_client_events(session, ret_events, THMQI_MIN(max, (uint32_t)INT32_MAX));
+}
+
+/* ------------------------------------------------------------------- topics */
+
+int thmq_topic_create(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts)
+{
+	struct thmq_topic_opts o;
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
+	if (rc == 0)
+		rc = copy_opts(&o, sizeof(o), opts, THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT, "topic");
+	if (rc)
+		return rc;
+	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
+		return thmqi_fail(-EINVAL, "topic %s: at most %u partitions", name, THMQ_PARTITION_COUNT_MAX);
+	if (o.visible_at > THMQ_DURABILITY_ALL)
+		return thmqi_fail(-EINVAL, "topic %s: unknown durability %u", name, o.visible_at);
+	if ((o.flags & THMQ_TOPIC_VOLATILE) && o.visible_at > THMQ_DURABILITY_MEMORY)
+		return thmqi_fail(-EINVAL, "topic %s: a volatile topic is visible at memory only", name);
+	if (o.volatile_bytes && (o.volatile_bytes < 1u << 20 || o.volatile_bytes > 1ull << 34))
+		return thmqi_fail(-EINVAL, "topic %s: volatile_bytes is 1 MiB to 16 GiB", name);
+	return thmqi_client_topic_create(session, name, &o);
+}
+
+int thmq_topic_delete(struct thmq_session *session, const char *name)
+{
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
+	return rc ? rc : thmqi_client_topic_delete(session, name);
+}
+
+int thmq_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos, uint32_t max)
+{
+	if (!is_session(session))
+		return bad("session");
+	if (max && (!ret_infos || ret_infos[0].size < 8))
+		return thmqi_fail(-EINVAL, "list topics: set the size field of the first element");
+	return thmqi_client_topic_list(session, ret_infos, max);
+}
+
+int thmq_topic_describe(struct thmq_session *session, const char *name, struct thmq_topic_info *ret_info)
+{
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	if (!ret_info || ret_info->size < 8)
+		return thmqi_fail(-EINVAL, "describe a topic: set the size field");
+	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
+	return rc ? rc : thmqi_client_topic_describe(session, name, ret_info);
+}
+
+int thmq_partition_describe(struct thmq_session *session, const char *topic, uint32_t partition, const char *group,
+			    struct thmq_partition_info *ret_info)
+{
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	if (!ret_info || ret_info->size < 8)
+		return thmqi_fail(-EINVAL, "describe a partition: set the size field");
+	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
+	if (rc == 0 && group)
+		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
+	return rc ? rc : thmqi_client_partition_describe(session, topic, partition, group, ret_info);
+}
+
+/* ---------------------------------------------------------------- producers */
+
+int thmq_producer_open(struct thmq_session *session, const char *topic, const struct thmq_producer_opts *opts,
+		       struct thmq_producer **ret_producer)
+{
+	struct thmq_producer_opts o;
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	if (!ret_producer)
+		return no_place("open a producer");
+	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
+	if (rc == 0)
+		rc = copy_opts(&o, sizeof(o), opts, THMQ_PRODUCER_REPORT, "producer");
+	if (rc)
+		return rc;
+	if (o.durability > THMQ_DURABILITY_ALL)
+		return thmqi_fail(-EINVAL, "producer: unknown durability %u", o.durability);
+	return thmqi_client_producer_open(session, topic, &o, ret_producer);
+}
+
+int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns)
+{
+	int rc;
+
+	if (!is_producer(producer))
+		return bad("producer");
+	rc = thmqi_client_producer_close(producer, timeout_ns);
+	return rc ? thmqi_fail(rc, "close a producer: %s", thmq_strerror(rc)) : 0;
+}
+
+uint32_t thmq_producer_len_max(const struct thmq_producer *producer)
+{
+	return is_producer(producer) ? thmqi_client_producer_len_max(producer) : 0;
+}
+
+int thmq_claim(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len,
+	       struct thmq_claim *ret_claim)
+{
+	if (!is_producer(producer) || thmqi_unlikely(!ret_claim))
+		return -EINVAL;
+	return thmqi_client_claim(producer, opts, len, ret_claim);
+}
+
+int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *claim)
+{
+	if (!is_producer(producer) || thmqi_unlikely(!claim))
+		return -EINVAL;
+	return thmqi_client_commit(producer, claim);
+}
+
+int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim)
+{
+	if (!is_producer(producer) || !claim)
+		return -EINVAL;
+	return thmqi_client_abort(producer, claim);
+}
+
+int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len,
+		  const struct thmq_message_opts *opts)
+{
+	if (!is_producer(producer) || thmqi_unlikely(!data && len))
+		return -EINVAL;
+	return thmqi_client_send(producer, data, len, opts);
+}
+
+int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns)
+{
+	return is_producer(producer) ? thmqi_client_flush(producer, timeout_ns) : -EINVAL;
+}
+
+int64_t thmq_watermark(struct thmq_producer *producer)
+{
+	return is_producer(producer) ? thmqi_client_watermark(producer) : -EINVAL;
+}
+
+/* ---------------------------------------------------------------- consumers */
+
+int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
+		       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
+{
+	struct thmq_consumer_opts o;
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	if (!ret_consumer)
+		return no_place("open a consumer");
+	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
+	if (rc == 0 && group)
+		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
+	if (rc == 0)
+		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS, "consumer");
+	if (rc)
+		return rc;
+	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
+		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
+	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
+}
+
+int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns)
+{
+	int rc;
+
+	if (!is_consumer(consumer))
+		return bad("consumer");
+	rc = thmqi_client_consumer_close(consumer, timeout_ns);
+	return rc ? thmqi_fail(rc, "close a consumer: %s", thmq_strerror(rc)) : 0;
+}
+
+int thmq_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_messages, uint32_t max)
+{
+	if (!is_consumer(consumer) || thmqi_unlikely(!ret_messages && max))
+		return -EINVAL;
+	return thmqi_client_fetch(consumer, ret_messages, THMQI_MIN(max, (uint32_t)INT32_MAX));
+}
+
+int thmq_release(struct thmq_consumer *consumer, struct thmq_message *messages, uint32_t count)
+{
+	if (!is_consumer(consumer) || thmqi_unlikely(!messages && count))
+		return -EINVAL;
+	return thmqi_client_release(consumer, messages, count);
+}
+
+int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message *message)
+{
+	if (!is_consumer(consumer) || thmqi_unlikely(!message))
+		return -EINVAL;
+	return thmqi_client_ack(consumer, message);
+}
+
+int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)
+{
+	return is_consumer(consumer) ? thmqi_client_consumer_flush(consumer, timeout_ns) : -EINVAL;
+}
+
+int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start, uint64_t value)
+{
+	if (!is_consumer(consumer))
+		return bad("consumer");
+	if (start < THMQ_START_BEGIN || start > THMQ_START_TIME)
+		return thmqi_fail(-EINVAL, "seek: start is BEGIN, END, OFFSET or TIME");
+	return thmqi_client_seek(consumer, partition, start, value);
+}

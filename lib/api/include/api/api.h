@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* api.h - what hangs on an environment for the public calls; and how a simulator opens one. */
+#ifndef THMQI_API_H
+#define THMQI_API_H
+
+#include <pthread.h>
+
+#include "base/handle.h"
+#include "reactor/reactor.h"
+#include "transport/transport.h"
+
+/* An open broker or session of an environment, so that closing the environment finds it. */
+struct thmqi_open {
+	struct thmqi_list link;
+	void *handle;
+};
+
+struct thmqi_api {
+	struct thmqi_transport *transport;
+	struct thmqi_graveyard graveyard;
+	pthread_mutex_t lock; /* of the lists */
+	struct thmqi_list sessions, brokers; /* struct thmqi_open */
+};
+
+struct thmqi_api *thmqi_api_of(struct thmq_env *env);
+int thmqi_api_note(struct thmqi_api *api, struct thmqi_list *list, void *handle);
+void thmqi_api_forget(struct thmqi_api *api, struct thmqi_list *list, void *handle);
+
+/* thmq_env_open() in a world of its own: virtual time, a simulated disk. */
+int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world, struct thmq_env **ret_env);
+
+#endif

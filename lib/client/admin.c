@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* admin.c - topics: created, deleted, listed, described; blocking, by requests to the meta shard. */
+#include <stdio.h>
+
+#include "internal.h"
+
+static void name_request(struct thmqi_request *r, uint32_t op, const char *name)
+{
+	memset(r, 0, sizeof(*r));
+	r->op = op;
+	if (name)
+		snprintf(r->name, sizeof(r->name), "%s", name);
+}
+
+int thmqi_client_topic_create(struct thmq_session *s, const char *name, const struct thmq_topic_opts *opts)
+{
+	struct thmqi_request r;
+	int rc;
+
+	name_request(&r, THMQI_OP_TOPIC_CREATE, name);
+	r.topic_flags = opts->flags;
+	r.partition_count = opts->partition_count ? opts->partition_count : 1;
+	r.visible_at = opts->visible_at;
+	r.volatile_bytes = opts->volatile_bytes;
+	rc = thmqi_session_meta(s, &r, NULL);
+	if (rc == -EEXIST)
+		return thmqi_fail(rc, "topic %s exists already", name);
+	if (rc == -ENOTSUP)
+		return thmqi_fail(rc, "topic %s: this broker has no directory: make it volatile", name);
+	return rc ? thmqi_fail(rc, "create topic %s: %s", name, thmq_strerror(rc)) : 0;
+}
+
+int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
+{
+	struct thmqi_request r;
+	int rc;
+
+	name_request(&r, THMQI_OP_TOPIC_DELETE, name);
+	rc = thmqi_session_meta(s, &r, NULL);
+	return rc ? thmqi_fail(rc, "delete topic %s: %s", name, thmq_strerror(rc)) : 0;
+}
+
+/* @size: what the caller's struct holds. */
+static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_info)
+{
+	struct thmq_topic_info info = {.size = size,
+				       .flags = e->topic_flags,
+				       .topic_id = e->topic_id,
+				       .partition_count = e->partition_count,
+				       .visible_at = e->visible_at,
+				       .group_count = e->group_count};
+
+	memcpy(info.name, e->name, sizeof(info.name));
+	memset(ret_info, 0, size);
+	memcpy(ret_info, &info, THMQI_MIN(size, (uint32_t)sizeof(info)));
+}
+
+int thmqi_client_topic_list(struct thmq_session *s, struct thmq_topic_info *ret_infos, uint32_t max)
+{
+	uint32_t size = max ? ret_infos[0].size : (uint32_t)sizeof(*ret_infos), n = 0, i;
+	const struct thmqi_reply *reply;
+	struct thmqi_request r;
+	int rc;
+
+	name_request(&r, THMQI_OP_TOPIC_LIST, NULL);
+	do {
+		r.index = n;
+		rc = thmqi_session_meta(s, &r, &reply);
+		if (rc)
+			return thmqi_fail(rc, "list topics: %s", thmq_strerror(rc));
+		for (i = 0; i < reply->count && n < max; i++, n++)
+			info_of(&reply->topics[i], size, (char *)ret_infos + (size_t)n * size);
+	} while (n < max && n < reply->total && reply->count);
+	return (int)reply->total;
+}
+
+int thmqi_client_topic_describe(struct thmq_session *s, const char *name, struct thmq_topic_info *ret_info)
+{
+	const struct thmqi_reply *reply;
+	struct thmqi_request r;
+	int rc;
+
+	name_request(&r, THMQI_OP_TOPIC_DESCRIBE, name);
+	rc = thmqi_session_meta(s, &r, &reply);
+	if (rc)
+		return thmqi_fail(rc, "describe topic %s: %s", name, thmq_strerror(rc));
+	info_of(&reply->topics[0], ret_info->size, ret_info);
+	return 0;
+}
+
+int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
+			     struct thmqi_partition_entry **ret_entries)
+{
+	struct thmqi_partition_entry *entries = calloc(count, sizeof(*entries));
+	const struct thmqi_reply *reply;
+	struct thmqi_request r;
+	uint32_t n = 0, take;
+	int rc = entries ? 0 : -ENOMEM;
+
+	name_request(&r, THMQI_OP_TOPIC_PARTITIONS, NULL);
+	r.topic_id = topic_id;
+	while (!rc && n < count) {
+		r.index = n;
+		rc = thmqi_session_meta(s, &r, &reply);
+		if (rc)
+			break;
+		take = THMQI_MIN(reply->count, count - n);
+		if (!take)
+			rc = -THMQ_EVERSION;
+		memcpy(entries + n, reply->partitions, take * sizeof(*entries));
+		n += take;
+	}
+	if (rc) {
+		free(entries);
+		return rc;
+	}
+	*ret_entries = entries;
+	return 0;
+}
+
+static int find_group(struct thmq_session *s, const char *topic, const char *group, uint32_t *ret_id)
+{
+	const struct thmqi_reply *reply;
+	struct thmqi_request r;
+	int rc;
+
+	*ret_id = 0;
+	name_request(&r, THMQI_OP_GROUP_FIND, topic);
+	snprintf(r.group, sizeof(r.group), "%s", group);
+	rc = thmqi_session_meta(s, &r, &reply);
+	if (rc == 0)
+		*ret_id = (uint32_t)reply->value[0];
+	return rc == -ENOENT ? 0 : rc;
+}
+
+int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, uint32_t partition, const char *group,
+				    struct thmq_partition_info *ret_info)
+{
+	uint64_t deadline = thmqi_session_deadline(s, s->opts.timeout_ns);
+	struct thmq_partition_info info = {.size = ret_info->size, .partition = partition};
+	struct thmqi_partition_entry *entries = NULL;
+	const struct thmqi_reply *reply;
+	struct thmqi_request r;
+	struct client_link *l;
+	uint32_t group_id = 0;
+	int rc;
+
+	name_request(&r, THMQI_OP_TOPIC_DESCRIBE, topic);
+	rc = thmqi_session_meta(s, &r, &reply);
+	if (!rc && partition >= reply->topics[0].partition_count)
+		rc = -THMQ_ENOPARTITION;
+	if (!rc)
+		rc = thmqi_session_partitions(s, reply->topics[0].topic_id, reply->topics[0].partition_count,
+					      &entries);
+	if (!rc && group)
+		rc = find_group(s, topic, group, &group_id);
+	if (!rc)
+		rc = thmqi_session_link(s, entries[partition].shard, &l);
+	if (!rc) {
+		name_request(&r, THMQI_OP_PARTITION_INFO, NULL);
+		r.partition = entries[partition].partition;
+		r.group_id = group_id;
+		info.shard = entries[partition].shard - 1;
+		rc = thmqi_session_request(s, l, &r, deadline, &reply);
+	}
+	free(entries);
+	if (rc)
+		return thmqi_fail(rc, "describe partition %u of %s: %s", partition, topic, thmq_strerror(rc));
+	info.begin_offset = reply->value[0];
+	info.end_offset = reply->value[1];
+	info.group_offset = reply->value[2];
+	if (group) {
+		uint64_t from = info.group_offset == UINT64_MAX ? info.begin_offset :
+								  THMQI_MAX(info.group_offset, info.begin_offset);
+
+		info.lag = info.end_offset > from ? info.end_offset - from : 0;
+	}
+	memset(ret_info, 0, info.size);
+	memcpy(ret_info, &info, THMQI_MIN(info.size, (uint32_t)sizeof(info)));
+	return 0;
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * internal.h - the client's own structures. All of a session belongs to one thread; what arrives is taken in by
+ * process() only, which every call makes when it needs news.
+ */
+#ifndef THMQI_CLIENT_INTERNAL_H
+#define THMQI_CLIENT_INTERNAL_H
+
+#include <thundermq/log.h>
+
+#include "base/base.h"
+#include "base/handle.h"
+#include "client/client.h"
+#include "transport/transport.h"
+#include "wire/frame.h"
+
+/* ------------------------------------------------------------------- links */
+
+enum slot_state { SLOT_CLAIMED = 1, SLOT_COMMITTED, SLOT_FREE };
+
+/* One claim, in the order of claiming: its bytes in the data area come back in this order. */
+struct slot {
+	uint64_t end; /* of its bytes, free running */
+	uint64_t seq;
+	uint16_t stream;
+	uint8_t level;
+	uint8_t state; /* enum slot_state */
+	uint32_t reserved;
+};
+
+struct client_link {
+	struct thmqi_link *wire;
+	struct thmq_session *session;
+	uint32_t shard;
+	bool up; /* WELCOME came */
+	int dead; /* error; 0: alive */
+	uint32_t len_max; /* largest message that the broker takes */
+	/* claims */
+	struct slot *slots;
+	uint32_t slot_mask;
+	uint32_t slot_head, slot_tail; /* next to be made, oldest; free running */
+	uint64_t area_head, area_tail; /* free running */
+	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_DURABLE + 1];
+	/* the one request that may be out */
+	uint64_t request_id;
+	bool replied;
+	int reply_status;
+	/* deliveries to be given back for which the ring had no room */
+	struct delivered *unreleased;
+};
+
+/* ---------------------------------------------------------------- consumers */
+
+/* A run handed over by the broker. */
+struct delivered {
+	struct delivered *next; /* in the queue, the free list, or waiting to be released */
+	struct client_link *link;
+	struct reading *reading;
+	uint64_t token;
+	const struct thmq_run_header *run;
+	const struct thmq_record *record; /* the next one */
+	const uint8_t *body;
+	const uint32_t *deltas; /* offsets, if sparse */
+	uint64_t from, to; /* offsets wanted */
+	uint32_t at, count; /* records handed out, of */
+	uint32_t held; /* messages that the app has */
+	uint32_t generation; /* of this record's use, to know stale views */
+	bool queued;
+};
+
+enum reading_state {
+	READING_NONE,
+	READING_WANTED, /* the link is not up yet */
+	READING_ATTACHING,
+	READING_ON,
+	READING_DRAINING, /* asked back: the app still holds messages */
+	READING_DETACHING
+};
+
+/* One partition of a consumer's topic. */
+struct reading {
+	struct thmq_consumer *consumer;
+	struct client_link *link;
+	uint32_t partition; /* id */
+	uint32_t index; /* in the topic */
+	uint32_t shard;
+	uint32_t state; /* enum reading_state */
+	uint32_t generation; /* of seeks */
+	uint32_t group_id;
+	uint64_t epoch;
+	uint64_t held; /* messages that the app has */
+	int64_t not_before_ns; /* skip messages stored earlier; INT64_MIN: none */
+	uint64_t ack_next, ack_sent, ack_stored; /* UINT64_MAX: none */
+	bool ack_dirty;
+	bool revoke_asked; /* while attaching */
+	bool seek_done;
+	int seek_status;
+	uint64_t seek_begin, seek_end;
+	int status; /* of the last attach */
+};
+
+struct thmq_consumer {
+	struct thmqi_handle handle;
+	struct thmq_session *session;
+	struct thmq_consumer_opts opts;
+	uint32_t stream;
+	uint32_t topic_id;
+	bool grouped;
+	bool fenced; /* an ack was refused since the last flush */
+	bool stalled; /* told that the app holds everything */
+	int error; /* what fetch returns from now on; 0 */
+	char topic[256];
+	struct reading *readings;
+	uint32_t reading_count;
+	struct delivered *first, **last; /* queue */
+	struct delivered *free;
+	struct delivered *pool;
+	uint32_t pool_count;
+	uint64_t held_bytes, held_count; /* delivered and not given back */
+	uint64_t app_held; /* of these, messages in the app's hands */
+};
+
+/* ---------------------------------------------------------------- producers */
+
+/* An outstanding sequence. */
+struct sent {
+	uint16_t shard;
+	uint8_t level;
+	uint8_t failed;
+};
+
+struct thmq_producer {
+	struct thmqi_handle handle;
+	struct thmq_session *session;
+	uint32_t stream;
+	uint32_t level; /* default */
+	uint32_t topic_id;
+	uint32_t partition_count;
+	bool report, is_volatile;
+	int error; /* the topic is gone, the shard failed */
+	void *cookie;
+	struct thmqi_partition_entry *partitions;
+	struct sent *sent; /* ring by sequence */
+	uint32_t sent_mask;
+	uint64_t last_seq, watermark;
+	uint64_t uniform_from; /* from this sequence on all went to one shard at one level */
+	uint64_t failed; /* since the last flush */
+	uint32_t open_claims;
+	uint32_t next_partition, sticky_count; /* round robin */
+	uint32_t sticky_bytes;
+};
+
+/* ---------------------------------------------------------------- sessions */
+
+struct thmq_session {
+	struct thmqi_handle handle;
+	struct thmq_env *env;
+	struct thmqi_transport *transport;
+	struct thmqi_graveyard *graveyard;
+	struct thmq_session_opts opts;
+	struct thmqi_waiter *waiter;
+	char *url;
+	struct client_link **links; /* by shard; NULL: not connected */
+	uint32_t shard_count;
+	uint64_t incarnation; /* of the broker */
+	int dead; /* error; 0: alive */
+	uint64_t next_request;
+	uint64_t news; /* frames taken in */
+	struct thmq_producer *producers[THMQI_STREAMS];
+	struct thmq_consumer *consumers[THMQI_STREAMS];
+	uint8_t unsafe[THMQI_STREAMS]; /* streams that something late may still arrive for: not used again */
+	struct thmq_event *events;
+	uint32_t event_mask;
+	uint32_t event_head, event_tail; /* free running */
+	uint32_t reports_due; /* events promised for messages that are out */
+	uint64_t dropped;
+	bool untended; /* a consumer has something to send that found no room */
+};
+
+/* session.c */
+uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
+int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
+uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
+int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link); /* makes it; may be not up */
+int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
+			  uint64_t deadline, const struct thmqi_reply **ret_reply);
+int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *request,
+		       const struct thmqi_reply **ret_reply);
+int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_t deadline);
+void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e); /* counts it as dropped when full */
+int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
+			     struct thmqi_partition_entry **ret_entries);
+
+/* producer.c */
+void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
+void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
+void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
+
+/* consumer.c */
+void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f);
+void thmqi_consumers_tend(struct thmq_session *s); /* what found no room before */
+void thmqi_consumer_link_up(struct thmq_session *s, struct client_link *l);
+bool thmqi_consumer_has_news(const struct thmq_consumer *c);
+
+#endif

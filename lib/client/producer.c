@@ -1,0 +1,588 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * producer.c - claims in a link's data area, commits as frames, and what has become of them. Nothing on the way of a
+ * message allocates, locks, reads the clock or enters the kernel (but to wake a core that sleeps).
+ */
+#include <stdio.h>
+
+#include "internal.h"
+
+#define STICKY_MESSAGES 64u /* round robin stays on a partition for so many … */
+#define STICKY_BYTES (64u << 10) /* … or so much */
+#define CLAIM_COMMITTED UINT64_MAX
+
+/* --------------------------------------------------------------- data area */
+
+static bool slot_settled(const struct client_link *l, const struct slot *slot)
+{
+	if (slot->state == SLOT_FREE)
+		return true;
+	return slot->state == SLOT_COMMITTED && l->progress[slot->stream][slot->level] >= slot->seq;
+}
+
+static void reclaim(struct client_link *l)
+{
+	struct slot *slot;
+
+	while (l->slot_tail != l->slot_head) {
+		slot = &l->slots[l->slot_tail & l->slot_mask];
+		if (!slot_settled(l, slot))
+			break;
+		l->area_tail = slot->end;
+		l->slot_tail++;
+	}
+}
+
+/* @bytes in one piece; a piece that would wrap skips the rest. Return: its place, free running, or UINT64_MAX. */
+static uint64_t area_claim(struct client_link *l, uint32_t bytes)
+{
+	uint64_t size = l->wire->area_bytes, at = l->area_head, left = size - (at & (size - 1));
+
+	if (left < bytes)
+		at += left;
+	if (at + bytes - l->area_tail > size || l->slot_head - l->slot_tail > l->slot_mask) {
+		reclaim(l);
+		if (l->slot_head == l->slot_tail) { /* nothing is out: begin anew, and reach any size */
+			at = THMQI_ALIGN_UP(at, size);
+			l->area_tail = at;
+		}
+		if (at + bytes - l->area_tail > size || l->slot_head - l->slot_tail > l->slot_mask)
+			return UINT64_MAX;
+	}
+	return at;
+}
+
+/* --------------------------------------------------------------- partitions */
+
+static int choose_partition(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
+			    uint32_t *ret_index)
+{
+	if (opts && (opts->flags & THMQ_MESSAGE_PARTITION)) {
+		if (opts->partition >= p->partition_count)
+			return -THMQ_ENOPARTITION;
+		*ret_index = opts->partition;
+	} else if (p->partition_count == 1) {
+		*ret_index = 0;
+	} else if (opts && opts->key) {
+		*ret_index = (uint32_t)(thmqi_hash64(opts->key, opts->key_len) % p->partition_count);
+	} else {
+		if (++p->sticky_count > STICKY_MESSAGES || (p->sticky_bytes += len) > STICKY_BYTES) {
+			p->sticky_count = 1;
+			p->sticky_bytes = len;
+			p->next_partition = (p->next_partition + 1) % p->partition_count;
+		}
+		*ret_index = p->next_partition;
+	}
+	return 0;
+}
+
+static int link_of(struct thmq_producer *p, uint32_t index, struct client_link **ret_link)
+{
+	struct thmq_session *s = p->session;
+	uint32_t shard = p->partitions[index].shard;
+	struct client_link *l = shard < s->shard_count ? s->links[shard] : NULL;
+	int rc;
+
+	if (thmqi_unlikely(!l)) {
+		rc = thmqi_session_link(s, shard, &l);
+		if (rc)
+			return rc;
+	}
+	if (thmqi_unlikely(!l->up)) {
+		thmqi_session_process(s);
+		if (!l->up)
+			return l->dead ? -ESHUTDOWN : -EAGAIN;
+	}
+	*ret_link = l;
+	return 0;
+}
+
+/* ------------------------------------------------------------------- claim */
+
+static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o, uint32_t *ret_level)
+{
+	uint32_t level = o && o->durability ? o->durability : p->level;
+
+	if (o && ((o->flags & ~(THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME)) || o->size < 8 ||
+		  o->durability > THMQ_DURABILITY_ALL || o->key_len > THMQ_KEY_MAX || (o->key_len && !o->key) ||
+		  (o->tag && strnlen(o->tag, THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)))
+		return -EINVAL;
+	/* with one copy the upper rungs mean durable; a volatile topic has the lowest only */
+	if (level > THMQ_DURABILITY_DURABLE)
+		level = THMQ_DURABILITY_DURABLE;
+	if (p->is_volatile && level > THMQ_DURABILITY_MEMORY) {
+		if (o && o->durability)
+			return -ENOTSUP;
+		level = THMQ_DURABILITY_MEMORY;
+	}
+	*ret_level = level;
+	return 0;
+}
+
+/*
+ * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16,
+ * shard << 32, [3] time.
+ */
+static uint64_t pack(uint32_t key_len, uint32_t tag_len, uint32_t shard)
+{
+	return key_len | (uint64_t)tag_len << 16 | (uint64_t)shard << 32;
+}
+
+/* A window of reported messages never outgrows the room for their events. */
+static bool events_full(const struct thmq_producer *p)
+{
+	const struct thmq_session *s = p->session;
+
+	return p->report && s->event_head - s->event_tail + s->reports_due + p->open_claims > s->event_mask;
+}
+
+int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
+		       struct thmq_claim *ret_claim)
+{
+	struct thmq_session *s = p->session;
+	uint32_t level, index, key_len = opts ? opts->key_len : 0, tag_len, head, bytes;
+	struct client_link *l;
+	struct slot *slot;
+	uint8_t *data;
+	uint64_t at;
+	int rc;
+
+	if (thmqi_unlikely(s->dead || p->error))
+		return s->dead ? s->dead : p->error;
+	rc = check_opts(p, opts, &level);
+	if (thmqi_unlikely(rc))
+		return rc;
+	tag_len = opts && opts->tag ? (uint32_t)strlen(opts->tag) : 0;
+	rc = choose_partition(p, opts, len, &index);
+	if (thmqi_unlikely(rc))
+		return rc;
+	rc = link_of(p, index, &l);
+	if (thmqi_unlikely(rc))
+		return rc;
+	if (thmqi_unlikely(len > l->len_max || key_len + tag_len > l->len_max - len))
+		return -EMSGSIZE;
+	head = THMQI_ALIGN_UP(key_len + tag_len, 8u);
+	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
+	if (thmqi_unlikely(bytes > l->wire->area_bytes))
+		return -EMSGSIZE;
+	at = area_claim(l, bytes);
+	if (thmqi_unlikely(at == UINT64_MAX ||
+			   p->last_seq + p->open_claims - p->watermark >= p->sent_mask || events_full(p))) {
+		thmqi_session_process(s);
+		thmqi_client_watermark(p);
+		at = area_claim(l, bytes);
+		if (at == UINT64_MAX || p->last_seq + p->open_claims - p->watermark >= p->sent_mask ||
+		    events_full(p))
+			return s->dead ? s->dead : -EAGAIN;
+	}
+	l->area_head = at + bytes;
+	slot = &l->slots[l->slot_head & l->slot_mask];
+	slot->end = at + bytes;
+	slot->stream = (uint16_t)p->stream;
+	slot->level = (uint8_t)level;
+	slot->state = SLOT_CLAIMED;
+	data = l->wire->area + (at & (l->wire->area_bytes - 1)) + head;
+	ret_claim->data = data;
+	ret_claim->len = len;
+	ret_claim->partition = index;
+	ret_claim->internal[0] = l->slot_head++;
+	ret_claim->internal[1] = (uint64_t)(uintptr_t)(data - key_len - tag_len);
+	ret_claim->internal[2] = pack(key_len, tag_len, l->shard);
+	ret_claim->internal[3] = opts && (opts->flags & THMQ_MESSAGE_TIME) ? (uint64_t)opts->time_ns : 0;
+	if (key_len)
+		memcpy(data - key_len - tag_len, opts->key, key_len);
+	if (tag_len)
+		memcpy(data - tag_len, opts->tag, tag_len);
+	p->open_claims++;
+	return 0;
+}
+
+static struct slot *slot_of(struct thmq_producer *p, const struct thmq_claim *claim, struct client_link **ret_link)
+{
+	uint32_t shard = (uint32_t)(claim->internal[2] >> 32), number = (uint32_t)claim->internal[0];
+	struct client_link *l = shard < p->session->shard_count ? p->session->links[shard] : NULL;
+	struct slot *slot;
+
+	if (!l || claim->internal[0] == CLAIM_COMMITTED || number - l->slot_tail >= l->slot_head - l->slot_tail)
+		return NULL;
+	slot = &l->slots[number & l->slot_mask];
+	*ret_link = l;
+	return slot->state == SLOT_CLAIMED && slot->stream == p->stream ? slot : NULL;
+}
+
+/* FNV-1a over the tag (Fowler, Noll, Vo); 0 means no tag. */
+static uint32_t tag_hash(const uint8_t *tag, uint32_t len)
+{
+	uint32_t h = 2166136261u;
+
+	while (len--)
+		h = (h ^ *tag++) * 16777619u;
+	return h ? h : 1;
+}
+
+static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
+{
+	struct sent *e = &p->sent[seq & p->sent_mask];
+	const struct sent *before = &p->sent[(seq - 1) & p->sent_mask];
+
+	e->shard = (uint16_t)shard;
+	e->level = level;
+	e->failed = 0;
+	if (p->watermark + 1 == seq || before->shard != e->shard || before->level != level)
+		p->uniform_from = seq;
+}
+
+int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
+{
+	struct client_link *l;
+	struct thmqi_frame *f;
+	struct slot *slot = slot_of(p, claim, &l);
+	uint32_t key_len = claim->internal[2] & 0xffff, tag_len = (uint32_t)(claim->internal[2] >> 16) & 0xffff;
+
+	if (thmqi_unlikely(!slot))
+		return -EINVAL;
+	if (thmqi_unlikely(p->session->dead)) {
+		thmqi_client_abort(p, claim);
+		return p->session->dead;
+	}
+	f = thmqi_frame_claim(&l->wire->up, 0);
+	if (thmqi_unlikely(!f)) {
+		thmqi_session_process(p->session);
+		return -EAGAIN;
+	}
+	slot->seq = ++p->last_seq;
+	slot->state = SLOT_COMMITTED;
+	note_sent(p, p->last_seq, l->shard, slot->level);
+	f->type = THMQI_FRAME_PRODUCE;
+	f->flags = slot->level;
+	f->key_len = (uint16_t)key_len;
+	f->stream = p->stream;
+	f->partition = p->partitions[claim->partition].partition;
+	f->len = key_len + tag_len + claim->len;
+	f->extra = tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0);
+	f->seq = p->last_seq;
+	f->data = claim->internal[1];
+	f->arg[0] = claim->internal[3];
+	f->tag_hash = tag_len ? tag_hash((const uint8_t *)(uintptr_t)claim->internal[1] + key_len, tag_len) : 0;
+	thmqi_frame_commit(&l->wire->up);
+	thmqi_link_kick_broker(l->wire);
+	claim->internal[0] = CLAIM_COMMITTED;
+	p->open_claims--;
+	if (p->report)
+		p->session->reports_due++;
+	return (int64_t)p->last_seq;
+}
+
+int thmqi_client_abort(struct thmq_producer *p, struct thmq_claim *claim)
+{
+	struct client_link *l;
+	struct slot *slot = slot_of(p, claim, &l);
+
+	if (!slot)
+		return -EINVAL;
+	slot->state = SLOT_FREE;
+	claim->internal[0] = CLAIM_COMMITTED;
+	p->open_claims--;
+	reclaim(l);
+	return 0;
+}
+
+int64_t thmqi_client_send(struct thmq_producer *p, const void *data, uint32_t len,
+			  const struct thmq_message_opts *opts)
+{
+	struct thmq_claim claim;
+	int64_t seq;
+	int rc = thmqi_client_claim(p, opts, len, &claim);
+
+	if (thmqi_unlikely(rc))
+		return rc;
+	if (len)
+		memcpy(claim.data, data, len);
+	seq = thmqi_client_commit(p, &claim);
+	if (thmqi_unlikely(seq == -EAGAIN))
+		thmqi_client_abort(p, &claim);
+	return seq;
+}
+
+/* ------------------------------------------------------------- what became */
+
+int64_t thmqi_client_watermark(struct thmq_producer *p)
+{
+	struct thmq_session *s = p->session;
+	const struct client_link *l;
+	const struct sent *e;
+
+	if (s->links)
+		thmqi_session_process(s);
+	while (p->watermark < p->last_seq) {
+		e = &p->sent[(p->watermark + 1) & p->sent_mask];
+		l = e->shard < s->shard_count ? s->links[e->shard] : NULL;
+		if (p->watermark + 1 >= p->uniform_from && l) {
+			/* all from here on went one way: the way's own progress is the answer */
+			uint64_t done = THMQI_MIN(l->progress[p->stream][e->level], p->last_seq);
+
+			if (done > p->watermark)
+				p->watermark = done;
+			else if (e->failed)
+				p->watermark++;
+			else
+				break;
+			continue;
+		}
+		if (!e->failed && !(l && l->progress[p->stream][e->level] >= p->watermark + 1))
+			break;
+		p->watermark++;
+	}
+	return (int64_t)p->watermark;
+}
+
+static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error)
+{
+	struct thmq_event e = {
+		.type = type, .error = error, .producer = p, .cookie = p->cookie, .sequence = seq, .count = 1};
+
+	thmqi_session_event(p->session, &e);
+}
+
+static uint32_t index_of(const struct thmq_producer *p, uint32_t partition)
+{
+	uint32_t i = partition - p->partitions[0].partition;
+
+	if (i < p->partition_count && p->partitions[i].partition == partition)
+		return i;
+	for (i = 0; i < p->partition_count; i++)
+		if (p->partitions[i].partition == partition)
+			return i;
+	return UINT32_MAX;
+}
+
+/* A run is stored: its sequences are this link's, in the order of sending. */
+void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f)
+{
+	struct thmq_event e = {.type = THMQ_EVENT_SETTLED,
+			       .producer = p,
+			       .cookie = p->cookie,
+			       .partition = index_of(p, f->partition),
+			       .durability = f->flags,
+			       .count = 1};
+	uint64_t seq = f->seq;
+	uint32_t n = 0;
+
+	for (; n < f->len && seq <= p->last_seq; seq++) {
+		if (p->sent[seq & p->sent_mask].shard != l->shard)
+			continue;
+		e.sequence = seq;
+		e.offset = f->arg[0] + n++;
+		p->session->reports_due--;
+		thmqi_session_event(p->session, &e);
+	}
+}
+
+static void mark_failed(struct thmq_producer *p, uint64_t seq)
+{
+	p->sent[seq & p->sent_mask].failed = 1;
+	p->failed++;
+	if (p->report)
+		p->session->reports_due--;
+}
+
+void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f)
+{
+	uint32_t i;
+
+	if (f->seq > p->last_seq || f->seq <= p->watermark)
+		return;
+	mark_failed(p, f->seq);
+	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
+	for (i = l->slot_tail; i != l->slot_head; i++) {
+		struct slot *slot = &l->slots[i & l->slot_mask];
+
+		if (slot->state == SLOT_COMMITTED && slot->stream == p->stream && slot->seq == f->seq)
+			slot->state = SLOT_FREE;
+	}
+	if (f->status == -THMQ_ENOTOPIC)
+		p->error = f->status;
+}
+
+/* A shard failed: everything out to it ends as failed, with an outcome that is not known. */
+void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
+{
+	struct thmq_producer *p = s->producers[f->stream % THMQI_STREAMS];
+	uint32_t i, index;
+	uint64_t seq;
+
+	if (f->status != -THMQ_EFAILED || !p)
+		return;
+	index = index_of(p, f->partition);
+	if (index == UINT32_MAX)
+		return;
+	p->error = -THMQ_EFAILED;
+	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
+		struct sent *e = &p->sent[seq & p->sent_mask];
+		struct client_link *l = s->links[e->shard];
+
+		if (e->shard != p->partitions[index].shard || e->failed ||
+		    (l && l->progress[p->stream][e->level] >= seq))
+			continue;
+		mark_failed(p, seq);
+		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED);
+		for (i = l ? l->slot_tail : 0; l && i != l->slot_head; i++)
+			if (l->slots[i & l->slot_mask].seq == seq)
+				l->slots[i & l->slot_mask].state = SLOT_FREE;
+	}
+}
+
+/* -------------------------------------------------------------------- flush */
+
+static bool is_settled(void *arg)
+{
+	struct thmq_producer *p = arg;
+
+	return (uint64_t)thmqi_client_watermark(p) == p->last_seq;
+}
+
+int thmqi_client_flush(struct thmq_producer *p, uint64_t timeout_ns)
+{
+	int rc = 0;
+
+	if (!is_settled(p))
+		rc = p->session->dead ? p->session->dead :
+					thmqi_session_block(p->session, is_settled, p,
+							    thmqi_session_deadline(p->session, timeout_ns));
+	if (rc)
+		return rc;
+	if (p->failed) {
+		p->failed = 0;
+		return -EIO;
+	}
+	return 0;
+}
+
+/* -------------------------------------------------------------- open, close */
+
+static int free_stream(struct thmq_session *s)
+{
+	uint32_t i;
+
+	for (i = 0; i < THMQI_STREAMS; i++)
+		if (!s->producers[i] && !(s->unsafe[i] & 1))
+			return (int)i;
+	return thmqi_fail(-EMFILE, "a session has at most %u producers at a time", THMQI_STREAMS);
+}
+
+static void forget_progress(struct thmq_session *s, uint32_t stream)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->shard_count; i++)
+		if (s->links[i])
+			memset(s->links[i]->progress[stream], 0, sizeof(s->links[i]->progress[stream]));
+}
+
+static void producer_free(struct thmq_producer *p)
+{
+	free(p->partitions);
+	free(p->sent);
+	p->partitions = NULL;
+	p->sent = NULL;
+	thmqi_handle_bury(p->session->graveyard, &p->handle);
+}
+
+int thmqi_client_producer_open(struct thmq_session *s, const char *topic, const struct thmq_producer_opts *opts,
+			       struct thmq_producer **ret_producer)
+{
+	struct thmqi_request request = {.op = THMQI_OP_TOPIC_DESCRIBE};
+	const struct thmqi_reply *reply;
+	struct thmqi_topic_entry entry;
+	struct thmq_producer *p;
+	struct client_link *l;
+	int rc, stream = free_stream(s);
+	uint32_t i;
+
+	if (stream < 0)
+		return stream;
+	snprintf(request.name, sizeof(request.name), "%s", topic);
+	rc = thmqi_session_meta(s, &request, &reply);
+	if (rc)
+		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
+	entry = reply->topics[0];
+	if ((entry.topic_flags & THMQ_TOPIC_VOLATILE) && opts->durability > THMQ_DURABILITY_MEMORY)
+		return thmqi_fail(-ENOTSUP, "%s is volatile: it has durability memory only", topic);
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return thmqi_fail(-ENOMEM, "no memory for a producer");
+	p->handle.kind = THMQI_HANDLE_PRODUCER;
+	p->session = s;
+	p->stream = (uint32_t)stream;
+	p->is_volatile = entry.topic_flags & THMQ_TOPIC_VOLATILE;
+	p->level = opts->durability ? opts->durability :
+		   p->is_volatile   ? THMQ_DURABILITY_MEMORY :
+				      THMQ_DURABILITY_DURABLE;
+	p->report = opts->flags & THMQ_PRODUCER_REPORT;
+	p->cookie = opts->cookie;
+	p->topic_id = entry.topic_id;
+	p->partition_count = entry.partition_count;
+	p->sent_mask = s->opts.window_count - 1;
+	p->uniform_from = 1;
+	p->sent = calloc(s->opts.window_count, sizeof(*p->sent));
+	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count, &p->partitions) : -ENOMEM;
+	if (rc) {
+		producer_free(p);
+		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
+	}
+	forget_progress(s, p->stream);
+	s->producers[stream] = p;
+	/* connect now, so that the first claims find their links up */
+	for (i = 0; i < p->partition_count && i < s->shard_count && !rc; i++)
+		rc = thmqi_session_link(s, p->partitions[i].shard, &l);
+	for (i = 0; i < p->partition_count && i < s->shard_count && !rc; i++)
+		rc = thmqi_session_wait_up(s, s->links[p->partitions[i].shard],
+					   thmqi_session_deadline(s, s->opts.timeout_ns));
+	if (rc) {
+		s->producers[stream] = NULL;
+		producer_free(p);
+		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
+	}
+	*ret_producer = p;
+	return 0;
+}
+
+int thmqi_client_producer_close(struct thmq_producer *p, uint64_t timeout_ns)
+{
+	struct thmq_session *s = p->session;
+	uint32_t i, k;
+	int rc;
+
+	rc = thmqi_client_flush(p, timeout_ns);
+	if (rc == -EDEADLK && !s->dead)
+		return rc;
+	for (i = 0; i < s->shard_count; i++) {
+		struct client_link *l = s->links[i];
+
+		if (!l)
+			continue;
+		for (k = l->slot_tail; k != l->slot_head; k++) {
+			struct slot *slot = &l->slots[k & l->slot_mask];
+
+			if (slot->stream == p->stream && slot->state == SLOT_CLAIMED)
+				slot->state = SLOT_FREE;
+		}
+	}
+	/* reports of what is still out will find no producer */
+	for (; p->report && p->watermark < p->last_seq; p->watermark++)
+		if (!p->sent[(p->watermark + 1) & p->sent_mask].failed && s->reports_due)
+			s->reports_due--;
+	if (rc)
+		s->unsafe[p->stream] |= rc == -EIO ? 0 : 1;
+	s->producers[p->stream] = NULL;
+	producer_free(p);
+	return rc;
+}
+
+uint32_t thmqi_client_producer_len_max(const struct thmq_producer *p)
+{
+	const struct thmq_session *s = p->session;
+	const struct client_link *l = s->links ? s->links[p->partitions[0].shard] : NULL;
+
+	return l ? THMQI_MIN(l->len_max, l->wire->area_bytes - 8) : 0;
+}

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * session.c - a session: its links, the frames that arrive on them, waiting, events. Knows which frame is whose, not what
+ * producers and consumers do with it.
+ */
+#include <poll.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "internal.h"
+
+#define PROCESS_BUDGET 1024u /* frames of one link in one go */
+#define SPIN_NS 20000u /* before a blocking call sleeps */
+#define SPIN_POLLED_NS 2000000u /* the same where the core never sleeps either */
+#define NAP_NS 100000000u /* a sleep that nothing ends: look around */
+
+/* -------------------------------------------------------------------- events */
+
+void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e)
+{
+	if (s->event_head - s->event_tail > s->event_mask) {
+		s->dropped++;
+		return;
+	}
+	s->events[s->event_head++ & s->event_mask] = *e;
+}
+
+int thmqi_client_events(struct thmq_session *s, struct thmq_event *ret_events, uint32_t max)
+{
+	uint32_t n = 0;
+
+	if (s->event_head == s->event_tail)
+		thmqi_session_process(s);
+	while (n < max && s->event_tail != s->event_head)
+		ret_events[n++] = s->events[s->event_tail++ & s->event_mask];
+	if (n < max && s->dropped) {
+		memset(&ret_events[n], 0, sizeof(ret_events[n]));
+		ret_events[n].type = THMQ_EVENT_DROPPED;
+		ret_events[n++].count = s->dropped;
+		s->dropped = 0;
+	}
+	return (int)n;
+}
+
+/* -------------------------------------------------------------------- frames */
+
+static void session_died(struct thmq_session *s, int error)
+{
+	struct thmq_event e = {.type = THMQ_EVENT_CLOSED, .error = error};
+
+	if (s->dead)
+		return;
+	s->dead = -ESHUTDOWN;
+	thmqi_session_event(s, &e);
+}
+
+static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
+{
+	struct thmq_session *s = l->session;
+
+	if (f->status || f->len != THMQI_WIRE_VERSION) {
+		l->dead = f->status ? f->status : -THMQ_EVERSION;
+		return;
+	}
+	l->up = true;
+	l->len_max = (uint32_t)f->arg[1];
+	if (l->shard == THMQI_SHARD_META) {
+		s->shard_count = (uint32_t)f->seq;
+		s->incarnation = f->arg[0];
+	}
+	thmqi_consumer_link_up(s, l);
+}
+
+static void take(struct client_link *l, const struct thmqi_frame *f)
+{
+	struct thmq_session *s = l->session;
+	struct thmq_producer *p;
+	uint32_t stream = f->stream % THMQI_STREAMS;
+
+	switch (f->type) {
+	case THMQI_FRAME_PROGRESS:
+		if (f->flags <= THMQ_DURABILITY_DURABLE)
+			l->progress[stream][f->flags] = f->seq;
+		break;
+	case THMQI_FRAME_WELCOME:
+		take_welcome(l, f);
+		break;
+	case THMQI_FRAME_REPLY:
+		if (f->seq == l->request_id) {
+			l->replied = true;
+			l->reply_status = f->status;
+		}
+		break;
+	case THMQI_FRAME_REPORT:
+	case THMQI_FRAME_REJECT:
+		p = s->producers[stream];
+		if (p && f->type == THMQI_FRAME_REPORT)
+			thmqi_producer_settled(p, l, f);
+		else if (p)
+			thmqi_producer_rejected(p, l, f);
+		break;
+	case THMQI_FRAME_TROUBLE:
+		thmqi_producer_trouble(s, f);
+		if (s->consumers[stream])
+			thmqi_consumer_frame(s->consumers[stream], l, f);
+		break;
+	default:
+		if (s->consumers[stream])
+			thmqi_consumer_frame(s->consumers[stream], l, f);
+	}
+}
+
+static uint32_t process_link(struct client_link *l)
+{
+	struct thmqi_frame_ring *down = &l->wire->down;
+	const struct thmqi_frame *f;
+	uint32_t done = 0;
+
+	while (done < PROCESS_BUDGET && (f = thmqi_frame_peek(down, 0))) {
+		take(l, f);
+		thmqi_frame_advance(down, 1);
+		done++;
+	}
+	if (done)
+		thmqi_frame_publish(down);
+	else if (thmqi_unlikely(atomic_load_explicit(&l->wire->broker_closed, memory_order_relaxed)) && !l->dead) {
+		l->dead = atomic_load(&l->wire->broker_closed);
+		if (l->shard != THMQI_SHARD_META || l->up)
+			session_died(l->session, l->dead);
+	}
+	return done;
+}
+
+uint32_t thmqi_session_process(struct thmq_session *s)
+{
+	uint32_t i, done = 0;
+
+	for (i = 0; i < s->shard_count; i++) {
+		struct client_link *l = s->links[i];
+
+		if (!l)
+			continue;
+		atomic_store_explicit(&l->wire->beat,
+				      atomic_load_explicit(&l->wire->beat, memory_order_relaxed) + 1,
+				      memory_order_relaxed);
+		done += process_link(l);
+	}
+	s->news += done;
+	thmqi_consumers_tend(s);
+	return done;
+}
+
+/* ------------------------------------------------------------------ waiting */
+
+static uint64_t now_of(struct thmq_session *s)
+{
+	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
+
+	return clock->now_ns(clock->ctx);
+}
+
+uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns)
+{
+	uint64_t now = now_of(s);
+
+	return timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+}
+
+/* Nobody drives a core that has to answer, and the caller cannot. */
+static bool would_wait_for_ever(struct thmq_session *s, const struct thmq_core *mine)
+{
+	uint32_t i;
+
+	if (mine && mine->in_poll)
+		return true;
+	for (i = 0; i < s->shard_count; i++)
+		if (s->links[i] && !s->links[i]->dead &&
+		    atomic_load_explicit(&s->links[i]->wire->core->owner, memory_order_relaxed) == 0)
+			return true;
+	return false;
+}
+
+static bool all_on(const struct thmq_session *s, const struct thmq_core *mine)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->shard_count; i++)
+		if (s->links[i] && s->links[i]->wire->core != mine)
+			return false;
+	return true;
+}
+
+/* Sleep until this session's waiter, or the thread's own core, has something. */
+static void sleep_both(struct thmq_session *s, struct thmq_core *mine, uint64_t ns)
+{
+	struct pollfd p[2] = {{.fd = s->waiter->fd, .events = POLLIN}};
+	struct timespec t = {.tv_nsec = (long)THMQI_MIN(ns, (uint64_t)NAP_NS)};
+
+	p[1].fd = thmqi_core_fd(mine);
+	p[1].events = POLLIN;
+	thmqi_waiter_arm(s->waiter);
+	if (thmqi_session_process(s) == 0 && thmqi_core_arm(mine) == 0)
+		ppoll(p, 2, &t, NULL);
+	thmqi_waiter_disarm(s->waiter);
+}
+
+static void sleep_alone(struct thmq_session *s, uint64_t ns)
+{
+	thmqi_waiter_arm(s->waiter);
+	if (thmqi_session_process(s) == 0)
+		thmqi_waiter_sleep(s->waiter, THMQI_MIN(ns, (uint64_t)NAP_NS));
+	thmqi_waiter_disarm(s->waiter);
+}
+
+static uint64_t spin_ns(const struct thmq_session *s)
+{
+	const struct client_link *l = s->links[0];
+
+	return l && !atomic_load_explicit(&l->wire->core->may_sleep, memory_order_relaxed) ? SPIN_POLLED_NS : SPIN_NS;
+}
+
+int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline)
+{
+	struct thmq_core *mine = thmqi_core_mine(s->env);
+	uint64_t now = 0, spin_end = 0;
+	uint32_t round;
+
+	for (round = 0;; round++) {
+		uint32_t taken = thmqi_session_process(s);
+
+		if (done(arg))
+			return 0;
+		if (s->dead)
+			return s->dead;
+		if (would_wait_for_ever(s, mine))
+			return -EDEADLK;
+		if (mine) {
+			if (thmqi_core_poll(mine, 0) > 0 || taken)
+				continue;
+			now = now_of(s);
+			if (now >= deadline)
+				return -ETIMEDOUT;
+			if (mine->world->idle || all_on(s, mine))
+				thmqi_core_poll(mine, THMQI_MIN(deadline - now, (uint64_t)NAP_NS));
+			else
+				sleep_both(s, mine, deadline - now);
+			continue;
+		}
+		if (taken) {
+			spin_end = 0;
+			continue;
+		}
+		if (round % 64 == 0 || spin_end == 0) {
+			now = now_of(s);
+			if (now >= deadline)
+				return -ETIMEDOUT;
+			if (!spin_end)
+				spin_end = now + spin_ns(s);
+		}
+		if (now < spin_end) {
+			thmqi_cpu_relax();
+			continue;
+		}
+		sleep_alone(s, deadline - now);
+		spin_end = 0;
+	}
+}
+
+static bool has_news(void *arg)
+{
+	struct thmq_session *s = arg;
+	uint32_t i;
+
+	if (s->event_head != s->event_tail || s->dropped)
+		return true;
+	for (i = 0; i < THMQI_STREAMS; i++)
+		if (s->consumers[i] && thmqi_consumer_has_news(s->consumers[i]))
+			return true;
+	return false;
+}
+
+struct wait_arg {
+	struct thmq_session *session;
+	uint64_t news;
+};
+
+static bool has_news_since(void *arg)
+{
+	struct wait_arg *w = arg;
+
+	return w->session->news != w->news || has_news(w->session);
+}
+
+int thmqi_client_session_wait(struct thmq_session *s, uint64_t timeout_ns)
+{
+	struct wait_arg w = {.session = s, .news = s->news};
+	int rc = thmqi_session_block(s, has_news_since, &w, thmqi_session_deadline(s, timeout_ns));
+
+	return rc == 0 ? 1 : rc == -ETIMEDOUT ? 0 : rc;
+}
+
+int thmqi_client_session_fd(struct thmq_session *s)
+{
+	return s->waiter->fd;
+}
+
+int thmqi_client_session_arm(struct thmq_session *s)
+{
+	if (s->dead && s->event_head == s->event_tail)
+		return s->dead;
+	thmqi_waiter_disarm(s->waiter);
+	thmqi_waiter_arm(s->waiter);
+	if (thmqi_session_process(s) == 0 && !has_news(s))
+		return 0;
+	thmqi_waiter_disarm(s->waiter);
+	return 1;
+}
+
+/* -------------------------------------------------------------------- links */
+
+int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link)
+{
+	struct thmqi_link_opts opts = {.area_bytes = shard ? s->opts.window_bytes : THMQI_BLOCK};
+	struct client_link *l;
+	int rc;
+
+	if (shard < s->shard_count && s->links[shard]) {
+		*ret_link = s->links[shard];
+		return 0;
+	}
+	opts.up_frames = shard ? s->opts.window_count : 64;
+	opts.down_frames = shard ? (uint32_t)THMQI_MIN(thmqi_pow2_up(s->opts.window_count), 16384u) : 1024;
+	opts.down_frames = THMQI_MAX(opts.down_frames, 1024u);
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	l->session = s;
+	l->shard = shard;
+	l->slot_mask = opts.up_frames - 1;
+	l->slots = calloc(opts.up_frames, sizeof(*l->slots));
+	rc = l->slots ? thmqi_transport_connect(s->transport, s->url, shard, &opts, s->waiter, &l->wire) : -ENOMEM;
+	if (rc) {
+		free(l->slots);
+		free(l);
+		return rc;
+	}
+	l->wire->client = l;
+	s->links[shard] = l;
+	*ret_link = l;
+	return 0;
+}
+
+static bool is_up(void *arg)
+{
+	struct client_link *l = arg;
+
+	return l->up || l->dead;
+}
+
+int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_t deadline)
+{
+	int rc = l->up ? 0 : thmqi_session_block(s, is_up, l, deadline);
+
+	return rc ? rc : l->dead;
+}
+
+static bool is_replied(void *arg)
+{
+	struct client_link *l = arg;
+
+	return l->replied || l->dead;
+}
+
+int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
+			  uint64_t deadline, const struct thmqi_reply **ret_reply)
+{
+	struct thmqi_frame *f;
+	int rc = thmqi_session_wait_up(s, l, deadline);
+
+	if (rc)
+		return rc;
+	f = thmqi_frame_claim(&l->wire->ctl, 0);
+	if (!f)
+		return -EAGAIN;
+	*l->wire->request = *request;
+	l->request_id = ++s->next_request;
+	l->replied = false;
+	f->type = THMQI_FRAME_REQUEST;
+	f->seq = l->request_id;
+	thmqi_frame_commit(&l->wire->ctl);
+	thmqi_link_kick_broker(l->wire);
+	rc = thmqi_session_block(s, is_replied, l, deadline);
+	if (rc)
+		return rc;
+	if (!l->replied)
+		return l->dead;
+	if (ret_reply)
+		*ret_reply = l->wire->reply;
+	return l->reply_status;
+}
+
+int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *request,
+		       const struct thmqi_reply **ret_reply)
+{
+	return thmqi_session_request(s, s->links[0], request, thmqi_session_deadline(s, s->opts.timeout_ns),
+				     ret_reply);
+}
+
+/* -------------------------------------------------------------- open, close */
+
+static void link_free(struct client_link *l)
+{
+	thmqi_link_close(l->wire);
+	free(l->slots);
+	free(l);
+}
+
+static void session_free(struct thmq_session *s)
+{
+	uint32_t i;
+
+	for (i = 0; s->links && i <= THMQ_SHARD_COUNT_MAX; i++)
+		if (s->links[i])
+			link_free(s->links[i]);
+	free(s->links);
+	free(s->events);
+	free(s->url);
+	if (s->waiter)
+		thmqi_waiter_unref(s->waiter);
+	s->links = NULL;
+	s->events = NULL;
+	s->url = NULL;
+	s->waiter = NULL;
+	s->shard_count = 0;
+	thmqi_handle_bury(s->graveyard, &s->handle);
+}
+
+int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport, struct thmqi_graveyard *graveyard,
+			 const char *url, const struct thmq_session_opts *opts, struct thmq_session **ret_session)
+{
+	struct thmq_session *s = calloc(1, sizeof(*s));
+	struct client_link *meta;
+	int rc = -ENOMEM;
+
+	if (!s)
+		return thmqi_fail(-ENOMEM, "no memory for a session");
+	s->handle.kind = THMQI_HANDLE_SESSION;
+	s->env = env;
+	s->transport = transport;
+	s->graveyard = graveyard;
+	s->opts = *opts;
+	s->opts.window_bytes = thmqi_pow2_up(opts->window_bytes ? opts->window_bytes : 4u << 20);
+	s->opts.window_count = (uint32_t)thmqi_pow2_up(opts->window_count ? opts->window_count : 32768);
+	s->opts.event_count = (uint32_t)thmqi_pow2_up(opts->event_count ? opts->event_count : 4096);
+	s->opts.timeout_ns = opts->timeout_ns ? opts->timeout_ns : 30000000000ull;
+	s->event_mask = s->opts.event_count - 1;
+	s->events = calloc(s->opts.event_count, sizeof(*s->events));
+	s->links = calloc(THMQ_SHARD_COUNT_MAX + 1, sizeof(*s->links));
+	s->url = strdup(url);
+	s->shard_count = 1;
+	if (!s->events || !s->links || !s->url)
+		thmqi_fail(rc, "no memory for a session");
+	else if ((rc = thmqi_waiter_open(&s->waiter)) != 0)
+		thmqi_fail(rc, "no file descriptor for a session: %s", thmq_strerror(rc));
+	else
+		rc = thmqi_session_link(s, THMQI_SHARD_META, &meta);
+	if (!rc) {
+		rc = thmqi_session_wait_up(s, meta, thmqi_session_deadline(s, s->opts.timeout_ns));
+		if (rc == -EDEADLK)
+			thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", url);
+		else if (rc)
+			thmqi_fail(rc, "%s: %s", url, thmq_strerror(rc));
+	}
+	if (rc) {
+		session_free(s);
+		return rc;
+	}
+	*ret_session = s;
+	return 0;
+}
+
+int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
+{
+	uint64_t deadline = thmqi_session_deadline(s, timeout_ns), now;
+	int rc = 0, one;
+	uint32_t i;
+
+	for (i = 0; i < THMQI_STREAMS; i++) {
+		if (!s->producers[i])
+			continue;
+		now = now_of(s);
+		one = thmqi_client_producer_close(s->producers[i], deadline > now ? deadline - now : 0);
+		if (one == -EDEADLK && !s->dead)
+			return one;
+		rc = rc || s->dead ? rc : one;
+	}
+	for (i = 0; i < THMQI_STREAMS; i++) {
+		if (!s->consumers[i])
+			continue;
+		now = now_of(s);
+		one = thmqi_client_consumer_close(s->consumers[i], deadline > now ? deadline - now : 0);
+		if (one == -EDEADLK && !s->dead)
+			return one;
+		rc = rc || s->dead ? rc : one;
+	}
+	session_free(s);
+	return rc;
+}
+
+struct thmq_env *thmqi_client_env(const struct thmq_session *session)
+{
+	return session->env;
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * call.c - run a function on another thread's core and wait for what it returns.
+ *
+ * A call is dropped only while nobody has begun it: once it runs, its caller waits for the end, however late,
+ * since the argument is the caller's. A caller that drives a core itself is answered by a task on that core, so
+ * that it serves its own work meanwhile and may sleep; any other thread sleeps on an eventfd.
+ */
+#include "internal.h"
+
+enum { WAITING, RUNNING, DONE, DROPPED };
+
+/* The longest sleep before the caller looks whether the other core still has an owner. */
+#define NAP_NS 100000000u
+
+struct call {
+	struct thmqi_task task;  /* to the core that is called */
+	struct thmqi_task reply; /* back to the caller's, if it has one */
+	struct thmq_core *from;  /* the caller's, or NULL: it sleeps on waiter */
+	struct thmqi_waiter *waiter;
+	int (*fn)(struct thmq_core *core, void *arg);
+	void *arg;
+	int result;
+	_Atomic uint32_t state;
+	_Atomic uint32_t refs; /* caller, and the task that is under way */
+};
+
+static void call_unref(struct call *c)
+{
+	if (atomic_fetch_sub(&c->refs, 1) != 1)
+		return;
+	if (c->waiter)
+		thmqi_waiter_unref(c->waiter);
+	free(c);
+}
+
+static void run_reply(struct thmq_core *core, struct thmqi_task *task)
+{
+	struct call *c = thmqi_container(task, struct call, reply);
+
+	(void)core;
+	atomic_store_explicit(&c->state, DONE, memory_order_release);
+	call_unref(c);
+}
+
+static void run_call(struct thmq_core *core, struct thmqi_task *task)
+{
+	struct call *c = thmqi_container(task, struct call, task);
+	uint32_t state = WAITING;
+
+	if (!atomic_compare_exchange_strong(&c->state, &state, RUNNING)) {
+		call_unref(c);
+		return;
+	}
+	c->result = c->fn(core, c->arg);
+	if (c->from) {
+		c->reply.run = run_reply;
+		thmqi_core_post(c->from, &c->reply);
+		return;
+	}
+	atomic_store_explicit(&c->state, DONE, memory_order_release);
+	thmqi_waiter_kick(c->waiter);
+	call_unref(c);
+}
+
+static bool is_done(struct call *c)
+{
+	return atomic_load_explicit(&c->state, memory_order_acquire) == DONE;
+}
+
+/* True if it will never run now. */
+static bool drop(struct call *c)
+{
+	uint32_t state = WAITING;
+
+	return atomic_compare_exchange_strong(&c->state, &state, DROPPED);
+}
+
+static void nap(struct call *c, uint64_t ns)
+{
+	if (c->from) {
+		thmqi_core_poll(c->from, ns);
+		return;
+	}
+	thmqi_waiter_arm(c->waiter);
+	if (!is_done(c))
+		thmqi_waiter_sleep(c->waiter, ns);
+	thmqi_waiter_disarm(c->waiter);
+}
+
+static int wait_for(struct call *c, struct thmq_core *core, uint64_t timeout_ns)
+{
+	const struct thmqi_clock *clock = core->clock;
+	uint64_t now = clock->now_ns(clock->ctx);
+	uint64_t deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+
+	while (!is_done(c)) {
+		if (now >= deadline && drop(c))
+			return -ETIMEDOUT;
+		if (atomic_load(&core->owner) == 0 && drop(c))
+			return -EDEADLK;
+		nap(c, now >= deadline ? NAP_NS : THMQI_MIN(deadline - now, NAP_NS));
+		now = clock->now_ns(clock->ctx);
+	}
+	return c->result;
+}
+
+int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg), void *arg,
+		    uint64_t timeout_ns)
+{
+	struct thmq_core *mine = thmqi_core_mine(core->env);
+	struct call *c;
+	int rc;
+
+	if (mine && mine->in_poll)
+		return -EDEADLK;
+	if (mine == core)
+		return fn(core, arg);
+	if (atomic_load(&core->owner) == 0)
+		return -EDEADLK;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	if (!mine) {
+		rc = thmqi_waiter_open(&c->waiter);
+		if (rc) {
+			free(c);
+			return rc;
+		}
+	}
+	c->task.run = run_call;
+	c->from = mine;
+	c->fn = fn;
+	c->arg = arg;
+	atomic_init(&c->state, WAITING);
+	atomic_init(&c->refs, 2);
+	thmqi_core_post(core, &c->task);
+	rc = wait_for(c, core, timeout_ns);
+	call_unref(c);
+	return rc;
+}

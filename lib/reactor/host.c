@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * host.c - a core inside a host's own event loop: one descriptor that becomes readable when the core has work, and
+ * the announcement that the host will sleep on it. The host polls, arms, and sleeps if arming found nothing.
+ */
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+static int add(int epoll, int fd)
+{
+	struct epoll_event e = {.events = EPOLLIN};
+
+	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e);
+}
+
+int thmqi_core_fd(struct thmq_core *core)
+{
+	struct loop *l = loop_of(core);
+	int fd, timer, rc;
+
+	if (!thmqi_core_is_mine(core))
+		return -EPERM;
+	if (l->epoll_fd >= 0)
+		return l->epoll_fd;
+	fd = epoll_create1(EPOLL_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (timer < 0 || add(fd, timer) != 0 || add(fd, l->wake_fd) != 0 ||
+	    (core->ring && add(fd, thmqi_ring_fd(core->ring)) != 0)) {
+		rc = -errno;
+		if (timer >= 0)
+			close(timer);
+		close(fd);
+		return rc;
+	}
+	l->timer_fd = timer;
+	l->timer_armed_ns = UINT64_MAX;
+	l->epoll_fd = fd;
+	return fd;
+}
+
+/* Setting it also takes back that it has expired, so that it is never read. */
+static int set_timer(struct loop *l)
+{
+	struct itimerspec t = {0};
+	uint64_t at = l->next_deadline;
+
+	if (at == l->timer_armed_ns && (at == UINT64_MAX || at > thmqi_loop_read_clock(l)))
+		return 0;
+	if (at != UINT64_MAX) {
+		at = THMQI_MAX(at, 1u); /* 0 would mean: never */
+		t.it_value.tv_sec = (time_t)(at / 1000000000u);
+		t.it_value.tv_nsec = (long)(at % 1000000000u);
+	}
+	if (timerfd_settime(l->timer_fd, TFD_TIMER_ABSTIME, &t, NULL) != 0)
+		return -errno;
+	l->timer_armed_ns = l->next_deadline;
+	return 0;
+}
+
+int thmqi_core_arm(struct thmq_core *core)
+{
+	struct loop *l = loop_of(core);
+	int fd = thmqi_core_fd(core), rc;
+	bool work;
+
+	if (fd < 0)
+		return fd;
+	if (core->in_poll)
+		return -EDEADLK;
+	if (l->policy->never_sleeps)
+		return 1; /* nobody would wake it: those who make work do not look at the flag */
+	core->in_poll = true;
+	thmqi_loop_finish(l);
+	if (core->ring)
+		thmqi_ring_submit(core->ring);
+	core->in_poll = false;
+	work = thmqi_loop_arm(l);
+	rc = work ? 1 : set_timer(l);
+	if (rc) {
+		thmqi_loop_disarm(l);
+		return rc;
+	}
+	l->host_armed = true;
+	__atomic_store_n(&core->sleeps, core->sleeps + 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+void thmqi_host_disarm(struct loop *l)
+{
+	l->host_armed = false;
+	thmqi_loop_disarm(l);
+}
+
+void thmqi_host_forget(struct loop *l)
+{
+	if (l->host_armed)
+		thmqi_host_disarm(l);
+	if (l->epoll_fd >= 0) {
+		close(l->epoll_fd);
+		close(l->timer_fd);
+	}
+	l->epoll_fd = l->timer_fd = -1;
+}
