@@ -188,7 +188,7 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 {
 	struct reading *r = f->len < c->reading_count ? &c->readings[f->len] : NULL;
 
-	if (!r)
+	if (!r || c->closing)
 		return;
 	r->partition = f->partition;
 	r->shard = (uint32_t)f->arg[0];
@@ -260,7 +260,7 @@ static void on_detached(struct thmq_consumer *c, struct reading *r, const struct
 	if (r->state == READING_DETACHING && f->status == 0) {
 		if (f->seq != r->epoch)
 			return;
-		if (c->grouped)
+		if (c->grouped && !c->closing) /* leaving gives all of them back */
 			send_revoked(r);
 		r->state = READING_NONE;
 		tell(c, THMQ_EVENT_REVOKED, r, 0, 0);
@@ -866,6 +866,7 @@ int thmqi_client_consumer_close(struct thmq_consumer *c, uint64_t timeout_ns)
 		rc = thmqi_client_consumer_flush(c, timeout_ns);
 	if (rc == -EDEADLK && !s->dead)
 		return rc;
+	c->closing = true;
 	for (i = 0; i < c->reading_count; i++) {
 		struct reading *r = &c->readings[i];
 

@@ -106,6 +106,7 @@ struct thmq_consumer {
 	uint32_t stream;
 	uint32_t topic_id;
 	bool grouped;
+	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
 	bool stalled; /* told that the app holds everything */
 	int error; /* what fetch returns from now on; 0 */

@@ -2,13 +2,6 @@
 /* batch.c - the bytes of batches: sealing and checking. Pure functions; doc/format.md is their specification. */
 #include "internal.h"
 
-void thmqi_run_seal(struct thmq_run_header *run)
-{
-	run->magic = THMQ_RUN_MAGIC;
-	run->payload_crc = thmqi_crc32c(0, run + 1, run->len);
-	run->header_crc = thmqi_crc32c(0, run, offsetof(struct thmq_run_header, header_crc));
-}
-
 static uint32_t runs_crc(const struct batch_header *h, uint32_t run_count)
 {
 	const uint8_t *at = (const uint8_t *)(h + 1);
@@ -87,10 +80,7 @@ bool thmqi_batch_payload_ok(const struct batch_header *h, uint32_t len)
 	for (i = 0; i < h->run_count; i++) {
 		const struct thmq_run_header *run = (const struct thmq_run_header *)at;
 
-		if (left < sizeof(*run) || run->magic != THMQ_RUN_MAGIC || run->len > left - sizeof(*run) ||
-		    thmqi_run_bytes(run) > left ||
-		    run->header_crc != thmqi_crc32c(0, run, offsetof(struct thmq_run_header, header_crc)) ||
-		    run->payload_crc != thmqi_crc32c(0, run + 1, run->len))
+		if (!thmqi_run_header_ok(run, left) || !thmqi_run_payload_ok(run))
 			return false;
 		crc = thmqi_crc32c(crc, run, sizeof(*run));
 		at += thmqi_run_bytes(run);

@@ -16,6 +16,7 @@
 #include "disk/disk.h"
 #include "memory/memory.h"
 #include "reactor/reactor.h"
+#include "wire/run.h"
 
 /* ----------------------------------------------------------------- batches */
 
@@ -69,7 +70,6 @@ struct chain {
 void thmqi_batch_seal(struct batch_header *h, const struct chain *c, uint64_t term, uint16_t type,
 		      uint32_t run_count, uint32_t payload_len, uint32_t len);
 void thmqi_batch_stamp(struct batch_header *h, uint64_t incarnation, uint64_t durable_position);
-void thmqi_run_seal(struct thmq_run_header *run);
 /* Is this a header at @position that passes its own check? Says nothing of its payload. */
 bool thmqi_batch_header_ok(const struct batch_header *h, uint64_t position, const uint8_t log_id[16]);
 bool thmqi_batch_local_ok(const struct batch_header *h);
@@ -77,11 +77,6 @@ bool thmqi_batch_continues(const struct batch_header *h, const struct chain *c);
 /* All runs of a batch of which @len bytes are there: lengths, checksums. */
 bool thmqi_batch_payload_ok(const struct batch_header *h, uint32_t len);
 void thmqi_chain_advance(struct chain *c, const struct batch_header *h);
-
-static inline uint32_t thmqi_run_bytes(const struct thmq_run_header *run)
-{
-	return (uint32_t)sizeof(*run) + THMQI_ALIGN_UP(run->len, 8u);
-}
 
 /* -------------------------------------------------------------------- vote */
 

@@ -8,31 +8,6 @@
 #include "count.h"
 #include "sim_internal.h"
 
-#define WALL_EPOCH_NS 1767225600000000000ull /* 2026-01-01: any fixed day will do */
-
-/* An operation between its begin and its end. */
-struct sim_flight {
-	struct sim_flight *next;
-	struct thmqi_disk_op *op;
-	uint64_t due;
-	uint64_t seq;  /* of its begin: a flush covers what completed before */
-	uint64_t size; /* of its file at its begin */
-	uint32_t crc;  /* of the bytes to be written, at its begin */
-	uint8_t effect;
-	bool dead; /* the power was cut meanwhile */
-	int32_t error;
-	int64_t arg;
-};
-
-struct thmqi_disk_queue {
-	struct thmqi_list link;
-	struct thmqi_disk_sim *sim;
-	struct thmq_core *core;
-	struct thmqi_poller poller;
-	struct sim_flight *first; /* by due */
-	uint32_t inflight, depth;
-};
-
 struct thmqi_disk_dir {
 	struct thmqi_disk_sim *sim;
 	struct sim_dir *dir;
@@ -44,33 +19,6 @@ struct thmqi_disk_file {
 	struct sim_inode *inode;
 	uint64_t generation;
 	char *name;
-};
-
-struct sim_lock {
-	struct sim_lock *next;
-	const struct thmqi_disk_dir *holder;
-	struct sim_dir *dir;
-	char *name;
-};
-
-struct thmqi_disk_sim {
-	struct sim_fs fs;
-	struct thmqi_prng prng;
-	struct thmqi_disk_sim_opts opts;
-	struct thmqi_clock clock;
-	struct thmqi_world world;
-	struct thmqi_list queues;
-	struct sim_flight *calling; /* of the calling half, which blocks: at most one */
-	struct sim_lock *locks;
-	uint64_t now, last_due, generation;
-	bool down;
-	uint64_t cut_in; /* changes until the cut; 0: none */
-	enum thmqi_disk_sim_crash_mode cut_mode;
-	struct thmqi_disk_sim_fault faults[THMQI_DISK_SIM_FAULTS_MAX];
-	uint32_t fault_count;
-	struct thmqi_disk_sim_stats stats;
-	void (*seen)(void *ctx, const char *name, const struct thmqi_disk_op *op);
-	void *seen_ctx;
 };
 
 /* --------------------------------------------------------------- what happens */
@@ -445,7 +393,7 @@ static int dir_open(void *ctx, const char *path, bool create, struct thmqi_disk_
 	return 0;
 }
 
-static void locks_drop(struct thmqi_disk_sim *sim, const struct thmqi_disk_dir *holder)
+void thmqi_disk_sim_locks_drop(struct thmqi_disk_sim *sim, const struct thmqi_disk_dir *holder)
 {
 	struct sim_lock **at = &sim->locks, *lock;
 
@@ -462,7 +410,7 @@ static void locks_drop(struct thmqi_disk_sim *sim, const struct thmqi_disk_dir *
 
 static void dir_close(struct thmqi_disk_dir *dir)
 {
-	locks_drop(dir->sim, dir);
+	thmqi_disk_sim_locks_drop(dir->sim, dir);
 	free(dir);
 }
 
@@ -712,156 +660,8 @@ void thmqi_disk_sim_restart(struct thmqi_disk_sim *sim)
 		thmqi_disk_sim_crash_as(sim, THMQI_DISK_SIM_CRASH_KEEP);
 		sim->stats.crashes--;
 	}
-	locks_drop(sim, NULL);
+	thmqi_disk_sim_locks_drop(sim, NULL);
 	sim->generation++;
 	sim->down = false;
 	sim->cut_in = 0;
-}
-
-/* --------------------------------------------------------------------- faults */
-
-int thmqi_disk_sim_fault_add(struct thmqi_disk_sim *sim, const struct thmqi_disk_sim_fault *fault)
-{
-	if (fault->opcode > THMQI_DISK_CLOSE || fault->nth == 0)
-		return -EINVAL;
-	if (sim->fault_count == THMQI_DISK_SIM_FAULTS_MAX)
-		return -ENOBUFS;
-	sim->faults[sim->fault_count++] = *fault;
-	return 0;
-}
-
-void thmqi_disk_sim_faults_clear(struct thmqi_disk_sim *sim)
-{
-	sim->fault_count = 0;
-}
-
-int thmqi_disk_sim_damage(struct thmqi_disk_sim *sim, const char *path, const char *name,
-			  uint64_t offset, uint64_t len)
-{
-	struct sim_dir *dir = thmqi_disk_sim_dir_get(&sim->fs, path, false);
-	struct sim_inode *inode = dir ? thmqi_disk_sim_lookup(dir, name) : NULL;
-
-	if (!inode)
-		return -ENOENT;
-	if (!len || len > inode->size || offset > inode->size - len)
-		return -EINVAL;
-	return thmqi_disk_sim_inode_flip(inode, offset + thmqi_prng_below(&sim->prng, len),
-					 (uint32_t)thmqi_prng_below(&sim->prng, 8));
-}
-
-/* ----------------------------------------------------------------- time, world */
-
-static uint64_t clock_now(void *ctx)
-{
-	struct thmqi_disk_sim *sim = ctx;
-
-	return sim->now += sim->opts.clock_tick_ns;
-}
-
-static uint64_t clock_wall(void *ctx)
-{
-	return WALL_EPOCH_NS + clock_now(ctx);
-}
-
-uint64_t thmqi_disk_sim_now(struct thmqi_disk_sim *sim)
-{
-	return sim->now;
-}
-
-void thmqi_disk_sim_advance(struct thmqi_disk_sim *sim, uint64_t ns)
-{
-	sim->now += ns;
-}
-
-/* To the next completion or the end of the wait, whichever is first. */
-static int world_idle(void *ctx, uint64_t timeout_ns)
-{
-	struct thmqi_disk_sim *sim = ctx;
-	uint64_t until = timeout_ns > UINT64_MAX - sim->now ? UINT64_MAX : sim->now + timeout_ns;
-	struct thmqi_list *it;
-
-	thmqi_list_each(it, &sim->queues)
-	{
-		struct thmqi_disk_queue *q = thmqi_container(it, struct thmqi_disk_queue, link);
-
-		if (q->first)
-			until = THMQI_MIN(until, q->first->due);
-	}
-	if (until == UINT64_MAX) { /* nothing will ever happen by itself */
-		sim->now += 1000000;
-		return 0;
-	}
-	sim->now = THMQI_MAX(sim->now, until);
-	return 1;
-}
-
-const struct thmqi_world *thmqi_disk_sim_world(struct thmqi_disk_sim *sim)
-{
-	return &sim->world;
-}
-
-int thmqi_disk_sim_open(uint64_t seed, const struct thmqi_disk_sim_opts *opts,
-			struct thmqi_disk_sim **ret_sim)
-{
-	struct thmqi_disk_sim *sim = calloc(1, sizeof(*sim));
-
-	if (!sim)
-		return -ENOMEM;
-	if (opts)
-		sim->opts = *opts;
-	sim->opts.clock_tick_ns = sim->opts.clock_tick_ns ? sim->opts.clock_tick_ns : 20;
-	sim->opts.read_ns = sim->opts.read_ns ? sim->opts.read_ns : 10000;
-	sim->opts.write_ns = sim->opts.write_ns ? sim->opts.write_ns : 10000;
-	sim->opts.flush_ns = sim->opts.flush_ns ? sim->opts.flush_ns : 30000;
-	thmqi_prng_seed(&sim->prng, seed);
-	thmqi_disk_sim_fs_init(&sim->fs, &sim->prng);
-	sim->fs.capacity = sim->opts.capacity_bytes;
-	sim->fs.lying = sim->opts.flags & THMQI_DISK_SIM_LYING;
-	thmqi_list_init(&sim->queues);
-	sim->now = 1000000000; /* deadlines in the near past are numbers too */
-	sim->generation = 1;
-	sim->clock = (struct thmqi_clock){.now_ns = clock_now, .wall_ns = clock_wall, .ctx = sim};
-	sim->world = (struct thmqi_world){.clock = &sim->clock,
-					  .disk = &thmqi_disk_sim,
-					  .disk_ctx = sim,
-					  .idle = world_idle,
-					  .ctx = sim,
-					  .seed = seed ? seed : 1};
-	*ret_sim = sim;
-	return 0;
-}
-
-void thmqi_disk_sim_close(struct thmqi_disk_sim *sim)
-{
-	if (!sim)
-		return;
-	locks_drop(sim, NULL);
-	thmqi_disk_sim_fs_fini(&sim->fs);
-	free(sim);
-}
-
-/* -------------------------------------------------------------------- looking */
-
-void thmqi_disk_sim_stats(const struct thmqi_disk_sim *sim, struct thmqi_disk_sim_stats *ret)
-{
-	struct thmqi_list *it;
-
-	*ret = sim->stats;
-	ret->kept = sim->fs.kept;
-	ret->lost = sim->fs.lost;
-	ret->torn = sim->fs.torn;
-	ret->bytes = sim->fs.bytes;
-	thmqi_list_each(it, &sim->queues)
-	{
-		ret->inflight += thmqi_container(it, struct thmqi_disk_queue, link)->inflight;
-	}
-}
-
-void thmqi_disk_sim_observe(struct thmqi_disk_sim *sim,
-			    void (*seen)(void *ctx, const char *name,
-					 const struct thmqi_disk_op *op),
-			    void *ctx)
-{
-	sim->seen = seen;
-	sim->seen_ctx = ctx;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sim_internal.h - the two halves of the simulated disk: its file system (sim_fs.c) and its time, queues and faults
- * (sim.c). */
+/* sim_internal.h - the parts of the simulated disk: its file system (sim_fs.c), its operations and power cuts (sim.c),
+ * its time and knobs (sim_world.c). */
 #ifndef THMQI_DISK_SIM_INTERNAL_H
 #define THMQI_DISK_SIM_INTERNAL_H
 
@@ -89,5 +89,58 @@ void thmqi_disk_sim_inode_flush(struct sim_fs *fs, struct sim_inode *inode, uint
 				uint64_t size);
 /* Flip one bit of what a read at @offset returns, wherever it is kept. */
 int thmqi_disk_sim_inode_flip(struct sim_inode *inode, uint64_t offset, uint32_t bit);
+
+/* An operation between its begin and its end. */
+struct sim_flight {
+	struct sim_flight *next;
+	struct thmqi_disk_op *op;
+	uint64_t due;
+	uint64_t seq;  /* of its begin: a flush covers what completed before */
+	uint64_t size; /* of its file at its begin */
+	uint32_t crc;  /* of the bytes to be written, at its begin */
+	uint8_t effect;
+	bool dead; /* the power was cut meanwhile */
+	int32_t error;
+	int64_t arg;
+};
+
+struct thmqi_disk_queue {
+	struct thmqi_list link;
+	struct thmqi_disk_sim *sim;
+	struct thmq_core *core;
+	struct thmqi_poller poller;
+	struct sim_flight *first; /* by due */
+	uint32_t inflight, depth;
+};
+
+struct sim_lock {
+	struct sim_lock *next;
+	const struct thmqi_disk_dir *holder;
+	struct sim_dir *dir;
+	char *name;
+};
+
+struct thmqi_disk_sim {
+	struct sim_fs fs;
+	struct thmqi_prng prng;
+	struct thmqi_disk_sim_opts opts;
+	struct thmqi_clock clock;
+	struct thmqi_world world;
+	struct thmqi_list queues;
+	struct sim_flight *calling; /* of the calling half, which blocks: at most one */
+	struct sim_lock *locks;
+	uint64_t now, last_due, generation;
+	bool down;
+	uint64_t cut_in; /* changes until the cut; 0: none */
+	enum thmqi_disk_sim_crash_mode cut_mode;
+	struct thmqi_disk_sim_fault faults[THMQI_DISK_SIM_FAULTS_MAX];
+	uint32_t fault_count;
+	struct thmqi_disk_sim_stats stats;
+	void (*seen)(void *ctx, const char *name, const struct thmqi_disk_op *op);
+	void *seen_ctx;
+};
+
+/* Of one handle, or all (NULL). */
+void thmqi_disk_sim_locks_drop(struct thmqi_disk_sim *sim, const struct thmqi_disk_dir *holder);
 
 #endif

@@ -33,6 +33,24 @@ static int make(uint32_t depth, uint32_t flags, struct io_uring *ret_ring)
 	return io_uring_queue_init_params(depth, ret_ring, &p);
 }
 
+static bool is_refusal(int e)
+{
+	return e == -EPERM || e == -ENOSYS || e == -EACCES;
+}
+
+/* A sandbox may let a ring be made and then refuse what it is for. Entering one that is not enabled yet is -EBADFD. */
+static int check_calls(struct io_uring *ring, uint32_t flags)
+{
+	int e = io_uring_enter(ring->ring_fd, 0, 0, 0, NULL);
+
+	if (is_refusal(e))
+		return e;
+	/* without this call it can never be enabled; one that needs no enabling is still to be had */
+	e = io_uring_register(ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 1);
+	return (flags & IORING_SETUP_R_DISABLED) && is_refusal(e) ? -EINVAL : 0;
+}
+
+/* The first of the choices that this kernel knows: -EINVAL is its word for an unknown flag. */
 static int make_best(uint32_t depth, struct io_uring *ret_ring, uint32_t *ret_flags)
 {
 	static const uint32_t choices[] = {
@@ -46,6 +64,11 @@ static int make_best(uint32_t depth, struct io_uring *ret_ring, uint32_t *ret_fl
 	for (size_t i = 0; i < THMQI_ARRAY_COUNT(choices) && e == -EINVAL; i++) {
 		*ret_flags = choices[i];
 		e = make(depth, choices[i], ret_ring);
+		if (e)
+			continue;
+		e = check_calls(ret_ring, choices[i]);
+		if (e)
+			io_uring_queue_exit(ret_ring);
 	}
 	return e;
 }

@@ -206,7 +206,7 @@ MAYBE void as_nobody(void (*body)(void))
 /* place/@name, in one of a few buffers */
 MAYBE const char *in_place(const char *name)
 {
-	static char paths[8][512];
+	static char paths[8][1024];
 	static unsigned next;
 	char *path = paths[next++ % 8];
 

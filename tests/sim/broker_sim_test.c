@@ -22,6 +22,7 @@ struct model_partition {
 	uint32_t certain; /* the first so many were acknowledged as durable, or read back after a crash */
 	uint64_t acked_next; /* the group's offset that was confirmed durable */
 	uint64_t acked_sent; /* the highest that was ever sent */
+	uint64_t acked_life; /* the highest that was sent in this life */
 	uint64_t last_offset; /* of the last message read in this pass */
 	uint32_t read; /* ids seen in this pass */
 	bool any;
@@ -76,6 +77,8 @@ static int open_all(struct world *w)
 	CHECK(w, thmq_consumer_open(w->session, "t", "g",
 				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000000000000ull), &w->consumer) == 0);
 	w->sent_count = w->settled = 0;
+	for (int i = 0; i < PARTITIONS; i++)
+		w->partitions[i].acked_life = 0;
 	return 0;
 }
 
@@ -192,13 +195,15 @@ static int consume_some(struct world *w)
 	for (i = 0; i < n; i++) {
 		p = &w->partitions[m[i].partition];
 		p->acked_sent = THMQI_MAX(p->acked_sent, m[i].offset + 1);
+		p->acked_life = THMQI_MAX(p->acked_life, m[i].offset + 1);
 		CHECK(w, thmq_ack(w->consumer, &m[i]) == 0);
 	}
 	CHECK(w, n == 0 || thmq_release(w->consumer, m, (uint32_t)n) == 0);
 	if (n && thmqi_prng_below(&w->prng, 8) == 0) {
 		CHECK(w, thmq_consumer_flush(w->consumer, 10000000000ull) == 0);
 		for (i = 0; i < PARTITIONS; i++)
-			w->partitions[i].acked_next = w->partitions[i].acked_sent;
+			w->partitions[i].acked_next =
+				THMQI_MAX(w->partitions[i].acked_next, w->partitions[i].acked_life);
 	}
 	return 0;
 }
@@ -228,7 +233,8 @@ static int life(struct world *w, bool last)
 		rc = thmq_env_close(w->env, 60000000000ull);
 		CHECK(w, rc == 0);
 		for (i = 0; i < PARTITIONS; i++)
-			w->partitions[i].acked_next = w->partitions[i].acked_sent;
+			w->partitions[i].acked_next =
+				THMQI_MAX(w->partitions[i].acked_next, w->partitions[i].acked_life);
 	} else {
 		thmqi_disk_sim_crash(w->sim);
 		thmq_env_close(w->env, 0); /* a dead disk: only the memory is given back */

@@ -512,7 +512,7 @@ CONTRACT(failures_are_negative_errno_and_change_nothing)
 	snprintf(path, sizeof(path), "%s/not/there", r->path);
 	cr_assert_eq(r->disk->dir_open(r->ctx, path, false, &dir), -ENOENT);
 	cr_assert_eq(dir, (void *)1);
-	create(r, "x");
+	r->disk->file_close(create(r, "x"));
 	cr_assert_eq(r->disk->dir_list(r->dir, stop_each, &stops), 42);
 	cr_assert_eq(stops, 1);
 }
