@@ -16,6 +16,7 @@ dir='' parts='' args=''
 programs() {
 	case $1 in
 	machine) echo machine_limits_bench ;;
+	disk) echo disk_overhead_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	*) echo "bench/run.sh: no part '$1': machine, commitlog" >&2; exit 2 ;;
 	esac

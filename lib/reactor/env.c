@@ -212,8 +212,10 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 {
 	struct thmqi_slabs_stats slabs;
 	struct thmqi_pool_stats pool;
-	uint32_t i;
+	uint32_t i, size = ret->size;
 
+	memset(ret, 0, sizeof(*ret));
+	ret->size = size;
 	thmqi_slabs_stats(env->slabs, &slabs);
 	ret->core_count = env->core_count;
 	ret->pinned_cores = counter(env->pinned);

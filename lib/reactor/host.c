@@ -19,18 +19,23 @@ static int add(int epoll, int fd)
 int thmqi_core_fd(struct thmq_core *core)
 {
 	struct loop *l = loop_of(core);
-	int fd, timer, rc;
+	int fd, timer, ring = -1, rc;
 
 	if (!thmqi_core_is_mine(core))
 		return -EPERM;
 	if (l->epoll_fd >= 0)
 		return l->epoll_fd;
+	if (core->ring) {
+		ring = thmqi_ring_fd(core->ring);
+		if (ring < 0)
+			return ring;
+	}
 	fd = epoll_create1(EPOLL_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (timer < 0 || add(fd, timer) != 0 || add(fd, l->wake_fd) != 0 ||
-	    (core->ring && add(fd, thmqi_ring_fd(core->ring)) != 0)) {
+	    (ring >= 0 && add(fd, ring) != 0)) {
 		rc = -errno;
 		if (timer >= 0)
 			close(timer);
@@ -80,9 +85,11 @@ int thmqi_core_arm(struct thmq_core *core)
 		thmqi_ring_submit(core->ring);
 	core->in_poll = false;
 	work = thmqi_loop_arm(l);
+	if (core->ring && thmqi_ring_fd_arm(core->ring))
+		work = true;
 	rc = work ? 1 : set_timer(l);
 	if (rc) {
-		thmqi_loop_disarm(l);
+		thmqi_host_disarm(l);
 		return rc;
 	}
 	l->host_armed = true;
@@ -94,6 +101,8 @@ void thmqi_host_disarm(struct loop *l)
 {
 	l->host_armed = false;
 	thmqi_loop_disarm(l);
+	if (l->core.ring)
+		thmqi_ring_fd_disarm(l->core.ring);
 }
 
 void thmqi_host_forget(struct loop *l)

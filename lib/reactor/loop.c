@@ -171,19 +171,17 @@ void thmqi_loop_disarm(struct loop *l)
 	}
 }
 
-/* By poll(2): there is no ring, or it cannot be slept on. */
-static void sleep_on_fds(struct loop *l, uint64_t timeout_ns)
+/* There is no ring, or it cannot be slept on. */
+static void sleep_on_wake_fd(struct loop *l, uint64_t timeout_ns)
 {
-	struct pollfd p[2] = {{.fd = l->wake_fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+	struct pollfd p = {.fd = l->wake_fd, .events = POLLIN};
 	struct timespec t;
 
-	if (l->core.ring) {
-		p[1].fd = thmqi_ring_fd(l->core.ring);
+	if (l->core.ring)
 		timeout_ns = THMQI_MIN(timeout_ns, BROKEN_NAP_NS);
-	}
 	t.tv_sec = (time_t)(timeout_ns / 1000000000u);
 	t.tv_nsec = (long)(timeout_ns % 1000000000u);
-	ppoll(p, 2, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
+	ppoll(&p, 1, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
 	drain_wake_fd(l);
 }
 
@@ -202,7 +200,7 @@ static void sleep_until(struct loop *l, uint64_t until)
 
 	__atomic_store_n(&l->core.sleeps, l->core.sleeps + 1, __ATOMIC_RELAXED);
 	if (!l->core.ring || !wake_is_polled(l) || thmqi_ring_wait(l->core.ring, ns) < 0)
-		sleep_on_fds(l, ns);
+		sleep_on_wake_fd(l, ns);
 }
 
 /* Until @deadline, the next timer, or a wake-up. Return: work done in the last look before. */

@@ -40,6 +40,7 @@ struct thmqi_ring {
 	bool has_buffers;
 	bool buffers_refused; /* the limit of locked memory is reached */
 	int32_t issuer;       /* thread id that enabled it; 0: none */
+	int event_fd;         /* told of completions; -1 until asked for */
 	uint32_t inflight;
 	struct thmqi_registrar registrar;
 	struct thmqi_ring_stats stats;

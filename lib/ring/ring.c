@@ -6,6 +6,7 @@
  * and never interrupts it; it binds the ring to the thread that enables it, so a ring that changes hands is built
  * anew (io_uring_setup(2)). Older or stricter kernels get COOP_TASKRUN, then nothing special.
  */
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -84,6 +85,7 @@ int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring)
 	if (!r)
 		return -ENOMEM;
 	r->depth = depth;
+	r->event_fd = -1;
 	thmqi_ring_tables_init(r);
 	e = make_best(depth, &r->ring, &r->setup_flags);
 	if (e) {
@@ -117,6 +119,8 @@ void thmqi_ring_close(struct thmqi_ring *r)
 	forget_registered_fd(r);
 	thmqi_ring_tables_unregister(r);
 	io_uring_queue_exit(&r->ring);
+	if (r->event_fd >= 0)
+		close(r->event_fd);
 	free(r->polls);
 	free(r);
 }
@@ -165,6 +169,14 @@ static int enable(struct io_uring *ring)
 	return n < 0 ? -errno : 0;
 }
 
+/* Silent until armed: signals that nobody sleeps for would cost each completion. */
+static int event_fd_register(struct io_uring *ring, int fd)
+{
+	int e = io_uring_register_eventfd(ring, fd);
+
+	return e ? e : io_uring_cq_eventfd_toggle(ring, false);
+}
+
 static int rebuild(struct thmqi_ring *r)
 {
 	struct io_uring fresh;
@@ -174,6 +186,8 @@ static int rebuild(struct thmqi_ring *r)
 	if (e)
 		return e;
 	e = enable(&fresh);
+	if (!e && r->event_fd >= 0)
+		e = event_fd_register(&fresh, r->event_fd);
 	if (e) {
 		io_uring_queue_exit(&fresh);
 		return e;
@@ -338,7 +352,45 @@ int thmqi_ring_wait(struct thmqi_ring *r, uint64_t timeout_ns)
 
 int thmqi_ring_fd(struct thmqi_ring *r)
 {
-	return r->ring.ring_fd;
+	int fd, e;
+
+	if (r->event_fd >= 0)
+		return r->event_fd;
+	e = may_enter(r);
+	if (e)
+		return e;
+	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	e = event_fd_register(&r->ring, fd);
+	if (e) {
+		close(fd);
+		return e;
+	}
+	r->event_fd = fd;
+	return fd;
+}
+
+bool thmqi_ring_fd_arm(struct thmqi_ring *r)
+{
+	io_uring_cq_eventfd_toggle(&r->ring, true);
+	/* Flag before the look: the kernel queues a completion, then looks at the flag. What it has queued is seen for
+	 * certain by entering it: the mark that it leaves in our memory may be late on some processors. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (ring_is_empty(r) && may_enter(r) == 0) {
+		r->stats.enters++;
+		io_uring_get_events(&r->ring);
+	}
+	return !ring_is_empty(r);
+}
+
+void thmqi_ring_fd_disarm(struct thmqi_ring *r)
+{
+	uint64_t count;
+
+	io_uring_cq_eventfd_toggle(&r->ring, false);
+	if (r->event_fd >= 0 && read(r->event_fd, &count, sizeof(count)) < 0)
+		return; /* it had not been told */
 }
 
 uint32_t thmqi_ring_inflight(const struct thmqi_ring *r)

@@ -278,6 +278,16 @@ MAYBE void world_down(struct world *w)
 	memset(w, 0, sizeof(*w));
 }
 
+/* Wait for messages; whatever events there are, are not wanted. 1, 0 or an error, as thmq_session_wait(). */
+MAYBE int wait_messages(struct thmq_session *session, uint64_t timeout_ns)
+{
+	struct thmq_event e[16];
+
+	while (thmq_events(session, e, 16) > 0)
+		;
+	return thmq_session_wait(session, timeout_ns);
+}
+
 /* ------------------------------------------------------- numbered messages */
 
 /* Publish the numbers @first … @first + @count - 1 durably to "numbers", which is made if absent. */
@@ -323,7 +333,7 @@ MAYBE uint64_t get_numbers(struct thmq_session *session)
 			}
 		}
 		MUST(thmq_release(c, m, (uint32_t)got));
-	} while (got > 0 || thmq_session_wait(session, SECOND / 5) == 1);
+	} while (got > 0 || wait_messages(session, SECOND / 5) == 1);
 	MUST(thmq_consumer_close(c, SECOND));
 	return n;
 }

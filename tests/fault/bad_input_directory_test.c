@@ -40,7 +40,10 @@ static void empty_without_create(void)
 static void absent_parent(void)
 {
 	place_make(NULL);
-	refused(in_place("no/such/data"), 0, -ENOENT);
+	refused(in_place("no/such/data"), THMQ_BROKER_NO_CREATE, -ENOENT);
+	CHECK(access(in_place("no"), F_OK) != 0);
+	numbers_dir(in_place("no/such/data"), 10); /* made with all above it */
+	expect_numbers(in_place("no/such/data"), 10);
 }
 
 static void a_file(void)

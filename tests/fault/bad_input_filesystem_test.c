@@ -113,7 +113,7 @@ static uint64_t count_bodies(struct world *w, uint64_t solid)
 			last = number;
 		}
 		MUST(thmq_release(c, m, (uint32_t)got));
-	} while (got > 0 || thmq_session_wait(w->session, SECOND / 5) == 1);
+	} while (got > 0 || wait_messages(w->session, SECOND / 5) == 1);
 	MUST(thmq_consumer_close(c, SECOND));
 	return n;
 }
@@ -144,7 +144,7 @@ static void publish_until_taken(struct world *w, struct thmq_producer *p, uint64
 			rc = thmq_flush(p, SECOND);
 		if (rc == 0)
 			break;
-		thmq_session_wait(w->session, SECOND / 20);
+		wait_messages(w->session, SECOND / 20);
 	}
 	RETURNS(0, rc);
 }

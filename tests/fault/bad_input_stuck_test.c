@@ -57,7 +57,7 @@ static void never_released(void)
 	for (rounds = 0, rc = 0; rounds < 100 && rc == 0; rounds++) {
 		rc = thmq_fetch(hoarder, held, 1);
 		if (rc == 0)
-			thmq_session_wait(w.session, SECOND / 100);
+			wait_messages(w.session, SECOND / 100);
 	}
 	RETURNS(1, rc);
 	CHECK(held[0].offset == count);

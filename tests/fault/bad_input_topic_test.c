@@ -228,7 +228,7 @@ static void topic_deleted_while_open(void)
 	/* the name is free; the new topic has nothing of the old one */
 	MUST(thmq_topic_create(w.session, "t", NULL));
 	MUST(thmq_consumer_open(w.session, "t", "g", NULL, &c));
-	thmq_session_wait(w.session, SECOND / 10);
+	wait_messages(w.session, SECOND / 10);
 	RETURNS(0, thmq_fetch(c, &m, 1));
 	MUST(thmq_consumer_close(c, SECOND));
 	down();
@@ -244,7 +244,7 @@ static int fetch_one(struct thmq_consumer *c, struct thmq_message *m)
 		rc = thmq_fetch(c, m, 1);
 		if (rc)
 			return rc;
-		thmq_session_wait(w.session, SECOND / 10);
+		wait_messages(w.session, SECOND / 10);
 	}
 	return 0;
 }

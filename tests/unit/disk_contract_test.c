@@ -188,8 +188,10 @@ static void rig_close(struct rig *r)
 		cr_assert_eq(r->disk->queue_inflight(r->queue), 0);
 		r->disk->queue_close(r->queue);
 	}
-	r->disk->dir_close(r->dir);
-	cr_assert_eq(thmqi_env_close(r->env), 0);
+	if (r->env) {
+		r->disk->dir_close(r->dir);
+		cr_assert_eq(thmqi_env_close(r->env), 0);
+	}
 	if (r->sim)
 		thmqi_disk_sim_close(r->sim);
 	else
@@ -585,6 +587,22 @@ CONTRACT(closing_the_queue_waits_for_what_is_in_flight)
 	cr_assert_eq(write_at(r, file, data, 4096, 0, 0), 0);
 	r->disk->queue_close(r->queue);
 	r->queue = NULL;
+	r->disk->file_close(file);
+	free(data);
+}
+
+CONTRACT(a_file_may_be_closed_after_its_core)
+{
+	struct thmqi_disk_file *file = create(r, "a");
+	uint8_t *data = pages(4096, 1);
+
+	cr_assert_eq(write_at(r, file, data, 4096, 0, 0), 0);
+	r->disk->queue_close(r->queue);
+	r->queue = NULL;
+	r->disk->dir_close(r->dir);
+	cr_assert_eq(thmqi_env_close(r->env), 0);
+	r->env = NULL;
+	cr_assert_eq(r->disk->file_size(file), 4096);
 	r->disk->file_close(file);
 	free(data);
 }

@@ -5,7 +5,7 @@
  * The ring is driven by one thread at a time: the one that attached it, by thmqi_ring_attach() or simply by the
  * first submit, reap or wait. SINGLE_ISSUER and DEFER_TASKRUN are used where the kernel has them, so that another
  * thread can drive it only after thmqi_ring_detach() (or once the first one has nothing in flight); what belongs
- * to the ring (files, buffers, multishot polls) comes along, its descriptor does not.
+ * to the ring (files, buffers, multishot polls, its eventfd) comes along.
  * Registered buffers: the slabs of the core's pool, in pieces of 2 MiB that are pinned when first used, so that
  * a small environment stays small and a low limit of locked memory registers what it allows. Registered files
  * are a sparse table. What could not be registered is read and written all the same, a little slower.
@@ -33,8 +33,7 @@ int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring);
 void thmqi_ring_close(struct thmqi_ring *r);
 /* The calling thread drives the ring from now on. 0; -EBUSY another thread has operations in flight. */
 int thmqi_ring_attach(struct thmqi_ring *r);
-/* By the driving thread: submit, wait for all that is in flight (their done callbacks run here), let go.
- * After an attach by another thread thmqi_ring_fd() is a new descriptor. */
+/* By the driving thread: submit, wait for all that is in flight (their done callbacks run here), let go. */
 int thmqi_ring_detach(struct thmqi_ring *r);
 /* Registrar to subscribe to the core's pool; failures (memlock) leave buffers unregistered: prep_* then
  * use plain reads and writes by themselves. */
@@ -78,7 +77,13 @@ int thmqi_ring_submit(struct thmqi_ring *r);
 int thmqi_ring_reap(struct thmqi_ring *r, uint32_t budget);
 /* Submit, then sleep until a completion is there or @timeout_ns passed (UINT64_MAX: no limit). 1, 0 or negative. */
 int thmqi_ring_wait(struct thmqi_ring *r, uint64_t timeout_ns);
-int thmqi_ring_fd(struct thmqi_ring *r); /* pollable: readable when completions are there */
+/* A descriptor for a sleep elsewhere than in thmqi_ring_wait(), made at the first call; by the driving thread. It is
+ * an eventfd, since poll(2) on the own descriptor of a DEFER_TASKRUN ring is not told of completions that wait for
+ * its thread (seen on 6.18). Readable once a completion comes while it is armed. Or negative. */
+int thmqi_ring_fd(struct thmqi_ring *r);
+/* Before the sleep: true if completions are there already. Disarm after it, before they are reaped. */
+bool thmqi_ring_fd_arm(struct thmqi_ring *r);
+void thmqi_ring_fd_disarm(struct thmqi_ring *r);
 uint32_t thmqi_ring_inflight(
 	const struct thmqi_ring *r); /* operations that will complete, multishots not counted */
 

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * disk_overhead_bench.c - what the disk table and the core's loop add to a bare io_uring write.
+ *
+ * Matrix: one 4 KiB write at a time, with the flush flag and without, the core driven by this thread under the poll
+ * policy. Limit: the same write on a bare ring with the same set-up, spinning, op by op in turns on the same file.
+ * Bar: the median of the paired differences is at most 1.5 us.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench.h"
+#include "disk/disk.h"
+
+#define FILE_BYTES (32u << 20)
+#define BLOCK 4096u
+
+struct ours {
+	struct thmq_env *env;
+	struct thmq_core *core;
+	const struct thmqi_disk_table *disk;
+	struct thmqi_disk_dir *dir;
+	struct thmqi_disk_file *file;
+	struct thmqi_disk_queue *queue;
+	struct thmqi_buf *buf;
+};
+
+struct bare {
+	struct io_uring ring;
+	int fd;
+};
+
+static void ours_open(struct ours *o, const char *dir)
+{
+	void *ctx;
+	int e = thmqi_env_open(THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL), NULL, &o->env);
+
+	if (e)
+		bench_die("environment", e);
+	o->core = thmqi_env_core(o->env, 0);
+	o->disk = thmqi_disk_of(o->core, &ctx);
+	if (o->disk->dir_open(ctx, dir, false, &o->dir) ||
+	    o->disk->file_open(o->dir, "overhead", true, &o->file) ||
+	    o->disk->queue_open(ctx, o->core, 8, &o->queue) ||
+	    thmqi_buf_alloc(o->core->pool, 1u << 20, &o->buf))
+		bench_die(dir, EIO);
+	memset(o->buf->data, 0, 1u << 20);
+	for (uint32_t at = 0; at < FILE_BYTES; at += 1u << 20)
+		if (o->disk->file_write(o->file, o->buf->data, 1u << 20, at, false))
+			bench_die("zeros", EIO);
+	o->disk->file_flush(o->file);
+}
+
+static void ours_close(struct ours *o)
+{
+	thmqi_buf_unref(o->buf);
+	o->disk->queue_close(o->queue);
+	o->disk->file_close(o->file);
+	o->disk->dir_close(o->dir);
+	thmqi_env_close(o->env);
+}
+
+static void bare_open(struct bare *r, const char *dir, void *data)
+{
+	struct iovec iov = {.iov_base = data, .iov_len = 1u << 20};
+	char name[4096];
+	int e;
+
+	snprintf(name, sizeof(name), "%s/overhead", dir);
+	r->fd = open(name, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (r->fd < 0)
+		r->fd = open(name, O_RDWR | O_CLOEXEC);
+	if (r->fd < 0)
+		bench_die(name, errno);
+	e = io_uring_queue_init(8, &r->ring,
+				IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+					IORING_SETUP_TASKRUN_FLAG);
+	if (e)
+		bench_die("ring", -e);
+	io_uring_register_ring_fd(&r->ring);
+	if (io_uring_register_files(&r->ring, &r->fd, 1) ||
+	    io_uring_register_buffers(&r->ring, &iov, 1))
+		bench_die("registration", EIO);
+}
+
+static void bare_close(struct bare *r)
+{
+	io_uring_queue_exit(&r->ring);
+	close(r->fd);
+}
+
+static uint64_t bare_write(struct bare *r, void *data, uint64_t offset, bool dsync)
+{
+	uint64_t start = bench_now();
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
+	struct io_uring_cqe *cqe;
+
+	io_uring_prep_write_fixed(sqe, 0, data, BLOCK, offset, 0);
+	sqe->flags |= IOSQE_FIXED_FILE;
+	sqe->rw_flags = dsync ? RWF_DSYNC : 0;
+	io_uring_submit(&r->ring);
+	while (io_uring_peek_cqe(&r->ring, &cqe))
+		bench_relax();
+	if (cqe->res != (int)BLOCK)
+		bench_die("bare write", EIO);
+	io_uring_cqe_seen(&r->ring, cqe);
+	return bench_now() - start;
+}
+
+struct job {
+	struct thmqi_disk_op op;
+	bool done;
+	int64_t result;
+};
+
+static void on_done(struct thmqi_disk_op *op, int64_t result)
+{
+	struct job *job = (struct job *)op;
+
+	job->done = true;
+	job->result = result;
+}
+
+static uint64_t our_write(struct ours *o, uint64_t offset, bool dsync)
+{
+	uint64_t start = bench_now();
+	struct job job = {.op = {.opcode = THMQI_DISK_WRITE,
+				 .flags = dsync ? THMQI_DISK_DSYNC : 0,
+				 .file = o->file,
+				 .buf = o->buf,
+				 .data = o->buf->data,
+				 .len = BLOCK,
+				 .offset = offset,
+				 .done = on_done}};
+
+	if (o->disk->queue_submit(o->queue, &job.op))
+		bench_die("submit", EIO);
+	while (!job.done)
+		thmqi_core_poll(o->core, 0);
+	if (job.result)
+		bench_die("write", EIO);
+	return bench_now() - start;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Median of the paired differences of @count writes each, us. */
+static double difference(struct ours *o, struct bare *r, unsigned count, bool dsync)
+{
+	double *d = malloc(count * sizeof(*d)), result;
+	uint64_t ours, bare;
+
+	if (!d)
+		bench_die("memory", ENOMEM);
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t at = (uint64_t)i * 2 * BLOCK % FILE_BYTES;
+
+		if (i % 2) { /* who is first changes: the second may profit */
+			ours = our_write(o, at, dsync);
+			bare = bare_write(r, o->buf->data, at + BLOCK, dsync);
+		} else {
+			bare = bare_write(r, o->buf->data, at + BLOCK, dsync);
+			ours = our_write(o, at, dsync);
+		}
+		d[i] = ((double)ours - (double)bare) / 1000;
+	}
+	qsort(d, count, sizeof(*d), compare);
+	result = d[count / 2];
+	free(d);
+	return result;
+}
+
+static void overhead(struct bench *b, struct ours *o, struct bare *r, const char *name, bool dsync)
+{
+	struct bench_line l = {.name = name,
+			       .unit = "us",
+			       .measure = BENCH_VALUE,
+			       .sense = BENCH_AT_MOST,
+			       .bar = 1.5};
+	struct bench_line *lines[] = {&l};
+
+	if (!bench_wants(b, name))
+		return;
+	for (unsigned round = 0; bench_more(b, round, lines, 1); round++)
+		bench_pairs_add(&l.pairs, difference(o, r, b->smoke ? 20 : 500, dsync), 0);
+	bench_report(b, &l);
+}
+
+int main(int argc, char **argv)
+{
+	struct bench b;
+	struct ours o;
+	struct bare r;
+
+	bench_init(&b, argc, argv, "disk");
+	ours_open(&o, b.dir);
+	if (o.core->ring) {
+		bare_open(&r, b.dir, o.buf->data);
+		bench_pin(b.cpu_core);
+		bench_spin_begin();
+		overhead(&b, &o, &r, "overhead_4k_dsync", true);
+		overhead(&b, &o, &r, "overhead_4k_plain", false);
+		bench_spin_end();
+		bench_unpin();
+		bare_close(&r);
+	} else {
+		bench_skip(&b, "overhead", "io_uring is refused here");
+	}
+	ours_close(&o);
+	return bench_end(&b);
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * plant.h - a log with a planted defect, for tests that must be able to fail. Not for use.
+ */
+#ifndef THMQI_COMMITLOG_PLANT_H
+#define THMQI_COMMITLOG_PLANT_H
+
+#include <thundermq/log.h>
+
+enum thmqi_log_defect {
+	THMQI_LOG_SETTLE_UNORDERED = 1, /* what was written settles though something below it was not */
+	THMQI_LOG_TRUST_DSYNC = 2,      /* a DSYNC write counts though plain writes lie unflushed below it */
+	THMQI_LOG_NO_FLUSH = 4,         /* flushes are said to have happened */
+	THMQI_LOG_NO_CHAIN = 8,         /* recovery takes any whole batch at its position */
+	THMQI_LOG_CUT_DAMAGE = 16,      /* recovery takes damage for a torn tail */
+	THMQI_LOG_NO_OPEN_FLUSH = 32,   /* what recovery keeps is not flushed */
+	THMQI_LOG_TRUST_PAYLOAD = 64    /* recovery does not check runs */
+};
+
+/* thmq_log_open() with @defects of enum thmqi_log_defect. */
+int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *opts, uint32_t defects,
+			   struct thmq_log **ret_log);
+
+#endif
