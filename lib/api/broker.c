@@ -98,6 +98,7 @@ int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
 	struct thmqi_api *api;
 	struct thmq_core *mine;
 	struct thmq_env *env;
+	int rc;
 
 	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
 		return bad_broker();
@@ -106,8 +107,11 @@ int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
 	if (mine && mine->in_poll)
 		return thmqi_fail(-EDEADLK, "a broker cannot be closed from a core's callback");
 	api = thmqi_api_of(env);
+	rc = thmqi_broker_close(broker, timeout_ns, &api->graveyard);
+	if (rc == -EDEADLK)
+		return rc; /* nothing was done */
 	thmqi_api_forget(api, &api->brokers, broker);
-	return thmqi_broker_close(broker, timeout_ns, &api->graveyard);
+	return rc ? thmqi_fail(rc, "close a broker: %s", thmq_strerror(rc)) : 0;
 }
 
 int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats)

@@ -237,12 +237,28 @@ uint32_t thmq_producer_len_max(const struct thmq_producer *producer)
 	return is_producer(producer) ? thmqi_client_producer_len_max(producer) : 0;
 }
 
+/* Options of another version of the library are copied; ours are used in place. */
+static int message_opts(const struct thmq_message_opts **opts, struct thmq_message_opts *copy)
+{
+	int rc;
+
+	if (thmqi_likely(!*opts || (*opts)->size == sizeof(**opts)))
+		return 0;
+	rc = thmqi_opts_copy(copy, sizeof(*copy), *opts);
+	*opts = copy;
+	return rc;
+}
+
 int thmq_claim(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len,
 	       struct thmq_claim *ret_claim)
 {
+	struct thmq_message_opts copy;
+	int rc;
+
 	if (!is_producer(producer) || thmqi_unlikely(!ret_claim))
 		return -EINVAL;
-	return thmqi_client_claim(producer, opts, len, ret_claim);
+	rc = message_opts(&opts, &copy);
+	return thmqi_unlikely(rc) ? rc : thmqi_client_claim(producer, opts, len, ret_claim);
 }
 
 int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *claim)
@@ -262,14 +278,25 @@ int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim)
 int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len,
 		  const struct thmq_message_opts *opts)
 {
+	struct thmq_message_opts copy;
+	int rc;
+
 	if (!is_producer(producer) || thmqi_unlikely(!data && len))
 		return -EINVAL;
-	return thmqi_client_send(producer, data, len, opts);
+	rc = message_opts(&opts, &copy);
+	return thmqi_unlikely(rc) ? rc : thmqi_client_send(producer, data, len, opts);
 }
 
 int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns)
 {
-	return is_producer(producer) ? thmqi_client_flush(producer, timeout_ns) : -EINVAL;
+	int rc;
+
+	if (!is_producer(producer))
+		return bad("producer");
+	rc = thmqi_client_flush(producer, timeout_ns);
+	if (rc == -EIO)
+		return thmqi_fail(rc, "flush: some messages failed; thmq_events() tells which");
+	return rc ? thmqi_fail(rc, "flush: %s", thmq_strerror(rc)) : 0;
 }
 
 int64_t thmq_watermark(struct thmq_producer *producer)
@@ -334,7 +361,12 @@ int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message *message)
 
 int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)
 {
-	return is_consumer(consumer) ? thmqi_client_consumer_flush(consumer, timeout_ns) : -EINVAL;
+	int rc;
+
+	if (!is_consumer(consumer))
+		return bad("consumer");
+	rc = thmqi_client_consumer_flush(consumer, timeout_ns);
+	return rc ? thmqi_fail(rc, "flush the acks: %s", thmq_strerror(rc)) : 0;
 }
 
 int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start, uint64_t value)

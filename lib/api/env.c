@@ -152,12 +152,16 @@ int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns)
 	while ((handle = first_of(api, &api->sessions))) {
 		now = clock->now_ns(clock->ctx);
 		one = thmq_session_close(handle, deadline > now ? deadline - now : 0);
+		if (one == -EDEADLK) /* a core without a thread: what is left stays as it is */
+			return one;
 		rc = rc ? rc : one;
 		thmqi_api_forget(api, &api->sessions, handle);
 	}
 	while ((handle = first_of(api, &api->brokers))) {
 		now = clock->now_ns(clock->ctx);
 		one = thmq_broker_close(handle, deadline > now ? deadline - now : 0);
+		if (one == -EDEADLK)
+			return one;
 		rc = rc ? rc : one;
 		thmqi_api_forget(api, &api->brokers, handle);
 	}

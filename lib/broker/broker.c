@@ -396,10 +396,27 @@ static int close_shard(struct core_job *job)
 	return rc;
 }
 
+/* A shard that was opened and whose core has no thread: it cannot be closed. */
+static struct shard *orphan(struct thmq_broker *b)
+{
+	uint32_t i;
+
+	for (i = 0; i < b->shard_count; i++)
+		if (b->shards[i].open && atomic_load(&b->shards[i].core->owner) == 0)
+			return &b->shards[i];
+	return NULL;
+}
+
 static int close_one(struct thmq_broker *b, struct shard *s, uint64_t deadline)
 {
 	uint64_t now = now_of(b), left = deadline > now ? deadline - now : 0;
 	int rc = 0, closed;
+
+	/* a failed open never came to it: there is nothing of it on its core, which perhaps nobody drives */
+	if (!s->open && !s->log && s->id != THMQI_SHARD_META && s->partitions.count == 0) {
+		thmqi_shard_fini(s);
+		return 0;
+	}
 
 	if (s->open)
 		rc = wait_for(b, s, is_settled, deadline);
@@ -412,9 +429,14 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 {
 	struct thmqi_disk_dir *dir = b->dir;
 	uint64_t now, deadline;
+	struct shard *s = orphan(b);
 	uint32_t i;
 	int rc = 0, one;
 
+	if (s && graveyard)
+		return thmqi_fail(-EDEADLK,
+				  "close a broker: core %u has no thread that drives it; attach one",
+				  s->core->index);
 	if (b->listener)
 		thmqi_transport_unlisten(b->listener);
 	if (b->shard_count) {

@@ -40,7 +40,7 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 {
 	struct client_link *l = d->link;
 
-	c->held_bytes -= d->run ? d->run->len : 0;
+	c->held_bytes -= d->bytes;
 	c->held_count -= d->count;
 	c->stalled = false;
 	d->generation++;
@@ -275,11 +275,19 @@ static void on_detached(struct thmq_consumer *c, struct reading *r, const struct
 	}
 }
 
+static bool gone(const struct client_link *l)
+{
+	return atomic_load_explicit(&l->wire->broker_closed, memory_order_acquire) != 0;
+}
+
 static void on_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r, const struct thmqi_frame *f)
 {
-	struct delivered *d = run_get(c);
 	const struct thmq_run_header *run = (const void *)(uintptr_t)f->data;
+	struct delivered *d;
 
+	if (thmqi_unlikely(gone(l))) /* the run's memory went with the broker */
+		return;
+	d = run_get(c);
 	if (!d) { /* more than was agreed: give it back unseen */
 		send_release(l, c->stream, f->arg[0]);
 		return;
@@ -289,6 +297,7 @@ static void on_deliver(struct thmq_consumer *c, struct client_link *l, struct re
 	d->reading = r;
 	d->token = f->arg[0];
 	d->run = run;
+	d->bytes = run->len;
 	d->record = (const struct thmq_record *)(run + 1);
 	d->deltas = run->flags & THMQ_RUN_SPARSE ? (const uint32_t *)(d->record + run->count) : NULL;
 	d->body = (const uint8_t *)(d->record + run->count) +
@@ -427,7 +436,7 @@ void thmqi_consumer_link_up(struct thmq_session *s, struct client_link *l)
 
 bool thmqi_consumer_has_news(const struct thmq_consumer *c)
 {
-	return c->first != NULL || c->error;
+	return (c->first != NULL && !c->session->dead) || (c->error && !c->error_told);
 }
 
 /* -------------------------------------------------------------------- fetch */
@@ -435,6 +444,12 @@ bool thmqi_consumer_has_news(const struct thmq_consumer *c)
 static bool wanted(const struct delivered *d, uint64_t offset, int64_t time)
 {
 	return offset >= d->from && offset < d->to && time >= d->reading->not_before_ns;
+}
+
+/* In every view: whose it is, so that an ack tells it from bytes that were never fetched. */
+static uint64_t mark_of(const struct thmq_consumer *c)
+{
+	return (uint64_t)(0x7468u << 16 | c->stream) << 32;
 }
 
 /* The next record of @d. Return: 1 a message; 0 none is left. */
@@ -460,7 +475,7 @@ static int next_message(struct thmq_consumer *c, struct delivered *d, struct thm
 		m->offset = offset;
 		m->time_ns = time;
 		m->internal[0] = (uint64_t)(uintptr_t)d;
-		m->internal[1] = d->generation;
+		m->internal[1] = d->generation | mark_of(c);
 		d->held++;
 		d->reading->held++;
 		c->app_held++;
@@ -480,16 +495,24 @@ static bool window_held(struct thmq_consumer *c)
 
 int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
 {
-	struct delivered *d;
+	struct delivered *d = c->first;
 	uint32_t n = 0;
 
-	if (!c->first) {
+	if (thmqi_unlikely(d && gone(d->link))) {
+		/* what was prefetched went with the broker; the last frames still come in, and tell so */
+		while (!c->session->dead)
+			thmqi_session_process(c->session);
+		return c->session->dead;
+	}
+	if (!d) {
 		thmqi_session_process(c->session);
 		if (!c->first) {
 			if (c->session->dead)
 				return c->session->dead;
-			if (c->error)
+			if (c->error) {
+				c->error_told = true;
 				return c->error;
+			}
 			if (!window_held(c))
 				return 0;
 			if (!c->stalled) {
@@ -529,7 +552,7 @@ int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages,
 
 	for (i = 0; i < count; i++) {
 		d = (struct delivered *)(uintptr_t)messages[i].internal[0];
-		if (thmqi_unlikely(!in_pool(c, d) || d->generation != messages[i].internal[1] || !d->held))
+		if (thmqi_unlikely(!in_pool(c, d) || (d->generation | mark_of(c)) != messages[i].internal[1] || !d->held))
 			return -EINVAL;
 		messages[i].internal[0] = 0;
 		d->held--;
@@ -552,7 +575,8 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 {
 	struct reading *r;
 
-	if (!c->grouped || message->partition >= c->reading_count)
+	if (!c->grouped || message->partition >= c->reading_count ||
+	    message->internal[1] >> 32 != mark_of(c) >> 32)
 		return -EINVAL;
 	r = &c->readings[message->partition];
 	if (c->session->dead)
@@ -764,6 +788,8 @@ static int free_stream(struct thmq_session *s)
 	return thmqi_fail(-EMFILE, "a session has at most %u consumers at a time", THMQI_STREAMS);
 }
 
+static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc);
+
 static void set_defaults(struct thmq_consumer_opts *o)
 {
 	o->prefetch_count = o->prefetch_count ? o->prefetch_count : 65536;
@@ -811,7 +837,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	if (!rc)
 		rc = group ? join(c, group) : attach_all(c, deadline);
 	if (rc) {
-		thmqi_client_consumer_close(c, 0);
+		consumer_end(c, 0, rc);
 		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
 	}
 	*ret_consumer = c;
@@ -854,18 +880,14 @@ static void give_all_back(struct thmq_consumer *c)
 	}
 }
 
-int thmqi_client_consumer_close(struct thmq_consumer *c, uint64_t timeout_ns)
+/* Whatever happens, the consumer is gone afterwards. @rc: an error so far. */
+static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 {
 	struct thmqi_request request = {.op = THMQI_OP_LEAVE, .stream = c->stream};
 	struct thmq_session *s = c->session;
-	uint64_t deadline = thmqi_session_deadline(s, timeout_ns);
 	uint32_t i;
-	int rc = 0, left;
+	int left;
 
-	if (c->grouped)
-		rc = thmqi_client_consumer_flush(c, timeout_ns);
-	if (rc == -EDEADLK && !s->dead)
-		return rc;
 	c->closing = true;
 	for (i = 0; i < c->reading_count; i++) {
 		struct reading *r = &c->readings[i];
@@ -896,4 +918,19 @@ int thmqi_client_consumer_close(struct thmq_consumer *c, uint64_t timeout_ns)
 	s->consumers[c->stream] = NULL;
 	consumer_free(c);
 	return rc == -THMQ_EFENCED ? 0 : rc;
+}
+
+int thmqi_client_consumer_close(struct thmq_consumer *c, uint64_t timeout_ns)
+{
+	struct thmq_session *s = c->session;
+	uint64_t deadline = thmqi_session_deadline(s, timeout_ns);
+	int rc = 0;
+
+	if (!s->dead && thmqi_session_stuck(s))
+		return -EDEADLK;
+	if (c->grouped)
+		rc = thmqi_client_consumer_flush(c, timeout_ns);
+	if (rc == -EDEADLK && !s->dead)
+		return rc;
+	return consumer_end(c, deadline, rc);
 }

@@ -61,6 +61,7 @@ struct delivered {
 	const struct thmq_record *record; /* the next one */
 	const uint8_t *body;
 	const uint32_t *deltas; /* offsets, if sparse */
+	uint32_t bytes; /* of the run: it may be gone when the record is put back */
 	uint64_t from, to; /* offsets wanted */
 	uint32_t at, count; /* records handed out, of */
 	uint32_t held; /* messages that the app has */
@@ -110,6 +111,7 @@ struct thmq_consumer {
 	bool fenced; /* an ack was refused since the last flush */
 	bool stalled; /* told that the app holds everything */
 	int error; /* what fetch returns from now on; 0 */
+	bool error_told; /* fetch has returned it */
 	char topic[256];
 	struct reading *readings;
 	uint32_t reading_count;
@@ -173,6 +175,7 @@ struct thmq_session {
 	struct thmq_event *events;
 	uint32_t event_mask;
 	uint32_t event_head, event_tail; /* free running */
+	uint32_t event_told; /* head when the app last heard that something is there */
 	uint32_t reports_due; /* events promised for messages that are out */
 	uint64_t dropped;
 	bool untended; /* a consumer has something to send that found no room */
@@ -180,6 +183,7 @@ struct thmq_session {
 
 /* session.c */
 uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
+bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -EDEADLK */
 int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link); /* makes it; may be not up */

@@ -180,6 +180,11 @@ static bool would_wait_for_ever(struct thmq_session *s, const struct thmq_core *
 	return false;
 }
 
+bool thmqi_session_stuck(struct thmq_session *s)
+{
+	return would_wait_for_ever(s, thmqi_core_mine(s->env));
+}
+
 static bool all_on(const struct thmq_session *s, const struct thmq_core *mine)
 {
 	uint32_t i;
@@ -271,7 +276,8 @@ static bool has_news(void *arg)
 	struct thmq_session *s = arg;
 	uint32_t i;
 
-	if (s->event_head != s->event_tail || s->dropped)
+	/* events that the app leaves lying are news once, or its loop would never sleep */
+	if (s->event_head != s->event_tail && s->event_head != s->event_told)
 		return true;
 	for (i = 0; i < THMQI_STREAMS; i++)
 		if (s->consumers[i] && thmqi_consumer_has_news(s->consumers[i]))
@@ -294,8 +300,14 @@ static bool has_news_since(void *arg)
 int thmqi_client_session_wait(struct thmq_session *s, uint64_t timeout_ns)
 {
 	struct wait_arg w = {.session = s, .news = s->news};
-	int rc = thmqi_session_block(s, has_news_since, &w, thmqi_session_deadline(s, timeout_ns));
+	struct thmq_core *mine = thmqi_core_mine(s->env);
+	int rc;
 
+	/* whatever lies there untaken, the core goes on */
+	if (mine && !mine->in_poll)
+		thmqi_core_poll(mine, 0);
+	rc = thmqi_session_block(s, has_news_since, &w, thmqi_session_deadline(s, timeout_ns));
+	s->event_told = s->event_head;
 	return rc == 0 ? 1 : rc == -ETIMEDOUT ? 0 : rc;
 }
 
@@ -313,6 +325,7 @@ int thmqi_client_session_arm(struct thmq_session *s)
 	if (thmqi_session_process(s) == 0 && !has_news(s))
 		return 0;
 	thmqi_waiter_disarm(s->waiter);
+	s->event_told = s->event_head;
 	return 1;
 }
 
@@ -485,6 +498,9 @@ int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
 	int rc = 0, one;
 	uint32_t i;
 
+	for (i = 0; i < THMQI_STREAMS && !s->dead; i++)
+		if ((s->producers[i] || s->consumers[i]) && thmqi_session_stuck(s))
+			return -EDEADLK;
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (!s->producers[i])
 			continue;

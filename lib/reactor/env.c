@@ -25,6 +25,9 @@ static void *run_core(void *arg)
 
 	if (env->topology && thmqi_topology_bind(env->topology, first + l->core.index) == 0)
 		__atomic_fetch_add(&env->pinned, 1, __ATOMIC_RELAXED);
+	/* a ring that this thread may not drive is none: the disk engines then do without */
+	if (l->core.ring && thmqi_ring_attach(l->core.ring) != 0)
+		thmqi_loop_close_ring(l);
 	atomic_store(&l->core.owner, thmqi_thread_self());
 	while (!l->stop)
 		thmqi_core_poll(&l->core, UINT64_MAX);
@@ -260,18 +263,25 @@ struct thmq_core *thmqi_core_mine(struct thmq_env *env)
 int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 {
 	uint64_t nobody = 0, self = thmqi_thread_self();
+	struct thmq_core *core;
+	int rc = 0;
 
 	if (!env->caller_driven)
 		return -EPERM;
 	if (index >= env->core_count)
 		return -EINVAL;
-	if (thmqi_core_is_mine(&env->loops[index]->core))
+	core = &env->loops[index]->core;
+	if (thmqi_core_is_mine(core))
 		return 0;
 	if (thmqi_core_mine(env))
 		return -EBUSY; /* one core a thread */
-	return atomic_compare_exchange_strong(&env->loops[index]->core.owner, &nobody, self)
-		       ? 0
-		       : -EBUSY;
+	if (!atomic_compare_exchange_strong(&core->owner, &nobody, self))
+		return -EBUSY;
+	if (core->ring)
+		rc = thmqi_ring_attach(core->ring);
+	if (rc)
+		atomic_store(&core->owner, 0);
+	return rc;
 }
 
 int thmqi_core_detach(struct thmq_env *env)

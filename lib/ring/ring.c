@@ -352,13 +352,12 @@ int thmqi_ring_wait(struct thmqi_ring *r, uint64_t timeout_ns)
 
 int thmqi_ring_fd(struct thmqi_ring *r)
 {
-	int fd, e;
+	int fd, e = may_enter(r);
 
-	if (r->event_fd >= 0)
-		return r->event_fd;
-	e = may_enter(r);
 	if (e)
 		return e;
+	if (r->event_fd >= 0)
+		return r->event_fd;
 	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fd < 0)
 		return -errno;
@@ -373,11 +372,13 @@ int thmqi_ring_fd(struct thmqi_ring *r)
 
 bool thmqi_ring_fd_arm(struct thmqi_ring *r)
 {
+	if (may_enter(r))
+		return true; /* what cannot be armed is not slept on */
 	io_uring_cq_eventfd_toggle(&r->ring, true);
 	/* Flag before the look: the kernel queues a completion, then looks at the flag. What it has queued is seen for
 	 * certain by entering it: the mark that it leaves in our memory may be late on some processors. */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (ring_is_empty(r) && may_enter(r) == 0) {
+	if (ring_is_empty(r)) {
 		r->stats.enters++;
 		io_uring_get_events(&r->ring);
 	}

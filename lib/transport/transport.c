@@ -171,7 +171,7 @@ static void run_accept(struct thmq_core *core, struct thmqi_task *task)
 
 static void run_closed(struct thmq_core *core, struct thmqi_task *task)
 {
-	struct thmqi_link *link = thmqi_container(task, struct thmqi_link, task);
+	struct thmqi_link *link = thmqi_container(task, struct thmqi_link, goodbye);
 	struct thmqi_acceptor *a = &link->listener->acceptor;
 
 	(void)core;
@@ -190,8 +190,8 @@ void thmqi_link_close(struct thmqi_link *link)
 	struct thmq_core *core = link->core;
 
 	atomic_store(&link->client_closed, 1);
-	link->task.run = run_closed;
-	thmqi_core_post(core, &link->task);
+	link->goodbye.run = run_closed;
+	thmqi_core_post(core, &link->goodbye);
 }
 
 static void *zeroed(size_t bytes)

@@ -210,9 +210,9 @@ static void broker_closed_under_a_session(void)
 	RETURNS(1, closed);
 	RETURNS(-ESHUTDOWN, thmq_claim(p, NULL, 8, &claim));
 	RETURNS(-ESHUTDOWN, thmq_send(p, "x", 1, NULL));
-	SAYS(-ESHUTDOWN, NULL, thmq_flush(p, SECOND));
+	RETURNS(0, thmq_flush(p, SECOND)); /* all there was is settled */
 	RETURNS(-ESHUTDOWN, thmq_fetch(c, &m, 1));
-	SAYS(-ESHUTDOWN, NULL, thmq_consumer_flush(c, SECOND));
+	RETURNS(0, thmq_consumer_flush(c, SECOND));
 	RETURNS(-ESHUTDOWN, thmq_session_wait(w.session, SECOND));
 	RETURNS(-ESHUTDOWN, thmq_session_arm(w.session));
 	CHECK(thmq_topic_create(w.session, "t", NULL) == -ESHUTDOWN);

@@ -209,11 +209,12 @@ static void undriven_core_of_a_session(void)
 	struct thmq_consumer *c, *d = NULL;
 	struct thmq_message m;
 	pthread_t thread;
+	int rc;
 
 	up();
 	put_numbers(w.session, 0, 10);
 	MUST(thmq_producer_open(w.session, "numbers", NULL, &p));
-	MUST(thmq_consumer_open(w.session, "numbers", "g", NULL, &c));
+	MUST(thmq_consumer_open(w.session, "numbers", NULL, NULL, &c));
 	pthread_create(&thread, NULL, calls_of_a_stranger, NULL);
 	pthread_join(thread, NULL);
 	MUST(thmq_core_detach(w.env));
@@ -231,7 +232,8 @@ static void undriven_core_of_a_session(void)
 	SAYS(-EDEADLK, "core", thmq_seek(c, UINT32_MAX, THMQ_START_BEGIN, 0));
 	CHECK(thmq_send(p, "12345678", 8, NULL) > 0); /* never blocks, needs nobody */
 	SAYS(-EDEADLK, "core", thmq_flush(p, SECOND));
-	RETURNS(-EDEADLK, thmq_session_wait(w.session, SECOND / 10));
+	rc = thmq_session_wait(w.session, SECOND / 10);
+	CHECK(rc == -EDEADLK || rc == 1); /* 1: messages are there already */
 	SAYS(-EDEADLK, "core", thmq_producer_close(p, SECOND));
 	SAYS(-EDEADLK, "core", thmq_consumer_close(c, SECOND));
 	SAYS(-EDEADLK, "core", thmq_session_close(w.session, SECOND));

@@ -166,6 +166,15 @@ static void register_refused(void)
 	use(0, 1);
 }
 
+/* Nor is there a write that flushes: it is followed by a flush, then. */
+static void no_flushing_write(void)
+{
+	if (!refuse(__NR_io_uring_setup, ENOSYS) || !refuse(__NR_pwritev2, EOPNOTSUPP))
+		exit(77);
+	use(0, 3);
+	use(THMQ_ENV_ALLOW_THREADS, 2);
+}
+
 int main(void)
 {
 	static const struct {
@@ -174,7 +183,8 @@ int main(void)
 	} tests[] = {{"setup is EPERM", eperm},
 		     {"setup is ENOSYS", enosys},
 		     {"enter is refused", enter_refused},
-		     {"register is refused", register_refused}};
+		     {"register is refused", register_refused},
+		     {"no flushing write", no_flushing_write}};
 	int status, skipped = 0;
 
 	for (size_t i = 0; i < THMQI_ARRAY_COUNT(tests); i++) {

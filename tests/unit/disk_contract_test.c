@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "disk/disk.h"
@@ -690,6 +691,38 @@ CONTRACT(a_limit_is_an_error)
 	}
 	r->disk->file_close(file);
 	free(data);
+}
+
+/* Another process, which then dies without closing anything. */
+Test(disk_contract, a_lock_of_another_process_goes_with_it, .timeout = 30)
+{
+	char path[] = "/tmp/thmq-disk-XXXXXX";
+	struct thmqi_disk_dir *dir;
+	uint64_t holder = 0;
+	int ready[2];
+	char c;
+	pid_t pid;
+
+	cr_assert_not_null(mkdtemp(path));
+	cr_assert_eq(pipe(ready), 0);
+	pid = fork();
+	if (pid == 0) {
+		if (thmqi_disk_posix.dir_open(NULL, path, false, &dir) != 0 ||
+		    thmqi_disk_posix.dir_lock(dir, "lock", &holder) != 0 ||
+		    write(ready[1], "x", 1) != 1)
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	cr_assert_eq(read(ready[0], &c, 1), 1);
+	cr_assert_eq(thmqi_disk_posix.dir_open(NULL, path, false, &dir), 0);
+	cr_assert_eq(thmqi_disk_posix.dir_lock(dir, "lock", &holder), -EBUSY);
+	cr_assert_eq(holder, (uint64_t)pid);
+	kill(pid, SIGKILL);
+	cr_assert_eq(waitpid(pid, NULL, 0), pid);
+	cr_assert_eq(thmqi_disk_posix.dir_lock(dir, "lock", &holder), 0);
+	thmqi_disk_posix.dir_close(dir);
+	remove_tree(path);
 }
 
 Test(disk_contract, the_real_calling_half_needs_no_core)

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -190,6 +192,23 @@ Test(ring_operations, a_wait_ends_with_a_completion_or_its_time, .timeout = 30)
 	cr_assert_eq(thmqi_ring_reap(ring, 1), 1);
 	cr_assert_eq(job.done, 1);
 	close(fd);
+	thmqi_ring_close(ring);
+}
+
+static void on_signal(int number)
+{
+	(void)number;
+}
+
+Test(ring_operations, a_signal_ends_a_wait_without_an_error, .timeout = 30)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	struct itimerval soon = {.it_value = {.tv_usec = 20000}};
+	struct thmqi_ring *ring = ring_open(8);
+
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	cr_assert_eq(thmqi_ring_wait(ring, 20000000000), 0);
 	thmqi_ring_close(ring);
 }
 

@@ -40,7 +40,8 @@ struct thmqi_link {
 	_Atomic uint32_t refs;  /* ends that still use the memory */
 	void *client;           /* the client end's */
 	void *broker;           /* the broker end's */
-	struct thmqi_task task; /* accept, then close */
+	struct thmqi_task task;    /* accept */
+	struct thmqi_task goodbye; /* close: the accept may still be on its way */
 	struct thmqi_listener *listener;
 };
 

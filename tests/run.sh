@@ -1,0 +1,70 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Builds the library and passes all its tests, on a fresh Debian 12 too (root or sudo, to install what is missing).
+#
+#   sh tests/run.sh [--full]      --full: the large counts, an hour or so
+#
+# Twice: an optimised build, and one with AddressSanitizer and UndefinedBehaviorSanitizer; then the integration tests
+# once more as an unprivileged user with 64 KiB of lockable memory. The last line is 'N passed, N failed, N skipped'.
+set -eu
+cd "$(dirname "$0")/.."
+case ${1:-} in
+--full) THMQ_TEST_FULL=1; export THMQ_TEST_FULL; times=20 ;;
+'') times=1 ;;
+*) sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+
+sh tests/install.sh gcc libc6-dev meson ninja-build pkg-config liburing-dev libhwloc-dev libisal-dev libcriterion-dev \
+	libseccomp-dev liblmdb-dev python3 groff-base util-linux
+
+build=build-tests
+log=$build/results
+[ -d $build ] || meson setup -Dbuildtype=debugoptimized $build >/dev/null
+[ -d $build-asan ] || meson setup -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false \
+	-Dbench=false -Dexamples=false $build-asan >/dev/null
+ninja -C $build --quiet
+ninja -C $build-asan --quiet
+: >$log
+
+# meson's own summary goes to the terminal; its JSON lines are counted at the end
+run() { # build, what to say, meson test arguments …
+	b=$1
+	shift
+	echo "== $1"
+	shift
+	meson test -C "$b" --no-rebuild --print-errorlogs -t $times "$@" || :
+	cat "$b/meson-logs/testlog.json" >>$log
+}
+run $build "all tests" --num-processes 2
+ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 THMQ_TEST_SMALL=1 \
+	run $build-asan "the suite under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 2 \
+	--suite unit --suite fault --suite sim --suite integration
+
+unprivileged() {
+	[ "$(id -u)" = 0 ] || { echo "== unprivileged: skipped, not root"; return 0; }
+	dir=$(mktemp -d ./$build/nobody-XXXXXX)
+	chown nobody "$dir"
+	echo "== as nobody, with 64 KiB of lockable memory"
+	for t in examples/hello; do
+		status=0
+		(cd "$dir" && ulimit -l 64 && setpriv --reuid=nobody --clear-groups "../$t" >out 2>&1) || status=$?
+		if [ $status = 0 ]; then result=OK; else result=FAIL; cat "$dir/out"; fi
+		echo "{\"name\": \"nobody_$t\", \"result\": \"$result\"}" >>$log
+	done
+	rm -rf "$dir"
+}
+unprivileged
+
+python3 - $log <<'PY'
+import json, sys
+count = {}
+for line in open(sys.argv[1]):
+    t = json.loads(line)
+    count[t["result"]] = count.get(t["result"], 0) + 1
+    if t["result"] not in ("OK", "SKIP", "EXPECTEDFAIL"):
+        print("failed:", t["name"])
+passed, skipped = count.get("OK", 0), count.get("SKIP", 0)
+failed = sum(count.values()) - passed - skipped
+print(f"{passed} passed, {failed} failed, {skipped} skipped")
+sys.exit(failed != 0 or passed == 0)
+PY
