@@ -7,7 +7,8 @@
  * Limits and bars:
  *   round trip p50 (send, then fetch until it is there, release) at most 3 x a bare cache-line ping-pong between the
  *   same two CPUs;
- *   one way, message by message, at least 10 million a second.
+ *   one way, message by message, at least 10 million a second; reported beside the cache lines that go over one by
+ *   one, since what two CPUs give differs by a factor of three with where a virtual machine has them.
  * On the logged topic the disk goes on writing beside it; the volume of a run is kept below what is prepared for it.
  */
 #include "rig_line.h"
@@ -34,8 +35,6 @@ static void open_shape(struct target *t, struct bench *b, const struct shape *s,
 				.visible_at = THMQ_DURABILITY_MEMORY,
 				.durability = THMQ_DURABILITY_MEMORY,
 				.topic_flags = s->logged ? 0 : THMQ_TOPIC_VOLATILE,
-				.window_bytes = 16u << 20,
-				.window_count = 1u << 17,
 				.consumer = true};
 
 	if (s->logged) {
@@ -70,7 +69,8 @@ static void one_trip(struct target *t, const char *message)
 	thmq_release(t->consumer, &m, 1);
 }
 
-static void trips(struct bench *b, const struct shape *s, unsigned count, struct bench_samples *ret)
+static void make_trips(struct bench *b, const struct shape *s, unsigned count,
+		       struct bench_samples *ret)
 {
 	char message[MESSAGE_BYTES], dir[4096];
 	struct target t;
@@ -117,10 +117,10 @@ static void round_trip(struct bench *b, const struct shape *s)
 		bench_samples_clear(&mine);
 		bench_samples_clear(&bare);
 		if (round % 2)
-			trips(b, s, count, &mine);
+			make_trips(b, s, count, &mine);
 		rig_line_pingpong(b->cpu_app, b->cpu_core, count, &bare);
 		if (round % 2 == 0)
-			trips(b, s, count, &mine);
+			make_trips(b, s, count, &mine);
 		bench_pairs_add(&p50.pairs, bench_percentile(&mine, 0.5),
 				bench_percentile(&bare, 0.5));
 		bench_pairs_add(&p99.pairs, bench_percentile(&mine, 0.99),
@@ -185,17 +185,26 @@ static void one_way(struct bench *b, const struct shape *s)
 	char name[96];
 	struct bench_line l = {.name = name,
 			       .unit = "M/s",
+			       .rival = "cache lines one by one",
 			       .measure = BENCH_VALUE,
 			       .sense = BENCH_AT_LEAST,
 			       .bar = 10};
 	struct bench_line *lines[] = {&l};
+	unsigned trips = b->smoke ? 100 : 20000;
+	struct bench_samples bare;
 
 	snprintf(name, sizeof(name), "oneway_100B_%s", s->name);
 	if (!bench_wants(b, name))
 		return;
-	for (unsigned round = 0; bench_more(b, round, lines, 1); round++)
-		bench_pairs_add(&l.pairs, flow(b, s, count) / 1e6, 0);
+	bench_samples_init(&bare, trips);
+	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
+		bench_samples_clear(&bare);
+		rig_line_pingpong(b->cpu_app, b->cpu_core, trips, &bare);
+		bench_pairs_add(&l.pairs, flow(b, s, count) / 1e6,
+				2e3 / bench_percentile(&bare, 0.5));
+	}
 	bench_report(b, &l);
+	bench_samples_fini(&bare);
 }
 
 int main(int argc, char **argv)

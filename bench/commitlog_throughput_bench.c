@@ -43,7 +43,7 @@ static void open_target(struct target *t, struct bench *b, enum target_layout la
 			const char *name, char *dir, size_t size)
 {
 	struct target_opts o = {.layout = layout,
-				.policy = THMQ_POLICY_POLL,
+				.policy = THMQ_POLICY_DEFAULT, /* asleep while the rival runs */
 				.durability = THMQ_DURABILITY_DURABLE,
 				.window_bytes = 64 * MIB,
 				.window_count = 1u << 19};

@@ -77,7 +77,7 @@ void target_open(struct target *t, const struct bench *b, const struct target_op
 	target_settle(t);
 	if (opts->layout == TARGET_PINNED) {
 		bench_pin(b->cpu_app);
-		bench_spin_begin();
+		bench_spin_begin(); /* the application's thread watches; the library's own threads are its own matter */
 	}
 }
 

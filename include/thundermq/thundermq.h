@@ -188,7 +188,8 @@ THMQ_API int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns);
  * thmq_core_attach() - make the calling thread the owner of a caller-driven core
  * @env: environment opened with caller_cores > @core_index
  * @core_index: which core
- * Return: 0; -EINVAL no such core; -EBUSY owned by another thread; -EPERM cores are the library's.
+ * Return: 0; -EINVAL no such core; -EBUSY owned by another thread; -EPERM cores are the library's;
+ * -ENOMEM no room to build the core's io_uring anew for this thread.
  */
 THMQ_API int thmq_core_attach(struct thmq_env *env, uint32_t core_index);
 

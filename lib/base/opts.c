@@ -5,7 +5,7 @@
 int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src)
 {
 	const uint8_t *bytes = src;
-	uint32_t size, i;
+	uint32_t size = 0, i;
 
 	if (src) {
 		memcpy(&size, src, sizeof(size));

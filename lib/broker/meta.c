@@ -68,7 +68,7 @@ uint32_t thmqi_meta_topic_count(struct meta *m)
 static int topic_apply(struct meta *m, const struct state_topic *state)
 {
 	struct topic *t, **grown;
-	uint32_t place, size;
+	uint32_t place = 0, size;
 
 	if (thmqi_meta_topic(m, state->name, &place))
 		return -EEXIST;

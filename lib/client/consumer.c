@@ -498,6 +498,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 	struct delivered *d = c->first;
 	uint32_t n = 0;
 
+	thmqi_session_beat(c->session);
 	if (thmqi_unlikely(d && gone(d->link))) {
 		/* what was prefetched went with the broker; the last frames still come in, and tell so */
 		while (!c->session->dead)
@@ -581,6 +582,7 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 	r = &c->readings[message->partition];
 	if (c->session->dead)
 		return c->session->dead;
+	thmqi_session_beat(c->session);
 	if (r->state != READING_ON && r->state != READING_DRAINING)
 		return -THMQ_EFENCED;
 	if (r->ack_next != NO_OFFSET && message->offset + 1 <= r->ack_next)

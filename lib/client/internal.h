@@ -181,6 +181,14 @@ struct thmq_session {
 	bool untended; /* a consumer has something to send that found no room */
 };
 
+/* The session is alive: groups take a member for dead whose beat stands still. In calls that may do without process(). */
+static inline void thmqi_session_beat(struct thmq_session *s)
+{
+	_Atomic uint32_t *beat = &s->links[THMQI_SHARD_META]->wire->beat;
+
+	atomic_store_explicit(beat, atomic_load_explicit(beat, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
 /* session.c */
 uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
 bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -EDEADLK */

@@ -564,7 +564,8 @@ int thmqi_client_producer_close(struct thmq_producer *p, uint64_t timeout_ns)
 		for (k = l->slot_tail; k != l->slot_head; k++) {
 			struct slot *slot = &l->slots[k & l->slot_mask];
 
-			if (slot->stream == p->stream && slot->state == SLOT_CLAIMED)
+			/* the stream's next user counts its sequences from 1 again */
+			if (slot->stream == p->stream && (slot->state == SLOT_CLAIMED || slot_settled(l, slot)))
 				slot->state = SLOT_FREE;
 		}
 	}

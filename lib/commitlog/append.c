@@ -6,82 +6,120 @@
 #include "internal.h"
 
 #define FORMING_BYTES (256u << 10) /* a batch's buffer, unless one run needs more */
+#define EVICTIONS_MAX 64u          /* batches that one allocation may cost the cache */
+#define PINCH_NS 1000000u
 
-/* All flights are busy: the forming batch has to wait, and what does not fit into it with it. */
-static bool flights_full(const struct thmq_log *log)
+/* ------------------------------------------------------------------ memory */
+
+static void on_pinch(struct thmqi_timer *t)
 {
-	return log->flight_tail - log->flight_head >= log->depth;
+	struct thmq_log *log = thmqi_container(t, struct thmq_log, pinch);
+
+	thmqi_readers_wake(log);
+	if (log->starved && log->events.room) {
+		log->starved = false;
+		log->events.room(log->opts.ctx);
+	}
 }
 
-static int forming_open(struct thmq_log *log, uint32_t run_len)
+/* Cached batches can be read again from the device: they make way. Who is refused all the same is called again. */
+int thmqi_log_alloc(struct thmq_log *log, uint32_t size, struct thmqi_buf **ret_buf)
 {
-	uint32_t size = THMQI_MAX(THMQI_MIN(FORMING_BYTES, log->opts.batch_bytes),
-				  (uint32_t)sizeof(struct batch_header) + run_len);
-	struct forming *f = &log->forming;
+	uint32_t evictions = 0;
 	int rc;
 
-	rc = thmqi_buf_alloc(log->core->pool, size, &f->buf);
-	if (rc == -ENOBUFS && size > 2 * run_len + THMQI_BLOCK)
-		rc = thmqi_buf_alloc(log->core->pool, (uint32_t)sizeof(struct batch_header) + run_len, &f->buf);
+	for (;;) {
+		rc = thmqi_buf_alloc(log->core->pool, size, ret_buf);
+		if (thmqi_likely(rc != -ENOBUFS))
+			return rc;
+		if (!log->disk || evictions++ == EVICTIONS_MAX || !thmqi_cache_drop_one(log))
+			break;
+	}
+	if (!log->pinch.heap_index) {
+		log->pinch.fire = on_pinch;
+		thmqi_timer_start(log->core, &log->pinch, log->core->now_ns + PINCH_NS);
+	}
+	return rc;
+}
+
+static uint32_t usual_bytes(const struct thmq_log *log)
+{
+	uint64_t bytes = THMQI_MIN(FORMING_BYTES, log->opts.batch_bytes);
+
+	/* a ring in memory goes by batches: eight of them at least */
+	if (!log->disk)
+		bytes = THMQI_MIN(bytes, THMQI_MAX(thmqi_pow2_up(log->opts.cache_bytes / 8), THMQI_BLOCK));
+	return (uint32_t)bytes;
+}
+
+static int forming_open(struct thmq_log *log, uint32_t need)
+{
+	uint32_t least = (uint32_t)sizeof(struct batch_header) + need;
+	uint32_t size = THMQI_MAX(usual_bytes(log), least);
+	struct forming *f = &log->forming;
+	struct thmqi_buf *buf;
+	int rc;
+
+	rc = thmqi_log_alloc(log, size, &buf);
+	if (rc == -ENOBUFS && size > 2 * least)
+		rc = thmqi_log_alloc(log, least, &buf);
 	if (rc)
-		return -EAGAIN; /* consumers hold it: they release */
-	f->used = sizeof(struct batch_header);
-	f->runs = 0;
-	f->needs_durable = false;
+		return -EAGAIN;
+	*f = (struct forming){.buf = buf,
+			      .used = sizeof(struct batch_header),
+			      .limit = THMQI_MIN(buf->size, log->opts.batch_bytes)};
 	return 0;
 }
 
-static uint32_t forming_room(const struct thmq_log *log)
-{
-	uint32_t limit = THMQI_MIN(log->forming.buf->size, log->opts.batch_bytes);
+/* -------------------------------------------------------------------- room */
 
-	return limit - log->forming.used;
-}
-
-/* Where the batch being formed will begin and how much of its segment is left there. */
+/* From where the batch being formed begins to the end of its segment. */
 static uint64_t segment_left(const struct thmq_log *log)
 {
 	const struct segment *s = log->active;
 
-	return s->position + s->bytes - log->chain.position;
+	return log->disk ? s->position + s->bytes - log->chain.position : UINT64_MAX;
 }
 
-/* Room for a batch of @bytes in the active segment, or in the next one behind a pad. */
-static int ensure_segment(struct thmq_log *log, uint32_t bytes)
+/* The forming batch takes @need bytes more, and its segment takes it then. */
+static bool fits(const struct thmq_log *log, uint32_t need)
 {
-	if (!log->disk || segment_left(log) >= bytes)
-		return 0;
-	if (flights_full(log))
-		return -EAGAIN;
-	return thmqi_segment_switch(log);
+	const struct forming *f = &log->forming;
+
+	return f->buf && f->limit - f->used >= need &&
+	       segment_left(log) >= THMQI_ALIGN_UP(f->used + need, THMQI_BLOCK);
 }
 
-static int make_room(struct thmq_log *log, uint32_t run_len)
+static int make_room(struct thmq_log *log, uint32_t need)
 {
-	uint32_t need = THMQI_ALIGN_UP(run_len, 8u), full;
+	struct forming *f = &log->forming;
 	int rc;
 
-	if (log->forming.buf && forming_room(log) < need) {
-		if (log->disk && flights_full(log))
+	if (thmqi_arena_fill(&log->arena) != 0)
+		return -ENOMEM;
+	if (fits(log, need))
+		return 0;
+	if (f->runs) {
+		if (log->disk && thmqi_flights_full(log))
 			return -EAGAIN;
 		rc = thmqi_log_seal(log);
 		if (rc)
 			return rc;
 		thmqi_log_commit(log);
 	}
-	if (log->forming.buf) {
-		full = THMQI_ALIGN_UP(log->forming.used + need, THMQI_BLOCK);
-		if (!log->disk || segment_left(log) >= full)
-			return 0;
-		if (flights_full(log))
-			return -EAGAIN;
-		rc = thmqi_log_seal(log);
+	if (f->buf && f->limit - f->used < need) { /* left by an append that was aborted */
+		thmqi_buf_unref(f->buf);
+		*f = (struct forming){0};
+	}
+	if (segment_left(log) < THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + need, THMQI_BLOCK)) {
+		rc = thmqi_segment_switch(log);
 		if (rc)
 			return rc;
 	}
-	rc = ensure_segment(log, THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + need, THMQI_BLOCK));
-	return rc ? rc : forming_open(log, need);
+	return f->buf ? 0 : forming_open(log, need);
 }
+
+/* ------------------------------------------------------------------ append */
 
 int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_header **ret_run, uint64_t *ret_index)
 {
@@ -90,18 +128,12 @@ int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_head
 
 	if (thmqi_unlikely(log->failed))
 		return -THMQ_EFAILED;
-	if (thmqi_unlikely(run_len < sizeof(struct thmq_run_header) || f->open))
+	if (thmqi_unlikely(run_len < sizeof(struct thmq_run_header) || f->open || log->draining))
 		return -EINVAL;
 	if (thmqi_unlikely(run_len > log->opts.batch_bytes - sizeof(struct batch_header)))
 		return -EMSGSIZE;
-	if (thmqi_unlikely(!log->spare) &&
-	    thmqi_buf_alloc(log->core->pool, THMQI_POOL_BLOCK_MIN, &log->spare) != 0) {
-		log->starved = true;
-		return -EAGAIN;
-	}
-	if (thmqi_unlikely(!f->buf || forming_room(log) < THMQI_ALIGN_UP(run_len, 8u) ||
-			   (log->disk && segment_left(log) < f->used + run_len + THMQI_BLOCK))) {
-		rc = make_room(log, run_len);
+	if (thmqi_unlikely(log->arena.ready < 3 || !fits(log, THMQI_ALIGN_UP(run_len, 8u)))) {
+		rc = make_room(log, THMQI_ALIGN_UP(run_len, 8u));
 		if (rc) {
 			log->starved = true;
 			return rc;
@@ -121,29 +153,36 @@ void thmq_log_append_abort(struct thmq_log *log)
 void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint32_t durability)
 {
 	struct forming *f = &log->forming;
-	uint32_t bytes = THMQI_ALIGN_UP(f->open, 8u);
+	uint32_t room, tail;
 	struct run_index *x;
 
-	if (bytes != f->open)
-		memset((uint8_t *)run + f->open, 0, bytes - f->open);
+	if (thmqi_unlikely(!f->open))
+		return;
+	/* a run may be shorter than its room was, and never longer: what is behind it must be found */
+	room = f->open - (uint32_t)sizeof(*run);
+	if (thmqi_unlikely(run->len > room))
+		run->len = room;
+	f->open = 0;
+	tail = run->len & 7;
+	if (tail)
+		memset((uint8_t *)(run + 1) + run->len, 0, 8 - tail);
 	if (log->disk)
 		thmqi_run_seal(run);
 	else
 		run->magic = THMQ_RUN_MAGIC;
 	if (run->encoding != THMQ_RUN_STATE) {
 		x = thmqi_index_of(log, run->partition, true);
-		if (!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0) {
+		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0)) {
 			/* a run that no reader could find must not be acknowledged */
 			thmqi_log_fail(log, -ENOMEM);
-			f->open = 0;
 			return;
 		}
 	}
-	f->used += bytes;
+	f->used += thmqi_run_bytes(run);
 	f->runs++;
-	f->open = 0;
 	if (durability >= THMQ_DURABILITY_DURABLE)
 		f->needs_durable = true;
+	log->dirty = true;
 	log->stats.runs++;
 }
 
@@ -153,51 +192,59 @@ static void seal_in_memory(struct thmq_log *log)
 {
 	struct forming *f = &log->forming;
 
+	thmqi_buf_trim(f->buf, f->used);
 	log->chain.index++;
 	log->chain.position += f->used;
 	thmqi_cache_put(log, log->chain.index, f->buf);
-	if (log->last_index)
-		thmqi_index_trim(log, log->last_index, log->cache_first);
-	f->buf = NULL;
+	log->stats.batches++;
+	*f = (struct forming){0};
+}
+
+void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_durable)
+{
+	const struct batch_header *h = (const struct batch_header *)buf->data;
+	struct flight *flight = &log->flights[log->flight_tail++ % DEPTH_MAX];
+
+	flight->log = log;
+	flight->buf = buf;
+	flight->index = h->index;
+	flight->position = h->position;
+	flight->segment = log->active;
+	flight->len = h->len;
+	flight->state = BATCH_WAITING;
+	flight->dsync = false;
+	flight->needs_durable = needs_durable;
+	thmqi_segment_note(log->active, h->index, h->position);
+	thmqi_chain_advance(&log->chain, h);
+	thmqi_buf_ref(buf); /* one for the write, one for the cache */
+	thmqi_cache_put(log, h->index, buf);
+	log->stats.batches++;
+	log->stats.stored_bytes += h->type == BATCH_PAD ? THMQI_BLOCK : h->len;
 }
 
 int thmqi_log_seal(struct thmq_log *log)
 {
 	struct forming *f = &log->forming;
 	struct batch_header *h;
-	struct flight *flight;
+	struct thmqi_buf *buf = f->buf;
 	uint32_t len;
+	bool needs_durable = f->needs_durable;
 
-	if (!f->buf || !f->runs)
+	if (!f->runs || f->open)
 		return 0;
 	if (!log->disk) {
 		seal_in_memory(log);
 		return 0;
 	}
-	if (flights_full(log))
+	if (thmqi_flights_full(log))
 		return -EAGAIN;
 	len = THMQI_ALIGN_UP(f->used, THMQI_BLOCK);
-	memset(f->buf->data + f->used, 0, len - f->used);
-	h = (struct batch_header *)f->buf->data;
+	memset(buf->data + f->used, 0, len - f->used);
+	h = (struct batch_header *)buf->data;
 	thmqi_batch_seal(h, &log->chain, log->term, BATCH_DATA, f->runs, f->used - (uint32_t)sizeof(*h), len);
 	thmqi_batch_stamp(h, log->incarnation, log->durable_position);
-	thmqi_buf_trim(f->buf, len);
-
-	flight = &log->flights[log->flight_tail++ % DEPTH_MAX];
-	flight->log = log;
-	flight->buf = f->buf;
-	flight->index = h->index;
-	flight->position = h->position;
-	flight->len = len;
-	flight->segment = log->active;
-	flight->state = BATCH_WAITING;
-	flight->needs_durable = f->needs_durable;
-	thmqi_segment_note(log->active, h->index, h->position);
-	thmqi_buf_ref(f->buf); /* one for the cache, one for the write */
-	thmqi_chain_advance(&log->chain, h);
-	thmqi_cache_put(log, h->index, f->buf);
-	log->stats.batches++;
-	log->stats.stored_bytes += len;
-	f->buf = NULL;
+	thmqi_buf_trim(buf, len); /* views lie below it */
+	*f = (struct forming){0};
+	thmqi_log_launch(log, buf, needs_durable);
 	return 0;
 }

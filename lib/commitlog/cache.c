@@ -5,47 +5,52 @@
  */
 #include "internal.h"
 
-static void drop_oldest(struct thmq_log *log)
+static struct thmqi_buf **slot_of(const struct thmq_log *log, uint64_t index)
 {
-	struct thmqi_buf **slot = &log->cache[log->cache_first++ & (CACHE_SLOTS - 1)];
+	return &log->cache[index & log->cache_mask];
+}
 
-	if (*slot) {
-		log->cached_bytes -= (*slot)->size;
-		thmqi_buf_unref(*slot);
-		*slot = NULL;
-	}
+static void drop(struct thmq_log *log, uint64_t index)
+{
+	struct thmqi_buf **slot = slot_of(log, index);
+
+	log->cached_bytes -= (*slot)->size;
+	thmqi_buf_unref(*slot);
+	*slot = NULL;
+}
+
+/* What the device does not have yet is read from here only. */
+bool thmqi_cache_drop_one(struct thmq_log *log)
+{
+	if (log->cache_first == log->cache_end || (log->disk && log->cache_first > log->written_index))
+		return false;
+	drop(log, log->cache_first++);
+	return true;
 }
 
 void thmqi_cache_put(struct thmq_log *log, uint64_t index, struct thmqi_buf *buf)
 {
-	if (log->cache_end != index) { /* the first one, or behind a gap */
-		while (log->cache_first < log->cache_end)
-			drop_oldest(log);
-		log->cache_first = log->cache_end = index;
-	}
-	log->cache[log->cache_end++ & (CACHE_SLOTS - 1)] = buf;
+	thmqi_assert(index == log->cache_end);
+	*slot_of(log, index) = buf;
+	log->cache_end = index + 1;
 	log->cached_bytes += buf->size;
-	while (log->cache_end - log->cache_first > CACHE_SLOTS - 1 ||
-	       (log->cached_bytes > log->opts.cache_bytes && log->cache_first + 1 < log->cache_end))
-		drop_oldest(log);
+	/* it has more slots than batches may be unwritten; the newest one stays whatever its size */
+	while ((log->cache_end - log->cache_first > log->cache_mask || log->cached_bytes > log->opts.cache_bytes) &&
+	       log->cache_first + 1 < log->cache_end && thmqi_cache_drop_one(log))
+		;
 }
 
-struct thmqi_buf *thmqi_cache_get(struct thmq_log *log, uint64_t index)
+struct thmqi_buf *thmqi_cache_get(const struct thmq_log *log, uint64_t index)
 {
 	if (index < log->cache_first || index >= log->cache_end)
 		return NULL;
-	return log->cache[index & (CACHE_SLOTS - 1)];
+	return *slot_of(log, index);
 }
 
 void thmqi_cache_drop_from(struct thmq_log *log, uint64_t index)
 {
-	while (log->cache_end > log->cache_first && log->cache_end > index) {
-		struct thmqi_buf **slot = &log->cache[--log->cache_end & (CACHE_SLOTS - 1)];
-
-		if (*slot) {
-			log->cached_bytes -= (*slot)->size;
-			thmqi_buf_unref(*slot);
-			*slot = NULL;
-		}
-	}
+	while (log->cache_end > log->cache_first && log->cache_end > index)
+		drop(log, --log->cache_end);
+	if (log->cache_end > index) /* nothing was held: the next one goes where the log goes on */
+		log->cache_first = log->cache_end = index;
 }

@@ -13,13 +13,13 @@
 
 static void settle(struct thmq_log *log);
 
+/* Its owner is told by the poller: this may be found inside a call of the owner's. */
 void thmqi_log_fail(struct thmq_log *log, int error)
 {
 	if (log->failed)
 		return;
 	log->failed = error;
-	if (log->opts.events && log->opts.events->failed)
-		log->opts.events->failed(log->opts.ctx, error);
+	log->tell_failed = true;
 }
 
 /* ------------------------------------------------------------------ writes */
@@ -39,10 +39,10 @@ static void on_written(struct thmqi_disk_op *op, int64_t result)
 	settle(log);
 }
 
-/* Is anything below @flight written, or being written, without a flush that covers it? */
+/* Has anything been given to the device plainly that no flush has covered? All of it lies below what comes now. */
 static bool plain_below(const struct thmq_log *log)
 {
-	return log->plain_index > log->durable_index;
+	return log->plain_index > log->durable_index && !(log->defects & THMQI_LOG_TRUST_DSYNC);
 }
 
 static bool submit(struct thmq_log *log, struct flight *flight)
@@ -66,11 +66,10 @@ static bool submit(struct thmq_log *log, struct flight *flight)
 		log->plain_index = flight->index;
 		flight->segment->unflushed = true;
 	}
-	if (flight->needs_durable)
-		log->want_durable = flight->index;
 	return true;
 }
 
+/* In log order, so that the device gets them in order too. */
 static void submit_waiting(struct thmq_log *log)
 {
 	uint32_t i;
@@ -92,20 +91,9 @@ static bool worth_writing(const struct thmq_log *log)
 {
 	uint32_t inflight = log->flight_tail - log->flight_head;
 
-	if (inflight == 0)
+	if (inflight < SMALL_WRITES)
 		return true;
-	if (inflight >= log->depth)
-		return false;
-	return log->forming.used >= THMQI_MIN(BATCH_TARGET, log->opts.batch_bytes / 2) || inflight < SMALL_WRITES;
-}
-
-void thmqi_log_commit(struct thmq_log *log)
-{
-	if (!log->disk || log->failed)
-		return;
-	if (log->forming.buf && log->forming.runs && !log->forming.open && worth_writing(log))
-		thmqi_log_seal(log);
-	submit_waiting(log);
+	return log->forming.used >= THMQI_MIN(BATCH_TARGET, log->opts.batch_bytes / 2);
 }
 
 /* ----------------------------------------------------------------- flushes */
@@ -119,68 +107,96 @@ static void on_flushed(struct thmqi_disk_op *op, int64_t result)
 		thmqi_log_fail(log, (int)result);
 		return;
 	}
-	if (log->flushing == 0 && !log->failed) {
-		if (log->flush_index > log->durable_index) {
-			log->durable_index = log->flush_index;
-			log->durable_position = log->flush_position;
-		}
-		settle(log);
+	if (log->flushing || log->failed)
+		return;
+	if (!log->flush_partial && log->flush_index > log->durable_index) {
+		log->durable_index = log->flush_index;
+		log->durable_position = log->flush_position;
 	}
+	settle(log);
 }
 
-/* Every segment with plain writes gets its flush; what was written in order by now is durable when all are done. */
+static bool flush_segment(struct thmq_log *log, struct segment *s)
+{
+	struct log_flush *f = &log->flushes[log->flushing];
+
+	if (log->flushing == FLUSHES_MAX)
+		return false;
+	f->log = log;
+	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_FLUSH, .file = s->file, .done = on_flushed};
+	if (log->disk->queue_submit(log->queue, &f->op) != 0)
+		return false;
+	s->unflushed = false;
+	log->flushing++;
+	return true;
+}
+
+/*
+ * A flush covers what had completed when it began: with every segment that has plain writes flushed, all up to
+ * written_index is durable. Where a segment did not get its turn the rest proves nothing; the next attempt does.
+ */
 static void flush(struct thmq_log *log)
 {
-	uint32_t i, n = 0;
+	uint32_t i;
 
 	log->flush_index = log->written_index;
 	log->flush_position = log->written_position;
-	for (i = log->segment_count; i-- > 0 && n < THMQI_ARRAY_COUNT(log->flushes);) {
-		struct segment *s = log->segments[i];
-		struct log_flush *f = &log->flushes[n];
-
-		if (!s->unflushed)
-			continue;
-		f->log = log;
-		f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_FLUSH, .file = s->file, .done = on_flushed};
-		if (log->disk->queue_submit(log->queue, &f->op) != 0) {
-			log->flush_index = 0; /* not all of them: the next one covers it */
-			break;
-		}
-		s->unflushed = false;
-		n++;
-	}
-	/* plain writes that have not settled are not counted as covered, whether they are or not */
+	log->flush_partial = false;
+	for (i = log->segment_count; i-- > 0 && !log->flush_partial;)
+		if (log->segments[i]->unflushed)
+			log->flush_partial = !flush_segment(log, log->segments[i]);
+	/* plain writes that have not settled may have come too late for it */
 	for (i = log->flight_head; i != log->flight_tail; i++) {
 		struct flight *flight = &log->flights[i % DEPTH_MAX];
 
 		if (flight->state >= BATCH_WRITING && !flight->dsync)
 			flight->segment->unflushed = true;
 	}
-	log->flushing = n;
+	if (!log->flushing && !log->flush_partial) { /* every plain write was covered by an earlier one */
+		log->durable_index = log->flush_index;
+		log->durable_position = log->flush_position;
+	}
+}
+
+static void flush_if_due(struct thmq_log *log)
+{
+	if (log->flush_due <= log->durable_index || log->flushing)
+		return;
+	if (log->defects & THMQI_LOG_NO_FLUSH) {
+		log->durable_index = log->written_index;
+		log->durable_position = log->written_position;
+		return;
+	}
+	flush(log);
+}
+
+void thmqi_log_commit(struct thmq_log *log)
+{
+	if (!log->disk || log->failed)
+		return;
+	if (log->forming.runs && worth_writing(log))
+		thmqi_log_seal(log); /* all flights busy: a completion comes here again */
+	submit_waiting(log);
+	flush_if_due(log);
 }
 
 /* ------------------------------------------------------------------ settle */
 
-static void tell(struct thmq_log *log)
+void thmqi_log_tell(struct thmq_log *log)
 {
-	const struct thmq_log_events *e = log->opts.events;
-	bool tells = e && e->settled;
-
 	if (log->written_index > log->told_written) {
 		log->told_written = log->written_index;
-		if (tells)
-			e->settled(log->opts.ctx, THMQ_DURABILITY_WRITTEN, log->written_index);
+		if (log->events.settled)
+			log->events.settled(log->opts.ctx, THMQ_DURABILITY_WRITTEN, log->told_written);
 	}
 	if (log->durable_index > log->told_durable) {
 		log->told_durable = log->durable_index;
-		if (tells)
-			e->settled(log->opts.ctx, THMQ_DURABILITY_DURABLE, log->durable_index);
+		if (log->events.settled)
+			log->events.settled(log->opts.ctx, THMQ_DURABILITY_DURABLE, log->told_durable);
 	}
-	if (log->starved && !log->failed) {
+	if (log->starved && log->events.room && !log->draining) {
 		log->starved = false;
-		if (e && e->room)
-			e->room(log->opts.ctx);
+		log->events.room(log->opts.ctx);
 	}
 }
 
@@ -196,55 +212,68 @@ static void settle(struct thmq_log *log)
 			break;
 		log->written_index = flight->index;
 		log->written_position = flight->position + flight->len;
-		/* nothing unflushed lay below it when it was submitted, and all below has settled */
+		/* nothing unflushed lay below it when it was submitted, and all below it has settled */
 		if (flight->dsync) {
 			log->durable_index = flight->index;
 			log->durable_position = log->written_position;
+		} else if (flight->needs_durable) {
+			log->flush_due = flight->index;
 		}
 		flight->state = BATCH_FREE;
 		log->flight_head++;
 	}
-	if (log->want_durable > log->durable_index && log->written_index > log->durable_index &&
-	    log->plain_index > log->durable_index && !log->flushing)
-		flush(log);
-	tell(log);
-	thmqi_log_commit(log);
+	if (log->defects & THMQI_LOG_SETTLE_UNORDERED) {
+		uint32_t i;
+
+		for (i = log->flight_head; i != log->flight_tail; i++)
+			if (log->flights[i % DEPTH_MAX].state == BATCH_WRITTEN)
+				log->durable_index = log->written_index = log->flights[i % DEPTH_MAX].index;
+	}
+	thmqi_log_commit(log); /* first the device's work, then the owner's */
+	thmqi_log_tell(log);
 }
 
+/* What is in flight with DSYNC needs nothing more; what is plain needs a flush when it has settled. */
 int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 {
+	struct flight *last = &log->flights[(log->flight_tail - 1) % DEPTH_MAX];
+
 	if (log->failed)
 		return -THMQ_EFAILED;
 	*ret_index = log->chain.index;
 	if (!log->disk)
 		return 0;
-	if (log->forming.buf && log->forming.runs) {
+	if (log->forming.runs) {
 		log->forming.needs_durable = true;
+		log->dirty = true;
 		*ret_index = log->chain.index + 1;
+	} else if (log->flight_head != log->flight_tail) {
+		last->needs_durable = true;
+	} else if (log->durable_index < log->written_index) {
+		log->flush_due = log->written_index;
 	}
-	log->want_durable = THMQI_MAX(log->want_durable, *ret_index);
 	thmqi_log_commit(log);
-	settle(log);
 	return 0;
 }
 
-/* Blocking: by closing the queue, which waits for all that is in it, as often as something new was submitted. */
+/* By closing the queue, which waits for all that is in it, as often as something new was submitted. */
 int thmqi_log_drain(struct thmq_log *log)
 {
-	uint32_t rounds;
-	int rc;
+	struct thmqi_disk_queue *queue;
+	int rc = 0;
 
-	for (rounds = 0; rounds < 1000 && !log->failed; rounds++) {
+	log->draining = true;
+	while (!log->failed) {
 		thmqi_log_commit(log);
 		if (log->disk->queue_inflight(log->queue) == 0 && log->flight_head == log->flight_tail &&
-		    !(log->forming.buf && log->forming.runs))
-			return 0;
-		log->disk->queue_close(log->queue);
-		rc = log->disk->queue_open(log->disk_ctx, log->core, DEPTH_MAX + 64, &log->queue);
-		if (rc) {
-			log->queue = NULL;
-			return rc;
-		}
+		    !log->forming.runs && log->flush_due <= log->durable_index)
+			break;
+		rc = log->disk->queue_open(log->disk_ctx, log->core, QUEUE_DEPTH, &queue);
+		if (rc)
+			break;
+		log->disk->queue_close(log->queue); /* its callbacks submit to it, too */
+		log->queue = queue;
 	}
-	return log->failed;
+	log->draining = false;
+	return log->failed ? log->failed : rc;
 }

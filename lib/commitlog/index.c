@@ -1,9 +1,112 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * index.c - which runs a partition has: entries in the order of their offsets, in blocks of the core's pool, so that an
- * append costs no heap allocation but for the doubling of the list of blocks.
+ * index.c - which runs a partition has: entries in the order of their offsets, in pieces of an arena of the log's own. An
+ * append costs no heap allocation; what a partition costs grows with its runs.
  */
+#include <sys/mman.h>
+
 #include "internal.h"
+
+/* ------------------------------------------------------------------- arena */
+
+#define CHUNK_BYTES (CHUNK_ENTRIES * (uint32_t)sizeof(struct entry))
+#define REGION_BYTES_MIN (64u << 10)
+#define REGION_BYTES_MAX (2u << 20)
+#define READY_MIN 3u /* what one append may need: a chunk, a list of chunks, and one to be cut into pieces */
+
+struct region {
+	struct region *next;
+	uint64_t bytes;
+};
+
+static const uint32_t piece_entries[PIECE_KINDS] = {4, 16, CHUNK_ENTRIES};
+
+int thmqi_arena_fill(struct arena *a)
+{
+	uint64_t bytes = a->regions ? THMQI_MIN(a->regions->bytes * 2, (uint64_t)REGION_BYTES_MAX) : REGION_BYTES_MIN;
+	struct region *r;
+
+	if (a->ready >= READY_MIN)
+		return 0;
+	r = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (r == MAP_FAILED)
+		return -ENOMEM;
+	/* the first chunk of a region holds its head; what was left of the one before stays unused */
+	r->next = a->regions;
+	r->bytes = bytes;
+	a->regions = r;
+	while (a->fresh_bytes) {
+		*(void **)a->fresh = a->free[PIECE_CHUNK];
+		a->free[PIECE_CHUNK] = a->fresh;
+		a->fresh += CHUNK_BYTES;
+		a->fresh_bytes -= CHUNK_BYTES;
+	}
+	a->fresh = (uint8_t *)r + CHUNK_BYTES;
+	a->fresh_bytes = bytes - CHUNK_BYTES;
+	a->ready += (uint32_t)(a->fresh_bytes / CHUNK_BYTES);
+	return 0;
+}
+
+void thmqi_arena_fini(struct arena *a)
+{
+	struct region *r, *next;
+
+	for (r = a->regions; r; r = next) {
+		next = r->next;
+		munmap(r, r->bytes);
+	}
+	memset(a, 0, sizeof(*a));
+}
+
+static void piece_put(struct arena *a, enum piece kind, void *piece)
+{
+	*(void **)piece = a->free[kind];
+	a->free[kind] = piece;
+	a->ready += kind == PIECE_CHUNK;
+}
+
+static void *piece_get(struct arena *a, enum piece kind)
+{
+	uint32_t bytes = piece_entries[kind] * (uint32_t)sizeof(struct entry), at;
+	uint8_t *piece = a->free[kind];
+
+	if (piece) {
+		a->free[kind] = *(void **)piece;
+		a->ready -= kind == PIECE_CHUNK;
+		return piece;
+	}
+	if (kind != PIECE_CHUNK) {
+		piece = piece_get(a, PIECE_CHUNK);
+		for (at = bytes; piece && at < CHUNK_BYTES; at += bytes)
+			piece_put(a, kind, piece + at);
+		return piece;
+	}
+	if (!a->fresh_bytes)
+		return NULL;
+	piece = a->fresh;
+	a->fresh += CHUNK_BYTES;
+	a->fresh_bytes -= CHUNK_BYTES;
+	a->ready--;
+	return piece;
+}
+
+/* ------------------------------------------------------------- partitions */
+
+static struct run_index *make_index(struct thmq_log *log, uint32_t partition)
+{
+	struct run_index *x = calloc(1, sizeof(*x));
+
+	if (!x)
+		return NULL;
+	x->partition = partition;
+	x->chunks = x->few;
+	x->directory_room = THMQI_ARRAY_COUNT(x->few);
+	if (thmqi_map_put(&log->partitions, partition, x) != 0) {
+		free(x);
+		return NULL;
+	}
+	return x;
+}
 
 struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool make)
 {
@@ -12,77 +115,110 @@ struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool 
 	if (thmqi_likely(x && x->partition == partition))
 		return x;
 	x = thmqi_map_get(&log->partitions, partition);
-	if (!x && make) {
-		x = calloc(1, sizeof(*x));
-		if (!x)
-			return NULL;
-		x->partition = partition;
-		if (thmqi_map_put(&log->partitions, partition, x) != 0) {
-			free(x);
-			return NULL;
-		}
-	}
+	if (!x && make)
+		x = make_index(log, partition);
 	if (x)
 		log->last_index = x;
 	return x;
 }
 
-struct entry *thmqi_index_entry(const struct run_index *x, uint64_t number)
-{
-	struct thmqi_buf *chunk = x->chunks[number / CHUNK_ENTRIES - x->chunk_base];
+/* -------------------------------------------------------------------- grow */
 
-	return (struct entry *)chunk->data + number % CHUNK_ENTRIES;
+#define DIRECTORY_PIECE (CHUNK_BYTES / (uint32_t)sizeof(struct entry *))
+
+static void directory_free(struct thmq_log *log, struct run_index *x)
+{
+	if (x->directory_room > DIRECTORY_PIECE)
+		munmap(x->chunks, (uint64_t)x->directory_room * sizeof(*x->chunks));
+	else if (x->directory_room == DIRECTORY_PIECE)
+		piece_put(&log->arena, PIECE_CHUNK, x->chunks);
 }
 
-static int add_chunk(struct thmq_log *log, struct run_index *x)
+/* The list of chunks: in the index itself, then a piece (for 65,000 runs), then mappings that double. */
+static int directory_grow(struct thmq_log *log, struct run_index *x)
 {
-	struct thmqi_buf **grown;
-	uint32_t room;
+	uint32_t room = x->directory_room < DIRECTORY_PIECE ? DIRECTORY_PIECE : x->directory_room * 8;
+	struct entry **grown;
 
-	if (x->directory_count == x->directory_room) {
-		room = x->directory_room ? x->directory_room * 2 : 4;
-		grown = realloc(x->chunks, room * sizeof(*grown));
-		if (!grown)
-			return -ENOMEM;
-		x->chunks = grown;
-		x->directory_room = room;
+	if (room == DIRECTORY_PIECE) {
+		grown = piece_get(&log->arena, PIECE_CHUNK);
+	} else {
+		grown = mmap(NULL, (uint64_t)room * sizeof(*grown), PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		grown = grown == MAP_FAILED ? NULL : grown;
 	}
-	if (!log->spare && thmqi_buf_alloc(log->core->pool, THMQI_POOL_BLOCK_MIN, &log->spare) != 0)
-		return -ENOBUFS;
-	if (!x->directory_count)
-		x->chunk_base = x->count / CHUNK_ENTRIES;
-	x->chunks[x->directory_count++] = log->spare;
-	log->spare = NULL;
+	if (!grown)
+		return -ENOMEM;
+	memcpy(grown, x->chunks, x->chunk_count * sizeof(*grown));
+	directory_free(log, x);
+	x->chunks = grown;
+	x->directory_room = room;
 	return 0;
 }
 
-/* Make sure that the next add has its room: it must not fail once the run is in the batch. */
-static int reserve(struct thmq_log *log, struct run_index *x)
+/* The only chunk is still a smaller piece: the next larger one takes its place. */
+static int enlarge(struct thmq_log *log, struct run_index *x)
 {
-	if (x->directory_count && x->count / CHUNK_ENTRIES - x->chunk_base < x->directory_count)
-		return 0;
-	return add_chunk(log, x);
+	uint32_t has = (uint32_t)(x->room - x->chunk_base * CHUNK_ENTRIES);
+	enum piece was = has == piece_entries[PIECE_FEW] ? PIECE_FEW : PIECE_SOME;
+	struct entry *piece = piece_get(&log->arena, was + 1);
+
+	if (!piece)
+		return -ENOMEM;
+	memcpy(piece, x->chunks[0], has * sizeof(*piece));
+	piece_put(&log->arena, was, x->chunks[0]);
+	x->chunks[0] = piece;
+	x->room = x->chunk_base * CHUNK_ENTRIES + piece_entries[was + 1];
+	return 0;
+}
+
+static int grow(struct thmq_log *log, struct run_index *x)
+{
+	enum piece kind = x->count ? PIECE_CHUNK : PIECE_FEW;
+	struct entry *piece;
+
+	if (x->room % CHUNK_ENTRIES)
+		return enlarge(log, x);
+	if (!log->disk)
+		thmqi_index_trim(log, x);
+	if (x->chunk_count == x->directory_room && directory_grow(log, x) != 0)
+		return -ENOMEM;
+	piece = piece_get(&log->arena, kind);
+	if (!piece)
+		return -ENOMEM;
+	if (!x->chunk_count)
+		x->chunk_base = x->count / CHUNK_ENTRIES;
+	x->chunks[x->chunk_count++] = piece;
+	x->room += piece_entries[kind];
+	return 0;
 }
 
 int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run, uint64_t batch,
 		    uint32_t at)
 {
+	int64_t time_max = run->last_time_ns;
 	struct entry *e;
-	int rc = reserve(log, x);
 
-	if (rc)
-		return rc;
+	if (thmqi_unlikely(x->count == x->room)) {
+		int rc = grow(log, x);
+
+		if (rc)
+			return rc;
+	}
+	if (thmqi_likely(x->count > x->first))
+		time_max = THMQI_MAX(time_max, thmqi_index_entry(x, x->count - 1)->time_max_ns);
 	e = thmqi_index_entry(x, x->count);
 	e->base_offset = run->base_offset;
 	e->batch = batch;
-	e->last_time_ns = run->last_time_ns;
+	e->time_max_ns = time_max;
 	e->at = at;
 	e->span = run->span;
-	e->len = (uint32_t)sizeof(*run) + run->len;
-	e->reserved = 0;
+	x->end = THMQI_MAX(x->end, run->base_offset + run->span);
 	x->count++;
 	return 0;
 }
+
+/* ----------------------------------------------------------------- look up */
 
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
 {
@@ -100,35 +236,60 @@ uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
 	return lo;
 }
 
-/* Entries of batches that are no longer held go, with the blocks that become empty. */
-void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t first_batch)
+uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns)
 {
-	uint32_t gone;
+	uint64_t lo = x->first, hi = x->count, mid;
 
-	(void)log;
-	while (x->first < x->count && thmqi_index_entry(x, x->first)->batch < first_batch)
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (thmqi_index_entry(x, mid)->time_max_ns < time_ns)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+/* -------------------------------------------------------------------- drop */
+
+/* The chunks that become empty go too. Bounded by what was appended since the last time. */
+void thmqi_index_trim(struct thmq_log *log, struct run_index *x)
+{
+	uint32_t gone = 0;
+
+	while (x->first < x->count && thmqi_index_entry(x, x->first)->batch < log->cache_first)
 		x->first++;
-	for (gone = 0; gone < x->directory_count && (x->chunk_base + gone + 1) * CHUNK_ENTRIES <= x->first; gone++)
-		thmqi_buf_unref(x->chunks[gone]);
+	while (gone < x->chunk_count && (x->chunk_base + gone + 1) * CHUNK_ENTRIES <= x->first)
+		piece_put(&log->arena, PIECE_CHUNK, x->chunks[gone++]);
 	if (gone) {
-		memmove(x->chunks, x->chunks + gone, (x->directory_count - gone) * sizeof(*x->chunks));
-		x->directory_count -= gone;
+		memmove(x->chunks, x->chunks + gone, (x->chunk_count - gone) * sizeof(*x->chunks));
+		x->chunk_count -= gone;
 		x->chunk_base += gone;
 	}
 }
 
 void thmqi_index_cut(struct run_index *x, uint64_t batch)
 {
+	const struct entry *last;
+
+	if (x->count == x->first || thmqi_index_entry(x, x->count - 1)->batch < batch)
+		return;
 	while (x->count > x->first && thmqi_index_entry(x, x->count - 1)->batch >= batch)
 		x->count--;
+	last = x->count > x->first ? thmqi_index_entry(x, x->count - 1) : NULL;
+	x->end = last ? last->base_offset + last->span : 0;
 }
 
-void thmqi_index_free(struct run_index *x)
+void thmqi_index_free(struct thmq_log *log, struct run_index *x)
 {
-	uint32_t i;
+	uint32_t has = (uint32_t)(x->room - x->chunk_base * CHUNK_ENTRIES), i;
 
-	for (i = 0; i < x->directory_count; i++)
-		thmqi_buf_unref(x->chunks[i]);
-	free(x->chunks);
+	for (i = 0; i < x->chunk_count; i++)
+		piece_put(&log->arena,
+			  has == piece_entries[PIECE_FEW]  ? PIECE_FEW :
+			  has == piece_entries[PIECE_SOME] ? PIECE_SOME :
+							     PIECE_CHUNK,
+			  x->chunks[i]);
+	directory_free(log, x);
 	free(x);
 }

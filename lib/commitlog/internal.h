@@ -4,8 +4,8 @@
  *
  * A run is appended to the batch being formed (append.c), which is written and flushed (commit.c) to a segment
  * (segment.c), indexed in memory (index.c), kept in the tail cache (cache.c) and read from there or from the device
- * (reader.c). recover.c brings it back, scan.c checks it from outside, both by batch.c. vote.c keeps the few facts that
- * must not be derived from the log itself.
+ * (reader.c). recover.c brings it back, create.c makes a new one, truncate.c cuts one, scan.c checks it from outside; all
+ * know the bytes by batch.c. vote.c keeps the few facts that cannot be derived from the log itself.
  */
 #ifndef THMQI_COMMITLOG_INTERNAL_H
 #define THMQI_COMMITLOG_INTERNAL_H
@@ -13,15 +13,19 @@
 #include <thundermq/log.h>
 
 #include "base/base.h"
+#include "commitlog/plant.h"
 #include "disk/disk.h"
 #include "memory/memory.h"
 #include "reactor/reactor.h"
 #include "wire/run.h"
 
+struct thmq_log;
+
 /* ----------------------------------------------------------------- batches */
 
 #define BATCH_MAGIC 0x31424854u /* "THB1" */
 #define FORMAT_VERSION 1u
+#define BATCH_BYTES_MAX (4u << 20) /* but for a pad */
 
 enum batch_type {
 	BATCH_DATA = 1,
@@ -97,17 +101,22 @@ struct vote {
 _Static_assert(sizeof(struct vote) == 88, "as in doc/format.md");
 
 /* 0; -ENOENT no file; -THMQ_ECORRUPT neither block is valid; -THMQ_EVERSION */
-int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, struct vote *ret_vote);
+int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir,
+		    struct vote *ret_vote);
+/* Blocking. Writes the next generation with the log's term and incarnation; on success it becomes log->vote. */
+int thmqi_vote_write(struct thmq_log *log, uint64_t mark, bool clean);
+void thmqi_vote_watch(struct thmq_log *log); /* the mark follows when appends have ceased */
 
 /* ---------------------------------------------------------------- segments */
 
+/* One mapping, so that making the next one needs no heap; its pages are touched as it fills. */
 struct segment {
 	uint64_t position, bytes;
-	uint64_t first_index; /* of its first batch; 0: none yet */
-	uint32_t *blocks; /* by batch: where it begins, in blocks from position */
-	uint32_t batch_count;
+	uint64_t first_index; /* of its first batch */
 	struct thmqi_disk_file *file;
-	bool unflushed; /* plain writes that no flush has covered */
+	uint32_t batch_count;
+	bool unflushed;    /* plain writes that no flush has covered */
+	uint32_t blocks[]; /* by batch: where it begins, in blocks from position */
 };
 
 enum prepare_step {
@@ -126,26 +135,42 @@ enum prepare_step {
 
 /* ------------------------------------------------------------------- index */
 
-/* One run of a partition, 40 bytes. */
+/* One run of a partition, 32 bytes. */
 struct entry {
 	uint64_t base_offset;
-	uint64_t batch; /* index */
-	int64_t last_time_ns;
-	uint32_t at; /* bytes from the begin of the batch */
+	uint64_t batch;      /* index */
+	int64_t time_max_ns; /* largest last_time_ns of the partition up to this run: rises, so that it can be searched */
+	uint32_t at;         /* bytes from the begin of the batch */
 	uint32_t span;
-	uint32_t len; /* of the run, header included */
-	uint32_t reserved;
+};
+_Static_assert(sizeof(struct entry) == 32, "128 to a chunk");
+
+#define CHUNK_ENTRIES 128u
+
+/* Pieces of memory for indexes, from mappings that only grow; neither heap nor pool, whose limits are for messages. */
+enum piece { PIECE_FEW, PIECE_SOME, PIECE_CHUNK, PIECE_KINDS };
+
+struct arena {
+	void *free[PIECE_KINDS];
+	uint8_t *fresh; /* never used yet */
+	uint64_t fresh_bytes;
+	uint32_t ready; /* chunks that can be had without the system */
+	struct region *regions;
 };
 
-#define CHUNK_ENTRIES 102u /* of 40 bytes in 4096 */
-
-/* Entries are numbered from 0; those before `first` are gone. Memory comes in blocks of the core's pool. */
+/*
+ * Entries are numbered from 0; those before `first` are gone. They lie in chunks of 128; while there are but a few they lie
+ * in a smaller piece, so that a hundred thousand quiet partitions cost little.
+ */
 struct run_index {
 	uint32_t partition;
-	uint32_t directory_count, directory_room;
-	struct thmqi_buf **chunks; /* the array grows by doubling: rarely, and not per run */
-	uint64_t chunk_base; /* number of the first chunk that is kept */
+	uint32_t chunk_count, directory_room;
+	struct entry **chunks; /* = few, a piece, or a mapping */
+	struct entry *few[2];
+	uint64_t chunk_base;   /* number of the first chunk that is kept */
 	uint64_t first, count; /* entries first … count - 1 are there */
+	uint64_t room;         /* entries below it have their memory */
+	uint64_t end;          /* one past the last offset appended */
 };
 
 /* -------------------------------------------------------------------- log */
@@ -166,80 +191,94 @@ struct flight {
 };
 
 #define DEPTH_MAX 64u
-#define CACHE_SLOTS 65536u
+#define FLUSHES_MAX 8u
+#define QUEUE_DEPTH 256u
+#define READS_MAX (QUEUE_DEPTH - DEPTH_MAX - FLUSHES_MAX - 8u) /* so that reads never keep a write out */
 
 struct forming {
 	struct thmqi_buf *buf; /* NULL: none */
-	uint32_t used; /* bytes, header included */
+	uint32_t used;         /* bytes, header included */
+	uint32_t limit;        /* it may grow to */
 	uint32_t runs;
 	uint32_t open; /* bytes of the run being filled; 0: none */
 	bool needs_durable;
 };
 
+struct log_flush {
+	struct thmqi_disk_op op;
+	struct thmq_log *log;
+};
+
 struct thmq_log {
 	struct thmq_core *core;
 	struct thmq_log_opts opts;
+	struct thmq_log_events events; /* copied; unset ones are NULL */
+	uint32_t defects;              /* enum thmqi_log_defect, for tests */
 	const struct thmqi_disk_table *disk; /* NULL: memory only */
 	void *disk_ctx;
 	struct thmqi_disk_dir *dir;
 	struct thmqi_disk_queue *queue;
 	struct thmqi_poller poller;
-	struct vote vote;
+	struct vote vote; /* as last written */
 	struct thmqi_disk_file *vote_file;
-	int failed; /* error; 0: well */
-	bool starved; /* an append was refused */
-	bool hungry; /* a reader found no buffer */
-	bool wake_readers; /* buffers came back: they may try again */
-	bool checkpoint_due; /* a segment was closed: its owner is told at the end of the iteration */
+
+	int failed;    /* error; 0: well */
+	bool dirty;    /* something was appended since the last end of an iteration */
+	bool starved;  /* an append was refused */
+	bool tell_failed, tell_room, tell_readers, tell_checkpoint; /* by the poller, not in the call that found it */
+	bool draining;                                              /* close or truncate: nothing new is begun */
+	struct thmqi_timer pinch;                                   /* memory was short: tries again */
 
 	struct chain chain; /* behind the last sealed batch */
 	uint64_t term, incarnation;
 	struct forming forming;
 
-	/* batches being written, in log order: head … tail */
+	/* batches being written, in log order: head … tail, free running */
 	struct flight flights[DEPTH_MAX];
-	uint32_t flight_head, flight_tail; /* free running */
+	uint32_t flight_head, flight_tail;
 	uint32_t depth;
-	uint64_t written_index, durable_index, told_written, told_durable;
-	uint64_t written_position, durable_position; /* ends of these */
-	uint64_t plain_index; /* last batch written without DSYNC */
-	uint64_t want_durable; /* index somebody waits for */
-	uint32_t flushing; /* flush operations in flight */
+	uint64_t written_index, written_position; /* all up to it was written, in order */
+	uint64_t durable_index, durable_position; /* and is on the medium */
+	uint64_t told_written, told_durable;
+	uint64_t plain_index; /* last batch given to the device without DSYNC */
+	uint64_t flush_due;   /* a flush that covers this index is wanted */
+	uint32_t flushing;    /* flush operations in flight */
+	bool flush_partial;   /* not every segment could be flushed: it proves nothing */
 	uint64_t flush_index, flush_position;
-	struct log_flush {
-		struct thmqi_disk_op op;
-		struct thmq_log *log;
-	} flushes[8];
+	struct log_flush flushes[FLUSHES_MAX];
+	uint32_t reads; /* in flight */
 
-	/* segments, oldest first; the last one with batches is active */
+	/* segments, oldest first; the last one is active */
 	struct segment **segments;
 	uint32_t segment_count, segment_room;
 	struct segment *active;
 
 	/* the next segment */
 	uint32_t prepare; /* enum prepare_step */
+	int prepare_error; /* of the last attempt; 0: none failed since the last success */
 	struct segment *next;
 	uint64_t zeroed;
 	struct thmqi_disk_op prepare_op;
-	char prepare_final[40];
+	char prepare_name[40];
 	struct thmqi_buf *zeros;
 	struct thmqi_timer retry;
-	int prepare_error;
 
-	/* tail cache: batches by index, ring of CACHE_SLOTS */
+	/* tail cache: batches by index, a ring */
 	struct thmqi_buf **cache;
+	uint32_t cache_mask;
 	uint64_t cache_first, cache_end; /* indexes held: first … end - 1 */
 	uint64_t cached_bytes;
 
-	struct thmqi_map partitions; /* struct run_index */
+	struct thmqi_map partitions;  /* struct run_index */
 	struct run_index *last_index; /* of the last append */
-	struct thmqi_buf *spare; /* block for an index: taken before a run is, so that indexing it cannot fail */
+	struct arena arena;
 	struct thmqi_list readers;
 
-	/* the durable mark in `vote`, moved when idle */
+	/* the durable mark in `vote` */
 	struct thmqi_timer mark_timer;
 	struct thmqi_disk_op mark_op;
 	struct thmqi_buf *mark_buf;
+	struct vote mark_vote; /* being written */
 	bool mark_busy;
 
 	struct thmq_log_stats stats;
@@ -247,46 +286,71 @@ struct thmq_log {
 
 /* segment.c */
 uint64_t thmqi_segment_bytes(const struct vote *v, uint64_t position);
-int thmqi_segment_add(struct thmq_log *log, uint64_t position, struct thmqi_disk_file *file,
-		      struct segment **ret_segment);
+int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **ret_segment);
+int thmqi_segment_add(struct thmq_log *log, struct segment *s); /* behind the others; 0 or -ENOMEM */
 int thmqi_segment_create(struct thmq_log *log, uint64_t position, struct segment **ret_segment); /* blocking */
-void thmqi_segment_prepare(struct thmq_log *log); /* begin or go on to make the next one */
+void thmqi_segment_prepare(struct thmq_log *log); /* begin to make the next one */
+void thmqi_segment_prepare_stop(struct thmq_log *log); /* none of its operations may be in flight */
 int thmqi_segment_switch(struct thmq_log *log); /* the prepared one becomes active; -EAGAIN, -ENOSPC */
-struct segment *thmqi_segment_of_index(struct thmq_log *log, uint64_t index);
+struct segment *thmqi_segment_of_index(const struct thmq_log *log, uint64_t index);
+static inline uint64_t thmqi_segment_place(const struct segment *s, uint64_t index) /* of a batch, in its file */
+{
+	return (uint64_t)s->blocks[index - s->first_index] * THMQI_BLOCK;
+}
 void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position);
 void thmqi_segment_free(struct thmq_log *log, struct segment *s);
 void thmqi_segment_name(uint64_t position, char name[40]);
 
 /* append.c, commit.c */
+static inline bool thmqi_flights_full(const struct thmq_log *log)
+{
+	return log->flight_tail - log->flight_head >= log->depth;
+}
+/* The sealed batch in @buf, at the end of the chain, is to be written. A flight must be free. Takes over one reference. */
+void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_durable);
 int thmqi_log_seal(struct thmq_log *log); /* the forming batch takes a flight, or joins the cache of a memory log */
-void thmqi_log_commit(struct thmq_log *log); /* what may be written now is */
+void thmqi_log_commit(struct thmq_log *log); /* what may be written and flushed now is */
+void thmqi_log_tell(struct thmq_log *log);   /* the owner, what settled */
 void thmqi_log_fail(struct thmq_log *log, int error);
-int thmqi_log_drain(struct thmq_log *log); /* blocking: nothing is in flight any more */
-void thmqi_log_mark_start(struct thmq_log *log);
-int thmqi_vote_write(struct thmq_log *log); /* blocking */
-void thmqi_vote_fill(struct thmq_log *log, void *block);
+int thmqi_log_drain(struct thmq_log *log); /* blocking: nothing is in flight any more, all is written */
+int thmqi_log_alloc(struct thmq_log *log, uint32_t size, struct thmqi_buf **ret_buf); /* at the cache's cost */
 
 /* cache.c */
 void thmqi_cache_put(struct thmq_log *log, uint64_t index, struct thmqi_buf *buf);
-struct thmqi_buf *thmqi_cache_get(struct thmq_log *log, uint64_t index); /* no reference taken */
+struct thmqi_buf *thmqi_cache_get(const struct thmq_log *log, uint64_t index); /* no reference taken */
+bool thmqi_cache_drop_one(struct thmq_log *log); /* the oldest, if it was written */
 void thmqi_cache_drop_from(struct thmq_log *log, uint64_t index);
 
 /* index.c */
+int thmqi_arena_fill(struct arena *a); /* a few chunks can be had then */
+void thmqi_arena_fini(struct arena *a);
 struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool make);
-int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run, uint64_t batch,
-		    uint32_t at);
-struct entry *thmqi_index_entry(const struct run_index *x, uint64_t number);
+int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run,
+		    uint64_t batch, uint32_t at);
+static inline struct entry *thmqi_index_entry(const struct run_index *x, uint64_t number)
+{
+	return x->chunks[number / CHUNK_ENTRIES - x->chunk_base] + number % CHUNK_ENTRIES;
+}
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset); /* first entry whose end is behind offset */
-void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t first_batch);
+uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns); /* first entry that reaches it */
+void thmqi_index_trim(struct thmq_log *log, struct run_index *x); /* entries of batches that are no longer held */
 void thmqi_index_cut(struct run_index *x, uint64_t batch); /* truncation */
-void thmqi_index_free(struct run_index *x);
+void thmqi_index_free(struct thmq_log *log, struct run_index *x);
 
-/* recover.c */
+/* recover.c, create.c */
+struct listing {
+	uint64_t *positions; /* of segments, rising */
+	uint32_t count, room;
+	bool vote;
+};
 int thmqi_log_recover(struct thmq_log *log);
-int thmqi_log_create(struct thmq_log *log);
+int thmqi_log_create(struct thmq_log *log); /* in an empty directory */
+/* There is no valid `vote`: 1 the making of a log was cut short, what is left of it is removed; or an error. */
+int thmqi_log_clear_leftovers(struct thmq_log *log, const struct listing *l);
 
 /* reader.c */
-void thmqi_readers_reset(struct thmq_log *log, uint64_t index);
+void thmqi_readers_cut(struct thmq_log *log); /* truncation */
 void thmqi_readers_wake(struct thmq_log *log);
+void thmqi_readers_orphan(struct thmq_log *log); /* the log closes before them */
 
 #endif

@@ -4,10 +4,12 @@
  * zeros written (a durable write over them changes no file-system metadata), flushed, renamed, directory flushed.
  */
 #include <stdio.h>
+#include <sys/mman.h>
 
 #include "internal.h"
 
 #define RETRY_NS 200000000ull
+#define TEMPORARY "next.tmp"
 
 void thmqi_segment_name(uint64_t position, char name[40])
 {
@@ -26,43 +28,46 @@ uint64_t thmqi_segment_bytes(const struct vote *v, uint64_t position)
 	return THMQI_MIN(bytes, v->segment_bytes_max);
 }
 
-int thmqi_segment_add(struct thmq_log *log, uint64_t position, struct thmqi_disk_file *file,
-		      struct segment **ret_segment)
+static size_t mapping_bytes(uint64_t bytes)
 {
-	struct segment *s = calloc(1, sizeof(*s)), **grown;
-	uint32_t room;
+	return sizeof(struct segment) + bytes / THMQI_BLOCK * sizeof(uint32_t);
+}
 
-	if (!s)
+int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **ret_segment)
+{
+	uint64_t bytes = thmqi_segment_bytes(&log->vote, position);
+	struct segment *s = mmap(NULL, mapping_bytes(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (s == MAP_FAILED)
 		return -ENOMEM;
 	s->position = position;
-	s->bytes = thmqi_segment_bytes(&log->vote, position);
-	s->file = file;
-	/* touched as it fills */
-	s->blocks = calloc(s->bytes / THMQI_BLOCK, sizeof(*s->blocks));
-	if (!s->blocks)
-		goto fail;
-	if (log->segment_count + 2 > log->segment_room) { /* one ahead, so that a switch never allocates */
-		room = log->segment_room ? log->segment_room * 2 : 16;
-		grown = realloc(log->segments, room * sizeof(*grown));
-		if (!grown)
-			goto fail;
-		log->segments = grown;
-		log->segment_room = room;
-	}
+	s->bytes = bytes;
 	*ret_segment = s;
 	return 0;
-fail:
-	free(s->blocks);
-	free(s);
-	return -ENOMEM;
 }
 
 void thmqi_segment_free(struct thmq_log *log, struct segment *s)
 {
 	if (s->file)
 		log->disk->file_close(s->file);
-	free(s->blocks);
-	free(s);
+	munmap(s, mapping_bytes(s->bytes));
+}
+
+int thmqi_segment_add(struct thmq_log *log, struct segment *s)
+{
+	struct segment **grown;
+	uint32_t room;
+
+	if (log->segment_count == log->segment_room) { /* once in 256 segments */
+		room = log->segment_room ? log->segment_room * 2 : 256;
+		grown = realloc(log->segments, room * sizeof(struct segment *));
+		if (!grown)
+			return -ENOMEM;
+		log->segments = grown;
+		log->segment_room = room;
+	}
+	log->segments[log->segment_count++] = s;
+	return 0;
 }
 
 void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position)
@@ -72,56 +77,61 @@ void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position)
 	s->blocks[s->batch_count++] = (uint32_t)((position - s->position) / THMQI_BLOCK);
 }
 
-struct segment *thmqi_segment_of_index(struct thmq_log *log, uint64_t index)
+struct segment *thmqi_segment_of_index(const struct thmq_log *log, uint64_t index)
 {
-	uint32_t i;
+	uint32_t lo = 0, hi = log->segment_count, mid;
+	struct segment *s;
 
-	for (i = log->segment_count; i-- > 0;) {
-		struct segment *s = log->segments[i];
-
-		if (s->batch_count && index >= s->first_index)
-			return index - s->first_index < s->batch_count ? s : NULL;
+	/* only the last one may be without batches */
+	while (lo + 1 < hi) {
+		mid = lo + (hi - lo) / 2;
+		s = log->segments[mid];
+		if (s->batch_count && s->first_index <= index)
+			lo = mid;
+		else
+			hi = mid;
 	}
-	return NULL;
+	s = lo < hi ? log->segments[lo] : NULL;
+	return s && index >= s->first_index && index - s->first_index < s->batch_count ? s : NULL;
 }
 
 /* Blocking, for a new log. */
 int thmqi_segment_create(struct thmq_log *log, uint64_t position, struct segment **ret_segment)
 {
-	uint64_t bytes = thmqi_segment_bytes(&log->vote, position), at;
-	struct thmqi_disk_file *file;
 	uint32_t piece = 1u << 20;
+	struct segment *s;
 	char name[40];
-	uint8_t *zeros;
-	int rc;
+	uint64_t at;
+	uint8_t *zeros = aligned_alloc(THMQI_BLOCK, piece);
+	int rc = zeros ? thmqi_segment_new(log, position, &s) : -ENOMEM;
 
-	zeros = aligned_alloc(THMQI_BLOCK, piece);
-	if (!zeros)
-		return -ENOMEM;
-	memset(zeros, 0, piece);
-	rc = log->disk->file_open(log->dir, "next.tmp", true, &file);
 	if (rc) {
 		free(zeros);
 		return rc;
 	}
-	rc = log->disk->file_allocate(file, bytes);
-	for (at = 0; !rc && at < bytes; at += piece)
-		rc = log->disk->file_write(file, zeros, piece, at, false);
+	memset(zeros, 0, piece);
+	rc = log->disk->file_open(log->dir, TEMPORARY, true, &s->file);
+	if (rc)
+		s->file = NULL;
+	else
+		rc = log->disk->file_allocate(s->file, s->bytes);
+	for (at = 0; !rc && at < s->bytes; at += piece)
+		rc = log->disk->file_write(s->file, zeros, piece, at, false);
 	if (!rc)
-		rc = log->disk->file_flush(file);
-	free(zeros);
+		rc = log->disk->file_flush(s->file);
 	thmqi_segment_name(position, name);
 	if (!rc)
-		rc = log->disk->rename(log->dir, "next.tmp", name);
+		rc = log->disk->rename(log->dir, TEMPORARY, name);
 	if (!rc)
 		rc = log->disk->dir_sync(log->dir);
-	if (!rc)
-		rc = thmqi_segment_add(log, position, file, ret_segment);
+	free(zeros);
 	if (rc) {
-		log->disk->file_close(file);
-		log->disk->unlink(log->dir, "next.tmp");
+		thmqi_segment_free(log, s);
+		log->disk->unlink(log->dir, TEMPORARY);
+		return rc;
 	}
-	return rc;
+	*ret_segment = s;
+	return 0;
 }
 
 /* -------------------------------------------------------- the next segment */
@@ -130,18 +140,31 @@ static void step(struct thmq_log *log);
 
 static void prepare_failed(struct thmq_log *log, int error)
 {
-	log->prepare = PREPARE_FAILED;
-	log->prepare_error = error;
 	if (log->prepare_op.file) {
 		log->disk->file_close(log->prepare_op.file);
-		log->disk->unlink(log->dir, "next.tmp");
+		log->prepare_op.file = NULL;
+		log->disk->unlink(log->dir, TEMPORARY);
 	}
-	log->prepare_op.file = NULL;
-	thmqi_timer_start(log->core, &log->retry, log->core->now_ns + RETRY_NS);
-	if (log->starved && log->opts.events && log->opts.events->room) { /* to learn that there is no space */
-		log->starved = false;
-		log->opts.events->room(log->opts.ctx);
+	log->prepare = PREPARE_FAILED;
+	log->prepare_error = error;
+	log->tell_room = true; /* to learn that there is no space */
+	if (!log->draining)
+		thmqi_timer_start(log->core, &log->retry, log->core->now_ns + RETRY_NS);
+}
+
+void thmqi_segment_prepare_stop(struct thmq_log *log)
+{
+	if (log->prepare == PREPARE_READY)
+		return;
+	if (log->prepare_op.file) {
+		log->disk->file_close(log->prepare_op.file);
+		log->prepare_op.file = NULL;
 	}
+	if (log->next)
+		thmqi_segment_free(log, log->next);
+	log->next = NULL;
+	log->prepare = PREPARE_IDLE;
+	thmqi_timer_stop(log->core, &log->retry);
 }
 
 static void on_step(struct thmqi_disk_op *op, int64_t result)
@@ -152,49 +175,38 @@ static void on_step(struct thmqi_disk_op *op, int64_t result)
 		prepare_failed(log, (int)result);
 		return;
 	}
-	switch (log->prepare) {
-	case PREPARE_CREATE:
-		log->prepare = PREPARE_ALLOCATE;
-		break;
-	case PREPARE_ALLOCATE:
-		log->prepare = PREPARE_ZERO;
-		break;
-	case PREPARE_ZERO:
+	if (log->prepare == PREPARE_ZERO) {
 		log->zeroed += ZERO_BYTES;
-		if (log->zeroed >= log->next->bytes)
-			log->prepare = PREPARE_FLUSH;
-		break;
-	case PREPARE_FLUSH:
-		log->prepare = PREPARE_RENAME;
-		break;
-	case PREPARE_RENAME:
-		log->prepare = PREPARE_SYNC;
-		break;
-	case PREPARE_SYNC:
-		log->next->file = op->file;
-		log->prepare = PREPARE_READY;
-		if (log->starved && log->opts.events && log->opts.events->room) {
-			log->starved = false;
-			log->opts.events->room(log->opts.ctx);
+		if (log->zeroed < log->next->bytes) {
+			step(log);
+			return;
 		}
-		return;
-	default:
+	}
+	if (log->prepare == PREPARE_SYNC) {
+		log->next->file = op->file;
+		op->file = NULL;
+		log->prepare = PREPARE_READY;
+		log->prepare_error = 0;
+		log->tell_room = true;
 		return;
 	}
+	log->prepare++;
 	step(log);
 }
 
 static void step(struct thmq_log *log)
 {
 	struct thmqi_disk_op *op = &log->prepare_op;
-	struct thmqi_disk_file *file = log->prepare == PREPARE_CREATE ? NULL : op->file;
+	struct thmqi_disk_file *file = op->file;
 
+	if (log->draining || log->failed)
+		return; /* prepare_stop() ends it */
 	*op = (struct thmqi_disk_op){
 		.flags = THMQI_DISK_BACKGROUND, .dir = log->dir, .file = file, .done = on_step};
 	switch (log->prepare) {
 	case PREPARE_CREATE:
 		op->opcode = THMQI_DISK_CREATE;
-		op->name = "next.tmp";
+		op->name = TEMPORARY;
 		break;
 	case PREPARE_ALLOCATE:
 		op->opcode = THMQI_DISK_ALLOCATE;
@@ -213,9 +225,9 @@ static void step(struct thmq_log *log)
 		break;
 	case PREPARE_RENAME:
 		op->opcode = THMQI_DISK_RENAME;
-		op->name = "next.tmp";
-		thmqi_segment_name(log->next->position, log->prepare_final);
-		op->name2 = log->prepare_final;
+		op->name = TEMPORARY;
+		thmqi_segment_name(log->next->position, log->prepare_name);
+		op->name2 = log->prepare_name;
 		break;
 	default:
 		op->opcode = THMQI_DISK_SYNC_DIR;
@@ -226,25 +238,24 @@ static void step(struct thmq_log *log)
 
 static void on_retry(struct thmqi_timer *t)
 {
-	struct thmq_log *log = thmqi_container(t, struct thmq_log, retry);
-
-	if (log->prepare == PREPARE_FAILED)
-		thmqi_segment_prepare(log);
+	thmqi_segment_prepare(thmqi_container(t, struct thmq_log, retry));
 }
 
 void thmqi_segment_prepare(struct thmq_log *log)
 {
-	if (log->failed || (log->prepare != PREPARE_IDLE && log->prepare != PREPARE_FAILED))
+	uint64_t position = log->active->position + log->active->bytes;
+	int rc;
+
+	if (log->failed || log->draining || (log->prepare != PREPARE_IDLE && log->prepare != PREPARE_FAILED))
 		return;
 	log->retry.fire = on_retry;
-	if (!log->next &&
-	    thmqi_segment_add(log, log->active->position + log->active->bytes, NULL, &log->next) != 0) {
-		prepare_failed(log, -ENOMEM);
+	log->zeroed = 0;
+	rc = log->next ? 0 : thmqi_segment_new(log, position, &log->next);
+	if (rc) {
+		prepare_failed(log, rc);
 		return;
 	}
 	log->prepare = PREPARE_CREATE;
-	log->prepare_op.file = NULL;
-	log->zeroed = 0;
 	step(log);
 }
 
@@ -253,32 +264,18 @@ static int pad(struct thmq_log *log)
 {
 	struct segment *s = log->active;
 	uint64_t left = s->position + s->bytes - log->chain.position;
-	struct flight *flight;
 	struct batch_header *h;
 	struct thmqi_buf *buf;
 
 	if (!left)
 		return 0;
-	if (log->flight_tail - log->flight_head >= log->depth ||
-	    thmqi_buf_alloc(log->core->pool, THMQI_BLOCK, &buf) != 0)
+	if (thmqi_flights_full(log) || thmqi_log_alloc(log, THMQI_BLOCK, &buf) != 0)
 		return -EAGAIN;
 	memset(buf->data, 0, THMQI_BLOCK);
 	h = (struct batch_header *)buf->data;
 	thmqi_batch_seal(h, &log->chain, log->term, BATCH_PAD, 0, 0, (uint32_t)left);
 	thmqi_batch_stamp(h, log->incarnation, log->durable_position);
-	flight = &log->flights[log->flight_tail++ % DEPTH_MAX];
-	*flight = (struct flight){.log = log,
-				  .buf = buf,
-				  .index = h->index,
-				  .position = h->position,
-				  .segment = s,
-				  .len = (uint32_t)left,
-				  .state = BATCH_WAITING,
-				  .needs_durable = true};
-	thmqi_segment_note(s, h->index, h->position);
-	thmqi_buf_ref(buf);
-	thmqi_chain_advance(&log->chain, h);
-	thmqi_cache_put(log, h->index, buf);
+	thmqi_log_launch(log, buf, true); /* so that two segments at most have plain writes */
 	return 0;
 }
 
@@ -287,18 +284,20 @@ int thmqi_segment_switch(struct thmq_log *log)
 	int rc;
 
 	if (log->prepare != PREPARE_READY) {
-		thmqi_segment_prepare(log);
-		return log->prepare == PREPARE_FAILED ? log->prepare_error == -EAGAIN ? -EAGAIN : -ENOSPC : -EAGAIN;
+		if (log->prepare == PREPARE_IDLE)
+			thmqi_segment_prepare(log);
+		/* until one attempt succeeds the last one's failure is the answer */
+		return log->prepare_error && log->prepare_error != -EAGAIN ? -ENOSPC : -EAGAIN;
 	}
 	rc = pad(log);
+	if (!rc)
+		rc = thmqi_segment_add(log, log->next);
 	if (rc)
-		return rc;
-	log->segments[log->segment_count++] = log->next;
+		return rc == -ENOMEM ? -EAGAIN : rc;
 	log->active = log->next;
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;
 	thmqi_segment_prepare(log);
-	if (log->opts.events && log->opts.events->checkpoint)
-		log->checkpoint_due = true;
+	log->tell_checkpoint = log->events.checkpoint != NULL;
 	return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * vote.c - the facts that the log itself cannot tell: identity, sizes, term and vote, incarnation, and how far it is
- * known durable. Two blocks written in turn, so that a torn write leaves the other.
+ * known durable. Two blocks written in turn: a torn write leaves the other. A generation counts once it is written, so
+ * that a write that failed is repeated over its own remains and never over the block that is valid.
  */
 #include "internal.h"
 
@@ -11,6 +12,14 @@
 static bool valid(const struct vote *v)
 {
 	return v->magic == VOTE_MAGIC && v->crc == thmqi_crc32c(0, v, offsetof(struct vote, crc));
+}
+
+/* Sizes that nobody could have written would make nonsense of every position. */
+static bool sane(const struct vote *v)
+{
+	return thmqi_is_pow2(v->segment_bytes_min) && thmqi_is_pow2(v->segment_bytes_max) &&
+	       v->segment_bytes_min >= 1u << 20 && v->segment_bytes_min <= v->segment_bytes_max &&
+	       v->segment_bytes_max <= 1u << 30;
 }
 
 int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, struct vote *ret_vote)
@@ -44,42 +53,44 @@ int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *
 		rc = -THMQ_ECORRUPT;
 	else if (best->version != FORMAT_VERSION)
 		rc = -THMQ_EVERSION;
+	else if (!sane(best))
+		rc = -THMQ_ECORRUPT;
 	else
 		*ret_vote = *best;
 	free(blocks);
 	return rc;
 }
 
-/* The next generation, with the log's present facts. */
-void thmqi_vote_fill(struct thmq_log *log, void *block)
+/* The generation behind the last one written, with the log's present facts. Return: its place in the file. */
+static uint64_t next_vote(const struct thmq_log *log, uint64_t mark, bool clean, struct vote *v, void *block)
 {
-	struct vote *v = &log->vote;
-
+	*v = log->vote;
 	v->magic = VOTE_MAGIC;
 	v->version = FORMAT_VERSION;
 	v->generation++;
 	v->term = log->term;
 	v->incarnation = log->incarnation;
-	v->mark = THMQI_MAX(v->mark, log->durable_position);
+	v->mark = mark;
+	v->clean = clean;
 	v->crc = thmqi_crc32c(0, v, offsetof(struct vote, crc));
 	memset(block, 0, THMQI_BLOCK);
 	memcpy(block, v, sizeof(*v));
+	return v->generation % 2 * THMQI_BLOCK;
 }
 
-static uint64_t place(const struct thmq_log *log)
-{
-	return log->vote.generation % 2 * THMQI_BLOCK;
-}
-
-int thmqi_vote_write(struct thmq_log *log)
+int thmqi_vote_write(struct thmq_log *log, uint64_t mark, bool clean)
 {
 	uint8_t *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	struct vote v;
+	uint64_t at;
 	int rc;
 
 	if (!block)
 		return -ENOMEM;
-	thmqi_vote_fill(log, block);
-	rc = log->disk->file_write(log->vote_file, block, THMQI_BLOCK, place(log), true);
+	at = next_vote(log, mark, clean, &v, block);
+	rc = log->disk->file_write(log->vote_file, block, THMQI_BLOCK, at, true);
+	if (!rc)
+		log->vote = v;
 	free(block);
 	return rc;
 }
@@ -93,37 +104,40 @@ static void on_marked(struct thmqi_disk_op *op, int64_t result)
 	log->mark_busy = false;
 	if (result < 0)
 		thmqi_log_fail(log, (int)result);
+	else
+		log->vote = log->mark_vote;
 }
 
 static void on_idle(struct thmqi_timer *t)
 {
 	struct thmq_log *log = thmqi_container(t, struct thmq_log, mark_timer);
+	uint64_t index, at;
 
-	if (log->failed || log->mark_busy)
+	if (log->failed || log->mark_busy || log->draining)
 		return;
-	if (log->durable_index < log->chain.index || log->forming.buf) {
-		uint64_t index;
-
+	if (log->durable_index < log->chain.index || log->forming.runs) {
 		thmq_log_flush(log, &index); /* what nobody waited for becomes durable all the same */
-		thmqi_log_mark_start(log);
+		thmqi_vote_watch(log);
 		return;
 	}
 	if (log->vote.mark >= log->durable_position)
 		return;
-	thmqi_vote_fill(log, log->mark_buf->data);
+	at = next_vote(log, log->durable_position, false, &log->mark_vote, log->mark_buf->data);
 	log->mark_op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
 					      .flags = THMQI_DISK_DSYNC,
 					      .len = THMQI_BLOCK,
 					      .file = log->vote_file,
 					      .buf = log->mark_buf,
 					      .data = log->mark_buf->data,
-					      .offset = place(log),
+					      .offset = at,
 					      .done = on_marked};
 	log->mark_busy = log->disk->queue_submit(log->queue, &log->mark_op) == 0;
+	if (!log->mark_busy)
+		thmqi_vote_watch(log);
 }
 
-/* A second after the last append. */
-void thmqi_log_mark_start(struct thmq_log *log)
+/* Looks a second later; while appends go on, again and again. */
+void thmqi_vote_watch(struct thmq_log *log)
 {
 	log->mark_timer.fire = on_idle;
 	thmqi_timer_start(log->core, &log->mark_timer, log->core->now_ns + IDLE_NS);

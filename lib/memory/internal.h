@@ -16,6 +16,7 @@ struct thmqi_slabs {
 	uint32_t limit, count; /* slabs */
 	bool huge;
 	uint32_t registrations, registration_failures;
+	_Atomic uint32_t left; /* slabs that can still be taken */
 	uint32_t free_count;
 	uint8_t *free[SLABS_MAX]; /* given back by pools that closed */
 };

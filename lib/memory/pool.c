@@ -46,9 +46,22 @@ struct thmqi_pool {
 	uint32_t free_orders; /* bit per order with a free block */
 	struct thmqi_list free[ORDERS];
 	struct thmqi_list registrars;
-	uint64_t in_use, in_use_max, refused, remote_frees;
+	uint64_t bytes, in_use, in_use_max, refused, remote_frees; /* by count() only: others read them */
 	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_buf *) home; /* freed elsewhere */
 };
+
+/* One thread writes, any may read: no locked instruction, and no torn value either. */
+static void count(uint64_t *counter, uint64_t by)
+{
+	__atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
+}
+
+static void count_use(struct thmqi_pool *p, int64_t by)
+{
+	count(&p->in_use, (uint64_t)by);
+	if (p->in_use > p->in_use_max)
+		count(&p->in_use_max, p->in_use - p->in_use_max);
+}
 
 static struct unit *unit_of(const struct thmqi_buf *b)
 {
@@ -65,20 +78,25 @@ static uint32_t order_of(uint32_t size)
 	return size <= THMQI_POOL_BLOCK_MIN ? 0 : 32u - (uint32_t)__builtin_clz((size - 1) / THMQI_POOL_BLOCK_MIN);
 }
 
+static void set_free_orders(struct thmqi_pool *p, uint32_t orders)
+{
+	__atomic_store_n(&p->free_orders, orders, __ATOMIC_RELAXED); /* read by the counters' readers */
+}
+
 static void free_push(struct thmqi_pool *p, struct unit *u, uint32_t order)
 {
 	u->order = (uint8_t)order;
 	u->state = UNIT_FREE;
 	/* the last freed is the first used: it is still in the cache */
 	thmqi_list_add_tail(p->free[order].next, &u->link);
-	p->free_orders |= 1u << order;
+	set_free_orders(p, p->free_orders | 1u << order);
 }
 
 static void free_remove(struct thmqi_pool *p, struct unit *u)
 {
 	thmqi_list_del(&u->link);
 	if (thmqi_list_empty(&p->free[u->order]))
-		p->free_orders &= ~(1u << u->order);
+		set_free_orders(p, p->free_orders & ~(1u << u->order));
 	u->state = UNIT_INSIDE;
 }
 
@@ -106,22 +124,26 @@ static int slab_add(struct thmqi_pool *p)
 {
 	struct slab *slab;
 	struct thmqi_list *it;
+	uint8_t *base;
 	uint32_t i;
 
-	if (p->slab_count == THMQI_SLABS_PER_POOL)
+	/* first what is refused most often, and for nothing */
+	base = p->slab_count < THMQI_SLABS_PER_POOL ? thmqi_slabs_take(p->slabs) : NULL;
+	if (!base)
 		return -ENOBUFS;
 	slab = calloc(1, sizeof(*slab));
-	if (!slab)
-		return -ENOBUFS;
-	slab->units = calloc(UNITS, sizeof(*slab->units));
-	slab->base = slab->units ? thmqi_slabs_take(p->slabs) : NULL;
-	if (!slab->base) {
-		free(slab->units);
+	if (slab)
+		slab->units = calloc(UNITS, sizeof(*slab->units));
+	if (!slab || !slab->units) {
 		free(slab);
+		thmqi_slabs_give(p->slabs, base);
 		return -ENOBUFS;
 	}
+	slab->base = base;
 	slab->index = p->slab_count;
-	p->slab[p->slab_count++] = slab;
+	p->slab[slab->index] = slab;
+	count(&p->bytes, THMQI_SLAB_BYTES);
+	p->slab_count++;
 	for (i = 0; i < UNITS; i++) {
 		slab->units[i].buf.data = slab->base + (uint64_t)i * THMQI_POOL_BLOCK_MIN;
 		slab->units[i].buf.slab_index = (int32_t)slab->index;
@@ -195,7 +217,7 @@ int thmqi_pool_reserve(struct thmqi_pool *p, uint64_t bytes)
 {
 	int rc = 0;
 
-	while (!rc && (uint64_t)p->slab_count * THMQI_SLAB_BYTES - p->in_use < bytes)
+	while (!rc && p->bytes - p->in_use < bytes)
 		rc = slab_add(p);
 	return rc;
 }
@@ -216,7 +238,7 @@ int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct thmqi_buf **ret_
 		if (!fits && slab_add(p) == 0)
 			fits = p->free_orders & ~((1u << order) - 1);
 		if (!fits) {
-			p->refused++;
+			count(&p->refused, 1);
 			return -ENOBUFS;
 		}
 	}
@@ -235,8 +257,7 @@ int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct thmqi_buf **ret_
 	u->buf.user = 0;
 	unpoison(u->buf.data, u->buf.size);
 	p->used_blocks++;
-	p->in_use += u->buf.size;
-	p->in_use_max = THMQI_MAX(p->in_use_max, p->in_use);
+	count_use(p, u->buf.size);
 	*ret_buf = &u->buf;
 	return 0;
 }
@@ -249,7 +270,7 @@ void thmqi_buf_trim(struct thmqi_buf *b, uint32_t used)
 
 	while (u->order > order) {
 		u->order--;
-		p->in_use -= block_bytes(u->order);
+		count_use(p, -(int64_t)block_bytes(u->order));
 		give_back(p, u + (1u << u->order), u->order);
 	}
 	b->size = block_bytes(u->order);
@@ -264,16 +285,23 @@ void thmqi_buf_unref(struct thmqi_buf *b)
 	if (--b->refs)
 		return;
 	p->used_blocks--;
-	p->in_use -= b->size;
+	count_use(p, -(int64_t)b->size);
 	give_back(p, u, u->order);
 }
 
-/* A stack that many push to and only the owner empties, as a whole: no block is ever popped alone, so ABA cannot be. */
+/*
+ * A stack that many push to and only the owner empties, as a whole: no block is ever popped alone, so ABA cannot be.
+ * A block is on it once, however many of its references come home: who finds its count at 0 pushes it, the owner takes
+ * the count to 0 again after it has read where the next one is.
+ */
 void thmqi_buf_unref_remote(struct thmqi_buf *b)
 {
 	struct thmqi_pool *p = b->pool;
-	struct thmqi_buf *head = atomic_load_explicit(&p->home, memory_order_relaxed);
+	struct thmqi_buf *head;
 
+	if (atomic_fetch_add_explicit(&b->remote, 1, memory_order_acq_rel))
+		return;
+	head = atomic_load_explicit(&p->home, memory_order_relaxed);
 	do {
 		b->next = head;
 	} while (!atomic_compare_exchange_weak_explicit(&p->home, &head, b, memory_order_release,
@@ -283,27 +311,31 @@ void thmqi_buf_unref_remote(struct thmqi_buf *b)
 uint32_t thmqi_pool_drain(struct thmqi_pool *p)
 {
 	struct thmqi_buf *b, *next;
-	uint32_t count = 0;
+	uint32_t n, dropped = 0;
 
 	if (thmqi_likely(!atomic_load_explicit(&p->home, memory_order_relaxed)))
 		return 0;
 	b = atomic_exchange_explicit(&p->home, NULL, memory_order_acquire);
-	for (; b; b = next, count++) {
+	for (; b; b = next) {
 		next = b->next;
-		thmqi_buf_unref(b);
+		n = atomic_exchange_explicit(&b->remote, 0, memory_order_acq_rel);
+		for (dropped += n; n; n--)
+			thmqi_buf_unref(b);
 	}
-	p->remote_frees += count;
-	return count;
+	count(&p->remote_frees, dropped);
+	return dropped;
 }
 
 void thmqi_pool_stats(struct thmqi_pool *p, struct thmqi_pool_stats *ret)
 {
+	uint32_t orders = __atomic_load_n(&p->free_orders, __ATOMIC_RELAXED);
+
 	memset(ret, 0, sizeof(*ret));
-	ret->bytes = (uint64_t)__atomic_load_n(&p->slab_count, __ATOMIC_RELAXED) * THMQI_SLAB_BYTES;
+	ret->bytes = __atomic_load_n(&p->bytes, __ATOMIC_RELAXED);
 	ret->in_use = __atomic_load_n(&p->in_use, __ATOMIC_RELAXED);
 	ret->in_use_max = __atomic_load_n(&p->in_use_max, __ATOMIC_RELAXED);
 	ret->refused = __atomic_load_n(&p->refused, __ATOMIC_RELAXED);
 	ret->remote_frees = __atomic_load_n(&p->remote_frees, __ATOMIC_RELAXED);
-	if (p->free_orders)
-		ret->largest_free = block_bytes(31u - (uint32_t)__builtin_clz(p->free_orders));
+	if (orders)
+		ret->largest_free = block_bytes(31u - (uint32_t)__builtin_clz(orders));
 }

@@ -3,6 +3,7 @@
  * slabs.c - the global pool: address space reserved once, slabs taken from the system one by one and lent to the
  * core-local pools. A slab never moves and is given back to the system only when the environment closes.
  */
+#include <linux/mman.h>
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -29,6 +30,7 @@ int thmqi_slabs_open(uint64_t limit, struct thmqi_slabs **ret_slabs)
 	s->map = base;
 	s->base = (uint8_t *)THMQI_ALIGN_UP((uintptr_t)base, (uintptr_t)THMQI_SLAB_BYTES);
 	s->limit = (uint32_t)count;
+	atomic_init(&s->left, s->limit);
 	pthread_mutex_init(&s->lock, NULL);
 	*ret_slabs = s;
 	return 0;
@@ -41,11 +43,15 @@ void thmqi_slabs_close(struct thmqi_slabs *s)
 	free(s);
 }
 
-/* Explicit huge pages where the system has them to spare, else transparent ones by advice, else plain pages. */
+/*
+ * Explicit huge pages where the system has them to spare, else transparent ones by advice, else plain pages. Their size
+ * is named: where the system's default is 1 GiB, the kernel would round a slab up to that and map over its neighbours.
+ */
 static bool take_pages(struct thmqi_slabs *s, uint8_t *at)
 {
 	if (mmap(at, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB, -1, 0) != MAP_FAILED) {
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB | MAP_HUGE_2MB, -1,
+		 0) != MAP_FAILED) {
 		s->huge = true;
 		return true;
 	}
@@ -60,6 +66,9 @@ uint8_t *thmqi_slabs_take(struct thmqi_slabs *s)
 {
 	uint8_t *at = NULL;
 
+	/* a full pool is asked again and again: no lock then */
+	if (!atomic_load_explicit(&s->left, memory_order_relaxed))
+		return NULL;
 	pthread_mutex_lock(&s->lock);
 	if (s->free_count) {
 		at = s->free[--s->free_count];
@@ -70,6 +79,8 @@ uint8_t *thmqi_slabs_take(struct thmqi_slabs *s)
 		else
 			at = NULL;
 	}
+	if (at)
+		atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&s->lock);
 	return at;
 }
@@ -78,6 +89,7 @@ void thmqi_slabs_give(struct thmqi_slabs *s, uint8_t *slab)
 {
 	pthread_mutex_lock(&s->lock);
 	s->free[s->free_count++] = slab;
+	atomic_fetch_add_explicit(&s->left, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&s->lock);
 }
 

@@ -6,12 +6,14 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "internal.h"
 
 #define POOL_BYTES (1ull << 30) /* the default limit */
 #define STACK_BYTES                                                                                \
 	((size_t)512 << 10) /* callbacks of the rooms above are shallow; pages come when touched */
+#define RING_TRIES 500u     /* milliseconds */
 #define ENV_FLAGS                                                                                  \
 	(THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING)
 
@@ -260,6 +262,19 @@ struct thmq_core *thmqi_core_mine(struct thmq_env *env)
 	return NULL;
 }
 
+/* A ring that changes hands is built anew, and under a low limit of locked memory there is room for both only once
+ * the kernel has cleaned up behind those closed before, which it does a little later. */
+static int attach_ring(struct thmqi_ring *ring)
+{
+	const struct timespec pause = {.tv_nsec = 1000000};
+	uint32_t tries = RING_TRIES;
+	int rc;
+
+	while ((rc = thmqi_ring_attach(ring)) == -ENOMEM && --tries)
+		nanosleep(&pause, NULL);
+	return rc;
+}
+
 int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 {
 	uint64_t nobody = 0, self = thmqi_thread_self();
@@ -278,7 +293,7 @@ int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 	if (!atomic_compare_exchange_strong(&core->owner, &nobody, self))
 		return -EBUSY;
 	if (core->ring)
-		rc = thmqi_ring_attach(core->ring);
+		rc = attach_ring(core->ring);
 	if (rc)
 		atomic_store(&core->owner, 0);
 	return rc;

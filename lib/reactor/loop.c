@@ -6,6 +6,7 @@
  */
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,10 +14,16 @@
 
 #define REAP_BUDGET 256u
 #define POLL_BUDGET 256u
-#define CLOCK_ROUNDS                                                                               \
-	16u /* idle iterations of a spinning core between two looks at the clock: it costs more than they */
+/* An idle iteration costs less than a look at the clock, or than a pause, which is for the sake of a sibling thread:
+ * a spinning core does these every so many iterations. */
+#define CLOCK_ROUNDS 16u
+#define RELAX_ROUNDS 4u
 #define WALL_REFRESH_NS 1000000u
 #define RING_DEPTH 256u
+/* Where little memory may be locked: on newer kernels (seen on 6.18) that of the rings counts, and a core that changes
+ * hands needs two for a moment. */
+#define RING_DEPTH_SMALL 32u
+#define SMALL_MEMLOCK_BYTES (1u << 20)
 #define BROKEN_NAP_NS 1000000u /* a ring that cannot be slept on is looked at this often */
 
 /* -------------------------------------------------------------------- time */
@@ -238,7 +245,8 @@ static uint32_t spin(struct loop *l, uint64_t now, uint64_t deadline)
 
 	end = THMQI_MIN(end, deadline);
 	for (; !done && now < end; now = l->core.now_ns) {
-		thmqi_cpu_relax();
+		if (l->rounds % RELAX_ROUNDS == 0)
+			thmqi_cpu_relax();
 		done = iterate(l, false);
 	}
 	return done;
@@ -294,6 +302,15 @@ void thmqi_core_remove_poller(struct thmq_core *core, struct thmqi_poller *p)
 
 /* ------------------------------------------------------------- open, close */
 
+static uint32_t ring_depth(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < SMALL_MEMLOCK_BYTES)
+		return RING_DEPTH_SMALL;
+	return RING_DEPTH;
+}
+
 int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop)
 {
 	bool uring = !(env->opts.flags & THMQ_ENV_NO_URING) && !env->world.disk;
@@ -333,7 +350,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 		free(l);
 		return rc;
 	}
-	if (uring && thmqi_ring_open(RING_DEPTH, &l->core.ring) == 0)
+	if (uring && thmqi_ring_open(ring_depth(), &l->core.ring) == 0)
 		thmqi_pool_subscribe(l->core.pool, thmqi_ring_registrar(l->core.ring));
 	thmqi_loop_read_clock(l);
 	*ret_loop = l;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* topology.c - hwloc behind five calls. */
+/* topology.c - hwloc behind a few calls. */
 #include <hwloc.h>
 
 #include "topology/topology.h"
@@ -79,6 +79,16 @@ int thmqi_topology_node(const struct thmqi_topology *t, uint32_t index)
 	return node;
 }
 
+static int bind_to(struct thmqi_topology *t, hwloc_const_bitmap_t set)
+{
+	return hwloc_set_cpubind(t->hwloc, set, HWLOC_CPUBIND_THREAD) == 0 ? 0 : -errno;
+}
+
+int thmqi_topology_unbind(struct thmqi_topology *t)
+{
+	return t->count ? bind_to(t, t->allowed) : -ENOTSUP;
+}
+
 int thmqi_topology_bind(struct thmqi_topology *t, uint32_t index)
 {
 	hwloc_bitmap_t set;
@@ -91,7 +101,7 @@ int thmqi_topology_bind(struct thmqi_topology *t, uint32_t index)
 	if (!set)
 		return -ENOMEM;
 	hwloc_bitmap_only(set, (unsigned int)cpu);
-	rc = hwloc_set_cpubind(t->hwloc, set, HWLOC_CPUBIND_THREAD);
+	rc = bind_to(t, set);
 	hwloc_bitmap_free(set);
-	return rc == 0 ? 0 : -errno;
+	return rc;
 }

@@ -282,9 +282,9 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 			    struct thmqi_link **ret_link)
 {
 	struct thmqi_listener *l;
-	struct thmqi_link *link;
+	struct thmqi_link *link = NULL;
 	struct thmq_core *core;
-	const char *name;
+	const char *name = NULL;
 	int rc;
 
 	rc = parse(url, &name);

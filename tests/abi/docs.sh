@@ -105,6 +105,11 @@ for doc in README.md doc/*.md doc/man/man[137]/*; do
 	done
 done
 
+# every option that the program's help names is on its page
+for option in $(grep -oE '^[[:space:]]+"  --[a-z-]+' examples/thmq.c | sed 's/.*"  //' | sort -u); do
+	sed 's/\\-/-/g' doc/man/man1/thmq.1 | grep -q -- "^\\\\fB$option\\\\fP" || wrong "doc/man/man1/thmq.1 says nothing of $option"
+done
+
 # links between the documents lead somewhere
 for doc in README.md doc/*.md; do
 	for link in $(grep -oE '\]\([^)#: ]+' "$doc" | sed 's/](//' | sort -u); do

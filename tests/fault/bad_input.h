@@ -100,12 +100,24 @@ struct bad_case {
 	void (*run)(void);
 };
 
-/* Runs each case in a child of its own, or only the one named by the first argument. */
+MAYBE void remove_tree(const char *path);
+
+/* Runs each case in a child of its own, or only the one named by the first argument; what a case that died left in the
+ * file system goes with the rest. */
 MAYBE int run_cases(const struct bad_case *cases, size_t count, int argc, char **argv)
 {
 	unsigned passed = 0, failed = 0, skipped = 0;
+	const char *tmp = getenv("TMPDIR");
+	char base[256];
 	size_t i;
 
+	snprintf(base, sizeof(base), "%s/thmq-bad-XXXXXX", tmp ? tmp : "/tmp");
+	if (!mkdtemp(base)) {
+		perror(base);
+		return 1;
+	}
+	chmod(base, 0777);
+	setenv("TMPDIR", base, 1);
 	for (i = 0; i < count; i++) {
 		int status;
 		pid_t pid;
@@ -136,6 +148,7 @@ MAYBE int run_cases(const struct bad_case *cases, size_t count, int argc, char *
 			       WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 		}
 	}
+	remove_tree(base);
 	printf("%u passed, %u failed, %u skipped\n", passed, failed, skipped);
 	return failed || !(passed + skipped) ? 1 : passed ? 0 : SKIPPED;
 }
@@ -170,7 +183,7 @@ MAYBE const char *place_make(const char *base)
 {
 	const char *tmp = base ? base : getenv("TMPDIR");
 
-	snprintf(place_path, sizeof(place_path), "%s/thmq-bad-XXXXXX", tmp ? tmp : "/tmp");
+	snprintf(place_path, sizeof(place_path), "%s/case-XXXXXX", tmp ? tmp : "/tmp");
 	if (!mkdtemp(place_path)) {
 		perror(place_path);
 		exit(1);

@@ -204,7 +204,8 @@ static void full_ext4(void)
 	char command[1024];
 
 	place_make(NULL);
-	mount_here("fs", "size=64k"); /* a mount namespace of our own; the loop device goes with it */
+	mount_here("fs",
+		   "size=64k"); /* a mount namespace of our own; the loop device goes with it */
 	snprintf(command, sizeof(command),
 		 "truncate -s 48M '%s' && mkfs.ext4 -q -m 0 -O ^has_journal '%s' && "
 		 "mount -o loop '%s' '%s'",

@@ -225,6 +225,33 @@ static void broker_closed_under_a_session(void)
 	expect_numbers(in_place("data"), 10);
 }
 
+/* Everything open, claimed, held and unacknowledged: closing the environment ends it all, and nothing leaks. */
+static void environment_closed_over_everything(void)
+{
+	struct thmq_producer *p;
+	struct thmq_consumer *c, *d;
+	struct thmq_claim claim;
+	struct thmq_message m;
+	unsigned tries;
+	struct world w;
+
+	place_make(NULL);
+	world_up(&w, in_place("data"));
+	put_numbers(w.session, 0, 10);
+	MUST(thmq_topic_create(w.session, "ring", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)));
+	MUST(thmq_producer_open(w.session, "numbers",
+				THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p));
+	MUST(thmq_consumer_open(w.session, "numbers", "g", NULL, &c));
+	MUST(thmq_consumer_open(w.session, "ring", "g", NULL, &d));
+	for (tries = 0; tries < 100 && thmq_fetch(c, &m, 1) == 0; tries++)
+		wait_messages(w.session, SECOND / 10);
+	CHECK(thmq_ack(c, &m) == 0);
+	MUST(thmq_claim(p, NULL, 8, &claim));
+	MUST(thmq_send(p, &(uint64_t){10}, 8, NULL)); /* on its way */
+	RETURNS(0, thmq_env_close(w.env, 5 * SECOND));
+	expect_numbers(in_place("data"), 11);
+}
+
 /* thmq_errmsg() is the calling thread's last control failure; data calls leave it alone. */
 static void error_text(void)
 {
@@ -257,6 +284,7 @@ static const struct bad_case cases[] = {
 	{"closed_with_their_session", closed_with_their_session},
 	{"handles_of_another_kind", handles_of_another_kind},
 	{"broker_closed_under_a_session", broker_closed_under_a_session},
+	{"environment_closed_over_everything", environment_closed_over_everything},
 	{"error_text", error_text},
 };
 

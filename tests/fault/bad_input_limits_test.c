@@ -166,12 +166,9 @@ static void small_pool(void)
 }
 
 static const struct bad_case cases[] = {
-	{"locked_64k", locked_64k},
-	{"locked_none", locked_none},
-	{"library_threads", library_threads},
-	{"without_io_uring", without_io_uring},
-	{"few_descriptors", few_descriptors},
-	{"small_files", small_files},
+	{"locked_64k", locked_64k},           {"locked_none", locked_none},
+	{"library_threads", library_threads}, {"without_io_uring", without_io_uring},
+	{"few_descriptors", few_descriptors}, {"small_files", small_files},
 	{"small_pool", small_pool},
 };
 

@@ -332,7 +332,7 @@ static void init_calls(void)
 
 static const struct bad_case cases[] = {
 	{"unknown_flags", unknown_flags}, {"sizes", sizes},
-	{"stats_sizes", stats_sizes},	  {"env_bounds", env_bounds},
+	{"stats_sizes", stats_sizes},     {"env_bounds", env_bounds},
 	{"broker_bounds", broker_bounds}, {"other_bounds", other_bounds},
 	{"init_calls", init_calls},
 };

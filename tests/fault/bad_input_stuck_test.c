@@ -126,6 +126,44 @@ static void never_committed(void)
 	expect_numbers(in_place("data"), 100);
 }
 
+/* A member that works its way through what was prefetched is alive, whichever calls it makes. */
+static void busy_member(void)
+{
+	struct timespec work = {.tv_nsec = 10000000};
+	struct thmq_event e[16];
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint64_t next = 0;
+	unsigned tries;
+	int n, i;
+
+	place_make(NULL);
+	memset(&w, 0, sizeof(w));
+	MUST(thmq_env_open(&w.env, THMQ_ENV_OPTS(.core_count = 1, .pool_bytes = 128 << 20)));
+	MUST(broker_on(w.env, in_place("data"), 0, &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	put_numbers(w.session, 0, 1000);
+	MUST(thmq_consumer_open(w.session, "numbers", "g",
+				THMQ_CONSUMER_OPTS(.session_timeout_ns = SECOND / 5), &c));
+	for (tries = 0; tries < 100 && thmq_fetch(c, &m, 1) == 0; tries++)
+		wait_messages(w.session, SECOND / 10);
+	while (next < 80) { /* four times the time-out, without a call that blocks */
+		RETURNS(next, m.offset);
+		nanosleep(&work, NULL);
+		RETURNS(0, thmq_ack(c, &m));
+		MUST(thmq_release(c, &m, 1));
+		next++;
+		RETURNS(1, thmq_fetch(c, &m, 1));
+	}
+	while ((n = thmq_events(w.session, e, 16)) > 0)
+		for (i = 0; i < n; i++)
+			CHECK(e[i].type != THMQ_EVENT_REVOKED);
+	MUST(thmq_consumer_flush(c, SECOND));
+	MUST(thmq_consumer_close(c, SECOND));
+	world_down(&w);
+	expect_numbers(in_place("data"), 1000);
+}
+
 /* Reports are never dropped: their producer waits for room instead; other events count what they lost. */
 static void events_never_taken(void)
 {
@@ -166,6 +204,55 @@ static void events_never_taken(void)
 	MUST(thmq_send(p, "x", 1, NULL));
 	MUST(thmq_flush(p, SECOND));
 	RETURNS(0, thmq_session_close(s, SECOND));
+	world_down(&w);
+}
+
+/* A volatile ring holds its producers up for an attached reader, and for nobody else. */
+static void volatile_reader_that_does_not_read(void)
+{
+	static uint8_t body[1024];
+	struct thmq_producer *p, *q;
+	struct thmq_consumer *idle;
+	struct thmq_session *other;
+	uint64_t sent = 0, more = 0;
+	unsigned refused = 0, i;
+	int64_t rc;
+
+	up();
+	MUST(thmq_topic_create(
+		w.session, "ring",
+		THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20)));
+	MUST(thmq_topic_create(
+		w.session, "free",
+		THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20)));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &other));
+	MUST(thmq_consumer_open(w.session, "ring", NULL, NULL, &idle));
+	MUST(thmq_producer_open(w.session, "ring", NULL, &p));
+	MUST(thmq_producer_open(other, "free", NULL, &q));
+	for (i = 0; i < 100000 && refused < 50; i++) {
+		rc = thmq_send(p, body, sizeof(body), NULL);
+		if (rc > 0) {
+			sent++;
+		} else {
+			RETURNS(-EAGAIN, rc);
+			refused++;
+			thmq_poll(w.env, SECOND / 1000);
+		}
+	}
+	CHECK(refused == 50 && sent < 20000); /* ring and window, not more */
+	for (i = 0; i < 10000; i++) {         /* without a reader old ones make room */
+		rc = thmq_send(q, body, sizeof(body), NULL);
+		if (rc == -EAGAIN)
+			MUST(thmq_flush(q, SECOND));
+		else
+			more++;
+	}
+	CHECK(more > 1000);
+	RETURNS(-ETIMEDOUT, thmq_flush(p, SECOND / 50));
+	MUST(thmq_consumer_close(idle, SECOND));
+	RETURNS(0, thmq_flush(p, 5 * SECOND)); /* nobody is waited for any more */
+	RETURNS(sent, thmq_watermark(p));
+	RETURNS(0, thmq_session_close(other, SECOND));
 	world_down(&w);
 }
 
@@ -286,7 +373,7 @@ static void time_outs_of_nothing(void)
 	up();
 	MUST(thmq_topic_create(w.session, "t", NULL));
 	MUST(thmq_producer_open(w.session, "t", NULL, &p));
-	RETURNS(0, thmq_flush(p, 0));	   /* nothing to wait for */
+	RETURNS(0, thmq_flush(p, 0));    /* nothing to wait for */
 	MUST(thmq_flush(p, UINT64_MAX)); /* for ever is no overflow */
 	MUST(thmq_send(p, "x", 1, NULL));
 	MUST(thmq_flush(p, UINT64_MAX));
@@ -301,7 +388,9 @@ static void time_outs_of_nothing(void)
 static const struct bad_case cases[] = {
 	{"never_released", never_released},
 	{"never_committed", never_committed},
+	{"busy_member", busy_member},
 	{"events_never_taken", events_never_taken},
+	{"volatile_reader_that_does_not_read", volatile_reader_that_does_not_read},
 	{"undriven_core_at_open", undriven_core_at_open},
 	{"undriven_core_of_a_session", undriven_core_of_a_session},
 	{"owner_that_does_not_drive", owner_that_does_not_drive},

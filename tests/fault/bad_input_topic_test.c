@@ -35,9 +35,9 @@ static const char *long_name(unsigned len)
 
 static void topic_names(void)
 {
-	static const char *const bad[] = {"",	    ".",	"..",	     "a b",   "a/b",  "/",
-					  "a\tb",   "a\nb",	"caf\xc3\xa9", "a:b", "a*",   "a?",
-					  "%s%s%n", "\x01",	"a\\b",	     "\"",    "a;b"};
+	static const char *const bad[] = {"",       ".",    "..",          "a b", "a/b", "/",
+					  "a\tb",   "a\nb", "caf\xc3\xa9", "a:b", "a*",  "a?",
+					  "%s%s%n", "\x01", "a\\b",        "\"",  "a;b"};
 	struct thmq_topic_info info = {.size = sizeof(info)};
 	struct thmq_producer *p = NULL;
 	struct thmq_consumer *c = NULL;
@@ -123,8 +123,7 @@ static void broker_names(void)
 
 	up();
 	MUST(thmq_broker_open(w.env, THMQ_BROKER_OPTS(.name = "one"), &b));
-	SAYS(-EEXIST, "one",
-	     thmq_broker_open(w.env, THMQ_BROKER_OPTS(.name = "one"), (void *)&s));
+	SAYS(-EEXIST, "one", thmq_broker_open(w.env, THMQ_BROKER_OPTS(.name = "one"), (void *)&s));
 	CHECK(!s);
 	/* two brokers: a bare inproc:// is the unnamed one's, or it must be said which */
 	SAYS(-EPROTONOSUPPORT, "tcp",
@@ -177,13 +176,11 @@ static void absent_partitions(void)
 	     thmq_partition_describe(w.session, "t", UINT32_MAX, NULL, &part));
 	MUST(thmq_producer_open(w.session, "t", NULL, &p));
 	RETURNS(-THMQ_ENOPARTITION,
-		thmq_claim(p,
-			   THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 2), 8,
+		thmq_claim(p, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 2), 8,
 			   &claim));
-	RETURNS(-THMQ_ENOPARTITION,
-		thmq_send(p, "x", 1,
-			  THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
-					    .partition = UINT32_MAX)));
+	RETURNS(-THMQ_ENOPARTITION, thmq_send(p, "x", 1,
+					      THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+								.partition = UINT32_MAX)));
 	MUST(thmq_consumer_open(w.session, "t", NULL, NULL, &c));
 	SAYS(-THMQ_ENOPARTITION, "2", thmq_seek(c, 2, THMQ_START_BEGIN, 0));
 	MUST(thmq_consumer_close(c, SECOND));
@@ -383,13 +380,13 @@ static void foreign_messages(void)
 	RETURNS(1, fetch_one(c, &m));
 	copy = m;
 	RETURNS(-EINVAL, thmq_release(d, &m, 1)); /* of another consumer */
-	RETURNS(-EINVAL, thmq_ack(d, &m));	  /* which has no group */
+	RETURNS(-EINVAL, thmq_ack(d, &m));        /* which has no group */
 	RETURNS(-EINVAL, thmq_ack(c, &none));
 	RETURNS(-EINVAL, thmq_release(c, &none, 1));
 	RETURNS(0, thmq_ack(c, &m));
 	RETURNS(0, thmq_release(c, &m, 1));
 	RETURNS(-EINVAL, thmq_release(c, &copy, 1)); /* twice */
-	RETURNS(0, thmq_ack(c, &copy));		     /* need not be held any more */
+	RETURNS(0, thmq_ack(c, &copy));              /* need not be held any more */
 	RETURNS(0, thmq_consumer_flush(c, 5 * SECOND));
 	MUST(thmq_consumer_close(c, SECOND));
 	MUST(thmq_consumer_close(d, SECOND));
@@ -442,9 +439,9 @@ static void without_a_directory(void)
 	SAYS(-ENOTSUP, "logged", thmq_topic_create(v.session, "logged", NULL));
 	MUST(thmq_topic_create(v.session, "ring", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)));
 	/* what it cannot prove it does not promise */
-	RETURNS(-ENOTSUP, thmq_producer_open(
-				 v.session, "ring",
-				 THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_DURABLE), &p));
+	RETURNS(-ENOTSUP,
+		thmq_producer_open(v.session, "ring",
+				   THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_DURABLE), &p));
 	MUST(thmq_producer_open(v.session, "ring", NULL, &p));
 	MUST(thmq_send(p, "x", 1, NULL));
 	MUST(thmq_flush(p, SECOND));

@@ -28,8 +28,8 @@
 #define THMQI_MAX(a, b) ((a) > (b) ? (a) : (b))
 #define THMQI_ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-/* Asserts are for facts about our own state, never for bytes from outside. In release builds a failed
- * one is counted and the caller goes on to its error path; debug builds trap. */
+/* Asserts are for facts about our own state, never for bytes from outside. Debug builds trap; others do
+ * not look, since the library never ends its host: what could hurt there needs an error path as well. */
 #if defined(THMQI_DEBUG)
 #define thmqi_assert(x) ((x) ? (void)0 : __builtin_trap())
 #else

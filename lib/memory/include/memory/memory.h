@@ -25,7 +25,7 @@ struct thmqi_buf {
 	uint32_t size; /* of the block: a power of two, THMQI_POOL_BLOCK_MIN … _MAX */
 	uint32_t refs; /* owner core only */
 	int32_t slab_index; /* of its slab; registered buffers of a ring have the same index; see registrar */
-	uint32_t reserved;
+	_Atomic uint32_t remote; /* references dropped by others, not yet taken in */
 	struct thmqi_pool *pool; /* where it goes home to */
 	struct thmqi_buf *next;  /* free or home-coming list */
 	uint64_t user;           /* the holder's */

@@ -3,8 +3,8 @@
  * reactor.h - cores: run-to-completion loops. A core owns its pool, its ring, its timers, and the state of
  * everything that was given to it. Sharing is by message: thmqi_core_post() from any thread.
  *
- * One iteration: drain posted tasks, run due timers, every poller within its budget, submit the ring,
- * reap completions, run the end-of-iteration hooks. Spin, arm, poll once more, sleep - in one place.
+ * One iteration: completions, posted tasks, timers that are due, every poller within its budget, the
+ * end-of-iteration hooks, one submission. Spin, arm, poll once more, sleep - in one place. doc/cores.md tells more.
  */
 #ifndef THMQI_REACTOR_H
 #define THMQI_REACTOR_H
@@ -35,7 +35,8 @@ struct thmqi_poller {
 	int (*poll)(struct thmqi_poller *p, uint32_t budget);
 	bool (*arm)(struct thmqi_poller *p);
 	void (*disarm)(struct thmqi_poller *p);
-	/* Called once at the end of an iteration in which anything was done: submit what has gathered. May be NULL. */
+	/* Called at the end of an iteration in which anything was done, and of the first one of each thmqi_core_poll(),
+	 * since the owner may have given work to its objects before: submit what has gathered. May be NULL. */
 	void (*finish)(struct thmqi_poller *p);
 	struct thmqi_list link; /* the core's */
 };
@@ -99,9 +100,9 @@ static inline bool thmqi_core_is_mine(const struct thmq_core *c)
 	return atomic_load_explicit(&c->owner, memory_order_relaxed) == thmqi_thread_self();
 }
 
-/* thmq_poll(): see thundermq.h. */
+/* thmq_poll(): see thundermq.h. A mere wake-up is no work. */
 int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns);
-/* For a host's own loop: descriptor and arm. */
+/* For a host's own loop: descriptor and arm, by the owner. Under policy poll arm always returns 1. */
 int thmqi_core_fd(struct thmq_core *core);
 int thmqi_core_arm(struct thmq_core *core);
 

@@ -18,5 +18,7 @@ int thmqi_topology_cpu(const struct thmqi_topology *t, uint32_t index);
 int thmqi_topology_node(const struct thmqi_topology *t, uint32_t index);
 /* Bind the calling thread to the @index-th (modulo their number). 0 or negative errno. */
 int thmqi_topology_bind(struct thmqi_topology *t, uint32_t index);
+/* Let the calling thread run on all of them again. */
+int thmqi_topology_unbind(struct thmqi_topology *t);
 
 #endif

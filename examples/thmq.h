@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* thmq.h - what the commands of the thmq program share. Public headers of the library only. */
+#ifndef THMQ_PROGRAM_H
+#define THMQ_PROGRAM_H
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thundermq/thundermq.h>
+
+#define SECOND 1000000000ull
+
+enum exit_code { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NOT_FOUND = 3, EXIT_DAMAGE = 4, EXIT_BUSY = 5 };
+
+/* An option: "--name" with or without a value. */
+struct option_spec {
+	const char *name;
+	const char **value; /* takes one */
+	bool *flag; /* or is one */
+};
+
+extern volatile sig_atomic_t interrupted; /* by SIGINT or SIGTERM */
+
+/* Takes options out of argv; what is left are words. Return: their number, or -1 after saying what is wrong. */
+int parse_options(int argc, char **argv, const struct option_spec *specs);
+int fail(int rc, const char *format, ...) __attribute__((format(printf, 2, 3))); /* says why; the exit code for rc */
+int usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+bool parse_number(const char *text, uint64_t max, uint64_t *ret_number);
+uint64_t clock_ns(void);
+void print_json_string(FILE *out, const void *data, size_t len); /* as "…", or as {"base64": …} if it is not UTF-8 */
+
+/* An environment, a broker on a directory, and a session. */
+struct connection {
+	struct thmq_env *env;
+	struct thmq_broker *broker;
+	struct thmq_session *session;
+};
+int connect_dir(struct connection *c, const char *dir, bool create, uint32_t policy); /* 0 or an exit code, said */
+int disconnect(struct connection *c, int code);
+
+int cmd_pub(int argc, char **argv);
+int cmd_sub(int argc, char **argv);
+int cmd_topic(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
+int cmd_dump(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+
+#endif

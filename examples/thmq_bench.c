@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* thmq_bench.c - thmq bench: a first impression of a directory's device; bench/ in the sources measures properly. */
+#include <errno.h>
+
+#include "thmq.h"
+
+#define SAMPLES_MAX (1u << 20)
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static void print_latency(const char *what, uint64_t *ns, uint32_t n, bool json)
+{
+	qsort(ns, n, sizeof(*ns), by_value);
+	if (json)
+		printf("{\"what\":\"%s\",\"count\":%u,\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f}\n", what, n,
+		       (double)ns[n / 2] / 1e3, (double)ns[(uint64_t)n * 99 / 100] / 1e3,
+		       (double)ns[(uint64_t)n * 999 / 1000] / 1e3);
+	else
+		printf("%-34s p50 %9.1f us   p99 %9.1f us   p99.9 %9.1f us\n", what, (double)ns[n / 2] / 1e3,
+		       (double)ns[(uint64_t)n * 99 / 100] / 1e3, (double)ns[(uint64_t)n * 999 / 1000] / 1e3);
+}
+
+/* One message at a time, each awaited. */
+static int one_by_one(struct connection *c, uint32_t level, const char *what, const void *data, uint32_t size,
+		      uint64_t seconds, bool json)
+{
+	uint64_t *ns = malloc(SAMPLES_MAX * sizeof(*ns)), until = clock_ns() + seconds * SECOND, begin;
+	struct thmq_producer *p;
+	uint32_t n = 0;
+	int rc;
+
+	if (!ns)
+		return fail(-ENOMEM, "out of memory");
+	rc = thmq_producer_open(c->session, "thmq-bench", THMQ_PRODUCER_OPTS(.durability = level), &p);
+	while (!rc && !interrupted && n < SAMPLES_MAX && (begin = clock_ns()) < until) {
+		int64_t seq = thmq_send(p, data, size, NULL);
+
+		while (seq == -EAGAIN && thmq_poll(c->env, SECOND) >= 0) /* the device is behind */
+			seq = thmq_send(p, data, size, NULL);
+		if (seq < 0)
+			rc = (int)seq;
+		while (!rc && thmq_watermark(p) < seq)
+			rc = thmq_poll(c->env, SECOND) < 0 ? -EIO : 0;
+		ns[n++] = clock_ns() - begin;
+	}
+	if (rc == 0 && n)
+		print_latency(what, ns, n, json);
+	free(ns);
+	return rc ? fail(rc, "%s: %s", what, thmq_strerror(rc)) : (thmq_producer_close(p, SECOND * 10), 0);
+}
+
+/* As many outstanding as the window takes. */
+static int pipelined(struct connection *c, uint32_t level, const char *what, const void *data, uint32_t size,
+		     uint64_t seconds, bool json)
+{
+	uint64_t begin = clock_ns(), until = begin + seconds * SECOND, count = 0;
+	struct thmq_producer *p;
+	int64_t seq = 0;
+	int rc = thmq_producer_open(c->session, "thmq-bench", THMQ_PRODUCER_OPTS(.durability = level), &p);
+	double took;
+
+	while (!rc && !interrupted && clock_ns() < until) {
+		uint32_t i;
+
+		for (i = 0; i < 256 && seq >= 0; i++) {
+			seq = thmq_send(p, data, size, NULL);
+			count += seq > 0;
+		}
+		if (seq == -EAGAIN)
+			seq = 0;
+		if (seq < 0)
+			rc = (int)seq;
+		thmq_poll(c->env, 0);
+	}
+	if (rc == 0)
+		rc = thmq_flush(p, 60 * SECOND);
+	took = (double)(clock_ns() - begin) / 1e9;
+	if (rc)
+		return fail(rc, "%s: %s", what, thmq_strerror(rc));
+	if (json)
+		printf("{\"what\":\"%s\",\"messages_per_s\":%.0f,\"mb_per_s\":%.1f}\n", what, (double)count / took,
+		       (double)count * size / took / 1e6);
+	else
+		printf("%-34s %10.0f messages/s   %8.1f MB/s\n", what, (double)count / took,
+		       (double)count * size / took / 1e6);
+	thmq_producer_close(p, 10 * SECOND);
+	return 0;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+	const char *seconds_text = NULL, *size_text = NULL;
+	uint64_t seconds = 2, size = 100;
+	bool json = false;
+	const struct option_spec specs[] = {{"--seconds", &seconds_text, NULL},
+					    {"--size", &size_text, NULL},
+					    {"--json", NULL, &json},
+					    {NULL, NULL, NULL}};
+	int words = parse_options(argc, argv, specs), rc;
+	struct connection c;
+	void *data;
+
+	if (words < 0)
+		return EXIT_USAGE;
+	if (words != 1)
+		return usage_error("bench needs a directory");
+	if ((seconds_text && (!parse_number(seconds_text, 3600, &seconds) || !seconds)) ||
+	    (size_text && !parse_number(size_text, 500000, &size)))
+		return usage_error("--seconds is 1 to 3600, --size up to 500000");
+	data = calloc(1, size + 1);
+	if (!data)
+		return fail(-ENOMEM, "out of memory");
+	rc = connect_dir(&c, argv[0], true, THMQ_POLICY_POLL);
+	if (rc) {
+		free(data);
+		return rc;
+	}
+	rc = thmq_topic_create(c.session, "thmq-bench", NULL);
+	if (rc) {
+		rc = fail(rc, "%s", thmq_errmsg());
+	} else {
+		rc = one_by_one(&c, THMQ_DURABILITY_DURABLE, "durable, one at a time", data, (uint32_t)size, seconds, json);
+		if (!rc)
+			rc = pipelined(&c, THMQ_DURABILITY_DURABLE, "durable, many outstanding", data, (uint32_t)size,
+				       seconds, json);
+		if (!rc)
+			rc = one_by_one(&c, THMQ_DURABILITY_MEMORY, "memory, one at a time", data, (uint32_t)size, 1, json);
+		thmq_topic_delete(c.session, "thmq-bench");
+	}
+	free(data);
+	return disconnect(&c, rc);
+}

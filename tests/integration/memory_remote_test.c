@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * memory_remote_test.c - blocks of one core's pool dropped by four other threads while the core goes on allocating: none
+ * is lost, none comes twice, and what a thread wrote before it let go is seen by the next holder. Some blocks have a
+ * reference for each thread, dropped at the same time. A plain program, so that it also runs under the thread sanitizer.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "memory/memory.h"
+
+#define THREADS 4u
+#define ROUNDS 150000u
+#define RING 256u
+
+/* From the owner to one thread: one writes, one reads. */
+struct ring {
+	struct thmqi_buf *bufs[RING];
+	_Alignas(64) _Atomic uint32_t head;
+	_Alignas(64) _Atomic uint32_t tail;
+	pthread_t thread;
+	uint32_t number;
+	uint64_t wrong;
+};
+
+static struct ring rings[THREADS];
+static _Atomic bool done;
+
+static bool give(struct ring *r, struct thmqi_buf *b)
+{
+	uint32_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
+
+	if (head - atomic_load_explicit(&r->tail, memory_order_acquire) == RING)
+		return false;
+	r->bufs[head % RING] = b;
+	atomic_store_explicit(&r->head, head + 1, memory_order_release);
+	return true;
+}
+
+static void *let_go(void *arg)
+{
+	struct ring *r = arg;
+	uint32_t tail = 0;
+	struct thmqi_buf *b;
+
+	for (;;) {
+		if (tail == atomic_load_explicit(&r->head, memory_order_acquire)) {
+			if (atomic_load(&done) && tail == atomic_load(&r->head))
+				return NULL;
+			sched_yield();
+			continue;
+		}
+		b = r->bufs[tail % RING];
+		atomic_store_explicit(&r->tail, ++tail, memory_order_release);
+		if (b->data[0] != (uint8_t)b->user)
+			r->wrong++;
+		/* a word of its own: shared blocks are written by all at once */
+		b->data[64 * (1 + r->number)] = (uint8_t)tail;
+		thmqi_buf_unref_remote(b);
+	}
+}
+
+static bool room_in_all(void)
+{
+	uint32_t i;
+
+	for (i = 0; i < THREADS; i++)
+		if (atomic_load(&rings[i].head) - atomic_load_explicit(&rings[i].tail, memory_order_acquire) == RING)
+			return false;
+	return true;
+}
+
+/* One block for one thread, or with a reference for each. */
+static int hand_out(struct thmqi_pool *pool, uint32_t round, struct thmqi_prng *prng)
+{
+	struct thmqi_buf *b;
+	uint32_t i;
+	int rc = thmqi_buf_alloc(pool, (uint32_t)thmqi_prng_below(prng, 40000), &b);
+
+	if (rc)
+		return rc;
+	memset(b->data, (uint8_t)round, 64 * (1 + THREADS));
+	b->user = round;
+	if (round % 3) {
+		give(&rings[round % THREADS], b);
+		return 0;
+	}
+	for (i = 1; i < THREADS; i++)
+		thmqi_buf_ref(b);
+	for (i = 0; i < THREADS; i++)
+		give(&rings[i], b);
+	return 0;
+}
+
+int main(void)
+{
+	struct thmqi_pool_stats stats;
+	struct thmqi_slabs *slabs;
+	struct thmqi_pool *pool;
+	struct thmqi_prng prng;
+	uint32_t round, i, full = 0, left;
+	uint64_t wrong = 0, given = 0;
+
+	alarm(120);
+	if (thmqi_slabs_open(1, &slabs) || thmqi_pool_open(slabs, &pool))
+		return 1;
+	thmqi_prng_seed(&prng, 11);
+	for (i = 0; i < THREADS; i++) {
+		rings[i].number = i;
+		if (pthread_create(&rings[i].thread, NULL, let_go, &rings[i]))
+			return 1;
+	}
+	for (round = 0; round < ROUNDS;) {
+		thmqi_pool_drain(pool);
+		if (!room_in_all()) {
+			sched_yield();
+			continue;
+		}
+		if (hand_out(pool, round, &prng)) {
+			full++;
+			sched_yield();
+			continue;
+		}
+		given += round % 3 ? 1 : THREADS;
+		round++;
+	}
+	atomic_store(&done, true);
+	for (i = 0; i < THREADS; i++) {
+		pthread_join(rings[i].thread, NULL);
+		wrong += rings[i].wrong;
+	}
+	thmqi_pool_drain(pool);
+	thmqi_pool_stats(pool, &stats);
+	left = thmqi_pool_close(pool);
+	thmqi_slabs_close(slabs);
+	printf("%u blocks, %llu references given, %llu came home, %llu wrong, %u times full, %u left\n", ROUNDS,
+	       (unsigned long long)given, (unsigned long long)stats.remote_frees, (unsigned long long)wrong, full, left);
+	return wrong || left || stats.in_use || stats.remote_frees != given;
+}

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api_abi_test.c - what a compiled program has of us: sizes, offsets and numbers. A struct may grow at its end, then its
+ * line here changes; nothing else here ever does. That no struct has implicit padding is checked by tests/abi/headers.sh,
+ * that compiles the headers with -Wpadded.
+ */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <thundermq/log.h>
+#include <thundermq/thundermq.h>
+
+TestSuite(api_abi, .timeout = 30);
+
+#define STRUCT(type, size, last, at)                                                                           \
+	{                                                                                                      \
+#type, size, sizeof(struct type), #last, at, offsetof(struct type, last),                              \
+			offsetof(struct type, last) + sizeof(((struct type *)0)->last)                         \
+	}
+
+static const struct {
+	const char *name;
+	size_t size, size_now;
+	const char *last;
+	size_t at, at_now, end_now;
+} structs[] = {
+	/* options and statistics: may grow */
+	STRUCT(thmq_env_opts, 40, spin_ns, 32),
+	STRUCT(thmq_env_stats, 104, read_bytes, 96),
+	STRUCT(thmq_broker_opts, 64, reserved, 60),
+	STRUCT(thmq_broker_stats, 96, direct_io, 92),
+	STRUCT(thmq_session_opts, 32, timeout_ns, 24),
+	STRUCT(thmq_topic_opts, 24, volatile_bytes, 16),
+	STRUCT(thmq_topic_info, 280, name, 24),
+	STRUCT(thmq_partition_info, 48, lag, 40),
+	STRUCT(thmq_producer_opts, 24, cookie, 16),
+	STRUCT(thmq_message_opts, 48, time_ns, 40),
+	STRUCT(thmq_consumer_opts, 48, cookie, 40),
+	STRUCT(thmq_log_events, 56, checkpoint, 48),
+	STRUCT(thmq_log_opts, 80, log_id, 64),
+	STRUCT(thmq_log_stats, 136, reserved, 132),
+	STRUCT(thmq_log_visitor, 32, finding, 24),
+	/* arrays of the caller's, and what is stored: never change */
+	STRUCT(thmq_claim, 48, internal, 16),
+	STRUCT(thmq_message, 72, internal, 56),
+	STRUCT(thmq_event, 80, reserved, 64),
+	STRUCT(thmq_run_header, 96, header_crc, 92),
+	STRUCT(thmq_record, 16, flags, 15),
+	STRUCT(thmq_log_run, 40, term, 32),
+	STRUCT(thmq_log_view, 56, internal, 40),
+	STRUCT(thmq_log_batch, 56, version, 54),
+	STRUCT(thmq_log_finding, 24, text, 16),
+};
+
+Test(api_abi, sizes_and_last_offsets_are_those_of_the_release)
+{
+	for (size_t i = 0; i < sizeof(structs) / sizeof(structs[0]); i++) {
+		cr_assert_eq(structs[i].size, structs[i].size_now, "%s: %zu bytes, not %zu", structs[i].name,
+			     structs[i].size_now, structs[i].size);
+		cr_assert_eq(structs[i].at, structs[i].at_now, "%s.%s is at %zu, not %zu", structs[i].name,
+			     structs[i].last, structs[i].at_now, structs[i].at);
+		cr_assert_eq(structs[i].end_now, structs[i].size_now, "%s: something lies behind %s",
+			     structs[i].name, structs[i].last);
+	}
+}
+
+/* of those whose arrays the caller makes, or that are stored, every field */
+Test(api_abi, fields_of_what_cannot_grow_stay_where_they_are)
+{
+#define AT(type, field, at) cr_assert_eq(offsetof(struct type, field), at, #type "." #field)
+	AT(thmq_claim, data, 0);
+	AT(thmq_claim, len, 8);
+	AT(thmq_claim, partition, 12);
+	AT(thmq_message, data, 0);
+	AT(thmq_message, key, 8);
+	AT(thmq_message, tag, 16);
+	AT(thmq_message, len, 24);
+	AT(thmq_message, key_len, 28);
+	AT(thmq_message, tag_len, 32);
+	AT(thmq_message, partition, 36);
+	AT(thmq_message, offset, 40);
+	AT(thmq_message, time_ns, 48);
+	AT(thmq_event, type, 0);
+	AT(thmq_event, error, 4);
+	AT(thmq_event, producer, 8);
+	AT(thmq_event, consumer, 16);
+	AT(thmq_event, cookie, 24);
+	AT(thmq_event, sequence, 32);
+	AT(thmq_event, offset, 40);
+	AT(thmq_event, count, 48);
+	AT(thmq_event, partition, 56);
+	AT(thmq_event, durability, 60);
+	AT(thmq_run_header, magic, 0);
+	AT(thmq_run_header, len, 4);
+	AT(thmq_run_header, base_offset, 8);
+	AT(thmq_run_header, partition, 16);
+	AT(thmq_run_header, count, 20);
+	AT(thmq_run_header, span, 24);
+	AT(thmq_run_header, encoding, 28);
+	AT(thmq_run_header, flags, 30);
+	AT(thmq_run_header, producer_id, 32);
+	AT(thmq_run_header, first_sequence, 40);
+	AT(thmq_run_header, transaction, 48);
+	AT(thmq_run_header, first_time_ns, 56);
+	AT(thmq_run_header, last_time_ns, 64);
+	AT(thmq_run_header, producer_epoch, 72);
+	AT(thmq_run_header, reserved, 76);
+	AT(thmq_run_header, tag_filter, 80);
+	AT(thmq_run_header, payload_crc, 88);
+	AT(thmq_record, size, 0);
+	AT(thmq_record, tag_hash, 4);
+	AT(thmq_record, time_delta_us, 8);
+	AT(thmq_record, key_len, 12);
+	AT(thmq_record, tag_len, 14);
+}
+
+/* a caller's size decides how much is read: it and the flags are where every version finds them */
+Test(api_abi, options_begin_with_size_and_flags)
+{
+#define OPTS(type)                                                                                             \
+	do {                                                                                                   \
+		struct type o, zero = {.size = sizeof(o)};                                                     \
+		AT(type, size, 0);                                                                             \
+		AT(type, flags, 4);                                                                            \
+		cr_assert_eq(sizeof(o.size) + sizeof(o.flags), 8);                                             \
+		memset(&o, 0xaa, sizeof(o));                                                                   \
+		type##_init(&o);                                                                               \
+		cr_assert_eq(memcmp(&o, &zero, sizeof(o)), 0, #type "_init(): size, and zero for default");    \
+	} while (0)
+	OPTS(thmq_env_opts);
+	OPTS(thmq_broker_opts);
+	OPTS(thmq_session_opts);
+	OPTS(thmq_topic_opts);
+	OPTS(thmq_producer_opts);
+	OPTS(thmq_message_opts);
+	OPTS(thmq_consumer_opts);
+	OPTS(thmq_log_opts);
+}
+
+Test(api_abi, the_macros_make_what_init_makes)
+{
+#define SAME(type, macro)                                                                                      \
+	do {                                                                                                   \
+		struct type o;                                                                                 \
+		type##_init(&o);                                                                               \
+		cr_assert_eq(memcmp(&o, macro(.flags = 0), sizeof(o)), 0, #macro);                             \
+	} while (0)
+	SAME(thmq_env_opts, THMQ_ENV_OPTS);
+	SAME(thmq_broker_opts, THMQ_BROKER_OPTS);
+	SAME(thmq_session_opts, THMQ_SESSION_OPTS);
+	SAME(thmq_topic_opts, THMQ_TOPIC_OPTS);
+	SAME(thmq_producer_opts, THMQ_PRODUCER_OPTS);
+	SAME(thmq_message_opts, THMQ_MESSAGE_OPTS);
+	SAME(thmq_consumer_opts, THMQ_CONSUMER_OPTS);
+	SAME(thmq_log_opts, THMQ_LOG_OPTS);
+}
+
+Test(api_abi, numbers_never_change)
+{
+	static const struct {
+		const char *name;
+		unsigned long long value, value_now;
+	} numbers[] = {
+#define IS(name, value) {#name, value, name}
+		IS(THMQ_CLASS_OK, 0),
+		IS(THMQ_CLASS_RETRY, 1),
+		IS(THMQ_CLASS_BACKPRESSURE, 2),
+		IS(THMQ_CLASS_HANDLE, 3),
+		IS(THMQ_CLASS_ENVIRONMENT, 4),
+		IS(THMQ_CLASS_CALLER, 5),
+		IS(THMQ_ECORRUPT, 1024),
+		IS(THMQ_ENOTLEADER, 1025),
+		IS(THMQ_EFENCED, 1026),
+		IS(THMQ_EOFFSETRANGE, 1027),
+		IS(THMQ_EVERSION, 1028),
+		IS(THMQ_ENOTOPIC, 1029),
+		IS(THMQ_ENOPARTITION, 1030),
+		IS(THMQ_EFAILED, 1031),
+		IS(THMQ_DURABILITY_DEFAULT, 0),
+		IS(THMQ_DURABILITY_MEMORY, 1),
+		IS(THMQ_DURABILITY_WRITTEN, 2),
+		IS(THMQ_DURABILITY_DURABLE, 3),
+		IS(THMQ_DURABILITY_QUORUM, 4),
+		IS(THMQ_DURABILITY_ALL, 5),
+		IS(THMQ_POLICY_DEFAULT, 0),
+		IS(THMQ_POLICY_POLL, 1),
+		IS(THMQ_POLICY_EVENT, 2),
+		IS(THMQ_POLICY_FIXED, 3),
+		IS(THMQ_ENV_FIRST_CPU, 1),
+		IS(THMQ_ENV_NO_PIN, 2),
+		IS(THMQ_ENV_ALLOW_THREADS, 4),
+		IS(THMQ_ENV_NO_URING, 8),
+		IS(THMQ_BROKER_NO_CREATE, 1),
+		IS(THMQ_TOPIC_VOLATILE, 1),
+		IS(THMQ_TOPIC_IF_ABSENT, 2),
+		IS(THMQ_PRODUCER_REPORT, 1),
+		IS(THMQ_MESSAGE_PARTITION, 1),
+		IS(THMQ_MESSAGE_TIME, 2),
+		IS(THMQ_START_DEFAULT, 0),
+		IS(THMQ_START_BEGIN, 1),
+		IS(THMQ_START_END, 2),
+		IS(THMQ_START_OFFSET, 3),
+		IS(THMQ_START_TIME, 4),
+		IS(THMQ_CONSUMER_START_ALWAYS, 1),
+		IS(THMQ_EVENT_SETTLED, 1),
+		IS(THMQ_EVENT_FAILED, 2),
+		IS(THMQ_EVENT_LOST, 3),
+		IS(THMQ_EVENT_ASSIGNED, 4),
+		IS(THMQ_EVENT_REVOKED, 5),
+		IS(THMQ_EVENT_STALLED, 6),
+		IS(THMQ_EVENT_OFFSETRANGE, 7),
+		IS(THMQ_EVENT_ERROR, 8),
+		IS(THMQ_EVENT_CLOSED, 9),
+		IS(THMQ_EVENT_DROPPED, 10),
+		IS(THMQ_RUN_MAGIC, 0x314e5552),
+		IS(THMQ_RUN_RECORDS, 1),
+		IS(THMQ_RUN_STATE, 2),
+		IS(THMQ_RUN_OPAQUE, 3),
+		IS(THMQ_RUN_SPARSE, 1),
+		IS(THMQ_RUN_RELOCATED, 2),
+		IS(THMQ_LOG_NO_CREATE, 1),
+		IS(THMQ_FINDING_TORN_TAIL, 1),
+		IS(THMQ_FINDING_DAMAGE, 2),
+		IS(THMQ_FINDING_MISSING, 3),
+		IS(THMQ_FINDING_FOREIGN, 4),
+		IS(THMQ_FINDING_VERSION, 5),
+	};
+
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		cr_assert_eq(numbers[i].value, numbers[i].value_now, "%s is %llu, not %llu", numbers[i].name,
+			     numbers[i].value_now, numbers[i].value);
+}

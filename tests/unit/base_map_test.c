@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* base_map_test.c - the map from a number to a pointer, against a model, with kind and unkind keys. */
+#include <criterion/criterion.h>
+
+#include "base/base.h"
+
+#define KEYS 1500u
+
+static struct thmqi_map map;
+static uint8_t things[KEYS * 2]; /* what the map points to: only the addresses count */
+
+static void open_map(void)
+{
+	thmqi_map_init(&map);
+}
+
+static void close_map(void)
+{
+	thmqi_map_fini(&map);
+}
+
+TestSuite(base_map, .init = open_map, .fini = close_map, .timeout = 60);
+
+Test(base_map, an_empty_one_has_nothing)
+{
+	uint32_t iter = 0;
+
+	cr_assert_null(thmqi_map_get(&map, 0));
+	cr_assert_null(thmqi_map_remove(&map, 0));
+	cr_assert_null(thmqi_map_next(&map, &iter));
+	thmqi_map_fini(&map); /* nothing was allocated; a second one is harmless */
+}
+
+Test(base_map, put_replaces)
+{
+	cr_assert_eq(thmqi_map_put(&map, 7, &things[0]), 0);
+	cr_assert_eq(thmqi_map_put(&map, 7, &things[1]), 0);
+	cr_assert_eq(map.count, 1);
+	cr_assert_eq(thmqi_map_remove(&map, 7), &things[1]);
+	cr_assert_eq(map.count, 0);
+	cr_assert_null(thmqi_map_get(&map, 7));
+}
+
+Test(base_map, zero_and_the_largest_number_are_keys_as_any_other)
+{
+	cr_assert_eq(thmqi_map_put(&map, 0, &things[0]), 0);
+	cr_assert_eq(thmqi_map_put(&map, UINT64_MAX, &things[1]), 0);
+	cr_assert_eq(thmqi_map_get(&map, 0), &things[0]);
+	cr_assert_eq(thmqi_map_get(&map, UINT64_MAX), &things[1]);
+}
+
+Test(base_map, null_is_no_value)
+{
+	cr_assert_eq(thmqi_map_put(&map, 1, NULL), -EINVAL);
+	cr_assert_eq(map.count, 0);
+	cr_assert_null(thmqi_map_get(&map, 1));
+}
+
+/* ------------------------------------------------------------ random model */
+
+static uint64_t plain(uint32_t i)
+{
+	return i;
+}
+
+static uint64_t high_bits_only(uint32_t i)
+{
+	return (uint64_t)i << 48;
+}
+
+static uint64_t page_apart(uint32_t i)
+{
+	return (uint64_t)i * 4096;
+}
+
+/* all in one slot of a table of 16, 32, … 2048: the hash is the product's upper half, so undo the product */
+static uint64_t colliding(uint32_t i)
+{
+	uint64_t inverse = 1, odd = 0x9e3779b97f4a7c15ull;
+
+	for (int n = 0; n < 6; n++)
+		inverse *= 2 - odd * inverse;
+	return ((uint64_t)i << 44) * inverse;
+}
+
+static void check(void *const *model, uint64_t (*key)(uint32_t))
+{
+	static uint8_t seen[sizeof(things)];
+	uint32_t i, count = 0, iter = 0;
+	uint8_t *value;
+
+	memset(seen, 0, sizeof(seen));
+	for (i = 0; i < KEYS; i++) {
+		cr_assert_eq(thmqi_map_get(&map, key(i)), model[i]);
+		count += model[i] != NULL;
+	}
+	cr_assert_eq(map.count, count);
+	while ((value = thmqi_map_next(&map, &iter))) {
+		cr_assert_eq(seen[value - things]++, 0, "came twice");
+		count--;
+	}
+	cr_assert_eq(count, 0, "some did not come");
+}
+
+static void against_a_model(uint64_t (*key)(uint32_t), uint64_t seed)
+{
+	static void *model[KEYS];
+	struct thmqi_prng prng;
+	uint32_t round, i, puts;
+
+	thmqi_prng_seed(&prng, seed);
+	for (round = 0; round < 60000; round++) {
+		i = (uint32_t)thmqi_prng_below(&prng, KEYS);
+		/* waves: mostly puts, then mostly removals */
+		puts = round / 10000 % 2 ? 2 : 8;
+		if (thmqi_prng_below(&prng, 10) < puts) {
+			model[i] = &things[i + KEYS * (round % 2)];
+			cr_assert_eq(thmqi_map_put(&map, key(i), model[i]), 0);
+		} else {
+			cr_assert_eq(thmqi_map_remove(&map, key(i)), model[i]);
+			model[i] = NULL;
+		}
+		if (round % 1000 == 0)
+			check(model, key);
+	}
+	check(model, key);
+	for (i = 0; i < KEYS; i++)
+		thmqi_map_remove(&map, key(i));
+	cr_assert_eq(map.count, 0);
+}
+
+Test(base_map, does_what_a_model_does)
+{
+	against_a_model(plain, 1);
+}
+
+Test(base_map, does_so_with_keys_that_differ_in_high_bits_only)
+{
+	against_a_model(high_bits_only, 2);
+}
+
+Test(base_map, does_so_with_keys_a_page_apart)
+{
+	against_a_model(page_apart, 3);
+}
+
+Test(base_map, does_so_with_keys_that_all_collide)
+{
+	against_a_model(colliding, 4);
+}
+
+Test(base_map, never_gets_too_full_to_end_a_search)
+{
+	for (uint32_t i = 0; i < KEYS; i++) {
+		cr_assert_eq(thmqi_map_put(&map, i, &things[i]), 0);
+		cr_assert_leq(map.count * 4, (map.mask + 1) * 3);
+	}
+	cr_assert(thmqi_is_pow2((uint64_t)map.mask + 1));
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* memory_slabs_test.c - slabs of the global pool: limit, lending to pools, registration. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "memory/memory.h"
+
+#define MIB (1ull << 20)
+
+TestSuite(memory_slabs, .timeout = 60);
+
+static struct thmqi_slabs_stats stats_of(struct thmqi_slabs *s)
+{
+	struct thmqi_slabs_stats stats;
+
+	thmqi_slabs_stats(s, &stats);
+	return stats;
+}
+
+Test(memory_slabs, the_limit_is_rounded_up_to_slabs)
+{
+	struct thmqi_slabs *s;
+
+	cr_assert_eq(thmqi_slabs_open(1, &s), 0);
+	cr_assert_eq(stats_of(s).limit, THMQI_SLAB_BYTES);
+	cr_assert_eq(stats_of(s).bytes, 0, "nothing is taken yet");
+	thmqi_slabs_close(s);
+	cr_assert_eq(thmqi_slabs_open(THMQI_SLAB_BYTES + 1, &s), 0);
+	cr_assert_eq(stats_of(s).limit, 2 * THMQI_SLAB_BYTES);
+	thmqi_slabs_close(s);
+}
+
+Test(memory_slabs, a_limit_that_cannot_be_is_a_mistake)
+{
+	struct thmqi_slabs *s = NULL;
+
+	cr_assert_eq(thmqi_slabs_open(0, &s), -EINVAL);
+	cr_assert_eq(thmqi_slabs_open(UINT64_MAX, &s), -EINVAL);
+	cr_assert_eq(thmqi_slabs_open(1ull << 60, &s), -EINVAL);
+	cr_assert_null(s);
+}
+
+Test(memory_slabs, the_limit_holds_over_all_pools)
+{
+	struct thmqi_slabs *s;
+	struct thmqi_pool *a, *b;
+	struct thmqi_buf *in_a, *in_b;
+
+	cr_assert_eq(thmqi_slabs_open(2 * THMQI_SLAB_BYTES, &s), 0);
+	cr_assert_eq(thmqi_pool_open(s, &a), 0);
+	cr_assert_eq(thmqi_pool_open(s, &b), 0);
+	cr_assert_eq(thmqi_buf_alloc(a, 1, &in_a), 0);
+	cr_assert_eq(thmqi_buf_alloc(b, 1, &in_b), 0);
+	cr_assert_eq(thmqi_pool_reserve(a, THMQI_SLAB_BYTES), -ENOBUFS);
+	cr_assert_eq(thmqi_pool_reserve(a, THMQI_SLAB_BYTES - 4096), 0, "that much it has");
+	cr_assert_eq(stats_of(s).bytes, 2 * THMQI_SLAB_BYTES);
+	/* what a closed pool had, others get */
+	thmqi_buf_unref(in_b);
+	cr_assert_eq(thmqi_pool_close(b), 0);
+	cr_assert_eq(thmqi_pool_reserve(a, THMQI_SLAB_BYTES), 0);
+	cr_assert_eq(stats_of(s).slabs, 2);
+	thmqi_buf_unref(in_a);
+	cr_assert_eq(thmqi_pool_close(a), 0);
+	thmqi_slabs_close(s);
+}
+
+Test(memory_slabs, pools_come_and_go_within_one_slab)
+{
+	struct thmqi_slabs *s;
+	struct thmqi_pool *p;
+	struct thmqi_buf *b;
+
+	cr_assert_eq(thmqi_slabs_open(1, &s), 0);
+	for (int i = 0; i < 50; i++) {
+		cr_assert_eq(thmqi_pool_open(s, &p), 0);
+		cr_assert_eq(thmqi_buf_alloc(p, 100000, &b), 0);
+		memset(b->data, 1, b->size);
+		thmqi_buf_unref(b);
+		cr_assert_eq(thmqi_pool_close(p), 0);
+	}
+	cr_assert_eq(stats_of(s).slabs, 1);
+	thmqi_slabs_close(s);
+}
+
+Test(memory_slabs, closing_a_pool_tells_how_many_blocks_are_still_out)
+{
+	struct thmqi_slabs *s;
+	struct thmqi_pool *p;
+	struct thmqi_buf *b[3];
+
+	cr_assert_eq(thmqi_slabs_open(1, &s), 0);
+	cr_assert_eq(thmqi_pool_open(s, &p), 0);
+	for (int i = 0; i < 3; i++)
+		cr_assert_eq(thmqi_buf_alloc(p, 5000, &b[i]), 0);
+	thmqi_buf_unref_remote(b[0]); /* on its way home: it is not out */
+	cr_assert_eq(thmqi_pool_close(p), 2);
+	thmqi_slabs_close(s);
+}
+
+static uint64_t resident_bytes(void)
+{
+	unsigned long long size, resident;
+	FILE *f = fopen("/proc/self/statm", "r");
+
+	cr_assert(f && fscanf(f, "%llu %llu", &size, &resident) == 2);
+	fclose(f);
+	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* An environment in a container of 64 MiB: only what is touched counts, a huge page at most, and the metadata. */
+Test(memory_slabs, a_slab_costs_what_is_touched_of_it)
+{
+	struct thmqi_slabs *s;
+	struct thmqi_pool *p;
+	struct thmqi_buf *b;
+	uint64_t before;
+
+#if defined(__SANITIZE_ADDRESS__)
+	cr_skip_test("the sanitizer's shadow counts too");
+#endif
+	cr_assert_eq(thmqi_slabs_open(1024 * MIB, &s), 0);
+	before = resident_bytes();
+	cr_assert_eq(thmqi_pool_open(s, &p), 0);
+	cr_assert_eq(thmqi_buf_alloc(p, 4096, &b), 0);
+	memset(b->data, 1, b->size);
+	cr_assert_lt(resident_bytes() - before, 5 * MIB);
+	thmqi_buf_unref(b);
+	thmqi_pool_close(p);
+	thmqi_slabs_close(s);
+}
+
+/* ------------------------------------------------------------ registration */
+
+struct register_book {
+	struct thmqi_registrar registrar; /* first */
+	uint8_t *base[8];
+	uint32_t adds, removes;
+	uint32_t fail_from; /* adds from this index on are refused */
+};
+
+static int book_add(struct thmqi_registrar *r, void *base, size_t len, uint32_t slab_index)
+{
+	struct register_book *book = (struct register_book *)r;
+
+	cr_assert_eq(len, THMQI_SLAB_BYTES);
+	cr_assert_eq(slab_index, book->adds, "in order, each once");
+	cr_assert_eq((uintptr_t)base % THMQI_SLAB_BYTES, 0);
+	book->base[book->adds++] = base;
+	return slab_index >= book->fail_from ? -ENOMEM : 0;
+}
+
+static void book_remove(struct thmqi_registrar *r, void *base, size_t len, uint32_t slab_index)
+{
+	struct register_book *book = (struct register_book *)r;
+
+	cr_assert_eq(len, THMQI_SLAB_BYTES);
+	cr_assert_eq(book->base[slab_index], base);
+	book->base[slab_index] = NULL;
+	book->removes++;
+}
+
+#define BOOK(from) {.registrar = {.add = book_add, .remove = book_remove}, .fail_from = (from)}
+
+Test(memory_slabs, a_registrar_sees_all_slabs_of_its_pool_those_before_and_those_to_come)
+{
+	struct register_book mine = BOOK(UINT32_MAX), others = BOOK(UINT32_MAX);
+	struct thmqi_slabs *s;
+	struct thmqi_pool *p, *other;
+	struct thmqi_buf *b[5];
+	uint32_t i;
+
+	cr_assert_eq(thmqi_slabs_open(8 * THMQI_SLAB_BYTES, &s), 0);
+	cr_assert_eq(thmqi_pool_open(s, &p), 0);
+	cr_assert_eq(thmqi_pool_open(s, &other), 0);
+	cr_assert_eq(thmqi_pool_reserve(p, THMQI_SLAB_BYTES), 0);
+	thmqi_pool_subscribe(p, &mine.registrar);
+	thmqi_pool_subscribe(other, &others.registrar);
+	cr_assert_eq(mine.adds, 1);
+	for (i = 0; i < 5; i++)
+		cr_assert_eq(thmqi_buf_alloc(p, THMQI_POOL_BLOCK_MAX, &b[i]), 0);
+	cr_assert_eq(mine.adds, 2);
+	cr_assert_eq(others.adds, 0, "another core's memory is not its own");
+	for (i = 0; i < 5; i++) {
+		cr_assert_eq(b[i]->data - mine.base[b[i]->slab_index],
+			     (ptrdiff_t)((uintptr_t)b[i]->data % THMQI_SLAB_BYTES));
+		thmqi_buf_unref(b[i]);
+	}
+	cr_assert_eq(stats_of(s).registrations, 2);
+	cr_assert_eq(stats_of(s).registration_failures, 0);
+	thmqi_pool_unsubscribe(p, &mine.registrar);
+	thmqi_pool_unsubscribe(other, &others.registrar);
+	cr_assert_eq(mine.removes, 2);
+	cr_assert_eq(others.removes, 0);
+	cr_assert_eq(thmqi_pool_reserve(p, 3 * THMQI_SLAB_BYTES), 0);
+	cr_assert_eq(mine.adds, 2, "it left");
+	thmqi_pool_close(p);
+	thmqi_pool_close(other);
+	thmqi_slabs_close(s);
+}
+
+Test(memory_slabs, a_refused_registration_is_counted_and_the_slab_is_used_all_the_same)
+{
+	struct register_book book = BOOK(1);
+	struct thmqi_slabs *s;
+	struct thmqi_pool *p;
+	struct thmqi_buf *b[5];
+	uint32_t i;
+
+	cr_assert_eq(thmqi_slabs_open(2 * THMQI_SLAB_BYTES, &s), 0);
+	cr_assert_eq(thmqi_pool_open(s, &p), 0);
+	thmqi_pool_subscribe(p, &book.registrar);
+	for (i = 0; i < 5; i++)
+		cr_assert_eq(thmqi_buf_alloc(p, THMQI_POOL_BLOCK_MAX, &b[i]), 0);
+	cr_assert_eq(book.adds, 2);
+	cr_assert_eq(stats_of(s).registrations, 1);
+	cr_assert_eq(stats_of(s).registration_failures, 1);
+	for (i = 0; i < 5; i++)
+		thmqi_buf_unref(b[i]);
+	thmqi_pool_unsubscribe(p, &book.registrar);
+	thmqi_pool_close(p);
+	thmqi_slabs_close(s);
+}
