@@ -20,7 +20,8 @@ uint32_t thmqi_crc32c(uint32_t crc, const void *data, size_t len)
 	return ~reg;
 }
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are read in place here and in every room");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+	       "words are read in place here and in every room");
 
 static uint64_t mix(uint64_t h)
 {

@@ -7,7 +7,8 @@
 
 const char *thmq_version(void)
 {
-	return STRING(THMQ_VERSION_MAJOR) "." STRING(THMQ_VERSION_MINOR) "." STRING(THMQ_VERSION_PATCH);
+	return STRING(THMQ_VERSION_MAJOR) "." STRING(THMQ_VERSION_MINOR) "." STRING(
+		THMQ_VERSION_PATCH);
 }
 
 uint32_t thmq_version_number(void)

@@ -712,6 +712,7 @@ static int make_pool(struct thmq_consumer *c)
 	if (!c->pool)
 		return -ENOMEM;
 	for (i = c->pool_count; i-- > 0;) {
+		c->pool[i].generation = 1; /* a view never has 0: that is no message of ours */
 		c->pool[i].next = c->free;
 		c->free = &c->pool[i];
 	}

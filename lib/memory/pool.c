@@ -17,7 +17,8 @@
 #define ORDERS 12u /* 4 KiB << 11 = 8 MiB */
 #define UNITS (THMQI_SLAB_BYTES / THMQI_POOL_BLOCK_MIN)
 
-_Static_assert(THMQI_POOL_BLOCK_MIN << (ORDERS - 1) == THMQI_POOL_BLOCK_MAX, "orders cover the block sizes");
+_Static_assert(THMQI_POOL_BLOCK_MIN << (ORDERS - 1) == THMQI_POOL_BLOCK_MAX,
+	       "orders cover the block sizes");
 
 enum unit_state {
 	UNIT_INSIDE, /* within a block that begins before it */
@@ -46,7 +47,8 @@ struct thmqi_pool {
 	uint32_t free_orders; /* bit per order with a free block */
 	struct thmqi_list free[ORDERS];
 	struct thmqi_list registrars;
-	uint64_t bytes, in_use, in_use_max, refused, remote_frees; /* by count() only: others read them */
+	uint64_t bytes, in_use, in_use_max, refused,
+		remote_frees; /* by count() only: others read them */
 	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_buf *) home; /* freed elsewhere */
 };
 
@@ -75,12 +77,15 @@ static uint32_t block_bytes(uint32_t order)
 
 static uint32_t order_of(uint32_t size)
 {
-	return size <= THMQI_POOL_BLOCK_MIN ? 0 : 32u - (uint32_t)__builtin_clz((size - 1) / THMQI_POOL_BLOCK_MIN);
+	return size <= THMQI_POOL_BLOCK_MIN
+		       ? 0
+		       : 32u - (uint32_t)__builtin_clz((size - 1) / THMQI_POOL_BLOCK_MIN);
 }
 
 static void set_free_orders(struct thmqi_pool *p, uint32_t orders)
 {
-	__atomic_store_n(&p->free_orders, orders, __ATOMIC_RELAXED); /* read by the counters' readers */
+	__atomic_store_n(&p->free_orders, orders,
+			 __ATOMIC_RELAXED); /* read by the counters' readers */
 }
 
 static void free_push(struct thmqi_pool *p, struct unit *u, uint32_t order)
@@ -156,7 +161,8 @@ static int slab_add(struct thmqi_pool *p)
 	{
 		struct thmqi_registrar *r = thmqi_container(it, struct thmqi_registrar, link);
 
-		thmqi_slabs_note(p->slabs, r->add(r, slab->base, THMQI_SLAB_BYTES, slab->index) == 0);
+		thmqi_slabs_note(p->slabs,
+				 r->add(r, slab->base, THMQI_SLAB_BYTES, slab->index) == 0);
 	}
 	poison(slab->base, THMQI_SLAB_BYTES);
 	return 0;
@@ -182,8 +188,8 @@ void thmqi_pool_unsubscribe(struct thmqi_pool *p, struct thmqi_registrar *r)
 
 int thmqi_pool_open(struct thmqi_slabs *s, struct thmqi_pool **ret_pool)
 {
-	struct thmqi_pool *p = aligned_alloc(THMQI_CACHELINE,
-					     THMQI_ALIGN_UP(sizeof(*p), (size_t)THMQI_CACHELINE));
+	struct thmqi_pool *p =
+		aligned_alloc(THMQI_CACHELINE, THMQI_ALIGN_UP(sizeof(*p), (size_t)THMQI_CACHELINE));
 	uint32_t i;
 
 	if (!p)

@@ -22,7 +22,8 @@ int thmqi_slabs_open(uint64_t limit, struct thmqi_slabs **ret_slabs)
 		return -ENOMEM;
 	/* one slab more, so that the first one can be aligned to its size */
 	s->reserved = (count + 1) * THMQI_SLAB_BYTES;
-	base = mmap(NULL, s->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	base = mmap(NULL, s->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		    0);
 	if (base == MAP_FAILED) {
 		free(s);
 		return -ENOMEM;
@@ -55,8 +56,8 @@ static bool take_pages(struct thmqi_slabs *s, uint8_t *at)
 		s->huge = true;
 		return true;
 	}
-	if (mmap(at, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-		 0) == MAP_FAILED)
+	if (mmap(at, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 		return false;
 	madvise(at, THMQI_SLAB_BYTES, MADV_HUGEPAGE);
 	return true;

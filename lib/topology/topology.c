@@ -26,7 +26,8 @@ int thmqi_topology_open(struct thmqi_topology **ret_topology)
 	if (!t->allowed)
 		goto fail;
 	/* what an administrator or taskset left to the process, within what its cpuset allows */
-	if (hwloc_get_cpubind(t->hwloc, t->allowed, HWLOC_CPUBIND_PROCESS) != 0 || hwloc_bitmap_iszero(t->allowed))
+	if (hwloc_get_cpubind(t->hwloc, t->allowed, HWLOC_CPUBIND_PROCESS) != 0 ||
+	    hwloc_bitmap_iszero(t->allowed))
 		hwloc_bitmap_copy(t->allowed, hwloc_topology_get_allowed_cpuset(t->hwloc));
 	hwloc_bitmap_and(t->allowed, t->allowed, hwloc_topology_get_allowed_cpuset(t->hwloc));
 	t->count = (uint32_t)THMQI_MAX(hwloc_bitmap_weight(t->allowed), 0);

@@ -18,7 +18,7 @@ struct thmqi_listener {
 	struct thmqi_acceptor acceptor;
 	char *name; /* NULL: unnamed */
 	_Atomic uint32_t refs; /* links that may still call the acceptor, and the transport */
-	bool gone;
+	_Atomic bool gone;     /* set under the lock; read on the cores too */
 };
 
 struct thmqi_transport {
@@ -100,7 +100,10 @@ int thmqi_transport_listen(struct thmqi_transport *t, const char *name, const st
 	return rc;
 }
 
-/* A barrier on every core: links that were asked for before have been accepted when it has passed. */
+/*
+ * A barrier on every core: links that were asked for before have been accepted when it has passed. None is posted
+ * after it, since connect posts under the lock that took the listener away.
+ */
 static int nothing(struct thmq_core *core, void *arg)
 {
 	(void)core;
@@ -115,7 +118,7 @@ void thmqi_transport_unlisten(struct thmqi_listener *l)
 
 	pthread_mutex_lock(&t->lock);
 	thmqi_list_del(&l->link);
-	l->gone = true;
+	atomic_store(&l->gone, true);
 	t->count--;
 	pthread_mutex_unlock(&t->lock);
 	for (i = 0; i < thmqi_env_core_count(t->env); i++)
@@ -162,7 +165,7 @@ static void run_accept(struct thmq_core *core, struct thmqi_task *task)
 	int rc;
 
 	(void)core;
-	rc = link->listener->gone ? -ECONNREFUSED : a->accept(a->ctx, link);
+	rc = atomic_load(&link->listener->gone) ? -ECONNREFUSED : a->accept(a->ctx, link);
 	if (rc) {
 		thmqi_link_shut(link, rc);
 		thmqi_link_unref(link);
@@ -175,8 +178,8 @@ static void run_closed(struct thmq_core *core, struct thmqi_task *task)
 	struct thmqi_acceptor *a = &link->listener->acceptor;
 
 	(void)core;
-	/* a link that the broker's end has shut is the client's alone, and the acceptor may be gone */
-	if (!atomic_load(&link->broker_closed) && link->broker)
+	/* a link that the broker's end has shut, or refused, is the client's alone, and the acceptor may be gone */
+	if (link->broker)
 		a->closed(a->ctx, link);
 	thmqi_link_unref(link);
 }
@@ -255,26 +258,47 @@ static int parse(const char *url, const char **ret_name)
 	return 0;
 }
 
-static struct thmqi_listener *look_up(struct thmqi_transport *t, const char *url, const char *name, int *ret_error)
+/* Under the lock. Who listens at @name, and the core of @shard there. */
+static int look_up(struct thmqi_transport *t, const char *url, const char *name, uint32_t shard,
+		   struct thmqi_listener **ret_listener, struct thmq_core **ret_core)
 {
 	struct thmqi_listener *l = NULL;
+	struct thmq_core *core;
 
-	pthread_mutex_lock(&t->lock);
-	*ret_error = 0;
 	if (name)
 		l = find(t, name);
 	else if (t->count == 1)
 		l = thmqi_list_first(&t->listeners, struct thmqi_listener, link);
 	else if (t->count > 1)
-		*ret_error = -EINVAL;
-	if (l)
+		return thmqi_fail(-EINVAL, "%s: there are several brokers in this environment: name one", url);
+	if (!l)
+		return thmqi_fail(-ECONNREFUSED, "%s: no such broker is open in this environment", url);
+	core = l->acceptor.core_of(l->acceptor.ctx, shard);
+	if (!core)
+		return thmqi_fail(-ECONNREFUSED, "%s: it has no shard %u", url, shard);
+	if (atomic_load(&core->owner) == 0)
+		return thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url, core->index);
+	*ret_listener = l;
+	*ret_core = core;
+	return 0;
+}
+
+/* The acceptor lives as long as its listener is on the list: it is only looked at under the lock. */
+static int hand_over(struct thmqi_transport *t, const char *url, const char *name, struct thmqi_link *link)
+{
+	struct thmqi_listener *l;
+	int rc;
+
+	pthread_mutex_lock(&t->lock);
+	rc = look_up(t, url, name, link->shard, &l, &link->core);
+	if (rc == 0) {
 		atomic_fetch_add(&l->refs, 1);
+		link->listener = l;
+		link->task.run = run_accept;
+		thmqi_core_post(link->core, &link->task);
+	}
 	pthread_mutex_unlock(&t->lock);
-	if (*ret_error)
-		thmqi_fail(*ret_error, "%s: there are several brokers in this environment: name one", url);
-	else if (!l)
-		*ret_error = thmqi_fail(-ECONNREFUSED, "%s: no such broker is open in this environment", url);
-	return l;
+	return rc;
 }
 
 int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
@@ -290,27 +314,24 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 	rc = parse(url, &name);
 	if (rc)
 		return rc;
-	l = look_up(t, url, name, &rc);
-	if (!l)
+	/* before the memory is taken: most failures end here */
+	pthread_mutex_lock(&t->lock);
+	rc = look_up(t, url, name, shard, &l, &core);
+	pthread_mutex_unlock(&t->lock);
+	if (rc)
 		return rc;
-	core = l->acceptor.core_of(l->acceptor.ctx, shard);
-	if (!core)
-		rc = thmqi_fail(-ECONNREFUSED, "%s: it has no shard %u", url, shard);
-	else if (atomic_load(&core->owner) == 0)
-		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url, core->index);
-	else
-		rc = link_make(opts, &link);
-	if (rc) {
-		listener_unref(l);
-		return rc;
-	}
-	link->core = core;
+	rc = link_make(opts, &link);
+	if (rc)
+		return thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
+				  (unsigned long long)opts->area_bytes);
 	link->shard = shard;
 	thmqi_waiter_ref(waiter);
 	link->waiter = waiter;
-	link->listener = l;
-	link->task.run = run_accept;
-	thmqi_core_post(core, &link->task);
+	rc = hand_over(t, url, name, link);
+	if (rc) {
+		link_free(link);
+		return rc;
+	}
 	*ret_link = link;
 	return 0;
 }

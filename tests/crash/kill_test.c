@@ -163,7 +163,7 @@ static int check(void)
 		shared->sent[i] = shared->acked[i] = s.next[i];
 		info.size = sizeof(info);
 		CHECK(thmq_partition_describe(p.session, "t", i, "g", &info) == 0);
-		if (shared->group_stored[i])
+		if (shared->group_stored[i]) /* what was confirmed is kept */
 			CHECK(info.group_offset != UINT64_MAX && info.group_offset >= shared->group_stored[i]);
 		if (info.group_offset != UINT64_MAX)
 			CHECK(info.group_offset <= shared->group_sent[i]);

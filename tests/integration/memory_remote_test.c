@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * memory_remote_test.c - blocks of one core's pool dropped by four other threads while the core goes on allocating: none
- * is lost, none comes twice, and what a thread wrote before it let go is seen by the next holder. Some blocks have a
- * reference for each thread, dropped at the same time. A plain program, so that it also runs under the thread sanitizer.
+ * is lost, none comes twice, and what a thread wrote before it let go is seen by the next holder. Some blocks have
+ * a reference for each thread, dropped at the same time. A plain program, so that it also runs under the thread sanitizer.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -14,6 +14,7 @@
 #define THREADS 4u
 #define ROUNDS 150000u
 #define RING 256u
+#define REFERENCES 2000000u
 
 /* From the owner to one thread: one writes, one reads. */
 struct ring {
@@ -67,7 +68,9 @@ static bool room_in_all(void)
 	uint32_t i;
 
 	for (i = 0; i < THREADS; i++)
-		if (atomic_load(&rings[i].head) - atomic_load_explicit(&rings[i].tail, memory_order_acquire) == RING)
+		if (atomic_load(&rings[i].head) -
+			    atomic_load_explicit(&rings[i].tail, memory_order_acquire) ==
+		    RING)
 			return false;
 	return true;
 }
@@ -94,6 +97,39 @@ static int hand_out(struct thmqi_pool *pool, uint32_t round, struct thmqi_prng *
 	return 0;
 }
 
+/* One block, whose references come home one by one while the owner takes them in. */
+static void *let_go_of_one(void *arg)
+{
+	for (uint32_t i = 0; i < REFERENCES; i++)
+		thmqi_buf_unref_remote(arg);
+	return NULL;
+}
+
+static int many_references_of_one_block(struct thmqi_pool *pool)
+{
+	struct thmqi_pool_stats stats;
+	struct thmqi_buf *b;
+	pthread_t thread;
+	uint32_t i, home = 0;
+
+	if (thmqi_buf_alloc(pool, 1, &b))
+		return 1;
+	for (i = 1; i < REFERENCES + 1; i++)
+		thmqi_buf_ref(b);
+	if (pthread_create(&thread, NULL, let_go_of_one, b))
+		return 1;
+	for (i = 0; i < 100000000 && home < REFERENCES; i++)
+		home += thmqi_pool_drain(pool);
+	pthread_join(thread, NULL);
+	home += thmqi_pool_drain(pool);
+	thmqi_pool_stats(pool, &stats);
+	printf("%u references of one block, %u came home, %u held\n", REFERENCES, home, b->refs);
+	i = b->refs != 1 || stats.in_use != b->size || home != REFERENCES;
+	if (b->refs)
+		thmqi_buf_unref(b);
+	return (int)i;
+}
+
 int main(void)
 {
 	struct thmqi_pool_stats stats;
@@ -102,6 +138,7 @@ int main(void)
 	struct thmqi_prng prng;
 	uint32_t round, i, full = 0, left;
 	uint64_t wrong = 0, given = 0;
+	int failed;
 
 	alarm(120);
 	if (thmqi_slabs_open(1, &slabs) || thmqi_pool_open(slabs, &pool))
@@ -133,9 +170,12 @@ int main(void)
 	}
 	thmqi_pool_drain(pool);
 	thmqi_pool_stats(pool, &stats);
+	failed = many_references_of_one_block(pool);
 	left = thmqi_pool_close(pool);
 	thmqi_slabs_close(slabs);
-	printf("%u blocks, %llu references given, %llu came home, %llu wrong, %u times full, %u left\n", ROUNDS,
-	       (unsigned long long)given, (unsigned long long)stats.remote_frees, (unsigned long long)wrong, full, left);
-	return wrong || left || stats.in_use || stats.remote_frees != given;
+	printf("%u blocks, %llu references given, %llu came home, %llu wrong, %u times full, %u "
+	       "left\n",
+	       ROUNDS, (unsigned long long)given, (unsigned long long)stats.remote_frees,
+	       (unsigned long long)wrong, full, left);
+	return failed || wrong || left || stats.in_use || stats.remote_frees != given;
 }

@@ -11,10 +11,10 @@
 
 TestSuite(api_abi, .timeout = 30);
 
-#define STRUCT(type, size, last, at)                                                                           \
-	{                                                                                                      \
-#type, size, sizeof(struct type), #last, at, offsetof(struct type, last),                              \
-			offsetof(struct type, last) + sizeof(((struct type *)0)->last)                         \
+#define STRUCT(type, size, last, at)                                                               \
+	{                                                                                          \
+#type, size, sizeof(struct type), #last, at, offsetof(struct type, last),          \
+			offsetof(struct type, last) + sizeof(((struct type *)0)->last)             \
 	}
 
 static const struct {
@@ -54,12 +54,12 @@ static const struct {
 Test(api_abi, sizes_and_last_offsets_are_those_of_the_release)
 {
 	for (size_t i = 0; i < sizeof(structs) / sizeof(structs[0]); i++) {
-		cr_assert_eq(structs[i].size, structs[i].size_now, "%s: %zu bytes, not %zu", structs[i].name,
-			     structs[i].size_now, structs[i].size);
-		cr_assert_eq(structs[i].at, structs[i].at_now, "%s.%s is at %zu, not %zu", structs[i].name,
-			     structs[i].last, structs[i].at_now, structs[i].at);
-		cr_assert_eq(structs[i].end_now, structs[i].size_now, "%s: something lies behind %s",
-			     structs[i].name, structs[i].last);
+		cr_assert_eq(structs[i].size, structs[i].size_now, "%s: %zu bytes, not %zu",
+			     structs[i].name, structs[i].size_now, structs[i].size);
+		cr_assert_eq(structs[i].at, structs[i].at_now, "%s.%s is at %zu, not %zu",
+			     structs[i].name, structs[i].last, structs[i].at_now, structs[i].at);
+		cr_assert_eq(structs[i].end_now, structs[i].size_now,
+			     "%s: something lies behind %s", structs[i].name, structs[i].last);
 	}
 }
 
@@ -116,15 +116,16 @@ Test(api_abi, fields_of_what_cannot_grow_stay_where_they_are)
 /* a caller's size decides how much is read: it and the flags are where every version finds them */
 Test(api_abi, options_begin_with_size_and_flags)
 {
-#define OPTS(type)                                                                                             \
-	do {                                                                                                   \
-		struct type o, zero = {.size = sizeof(o)};                                                     \
-		AT(type, size, 0);                                                                             \
-		AT(type, flags, 4);                                                                            \
-		cr_assert_eq(sizeof(o.size) + sizeof(o.flags), 8);                                             \
-		memset(&o, 0xaa, sizeof(o));                                                                   \
-		type##_init(&o);                                                                               \
-		cr_assert_eq(memcmp(&o, &zero, sizeof(o)), 0, #type "_init(): size, and zero for default");    \
+#define OPTS(type)                                                                                 \
+	do {                                                                                       \
+		struct type o, zero = {.size = sizeof(o)};                                         \
+		AT(type, size, 0);                                                                 \
+		AT(type, flags, 4);                                                                \
+		cr_assert_eq(sizeof(o.size) + sizeof(o.flags), 8);                                 \
+		memset(&o, 0xaa, sizeof(o));                                                       \
+		type##_init(&o);                                                                   \
+		cr_assert_eq(memcmp(&o, &zero, sizeof(o)), 0,                                      \
+			     #type "_init(): size, and zero for default");                         \
 	} while (0)
 	OPTS(thmq_env_opts);
 	OPTS(thmq_broker_opts);
@@ -138,11 +139,11 @@ Test(api_abi, options_begin_with_size_and_flags)
 
 Test(api_abi, the_macros_make_what_init_makes)
 {
-#define SAME(type, macro)                                                                                      \
-	do {                                                                                                   \
-		struct type o;                                                                                 \
-		type##_init(&o);                                                                               \
-		cr_assert_eq(memcmp(&o, macro(.flags = 0), sizeof(o)), 0, #macro);                             \
+#define SAME(type, macro)                                                                          \
+	do {                                                                                       \
+		struct type o;                                                                     \
+		type##_init(&o);                                                                   \
+		cr_assert_eq(memcmp(&o, macro(.flags = 0), sizeof(o)), 0, #macro);                 \
 	} while (0)
 	SAME(thmq_env_opts, THMQ_ENV_OPTS);
 	SAME(thmq_broker_opts, THMQ_BROKER_OPTS);
@@ -161,71 +162,40 @@ Test(api_abi, numbers_never_change)
 		unsigned long long value, value_now;
 	} numbers[] = {
 #define IS(name, value) {#name, value, name}
-		IS(THMQ_CLASS_OK, 0),
-		IS(THMQ_CLASS_RETRY, 1),
-		IS(THMQ_CLASS_BACKPRESSURE, 2),
-		IS(THMQ_CLASS_HANDLE, 3),
-		IS(THMQ_CLASS_ENVIRONMENT, 4),
-		IS(THMQ_CLASS_CALLER, 5),
-		IS(THMQ_ECORRUPT, 1024),
-		IS(THMQ_ENOTLEADER, 1025),
-		IS(THMQ_EFENCED, 1026),
-		IS(THMQ_EOFFSETRANGE, 1027),
-		IS(THMQ_EVERSION, 1028),
-		IS(THMQ_ENOTOPIC, 1029),
-		IS(THMQ_ENOPARTITION, 1030),
-		IS(THMQ_EFAILED, 1031),
-		IS(THMQ_DURABILITY_DEFAULT, 0),
-		IS(THMQ_DURABILITY_MEMORY, 1),
-		IS(THMQ_DURABILITY_WRITTEN, 2),
-		IS(THMQ_DURABILITY_DURABLE, 3),
-		IS(THMQ_DURABILITY_QUORUM, 4),
-		IS(THMQ_DURABILITY_ALL, 5),
-		IS(THMQ_POLICY_DEFAULT, 0),
-		IS(THMQ_POLICY_POLL, 1),
-		IS(THMQ_POLICY_EVENT, 2),
-		IS(THMQ_POLICY_FIXED, 3),
-		IS(THMQ_ENV_FIRST_CPU, 1),
-		IS(THMQ_ENV_NO_PIN, 2),
-		IS(THMQ_ENV_ALLOW_THREADS, 4),
-		IS(THMQ_ENV_NO_URING, 8),
-		IS(THMQ_BROKER_NO_CREATE, 1),
-		IS(THMQ_TOPIC_VOLATILE, 1),
-		IS(THMQ_TOPIC_IF_ABSENT, 2),
-		IS(THMQ_PRODUCER_REPORT, 1),
-		IS(THMQ_MESSAGE_PARTITION, 1),
-		IS(THMQ_MESSAGE_TIME, 2),
-		IS(THMQ_START_DEFAULT, 0),
-		IS(THMQ_START_BEGIN, 1),
-		IS(THMQ_START_END, 2),
-		IS(THMQ_START_OFFSET, 3),
-		IS(THMQ_START_TIME, 4),
-		IS(THMQ_CONSUMER_START_ALWAYS, 1),
-		IS(THMQ_EVENT_SETTLED, 1),
-		IS(THMQ_EVENT_FAILED, 2),
-		IS(THMQ_EVENT_LOST, 3),
-		IS(THMQ_EVENT_ASSIGNED, 4),
-		IS(THMQ_EVENT_REVOKED, 5),
-		IS(THMQ_EVENT_STALLED, 6),
-		IS(THMQ_EVENT_OFFSETRANGE, 7),
-		IS(THMQ_EVENT_ERROR, 8),
-		IS(THMQ_EVENT_CLOSED, 9),
-		IS(THMQ_EVENT_DROPPED, 10),
-		IS(THMQ_RUN_MAGIC, 0x314e5552),
-		IS(THMQ_RUN_RECORDS, 1),
-		IS(THMQ_RUN_STATE, 2),
-		IS(THMQ_RUN_OPAQUE, 3),
-		IS(THMQ_RUN_SPARSE, 1),
-		IS(THMQ_RUN_RELOCATED, 2),
-		IS(THMQ_LOG_NO_CREATE, 1),
-		IS(THMQ_FINDING_TORN_TAIL, 1),
-		IS(THMQ_FINDING_DAMAGE, 2),
-		IS(THMQ_FINDING_MISSING, 3),
-		IS(THMQ_FINDING_FOREIGN, 4),
-		IS(THMQ_FINDING_VERSION, 5),
+		IS(THMQ_CLASS_OK, 0),           IS(THMQ_CLASS_RETRY, 1),
+		IS(THMQ_CLASS_BACKPRESSURE, 2), IS(THMQ_CLASS_HANDLE, 3),
+		IS(THMQ_CLASS_ENVIRONMENT, 4),  IS(THMQ_CLASS_CALLER, 5),
+		IS(THMQ_ECORRUPT, 1024),        IS(THMQ_ENOTLEADER, 1025),
+		IS(THMQ_EFENCED, 1026),         IS(THMQ_EOFFSETRANGE, 1027),
+		IS(THMQ_EVERSION, 1028),        IS(THMQ_ENOTOPIC, 1029),
+		IS(THMQ_ENOPARTITION, 1030),    IS(THMQ_EFAILED, 1031),
+		IS(THMQ_DURABILITY_DEFAULT, 0), IS(THMQ_DURABILITY_MEMORY, 1),
+		IS(THMQ_DURABILITY_WRITTEN, 2), IS(THMQ_DURABILITY_DURABLE, 3),
+		IS(THMQ_DURABILITY_QUORUM, 4),  IS(THMQ_DURABILITY_ALL, 5),
+		IS(THMQ_POLICY_DEFAULT, 0),     IS(THMQ_POLICY_POLL, 1),
+		IS(THMQ_POLICY_EVENT, 2),       IS(THMQ_POLICY_FIXED, 3),
+		IS(THMQ_ENV_FIRST_CPU, 1),      IS(THMQ_ENV_NO_PIN, 2),
+		IS(THMQ_ENV_ALLOW_THREADS, 4),  IS(THMQ_ENV_NO_URING, 8),
+		IS(THMQ_BROKER_NO_CREATE, 1),   IS(THMQ_TOPIC_VOLATILE, 1),
+		IS(THMQ_TOPIC_IF_ABSENT, 2),    IS(THMQ_PRODUCER_REPORT, 1),
+		IS(THMQ_MESSAGE_PARTITION, 1),  IS(THMQ_MESSAGE_TIME, 2),
+		IS(THMQ_START_DEFAULT, 0),      IS(THMQ_START_BEGIN, 1),
+		IS(THMQ_START_END, 2),          IS(THMQ_START_OFFSET, 3),
+		IS(THMQ_START_TIME, 4),         IS(THMQ_CONSUMER_START_ALWAYS, 1),
+		IS(THMQ_EVENT_SETTLED, 1),      IS(THMQ_EVENT_FAILED, 2),
+		IS(THMQ_EVENT_LOST, 3),         IS(THMQ_EVENT_ASSIGNED, 4),
+		IS(THMQ_EVENT_REVOKED, 5),      IS(THMQ_EVENT_STALLED, 6),
+		IS(THMQ_EVENT_OFFSETRANGE, 7),  IS(THMQ_EVENT_ERROR, 8),
+		IS(THMQ_EVENT_CLOSED, 9),       IS(THMQ_EVENT_DROPPED, 10),
+		IS(THMQ_RUN_MAGIC, 0x314e5552), IS(THMQ_RUN_RECORDS, 1),
+		IS(THMQ_RUN_STATE, 2),          IS(THMQ_RUN_OPAQUE, 3),
+		IS(THMQ_RUN_SPARSE, 1),         IS(THMQ_RUN_RELOCATED, 2),
+		IS(THMQ_LOG_NO_CREATE, 1),      IS(THMQ_FINDING_TORN_TAIL, 1),
+		IS(THMQ_FINDING_DAMAGE, 2),     IS(THMQ_FINDING_MISSING, 3),
+		IS(THMQ_FINDING_FOREIGN, 4),    IS(THMQ_FINDING_VERSION, 5),
 	};
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-		cr_assert_eq(numbers[i].value, numbers[i].value_now, "%s is %llu, not %llu", numbers[i].name,
-			     numbers[i].value_now, numbers[i].value);
+		cr_assert_eq(numbers[i].value, numbers[i].value_now, "%s is %llu, not %llu",
+			     numbers[i].name, numbers[i].value_now, numbers[i].value);
 }

@@ -10,8 +10,8 @@ TestSuite(base_chance, .timeout = 30);
 /* of the reference programs splitmix64.c and xoshiro256starstar.c by Blackman and Vigna */
 Test(base_chance, seeding_has_the_known_values_of_splitmix64)
 {
-	static const uint64_t of_0[4] = {0xe220a8397b1dcdafull, 0x6e789e6aa1b965f4ull, 0x06c45d188009454full,
-					 0xf88bb8a8724c81ecull};
+	static const uint64_t of_0[4] = {0xe220a8397b1dcdafull, 0x6e789e6aa1b965f4ull,
+					 0x06c45d188009454full, 0xf88bb8a8724c81ecull};
 	static const uint64_t of_1234567[4] = {6457827717110365317ull, 3203168211198807973ull,
 					       9817491932198370423ull, 4593380528125082431ull};
 	struct thmqi_prng p;

@@ -9,10 +9,10 @@ TestSuite(base_checksum, .timeout = 30);
 /* RFC 3720, appendix B.4, whose bytes are in transmission order */
 Test(base_checksum, crc_has_the_values_of_rfc_3720)
 {
-	static const uint8_t read_pdu[48] = {
-		0x01, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0,	   0,	 0,    0,    0,	   0,
-		0x14, 0,    0, 0, 0, 0, 4, 0, 0, 0, 0,	   0x14, 0,    0,    0,	   0x18,
-		0x28, 0,    0, 0, 0, 0, 0, 0, 2, 0, 0,	   0,	 0,    0,    0,	   0};
+	static const uint8_t read_pdu[48] = {0x01, 0xc0, 0, 0,    0,    0, 0, 0,    0,    0, 0, 0,
+					     0,    0,    0, 0,    0x14, 0, 0, 0,    0,    0, 4, 0,
+					     0,    0,    0, 0x14, 0,    0, 0, 0x18, 0x28, 0, 0, 0,
+					     0,    0,    0, 0,    2,    0, 0, 0,    0,    0, 0, 0};
 	uint8_t bytes[32];
 	int i;
 
@@ -58,8 +58,8 @@ Test(base_checksum, crc_is_right_for_every_length_and_alignment)
 	fill(bytes, sizeof(bytes), 3);
 	for (len = 0; len <= 600; len++)
 		for (at = 0; at < 16; at++)
-			cr_assert_eq(thmqi_crc32c(0, bytes + at, len), crc_by_bits(0, bytes + at, len),
-				     "%zu bytes at %zu", len, at);
+			cr_assert_eq(thmqi_crc32c(0, bytes + at, len),
+				     crc_by_bits(0, bytes + at, len), "%zu bytes at %zu", len, at);
 }
 
 Test(base_checksum, crc_of_parts_is_the_crc_of_the_whole)
@@ -74,8 +74,9 @@ Test(base_checksum, crc_of_parts_is_the_crc_of_the_whole)
 	thmqi_prng_seed(&prng, 5);
 	for (int i = 0; i < 200; i++) {
 		cut = thmqi_prng_below(&prng, sizeof(bytes) + 1);
-		cr_assert_eq(thmqi_crc32c(thmqi_crc32c(0, bytes, cut), bytes + cut, sizeof(bytes) - cut), whole,
-			     "cut at %zu", cut);
+		cr_assert_eq(
+			thmqi_crc32c(thmqi_crc32c(0, bytes, cut), bytes + cut, sizeof(bytes) - cut),
+			whole, "cut at %zu", cut);
 	}
 	cr_assert_eq(thmqi_crc32c(0, NULL, 0), 0);
 	cr_assert_eq(thmqi_crc32c(whole, NULL, 0), whole);

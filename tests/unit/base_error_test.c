@@ -74,7 +74,8 @@ Test(base_error, classes_say_what_a_caller_can_do)
 
 Test(base_error, numbers_that_nobody_knows_are_harmless)
 {
-	static const int unknown[] = {999, -999, 1023, 1023 + 100, -100000, INT_MAX, INT_MIN, INT_MIN + 1};
+	static const int unknown[] = {999,     -999,    1023,    1023 + 100,
+				      -100000, INT_MAX, INT_MIN, INT_MIN + 1};
 
 	for (size_t i = 0; i < THMQI_ARRAY_COUNT(unknown); i++) {
 		cr_assert_str_eq(thmq_errname(unknown[i]), "EUNKNOWN", "%d", unknown[i]);
@@ -134,7 +135,8 @@ Test(base_error, version_text_and_number_agree_with_the_header)
 {
 	char text[32];
 
-	snprintf(text, sizeof(text), "%u.%u.%u", THMQ_VERSION_MAJOR, THMQ_VERSION_MINOR, THMQ_VERSION_PATCH);
+	snprintf(text, sizeof(text), "%u.%u.%u", THMQ_VERSION_MAJOR, THMQ_VERSION_MINOR,
+		 THMQ_VERSION_PATCH);
 	cr_assert_str_eq(thmq_version(), text);
 	cr_assert_eq(thmq_version_number(),
 		     THMQ_VERSION_MAJOR * 1000000 + THMQ_VERSION_MINOR * 1000 + THMQ_VERSION_PATCH);

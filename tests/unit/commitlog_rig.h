@@ -57,7 +57,11 @@ static inline void rig_settled(void *ctx, uint32_t durability, uint64_t index)
 
 static inline void rig_unappended(void *ctx, uint64_t index)
 {
-	((struct rig *)ctx)->unappended = index;
+	struct rig *r = ctx;
+
+	r->unappended = index;
+	r->durable = THMQI_MIN(r->durable, index - 1);
+	r->written = THMQI_MIN(r->written, index - 1);
 }
 
 static inline void rig_failed(void *ctx, int error)

@@ -160,7 +160,10 @@ static void book_remove(struct thmqi_registrar *r, void *base, size_t len, uint3
 	book->removes++;
 }
 
-#define BOOK(from) {.registrar = {.add = book_add, .remove = book_remove}, .fail_from = (from)}
+#define BOOK(from)                                                                                 \
+	{                                                                                          \
+		.registrar = {.add = book_add, .remove = book_remove}, .fail_from = (from)         \
+	}
 
 Test(memory_slabs, a_registrar_sees_all_slabs_of_its_pool_those_before_and_those_to_come)
 {

@@ -49,7 +49,8 @@ struct thmqi_link {
 struct thmqi_acceptor {
 	/* The core that owns @shard, or NULL if there is no such shard. Any thread. */
 	struct thmq_core *(*core_of)(void *ctx, uint32_t shard);
-	/* A new link: adopt it (poll link->up from now on) and answer with WELCOME. 0, or an error that the client gets. */
+	/* A new link: adopt it (set link->broker, poll its rings from now on) and answer with WELCOME. 0, or an error
+	 * that the client gets. */
 	int (*accept)(void *ctx, struct thmqi_link *link);
 	/* The client end is gone: drop all it had, then thmqi_link_unref(). Never called after the broker end's
 	 * thmqi_link_shut() or for a link that accept refused (its acceptor may be gone by then). */
