@@ -19,9 +19,9 @@ sh tests/install.sh gcc libc6-dev meson ninja-build pkg-config liburing-dev libh
 
 build=build-tests
 log=$build/results
-[ -d $build ] || meson setup -Dbuildtype=debugoptimized $build >/dev/null
+[ -d $build ] || meson setup -Dbuildtype=debugoptimized $build >$build.log || { cat $build.log; exit 1; }
 [ -d $build-asan ] || meson setup -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false \
-	-Dbench=false -Dexamples=false $build-asan >/dev/null
+	-Dbench=false -Dexamples=false $build-asan >$build.log || { cat $build.log; exit 1; }
 ninja -C $build --quiet
 ninja -C $build-asan --quiet
 : >$log
@@ -36,7 +36,7 @@ run() { # build, what to say, meson test arguments …
 	cat "$b/meson-logs/testlog.json" >>$log
 }
 run $build "all tests" --num-processes 2
-ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 THMQ_TEST_SMALL=1 \
+LSAN_OPTIONS=suppressions=$PWD/tests/leaks.txt:print_suppressions=0 ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 THMQ_TEST_SMALL=1 \
 	run $build-asan "the suite under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 2 \
 	--suite unit --suite fault --suite sim --suite integration
 
