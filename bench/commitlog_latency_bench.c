@@ -5,6 +5,8 @@
  * Limit: a bare io_uring O_DIRECT write of one block with the same flush flag, in the same directory, by a thread on
  * the CPU of the library's core; with a neighbour that spins on the other CPU where the application's thread does.
  *
+ * Where one thread does all, message and bare write take turns one by one; else block by block.
+ *
  * Matrix: who drives (caller: the application's thread; pinned: a thread of the library, the application watches the
  * watermark on the other CPU) x policy (poll, event). Bars:
  *   poll   p50 at most 1.25 x the bare write (spinning or sleeping, whichever is faster);
@@ -17,6 +19,7 @@
 #include "rig_line.h"
 #include "target.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,32 +33,44 @@ struct shape {
 	bool flush; /* thmq_flush() instead of watching */
 };
 
-static void ours(struct bench *b, const struct shape *s, unsigned count, struct bench_samples *ret)
+static void open_target(struct target *t, struct bench *b, const struct shape *s)
 {
 	struct target_opts o = {
 		.layout = s->layout, .policy = s->policy, .durability = THMQ_DURABILITY_DURABLE};
-	char message[MESSAGE_BYTES], dir[4096];
-	struct target t;
+	char dir[4096];
 
 	if (bench_mkdir(b, s->name, dir, sizeof(dir)) != 0)
-		bench_die(dir, 5);
+		bench_die(dir, EIO);
 	o.dir = dir;
-	memset(message, 'x', sizeof(message));
-	target_open(&t, b, &o);
-	for (unsigned i = 0; i < count + count / 10; i++) {
-		uint64_t t0 = bench_now();
-		int64_t seq = target_send(&t, message, sizeof(message));
+	target_open(t, b, &o);
+}
 
-		if (s->flush)
-			thmq_flush(t.producer, 10000000000u);
-		else if (s->layout == TARGET_CALLER)
-			while (thmq_watermark(t.producer) < seq)
-				thmq_poll(t.env, 1000000000);
-		else
-			target_watch(&t, seq);
-		if (i >= count / 10) /* before: warm up */
-			bench_samples_add(ret, bench_now() - t0);
-	}
+/* Return: ns from send to settled. */
+static uint64_t one_message(struct target *t, const struct shape *s)
+{
+	static const char message[MESSAGE_BYTES];
+	uint64_t t0 = bench_now();
+	int64_t seq = target_send(t, message, sizeof(message));
+
+	if (s->flush)
+		thmq_flush(t->producer, 10000000000u);
+	else if (s->layout == TARGET_CALLER)
+		while (thmq_watermark(t->producer) < seq)
+			thmq_poll(t->env, 1000000000);
+	else
+		target_watch(t, seq);
+	return bench_now() - t0;
+}
+
+static void ours(struct bench *b, const struct shape *s, unsigned count, struct bench_samples *ret)
+{
+	struct target t;
+
+	open_target(&t, b, s);
+	for (unsigned i = 0; i < count / 10; i++)
+		one_message(&t, s);
+	for (unsigned i = 0; i < count; i++)
+		bench_samples_add(ret, one_message(&t, s));
 	target_close(&t);
 }
 
@@ -104,6 +119,14 @@ static void work_init(struct work *w, const struct shape *s, unsigned room)
 	w->p99.bar = poll ? 0.25 : 0.0;
 }
 
+static void clear(struct work *w)
+{
+	bench_samples_clear(&w->ours);
+	bench_samples_clear(&w->wait);
+	bench_samples_clear(&w->spin);
+	bench_samples_clear(&w->wake);
+}
+
 static void work_fini(struct work *w)
 {
 	bench_samples_fini(&w->ours);
@@ -121,23 +144,47 @@ static double limit(struct work *w, const struct shape *s, double share)
 	return wait + bench_percentile(&w->wake, share);
 }
 
-static void one_round(struct bench *b, const struct shape *s, struct rig_disk *d, struct work *w,
+/* Where one thread does all: message and bare write by turns, so that both meet the same moments. */
+static void by_turns(struct bench *b, const struct shape *s, struct rig_disk *d, struct work *w,
+		     unsigned count)
+{
+	struct target t;
+
+	open_target(&t, b, s);
+	for (unsigned i = 0; i < count + count / 10; i++) {
+		if (i == count / 10) /* before: warm up */
+			clear(w);
+		bench_samples_add(&w->ours, one_message(&t, s));
+		rig_disk_latency(d, RIG_WAIT, 1, &w->wait);
+		if (s->policy == THMQ_POLICY_POLL)
+			rig_disk_latency(d, RIG_SPIN, 1, &w->spin);
+	}
+	target_close(&t);
+}
+
+static void by_blocks(struct bench *b, const struct shape *s, struct rig_disk *d, struct work *w,
 		      bool ours_first, unsigned count)
 {
-	bench_samples_clear(&w->ours);
-	bench_samples_clear(&w->wait);
-	bench_samples_clear(&w->spin);
-	bench_samples_clear(&w->wake);
 	if (ours_first)
 		ours(b, s, count, &w->ours);
 	bare(b, d, s, RIG_WAIT, count, &w->wait);
 	if (s->policy == THMQ_POLICY_POLL)
 		bare(b, d, s, RIG_SPIN, count, &w->spin);
-	else if (b->cpu_app >= 0)
-		rig_line_wakeup(b->cpu_app, b->cpu_core, count / 2,
-				(uint64_t)bench_percentile(&w->wait, 0.5), &w->wake);
 	if (!ours_first)
 		ours(b, s, count, &w->ours);
+}
+
+static void one_round(struct bench *b, const struct shape *s, struct rig_disk *d, struct work *w,
+		      bool ours_first, unsigned count)
+{
+	clear(w);
+	if (s->layout == TARGET_CALLER)
+		by_turns(b, s, d, w, count);
+	else
+		by_blocks(b, s, d, w, ours_first, count);
+	if (s->policy != THMQ_POLICY_POLL && b->cpu_app >= 0)
+		rig_line_wakeup(b->cpu_app, b->cpu_core, count / 2,
+				(uint64_t)bench_percentile(&w->wait, 0.5), &w->wake);
 	bench_pairs_add(&w->p50.pairs, bench_percentile(&w->ours, 0.5) / 1e3,
 			limit(w, s, 0.5) / 1e3);
 	bench_pairs_add(&w->p99.pairs, bench_percentile(&w->ours, 0.99) / 1e3,

@@ -286,7 +286,7 @@ static int take_over(struct group_offset *g, uint64_t epoch)
 	return 0;
 }
 
-static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_sub)
+static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_sub, uint8_t *ret_flags)
 {
 	struct partition *p = thmqi_shard_partition(c->shard, f->partition);
 	uint32_t group_id = (uint32_t)f->arg[1], kind = f->flags & 0x7f;
@@ -326,7 +326,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		known = known && g->offset != UINT64_MAX;
 		/* bit 7: where to begin goes before the group's offset */
 		if (known && !(f->flags & 0x80))
-			rc = 0, offset = g->offset;
+			rc = 0, offset = g->offset, *ret_flags = THMQI_ATTACHED_AT_GROUP;
 		else
 			rc = resolve_start(p, kind, f->arg[0], &offset);
 	} else {
@@ -363,7 +363,7 @@ void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
 		.type = THMQI_FRAME_ATTACHED, .stream = f->stream, .partition = f->partition};
 	struct sub *sub = NULL;
 
-	out.status = attach(c, f, &sub);
+	out.status = attach(c, f, &sub, &out.flags);
 	if (sub) {
 		out.seq = sub->next;
 		bounds_of(sub->partition, &out.arg[0], &out.arg[1]);

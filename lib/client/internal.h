@@ -45,27 +45,35 @@ struct client_link {
 	uint64_t request_id;
 	bool replied;
 	int reply_status;
-	/* deliveries to be given back for which the ring had no room */
+	/* runs to be given back: some are gathered, since each is a round of the core; or the ring had no room */
 	struct delivered *unreleased;
+	uint32_t unreleased_count;
+	uint32_t unreleased_idle; /* rounds without news since the last was added */
 };
 
 /* ---------------------------------------------------------------- consumers */
 
+#define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
+
+#define VIEW_MARK 0x7400u /* with the stream, in the upper 16 bits of a view: whose it is */
+
 /* A run handed over by the broker. */
 struct delivered {
 	struct delivered *next; /* in the queue, the free list, or waiting to be released */
+	struct thmq_consumer *consumer;
 	struct client_link *link;
-	struct reading *reading;
+	struct reading *reading; /* NULL: of a partition that is not known (any more) */
 	uint64_t token;
 	const struct thmq_run_header *run;
 	const struct thmq_record *record; /* the next one */
-	const uint8_t *body;
+	const uint8_t *body, *end;
 	const uint32_t *deltas; /* offsets, if sparse */
+	uint64_t *held_bits; /* which records the app has: HELD_BITS of them */
 	uint32_t bytes; /* of the run: it may be gone when the record is put back */
 	uint64_t from, to; /* offsets wanted */
 	uint32_t at, count; /* records handed out, of */
 	uint32_t held; /* messages that the app has */
-	uint32_t generation; /* of this record's use, to know stale views */
+	uint32_t generation; /* of this record's use, to know stale views; never 0 in a view */
 	bool queued;
 };
 
@@ -94,9 +102,12 @@ struct reading {
 	uint64_t ack_next, ack_sent, ack_stored; /* UINT64_MAX: none */
 	bool ack_dirty;
 	bool revoke_asked; /* while attaching */
-	bool seek_done;
+	bool detach_due; /* of detach_epoch, for which the ring had no room */
+	uint64_t detach_epoch;
+	bool seek_done; /* false: the answer to a seek is still to come */
 	int seek_status;
 	uint64_t seek_begin, seek_end;
+	int64_t seek_not_before_ns; /* not_before_ns once it is done */
 	int status; /* of the last attach */
 };
 
@@ -117,8 +128,9 @@ struct thmq_consumer {
 	uint32_t reading_count;
 	struct delivered *first, **last; /* queue */
 	struct delivered *free;
-	struct delivered *pool;
-	uint32_t pool_count;
+	struct delivered *pool; /* mostly memory that is never touched */
+	uint64_t *held_bits;
+	uint32_t pool_count, pool_used; /* records there are, and were ever taken */
 	uint64_t held_bytes, held_count; /* delivered and not given back */
 	uint64_t app_held; /* of these, messages in the app's hands */
 };
@@ -149,6 +161,7 @@ struct thmq_producer {
 	uint64_t uniform_from; /* from this sequence on all went to one shard at one level */
 	uint64_t failed; /* since the last flush */
 	uint32_t open_claims;
+	uint32_t reports_due; /* of the session's: this producer's */
 	uint32_t next_partition, sticky_count; /* round robin */
 	uint32_t sticky_bytes;
 };
@@ -176,8 +189,9 @@ struct thmq_session {
 	uint32_t event_mask;
 	uint32_t event_head, event_tail; /* free running */
 	uint32_t event_told; /* head when the app last heard that something is there */
-	uint32_t reports_due; /* events promised for messages that are out */
+	uint32_t reports_due; /* events promised for claims and messages that are out */
 	uint64_t dropped;
+	int closed_due; /* the error that CLOSED still has to tell */
 	bool untended; /* a consumer has something to send that found no room */
 };
 
@@ -201,6 +215,10 @@ int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *reque
 		       const struct thmqi_reply **ret_reply);
 int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_t deadline);
 void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e); /* counts it as dropped when full */
+bool thmqi_session_events_full(const struct thmq_session *s);
+/* Room for a control frame, waited for. */
+int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint64_t deadline,
+			    struct thmqi_frame **ret_frame);
 int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
 			     struct thmqi_partition_entry **ret_entries);
 
@@ -209,10 +227,37 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, cons
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
 
-/* consumer.c */
+/* Control frames: claim, fill all but turn, commit. NULL: no room, or the link is not up. */
+static inline struct thmqi_frame *thmqi_ctl_claim(struct client_link *l)
+{
+	return l && l->up && !l->dead ? thmqi_frame_claim(&l->wire->ctl, 0) : NULL;
+}
+
+static inline void thmqi_ctl_commit(struct client_link *l)
+{
+	thmqi_frame_commit(&l->wire->ctl);
+	thmqi_link_kick_broker(l->wire);
+}
+
+/* reading.c: the partitions of a consumer */
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_consumers_tend(struct thmq_session *s); /* what found no room before */
-void thmqi_consumer_link_up(struct thmq_session *s, struct client_link *l);
+void thmqi_consumer_link_up(struct thmq_session *s);
+void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct reading *r, int error,
+			 uint64_t offset);
+bool thmqi_reading_attach(struct reading *r); /* false: not now, tend() tries again */
+void thmqi_reading_close(struct reading *r); /* let go of it whoever holds messages */
+bool thmqi_reading_ack(struct reading *r); /* false likewise */
+
+/* fetch.c: the runs that were handed over */
+int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
+void thmqi_runs_fini(struct thmq_consumer *c);
+void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
+			const struct thmqi_frame *f);
+void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r); /* those that the app has not seen */
+bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
+void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
+void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
 bool thmqi_consumer_has_news(const struct thmq_consumer *c);
 
 #endif

@@ -131,9 +131,33 @@ static uint64_t pack(uint32_t key_len, uint32_t tag_len, uint32_t shard)
 /* A window of reported messages never outgrows the room for their events. */
 static bool events_full(const struct thmq_producer *p)
 {
-	const struct thmq_session *s = p->session;
+	return p->report && thmqi_session_events_full(p->session);
+}
 
-	return p->report && s->event_head - s->event_tail + s->reports_due + p->open_claims > s->event_mask;
+/* The room for a message's event is promised from its claim until its event is there, or it turns out to need none. */
+static void promise_event(struct thmq_producer *p)
+{
+	p->open_claims++;
+	if (p->report) {
+		p->reports_due++;
+		p->session->reports_due++;
+	}
+}
+
+static void promise_kept(struct thmq_producer *p)
+{
+	if (p->report && p->reports_due) {
+		p->reports_due--;
+		p->session->reports_due--;
+	}
+}
+
+/* What a new message finds full: the data area, the window, the room for events. */
+static uint64_t room_claim(struct thmq_producer *p, struct client_link *l, uint32_t bytes)
+{
+	if (p->last_seq + p->open_claims - p->watermark >= p->sent_mask || events_full(p))
+		return UINT64_MAX;
+	return area_claim(l, bytes);
 }
 
 int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
@@ -165,14 +189,11 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
 	if (thmqi_unlikely(bytes > l->wire->area_bytes))
 		return -EMSGSIZE;
-	at = area_claim(l, bytes);
-	if (thmqi_unlikely(at == UINT64_MAX ||
-			   p->last_seq + p->open_claims - p->watermark >= p->sent_mask || events_full(p))) {
-		thmqi_session_process(s);
-		thmqi_client_watermark(p);
-		at = area_claim(l, bytes);
-		if (at == UINT64_MAX || p->last_seq + p->open_claims - p->watermark >= p->sent_mask ||
-		    events_full(p))
+	at = room_claim(p, l, bytes);
+	if (thmqi_unlikely(at == UINT64_MAX)) {
+		thmqi_client_watermark(p); /* takes in what has arrived */
+		at = room_claim(p, l, bytes);
+		if (at == UINT64_MAX)
 			return s->dead ? s->dead : -EAGAIN;
 	}
 	l->area_head = at + bytes;
@@ -193,7 +214,7 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 		memcpy(data - key_len - tag_len, opts->key, key_len);
 	if (tag_len)
 		memcpy(data - tag_len, opts->tag, tag_len);
-	p->open_claims++;
+	promise_event(p);
 	return 0;
 }
 
@@ -268,8 +289,6 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 	thmqi_link_kick_broker(l->wire);
 	claim->internal[0] = CLAIM_COMMITTED;
 	p->open_claims--;
-	if (p->report)
-		p->session->reports_due++;
 	return (int64_t)p->last_seq;
 }
 
@@ -283,6 +302,7 @@ int thmqi_client_abort(struct thmq_producer *p, struct thmq_claim *claim)
 	slot->state = SLOT_FREE;
 	claim->internal[0] = CLAIM_COMMITTED;
 	p->open_claims--;
+	promise_kept(p);
 	reclaim(l);
 	return 0;
 }
@@ -373,7 +393,7 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, cons
 			continue;
 		e.sequence = seq;
 		e.offset = f->arg[0] + n++;
-		p->session->reports_due--;
+		promise_kept(p);
 		thmqi_session_event(p->session, &e);
 	}
 }
@@ -382,15 +402,14 @@ static void mark_failed(struct thmq_producer *p, uint64_t seq)
 {
 	p->sent[seq & p->sent_mask].failed = 1;
 	p->failed++;
-	if (p->report)
-		p->session->reports_due--;
+	promise_kept(p);
 }
 
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f)
 {
 	uint32_t i;
 
-	if (f->seq > p->last_seq || f->seq <= p->watermark)
+	if (f->seq > p->last_seq || f->seq <= p->watermark || p->sent[f->seq & p->sent_mask].failed)
 		return;
 	mark_failed(p, f->seq);
 	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
@@ -569,10 +588,7 @@ int thmqi_client_producer_close(struct thmq_producer *p, uint64_t timeout_ns)
 				slot->state = SLOT_FREE;
 		}
 	}
-	/* reports of what is still out will find no producer */
-	for (; p->report && p->watermark < p->last_seq; p->watermark++)
-		if (!p->sent[(p->watermark + 1) & p->sent_mask].failed && s->reports_due)
-			s->reports_due--;
+	s->reports_due -= p->reports_due; /* what is still to come will find no producer */
 	if (rc)
 		s->unsafe[p->stream] |= rc == -EIO ? 0 : 1;
 	s->producers[p->stream] = NULL;

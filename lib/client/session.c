@@ -13,12 +13,20 @@
 #define SPIN_NS 20000u /* before a blocking call sleeps */
 #define SPIN_POLLED_NS 2000000u /* the same where the core never sleeps either */
 #define NAP_NS 100000000u /* a sleep that nothing ends: look around */
+#define CLOCK_ROUNDS 64u /* rounds of waiting between two looks at the clock */
 
 /* -------------------------------------------------------------------- events */
 
+/* Is all room taken, by events that wait and by the reports that were promised? */
+bool thmqi_session_events_full(const struct thmq_session *s)
+{
+	return s->event_head - s->event_tail + s->reports_due > s->event_mask;
+}
+
+/* The report of a message gives up its promised room first, so that it is never dropped. */
 void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e)
 {
-	if (s->event_head - s->event_tail > s->event_mask) {
+	if (thmqi_session_events_full(s)) {
 		s->dropped++;
 		return;
 	}
@@ -39,26 +47,31 @@ int thmqi_client_events(struct thmq_session *s, struct thmq_event *ret_events, u
 		ret_events[n++].count = s->dropped;
 		s->dropped = 0;
 	}
+	if (n < max && s->closed_due) {
+		memset(&ret_events[n], 0, sizeof(ret_events[n]));
+		ret_events[n].type = THMQ_EVENT_CLOSED;
+		ret_events[n++].error = s->closed_due;
+		s->closed_due = 0;
+	}
 	return (int)n;
 }
 
 /* -------------------------------------------------------------------- frames */
 
+/* The last event of a session, told behind all others: it is never dropped. */
 static void session_died(struct thmq_session *s, int error)
 {
-	struct thmq_event e = {.type = THMQ_EVENT_CLOSED, .error = error};
-
 	if (s->dead)
 		return;
 	s->dead = -ESHUTDOWN;
-	thmqi_session_event(s, &e);
+	s->closed_due = error;
 }
 
 static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
 {
 	struct thmq_session *s = l->session;
 
-	if (f->status || f->len != THMQI_WIRE_VERSION) {
+	if (f->status || f->len != THMQI_WIRE_VERSION || f->seq == 0 || f->seq > THMQ_SHARD_COUNT_MAX + 1) {
 		l->dead = f->status ? f->status : -THMQ_EVERSION;
 		return;
 	}
@@ -68,7 +81,7 @@ static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
 		s->shard_count = (uint32_t)f->seq;
 		s->incarnation = f->arg[0];
 	}
-	thmqi_consumer_link_up(s, l);
+	thmqi_consumer_link_up(s);
 }
 
 static void take(struct client_link *l, const struct thmqi_frame *f)
@@ -110,6 +123,18 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 	}
 }
 
+/* The end comes behind the last frame: what was written before it still counts. */
+static void take_closed(struct client_link *l)
+{
+	int error = atomic_load_explicit(&l->wire->broker_closed, memory_order_acquire);
+
+	if (thmqi_frame_peek(&l->wire->down, 0))
+		return;
+	l->dead = error;
+	if (l->shard != THMQI_SHARD_META || l->up)
+		session_died(l->session, error);
+}
+
 static uint32_t process_link(struct client_link *l)
 {
 	struct thmqi_frame_ring *down = &l->wire->down;
@@ -123,17 +148,14 @@ static uint32_t process_link(struct client_link *l)
 	}
 	if (done)
 		thmqi_frame_publish(down);
-	else if (thmqi_unlikely(atomic_load_explicit(&l->wire->broker_closed, memory_order_relaxed)) && !l->dead) {
-		l->dead = atomic_load(&l->wire->broker_closed);
-		if (l->shard != THMQI_SHARD_META || l->up)
-			session_died(l->session, l->dead);
-	}
+	if (thmqi_unlikely(atomic_load_explicit(&l->wire->broker_closed, memory_order_relaxed)) && !l->dead)
+		take_closed(l);
 	return done;
 }
 
 uint32_t thmqi_session_process(struct thmq_session *s)
 {
-	uint32_t i, done = 0;
+	uint32_t i, taken, done = 0;
 
 	for (i = 0; i < s->shard_count; i++) {
 		struct client_link *l = s->links[i];
@@ -143,10 +165,14 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 		atomic_store_explicit(&l->wire->beat,
 				      atomic_load_explicit(&l->wire->beat, memory_order_relaxed) + 1,
 				      memory_order_relaxed);
-		done += process_link(l);
+		taken = process_link(l);
+		done += taken;
+		if (thmqi_unlikely(l->unreleased != NULL))
+			thmqi_releases_tend(l, taken);
 	}
 	s->news += done;
-	thmqi_consumers_tend(s);
+	if (thmqi_unlikely(s->untended))
+		thmqi_consumers_tend(s);
 	return done;
 }
 
@@ -203,6 +229,7 @@ static void sleep_both(struct thmq_session *s, struct thmq_core *mine, uint64_t 
 
 	p[1].fd = thmqi_core_fd(mine);
 	p[1].events = POLLIN;
+	thmqi_releases_flush(s);
 	thmqi_waiter_arm(s->waiter);
 	if (thmqi_session_process(s) == 0 && thmqi_core_arm(mine) == 0)
 		ppoll(p, 2, &t, NULL);
@@ -211,6 +238,7 @@ static void sleep_both(struct thmq_session *s, struct thmq_core *mine, uint64_t 
 
 static void sleep_alone(struct thmq_session *s, uint64_t ns)
 {
+	thmqi_releases_flush(s);
 	thmqi_waiter_arm(s->waiter);
 	if (thmqi_session_process(s) == 0)
 		thmqi_waiter_sleep(s->waiter, THMQI_MIN(ns, (uint64_t)NAP_NS));
@@ -229,6 +257,7 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 	struct thmq_core *mine = thmqi_core_mine(s->env);
 	uint64_t now = 0, spin_end = 0;
 	uint32_t round;
+	bool look;
 
 	for (round = 0;; round++) {
 		uint32_t taken = thmqi_session_process(s);
@@ -239,23 +268,30 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 			return s->dead;
 		if (would_wait_for_ever(s, mine))
 			return -EDEADLK;
+		/* the clock is not read in every round, and is read though there is always something to do */
+		look = round % CLOCK_ROUNDS == CLOCK_ROUNDS - 1;
 		if (mine) {
-			if (thmqi_core_poll(mine, 0) > 0 || taken)
+			bool busy = thmqi_core_poll(mine, 0) > 0 || taken;
+
+			if (busy && !look)
 				continue;
 			now = now_of(s);
 			if (now >= deadline)
 				return -ETIMEDOUT;
+			if (busy)
+				continue;
+			thmqi_releases_flush(s);
 			if (mine->world->idle || all_on(s, mine))
 				thmqi_core_poll(mine, THMQI_MIN(deadline - now, (uint64_t)NAP_NS));
 			else
 				sleep_both(s, mine, deadline - now);
 			continue;
 		}
-		if (taken) {
+		if (taken)
 			spin_end = 0;
+		if (taken && !look)
 			continue;
-		}
-		if (round % 64 == 0 || spin_end == 0) {
+		if (look || spin_end == 0) {
 			now = now_of(s);
 			if (now >= deadline)
 				return -ETIMEDOUT;
@@ -277,7 +313,7 @@ static bool has_news(void *arg)
 	uint32_t i;
 
 	/* events that the app leaves lying are news once, or its loop would never sleep */
-	if (s->event_head != s->event_tail && s->event_head != s->event_told)
+	if ((s->event_head != s->event_tail && s->event_head != s->event_told) || s->closed_due)
 		return true;
 	for (i = 0; i < THMQI_STREAMS; i++)
 		if (s->consumers[i] && thmqi_consumer_has_news(s->consumers[i]))
@@ -318,8 +354,9 @@ int thmqi_client_session_fd(struct thmq_session *s)
 
 int thmqi_client_session_arm(struct thmq_session *s)
 {
-	if (s->dead && s->event_head == s->event_tail)
+	if (s->dead && s->event_head == s->event_tail && !s->closed_due)
 		return s->dead;
+	thmqi_releases_flush(s);
 	thmqi_waiter_disarm(s->waiter);
 	thmqi_waiter_arm(s->waiter);
 	if (thmqi_session_process(s) == 0 && !has_news(s))
@@ -337,7 +374,9 @@ int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_lin
 	struct client_link *l;
 	int rc;
 
-	if (shard < s->shard_count && s->links[shard]) {
+	if (shard >= s->shard_count)
+		return -THMQ_EVERSION; /* the broker names a shard that it does not have */
+	if (s->links[shard]) {
 		*ret_link = s->links[shard];
 		return 0;
 	}
@@ -349,6 +388,7 @@ int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_lin
 		return -ENOMEM;
 	l->session = s;
 	l->shard = shard;
+	l->replied = true;
 	l->slot_mask = opts.up_frames - 1;
 	l->slots = calloc(opts.up_frames, sizeof(*l->slots));
 	rc = l->slots ? thmqi_transport_connect(s->transport, s->url, shard, &opts, s->waiter, &l->wire) : -ENOMEM;
@@ -377,6 +417,24 @@ int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_
 	return rc ? rc : l->dead;
 }
 
+static bool has_room(void *arg)
+{
+	struct client_link *l = arg;
+
+	return l->dead || thmqi_frame_claim(&l->wire->ctl, 0);
+}
+
+int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint64_t deadline,
+			    struct thmqi_frame **ret_frame)
+{
+	int rc = has_room(l) ? 0 : thmqi_session_block(s, has_room, l, deadline);
+
+	if (rc || l->dead)
+		return rc ? rc : l->dead;
+	*ret_frame = thmqi_frame_claim(&l->wire->ctl, 0);
+	return 0;
+}
+
 static bool is_replied(void *arg)
 {
 	struct client_link *l = arg;
@@ -390,11 +448,13 @@ int thmqi_session_request(struct thmq_session *s, struct client_link *l, const s
 	struct thmqi_frame *f;
 	int rc = thmqi_session_wait_up(s, l, deadline);
 
+	/* the page is the broker's until it has answered the request before, whoever gave up waiting for that */
+	if (!rc && !l->replied)
+		rc = thmqi_session_block(s, is_replied, l, deadline);
+	if (!rc)
+		rc = thmqi_session_ctl_claim(s, l, deadline, &f);
 	if (rc)
 		return rc;
-	f = thmqi_frame_claim(&l->wire->ctl, 0);
-	if (!f)
-		return -EAGAIN;
 	*l->wire->request = *request;
 	l->request_id = ++s->next_request;
 	l->replied = false;

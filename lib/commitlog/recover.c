@@ -320,7 +320,10 @@ static void keep_next(struct thmq_log *log, struct recovery *r)
 	}
 }
 
-/* What recovery keeps is made durable before anything builds on it, and the new incarnation is stored before a write. */
+/*
+ * What recovery keeps is made durable before anything builds on it, names too: its last owner may have been killed between
+ * the making of a segment and the flush of the directory. The new incarnation is stored before a write.
+ */
 static int take_over(struct thmq_log *log, struct recovery *r)
 {
 	uint32_t i;
@@ -334,6 +337,9 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 		if (rc)
 			return thmqi_fail(rc, "flush %s: %s", log->opts.dir, thmq_strerror(rc));
 	}
+	rc = log->defects & THMQI_LOG_NO_OPEN_FLUSH ? 0 : log->disk->dir_sync(log->dir);
+	if (rc)
+		return thmqi_fail(rc, "flush %s: %s", log->opts.dir, thmq_strerror(rc));
 	log->active = log->segments[r->last];
 	log->durable_position = log->written_position = log->chain.position;
 	log->durable_index = log->written_index = log->chain.index;

@@ -48,7 +48,8 @@ enum thmqi_frame_type {
 		37, /* stream partition; data: a run (struct thmq_run_header in place); len: its bytes; seq: first
 				     offset wanted; arg0: token; arg1: end offset (exclusive); generation */
 	THMQI_FRAME_ATTACHED =
-		38, /* stream partition; status; seq: offset it begins at; generation; arg0, arg1: bounds */
+		38, /* stream partition; status; seq: offset it begins at; arg0, arg1: bounds;
+				     flags: THMQI_ATTACHED_AT_GROUP */
 	THMQI_FRAME_DETACHED =
 		39, /* stream partition; status 0, or -THMQ_EFENCED where a newer member took it, -THMQ_ENOTOPIC */
 	THMQI_FRAME_SOUGHT =
@@ -92,6 +93,7 @@ _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
 
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
+#define THMQI_ATTACHED_AT_GROUP 0x80u /* it begins where the group stands, not where ATTACH asked for */
 
 /*
  * Ring of frames: one writer, one reader. The reader sees a frame by its turn word, so that a single frame crosses

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fetch.c - the runs that were handed over to a consumer, the messages of them in the app's hands, and their way back. A
+ * run is read in place and given back when all of its messages were handed out and released. Knows of partitions
+ * only what tells a wanted record from one to be skipped.
+ */
+#include "wire/run.h"
+
+#include "internal.h"
+
+#define RUNS_MAX 4096u /* of one shard, handed over and not given back; the broker keeps to it too */
+#define RELEASE_BATCH 16u /* runs that are given back together: each is a round of the core */
+#define IDLE_ROUNDS 64u /* looks without news, after which nothing is held back any more */
+
+/* --------------------------------------------------------------------- runs */
+
+int thmqi_runs_init(struct thmq_consumer *c)
+{
+	uint32_t shards = THMQI_MIN(c->session->shard_count, c->reading_count);
+
+	c->last = &c->first;
+	c->pool_count = THMQI_MIN(c->opts.prefetch_count, RUNS_MAX) * THMQI_MAX(shards, 1u);
+	c->pool = calloc(c->pool_count, sizeof(*c->pool));
+	c->held_bits = calloc(c->pool_count, HELD_BITS / 8);
+	return c->pool && c->held_bits ? 0 : -ENOMEM;
+}
+
+void thmqi_runs_fini(struct thmq_consumer *c)
+{
+	struct delivered **at;
+	uint32_t i;
+
+	for (i = 0; i < c->session->shard_count; i++) { /* a link's list has records of several consumers */
+		struct client_link *l = c->session->links[i];
+
+		for (at = l ? &l->unreleased : NULL; at && *at;) {
+			if ((*at)->consumer == c) {
+				*at = (*at)->next;
+				l->unreleased_count--;
+			} else {
+				at = &(*at)->next;
+			}
+		}
+	}
+	free(c->pool);
+	free(c->held_bits);
+	c->pool = NULL;
+	c->held_bits = NULL;
+	c->pool_count = c->pool_used = 0;
+	c->first = c->free = NULL;
+	c->last = &c->first;
+}
+
+static struct delivered *run_get(struct thmq_consumer *c)
+{
+	struct delivered *d = c->free;
+
+	if (thmqi_likely(d != NULL)) {
+		c->free = d->next;
+		return d;
+	}
+	if (c->pool_used == c->pool_count)
+		return NULL;
+	d = &c->pool[c->pool_used];
+	d->consumer = c;
+	d->generation = 1;
+	d->held_bits = c->held_bits + (size_t)c->pool_used++ * (HELD_BITS / 64);
+	return d;
+}
+
+/* ------------------------------------------------------------- the way back */
+
+static bool send_release(struct client_link *l, uint32_t stream, uint64_t token)
+{
+	struct thmqi_frame *f = l->dead ? NULL : thmqi_frame_claim(&l->wire->ctl, 0);
+
+	if (!f)
+		return l->dead != 0;
+	f->type = THMQI_FRAME_RELEASE;
+	f->stream = stream;
+	f->arg[0] = token;
+	thmqi_frame_commit(&l->wire->ctl);
+	return true;
+}
+
+static void flush_link(struct client_link *l)
+{
+	struct delivered *d;
+
+	while ((d = l->unreleased) && send_release(l, d->consumer->stream, d->token)) {
+		l->unreleased = d->next;
+		l->unreleased_count--;
+		d->next = d->consumer->free;
+		d->consumer->free = d;
+	}
+	if (!l->dead)
+		thmqi_link_kick_broker(l->wire);
+}
+
+/* A consumer with little room cannot hold back what makes room. */
+static bool window_is_small(const struct thmq_consumer *c, const struct delivered *d)
+{
+	return (uint64_t)d->bytes * RELEASE_BATCH > c->opts.prefetch_bytes / 4 ||
+	       (uint64_t)THMQI_MAX(d->count, 1u) * RELEASE_BATCH > c->opts.prefetch_count / 4;
+}
+
+/* All of the run is done with. */
+static void run_put(struct thmq_consumer *c, struct delivered *d)
+{
+	struct client_link *l = d->link;
+
+	c->held_bytes -= d->bytes;
+	c->held_count -= d->count;
+	c->stalled = false;
+	if (thmqi_unlikely(!++d->generation))
+		d->generation = 1;
+	d->run = NULL;
+	d->next = l->unreleased;
+	l->unreleased = d;
+	l->unreleased_idle = 0;
+	if (++l->unreleased_count >= RELEASE_BATCH || window_is_small(c, d))
+		flush_link(l);
+}
+
+void thmqi_releases_tend(struct client_link *l, uint32_t news)
+{
+	l->unreleased_idle = news ? 0 : l->unreleased_idle + 1;
+	if (l->unreleased_count >= RELEASE_BATCH || l->unreleased_idle >= IDLE_ROUNDS)
+		flush_link(l);
+}
+
+void thmqi_releases_flush(struct thmq_session *s)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->shard_count; i++)
+		if (s->links[i] && s->links[i]->unreleased)
+			flush_link(s->links[i]);
+}
+
+void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r)
+{
+	struct delivered **at = &c->first, *d;
+
+	while ((d = *at)) {
+		if (d->reading != r) {
+			at = &d->next;
+			continue;
+		}
+		*at = d->next;
+		d->queued = false;
+		d->at = d->count; /* nothing more is handed out */
+		if (!d->held)
+			run_put(c, d);
+	}
+	c->last = at;
+}
+
+bool thmqi_runs_give_back(struct thmq_consumer *c)
+{
+	struct thmq_session *s = c->session;
+	bool all = true;
+	uint32_t i;
+
+	c->first = NULL;
+	c->last = &c->first;
+	for (i = 0; i < c->pool_used; i++) {
+		struct delivered *d = &c->pool[i];
+
+		if (!d->run)
+			continue;
+		d->held = 0;
+		d->at = d->count;
+		run_put(c, d);
+	}
+	thmqi_releases_flush(s);
+	for (i = 0; i < s->shard_count; i++) {
+		const struct delivered *d = s->links[i] ? s->links[i]->unreleased : NULL;
+
+		for (; d; d = d->next)
+			all = all && d->consumer != c;
+	}
+	return all;
+}
+
+/* ------------------------------------------------------------------ deliver */
+
+/* After that the run's memory may be gone: it went with the broker. */
+static bool gone(const struct client_link *l)
+{
+	return atomic_load_explicit(&l->wire->broker_closed, memory_order_acquire) != 0;
+}
+
+/* Does the record table lie within the run? Bodies are looked at one by one. */
+static bool run_ok(const struct thmq_run_header *run, uint32_t bytes)
+{
+	return bytes >= sizeof(*run) && run->len <= bytes - sizeof(*run) && run->encoding == THMQ_RUN_RECORDS &&
+	       thmqi_run_table_bytes(run->count, run->flags & THMQ_RUN_SPARSE) <= run->len;
+}
+
+static void run_open(struct delivered *d, const struct thmq_run_header *run)
+{
+	bool sparse = run->flags & THMQ_RUN_SPARSE;
+
+	d->run = run;
+	d->record = (const struct thmq_record *)(run + 1);
+	d->deltas = sparse ? (const uint32_t *)(d->record + run->count) : NULL;
+	d->body = (const uint8_t *)d->record + thmqi_run_table_bytes(run->count, sparse);
+	d->end = (const uint8_t *)d->record + run->len;
+	d->bytes = run->len;
+	d->count = run->count;
+}
+
+void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
+			const struct thmqi_frame *f)
+{
+	const struct thmq_run_header *run = (const void *)(uintptr_t)f->data;
+	struct delivered *d;
+	bool ok;
+
+	/* they come from another core: header, table and first body on their way at once */
+	__builtin_prefetch(run);
+	__builtin_prefetch((const char *)run + 64);
+	__builtin_prefetch((const char *)run + 128);
+	if (thmqi_unlikely(gone(l)))
+		return;
+	d = run_get(c);
+	if (thmqi_unlikely(!d)) { /* more than was agreed: not ours to keep */
+		send_release(l, c->stream, f->arg[0]);
+		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -EOVERFLOW, f->seq);
+		return;
+	}
+	d->next = NULL;
+	d->link = l;
+	d->reading = r;
+	d->token = f->arg[0];
+	d->from = f->seq;
+	d->to = f->arg[1];
+	d->at = 0;
+	d->held = 0;
+	d->queued = false;
+	ok = run_ok(run, f->len);
+	if (thmqi_likely(ok)) {
+		run_open(d, run);
+	} else {
+		d->run = run;
+		d->bytes = d->count = 0;
+		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->seq);
+	}
+	c->held_bytes += d->bytes;
+	c->held_count += d->count;
+	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON || f->generation != r->generation)) {
+		d->at = d->count;
+		run_put(c, d);
+		return;
+	}
+	d->queued = true;
+	*c->last = d;
+	c->last = &d->next;
+}
+
+bool thmqi_consumer_has_news(const struct thmq_consumer *c)
+{
+	return (c->first != NULL && !c->session->dead) || (c->error && !c->error_told);
+}
+
+/* -------------------------------------------------------------------- fetch */
+
+static bool wanted(const struct delivered *d, uint64_t offset, int64_t time)
+{
+	return offset >= d->from && offset < d->to && time >= d->reading->not_before_ns;
+}
+
+/* In every view: which use of which record, whose, and which message of the run. */
+static uint64_t view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index)
+{
+	return d->generation | (uint64_t)(index % HELD_BITS) << 32 | (uint64_t)(VIEW_MARK | c->stream) << 48;
+}
+
+static int corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset)
+{
+	d->at = d->count;
+	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, -THMQ_ECORRUPT, offset);
+	return 0;
+}
+
+/* The next record of @d. Return: 1 a message; 0 none is left. */
+static int next_message(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m)
+{
+	while (d->at < d->count) {
+		const struct thmq_record *rec = d->record++;
+		const uint8_t *body = d->body;
+		uint32_t index = d->at++, head = (uint32_t)rec->key_len + rec->tag_len;
+		uint64_t offset = d->run->base_offset + (d->deltas ? d->deltas[index] : index);
+		int64_t time = d->run->first_time_ns + (int64_t)rec->time_delta_us * 1000;
+
+		if (thmqi_unlikely(rec->size > (size_t)(d->end - body) || head > rec->size))
+			return corrupt(c, d, offset);
+		d->body += THMQI_MIN(thmqi_record_bytes(rec->size), (uint64_t)(d->end - body));
+		if (thmqi_unlikely(!wanted(d, offset, time)))
+			continue;
+		m->key = rec->key_len ? body : NULL;
+		m->tag = rec->tag_len ? (const char *)body + rec->key_len : NULL;
+		m->data = body + head;
+		m->len = rec->size - head;
+		m->key_len = rec->key_len;
+		m->tag_len = rec->tag_len;
+		m->partition = d->reading->index;
+		m->offset = offset;
+		m->time_ns = time;
+		m->internal[0] = (uint64_t)(uintptr_t)d;
+		m->internal[1] = view_of(c, d, index);
+		d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
+		d->held++;
+		d->reading->held++;
+		c->app_held++;
+		/* from here on everything is late enough */
+		d->reading->not_before_ns = INT64_MIN;
+		return 1;
+	}
+	return 0;
+}
+
+/* Nothing can come because the app holds all that the broker hands over at a time. */
+static bool window_held(const struct thmq_consumer *c)
+{
+	return c->app_held && ((!c->free && c->pool_used == c->pool_count) ||
+			       c->held_bytes >= c->opts.prefetch_bytes || c->held_count >= c->opts.prefetch_count);
+}
+
+/* Nothing is queued: why. */
+static int nothing(struct thmq_consumer *c)
+{
+	if (c->session->dead)
+		return c->session->dead;
+	if (c->error) {
+		c->error_told = true;
+		return c->error;
+	}
+	if (!window_held(c))
+		return 0;
+	if (!c->stalled) {
+		c->stalled = true;
+		thmqi_consumer_tell(c, THMQ_EVENT_STALLED, NULL, -ENOBUFS, 0);
+	}
+	return -ENOBUFS;
+}
+
+int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
+{
+	struct delivered *d = c->first;
+	uint32_t n = 0;
+
+	thmqi_session_beat(c->session);
+	if (thmqi_unlikely(d && gone(d->link))) {
+		/* what was prefetched went with the broker; the last frames still come in, and tell so */
+		while (!c->session->dead)
+			thmqi_session_process(c->session);
+		return c->session->dead;
+	}
+	if (!d) {
+		thmqi_session_process(c->session);
+		if (!c->first)
+			return nothing(c);
+	}
+	while (n < max && (d = c->first)) {
+		if (next_message(c, d, &ret_messages[n])) {
+			n++;
+			if (d->at < d->count)
+				continue;
+		}
+		if (d->at == d->count) {
+			c->first = d->next;
+			if (!c->first)
+				c->last = &c->first;
+			d->queued = false;
+			if (!d->held)
+				run_put(c, d);
+		}
+	}
+	return (int)n;
+}
+
+static bool in_pool(const struct thmq_consumer *c, const struct delivered *d)
+{
+	return d >= c->pool && d < c->pool + c->pool_used && ((const char *)d - (const char *)c->pool) % sizeof(*d) == 0;
+}
+
+/* Is @m a view of @d as it is used now, and in the app's hands? Then it is no more. */
+static bool take_back(const struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m)
+{
+	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
+	uint64_t bit = 1ull << (index % 64);
+
+	if (thmqi_unlikely(!in_pool(c, d) || view_of(c, d, index) != m->internal[1] || !d->held))
+		return false;
+	if (thmqi_likely(d->count <= HELD_BITS)) {
+		if (thmqi_unlikely(!(d->held_bits[index / 64] & bit)))
+			return false;
+		d->held_bits[index / 64] &= ~bit;
+	}
+	return true;
+}
+
+int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)
+{
+	struct delivered *d;
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		d = (struct delivered *)(uintptr_t)messages[i].internal[0];
+		if (thmqi_unlikely(!take_back(c, d, &messages[i])))
+			return -EINVAL;
+		messages[i].internal[0] = 0;
+		d->held--;
+		d->reading->held--;
+		c->app_held--;
+		if (!d->held && d->at == d->count && !d->queued) {
+			if (thmqi_unlikely(d->reading->state == READING_DRAINING))
+				c->session->untended = true;
+			run_put(c, d);
+		}
+	}
+	if (thmqi_unlikely(c->session->untended))
+		thmqi_consumers_tend(c->session);
+	return 0;
+}

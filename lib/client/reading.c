@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reading.c - the partitions of a consumer: given by the group, attached at their shards, asked back, let go. What
+ * finds no room in a ring is tried again by tend(). Knows nothing of the messages themselves.
+ */
+#include "internal.h"
+
+#define NO_OFFSET UINT64_MAX
+
+static struct reading *reading_of(struct thmq_consumer *c, uint32_t partition)
+{
+	uint32_t i = c->reading_count ? partition - c->readings[0].partition : 0;
+
+	if (i < c->reading_count && c->readings[i].partition == partition)
+		return &c->readings[i];
+	for (i = 0; i < c->reading_count; i++)
+		if (c->readings[i].partition == partition)
+			return &c->readings[i];
+	return NULL;
+}
+
+void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct reading *r, int error,
+			 uint64_t offset)
+{
+	struct thmq_event e = {.type = type,
+			       .error = error,
+			       .consumer = c,
+			       .cookie = c->opts.cookie,
+			       .partition = r ? r->index : 0,
+			       .offset = offset};
+
+	thmqi_session_event(c->session, &e);
+}
+
+/* Something found no room: all is looked at again with the next news, or in the next round. */
+static bool later(const struct reading *r)
+{
+	r->consumer->session->untended = true;
+	return false;
+}
+
+/* ----------------------------------------------------------- frames to send */
+
+/* The detach of an earlier epoch goes first: the broker has one reader of a partition per consumer. */
+static bool send_detach(struct reading *r, uint64_t epoch)
+{
+	struct thmqi_frame *f;
+
+	r->detach_due = false;
+	if (!r->link || r->link->dead)
+		return true;
+	f = thmqi_ctl_claim(r->link);
+	if (!f) {
+		r->detach_due = true;
+		r->detach_epoch = epoch;
+		return later(r);
+	}
+	f->type = THMQI_FRAME_DETACH;
+	f->stream = r->consumer->stream;
+	f->partition = r->partition;
+	f->seq = epoch;
+	thmqi_ctl_commit(r->link);
+	return true;
+}
+
+bool thmqi_reading_attach(struct reading *r)
+{
+	struct thmq_consumer *c = r->consumer;
+	struct thmqi_frame *f;
+
+	if (r->detach_due && !send_detach(r, r->detach_epoch))
+		return false;
+	f = thmqi_ctl_claim(r->link);
+	if (!f)
+		return later(r);
+	r->generation++;
+	r->not_before_ns = c->opts.start == THMQ_START_TIME ? (int64_t)c->opts.start_time_ns : INT64_MIN;
+	f->type = THMQI_FRAME_ATTACH;
+	f->flags = (uint8_t)(c->opts.start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? 0x80 : 0));
+	f->stream = c->stream;
+	f->partition = r->partition;
+	f->len = (uint32_t)THMQI_MIN(c->opts.prefetch_bytes, (uint64_t)UINT32_MAX);
+	f->extra = c->opts.prefetch_count;
+	f->seq = r->epoch;
+	f->arg[0] = c->opts.start_time_ns;
+	f->arg[1] = r->group_id;
+	f->generation = r->generation;
+	r->state = READING_ATTACHING;
+	thmqi_ctl_commit(r->link);
+	return true;
+}
+
+static void send_revoked(struct reading *r)
+{
+	struct thmq_consumer *c = r->consumer;
+	struct client_link *meta = c->session->links[THMQI_SHARD_META];
+	struct thmqi_frame *f = thmqi_ctl_claim(meta);
+
+	r->state = READING_NONE;
+	if (!f)
+		return; /* the broker's patience ends by itself */
+	f->type = THMQI_FRAME_REVOKED;
+	f->stream = c->stream;
+	f->partition = r->partition;
+	f->seq = r->epoch;
+	thmqi_ctl_commit(meta);
+}
+
+bool thmqi_reading_ack(struct reading *r)
+{
+	struct thmqi_frame *f = thmqi_ctl_claim(r->link);
+
+	if (!f) {
+		r->ack_dirty = true;
+		return later(r);
+	}
+	f->type = THMQI_FRAME_ACK;
+	f->stream = r->consumer->stream;
+	f->partition = r->partition;
+	f->seq = r->ack_next;
+	f->arg[0] = r->epoch;
+	f->arg[1] = r->group_id;
+	r->ack_sent = r->ack_next;
+	r->ack_dirty = false;
+	thmqi_ctl_commit(r->link);
+	return true;
+}
+
+/* ------------------------------------------------------------------- states */
+
+static void detach(struct reading *r)
+{
+	if (send_detach(r, r->epoch))
+		r->state = READING_DETACHING;
+	else
+		r->state = READING_DRAINING; /* tend() comes back to it */
+}
+
+/* As soon as the app holds nothing of it, and its acks are on their way. */
+static void let_go(struct reading *r)
+{
+	thmqi_runs_drop(r->consumer, r);
+	if (r->held || (r->ack_dirty && !thmqi_reading_ack(r)))
+		r->state = READING_DRAINING;
+	else
+		detach(r);
+}
+
+void thmqi_reading_close(struct reading *r)
+{
+	thmqi_runs_drop(r->consumer, r);
+	r->held = 0;
+	r->ack_dirty = false;
+	if (r->state == READING_WANTED || !r->link || r->link->dead)
+		r->state = READING_NONE;
+	else if (r->state != READING_NONE && r->state != READING_DETACHING)
+		detach(r);
+}
+
+/* Another has it now, or its topic is gone: nothing that we still say of it counts. */
+static void lost(struct thmq_consumer *c, struct reading *r, int error)
+{
+	thmqi_runs_drop(c, r);
+	r->state = READING_NONE;
+	if (r->ack_next != NO_OFFSET && (r->ack_dirty || r->ack_sent != r->ack_stored))
+		c->fenced = true;
+	r->ack_dirty = false;
+	r->revoke_asked = false;
+	if (error == -THMQ_ENOTOPIC)
+		c->error = error;
+	thmqi_consumer_tell(c, error == -THMQ_EFENCED ? THMQ_EVENT_REVOKED : THMQ_EVENT_ERROR, r, error, 0);
+}
+
+static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
+{
+	struct reading *r = f->len < c->reading_count ? &c->readings[f->len] : NULL;
+	int rc;
+
+	if (!r || c->closing)
+		return;
+	if (r->state == READING_ON || r->state == READING_DRAINING) /* it is ours already, by an older epoch */
+		send_detach(r, r->epoch);
+	thmqi_runs_drop(c, r);
+	r->partition = f->partition;
+	r->shard = (uint32_t)f->arg[0];
+	r->group_id = (uint32_t)f->arg[1];
+	r->epoch = f->seq;
+	r->revoke_asked = false;
+	r->ack_next = r->ack_sent = r->ack_stored = NO_OFFSET;
+	r->ack_dirty = false;
+	r->state = READING_WANTED;
+	rc = thmqi_session_link(c->session, r->shard, &r->link);
+	if (rc == 0) {
+		thmqi_reading_attach(r);
+		return;
+	}
+	r->link = NULL;
+	send_revoked(r); /* it cannot be read from here: another member may try */
+	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, rc, 0);
+}
+
+static void on_revoke(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
+{
+	if (f->seq != r->epoch || r->state == READING_NONE)
+		return;
+	if (f->status) { /* taken: the next owner fences us at the shard */
+		if (r->state != READING_WANTED && r->state != READING_DETACHING)
+			send_detach(r, r->epoch);
+		lost(c, r, f->status);
+	} else if (r->state == READING_WANTED) {
+		send_revoked(r);
+	} else if (r->state == READING_ATTACHING) {
+		r->revoke_asked = true;
+	} else if (r->state == READING_ON) {
+		let_go(r);
+	}
+}
+
+static void on_attached(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
+{
+	if (r->state != READING_ATTACHING)
+		return;
+	r->status = f->status;
+	if (f->status) {
+		lost(c, r, f->status);
+		return;
+	}
+	r->state = READING_ON;
+	if (f->flags & THMQI_ATTACHED_AT_GROUP) /* the start was not asked for its time */
+		r->not_before_ns = INT64_MIN;
+	thmqi_consumer_tell(c, THMQ_EVENT_ASSIGNED, r, 0, f->seq);
+	if (r->revoke_asked)
+		let_go(r);
+}
+
+static void on_detached(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
+{
+	if (f->seq != r->epoch || r->state == READING_NONE)
+		return;
+	if (f->status) {
+		lost(c, r, f->status);
+	} else if (r->state == READING_DETACHING) {
+		if (c->grouped && !c->closing) /* leaving gives all of them back */
+			send_revoked(r);
+		r->state = READING_NONE;
+		thmqi_consumer_tell(c, THMQ_EVENT_REVOKED, r, 0, 0);
+	}
+}
+
+static void on_acked(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
+{
+	if (f->status == -THMQ_EFENCED)
+		c->fenced = true;
+	if (f->status)
+		r->ack_stored = r->ack_sent; /* refused: nothing more will come of it */
+	else if (r->ack_stored == NO_OFFSET || f->seq > r->ack_stored)
+		r->ack_stored = f->seq;
+}
+
+static void on_sought(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
+{
+	r->seek_done = true;
+	r->seek_status = f->status;
+	r->seek_begin = f->arg[0];
+	r->seek_end = f->arg[1];
+	if (f->status)
+		return;
+	r->generation++; /* what was prefetched is of the old place */
+	r->not_before_ns = r->seek_not_before_ns;
+	thmqi_runs_drop(c, r);
+}
+
+void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f)
+{
+	struct reading *r;
+
+	if (f->type == THMQI_FRAME_ASSIGN) {
+		on_assign(c, f);
+		return;
+	}
+	r = reading_of(c, f->partition);
+	if (f->type == THMQI_FRAME_DELIVER) {
+		thmqi_runs_deliver(c, l, r, f);
+		return;
+	}
+	if (!r)
+		return;
+	switch (f->type) {
+	case THMQI_FRAME_REVOKE:
+		on_revoke(c, r, f);
+		break;
+	case THMQI_FRAME_ATTACHED:
+		on_attached(c, r, f);
+		break;
+	case THMQI_FRAME_DETACHED:
+		on_detached(c, r, f);
+		break;
+	case THMQI_FRAME_ACKED:
+		on_acked(c, r, f);
+		break;
+	case THMQI_FRAME_SOUGHT:
+		on_sought(c, r, f);
+		break;
+	case THMQI_FRAME_GAP:
+		if (f->generation == r->generation)
+			thmqi_consumer_tell(c, THMQ_EVENT_OFFSETRANGE, r, -THMQ_EOFFSETRANGE, f->seq);
+		break;
+	case THMQI_FRAME_TROUBLE:
+		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, f->status, f->seq);
+		break;
+	default:
+		break;
+	}
+}
+
+/* --------------------------------------------------------------------- tend */
+
+static void tend(struct thmq_consumer *c)
+{
+	uint32_t i;
+
+	for (i = 0; i < c->reading_count; i++) {
+		struct reading *r = &c->readings[i];
+
+		if (r->state == READING_WANTED && r->link)
+			thmqi_reading_attach(r);
+		else if (r->state == READING_DRAINING && !r->held)
+			let_go(r);
+		else if (r->detach_due)
+			send_detach(r, r->detach_epoch);
+		if (r->ack_dirty && r->state == READING_ON)
+			thmqi_reading_ack(r);
+	}
+}
+
+void thmqi_consumers_tend(struct thmq_session *s)
+{
+	uint32_t i;
+
+	s->untended = false;
+	for (i = 0; i < THMQI_STREAMS; i++)
+		if (s->consumers[i])
+			tend(s->consumers[i]);
+}
+
+void thmqi_consumer_link_up(struct thmq_session *s)
+{
+	s->untended = true;
+}
