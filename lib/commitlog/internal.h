@@ -49,7 +49,7 @@ struct batch_header {
 	uint8_t log_id[16];
 	uint32_t run_count;
 	uint32_t prev_crc; /* header_crc of the batch before; 0 for the first */
-	uint32_t payload_crc; /* CRC32C over the 96-byte run headers, one behind the other */
+	uint32_t payload_crc; /* CRC32C over the header_crc of its runs, one behind the other */
 	uint32_t reserved[6];
 	uint32_t header_crc; /* of the 92 bytes before it */
 	uint64_t incarnation;

@@ -60,6 +60,21 @@ Test(commitlog_truncate, batches_from_an_index_on_are_gone_for_good, .init = up,
 	cr_assert_eq(rig_read_all(&r, 1, 0, 8), 8);
 }
 
+/* Same position, index, term, length: only the checksums of the runs tell the two batches apart. */
+Test(commitlog_truncate, what_was_behind_does_not_continue_a_batch_of_the_same_shape, .init = up, .fini = down)
+{
+	uint64_t index = store(0, 3, 100);
+
+	store(3, 1, 100); /* its bytes stay on the disk behind what comes instead of the third */
+	cr_assert_eq(thmq_log_truncate(r.log, index), 0);
+	cr_assert_eq(rig_append_wait(&r, 2, 7, 100, DURABLE, &index), 0);
+	cr_assert_eq(rig_await(&r, index), 0);
+	rig_crash(&r, THMQI_DISK_SIM_CRASH_ANY);
+	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_stats(&r).last_index, index);
+	cr_assert_eq(held(), 2);
+}
+
 Test(commitlog_truncate, what_is_written_anew_takes_the_place, .init = up, .fini = down)
 {
 	struct thmq_log_reader *reader;
