@@ -27,8 +27,8 @@ static const struct command {
 	 "Prints the messages of a topic, one a line.\n"
 	 "\n"
 	 "  --group GROUP        as a member of this group: goes on where it stopped, and stores how far it came\n"
-	 "  --from WHERE         begin, end, an offset, or a time as 2026-01-31T12:00:00Z (default: the group's offset,\n"
-	 "                       else begin)\n"
+	 "  --from WHERE         begin, end, an offset (in every partition that holds it), or a time as\n"
+	 "                       2026-01-31T12:00:00Z (default: the group's offset, else begin)\n"
 	 "  --count N            at most N messages\n"
 	 "  --follow             wait for more at the end, until interrupted\n"
 	 "  --json               one JSON object a message: partition, offset, time, key, tag, data\n"},
@@ -288,7 +288,8 @@ int connect_dir(struct connection *c, const char *dir, bool create, uint32_t pol
 		rc = thmq_connect(c->env, "inproc://", NULL, &c->session);
 	if (rc == 0)
 		return 0;
-	rc = fail(rc, "%s", thmq_errmsg());
+	rc = fail(rc, "%s%s", thmq_errmsg(),
+		  rc == -ENOENT && !create ? "; thmq topic create, or thmq pub --create, makes it" : "");
 	thmq_env_close(c->env, 0);
 	return rc;
 }

@@ -8,6 +8,7 @@
 #include "thmq.h"
 
 #define FETCH_MAX 256
+#define STALL_NS (60 * SECOND)
 
 static void print_message(const struct thmq_message *m, bool json)
 {
@@ -16,8 +17,8 @@ static void print_message(const struct thmq_message *m, bool json)
 		fputc('\n', stdout);
 		return;
 	}
-	printf("{\"partition\":%u,\"offset\":%llu,\"time_ns\":%lld", m->partition, (unsigned long long)m->offset,
-	       (long long)m->time_ns);
+	printf("{\"partition\":%u,\"offset\":%llu,\"time_ns\":%lld", m->partition,
+	       (unsigned long long)m->offset, (long long)m->time_ns);
 	if (m->key) {
 		fputs(",\"key\":", stdout);
 		print_json_string(stdout, m->key, m->key_len);
@@ -44,7 +45,8 @@ static bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_valu
 		*ret_start = THMQ_START_END;
 	else if (parse_number(text, UINT64_MAX, ret_value))
 		*ret_start = THMQ_START_OFFSET;
-	else if ((end = strptime(text, "%Y-%m-%dT%H:%M:%S", &t)) && (!*end || strcmp(end, "Z") == 0)) {
+	else if ((end = strptime(text, "%Y-%m-%dT%H:%M:%S", &t)) &&
+		 (!*end || strcmp(end, "Z") == 0)) {
 		*ret_start = THMQ_START_TIME;
 		*ret_value = (uint64_t)timegm(&t) * SECOND;
 	} else {
@@ -53,13 +55,17 @@ static bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_valu
 	return true;
 }
 
-/* Where the topic ends now: without --follow that is where we stop. */
+/*
+ * Where each partition ends when we begin: without --follow that is where we stop. An end is one past a message that is
+ * there, so that a partition is done when that message has come, or where the group is behind it already.
+ */
 struct ends {
 	uint32_t count;
-	uint64_t *end, *next;
+	uint64_t *begin, *end, *next;
+	bool by_time; /* what is older than the time asked for does not come: silence is an end too */
 };
 
-static int find_ends(struct connection *c, const char *topic, struct ends *e)
+static int find_ends(struct connection *c, const char *topic, const char *group, struct ends *e)
 {
 	struct thmq_topic_info info = {.size = sizeof(info)};
 	struct thmq_partition_info p = {.size = sizeof(p)};
@@ -69,80 +75,172 @@ static int find_ends(struct connection *c, const char *topic, struct ends *e)
 	if (rc)
 		return rc;
 	e->count = info.partition_count;
+	e->begin = calloc(e->count, sizeof(*e->begin));
 	e->end = calloc(e->count, sizeof(*e->end));
 	e->next = calloc(e->count, sizeof(*e->next));
-	if (!e->end || !e->next)
+	if (!e->begin || !e->end || !e->next)
 		return -ENOMEM;
 	for (i = 0; i < e->count && !rc; i++) {
-		rc = thmq_partition_describe(c->session, topic, i, NULL, &p);
+		rc = thmq_partition_describe(c->session, topic, i, group, &p);
 		e->end[i] = p.end_offset;
+		e->begin[i] = e->next[i] = p.begin_offset;
+		if (group && p.group_offset != UINT64_MAX)
+			e->next[i] = p.group_offset;
 	}
 	return rc;
 }
 
-static int consume(struct connection *c, struct thmq_consumer *consumer, uint64_t count, bool follow, bool group,
-		   bool json)
+static bool at_end(const struct ends *e)
+{
+	uint32_t i;
+
+	for (i = 0; i < e->count; i++)
+		if (e->next[i] < e->end[i])
+			return false;
+	return true;
+}
+
+/* Nothing is there now. Return: whether to go on; else *@ret_code says why not. */
+static bool await(struct connection *c, const struct ends *e, bool follow, uint64_t idle_since,
+		  int *ret_code)
+{
+	uint64_t idle = clock_ns() - idle_since;
+	int rc;
+
+	*ret_code = EXIT_OK;
+	if (!follow && (at_end(e) || (e->by_time && idle > SECOND)))
+		return false;
+	if (!follow && idle > STALL_NS) {
+		*ret_code =
+			fail(-ETIMEDOUT, "nothing has come for a minute, and this is not the end");
+		return false;
+	}
+	fflush(stdout);
+	rc = thmq_session_wait(c->session, SECOND / 10);
+	if (rc < 0)
+		*ret_code = fail(rc, "wait: %s", thmq_strerror(rc));
+	return rc >= 0;
+}
+
+static int ack(struct connection *c, struct thmq_consumer *consumer, const struct thmq_message *m)
+{
+	int rc;
+
+	while ((rc = thmq_ack(consumer, m)) == -EAGAIN)
+		thmq_poll(c->env, SECOND);
+	return rc;
+}
+
+static int consume(struct connection *c, struct thmq_consumer *consumer, struct ends *e,
+		   uint64_t count, bool follow, bool group, bool json)
 {
 	struct thmq_message m[FETCH_MAX];
 	uint64_t done = 0, idle_since = clock_ns();
-	int n, i, rc;
+	int n, i, rc = 0;
 
-	while (!interrupted && done < count) {
-		n = thmq_fetch(consumer, m, count - done < FETCH_MAX ? (uint32_t)(count - done) : FETCH_MAX);
+	while (!interrupted && done < count && (follow || !at_end(e))) {
+		n = thmq_fetch(consumer, m,
+			       count - done < FETCH_MAX ? (uint32_t)(count - done) : FETCH_MAX);
 		if (n < 0)
 			return fail(n, "fetch: %s", thmq_strerror(n));
 		if (n == 0) {
-			/* the end of what there is: nothing for a while, though the broker had its time */
-			if (!follow && clock_ns() - idle_since > SECOND / 5)
-				break;
-			fflush(stdout);
-			rc = thmq_session_wait(c->session, SECOND / 10);
-			if (rc < 0)
-				return fail(rc, "wait: %s", thmq_strerror(rc));
-			continue;
+			if (await(c, e, follow, idle_since, &rc))
+				continue;
+			break;
 		}
-		for (i = 0; i < n; i++)
+		for (i = 0; i < n; i++) {
 			print_message(&m[i], json);
+			if (m[i].partition < e->count)
+				e->next[m[i].partition] = m[i].offset + 1;
+		}
+		/* acked only once they are out of our hands */
+		if (group)
+			fflush(stdout);
 		if (ferror(stdout)) /* nobody reads any more */
-			return errno == EPIPE ? EXIT_OK : fail(-errno, "standard output: %s", strerror(errno));
-		for (i = 0; i < n && group; i++)
-			while ((rc = thmq_ack(consumer, &m[i])) == -EAGAIN)
-				thmq_poll(c->env, SECOND);
+			return errno == EPIPE
+				       ? EXIT_OK
+				       : fail(-errno, "standard output: %s", strerror(errno));
+		for (i = 0; i < n && group && !rc; i++)
+			rc = ack(c, consumer, &m[i]);
+		if (rc)
+			return fail(rc, "ack: %s", thmq_strerror(rc));
 		thmq_release(consumer, m, (uint32_t)n);
 		done += (uint64_t)n;
 		idle_since = clock_ns();
 	}
-	fflush(stdout);
+	if (fflush(stdout) != 0 && errno != EPIPE)
+		return fail(-errno, "standard output: %s", strerror(errno));
 	if (group && (rc = thmq_consumer_flush(consumer, 30 * SECOND)) != 0)
 		return fail(rc, "store the group's offset: %s", thmq_strerror(rc));
-	return EXIT_OK;
+	return rc;
+}
+
+/* An offset is sought in every partition: one that does not hold it begins at its nearest end, but one must hold it. */
+static int seek_offset(struct thmq_consumer *consumer, struct ends *e, uint64_t offset)
+{
+	uint32_t i, held = 0;
+	int rc = 0;
+
+	for (i = 0; i < e->count; i++) {
+		rc = thmq_seek(consumer, i, THMQ_START_OFFSET, offset);
+		if (rc == 0)
+			e->next[i] = offset, held++;
+		else if (rc != -THMQ_EOFFSETRANGE)
+			return rc;
+	}
+	if (!held)
+		return rc;
+	for (i = 0; i < e->count; i++) {
+		if (offset > e->end[i])
+			e->next[i] = e->end[i];
+		if (offset > e->end[i] && (rc = thmq_seek(consumer, i, THMQ_START_END, 0)) != 0)
+			return rc;
+	}
+	return 0;
+}
+
+static int seek(struct thmq_consumer *consumer, struct ends *e, uint32_t start, uint64_t value)
+{
+	uint32_t i;
+
+	if (start == THMQ_START_OFFSET)
+		return seek_offset(consumer, e, value);
+	for (i = 0; i < e->count; i++) {
+		if (start == THMQ_START_BEGIN) /* whatever the group has acked */
+			e->next[i] = e->begin[i];
+		else if (start == THMQ_START_END)
+			e->next[i] = e->end[i];
+	}
+	e->by_time = start == THMQ_START_TIME;
+	return thmq_seek(consumer, UINT32_MAX, start, value);
 }
 
 /* A group's partitions are assigned as we go: seek when they are. */
-static int seek_when_assigned(struct connection *c, struct thmq_consumer *consumer, uint32_t partitions,
+static int seek_when_assigned(struct connection *c, struct thmq_consumer *consumer, struct ends *e,
 			      uint32_t start, uint64_t value)
 {
 	uint64_t until = clock_ns() + 5 * SECOND;
-	struct thmq_event e;
+	struct thmq_event event;
 	uint32_t assigned = 0;
 	int rc;
 
-	while (assigned < partitions && clock_ns() < until) {
-		while (thmq_events(c->session, &e, 1) == 1)
-			assigned += e.type == THMQ_EVENT_ASSIGNED;
-		if (assigned < partitions && (rc = thmq_session_wait(c->session, SECOND / 10)) < 0)
+	while (assigned < e->count && clock_ns() < until) {
+		while (thmq_events(c->session, &event, 1) == 1)
+			assigned += event.type == THMQ_EVENT_ASSIGNED;
+		if (assigned < e->count && (rc = thmq_session_wait(c->session, SECOND / 10)) < 0)
 			return rc;
 	}
-	return thmq_seek(consumer, UINT32_MAX, start, value);
+	return seek(consumer, e, start, value);
 }
 
 int cmd_sub(int argc, char **argv)
 {
 	const char *group = NULL, *from = NULL, *count_text = NULL;
 	bool follow = false, json = false;
-	const struct option_spec specs[] = {{"--group", &group, NULL},	  {"--from", &from, NULL},
-					    {"--count", &count_text, NULL}, {"--follow", NULL, &follow},
-					    {"--json", NULL, &json},	    {NULL, NULL, NULL}};
+	const struct option_spec specs[] = {
+		{"--group", &group, NULL},      {"--from", &from, NULL},
+		{"--count", &count_text, NULL}, {"--follow", NULL, &follow},
+		{"--json", NULL, &json},        {NULL, NULL, NULL}};
 	struct thmq_consumer *consumer;
 	struct connection c;
 	struct ends ends = {0};
@@ -157,16 +255,19 @@ int cmd_sub(int argc, char **argv)
 	if (count_text && !parse_number(count_text, UINT64_MAX, &count))
 		return usage_error("--count: %s is no number", count_text);
 	if (from && !parse_from(from, &start, &value))
-		return usage_error("--from is begin, end, an offset, or a time as 2026-01-31T12:00:00Z");
+		return usage_error(
+			"--from is begin, end, an offset, or a time as 2026-01-31T12:00:00Z");
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_DEFAULT);
 	if (rc)
 		return rc;
-	rc = find_ends(&c, argv[1], &ends);
+	rc = find_ends(&c, argv[1], group, &ends);
 	if (rc == 0)
 		rc = thmq_consumer_open(c.session, argv[1], group, NULL, &consumer);
 	if (rc == 0 && from)
-		rc = seek_when_assigned(&c, consumer, ends.count, start, value);
-	rc = rc ? fail(rc, "%s", thmq_errmsg()) : consume(&c, consumer, count, follow, group != NULL, json);
+		rc = seek_when_assigned(&c, consumer, &ends, start, value);
+	rc = rc ? fail(rc, "%s", thmq_errmsg())
+		: consume(&c, consumer, &ends, count, follow, group != NULL, json);
+	free(ends.begin);
 	free(ends.end);
 	free(ends.next);
 	return disconnect(&c, rc);

@@ -635,7 +635,7 @@ THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic,
  */
 THMQ_API int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns);
 
-/* A view of one message. The bytes are the library's and constant, valid until released. */
+/* A view of one message. The bytes are the library's and constant, valid until released or until the broker closes. */
 struct thmq_message {
 	const void *data;
 	const void *key; /* NULL if none */

@@ -54,8 +54,7 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 
 	s->untended = true;
 	if (!acks_stored(c))
-		rc = s->dead ? s->dead :
-			       thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
+		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
 	if (rc == 0 && c->fenced) {
 		c->fenced = false;
 		return -THMQ_EFENCED;

@@ -166,6 +166,7 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	struct thmq_session *s = p->session;
 	uint32_t level, index, key_len = opts ? opts->key_len : 0, tag_len, head, bytes;
 	struct client_link *l;
+	bool tried = false;
 	struct slot *slot;
 	uint8_t *data;
 	uint64_t at;
@@ -189,12 +190,12 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
 	if (thmqi_unlikely(bytes > l->wire->area_bytes))
 		return -EMSGSIZE;
-	at = room_claim(p, l, bytes);
-	if (thmqi_unlikely(at == UINT64_MAX)) {
-		thmqi_client_watermark(p); /* takes in what has arrived */
-		at = room_claim(p, l, bytes);
-		if (at == UINT64_MAX)
+	thmqi_session_beat(s);
+	while (thmqi_unlikely((at = room_claim(p, l, bytes)) == UINT64_MAX)) {
+		if (tried)
 			return s->dead ? s->dead : -EAGAIN;
+		thmqi_client_watermark(p); /* takes in what has arrived */
+		tried = true;
 	}
 	l->area_head = at + bytes;
 	slot = &l->slots[l->slot_head & l->slot_mask];
@@ -465,9 +466,8 @@ int thmqi_client_flush(struct thmq_producer *p, uint64_t timeout_ns)
 	int rc = 0;
 
 	if (!is_settled(p))
-		rc = p->session->dead ? p->session->dead :
-					thmqi_session_block(p->session, is_settled, p,
-							    thmqi_session_deadline(p->session, timeout_ns));
+		rc = thmqi_session_block(p->session, is_settled, p,
+					 thmqi_session_deadline(p->session, timeout_ns));
 	if (rc)
 		return rc;
 	if (p->failed) {

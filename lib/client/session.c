@@ -47,7 +47,7 @@ int thmqi_client_events(struct thmq_session *s, struct thmq_event *ret_events, u
 		ret_events[n++].count = s->dropped;
 		s->dropped = 0;
 	}
-	if (n < max && s->closed_due) {
+	if (n < max && s->closed_due && thmqi_session_process(s) == 0) {
 		memset(&ret_events[n], 0, sizeof(ret_events[n]));
 		ret_events[n].type = THMQ_EVENT_CLOSED;
 		ret_events[n++].error = s->closed_due;
@@ -264,6 +264,8 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 
 		if (done(arg))
 			return 0;
+		if (s->dead && taken) /* some links may still have what was said before the end */
+			continue;
 		if (s->dead)
 			return s->dead;
 		if (would_wait_for_ever(s, mine))

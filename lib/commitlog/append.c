@@ -203,7 +203,7 @@ static void seal_in_memory(struct thmq_log *log)
 void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_durable)
 {
 	const struct batch_header *h = (const struct batch_header *)buf->data;
-	struct flight *flight = &log->flights[log->flight_tail++ % DEPTH_MAX];
+	struct flight *flight = &log->flights[log->flight_tail++ % FLIGHTS_MAX];
 
 	flight->log = log;
 	flight->buf = buf;

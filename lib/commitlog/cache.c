@@ -34,7 +34,12 @@ void thmqi_cache_put(struct thmq_log *log, uint64_t index, struct thmqi_buf *buf
 	*slot_of(log, index) = buf;
 	log->cache_end = index + 1;
 	log->cached_bytes += buf->size;
-	/* it has more slots than batches may be unwritten; the newest one stays whatever its size */
+	thmqi_cache_trim(log);
+}
+
+/* It has more slots than batches may be unwritten; the newest one stays whatever its size. */
+void thmqi_cache_trim(struct thmq_log *log)
+{
 	while ((log->cache_end - log->cache_first > log->cache_mask || log->cached_bytes > log->opts.cache_bytes) &&
 	       log->cache_first + 1 < log->cache_end && thmqi_cache_drop_one(log))
 		;

@@ -32,6 +32,7 @@ static void on_written(struct thmqi_disk_op *op, int64_t result)
 	thmqi_buf_unref(flight->buf);
 	flight->buf = NULL;
 	flight->state = BATCH_WRITTEN;
+	log->writing--;
 	if (result < 0) {
 		thmqi_log_fail(log, (int)result);
 		return;
@@ -62,6 +63,7 @@ static bool submit(struct thmq_log *log, struct flight *flight)
 	if (log->disk->queue_submit(log->queue, &flight->op) != 0)
 		return false;
 	flight->state = BATCH_WRITING;
+	log->writing++;
 	if (!flight->dsync) {
 		log->plain_index = flight->index;
 		flight->segment->unflushed = true;
@@ -74,8 +76,8 @@ static void submit_waiting(struct thmq_log *log)
 {
 	uint32_t i;
 
-	for (i = log->flight_head; i != log->flight_tail; i++) {
-		struct flight *flight = &log->flights[i % DEPTH_MAX];
+	for (i = log->flight_head; i != log->flight_tail && log->writing < log->depth; i++) {
+		struct flight *flight = &log->flights[i % FLIGHTS_MAX];
 
 		if (flight->state == BATCH_WAITING && !submit(log, flight))
 			return;
@@ -89,11 +91,9 @@ static void submit_waiting(struct thmq_log *log)
  */
 static bool worth_writing(const struct thmq_log *log)
 {
-	uint32_t inflight = log->flight_tail - log->flight_head;
-
-	if (inflight < SMALL_WRITES)
+	if (log->writing < SMALL_WRITES)
 		return true;
-	return log->forming.used >= THMQI_MIN(BATCH_TARGET, log->opts.batch_bytes / 2);
+	return log->writing < log->depth && log->forming.used >= THMQI_MIN(BATCH_TARGET, log->opts.batch_bytes / 2);
 }
 
 /* ----------------------------------------------------------------- flushes */
@@ -147,7 +147,7 @@ static void flush(struct thmq_log *log)
 			log->flush_partial = !flush_segment(log, log->segments[i]);
 	/* plain writes that have not settled may have come too late for it */
 	for (i = log->flight_head; i != log->flight_tail; i++) {
-		struct flight *flight = &log->flights[i % DEPTH_MAX];
+		struct flight *flight = &log->flights[i % FLIGHTS_MAX];
 
 		if (flight->state >= BATCH_WRITING && !flight->dsync)
 			flight->segment->unflushed = true;
@@ -207,7 +207,7 @@ static void settle(struct thmq_log *log)
 	if (log->failed)
 		return;
 	while (log->flight_head != log->flight_tail) {
-		flight = &log->flights[log->flight_head % DEPTH_MAX];
+		flight = &log->flights[log->flight_head % FLIGHTS_MAX];
 		if (flight->state != BATCH_WRITTEN)
 			break;
 		log->written_index = flight->index;
@@ -226,9 +226,10 @@ static void settle(struct thmq_log *log)
 		uint32_t i;
 
 		for (i = log->flight_head; i != log->flight_tail; i++)
-			if (log->flights[i % DEPTH_MAX].state == BATCH_WRITTEN)
-				log->durable_index = log->written_index = log->flights[i % DEPTH_MAX].index;
+			if (log->flights[i % FLIGHTS_MAX].state == BATCH_WRITTEN)
+				log->durable_index = log->written_index = log->flights[i % FLIGHTS_MAX].index;
 	}
+	thmqi_cache_trim(log);
 	thmqi_log_commit(log); /* first the device's work, then the owner's */
 	thmqi_log_tell(log);
 }
@@ -236,7 +237,7 @@ static void settle(struct thmq_log *log)
 /* What is in flight with DSYNC needs nothing more; what is plain needs a flush when it has settled. */
 int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 {
-	struct flight *last = &log->flights[(log->flight_tail - 1) % DEPTH_MAX];
+	struct flight *last = &log->flights[(log->flight_tail - 1) % FLIGHTS_MAX];
 
 	if (log->failed)
 		return -THMQ_EFAILED;

@@ -132,6 +132,7 @@ enum prepare_step {
 };
 
 #define ZERO_BYTES (256u << 10) /* of the zeros written to the next segment at a time */
+#define ZEROERS_MAX 4u          /* of these writes in flight when appends wait for the segment; else one */
 
 /* ------------------------------------------------------------------- index */
 
@@ -191,6 +192,7 @@ struct flight {
 };
 
 #define DEPTH_MAX 64u
+#define FLIGHTS_MAX 128u /* a slow write holds up what settles behind it, and should not hold up the device */
 #define FLUSHES_MAX 8u
 #define QUEUE_DEPTH 256u
 #define READS_MAX (QUEUE_DEPTH - DEPTH_MAX - FLUSHES_MAX - 8u) /* so that reads never keep a write out */
@@ -227,16 +229,17 @@ struct thmq_log {
 	bool starved;  /* an append was refused */
 	bool tell_failed, tell_room, tell_readers, tell_checkpoint; /* by the poller, not in the call that found it */
 	bool draining;                                              /* close or truncate: nothing new is begun */
+	uint64_t yielded_ns;                                        /* when the loop last gave way to the kernel */
 	struct thmqi_timer pinch;                                   /* memory was short: tries again */
 
 	struct chain chain; /* behind the last sealed batch */
 	uint64_t term, incarnation;
 	struct forming forming;
 
-	/* batches being written, in log order: head … tail, free running */
-	struct flight flights[DEPTH_MAX];
+	/* batches that have not settled, in log order: head … tail, free running */
+	struct flight flights[FLIGHTS_MAX];
 	uint32_t flight_head, flight_tail;
-	uint32_t depth;
+	uint32_t writing, depth; /* of them, those that the device has; at most so many */
 	uint64_t written_index, written_position; /* all up to it was written, in order */
 	uint64_t durable_index, durable_position; /* and is on the medium */
 	uint64_t told_written, told_durable;
@@ -257,8 +260,15 @@ struct thmq_log {
 	uint32_t prepare; /* enum prepare_step */
 	int prepare_error; /* of the last attempt; 0: none failed since the last success */
 	struct segment *next;
-	uint64_t zeroed;
 	struct thmqi_disk_op prepare_op;
+	struct zeroer {
+		struct thmqi_disk_op op;
+		struct thmq_log *log;
+	} zeroers[ZEROERS_MAX];
+	uint32_t zeroing;      /* bit per zeroer in flight */
+	uint64_t zeroed;       /* bytes given out to them */
+	int zero_error;        /* of one of them: the attempt ends with the last */
+	bool segment_awaited;  /* an append was refused for want of it */
 	char prepare_name[40];
 	struct thmqi_buf *zeros;
 	struct thmqi_timer retry;
@@ -304,7 +314,7 @@ void thmqi_segment_name(uint64_t position, char name[40]);
 /* append.c, commit.c */
 static inline bool thmqi_flights_full(const struct thmq_log *log)
 {
-	return log->flight_tail - log->flight_head >= log->depth;
+	return log->flight_tail - log->flight_head >= 2 * log->depth;
 }
 /* The sealed batch in @buf, at the end of the chain, is to be written. A flight must be free. Takes over one reference. */
 void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_durable);
@@ -317,6 +327,7 @@ int thmqi_log_alloc(struct thmq_log *log, uint32_t size, struct thmqi_buf **ret_
 
 /* cache.c */
 void thmqi_cache_put(struct thmq_log *log, uint64_t index, struct thmqi_buf *buf);
+void thmqi_cache_trim(struct thmq_log *log); /* to its size, as far as what it holds was written */
 struct thmqi_buf *thmqi_cache_get(const struct thmq_log *log, uint64_t index); /* no reference taken */
 bool thmqi_cache_drop_one(struct thmq_log *log); /* the oldest, if it was written */
 void thmqi_cache_drop_from(struct thmq_log *log, uint64_t index);

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* log.c - a log's life: open, close, its poller, look-ups, counters. */
+#include <sched.h>
+
 #include "internal.h"
 
 #define TIMERS 3u
-#define CACHE_SLOTS_MIN 128u /* more than batches may be unwritten */
+#define YIELD_NS 20000u
+#define CACHE_SLOTS_MIN (2u * FLIGHTS_MAX) /* more than batches may be unwritten */
 #define CACHE_SLOTS_MAX 65536u
 
 void thmq_log_opts_init(struct thmq_log_opts *opts)
@@ -19,12 +22,27 @@ static bool has_news(const struct thmq_log *log)
 	return log->dirty || log->tell_failed || log->tell_room || log->tell_readers;
 }
 
+/*
+ * The kernel ends a flushed write of O_DIRECT in a worker that is bound to the processor which took the interrupt. A loop
+ * that spins there keeps it waiting for the scheduler's next tick, milliseconds away: so let it in now and then while
+ * such a write is on its way.
+ */
+static void give_way(struct thmq_log *log)
+{
+	if (log->core->now_ns - log->yielded_ns < YIELD_NS || log->core->world->idle)
+		return;
+	log->yielded_ns = log->core->now_ns;
+	sched_yield();
+}
+
 /* What was found inside a call of the owner's is told here, outside of it. */
 static int log_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct thmq_log *log = thmqi_container(p, struct thmq_log, poller);
 
 	(void)budget;
+	if (log->flight_head != log->flight_tail || log->flushing)
+		give_way(log);
 	if (thmqi_likely(!has_news(log)))
 		return 0;
 	if (log->tell_failed) {
@@ -109,8 +127,8 @@ static void free_all(struct thmq_log *log)
 		thmqi_segment_free(log, log->next);
 	free(log->segments);
 	for (i = log->flight_head; i != log->flight_tail; i++) /* after a failure: never written */
-		if (log->flights[i % DEPTH_MAX].buf)
-			thmqi_buf_unref(log->flights[i % DEPTH_MAX].buf);
+		if (log->flights[i % FLIGHTS_MAX].buf)
+			thmqi_buf_unref(log->flights[i % FLIGHTS_MAX].buf);
 	if (log->forming.buf)
 		thmqi_buf_unref(log->forming.buf);
 	if (log->zeros)

@@ -167,6 +167,59 @@ void thmqi_segment_prepare_stop(struct thmq_log *log)
 	thmqi_timer_stop(log->core, &log->retry);
 }
 
+static void next_step(struct thmq_log *log)
+{
+	log->prepare++;
+	step(log);
+}
+
+static void on_zeroed(struct thmqi_disk_op *op, int64_t result)
+{
+	struct zeroer *z = thmqi_container(op, struct zeroer, op);
+	struct thmq_log *log = z->log;
+
+	log->zeroing &= ~(1u << (z - log->zeroers));
+	if (result < 0 && !log->zero_error)
+		log->zero_error = (int)result;
+	if (log->zero_error) {
+		if (!log->zeroing)
+			prepare_failed(log, log->zero_error);
+		return;
+	}
+	if (log->zeroed < log->next->bytes)
+		step(log);
+	else if (!log->zeroing)
+		next_step(log);
+}
+
+/* Zeros, in the background: one write at a time, unless appends wait for it. */
+static void zero(struct thmq_log *log)
+{
+	uint32_t most = log->segment_awaited ? ZEROERS_MAX : 1, i;
+
+	for (i = 0; i < most && log->zeroed < log->next->bytes; i++) {
+		struct zeroer *z = &log->zeroers[i];
+
+		if (log->zeroing & 1u << i)
+			continue;
+		z->log = log;
+		z->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
+					       .flags = log->segment_awaited ? 0 : THMQI_DISK_BACKGROUND,
+					       .len = ZERO_BYTES,
+					       .file = log->prepare_op.file,
+					       .buf = log->zeros,
+					       .data = log->zeros->data,
+					       .offset = log->zeroed,
+					       .done = on_zeroed};
+		if (log->disk->queue_submit(log->queue, &z->op) != 0)
+			break;
+		log->zeroing |= 1u << i;
+		log->zeroed += ZERO_BYTES;
+	}
+	if (!log->zeroing)
+		prepare_failed(log, -EAGAIN);
+}
+
 static void on_step(struct thmqi_disk_op *op, int64_t result)
 {
 	struct thmq_log *log = thmqi_container(op, struct thmq_log, prepare_op);
@@ -175,23 +228,16 @@ static void on_step(struct thmqi_disk_op *op, int64_t result)
 		prepare_failed(log, (int)result);
 		return;
 	}
-	if (log->prepare == PREPARE_ZERO) {
-		log->zeroed += ZERO_BYTES;
-		if (log->zeroed < log->next->bytes) {
-			step(log);
-			return;
-		}
-	}
 	if (log->prepare == PREPARE_SYNC) {
 		log->next->file = op->file;
 		op->file = NULL;
 		log->prepare = PREPARE_READY;
 		log->prepare_error = 0;
+		log->segment_awaited = false;
 		log->tell_room = true;
 		return;
 	}
-	log->prepare++;
-	step(log);
+	next_step(log);
 }
 
 static void step(struct thmq_log *log)
@@ -201,6 +247,10 @@ static void step(struct thmq_log *log)
 
 	if (log->draining || log->failed)
 		return; /* prepare_stop() ends it */
+	if (log->prepare == PREPARE_ZERO) {
+		zero(log);
+		return;
+	}
 	*op = (struct thmqi_disk_op){
 		.flags = THMQI_DISK_BACKGROUND, .dir = log->dir, .file = file, .done = on_step};
 	switch (log->prepare) {
@@ -212,13 +262,6 @@ static void step(struct thmq_log *log)
 		op->opcode = THMQI_DISK_ALLOCATE;
 		op->offset = log->next->bytes - THMQI_BLOCK;
 		op->len = THMQI_BLOCK;
-		break;
-	case PREPARE_ZERO:
-		op->opcode = THMQI_DISK_WRITE;
-		op->buf = log->zeros;
-		op->data = log->zeros->data;
-		op->len = ZERO_BYTES;
-		op->offset = log->zeroed;
 		break;
 	case PREPARE_FLUSH:
 		op->opcode = THMQI_DISK_FLUSH;
@@ -250,6 +293,7 @@ void thmqi_segment_prepare(struct thmq_log *log)
 		return;
 	log->retry.fire = on_retry;
 	log->zeroed = 0;
+	log->zero_error = 0;
 	rc = log->next ? 0 : thmqi_segment_new(log, position, &log->next);
 	if (rc) {
 		prepare_failed(log, rc);
@@ -284,6 +328,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 	int rc;
 
 	if (log->prepare != PREPARE_READY) {
+		log->segment_awaited = true;
 		if (log->prepare == PREPARE_IDLE)
 			thmqi_segment_prepare(log);
 		/* until one attempt succeeds the last one's failure is the answer */
