@@ -18,26 +18,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MIB (1ull << 20)
 #define WRITE_DEPTH 8u    /* thmq_broker_opts.write_depth's default */
-#define GROWN (496 * MIB) /* 16 + 32 + 64 + 128 + 256: the segment behind is 512 MiB */
-#define MARGIN (24 * MIB) /* pads, and what other shards stored */
 #define LMDB_BATCH 1000u
 
 static const char payload[1024];
-
-/* Segments begin at 16 MiB and double to 1 GiB: see doc/format.md. Return: bytes from @position to the end of its own. */
-static uint64_t segment_left(uint64_t position)
-{
-	uint64_t size = 16 * MIB, begin = 0;
-
-	while (position >= begin + size) {
-		begin += size;
-		if (size < 1024 * MIB)
-			size *= 2;
-	}
-	return begin + size - position;
-}
 
 static void open_target(struct target *t, struct bench *b, enum target_layout layout,
 			const char *name, char *dir, size_t size)
@@ -77,16 +61,10 @@ static struct burst send_burst(struct target *t, uint32_t len, uint64_t messages
 	return r;
 }
 
-/* Store until the segment that the next burst of @bytes falls into has room for all of it, then wait for quiet. */
-static void make_room(struct target *t, uint64_t bytes, uint64_t from)
+static void make_room(struct target *t, uint64_t bytes)
 {
-	for (;;) {
-		uint64_t at = target_counts(t).stored_bytes;
-
-		if (at >= from && segment_left(at) > bytes + MARGIN)
-			break;
+	while (!target_has_room(t, bytes))
 		send_burst(t, sizeof(payload), 4 * MIB / sizeof(payload));
-	}
 	target_settle(t);
 }
 
@@ -134,7 +112,7 @@ static void bandwidth(struct bench *b)
 	open_target(&t, b, TARGET_PINNED, "bandwidth", dir, sizeof(dir));
 	if (!b->smoke) {
 		begin = target_counts(&t);
-		r = send_burst(&t, sizeof(payload), GROWN / sizeof(payload));
+		r = send_burst(&t, sizeof(payload), TARGET_GROWN / sizeof(payload));
 		grown = target_counts(&t);
 		report_growth(b, &r, grown.written_bytes - begin.written_bytes);
 	}
@@ -142,7 +120,7 @@ static void bandwidth(struct bench *b)
 		double bare = 0;
 
 		if (!b->smoke)
-			make_room(&t, volume + volume / 4, GROWN);
+			make_room(&t, volume + volume / 4);
 		if (round % 2 && round > 0)
 			bare = rig_disk_stream(d, write_size(&r), WRITE_DEPTH, volume, true);
 		r = send_burst(&t, sizeof(payload), messages);
@@ -185,7 +163,7 @@ static void rate(struct bench *b, enum target_layout layout, const char *name, b
 	open_target(&t, b, layout, name, dir, sizeof(dir));
 	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
 		if (!b->smoke)
-			make_room(&t, stored, GROWN);
+			make_room(&t, stored);
 		r = send_burst(&t, 100, messages);
 		bench_pairs_add(&l.pairs, (double)r.messages / r.seconds / 1e6, 0);
 		if (lmdb)

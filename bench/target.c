@@ -118,6 +118,28 @@ void target_settle(struct target *t)
 	} while (now - since < QUIET_NS && now - begin < SETTLE_LIMIT_NS);
 }
 
+#define MARGIN (24 * MIB) /* pads, and what other shards stored */
+
+/* Segments begin at 16 MiB and double to 1 GiB: see doc/format.md. Return: bytes from @position to the end of its own. */
+static uint64_t segment_left(uint64_t position)
+{
+	uint64_t size = 16 * MIB, begin = 0;
+
+	while (position >= begin + size) {
+		begin += size;
+		if (size < 1024 * MIB)
+			size *= 2;
+	}
+	return begin + size - position;
+}
+
+bool target_has_room(struct target *t, uint64_t bytes)
+{
+	uint64_t at = target_counts(t).stored_bytes;
+
+	return at >= TARGET_GROWN && segment_left(at) > bytes + MARGIN;
+}
+
 int64_t target_send(struct target *t, const void *data, uint32_t len)
 {
 	int64_t seq;

@@ -62,4 +62,13 @@ struct target_counts {
 };
 struct target_counts target_counts(struct target *t);
 
+/*
+ * Steady state: the log writes into segments that were prepared before, as it does for ever once they are recycled. So a burst
+ * begins when the disk is quiet, in a segment that takes all of it.
+ */
+#define MIB (1ull << 20)
+#define TARGET_GROWN (496 * MIB) /* 16 + 32 + 64 + 128 + 256: the segment behind is 512 MiB */
+/* Would a burst of @bytes stay inside the present segment, and is that one grown? Else store more, and ask again. */
+bool target_has_room(struct target *t, uint64_t bytes);
+
 #endif

@@ -58,8 +58,8 @@ struct thmq_run_header {
 	uint32_t producer_epoch;
 	uint32_t reserved;    /* 0 */
 	uint64_t tag_filter;  /* bit (tag_hash % 64) of each record's tag; 0: no tags */
-	uint32_t payload_crc; /* CRC32C of the len bytes behind the header; set by the log */
-	uint32_t header_crc;  /* CRC32C of the 92 bytes before it; set by the log */
+	uint32_t payload_crc; /* CRC32C of the len bytes behind the header; set by the log when it seals the batch */
+	uint32_t header_crc;  /* CRC32C of the 92 bytes before it; likewise */
 };
 
 /*
@@ -168,7 +168,7 @@ THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
 			     struct thmq_run_header **ret_run, uint64_t *ret_index);
 
 /**
- * thmq_log_append_end() - the run is filled: checksum and index it
+ * thmq_log_append_end() - the run is filled: index it; it is checksummed with its batch
  * @durability: what its writer waits for: MEMORY, WRITTEN or DURABLE; a batch is flushed if one of its
  * runs needs it. Batches are written by the log itself, when its core's iteration ends.
  */

@@ -101,13 +101,24 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	d->count = THMQI_MAX(run->count, 1u);
 	k->held_bytes += d->bytes;
 	k->held_count += d->count;
-	f->type = THMQI_FRAME_DELIVER;
-	f->flags = 0;
+	if (run->count == 1 && run->span == 1 && run->encoding == THMQ_RUN_RECORDS && !(run->flags & THMQ_RUN_SPARSE) &&
+	    sub->next <= run->base_offset) {
+		const struct thmq_record *record = (const struct thmq_record *)(run + 1);
+
+		f->type = THMQI_FRAME_DELIVER_ONE;
+		f->flags = record->tag_len;
+		f->key_len = record->key_len;
+		f->extra = record->size;
+		f->seq = (uint64_t)run->first_time_ns + (uint64_t)record->time_delta_us * 1000;
+	} else {
+		f->type = THMQI_FRAME_DELIVER;
+		f->flags = 0;
+		f->seq = THMQI_MAX(sub->next, run->base_offset);
+	}
 	f->stream = sub->stream;
 	f->partition = sub->partition->id;
 	f->data = (uint64_t)(uintptr_t)run;
 	f->len = (uint32_t)sizeof(*run) + run->len;
-	f->seq = THMQI_MAX(sub->next, run->base_offset);
 	f->arg[0] = d->index | (uint64_t)d->generation << 32;
 	f->arg[1] = end;
 	f->generation = sub->generation;

@@ -220,6 +220,9 @@ struct shard {
 	bool blocked; /* an append got -EAGAIN: no more before room */
 	bool stuck;   /* a client's ring is full: look again after a while, clients do not tell */
 	struct thmqi_timer stuck_timer;
+	bool tells_at_once; /* progress from memory, not when there is time */
+	uint32_t untold;    /* rounds since progress was told */
+	uint64_t told_messages;
 	/* counters, owner only */
 	uint64_t messages_in, bytes_in, messages_out, bytes_out, recovered_messages;
 	uint32_t conn_count;

@@ -59,6 +59,15 @@ struct gather {
 	uint64_t tag_filter;
 };
 
+static void prefetch_body(const struct thmqi_frame *f)
+{
+	const char *at = (const char *)(uintptr_t)f->data; /* prefetching takes any address */
+
+	__builtin_prefetch(at);
+	__builtin_prefetch(at + THMQI_CACHELINE);
+	__builtin_prefetch(at + THMQI_MIN(f->len, 2u * THMQI_CACHELINE));
+}
+
 static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t room, struct gather *g)
 {
 	int64_t wall = (int64_t)c->shard->core->wall_ns, time, lo, hi;
@@ -84,8 +93,9 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 			g->tag_filter |= 1ull << (f->tag_hash % 64);
 		g->len += need;
 		g->count++;
-		__builtin_prefetch((const void *)(uintptr_t)f->data);
 		f = thmqi_frame_peek(&c->wire->up, g->count);
+		if (f)
+			prefetch_body(f);
 	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
 		 (f->extra & THMQI_PRODUCE_REPORT) == report && level_of(f) == level &&
@@ -295,6 +305,7 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 	uint32_t taken, done = 0;
 
 	while (done < budget && (first = thmqi_frame_peek(up, 0))) {
+		prefetch_body(first); /* from the client's core, while the frame is looked at */
 		taken = produce_run(c, first);
 		c->held_up = !taken;
 		if (!taken)

@@ -7,6 +7,8 @@
 
 #define CTL_BUDGET 256u
 #define PRODUCE_BUDGET 4096u
+#define TELL_ROUNDS 64u
+#define TELL_MESSAGES 1024u
 #define STUCK_RETRY_NS 500000u
 
 /* -------------------------------------------------------------- partitions */
@@ -391,6 +393,32 @@ static void on_stuck(struct thmqi_timer *t)
 	(void)t; /* the iteration that it causes is all that is wanted */
 }
 
+/*
+ * What is acknowledged from memory is told every so many rounds, or messages: a producer goes on without it, and each word of
+ * it is a cache line that crosses.
+ */
+static bool progress_is_due(struct shard *s)
+{
+	return ++s->untold >= TELL_ROUNDS || s->messages_in - s->told_messages >= TELL_MESSAGES || s->tells_at_once;
+}
+
+static void tell_progress(struct shard *s)
+{
+	struct thmqi_list *it, *tmp;
+
+	s->untold = 0;
+	s->told_messages = s->messages_in;
+	thmqi_list_each_safe(it, tmp, &s->dirty_conns)
+	{
+		struct conn *c = thmqi_container(it, struct conn, dirty_link);
+
+		thmqi_conn_flush_progress(c);
+		thmqi_conn_kick(c);
+	}
+	if (!thmqi_list_empty(&s->dirty_conns))
+		s->stuck = true;
+}
+
 static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 {
 	struct shard *s = thmqi_container(poller, struct shard, poller);
@@ -408,14 +436,11 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 	done += thmqi_sub_pump_all(s);
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
 		done += thmqi_offsets_flush(s);
-	if (done || !thmqi_list_empty(&s->dirty_conns)) {
-		thmqi_list_each_safe(it, tmp, &s->dirty_conns)
-			thmqi_conn_flush_progress(thmqi_container(it, struct conn, dirty_link));
+	if (!thmqi_list_empty(&s->dirty_conns) && progress_is_due(s))
+		tell_progress(s);
+	if (done)
 		thmqi_list_each(it, &s->conns)
 			thmqi_conn_kick(thmqi_container(it, struct conn, link));
-		if (!thmqi_list_empty(&s->dirty_conns))
-			s->stuck = true;
-	}
 	return (int)done;
 }
 
@@ -426,6 +451,7 @@ static bool shard_arm(struct thmqi_poller *poller)
 	struct thmqi_list *it;
 	struct conn *c;
 
+	tell_progress(s);
 	thmqi_list_each(it, &s->conns)
 	{
 		c = thmqi_container(it, struct conn, link);
@@ -457,6 +483,8 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->id = id;
 	s->core = core;
 	s->term = 1;
+	/* a host that polls once looks at once */
+	s->tells_at_once = thmqi_env_is_caller_driven(b->env);
 	s->poller.poll = shard_poll;
 	s->poller.arm = shard_arm;
 	s->stuck_timer.fire = on_stuck;

@@ -198,30 +198,53 @@ static bool run_ok(const struct thmq_run_header *run, uint32_t bytes)
 	       thmqi_run_table_bytes(run->count, run->flags & THMQ_RUN_SPARSE) <= run->len;
 }
 
-static void run_open(struct delivered *d, const struct thmq_run_header *run)
+static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 {
-	bool sparse = run->flags & THMQ_RUN_SPARSE;
+	const struct thmq_run_header *run = d->run;
+	bool sparse;
 
-	d->run = run;
+	if (thmqi_unlikely(!run_ok(run, f->len)))
+		return false;
+	sparse = run->flags & THMQ_RUN_SPARSE;
+	d->base_offset = run->base_offset;
+	d->first_time_ns = run->first_time_ns;
 	d->record = (const struct thmq_record *)(run + 1);
 	d->deltas = sparse ? (const uint32_t *)(d->record + run->count) : NULL;
 	d->body = (const uint8_t *)d->record + thmqi_run_table_bytes(run->count, sparse);
 	d->end = (const uint8_t *)d->record + run->len;
 	d->bytes = run->len;
 	d->count = run->count;
+	d->from = f->seq;
+	d->to = f->arg[1];
+	return true;
+}
+
+/* All that there is to know is in the frame: the run's memory, still on its way from the other core, is not waited for. */
+static bool open_one(struct delivered *d, const struct thmqi_frame *f)
+{
+	const uint32_t head = (uint32_t)(sizeof(*d->run) + sizeof(d->one));
+
+	if (thmqi_unlikely(f->len < head || f->extra > f->len - head))
+		return false;
+	d->one = (struct thmq_record){.size = f->extra, .key_len = f->key_len, .tag_len = f->flags};
+	d->base_offset = d->from = f->arg[1] - 1;
+	d->to = f->arg[1];
+	d->first_time_ns = (int64_t)f->seq;
+	d->record = &d->one;
+	d->deltas = NULL;
+	d->body = (const uint8_t *)d->run + head;
+	d->end = (const uint8_t *)d->run + f->len;
+	d->bytes = f->len - (uint32_t)sizeof(*d->run);
+	d->count = 1;
+	return true;
 }
 
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
 			const struct thmqi_frame *f)
 {
-	const struct thmq_run_header *run = (const void *)(uintptr_t)f->data;
 	struct delivered *d;
 	bool ok;
 
-	/* they come from another core: header, table and first body on their way at once */
-	__builtin_prefetch(run);
-	__builtin_prefetch((const char *)run + 64);
-	__builtin_prefetch((const char *)run + 128);
 	if (thmqi_unlikely(gone(l)))
 		return;
 	d = run_get(c);
@@ -234,18 +257,14 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	d->link = l;
 	d->reading = r;
 	d->token = f->arg[0];
-	d->from = f->seq;
-	d->to = f->arg[1];
+	d->run = (const void *)(uintptr_t)f->data;
 	d->at = 0;
 	d->held = 0;
 	d->queued = false;
-	ok = run_ok(run, f->len);
-	if (thmqi_likely(ok)) {
-		run_open(d, run);
-	} else {
-		d->run = run;
+	ok = f->type == THMQI_FRAME_DELIVER_ONE ? open_one(d, f) : open_run(d, f);
+	if (thmqi_unlikely(!ok)) {
 		d->bytes = d->count = 0;
-		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->seq);
+		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->arg[1] - 1);
 	}
 	c->held_bytes += d->bytes;
 	c->held_count += d->count;
@@ -291,8 +310,8 @@ static int next_message(struct thmq_consumer *c, struct delivered *d, struct thm
 		const struct thmq_record *rec = d->record++;
 		const uint8_t *body = d->body;
 		uint32_t index = d->at++, head = (uint32_t)rec->key_len + rec->tag_len;
-		uint64_t offset = d->run->base_offset + (d->deltas ? d->deltas[index] : index);
-		int64_t time = d->run->first_time_ns + (int64_t)rec->time_delta_us * 1000;
+		uint64_t offset = d->base_offset + (d->deltas ? d->deltas[index] : index);
+		int64_t time = d->first_time_ns + (int64_t)rec->time_delta_us * 1000;
 
 		if (thmqi_unlikely(rec->size > (size_t)(d->end - body) || head > rec->size))
 			return corrupt(c, d, offset);

@@ -65,7 +65,10 @@ struct delivered {
 	struct reading *reading; /* NULL: of a partition that is not known (any more) */
 	uint64_t token;
 	const struct thmq_run_header *run;
+	uint64_t base_offset; /* of the run */
+	int64_t first_time_ns; /* likewise */
 	const struct thmq_record *record; /* the next one */
+	struct thmq_record one; /* of a run that came with its record in the frame */
 	const uint8_t *body, *end;
 	const uint32_t *deltas; /* offsets, if sparse */
 	uint64_t *held_bits; /* which records the app has: HELD_BITS of them */

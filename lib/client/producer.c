@@ -9,6 +9,8 @@
 
 #define STICKY_MESSAGES 64u /* round robin stays on a partition for so many … */
 #define STICKY_BYTES (64u << 10) /* … or so much */
+#define EXPECT_BYTES 256u
+#define HOT_BYTES (64u << 10)
 #define CLAIM_COMMITTED UINT64_MAX
 
 /* --------------------------------------------------------------- data area */
@@ -33,6 +35,16 @@ static void reclaim(struct client_link *l)
 	}
 }
 
+/* The area's begin is in the cores' caches: who has nothing out goes back there. Return: where to go on. */
+static uint64_t begin_anew(struct client_link *l, uint64_t at)
+{
+	reclaim(l);
+	if (l->slot_head != l->slot_tail)
+		return at;
+	l->area_tail = THMQI_ALIGN_UP(at, (uint64_t)l->wire->area_bytes);
+	return l->area_tail;
+}
+
 /* @bytes in one piece; a piece that would wrap skips the rest. Return: its place, free running, or UINT64_MAX. */
 static uint64_t area_claim(struct client_link *l, uint32_t bytes)
 {
@@ -40,6 +52,8 @@ static uint64_t area_claim(struct client_link *l, uint32_t bytes)
 
 	if (left < bytes)
 		at += left;
+	else if (size - left >= HOT_BYTES && size > HOT_BYTES)
+		at = begin_anew(l, at);
 	if (at + bytes - l->area_tail > size || l->slot_head - l->slot_tail > l->slot_mask) {
 		reclaim(l);
 		if (l->slot_head == l->slot_tail) { /* nothing is out: begin anew, and reach any size */
@@ -254,6 +268,17 @@ static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uin
 		p->uniform_from = seq;
 }
 
+/* The core has read these lines when they held another message: ask for as many as this one took. */
+static void expect_next(const struct client_link *l, uint32_t len)
+{
+	const uint8_t *at = l->wire->area + (l->area_head & (l->wire->area_bytes - 1));
+	const uint8_t *end = at + THMQI_MIN(len, EXPECT_BYTES);
+
+	for (; at <= end; at += THMQI_CACHELINE)
+		thmqi_prefetch_write(at);
+	thmqi_prefetch_write(end);
+}
+
 int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 {
 	struct client_link *l;
@@ -290,6 +315,7 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 	thmqi_link_kick_broker(l->wire);
 	claim->internal[0] = CLAIM_COMMITTED;
 	p->open_claims--;
+	expect_next(l, f->len);
 	return (int64_t)p->last_seq;
 }
 

@@ -279,7 +279,7 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 		return;
 	}
 	r = reading_of(c, f->partition);
-	if (f->type == THMQI_FRAME_DELIVER) {
+	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE) {
 		thmqi_runs_deliver(c, l, r, f);
 		return;
 	}

@@ -9,7 +9,8 @@
 
 #include "internal.h"
 
-#define PROCESS_BUDGET 1024u /* frames of one link in one go */
+#define DOWN_FRAMES 1024u
+#define PROCESS_BUDGET 256u /* frames of one link in one go */
 #define SPIN_NS 20000u /* before a blocking call sleeps */
 #define SPIN_POLLED_NS 2000000u /* the same where the core never sleeps either */
 #define NAP_NS 100000000u /* a sleep that nothing ends: look around */
@@ -135,6 +136,16 @@ static void take_closed(struct client_link *l)
 		session_died(l->session, error);
 }
 
+/* Header, table and first body come from another core: on their way at once. */
+static void prefetch_run(const struct thmqi_frame *f)
+{
+	const char *run = (const char *)(uintptr_t)f->data;
+
+	__builtin_prefetch(run);
+	__builtin_prefetch(run + THMQI_CACHELINE);
+	__builtin_prefetch(run + 2 * THMQI_CACHELINE);
+}
+
 static uint32_t process_link(struct client_link *l)
 {
 	struct thmqi_frame_ring *down = &l->wire->down;
@@ -142,6 +153,8 @@ static uint32_t process_link(struct client_link *l)
 	uint32_t done = 0;
 
 	while (done < PROCESS_BUDGET && (f = thmqi_frame_peek(down, 0))) {
+		if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE)
+			prefetch_run(f);
 		take(l, f);
 		thmqi_frame_advance(down, 1);
 		done++;
@@ -382,9 +395,9 @@ int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_lin
 		*ret_link = s->links[shard];
 		return 0;
 	}
+	/* a whole window may be sent before the core looks; what comes down is soon taken, and a short ring stays cached */
 	opts.up_frames = shard ? s->opts.window_count : 64;
-	opts.down_frames = shard ? (uint32_t)THMQI_MIN(thmqi_pow2_up(s->opts.window_count), 16384u) : 1024;
-	opts.down_frames = THMQI_MAX(opts.down_frames, 1024u);
+	opts.down_frames = DOWN_FRAMES;
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * append.c - runs into the batch that is being formed. A run is filled in place, checksummed once and indexed; the
+ * append.c - runs into the batch that is being formed. A run is filled in place and indexed, and checksummed with its batch; the
  * batch's buffer is what goes to the device, stays in the cache and is read by consumers.
  */
 #include "internal.h"
 
-#define FORMING_BYTES (256u << 10) /* a batch's buffer, unless one run needs more */
+#define FORMING_BYTES (256u << 10) /* a batch's buffer at most, unless one run needs more */
+#define GROWTH 4u
+#define PREFETCH_BYTES (5u * THMQI_CACHELINE)
 #define EVICTIONS_MAX 64u          /* batches that one allocation may cost the cache */
 #define PINCH_NS 1000000u
 
@@ -52,23 +54,48 @@ static uint32_t usual_bytes(const struct thmq_log *log)
 	return (uint32_t)bytes;
 }
 
+/* @size bytes, or if they are not to be had @least. */
+static int forming_alloc(struct thmq_log *log, uint32_t size, uint32_t least, struct thmqi_buf **ret_buf)
+{
+	int rc = thmqi_log_alloc(log, THMQI_MAX(size, least), ret_buf);
+
+	if (rc == -ENOBUFS && size > 2 * least)
+		rc = thmqi_log_alloc(log, least, ret_buf);
+	return rc ? -EAGAIN : 0;
+}
+
+/*
+ * A batch begins with a buffer as large as the one before needed, and grows: small batches that stay in the cache would leave
+ * holes in the pool that no large buffer fits into, and each would take memory that was never touched.
+ */
 static int forming_open(struct thmq_log *log, uint32_t need)
 {
 	uint32_t least = (uint32_t)sizeof(struct batch_header) + need;
-	uint32_t size = THMQI_MAX(usual_bytes(log), least);
-	struct forming *f = &log->forming;
+	uint32_t size = log->disk ? THMQI_MIN(log->last_len, usual_bytes(log)) : usual_bytes(log);
 	struct thmqi_buf *buf;
-	int rc;
+	int rc = forming_alloc(log, size, least, &buf);
 
-	rc = thmqi_log_alloc(log, size, &buf);
-	if (rc == -ENOBUFS && size > 2 * least)
-		rc = thmqi_log_alloc(log, least, &buf);
 	if (rc)
-		return -EAGAIN;
-	*f = (struct forming){.buf = buf,
-			      .used = sizeof(struct batch_header),
-			      .limit = THMQI_MIN(buf->size, log->opts.batch_bytes)};
+		return rc;
+	log->forming = (struct forming){.buf = buf,
+					.used = sizeof(struct batch_header),
+					.limit = THMQI_MIN(buf->size, log->opts.batch_bytes)};
 	return 0;
+}
+
+/* The batch moves to a larger buffer, if that may hold @need more. Views of its runs keep the old one. */
+static void forming_grow(struct thmq_log *log, uint32_t need)
+{
+	struct forming *f = &log->forming;
+	uint32_t least = f->used + need;
+	struct thmqi_buf *buf;
+
+	if (least > usual_bytes(log) || forming_alloc(log, THMQI_MIN(f->buf->size * GROWTH, usual_bytes(log)), least, &buf))
+		return;
+	memcpy(buf->data, f->buf->data, f->used);
+	thmqi_buf_unref(f->buf);
+	f->buf = buf;
+	f->limit = THMQI_MIN(buf->size, log->opts.batch_bytes);
 }
 
 /* -------------------------------------------------------------------- room */
@@ -97,6 +124,8 @@ static int make_room(struct thmq_log *log, uint32_t need)
 
 	if (thmqi_arena_fill(&log->arena) != 0)
 		return -ENOMEM;
+	if (!fits(log, need) && f->runs && log->disk && f->limit - f->used < need)
+		forming_grow(log, need);
 	if (fits(log, need))
 		return 0;
 	if (f->runs) {
@@ -166,10 +195,7 @@ void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint
 	tail = run->len & 7;
 	if (tail)
 		memset((uint8_t *)(run + 1) + run->len, 0, 8 - tail);
-	if (log->disk)
-		thmqi_run_seal(run);
-	else
-		run->magic = THMQ_RUN_MAGIC;
+	run->magic = THMQ_RUN_MAGIC; /* its checksums come with its batch's: who waits for the run does not wait for them */
 	if (run->encoding != THMQ_RUN_STATE) {
 		x = thmqi_index_of(log, run->partition, true);
 		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0)) {
@@ -180,6 +206,11 @@ void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint
 	}
 	f->used += thmqi_run_bytes(run);
 	f->runs++;
+	/* a consumer elsewhere has read these lines when they held something else */
+	for (tail = 0; tail < PREFETCH_BYTES; tail += THMQI_CACHELINE)
+		thmqi_prefetch_write(f->buf->data + f->used + tail);
+	if (durability > THMQ_DURABILITY_MEMORY)
+		f->awaited = true;
 	if (durability >= THMQ_DURABILITY_DURABLE)
 		f->needs_durable = true;
 	log->dirty = true;
@@ -222,6 +253,14 @@ void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_du
 	log->stats.stored_bytes += h->type == BATCH_PAD ? THMQI_BLOCK : h->len;
 }
 
+static void seal_runs(struct batch_header *h, uint32_t count)
+{
+	struct thmq_run_header *run = (struct thmq_run_header *)(h + 1);
+
+	for (; count--; run = (struct thmq_run_header *)((uint8_t *)run + thmqi_run_bytes(run)))
+		thmqi_run_seal(run);
+}
+
 int thmqi_log_seal(struct thmq_log *log)
 {
 	struct forming *f = &log->forming;
@@ -241,9 +280,11 @@ int thmqi_log_seal(struct thmq_log *log)
 	len = THMQI_ALIGN_UP(f->used, THMQI_BLOCK);
 	memset(buf->data + f->used, 0, len - f->used);
 	h = (struct batch_header *)buf->data;
+	seal_runs(h, f->runs);
 	thmqi_batch_seal(h, &log->chain, log->term, BATCH_DATA, f->runs, f->used - (uint32_t)sizeof(*h), len);
 	thmqi_batch_stamp(h, log->incarnation, log->durable_position);
 	thmqi_buf_trim(buf, len); /* views lie below it */
+	log->last_len = len;
 	*f = (struct forming){0};
 	thmqi_log_launch(log, buf, needs_durable);
 	return 0;

@@ -8,6 +8,10 @@
 
 /* Below this a batch waits for a write in flight to end rather than go alone: what arrives meanwhile joins it. */
 #define BATCH_TARGET (64u << 10)
+/* A batch that nobody waits for gathers this much, … */
+#define LINGER_BYTES (128u << 10)
+/* … or as long: what a crash may take of messages that were acknowledged from memory. */
+#define LINGER_NS 1000000u
 /* So many small writes may be in flight together: one on the device, one behind it. */
 #define SMALL_WRITES 2u
 
@@ -82,6 +86,28 @@ static void submit_waiting(struct thmq_log *log)
 		if (flight->state == BATCH_WAITING && !submit(log, flight))
 			return;
 	}
+}
+
+static void on_linger(struct thmqi_timer *t)
+{
+	struct thmq_log *log = thmqi_container(t, struct thmq_log, linger);
+
+	log->forming.awaited = true;
+	thmqi_log_commit(log);
+}
+
+/* May the forming batch wait for more though the device is free? */
+static bool lingers(struct thmq_log *log)
+{
+	const struct forming *f = &log->forming;
+
+	if (f->awaited || log->draining || f->used >= THMQI_MIN(LINGER_BYTES, log->opts.batch_bytes / 2))
+		return false;
+	if (!log->linger.heap_index) {
+		log->linger.fire = on_linger;
+		thmqi_timer_start(log->core, &log->linger, log->core->now_ns + LINGER_NS);
+	}
+	return true;
 }
 
 /*
@@ -174,7 +200,7 @@ void thmqi_log_commit(struct thmq_log *log)
 {
 	if (!log->disk || log->failed)
 		return;
-	if (log->forming.runs && worth_writing(log))
+	if (log->forming.runs && !lingers(log) && worth_writing(log))
 		thmqi_log_seal(log); /* all flights busy: a completion comes here again */
 	submit_waiting(log);
 	flush_if_due(log);
@@ -245,7 +271,7 @@ int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 	if (!log->disk)
 		return 0;
 	if (log->forming.runs) {
-		log->forming.needs_durable = true;
+		log->forming.awaited = log->forming.needs_durable = true;
 		log->dirty = true;
 		*ret_index = log->chain.index + 1;
 	} else if (log->flight_head != log->flight_tail) {

@@ -203,6 +203,7 @@ struct forming {
 	uint32_t limit;        /* it may grow to */
 	uint32_t runs;
 	uint32_t open; /* bytes of the run being filled; 0: none */
+	bool awaited;  /* somebody waits until a run of it is written */
 	bool needs_durable;
 };
 
@@ -235,6 +236,8 @@ struct thmq_log {
 	struct chain chain; /* behind the last sealed batch */
 	uint64_t term, incarnation;
 	struct forming forming;
+	uint32_t last_len;         /* of the batch before */
+	struct thmqi_timer linger; /* what nobody awaits is written at the latest when it fires */
 
 	/* batches that have not settled, in log order: head … tail, free running */
 	struct flight flights[FLIGHTS_MAX];

@@ -4,7 +4,7 @@
 
 #include "internal.h"
 
-#define TIMERS 3u
+#define TIMERS 4u
 #define YIELD_NS 20000u
 #define CACHE_SLOTS_MIN (2u * FLIGHTS_MAX) /* more than batches may be unwritten */
 #define CACHE_SLOTS_MAX 65536u
@@ -284,6 +284,7 @@ int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns)
 		thmqi_timer_stop(log->core, &log->mark_timer);
 	}
 	thmqi_timer_stop(log->core, &log->pinch);
+	thmqi_timer_stop(log->core, &log->linger);
 	thmqi_timer_unreserve(log->core, TIMERS);
 	free_all(log);
 	return rc;

@@ -17,11 +17,6 @@ void thmqi_core_post(struct thmq_core *core, struct thmqi_task *task)
 	thmqi_core_kick(core);
 }
 
-bool thmqi_inbox_empty(const struct loop *l)
-{
-	return atomic_load_explicit(&l->inbox, memory_order_relaxed) == NULL;
-}
-
 uint32_t thmqi_inbox_run(struct loop *l)
 {
 	struct thmqi_task *task, *next, *first = NULL;

@@ -79,6 +79,9 @@ void thmqi_host_forget(struct loop *l);
 
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);
-bool thmqi_inbox_empty(const struct loop *l);
+static inline bool thmqi_inbox_empty(const struct loop *l)
+{
+	return atomic_load_explicit(&l->inbox, memory_order_relaxed) == NULL;
+}
 
 #endif

@@ -14,10 +14,9 @@
 
 #define REAP_BUDGET 256u
 #define POLL_BUDGET 256u
-/* An idle iteration costs less than a look at the clock, or than a pause, which is for the sake of a sibling thread:
+/* An idle iteration costs about as much as a look at the clock, or as a pause, which is for the sake of a sibling thread:
  * a spinning core does these every so many iterations. */
 #define CLOCK_ROUNDS 16u
-#define RELAX_ROUNDS 4u
 #define WALL_REFRESH_NS 1000000u
 #define RING_DEPTH 256u
 /* Where little memory may be locked: on newer kernels (seen on 6.18) that of the rings counts, and a core that changes
@@ -78,7 +77,7 @@ void thmqi_loop_finish(struct loop *l)
 }
 
 /* @entered: the owner comes from outside, who knows after how long, and may have given its own objects work that only
- * finish sees. */
+ * finish and submit see. */
 static uint32_t iterate(struct loop *l, bool entered)
 {
 	struct thmq_core *c = &l->core;
@@ -105,7 +104,8 @@ static uint32_t iterate(struct loop *l, bool entered)
 		thmqi_pool_drain(c->pool);
 		clock_is_old(l);
 	}
-	if (c->ring)
+	/* what queues an operation has done something; a poller that failed to say so is served a little later */
+	if (c->ring && (done || entered || l->rounds % CLOCK_ROUNDS == 0))
 		thmqi_ring_submit(c->ring);
 	__atomic_store_n(&c->loops, c->loops + 1, __ATOMIC_RELAXED);
 	c->in_poll = false;
@@ -245,7 +245,7 @@ static uint32_t spin(struct loop *l, uint64_t now, uint64_t deadline)
 
 	end = THMQI_MIN(end, deadline);
 	for (; !done && now < end; now = l->core.now_ns) {
-		if (l->rounds % RELAX_ROUNDS == 0)
+		if (l->rounds % CLOCK_ROUNDS == 0)
 			thmqi_cpu_relax();
 		done = iterate(l, false);
 	}
@@ -266,10 +266,11 @@ int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns)
 		thmqi_host_disarm(l);
 		drain_wake_fd(l);
 	}
-	done = iterate(l, true);
+	/* a thread of the library does nothing else: it has not been anywhere */
+	done = iterate(l, !l->has_thread);
 	if (done || timeout_ns == 0)
 		return (int)done;
-	now = thmqi_loop_read_clock(l);
+	now = l->core.now_ns;
 	deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
 	while (now < deadline) {
 		done = spin(l, now, deadline);
@@ -315,7 +316,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 {
 	bool uring = !(env->opts.flags & THMQ_ENV_NO_URING) && !env->world.disk;
 	struct loop *l =
-		aligned_alloc(THMQI_CACHELINE, THMQI_ALIGN_UP(sizeof(*l), (size_t)THMQI_CACHELINE));
+		aligned_alloc(_Alignof(struct loop), sizeof(*l));
 	uint64_t seed = env->world.seed;
 	int rc;
 

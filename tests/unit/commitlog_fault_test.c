@@ -61,7 +61,7 @@ Test(commitlog_fault, a_flush_error_is_final_and_no_ack_follows, .init = up, .fi
 	uint64_t index = 0;
 
 	for (uint64_t i = 0; i < 5; i++) {
-		cr_assert_eq(rig_append(&r, 1, i, MEMORY, &index), 0);
+		cr_assert_eq(rig_append(&r, 1, i, THMQ_DURABILITY_WRITTEN, &index), 0);
 		thmqi_core_poll(r.core, 0);
 	}
 	fault(THMQI_DISK_FLUSH, THMQI_DISK_SIM_ERROR, 1);

@@ -36,6 +36,16 @@
 #define thmqi_assert(x) ((void)sizeof(x))
 #endif
 
+/* The line at @at will be written soon: ask the other cores for it now. Any address. */
+static inline void thmqi_prefetch_write(const void *at)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)at)); /* the builtin asks for reading on the baseline */
+#else
+	__builtin_prefetch(at, 1);
+#endif
+}
+
 static inline void thmqi_cpu_relax(void)
 {
 #if defined(__x86_64__)

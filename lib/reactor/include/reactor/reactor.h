@@ -66,13 +66,16 @@ struct thmq_core {
 	struct thmqi_ring *ring; /* NULL: refused or not wanted */
 	struct thmqi_prng prng;
 	const struct thmqi_world *world;
-	_Atomic uint32_t sleeping;  /* 1: armed: whoever makes work calls thmqi_core_wake() */
-	_Atomic uint32_t may_sleep; /* 0: policy poll: nobody needs to look at sleeping */
-	_Atomic uint64_t owner;     /* thmqi_thread_self() of the driving thread; 0: none */
 	bool in_poll;               /* inside an iteration: blocking calls are -EDEADLK */
 	/* counters, owner only */
 	uint64_t loops, sleeps, wakeups, writes, write_bytes, flushes, reads, read_bytes;
 	void *internal;
+	/* What others read for every message is apart from what the owner writes in every iteration, by two lines: they are
+	 * fetched in pairs. */
+	_Alignas(2 * THMQI_CACHELINE) _Atomic uint32_t
+		sleeping;           /* 1: armed: whoever makes work calls thmqi_core_wake() */
+	_Atomic uint32_t may_sleep; /* 0: policy poll: nobody needs to look at sleeping */
+	_Atomic uint64_t owner;     /* thmqi_thread_self() of the driving thread; 0: none */
 };
 
 /* The environment: cores, pool, world; what others hang on it by key. struct thmq_env begins with a struct

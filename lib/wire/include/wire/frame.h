@@ -64,6 +64,10 @@ enum thmqi_frame_type {
 		44, /* stream partition; seq: offset delivery goes on at; arg0: offset that was wanted; generation */
 	THMQI_FRAME_TROUBLE =
 		45, /* stream partition; status: this partition or its shard has failed or was deleted */
+	THMQI_FRAME_DELIVER_ONE =
+		47, /* a DELIVER of one message, all of it wanted, whose record is in the frame, so that its reader need
+		       not wait for the run's memory: seq: time; extra: size; key_len; flags: tag_len; arg1: its
+		       offset + 1 */
 	THMQI_FRAME_LOST =
 		46 /* partition; seq: first offset; len: count: messages of a weaker ack are gone */
 };
@@ -164,6 +168,7 @@ static inline void thmqi_frame_publish(struct thmqi_frame_ring *r)
 static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t count)
 {
 	r->next += count;
+	__builtin_prefetch(&r->slots[(r->next + 1) & r->mask]); /* who gathers looks beyond the one that is polled */
 	if (r->next - r->published > r->mask / 4)
 		thmqi_frame_publish(r);
 }
