@@ -116,7 +116,7 @@ struct thmq_log_opts {
 		segment_bytes_min; /* at creation: first segment; 0 means 16 MiB; each next is twice as large … */
 	uint64_t
 		segment_bytes_max; /* at creation: … up to this; 0 means 1 GiB; powers of two from 1 MiB */
-	uint64_t cache_bytes; /* batches kept in memory; 0 means 64 MiB */
+	uint64_t cache_bytes; /* batches kept in memory; 0 means 16 MiB, which stay in a processor's cache */
 	uint32_t batch_bytes; /* largest batch, a multiple of 4096 up to 4 MiB; 0 means 1 MiB */
 	uint32_t write_depth; /* batches in flight; 0 means 8 */
 	uint8_t log_id

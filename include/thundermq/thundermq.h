@@ -266,7 +266,7 @@ struct thmq_broker_opts {
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
 		segment_bytes; /* at creation: largest segment, a power of two from 1 MiB to 1 GiB; 0 means 1 GiB */
-	uint64_t cache_bytes; /* tail cache per shard; 0 means 64 MiB */
+	uint64_t cache_bytes; /* tail cache per shard; 0 means 16 MiB, which stay in a processor's cache */
 	uint32_t
 		batch_bytes; /* largest group commit, a multiple of 4096 up to 4 MiB; 0 means 1 MiB */
 	uint32_t reserved;

@@ -103,6 +103,7 @@ struct partition {
 		logged_offset; /* behind the last run that was appended: below next_offset after a jump */
 	uint64_t last_term;      /* in which it was last appended to, as far as replay saw */
 	uint64_t durable;        /* what lies below is on the medium */
+	uint64_t flush_asked;    /* next_offset when the log was last asked to make all durable */
 	uint64_t visible;        /* consumers see what lies below */
 	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
 	uint64_t appended_bytes; /* volatile: sum of all runs ever */

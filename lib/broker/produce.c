@@ -5,6 +5,9 @@
  */
 #include "internal.h"
 
+/* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
+#define FLUSH_OFFSETS (OFFSET_JUMP / 4)
+
 static void reject(struct conn *c, const struct thmqi_frame *f, int error)
 {
 	struct thmqi_frame out = {.type = THMQI_FRAME_REJECT,
@@ -292,6 +295,10 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY)
 		make_visible(p, p->next_offset);
+	if (thmqi_unlikely(!p->is_volatile && p->next_offset - THMQI_MAX(p->durable, p->flush_asked) > FLUSH_OFFSETS)) {
+		p->flush_asked = p->next_offset;
+		thmq_log_flush(p->log, &index);
+	}
 	return g.count;
 refuse:
 	reject(c, first, rc);

@@ -8,9 +8,8 @@
 
 /* Below this a batch waits for a write in flight to end rather than go alone: what arrives meanwhile joins it. */
 #define BATCH_TARGET (64u << 10)
-/* A batch that nobody waits for gathers this much, … */
-#define LINGER_BYTES (128u << 10)
-/* … or as long: what a crash may take of messages that were acknowledged from memory. */
+/* A batch that nobody waits for gathers until it is full, or so long: what a crash may take of messages that were
+ * acknowledged from memory. */
 #define LINGER_NS 1000000u
 /* So many small writes may be in flight together: one on the device, one behind it. */
 #define SMALL_WRITES 2u
@@ -101,7 +100,7 @@ static bool lingers(struct thmq_log *log)
 {
 	const struct forming *f = &log->forming;
 
-	if (f->awaited || log->draining || f->used >= THMQI_MIN(LINGER_BYTES, log->opts.batch_bytes / 2))
+	if (f->awaited || log->draining)
 		return false;
 	if (!log->linger.heap_index) {
 		log->linger.fire = on_linger;

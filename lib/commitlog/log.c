@@ -92,7 +92,7 @@ static int check_opts(struct thmq_log_opts *o)
 	o->segment_bytes_max = o->segment_bytes_max ? o->segment_bytes_max : 1ull << 30;
 	o->segment_bytes_min = o->segment_bytes_min ? o->segment_bytes_min :
 						      THMQI_MIN(16ull << 20, o->segment_bytes_max);
-	o->cache_bytes = o->cache_bytes ? o->cache_bytes : 64ull << 20;
+	o->cache_bytes = o->cache_bytes ? o->cache_bytes : 16ull << 20;
 	o->batch_bytes = o->batch_bytes ? o->batch_bytes : 1u << 20;
 	o->write_depth = o->write_depth ? o->write_depth : 8;
 	if (!thmqi_is_pow2(o->segment_bytes_max) || !thmqi_is_pow2(o->segment_bytes_min) ||
