@@ -700,7 +700,8 @@ enum thmq_event_type {
 	THMQ_EVENT_SETTLED =
 		1, /* a message reached its durability (producers with THMQ_PRODUCER_REPORT) */
 	THMQ_EVENT_FAILED =
-		2, /* a message was refused; error says why; it is certainly not stored */
+		2, /* a message was refused; error says why; it is certainly not stored. But with error
+		      -THMQ_EFAILED the device failed under it: it may be stored or not */
 	THMQ_EVENT_LOST =
 		3, /* messages that had a weaker ack are gone; offset and count tell which */
 	THMQ_EVENT_ASSIGNED = 4, /* the consumer now has this partition, from offset on */

@@ -203,7 +203,7 @@ static int open_meta(struct core_job *job)
 		return rc;
 	if (b->data_dir) {
 		shard_path(b, THMQI_SHARD_META, path, sizeof(path));
-		rc = thmqi_shard_log_open(s, path, NULL);
+		rc = thmqi_shard_log_open(s, path, NULL, true);
 		if (rc)
 			return rc;
 	}
@@ -243,20 +243,10 @@ static int open_shard(struct core_job *job)
 		cluster = thmqi_meta_cluster(b->meta);
 		ids = (const uint8_t *)(cluster + 1);
 		shard_path(b, s->id, path, sizeof(path));
-		if (cluster->ready) {
-			struct thmqi_disk_dir *dir;
-
-			rc = b->disk->dir_open(b->disk_ctx, path, false, &dir);
-			if (rc == -ENOENT)
-				return thmqi_fail(
-					-THMQ_ECORRUPT,
-					"open %s: this shard is missing; put it back from a copy",
-					path);
-			if (rc)
-				return thmqi_fail(rc, "open %s: %s", path, thmq_strerror(rc));
-			b->disk->dir_close(dir);
-		}
-		rc = thmqi_shard_log_open(s, path, ids + (s->id - 1) * 16u);
+		rc = thmqi_shard_log_open(s, path, ids + (s->id - 1) * 16u, !cluster->ready);
+		if (rc == -ENOENT)
+			return thmqi_fail(-THMQ_ECORRUPT,
+					  "open %s: this shard is missing; put it back from a copy", path);
 		if (rc)
 			return rc;
 	}

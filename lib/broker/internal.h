@@ -249,7 +249,7 @@ struct thmq_broker {
 /* shard.c */
 int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct thmq_core *core);
 void thmqi_shard_fini(struct shard *s);
-int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16]);
+int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16], bool create);
 void thmqi_shard_start(struct shard *s);
 void thmqi_shard_shut(struct shard *s); /* links down, last offsets appended, flush begun */
 struct partition *thmqi_shard_partition(struct shard *s, uint32_t id);

@@ -7,6 +7,8 @@
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
 #define FLUSH_OFFSETS (OFFSET_JUMP / 4)
+/* A run's table keeps times as 32-bit microseconds behind the first. */
+#define TIME_SPAN_MAX 4294000000000ull
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error)
 {
@@ -62,6 +64,11 @@ struct gather {
 	uint64_t tag_filter;
 };
 
+static int64_t time_of(const struct thmqi_frame *f, int64_t wall)
+{
+	return f->extra & THMQI_PRODUCE_TIMED ? (int64_t)f->arg[0] : wall;
+}
+
 static void prefetch_body(const struct thmqi_frame *f)
 {
 	const char *at = (const char *)(uintptr_t)f->data; /* prefetching takes any address */
@@ -84,11 +91,10 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 	g->last_time = INT64_MIN;
 	do {
 		need = (uint32_t)sizeof(struct thmq_record) + THMQI_ALIGN_UP(f->len, 8u);
-		time = f->arg[0] ? (int64_t)f->arg[0] : wall;
+		time = time_of(f, wall);
 		lo = THMQI_MIN(g->first_time, time);
 		hi = THMQI_MAX(g->last_time, time);
-		/* the table keeps times as 32-bit microseconds behind the first */
-		if (need > room - g->len || (g->count && hi - lo > 4294000000000))
+		if (need > room - g->len || (g->count && (uint64_t)hi - (uint64_t)lo > TIME_SPAN_MAX))
 			break;
 		g->first_time = lo;
 		g->last_time = hi;
@@ -103,6 +109,17 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
 		 (f->extra & THMQI_PRODUCE_REPORT) == report && level_of(f) == level &&
 		 check(c, f) == 0);
+}
+
+/* Bytes that a run may have: in a volatile ring no more than half of it, but for one message that needs more. */
+static uint32_t run_room(const struct shard *s, const struct partition *p, const struct thmqi_frame *first)
+{
+	uint64_t need = sizeof(struct thmq_record) + THMQI_ALIGN_UP((uint64_t)first->len, 8u);
+	uint64_t most = s->run_max - sizeof(struct thmq_run_header);
+
+	if (p->is_volatile)
+		most = THMQI_MIN(most, THMQI_MIN(THMQI_MAX(p->ring_bytes / 2, need), p->ring_bytes));
+	return (uint32_t)most;
 }
 
 static void fill(struct conn *c, struct thmq_run_header *run, const struct gather *g,
@@ -131,10 +148,10 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	run->tag_filter = g->tag_filter;
 	for (i = 0; i < g->count; i++, record++) {
 		f = thmqi_frame_peek(&c->wire->up, i);
-		time = f->arg[0] ? (int64_t)f->arg[0] : wall;
+		time = time_of(f, wall);
 		record->size = f->len;
 		record->tag_hash = f->tag_hash;
-		record->time_delta_us = (uint32_t)((uint64_t)(time - g->first_time) / 1000);
+		record->time_delta_us = (uint32_t)(((uint64_t)time - (uint64_t)g->first_time) / 1000);
 		record->key_len = f->key_len;
 		record->tag_len = (uint8_t)THMQI_PRODUCE_TAG_LEN(f->extra);
 		record->flags = 0;
@@ -254,7 +271,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 				   p->next_offset - p->durable > OFFSET_JUMP - RUN_RECORDS_MAX))))
 		if (!p->is_volatile)
 			return 0;
-	gather(c, first, s->run_max - (uint32_t)sizeof(*run), &g);
+	gather(c, first, run_room(s, p, first), &g);
 	if (thmqi_unlikely(g.count == 0)) {
 		rc = -EMSGSIZE;
 		goto refuse;

@@ -60,7 +60,7 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, uint32_t topic_id, u
 	return rc;
 }
 
-/* Its memory stays until the broker closes: what is in flight refers to it. */
+/* What is in flight refers to it until the broker closes; a volatile one's ring goes but for what consumers hold. */
 void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 {
 	struct partition *p = thmqi_shard_partition(s, id);
@@ -71,8 +71,11 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	while (!thmqi_list_empty(&p->subs))
 		thmqi_sub_close(thmqi_list_first(&p->subs, struct sub, partition_link),
 				-THMQ_ENOTOPIC, true);
-	if (!p->is_volatile)
+	if (p->is_volatile)
+		thmq_log_close(p->log, 0);
+	else
 		thmq_log_forget(p->log, p->id);
+	p->log = NULL;
 }
 
 static void partition_free(struct partition *p)
@@ -84,7 +87,7 @@ static void partition_free(struct partition *p)
 		thmqi_list_del(&g->link);
 		free(g);
 	}
-	if (p->is_volatile)
+	if (p->is_volatile && p->log)
 		thmq_log_close(p->log, 0);
 	free(p);
 }
@@ -206,7 +209,7 @@ static const struct thmq_log_events log_events = {
 	.room = on_room,
 };
 
-int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16])
+int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16], bool create)
 {
 	struct thmq_log_stats stats = {.size = sizeof(stats)};
 	const struct thmq_broker_opts *o = &s->broker->opts;
@@ -220,6 +223,7 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 		.cache_bytes = s->id == THMQI_SHARD_META ? 4u << 20 : o->cache_bytes,
 		.batch_bytes = s->id == THMQI_SHARD_META ? 64u << 10 : o->batch_bytes,
 		.write_depth = o->write_depth,
+		.flags = create ? 0 : THMQ_LOG_NO_CREATE,
 	};
 	struct partition *p;
 	uint32_t i = 0;

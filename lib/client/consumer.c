@@ -31,20 +31,27 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 	return 0;
 }
 
+static bool ack_stored(const struct reading *r)
+{
+	if (r->state == READING_NONE || r->ack_next == NO_OFFSET)
+		return true;
+	return !r->ack_dirty && r->ack_stored != NO_OFFSET && r->ack_stored >= r->ack_next;
+}
+
+/*
+ * Have all readings come to @done? None goes back from it while that is waited for, so that each is passed once: a round
+ * of waiting costs what has changed, not the number of partitions. c->awaited is 0 at first.
+ */
+static bool each_is(struct thmq_consumer *c, bool (*done)(const struct reading *r))
+{
+	while (c->awaited < c->reading_count && done(&c->readings[c->awaited]))
+		c->awaited++;
+	return c->awaited == c->reading_count;
+}
+
 static bool acks_stored(void *arg)
 {
-	struct thmq_consumer *c = arg;
-	uint32_t i;
-
-	for (i = 0; i < c->reading_count; i++) {
-		const struct reading *r = &c->readings[i];
-
-		if (r->state == READING_NONE || r->ack_next == NO_OFFSET)
-			continue;
-		if (r->ack_dirty || r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next)
-			return false;
-	}
-	return true;
+	return each_is(arg, ack_stored);
 }
 
 int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
@@ -52,7 +59,7 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 	struct thmq_session *s = c->session;
 	int rc = 0;
 
-	s->untended = true;
+	c->awaited = 0;
 	if (!acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
 	if (rc == 0 && c->fenced) {
@@ -144,15 +151,14 @@ static void consumer_free(struct thmq_consumer *c)
 	thmqi_handle_bury(c->session->graveyard, &c->handle);
 }
 
+static bool is_attached(const struct reading *r)
+{
+	return r->state != READING_WANTED && r->state != READING_ATTACHING;
+}
+
 static bool all_attached(void *arg)
 {
-	const struct thmq_consumer *c = arg;
-	uint32_t i;
-
-	for (i = 0; i < c->reading_count; i++)
-		if (c->readings[i].state == READING_WANTED || c->readings[i].state == READING_ATTACHING)
-			return false;
-	return true;
+	return each_is(arg, is_attached);
 }
 
 static int attach_all(struct thmq_consumer *c, uint64_t deadline)
@@ -162,6 +168,8 @@ static int attach_all(struct thmq_consumer *c, uint64_t deadline)
 	uint32_t i;
 	int rc = thmqi_session_partitions(s, c->topic_id, c->reading_count, &entries);
 
+	c->awaited = 0;
+	c->first_partition = rc ? 0 : entries[0].partition;
 	for (i = 0; i < c->reading_count && !rc; i++) {
 		struct reading *r = &c->readings[i];
 
@@ -175,7 +183,6 @@ static int attach_all(struct thmq_consumer *c, uint64_t deadline)
 	if (rc == 0 || i)
 		free(entries);
 	while (!rc && !all_attached(c)) {
-		s->untended = true;
 		rc = thmqi_session_block(s, all_attached, c, THMQI_MIN(deadline, thmqi_session_deadline(s, 1000000)));
 		if (rc == -ETIMEDOUT && thmqi_session_deadline(s, 0) < deadline)
 			rc = 0;
@@ -242,6 +249,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->topic_id = reply->topics[0].topic_id;
 	c->reading_count = reply->topics[0].partition_count;
 	c->grouped = group != NULL;
+	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);
 	c->readings = calloc(c->reading_count, sizeof(*c->readings));
 	if (!c->readings)
@@ -250,6 +258,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	rc = c->readings ? rc : -ENOMEM;
 	for (i = 0; c->readings && i < c->reading_count; i++) {
 		c->readings[i].consumer = c;
+		thmqi_list_init(&c->readings[i].due_link);
 		c->readings[i].index = i;
 		c->readings[i].seek_done = true;
 		c->readings[i].ack_next = c->readings[i].ack_sent = c->readings[i].ack_stored = NO_OFFSET;
@@ -265,15 +274,14 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	return 0;
 }
 
+static bool is_detached(const struct reading *r)
+{
+	return r->state == READING_NONE;
+}
+
 static bool all_detached(void *arg)
 {
-	const struct thmq_consumer *c = arg;
-	uint32_t i;
-
-	for (i = 0; i < c->reading_count; i++)
-		if (c->readings[i].state != READING_NONE)
-			return false;
-	return true;
+	return each_is(arg, is_detached);
 }
 
 static bool all_back(void *arg)
@@ -301,6 +309,9 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 	int left;
 
 	c->closing = true;
+	c->awaited = 0;
+	while (c->first) /* now: each of the many partitions would look through all runs for its own */
+		thmqi_runs_drop(c, c->first->reading);
 	for (i = 0; i < c->reading_count; i++)
 		thmqi_reading_close(&c->readings[i]);
 	rc = end_wait(c, all_detached, deadline, rc);

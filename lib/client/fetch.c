@@ -436,7 +436,7 @@ int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages,
 		c->app_held--;
 		if (!d->held && d->at == d->count && !d->queued) {
 			if (thmqi_unlikely(d->reading->state == READING_DRAINING))
-				c->session->untended = true;
+				thmqi_reading_later(d->reading);
 			run_put(c, d);
 		}
 	}

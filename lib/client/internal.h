@@ -91,6 +91,7 @@ enum reading_state {
 
 /* One partition of a consumer's topic. */
 struct reading {
+	struct thmqi_list due_link; /* of the consumer; linked while something found no room */
 	struct thmq_consumer *consumer;
 	struct client_link *link;
 	uint32_t partition; /* id */
@@ -129,6 +130,9 @@ struct thmq_consumer {
 	char topic[256];
 	struct reading *readings;
 	uint32_t reading_count;
+	uint32_t first_partition; /* id of readings[0]; the others follow */
+	uint32_t awaited; /* readings below it have come to what is waited for */
+	struct thmqi_list due; /* readings that tend() looks at */
 	struct delivered *first, **last; /* queue */
 	struct delivered *free;
 	struct delivered *pool; /* mostly memory that is never touched */
@@ -251,6 +255,7 @@ void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct re
 bool thmqi_reading_attach(struct reading *r); /* false: not now, tend() tries again */
 void thmqi_reading_close(struct reading *r); /* let go of it whoever holds messages */
 bool thmqi_reading_ack(struct reading *r); /* false likewise */
+bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
 /* fetch.c: the runs that were handed over */
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */

@@ -135,11 +135,13 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 
 /*
  * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16,
- * shard << 32, [3] time.
+ * CLAIM_TIMED, shard << 32, [3] time.
  */
-static uint64_t pack(uint32_t key_len, uint32_t tag_len, uint32_t shard)
+#define CLAIM_TIMED 0x80000000u
+
+static uint64_t pack(uint32_t key_len, uint32_t tag_len, bool timed, uint32_t shard)
 {
-	return key_len | (uint64_t)tag_len << 16 | (uint64_t)shard << 32;
+	return key_len | tag_len << 16 | (timed ? CLAIM_TIMED : 0) | (uint64_t)shard << 32;
 }
 
 /* A window of reported messages never outgrows the room for their events. */
@@ -180,7 +182,7 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	struct thmq_session *s = p->session;
 	uint32_t level, index, key_len = opts ? opts->key_len : 0, tag_len, head, bytes;
 	struct client_link *l;
-	bool tried = false;
+	bool tried = false, timed;
 	struct slot *slot;
 	uint8_t *data;
 	uint64_t at;
@@ -223,8 +225,9 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	ret_claim->partition = index;
 	ret_claim->internal[0] = l->slot_head++;
 	ret_claim->internal[1] = (uint64_t)(uintptr_t)(data - key_len - tag_len);
-	ret_claim->internal[2] = pack(key_len, tag_len, l->shard);
-	ret_claim->internal[3] = opts && (opts->flags & THMQ_MESSAGE_TIME) ? (uint64_t)opts->time_ns : 0;
+	timed = opts && (opts->flags & THMQ_MESSAGE_TIME);
+	ret_claim->internal[2] = pack(key_len, tag_len, timed, l->shard);
+	ret_claim->internal[3] = timed ? (uint64_t)opts->time_ns : 0;
 	if (key_len)
 		memcpy(data - key_len - tag_len, opts->key, key_len);
 	if (tag_len)
@@ -284,7 +287,7 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 	struct client_link *l;
 	struct thmqi_frame *f;
 	struct slot *slot = slot_of(p, claim, &l);
-	uint32_t key_len = claim->internal[2] & 0xffff, tag_len = (uint32_t)(claim->internal[2] >> 16) & 0xffff;
+	uint32_t key_len = claim->internal[2] & 0xffff, tag_len = (uint32_t)(claim->internal[2] >> 16) & 0xff;
 
 	if (thmqi_unlikely(!slot))
 		return -EINVAL;
@@ -306,7 +309,8 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 	f->stream = p->stream;
 	f->partition = p->partitions[claim->partition].partition;
 	f->len = key_len + tag_len + claim->len;
-	f->extra = tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0);
+	f->extra = tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0) |
+		   (claim->internal[2] & CLAIM_TIMED ? THMQI_PRODUCE_TIMED : 0);
 	f->seq = p->last_seq;
 	f->data = claim->internal[1];
 	f->arg[0] = claim->internal[3];

@@ -9,14 +9,9 @@
 
 static struct reading *reading_of(struct thmq_consumer *c, uint32_t partition)
 {
-	uint32_t i = c->reading_count ? partition - c->readings[0].partition : 0;
+	uint32_t i = partition - c->first_partition;
 
-	if (i < c->reading_count && c->readings[i].partition == partition)
-		return &c->readings[i];
-	for (i = 0; i < c->reading_count; i++)
-		if (c->readings[i].partition == partition)
-			return &c->readings[i];
-	return NULL;
+	return i < c->reading_count && c->readings[i].partition == partition ? &c->readings[i] : NULL;
 }
 
 void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct reading *r, int error,
@@ -32,9 +27,11 @@ void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct re
 	thmqi_session_event(c->session, &e);
 }
 
-/* Something found no room: all is looked at again with the next news, or in the next round. */
-static bool later(const struct reading *r)
+/* Something found no room: it is looked at again with the next news, or in the next round. */
+bool thmqi_reading_later(struct reading *r)
 {
+	if (thmqi_list_empty(&r->due_link))
+		thmqi_list_add_tail(&r->consumer->due, &r->due_link);
 	r->consumer->session->untended = true;
 	return false;
 }
@@ -53,7 +50,7 @@ static bool send_detach(struct reading *r, uint64_t epoch)
 	if (!f) {
 		r->detach_due = true;
 		r->detach_epoch = epoch;
-		return later(r);
+		return thmqi_reading_later(r);
 	}
 	f->type = THMQI_FRAME_DETACH;
 	f->stream = r->consumer->stream;
@@ -72,7 +69,7 @@ bool thmqi_reading_attach(struct reading *r)
 		return false;
 	f = thmqi_ctl_claim(r->link);
 	if (!f)
-		return later(r);
+		return thmqi_reading_later(r);
 	r->generation++;
 	r->not_before_ns = c->opts.start == THMQ_START_TIME ? (int64_t)c->opts.start_time_ns : INT64_MIN;
 	f->type = THMQI_FRAME_ATTACH;
@@ -112,7 +109,7 @@ bool thmqi_reading_ack(struct reading *r)
 
 	if (!f) {
 		r->ack_dirty = true;
-		return later(r);
+		return thmqi_reading_later(r);
 	}
 	f->type = THMQI_FRAME_ACK;
 	f->stream = r->consumer->stream;
@@ -182,6 +179,7 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 		send_detach(r, r->epoch);
 	thmqi_runs_drop(c, r);
 	r->partition = f->partition;
+	c->first_partition = f->partition - f->len;
 	r->shard = (uint32_t)f->arg[0];
 	r->group_id = (uint32_t)f->arg[1];
 	r->epoch = f->seq;
@@ -315,22 +313,38 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 
 /* --------------------------------------------------------------------- tend */
 
+static void tend_one(struct reading *r)
+{
+	if (r->state == READING_WANTED && r->link)
+		thmqi_reading_attach(r);
+	else if (r->state == READING_DRAINING && !r->held)
+		let_go(r);
+	else if (r->detach_due)
+		send_detach(r, r->detach_epoch);
+	if (r->ack_dirty && (r->state == READING_ON || r->state == READING_DRAINING))
+		thmqi_reading_ack(r);
+}
+
+/* After so many in vain the others wait too: their rings are as full, and each answer that comes leads here again. */
+#define VAIN_MAX 64u
+
 static void tend(struct thmq_consumer *c)
 {
-	uint32_t i;
+	uint32_t vain = 0;
+	struct thmqi_list last;
 
-	for (i = 0; i < c->reading_count; i++) {
-		struct reading *r = &c->readings[i];
+	if (thmqi_list_empty(&c->due))
+		return;
+	/* those in vain go behind the others, which are not looked at twice in one go */
+	thmqi_list_add_tail(&c->due, &last);
+	while (c->due.next != &last && vain < VAIN_MAX) {
+		struct reading *r = thmqi_list_first(&c->due, struct reading, due_link);
 
-		if (r->state == READING_WANTED && r->link)
-			thmqi_reading_attach(r);
-		else if (r->state == READING_DRAINING && !r->held)
-			let_go(r);
-		else if (r->detach_due)
-			send_detach(r, r->detach_epoch);
-		if (r->ack_dirty && r->state == READING_ON)
-			thmqi_reading_ack(r);
+		thmqi_list_del(&r->due_link);
+		tend_one(r);
+		vain += !thmqi_list_empty(&r->due_link);
 	}
+	thmqi_list_del(&last);
 }
 
 void thmqi_consumers_tend(struct thmq_session *s)

@@ -73,6 +73,9 @@ int thmqi_log_create(struct thmq_log *log)
 	log->told_durable = log->told_written = log->plain_index = log->chain.index;
 	if (!rc)
 		rc = log->disk->file_open(log->dir, "vote", true, &log->vote_file);
+	/* both blocks, so that a full disk has room for them ever after */
+	if (!rc)
+		rc = thmqi_vote_write(log, log->chain.position, false);
 	if (!rc)
 		rc = thmqi_vote_write(log, log->chain.position, false);
 	if (!rc)

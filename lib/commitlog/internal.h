@@ -101,11 +101,13 @@ struct vote {
 _Static_assert(sizeof(struct vote) == 88, "as in doc/format.md");
 
 /* 0; -ENOENT no file; -THMQ_ECORRUPT neither block is valid; -THMQ_EVERSION */
+/* *@ret_damaged: the other block holds nothing valid: what is returned may not be the newest. */
 int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir,
-		    struct vote *ret_vote);
+		    struct vote *ret_vote, bool *ret_damaged);
 /* Blocking. Writes the next generation with the log's term and incarnation; on success it becomes log->vote. */
 int thmqi_vote_write(struct thmq_log *log, uint64_t mark, bool clean);
-void thmqi_vote_watch(struct thmq_log *log); /* the mark follows when appends have ceased */
+void thmqi_vote_mark(struct thmq_log *log);  /* the mark moves to what is durable, in the background */
+void thmqi_vote_watch(struct thmq_log *log); /* and again every second, until it has come to the end */
 
 /* ---------------------------------------------------------------- segments */
 
@@ -351,12 +353,31 @@ void thmqi_index_trim(struct thmq_log *log, struct run_index *x); /* entries of 
 void thmqi_index_cut(struct run_index *x, uint64_t batch); /* truncation */
 void thmqi_index_free(struct thmq_log *log, struct run_index *x);
 
-/* recover.c, create.c */
+/* survey.c */
 struct listing {
-	uint64_t *positions; /* of segments, rising */
+	uint64_t *positions; /* of segments, rising once sorted */
 	uint32_t count, room;
 	bool vote;
 };
+/* 1 it is a log's file; 0 it is not; -ENOMEM. */
+int thmqi_listing_note(struct listing *l, const char *name);
+void thmqi_listing_sort(struct listing *l);
+
+/* What headers say of the log besides their own batches. */
+struct claims {
+	uint64_t durable;     /* all below it is known to have been durable */
+	uint64_t end;         /* where the last batch of the last owner ends, as far as can be seen */
+	uint64_t incarnation; /* highest that wrote */
+};
+void thmqi_claims_note(struct claims *c, const struct batch_header *h);
+/*
+ * The blocks of @file, whose first byte is @position, from @at on: a later header of the last incarnation says that what lies
+ * before some position was durable when it was formed. If the log ends below that, bytes that were acknowledged are gone.
+ */
+int thmqi_claims_look(struct claims *c, const struct thmqi_disk_table *disk, struct thmqi_disk_file *file,
+		      const struct vote *vote, uint64_t position, uint64_t at, uint8_t *piece, uint32_t piece_bytes);
+
+/* recover.c, create.c */
 int thmqi_log_recover(struct thmq_log *log);
 int thmqi_log_create(struct thmq_log *log); /* in an empty directory */
 /* There is no valid `vote`: 1 the making of a log was cut short, what is left of it is removed; or an error. */

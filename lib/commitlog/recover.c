@@ -4,8 +4,6 @@
  * batch checked and replayed, until the first that is bad or does not continue the chain. Below a position known
  * durable that is damage, and nothing is changed; otherwise it is the torn or lost tail of writes in flight.
  */
-#include <stdio.h>
-
 #include "internal.h"
 
 #define PIECE_BYTES (8u << 20) /* read at a time; a batch has 4 MiB at most */
@@ -16,47 +14,21 @@ struct recovery {
 	uint32_t contiguous; /* segments from position 0 on, each where the one before ends; the rest are strays */
 	uint32_t last;       /* segment that the log ends in */
 	uint8_t *piece;
-	uint64_t claim;    /* known durable: the largest position that says so */
-	uint64_t seen_end; /* where the last batch of the last owner ends, as far as can be seen */
+	struct claims claims;
+	bool vote_damaged; /* one of its blocks: the valid one may not be the newest */
 };
 
 /* -------------------------------------------------------------- directory */
 
 static int note_file(void *arg, const char *name)
 {
-	struct listing *l = arg;
-	unsigned long long position;
-	uint64_t *grown;
-	char canonical[40];
-
-	if (strcmp(name, "vote") == 0)
-		l->vote = true;
-	if (sscanf(name, "%20llu.log", &position) != 1)
-		return 0;
-	thmqi_segment_name(position, canonical);
-	if (strcmp(name, canonical) != 0)
-		return 0;
-	if (l->count == l->room) {
-		l->room = l->room ? l->room * 2 : 64;
-		grown = realloc(l->positions, l->room * sizeof(*grown));
-		if (!grown)
-			return -ENOMEM;
-		l->positions = grown;
-	}
-	l->positions[l->count++] = position;
-	return 0;
-}
-
-static int by_position(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
+	return THMQI_MIN(thmqi_listing_note(arg, name), 0);
 }
 
 static int open_segment(struct thmq_log *log, uint64_t position)
 {
 	struct segment *s;
+	int64_t size = 0;
 	char name[40];
 	int rc = thmqi_segment_new(log, position, &s);
 
@@ -67,12 +39,18 @@ static int open_segment(struct thmq_log *log, uint64_t position)
 	if (rc)
 		s->file = NULL;
 	else
+		size = log->disk->file_size(s->file);
+	if (!rc && size < 0)
+		rc = (int)size;
+	if (!rc && (uint64_t)size < s->bytes) /* it had its name only once it had its size */
+		rc = thmqi_fail(-THMQ_ECORRUPT, "open %s/%s: it has %lld of its %llu bytes; restore it from a copy",
+				log->opts.dir, name, (long long)size, (unsigned long long)s->bytes);
+	else if (!rc)
 		rc = thmqi_segment_add(log, s);
-	if (rc) {
-		thmqi_segment_free(log, s);
-		return thmqi_fail(rc, "open %s/%s: %s", log->opts.dir, name, thmq_strerror(rc));
-	}
-	return 0;
+	if (!rc)
+		return 0;
+	thmqi_segment_free(log, s);
+	return rc == -THMQ_ECORRUPT ? rc : thmqi_fail(rc, "open %s/%s: %s", log->opts.dir, name, thmq_strerror(rc));
 }
 
 static int open_segments(struct thmq_log *log, struct recovery *r)
@@ -186,16 +164,16 @@ static int next_batch(struct cursor *c, uint64_t at, const struct batch_header *
 }
 
 /* One segment from its first batch on. Return: 1 it is full and the log goes on; 0 the log ends in it; or an error. */
-static int replay_segment(struct thmq_log *log, struct segment *s, uint8_t *piece)
+static int replay_segment(struct thmq_log *log, struct recovery *r, struct segment *s)
 {
-	struct cursor c = {.log = log, .s = s, .piece = piece};
+	struct cursor c = {.log = log, .s = s, .piece = r->piece};
 	const struct batch_header *h = NULL;
 	uint64_t at = 0;
 	int rc;
 
 	while (at < s->bytes) {
-		/* what lies behind the end of a clean log means nothing */
-		if (log->vote.clean && log->chain.position >= log->vote.mark)
+		/* what lies behind the end of a clean log means nothing, unless the newest vote may be lost */
+		if (log->vote.clean && !r->vote_damaged && log->chain.position >= log->vote.mark)
 			return 0;
 		rc = next_batch(&c, at, &h);
 		if (rc != 1)
@@ -203,6 +181,7 @@ static int replay_segment(struct thmq_log *log, struct segment *s, uint8_t *piec
 		rc = replay_batch(log, h);
 		if (rc)
 			return rc;
+		thmqi_claims_note(&r->claims, h);
 		thmqi_segment_note(s, h->index, h->position);
 		thmqi_chain_advance(&log->chain, h);
 		at += h->len;
@@ -217,39 +196,20 @@ static int replay_all(struct thmq_log *log, struct recovery *r)
 	log->chain = (struct chain){0};
 	memcpy(log->chain.log_id, log->vote.log_id, sizeof(log->chain.log_id));
 	for (r->last = 0; rc == 1 && r->last < log->segment_count; r->last++)
-		rc = replay_segment(log, log->segments[r->last], r->piece);
+		rc = replay_segment(log, r, log->segments[r->last]);
 	r->last--;
+	/* somebody wrote behind the clean end: his vote is the one that is lost */
+	if (log->chain.position > log->vote.mark)
+		log->vote.clean = false;
 	return THMQI_MIN(rc, 0);
 }
 
 /* ------------------------------------------------------------------ damage */
 
-/*
- * A later header of the last incarnation says that what lies before some position was durable when it was formed. If
- * the log ends below that, bytes that were acknowledged are gone.
- */
 static int look_beyond(struct thmq_log *log, struct recovery *r, struct thmqi_disk_file *file, uint64_t position,
 		       uint64_t at)
 {
-	const struct batch_header *h;
-	int64_t n, i;
-
-	do {
-		n = log->disk->file_read(file, r->piece, PIECE_BYTES, at);
-		if (n < 0)
-			return (int)n;
-		for (i = 0; i + (int64_t)THMQI_BLOCK <= n; i += THMQI_BLOCK) {
-			h = (const struct batch_header *)(r->piece + i);
-			if (h->magic != BATCH_MAGIC ||
-			    !thmqi_batch_header_ok(h, position + at + (uint64_t)i, log->vote.log_id) ||
-			    !thmqi_batch_local_ok(h) || h->incarnation != log->vote.incarnation)
-				continue;
-			r->claim = THMQI_MAX(r->claim, h->durable_position);
-			r->seen_end = THMQI_MAX(r->seen_end, h->position + h->len);
-		}
-		at += PIECE_BYTES;
-	} while (n == PIECE_BYTES);
-	return 0;
+	return thmqi_claims_look(&r->claims, log->disk, file, &log->vote, position, at, r->piece, PIECE_BYTES);
 }
 
 /* A segment that is not reached may still tell. */
@@ -271,27 +231,28 @@ static int look_at_stray(struct thmq_log *log, struct recovery *r, uint64_t posi
 static int judge_end(struct thmq_log *log, struct recovery *r)
 {
 	uint64_t end = log->chain.position;
+	bool look = !log->vote.clean || r->vote_damaged;
 	uint32_t i;
 	int rc = 0;
 
-	r->claim = log->vote.mark;
-	r->seen_end = end;
-	for (i = r->last; i < log->segment_count && !rc && !log->vote.clean; i++) {
+	r->claims.durable = THMQI_MAX(r->claims.durable, log->vote.mark);
+	r->claims.end = end;
+	for (i = r->last; i < log->segment_count && !rc && look; i++) {
 		struct segment *s = log->segments[i];
 
 		rc = look_beyond(log, r, s->file, s->position, end > s->position ? end - s->position : 0);
 	}
-	for (i = r->contiguous; i < r->found.count && !rc && !log->vote.clean; i++)
+	for (i = r->contiguous; i < r->found.count && !rc && look; i++)
 		rc = look_at_stray(log, r, r->found.positions[i]);
 	if (rc)
 		return thmqi_fail(rc, "read %s: %s", log->opts.dir, thmq_strerror(rc));
-	log->stats.torn_bytes = r->seen_end - end;
-	if (end >= r->claim || (log->defects & THMQI_LOG_CUT_DAMAGE))
+	log->stats.torn_bytes = r->claims.end - end;
+	if (end >= r->claims.durable || (log->defects & THMQI_LOG_CUT_DAMAGE))
 		return 0;
 	return thmqi_fail(-THMQ_ECORRUPT,
 			  "open %s: the batch at position %llu is damaged or missing, and bytes up to %llu were known "
 			  "durable; nothing was changed: restore it from a copy, or look at it with verify",
-			  log->opts.dir, (unsigned long long)end, (unsigned long long)r->claim);
+			  log->opts.dir, (unsigned long long)end, (unsigned long long)r->claims.durable);
 }
 
 /* --------------------------------------------------------------- take over */
@@ -345,7 +306,7 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 	log->durable_index = log->written_index = log->chain.index;
 	log->told_durable = log->told_written = log->plain_index = log->chain.index;
 	log->term = THMQI_MAX(log->vote.term, log->chain.term) + 1;
-	log->incarnation = log->vote.incarnation + 1;
+	log->incarnation = THMQI_MAX(log->vote.incarnation, r->claims.incarnation) + 1;
 	rc = thmqi_vote_write(log, log->chain.position, false);
 	if (rc)
 		return thmqi_fail(rc, "write %s/vote: %s", log->opts.dir, thmq_strerror(rc));
@@ -409,9 +370,8 @@ int thmqi_log_recover(struct thmq_log *log)
 		thmqi_fail(rc, "read %s: %s", log->opts.dir, thmq_strerror(rc));
 		goto out;
 	}
-	if (r.found.count)
-		qsort(r.found.positions, r.found.count, sizeof(*r.found.positions), by_position);
-	rc = r.found.vote ? thmqi_vote_read(log->disk, log->dir, &log->vote) : -ENOENT;
+	thmqi_listing_sort(&r.found);
+	rc = r.found.vote ? thmqi_vote_read(log->disk, log->dir, &log->vote, &r.vote_damaged) : -ENOENT;
 	if (!rc)
 		rc = come_back(log, &r);
 	else if (rc != -ENOENT && rc != -THMQ_ECORRUPT)

@@ -3,8 +3,6 @@
  * scan.c - a closed log looked at from outside: every byte checked, nothing changed, every batch and run shown. It judges
  * as recovery does, and tells what it finds instead of opening. Needs no core.
  */
-#include <stdio.h>
-
 #include "internal.h"
 
 #define PIECE_BYTES (4u << 20) /* a batch has no more */
@@ -16,12 +14,11 @@ struct scan {
 	struct thmqi_disk_dir *dir;
 	struct vote vote;
 	struct chain chain;
-	uint64_t claim; /* known durable */
+	struct claims claims;
 	uint8_t *piece;
-	uint64_t *positions; /* of segments that are there */
-	uint32_t count, room;
+	struct listing found;
 	int stop; /* a visitor's value */
-	bool damaged, torn;
+	bool vote_damaged, damaged;
 };
 
 /* Return: non-zero to stop with. */
@@ -101,30 +98,6 @@ static int scan_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at,
 	return 1;
 }
 
-/* A later header of the same incarnation may know that more was durable than is whole. */
-static int look_beyond(struct scan *s, struct thmqi_disk_file *file, uint64_t position, uint64_t at)
-{
-	const struct batch_header *h;
-	int64_t n, i;
-
-	do {
-		n = s->disk->file_read(file, s->piece, PIECE_BYTES, at);
-		if (n < 0)
-			return (int)n;
-		for (i = 0; i + (int64_t)THMQI_BLOCK <= n; i += THMQI_BLOCK) {
-			h = (const struct batch_header *)(s->piece + i);
-			if (h->magic != BATCH_MAGIC ||
-			    !thmqi_batch_header_ok(h, position + at + (uint64_t)i, s->vote.log_id) ||
-			    !thmqi_batch_local_ok(h) || h->incarnation != s->vote.incarnation)
-				continue;
-			s->claim = THMQI_MAX(s->claim, h->durable_position);
-			s->torn = true;
-		}
-		at += PIECE_BYTES;
-	} while (n == PIECE_BYTES);
-	return 0;
-}
-
 /* ---------------------------------------------------------------- segments */
 
 /* Return: 1 it was full; 0 the log ends in it, at *@ret_at; or an error. */
@@ -134,7 +107,7 @@ static int scan_segment(struct scan *s, struct thmqi_disk_file *file, uint64_t b
 	int rc = 1;
 
 	for (*ret_at = 0; rc == 1 && *ret_at < bytes && !s->stop;) {
-		if (s->vote.clean && s->chain.position >= s->vote.mark)
+		if (s->vote.clean && !s->vote_damaged && s->chain.position >= s->vote.mark)
 			rc = 0;
 		else
 			rc = scan_batch(s, file, *ret_at, bytes - *ret_at);
@@ -146,22 +119,26 @@ static int scan_segment(struct scan *s, struct thmqi_disk_file *file, uint64_t b
 /* Segment @i of those that are there: replayed if the log has come that far, looked at otherwise. */
 static int visit_segment(struct scan *s, uint32_t i, bool *ended)
 {
-	uint64_t position = s->positions[i], at = 0;
+	uint64_t position = s->found.positions[i], at = 0, bytes = thmqi_segment_bytes(&s->vote, position);
 	struct thmqi_disk_file *file;
 	char name[40];
+	int64_t size;
 	int rc;
 
 	thmqi_segment_name(position, name);
 	rc = s->disk->file_open(s->dir, name, false, &file);
 	if (rc)
 		return rc;
+	size = s->disk->file_size(file);
+	if (size >= 0 && (uint64_t)size < bytes)
+		finding(s, THMQ_FINDING_DAMAGE, -THMQ_ECORRUPT, position, "a segment file is shorter than it was made");
 	if (position != s->chain.position)
 		*ended = true;
-	rc = *ended ? 0 : scan_segment(s, file, thmqi_segment_bytes(&s->vote, position), &at);
+	rc = *ended || s->stop ? 0 : scan_segment(s, file, bytes, &at);
 	if (rc == 0 && !s->stop) {
 		*ended = true;
-		if (!s->vote.clean)
-			rc = look_beyond(s, file, position, at);
+		if (!s->vote.clean || s->vote_damaged)
+			rc = thmqi_claims_look(&s->claims, s->disk, file, &s->vote, position, at, s->piece, PIECE_BYTES);
 	}
 	s->disk->file_close(file);
 	return THMQI_MIN(rc, 0);
@@ -171,12 +148,12 @@ static int judge(struct scan *s)
 {
 	uint64_t end = s->chain.position;
 
-	if (!s->count || s->positions[0] != 0)
+	if (!s->found.count || s->found.positions[0] != 0)
 		return finding(s, THMQ_FINDING_MISSING, -THMQ_ECORRUPT, 0, "the first segment is missing");
-	if (end < s->claim)
+	if (end < s->claims.durable)
 		return finding(s, THMQ_FINDING_DAMAGE, -THMQ_ECORRUPT, end,
 			       "a batch below what is known durable is damaged or missing");
-	if (s->torn)
+	if (s->claims.end > end)
 		return finding(s, THMQ_FINDING_TORN_TAIL, 0, end,
 			       "writes in flight at a crash: the next open begins here");
 	return 0;
@@ -188,7 +165,7 @@ static int scan_segments(struct scan *s)
 	uint32_t i;
 	int rc = 0;
 
-	for (i = 0; i < s->count && !rc && !s->stop; i++)
+	for (i = 0; i < s->found.count && !rc && !s->stop; i++)
 		rc = visit_segment(s, i, &ended);
 	if (!rc && !s->stop)
 		judge(s);
@@ -200,51 +177,25 @@ static int scan_segments(struct scan *s)
 static int note_file(void *arg, const char *name)
 {
 	struct scan *s = arg;
-	unsigned long long position;
-	uint64_t *grown;
-	char canonical[40];
+	int rc = thmqi_listing_note(&s->found, name);
 
-	if (strcmp(name, "vote") == 0 || strcmp(name, "next.tmp") == 0)
-		return 0;
-	if (sscanf(name, "%20llu.", &position) == 1) {
-		thmqi_segment_name(position, canonical);
-		if (strcmp(name, canonical) == 0)
-			goto segment;
-		memcpy(canonical + 21, "idx", 4);
-		if (strcmp(name, canonical) == 0)
-			return 0;
-	}
-	return finding(s, THMQ_FINDING_FOREIGN, 0, 0, name);
-segment:
-	if (s->count == s->room) {
-		s->room = s->room ? s->room * 2 : 64;
-		grown = realloc(s->positions, s->room * sizeof(*grown));
-		if (!grown)
-			return -ENOMEM;
-		s->positions = grown;
-	}
-	s->positions[s->count++] = position;
-	return 0;
-}
-
-static int by_position(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
+	return rc < 0 ? rc : rc == 0 ? finding(s, THMQ_FINDING_FOREIGN, 0, 0, name) : 0;
 }
 
 static int read_vote(struct scan *s)
 {
-	int rc = thmqi_vote_read(s->disk, s->dir, &s->vote);
+	int rc = thmqi_vote_read(s->disk, s->dir, &s->vote, &s->vote_damaged);
 
-	if (rc == -ENOENT && s->count)
+	if (rc == -ENOENT && s->found.count)
 		finding(s, THMQ_FINDING_MISSING, -THMQ_ECORRUPT, 0, "the vote file is missing");
 	else if (rc == -THMQ_ECORRUPT)
 		finding(s, THMQ_FINDING_DAMAGE, rc, 0, "the vote file is damaged");
 	else if (rc == -THMQ_EVERSION)
 		finding(s, THMQ_FINDING_VERSION, rc, 0, "written by a newer library");
-	if (rc == -ENOENT && s->count)
+	else if (rc == 0 && s->vote_damaged)
+		finding(s, THMQ_FINDING_TORN_TAIL, 0, 0,
+			"one of the vote file's blocks is not valid: torn by a crash, or damaged");
+	if (rc == -ENOENT && s->found.count)
 		rc = -THMQ_ECORRUPT;
 	return rc;
 }
@@ -255,15 +206,14 @@ static int scan(struct scan *s)
 
 	if (rc || s->stop)
 		return rc;
-	if (s->count)
-		qsort(s->positions, s->count, sizeof(*s->positions), by_position);
+	thmqi_listing_sort(&s->found);
 	rc = read_vote(s);
-	if (rc)
+	if (rc || s->stop)
 		return rc;
 	s->piece = aligned_alloc(THMQI_BLOCK, PIECE_BYTES);
 	if (!s->piece)
 		return -ENOMEM;
-	s->claim = s->vote.mark;
+	s->claims.durable = s->vote.mark;
 	memcpy(s->chain.log_id, s->vote.log_id, 16);
 	rc = scan_segments(s);
 	return rc ? rc : s->damaged ? -THMQ_ECORRUPT : 0;
@@ -281,7 +231,7 @@ int thmq_log_scan(const char *dir, const struct thmq_log_visitor *visitor, void 
 		return thmqi_fail(rc, "open %s: %s", dir, thmq_strerror(rc));
 	rc = scan(&s);
 	free(s.piece);
-	free(s.positions);
+	free(s.found.positions);
 	s.disk->dir_close(s.dir);
 	if (s.stop)
 		return s.stop;

@@ -343,6 +343,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;
 	thmqi_segment_prepare(log);
+	thmqi_vote_mark(log); /* so that a segment that goes missing is missed */
 	log->tell_checkpoint = log->events.checkpoint != NULL;
 	return 0;
 }

@@ -7,7 +7,7 @@
 #include "internal.h"
 
 #define VOTE_MAGIC 0x31564854u /* "THV1" */
-#define IDLE_NS 1000000000ull
+#define WATCH_NS 1000000000ull
 
 static bool valid(const struct vote *v)
 {
@@ -22,7 +22,8 @@ static bool sane(const struct vote *v)
 	       v->segment_bytes_max <= 1u << 30;
 }
 
-int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, struct vote *ret_vote)
+int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, struct vote *ret_vote,
+		    bool *ret_damaged)
 {
 	struct thmqi_disk_file *file;
 	const struct vote *a, *b, *best = NULL;
@@ -47,6 +48,7 @@ int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *
 		best = a;
 	if (valid(b) && (!best || b->generation > a->generation))
 		best = b;
+	*ret_damaged = !valid(a) || !valid(b);
 	if (n < 0)
 		rc = (int)n;
 	else if (!best)
@@ -95,32 +97,29 @@ int thmqi_vote_write(struct thmq_log *log, uint64_t mark, bool clean)
 	return rc;
 }
 
-/* ------------------------------------------------- the mark, when it is idle */
+/* ----------------------------------------------------------------- the mark */
+
+static bool lacks_space(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
+}
 
 static void on_marked(struct thmqi_disk_op *op, int64_t result)
 {
 	struct thmq_log *log = thmqi_container(op, struct thmq_log, mark_op);
 
 	log->mark_busy = false;
-	if (result < 0)
-		thmqi_log_fail(log, (int)result);
-	else
+	if (result >= 0)
 		log->vote = log->mark_vote;
+	else if (!lacks_space((int)result)) /* else the old one stays, and says less */
+		thmqi_log_fail(log, (int)result);
 }
 
-static void on_idle(struct thmqi_timer *t)
+void thmqi_vote_mark(struct thmq_log *log)
 {
-	struct thmq_log *log = thmqi_container(t, struct thmq_log, mark_timer);
-	uint64_t index, at;
+	uint64_t at;
 
-	if (log->failed || log->mark_busy || log->draining)
-		return;
-	if (log->durable_index < log->chain.index || log->forming.runs) {
-		thmq_log_flush(log, &index); /* what nobody waited for becomes durable all the same */
-		thmqi_vote_watch(log);
-		return;
-	}
-	if (log->vote.mark >= log->durable_position)
+	if (log->mark_busy || log->vote.mark >= log->durable_position)
 		return;
 	at = next_vote(log, log->durable_position, false, &log->mark_vote, log->mark_buf->data);
 	log->mark_op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
@@ -132,13 +131,25 @@ static void on_idle(struct thmqi_timer *t)
 					      .offset = at,
 					      .done = on_marked};
 	log->mark_busy = log->disk->queue_submit(log->queue, &log->mark_op) == 0;
-	if (!log->mark_busy)
-		thmqi_vote_watch(log);
 }
 
-/* Looks a second later; while appends go on, again and again. */
+static void on_watch(struct thmqi_timer *t)
+{
+	struct thmq_log *log = thmqi_container(t, struct thmq_log, mark_timer);
+	uint64_t index;
+
+	if (log->failed || log->draining)
+		return;
+	thmqi_vote_mark(log);
+	if (log->durable_index < log->chain.index || log->forming.runs)
+		thmq_log_flush(log, &index); /* what nobody waited for becomes durable all the same */
+	else if (log->vote.mark >= log->durable_position)
+		return;
+	thmqi_vote_watch(log);
+}
+
 void thmqi_vote_watch(struct thmq_log *log)
 {
-	log->mark_timer.fire = on_idle;
-	thmqi_timer_start(log->core, &log->mark_timer, log->core->now_ns + IDLE_NS);
+	log->mark_timer.fire = on_watch;
+	thmqi_timer_start(log->core, &log->mark_timer, log->core->now_ns + WATCH_NS);
 }

@@ -250,6 +250,25 @@ static void shard_missing(void)
 	expect_numbers(in_place("data"), 10);
 }
 
+static void shard_emptied(void)
+{
+	struct world w;
+
+	place_make(NULL);
+	numbers_dir(in_place("data"), 10);
+	if (rename(in_place("data/shard-000"), in_place("aside")) != 0 || mkdir(in_place("data/shard-000"), 0700) != 0) {
+		FAIL("data/shard-000: %s", strerror(errno));
+		return;
+	}
+	env_up(&w);
+	SAYS(-THMQ_ECORRUPT, "shard-000", broker_on(w.env, in_place("data"), 0, &w.broker));
+	w.broker = NULL;
+	world_down(&w);
+	CHECK(rmdir(in_place("data/shard-000")) == 0); /* no log was made in it */
+	CHECK(rename(in_place("aside"), in_place("data/shard-000")) == 0);
+	expect_numbers(in_place("data"), 10);
+}
+
 static void shard_of_another_directory(void)
 {
 	struct world w;
@@ -555,6 +574,7 @@ static const struct bad_case cases[] = {
 	{"two_openers_in_two_processes", two_openers_in_two_processes},
 	{"killed_holder", killed_holder},
 	{"shard_missing", shard_missing},
+	{"shard_emptied", shard_emptied},
 	{"shard_of_another_directory", shard_of_another_directory},
 	{"meta_missing", meta_missing},
 	{"vote_missing", vote_missing},

@@ -385,12 +385,77 @@ static void time_outs_of_nothing(void)
 	RETURNS(0, thmq_env_close(w.env, UINT64_MAX));
 }
 
+/* A ring that is smaller than a run may be: bursts of any length go through, with a reader and without. */
+static void burst_into_a_small_ring(void)
+{
+	static uint8_t body[1000];
+	struct thmq_message m[64];
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	unsigned i, round, got;
+	int n;
+
+	env_up(&w);
+	MUST(thmq_broker_open(w.env, NULL, &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	MUST(thmq_topic_create(w.session, "ring",
+			       THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20)));
+	MUST(thmq_producer_open(w.session, "ring", NULL, &p));
+	for (round = 0; round < 2; round++) {
+		if (round)
+			MUST(thmq_consumer_open(w.session, "ring", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END), &c));
+		for (i = 0; i < 3000; i++) /* all of them are in the ring of frames before the core looks */
+			MUST(thmq_send(p, body, sizeof(body), NULL));
+		for (got = 0; round && got < 3000;) {
+			n = thmq_fetch(c, m, 64);
+			MUST(n);
+			if (n == 0 && wait_messages(w.session, 5 * SECOND) <= 0) {
+				FAIL("after %u messages nothing comes any more", got);
+				break;
+			}
+			MUST(thmq_release(c, m, (uint32_t)n));
+			got += (unsigned)n;
+		}
+		RETURNS(0, thmq_flush(p, 5 * SECOND));
+	}
+	world_down(&w);
+}
+
+static void volatile_topics_that_come_and_go(void)
+{
+	static uint8_t body[65536];
+	struct thmq_producer *p;
+	unsigned i, round;
+
+	up();
+	for (round = 0; round < 24; round++) { /* three times what the pool holds */
+		MUST(thmq_topic_create(w.session, "ring",
+				       THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 16 << 20)));
+		MUST(thmq_producer_open(w.session, "ring", NULL, &p));
+		for (i = 0; i < 400;) {
+			int64_t rc = thmq_send(p, body, 40000, NULL);
+
+			if (rc == -EAGAIN)
+				MUST(thmq_flush(p, 5 * SECOND));
+			else
+				MUST(rc);
+			i += rc > 0;
+		}
+		MUST(thmq_flush(p, 5 * SECOND));
+		MUST(thmq_producer_close(p, 5 * SECOND));
+		MUST(thmq_topic_delete(w.session, "ring"));
+	}
+	world_down(&w);
+}
+
 static const struct bad_case cases[] = {
 	{"never_released", never_released},
 	{"never_committed", never_committed},
 	{"busy_member", busy_member},
 	{"events_never_taken", events_never_taken},
 	{"volatile_reader_that_does_not_read", volatile_reader_that_does_not_read},
+	{"burst_into_a_small_ring", burst_into_a_small_ring},
+	{"volatile_topics_that_come_and_go", volatile_topics_that_come_and_go},
 	{"undriven_core_at_open", undriven_core_at_open},
 	{"undriven_core_of_a_session", undriven_core_of_a_session},
 	{"owner_that_does_not_drive", owner_that_does_not_drive},

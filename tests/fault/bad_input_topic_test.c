@@ -449,6 +449,45 @@ static void without_a_directory(void)
 	world_down(&v);
 }
 
+/* Whatever times an app gives, others' keep theirs. */
+static void extreme_times(void)
+{
+	static const int64_t times[] = {INT64_MIN, 0, 7, INT64_MAX, -1};
+	struct thmq_message m[16];
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct timespec now;
+	int n = 0, got;
+	size_t i;
+
+	place_make(NULL);
+	world_up(&w, in_place("data"));
+	clock_gettime(CLOCK_REALTIME, &now);
+	MUST(thmq_topic_create(w.session, "t", NULL));
+	MUST(thmq_producer_open(w.session, "t", NULL, &p));
+	for (i = 0; i < CASE_COUNT(times); i++) { /* each with one of the broker's time beside it, in one go */
+		MUST(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = times[i])));
+		MUST(thmq_send(p, "y", 1, NULL));
+	}
+	MUST(thmq_flush(p, 5 * SECOND));
+	MUST(thmq_consumer_open(w.session, "t", NULL, NULL, &c));
+	while (n < 10 && wait_messages(w.session, 5 * SECOND) == 1) {
+		got = thmq_fetch(c, m, 16);
+		MUST(got);
+		for (int k = 0; k < got; k++, n++) {
+			int64_t age = m[k].time_ns - (int64_t)now.tv_sec * (int64_t)SECOND;
+
+			if (n % 2)
+				CHECK(age >= 0 && age < 60 * (int64_t)SECOND);
+			else /* kept in microseconds */
+				CHECK((uint64_t)times[n / 2] - (uint64_t)m[k].time_ns < 1000);
+		}
+		MUST(thmq_release(c, m, (uint32_t)got));
+	}
+	CHECK(n == 10);
+	world_down(&w);
+}
+
 static const struct bad_case cases[] = {
 	{"topic_names", topic_names},
 	{"group_names", group_names},
@@ -463,6 +502,7 @@ static const struct bad_case cases[] = {
 	{"foreign_messages", foreign_messages},
 	{"claims", claims},
 	{"without_a_directory", without_a_directory},
+	{"extreme_times", extreme_times},
 };
 
 int main(int argc, char **argv)

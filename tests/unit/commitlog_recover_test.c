@@ -86,6 +86,15 @@ static void expect_refusal(int error)
 	cr_assert_arr_eq(now, v, VOTE_BYTES);
 }
 
+static void flip(const char *name, uint64_t at)
+{
+	static uint8_t sector[SECTOR];
+
+	rig_get(&r, name, at / SECTOR * SECTOR, sector, SECTOR);
+	sector[at % SECTOR] ^= 1;
+	rig_put(&r, name, at / SECTOR * SECTOR, sector, SECTOR);
+}
+
 /* -------------------------------------------------------------- torn tails */
 
 Test(commitlog_recover, a_tail_torn_at_any_sector_is_cut, .init = up, .fini = down)
@@ -316,6 +325,76 @@ Test(commitlog_recover, a_torn_vote_leaves_the_one_before, .init = up, .fini = d
 	rig_put(&r, "vote", 0, now, SECTOR);
 	rig_put(&r, "vote", BLOCK, now, SECTOR);
 	expect_refusal(-THMQ_ECORRUPT);
+}
+
+/* The older block says that the log was closed, and where: what the next life wrote is there all the same. */
+Test(commitlog_recover, a_damaged_vote_hides_nothing_that_was_written_after_it, .init = up, .fini = down)
+{
+	for (uint32_t slot = 0; slot < 2; slot++) {
+		rig_fini(&r);
+		up();
+		durable_one_by_one(0, 3, 100);
+		cr_assert_eq(rig_close(&r), 0);
+		cr_assert_eq(rig_open(&r), 0);
+		durable_one_by_one(3, 4, 100);
+		power_cut();
+		flip("vote", slot * BLOCK + 30);
+		expect_messages(7);
+		cr_assert_eq(rig_stats(&r).unclean, 1);
+		cr_assert_eq(rig_stats(&r).incarnation, 3);
+		cr_assert_eq(rig_close(&r), 0);
+		expect_messages(7);
+	}
+}
+
+/* The same where the first batch behind the closed end is damaged: later ones tell. */
+Test(commitlog_recover, a_damaged_vote_hides_no_damage, .init = up, .fini = down)
+{
+	uint64_t at;
+
+	durable_one_by_one(0, 3, 100);
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(rig_open(&r), 0);
+	at = rig_stats(&r).end_position;
+	durable_one_by_one(3, 4, 100);
+	power_cut();
+	flip(RIG_SEGMENT, at + 300);
+	for (uint32_t slot = 0; slot < 2; slot++) {
+		flip("vote", slot * BLOCK + 30);
+		expect_refusal(-THMQ_ECORRUPT);
+		flip("vote", slot * BLOCK + 30);
+	}
+	flip(RIG_SEGMENT, at + 300);
+	expect_messages(7);
+}
+
+Test(commitlog_recover, the_mark_moves_under_load, .init = up, .fini = down)
+{
+	uint64_t at = durable_one_by_one(0, 1, 100);
+
+	for (uint64_t i = 1; i < 8; i++) { /* never idle for a second */
+		for (int k = 0; k < 2; k++)
+			thmqi_core_poll(r.core, 200000000);
+		at = durable_one_by_one(i, 1, 100);
+	}
+	power_cut();
+	flip(RIG_SEGMENT, at - 3 * BLOCK + 300);
+	memset(now, 0, SECTOR);
+	for (uint64_t block = at - 2 * BLOCK; block <= at; block += BLOCK) /* nor do later headers tell */
+		rig_put(&r, RIG_SEGMENT, block, now, SECTOR);
+	expect_refusal(-THMQ_ECORRUPT);
+}
+
+Test(commitlog_recover, a_shortened_segment_is_damage, .init = up, .fini = down)
+{
+	durable_one_by_one(0, 3, 100);
+	power_cut();
+	rig_get(&r, RIG_SEGMENT, 0, now, IMAGE_BYTES);
+	rig_unlink(&r, RIG_SEGMENT);
+	rig_make(&r, RIG_SEGMENT, now, IMAGE_BYTES / 2);
+	cr_assert_eq(rig_open(&r), -THMQ_ECORRUPT);
+	cr_assert_not_null(strstr(thmq_errmsg(), "of its"));
+	rig_close(&r);
 }
 
 Test(commitlog_recover, a_lost_vote_is_damage_where_there_are_messages, .init = up, .fini = down)

@@ -186,6 +186,26 @@ static inline void rig_put(struct rig *r, const char *name, uint64_t at, void *d
 	rig_bytes(r, name, at, data, len, true);
 }
 
+/* A file of these bytes and no more. */
+static inline void rig_make(struct rig *r, const char *name, const void *data, uint32_t len)
+{
+	struct thmqi_disk_file *file;
+	struct thmqi_disk_dir *dir;
+	void *aligned = aligned_alloc(4096, THMQI_ALIGN_UP(len, 4096u));
+
+	if (!aligned)
+		abort();
+	memcpy(aligned, data, len);
+	if (thmqi_disk_sim.dir_open(r->sim, RIG_DIR, false, &dir) != 0 ||
+	    thmqi_disk_sim.file_open(dir, name, true, &file) != 0 ||
+	    thmqi_disk_sim.file_write(file, aligned, len, 0, true) != 0 || thmqi_disk_sim.file_flush(file) != 0 ||
+	    thmqi_disk_sim.dir_sync(dir) != 0)
+		abort();
+	free(aligned);
+	thmqi_disk_sim.file_close(file);
+	thmqi_disk_sim.dir_close(dir);
+}
+
 static inline void rig_unlink(struct rig *r, const char *name)
 {
 	struct thmqi_disk_dir *dir;

@@ -20,7 +20,7 @@ enum thmqi_frame_type {
 	THMQI_FRAME_REQUEST =
 		1, /* seq: request id; the page holds a struct thmqi_request. One at a time */
 	THMQI_FRAME_PRODUCE =
-		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time or 0 */
+		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given */
 	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0;
 				  flags: start kind, | 0x80 to begin there even where the group has an
 				  offset; len: credit bytes; extra: credit messages; generation */
@@ -97,6 +97,7 @@ _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
 
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
+#define THMQI_PRODUCE_TIMED 0x200u
 #define THMQI_ATTACHED_AT_GROUP 0x80u /* it begins where the group stands, not where ATTACH asked for */
 
 /*

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * survey.c - what a log's directory and the tails of its segments tell, for recovery and for the scan: which segments there
+ * are, and what later headers know of the bytes before them. Changes nothing.
+ */
+#include <stdio.h>
+
+#include "internal.h"
+
+#define INDEX_SUFFIX_AT 21 /* of a name: 20 digits and a dot before it */
+
+/* --------------------------------------------------------------- directory */
+
+static int add_segment(struct listing *l, uint64_t position)
+{
+	uint64_t *grown;
+
+	if (l->count == l->room) {
+		l->room = l->room ? l->room * 2 : 64;
+		grown = realloc(l->positions, l->room * sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		l->positions = grown;
+	}
+	l->positions[l->count++] = position;
+	return 1;
+}
+
+int thmqi_listing_note(struct listing *l, const char *name)
+{
+	unsigned long long position;
+	char canonical[40];
+
+	if (strcmp(name, "vote") == 0)
+		l->vote = true;
+	if (strcmp(name, "vote") == 0 || strcmp(name, "next.tmp") == 0)
+		return 1;
+	if (sscanf(name, "%20llu.", &position) != 1)
+		return 0;
+	thmqi_segment_name(position, canonical);
+	if (strcmp(name, canonical) == 0)
+		return add_segment(l, position);
+	memcpy(canonical + INDEX_SUFFIX_AT, "idx", 4);
+	return strcmp(name, canonical) == 0;
+}
+
+static int by_position(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+void thmqi_listing_sort(struct listing *l)
+{
+	if (l->count)
+		qsort(l->positions, l->count, sizeof(*l->positions), by_position);
+}
+
+/* ------------------------------------------------------------------- claims */
+
+void thmqi_claims_note(struct claims *c, const struct batch_header *h)
+{
+	if (!thmqi_batch_local_ok(h))
+		return;
+	c->durable = THMQI_MAX(c->durable, h->durable_position);
+	c->incarnation = THMQI_MAX(c->incarnation, h->incarnation);
+}
+
+int thmqi_claims_look(struct claims *c, const struct thmqi_disk_table *disk, struct thmqi_disk_file *file,
+		      const struct vote *vote, uint64_t position, uint64_t at, uint8_t *piece, uint32_t piece_bytes)
+{
+	const struct batch_header *h;
+	int64_t n, i;
+
+	do {
+		n = disk->file_read(file, piece, piece_bytes, at);
+		if (n < 0)
+			return (int)n;
+		for (i = 0; i + (int64_t)THMQI_BLOCK <= n; i += THMQI_BLOCK) {
+			h = (const struct batch_header *)(piece + i);
+			if (h->magic != BATCH_MAGIC ||
+			    !thmqi_batch_header_ok(h, position + at + (uint64_t)i, vote->log_id) ||
+			    !thmqi_batch_local_ok(h) || h->incarnation < vote->incarnation)
+				continue;
+			thmqi_claims_note(c, h);
+			c->end = THMQI_MAX(c->end, h->position + h->len);
+		}
+		at += piece_bytes;
+	} while (n == (int64_t)piece_bytes);
+	return 0;
+}
