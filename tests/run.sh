@@ -40,6 +40,17 @@ LSAN_OPTIONS=suppressions=$PWD/tests/leaks.txt:print_suppressions=0 ASAN_OPTIONS
 	run $build-asan "the suite under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 2 \
 	--suite unit --suite fault --suite sim --suite integration
 
+# threads that meet: plain programs, since the test framework does not work under ThreadSanitizer
+races() {
+	sh tests/install.sh clang libclang-rt-14-dev
+	[ -d $build-tsan ] || CC=clang meson setup -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dbench=false \
+		$build-tsan >$build.log || { cat $build.log; exit 1; }
+	ninja -C $build-tsan --quiet
+	THMQ_TEST_SMALL=1 run $build-tsan "races under ThreadSanitizer" --num-processes 1 transport_race_test reactor_post_test \
+		reactor_open_close_test reactor_wakeup_test memory_remote_test kill_test example_worker_queue
+}
+[ -z "${THMQ_TEST_FULL:-}" ] || races
+
 unprivileged() {
 	[ "$(id -u)" = 0 ] || { echo "== unprivileged: skipped, not root"; return 0; }
 	dir=$(mktemp -d ./$build/nobody-XXXXXX)

@@ -123,18 +123,35 @@ struct segment {
 
 enum prepare_step {
 	PREPARE_IDLE,
-	PREPARE_CREATE,
-	PREPARE_ALLOCATE,
-	PREPARE_ZERO,
-	PREPARE_FLUSH,
-	PREPARE_RENAME,
-	PREPARE_SYNC,
+	PREPARE_MAKING,
 	PREPARE_READY,
 	PREPARE_FAILED /* again when its timer fires */
 };
 
 #define ZERO_BYTES (256u << 10) /* of the zeros written to the next segment at a time */
-#define ZEROERS_MAX 4u          /* of these writes in flight when appends wait for the segment; else one */
+
+/* A file that is being made in the background; one owner, one at a time. */
+#define MAKING_PIECES 4u /* writes in flight when somebody waits for the file; else one */
+
+struct making {
+	struct thmq_log *log;
+	/* The end, not called after a stop: 0 with op.file open, which is the owner's now; or an error, and nothing is left. */
+	void (*done)(struct making *m, int error);
+	uint8_t *image; /* its bytes, aligned to blocks; NULL: zeros */
+	uint64_t bytes, given; /* in all, a multiple of a block; given to the device */
+	const char *temporary; /* what it is called until it is whole */
+	char name[40];
+	bool hurried; /* somebody waits */
+	bool active;
+	uint32_t step; /* enum making_step */
+	int error; /* of a write: the attempt ends with the last one in flight */
+	uint32_t writing; /* bit per piece in flight */
+	struct thmqi_disk_op op;
+	struct making_piece {
+		struct thmqi_disk_op op;
+		struct making *making;
+	} pieces[MAKING_PIECES];
+};
 
 /* ------------------------------------------------------------------- index */
 
@@ -265,16 +282,7 @@ struct thmq_log {
 	uint32_t prepare; /* enum prepare_step */
 	int prepare_error; /* of the last attempt; 0: none failed since the last success */
 	struct segment *next;
-	struct thmqi_disk_op prepare_op;
-	struct zeroer {
-		struct thmqi_disk_op op;
-		struct thmq_log *log;
-	} zeroers[ZEROERS_MAX];
-	uint32_t zeroing;      /* bit per zeroer in flight */
-	uint64_t zeroed;       /* bytes given out to them */
-	int zero_error;        /* of one of them: the attempt ends with the last */
-	bool segment_awaited;  /* an append was refused for want of it */
-	char prepare_name[40];
+	struct making making; /* of the next segment */
 	struct thmqi_buf *zeros;
 	struct thmqi_timer retry;
 
@@ -315,6 +323,10 @@ static inline uint64_t thmqi_segment_place(const struct segment *s, uint64_t ind
 void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position);
 void thmqi_segment_free(struct thmq_log *log, struct segment *s);
 void thmqi_segment_name(uint64_t position, char name[40]);
+
+/* making.c */
+void thmqi_making_start(struct making *m); /* log, done, image, bytes, temporary, name are set */
+void thmqi_making_stop(struct making *m);  /* nothing of it is in flight; what is there stays until the next open */
 
 /* append.c, commit.c */
 static inline bool thmqi_flights_full(const struct thmq_log *log)

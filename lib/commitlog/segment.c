@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * segment.c - files of batches. The next one is made ready while the active one fills: created under another name, real
- * zeros written (a durable write over them changes no file-system metadata), flushed, renamed, directory flushed.
- */
+/* segment.c - files of batches: where each batch lies, and the next file made ready while the active one fills. */
 #include <stdio.h>
 #include <sys/mman.h>
 
@@ -136,30 +133,43 @@ int thmqi_segment_create(struct thmq_log *log, uint64_t position, struct segment
 
 /* -------------------------------------------------------- the next segment */
 
-static void step(struct thmq_log *log);
+static void on_retry(struct thmqi_timer *t)
+{
+	thmqi_segment_prepare(thmqi_container(t, struct thmq_log, retry));
+}
 
 static void prepare_failed(struct thmq_log *log, int error)
 {
-	if (log->prepare_op.file) {
-		log->disk->file_close(log->prepare_op.file);
-		log->prepare_op.file = NULL;
-		log->disk->unlink(log->dir, TEMPORARY);
-	}
 	log->prepare = PREPARE_FAILED;
 	log->prepare_error = error;
 	log->tell_room = true; /* to learn that there is no space */
-	if (!log->draining)
+	if (!log->draining) {
+		log->retry.fire = on_retry;
 		thmqi_timer_start(log->core, &log->retry, log->core->now_ns + RETRY_NS);
+	}
+}
+
+static void on_made(struct making *m, int error)
+{
+	struct thmq_log *log = m->log;
+
+	if (error) {
+		prepare_failed(log, error);
+		return;
+	}
+	log->next->file = m->op.file;
+	m->op.file = NULL;
+	log->prepare = PREPARE_READY;
+	log->prepare_error = 0;
+	m->hurried = false;
+	log->tell_room = true;
 }
 
 void thmqi_segment_prepare_stop(struct thmq_log *log)
 {
 	if (log->prepare == PREPARE_READY)
 		return;
-	if (log->prepare_op.file) {
-		log->disk->file_close(log->prepare_op.file);
-		log->prepare_op.file = NULL;
-	}
+	thmqi_making_stop(&log->making);
 	if (log->next)
 		thmqi_segment_free(log, log->next);
 	log->next = NULL;
@@ -167,140 +177,26 @@ void thmqi_segment_prepare_stop(struct thmq_log *log)
 	thmqi_timer_stop(log->core, &log->retry);
 }
 
-static void next_step(struct thmq_log *log)
-{
-	log->prepare++;
-	step(log);
-}
-
-static void on_zeroed(struct thmqi_disk_op *op, int64_t result)
-{
-	struct zeroer *z = thmqi_container(op, struct zeroer, op);
-	struct thmq_log *log = z->log;
-
-	log->zeroing &= ~(1u << (z - log->zeroers));
-	if (result < 0 && !log->zero_error)
-		log->zero_error = (int)result;
-	if (log->zero_error) {
-		if (!log->zeroing)
-			prepare_failed(log, log->zero_error);
-		return;
-	}
-	if (log->zeroed < log->next->bytes)
-		step(log);
-	else if (!log->zeroing)
-		next_step(log);
-}
-
-/* Zeros, in the background: one write at a time, unless appends wait for it. */
-static void zero(struct thmq_log *log)
-{
-	uint32_t most = log->segment_awaited ? ZEROERS_MAX : 1, i;
-
-	for (i = 0; i < most && log->zeroed < log->next->bytes; i++) {
-		struct zeroer *z = &log->zeroers[i];
-
-		if (log->zeroing & 1u << i)
-			continue;
-		z->log = log;
-		z->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
-					       .flags = log->segment_awaited ? 0 : THMQI_DISK_BACKGROUND,
-					       .len = ZERO_BYTES,
-					       .file = log->prepare_op.file,
-					       .buf = log->zeros,
-					       .data = log->zeros->data,
-					       .offset = log->zeroed,
-					       .done = on_zeroed};
-		if (log->disk->queue_submit(log->queue, &z->op) != 0)
-			break;
-		log->zeroing |= 1u << i;
-		log->zeroed += ZERO_BYTES;
-	}
-	if (!log->zeroing)
-		prepare_failed(log, -EAGAIN);
-}
-
-static void on_step(struct thmqi_disk_op *op, int64_t result)
-{
-	struct thmq_log *log = thmqi_container(op, struct thmq_log, prepare_op);
-
-	if (result < 0) {
-		prepare_failed(log, (int)result);
-		return;
-	}
-	if (log->prepare == PREPARE_SYNC) {
-		log->next->file = op->file;
-		op->file = NULL;
-		log->prepare = PREPARE_READY;
-		log->prepare_error = 0;
-		log->segment_awaited = false;
-		log->tell_room = true;
-		return;
-	}
-	next_step(log);
-}
-
-static void step(struct thmq_log *log)
-{
-	struct thmqi_disk_op *op = &log->prepare_op;
-	struct thmqi_disk_file *file = op->file;
-
-	if (log->draining || log->failed)
-		return; /* prepare_stop() ends it */
-	if (log->prepare == PREPARE_ZERO) {
-		zero(log);
-		return;
-	}
-	*op = (struct thmqi_disk_op){
-		.flags = THMQI_DISK_BACKGROUND, .dir = log->dir, .file = file, .done = on_step};
-	switch (log->prepare) {
-	case PREPARE_CREATE:
-		op->opcode = THMQI_DISK_CREATE;
-		op->name = TEMPORARY;
-		break;
-	case PREPARE_ALLOCATE:
-		op->opcode = THMQI_DISK_ALLOCATE;
-		op->offset = log->next->bytes - THMQI_BLOCK;
-		op->len = THMQI_BLOCK;
-		break;
-	case PREPARE_FLUSH:
-		op->opcode = THMQI_DISK_FLUSH;
-		break;
-	case PREPARE_RENAME:
-		op->opcode = THMQI_DISK_RENAME;
-		op->name = TEMPORARY;
-		thmqi_segment_name(log->next->position, log->prepare_name);
-		op->name2 = log->prepare_name;
-		break;
-	default:
-		op->opcode = THMQI_DISK_SYNC_DIR;
-	}
-	if (log->disk->queue_submit(log->queue, op) != 0)
-		prepare_failed(log, -EAGAIN);
-}
-
-static void on_retry(struct thmqi_timer *t)
-{
-	thmqi_segment_prepare(thmqi_container(t, struct thmq_log, retry));
-}
-
 void thmqi_segment_prepare(struct thmq_log *log)
 {
 	uint64_t position = log->active->position + log->active->bytes;
+	struct making *m = &log->making;
 	int rc;
 
 	if (log->failed || log->draining || (log->prepare != PREPARE_IDLE && log->prepare != PREPARE_FAILED))
 		return;
-	log->retry.fire = on_retry;
-	log->zeroed = 0;
-	log->zero_error = 0;
 	rc = log->next ? 0 : thmqi_segment_new(log, position, &log->next);
 	if (rc) {
 		prepare_failed(log, rc);
 		return;
 	}
-	log->prepare = PREPARE_CREATE;
-	step(log);
+	log->prepare = PREPARE_MAKING;
+	m->log = log;
+	m->done = on_made;
+	m->temporary = TEMPORARY;
+	m->bytes = log->next->bytes;
+	thmqi_segment_name(position, m->name);
+	thmqi_making_start(m);
 }
 
 /* The rest of the active segment becomes a pad; batches go on in the next. */
@@ -328,7 +224,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 	int rc;
 
 	if (log->prepare != PREPARE_READY) {
-		log->segment_awaited = true;
+		log->making.hurried = true;
 		if (log->prepare == PREPARE_IDLE)
 			thmqi_segment_prepare(log);
 		/* until one attempt succeeds the last one's failure is the answer */

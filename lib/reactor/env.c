@@ -50,12 +50,14 @@ static int start_thread(struct loop *l)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, THMQI_MAX((size_t)PTHREAD_STACK_MIN, STACK_BYTES));
+	l->has_thread = true;
 	rc = pthread_create(&l->thread, &attr, run_core, l);
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc)
+	if (rc) {
+		l->has_thread = false;
 		return -rc;
-	l->has_thread = true;
+	}
 	snprintf(name, sizeof(name), "thmq-core-%u", l->core.index);
 	pthread_setname_np(l->thread, name);
 	while (!atomic_load(&l->core.owner))
