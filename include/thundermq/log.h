@@ -91,7 +91,11 @@ struct thmq_log_run {
 struct thmq_log_events {
 	uint32_t size;
 	uint32_t reserved;
-	/* At open, for every stored run in log order. Non-zero ends the open with it. */
+	/*
+	 * At open, in log order. Of a full segment whose index is whole: for each partition its last run without payload
+	 * (payload NULL, len 0, count: its messages in the segment), then the newest slice of each state, by kind (the
+	 * partition of their headers) and item (base_offset). Of all others: every run. Non-zero ends the open with it.
+	 */
 	int (*replay)(void *ctx, const struct thmq_log_run *run);
 	/* All batches up to @index have reached @durability (WRITTEN or DURABLE). Each rises. */
 	void (*settled)(void *ctx, uint32_t durability, uint64_t index);
@@ -135,7 +139,8 @@ THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts);
  * thmq_log_open() - open or create a log and recover it
  * @core: the core that will run it; the calling thread drives that core
  *
- * Recovery verifies and replays the stored batches in order, cuts a torn tail of writes in flight,
+ * Recovery takes full segments from their indexes, verifies and replays all other stored batches in
+ * order, cuts a torn tail of writes in flight,
  * makes durable what it keeps, and raises term and incarnation before anything is written.
  * The caller holds the lock on the directory above; a log has none of its own.
  *
@@ -266,7 +271,7 @@ struct thmq_log_stats {
 	uint64_t recovery_ns;
 	uint64_t torn_bytes; /* cut at open */
 	uint32_t unclean;    /* 1: the last owner did not close it, so that unflushed batches may be gone */
-	uint32_t reserved;
+	uint32_t sealed_segments; /* taken from their indexes at open, not read */
 };
 
 /** thmq_log_stats() - copy the log's counters. Return: 0; -EINVAL */

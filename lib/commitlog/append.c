@@ -203,6 +203,8 @@ void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint
 			thmqi_log_fail(log, -ENOMEM);
 			return;
 		}
+	} else if (log->disk) {
+		thmqi_seal_note(log, run, log->chain.index + 1, f->used, log->term);
 	}
 	f->used += thmqi_run_bytes(run);
 	f->runs++;
@@ -245,7 +247,8 @@ void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_du
 	flight->state = BATCH_WAITING;
 	flight->dsync = false;
 	flight->needs_durable = needs_durable;
-	thmqi_segment_note(log->active, h->index, h->position);
+	thmqi_segment_note(log->active, h->index, h->position, h->run_count);
+	thmqi_seal_term(log, h->index, h->term);
 	thmqi_chain_advance(&log->chain, h);
 	thmqi_buf_ref(buf); /* one for the write, one for the cache */
 	thmqi_cache_put(log, h->index, buf);

@@ -29,7 +29,9 @@ static int write_first(struct thmq_log *log)
 	thmqi_batch_stamp(h, 1, 0);
 	rc = log->disk->file_write(log->active->file, block, THMQI_BLOCK, 0, true);
 	if (!rc) {
-		thmqi_segment_note(log->active, h->index, h->position);
+		thmqi_segment_note(log->active, h->index, h->position, h->run_count);
+		thmqi_seal_note(log, run, h->index, sizeof(*h), h->term);
+		thmqi_seal_term(log, h->index, h->term);
 		thmqi_chain_advance(&log->chain, h);
 	}
 	free(block);

@@ -193,10 +193,9 @@ static int grow(struct thmq_log *log, struct run_index *x)
 	return 0;
 }
 
-int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run, uint64_t batch,
-		    uint32_t at)
+int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry)
 {
-	int64_t time_max = run->last_time_ns;
+	int64_t time_max = entry->time_max_ns;
 	struct entry *e;
 
 	if (thmqi_unlikely(x->count == x->room)) {
@@ -208,14 +207,24 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 	if (thmqi_likely(x->count > x->first))
 		time_max = THMQI_MAX(time_max, thmqi_index_entry(x, x->count - 1)->time_max_ns);
 	e = thmqi_index_entry(x, x->count);
-	e->base_offset = run->base_offset;
-	e->batch = batch;
+	*e = *entry;
 	e->time_max_ns = time_max;
-	e->at = at;
-	e->span = run->span;
-	x->end = THMQI_MAX(x->end, run->base_offset + run->span);
+	x->end = THMQI_MAX(x->end, entry->base_offset + entry->span);
 	x->count++;
 	return 0;
+}
+
+int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run, uint64_t batch,
+		    uint32_t at)
+{
+	const struct entry e = {.base_offset = run->base_offset,
+				.batch = batch,
+				.time_max_ns = run->last_time_ns,
+				.at = at,
+				.span = run->span};
+
+	thmqi_touch(log, x);
+	return thmqi_index_put(log, x, &e);
 }
 
 /* ----------------------------------------------------------------- look up */
@@ -284,6 +293,7 @@ void thmqi_index_free(struct thmq_log *log, struct run_index *x)
 {
 	uint32_t has = (uint32_t)(x->room - x->chunk_base * CHUNK_ENTRIES), i;
 
+	thmqi_untouch(log, x);
 	for (i = 0; i < x->chunk_count; i++)
 		piece_put(&log->arena,
 			  has == piece_entries[PIECE_FEW]  ? PIECE_FEW :

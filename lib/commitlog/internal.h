@@ -117,7 +117,10 @@ struct segment {
 	uint64_t first_index; /* of its first batch */
 	struct thmqi_disk_file *file;
 	uint32_t batch_count;
+	uint32_t run_count; /* of its batches */
+	uint32_t prev_crc; /* what its first batch continues */
 	bool unflushed;    /* plain writes that no flush has covered */
+	struct seal_image *image; /* while recovery keeps its index to be written */
 	uint32_t blocks[]; /* by batch: where it begins, in blocks from position */
 };
 
@@ -191,6 +194,10 @@ struct run_index {
 	uint64_t first, count; /* entries first … count - 1 are there */
 	uint64_t room;         /* entries below it have their memory */
 	uint64_t end;          /* one past the last offset appended */
+	struct {
+		uint64_t number; /* of the generation it is listed in */
+		struct run_index *next;
+	} touched[2];
 };
 
 /* -------------------------------------------------------------------- log */
@@ -225,6 +232,64 @@ struct forming {
 	bool awaited;  /* somebody waits until a run of it is written */
 	bool needs_durable;
 };
+
+/* ------------------------------------------------------------------- seals */
+
+/* The newest slice of one state that a segment has. */
+struct note {
+	uint64_t item, batch, term;
+	uint32_t kind;
+	uint32_t at;           /* bytes from the begin of its batch */
+	uint32_t offset, len;  /* of its payload, in the notes' bytes */
+};
+
+struct notes {
+	struct note *list;
+	uint8_t *bytes;
+	uint32_t *table; /* by hash: place in the list + 1; 0: free */
+	uint32_t count, room, table_mask;
+	uint32_t bytes_used, bytes_room;
+};
+
+#define TERMS_MAX 32u
+
+/* What a sealed index will be made of: of the segment that fills, and of the one before while its index is made. */
+struct generation {
+	uint64_t number;         /* never 0 */
+	struct run_index *first; /* partitions with runs in it, by touched[number % 2] */
+	uint32_t partitions;
+	struct notes notes;
+	struct {
+		uint64_t index, term; /* from this batch on */
+	} terms[TERMS_MAX];
+	uint32_t term_count;
+	bool spoiled; /* something of it is not known: no index is made now, but at the next open */
+};
+
+/* An index as a file's bytes, made step by step. */
+struct seal_image {
+	uint8_t *data; /* a mapping of room bytes */
+	uint64_t room, bytes;
+	const struct segment *segment;
+	const struct generation *generation;
+	const struct run_index *next; /* partition to be gathered */
+	uint64_t next_entry;          /* of it; UINT64_MAX: from its first */
+	uint32_t partitions, runs;    /* gathered */
+};
+
+enum sealing_step { SEALING_IDLE, SEALING_WAIT, SEALING_GATHER, SEALING_WRITE };
+
+struct sealing {
+	uint32_t step; /* enum sealing_step */
+	struct segment *segment;
+	struct seal_image image;
+	struct making making;
+};
+
+/* notes.c */
+int thmqi_notes_put(struct notes *n, const struct note *note, const void *payload, uint32_t len); /* 0; -ENOMEM */
+void thmqi_notes_clear(struct notes *n);
+void thmqi_notes_fini(struct notes *n);
 
 struct log_flush {
 	struct thmqi_disk_op op;
@@ -283,6 +348,9 @@ struct thmq_log {
 	int prepare_error; /* of the last attempt; 0: none failed since the last success */
 	struct segment *next;
 	struct making making; /* of the next segment */
+	struct sealing sealing; /* of the segment before the active one */
+	struct generation generations[2];
+	uint64_t generation; /* number of the active segment's */
 	struct thmqi_buf *zeros;
 	struct thmqi_timer retry;
 
@@ -320,9 +388,42 @@ static inline uint64_t thmqi_segment_place(const struct segment *s, uint64_t ind
 {
 	return (uint64_t)s->blocks[index - s->first_index] * THMQI_BLOCK;
 }
-void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position);
+void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position, uint32_t run_count);
 void thmqi_segment_free(struct thmq_log *log, struct segment *s);
 void thmqi_segment_name(uint64_t position, char name[40]);
+
+/* seal.c */
+static inline struct generation *thmqi_generation(struct thmq_log *log)
+{
+	return &log->generations[log->generation % 2];
+}
+static inline void thmqi_touch(struct thmq_log *log, struct run_index *x)
+{
+	struct generation *g = thmqi_generation(log);
+
+	if (thmqi_likely(x->touched[log->generation % 2].number == g->number))
+		return;
+	x->touched[log->generation % 2].number = g->number;
+	x->touched[log->generation % 2].next = g->first;
+	g->first = x;
+	g->partitions++;
+}
+void thmqi_seal_name(uint64_t position, char name[40]);
+void thmqi_untouch(struct thmq_log *log, struct run_index *x); /* it goes */
+void thmqi_seals_init(struct thmq_log *log);
+void thmqi_seals_fini(struct thmq_log *log);
+void thmqi_seal_note(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch, uint32_t at, uint64_t term);
+void thmqi_seal_term(struct thmq_log *log, uint64_t batch, uint64_t term); /* of a batch that comes now */
+void thmqi_seal_begin(struct thmq_log *log, struct segment *s); /* it is full; the active one is another */
+int thmqi_seal_step(struct thmq_log *log);                      /* work done */
+void thmqi_seal_finish(struct thmq_log *log);                   /* at close: all is durable, nothing is in flight */
+void thmqi_seal_stop(struct thmq_log *log);                     /* nothing is in flight; what is known is spoiled */
+/* Recovery: the segment that was replayed last is full. Its index is kept with it, to be written once the log is judged. */
+void thmqi_seal_keep(struct thmq_log *log, struct segment *s);
+void thmqi_seals_write(struct thmq_log *log); /* those that were kept; what cannot be written is left out */
+
+/* sealed.c: 1 all of @s was taken from its index; 0 it has none that can be believed; or an error. */
+int thmqi_sealed_load(struct thmq_log *log, struct segment *s);
 
 /* making.c */
 void thmqi_making_start(struct making *m); /* log, done, image, bytes, temporary, name are set */
@@ -353,6 +454,7 @@ void thmqi_cache_drop_from(struct thmq_log *log, uint64_t index);
 int thmqi_arena_fill(struct arena *a); /* a few chunks can be had then */
 void thmqi_arena_fini(struct arena *a);
 struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool make);
+int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry);
 int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run,
 		    uint64_t batch, uint32_t at);
 static inline struct entry *thmqi_index_entry(const struct run_index *x, uint64_t number)

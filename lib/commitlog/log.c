@@ -43,6 +43,8 @@ static int log_poll(struct thmqi_poller *p, uint32_t budget)
 	(void)budget;
 	if (log->flight_head != log->flight_tail || log->flushing)
 		give_way(log);
+	if (thmqi_unlikely(log->sealing.step) && thmqi_seal_step(log))
+		return 1;
 	if (thmqi_likely(!has_news(log)))
 		return 0;
 	if (log->tell_failed) {
@@ -115,6 +117,7 @@ static void free_all(struct thmq_log *log)
 	uint32_t i;
 
 	thmqi_readers_orphan(log);
+	thmqi_seals_fini(log);
 	if (log->cache)
 		thmqi_cache_drop_from(log, 0);
 	for (i = 0; (x = thmqi_map_next(&log->partitions, &i));)
@@ -218,6 +221,7 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 	log->term = log->incarnation = 1;
 	thmqi_map_init(&log->partitions);
 	thmqi_list_init(&log->readers);
+	thmqi_seals_init(log);
 	rc = copy_opts(log, opts);
 	log->depth = log->opts.write_depth;
 	if (!rc)
@@ -262,7 +266,10 @@ static int finish_writes(struct thmq_log *log)
 	for (i = 0; i < log->segment_count && !rc; i++)
 		if (log->segments[i]->unflushed)
 			rc = log->disk->file_flush(log->segments[i]->file);
-	return rc ? rc : thmqi_vote_write(log, log->chain.position, true);
+	if (rc)
+		return rc;
+	thmqi_seal_finish(log);
+	return thmqi_vote_write(log, log->chain.position, true);
 }
 
 int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns)
@@ -279,6 +286,7 @@ int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns)
 		log->draining = true;
 		log->disk->queue_close(log->queue);
 		thmqi_segment_prepare_stop(log);
+		thmqi_seal_stop(log);
 		thmqi_core_remove_poller(log->core, &log->poller);
 		thmqi_timer_stop(log->core, &log->retry);
 		thmqi_timer_stop(log->core, &log->mark_timer);
@@ -359,6 +367,7 @@ int thmq_log_stats(struct thmq_log *log, struct thmq_log_stats *ret_stats)
 	s.recovery_ns = log->stats.recovery_ns;
 	s.torn_bytes = log->stats.torn_bytes;
 	s.unclean = log->stats.unclean;
+	s.sealed_segments = log->stats.sealed_segments;
 	memset(ret_stats, 0, size);
 	memcpy(ret_stats, &s, THMQI_MIN(size, (uint32_t)sizeof(s)));
 	return 0;

@@ -5,6 +5,7 @@
  * durable that is damage, and nothing is changed; otherwise it is the torn or lost tail of writes in flight.
  */
 #include "internal.h"
+#include "seal_format.h"
 
 #define PIECE_BYTES (8u << 20) /* read at a time; a batch has 4 MiB at most */
 
@@ -92,6 +93,8 @@ static int replay_batch(struct thmq_log *log, const struct batch_header *h)
 			x = rc ? NULL : thmqi_index_of(log, run->partition, true);
 			if (!x || thmqi_index_add(log, x, run, h->index, (uint32_t)(at - (const uint8_t *)h)) != 0)
 				return thmqi_fail(-ENOMEM, "index %s: out of memory", log->opts.dir);
+		} else {
+			thmqi_seal_note(log, run, h->index, (uint32_t)(at - (const uint8_t *)h), h->term);
 		}
 		rc = log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
 		if (rc)
@@ -182,11 +185,31 @@ static int replay_segment(struct thmq_log *log, struct recovery *r, struct segme
 		if (rc)
 			return rc;
 		thmqi_claims_note(&r->claims, h);
-		thmqi_segment_note(s, h->index, h->position);
+		thmqi_segment_note(s, h->index, h->position, h->run_count);
+		thmqi_seal_term(log, h->index, h->term);
 		thmqi_chain_advance(&log->chain, h);
 		at += h->len;
 	}
 	return 1;
+}
+
+/*
+ * A segment that is known durable to its end need not be read if it has an index. One that is read though it is full gets
+ * one, once the log is found to be well. Return: as replay_segment().
+ */
+static int take_segment(struct thmq_log *log, struct recovery *r, struct segment *s, bool more)
+{
+	int rc = 0;
+
+	s->prev_crc = log->chain.crc;
+	if (more && s->position + s->bytes <= log->vote.mark)
+		rc = thmqi_sealed_load(log, s);
+	if (rc)
+		return rc;
+	rc = replay_segment(log, r, s);
+	if (rc == 1 && more)
+		thmqi_seal_keep(log, s);
+	return rc;
 }
 
 static int replay_all(struct thmq_log *log, struct recovery *r)
@@ -196,7 +219,7 @@ static int replay_all(struct thmq_log *log, struct recovery *r)
 	log->chain = (struct chain){0};
 	memcpy(log->chain.log_id, log->vote.log_id, sizeof(log->chain.log_id));
 	for (r->last = 0; rc == 1 && r->last < log->segment_count; r->last++)
-		rc = replay_segment(log, r, log->segments[r->last]);
+		rc = take_segment(log, r, log->segments[r->last], r->last + 1 < log->segment_count);
 	r->last--;
 	/* somebody wrote behind the clean end: his vote is the one that is lost */
 	if (log->chain.position > log->vote.mark)
@@ -263,6 +286,7 @@ static void keep_next(struct thmq_log *log, struct recovery *r)
 	char name[40];
 	uint32_t i;
 
+	log->disk->unlink(log->dir, SEAL_TEMPORARY);
 	for (i = r->contiguous; i < r->found.count; i++) {
 		thmqi_segment_name(r->found.positions[i], name);
 		log->disk->unlink(log->dir, name);
@@ -311,6 +335,7 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 	if (rc)
 		return thmqi_fail(rc, "write %s/vote: %s", log->opts.dir, thmq_strerror(rc));
 	keep_next(log, r);
+	thmqi_seals_write(log);
 	return 0;
 }
 

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* segment.c - files of batches: where each batch lies, and the next file made ready while the active one fills. */
-#include <stdio.h>
 #include <sys/mman.h>
 
 #include "internal.h"
@@ -8,9 +7,24 @@
 #define RETRY_NS 200000000ull
 #define TEMPORARY "next.tmp"
 
+/* Called on the message path's core: nothing of stdio. */
+static void name_of(uint64_t position, const char suffix[5], char name[40])
+{
+	uint32_t i;
+
+	for (i = 20; i-- > 0; position /= 10)
+		name[i] = (char)('0' + position % 10);
+	memcpy(name + 20, suffix, 5);
+}
+
 void thmqi_segment_name(uint64_t position, char name[40])
 {
-	snprintf(name, 40, "%020llu.log", (unsigned long long)position);
+	name_of(position, ".log", name);
+}
+
+void thmqi_seal_name(uint64_t position, char name[40])
+{
+	name_of(position, ".idx", name);
 }
 
 /* Sizes double from min to max; a segment's position says which one it is. */
@@ -67,8 +81,9 @@ int thmqi_segment_add(struct thmq_log *log, struct segment *s)
 	return 0;
 }
 
-void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position)
+void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position, uint32_t run_count)
 {
+	s->run_count += run_count;
 	if (!s->batch_count)
 		s->first_index = index;
 	s->blocks[s->batch_count++] = (uint32_t)((position - s->position) / THMQI_BLOCK);
@@ -235,7 +250,9 @@ int thmqi_segment_switch(struct thmq_log *log)
 		rc = thmqi_segment_add(log, log->next);
 	if (rc)
 		return rc == -ENOMEM ? -EAGAIN : rc;
+	thmqi_seal_begin(log, log->active);
 	log->active = log->next;
+	log->active->prev_crc = log->chain.crc;
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;
 	thmqi_segment_prepare(log);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "seal_format.h"
 
 #define INDEX_SUFFIX_AT 21 /* of a name: 20 digits and a dot before it */
 
@@ -33,7 +34,7 @@ int thmqi_listing_note(struct listing *l, const char *name)
 
 	if (strcmp(name, "vote") == 0)
 		l->vote = true;
-	if (strcmp(name, "vote") == 0 || strcmp(name, "next.tmp") == 0)
+	if (strcmp(name, "vote") == 0 || strcmp(name, "next.tmp") == 0 || strcmp(name, SEAL_TEMPORARY) == 0)
 		return 1;
 	if (sscanf(name, "%20llu.", &position) != 1)
 		return 0;

@@ -91,6 +91,26 @@ static void forget(struct thmq_log *log, uint64_t index, const struct chain *cha
 	log->tell_readers = true;
 }
 
+/* An index speaks of its whole segment: those of segments that lose something go before they do. */
+static int drop_indexes(struct thmq_log *log, uint64_t index)
+{
+	char name[40];
+	uint32_t i;
+	int rc;
+
+	for (i = log->segment_count; i-- > 0;) {
+		const struct segment *s = log->segments[i];
+
+		if (s->batch_count && s->first_index + s->batch_count <= index)
+			break;
+		thmqi_seal_name(s->position, name);
+		rc = log->disk->unlink(log->dir, name);
+		if (rc && rc != -ENOENT)
+			return rc;
+	}
+	return log->disk->dir_sync(log->dir);
+}
+
 int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 {
 	struct chain chain = log->chain;
@@ -111,6 +131,10 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 	for (i = 0; i < log->segment_count; i++)
 		log->segments[i]->unflushed = false;
 	thmqi_segment_prepare_stop(log);
+	thmqi_seal_stop(log);
+	rc = drop_indexes(log, index);
+	if (rc)
+		return rc;
 	/* the mark goes down and the incarnation up before anything is overwritten */
 	log->incarnation++;
 	rc = thmqi_vote_write(log, chain.position, false);

@@ -34,7 +34,7 @@ struct world {
 	uint32_t seen;
 	const char *wrong;
 	/* totals */
-	uint64_t cuts, kills, kept, lost;
+	uint64_t cuts, kills, kept, lost, sealed;
 };
 
 static uint64_t below(struct world *w, uint64_t n)
@@ -53,6 +53,24 @@ static bool failed(struct world *w, const char *what)
 
 /* ------------------------------------------------------------------ reopen */
 
+/* A partition's last run in a segment that was taken from its index: all up to its batch is in the log. */
+static int on_sealed(struct world *w, const struct thmq_log_run *run)
+{
+	uint64_t last = UINT64_MAX;
+	uint32_t i;
+
+	for (i = 0; i < w->count && w->runs[i].index <= run->index; i++)
+		if (w->runs[i].partition == run->header->partition)
+			last = w->runs[i].offset;
+	if (last != run->header->base_offset) {
+		w->wrong = "an index that speaks of another run than was appended";
+		return -EPROTO;
+	}
+	w->seen = THMQI_MAX(w->seen, i);
+	w->sealed++;
+	return 0;
+}
+
 static int on_replay(void *ctx, const struct thmq_log_run *run)
 {
 	struct rig *r = ctx;
@@ -62,6 +80,8 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 
 	if (run->header->encoding == THMQ_RUN_STATE)
 		return 0;
+	if (!run->payload)
+		return on_sealed(w, run);
 	if (w->seen == w->count) {
 		w->wrong = "a run that was never appended, or was cut before";
 		return -EPROTO;
@@ -272,6 +292,7 @@ static bool one_disk(uint64_t seed, uint32_t defects, uint32_t disk_flags, bool 
 	total->kills += w->kills;
 	total->kept += w->kept;
 	total->lost += w->lost;
+	total->sealed += w->sealed;
 	rig_fini(&w->r);
 	free(w);
 	return good;
@@ -324,9 +345,9 @@ int main(int argc, char **argv)
 	}
 	for (seed = first; seed < first + disks; seed++)
 		bad += !one_disk(seed, 0, 0, true, &total);
-	printf("%llu disks: %llu power cuts, %llu kills; runs kept %llu, lost %llu; %d disks failed\n",
+	printf("%llu disks: %llu power cuts, %llu kills; runs kept %llu, lost %llu; partitions taken from indexes %llu; %d disks failed\n",
 	       (unsigned long long)disks, (unsigned long long)total.cuts, (unsigned long long)total.kills,
-	       (unsigned long long)total.kept, (unsigned long long)total.lost, bad);
+	       (unsigned long long)total.kept, (unsigned long long)total.lost, (unsigned long long)total.sealed, bad);
 	if (argc == 1)
 		bad += find_planted(200);
 	return bad ? 1 : 0;

@@ -37,7 +37,7 @@ static const struct {
 	STRUCT(thmq_consumer_opts, 48, cookie, 40),
 	STRUCT(thmq_log_events, 56, checkpoint, 48),
 	STRUCT(thmq_log_opts, 80, log_id, 64),
-	STRUCT(thmq_log_stats, 136, reserved, 132),
+	STRUCT(thmq_log_stats, 136, sealed_segments, 132),
 	STRUCT(thmq_log_visitor, 32, finding, 24),
 	/* arrays of the caller's, and what is stored: never change */
 	STRUCT(thmq_claim, 48, internal, 16),

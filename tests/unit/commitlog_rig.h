@@ -29,7 +29,7 @@ struct rig {
 	uint64_t written, durable, unappended;
 	uint32_t rooms, checkpoints, ready;
 	int failed;
-	uint64_t replayed_runs, replayed_last_index;
+	uint64_t replayed_runs, replayed_sealed, replayed_last_index;
 	int replay_rc;
 	bool unordered; /* settled went back */
 };
@@ -39,6 +39,10 @@ static inline int rig_replay(void *ctx, const struct thmq_log_run *run)
 	struct rig *r = ctx;
 
 	r->replayed_runs++;
+	if (!run->payload || run->header->encoding == THMQ_RUN_STATE) { /* of a segment that is taken from its index: in no order */
+		r->replayed_sealed += !run->payload;
+		return r->replay_rc;
+	}
 	if (run->index < r->replayed_last_index)
 		r->unordered = true;
 	r->replayed_last_index = run->index;
