@@ -115,7 +115,7 @@ void thmqi_vote_watch(struct thmq_log *log); /* and again every second, until it
 struct segment {
 	uint64_t position, bytes;
 	uint64_t first_index; /* of its first batch */
-	struct thmqi_disk_file *file;
+	struct thmqi_disk_file *file, *index; /* index: if it was made in this life */
 	uint32_t batch_count;
 	uint32_t run_count; /* of its batches */
 	uint32_t prev_crc; /* what its first batch continues */
@@ -287,6 +287,7 @@ struct sealing {
 };
 
 /* notes.c */
+int thmqi_notes_init(struct notes *n); /* 0; -ENOMEM: to be used all the same */
 int thmqi_notes_put(struct notes *n, const struct note *note, const void *payload, uint32_t len); /* 0; -ENOMEM */
 void thmqi_notes_clear(struct notes *n);
 void thmqi_notes_fini(struct notes *n);

@@ -221,8 +221,8 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 	log->term = log->incarnation = 1;
 	thmqi_map_init(&log->partitions);
 	thmqi_list_init(&log->readers);
-	thmqi_seals_init(log);
 	rc = copy_opts(log, opts);
+	thmqi_seals_init(log);
 	log->depth = log->opts.write_depth;
 	if (!rc)
 		rc = make_cache(log);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * notes.c - the newest slice of each state that a segment has, for its index. Memory is kept from one segment to the
- * next, so that what comes again and again costs no allocation.
+ * next, so that what comes again and again costs no allocation, and a few cost none at all.
  */
 #include "internal.h"
 
@@ -83,6 +83,13 @@ int thmqi_notes_put(struct notes *n, const struct note *note, const void *payloa
 	mine->term = note->term;
 	mine->at = note->at;
 	return keep_bytes(n, mine, payload, len);
+}
+
+int thmqi_notes_init(struct notes *n)
+{
+	n->bytes = malloc(BYTES_MIN);
+	n->bytes_room = n->bytes ? BYTES_MIN : 0;
+	return n->bytes ? grow(n) : -ENOMEM;
 }
 
 void thmqi_notes_clear(struct notes *n)

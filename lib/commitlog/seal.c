@@ -28,6 +28,8 @@ void thmqi_seals_init(struct thmq_log *log)
 	log->generation = 2;
 	generation_clear(log, &log->generations[0], 2);
 	generation_clear(log, &log->generations[1], 1);
+	if (log->opts.dir && (thmqi_notes_init(&log->generations[0].notes) || thmqi_notes_init(&log->generations[1].notes)))
+		log->generations[0].spoiled = true;
 }
 
 static void image_free(struct seal_image *image)
@@ -311,11 +313,9 @@ static void on_made(struct making *m, int error)
 {
 	struct thmq_log *log = m->log;
 
-	(void)error; /* the next open makes it */
-	if (m->op.file) {
-		log->disk->file_close(m->op.file);
-		m->op.file = NULL;
-	}
+	if (!error) /* else the next open makes it */
+		log->sealing.segment->index = m->op.file; /* closed with the segment's: that frees memory */
+	m->op.file = NULL;
 	sealing_end(log);
 }
 

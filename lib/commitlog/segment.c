@@ -61,6 +61,8 @@ void thmqi_segment_free(struct thmq_log *log, struct segment *s)
 {
 	if (s->file)
 		log->disk->file_close(s->file);
+	if (s->index)
+		log->disk->file_close(s->index);
 	munmap(s, mapping_bytes(s->bytes));
 }
 

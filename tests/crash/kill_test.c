@@ -163,6 +163,7 @@ static int check(void)
 		shared->sent[i] = shared->acked[i] = s.next[i];
 		info.size = sizeof(info);
 		CHECK(thmq_partition_describe(p.session, "t", i, "g", &info) == 0);
+		CHECK(info.end_offset == (s.next[i] ? s.last_offset[i] + 1 : 0)); /* behind the last message that is there */
 		if (shared->group_stored[i]) /* what was confirmed is kept */
 			CHECK(info.group_offset != UINT64_MAX && info.group_offset >= shared->group_stored[i]);
 		if (info.group_offset != UINT64_MAX)
