@@ -93,17 +93,18 @@ static int scan_log(const char *dir, const char *name, struct scan *s)
 	return EXIT_OK;
 }
 
-/* A broker that has the directory open holds this lock: what it writes meanwhile would look like damage. */
+/* A broker that has the directory open holds this lock: what it writes meanwhile would look like damage. Shared, since
+ * nothing is written here: a read-only file system will do, and one that knows no locks. */
 static int lock_dir(const char *dir, int *ret_fd)
 {
 	char path[4400], pid[32] = {0};
 
 	snprintf(path, sizeof(path), "%s/lock", dir);
-	*ret_fd = open(path, O_RDWR | O_CLOEXEC);
+	*ret_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (*ret_fd < 0)
 		return errno == ENOENT ? fail(-ENOENT, "%s: there is no data in it", dir) :
 					 fail(-errno, "%s: %s", path, strerror(errno));
-	if (flock(*ret_fd, LOCK_EX | LOCK_NB) == 0)
+	if (flock(*ret_fd, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK)
 		return EXIT_OK;
 	if (pread(*ret_fd, pid, sizeof(pid) - 1, 0) < 0)
 		pid[0] = 0;
@@ -125,6 +126,8 @@ static int is_log(const struct dirent *e)
 static int scan_dir(const char *dir, struct scan *s)
 {
 	struct dirent **names;
+	const struct thmq_log_finding no_meta = {.kind = THMQ_FINDING_MISSING,
+						 .text = "the log that tells topics and shards is not there"};
 	int n, i, rc, worst = EXIT_OK, fd;
 
 	rc = lock_dir(dir, &fd);
@@ -134,6 +137,11 @@ static int scan_dir(const char *dir, struct scan *s)
 	if (n < 0) {
 		close(fd);
 		return fail(-errno, "%s: %s", dir, strerror(errno));
+	}
+	if (n && strcmp(names[0]->d_name, "meta") != 0) { /* it sorts before the shards */
+		s->name = "meta";
+		on_finding(s, &no_meta);
+		worst = EXIT_DAMAGE;
 	}
 	for (i = 0; i < n; i++) {
 		rc = interrupted ? EXIT_OK : scan_log(dir, names[i]->d_name, s);

@@ -142,7 +142,7 @@ struct thmq_env_opts {
 	uint64_t pool_bytes;  /* limit of the memory pool over all cores; 0 means 1 GiB */
 	uint32_t policy;      /* enum thmq_policy */
 	uint32_t
-		first_cpu; /* with THMQ_ENV_FIRST_CPU: pin core i to the (first_cpu + i)-th allowed CPU */
+		first_cpu; /* with THMQ_ENV_FIRST_CPU: pin core i to the (first_cpu + i)-th allowed CPU; it must exist */
 	uint64_t spin_ns; /* for THMQ_POLICY_FIXED; 0 means 20000 */
 };
 
@@ -301,8 +301,10 @@ THMQ_API int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opt
 /**
  * thmq_broker_close() - flush and close a broker
  * @timeout_ns: how long writes in flight and group offsets may take
- * Sessions that are still connected get THMQ_EVENT_CLOSED and -ESHUTDOWN from then on.
- * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL not an open broker; -EDEADLK.
+ * Sessions that are still connected get THMQ_EVENT_CLOSED and -ESHUTDOWN from then on; their threads may be inside any
+ * call meanwhile. Messages that they hold stay valid; the memory of these goes back to the pool when the session closes.
+ * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL not an open broker, or another thread is closing it; -EDEADLK.
+ * Threads: any that may block. Where several close a broker at once, one of them does, and the others get -EINVAL at once.
  */
 THMQ_API int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns);
 
@@ -325,7 +327,7 @@ struct thmq_broker_stats {
 		direct_io; /* 1: O_DIRECT; 0: the file system refused it, writes go through the page cache and are flushed */
 };
 
-/** thmq_broker_stats() - copy the broker's counters. Return: 0; -EINVAL */
+/** thmq_broker_stats() - copy the broker's counters, also while another thread closes it. Return: 0; -EINVAL */
 THMQ_API int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats);
 
 /* ------------------------------------------------------------------ session */
@@ -336,7 +338,8 @@ struct thmq_session_opts {
 	uint64_t
 		window_bytes; /* unsettled payload per shard; 0 means 4 MiB; rounded up to a power of two */
 	uint32_t
-		window_count; /* unsettled messages per shard; 0 means 32768; rounded up to a power of two */
+		window_count; /* unsettled messages per shard, one less than this may be out; 16 to 1048576; 0 means
+				 32768; rounded up to a power of two */
 	uint32_t event_count; /* events kept for thmq_events(); 0 means 4096 */
 	uint64_t timeout_ns;  /* of blocking calls; 0 means 30 s */
 };
@@ -350,7 +353,8 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
 /**
  * thmq_connect() - connect to a broker
  * @env: environment
- * @url: inproc://name, or inproc:// for the environment's only broker
+ * @url: inproc://name, or inproc:// for the environment's only broker. It is looked up once: the session stays with that
+ * broker, whatever else is opened later, and ends with it, whoever takes its name then.
  * @opts: NULL means defaults
  * @ret_session: out; owned by the calling thread
  *
@@ -363,7 +367,8 @@ THMQ_API int thmq_connect(struct thmq_env *env, const char *url,
 /**
  * thmq_session_close() - close a session with all producers and consumers on it
  * @timeout_ns: how long unsettled messages and acks may take
- * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL; -EDEADLK nothing was done.
+ * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL; -EDEADLK nothing was done; or of the close of a producer or
+ * consumer: closed.
  */
 THMQ_API int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns);
 
@@ -418,7 +423,8 @@ THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
 
 /**
  * thmq_topic_delete() - delete a topic, its messages and its groups' offsets
- * Its open producers and consumers get -THMQ_ENOTOPIC from then on.
+ * Its open producers and consumers, of this session too, get -THMQ_ENOTOPIC as soon as they hear of it: what is sent until
+ * then is refused by an event.
  * Return: 0 when durable; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT; -EDEADLK.
  */
 THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
@@ -509,11 +515,11 @@ struct thmq_message_opts {
 	uint32_t flags;      /* THMQ_MESSAGE_* */
 	const void *key;     /* NULL: none; copied */
 	const char *tag;     /* NULL: none; copied */
-	uint32_t key_len;    /* up to THMQ_KEY_MAX */
-	uint32_t partition;  /* with THMQ_MESSAGE_PARTITION */
+	uint32_t key_len;    /* 1 to THMQ_KEY_MAX, with a key */
+	uint32_t partition;  /* with THMQ_MESSAGE_PARTITION, else 0 */
 	uint32_t durability; /* enum thmq_durability; default: the producer's */
 	uint32_t reserved;
-	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else the broker's */
+	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else 0: the broker's */
 };
 
 #define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash, else round robin */
@@ -606,7 +612,8 @@ struct thmq_consumer_opts {
 	uint64_t prefetch_bytes; /* bytes likewise; 0 means 4 MiB */
 	uint64_t start_time_ns;  /* for THMQ_START_TIME */
 	uint64_t
-		session_timeout_ns; /* silent for so long means dead: its partitions go to others; 0 means 10 s */
+		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
+				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
 };
 
@@ -631,11 +638,15 @@ THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic,
 /**
  * thmq_consumer_close() - give up the partitions and close
  * Messages that are still held become invalid. Acks sent before are stored first.
- * Return: 0; -ETIMEDOUT closed, the last acks may be lost; -EINVAL; -EDEADLK nothing was done.
+ * Return: 0; -ETIMEDOUT closed, the last acks may be lost; -ENOSPC, -EDQUOT, -EFBIG, -EIO, -THMQ_EFAILED closed, the
+ * last acks could not be stored; -EINVAL; -EDEADLK nothing was done.
  */
 THMQ_API int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns);
 
-/* A view of one message. The bytes are the library's and constant, valid until released or until the broker closes. */
+/*
+ * A view of one message. The bytes are the library's and constant, valid until the message is released or its consumer or
+ * session closes; they outlive a broker that closes before.
+ */
 struct thmq_message {
 	const void *data;
 	const void *key; /* NULL if none */
@@ -653,7 +664,8 @@ struct thmq_message {
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
  * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;
- * -EINVAL; -THMQ_ENOTOPIC deleted; -ESHUTDOWN the broker is gone; -THMQ_EFAILED.
+ * -EINVAL; -THMQ_ENOTOPIC deleted; -THMQ_EFENCED the group has taken this consumer for dead, since its session was silent
+ * for session_timeout_ns: it gets nothing any more, open another; -ESHUTDOWN the broker is gone; -THMQ_EFAILED.
  * Never blocks and never drives a core.
  */
 THMQ_API int thmq_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_messages,
@@ -669,7 +681,7 @@ THMQ_API int thmq_release(struct thmq_consumer *consumer, struct thmq_message *m
 /**
  * thmq_ack() - all messages of @message's partition up to and with @message are done
  * The group's offset is stored durably with the next group commit; thmq_consumer_flush() waits for that.
- * The message need not be held any more.
+ * The message need not be held any more, but must be as it was fetched: keep a copy of the struct, not only its offset.
  * Return: 0 taken; -EAGAIN queue full, poll and try again; -EINVAL no group, or not a fetched message;
  * -THMQ_EFENCED the partition belongs to another member now; -ESHUTDOWN.
  */
@@ -677,8 +689,9 @@ THMQ_API int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message 
 
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
- * Return: 0; -THMQ_EFENCED some were refused: the partition has gone to another member; -ETIMEDOUT;
- * -EDEADLK; -EINVAL; -ESHUTDOWN.
+ * Return: 0; -THMQ_EFENCED some were refused since the last flush: the partition has gone to another member, or its topic
+ * is gone; those that were taken before are stored; -ETIMEDOUT; -ENOSPC, -EDQUOT,
+ * -EFBIG, -EIO some cannot be stored now, and will be once the cause is gone; -THMQ_EFAILED; -EDEADLK; -EINVAL; -ESHUTDOWN.
  */
 THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
 
@@ -689,7 +702,7 @@ THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeou
  * @value: the offset or the time; else 0
  * What was prefetched is dropped; what the app holds stays valid. Acks already stored stay as they are.
  * Return: 0 when done; -THMQ_EOFFSETRANGE (thmq_errmsg() has the bounds); -THMQ_ENOPARTITION; -EPERM the
- * partition is another member's; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ * partition is not this consumer's, or not yet: a group's member has it from THMQ_EVENT_ASSIGNED on; -EINVAL; -ETIMEDOUT; -EDEADLK.
  */
 THMQ_API int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		       uint64_t value);

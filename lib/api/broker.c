@@ -88,9 +88,22 @@ int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, 
 	return 0;
 }
 
-static int bad_broker(void)
+static int bad_broker(const struct thmq_broker *broker)
 {
+	if (thmqi_handle_is(broker, THMQI_HANDLE_CLOSING))
+		return thmqi_fail(-EINVAL, "another thread is closing this broker");
 	return thmqi_fail(-EINVAL, "not an open broker");
+}
+
+/* Under the lock that others use the broker's insides under: it is ours alone to close from then on. */
+static bool begin_close(struct thmqi_api *api, struct thmq_broker *broker)
+{
+	bool ours;
+
+	pthread_mutex_lock(&api->lock);
+	ours = thmqi_handle_turn(broker, THMQI_HANDLE_BROKER, THMQI_HANDLE_CLOSING);
+	pthread_mutex_unlock(&api->lock);
+	return ours;
 }
 
 int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
@@ -101,14 +114,16 @@ int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
 	int rc;
 
 	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
-		return bad_broker();
+		return bad_broker(broker);
 	env = thmqi_broker_env(broker);
 	mine = thmqi_core_mine(env);
 	if (mine && mine->in_poll)
 		return thmqi_fail(-EDEADLK, "a broker cannot be closed from a core's callback");
 	api = thmqi_api_of(env);
+	if (!begin_close(api, broker))
+		return bad_broker(broker);
 	rc = thmqi_broker_close(broker, timeout_ns, &api->graveyard);
-	if (rc == -EDEADLK)
+	if (rc == -EDEADLK && thmqi_handle_turn(broker, THMQI_HANDLE_CLOSING, THMQI_HANDLE_BROKER))
 		return rc; /* nothing was done */
 	thmqi_api_forget(api, &api->brokers, broker);
 	return rc ? thmqi_fail(rc, "close a broker: %s", thmq_strerror(rc)) : 0;
@@ -117,12 +132,21 @@ int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
 int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats)
 {
 	struct thmq_broker_stats stats = {0};
+	struct thmqi_api *api;
+	bool open;
 
 	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
-		return bad_broker();
+		return bad_broker(broker);
 	if (!ret_stats || ret_stats->size < 8)
 		return thmqi_fail(-EINVAL, "stats: set the size field first");
-	thmqi_broker_stats(broker, &stats);
+	api = thmqi_api_of(thmqi_broker_env(broker));
+	pthread_mutex_lock(&api->lock);
+	open = thmqi_handle_is(broker, THMQI_HANDLE_BROKER);
+	if (open)
+		thmqi_broker_stats(broker, &stats);
+	pthread_mutex_unlock(&api->lock);
+	if (!open)
+		return bad_broker(broker);
 	stats.size = ret_stats->size;
 	memset((char *)ret_stats, 0, stats.size);
 	memcpy(ret_stats, &stats, THMQI_MIN(stats.size, (uint32_t)sizeof(stats)));

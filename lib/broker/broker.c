@@ -124,7 +124,7 @@ static int has_no_changes(struct core_job *job)
 /* -------------------------------------------------------------------- open */
 
 struct listing {
-	bool meta, foreign;
+	bool meta, shards, foreign;
 	char first[64];
 };
 
@@ -134,12 +134,23 @@ static int look_at_entry(void *arg, const char *name)
 
 	if (strcmp(name, "meta") == 0) {
 		l->meta = true;
+	} else if (strncmp(name, "shard-", 6) == 0 && name[6] >= '0' && name[6] <= '9') {
+		l->shards = true;
 	} else if (strcmp(name, "lock") != 0 && strncmp(name, "shard-", 6) != 0 && name[0] != '.' &&
 		   strcmp(name, "lost+found") != 0) {
 		l->foreign = true;
 		snprintf(l->first, sizeof(l->first), "%.63s", name);
 	}
 	return 0;
+}
+
+/* It is stored before any shard is made. */
+static int meta_missing(const struct thmq_broker *b)
+{
+	return thmqi_fail(-THMQ_ECORRUPT,
+			  "open %s: there are shards, but meta, which tells their topics, is missing or empty; "
+			  "put it back from a copy",
+			  b->data_dir);
 }
 
 static int dir_open(struct thmq_broker *b)
@@ -155,6 +166,9 @@ static int dir_open(struct thmq_broker *b)
 	rc = b->disk->dir_list(b->dir, look_at_entry, &l);
 	if (rc)
 		return thmqi_fail(rc, "read %s: %s", b->data_dir, thmq_strerror(rc));
+	b->has_shards = l.shards;
+	if (!l.meta && l.shards)
+		return meta_missing(b);
 	if (!l.meta && !create)
 		return thmqi_fail(-ENOENT, "open %s: there is no data in it yet", b->data_dir);
 	if (!l.meta && l.foreign)
@@ -203,9 +217,9 @@ static int open_meta(struct core_job *job)
 		return rc;
 	if (b->data_dir) {
 		shard_path(b, THMQI_SHARD_META, path, sizeof(path));
-		rc = thmqi_shard_log_open(s, path, NULL, true);
+		rc = thmqi_shard_log_open(s, path, NULL, !b->has_shards);
 		if (rc)
-			return rc;
+			return rc == -ENOENT ? meta_missing(b) : rc;
 	}
 	b->incarnation = s->term;
 	b->meta->next_epoch = s->term << 32;

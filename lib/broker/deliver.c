@@ -31,6 +31,13 @@ static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_cou
 	return k;
 }
 
+static void consumer_free(struct consumer *k)
+{
+	thmqi_map_fini(&k->by_partition);
+	free(k->deliveries);
+	free(k);
+}
+
 static void delivery_drop(struct consumer *k, struct delivery *d)
 {
 	thmq_log_view_release(d->log, &d->view);
@@ -200,18 +207,9 @@ uint32_t thmqi_sub_pump_all(struct shard *s)
 
 static struct sub *find_sub(struct conn *c, uint32_t stream, uint32_t partition)
 {
-	struct thmqi_list *it;
-	struct sub *sub;
-
 	if (stream >= THMQI_STREAMS || !c->consumers[stream])
 		return NULL;
-	thmqi_list_each(it, &c->consumers[stream]->subs)
-	{
-		sub = thmqi_container(it, struct sub, consumer_link);
-		if (sub->partition->id == partition)
-			return sub;
-	}
-	return NULL;
+	return thmqi_map_get(&c->consumers[stream]->by_partition, partition);
 }
 
 static void bounds_of(const struct partition *p, uint64_t *ret_begin, uint64_t *ret_end)
@@ -238,7 +236,8 @@ static int resolve_start(struct partition *p, uint32_t kind, uint64_t value, uin
 		*ret_offset = end;
 		return 0;
 	case THMQ_START_OFFSET:
-		if (value < begin || value > end)
+		/* behind the end lie numbers that will not be used: whoever remembers one goes on at the next message */
+		if (value < begin || value > THMQI_MAX(end, p->next_offset))
 			return -THMQ_EOFFSETRANGE;
 		*ret_offset = value;
 		return 0;
@@ -278,6 +277,7 @@ void thmqi_sub_close(struct sub *sub, int status, bool tell)
 		sub->group->owner = NULL;
 	thmqi_list_del(&sub->partition_link);
 	thmqi_list_del(&sub->consumer_link);
+	thmqi_map_remove(&sub->conn->consumers[sub->stream]->by_partition, sub->partition->id);
 	thmq_log_reader_close(sub->reader);
 	if (tell) {
 		thmqi_conn_send(sub->conn, &f);
@@ -316,8 +316,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		return -EEXIST;
 	k = c->consumers[f->stream];
 	if (k && thmqi_list_empty(&k->subs) && !k->held_count) { /* an earlier consumer's: its credits were others */
-		free(k->deliveries);
-		free(k);
+		consumer_free(k);
 		k = c->consumers[f->stream] = NULL;
 	}
 	if (!k) {
@@ -348,6 +347,11 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	sub = calloc(1, sizeof(*sub));
 	if (!sub)
 		return -ENOMEM;
+	rc = thmqi_map_put(&k->by_partition, p->id, sub);
+	if (rc) {
+		free(sub);
+		return rc;
+	}
 	sub->conn = c;
 	sub->partition = p;
 	sub->group = g;
@@ -356,6 +360,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	sub->epoch = f->seq;
 	rc = thmq_log_reader_open(p->log, p->id, on_reader_ready, sub, &sub->reader);
 	if (rc) {
+		thmqi_map_remove(&k->by_partition, p->id);
 		free(sub);
 		return rc;
 	}
@@ -426,7 +431,7 @@ void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f)
 		return;
 	starved = !has_credit(k);
 	delivery_drop(k, &k->deliveries[index]);
-	if (starved) {
+	if (starved && has_credit(k)) {
 		thmqi_list_each(it, &k->subs)
 			thmqi_sub_ready(thmqi_container(it, struct sub, consumer_link));
 	}
@@ -447,8 +452,7 @@ void thmqi_consumers_close(struct conn *c)
 		for (j = 0; j < k->delivery_count; j++)
 			if (k->deliveries[j].out)
 				delivery_drop(k, &k->deliveries[j]);
-		free(k->deliveries);
-		free(k);
+		consumer_free(k);
 		c->consumers[i] = NULL;
 	}
 }

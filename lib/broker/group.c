@@ -105,13 +105,17 @@ static void remove_member(struct meta *m, struct group *g, struct member *member
 
 #define LOOK_NS 50000000ull /* how often members are looked at, where time-outs are that short */
 
+/* It is told even where it has no partition: it will get none. */
 static void fence(struct meta *m, struct group *g, struct member *member)
 {
+	struct thmqi_frame f = {
+		.type = THMQI_FRAME_EXPELLED, .stream = member->stream, .status = -THMQ_EFENCED};
 	uint32_t i;
 
 	for (i = 0; i < g->topic->state.partition_count; i++)
 		if (g->assignments[i].owner == member)
 			ask_back(m, g, i, -THMQ_EFENCED);
+	send(member->conn, &f);
 }
 
 static void look_at_group(struct meta *m, struct group *g, uint64_t now, uint64_t *shortest)
@@ -229,6 +233,17 @@ static void leave_all(struct meta *m, struct conn *c, uint32_t stream)
 
 void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream)
 {
+	leave_all(m, c, stream);
+}
+
+/* Its JOIN may not be stored yet: a member that nobody is there for any more would keep its partitions unread. */
+void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream)
+{
+	struct meta_change *change;
+
+	for (change = m->changes; change; change = change->next)
+		if (change->conn == c && change->op == THMQI_OP_JOIN && change->stream == stream)
+			change->left = true;
 	leave_all(m, c, stream);
 }
 

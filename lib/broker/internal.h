@@ -84,6 +84,7 @@ struct group_offset {
 	struct partition *partition;
 	uint32_t group;
 	bool dirty;      /* offset is not in the log yet */
+	bool owed;       /* its owner is to be told if it cannot be stored now */
 	uint64_t offset; /* next message to be read */
 	uint64_t durable_offset;
 	uint64_t epoch;    /* highest that attached */
@@ -131,6 +132,7 @@ struct consumer {
 	struct delivery *free;
 	uint32_t delivery_count;
 	struct thmqi_list subs; /* of this stream */
+	struct thmqi_map by_partition; /* the same */
 };
 
 /* One partition read by one consumer. */
@@ -210,6 +212,7 @@ struct shard {
 	struct thmqi_list conns;
 	struct thmqi_list ready; /* subs that may have something to read */
 	struct thmqi_list dirty_offsets;
+	bool offsets_owed; /* some of them */
 	struct thmqi_list dirty_conns;
 	struct thmqi_map partitions;
 	struct pending *pending; /* ring: head … tail */
@@ -241,6 +244,7 @@ struct thmq_broker {
 	char *name;
 	struct thmq_broker_opts opts;
 	uint64_t incarnation;
+	bool has_shards; /* there were some in the directory */
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
 	struct meta *meta;    /* belongs to the core of shards[0] */
@@ -296,6 +300,7 @@ struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool
 void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f);
 uint32_t thmqi_offsets_flush(struct shard *s); /* append what is dirty */
 void thmqi_offsets_durable(struct group_offset *g, uint64_t offset);
+void thmqi_offsets_failed(struct shard *s); /* its log has: what was on the way to it will not be stored */
 
 /* meta.c: topics and groups; group.c: membership. On the meta core. */
 struct meta;
@@ -314,6 +319,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 void thmqi_meta_durable(struct meta_change *change, int error);
 void thmqi_meta_conn_closed(struct meta *m, struct conn *c);
 void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame *f);
+void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream);
 uint32_t thmqi_meta_topic_count(struct meta *m);
 
 /* A call posted to another shard's core; freed after it ran. */

@@ -283,11 +283,16 @@ static void change_end(struct meta_change *change, int status)
 static void on_shard_answered(struct thmqi_broker_post *post)
 {
 	struct meta_change *change = post->arg;
+	int rc = 0;
 
 	if ((int32_t)post->value[0])
 		change->status = (int32_t)post->value[0];
-	if (--change->waiting == 0)
-		change_end(change, change->status);
+	if (--change->waiting)
+		return;
+	/* a topic is seen when its shards take messages; where one could not, it is stored all the same */
+	if (change->op == THMQI_OP_TOPIC_CREATE)
+		rc = topic_apply(change->meta, &change->topic);
+	change_end(change, change->status ? change->status : rc);
 }
 
 /* On the core of a data shard. */
@@ -330,7 +335,7 @@ static void join_now(struct meta_change *change)
 	struct group *g = t ? thmqi_meta_group(t, change->group.name) : NULL;
 	int rc = g ? 0 : -THMQ_ENOTOPIC;
 
-	if (change->conn && g) {
+	if (change->conn && g && !change->left) {
 		change->conn->wire->reply->value[0] = g->id;
 		rc = thmqi_group_join(m, g, change->conn, change->stream, change->timeout_ns);
 	}
@@ -350,11 +355,7 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 	}
 	switch (change->op) {
 	case THMQI_OP_TOPIC_CREATE:
-		rc = topic_apply(m, &change->topic);
-		if (rc)
-			change_end(change, rc);
-		else
-			change_carry(change);
+		change_carry(change); /* seen when all shards have it */
 		break;
 	case THMQI_OP_TOPIC_DELETE:
 		t = thmqi_meta_topic_by_id(m, change->topic.topic_id);

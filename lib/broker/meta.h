@@ -47,6 +47,7 @@ struct meta_change {
 	uint32_t waiting; /* shards that have not done it yet */
 	int status;
 	uint32_t stream;     /* JOIN */
+	bool left;           /* JOIN: the client has given up on it */
 	uint64_t timeout_ns; /* JOIN */
 	struct state_topic topic;
 	struct state_group group;

@@ -62,9 +62,28 @@ void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f)
 		tell(c, f->stream, f->partition, g->offset, 0);
 		return;
 	}
+	g->owed = c->shard->offsets_owed = true;
 	if (!g->dirty) {
 		g->dirty = true;
 		thmqi_list_add_tail(&c->shard->dirty_offsets, &g->dirty_link);
+	}
+}
+
+/* They stay dirty, and are stored as soon as that is possible; whoever waits for it learns once an ack why it is not. */
+static void tell_owed(struct shard *s, int error)
+{
+	struct thmqi_list *it;
+	struct group_offset *g;
+
+	s->offsets_owed = false;
+	thmqi_list_each(it, &s->dirty_offsets)
+	{
+		g = thmqi_container(it, struct group_offset, dirty_link);
+		if (g->owed && g->owner) {
+			tell(g->owner->conn, g->owner->stream, g->partition->id, g->offset, error);
+			thmqi_conn_kick(g->owner->conn);
+		}
+		g->owed = false;
 	}
 }
 
@@ -74,6 +93,7 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 	struct group_offset *g;
 	struct pending *e;
 	uint32_t done = 0;
+	int rc;
 
 	while (!thmqi_list_empty(&s->dirty_offsets)) {
 		g = thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link);
@@ -81,9 +101,11 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 						    .group = g->group,
 						    .offset = g->offset,
 						    .epoch = g->epoch};
-		if (thmqi_shard_append_state(s, STATE_GROUP_OFFSET,
-					     (uint64_t)g->partition->id << 32 | g->group, &state,
-					     sizeof(state), &e) != 0)
+		rc = thmqi_shard_append_state(s, STATE_GROUP_OFFSET, (uint64_t)g->partition->id << 32 | g->group,
+					      &state, sizeof(state), &e);
+		if (rc && rc != -EAGAIN && s->offsets_owed)
+			tell_owed(s, rc);
+		if (rc)
 			break; /* stays dirty */
 		e->group = g;
 		e->end_offset = g->offset;
@@ -92,6 +114,27 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 		done++;
 	}
 	return done;
+}
+
+/* Nobody will call thmqi_offsets_durable() for those that were appended: they are dirty again, and their owners told. */
+void thmqi_offsets_failed(struct shard *s)
+{
+	struct partition *p;
+	struct thmqi_list *it;
+	uint32_t i = 0;
+
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		thmqi_list_each(it, &p->groups)
+		{
+			struct group_offset *g = thmqi_container(it, struct group_offset, link);
+
+			if (p->is_volatile || g->dirty || g->offset == g->durable_offset)
+				continue;
+			g->dirty = g->owed = s->offsets_owed = true;
+			thmqi_list_add_tail(&s->dirty_offsets, &g->dirty_link);
+		}
+	}
+	thmqi_offsets_flush(s);
 }
 
 void thmqi_offsets_durable(struct group_offset *g, uint64_t offset)

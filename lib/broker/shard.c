@@ -128,16 +128,17 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 			p->next_offset = THMQI_MAX(
 				p->next_offset,
 				((const struct state_partition *)run->payload)->next_offset);
-			p->last_term = run->term;
+			p->last_term = THMQI_MAX(p->last_term, run->term);
 		}
 		return 0;
 	}
 	p = thmqi_shard_partition(s, h->partition);
 	if (!p || (h->flags & THMQ_RUN_RELOCATED))
 		return 0;
-	p->next_offset = THMQI_MAX(p->next_offset, h->base_offset + h->span);
+	p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
+	p->next_offset = THMQI_MAX(p->next_offset, p->visible);
 	p->logged_offset = p->next_offset;
-	p->last_term = run->term;
+	p->last_term = THMQI_MAX(p->last_term, run->term);
 	s->recovered_messages += h->count;
 	return 0;
 }
@@ -156,12 +157,12 @@ static void settle_recovery(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (s->unclean && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
-		p->durable = p->visible = p->next_offset;
+		p->durable = p->next_offset; /* and visible is behind the last message that is there */
 		thmqi_list_each(l, &p->groups)
 		{
 			struct group_offset *g = thmqi_container(l, struct group_offset, link);
 
-			g->offset = g->durable_offset = THMQI_MIN(g->offset, p->next_offset);
+			g->offset = g->durable_offset = THMQI_MIN(g->offset, p->visible);
 		}
 	}
 }
@@ -194,6 +195,7 @@ static void on_failed(void *ctx, int error)
 			thmqi_conn_kick(sub->conn);
 		}
 	}
+	thmqi_offsets_failed(s);
 }
 
 static void on_room(void *ctx)
@@ -314,21 +316,57 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	return 0;
 }
 
-static void conn_free(struct conn *c)
+/* Nobody sees it any more but by what its consumers hold. */
+static void conn_forget(struct conn *c)
 {
 	struct shard *s = c->shard;
 
 	if (s->id == THMQI_SHARD_META)
 		thmqi_meta_conn_closed(s->broker->meta, c);
-	thmqi_consumers_close(c);
 	thmqi_settle_forget(s, c);
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);
 	s->conn_count--;
-	thmqi_link_unref(c->wire);
 	free(c->backlog);
+	c->backlog = NULL;
+}
+
+static void conn_free(struct conn *c)
+{
+	conn_forget(c);
+	thmqi_consumers_close(c);
+	thmqi_link_unref(c->wire);
 	free(c);
+}
+
+/* Runs once the client end has closed, perhaps long after shard and broker: only what is held is left. */
+static void conn_let_go(void *arg)
+{
+	struct conn *c = arg;
+
+	thmqi_consumers_close(c);
+	free(c);
+}
+
+/*
+ * The broker goes while a client's thread may be reading the runs that it holds, and so may the app: they stay in the pool
+ * until the client end closes. The log that they came from need not be there for that.
+ */
+static void conn_leave(struct conn *c)
+{
+	struct thmqi_list *subs;
+	uint32_t i;
+
+	thmqi_link_shut(c->wire, -ESHUTDOWN);
+	conn_forget(c);
+	for (i = 0; i < THMQI_STREAMS; i++) {
+		subs = c->consumers[i] ? &c->consumers[i]->subs : NULL;
+		while (subs && !thmqi_list_empty(subs))
+			thmqi_sub_close(thmqi_list_first(subs, struct sub, consumer_link), 0, false);
+	}
+	c->shard = NULL;
+	thmqi_link_leave(c->wire, conn_let_go, c);
 }
 
 void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
@@ -364,6 +402,10 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 	case THMQI_FRAME_REVOKED:
 		if (c->shard->id == THMQI_SHARD_META)
 			thmqi_meta_revoked(c->shard->broker->meta, c, f);
+		break;
+	case THMQI_FRAME_LEAVE:
+		if (c->shard->id == THMQI_SHARD_META)
+			thmqi_meta_left(c->shard->broker->meta, c, f->stream);
 		break;
 	default: /* a newer client's: it knows that we did not answer */
 		break;
@@ -524,8 +566,7 @@ void thmqi_shard_shut(struct shard *s)
 	while (!thmqi_list_empty(&s->conns)) {
 		c = thmqi_list_first(&s->conns, struct conn, link);
 		thmqi_conn_flush_progress(c);
-		thmqi_link_shut(c->wire, -ESHUTDOWN);
-		conn_free(c);
+		conn_leave(c);
 	}
 	if (!s->log || s->failed)
 		return;

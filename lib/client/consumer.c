@@ -19,6 +19,8 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = &c->readings[message->partition];
+	if (message->offset >= r->handed) /* it was never given out: an ack of it would skip others */
+		return -EINVAL;
 	if (c->session->dead)
 		return c->session->dead;
 	thmqi_session_beat(c->session);
@@ -34,7 +36,9 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 static bool ack_stored(const struct reading *r)
 {
 	if (r->state == READING_NONE || r->ack_next == NO_OFFSET)
-		return true;
+		return !r->ack_unsure;
+	if (r->ack_error)
+		return true; /* as far as it comes */
 	return !r->ack_dirty && r->ack_stored != NO_OFFSET && r->ack_stored >= r->ack_next;
 }
 
@@ -57,11 +61,17 @@ static bool acks_stored(void *arg)
 int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 {
 	struct thmq_session *s = c->session;
+	uint32_t i;
 	int rc = 0;
 
+	for (i = 0; i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
+		if (c->readings[i].ack_error && c->readings[i].state == READING_ON)
+			thmqi_reading_ack(&c->readings[i]);
 	c->awaited = 0;
 	if (!acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
+	for (i = 0; i < c->reading_count && !rc; i++)
+		rc = c->readings[i].state == READING_NONE ? 0 : c->readings[i].ack_error;
 	if (rc == 0 && c->fenced) {
 		c->fenced = false;
 		return -THMQ_EFENCED;
@@ -319,6 +329,10 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 		left = thmqi_session_request(s, s->links[0], &request,
 					     THMQI_MAX(deadline, thmqi_session_deadline(s, 1000000)), NULL);
 		rc = rc ? rc : left;
+		if (left && !s->dead) {
+			thmqi_consumer_leave(s, c->stream);
+			s->unsafe[c->stream] |= 2;
+		}
 	}
 	rc = end_wait(c, all_back, deadline, rc);
 	if (!all_detached(c) || !all_back(c))

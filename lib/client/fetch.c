@@ -332,6 +332,7 @@ static int next_message(struct thmq_consumer *c, struct delivered *d, struct thm
 		d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
 		d->held++;
 		d->reading->held++;
+		d->reading->handed = THMQI_MAX(d->reading->handed, offset + 1);
 		c->app_held++;
 		/* from here on everything is late enough */
 		d->reading->not_before_ns = INT64_MIN;

@@ -102,9 +102,12 @@ struct reading {
 	uint32_t group_id;
 	uint64_t epoch;
 	uint64_t held; /* messages that the app has */
+	uint64_t handed; /* one past the last message that the app was given */
 	int64_t not_before_ns; /* skip messages stored earlier; INT64_MIN: none */
 	uint64_t ack_next, ack_sent, ack_stored; /* UINT64_MAX: none */
 	bool ack_dirty;
+	bool ack_unsure; /* it was lost with acks out: the shard's answer to a DETACH comes behind those that it refuses */
+	int ack_error; /* why ack_sent cannot be stored now; 0 */
 	bool revoke_asked; /* while attaching */
 	bool detach_due; /* of detach_epoch, for which the ring had no room */
 	uint64_t detach_epoch;
@@ -192,6 +195,7 @@ struct thmq_session {
 	struct thmq_producer *producers[THMQI_STREAMS];
 	struct thmq_consumer *consumers[THMQI_STREAMS];
 	uint8_t unsafe[THMQI_STREAMS]; /* streams that something late may still arrive for: not used again */
+	bool leave_due[THMQI_STREAMS]; /* LEAVE is to be sent for a consumer that is gone */
 	struct thmq_event *events;
 	uint32_t event_mask;
 	uint32_t event_head, event_tail; /* free running */
@@ -250,6 +254,7 @@ static inline void thmqi_ctl_commit(struct client_link *l)
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_consumers_tend(struct thmq_session *s); /* what found no room before */
 void thmqi_consumer_link_up(struct thmq_session *s);
+void thmqi_consumer_leave(struct thmq_session *s, uint32_t stream); /* as soon as there is room, and without an answer */
 void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct reading *r, int error,
 			 uint64_t offset);
 bool thmqi_reading_attach(struct reading *r); /* false: not now, tend() tries again */

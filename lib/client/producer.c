@@ -118,7 +118,8 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 	uint32_t level = o && o->durability ? o->durability : p->level;
 
 	if (o && ((o->flags & ~(THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME)) || o->size < 8 ||
-		  o->durability > THMQ_DURABILITY_ALL || o->key_len > THMQ_KEY_MAX || (o->key_len && !o->key) ||
+		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) || (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
+		  o->durability > THMQ_DURABILITY_ALL || (o->key && !o->key_len) || o->key_len > THMQ_KEY_MAX || (o->key_len && !o->key) ||
 		  (o->tag && strnlen(o->tag, THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)))
 		return -EINVAL;
 	/* with one copy the upper rungs mean durable; a volatile topic has the lowest only */

@@ -119,6 +119,7 @@ bool thmqi_reading_ack(struct reading *r)
 	f->arg[1] = r->group_id;
 	r->ack_sent = r->ack_next;
 	r->ack_dirty = false;
+	r->ack_error = 0;
 	thmqi_ctl_commit(r->link);
 	return true;
 }
@@ -159,9 +160,11 @@ static void lost(struct thmq_consumer *c, struct reading *r, int error)
 {
 	thmqi_runs_drop(c, r);
 	r->state = READING_NONE;
-	if (r->ack_next != NO_OFFSET && (r->ack_dirty || r->ack_sent != r->ack_stored))
+	if (r->ack_dirty)
 		c->fenced = true;
+	r->ack_unsure = !r->ack_dirty && r->ack_sent != r->ack_stored;
 	r->ack_dirty = false;
+	r->ack_error = 0;
 	r->revoke_asked = false;
 	if (error == -THMQ_ENOTOPIC)
 		c->error = error;
@@ -175,9 +178,10 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 
 	if (!r || c->closing)
 		return;
-	if (r->state == READING_ON || r->state == READING_DRAINING) /* it is ours already, by an older epoch */
+	if (r->state == READING_ON || r->state == READING_DRAINING) { /* it is ours already, by an older epoch */
 		send_detach(r, r->epoch);
-	thmqi_runs_drop(c, r);
+		thmqi_runs_drop(c, r);
+	}
 	r->partition = f->partition;
 	c->first_partition = f->partition - f->len;
 	r->shard = (uint32_t)f->arg[0];
@@ -185,7 +189,8 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 	r->epoch = f->seq;
 	r->revoke_asked = false;
 	r->ack_next = r->ack_sent = r->ack_stored = NO_OFFSET;
-	r->ack_dirty = false;
+	r->ack_dirty = r->ack_unsure = false;
+	r->ack_error = 0;
 	r->state = READING_WANTED;
 	rc = thmqi_session_link(c->session, r->shard, &r->link);
 	if (rc == 0) {
@@ -233,10 +238,16 @@ static void on_attached(struct thmq_consumer *c, struct reading *r, const struct
 
 static void on_detached(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
 {
-	if (f->seq != r->epoch || r->state == READING_NONE)
+	if (f->seq != r->epoch)
+		return;
+	if (f->status == 0)
+		r->ack_unsure = false; /* what was not refused by now is stored, or will be */
+	if (r->state == READING_NONE)
 		return;
 	if (f->status) {
 		lost(c, r, f->status);
+		if (r->ack_unsure)
+			send_detach(r, r->epoch); /* it changes nothing there, and is answered */
 	} else if (r->state == READING_DETACHING) {
 		if (c->grouped && !c->closing) /* leaving gives all of them back */
 			send_revoked(r);
@@ -249,10 +260,16 @@ static void on_acked(struct thmq_consumer *c, struct reading *r, const struct th
 {
 	if (f->status == -THMQ_EFENCED)
 		c->fenced = true;
-	if (f->status)
+	if (f->status == -THMQ_EFENCED || f->status == -EINVAL)
 		r->ack_stored = r->ack_sent; /* refused: nothing more will come of it */
-	else if (r->ack_stored == NO_OFFSET || f->seq > r->ack_stored)
+	else if (f->status && f->seq >= r->ack_sent)
+		r->ack_error = f->status;
+	else if (!f->status && (r->ack_stored == NO_OFFSET || f->seq > r->ack_stored))
 		r->ack_stored = f->seq;
+	if (r->ack_stored != NO_OFFSET && r->ack_stored >= r->ack_sent) {
+		r->ack_error = 0;
+		r->ack_unsure = false;
+	}
 }
 
 static void on_sought(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
@@ -274,6 +291,10 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 
 	if (f->type == THMQI_FRAME_ASSIGN) {
 		on_assign(c, f);
+		return;
+	}
+	if (f->type == THMQI_FRAME_EXPELLED) {
+		c->error = f->status;
 		return;
 	}
 	r = reading_of(c, f->partition);
@@ -347,14 +368,32 @@ static void tend(struct thmq_consumer *c)
 	thmqi_list_del(&last);
 }
 
+void thmqi_consumer_leave(struct thmq_session *s, uint32_t stream)
+{
+	struct client_link *meta = s->links[THMQI_SHARD_META];
+	struct thmqi_frame *f = thmqi_ctl_claim(meta);
+
+	s->leave_due[stream] = !f;
+	if (!f) {
+		s->untended = true;
+		return;
+	}
+	f->type = THMQI_FRAME_LEAVE;
+	f->stream = stream;
+	thmqi_ctl_commit(meta);
+}
+
 void thmqi_consumers_tend(struct thmq_session *s)
 {
 	uint32_t i;
 
 	s->untended = false;
-	for (i = 0; i < THMQI_STREAMS; i++)
+	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);
+		if (s->leave_due[i])
+			thmqi_consumer_leave(s, i);
+	}
 }
 
 void thmqi_consumer_link_up(struct thmq_session *s)

@@ -398,6 +398,8 @@ int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_lin
 	/* a whole window may be sent before the core looks; what comes down is soon taken, and a short ring stays cached */
 	opts.up_frames = shard ? s->opts.window_count : 64;
 	opts.down_frames = DOWN_FRAMES;
+	/* all of them lead to one broker, whatever else is opened, or opened again, at the session's URL meanwhile */
+	opts.beside = shard && s->links[THMQI_SHARD_META] ? s->links[THMQI_SHARD_META]->wire : NULL;
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;

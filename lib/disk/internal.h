@@ -16,6 +16,7 @@
 struct thmqi_disk_dir {
 	int fd;
 	int lock_fd; /* -1: not locked */
+	pid_t lock_pid; /* who locked it: a forked child has the descriptor too, and not the lock */
 };
 
 struct thmqi_disk_file {

@@ -5,6 +5,7 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -12,6 +13,36 @@
 #include <unistd.h>
 
 #include "internal.h"
+
+/* --------------------------------------------------------------- size limit */
+
+/*
+ * What grows a file beyond RLIMIT_FSIZE is answered by -EFBIG, and by SIGXFSZ to the calling thread, which would kill
+ * a host that does not handle it. The error is enough. Source: setrlimit(2), pthread_sigmask(3).
+ */
+static void xfsz_hold(sigset_t *ret_old)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGXFSZ);
+	pthread_sigmask(SIG_BLOCK, &set, ret_old);
+}
+
+/* @rc: what the calls behind xfsz_hold() said; returned. */
+static int xfsz_let_go(const sigset_t *old, int rc)
+{
+	const struct timespec now = {0};
+	sigset_t set;
+
+	if (rc == -EFBIG) { /* it is pending, unless the host ignores it */
+		sigemptyset(&set);
+		sigaddset(&set, SIGXFSZ);
+		sigtimedwait(&set, NULL, &now);
+	}
+	pthread_sigmask(SIG_SETMASK, old, NULL);
+	return rc;
+}
 
 /* -------------------------------------------------------------- directories */
 
@@ -86,8 +117,12 @@ int thmqi_disk_posix_dir_open(void *ctx, const char *path, bool create,
 
 void thmqi_disk_posix_dir_close(struct thmqi_disk_dir *dir)
 {
-	if (dir->lock_fd >= 0)
+	if (dir->lock_fd >= 0) {
+		/* closing does not unlock while a forked child has the descriptor as well */
+		if (dir->lock_pid == getpid())
+			flock(dir->lock_fd, LOCK_UN);
 		close(dir->lock_fd);
+	}
 	close(dir->fd);
 	free(dir);
 }
@@ -137,12 +172,23 @@ static uint64_t holder_of(int fd)
 	return pread(fd, text, sizeof(text) - 1, 0) > 0 ? strtoull(text, NULL, 10) : 0;
 }
 
+/* The number is a help for people: a full disk does not void the lock. */
+static int write_holder(int fd)
+{
+	char text[32];
+	int len = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+
+	if (ftruncate(fd, 0) != 0)
+		return -errno;
+	return pwrite(fd, text, (size_t)len, 0) == len ? 0 : errno == EFBIG ? -EFBIG : -EIO;
+}
+
 /* flock(2) belongs to the open file: a second opener in the same process is refused too, and the kernel drops it with
  * the last descriptor. */
 int thmqi_disk_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint64_t *ret_pid)
 {
-	char text[32];
-	int fd, rc, len;
+	sigset_t old;
+	int fd, rc;
 
 	if (dir->lock_fd >= 0) {
 		*ret_pid = (uint64_t)getpid();
@@ -158,11 +204,10 @@ int thmqi_disk_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint
 		close(fd);
 		return rc;
 	}
-	/* the number is a help for people: a full disk does not void the lock */
-	len = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
-	if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)len, 0) != len)
-		rc = ftruncate(fd, 0);
+	xfsz_hold(&old);
+	xfsz_let_go(&old, write_holder(fd));
 	dir->lock_fd = fd;
+	dir->lock_pid = getpid();
 	return 0;
 }
 
@@ -278,8 +323,7 @@ static ssize_t write_some(int fd, const struct iovec *iov, uint64_t offset, bool
 	return n > 0 && fdatasync(fd) != 0 ? -1 : n;
 }
 
-int thmqi_disk_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len,
-				uint64_t offset, bool dsync)
+static int write_all(struct thmqi_disk_file *file, const void *data, uint32_t len, uint64_t offset, bool dsync)
 {
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
 	ssize_t n;
@@ -299,7 +343,16 @@ int thmqi_disk_posix_file_write(struct thmqi_disk_file *file, const void *data, 
 	return 0;
 }
 
-int thmqi_disk_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len)
+int thmqi_disk_posix_file_write(struct thmqi_disk_file *file, const void *data, uint32_t len,
+				uint64_t offset, bool dsync)
+{
+	sigset_t old;
+
+	xfsz_hold(&old);
+	return xfsz_let_go(&old, write_all(file, data, len, offset, dsync));
+}
+
+static int allocate(struct thmqi_disk_file *file, uint64_t len)
 {
 	int64_t size;
 
@@ -311,6 +364,14 @@ int thmqi_disk_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len)
 	if (size < 0 || (uint64_t)size >= len)
 		return (int)THMQI_MIN(size, 0);
 	return ftruncate(file->fd, (off_t)len) == 0 ? 0 : -errno;
+}
+
+int thmqi_disk_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len)
+{
+	sigset_t old;
+
+	xfsz_hold(&old);
+	return xfsz_let_go(&old, allocate(file, len));
 }
 
 int thmqi_disk_posix_file_flush(struct thmqi_disk_file *file)

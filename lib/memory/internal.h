@@ -15,6 +15,8 @@ struct thmqi_slabs {
 	uint64_t reserved;
 	uint32_t limit, count; /* slabs */
 	bool huge;
+	bool plain;    /* huge pages ran out: they are not tried any more */
+	uint8_t *lost; /* a slab's place that another mapping got; NULL: none */
 	uint32_t registrations, registration_failures;
 	_Atomic uint32_t left; /* slabs that can still be taken */
 	uint32_t free_count;

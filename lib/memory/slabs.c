@@ -39,28 +39,95 @@ int thmqi_slabs_open(uint64_t limit, struct thmqi_slabs **ret_slabs)
 
 void thmqi_slabs_close(struct thmqi_slabs *s)
 {
-	munmap(s->map, s->reserved);
+	uint8_t *end = s->map + s->reserved;
+
+	if (s->lost) {
+		munmap(s->map, (size_t)(s->lost - s->map));
+		munmap(s->lost + THMQI_SLAB_BYTES, (size_t)(end - s->lost) - THMQI_SLAB_BYTES);
+	} else {
+		munmap(s->map, s->reserved);
+	}
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
 
+#define HUGE (MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB)
+
 /*
- * Explicit huge pages where the system has them to spare, else transparent ones by advice, else plain pages. Their size
- * is named: where the system's default is 1 GiB, the kernel would round a slab up to that and map over its neighbours.
+ * Their size is named: where the system's default is 1 GiB, the kernel would round a slab up to that and map over its
+ * neighbours.
  */
-static bool take_pages(struct thmqi_slabs *s, uint8_t *at)
+static bool huge_pages_to_spare(void)
 {
-	if (mmap(at, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB | MAP_HUGE_2MB, -1,
-		 0) != MAP_FAILED) {
-		s->huge = true;
-		return true;
-	}
-	if (mmap(at, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+	void *p = mmap(NULL, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE, HUGE, -1, 0);
+
+	if (p == MAP_FAILED)
 		return false;
-	madvise(at, THMQI_SLAB_BYTES, MADV_HUGEPAGE);
+	munmap(p, THMQI_SLAB_BYTES);
 	return true;
+}
+
+/* At @at or not at all; never over another mapping. A kernel that does not know the flag takes @at for a hint. */
+static bool map_at(uint8_t *at, int protection, int flags)
+{
+	void *p = mmap(at, THMQI_SLAB_BYTES, protection, flags | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (p != MAP_FAILED && p != at)
+		munmap(p, THMQI_SLAB_BYTES);
+	return p == at;
+}
+
+/*
+ * Mapping huge pages over what is reserved may fail and leave a hole all the same, which the next mapping of any other
+ * thread falls into: so the hole is made openly, and whatever it holds after a failure is not ours any more.
+ * Return: 1 taken; 0 none to spare, and @at is reserved as before; -1 @at is lost, once at most.
+ */
+static int take_huge(struct thmqi_slabs *s, uint8_t *at)
+{
+	if (s->plain || !huge_pages_to_spare())
+		return 0;
+	munmap(at, THMQI_SLAB_BYTES);
+	if (map_at(at, PROT_READ | PROT_WRITE, HUGE)) {
+		s->huge = true;
+		return 1;
+	}
+	s->plain = true;
+	if (map_at(at, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE))
+		return 0;
+	s->lost = at;
+	return -1;
+}
+
+/* Explicit huge pages where the system has them to spare, else transparent ones by advice, else plain pages. */
+static int take_pages(struct thmqi_slabs *s, uint8_t *at)
+{
+	int rc = take_huge(s, at);
+
+	if (rc)
+		return rc;
+	if (mprotect(at, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE) != 0)
+		return 0;
+	madvise(at, THMQI_SLAB_BYTES, MADV_HUGEPAGE);
+	return 1;
+}
+
+/* The next slab of the reserved space. */
+static uint8_t *take_fresh(struct thmqi_slabs *s)
+{
+	uint8_t *at;
+	int rc;
+
+	while (s->count < s->limit) {
+		at = s->base + (uint64_t)s->count * THMQI_SLAB_BYTES;
+		rc = take_pages(s, at);
+		if (!rc)
+			return NULL;
+		s->count++;
+		if (rc > 0)
+			return at;
+		atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
+	}
+	return NULL;
 }
 
 uint8_t *thmqi_slabs_take(struct thmqi_slabs *s)
@@ -73,12 +140,8 @@ uint8_t *thmqi_slabs_take(struct thmqi_slabs *s)
 	pthread_mutex_lock(&s->lock);
 	if (s->free_count) {
 		at = s->free[--s->free_count];
-	} else if (s->count < s->limit) {
-		at = s->base + (uint64_t)s->count * THMQI_SLAB_BYTES;
-		if (take_pages(s, at))
-			s->count++;
-		else
-			at = NULL;
+	} else {
+		at = take_fresh(s);
 	}
 	if (at)
 		atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
@@ -107,9 +170,9 @@ void thmqi_slabs_note(struct thmqi_slabs *s, bool registered)
 void thmqi_slabs_stats(struct thmqi_slabs *s, struct thmqi_slabs_stats *ret)
 {
 	pthread_mutex_lock(&s->lock);
-	ret->bytes = (uint64_t)s->count * THMQI_SLAB_BYTES;
+	ret->bytes = (uint64_t)(s->count - (s->lost != NULL)) * THMQI_SLAB_BYTES;
 	ret->limit = (uint64_t)s->limit * THMQI_SLAB_BYTES;
-	ret->slabs = s->count;
+	ret->slabs = s->count - (s->lost != NULL);
 	ret->huge = s->huge;
 	ret->registrations = s->registrations;
 	ret->registration_failures = s->registration_failures;

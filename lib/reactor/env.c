@@ -84,6 +84,22 @@ static void stop_thread(struct loop *l)
 
 /* -------------------------------------------------------------- open, close */
 
+/* Cores beyond the last processor begin at the first again; a first one that is not there is a mistake. */
+static int check_first_cpu(uint32_t first)
+{
+	struct thmqi_topology *t;
+	uint32_t count;
+
+	if (thmqi_topology_open(&t) != 0)
+		return 0; /* nothing is pinned, then */
+	count = thmqi_topology_cpu_count(t);
+	thmqi_topology_close(t);
+	if (!count || first < count)
+		return 0;
+	return thmqi_fail(-EINVAL, "open an environment: first_cpu is %u, and the process may use %u processors, 0 to %u",
+			  first, count, count - 1);
+}
+
 static int check_opts(const struct thmq_env_opts *opts)
 {
 	if (opts->flags & ~ENV_FLAGS)
@@ -94,7 +110,7 @@ static int check_opts(const struct thmq_env_opts *opts)
 				  THMQ_CORE_COUNT_MAX);
 	if (!thmqi_policy_find(opts->policy))
 		return thmqi_fail(-EINVAL, "open an environment: unknown policy %u", opts->policy);
-	return 0;
+	return opts->flags & THMQ_ENV_FIRST_CPU ? check_first_cpu(opts->first_cpu) : 0;
 }
 
 static int open_cores(struct thmq_env *env)

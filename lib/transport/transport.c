@@ -158,6 +158,13 @@ void thmqi_link_shut(struct thmqi_link *link, int error)
 	thmqi_link_kick_client(link);
 }
 
+void thmqi_link_leave(struct thmqi_link *link, void (*let_go)(void *left), void *left)
+{
+	link->let_go = let_go;
+	link->left = left;
+	thmqi_link_unref(link); /* the client end's reference ends on this core, and let_go goes before it */
+}
+
 static void run_accept(struct thmq_core *core, struct thmqi_task *task)
 {
 	struct thmqi_link *link = thmqi_container(task, struct thmqi_link, task);
@@ -181,6 +188,8 @@ static void run_closed(struct thmq_core *core, struct thmqi_task *task)
 	/* a link that the broker's end has shut, or refused, is the client's alone, and the acceptor may be gone */
 	if (link->broker)
 		a->closed(a->ctx, link);
+	else if (link->let_go)
+		link->let_go(link->left);
 	thmqi_link_unref(link);
 }
 
@@ -258,12 +267,11 @@ static int parse(const char *url, const char **ret_name)
 	return 0;
 }
 
-/* Under the lock. Who listens at @name, and the core of @shard there. */
-static int look_up(struct thmqi_transport *t, const char *url, const char *name, uint32_t shard,
-		   struct thmqi_listener **ret_listener, struct thmq_core **ret_core)
+/* Under the lock. Who listens at @name. */
+static int look_up_name(struct thmqi_transport *t, const char *url, const char *name,
+			struct thmqi_listener **ret_listener)
 {
 	struct thmqi_listener *l = NULL;
-	struct thmq_core *core;
 
 	if (name)
 		l = find(t, name);
@@ -273,6 +281,37 @@ static int look_up(struct thmqi_transport *t, const char *url, const char *name,
 		return thmqi_fail(-EINVAL, "%s: there are several brokers in this environment: name one", url);
 	if (!l)
 		return thmqi_fail(-ECONNREFUSED, "%s: no such broker is open in this environment", url);
+	*ret_listener = l;
+	return 0;
+}
+
+/* Where a link is to lead to. */
+struct place {
+	const char *url;
+	const char *name; /* in it; NULL: the only broker */
+	const struct thmqi_link *beside;
+	uint32_t shard;
+};
+
+/* Under the lock. Who listens at @p, and the core of the shard there. */
+static int look_up(struct thmqi_transport *t, const struct place *p, struct thmqi_listener **ret_listener,
+		   struct thmq_core **ret_core)
+{
+	const char *url = p->url;
+	uint32_t shard = p->shard;
+	struct thmqi_listener *l = NULL;
+	struct thmq_core *core;
+	int rc;
+
+	if (p->beside) {
+		l = p->beside->listener; /* that link keeps it */
+		if (atomic_load(&l->gone))
+			return thmqi_fail(-ESHUTDOWN, "%s: the broker of this session is closed", url);
+	} else {
+		rc = look_up_name(t, url, p->name, &l);
+		if (rc)
+			return rc;
+	}
 	core = l->acceptor.core_of(l->acceptor.ctx, shard);
 	if (!core)
 		return thmqi_fail(-ECONNREFUSED, "%s: it has no shard %u", url, shard);
@@ -284,13 +323,13 @@ static int look_up(struct thmqi_transport *t, const char *url, const char *name,
 }
 
 /* The acceptor lives as long as its listener is on the list: it is only looked at under the lock. */
-static int hand_over(struct thmqi_transport *t, const char *url, const char *name, struct thmqi_link *link)
+static int hand_over(struct thmqi_transport *t, const struct place *p, struct thmqi_link *link)
 {
-	struct thmqi_listener *l;
+	struct thmqi_listener *l = NULL;
 	int rc;
 
 	pthread_mutex_lock(&t->lock);
-	rc = look_up(t, url, name, link->shard, &l, &link->core);
+	rc = look_up(t, p, &l, &link->core);
 	if (rc == 0) {
 		atomic_fetch_add(&l->refs, 1);
 		link->listener = l;
@@ -307,16 +346,16 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 {
 	struct thmqi_listener *l;
 	struct thmqi_link *link = NULL;
+	struct place place = {.url = url, .beside = opts->beside, .shard = shard};
 	struct thmq_core *core;
-	const char *name = NULL;
 	int rc;
 
-	rc = parse(url, &name);
+	rc = parse(url, &place.name);
 	if (rc)
 		return rc;
 	/* before the memory is taken: most failures end here */
 	pthread_mutex_lock(&t->lock);
-	rc = look_up(t, url, name, shard, &l, &core);
+	rc = look_up(t, &place, &l, &core);
 	pthread_mutex_unlock(&t->lock);
 	if (rc)
 		return rc;
@@ -327,7 +366,7 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 	link->shard = shard;
 	thmqi_waiter_ref(waiter);
 	link->waiter = waiter;
-	rc = hand_over(t, url, name, link);
+	rc = hand_over(t, &place, link);
 	if (rc) {
 		link_free(link);
 		return rc;

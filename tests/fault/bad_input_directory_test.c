@@ -228,6 +228,32 @@ static void killed_holder(void)
 	expect_numbers(in_place("data"), 10);
 }
 
+/* A child that was forked meanwhile has the lock's descriptor too, and does nothing with it. */
+static void idle_forked_child(void)
+{
+	int go[2], status;
+	struct world w;
+	char byte = 0;
+	pid_t child;
+
+	place_make(NULL);
+	world_up(&w, in_place("data"));
+	put_numbers(w.session, 0, 10);
+	if (pipe(go))
+		exit(1);
+	child = fork();
+	if (child == 0) {
+		close(go[1]);
+		_exit(read(go[0], &byte, 1) != 1);
+	}
+	world_down(&w);
+	expect_numbers(in_place("data"), 10);
+	if (write(go[1], &byte, 1) != 1)
+		exit(1);
+	waitpid(child, &status, 0);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 /* ------------------------------------------------------ incomplete, foreign */
 
 static void shard_missing(void)
@@ -300,10 +326,14 @@ static void meta_missing(void)
 	CHECK(rename(in_place("data/meta"), in_place("aside")) == 0);
 	env_up(&w);
 	/* not taken for an empty directory: that would orphan the shard */
-	SAYS(-THMQ_ECORRUPT, "data", broker_on(w.env, in_place("data"), 0, &w.broker));
+	SAYS(-THMQ_ECORRUPT, "but meta", broker_on(w.env, in_place("data"), 0, &w.broker));
+	SAYS(-THMQ_ECORRUPT, "but meta", broker_on(w.env, in_place("data"), THMQ_BROKER_NO_CREATE, &w.broker));
+	CHECK(access(in_place("data/meta"), F_OK) != 0); /* none was made */
+	CHECK(mkdir(in_place("data/meta"), 0700) == 0);
+	SAYS(-THMQ_ECORRUPT, "but meta", broker_on(w.env, in_place("data"), 0, &w.broker));
 	w.broker = NULL;
 	world_down(&w);
-	remove_tree(in_place("data/meta"));
+	CHECK(rmdir(in_place("data/meta")) == 0); /* still empty */
 	CHECK(rename(in_place("aside"), in_place("data/meta")) == 0);
 	expect_numbers(in_place("data"), 10);
 }
@@ -573,6 +603,7 @@ static const struct bad_case cases[] = {
 	{"two_openers_in_one_process", two_openers_in_one_process},
 	{"two_openers_in_two_processes", two_openers_in_two_processes},
 	{"killed_holder", killed_holder},
+	{"idle_forked_child", idle_forked_child},
 	{"shard_missing", shard_missing},
 	{"shard_emptied", shard_emptied},
 	{"shard_of_another_directory", shard_of_another_directory},

@@ -149,9 +149,35 @@ static void publish_until_taken(struct world *w, struct thmq_producer *p, uint64
 	RETURNS(0, rc);
 }
 
+/* Acks are messages too: they say what is in the way, are kept, and are stored once there is room. */
+static void acks_while_full(struct thmq_session *session, struct thmq_consumer *c)
+{
+	uint64_t start;
+	struct timespec t;
+	struct thmq_message m;
+	unsigned tries;
+	int rc = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	start = (uint64_t)t.tv_sec;
+	for (tries = 0; tries < 100 && !rc; tries++) { /* an ack is small: some still fit */
+		while (thmq_fetch(c, &m, 1) == 0)
+			wait_messages(session, SECOND / 20);
+		MUST(thmq_ack(c, &m));
+		MUST(thmq_release(c, &m, 1));
+		rc = thmq_consumer_flush(c, 20 * SECOND);
+	}
+	RETURNS(-ENOSPC, rc);
+	RETURNS(-ENOSPC, thmq_consumer_flush(c, 20 * SECOND)); /* as long as it is so */
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	CHECK((uint64_t)t.tv_sec - start < 10); /* it did not wait for room */
+}
+
 /* @fs has some 45 MiB of room. */
 static void fill_and_free(const char *fs)
 {
+	struct thmq_consumer *c, *closed;
+	struct thmq_session *groups;
 	struct thmq_producer *p;
 	struct fill f, again = {0};
 	char dir[512], other[512];
@@ -164,14 +190,23 @@ static void fill_and_free(const char *fs)
 	world_up(&w, dir);
 	MUST(thmq_topic_create(w.session, "bodies", NULL));
 	MUST(thmq_producer_open(w.session, "bodies", NULL, &p));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &groups));
+	MUST(thmq_consumer_open(groups, "bodies", "group", NULL, &c));
+	MUST(thmq_consumer_open(groups, "bodies", "other", NULL, &closed));
 	fill_up(&w, p, 0, &f);
 	CHECK(f.failed > 0 && f.error == -ENOSPC);
 	CHECK(f.stored > 100); /* most of the room was used */
 	CHECK(thmq_errclass(f.error) == THMQ_CLASS_ENVIRONMENT);
 	n = count_bodies(&w, f.stored); /* reads go on */
 	CHECK(n == f.stored);
+	acks_while_full(groups, c);
+	acks_while_full(groups, closed);
+	RETURNS(-ENOSPC, thmq_consumer_close(closed, 20 * SECOND));
 	CHECK(unlink(other) == 0);
 	publish_until_taken(&w, p, f.sent); /* and so does the same producer, once there is room */
+	RETURNS(0, thmq_consumer_flush(c, 10 * SECOND));
+	RETURNS(0, thmq_consumer_close(c, 10 * SECOND));
+	MUST(thmq_session_close(groups, SECOND));
 	MUST(thmq_producer_close(p, SECOND));
 	take_events(w.session, &again);
 	world_down(&w);

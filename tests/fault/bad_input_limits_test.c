@@ -147,6 +147,27 @@ static void small_files(void)
 	world_down(&w);
 }
 
+/* The same where the host's own thread writes, and SIGXFSZ would kill it: the error alone comes, and no signal is left. */
+static void small_files_by_the_caller(void)
+{
+	struct thmq_env *env;
+	struct thmq_broker *b = NULL;
+	sigset_t mask, pending;
+	int rc;
+
+	place_make(NULL);
+	signal(SIGXFSZ, SIG_DFL);
+	limit(RLIMIT_FSIZE, 64 << 10);
+	MUST(thmq_env_open(&env, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_URING, .pool_bytes = 128 << 20)));
+	rc = broker_on(env, in_place("data"), 0, &b);
+	CHECK(rc == -EFBIG || rc == -ENOSPC);
+	check_text(__FILE__, __LINE__, "open", in_place("data"));
+	RETURNS(0, thmq_env_close(env, SECOND));
+	pthread_sigmask(SIG_SETMASK, NULL, &mask);
+	sigpending(&pending);
+	CHECK(!sigismember(&mask, SIGXFSZ) && !sigismember(&pending, SIGXFSZ));
+}
+
 /* A pool that is too small for a broker: refused, with the option's name. */
 static void small_pool(void)
 {
@@ -169,6 +190,7 @@ static const struct bad_case cases[] = {
 	{"locked_64k", locked_64k},           {"locked_none", locked_none},
 	{"library_threads", library_threads}, {"without_io_uring", without_io_uring},
 	{"few_descriptors", few_descriptors}, {"small_files", small_files},
+	{"small_files_by_the_caller", small_files_by_the_caller},
 	{"small_pool", small_pool},
 };
 

@@ -247,6 +247,8 @@ static void env_bounds(void)
 	SAYS(-EINVAL, NULL,
 	     thmq_env_open(&env, THMQ_ENV_OPTS(.caller_cores = THMQ_CORE_COUNT_MAX + 1)));
 	SAYS(-EINVAL, NULL, thmq_env_open(&env, THMQ_ENV_OPTS(.policy = 99)));
+	SAYS(-EINVAL, "first_cpu is 100000",
+	     thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_FIRST_CPU, .first_cpu = 100000)));
 	CHECK(!env);
 }
 

@@ -73,6 +73,21 @@ check "verify in use" 5 "$thmq" verify "$d"
 kill -INT $follower
 wait $follower || { echo "thmq_test: SIGINT did not end it well"; exit 1; }
 
+# to look at it takes no right to write, neither in the place nor to the files, and others may look too
+if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
+	check "verify a read-only place" 0 unshare -m sh -c \
+		'mount --bind "$2" "$2" && mount -o remount,ro,bind "$2" && ! touch "$2/x" && "$1" verify "$2"' sh "$thmq" "$d"
+	has out whole
+fi
+check "two look at it" 0 flock -s "$d/lock" "$thmq" verify "$d"; has out whole
+
+# a directory without meta is not whole
+mv "$d/meta" "$dir/aside"
+check "verify without meta" 4 "$thmq" verify "$d"; has out 'meta: missing'
+check "open without meta" 4 "$thmq" topic list "$d"; has err 'meta'
+mv "$dir/aside" "$d/meta"
+check "verify with meta again" 0 "$thmq" verify "$d"; has out whole
+
 # damage is found, and nothing is changed
 last=$(find "$d"/shard-000 -name '*.log' | sort | head -1)
 printf 'X' | dd of="$last" bs=1 seek=4300 conv=notrunc status=none

@@ -41,6 +41,7 @@ struct rig {
 	bool deaf;          /* takes no PRODUCE */
 	bool deaf_to_ctl;   /* takes no control frame */
 	bool mute;          /* keeps requests without an answer */
+	uint32_t mute_op;   /* the same for one kind of them: enum thmqi_op */
 	bool no_detached, no_attached;
 	uint32_t down_sent;
 	uint64_t unanswered;
@@ -89,7 +90,7 @@ static void rig_answer(struct thmqi_link *l, const struct thmqi_frame *f)
 	struct thmqi_reply *r = l->reply;
 	uint32_t i;
 
-	if (rig_self->mute) {
+	if (rig_self->mute || (rig_self->mute_op && q.op == rig_self->mute_op)) {
 		rig_self->unanswered = f->seq;
 		return;
 	}

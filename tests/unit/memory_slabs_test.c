@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* memory_slabs_test.c - slabs of the global pool: limit, lending to pools, registration. */
 #include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "memory/memory.h"
@@ -96,6 +99,61 @@ Test(memory_slabs, closing_a_pool_tells_how_many_blocks_are_still_out)
 	thmqi_buf_unref_remote(b[0]); /* on its way home: it is not out */
 	cr_assert_eq(thmqi_pool_close(p), 2);
 	thmqi_slabs_close(s);
+}
+
+/* ------------------------------------------------- beside others of the process */
+
+struct mapper {
+	atomic_bool stop;
+	_Atomic uint32_t spoilt; /* mappings that another wrote to, or took away */
+};
+
+/* As malloc does for large blocks: the lowest or highest hole is taken. */
+static void *map_and_look(void *arg)
+{
+	const size_t bytes = 2 * MIB + 4096;
+	struct mapper *m = arg;
+	uint64_t *p[8];
+	int i;
+
+	while (!atomic_load(&m->stop)) {
+		for (i = 0; i < 8; i++) {
+			p[i] = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			if (p[i] != MAP_FAILED)
+				p[i][0] = p[i][bytes / 8 - 1] = (uintptr_t)p[i];
+		}
+		for (i = 0; i < 8; i++) {
+			if (p[i] == MAP_FAILED)
+				continue;
+			if (p[i][0] != (uintptr_t)p[i] || p[i][bytes / 8 - 1] != (uintptr_t)p[i])
+				atomic_fetch_add(&m->spoilt, 1);
+			munmap(p[i], bytes);
+		}
+	}
+	return NULL;
+}
+
+Test(memory_slabs, a_slab_is_never_put_over_what_another_thread_maps)
+{
+	struct thmqi_slabs *s;
+	struct thmqi_pool *p;
+	struct mapper m = {0};
+	pthread_t thread[2];
+	int i;
+
+	for (i = 0; i < 2; i++)
+		cr_assert_eq(pthread_create(&thread[i], NULL, map_and_look, &m), 0);
+	for (i = 0; i < 300; i++) {
+		cr_assert_eq(thmqi_slabs_open(8 * THMQI_SLAB_BYTES, &s), 0);
+		cr_assert_eq(thmqi_pool_open(s, &p), 0);
+		cr_assert_eq(thmqi_pool_reserve(p, 6 * THMQI_SLAB_BYTES), 0);
+		cr_assert_eq(thmqi_pool_close(p), 0);
+		thmqi_slabs_close(s);
+	}
+	atomic_store(&m.stop, true);
+	for (i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	cr_assert_eq(atomic_load(&m.spoilt), 0);
 }
 
 static uint64_t resident_bytes(void)

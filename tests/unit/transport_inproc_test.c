@@ -233,6 +233,67 @@ Test(transport_inproc, a_shard_that_is_not_there_is_refused)
 	thmqi_transport_unlisten(h.listener);
 }
 
+static int connect_beside(const struct thmqi_link *beside, uint32_t shard, struct thmqi_link **ret_link)
+{
+	struct thmqi_link_opts o = {.area_bytes = 4096, .up_frames = 8, .down_frames = 8, .beside = beside};
+
+	return thmqi_transport_connect(transport, "inproc://", shard, &o, waiter, ret_link);
+}
+
+Test(transport_inproc, a_link_beside_another_leads_to_the_same_broker_whoever_listens_now)
+{
+	struct host h = {0}, other = {0}, later = {0};
+	struct thmqi_link *first, *second, *third;
+
+	cr_assert_eq(listen_as(&h, NULL), 0);
+	cr_assert_eq(connect_beside(NULL, 0, &first), 0);
+	drive();
+	cr_assert_eq(listen_as(&other, "other"), 0);
+	cr_assert_eq(connect_beside(NULL, 1, &second), -EINVAL, "by the URL it is one of two");
+	cr_assert_eq(connect_beside(first, 1, &second), 0);
+	drive();
+	cr_assert_eq(h.accepted, 2);
+	cr_assert_eq(other.accepted, 0);
+	cr_assert_eq(connect_beside(first, SHARDS, &third), -ECONNREFUSED, "it has no such shard");
+	thmqi_transport_unlisten(h.listener);
+	thmqi_transport_unlisten(other.listener);
+	cr_assert_eq(listen_as(&later, NULL), 0);
+	cr_assert_eq(connect_beside(first, 1, &third), -ESHUTDOWN, "one of the same name is not the same");
+	thmqi_link_close(first);
+	thmqi_link_close(second);
+	drive();
+	cr_assert_eq(h.closed, 2);
+	cr_assert_eq(later.accepted, 0);
+	thmqi_transport_unlisten(later.listener);
+}
+
+static void count_let_go(void *left)
+{
+	++*(uint32_t *)left;
+}
+
+Test(transport_inproc, what_the_broker_leaves_behind_is_let_go_once_the_client_has_closed)
+{
+	struct host h = {0};
+	struct thmqi_link *link;
+	uint32_t let_go = 0;
+
+	cr_assert_eq(listen_as(&h, NULL), 0);
+	cr_assert_eq(connect_to("inproc://", &link), 0);
+	drive();
+	thmqi_link_shut(h.links[0], -ESHUTDOWN);
+	thmqi_link_leave(h.links[0], count_let_go, &let_go);
+	drive();
+	cr_assert_eq(let_go, 0);
+	cr_assert_eq(atomic_load(&link->broker_closed), -ESHUTDOWN);
+	thmqi_link_close(link);
+	cr_assert_eq(let_go, 0, "on the core, not in the client's call");
+	drive();
+	cr_assert_eq(let_go, 1);
+	cr_assert_eq(h.closed, 0);
+	thmqi_transport_unlisten(h.listener);
+}
+
 Test(transport_inproc, the_error_of_accept_reaches_the_client)
 {
 	struct host h = {.refuse = -ENOMEM};

@@ -18,7 +18,7 @@ struct thmqi_open {
 struct thmqi_api {
 	struct thmqi_transport *transport;
 	struct thmqi_graveyard graveyard;
-	pthread_mutex_t lock; /* of the lists */
+	pthread_mutex_t lock; /* of the lists; and no broker begins to close while it is held */
 	struct thmqi_list sessions, brokers; /* struct thmqi_open */
 };
 

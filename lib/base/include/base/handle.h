@@ -14,6 +14,7 @@
 
 enum thmqi_handle_kind {
 	THMQI_HANDLE_CLOSED = 0x00dead00,
+	THMQI_HANDLE_CLOSING = 0x00dead01, /* one thread is closing it: others find it closed */
 	THMQI_HANDLE_ENV = 0x7468e001,
 	THMQI_HANDLE_BROKER = 0x7468e002,
 	THMQI_HANDLE_SESSION = 0x7468e003,
@@ -29,7 +30,14 @@ struct thmqi_handle {
 
 static inline bool thmqi_handle_is(const void *handle, uint32_t kind)
 {
-	return handle && ((const struct thmqi_handle *)handle)->kind == kind;
+	return handle && __atomic_load_n(&((const struct thmqi_handle *)handle)->kind, __ATOMIC_RELAXED) == kind;
+}
+
+/* From one kind to another, by one thread only. False: it is not of kind @from (any more). */
+static inline bool thmqi_handle_turn(void *handle, uint32_t from, uint32_t to)
+{
+	return __atomic_compare_exchange_n(&((struct thmqi_handle *)handle)->kind, &from, to, false,
+					   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
 /* Closed handles, freed at fini, or oldest first beyond a bound. */
@@ -53,7 +61,7 @@ static inline void thmqi_handle_bury(struct thmqi_graveyard *g, struct thmqi_han
 {
 	struct thmqi_handle *oldest = NULL;
 
-	h->kind = THMQI_HANDLE_CLOSED;
+	__atomic_store_n(&h->kind, THMQI_HANDLE_CLOSED, __ATOMIC_RELAXED);
 	h->next = NULL;
 	pthread_mutex_lock(&g->lock);
 	if (g->last)

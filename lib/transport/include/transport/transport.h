@@ -40,6 +40,8 @@ struct thmqi_link {
 	_Atomic uint32_t refs;  /* ends that still use the memory */
 	void *client;           /* the client end's */
 	void *broker;           /* the broker end's */
+	void (*let_go)(void *left); /* see thmqi_link_leave() */
+	void *left;
 	struct thmqi_task task;    /* accept */
 	struct thmqi_task goodbye; /* close: the accept may still be on its way */
 	struct thmqi_listener *listener;
@@ -72,13 +74,15 @@ struct thmqi_link_opts {
 	uint64_t area_bytes;
 	uint32_t up_frames; /* powers of two */
 	uint32_t down_frames;
+	/* Another link of the same session, open: its broker is meant, whoever listens at the URL by now. NULL: by URL. */
+	const struct thmqi_link *beside;
 };
 
 /*
  * Begin to connect to @shard of the broker at @url. The link is there at once; its first frame down is WELCOME, or
  * broker_closed gets an error. Does not block.
- * Return: 0; -EINVAL malformed; -EPROTONOSUPPORT scheme; -ECONNREFUSED; -EDEADLK nobody drives the core;
- * -ENOMEM.
+ * Return: 0; -EINVAL malformed; -EPROTONOSUPPORT scheme; -ECONNREFUSED; -ESHUTDOWN the broker that it should lead to,
+ * beside another link, is closed; -EDEADLK nobody drives the core; -ENOMEM.
  */
 int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
 			    const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
@@ -87,8 +91,11 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 /* Client end: say goodbye. The link must not be touched any more. Does not block; the broker end hears of it. */
 void thmqi_link_close(struct thmqi_link *link);
 /* Broker end, on its core: tell the client end that it is over. The broker then drops the link by
- * thmqi_link_unref() and hears no more of it. */
+ * thmqi_link_unref() or thmqi_link_leave() and hears no more of it. */
 void thmqi_link_shut(struct thmqi_link *link, int error);
+/* After thmqi_link_shut(), instead of thmqi_link_unref(): the client end may still read what the broker end gave it.
+ * @let_go is called with @left on this core once the client end has closed. */
+void thmqi_link_leave(struct thmqi_link *link, void (*let_go)(void *left), void *left);
 void thmqi_link_unref(struct thmqi_link *link);
 
 /* Client, after writing frames up: wake the core if it sleeps. */

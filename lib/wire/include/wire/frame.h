@@ -33,6 +33,8 @@ enum thmqi_frame_type {
 		7, /* stream; arg0: token of a DELIVER, all of whose messages are given back */
 	THMQI_FRAME_REVOKED =
 		8, /* meta; stream partition; seq: epoch: the client has let go of it */
+	THMQI_FRAME_LEAVE =
+		9, /* meta; stream: the client has given up on this member, whose JOIN may not be answered yet. No answer */
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
 				    incarnation; arg1: largest message (key, tag, payload); len: version */
@@ -55,7 +57,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_SOUGHT =
 		40, /* stream partition; status; seq: offset; generation; arg0, arg1: bounds begin, end */
 	THMQI_FRAME_ACKED =
-		41, /* stream partition; seq: offset stored durably; status: 0 or -THMQ_EFENCED */
+		41, /* stream partition; seq: offset stored durably; status: 0; refused: -THMQ_EFENCED, -EINVAL; another:
+		       why seq cannot be stored now, -ENOSPC …: it will be when it can, and an ACKED of 0 tells so */
 	THMQI_FRAME_ASSIGN =
 		42, /* meta; stream partition(id); seq: epoch; arg0: shard; arg1: group id; len: index in topic */
 	THMQI_FRAME_REVOKE =
@@ -68,6 +71,8 @@ enum thmqi_frame_type {
 		47, /* a DELIVER of one message, all of it wanted, whose record is in the frame, so that its reader need
 		       not wait for the run's memory: seq: time; extra: size; key_len; flags: tag_len; arg1: its
 		       offset + 1 */
+	THMQI_FRAME_EXPELLED =
+		48, /* meta; stream; status: -THMQ_EFENCED: the group took this silent member for dead, and has gone on without */
 	THMQI_FRAME_LOST =
 		46 /* partition; seq: first offset; len: count: messages of a weaker ack are gone */
 };
