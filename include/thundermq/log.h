@@ -103,7 +103,7 @@ struct thmq_log_events {
 	void (*unappended)(void *ctx, uint64_t index);
 	/* The log failed (write or flush error) and refuses appends for good; reads go on. */
 	void (*failed)(void *ctx, int error);
-	/* An append that got -EAGAIN or -ENOSPC may succeed now. */
+	/* An append that got -EAGAIN, or the error that kept a segment from being made, may succeed now. */
 	void (*room)(void *ctx);
 	/* A segment was closed: append a slice of every state that changed since the last such call. */
 	void (*checkpoint)(void *ctx);
@@ -167,7 +167,7 @@ THMQ_API int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns);
  *
  * One append at a time. The log owns the bytes from append_end on.
  * Return: 0; -EAGAIN as many batches are in flight or waiting as may be: events->room comes;
- * -ENOSPC no segment can be made; -EMSGSIZE larger than a batch; -THMQ_EFAILED.
+ * -ENOSPC, -EDQUOT, -EFBIG, -EIO … why no segment can be made; -EMSGSIZE larger than a batch; -THMQ_EFAILED.
  */
 THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
 			     struct thmq_run_header **ret_run, uint64_t *ret_index);

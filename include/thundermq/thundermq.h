@@ -8,6 +8,9 @@
  *
  * Threads: a session and all that was opened on it belong to one thread at a time. Environments and
  * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits.
+ *
+ * Options: the THMQ_..._OPTS() macros are C only (the address of a compound literal). In C++ declare the struct, set it by its
+ * ..._opts_init(), change fields.
  */
 #ifndef THUNDERMQ_THUNDERMQ_H
 #define THUNDERMQ_THUNDERMQ_H

@@ -69,7 +69,7 @@ void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f)
 	}
 }
 
-/* They stay dirty, and are stored as soon as that is possible; whoever waits for it learns once an ack why it is not. */
+/* They stay dirty, and are stored as soon as they can be; whoever waits learns once an ack why they are not. */
 static void tell_owed(struct shard *s, int error)
 {
 	struct thmqi_list *it;

@@ -4,8 +4,10 @@
  *
  * A run is appended to the batch being formed (append.c), which is written and flushed (commit.c) to a segment
  * (segment.c), indexed in memory (index.c), kept in the tail cache (cache.c) and read from there or from the device
- * (reader.c). recover.c brings it back, create.c makes a new one, truncate.c cuts one, scan.c checks it from outside; all
- * know the bytes by batch.c. vote.c keeps the few facts that cannot be derived from the log itself.
+ * (reader.c). A segment that is full gets an index file (seal.c, with notes.c), made like the next segment in the
+ * background (making.c). recover.c brings the log back, from index files (sealed.c) where it can; create.c makes a new one,
+ * truncate.c cuts one, scan.c checks it from outside; all know the bytes by batch.c, and what lies in a directory by survey.c.
+ * vote.c keeps the few facts that cannot be derived from the log itself.
  */
 #ifndef THMQI_COMMITLOG_INTERNAL_H
 #define THMQI_COMMITLOG_INTERNAL_H

@@ -245,7 +245,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 		if (log->prepare == PREPARE_IDLE)
 			thmqi_segment_prepare(log);
 		/* until one attempt succeeds the last one's failure is the answer */
-		return log->prepare_error && log->prepare_error != -EAGAIN ? -ENOSPC : -EAGAIN;
+		return log->prepare_error ? log->prepare_error : -EAGAIN;
 	}
 	rc = pad(log);
 	if (!rc)

@@ -72,8 +72,9 @@ static void publish(struct world *w, uint64_t count)
 	MUST(thmq_topic_create(w->session, "t", THMQ_TOPIC_OPTS(.partition_count = 2)));
 	MUST(thmq_producer_open(w->session, "t", NULL, &p));
 	for (i = 0; i < 2 * count; i++)
-		MUST(thmq_send(p, &i, sizeof(i), THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
-								   .partition = (uint32_t)i % 2)));
+		MUST(thmq_send(p, &i, sizeof(i),
+			       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+						 .partition = (uint32_t)i % 2)));
 	MUST(thmq_flush(p, 10 * SECOND));
 	MUST(thmq_producer_close(p, SECOND));
 }
@@ -103,7 +104,8 @@ static void join_given_up(void)
 
 	up(&w);
 	publish(&w, 50);
-	MUST(thmq_connect(w.env, "inproc://", THMQ_SESSION_OPTS(.timeout_ns = SECOND / 20), &hasty));
+	MUST(thmq_connect(w.env, "inproc://", THMQ_SESSION_OPTS(.timeout_ns = SECOND / 20),
+			  &hasty));
 	MUST(thmq_connect(w.env, "inproc://", NULL, &other));
 	atomic_store(&slow_writes, true);
 	RETURNS(-ETIMEDOUT, thmq_consumer_open(hasty, "t", "g", NULL, &c));
@@ -135,7 +137,8 @@ static void silent_member_is_told(void)
 	up(&w);
 	publish(&w, 5);
 	MUST(thmq_connect(w.env, "inproc://", NULL, &silent));
-	MUST(thmq_consumer_open(silent, "t", "g", THMQ_CONSUMER_OPTS(.session_timeout_ns = SECOND / 10), &c));
+	MUST(thmq_consumer_open(silent, "t", "g",
+				THMQ_CONSUMER_OPTS(.session_timeout_ns = SECOND / 10), &c));
 	fetch_one(silent, c, &m);
 	MUST(thmq_ack(c, &m));
 	usleep(600000);
@@ -156,7 +159,8 @@ static void silent_member_is_told(void)
 	fetch_one(silent, c, &m);
 	MUST(thmq_connect(w.env, "inproc://", NULL, &spare_session));
 	MUST(thmq_consumer_open(w.session, "t", "g", NULL, &spare));
-	MUST(thmq_consumer_open(spare_session, "t", "g", THMQ_CONSUMER_OPTS(.session_timeout_ns = SECOND / 10), &spare));
+	MUST(thmq_consumer_open(spare_session, "t", "g",
+				THMQ_CONSUMER_OPTS(.session_timeout_ns = SECOND / 10), &spare));
 	for (end = now() + SECOND; now() < end;) {
 		thmq_session_wait(silent, SECOND / 100);
 		thmq_session_wait(w.session, SECOND / 100);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * many_partitions_test.c - one consumer of as many partitions as a topic may have, alone and in a group: to open it, to ack,
- * to close it costs time in proportion to their number. And a topic is seen only when all of its partitions take messages.
+ * many_partitions_test.c - one consumer of as many partitions as a topic may have, alone and in a group: to open it,
+ * to ack, to close it costs time in proportion to their number. And a topic is seen only when all of its partitions
+ * take messages.
  */
 #include <errno.h>
 #include <pthread.h>

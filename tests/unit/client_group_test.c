@@ -38,8 +38,8 @@ static void take_in(void)
 
 static void assign(const struct thmq_consumer *c, uint32_t index, uint64_t epoch)
 {
-	PUSH(0, .type = THMQI_FRAME_ASSIGN, .stream = c->stream, .partition = RIG_FIRST + index, .len = index,
-	     .seq = epoch, .arg = {rig_shard(index), RIG_GROUP});
+	PUSH(0, .type = THMQI_FRAME_ASSIGN, .stream = c->stream, .partition = RIG_FIRST + index,
+	     .len = index, .seq = epoch, .arg = {rig_shard(index), RIG_GROUP});
 	take_in();
 	take_in();
 	cr_assert_eq(c->readings[index].state, READING_ON);
@@ -51,20 +51,21 @@ static int ack(struct thmq_consumer *c, uint32_t index, uint64_t offset)
 	struct thmq_message m = {.partition = index, .offset = offset};
 
 	m.internal[1] = (uint64_t)(VIEW_MARK | c->stream) << 48;
-	c->readings[index].handed = THMQI_MAX(c->readings[index].handed, offset + 1); /* as if it had been fetched */
+	c->readings[index].handed =
+		THMQI_MAX(c->readings[index].handed, offset + 1); /* as if it had been fetched */
 	return thmqi_client_ack(c, &m);
 }
 
 static void acked(const struct thmq_consumer *c, uint32_t index, uint64_t next, int status)
 {
-	PUSH(rig_shard(index), .type = THMQI_FRAME_ACKED, .stream = c->stream, .partition = RIG_FIRST + index,
-	     .seq = next, .status = status);
+	PUSH(rig_shard(index), .type = THMQI_FRAME_ACKED, .stream = c->stream,
+	     .partition = RIG_FIRST + index, .seq = next, .status = status);
 }
 
 static void take_away(const struct thmq_consumer *c, uint32_t index, uint64_t epoch)
 {
-	PUSH(0, .type = THMQI_FRAME_REVOKE, .stream = c->stream, .partition = RIG_FIRST + index, .seq = epoch,
-	     .status = -THMQ_EFENCED);
+	PUSH(0, .type = THMQI_FRAME_REVOKE, .stream = c->stream, .partition = RIG_FIRST + index,
+	     .seq = epoch, .status = -THMQ_EFENCED);
 }
 
 /* ------------------------------------------------------------------- joining */
@@ -86,7 +87,8 @@ Test(client_group, a_join_that_is_given_up_is_followed_by_a_leave_which_needs_no
 	cr_assert_eq(open_member(&c), 0);
 	cr_assert_eq(c->stream, 1);
 	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
-	cr_assert_eq(rig_control_of(THMQI_FRAME_LEAVE, NULL), 1, "that one had an answer to its request");
+	cr_assert_eq(rig_control_of(THMQI_FRAME_LEAVE, NULL), 1,
+		     "that one had an answer to its request");
 }
 
 Test(client_group, a_leave_that_finds_no_room_goes_when_there_is_some)
@@ -158,7 +160,8 @@ Test(client_group, an_ack_that_was_taken_and_not_answered_yet_was_not_refused)
 	assign(c, 0, 77);
 	cr_assert_eq(ack(c, 0, 9), 0);
 	take_away(c, 0, 77);
-	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0, "the shard's answer to DETACH is all that comes");
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0,
+		     "the shard's answer to DETACH is all that comes");
 	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
 }
 
@@ -173,7 +176,8 @@ Test(client_group, an_ack_that_the_shard_refused_is_told_once)
 	cr_assert_eq(ack(c, 0, 9), 0);
 	take_away(c, 0, 77);
 	take_in();
-	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND / 100), -ETIMEDOUT, "it is not known yet");
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND / 100), -ETIMEDOUT,
+		     "it is not known yet");
 	acked(c, 0, 10, -THMQ_EFENCED);
 	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), -THMQ_EFENCED);
 	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
@@ -188,8 +192,8 @@ Test(client_group, a_newer_owner_at_the_shard_is_asked_what_became_of_the_acks)
 	cr_assert_eq(open_member(&c), 0);
 	assign(c, 0, 77);
 	cr_assert_eq(ack(c, 0, 9), 0);
-	PUSH(1, .type = THMQI_FRAME_DETACHED, .stream = c->stream, .partition = RIG_FIRST, .seq = 77,
-	     .status = -THMQ_EFENCED);
+	PUSH(1, .type = THMQI_FRAME_DETACHED, .stream = c->stream, .partition = RIG_FIRST,
+	     .seq = 77, .status = -THMQ_EFENCED);
 	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
 	cr_assert_eq(rig_control_of(THMQI_FRAME_DETACH, NULL), 1);
 	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);

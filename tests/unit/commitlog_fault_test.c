@@ -212,9 +212,9 @@ Test(commitlog_fault, a_preparation_that_fails_at_any_step_is_tried_again)
 		fault(opcodes[o], THMQI_DISK_SIM_ERROR, 1);
 		rig_poll(&r, 300); /* preparation begins anew after a while */
 		for (i = 0; i < 100; i++) {
-			int rc = -ENOSPC;
+			int rc = -EIO; /* the attempt's own error is the answer until one succeeds */
 
-			for (int n = 0; n < 100 && rc == -ENOSPC; n++) {
+			for (int n = 0; n < 100 && rc == -EIO; n++) {
 				rc = rig_append_wait(&r, 1, i, 50000, DURABLE, &index);
 				if (rc)
 					thmqi_core_poll(r.core, 100000000);
