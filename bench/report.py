@@ -25,6 +25,10 @@ WORDS = {
     "durable_100B_event_caller_p99": "the same, p99",
     "durable_100B_event_pinned_p50": "policy event, p50, a core of the library's own",
     "durable_100B_event_pinned_p99": "the same, p99",
+    "durable_100B_event_pinned_flush_p50": "policy event, a plain write and a flush, p50",
+    "durable_100B_event_pinned_flush_p99": "the same, p99",
+    "durable_100B_fixed_pinned_flush_p50": "policy fixed, a plain write and a flush, p50",
+    "durable_100B_fixed_pinned_flush_p99": "the same, p99",
     "durable_1KiB_growing": "durable 1 KiB, many outstanding, while the log grows",
     "durable_1KiB_steady": "durable 1 KiB, many outstanding, prepared segments",
     "durable_100B_many": "durable 100 B, many outstanding, one core",
@@ -80,7 +84,7 @@ def table(lines):
     for line in lines:
         out.append(
             f"| {WORDS.get(line['name'], line['name'])} | {number(line['value'])} {line['unit']} | {rival_of(line)} "
-            f"| {compared(line)} | {bar_of(line)} | {line['verdict']} |"
+            f"| {compared(line)} | {bar_of(line)} | {line['verdict'] if line['verdict'] != '-' else ''} |"
         )
     return "\n".join(out)
 
@@ -130,7 +134,7 @@ def cpu_model():
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--machine", default=f"{os.cpu_count()} CPUs ({cpu_model()}), Linux {platform.release()}")
+    p.add_argument("--machine", default=f"{os.cpu_count()} CPUs ({cpu_model()}), Linux {'.'.join(platform.release().split('.')[:2])}")
     p.add_argument("--root", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
     args = p.parse_args()
     lines = [json.loads(row) for row in sys.stdin if row.startswith("{")]
