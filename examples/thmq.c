@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq.c - the command-line program: which command, help, and what all of them need. */
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "thmq.h"
+
+static int end_output(int code);
 
 static const struct command {
 	const char *name;
@@ -12,45 +17,68 @@ static const struct command {
 	const char *help;
 } commands[] = {
 	{"pub", cmd_pub, "thmq pub DIR TOPIC [FILE...]",
-	 "Publishes every line of the files (of standard input without any, or for -) as a message.\n"
+	 "Publishes every line of the files (of standard input without any, or for -) as a\n"
+	 "message. Where it has to wait for more input, what came is stored meanwhile. If it\n"
+	 "fails or is interrupted, it says how many messages were stored.\n"
 	 "\n"
-	 "  --create             make the directory and the topic if they are absent\n"
-	 "  --partitions N       with --create: partitions of the topic (default 1)\n"
-	 "  --key KEY            key of every message: the same key goes to the same partition\n"
-	 "  --key-separator C    the key is what stands before the first C of a line, and is not part of the message\n"
+	 "  --create             make the directory and the topic if they are absent; an empty\n"
+	 "                       data directory takes about 54 MB at once\n"
+	 "  --partitions N       with --create: partitions of the topic (default 1); a topic that\n"
+	 "                       exists must have as many\n"
+	 "  --key KEY            key of every message, 1 to 4096 bytes: the same key goes to the\n"
+	 "                       same partition\n"
+	 "  --key-separator C    the key is what stands before the first C of a line, and is not\n"
+	 "                       part of the message\n"
 	 "  --partition N        to this partition\n"
-	 "  --tag TAG            tag of every message\n"
+	 "  --tag TAG            tag of every message, at most 255 bytes\n"
 	 "  --durability LEVEL   memory, written or durable (default)\n"
 	 "  --quiet              no progress, no summary\n"
-	 "  --json               the summary as JSON\n"},
+	 "  --json               the summary as JSON: messages (how many were stored), bytes,\n"
+	 "                       seconds, complete, not_stored, unknown (stored or not)\n"},
 	{"sub", cmd_sub, "thmq sub DIR TOPIC",
 	 "Prints the messages of a topic, one a line.\n"
 	 "\n"
-	 "  --group GROUP        as a member of this group: goes on where it stopped, and stores how far it came\n"
-	 "  --from WHERE         begin, end, an offset (in every partition that holds it), or a time as\n"
-	 "                       2026-01-31T12:00:00Z (default: the group's offset, else begin)\n"
+	 "  --group GROUP        as a member of this group: goes on where it stopped, and stores\n"
+	 "                       how far it came\n"
+	 "  --from WHERE         begin, end, an offset (in every partition that holds it), a time\n"
+	 "                       as 2026-01-31T12:00:00Z, or a date as 2026-01-31: its midnight,\n"
+	 "                       both UTC (default: the group's offset, else begin)\n"
 	 "  --count N            at most N messages\n"
-	 "  --follow             wait for more at the end, until interrupted\n"
-	 "  --json               one JSON object a message: partition, offset, time, key, tag, data\n"},
+	 "  --follow             wait for more at the end, until interrupted or until nobody\n"
+	 "                       reads the output\n"
+	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
+	 "                       data\n"},
 	{"topic", cmd_topic, "thmq topic create|list|describe|delete DIR [TOPIC]",
-	 "Manages topics.\n"
+	 "Manages topics. create makes the directory too if it is absent; an empty data\n"
+	 "directory takes about 54 MB at once.\n"
 	 "\n"
 	 "  --partitions N       create: partitions (default 1)\n"
-	 "  --visible-at LEVEL   create: memory, written or durable (default): when consumers see a message\n"
-	 "  --if-absent          create: succeed where it exists\n"
+	 "  --visible-at LEVEL   create: memory, written or durable (default): when consumers see\n"
+	 "                       a message\n"
+	 "  --if-absent          create: succeed where it exists; what was asked for by\n"
+	 "                       --partitions and --visible-at must be so\n"
 	 "  --group GROUP        describe: where this group stands\n"
-	 "  --json               list, describe: as JSON\n"},
+	 "  --json               list, describe: as JSON, one object a topic or partition\n"
+	 "\n"
+	 "In text, \"offsets A to B\" has both A and B. In JSON, end is one past the last offset,\n"
+	 "and lag the number of messages from where the group is to the end; while begun is\n"
+	 "false, from where it would begin. Offsets that a crash left unused count too.\n"},
 	{"verify", cmd_verify, "thmq verify DIR",
-	 "Checks every stored byte of a closed directory and changes nothing. Exit status 4 if something is damaged.\n"
+	 "Checks every stored byte of a closed directory and changes nothing. Exit status 4 if\n"
+	 "something is damaged.\n"
 	 "\n"
 	 "  --json               findings and summary as JSON\n"},
 	{"dump", cmd_dump, "thmq dump DIR",
-	 "Shows what is stored in a closed directory: one line a run.\n"
+	 "Shows what is stored in a closed directory: one line a run. \"offsets A to B\" has both\n"
+	 "A and B.\n"
 	 "\n"
 	 "  --batches            batch headers too\n"
 	 "  --json               one JSON object a line\n"},
 	{"bench", cmd_bench, "thmq bench DIR",
-	 "Measures durable and memory-acknowledged publishing in DIR (a topic of its own, deleted afterwards).\n"
+	 "Measures durable and memory-acknowledged publishing on the device of DIR, in a\n"
+	 "directory thmq-bench-XXXXXX that is made in DIR and removed at the end, also when\n"
+	 "interrupted. Data in DIR is not touched. Meanwhile it takes as much room as it writes,\n"
+	 "which may be some gigabytes.\n"
 	 "\n"
 	 "  --seconds N          for each figure (default 2)\n"
 	 "  --size N             bytes of a message (default 100)\n"
@@ -63,6 +91,30 @@ static void on_signal(int number)
 {
 	(void)number;
 	interrupted = 1;
+}
+
+/*
+ * A descriptor from 0 to 2 that was closed by whoever started us would else go to the next file that is opened, and our
+ * output into the data. Each is opened the wrong way round, so that its use still fails.
+ */
+static void fill_descriptors(void)
+{
+	int fd;
+
+	for (fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+static void catch_signals(void)
+{
+	struct sigaction action = {.sa_handler = on_signal}, before;
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup */
+		sigaction(SIGHUP, &action, NULL);
+	signal(SIGPIPE, SIG_IGN);
 }
 
 static const struct command *find_command(const char *name)
@@ -87,65 +139,127 @@ static void help(FILE *out, const char *name)
 	fprintf(out, "thmq - durable message queues in a directory\n\n");
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
-	fprintf(out, "  thmq help COMMAND\n  thmq --version\n\n"
-		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in use by another process.\n");
+	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
+		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
+		     "use by another process.\n");
+}
+
+static bool asks_for_help(int argc, char **argv)
+{
+	int i;
+
+	for (i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
+		if (strcmp(argv[i], "--help") == 0 || (i == 2 && strcmp(argv[i], "-h") == 0))
+			return true;
+	return false;
+}
+
+static int run(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+	const struct command *c = find_command(name);
+
+	if (argc < 2) {
+		help(stderr, NULL);
+		return EXIT_USAGE;
+	}
+	if (c && asks_for_help(argc, argv)) {
+		help(stdout, name);
+	} else if (c) {
+		return c->run(argc - 2, argv + 2);
+	} else if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+		printf("thmq %s\n", thmq_version());
+	} else if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 ||
+		   strcmp(name, "-h") == 0) {
+		if (argc > 2 && !find_command(argv[2]))
+			return usage_error("there is no command '%s'; thmq help lists them",
+					   argv[2]);
+		help(stdout, argc > 2 ? argv[2] : NULL);
+	} else {
+		return usage_error("there is no command '%s'; thmq help lists them", name);
+	}
+	return EXIT_OK;
 }
 
 int main(int argc, char **argv)
 {
-	struct sigaction action = {.sa_handler = on_signal};
-	const struct command *c;
+	fill_descriptors();
+	catch_signals();
+	return end_output(run(argc, argv));
+}
 
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-	signal(SIGPIPE, SIG_IGN);
-	if (argc >= 2 && strcmp(argv[1], "--version") == 0) {
-		printf("thmq %s\n", thmq_version());
-		return 0;
-	}
-	if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-		help(argc < 2 ? stderr : stdout, argc > 2 ? argv[2] : NULL);
-		return argc < 2 ? EXIT_USAGE : 0;
-	}
-	c = find_command(argv[1]);
-	if (!c)
-		return usage_error("there is no command '%s'; thmq help lists them", argv[1]);
-	if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0)) {
-		help(stdout, c->name);
-		return 0;
-	}
-	return c->run(argc - 2, argv + 2);
+/* ------------------------------------------------------------------- output */
+
+static int output_error; /* the first one */
+
+bool output_failed(void)
+{
+	if (!output_error && ferror(stdout))
+		output_error = errno ? errno : EIO;
+	return output_error != 0;
+}
+
+bool output_gone(void)
+{
+	struct pollfd p = {.fd = STDOUT_FILENO};
+
+	return poll(&p, 1, 0) == 1 && (p.revents & (POLLERR | POLLHUP));
+}
+
+/* Output that did not get out is a failure, unless its reader has had enough. */
+static int end_output(int code)
+{
+	fflush(stdout);
+	if (!output_failed() || output_error == EPIPE)
+		return code;
+	fail(-output_error, "standard output: %s", strerror(output_error));
+	return code == EXIT_OK ? EXIT_FAILED : code;
 }
 
 /* ------------------------------------------------------------------ options */
 
+/* Option @argv[*@i], which has its value behind "=" or in the next word. Whether it is well. */
+static bool parse_option(int argc, char **argv, int *i, const struct option_spec *s)
+{
+	const char *word = argv[*i], *equals = strchr(word, '=');
+	size_t len = equals ? (size_t)(equals - word) : strlen(word);
+
+	while (s->name && (strlen(s->name) != len || strncmp(s->name, word, len) != 0))
+		s++;
+	if (!s->name) {
+		usage_error("there is no option %s here", word);
+		return false;
+	}
+	if (s->flag && equals) {
+		usage_error("%s takes no value", s->name);
+		return false;
+	}
+	if (s->flag) {
+		*s->flag = true;
+	} else if (equals) {
+		*s->value = equals + 1;
+	} else if (*i + 1 < argc && strncmp(argv[*i + 1], "--", 2) != 0) {
+		*s->value = argv[++*i];
+	} else {
+		usage_error("%s needs a value%s", s->name,
+			    *i + 1 < argc ? "; one that begins with -- is written behind a =" : "");
+		return false;
+	}
+	return true;
+}
+
 int parse_options(int argc, char **argv, const struct option_spec *specs)
 {
-	const struct option_spec *s;
+	bool ended = false; /* by "--" */
 	int words = 0, i;
 
 	for (i = 0; i < argc; i++) {
-		const char *equals = strchr(argv[i], '=');
-		size_t len = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
-
-		if (strncmp(argv[i], "--", 2) != 0 || strcmp(argv[i], "--") == 0) {
+		if (ended || strncmp(argv[i], "--", 2) != 0)
 			argv[words++] = argv[i];
-			continue;
-		}
-		for (s = specs; s->name; s++)
-			if (strlen(s->name) == len && strncmp(s->name, argv[i], len) == 0)
-				break;
-		if (!s->name)
-			return usage_error("there is no option %s here", argv[i]), -1;
-		if (s->flag) {
-			*s->flag = true;
-		} else if (equals) {
-			*s->value = equals + 1;
-		} else if (i + 1 < argc) {
-			*s->value = argv[++i];
-		} else {
-			return usage_error("%s needs a value", argv[i]), -1;
-		}
+		else if (strcmp(argv[i], "--") == 0)
+			ended = true;
+		else if (!parse_option(argc, argv, &i, specs))
+			return -1;
 	}
 	argv[words] = NULL;
 	return words;
@@ -235,7 +349,8 @@ static bool is_utf8(const unsigned char *s, size_t len)
 
 static void print_base64(FILE *out, const unsigned char *s, size_t len)
 {
-	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	static const char digits[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 	size_t i;
 
 	for (i = 0; i < len; i += 3) {
@@ -282,14 +397,16 @@ int connect_dir(struct connection *c, const char *dir, bool create, uint32_t pol
 	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.policy = policy));
 	if (rc == 0)
 		rc = thmq_broker_open(c->env,
-				      THMQ_BROKER_OPTS(.data_dir = dir, .flags = create ? 0 : THMQ_BROKER_NO_CREATE),
+				      THMQ_BROKER_OPTS(.data_dir = dir,
+						       .flags = create ? 0 : THMQ_BROKER_NO_CREATE),
 				      &c->broker);
 	if (rc == 0)
 		rc = thmq_connect(c->env, "inproc://", NULL, &c->session);
 	if (rc == 0)
 		return 0;
 	rc = fail(rc, "%s%s", thmq_errmsg(),
-		  rc == -ENOENT && !create ? "; thmq topic create, or thmq pub --create, makes it" : "");
+		  rc == -ENOENT && !create ? "; thmq topic create, or thmq pub --create, makes it"
+					   : "");
 	thmq_env_close(c->env, 0);
 	return rc;
 }

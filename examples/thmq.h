@@ -14,24 +14,37 @@
 
 #define SECOND 1000000000ull
 
-enum exit_code { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NOT_FOUND = 3, EXIT_DAMAGE = 4, EXIT_BUSY = 5 };
+enum exit_code {
+	EXIT_OK = 0,
+	EXIT_FAILED = 1,
+	EXIT_USAGE = 2,
+	EXIT_NOT_FOUND = 3,
+	EXIT_DAMAGE = 4,
+	EXIT_BUSY = 5
+};
 
 /* An option: "--name" with or without a value. */
 struct option_spec {
 	const char *name;
 	const char **value; /* takes one */
-	bool *flag; /* or is one */
+	bool *flag;         /* or is one */
 };
 
-extern volatile sig_atomic_t interrupted; /* by SIGINT or SIGTERM */
+extern volatile sig_atomic_t interrupted; /* by SIGINT, SIGTERM or SIGHUP */
 
 /* Takes options out of argv; what is left are words. Return: their number, or -1 after saying what is wrong. */
 int parse_options(int argc, char **argv, const struct option_spec *specs);
-int fail(int rc, const char *format, ...) __attribute__((format(printf, 2, 3))); /* says why; the exit code for rc */
+int fail(int rc, const char *format, ...)
+	__attribute__((format(printf, 2, 3))); /* says why; the exit code for rc */
 int usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+bool output_failed(
+	void); /* standard output cannot be written; asked right after writing, it keeps why. main() says it */
+bool output_gone(
+	void); /* nobody reads standard output any more, though nothing was written meanwhile */
 bool parse_number(const char *text, uint64_t max, uint64_t *ret_number);
 uint64_t clock_ns(void);
-void print_json_string(FILE *out, const void *data, size_t len); /* as "…", or as {"base64": …} if it is not UTF-8 */
+void print_json_string(FILE *out, const void *data,
+		       size_t len); /* as "…", or as {"base64": …} if it is not UTF-8 */
 
 /* An environment, a broker on a directory, and a session. */
 struct connection {
@@ -39,8 +52,12 @@ struct connection {
 	struct thmq_broker *broker;
 	struct thmq_session *session;
 };
-int connect_dir(struct connection *c, const char *dir, bool create, uint32_t policy); /* 0 or an exit code, said */
+int connect_dir(struct connection *c, const char *dir, bool create,
+		uint32_t policy); /* 0 or an exit code, said */
 int disconnect(struct connection *c, int code);
+/* 0 in @partition_count or @level: not asked for. @if_absent: one that exists will do, if it is as asked for. */
+int make_topic(struct connection *c, const char *topic, uint32_t partition_count, uint32_t level,
+	       bool if_absent);
 
 int cmd_pub(int argc, char **argv);
 int cmd_sub(int argc, char **argv);

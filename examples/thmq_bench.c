@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* thmq_bench.c - thmq bench: a first impression of a directory's device; bench/ in the sources measures properly. */
+/* thmq_bench.c - thmq bench: a first impression of a directory's device, beside its data and then removed; bench/ in the sources measures properly. */
 #include <errno.h>
+#include <ftw.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "thmq.h"
 
@@ -17,26 +20,30 @@ static void print_latency(const char *what, uint64_t *ns, uint32_t n, bool json)
 {
 	qsort(ns, n, sizeof(*ns), by_value);
 	if (json)
-		printf("{\"what\":\"%s\",\"count\":%u,\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f}\n", what, n,
-		       (double)ns[n / 2] / 1e3, (double)ns[(uint64_t)n * 99 / 100] / 1e3,
+		printf("{\"what\":\"%s\",\"count\":%u,\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%"
+		       ".2f}\n",
+		       what, n, (double)ns[n / 2] / 1e3, (double)ns[(uint64_t)n * 99 / 100] / 1e3,
 		       (double)ns[(uint64_t)n * 999 / 1000] / 1e3);
 	else
-		printf("%-34s p50 %9.1f us   p99 %9.1f us   p99.9 %9.1f us\n", what, (double)ns[n / 2] / 1e3,
-		       (double)ns[(uint64_t)n * 99 / 100] / 1e3, (double)ns[(uint64_t)n * 999 / 1000] / 1e3);
+		printf("%-34s p50 %9.1f us   p99 %9.1f us   p99.9 %9.1f us\n", what,
+		       (double)ns[n / 2] / 1e3, (double)ns[(uint64_t)n * 99 / 100] / 1e3,
+		       (double)ns[(uint64_t)n * 999 / 1000] / 1e3);
 }
 
 /* One message at a time, each awaited. */
-static int one_by_one(struct connection *c, uint32_t level, const char *what, const void *data, uint32_t size,
-		      uint64_t seconds, bool json)
+static int one_by_one(struct connection *c, uint32_t level, const char *what, const void *data,
+		      uint32_t size, uint64_t seconds, bool json)
 {
-	uint64_t *ns = malloc(SAMPLES_MAX * sizeof(*ns)), until = clock_ns() + seconds * SECOND, begin;
+	uint64_t *ns = malloc(SAMPLES_MAX * sizeof(*ns)), until = clock_ns() + seconds * SECOND,
+		 begin;
 	struct thmq_producer *p;
 	uint32_t n = 0;
 	int rc;
 
 	if (!ns)
 		return fail(-ENOMEM, "out of memory");
-	rc = thmq_producer_open(c->session, "thmq-bench", THMQ_PRODUCER_OPTS(.durability = level), &p);
+	rc = thmq_producer_open(c->session, "thmq-bench", THMQ_PRODUCER_OPTS(.durability = level),
+				&p);
 	while (!rc && !interrupted && n < SAMPLES_MAX && (begin = clock_ns()) < until) {
 		int64_t seq = thmq_send(p, data, size, NULL);
 
@@ -51,17 +58,19 @@ static int one_by_one(struct connection *c, uint32_t level, const char *what, co
 	if (rc == 0 && n)
 		print_latency(what, ns, n, json);
 	free(ns);
-	return rc ? fail(rc, "%s: %s", what, thmq_strerror(rc)) : (thmq_producer_close(p, SECOND * 10), 0);
+	return rc ? fail(rc, "%s: %s", what, thmq_strerror(rc))
+		  : (thmq_producer_close(p, SECOND * 10), 0);
 }
 
 /* As many outstanding as the window takes. */
-static int pipelined(struct connection *c, uint32_t level, const char *what, const void *data, uint32_t size,
-		     uint64_t seconds, bool json)
+static int pipelined(struct connection *c, uint32_t level, const char *what, const void *data,
+		     uint32_t size, uint64_t seconds, bool json)
 {
 	uint64_t begin = clock_ns(), until = begin + seconds * SECOND, count = 0;
 	struct thmq_producer *p;
 	int64_t seq = 0;
-	int rc = thmq_producer_open(c->session, "thmq-bench", THMQ_PRODUCER_OPTS(.durability = level), &p);
+	int rc = thmq_producer_open(c->session, "thmq-bench",
+				    THMQ_PRODUCER_OPTS(.durability = level), &p);
 	double took;
 
 	while (!rc && !interrupted && clock_ns() < until) {
@@ -83,13 +92,82 @@ static int pipelined(struct connection *c, uint32_t level, const char *what, con
 	if (rc)
 		return fail(rc, "%s: %s", what, thmq_strerror(rc));
 	if (json)
-		printf("{\"what\":\"%s\",\"messages_per_s\":%.0f,\"mb_per_s\":%.1f}\n", what, (double)count / took,
-		       (double)count * size / took / 1e6);
+		printf("{\"what\":\"%s\",\"messages_per_s\":%.0f,\"mb_per_s\":%.1f}\n", what,
+		       (double)count / took, (double)count * size / took / 1e6);
 	else
 		printf("%-34s %10.0f messages/s   %8.1f MB/s\n", what, (double)count / took,
 		       (double)count * size / took / 1e6);
 	thmq_producer_close(p, 10 * SECOND);
 	return 0;
+}
+
+/* ---------------------------------------------------- a directory of its own */
+
+struct place {
+	char path[4400];
+	const char *dir;
+	bool made_dir; /* dir was not there before */
+};
+
+/* Never in the data that may be in @dir. 0, or an exit code. */
+static int make_place(struct place *p, const char *dir)
+{
+	p->dir = dir;
+	p->made_dir = mkdir(dir, 0777) == 0;
+	if (!p->made_dir && errno != EEXIST)
+		return fail(-EIO, "%s: %s", dir, strerror(errno));
+	if ((size_t)snprintf(p->path, sizeof(p->path), "%s/thmq-bench-XXXXXX", dir) >=
+	    sizeof(p->path))
+		return fail(-ENAMETOOLONG, "%s: %s", dir, strerror(ENAMETOOLONG));
+	if (mkdtemp(p->path))
+		return 0;
+	return fail(-EIO, "%s: %s", dir, strerror(errno));
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st, (void)type, (void)ftw;
+	return remove(path);
+}
+
+static int remove_place(struct place *p, int code)
+{
+	if (nftw(p->path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0 && errno != ENOENT)
+		code = fail(-EIO, "%s could not be removed: %s", p->path, strerror(errno));
+	if (p->made_dir)
+		rmdir(p->dir);
+	return code;
+}
+
+/* ------------------------------------------------------------------ command */
+
+static int measure(const char *dir, uint32_t size, uint64_t seconds, bool json)
+{
+	struct connection c;
+	void *data = calloc(1, size + 1);
+	int rc;
+
+	if (!data)
+		return fail(-ENOMEM, "out of memory");
+	rc = connect_dir(&c, dir, true, THMQ_POLICY_POLL);
+	if (rc) {
+		free(data);
+		return rc;
+	}
+	rc = thmq_topic_create(c.session, "thmq-bench", NULL);
+	if (rc)
+		rc = fail(rc, "%s", thmq_errmsg());
+	if (!rc && !interrupted)
+		rc = one_by_one(&c, THMQ_DURABILITY_DURABLE, "durable, one at a time", data, size,
+				seconds, json);
+	if (!rc && !interrupted)
+		rc = pipelined(&c, THMQ_DURABILITY_DURABLE, "durable, many outstanding", data, size,
+			       seconds, json);
+	if (!rc && !interrupted)
+		rc = one_by_one(&c, THMQ_DURABILITY_MEMORY, "memory, one at a time", data, size, 1,
+				json);
+	free(data);
+	return disconnect(&c, rc);
 }
 
 int cmd_bench(int argc, char **argv)
@@ -102,36 +180,21 @@ int cmd_bench(int argc, char **argv)
 					    {"--json", NULL, &json},
 					    {NULL, NULL, NULL}};
 	int words = parse_options(argc, argv, specs), rc;
-	struct connection c;
-	void *data;
+	struct place place;
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if (words != 1)
-		return usage_error("bench needs a directory");
 	if ((seconds_text && (!parse_number(seconds_text, 3600, &seconds) || !seconds)) ||
 	    (size_text && !parse_number(size_text, 500000, &size)))
 		return usage_error("--seconds is 1 to 3600, --size up to 500000");
-	data = calloc(1, size + 1);
-	if (!data)
-		return fail(-ENOMEM, "out of memory");
-	rc = connect_dir(&c, argv[0], true, THMQ_POLICY_POLL);
+	if (words != 1)
+		return usage_error("bench needs a directory");
+	rc = make_place(&place, argv[0]);
 	if (rc) {
-		free(data);
+		if (place.made_dir)
+			rmdir(place.dir);
 		return rc;
 	}
-	rc = thmq_topic_create(c.session, "thmq-bench", NULL);
-	if (rc) {
-		rc = fail(rc, "%s", thmq_errmsg());
-	} else {
-		rc = one_by_one(&c, THMQ_DURABILITY_DURABLE, "durable, one at a time", data, (uint32_t)size, seconds, json);
-		if (!rc)
-			rc = pipelined(&c, THMQ_DURABILITY_DURABLE, "durable, many outstanding", data, (uint32_t)size,
-				       seconds, json);
-		if (!rc)
-			rc = one_by_one(&c, THMQ_DURABILITY_MEMORY, "memory, one at a time", data, (uint32_t)size, 1, json);
-		thmq_topic_delete(c.session, "thmq-bench");
-	}
-	free(data);
-	return disconnect(&c, rc);
+	rc = remove_place(&place, measure(place.path, (uint32_t)size, seconds, json));
+	return !rc && interrupted ? fail(-EINTR, "interrupted") : rc;
 }

@@ -1,18 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq_pub.c - thmq pub: lines become messages. */
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "thmq.h"
+
+#define CHUNK 65536u /* bytes of one read */
+#define WAIT_MS 200  /* a signal that comes just before the sleep is noticed so late at most */
+
+struct input {
+	const char *name;
+	int fd;
+	bool eof;
+	uint64_t line; /* number of the last one, from 1 */
+};
 
 struct pub {
 	struct connection c;
 	struct thmq_producer *producer;
 	struct thmq_message_opts message;
 	int separator; /* -1: none */
-	bool progress;
-	uint64_t count, bytes, begin_ns, shown_ns;
+	bool quiet, json, progress, shown;
+	uint64_t count, bytes, begin_ns, shown_ns; /* what the library took */
+
+	struct input *inputs;
+	int input_count;
+	char *buffer; /* of line_max + CHUNK bytes: begin to end is read and not yet published */
+	size_t line_max, begin, end, searched;
+
+	uint64_t failed, unknown; /* of count: refused, and perhaps stored or not */
+	uint64_t failed_sequence; /* the first of them, and why */
+	int failed_error;
 };
+
+/* ----------------------------------------------------------------- progress */
 
 static void show_progress(struct pub *p, bool last)
 {
@@ -21,61 +46,309 @@ static void show_progress(struct pub *p, bool last)
 	if (!p->progress || (!last && now - p->shown_ns < SECOND / 5))
 		return;
 	p->shown_ns = now;
+	p->shown = !last;
 	fprintf(stderr, "\r%llu messages, %.1f MB, %.0f messages/s ", (unsigned long long)p->count,
 		(double)p->bytes / 1e6, (double)p->count * 1e9 / (double)(now - p->begin_ns + 1));
 	if (last)
 		fputc('\n', stderr);
 }
 
-static int publish(struct pub *p, const char *line, size_t len)
+/* A message of its own line, behind the progress. */
+static void end_progress(struct pub *p)
+{
+	if (p->shown)
+		fputc('\n', stderr);
+	p->shown = false;
+}
+
+/* What became of messages that were taken. Return: whether all are well so far. */
+static bool all_well(struct pub *p)
+{
+	struct thmq_event e;
+
+	while (thmq_events(p->c.session, &e, 1) == 1) {
+		if (e.type != THMQ_EVENT_FAILED)
+			continue;
+		if (!p->failed_error) {
+			p->failed_sequence = e.sequence;
+			p->failed_error = e.error;
+		}
+		if (e.error == -THMQ_EFAILED)
+			p->unknown++;
+		else
+			p->failed++;
+	}
+	return !p->failed_error;
+}
+
+/* -------------------------------------------------------------------- input */
+
+/* All of them before anything is published: a name that is wrong then leaves nothing half done. */
+static int open_inputs(struct pub *p, int count, char **names)
+{
+	static char *standard[] = {"-"};
+	struct rlimit files;
+	struct stat st;
+	int i;
+
+	if (!count) {
+		names = standard;
+		count = 1;
+	}
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	p->inputs = calloc((size_t)count, sizeof(*p->inputs));
+	if (!p->inputs)
+		return fail(-ENOMEM, "out of memory");
+	for (i = 0; i < count; i++) {
+		struct input *in = &p->inputs[i];
+		bool is_standard = strcmp(names[i], "-") == 0;
+
+		in->name = is_standard ? "standard input" : names[i];
+		in->fd = is_standard ? STDIN_FILENO : open(names[i], O_RDONLY | O_CLOEXEC);
+		if (in->fd < 0)
+			return fail(-EIO, "%s: %s; nothing was published", in->name,
+				    strerror(errno));
+		p->input_count = i + 1;
+		if (fstat(in->fd, &st) == 0 && S_ISDIR(st.st_mode))
+			return fail(-EIO, "%s: %s; nothing was published", in->name,
+				    strerror(EISDIR));
+	}
+	return 0;
+}
+
+static void close_inputs(struct pub *p)
+{
+	int i;
+
+	for (i = 0; i < p->input_count; i++)
+		if (p->inputs[i].fd != STDIN_FILENO)
+			close(p->inputs[i].fd);
+	free(p->inputs);
+	free(p->buffer);
+}
+
+/*
+ * Until there is something to read. Meanwhile the broker goes on, so that what came is durable within moments, however
+ * long the rest takes; where more input is there already this is one system call.
+ */
+static void await_input(struct pub *p, int fd)
+{
+	struct pollfd fds[2] = {{.fd = fd, .events = POLLIN},
+				{.fd = thmq_env_fd(p->c.env), .events = POLLIN}};
+
+	while (poll(fds, 1, 0) == 0 && !interrupted) {
+		if (thmq_poll(p->c.env, 0) > 0)
+			continue;
+		if (!all_well(p))
+			return;
+		show_progress(p, false);
+		if (thmq_env_arm(p->c.env) == 0)
+			poll(fds, 2, WAIT_MS);
+	}
+}
+
+/* More bytes into the buffer, or the end. 0, or an exit code. */
+static int read_more(struct pub *p, struct input *in)
+{
+	ssize_t n;
+
+	if (p->begin) {
+		memmove(p->buffer, p->buffer + p->begin, p->end - p->begin);
+		p->end -= p->begin;
+		p->begin = 0;
+	}
+	p->searched = p->end;
+	await_input(p, in->fd);
+	if (interrupted || p->failed_error)
+		return 0;
+	n = read(in->fd, p->buffer + p->end, CHUNK);
+	if (n < 0 && errno != EINTR && errno != EAGAIN) {
+		n = -errno;
+		end_progress(p);
+		return fail(-EIO, "%s: %s", in->name, strerror((int)-n));
+	}
+	in->eof = n == 0;
+	p->end += n > 0 ? (size_t)n : 0;
+	return 0;
+}
+
+/* The next line of @in, valid until the next call; *@ret_line is NULL at the end. 0, or an exit code. */
+static int next_line(struct pub *p, struct input *in, const char **ret_line, size_t *ret_len)
+{
+	const char *newline;
+	int rc;
+
+	*ret_line = NULL;
+	for (;;) {
+		newline = memchr(p->buffer + p->searched, '\n', p->end - p->searched);
+		if (newline || (in->eof && p->end > p->begin))
+			break;
+		if (p->end - p->begin > p->line_max) {
+			end_progress(p);
+			return fail(-EMSGSIZE,
+				    "%s, line %llu: too long for a message, which has at most %u "
+				    "bytes, "
+				    "key and tag included",
+				    in->name, (unsigned long long)in->line + 1,
+				    thmq_producer_len_max(p->producer));
+		}
+		if (in->eof)
+			return 0;
+		rc = read_more(p, in);
+		if (rc || interrupted || p->failed_error)
+			return rc; /* a line that is not whole is none */
+	}
+	*ret_line = p->buffer + p->begin;
+	*ret_len = (newline ? (size_t)(newline - p->buffer) : p->end) - p->begin;
+	p->begin += *ret_len + (newline ? 1 : 0);
+	p->searched = p->begin;
+	in->line++;
+	return 0;
+}
+
+/* ------------------------------------------------------------------ publish */
+
+static int refuse(struct pub *p, const struct input *in, int rc, size_t len, uint32_t key_len)
+{
+	const char *tag = p->message.tag;
+
+	end_progress(p);
+	if (rc == -EMSGSIZE)
+		return fail(
+			rc,
+			"%s, line %llu: too long for a message: %zu bytes with its key and tag, at "
+			"most %u",
+			in->name, (unsigned long long)in->line,
+			len + key_len + (tag ? strlen(tag) : 0),
+			thmq_producer_len_max(p->producer));
+	return fail(rc, "%s, line %llu: %s", in->name, (unsigned long long)in->line,
+		    thmq_strerror(rc));
+}
+
+static int publish(struct pub *p, const struct input *in, const char *line, size_t len)
 {
 	struct thmq_message_opts o = p->message;
 	const char *at = p->separator >= 0 ? memchr(line, p->separator, len) : NULL;
 	int64_t rc;
 
 	if (at) {
+		size_t key_len = (size_t)(at - line);
+
+		if (!key_len || key_len > THMQ_KEY_MAX) {
+			end_progress(p);
+			return fail(-EINVAL, "%s, line %llu: a key of %zu bytes; it has 1 to %u",
+				    in->name, (unsigned long long)in->line, key_len, THMQ_KEY_MAX);
+		}
 		o.key = line;
-		o.key_len = (uint32_t)(at - line);
-		len -= (size_t)(at - line) + 1;
+		o.key_len = (uint32_t)key_len;
+		len -= key_len + 1;
 		line = at + 1;
 	}
-	if (len > UINT32_MAX)
-		return fail(-EMSGSIZE, "line %llu is too long", (unsigned long long)p->count + 1);
 	/* poll in between, so that what is taken becomes durable while the next lines are read */
-	while ((rc = thmq_send(p->producer, line, (uint32_t)len, &o)) == -EAGAIN)
+	while ((rc = thmq_send(p->producer, line, (uint32_t)len, &o)) == -EAGAIN && !interrupted &&
+	       all_well(p))
 		thmq_poll(p->c.env, SECOND);
+	if (rc == -EAGAIN)
+		return 0;
 	if (rc < 0)
-		return fail((int)rc, "line %llu: %s", (unsigned long long)p->count + 1, thmq_strerror((int)rc));
+		return refuse(p, in, (int)rc, len, o.key_len);
 	p->bytes += len;
 	if (++p->count % 64 == 0) {
 		thmq_poll(p->c.env, 0);
+		all_well(p);
 		show_progress(p, false);
 	}
 	return 0;
 }
 
-static int publish_file(struct pub *p, const char *name)
+static int publish_input(struct pub *p, struct input *in)
 {
-	FILE *in = strcmp(name, "-") == 0 ? stdin : fopen(name, "r");
-	char *line = NULL;
-	size_t room = 0;
-	ssize_t len;
+	const char *line;
+	size_t len;
 	int rc = 0;
 
-	if (!in)
-		return fail(-errno, "%s: %s", name, strerror(errno));
-	while (!rc && !interrupted && (len = getline(&line, &room, in)) >= 0) {
-		if (len && line[len - 1] == '\n')
-			len--;
-		rc = publish(p, line, (size_t)len);
+	p->begin = p->end = p->searched = 0;
+	while (!rc && !interrupted && !p->failed_error) {
+		rc = next_line(p, in, &line, &len);
+		if (rc || !line)
+			break;
+		rc = publish(p, in, line, len);
 	}
-	if (!rc && ferror(in))
-		rc = fail(-EIO, "%s: %s", name, strerror(errno));
-	free(line);
-	if (in != stdin)
-		fclose(in);
 	return rc;
 }
+
+/* Waits until what was taken is settled, and says what is stored, whatever happened before. @code: so far. */
+static int finish(struct pub *p, int code)
+{
+	int rc = thmq_flush(p->producer, 60 * SECOND);
+	double seconds = (double)(clock_ns() - p->begin_ns) / 1e9;
+	uint64_t stored;
+	bool sure;
+
+	all_well(p);
+	if (rc && rc != -EIO) { /* the rest may still come to be stored */
+		int64_t settled = thmq_watermark(p->producer);
+
+		p->unknown = p->count - (settled > 0 ? (uint64_t)settled : 0);
+	}
+	sure = !p->unknown;
+	stored = p->count > p->failed + p->unknown ? p->count - p->failed - p->unknown : 0;
+	if (rc || code || interrupted)
+		end_progress(p);
+	else
+		show_progress(p, true);
+	if (p->failed_error)
+		rc = fail(p->failed_error, "message %llu was not stored: %s",
+			  (unsigned long long)p->failed_sequence, thmq_strerror(p->failed_error));
+	else if (rc)
+		rc = fail(rc, "flush: %s", thmq_strerror(rc));
+	else if (!code && interrupted)
+		rc = fail(-EINTR, "interrupted");
+	rc = code ? code : rc;
+	if (p->json)
+		printf("{\"messages\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"complete\":%s,\"not_"
+		       "stored\":%llu,"
+		       "\"unknown\":%llu}\n",
+		       (unsigned long long)stored, (unsigned long long)p->bytes, seconds,
+		       rc ? "false" : "true", (unsigned long long)p->failed,
+		       (unsigned long long)p->unknown);
+	if (rc)
+		fprintf(stderr, "thmq: %s%llu messages were stored\n", sure ? "" : "at least ",
+			(unsigned long long)stored);
+	else if (!p->json && !p->quiet && !p->progress)
+		fprintf(stderr, "%llu messages in %.3f s\n", (unsigned long long)stored, seconds);
+	return rc;
+}
+
+/* With the connection made: the topic, a producer, and every line. */
+static int publish_all(struct pub *p, const char *topic, bool create, uint32_t partition_count,
+		       uint32_t durability)
+{
+	int rc = 0, i;
+
+	if (create)
+		rc = make_topic(&p->c, topic, partition_count, 0, true);
+	if (rc)
+		return rc;
+	rc = thmq_producer_open(p->c.session, topic, THMQ_PRODUCER_OPTS(.durability = durability),
+				&p->producer);
+	if (rc)
+		return fail(rc, "%s%s", thmq_errmsg(),
+			    rc == -THMQ_ENOTOPIC ? "; --create makes it" : "");
+	p->line_max = (size_t)thmq_producer_len_max(p->producer) + THMQ_KEY_MAX + 2;
+	p->buffer = malloc(p->line_max + CHUNK);
+	if (!p->buffer)
+		return fail(-ENOMEM, "out of memory");
+	p->begin_ns = clock_ns();
+	for (i = 0; i < p->input_count && !rc; i++)
+		rc = publish_input(p, &p->inputs[i]);
+	return finish(p, rc);
+}
+
+/* ------------------------------------------------------------------ command */
 
 static bool parse_durability(const char *text, uint32_t *ret_level)
 {
@@ -90,33 +363,12 @@ static bool parse_durability(const char *text, uint32_t *ret_level)
 	return false;
 }
 
-static int finish(struct pub *p, bool quiet, bool json)
-{
-	int rc = thmq_flush(p->producer, 60 * SECOND);
-	double seconds = (double)(clock_ns() - p->begin_ns) / 1e9;
-
-	show_progress(p, true);
-	if (rc) {
-		struct thmq_event e;
-
-		while (thmq_events(p->c.session, &e, 1) == 1)
-			if (e.type == THMQ_EVENT_FAILED)
-				return fail(e.error, "message %llu was not stored: %s",
-					    (unsigned long long)e.sequence, thmq_strerror(e.error));
-		return fail(rc, "flush: %s", thmq_strerror(rc));
-	}
-	if (json)
-		printf("{\"messages\":%llu,\"bytes\":%llu,\"seconds\":%.6f}\n", (unsigned long long)p->count,
-		       (unsigned long long)p->bytes, seconds);
-	else if (!quiet && !p->progress)
-		fprintf(stderr, "%llu messages in %.3f s\n", (unsigned long long)p->count, seconds);
-	return 0;
-}
-
 int cmd_pub(int argc, char **argv)
 {
-	const char *key = NULL, *separator = NULL, *partition = NULL, *partitions = NULL, *tag = NULL, *level = NULL;
-	bool create = false, quiet = false, json = false;
+	const char *key = NULL, *separator = NULL, *partition = NULL, *partitions = NULL,
+		   *tag = NULL, *level = NULL;
+	struct pub p = {.separator = -1};
+	bool create = false;
 	const struct option_spec specs[] = {{"--create", NULL, &create},
 					    {"--partitions", &partitions, NULL},
 					    {"--key", &key, NULL},
@@ -124,54 +376,47 @@ int cmd_pub(int argc, char **argv)
 					    {"--partition", &partition, NULL},
 					    {"--tag", &tag, NULL},
 					    {"--durability", &level, NULL},
-					    {"--quiet", NULL, &quiet},
-					    {"--json", NULL, &json},
+					    {"--quiet", NULL, &p.quiet},
+					    {"--json", NULL, &p.json},
 					    {NULL, NULL, NULL}};
-	struct pub p = {.separator = -1};
-	uint64_t number = 0, count = 1;
+	uint64_t number = 0, count = 0;
 	uint32_t durability = 0;
-	int words = parse_options(argc, argv, specs), rc, i;
+	int words = parse_options(argc, argv, specs), rc;
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if (words < 2)
-		return usage_error("pub needs a directory and a topic; thmq help pub");
 	if (separator && strlen(separator) != 1)
 		return usage_error("--key-separator is one character");
+	if (key && (!*key || strlen(key) > THMQ_KEY_MAX))
+		return usage_error("--key has 1 to %u bytes, not %zu", THMQ_KEY_MAX, strlen(key));
+	if (tag && strlen(tag) > THMQ_TAG_MAX)
+		return usage_error("--tag has at most %u bytes, not %zu", THMQ_TAG_MAX,
+				   strlen(tag));
 	if (partition && !parse_number(partition, UINT32_MAX, &number))
 		return usage_error("--partition: %s is no partition", partition);
-	if (partitions && !parse_number(partitions, THMQ_PARTITION_COUNT_MAX, &count))
-		return usage_error("--partitions: %s is no number of partitions", partitions);
+	if (partitions && (!parse_number(partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
+		return usage_error("--partitions: a number from 1 to %u", THMQ_PARTITION_COUNT_MAX);
+	if (partitions && !create)
+		return usage_error("--partitions is of use only with --create");
 	if (level && !parse_durability(level, &durability))
 		return usage_error("--durability is memory, written or durable, not %s", level);
-	rc = connect_dir(&p.c, argv[0], create, THMQ_POLICY_DEFAULT);
-	if (rc)
-		return rc;
-	thmq_message_opts_init(&p.message);
-	p.message.key = key;
-	p.message.key_len = key ? (uint32_t)strlen(key) : 0;
-	p.message.tag = tag;
-	p.message.partition = (uint32_t)number;
-	p.message.flags = partition ? THMQ_MESSAGE_PARTITION : 0;
-	p.separator = separator ? (unsigned char)separator[0] : -1;
-	p.progress = !quiet && !json && isatty(STDERR_FILENO);
-	p.begin_ns = clock_ns();
-	rc = create ? thmq_topic_create(p.c.session, argv[1],
-					THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT,
-							.partition_count = (uint32_t)count)) :
-		      0;
-	if (rc == 0)
-		rc = thmq_producer_open(p.c.session, argv[1], THMQ_PRODUCER_OPTS(.durability = durability),
-					&p.producer);
-	if (rc) {
-		rc = fail(rc, "%s%s", thmq_errmsg(), rc == -THMQ_ENOTOPIC ? "; --create makes it" : "");
-		return disconnect(&p.c, rc);
+	if (words < 2)
+		return usage_error("pub needs a directory and a topic; thmq help pub");
+	rc = open_inputs(&p, words - 2, argv + 2);
+	if (!rc)
+		rc = connect_dir(&p.c, argv[0], create, THMQ_POLICY_DEFAULT);
+	if (!rc) {
+		thmq_message_opts_init(&p.message);
+		p.message.key = key;
+		p.message.key_len = key ? (uint32_t)strlen(key) : 0;
+		p.message.tag = tag;
+		p.message.partition = (uint32_t)number;
+		p.message.flags = partition ? THMQ_MESSAGE_PARTITION : 0;
+		p.separator = separator ? (unsigned char)separator[0] : -1;
+		p.progress = !p.quiet && !p.json && isatty(STDERR_FILENO);
+		rc = disconnect(&p.c,
+				publish_all(&p, argv[1], create, (uint32_t)count, durability));
 	}
-	for (i = 2; i < words && !rc; i++)
-		rc = publish_file(&p, argv[i]);
-	if (words == 2)
-		rc = publish_file(&p, "-");
-	if (rc == 0)
-		rc = finish(&p, quiet, json);
-	return disconnect(&p.c, rc);
+	close_inputs(&p);
+	return rc;
 }

@@ -37,7 +37,7 @@ static int on_batch(void *ctx, const struct thmq_log_batch *b)
 		printf("%s batch %llu at %llu: term %llu, type %u, %u bytes, %u runs\n", s->name,
 		       (unsigned long long)b->index, (unsigned long long)b->position, (unsigned long long)b->term,
 		       b->type, b->len, b->run_count);
-	return interrupted ? -EINTR : 0;
+	return interrupted ? -EINTR : output_failed() ? -EPIPE : 0;
 }
 
 static int on_run(void *ctx, const struct thmq_log_run *run)
@@ -62,7 +62,7 @@ static int on_run(void *ctx, const struct thmq_log_run *run)
 		printf("%s   partition %u offsets %llu to %llu: %u messages, %u bytes\n", s->name, h->partition,
 		       (unsigned long long)h->base_offset, (unsigned long long)(h->base_offset + h->span - 1), h->count,
 		       h->len);
-	return ferror(stdout) ? -EPIPE : 0;
+	return output_failed() ? -EPIPE : 0;
 }
 
 static int on_finding(void *ctx, const struct thmq_log_finding *f)
@@ -75,7 +75,7 @@ static int on_finding(void *ctx, const struct thmq_log_finding *f)
 		       finding_name(f->kind), (unsigned long long)f->position, f->text);
 	else
 		printf("%s: %s at %llu: %s\n", s->name, finding_name(f->kind), (unsigned long long)f->position, f->text);
-	return 0;
+	return output_failed() ? -EPIPE : 0;
 }
 
 static int scan_log(const char *dir, const char *name, struct scan *s)
@@ -101,6 +101,8 @@ static int lock_dir(const char *dir, int *ret_fd)
 
 	snprintf(path, sizeof(path), "%s/lock", dir);
 	*ret_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (*ret_fd < 0 && errno == ENOTDIR)
+		return fail(-ENOTDIR, "%s is no directory", dir);
 	if (*ret_fd < 0)
 		return errno == ENOENT ? fail(-ENOENT, "%s: there is no data in it", dir) :
 					 fail(-errno, "%s: %s", path, strerror(errno));
@@ -144,13 +146,15 @@ static int scan_dir(const char *dir, struct scan *s)
 		worst = EXIT_DAMAGE;
 	}
 	for (i = 0; i < n; i++) {
-		rc = interrupted ? EXIT_OK : scan_log(dir, names[i]->d_name, s);
+		rc = interrupted || output_failed() ? EXIT_OK : scan_log(dir, names[i]->d_name, s);
 		if (rc > worst)
 			worst = rc;
 		free(names[i]);
 	}
 	free(names);
 	close(fd);
+	if (interrupted) /* nothing can be said of the rest */
+		return fail(-EINTR, "interrupted");
 	return n ? worst : fail(-ENOENT, "%s: there is no log in it", dir);
 }
 

@@ -32,12 +32,31 @@ static void print_message(const struct thmq_message *m, bool json)
 	fputs("}\n", stdout);
 }
 
-/* begin, end, an offset, or a time in UTC. */
+/* A date, or a date and a time, in UTC. */
+static bool parse_time(const char *text, uint64_t *ret_ns)
+{
+	struct tm t = {0}, given;
+	const char *end = strptime(text, "%Y-%m-%d", &t);
+	time_t seconds;
+
+	if (end && *end) {
+		end = strptime(end, "T%H:%M:%S", &t);
+		if (end && strcmp(end, "Z") == 0)
+			end++;
+	}
+	if (!end || *end)
+		return false;
+	given = t;
+	seconds = timegm(&t);
+	if (t.tm_mday != given.tm_mday) /* such as the 31st of a shorter month */
+		return false;
+	*ret_ns = seconds > 0 ? (uint64_t)seconds * SECOND : 0;
+	return true;
+}
+
+/* begin, end, an offset, or a time. */
 static bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value)
 {
-	struct tm t = {0};
-	const char *end;
-
 	*ret_value = 0;
 	if (strcmp(text, "begin") == 0)
 		*ret_start = THMQ_START_BEGIN;
@@ -45,13 +64,10 @@ static bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_valu
 		*ret_start = THMQ_START_END;
 	else if (parse_number(text, UINT64_MAX, ret_value))
 		*ret_start = THMQ_START_OFFSET;
-	else if ((end = strptime(text, "%Y-%m-%dT%H:%M:%S", &t)) &&
-		 (!*end || strcmp(end, "Z") == 0)) {
+	else if (parse_time(text, ret_value))
 		*ret_start = THMQ_START_TIME;
-		*ret_value = (uint64_t)timegm(&t) * SECOND;
-	} else {
+	else
 		return false;
-	}
 	return true;
 }
 
@@ -116,6 +132,8 @@ static bool await(struct connection *c, const struct ends *e, bool follow, uint6
 		return false;
 	}
 	fflush(stdout);
+	if (output_failed() || output_gone()) /* nobody would see what is to come */
+		return false;
 	rc = thmq_session_wait(c->session, SECOND / 10);
 	if (rc < 0)
 		*ret_code = fail(rc, "wait: %s", thmq_strerror(rc));
@@ -150,16 +168,16 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 		}
 		for (i = 0; i < n; i++) {
 			print_message(&m[i], json);
+			if (output_failed())
+				break;
 			if (m[i].partition < e->count)
 				e->next[m[i].partition] = m[i].offset + 1;
 		}
 		/* acked only once they are out of our hands */
 		if (group)
 			fflush(stdout);
-		if (ferror(stdout)) /* nobody reads any more */
-			return errno == EPIPE
-				       ? EXIT_OK
-				       : fail(-errno, "standard output: %s", strerror(errno));
+		if (output_failed()) /* main() says it */
+			return EXIT_OK;
 		for (i = 0; i < n && group && !rc; i++)
 			rc = ack(c, consumer, &m[i]);
 		if (rc)
@@ -168,8 +186,8 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 		done += (uint64_t)n;
 		idle_since = clock_ns();
 	}
-	if (fflush(stdout) != 0 && errno != EPIPE)
-		return fail(-errno, "standard output: %s", strerror(errno));
+	fflush(stdout);
+	output_failed();
 	if (group && (rc = thmq_consumer_flush(consumer, 30 * SECOND)) != 0)
 		return fail(rc, "store the group's offset: %s", thmq_strerror(rc));
 	return rc;
@@ -250,13 +268,16 @@ int cmd_sub(int argc, char **argv)
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if (words != 2)
-		return usage_error("sub needs a directory and a topic; thmq help sub");
 	if (count_text && !parse_number(count_text, UINT64_MAX, &count))
-		return usage_error("--count: %s is no number", count_text);
+		return usage_error("--count needs a value that is a number: %s is none",
+				   count_text);
 	if (from && !parse_from(from, &start, &value))
 		return usage_error(
-			"--from is begin, end, an offset, or a time as 2026-01-31T12:00:00Z");
+			"--from is begin, end, an offset, a date as 2026-01-31 or a time as "
+			"2026-01-31T12:00:00Z, not %s",
+			from);
+	if (words != 2)
+		return usage_error("sub needs a directory and a topic; thmq help sub");
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_DEFAULT);
 	if (rc)
 		return rc;

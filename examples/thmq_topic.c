@@ -6,10 +6,45 @@
 
 static const char *level_name(uint32_t level)
 {
-	static const char *const names[] = {"default", "memory", "written", "durable", "quorum", "all"};
+	static const char *const names[] = {"default", "memory", "written",
+					    "durable", "quorum", "all"};
 
 	return level < sizeof(names) / sizeof(names[0]) ? names[level] : "?";
 }
+
+/* ------------------------------------------------------------------- create */
+
+/* A topic that exists already is the wanted one only where it is as it was asked for. */
+static int compare_topic(struct connection *c, const char *topic, uint32_t partition_count,
+			 uint32_t level)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	int rc = thmq_topic_describe(c->session, topic, &info);
+
+	if (rc)
+		return fail(rc, "%s", thmq_errmsg());
+	if (partition_count && partition_count != info.partition_count)
+		return fail(-EEXIST, "topic %s exists with %u partitions, not %u", topic,
+			    info.partition_count, partition_count);
+	if (level && level != info.visible_at)
+		return fail(-EEXIST, "topic %s exists, visible at %s, not %s", topic,
+			    level_name(info.visible_at), level_name(level));
+	return EXIT_OK;
+}
+
+int make_topic(struct connection *c, const char *topic, uint32_t partition_count, uint32_t level,
+	       bool if_absent)
+{
+	int rc = thmq_topic_create(
+		c->session, topic,
+		THMQ_TOPIC_OPTS(.partition_count = partition_count, .visible_at = level));
+
+	if (rc == -EEXIST && if_absent)
+		return compare_topic(c, topic, partition_count, level);
+	return rc ? fail(rc, "%s", thmq_errmsg()) : EXIT_OK;
+}
+
+/* --------------------------------------------------------------------- list */
 
 static int list(struct connection *c, bool json)
 {
@@ -27,17 +62,62 @@ static int list(struct connection *c, bool json)
 		free(infos);
 		return fail(n, "%s", thmq_errmsg());
 	}
-	for (i = 0; i < n && i < count; i++) {
+	for (i = 0; i < n && i < count && !output_failed(); i++) {
 		if (json)
-			printf("{\"name\":\"%s\",\"partitions\":%u,\"groups\":%u,\"visible_at\":\"%s\"}\n",
+			printf("{\"name\":\"%s\",\"partitions\":%u,\"groups\":%u,\"visible_at\":\"%"
+			       "s\"}\n",
 			       infos[i].name, infos[i].partition_count, infos[i].group_count,
 			       level_name(infos[i].visible_at));
 		else
-			printf("%-40s %u partitions, %u groups\n", infos[i].name, infos[i].partition_count,
-			       infos[i].group_count);
+			printf("%-40s %u partitions, %u groups\n", infos[i].name,
+			       infos[i].partition_count, infos[i].group_count);
 	}
 	free(infos);
 	return EXIT_OK;
+}
+
+/* ----------------------------------------------------------------- describe */
+
+static void describe_json(const struct thmq_topic_info *info, const struct thmq_partition_info *p,
+			  uint32_t partition, const char *group)
+{
+	printf("{\"topic\":\"%s\",\"partition\":%u,\"partitions\":%u,\"visible_at\":\"%s\","
+	       "\"groups\":%u,"
+	       "\"shard\":%u,\"begin\":%llu,\"end\":%llu",
+	       info->name, partition, info->partition_count, level_name(info->visible_at),
+	       info->group_count, p->shard, (unsigned long long)p->begin_offset,
+	       (unsigned long long)p->end_offset);
+	if (group) {
+		bool begun = p->group_offset != UINT64_MAX;
+
+		fputs(",\"group\":", stdout);
+		print_json_string(stdout, group, strlen(group));
+		printf(",\"begun\":%s,\"group_offset\":", begun ? "true" : "false");
+		if (begun)
+			printf("%llu", (unsigned long long)p->group_offset);
+		else
+			fputs("null", stdout);
+		printf(",\"lag\":%llu", (unsigned long long)p->lag);
+	}
+	fputs("}\n", stdout);
+}
+
+/* Offsets as everywhere in text: the first and the last one that there is. */
+static void describe_text(const struct thmq_partition_info *p, uint32_t partition,
+			  const char *group)
+{
+	if (p->begin_offset == p->end_offset)
+		printf("  partition %u in shard %u: empty, next offset %llu", partition, p->shard,
+		       (unsigned long long)p->end_offset);
+	else
+		printf("  partition %u in shard %u: offsets %llu to %llu", partition, p->shard,
+		       (unsigned long long)p->begin_offset, (unsigned long long)p->end_offset - 1);
+	if (group && p->group_offset == UINT64_MAX)
+		printf(", %s has not begun, %llu behind", group, (unsigned long long)p->lag);
+	else if (group)
+		printf(", group at %llu, %llu behind", (unsigned long long)p->group_offset,
+		       (unsigned long long)p->lag);
+	putchar('\n');
 }
 
 static int describe(struct connection *c, const char *topic, const char *group, bool json)
@@ -49,30 +129,35 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 	if (rc)
 		return fail(rc, "%s", thmq_errmsg());
 	if (!json)
-		printf("%s: %u partitions, visible at %s, %u groups\n", info.name, info.partition_count,
-		       level_name(info.visible_at), info.group_count);
-	for (i = 0; i < info.partition_count; i++) {
+		printf("%s: %u partitions, visible at %s, %u groups\n", info.name,
+		       info.partition_count, level_name(info.visible_at), info.group_count);
+	for (i = 0; i < info.partition_count && !output_failed(); i++) {
 		struct thmq_partition_info p = {.size = sizeof(p)};
 
 		rc = thmq_partition_describe(c->session, topic, i, group, &p);
 		if (rc)
 			return fail(rc, "%s", thmq_errmsg());
 		if (json)
-			printf("{\"partition\":%u,\"shard\":%u,\"begin\":%llu,\"end\":%llu", i, p.shard,
-			       (unsigned long long)p.begin_offset, (unsigned long long)p.end_offset);
+			describe_json(&info, &p, i, group);
 		else
-			printf("  partition %u in shard %u: offsets %llu to %llu", i, p.shard,
-			       (unsigned long long)p.begin_offset, (unsigned long long)p.end_offset);
-		if (group && p.group_offset == UINT64_MAX)
-			printf(json ? ",\"group_offset\":null}" : ", %s has not begun", group);
-		else if (group)
-			printf(json ? ",\"group_offset\":%llu,\"lag\":%llu}" : ", group at %llu, %llu behind",
-			       (unsigned long long)p.group_offset, (unsigned long long)p.lag);
-		else if (json)
-			putchar('}');
-		putchar('\n');
+			describe_text(&p, i, group);
 	}
 	return EXIT_OK;
+}
+
+/* ------------------------------------------------------------------ command */
+
+enum verb { CREATE = 1, LIST = 2, DESCRIBE = 4, DELETE = 8 };
+
+static uint32_t find_verb(const char *name)
+{
+	static const char *const names[] = {"create", "list", "describe", "delete"};
+	uint32_t i;
+
+	for (i = 0; i < 4; i++)
+		if (strcmp(name, names[i]) == 0)
+			return 1u << i;
+	return 0;
 }
 
 int cmd_topic(int argc, char **argv)
@@ -86,22 +171,24 @@ int cmd_topic(int argc, char **argv)
 					    {"--json", NULL, &json},
 					    {NULL, NULL, NULL}};
 	int words = parse_options(argc, argv, specs), rc;
-	const char *verb, *topic;
+	uint64_t count = 0;
+	uint32_t level = 0, verb, i;
 	struct connection c;
-	uint64_t count = 1;
-	uint32_t level = 0, i;
-	bool create;
 
 	if (words < 0)
 		return EXIT_USAGE;
-	verb = words > 0 ? argv[0] : "";
-	topic = words > 2 ? argv[2] : NULL;
-	create = strcmp(verb, "create") == 0;
-	if (!create && strcmp(verb, "list") != 0 && strcmp(verb, "describe") != 0 && strcmp(verb, "delete") != 0)
+	verb = find_verb(words > 0 ? argv[0] : "");
+	if (!verb)
 		return usage_error("topic create, list, describe or delete; thmq help topic");
-	if (words != (strcmp(verb, "list") == 0 ? 2 : 3))
-		return usage_error("topic %s needs a directory%s", verb,
-				   strcmp(verb, "list") == 0 ? "" : " and a topic");
+	if ((partitions || visible || if_absent) && verb != CREATE)
+		return usage_error("%s is of use only with topic create",
+				   partitions ? "--partitions"
+				   : visible  ? "--visible-at"
+					      : "--if-absent");
+	if (group && verb != DESCRIBE)
+		return usage_error("--group is of use only with topic describe");
+	if (json && !(verb & (LIST | DESCRIBE)))
+		return usage_error("--json is of use only with topic list and topic describe");
 	if (partitions && (!parse_number(partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
 		return usage_error("--partitions: a number from 1 to %u", THMQ_PARTITION_COUNT_MAX);
 	for (i = 1; visible && i <= 3; i++)
@@ -109,18 +196,20 @@ int cmd_topic(int argc, char **argv)
 			level = i;
 	if (visible && !level)
 		return usage_error("--visible-at is memory, written or durable, not %s", visible);
-	rc = connect_dir(&c, argv[1], create, THMQ_POLICY_DEFAULT);
+	if (words != (verb == LIST ? 2 : 3))
+		return usage_error("topic %s needs a directory%s", argv[0],
+				   verb == LIST ? "" : " and a topic");
+	rc = connect_dir(&c, argv[1], verb == CREATE, THMQ_POLICY_DEFAULT);
 	if (rc)
 		return rc;
-	if (strcmp(verb, "list") == 0) {
+	if (verb == LIST) {
 		rc = list(&c, json);
-	} else if (strcmp(verb, "describe") == 0) {
-		rc = describe(&c, topic, group, json);
+	} else if (verb == DESCRIBE) {
+		rc = describe(&c, argv[2], group, json);
+	} else if (verb == CREATE) {
+		rc = make_topic(&c, argv[2], (uint32_t)count, level, if_absent);
 	} else {
-		rc = create ? thmq_topic_create(c.session, topic,
-						THMQ_TOPIC_OPTS(.partition_count = (uint32_t)count, .visible_at = level,
-								.flags = if_absent ? THMQ_TOPIC_IF_ABSENT : 0)) :
-			      thmq_topic_delete(c.session, topic);
+		rc = thmq_topic_delete(c.session, argv[2]);
 		if (rc)
 			rc = fail(rc, "%s", thmq_errmsg());
 	}

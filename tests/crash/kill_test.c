@@ -4,7 +4,7 @@
  * directory: not one acknowledged message is lost, none is out of order, doubled or invented, and the group's offset is
  * neither behind what was confirmed nor ahead of what was acked.
  *
- * 50 kills; 1000 with THMQ_TEST_FULL=1.
+ * usage: kill_test [kills]; default 50, and 1000 with THMQ_TEST_FULL=1.
  */
 #include <errno.h>
 #include <signal.h>
@@ -198,9 +198,9 @@ static int one_kill(uint32_t round)
 	return waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	uint32_t kills = getenv("THMQ_TEST_FULL") ? 1000 : 50, i;
+	uint32_t kills = argc > 1 ? (uint32_t)atoi(argv[1]) : getenv("THMQ_TEST_FULL") ? 1000 : 50, i;
 	uint64_t seed = getenv("THMQ_TEST_SEED") ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0) : (uint64_t)time(NULL);
 	char command[64];
 	uint64_t total = 0;
@@ -213,7 +213,7 @@ int main(void)
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	for (i = 0; i < kills && !rc; i++) {
 		rc = one_kill(i);
-		if (i % 50 == 49 && !rc) { /* the log keeps growing: begin anew */
+		if ((i % 50 == 49 || i + 1 == kills) && !rc) { /* the log keeps growing: begin anew */
 			total += shared->sent[0] + shared->sent[1] + shared->sent[2] + shared->sent[3];
 			rc = system(command) != 0;
 			memset((void *)shared, 0, sizeof(*shared));

@@ -21,25 +21,55 @@ check() {
 	fi
 	passed=$((passed + 1))
 }
+die() { echo "thmq_test: $*"; exit 1; }
 has() { grep -q -- "$2" "$dir/$1" || { echo "thmq_test: $what: no '$2' in:"; cat "$dir/$1"; exit 1; }; }
 
 printf 'a\n\nb c\nlast without newline' >"$dir/in"
 printf 'a\n\nb c\nlast without newline\n' >"$dir/want"
 check version 0 "$thmq" --version; has out '^thmq [0-9]'
+check "version as a command" 0 "$thmq" version; has out '^thmq [0-9]'
 check help 0 "$thmq" help; has out 'thmq pub'
-check "help of a command" 0 "$thmq" help sub; has out -- --group
+check "help of a command" 0 "$thmq" help sub; has out -- --group; has out time_ns
+check "help behind other words" 0 "$thmq" pub "$d" t --help; has out -- --create
+check "help of no command" 2 "$thmq" help nonsense; has err nonsense
+check "help tells the room" 0 "$thmq" help topic; has out '54 MB'
 check "no command" 2 "$thmq"
 check "unknown command" 2 "$thmq" nonsense; has err nonsense
 check "unknown option" 2 "$thmq" pub --nonsense "$d" t
 check "missing words" 2 "$thmq" pub "$d"
+check "count without a value" 2 "$thmq" sub "$d" t --count; has err '--count needs a value'
+check "count before the words" 2 "$thmq" sub --count "$d" t; has err '--count needs a value'
+check "count before an option" 2 "$thmq" sub "$d" t --count --json; has err '--count needs a value'
+check "a value for none" 2 "$thmq" sub --json=yes "$d" t; has err 'takes no value'
+check "partitions without create" 2 "$thmq" pub --partitions 2 "$d" t "$dir/in"; has err -- --create
+check "describe visible-at" 2 "$thmq" topic describe --visible-at durable "$d" t; has err -- --visible-at
+check "list with a group" 2 "$thmq" topic list --group g "$d"; has err -- --group
+check "delete as json" 2 "$thmq" topic delete --json "$d" t; has err -- --json
+long=$(printf '%0300d' 0)
+check "long tag" 2 "$thmq" pub --tag "$long" "$d" t "$dir/in"; has err 'at most 255 bytes, not 300'
+check "empty key" 2 "$thmq" pub --key= "$d" t "$dir/in"; has err '1 to 4096 bytes, not 0'
 check "absent directory" 3 "$thmq" topic list "$d"
 check "absent directory of pub" 3 "$thmq" pub "$d" t "$dir/in"
 check create 0 "$thmq" topic create "$d" t
 check "create twice" 1 "$thmq" topic create "$d" t; has err exists
 check "if absent" 0 "$thmq" topic create --if-absent "$d" t
+check "if absent, as it is" 0 "$thmq" topic create --if-absent --partitions 1 "$d" t
+check "if absent, otherwise" 1 "$thmq" topic create --if-absent --partitions 9 "$d" t
+has err 'exists with 1 partitions, not 9'
+check "if absent, another level" 1 "$thmq" topic create --if-absent --visible-at memory "$d" t; has err 'visible at durable'
+check "pub that would create otherwise" 1 "$thmq" pub --create --partitions 9 "$d" t "$dir/in"
+has err 'exists with 1 partitions, not 9'
+check "an empty topic" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0'
+check "a file that is not there" 1 "$thmq" pub "$d" t "$dir/in" "$dir/none"; has err 'none: No such file'
+check "a folder as a file" 1 "$thmq" pub "$d" t "$dir/in" "$dir"; has err 'directory'
+check "nothing was published" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0'
 check "publish a file" 0 "$thmq" pub "$d" t "$dir/in"
 check "read it back" 0 "$thmq" sub "$d" t
 cmp -s "$dir/out" "$dir/want" || { echo "thmq_test: what was read differs"; exit 1; }
+check "offsets in text" 0 "$thmq" topic describe "$d" t; has out 'offsets 0 to 3$'
+check "offsets of dump" 0 "$thmq" dump "$d"; has out 'offsets 0 to 3:'
+check "a group that has not begun" 0 "$thmq" topic describe --json --group g "$d" t
+has out '"visible_at":"durable".*"begin":0,"end":4,"group":"g","begun":false,"group_offset":null,"lag":4}'
 check "to an absent topic" 3 "$thmq" pub "$d" other "$dir/in"; has err -- --create
 check "bad topic name" 1 "$thmq" topic create "$d" 'a/b'
 check "two of them in a group" 0 "$thmq" sub --group g --count 2 "$d" t
@@ -47,6 +77,12 @@ check "two of them in a group" 0 "$thmq" sub --group g --count 2 "$d" t
 check "the group goes on" 0 "$thmq" sub --group g "$d" t; has out 'b c'
 [ "$(wc -l <"$dir/out")" = 2 ] || { echo "thmq_test: the group did not go on where it stopped"; exit 1; }
 check "the group is at the end" 0 "$thmq" topic describe --group g "$d" t; has out 'group at 4, 0 behind'
+check "and in JSON" 0 "$thmq" topic describe --json --group g "$d" t; has out '"begun":true,"group_offset":4,"lag":0'
+check "from a date" 0 "$thmq" sub --from 2020-01-01 --count 1 "$d" t; has out '^a$'
+check "from a time" 0 "$thmq" sub --from 2020-01-01T12:00:00Z --count 1 "$d" t; has out '^a$'
+check "from a date to come" 0 "$thmq" sub --from 2199-12-31 "$d" t
+[ ! -s "$dir/out" ] || die "--from 2199-12-31 gave something"
+check "from no date" 2 "$thmq" sub --from 2020-02-31 "$d" t; has err '2020-02-31'
 check "from an offset" 0 "$thmq" sub --from 3 "$d" t; has out 'last without'
 [ "$(wc -l <"$dir/out")" = 1 ] || { echo "thmq_test: --from 3"; exit 1; }
 check "out of range" 1 "$thmq" sub --from 99 "$d" t; has err 'offsets 0 to 4'
@@ -62,7 +98,58 @@ check verify 0 "$thmq" verify "$d"; has out whole
 check dump 0 "$thmq" dump --batches "$d"; has out 'partition'
 check delete 0 "$thmq" topic delete "$d" keyed
 check "delete it again" 3 "$thmq" topic delete "$d" keyed
-check bench 0 "$thmq" bench --seconds 1 --size 50 "$dir/bench"; has out 'durable, one at a time'
+
+# bench leaves a directory as it was, whatever ends it
+ls -R "$d" >"$dir/before"
+check bench 0 "$thmq" bench --seconds 1 --size 50 "$d"; has out 'durable, one at a time'
+ls -R "$d" | cmp -s - "$dir/before" || die "bench changed the directory"
+"$thmq" bench --seconds 60 "$dir/bench" >"$dir/out" 2>"$dir/err" & bench=$!
+i=0
+while ! ls "$dir"/bench/thmq-bench-*/lock >/dev/null 2>&1 && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+kill -INT $bench
+wait $bench && die "an interrupted bench is no success"
+[ ! -e "$dir/bench" ] || die "an interrupted bench left $(find "$dir/bench")"
+
+# output that cannot be written is a failure that says so, but not a reader that has gone
+if [ -w /dev/full ]; then
+	for command in "topic list $d" "topic describe --json $d t" "verify --json $d" "dump $d" "sub $d t" \
+		"pub --json $d t $dir/in" "help" "version"; do
+		status=0
+		# shellcheck disable=SC2086
+		"$thmq" $command >/dev/full 2>"$dir/err" || status=$?
+		what="full: $command"
+		[ $status = 1 ] || die "$what: exit $status"
+		has err 'standard output: No space left'
+		passed=$((passed + 1))
+	done
+fi
+: >"$dir/err"
+seq 1 20000 | "$thmq" pub --quiet --create "$dir/pipe" t || exit 1
+(status=0; "$thmq" sub "$dir/pipe" t 2>>"$dir/err" || status=$?; echo $status >"$dir/status") | head -1 >"$dir/out"
+[ "$(cat "$dir/status")" = 0 ] && [ ! -s "$dir/err" ] || die "a reader that went: $(cat "$dir/status" "$dir/err")"
+check "follow without a reader" 0 timeout 20 sh -c '"$1" sub --follow "$2" t | head -1' sh "$thmq" "$d"
+status=0
+"$thmq" topic list "$d" >&- 2>"$dir/err" || status=$?
+[ $status = 1 ] || die "standard output closed: exit $status"
+
+# what came is stored before the next line comes
+(seq 1 10; printf unfinished; sleep 6) | "$thmq" pub --create "$dir/slow" t & i=0
+while ! grep -q . "$dir/slow/lock" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+sleep 1.5
+kill -KILL "$(cat "$dir/slow/lock")"
+check "stored while it waited" 0 "$thmq" sub "$dir/slow" t
+[ "$(wc -l <"$dir/out")" = 10 ] || die "pub that waited stored $(wc -l <"$dir/out") of 10"
+
+# a failure half way says what is stored
+(printf 'k:1\nk:2\n'; head -c 3000000 /dev/zero; printf '\nk:3\n') >"$dir/large"
+check "a message too large" 1 "$thmq" pub --json --key-separator : "$dir/slow" t "$dir/large"
+has err 'line 3: too long for a message'; has err 'at most [0-9]* bytes'; has err '2 messages were stored'
+has out '"messages":2,.*"complete":false'
+printf ':1\n' >"$dir/large"
+check "a key too short" 1 "$thmq" pub --key-separator : "$dir/slow" t "$dir/large"; has err 'line 1: a key of 0 bytes'
+check "what is stored" 0 "$thmq" sub "$dir/slow" t
+[ "$(wc -l <"$dir/out")" = 12 ] || die "$(wc -l <"$dir/out") messages, not 12"
+check "no such partition" 3 "$thmq" pub --partition 7 "$d" t "$dir/in"; has err '0 messages were stored'
 
 # another process has it open
 "$thmq" sub --follow "$d" t >"$dir/follow" & follower=$!
@@ -87,6 +174,9 @@ check "verify without meta" 4 "$thmq" verify "$d"; has out 'meta: missing'
 check "open without meta" 4 "$thmq" topic list "$d"; has err 'meta'
 mv "$dir/aside" "$d/meta"
 check "verify with meta again" 0 "$thmq" verify "$d"; has out whole
+
+check "verify a file" 1 "$thmq" verify "$dir/in"; has err 'in is no directory'
+check "dump what is not there" 3 "$thmq" dump "$dir/none"
 
 # damage is found, and nothing is changed
 last=$(find "$d"/shard-000 -name '*.log' | sort | head -1)
