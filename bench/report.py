@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Puts measured figures into README.md and a drawing of them into doc/measured.svg.
+"""Puts measured figures into README.md and a drawing of them into doc/measured.svg, those of the part rivals into
+doc/rivals.md and doc/rivals.svg.
 
-usage: sh bench/run.sh --json commitlog | python3 bench/report.py [--machine TEXT] [--root DIR]
+usage: sh bench/run.sh --json commitlog rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
 
 Each figure stands beside its rival or limit of the same run, with the 95 % interval over the pairs of runs.
 """
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -121,6 +123,186 @@ def drawing(lines):
     return "\n".join(svg)
 
 
+# ---------------------------------------------------------------------- rivals
+
+RIVALS_BEGIN = "<!-- RIVALS: written by bench/report.py from a run of bench/run.sh; no number may stand here that was not\nmeasured in the same run as what it is compared with. -->\n"
+RIVALS_END = "<!-- END RIVALS -->"
+SIZES = {100: "100 B", 1024: "1 KiB", 16384: "16 KiB"}
+KINDS = {
+    "durable": ("durable", "group commit"),
+    "written": ("written", "asynchronous flush"),
+    "memory": ("memory", "asynchronous flush"),
+}
+
+
+def faster(line):
+    """How many times faster than the rival we are, with the interval: latencies the other way round than rates."""
+    low, mid, high = line["low"], line["mid"], line["high"]
+    if line["unit"] == "us":
+        low, mid, high = (1 / max(x, 1e-9) for x in (high, mid, low))
+    return low, mid, high
+
+
+def times(x):
+    return f"{x:.3f}" if x < 0.1 else f"{x:.2f}" if x < 10 else f"{x:,.0f}"
+
+
+def factor(line):
+    low, mid, high = faster(line)
+    return f"**{times(mid)}** [{times(low)} … {times(high)}]"
+
+
+def cells_of(lines, table):
+    """{(row key, size): {metric: line}} in the order of the lines."""
+    cells = {}
+    for line in lines:
+        if line.get("table") == table:
+            key = line["kind"] if table == "mechanism" else line["system"]
+            cells.setdefault((key, line["size"]), {})[line["metric"]] = line
+    return cells
+
+
+def rivals_rows(cells):
+    rows = []
+    for key, _ in cells:
+        if key not in rows:
+            rows.append(key)
+    return rows
+
+
+def systems_table(cells):
+    out = []
+    for size in SIZES:
+        rows = [key for key in rivals_rows(cells) if (key, size) in cells]
+        if not rows:
+            continue
+        out += [
+            f"#### {SIZES[size]}, durable",
+            "",
+            "| | one at a time: p50 µs | p99 µs | faster, p50 | faster, p99 | many: thousand/s | faster | its batch |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        ours = cells[rows[0], size]
+        out.append(
+            f"| libthundermq | {number(ours['one_p50']['value'])} | {number(ours['one_p99']['value'])} | | "
+            f"| {number(ours['many']['value'])} | | |"
+        )
+        for key in rows:
+            c = cells[key, size]
+            out.append(
+                f"| {key}{' (server)' if c['many']['server'] else ''} | {number(c['one_p50']['rival_value'])} "
+                f"| {number(c['one_p99']['rival_value'])} | {factor(c['one_p50'])} | {factor(c['one_p99'])} "
+                f"| {number(c['many']['rival_value'])} | {factor(c['many'])} | {c['many']['batch']:,} |"
+            )
+        out.append("")
+    return out
+
+
+def mechanism_table(cells):
+    heads = {"one_p50": "one at a time, p50 µs", "one_p99": "p99 µs", "out64_p50": "64 outstanding, p50 µs", "out64_p99": "p99 µs",
+             "many": "many outstanding, thousand/s"}
+    out = []
+    for key in rivals_rows(cells):
+        proves = next(c["many"]["proves"] for (k, _), c in cells.items() if k == key)
+        out += [
+            f"#### {KINDS[key][0]}, beside mapped files with {KINDS[key][1]} (its answer: {proves})",
+            "",
+            "| | | libthundermq | mapped files | faster |",
+            "|---|---|---:|---:|---:|",
+        ]
+        for size in SIZES:
+            for metric, head in heads.items():
+                line = cells.get((key, size), {}).get(metric)
+                if line:
+                    stored = f" ({number(line['stored'])} until flushed)" if metric == "many" and key != "durable" else ""
+                    out.append(f"| {SIZES[size] if metric == 'one_p50' else ''} | {head} | {number(line['value'])} "
+                               f"| {number(line['rival_value'])}{stored} | {factor(line)} |")
+        out.append("")
+    return out
+
+
+def rivals_drawing(systems, mechanism):
+    """Two panels, one at a time and many: how many times faster we are than each rival, on a logarithmic axis."""
+    rows = [(key, systems) for key in rivals_rows(systems)] + [(key, mechanism) for key in rivals_rows(mechanism)]
+    panels = (("one_p50", "one at a time, p50"), ("many", "many outstanding"))
+    points = [faster(cells[key, size][metric]) for key, cells in rows for size in SIZES for metric, _ in panels
+              if metric in cells.get((key, size), {})]
+    low = math.floor(math.log10(max(min((p[0] for p in points), default=1), 1e-4)) - 0.05)
+    high = max(math.ceil(math.log10(max((p[2] for p in points), default=1)) + 0.05), low + 1)
+    left, width, gap, step = 240, 300, 40, 44
+    height = 96 + step * len(rows)
+    colours = {100: "#1f5fa8", 1024: "#b5651d", 16384: "#2a7f4f"}
+    total = left + 2 * width + gap + 30
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        '<text x="12" y="22" font-size="14" font-weight="bold">How many times faster than each rival (right of 1: libthundermq is faster)</text>',
+    ]
+    for i, (size, name) in enumerate(SIZES.items()):
+        svg.append(f'<circle cx="{18 + 80 * i}" cy="40" r="4.5" fill="{colours[size]}"/><text x="{28 + 80 * i}" y="44">{name}</text>')
+    for p, (metric, title) in enumerate(panels):
+        x0 = left + p * (width + gap)
+        x_of = lambda v, x0=x0: x0 + (min(max(math.log10(max(v, 1e-9)), low), high) - low) / (high - low) * width
+        svg.append(f'<text x="{x0 + width / 2:.0f}" y="60" text-anchor="middle" font-weight="bold">{title}</text>')
+        for e in range(low, high + 1):
+            x = x_of(10.0**e)
+            style = 'stroke="#333"' if e == 0 else 'stroke="#ddd"'
+            svg.append(f'<line x1="{x:.1f}" y1="68" x2="{x:.1f}" y2="{height - 24}" {style}/>')
+            svg.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{10.0**e:g}</text>')
+        for i, (key, cells) in enumerate(rows):
+            y = 90 + step * i
+            if p == 0:
+                name = f"mapped files, {KINDS[key][1]}" if cells is mechanism else key
+                svg.append(f'<text x="12" y="{y + 4}">{escape(name)}</text>')
+                if cells is mechanism:
+                    svg.append(f'<text x="12" y="{y + 18}" fill="#666">(ours: {KINDS[key][0]})</text>')
+            for k, size in enumerate(SIZES):
+                line = cells.get((key, size), {}).get(metric)
+                if not line:
+                    continue
+                a, m, b = faster(line)
+                at = y - 10 + 10 * k
+                svg.append(f'<line x1="{x_of(a):.1f}" y1="{at}" x2="{x_of(b):.1f}" y2="{at}" stroke="{colours[size]}" stroke-width="5" opacity="0.35"/>')
+                svg.append(f'<circle cx="{x_of(m):.1f}" cy="{at}" r="4" fill="{colours[size]}"/>')
+    svg.append("</svg>\n")
+    return "\n".join(svg)
+
+
+def replace_block(path, begin, end, block):
+    """What stands from the line that begins with @begin to @end."""
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    first, last = text.index(begin), text.index(end) + len(end)
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text[:first] + block + text[last:])
+
+
+def write_rivals(lines, machine, root):
+    systems, mechanism = cells_of(lines, "systems"), cells_of(lines, "mechanism")
+    out = [
+        "### Measured",
+        "",
+        f"On {machine}; a shared virtual machine with a virtual disk: only what stands side by side may be compared. Medians over",
+        "rounds in which all take turns; \"faster\" says how many times faster libthundermq was in the same round, below 1 that the",
+        "other was; in brackets the 95 % interval of that ratio's median.",
+        "",
+        "![how many times faster than each rival](rivals.svg)",
+        "",
+    ]
+    if systems:
+        out += ["### What one would take instead", ""] + systems_table(systems)
+    if mechanism:
+        out += ["### RocketMQ's storage mechanism", ""] + mechanism_table(mechanism)
+    skipped = [f"{line['name'].removeprefix('rival_')} ({line['why']})" for line in lines if line.get("verdict") == "skipped"]
+    if skipped:
+        out += [f"Not measured: {', '.join(skipped)}.", ""]
+    if any(line["verdict"] == "smoke" for line in lines):
+        out += ["**From a short run that only shows that it works: no figure of it means anything.**", ""]
+    replace_block(os.path.join(root, "doc", "rivals.md"), "<!-- RIVALS", RIVALS_END, RIVALS_BEGIN + "\n".join(out) + RIVALS_END)
+    with open(os.path.join(root, "doc", "rivals.svg"), "w", encoding="utf-8") as f:
+        f.write(rivals_drawing(systems, mechanism))
+
+
 def cpu_model():
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
@@ -140,18 +322,19 @@ def main():
     lines = [json.loads(row) for row in sys.stdin if row.startswith("{")]
     if not lines:
         sys.exit("report: no figures on standard input")
+    rivals = [line for line in lines if line["part"] == "rivals"]
+    if rivals:
+        write_rivals(rivals, args.machine, args.root)
+    lines = [line for line in lines if line["part"] != "rivals"]
+    if not lines:
+        return
     block = (
         BEGIN + "### Measured\n\n"
         f"On {args.machine}; a shared virtual machine, so that ratios say more than figures. Medians over pairs of runs, in brackets the 95 %\n"
         "interval. A bar holds where the whole interval is on its good side. `sh bench/run.sh commitlog` measures on yours.\n\n"
         "![how far each figure is from its bar](doc/measured.svg)\n\n" + table(lines) + "\n" + END
     )
-    readme = os.path.join(args.root, "README.md")
-    with open(readme, encoding="utf-8") as f:
-        text = f.read()
-    begin, end = text.index("<!-- MEASURED"), text.index(END) + len(END)
-    with open(readme, "w", encoding="utf-8") as f:
-        f.write(text[:begin] + block + text[end:])
+    replace_block(os.path.join(args.root, "README.md"), "<!-- MEASURED", END, block)
     with open(os.path.join(args.root, "doc", "measured.svg"), "w", encoding="utf-8") as f:
         f.write(drawing(lines))
 

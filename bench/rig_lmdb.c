@@ -3,6 +3,7 @@
  * rig_lmdb.c - LMDB as a queue: see rig_lmdb.h.
  */
 #include "rig_lmdb.h"
+#include "rig_rival.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,8 +14,8 @@
 #ifdef HAVE_LMDB
 #include <lmdb.h>
 
-#define MAP_BYTES (8ull << 30)
-#define LEN_MAX 65536u
+#define MAP_BYTES (64ull << 30) /* addresses, not memory */
+#define LEN_MAX RIG_RIVAL_LEN_MAX
 
 struct rig_lmdb {
 	MDB_env *env;
@@ -102,3 +103,38 @@ double rig_lmdb_append(struct rig_lmdb *l, uint64_t count, uint32_t len, uint32_
 	return 0;
 }
 #endif
+
+static void *rival_open(const char *dir, const char **ret_why)
+{
+	struct rig_lmdb *l = rig_lmdb_open(dir);
+
+	if (!l)
+		*ret_why = "built without LMDB";
+	return l;
+}
+
+static void rival_store(void *rival, uint64_t count, uint32_t len)
+{
+	rig_lmdb_append(rival, count, len, rig_rival_store_batch(len));
+}
+
+static void rival_one(void *rival, uint32_t len)
+{
+	rig_lmdb_append(rival, 1, len, 1);
+}
+
+static void rival_close(void *rival)
+{
+	rig_lmdb_close(rival);
+}
+
+const struct rig_rival rig_rival_lmdb = {
+	.name = "LMDB",
+	.word = "lmdb",
+	.open = rival_open,
+	.store = rival_store,
+	.one = rival_one,
+	.close = rival_close,
+	.batch = rig_rival_store_batch,
+	.how = "synchronous transactions, integer keys, MDB_APPEND",
+};
