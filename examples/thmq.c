@@ -55,8 +55,10 @@ static const struct command {
 	 "  --partitions N       create: partitions (default 1)\n"
 	 "  --visible-at LEVEL   create: memory, written or durable (default): when consumers see\n"
 	 "                       a message\n"
-	 "  --if-absent          create: succeed where it exists; what was asked for by\n"
-	 "                       --partitions and --visible-at must be so\n"
+	 "  --retention-time T   create: messages older than this may go: 90m, 7d\n"
+	 "  --retention-bytes N  create: of each partition all but the newest N bytes may go: 10G\n"
+	 "  --retain-consumed    create: what all groups have acknowledged may go\n"
+	 "  --if-absent          create: succeed where it exists; what was asked for must be so\n"
 	 "  --group GROUP        describe: where this group stands\n"
 	 "  --json               list, describe: as JSON, one object a topic or partition\n"
 	 "\n"
@@ -64,8 +66,8 @@ static const struct command {
 	 "and lag the number of messages from where the group is to the end; while begun is\n"
 	 "false, from where it would begin. Offsets that a crash left unused count too.\n"},
 	{"verify", cmd_verify, "thmq verify DIR",
-	 "Checks every stored byte of a closed directory and changes nothing. Exit status 4 if\n"
-	 "something is damaged.\n"
+	 "Checks every stored byte of a closed directory, indexes too, and that its logs belong\n"
+	 "together, and changes nothing. Exit status 4 if something is damaged.\n"
 	 "\n"
 	 "  --json               findings and summary as JSON\n"},
 	{"dump", cmd_dump, "thmq dump DIR",
@@ -74,14 +76,29 @@ static const struct command {
 	 "\n"
 	 "  --batches            batch headers too\n"
 	 "  --json               one JSON object a line\n"},
+	{"repair", cmd_repair, "thmq repair DIR",
+	 "Tells what would make a damaged, closed directory open again, and what is lost; does\n"
+	 "it with --write. Indexes and vote files are made anew. From the first damaged batch of\n"
+	 "a log on everything is moved aside, into files quarantine-POSITION.bin beside the log.\n"
+	 "Copy the directory as it is before. Exit status 4 if something is to be repaired, or\n"
+	 "cannot be.\n"
+	 "\n"
+	 "  --write              do it\n"
+	 "  --quarantine DIR     with --write: what is moved aside goes there\n"
+	 "  --json               findings, losses, steps and summary as JSON\n"},
+	{"copy", cmd_copy, "thmq copy DIR NEW",
+	 "Copies a closed directory, and checks every batch on the way: what is damaged is not\n"
+	 "copied. NEW must not be there, or be empty. Processes copy a directory that they have\n"
+	 "open by thmq_broker_copy().\n"},
 	{"bench", cmd_bench, "thmq bench DIR",
-	 "Measures durable and memory-acknowledged publishing on the device of DIR, in a\n"
+	 "Measures durable, written and memory-acknowledged publishing on the device of DIR, in a\n"
 	 "directory thmq-bench-XXXXXX that is made in DIR and removed at the end, also when\n"
 	 "interrupted. Data in DIR is not touched. Meanwhile it takes as much room as it writes,\n"
 	 "which may be some gigabytes.\n"
 	 "\n"
 	 "  --seconds N          for each figure (default 2)\n"
 	 "  --size N             bytes of a message (default 100)\n"
+	 "  --group-us N         how long a batch may wait for more messages (default 0)\n"
 	 "  --json               as JSON\n"},
 };
 

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <thundermq/thundermq.h>
+#include <thundermq/log.h>
 
 #define SECOND 1000000000ull
 
@@ -55,15 +55,21 @@ struct connection {
 int connect_dir(struct connection *c, const char *dir, bool create,
 		uint32_t policy); /* 0 or an exit code, said */
 int disconnect(struct connection *c, int code);
-/* 0 in @partition_count or @level: not asked for. @if_absent: one that exists will do, if it is as asked for. */
-int make_topic(struct connection *c, const char *topic, uint32_t partition_count, uint32_t level,
+/* What is 0 in @wanted was not asked for. @if_absent: one that exists will do, if it is as asked for. */
+int make_topic(struct connection *c, const char *topic, const struct thmq_topic_opts *wanted,
 	       bool if_absent);
+
+/* thmq verify and thmq repair */
+const char *finding_name(uint32_t kind);
+void print_finding(const char *log, const struct thmq_log_finding *f, bool json);
 
 int cmd_pub(int argc, char **argv);
 int cmd_sub(int argc, char **argv);
 int cmd_topic(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
+int cmd_repair(int argc, char **argv);
+int cmd_copy(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 
 #endif

@@ -63,14 +63,13 @@ static int one_by_one(struct connection *c, uint32_t level, const char *what, co
 }
 
 /* As many outstanding as the window takes. */
-static int pipelined(struct connection *c, uint32_t level, const char *what, const void *data,
-		     uint32_t size, uint64_t seconds, bool json)
+static int pipelined(struct connection *c, const char *topic, uint32_t level, const char *what,
+		     const void *data, uint32_t size, uint64_t seconds, bool json)
 {
 	uint64_t begin = clock_ns(), until = begin + seconds * SECOND, count = 0;
 	struct thmq_producer *p;
 	int64_t seq = 0;
-	int rc = thmq_producer_open(c->session, "thmq-bench",
-				    THMQ_PRODUCER_OPTS(.durability = level), &p);
+	int rc = thmq_producer_open(c->session, topic, THMQ_PRODUCER_OPTS(.durability = level), &p);
 	double took;
 
 	while (!rc && !interrupted && clock_ns() < until) {
@@ -141,7 +140,31 @@ static int remove_place(struct place *p, int code)
 
 /* ------------------------------------------------------------------ command */
 
-static int measure(const char *dir, uint32_t size, uint64_t seconds, bool json)
+static int connect_bench(struct connection *c, const char *dir, uint64_t group_ns)
+{
+	int rc;
+
+	memset(c, 0, sizeof(*c));
+	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL));
+	if (!rc)
+		rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .group_ns = group_ns),
+				      &c->broker);
+	if (!rc)
+		rc = thmq_connect(c->env, "inproc://", NULL, &c->session);
+	if (!rc)
+		rc = thmq_topic_create(c->session, "thmq-bench", NULL);
+	/* its readers do not wait for the flush, so that neither does the device */
+	if (!rc)
+		rc = thmq_topic_create(c->session, "thmq-bench-written",
+				       THMQ_TOPIC_OPTS(.visible_at = THMQ_DURABILITY_WRITTEN));
+	if (!rc)
+		return 0;
+	rc = fail(rc, "%s", thmq_errmsg());
+	thmq_env_close(c->env, 0);
+	return rc;
+}
+
+static int measure(const char *dir, uint32_t size, uint64_t seconds, uint64_t group_ns, bool json)
 {
 	struct connection c;
 	void *data = calloc(1, size + 1);
@@ -149,20 +172,20 @@ static int measure(const char *dir, uint32_t size, uint64_t seconds, bool json)
 
 	if (!data)
 		return fail(-ENOMEM, "out of memory");
-	rc = connect_dir(&c, dir, true, THMQ_POLICY_POLL);
+	rc = connect_bench(&c, dir, group_ns);
 	if (rc) {
 		free(data);
 		return rc;
 	}
-	rc = thmq_topic_create(c.session, "thmq-bench", NULL);
-	if (rc)
-		rc = fail(rc, "%s", thmq_errmsg());
 	if (!rc && !interrupted)
 		rc = one_by_one(&c, THMQ_DURABILITY_DURABLE, "durable, one at a time", data, size,
 				seconds, json);
 	if (!rc && !interrupted)
-		rc = pipelined(&c, THMQ_DURABILITY_DURABLE, "durable, many outstanding", data, size,
-			       seconds, json);
+		rc = pipelined(&c, "thmq-bench", THMQ_DURABILITY_DURABLE,
+			       "durable, many outstanding", data, size, seconds, json);
+	if (!rc && !interrupted)
+		rc = pipelined(&c, "thmq-bench-written", THMQ_DURABILITY_WRITTEN,
+			       "written, many outstanding", data, size, seconds, json);
 	if (!rc && !interrupted)
 		rc = one_by_one(&c, THMQ_DURABILITY_MEMORY, "memory, one at a time", data, size, 1,
 				json);
@@ -172,11 +195,12 @@ static int measure(const char *dir, uint32_t size, uint64_t seconds, bool json)
 
 int cmd_bench(int argc, char **argv)
 {
-	const char *seconds_text = NULL, *size_text = NULL;
-	uint64_t seconds = 2, size = 100;
+	const char *seconds_text = NULL, *size_text = NULL, *group_text = NULL;
+	uint64_t seconds = 2, size = 100, group_us = 0;
 	bool json = false;
 	const struct option_spec specs[] = {{"--seconds", &seconds_text, NULL},
 					    {"--size", &size_text, NULL},
+					    {"--group-us", &group_text, NULL},
 					    {"--json", NULL, &json},
 					    {NULL, NULL, NULL}};
 	int words = parse_options(argc, argv, specs), rc;
@@ -187,6 +211,8 @@ int cmd_bench(int argc, char **argv)
 	if ((seconds_text && (!parse_number(seconds_text, 3600, &seconds) || !seconds)) ||
 	    (size_text && !parse_number(size_text, 500000, &size)))
 		return usage_error("--seconds is 1 to 3600, --size up to 500000");
+	if (group_text && !parse_number(group_text, 1000000, &group_us))
+		return usage_error("--group-us is up to 1000000");
 	if (words != 1)
 		return usage_error("bench needs a directory");
 	rc = make_place(&place, argv[0]);
@@ -195,6 +221,6 @@ int cmd_bench(int argc, char **argv)
 			rmdir(place.dir);
 		return rc;
 	}
-	rc = remove_place(&place, measure(place.path, (uint32_t)size, seconds, json));
+	rc = remove_place(&place, measure(place.path, (uint32_t)size, seconds, group_us * 1000, json));
 	return !rc && interrupted ? fail(-EINTR, "interrupted") : rc;
 }

@@ -330,7 +330,7 @@ static int publish_all(struct pub *p, const char *topic, bool create, uint32_t p
 	int rc = 0, i;
 
 	if (create)
-		rc = make_topic(&p->c, topic, partition_count, 0, true);
+		rc = make_topic(&p->c, topic, THMQ_TOPIC_OPTS(.partition_count = partition_count), true);
 	if (rc)
 		return rc;
 	rc = thmq_producer_open(p->c.session, topic, THMQ_PRODUCER_OPTS(.durability = durability),

@@ -15,9 +15,11 @@ static const char *level_name(uint32_t level)
 /* ------------------------------------------------------------------- create */
 
 /* A topic that exists already is the wanted one only where it is as it was asked for. */
-static int compare_topic(struct connection *c, const char *topic, uint32_t partition_count,
-			 uint32_t level)
+static int compare_topic(struct connection *c, const char *topic,
+			 const struct thmq_topic_opts *wanted)
 {
+	uint32_t partition_count = wanted->partition_count, level = wanted->visible_at;
+
 	struct thmq_topic_info info = {.size = sizeof(info)};
 	int rc = thmq_topic_describe(c->session, topic, &info);
 
@@ -29,18 +31,20 @@ static int compare_topic(struct connection *c, const char *topic, uint32_t parti
 	if (level && level != info.visible_at)
 		return fail(-EEXIST, "topic %s exists, visible at %s, not %s", topic,
 			    level_name(info.visible_at), level_name(level));
+	if ((wanted->retention_ns && wanted->retention_ns != info.retention_ns) ||
+	    (wanted->retention_bytes && wanted->retention_bytes != info.retention_bytes) ||
+	    (wanted->flags & ~info.flags))
+		return fail(-EEXIST, "topic %s exists, with another retention", topic);
 	return EXIT_OK;
 }
 
-int make_topic(struct connection *c, const char *topic, uint32_t partition_count, uint32_t level,
+int make_topic(struct connection *c, const char *topic, const struct thmq_topic_opts *wanted,
 	       bool if_absent)
 {
-	int rc = thmq_topic_create(
-		c->session, topic,
-		THMQ_TOPIC_OPTS(.partition_count = partition_count, .visible_at = level));
+	int rc = thmq_topic_create(c->session, topic, wanted);
 
 	if (rc == -EEXIST && if_absent)
-		return compare_topic(c, topic, partition_count, level);
+		return compare_topic(c, topic, wanted);
 	return rc ? fail(rc, "%s", thmq_errmsg()) : EXIT_OK;
 }
 
@@ -78,14 +82,29 @@ static int list(struct connection *c, bool json)
 
 /* ----------------------------------------------------------------- describe */
 
+static void describe_retention(const struct thmq_topic_info *info)
+{
+	if (info->retention_ns)
+		printf(", kept for %llu s", (unsigned long long)info->retention_ns / 1000000000);
+	if (info->retention_bytes)
+		printf(", the newest %llu bytes of each partition",
+		       (unsigned long long)info->retention_bytes);
+	if (info->flags & THMQ_TOPIC_RETAIN_CONSUMED)
+		printf(", until all groups have it");
+	putchar('\n');
+}
+
 static void describe_json(const struct thmq_topic_info *info, const struct thmq_partition_info *p,
 			  uint32_t partition, const char *group)
 {
 	printf("{\"topic\":\"%s\",\"partition\":%u,\"partitions\":%u,\"visible_at\":\"%s\","
-	       "\"groups\":%u,"
+	       "\"groups\":%u,\"retention_ns\":%llu,\"retention_bytes\":%llu,"
+	       "\"retain_consumed\":%s,"
 	       "\"shard\":%u,\"begin\":%llu,\"end\":%llu",
 	       info->name, partition, info->partition_count, level_name(info->visible_at),
-	       info->group_count, p->shard, (unsigned long long)p->begin_offset,
+	       info->group_count, (unsigned long long)info->retention_ns,
+	       (unsigned long long)info->retention_bytes,
+	       info->flags & THMQ_TOPIC_RETAIN_CONSUMED ? "true" : "false", p->shard, (unsigned long long)p->begin_offset,
 	       (unsigned long long)p->end_offset);
 	if (group) {
 		bool begun = p->group_offset != UINT64_MAX;
@@ -128,9 +147,11 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 
 	if (rc)
 		return fail(rc, "%s", thmq_errmsg());
-	if (!json)
-		printf("%s: %u partitions, visible at %s, %u groups\n", info.name,
+	if (!json) {
+		printf("%s: %u partitions, visible at %s, %u groups", info.name,
 		       info.partition_count, level_name(info.visible_at), info.group_count);
+		describe_retention(&info);
+	}
 	for (i = 0; i < info.partition_count && !output_failed(); i++) {
 		struct thmq_partition_info p = {.size = sizeof(p)};
 
@@ -147,6 +168,53 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 
 /* ------------------------------------------------------------------ command */
 
+/* A number and one of @units, each of which is @factors of the smallest, which goes without saying. */
+static bool parse_scaled(const char *text, const char *units, const uint64_t *factors,
+			 uint64_t *ret_number)
+{
+	char digits[24];
+	size_t len = strspn(text, "0123456789");
+	const char *unit = text[len] ? strchr(units, text[len]) : NULL;
+	uint64_t factor = unit ? factors[unit - units] : 1;
+
+	if (!len || len >= sizeof(digits) || (text[len] && (!unit || text[len + 1])))
+		return false;
+	memcpy(digits, text, len);
+	digits[len] = 0;
+	if (!parse_number(digits, UINT64_MAX / factor, ret_number) || !*ret_number)
+		return false;
+	*ret_number *= factor;
+	return true;
+}
+
+static bool parse_size(const char *text, uint64_t *ret_bytes)
+{
+	static const uint64_t factors[] = {1ull << 10, 1ull << 20, 1ull << 30, 1ull << 40};
+
+	return parse_scaled(text, "KMGT", factors, ret_bytes);
+}
+
+static bool parse_duration(const char *text, uint64_t *ret_ns)
+{
+	static const uint64_t factors[] = {1, 60, 3600, 86400};
+
+	if (!parse_scaled(text, "smhd", factors, ret_ns) || *ret_ns > INT64_MAX / 1000000000)
+		return false;
+	*ret_ns *= 1000000000;
+	return true;
+}
+
+static int parse_retention(const char *time, const char *bytes, bool consumed,
+			   struct thmq_topic_opts *opts)
+{
+	if (time && !parse_duration(time, &opts->retention_ns))
+		return usage_error("--retention-time: a number and s, m, h or d: 90m, 7d");
+	if (bytes && !parse_size(bytes, &opts->retention_bytes))
+		return usage_error("--retention-bytes: a number, perhaps with K, M, G or T: 10G");
+	opts->flags = consumed ? THMQ_TOPIC_RETAIN_CONSUMED : 0;
+	return EXIT_OK;
+}
+
 enum verb { CREATE = 1, LIST = 2, DESCRIBE = 4, DELETE = 8 };
 
 static uint32_t find_verb(const char *name)
@@ -162,15 +230,19 @@ static uint32_t find_verb(const char *name)
 
 int cmd_topic(int argc, char **argv)
 {
-	const char *partitions = NULL, *group = NULL, *visible = NULL;
-	bool if_absent = false, json = false;
+	const char *partitions = NULL, *group = NULL, *visible = NULL, *time = NULL, *bytes = NULL;
+	bool if_absent = false, json = false, consumed = false;
 	const struct option_spec specs[] = {{"--partitions", &partitions, NULL},
 					    {"--group", &group, NULL},
 					    {"--visible-at", &visible, NULL},
+					    {"--retention-time", &time, NULL},
+					    {"--retention-bytes", &bytes, NULL},
+					    {"--retain-consumed", NULL, &consumed},
 					    {"--if-absent", NULL, &if_absent},
 					    {"--json", NULL, &json},
 					    {NULL, NULL, NULL}};
 	int words = parse_options(argc, argv, specs), rc;
+	struct thmq_topic_opts opts;
 	uint64_t count = 0;
 	uint32_t level = 0, verb, i;
 	struct connection c;
@@ -180,11 +252,14 @@ int cmd_topic(int argc, char **argv)
 	verb = find_verb(words > 0 ? argv[0] : "");
 	if (!verb)
 		return usage_error("topic create, list, describe or delete; thmq help topic");
-	if ((partitions || visible || if_absent) && verb != CREATE)
+	if ((partitions || visible || if_absent || time || bytes || consumed) && verb != CREATE)
 		return usage_error("%s is of use only with topic create",
-				   partitions ? "--partitions"
-				   : visible  ? "--visible-at"
-					      : "--if-absent");
+				   partitions  ? "--partitions"
+				   : visible   ? "--visible-at"
+				   : time      ? "--retention-time"
+				   : bytes     ? "--retention-bytes"
+				   : if_absent ? "--if-absent"
+					       : "--retain-consumed");
 	if (group && verb != DESCRIBE)
 		return usage_error("--group is of use only with topic describe");
 	if (json && !(verb & (LIST | DESCRIBE)))
@@ -196,6 +271,12 @@ int cmd_topic(int argc, char **argv)
 			level = i;
 	if (visible && !level)
 		return usage_error("--visible-at is memory, written or durable, not %s", visible);
+	thmq_topic_opts_init(&opts);
+	rc = parse_retention(time, bytes, consumed, &opts);
+	if (rc)
+		return rc;
+	opts.partition_count = (uint32_t)count;
+	opts.visible_at = level;
 	if (words != (verb == LIST ? 2 : 3))
 		return usage_error("topic %s needs a directory%s", argv[0],
 				   verb == LIST ? "" : " and a topic");
@@ -207,7 +288,7 @@ int cmd_topic(int argc, char **argv)
 	} else if (verb == DESCRIBE) {
 		rc = describe(&c, argv[2], group, json);
 	} else if (verb == CREATE) {
-		rc = make_topic(&c, argv[2], (uint32_t)count, level, if_absent);
+		rc = make_topic(&c, argv[2], &opts, if_absent);
 	} else {
 		rc = thmq_topic_delete(c.session, argv[2]);
 		if (rc)

@@ -38,7 +38,7 @@ run() { # build, what to say, meson test arguments …
 run $build "all tests" --num-processes 2
 LSAN_OPTIONS=suppressions=$PWD/tests/leaks.txt:print_suppressions=0 ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 THMQ_TEST_SMALL=1 \
 	run $build-asan "the suite under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 2 \
-	--suite unit --suite fault --suite sim --suite integration
+	--suite unit --suite fault --suite sim --suite integration --suite fuzz
 
 # threads that meet: plain programs, since the test framework does not work under ThreadSanitizer
 races() {
@@ -50,6 +50,26 @@ races() {
 		reactor_open_close_test reactor_wakeup_test memory_remote_test broker_closing_test kill_test example_worker_queue
 }
 [ -z "${THMQ_TEST_FULL:-}" ] || races
+
+# each decoder of bytes from outside, for a minute; what does harm is left in the build's found/
+fuzz() {
+	sh tests/install.sh clang libclang-rt-14-dev
+	[ -d $build-fuzz ] || CC=clang meson setup -Dfuzz=true -Dbuildtype=debugoptimized -Doptimization=1 -Db_sanitize=address,undefined \
+		-Db_lundef=false -Dbench=false -Dexamples=false $build-fuzz >$build.log || { cat $build.log; exit 1; }
+	ninja -C $build-fuzz --quiet
+	for corpus in tests/fuzz/corpus/*; do
+		t=${corpus##*/}
+		echo "== fuzzing $t for a minute"
+		mkdir -p $build-fuzz/found/$t
+		result=OK
+		LSAN_OPTIONS=suppressions=$PWD/tests/leaks.txt:print_suppressions=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+			$build-fuzz/tests/fuzz_${t}_live -max_total_time=60 -timeout=60 -len_control=0 -max_len=4096 \
+			-artifact_prefix=$build-fuzz/found/$t- $build-fuzz/found/$t "$corpus" >$build-fuzz/found/$t.log 2>&1 ||
+			{ result=FAIL; tail -n 40 $build-fuzz/found/$t.log; }
+		echo "{\"name\": \"fuzz_$t\", \"result\": \"$result\"}" >>$log
+	done
+}
+[ -z "${THMQ_TEST_FULL:-}" ] || fuzz
 
 unprivileged() {
 	[ "$(id -u)" = 0 ] || { echo "== unprivileged: skipped, not root"; return 0; }

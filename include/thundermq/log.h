@@ -2,8 +2,8 @@
 /*
  * log.h - the commit log as a building block: one sequential, checksummed, group-committed log of runs.
  *
- * A log is one directory (or, without one, a bounded memory) and belongs to one core: all calls but
- * thmq_log_scan() are made on the thread that drives it. The log knows partitions only as numbers under
+ * A log is one directory (or, without one, a bounded memory) and belongs to one core: all calls but thmq_log_copy()
+ * and those of closed logs are made on the thread that drives it. The log knows partitions only as numbers under
  * which runs are found again; what a run means is its writer's. doc/format.md describes every byte.
  */
 #ifndef THUNDERMQ_LOG_H
@@ -87,6 +87,18 @@ struct thmq_log_run {
 
 /* --------------------------------------------------------------------- open */
 
+/* What one segment has of a partition; see thmq_log_events.live. */
+struct thmq_log_extent {
+	uint32_t partition;
+	uint32_t reserved;
+	uint64_t begin_offset; /* of its first message there */
+	uint64_t end_offset;   /* one past its last one there; between them others may lie elsewhere */
+	uint64_t messages;
+	uint64_t bytes;       /* of its runs there, headers included; rounded where the segment has no index */
+	int64_t last_time_ns; /* none of its messages there is newer */
+	uint64_t held_bytes;  /* of all its runs that are held now */
+};
+
 /* What the log tells its owner; called on its core, never inside the call that began the work. NULL: not wanted. */
 struct thmq_log_events {
 	uint32_t size;
@@ -107,6 +119,35 @@ struct thmq_log_events {
 	void (*room)(void *ctx);
 	/* A segment was closed: append a slice of every state that changed since the last such call. */
 	void (*checkpoint)(void *ctx);
+	/*
+	 * Of the oldest segment, asked of each partition in it: must any of this be kept? Asked again and again while it is, so
+	 * it is quick and appends nothing. NULL: everything must. A segment that has nothing to be kept goes.
+	 */
+	int (*live)(void *ctx, const struct thmq_log_extent *extent); /* 1: yes; 0: no */
+	/*
+	 * The newest slice of a state lies in the segment that is to go: append it again, as of now, or nothing if it has no
+	 * meaning any more. Return: 0 done; an error of thmq_log_append(), then it is called again. NULL: states go too.
+	 */
+	int (*renew)(void *ctx, uint32_t kind, uint64_t item);
+	/*
+	 * The last run of a partition lies in the segment that is to go: append what must outlive it, such as the offset that
+	 * comes next. Return: as of renew. NULL: nothing must.
+	 */
+	int (*leave)(void *ctx, uint32_t partition);
+};
+
+/* How one durable write is done. */
+enum thmq_flush_method {
+	THMQ_FLUSH_PROBE = 0, /* the one that is faster on this device: measured once for each device and environment */
+	THMQ_FLUSH_DSYNC = 1, /* the write says so: RWF_DSYNC, which goes through the device's cache (FUA) where it can */
+	THMQ_FLUSH_FDATASYNC = 2 /* a plain write, then fdatasync */
+};
+
+/* Is the completion of small writes and reads looked for at the device (io_uring's IOPOLL), or told by an interrupt? */
+enum thmq_polled_io {
+	THMQ_POLLED_PROBE = 0, /* looked for where the device has polled queues that pay, but never under THMQ_POLICY_EVENT */
+	THMQ_POLLED_OFF = 1,
+	THMQ_POLLED_ON = 2 /* -EOPNOTSUPP at open where it cannot be; a core does not sleep while one is in flight */
 };
 
 struct thmq_log_opts {
@@ -125,9 +166,24 @@ struct thmq_log_opts {
 	uint32_t write_depth; /* batches in flight; 0 means 8 */
 	uint8_t log_id
 		[16]; /* at creation: identity shared by all replicas; all zero: random. At open: must match unless zero */
+	uint64_t group_ns; /* how long a run that somebody waits for may wait for company before its batch is
+			      written, up to 1 s; 0: not at all, it is written as soon as the device is free */
+	uint64_t flush_interval_ns; /* what nobody waits for to be durable is so at the latest after this time; 0 means 500 ms */
+	uint64_t flush_bytes; /* or after so many bytes were written without a flush; 0 means 64 MiB */
+	uint32_t group_bytes; /* a batch is written as soon as it has so many, also with writes in flight, up to
+				 batch_bytes; 0: 64 KiB with writes in flight, and else no limit but batch_bytes */
+	uint32_t reserved;
+	uint32_t flush_method; /* enum thmq_flush_method */
+	uint32_t polled_io;    /* enum thmq_polled_io */
+	/* Files are never larger than this together, four segments at least; full_policy says what then. 0: no limit */
+	uint64_t limit_bytes;
+	uint32_t full_policy; /* enum thmq_full_policy: at limit_bytes, or when the file system is full */
+	uint32_t reserved2;
 };
 
 #define THMQ_LOG_NO_CREATE 1u /* -ENOENT where there is no log */
+#define THMQ_LOG_NO_BACKGROUND_FLUSH                                                               \
+	2u /* only what is waited for becomes durable, and what lies before it: no flush_interval_ns, no flush_bytes */
 
 #define THMQ_LOG_OPTS(...)                                                                         \
 	(&(struct thmq_log_opts){.size = sizeof(struct thmq_log_opts), __VA_ARGS__})
@@ -152,8 +208,9 @@ THMQ_API int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *o
 
 /**
  * thmq_log_close() - finish writes in flight, advance the durable mark, close
- * @timeout_ns: for the writes in flight
- * Return: 0; -ETIMEDOUT or the log's error: closed, but the last batches may be lost.
+ * @timeout_ns: how long the device may take for what it has and for the last batches; a second at least
+ * Return: 0; -ETIMEDOUT or the log's error: closed, but the last batches may be lost. What the device has still not
+ * answered then stays with the core, without events, until it has: till then nobody may open the directory.
  */
 THMQ_API int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns);
 
@@ -226,10 +283,12 @@ THMQ_API void thmq_log_view_release(struct thmq_log *log, struct thmq_log_view *
 THMQ_API int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t *ret_begin,
 			     uint64_t *ret_end);
 
-/** thmq_log_find_time() - base offset of the first run whose last time is at or after @time_ns
- * Return: 0; -ENOENT there is none. */
-THMQ_API int thmq_log_find_time(struct thmq_log *log, uint32_t partition, int64_t time_ns,
-				uint64_t *ret_offset);
+/**
+ * thmq_log_reader_find_time() - base offset of the first run whose last time is at or after @time_ns
+ * Call it again with the same time after a 0. Where the reader stands does not change, but it may lose its place: seek then.
+ * Return: 1 *@ret_offset; 0 it is being looked up (@ready is called); -ENOENT there is none; -THMQ_ECORRUPT; -EIO.
+ */
+THMQ_API int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, uint64_t *ret_offset);
 
 /** thmq_log_forget() - drop the index of a partition that was deleted; its runs stay until their segments go */
 THMQ_API void thmq_log_forget(struct thmq_log *log, uint32_t partition);
@@ -272,6 +331,15 @@ struct thmq_log_stats {
 	uint64_t torn_bytes; /* cut at open */
 	uint32_t unclean;    /* 1: the last owner did not close it, so that unflushed batches may be gone */
 	uint32_t sealed_segments; /* taken from their indexes at open, not read */
+	uint32_t flush_method; /* how it makes a write durable: THMQ_FLUSH_DSYNC or _FDATASYNC; 0: memory only or simulated */
+	uint32_t polled_io;    /* THMQ_POLLED_ON or _OFF; 0: likewise */
+	uint64_t dsync_ns;     /* what the probe measured for one block, each a median; 0: it was not measured */
+	uint64_t fdatasync_ns;
+	uint64_t begin_position; /* of the first segment that is held */
+	uint64_t begin_index;    /* of its first batch */
+	uint64_t file_bytes;     /* of all segments, made ahead or kept for reuse too */
+	uint64_t dropped_segments; /* since open */
+	uint64_t recycled_segments; /* of them, made the next one */
 };
 
 /** thmq_log_stats() - copy the log's counters. Return: 0; -EINVAL */
@@ -296,34 +364,155 @@ struct thmq_log_batch {
 enum thmq_log_finding_kind {
 	THMQ_FINDING_TORN_TAIL = 1, /* writes in flight at a crash: the next open cuts them */
 	THMQ_FINDING_DAMAGE = 2,    /* bytes known durable fail their check */
-	THMQ_FINDING_MISSING = 3,   /* a segment or the vote file is not there */
+	THMQ_FINDING_MISSING = 3,   /* a segment, the vote file, or a log of the directory is not there */
 	THMQ_FINDING_FOREIGN = 4,   /* a file that does not belong here */
-	THMQ_FINDING_VERSION = 5    /* written by a newer library */
+	THMQ_FINDING_VERSION = 5,   /* written by a newer library */
+	THMQ_FINDING_INDEX = 6,     /* a segment's index is damaged or stale: the messages are not, and an open makes it anew */
+	THMQ_FINDING_LEFTOVER = 7,  /* of work that was cut short: the next open removes it or goes on with it; or a quarantine */
+	THMQ_FINDING_IDENTITY = 8   /* a log, but not the one that belongs in this place */
 };
 
 struct thmq_log_finding {
 	uint32_t kind; /* enum thmq_log_finding_kind */
 	int32_t error;
 	uint64_t position;
-	const char *text;
+	const char *text; /* during the call */
 };
 
+enum thmq_log_step_kind {
+	THMQ_STEP_INDEX = 1,      /* an index that is damaged or stale is removed: the next open makes it anew */
+	THMQ_STEP_VOTE = 2,       /* a damaged or lost vote file is made anew from what the batches' headers tell */
+	THMQ_STEP_SEGMENT = 3,    /* a segment file that is too short gets its length, or one that is lost is made again */
+	THMQ_STEP_QUARANTINE = 4, /* bytes go out of the log into a file of their own */
+	THMQ_STEP_CUT = 5,        /* the log ends, or begins, elsewhere from then on */
+	THMQ_STEP_PLACE = 6       /* a log's directory gets the name under which it belongs */
+};
+
+/* What a repair does, or would do. */
+struct thmq_log_step {
+	uint32_t kind; /* enum thmq_log_step_kind */
+	uint32_t reserved;
+	uint64_t position, end; /* of the log, bytes; end is behind the last one */
+	const char *text;       /* during the call */
+};
+
+enum thmq_log_loss_kind {
+	THMQ_LOSS_DAMAGED = 1, /* bytes of batches that fail their check */
+	THMQ_LOSS_WHOLE = 2,   /* whole batches, behind damaged ones: without these the log cannot have them */
+	THMQ_LOSS_MESSAGES = 3, /* offsets of a partition */
+	THMQ_LOSS_STATE = 4     /* the newest slice of a state; an older one may be left */
+};
+
+/* What a repair takes out of the log: first what is damaged and what is whole, by position; then what that was. */
+struct thmq_log_loss {
+	uint32_t kind;      /* enum thmq_log_loss_kind */
+	uint32_t partition; /* MESSAGES; STATE: the kind */
+	uint64_t position, end;             /* DAMAGED, WHOLE: bytes of the log, up to before end */
+	uint64_t first_index, last_index;   /* DAMAGED, WHOLE: batches; 0: nothing tells */
+	uint64_t begin_offset, end_offset;  /* MESSAGES: from here to before there, as far as whole runs tell. STATE: the item in begin_offset */
+	uint64_t runs, messages;            /* MESSAGES: of these, in whole batches that go to the quarantine */
+};
+
+/* NULL: not wanted. A non-zero return ends the call with it; a repair that writes ends between two steps. */
 struct thmq_log_visitor {
 	uint32_t size;
 	uint32_t reserved;
 	int (*batch)(void *ctx, const struct thmq_log_batch *batch);
 	int (*run)(void *ctx, const struct thmq_log_run *run);
 	int (*finding)(void *ctx, const struct thmq_log_finding *finding);
+	/* thmq_data_scan(), _repair(): what comes next is of this log, "meta" or "shard-000"; "": of the directory itself */
+	int (*log)(void *ctx, const char *name);
+	int (*step)(void *ctx, const struct thmq_log_step *step); /* of a repair */
+	int (*loss)(void *ctx, const struct thmq_log_loss *loss);
 };
 
 /**
  * thmq_log_scan() - read a closed log front to back and check every byte, changing nothing
  * @dir: the log's directory
  * @visitor: called for every batch, run and finding; a non-zero return ends the scan with it
+ *
+ * Behind a damaged batch it goes on with the next whole one, so that every place is told. Findings of other kinds than
+ * DAMAGE, MISSING, IDENTITY and VERSION are no damage.
+ *
  * Return: 0 no damage (a torn tail is none); -THMQ_ECORRUPT; -THMQ_EVERSION; -ENOENT; a visitor's value.
  * Threads: any; blocks.
  */
 THMQ_API int thmq_log_scan(const char *dir, const struct thmq_log_visitor *visitor, void *ctx);
+
+/**
+ * thmq_data_scan() - thmq_log_scan() of all logs of a closed data directory, and whether they belong together
+ * Finds also shards that are missing or in each other's place, and files that do not belong there. Meanwhile no broker can
+ * open it; others may look.
+ * Return: as thmq_log_scan(), for the worst of them; -EBUSY another process has it open (thmq_errmsg() names its pid).
+ * Threads: any; blocks.
+ */
+THMQ_API int thmq_data_scan(const char *dir, const struct thmq_log_visitor *visitor, void *ctx);
+
+/* --------------------------------------------------------- offline: repair */
+
+struct thmq_log_repair_opts {
+	uint32_t size;
+	uint32_t flags; /* THMQ_REPAIR_* */
+	const char *quarantine_dir; /* where what is taken out goes, made if absent; NULL: beside the log, in its directory */
+};
+
+#define THMQ_REPAIR_WRITE 1u /* do it; without, it is only told */
+
+#define THMQ_LOG_REPAIR_OPTS(...) (&(struct thmq_log_repair_opts){.size = sizeof(struct thmq_log_repair_opts), __VA_ARGS__})
+
+/** thmq_log_repair_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts);
+
+/**
+ * thmq_log_repair() - make a damaged log one that opens again, and tell what that costs
+ * @dir: the log's directory; the caller sees to it that nobody has it open
+ * @opts: NULL means: only tell
+ * @visitor: findings, then losses and steps; the log's batches and runs are not shown
+ *
+ * What can be derived is made anew: index files are removed, so that the next open makes them; `vote` is written from
+ * what is left of it and of the batches' headers. What cannot: from the first damaged batch on everything is moved into files
+ * quarantine-<position>.bin, the log ends before it. Partitions go on behind the offsets that are lost. A repair that was
+ * interrupted is repeated. A log without defects is not changed.
+ *
+ * Return: the number of steps, 0 for a log that needs none; -THMQ_ECORRUPT nothing of it can be kept: restore it from a
+ * copy; -THMQ_EVERSION; -ENOENT there is none; -ENOSPC; a visitor's value; an error of the file system.
+ * Threads: any; blocks.
+ */
+THMQ_API int thmq_log_repair(const char *dir, const struct thmq_log_repair_opts *opts, const struct thmq_log_visitor *visitor,
+			     void *ctx);
+
+/**
+ * thmq_data_repair() - thmq_log_repair() of all logs of a closed data directory
+ * Shards in each other's place are put right first. In @opts->quarantine_dir each log has a directory of its own name.
+ * Return: the number of steps; -THMQ_ECORRUPT something is left that cannot be repaired (findings tell); -EBUSY; as thmq_log_repair().
+ * Threads: any; blocks. It holds the directory's lock: shared while it only tells.
+ */
+THMQ_API int thmq_data_repair(const char *dir, const struct thmq_log_repair_opts *opts, const struct thmq_log_visitor *visitor,
+			      void *ctx);
+
+/* ------------------------------------------------------------------- copies */
+
+/**
+ * thmq_log_copy() - copy an open log while it is written to
+ * @dest: a directory that is not there yet, or is empty
+ *
+ * The copy has all that was durable when it was begun, byte for byte, and opens as a log that was closed there. Every batch
+ * is checked on its way. The calling thread reads and writes; the log's core only begins and ends it. If it fails, @dest
+ * holds no log that would open, and may be removed.
+ *
+ * Return: 0; -ENOTEMPTY; -THMQ_ECORRUPT stored bytes are damaged; -EOPNOTSUPP a log in memory; -ECANCELED it was truncated
+ * meanwhile; -EDEADLK nobody drives its core; -ENOSPC; an error of the file system.
+ * Threads: any; blocks. The log may not be closed meanwhile.
+ */
+THMQ_API int thmq_log_copy(struct thmq_log *log, const char *dest);
+
+/**
+ * thmq_data_copy() - copy a closed data directory, scanning it first; for an open one see thmq_broker_copy()
+ * Sealed indexes and what is known of the logs go along; a torn tail and files that do not belong there stay behind.
+ * Return: 0; -THMQ_ECORRUPT, nothing is copied; -EBUSY; -ENOENT; -ENOTEMPTY; -ENOSPC; an error of the file system.
+ * Threads: any; blocks.
+ */
+THMQ_API int thmq_data_copy(const char *dir, const char *dest);
 
 #ifdef __cplusplus
 }

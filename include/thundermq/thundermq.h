@@ -154,6 +154,8 @@ struct thmq_env_opts {
 #define THMQ_ENV_ALLOW_THREADS                                                                     \
 	4u /* caller-driven: helper threads for disk I/O may be made where io_uring is refused */
 #define THMQ_ENV_NO_URING 8u /* never use io_uring */
+#define THMQ_ENV_LOCK_MEMORY                                                                       \
+	16u /* keep the pool in memory (mlock), as far as the limit of locked memory goes: see locked_bytes */
 
 #define THMQ_ENV_OPTS(...)                                                                         \
 	(&(struct thmq_env_opts){.size = sizeof(struct thmq_env_opts), __VA_ARGS__})
@@ -247,6 +249,11 @@ struct thmq_env_stats {
 	uint64_t flushes;
 	uint64_t reads;
 	uint64_t read_bytes;
+	uint32_t single_issuer_cores; /* cores whose io_uring is bound to its thread (Linux 6.0) … */
+	uint32_t defer_taskrun_cores; /* … and runs completions only when that asks for them (6.1) */
+	uint32_t polled_cores;        /* cores with a second io_uring whose completions are polled for */
+	uint32_t reserved;
+	uint64_t locked_bytes; /* of pool_bytes, those locked by THMQ_ENV_LOCK_MEMORY */
 };
 
 /**
@@ -257,6 +264,12 @@ struct thmq_env_stats {
 THMQ_API int thmq_env_stats(struct thmq_env *env, struct thmq_env_stats *ret_stats);
 
 /* ------------------------------------------------------------------- broker */
+
+/* What happens when a shard has reached its limit, or its file system is full. */
+enum thmq_full_policy {
+	THMQ_FULL_REFUSE = 0,     /* messages are refused with -ENOSPC until something may go or has been deleted */
+	THMQ_FULL_DROP_OLDEST = 1 /* the oldest messages go, read or not, whatever their topics say */
+};
 
 struct thmq_broker_opts {
 	uint32_t size;
@@ -273,9 +286,23 @@ struct thmq_broker_opts {
 	uint32_t
 		batch_bytes; /* largest group commit, a multiple of 4096 up to 4 MiB; 0 means 1 MiB */
 	uint32_t reserved;
+	uint64_t group_ns; /* how long a message that somebody waits for may wait for company before it is
+			      written, up to 1 s; 0: not at all, it is written as soon as the device is free */
+	uint64_t
+		flush_interval_ns; /* messages of weaker durability are durable at the latest after this time; 0 means 500 ms */
+	uint64_t flush_bytes; /* or after so many bytes were written without a flush; 0 means 64 MiB */
+	uint32_t
+		group_bytes; /* so many bytes are written at once, also with writes in flight, up to batch_bytes; 0:
+				64 KiB with writes in flight, and else no limit but batch_bytes */
+	uint32_t reserved2;
+	uint64_t limit_bytes; /* of each shard's files, four segments at least; 0: as much as the file system has */
+	uint32_t full_policy; /* enum thmq_full_policy: at limit_bytes, or when the file system is full */
+	uint32_t reserved3;
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
+#define THMQ_BROKER_NO_BACKGROUND_FLUSH                                                            \
+	2u /* no flush_interval_ns and flush_bytes: messages of weaker durability become durable with the next durable one */
 
 #define THMQ_BROKER_OPTS(...)                                                                      \
 	(&(struct thmq_broker_opts){.size = sizeof(struct thmq_broker_opts), __VA_ARGS__})
@@ -303,10 +330,12 @@ THMQ_API int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opt
 
 /**
  * thmq_broker_close() - flush and close a broker
- * @timeout_ns: how long writes in flight and group offsets may take
+ * @timeout_ns: how long writes in flight and group offsets may take; each shard's device gets a second at least
  * Sessions that are still connected get THMQ_EVENT_CLOSED and -ESHUTDOWN from then on; their threads may be inside any
  * call meanwhile. Messages that they hold stay valid; the memory of these goes back to the pool when the session closes.
  * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL not an open broker, or another thread is closing it; -EDEADLK.
+ * What a device that does not answer still has then keeps its memory, and the directory stays locked (-EBUSY), until it
+ * has answered, or the environment has closed, which waits for it.
  * Threads: any that may block. Where several close a broker at once, one of them does, and the others get -EINVAL at once.
  */
 THMQ_API int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns);
@@ -332,6 +361,23 @@ struct thmq_broker_stats {
 
 /** thmq_broker_stats() - copy the broker's counters, also while another thread closes it. Return: 0; -EINVAL */
 THMQ_API int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats);
+
+/**
+ * thmq_broker_copy() - copy the data directory of an open broker while it serves
+ * @dest: a directory that is not there yet, or is empty
+ * @timeout_ns: how long it may take
+ *
+ * The copy is a data directory of its own, as if it had been closed when the call began: of every shard all that was durable
+ * then, byte for byte, and every topic and group that it speaks of. Nobody waits for it; every batch is checked on its
+ * way. The calling thread does the work, and goes on driving its core if it has one. If it fails, what @dest holds does
+ * not open, and may be removed.
+ *
+ * Return: 0; -ETIMEDOUT; -ENOTEMPTY; -ENOSPC; -THMQ_ECORRUPT stored bytes are damaged; -EOPNOTSUPP a broker without a
+ * directory; -ESHUTDOWN the broker is being closed by another thread; -EDEADLK nobody drives a core; -EINVAL; an error of
+ * the file system.
+ * Threads: any that may block.
+ */
+THMQ_API int thmq_broker_copy(struct thmq_broker *broker, const char *dest, uint64_t timeout_ns);
 
 /* ------------------------------------------------------------------ session */
 
@@ -403,10 +449,18 @@ struct thmq_topic_opts {
 	uint32_t
 		visible_at; /* enum thmq_durability from which consumers see a message; default DURABLE (MEMORY if volatile) */
 	uint64_t volatile_bytes; /* memory of each partition of a volatile topic; 0 means 16 MiB */
+	/*
+	 * What need not be kept: messages older than retention_ns; of each partition all but the newest retention_bytes; with
+	 * THMQ_TOPIC_RETAIN_CONSUMED what all groups of the topic have acknowledged, if it has one. Each by itself is enough. It
+	 * goes some time later, with the segment that it lies in, the oldest first. All 0: everything is kept for ever.
+	 */
+	uint64_t retention_ns;
+	uint64_t retention_bytes;
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
 #define THMQ_TOPIC_IF_ABSENT 2u /* succeed where the topic exists already, whatever its options */
+#define THMQ_TOPIC_RETAIN_CONSUMED 4u /* what all its groups have acknowledged may go */
 
 #define THMQ_TOPIC_OPTS(...)                                                                       \
 	(&(struct thmq_topic_opts){.size = sizeof(struct thmq_topic_opts), __VA_ARGS__})
@@ -440,6 +494,8 @@ struct thmq_topic_info {
 	uint32_t visible_at;
 	uint32_t group_count;
 	char name[256];
+	uint64_t retention_ns;
+	uint64_t retention_bytes;
 };
 
 /**
@@ -719,7 +775,9 @@ enum thmq_event_type {
 		2, /* a message was refused; error says why; it is certainly not stored. But with error
 		      -THMQ_EFAILED the device failed under it: it may be stored or not */
 	THMQ_EVENT_LOST =
-		3, /* messages that had a weaker ack are gone; offset and count tell which */
+		3, /* messages whose ack said less than durable are gone (error 0) or, since their shard failed, may be
+		      (-THMQ_EFAILED): doc/durability.md. A producer's: count of its own from offset on, the first one
+		      being sequence, acked at durability or better. A consumer's: all from offset to offset + count */
 	THMQ_EVENT_ASSIGNED = 4, /* the consumer now has this partition, from offset on */
 	THMQ_EVENT_REVOKED =
 		5, /* the consumer has it no more; error: 0, or -THMQ_EFENCED after a time-out */

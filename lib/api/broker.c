@@ -3,6 +3,8 @@
 #include "api/api.h"
 #include "broker/broker.h"
 
+#define FLAGS (THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH)
+
 void thmq_broker_opts_init(struct thmq_broker_opts *opts)
 {
 	if (!opts)
@@ -33,12 +35,25 @@ static int check_listen(const char *listen)
 	return thmqi_fail(-EPROTONOSUPPORT, "broker: listen on %.64s: this library speaks inproc:// only", listen);
 }
 
+static int check_flush(const struct thmq_broker_opts *o)
+{
+	if (o->group_ns > 1000000000u)
+		return thmqi_fail(-EINVAL, "broker: group_ns is at most a second");
+	if (o->group_bytes > (o->batch_bytes ? o->batch_bytes : 1u << 20))
+		return thmqi_fail(-EINVAL, "broker: group_bytes is at most batch_bytes");
+	if (o->flush_interval_ns > 3600000000000ull)
+		return thmqi_fail(-EINVAL, "broker: flush_interval_ns is at most an hour");
+	if ((o->flags & THMQ_BROKER_NO_BACKGROUND_FLUSH) && (o->flush_interval_ns || o->flush_bytes))
+		return thmqi_fail(-EINVAL, "broker: flush_interval_ns and flush_bytes are of the background flush, which is off");
+	return 0;
+}
+
 static int check(const struct thmq_broker_opts *o)
 {
 	int rc;
 
-	if (o->flags & ~THMQ_BROKER_NO_CREATE)
-		return thmqi_fail(-EINVAL, "broker: unknown flags %#x", o->flags & ~THMQ_BROKER_NO_CREATE);
+	if (o->flags & ~FLAGS)
+		return thmqi_fail(-EINVAL, "broker: unknown flags %#x", o->flags & ~FLAGS);
 	if (o->data_dir && (!*o->data_dir || strlen(o->data_dir) > 3800))
 		return thmqi_fail(*o->data_dir ? -ENAMETOOLONG : -EINVAL,
 				  "broker: data_dir is %s", *o->data_dir ? "too long" : "empty");
@@ -54,7 +69,11 @@ static int check(const struct thmq_broker_opts *o)
 		return thmqi_fail(-EINVAL, "broker: batch_bytes is a multiple of 4096, at most 4 MiB and a segment");
 	if (o->cache_bytes && o->cache_bytes < 1u << 20)
 		return thmqi_fail(-EINVAL, "broker: cache_bytes is at least 1 MiB");
-	rc = o->name ? check_name(o->name) : 0;
+	if (o->full_policy > THMQ_FULL_DROP_OLDEST)
+		return thmqi_fail(-EINVAL, "broker: unknown full_policy %u", o->full_policy);
+	rc = check_flush(o);
+	if (!rc && o->name)
+		rc = check_name(o->name);
 	return rc ? rc : check_listen(o->listen);
 }
 

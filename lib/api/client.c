@@ -140,7 +140,8 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 		return bad("session");
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	if (rc == 0)
-		rc = copy_opts(&o, sizeof(o), opts, THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT, "topic");
+		rc = copy_opts(&o, sizeof(o), opts,
+			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED, "topic");
 	if (rc)
 		return rc;
 	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
@@ -151,6 +152,9 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic is visible at memory only", name);
 	if (o.volatile_bytes && (o.volatile_bytes < 1u << 20 || o.volatile_bytes > 1ull << 34))
 		return thmqi_fail(-EINVAL, "topic %s: volatile_bytes is 1 MiB to 16 GiB", name);
+	if ((o.flags & THMQ_TOPIC_VOLATILE) &&
+	    ((o.flags & THMQ_TOPIC_RETAIN_CONSUMED) || o.retention_ns || o.retention_bytes))
+		return thmqi_fail(-EINVAL, "topic %s: a volatile topic keeps what fits into volatile_bytes, no more", name);
 	return thmqi_client_topic_create(session, name, &o);
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "commitlog/close.h"
 #include "meta.h"
 
 /* What is to be done on a core, with the error's text carried back from that core's thread. */
@@ -68,6 +69,42 @@ int thmqi_broker_post(struct shard *to, void (*run)(struct thmqi_broker_post *),
 	memcpy(post->value, value, sizeof(post->value));
 	post->bytes = bytes;
 	thmqi_core_post(to->core, &post->task);
+	return 0;
+}
+
+/* --------------------------------------------------------------- directory */
+
+/* Open, and locked, until the broker and all of its logs have done with it: the device may still have writes of a log that
+ * was not closed in time. */
+struct dir_hold {
+	const struct thmqi_disk_table *disk;
+	struct thmqi_disk_dir *dir;
+	_Atomic uint32_t refs;
+};
+
+static void dir_hold_drop(void *arg)
+{
+	struct dir_hold *h = arg;
+
+	if (!h || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) > 1)
+		return;
+	h->disk->dir_close(h->dir);
+	free(h);
+}
+
+static int dir_hold_make(struct thmq_broker *b)
+{
+	struct dir_hold *h = calloc(1, sizeof(*h));
+
+	if (!h) {
+		b->disk->dir_close(b->dir);
+		b->dir = NULL;
+		return -ENOMEM;
+	}
+	h->disk = b->disk;
+	h->dir = b->dir;
+	atomic_store(&h->refs, 1);
+	b->dir_hold = h;
 	return 0;
 }
 
@@ -161,6 +198,8 @@ static int dir_open(struct thmq_broker *b)
 	int rc;
 
 	rc = b->disk->dir_open(b->disk_ctx, b->data_dir, create, &b->dir);
+	if (!rc)
+		rc = dir_hold_make(b);
 	if (rc)
 		return thmqi_fail(rc, "open %s: %s", b->data_dir, thmq_strerror(rc));
 	rc = b->disk->dir_list(b->dir, look_at_entry, &l);
@@ -234,10 +273,20 @@ static int open_meta(struct core_job *job)
 	return rc;
 }
 
+/* Those that have acknowledged nothing yet are waited for too. */
+static int add_group(void *ctx, uint32_t group_id)
+{
+	return thmqi_offsets_get(ctx, group_id, true) ? 0 : -ENOMEM;
+}
+
 static int add_partition(void *ctx, const struct state_topic *topic, uint32_t partition)
 {
-	return thmqi_shard_partition_add(ctx, partition, topic->topic_id, topic->visible_at,
-					 topic->volatile_bytes);
+	struct shard *s = ctx;
+	int rc = thmqi_shard_partition_add(s, partition, topic);
+
+	if (!rc && (topic->flags & THMQ_TOPIC_RETAIN_CONSUMED))
+		thmqi_meta_each_group(s->broker->meta, topic->topic_id, add_group, thmqi_shard_partition(s, partition), &rc);
+	return rc;
 }
 
 /* Nobody changes meta before the door is open, so that it can be read from here. */
@@ -388,7 +437,9 @@ static int close_shard(struct core_job *job)
 	int rc = 0;
 
 	if (s->log) {
-		rc = thmq_log_close(s->log, job->value);
+		if (job->broker->dir_hold)
+			atomic_fetch_add_explicit(&job->broker->dir_hold->refs, 1, memory_order_relaxed);
+		rc = thmqi_log_close_notify(s->log, job->value, dir_hold_drop, job->broker->dir_hold);
 		s->log = NULL;
 	}
 	if (s->id == THMQI_SHARD_META && job->broker->meta) {
@@ -413,7 +464,7 @@ static struct shard *orphan(struct thmq_broker *b)
 
 static int close_one(struct thmq_broker *b, struct shard *s, uint64_t deadline)
 {
-	uint64_t now = now_of(b), left = deadline > now ? deadline - now : 0;
+	uint64_t now, left;
 	int rc = 0, closed;
 
 	/* a failed open never came to it: there is nothing of it on its core, which perhaps nobody drives */
@@ -424,6 +475,8 @@ static int close_one(struct thmq_broker *b, struct shard *s, uint64_t deadline)
 
 	if (s->open)
 		rc = wait_for(b, s, is_settled, deadline);
+	now = now_of(b);
+	left = deadline > now ? deadline - now : 0;
 	closed = on_core(b, s, close_shard, &left);
 	return rc ? rc : closed;
 }
@@ -431,7 +484,6 @@ static int close_one(struct thmq_broker *b, struct shard *s, uint64_t deadline)
 int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 		       struct thmqi_graveyard *graveyard)
 {
-	struct thmqi_disk_dir *dir = b->dir;
 	uint64_t now, deadline;
 	struct shard *s = orphan(b);
 	uint32_t i;
@@ -441,6 +493,9 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 		return thmqi_fail(-EDEADLK,
 				  "close a broker: core %u has no thread that drives it; attach one",
 				  s->core->index);
+	atomic_store(&b->closing, true);
+	while (atomic_load(&b->copies))
+		rest(b);
 	if (b->listener)
 		thmqi_transport_unlisten(b->listener);
 	if (b->shard_count) {
@@ -458,8 +513,7 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 			rc = rc ? rc : one;
 		}
 	}
-	if (dir)
-		b->disk->dir_close(dir);
+	dir_hold_drop(b->dir_hold);
 	free(b->shards);
 	free(b->data_dir);
 	free(b->name);
@@ -470,6 +524,16 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 	else
 		free(b);
 	return rc;
+}
+
+void thmqi_broker_copy_hold(struct thmq_broker *b)
+{
+	atomic_fetch_add(&b->copies, 1);
+}
+
+void thmqi_broker_copy_let_go(struct thmq_broker *b)
+{
+	atomic_fetch_sub(&b->copies, 1);
 }
 
 /* ------------------------------------------------------------------- stats */

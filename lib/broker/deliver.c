@@ -69,6 +69,8 @@ static void on_reader_ready(void *ctx)
 
 /* ------------------------------------------------------------------- pump */
 
+static bool resolve(struct sub *sub);
+
 static void tell_gap(struct sub *sub, uint64_t offset)
 {
 	struct thmqi_frame f = {.type = THMQI_FRAME_GAP,
@@ -109,7 +111,7 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	k->held_bytes += d->bytes;
 	k->held_count += d->count;
 	if (run->count == 1 && run->span == 1 && run->encoding == THMQ_RUN_RECORDS && !(run->flags & THMQ_RUN_SPARSE) &&
-	    sub->next <= run->base_offset) {
+	    run->len >= sizeof(struct thmq_record) && sub->next <= run->base_offset) {
 		const struct thmq_record *record = (const struct thmq_record *)(run + 1);
 
 		f->type = THMQI_FRAME_DELIVER_ONE;
@@ -146,6 +148,8 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 	uint32_t done = 0;
 	int rc;
 
+	if (thmqi_unlikely(sub->resolving) && !resolve(sub))
+		return 0;
 	while (done < budget && sub->next < p->visible && has_credit(k)) {
 		f = thmqi_conn_claim(sub->conn);
 		if (!f)
@@ -182,6 +186,7 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 uint32_t thmqi_sub_pump_all(struct shard *s)
 {
 	struct thmqi_list now, *it;
+	struct conn *conn;
 	struct sub *sub;
 	uint32_t done = 0;
 
@@ -197,8 +202,9 @@ uint32_t thmqi_sub_pump_all(struct shard *s)
 		thmqi_list_del(it);
 		sub = thmqi_container(it, struct sub, ready_link);
 		sub->ready = false;
-		done += pump(sub, 64);
-		thmqi_conn_kick(sub->conn);
+		conn = sub->conn;
+		done += pump(sub, 64); /* it may be closed then */
+		thmqi_conn_kick(conn);
 	}
 	return done;
 }
@@ -242,9 +248,7 @@ static int resolve_start(struct partition *p, uint32_t kind, uint64_t value, uin
 		*ret_offset = value;
 		return 0;
 	case THMQ_START_TIME:
-		if (thmq_log_find_time(p->log, p->id, (int64_t)value, ret_offset) != 0)
-			*ret_offset = end;
-		*ret_offset = THMQI_MIN(*ret_offset, end);
+		*ret_offset = begin; /* until the reader has found it */
 		return 0;
 	default:
 		return -EINVAL;
@@ -263,6 +267,44 @@ static void place(struct sub *sub, uint64_t offset)
 	thmqi_sub_ready(sub);
 }
 
+/* It begins with the first message at or after a time, once that is found: the frame that says where is owed till then. */
+static void begin_at_time(struct sub *sub, uint8_t owed, int64_t time_ns, uint32_t generation)
+{
+	sub->resolving = owed;
+	sub->time_ns = time_ns;
+	sub->resolved_generation = generation;
+	resolve(sub);
+}
+
+/* Return: false: it is still being looked up, or has failed. */
+static bool resolve(struct sub *sub)
+{
+	struct partition *p = sub->partition;
+	struct thmqi_frame out = {.type = sub->resolving, .stream = sub->stream, .partition = p->id};
+	uint64_t offset;
+	int rc = thmq_log_reader_find_time(sub->reader, sub->time_ns, &offset);
+
+	if (rc == 0)
+		return false;
+	bounds_of(p, &out.arg[0], &out.arg[1]);
+	if (rc == 1 || rc == -ENOENT) {
+		offset = rc == 1 ? THMQI_MIN(offset, out.arg[1]) : out.arg[1];
+		sub->generation = sub->resolved_generation;
+		out.seq = offset;
+	} else {
+		offset = sub->next; /* a seek leaves it where it was */
+		out.status = rc;
+	}
+	sub->resolving = 0;
+	thmqi_conn_send(sub->conn, &out);
+	if (out.status && out.type == THMQI_FRAME_ATTACHED) {
+		thmqi_sub_close(sub, 0, false);
+		return false;
+	}
+	place(sub, offset);
+	return true;
+}
+
 void thmqi_sub_close(struct sub *sub, int status, bool tell)
 {
 	struct thmqi_frame f = {.type = THMQI_FRAME_DETACHED,
@@ -271,6 +313,8 @@ void thmqi_sub_close(struct sub *sub, int status, bool tell)
 				.seq = sub->epoch,
 				.status = status};
 
+	if (sub->resolving == THMQI_FRAME_ATTACHED)
+		f.type = THMQI_FRAME_ATTACHED;
 	if (sub->ready)
 		thmqi_list_del(&sub->ready_link);
 	if (sub->group && sub->group->owner == sub)
@@ -368,9 +412,23 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	thmqi_list_add_tail(&k->subs, &sub->consumer_link);
 	if (g)
 		g->owner = sub;
-	place(sub, offset);
+	sub->next = offset;
 	*ret_sub = sub;
 	return 0;
+}
+
+void thmqi_sub_failed(struct sub *sub)
+{
+	struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
+				.stream = sub->stream,
+				.partition = sub->partition->id,
+				.seq = sub->next,
+				.status = -THMQ_EFAILED};
+
+	if (sub->partition->is_volatile)
+		return;
+	thmqi_conn_send(sub->conn, &f);
+	thmqi_lost_tell_reader(sub);
 }
 
 void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
@@ -380,11 +438,20 @@ void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
 	struct sub *sub = NULL;
 
 	out.status = attach(c, f, &sub, &out.flags);
+	if (sub && (f->flags & 0x7f) == THMQ_START_TIME && !(out.flags & THMQI_ATTACHED_AT_GROUP)) {
+		begin_at_time(sub, THMQI_FRAME_ATTACHED, (int64_t)f->arg[0], f->generation);
+		return;
+	}
 	if (sub) {
+		place(sub, sub->next);
 		out.seq = sub->next;
 		bounds_of(sub->partition, &out.arg[0], &out.arg[1]);
 	}
 	thmqi_conn_send(c, &out);
+	if (sub && sub->next < out.arg[0]) /* where its group stands was dropped */
+		tell_gap(sub, out.arg[0]);
+	if (sub && c->shard->failed)
+		thmqi_sub_failed(sub);
 }
 
 void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f)
@@ -407,7 +474,11 @@ void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f)
 	struct sub *sub = find_sub(c, f->stream, f->partition);
 	uint64_t offset;
 
-	out.status = sub ? resolve_start(sub->partition, f->flags, f->arg[0], &offset) : -EPERM;
+	out.status = !sub ? -EPERM : sub->resolving ? -EBUSY : resolve_start(sub->partition, f->flags, f->arg[0], &offset);
+	if (out.status == 0 && f->flags == THMQ_START_TIME) {
+		begin_at_time(sub, THMQI_FRAME_SOUGHT, (int64_t)f->arg[0], f->generation);
+		return;
+	}
 	if (sub) {
 		bounds_of(sub->partition, &out.arg[0], &out.arg[1]);
 		if (out.status == 0) {
@@ -417,6 +488,8 @@ void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f)
 		}
 	}
 	thmqi_conn_send(c, &out);
+	if (out.status == 0 && f->flags == THMQ_START_OFFSET)
+		thmqi_lost_tell_hole(sub, offset);
 }
 
 void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f)

@@ -30,7 +30,8 @@ enum state_kind {
 	STATE_PARTITION = 2,    /* item: partition; what its runs do not say */
 	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
 	STATE_TOPIC = 17,       /* meta: item: topic id */
-	STATE_GROUP = 18        /* meta: item: group id */
+	STATE_GROUP = 18,       /* meta: item: group id */
+	STATE_COUNTERS = 19     /* meta: item 0: ids that come next, where what used them is gone */
 };
 
 /* Payloads of the slices: little endian, fixed width, as in doc/format.md. */
@@ -43,6 +44,7 @@ struct state_group_offset {
 
 struct state_partition {
 	uint64_t next_offset;
+	uint64_t end_offset; /* one past the last message appended before this */
 };
 
 struct state_cluster {
@@ -60,6 +62,8 @@ struct state_topic {
 	uint32_t first_shard; /* partition i is in data shard 1 + (first_shard + i) % shard_count */
 	uint32_t visible_at;
 	uint64_t volatile_bytes;
+	uint64_t retention_ns; /* 0: as long as there is room */
+	uint64_t retention_bytes; /* of each partition; 0: all */
 	char name[256];
 };
 #define TOPIC_DELETED 0x80000000u
@@ -68,6 +72,10 @@ struct state_group {
 	uint32_t group_id;
 	uint32_t topic_id;
 	char name[256];
+};
+
+struct state_counters {
+	uint32_t next_topic, next_partition, next_group, next_shard;
 };
 
 struct thmq_broker;
@@ -98,6 +106,8 @@ struct partition {
 	uint32_t visible_at;
 	bool is_volatile;
 	bool dead;            /* its topic was deleted */
+	bool retain_consumed; /* what all groups have acknowledged may go */
+	uint64_t retention_ns, retention_bytes; /* 0: no such limit */
 	struct thmq_log *log; /* the shard's, or its own if volatile */
 	uint64_t next_offset; /* of the next message */
 	uint64_t
@@ -106,6 +116,7 @@ struct partition {
 	uint64_t durable;        /* what lies below is on the medium */
 	uint64_t flush_asked;    /* next_offset when the log was last asked to make all durable */
 	uint64_t visible;        /* consumers see what lies below */
+	uint64_t hole_begin, hole_end; /* offsets that were perhaps used before this life, and are gone */
 	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
 	uint64_t appended_bytes; /* volatile: sum of all runs ever */
 	struct thmqi_list subs;
@@ -151,6 +162,9 @@ struct sub {
 	uint64_t read_bytes; /* volatile: of partition->appended_bytes, what it has behind it */
 	bool ready;
 	bool failed;
+	uint8_t resolving;           /* frame that is owed once the time to begin at is an offset; 0: none */
+	uint32_t resolved_generation; /* of the seek */
+	int64_t time_ns;
 };
 
 /* ------------------------------------------------------------ connections */
@@ -195,7 +209,7 @@ struct pending {
 	uint32_t stream;
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
-	bool done_written; /* already handled at WRITTEN */
+	uint8_t acked; /* weaker durability that its producer was told; 0: none */
 };
 
 /* ----------------------------------------------------------------- shards */
@@ -217,6 +231,7 @@ struct shard {
 	struct thmqi_map partitions;
 	struct pending *pending; /* ring: head … tail */
 	uint64_t pending_head, pending_tail, pending_written;
+	uint64_t flush_asked; /* tail when the log was last asked to make all durable, so that head follows */
 	uint64_t durable_index, written_index;
 	uint32_t run_max; /* bytes of the largest run that fits a batch */
 	uint64_t term;    /* of its log */
@@ -239,7 +254,8 @@ struct thmq_broker {
 	struct thmqi_listener *listener;
 	const struct thmqi_disk_table *disk;
 	void *disk_ctx;
-	struct thmqi_disk_dir *dir;
+	struct thmqi_disk_dir *dir; /* as long as dir_hold */
+	struct dir_hold *dir_hold;
 	char *data_dir;
 	char *name;
 	struct thmq_broker_opts opts;
@@ -248,6 +264,8 @@ struct thmq_broker {
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
 	struct meta *meta;    /* belongs to the core of shards[0] */
+	_Atomic uint32_t copies; /* being made: closing waits for them */
+	_Atomic bool closing;    /* and they end when they see it */
 };
 
 /* shard.c */
@@ -257,8 +275,7 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 void thmqi_shard_start(struct shard *s);
 void thmqi_shard_shut(struct shard *s); /* links down, last offsets appended, flush begun */
 struct partition *thmqi_shard_partition(struct shard *s, uint32_t id);
-int thmqi_shard_partition_add(struct shard *s, uint32_t id, uint32_t topic_id, uint32_t visible_at,
-			      uint64_t volatile_bytes);
+int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic);
 void thmqi_shard_partition_drop(struct shard *s, uint32_t id);
 /* Append one state slice; with a pending entry for the caller to fill (index is set). */
 int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
@@ -293,9 +310,22 @@ void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_ready(struct sub *sub);
 uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
 void thmqi_sub_close(struct sub *sub, int status, bool tell);
+void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */
 void thmqi_consumers_close(struct conn *c);
 
+/* lost.c: after the log failed */
+void thmqi_lost_tell_producers(struct shard *s); /* while it is known who waits for what */
+void thmqi_lost_tell_reader(struct sub *sub);    /* if what it sees is not durable */
+void thmqi_lost_tell_hole(struct sub *sub, uint64_t offset); /* it remembers @offset, from before this life */
+
+/* retain.c: events of the log, whose context is the shard */
+int thmqi_retain_live(void *ctx, const struct thmq_log_extent *extent);
+int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item);
+int thmqi_retain_leave(void *ctx, uint32_t partition);
+int thmqi_retain_partition(struct partition *p); /* what its runs do not say is appended */
+
 /* offsets.c */
+int thmqi_offsets_store(struct shard *s, struct group_offset *g); /* append it as it is now */
 struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool make);
 void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f);
 uint32_t thmqi_offsets_flush(struct shard *s); /* append what is dirty */
@@ -315,6 +345,9 @@ void thmqi_meta_each_partition(struct meta *m, uint32_t shard,
 			       int (*each)(void *ctx, const struct state_topic *topic,
 					   uint32_t partition),
 			       void *ctx, int *ret_error);
+void thmqi_meta_each_group(struct meta *m, uint32_t topic_id,
+			   int (*each)(void *ctx, uint32_t group_id), void *ctx, int *ret_error);
+int thmqi_meta_renew(struct meta *m, uint32_t kind, uint64_t item); /* a slice, because its segment goes */
 void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request *request);
 void thmqi_meta_durable(struct meta_change *change, int error);
 void thmqi_meta_conn_closed(struct meta *m, struct conn *c);

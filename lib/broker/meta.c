@@ -124,6 +124,24 @@ static int group_apply(struct meta *m, const struct state_group *state)
 	return 0;
 }
 
+/* What volatile ones have is never stored, and no two topics share a partition. */
+static bool ids_ok(const struct meta *m, const struct state_topic *s)
+{
+	uint32_t i;
+
+	if (s->topic_id >= VOLATILE_PARTITION || s->first_partition >= VOLATILE_PARTITION ||
+	    s->partition_count > VOLATILE_PARTITION - s->first_partition)
+		return false;
+	for (i = 0; i < m->topic_count; i++) {
+		const struct state_topic *other = &m->topics[i]->state;
+
+		if (other->topic_id != s->topic_id && s->first_partition < other->first_partition + other->partition_count &&
+		    other->first_partition < s->first_partition + s->partition_count)
+			return false;
+	}
+	return true;
+}
+
 /* Bytes from the log passed their checksum, but a name must end and counts must be sane all the same. */
 static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 {
@@ -135,12 +153,12 @@ static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 		return -THMQ_ECORRUPT;
 	memcpy(&state, run->payload, sizeof(state));
 	if (!memchr(state.name, 0, sizeof(state.name)) || state.partition_count == 0 ||
-	    state.partition_count > THMQ_PARTITION_COUNT_MAX)
+	    state.partition_count > THMQ_PARTITION_COUNT_MAX || !ids_ok(m, &state))
 		return -THMQ_ECORRUPT;
 	m->next_topic = THMQI_MAX(m->next_topic, state.topic_id + 1);
 	m->next_partition =
 		THMQI_MAX(m->next_partition, state.first_partition + state.partition_count);
-	m->next_shard = state.first_shard + state.partition_count;
+	m->next_shard = THMQI_MAX(m->next_shard, state.first_shard + state.partition_count);
 	t = thmqi_meta_topic_by_id(m, state.topic_id);
 	if (state.flags & TOPIC_DELETED) {
 		if (t)
@@ -162,6 +180,8 @@ static int replay_group(struct meta *m, const struct thmq_log_run *run)
 	if (run->header->len < sizeof(state))
 		return -THMQ_ECORRUPT;
 	memcpy(&state, run->payload, sizeof(state));
+	if (state.group_id >= VOLATILE_PARTITION)
+		return -THMQ_ECORRUPT;
 	m->next_group = THMQI_MAX(m->next_group, state.group_id + 1);
 	t = thmqi_meta_topic_by_id(m, state.topic_id);
 	state.name[sizeof(state.name) - 1] = 0;
@@ -189,6 +209,21 @@ static int replay_cluster(struct meta *m, const struct thmq_log_run *run)
 	return 0;
 }
 
+static int replay_counters(struct meta *m, const struct thmq_log_run *run)
+{
+	const struct state_counters *state = run->payload;
+
+	if (run->header->len < sizeof(*state) || state->next_topic > VOLATILE_PARTITION ||
+	    state->next_partition > VOLATILE_PARTITION || state->next_group > VOLATILE_PARTITION)
+		return -THMQ_ECORRUPT;
+	m->counters = *state;
+	m->next_topic = THMQI_MAX(m->next_topic, state->next_topic);
+	m->next_partition = THMQI_MAX(m->next_partition, state->next_partition);
+	m->next_group = THMQI_MAX(m->next_group, state->next_group);
+	m->next_shard = THMQI_MAX(m->next_shard, state->next_shard);
+	return 0;
+}
+
 int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run)
 {
 	switch (run->header->partition) {
@@ -198,6 +233,8 @@ int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run)
 		return replay_group(m, run);
 	case STATE_CLUSTER:
 		return replay_cluster(m, run);
+	case STATE_COUNTERS:
+		return replay_counters(m, run);
 	default:
 		return 0;
 	}
@@ -266,6 +303,110 @@ void thmqi_meta_each_partition(struct meta *m, uint32_t shard,
 	}
 }
 
+void thmqi_meta_each_group(struct meta *m, uint32_t topic_id, int (*each)(void *ctx, uint32_t group_id), void *ctx,
+			   int *ret_error)
+{
+	struct topic *t = thmqi_meta_topic_by_id(m, topic_id);
+	struct thmqi_list *it;
+
+	if (!t)
+		return;
+	thmqi_list_each(it, &t->groups)
+		if (!*ret_error)
+			*ret_error = each(ctx, thmqi_container(it, struct group, link)->id);
+}
+
+/* ------------------------------------------------------------------- renewal */
+
+static int store(struct meta *m, uint32_t kind, uint64_t item, const void *payload, uint32_t len)
+{
+	struct pending *e;
+
+	return thmqi_shard_append_state(m->shard, kind, item, payload, len, &e);
+}
+
+/* What used the last ids may be gone with its slices: they are not given again. */
+static int renew_counters(struct meta *m, bool anew)
+{
+	const struct state_counters now = {m->next_topic, m->next_partition, m->next_group, m->next_shard};
+	int rc;
+
+	if (!anew && memcmp(&now, &m->counters, sizeof(now)) == 0)
+		return 0;
+	rc = store(m, STATE_COUNTERS, 0, &now, sizeof(now));
+	if (rc == 0)
+		m->counters = now;
+	return rc;
+}
+
+static int renew_group(struct meta *m, const struct group *g)
+{
+	struct state_group state = {.group_id = g->id, .topic_id = g->topic->state.topic_id};
+
+	memcpy(state.name, g->name, sizeof(state.name));
+	return store(m, STATE_GROUP, g->id, &state, sizeof(state));
+}
+
+/* With its groups behind it: replay knows no group whose topic it does not know yet. */
+static int renew_topic(struct meta *m, const struct topic *t)
+{
+	int rc = store(m, STATE_TOPIC, t->state.topic_id, &t->state, sizeof(t->state));
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &t->groups)
+		if (rc == 0)
+			rc = renew_group(m, thmqi_container(it, struct group, link));
+	return rc;
+}
+
+static const struct group *group_by_id(const struct meta *m, uint32_t id)
+{
+	struct thmqi_list *it;
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++)
+		thmqi_list_each(it, &m->topics[i]->groups)
+			if (thmqi_container(it, struct group, link)->id == id)
+				return thmqi_container(it, struct group, link);
+	return NULL;
+}
+
+/* Stored, and not true yet: it will be soon. */
+static bool is_changing(const struct meta *m, uint32_t kind, uint64_t item)
+{
+	const struct meta_change *c;
+
+	for (c = m->changes; c; c = c->next)
+		if (kind == STATE_TOPIC ? c->topic.topic_id == item : c->group.group_id == item)
+			return true;
+	return false;
+}
+
+int thmqi_meta_renew(struct meta *m, uint32_t kind, uint64_t item)
+{
+	const struct group *g;
+	const struct topic *t;
+
+	switch (kind) {
+	case STATE_CLUSTER:
+		return cluster_store(m);
+	case STATE_COUNTERS:
+		return renew_counters(m, true);
+	case STATE_TOPIC:
+		if (is_changing(m, kind, item))
+			return -EAGAIN;
+		t = thmqi_meta_topic_by_id(m, (uint32_t)item);
+		return t ? renew_topic(m, t) : renew_counters(m, false);
+	case STATE_GROUP:
+		if (is_changing(m, kind, item))
+			return -EAGAIN;
+		g = group_by_id(m, (uint32_t)item);
+		return g ? renew_group(m, g) : renew_counters(m, false);
+	default:
+		return 0;
+	}
+}
+
 /* ---------------------------------------------------- changes, in three steps */
 
 static void change_end(struct meta_change *change, int status)
@@ -280,6 +421,8 @@ static void change_end(struct meta_change *change, int status)
 	free(change);
 }
 
+static void join_now(struct meta_change *change);
+
 static void on_shard_answered(struct thmqi_broker_post *post)
 {
 	struct meta_change *change = post->arg;
@@ -289,10 +432,21 @@ static void on_shard_answered(struct thmqi_broker_post *post)
 		change->status = (int32_t)post->value[0];
 	if (--change->waiting)
 		return;
+	if (change->op == THMQI_OP_JOIN) {
+		join_now(change);
+		return;
+	}
 	/* a topic is seen when its shards take messages; where one could not, it is stored all the same */
 	if (change->op == THMQI_OP_TOPIC_CREATE)
 		rc = topic_apply(change->meta, &change->topic);
 	change_end(change, change->status ? change->status : rc);
+}
+
+static int add_group(struct shard *s, uint32_t partition, uint32_t group)
+{
+	struct partition *p = thmqi_shard_partition(s, partition);
+
+	return !p || p->dead || thmqi_offsets_get(p, group, true) ? 0 : -ENOMEM;
 }
 
 /* On the core of a data shard. */
@@ -309,8 +463,9 @@ static void on_shard_change(struct thmqi_broker_post *post)
 		if (thmqi_meta_shard_of(m, t, i) != s->id)
 			continue;
 		if (change->op == THMQI_OP_TOPIC_CREATE)
-			rc = thmqi_shard_partition_add(s, t->first_partition + i, t->topic_id,
-						       t->visible_at, t->volatile_bytes);
+			rc = thmqi_shard_partition_add(s, t->first_partition + i, t);
+		else if (change->op == THMQI_OP_JOIN)
+			rc = add_group(s, t->first_partition + i, change->group.group_id);
 		else
 			thmqi_shard_partition_drop(s, t->first_partition + i);
 	}
@@ -367,10 +522,14 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 		t = thmqi_meta_topic_by_id(m, change->group.topic_id);
 		if (t && !thmqi_meta_group(t, change->group.name))
 			rc = group_apply(m, &change->group);
-		if (rc)
+		if (rc) {
 			change_end(change, rc);
-		else
+		} else if (t && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
+			change->topic = t->state;
+			change_carry(change); /* so that they wait for it, too */
+		} else {
 			join_now(change);
+		}
 		break;
 	default:
 		change_end(change, -EINVAL);
@@ -461,7 +620,9 @@ create:
 		thmqi_reply(c, id, -ENOMEM);
 		return;
 	}
-	change->topic.flags = r->topic_flags & THMQ_TOPIC_VOLATILE;
+	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED);
+	change->topic.retention_ns = r->retention_ns;
+	change->topic.retention_bytes = r->retention_bytes;
 	change->topic.partition_count = r->partition_count;
 	change->topic.visible_at = r->visible_at ? r->visible_at : THMQ_DURABILITY_DURABLE;
 	if (is_volatile)
@@ -510,6 +671,8 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->topic_flags = t->state.flags;
 	ret->partition_count = t->state.partition_count;
 	ret->visible_at = t->state.visible_at;
+	ret->retention_ns = t->state.retention_ns;
+	ret->retention_bytes = t->state.retention_bytes;
 	memcpy(ret->name, t->state.name, sizeof(ret->name));
 	thmqi_list_each(it, &t->groups) ret->group_count++;
 }

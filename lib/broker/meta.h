@@ -63,6 +63,7 @@ struct meta {
 		next_shard; /* ids and the place of the next */
 	uint32_t next_volatile_topic, next_volatile_partition, next_volatile_group;
 	struct state_cluster *cluster; /* NULL: none stored */
+	struct state_counters counters; /* as last stored */
 	struct meta_change *changes;   /* on their way */
 	uint64_t next_epoch;
 	struct thmqi_timer timer; /* looks after silent members */

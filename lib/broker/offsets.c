@@ -87,28 +87,36 @@ static void tell_owed(struct shard *s, int error)
 	}
 }
 
+int thmqi_offsets_store(struct shard *s, struct group_offset *g)
+{
+	const struct state_group_offset state = {.partition = g->partition->id,
+						 .group = g->group,
+						 .offset = g->offset,
+						 .epoch = g->epoch};
+	struct pending *e;
+	int rc = thmqi_shard_append_state(s, STATE_GROUP_OFFSET, (uint64_t)g->partition->id << 32 | g->group, &state,
+					  sizeof(state), &e);
+
+	if (rc)
+		return rc;
+	e->group = g;
+	e->end_offset = g->offset;
+	return 0;
+}
+
 uint32_t thmqi_offsets_flush(struct shard *s)
 {
-	struct state_group_offset state;
 	struct group_offset *g;
-	struct pending *e;
 	uint32_t done = 0;
 	int rc;
 
 	while (!thmqi_list_empty(&s->dirty_offsets)) {
 		g = thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link);
-		state = (struct state_group_offset){.partition = g->partition->id,
-						    .group = g->group,
-						    .offset = g->offset,
-						    .epoch = g->epoch};
-		rc = thmqi_shard_append_state(s, STATE_GROUP_OFFSET, (uint64_t)g->partition->id << 32 | g->group,
-					      &state, sizeof(state), &e);
+		rc = thmqi_offsets_store(s, g);
 		if (rc && rc != -EAGAIN && s->offsets_owed)
 			tell_owed(s, rc);
 		if (rc)
 			break; /* stays dirty */
-		e->group = g;
-		e->end_offset = g->offset;
 		g->dirty = false;
 		thmqi_list_del(&g->dirty_link);
 		done++;

@@ -7,6 +7,7 @@
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
 #define FLUSH_OFFSETS (OFFSET_JUMP / 4)
+#define FLUSH_RUNS (PENDING_COUNT / 2)
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
 
@@ -194,17 +195,20 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 			 const struct partition *p, const struct thmq_run_header *run,
 			 uint32_t level)
 {
+	uint32_t acked = level ? 0 : THMQ_DURABILITY_MEMORY;
 	struct pending *before =
 		&c->shard->pending[(c->shard->pending_tail - 1) & (PENDING_COUNT - 1)];
 
-	/* runs that nobody waits for share an entry: it only moves the partition's durable end */
-	if (!level && c->shard->pending_tail != c->shard->pending_head && before->index == index &&
-	    before->partition == p && !before->level && !before->group && !before->change) {
+	/* runs that nobody waits for share an entry: it moves the partition's durable end, and knows whose they are */
+	if (acked && c->shard->pending_tail != c->shard->pending_head && before->index == index &&
+	    before->partition == p && before->acked == acked && before->conn == c && before->stream == first->stream) {
 		before->end_offset = run->base_offset + run->span;
+		before->count += run->count;
+		before->seq = last->seq;
 		return;
 	}
 	*e = (struct pending){.index = index,
-			      .conn = level ? c : NULL,
+			      .conn = c,
 			      .partition = (struct partition *)p,
 			      .seq = last->seq,
 			      .first_seq = first->seq,
@@ -213,6 +217,7 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 			      .count = run->count,
 			      .stream = first->stream,
 			      .level = (uint8_t)level,
+			      .acked = (uint8_t)acked,
 			      .report = (first->extra & THMQI_PRODUCE_REPORT) != 0};
 	c->shard->pending_tail++;
 }
@@ -234,6 +239,13 @@ static void send_report(struct conn *c, uint32_t stream, const struct partition 
 	f->arg[0] = base_offset;
 	f->status = 0;
 	thmqi_conn_commit(c);
+}
+
+/* Long before the offsets, or the room for runs that are not durable, run out. */
+static bool flush_is_due(const struct shard *s, const struct partition *p)
+{
+	return p->next_offset - THMQI_MAX(p->durable, p->flush_asked) > FLUSH_OFFSETS ||
+	       s->pending_tail - THMQI_MAX(s->pending_head, s->flush_asked) > FLUSH_RUNS;
 }
 
 /* One run. Return: frames taken; 0: nothing can be done now. */
@@ -312,8 +324,9 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY)
 		make_visible(p, p->next_offset);
-	if (thmqi_unlikely(!p->is_volatile && p->next_offset - THMQI_MAX(p->durable, p->flush_asked) > FLUSH_OFFSETS)) {
+	if (thmqi_unlikely(!p->is_volatile && flush_is_due(s, p))) {
 		p->flush_asked = p->next_offset;
+		s->flush_asked = s->pending_tail;
 		thmq_log_flush(p->log, &index);
 	}
 	return g.count;
@@ -368,6 +381,7 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 			thmqi_conn_progress(e->conn, e->stream, e->level, e->seq);
 		}
 		e->level = 0;
+		e->acked = (uint8_t)durability;
 	}
 	if (durability == THMQ_DURABILITY_DURABLE)
 		e->partition->durable = e->end_offset;
@@ -422,6 +436,7 @@ void thmqi_settle_failed(struct shard *s, int error)
 	struct pending *e;
 
 	s->failed = error;
+	thmqi_lost_tell_producers(s);
 	for (; s->pending_head != s->pending_tail; s->pending_head++) {
 		e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
 		if (e->change)
@@ -431,6 +446,7 @@ void thmqi_settle_failed(struct shard *s, int error)
 						.stream = e->stream,
 						.partition = e->partition ? e->partition->id : 0,
 						.seq = e->seq,
+						.extra = THMQI_OF_PRODUCER,
 						.status = -THMQ_EFAILED};
 
 			if (e->report)

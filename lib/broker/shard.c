@@ -25,8 +25,7 @@ static int volatile_log_open(struct partition *p, uint64_t bytes)
 	return thmq_log_open(p->shard->core, &opts, &p->log);
 }
 
-int thmqi_shard_partition_add(struct shard *s, uint32_t id, uint32_t topic_id, uint32_t visible_at,
-			      uint64_t volatile_bytes)
+int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic)
 {
 	struct partition *p = calloc(1, sizeof(*p));
 	int rc;
@@ -35,17 +34,20 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, uint32_t topic_id, u
 		return -ENOMEM;
 	p->shard = s;
 	p->id = id;
-	p->topic_id = topic_id;
-	p->visible_at = visible_at;
+	p->topic_id = topic->topic_id;
+	p->visible_at = topic->visible_at;
+	p->retention_ns = topic->retention_ns;
+	p->retention_bytes = topic->retention_bytes;
+	p->retain_consumed = (topic->flags & THMQ_TOPIC_RETAIN_CONSUMED) != 0;
 	p->is_volatile = (id & VOLATILE_PARTITION) != 0;
 	p->log = s->log;
 	/* a quarter stays for the batch that is being formed and for what consumers hold */
-	p->ring_bytes = volatile_bytes / 4 * 3;
+	p->ring_bytes = topic->volatile_bytes / 4 * 3;
 	p->last_term = s->term;
 	thmqi_list_init(&p->subs);
 	thmqi_list_init(&p->groups);
 	if (p->is_volatile) {
-		rc = volatile_log_open(p, volatile_bytes);
+		rc = volatile_log_open(p, topic->volatile_bytes);
 		if (rc) {
 			free(p);
 			return rc;
@@ -110,6 +112,17 @@ static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 	g->epoch = state->epoch;
 }
 
+/* Its runs may be gone. */
+static void replay_partition(struct partition *p, const struct thmq_log_run *run)
+{
+	const struct state_partition *state = run->payload;
+
+	p->next_offset = THMQI_MAX(p->next_offset, state->next_offset);
+	p->visible = THMQI_MAX(p->visible, state->end_offset);
+	p->logged_offset = THMQI_MAX(p->logged_offset, p->visible);
+	p->last_term = THMQI_MAX(p->last_term, run->term);
+}
+
 static int on_replay(void *ctx, const struct thmq_log_run *run)
 {
 	struct shard *s = ctx;
@@ -124,12 +137,8 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 		if (h->partition != STATE_PARTITION || h->len < sizeof(struct state_partition))
 			return 0;
 		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
-		if (p) {
-			p->next_offset = THMQI_MAX(
-				p->next_offset,
-				((const struct state_partition *)run->payload)->next_offset);
-			p->last_term = THMQI_MAX(p->last_term, run->term);
-		}
+		if (p)
+			replay_partition(p, run);
 		return 0;
 	}
 	p = thmqi_shard_partition(s, h->partition);
@@ -158,11 +167,14 @@ static void settle_recovery(struct shard *s)
 		if (s->unclean && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
 		p->durable = p->next_offset; /* and visible is behind the last message that is there */
+		p->hole_begin = p->visible;
+		p->hole_end = p->next_offset;
 		thmqi_list_each(l, &p->groups)
 		{
 			struct group_offset *g = thmqi_container(l, struct group_offset, link);
 
-			g->offset = g->durable_offset = THMQI_MIN(g->offset, p->visible);
+			if (g->offset != UINT64_MAX)
+				g->offset = g->durable_offset = THMQI_MIN(g->offset, p->visible);
 		}
 	}
 }
@@ -186,12 +198,8 @@ static void on_failed(void *ctx, int error)
 		thmqi_list_each(it, &p->subs)
 		{
 			struct sub *sub = thmqi_container(it, struct sub, partition_link);
-			struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
-						.stream = sub->stream,
-						.partition = p->id,
-						.status = -THMQ_EFAILED};
 
-			thmqi_conn_send(sub->conn, &f);
+			thmqi_sub_failed(sub);
 			thmqi_conn_kick(sub->conn);
 		}
 	}
@@ -209,7 +217,21 @@ static const struct thmq_log_events log_events = {
 	.settled = on_settled,
 	.failed = on_failed,
 	.room = on_room,
+	.live = thmqi_retain_live,
+	.renew = thmqi_retain_renew,
+	.leave = thmqi_retain_leave,
 };
+
+/* All that is written to meta is durable, and somebody waits for it. */
+static void set_flush_opts(struct thmq_log_opts *opts, const struct thmq_broker_opts *o)
+{
+	opts->group_ns = o->group_ns;
+	opts->group_bytes = o->group_bytes;
+	opts->flush_interval_ns = o->flush_interval_ns;
+	opts->flush_bytes = o->flush_bytes;
+	if (o->flags & THMQ_BROKER_NO_BACKGROUND_FLUSH)
+		opts->flags |= THMQ_LOG_NO_BACKGROUND_FLUSH;
+}
 
 int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16], bool create)
 {
@@ -231,6 +253,11 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 	uint32_t i = 0;
 	int rc;
 
+	if (s->id != THMQI_SHARD_META) {
+		set_flush_opts(&opts, o);
+		opts.limit_bytes = o->limit_bytes;
+		opts.full_policy = o->full_policy;
+	}
 	if (s->id != THMQI_SHARD_META && opts.segment_bytes_max &&
 	    opts.segment_bytes_max < (16u << 20))
 		opts.segment_bytes_min = opts.segment_bytes_max;
@@ -553,9 +580,7 @@ void thmqi_shard_start(struct shard *s)
 /* What is in the rings is taken, then the links go down; the last acks and next offsets are appended. */
 void thmqi_shard_shut(struct shard *s)
 {
-	struct state_partition state;
 	struct partition *p;
-	struct pending *e;
 	struct conn *c;
 	uint32_t i = 0;
 	uint64_t index;
@@ -574,10 +599,7 @@ void thmqi_shard_shut(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (p->is_volatile || p->dead || p->logged_offset == p->next_offset)
 			continue;
-		state.next_offset = p->next_offset;
-		if (thmqi_shard_append_state(s, STATE_PARTITION, p->id, &state, sizeof(state),
-					     &e) == 0)
-			p->logged_offset = p->next_offset;
+		thmqi_retain_partition(p);
 	}
 	thmq_log_flush(s->log, &index);
 }

@@ -22,6 +22,8 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.partition_count = opts->partition_count ? opts->partition_count : 1;
 	r.visible_at = opts->visible_at;
 	r.volatile_bytes = opts->volatile_bytes;
+	r.retention_ns = opts->retention_ns;
+	r.retention_bytes = opts->retention_bytes;
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
@@ -48,7 +50,9 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 				       .topic_id = e->topic_id,
 				       .partition_count = e->partition_count,
 				       .visible_at = e->visible_at,
-				       .group_count = e->group_count};
+				       .group_count = e->group_count,
+				       .retention_ns = e->retention_ns,
+				       .retention_bytes = e->retention_bytes};
 
 	memcpy(info.name, e->name, sizeof(info.name));
 	memset(ret_info, 0, size);

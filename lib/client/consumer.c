@@ -65,7 +65,7 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 	int rc = 0;
 
 	for (i = 0; i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
-		if (c->readings[i].ack_error && c->readings[i].state == READING_ON)
+		if (c->readings[i].ack_error && !c->readings[i].shard_error && c->readings[i].state == READING_ON)
 			thmqi_reading_ack(&c->readings[i]);
 	c->awaited = 0;
 	if (!acks_stored(c))

@@ -108,6 +108,7 @@ struct reading {
 	bool ack_dirty;
 	bool ack_unsure; /* it was lost with acks out: the shard's answer to a DETACH comes behind those that it refuses */
 	int ack_error; /* why ack_sent cannot be stored now; 0 */
+	int shard_error; /* its shard has failed: nothing will be stored any more; 0 */
 	bool revoke_asked; /* while attaching */
 	bool detach_due; /* of detach_epoch, for which the ring had no room */
 	uint64_t detach_epoch;
@@ -237,6 +238,7 @@ int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t
 void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
+void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f);
 
 /* Control frames: claim, fill all but turn, commit. NULL: no room, or the link is not up. */
 static inline struct thmqi_frame *thmqi_ctl_claim(struct client_link *l)

@@ -483,6 +483,23 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 	}
 }
 
+/* Told of what this producer was told before, in one partition. */
+void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f)
+{
+	struct thmq_event e = {.type = THMQ_EVENT_LOST,
+			       .error = f->status,
+			       .producer = p,
+			       .cookie = p->cookie,
+			       .sequence = f->arg[0],
+			       .offset = f->seq,
+			       .count = f->arg[1],
+			       .partition = index_of(p, f->partition),
+			       .durability = f->flags};
+
+	if (e.partition != UINT32_MAX)
+		thmqi_session_event(p->session, &e);
+}
+
 /* -------------------------------------------------------------------- flush */
 
 static bool is_settled(void *arg)

@@ -71,6 +71,7 @@ bool thmqi_reading_attach(struct reading *r)
 	if (!f)
 		return thmqi_reading_later(r);
 	r->generation++;
+	r->shard_error = 0;
 	r->not_before_ns = c->opts.start == THMQ_START_TIME ? (int64_t)c->opts.start_time_ns : INT64_MIN;
 	f->type = THMQI_FRAME_ATTACH;
 	f->flags = (uint8_t)(c->opts.start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? 0x80 : 0));
@@ -119,7 +120,7 @@ bool thmqi_reading_ack(struct reading *r)
 	f->arg[1] = r->group_id;
 	r->ack_sent = r->ack_next;
 	r->ack_dirty = false;
-	r->ack_error = 0;
+	r->ack_error = r->shard_error;
 	thmqi_ctl_commit(r->link);
 	return true;
 }
@@ -285,6 +286,28 @@ static void on_sought(struct thmq_consumer *c, struct reading *r, const struct t
 	thmqi_runs_drop(c, r);
 }
 
+/* Acks that are out will be refused, and those that come: who waits for them need not. */
+static void shard_failed(struct reading *r, int error)
+{
+	r->shard_error = error;
+	if (r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next))
+		r->ack_error = error;
+}
+
+static void tell_lost(struct thmq_consumer *c, const struct reading *r, const struct thmqi_frame *f)
+{
+	struct thmq_event e = {.type = THMQ_EVENT_LOST,
+			       .error = f->status,
+			       .consumer = c,
+			       .cookie = c->opts.cookie,
+			       .offset = f->seq,
+			       .count = f->arg[1],
+			       .partition = r->index,
+			       .durability = f->flags};
+
+	thmqi_session_event(c->session, &e);
+}
+
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f)
 {
 	struct reading *r;
@@ -324,7 +347,12 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 		if (f->generation == r->generation)
 			thmqi_consumer_tell(c, THMQ_EVENT_OFFSETRANGE, r, -THMQ_EOFFSETRANGE, f->seq);
 		break;
+	case THMQI_FRAME_LOST:
+		tell_lost(c, r, f);
+		break;
 	case THMQI_FRAME_TROUBLE:
+		if (f->status == -THMQ_EFAILED)
+			shard_failed(r, f->status);
 		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, f->status, f->seq);
 		break;
 	default:

@@ -113,9 +113,16 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 		else if (p)
 			thmqi_producer_rejected(p, l, f);
 		break;
+	case THMQI_FRAME_LOST:
+		if (!(f->extra & THMQI_OF_PRODUCER) && s->consumers[stream])
+			thmqi_consumer_frame(s->consumers[stream], l, f);
+		else if ((f->extra & THMQI_OF_PRODUCER) && s->producers[stream])
+			thmqi_producer_lost(s->producers[stream], f);
+		break;
 	case THMQI_FRAME_TROUBLE:
-		thmqi_producer_trouble(s, f);
-		if (s->consumers[stream])
+		if (f->extra & THMQI_OF_PRODUCER)
+			thmqi_producer_trouble(s, f);
+		else if (s->consumers[stream])
 			thmqi_consumer_frame(s->consumers[stream], l, f);
 		break;
 	default:

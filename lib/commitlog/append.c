@@ -104,8 +104,12 @@ static void forming_grow(struct thmq_log *log, uint32_t need)
 static uint64_t segment_left(const struct thmq_log *log)
 {
 	const struct segment *s = log->active;
+	uint64_t left;
 
-	return log->disk ? s->position + s->bytes - log->chain.position : UINT64_MAX;
+	if (!log->disk)
+		return UINT64_MAX;
+	left = s->position + s->bytes - log->chain.position;
+	return left - THMQI_MIN(left, log->reserve);
 }
 
 /* The forming batch takes @need bytes more, and its segment takes it then. */
@@ -205,6 +209,7 @@ void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint
 		}
 	} else if (log->disk) {
 		thmqi_seal_note(log, run, log->chain.index + 1, f->used, log->term);
+		thmqi_states_note(log, run, log->chain.index + 1);
 	}
 	f->used += thmqi_run_bytes(run);
 	f->runs++;
@@ -215,8 +220,12 @@ void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint
 		f->awaited = true;
 	if (durability >= THMQ_DURABILITY_DURABLE)
 		f->needs_durable = true;
+	else
+		log->weak = true;
 	log->dirty = true;
 	log->stats.runs++;
+	if (thmqi_unlikely(f->used >= log->eager_bytes))
+		thmqi_log_commit(log);
 }
 
 /* ------------------------------------------------------------------- seal */
@@ -280,6 +289,8 @@ int thmqi_log_seal(struct thmq_log *log)
 	}
 	if (thmqi_flights_full(log))
 		return -EAGAIN;
+	if (thmqi_unlikely(log->defects & THMQI_LOG_REWRITE))
+		thmqi_plant_rewrite(log);
 	len = THMQI_ALIGN_UP(f->used, THMQI_BLOCK);
 	memset(buf->data + f->used, 0, len - f->used);
 	h = (struct batch_header *)buf->data;

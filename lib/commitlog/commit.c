@@ -2,7 +2,8 @@
 /*
  * commit.c - group commit: when a batch is written, how it is made durable, and when that is said. Completions settle in
  * log order. A write with DSYNC proves durability only if nothing unflushed lies below it; otherwise it is written plainly
- * and a flush follows.
+ * and a flush follows. What nobody waits for to be durable is flushed in the background, so that a crash takes a bounded
+ * piece of it.
  */
 #include "internal.h"
 
@@ -87,24 +88,30 @@ static void submit_waiting(struct thmq_log *log)
 	}
 }
 
+/* Started for a batch that went before its time, perhaps: the next one has a time of its own. */
 static void on_linger(struct thmqi_timer *t)
 {
 	struct thmq_log *log = thmqi_container(t, struct thmq_log, linger);
 
-	log->forming.awaited = true;
+	if (log->forming.until && log->forming.until <= log->core->now_ns)
+		log->forming.hurried = true;
 	thmqi_log_commit(log);
 }
 
-/* May the forming batch wait for more though the device is free? */
+/* May the forming batch wait for more though the device is free? Who waits for it is not kept longer than was asked for. */
 static bool lingers(struct thmq_log *log)
 {
-	const struct forming *f = &log->forming;
+	uint64_t longest = log->forming.awaited ? log->opts.group_ns : LINGER_NS, until;
+	struct forming *f = &log->forming;
 
-	if (f->awaited || log->draining)
+	if (!longest || f->hurried || log->draining || f->used >= log->eager_bytes)
 		return false;
-	if (!log->linger.heap_index) {
+	until = log->core->now_ns + longest;
+	if (!f->until || until < f->until)
+		f->until = until;
+	if (!log->linger.heap_index || log->linger.deadline_ns > f->until) {
 		log->linger.fire = on_linger;
-		thmqi_timer_start(log->core, &log->linger, log->core->now_ns + LINGER_NS);
+		thmqi_timer_start(log->core, &log->linger, f->until);
 	}
 	return true;
 }
@@ -118,7 +125,8 @@ static bool worth_writing(const struct thmq_log *log)
 {
 	if (log->writing < SMALL_WRITES)
 		return true;
-	return log->writing < log->depth && log->forming.used >= THMQI_MIN(BATCH_TARGET, log->opts.batch_bytes / 2);
+	return log->writing < log->depth &&
+	       log->forming.used >= THMQI_MIN(log->eager_bytes, THMQI_MIN(BATCH_TARGET, log->opts.batch_bytes / 2));
 }
 
 /* ----------------------------------------------------------------- flushes */
@@ -167,6 +175,7 @@ static void flush(struct thmq_log *log)
 	log->flush_index = log->written_index;
 	log->flush_position = log->written_position;
 	log->flush_partial = false;
+	log->plain_bytes = 0;
 	for (i = log->segment_count; i-- > 0 && !log->flush_partial;)
 		if (log->segments[i]->unflushed)
 			log->flush_partial = !flush_segment(log, log->segments[i]);
@@ -195,6 +204,36 @@ static void flush_if_due(struct thmq_log *log)
 	flush(log);
 }
 
+/* What was appended before it fires is durable soon after, what comes later starts it again: nothing waits longer. */
+static void on_flush_timer(struct thmqi_timer *t)
+{
+	struct thmq_log *log = thmqi_container(t, struct thmq_log, flush_timer);
+	uint64_t index;
+
+	if (!log->draining)
+		thmq_log_flush(log, &index);
+}
+
+void thmqi_log_flush_later(struct thmq_log *log)
+{
+	log->weak = false;
+	if ((log->opts.flags & THMQ_LOG_NO_BACKGROUND_FLUSH) || log->flush_timer.heap_index)
+		return;
+	log->flush_timer.fire = on_flush_timer;
+	thmqi_timer_start(log->core, &log->flush_timer, log->core->now_ns + log->opts.flush_interval_ns);
+}
+
+bool thmqi_log_is_rising(const struct thmq_log *log)
+{
+	return log->forming.runs || log->flight_head != log->flight_tail || log->flush_due > log->durable_index ||
+	       log->flush_timer.heap_index;
+}
+
+static bool much_is_plain(const struct thmq_log *log)
+{
+	return log->plain_bytes >= log->opts.flush_bytes && !(log->opts.flags & THMQ_LOG_NO_BACKGROUND_FLUSH);
+}
+
 void thmqi_log_commit(struct thmq_log *log)
 {
 	if (!log->disk || log->failed)
@@ -207,17 +246,18 @@ void thmqi_log_commit(struct thmq_log *log)
 
 /* ------------------------------------------------------------------ settle */
 
+/* The upper rung first: who waits for the lower one hears of what is proven, once. */
 void thmqi_log_tell(struct thmq_log *log)
 {
-	if (log->written_index > log->told_written) {
-		log->told_written = log->written_index;
-		if (log->events.settled)
-			log->events.settled(log->opts.ctx, THMQ_DURABILITY_WRITTEN, log->told_written);
-	}
 	if (log->durable_index > log->told_durable) {
 		log->told_durable = log->durable_index;
 		if (log->events.settled)
 			log->events.settled(log->opts.ctx, THMQ_DURABILITY_DURABLE, log->told_durable);
+	}
+	if (log->written_index > log->told_written) {
+		log->told_written = log->written_index;
+		if (log->events.settled)
+			log->events.settled(log->opts.ctx, THMQ_DURABILITY_WRITTEN, log->told_written);
 	}
 	if (log->starved && log->events.room && !log->draining) {
 		log->starved = false;
@@ -241,8 +281,10 @@ static void settle(struct thmq_log *log)
 		if (flight->dsync) {
 			log->durable_index = flight->index;
 			log->durable_position = log->written_position;
-		} else if (flight->needs_durable) {
-			log->flush_due = flight->index;
+		} else {
+			log->plain_bytes += flight->len;
+			if (flight->needs_durable || much_is_plain(log))
+				log->flush_due = flight->index;
 		}
 		flight->state = BATCH_FREE;
 		log->flight_head++;
@@ -269,9 +311,9 @@ int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 	*ret_index = log->chain.index;
 	if (!log->disk)
 		return 0;
+	log->dirty = true; /* the mark follows */
 	if (log->forming.runs) {
-		log->forming.awaited = log->forming.needs_durable = true;
-		log->dirty = true;
+		log->forming.awaited = log->forming.needs_durable = log->forming.hurried = true;
 		*ret_index = log->chain.index + 1;
 	} else if (log->flight_head != log->flight_tail) {
 		last->needs_durable = true;
@@ -282,23 +324,23 @@ int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 	return 0;
 }
 
-/* By closing the queue, which waits for all that is in it, as often as something new was submitted. */
-int thmqi_log_drain(struct thmq_log *log)
+int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns)
 {
-	struct thmqi_disk_queue *queue;
+	const struct thmqi_clock *clock = log->core->clock;
+	uint64_t now;
 	int rc = 0;
 
 	log->draining = true;
-	while (!log->failed) {
+	while (!log->failed && !rc) {
 		thmqi_log_commit(log);
 		if (log->disk->queue_inflight(log->queue) == 0 && log->flight_head == log->flight_tail &&
 		    !log->forming.runs && log->flush_due <= log->durable_index)
 			break;
-		rc = log->disk->queue_open(log->disk_ctx, log->core, QUEUE_DEPTH, &queue);
-		if (rc)
-			break;
-		log->disk->queue_close(log->queue); /* its callbacks submit to it, too */
-		log->queue = queue;
+		now = clock->now_ns(clock->ctx);
+		if (now >= deadline_ns)
+			rc = -ETIMEDOUT;
+		else
+			log->disk->queue_wait(log->queue, deadline_ns - now);
 	}
 	log->draining = false;
 	return log->failed ? log->failed : rc;

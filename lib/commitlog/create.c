@@ -31,6 +31,7 @@ static int write_first(struct thmq_log *log)
 	if (!rc) {
 		thmqi_segment_note(log->active, h->index, h->position, h->run_count);
 		thmqi_seal_note(log, run, h->index, sizeof(*h), h->term);
+		thmqi_states_note(log, run, h->index);
 		thmqi_seal_term(log, h->index, h->term);
 		thmqi_chain_advance(&log->chain, h);
 	}
@@ -62,6 +63,7 @@ static int begin(struct thmq_log *log)
 	log->active = s;
 	log->chain = (struct chain){0};
 	memcpy(log->chain.log_id, log->vote.log_id, 16);
+	log->begin = log->chain;
 	return write_first(log);
 }
 

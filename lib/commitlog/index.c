@@ -58,14 +58,14 @@ void thmqi_arena_fini(struct arena *a)
 	memset(a, 0, sizeof(*a));
 }
 
-static void piece_put(struct arena *a, enum piece kind, void *piece)
+void thmqi_arena_put(struct arena *a, enum piece kind, void *piece)
 {
 	*(void **)piece = a->free[kind];
 	a->free[kind] = piece;
 	a->ready += kind == PIECE_CHUNK;
 }
 
-static void *piece_get(struct arena *a, enum piece kind)
+void *thmqi_arena_get(struct arena *a, enum piece kind)
 {
 	uint32_t bytes = piece_entries[kind] * (uint32_t)sizeof(struct entry), at;
 	uint8_t *piece = a->free[kind];
@@ -76,9 +76,9 @@ static void *piece_get(struct arena *a, enum piece kind)
 		return piece;
 	}
 	if (kind != PIECE_CHUNK) {
-		piece = piece_get(a, PIECE_CHUNK);
+		piece = thmqi_arena_get(a, PIECE_CHUNK);
 		for (at = bytes; piece && at < CHUNK_BYTES; at += bytes)
-			piece_put(a, kind, piece + at);
+			thmqi_arena_put(a, kind, piece + at);
 		return piece;
 	}
 	if (!a->fresh_bytes)
@@ -131,7 +131,7 @@ static void directory_free(struct thmq_log *log, struct run_index *x)
 	if (x->directory_room > DIRECTORY_PIECE)
 		munmap(x->chunks, (uint64_t)x->directory_room * sizeof(*x->chunks));
 	else if (x->directory_room == DIRECTORY_PIECE)
-		piece_put(&log->arena, PIECE_CHUNK, x->chunks);
+		thmqi_arena_put(&log->arena, PIECE_CHUNK, x->chunks);
 }
 
 /* The list of chunks: in the index itself, then a piece (for 65,000 runs), then mappings that double. */
@@ -141,7 +141,7 @@ static int directory_grow(struct thmq_log *log, struct run_index *x)
 	struct entry **grown;
 
 	if (room == DIRECTORY_PIECE) {
-		grown = piece_get(&log->arena, PIECE_CHUNK);
+		grown = thmqi_arena_get(&log->arena, PIECE_CHUNK);
 	} else {
 		grown = mmap(NULL, (uint64_t)room * sizeof(*grown), PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -161,12 +161,12 @@ static int enlarge(struct thmq_log *log, struct run_index *x)
 {
 	uint32_t has = (uint32_t)(x->room - x->chunk_base * CHUNK_ENTRIES);
 	enum piece was = has == piece_entries[PIECE_FEW] ? PIECE_FEW : PIECE_SOME;
-	struct entry *piece = piece_get(&log->arena, was + 1);
+	struct entry *piece = thmqi_arena_get(&log->arena, was + 1);
 
 	if (!piece)
 		return -ENOMEM;
 	memcpy(piece, x->chunks[0], has * sizeof(*piece));
-	piece_put(&log->arena, was, x->chunks[0]);
+	thmqi_arena_put(&log->arena, was, x->chunks[0]);
 	x->chunks[0] = piece;
 	x->room = x->chunk_base * CHUNK_ENTRIES + piece_entries[was + 1];
 	return 0;
@@ -174,16 +174,16 @@ static int enlarge(struct thmq_log *log, struct run_index *x)
 
 static int grow(struct thmq_log *log, struct run_index *x)
 {
-	enum piece kind = x->count ? PIECE_CHUNK : PIECE_FEW;
+	enum piece kind = x->chunk_count ? PIECE_CHUNK : PIECE_FEW;
 	struct entry *piece;
 
 	if (x->room % CHUNK_ENTRIES)
 		return enlarge(log, x);
 	if (!log->disk)
-		thmqi_index_trim(log, x);
+		thmqi_index_trim(log, x, log->cache_first);
 	if (x->chunk_count == x->directory_room && directory_grow(log, x) != 0)
 		return -ENOMEM;
-	piece = piece_get(&log->arena, kind);
+	piece = thmqi_arena_get(&log->arena, kind);
 	if (!piece)
 		return -ENOMEM;
 	if (!x->chunk_count)
@@ -223,11 +223,21 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 				.at = at,
 				.span = run->span};
 
-	thmqi_touch(log, x);
+	thmqi_touch(log, x)->bytes += sizeof(*run) + run->len;
+	x->held_bytes += sizeof(*run) + run->len;
+	if (thmqi_unlikely(run->flags & THMQ_RUN_RELOCATED))
+		return thmqi_moved_add(log, x, &e, run->last_time_ns);
 	return thmqi_index_put(log, x, &e);
 }
 
 /* ----------------------------------------------------------------- look up */
+
+uint64_t thmqi_index_begin(const struct run_index *x)
+{
+	return x->held_count	    ? thmqi_held_offset(&x->held[0]) :
+	       x->first < x->count ? thmqi_index_entry(x, x->first)->base_offset :
+				     x->end;
+}
 
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
 {
@@ -261,15 +271,41 @@ uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns)
 
 /* -------------------------------------------------------------------- drop */
 
+static enum piece kind_of(const struct run_index *x)
+{
+	uint64_t has = x->room - x->chunk_base * CHUNK_ENTRIES;
+
+	return has == piece_entries[PIECE_FEW] ? PIECE_FEW : has == piece_entries[PIECE_SOME] ? PIECE_SOME : PIECE_CHUNK;
+}
+
+/* Nothing is left: all memory goes back, and the next entry begins a small piece. */
+void thmqi_index_empty(struct thmq_log *log, struct run_index *x)
+{
+	enum piece kind = kind_of(x);
+	uint32_t i;
+
+	for (i = 0; i < x->chunk_count; i++)
+		thmqi_arena_put(&log->arena, kind, x->chunks[i]);
+	directory_free(log, x);
+	x->chunks = x->few;
+	x->directory_room = THMQI_ARRAY_COUNT(x->few);
+	x->chunk_count = 0;
+	x->first = x->count = x->room = THMQI_ALIGN_UP(x->count, (uint64_t)CHUNK_ENTRIES);
+}
+
 /* The chunks that become empty go too. Bounded by what was appended since the last time. */
-void thmqi_index_trim(struct thmq_log *log, struct run_index *x)
+void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch)
 {
 	uint32_t gone = 0;
 
-	while (x->first < x->count && thmqi_index_entry(x, x->first)->batch < log->cache_first)
+	while (x->first < x->count && thmqi_index_entry(x, x->first)->batch < batch)
 		x->first++;
+	if (x->first == x->count && x->chunk_count && log->disk) {
+		thmqi_index_empty(log, x);
+		return;
+	}
 	while (gone < x->chunk_count && (x->chunk_base + gone + 1) * CHUNK_ENTRIES <= x->first)
-		piece_put(&log->arena, PIECE_CHUNK, x->chunks[gone++]);
+		thmqi_arena_put(&log->arena, PIECE_CHUNK, x->chunks[gone++]);
 	if (gone) {
 		memmove(x->chunks, x->chunks + gone, (x->chunk_count - gone) * sizeof(*x->chunks));
 		x->chunk_count -= gone;
@@ -281,25 +317,18 @@ void thmqi_index_cut(struct run_index *x, uint64_t batch)
 {
 	const struct entry *last;
 
-	if (x->count == x->first || thmqi_index_entry(x, x->count - 1)->batch < batch)
-		return;
 	while (x->count > x->first && thmqi_index_entry(x, x->count - 1)->batch >= batch)
 		x->count--;
+	thmqi_moved_keep(x, 0, batch);
 	last = x->count > x->first ? thmqi_index_entry(x, x->count - 1) : NULL;
-	x->end = last ? last->base_offset + last->span : 0;
+	x->end = last ? last->base_offset + last->span : x->sealed_end;
 }
 
 void thmqi_index_free(struct thmq_log *log, struct run_index *x)
 {
-	uint32_t has = (uint32_t)(x->room - x->chunk_base * CHUNK_ENTRIES), i;
-
 	thmqi_untouch(log, x);
-	for (i = 0; i < x->chunk_count; i++)
-		piece_put(&log->arena,
-			  has == piece_entries[PIECE_FEW]  ? PIECE_FEW :
-			  has == piece_entries[PIECE_SOME] ? PIECE_SOME :
-							     PIECE_CHUNK,
-			  x->chunks[i]);
-	directory_free(log, x);
+	thmqi_index_empty(log, x);
+	thmqi_moved_free(log, x);
+	thmqi_held_free(log, x);
 	free(x);
 }

@@ -97,10 +97,15 @@ struct vote {
 	uint64_t voted_for;
 	uint64_t incarnation;
 	uint64_t mark; /* all below it is durable */
+	/* where the log begins: its first segment, and what that one's first batch continues; all 0 for a whole log */
+	uint64_t begin_position, begin_index, begin_term;
+	uint32_t begin_crc;
 	uint32_t clean; /* 1: closed by its owner, the log ends at mark */
+	uint32_t reserved[3];
 	uint32_t crc; /* of all before it */
 };
-_Static_assert(sizeof(struct vote) == 88, "as in doc/format.md");
+_Static_assert(sizeof(struct vote) == 128, "as in doc/format.md");
+_Static_assert(offsetof(struct vote, begin_position) == 80 && offsetof(struct vote, crc) == 124, "as in doc/format.md");
 
 /* 0; -ENOENT no file; -THMQ_ECORRUPT neither block is valid; -THMQ_EVERSION */
 /* *@ret_damaged: the other block holds nothing valid: what is returned may not be the newest. */
@@ -108,22 +113,43 @@ int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *
 		    struct vote *ret_vote, bool *ret_damaged);
 /* Blocking. Writes the next generation with the log's term and incarnation; on success it becomes log->vote. */
 int thmqi_vote_write(struct thmq_log *log, uint64_t mark, bool clean);
+/* A file of its own, both blocks, durable with its name; magic, version, generation and CRC are set. */
+int thmqi_vote_make(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, const struct vote *v);
 void thmqi_vote_mark(struct thmq_log *log);  /* the mark moves to what is durable, in the background */
+void thmqi_vote_store(struct thmq_log *log); /* likewise, also where only log->begin is new; nothing while mark_busy */
+int thmqi_vote_end(struct thmq_log *log); /* likewise: the log was closed by its owner; all is durable, nothing in flight. 0; -EAGAIN */
 void thmqi_vote_watch(struct thmq_log *log); /* and again every second, until it has come to the end */
 
 /* ---------------------------------------------------------------- segments */
 
-/* One mapping, so that making the next one needs no heap; its pages are touched as it fills. */
+/* In mappings, so that making the next one needs no heap; their pages are touched as it fills. */
 struct segment {
 	uint64_t position, bytes;
 	uint64_t first_index; /* of its first batch */
-	struct thmqi_disk_file *file, *index; /* index: if it was made in this life */
+	struct thmqi_disk_file *file, *index; /* index: once it has one */
+	uint32_t ordinal; /* its number, for this life of the log */
 	uint32_t batch_count;
 	uint32_t run_count; /* of its batches */
 	uint32_t prev_crc; /* what its first batch continues */
+	uint64_t last_term; /* of its last batch, once it is full */
 	bool unflushed;    /* plain writes that no flush has covered */
+	bool index_bad;    /* it could not be read: the next open makes it again */
+	uint32_t reads;    /* of its files, in flight */
 	struct seal_image *image; /* while recovery keeps its index to be written */
-	uint32_t blocks[]; /* by batch: where it begins, in blocks from position */
+	struct sealed *sealed; /* what is kept of its index; NULL: it has none */
+	uint32_t *blocks; /* by batch: where it begins, in blocks from position; NULL: in its index only */
+};
+
+struct seal_partition; /* seal_format.h */
+struct seal_fence;
+
+/* What is kept in memory of a segment's index file: where its pages are. A mapping. */
+struct sealed {
+	uint64_t mapping_bytes;
+	uint64_t batches_at, partitions_at, runs_at; /* in the file */
+	uint32_t partition_pages, run_pages;
+	int64_t time_max_ns;
+	struct seal_fence *fences; /* by page of runs, behind this */
 };
 
 enum prepare_step {
@@ -146,6 +172,8 @@ struct making {
 	uint64_t bytes, given; /* in all, a multiple of a block; given to the device */
 	const char *temporary; /* what it is called until it is whole */
 	char name[40];
+	struct thmqi_disk_file *recycled; /* NULL: a new file is made; else this one, which is whole, gets the name */
+	char from[40];                    /* its present name */
 	bool hurried; /* somebody waits */
 	bool active;
 	uint32_t step; /* enum making_step */
@@ -189,6 +217,7 @@ struct arena {
  */
 struct run_index {
 	uint32_t partition;
+	bool thinned; /* held: segments between two samples may have runs of it too */
 	uint32_t chunk_count, directory_room;
 	struct entry **chunks; /* = few, a piece, or a mapping */
 	struct entry *few[2];
@@ -196,10 +225,37 @@ struct run_index {
 	uint64_t first, count; /* entries first … count - 1 are there */
 	uint64_t room;         /* entries below it have their memory */
 	uint64_t end;          /* one past the last offset appended */
-	struct {
+	uint64_t sealed_end;   /* likewise of its runs in sealed segments, whose entries are in their indexes */
+	struct held *held;     /* those segments, oldest first; a piece */
+	uint32_t held_count, held_room;
+	struct moved *moved;   /* runs that a cleaner appended again; NULL: none */
+	uint64_t held_bytes;   /* of its runs in all segments, headers included */
+	struct touched {
 		uint64_t number; /* of the generation it is listed in */
 		struct run_index *next;
+		uint64_t bytes; /* of its runs in it, headers included */
 	} touched[2];
+};
+
+/*
+ * Runs that were appended again with their old offsets. All of them lie below the partition's other runs that are held, or
+ * are copies of these: they count only below the first of the others.
+ */
+struct moved {
+	struct run_index entries; /* of those in memory, by offset, not by batch */
+	struct moved_range {
+		uint64_t begin, end;
+		uint32_t segment; /* ordinal of a sealed one, rising */
+		uint32_t reserved;
+	} *ranges;
+	uint32_t range_count, range_room;
+	int64_t time_max_ns;
+};
+
+/* A sealed segment that has runs of a partition. */
+struct held {
+	uint32_t segment; /* ordinal */
+	uint32_t offset[2]; /* of the first of them, lower half first: 12 bytes */
 };
 
 /* -------------------------------------------------------------------- log */
@@ -223,6 +279,7 @@ struct flight {
 #define FLIGHTS_MAX 128u /* a slow write holds up what settles behind it, and should not hold up the device */
 #define FLUSHES_MAX 8u
 #define QUEUE_DEPTH 256u
+#define LOG_TIMERS 6u /* all that struct thmq_log has */
 #define READS_MAX (QUEUE_DEPTH - DEPTH_MAX - FLUSHES_MAX - 8u) /* so that reads never keep a write out */
 
 struct forming {
@@ -233,6 +290,8 @@ struct forming {
 	uint32_t open; /* bytes of the run being filled; 0: none */
 	bool awaited;  /* somebody waits until a run of it is written */
 	bool needs_durable;
+	bool hurried;   /* it waits for company no more */
+	uint64_t until; /* when that ends by itself, ns; 0: it does not wait yet */
 };
 
 /* ------------------------------------------------------------------- seals */
@@ -274,12 +333,14 @@ struct seal_image {
 	uint64_t room, bytes;
 	const struct segment *segment;
 	const struct generation *generation;
-	const struct run_index *next; /* partition to be gathered */
-	uint64_t next_entry;          /* of it; UINT64_MAX: from its first */
-	uint32_t partitions, runs;    /* gathered */
+	struct run_index *next; /* partition to be gathered */
+	uint64_t next_entry;    /* of it; UINT64_MAX: from its first */
+	struct seal_partition *place; /* of it, once it is begun */
+	uint32_t runs;          /* gathered */
+	int64_t time_max_ns;    /* of these */
 };
 
-enum sealing_step { SEALING_IDLE, SEALING_WAIT, SEALING_GATHER, SEALING_WRITE };
+enum sealing_step { SEALING_IDLE, SEALING_WAIT, SEALING_GATHER, SEALING_WRITE, SEALING_TAKE_OVER };
 
 struct sealing {
 	uint32_t step; /* enum sealing_step */
@@ -299,6 +360,72 @@ struct log_flush {
 	struct thmq_log *log;
 };
 
+/* ------------------------------------------------------------------ drops */
+
+/* In which batch the newest slice of a state is. */
+struct state_place {
+	uint64_t item, batch; /* batch 0: free; UINT64_MAX: nowhere, it has no meaning any more */
+	uint32_t kind, len;
+};
+
+struct states {
+	struct state_place *places; /* by hash */
+	uint32_t mask, count;
+	uint32_t grown; /* times; a cursor is of no use then */
+	bool incomplete;
+	uint64_t bytes; /* of the newest slices */
+};
+
+/* What a segment has, partition by partition. */
+struct extents {
+	struct segment *segment;
+	bool sealed;     /* they are in its index */
+	uint32_t cursor; /* place in the pages of partitions, or in the map */
+};
+
+/* The page of partitions that was read last, for extents. */
+struct extents_page {
+	struct thmqi_buf *buf; /* NULL: none */
+	struct segment *segment; /* that is read */
+	uint64_t position;     /* of the segment */
+	uint32_t number;
+	bool reading;
+	int error;
+	struct thmqi_disk_op op;
+};
+
+/* The cleaner: what it does with the oldest segment. */
+struct clean {
+	uint32_t step; /* enum clean_step */
+	bool look;     /* at the oldest segment, when the poller runs */
+	bool forced;   /* it goes whatever is in it */
+	uint64_t position;   /* of the segment that is looked at */
+	struct extents extents;
+	struct extents_page page;
+	uint64_t bytes, live_bytes; /* of its runs */
+	uint32_t cursor, grown;     /* in the states */
+	uint64_t renewed;           /* batch that must be durable before it goes */
+	struct thmqi_timer timer;
+};
+
+/* The oldest segment goes, one at a time: `vote` first, then its index, then its file, which may serve again. */
+struct drop {
+	uint32_t step; /* enum drop_step */
+	bool busy;     /* op is in flight */
+	uint32_t tries;
+	struct segment *segment; /* from when the log is without it */
+	uint64_t generation;     /* of the vote that must be stored */
+	struct extents extents;  /* what is no longer held of each partition */
+	char name[40];
+	struct thmqi_disk_op op;
+};
+
+/* A dropped segment's file, under its old name; at the next open a leftover. */
+struct spare {
+	struct thmqi_disk_file *file; /* NULL: none */
+	uint64_t position, bytes;
+};
+
 struct thmq_log {
 	struct thmq_core *core;
 	struct thmq_log_opts opts;
@@ -310,6 +437,7 @@ struct thmq_log {
 	struct thmqi_disk_queue *queue;
 	struct thmqi_poller poller;
 	struct vote vote; /* as last written */
+	struct chain begin; /* what the first batch that is held continues: goes into the next vote */
 	struct thmqi_disk_file *vote_file;
 
 	int failed;    /* error; 0: well */
@@ -324,7 +452,8 @@ struct thmq_log {
 	uint64_t term, incarnation;
 	struct forming forming;
 	uint32_t last_len;         /* of the batch before */
-	struct thmqi_timer linger; /* what nobody awaits is written at the latest when it fires */
+	struct thmqi_timer linger; /* the forming batch is written at the latest when it fires */
+	uint32_t eager_bytes;      /* and as soon as it has so many; UINT32_MAX: no limit was asked for */
 
 	/* batches that have not settled, in log order: head … tail, free running */
 	struct flight flights[FLIGHTS_MAX];
@@ -337,6 +466,9 @@ struct thmq_log {
 	uint64_t flush_due;   /* a flush that covers this index is wanted */
 	uint32_t flushing;    /* flush operations in flight */
 	bool flush_partial;   /* not every segment could be flushed: it proves nothing */
+	bool weak;            /* something was appended that nobody waits for to be durable */
+	uint64_t plain_bytes; /* written and settled without DSYNC since the last flush began */
+	struct thmqi_timer flush_timer; /* all that is there when it fires becomes durable */
 	uint64_t flush_index, flush_position;
 	struct log_flush flushes[FLUSHES_MAX];
 	uint32_t reads; /* in flight */
@@ -344,13 +476,21 @@ struct thmq_log {
 	/* segments, oldest first; the last one is active */
 	struct segment **segments;
 	uint32_t segment_count, segment_room;
+	uint32_t segment_base; /* ordinal of the first */
+	uint32_t sealed_next;  /* ordinal of the first whose runs have their entries in memory */
 	struct segment *active;
 
 	/* the next segment */
 	uint32_t prepare; /* enum prepare_step */
 	int prepare_error; /* of the last attempt; 0: none failed since the last success */
+	uint64_t reserve; /* bytes of the active segment that only the cleaner may use: there is no next, and it is to make room */
 	struct segment *next;
 	struct making making; /* of the next segment */
+	struct drop drop;
+	struct spare spare;
+	struct clean clean;
+	struct states states;
+	uint64_t file_bytes; /* of all files of segments, for the counters */
 	struct sealing sealing; /* of the segment before the active one */
 	struct generation generations[2];
 	uint64_t generation; /* number of the active segment's */
@@ -374,12 +514,24 @@ struct thmq_log {
 	struct thmqi_buf *mark_buf;
 	struct vote mark_vote; /* being written */
 	bool mark_busy;
+	int mark_error; /* of the last one */
+
+	/*
+	 * Copies that are being made of this log (copy.c): while it is not 0 no segment may be dropped, recycled or renamed, and
+	 * none of its bytes below what is durable change. Counted on the log's core only.
+	 */
+	uint32_t holds;
+
+	/* closed, though the device still has something of it: called once that is done */
+	void (*gone)(void *arg);
+	void *gone_arg;
 
 	struct thmq_log_stats stats;
 };
 
 /* segment.c */
 uint64_t thmqi_segment_bytes(const struct vote *v, uint64_t position);
+bool thmqi_segment_begins(const struct vote *v, uint64_t position); /* is it the first byte of one? */
 int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **ret_segment);
 int thmqi_segment_add(struct thmq_log *log, struct segment *s); /* behind the others; 0 or -ENOMEM */
 int thmqi_segment_create(struct thmq_log *log, uint64_t position, struct segment **ret_segment); /* blocking */
@@ -387,10 +539,13 @@ void thmqi_segment_prepare(struct thmq_log *log); /* begin to make the next one 
 void thmqi_segment_prepare_stop(struct thmq_log *log); /* none of its operations may be in flight */
 int thmqi_segment_switch(struct thmq_log *log); /* the prepared one becomes active; -EAGAIN, -ENOSPC */
 struct segment *thmqi_segment_of_index(const struct thmq_log *log, uint64_t index);
-static inline uint64_t thmqi_segment_place(const struct segment *s, uint64_t index) /* of a batch, in its file */
+static inline struct segment *thmqi_segment_at(const struct thmq_log *log, uint32_t ordinal)
 {
-	return (uint64_t)s->blocks[index - s->first_index] * THMQI_BLOCK;
+	return log->segments[ordinal - log->segment_base];
 }
+/* Where batch @index of @s begins in its file, and its length. May read the index, blocking. Return: 0, or an error. */
+int thmqi_segment_place(struct thmq_log *log, const struct segment *s, uint64_t index, uint64_t *ret_at);
+void thmqi_segment_forget_blocks(struct segment *s);
 void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position, uint32_t run_count);
 void thmqi_segment_free(struct thmq_log *log, struct segment *s);
 void thmqi_segment_name(uint64_t position, char name[40]);
@@ -400,23 +555,26 @@ static inline struct generation *thmqi_generation(struct thmq_log *log)
 {
 	return &log->generations[log->generation % 2];
 }
-static inline void thmqi_touch(struct thmq_log *log, struct run_index *x)
+static inline struct touched *thmqi_touch(struct thmq_log *log, struct run_index *x)
 {
 	struct generation *g = thmqi_generation(log);
+	struct touched *t = &x->touched[log->generation % 2];
 
-	if (thmqi_likely(x->touched[log->generation % 2].number == g->number))
-		return;
-	x->touched[log->generation % 2].number = g->number;
-	x->touched[log->generation % 2].next = g->first;
+	if (thmqi_likely(t->number == g->number))
+		return t;
+	t->number = g->number;
+	t->next = g->first;
+	t->bytes = 0;
 	g->first = x;
 	g->partitions++;
+	return t;
 }
-void thmqi_seal_name(uint64_t position, char name[40]);
 void thmqi_untouch(struct thmq_log *log, struct run_index *x); /* it goes */
 void thmqi_seals_init(struct thmq_log *log);
 void thmqi_seals_fini(struct thmq_log *log);
 void thmqi_seal_note(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch, uint32_t at, uint64_t term);
 void thmqi_seal_term(struct thmq_log *log, uint64_t batch, uint64_t term); /* of a batch that comes now */
+bool thmqi_seal_busy(struct thmq_log *log); /* with the segment before the active one: no other can be sealed now */
 void thmqi_seal_begin(struct thmq_log *log, struct segment *s); /* it is full; the active one is another */
 int thmqi_seal_step(struct thmq_log *log);                      /* work done */
 void thmqi_seal_finish(struct thmq_log *log);                   /* at close: all is durable, nothing is in flight */
@@ -425,8 +583,76 @@ void thmqi_seal_stop(struct thmq_log *log);                     /* nothing is in
 void thmqi_seal_keep(struct thmq_log *log, struct segment *s);
 void thmqi_seals_write(struct thmq_log *log); /* those that were kept; what cannot be written is left out */
 
-/* sealed.c: 1 all of @s was taken from its index; 0 it has none that can be believed; or an error. */
+/* image.c: the bytes of an index. What is gathered is the generation's; the segment's ends are the chain's. */
+int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g);
+uint32_t thmqi_image_gather(struct seal_image *image, uint32_t budget); /* of image->next; entries gathered, one at least */
+void thmqi_image_end(struct seal_image *image);
+void thmqi_image_free(struct seal_image *image);
+int thmqi_image_write(struct thmq_log *log, const struct seal_image *image); /* blocking; the directory is not flushed */
+struct sealed *thmqi_image_summary(const struct seal_image *image); /* NULL: out of memory */
+
+/* sealed.c */
+void thmqi_seal_name(uint64_t position, char name[40]);
+/* 1 all of @s was taken from its index; 0 it has none that can be believed; or an error. */
 int thmqi_sealed_load(struct thmq_log *log, struct segment *s);
+/* Blocking: the entries of @s, whose index was taken over, into memory again. Return: 0, or an error. */
+int thmqi_sealed_restore(struct thmq_log *log, struct segment *s);
+/* Blocking: what @s has of @partition. Return: 1; 0 nothing; or an error. */
+int thmqi_sealed_partition(struct thmq_log *log, const struct segment *s, uint32_t partition, struct seal_partition *ret);
+struct sealed *thmqi_sealed_new(uint32_t run_pages); /* NULL: out of memory */
+void thmqi_sealed_free(struct sealed *x);
+
+/* held.c: which sealed segments have runs of a partition */
+int thmqi_held_add(struct thmq_log *log, struct run_index *x, uint32_t segment, uint64_t first_offset, uint64_t end_offset);
+void thmqi_held_trim(const struct thmq_log *log, struct run_index *x); /* those that were dropped */
+void thmqi_held_cut(struct run_index *x, uint32_t segment); /* truncation: this and later ones; sealed_end is the caller's */
+static inline uint64_t thmqi_held_offset(const struct held *h)
+{
+	return (uint64_t)h->offset[1] << 32 | h->offset[0];
+}
+/* The first segment from @from on that may have a run of @x that ends behind @offset. False: none. */
+bool thmqi_held_find(const struct thmq_log *log, const struct run_index *x, uint64_t offset, uint32_t from, uint32_t *ret_segment);
+void thmqi_held_free(struct thmq_log *log, struct run_index *x);
+
+/* moved.c: runs that were appended again */
+int thmqi_moved_add(struct thmq_log *log, struct run_index *x, const struct entry *e, int64_t time_ns);
+int thmqi_moved_range_add(struct run_index *x, uint32_t segment, uint64_t begin, uint64_t end, int64_t time_ns);
+void thmqi_moved_keep(struct run_index *x, uint64_t from, uint64_t to); /* entries of batches from … to - 1 */
+void thmqi_moved_trim(const struct thmq_log *log, struct run_index *x); /* ranges in segments that were dropped */
+void thmqi_moved_cut(struct run_index *x, uint32_t segment); /* truncation: ranges in it and later ones */
+uint64_t thmqi_moved_begin(const struct run_index *x); /* UINT64_MAX: there is none */
+void thmqi_moved_free(struct thmq_log *log, struct run_index *x);
+uint64_t thmqi_index_begin(const struct run_index *x); /* of all but those that were moved; its end if there are none */
+
+/* held.c: the segment has its index: the entries of @x's runs in it leave memory. It is the first that has not. Return: 0; -ENOMEM. */
+int thmqi_index_take_over(struct thmq_log *log, struct run_index *x, const struct segment *s);
+int thmqi_index_take_over_all(struct thmq_log *log); /* every segment that can be: with an index, and all before it too */
+
+/* states.c */
+void thmqi_states_note(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch); /* the newest of its state */
+/* From *@cursor on the next state whose newest slice is in batch @last or before, *@budget places at most; or NULL. */
+const struct state_place *thmqi_states_next(const struct states *t, uint32_t *cursor, uint32_t *budget, uint64_t last);
+void thmqi_states_meaningless(struct thmq_log *log, const struct state_place *p);
+void thmqi_states_cut(struct thmq_log *log, uint64_t batch); /* truncation */
+void thmqi_states_fini(struct thmq_log *log);
+
+/* extents.c */
+void thmqi_extents_begin(struct extents *x, struct segment *s);
+int thmqi_extents_next(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret); /* 1; 0 the end; -EAGAIN; why not */
+void thmqi_extents_fini(struct thmq_log *log); /* nothing is in flight */
+void thmqi_index_dropped(struct thmq_log *log, const struct segment *s); /* it was the first, and is gone: so are its entries */
+
+/* clean.c */
+uint64_t thmqi_log_file_bytes(const struct thmq_log *log);
+void thmqi_clean_look(struct thmq_log *log); /* soon */
+int thmqi_clean_poll(struct thmq_log *log); /* work done */
+bool thmqi_clean_wants(const struct thmq_log *log); /* to be polled */
+void thmqi_clean_stop(struct thmq_log *log); /* what it was doing is void, but for a drop that is under way */
+
+/* drop.c */
+int thmqi_drop_step(struct thmq_log *log); /* work done */
+bool thmqi_drop_wants(const struct thmq_log *log); /* a step that could not be submitted */
+void thmqi_drop_fini(struct thmq_log *log); /* nothing is in flight */
 
 /* making.c */
 void thmqi_making_start(struct making *m); /* log, done, image, bytes, temporary, name are set */
@@ -442,9 +668,16 @@ void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_du
 int thmqi_log_seal(struct thmq_log *log); /* the forming batch takes a flight, or joins the cache of a memory log */
 void thmqi_log_commit(struct thmq_log *log); /* what may be written and flushed now is */
 void thmqi_log_tell(struct thmq_log *log);   /* the owner, what settled */
+void thmqi_log_flush_later(struct thmq_log *log); /* something weak was appended */
+bool thmqi_log_is_rising(const struct thmq_log *log); /* more will become durable, without anything new */
 void thmqi_log_fail(struct thmq_log *log, int error);
-int thmqi_log_drain(struct thmq_log *log); /* blocking: nothing is in flight any more, all is written */
+/* Blocking: nothing is in flight any more, all is written, and durable where that was asked for. 0; -ETIMEDOUT; the log's error. */
+int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns);
 int thmqi_log_alloc(struct thmq_log *log, uint32_t size, struct thmqi_buf **ret_buf); /* at the cache's cost */
+
+/* plant.c */
+bool thmqi_plant_header_ok(const struct thmq_log *log, const struct batch_header *h, uint64_t position);
+void thmqi_plant_rewrite(struct thmq_log *log);
 
 /* cache.c */
 void thmqi_cache_put(struct thmq_log *log, uint64_t index, struct thmqi_buf *buf);
@@ -456,6 +689,8 @@ void thmqi_cache_drop_from(struct thmq_log *log, uint64_t index);
 /* index.c */
 int thmqi_arena_fill(struct arena *a); /* a few chunks can be had then */
 void thmqi_arena_fini(struct arena *a);
+void *thmqi_arena_get(struct arena *a, enum piece kind); /* NULL: thmqi_arena_fill() first */
+void thmqi_arena_put(struct arena *a, enum piece kind, void *piece);
 struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool make);
 int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry);
 int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run,
@@ -466,8 +701,9 @@ static inline struct entry *thmqi_index_entry(const struct run_index *x, uint64_
 }
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset); /* first entry whose end is behind offset */
 uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns); /* first entry that reaches it */
-void thmqi_index_trim(struct thmq_log *log, struct run_index *x); /* entries of batches that are no longer held */
-void thmqi_index_cut(struct run_index *x, uint64_t batch); /* truncation */
+void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch); /* entries of batches before it */
+void thmqi_index_cut(struct run_index *x, uint64_t batch); /* truncation: batches from it on */
+void thmqi_index_empty(struct thmq_log *log, struct run_index *x); /* no entries; its memory goes back */
 void thmqi_index_free(struct thmq_log *log, struct run_index *x);
 
 /* survey.c */
@@ -494,11 +730,109 @@ void thmqi_claims_note(struct claims *c, const struct batch_header *h);
 int thmqi_claims_look(struct claims *c, const struct thmqi_disk_table *disk, struct thmqi_disk_file *file,
 		      const struct vote *vote, uint64_t position, uint64_t at, uint8_t *piece, uint32_t piece_bytes);
 
+/* close.c */
+void thmqi_log_free(struct thmq_log *log); /* nothing is in flight; also of one that was never opened whole */
+
 /* recover.c, create.c */
 int thmqi_log_recover(struct thmq_log *log);
 int thmqi_log_create(struct thmq_log *log); /* in an empty directory */
 /* There is no valid `vote`: 1 the making of a log was cut short, what is left of it is removed; or an error. */
 int thmqi_log_clear_leftovers(struct thmq_log *log, const struct listing *l);
+
+/* -------------------------------------------------------------------- readers */
+
+/* Batches read from the device, side by side, checked. */
+struct window {
+	struct thmqi_buf *buf;
+	uint64_t position;
+	uint32_t len; /* whole batches that pass their checks */
+	bool reading;
+	int error;
+	struct thmqi_disk_op op;
+	struct segment *segment; /* that is read */
+	struct thmq_log_reader *reader;
+};
+
+/* Where a reader stands in sealed segments. */
+struct cursor {
+	bool placed;      /* in `segment` */
+	bool found;       /* its partition's runs there are known */
+	bool scanning;    /* the index cannot be read: the segment's batches are, one after the other */
+	bool by_time;     /* it goes to the first run that reaches `time_ns` */
+	uint32_t segment; /* ordinal */
+	uint32_t from;    /* segments before it are behind */
+	uint32_t first, count;
+	uint32_t run;     /* next; UINT32_MAX: to be found */
+	uint32_t page;    /* of partitions, that is looked at */
+	bool moved;       /* runs that were moved are looked for, in this segment only */
+	uint64_t scan_at; /* byte in the segment */
+	int64_t time_ns;
+};
+
+/* Where the next run lies. */
+struct place {
+	struct segment *segment;
+	uint64_t at;  /* of its batch, in the segment */
+	uint32_t len; /* of the batch */
+	uint32_t run_at;
+	uint64_t base_offset;
+	uint32_t span;
+};
+
+/* The search for the next run that was moved: through all places that may have it. */
+struct search {
+	bool active;
+	bool found;       /* best is the first so far */
+	uint64_t want;
+	uint32_t before;  /* segments from it on were looked at */
+	struct place best;
+	struct entry entry; /* best, if it is in memory: best.segment is NULL */
+};
+
+struct thmq_log_reader {
+	struct thmqi_list link; /* of the log */
+	struct thmq_log *log;   /* NULL: it was closed before */
+	struct run_index *index; /* NULL: nothing of it was appended yet */
+	uint32_t partition;
+	bool sought;   /* where `want` is must be found */
+	bool closed;
+	bool waiting;  /* was refused a read or its memory: is called again */
+	uint32_t reading; /* operations in flight */
+	uint64_t at;   /* number of the next entry, if it is in memory */
+	uint64_t want; /* offset from which on runs are wanted */
+	void (*ready)(void *ctx);
+	void *ctx;
+	struct window windows[2]; /* windows[0] is looked at, the other one is read ahead */
+	uint32_t window_bytes;    /* to be read at a time */
+	uint32_t streak;          /* reads that went on where the one before ended */
+	struct cursor cursor;
+	struct search search;
+	struct {
+		struct thmqi_buf *buf;
+		uint32_t segment; /* ordinal */
+		uint64_t at;      /* in its index file */
+		uint32_t len;     /* pages that pass their checks */
+		bool reading;
+		int error;
+		struct thmqi_disk_op op;
+		struct segment *owner; /* that is read */
+	} page;
+};
+
+/* lookup.c: 1 *@ret_place is the next run; 0 it is being read; -ENOENT none in sealed segments any more; or an error. */
+int thmqi_lookup_next(struct thmq_log_reader *r, struct place *ret_place);
+/* Likewise among those that were moved, below offset @end. -ENOENT: there is none. */
+int thmqi_lookup_moved(struct thmq_log_reader *r, uint64_t end, struct place *ret_place, struct entry *ret_entry);
+void thmqi_lookup_drop(struct thmq_log_reader *r); /* what it holds */
+
+/* window.c: the batch at @at of @s, @len bytes (0: not known). 1 *@ret_data; 0 it is being read; or an error. */
+int thmqi_window_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len, struct window **ret_window,
+		     uint8_t **ret_data);
+void thmqi_windows_drop(struct thmq_log_reader *r);
+/* A read of the reader's. Return: 0; or it waits: -EAGAIN, -ENOBUFS. */
+int thmqi_reader_submit(struct thmq_log_reader *r, struct segment *s, struct thmqi_disk_op *op);
+bool thmqi_reader_done(struct thmq_log_reader *r, struct segment *s); /* one has ended. False: the reader was closed, and is gone if it was the last */
+void thmqi_reader_tell(struct thmq_log_reader *r);
 
 /* reader.c */
 void thmqi_readers_cut(struct thmq_log *log); /* truncation */

@@ -1,11 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* log.c - a log's life: open, close, its poller, look-ups, counters. */
+/* log.c - a log's life but for its end: open, its poller, look-ups, counters. */
 #include <sched.h>
 
 #include "internal.h"
 
-#define TIMERS 4u
 #define YIELD_NS 20000u
+#define GROUP_NS_MAX 1000000000ull
+/*
+ * What a power cut may take of messages that did not ask for more. Each flush costs about one durable write, so that twice a
+ * second is next to nothing, and more would save little; other logs that flush in the background do it as often.
+ */
+#define FLUSH_INTERVAL_NS 500000000ull
+#define FLUSH_INTERVAL_NS_MAX 3600000000000ull
+#define LIMIT_SEGMENTS 4u /* the active one, the next, one that is sealed, one that goes */
+#define FLUSH_BYTES (64ull << 20) /* a flush of so much is soon done: later ones do not make durable writes wait for long */
 #define CACHE_SLOTS_MIN (2u * FLIGHTS_MAX) /* more than batches may be unwritten */
 #define CACHE_SLOTS_MAX 65536u
 
@@ -40,13 +48,17 @@ static int log_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct thmq_log *log = thmqi_container(p, struct thmq_log, poller);
 
+	int cleaned = 0;
+
 	(void)budget;
 	if (log->flight_head != log->flight_tail || log->flushing)
 		give_way(log);
 	if (thmqi_unlikely(log->sealing.step) && thmqi_seal_step(log))
 		return 1;
+	if (thmqi_unlikely(log->clean.step || log->clean.look || log->drop.step))
+		cleaned = thmqi_clean_poll(log);
 	if (thmqi_likely(!has_news(log)))
-		return 0;
+		return cleaned;
 	if (log->tell_failed) {
 		log->tell_failed = false;
 		if (log->events.failed)
@@ -68,7 +80,9 @@ static int log_poll(struct thmqi_poller *p, uint32_t budget)
 
 static bool log_arm(struct thmqi_poller *p)
 {
-	return has_news(thmqi_container(p, struct thmq_log, poller));
+	const struct thmq_log *log = thmqi_container(p, struct thmq_log, poller);
+
+	return has_news(log) || thmqi_clean_wants(log);
 }
 
 static void log_finish(struct thmqi_poller *p)
@@ -81,6 +95,8 @@ static void log_finish(struct thmqi_poller *p)
 	}
 	if (log->dirty) {
 		log->dirty = false;
+		if (log->weak)
+			thmqi_log_flush_later(log);
 		if (!log->mark_timer.heap_index)
 			thmqi_vote_watch(log);
 	}
@@ -97,6 +113,8 @@ static int check_opts(struct thmq_log_opts *o)
 	o->cache_bytes = o->cache_bytes ? o->cache_bytes : 16ull << 20;
 	o->batch_bytes = o->batch_bytes ? o->batch_bytes : 1u << 20;
 	o->write_depth = o->write_depth ? o->write_depth : 8;
+	o->flush_interval_ns = o->flush_interval_ns ? o->flush_interval_ns : FLUSH_INTERVAL_NS;
+	o->flush_bytes = o->flush_bytes ? o->flush_bytes : FLUSH_BYTES;
 	if (!thmqi_is_pow2(o->segment_bytes_max) || !thmqi_is_pow2(o->segment_bytes_min) ||
 	    o->segment_bytes_min < 1u << 20 || o->segment_bytes_min > o->segment_bytes_max ||
 	    o->segment_bytes_max > 1ull << 30)
@@ -106,45 +124,33 @@ static int check_opts(struct thmq_log_opts *o)
 		return thmqi_fail(-EINVAL, "batch_bytes is a multiple of 4096, up to 4 MiB and up to a segment");
 	if (o->write_depth > DEPTH_MAX)
 		return thmqi_fail(-EINVAL, "write_depth is at most %u", DEPTH_MAX);
-	if (o->flags & ~(uint32_t)THMQ_LOG_NO_CREATE)
+	if (o->flush_method > THMQ_FLUSH_FDATASYNC || o->polled_io > THMQ_POLLED_ON)
+		return thmqi_fail(-EINVAL, "flush_method and polled_io are 0, 1 or 2");
+	if (o->group_ns > GROUP_NS_MAX)
+		return thmqi_fail(-EINVAL, "group_ns is at most a second");
+	if (o->group_bytes > o->batch_bytes)
+		return thmqi_fail(-EINVAL, "group_bytes is at most batch_bytes");
+	if (o->flush_interval_ns > FLUSH_INTERVAL_NS_MAX)
+		return thmqi_fail(-EINVAL, "flush_interval_ns is at most an hour");
+	if (o->flags & ~(uint32_t)(THMQ_LOG_NO_CREATE | THMQ_LOG_NO_BACKGROUND_FLUSH))
 		return thmqi_fail(-EINVAL, "unknown flag %#x of a log", o->flags);
 	return 0;
 }
 
-static void free_all(struct thmq_log *log)
+/* Before any of its files is open, since these take it over. */
+static int settle_ways(struct thmq_log *log)
 {
-	struct run_index *x;
-	uint32_t i;
+	struct thmqi_disk_ways ways = {.flush_method = log->opts.flush_method, .polled_io = log->opts.polled_io};
+	int rc = thmqi_disk_ways(log->disk, log->dir, log->core, &ways);
 
-	thmqi_readers_orphan(log);
-	thmqi_seals_fini(log);
-	if (log->cache)
-		thmqi_cache_drop_from(log, 0);
-	for (i = 0; (x = thmqi_map_next(&log->partitions, &i));)
-		thmqi_index_free(log, x);
-	thmqi_map_fini(&log->partitions);
-	thmqi_arena_fini(&log->arena);
-	for (i = 0; i < log->segment_count; i++)
-		thmqi_segment_free(log, log->segments[i]);
-	if (log->next)
-		thmqi_segment_free(log, log->next);
-	free(log->segments);
-	for (i = log->flight_head; i != log->flight_tail; i++) /* after a failure: never written */
-		if (log->flights[i % FLIGHTS_MAX].buf)
-			thmqi_buf_unref(log->flights[i % FLIGHTS_MAX].buf);
-	if (log->forming.buf)
-		thmqi_buf_unref(log->forming.buf);
-	if (log->zeros)
-		thmqi_buf_unref(log->zeros);
-	if (log->mark_buf)
-		thmqi_buf_unref(log->mark_buf);
-	if (log->vote_file)
-		log->disk->file_close(log->vote_file);
-	if (log->dir)
-		log->disk->dir_close(log->dir);
-	free((char *)(uintptr_t)log->opts.dir);
-	free(log->cache);
-	free(log);
+	if (rc)
+		return thmqi_fail(rc, "open %s: its device has no polled queues, or they cannot be used from here",
+				  log->opts.dir);
+	log->stats.flush_method = ways.flush_method;
+	log->stats.polled_io = ways.polled_io;
+	log->stats.dsync_ns = ways.dsync_ns;
+	log->stats.fdatasync_ns = ways.flush_ns;
+	return 0;
 }
 
 static int open_disk(struct thmq_log *log)
@@ -158,6 +164,9 @@ static int open_disk(struct thmq_log *log)
 		log->dir = NULL;
 		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
 	}
+	rc = settle_ways(log);
+	if (rc)
+		return rc;
 	rc = thmqi_buf_alloc(log->core->pool, ZERO_BYTES, &log->zeros);
 	if (!rc)
 		rc = thmqi_buf_alloc(log->core->pool, THMQI_BLOCK, &log->mark_buf);
@@ -167,6 +176,9 @@ static int open_disk(struct thmq_log *log)
 	rc = thmqi_log_recover(log);
 	if (rc)
 		return rc;
+	if (log->opts.limit_bytes && log->opts.limit_bytes < LIMIT_SEGMENTS * log->vote.segment_bytes_max)
+		return thmqi_fail(-EINVAL, "open %s: limit_bytes is at least %u segments, %llu bytes here", log->opts.dir,
+				  LIMIT_SEGMENTS, (unsigned long long)(LIMIT_SEGMENTS * log->vote.segment_bytes_max));
 	rc = log->disk->queue_open(log->disk_ctx, log->core, QUEUE_DEPTH, &log->queue);
 	if (rc) {
 		log->queue = NULL;
@@ -224,16 +236,17 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 	rc = copy_opts(log, opts);
 	thmqi_seals_init(log);
 	log->depth = log->opts.write_depth;
+	log->eager_bytes = log->opts.group_bytes ? log->opts.group_bytes : UINT32_MAX;
 	if (!rc)
 		rc = make_cache(log);
 	if (!rc && log->opts.dir)
 		rc = open_disk(log);
 	if (!rc)
-		rc = thmqi_timer_reserve(core, TIMERS);
+		rc = thmqi_timer_reserve(core, LOG_TIMERS);
 	if (rc) {
 		if (log->queue)
 			log->disk->queue_close(log->queue);
-		free_all(log);
+		thmqi_log_free(log);
 		return rc;
 	}
 	log->cache_first = log->cache_end = log->chain.index + 1;
@@ -241,6 +254,7 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 		log->poller = (struct thmqi_poller){.poll = log_poll, .arm = log_arm, .finish = log_finish};
 		thmqi_core_add_poller(core, &log->poller);
 		thmqi_segment_prepare(log);
+		thmqi_clean_look(log);
 	}
 	*ret_log = log;
 	return 0;
@@ -249,53 +263,6 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *opts, struct thmq_log **ret_log)
 {
 	return thmqi_log_open_planted(core, opts, 0, ret_log);
-}
-
-/* -------------------------------------------------------------------- close */
-
-static int finish_writes(struct thmq_log *log)
-{
-	uint64_t index;
-	uint32_t i;
-	int rc = log->failed;
-
-	if (!rc) {
-		thmq_log_flush(log, &index);
-		rc = thmqi_log_drain(log);
-	}
-	for (i = 0; i < log->segment_count && !rc; i++)
-		if (log->segments[i]->unflushed)
-			rc = log->disk->file_flush(log->segments[i]->file);
-	if (rc)
-		return rc;
-	thmqi_seal_finish(log);
-	return thmqi_vote_write(log, log->chain.position, true);
-}
-
-int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns)
-{
-	int rc = 0;
-
-	(void)timeout_ns; /* the device's own time bounds what is in flight */
-	if (!log)
-		return 0;
-	memset(&log->events, 0, sizeof(log->events));
-	log->forming.open = 0;
-	if (log->disk) {
-		rc = finish_writes(log);
-		log->draining = true;
-		log->disk->queue_close(log->queue);
-		thmqi_segment_prepare_stop(log);
-		thmqi_seal_stop(log);
-		thmqi_core_remove_poller(log->core, &log->poller);
-		thmqi_timer_stop(log->core, &log->retry);
-		thmqi_timer_stop(log->core, &log->mark_timer);
-	}
-	thmqi_timer_stop(log->core, &log->pinch);
-	thmqi_timer_stop(log->core, &log->linger);
-	thmqi_timer_unreserve(log->core, TIMERS);
-	free_all(log);
-	return rc;
 }
 
 /* ----------------------------------------------------------- for replication */
@@ -312,7 +279,9 @@ int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_posi
 
 	if (!s)
 		return -ENOENT;
-	at = thmqi_segment_place(s, index);
+	rc = thmqi_segment_place(log, s, index, &at);
+	if (rc)
+		return rc;
 	if (buf) {
 		*ret_position = s->position + at;
 		*ret_term = ((const struct batch_header *)buf->data)->term;
@@ -368,6 +337,15 @@ int thmq_log_stats(struct thmq_log *log, struct thmq_log_stats *ret_stats)
 	s.torn_bytes = log->stats.torn_bytes;
 	s.unclean = log->stats.unclean;
 	s.sealed_segments = log->stats.sealed_segments;
+	s.begin_position = read_counter(log->begin.position);
+	s.begin_index = read_counter(log->begin.index) + 1;
+	s.file_bytes = read_counter(log->file_bytes);
+	s.dropped_segments = read_counter(log->stats.dropped_segments);
+	s.recycled_segments = read_counter(log->stats.recycled_segments);
+	s.flush_method = log->stats.flush_method;
+	s.polled_io = log->stats.polled_io;
+	s.dsync_ns = log->stats.dsync_ns;
+	s.fdatasync_ns = log->stats.fdatasync_ns;
 	memset(ret_stats, 0, size);
 	memcpy(ret_stats, &s, THMQI_MIN(size, (uint32_t)sizeof(s)));
 	return 0;

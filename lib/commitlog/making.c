@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * making.c - a file is made in the background: created under another name, written full of real bytes (a durable write over
- * them later changes no file-system metadata), flushed, renamed, its directory flushed. Knows not what it is for.
+ * them later changes no file-system metadata), flushed, renamed, its directory flushed. A file that is whole already gets its
+ * new name by way of the temporary one. Knows not what it is for.
  */
 #include "internal.h"
 
-enum making_step { MAKING_CREATE, MAKING_ALLOCATE, MAKING_WRITE, MAKING_FLUSH, MAKING_RENAME, MAKING_SYNC };
+enum making_step { MAKING_CREATE, MAKING_ALLOCATE, MAKING_WRITE, MAKING_FLUSH, MAKING_RENAME, MAKING_SYNC,
+		   MAKING_TAKE, MAKING_TAKE_SYNC }; /* these two instead of all before MAKING_RENAME */
 
 static void step(struct making *m);
 
@@ -24,7 +26,7 @@ static void end(struct making *m, int error)
 
 static void next_step(struct making *m)
 {
-	m->step++;
+	m->step = m->step == MAKING_TAKE_SYNC ? MAKING_RENAME : m->step + 1;
 	step(m);
 }
 
@@ -101,6 +103,8 @@ static void step(struct making *m)
 		write_pieces(m);
 		return;
 	}
+	if (m->step == MAKING_FLUSH && m->image && (log->defects & THMQI_LOG_LOST_INDEX))
+		m->step = MAKING_RENAME;
 	*op = (struct thmqi_disk_op){.flags = THMQI_DISK_BACKGROUND, .dir = log->dir, .file = file, .done = on_step};
 	switch (m->step) {
 	case MAKING_CREATE:
@@ -120,6 +124,11 @@ static void step(struct making *m)
 		op->name = m->temporary;
 		op->name2 = m->name;
 		break;
+	case MAKING_TAKE:
+		op->opcode = THMQI_DISK_RENAME;
+		op->name = m->from;
+		op->name2 = m->temporary;
+		break;
 	default:
 		op->opcode = THMQI_DISK_SYNC_DIR;
 	}
@@ -129,7 +138,9 @@ static void step(struct making *m)
 
 void thmqi_making_start(struct making *m)
 {
-	m->step = MAKING_CREATE;
+	m->step = m->recycled ? MAKING_TAKE : MAKING_CREATE;
+	m->op.file = m->recycled;
+	m->recycled = NULL;
 	m->given = 0;
 	m->error = 0;
 	m->active = true;

@@ -1,32 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reader.c - the runs of one partition in the order of their offsets: from the batch being formed, from the tail cache,
- * or by a read of the device into a window of neighbouring batches that serves the next ones too.
+ * reader.c - the runs of one partition in the order of their offsets: from the batch being formed, from the tail cache, or
+ * from the device (window.c). Entries of the newest segments are in memory (index.c), those of sealed ones in their indexes
+ * (lookup.c).
  */
 #include "internal.h"
-
-#define WINDOW_BYTES (256u << 10)
-
-struct thmq_log_reader {
-	struct thmqi_list link; /* of the log */
-	struct thmq_log *log;   /* NULL: it was closed before */
-	struct run_index *index; /* NULL: nothing of it was appended yet */
-	uint32_t partition;
-	bool sought; /* `at` is to be found from `want` */
-	uint64_t at; /* number of the next entry */
-	uint64_t want;
-	void (*ready)(void *ctx);
-	void *ctx;
-	/* window of batches read from the device */
-	struct thmqi_buf *window;
-	uint64_t window_position;
-	uint32_t window_len; /* checked bytes */
-	bool reading, closed;
-	bool waiting; /* was refused a read or its memory: is called again */
-	int error;
-	struct thmqi_disk_op op;
-	struct thmqi_buf *op_buf;
-};
 
 int thmq_log_reader_open(struct thmq_log *log, uint32_t partition, void (*ready)(void *ctx), void *ctx,
 			 struct thmq_log_reader **ret_reader)
@@ -45,12 +23,11 @@ int thmq_log_reader_open(struct thmq_log *log, uint32_t partition, void (*ready)
 	return 0;
 }
 
-static void drop_window(struct thmq_log_reader *r)
+/* What can be dropped now is; what is being read, when that ends. */
+static void drop_memory(struct thmq_log_reader *r)
 {
-	if (r->window)
-		thmqi_buf_unref(r->window);
-	r->window = NULL;
-	r->window_len = 0;
+	thmqi_windows_drop(r);
+	thmqi_lookup_drop(r);
 }
 
 void thmq_log_reader_close(struct thmq_log_reader *reader)
@@ -58,9 +35,9 @@ void thmq_log_reader_close(struct thmq_log_reader *reader)
 	if (!reader)
 		return;
 	thmqi_list_del(&reader->link);
-	drop_window(reader);
+	drop_memory(reader);
 	if (reader->reading)
-		reader->closed = true; /* freed when the read ends */
+		reader->closed = true; /* freed when the last read ends */
 	else
 		free(reader);
 }
@@ -69,145 +46,36 @@ void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset)
 {
 	reader->want = offset;
 	reader->sought = true;
-	reader->error = 0;
+	reader->cursor = (struct cursor){0};
+	reader->search.active = false;
 }
 
-/* ------------------------------------------------------------- device reads */
+/* -------------------------------------------------------------------- find */
 
-/* How many bytes of the window are whole batches that pass their checks. */
-static uint32_t check_window(const struct thmq_log *log, const uint8_t *data, uint32_t len, uint64_t position)
+enum { IN_MEMORY = 1, SEALED = 2, MOVED = 3 };
+
+static bool is_sealed(struct thmq_log_reader *r)
 {
-	uint32_t at = 0;
+	struct run_index *x = r->index;
 
-	while (len - at >= THMQI_BLOCK) {
-		const struct batch_header *h = (const struct batch_header *)(data + at);
-
-		if (!thmqi_batch_header_ok(h, position + at, log->chain.log_id) || h->len > len - at ||
-		    !thmqi_batch_payload_ok(h, h->len))
-			break;
-		at += h->len;
-	}
-	return at;
+	if (!x->held_count || r->want >= x->sealed_end)
+		return false;
+	thmqi_held_trim(r->log, x);
+	return x->held_count != 0;
 }
 
-static void on_read(struct thmqi_disk_op *op, int64_t result)
+/* What was before the first run that is held is gone, if anything is. */
+static bool is_gone(const struct thmq_log_reader *r, uint64_t begin)
 {
-	struct thmq_log_reader *r = thmqi_container(op, struct thmq_log_reader, op);
-	struct thmq_log *log = r->log;
-
-	log->reads--;
-	log->tell_readers = true; /* those that were refused */
-	r->reading = false;
-	if (r->closed) {
-		thmqi_buf_unref(r->op_buf);
-		free(r);
-		return;
-	}
-	drop_window(r);
-	r->window = r->op_buf;
-	if (result < 0) {
-		r->error = (int)result;
-	} else {
-		r->window_len = check_window(log, r->window->data, (uint32_t)result, r->window_position);
-		if (!r->window_len)
-			r->error = -THMQ_ECORRUPT;
-	}
-	r->waiting = log->draining; /* called behind it, then */
-	if (r->ready && !log->draining)
-		r->ready(r->ctx);
+	return r->want < begin && (r->log->disk ? r->log->segments[0]->position > 0 : r->index->first > 0);
 }
 
-/* Batch @index of @s and as many behind it as fit into a window. Return: 0; -EAGAIN, -ENOBUFS; -EIO. */
-static int start_read(struct thmq_log_reader *r, const struct segment *s, uint64_t index)
-{
-	struct thmq_log *log = r->log;
-	uint32_t i = (uint32_t)(index - s->first_index), first = s->blocks[i], end, next;
-	uint64_t limit = THMQI_MIN(log->written_position, s->position + s->bytes);
-	int rc;
-
-	if (log->reads >= READS_MAX || log->draining)
-		return -EAGAIN;
-	if (limit <= s->position + (uint64_t)first * THMQI_BLOCK)
-		return -EIO; /* it was never written: the log has failed */
-	limit = (limit - s->position) / THMQI_BLOCK;
-	for (end = first; i < s->batch_count; i++, end = next) {
-		next = i + 1 < s->batch_count ? s->blocks[i + 1] : (uint32_t)limit;
-		if (next > limit || (end > first && (next - first) * THMQI_BLOCK > WINDOW_BYTES))
-			break;
-	}
-	if (end == first)
-		return -EIO;
-	rc = thmqi_log_alloc(log, (end - first) * THMQI_BLOCK, &r->op_buf);
-	if (rc)
-		return rc;
-	r->window_position = s->position + (uint64_t)first * THMQI_BLOCK;
-	r->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
-				       .len = (end - first) * THMQI_BLOCK,
-				       .file = s->file,
-				       .buf = r->op_buf,
-				       .data = r->op_buf->data,
-				       .offset = (uint64_t)first * THMQI_BLOCK,
-				       .done = on_read};
-	rc = log->disk->queue_submit(log->queue, &r->op);
-	if (rc) {
-		thmqi_buf_unref(r->op_buf);
-		return rc;
-	}
-	drop_window(r);
-	r->reading = true;
-	log->reads++;
-	return 0;
-}
-
-/* The bytes come from the device: they must be what the index says. */
-static bool is_expected(const struct thmq_log_reader *r, const uint8_t *data, const struct entry *e)
-{
-	const struct batch_header *h = (const struct batch_header *)data;
-	const struct thmq_run_header *run = (const struct thmq_run_header *)(data + e->at);
-
-	return h->index == e->batch && e->at + sizeof(*run) <= h->len && run->partition == r->partition &&
-	       run->base_offset == e->base_offset && run->span == e->span &&
-	       thmqi_run_header_ok(run, h->len - e->at);
-}
-
-static int begin_read(struct thmq_log_reader *r, const struct segment *s, uint64_t index)
-{
-	int rc = r->error;
-
-	r->error = 0;
-	if (!rc)
-		rc = start_read(r, s, index);
-	if (rc == -ENOBUFS || rc == -EAGAIN) {
-		r->waiting = true;
-		rc = 0;
-	}
-	return rc;
-}
-
-/* The batch of @e from the device. Return: 1 it is in the window at *@ret_data; 0 it is being read; or an error. */
-static int from_device(struct thmq_log_reader *r, const struct entry *e, uint8_t **ret_data)
-{
-	const struct segment *s = r->log->disk ? thmqi_segment_of_index(r->log, e->batch) : NULL;
-	uint64_t position;
-
-	if (!s)
-		return -THMQ_EOFFSETRANGE;
-	position = s->position + thmqi_segment_place(s, e->batch);
-	if (!r->window || position < r->window_position || position - r->window_position >= r->window_len)
-		return begin_read(r, s, e->batch);
-	*ret_data = r->window->data + (position - r->window_position);
-	if (is_expected(r, *ret_data, e))
-		return 1;
-	drop_window(r);
-	return -THMQ_ECORRUPT;
-}
-
-/* -------------------------------------------------------------------- read */
-
-/* Bring `at` to the next entry. Return: 1 there is one; 0; -THMQ_EOFFSETRANGE. */
+/* Where what is wanted is. Return: IN_MEMORY, entry `at`; SEALED; MOVED; 0 nowhere yet; -THMQ_EOFFSETRANGE. */
 static int find(struct thmq_log_reader *r)
 {
 	struct run_index *x = r->index;
+	uint64_t begin, moved;
+	bool sealed;
 
 	if (!x) {
 		x = thmqi_map_get(&r->log->partitions, r->partition);
@@ -216,76 +84,240 @@ static int find(struct thmq_log_reader *r)
 		r->index = x;
 	}
 	if (!r->log->disk)
-		thmqi_index_trim(r->log, x);
-	if (r->sought) {
-		r->at = thmqi_index_find(x, r->want);
-		/* what was before the first entry that is held is gone */
-		if (x->first > 0 && r->at == x->first &&
-		    r->want < (x->first < x->count ? thmqi_index_entry(x, x->first)->base_offset : x->end))
-			return -THMQ_EOFFSETRANGE;
-		if (r->at == x->count && r->want > x->end)
-			return 0; /* runs may come that end before it */
-		r->sought = false;
-	}
-	if (r->at < x->first) { /* it fell out of the ring before it was read */
+		thmqi_index_trim(r->log, x, r->log->cache_first);
+	sealed = is_sealed(r);
+	begin = thmqi_index_begin(x);
+	thmqi_moved_trim(r->log, x);
+	moved = thmqi_moved_begin(x);
+	if (is_gone(r, THMQI_MIN(begin, moved))) {
 		r->want = 0;
 		r->sought = true;
 		return -THMQ_EOFFSETRANGE;
 	}
-	return r->at < x->count;
+	if (thmqi_unlikely(r->want < begin && moved < begin))
+		return MOVED;
+	if (sealed)
+		return SEALED;
+	r->at = thmqi_index_find(x, r->want);
+	if (r->at == x->count && r->want > x->end)
+		return 0; /* runs may come that end before it */
+	r->sought = false;
+	return r->at < x->count ? IN_MEMORY : 0;
+}
+
+/* -------------------------------------------------------------------- read */
+
+struct found {
+	struct thmqi_buf *buf;
+	uint8_t *data; /* of its batch */
+	uint32_t run_at;
+	uint64_t index; /* of its batch */
+	uint64_t end;   /* behind its offsets */
+};
+
+/* The bytes come from the device: they must be what the index says. */
+static bool is_expected(const struct thmq_log_reader *r, const uint8_t *data, const struct place *p)
+{
+	const struct batch_header *h = (const struct batch_header *)data;
+	const struct thmq_run_header *run = (const struct thmq_run_header *)(data + p->run_at);
+
+	return p->run_at >= sizeof(*h) && p->run_at + sizeof(*run) <= h->len && run->partition == r->partition &&
+	       run->base_offset == p->base_offset && run->span == p->span && thmqi_run_header_ok(run, h->len - p->run_at);
+}
+
+/* Return: 1; 0 it is being read; or an error. */
+static int from_device(struct thmq_log_reader *r, const struct place *p, struct found *f)
+{
+	struct window *w;
+	int rc = thmqi_window_get(r, p->segment, p->at, p->len, &w, &f->data);
+
+	if (rc != 1)
+		return rc;
+	f->buf = w->buf;
+	f->run_at = p->run_at;
+	f->index = ((const struct batch_header *)f->data)->index;
+	f->end = p->base_offset + p->span;
+	if (is_expected(r, f->data, p))
+		return 1;
+	thmqi_windows_drop(r);
+	return -THMQ_ECORRUPT;
+}
+
+static int entry_from_device(struct thmq_log_reader *r, const struct entry *e, struct found *f)
+{
+	struct segment *s = r->log->disk ? thmqi_segment_of_index(r->log, e->batch) : NULL;
+	struct place p = {.segment = s, .run_at = e->at, .base_offset = e->base_offset, .span = e->span};
+	uint64_t number;
+
+	if (!s || !s->blocks) {
+		r->want = 0;
+		r->sought = true;
+		return -THMQ_EOFFSETRANGE;
+	}
+	number = e->batch - s->first_index;
+	p.at = (uint64_t)s->blocks[number] * THMQI_BLOCK;
+	if (number + 1 < s->batch_count)
+		p.len = (s->blocks[number + 1] - s->blocks[number]) * THMQI_BLOCK;
+	return from_device(r, &p, f);
+}
+
+/* Return: 1; 0 not yet; or an error. */
+static int from_entry(struct thmq_log_reader *r, const struct entry *e, uint64_t end_offset, struct found *f)
+{
+	struct thmq_log *log = r->log;
+
+	if (e->base_offset >= end_offset)
+		return 0;
+	f->run_at = e->at;
+	f->index = e->batch;
+	f->end = e->base_offset + e->span;
+	f->buf = e->batch > log->chain.index ? log->forming.buf : thmqi_cache_get(log, e->batch);
+	if (thmqi_unlikely(f->buf == NULL))
+		return entry_from_device(r, e, f);
+	f->data = f->buf->data;
+	return 1;
+}
+
+static int from_memory(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
+{
+	int rc = from_entry(r, thmqi_index_entry(r->index, r->at), end_offset, f);
+
+	r->at += rc == 1;
+	return rc;
+}
+
+/* Return: as from_sealed(). */
+static int from_moved(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
+{
+	struct entry e;
+	struct place p;
+	int rc = thmqi_lookup_moved(r, thmqi_index_begin(r->index), &p, &e);
+
+	if (rc != 1)
+		return rc;
+	if (!p.segment)
+		return from_entry(r, &e, end_offset, f);
+	return p.base_offset < end_offset ? from_device(r, &p, f) : 0;
+}
+
+/* Return: 1; 0 not yet; -ENOENT what is wanted is in memory; or an error. */
+static int from_sealed(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
+{
+	struct place p;
+	int rc = thmqi_lookup_next(r, &p);
+
+	if (rc == -THMQ_EOFFSETRANGE) {
+		r->want = 0;
+		r->sought = true;
+	}
+	if (rc != 1)
+		return rc;
+	if (p.base_offset >= end_offset)
+		return 0;
+	return from_device(r, &p, f);
+}
+
+static void fill(const struct thmq_log_reader *r, const struct found *f, struct thmq_log_view *ret_view)
+{
+	const struct thmq_log *log = r->log;
+	const struct batch_header *h = (const struct batch_header *)f->data;
+
+	thmqi_buf_ref(f->buf);
+	ret_view->run.header = (const struct thmq_run_header *)(f->data + f->run_at);
+	ret_view->run.payload = ret_view->run.header + 1;
+	ret_view->run.index = f->index;
+	if (!log->disk || f->buf == log->forming.buf) { /* it has no header yet */
+		ret_view->run.position = log->disk ? log->chain.position : 0;
+		ret_view->run.term = log->term;
+	} else {
+		ret_view->run.position = h->position;
+		ret_view->run.term = h->term;
+	}
+	ret_view->internal[0] = f->buf;
+	ret_view->internal[1] = NULL;
+}
+
+/* Return: as thmq_log_read(). */
+static int next(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
+{
+	const struct run_index *x = r->index;
+	int rc;
+
+	/* a ring's oldest entries are looked at only when their batch is wanted */
+	if (thmqi_likely(x && !r->sought && r->at >= x->first))
+		return r->at < x->count ? from_memory(r, end_offset, f) : 0;
+	rc = find(r);
+	if (thmqi_unlikely(rc == MOVED)) {
+		rc = from_moved(r, end_offset, f);
+		if (rc != -ENOENT)
+			return rc;
+		r->want = thmqi_index_begin(r->index);
+		rc = find(r);
+	}
+	if (rc == SEALED) {
+		rc = from_sealed(r, end_offset, f);
+		if (rc != -ENOENT)
+			return rc;
+		r->want = r->index->sealed_end;
+		rc = find(r);
+	}
+	return rc == IN_MEMORY ? from_memory(r, end_offset, f) : rc;
 }
 
 int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset, struct thmq_log_view *ret_view)
 {
-	struct thmq_log *log = reader->log;
-	const struct run_index *x = reader->index;
-	const struct entry *e;
-	struct thmqi_buf *buf;
-	uint8_t *data = NULL;
+	struct found f;
 	int rc;
 
-	if (thmqi_unlikely(reader->reading || !log))
+	if (thmqi_unlikely(!reader->log))
 		return 0;
-	/* a ring's oldest entries are looked at only when their batch is wanted */
-	if (thmqi_likely(x && !reader->sought && reader->at >= x->first))
-		rc = reader->at < x->count;
-	else
-		rc = find(reader);
+	rc = next(reader, end_offset, &f);
 	if (rc <= 0)
 		return rc;
-	e = thmqi_index_entry(reader->index, reader->at);
-	if (e->base_offset >= end_offset)
-		return 0;
-	ret_view->run.position = 0;
-	ret_view->run.term = log->term;
-	if (e->batch > log->chain.index) {
-		buf = log->forming.buf;
-		data = buf->data;
-		ret_view->run.position = log->chain.position;
-	} else {
-		buf = thmqi_cache_get(log, e->batch);
-		if (thmqi_likely(buf != NULL)) {
-			data = buf->data;
-		} else {
-			rc = from_device(reader, e, &data);
-			if (rc == -THMQ_EOFFSETRANGE)
-				reader->sought = true, reader->want = 0;
-			if (rc <= 0)
-				return rc;
-			buf = reader->window;
-		}
-		if (log->disk) {
-			ret_view->run.position = ((const struct batch_header *)data)->position;
-			ret_view->run.term = ((const struct batch_header *)data)->term;
-		}
+	reader->want = f.end;
+	fill(reader, &f, ret_view);
+	return 1;
+}
+
+int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, uint64_t *ret_offset)
+{
+	struct run_index *x = reader->index;
+	struct cursor *c = &reader->cursor;
+	struct place p;
+	uint64_t i;
+	int rc;
+
+	if (!reader->log)
+		return -ENOENT;
+	if (!x)
+		x = reader->index = thmqi_map_get(&reader->log->partitions, reader->partition);
+	if (!x)
+		return -ENOENT;
+	if (!reader->log->disk)
+		thmqi_index_trim(reader->log, x, reader->log->cache_first);
+	thmqi_held_trim(reader->log, x);
+	thmqi_moved_trim(reader->log, x);
+	if (thmqi_moved_begin(x) < thmqi_index_begin(x) && x->moved->time_max_ns >= time_ns) {
+		*ret_offset = thmqi_moved_begin(x); /* an earlier one, perhaps, never a later */
+		return 1;
 	}
-	thmqi_buf_ref(buf);
-	ret_view->run.header = (const struct thmq_run_header *)(data + e->at);
-	ret_view->run.payload = ret_view->run.header + 1;
-	ret_view->run.index = e->batch;
-	ret_view->internal[0] = buf;
-	ret_view->internal[1] = NULL;
-	reader->at++;
+	if (x->held_count) {
+		if (!c->by_time || c->time_ns != time_ns)
+			*c = (struct cursor){.by_time = true, .time_ns = time_ns};
+		rc = thmqi_lookup_next(reader, &p);
+		if (rc == 0)
+			return 0;
+		*c = (struct cursor){0};
+		if (rc == 1)
+			*ret_offset = p.base_offset;
+		if (rc != -ENOENT)
+			return rc;
+	}
+	/* in a ring the times of what fell out still count: it may be an earlier run that is held, never a later one */
+	i = thmqi_index_find_time(x, time_ns);
+	if (i == x->count)
+		return -ENOENT;
+	*ret_offset = thmqi_index_entry(x, i)->base_offset;
 	return 1;
 }
 
@@ -310,9 +342,10 @@ void thmqi_readers_cut(struct thmq_log *log)
 	{
 		struct thmq_log_reader *r = thmqi_container(it, struct thmq_log_reader, link);
 
-		drop_window(r);
-		if (r->index && r->at > r->index->count)
-			r->at = r->index->count;
+		drop_memory(r);
+		r->sought = true;
+		if (r->index && r->want > r->index->end)
+			r->want = r->index->end;
 	}
 }
 
@@ -327,7 +360,7 @@ void thmqi_readers_wake(struct thmq_log *log)
 		if (!r->waiting)
 			continue;
 		r->waiting = false;
-		if (r->ready && !r->reading)
+		if (r->ready)
 			r->ready(r->ctx);
 	}
 }
@@ -338,7 +371,7 @@ void thmqi_readers_orphan(struct thmq_log *log)
 		struct thmq_log_reader *r = thmqi_list_first(&log->readers, struct thmq_log_reader, link);
 
 		thmqi_list_del(&r->link);
-		drop_window(r);
+		drop_memory(r);
 		r->log = NULL;
 	}
 }
@@ -350,30 +383,17 @@ int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t *ret_begi
 	struct run_index *x = thmqi_map_get(&log->partitions, partition);
 
 	if (x && !log->disk)
-		thmqi_index_trim(log, x);
-	if (!x || x->first == x->count) {
+		thmqi_index_trim(log, x, log->cache_first);
+	if (x)
+		thmqi_held_trim(log, x);
+	if (x)
+		thmqi_moved_trim(log, x);
+	if (!x || (x->first == x->count && !x->held_count && thmqi_moved_begin(x) == UINT64_MAX)) {
 		*ret_begin = *ret_end = 0;
 		return -ENOENT;
 	}
-	*ret_begin = thmqi_index_entry(x, x->first)->base_offset;
+	*ret_begin = THMQI_MIN(thmqi_index_begin(x), thmqi_moved_begin(x));
 	*ret_end = x->end;
-	return 0;
-}
-
-/* In a ring the times of what fell out still count: it may answer with an earlier run that is held, never a later one. */
-int thmq_log_find_time(struct thmq_log *log, uint32_t partition, int64_t time_ns, uint64_t *ret_offset)
-{
-	struct run_index *x = thmqi_map_get(&log->partitions, partition);
-	uint64_t i;
-
-	if (!x)
-		return -ENOENT;
-	if (!log->disk)
-		thmqi_index_trim(log, x);
-	i = thmqi_index_find_time(x, time_ns);
-	if (i == x->count)
-		return -ENOENT;
-	*ret_offset = thmqi_index_entry(x, i)->base_offset;
 	return 0;
 }
 
@@ -390,6 +410,8 @@ void thmq_log_forget(struct thmq_log *log, uint32_t partition)
 
 		if (r->index == x) {
 			r->index = NULL;
+			r->cursor = (struct cursor){0};
+			r->search.active = false;
 			r->want = 0;
 			r->sought = true;
 		}

@@ -12,7 +12,8 @@
 /* The directory, while it is looked at. */
 struct recovery {
 	struct listing found;
-	uint32_t contiguous; /* segments from position 0 on, each where the one before ends; the rest are strays */
+	uint32_t dropped;    /* of those found: they lie before the log's begin, their removal was cut short */
+	uint32_t contiguous; /* up to here each begins where the one before ends; the rest are strays */
 	uint32_t last;       /* segment that the log ends in */
 	uint8_t *piece;
 	struct claims claims;
@@ -56,16 +57,19 @@ static int open_segment(struct thmq_log *log, uint64_t position)
 
 static int open_segments(struct thmq_log *log, struct recovery *r)
 {
-	uint64_t expected = 0;
+	uint64_t expected = log->vote.begin_position;
 	uint32_t i;
 	int rc = 0;
 
-	for (i = 0; i < r->found.count && !rc && r->found.positions[i] == expected; i++) {
+	while (r->dropped < r->found.count && r->found.positions[r->dropped] < expected)
+		r->dropped++;
+	r->contiguous = r->dropped;
+	for (i = r->dropped; i < r->found.count && !rc && r->found.positions[i] == expected; i++) {
 		rc = open_segment(log, expected);
 		expected += thmqi_segment_bytes(&log->vote, expected);
 		r->contiguous++;
 	}
-	if (!rc && !r->contiguous)
+	if (!rc && r->contiguous == r->dropped)
 		rc = thmqi_fail(-THMQ_ECORRUPT, "open %s: its first segment is missing; restore it from a copy",
 				log->opts.dir);
 	return rc;
@@ -95,6 +99,7 @@ static int replay_batch(struct thmq_log *log, const struct batch_header *h)
 				return thmqi_fail(-ENOMEM, "index %s: out of memory", log->opts.dir);
 		} else {
 			thmqi_seal_note(log, run, h->index, (uint32_t)(at - (const uint8_t *)h), h->term);
+			thmqi_states_note(log, run, h->index);
 		}
 		rc = log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
 		if (rc)
@@ -107,7 +112,7 @@ static int replay_batch(struct thmq_log *log, const struct batch_header *h)
 }
 
 /* Bytes of a segment in memory, a piece at a time. */
-struct cursor {
+struct reading {
 	struct thmq_log *log;
 	const struct segment *s;
 	uint8_t *piece;
@@ -116,7 +121,7 @@ struct cursor {
 };
 
 /* @len bytes at @at of the segment. Return: 1; 0 the file ends before; or an error. */
-static int load(struct cursor *c, uint64_t at, uint32_t len, const void **ret_data)
+static int load(struct reading *c, uint64_t at, uint32_t len, const void **ret_data)
 {
 	uint64_t left = c->s->bytes - at;
 	int64_t n;
@@ -134,7 +139,7 @@ static int load(struct cursor *c, uint64_t at, uint32_t len, const void **ret_da
 }
 
 /* The batch at @at. Return: 1 it is whole and continues the log; 0 the log ends here; or an error. */
-static int next_batch(struct cursor *c, uint64_t at, const struct batch_header **ret_batch)
+static int next_batch(struct reading *c, uint64_t at, const struct batch_header **ret_batch)
 {
 	struct thmq_log *log = c->log;
 	const struct batch_header *h;
@@ -145,9 +150,9 @@ static int next_batch(struct cursor *c, uint64_t at, const struct batch_header *
 	h = data;
 	if (rc != 1)
 		return rc;
-	if (!thmqi_batch_header_ok(h, c->s->position + at, log->vote.log_id) || h->len > c->s->bytes - at)
+	if (!thmqi_plant_header_ok(log, h, c->s->position + at) || h->len > c->s->bytes - at)
 		return 0;
-	if (!thmqi_batch_continues(h, &log->chain) && !(log->defects & THMQI_LOG_NO_CHAIN))
+	if (!thmqi_batch_continues(h, &log->chain) && !(log->defects & (THMQI_LOG_NO_CHAIN | THMQI_LOG_TRUST_STALE)))
 		return 0;
 	if (h->version != FORMAT_VERSION)
 		return thmqi_fail(-THMQ_EVERSION,
@@ -169,7 +174,7 @@ static int next_batch(struct cursor *c, uint64_t at, const struct batch_header *
 /* One segment from its first batch on. Return: 1 it is full and the log goes on; 0 the log ends in it; or an error. */
 static int replay_segment(struct thmq_log *log, struct recovery *r, struct segment *s)
 {
-	struct cursor c = {.log = log, .s = s, .piece = r->piece};
+	struct reading c = {.log = log, .s = s, .piece = r->piece};
 	const struct batch_header *h = NULL;
 	uint64_t at = 0;
 	int rc;
@@ -204,9 +209,12 @@ static int take_segment(struct thmq_log *log, struct recovery *r, struct segment
 	s->prev_crc = log->chain.crc;
 	if (more && s->position + s->bytes <= log->vote.mark)
 		rc = thmqi_sealed_load(log, s);
-	if (rc)
+	if (rc) {
+		s->last_term = log->chain.term;
 		return rc;
+	}
 	rc = replay_segment(log, r, s);
+	s->last_term = log->chain.term;
 	if (rc == 1 && more)
 		thmqi_seal_keep(log, s);
 	return rc;
@@ -216,8 +224,12 @@ static int replay_all(struct thmq_log *log, struct recovery *r)
 {
 	int rc = 1;
 
-	log->chain = (struct chain){0};
-	memcpy(log->chain.log_id, log->vote.log_id, sizeof(log->chain.log_id));
+	log->begin = (struct chain){.position = log->vote.begin_position,
+				    .index = log->vote.begin_index,
+				    .term = log->vote.begin_term,
+				    .crc = log->vote.begin_crc};
+	memcpy(log->begin.log_id, log->vote.log_id, sizeof(log->begin.log_id));
+	log->chain = log->begin;
 	for (r->last = 0; rc == 1 && r->last < log->segment_count; r->last++)
 		rc = take_segment(log, r, log->segments[r->last], r->last + 1 < log->segment_count);
 	r->last--;
@@ -280,12 +292,31 @@ static int judge_end(struct thmq_log *log, struct recovery *r)
 
 /* --------------------------------------------------------------- take over */
 
+/* Segments before the log's begin, each with its index, which nothing would name any more. */
+static void remove_dropped(struct thmq_log *log, const struct recovery *r)
+{
+	char name[40];
+	uint32_t i;
+
+	for (i = 0; i < r->dropped; i++) {
+		thmqi_seal_name(r->found.positions[i], name);
+		log->disk->unlink(log->dir, name);
+	}
+	if (r->dropped)
+		log->disk->dir_sync(log->dir);
+	for (i = 0; i < r->dropped; i++) {
+		thmqi_segment_name(r->found.positions[i], name);
+		log->disk->unlink(log->dir, name);
+	}
+}
+
 /* Segments behind the one the log ends in hold nothing: the first may serve as the next, others go. */
 static void keep_next(struct thmq_log *log, struct recovery *r)
 {
 	char name[40];
 	uint32_t i;
 
+	remove_dropped(log, r);
 	log->disk->unlink(log->dir, SEAL_TEMPORARY);
 	for (i = r->contiguous; i < r->found.count; i++) {
 		thmqi_segment_name(r->found.positions[i], name);
@@ -336,7 +367,8 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 		return thmqi_fail(rc, "write %s/vote: %s", log->opts.dir, thmq_strerror(rc));
 	keep_next(log, r);
 	thmqi_seals_write(log);
-	return 0;
+	rc = thmqi_index_take_over_all(log);
+	return rc ? thmqi_fail(rc, "index %s: out of memory", log->opts.dir) : 0;
 }
 
 static int check_identity(const struct thmq_log *log)

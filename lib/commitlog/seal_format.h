@@ -8,8 +8,18 @@
 #define SEAL_MAGIC 0x31494854u /* "THI1" */
 #define SEAL_TEMPORARY "index.tmp"
 #define SEAL_BYTES_MAX (2ull << 30) /* section offsets and what is read at once are bounded */
+#define SEAL_PAGE 4096u             /* what a look-up reads; its last 4 bytes are the CRC of those before */
 
-enum seal_section { SEAL_BATCHES = 1, SEAL_PARTITIONS, SEAL_RUNS, SEAL_KEYS, SEAL_STATES, SEAL_STATE_BYTES, SEAL_SECTIONS = 6 };
+/* In the order in which they lie in the file: an open reads up to SEAL_BATCHES, look-ups read pages of the rest. */
+enum seal_section {
+	SEAL_STATES = 1,
+	SEAL_STATE_BYTES,
+	SEAL_PARTITIONS, /* pages */
+	SEAL_RUN_FENCES,
+	SEAL_BATCHES,
+	SEAL_RUNS, /* pages */
+	SEAL_SECTIONS = 6
+};
 
 struct seal_section_entry {
 	uint32_t kind; /* enum seal_section */
@@ -32,36 +42,71 @@ struct seal_header {
 	uint32_t last_crc; /* header_crc of the last batch: the index fits this segment and no other */
 	uint32_t section_count;
 	uint32_t reserved;
+	int64_t time_max_ns; /* largest time of its messages */
 	struct seal_section_entry sections[SEAL_SECTIONS];
-	uint8_t zero[4096 - 72 - SEAL_SECTIONS * 32 - 4];
+	uint8_t zero[4096 - 80 - SEAL_SECTIONS * 32 - 4];
 	uint32_t header_crc; /* of all before it */
 };
-_Static_assert(offsetof(struct seal_header, sections) == 72, "as in doc/format.md");
-_Static_assert(sizeof(struct seal_header) == 4096, "one block");
+_Static_assert(offsetof(struct seal_header, sections) == 80, "as in doc/format.md");
+_Static_assert(sizeof(struct seal_header) == SEAL_PAGE, "one block");
 
 struct seal_partition {
 	uint32_t partition;
-	uint32_t first; /* of its runs, in the section of runs */
-	uint32_t count;
-	uint32_t reserved;
+	uint32_t first; /* of its runs */
+	uint32_t count; /* of its runs; 0: a free place */
+	uint32_t moved; /* the first so many of these were appended again by a cleaner */
+	uint64_t begin_offset; /* of its other runs; both 0: there are none */
+	uint64_t end_offset;
+	uint64_t moved_begin; /* of those that were moved; both 0: there are none */
+	uint64_t moved_end;
 	uint64_t messages; /* offsets that its runs cover */
+	uint64_t bytes;    /* of its runs, headers included */
+	int64_t last_time_ns;
+	int64_t moved_time_ns; /* largest of those that were moved */
 	uint64_t last_term; /* of the batch of its last run */
 };
-_Static_assert(sizeof(struct seal_partition) == 32, "as in doc/format.md");
+_Static_assert(sizeof(struct seal_partition) == 88, "as in doc/format.md");
+
+/* A partition lies in the page that its hash says, or where that one is full in the next that is not. */
+#define SEAL_PAGE_PARTITIONS 46u
+#define SEAL_PAGE_PARTITIONS_USUAL 35u /* so many pages that this is their mean */
+
+struct seal_partition_page {
+	struct seal_partition entries[SEAL_PAGE_PARTITIONS];
+	uint8_t zero[44];
+	uint32_t crc;
+};
+_Static_assert(sizeof(struct seal_partition_page) == SEAL_PAGE, "a page");
 
 struct seal_run {
 	uint64_t base_offset;
-	int64_t time_max_ns;
-	uint32_t batch; /* place in the section of batches */
-	uint32_t at;    /* bytes from the begin of the batch */
+	int64_t time_max_ns; /* largest of its partition in this segment up to this run */
+	uint32_t block;      /* where its batch begins in the segment */
+	uint32_t at;         /* bytes from the begin of the batch */
 	uint32_t span;
-	uint32_t reserved;
+	uint32_t blocks; /* of its batch */
 };
 _Static_assert(sizeof(struct seal_run) == 32, "as in doc/format.md");
 
+#define SEAL_PAGE_RUNS 127u
+
+struct seal_run_page {
+	struct seal_run runs[SEAL_PAGE_RUNS];
+	uint8_t zero[28];
+	uint32_t crc;
+};
+_Static_assert(sizeof(struct seal_run_page) == SEAL_PAGE, "a page");
+
+/* Of the first run of a page. */
+struct seal_fence {
+	uint64_t base_offset;
+	int64_t time_max_ns;
+};
+_Static_assert(sizeof(struct seal_fence) == 16, "as in doc/format.md");
+
 struct seal_state {
 	uint32_t kind;
-	uint32_t batch;
+	uint32_t batch; /* place in the section of batches */
 	uint64_t item;
 	uint64_t term;
 	uint32_t at;     /* bytes from the begin of the batch */
@@ -70,5 +115,23 @@ struct seal_state {
 	uint32_t reserved;
 };
 _Static_assert(sizeof(struct seal_state) == 40, "as in doc/format.md");
+
+static inline uint32_t seal_pages(uint64_t count, uint32_t per_page)
+{
+	return (uint32_t)((count + per_page - 1) / per_page);
+}
+
+static inline uint32_t seal_partition_page_of(uint32_t partition, uint32_t pages)
+{
+	return (uint32_t)(thmqi_hash64(&partition, sizeof(partition)) % pages);
+}
+
+static inline bool seal_page_ok(const void *page)
+{
+	uint32_t crc;
+
+	memcpy(&crc, (const uint8_t *)page + SEAL_PAGE - 4, 4);
+	return crc == thmqi_crc32c(0, page, SEAL_PAGE - 4);
+}
 
 #endif

@@ -1,192 +1,249 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sealed.c - a full segment taken from its index at open: its bytes are not read but for the last header, which tells that
- * the index is this segment's. Whatever does not fit means that there is no index.
+ * sealed.c - the index of a full segment, read: at open its states and which partitions it has, so that the segment's own
+ * bytes are not read but for the last header, which tells that the index is this segment's; and what truncation needs of
+ * it. Whatever does not fit means that there is no index. Blocking: readers have lookup.c.
  */
+#include <sys/mman.h>
+
 #include "internal.h"
 #include "seal_format.h"
 
-struct sealed {
+#define READ_BYTES (8u << 20)
+
+/* The part of an index that an open reads. */
+struct head {
+	struct thmqi_disk_file *file;
 	uint8_t *data;
-	uint64_t bytes;
+	uint64_t file_bytes;
+	bool trusted; /* planted: its checksums are not looked at */
 };
 
-static const void *section(const struct sealed *x, uint32_t kind, uint32_t *ret_count)
+static const struct seal_section_entry *section_of(const struct head *x, uint32_t kind)
 {
-	const struct seal_section_entry *e = &((const struct seal_header *)x->data)->sections[kind - 1];
-
-	*ret_count = e->count;
-	return x->data + e->offset;
+	return &((const struct seal_header *)x->data)->sections[kind - 1];
 }
 
-static bool sections_ok(const struct sealed *x)
+static const void *bytes_of(const struct head *x, uint32_t kind)
 {
-	static const uint32_t sizes[SEAL_SECTIONS] = {
-		4, sizeof(struct seal_partition), sizeof(struct seal_run), 16, sizeof(struct seal_state), 1};
+	return x->data + section_of(x, kind)->offset;
+}
+
+/* ------------------------------------------------------------------ summary */
+
+struct sealed *thmqi_sealed_new(uint32_t run_pages)
+{
+	uint64_t bytes = sizeof(struct sealed) + (uint64_t)run_pages * sizeof(struct seal_fence);
+	struct sealed *x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (x == MAP_FAILED)
+		return NULL;
+	x->mapping_bytes = bytes;
+	x->fences = (struct seal_fence *)(x + 1);
+	return x;
+}
+
+void thmqi_sealed_free(struct sealed *x)
+{
+	if (x)
+		munmap(x, x->mapping_bytes);
+}
+
+static struct sealed *summary(const struct head *x)
+{
+	const struct seal_section_entry *fences = section_of(x, SEAL_RUN_FENCES);
+	struct sealed *s = thmqi_sealed_new(fences->count);
+
+	if (!s)
+		return NULL;
+	s->batches_at = section_of(x, SEAL_BATCHES)->offset;
+	s->partitions_at = section_of(x, SEAL_PARTITIONS)->offset;
+	s->runs_at = section_of(x, SEAL_RUNS)->offset;
+	s->partition_pages = section_of(x, SEAL_PARTITIONS)->count;
+	s->run_pages = fences->count;
+	s->time_max_ns = ((const struct seal_header *)x->data)->time_max_ns;
+	if (fences->bytes)
+		memcpy(s->fences, bytes_of(x, SEAL_RUN_FENCES), fences->bytes);
+	return s;
+}
+
+/* ------------------------------------------------------------------- checks */
+
+/* Where its sections lie; their bytes may not have been read yet. */
+static bool layout_ok(const struct head *x)
+{
+	static const uint32_t sizes[SEAL_SECTIONS] = {sizeof(struct seal_state), 1,	    SEAL_PAGE,
+						      sizeof(struct seal_fence), 4, SEAL_PAGE};
 	const struct seal_header *h = (const struct seal_header *)x->data;
+	uint64_t at = sizeof(*h);
 	uint32_t i;
 
-	if (h->section_count != SEAL_SECTIONS)
-		return false;
 	for (i = 0; i < SEAL_SECTIONS; i++) {
 		const struct seal_section_entry *e = &h->sections[i];
 
-		if (e->kind != i + 1 || e->offset % 8 || e->offset > x->bytes || e->bytes > x->bytes - e->offset ||
-		    e->bytes != (uint64_t)e->count * sizes[i] || e->crc != thmqi_crc32c(0, x->data + e->offset, e->bytes))
+		if (e->kind != i + 1 || e->offset % 8 || e->offset < at || e->offset > x->file_bytes ||
+		    e->bytes > x->file_bytes - e->offset || e->bytes != (uint64_t)e->count * sizes[i])
 			return false;
+		at = e->offset + e->bytes;
 	}
-	return true;
+	return section_of(x, SEAL_PARTITIONS)->offset % SEAL_PAGE == 0 && section_of(x, SEAL_BATCHES)->offset % SEAL_PAGE == 0 &&
+	       section_of(x, SEAL_RUNS)->offset % SEAL_PAGE == 0 &&
+	       section_of(x, SEAL_RUNS)->count == section_of(x, SEAL_RUN_FENCES)->count;
 }
 
-static bool batches_ok(const struct sealed *x, const struct segment *s)
+static bool header_ok(const struct thmq_log *log, const struct head *x, const struct segment *s)
 {
 	const struct seal_header *h = (const struct seal_header *)x->data;
-	uint32_t count, i;
-	const uint32_t *blocks = section(x, SEAL_BATCHES, &count);
+	uint32_t batches = h->sections[SEAL_BATCHES - 1].count;
 
-	if (!count || h->last_index - h->first_index != count - 1 || blocks[0] != 0)
-		return false;
-	for (i = 0; i < count; i++)
-		if ((i && blocks[i] <= blocks[i - 1]) || blocks[i] >= s->bytes / THMQI_BLOCK)
-			return false;
-	return true;
+	return h->magic == SEAL_MAGIC && h->version == FORMAT_VERSION && (seal_page_ok(h) || x->trusted) &&
+	       h->section_count == SEAL_SECTIONS && h->position == s->position &&
+	       memcmp(h->log_id, log->chain.log_id, 16) == 0 && h->first_index == log->chain.index + 1 &&
+	       h->prev_crc == log->chain.crc && batches && batches <= s->bytes / THMQI_BLOCK &&
+	       h->last_index - h->first_index == batches - 1 && layout_ok(x);
 }
 
-static bool runs_ok(const struct sealed *x)
+static bool crc_ok(const struct head *x, uint32_t kind)
 {
-	uint32_t batches, partitions, runs, states, bytes, i, k;
-	const struct seal_partition *p = section(x, SEAL_PARTITIONS, &partitions);
-	const struct seal_run *run = section(x, SEAL_RUNS, &runs);
-	const struct seal_state *state = section(x, SEAL_STATES, &states);
+	const struct seal_section_entry *e = section_of(x, kind);
 
-	section(x, SEAL_BATCHES, &batches);
-	section(x, SEAL_STATE_BYTES, &bytes);
-	for (i = 0; i < partitions; i++) {
-		if (!p[i].count || p[i].first > runs || p[i].count > runs - p[i].first)
-			return false;
-		for (k = p[i].first; k < p[i].first + p[i].count; k++)
-			if (run[k].batch >= batches || run[k].at < sizeof(struct batch_header) || run[k].at % 8 ||
-			    run[k].at >= BATCH_BYTES_MAX)
-				return false;
-	}
-	for (i = 0; i < states; i++)
-		if (state[i].batch >= batches || state[i].offset > bytes || state[i].len > bytes - state[i].offset)
+	return x->trusted || e->crc == thmqi_crc32c(0, x->data + e->offset, e->bytes);
+}
+
+static bool states_ok(const struct head *x)
+{
+	const struct seal_state *state = bytes_of(x, SEAL_STATES);
+	uint32_t bytes = section_of(x, SEAL_STATE_BYTES)->count, i;
+
+	if (!crc_ok(x, SEAL_STATES) || !crc_ok(x, SEAL_STATE_BYTES))
+		return false;
+	for (i = 0; i < section_of(x, SEAL_STATES)->count; i++)
+		if (state[i].batch >= section_of(x, SEAL_BATCHES)->count || state[i].offset > bytes ||
+		    state[i].len > bytes - state[i].offset)
 			return false;
 	return true;
 }
 
-/* The segment's last batch is the one that the index ends with. */
-static bool fits_segment(struct thmq_log *log, const struct sealed *x, const struct segment *s)
+static bool partitions_ok(const struct head *x)
+{
+	const struct seal_partition_page *page = bytes_of(x, SEAL_PARTITIONS);
+	uint64_t runs = (uint64_t)section_of(x, SEAL_RUNS)->count * SEAL_PAGE_RUNS;
+	uint32_t i, k;
+
+	for (i = 0; i < section_of(x, SEAL_PARTITIONS)->count; i++, page++) {
+		if (!seal_page_ok(page) && !x->trusted)
+			return false;
+		for (k = 0; k < SEAL_PAGE_PARTITIONS; k++) {
+			const struct seal_partition *p = &page->entries[k];
+
+			if (p->count && ((uint64_t)p->first + p->count > runs || p->moved > p->count ||
+					 (p->count > p->moved && p->begin_offset >= p->end_offset) ||
+					 (p->moved && p->moved_begin >= p->moved_end)))
+				return false;
+		}
+	}
+	return crc_ok(x, SEAL_RUN_FENCES);
+}
+
+/* The segment's last batch is the one that the index ends with. s->sealed, s->index are set. */
+static bool fits_segment(struct thmq_log *log, const struct head *x, const struct segment *s)
 {
 	const struct seal_header *h = (const struct seal_header *)x->data;
 	uint8_t *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
 	const struct batch_header *b = (const struct batch_header *)block;
-	uint32_t count;
-	const uint32_t *blocks = section(x, SEAL_BATCHES, &count);
-	uint64_t at = (uint64_t)blocks[count - 1] * THMQI_BLOCK;
+	uint64_t at;
 	bool fits;
 
-	fits = block && log->disk->file_read(s->file, block, THMQI_BLOCK, at) == (int64_t)THMQI_BLOCK &&
+	fits = block && thmqi_segment_place(log, s, h->last_index, &at) == 0 &&
+	       log->disk->file_read(s->file, block, THMQI_BLOCK, at) == (int64_t)THMQI_BLOCK &&
 	       thmqi_batch_header_ok(b, s->position + at, log->chain.log_id) && b->header_crc == h->last_crc &&
 	       b->index == h->last_index && b->term == h->last_term && at + b->len == s->bytes;
 	free(block);
 	return fits;
 }
 
-static bool is_good(struct thmq_log *log, const struct sealed *x, const struct segment *s)
-{
-	const struct seal_header *h = (const struct seal_header *)x->data;
+/* --------------------------------------------------------------------- read */
 
-	return x->bytes >= sizeof(*h) && h->magic == SEAL_MAGIC && h->version == FORMAT_VERSION &&
-	       h->header_crc == thmqi_crc32c(0, h, offsetof(struct seal_header, header_crc)) &&
-	       h->position == s->position && memcmp(h->log_id, log->chain.log_id, 16) == 0 &&
-	       h->first_index == log->chain.index + 1 && h->prev_crc == log->chain.crc && sections_ok(x) &&
-	       batches_ok(x, s) && runs_ok(x) && fits_segment(log, x, s);
+static int read_at(struct thmq_log *log, struct thmqi_disk_file *file, void *data, uint64_t bytes, uint64_t from)
+{
+	uint64_t at;
+	int64_t n;
+
+	for (at = 0; at < bytes; at += (uint64_t)n) {
+		n = log->disk->file_read(file, (uint8_t *)data + at, (uint32_t)THMQI_MIN(bytes - at, (uint64_t)READ_BYTES), from + at);
+		if (n <= 0)
+			return n ? (int)n : -THMQ_ECORRUPT;
+	}
+	return 0;
 }
 
-/* The file's bytes. Return: 0, or why not. */
-static int read_file(struct thmq_log *log, const struct segment *s, struct sealed *x)
+/* Return: 1 all that an open needs is there and good; 0 it is not; or -ENOMEM. */
+static int read_head(struct thmq_log *log, const struct segment *s, struct head *x)
 {
-	struct thmqi_disk_file *file;
+	struct seal_header *h;
+	uint64_t bytes;
+	int64_t size;
 	char name[40];
-	int64_t size, n = 0;
-	uint64_t at;
-	int rc;
 
 	thmqi_seal_name(s->position, name);
-	rc = log->disk->file_open(log->dir, name, false, &file);
-	if (rc)
-		return rc;
-	size = log->disk->file_size(file);
-	if (size < (int64_t)sizeof(struct seal_header) || size > (int64_t)SEAL_BYTES_MAX || size % THMQI_BLOCK)
-		rc = -EINVAL;
-	x->data = rc ? NULL : aligned_alloc(THMQI_BLOCK, (size_t)size);
-	if (!rc && !x->data)
-		rc = -ENOMEM;
-	for (at = 0; !rc && at < (uint64_t)size; at += (uint64_t)n) {
-		n = log->disk->file_read(file, x->data + at, (uint32_t)THMQI_MIN((uint64_t)size - at, 8ull << 20), at);
-		if (n <= 0)
-			rc = n ? (int)n : -EINVAL;
+	if (log->disk->file_open(log->dir, name, false, &x->file) != 0) {
+		x->file = NULL;
+		return 0;
 	}
-	x->bytes = (uint64_t)size;
-	log->disk->file_close(file);
-	return rc;
+	size = log->disk->file_size(x->file);
+	if (size < (int64_t)sizeof(*h) || size > (int64_t)SEAL_BYTES_MAX || size % SEAL_PAGE)
+		return 0;
+	x->file_bytes = (uint64_t)size;
+	h = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
+	x->data = (uint8_t *)h;
+	if (!h)
+		return -ENOMEM;
+	if (read_at(log, x->file, h, SEAL_PAGE, 0) != 0 || !header_ok(log, x, s))
+		return 0;
+	bytes = section_of(x, SEAL_BATCHES)->offset;
+	free(h);
+	x->data = aligned_alloc(SEAL_PAGE, bytes);
+	if (!x->data)
+		return -ENOMEM;
+	return read_at(log, x->file, x->data, bytes, 0) == 0 && header_ok(log, x, s) && states_ok(x) && partitions_ok(x);
 }
 
 /* --------------------------------------------------------------------- take */
 
-static int take_partition(struct thmq_log *log, const struct sealed *x, const struct segment *s,
-			  const struct seal_partition *p)
+static int replay_partition(struct thmq_log *log, const struct segment *s, const struct seal_partition *p)
 {
-	uint32_t count, i;
-	const struct seal_run *run = (const struct seal_run *)section(x, SEAL_RUNS, &count) + p->first;
-	const uint32_t *blocks = section(x, SEAL_BATCHES, &count);
-	const struct seal_run *last = &run[p->count - 1];
-	struct thmq_run_header header = {.magic = THMQ_RUN_MAGIC,
-					 .partition = p->partition,
-					 .base_offset = last->base_offset,
-					 .span = last->span,
-					 .count = (uint32_t)THMQI_MIN(p->messages, (uint64_t)UINT32_MAX),
-					 .encoding = THMQ_RUN_RECORDS,
-					 .first_time_ns = last->time_max_ns,
-					 .last_time_ns = last->time_max_ns};
-	struct thmq_log_run view = {.header = &header,
-				    .position = s->position + (uint64_t)blocks[last->batch] * THMQI_BLOCK,
-				    .index = s->first_index + last->batch,
-				    .term = p->last_term};
-	struct run_index *index = NULL;
+	bool moved = p->moved == p->count;
+	const struct thmq_run_header header = {.magic = THMQ_RUN_MAGIC,
+					       .flags = moved ? THMQ_RUN_RELOCATED : 0,
+					       .partition = p->partition,
+					       .base_offset = (moved ? p->moved_end : p->end_offset) - 1,
+					       .span = 1,
+					       .count = (uint32_t)THMQI_MIN(p->messages, (uint64_t)UINT32_MAX),
+					       .encoding = THMQ_RUN_RECORDS,
+					       .first_time_ns = p->last_time_ns,
+					       .last_time_ns = p->last_time_ns};
+	const struct thmq_log_run view = {.header = &header,
+					  .position = s->position,
+					  .index = s->first_index + s->batch_count - 1,
+					  .term = p->last_term};
 
-	for (i = 0; i < p->count; i++) {
-		const struct entry e = {.base_offset = run[i].base_offset,
-					.batch = s->first_index + run[i].batch,
-					.time_max_ns = run[i].time_max_ns,
-					.at = run[i].at,
-					.span = run[i].span};
-
-		if (thmqi_arena_fill(&log->arena) == 0 && !index)
-			index = thmqi_index_of(log, p->partition, true);
-		if (!index || thmqi_index_put(log, index, &e) != 0)
-			return thmqi_fail(-ENOMEM, "index %s: out of memory", log->opts.dir);
-	}
 	return log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
 }
 
-static int take_state(struct thmq_log *log, const struct sealed *x, const struct segment *s, const struct seal_state *st)
+static int replay_state(struct thmq_log *log, const struct head *x, const struct segment *s, const struct seal_state *st)
 {
-	uint32_t count;
-	const uint8_t *bytes = section(x, SEAL_STATE_BYTES, &count);
-	const uint32_t *blocks = section(x, SEAL_BATCHES, &count);
-	struct thmq_run_header header = {.magic = THMQ_RUN_MAGIC,
-					 .len = st->len,
-					 .partition = st->kind,
-					 .base_offset = st->item,
-					 .encoding = THMQ_RUN_STATE};
-	struct thmq_log_run view = {.header = &header,
-				    .payload = bytes + st->offset,
-				    .position = s->position + (uint64_t)blocks[st->batch] * THMQI_BLOCK,
-				    .index = s->first_index + st->batch,
-				    .term = st->term};
+	const struct thmq_run_header header = {.magic = THMQ_RUN_MAGIC,
+					       .len = st->len,
+					       .partition = st->kind,
+					       .base_offset = st->item,
+					       .encoding = THMQ_RUN_STATE};
+	const struct thmq_log_run view = {.header = &header,
+					  .payload = (const uint8_t *)bytes_of(x, SEAL_STATE_BYTES) + st->offset,
+					  .position = s->position,
+					  .index = s->first_index + st->batch,
+					  .term = st->term};
 
+	thmqi_states_note(log, &header, view.index);
 	return log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
 }
 
@@ -199,41 +256,214 @@ static int by_kind(const void *a, const void *b)
 	return x->item < y->item ? -1 : x->item > y->item;
 }
 
-static int take(struct thmq_log *log, const struct sealed *x, struct segment *s)
+static int take_partition(struct thmq_log *log, const struct segment *s, const struct seal_partition *p)
 {
-	const struct seal_header *h = (const struct seal_header *)x->data;
-	uint32_t partitions, states, batches, runs, i;
-	const struct seal_partition *p = section(x, SEAL_PARTITIONS, &partitions);
-	struct seal_state *state = (struct seal_state *)(uintptr_t)section(x, SEAL_STATES, &states);
-	const uint32_t *blocks = section(x, SEAL_BATCHES, &batches);
+	struct run_index *x = thmqi_arena_fill(&log->arena) ? NULL : thmqi_index_of(log, p->partition, true);
+	int rc = x ? 0 : -ENOMEM;
+
+	if (!rc && log->sealed_next == s->ordinal) {
+		if (p->count > p->moved)
+			rc = thmqi_held_add(log, x, s->ordinal, p->begin_offset, p->end_offset);
+		if (!rc && p->moved)
+			rc = thmqi_moved_range_add(x, s->ordinal, p->moved_begin, p->moved_end, p->moved_time_ns);
+	}
+	if (rc)
+		return thmqi_fail(rc, "index %s: out of memory", log->opts.dir);
+	x->held_bytes += p->bytes;
+	return replay_partition(log, s, p);
+}
+
+static int take_partitions(struct thmq_log *log, const struct head *x, struct segment *s)
+{
+	const struct seal_partition_page *page = bytes_of(x, SEAL_PARTITIONS);
+	uint32_t i, k;
 	int rc = 0;
 
-	section(x, SEAL_RUNS, &runs);
-	memcpy(s->blocks, blocks, batches * sizeof(*blocks));
-	s->first_index = h->first_index;
-	s->batch_count = batches;
-	s->run_count = runs;
-	for (i = 0; i < partitions && !rc; i++)
-		rc = take_partition(log, x, s, &p[i]);
+	for (i = 0; i < section_of(x, SEAL_PARTITIONS)->count; i++, page++)
+		for (k = 0; k < SEAL_PAGE_PARTITIONS && !rc; k++) {
+			const struct seal_partition *p = &page->entries[k];
+
+			if (!p->count)
+				continue;
+			s->run_count += p->count;
+			rc = take_partition(log, s, p);
+		}
+	return rc;
+}
+
+static int take(struct thmq_log *log, const struct head *x, struct segment *s)
+{
+	const struct seal_header *h = (const struct seal_header *)x->data;
+	struct seal_state *state = (struct seal_state *)(uintptr_t)bytes_of(x, SEAL_STATES);
+	uint32_t states = section_of(x, SEAL_STATES)->count, i;
+	int rc = take_partitions(log, x, s);
+
 	qsort(state, states, sizeof(*state), by_kind);
 	for (i = 0; i < states && !rc; i++)
-		rc = take_state(log, x, s, &state[i]);
+		rc = replay_state(log, x, s, &state[i]);
 	if (rc)
 		return rc;
+	if (log->sealed_next == s->ordinal)
+		log->sealed_next++;
+	else /* a segment before it has no index: entries in memory are behind all that are not */
+		rc = thmqi_sealed_restore(log, s);
 	log->chain.position = s->position + s->bytes;
 	log->chain.index = h->last_index;
 	log->chain.term = h->last_term;
 	log->chain.crc = h->last_crc;
 	log->stats.sealed_segments++;
-	return 1;
+	return rc ? rc : 1;
+}
+
+/* The segment as its index says it is. False: it is not, and is as it was. */
+static bool adopt(struct thmq_log *log, struct head *x, struct segment *s)
+{
+	const struct seal_header *h = (const struct seal_header *)x->data;
+	uint32_t *blocks = s->blocks;
+
+	s->sealed = summary(x);
+	if (!s->sealed)
+		return false;
+	s->index = x->file;
+	s->first_index = h->first_index;
+	s->batch_count = section_of(x, SEAL_BATCHES)->count;
+	s->blocks = NULL;
+	if (fits_segment(log, x, s)) {
+		x->file = NULL;
+		s->blocks = blocks;
+		thmqi_segment_forget_blocks(s);
+		return true;
+	}
+	thmqi_sealed_free(s->sealed);
+	s->sealed = NULL;
+	s->index = NULL;
+	s->first_index = 0;
+	s->batch_count = 0;
+	s->blocks = blocks;
+	return false;
 }
 
 int thmqi_sealed_load(struct thmq_log *log, struct segment *s)
 {
-	struct sealed x = {0};
-	int rc = read_file(log, s, &x);
+	struct head x = {.trusted = log->defects & THMQI_LOG_TRUST_INDEX};
+	int rc = read_head(log, s, &x);
 
-	rc = rc == 0 && is_good(log, &x, s) ? take(log, &x, s) : 0;
+	if (rc == -ENOMEM)
+		thmqi_fail(rc, "index %s: out of memory", log->opts.dir);
+	if (rc == 1)
+		rc = adopt(log, &x, s) ? take(log, &x, s) : 0;
+	if (x.file)
+		log->disk->file_close(x.file);
 	free(x.data);
+	return rc;
+}
+
+/* ---------------------------------------------------------------- look again */
+
+int thmqi_sealed_partition(struct thmq_log *log, const struct segment *s, uint32_t partition, struct seal_partition *ret)
+{
+	const struct sealed *x = s->sealed;
+	struct seal_partition_page *page = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
+	uint32_t at, tried, i;
+	int rc = page ? -EAGAIN : -ENOMEM;
+
+	if (!x->partition_pages && page)
+		rc = 0;
+	at = x->partition_pages ? seal_partition_page_of(partition, x->partition_pages) : 0;
+	for (tried = 0; rc == -EAGAIN; at = (at + 1) % x->partition_pages) {
+		rc = read_at(log, s->index, page, SEAL_PAGE, x->partitions_at + (uint64_t)at * SEAL_PAGE);
+		if (!rc && !seal_page_ok(page))
+			rc = -THMQ_ECORRUPT;
+		if (rc)
+			break;
+		rc = ++tried < x->partition_pages ? -EAGAIN : 0;
+		for (i = 0; i < SEAL_PAGE_PARTITIONS; i++) {
+			if (page->entries[i].count && page->entries[i].partition != partition)
+				continue;
+			rc = page->entries[i].count ? 1 : 0;
+			if (rc)
+				*ret = page->entries[i];
+			break;
+		}
+	}
+	free(page);
+	return rc;
+}
+
+/* Number of the batch that begins at @block; they rise. */
+static uint32_t batch_at(const struct segment *s, uint32_t block)
+{
+	uint32_t lo = 0, hi = s->batch_count - 1, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (s->blocks[mid] < block)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static int put_entries(struct thmq_log *log, const struct segment *s, const struct seal_partition *p, const struct seal_run_page *pages)
+{
+	struct run_index *x = thmqi_index_of(log, p->partition, true);
+	uint32_t i;
+	int rc = x ? 0 : -ENOMEM;
+
+	for (i = p->first; i < p->first + p->count && !rc; i++) {
+		const struct seal_run *run = &pages[i / SEAL_PAGE_RUNS].runs[i % SEAL_PAGE_RUNS];
+		const struct entry e = {.base_offset = run->base_offset,
+					.batch = s->first_index + batch_at(s, run->block),
+					.time_max_ns = run->time_max_ns,
+					.at = run->at,
+					.span = run->span};
+
+		rc = thmqi_arena_fill(&log->arena);
+		if (!rc)
+			rc = i - p->first < p->moved ? thmqi_moved_add(log, x, &e, p->moved_time_ns) : thmqi_index_put(log, x, &e);
+	}
+	return rc;
+}
+
+static int load_blocks(struct thmq_log *log, struct segment *s)
+{
+	struct segment *made;
+	uint64_t bytes = THMQI_ALIGN_UP((uint64_t)s->batch_count * 4, (uint64_t)SEAL_PAGE);
+	uint32_t *data = aligned_alloc(SEAL_PAGE, bytes);
+	int rc = data ? thmqi_segment_new(log, s->position, &made) : -ENOMEM;
+
+	if (!rc) {
+		s->blocks = made->blocks;
+		made->blocks = NULL;
+		thmqi_segment_free(log, made);
+		rc = read_at(log, s->index, data, bytes, s->sealed->batches_at);
+	}
+	if (!rc)
+		memcpy(s->blocks, data, (uint64_t)s->batch_count * 4);
+	free(data);
+	return rc;
+}
+
+int thmqi_sealed_restore(struct thmq_log *log, struct segment *s)
+{
+	const struct sealed *x = s->sealed;
+	uint64_t partition_bytes = (uint64_t)x->partition_pages * SEAL_PAGE, run_bytes = (uint64_t)x->run_pages * SEAL_PAGE;
+	struct seal_partition_page *partitions = aligned_alloc(SEAL_PAGE, partition_bytes + run_bytes + SEAL_PAGE);
+	struct seal_run_page *runs = (struct seal_run_page *)(partitions + x->partition_pages);
+	uint32_t i, k;
+	int rc = partitions ? load_blocks(log, s) : -ENOMEM;
+
+	if (!rc)
+		rc = read_at(log, s->index, partitions, partition_bytes, x->partitions_at);
+	if (!rc)
+		rc = read_at(log, s->index, runs, run_bytes, x->runs_at);
+	for (i = 0; i < x->run_pages && !rc; i++)
+		rc = seal_page_ok(&runs[i]) ? 0 : -THMQ_ECORRUPT;
+	for (i = 0; i < x->partition_pages && !rc; i++)
+		for (k = 0; k < SEAL_PAGE_PARTITIONS && !rc; k++)
+			if (partitions[i].entries[k].count)
+				rc = put_entries(log, s, &partitions[i].entries[k], runs);
+	free(partitions);
 	return rc;
 }

@@ -6,6 +6,7 @@
 
 #define RETRY_NS 200000000ull
 #define TEMPORARY "next.tmp"
+#define RESERVE_SHARE 8u /* of a segment: what must outlive one is a small part of it */
 
 /* Called on the message path's core: nothing of stdio. */
 static void name_of(uint64_t position, const char suffix[5], char name[40])
@@ -39,22 +40,49 @@ uint64_t thmqi_segment_bytes(const struct vote *v, uint64_t position)
 	return THMQI_MIN(bytes, v->segment_bytes_max);
 }
 
-static size_t mapping_bytes(uint64_t bytes)
+bool thmqi_segment_begins(const struct vote *v, uint64_t position)
 {
-	return sizeof(struct segment) + bytes / THMQI_BLOCK * sizeof(uint32_t);
+	uint64_t bytes = v->segment_bytes_min, at = 0;
+
+	for (; at < position && bytes < v->segment_bytes_max; bytes *= 2)
+		at += bytes;
+	return at == position || (at < position && (position - at) % v->segment_bytes_max == 0);
+}
+
+static size_t blocks_bytes(const struct segment *s)
+{
+	return s->bytes / THMQI_BLOCK * sizeof(*s->blocks);
+}
+
+static void *map_bytes(size_t bytes)
+{
+	void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return at == MAP_FAILED ? NULL : at;
 }
 
 int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **ret_segment)
 {
-	uint64_t bytes = thmqi_segment_bytes(&log->vote, position);
-	struct segment *s = mmap(NULL, mapping_bytes(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct segment *s = map_bytes(sizeof(*s));
 
-	if (s == MAP_FAILED)
+	if (!s)
 		return -ENOMEM;
 	s->position = position;
-	s->bytes = bytes;
+	s->bytes = thmqi_segment_bytes(&log->vote, position);
+	s->blocks = map_bytes(blocks_bytes(s));
+	if (!s->blocks) {
+		munmap(s, sizeof(*s));
+		return -ENOMEM;
+	}
 	*ret_segment = s;
 	return 0;
+}
+
+void thmqi_segment_forget_blocks(struct segment *s)
+{
+	if (s->blocks)
+		munmap(s->blocks, blocks_bytes(s));
+	s->blocks = NULL;
 }
 
 void thmqi_segment_free(struct thmq_log *log, struct segment *s)
@@ -63,7 +91,9 @@ void thmqi_segment_free(struct thmq_log *log, struct segment *s)
 		log->disk->file_close(s->file);
 	if (s->index)
 		log->disk->file_close(s->index);
-	munmap(s, mapping_bytes(s->bytes));
+	thmqi_sealed_free(s->sealed);
+	thmqi_segment_forget_blocks(s);
+	munmap(s, sizeof(*s));
 }
 
 int thmqi_segment_add(struct thmq_log *log, struct segment *s)
@@ -79,6 +109,7 @@ int thmqi_segment_add(struct thmq_log *log, struct segment *s)
 		log->segments = grown;
 		log->segment_room = room;
 	}
+	s->ordinal = log->segment_base + log->segment_count;
 	log->segments[log->segment_count++] = s;
 	return 0;
 }
@@ -107,6 +138,28 @@ struct segment *thmqi_segment_of_index(const struct thmq_log *log, uint64_t inde
 	}
 	s = lo < hi ? log->segments[lo] : NULL;
 	return s && index >= s->first_index && index - s->first_index < s->batch_count ? s : NULL;
+}
+
+int thmqi_segment_place(struct thmq_log *log, const struct segment *s, uint64_t index, uint64_t *ret_at)
+{
+	uint64_t number = index - s->first_index, at;
+	uint32_t *page;
+	int64_t n;
+
+	if (s->blocks) {
+		*ret_at = (uint64_t)s->blocks[number] * THMQI_BLOCK;
+		return 0;
+	}
+	page = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	if (!page)
+		return -ENOMEM;
+	at = s->sealed->batches_at + number * 4;
+	n = log->disk->file_read(s->index, page, THMQI_BLOCK, at & ~(uint64_t)(THMQI_BLOCK - 1));
+	*ret_at = (uint64_t)page[at % THMQI_BLOCK / 4] * THMQI_BLOCK;
+	free(page);
+	if (n < 0)
+		return (int)n;
+	return n < (int64_t)THMQI_BLOCK || *ret_at >= s->bytes ? -THMQ_ECORRUPT : 0;
 }
 
 /* Blocking, for a new log. */
@@ -159,7 +212,11 @@ static void prepare_failed(struct thmq_log *log, int error)
 {
 	log->prepare = PREPARE_FAILED;
 	log->prepare_error = error;
+	if (error == -ENOSPC && log->opts.full_policy == THMQ_FULL_DROP_OLDEST)
+		log->reserve = log->active->bytes / RESERVE_SHARE;
+	log->file_bytes = thmqi_log_file_bytes(log);
 	log->tell_room = true; /* to learn that there is no space */
+	thmqi_clean_look(log);
 	if (!log->draining) {
 		log->retry.fire = on_retry;
 		thmqi_timer_start(log->core, &log->retry, log->core->now_ns + RETRY_NS);
@@ -178,6 +235,7 @@ static void on_made(struct making *m, int error)
 	m->op.file = NULL;
 	log->prepare = PREPARE_READY;
 	log->prepare_error = 0;
+	log->reserve = 0;
 	m->hurried = false;
 	log->tell_room = true;
 }
@@ -194,6 +252,14 @@ void thmqi_segment_prepare_stop(struct thmq_log *log)
 	thmqi_timer_stop(log->core, &log->retry);
 }
 
+/* Would the next one's file, if one must be made, be too much? */
+static bool beyond_limit(const struct thmq_log *log)
+{
+	if (!log->opts.limit_bytes || (log->spare.file && log->spare.bytes == log->next->bytes))
+		return false;
+	return thmqi_log_file_bytes(log) + log->next->bytes > log->opts.limit_bytes;
+}
+
 void thmqi_segment_prepare(struct thmq_log *log)
 {
 	uint64_t position = log->active->position + log->active->bytes;
@@ -207,12 +273,24 @@ void thmqi_segment_prepare(struct thmq_log *log)
 		prepare_failed(log, rc);
 		return;
 	}
+	if (beyond_limit(log)) {
+		prepare_failed(log, -ENOSPC);
+		return;
+	}
 	log->prepare = PREPARE_MAKING;
 	m->log = log;
 	m->done = on_made;
 	m->temporary = TEMPORARY;
 	m->bytes = log->next->bytes;
 	thmqi_segment_name(position, m->name);
+	m->recycled = NULL;
+	if (log->spare.file && log->spare.bytes == m->bytes) {
+		m->recycled = log->spare.file;
+		thmqi_segment_name(log->spare.position, m->from);
+		log->spare.file = NULL;
+		log->stats.recycled_segments++;
+	}
+	log->file_bytes = thmqi_log_file_bytes(log);
 	thmqi_making_start(m);
 }
 
@@ -244,14 +322,20 @@ int thmqi_segment_switch(struct thmq_log *log)
 		log->making.hurried = true;
 		if (log->prepare == PREPARE_IDLE)
 			thmqi_segment_prepare(log);
-		/* until one attempt succeeds the last one's failure is the answer */
+		/* until one attempt succeeds the last one's failure is the answer, unless the oldest makes way */
+		if (log->prepare_error == -ENOSPC && log->opts.full_policy == THMQ_FULL_DROP_OLDEST &&
+		    log->segment_count > 1)
+			return -EAGAIN;
 		return log->prepare_error ? log->prepare_error : -EAGAIN;
 	}
+	if (thmqi_seal_busy(log)) /* it ends long before a segment is full, but for a device that writes nothing else */
+		return -EAGAIN;
 	rc = pad(log);
 	if (!rc)
 		rc = thmqi_segment_add(log, log->next);
 	if (rc)
 		return rc == -ENOMEM ? -EAGAIN : rc;
+	log->active->last_term = log->chain.term;
 	thmqi_seal_begin(log, log->active);
 	log->active = log->next;
 	log->active->prev_crc = log->chain.crc;
@@ -260,5 +344,6 @@ int thmqi_segment_switch(struct thmq_log *log)
 	thmqi_segment_prepare(log);
 	thmqi_vote_mark(log); /* so that a segment that goes missing is missed */
 	log->tell_checkpoint = log->events.checkpoint != NULL;
+	thmqi_clean_look(log);
 	return 0;
 }

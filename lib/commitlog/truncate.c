@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* truncate.c - batches from an index on are removed, for consensus: first `vote` says so, then they are overwritten. */
 #include "internal.h"
+#include "seal_format.h"
 
 /* The chain as it was behind batch @index, and where that ends. */
 static int chain_behind(struct thmq_log *log, uint64_t index, struct chain *ret_chain)
@@ -12,14 +13,18 @@ static int chain_behind(struct thmq_log *log, uint64_t index, struct chain *ret_
 	int64_t n;
 	int rc = 0;
 
+	if (index == log->begin.index) {
+		*ret_chain = log->begin;
+		return 0;
+	}
 	if (!s)
 		return -ENOENT;
 	block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
 	if (!block)
 		return -ENOMEM;
 	h = (const struct batch_header *)block;
-	at = thmqi_segment_place(s, index);
-	n = log->disk->file_read(s->file, block, THMQI_BLOCK, at);
+	rc = thmqi_segment_place(log, s, index, &at);
+	n = rc ? rc : log->disk->file_read(s->file, block, THMQI_BLOCK, at);
 	if (n < 0)
 		rc = (int)n;
 	else if (n < (int64_t)THMQI_BLOCK || !thmqi_batch_header_ok(h, s->position + at, log->chain.log_id) ||
@@ -32,7 +37,7 @@ static int chain_behind(struct thmq_log *log, uint64_t index, struct chain *ret_
 }
 
 /* What was removed cannot come back at the next open: its first block is gone, and the rest chains to nothing. */
-static int erase(struct thmq_log *log, uint64_t index)
+static int erase(struct thmq_log *log, uint64_t index, uint64_t position)
 {
 	struct segment *s = thmqi_segment_of_index(log, index);
 	uint8_t *zeros = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
@@ -41,7 +46,8 @@ static int erase(struct thmq_log *log, uint64_t index)
 	if (!zeros)
 		return -ENOMEM;
 	memset(zeros, 0, THMQI_BLOCK);
-	rc = log->disk->file_write(s->file, zeros, THMQI_BLOCK, thmqi_segment_place(s, index), true);
+	/* where the batch before it ends by its own header: an index that errs must not choose what is overwritten */
+	rc = log->disk->file_write(s->file, zeros, THMQI_BLOCK, position - s->position, true);
 	free(zeros);
 	return rc;
 }
@@ -55,6 +61,15 @@ static void remove_segment(struct thmq_log *log, struct segment *s)
 	log->disk->unlink(log->dir, name);
 }
 
+static void forget_seal(struct thmq_log *log, struct segment *s)
+{
+	thmqi_sealed_free(s->sealed);
+	s->sealed = NULL;
+	if (s->index)
+		log->disk->file_close(s->index);
+	s->index = NULL;
+}
+
 /* The cut may lie in an earlier segment: those behind it go, and the prepared one was for another position. */
 static void cut_segments(struct thmq_log *log, uint64_t index)
 {
@@ -64,6 +79,7 @@ static void cut_segments(struct thmq_log *log, uint64_t index)
 		remove_segment(log, log->active);
 		log->active = log->segments[--log->segment_count - 1];
 	}
+	forget_seal(log, log->active);
 	if (log->active->batch_count && index - log->active->first_index < log->active->batch_count)
 		log->active->batch_count = (uint32_t)(index - log->active->first_index);
 	if (log->active == was || log->prepare != PREPARE_READY)
@@ -71,6 +87,45 @@ static void cut_segments(struct thmq_log *log, uint64_t index)
 	remove_segment(log, log->next);
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;
+}
+
+/* Where the runs of @x in sealed segments end, now that some are gone. */
+static int find_sealed_end(struct thmq_log *log, struct run_index *x)
+{
+	struct seal_partition p;
+	int rc = 0;
+
+	x->sealed_end = 0;
+	if (x->held_count)
+		rc = thmqi_sealed_partition(log, thmqi_segment_at(log, x->held[x->held_count - 1].segment), x->partition, &p);
+	if (rc == 1)
+		x->sealed_end = p.end_offset;
+	return rc == 0 && x->held_count ? -THMQ_ECORRUPT : THMQI_MIN(rc, 0);
+}
+
+/* The last segment that stays may be known by its index: it is the active one then, so its entries come back. */
+static int unseal(struct thmq_log *log, uint64_t index)
+{
+	struct segment *s = thmqi_segment_of_index(log, index - 1);
+	struct run_index *x;
+	uint32_t i = 0;
+	int rc = 0;
+
+	if (!s || s->ordinal >= log->sealed_next)
+		return 0;
+	while (!rc && (x = thmqi_map_next(&log->partitions, &i))) {
+		thmqi_index_cut(x, s->first_index);
+		thmqi_held_trim(log, x);
+		thmqi_moved_cut(x, s->ordinal);
+		if (!x->held_count || x->held[x->held_count - 1].segment < s->ordinal)
+			continue;
+		thmqi_held_cut(x, s->ordinal);
+		rc = find_sealed_end(log, x);
+	}
+	if (!rc)
+		rc = thmqi_sealed_restore(log, s);
+	log->sealed_next = s->ordinal;
+	return rc;
 }
 
 static void forget(struct thmq_log *log, uint64_t index, const struct chain *chain)
@@ -84,6 +139,7 @@ static void forget(struct thmq_log *log, uint64_t index, const struct chain *cha
 	log->plain_index = log->flush_due = chain->index;
 	log->told_durable = log->told_written = chain->index;
 	thmqi_cache_drop_from(log, index);
+	thmqi_states_cut(log, index);
 	while ((x = thmqi_map_next(&log->partitions, &i)))
 		thmqi_index_cut(x, index);
 	cut_segments(log, index);
@@ -119,9 +175,9 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 
 	if (log->failed)
 		return -THMQ_EFAILED;
-	if (!log->disk || log->forming.open || index <= 1 || index > log->chain.index + (log->forming.runs ? 1 : 0))
+	if (!log->disk || log->forming.open || index <= THMQI_MAX(log->begin.index, 1u) || index > log->chain.index + (log->forming.runs ? 1 : 0))
 		return -EINVAL;
-	rc = thmqi_log_drain(log);
+	rc = thmqi_log_drain(log, UINT64_MAX);
 	if (!rc)
 		rc = chain_behind(log, index - 1, &chain);
 	for (i = 0; !rc && i < log->segment_count; i++)
@@ -132,20 +188,26 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 		log->segments[i]->unflushed = false;
 	thmqi_segment_prepare_stop(log);
 	thmqi_seal_stop(log);
-	rc = drop_indexes(log, index);
+	thmqi_clean_stop(log);
+	rc = unseal(log, index);
+	if (rc)
+		thmqi_log_fail(log, rc); /* what it had in memory is half known */
+	if (!rc)
+		rc = drop_indexes(log, index);
 	if (rc)
 		return rc;
 	/* the mark goes down and the incarnation up before anything is overwritten */
 	log->incarnation++;
 	rc = thmqi_vote_write(log, chain.position, false);
 	if (!rc)
-		rc = erase(log, index);
+		rc = erase(log, index, chain.position);
 	if (rc) {
 		thmqi_log_fail(log, rc);
 		return rc;
 	}
 	forget(log, index, &chain);
 	thmqi_segment_prepare(log);
+	thmqi_clean_look(log);
 	if (log->events.unappended)
 		log->events.unappended(log->opts.ctx, index);
 	return 0;

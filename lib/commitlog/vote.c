@@ -19,7 +19,8 @@ static bool sane(const struct vote *v)
 {
 	return thmqi_is_pow2(v->segment_bytes_min) && thmqi_is_pow2(v->segment_bytes_max) &&
 	       v->segment_bytes_min >= 1u << 20 && v->segment_bytes_min <= v->segment_bytes_max &&
-	       v->segment_bytes_max <= 1u << 30;
+	       v->segment_bytes_max <= 1u << 30 && v->begin_position <= v->mark &&
+	       thmqi_segment_begins(v, v->begin_position);
 }
 
 int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, struct vote *ret_vote,
@@ -73,6 +74,10 @@ static uint64_t next_vote(const struct thmq_log *log, uint64_t mark, bool clean,
 	v->term = log->term;
 	v->incarnation = log->incarnation;
 	v->mark = mark;
+	v->begin_position = log->begin.position;
+	v->begin_index = log->begin.index;
+	v->begin_term = log->begin.term;
+	v->begin_crc = log->begin.crc;
 	v->clean = clean;
 	v->crc = thmqi_crc32c(0, v, offsetof(struct vote, crc));
 	memset(block, 0, THMQI_BLOCK);
@@ -90,11 +95,37 @@ int thmqi_vote_write(struct thmq_log *log, uint64_t mark, bool clean)
 	if (!block)
 		return -ENOMEM;
 	at = next_vote(log, mark, clean, &v, block);
-	rc = log->disk->file_write(log->vote_file, block, THMQI_BLOCK, at, true);
+	rc = log->disk->file_write(log->vote_file, block, THMQI_BLOCK, at, !(log->defects & THMQI_LOG_PLAIN_VOTE));
 	if (!rc)
 		log->vote = v;
 	free(block);
 	return rc;
+}
+
+/* In the order of generations: of a file that was there a torn write leaves the block that counts. */
+int thmqi_vote_make(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, const struct vote *v)
+{
+	uint8_t *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	struct thmqi_disk_file *file;
+	struct vote *w = (struct vote *)block;
+	uint32_t i;
+	int rc = block ? disk->file_open(dir, "vote", true, &file) : -ENOMEM;
+
+	for (i = 0; i < 2 && !rc; i++) {
+		memset(block, 0, THMQI_BLOCK);
+		*w = *v;
+		w->magic = VOTE_MAGIC;
+		w->version = FORMAT_VERSION;
+		w->generation = v->generation + 1 + i;
+		w->crc = thmqi_crc32c(0, w, offsetof(struct vote, crc));
+		rc = disk->file_write(file, block, THMQI_BLOCK, w->generation % 2 * THMQI_BLOCK, true);
+		if (i == 1 || rc) {
+			rc = rc ? rc : disk->file_flush(file);
+			disk->file_close(file);
+		}
+	}
+	free(block);
+	return rc ? rc : disk->dir_sync(dir);
 }
 
 /* ----------------------------------------------------------------- the mark */
@@ -109,43 +140,57 @@ static void on_marked(struct thmqi_disk_op *op, int64_t result)
 	struct thmq_log *log = thmqi_container(op, struct thmq_log, mark_op);
 
 	log->mark_busy = false;
+	log->mark_error = (int)THMQI_MIN(result, 0);
 	if (result >= 0)
 		log->vote = log->mark_vote;
 	else if (!lacks_space((int)result)) /* else the old one stays, and says less */
 		thmqi_log_fail(log, (int)result);
 }
 
-void thmqi_vote_mark(struct thmq_log *log)
+static int store(struct thmq_log *log, uint64_t mark, bool clean)
 {
-	uint64_t at;
+	uint64_t at = next_vote(log, mark, clean, &log->mark_vote, log->mark_buf->data);
+	int rc;
 
-	if (log->mark_busy || log->vote.mark >= log->durable_position)
-		return;
-	at = next_vote(log, log->durable_position, false, &log->mark_vote, log->mark_buf->data);
 	log->mark_op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
-					      .flags = THMQI_DISK_DSYNC,
+					      .flags = clean && (log->defects & THMQI_LOG_PLAIN_VOTE) ? 0 : THMQI_DISK_DSYNC,
 					      .len = THMQI_BLOCK,
 					      .file = log->vote_file,
 					      .buf = log->mark_buf,
 					      .data = log->mark_buf->data,
 					      .offset = at,
 					      .done = on_marked};
-	log->mark_busy = log->disk->queue_submit(log->queue, &log->mark_op) == 0;
+	rc = log->disk->queue_submit(log->queue, &log->mark_op);
+	log->mark_busy = rc == 0;
+	return rc;
+}
+
+void thmqi_vote_store(struct thmq_log *log)
+{
+	if (!log->mark_busy)
+		store(log, log->durable_position, false);
+}
+
+int thmqi_vote_end(struct thmq_log *log)
+{
+	return store(log, log->chain.position, true);
+}
+
+void thmqi_vote_mark(struct thmq_log *log)
+{
+	if (log->vote.mark < log->durable_position)
+		thmqi_vote_store(log);
 }
 
 static void on_watch(struct thmqi_timer *t)
 {
 	struct thmq_log *log = thmqi_container(t, struct thmq_log, mark_timer);
-	uint64_t index;
 
 	if (log->failed || log->draining)
 		return;
 	thmqi_vote_mark(log);
-	if (log->durable_index < log->chain.index || log->forming.runs)
-		thmq_log_flush(log, &index); /* what nobody waited for becomes durable all the same */
-	else if (log->vote.mark >= log->durable_position)
-		return;
-	thmqi_vote_watch(log);
+	if (log->vote.mark < log->durable_position || thmqi_log_is_rising(log))
+		thmqi_vote_watch(log);
 }
 
 void thmqi_vote_watch(struct thmq_log *log)

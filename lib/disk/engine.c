@@ -22,3 +22,14 @@ const struct thmqi_disk_table *thmqi_disk_of(struct thmq_core *core, void **ret_
 	core->disk_engine = 3;
 	return &thmqi_disk_inline;
 }
+
+int thmqi_disk_ways(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir,
+		    struct thmq_core *core, struct thmqi_disk_ways *ways)
+{
+	if (disk->dir_ways)
+		return disk->dir_ways(dir, core, ways);
+	if (ways->polled_io == THMQ_POLLED_ON)
+		return -EOPNOTSUPP;
+	*ways = (struct thmqi_disk_ways){0};
+	return 0;
+}

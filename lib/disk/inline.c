@@ -65,8 +65,14 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	op->result = thmqi_disk_posix_run(op);
 	disk_list_add(&q->finished, op);
 	q->inflight++;
-	disk_count(q->core, op);
+	disk_count_real(q->core, op);
 	return 0;
+}
+
+static bool queue_wait(struct thmqi_disk_queue *q, uint64_t timeout_ns)
+{
+	(void)timeout_ns; /* all of it has happened already */
+	return deliver(&q->poller, UINT32_MAX) > 0;
 }
 
 static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
@@ -76,5 +82,6 @@ static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
 
 const struct thmqi_disk_table thmqi_disk_inline = {
 	THMQI_DISK_POSIX_CALLING_HALF, .queue_open = queue_open,         .queue_close = queue_close,
-	.queue_submit = queue_submit,  .queue_inflight = queue_inflight,
+	.queue_submit = queue_submit,  .queue_inflight = queue_inflight, .queue_wait = queue_wait,
+	.dir_ways = thmqi_disk_probe,
 };

@@ -3,8 +3,12 @@
 #ifndef THMQI_DISK_INTERNAL_H
 #define THMQI_DISK_INTERNAL_H
 
+#include <thundermq/log.h>
+
 #include "count.h"
 #include "disk/disk.h"
+
+#define ENGINE_URING 1u /* thmq_core.disk_engine */
 
 #define DISK_SECTOR 512u /* a transfer that ends inside one has met the end of the file */
 #define DISK_MODE 0666   /* less what the umask takes */
@@ -17,12 +21,16 @@ struct thmqi_disk_dir {
 	int fd;
 	int lock_fd; /* -1: not locked */
 	pid_t lock_pid; /* who locked it: a forked child has the descriptor too, and not the lock */
+	bool split;     /* for its files, as they are opened */
+	bool polled;
 };
 
 struct thmqi_disk_file {
 	int fd;
 	int slot; /* in the registered table of ring; negative: none */
 	bool direct;
+	bool split;  /* durable writes: a plain write, then a flush */
+	bool polled; /* small transfers go to the ring that is polled */
 	struct thmqi_ring *ring; /* whose table slot is in; NULL: never used by a ring */
 	struct thmqi_list
 		link; /* with a ring: in its queue's list, so that the slot goes before the ring */
@@ -85,10 +93,27 @@ int thmqi_disk_posix_unlink(struct thmqi_disk_dir *dir, const char *name);
 	.file_flush = thmqi_disk_posix_file_flush, .rename = thmqi_disk_posix_rename,              \
 	.unlink = thmqi_disk_posix_unlink
 
+/* probe.c: the same for every engine on real files; polled_io is the uring engine's alone. */
+int thmqi_disk_probe(struct thmqi_disk_dir *dir, struct thmq_core *core,
+		     struct thmqi_disk_ways *ways);
+
+/* disk_count(), and the flush behind a durable write. */
+static inline void disk_count_real(struct thmq_core *core, const struct thmqi_disk_op *op)
+{
+	disk_count(core, op);
+	if (op->opcode == THMQI_DISK_WRITE && (op->flags & THMQI_DISK_DSYNC) && op->file->split)
+		disk_add(&core->flushes, 1);
+}
+
 /* Do @op here and now, by system calls that block; its result. */
 int64_t thmqi_disk_posix_run(struct thmqi_disk_op *op);
 /* A file around an open descriptor; NULL without memory. */
 struct thmqi_disk_file *thmqi_disk_posix_file_make(int fd, bool direct);
+static inline void disk_file_of_dir(struct thmqi_disk_file *file, const struct thmqi_disk_dir *dir)
+{
+	file->split = dir->split;
+	file->polled = dir->polled && file->direct;
+}
 
 extern const struct thmqi_disk_table thmqi_disk_uring;
 extern const struct thmqi_disk_table thmqi_disk_threads;

@@ -10,9 +10,15 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "internal.h"
+
+#define PROCESS_ENDING                                                                             \
+	0x404u /* PF_SIGNALED | PF_EXITING of the kernel's include/linux/sched.h, the same since 2.6 */
+#define LOCK_NAP_NS 2000000 /* a lock whose holder is dying is tried again so often … */
+#define LOCK_TRIES 500u     /* … and for a second in all */
 
 /* --------------------------------------------------------------- size limit */
 
@@ -111,6 +117,7 @@ int thmqi_disk_posix_dir_open(void *ctx, const char *path, bool create,
 	}
 	dir->fd = fd;
 	dir->lock_fd = -1;
+	dir->split = dir->polled = false;
 	*ret_dir = dir;
 	return 0;
 }
@@ -183,6 +190,68 @@ static int write_holder(int fd)
 	return pwrite(fd, text, (size_t)len, 0) == len ? 0 : errno == EFBIG ? -EFBIG : -EIO;
 }
 
+/*
+ * Is the process gone, or going? One that was killed in the middle of its writes lives on until the device has done them,
+ * and the kernel's own workers have its files open for a moment longer; one that nobody has waited for keeps its number.
+ * Source: proc_pid_stat(5): state, flags and pending signals are fields 3, 9 and 31, counted from 1.
+ */
+static bool is_dying(uint64_t pid)
+{
+	char name[32], text[1024], *field;
+	ssize_t n = -1;
+	int fd;
+
+	if (pid == 0 || pid > INT32_MAX)
+		return false;
+	if (kill((pid_t)pid, 0) != 0)
+		return errno == ESRCH;
+	snprintf(name, sizeof(name), "/proc/%d/stat", (int)pid);
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT && access("/proc/self", F_OK) == 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[THMQI_MAX(n, 0)] = 0;
+	field = strrchr(text, ')'); /* the end of the second, which may hold anything */
+	for (uint32_t i = 3; field && i <= 31; i++) {
+		field = strchr(field + 1, ' ');
+		if (!field)
+			break;
+		if (i == 3 && (field[1] == 'Z' || field[1] == 'X'))
+			return true;
+		if (i == 9 && (strtoul(field, NULL, 10) & PROCESS_ENDING))
+			return true;
+		if (i == 31 && (strtoul(field, NULL, 10) & 1u << (SIGKILL - 1)))
+			return true;
+	}
+	return n < 0;
+}
+
+/* Waits only for those who will let go by themselves. */
+static int lock_file(int fd, uint64_t *ret_pid)
+{
+	const struct timespec nap = {.tv_nsec = LOCK_NAP_NS};
+	uint32_t i, seen_alive = 0;
+	uint64_t pid;
+
+	for (i = 0;; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		if (errno == EINTR)
+			continue;
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		pid = holder_of(fd);
+		/* twice: between the signal and the flags there is a moment without either */
+		seen_alive = is_dying(pid) ? 0 : seen_alive + 1;
+		if (i == LOCK_TRIES || seen_alive == 2) {
+			*ret_pid = pid;
+			return -EBUSY;
+		}
+		nanosleep(&nap, NULL);
+	}
+}
+
 /* flock(2) belongs to the open file: a second opener in the same process is refused too, and the kernel drops it with
  * the last descriptor. */
 int thmqi_disk_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint64_t *ret_pid)
@@ -197,10 +266,8 @@ int thmqi_disk_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint
 	fd = openat(dir->fd, name, O_RDWR | O_CREAT | O_CLOEXEC, DISK_MODE);
 	if (fd < 0)
 		return -errno;
-	if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-		rc = errno == EWOULDBLOCK ? -EBUSY : -errno;
-		if (rc == -EBUSY)
-			*ret_pid = holder_of(fd);
+	rc = lock_file(fd, ret_pid);
+	if (rc) {
 		close(fd);
 		return rc;
 	}
@@ -232,6 +299,7 @@ struct thmqi_disk_file *thmqi_disk_posix_file_make(int fd, bool direct)
 	file->fd = fd;
 	file->slot = -1;
 	file->direct = direct;
+	file->split = file->polled = false;
 	file->ring = NULL;
 	thmqi_list_init(&file->link);
 	return file;
@@ -262,6 +330,7 @@ static int open_file(struct thmqi_disk_dir *dir, const char *name, int flags,
 		close(fd);
 		return rc;
 	}
+	disk_file_of_dir(file, dir);
 	*ret_file = file;
 	return 0;
 }
@@ -312,24 +381,28 @@ int64_t thmqi_disk_posix_file_read(struct thmqi_disk_file *file, void *data, uin
 	return done;
 }
 
-static ssize_t write_some(int fd, const struct iovec *iov, uint64_t offset, bool dsync)
+static ssize_t write_some(const struct thmqi_disk_file *file, const struct iovec *iov,
+			  uint64_t offset, bool dsync)
 {
-	ssize_t n = pwritev2(fd, iov, 1, (off_t)offset, dsync ? RWF_DSYNC : 0);
+	bool flag = dsync && !file->split;
+	ssize_t n = pwritev2(file->fd, iov, 1, (off_t)offset, flag ? RWF_DSYNC : 0);
 
-	if (n >= 0 || !dsync || (errno != EOPNOTSUPP && errno != ENOSYS))
-		return n;
-	/* a kernel or file system without the flag */
-	n = pwrite(fd, iov->iov_base, iov->iov_len, (off_t)offset);
-	return n > 0 && fdatasync(fd) != 0 ? -1 : n;
+	if (n < 0 && flag && (errno == EOPNOTSUPP || errno == ENOSYS)) {
+		/* a kernel or file system without the flag */
+		n = pwrite(file->fd, iov->iov_base, iov->iov_len, (off_t)offset);
+		flag = false;
+	}
+	return n > 0 && dsync && !flag && fdatasync(file->fd) != 0 ? -1 : n;
 }
 
-static int write_all(struct thmqi_disk_file *file, const void *data, uint32_t len, uint64_t offset, bool dsync)
+static int write_all(struct thmqi_disk_file *file, const void *data, uint32_t len, uint64_t offset,
+		     bool dsync)
 {
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
 	ssize_t n;
 
 	while (iov.iov_len) {
-		n = write_some(file->fd, &iov, offset, dsync);
+		n = write_some(file, &iov, offset, dsync);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)

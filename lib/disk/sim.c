@@ -8,19 +8,6 @@
 #include "count.h"
 #include "sim_internal.h"
 
-struct thmqi_disk_dir {
-	struct thmqi_disk_sim *sim;
-	struct sim_dir *dir;
-	uint64_t generation;
-};
-
-struct thmqi_disk_file {
-	struct thmqi_disk_sim *sim;
-	struct sim_inode *inode;
-	uint64_t generation;
-	char *name;
-};
-
 /* --------------------------------------------------------------- what happens */
 
 static bool is_stale(const struct thmqi_disk_sim *sim, uint64_t generation)
@@ -180,15 +167,22 @@ static int64_t perform(struct thmqi_disk_sim *sim, const struct sim_flight *f)
 
 /* --------------------------------------------------------------------- begin */
 
-static bool is_change(uint8_t opcode)
-{
-	return opcode != THMQI_DISK_READ && opcode != THMQI_DISK_CLOSE;
-}
-
 static bool is_aligned(const struct thmqi_disk_op *op)
 {
 	return (op->opcode != THMQI_DISK_READ && op->opcode != THMQI_DISK_WRITE) ||
 	       ((uintptr_t)op->data | op->len | op->offset) % SIM_SECTOR == 0;
+}
+
+static bool is_meant(const struct thmqi_disk_sim_fault *fault, const struct thmqi_disk_op *op)
+{
+	switch (fault->opcode) {
+	case THMQI_DISK_SIM_ANY_OP:
+		return op->opcode != THMQI_DISK_CLOSE;
+	case THMQI_DISK_SIM_ANY_CHANGE:
+		return sim_is_change(op->opcode);
+	default:
+		return fault->opcode == op->opcode;
+	}
 }
 
 static void strike(struct thmqi_disk_sim *sim, struct sim_flight *f)
@@ -197,7 +191,7 @@ static void strike(struct thmqi_disk_sim *sim, struct sim_flight *f)
 
 	for (uint32_t i = 0; i < sim->fault_count; i++) {
 		fault = &sim->faults[i];
-		if (fault->opcode != f->op->opcode || --fault->nth)
+		if (!is_meant(fault, f->op) || --fault->nth)
 			continue;
 		f->effect = fault->effect;
 		f->error = fault->error ? fault->error : -EIO;
@@ -250,7 +244,7 @@ static bool begin(struct thmqi_disk_sim *sim, struct sim_flight *f, struct thmqi
 	f->due = sim->now + some_time(sim, f);
 	if (sim->opts.flags & THMQI_DISK_SIM_IN_ORDER)
 		f->due = sim->last_due = THMQI_MAX(f->due, sim->last_due);
-	if (sim->down || !is_change(op->opcode))
+	if (sim->down || !sim_is_change(op->opcode))
 		return false;
 	sim->stats.changes++;
 	return sim->cut_in && --sim->cut_in == 0;
@@ -342,9 +336,26 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	*at = f;
 	q->inflight++;
 	disk_count(q->core, op);
+	if (sim->step && !sim->down && sim_is_change(op->opcode))
+		sim->step(sim->step_ctx);
 	if (cut)
 		thmqi_disk_sim_crash_as(sim, sim->cut_mode);
 	return 0;
+}
+
+static bool queue_wait(struct thmqi_disk_queue *q, uint64_t timeout_ns)
+{
+	struct thmqi_disk_sim *sim = q->sim;
+	uint64_t end = sim->now + THMQI_MIN(timeout_ns, UINT64_MAX - sim->now);
+
+	if (!q->first || q->first->due > end) {
+		if (q->first)
+			sim->now = end;
+		return false;
+	}
+	sim->now = THMQI_MAX(sim->now, q->first->due);
+	finish(q);
+	return true;
 }
 
 static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
@@ -358,16 +369,19 @@ static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
 static int64_t call(struct thmqi_disk_sim *sim, struct thmqi_disk_op *op)
 {
 	struct sim_flight f;
+	bool cut;
 
 	if (!is_aligned(op)) {
 		sim->stats.misaligned++;
 		return -EINVAL;
 	}
-	if (begin(sim, &f, op)) {
-		sim->calling = &f;
+	cut = begin(sim, &f, op);
+	sim->calling = &f;
+	if (sim->step && !sim->down && sim_is_change(op->opcode))
+		sim->step(sim->step_ctx);
+	if (cut)
 		thmqi_disk_sim_crash_as(sim, sim->cut_mode);
-		sim->calling = NULL;
-	}
+	sim->calling = NULL;
 	sim->now = THMQI_MAX(sim->now, f.due);
 	return perform(sim, &f);
 }
@@ -588,26 +602,32 @@ const struct thmqi_disk_table thmqi_disk_sim = {
 	.queue_close = queue_close,
 	.queue_submit = queue_submit,
 	.queue_inflight = queue_inflight,
+	.queue_wait = queue_wait,
 };
 
 /* ----------------------------------------------------------------- power cuts */
+
+void thmqi_disk_sim_happen(struct thmqi_disk_sim *sim, const struct sim_flight *f)
+{
+	struct thmqi_disk_op volatile_op = *f->op;
+	struct sim_flight as_volatile = *f;
+
+	volatile_op.flags &= (uint8_t)~THMQI_DISK_DSYNC;
+	as_volatile.op = &volatile_op;
+	as_volatile.effect = 0;
+	if (perform(sim, &as_volatile) == 0 && volatile_op.opcode == THMQI_DISK_CREATE)
+		file_close(volatile_op.file);
+}
 
 /* An operation in flight may have happened, as a volatile one, to be kept, lost or torn like the others. */
 static void crash_flight(struct thmqi_disk_sim *sim, struct sim_flight *f,
 			 enum thmqi_disk_sim_crash_mode mode)
 {
-	struct thmqi_disk_op *op = f->op, volatile_op = *op;
-	struct sim_flight as_volatile = *f;
 	bool happens = mode == THMQI_DISK_SIM_CRASH_KEEP ||
 		       (mode != THMQI_DISK_SIM_CRASH_LOSE && (thmqi_prng_next(&sim->prng) & 1));
 
-	if (happens && is_change(op->opcode) && !f->dead) {
-		volatile_op.flags &= (uint8_t)~THMQI_DISK_DSYNC;
-		as_volatile.op = &volatile_op;
-		as_volatile.effect = 0;
-		if (perform(sim, &as_volatile) == 0 && op->opcode == THMQI_DISK_CREATE)
-			file_close(volatile_op.file);
-	}
+	if (happens && sim_is_change(f->op->opcode) && !f->dead)
+		thmqi_disk_sim_happen(sim, f);
 	f->dead = true;
 	f->due = sim->now;
 }

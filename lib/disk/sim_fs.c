@@ -12,37 +12,69 @@ static bool is_zero(const uint8_t *data, size_t len)
 	return len == 0 || (data[0] == 0 && memcmp(data, data + 1, len - 1) == 0);
 }
 
+static void chunk_unref(struct sim_chunk *chunk)
+{
+	if (chunk && --chunk->refs == 0)
+		free(chunk);
+}
+
+/* Chunk @i is there, and no copy's. */
+static int chunk_own(struct sim_inode *inode, uint32_t i)
+{
+	struct sim_chunk *was, *own, **grown;
+	uint32_t count;
+
+	if (i >= inode->chunk_count) {
+		count = (uint32_t)thmqi_pow2_up(i + 1);
+		grown = realloc(inode->chunks, count * sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		memset(grown + inode->chunk_count, 0,
+		       (count - inode->chunk_count) * sizeof(*grown));
+		inode->chunks = grown;
+		inode->chunk_count = count;
+	}
+	was = inode->chunks[i];
+	if (was && was->refs == 1)
+		return 0;
+	own = malloc(sizeof(*own));
+	if (!own)
+		return -ENOMEM;
+	own->refs = 1;
+	if (was)
+		memcpy(own->bytes, was->bytes, SIM_CHUNK);
+	else
+		memset(own->bytes, 0, SIM_CHUNK);
+	chunk_unref(was);
+	inode->chunks[i] = own;
+	return 0;
+}
+
 static int medium_write(struct sim_inode *inode, uint64_t offset, const uint8_t *data, size_t len)
 {
 	size_t at, part;
-	uint32_t i, count;
-	uint8_t **grown;
+	uint32_t i;
+	int e;
 
 	for (; len; offset += part, len -= part, data = data ? data + part : NULL) {
 		i = (uint32_t)(offset / SIM_CHUNK);
 		at = offset % SIM_CHUNK;
 		part = THMQI_MIN(len, SIM_CHUNK - at);
-		if (i >= inode->chunk_count || !inode->chunks[i]) {
-			if (!data || is_zero(data, part))
-				continue;
-			if (i >= inode->chunk_count) {
-				count = (uint32_t)thmqi_pow2_up(i + 1);
-				grown = realloc(inode->chunks, count * sizeof(*grown));
-				if (!grown)
-					return -ENOMEM;
-				memset(grown + inode->chunk_count, 0,
-				       (count - inode->chunk_count) * sizeof(*grown));
-				inode->chunks = grown;
-				inode->chunk_count = count;
-			}
-			inode->chunks[i] = calloc(1, SIM_CHUNK);
-			if (!inode->chunks[i])
-				return -ENOMEM;
+		if ((i >= inode->chunk_count || !inode->chunks[i]) &&
+		    (!data || is_zero(data, part)))
+			continue;
+		if (!data && part == SIM_CHUNK) {
+			chunk_unref(inode->chunks[i]);
+			inode->chunks[i] = NULL;
+			continue;
 		}
+		e = chunk_own(inode, i);
+		if (e)
+			return e;
 		if (data)
-			memcpy(inode->chunks[i] + at, data, part);
+			memcpy(inode->chunks[i]->bytes + at, data, part);
 		else
-			memset(inode->chunks[i] + at, 0, part);
+			memset(inode->chunks[i]->bytes + at, 0, part);
 	}
 	return 0;
 }
@@ -57,7 +89,7 @@ static void medium_read(const struct sim_inode *inode, uint64_t offset, uint8_t 
 		at = offset % SIM_CHUNK;
 		part = THMQI_MIN(len, SIM_CHUNK - at);
 		if (i < inode->chunk_count && inode->chunks[i])
-			memcpy(data, inode->chunks[i] + at, part);
+			memcpy(data, inode->chunks[i]->bytes + at, part);
 		else
 			memset(data, 0, part);
 	}
@@ -81,18 +113,20 @@ static struct sim_pending *pending_make(uint64_t offset, const void *data, uint3
 	p->len = len;
 	if (is_zero(data, len))
 		return p;
-	p->data = malloc(len);
+	p->data = malloc(sizeof(*p->data) + len);
 	if (!p->data) {
 		free(p);
 		return NULL;
 	}
-	memcpy(p->data, data, len);
+	p->data->refs = 1;
+	memcpy(p->data->bytes, data, len);
 	return p;
 }
 
 static void pending_free(struct sim_pending *p)
 {
-	free(p->data);
+	if (p->data && --p->data->refs == 0)
+		free(p->data);
 	free(p);
 }
 
@@ -109,7 +143,7 @@ static void pending_apply(struct sim_inode *inode, const struct sim_pending *p, 
 		while (end < to && !is_dead(p, end))
 			end++;
 		medium_write(inode, p->offset + (uint64_t)from * SIM_SECTOR,
-			     p->data ? p->data + (size_t)from * SIM_SECTOR : NULL,
+			     p->data ? p->data->bytes + (size_t)from * SIM_SECTOR : NULL,
 			     (size_t)(end - from) * SIM_SECTOR);
 	}
 }
@@ -183,7 +217,7 @@ uint32_t thmqi_disk_sim_inode_read(const struct sim_inode *inode, uint64_t offse
 				continue;
 			if (p->data)
 				memcpy((uint8_t *)data + (from - offset),
-				       p->data + (from - p->offset),
+				       p->data->bytes + (from - p->offset),
 				       THMQI_MIN(SIM_SECTOR, to - from));
 			else
 				memset((uint8_t *)data + (from - offset), 0,
@@ -216,6 +250,7 @@ void thmqi_disk_sim_inode_flush(struct sim_fs *fs, struct sim_inode *inode, uint
 int thmqi_disk_sim_inode_flip(struct sim_inode *inode, uint64_t offset, uint32_t bit)
 {
 	struct sim_pending *found = NULL;
+	struct sim_data *own;
 	uint8_t byte;
 
 	for (struct sim_pending *p = inode->first; p; p = p->next) {
@@ -230,11 +265,18 @@ int thmqi_disk_sim_inode_flip(struct sim_inode *inode, uint64_t offset, uint32_t
 			return medium_write(inode, offset, &byte, 1);
 		return medium_write(inode, offset, NULL, 1);
 	}
-	if (!found->data)
-		found->data = calloc(1, found->len);
-	if (!found->data)
+	own = malloc(sizeof(*own) + found->len);
+	if (!own)
 		return -ENOMEM;
-	found->data[offset - found->offset] ^= (uint8_t)(1u << bit);
+	own->refs = 1;
+	if (found->data)
+		memcpy(own->bytes, found->data->bytes, found->len);
+	else
+		memset(own->bytes, 0, found->len);
+	if (found->data && --found->data->refs == 0)
+		free(found->data);
+	found->data = own;
+	own->bytes[offset - found->offset] ^= (uint8_t)(1u << bit);
 	return 0;
 }
 
@@ -260,7 +302,7 @@ void thmqi_disk_sim_inode_unref(struct sim_fs *fs, struct sim_inode *inode)
 		pending_free(p);
 	}
 	for (uint32_t i = 0; i < inode->chunk_count; i++)
-		free(inode->chunks[i]);
+		chunk_unref(inode->chunks[i]);
 	free(inode->chunks);
 	fs->bytes -= inode->size;
 	thmqi_list_del(&inode->link);
@@ -530,6 +572,20 @@ const char *thmqi_disk_sim_dir_child(struct sim_fs *fs, const struct sim_dir *di
 
 /* --------------------------------------------------------------- power cuts */
 
+/* A sector that was being written when the power went may hold anything. */
+static void garble(struct sim_fs *fs, struct sim_inode *inode, const struct sim_pending *p,
+		   uint32_t sector)
+{
+	uint64_t noise[SIM_SECTOR / 8];
+
+	if (is_dead(p, sector))
+		return;
+	for (uint32_t i = 0; i < THMQI_ARRAY_COUNT(noise); i++)
+		noise[i] = thmqi_prng_next(fs->prng);
+	medium_write(inode, p->offset + (uint64_t)sector * SIM_SECTOR, (const uint8_t *)noise,
+		     sizeof(noise));
+}
+
 /* One volatile write meets the cut. @torn: some of its sectors, else all or none. */
 static void crash_write(struct sim_fs *fs, struct sim_inode *inode, struct sim_pending *p,
 			bool keep, bool torn)
@@ -539,9 +595,13 @@ static void crash_write(struct sim_fs *fs, struct sim_inode *inode, struct sim_p
 	if (torn && sectors > 1) {
 		fs->torn++;
 		cut = 1 + (uint32_t)thmqi_prng_below(fs->prng, sectors - 1);
-		switch (thmqi_prng_below(fs->prng, 3)) {
+		switch (thmqi_prng_below(fs->prng, fs->garbling ? 4 : 3)) {
 		case 0: /* up to a point */
 			pending_apply(inode, p, 0, cut);
+			break;
+		case 3:
+			pending_apply(inode, p, 0, cut);
+			garble(fs, inode, p, cut);
 			break;
 		case 1: /* from a point */
 			pending_apply(inode, p, cut, sectors);

@@ -1,13 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sim_internal.h - the parts of the simulated disk: its file system (sim_fs.c), its operations and power cuts (sim.c),
- * its time and knobs (sim_world.c). */
+ * its time and knobs (sim_world.c), its copies (sim_copy.c). */
 #ifndef THMQI_DISK_SIM_INTERNAL_H
 #define THMQI_DISK_SIM_INTERNAL_H
 
 #include "disk/sim.h"
 
 #define SIM_SECTOR 512u
-#define SIM_CHUNK (64u << 10)
+#define SIM_CHUNK (16u << 10)
+
+/* A piece of the medium, shared by copies of a disk until one of them writes it. */
+struct sim_chunk {
+	uint32_t refs;
+	uint8_t bytes[SIM_CHUNK];
+};
+
+/* The bytes of a write, shared likewise. */
+struct sim_data {
+	uint32_t refs;
+	uint8_t bytes[];
+};
 
 /* A completed write that nothing has flushed. Its sectors that a later DSYNC write replaced are dead. */
 struct sim_pending {
@@ -15,17 +27,18 @@ struct sim_pending {
 	uint64_t seq; /* when it completed */
 	uint64_t offset;
 	uint32_t len;
-	uint8_t *data;   /* NULL: zeros */
-	uint64_t dead[]; /* bit per sector */
+	struct sim_data *data; /* NULL: zeros */
+	uint64_t dead[];       /* bit per sector */
 };
 
 struct sim_inode {
 	struct thmqi_list link;
 	uint32_t refs; /* names, volatile and durable, and handles */
 	uint32_t chunk_count;
-	uint8_t **chunks; /* the medium; NULL: zeros */
+	struct sim_chunk **chunks; /* the medium; NULL: zeros */
 	uint64_t size, durable_size;
 	struct sim_pending *first, **last;
+	struct sim_inode *copy; /* while its file system is copied */
 };
 
 struct sim_name {
@@ -59,11 +72,13 @@ struct sim_fs {
 	uint64_t seq; /* rises at every completion and every submission */
 	uint64_t bytes, capacity;
 	uint64_t kept, lost, torn;
-	bool lying;
+	bool lying, garbling;
 };
 
 void thmqi_disk_sim_fs_init(struct sim_fs *fs, struct thmqi_prng *prng);
 void thmqi_disk_sim_fs_fini(struct sim_fs *fs);
+/* @to, which has nothing yet, becomes what @from is. 0; -ENOMEM: @to is to be thrown away. */
+int thmqi_disk_sim_fs_copy(struct sim_fs *to, struct sim_fs *from);
 /* What a power cut leaves becomes the present; what it does not, is gone. */
 void thmqi_disk_sim_fs_crash(struct sim_fs *fs, enum thmqi_disk_sim_crash_mode mode);
 
@@ -113,6 +128,19 @@ struct thmqi_disk_queue {
 	uint32_t inflight, depth;
 };
 
+struct thmqi_disk_dir {
+	struct thmqi_disk_sim *sim;
+	struct sim_dir *dir;
+	uint64_t generation;
+};
+
+struct thmqi_disk_file {
+	struct thmqi_disk_sim *sim;
+	struct sim_inode *inode;
+	uint64_t generation;
+	char *name;
+};
+
 struct sim_lock {
 	struct sim_lock *next;
 	const struct thmqi_disk_dir *holder;
@@ -138,7 +166,18 @@ struct thmqi_disk_sim {
 	struct thmqi_disk_sim_stats stats;
 	void (*seen)(void *ctx, const char *name, const struct thmqi_disk_op *op);
 	void *seen_ctx;
+	void (*step)(void *ctx);
+	void *step_ctx;
 };
+
+/* Is it one of what power cuts are counted by? */
+static inline bool sim_is_change(uint8_t opcode)
+{
+	return opcode != THMQI_DISK_READ && opcode != THMQI_DISK_CLOSE;
+}
+
+/* @op, a change in flight, happens on @sim and is volatile; its handles are of @sim and live. */
+void thmqi_disk_sim_happen(struct thmqi_disk_sim *sim, const struct sim_flight *f);
 
 /* Of one handle, or all (NULL). */
 void thmqi_disk_sim_locks_drop(struct thmqi_disk_sim *sim, const struct thmqi_disk_dir *holder);

@@ -8,7 +8,8 @@
 
 int thmqi_disk_sim_fault_add(struct thmqi_disk_sim *sim, const struct thmqi_disk_sim_fault *fault)
 {
-	if (fault->opcode > THMQI_DISK_CLOSE || fault->nth == 0)
+	if ((fault->opcode > THMQI_DISK_CLOSE && fault->opcode < THMQI_DISK_SIM_ANY_CHANGE) ||
+	    fault->nth == 0)
 		return -EINVAL;
 	if (sim->fault_count == THMQI_DISK_SIM_FAULTS_MAX)
 		return -ENOBUFS;
@@ -103,6 +104,7 @@ int thmqi_disk_sim_open(uint64_t seed, const struct thmqi_disk_sim_opts *opts,
 	thmqi_disk_sim_fs_init(&sim->fs, &sim->prng);
 	sim->fs.capacity = sim->opts.capacity_bytes;
 	sim->fs.lying = sim->opts.flags & THMQI_DISK_SIM_LYING;
+	sim->fs.garbling = sim->opts.flags & THMQI_DISK_SIM_GARBLING;
 	thmqi_list_init(&sim->queues);
 	sim->now = 1000000000; /* deadlines in the near past are numbers too */
 	sim->generation = 1;
@@ -150,4 +152,10 @@ void thmqi_disk_sim_observe(struct thmqi_disk_sim *sim,
 {
 	sim->seen = seen;
 	sim->seen_ctx = ctx;
+}
+
+void thmqi_disk_sim_watch(struct thmqi_disk_sim *sim, void (*step)(void *ctx), void *ctx)
+{
+	sim->step = step;
+	sim->step_ctx = ctx;
 }

@@ -205,7 +205,7 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 		return -EINVAL;
 	op->queue = q;
 	q->inflight++;
-	disk_count(q->core, op);
+	disk_count_real(q->core, op);
 	if (op->flags & THMQI_DISK_BACKGROUND) {
 		if (q->background >= DISK_BACKGROUND_MAX) {
 			disk_list_add(&q->waiting, op);
@@ -217,6 +217,21 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	return 0;
 }
 
+static bool queue_wait(struct thmqi_disk_queue *q, uint64_t timeout_ns)
+{
+	const struct thmqi_clock *clock = q->core->clock;
+	uint64_t begin = clock->now_ns(clock->ctx);
+
+	while (q->inflight) {
+		if (collect(&q->poller, UINT32_MAX))
+			return true;
+		if (clock->now_ns(clock->ctx) - begin >= timeout_ns)
+			break;
+		usleep(CLOSE_NAP_US);
+	}
+	return false;
+}
+
 static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
 {
 	return q->inflight;
@@ -224,5 +239,6 @@ static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
 
 const struct thmqi_disk_table thmqi_disk_threads = {
 	THMQI_DISK_POSIX_CALLING_HALF, .queue_open = queue_open,         .queue_close = queue_close,
-	.queue_submit = queue_submit,  .queue_inflight = queue_inflight,
+	.queue_submit = queue_submit,  .queue_inflight = queue_inflight, .queue_wait = queue_wait,
+	.dir_ways = thmqi_disk_probe,
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * uring.c - the queue half on the core's io_uring. Files are registered on their first use. A transfer that the kernel
- * did in part is continued. Opening, allocating and renaming are left to the kernel's own workers, so that no loop waits.
+ * did in part is continued. Small transfers go to a second ring, the core's as well, where probe.c found that their
+ * completions are better polled for. Opening, allocating and renaming are left to the kernel's own workers, so that no loop waits.
  */
 #include <fcntl.h>
 #include <sys/uio.h>
@@ -10,7 +11,8 @@
 #include "internal.h"
 
 #define RETRIES_MAX 64u /* of one operation: interrupted or refused for now */
-#define SPARE_FILES 8u  /* made ahead, so that a segment that is created needs no malloc */
+#define POLLED_BYTES_MAX (128u << 10)
+#define SPARE_FILES 8u /* made ahead, so that a segment that is created needs no malloc */
 
 struct thmqi_disk_queue {
 	struct thmq_core *core;
@@ -48,15 +50,20 @@ static void forget_slot(struct thmqi_disk_file *file)
 	thmqi_list_del(&file->link);
 }
 
-static struct thmqi_disk_file *file_take(struct thmqi_disk_queue *q, int fd, bool direct)
+static struct thmqi_disk_file *file_take(struct thmqi_disk_queue *q, struct thmqi_disk_dir *dir,
+					 int fd, bool direct)
 {
 	struct thmqi_disk_file *file;
 
-	if (!q->spare_count)
-		return thmqi_disk_posix_file_make(fd, direct);
-	file = q->spares[--q->spare_count];
-	file->fd = fd;
-	file->direct = direct;
+	if (q->spare_count) {
+		file = q->spares[--q->spare_count];
+		file->fd = fd;
+		file->direct = direct;
+	} else {
+		file = thmqi_disk_posix_file_make(fd, direct);
+	}
+	if (file)
+		disk_file_of_dir(file, dir);
 	return file;
 }
 
@@ -75,14 +82,23 @@ static int start_transfer(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	struct thmqi_disk_file *f = op->file;
 	uint32_t done = (uint32_t)op->result;
 	uint8_t *data = (uint8_t *)op->data + done;
-	int slot = slot_of(q, f);
+	struct thmqi_ring *ring = op->polled ? q->core->polled : q->ring;
+	int slot = op->polled ? -1 : slot_of(q, f); /* the slots are the main ring's */
+	bool dsync = (op->flags & THMQI_DISK_DSYNC) && !f->split;
 
 	if (op->opcode == THMQI_DISK_READ)
-		return thmqi_ring_read(q->ring, f->fd, slot, op->buf, data, op->len - done,
+		return thmqi_ring_read(ring, f->fd, slot, op->buf, data, op->len - done,
 				       op->offset + done, &op->ring_op);
-	return thmqi_ring_write(q->ring, f->fd, slot, op->buf, data, op->len - done,
-				op->offset + done, op->flags & THMQI_DISK_DSYNC ? RWF_DSYNC : 0,
-				&op->ring_op);
+	return thmqi_ring_write(ring, f->fd, slot, op->buf, data, op->len - done, op->offset + done,
+				dsync ? RWF_DSYNC : 0, &op->ring_op);
+}
+
+/* What takes long enough to sleep meanwhile, and preparation, is not polled for. */
+static bool may_be_polled(const struct thmqi_disk_queue *q, const struct thmqi_disk_op *op)
+{
+	return (op->opcode == THMQI_DISK_WRITE || op->opcode == THMQI_DISK_READ) &&
+	       op->file->polled && q->core->polled && op->len <= POLLED_BYTES_MAX &&
+	       !(op->flags & THMQI_DISK_BACKGROUND);
 }
 
 /* Bring @op, from its beginning or from where it was left, into the ring. 0; -EAGAIN; -EINVAL. */
@@ -90,6 +106,8 @@ static int start(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 {
 	struct thmqi_ring_op *ring_op = &op->ring_op;
 
+	if (op->flushing)
+		return thmqi_ring_fsync(q->ring, op->file->fd, slot_of(q, op->file), true, ring_op);
 	switch (op->opcode) {
 	case THMQI_DISK_READ:
 	case THMQI_DISK_WRITE:
@@ -139,12 +157,19 @@ static int try_again(struct thmqi_poller *poller, uint32_t budget)
 
 	for (; done < budget && q->again.first && start(q, q->again.first) == 0; done++)
 		disk_list_take(&q->again);
+	if (thmqi_unlikely(q->core->polled != NULL)) {
+		thmqi_ring_submit(q->core->polled); /* what could not be, or goes on */
+		done += (uint32_t)thmqi_ring_reap(q->core->polled, budget);
+	}
 	return (int)done;
 }
 
+/* Nobody tells of what is polled for: the core must not sleep. */
 static bool arm(struct thmqi_poller *poller)
 {
-	return thmqi_container(poller, struct thmqi_disk_queue, poller)->again.first != NULL;
+	struct thmqi_disk_queue *q = thmqi_container(poller, struct thmqi_disk_queue, poller);
+
+	return q->again.first || (q->core->polled && thmqi_ring_inflight(q->core->polled));
 }
 
 /* ---------------------------------------------------------------------- done */
@@ -161,6 +186,19 @@ static void complete(struct thmqi_disk_op *op, int64_t result)
 	op->done(op, result);
 }
 
+static bool is_split(const struct thmqi_disk_op *op)
+{
+	return op->opcode == THMQI_DISK_WRITE && (op->flags & THMQI_DISK_DSYNC) && op->file->split;
+}
+
+/* In order rather than linked: the kernel would begin it no sooner, since it does so from this thread, too. */
+static void flush_behind(struct thmqi_disk_op *op)
+{
+	op->flushing = 1;
+	op->polled = 0;
+	go_on(op->queue, op);
+}
+
 static void on_transfer(struct thmqi_disk_op *op, int res)
 {
 	if (res < 0) {
@@ -168,7 +206,9 @@ static void on_transfer(struct thmqi_disk_op *op, int res)
 		return;
 	}
 	op->result += res;
-	if (op->result >= op->len)
+	if (op->result >= op->len && is_split(op))
+		flush_behind(op);
+	else if (op->result >= op->len)
 		complete(op, op->opcode == THMQI_DISK_READ ? op->result : 0);
 	else if (res == 0 || res % DISK_SECTOR) /* the end of the file; a write goes on or fails */
 		complete(op, op->opcode == THMQI_DISK_READ ? op->result : -EIO);
@@ -184,7 +224,7 @@ static void on_created(struct thmqi_disk_op *op, int res)
 		return;
 	}
 	if (res >= 0) {
-		op->file = file_take(op->queue, res, !op->result);
+		op->file = file_take(op->queue, op->dir, res, !op->result);
 		if (!op->file) {
 			close(res);
 			res = -ENOMEM;
@@ -201,7 +241,17 @@ static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags)
 	if (thmqi_unlikely((res == -EINTR || res == -EAGAIN) && op->retries < RETRIES_MAX &&
 			   op->opcode != THMQI_DISK_CLOSE)) {
 		op->retries++;
+		op->polled = 0;
 		go_on(op->queue, op);
+		return;
+	}
+	if (thmqi_unlikely(op->polled && (res == -EOPNOTSUPP || res == -EINVAL))) {
+		op->polled = 0; /* the device cannot do this one by polling */
+		go_on(op->queue, op);
+		return;
+	}
+	if (op->flushing) {
+		complete(op, THMQI_MIN(res, 0));
 		return;
 	}
 	switch (op->opcode) {
@@ -260,7 +310,7 @@ static void queue_close(struct thmqi_disk_queue *q)
 	while (q->inflight) {
 		try_again(&q->poller, UINT32_MAX);
 		thmqi_ring_submit(q->ring);
-		if (thmqi_ring_reap(q->ring, 64) == 0)
+		if (thmqi_ring_reap(q->ring, 64) == 0 && !arm(&q->poller))
 			thmqi_ring_wait(q->ring, 1000000);
 	}
 	thmqi_core_remove_poller(q->core, &q->poller);
@@ -283,7 +333,9 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	op->queue = q;
 	op->result = 0;
 	op->retries = 0;
+	op->flushing = 0;
 	op->ring_op.done = on_done;
+	op->polled = may_be_polled(q, op);
 	if (op->opcode == THMQI_DISK_CLOSE)
 		forget_slot(op->file);
 	if ((op->flags & THMQI_DISK_BACKGROUND) && q->background >= DISK_BACKGROUND_MAX) {
@@ -292,11 +344,34 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 		rc = start(q, op);
 		if (thmqi_unlikely(rc))
 			return rc;
+		if (op->polled)
+			thmqi_ring_submit(
+				q->core->polled); /* the loop submits to its own ring only */
 		q->background += !!(op->flags & THMQI_DISK_BACKGROUND);
 	}
 	q->inflight++;
-	disk_count(q->core, op);
+	disk_count_real(q->core, op);
 	return 0;
+}
+
+static bool queue_wait(struct thmqi_disk_queue *q, uint64_t timeout_ns)
+{
+	const struct thmqi_clock *clock = q->core->clock;
+	uint64_t now = clock->now_ns(clock->ctx),
+		 end = now + THMQI_MIN(timeout_ns, UINT64_MAX - now);
+
+	for (; q->inflight; now = clock->now_ns(clock->ctx)) {
+		if (try_again(&q->poller, UINT32_MAX))
+			return true;
+		thmqi_ring_submit(q->ring);
+		if (thmqi_ring_reap(q->ring, 64) > 0)
+			return true;
+		if (now >= end)
+			return false;
+		if (!arm(&q->poller))
+			thmqi_ring_wait(q->ring, THMQI_MIN(end - now, 1000000u));
+	}
+	return false;
 }
 
 static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
@@ -306,5 +381,6 @@ static uint32_t queue_inflight(const struct thmqi_disk_queue *q)
 
 const struct thmqi_disk_table thmqi_disk_uring = {
 	THMQI_DISK_POSIX_CALLING_HALF, .queue_open = queue_open,         .queue_close = queue_close,
-	.queue_submit = queue_submit,  .queue_inflight = queue_inflight,
+	.queue_submit = queue_submit,  .queue_inflight = queue_inflight, .queue_wait = queue_wait,
+	.dir_ways = thmqi_disk_probe,
 };

@@ -17,6 +17,8 @@ struct thmqi_slabs {
 	bool huge;
 	bool plain;    /* huge pages ran out: they are not tried any more */
 	uint8_t *lost; /* a slab's place that another mapping got; NULL: none */
+	bool lock_pages;
+	uint64_t locked_bytes;
 	uint32_t registrations, registration_failures;
 	_Atomic uint32_t left; /* slabs that can still be taken */
 	uint32_t free_count;

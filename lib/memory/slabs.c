@@ -111,6 +111,20 @@ static int take_pages(struct thmqi_slabs *s, uint8_t *at)
 	return 1;
 }
 
+#define LOCK_PIECE_BYTES ((size_t)2 << 20) /* a huge page */
+
+/* All of it, or under a limit of locked memory as much as fits. It is undone with the mapping. */
+static void lock_pages(struct thmqi_slabs *s, const uint8_t *at)
+{
+	size_t done = 0;
+
+	if (mlock(at, THMQI_SLAB_BYTES) == 0)
+		done = THMQI_SLAB_BYTES;
+	while (done < THMQI_SLAB_BYTES && mlock(at + done, LOCK_PIECE_BYTES) == 0)
+		done += LOCK_PIECE_BYTES;
+	s->locked_bytes += done;
+}
+
 /* The next slab of the reserved space. */
 static uint8_t *take_fresh(struct thmqi_slabs *s)
 {
@@ -123,6 +137,8 @@ static uint8_t *take_fresh(struct thmqi_slabs *s)
 		if (!rc)
 			return NULL;
 		s->count++;
+		if (rc > 0 && s->lock_pages)
+			lock_pages(s, at);
 		if (rc > 0)
 			return at;
 		atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
@@ -157,6 +173,13 @@ void thmqi_slabs_give(struct thmqi_slabs *s, uint8_t *slab)
 	pthread_mutex_unlock(&s->lock);
 }
 
+void thmqi_slabs_lock(struct thmqi_slabs *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->lock_pages = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
 void thmqi_slabs_note(struct thmqi_slabs *s, bool registered)
 {
 	pthread_mutex_lock(&s->lock);
@@ -174,6 +197,7 @@ void thmqi_slabs_stats(struct thmqi_slabs *s, struct thmqi_slabs_stats *ret)
 	ret->limit = (uint64_t)s->limit * THMQI_SLAB_BYTES;
 	ret->slabs = s->count - (s->lost != NULL);
 	ret->huge = s->huge;
+	ret->locked_bytes = s->locked_bytes;
 	ret->registrations = s->registrations;
 	ret->registration_failures = s->registration_failures;
 	pthread_mutex_unlock(&s->lock);

@@ -15,7 +15,8 @@
 	((size_t)512 << 10) /* callbacks of the rooms above are shallow; pages come when touched */
 #define RING_TRIES 500u     /* milliseconds */
 #define ENV_FLAGS                                                                                  \
-	(THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING)
+	(THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING | \
+	 THMQ_ENV_LOCK_MEMORY)
 
 /* ----------------------------------------------------------------- threads */
 
@@ -33,6 +34,7 @@ static void *run_core(void *arg)
 	atomic_store(&l->core.owner, thmqi_thread_self());
 	while (!l->stop)
 		thmqi_core_poll(&l->core, UINT64_MAX);
+	thmqi_loop_end_pollers(l);
 	thmqi_loop_close_ring(l); /* here, since the ring's tables are this thread's to give back */
 	atomic_store(&l->core.owner, 0);
 	return NULL;
@@ -174,6 +176,9 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 		free(env);
 		return rc;
 	}
+	if (opts->flags & THMQ_ENV_LOCK_MEMORY)
+		thmqi_slabs_lock(env->slabs);
+	pthread_mutex_init(&env->devices.lock, NULL);
 	rc = open_cores(env);
 	if (rc) {
 		thmqi_env_close(env);
@@ -192,6 +197,7 @@ int thmqi_env_close(struct thmq_env *env)
 	for (i = 0; i < env->core_count && env->loops[i]; i++)
 		leaked += thmqi_loop_close(env->loops[i]);
 	thmqi_slabs_close(env->slabs);
+	pthread_mutex_destroy(&env->devices.lock);
 	env->handle.kind = THMQI_HANDLE_CLOSED;
 	free(env);
 	return (int)leaked;
@@ -224,6 +230,16 @@ uint32_t thmqi_env_flags(const struct thmq_env *env)
 	return env->opts.flags;
 }
 
+uint32_t thmqi_env_policy(const struct thmq_env *env)
+{
+	return thmqi_policy_find(env->opts.policy)->id;
+}
+
+struct thmqi_device_notes *thmqi_env_device_notes(struct thmq_env *env)
+{
+	return &env->devices;
+}
+
 void **thmqi_env_user(struct thmq_env *env)
 {
 	return &env->user;
@@ -245,11 +261,17 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 	ret->registered_memory = slabs.registrations > 0 && slabs.registration_failures == 0;
 	ret->huge_pages = slabs.huge;
 	ret->pool_bytes = slabs.bytes;
+	ret->locked_bytes = slabs.locked_bytes;
 	for (i = 0; i < env->core_count; i++) {
 		struct loop *l = env->loops[i];
 
 		thmqi_pool_stats(l->core.pool, &pool);
 		ret->uring_cores += l->core.ring != NULL;
+		ret->polled_cores += counter(l->core.polled) != NULL;
+		if (l->core.ring) {
+			ret->single_issuer_cores += thmqi_ring_is_single_issuer(l->core.ring);
+			ret->defer_taskrun_cores += thmqi_ring_defers_taskrun(l->core.ring);
+		}
 		ret->pool_in_use_bytes += pool.in_use;
 		ret->loops += counter(l->core.loops);
 		ret->sleeps += counter(l->core.sleeps);
@@ -328,6 +350,8 @@ int thmqi_core_detach(struct thmq_env *env)
 	thmqi_host_forget(loop_of(core)); /* the next owner's ring has another descriptor */
 	if (core->ring)
 		thmqi_ring_detach(core->ring);
+	if (core->polled)
+		thmqi_ring_detach(core->polled);
 	atomic_store(&core->owner, 0);
 	return 0;
 }

@@ -56,6 +56,7 @@ struct thmq_env {
 	uint32_t pinned;
 	bool caller_driven;
 	void *user;
+	struct thmqi_device_notes devices;
 };
 
 static inline struct loop *loop_of(struct thmq_core *core)
@@ -64,7 +65,8 @@ static inline struct loop *loop_of(struct thmq_core *core)
 }
 
 int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop);
-void thmqi_loop_close_ring(struct loop *l); /* by the thread that drove it, if it can */
+void thmqi_loop_close_ring(struct loop *l);
+void thmqi_loop_end_pollers(struct loop *l); /* those that were left behind, and know how to end */ /* by the thread that drove it, if it can */
 uint32_t thmqi_loop_close(struct loop *l);  /* blocks leaked */
 
 /* loop.c. Arm: announce the sleep and ask every source; true: there is work after all. */

@@ -358,10 +358,30 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	return 0;
 }
 
+void thmqi_loop_end_pollers(struct loop *l)
+{
+	struct thmqi_list *it, *next;
+
+	thmqi_list_each_safe(it, next, &l->pollers)
+	{
+		struct thmqi_poller *p = thmqi_container(it, struct thmqi_poller, link);
+
+		if (p->end) {
+			p->end(p);
+			next = l->pollers.next; /* it may have taken others with it */
+		}
+	}
+}
+
 void thmqi_loop_close_ring(struct loop *l)
 {
 	struct thmqi_ring *ring = l->core.ring;
 
+	if (l->core.polled) {
+		thmqi_pool_unsubscribe(l->core.pool, thmqi_ring_registrar(l->core.polled));
+		thmqi_ring_close(l->core.polled);
+		l->core.polled = NULL;
+	}
 	if (!ring)
 		return;
 	l->core.ring = NULL;
@@ -375,6 +395,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 
 	while (!thmqi_inbox_empty(l))
 		thmqi_inbox_run(l); /* their memory is theirs to free */
+	thmqi_loop_end_pollers(l);
 	thmqi_host_forget(l);
 	thmqi_loop_close_ring(l);
 	leaked = thmqi_pool_close(l->core.pool);

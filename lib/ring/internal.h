@@ -34,6 +34,7 @@ struct thmqi_ring {
 	struct io_uring ring;
 	uint32_t depth;
 	uint32_t setup_flags;
+	bool polled;    /* IORING_SETUP_IOPOLL */
 	bool attached;  /* a thread drives it */
 	bool enabled;   /* its kernel side has taken that thread as issuer, if it cares */
 	bool has_files; /* the sparse tables exist */

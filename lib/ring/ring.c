@@ -74,7 +74,21 @@ static int make_best(uint32_t depth, struct io_uring *ret_ring, uint32_t *ret_fl
 	return e;
 }
 
-int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring)
+static int make_polled(uint32_t depth, struct io_uring *ret_ring, uint32_t *ret_flags)
+{
+	int e;
+
+	*ret_flags = IORING_SETUP_IOPOLL;
+	e = make(depth, *ret_flags, ret_ring);
+	if (e)
+		return e;
+	e = check_calls(ret_ring, *ret_flags);
+	if (e)
+		io_uring_queue_exit(ret_ring);
+	return e;
+}
+
+static int ring_open(uint32_t depth, bool polled, struct thmqi_ring **ret_ring)
 {
 	struct thmqi_ring *r;
 	int e;
@@ -87,7 +101,8 @@ int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring)
 	r->depth = depth;
 	r->event_fd = -1;
 	thmqi_ring_tables_init(r);
-	e = make_best(depth, &r->ring, &r->setup_flags);
+	e = polled ? make_polled(depth, &r->ring, &r->setup_flags) :
+		     make_best(depth, &r->ring, &r->setup_flags);
 	if (e) {
 		free(r);
 		return e;
@@ -95,9 +110,20 @@ int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring)
 	r->enabled = !(r->setup_flags & IORING_SETUP_R_DISABLED);
 	r->stats.single_issuer = !!(r->setup_flags & IORING_SETUP_SINGLE_ISSUER);
 	r->stats.defer_taskrun = !!(r->setup_flags & IORING_SETUP_DEFER_TASKRUN);
+	r->polled = polled;
 	thmqi_ring_tables_register(r, &r->ring);
 	*ret_ring = r;
 	return 0;
+}
+
+int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring)
+{
+	return ring_open(depth, false, ret_ring);
+}
+
+int thmqi_ring_open_polled(uint32_t depth, struct thmqi_ring **ret_ring)
+{
+	return ring_open(depth, true, ret_ring);
 }
 
 /* The registration of the descriptor belongs to the thread that made it: any other must not undo it, since the
@@ -212,7 +238,8 @@ int thmqi_ring_attach(struct thmqi_ring *r)
 	if (!r->enabled) {
 		e = enable(&r->ring);
 	} else if (r->issuer && r->issuer != self()) {
-		if (in_kernel(r))
+		/* what is polled for is found by whoever looks */
+		if (!r->polled && in_kernel(r))
 			return -EBUSY;
 		if (r->setup_flags & IORING_SETUP_SINGLE_ISSUER)
 			e = rebuild(r);
@@ -320,7 +347,7 @@ static uint32_t drain(struct thmqi_ring *r, uint32_t budget)
 int thmqi_ring_reap(struct thmqi_ring *r, uint32_t budget)
 {
 	if (ring_is_empty(r)) {
-		if (thmqi_likely(!kernel_has_more(r)))
+		if (thmqi_likely(!kernel_has_more(r) && !(r->polled && r->inflight)))
 			return 0;
 		if (may_enter(r))
 			return 0;
@@ -339,6 +366,11 @@ int thmqi_ring_wait(struct thmqi_ring *r, uint64_t timeout_ns)
 
 	if (e)
 		return e;
+	if (r->polled) {
+		e = thmqi_ring_submit(r);
+		io_uring_get_events(&r->ring);
+		return e < 0 && e != -EAGAIN && e != -EBUSY ? e : !ring_is_empty(r);
+	}
 	ts.tv_sec = (int64_t)(timeout_ns / 1000000000u);
 	ts.tv_nsec = (int64_t)(timeout_ns % 1000000000u);
 	r->stats.enters++;
@@ -392,6 +424,16 @@ void thmqi_ring_fd_disarm(struct thmqi_ring *r)
 	io_uring_cq_eventfd_toggle(&r->ring, false);
 	if (r->event_fd >= 0 && read(r->event_fd, &count, sizeof(count)) < 0)
 		return; /* it had not been told */
+}
+
+bool thmqi_ring_is_single_issuer(const struct thmqi_ring *r)
+{
+	return r->setup_flags & IORING_SETUP_SINGLE_ISSUER;
+}
+
+bool thmqi_ring_defers_taskrun(const struct thmqi_ring *r)
+{
+	return r->setup_flags & IORING_SETUP_DEFER_TASKRUN;
 }
 
 uint32_t thmqi_ring_inflight(const struct thmqi_ring *r)

@@ -429,7 +429,7 @@ static void half_created(void)
 
 /* Offsets as in doc/format.md, under "vote" and "batch header". */
 #define VOTE_VERSION 4
-#define VOTE_CRC 84
+#define VOTE_CRC 124
 #define BATCH_VERSION 4
 #define BATCH_CRC 92
 

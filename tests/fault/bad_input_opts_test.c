@@ -104,9 +104,10 @@ static const struct subject subjects[] = {
 	{"env", sizeof(struct thmq_env_opts),
 	 THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING,
 	 call_env, false},
-	{"broker", sizeof(struct thmq_broker_opts), THMQ_BROKER_NO_CREATE, call_broker, false},
+	{"broker", sizeof(struct thmq_broker_opts), THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH, call_broker, false},
 	{"session", sizeof(struct thmq_session_opts), 0, call_session, false},
-	{"topic", sizeof(struct thmq_topic_opts), THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT,
+	{"topic", sizeof(struct thmq_topic_opts),
+	 THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED,
 	 call_topic, false},
 	{"producer", sizeof(struct thmq_producer_opts), THMQ_PRODUCER_REPORT, call_producer, false},
 	{"message", sizeof(struct thmq_message_opts), THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME,
@@ -279,6 +280,12 @@ static void broker_bounds(void)
 	BAD(.batch_bytes = 4095);
 	BAD(.batch_bytes = 4097);
 	BAD(.batch_bytes = 8 << 20);
+	BAD(.group_ns = SECOND + 1);
+	BAD(.group_bytes = (1 << 20) + 1);
+	BAD(.batch_bytes = 64 << 10, .group_bytes = (64 << 10) + 1);
+	BAD(.flush_interval_ns = 3600 * SECOND + 1);
+	BAD(.flags = THMQ_BROKER_NO_BACKGROUND_FLUSH, .flush_interval_ns = SECOND);
+	BAD(.flags = THMQ_BROKER_NO_BACKGROUND_FLUSH, .flush_bytes = 1 << 20);
 	CHECK(access(dir, F_OK) != 0); /* nothing was made */
 	SAYS(-EINVAL, NULL, broker_with(THMQ_BROKER_OPTS(.name = "a/b")));
 	SAYS(-EINVAL, NULL, broker_with(THMQ_BROKER_OPTS(.name = "")));

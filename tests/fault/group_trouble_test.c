@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * group_trouble_test.c - groups on a slow and on a failing device, and members that fall silent: a JOIN that was given up
- * leaves no member behind, who is taken for dead is told, and an ack that cannot be stored is told at once.
+ * leaves no member behind, who is taken for dead is told, an ack that cannot be stored is told at once, and a close ends in time.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -12,7 +12,7 @@
 
 /* ------------------------------------------------------------------ the device */
 
-static atomic_bool slow_writes, failing;
+static atomic_bool slow_writes, failing, stalled;
 
 /*
  * Instead of the C library's: the library is linked statically. Without io_uring it writes by these.
@@ -22,6 +22,8 @@ ssize_t pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int f
 {
 	if (atomic_load(&slow_writes))
 		usleep(300000);
+	if (atomic_load(&stalled))
+		sleep(4);
 	if (atomic_load(&failing)) {
 		usleep(20000); /* it fails while others wait for it */
 		errno = EIO;
@@ -196,9 +198,36 @@ static void ack_on_its_way_when_the_device_fails(void)
 	thmq_env_close(w.env, SECOND);
 }
 
+static void close_while_the_device_does_not_answer(void)
+{
+	struct thmq_broker *other;
+	struct thmq_producer *p;
+	uint64_t begin;
+	struct world w;
+	uint64_t i = 0;
+
+	up(&w);
+	publish(&w, 5);
+	MUST(thmq_producer_open(w.session, "t", NULL, &p));
+	atomic_store(&stalled, true);
+	MUST(thmq_send(p, &i, sizeof(i), NULL));
+	usleep(100000);
+	begin = now();
+	RETURNS(-ETIMEDOUT, thmq_broker_close(w.broker, SECOND / 10));
+	CHECK(now() - begin < 3 * SECOND);
+	atomic_store(&stalled, false);
+	SAYS(-EBUSY, NULL, broker_on(w.env, in_place("data"), 0, &other));
+	RETURNS(0, thmq_env_close(w.env, SECOND)); /* waits for what the device has */
+	CHECK(now() - begin >= 3 * SECOND);
+	env_up(&w);
+	MUST(broker_on(w.env, in_place("data"), 0, &w.broker)); /* nobody has it any more */
+	RETURNS(0, thmq_env_close(w.env, SECOND));
+}
+
 int main(int argc, char **argv)
 {
 	static const struct bad_case cases[] = {
+		{"close_while_the_device_does_not_answer", close_while_the_device_does_not_answer},
 		{"join_given_up", join_given_up},
 		{"silent_member_is_told", silent_member_is_told},
 		{"ack_on_its_way_when_the_device_fails", ack_on_its_way_when_the_device_fails},

@@ -73,7 +73,8 @@ static void write_some(struct thmq_core *core, const char *path)
 	disk->dir_close(dir);
 }
 
-static int child(const char *path, uint64_t limit_bytes, uint32_t pieces_max)
+/* @flags: of the environment. */
+static int child(const char *path, uint64_t limit_bytes, uint32_t pieces_max, uint32_t flags)
 {
 	struct rlimit limit = {.rlim_cur = limit_bytes, .rlim_max = limit_bytes};
 	struct thmq_env_stats env_stats = {.size = sizeof(env_stats)};
@@ -84,7 +85,7 @@ static int child(const char *path, uint64_t limit_bytes, uint32_t pieces_max)
 	CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 	if (getuid() == 0)
 		CHECK(setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
-	CHECK(thmqi_env_open(THMQ_ENV_OPTS(0), NULL, &env) == 0);
+	CHECK(thmqi_env_open(THMQ_ENV_OPTS(.flags = flags), NULL, &env) == 0);
 	core = thmqi_env_core(env, 0);
 	if (!core->ring)
 		return 77;
@@ -100,11 +101,17 @@ static int child(const char *path, uint64_t limit_bytes, uint32_t pieces_max)
 		CHECK(env_stats.registered_memory == 0);
 	}
 	CHECK(env_stats.writes == 100);
+	CHECK(env_stats.locked_bytes <= limit_bytes &&
+	      env_stats.locked_bytes <= env_stats.pool_bytes);
+	if (flags & THMQ_ENV_LOCK_MEMORY)
+		CHECK(env_stats.locked_bytes == limit_bytes / (2u << 20) * (2u << 20));
+	else
+		CHECK(env_stats.locked_bytes == 0);
 	CHECK(thmqi_env_close(env) == 0);
 	return 0;
 }
 
-static int in_child(uint64_t limit_bytes, uint32_t pieces_max)
+static int in_child(uint64_t limit_bytes, uint32_t pieces_max, uint32_t flags)
 {
 	char path[] = "/tmp/thmq-memlock-XXXXXX", command[80];
 	int status;
@@ -112,7 +119,7 @@ static int in_child(uint64_t limit_bytes, uint32_t pieces_max)
 	CHECK(mkdtemp(path) != NULL);
 	CHECK(getuid() != 0 || chown(path, NOBODY, NOBODY) == 0);
 	if (fork() == 0)
-		_exit(child(path, limit_bytes, pieces_max));
+		_exit(child(path, limit_bytes, pieces_max, flags));
 	CHECK(wait(&status) > 0);
 	snprintf(command, sizeof(command), "rm -rf %s", path);
 	CHECK(system(command) == 0);
@@ -121,8 +128,16 @@ static int in_child(uint64_t limit_bytes, uint32_t pieces_max)
 
 int main(void)
 {
-	int rc = in_child(64 << 10, 0);
+	int rc = in_child(64 << 10, 0, 0);
 
 	/* what the limit allows is registered, and not more */
-	return rc ? rc : in_child(3 << 20, 1);
+	if (!rc)
+		rc = in_child(3 << 20, 1, 0);
+		/* likewise locked, which the kernel counts apart */
+#ifdef __SANITIZE_ADDRESS__
+	return rc; /* mlock() does nothing here */
+#endif
+	if (!rc)
+		rc = in_child(64 << 10, 0, THMQ_ENV_LOCK_MEMORY);
+	return rc ? rc : in_child(3 << 20, 1, THMQ_ENV_LOCK_MEMORY);
 }

@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <thundermq/log.h>
 #include <unistd.h>
 
 #include "disk/disk.h"
@@ -39,6 +40,7 @@ struct run {
 	struct thmqi_disk_queue *queue;
 	struct chain chains[CHAINS];
 	const char *path;
+	struct thmqi_disk_ways ways;
 	uint32_t engine;
 	_Atomic uint32_t finished;
 };
@@ -49,6 +51,8 @@ static void next(struct chain *c)
 
 	c->op.opcode = is_write ? THMQI_DISK_WRITE : THMQI_DISK_READ;
 	c->op.flags = is_write && c->number % 3 == 0 ? THMQI_DISK_BACKGROUND : 0;
+	if (is_write && c->link % 16 == c->number)
+		c->op.flags |= THMQI_DISK_DSYNC;
 	c->op.offset = ((uint64_t)(c->link / 2 % 16) * CHAINS + c->number) * 4096;
 	memset(c->buf->data, is_write ? (int)(c->link / 2 + c->number) & 0xff : 0xee, 4096);
 	CHECK(c->run->disk->queue_submit(c->run->queue, &c->op) == 0);
@@ -75,6 +79,7 @@ static int begin(struct thmq_core *core, void *arg)
 	run->disk = thmqi_disk_of(core, &run->ctx);
 	run->engine = core->disk_engine;
 	CHECK(run->disk->dir_open(run->ctx, run->path, false, &run->dir) == 0);
+	CHECK(thmqi_disk_ways(run->disk, run->dir, core, &run->ways) == 0);
 	CHECK(run->disk->file_open(run->dir, "a", true, &run->file) == 0);
 	CHECK(run->disk->queue_open(run->ctx, core, CHAINS, &run->queue) == 0);
 	for (uint32_t i = 0; i < CHAINS; i++) {
@@ -107,7 +112,7 @@ static int end(struct thmq_core *core, void *arg)
 }
 
 /* Return: the engine that it ran on. */
-static uint32_t run(const char *name, uint32_t core_count, uint32_t flags)
+static uint32_t run(const char *name, uint32_t core_count, uint32_t flags, uint32_t flush_method)
 {
 	char path[] = "/tmp/thmq-engines-XXXXXX", command[80];
 	struct run *r = calloc(1, sizeof(*r));
@@ -118,6 +123,7 @@ static uint32_t run(const char *name, uint32_t core_count, uint32_t flags)
 	about = name;
 	CHECK(r && mkdtemp(path));
 	r->path = path;
+	r->ways.flush_method = flush_method;
 	CHECK(thmqi_env_open(THMQ_ENV_OPTS(.flags = flags, .core_count = core_count,
 					   .policy = THMQ_POLICY_EVENT),
 			     NULL, &env) == 0);
@@ -141,11 +147,15 @@ static uint32_t run(const char *name, uint32_t core_count, uint32_t flags)
 
 int main(void)
 {
-	run("io_uring, a core of the library", 1, 0);
-	run("io_uring, a core of the caller", 0, 0);
-	CHECK(run("threads, a core of the library", 1, THMQ_ENV_NO_URING) == 2);
-	CHECK(run("threads, a core of the caller", 0, THMQ_ENV_NO_URING | THMQ_ENV_ALLOW_THREADS) ==
-	      2);
-	CHECK(run("inline", 0, THMQ_ENV_NO_URING) == 3);
+	const uint32_t none = THMQ_ENV_NO_URING, some = THMQ_ENV_NO_URING | THMQ_ENV_ALLOW_THREADS;
+
+	for (uint32_t method = THMQ_FLUSH_PROBE; method <= THMQ_FLUSH_FDATASYNC;
+	     method += THMQ_FLUSH_FDATASYNC) {
+		run("io_uring, a core of the library", 1, 0, method);
+		run("io_uring, a core of the caller", 0, 0, method);
+		CHECK(run("threads, a core of the library", 1, none, method) == 2);
+		CHECK(run("threads, a core of the caller", 0, some, method) == 2);
+		CHECK(run("inline", 0, none, method) == 3);
+	}
 	return 0;
 }

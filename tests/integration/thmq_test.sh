@@ -96,6 +96,14 @@ check "bytes that are no text" 0 "$thmq" sub --json --from 4 "$d" t; has out bas
 check list 0 "$thmq" topic list --json "$d"; has out '"name":"keyed"'
 check verify 0 "$thmq" verify "$d"; has out whole
 check dump 0 "$thmq" dump --batches "$d"; has out 'partition'
+check copy 0 "$thmq" copy "$d" "$dir/copy"
+check "verify the copy" 0 "$thmq" verify "$dir/copy"; has out whole
+check "what the original has" 0 "$thmq" sub --json "$d" t
+mv "$dir/out" "$dir/original"
+check "the copy has too" 0 "$thmq" sub --json "$dir/copy" t
+cmp -s "$dir/out" "$dir/original" || die "the copy differs"
+check "copy again" 1 "$thmq" copy "$d" "$dir/copy"; has err 'holds other things'
+rm -rf "$dir/copy"
 check delete 0 "$thmq" topic delete "$d" keyed
 check "delete it again" 3 "$thmq" topic delete "$d" keyed
 
@@ -160,6 +168,8 @@ i=0
 while [ ! -s "$dir/follow" ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
 check "in use" 5 "$thmq" topic list "$d"; has err "process $follower has it open"
 check "verify in use" 5 "$thmq" verify "$d"
+check "repair in use" 5 "$thmq" repair --write "$d"; has err "process $follower"
+check "copy in use" 5 "$thmq" copy "$d" "$dir/copy"
 kill -INT $follower
 wait $follower || { echo "thmq_test: SIGINT did not end it well"; exit 1; }
 
@@ -186,6 +196,18 @@ last=$(find "$d"/shard-000 -name '*.log' | sort | head -1)
 printf 'X' | dd of="$last" bs=1 seek=4300 conv=notrunc status=none
 sum=$(cksum "$last")
 check "damage is found" 4 "$thmq" verify "$d"; has out damage
+check "and not copied" 4 "$thmq" copy "$d" "$dir/no-copy"; has err 'damaged'
+check "what a repair would do" 4 "$thmq" repair "$d"; has out 'would repair: the log ends at'; has out 'lost: bytes'
+check "and in JSON" 4 "$thmq" repair --json "$d"; has out '"step":"quarantine"'; has out '"lost":"damaged"'; has out '"written":false'
 check "and refused" 4 "$thmq" topic list "$d"; has err 'damaged or missing'
 [ "$sum" = "$(cksum "$last")" ] || { echo "thmq_test: the damaged file was changed"; exit 1; }
+check repair 0 "$thmq" repair --write --quarantine "$dir/aside" "$d"; has out '^repaired in'
+check "nothing more to repair" 0 "$thmq" repair "$d"; has out 'nothing is to be repaired'
+check "verify what was repaired" 0 "$thmq" verify "$d"; has out whole
+check "open what was repaired" 0 "$thmq" topic list "$d"; has out '^t'
+ls "$dir"/aside/shard-000/quarantine-*.bin >/dev/null || die "the quarantine is empty"
+check "the shard is gone" 0 mv "$d/shard-000" "$dir/shard"
+check "no repair without it" 4 "$thmq" repair "$d"; has out 'put it back from a copy'
+check "no repair of what is not there" 3 "$thmq" repair "$dir/none"
+check "quarantine of a dry run" 2 "$thmq" repair --quarantine x "$d"; has err -- --write
 echo "$passed checks"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The first process of the emulated machine (run.sh boots it): mounts the drive, does the jobs of /run/lab/jobs, goes off.
 # /run/lab is a folder of the machine outside; everything else of it is here to be read, and changes of it stay in memory.
-# shellcheck disable=SC2154 # build, cache and kills are set by /run/lab/settings
+# shellcheck disable=SC2154 # what is not set here is set by /run/lab/settings
 exec </dev/null >/dev/hvc0 2>&1
 stty raw </dev/hvc0
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C
@@ -18,22 +18,19 @@ off() { # the jobs' status
 }
 # shellcheck source=/dev/null
 . /run/lab/settings
-mkdir -p /dev/shm /lib/modules /run/build
+modules=/lib/modules/$(uname -r)
+mkdir -p /dev/shm "$modules" /run/build /mnt /cut
 mount -t tmpfs shm /dev/shm
-ln -sfn "$cache/k/lib/modules/$(uname -r)" "/lib/modules/$(uname -r)"
+# these may lie below /tmp, where the drive will be
+mount --bind "$cache/k$modules" "$modules"
+mount --bind "$build" /run/build
 ip link set lo up 2>/dev/null
 modprobe nvme poll_queues=1
 modprobe ext4
-# the build may lie below /tmp, where the drive will be
-mount --bind "$build" /run/build
-mkdir -p /mnt
-n=0 drive=''
-while [ -z "$drive" ] && [ $n -lt 100 ]; do
-	for d in /dev/nvme0n1 /dev/sda /dev/vda; do
-		[ ! -b $d ] || drive=$d
-	done
+n=0
+while [ ! -b "$drive" ] && [ $n -lt 100 ]; do
 	n=$((n + 1))
-	[ "$drive" ] || sleep 0.1
+	sleep 0.1
 done
 mount -t ext4 "$drive" /mnt || off 125
 mkdir -p /mnt/tmp /mnt/work
@@ -42,7 +39,7 @@ cd /mnt/work || off 125
 : >/run/lab/begun
 
 hello() {
-	(rm -rf hello-data && /run/build/examples/hello && /run/build/examples/hello) >said 2>&1 || return 1
+	(rm -rf hello-data && /run/build/examples/hello && /run/build/examples/hello) >said 2>&1 || { cat said; return 1; }
 	cat said
 	grep -q 'hello at offset 1$' said
 }
@@ -63,22 +60,62 @@ verify() { # what the others left behind
 	done
 }
 
+mib() { # mebibytes, in sectors
+	echo $(($1 * 2048))
+}
+
+slice() { # name, first MiB, MiB of the spare drive
+	dmsetup --noudevsync create "$1" --table "0 $(mib "$3") linear $spare $(mib "$2")" && dmsetup mknodes
+}
+
+# A drive's life, recorded by the kernel: publishes on it, then cuts its power at so many moments of that life.
+recorded() { # spare drive, cuts, messages, mode, publisher
+	spare=$1 cuts=$2 messages=$3 mode=$4 publisher=$5
+	modprobe -a dm-log-writes dm-snapshot || return 77
+	dmsetup --noudevsync remove_all -f >/dev/null 2>&1
+	slice data 0 256 && slice log 256 1536 && slice copy 1792 256 && slice changes 2048 256 || return 1
+	blkdiscard -fz /dev/mapper/copy && dd if=/dev/zero of=/dev/mapper/log bs=1M count=1 2>/dev/null || return 1
+	dmsetup --noudevsync create recorded --table "0 $(mib 256) log-writes /dev/mapper/data /dev/mapper/log" &&
+		dmsetup mknodes || return 1
+	# the copy begins as zeros: so does the recorded drive, since all that is read of it was written through the log
+	mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/recorded &&
+		mount -t ext4 /dev/mapper/recorded /cut && sync || return 1
+	# from the first mark on: the directory's creation is cut too, where that is of interest
+	[ "$publisher" = "$planted" ] || dmsetup message recorded 0 mark begin || return 1
+	"$publisher" publish "$mode" /cut/data dm:recorded "$messages" || return 1
+	umount /cut && dmsetup --noudevsync --retry remove recorded || return 1
+	/run/build/tests/lab_replay /dev/mapper/log /dev/mapper/copy "$cuts" "$seed" \
+		"sh /run/lab/cut.sh /dev/mapper/copy $(mib 256) /dev/mapper/changes $publisher $mode" >/run/lab/cuts 2>&1
+	s=$?
+	if [ $s = 0 ]; then tail -n 1 /run/lab/cuts; else tail -n 20 /run/lab/cuts; fi
+	dmsetup --noudevsync remove_all -f
+	return $s
+}
+
+must_lose() { # a job that must find acknowledged messages lost, by which powercut_pub exits with 3
+	"$@"
+	[ $? = 3 ]
+}
+
 publisher=/run/build/tests/powercut_pub
+planted=${publisher}_planted
 job() {
 	case $1 in
 	hello | quickstart | verify) "$1" ;;
 	kill_test) timeout 600 /run/build/tests/kill_test "$kills" ;;
-	powercut_publish) $publisher publish durable /run/lab/note /run/lab/ready ;;
-	powercut_publish_written) $publisher publish-written written /run/lab/note-written /run/lab/ready ;;
-	powercut_check) [ ! -e /run/lab/note ] || $publisher check durable /run/lab/note ;;
-	powercut_check_written) $publisher check-written written /run/lab/note-written ;;
-	powercut_verify) /run/build/examples/thmq verify durable && /run/build/examples/thmq verify written ;;
+	recorded_fua) recorded /dev/sda "$recorded_cuts" "$recorded_messages" mixed $publisher ;;
+	recorded_flush) recorded /dev/vda "$recorded_cuts" "$recorded_messages" durable $publisher ;;
+	recorded_planted) must_lose recorded /dev/sda 40 1000 mixed $planted ;;
+	powercut_publish) $publisher publish mixed durable /run/lab/note /run/lab/ready ;;
+	powercut_publish_planted) $planted publish mixed planted /run/lab/note-planted /run/lab/ready ;;
+	powercut_check) $publisher check mixed durable /run/lab/note ;;
+	powercut_check_planted) must_lose $publisher check mixed planted /run/lab/note-planted ;;
+	powercut_verify) /run/build/examples/thmq verify durable ;;
 	*) timeout 600 "/run/build/tests/$1" ;;
 	esac
 }
 
 status=0
-: >/run/lab/said
 while read -r j; do
 	begin=$(date +%s)
 	job "$j" </dev/null >out 2>&1

@@ -1,20 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * powercut_pub.c - publishes until the machine loses its power, and notes outside of that machine what was acknowledged;
- * checks afterwards that all of it is there, once and in order. run.sh of this folder cuts the power.
+ * powercut_pub.c - publishes until the machine loses its power, and notes what was acknowledged where a cut does no harm;
+ * checks afterwards that all of it is there, once and in order. It knows nothing of how the power is cut: run.sh of this
+ * folder does that, and replay.c rebuilds what a drive held at any moment.
  *
- *   powercut_pub publish DIR NOTE READY   for ever; READY is made once some messages are acknowledged as durable
- *   powercut_pub check DIR NOTE           then goes on with what was found
- *   publish-written, check-written        acknowledged as written: here something must have been lost, in order
+ *   powercut_pub publish MODE DIR NOTE READY   for ever; the file READY is made once some messages are acknowledged
+ *   powercut_pub publish MODE DIR NOTE COUNT   so many acknowledged messages, then an orderly end
+ *   powercut_pub check MODE DIR NOTE           0: as it must be; 3: acknowledged messages are lost; 1: anything else
  *
- * NOTE lies where a cut does no harm, and is written after the acknowledgement that it notes, before the next poll.
+ * MODE is durable (every message is acknowledged when durable) or mixed (the messages of two partitions of four when they
+ * are written: those may be lost, and make the others' durability a matter of flushes).
+ * NOTE is a file, or dm:NAME, the device-mapper target log-writes of that name, which puts the note into its log. It is
+ * written before the messages that it says were sent, and after the acknowledgements that it says were seen.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/dm-ioctl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <thundermq/thundermq.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,15 +29,18 @@
 #define PARTITIONS 4u
 #define BURST 20u
 #define READY_AT 200u /* acknowledged messages, of all partitions */
+#define NOTE_BYTES (2 * PARTITIONS * 17)
+#define LOST 3
 
 struct note {
-	uint64_t sent[PARTITIONS]; /* message i of a partition holds i; none from here on was sent */
-	uint64_t acked[PARTITIONS]; /* all below are acknowledged */
+	uint64_t acked[PARTITIONS]; /* message i of a partition holds i; all below are acknowledged */
+	uint64_t sent[PARTITIONS]; /* none from here on was sent */
 };
 
 static struct thmq_env *env;
 static struct thmq_broker *broker;
 static struct thmq_session *session;
+static bool mixed;
 
 #define CHECK(x) \
 	do { \
@@ -41,15 +50,19 @@ static struct thmq_session *session;
 		} \
 	} while (0)
 
-static int open_all(const char *dir, uint32_t durability)
+static uint32_t durability_of(uint32_t partition)
+{
+	return mixed && partition >= PARTITIONS / 2 ? THMQ_DURABILITY_WRITTEN : THMQ_DURABILITY_DURABLE;
+}
+
+static int open_all(const char *dir)
 {
 	CHECK(thmq_env_open(&env, NULL) == 0);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = dir, .shard_count = 2, .segment_bytes = 1u << 24),
+	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = dir, .shard_count = 2, .segment_bytes = 1u << 20),
 			       &broker) == 0);
 	CHECK(thmq_connect(env, "inproc://", NULL, &session) == 0);
 	CHECK(thmq_topic_create(session, "t",
-				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .partition_count = PARTITIONS,
-						.visible_at = durability)) == 0);
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .partition_count = PARTITIONS)) == 0);
 	return 0;
 }
 
@@ -58,74 +71,157 @@ static uint32_t size_of(uint64_t number)
 	return (uint32_t)(8 + number * 7919 % (number % 10 ? 200 : 20000));
 }
 
-static int put_note(int fd, const struct note *n)
+/* ------------------------------------------------------------------ the note */
+
+/* Numbers of 16 hexadecimal digits: one word, as long as ever. */
+static void note_print(const struct note *n, char text[NOTE_BYTES + 1])
 {
-	return pwrite(fd, n, sizeof(*n), 0) == (ssize_t)sizeof(*n) ? 0 : -1;
+	uint32_t i;
+
+	for (i = 0; i < PARTITIONS; i++)
+		sprintf(text + 17 * i, "%016llx,", (unsigned long long)n->acked[i]);
+	for (i = 0; i < PARTITIONS; i++)
+		sprintf(text + 17 * (PARTITIONS + i), "%016llx,", (unsigned long long)n->sent[i]);
 }
 
-static int publish(const char *dir, const char *name, const char *ready, uint32_t durability)
+/* dmsetup message NAME 0 mark TEXT */
+static int mark_log(const char *name, const char *text)
+{
+	union {
+		struct dm_ioctl head;
+		char room[sizeof(struct dm_ioctl) + sizeof(struct dm_target_msg) + NOTE_BYTES + 16];
+	} message = {.head = {.version = {DM_VERSION_MAJOR, 0, 0},
+			      .data_size = sizeof(message),
+			      .data_start = sizeof(struct dm_ioctl)}};
+	struct dm_target_msg *m = (void *)(message.room + sizeof(struct dm_ioctl));
+	static int control = -1;
+
+	if (control < 0)
+		control = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
+	snprintf(message.head.name, sizeof(message.head.name), "%s", name);
+	sprintf(m->message, "mark %s", text);
+	return ioctl(control, DM_TARGET_MSG, &message);
+}
+
+static int note_put(const char *name, const struct note *n)
+{
+	char text[NOTE_BYTES + 1];
+	static int fd = -1;
+
+	note_print(n, text);
+	if (strncmp(name, "dm:", 3) == 0)
+		return mark_log(name + 3, text);
+	if (fd < 0)
+		fd = open(name, O_WRONLY | O_CREAT, 0600);
+	return pwrite(fd, text, NOTE_BYTES, 0) == NOTE_BYTES ? 0 : -1;
+}
+
+/* No note: nothing was sent. */
+static int note_get(const char *name, struct note *n)
+{
+	int fd = strncmp(name, "dm:", 3) ? open(name, O_RDONLY) : -1;
+	char text[NOTE_BYTES + 1] = "", *at = text;
+	uint32_t i;
+
+	memset(n, 0, sizeof(*n));
+	if (fd < 0)
+		return 0;
+	if (read(fd, text, NOTE_BYTES) != NOTE_BYTES)
+		return -1;
+	close(fd);
+	for (i = 0; i < PARTITIONS; i++, at++)
+		n->acked[i] = strtoull(at, &at, 16);
+	for (i = 0; i < PARTITIONS; i++, at++)
+		n->sent[i] = strtoull(at, &at, 16);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- publishing */
+
+static int send_burst(struct thmq_producer *producer, uint32_t partition, uint64_t *next)
 {
 	static uint64_t payload[4096];
-	struct thmq_producer *producers[PARTITIONS];
-	uint64_t first[PARTITIONS], i, k, total;
-	int fd = open(name, O_RDWR | O_CREAT, 0600);
-	bool said = false;
-	struct note n = {0};
+	uint32_t k;
 
-	CHECK(fd >= 0 && pread(fd, &n, sizeof(n), 0) >= 0);
-	CHECK(open_all(dir, durability) == 0);
 	memset(payload, 0x5a, sizeof(payload));
-	for (i = 0; i < PARTITIONS; i++) {
-		CHECK(thmq_producer_open(session, "t", THMQ_PRODUCER_OPTS(.durability = durability), &producers[i]) == 0);
-		first[i] = n.acked[i];
-		n.sent[i] = first[i];
+	for (k = 0; k < BURST; k++) {
+		int64_t rc;
+
+		payload[0] = *next;
+		rc = thmq_send(producer, payload, size_of(*next),
+			       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition));
+		if (rc == -EAGAIN)
+			break;
+		CHECK(rc >= 0);
+		++*next;
 	}
-	for (;;) {
+	return 0;
+}
+
+/* A batch with a durable message is written through the cache, unless one of written messages alone went before. */
+static bool is_due(uint32_t turn, uint32_t partition)
+{
+	return turn % 3 == 0 ? partition >= PARTITIONS / 2 : turn % 3 == 1 ? partition < PARTITIONS / 2 : true;
+}
+
+static int publish(const char *dir, const char *name, const char *ready)
+{
+	uint64_t first[PARTITIONS], total = 0, count = strtoull(ready, NULL, 10);
+	struct thmq_producer *producers[PARTITIONS];
+	bool said = false;
+	uint32_t i, turn;
+	struct note n;
+
+	CHECK(note_get(name, &n) == 0);
+	CHECK(open_all(dir) == 0);
+	for (i = 0; i < PARTITIONS; i++) {
+		CHECK(thmq_producer_open(session, "t", THMQ_PRODUCER_OPTS(.durability = durability_of(i)), &producers[i]) == 0);
+		n.sent[i] = first[i] = n.acked[i];
+	}
+	for (turn = 0; !count || total < count; turn++) {
 		struct note plan = n;
 
 		for (i = 0; i < PARTITIONS; i++)
 			plan.sent[i] += BURST;
-		CHECK(put_note(fd, &plan) == 0); /* before: what was not sent is not invented */
+		CHECK(note_put(name, &plan) == 0); /* before: what was not sent is not invented */
 		for (i = 0; i < PARTITIONS; i++)
-			for (k = 0; k < BURST; k++) {
-				int64_t rc;
-
-				payload[0] = n.sent[i];
-				rc = thmq_send(producers[i], payload, size_of(n.sent[i]),
-					       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = (uint32_t)i));
-				if (rc == -EAGAIN)
-					break;
-				CHECK(rc >= 0);
-				n.sent[i]++;
-			}
+			if (is_due(turn, i))
+				CHECK(send_burst(producers[i], i, &n.sent[i]) == 0);
 		CHECK(thmq_poll(env, SECOND / 1000) >= 0);
-		for (i = total = 0; i < PARTITIONS; i++) {
+		for (i = 0, total = 0; i < PARTITIONS; i++) {
 			int64_t mark = thmq_watermark(producers[i]);
 
 			CHECK(mark >= 0);
 			n.acked[i] = first[i] + (uint64_t)mark;
 			total += (uint64_t)mark;
 		}
-		if (!said && total > READY_AT) {
-			CHECK(put_note(fd, &n) == 0);
+		if (!count && !said && total > READY_AT) {
+			CHECK(note_put(name, &n) == 0);
 			close(open(ready, O_WRONLY | O_CREAT, 0600));
 			said = true;
 		}
 	}
+	CHECK(note_put(name, &n) == 0);
+	CHECK(thmq_env_close(env, 60 * SECOND) == 0);
+	printf("%s: %llu messages acknowledged\n", dir, (unsigned long long)total);
+	return 0;
 }
+
+/* ------------------------------------------------------------------ checking */
 
 /* How many of each partition are there: 0, 1, 2 ... to the last. */
 static int look(uint64_t next[PARTITIONS])
 {
 	struct thmq_partition_info info = {.size = sizeof(info)};
-	uint64_t end[PARTITIONS], at[PARTITIONS] = {0}, number, i;
+	uint64_t end[PARTITIONS], at[PARTITIONS] = {0}, number;
 	struct thmq_consumer *reader;
 	struct thmq_message m[64];
+	uint32_t i;
 	int n, j;
 
 	CHECK(thmq_consumer_open(session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
 	for (i = 0; i < PARTITIONS; i++) {
-		CHECK(thmq_partition_describe(session, "t", (uint32_t)i, NULL, &info) == 0);
+		CHECK(thmq_partition_describe(session, "t", i, NULL, &info) == 0);
 		end[i] = info.end_offset;
 		next[i] = 0;
 	}
@@ -152,42 +248,45 @@ static int look(uint64_t next[PARTITIONS])
 	return 0;
 }
 
-static int check(const char *dir, const char *name, bool losing)
+static int check(const char *dir, const char *name)
 {
-	uint64_t next[PARTITIONS], sent = 0, acked = 0, there = 0, lost = 0, i;
-	int fd = open(name, O_RDWR);
+	uint64_t next[PARTITIONS], sent = 0, acked = 0, there = 0, lost = 0, weak_lost = 0;
 	struct note n;
+	uint32_t i;
 
-	CHECK(fd >= 0 && pread(fd, &n, sizeof(n), 0) == (ssize_t)sizeof(n));
-	CHECK(open_all(dir, losing ? THMQ_DURABILITY_WRITTEN : THMQ_DURABILITY_DURABLE) == 0);
+	CHECK(note_get(name, &n) == 0);
+	CHECK(open_all(dir) == 0);
 	CHECK(look(next) == 0);
 	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
 	for (i = 0; i < PARTITIONS; i++) {
+		uint64_t gone = next[i] < n.acked[i] ? n.acked[i] - next[i] : 0;
+
 		CHECK(next[i] <= n.sent[i]);
-		lost += next[i] < n.acked[i] ? n.acked[i] - next[i] : 0;
+		if (durability_of(i) == THMQ_DURABILITY_DURABLE)
+			lost += gone;
+		else
+			weak_lost += gone;
 		acked += n.acked[i];
 		sent += n.sent[i];
 		there += next[i];
 		n.sent[i] = n.acked[i] = next[i];
 	}
-	CHECK(put_note(fd, &n) == 0);
-	printf("%s: of %llu messages sent %llu were acknowledged, %llu of these are lost, %llu are there.\n", dir,
-	       (unsigned long long)sent, (unsigned long long)acked, (unsigned long long)lost, (unsigned long long)there);
-	return losing ? lost == 0 : lost != 0;
+	CHECK(note_put(name, &n) == 0);
+	printf("sent %llu, acknowledged %llu, there %llu, lost of the durable %llu, of the written %llu\n",
+	       (unsigned long long)sent, (unsigned long long)acked, (unsigned long long)there,
+	       (unsigned long long)lost, (unsigned long long)weak_lost);
+	return lost ? LOST : 0;
 }
 
 int main(int argc, char **argv)
 {
-	const char *what = argc > 1 ? argv[1] : "";
-
-	if (argc == 5 && strcmp(what, "publish") == 0)
-		return publish(argv[2], argv[3], argv[4], THMQ_DURABILITY_DURABLE);
-	if (argc == 5 && strcmp(what, "publish-written") == 0)
-		return publish(argv[2], argv[3], argv[4], THMQ_DURABILITY_WRITTEN);
-	if (argc == 4 && strcmp(what, "check") == 0)
-		return check(argv[2], argv[3], false);
-	if (argc == 4 && strcmp(what, "check-written") == 0)
-		return check(argv[2], argv[3], true);
-	fprintf(stderr, "usage: powercut_pub publish[-written] DIR NOTE READY | check[-written] DIR NOTE\n");
+	if (argc >= 5 && (strcmp(argv[2], "durable") == 0 || strcmp(argv[2], "mixed") == 0)) {
+		mixed = argv[2][0] == 'm';
+		if (argc == 6 && strcmp(argv[1], "publish") == 0)
+			return publish(argv[3], argv[4], argv[5]);
+		if (argc == 5 && strcmp(argv[1], "check") == 0)
+			return check(argv[3], argv[4]);
+	}
+	fprintf(stderr, "usage: powercut_pub publish durable|mixed DIR NOTE READY|COUNT | check durable|mixed DIR NOTE\n");
 	return 2;
 }

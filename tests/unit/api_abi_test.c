@@ -25,20 +25,21 @@ static const struct {
 } structs[] = {
 	/* options and statistics: may grow */
 	STRUCT(thmq_env_opts, 40, spin_ns, 32),
-	STRUCT(thmq_env_stats, 104, read_bytes, 96),
-	STRUCT(thmq_broker_opts, 64, reserved, 60),
+	STRUCT(thmq_env_stats, 128, locked_bytes, 120),
+	STRUCT(thmq_broker_opts, 112, reserved3, 108),
 	STRUCT(thmq_broker_stats, 96, direct_io, 92),
 	STRUCT(thmq_session_opts, 32, timeout_ns, 24),
-	STRUCT(thmq_topic_opts, 24, volatile_bytes, 16),
-	STRUCT(thmq_topic_info, 280, name, 24),
+	STRUCT(thmq_topic_opts, 40, retention_bytes, 32),
+	STRUCT(thmq_topic_info, 296, retention_bytes, 288),
 	STRUCT(thmq_partition_info, 48, lag, 40),
 	STRUCT(thmq_producer_opts, 24, cookie, 16),
 	STRUCT(thmq_message_opts, 48, time_ns, 40),
 	STRUCT(thmq_consumer_opts, 48, cookie, 40),
-	STRUCT(thmq_log_events, 56, checkpoint, 48),
-	STRUCT(thmq_log_opts, 80, log_id, 64),
-	STRUCT(thmq_log_stats, 136, sealed_segments, 132),
-	STRUCT(thmq_log_visitor, 32, finding, 24),
+	STRUCT(thmq_log_events, 80, leave, 72),
+	STRUCT(thmq_log_opts, 136, reserved2, 132),
+	STRUCT(thmq_log_stats, 200, recycled_segments, 192),
+	STRUCT(thmq_log_visitor, 56, loss, 48),
+	STRUCT(thmq_log_repair_opts, 16, quarantine_dir, 8),
 	/* arrays of the caller's, and what is stored: never change */
 	STRUCT(thmq_claim, 48, internal, 16),
 	STRUCT(thmq_message, 72, internal, 56),
@@ -49,6 +50,8 @@ static const struct {
 	STRUCT(thmq_log_view, 56, internal, 40),
 	STRUCT(thmq_log_batch, 56, version, 54),
 	STRUCT(thmq_log_finding, 24, text, 16),
+	STRUCT(thmq_log_step, 32, text, 24),
+	STRUCT(thmq_log_loss, 72, messages, 64),
 };
 
 Test(api_abi, sizes_and_last_offsets_are_those_of_the_release)
@@ -135,6 +138,7 @@ Test(api_abi, options_begin_with_size_and_flags)
 	OPTS(thmq_message_opts);
 	OPTS(thmq_consumer_opts);
 	OPTS(thmq_log_opts);
+	OPTS(thmq_log_repair_opts);
 }
 
 Test(api_abi, the_macros_make_what_init_makes)
@@ -153,6 +157,7 @@ Test(api_abi, the_macros_make_what_init_makes)
 	SAME(thmq_message_opts, THMQ_MESSAGE_OPTS);
 	SAME(thmq_consumer_opts, THMQ_CONSUMER_OPTS);
 	SAME(thmq_log_opts, THMQ_LOG_OPTS);
+	SAME(thmq_log_repair_opts, THMQ_LOG_REPAIR_OPTS);
 }
 
 Test(api_abi, numbers_never_change)
@@ -177,6 +182,8 @@ Test(api_abi, numbers_never_change)
 		IS(THMQ_ENV_FIRST_CPU, 1),      IS(THMQ_ENV_NO_PIN, 2),
 		IS(THMQ_ENV_ALLOW_THREADS, 4),  IS(THMQ_ENV_NO_URING, 8),
 		IS(THMQ_BROKER_NO_CREATE, 1),   IS(THMQ_TOPIC_VOLATILE, 1),
+		IS(THMQ_TOPIC_RETAIN_CONSUMED, 4),
+		IS(THMQ_FULL_REFUSE, 0),        IS(THMQ_FULL_DROP_OLDEST, 1),
 		IS(THMQ_TOPIC_IF_ABSENT, 2),    IS(THMQ_PRODUCER_REPORT, 1),
 		IS(THMQ_MESSAGE_PARTITION, 1),  IS(THMQ_MESSAGE_TIME, 2),
 		IS(THMQ_START_DEFAULT, 0),      IS(THMQ_START_BEGIN, 1),
@@ -191,8 +198,21 @@ Test(api_abi, numbers_never_change)
 		IS(THMQ_RUN_STATE, 2),          IS(THMQ_RUN_OPAQUE, 3),
 		IS(THMQ_RUN_SPARSE, 1),         IS(THMQ_RUN_RELOCATED, 2),
 		IS(THMQ_LOG_NO_CREATE, 1),      IS(THMQ_FINDING_TORN_TAIL, 1),
+		IS(THMQ_BROKER_NO_BACKGROUND_FLUSH, 2),
+		IS(THMQ_LOG_NO_BACKGROUND_FLUSH, 2),
+		IS(THMQ_ENV_LOCK_MEMORY, 16),
+		IS(THMQ_FLUSH_PROBE, 0),        IS(THMQ_FLUSH_DSYNC, 1),
+		IS(THMQ_FLUSH_FDATASYNC, 2),    IS(THMQ_POLLED_PROBE, 0),
+		IS(THMQ_POLLED_OFF, 1),         IS(THMQ_POLLED_ON, 2),
 		IS(THMQ_FINDING_DAMAGE, 2),     IS(THMQ_FINDING_MISSING, 3),
 		IS(THMQ_FINDING_FOREIGN, 4),    IS(THMQ_FINDING_VERSION, 5),
+		IS(THMQ_FINDING_INDEX, 6),      IS(THMQ_FINDING_LEFTOVER, 7),
+		IS(THMQ_FINDING_IDENTITY, 8),   IS(THMQ_STEP_INDEX, 1),
+		IS(THMQ_STEP_VOTE, 2),          IS(THMQ_STEP_SEGMENT, 3),
+		IS(THMQ_STEP_QUARANTINE, 4),    IS(THMQ_STEP_CUT, 5),
+		IS(THMQ_STEP_PLACE, 6),         IS(THMQ_LOSS_DAMAGED, 1),
+		IS(THMQ_LOSS_WHOLE, 2),         IS(THMQ_LOSS_MESSAGES, 3),
+		IS(THMQ_LOSS_STATE, 4),         IS(THMQ_REPAIR_WRITE, 1),
 	};
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)

@@ -554,6 +554,9 @@ Test(client_producer, a_failed_shard_fails_what_is_out_to_it, .init = open_defau
 	cr_assert_eq(send_to(1, 0), 2);
 	cr_assert_eq(send_to(0, 0), 3);
 	PUSH(1, .type = THMQI_FRAME_TROUBLE, .partition = RIG_FIRST, .status = -THMQ_EFAILED, .seq = 3);
+	cr_assert_eq(watermark(), 0, "that was a consumer's");
+	PUSH(1, .type = THMQI_FRAME_TROUBLE, .extra = THMQI_OF_PRODUCER, .partition = RIG_FIRST,
+	     .status = -THMQ_EFAILED, .seq = 3);
 	cr_assert_eq(watermark(), 1, "2 is another shard's");
 	cr_assert(rig_event(THMQ_EVENT_FAILED, &e));
 	cr_assert_eq(e.sequence, 1);

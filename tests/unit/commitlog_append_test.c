@@ -267,17 +267,17 @@ Test(commitlog_append, times_and_bounds_are_found, .init = up, .fini = down)
 	uint64_t index, begin, end, offset;
 
 	cr_assert_eq(thmq_log_bounds(r.log, 2, &begin, &end), -ENOENT);
-	cr_assert_eq(thmq_log_find_time(r.log, 2, 0, &offset), -ENOENT);
+	cr_assert_eq(rig_find_time(&r, 2, 0, &offset), -ENOENT);
 	for (uint64_t i = 100; i < 400; i++)
 		cr_assert_eq(rig_append_wait(&r, 2, i, 100, MEMORY, &index), 0);
 	cr_assert_eq(thmq_log_bounds(r.log, 2, &begin, &end), 0);
 	cr_assert_eq(begin, 100);
 	cr_assert_eq(end, 400);
 	for (int64_t t = 1000; t < 4000; t += 33) {
-		cr_assert_eq(thmq_log_find_time(r.log, 2, t, &offset), t <= 3990 ? 0 : -ENOENT);
+		cr_assert_eq(rig_find_time(&r, 2, t, &offset), t <= 3990 ? 0 : -ENOENT);
 		cr_assert_eq(offset, (uint64_t)(t + 9) / 10);
 	}
-	cr_assert_eq(thmq_log_find_time(r.log, 2, 3991, &offset), -ENOENT);
+	cr_assert_eq(rig_find_time(&r, 2, 3991, &offset), -ENOENT);
 }
 
 Test(commitlog_append, offsets_may_have_gaps_and_runs_many_messages, .init = up, .fini = down)
@@ -383,7 +383,7 @@ Test(commitlog_append, options_out_of_bounds_are_refused)
 	rig_init(&r, 1, NULL);
 	cr_assert_eq(rig_env(&r), 0);
 	struct thmq_log_opts bad[] = {
-		{.size = sizeof(bad[0]), .dir = "x", .flags = 2},
+		{.size = sizeof(bad[0]), .dir = "x", .flags = 0x80000000u},
 		{.size = sizeof(bad[0]), .dir = "x", .segment_bytes_min = 3u << 20},
 		{.size = sizeof(bad[0]), .dir = "x", .segment_bytes_min = 1u << 19},
 		{.size = sizeof(bad[0]), .dir = "x", .segment_bytes_max = 2ull << 30},

@@ -503,8 +503,8 @@ Test(commitlog_recover, another_log_and_a_newer_version_are_refused, .init = up,
 	/* of the vote: both blocks */
 	for (uint32_t at = 0; at < VOTE_BYTES; at += BLOCK) {
 		vote[at + 4]++;
-		crc = thmqi_crc32c(0, vote + at, 84);
-		memcpy(vote + at + 84, &crc, 4);
+		crc = thmqi_crc32c(0, vote + at, 124);
+		memcpy(vote + at + 124, &crc, 4);
 	}
 	rig_put(&r, "vote", 0, vote, VOTE_BYTES);
 	expect_refusal(-THMQ_EVERSION);

@@ -356,4 +356,18 @@ static inline int64_t rig_read_all(struct rig *r, uint32_t partition, uint64_t b
 	return rc < 0 ? rc : (int64_t)(at - begin);
 }
 
+/* Return: 0; -ENOENT; or another error. */
+static inline int rig_find_time(struct rig *r, uint32_t partition, int64_t time_ns, uint64_t *ret_offset)
+{
+	struct thmq_log_reader *reader;
+	int rc = thmq_log_reader_open(r->log, partition, rig_ready, r, &reader);
+
+	if (rc)
+		return rc;
+	while ((rc = thmq_log_reader_find_time(reader, time_ns, ret_offset)) == 0)
+		thmqi_core_poll(r->core, 1000000);
+	thmq_log_reader_close(reader);
+	return rc == 1 ? 0 : rc;
+}
+
 #endif

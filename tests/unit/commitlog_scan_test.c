@@ -76,7 +76,7 @@ static void flip(const char *file, off_t at)
 
 struct seen {
 	uint64_t batches, runs, end, last_index;
-	uint32_t findings[6];
+	uint32_t findings[9];
 	uint64_t position; /* of the last finding */
 	int stop_batch, stop_run, stop_finding;
 	bool wrong;
@@ -126,7 +126,7 @@ static uint32_t findings(const struct seen *s)
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < THMQI_ARRAY_COUNT(s->findings); i++)
-		n += s->findings[i];
+		n += i == THMQ_FINDING_LEFTOVER ? 0 : s->findings[i]; /* the next segment was being made */
 	return n;
 }
 

@@ -247,3 +247,123 @@ Test(commitlog_seal, what_was_truncated_is_not_remembered, .init = up, .fini = d
 	cr_assert_eq(reopen(), 0);
 	expect_all();
 }
+
+/* Anywhere, in any order: by offset and by time, of any partition. */
+static void look_up(uint32_t times)
+{
+	struct thmq_log_reader *reader[PARTITIONS];
+	struct thmq_log_view v;
+	uint64_t offset;
+
+	for (uint32_t p = 0; p < PARTITIONS; p++)
+		cr_assert_eq(thmq_log_reader_open(r.log, p, rig_ready, &r, &reader[p]), 0);
+	for (uint32_t i = 0; i < times; i++) {
+		uint32_t p = i % PARTITIONS;
+		uint64_t want = i * 2654435761u % next[p];
+
+		thmq_log_reader_seek(reader[p], want);
+		for (uint32_t k = 0; k < 3 && want + k < next[p]; k++) {
+			cr_assert_eq(rig_read(&r, reader[p], next[p], &v), 1);
+			cr_assert(rig_view_ok(&v, p, want + k), "partition %u offset %lu", p, (unsigned long)(want + k));
+			thmq_log_view_release(r.log, &v);
+		}
+		if (i % 3 == 0) { /* times are ten times the offset */
+			cr_assert_eq(rig_find_time(&r, p, (int64_t)want * 10 - 5, &offset), 0);
+			cr_assert_eq(offset, want);
+		}
+	}
+	for (uint32_t p = 0; p < PARTITIONS; p++) {
+		cr_assert_eq(rig_find_time(&r, p, (int64_t)next[p] * 10, &offset), -ENOENT);
+		thmq_log_reader_close(reader[p]);
+	}
+}
+
+Test(commitlog_seal, look_ups_go_to_the_indexes, .init = up, .fini = down)
+{
+	fill(SEGMENTS);
+	look_up(500);
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(reopen(), 0);
+	look_up(500);
+	fill(SEGMENTS + 2);
+	look_up(500);
+}
+
+Test(commitlog_seal, readers_go_on_while_segments_are_sealed_behind_them, .init = up, .fini = down)
+{
+	struct thmq_log_reader *reader;
+	struct thmq_log_view v;
+	uint64_t index, at = 0;
+	int rc;
+
+	cr_assert_eq(thmq_log_reader_open(r.log, 1, rig_ready, &r, &reader), 0);
+	for (uint64_t i = 0; i < 12000; i++) {
+		cr_assert_eq(rig_append_wait(&r, 1, i, 500, THMQ_DURABILITY_MEMORY, &index), 0);
+		if (i % 2) /* it falls behind */
+			continue;
+		rc = thmq_log_read(reader, i + 1, &v);
+		if (rc == 0)
+			thmqi_core_poll(r.core, 0);
+		if (rc == 1) {
+			cr_assert(rig_view_ok(&v, 1, at));
+			thmq_log_view_release(r.log, &v);
+			at++;
+		}
+	}
+	cr_assert_geq(full(), 4);
+	for (; at < 12000; at++) {
+		cr_assert_eq(rig_read(&r, reader, 12000, &v), 1);
+		cr_assert(rig_view_ok(&v, 1, at));
+		thmq_log_view_release(r.log, &v);
+	}
+	thmq_log_reader_close(reader);
+}
+
+Test(commitlog_seal, many_segments_take_no_more_memory_of_a_partition)
+{
+	uint64_t index, offset = 0;
+
+	rig_init(&r, 5, NULL);
+	r.opts.segment_bytes_min = r.opts.segment_bytes_max = 1u << 20;
+	r.opts.batch_bytes = 1u << 20;
+	cr_assert_eq(rig_open(&r), 0);
+	for (; full() < 400; offset++) /* more than one partition's list holds */
+		cr_assert_eq(rig_append_wait(&r, 1, offset, 250000, THMQ_DURABILITY_MEMORY, &index), 0);
+	cr_assert_eq(rig_append_wait(&r, 1, offset++, 100, DURABLE, &index), 0);
+	cr_assert_eq(rig_await(&r, index), 0);
+	next[1] = offset;
+	for (int life = 0; life < 2; life++) {
+		for (uint64_t want = 0; want < offset; want += 37)
+			cr_assert_eq(rig_read_all(&r, 1, want, THMQI_MIN(want + 2, offset)), (int64_t)THMQI_MIN(2ul, offset - want));
+		cr_assert_eq(rig_close(&r), 0);
+		cr_assert_eq(rig_open(&r), 0);
+	}
+	cr_assert_geq(rig_stats(&r).sealed_segments, 399);
+	down();
+}
+
+Test(commitlog_seal, an_index_that_is_found_damaged_is_made_again, .init = up, .fini = down)
+{
+	static uint8_t sector[512], again[512];
+	uint64_t at;
+	char name[40];
+
+	fill(3);
+	cr_assert_eq(rig_close(&r), 0);
+	index_name(0, name);
+	rig_get(&r, name, 0, sector, 512);
+	memcpy(&at, sector + 80 + 5 * 32 + 8, 8); /* the section of runs */
+	rig_get(&r, name, at, sector, 512);
+	sector[100] ^= 1;
+	rig_put(&r, name, at, sector, 512);
+	cr_assert_eq(reopen(), 0);
+	cr_assert_eq(rig_stats(&r).sealed_segments, 3);
+	expect_all();
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(reopen(), 0);
+	cr_assert_eq(rig_stats(&r).sealed_segments, 2);
+	rig_get(&r, name, at, again, 512);
+	sector[100] ^= 1;
+	cr_assert_arr_eq(sector, again, 512);
+	expect_all();
+}

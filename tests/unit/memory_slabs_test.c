@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "memory/memory.h"
@@ -281,4 +282,77 @@ Test(memory_slabs, a_refused_registration_is_counted_and_the_slab_is_used_all_th
 	thmqi_pool_unsubscribe(p, &book.registrar);
 	thmqi_pool_close(p);
 	thmqi_slabs_close(s);
+}
+
+/* ------------------------------------------------------------------ locking */
+
+static uint64_t limit_lock(uint64_t bytes)
+{
+	struct rlimit limit = {.rlim_cur = bytes, .rlim_max = bytes};
+
+	cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+	if (getuid() == 0)
+		cr_assert_eq(setuid(65534), 0);
+	return bytes;
+}
+
+/* What the kernel says of this process, bytes. */
+static uint64_t locked_now(void)
+{
+	unsigned long long kib = 0;
+	char line[128];
+	FILE *f = fopen("/proc/self/status", "r");
+
+	cr_assert_not_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "VmLck: %llu kB", &kib) == 1)
+			break;
+	fclose(f);
+	return kib << 10;
+}
+
+static uint64_t lock_two_slabs(void)
+{
+	struct thmqi_slabs *s;
+	struct thmqi_pool *p;
+	uint64_t locked, before;
+
+#ifdef __SANITIZE_ADDRESS__
+	cr_skip_test("mlock() does nothing under AddressSanitizer");
+#endif
+	before = locked_now();
+	cr_assert_eq(thmqi_slabs_open(2 * THMQI_SLAB_BYTES, &s), 0);
+	thmqi_slabs_lock(s);
+	cr_assert_eq(thmqi_pool_open(s, &p), 0);
+	cr_assert_eq(stats_of(s).locked_bytes, 0, "nothing is taken yet");
+	cr_assert_eq(thmqi_pool_reserve(p, 2 * THMQI_SLAB_BYTES), 0);
+	locked = stats_of(s).locked_bytes;
+	if (!stats_of(s).huge) /* these count differently */
+		cr_assert_eq(locked_now() - before, locked);
+	thmqi_pool_close(p);
+	thmqi_slabs_close(s);
+	cr_assert_eq(locked_now(), before, "given back with the memory");
+	return locked;
+}
+
+Test(memory_slabs, what_is_taken_is_locked)
+{
+	struct rlimit limit;
+
+	cr_assert_eq(getrlimit(RLIMIT_MEMLOCK, &limit), 0);
+	if (getuid() != 0 && limit.rlim_cur < 3 * THMQI_SLAB_BYTES)
+		cr_skip_test("the limit of locked memory is too low");
+	cr_assert_eq(lock_two_slabs(), 2 * THMQI_SLAB_BYTES);
+}
+
+Test(memory_slabs, under_a_low_limit_as_much_is_locked_as_it_allows)
+{
+	limit_lock(4 * MIB + 100);
+	cr_assert_eq(lock_two_slabs(), 4 * MIB);
+}
+
+Test(memory_slabs, under_a_tiny_limit_nothing_is_locked_and_all_works)
+{
+	limit_lock(64u << 10);
+	cr_assert_eq(lock_two_slabs(), 0);
 }

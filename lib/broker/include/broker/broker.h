@@ -18,6 +18,10 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 int thmqi_broker_close(struct thmq_broker *broker, uint64_t timeout_ns,
 		       struct thmqi_graveyard *graveyard);
 struct thmq_env *thmqi_broker_env(const struct thmq_broker *broker);
+/* While it is held the broker waits with closing; a copy that is being made then ends with -ESHUTDOWN. */
+void thmqi_broker_copy_hold(struct thmq_broker *broker);
+void thmqi_broker_copy_let_go(struct thmq_broker *broker);
+int thmqi_broker_copy(struct thmq_broker *broker, const char *dest, uint64_t timeout_ns);
 void thmqi_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret);
 
 #endif

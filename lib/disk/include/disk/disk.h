@@ -54,7 +54,16 @@ struct thmqi_disk_op {
 	int64_t result;
 	struct thmqi_disk_queue *queue;
 	uint32_t retries;
-	uint32_t reserved2;
+	uint8_t flushing; /* written, its flush is on the way */
+	uint8_t polled;   /* in the ring that is polled */
+	uint16_t reserved2;
+};
+
+/* How the files of a directory are written and read. */
+struct thmqi_disk_ways {
+	uint32_t flush_method; /* enum thmq_flush_method: wanted; out: found. 0: there is but one way here */
+	uint32_t polled_io;    /* enum thmq_polled_io: likewise */
+	uint64_t dsync_ns, flush_ns; /* out: medians for one durable block; 0: not measured */
 };
 
 struct thmqi_disk_table {
@@ -81,6 +90,11 @@ struct thmqi_disk_table {
 	int (*file_flush)(struct thmqi_disk_file *file);
 	int (*rename)(struct thmqi_disk_dir *dir, const char *from, const char *to);
 	int (*unlink)(struct thmqi_disk_dir *dir, const char *name);
+	/* Settles how the files that are opened in @dir from now on are written and read: as is wanted, or as is
+	 * faster by a measurement of some milliseconds, which is made once for each device and environment. By the
+	 * thread that drives @core. 0; -EOPNOTSUPP: THMQ_POLLED_ON, and it cannot be. NULL: there is but one way. */
+	int (*dir_ways)(struct thmqi_disk_dir *dir, struct thmq_core *core,
+			struct thmqi_disk_ways *ways);
 	/* queue half */
 	int (*queue_open)(void *ctx, struct thmq_core *core, uint32_t depth,
 			  struct thmqi_disk_queue **ret_queue);
@@ -88,12 +102,17 @@ struct thmqi_disk_table {
 	/* 0, or -EAGAIN: the queue is full, nothing taken. The op is the engine's until done. */
 	int (*queue_submit)(struct thmqi_disk_queue *queue, struct thmqi_disk_op *op);
 	uint32_t (*queue_inflight)(const struct thmqi_disk_queue *queue);
+	/* Blocks until an operation of the queue has completed, by its callback, at most so long. false: none has. */
+	bool (*queue_wait)(struct thmqi_disk_queue *queue, uint64_t timeout_ns);
 };
 
 /* The table of @core's world: the simulated one if the world has one, else io_uring if the core has a ring, else
  * helper threads where the environment may have threads, else inline. Sets core->disk_engine. The context is for
  * dir_open and queue_open. */
 const struct thmqi_disk_table *thmqi_disk_of(struct thmq_core *core, void **ret_ctx);
+/* dir_ways, where the table has it; else zeros. */
+int thmqi_disk_ways(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir,
+		    struct thmq_core *core, struct thmqi_disk_ways *ways);
 /* The real calling half alone, for tools that have no core. */
 extern const struct thmqi_disk_table thmqi_disk_posix;
 

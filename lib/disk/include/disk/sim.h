@@ -24,6 +24,8 @@ extern const struct thmqi_disk_table thmqi_disk_sim; /* its context is the struc
 #define THMQI_DISK_SIM_LYING 1u
 /* Operations complete in the order of their submission. */
 #define THMQI_DISK_SIM_IN_ORDER 2u
+/* A sector that was being written when the power went may hold bytes that nobody wrote. */
+#define THMQI_DISK_SIM_GARBLING 4u
 
 /* Zero means the default. */
 struct thmqi_disk_sim_opts {
@@ -56,7 +58,9 @@ enum thmqi_disk_sim_crash_mode {
 	THMQI_DISK_SIM_CRASH_LOSE = 1,   /* everything volatile is lost */
 	THMQI_DISK_SIM_CRASH_KEEP = 2,   /* everything volatile is kept, also what was in flight */
 	THMQI_DISK_SIM_CRASH_PREFIX = 3, /* kept up to a point in time, one write torn there */
-	THMQI_DISK_SIM_CRASH_ANY = 4     /* each by itself: kept, lost or torn */
+	THMQI_DISK_SIM_CRASH_ANY = 4,    /* each by itself: kept, lost or torn */
+	THMQI_DISK_SIM_CRASH_KILL =
+		5 /* of copies only: no cut; the program was killed, nothing volatile is lost yet */
 };
 
 /* Cut the power now (a second time: nothing more happens). From here to thmqi_disk_sim_restart() every
@@ -72,7 +76,43 @@ bool thmqi_disk_sim_is_down(const struct thmqi_disk_sim *sim);
  * only be closed. Without a crash before, it is a clean restart of the machine: everything is kept. */
 void thmqi_disk_sim_restart(struct thmqi_disk_sim *sim);
 
+/* ------------------------------------------------------------------- copies */
+
+/* Called whenever a changing operation has begun and is in flight: the places where thmqi_disk_sim_cut_at() can cut.
+ * What it does must leave @sim alone. NULL: nobody. */
+void thmqi_disk_sim_watch(struct thmqi_disk_sim *sim, void (*step)(void *ctx), void *ctx);
+
+enum thmqi_disk_sim_tear {
+	THMQI_DISK_SIM_TEAR_NONE = 0,
+	THMQI_DISK_SIM_TEAR_HEAD = 1,   /* its first @sector sectors were written */
+	THMQI_DISK_SIM_TEAR_TAIL = 2,   /* all but these */
+	THMQI_DISK_SIM_TEAR_GARBLE = 3, /* these, and the next one holds anything */
+	THMQI_DISK_SIM_TEAR_ONE = 4     /* the next one alone */
+};
+
+struct thmqi_disk_sim_cut {
+	uint32_t mode; /* enum thmqi_disk_sim_crash_mode, of all but what @tear says */
+	uint32_t
+		tear; /* enum thmqi_disk_sim_tear: the write that began last is in flight, and torn so */
+	uint32_t sector; /* its place in that write */
+};
+
+/*
+ * @to becomes what @from is now (@cut NULL), or what a power cut of @from would leave now, up again; @from and what is in
+ * flight on it go on as they are. All queues, files and directories of @to must be closed; its options and its watchers
+ * stay, its faults go. Its time does not go back with a @cut. The bytes are shared until one of both writes them: it costs little. Without @cut nothing
+ * may be in flight on @from. 0; -ENOMEM: @to is empty.
+ */
+int thmqi_disk_sim_copy(struct thmqi_disk_sim *to, struct thmqi_disk_sim *from, uint64_t seed,
+			const struct thmqi_disk_sim_cut *cut);
+/* Sectors of the write that began last on @sim, while a watcher is called; 0: what began last is no write. */
+uint32_t thmqi_disk_sim_last_sectors(const struct thmqi_disk_sim *sim);
+
 /* ------------------------------------------------------------------- faults */
+
+/* In place of an opcode, for a fault: any operation but a close, or any that changes something. */
+#define THMQI_DISK_SIM_ANY_CHANGE 254u
+#define THMQI_DISK_SIM_ANY_OP 255u
 
 enum thmqi_disk_sim_effect {
 	THMQI_DISK_SIM_ERROR = 1,     /* fails with @error; a write may have happened in part */
@@ -84,7 +124,7 @@ enum thmqi_disk_sim_effect {
 };
 
 struct thmqi_disk_sim_fault {
-	uint8_t opcode; /* enum thmqi_disk_opcode */
+	uint8_t opcode; /* enum thmqi_disk_opcode or THMQI_DISK_SIM_ANY_* */
 	uint8_t effect; /* enum thmqi_disk_sim_effect */
 	uint16_t reserved;
 	int32_t error;   /* negative errno; 0 means -EIO */

@@ -47,11 +47,14 @@ struct thmqi_slabs_stats {
 	uint32_t huge; /* 1: explicit huge pages */
 	uint32_t registrations;
 	uint32_t registration_failures;
+	uint64_t locked_bytes; /* by thmqi_slabs_lock(), as far as the system let us */
 };
 
 /* @limit: bytes over all pools, rounded up to slabs. Reserves address space only. */
 int thmqi_slabs_open(uint64_t limit, struct thmqi_slabs **ret_slabs);
 void thmqi_slabs_close(struct thmqi_slabs *s);
+/* Every slab taken from now on is locked in memory, or as much of it as the limit of locked memory allows. */
+void thmqi_slabs_lock(struct thmqi_slabs *s);
 void thmqi_slabs_stats(struct thmqi_slabs *s, struct thmqi_slabs_stats *ret);
 
 int thmqi_pool_open(struct thmqi_slabs *s, struct thmqi_pool **ret_pool);

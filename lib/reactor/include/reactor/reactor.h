@@ -9,6 +9,8 @@
 #ifndef THMQI_REACTOR_H
 #define THMQI_REACTOR_H
 
+#include <pthread.h>
+
 #include "base/base.h"
 #include "memory/memory.h"
 #include "ring/ring.h"
@@ -38,6 +40,9 @@ struct thmqi_poller {
 	/* Called at the end of an iteration in which anything was done, and of the first one of each thmqi_core_poll(),
 	 * since the owner may have given work to its objects before: submit what has gathered. May be NULL. */
 	void (*finish)(struct thmqi_poller *p);
+	/* Called when the core closes and it is still there, on the core's thread where it has one: it must take itself out.
+	 * NULL: that is a mistake of the owner's. */
+	void (*end)(struct thmqi_poller *p);
 	struct thmqi_list link; /* the core's */
 };
 
@@ -64,6 +69,7 @@ struct thmq_core {
 	uint64_t wall_ns; /* likewise, since 1970 */
 	struct thmqi_pool *pool;
 	struct thmqi_ring *ring; /* NULL: refused or not wanted */
+	struct thmqi_ring *polled; /* lib/disk's second ring, whose completions are looked for and never slept on; or NULL */
 	struct thmqi_prng prng;
 	const struct thmqi_world *world;
 	bool in_poll;               /* inside an iteration: blocking calls are -EDEADLK */
@@ -76,6 +82,24 @@ struct thmq_core {
 		sleeping;           /* 1: armed: whoever makes work calls thmqi_core_wake() */
 	_Atomic uint32_t may_sleep; /* 0: policy poll: nobody needs to look at sleeping */
 	_Atomic uint64_t owner;     /* thmqi_thread_self() of the driving thread; 0: none */
+};
+
+/* One device, by its number (st_dev), as lib/disk has measured it. */
+struct thmqi_device_note {
+	uint64_t device;
+	uint64_t dsync_ns, flush_ns; /* a durable write of one block by a flag; by a flush behind it. 0: not measured */
+	uint64_t event_read_ns, polled_read_ns; /* a read of one block by either ring; 0: not measured */
+	bool has_flush, has_polled;             /* that was looked into */
+	bool split;                             /* a flush behind the write is the faster way */
+	bool polled;                            /* polled completions work and pay */
+};
+
+#define THMQI_DEVICE_NOTES 16u /* what does not fit is measured again at each open */
+
+struct thmqi_device_notes {
+	pthread_mutex_t lock; /* held while a device is measured: one at a time; never on the message path */
+	uint32_t count;
+	struct thmqi_device_note notes[THMQI_DEVICE_NOTES];
 };
 
 /* The environment: cores, pool, world; what others hang on it by key. struct thmq_env begins with a struct
@@ -92,6 +116,9 @@ bool thmqi_env_is_caller_driven(const struct thmq_env *env);
 uint32_t thmqi_env_flags(const struct thmq_env *env);
 void thmqi_env_stats(struct thmq_env *env,
 		     struct thmq_env_stats *ret); /* ret->size is not looked at */
+uint32_t thmqi_env_policy(const struct thmq_env *env); /* enum thmq_policy, never DEFAULT */
+/* What lib/disk has found out about devices: the environment only carries it. */
+struct thmqi_device_notes *thmqi_env_device_notes(struct thmq_env *env);
 /* One pointer for the layer above (registry of listeners and handles); the environment does not touch it. */
 void **thmqi_env_user(struct thmq_env *env);
 

@@ -29,6 +29,10 @@ struct thmqi_ring_op {
 
 /* Why a ring could not be opened is told by the error: -ENOSYS, -EPERM, -EACCES mean "refused here". */
 int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring);
+/* A ring for reads and writes alone, on files that are open for O_DIRECT and whose device has polled queues; others
+ * fail, as -EOPNOTSUPP mostly. Its completions are looked for at the device by thmqi_ring_reap(), a system call each
+ * time, as long as something is in flight: it is never slept on, and thmqi_ring_wait() looks once. */
+int thmqi_ring_open_polled(uint32_t depth, struct thmqi_ring **ret_ring);
 /* Any thread, once nobody drives it. What is in flight is abandoned to the kernel: wait for it before. */
 void thmqi_ring_close(struct thmqi_ring *r);
 /* The calling thread drives the ring from now on. 0; -EBUSY another thread has operations in flight. */
@@ -84,6 +88,9 @@ int thmqi_ring_fd(struct thmqi_ring *r);
 /* Before the sleep: true if completions are there already. Disarm after it, before they are reaped. */
 bool thmqi_ring_fd_arm(struct thmqi_ring *r);
 void thmqi_ring_fd_disarm(struct thmqi_ring *r);
+/* How the kernel set it up: constant, for any thread. */
+bool thmqi_ring_is_single_issuer(const struct thmqi_ring *r);
+bool thmqi_ring_defers_taskrun(const struct thmqi_ring *r);
 uint32_t thmqi_ring_inflight(
 	const struct thmqi_ring *r); /* operations that will complete, multishots not counted */
 

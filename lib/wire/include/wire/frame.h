@@ -66,7 +66,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_GAP =
 		44, /* stream partition; seq: offset delivery goes on at; arg0: offset that was wanted; generation */
 	THMQI_FRAME_TROUBLE =
-		45, /* stream partition; status: this partition or its shard has failed or was deleted */
+		45, /* stream partition; status: this partition or its shard has failed or was deleted; extra:
+		       THMQI_OF_PRODUCER: the stream is a producer's, and seq is not settled and will not be */
 	THMQI_FRAME_DELIVER_ONE =
 		47, /* a DELIVER of one message, all of it wanted, whose record is in the frame, so that its reader need
 		       not wait for the run's memory: seq: time; extra: size; key_len; flags: tag_len; arg1: its
@@ -74,7 +75,9 @@ enum thmqi_frame_type {
 	THMQI_FRAME_EXPELLED =
 		48, /* meta; stream; status: -THMQ_EFENCED: the group took this silent member for dead, and has gone on without */
 	THMQI_FRAME_LOST =
-		46 /* partition; seq: first offset; len: count: messages of a weaker ack are gone */
+		46 /* stream partition; seq: first offset; arg1: count: messages of a weaker ack or visibility, which is
+		      flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
+		      THMQI_OF_PRODUCER: the stream is a producer's, and arg0 the first sequence */
 };
 
 /* 64 bytes, one cache line. turn is written last, by the ring. */
@@ -103,6 +106,7 @@ _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
 #define THMQI_PRODUCE_TIMED 0x200u
+#define THMQI_OF_PRODUCER 1u /* a number of a stream is a consumer's without it */
 #define THMQI_ATTACHED_AT_GROUP 0x80u /* it begins where the group stands, not where ATTACH asked for */
 
 /*
@@ -183,7 +187,7 @@ static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t coun
 
 enum thmqi_op {
 	THMQI_OP_TOPIC_CREATE =
-		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes */
+		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_* */
 	THMQI_OP_TOPIC_DELETE = 2, /* meta; name */
 	THMQI_OP_TOPIC_LIST =
 		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
@@ -211,6 +215,8 @@ struct thmqi_request {
 	uint32_t reserved;
 	uint64_t volatile_bytes;
 	uint64_t session_timeout_ns;
+	uint64_t retention_ns;
+	uint64_t retention_bytes;
 	char name[256]; /* NUL-terminated */
 	char group[256];
 };
@@ -222,6 +228,8 @@ struct thmqi_topic_entry {
 	uint32_t visible_at;
 	uint32_t group_count;
 	uint32_t reserved;
+	uint64_t retention_ns;
+	uint64_t retention_bytes;
 	char name[256];
 };
 

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * retain.c - what the log's cleaner asks: which messages must be kept, by what their topics say; and what must outlive a
+ * segment: offsets of groups, next offsets of partitions, metadata. Decides; the log does the rest.
+ */
+#include "internal.h"
+
+/* Has every group done with all below @end? Where there is none yet, nobody has. */
+static bool consumed(const struct partition *p, uint64_t end)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &p->groups)
+	{
+		const struct group_offset *g = thmqi_container(it, struct group_offset, link);
+
+		if (g->durable_offset == UINT64_MAX || g->durable_offset < end)
+			return false;
+	}
+	return !thmqi_list_empty(&p->groups);
+}
+
+int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
+{
+	struct shard *s = ctx;
+	const struct partition *p = thmqi_shard_partition(s, e->partition);
+	int64_t now = (int64_t)s->core->wall_ns;
+
+	if (!p || p->dead)
+		return 0;
+	if (p->retention_ns && now > e->last_time_ns &&
+	    (uint64_t)now - (uint64_t)e->last_time_ns > p->retention_ns)
+		return 0;
+	if (p->retention_bytes && e->held_bytes >= e->bytes &&
+	    e->held_bytes - e->bytes >= p->retention_bytes)
+		return 0;
+	return !p->retain_consumed || !consumed(p, e->end_offset);
+}
+
+int thmqi_retain_partition(struct partition *p)
+{
+	struct state_partition state = {.next_offset = p->next_offset,
+					.end_offset = p->logged_offset};
+	struct pending *e;
+
+	return thmqi_shard_append_state(p->shard, STATE_PARTITION, p->id, &state, sizeof(state),
+					&e);
+}
+
+int thmqi_retain_leave(void *ctx, uint32_t partition)
+{
+	struct partition *p = thmqi_shard_partition(ctx, partition);
+
+	return p && !p->dead && p->log ? thmqi_retain_partition(p) : 0;
+}
+
+/* Its newest offset, also one that is on its way: an older one behind that would take it back. */
+static int renew_offset(struct shard *s, uint64_t item)
+{
+	struct partition *p = thmqi_shard_partition(s, (uint32_t)(item >> 32));
+	struct group_offset *g = p && !p->dead ? thmqi_offsets_get(p, (uint32_t)item, false) : NULL;
+
+	return g && g->offset != UINT64_MAX ? thmqi_offsets_store(s, g) : 0;
+}
+
+int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item)
+{
+	struct shard *s = ctx;
+
+	if (s->id == THMQI_SHARD_META)
+		return thmqi_meta_renew(s->broker->meta, kind, item);
+	switch (kind) {
+	case STATE_GROUP_OFFSET:
+		return renew_offset(s, item);
+	case STATE_PARTITION:
+		return thmqi_retain_leave(s, (uint32_t)item);
+	default:
+		return 0;
+	}
+}

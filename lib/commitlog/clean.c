@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * clean.c - the one cleaner: looks at the oldest segment when one was filled, and every second, and asks the log's owner what of
+ * it must be kept. Where nothing must, states and ends of partitions that would go with it are written again; once that is
+ * durable it goes. Every step is small, and a step that cannot be done now is done later. Knows no topics.
+ */
+#include "internal.h"
+
+#define LOOK_NS 1000000000ull
+#define AGAIN_NS 1000000ull
+#define STATES_BUDGET 4096u /* places looked at in one iteration */
+#define APPENDS_BUDGET 64u  /* slices asked for in one iteration */
+#define EXTENTS_BUDGET 256u
+/* States may be written again at such a rate: for three bytes that go one is written, or a quarter of a segment. */
+#define STATES_SHARE 3u
+#define STATES_QUARTER 4u
+
+enum clean_step {
+	CLEAN_IDLE,
+	CLEAN_JUDGE,
+	CLEAN_WEIGH,
+	CLEAN_STATES,
+	CLEAN_LEAVE,
+	CLEAN_WAIT,
+	CLEAN_DROP
+};
+
+uint64_t thmqi_log_file_bytes(const struct thmq_log *log)
+{
+	uint64_t bytes = 0;
+	uint32_t i;
+
+	for (i = 0; i < log->segment_count; i++)
+		bytes += log->segments[i]->bytes;
+	if (log->prepare == PREPARE_MAKING || log->prepare == PREPARE_READY)
+		bytes += log->next->bytes;
+	if (log->drop.segment)
+		bytes += log->drop.segment->bytes;
+	return bytes + (log->spare.file ? log->spare.bytes : 0);
+}
+
+/* -------------------------------------------------------------------- when */
+
+static void on_timer(struct thmqi_timer *t)
+{
+	struct thmq_log *log = thmqi_container(t, struct thmq_log, clean.timer);
+
+	log->clean.look = true; /* the iteration that this causes does the rest */
+}
+
+static void later(struct thmq_log *log, uint64_t ns)
+{
+	struct clean *c = &log->clean;
+
+	c->look = false;
+	c->timer.fire = on_timer;
+	thmqi_timer_start(log->core, &c->timer, log->core->now_ns + ns);
+}
+
+void thmqi_clean_look(struct thmq_log *log)
+{
+	if (log->disk && (log->events.live || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
+		log->clean.look = true;
+}
+
+/* Its oldest segment is not looked at again before a second has passed. */
+static void rest(struct thmq_log *log)
+{
+	log->clean.step = CLEAN_IDLE;
+	log->clean.forced = false;
+	if (log->segment_count > 1)
+		later(log, LOOK_NS);
+	else
+		log->clean.look = false; /* a segment that is filled wakes it */
+}
+
+void thmqi_clean_stop(struct thmq_log *log)
+{
+	log->clean.step = CLEAN_IDLE;
+	log->clean.look = false;
+	thmqi_timer_stop(log->core, &log->clean.timer);
+}
+
+/* ------------------------------------------------------------------- judge */
+
+static bool is_full(const struct thmq_log *log)
+{
+	if (log->opts.full_policy != THMQ_FULL_DROP_OLDEST)
+		return false;
+	if (log->prepare == PREPARE_FAILED && log->prepare_error == -ENOSPC)
+		return true;
+	/* one segment less than the limit, so that the next is there in time */
+	return log->opts.limit_bytes &&
+	       thmqi_log_file_bytes(log) + log->active->bytes > log->opts.limit_bytes;
+}
+
+static int begin(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	struct segment *s = log->segments[0];
+
+	c->look = false;
+	if (log->segment_count < 2 || log->states.incomplete || s == log->sealing.segment ||
+	    s->position + s->bytes > log->durable_position) {
+		rest(log);
+		return 0;
+	}
+	thmqi_timer_stop(log->core, &c->timer);
+	c->position = s->position;
+	c->forced = is_full(log);
+	c->bytes = c->live_bytes = 0;
+	c->renewed = 0;
+	thmqi_extents_begin(&c->extents, s);
+	c->step = CLEAN_JUDGE;
+	return 1;
+}
+
+static uint64_t last_batch(const struct thmq_log *log)
+{
+	const struct segment *s = log->segments[0];
+
+	return s->first_index + s->batch_count - 1;
+}
+
+static void weigh_begin(struct thmq_log *log, uint32_t step)
+{
+	log->clean.cursor = 0;
+	log->clean.grown = log->states.grown;
+	log->clean.step = step;
+}
+
+static int judge(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	struct thmq_log_extent e;
+	uint32_t budget = EXTENTS_BUDGET;
+	int rc = 1;
+
+	while (budget-- && (rc = thmqi_extents_next(log, &c->extents, &e)) == 1) {
+		c->bytes += e.bytes;
+		if (!log->events.live || log->events.live(log->opts.ctx, &e))
+			c->live_bytes += THMQI_MAX(e.bytes, 1u);
+	}
+	if (rc == 1)
+		return 1;
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc < 0 || (c->live_bytes && !c->forced)) {
+		rest(log);
+		return 1;
+	}
+	c->live_bytes = 0;
+	weigh_begin(log, CLEAN_WEIGH);
+	return 1;
+}
+
+/* Would more of it be written again than is gained? Else a log of nothing but states would be rewritten for ever. */
+static int weigh(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	const struct segment *s = log->segments[0];
+	uint32_t budget = STATES_BUDGET;
+	const struct state_place *p;
+
+	if (c->grown != log->states.grown) {
+		c->live_bytes = 0;
+		weigh_begin(log, CLEAN_WEIGH);
+	}
+	while ((p = thmqi_states_next(&log->states, &c->cursor, &budget, last_batch(log))))
+		c->live_bytes += p->len + sizeof(struct thmq_run_header);
+	if (!budget)
+		return 1;
+	if (!c->forced && c->live_bytes * STATES_QUARTER > s->bytes &&
+	    thmqi_log_file_bytes(log) < log->states.bytes * STATES_SHARE) {
+		rest(log);
+		return 1;
+	}
+	weigh_begin(log, CLEAN_STATES);
+	return 1;
+}
+
+/* ------------------------------------------------------------------- renew */
+
+/* The end of the active segment that was lent. */
+static void give_back(struct thmq_log *log, uint64_t reserve)
+{
+	if (log->prepare == PREPARE_FAILED)
+		log->reserve = THMQI_MAX(log->reserve, reserve);
+}
+
+/* The log's own: who votes. */
+static int renew_voters(struct thmq_log *log)
+{
+	struct thmq_run_header *run;
+	uint64_t index, node = 1;
+	int rc = thmq_log_append(log, (uint32_t)(sizeof(*run) + sizeof(node)), &run, &index);
+
+	if (rc)
+		return rc;
+	memset(run, 0, sizeof(*run));
+	run->len = sizeof(node);
+	run->encoding = THMQ_RUN_STATE;
+	memcpy(run + 1, &node, sizeof(node));
+	thmq_log_append_end(log, run, THMQ_DURABILITY_MEMORY);
+	return 0;
+}
+
+static int renew(struct thmq_log *log, const struct state_place *p)
+{
+	uint32_t kind = p->kind, grown = log->states.grown;
+	uint64_t item = p->item, batch = p->batch, reserve = log->reserve;
+	int rc = 0;
+
+	log->reserve = 0; /* it is for this */
+	if (kind == 0)
+		rc = renew_voters(log);
+	else if (log->events.renew)
+		rc = log->events.renew(log->opts.ctx, kind, item);
+	give_back(log, reserve);
+	if (rc == 0 && log->states.grown == grown && p->batch == batch)
+		thmqi_states_meaningless(log, p);
+	return rc;
+}
+
+static int renew_some(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	uint32_t budget = STATES_BUDGET, appends = APPENDS_BUDGET;
+	const struct state_place *p;
+
+	if (c->grown != log->states.grown)
+		weigh_begin(log, CLEAN_STATES);
+	while (appends &&
+	       (p = thmqi_states_next(&log->states, &c->cursor, &budget, last_batch(log)))) {
+		if (renew(log, p) != 0) {
+			c->cursor--;
+			later(log, AGAIN_NS);
+			return 0;
+		}
+		if (c->grown != log->states.grown)
+			return 1;
+		appends--;
+	}
+	if (!appends || !budget)
+		return 1;
+	thmqi_extents_begin(&c->extents, log->segments[0]);
+	c->step = CLEAN_LEAVE;
+	return 1;
+}
+
+static int leave_one(struct thmq_log *log, uint32_t partition)
+{
+	uint64_t reserve = log->reserve;
+	int rc;
+
+	log->reserve = 0;
+	rc = log->events.leave(log->opts.ctx, partition);
+	give_back(log, reserve);
+	return rc;
+}
+
+static int leave(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	uint32_t budget = APPENDS_BUDGET;
+	const struct run_index *x;
+	struct thmq_log_extent e;
+	struct extents was = c->extents;
+	int rc = 1;
+
+	while (budget-- && (rc = thmqi_extents_next(log, &c->extents, &e)) == 1) {
+		x = thmqi_map_get(&log->partitions, e.partition);
+		if (x && log->events.leave && e.end_offset >= x->end &&
+		    leave_one(log, e.partition) != 0) {
+			c->extents = was;
+			later(log, AGAIN_NS);
+			return 0;
+		}
+		was = c->extents;
+	}
+	if (rc == 1)
+		return 1;
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc < 0) {
+		rest(log);
+		return 1;
+	}
+	if (thmq_log_flush(log, &c->renewed) != 0)
+		return 0;
+	c->step = CLEAN_WAIT;
+	return 1;
+}
+
+static int drop(struct thmq_log *log)
+{
+	int rc;
+
+	if (log->segments[0]->position != log->clean.position) {
+		log->clean.step = CLEAN_IDLE;
+		if (log->drop.step == 0) /* on to the next */
+			log->clean.look = true;
+		else
+			later(log, AGAIN_NS);
+		return 1;
+	}
+	if (log->drop.step)
+		return 0;
+	rc = thmqi_log_drop_oldest(log);
+	if (rc == -EAGAIN)
+		later(log, AGAIN_NS);
+	else if (rc)
+		rest(log);
+	return rc == 0;
+}
+
+/* -------------------------------------------------------------------- poll */
+
+static int step(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+
+	if (c->step && c->step != CLEAN_DROP && log->segments[0]->position != c->position) {
+		c->step = CLEAN_IDLE; /* it has gone otherwise */
+		c->look = true;
+	}
+	switch (c->step) {
+	case CLEAN_IDLE:
+		return c->look && !log->drop.step ? begin(log) : 0;
+	case CLEAN_JUDGE:
+		return judge(log);
+	case CLEAN_WEIGH:
+		return weigh(log);
+	case CLEAN_STATES:
+		return renew_some(log);
+	case CLEAN_LEAVE:
+		return leave(log);
+	case CLEAN_WAIT:
+		if (log->durable_index < c->renewed)
+			return 0;
+		c->step = CLEAN_DROP;
+		return 1;
+	default:
+		return drop(log);
+	}
+}
+
+int thmqi_clean_poll(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	int done = log->drop.step ? thmqi_drop_step(log) : 0;
+
+	if (log->draining || log->failed || (!c->step && !c->look))
+		return done;
+	if (c->step && c->step != CLEAN_WAIT && c->timer.heap_index)
+		return done; /* it has been put off */
+	return done + step(log);
+}
+
+bool thmqi_clean_wants(const struct thmq_log *log)
+{
+	const struct clean *c = &log->clean;
+
+	if (log->draining || log->failed)
+		return false;
+	if (thmqi_drop_wants(log))
+		return true;
+	if (c->step == CLEAN_IDLE)
+		return c->look && !log->drop.step;
+	if (c->step == CLEAN_WAIT)
+		return log->durable_index >= c->renewed;
+	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && c->page.reading)
+		return false;
+	return !c->timer.heap_index && !(c->step == CLEAN_DROP && log->drop.step);
+}

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * copy.c - a log copied, open or closed: its durable part, batch by batch, each checked on its way, then a `vote` of its own,
+ * which makes it a log. The calling thread does the work; of an open log the core only says how far it goes, and keeps its
+ * segments meanwhile. What is durable is never written again, so that it can be read beside the writers.
+ */
+#include <stdio.h>
+
+#include "scan.h"
+
+#define PIECE_BYTES (8u << 20) /* read at a time; a batch has 4 MiB at most */
+#define ZEROS_BYTES (1u << 20)
+
+struct copy {
+	const struct thmqi_log_snapshot *snap;
+	const struct thmqi_disk_table *disk;
+	struct thmqi_disk_dir *from, *to;
+	const char *dest;
+	struct vote vote;
+	struct chain chain; /* behind the last batch that was copied */
+	uint8_t *piece, *zeros;
+};
+
+static int paused(const struct copy *c)
+{
+	return c->snap->pause ? c->snap->pause(c->snap->ctx) : 0;
+}
+
+/* ---------------------------------------------------------------- segments */
+
+/* Batches at @data that are whole and there to their end, up to the copy's. Return: their bytes; or an error. */
+static int64_t take_batches(struct copy *c, const uint8_t *data, uint64_t have, uint64_t left)
+{
+	const struct batch_header *h;
+	uint64_t at = 0;
+	uint32_t len;
+
+	while (at < left && c->chain.position < c->snap->end) {
+		h = (const struct batch_header *)(data + at);
+		if (at + THMQI_BLOCK > have)
+			break;
+		if (!thmqi_batch_header_ok(h, c->chain.position, c->vote.log_id) ||
+		    !thmqi_batch_continues(h, &c->chain) || h->len > left - at)
+			return -THMQ_ECORRUPT;
+		len = h->type == BATCH_PAD ? THMQI_BLOCK : h->len;
+		if (len > BATCH_BYTES_MAX)
+			return -THMQ_ECORRUPT;
+		if (at + len > have)
+			break;
+		if (!thmqi_batch_payload_ok(h, len))
+			return -THMQ_ECORRUPT;
+		thmqi_chain_advance(&c->chain, h);
+		at += len;
+		if (h->type ==
+		    BATCH_PAD) /* the rest of the segment, of which only this was written */
+			break;
+	}
+	return (int64_t)at;
+}
+
+static int fill_up(struct copy *c, struct thmqi_disk_file *file, uint64_t at, uint64_t bytes)
+{
+	int rc = 0;
+
+	while (at < bytes && !rc) {
+		uint32_t len = (uint32_t)THMQI_MIN((uint64_t)ZEROS_BYTES, bytes - at);
+
+		rc = c->disk->file_write(file, c->zeros, len, at, false);
+		at += len;
+		rc = rc ? rc : paused(c);
+	}
+	return rc;
+}
+
+static int copy_batches(struct copy *c, struct thmqi_disk_file *from, struct thmqi_disk_file *to,
+			uint64_t position, uint64_t bytes)
+{
+	uint64_t at = 0;
+	int64_t n = 0;
+	int rc = 0;
+
+	while (c->chain.position < c->snap->end && c->chain.position < position + bytes && !rc) {
+		at = c->chain.position - position;
+		n = c->disk->file_read(from, c->piece,
+				       (uint32_t)THMQI_MIN((uint64_t)PIECE_BYTES, bytes - at), at);
+		if (n >= 0)
+			n = take_batches(c, c->piece, (uint64_t)n, bytes - at);
+		if (n <= 0)
+			return n ? (int)n : -THMQ_ECORRUPT;
+		rc = c->disk->file_write(to, c->piece, (uint32_t)n, at, false);
+		at += (uint64_t)n;
+		rc = rc ? rc : paused(c);
+	}
+	return rc ? rc : fill_up(c, to, at, bytes);
+}
+
+static int copy_segment(struct copy *c, uint64_t position, uint64_t bytes)
+{
+	struct thmqi_disk_file *from, *to;
+	char name[40];
+	int rc;
+
+	thmqi_segment_name(position, name);
+	rc = c->disk->file_open(c->from, name, false, &from);
+	if (rc)
+		return rc == -ENOENT ? -THMQ_ECORRUPT : rc;
+	rc = c->disk->file_open(c->to, name, true, &to);
+	if (!rc) {
+		rc = c->disk->file_allocate(to, bytes);
+		rc = rc ? rc : copy_batches(c, from, to, position, bytes);
+		rc = rc ? rc : c->disk->file_flush(to);
+		c->disk->file_close(to);
+	}
+	c->disk->file_close(from);
+	return rc;
+}
+
+/* An aid: one that is not there, or goes meanwhile, is not needed. */
+static int copy_index(struct copy *c, uint64_t position)
+{
+	struct thmqi_disk_file *from, *to;
+	char name[40];
+	int64_t n = 1;
+	uint64_t at;
+	int rc;
+
+	thmqi_seal_name(position, name);
+	rc = c->disk->file_open(c->from, name, false, &from);
+	if (rc)
+		return rc == -ENOENT ? 0 : rc;
+	rc = c->disk->file_open(c->to, name, true, &to);
+	for (at = 0; !rc && n > 0; at += (uint64_t)n) {
+		n = c->disk->file_read(from, c->piece, PIECE_BYTES, at);
+		n -= n > 0 ? n % THMQI_BLOCK : 0; /* it has whole blocks */
+		if (n > 0)
+			rc = c->disk->file_write(to, c->piece, (uint32_t)n, at, false);
+		else
+			rc = (int)n;
+		rc = rc ? rc : paused(c);
+	}
+	c->disk->file_close(from);
+	if (rc && at == 0)
+		return rc;
+	rc = rc ? rc : c->disk->file_flush(to);
+	c->disk->file_close(to);
+	return rc;
+}
+
+static int copy_all(struct copy *c)
+{
+	uint64_t position = c->vote.begin_position, bytes;
+	int rc = 0;
+
+	do {
+		bytes = thmqi_segment_bytes(&c->vote, position);
+		rc = copy_segment(c, position, bytes);
+		if (!rc && position + bytes <= c->snap->end)
+			rc = copy_index(c, position);
+		position += bytes;
+	} while (!rc && position < c->snap->end);
+	if (!rc && c->chain.position != c->snap->end)
+		rc = -THMQ_ECORRUPT;
+	return rc ? rc : c->disk->dir_sync(c->to);
+}
+
+/* ------------------------------------------------------------------ the copy */
+
+static void copy_end(struct copy *c)
+{
+	if (c->from)
+		c->disk->dir_close(c->from);
+	if (c->to)
+		c->disk->dir_close(c->to);
+	free(c->piece);
+	free(c->zeros);
+}
+
+static int copy_begin(struct copy *c, const struct thmqi_log_snapshot *snap, const char *dest)
+{
+	int rc;
+
+	memset(c, 0, sizeof(*c));
+	c->snap = snap;
+	c->disk = snap->disk;
+	c->dest = dest;
+	memcpy(&c->vote, snap->vote, sizeof(c->vote));
+	c->chain = (struct chain){.position = c->vote.begin_position,
+				  .index = c->vote.begin_index,
+				  .term = c->vote.begin_term,
+				  .crc = c->vote.begin_crc};
+	rc = c->disk->dir_open(snap->disk_ctx, snap->dir, false, &c->from);
+	if (rc) {
+		c->from = NULL;
+		return rc;
+	}
+	rc = c->disk->dir_open(snap->disk_ctx, dest, true, &c->to);
+	if (rc) {
+		c->to = NULL;
+		return rc;
+	}
+	c->piece = aligned_alloc(THMQI_BLOCK, PIECE_BYTES);
+	c->zeros = aligned_alloc(THMQI_BLOCK, ZEROS_BYTES);
+	if (!c->piece || !c->zeros)
+		return -ENOMEM;
+	memset(c->zeros, 0, ZEROS_BYTES);
+	return 0;
+}
+
+static int say(const struct copy *c, int rc)
+{
+	if (rc == -THMQ_ECORRUPT)
+		return thmqi_fail(rc, "copy %s: the batch at position %llu is damaged or missing",
+				  c->snap->dir, (unsigned long long)c->chain.position);
+	return rc ? thmqi_fail(rc, "copy %s to %s: %s", c->snap->dir, c->dest, thmq_strerror(rc))
+		  : 0;
+}
+
+int thmqi_log_copy_data(const struct thmqi_log_snapshot *snap, const char *dest)
+{
+	struct copy c;
+	int rc = copy_begin(&c, snap, dest);
+
+	rc = say(&c, rc ? rc : copy_all(&c));
+	copy_end(&c);
+	return rc;
+}
+
+int thmqi_log_copy_vote(const struct thmqi_log_snapshot *snap, const char *dest)
+{
+	struct copy c;
+	int rc = copy_begin(&c, snap, dest);
+
+	rc = say(&c, rc ? rc : thmqi_vote_make(c.disk, c.to, &c.vote));
+	copy_end(&c);
+	return rc;
+}
+
+static int note_any(void *arg, const char *name)
+{
+	(void)name;
+	*(bool *)arg = true;
+	return 0;
+}
+
+int thmqi_copy_dest(const struct thmqi_disk_table *disk, void *disk_ctx, const char *dest)
+{
+	struct thmqi_disk_dir *dir;
+	bool any = false;
+	int rc = disk->dir_open(disk_ctx, dest, true, &dir);
+
+	if (!rc) {
+		rc = disk->dir_list(dir, note_any, &any);
+		disk->dir_close(dir);
+	}
+	if (!rc && any)
+		rc = -ENOTEMPTY;
+	return rc ? thmqi_fail(rc, "copy to %s: %s", dest, thmq_strerror(rc)) : 0;
+}
+
+/* --------------------------------------------------------------- snapshots */
+
+static int take(struct thmqi_log_snapshot *snap, const struct vote *v, const char *dir)
+{
+	memcpy(snap->vote, v, sizeof(*v));
+	snap->end = v->mark;
+	if (snprintf(snap->dir, sizeof(snap->dir), "%s", dir) >= (int)sizeof(snap->dir))
+		return -ENAMETOOLONG;
+	return 0;
+}
+
+int thmqi_log_snapshot_take(struct thmq_log *log, struct thmqi_log_snapshot *ret)
+{
+	bool simulated = log->disk && log->core->disk_engine == 4; /* it has files of its own */
+	struct vote v = log->vote;
+	int rc;
+
+	if (!log->disk)
+		return -EOPNOTSUPP;
+	memset(ret, 0, sizeof(*ret));
+	ret->disk = simulated ? log->disk : &thmqi_disk_posix;
+	ret->disk_ctx = simulated ? log->disk_ctx : NULL;
+	v.term = log->term;
+	v.incarnation = log->incarnation;
+	v.mark = log->durable_position;
+	v.clean = 1;
+	v.begin_position = log->begin.position;
+	v.begin_index = log->begin.index;
+	v.begin_term = log->begin.term;
+	v.begin_crc = log->begin.crc;
+	rc = take(ret, &v, log->opts.dir);
+	if (!rc)
+		log->holds++;
+	return rc;
+}
+
+int thmqi_log_snapshot_let_go(struct thmq_log *log, const struct thmqi_log_snapshot *snap)
+{
+	const struct vote *v = (const struct vote *)(const void *)snap->vote;
+
+	log->holds--;
+	return v->incarnation == log->incarnation ? 0 : -ECANCELED;
+}
+
+int thmqi_log_snapshot_closed(const char *dir, const struct thmqi_scan_opts *opts,
+			      struct thmqi_log_snapshot *ret)
+{
+	struct scan s;
+	struct vote v;
+	int rc = thmqi_scan_begin(&s, dir, opts, NULL, NULL);
+
+	memset(ret, 0, sizeof(*ret));
+	ret->disk = &thmqi_disk_posix;
+	rc = rc ? rc : thmqi_scan_run(&s, false);
+	if (!rc && s.damaged)
+		rc = -THMQ_ECORRUPT;
+	v = s.vote;
+	v.mark = s.chain.position;
+	v.incarnation = THMQI_MAX(v.incarnation, s.claims.incarnation);
+	v.clean = v.clean &&
+		  !s.vote_damaged; /* offsets behind a crash are still to be stepped over */
+	thmqi_scan_end(&s);
+	if (!rc)
+		rc = take(ret, &v, dir);
+	return rc ? thmqi_fail(rc, "copy %s: %s", dir,
+			       rc == -THMQ_ECORRUPT ? "it is damaged; see verify"
+						    : thmq_strerror(rc))
+		  : 0;
+}
+
+/* -------------------------------------------------------------------- online */
+
+struct call {
+	struct thmq_log *log;
+	struct thmqi_log_snapshot *snap;
+};
+
+static int on_take(struct thmq_core *core, void *arg)
+{
+	struct call *call = arg;
+
+	(void)core;
+	return thmqi_log_snapshot_take(call->log, call->snap);
+}
+
+static int on_let_go(struct thmq_core *core, void *arg)
+{
+	struct call *call = arg;
+
+	(void)core;
+	return thmqi_log_snapshot_let_go(call->log, call->snap);
+}
+
+int thmq_log_copy(struct thmq_log *log, const char *dest)
+{
+	struct thmqi_log_snapshot snap;
+	struct call call = {.log = log, .snap = &snap};
+	int rc, end;
+
+	if (!log || !dest || !*dest)
+		return thmqi_fail(-EINVAL, "copy: no log or no place for its copy was named");
+	rc = thmqi_core_call(log->core, on_take, &call, UINT64_MAX);
+	if (rc)
+		return thmqi_fail(rc, "copy a log: %s", thmq_strerror(rc));
+	rc = thmqi_copy_dest(snap.disk, snap.disk_ctx, dest);
+	rc = rc ? rc : thmqi_log_copy_data(&snap, dest);
+	end = thmqi_core_call(log->core, on_let_go, &call, UINT64_MAX);
+	if (!rc && end)
+		rc = thmqi_fail(end, "copy %s: %s", snap.dir, thmq_strerror(end));
+	return rc ? rc : thmqi_log_copy_vote(&snap, dest);
+}

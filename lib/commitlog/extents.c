@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * extents.c - what a segment has of each partition, one after the other: from its index, page by page, or where it has none
+ * from the entries in memory. Knows not what for.
+ */
+#include "internal.h"
+#include "seal_format.h"
+
+void thmqi_extents_begin(struct extents *x, struct segment *s)
+{
+	*x = (struct extents){.segment = s, .sealed = !s->blocks};
+}
+
+/* --------------------------------------------------------------- from memory */
+
+/* The first of @x's entries that lies in batch @index or behind it. */
+static uint64_t first_entry(const struct run_index *x, uint64_t index)
+{
+	uint64_t lo = x->first, hi = x->count, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (thmqi_index_entry(x, mid)->batch < index)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static int from_memory(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret)
+{
+	const struct segment *s = x->segment;
+	uint64_t last = s->first_index + s->batch_count - 1, lo, hi;
+	const struct entry *e;
+	struct run_index *run;
+
+	while ((run = thmqi_map_next(&log->partitions, &x->cursor))) {
+		lo = first_entry(run, s->first_index);
+		hi = first_entry(run, last + 1);
+		if (lo == hi)
+			continue;
+		e = thmqi_index_entry(run, hi - 1);
+		*ret = (struct thmq_log_extent){.partition = run->partition,
+						.begin_offset = thmqi_index_entry(run, lo)->base_offset,
+						.end_offset = e->base_offset + e->span,
+						.last_time_ns = e->time_max_ns,
+						.bytes = s->bytes * (hi - lo) / THMQI_MAX(s->run_count, 1u),
+						.held_bytes = run->held_bytes};
+		ret->messages = ret->end_offset - ret->begin_offset;
+		return 1;
+	}
+	return 0;
+}
+
+/* ---------------------------------------------------------------- from index */
+
+static void on_page(struct thmqi_disk_op *op, int64_t result)
+{
+	struct thmq_log *log = thmqi_container(op, struct thmq_log, clean.page.op);
+	struct extents_page *p = &log->clean.page;
+
+	p->reading = false;
+	p->segment->reads--;
+	p->segment = NULL;
+	log->reads--;
+	if (result < (int64_t)SEAL_PAGE || !seal_page_ok(p->buf->data))
+		p->error = result < 0 ? (int)result : -THMQ_ECORRUPT;
+}
+
+static int start(struct thmq_log *log, struct segment *s, uint32_t number)
+{
+	struct extents_page *p = &log->clean.page;
+
+	if (log->draining || (!p->buf && thmqi_log_alloc(log, SEAL_PAGE, &p->buf) != 0))
+		return -EAGAIN;
+	p->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
+				       .flags = THMQI_DISK_BACKGROUND,
+				       .len = SEAL_PAGE,
+				       .file = s->index,
+				       .buf = p->buf,
+				       .data = p->buf->data,
+				       .offset = s->sealed->partitions_at + (uint64_t)number * SEAL_PAGE,
+				       .done = on_page};
+	p->error = -EAGAIN; /* it holds nothing */
+	if (log->disk->queue_submit(log->queue, &p->op) != 0)
+		return -EAGAIN;
+	p->segment = s;
+	p->position = s->position;
+	p->number = number;
+	p->reading = true;
+	p->error = 0;
+	s->reads++;
+	log->reads++;
+	return -EAGAIN;
+}
+
+static int page_of(struct thmq_log *log, struct segment *s, uint32_t number, const struct seal_partition_page **ret_page)
+{
+	struct extents_page *p = &log->clean.page;
+
+	if (p->reading)
+		return -EAGAIN;
+	if (!p->buf || p->position != s->position || p->number != number || p->error == -EAGAIN)
+		return start(log, s, number);
+	*ret_page = (const struct seal_partition_page *)p->buf->data;
+	return p->error;
+}
+
+static int from_index(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret)
+{
+	const struct seal_partition_page *page;
+	const struct seal_partition *p;
+	const struct run_index *run;
+	int rc;
+
+	for (; x->cursor / SEAL_PAGE_PARTITIONS < x->segment->sealed->partition_pages; x->cursor++) {
+		rc = page_of(log, x->segment, x->cursor / SEAL_PAGE_PARTITIONS, &page);
+		if (rc)
+			return rc;
+		p = &page->entries[x->cursor % SEAL_PAGE_PARTITIONS];
+		if (!p->count)
+			continue;
+		run = thmqi_map_get(&log->partitions, p->partition);
+		*ret = (struct thmq_log_extent){.partition = p->partition,
+						.begin_offset = p->moved ? p->moved_begin : p->begin_offset,
+						.end_offset = THMQI_MAX(p->end_offset, p->moved_end),
+						.messages = p->messages,
+						.bytes = p->bytes,
+						.last_time_ns = p->last_time_ns,
+						.held_bytes = run ? run->held_bytes : 0};
+		x->cursor++;
+		return 1;
+	}
+	return 0;
+}
+
+int thmqi_extents_next(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret)
+{
+	if (x->sealed == (x->segment->blocks != NULL))
+		return -ESTALE; /* what it was begun with is no more */
+	return x->sealed ? from_index(log, x, ret) : from_memory(log, x, ret);
+}
+
+void thmqi_extents_fini(struct thmq_log *log)
+{
+	if (log->clean.page.buf)
+		thmqi_buf_unref(log->clean.page.buf);
+	log->clean.page.buf = NULL;
+}
+
+void thmqi_index_dropped(struct thmq_log *log, const struct segment *s)
+{
+	struct run_index *run;
+	uint32_t i = 0;
+
+	if (!s->blocks)
+		return; /* held.c leaves it out from now on */
+	while ((run = thmqi_map_next(&log->partitions, &i))) {
+		thmqi_index_trim(log, run, s->first_index + s->batch_count);
+		thmqi_moved_keep(run, s->first_index + s->batch_count, UINT64_MAX);
+	}
+}

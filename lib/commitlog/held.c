@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * held.c - which sealed segments have runs of a partition: one small entry each, so that a look-up goes to the right index
+ * file at once. What a partition may take is bounded: where there are many segments every second entry goes, and a look-up
+ * walks over those between two that stayed.
+ */
+#include "internal.h"
+#include "seal_format.h"
+
+#define MANY_PARTITIONS 8192u /* from so many on each has less */
+
+static uint32_t room_of(enum piece kind)
+{
+	static const uint32_t bytes[PIECE_KINDS] = {128, 512, 4096};
+
+	return bytes[kind] / (uint32_t)sizeof(struct held);
+}
+
+static enum piece kind_of(const struct run_index *x)
+{
+	return x->held_room == room_of(PIECE_FEW) ? PIECE_FEW : x->held_room == room_of(PIECE_SOME) ? PIECE_SOME : PIECE_CHUNK;
+}
+
+void thmqi_held_free(struct thmq_log *log, struct run_index *x)
+{
+	if (x->held)
+		thmqi_arena_put(&log->arena, kind_of(x), x->held);
+	x->held = NULL;
+	x->held_room = x->held_count = 0;
+}
+
+/* The first and the last one stay. */
+static void thin(struct run_index *x)
+{
+	uint32_t from, to = 1;
+
+	for (from = 2; from < x->held_count; from += 2)
+		x->held[to++] = x->held[from];
+	if (x->held_count % 2 == 0)
+		x->held[to++] = x->held[x->held_count - 1];
+	x->held_count = to;
+	x->thinned = true;
+}
+
+static int grow(struct thmq_log *log, struct run_index *x)
+{
+	enum piece most = log->partitions.count > MANY_PARTITIONS ? PIECE_SOME : PIECE_CHUNK, kind;
+	struct held *held;
+
+	if (x->held_room >= room_of(most)) {
+		thin(x);
+		return 0;
+	}
+	kind = x->held ? kind_of(x) + 1 : PIECE_FEW;
+	held = thmqi_arena_get(&log->arena, kind);
+	if (!held)
+		return -ENOMEM;
+	if (x->held) {
+		memcpy(held, x->held, x->held_count * sizeof(*held));
+		thmqi_arena_put(&log->arena, kind - 1, x->held);
+	}
+	x->held = held;
+	x->held_room = room_of(kind);
+	return 0;
+}
+
+int thmqi_held_add(struct thmq_log *log, struct run_index *x, uint32_t segment, uint64_t first_offset, uint64_t end_offset)
+{
+	thmqi_held_trim(log, x);
+	if (x->held_count == x->held_room && grow(log, x) != 0)
+		return -ENOMEM;
+	x->held[x->held_count++] =
+		(struct held){.segment = segment, .offset = {(uint32_t)first_offset, (uint32_t)(first_offset >> 32)}};
+	x->sealed_end = THMQI_MAX(x->sealed_end, end_offset);
+	x->end = THMQI_MAX(x->end, end_offset);
+	return 0;
+}
+
+void thmqi_held_trim(const struct thmq_log *log, struct run_index *x)
+{
+	uint32_t gone = 0;
+
+	while (gone < x->held_count && x->held[gone].segment < log->segment_base)
+		gone++;
+	if (!gone)
+		return;
+	memmove(x->held, x->held + gone, (x->held_count - gone) * sizeof(*x->held));
+	x->held_count -= gone;
+}
+
+void thmqi_held_cut(struct run_index *x, uint32_t segment)
+{
+	while (x->held_count && x->held[x->held_count - 1].segment >= segment)
+		x->held_count--;
+}
+
+bool thmqi_held_find(const struct thmq_log *log, const struct run_index *x, uint64_t offset, uint32_t from, uint32_t *ret_segment)
+{
+	uint32_t lo = 0, hi = x->held_count, mid, segment;
+
+	if (!x->held_count)
+		return false;
+	while (lo < hi) { /* lo: how many begin at or before offset */
+		mid = lo + (hi - lo) / 2;
+		if (thmqi_held_offset(&x->held[mid]) <= offset)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	segment = x->held[lo ? lo - 1 : 0].segment;
+	if (segment < from) {
+		for (; lo < x->held_count && x->held[lo].segment < from; lo++)
+			;
+		if (lo == x->held_count)
+			return false;
+		segment = x->thinned ? from : x->held[lo].segment;
+	}
+	*ret_segment = THMQI_MAX(segment, log->segment_base);
+	return true;
+}
+
+/* --------------------------------------------------------------- taking over */
+
+static int take_over_moved(struct run_index *x, const struct segment *s, uint64_t last)
+{
+	const struct run_index *list = &x->moved->entries;
+	uint64_t i, begin = UINT64_MAX, end = 0;
+	int rc = 0;
+
+	for (i = list->first; i < list->count; i++) {
+		const struct entry *e = thmqi_index_entry(list, i);
+
+		if (e->batch > last)
+			continue;
+		begin = THMQI_MIN(begin, e->base_offset);
+		end = THMQI_MAX(end, e->base_offset + e->span);
+	}
+	if (end)
+		rc = thmqi_moved_range_add(x, s->ordinal, begin, end, x->moved->time_max_ns);
+	if (!rc)
+		thmqi_moved_keep(x, last + 1, UINT64_MAX);
+	return rc;
+}
+
+int thmqi_index_take_over(struct thmq_log *log, struct run_index *x, const struct segment *s)
+{
+	uint64_t last = s->first_index + s->batch_count - 1, lo = x->first, hi = x->count, mid;
+	const struct entry *end;
+	int rc = thmqi_arena_fill(&log->arena);
+
+	if (!rc && x->moved)
+		rc = take_over_moved(x, s, last);
+	while (lo < hi) { /* the first that lies behind the segment */
+		mid = lo + (hi - lo) / 2;
+		if (thmqi_index_entry(x, mid)->batch <= last)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (rc || lo == x->first)
+		return rc;
+	end = thmqi_index_entry(x, lo - 1);
+	rc = thmqi_held_add(log, x, s->ordinal, thmqi_index_entry(x, x->first)->base_offset, end->base_offset + end->span);
+	if (!rc)
+		thmqi_index_trim(log, x, last + 1);
+	return rc;
+}
+
+int thmqi_index_take_over_all(struct thmq_log *log)
+{
+	struct run_index *x;
+	struct segment *s;
+	uint32_t i;
+	int rc = 0;
+
+	for (; log->sealed_next < log->segment_base + log->segment_count; log->sealed_next++) {
+		s = thmqi_segment_at(log, log->sealed_next);
+		if (!s->sealed)
+			break;
+		for (i = 0; !rc && (x = thmqi_map_next(&log->partitions, &i));)
+			rc = thmqi_index_take_over(log, x, s);
+		if (rc)
+			return rc;
+		thmqi_segment_forget_blocks(s);
+	}
+	return 0;
+}

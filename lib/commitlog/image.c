@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * image.c - a segment's index as the bytes of its file, made in memory: first what is known when the segment is full, then
+ * the runs of one partition after the other, as many at a time as there is time for. Knows not when, or why.
+ */
+#include <sys/mman.h>
+
+#include "internal.h"
+#include "seal_format.h"
+
+static struct seal_header *header_of(const struct seal_image *image)
+{
+	return (struct seal_header *)image->data;
+}
+
+static struct seal_section_entry *section_of(const struct seal_image *image, uint32_t kind)
+{
+	return &header_of(image)->sections[kind - 1];
+}
+
+static void *bytes_of(const struct seal_image *image, uint32_t kind)
+{
+	return image->data + section_of(image, kind)->offset;
+}
+
+/* ------------------------------------------------------------------- begin */
+
+static void section_add(struct seal_image *image, uint32_t kind, uint64_t count, uint32_t size, uint32_t align)
+{
+	struct seal_section_entry *e = section_of(image, kind);
+
+	image->bytes = THMQI_ALIGN_UP(image->bytes, (uint64_t)align);
+	e->kind = kind;
+	e->offset = image->bytes;
+	e->count = (uint32_t)count;
+	e->bytes = count * size;
+	image->bytes += e->bytes;
+}
+
+static void put_states(struct seal_image *image, const struct generation *g)
+{
+	struct seal_state *state = bytes_of(image, SEAL_STATES);
+	uint32_t i;
+
+	for (i = 0; i < g->notes.count; i++) {
+		const struct note *n = &g->notes.list[i];
+
+		state[i] = (struct seal_state){.kind = n->kind,
+					       .batch = (uint32_t)(n->batch - image->segment->first_index),
+					       .item = n->item,
+					       .term = n->term,
+					       .at = n->at,
+					       .offset = n->offset,
+					       .len = n->len};
+	}
+	if (g->notes.bytes_used)
+		memcpy(bytes_of(image, SEAL_STATE_BYTES), g->notes.bytes, g->notes.bytes_used);
+}
+
+static void put_header(struct thmq_log *log, struct seal_header *h, const struct segment *s)
+{
+	h->magic = SEAL_MAGIC;
+	h->version = FORMAT_VERSION;
+	h->position = s->position;
+	memcpy(h->log_id, log->chain.log_id, 16);
+	h->first_index = s->first_index;
+	h->last_index = s->first_index + s->batch_count - 1;
+	h->last_term = log->chain.term;
+	h->prev_crc = s->prev_crc;
+	h->last_crc = log->chain.crc;
+	h->section_count = SEAL_SECTIONS;
+}
+
+/* Bytes that the file has at most. */
+static uint64_t room_for(const struct segment *s, const struct generation *g)
+{
+	uint64_t pages = seal_pages(g->partitions, SEAL_PAGE_PARTITIONS_USUAL) + 1ull + seal_pages(s->run_count, SEAL_PAGE_RUNS) + 1;
+
+	return sizeof(struct seal_header) + (uint64_t)g->notes.count * sizeof(struct seal_state) + g->notes.bytes_used +
+	       pages * (SEAL_PAGE + sizeof(struct seal_fence)) + (uint64_t)s->batch_count * 4 + 4ull * SEAL_PAGE;
+}
+
+int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g)
+{
+	uint64_t room = THMQI_ALIGN_UP(room_for(s, g), (uint64_t)SEAL_PAGE);
+	uint32_t run_pages = seal_pages(s->run_count, SEAL_PAGE_RUNS);
+	uint32_t partition_pages = seal_pages(g->partitions, SEAL_PAGE_PARTITIONS_USUAL);
+
+	memset(image, 0, sizeof(*image));
+	if (room > SEAL_BYTES_MAX)
+		return -EFBIG;
+	image->data = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (image->data == MAP_FAILED) {
+		image->data = NULL;
+		return -ENOMEM;
+	}
+	image->room = room;
+	image->segment = s;
+	image->generation = g;
+	image->time_max_ns = INT64_MIN;
+	put_header(log, header_of(image), s);
+	image->bytes = sizeof(struct seal_header);
+	section_add(image, SEAL_STATES, g->notes.count, sizeof(struct seal_state), 8);
+	section_add(image, SEAL_STATE_BYTES, g->notes.bytes_used, 1, 8);
+	section_add(image, SEAL_PARTITIONS, partition_pages, SEAL_PAGE, SEAL_PAGE);
+	section_add(image, SEAL_RUN_FENCES, run_pages, sizeof(struct seal_fence), 8);
+	section_add(image, SEAL_BATCHES, s->batch_count, 4, SEAL_PAGE);
+	section_add(image, SEAL_RUNS, run_pages, SEAL_PAGE, SEAL_PAGE);
+	put_states(image, g);
+	memcpy(bytes_of(image, SEAL_BATCHES), s->blocks, (uint64_t)s->batch_count * 4);
+	image->next = g->first;
+	image->next_entry = UINT64_MAX;
+	return 0;
+}
+
+/* ------------------------------------------------------------------ gather */
+
+static void seal_page(void *page)
+{
+	uint32_t crc = thmqi_crc32c(0, page, SEAL_PAGE - 4);
+
+	memcpy((uint8_t *)page + SEAL_PAGE - 4, &crc, 4);
+}
+
+/* The first of @x's entries that lies in batch @index or behind it. */
+static uint64_t first_entry(const struct run_index *x, uint64_t index)
+{
+	uint64_t lo = x->first, hi = x->count, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (thmqi_index_entry(x, mid)->batch < index)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static uint64_t term_of(const struct generation *g, uint64_t batch)
+{
+	uint32_t i = g->term_count;
+
+	while (i > 1 && g->terms[i - 1].index > batch)
+		i--;
+	return i ? g->terms[i - 1].term : 0;
+}
+
+/* There are more places than partitions. */
+static struct seal_partition *place_of(const struct seal_image *image, uint32_t partition)
+{
+	struct seal_partition_page *pages = bytes_of(image, SEAL_PARTITIONS);
+	uint32_t count = section_of(image, SEAL_PARTITIONS)->count, page = seal_partition_page_of(partition, count), i;
+
+	for (;; page = (page + 1) % count)
+		for (i = 0; i < SEAL_PAGE_PARTITIONS; i++)
+			if (!pages[page].entries[i].count)
+				return &pages[page].entries[i];
+}
+
+static void put_run(struct seal_image *image, const struct entry *entry, int64_t time_max_ns)
+{
+	const struct segment *s = image->segment;
+	uint32_t batch = (uint32_t)(entry->batch - s->first_index), page = image->runs / SEAL_PAGE_RUNS;
+	uint32_t block = s->blocks[batch],
+		 next = batch + 1 < s->batch_count ? s->blocks[batch + 1] : (uint32_t)(s->bytes / THMQI_BLOCK);
+	struct seal_run_page *p = (struct seal_run_page *)bytes_of(image, SEAL_RUNS) + page;
+
+	if (image->runs % SEAL_PAGE_RUNS == 0)
+		((struct seal_fence *)bytes_of(image, SEAL_RUN_FENCES))[page] =
+			(struct seal_fence){.base_offset = entry->base_offset, .time_max_ns = time_max_ns};
+	p->runs[image->runs++ % SEAL_PAGE_RUNS] = (struct seal_run){.base_offset = entry->base_offset,
+								     .time_max_ns = time_max_ns,
+								     .block = block,
+								     .at = entry->at,
+								     .span = entry->span,
+								     .blocks = next - block};
+	if (image->runs % SEAL_PAGE_RUNS == 0)
+		seal_page(p);
+}
+
+static struct seal_partition *begin_partition(struct seal_image *image, const struct run_index *x)
+{
+	struct seal_partition *p = place_of(image, x->partition);
+
+	*p = (struct seal_partition){.partition = x->partition,
+				     .first = image->runs,
+				     .bytes = x->touched[image->generation->number % 2].bytes,
+				     .last_time_ns = INT64_MIN,
+				     .moved_time_ns = INT64_MIN};
+	return p;
+}
+
+static void put_entry(struct seal_image *image, struct seal_partition *p, const struct entry *e)
+{
+	p->last_time_ns = THMQI_MAX(p->last_time_ns, e->time_max_ns);
+	put_run(image, e, p->last_time_ns);
+	p->count++;
+	p->messages += e->span;
+	p->last_term = term_of(image->generation, e->batch);
+}
+
+/* Those that were moved come first: their offsets are lower. */
+static struct seal_partition *gather_moved(struct seal_image *image, const struct run_index *x, uint64_t last)
+{
+	const struct run_index *list = &x->moved->entries;
+	struct seal_partition *p = NULL;
+	uint64_t i;
+
+	for (i = list->first; i < list->count; i++) {
+		const struct entry *e = thmqi_index_entry(list, i);
+
+		if (e->batch < image->segment->first_index || e->batch > last)
+			continue;
+		if (!p) {
+			p = begin_partition(image, x);
+			p->moved_begin = e->base_offset;
+		}
+		put_entry(image, p, e);
+		p->moved++;
+		p->moved_end = e->base_offset + e->span;
+		p->moved_time_ns = p->last_time_ns;
+	}
+	return p;
+}
+
+/* One partition, or a part of it. Return: entries gathered, one at least. */
+uint32_t thmqi_image_gather(struct seal_image *image, uint32_t budget)
+{
+	struct run_index *x = image->next;
+	const struct generation *g = image->generation;
+	const struct segment *s = image->segment;
+	uint64_t last = s->first_index + s->batch_count - 1, number;
+	uint32_t done = 0;
+
+	if (image->next_entry == UINT64_MAX) {
+		image->next_entry = first_entry(x, s->first_index);
+		image->place = x->moved ? gather_moved(image, x, last) : NULL;
+	}
+	for (number = image->next_entry; number < x->count && done < budget; number++, done++) {
+		const struct entry *e = thmqi_index_entry(x, number);
+
+		if (e->batch > last)
+			break;
+		if (!image->place)
+			image->place = begin_partition(image, x);
+		if (image->place->count == image->place->moved)
+			image->place->begin_offset = e->base_offset;
+		put_entry(image, image->place, e);
+		image->place->end_offset = e->base_offset + e->span;
+	}
+	image->next_entry = number;
+	if (number == x->count || thmqi_index_entry(x, number)->batch > last) {
+		if (image->place)
+			image->time_max_ns = THMQI_MAX(image->time_max_ns, image->place->last_time_ns);
+		image->place = NULL;
+		image->next = x->touched[g->number % 2].next;
+		image->next_entry = UINT64_MAX;
+	}
+	return done + 1;
+}
+
+/* --------------------------------------------------------------------- end */
+
+void thmqi_image_end(struct seal_image *image)
+{
+	struct seal_header *h = header_of(image);
+	uint32_t pages = seal_pages(image->runs, SEAL_PAGE_RUNS), i;
+	struct seal_section_entry *runs = section_of(image, SEAL_RUNS), *fences = section_of(image, SEAL_RUN_FENCES);
+	uint8_t *page = bytes_of(image, SEAL_PARTITIONS);
+
+	/* the segment's runs were counted with its states among them */
+	runs->count = fences->count = pages;
+	runs->bytes = (uint64_t)pages * SEAL_PAGE;
+	fences->bytes = (uint64_t)pages * sizeof(struct seal_fence);
+	image->bytes = runs->offset + runs->bytes;
+	for (i = 0; i < section_of(image, SEAL_PARTITIONS)->count; i++)
+		seal_page(page + (uint64_t)i * SEAL_PAGE);
+	if (image->runs % SEAL_PAGE_RUNS)
+		seal_page(image->data + image->bytes - SEAL_PAGE);
+	for (i = 0; i < SEAL_SECTIONS; i++) {
+		struct seal_section_entry *e = &h->sections[i];
+
+		if (e->kind != SEAL_PARTITIONS && e->kind != SEAL_RUNS) /* pages have their own */
+			e->crc = thmqi_crc32c(0, image->data + e->offset, e->bytes);
+	}
+	h->time_max_ns = image->time_max_ns;
+	seal_page(h);
+}
+
+void thmqi_image_free(struct seal_image *image)
+{
+	if (image->data)
+		munmap(image->data, image->room);
+	memset(image, 0, sizeof(*image));
+}
+
+struct sealed *thmqi_image_summary(const struct seal_image *image)
+{
+	const struct seal_header *h = header_of(image);
+	uint32_t pages = section_of(image, SEAL_RUNS)->count;
+	struct sealed *x = thmqi_sealed_new(pages);
+
+	if (!x)
+		return NULL;
+	x->batches_at = section_of(image, SEAL_BATCHES)->offset;
+	x->partitions_at = section_of(image, SEAL_PARTITIONS)->offset;
+	x->runs_at = section_of(image, SEAL_RUNS)->offset;
+	x->partition_pages = section_of(image, SEAL_PARTITIONS)->count;
+	x->run_pages = pages;
+	x->time_max_ns = h->time_max_ns;
+	memcpy(x->fences, bytes_of(image, SEAL_RUN_FENCES), pages * sizeof(struct seal_fence));
+	return x;
+}
+
+int thmqi_image_write(struct thmq_log *log, const struct seal_image *image)
+{
+	struct thmqi_disk_file *file;
+	uint32_t piece = ZERO_BYTES;
+	char name[40];
+	uint64_t at;
+	int rc = log->disk->file_open(log->dir, SEAL_TEMPORARY, true, &file);
+
+	if (rc)
+		return rc;
+	for (at = 0; at < image->bytes && !rc; at += piece)
+		rc = log->disk->file_write(file, image->data + at, (uint32_t)THMQI_MIN((uint64_t)piece, image->bytes - at), at,
+					   false);
+	if (!rc)
+		rc = log->disk->file_flush(file);
+	log->disk->file_close(file);
+	thmqi_seal_name(image->segment->position, name);
+	if (!rc)
+		rc = log->disk->rename(log->dir, SEAL_TEMPORARY, name);
+	if (rc)
+		log->disk->unlink(log->dir, SEAL_TEMPORARY);
+	return rc;
+}

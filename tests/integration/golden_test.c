@@ -1,0 +1,556 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * golden_test.c - data directories as earlier libraries wrote them, kept as text in tests/golden: each must be found whole,
+ * open, have every topic, group and message of its list, and take new ones. A released one never changes.
+ *
+ * Usage: golden_test FOLDER          the test; FOLDER is tests/golden
+ *        golden_test --make FOLDER   writes the directories of this version anew, as FOLDER/v1-<name>.dir and .list
+ * Exit: 0 passed, 1 failed, 77 there are none.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <thundermq/log.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ull
+#define TIME0 1790000000000000000ll /* of the first message; each next one is a microsecond later */
+#define LINE 64u                    /* bytes of a file in one line of text */
+#define RETAINED 5u /* messages that a topic with retention keeps at least */
+#define TEXT_MAX 100000u            /* bytes of a directory as text */
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "golden_test: line %d: %s (%s)\n", __LINE__, #x,           \
+				thmq_errmsg());                                                    \
+			exit(1);                                                                   \
+		}                                                                                  \
+	} while (0)
+
+static char base[] = "golden-test-XXXXXX";
+
+static void shell(const char *format, ...)
+{
+	char command[1200];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(command, sizeof(command), format, args);
+	va_end(args);
+	CHECK(system(command) == 0);
+}
+
+/* ------------------------------------------------- a directory as text, and back */
+
+/* Lines of LINE bytes in hexadecimal, without those that are zero and without zeros at their end. */
+static void pack_file(FILE *out, const char *path, const char *name)
+{
+	uint8_t line[LINE];
+	uint64_t at = 0;
+	size_t n, i;
+	struct stat st;
+	FILE *in = fopen(path, "r");
+
+	CHECK(in && stat(path, &st) == 0);
+	fprintf(out, "file %s %lld\n", name, (long long)st.st_size);
+	for (; (n = fread(line, 1, LINE, in)) > 0; at += n) {
+		while (n && !line[n - 1])
+			n--;
+		if (n) {
+			fprintf(out, "%llx ", (unsigned long long)at);
+			for (i = 0; i < n; i++)
+				fprintf(out, "%02x", line[i]);
+			fputc('\n', out);
+		}
+		n = LINE;
+	}
+	fclose(in);
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+/* Files that belong to no log are left out, and those that were being made. */
+static void pack(FILE *out, const char *dir, const char *below)
+{
+	struct dirent **names;
+	char path[600], name[300];
+	int n;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, below);
+	n = scandir(path, &names, NULL, by_name);
+	CHECK(n > 0);
+	for (int i = 0; i < n; i++) {
+		struct stat st;
+
+		snprintf(name, sizeof(name), "%s%s%s", below, *below ? "/" : "", names[i]->d_name);
+		snprintf(path, sizeof(path), "%s/%s", dir, name);
+		CHECK(stat(path, &st) == 0);
+		if (names[i]->d_name[0] == '.' || strcmp(names[i]->d_name, "lock") == 0 ||
+		    strstr(name, ".tmp"))
+			;
+		else if (S_ISDIR(st.st_mode))
+			pack(out, dir, name);
+		else
+			pack_file(out, path, name);
+		free(names[i]);
+	}
+	free(names);
+}
+
+static void unpack(const char *text, const char *dir)
+{
+	char line[600], name[300], path[600], *hex;
+	FILE *in = fopen(text, "r"), *out = NULL;
+	long long size;
+	unsigned long long at;
+	unsigned byte;
+
+	CHECK(in);
+	while (fgets(line, sizeof(line), in)) {
+		if (line[0] == '#')
+			continue;
+		if (sscanf(line, "file %299s %lld", name, &size) == 2) {
+			if (out)
+				fclose(out);
+			snprintf(path, sizeof(path), "%s/%s", dir, name);
+			*strrchr(path, '/') = 0;
+			shell("mkdir -p '%s'", path);
+			path[strlen(path)] = '/';
+			out = fopen(path, "w");
+			CHECK(out && ftruncate(fileno(out), size) == 0);
+			continue;
+		}
+		CHECK(out && sscanf(line, "%llx", &at) == 1 && (hex = strchr(line, ' ')));
+		CHECK(fseek(out, (long)at, SEEK_SET) == 0);
+		for (hex++; sscanf(hex, "%2x", &byte) == 1; hex += 2)
+			fputc((int)byte, out);
+	}
+	if (out)
+		fclose(out);
+	fclose(in);
+}
+
+/* ---------------------------------------------------------------- what is in it */
+
+struct open {
+	struct thmq_env *env;
+	struct thmq_broker *broker;
+	struct thmq_session *session;
+};
+
+static void open_dir(struct open *o, const char *dir, bool create, uint32_t shards)
+{
+	CHECK(thmq_env_open(&o->env, NULL) == 0);
+	CHECK(thmq_broker_open(o->env,
+			       THMQ_BROKER_OPTS(.data_dir = dir,
+						.segment_bytes = create ? 1u << 20 : 0,
+						.shard_count = shards,
+						.flags = create ? 0 : THMQ_BROKER_NO_CREATE),
+			       &o->broker) == 0);
+	CHECK(thmq_connect(o->env, "inproc://", NULL, &o->session) == 0);
+}
+
+static void close_dir(struct open *o)
+{
+	CHECK(thmq_env_close(o->env, 10 * SECOND) == 0);
+}
+
+static uint64_t hash_of(const void *data, size_t len)
+{
+	uint64_t h = 0xcbf29ce484222325ull; /* FNV-1a */
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3ull;
+	return h;
+}
+
+/* The last @count: others of a topic that retains but some may go at any time. */
+static void list_messages(FILE *out, struct open *o, const char *topic, uint32_t partition,
+			  uint64_t count)
+{
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	uint64_t next = 0;
+	uint32_t idle = 0;
+	int n;
+
+	CHECK(thmq_partition_describe(o->session, topic, partition, NULL, &info) == 0);
+	CHECK(thmq_consumer_open(o->session, topic, NULL, NULL, &c) == 0);
+	for (next = info.begin_offset; next < info.end_offset && idle < 3000;) {
+		n = thmq_fetch(c, &m, 1);
+		CHECK(n >= 0);
+		idle = n ? 0 : idle + 1;
+		if (!n) {
+			thmq_session_wait(o->session, 1000000);
+			continue;
+		}
+		if (m.partition == partition)
+			next = m.offset + 1;
+		if (m.partition == partition && m.offset + count >= info.end_offset)
+			fprintf(out,
+				"message %s %u %llu time %lld key %.*s tag %.*s len %u hash "
+				"%016llx\n",
+				topic, partition, (unsigned long long)m.offset,
+				(long long)m.time_ns, m.key ? (int)m.key_len : 1,
+				m.key ? (const char *)m.key : "-", m.tag ? (int)m.tag_len : 1,
+				m.tag ? m.tag : "-", m.len,
+				(unsigned long long)hash_of(m.data, m.len));
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+}
+
+/* Of all that the library can tell, what must be the same for ever. */
+static void list(FILE *out, const char *dir)
+{
+	static const char *const groups[] = {"billing", "audit"};
+	struct thmq_topic_info topics[16] = {{.size = sizeof(topics[0])}};
+	struct open o;
+	int n;
+
+	open_dir(&o, dir, false, 0);
+	n = thmq_topic_list(o.session, topics, 16);
+	CHECK(n >= 0 && n <= 16);
+	for (int i = 0; i < n; i++) {
+		fprintf(out, "topic %s id %u partitions %u visible_at %u groups %u\n",
+			topics[i].name, topics[i].topic_id, topics[i].partition_count,
+			topics[i].visible_at, topics[i].group_count);
+		for (uint32_t p = 0; p < topics[i].partition_count; p++) {
+			for (uint32_t g = 0; g < 2; g++) {
+				struct thmq_partition_info info = {.size = sizeof(info)};
+				int rc = thmq_partition_describe(o.session, topics[i].name, p,
+								 groups[g], &info);
+
+				CHECK(rc == 0);
+				if (info.group_offset != UINT64_MAX)
+					fprintf(out, "group %s %s %u shard %u offset %llu\n",
+						topics[i].name, groups[g], p, info.shard,
+						(unsigned long long)info.group_offset);
+			}
+			list_messages(out, &o, topics[i].name, p,
+				      topics[i].retention_bytes ? RETAINED : UINT32_MAX);
+		}
+	}
+	close_dir(&o);
+}
+
+/* -------------------------------------------------------------------- the test */
+
+static void takes_more(const char *dir)
+{
+	struct thmq_topic_info topics[16] = {{.size = sizeof(topics[0])}};
+	struct thmq_partition_info before = {.size = sizeof(before)},
+				   after = {.size = sizeof(after)};
+	struct thmq_producer *p;
+	struct open o;
+
+	open_dir(&o, dir, false, 0);
+	CHECK(thmq_topic_list(o.session, topics, 16) > 0);
+	CHECK(thmq_producer_open(o.session, topics[0].name, NULL, &p) == 0);
+	CHECK(thmq_partition_describe(o.session, topics[0].name, 0, NULL, &before) == 0);
+	CHECK(thmq_send(p, "new", 3, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION)) == 1);
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	CHECK(thmq_topic_create(o.session, "a-new-one", NULL) == 0);
+	CHECK(thmq_partition_describe(o.session, topics[0].name, 0, NULL, &after) == 0);
+	CHECK(after.end_offset > before.end_offset);
+	CHECK(after.begin_offset == before.begin_offset ||
+	      before.begin_offset == before.end_offset);
+	close_dir(&o);
+	CHECK(thmq_data_scan(dir, NULL, NULL) == 0);
+}
+
+static int on_finding(void *ctx, const struct thmq_log_finding *f)
+{
+	(void)ctx;
+	fprintf(stderr, "golden_test: kind %u at %llu: %s\n", f->kind,
+		(unsigned long long)f->position, f->text);
+	return f->kind == THMQ_FINDING_INDEX; /* the damage tells itself */
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	char command[1300];
+
+	snprintf(command, sizeof(command), "diff '%s' '%s' >&2", a, b);
+	return system(command) == 0;
+}
+
+static void test_one(const char *folder, const char *name)
+{
+	static const struct thmq_log_visitor visitor = {.size = sizeof(visitor),
+							.finding = on_finding};
+	char text[600], dir[200], out[200];
+	struct stat st;
+	FILE *f;
+
+	snprintf(text, sizeof(text), "%s/%s.dir", folder, name);
+	snprintf(dir, sizeof(dir), "%s/%s", base, name);
+	snprintf(out, sizeof(out), "%s/%s.list", base, name);
+	CHECK(stat(text, &st) == 0 && st.st_size <= (off_t)TEXT_MAX);
+	unpack(text, dir);
+	CHECK(thmq_data_scan(dir, &visitor, NULL) == 0);
+	for (int i = 0; i < 2; i++) { /* as it was, and once more after it was opened */
+		f = fopen(out, "w");
+		CHECK(f);
+		list(f, dir);
+		fclose(f);
+		snprintf(text, sizeof(text), "%s/%s.list", folder, name);
+		CHECK(same_text(text, out));
+	}
+	takes_more(dir);
+	shell("rm -rf '%s'", dir);
+}
+
+static int test_all(const char *folder)
+{
+	struct dirent **names;
+	int n = scandir(folder, &names, NULL, by_name), count = 0;
+
+	CHECK(n >= 0);
+	for (int i = 0; i < n; i++) {
+		char *end = strstr(names[i]->d_name, ".dir");
+
+		if (end && !end[4]) {
+			*end = 0;
+			test_one(folder, names[i]->d_name);
+			count++;
+		}
+		free(names[i]);
+	}
+	free(names);
+	printf("%d golden directories\n", count);
+	return count ? 0 : 77;
+}
+
+/* ------------------------------------------------------------------- the making */
+
+static int64_t now = TIME0;
+
+static void send(struct thmq_producer *p, const void *data, uint32_t len, const char *key,
+		 const char *tag, uint32_t partition)
+{
+	struct thmq_message_opts opts = {.size = sizeof(opts),
+					 .flags = THMQ_MESSAGE_TIME,
+					 .key = key,
+					 .key_len = key ? (uint32_t)strlen(key) : 0,
+					 .tag = tag,
+					 .time_ns = now += 1000};
+	int64_t rc;
+
+	if (partition != UINT32_MAX) {
+		opts.flags |= THMQ_MESSAGE_PARTITION;
+		opts.partition = partition;
+	}
+	while ((rc = thmq_send(p, data, len, &opts)) == -EAGAIN)
+		thmq_flush(p, SECOND);
+	CHECK(rc > 0);
+}
+
+/* A group gets @count messages and acks them. */
+static void ack(struct open *o, const char *topic, const char *group, uint32_t count)
+{
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	int n;
+
+	CHECK(thmq_consumer_open(o->session, topic, group, NULL, &c) == 0);
+	while (count) {
+		n = thmq_fetch(c, &m, 1);
+		CHECK(n >= 0);
+		if (n == 1) {
+			CHECK(thmq_ack(c, &m) == 0);
+			CHECK(thmq_release(c, &m, 1) == 0);
+			count--;
+		} else {
+			thmq_session_wait(o->session, 10000000);
+		}
+	}
+	CHECK(thmq_consumer_flush(c, 10 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+}
+
+static void some_messages(struct open *o, uint32_t life, uint32_t count)
+{
+	static const char *const tags[] = {NULL, "paid", "cancelled"};
+	struct thmq_producer *p;
+	char text[200], key[20];
+
+	CHECK(thmq_producer_open(
+		      o->session, "orders",
+		      THMQ_PRODUCER_OPTS(.durability = life == 1 ? THMQ_DURABILITY_MEMORY
+								 : THMQ_DURABILITY_DURABLE),
+		      &p) == 0);
+	for (uint32_t i = 0; i < count; i++) {
+		int len = snprintf(text, sizeof(text), "life %u message %u %.*s", life, i,
+				   (int)(i % 50),
+				   "..................................................");
+
+		snprintf(key, sizeof(key), "key-%u", i % 7);
+		send(p, text, (uint32_t)len, i % 3 ? key : NULL, tags[i % 3], UINT32_MAX);
+		if (i % 10 == 0)
+			CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	}
+	send(p, NULL, 0, "an empty one", NULL, UINT32_MAX);
+	CHECK(thmq_producer_close(p, 10 * SECOND) == 0);
+}
+
+static void some_topics(struct open *o)
+{
+	CHECK(thmq_topic_create(o->session, "orders", THMQ_TOPIC_OPTS(.partition_count = 3)) == 0);
+	CHECK(thmq_topic_create(o->session, "gone", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_topic_create(o->session, "early",
+				THMQ_TOPIC_OPTS(.visible_at = THMQ_DURABILITY_MEMORY)) == 0);
+}
+
+/* Three lives, each closed well: topics, keys, tags, times, groups, one topic deleted. */
+static void make_closed(const char *dir)
+{
+	struct thmq_producer *p;
+	struct open o;
+
+	for (uint32_t life = 0; life < 3; life++) {
+		open_dir(&o, dir, true, 2);
+		if (life == 0)
+			some_topics(&o);
+		some_messages(&o, life, 40);
+		CHECK(thmq_producer_open(o.session, life == 1 ? "gone" : "early", NULL, &p) == 0);
+		send(p, "x", 1, NULL, NULL, 0);
+		CHECK(thmq_flush(p, 10 * SECOND) == 0);
+		CHECK(thmq_producer_close(p, SECOND) == 0);
+		if (life == 1)
+			CHECK(thmq_topic_delete(o.session, "gone") == 0);
+		ack(&o, "orders", "billing", 20);
+		if (life == 2)
+			ack(&o, "early", "audit", 1);
+		close_dir(&o);
+	}
+}
+
+/* Several segments with their indexes. Messages are mostly zeros, so that they take little room as text. */
+static void make_sealed(const char *dir)
+{
+	static uint8_t data[60000];
+	struct thmq_producer *p;
+	struct open o;
+
+	for (uint32_t life = 0; life < 2; life++) {
+		open_dir(&o, dir, true, 1);
+		if (life == 0)
+			some_topics(&o);
+		CHECK(thmq_producer_open(o.session, "orders", NULL, &p) == 0);
+		for (uint32_t i = 0; i < 30; i++) {
+			memcpy(data, &i, sizeof(i));
+			data[sizeof(data) - 1] = (uint8_t)i;
+			send(p, data, sizeof(data), i % 2 ? "a" : "b", NULL, UINT32_MAX);
+			CHECK(thmq_flush(p, 10 * SECOND) == 0);
+		}
+		CHECK(thmq_producer_close(p, SECOND) == 0);
+		ack(&o, "orders", "billing", 10);
+		close_dir(&o);
+	}
+}
+
+/* The oldest segments are gone: the log begins later. */
+static void make_retained(const char *dir)
+{
+	static uint8_t data[60000];
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_producer *p;
+	struct open o;
+
+	open_dir(&o, dir, true, 1);
+	CHECK(thmq_topic_create(o.session, "orders",
+				THMQ_TOPIC_OPTS(.retention_bytes = RETAINED * 60000)) == 0);
+	CHECK(thmq_producer_open(o.session, "orders", NULL, &p) == 0);
+	for (uint32_t i = 0; i < 90; i++) {
+		memcpy(data, &i, sizeof(i));
+		send(p, data, sizeof(data), NULL, NULL, 0);
+		CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	}
+	for (uint32_t i = 0; i < 5000 && info.begin_offset < 30; i++) {
+		thmq_session_wait(o.session, 2000000);
+		CHECK(thmq_partition_describe(o.session, "orders", 0, NULL, &info) == 0);
+	}
+	CHECK(info.begin_offset >= 30);
+	CHECK(thmq_producer_close(p, SECOND) == 0);
+	close_dir(&o);
+}
+
+/* The files of a broker that is open: as if it were killed now, with half of a batch behind the end of a shard. */
+static void make_killed(const char *dir)
+{
+	char other[220];
+	struct open o;
+
+	snprintf(other, sizeof(other), "%s-living", dir);
+	open_dir(&o, other, true, 1);
+	some_topics(&o);
+	some_messages(&o, 0, 40);
+	ack(&o, "orders", "audit", 10);
+	shell("cp -r --sparse=always '%s' '%s'", other, dir);
+	some_messages(&o, 2, 12);
+	/* what came after that: of its first block the first 2000 bytes, where the copy has zeros */
+	shell("cd '%s/shard-000' && f=$(ls *.log | head -1) && at=$(cmp \"$f\" ../../$(basename "
+	      "'%s')/shard-000/\"$f\" | "
+	      "sed 's/.*byte \\([0-9]*\\),.*/\\1/') && at=$(((at - 1) / 4096)) && "
+	      "dd if=\"$f\" of=../../$(basename '%s')/shard-000/\"$f\" bs=4096 skip=$at seek=$at "
+	      "count=1 conv=notrunc status=none && "
+	      "dd if=/dev/zero of=../../$(basename '%s')/shard-000/\"$f\" bs=1 seek=$((at * 4096 + "
+	      "2000)) count=2096 "
+	      "conv=notrunc status=none",
+	      other, dir, dir, dir);
+	close_dir(&o);
+}
+
+static void make_one(const char *folder, const char *name, void (*make)(const char *dir))
+{
+	char dir[200], path[600];
+	FILE *f;
+
+	snprintf(dir, sizeof(dir), "%s/%s", base, name);
+	make(dir);
+	snprintf(path, sizeof(path), "%s/v1-%s.dir", folder, name);
+	f = fopen(path, "w");
+	CHECK(f);
+	fprintf(f, "# a data directory of format version 1: golden_test --make; \"offset bytes\" "
+		   "in hexadecimal, all else is zero\n");
+	pack(f, dir, "");
+	fclose(f);
+	snprintf(path, sizeof(path), "%s/v1-%s.list", folder, name);
+	f = fopen(path, "w");
+	CHECK(f);
+	list(f, dir);
+	fclose(f);
+	shell("ls -l '%s'/v1-%s.* >&2", folder, name);
+}
+
+int main(int argc, char **argv)
+{
+	int rc = 0;
+
+	if (argc < 2) {
+		fprintf(stderr, "usage: golden_test [--make] FOLDER\n");
+		return 1;
+	}
+	CHECK(mkdtemp(base));
+	if (strcmp(argv[1], "--make") == 0 && argc == 3) {
+		make_one(argv[2], "closed", make_closed);
+		make_one(argv[2], "sealed", make_sealed);
+		make_one(argv[2], "killed", make_killed);
+		make_one(argv[2], "retained", make_retained);
+	} else {
+		rc = test_all(argv[1]);
+	}
+	shell("rm -rf '%s'", base);
+	return rc;
+}

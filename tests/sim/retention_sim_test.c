@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Retention, whole: api, broker, log, on a simulated disk. What topics need not keep goes and its room is used again; what
+ * outlives it stays over restarts and power cuts: offsets are not used twice, groups stand where they stood, ids of topics
+ * that are gone are not given again.
+ */
+#include <stdio.h>
+
+#include "api/api.h"
+#include "base/base.h"
+#include "disk/sim.h"
+
+#define SECOND 1000000000ull
+#define BIG 100000u /* bytes of a message */
+
+static struct {
+	struct thmqi_disk_sim *sim;
+	struct thmq_env *env;
+	struct thmq_broker *broker;
+	struct thmq_session *session;
+	struct thmq_broker_opts opts;
+} w;
+static uint8_t payload[BIG];
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s:%d: %s (%s)\n", __func__, __LINE__, #x,                \
+				thmq_errmsg());                                                    \
+			exit(1);                                                                   \
+		}                                                                                  \
+	} while (0)
+
+static void start(void)
+{
+	CHECK(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 128u << 20),
+				 thmqi_disk_sim_world(w.sim), &w.env) == 0);
+	CHECK(thmq_broker_open(w.env, &w.opts, &w.broker) == 0);
+	CHECK(thmq_connect(w.env, "inproc://", NULL, &w.session) == 0);
+}
+
+static void up(uint64_t seed)
+{
+	memset(&w, 0, sizeof(w));
+	w.opts = (struct thmq_broker_opts){.size = sizeof(w.opts),
+					   .data_dir = "data",
+					   .shard_count = 1,
+					   .segment_bytes = 1u << 20,
+					   .batch_bytes = 256u << 10,
+					   .cache_bytes = 1u << 20};
+	CHECK(thmqi_disk_sim_open(seed, NULL, &w.sim) == 0);
+	start();
+}
+
+static void restart(bool cut)
+{
+	if (cut)
+		thmqi_disk_sim_crash(w.sim);
+	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0 || cut);
+	if (cut)
+		thmqi_disk_sim_restart(w.sim);
+	start();
+}
+
+static void down(void)
+{
+	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
+	thmqi_disk_sim_close(w.sim);
+}
+
+static uint64_t stored(void)
+{
+	struct thmqi_disk_sim_stats s;
+
+	thmqi_disk_sim_stats(w.sim, &s);
+	return s.bytes;
+}
+
+/* The cleaner looks every second. */
+static void rest(uint32_t seconds)
+{
+	uint64_t end = thmqi_disk_sim_now(w.sim) + seconds * SECOND;
+
+	while (thmqi_disk_sim_now(w.sim) < end)
+		thmq_poll(w.env, SECOND / 100);
+}
+
+static void publish(const char *topic, uint32_t count, uint32_t len)
+{
+	struct thmq_producer *p;
+
+	CHECK(thmq_producer_open(w.session, topic, NULL, &p) == 0);
+	while (count) {
+		int64_t seq = thmq_send(p, payload, len, NULL);
+
+		CHECK(seq > 0 || seq == -EAGAIN);
+		count -= seq > 0;
+		thmq_poll(w.env, seq > 0 ? 0 : 1000000);
+	}
+	CHECK(thmq_flush(p, 600 * SECOND) == 0);
+	CHECK(thmq_producer_close(p, 60 * SECOND) == 0);
+}
+
+/* Reads and acknowledges @count messages. Return: offset of the first. */
+static uint64_t consume(const char *topic, const char *group, uint32_t count, bool *ret_range)
+{
+	uint64_t first = UINT64_MAX;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_event e;
+	uint32_t idle = 0;
+
+	CHECK(thmq_consumer_open(w.session, topic, group, NULL, &c) == 0);
+	while (count && idle < 10000) {
+		int n = thmq_fetch(c, &m, 1);
+
+		CHECK(n >= 0);
+		if (!n) {
+			idle++;
+			thmq_poll(w.env, 1000000);
+			continue;
+		}
+		first = first == UINT64_MAX ? m.offset : first;
+		CHECK(thmq_ack(c, &m) == 0);
+		CHECK(thmq_release(c, &m, 1) == 0);
+		count--;
+	}
+	CHECK(!count);
+	CHECK(thmq_consumer_flush(c, 60 * SECOND) == 0);
+	while (thmq_events(w.session, &e, 1) == 1)
+		if (ret_range && e.type == THMQ_EVENT_OFFSETRANGE)
+			*ret_range = true;
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+	return first;
+}
+
+static struct thmq_partition_info about(const char *topic, const char *group)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+
+	CHECK(thmq_partition_describe(w.session, topic, 0, group, &info) == 0);
+	return info;
+}
+
+static void make(const char *topic, const struct thmq_topic_opts *opts)
+{
+	CHECK(thmq_topic_create(w.session, topic, opts) == 0);
+}
+
+static void by_bytes(void)
+{
+	struct thmq_partition_info small, big;
+	bool range = false;
+	uint32_t life;
+
+	up(1);
+	make("small", THMQ_TOPIC_OPTS(.retention_ns = 1));
+	make("big", THMQ_TOPIC_OPTS(.retention_bytes = 4u << 20));
+	publish("small", 3, 100);
+	CHECK(consume("small", "g", 3, NULL) == 0);
+	publish("big", 10, BIG);
+	CHECK(consume("big", "g", 5, NULL) == 0);
+	publish("big", 500, BIG);
+	rest(3);
+	CHECK(stored() < 14u << 20);
+	big = about("big", "g");
+	CHECK(big.end_offset == 510 && big.begin_offset > 400 && big.begin_offset < 480);
+	CHECK(big.group_offset == 5);
+	for (life = 0; life < 4; life++) {
+		restart(life % 2);
+		small = about("small", "g");
+		CHECK(small.begin_offset == small.end_offset && small.end_offset == 3);
+		CHECK(small.group_offset == 3);
+		CHECK(about("big", "g").begin_offset == big.begin_offset);
+		CHECK(about("big", "g").end_offset == 510);
+	}
+	CHECK(consume("big", "g", 1, &range) == big.begin_offset);
+	CHECK(range);
+	publish("small", 1, 100);
+	CHECK(about("small", "g").end_offset > 3);
+	CHECK(consume("small", "g", 1, NULL) >= 3);
+	/* and what was read back from indexes counts as what was appended */
+	publish("big", 50, BIG);
+	rest(3);
+	CHECK(stored() < 14u << 20);
+	CHECK(about("big", NULL).begin_offset > big.begin_offset + 30);
+	down();
+}
+
+static void by_time(void)
+{
+	up(2);
+	make("t", THMQ_TOPIC_OPTS(.retention_ns = 3600 * SECOND));
+	publish("t", 50, BIG);
+	rest(3);
+	CHECK(about("t", NULL).begin_offset == 0);
+	thmqi_disk_sim_advance(w.sim, 3000 * SECOND);
+	publish("t", 50, BIG);
+	thmqi_disk_sim_advance(w.sim, 1000 * SECOND);
+	rest(3);
+	CHECK(about("t", NULL).begin_offset > 30 && about("t", NULL).begin_offset <= 50);
+	down();
+}
+
+static void by_consumption(void)
+{
+	uint64_t begin;
+
+	up(3);
+	make("t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
+	publish("t", 60, BIG);
+	rest(3);
+	CHECK(about("t", NULL).begin_offset == 0); /* nobody has read it */
+	CHECK(consume("t", "b", 1, NULL) == 0);
+	CHECK(consume("t", "a", 60, NULL) == 0);
+	CHECK(consume("t", "b", 34, NULL) == 1);
+	rest(3);
+	begin = about("t", "b").begin_offset;
+	CHECK(begin > 10 && begin <= 35);
+	restart(false);
+	rest(3);
+	CHECK(about("t", "b").begin_offset == begin);
+	CHECK(consume("t", "b", 1, NULL) == 35);
+	/* a group that has not begun is waited for, after a restart too */
+	publish("t", 60, BIG);
+	CHECK(consume("t", "a", 60, NULL) == 60);
+	restart(true);
+	rest(3);
+	CHECK(about("t", "b").begin_offset <= 36);
+	CHECK(consume("t", "b", 84, NULL) == 36);
+	rest(3);
+	CHECK(about("t", "b").begin_offset > 100);
+	down();
+}
+
+static void deleted(void)
+{
+	up(4);
+	make("gone", NULL);
+	make("kept", NULL);
+	publish("gone", 100, BIG);
+	CHECK(stored() > 9u << 20);
+	CHECK(thmq_topic_delete(w.session, "gone") == 0);
+	publish("kept", 15, BIG);
+	rest(3);
+	CHECK(stored() < 10u << 20); /* of it 3 MiB are meta's */
+	CHECK(consume("kept", "g", 15, NULL) == 0);
+	down();
+}
+
+static void of_metadata(void)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	uint32_t highest = 0, i, life;
+	char name[32];
+
+	up(5);
+	make("stays", THMQ_TOPIC_OPTS(.partition_count = 3));
+	publish("stays", 1, 10);
+	CHECK(consume("stays", "g", 1, NULL) == 0);
+	for (i = 0; i < 800; i++) {
+		snprintf(name, sizeof(name), "t%u", i);
+		make(name, NULL);
+		CHECK(thmq_topic_describe(w.session, name, &info) == 0);
+		highest = THMQI_MAX(highest, info.topic_id);
+		CHECK(thmq_topic_delete(w.session, name) == 0);
+	}
+	rest(8);
+	CHECK(stored() <
+	      15u << 20); /* segments of 4 and, made ahead, 8 MiB, the shard 2: those of 1 and 2 MiB have gone */
+	for (life = 0; life < 2; life++) {
+		restart(life);
+		CHECK(thmq_topic_list(w.session, &info, 1) == 1);
+		CHECK(thmq_topic_describe(w.session, "stays", &info) == 0);
+		CHECK(info.partition_count == 3 && info.group_count == 1);
+		CHECK(thmq_topic_list(w.session, &info, 1) == 1);
+	}
+	make("next", NULL);
+	CHECK(thmq_topic_describe(w.session, "next", &info) == 0);
+	CHECK(info.topic_id > highest);
+	down();
+}
+
+static void at_the_limit(void)
+{
+	struct thmq_partition_info info;
+
+	up(6);
+	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
+	w.opts.limit_bytes = 6u << 20;
+	w.opts.full_policy = THMQ_FULL_DROP_OLDEST;
+	start();
+	make("t", NULL);
+	publish("t", 1, 10);
+	CHECK(consume("t", "g", 1, NULL) == 0);
+	publish("t", 200, BIG);
+	CHECK(stored() < 10u << 20); /* of it 3 MiB are meta's */
+	info = about("t", "g");
+	CHECK(info.end_offset == 201 && info.begin_offset > 130 && info.group_offset == 1);
+	restart(true);
+	CHECK(about("t", "g").group_offset == 1 && about("t", "g").end_offset == 201);
+	down();
+}
+
+int main(void)
+{
+	by_bytes();
+	by_time();
+	by_consumption();
+	deleted();
+	of_metadata();
+	at_the_limit();
+	return 0;
+}

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Segments that go: by hand, by the cleaner, with the power cut at every step of it. What is left is whole, begins where a
+ * segment began, and what had to outlive the segment has.
+ */
+#include <criterion/criterion.h>
+
+#include "commitlog_rig.h"
+
+TestSuite(commitlog_clean, .timeout = 60);
+
+#define SIZE 60000u /* of a run: 17 fill a segment of 1 MiB */
+#define KIND 7u
+
+static struct {
+	struct rig r;   /* its events are given this */
+	uint64_t next;  /* offset of the next run of partition 1 */
+	uint64_t keep;  /* from this offset on messages are live */
+	uint32_t lives; /* asked */
+	uint32_t renewed, left;
+	uint64_t state; /* what the newest slice of (KIND, 1) says */
+	uint64_t replayed_state, replayed_end;
+	bool refuse_renewal;
+} w;
+
+static int on_live(void *ctx, const struct thmq_log_extent *e)
+{
+	(void)ctx;
+	w.lives++;
+	return e->end_offset > w.keep;
+}
+
+static int append_state(uint32_t kind, uint64_t item, uint64_t value)
+{
+	struct thmq_run_header *run;
+	uint64_t index;
+	int rc = thmq_log_append(w.r.log, sizeof(*run) + 8, &run, &index);
+
+	if (rc)
+		return rc;
+	memset(run, 0, sizeof(*run));
+	run->len = 8;
+	run->partition = kind;
+	run->base_offset = item;
+	run->encoding = THMQ_RUN_STATE;
+	memcpy(run + 1, &value, 8);
+	thmq_log_append_end(w.r.log, run, THMQ_DURABILITY_MEMORY);
+	return 0;
+}
+
+static int on_renew(void *ctx, uint32_t kind, uint64_t item)
+{
+	int rc;
+
+	(void)ctx;
+	if (kind != KIND || item != 1)
+		return 0; /* it has no meaning any more */
+	if (w.refuse_renewal)
+		return -EAGAIN;
+	rc = append_state(kind, item, w.state);
+	w.renewed += !rc;
+	return rc;
+}
+
+static int on_leave(void *ctx, uint32_t partition)
+{
+	int rc;
+
+	(void)ctx;
+	if (partition != 1)
+		return 0;
+	rc = append_state(KIND + 1, partition, w.next);
+	w.left += !rc;
+	return rc;
+}
+
+static int on_replay(void *ctx, const struct thmq_log_run *run)
+{
+	(void)ctx;
+	if (run->header->encoding != THMQ_RUN_STATE || run->header->len != 8)
+		return 0;
+	if (run->header->partition == KIND)
+		memcpy(&w.replayed_state, run->payload, 8);
+	if (run->header->partition == KIND + 1)
+		memcpy(&w.replayed_end, run->payload, 8);
+	return 0;
+}
+
+static void up_with(uint64_t seed, bool cleaner)
+{
+	memset(&w, 0, sizeof(w));
+	rig_init(&w.r, seed, NULL);
+	w.r.opts.segment_bytes_max = 1u << 20;
+	w.r.opts.cache_bytes = 1u << 20;
+	w.r.pool_bytes = 48u << 20;
+	w.r.events.replay = on_replay;
+	if (cleaner) {
+		w.r.events.live = on_live;
+		w.r.events.renew = on_renew;
+		w.r.events.leave = on_leave;
+	}
+}
+
+static void up(void)
+{
+	up_with(1, false);
+	cr_assert_eq(rig_open(&w.r), 0);
+}
+
+static void down(void)
+{
+	rig_fini(&w.r);
+}
+
+/* So many runs of partition 1, the last one durable. */
+static int fill(uint32_t runs)
+{
+	uint64_t index = 0;
+	int rc = 0;
+
+	while (runs-- && !rc) {
+		rc = rig_append_wait(&w.r, 1, w.next, SIZE,
+				     runs ? THMQ_DURABILITY_WRITTEN : THMQ_DURABILITY_DURABLE,
+				     &index);
+		w.next += !rc;
+	}
+	return rc ? rc : rig_await(&w.r, index);
+}
+
+static uint64_t bound(void)
+{
+	uint64_t begin = UINT64_MAX, end;
+
+	thmq_log_bounds(w.r.log, 1, &begin, &end);
+	return begin;
+}
+
+static int drop_one(void)
+{
+	uint64_t dropped = rig_stats(&w.r).dropped_segments;
+	int rc = -EAGAIN;
+
+	for (uint32_t i = 0; i < 1000 && rc == -EAGAIN; i++) {
+		rc = thmqi_log_drop_oldest(w.r.log);
+		thmqi_core_poll(w.r.core, 100000);
+	}
+	for (uint32_t i = 0; i < 1000 && !rc && rig_stats(&w.r).dropped_segments == dropped; i++)
+		thmqi_core_poll(w.r.core, 100000);
+	rig_poll(&w.r, 20);
+	return rc;
+}
+
+static bool exists(const char *name)
+{
+	struct thmqi_disk_file *file;
+	struct thmqi_disk_dir *dir;
+	int rc;
+
+	cr_assert_eq(thmqi_disk_sim.dir_open(w.r.sim, RIG_DIR, false, &dir), 0);
+	rc = thmqi_disk_sim.file_open(dir, name, false, &file);
+	if (!rc)
+		thmqi_disk_sim.file_close(file);
+	thmqi_disk_sim.dir_close(dir);
+	return rc == 0;
+}
+
+Test(commitlog_clean, a_dropped_segment_is_gone_and_the_rest_is_there, .init = up, .fini = down)
+{
+	struct thmq_log_reader *reader;
+	struct thmq_log_view v;
+	uint64_t begin;
+
+	cr_assert_eq(thmqi_log_drop_oldest(w.r.log), -ENOENT);
+	cr_assert_eq(fill(60), 0);
+	cr_assert_eq(bound(), 0);
+	cr_assert_eq(drop_one(), 0);
+	begin = bound();
+	cr_assert(begin >= 16 && begin <= 18, "%llu", (unsigned long long)begin);
+	cr_assert_eq(rig_read_all(&w.r, 1, begin, w.next), (int64_t)(w.next - begin));
+	cr_assert_eq(thmq_log_reader_open(w.r.log, 1, NULL, NULL, &reader), 0);
+	thmq_log_reader_seek(reader, begin - 1);
+	cr_assert_eq(rig_read(&w.r, reader, w.next, &v), -THMQ_EOFFSETRANGE);
+	thmq_log_reader_close(reader);
+	cr_assert_eq(rig_stats(&w.r).begin_position, 1u << 20);
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert(!exists("00000000000000000000.idx"));
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_not(exists("00000000000000000000.log"),
+		      "the leftover, if it was kept to be used again, is gone");
+	cr_assert_eq(bound(), begin);
+	cr_assert_eq(rig_read_all(&w.r, 1, begin, w.next), (int64_t)(w.next - begin));
+	cr_assert_eq(fill(40), 0);
+	cr_assert_eq(drop_one(), 0);
+	cr_assert(bound() > begin);
+}
+
+Test(commitlog_clean, a_dropped_file_becomes_the_next_segment_without_being_written, .init = up,
+     .fini = down)
+{
+	uint64_t begin;
+
+	cr_assert_eq(fill(60), 0);
+	for (uint32_t i = 0; i < 12; i++) {
+		cr_assert_eq(drop_one(), 0);
+		cr_assert_eq(fill(18), 0);
+	}
+	cr_assert(rig_stats(&w.r).recycled_segments >= 8, "%llu",
+		  (unsigned long long)rig_stats(&w.r).recycled_segments);
+	cr_assert(rig_stats(&w.r).file_bytes <= 7u << 20);
+	begin = bound();
+	for (uint32_t i = 0; i < 2;
+	     i++) { /* what such files held before is not taken for batches */
+		cr_assert_eq(rig_read_all(&w.r, 1, begin, w.next), (int64_t)(w.next - begin));
+		if (i)
+			rig_close(&w.r);
+		else
+			rig_crash(&w.r, THMQI_DISK_SIM_CRASH_LOSE);
+		cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+		cr_assert_eq(rig_stats(&w.r).torn_bytes, 0);
+	}
+}
+
+Test(commitlog_clean, a_missing_first_segment_is_damage, .init = up, .fini = down)
+{
+	cr_assert_eq(fill(60), 0);
+	cr_assert_eq(drop_one(), 0);
+	rig_close(&w.r);
+	rig_unlink(&w.r, "00000000000001048576.log");
+	cr_assert_eq(rig_open(&w.r), -THMQ_ECORRUPT);
+}
+
+Test(commitlog_clean, what_is_read_from_a_segment_that_goes_is_read_to_its_end, .init = up,
+     .fini = down)
+{
+	struct thmq_log_reader *reader;
+	struct thmq_log_view v;
+
+	cr_assert_eq(fill(60), 0);
+	cr_assert_eq(thmq_log_reader_open(w.r.log, 1, NULL, NULL, &reader), 0);
+	thmq_log_reader_seek(reader, 3);
+	cr_assert_eq(thmq_log_read(reader, w.next, &v), 0, "it is read from the device");
+	cr_assert_eq(drop_one(), 0);
+	cr_assert_eq(rig_read(&w.r, reader, w.next, &v), -THMQ_EOFFSETRANGE);
+	thmq_log_reader_close(reader);
+}
+
+/* Polls until nothing is cleaned any more. */
+static void settle(void)
+{
+	uint64_t dropped;
+
+	do {
+		dropped = rig_stats(&w.r).dropped_segments;
+		for (uint32_t i = 0; i < 400; i++)
+			thmqi_core_poll(w.r.core, 10000000);
+	} while (rig_stats(&w.r).dropped_segments != dropped);
+}
+
+Test(commitlog_clean, the_cleaner_drops_what_nobody_needs_and_keeps_states, .fini = down)
+{
+	uint64_t begin;
+
+	up_with(2, true);
+	cr_assert_eq(rig_open(&w.r), 0);
+	w.state = 4711;
+	cr_assert_eq(append_state(KIND, 1, w.state), 0);
+	cr_assert_eq(append_state(KIND, 2, 1), 0);
+	cr_assert_eq(fill(60), 0);
+	settle();
+	cr_assert_eq(rig_stats(&w.r).dropped_segments, 0, "all of it is live");
+	cr_assert(w.lives > 0);
+	w.keep = 40;
+	settle();
+	begin = bound();
+	cr_assert(begin > 30 && begin <= 40, "%llu", (unsigned long long)begin);
+	cr_assert_eq(w.renewed, 1, "%u", w.renewed);
+	cr_assert_eq(rig_read_all(&w.r, 1, begin, w.next), (int64_t)(w.next - begin));
+	for (uint32_t i = 0; i < 10; i++) { /* the slice travels with the log */
+		cr_assert_eq(fill(20), 0);
+		w.keep = w.next - 10;
+		settle();
+	}
+	cr_assert(w.renewed > 3);
+	cr_assert_eq(w.left, 0, "there are newer runs of it");
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_state, 4711);
+	cr_assert(rig_stats(&w.r).file_bytes <= 6u << 20);
+}
+
+Test(commitlog_clean, a_partition_that_goes_leaves_its_end, .fini = down)
+{
+	uint64_t index;
+
+	up_with(3, true);
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(fill(3), 0);
+	for (uint64_t i = 0; i < 40; i++)
+		cr_assert_eq(rig_append_wait(&w.r, 2, i, SIZE, THMQ_DURABILITY_DURABLE, &index), 0);
+	w.keep = 1000;
+	settle();
+	cr_assert_eq(w.left, 1);
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_end, 3);
+	cr_assert_eq(bound(), 0, "nothing of it is held");
+}
+
+Test(commitlog_clean, what_cannot_be_written_again_keeps_its_segment, .fini = down)
+{
+	up_with(4, true);
+	cr_assert_eq(rig_open(&w.r), 0);
+	w.state = 1;
+	cr_assert_eq(append_state(KIND, 1, 1), 0);
+	w.refuse_renewal = true;
+	w.keep = 1000;
+	cr_assert_eq(fill(40), 0);
+	for (uint32_t i = 0; i < 300; i++)
+		thmqi_core_poll(w.r.core, 10000000);
+	cr_assert_eq(rig_stats(&w.r).dropped_segments, 0);
+	w.refuse_renewal = false;
+	settle();
+	cr_assert(rig_stats(&w.r).dropped_segments >= 2);
+}
+
+Test(commitlog_clean, at_its_limit_a_log_refuses_and_goes_on_when_something_may_go, .fini = down)
+{
+	uint64_t index;
+	int rc = 0;
+
+	up_with(5, true);
+	w.r.opts.limit_bytes = 4u << 20;
+	cr_assert_eq(rig_open(&w.r), 0);
+	while (!rc)
+		rc = fill(1);
+	cr_assert_eq(rc, -ENOSPC);
+	cr_assert(rig_stats(&w.r).file_bytes <= 4u << 20);
+	cr_assert_eq(rig_read_all(&w.r, 1, 0, w.next), (int64_t)w.next, "reads go on");
+	w.keep = 30;
+	settle();
+	cr_assert_eq(rig_append_wait(&w.r, 1, w.next, SIZE, THMQ_DURABILITY_DURABLE, &index), 0);
+	w.r.opts.limit_bytes = 3u << 20;
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert_eq(rig_open(&w.r), -EINVAL);
+}
+
+Test(commitlog_clean, at_its_limit_a_log_may_drop_its_oldest_whatever_it_is, .fini = down)
+{
+	up_with(6, true);
+	w.r.opts.limit_bytes = 5u << 20;
+	w.r.opts.full_policy = THMQ_FULL_DROP_OLDEST;
+	cr_assert_eq(rig_open(&w.r), 0);
+	w.state = 9;
+	cr_assert_eq(append_state(KIND, 1, 9), 0);
+	for (uint32_t i = 0; i < 200; i++) {
+		cr_assert_eq(fill(1), 0);
+		cr_assert(rig_stats(&w.r).file_bytes <= 5u << 20);
+	}
+	settle();
+	cr_assert(bound() > 100);
+	cr_assert_eq(rig_read_all(&w.r, 1, bound(), w.next), (int64_t)(w.next - bound()));
+	cr_assert_eq(rig_close(&w.r), 0);
+	w.replayed_state = 0;
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_state, 9);
+}
+
+Test(commitlog_clean, writers_in_a_hurry_wait_for_the_oldest_to_go, .fini = down)
+{
+	up_with(7, true);
+	w.r.opts.limit_bytes = 4u << 20;
+	w.r.opts.full_policy = THMQ_FULL_DROP_OLDEST;
+	cr_assert_eq(rig_open(&w.r), 0);
+	w.state = 9;
+	cr_assert_eq(append_state(KIND, 1, 9), 0);
+	cr_assert_eq(fill(1000), 0);
+	cr_assert(rig_stats(&w.r).file_bytes <= 5u << 20);
+	settle();
+	cr_assert_eq(rig_close(&w.r), 0);
+	w.replayed_state = 0;
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_state, 9);
+	cr_assert(bound() > 900);
+}
+
+Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini = down)
+{
+	thmqi_disk_sim_close((up_with(8, true), w.r.sim));
+	cr_assert_eq(thmqi_disk_sim_open(8,
+					 &(struct thmqi_disk_sim_opts){.capacity_bytes = 6u << 20},
+					 &w.r.sim),
+		     0);
+	w.r.opts.full_policy = THMQ_FULL_DROP_OLDEST;
+	cr_assert_eq(rig_open(&w.r), 0);
+	w.state = 9;
+	cr_assert_eq(append_state(KIND, 1, 9), 0);
+	cr_assert_eq(fill(500), 0);
+	settle();
+	cr_assert_eq(rig_close(&w.r), 0);
+	w.replayed_state = 0;
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_state, 9);
+	cr_assert(bound() > 300);
+	cr_assert_eq(rig_read_all(&w.r, 1, bound(), w.next), (int64_t)(w.next - bound()));
+}
+
+/* Whatever a cut leaves: nothing that is live is gone, the state says what it said, and cleaning goes on. */
+Test(commitlog_clean, the_power_may_go_at_any_step)
+{
+	for (uint32_t mode = THMQI_DISK_SIM_CRASH_LOSE; mode <= THMQI_DISK_SIM_CRASH_ANY; mode++) {
+		bool done = false;
+
+		for (uint64_t nth = 1; !done; nth++) {
+			uint64_t begin;
+
+			up_with(100 + nth, true);
+			cr_assert_eq(rig_open(&w.r), 0);
+			w.state = nth;
+			cr_assert_eq(append_state(KIND, 1, nth), 0);
+			cr_assert_eq(fill(40), 0);
+			rig_poll(&w.r, 30);
+			w.keep = 30;
+			thmqi_disk_sim_cut_at(w.r.sim, nth, mode);
+			for (uint32_t i = 0; i < 250 && !thmqi_disk_sim_is_down(w.r.sim); i++)
+				thmqi_core_poll(w.r.core, 10000000);
+			done = !thmqi_disk_sim_is_down(w.r.sim);
+			rig_crash(&w.r, mode);
+			w.replayed_state = 0;
+			cr_assert_eq(rig_open(&w.r), 0, "cut %llu of mode %u: %s",
+				     (unsigned long long)nth, mode, thmq_errmsg());
+			begin = bound();
+			cr_assert(begin <= 30);
+			cr_assert_eq(w.replayed_state, nth);
+			cr_assert_eq(rig_read_all(&w.r, 1, begin, w.next),
+				     (int64_t)(w.next - begin));
+			settle();
+			cr_assert(bound() > 10, "cleaning goes on");
+			cr_assert_eq(rig_close(&w.r), 0);
+			cr_assert_eq(rig_open(&w.r), 0);
+			cr_assert_eq(w.replayed_state, nth);
+			down();
+		}
+	}
+}
