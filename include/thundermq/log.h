@@ -340,6 +340,8 @@ struct thmq_log_stats {
 	uint64_t file_bytes;     /* of all segments, made ahead or kept for reuse too */
 	uint64_t dropped_segments; /* since open */
 	uint64_t recycled_segments; /* of them, made the next one */
+	uint64_t relocated_runs;    /* appended again by the cleaner, since open */
+	uint64_t relocated_bytes;
 };
 
 /** thmq_log_stats() - copy the log's counters. Return: 0; -EINVAL */

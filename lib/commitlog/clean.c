@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * clean.c - the one cleaner: looks at the oldest segment when one was filled, and every second, and asks the log's owner what of
- * it must be kept. Where nothing must, states and ends of partitions that would go with it are written again; once that is
+ * it must be kept. Where that is little it is appended again; states and ends of partitions that would go with it are written again; once that is
  * durable it goes. Every step is small, and a step that cannot be done now is done later. Knows no topics.
  */
 #include "internal.h"
@@ -15,9 +15,13 @@
 #define STATES_SHARE 3u
 #define STATES_QUARTER 4u
 
+/* What must be kept is appended again where it is at most such a part of its segment. */
+#define LIVE_QUARTER 4u
+
 enum clean_step {
 	CLEAN_IDLE,
 	CLEAN_JUDGE,
+	CLEAN_RELOCATE,
 	CLEAN_WEIGH,
 	CLEAN_STATES,
 	CLEAN_LEAVE,
@@ -66,6 +70,7 @@ void thmqi_clean_look(struct thmq_log *log)
 /* Its oldest segment is not looked at again before a second has passed. */
 static void rest(struct thmq_log *log)
 {
+	thmqi_relocate_end(log);
 	log->clean.step = CLEAN_IDLE;
 	log->clean.forced = false;
 	if (log->segment_count > 1)
@@ -76,6 +81,7 @@ static void rest(struct thmq_log *log)
 
 void thmqi_clean_stop(struct thmq_log *log)
 {
+	thmqi_relocate_end(log);
 	log->clean.step = CLEAN_IDLE;
 	log->clean.look = false;
 	thmqi_timer_stop(log->core, &log->clean.timer);
@@ -145,10 +151,38 @@ static int judge(struct thmq_log *log)
 		return 1;
 	if (rc == -EAGAIN)
 		return 0;
-	if (rc < 0 || (c->live_bytes && !c->forced)) {
+	if (rc < 0 || (c->live_bytes > log->segments[0]->bytes / LIVE_QUARTER && !c->forced)) {
 		rest(log);
 		return 1;
 	}
+	if (c->live_bytes && !c->forced) {
+		if (!log->events.live || thmqi_relocate_begin(log) != 0)
+			rest(log);
+		else
+			c->step = CLEAN_RELOCATE;
+		return 1;
+	}
+	c->live_bytes = 0;
+	weigh_begin(log, CLEAN_WEIGH);
+	return 1;
+}
+
+static int relocate(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	uint64_t pause;
+	int rc = thmqi_relocate_step(log, &pause);
+
+	if (rc == -EAGAIN) {
+		if (pause)
+			later(log, pause);
+		return 0;
+	}
+	if (rc) { /* it cannot be read, or nothing can be appended: it stays */
+		rest(log);
+		return 1;
+	}
+	thmqi_relocate_end(log);
 	c->live_bytes = 0;
 	weigh_begin(log, CLEAN_WEIGH);
 	return 1;
@@ -286,7 +320,7 @@ static int leave(struct thmq_log *log)
 		rest(log);
 		return 1;
 	}
-	if (thmq_log_flush(log, &c->renewed) != 0)
+	if (!(log->defects & THMQI_LOG_EARLY_DROP) && thmq_log_flush(log, &c->renewed) != 0)
 		return 0;
 	c->step = CLEAN_WAIT;
 	return 1;
@@ -321,6 +355,7 @@ static int step(struct thmq_log *log)
 	struct clean *c = &log->clean;
 
 	if (c->step && c->step != CLEAN_DROP && log->segments[0]->position != c->position) {
+		thmqi_relocate_end(log);
 		c->step = CLEAN_IDLE; /* it has gone otherwise */
 		c->look = true;
 	}
@@ -329,6 +364,8 @@ static int step(struct thmq_log *log)
 		return c->look && !log->drop.step ? begin(log) : 0;
 	case CLEAN_JUDGE:
 		return judge(log);
+	case CLEAN_RELOCATE:
+		return relocate(log);
 	case CLEAN_WEIGH:
 		return weigh(log);
 	case CLEAN_STATES:
@@ -336,7 +373,7 @@ static int step(struct thmq_log *log)
 	case CLEAN_LEAVE:
 		return leave(log);
 	case CLEAN_WAIT:
-		if (log->durable_index < c->renewed)
+		if (log->durable_index < c->renewed && !(log->defects & THMQI_LOG_EARLY_DROP))
 			return 0;
 		c->step = CLEAN_DROP;
 		return 1;
@@ -368,7 +405,9 @@ bool thmqi_clean_wants(const struct thmq_log *log)
 	if (c->step == CLEAN_IDLE)
 		return c->look && !log->drop.step;
 	if (c->step == CLEAN_WAIT)
-		return log->durable_index >= c->renewed;
+		return log->durable_index >= c->renewed || log->defects & THMQI_LOG_EARLY_DROP;
+	if (c->step == CLEAN_RELOCATE && c->relocation.reader->reading)
+		return false;
 	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && c->page.reading)
 		return false;
 	return !c->timer.heap_index && !(c->step == CLEAN_DROP && log->drop.step);

@@ -183,8 +183,13 @@ static int subtract(struct thmq_log *log)
 
 	while (budget-- && (rc = thmqi_extents_next(log, &d->extents, &e)) == 1) {
 		x = thmqi_map_get(&log->partitions, e.partition);
-		if (x)
-			x->held_bytes -= THMQI_MIN(x->held_bytes, e.bytes);
+		if (!x)
+			continue;
+		x->held_bytes -= THMQI_MIN(x->held_bytes, e.bytes);
+		if (x->moved) { /* their originals are not counted twice any more */
+			x->held_bytes += x->moved->doubled_bytes;
+			x->moved->doubled_bytes = 0;
+		}
 	}
 	if (rc == -EAGAIN)
 		return 0;

@@ -224,9 +224,9 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 				.span = run->span};
 
 	thmqi_touch(log, x)->bytes += sizeof(*run) + run->len;
-	x->held_bytes += sizeof(*run) + run->len;
-	if (thmqi_unlikely(run->flags & THMQ_RUN_RELOCATED))
+	if (thmqi_unlikely(run->flags & THMQ_RUN_RELOCATED)) /* its bytes are the original's, as long as that is held */
 		return thmqi_moved_add(log, x, &e, run->last_time_ns);
+	x->held_bytes += sizeof(*run) + run->len;
 	return thmqi_index_put(log, x, &e);
 }
 
@@ -234,9 +234,10 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 
 uint64_t thmqi_index_begin(const struct run_index *x)
 {
-	return x->held_count	    ? thmqi_held_offset(&x->held[0]) :
-	       x->first < x->count ? thmqi_index_entry(x, x->first)->base_offset :
-				     x->end;
+	return x->held_count		 ? thmqi_held_offset(&x->held[0]) :
+	       x->first < x->count	 ? thmqi_index_entry(x, x->first)->base_offset :
+	       thmqi_moved_end(x) ? UINT64_MAX :
+					   x->end;
 }
 
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
@@ -321,7 +322,7 @@ void thmqi_index_cut(struct run_index *x, uint64_t batch)
 		x->count--;
 	thmqi_moved_keep(x, 0, batch);
 	last = x->count > x->first ? thmqi_index_entry(x, x->count - 1) : NULL;
-	x->end = last ? last->base_offset + last->span : x->sealed_end;
+	x->end = THMQI_MAX(last ? last->base_offset + last->span : x->sealed_end, thmqi_moved_end(x));
 }
 
 void thmqi_index_free(struct thmq_log *log, struct run_index *x)

@@ -250,6 +250,7 @@ struct moved {
 	} *ranges;
 	uint32_t range_count, range_room;
 	int64_t time_max_ns;
+	uint64_t doubled_bytes; /* of those whose originals are still held, in the oldest segment */
 };
 
 /* A sealed segment that has runs of a partition. */
@@ -394,6 +395,14 @@ struct extents_page {
 	struct thmqi_disk_op op;
 };
 
+/* What of the oldest segment is being appended again. */
+struct relocation {
+	struct thmq_log_reader *reader; /* of its batches; NULL: nothing is */
+	uint64_t at;     /* batch, in the segment */
+	uint32_t run_at; /* run, in the batch */
+	uint32_t budget; /* bytes, in this iteration */
+};
+
 /* The cleaner: what it does with the oldest segment. */
 struct clean {
 	uint32_t step; /* enum clean_step */
@@ -402,6 +411,7 @@ struct clean {
 	uint64_t position;   /* of the segment that is looked at */
 	struct extents extents;
 	struct extents_page page;
+	struct relocation relocation;
 	uint64_t bytes, live_bytes; /* of its runs */
 	uint32_t cursor, grown;     /* in the states */
 	uint64_t renewed;           /* batch that must be durable before it goes */
@@ -622,7 +632,9 @@ void thmqi_moved_trim(const struct thmq_log *log, struct run_index *x); /* range
 void thmqi_moved_cut(struct run_index *x, uint32_t segment); /* truncation: ranges in it and later ones */
 uint64_t thmqi_moved_begin(const struct run_index *x); /* UINT64_MAX: there is none */
 void thmqi_moved_free(struct thmq_log *log, struct run_index *x);
-uint64_t thmqi_index_begin(const struct run_index *x); /* of all but those that were moved; its end if there are none */
+uint64_t thmqi_moved_end(const struct run_index *x);   /* 0: there is none */
+/* Of all but those that were moved. Without any: UINT64_MAX if some were moved, else its end. */
+uint64_t thmqi_index_begin(const struct run_index *x);
 
 /* held.c: the segment has its index: the entries of @x's runs in it leave memory. It is the first that has not. Return: 0; -ENOMEM. */
 int thmqi_index_take_over(struct thmq_log *log, struct run_index *x, const struct segment *s);
@@ -641,6 +653,11 @@ void thmqi_extents_begin(struct extents *x, struct segment *s);
 int thmqi_extents_next(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret); /* 1; 0 the end; -EAGAIN; why not */
 void thmqi_extents_fini(struct thmq_log *log); /* nothing is in flight */
 void thmqi_index_dropped(struct thmq_log *log, const struct segment *s); /* it was the first, and is gone: so are its entries */
+
+/* relocate.c: of the oldest segment. The step: 0 all is done; -EAGAIN not yet, *@ret_pause_ns from now; or an error. */
+int thmqi_relocate_begin(struct thmq_log *log);
+int thmqi_relocate_step(struct thmq_log *log, uint64_t *ret_pause_ns);
+void thmqi_relocate_end(struct thmq_log *log);
 
 /* clean.c */
 uint64_t thmqi_log_file_bytes(const struct thmq_log *log);

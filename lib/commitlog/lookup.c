@@ -170,6 +170,14 @@ static bool run_is_wanted(const struct thmq_log_reader *r, const struct seal_run
 	return r->cursor.by_time ? run->time_max_ns >= r->cursor.time_ns : run->base_offset + run->span > r->want;
 }
 
+static bool is_possible(const struct segment *s, const struct seal_run *run)
+{
+	return run->blocks && run->blocks <= BATCH_BYTES_MAX / THMQI_BLOCK &&
+	       ((uint64_t)run->block + run->blocks) * THMQI_BLOCK <= s->bytes && run->at % 8 == 0 &&
+	       run->at >= sizeof(struct batch_header) &&
+	       (uint64_t)run->at + sizeof(struct thmq_run_header) <= (uint64_t)run->blocks * THMQI_BLOCK;
+}
+
 /* Return: 1 *@ret_place; 0 being read; -ENOENT none any more; or an error. */
 static int next_run(struct thmq_log_reader *r, struct segment *s, struct place *ret_place)
 {
@@ -191,7 +199,7 @@ static int next_run(struct thmq_log_reader *r, struct segment *s, struct place *
 		run = &page->runs[c->run % SEAL_PAGE_RUNS];
 		if (!run_is_wanted(r, run))
 			continue;
-		if ((uint64_t)run->block * THMQI_BLOCK >= s->bytes || run->at >= BATCH_BYTES_MAX || run->at % 8)
+		if (!is_possible(s, run))
 			return -THMQ_ECORRUPT;
 		*ret_place = (struct place){.segment = s,
 					    .at = (uint64_t)run->block * THMQI_BLOCK,

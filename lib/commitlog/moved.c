@@ -32,6 +32,7 @@ int thmqi_moved_add(struct thmq_log *log, struct run_index *x, const struct entr
 	if (rc)
 		return rc;
 	m->time_max_ns = THMQI_MAX(m->time_max_ns, time_ns);
+	x->end = THMQI_MAX(x->end, e->base_offset + e->span);
 	/* most come in order */
 	for (i = list->count - 1; i > list->first && thmqi_index_entry(list, i - 1)->base_offset > e->base_offset; i--)
 		*thmqi_index_entry(list, i) = *thmqi_index_entry(list, i - 1);
@@ -55,6 +56,7 @@ int thmqi_moved_range_add(struct run_index *x, uint32_t segment, uint64_t begin,
 		m->ranges = grown;
 		m->range_room = room;
 	}
+	x->end = THMQI_MAX(x->end, end);
 	m->ranges[m->range_count++] = (struct moved_range){.segment = segment, .begin = begin, .end = end};
 	m->time_max_ns = THMQI_MAX(m->time_max_ns, time_ns);
 	return 0;
@@ -108,6 +110,18 @@ uint64_t thmqi_moved_begin(const struct run_index *x)
 	for (i = 0; m && i < m->range_count; i++)
 		begin = THMQI_MIN(begin, m->ranges[i].begin);
 	return begin;
+}
+
+uint64_t thmqi_moved_end(const struct run_index *x)
+{
+	const struct moved *m = x->moved;
+	const struct entry *last = m && m->entries.first < m->entries.count ? thmqi_index_entry(&m->entries, m->entries.count - 1) : NULL;
+	uint64_t end = last ? last->base_offset + last->span : 0;
+	uint32_t i;
+
+	for (i = 0; m && i < m->range_count; i++)
+		end = THMQI_MAX(end, m->ranges[i].end);
+	return end;
 }
 
 void thmqi_moved_free(struct thmq_log *log, struct run_index *x)

@@ -43,13 +43,13 @@ static int grow(struct notes *n)
 
 static int keep_bytes(struct notes *n, struct note *note, const void *payload, uint32_t len)
 {
-	uint32_t room = n->bytes_room ? n->bytes_room : BYTES_MIN;
+	uint32_t room = n->bytes_room ? n->bytes_room : BYTES_MIN, padded = THMQI_ALIGN_UP(len, 8u);
 	uint8_t *bytes;
 
 	if (len > note->len) { /* else it goes where the one before was */
 		if (len > BYTES_MAX - n->bytes_used)
 			return -ENOMEM;
-		while (room - n->bytes_used < len)
+		while (room - n->bytes_used < padded)
 			room *= 2;
 		bytes = room > n->bytes_room ? realloc(n->bytes, room) : n->bytes;
 		if (!bytes)
@@ -57,11 +57,13 @@ static int keep_bytes(struct notes *n, struct note *note, const void *payload, u
 		n->bytes = bytes;
 		n->bytes_room = room;
 		note->offset = n->bytes_used;
-		n->bytes_used += len;
+		n->bytes_used += padded;
 	}
 	note->len = len;
-	if (len)
+	if (len) {
 		memcpy(n->bytes + note->offset, payload, len);
+		memset(n->bytes + note->offset + len, 0, padded - len);
+	}
 	return 0;
 }
 

@@ -116,12 +116,15 @@ struct found {
 };
 
 /* The bytes come from the device: they must be what the index says. */
-static bool is_expected(const struct thmq_log_reader *r, const uint8_t *data, const struct place *p)
+static bool is_expected(const struct thmq_log_reader *r, const struct window *w, const uint8_t *data, const struct place *p)
 {
 	const struct batch_header *h = (const struct batch_header *)data;
 	const struct thmq_run_header *run = (const struct thmq_run_header *)(data + p->run_at);
+	uint64_t position = p->segment->position + p->at;
 
-	return p->run_at >= sizeof(*h) && p->run_at + sizeof(*run) <= h->len && run->partition == r->partition &&
+	/* the window was checked, but not that a batch begins here */
+	return thmqi_batch_header_ok(h, position, r->log->chain.log_id) && h->len <= w->len - (position - w->position) &&
+	       p->run_at >= sizeof(*h) && p->run_at + sizeof(*run) <= h->len && run->partition == r->partition &&
 	       run->base_offset == p->base_offset && run->span == p->span && thmqi_run_header_ok(run, h->len - p->run_at);
 }
 
@@ -137,7 +140,7 @@ static int from_device(struct thmq_log_reader *r, const struct place *p, struct 
 	f->run_at = p->run_at;
 	f->index = ((const struct batch_header *)f->data)->index;
 	f->end = p->base_offset + p->span;
-	if (is_expected(r, f->data, p))
+	if (is_expected(r, w, f->data, p))
 		return 1;
 	thmqi_windows_drop(r);
 	return -THMQ_ECORRUPT;
@@ -251,6 +254,8 @@ static int next(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
 		rc = from_moved(r, end_offset, f);
 		if (rc != -ENOENT)
 			return rc;
+		if (thmqi_index_begin(r->index) == UINT64_MAX)
+			return 0; /* those were all */
 		r->want = thmqi_index_begin(r->index);
 		rc = find(r);
 	}

@@ -118,7 +118,7 @@ static bool states_ok(const struct head *x)
 	if (!crc_ok(x, SEAL_STATES) || !crc_ok(x, SEAL_STATE_BYTES))
 		return false;
 	for (i = 0; i < section_of(x, SEAL_STATES)->count; i++)
-		if (state[i].batch >= section_of(x, SEAL_BATCHES)->count || state[i].offset > bytes ||
+		if (state[i].batch >= section_of(x, SEAL_BATCHES)->count || state[i].offset % 8 || state[i].offset > bytes ||
 		    state[i].len > bytes - state[i].offset)
 			return false;
 	return true;

@@ -37,7 +37,7 @@ static const struct {
 	STRUCT(thmq_consumer_opts, 48, cookie, 40),
 	STRUCT(thmq_log_events, 80, leave, 72),
 	STRUCT(thmq_log_opts, 136, reserved2, 132),
-	STRUCT(thmq_log_stats, 200, recycled_segments, 192),
+	STRUCT(thmq_log_stats, 216, relocated_bytes, 208),
 	STRUCT(thmq_log_visitor, 56, loss, 48),
 	STRUCT(thmq_log_repair_opts, 16, quarantine_dir, 8),
 	/* arrays of the caller's, and what is stored: never change */

@@ -404,6 +404,124 @@ Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini
 	cr_assert_eq(rig_read_all(&w.r, 1, bound(), w.next), (int64_t)(w.next - bound()));
 }
 
+/* ---------------------------------------------------------------- relocation */
+
+#define RARE 2u /* a partition of a few messages that are kept */
+
+static int on_live_rare(void *ctx, const struct thmq_log_extent *e)
+{
+	(void)ctx;
+	return e->partition == RARE || e->end_offset > w.keep;
+}
+
+/* Segments of partition 1, and in each a little of the rare one. Return: how many of that there are now. */
+static uint64_t fill_rare(uint64_t rare, uint32_t segments)
+{
+	uint64_t index;
+
+	for (uint32_t i = 0; i < segments; i++) {
+		cr_assert_eq(fill(10), 0);
+		for (uint32_t k = 0; k < 3; k++)
+			cr_assert_eq(rig_append_wait(&w.r, RARE, rare++, 300, THMQ_DURABILITY_MEMORY, &index), 0);
+		cr_assert_eq(fill(7), 0);
+	}
+	return rare;
+}
+
+static void read_rare(uint64_t rare)
+{
+	uint64_t begin, end, at;
+
+	cr_assert_eq(thmq_log_bounds(w.r.log, RARE, &begin, &end), 0);
+	cr_assert(begin == 0 && end == rare, "%llu to %llu of %llu", (unsigned long long)begin, (unsigned long long)end,
+		  (unsigned long long)rare);
+	for (at = 0; at < rare; at += 1 + at / 3)
+		cr_assert_eq(rig_read_all(&w.r, RARE, at, rare), (int64_t)(rare - at));
+}
+
+Test(commitlog_clean, what_is_little_is_kept_by_being_appended_again, .fini = down)
+{
+	struct thmq_log_stats stats;
+	uint64_t rare = 0;
+
+	up_with(5, true);
+	w.r.events.live = on_live_rare;
+	cr_assert_eq(rig_open(&w.r), 0);
+	for (uint32_t round = 0; round < 12; round++) {
+		rare = fill_rare(rare, 4);
+		w.keep = w.next - 5;
+		settle();
+		stats = rig_stats(&w.r);
+		cr_assert(stats.relocated_runs > 0);
+		cr_assert_leq(stats.segment_count, 5, "round %u: %u segments", round, stats.segment_count);
+		cr_assert(bound() > 17);
+		read_rare(rare);
+		if (round % 3 == 2) {
+			if (round % 2)
+				cr_assert_eq(rig_close(&w.r), 0);
+			else
+				rig_crash(&w.r, THMQI_DISK_SIM_CRASH_ANY);
+			cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+			read_rare(rare);
+		}
+	}
+	w.keep = w.next; /* nothing else is there any more */
+	cr_assert_eq(fill(40), 0);
+	w.keep = w.next;
+	settle();
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert_eq(rig_open(&w.r), 0);
+	read_rare(rare);
+}
+
+/* Return: 1 all that must be is there after a cut at the nth operation; 0 something is missing; 2 there was no cut any more. */
+static int cut_relocation(uint64_t seed, uint64_t nth, uint32_t mode, uint32_t defects)
+{
+	uint64_t rare = 0, begin, end;
+	int64_t n;
+	bool cut;
+
+	up_with(seed + nth, true);
+	w.r.events.live = on_live_rare;
+	w.r.defects = defects;
+	cr_assert_eq(rig_open(&w.r), 0);
+	rare = fill_rare(rare, 2);
+	rig_poll(&w.r, 50);
+	w.keep = 25;
+	thmqi_disk_sim_cut_at(w.r.sim, nth, mode);
+	for (uint32_t i = 0; i < 250 && !thmqi_disk_sim_is_down(w.r.sim); i++)
+		thmqi_core_poll(w.r.core, 10000000);
+	cut = thmqi_disk_sim_is_down(w.r.sim);
+	rig_crash(&w.r, mode);
+	w.r.defects = 0;
+	cr_assert_eq(rig_open(&w.r), 0, "cut %llu of mode %u: %s", (unsigned long long)nth, mode, thmq_errmsg());
+	if (thmq_log_bounds(w.r.log, RARE, &begin, &end) != 0)
+		begin = end = UINT64_MAX;
+	n = begin ? -1 : rig_read_all(&w.r, RARE, 0, rare);
+	down();
+	return !cut ? 2 : n == (int64_t)rare;
+}
+
+Test(commitlog_clean, a_relocation_may_be_cut_at_any_step)
+{
+	for (uint32_t mode = THMQI_DISK_SIM_CRASH_LOSE; mode <= THMQI_DISK_SIM_CRASH_ANY; mode++)
+		for (uint64_t nth = 1, rc = 1; rc != 2; nth++) {
+			rc = (uint64_t)cut_relocation(300, nth, mode, 0);
+			cr_assert(rc != 0, "cut %llu of mode %u", (unsigned long long)nth, mode);
+		}
+}
+
+Test(commitlog_clean, a_segment_that_goes_too_early_is_noticed)
+{
+	bool noticed = false;
+
+	for (uint64_t nth = 1, rc = 1; rc != 2 && !noticed; nth++) {
+		rc = (uint64_t)cut_relocation(300, nth, THMQI_DISK_SIM_CRASH_LOSE, THMQI_LOG_EARLY_DROP);
+		noticed = rc == 0;
+	}
+	cr_assert(noticed);
+}
+
 /* Whatever a cut leaves: nothing that is live is gone, the state says what it said, and cleaning goes on. */
 Test(commitlog_clean, the_power_may_go_at_any_step)
 {

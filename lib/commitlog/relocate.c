@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * relocate.c - what must be kept of the oldest segment is appended again, so that the segment can go: its batches are read one
+ * after the other, and each run that the owner wants is copied as it is, with its offsets. A copy counts once the original is
+ * gone (moved.c); a crash in between leaves both. Slow on purpose: writers come first. Knows not when, or why.
+ */
+#include "internal.h"
+
+#define PIECE_BYTES (64u << 10) /* appended in one iteration … */
+#define PAUSE_NS 1000000u       /* … and then others have their turn */
+
+static void on_ready(void *ctx)
+{
+	(void)ctx; /* the iteration that this is part of polls the cleaner */
+}
+
+int thmqi_relocate_begin(struct thmq_log *log)
+{
+	struct relocation *m = &log->clean.relocation;
+	int rc = m->reader ? 0 : thmq_log_reader_open(log, UINT32_MAX, on_ready, log, &m->reader);
+
+	m->at = 0;
+	m->run_at = 0;
+	return rc;
+}
+
+void thmqi_relocate_end(struct thmq_log *log)
+{
+	struct relocation *m = &log->clean.relocation;
+
+	thmq_log_reader_close(m->reader);
+	m->reader = NULL;
+}
+
+static bool is_live(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run)
+{
+	const struct thmq_log_extent e = {.partition = run->partition,
+					  .begin_offset = run->base_offset,
+					  .end_offset = run->base_offset + run->span,
+					  .messages = run->count,
+					  .bytes = sizeof(*run) + run->len,
+					  .last_time_ns = run->last_time_ns,
+					  .held_bytes = x->held_bytes};
+
+	return log->events.live(log->opts.ctx, &e);
+}
+
+/* Return: 0 it is not to be kept, or is appended; or why it cannot be now. */
+static int relocate(struct thmq_log *log, const struct thmq_run_header *run)
+{
+	uint32_t bytes = (uint32_t)sizeof(*run) + run->len;
+	struct run_index *x = thmqi_map_get(&log->partitions, run->partition);
+	struct thmq_run_header *copy;
+	uint64_t index;
+	int rc;
+
+	if (!x || !is_live(log, x, run))
+		return 0;
+	rc = thmq_log_append(log, bytes, &copy, &index);
+	if (rc)
+		return rc;
+	memcpy(copy, run, bytes);
+	copy->flags |= THMQ_RUN_RELOCATED;
+	thmq_log_append_end(log, copy, THMQ_DURABILITY_MEMORY);
+	if (x->moved)
+		x->moved->doubled_bytes += bytes;
+	log->clean.relocation.budget -= THMQI_MIN(log->clean.relocation.budget, bytes);
+	log->stats.relocated_runs++;
+	log->stats.relocated_bytes += bytes;
+	return 0;
+}
+
+/* From the run at run_at on. Return: 1 the batch is done; 0 not now; or an error. */
+static int relocate_batch(struct thmq_log *log, const struct batch_header *h)
+{
+	struct relocation *m = &log->clean.relocation;
+	uint32_t at = (uint32_t)sizeof(*h), i;
+	int rc;
+
+	for (i = 0; i < h->run_count; i++) {
+		const struct thmq_run_header *run = (const struct thmq_run_header *)((const uint8_t *)h + at);
+
+		if (at >= m->run_at && run->encoding != THMQ_RUN_STATE) {
+			if (!m->budget)
+				return 0;
+			rc = relocate(log, run);
+			if (rc)
+				return rc == -EAGAIN ? 0 : rc;
+		}
+		at += thmqi_run_bytes(run);
+		m->run_at = THMQI_MAX(m->run_at, at);
+	}
+	return 1;
+}
+
+int thmqi_relocate_step(struct thmq_log *log, uint64_t *ret_pause_ns)
+{
+	struct relocation *m = &log->clean.relocation;
+	struct segment *s = log->segments[0];
+	const struct batch_header *h;
+	struct thmqi_buf *buf;
+	struct window *w;
+	uint8_t *data;
+	int rc;
+
+	m->budget = PIECE_BYTES;
+	*ret_pause_ns = 0;
+	while (m->at < s->bytes) {
+		rc = thmqi_window_get(m->reader, s, m->at, 0, &w, &data);
+		if (rc != 1)
+			return rc < 0 ? rc : -EAGAIN;
+		h = (const struct batch_header *)data;
+		buf = w->buf;
+		thmqi_buf_ref(buf); /* for as long as it is read from */
+		rc = relocate_batch(log, h);
+		if (rc == 1) {
+			m->at += h->len;
+			m->run_at = 0;
+		}
+		thmqi_buf_unref(buf);
+		if (rc == 1)
+			continue;
+		*ret_pause_ns = PAUSE_NS;
+		return rc ? rc : -EAGAIN;
+	}
+	return 0;
+}
