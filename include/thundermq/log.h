@@ -242,7 +242,7 @@ THMQ_API void thmq_log_append_abort(struct thmq_log *log);
 
 /**
  * thmq_log_flush() - ask that all appended so far becomes durable, without waiting
- * events->settled tells when: DURABLE with *@ret_index or more.
+ * events->settled tells when: DURABLE with *@ret_index or more. 0 in *@ret_index: all is durable already, no event follows.
  * Return: 0; -THMQ_EFAILED.
  */
 THMQ_API int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index);

@@ -71,6 +71,11 @@ bool thmqi_batch_continues(const struct batch_header *h, const struct chain *c)
 	return h->position == c->position && h->index == c->index + 1 && h->prev_crc == c->crc;
 }
 
+bool thmqi_batch_is_stale(const struct batch_header *h, const struct vote *v)
+{
+	return h->position >= v->mark && thmqi_batch_local_ok(h) && h->incarnation < v->incarnation;
+}
+
 void thmqi_chain_advance(struct chain *c, const struct batch_header *h)
 {
 	c->position = h->position + h->len;

@@ -319,6 +319,8 @@ int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 		last->needs_durable = true;
 	} else if (log->durable_index < log->written_index) {
 		log->flush_due = log->written_index;
+	} else {
+		*ret_index = 0;
 	}
 	thmqi_log_commit(log);
 	return 0;

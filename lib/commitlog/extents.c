@@ -64,7 +64,7 @@ static void on_page(struct thmqi_disk_op *op, int64_t result)
 	p->segment->reads--;
 	p->segment = NULL;
 	log->reads--;
-	if (result < (int64_t)SEAL_PAGE || !seal_page_ok(p->buf->data))
+	if (result < (int64_t)SEAL_PAGE || !seal_page_ok(p->buf->data, p->position + op->offset))
 		p->error = result < 0 ? (int)result : -THMQ_ECORRUPT;
 }
 

@@ -115,9 +115,9 @@ int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const stru
 
 /* ------------------------------------------------------------------ gather */
 
-static void seal_page(void *page)
+static void seal_page(const struct seal_image *image, void *page)
 {
-	uint32_t crc = thmqi_crc32c(0, page, SEAL_PAGE - 4);
+	uint32_t crc = seal_page_crc(page, image->segment->position + (uint64_t)((uint8_t *)page - image->data));
 
 	memcpy((uint8_t *)page + SEAL_PAGE - 4, &crc, 4);
 }
@@ -176,7 +176,7 @@ static void put_run(struct seal_image *image, const struct entry *entry, int64_t
 								     .span = entry->span,
 								     .blocks = next - block};
 	if (image->runs % SEAL_PAGE_RUNS == 0)
-		seal_page(p);
+		seal_page(image, p);
 }
 
 static struct seal_partition *begin_partition(struct seal_image *image, const struct run_index *x)
@@ -275,9 +275,9 @@ void thmqi_image_end(struct seal_image *image)
 	fences->bytes = (uint64_t)pages * sizeof(struct seal_fence);
 	image->bytes = runs->offset + runs->bytes;
 	for (i = 0; i < section_of(image, SEAL_PARTITIONS)->count; i++)
-		seal_page(page + (uint64_t)i * SEAL_PAGE);
+		seal_page(image, page + (uint64_t)i * SEAL_PAGE);
 	if (image->runs % SEAL_PAGE_RUNS)
-		seal_page(image->data + image->bytes - SEAL_PAGE);
+		seal_page(image, image->data + image->bytes - SEAL_PAGE);
 	for (i = 0; i < SEAL_SECTIONS; i++) {
 		struct seal_section_entry *e = &h->sections[i];
 
@@ -285,7 +285,7 @@ void thmqi_image_end(struct seal_image *image)
 			e->crc = thmqi_crc32c(0, image->data + e->offset, e->bytes);
 	}
 	h->time_max_ns = image->time_max_ns;
-	seal_page(h);
+	seal_page(image, h);
 }
 
 void thmqi_image_free(struct seal_image *image)

@@ -80,6 +80,9 @@ void thmqi_batch_stamp(struct batch_header *h, uint64_t incarnation, uint64_t du
 bool thmqi_batch_header_ok(const struct batch_header *h, uint64_t position, const uint8_t log_id[16]);
 bool thmqi_batch_local_ok(const struct batch_header *h);
 bool thmqi_batch_continues(const struct batch_header *h, const struct chain *c);
+struct vote;
+/* It lies at the mark or behind it and was written before that was set: it was cut, or never part of the log. */
+bool thmqi_batch_is_stale(const struct batch_header *h, const struct vote *v);
 /* All runs of a batch of which @len bytes are there: lengths, checksums. */
 bool thmqi_batch_payload_ok(const struct batch_header *h, uint32_t len);
 void thmqi_chain_advance(struct chain *c, const struct batch_header *h);

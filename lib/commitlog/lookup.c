@@ -32,6 +32,7 @@ void thmqi_lookup_drop(struct thmq_log_reader *r)
 static void on_page(struct thmqi_disk_op *op, int64_t result)
 {
 	struct thmq_log_reader *r = thmqi_container(op, struct thmq_log_reader, page.op);
+	uint64_t place = r->page.owner->position + r->page.at;
 	uint32_t at;
 
 	r->page.reading = false;
@@ -41,7 +42,7 @@ static void on_page(struct thmqi_disk_op *op, int64_t result)
 		return;
 	}
 	thmqi_reader_done(r, r->page.owner);
-	for (at = 0; result >= (int64_t)(at + SEAL_PAGE) && seal_page_ok(r->page.buf->data + at); at += SEAL_PAGE)
+	for (at = 0; result >= (int64_t)(at + SEAL_PAGE) && seal_page_ok(r->page.buf->data + at, place + at); at += SEAL_PAGE)
 		;
 	r->page.len = at;
 	if (!at)

@@ -152,6 +152,8 @@ static int next_batch(struct reading *c, uint64_t at, const struct batch_header 
 		return rc;
 	if (!thmqi_plant_header_ok(log, h, c->s->position + at) || h->len > c->s->bytes - at)
 		return 0;
+	if (thmqi_batch_is_stale(h, &log->vote) && !(log->defects & (THMQI_LOG_NO_CHAIN | THMQI_LOG_TRUST_STALE)))
+		return 0;
 	if (!thmqi_batch_continues(h, &log->chain) && !(log->defects & (THMQI_LOG_NO_CHAIN | THMQI_LOG_TRUST_STALE)))
 		return 0;
 	if (h->version != FORMAT_VERSION)
@@ -362,7 +364,10 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 	log->told_durable = log->told_written = log->plain_index = log->chain.index;
 	log->term = THMQI_MAX(log->vote.term, log->chain.term) + 1;
 	log->incarnation = THMQI_MAX(log->vote.incarnation, r->claims.incarnation) + 1;
-	rc = thmqi_vote_write(log, log->chain.position, false);
+	/* the block that was believed may be in the device's cache only, and the other one is written over now */
+	rc = log->disk->file_flush(log->vote_file);
+	if (!rc)
+		rc = thmqi_vote_write(log, log->chain.position, false);
 	if (rc)
 		return thmqi_fail(rc, "write %s/vote: %s", log->opts.dir, thmq_strerror(rc));
 	keep_next(log, r);

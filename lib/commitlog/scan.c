@@ -121,7 +121,7 @@ static int scan_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at,
 	if (rc == -THMQ_EVERSION)
 		thmqi_finding(s, THMQ_FINDING_VERSION, rc, s->chain.position,
 			      "a batch of a newer format version");
-	if (rc == ONLY_HEADER || (rc == 1 && !thmqi_batch_continues(h, &s->chain)))
+	if (rc == ONLY_HEADER || (rc == 1 && (!thmqi_batch_continues(h, &s->chain) || thmqi_batch_is_stale(h, &s->vote))))
 		return 0;
 	if (rc != 1)
 		return rc;

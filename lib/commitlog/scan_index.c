@@ -155,7 +155,7 @@ static const char *check_header(const struct scan *s, const struct image *x)
 	const struct seal_header *h = (const struct seal_header *)x->data;
 	const struct seen *seen = &s->seen;
 
-	if (h->magic != SEAL_MAGIC || !seal_page_ok(h))
+	if (h->magic != SEAL_MAGIC || !seal_page_ok(h, seen->before.position))
 		return "its header is damaged";
 	if (h->version != FORMAT_VERSION)
 		return "it is of another format version";
@@ -168,10 +168,12 @@ static const char *check_header(const struct scan *s, const struct image *x)
 	return h->section_count == SEAL_SECTIONS ? NULL : "it has another number of sections";
 }
 
-static bool pages_ok(const uint8_t *page, uint32_t count)
+static bool pages_ok(const struct image *x, const struct seal_section_entry *e)
 {
-	for (; count; count--, page += SEAL_PAGE)
-		if (!seal_page_ok(page))
+	uint64_t position = ((const struct seal_header *)x->data)->position, at;
+
+	for (at = e->offset; at < e->offset + e->bytes; at += SEAL_PAGE)
+		if (!seal_page_ok(x->data + at, position + at))
 			return false;
 	return true;
 }
@@ -191,7 +193,7 @@ static const char *check_sections(const struct image *x)
 		    e->offset > x->bytes || e->bytes > x->bytes - e->offset ||
 		    e->bytes != (uint64_t)e->count * sizes[i])
 			return "a section lies outside of it";
-		if (pages ? !pages_ok(x->data + e->offset, e->count)
+		if (pages ? !pages_ok(x, e)
 			  : e->crc != thmqi_crc32c(0, x->data + e->offset, e->bytes))
 			return "a section is damaged";
 	}

@@ -8,7 +8,7 @@
 #define SEAL_MAGIC 0x31494854u /* "THI1" */
 #define SEAL_TEMPORARY "index.tmp"
 #define SEAL_BYTES_MAX (2ull << 30) /* section offsets and what is read at once are bounded */
-#define SEAL_PAGE 4096u             /* what a look-up reads; its last 4 bytes are the CRC of those before */
+#define SEAL_PAGE 4096u             /* what a look-up reads; its last 4 bytes are seal_page_crc() */
 
 /* In the order in which they lie in the file: an open reads up to SEAL_BATCHES, look-ups read pages of the rest. */
 enum seal_section {
@@ -126,12 +126,18 @@ static inline uint32_t seal_partition_page_of(uint32_t partition, uint32_t pages
 	return (uint32_t)(thmqi_hash64(&partition, sizeof(partition)) % pages);
 }
 
-static inline bool seal_page_ok(const void *page)
+/* Its place goes into it, so that no page is taken for another: @place is the segment's position and its own in the file. */
+static inline uint32_t seal_page_crc(const void *page, uint64_t place)
+{
+	return thmqi_crc32c((uint32_t)(place / SEAL_PAGE), page, SEAL_PAGE - 4);
+}
+
+static inline bool seal_page_ok(const void *page, uint64_t place)
 {
 	uint32_t crc;
 
 	memcpy(&crc, (const uint8_t *)page + SEAL_PAGE - 4, 4);
-	return crc == thmqi_crc32c(0, page, SEAL_PAGE - 4);
+	return crc == seal_page_crc(page, place);
 }
 
 #endif

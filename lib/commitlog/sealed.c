@@ -96,7 +96,7 @@ static bool header_ok(const struct thmq_log *log, const struct head *x, const st
 	const struct seal_header *h = (const struct seal_header *)x->data;
 	uint32_t batches = h->sections[SEAL_BATCHES - 1].count;
 
-	return h->magic == SEAL_MAGIC && h->version == FORMAT_VERSION && (seal_page_ok(h) || x->trusted) &&
+	return h->magic == SEAL_MAGIC && h->version == FORMAT_VERSION && (seal_page_ok(h, s->position) || x->trusted) &&
 	       h->section_count == SEAL_SECTIONS && h->position == s->position &&
 	       memcmp(h->log_id, log->chain.log_id, 16) == 0 && h->first_index == log->chain.index + 1 &&
 	       h->prev_crc == log->chain.crc && batches && batches <= s->bytes / THMQI_BLOCK &&
@@ -127,11 +127,12 @@ static bool states_ok(const struct head *x)
 static bool partitions_ok(const struct head *x)
 {
 	const struct seal_partition_page *page = bytes_of(x, SEAL_PARTITIONS);
+	const struct seal_header *h = (const struct seal_header *)x->data;
 	uint64_t runs = (uint64_t)section_of(x, SEAL_RUNS)->count * SEAL_PAGE_RUNS;
 	uint32_t i, k;
 
 	for (i = 0; i < section_of(x, SEAL_PARTITIONS)->count; i++, page++) {
-		if (!seal_page_ok(page) && !x->trusted)
+		if (!seal_page_ok(page, h->position + (uint64_t)((const uint8_t *)page - x->data)) && !x->trusted)
 			return false;
 		for (k = 0; k < SEAL_PAGE_PARTITIONS; k++) {
 			const struct seal_partition *p = &page->entries[k];
@@ -372,7 +373,7 @@ int thmqi_sealed_partition(struct thmq_log *log, const struct segment *s, uint32
 	at = x->partition_pages ? seal_partition_page_of(partition, x->partition_pages) : 0;
 	for (tried = 0; rc == -EAGAIN; at = (at + 1) % x->partition_pages) {
 		rc = read_at(log, s->index, page, SEAL_PAGE, x->partitions_at + (uint64_t)at * SEAL_PAGE);
-		if (!rc && !seal_page_ok(page))
+		if (!rc && !seal_page_ok(page, s->position + x->partitions_at + (uint64_t)at * SEAL_PAGE))
 			rc = -THMQ_ECORRUPT;
 		if (rc)
 			break;
@@ -459,7 +460,7 @@ int thmqi_sealed_restore(struct thmq_log *log, struct segment *s)
 	if (!rc)
 		rc = read_at(log, s->index, runs, run_bytes, x->runs_at);
 	for (i = 0; i < x->run_pages && !rc; i++)
-		rc = seal_page_ok(&runs[i]) ? 0 : -THMQ_ECORRUPT;
+		rc = seal_page_ok(&runs[i], s->position + x->runs_at + (uint64_t)i * SEAL_PAGE) ? 0 : -THMQ_ECORRUPT;
 	for (i = 0; i < x->partition_pages && !rc; i++)
 		for (k = 0; k < SEAL_PAGE_PARTITIONS && !rc; k++)
 			if (partitions[i].entries[k].count)

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,8 +110,21 @@ struct seen {
 	uint64_t next[PARTITIONS], last_offset[PARTITIONS];
 };
 
+/* Has all that the broker says is there been seen? */
+static bool at_end(const struct seen *s, const uint64_t *end)
+{
+	int i;
+
+	for (i = 0; i < (int)PARTITIONS; i++)
+		if (end[i] && (!s->next[i] || s->last_offset[i] + 1 < end[i]))
+			return false;
+	return true;
+}
+
 static int look(struct process *p, struct seen *s)
 {
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	uint64_t end[PARTITIONS];
 	struct thmq_consumer *reader;
 	struct thmq_message m[256];
 	struct timespec begin, now;
@@ -118,6 +132,10 @@ static int look(struct process *p, struct seen *s)
 	int n, i;
 
 	memset(s, 0, sizeof(*s));
+	for (i = 0; i < (int)PARTITIONS; i++) {
+		CHECK(thmq_partition_describe(p->session, "t", (uint32_t)i, NULL, &info) == 0);
+		end[i] = info.end_offset;
+	}
 	CHECK(thmq_consumer_open(p->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (;;) {
@@ -125,7 +143,7 @@ static int look(struct process *p, struct seen *s)
 		CHECK(n >= 0);
 		if (n == 0) {
 			clock_gettime(CLOCK_MONOTONIC, &now);
-			if ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 > 50)
+			if (at_end(s, end) || now.tv_sec - begin.tv_sec > 20)
 				break;
 			thmq_session_wait(p->session, SECOND / 100);
 			continue;

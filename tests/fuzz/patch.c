@@ -88,7 +88,7 @@ static void seal_pages_again(struct patch_file *f, uint64_t at, uint64_t bytes)
 	uint32_t crc;
 
 	for (; at + SEAL_PAGE <= end; at += SEAL_PAGE) {
-		crc = thmqi_crc32c(0, f->data + at, SEAL_PAGE - 4);
+		crc = seal_page_crc(f->data + at, f->position + at);
 		memcpy(f->data + at + SEAL_PAGE - 4, &crc, 4);
 		touched(f, at, at + SEAL_PAGE);
 	}
@@ -116,7 +116,7 @@ static void seal_index(struct patch_file *f, uint32_t before, uint32_t last, uin
 			e->crc = thmqi_crc32c(0, f->data + e->offset, e->bytes);
 	}
 	if (!(leave & PATCH_LEAVE_INDEX))
-		h->header_crc = thmqi_crc32c(0, h, offsetof(struct seal_header, header_crc));
+		h->header_crc = seal_page_crc(h, f->position);
 	touched(f, 0, sizeof(*h));
 }
 

@@ -72,13 +72,14 @@ slice() { # name, first MiB, MiB of the spare drive
 recorded() { # spare drive, cuts, messages, mode, publisher
 	spare=$1 cuts=$2 messages=$3 mode=$4 publisher=$5
 	modprobe -a dm-log-writes dm-snapshot || return 77
+	umount /cut 2>/dev/null
 	dmsetup --noudevsync remove_all -f >/dev/null 2>&1
 	slice data 0 256 && slice log 256 1536 && slice copy 1792 256 && slice changes 2048 256 || return 1
-	blkdiscard -fz /dev/mapper/copy && dd if=/dev/zero of=/dev/mapper/log bs=1M count=1 2>/dev/null || return 1
+	blkdiscard -fz /dev/mapper/copy 2>/dev/null && dd if=/dev/zero of=/dev/mapper/log bs=1M count=1 2>/dev/null || return 1
 	dmsetup --noudevsync create recorded --table "0 $(mib 256) log-writes /dev/mapper/data /dev/mapper/log" &&
 		dmsetup mknodes || return 1
 	# the copy begins as zeros: so does the recorded drive, since all that is read of it was written through the log
-	mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/recorded &&
+	mkfs.ext4 -q -F -b 4096 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/recorded &&
 		mount -t ext4 /dev/mapper/recorded /cut && sync || return 1
 	# from the first mark on: the directory's creation is cut too, where that is of interest
 	[ "$publisher" = "$planted" ] || dmsetup message recorded 0 mark begin || return 1

@@ -62,7 +62,9 @@ static int open_all(const char *dir)
 			       &broker) == 0);
 	CHECK(thmq_connect(env, "inproc://", NULL, &session) == 0);
 	CHECK(thmq_topic_create(session, "t",
-				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .partition_count = PARTITIONS)) == 0);
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .partition_count = PARTITIONS,
+						/* what must be durable to be seen is written so */
+						.visible_at = durability_of(PARTITIONS - 1))) == 0);
 	return 0;
 }
 
