@@ -13,21 +13,6 @@ void thmqi_extents_begin(struct extents *x, struct segment *s)
 
 /* --------------------------------------------------------------- from memory */
 
-/* The first of @x's entries that lies in batch @index or behind it. */
-static uint64_t first_entry(const struct run_index *x, uint64_t index)
-{
-	uint64_t lo = x->first, hi = x->count, mid;
-
-	while (lo < hi) {
-		mid = lo + (hi - lo) / 2;
-		if (thmqi_index_entry(x, mid)->batch < index)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
 static int from_memory(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret)
 {
 	const struct segment *s = x->segment;
@@ -36,8 +21,8 @@ static int from_memory(struct thmq_log *log, struct extents *x, struct thmq_log_
 	struct run_index *run;
 
 	while ((run = thmqi_map_next(&log->partitions, &x->cursor))) {
-		lo = first_entry(run, s->first_index);
-		hi = first_entry(run, last + 1);
+		lo = thmqi_index_find_batch(run, s->first_index);
+		hi = thmqi_index_find_batch(run, last + 1);
 		if (lo == hi)
 			continue;
 		e = thmqi_index_entry(run, hi - 1);

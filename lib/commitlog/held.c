@@ -144,22 +144,16 @@ static int take_over_moved(struct run_index *x, const struct segment *s, uint64_
 
 int thmqi_index_take_over(struct thmq_log *log, struct run_index *x, const struct segment *s)
 {
-	uint64_t last = s->first_index + s->batch_count - 1, lo = x->first, hi = x->count, mid;
+	uint64_t last = s->first_index + s->batch_count - 1, behind;
 	const struct entry *end;
 	int rc = thmqi_arena_fill(&log->arena);
 
 	if (!rc && x->moved)
 		rc = take_over_moved(x, s, last);
-	while (lo < hi) { /* the first that lies behind the segment */
-		mid = lo + (hi - lo) / 2;
-		if (thmqi_index_entry(x, mid)->batch <= last)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	if (rc || lo == x->first)
+	behind = thmqi_index_find_batch(x, last + 1);
+	if (rc || behind == x->first)
 		return rc;
-	end = thmqi_index_entry(x, lo - 1);
+	end = thmqi_index_entry(x, behind - 1);
 	rc = thmqi_held_add(log, x, s->ordinal, thmqi_index_entry(x, x->first)->base_offset, end->base_offset + end->span);
 	if (!rc)
 		thmqi_index_trim(log, x, last + 1);

@@ -122,21 +122,6 @@ static void seal_page(const struct seal_image *image, void *page)
 	memcpy((uint8_t *)page + SEAL_PAGE - 4, &crc, 4);
 }
 
-/* The first of @x's entries that lies in batch @index or behind it. */
-static uint64_t first_entry(const struct run_index *x, uint64_t index)
-{
-	uint64_t lo = x->first, hi = x->count, mid;
-
-	while (lo < hi) {
-		mid = lo + (hi - lo) / 2;
-		if (thmqi_index_entry(x, mid)->batch < index)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
 static uint64_t term_of(const struct generation *g, uint64_t batch)
 {
 	uint32_t i = g->term_count;
@@ -234,7 +219,7 @@ uint32_t thmqi_image_gather(struct seal_image *image, uint32_t budget)
 	uint32_t done = 0;
 
 	if (image->next_entry == UINT64_MAX) {
-		image->next_entry = first_entry(x, s->first_index);
+		image->next_entry = thmqi_index_find_batch(x, s->first_index);
 		image->place = x->moved ? gather_moved(image, x, last) : NULL;
 	}
 	for (number = image->next_entry; number < x->count && done < budget; number++, done++) {

@@ -256,6 +256,20 @@ uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
 	return lo;
 }
 
+uint64_t thmqi_index_find_batch(const struct run_index *x, uint64_t batch)
+{
+	uint64_t lo = x->first, hi = x->count, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (thmqi_index_entry(x, mid)->batch < batch)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns)
 {
 	uint64_t lo = x->first, hi = x->count, mid;

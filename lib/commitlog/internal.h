@@ -720,6 +720,7 @@ static inline struct entry *thmqi_index_entry(const struct run_index *x, uint64_
 	return x->chunks[number / CHUNK_ENTRIES - x->chunk_base] + number % CHUNK_ENTRIES;
 }
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset); /* first entry whose end is behind offset */
+uint64_t thmqi_index_find_batch(const struct run_index *x, uint64_t batch); /* first entry in it or behind it */
 uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns); /* first entry that reaches it */
 void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch); /* entries of batches before it */
 void thmqi_index_cut(struct run_index *x, uint64_t batch); /* truncation: batches from it on */

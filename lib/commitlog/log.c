@@ -47,7 +47,6 @@ static void give_way(struct thmq_log *log)
 static int log_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct thmq_log *log = thmqi_container(p, struct thmq_log, poller);
-
 	int cleaned = 0;
 
 	(void)budget;
@@ -99,8 +98,10 @@ static void log_finish(struct thmqi_poller *p)
 			thmqi_log_flush_later(log);
 		if (!log->mark_timer.heap_index)
 			thmqi_vote_watch(log);
+		thmqi_log_commit(log);
+	} else if (log->flight_head != log->flight_tail || log->flush_due > log->durable_index) {
+		thmqi_log_commit(log); /* what the device's queue had no room for */
 	}
-	thmqi_log_commit(log);
 }
 
 /* --------------------------------------------------------------------- open */
