@@ -4,9 +4,10 @@
  *
  * Limits and bars:
  *   1 KiB messages: stored bytes a second at least 85 % of what a bare writer gets with flushed O_DIRECT writes of the
- *   size that the log wrote on average, as many in flight as the log may have (8), in the same directory. Steady
- *   state: each burst stays inside one segment, begins when the disk is quiet, ends when all is settled. The growing
- *   phase, in which the log prepares segments beside its writes, is reported apart, without a bar.
+ *   size that the log wrote on average, as many in flight as the log may have (8), in the same directory. Each burst
+ *   begins when the disk is quiet and ends when all is settled. Steady: it stays inside one segment that was prepared.
+ *   Recycled: it goes over several, the topic keeps the newest 128 MiB, and old segments become new ones beside the
+ *   writes. The growing phase, in which the log makes segments beside its writes, is reported apart, without a bar.
  *   100 B messages: at least 4 million a second; against LMDB with batches of 1,000, each a synchronous transaction
  *   (no bar). Once with a library thread on the other CPU, once driven by the sender itself.
  */
@@ -24,9 +25,11 @@
 static const char payload[1024];
 
 static void open_target(struct target *t, struct bench *b, enum target_layout layout,
-			const char *name, char *dir, size_t size)
+			const char *name, bool recycled, char *dir, size_t size)
 {
 	struct target_opts o = {.layout = layout,
+				.segment_bytes = recycled ? 64 * MIB : 0,
+				.retention_bytes = recycled ? 128 * MIB : 0,
 				.policy = THMQ_POLICY_DEFAULT, /* asleep while the rival runs */
 				.durability = THMQ_DURABILITY_DURABLE,
 				.window_bytes = 64 * MIB,
@@ -90,10 +93,10 @@ static void report_growth(struct bench *b, const struct burst *r, uint64_t writt
 	bench_report(b, &l);
 }
 
-static void bandwidth(struct bench *b)
+static void bandwidth(struct bench *b, bool recycled)
 {
 	uint64_t volume = b->smoke ? 2 * MIB : 160 * MIB, messages = volume / sizeof(payload);
-	struct bench_line l = {.name = "durable_1KiB_steady",
+	struct bench_line l = {.name = recycled ? "durable_1KiB_recycled" : "durable_1KiB_steady",
 			       .unit = "MB/s",
 			       .rival = "bare stream",
 			       .measure = BENCH_RATIO,
@@ -106,21 +109,24 @@ static void bandwidth(struct bench *b)
 	struct target t;
 	char dir[4096];
 
-	if (!bench_wants(b, "durable_1KiB"))
+	if (!bench_wants(b, l.name))
 		return;
 	d = rig_disk_open(b->dir, volume + volume / 4);
-	open_target(&t, b, TARGET_PINNED, "bandwidth", dir, sizeof(dir));
+	open_target(&t, b, TARGET_PINNED, "bandwidth", recycled, dir, sizeof(dir));
 	if (!b->smoke) {
 		begin = target_counts(&t);
 		r = send_burst(&t, sizeof(payload), TARGET_GROWN / sizeof(payload));
 		grown = target_counts(&t);
-		report_growth(b, &r, grown.written_bytes - begin.written_bytes);
+		if (!recycled)
+			report_growth(b, &r, grown.written_bytes - begin.written_bytes);
 	}
+	begin = target_counts(&t);
 	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
 		double bare = 0;
 
-		if (!b->smoke)
+		if (!b->smoke && !recycled)
 			make_room(&t, volume + volume / 4);
+		target_settle(&t);
 		if (round % 2 && round > 0)
 			bare = rig_disk_stream(d, write_size(&r), WRITE_DEPTH, volume, true);
 		r = send_burst(&t, sizeof(payload), messages);
@@ -128,9 +134,11 @@ static void bandwidth(struct bench *b)
 			bare = rig_disk_stream(d, write_size(&r), WRITE_DEPTH, volume, true);
 		bench_pairs_add(&l.pairs, (double)r.stored_bytes / r.seconds / 1e6, bare / 1e6);
 	}
+	grown = target_counts(&t);
 	snprintf(l.detail, sizeof(l.detail),
-		 "\"write_bytes\":%u,\"depth\":%u,\"messages_per_s\":%.0f", write_size(&r),
-		 WRITE_DEPTH, (double)r.messages / r.seconds);
+		 "\"write_bytes\":%u,\"depth\":%u,\"messages_per_s\":%.0f,\"written_to_stored\":%.2f", write_size(&r),
+		 WRITE_DEPTH, (double)r.messages / r.seconds,
+		 (double)(grown.written_bytes - begin.written_bytes) / (double)(grown.stored_bytes - begin.stored_bytes));
 	target_close(&t);
 	rig_disk_close(d);
 	bench_rmdir(dir);
@@ -160,7 +168,7 @@ static void rate(struct bench *b, enum target_layout layout, const char *name, b
 	if (!bench_wants(b, name))
 		return;
 	lmdb = rig_lmdb_open(b->dir);
-	open_target(&t, b, layout, name, dir, sizeof(dir));
+	open_target(&t, b, layout, name, false, dir, sizeof(dir));
 	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
 		if (!b->smoke)
 			make_room(&t, stored);
@@ -190,7 +198,8 @@ int main(int argc, char **argv)
 	if (b.cpu_app < 0) {
 		bench_skip(&b, "durable_pinned", "one CPU only");
 	} else {
-		bandwidth(&b);
+		bandwidth(&b, false);
+		bandwidth(&b, true);
 		rate(&b, TARGET_PINNED, "durable_100B_many", true);
 	}
 	rate(&b, TARGET_CALLER, "durable_100B_many_caller", false);

@@ -33,6 +33,7 @@ WORDS = {
     "durable_100B_fixed_pinned_flush_p99": "the same, p99",
     "durable_1KiB_growing": "durable 1 KiB, many outstanding, while the log grows",
     "durable_1KiB_steady": "durable 1 KiB, many outstanding, prepared segments",
+    "durable_1KiB_recycled": "durable 1 KiB, many outstanding, segments recycled",
     "durable_100B_many": "durable 100 B, many outstanding, one core",
     "durable_100B_many_lmdb": "the same beside LMDB",
     "durable_100B_many_caller": "durable 100 B, many outstanding, caller-driven: one CPU for all",

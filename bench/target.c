@@ -60,6 +60,7 @@ void target_open(struct target *t, const struct bench *b, const struct target_op
 	open_env(t);
 	thmq_broker_opts_init(&br);
 	br.data_dir = opts->dir;
+	br.segment_bytes = opts->segment_bytes;
 	check("open broker", thmq_broker_open(t->env, &br, &t->broker));
 	thmq_session_opts_init(&s);
 	s.window_bytes = opts->window_bytes;
@@ -68,6 +69,7 @@ void target_open(struct target *t, const struct bench *b, const struct target_op
 	thmq_topic_opts_init(&to);
 	to.flags = opts->topic_flags | THMQ_TOPIC_IF_ABSENT;
 	to.visible_at = opts->visible_at;
+	to.retention_bytes = opts->retention_bytes;
 	check("create topic", thmq_topic_create(t->session, TOPIC, &to));
 	thmq_producer_opts_init(&p);
 	p.durability = opts->durability;

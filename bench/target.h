@@ -25,6 +25,8 @@ struct target_opts {
 	uint64_t window_bytes; /* of the session */
 	uint32_t window_count;
 	bool consumer; /* open one, at the end of the topic */
+	uint64_t segment_bytes;   /* 0: the library's default */
+	uint64_t retention_bytes; /* 0: all is kept */
 };
 
 struct target {
