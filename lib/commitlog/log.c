@@ -98,6 +98,8 @@ static void log_finish(struct thmqi_poller *p)
 			thmqi_log_flush_later(log);
 		if (!log->mark_timer.heap_index)
 			thmqi_vote_watch(log);
+		if (thmqi_unlikely(log->prepare == PREPARE_IDLE))
+			thmqi_segment_prepare(log);
 		thmqi_log_commit(log);
 	} else if (log->flight_head != log->flight_tail || log->flush_due > log->durable_index) {
 		thmqi_log_commit(log); /* what the device's queue had no room for */

@@ -260,6 +260,15 @@ static bool beyond_limit(const struct thmq_log *log)
 	return thmqi_log_file_bytes(log) + log->next->bytes > log->opts.limit_bytes;
 }
 
+/* The cleaner may be about to give a file: worth waiting for, while there is time. It costs no writing of zeros. */
+static bool may_wait(const struct thmq_log *log)
+{
+	const struct segment *s = log->active;
+
+	return !log->spare.file && !log->making.hurried && (log->clean.step || log->clean.look || log->drop.step) &&
+	       log->chain.position - s->position < s->bytes / 2;
+}
+
 void thmqi_segment_prepare(struct thmq_log *log)
 {
 	uint64_t position = log->active->position + log->active->bytes;
@@ -268,6 +277,8 @@ void thmqi_segment_prepare(struct thmq_log *log)
 
 	if (log->failed || log->draining || (log->prepare != PREPARE_IDLE && log->prepare != PREPARE_FAILED))
 		return;
+	if (log->prepare == PREPARE_IDLE && may_wait(log))
+		return; /* log_finish() comes here again */
 	rc = log->next ? 0 : thmqi_segment_new(log, position, &log->next);
 	if (rc) {
 		prepare_failed(log, rc);
@@ -341,9 +352,9 @@ int thmqi_segment_switch(struct thmq_log *log)
 	log->active->prev_crc = log->chain.crc;
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;
+	thmqi_clean_look(log);
 	thmqi_segment_prepare(log);
 	thmqi_vote_mark(log); /* so that a segment that goes missing is missed */
 	log->tell_checkpoint = log->events.checkpoint != NULL;
-	thmqi_clean_look(log);
 	return 0;
 }

@@ -70,7 +70,7 @@ slice() { # name, first MiB, MiB of the spare drive
 
 # A drive's life, recorded by the kernel: publishes on it, then cuts its power at so many moments of that life.
 recorded() { # spare drive, cuts, messages, mode, publisher
-	spare=$1 cuts=$2 messages=$3 mode=$4 publisher=$5
+	spare=$1 cuts=$2 messages=$3 mode=$4 recorder=$5
 	modprobe -a dm-log-writes dm-snapshot || return 77
 	umount /cut 2>/dev/null
 	dmsetup --noudevsync remove_all -f >/dev/null 2>&1
@@ -82,8 +82,8 @@ recorded() { # spare drive, cuts, messages, mode, publisher
 	mkfs.ext4 -q -F -b 4096 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/recorded &&
 		mount -t ext4 /dev/mapper/recorded /cut && sync || return 1
 	# from the first mark on: the directory's creation is cut too, where that is of interest
-	[ "$publisher" = "$planted" ] || dmsetup message recorded 0 mark begin || return 1
-	"$publisher" publish "$mode" /cut/data dm:recorded "$messages" || return 1
+	[ "$recorder" = "$planted" ] || dmsetup message recorded 0 mark begin || return 1
+	"$recorder" publish "$mode" /cut/data dm:recorded "$messages" || return 1
 	umount /cut && dmsetup --noudevsync --retry remove recorded || return 1
 	/run/build/tests/lab_replay /dev/mapper/log /dev/mapper/copy "$cuts" "$seed" \
 		"sh /run/lab/cut.sh /dev/mapper/copy $(mib 256) /dev/mapper/changes $publisher $mode" >/run/lab/cuts 2>&1

@@ -204,7 +204,9 @@ static int publish(const char *dir, const char *name, const char *ready)
 		}
 	}
 	CHECK(note_put(name, &n) == 0);
+#ifndef PLANTED /* a log that never flushes waits for ever for its last flush */
 	CHECK(thmq_env_close(env, 60 * SECOND) == 0);
+#endif
 	printf("%s: %llu messages acknowledged\n", dir, (unsigned long long)total);
 	return 0;
 }

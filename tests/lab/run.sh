@@ -52,7 +52,7 @@ build=$(cd "$build" && pwd)
 cache=$build/lab/$kernel
 
 if [ -z "$tests" ]; then
-	tests='ring_operations_test disk_contract_test ring_refused_test memlock_test'
+	tests='ring_operations_test disk_engines_test ring_refused_test memlock_test'
 	if [ "$full" ]; then
 		tests=$(cd "$build/tests" && for t in *_test; do [ ! -x "$t" ] || [ "$t" = kill_test ] || echo "$t"; done)
 	fi
