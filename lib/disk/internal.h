@@ -107,8 +107,9 @@ static inline void disk_count_real(struct thmq_core *core, const struct thmqi_di
 
 /* Do @op here and now, by system calls that block; its result. */
 int64_t thmqi_disk_posix_run(struct thmqi_disk_op *op);
-/* A file around an open descriptor; NULL without memory. */
+/* A file around an open descriptor; NULL without memory. A mapping: segments are made on a core, which takes nothing from the heap. */
 struct thmqi_disk_file *thmqi_disk_posix_file_make(int fd, bool direct);
+void thmqi_disk_posix_file_free(struct thmqi_disk_file *file); /* the descriptor stays open */
 static inline void disk_file_of_dir(struct thmqi_disk_file *file, const struct thmqi_disk_dir *dir)
 {
 	file->split = dir->split;

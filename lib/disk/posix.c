@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -292,17 +293,21 @@ int thmqi_disk_posix_unlink(struct thmqi_disk_dir *dir, const char *name)
 
 struct thmqi_disk_file *thmqi_disk_posix_file_make(int fd, bool direct)
 {
-	struct thmqi_disk_file *file = malloc(sizeof(*file));
+	struct thmqi_disk_file *file =
+		mmap(NULL, sizeof(*file), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (!file)
+	if (file == MAP_FAILED)
 		return NULL;
 	file->fd = fd;
 	file->slot = -1;
 	file->direct = direct;
-	file->split = file->polled = false;
-	file->ring = NULL;
 	thmqi_list_init(&file->link);
 	return file;
+}
+
+void thmqi_disk_posix_file_free(struct thmqi_disk_file *file)
+{
+	munmap(file, sizeof(*file));
 }
 
 static int open_file(struct thmqi_disk_dir *dir, const char *name, int flags,
@@ -347,7 +352,7 @@ void thmqi_disk_posix_file_close(struct thmqi_disk_file *file)
 		thmqi_ring_file_remove(file->ring, file->slot);
 	thmqi_list_del(&file->link);
 	close(file->fd);
-	free(file);
+	thmqi_disk_posix_file_free(file);
 }
 
 int64_t thmqi_disk_posix_file_size(struct thmqi_disk_file *file)

@@ -12,7 +12,6 @@
 
 #define RETRIES_MAX 64u /* of one operation: interrupted or refused for now */
 #define POLLED_BYTES_MAX (128u << 10)
-#define SPARE_FILES 8u /* made ahead, so that a segment that is created needs no malloc */
 
 struct thmqi_disk_queue {
 	struct thmq_core *core;
@@ -23,8 +22,6 @@ struct thmqi_disk_queue {
 	struct disk_list again;     /* found no room in the ring */
 	struct thmqi_poller poller; /* tries those again */
 	struct thmqi_list files;    /* with a slot in the ring's table */
-	struct thmqi_disk_file *spares[SPARE_FILES];
-	uint32_t spare_count;
 };
 
 static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags);
@@ -48,31 +45,6 @@ static void forget_slot(struct thmqi_disk_file *file)
 	file->slot = -1;
 	file->ring = NULL;
 	thmqi_list_del(&file->link);
-}
-
-static struct thmqi_disk_file *file_take(struct thmqi_disk_queue *q, struct thmqi_disk_dir *dir,
-					 int fd, bool direct)
-{
-	struct thmqi_disk_file *file;
-
-	if (q->spare_count) {
-		file = q->spares[--q->spare_count];
-		file->fd = fd;
-		file->direct = direct;
-	} else {
-		file = thmqi_disk_posix_file_make(fd, direct);
-	}
-	if (file)
-		disk_file_of_dir(file, dir);
-	return file;
-}
-
-static void file_give(struct thmqi_disk_queue *q, struct thmqi_disk_file *file)
-{
-	if (q->spare_count < SPARE_FILES)
-		q->spares[q->spare_count++] = file;
-	else
-		free(file);
 }
 
 /* --------------------------------------------------------------------- start */
@@ -224,8 +196,10 @@ static void on_created(struct thmqi_disk_op *op, int res)
 		return;
 	}
 	if (res >= 0) {
-		op->file = file_take(op->queue, op->dir, res, !op->result);
-		if (!op->file) {
+		op->file = thmqi_disk_posix_file_make(res, !op->result);
+		if (op->file) {
+			disk_file_of_dir(op->file, op->dir);
+		} else {
 			close(res);
 			res = -ENOMEM;
 		}
@@ -268,7 +242,7 @@ static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags)
 		complete(op, THMQI_MIN(res, 0));
 		break;
 	case THMQI_DISK_CLOSE:
-		file_give(op->queue, op->file);
+		thmqi_disk_posix_file_free(op->file);
 		complete(op, THMQI_MIN(res, 0));
 		break;
 	default:
@@ -292,12 +266,6 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	q->poller.poll = try_again;
 	q->poller.arm = arm;
 	thmqi_list_init(&q->files);
-	while (q->spare_count < SPARE_FILES) {
-		q->spares[q->spare_count] = thmqi_disk_posix_file_make(-1, false);
-		if (!q->spares[q->spare_count])
-			break; /* made when needed, then */
-		q->spare_count++;
-	}
 	thmqi_core_add_poller(core, &q->poller);
 	*ret_queue = q;
 	return 0;
@@ -319,8 +287,6 @@ static void queue_close(struct thmqi_disk_queue *q)
 	{
 		forget_slot(thmqi_container(it, struct thmqi_disk_file, link));
 	}
-	while (q->spare_count)
-		free(q->spares[--q->spare_count]);
 	free(q);
 }
 
