@@ -14,10 +14,13 @@ static bool valid(const struct vote *v)
 	return v->magic == VOTE_MAGIC && v->crc == thmqi_crc32c(0, v, offsetof(struct vote, crc));
 }
 
-/* Sizes that nobody could have written would make nonsense of every position. */
+#define NUMBER_MAX (1ull << 62) /* nothing is counted so far in any life */
+
+/* What nobody could have written would make nonsense of every position. */
 static bool sane(const struct vote *v)
 {
-	return thmqi_is_pow2(v->segment_bytes_min) && thmqi_is_pow2(v->segment_bytes_max) &&
+	return v->generation < NUMBER_MAX && v->term < NUMBER_MAX && v->incarnation < NUMBER_MAX && v->mark < NUMBER_MAX &&
+	       v->begin_index < NUMBER_MAX && v->begin_term < NUMBER_MAX && thmqi_is_pow2(v->segment_bytes_min) && thmqi_is_pow2(v->segment_bytes_max) &&
 	       v->segment_bytes_min >= 1u << 20 && v->segment_bytes_min <= v->segment_bytes_max &&
 	       v->segment_bytes_max <= 1u << 30 && v->begin_position <= v->mark &&
 	       thmqi_segment_begins(v, v->begin_position);
