@@ -99,6 +99,13 @@ struct thmq_log_extent {
 	uint64_t held_bytes;  /* of all its runs that are held now */
 };
 
+/* What thmq_log_events.live answers. */
+enum thmq_log_life {
+	THMQ_LOG_DEAD = 0, /* nobody needs it */
+	THMQ_LOG_LIVE = 1, /* it must be kept for now: its segment waits */
+	THMQ_LOG_LASTS = 2 /* it must be kept for long: where it is little it is appended again, and its segment goes */
+};
+
 /* What the log tells its owner; called on its core, never inside the call that began the work. NULL: not wanted. */
 struct thmq_log_events {
 	uint32_t size;
@@ -123,7 +130,7 @@ struct thmq_log_events {
 	 * Of the oldest segment, asked of each partition in it: must any of this be kept? Asked again and again while it is, so
 	 * it is quick and appends nothing. NULL: everything must. A segment that has nothing to be kept goes.
 	 */
-	int (*live)(void *ctx, const struct thmq_log_extent *extent); /* 1: yes; 0: no */
+	int (*live)(void *ctx, const struct thmq_log_extent *extent); /* enum thmq_log_life */
 	/*
 	 * The newest slice of a state lies in the segment that is to go: append it again, as of now, or nothing if it has no
 	 * meaning any more. Return: 0 done; an error of thmq_log_append(), then it is called again. NULL: states go too.

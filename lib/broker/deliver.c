@@ -161,8 +161,12 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 		} else if (rc == 0) {
 			return done; /* the reader calls when it has read */
 		} else if (rc == -THMQ_EOFFSETRANGE) {
-			if (thmq_log_bounds(p->log, p->id, &begin, &end) != 0 || begin <= sub->next)
+			if (thmq_log_bounds(p->log, p->id, &begin, &end) != 0)
 				begin = p->visible;
+			if (begin <= sub->next) { /* it is held all the same: what is there is never skipped */
+				tell_trouble(sub, -THMQ_ECORRUPT);
+				return done;
+			}
 			tell_gap(sub, begin);
 			sub->read_bytes =
 				p->is_volatile ? p->appended_bytes - p->ring_bytes / 2 : 0;

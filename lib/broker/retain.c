@@ -27,14 +27,17 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 	int64_t now = (int64_t)s->core->wall_ns;
 
 	if (!p || p->dead)
-		return 0;
+		return THMQ_LOG_DEAD;
 	if (p->retention_ns && now > e->last_time_ns &&
 	    (uint64_t)now - (uint64_t)e->last_time_ns > p->retention_ns)
-		return 0;
+		return THMQ_LOG_DEAD;
 	if (p->retention_bytes && e->held_bytes >= e->bytes &&
 	    e->held_bytes - e->bytes >= p->retention_bytes)
-		return 0;
-	return !p->retain_consumed || !consumed(p, e->end_offset);
+		return THMQ_LOG_DEAD;
+	if (p->retain_consumed && consumed(p, e->end_offset))
+		return THMQ_LOG_DEAD;
+	/* copies would outlive newer messages that expire in their place */
+	return p->retention_ns || p->retention_bytes || p->retain_consumed ? THMQ_LOG_LIVE : THMQ_LOG_LASTS;
 }
 
 int thmqi_retain_partition(struct partition *p)

@@ -115,6 +115,7 @@ static int begin(struct thmq_log *log)
 	c->position = s->position;
 	c->forced = is_full(log);
 	c->bytes = c->live_bytes = 0;
+	c->waits = false;
 	c->renewed = 0;
 	thmqi_extents_begin(&c->extents, s);
 	c->step = CLEAN_JUDGE;
@@ -140,23 +141,25 @@ static int judge(struct thmq_log *log)
 	struct clean *c = &log->clean;
 	struct thmq_log_extent e;
 	uint32_t budget = EXTENTS_BUDGET;
-	int rc = 1;
+	int rc = 1, life;
 
 	while (budget-- && (rc = thmqi_extents_next(log, &c->extents, &e)) == 1) {
 		c->bytes += e.bytes;
-		if (!log->events.live || log->events.live(log->opts.ctx, &e))
+		life = log->events.live ? log->events.live(log->opts.ctx, &e) : THMQ_LOG_LIVE;
+		c->waits |= life == THMQ_LOG_LIVE;
+		if (life != THMQ_LOG_DEAD)
 			c->live_bytes += THMQI_MAX(e.bytes, 1u);
 	}
 	if (rc == 1)
 		return 1;
 	if (rc == -EAGAIN)
 		return 0;
-	if (rc < 0 || (c->live_bytes > log->segments[0]->bytes / LIVE_QUARTER && !c->forced)) {
+	if (rc < 0 || ((c->waits || c->live_bytes > log->segments[0]->bytes / LIVE_QUARTER) && !c->forced)) {
 		rest(log);
 		return 1;
 	}
 	if (c->live_bytes && !c->forced) {
-		if (!log->events.live || thmqi_relocate_begin(log) != 0)
+		if (thmqi_relocate_begin(log) != 0)
 			rest(log);
 		else
 			c->step = CLEAN_RELOCATE;

@@ -13,6 +13,24 @@ void thmqi_extents_begin(struct extents *x, struct segment *s)
 
 /* --------------------------------------------------------------- from memory */
 
+/* Runs that were moved into @s. */
+static void moved_in(const struct run_index *x, const struct segment *s, struct thmq_log_extent *e)
+{
+	const struct run_index *list = &x->moved->entries;
+	uint64_t i;
+
+	for (i = list->first; i < list->count; i++) {
+		const struct entry *entry = thmqi_index_entry(list, i);
+
+		if (entry->batch < s->first_index || entry->batch - s->first_index >= s->batch_count)
+			continue;
+		e->begin_offset = THMQI_MIN(e->begin_offset, entry->base_offset);
+		e->end_offset = THMQI_MAX(e->end_offset, entry->base_offset + entry->span);
+		e->last_time_ns = THMQI_MAX(e->last_time_ns, entry->time_max_ns);
+		e->messages++;
+	}
+}
+
 static int from_memory(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret)
 {
 	const struct segment *s = x->segment;
@@ -23,15 +41,22 @@ static int from_memory(struct thmq_log *log, struct extents *x, struct thmq_log_
 	while ((run = thmqi_map_next(&log->partitions, &x->cursor))) {
 		lo = thmqi_index_find_batch(run, s->first_index);
 		hi = thmqi_index_find_batch(run, last + 1);
-		if (lo == hi)
-			continue;
-		e = thmqi_index_entry(run, hi - 1);
 		*ret = (struct thmq_log_extent){.partition = run->partition,
-						.begin_offset = thmqi_index_entry(run, lo)->base_offset,
-						.end_offset = e->base_offset + e->span,
-						.last_time_ns = e->time_max_ns,
-						.bytes = s->bytes * (hi - lo) / THMQI_MAX(s->run_count, 1u),
+						.begin_offset = UINT64_MAX,
+						.last_time_ns = INT64_MIN,
 						.held_bytes = run->held_bytes};
+		if (run->moved)
+			moved_in(run, s, ret);
+		if (lo < hi) {
+			e = thmqi_index_entry(run, hi - 1);
+			ret->begin_offset = THMQI_MIN(ret->begin_offset, thmqi_index_entry(run, lo)->base_offset);
+			ret->end_offset = e->base_offset + e->span;
+			ret->last_time_ns = THMQI_MAX(ret->last_time_ns, e->time_max_ns);
+			ret->messages += hi - lo; /* of which here nothing but their number is known */
+		}
+		if (!ret->messages)
+			continue;
+		ret->bytes = s->bytes * ret->messages / THMQI_MAX(s->run_count, 1u);
 		ret->messages = ret->end_offset - ret->begin_offset;
 		return 1;
 	}

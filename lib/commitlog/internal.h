@@ -252,6 +252,7 @@ struct moved {
 		uint32_t reserved;
 	} *ranges;
 	uint32_t range_count, range_room;
+	uint64_t version; /* rises with every change: a search that was begun before is begun anew */
 	int64_t time_max_ns;
 	uint64_t doubled_bytes; /* of those whose originals are still held, in the oldest segment */
 };
@@ -411,6 +412,7 @@ struct clean {
 	uint32_t step; /* enum clean_step */
 	bool look;     /* at the oldest segment, when the poller runs */
 	bool forced;   /* it goes whatever is in it */
+	bool waits;    /* something of it must be kept where it is */
 	uint64_t position;   /* of the segment that is looked at */
 	struct extents extents;
 	struct extents_page page;
@@ -804,7 +806,7 @@ struct place {
 struct search {
 	bool active;
 	bool found;       /* best is the first so far */
-	uint64_t want;
+	uint64_t want, version;
 	uint32_t before;  /* segments from it on were looked at */
 	struct place best;
 	struct entry entry; /* best, if it is in memory: best.segment is NULL */

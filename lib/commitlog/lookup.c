@@ -316,12 +316,10 @@ int thmqi_lookup_next(struct thmq_log_reader *r, struct place *ret_place)
 	int rc;
 
 	for (;;) {
-		if (c->placed && c->segment < r->log->segment_base) { /* it was dropped */
-			thmqi_lookup_drop(r);
-			return -THMQ_EOFFSETRANGE;
-		}
 		if (c->moved)
 			*c = (struct cursor){0};
+		if (c->placed && c->segment < r->log->segment_base)
+			c->placed = false; /* it was dropped: what is held begins later */
 		if (!c->placed && !place_cursor(r))
 			return -ENOENT;
 		rc = look(r, ret_place);
@@ -354,7 +352,8 @@ static void search_begin(struct thmq_log_reader *r, uint64_t end)
 	uint64_t i = thmqi_index_find(list, r->want);
 	struct search *s = &r->search;
 
-	*s = (struct search){.active = true, .want = r->want, .before = UINT32_MAX};
+	*s = (struct search){
+		.active = true, .want = r->want, .version = r->index->moved->version, .before = UINT32_MAX};
 	r->cursor = (struct cursor){0};
 	if (i == list->count || thmqi_index_entry(list, i)->base_offset >= end)
 		return;
@@ -371,7 +370,7 @@ int thmqi_lookup_moved(struct thmq_log_reader *r, uint64_t end, struct place *re
 	struct place p;
 	int rc;
 
-	if (!s->active || s->want != r->want)
+	if (!s->active || s->want != r->want || s->version != r->index->moved->version)
 		search_begin(r, end);
 	while ((range = next_range(r, end))) {
 		if (!c->moved || c->segment != range->segment)

@@ -31,6 +31,7 @@ int thmqi_moved_add(struct thmq_log *log, struct run_index *x, const struct entr
 
 	if (rc)
 		return rc;
+	m->version++;
 	m->time_max_ns = THMQI_MAX(m->time_max_ns, time_ns);
 	x->end = THMQI_MAX(x->end, e->base_offset + e->span);
 	/* most come in order */
@@ -58,6 +59,7 @@ int thmqi_moved_range_add(struct run_index *x, uint32_t segment, uint64_t begin,
 	}
 	x->end = THMQI_MAX(x->end, end);
 	m->ranges[m->range_count++] = (struct moved_range){.segment = segment, .begin = begin, .end = end};
+	m->version++;
 	m->time_max_ns = THMQI_MAX(m->time_max_ns, time_ns);
 	return 0;
 }
@@ -75,6 +77,7 @@ void thmqi_moved_keep(struct run_index *x, uint64_t from, uint64_t to)
 		if (e->batch >= from && e->batch < to)
 			*thmqi_index_entry(list, kept++) = *e;
 	}
+	x->moved->version += list->count != kept;
 	list->count = kept;
 }
 
@@ -87,6 +90,7 @@ void thmqi_moved_trim(const struct thmq_log *log, struct run_index *x)
 		gone++;
 	if (!gone)
 		return;
+	m->version++;
 	m->range_count -= gone;
 	memmove(m->ranges, m->ranges + gone, m->range_count * sizeof(*m->ranges));
 }
@@ -96,7 +100,7 @@ void thmqi_moved_cut(struct run_index *x, uint32_t segment)
 	struct moved *m = x->moved;
 
 	while (m && m->range_count && m->ranges[m->range_count - 1].segment >= segment)
-		m->range_count--;
+		m->range_count--, m->version++;
 }
 
 uint64_t thmqi_moved_begin(const struct run_index *x)

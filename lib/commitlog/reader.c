@@ -52,6 +52,8 @@ void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset)
 
 /* -------------------------------------------------------------------- find */
 
+#define STALE_MAX 4u
+
 enum { IN_MEMORY = 1, SEALED = 2, MOVED = 3 };
 
 static bool is_sealed(struct thmq_log_reader *r)
@@ -152,11 +154,8 @@ static int entry_from_device(struct thmq_log_reader *r, const struct entry *e, s
 	struct place p = {.segment = s, .run_at = e->at, .base_offset = e->base_offset, .span = e->span};
 	uint64_t number;
 
-	if (!s || !s->blocks) {
-		r->want = 0;
-		r->sought = true;
-		return -THMQ_EOFFSETRANGE;
-	}
+	if (!s || !s->blocks)
+		return -ESTALE;
 	number = e->batch - s->first_index;
 	p.at = (uint64_t)s->blocks[number] * THMQI_BLOCK;
 	if (number + 1 < s->batch_count)
@@ -209,10 +208,6 @@ static int from_sealed(struct thmq_log_reader *r, uint64_t end_offset, struct fo
 	struct place p;
 	int rc = thmqi_lookup_next(r, &p);
 
-	if (rc == -THMQ_EOFFSETRANGE) {
-		r->want = 0;
-		r->sought = true;
-	}
 	if (rc != 1)
 		return rc;
 	if (p.base_offset >= end_offset)
@@ -240,7 +235,7 @@ static void fill(const struct thmq_log_reader *r, const struct found *f, struct 
 	ret_view->internal[1] = NULL;
 }
 
-/* Return: as thmq_log_read(). */
+/* Return: as thmq_log_read(); -ESTALE what was found is no more: look again. */
 static int next(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
 {
 	const struct run_index *x = r->index;
@@ -272,13 +267,20 @@ static int next(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
 int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset, struct thmq_log_view *ret_view)
 {
 	struct found f;
+	uint32_t tries;
 	int rc;
 
 	if (thmqi_unlikely(!reader->log))
 		return 0;
 	rc = next(reader, end_offset, &f);
+	for (tries = 0; thmqi_unlikely(rc == -ESTALE) && tries < STALE_MAX; tries++) {
+		reader->sought = true;
+		reader->search.active = false;
+		reader->cursor = (struct cursor){0};
+		rc = next(reader, end_offset, &f);
+	}
 	if (rc <= 0)
-		return rc;
+		return rc == -ESTALE ? -THMQ_ECORRUPT : rc;
 	reader->want = f.end;
 	fill(reader, &f, ret_view);
 	return 1;

@@ -42,7 +42,7 @@ static bool is_live(struct thmq_log *log, struct run_index *x, const struct thmq
 					  .last_time_ns = run->last_time_ns,
 					  .held_bytes = x->held_bytes};
 
-	return log->events.live(log->opts.ctx, &e);
+	return log->events.live(log->opts.ctx, &e) != THMQ_LOG_DEAD;
 }
 
 /* Return: 0 it is not to be kept, or is appended; or why it cannot be now. */

@@ -255,7 +255,7 @@ static void expect_same_bytes(const char *copy)
 	struct compare c = {.copy = copy};
 
 	CHECK(thmq_data_scan(copy, &visitor, &c) == 0);
-	CHECK(c.batches > 10);
+	CHECK(c.batches > 2);
 }
 
 /* --------------------------------------------------------------------- tests */

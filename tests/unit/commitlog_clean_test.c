@@ -411,7 +411,7 @@ Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini
 static int on_live_rare(void *ctx, const struct thmq_log_extent *e)
 {
 	(void)ctx;
-	return e->partition == RARE || e->end_offset > w.keep;
+	return e->partition == RARE ? THMQ_LOG_LASTS : e->end_offset > w.keep ? THMQ_LOG_LIVE : THMQ_LOG_DEAD;
 }
 
 /* Segments of partition 1, and in each a little of the rare one. Return: how many of that there are now. */
