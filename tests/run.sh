@@ -86,6 +86,22 @@ unprivileged() {
 }
 unprivileged
 
+# other kernels, in an emulated machine, and its power cut
+laboratory() {
+	for kernel in linux-image-amd64 linux-image-6.12-amd64; do
+		echo "== $kernel"
+		status=0
+		sh tests/lab/run.sh --full --build $build --kernel $kernel >$build.lab || status=$?
+		cat $build.lab
+		sed -n "s/^\(PASS\|FAIL\|SKIP\) \([a-z0-9_]*\) .*/{\"name\": \"$kernel \2\", \"result\": \"\1\"}/p" $build.lab |
+			sed 's/"PASS"/"OK"/' >>$log
+		[ $status != 77 ] || echo "{\"name\": \"$kernel\", \"result\": \"SKIP\"}" >>$log
+		[ $status = 0 ] || [ $status = 77 ] || grep -q '^FAIL' $build.lab ||
+			echo "{\"name\": \"$kernel\", \"result\": \"FAIL\"}" >>$log
+	done
+}
+[ -z "${THMQ_TEST_FULL:-}" ] || laboratory
+
 python3 - $log <<'PY'
 import json, sys
 count = {}

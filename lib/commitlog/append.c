@@ -146,6 +146,8 @@ static int make_room(struct thmq_log *log, uint32_t need)
 	}
 	if (segment_left(log) < THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + need, THMQI_BLOCK)) {
 		rc = thmqi_segment_switch(log);
+		if (!rc && segment_left(log) < THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + need, THMQI_BLOCK))
+			rc = -EAGAIN; /* its end is not to be had before there is a next one */
 		if (rc)
 			return rc;
 	}

@@ -221,7 +221,7 @@ static int weigh(struct thmq_log *log)
 /* The end of the active segment that was lent. */
 static void give_back(struct thmq_log *log, uint64_t reserve)
 {
-	if (log->prepare == PREPARE_FAILED)
+	if (log->prepare != PREPARE_READY)
 		log->reserve = THMQI_MAX(log->reserve, reserve);
 }
 

@@ -551,6 +551,7 @@ int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **
 int thmqi_segment_add(struct thmq_log *log, struct segment *s); /* behind the others; 0 or -ENOMEM */
 int thmqi_segment_create(struct thmq_log *log, uint64_t position, struct segment **ret_segment); /* blocking */
 void thmqi_segment_prepare(struct thmq_log *log); /* begin to make the next one */
+void thmqi_segment_reserve(struct thmq_log *log); /* until there is one the active one's end is the cleaner's */
 void thmqi_segment_prepare_stop(struct thmq_log *log); /* none of its operations may be in flight */
 int thmqi_segment_switch(struct thmq_log *log); /* the prepared one becomes active; -EAGAIN, -ENOSPC */
 struct segment *thmqi_segment_of_index(const struct thmq_log *log, uint64_t index);

@@ -208,12 +208,18 @@ static void on_retry(struct thmqi_timer *t)
 	thmqi_segment_prepare(thmqi_container(t, struct thmq_log, retry));
 }
 
+/* From its first batch on: whether there will be a next segment may depend on what the cleaner can write into this one. */
+void thmqi_segment_reserve(struct thmq_log *log)
+{
+	if (log->prepare != PREPARE_READY && (log->events.live || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
+		log->reserve = log->active->bytes / RESERVE_SHARE;
+}
+
 static void prepare_failed(struct thmq_log *log, int error)
 {
 	log->prepare = PREPARE_FAILED;
 	log->prepare_error = error;
-	if (error == -ENOSPC && log->opts.full_policy == THMQ_FULL_DROP_OLDEST)
-		log->reserve = log->active->bytes / RESERVE_SHARE;
+	thmqi_segment_reserve(log);
 	log->file_bytes = thmqi_log_file_bytes(log);
 	log->tell_room = true; /* to learn that there is no space */
 	thmqi_clean_look(log);
@@ -260,12 +266,17 @@ static bool beyond_limit(const struct thmq_log *log)
 	return thmqi_log_file_bytes(log) + log->next->bytes > log->opts.limit_bytes;
 }
 
+static bool is_cleaning(const struct thmq_log *log)
+{
+	return log->clean.step || log->clean.look || log->drop.step;
+}
+
 /* The cleaner may be about to give a file: worth waiting for, while there is time. It costs no writing of zeros. */
 static bool may_wait(const struct thmq_log *log)
 {
 	const struct segment *s = log->active;
 
-	return !log->spare.file && !log->making.hurried && (log->clean.step || log->clean.look || log->drop.step) &&
+	return !log->spare.file && !log->making.hurried && is_cleaning(log) &&
 	       log->chain.position - s->position < s->bytes / 2;
 }
 
@@ -334,8 +345,8 @@ int thmqi_segment_switch(struct thmq_log *log)
 		if (log->prepare == PREPARE_IDLE)
 			thmqi_segment_prepare(log);
 		/* until one attempt succeeds the last one's failure is the answer, unless the oldest makes way */
-		if (log->prepare_error == -ENOSPC && log->opts.full_policy == THMQ_FULL_DROP_OLDEST &&
-		    log->segment_count > 1)
+		if (log->prepare_error == -ENOSPC && log->segment_count > 1 &&
+		    (log->opts.full_policy == THMQ_FULL_DROP_OLDEST || is_cleaning(log)))
 			return -EAGAIN;
 		return log->prepare_error ? log->prepare_error : -EAGAIN;
 	}
@@ -352,6 +363,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 	log->active->prev_crc = log->chain.crc;
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;
+	thmqi_segment_reserve(log);
 	thmqi_clean_look(log);
 	thmqi_segment_prepare(log);
 	thmqi_vote_mark(log); /* so that a segment that goes missing is missed */

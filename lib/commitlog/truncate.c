@@ -206,6 +206,7 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 		return rc;
 	}
 	forget(log, index, &chain);
+	thmqi_segment_reserve(log);
 	thmqi_segment_prepare(log);
 	thmqi_clean_look(log);
 	if (log->events.unappended)

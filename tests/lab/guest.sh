@@ -83,7 +83,7 @@ recorded() { # spare drive, cuts, messages, mode, publisher
 		mount -t ext4 /dev/mapper/recorded /cut && sync || return 1
 	# from the first mark on: the directory's creation is cut too, where that is of interest
 	[ "$recorder" = "$planted" ] || dmsetup message recorded 0 mark begin || return 1
-	"$recorder" publish "$mode" /cut/data dm:recorded "$messages" || return 1
+	timeout 100 "$recorder" publish "$mode" /cut/data dm:recorded "$messages" || return 1
 	umount /cut && dmsetup --noudevsync --retry remove recorded || return 1
 	/run/build/tests/lab_replay /dev/mapper/log /dev/mapper/copy "$cuts" "$seed" \
 		"sh /run/lab/cut.sh /dev/mapper/copy $(mib 256) /dev/mapper/changes $publisher $mode" >/run/lab/cuts 2>&1
@@ -108,9 +108,9 @@ job() {
 	recorded_flush) recorded /dev/vda "$recorded_cuts" "$recorded_messages" durable $publisher ;;
 	recorded_planted) must_lose recorded /dev/sda 40 1000 mixed $planted ;;
 	powercut_publish) $publisher publish mixed durable /run/lab/note /run/lab/ready ;;
-	powercut_publish_planted) $planted publish mixed planted /run/lab/note-planted /run/lab/ready ;;
+	powercut_publish_planted) $planted publish durable planted /run/lab/note-planted /run/lab/ready ;;
 	powercut_check) $publisher check mixed durable /run/lab/note ;;
-	powercut_check_planted) must_lose $publisher check mixed planted /run/lab/note-planted ;;
+	powercut_check_planted) must_lose $publisher check durable planted /run/lab/note-planted ;;
 	powercut_verify) /run/build/examples/thmq verify durable ;;
 	*) timeout 600 "/run/build/tests/$1" ;;
 	esac

@@ -117,7 +117,8 @@ static void apply(struct replay *r, const struct entry *e, uint64_t first, uint6
 		memset(data, 0, bytes);
 	else if (pread(r->log, data, bytes, (off_t)(e->data_at + first * SECTOR)) != (ssize_t)bytes)
 		die("the log's data");
-	if (pwrite(r->drive, data, bytes, (off_t)((e->h.sector + first) * SECTOR)) != (ssize_t)bytes)
+	if (pwrite(r->drive, data, bytes, (off_t)((e->h.sector + first) * SECTOR)) !=
+	    (ssize_t)bytes)
 		die("the drive");
 	free(data);
 }
@@ -132,7 +133,8 @@ static void go_to(struct replay *r, uint64_t end)
 			continue;
 		memset(r->note, 0, sizeof(r->note));
 		if (e->h.data_len >= sizeof(r->note) ||
-		    pread(r->log, r->note, e->h.data_len, (off_t)e->data_at) != (ssize_t)e->h.data_len)
+		    pread(r->log, r->note, e->h.data_len, (off_t)e->data_at) !=
+			    (ssize_t)e->h.data_len)
 			die("a mark");
 	}
 }
@@ -162,7 +164,9 @@ static struct saved *lose_some(struct replay *r, uint64_t *ret_kept)
 			}
 			bytes = count * SECTOR;
 			s = alloc(sizeof(*s) + bytes);
-			*s = (struct saved){.next = saved, .at = (e->h.sector + first) * SECTOR, .bytes = bytes};
+			*s = (struct saved){.next = saved,
+					    .at = (e->h.sector + first) * SECTOR,
+					    .bytes = bytes};
 			if (pread(r->drive, s->data, bytes, (off_t)s->at) != (ssize_t)bytes)
 				die("the drive");
 			saved = s;
@@ -204,7 +208,8 @@ static int cut(struct replay *r, uint64_t at, const char *command, uint64_t *ret
 	status = system(line);
 	restore(r, saved);
 	if (status)
-		fprintf(stderr, "lab_replay: the cut before entry %" PRIu64 " of %" PRIu64 "\n", at, r->count);
+		fprintf(stderr, "lab_replay: the cut before entry %" PRIu64 " of %" PRIu64 "\n", at,
+			r->count);
 	return status == -1 ? 1 : WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
@@ -229,10 +234,13 @@ int main(int argc, char **argv)
 	while (r.done < r.count && !r.note[0])
 		go_to(&r, r.done + 1);
 	first = r.done;
-	for (i = 0; i < cuts && !status; i++) { /* one in each of so many stretches, so that none goes back */
-		uint64_t begin = first + (r.count - first) * i / cuts, end = first + (r.count - first) * (i + 1) / cuts;
+	for (i = 0; i < cuts && !status;
+	     i++) { /* one in each of so many stretches, so that none goes back */
+		uint64_t begin = first + (r.count - first) * i / cuts,
+			 end = first + (r.count - first) * (i + 1) / cuts;
 
-		status = cut(&r, begin + (end > begin ? chance(&r) % (end - begin) : 0), argv[5], &kept);
+		status = cut(&r, begin + (end > begin ? chance(&r) % (end - begin) : 0), argv[5],
+			     &kept);
 	}
 	printf("%" PRIu64 " cuts of %" PRIu64 " writes and flushes, seed %" PRIu64 ", %" PRIu64
 	       " unflushed writes kept or torn%s\n",

@@ -77,23 +77,23 @@ add_backports() {
 
 # The package of the newest build of the series that $kernel names, among what apt sees with $backports.
 newest() {
-	# the package that is always named so depends on the newest build of its series
-	# shellcheck disable=SC2086 # a list of words
-	apt-cache $backports depends "$kernel" 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1
 	series=$(echo "$kernel" | sed -n 's/^linux-image-\([0-9]*\)\.\([0-9]*\)-amd64$/\1[.]\2/p')
-	[ -z "$series" ] ||
-		# shellcheck disable=SC2086 # a list of words
-		apt-cache $backports -n search "^linux-image-$series[.][^-]*-amd64$" | cut -d ' ' -f 1 | sort -rV
-	# shellcheck disable=SC2086 # a list of words
-	apt-cache $backports -n search "^$kernel$" | cut -d ' ' -f 1
+	# the package that is always named so depends on the newest build of its series
+	# shellcheck disable=SC2086 # $backports is a list of words
+	{
+		apt-cache $backports depends "$kernel" 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p'
+		[ -z "$series" ] ||
+			apt-cache $backports -n search "^linux-image-${series}[.][^-]*-amd64$" | cut -d ' ' -f 1 | sort -rV
+		apt-cache $backports -n search "^$kernel$" | cut -d ' ' -f 1
+	} | head -n 1
 }
 
 # The kernel, its modules, and an initramfs that finds this machine's files.
 prepare() {
-	package=$(newest | head -n 1)
+	package=$(newest)
 	if [ -z "$package" ]; then
 		add_backports || skip "apt knows no $kernel, and no backports; after apt-get update it may"
-		package=$(newest | head -n 1)
+		package=$(newest)
 		[ "$package" ] || skip "neither apt nor the backports know $kernel"
 	fi
 	version=${package#linux-image-}
@@ -256,7 +256,7 @@ powercut() {
 		powercut_verify powercut_check_planted >"$run/powercut" 2>&1
 	cat "$run/said"
 	if [ "$(cat "$run/status" 2>/dev/null)" = 0 ]; then
-		result PASS powercut "$cuts cuts, seed $seed; a log that never flushes is found out by the last"
+		result PASS powercut "$cuts cuts, seed $seed; what was not flushed before its acknowledgement is found out by the last"
 	else
 		cat "$run/powercut"
 		result FAIL powercut "seed $seed"

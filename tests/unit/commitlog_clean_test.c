@@ -404,6 +404,26 @@ Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini
 	cr_assert_eq(rig_read_all(&w.r, 1, bound(), w.next), (int64_t)(w.next - bound()));
 }
 
+Test(commitlog_clean, runs_as_large_as_a_segment_leave_the_cleaner_its_room, .fini = down)
+{
+	uint64_t index;
+
+	up_with(11, true);
+	w.r.opts.batch_bytes = 1u << 20;
+	w.r.opts.limit_bytes = 4u << 20;
+	w.r.opts.full_policy = THMQ_FULL_DROP_OLDEST;
+	cr_assert_eq(rig_open(&w.r), 0);
+	w.state = 5;
+	cr_assert_eq(append_state(KIND, 1, 5), 0);
+	for (; w.next < 60; w.next++)
+		cr_assert_eq(rig_append_wait(&w.r, 1, w.next, 1000000, THMQ_DURABILITY_DURABLE, &index), 0,
+			     "run %llu", (unsigned long long)w.next);
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_state, 5);
+	cr_assert(bound() > 50);
+}
+
 /* ---------------------------------------------------------------- relocation */
 
 #define RARE 2u /* a partition of a few messages that are kept */
