@@ -113,7 +113,7 @@ struct thmq_log_events {
 	/*
 	 * At open, in log order. Of a full segment whose index is whole: for each partition its last run without payload
 	 * (payload NULL, len 0, count: its messages in the segment), then the newest slice of each state, by kind (the
-	 * partition of their headers) and item (base_offset). Of all others: every run. Non-zero ends the open with it.
+	 * partition of their headers) and item (base_offset). Kind 0 is the log's own. Of all others: every run. Non-zero ends the open with it.
 	 */
 	int (*replay)(void *ctx, const struct thmq_log_run *run);
 	/* All batches up to @index have reached @durability (WRITTEN or DURABLE). Each rises. */
@@ -127,7 +127,7 @@ struct thmq_log_events {
 	/* A segment was closed: append a slice of every state that changed since the last such call. */
 	void (*checkpoint)(void *ctx);
 	/*
-	 * Of the oldest segment, asked of each partition in it: must any of this be kept? Asked again and again while it is, so
+	 * Of the oldest segment, asked of each partition in it from the open on (what is not known yet is live): must any of this be kept? Asked again and again while it is, so
 	 * it is quick and appends nothing. NULL: everything must. A segment that has nothing to be kept goes.
 	 */
 	int (*live)(void *ctx, const struct thmq_log_extent *extent); /* enum thmq_log_life */
