@@ -351,6 +351,11 @@ static int drop(struct thmq_log *log)
 	return rc == 0;
 }
 
+bool thmqi_clean_makes_room(const struct thmq_log *log)
+{
+	return log->clean.step > CLEAN_JUDGE || log->drop.step;
+}
+
 /* -------------------------------------------------------------------- poll */
 
 static int step(struct thmq_log *log)

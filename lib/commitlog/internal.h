@@ -670,6 +670,7 @@ uint64_t thmqi_log_file_bytes(const struct thmq_log *log);
 void thmqi_clean_look(struct thmq_log *log); /* soon */
 int thmqi_clean_poll(struct thmq_log *log); /* work done */
 bool thmqi_clean_wants(const struct thmq_log *log); /* to be polled */
+bool thmqi_clean_makes_room(const struct thmq_log *log); /* a segment is about to go */
 void thmqi_clean_stop(struct thmq_log *log); /* what it was doing is void, but for a drop that is under way */
 
 /* drop.c */

@@ -211,7 +211,7 @@ static void on_retry(struct thmqi_timer *t)
 /* From its first batch on: whether there will be a next segment may depend on what the cleaner can write into this one. */
 void thmqi_segment_reserve(struct thmq_log *log)
 {
-	if (log->prepare != PREPARE_READY && (log->events.live || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
+	if (log->prepare != PREPARE_READY && (log->opts.limit_bytes || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
 		log->reserve = log->active->bytes / RESERVE_SHARE;
 }
 
@@ -266,17 +266,12 @@ static bool beyond_limit(const struct thmq_log *log)
 	return thmqi_log_file_bytes(log) + log->next->bytes > log->opts.limit_bytes;
 }
 
-static bool is_cleaning(const struct thmq_log *log)
-{
-	return log->clean.step || log->clean.look || log->drop.step;
-}
-
 /* The cleaner may be about to give a file: worth waiting for, while there is time. It costs no writing of zeros. */
 static bool may_wait(const struct thmq_log *log)
 {
 	const struct segment *s = log->active;
 
-	return !log->spare.file && !log->making.hurried && is_cleaning(log) &&
+	return !log->spare.file && !log->making.hurried && (log->clean.look || log->clean.step || log->drop.step) &&
 	       log->chain.position - s->position < s->bytes / 2;
 }
 
@@ -320,12 +315,12 @@ void thmqi_segment_prepare(struct thmq_log *log)
 static int pad(struct thmq_log *log)
 {
 	struct segment *s = log->active;
-	uint64_t left = s->position + s->bytes - log->chain.position;
+	uint64_t left = s->position + s->bytes - log->chain.position, index;
 	struct batch_header *h;
 	struct thmqi_buf *buf;
 
-	if (!left)
-		return 0;
+	if (!left) /* there is no pad whose flush would make the segment durable */
+		return thmq_log_flush(log, &index);
 	if (thmqi_flights_full(log) || thmqi_log_alloc(log, THMQI_BLOCK, &buf) != 0)
 		return -EAGAIN;
 	memset(buf->data, 0, THMQI_BLOCK);
@@ -346,7 +341,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 			thmqi_segment_prepare(log);
 		/* until one attempt succeeds the last one's failure is the answer, unless the oldest makes way */
 		if (log->prepare_error == -ENOSPC && log->segment_count > 1 &&
-		    (log->opts.full_policy == THMQ_FULL_DROP_OLDEST || is_cleaning(log)))
+		    (log->opts.full_policy == THMQ_FULL_DROP_OLDEST || thmqi_clean_makes_room(log)))
 			return -EAGAIN;
 		return log->prepare_error ? log->prepare_error : -EAGAIN;
 	}

@@ -5,7 +5,7 @@
 # shellcheck disable=SC2154 # what is not set here is set by /run/lab/settings
 exec </dev/null >/dev/hvc0 2>&1
 stty raw </dev/hvc0
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C THMQ_TEST_SLOW=1
 
 off() { # the jobs' status
 	cd /
@@ -106,7 +106,7 @@ job() {
 	kill_test) timeout 600 /run/build/tests/kill_test "$kills" ;;
 	recorded_fua) recorded /dev/sda "$recorded_cuts" "$recorded_messages" mixed $publisher ;;
 	recorded_flush) recorded /dev/vda "$recorded_cuts" "$recorded_messages" durable $publisher ;;
-	recorded_planted) must_lose recorded /dev/sda 40 1000 mixed $planted ;;
+	recorded_planted) must_lose recorded /dev/sda 40 1000 mixed $planted && echo "found out: $(tail -n 1 /run/lab/cuts)" ;;
 	powercut_publish) $publisher publish mixed durable /run/lab/note /run/lab/ready ;;
 	powercut_publish_planted) $planted publish durable planted /run/lab/note-planted /run/lab/ready ;;
 	powercut_check) $publisher check mixed durable /run/lab/note ;;
