@@ -11,9 +11,7 @@
 
 static uint32_t room_of(enum piece kind)
 {
-	static const uint32_t bytes[PIECE_KINDS] = {128, 512, 4096};
-
-	return bytes[kind] / (uint32_t)sizeof(struct held);
+	return thmqi_arena_bytes(kind) / (uint32_t)sizeof(struct held);
 }
 
 static enum piece kind_of(const struct run_index *x)

@@ -21,6 +21,11 @@ struct region {
 
 static const uint32_t piece_entries[PIECE_KINDS] = {4, 16, CHUNK_ENTRIES};
 
+uint32_t thmqi_arena_bytes(enum piece kind)
+{
+	return piece_entries[kind] * (uint32_t)sizeof(struct entry);
+}
+
 int thmqi_arena_fill(struct arena *a)
 {
 	uint64_t bytes = a->regions ? THMQI_MIN(a->regions->bytes * 2, (uint64_t)REGION_BYTES_MAX) : REGION_BYTES_MIN;
@@ -67,7 +72,7 @@ void thmqi_arena_put(struct arena *a, enum piece kind, void *piece)
 
 void *thmqi_arena_get(struct arena *a, enum piece kind)
 {
-	uint32_t bytes = piece_entries[kind] * (uint32_t)sizeof(struct entry), at;
+	uint32_t bytes = thmqi_arena_bytes(kind), at;
 	uint8_t *piece = a->free[kind];
 
 	if (piece) {

@@ -714,6 +714,7 @@ void thmqi_cache_drop_from(struct thmq_log *log, uint64_t index);
 int thmqi_arena_fill(struct arena *a); /* a few chunks can be had then */
 void thmqi_arena_fini(struct arena *a);
 void *thmqi_arena_get(struct arena *a, enum piece kind); /* NULL: thmqi_arena_fill() first */
+uint32_t thmqi_arena_bytes(enum piece kind);
 void thmqi_arena_put(struct arena *a, enum piece kind, void *piece);
 struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool make);
 int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry);

@@ -154,7 +154,7 @@ static int scan_segment(struct scan *s, struct thmqi_disk_file *file, uint64_t b
 		*ret_at = s->chain.position - begin;
 	}
 	if (rc == 1 && !s->stop)
-		rc = thmqi_seen_check(s, file, begin) ?: 1;
+		rc = thmqi_seen_check(s, begin) ?: 1;
 	return rc;
 }
 

@@ -126,8 +126,7 @@ bool thmqi_scan_names_has(const struct scan_names *n, uint64_t position);
 /* scan_index.c */
 void thmqi_seen_begin(struct seen *x, const struct chain *before, bool wanted);
 int thmqi_seen_batch(struct scan *s, const struct batch_header *h); /* 0; -ENOMEM */
-int thmqi_seen_check(struct scan *s, struct thmqi_disk_file *segment,
-		     uint64_t position); /* findings; 0 or an error */
+int thmqi_seen_check(struct scan *s, uint64_t position); /* findings; 0 or an error */
 /* What the index of the segment at @position tells of partitions behind @end: the offsets that are lost with it. */
 int thmqi_seen_lost(struct scan *s, uint64_t position, uint64_t end);
 void thmqi_seen_fini(struct seen *x);

@@ -434,13 +434,12 @@ static const char *check_batches(const struct scan *s, const struct image *x)
 	return NULL;
 }
 
-int thmqi_seen_check(struct scan *s, struct thmqi_disk_file *segment, uint64_t position)
+int thmqi_seen_check(struct scan *s, uint64_t position)
 {
 	const char *why = NULL;
 	struct image x = {0};
 	int rc;
 
-	(void)segment;
 	if (!s->seen.wanted || !s->seen.batch_count)
 		return 0;
 	rc = read_image(s, position, &x, &why);

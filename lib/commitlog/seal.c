@@ -13,9 +13,8 @@
 
 /* -------------------------------------------------------------- generations */
 
-static void generation_clear(struct thmq_log *log, struct generation *g, uint64_t number)
+static void generation_clear(struct generation *g, uint64_t number)
 {
-	(void)log;
 	g->number = number;
 	g->first = NULL;
 	g->partitions = 0;
@@ -27,8 +26,8 @@ static void generation_clear(struct thmq_log *log, struct generation *g, uint64_
 void thmqi_seals_init(struct thmq_log *log)
 {
 	log->generation = 2;
-	generation_clear(log, &log->generations[0], 2);
-	generation_clear(log, &log->generations[1], 1);
+	generation_clear(&log->generations[0], 2);
+	generation_clear(&log->generations[1], 1);
 	if (log->opts.dir && (thmqi_notes_init(&log->generations[0].notes) || thmqi_notes_init(&log->generations[1].notes)))
 		log->generations[0].spoiled = true;
 }
@@ -64,14 +63,14 @@ void thmqi_seals_fini(struct thmq_log *log)
 static void generation_next(struct thmq_log *log)
 {
 	log->generation++;
-	generation_clear(log, thmqi_generation(log), log->generation);
+	generation_clear(thmqi_generation(log), log->generation);
 }
 
 /* What was noted of the segment that fills is no use. The number goes on by two, to stay in its place. */
 static void generation_again(struct thmq_log *log)
 {
 	log->generation += 2;
-	generation_clear(log, thmqi_generation(log), log->generation);
+	generation_clear(thmqi_generation(log), log->generation);
 }
 
 void thmqi_untouch(struct thmq_log *log, struct run_index *x)

@@ -155,11 +155,14 @@ int thmqi_segment_place(struct thmq_log *log, const struct segment *s, uint64_t 
 		return -ENOMEM;
 	at = s->sealed->batches_at + number * 4;
 	n = log->disk->file_read(s->index, page, THMQI_BLOCK, at & ~(uint64_t)(THMQI_BLOCK - 1));
-	*ret_at = (uint64_t)page[at % THMQI_BLOCK / 4] * THMQI_BLOCK;
+	at = n == (int64_t)THMQI_BLOCK ? (uint64_t)page[at % THMQI_BLOCK / 4] * THMQI_BLOCK : s->bytes;
 	free(page);
 	if (n < 0)
 		return (int)n;
-	return n < (int64_t)THMQI_BLOCK || *ret_at >= s->bytes ? -THMQ_ECORRUPT : 0;
+	if (at >= s->bytes)
+		return -THMQ_ECORRUPT;
+	*ret_at = at;
+	return 0;
 }
 
 /* Blocking, for a new log. */

@@ -224,6 +224,7 @@ int thmqi_window_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, 
 	struct window *w = &r->windows[0], *next = &r->windows[1];
 	uint64_t position = s->position + at;
 	const struct batch_header *h;
+	int rc;
 
 	if (w->reading)
 		return 0;
@@ -246,9 +247,9 @@ int thmqi_window_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, 
 		if (w->error == -THMQ_ECORRUPT && thmqi_batch_header_ok(h, position, r->log->chain.log_id) && h->len > w->op.len &&
 		    h->len <= BATCH_BYTES_MAX && h->type != BATCH_PAD)
 			return begin(r, s, at, h->len);
-		len = (uint32_t)-w->error;
+		rc = w->error;
 		window_drop(w);
-		return -(int)len;
+		return rc;
 	}
 	return begin(r, s, at, len);
 }

@@ -139,7 +139,7 @@ static void verify(void)
 
 static void run(const char *base, uint32_t flags)
 {
-	struct thmq_partition_info info;
+	struct thmq_partition_info info, was;
 	char command[5000];
 	uint64_t first;
 
@@ -156,8 +156,11 @@ static void run(const char *base, uint32_t flags)
 	down();
 	verify();
 	up(flags);
-	CHECK(about().begin_offset == info.begin_offset && about().end_offset == COUNT &&
-	      about().group_offset == 1);
+	was = info;
+	info = about();
+	/* A segment that was on its way out when the log was closed may have gone. */
+	CHECK(info.begin_offset >= was.begin_offset && info.end_offset == COUNT &&
+	      info.group_offset == 1);
 	publish(COUNT);
 	CHECK(about().end_offset == 2 * COUNT);
 	wait_until_small();
