@@ -5,7 +5,7 @@
  * durable that is damage, and nothing is changed; otherwise it is the torn or lost tail of writes in flight.
  */
 #include "internal.h"
-#include "seal_format.h"
+#include "index/seal_format.h"
 
 #define PIECE_BYTES (8u << 20) /* read at a time; a batch has 4 MiB at most */
 

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
-#include "seal_format.h"
+#include "index/seal_format.h"
 
 #define INDEX_SUFFIX_AT 21 /* of a name: 20 digits and a dot before it */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* truncate.c - batches from an index on are removed, for consensus: first `vote` says so, then they are overwritten. */
 #include "internal.h"
-#include "seal_format.h"
+#include "index/seal_format.h"
 
 /* The chain as it was behind batch @index, and where that ends. */
 static int chain_behind(struct thmq_log *log, uint64_t index, struct chain *ret_chain)

@@ -7,7 +7,7 @@
 #define FUZZ_PATCH_H
 
 #include "../../lib/commitlog/internal.h"
-#include "../../lib/commitlog/seal_format.h"
+#include "../../lib/commitlog/index/seal_format.h"
 #include "disk/sim.h"
 
 /* ------------------------------------------------------------------- seals */

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "../../lib/commitlog/internal.h"
-#include "../../lib/commitlog/seal_format.h"
+#include "../../lib/commitlog/index/seal_format.h"
 #include "commitlog_rig.h"
 
 #define DURABLE THMQ_DURABILITY_DURABLE

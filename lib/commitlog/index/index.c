@@ -5,7 +5,7 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "../internal.h"
 
 /* ------------------------------------------------------------------- arena */
 

@@ -3,8 +3,8 @@
  * extents.c - what a segment has of each partition, one after the other: from its index, page by page, or where it has none
  * from the entries in memory. Knows not what for.
  */
-#include "internal.h"
-#include "seal_format.h"
+#include "../internal.h"
+#include "../index/seal_format.h"
 
 void thmqi_extents_begin(struct extents *x, struct segment *s)
 {

@@ -3,7 +3,7 @@
  * drop.c - the oldest segment goes, in the background: both blocks of `vote` say that the log begins behind it before anything
  * of it is touched; then its index, then its file goes, or is kept to be the next segment. Knows not why it goes.
  */
-#include "internal.h"
+#include "../internal.h"
 
 #define TRIES_MAX 4u
 #define EXTENTS_BUDGET 256u /* in one iteration */

@@ -4,7 +4,7 @@
  * page of its index that knows the partition, then the page that has the run. Where an index cannot be read the segment's
  * batches are looked through instead. Never blocks: what is not there is asked for, and the reader called.
  */
-#include "internal.h"
+#include "../internal.h"
 #include "seal_format.h"
 
 #define UNKNOWN UINT32_MAX

@@ -7,7 +7,7 @@
 #define THMQI_COMMITLOG_SCAN_H
 
 #include "commitlog/offline.h"
-#include "internal.h"
+#include "../internal.h"
 
 #define SCAN_PIECE_BYTES (4u << 20) /* a batch has no more */
 

@@ -5,7 +5,7 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "../internal.h"
 #include "seal_format.h"
 
 static struct seal_header *header_of(const struct seal_image *image)

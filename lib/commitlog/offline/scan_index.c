@@ -4,7 +4,7 @@
  * it. What was forgotten while the segment filled may be missing: the first runs of a partition that is not in use.
  */
 #include "scan.h"
-#include "seal_format.h"
+#include "../index/seal_format.h"
 
 void thmqi_seen_begin(struct seen *x, const struct chain *before, bool wanted)
 {

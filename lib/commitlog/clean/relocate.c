@@ -4,7 +4,7 @@
  * after the other, and each run that the owner wants is copied as it is, with its offsets. A copy counts once the original is
  * gone (moved.c); a crash in between leaves both. Slow on purpose: writers come first. Knows not when, or why.
  */
-#include "internal.h"
+#include "../internal.h"
 
 #define PIECE_BYTES (64u << 10) /* appended in one iteration … */
 #define PAUSE_NS 1000000u       /* … and then others have their turn */

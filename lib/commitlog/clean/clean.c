@@ -4,7 +4,7 @@
  * it must be kept. Where that is little it is appended again; states and ends of partitions that would go with it are written again; once that is
  * durable it goes. Every step is small, and a step that cannot be done now is done later. Knows no topics.
  */
-#include "internal.h"
+#include "../internal.h"
 
 #define LOOK_NS 1000000000ull
 #define AGAIN_NS 1000000ull

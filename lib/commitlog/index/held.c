@@ -4,7 +4,7 @@
  * file at once. What a partition may take is bounded: where there are many segments every second entry goes, and a look-up
  * walks over those between two that stayed.
  */
-#include "internal.h"
+#include "../internal.h"
 #include "seal_format.h"
 
 #define MANY_PARTITIONS 8192u /* from so many on each has less */

@@ -3,7 +3,7 @@
  * moved.c - runs that a cleaner appended again with their old offsets. They are out of the order of the log, so they have a list
  * of their own: entries by offset in memory, and of sealed segments the range of offsets that each has.
  */
-#include "internal.h"
+#include "../internal.h"
 
 static struct moved *moved_of(struct run_index *x)
 {

@@ -3,7 +3,7 @@
  * states.c - in which batch the newest slice of each state is, so that the cleaner knows which would go with a segment. Knows
  * nothing of what slices say.
  */
-#include "internal.h"
+#include "../internal.h"
 
 #define STATES_MIN 64u
 

@@ -5,7 +5,7 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "../internal.h"
 #include "seal_format.h"
 
 #define GATHER_BUDGET 2048u   /* entries in one iteration */

@@ -4,7 +4,7 @@
  * straight on the next window is read ahead. How much is read at a time adapts: little where what is wanted lies far apart, up to
  * a mebibyte where it lies side by side. Knows no indexes.
  */
-#include "internal.h"
+#include "../internal.h"
 
 #define WINDOW_MIN (16u << 10)
 #define WINDOW_MAX (1u << 20)

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "scan.h"
-#include "seal_format.h"
+#include "../index/seal_format.h"
 
 /* Return: non-zero to stop with. */
 int thmqi_finding(struct scan *s, uint32_t kind, int error, uint64_t position, const char *format,

@@ -3,7 +3,7 @@
  * notes.c - the newest slice of each state that a segment has, for its index. Memory is kept from one segment to the
  * next, so that what comes again and again costs no allocation, and a few cost none at all.
  */
-#include "internal.h"
+#include "../internal.h"
 
 #define NOTES_MIN 64u
 #define BYTES_MIN 4096u

@@ -6,7 +6,7 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "../internal.h"
 #include "seal_format.h"
 
 #define READ_BYTES (8u << 20)
