@@ -148,7 +148,7 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	run->reserved = 0;
 	run->tag_filter = g->tag_filter;
 	for (i = 0; i < g->count; i++, record++) {
-		f = thmqi_frame_peek(&c->wire->up, i);
+		f = thmqi_frame_at(&c->wire->up, i);
 		time = time_of(f, wall);
 		record->size = f->len;
 		record->tag_hash = f->tag_hash;
@@ -299,7 +299,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		goto refuse;
 	}
 	fill(c, run, &g, p);
-	last = thmqi_frame_peek(&c->wire->up, g.count - 1);
+	last = thmqi_frame_at(&c->wire->up, g.count - 1);
 	thmq_log_append_end(p->log, run,
 			    THMQI_MAX(level, p->visible_at > THMQ_DURABILITY_DURABLE
 						     ? THMQ_DURABILITY_DURABLE

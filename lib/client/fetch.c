@@ -8,9 +8,10 @@
 
 #include "internal.h"
 
-#define RUNS_MAX 4096u /* of one shard, handed over and not given back; the broker keeps to it too */
+#define RUNS_MAX                                                                                   \
+	4096u /* of one shard, handed over and not given back; the broker keeps to it too */
 #define RELEASE_BATCH 16u /* runs that are given back together: each is a round of the core */
-#define IDLE_ROUNDS 64u /* looks without news, after which nothing is held back any more */
+#define IDLE_ROUNDS 64u   /* looks without news, after which nothing is held back any more */
 
 /* --------------------------------------------------------------------- runs */
 
@@ -30,7 +31,8 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 	struct delivered **at;
 	uint32_t i;
 
-	for (i = 0; i < c->session->shard_count; i++) { /* a link's list has records of several consumers */
+	for (i = 0; i < c->session->shard_count;
+	     i++) { /* a link's list has records of several consumers */
 		struct client_link *l = c->session->links[i];
 
 		for (at = l ? &l->unreleased : NULL; at && *at;) {
@@ -194,7 +196,8 @@ static bool gone(const struct client_link *l)
 /* Does the record table lie within the run? Bodies are looked at one by one. */
 static bool run_ok(const struct thmq_run_header *run, uint32_t bytes)
 {
-	return bytes >= sizeof(*run) && run->len <= bytes - sizeof(*run) && run->encoding == THMQ_RUN_RECORDS &&
+	return bytes >= sizeof(*run) && run->len <= bytes - sizeof(*run) &&
+	       run->encoding == THMQ_RUN_RECORDS &&
 	       thmqi_run_table_bytes(run->count, run->flags & THMQ_RUN_SPARSE) <= run->len;
 }
 
@@ -268,7 +271,8 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	}
 	c->held_bytes += d->bytes;
 	c->held_count += d->count;
-	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON || f->generation != r->generation)) {
+	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON ||
+			   f->generation != r->generation)) {
 		d->at = d->count;
 		run_put(c, d);
 		return;
@@ -285,67 +289,80 @@ bool thmqi_consumer_has_news(const struct thmq_consumer *c)
 
 /* -------------------------------------------------------------------- fetch */
 
-static bool wanted(const struct delivered *d, uint64_t offset, int64_t time)
-{
-	return offset >= d->from && offset < d->to && time >= d->reading->not_before_ns;
-}
-
 /* In every view: which use of which record, whose, and which message of the run. */
 static uint64_t view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index)
 {
-	return d->generation | (uint64_t)(index % HELD_BITS) << 32 | (uint64_t)(VIEW_MARK | c->stream) << 48;
+	return d->generation | (uint64_t)(index % HELD_BITS) << 32 |
+	       (uint64_t)(VIEW_MARK | c->stream) << 48;
 }
 
-static int corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset)
+static void corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset)
 {
 	d->at = d->count;
 	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, -THMQ_ECORRUPT, offset);
-	return 0;
 }
 
-/* The next record of @d. Return: 1 a message; 0 none is left. */
-static int next_message(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m)
+/* Messages of the records of @d that are left, at most @max. Return: how many. */
+static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
+			 struct thmq_message *messages, uint32_t max)
 {
-	while (d->at < d->count) {
-		const struct thmq_record *rec = d->record++;
-		const uint8_t *body = d->body;
-		uint32_t index = d->at++, head = (uint32_t)rec->key_len + rec->tag_len;
-		uint64_t offset = d->base_offset + (d->deltas ? d->deltas[index] : index);
-		int64_t time = d->first_time_ns + (int64_t)rec->time_delta_us * 1000;
+	struct reading *r = d->reading;
+	const struct thmq_record *rec = d->record;
+	const uint8_t *body = d->body;
+	const uint64_t view = view_of(c, d, 0);
+	uint64_t offset, last = 0;
+	uint32_t index, head, n = 0;
+	int64_t time;
 
-		if (thmqi_unlikely(rec->size > (size_t)(d->end - body) || head > rec->size))
-			return corrupt(c, d, offset);
-		d->body += THMQI_MIN(thmqi_record_bytes(rec->size), (uint64_t)(d->end - body));
-		if (thmqi_unlikely(!wanted(d, offset, time)))
-			continue;
-		m->key = rec->key_len ? body : NULL;
-		m->tag = rec->tag_len ? (const char *)body + rec->key_len : NULL;
-		m->data = body + head;
-		m->len = rec->size - head;
-		m->key_len = rec->key_len;
-		m->tag_len = rec->tag_len;
-		m->partition = d->reading->index;
-		m->offset = offset;
-		m->time_ns = time;
-		m->internal[0] = (uint64_t)(uintptr_t)d;
-		m->internal[1] = view_of(c, d, index);
-		d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
-		d->held++;
-		d->reading->held++;
-		d->reading->handed = THMQI_MAX(d->reading->handed, offset + 1);
-		c->app_held++;
-		/* from here on everything is late enough */
-		d->reading->not_before_ns = INT64_MIN;
-		return 1;
+	for (index = d->at; index < d->count && n < max; index++, rec++) {
+		struct thmq_message *m = &messages[n];
+
+		offset = d->base_offset + (d->deltas ? d->deltas[index] : index);
+		time = d->first_time_ns + (int64_t)rec->time_delta_us * 1000;
+		head = (uint32_t)rec->key_len + rec->tag_len;
+		if (thmqi_unlikely(rec->size > (size_t)(d->end - body) || head > rec->size)) {
+			corrupt(c, d, offset);
+			break;
+		}
+		/* what is handed out first is late enough, and so is all behind it */
+		if (thmqi_likely(offset >= d->from && offset < d->to &&
+				 (n || time >= r->not_before_ns))) {
+			m->key = rec->key_len ? body : NULL;
+			m->tag = rec->tag_len ? (const char *)body + rec->key_len : NULL;
+			m->data = body + head;
+			m->len = rec->size - head;
+			m->key_len = rec->key_len;
+			m->tag_len = rec->tag_len;
+			m->partition = r->index;
+			m->offset = last = offset;
+			m->time_ns = time;
+			m->internal[0] = (uint64_t)(uintptr_t)d;
+			m->internal[1] = view | (uint64_t)(index % HELD_BITS) << 32;
+			d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
+			n++;
+		}
+		body += THMQI_MIN(thmqi_record_bytes(rec->size), (uint64_t)(d->end - body));
 	}
-	return 0;
+	if (d->at < d->count)
+		d->at = index;
+	d->record = rec;
+	d->body = body;
+	if (n) {
+		d->held += n;
+		r->held += n;
+		r->handed = THMQI_MAX(r->handed, last + 1);
+		r->not_before_ns = INT64_MIN;
+		c->app_held += n;
+	}
+	return n;
 }
 
 /* Nothing can come because the app holds all that the broker hands over at a time. */
 static bool window_held(const struct thmq_consumer *c)
 {
-	return c->app_held && ((!c->free && c->pool_used == c->pool_count) ||
-			       c->held_bytes >= c->opts.prefetch_bytes || c->held_count >= c->opts.prefetch_count);
+	return c->app_held &&
+	       ((!c->free && c->pool_used == c->pool_count) ||
+		c->held_bytes >= c->opts.prefetch_bytes || c->held_count >= c->opts.prefetch_count);
 }
 
 /* Nothing is queued: why. */
@@ -384,35 +401,33 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return nothing(c);
 	}
 	while (n < max && (d = c->first)) {
-		if (next_message(c, d, &ret_messages[n])) {
-			n++;
-			if (d->at < d->count)
-				continue;
-		}
-		if (d->at == d->count) {
-			c->first = d->next;
-			if (!c->first)
-				c->last = &c->first;
-			d->queued = false;
-			if (!d->held)
-				run_put(c, d);
-		}
+		n += hand_out(c, d, ret_messages + n, max - n);
+		if (d->at < d->count)
+			continue;
+		c->first = d->next;
+		if (!c->first)
+			c->last = &c->first;
+		d->queued = false;
+		if (!d->held)
+			run_put(c, d);
 	}
 	return (int)n;
 }
 
 static bool in_pool(const struct thmq_consumer *c, const struct delivered *d)
 {
-	return d >= c->pool && d < c->pool + c->pool_used && ((const char *)d - (const char *)c->pool) % sizeof(*d) == 0;
+	return d >= c->pool && d < c->pool + c->pool_used &&
+	       ((const char *)d - (const char *)c->pool) % sizeof(*d) == 0;
 }
 
-/* Is @m a view of @d as it is used now, and in the app's hands? Then it is no more. */
-static bool take_back(const struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m)
+/* Is @m a view of @d, one of @c's, as it is used now, and in the app's hands? Then it is no more. */
+static bool take_back(const struct thmq_consumer *c, struct delivered *d,
+		      const struct thmq_message *m)
 {
 	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
 	uint64_t bit = 1ull << (index % 64);
 
-	if (thmqi_unlikely(!in_pool(c, d) || view_of(c, d, index) != m->internal[1] || !d->held))
+	if (thmqi_unlikely(view_of(c, d, index) != m->internal[1] || !d->held))
 		return false;
 	if (thmqi_likely(d->count <= HELD_BITS)) {
 		if (thmqi_unlikely(!(d->held_bits[index / 64] & bit)))
@@ -424,13 +439,15 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d, const 
 
 int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)
 {
-	struct delivered *d;
+	struct delivered *d, *known = NULL;
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
 		d = (struct delivered *)(uintptr_t)messages[i].internal[0];
-		if (thmqi_unlikely(!take_back(c, d, &messages[i])))
+		if (thmqi_unlikely(((!d || d != known) && !in_pool(c, d)) ||
+				   !take_back(c, d, &messages[i])))
 			return -EINVAL;
+		known = d;
 		messages[i].internal[0] = 0;
 		d->held--;
 		d->reading->held--;

@@ -167,6 +167,7 @@ struct thmq_producer {
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
 	struct sent *sent; /* ring by sequence */
+	struct sent last_sent;
 	uint32_t sent_mask;
 	uint64_t last_seq, watermark;
 	uint64_t uniform_from; /* from this sequence on all went to one shard at one level */

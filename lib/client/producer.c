@@ -7,7 +7,7 @@
 
 #include "internal.h"
 
-#define STICKY_MESSAGES 64u /* round robin stays on a partition for so many … */
+#define STICKY_MESSAGES 64u      /* round robin stays on a partition for so many … */
 #define STICKY_BYTES (64u << 10) /* … or so much */
 #define EXPECT_BYTES 256u
 #define HOT_BYTES (64u << 10)
@@ -45,8 +45,20 @@ static uint64_t begin_anew(struct client_link *l, uint64_t at)
 	return l->area_tail;
 }
 
+static uint64_t area_make_room(struct client_link *l, uint64_t at, uint32_t bytes)
+{
+	uint64_t size = l->wire->area_bytes;
+
+	reclaim(l);
+	if (l->slot_head == l->slot_tail) /* nothing is out: begin anew, and reach any size */
+		at = l->area_tail = THMQI_ALIGN_UP(at, size);
+	return at + bytes - l->area_tail > size || l->slot_head - l->slot_tail > l->slot_mask
+		       ? UINT64_MAX
+		       : at;
+}
+
 /* @bytes in one piece; a piece that would wrap skips the rest. Return: its place, free running, or UINT64_MAX. */
-static uint64_t area_claim(struct client_link *l, uint32_t bytes)
+static inline uint64_t area_claim(struct client_link *l, uint32_t bytes)
 {
 	uint64_t size = l->wire->area_bytes, at = l->area_head, left = size - (at & (size - 1));
 
@@ -54,22 +66,16 @@ static uint64_t area_claim(struct client_link *l, uint32_t bytes)
 		at += left;
 	else if (size - left >= HOT_BYTES && size > HOT_BYTES)
 		at = begin_anew(l, at);
-	if (at + bytes - l->area_tail > size || l->slot_head - l->slot_tail > l->slot_mask) {
-		reclaim(l);
-		if (l->slot_head == l->slot_tail) { /* nothing is out: begin anew, and reach any size */
-			at = THMQI_ALIGN_UP(at, size);
-			l->area_tail = at;
-		}
-		if (at + bytes - l->area_tail > size || l->slot_head - l->slot_tail > l->slot_mask)
-			return UINT64_MAX;
-	}
+	if (thmqi_unlikely(at + bytes - l->area_tail > size ||
+			   l->slot_head - l->slot_tail > l->slot_mask))
+		return area_make_room(l, at, bytes);
 	return at;
 }
 
 /* --------------------------------------------------------------- partitions */
 
-static int choose_partition(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
-			    uint32_t *ret_index)
+static int choose_partition(struct thmq_producer *p, const struct thmq_message_opts *opts,
+			    uint32_t len, uint32_t *ret_index)
 {
 	if (opts && (opts->flags & THMQ_MESSAGE_PARTITION)) {
 		if (opts->partition >= p->partition_count)
@@ -78,9 +84,11 @@ static int choose_partition(struct thmq_producer *p, const struct thmq_message_o
 	} else if (p->partition_count == 1) {
 		*ret_index = 0;
 	} else if (opts && opts->key) {
-		*ret_index = (uint32_t)(thmqi_hash64(opts->key, opts->key_len) % p->partition_count);
+		*ret_index =
+			(uint32_t)(thmqi_hash64(opts->key, opts->key_len) % p->partition_count);
 	} else {
-		if (++p->sticky_count > STICKY_MESSAGES || (p->sticky_bytes += len) > STICKY_BYTES) {
+		if (++p->sticky_count > STICKY_MESSAGES ||
+		    (p->sticky_bytes += len) > STICKY_BYTES) {
 			p->sticky_count = 1;
 			p->sticky_bytes = len;
 			p->next_partition = (p->next_partition + 1) % p->partition_count;
@@ -90,36 +98,43 @@ static int choose_partition(struct thmq_producer *p, const struct thmq_message_o
 	return 0;
 }
 
-static int link_of(struct thmq_producer *p, uint32_t index, struct client_link **ret_link)
+/* It is not there, or not up: as far as it goes without waiting. */
+static int link_make(struct thmq_producer *p, uint32_t shard, struct client_link **ret_link)
 {
 	struct thmq_session *s = p->session;
-	uint32_t shard = p->partitions[index].shard;
-	struct client_link *l = shard < s->shard_count ? s->links[shard] : NULL;
-	int rc;
+	int rc = thmqi_session_link(s, shard, ret_link);
 
-	if (thmqi_unlikely(!l)) {
-		rc = thmqi_session_link(s, shard, &l);
-		if (rc)
-			return rc;
-	}
-	if (thmqi_unlikely(!l->up)) {
-		thmqi_session_process(s);
-		if (!l->up)
-			return l->dead ? -ESHUTDOWN : -EAGAIN;
-	}
+	if (rc || (*ret_link)->up)
+		return rc;
+	thmqi_session_process(s);
+	if ((*ret_link)->up)
+		return 0;
+	return (*ret_link)->dead ? -ESHUTDOWN : -EAGAIN;
+}
+
+static inline int link_of(struct thmq_producer *p, uint32_t index, struct client_link **ret_link)
+{
+	uint32_t shard = p->partitions[index].shard;
+	struct client_link *l = shard < p->session->shard_count ? p->session->links[shard] : NULL;
+
+	if (thmqi_unlikely(!l || !l->up))
+		return link_make(p, shard, ret_link);
 	*ret_link = l;
 	return 0;
 }
 
 /* ------------------------------------------------------------------- claim */
 
-static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o, uint32_t *ret_level)
+static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o,
+		      uint32_t *ret_level)
 {
 	uint32_t level = o && o->durability ? o->durability : p->level;
 
 	if (o && ((o->flags & ~(THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME)) || o->size < 8 ||
-		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) || (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
-		  o->durability > THMQ_DURABILITY_ALL || (o->key && !o->key_len) || o->key_len > THMQ_KEY_MAX || (o->key_len && !o->key) ||
+		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) ||
+		  (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
+		  o->durability > THMQ_DURABILITY_ALL || (o->key && !o->key_len) ||
+		  o->key_len > THMQ_KEY_MAX || (o->key_len && !o->key) ||
 		  (o->tag && strnlen(o->tag, THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)))
 		return -EINVAL;
 	/* with one copy the upper rungs mean durable; a volatile topic has the lowest only */
@@ -134,17 +149,6 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 	return 0;
 }
 
-/*
- * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16,
- * CLAIM_TIMED, shard << 32, [3] time.
- */
-#define CLAIM_TIMED 0x80000000u
-
-static uint64_t pack(uint32_t key_len, uint32_t tag_len, bool timed, uint32_t shard)
-{
-	return key_len | tag_len << 16 | (timed ? CLAIM_TIMED : 0) | (uint64_t)shard << 32;
-}
-
 /* A window of reported messages never outgrows the room for their events. */
 static bool events_full(const struct thmq_producer *p)
 {
@@ -154,7 +158,6 @@ static bool events_full(const struct thmq_producer *p)
 /* The room for a message's event is promised from its claim until its event is there, or it turns out to need none. */
 static void promise_event(struct thmq_producer *p)
 {
-	p->open_claims++;
 	if (p->report) {
 		p->reports_due++;
 		p->session->reports_due++;
@@ -170,22 +173,40 @@ static void promise_kept(struct thmq_producer *p)
 }
 
 /* What a new message finds full: the data area, the window, the room for events. */
-static uint64_t room_claim(struct thmq_producer *p, struct client_link *l, uint32_t bytes)
+static inline uint64_t room_claim(struct thmq_producer *p, struct client_link *l, uint32_t bytes)
 {
 	if (p->last_seq + p->open_claims - p->watermark >= p->sent_mask || events_full(p))
 		return UINT64_MAX;
 	return area_claim(l, bytes);
 }
 
-int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
-		       struct thmq_claim *ret_claim)
+/* The same, after what has arrived was taken in. */
+static uint64_t room_claim_again(struct thmq_producer *p, struct client_link *l, uint32_t bytes)
+{
+	thmqi_client_watermark(p);
+	return room_claim(p, l, bytes);
+}
+
+/* A message's place in a link's data area, and what its frame will say. */
+struct place {
+	struct client_link *link;
+	struct slot *slot;
+	uint8_t *first; /* key, tag, payload */
+	uint32_t index; /* of the partition */
+	uint32_t key_len, tag_len, len;
+	bool timed;
+	int64_t time_ns;
+};
+
+/* Compiled once for messages with options and once for those without. */
+static inline __attribute__((always_inline)) int place_take(struct thmq_producer *p,
+							    const struct thmq_message_opts *opts,
+							    uint32_t len, struct place *ret)
 {
 	struct thmq_session *s = p->session;
 	uint32_t level, index, key_len = opts ? opts->key_len : 0, tag_len, head, bytes;
 	struct client_link *l;
-	bool tried = false, timed;
 	struct slot *slot;
-	uint8_t *data;
 	uint64_t at;
 	int rc;
 
@@ -208,46 +229,40 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	if (thmqi_unlikely(bytes > l->wire->area_bytes))
 		return -EMSGSIZE;
 	thmqi_session_beat(s);
-	while (thmqi_unlikely((at = room_claim(p, l, bytes)) == UINT64_MAX)) {
-		if (tried)
+	at = room_claim(p, l, bytes);
+	if (thmqi_unlikely(at == UINT64_MAX)) {
+		at = room_claim_again(p, l, bytes);
+		if (at == UINT64_MAX)
 			return s->dead ? s->dead : -EAGAIN;
-		thmqi_client_watermark(p); /* takes in what has arrived */
-		tried = true;
 	}
 	l->area_head = at + bytes;
-	slot = &l->slots[l->slot_head & l->slot_mask];
+	slot = &l->slots[l->slot_head++ & l->slot_mask];
 	slot->end = at + bytes;
 	slot->stream = (uint16_t)p->stream;
 	slot->level = (uint8_t)level;
 	slot->state = SLOT_CLAIMED;
-	data = l->wire->area + (at & (l->wire->area_bytes - 1)) + head;
-	ret_claim->data = data;
-	ret_claim->len = len;
-	ret_claim->partition = index;
-	ret_claim->internal[0] = l->slot_head++;
-	ret_claim->internal[1] = (uint64_t)(uintptr_t)(data - key_len - tag_len);
-	timed = opts && (opts->flags & THMQ_MESSAGE_TIME);
-	ret_claim->internal[2] = pack(key_len, tag_len, timed, l->shard);
-	ret_claim->internal[3] = timed ? (uint64_t)opts->time_ns : 0;
+	ret->link = l;
+	ret->slot = slot;
+	ret->first = l->wire->area + (at & (l->wire->area_bytes - 1)) + (head - key_len - tag_len);
+	ret->index = index;
+	ret->key_len = key_len;
+	ret->tag_len = tag_len;
+	ret->len = len;
+	ret->timed = opts && (opts->flags & THMQ_MESSAGE_TIME);
+	ret->time_ns = ret->timed ? opts->time_ns : 0;
 	if (key_len)
-		memcpy(data - key_len - tag_len, opts->key, key_len);
+		memcpy(ret->first, opts->key, key_len);
 	if (tag_len)
-		memcpy(data - tag_len, opts->tag, tag_len);
+		memcpy(ret->first + key_len, opts->tag, tag_len);
 	promise_event(p);
 	return 0;
 }
 
-static struct slot *slot_of(struct thmq_producer *p, const struct thmq_claim *claim, struct client_link **ret_link)
+static void place_give_up(struct thmq_producer *p, struct client_link *l, struct slot *slot)
 {
-	uint32_t shard = (uint32_t)(claim->internal[2] >> 32), number = (uint32_t)claim->internal[0];
-	struct client_link *l = shard < p->session->shard_count ? p->session->links[shard] : NULL;
-	struct slot *slot;
-
-	if (!l || claim->internal[0] == CLAIM_COMMITTED || number - l->slot_tail >= l->slot_head - l->slot_tail)
-		return NULL;
-	slot = &l->slots[number & l->slot_mask];
-	*ret_link = l;
-	return slot->state == SLOT_CLAIMED && slot->stream == p->stream ? slot : NULL;
+	slot->state = SLOT_FREE;
+	promise_kept(p);
+	reclaim(l);
 }
 
 /* FNV-1a over the tag (Fowler, Noll, Vo); 0 means no tag. */
@@ -262,14 +277,12 @@ static uint32_t tag_hash(const uint8_t *tag, uint32_t len)
 
 static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
 {
-	struct sent *e = &p->sent[seq & p->sent_mask];
-	const struct sent *before = &p->sent[(seq - 1) & p->sent_mask];
+	const struct sent e = {.shard = (uint16_t)shard, .level = level};
 
-	e->shard = (uint16_t)shard;
-	e->level = level;
-	e->failed = 0;
-	if (p->watermark + 1 == seq || before->shard != e->shard || before->level != level)
+	p->sent[seq & p->sent_mask] = e;
+	if (p->watermark + 1 == seq || p->last_sent.shard != e.shard || p->last_sent.level != level)
 		p->uniform_from = seq;
+	p->last_sent = e;
 }
 
 /* The core has read these lines when they held another message: ask for as many as this one took. */
@@ -278,82 +291,154 @@ static void expect_next(const struct client_link *l, uint32_t len)
 	const uint8_t *at = l->wire->area + (l->area_head & (l->wire->area_bytes - 1));
 	const uint8_t *end = at + THMQI_MIN(len, EXPECT_BYTES);
 
-	for (; at <= end; at += THMQI_CACHELINE)
-		thmqi_prefetch_write(at);
+	thmqi_prefetch_write(at);
 	thmqi_prefetch_write(end);
+	while ((at += THMQI_CACHELINE) < end)
+		thmqi_prefetch_write(at);
+}
+
+/* The frame that makes a placed message one that was sent. Return: its sequence; -EAGAIN the ring is full. */
+static inline __attribute__((always_inline)) int64_t place_push(struct thmq_producer *p,
+								const struct place *m)
+{
+	struct client_link *l = m->link;
+	struct thmqi_frame_ring *up = &l->wire->up;
+	struct thmqi_frame *f = thmqi_frame_claim(up, 0);
+	uint64_t seq;
+
+	if (thmqi_unlikely(!f)) {
+		thmqi_session_process(p->session);
+		return -EAGAIN;
+	}
+	seq = ++p->last_seq;
+	f->type = THMQI_FRAME_PRODUCE;
+	f->flags = m->slot->level;
+	f->key_len = (uint16_t)m->key_len;
+	f->stream = p->stream;
+	f->partition = p->partitions[m->index].partition;
+	f->len = m->key_len + m->tag_len + m->len;
+	f->extra = m->tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0) |
+		   (m->timed ? THMQI_PRODUCE_TIMED : 0);
+	f->seq = seq;
+	f->data = (uint64_t)(uintptr_t)m->first;
+	f->arg[0] = (uint64_t)m->time_ns;
+	f->tag_hash = m->tag_len ? tag_hash(m->first + m->key_len, m->tag_len) : 0;
+	thmqi_frame_commit(up);
+	thmqi_link_kick_broker(l->wire);
+	m->slot->seq = seq;
+	m->slot->state = SLOT_COMMITTED;
+	note_sent(p, seq, l->shard, m->slot->level);
+	expect_next(l, m->key_len + m->tag_len + m->len);
+	return (int64_t)seq;
+}
+
+/* --------------------------------------------------- claim, commit and abort */
+
+/*
+ * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16,
+ * CLAIM_TIMED, shard << 32, [3] time.
+ */
+#define CLAIM_TIMED 0x80000000u
+
+int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
+		       struct thmq_claim *ret_claim)
+{
+	struct place m;
+	int rc = place_take(p, opts, len, &m);
+
+	if (thmqi_unlikely(rc))
+		return rc;
+	ret_claim->data = m.first + m.key_len + m.tag_len;
+	ret_claim->len = len;
+	ret_claim->partition = m.index;
+	ret_claim->internal[0] = m.link->slot_head - 1;
+	ret_claim->internal[1] = (uint64_t)(uintptr_t)m.first;
+	ret_claim->internal[2] = m.key_len | m.tag_len << 16 | (m.timed ? CLAIM_TIMED : 0) |
+				 (uint64_t)m.link->shard << 32;
+	ret_claim->internal[3] = (uint64_t)m.time_ns;
+	p->open_claims++;
+	return 0;
+}
+
+/* What @claim tells, if it is one of @p that is neither committed nor aborted. */
+static bool place_of(struct thmq_producer *p, const struct thmq_claim *claim, struct place *ret)
+{
+	uint32_t shard = (uint32_t)(claim->internal[2] >> 32),
+		 number = (uint32_t)claim->internal[0];
+	struct client_link *l = shard < p->session->shard_count ? p->session->links[shard] : NULL;
+	struct slot *slot;
+
+	if (!l || claim->internal[0] == CLAIM_COMMITTED ||
+	    number - l->slot_tail >= l->slot_head - l->slot_tail)
+		return false;
+	slot = &l->slots[number & l->slot_mask];
+	*ret = (struct place){.link = l,
+			      .slot = slot,
+			      .first = (uint8_t *)(uintptr_t)claim->internal[1],
+			      .index = claim->partition,
+			      .key_len = claim->internal[2] & 0xffff,
+			      .tag_len = (uint32_t)(claim->internal[2] >> 16) & 0xff,
+			      .len = claim->len,
+			      .timed = claim->internal[2] & CLAIM_TIMED,
+			      .time_ns = (int64_t)claim->internal[3]};
+	return slot->state == SLOT_CLAIMED && slot->stream == p->stream;
 }
 
 int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 {
-	struct client_link *l;
-	struct thmqi_frame *f;
-	struct slot *slot = slot_of(p, claim, &l);
-	uint32_t key_len = claim->internal[2] & 0xffff, tag_len = (uint32_t)(claim->internal[2] >> 16) & 0xff;
+	struct place m;
+	int64_t seq;
 
-	if (thmqi_unlikely(!slot))
+	if (thmqi_unlikely(!place_of(p, claim, &m)))
 		return -EINVAL;
 	if (thmqi_unlikely(p->session->dead)) {
 		thmqi_client_abort(p, claim);
 		return p->session->dead;
 	}
-	f = thmqi_frame_claim(&l->wire->up, 0);
-	if (thmqi_unlikely(!f)) {
-		thmqi_session_process(p->session);
-		return -EAGAIN;
-	}
-	slot->seq = ++p->last_seq;
-	slot->state = SLOT_COMMITTED;
-	note_sent(p, p->last_seq, l->shard, slot->level);
-	f->type = THMQI_FRAME_PRODUCE;
-	f->flags = slot->level;
-	f->key_len = (uint16_t)key_len;
-	f->stream = p->stream;
-	f->partition = p->partitions[claim->partition].partition;
-	f->len = key_len + tag_len + claim->len;
-	f->extra = tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0) |
-		   (claim->internal[2] & CLAIM_TIMED ? THMQI_PRODUCE_TIMED : 0);
-	f->seq = p->last_seq;
-	f->data = claim->internal[1];
-	f->arg[0] = claim->internal[3];
-	f->tag_hash = tag_len ? tag_hash((const uint8_t *)(uintptr_t)claim->internal[1] + key_len, tag_len) : 0;
-	thmqi_frame_commit(&l->wire->up);
-	thmqi_link_kick_broker(l->wire);
+	seq = place_push(p, &m);
+	if (thmqi_unlikely(seq < 0))
+		return seq;
 	claim->internal[0] = CLAIM_COMMITTED;
 	p->open_claims--;
-	expect_next(l, f->len);
-	return (int64_t)p->last_seq;
+	return seq;
 }
 
 int thmqi_client_abort(struct thmq_producer *p, struct thmq_claim *claim)
 {
-	struct client_link *l;
-	struct slot *slot = slot_of(p, claim, &l);
+	struct place m;
 
-	if (!slot)
+	if (!place_of(p, claim, &m))
 		return -EINVAL;
-	slot->state = SLOT_FREE;
 	claim->internal[0] = CLAIM_COMMITTED;
 	p->open_claims--;
-	promise_kept(p);
-	reclaim(l);
+	place_give_up(p, m.link, m.slot);
 	return 0;
+}
+
+/* --------------------------------------------------------------------- send */
+
+static inline __attribute__((always_inline)) int64_t send_one(struct thmq_producer *p,
+							      const void *data, uint32_t len,
+							      const struct thmq_message_opts *opts)
+{
+	struct place m;
+	int64_t seq;
+	int rc = place_take(p, opts, len, &m);
+
+	if (thmqi_unlikely(rc))
+		return rc;
+	if (len)
+		memcpy(m.first + m.key_len + m.tag_len, data, len);
+	seq = place_push(p, &m);
+	if (thmqi_unlikely(seq < 0))
+		place_give_up(p, m.link, m.slot);
+	return seq;
 }
 
 int64_t thmqi_client_send(struct thmq_producer *p, const void *data, uint32_t len,
 			  const struct thmq_message_opts *opts)
 {
-	struct thmq_claim claim;
-	int64_t seq;
-	int rc = thmqi_client_claim(p, opts, len, &claim);
-
-	if (thmqi_unlikely(rc))
-		return rc;
-	if (len)
-		memcpy(claim.data, data, len);
-	seq = thmqi_client_commit(p, &claim);
-	if (thmqi_unlikely(seq == -EAGAIN))
-		thmqi_client_abort(p, &claim);
-	return seq;
+	return opts ? send_one(p, data, len, opts) : send_one(p, data, len, NULL);
 }
 
 /* ------------------------------------------------------------- what became */
@@ -390,8 +475,12 @@ int64_t thmqi_client_watermark(struct thmq_producer *p)
 
 static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error)
 {
-	struct thmq_event e = {
-		.type = type, .error = error, .producer = p, .cookie = p->cookie, .sequence = seq, .count = 1};
+	struct thmq_event e = {.type = type,
+			       .error = error,
+			       .producer = p,
+			       .cookie = p->cookie,
+			       .sequence = seq,
+			       .count = 1};
 
 	thmqi_session_event(p->session, &e);
 }
@@ -409,7 +498,8 @@ static uint32_t index_of(const struct thmq_producer *p, uint32_t partition)
 }
 
 /* A run is stored: its sequences are this link's, in the order of sending. */
-void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f)
+void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l,
+			    const struct thmqi_frame *f)
 {
 	struct thmq_event e = {.type = THMQ_EVENT_SETTLED,
 			       .producer = p,
@@ -437,7 +527,8 @@ static void mark_failed(struct thmq_producer *p, uint64_t seq)
 	promise_kept(p);
 }
 
-void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f)
+void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
+			     const struct thmqi_frame *f)
 {
 	uint32_t i;
 
@@ -448,7 +539,8 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, con
 	for (i = l->slot_tail; i != l->slot_head; i++) {
 		struct slot *slot = &l->slots[i & l->slot_mask];
 
-		if (slot->state == SLOT_COMMITTED && slot->stream == p->stream && slot->seq == f->seq)
+		if (slot->state == SLOT_COMMITTED && slot->stream == p->stream &&
+		    slot->seq == f->seq)
 			slot->state = SLOT_FREE;
 	}
 	if (f->status == -THMQ_ENOTOPIC)
@@ -543,7 +635,8 @@ static void forget_progress(struct thmq_session *s, uint32_t stream)
 
 	for (i = 0; i < s->shard_count; i++)
 		if (s->links[i])
-			memset(s->links[i]->progress[stream], 0, sizeof(s->links[i]->progress[stream]));
+			memset(s->links[i]->progress[stream], 0,
+			       sizeof(s->links[i]->progress[stream]));
 }
 
 static void producer_free(struct thmq_producer *p)
@@ -555,7 +648,8 @@ static void producer_free(struct thmq_producer *p)
 	thmqi_handle_bury(p->session->graveyard, &p->handle);
 }
 
-int thmqi_client_producer_open(struct thmq_session *s, const char *topic, const struct thmq_producer_opts *opts,
+int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
+			       const struct thmq_producer_opts *opts,
 			       struct thmq_producer **ret_producer)
 {
 	struct thmqi_request request = {.op = THMQI_OP_TOPIC_DESCRIBE};
@@ -582,9 +676,9 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic, const 
 	p->session = s;
 	p->stream = (uint32_t)stream;
 	p->is_volatile = entry.topic_flags & THMQ_TOPIC_VOLATILE;
-	p->level = opts->durability ? opts->durability :
-		   p->is_volatile   ? THMQ_DURABILITY_MEMORY :
-				      THMQ_DURABILITY_DURABLE;
+	p->level = opts->durability ? opts->durability
+		   : p->is_volatile ? THMQ_DURABILITY_MEMORY
+				    : THMQ_DURABILITY_DURABLE;
 	p->report = opts->flags & THMQ_PRODUCER_REPORT;
 	p->cookie = opts->cookie;
 	p->topic_id = entry.topic_id;
@@ -592,7 +686,9 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic, const 
 	p->sent_mask = s->opts.window_count - 1;
 	p->uniform_from = 1;
 	p->sent = calloc(s->opts.window_count, sizeof(*p->sent));
-	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count, &p->partitions) : -ENOMEM;
+	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count,
+						&p->partitions)
+		     : -ENOMEM;
 	if (rc) {
 		producer_free(p);
 		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
@@ -632,7 +728,8 @@ int thmqi_client_producer_close(struct thmq_producer *p, uint64_t timeout_ns)
 			struct slot *slot = &l->slots[k & l->slot_mask];
 
 			/* the stream's next user counts its sequences from 1 again */
-			if (slot->stream == p->stream && (slot->state == SLOT_CLAIMED || slot_settled(l, slot)))
+			if (slot->stream == p->stream &&
+			    (slot->state == SLOT_CLAIMED || slot_settled(l, slot)))
 				slot->state = SLOT_FREE;
 		}
 	}

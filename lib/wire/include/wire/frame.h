@@ -166,6 +166,12 @@ static inline struct thmqi_frame *thmqi_frame_peek(struct thmqi_frame_ring *r, u
 	return f;
 }
 
+/* Reader: the same frame, of which a peek has told that it is there. */
+static inline struct thmqi_frame *thmqi_frame_at(const struct thmqi_frame_ring *r, uint32_t ahead)
+{
+	return &r->slots[(r->next + ahead) & r->mask];
+}
+
 /* Reader: the next @count frames are done with. Tells the writer now and then: call _publish when idle. */
 static inline void thmqi_frame_publish(struct thmqi_frame_ring *r)
 {
