@@ -1,347 +1,330 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pool.c - a core's own allocator: buddies from 4 KiB to 8 MiB over slabs of the global pool. A block's metadata
- * stands beside its slab, one entry for each smallest block; only the entry of a block's first unit counts.
+ * pool.c - a core's pool: opened and closed, its slabs fetched and given back, its reserves, its counters. Nothing here is
+ * on the hot path but a drain that finds nothing.
  */
 #include "internal.h"
+#include "topology/topology.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#define poison(p, n) __asan_poison_memory_region(p, n)
-#define unpoison(p, n) __asan_unpoison_memory_region(p, n)
-#else
-#define poison(p, n) ((void)(p), (void)(n))
-#define unpoison(p, n) ((void)(p), (void)(n))
-#endif
+/* -------------------------------------------------------------------- slabs */
 
-#define ORDERS 12u /* 4 KiB << 11 = 8 MiB */
-#define UNITS (THMQI_SLAB_BYTES / THMQI_POOL_BLOCK_MIN)
-
-_Static_assert(THMQI_POOL_BLOCK_MIN << (ORDERS - 1) == THMQI_POOL_BLOCK_MAX,
-	       "orders cover the block sizes");
-
-enum unit_state {
-	UNIT_INSIDE, /* within a block that begins before it */
-	UNIT_FREE,
-	UNIT_USED
-};
-
-struct unit {
-	struct thmqi_buf buf;
-	struct thmqi_list link; /* free list of its order */
-	uint8_t order;
-	uint8_t state; /* enum unit_state */
-};
-
-struct slab {
-	uint8_t *base;
-	uint32_t index;
-	struct unit *units;
-};
-
-struct thmqi_pool {
-	struct thmqi_slabs *slabs;
-	struct slab *slab[THMQI_SLABS_PER_POOL];
-	uint32_t slab_count;
-	uint32_t used_blocks;
-	uint32_t free_orders; /* bit per order with a free block */
-	struct thmqi_list free[ORDERS];
-	struct thmqi_list registrars;
-	uint64_t bytes, in_use, in_use_max, refused,
-		remote_frees; /* by count() only: others read them */
-	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_buf *) home; /* freed elsewhere */
-};
-
-/* One thread writes, any may read: no locked instruction, and no torn value either. */
-static void count(uint64_t *counter, uint64_t by)
+static bool may_grow(const struct thmq_pool *p)
 {
-	__atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
+	return p->slab_count < THMQ_SLABS_MAX &&
+	       (!p->opts.limit_bytes || p->bytes + THMQ_SLAB_BYTES <= p->opts.limit_bytes);
 }
 
-static void count_use(struct thmqi_pool *p, int64_t by)
+static void take_in(struct thmq_pool *p, struct slab *slab)
 {
-	count(&p->in_use, (uint64_t)by);
-	if (p->in_use > p->in_use_max)
-		count(&p->in_use_max, p->in_use - p->in_use_max);
+	slab->place = p->slab_count;
+	p->slab[p->slab_count] = slab;
+	__atomic_store_n(&p->slab_count, p->slab_count + 1, __ATOMIC_RELAXED);
+	thmqi_count(&p->bytes, THMQ_SLAB_BYTES);
+	thmqi_buddy_add_slab(p, slab);
+	thmqi_registrars_add_of_pool(p, slab);
+	memory_poison(slab->info.base, THMQ_SLAB_BYTES);
 }
 
-static struct unit *unit_of(const struct thmqi_buf *b)
-{
-	return thmqi_container(b, struct unit, buf);
-}
-
-static uint32_t block_bytes(uint32_t order)
-{
-	return THMQI_POOL_BLOCK_MIN << order;
-}
-
-static uint32_t order_of(uint32_t size)
-{
-	return size <= THMQI_POOL_BLOCK_MIN
-		       ? 0
-		       : 32u - (uint32_t)__builtin_clz((size - 1) / THMQI_POOL_BLOCK_MIN);
-}
-
-static void set_free_orders(struct thmqi_pool *p, uint32_t orders)
-{
-	__atomic_store_n(&p->free_orders, orders,
-			 __ATOMIC_RELAXED); /* read by the counters' readers */
-}
-
-static void free_push(struct thmqi_pool *p, struct unit *u, uint32_t order)
-{
-	u->order = (uint8_t)order;
-	u->state = UNIT_FREE;
-	/* the last freed is the first used: it is still in the cache */
-	thmqi_list_add_tail(p->free[order].next, &u->link);
-	set_free_orders(p, p->free_orders | 1u << order);
-}
-
-static void free_remove(struct thmqi_pool *p, struct unit *u)
-{
-	thmqi_list_del(&u->link);
-	if (thmqi_list_empty(&p->free[u->order]))
-		set_free_orders(p, p->free_orders & ~(1u << u->order));
-	u->state = UNIT_INSIDE;
-}
-
-/* Gives a block of @order back, joined with its buddies as far as they are free. */
-static void give_back(struct thmqi_pool *p, struct unit *u, uint32_t order)
-{
-	struct slab *slab = p->slab[u->buf.slab_index];
-	uint32_t at = (uint32_t)(u - slab->units), other;
-
-	poison(u->buf.data, block_bytes(order));
-	u->state = UNIT_INSIDE;
-	for (; order + 1 < ORDERS; order++) {
-		other = at ^ (1u << order);
-		if (slab->units[other].state != UNIT_FREE || slab->units[other].order != order)
-			break;
-		free_remove(p, &slab->units[other]);
-		at &= ~(1u << order);
-	}
-	free_push(p, &slab->units[at], order);
-}
-
-/* ------------------------------------------------------------------- slabs */
-
-static int slab_add(struct thmqi_pool *p)
+static bool take_in_spare(struct thmq_pool *p)
 {
 	struct slab *slab;
-	struct thmqi_list *it;
-	uint8_t *base;
-	uint32_t i;
 
-	/* first what is refused most often, and for nothing */
-	base = p->slab_count < THMQI_SLABS_PER_POOL ? thmqi_slabs_take(p->slabs) : NULL;
-	if (!base)
-		return -ENOBUFS;
-	slab = calloc(1, sizeof(*slab));
-	if (slab)
-		slab->units = calloc(UNITS, sizeof(*slab->units));
-	if (!slab || !slab->units) {
-		free(slab);
-		thmqi_slabs_give(p->slabs, base);
-		return -ENOBUFS;
-	}
-	slab->base = base;
-	slab->index = p->slab_count;
-	p->slab[slab->index] = slab;
-	count(&p->bytes, THMQI_SLAB_BYTES);
-	p->slab_count++;
-	for (i = 0; i < UNITS; i++) {
-		slab->units[i].buf.data = slab->base + (uint64_t)i * THMQI_POOL_BLOCK_MIN;
-		slab->units[i].buf.slab_index = (int32_t)slab->index;
-		slab->units[i].buf.pool = p;
-		thmqi_list_init(&slab->units[i].link);
-	}
-	for (i = 0; i < UNITS; i += 1u << (ORDERS - 1))
-		free_push(p, &slab->units[i], ORDERS - 1);
-	thmqi_list_each(it, &p->registrars)
-	{
-		struct thmqi_registrar *r = thmqi_container(it, struct thmqi_registrar, link);
+	if (!atomic_load_explicit(&p->spare, memory_order_relaxed))
+		return false;
+	slab = atomic_exchange_explicit(&p->spare, NULL, memory_order_acquire);
+	if (!slab)
+		return false;
+	take_in(p, slab);
+	return true;
+}
 
-		thmqi_slabs_note(p->slabs,
-				 r->add(r, slab->base, THMQI_SLAB_BYTES, slab->index) == 0);
-	}
-	poison(slab->base, THMQI_SLAB_BYTES);
+int thmqi_pool_add_slab(struct thmq_pool *p)
+{
+	struct slab *slab;
+
+	if (take_in_spare(p))
+		return 0;
+	slab = may_grow(p) ? thmqi_slabs_take(p->slabs, p) : NULL;
+	if (!slab)
+		return -ENOBUFS;
+	take_in(p, slab);
 	return 0;
 }
 
-void thmqi_pool_subscribe(struct thmqi_pool *p, struct thmqi_registrar *r)
+/* Its blocks are all in no list any more. */
+static void let_go(struct thmq_pool *p, struct slab *slab)
 {
-	uint32_t i;
+	struct slab *last = p->slab[p->slab_count - 1];
 
-	thmqi_list_add_tail(&p->registrars, &r->link);
-	for (i = 0; i < p->slab_count; i++)
-		thmqi_slabs_note(p->slabs, r->add(r, p->slab[i]->base, THMQI_SLAB_BYTES, i) == 0);
+	memory_unpoison(slab->info.base, THMQ_SLAB_BYTES);
+	thmqi_registrars_remove_of_pool(p, slab);
+	p->slab[slab->place] = last;
+	last->place = slab->place;
+	__atomic_store_n(&p->slab_count, p->slab_count - 1, __ATOMIC_RELAXED);
+	thmqi_count(&p->bytes, -(uint64_t)THMQ_SLAB_BYTES);
+	thmqi_descriptors_clear(slab);
+	thmqi_slabs_give(p->slabs, slab);
 }
 
-void thmqi_pool_unsubscribe(struct thmqi_pool *p, struct thmqi_registrar *r)
+int thmqi_pool_reserve(struct thmq_pool *p, uint64_t bytes)
 {
-	uint32_t i;
+	int rc = 0;
 
-	thmqi_list_del(&r->link);
-	for (i = 0; i < p->slab_count; i++)
-		r->remove(r, p->slab[i]->base, THMQI_SLAB_BYTES, i);
+	while (!rc && general_free(p) < bytes)
+		rc = thmqi_pool_add_slab(p);
+	return rc;
 }
 
-int thmqi_pool_open(struct thmqi_slabs *s, struct thmqi_pool **ret_pool)
-{
-	struct thmqi_pool *p =
-		aligned_alloc(THMQI_CACHELINE, THMQI_ALIGN_UP(sizeof(*p), (size_t)THMQI_CACHELINE));
-	uint32_t i;
+/* --------------------------------------------------------------- open, close */
 
+static int fill_reserve(struct thmq_pool *p, uint32_t arena, uint64_t bytes)
+{
+	int rc = 0;
+
+	while (!rc && p->arena[arena].bytes < bytes)
+		if (!thmqi_buddy_move_root(p, arena))
+			rc = thmqi_pool_add_slab(p);
+	return rc;
+}
+
+void thmq_pool_opts_init(struct thmq_pool_opts *opts)
+{
+	if (!opts)
+		return;
+	memset(opts, 0, sizeof(*opts));
+	opts->size = sizeof(*opts);
+}
+
+static int check(const struct thmq_pool_opts *o)
+{
+	if (o->flags & ~(THMQ_POOL_NODE | THMQ_POOL_NEAR))
+		return thmqi_fail(-EINVAL, "pool: unknown flags %#x", o->flags);
+	if ((o->flags & THMQ_POOL_NODE) && ((o->flags & THMQ_POOL_NEAR) || o->node < 0))
+		return thmqi_fail(-EINVAL, "pool: one NUMA node, by number or by where the thread is");
+	if (!(o->flags & THMQ_POOL_NODE) && o->node)
+		return thmqi_fail(-EINVAL, "pool: node needs the flag THMQ_POOL_NODE");
+	if (o->limit_bytes && o->limit_bytes < THMQ_SLAB_BYTES)
+		return thmqi_fail(-EINVAL, "pool: limit_bytes is less than a slab of %u bytes", THMQ_SLAB_BYTES);
+	if (o->high_bytes && o->high_bytes < o->low_bytes + THMQ_SLAB_BYTES)
+		return thmqi_fail(-EINVAL, "pool: high_bytes is at least a slab (%u bytes) above low_bytes",
+				  THMQ_SLAB_BYTES);
+	return 0;
+}
+
+/* The NUMA node that is wanted, or -1 for any. Opening the topology takes milliseconds: once, and only if asked for. */
+static int find_node(struct thmq_slabs *s, const struct thmq_pool_opts *o, int32_t *ret_node)
+{
+	int node = -1, rc = 0;
+
+	if (o->flags & (THMQ_POOL_NODE | THMQ_POOL_NEAR)) {
+		pthread_mutex_lock(&s->lock);
+		if (!s->topology)
+			rc = thmqi_topology_open(&s->topology);
+		if (!rc)
+			node = o->flags & THMQ_POOL_NODE ? o->node : thmqi_topology_node_here(s->topology);
+		if (!rc && (node < 0 || !thmqi_topology_has_node(s->topology, (uint32_t)node)))
+			rc = -ENOTSUP;
+		pthread_mutex_unlock(&s->lock);
+	}
+	if (rc)
+		return thmqi_fail(rc, "pool: NUMA node %d is not known on this machine", node);
+	*ret_node = node;
+	return 0;
+}
+
+int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts, struct thmq_pool **ret_pool)
+{
+	struct thmq_pool_opts o;
+	struct thmq_pool *p;
+	int32_t node = -1;
+	int rc;
+
+	if (!s || !ret_pool)
+		return thmqi_fail(-EINVAL, "pool: no global pool, or no place for the handle");
+	rc = thmqi_opts_copy(&o, sizeof(o), opts);
+	if (rc)
+		return thmqi_fail(rc, "pool: options of a size that this library cannot take");
+	rc = check(&o);
+	rc = rc ? rc : find_node(s, &o, &node);
+	if (rc)
+		return rc;
+	p = aligned_alloc(THMQI_CACHELINE, THMQI_ALIGN_UP(sizeof(*p), (size_t)THMQI_CACHELINE));
 	if (!p)
-		return -ENOMEM;
+		return thmqi_fail(-ENOMEM, "no memory for a pool");
 	memset(p, 0, sizeof(*p));
 	p->slabs = s;
-	for (i = 0; i < ORDERS; i++)
-		thmqi_list_init(&p->free[i]);
-	thmqi_list_init(&p->registrars);
+	p->opts = o;
+	p->node = node;
+	pthread_mutex_lock(&s->lock);
+	s->pool_count++;
+	pthread_mutex_unlock(&s->lock);
+	rc = fill_reserve(p, THMQ_PURPOSE_RECEIVE, o.receive_bytes);
+	rc = rc ? rc : fill_reserve(p, THMQ_PURPOSE_SEND, o.send_bytes);
+	if (rc) {
+		thmq_pool_close(p);
+		return thmqi_fail(rc, "pool: the reserves (%llu and %llu bytes) do not fit in the limit",
+				  (unsigned long long)o.receive_bytes, (unsigned long long)o.send_bytes);
+	}
 	*ret_pool = p;
 	return 0;
 }
 
-uint32_t thmqi_pool_close(struct thmqi_pool *p)
+int64_t thmq_pool_close(struct thmq_pool *p)
 {
-	uint32_t left, i;
+	struct thmq_slabs *s;
+	uint32_t left;
 
-	thmqi_pool_drain(p);
+	if (!p)
+		return -EINVAL;
+	if (thmqi_registrars_of_pool(p))
+		return thmqi_fail(-EBUSY, "pool: a registrar of it has not left");
+	s = p->slabs;
+	take_in_spare(p);
+	thmqi_home_drain(p);
 	left = p->used_blocks;
-	for (i = 0; i < p->slab_count; i++) {
-		unpoison(p->slab[i]->base, THMQI_SLAB_BYTES);
-		thmqi_slabs_give(p->slabs, p->slab[i]->base);
-		free(p->slab[i]->units);
-		free(p->slab[i]);
-	}
+	while (p->slab_count)
+		let_go(p, p->slab[p->slab_count - 1]);
+	pthread_mutex_lock(&s->lock);
+	s->pool_count--;
+	pthread_mutex_unlock(&s->lock);
 	free(p);
 	return left;
 }
 
-int thmqi_pool_reserve(struct thmqi_pool *p, uint64_t bytes)
+void thmq_pool_adopt(struct thmq_pool *p)
 {
-	int rc = 0;
-
-	while (!rc && p->bytes - p->in_use < bytes)
-		rc = slab_add(p);
-	return rc;
+	p->thread = thmqi_thread_self();
 }
 
-/* ------------------------------------------------------------------ blocks */
+/* ----------------------------------------------------------- drain, tidy, prepare */
 
-int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct thmqi_buf **ret_buf)
+static void tell_room(struct thmq_pool *p)
 {
-	uint32_t order = order_of(size), fits, from;
-	struct unit *u;
-
-	if (thmqi_unlikely(size > THMQI_POOL_BLOCK_MAX))
-		return -EMSGSIZE;
-	fits = p->free_orders & ~((1u << order) - 1);
-	if (thmqi_unlikely(!fits)) {
-		if (thmqi_pool_drain(p))
-			fits = p->free_orders & ~((1u << order) - 1);
-		if (!fits && slab_add(p) == 0)
-			fits = p->free_orders & ~((1u << order) - 1);
-		if (!fits) {
-			count(&p->refused, 1);
-			return -ENOBUFS;
-		}
-	}
-	from = (uint32_t)__builtin_ctz(fits);
-	u = thmqi_list_first(&p->free[from], struct unit, link);
-	free_remove(p, u);
-	while (from > order) {
-		from--;
-		free_push(p, u + (1u << from), from);
-	}
-	u->order = (uint8_t)order;
-	u->state = UNIT_USED;
-	u->buf.size = block_bytes(order);
-	u->buf.refs = 1;
-	u->buf.next = NULL;
-	u->buf.user = 0;
-	unpoison(u->buf.data, u->buf.size);
-	p->used_blocks++;
-	count_use(p, u->buf.size);
-	*ret_buf = &u->buf;
-	return 0;
-}
-
-void thmqi_buf_trim(struct thmqi_buf *b, uint32_t used)
-{
-	struct thmqi_pool *p = b->pool;
-	struct unit *u = unit_of(b);
-	uint32_t order = order_of(used);
-
-	while (u->order > order) {
-		u->order--;
-		count_use(p, -(int64_t)block_bytes(u->order));
-		give_back(p, u + (1u << u->order), u->order);
-	}
-	b->size = block_bytes(u->order);
-}
-
-void thmqi_buf_unref(struct thmqi_buf *b)
-{
-	struct thmqi_pool *p = b->pool;
-	struct unit *u = unit_of(b);
-
-	thmqi_assert(u->state == UNIT_USED && b->refs > 0);
-	if (--b->refs)
+	if (thmqi_likely(!p->refused_at) || p->in_use >= p->refused_at)
 		return;
-	p->used_blocks--;
-	count_use(p, -(int64_t)b->size);
-	give_back(p, u, u->order);
+	p->refused_at = 0;
+	if (p->opts.room)
+		p->opts.room(p->opts.ctx);
 }
 
-/*
- * A stack that many push to and only the owner empties, as a whole: no block is ever popped alone, so ABA cannot be.
- * A block is on it once, however many of its references come home: who finds its count at 0 pushes it, the owner takes
- * the count to 0 again after it has read where the next one is.
- */
-void thmqi_buf_unref_remote(struct thmqi_buf *b)
+uint32_t thmq_pool_drain(struct thmq_pool *p)
 {
-	struct thmqi_pool *p = b->pool;
-	struct thmqi_buf *head;
+	uint32_t dropped = thmqi_home_drain(p);
 
-	if (atomic_fetch_add_explicit(&b->remote, 1, memory_order_acq_rel))
-		return;
-	head = atomic_load_explicit(&p->home, memory_order_relaxed);
-	do {
-		b->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&p->home, &head, b, memory_order_release,
-							memory_order_relaxed));
-}
-
-uint32_t thmqi_pool_drain(struct thmqi_pool *p)
-{
-	struct thmqi_buf *b, *next;
-	uint32_t n, dropped = 0;
-
-	if (thmqi_likely(!atomic_load_explicit(&p->home, memory_order_relaxed)))
-		return 0;
-	b = atomic_exchange_explicit(&p->home, NULL, memory_order_acquire);
-	for (; b; b = next) {
-		next = b->next;
-		n = atomic_exchange_explicit(&b->remote, 0, memory_order_acq_rel);
-		for (dropped += n; n; n--)
-			thmqi_buf_unref(b);
-	}
-	count(&p->remote_frees, dropped);
+	take_in_spare(p);
+	tell_room(p);
 	return dropped;
 }
 
-void thmqi_pool_stats(struct thmqi_pool *p, struct thmqi_pool_stats *ret)
+/* One that is wholly free, beyond what the marks keep. */
+static struct slab *surplus(const struct thmq_pool *p)
 {
-	uint32_t orders = __atomic_load_n(&p->free_orders, __ATOMIC_RELAXED);
+	uint32_t i;
 
-	memset(ret, 0, sizeof(*ret));
-	ret->bytes = __atomic_load_n(&p->bytes, __ATOMIC_RELAXED);
-	ret->in_use = __atomic_load_n(&p->in_use, __ATOMIC_RELAXED);
-	ret->in_use_max = __atomic_load_n(&p->in_use_max, __ATOMIC_RELAXED);
-	ret->refused = __atomic_load_n(&p->refused, __ATOMIC_RELAXED);
-	ret->remote_frees = __atomic_load_n(&p->remote_frees, __ATOMIC_RELAXED);
-	if (orders)
-		ret->largest_free = block_bytes(31u - (uint32_t)__builtin_clz(orders));
+	if (!p->opts.high_bytes || general_free(p) <= p->opts.high_bytes)
+		return NULL;
+	for (i = p->slab_count; i-- > 0;)
+		if (p->slab[i]->free_roots == SLAB_ROOTS &&
+		    !(p->slab[i]->root_arena[0] | p->slab[i]->root_arena[1] | p->slab[i]->root_arena[2] |
+		      p->slab[i]->root_arena[3]))
+			return p->slab[i];
+	return NULL;
+}
+
+int thmq_pool_tidy(struct thmq_pool *p)
+{
+	bool did = thmqi_home_drain(p) > 0;
+	struct slab *slab;
+	uint32_t i;
+
+	for (i = 0; i < ARENAS; i++)
+		did |= thmqi_held_join_all(p, &p->arena[i]);
+	if (general_free(p) < p->opts.low_bytes)
+		did |= thmqi_pool_add_slab(p) == 0;
+	while ((slab = surplus(p))) {
+		thmqi_buddy_remove_slab(p, slab);
+		let_go(p, slab);
+		did = true;
+	}
+	tell_room(p);
+	return did;
+}
+
+int thmq_pool_prepare(struct thmq_pool *p)
+{
+	struct slab *slab, *none = NULL;
+	uint64_t in_use = __atomic_load_n(&p->in_use, __ATOMIC_RELAXED);
+	uint64_t bytes = __atomic_load_n(&p->bytes, __ATOMIC_RELAXED);
+
+	/* seen from outside: the reserves count as free, which their use then mends */
+	if (atomic_load_explicit(&p->spare, memory_order_relaxed) || bytes >= in_use + p->opts.low_bytes)
+		return 0;
+	if (p->opts.limit_bytes && bytes + THMQ_SLAB_BYTES > p->opts.limit_bytes)
+		return -ENOBUFS;
+	slab = thmqi_slabs_take(p->slabs, p);
+	if (!slab)
+		return -ENOBUFS;
+	if (atomic_compare_exchange_strong_explicit(&p->spare, &none, slab, memory_order_release,
+						    memory_order_relaxed))
+		return 1;
+	thmqi_slabs_give(p->slabs, slab); /* another thread was faster */
+	return 0;
+}
+
+/* --------------------------------------------------------------------- counters */
+
+#define seen(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+
+static void fill_stats(struct thmq_pool *p, struct thmq_pool_stats *st)
+{
+	uint64_t free_bytes = 0, roots;
+	uint32_t i, o;
+
+	st->slabs = seen(p->slab_count);
+	st->bytes = seen(p->bytes);
+	st->in_use_bytes = seen(p->in_use);
+	st->in_use_bytes_max = seen(p->in_use_max);
+	st->receive_in_use_bytes = seen(p->arena[THMQ_PURPOSE_RECEIVE].in_use);
+	st->send_in_use_bytes = seen(p->arena[THMQ_PURPOSE_SEND].in_use);
+	st->refused = seen(p->refused);
+	st->misses = seen(p->misses);
+	st->slab_misses = seen(p->slab_misses);
+	st->remote_frees = seen(p->remote_frees);
+	st->mistakes = seen(p->mistakes);
+	for (i = 0; i < ARENAS; i++)
+		for (o = 0; o < ORDERS; o++)
+			st->free_blocks[o] += seen(p->arena[i].free_count[o]) + seen(p->arena[i].held_count[o]);
+	for (o = 0; o < ORDERS; o++) {
+		free_bytes += st->free_blocks[o] * block_bytes(o);
+		if (st->free_blocks[o])
+			st->largest_free = block_bytes(o);
+	}
+	roots = st->free_blocks[ROOT_ORDER] * THMQ_BLOCK_MAX;
+	st->fragmentation = free_bytes ? (uint32_t)((free_bytes - roots) * 1000 / free_bytes) : 0;
+}
+
+int thmq_pool_stats(struct thmq_pool *p, struct thmq_pool_stats *ret_stats)
+{
+	struct thmq_pool_stats st = {.size = sizeof(st)};
+
+	if (!p || !ret_stats || ret_stats->size < 8)
+		return -EINVAL;
+	fill_stats(p, &st);
+	st.size = ret_stats->size;
+	memset(ret_stats, 0, ret_stats->size);
+	memcpy(ret_stats, &st, THMQI_MIN(sizeof(st), (size_t)ret_stats->size));
+	return 0;
+}
+
+void thmqi_pool_stats(struct thmq_pool *p, struct thmqi_pool_stats *ret)
+{
+	struct thmq_pool_stats st = {.size = sizeof(st)};
+
+	fill_stats(p, &st);
+	*ret = (struct thmqi_pool_stats){.bytes = st.bytes,
+					 .in_use = st.in_use_bytes,
+					 .in_use_max = st.in_use_bytes_max,
+					 .refused = st.refused,
+					 .remote_frees = st.remote_frees,
+					 .largest_free = st.largest_free};
 }

@@ -1,204 +1,354 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * slabs.c - the global pool: address space reserved once, slabs taken from the system one by one and lent to the
- * core-local pools. A slab never moves and is given back to the system only when the environment closes.
+ * core-local pools, under one lock. A slab never moves. A private one that comes back waits for the next borrower, with
+ * its registrations; one of a peer's goes back to the system, since that peer may still see it.
  */
-#include <linux/mman.h>
-#include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "internal.h"
+#include "topology/topology.h"
 
-int thmqi_slabs_open(uint64_t limit, struct thmqi_slabs **ret_slabs)
+#define GIANT_BYTES ((uint64_t)1 << 30)
+#define LIMIT_BYTES ((uint64_t)1 << 30) /* unless said */
+
+void thmq_slabs_opts_init(struct thmq_slabs_opts *opts)
 {
-	uint64_t count = (limit + THMQI_SLAB_BYTES - 1) / THMQI_SLAB_BYTES;
-	struct thmqi_slabs *s;
-	uint8_t *base;
+	if (!opts)
+		return;
+	memset(opts, 0, sizeof(*opts));
+	opts->size = sizeof(*opts);
+}
 
-	if (count == 0 || count > SLABS_MAX)
-		return -EINVAL;
+static int check(const struct thmq_slabs_opts *o)
+{
+	if (o->flags & ~(THMQ_SLABS_LOCK | THMQ_SLABS_PREFAULT))
+		return thmqi_fail(-EINVAL, "slabs: unknown flags %#x", o->flags);
+	if (o->pages > THMQ_PAGES_PLAIN)
+		return thmqi_fail(-EINVAL, "slabs: unknown kind of pages %u", o->pages);
+	if (o->limit_bytes > (uint64_t)THMQ_SLABS_MAX * THMQ_SLAB_BYTES)
+		return thmqi_fail(-EINVAL, "slabs: limit_bytes is at most 128 GiB");
+	return 0;
+}
+
+static int reserve(struct thmq_slabs *s)
+{
+	uint64_t bytes = (uint64_t)s->limit * THMQ_SLAB_BYTES;
+	/* so much more that the first one can be aligned */
+	uint64_t align = s->pages == THMQ_PAGES_GIANT && bytes >= GIANT_BYTES ? GIANT_BYTES : THMQ_SLAB_BYTES;
+
+	s->reserved = bytes + align;
+	s->map = mmap(NULL, s->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (s->map == MAP_FAILED)
+		return -ENOMEM;
+	s->base = (uint8_t *)THMQI_ALIGN_UP((uintptr_t)s->map, (uintptr_t)align);
+	return 0;
+}
+
+int thmq_slabs_open(const struct thmq_slabs_opts *opts, struct thmq_slabs **ret_slabs)
+{
+	struct thmq_slabs_opts o;
+	struct thmq_slabs *s;
+	int rc;
+
+	if (!ret_slabs)
+		return thmqi_fail(-EINVAL, "slabs: no place for the handle");
+	rc = thmqi_opts_copy(&o, sizeof(o), opts);
+	if (rc)
+		return thmqi_fail(rc, "slabs: options of a size that this library cannot take");
+	rc = check(&o);
+	if (rc)
+		return rc;
+	if (!o.limit_bytes)
+		o.limit_bytes = LIMIT_BYTES;
 	s = calloc(1, sizeof(*s));
 	if (!s)
-		return -ENOMEM;
-	/* one slab more, so that the first one can be aligned to its size */
-	s->reserved = (count + 1) * THMQI_SLAB_BYTES;
-	base = mmap(NULL, s->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-		    0);
-	if (base == MAP_FAILED) {
+		return thmqi_fail(-ENOMEM, "no memory for a global pool");
+	s->flags = o.flags;
+	s->lock_pages = o.flags & THMQ_SLABS_LOCK;
+	s->pages = o.pages ? o.pages : THMQ_PAGES_HUGE;
+	s->limit = (uint32_t)((o.limit_bytes + THMQ_SLAB_BYTES - 1) / THMQ_SLAB_BYTES);
+	rc = reserve(s);
+	if (rc) {
 		free(s);
-		return -ENOMEM;
+		return thmqi_fail(rc, "slabs: reserve %llu bytes of address space: %s",
+				  (unsigned long long)o.limit_bytes, thmq_strerror(rc));
 	}
-	s->map = base;
-	s->base = (uint8_t *)THMQI_ALIGN_UP((uintptr_t)base, (uintptr_t)THMQI_SLAB_BYTES);
-	s->limit = (uint32_t)count;
 	atomic_init(&s->left, s->limit);
 	pthread_mutex_init(&s->lock, NULL);
 	*ret_slabs = s;
 	return 0;
 }
 
-void thmqi_slabs_close(struct thmqi_slabs *s)
+int thmqi_slabs_open(uint64_t limit, struct thmq_slabs **ret_slabs)
 {
-	uint8_t *end = s->map + s->reserved;
+	return limit ? thmq_slabs_open(THMQ_SLABS_OPTS(.limit_bytes = limit), ret_slabs) : -EINVAL;
+}
 
-	if (s->lost) {
-		munmap(s->map, (size_t)(s->lost - s->map));
-		munmap(s->lost + THMQI_SLAB_BYTES, (size_t)(end - s->lost) - THMQI_SLAB_BYTES);
-	} else {
-		munmap(s->map, s->reserved);
+/* All but the places that are others' now. */
+static void unmap_all(struct thmq_slabs *s)
+{
+	uint8_t *from = s->map, *end = s->map + s->reserved, *at;
+	uint32_t i;
+
+	for (i = 0; i < s->limit; i++) {
+		at = s->base + (size_t)i * THMQ_SLAB_BYTES;
+		if (s->place[i] != PLACE_LOST)
+			continue;
+		if (at > from)
+			munmap(from, (size_t)(at - from));
+		from = at + THMQ_SLAB_BYTES;
 	}
+	if (end > from)
+		munmap(from, (size_t)(end - from));
+}
+
+static bool is_in_use(const struct thmq_slabs *s)
+{
+	uint32_t i;
+
+	for (i = 0; i < THMQ_REGISTRARS_MAX && !s->registrar[i]; i++)
+		;
+	return s->pool_count || i < THMQ_REGISTRARS_MAX;
+}
+
+static void forget(struct thmq_slabs *s, struct slab *slab)
+{
+	if (s->slab[slab->info.index] == slab)
+		s->slab[slab->info.index] = NULL;
+	thmqi_descriptors_unmap(slab);
+	free(slab);
+}
+
+int thmq_slabs_close(struct thmq_slabs *s)
+{
+	uint32_t i;
+
+	if (!s)
+		return -EINVAL;
+	pthread_mutex_lock(&s->lock);
+	i = is_in_use(s);
+	pthread_mutex_unlock(&s->lock);
+	if (i)
+		return thmqi_fail(-EBUSY, "slabs: a pool is open, or a registrar has not left");
+	for (i = 0; i < s->limit; i++) {
+		if (!s->slab[i])
+			continue;
+		if (s->slab[i]->info.fd >= 0)
+			close(s->slab[i]->info.fd);
+		forget(s, s->slab[i]);
+	}
+	unmap_all(s);
+	if (s->topology)
+		thmqi_topology_close(s->topology);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
+	return 0;
 }
 
-#define HUGE (MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB)
+/* ---------------------------------------------------------------------- lend */
 
-/*
- * Their size is named: where the system's default is 1 GiB, the kernel would round a slab up to that and map over its
- * neighbours.
- */
-static bool huge_pages_to_spare(void)
+/* Of the free ones, one near @node if there is. */
+static struct slab *take_free(struct thmq_slabs *s, int32_t node)
 {
-	void *p = mmap(NULL, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE, HUGE, -1, 0);
+	struct slab **link, **near = &s->free, *slab;
 
-	if (p == MAP_FAILED)
-		return false;
-	munmap(p, THMQI_SLAB_BYTES);
-	return true;
-}
-
-/* At @at or not at all; never over another mapping. A kernel that does not know the flag takes @at for a hint. */
-static bool map_at(uint8_t *at, int protection, int flags)
-{
-	void *p = mmap(at, THMQI_SLAB_BYTES, protection, flags | MAP_FIXED_NOREPLACE, -1, 0);
-
-	if (p != MAP_FAILED && p != at)
-		munmap(p, THMQI_SLAB_BYTES);
-	return p == at;
-}
-
-/*
- * Mapping huge pages over what is reserved may fail and leave a hole all the same, which the next mapping of any other
- * thread falls into: so the hole is made openly, and whatever it holds after a failure is not ours any more.
- * Return: 1 taken; 0 none to spare, and @at is reserved as before; -1 @at is lost, once at most.
- */
-static int take_huge(struct thmqi_slabs *s, uint8_t *at)
-{
-	if (s->plain || !huge_pages_to_spare())
-		return 0;
-	munmap(at, THMQI_SLAB_BYTES);
-	if (map_at(at, PROT_READ | PROT_WRITE, HUGE)) {
-		s->huge = true;
-		return 1;
+	for (link = &s->free; *link; link = &(*link)->next)
+		if ((*link)->node == node) {
+			near = link;
+			break;
+		}
+	slab = *near;
+	if (slab) {
+		*near = slab->next;
+		s->free_count--;
+		slab->node = node < 0 ? slab->node : node;
 	}
-	s->plain = true;
-	if (map_at(at, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE))
-		return 0;
-	s->lost = at;
-	return -1;
+	return slab;
 }
 
-/* Explicit huge pages where the system has them to spare, else transparent ones by advice, else plain pages. */
-static int take_pages(struct thmqi_slabs *s, uint8_t *at)
+static struct slab *make(struct thmq_slabs *s, uint32_t index, const struct thmq_pool *p)
 {
-	int rc = take_huge(s, at);
-
-	if (rc)
-		return rc;
-	if (mprotect(at, THMQI_SLAB_BYTES, PROT_READ | PROT_WRITE) != 0)
-		return 0;
-	madvise(at, THMQI_SLAB_BYTES, MADV_HUGEPAGE);
-	return 1;
-}
-
-#define LOCK_PIECE_BYTES ((size_t)2 << 20) /* a huge page */
-
-/* All of it, or under a limit of locked memory as much as fits. It is undone with the mapping. */
-static void lock_pages(struct thmqi_slabs *s, const uint8_t *at)
-{
-	size_t done = 0;
-
-	if (mlock(at, THMQI_SLAB_BYTES) == 0)
-		done = THMQI_SLAB_BYTES;
-	while (done < THMQI_SLAB_BYTES && mlock(at + done, LOCK_PIECE_BYTES) == 0)
-		done += LOCK_PIECE_BYTES;
-	s->locked_bytes += done;
-}
-
-/* The next slab of the reserved space. */
-static uint8_t *take_fresh(struct thmqi_slabs *s)
-{
-	uint8_t *at;
+	struct slab *slab = calloc(1, sizeof(*slab));
 	int rc;
 
-	while (s->count < s->limit) {
-		at = s->base + (uint64_t)s->count * THMQI_SLAB_BYTES;
-		rc = take_pages(s, at);
-		if (!rc)
-			return NULL;
-		s->count++;
-		if (rc > 0 && s->lock_pages)
-			lock_pages(s, at);
-		if (rc > 0)
-			return at;
-		atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
+	if (!slab)
+		return NULL;
+	if (!thmqi_descriptors_map(slab)) {
+		free(slab);
+		return NULL;
+	}
+	slab->info.index = index;
+	slab->info.domain = p->opts.domain;
+	slab->node = p->node;
+	rc = thmqi_pages_map(s, slab);
+	if (rc <= 0) {
+		if (rc < 0) {
+			s->place[index] = PLACE_LOST;
+			atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
+		}
+		forget(s, slab);
+		return NULL;
+	}
+	s->place[index] = PLACE_TAKEN;
+	__atomic_store_n(&s->slab[index], slab, __ATOMIC_RELAXED);
+	s->taken++;
+	s->shared += p->opts.domain != THMQ_DOMAIN_PRIVATE;
+	s->of_pages[slab->info.pages]++;
+	thmqi_registrars_add(s, slab);
+	return slab;
+}
+
+/* The first place that there is memory for. */
+static struct slab *take_fresh(struct thmq_slabs *s, const struct thmq_pool *p)
+{
+	struct slab *slab;
+	uint32_t i;
+
+	for (i = 0; i < s->limit; i++) {
+		if (s->place[i] != PLACE_RESERVED && s->place[i] != PLACE_MAPPED)
+			continue;
+		if (s->place[i] == PLACE_MAPPED && p->opts.domain != THMQ_DOMAIN_PRIVATE)
+			continue; /* of a giant page, which cannot be shared in part */
+		slab = make(s, i, p);
+		if (slab || s->place[i] != PLACE_LOST)
+			return slab;
 	}
 	return NULL;
 }
 
-uint8_t *thmqi_slabs_take(struct thmqi_slabs *s)
+static bool give_to_system(struct thmq_slabs *s, struct slab *slab)
 {
-	uint8_t *at = NULL;
+	thmqi_registrars_remove(s, slab);
+	if (!thmqi_pages_unmap(s, &slab->info)) {
+		thmqi_registrars_add(s, slab);
+		return false;
+	}
+	s->place[slab->info.index] = PLACE_RESERVED;
+	s->taken--;
+	s->shared -= slab->info.domain != THMQ_DOMAIN_PRIVATE;
+	s->of_pages[slab->info.pages]--;
+	s->locked_bytes -= slab->locked_bytes;
+	forget(s, slab);
+	return true;
+}
+
+static uint64_t trim(struct thmq_slabs *s)
+{
+	struct slab **link = &s->free, *slab;
+	uint64_t bytes = 0;
+
+	while ((slab = *link)) {
+		*link = slab->next;
+		if (give_to_system(s, slab)) {
+			s->free_count--;
+			bytes += THMQ_SLAB_BYTES;
+			continue;
+		}
+		*link = slab;
+		link = &slab->next;
+	}
+	return bytes;
+}
+
+uint64_t thmq_slabs_trim(struct thmq_slabs *s)
+{
+	uint64_t bytes;
+
+	pthread_mutex_lock(&s->lock);
+	bytes = trim(s);
+	pthread_mutex_unlock(&s->lock);
+	return bytes;
+}
+
+struct slab *thmqi_slabs_take(struct thmq_slabs *s, struct thmq_pool *p)
+{
+	struct slab *slab = NULL;
 
 	/* a full pool is asked again and again: no lock then */
 	if (!atomic_load_explicit(&s->left, memory_order_relaxed))
 		return NULL;
 	pthread_mutex_lock(&s->lock);
-	if (s->free_count) {
-		at = s->free[--s->free_count];
-	} else {
-		at = take_fresh(s);
-	}
-	if (at)
+	if (p->opts.domain == THMQ_DOMAIN_PRIVATE)
+		slab = take_free(s, p->node);
+	if (!slab)
+		slab = take_fresh(s, p);
+	/* what waits for a private borrower only fills the places of a peer's */
+	if (!slab && p->opts.domain != THMQ_DOMAIN_PRIVATE && trim(s))
+		slab = take_fresh(s, p);
+	if (slab) {
+		slab->pool = p;
 		atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
+	}
 	pthread_mutex_unlock(&s->lock);
-	return at;
+	return slab;
 }
 
-void thmqi_slabs_give(struct thmqi_slabs *s, uint8_t *slab)
+void thmqi_slabs_give(struct thmq_slabs *s, struct slab *slab)
 {
 	pthread_mutex_lock(&s->lock);
-	s->free[s->free_count++] = slab;
+	slab->pool = NULL;
+	if (slab->info.domain == THMQ_DOMAIN_PRIVATE || !give_to_system(s, slab)) {
+		slab->next = s->free;
+		s->free = slab;
+		s->free_count++;
+	}
 	atomic_fetch_add_explicit(&s->left, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&s->lock);
 }
 
-void thmqi_slabs_lock(struct thmqi_slabs *s)
+void thmqi_slabs_lock(struct thmq_slabs *s)
 {
 	pthread_mutex_lock(&s->lock);
 	s->lock_pages = true;
 	pthread_mutex_unlock(&s->lock);
 }
 
-void thmqi_slabs_note(struct thmqi_slabs *s, bool registered)
+/* ------------------------------------------------------------------- counters */
+
+static void fill_stats(struct thmq_slabs *s, struct thmq_slabs_stats *st)
 {
 	pthread_mutex_lock(&s->lock);
-	if (registered)
-		s->registrations++;
-	else
-		s->registration_failures++;
+	st->slabs = s->taken;
+	st->free_slabs = s->free_count;
+	st->giant_slabs = s->of_pages[THMQ_PAGES_GIANT];
+	st->huge_slabs = s->of_pages[THMQ_PAGES_HUGE];
+	st->transparent_slabs = s->of_pages[THMQ_PAGES_TRANSPARENT];
+	st->shared_slabs = s->shared;
+	st->registrations = s->registrations;
+	st->registration_failures = s->registration_failures;
+	st->bytes = (uint64_t)s->taken * THMQ_SLAB_BYTES;
+	st->limit_bytes = (uint64_t)s->limit * THMQ_SLAB_BYTES;
+	st->locked_bytes = s->locked_bytes;
+	st->registration_ns = s->registration_ns;
+	st->registration_ns_max = s->registration_ns_max;
 	pthread_mutex_unlock(&s->lock);
 }
 
-void thmqi_slabs_stats(struct thmqi_slabs *s, struct thmqi_slabs_stats *ret)
+int thmq_slabs_stats(struct thmq_slabs *s, struct thmq_slabs_stats *ret_stats)
 {
-	pthread_mutex_lock(&s->lock);
-	ret->bytes = (uint64_t)(s->count - (s->lost != NULL)) * THMQI_SLAB_BYTES;
-	ret->limit = (uint64_t)s->limit * THMQI_SLAB_BYTES;
-	ret->slabs = s->count - (s->lost != NULL);
-	ret->huge = s->huge;
-	ret->locked_bytes = s->locked_bytes;
-	ret->registrations = s->registrations;
-	ret->registration_failures = s->registration_failures;
-	pthread_mutex_unlock(&s->lock);
+	struct thmq_slabs_stats st = {.size = sizeof(st)};
+
+	if (!s || !ret_stats || ret_stats->size < 8)
+		return -EINVAL;
+	fill_stats(s, &st);
+	st.size = ret_stats->size;
+	memset(ret_stats, 0, ret_stats->size);
+	memcpy(ret_stats, &st, THMQI_MIN(sizeof(st), (size_t)ret_stats->size));
+	return 0;
+}
+
+void thmqi_slabs_stats(struct thmq_slabs *s, struct thmqi_slabs_stats *ret)
+{
+	struct thmq_slabs_stats st = {.size = sizeof(st)};
+
+	fill_stats(s, &st);
+	*ret = (struct thmqi_slabs_stats){.bytes = st.bytes,
+					  .limit = st.limit_bytes,
+					  .slabs = st.slabs,
+					  .huge = st.huge_slabs + st.giant_slabs > 0,
+					  .registrations = st.registrations,
+					  .registration_failures = st.registration_failures,
+					  .locked_bytes = st.locked_bytes};
 }

@@ -54,35 +54,39 @@ static int try_piece(struct thmqi_ring *r, uint32_t row, uint32_t piece)
 	return 0;
 }
 
-static int slab_add(struct thmqi_registrar *registrar, void *base, size_t len, uint32_t slab_index)
+static int slab_add(struct thmq_registrar *registrar, const struct thmq_slab *added, uint64_t *ret_key)
 {
 	struct thmqi_ring *r = thmqi_container(registrar, struct thmqi_ring, registrar);
 	uint32_t row = 0;
+	int e;
 
-	if (slab_index >= THMQI_RING_BUFFERS || r->slab_rows[slab_index] != RING_NO_ROW)
+	if (added->index >= THMQI_RING_BUFFERS || r->slab_rows[added->index] != RING_NO_ROW)
 		return -EINVAL;
 	while (row < RING_ROWS && r->rows[row].base)
 		row++;
-	if (row == RING_ROWS || len / RING_PIECE_BYTES == 0) {
+	if (row == RING_ROWS) {
 		r->stats.unregistered_slabs++;
 		return -ENOBUFS;
 	}
-	r->rows[row] = (struct ring_row){.base = base};
-	r->rows[row].pieces = (uint32_t)THMQI_MIN(len / RING_PIECE_BYTES, RING_SLAB_PIECES);
-	r->slab_rows[slab_index] = (uint16_t)row;
+	r->rows[row] = (struct ring_row){.base = added->base, .pieces = RING_SLAB_PIECES};
+	r->slab_rows[added->index] = (uint16_t)row;
+	*ret_key = row * RING_SLAB_PIECES; /* of its first piece */
 	/* the first piece now, so that a refusal is known and counted where the slab is taken */
-	return try_piece(r, row, 0);
+	e = try_piece(r, row, 0);
+	if (e) { /* it will not be removed: nothing of it stays */
+		r->rows[row].base = NULL;
+		r->slab_rows[added->index] = RING_NO_ROW;
+	}
+	return e;
 }
 
-static void slab_remove(struct thmqi_registrar *registrar, void *base, size_t len,
-			uint32_t slab_index)
+static void slab_remove(struct thmq_registrar *registrar, const struct thmq_slab *slab, uint64_t key)
 {
 	struct thmqi_ring *r = thmqi_container(registrar, struct thmqi_ring, registrar);
-	uint32_t row;
+	uint32_t row = slab->index < THMQI_RING_BUFFERS ? r->slab_rows[slab->index] : RING_NO_ROW;
 
-	if (slab_index >= THMQI_RING_BUFFERS || r->slab_rows[slab_index] == RING_NO_ROW)
+	if (row == RING_NO_ROW)
 		return;
-	row = r->slab_rows[slab_index];
 	for (uint32_t i = 0; i < r->rows[row].pieces; i++) {
 		if (!(r->rows[row].registered & 1u << i))
 			continue;
@@ -92,7 +96,7 @@ static void slab_remove(struct thmqi_registrar *registrar, void *base, size_t le
 	if (r->rows[row].refused)
 		r->stats.unregistered_slabs--;
 	r->rows[row].base = NULL;
-	r->slab_rows[slab_index] = RING_NO_ROW;
+	r->slab_rows[slab->index] = RING_NO_ROW;
 }
 
 int thmqi_ring_piece(struct thmqi_ring *r, const struct thmqi_buf *buf, const void *data,
@@ -164,7 +168,6 @@ void thmqi_ring_tables_init(struct thmqi_ring *r)
 		r->slab_rows[i] = RING_NO_ROW;
 	r->registrar.add = slab_add;
 	r->registrar.remove = slab_remove;
-	thmqi_list_init(&r->registrar.link);
 }
 
 void thmqi_ring_tables_register(struct thmqi_ring *r, struct io_uring *ring)

@@ -106,3 +106,35 @@ int thmqi_topology_bind(struct thmqi_topology *t, uint32_t index)
 	hwloc_bitmap_free(set);
 	return rc;
 }
+
+int thmqi_topology_node_here(const struct thmqi_topology *t)
+{
+	hwloc_bitmap_t set = hwloc_bitmap_alloc(), nodes = hwloc_bitmap_alloc();
+	int node = -1;
+
+	if (set && nodes && hwloc_get_last_cpu_location(t->hwloc, set, HWLOC_CPUBIND_THREAD) == 0) {
+		hwloc_cpuset_to_nodeset(t->hwloc, set, nodes);
+		node = hwloc_bitmap_first(nodes);
+	}
+	hwloc_bitmap_free(set);
+	hwloc_bitmap_free(nodes);
+	return node;
+}
+
+bool thmqi_topology_has_node(const struct thmqi_topology *t, uint32_t node)
+{
+	return hwloc_get_numanode_obj_by_os_index(t->hwloc, node) != NULL;
+}
+
+int thmqi_topology_bind_memory(const struct thmqi_topology *t, void *at, size_t len, uint32_t node)
+{
+	hwloc_bitmap_t nodes = hwloc_bitmap_alloc();
+	int rc;
+
+	if (!nodes)
+		return -ENOMEM;
+	hwloc_bitmap_only(nodes, node);
+	rc = hwloc_set_area_membind(t->hwloc, at, len, nodes, HWLOC_MEMBIND_BIND, HWLOC_MEMBIND_BYNODESET);
+	hwloc_bitmap_free(nodes);
+	return rc == 0 ? 0 : -errno;
+}

@@ -15,6 +15,7 @@
 #define ROUNDS 150000u
 #define RING 256u
 #define REFERENCES 2000000u
+#define WRITTEN (64 * (1 + THREADS)) /* bytes of a block: the owner's, then each thread's */
 
 /* From the owner to one thread: one writes, one reads. */
 struct ring {
@@ -80,11 +81,11 @@ static int hand_out(struct thmqi_pool *pool, uint32_t round, struct thmqi_prng *
 {
 	struct thmqi_buf *b;
 	uint32_t i;
-	int rc = thmqi_buf_alloc(pool, (uint32_t)thmqi_prng_below(prng, 40000), &b);
+	int rc = thmqi_buf_alloc(pool, WRITTEN + (uint32_t)thmqi_prng_below(prng, 1u << thmqi_prng_below(prng, 16)), &b);
 
 	if (rc)
 		return rc;
-	memset(b->data, (uint8_t)round, 64 * (1 + THREADS));
+	memset(b->data, (uint8_t)round, WRITTEN);
 	b->user = round;
 	if (round % 3) {
 		give(&rings[round % THREADS], b);

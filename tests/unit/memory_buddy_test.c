@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* memory_buddy_test.c - blocks of a core's pool, against a model that knows who has which 4 KiB. */
+/* memory_buddy_test.c - blocks of a core's pool, against a model that knows who has which 64 bytes. */
 #include <criterion/criterion.h>
 #include <signal.h>
 
@@ -49,7 +49,10 @@ static struct thmqi_buf *take(uint32_t size)
 Test(memory_buddy, a_block_is_the_power_of_two_that_holds_the_size)
 {
 	static const uint32_t sizes[][2] = {
-		{0, 4096},          {1, 4096},
+		{0, 64},            {1, 64},
+		{63, 64},           {64, 64},
+		{65, 128},          {1024, 1024},
+		{1025, 2048},       {2049, 4096},
 		{4095, 4096},       {4096, 4096},
 		{4097, 8192},       {8192, 8192},
 		{8193, 16384},      {100000, 131072},
@@ -109,7 +112,7 @@ Test(memory_buddy, the_last_reference_frees)
 	thmqi_buf_ref(b);
 	thmqi_buf_unref(b);
 	thmqi_buf_unref(b);
-	cr_assert_eq(stats().in_use, 4096);
+	cr_assert_eq(stats().in_use, 64);
 	thmqi_buf_unref(b);
 	cr_assert_eq(stats().in_use, 0);
 }
@@ -156,8 +159,13 @@ Test(memory_buddy, trimming_to_what_the_block_has_already_changes_nothing)
 	thmqi_buf_trim(b, 100000);
 	cr_assert_eq(b->size, 8192);
 	thmqi_buf_trim(b, 0);
-	cr_assert_eq(b->size, 4096);
+	cr_assert_eq(b->size, 4096, "a block of pages stays one");
 	cr_assert_eq(stats().in_use, 4096);
+	thmqi_buf_unref(b);
+	b = take(2000);
+	thmqi_buf_trim(b, 100);
+	cr_assert_eq(b->size, 128);
+	cr_assert_eq(stats().in_use, 128);
 	thmqi_buf_unref(b);
 }
 
@@ -170,9 +178,9 @@ Test(memory_buddy, references_dropped_elsewhere_come_home_at_the_drain)
 	thmqi_buf_unref_remote(a);
 	thmqi_buf_unref_remote(b);
 	thmqi_buf_unref_remote(a); /* the same block twice */
-	cr_assert_eq(stats().in_use, 4096 + 16384, "not before the drain");
+	cr_assert_eq(stats().in_use, 64 + 16384, "not before the drain");
 	cr_assert_eq(thmqi_pool_drain(pool), 3);
-	cr_assert_eq(stats().in_use, 4096, "one reference is left");
+	cr_assert_eq(stats().in_use, 64, "one reference is left");
 	cr_assert_eq(thmqi_pool_drain(pool), 0);
 	thmqi_buf_unref_remote(a);
 	cr_assert_eq(thmqi_pool_drain(pool), 1);
@@ -219,20 +227,26 @@ static void own(const struct thmqi_buf *b, uint32_t at, uint32_t end, uint16_t f
 	}
 }
 
-/* the first and last word of each 4 KiB say whose it is */
+/* the first and last word of each 4 KiB, or of the block, say whose it is */
 static void mark(const struct thmqi_buf *b, uint64_t value)
 {
-	for (uint32_t at = 0; at < b->size; at += THMQI_POOL_BLOCK_MIN) {
+	uint32_t piece = THMQI_MIN(b->size, 4096u);
+
+	for (uint32_t at = 0; at < b->size; at += piece) {
 		memcpy(b->data + at, &value, 8);
-		memcpy(b->data + at + THMQI_POOL_BLOCK_MIN - 8, &value, 8);
+		memcpy(b->data + at + piece - 8, &value, 8);
 	}
 }
 
 static void check_marks(const struct thmqi_buf *b, uint64_t value)
 {
-	for (uint32_t at = 0; at < b->size; at += THMQI_POOL_BLOCK_MIN) {
+	uint32_t piece = THMQI_MIN(b->size, 4096u);
+
+	for (uint32_t at = 0; at < b->size; at += piece) {
 		cr_assert_eq(memcmp(b->data + at, &value, 8), 0);
-		cr_assert_eq(memcmp(b->data + at + THMQI_POOL_BLOCK_MIN - 8, &value, 8), 0);
+		/* what was trimmed has lost its last word */
+		if (piece == 4096)
+			cr_assert_eq(memcmp(b->data + at + piece - 8, &value, 8), 0);
 	}
 }
 
@@ -322,7 +336,7 @@ static void against_the_model(uint64_t seed, uint32_t rounds)
 		if (!live_count || dice < (round / 1000 % 2 ? 35u : 60u))
 			/* sizes by their logarithm: as many small ones as large ones */
 			model_alloc(1 + (uint32_t)thmqi_prng_below(
-						&prng, 1ull << (8 + thmqi_prng_below(&prng, 16))),
+						&prng, 1ull << (4 + thmqi_prng_below(&prng, 20))),
 				    thmqi_prng_next(&prng));
 		else if (dice < 70)
 			model_trim(i, (uint32_t)thmqi_prng_below(&prng, live[i].buf->size + 1));

@@ -192,30 +192,33 @@ Test(memory_slabs, a_slab_costs_what_is_touched_of_it)
 /* ------------------------------------------------------------ registration */
 
 struct register_book {
-	struct thmqi_registrar registrar; /* first */
-	uint8_t *base[8];
+	struct thmq_registrar registrar; /* first */
+	uint8_t *base[8];		 /* by the slab's index */
 	uint32_t adds, removes;
-	uint32_t fail_from; /* adds from this index on are refused */
+	uint32_t fail_from; /* adds from this one on are refused */
 };
 
-static int book_add(struct thmqi_registrar *r, void *base, size_t len, uint32_t slab_index)
+static int book_add(struct thmq_registrar *r, const struct thmq_slab *slab, uint64_t *ret_key)
 {
 	struct register_book *book = (struct register_book *)r;
 
-	cr_assert_eq(len, THMQI_SLAB_BYTES);
-	cr_assert_eq(slab_index, book->adds, "in order, each once");
-	cr_assert_eq((uintptr_t)base % THMQI_SLAB_BYTES, 0);
-	book->base[book->adds++] = base;
-	return slab_index >= book->fail_from ? -ENOMEM : 0;
+	cr_assert_eq(slab->bytes, THMQI_SLAB_BYTES);
+	cr_assert_null(book->base[slab->index], "each once");
+	cr_assert_eq((uintptr_t)slab->base % THMQI_SLAB_BYTES, 0);
+	if (book->adds++ >= book->fail_from)
+		return -ENOMEM;
+	book->base[slab->index] = slab->base;
+	*ret_key = 1000 + slab->index;
+	return 0;
 }
 
-static void book_remove(struct thmqi_registrar *r, void *base, size_t len, uint32_t slab_index)
+static void book_remove(struct thmq_registrar *r, const struct thmq_slab *slab, uint64_t key)
 {
 	struct register_book *book = (struct register_book *)r;
 
-	cr_assert_eq(len, THMQI_SLAB_BYTES);
-	cr_assert_eq(book->base[slab_index], base);
-	book->base[slab_index] = NULL;
+	cr_assert_eq(key, 1000 + slab->index);
+	cr_assert_eq(book->base[slab->index], slab->base);
+	book->base[slab->index] = NULL;
 	book->removes++;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * memory.h - the pool: slabs taken once for all cores, a buddy allocator per core, counted buffers.
+ * memory.h - the pool as the rooms above use it: <thundermq/pool.h>, and short forms of its calls for a core's own memory.
  *
  * Buffers are registered with their slab, never one by one. A core's pool is used by the thread that
  * drives the core; only thmqi_buf_unref_remote() may be called by others. Nothing here falls back to malloc
@@ -9,36 +9,19 @@
 #ifndef THMQI_MEMORY_H
 #define THMQI_MEMORY_H
 
+#include <thundermq/pool.h>
+
 #include "base/base.h"
 
-#define THMQI_POOL_BLOCK_MIN 4096u /* smallest block; every block is aligned to its size */
-#define THMQI_POOL_BLOCK_MAX (8u << 20)
-#define THMQI_SLAB_BYTES (32u << 20) /* slab: unit of taking from the system and of registration */
-#define THMQI_SLABS_PER_POOL 1024u
+/* The types are the public ones. */
+#define thmqi_slabs thmq_slabs
+#define thmqi_pool thmq_pool
+#define thmqi_buf thmq_buf
+#define thmqi_registrar thmq_registrar
 
-struct thmqi_pool;  /* one per core */
-struct thmqi_slabs; /* one per environment: "the global pool" */
-
-/* One block. Metadata lives beside the slab, found from any address in it. */
-struct thmqi_buf {
-	uint8_t *data; /* aligned to block size */
-	uint32_t size; /* of the block: a power of two, THMQI_POOL_BLOCK_MIN … _MAX */
-	uint32_t refs; /* owner core only */
-	int32_t slab_index; /* of its slab; registered buffers of a ring have the same index; see registrar */
-	_Atomic uint32_t remote; /* references dropped by others, not yet taken in */
-	struct thmqi_pool *pool; /* where it goes home to */
-	struct thmqi_buf *next;  /* free or home-coming list */
-	uint64_t user;           /* the holder's */
-};
-
-/* Whoever needs memory registered (a core's io_uring, a protection domain). add is called for every slab there
- * is and every one to come, on the thread that takes the slab; an error of add leaves the slab unregistered with
- * this registrar (counted), which the user must cope with. */
-struct thmqi_registrar {
-	int (*add)(struct thmqi_registrar *r, void *base, size_t len, uint32_t slab_index);
-	void (*remove)(struct thmqi_registrar *r, void *base, size_t len, uint32_t slab_index);
-	struct thmqi_list link;
-};
+#define THMQI_POOL_BLOCK_MIN THMQ_BLOCK_MIN
+#define THMQI_POOL_BLOCK_MAX THMQ_BLOCK_MAX
+#define THMQI_SLAB_BYTES THMQ_SLAB_BYTES
 
 struct thmqi_slabs_stats {
 	uint64_t bytes; /* taken from the system */
@@ -50,16 +33,25 @@ struct thmqi_slabs_stats {
 	uint64_t locked_bytes; /* by thmqi_slabs_lock(), as far as the system let us */
 };
 
-/* @limit: bytes over all pools, rounded up to slabs. Reserves address space only. */
+/* @limit: bytes over all pools, rounded up to slabs, not 0. Reserves address space only. */
 int thmqi_slabs_open(uint64_t limit, struct thmqi_slabs **ret_slabs);
-void thmqi_slabs_close(struct thmqi_slabs *s);
+static inline void thmqi_slabs_close(struct thmqi_slabs *s)
+{
+	thmq_slabs_close(s);
+}
 /* Every slab taken from now on is locked in memory, or as much of it as the limit of locked memory allows. */
 void thmqi_slabs_lock(struct thmqi_slabs *s);
 void thmqi_slabs_stats(struct thmqi_slabs *s, struct thmqi_slabs_stats *ret);
 
-int thmqi_pool_open(struct thmqi_slabs *s, struct thmqi_pool **ret_pool);
+static inline int thmqi_pool_open(struct thmqi_slabs *s, struct thmqi_pool **ret_pool)
+{
+	return thmq_pool_open(s, NULL, ret_pool);
+}
 /* All buffers must be home; Return: number of blocks that were still out (leaked to the slab's end). */
-uint32_t thmqi_pool_close(struct thmqi_pool *p);
+static inline uint32_t thmqi_pool_close(struct thmqi_pool *p)
+{
+	return (uint32_t)thmq_pool_close(p);
+}
 /* A registrar sees the slabs of this pool only (a core's ring registers its own core's memory). */
 void thmqi_pool_subscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
 void thmqi_pool_unsubscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
@@ -67,17 +59,33 @@ void thmqi_pool_unsubscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
 int thmqi_pool_reserve(struct thmqi_pool *p, uint64_t bytes);
 
 /* A block of at least @size bytes with one reference. 0; -ENOBUFS; -EMSGSIZE above the largest block. */
-int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct thmqi_buf **ret_buf);
+static inline int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct thmqi_buf **ret_buf)
+{
+	return thmq_buf_alloc(p, size, THMQ_PURPOSE_GENERAL, ret_buf);
+}
 /* Give the upper part back: the block shrinks to the smallest power of two that holds @used. refs must be 1. */
-void thmqi_buf_trim(struct thmqi_buf *b, uint32_t used);
+static inline void thmqi_buf_trim(struct thmqi_buf *b, uint32_t used)
+{
+	thmq_buf_trim(b, used);
+}
 static inline void thmqi_buf_ref(struct thmqi_buf *b)
 {
 	b->refs++;
 }
-void thmqi_buf_unref(struct thmqi_buf *b); /* owner core */
-void thmqi_buf_unref_remote(
-	struct thmqi_buf *b); /* any thread: lock-free, the owner drops it at its next drain */
-uint32_t thmqi_pool_drain(struct thmqi_pool *p); /* take home-comers in; returns how many */
+static inline void thmqi_buf_unref(struct thmqi_buf *b) /* owner core */
+{
+	thmq_buf_unref(b);
+}
+/* any thread: lock-free, the owner drops it at its next drain */
+static inline void thmqi_buf_unref_remote(struct thmqi_buf *b)
+{
+	thmq_buf_unref_remote(b);
+}
+/* take home-comers in; returns how many */
+static inline uint32_t thmqi_pool_drain(struct thmqi_pool *p)
+{
+	return thmq_pool_drain(p);
+}
 
 struct thmqi_pool_stats {
 	uint64_t bytes; /* of its slabs */

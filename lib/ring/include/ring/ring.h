@@ -24,8 +24,7 @@ struct thmqi_ring_op {
 };
 
 #define THMQI_RING_FILES 4096u /* slots of the registered file table, at most */
-#define THMQI_RING_BUFFERS                                                                         \
-	1024u /* slabs that the ring knows by index: those above stay unregistered */
+#define THMQI_RING_BUFFERS THMQ_SLABS_MAX /* slabs that the ring knows by index */
 
 /* Why a ring could not be opened is told by the error: -ENOSYS, -EPERM, -EACCES mean "refused here". */
 int thmqi_ring_open(uint32_t depth, struct thmqi_ring **ret_ring);

@@ -21,4 +21,12 @@ int thmqi_topology_bind(struct thmqi_topology *t, uint32_t index);
 /* Let the calling thread run on all of them again. */
 int thmqi_topology_unbind(struct thmqi_topology *t);
 
+/* NUMA node of the processor that the calling thread runs on now, or -1. */
+int thmqi_topology_node_here(const struct thmqi_topology *t);
+/* Has the machine a node of that number, with memory? */
+bool thmqi_topology_has_node(const struct thmqi_topology *t, uint32_t node);
+/* Pages of [@at, @at + @len) that are not touched yet shall come from @node, or from elsewhere where it has none. 0 or
+ * negative errno: they come from anywhere. */
+int thmqi_topology_bind_memory(const struct thmqi_topology *t, void *at, size_t len, uint32_t node);
+
 #endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* leaks.c - who has the blocks of a pool that are out: a walk over all of its blocks, for the end and for debugging. */
+#include "internal.h"
+
+struct leaks {
+	struct thmq_pool_leak *list;
+	uint32_t count;
+};
+
+/* From one block to the next: the first descriptor of each is the only one that counts. */
+static void walk(const struct slab *slab, struct leaks *l)
+{
+	const struct thmq_buf *b;
+	uint32_t at = 0;
+
+	while (at < THMQ_SLAB_BYTES) {
+		b = thmqi_buddy_entry(slab, at, PAGE_ORDER);
+		if (b->state == BLOCK_INSIDE) /* a page of smaller blocks */
+			b = thmqi_buddy_entry(slab, at, 0);
+		if (b->state == BLOCK_USED)
+			l->list[l->count++] = (struct thmq_pool_leak){b->owner, 1, b->size};
+		at += b->state == BLOCK_INSIDE ? THMQ_BLOCK_MIN : block_bytes(b->order);
+	}
+}
+
+static int by_owner(const void *a, const void *b)
+{
+	const struct thmq_pool_leak *x = a, *y = b;
+
+	return x->owner < y->owner ? -1 : x->owner > y->owner;
+}
+
+static int by_bytes(const void *a, const void *b)
+{
+	const struct thmq_pool_leak *x = a, *y = b;
+
+	return x->bytes > y->bytes ? -1 : x->bytes < y->bytes;
+}
+
+/* Blocks of one owner become one entry. */
+static void merge(struct leaks *l)
+{
+	uint32_t i, n = 0;
+
+	qsort(l->list, l->count, sizeof(*l->list), by_owner);
+	for (i = 0; i < l->count; i++) {
+		if (n && l->list[n - 1].owner == l->list[i].owner) {
+			l->list[n - 1].blocks++;
+			l->list[n - 1].bytes += l->list[i].bytes;
+		} else {
+			l->list[n++] = l->list[i];
+		}
+	}
+	l->count = n;
+	qsort(l->list, l->count, sizeof(*l->list), by_bytes);
+}
+
+int thmq_pool_leaks(struct thmq_pool *p, struct thmq_pool_leak *leaks, uint32_t max)
+{
+	struct leaks l = {0};
+	uint32_t i;
+
+	if (!p || (max && !leaks))
+		return -EINVAL;
+	thmqi_home_drain(p);
+	if (!p->used_blocks)
+		return 0;
+	l.list = malloc(p->used_blocks * sizeof(*l.list));
+	if (!l.list)
+		return -ENOMEM;
+	for (i = 0; i < p->slab_count; i++)
+		walk(p->slab[i], &l);
+	thmqi_assert(l.count == p->used_blocks);
+	merge(&l);
+	if (max)
+		memcpy(leaks, l.list, THMQI_MIN(max, l.count) * sizeof(*leaks));
+	free(l.list);
+	return (int)l.count;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pages.c - memory for the place of a slab: giant, huge, transparent or plain pages, a memfd for what a peer may map, near
+ * a NUMA node, locked and touched as asked for. Knows nothing of blocks.
+ */
+#include <linux/memfd.h>
+#include <linux/mman.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "topology/topology.h"
+
+#define GIANT_BYTES ((size_t)1 << 30)
+#define GIANT_SLABS (uint32_t)(GIANT_BYTES / THMQ_SLAB_BYTES)
+#define RESERVED (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+#define HUGE_PAGES (MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB)
+#define GIANT_PAGES (MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_1GB)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+static uint8_t *address_of(const struct thmq_slabs *s, uint32_t index)
+{
+	return s->base + (size_t)index * THMQ_SLAB_BYTES;
+}
+
+/*
+ * Are there so many to spare? Their size is named: where the system's default is 1 GiB, the kernel would round a slab up
+ * to that and map over its neighbours.
+ */
+static bool to_spare(size_t bytes, int flags, int fd)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	if (p == MAP_FAILED)
+		return false;
+	munmap(p, bytes);
+	return true;
+}
+
+/* At @at or not at all; never over another mapping. A kernel that does not know the flag takes @at for a hint. */
+static bool map_at(uint8_t *at, size_t bytes, int protection, int flags, int fd)
+{
+	void *p = mmap(at, bytes, protection, flags | MAP_FIXED_NOREPLACE, fd, 0);
+
+	if (p != MAP_FAILED && p != at)
+		munmap(p, bytes);
+	return p == at;
+}
+
+/*
+ * Mapping over what is reserved may fail and leave a hole all the same, which the next mapping of any other thread
+ * falls into: so the hole is made openly, and whatever it holds after a failure is not ours any more.
+ * Return: 1 taken; 0 not to be had, and @at is reserved as before; -1 @at is lost.
+ */
+static int replace(uint8_t *at, size_t bytes, int flags, int fd)
+{
+	if (!to_spare(bytes, flags, fd))
+		return 0;
+	munmap(at, bytes);
+	if (map_at(at, bytes, PROT_READ | PROT_WRITE, flags, fd))
+		return 1;
+	return map_at(at, bytes, PROT_NONE, RESERVED, -1) ? 0 : -1;
+}
+
+/* A giant page lies under many places: all of them at once, or none. */
+static int map_giant(struct thmq_slabs *s, uint32_t index)
+{
+	uint32_t first = index / GIANT_SLABS * GIANT_SLABS, i;
+	int rc;
+
+	if ((uintptr_t)s->base % GIANT_BYTES || first + GIANT_SLABS > s->limit)
+		return 0;
+	for (i = first; i < first + GIANT_SLABS; i++)
+		if (s->place[i] != PLACE_RESERVED)
+			return 0;
+	rc = replace(address_of(s, first), GIANT_BYTES, GIANT_PAGES, -1);
+	for (i = first; rc && i < first + GIANT_SLABS; i++) {
+		s->place[i] = rc > 0 ? PLACE_MAPPED : PLACE_LOST;
+		if (rc < 0 && i != index)
+			atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
+	}
+	return rc;
+}
+
+static int map_transparent(const struct thmq_slabs *s, uint8_t *at, uint32_t *ret_pages)
+{
+	if (mprotect(at, THMQ_SLAB_BYTES, PROT_READ | PROT_WRITE) != 0)
+		return 0;
+	*ret_pages = THMQ_PAGES_PLAIN;
+	if (s->pages <= THMQ_PAGES_TRANSPARENT && madvise(at, THMQ_SLAB_BYTES, MADV_HUGEPAGE) == 0)
+		*ret_pages = THMQ_PAGES_TRANSPARENT;
+	return 1;
+}
+
+static int map_private(struct thmq_slabs *s, uint32_t index, uint32_t *ret_pages)
+{
+	uint8_t *at = address_of(s, index);
+	int rc = 0;
+
+	*ret_pages = THMQ_PAGES_GIANT;
+	if (s->place[index] == PLACE_MAPPED)
+		return 1;
+	if (s->pages == THMQ_PAGES_GIANT) {
+		rc = map_giant(s, index);
+		if (rc)
+			return rc;
+		/* a part of the limit that is no whole page of 1 GiB says nothing of the others */
+	}
+	*ret_pages = THMQ_PAGES_HUGE;
+	if (s->pages <= THMQ_PAGES_HUGE) {
+		rc = replace(at, THMQ_SLAB_BYTES, HUGE_PAGES, -1);
+		if (rc)
+			return rc;
+	}
+	return map_transparent(s, at, ret_pages);
+}
+
+/* -------------------------------------------------------------- a peer may map it */
+
+/* Its size is sealed: a peer that cut it would make our own accesses trap. */
+static int memfd(unsigned int huge)
+{
+	int fd = memfd_create("thundermq-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge);
+
+	if (fd >= 0 && (ftruncate(fd, THMQ_SLAB_BYTES) != 0 ||
+			fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int map_memfd(uint8_t *at, unsigned int huge, int *ret_fd)
+{
+	int fd = memfd(huge), rc;
+
+	if (fd < 0)
+		return 0;
+	rc = replace(at, THMQ_SLAB_BYTES, MAP_SHARED, fd);
+	if (rc > 0)
+		*ret_fd = fd;
+	else
+		close(fd);
+	return rc;
+}
+
+static int map_shared(struct thmq_slabs *s, uint32_t index, uint32_t *ret_pages, int *ret_fd)
+{
+	uint8_t *at = address_of(s, index);
+	int rc = 0;
+
+	if (s->place[index] == PLACE_MAPPED)
+		return 0; /* of a page that others have a part of */
+	*ret_pages = THMQ_PAGES_HUGE;
+	if (s->pages <= THMQ_PAGES_HUGE)
+		rc = map_memfd(at, MFD_HUGETLB | MFD_HUGE_2MB, ret_fd);
+	if (rc)
+		return rc;
+	rc = map_memfd(at, 0, ret_fd);
+	*ret_pages = THMQ_PAGES_PLAIN;
+	if (rc > 0 && s->pages <= THMQ_PAGES_TRANSPARENT && madvise(at, THMQ_SLAB_BYTES, MADV_HUGEPAGE) == 0)
+		*ret_pages = THMQ_PAGES_TRANSPARENT;
+	return rc;
+}
+
+/* ------------------------------------------------------------------ near, locked, touched */
+
+#define LOCK_PIECE_BYTES ((size_t)2 << 20) /* a huge page */
+
+/* All of it, or under a limit of locked memory as much as fits. It is undone with the mapping. */
+static size_t lock_pages(const uint8_t *at)
+{
+	size_t done = 0;
+
+	if (mlock(at, THMQ_SLAB_BYTES) == 0)
+		done = THMQ_SLAB_BYTES;
+	while (done < THMQ_SLAB_BYTES && mlock(at + done, LOCK_PIECE_BYTES) == 0)
+		done += LOCK_PIECE_BYTES;
+	return done;
+}
+
+static void touch(uint8_t *at)
+{
+	size_t i;
+
+	if (madvise(at, THMQ_SLAB_BYTES, MADV_POPULATE_WRITE) == 0 || errno != EINVAL)
+		return; /* what memory there is is taken; the rest tells when it is used */
+	for (i = 0; i < THMQ_SLAB_BYTES; i += PAGE_BYTES)
+		*(volatile uint8_t *)(at + i) = 0;
+}
+
+int thmqi_pages_map(struct thmq_slabs *s, struct slab *slab)
+{
+	struct thmq_slab *info = &slab->info;
+	int rc;
+
+	info->base = address_of(s, info->index);
+	info->bytes = THMQ_SLAB_BYTES;
+	info->fd = -1;
+	rc = info->domain ? map_shared(s, info->index, &info->pages, &info->fd)
+			  : map_private(s, info->index, &info->pages);
+	if (rc <= 0)
+		return rc;
+	/* before the first touch; memory of another node is better than none */
+	if (slab->node >= 0 && s->topology)
+		thmqi_topology_bind_memory(s->topology, info->base, THMQ_SLAB_BYTES, (uint32_t)slab->node);
+	if (s->lock_pages)
+		slab->locked_bytes = lock_pages(info->base);
+	s->locked_bytes += slab->locked_bytes;
+	if (s->flags & THMQ_SLABS_PREFAULT)
+		touch(info->base);
+	return 1;
+}
+
+/* Address space again. A part of a giant page cannot be given back alone. */
+bool thmqi_pages_unmap(struct thmq_slabs *s, const struct thmq_slab *info)
+{
+	if (info->pages == THMQ_PAGES_GIANT)
+		return false;
+	if (mmap(info->base, THMQ_SLAB_BYTES, PROT_NONE, RESERVED | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return false;
+	if (info->fd >= 0)
+		close(info->fd);
+	return true;
+}
+
+/* ------------------------------------------------------------------- descriptors */
+
+#define DESCRIPTORS_BYTES ((SLAB_PAGES + SLAB_UNITS) * sizeof(struct thmq_buf))
+
+/* Address space for all that there could be; memory where there are some. All zero: nothing begins anywhere. */
+bool thmqi_descriptors_map(struct slab *slab)
+{
+	void *p = mmap(NULL, DESCRIPTORS_BYTES, PROT_READ | PROT_WRITE, RESERVED, -1, 0);
+
+	if (p == MAP_FAILED)
+		return false;
+	slab->pages = p;
+	slab->smalls = slab->pages + SLAB_PAGES;
+	return true;
+}
+
+void thmqi_descriptors_clear(struct slab *slab)
+{
+	madvise(slab->pages, DESCRIPTORS_BYTES, MADV_DONTNEED);
+}
+
+void thmqi_descriptors_unmap(struct slab *slab)
+{
+	munmap(slab->pages, DESCRIPTORS_BYTES);
+}
