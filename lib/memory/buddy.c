@@ -118,6 +118,17 @@ bool thmqi_buddy_take(struct thmq_pool *p, struct arena *a, uint32_t order, stru
 	return true;
 }
 
+/* The @i-th piece of @order of a block that is in no list. */
+struct thmq_buf *thmqi_buddy_piece(struct thmq_pool *p, struct thmq_buf *b, uint32_t i, uint32_t order)
+{
+	struct slab *slab = slab_of(p, b);
+	uint32_t offset = (uint32_t)(b->data - slab->info.base) + i * block_bytes(order);
+	struct thmq_buf *piece = thmqi_buddy_entry(slab, offset, order);
+
+	form(p, slab, piece, offset, order);
+	return piece;
+}
+
 /* Its upper half becomes free. Below a page its descriptor would be another one: the holder's pointer must stay. */
 uint32_t thmqi_buddy_halve(struct thmq_pool *p, struct thmq_buf *b)
 {

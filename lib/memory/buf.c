@@ -6,11 +6,13 @@
  */
 #include "internal.h"
 
-/* How many of an order are kept at hand: 512 KiB of them, but 64 at most and one at least. */
+/* How many of an order are kept at hand: 512 KiB of them, but 1024 at most and one at least. */
 static inline uint32_t held_max(uint32_t order)
 {
-	return order <= 7 ? 64 : THMQI_MAX(64u >> (order - 7), 1u);
+	return order <= 3 ? 1024 : THMQI_MAX(1024u >> (order - 3), 1u);
 }
+
+#define CUT_ORDERS 3u /* a block that is split for a smaller one than a page is cut into 8 */
 
 #if defined(THMQI_DEBUG)
 #define COOKIE 0x5ca1ab1e0ddba11ull
@@ -112,6 +114,28 @@ static struct thmq_buf *find_in(struct thmq_pool *p, struct arena *a, uint32_t o
 	return NULL;
 }
 
+/*
+ * A small block is seldom wanted alone: eight at once cost little more than one. Only where no block of its size is free,
+ * so that no larger one is cut for nothing.
+ */
+static struct thmq_buf *cut(struct thmq_pool *p, struct arena *a, uint32_t order)
+{
+	struct thmq_buf *b, *piece;
+	uint32_t i;
+
+	if (order >= PAGE_ORDER || (a->free_orders >> order & 1) ||
+	    !thmqi_buddy_take(p, a, order + CUT_ORDERS, &b))
+		return NULL;
+	for (i = (1u << CUT_ORDERS) - 1; i > 0; i--) {
+		piece = thmqi_buddy_piece(p, b, i, order);
+		piece->state = BLOCK_HELD;
+		piece->next = a->held[order];
+		a->held[order] = piece;
+	}
+	__atomic_store_n(&a->held_count[order], a->held_count[order] + (1u << CUT_ORDERS) - 1, __ATOMIC_RELAXED);
+	return thmqi_buddy_piece(p, b, 0, order);
+}
+
 static __attribute__((noinline, cold)) struct thmq_buf *refuse(struct thmq_pool *p)
 {
 	thmqi_count(&p->refused, 1);
@@ -124,7 +148,8 @@ static __attribute__((noinline)) struct thmq_buf *find(struct thmq_pool *p, uint
 	struct thmq_buf *b = NULL;
 
 	thmqi_count(&p->misses, 1);
-	if (thmqi_buddy_take(p, &p->arena[purpose], order, &b))
+	b = cut(p, &p->arena[purpose], order);
+	if (b || thmqi_buddy_take(p, &p->arena[purpose], order, &b))
 		return b;
 	thmqi_home_drain(p);
 	b = find_in(p, &p->arena[purpose], order);

@@ -157,6 +157,7 @@ void thmqi_buddy_remove_slab(struct thmq_pool *p, struct slab *slab); /* it is w
 bool thmqi_buddy_take(struct thmq_pool *p, struct arena *a, uint32_t order, struct thmq_buf **ret_buf);
 void thmqi_buddy_give(struct thmq_pool *p, struct slab *slab, uint32_t offset, uint32_t order);
 bool thmqi_buddy_move_root(struct thmq_pool *p, uint32_t arena); /* from what is general to a reserve */
+struct thmq_buf *thmqi_buddy_piece(struct thmq_pool *p, struct thmq_buf *b, uint32_t i, uint32_t order);
 uint32_t thmqi_buddy_halve(struct thmq_pool *p, struct thmq_buf *b); /* a block in use; its new order */
 
 /* buf.c */

@@ -334,8 +334,8 @@ int thmq_slabs_stats(struct thmq_slabs *s, struct thmq_slabs_stats *ret_stats)
 		return -EINVAL;
 	fill_stats(s, &st);
 	st.size = ret_stats->size;
-	memset(ret_stats, 0, ret_stats->size);
-	memcpy(ret_stats, &st, THMQI_MIN(sizeof(st), (size_t)ret_stats->size));
+	memset(ret_stats, 0, st.size);
+	memcpy(ret_stats, &st, THMQI_MIN(sizeof(st), (size_t)st.size));
 	return 0;
 }
 
