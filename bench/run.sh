@@ -16,6 +16,7 @@ dir='' parts='' args=''
 # a part's programs; later parts add theirs
 programs() {
 	case $1 in
+	memory) echo memory_pool_bench ;;
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
@@ -53,6 +54,10 @@ for part in $parts; do wanted="$wanted $(programs "$part")"; done
 
 case " $parts " in *' rivals '*) install_rivals ;; esac
 [ -d "$build/meson-private" ] || meson setup --buildtype=release -Dtests=false -Dexamples=false "$build" "$here" >&2
+case " $parts " in *' memory '*) # loaded while it runs
+	sh "$here/tests/install.sh" libjemalloc2 libmimalloc2.0 >/dev/null 2>&1 ||
+		echo "bench/run.sh: not all rivals can be installed, the others are measured" >&2 ;;
+esac
 targets=''
 for p in $wanted; do targets="$targets bench/$p"; done
 # shellcheck disable=SC2086 # lists of words

@@ -104,6 +104,7 @@ struct thmq_pool {
 	uint64_t bytes, misses, slab_misses, refused, remote_frees;
 	uint64_t mistakes;
 	uint64_t refused_at; /* in_use at the last refusal that was not told of yet; 0: none */
+	uint64_t tidied_free; /* bytes that were free after the last tidying; 0: a slab has come since */
 	uint32_t used_blocks;
 	uint32_t slab_count;
 	uint64_t thread; /* whose it is, where that was said: checked by debug builds */

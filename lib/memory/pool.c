@@ -20,6 +20,7 @@ static void take_in(struct thmq_pool *p, struct slab *slab)
 	p->slab[p->slab_count] = slab;
 	__atomic_store_n(&p->slab_count, p->slab_count + 1, __ATOMIC_RELAXED);
 	thmqi_count(&p->bytes, THMQ_SLAB_BYTES);
+	p->tidied_free = 0;
 	thmqi_buddy_add_slab(p, slab);
 	thmqi_registrars_add_of_pool(p, slab);
 	memory_poison(slab->info.base, THMQ_SLAB_BYTES);
@@ -231,6 +232,18 @@ static struct slab *surplus(const struct thmq_pool *p)
 	return NULL;
 }
 
+/* What could not be given back, since each slab has a block in use, is not tried again before more is free. */
+bool thmqi_pool_is_untidy(struct thmq_pool *p)
+{
+	uint64_t bytes = general_free(p);
+
+	if (bytes + THMQ_BLOCK_MAX < p->tidied_free)
+		p->tidied_free = bytes;
+	if (bytes < p->opts.low_bytes)
+		return may_grow(p);
+	return p->opts.high_bytes && bytes > p->opts.high_bytes && bytes >= p->tidied_free + THMQ_BLOCK_MAX;
+}
+
 int thmq_pool_tidy(struct thmq_pool *p)
 {
 	bool did = thmqi_home_drain(p) > 0;
@@ -246,6 +259,7 @@ int thmq_pool_tidy(struct thmq_pool *p)
 		let_go(p, slab);
 		did = true;
 	}
+	p->tidied_free = general_free(p);
 	tell_room(p);
 	return did;
 }

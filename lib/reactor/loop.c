@@ -23,6 +23,7 @@
  * hands needs two for a moment. */
 #define RING_DEPTH_SMALL 32u
 #define SMALL_MEMLOCK_BYTES (1u << 20)
+#define POOL_KEEP_BYTES (4ull * THMQI_SLAB_BYTES) /* free memory that a core keeps: other cores may want the rest */
 #define BROKEN_NAP_NS 1000000u /* a ring that cannot be slept on is looked at this often */
 
 /* -------------------------------------------------------------------- time */
@@ -217,6 +218,8 @@ static uint32_t wait_for_work(struct loop *l, uint64_t deadline)
 	uint32_t done = 0;
 	bool work;
 
+	if (thmqi_pool_is_untidy(l->core.pool))
+		thmq_pool_tidy(l->core.pool);
 	if (world->idle) {
 		uint64_t now = thmqi_loop_read_clock(l);
 		uint64_t until = THMQI_MIN(deadline, l->next_deadline);
@@ -343,7 +346,8 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	rc = !l->heap         ? -ENOMEM
 	     : l->wake_fd < 0 ? -errno
-			      : thmqi_pool_open(env->slabs, &l->core.pool);
+			      : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
+					       &l->core.pool);
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);

@@ -30,6 +30,7 @@ lib=$(dirname "$(dirname "$pc")")
 for header in thundermq.h log.h; do
 	[ "$(find "$tmp/root" -path "*/include/thundermq/$header")" ] || fail "$header was not installed"
 done
+[ "$(find "$tmp/root" -path "*/include/thundermq/pool.h")" ] || fail "pool.h was not installed"
 # only what is public
 [ -z "$(find "$tmp/root" -name '*.h' | grep -v '/include/thundermq/')" ] || fail "a header too many"
 for file in libthundermq.a libthundermq.so libthundermq.so.0; do
@@ -71,6 +72,12 @@ needed=$(readelf -d "$tmp/shared" | sed -n 's/.*(NEEDED).*\[\(.*\)\].*/\1/p')
 echo "$needed" | grep -qx libthundermq.so.0 || fail "linked to no libthundermq.so.0: $needed"
 # what it needs is its own matter: a user names one library
 [ -z "$(echo "$needed" | grep -E 'uring|hwloc|isal')" ] || fail "the user's program names our libraries: $needed"
+
+# the memory pool on its own
+# shellcheck disable=SC2046
+"$cc" -Wall -Wextra -Werror "$(cd "$(dirname "$0")/../.." && pwd)/examples/packet_pool.c" -o "$tmp/packets" \
+	$(pkg --cflags --libs) -pthread || fail "packet_pool.c does not link"
+LD_LIBRARY_PATH=$lib "$tmp/packets" || fail "packet_pool does not run"
 
 # our library static, those below it as the system has them
 # shellcheck disable=SC2046

@@ -7,6 +7,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <thundermq/log.h>
+#include <thundermq/pool.h>
 #include <thundermq/thundermq.h>
 
 TestSuite(api_abi, .timeout = 30);
@@ -40,7 +41,16 @@ static const struct {
 	STRUCT(thmq_log_stats, 216, relocated_bytes, 208),
 	STRUCT(thmq_log_visitor, 56, loss, 48),
 	STRUCT(thmq_log_repair_opts, 16, quarantine_dir, 8),
+	STRUCT(thmq_slabs_opts, 24, reserved, 20),
+	STRUCT(thmq_slabs_stats, 80, registration_ns_max, 72),
+	STRUCT(thmq_pool_opts, 72, ctx, 64),
+	STRUCT(thmq_pool_stats, 240, fragmentation, 236),
 	/* arrays of the caller's, and what is stored: never change */
+	STRUCT(thmq_slab, 32, pages, 28),
+	STRUCT(thmq_registrar, 40, internal, 32),
+	STRUCT(thmq_pool_leak, 16, bytes, 8),
+	STRUCT(thmq_buf, 64, reserved, 63),
+	STRUCT(thmq_slice, 24, reserved, 20),
 	STRUCT(thmq_claim, 48, internal, 16),
 	STRUCT(thmq_message, 72, internal, 56),
 	STRUCT(thmq_event, 80, reserved, 64),
@@ -139,6 +149,8 @@ Test(api_abi, options_begin_with_size_and_flags)
 	OPTS(thmq_consumer_opts);
 	OPTS(thmq_log_opts);
 	OPTS(thmq_log_repair_opts);
+	OPTS(thmq_slabs_opts);
+	OPTS(thmq_pool_opts);
 }
 
 Test(api_abi, the_macros_make_what_init_makes)
@@ -158,6 +170,8 @@ Test(api_abi, the_macros_make_what_init_makes)
 	SAME(thmq_consumer_opts, THMQ_CONSUMER_OPTS);
 	SAME(thmq_log_opts, THMQ_LOG_OPTS);
 	SAME(thmq_log_repair_opts, THMQ_LOG_REPAIR_OPTS);
+	SAME(thmq_slabs_opts, THMQ_SLABS_OPTS);
+	SAME(thmq_pool_opts, THMQ_POOL_OPTS);
 }
 
 Test(api_abi, numbers_never_change)
@@ -201,6 +215,17 @@ Test(api_abi, numbers_never_change)
 		IS(THMQ_BROKER_NO_BACKGROUND_FLUSH, 2),
 		IS(THMQ_LOG_NO_BACKGROUND_FLUSH, 2),
 		IS(THMQ_ENV_LOCK_MEMORY, 16),
+		IS(THMQ_BLOCK_MIN, 64),         IS(THMQ_BLOCK_MAX, 8388608),
+		IS(THMQ_BLOCK_ORDERS, 18),      IS(THMQ_SLAB_BYTES, 33554432),
+		IS(THMQ_SLABS_MAX, 4096),       IS(THMQ_REGISTRARS_MAX, 64),
+		IS(THMQ_DOMAIN_PRIVATE, 0),     IS(THMQ_PAGES_DEFAULT, 0),
+		IS(THMQ_PAGES_GIANT, 1),        IS(THMQ_PAGES_HUGE, 2),
+		IS(THMQ_PAGES_TRANSPARENT, 3),  IS(THMQ_PAGES_PLAIN, 4),
+		IS(THMQ_SLABS_LOCK, 1),         IS(THMQ_SLABS_PREFAULT, 2),
+		IS(THMQ_REGISTRAR_REMOTE, 1),   IS(THMQ_REGISTRAR_ANY_DOMAIN, 2),
+		IS(THMQ_PURPOSE_GENERAL, 0),    IS(THMQ_PURPOSE_RECEIVE, 1),
+		IS(THMQ_PURPOSE_SEND, 2),       IS(THMQ_POOL_NODE, 1),
+		IS(THMQ_POOL_NEAR, 2),
 		IS(THMQ_FLUSH_PROBE, 0),        IS(THMQ_FLUSH_DSYNC, 1),
 		IS(THMQ_FLUSH_FDATASYNC, 2),    IS(THMQ_POLLED_PROBE, 0),
 		IS(THMQ_POLLED_OFF, 1),         IS(THMQ_POLLED_ON, 2),
