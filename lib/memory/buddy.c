@@ -28,6 +28,7 @@ static void form(const struct thmq_pool *p, const struct slab *slab, struct thmq
 	b->size = block_bytes(order);
 	b->pool = (struct thmq_pool *)p;
 	b->slab_index = (int32_t)slab->info.index;
+	b->remote = 0;
 	b->order = (uint8_t)order;
 	b->arena = slab->root_arena[offset / THMQ_BLOCK_MAX];
 }

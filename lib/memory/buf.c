@@ -58,26 +58,44 @@ static void debug_free(struct thmq_buf *b)
 
 static inline struct thmq_buf *held_pop(struct arena *a, uint32_t order)
 {
-	struct thmq_buf *b = a->held[order];
+	struct hand *h = &a->hand[order];
+	struct thmq_buf *b = h->first;
 
 	if (thmqi_likely(b != NULL)) {
-		a->held[order] = b->next;
-		__atomic_store_n(&a->held_count[order], a->held_count[order] - 1, __ATOMIC_RELAXED);
+		h->first = b->next;
+		__atomic_store_n(&h->count, h->count - 1, __ATOMIC_RELAXED);
 	}
 	return b;
+}
+
+static inline uint32_t held_push(struct hand *h, struct thmq_buf *b)
+{
+	uint32_t count = h->count + 1;
+
+	b->state = BLOCK_HELD;
+	b->next = h->first;
+	h->first = b;
+	__atomic_store_n(&h->count, count, __ATOMIC_RELAXED);
+	return count;
+}
+
+void thmqi_hands_init(struct arena *a)
+{
+	for (uint32_t order = 0; order < ORDERS; order++)
+		a->hand[order].max = held_max(order);
 }
 
 /* The oldest are joined: those on top are still in the processor's cache. */
 void thmqi_held_join(struct thmq_pool *p, struct arena *a, uint32_t order, uint32_t keep)
 {
-	struct thmq_buf **link = &a->held[order], *b, *next;
+	struct thmq_buf **link = &a->hand[order].first, *b, *next;
 	uint32_t i;
 
 	for (i = 0; i < keep && *link; i++)
 		link = &(*link)->next;
 	b = *link;
 	*link = NULL;
-	__atomic_store_n(&a->held_count[order], i, __ATOMIC_RELAXED);
+	__atomic_store_n(&a->hand[order].count, i, __ATOMIC_RELAXED);
 	for (; b; b = next) {
 		struct slab *slab = slab_of(p, b);
 
@@ -92,7 +110,7 @@ bool thmqi_held_join_all(struct thmq_pool *p, struct arena *a)
 	uint32_t order;
 
 	for (order = 0; order < ORDERS; order++)
-		if (a->held[order]) {
+		if (a->hand[order].first) {
 			thmqi_held_join(p, a, order, 0);
 			any = true;
 		}
@@ -120,19 +138,14 @@ static struct thmq_buf *find_in(struct thmq_pool *p, struct arena *a, uint32_t o
  */
 static struct thmq_buf *cut(struct thmq_pool *p, struct arena *a, uint32_t order)
 {
-	struct thmq_buf *b, *piece;
+	struct thmq_buf *b;
 	uint32_t i;
 
 	if (order >= PAGE_ORDER || (a->free_orders >> order & 1) ||
 	    !thmqi_buddy_take(p, a, order + CUT_ORDERS, &b))
 		return NULL;
-	for (i = (1u << CUT_ORDERS) - 1; i > 0; i--) {
-		piece = thmqi_buddy_piece(p, b, i, order);
-		piece->state = BLOCK_HELD;
-		piece->next = a->held[order];
-		a->held[order] = piece;
-	}
-	__atomic_store_n(&a->held_count[order], a->held_count[order] + (1u << CUT_ORDERS) - 1, __ATOMIC_RELAXED);
+	for (i = (1u << CUT_ORDERS) - 1; i > 0; i--)
+		held_push(&a->hand[order], thmqi_buddy_piece(p, b, i, order));
 	return thmqi_buddy_piece(p, b, 0, order);
 }
 
@@ -163,13 +176,45 @@ static __attribute__((noinline)) struct thmq_buf *find(struct thmq_pool *p, uint
 	return find_in(p, &p->arena[THMQ_PURPOSE_GENERAL], order);
 }
 
-static inline void count_use(struct thmq_pool *p, const struct thmq_buf *b, uint64_t by)
+static inline void count_taken(struct thmq_pool *p, const struct thmq_buf *b)
 {
-	thmqi_count(&p->in_use, by);
-	if (p->in_use > p->in_use_max)
-		__atomic_store_n(&p->in_use_max, p->in_use, __ATOMIC_RELAXED);
+	uint64_t in_use = p->in_use + b->size;
+
+	__atomic_store_n(&p->in_use, in_use, __ATOMIC_RELAXED);
+	if (thmqi_unlikely(in_use > p->in_use_max))
+		__atomic_store_n(&p->in_use_max, in_use, __ATOMIC_RELAXED);
 	if (thmqi_unlikely(b->arena))
-		thmqi_count(&p->arena[b->arena].in_use, by);
+		thmqi_count(&p->arena[b->arena].in_use, b->size);
+}
+
+static inline void count_given(struct thmq_pool *p, const struct thmq_buf *b, uint32_t bytes)
+{
+	thmqi_count(&p->in_use, -(uint64_t)bytes);
+	if (thmqi_unlikely(b->arena))
+		thmqi_count(&p->arena[b->arena].in_use, -(uint64_t)bytes);
+}
+
+/* Its descriptor was last free: nobody has dropped a reference of it elsewhere, remote is 0. */
+static inline int taken(struct thmq_pool *p, struct thmq_buf *b, struct thmq_buf **ret_buf)
+{
+	b->state = BLOCK_USED;
+	b->refs = 1;
+	b->user = 0;
+	b->owner = 0;
+	debug_take(b);
+	memory_unpoison(b->data, b->size);
+	count_taken(p, b);
+	*ret_buf = b;
+	return 0;
+}
+
+/* None is at hand. Apart, so that the way of those that are needs no stack. */
+static __attribute__((noinline)) int alloc_slowly(struct thmq_pool *p, uint32_t order, uint32_t purpose,
+						  struct thmq_buf **ret_buf)
+{
+	struct thmq_buf *b = find(p, purpose, order);
+
+	return b ? taken(p, b, ret_buf) : -ENOBUFS;
 }
 
 int thmq_buf_alloc(struct thmq_pool *p, uint32_t size, uint32_t purpose, struct thmq_buf **ret_buf)
@@ -183,22 +228,9 @@ int thmq_buf_alloc(struct thmq_pool *p, uint32_t size, uint32_t purpose, struct 
 		return -EINVAL;
 	order = order_of(size);
 	b = held_pop(&p->arena[purpose], order);
-	if (thmqi_unlikely(!b)) {
-		b = find(p, purpose, order);
-		if (!b)
-			return -ENOBUFS;
-	}
-	b->state = BLOCK_USED;
-	b->refs = 1;
-	b->remote = 0;
-	b->user = 0;
-	b->owner = 0;
-	debug_take(b);
-	memory_unpoison(b->data, b->size);
-	p->used_blocks++;
-	count_use(p, b, b->size);
-	*ret_buf = b;
-	return 0;
+	if (thmqi_unlikely(!b))
+		return alloc_slowly(p, order, purpose, ret_buf);
+	return taken(p, b, ret_buf);
 }
 
 static __attribute__((noinline, cold)) int mistake(struct thmq_buf *b)
@@ -209,32 +241,31 @@ static __attribute__((noinline, cold)) int mistake(struct thmq_buf *b)
 	return -EINVAL;
 }
 
-static void free_block(struct thmq_buf *b)
+static __attribute__((noinline)) int join_half(struct thmq_pool *p, struct arena *a, uint32_t order)
 {
-	struct thmq_pool *p = b->pool;
-	struct arena *a = &p->arena[b->arena];
-	uint32_t order = b->order;
-
-	p->used_blocks--;
-	count_use(p, b, -(uint64_t)b->size);
-	debug_free(b);
-	memory_poison(b->data, b->size);
-	b->state = BLOCK_HELD;
-	b->next = a->held[order];
-	a->held[order] = b;
-	__atomic_store_n(&a->held_count[order], a->held_count[order] + 1, __ATOMIC_RELAXED);
-	if (thmqi_unlikely(a->held_count[order] > held_max(order)))
-		thmqi_held_join(p, a, order, held_max(order) / 2);
+	thmqi_held_join(p, a, order, a->hand[order].max / 2);
+	return 0;
 }
 
 int thmq_buf_unref(struct thmq_buf *b)
 {
+	struct thmq_pool *p = b->pool;
+	struct arena *a;
+	struct hand *h;
+
 	if (thmqi_unlikely(b->state != BLOCK_USED))
 		return mistake(b);
 	check_used(b);
-	check_thread(b->pool);
-	if (--b->refs == 0)
-		free_block(b);
+	check_thread(p);
+	if (--b->refs)
+		return 0;
+	a = &p->arena[b->arena];
+	h = &a->hand[b->order];
+	count_given(p, b, b->size);
+	debug_free(b);
+	memory_poison(b->data, b->size);
+	if (thmqi_unlikely(held_push(h, b) > h->max))
+		return join_half(p, a, b->order);
 	return 0;
 }
 
@@ -259,7 +290,7 @@ void thmq_buf_trim(struct thmq_buf *b, uint32_t used)
 		memory_poison(b->data + b->size / 2, b->size / 2);
 		thmqi_buddy_halve(b->pool, b);
 	}
-	count_use(b->pool, b, (uint64_t)b->size - size);
+	count_given(b->pool, b, size - b->size);
 }
 
 /* ------------------------------------------------------------ freed elsewhere */

@@ -87,10 +87,15 @@ struct thmq_slabs {
 	struct thmqi_topology *topology; /* once a pool has asked for a node */
 };
 
+/* Blocks of one size at hand: a stack, the last freed is the first used. */
+struct hand {
+	struct thmq_buf *first;
+	uint32_t count, max;
+};
+
 /* Free blocks of one purpose. */
 struct arena {
-	struct thmq_buf *held[ORDERS]; /* at hand: a stack, the last freed is the first used */
-	uint32_t held_count[ORDERS];
+	struct hand hand[ORDERS];
 	uint32_t free_orders; /* bit per order with a free block */
 	struct thmq_buf *free[ORDERS];
 	uint32_t free_count[ORDERS];
@@ -105,7 +110,6 @@ struct thmq_pool {
 	uint64_t mistakes;
 	uint64_t refused_at; /* in_use at the last refusal that was not told of yet; 0: none */
 	uint64_t tidied_free; /* bytes that were free after the last tidying; 0: a slab has come since */
-	uint32_t used_blocks;
 	uint32_t slab_count;
 	uint64_t thread; /* whose it is, where that was said: checked by debug builds */
 	struct thmq_slabs *slabs;
@@ -161,7 +165,11 @@ bool thmqi_buddy_move_root(struct thmq_pool *p, uint32_t arena); /* from what is
 struct thmq_buf *thmqi_buddy_piece(struct thmq_pool *p, struct thmq_buf *b, uint32_t i, uint32_t order);
 uint32_t thmqi_buddy_halve(struct thmq_pool *p, struct thmq_buf *b); /* a block in use; its new order */
 
+/* leaks.c: blocks in use; walks all if there is one */
+uint32_t thmqi_pool_used_blocks(const struct thmq_pool *p);
+
 /* buf.c */
+void thmqi_hands_init(struct arena *a);
 uint32_t thmqi_home_drain(struct thmq_pool *p);
 void thmqi_held_join(struct thmq_pool *p, struct arena *a, uint32_t order, uint32_t keep);
 bool thmqi_held_join_all(struct thmq_pool *p, struct arena *a); /* false: there was none */

@@ -3,7 +3,7 @@
 #include "internal.h"
 
 struct leaks {
-	struct thmq_pool_leak *list;
+	struct thmq_pool_leak *list; /* NULL: they are only counted */
 	uint32_t count;
 };
 
@@ -17,10 +17,23 @@ static void walk(const struct slab *slab, struct leaks *l)
 		b = thmqi_buddy_entry(slab, at, PAGE_ORDER);
 		if (b->state == BLOCK_INSIDE) /* a page of smaller blocks */
 			b = thmqi_buddy_entry(slab, at, 0);
-		if (b->state == BLOCK_USED)
-			l->list[l->count++] = (struct thmq_pool_leak){b->owner, 1, b->size};
+		if (b->state == BLOCK_USED) {
+			if (l->list)
+				l->list[l->count] = (struct thmq_pool_leak){b->owner, 1, b->size};
+			l->count++;
+		}
 		at += b->state == BLOCK_INSIDE ? THMQ_BLOCK_MIN : block_bytes(b->order);
 	}
+}
+
+uint32_t thmqi_pool_used_blocks(const struct thmq_pool *p)
+{
+	struct leaks l = {0};
+	uint32_t i;
+
+	for (i = 0; p->in_use && i < p->slab_count; i++)
+		walk(p->slab[i], &l);
+	return l.count;
 }
 
 static int by_owner(const void *a, const void *b)
@@ -58,19 +71,20 @@ static void merge(struct leaks *l)
 int thmq_pool_leaks(struct thmq_pool *p, struct thmq_pool_leak *leaks, uint32_t max)
 {
 	struct leaks l = {0};
-	uint32_t i;
+	uint32_t i, used;
 
 	if (!p || (max && !leaks))
 		return -EINVAL;
 	thmqi_home_drain(p);
-	if (!p->used_blocks)
+	used = thmqi_pool_used_blocks(p);
+	if (!used)
 		return 0;
-	l.list = malloc(p->used_blocks * sizeof(*l.list));
+	l.list = malloc(used * sizeof(*l.list));
 	if (!l.list)
 		return -ENOMEM;
 	for (i = 0; i < p->slab_count; i++)
 		walk(p->slab[i], &l);
-	thmqi_assert(l.count == p->used_blocks);
+	thmqi_assert(l.count == used);
 	merge(&l);
 	if (max)
 		memcpy(leaks, l.list, THMQI_MIN(max, l.count) * sizeof(*leaks));

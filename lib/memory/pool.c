@@ -153,6 +153,8 @@ int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts, stru
 	if (!p)
 		return thmqi_fail(-ENOMEM, "no memory for a pool");
 	memset(p, 0, sizeof(*p));
+	for (uint32_t i = 0; i < ARENAS; i++)
+		thmqi_hands_init(&p->arena[i]);
 	p->slabs = s;
 	p->opts = o;
 	p->node = node;
@@ -182,7 +184,7 @@ int64_t thmq_pool_close(struct thmq_pool *p)
 	s = p->slabs;
 	take_in_spare(p);
 	thmqi_home_drain(p);
-	left = p->used_blocks;
+	left = thmqi_pool_used_blocks(p);
 	while (p->slab_count)
 		let_go(p, p->slab[p->slab_count - 1]);
 	pthread_mutex_lock(&s->lock);
@@ -307,7 +309,7 @@ static void fill_stats(struct thmq_pool *p, struct thmq_pool_stats *st)
 	st->mistakes = seen(p->mistakes);
 	for (i = 0; i < ARENAS; i++)
 		for (o = 0; o < ORDERS; o++)
-			st->free_blocks[o] += seen(p->arena[i].free_count[o]) + seen(p->arena[i].held_count[o]);
+			st->free_blocks[o] += seen(p->arena[i].free_count[o]) + seen(p->arena[i].hand[o].count);
 	for (o = 0; o < ORDERS; o++) {
 		free_bytes += st->free_blocks[o] * block_bytes(o);
 		if (st->free_blocks[o])
