@@ -15,7 +15,7 @@
 #include <thundermq/pool.h>
 
 #define PACKETS 200000u
-#define RING 1024u
+#define RING 4096u /* more than the pool has room for: then the line waits */
 #define HEADER 14u
 #define OWNER_PACKET 1u
 #define OWNER_ANSWER 2u
@@ -138,7 +138,7 @@ int main(void)
 	int64_t lost;
 
 	if (thmq_slabs_open(THMQ_SLABS_OPTS(.limit_bytes = 64u << 20), &slabs) ||
-	    thmq_pool_open(slabs, THMQ_POOL_OPTS(.limit_bytes = THMQ_SLAB_BYTES, .receive_bytes = 8u << 20, .send_bytes = 8u << 20,
+	    thmq_pool_open(slabs, THMQ_POOL_OPTS(.limit_bytes = THMQ_SLAB_BYTES, .receive_bytes = 8u << 20, .send_bytes = 16u << 20,
 						 .room = on_room, .ctx = &rx), &rx.pool))
 		return fprintf(stderr, "%s\n", thmq_errmsg()), 1;
 	if (pthread_create(&inspector, NULL, inspect, &ring))

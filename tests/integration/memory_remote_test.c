@@ -2,7 +2,8 @@
 /*
  * memory_remote_test.c - blocks of one core's pool dropped by four other threads while the core goes on allocating: none
  * is lost, none comes twice, and what a thread wrote before it let go is seen by the next holder. Some blocks have
- * a reference for each thread, dropped at the same time. A plain program, so that it also runs under the thread sanitizer.
+ * a reference for each thread, dropped at the same time. One thread more fetches slabs for the pool, and each looks keys up
+ * meanwhile. A plain program, so that it also runs under the thread sanitizer.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -29,6 +30,19 @@ struct ring {
 
 static struct ring rings[THREADS];
 static _Atomic bool done;
+static struct thmqi_slabs *slabs;
+
+static int add(struct thmq_registrar *r, const struct thmq_slab *slab, uint64_t *ret_key)
+{
+	*ret_key = 77 + slab->index;
+	return 0;
+}
+
+static void remove_slab(struct thmq_registrar *r, const struct thmq_slab *slab, uint64_t key)
+{
+}
+
+static struct thmq_registrar registrar = {.add = add, .remove = remove_slab};
 
 static bool give(struct ring *r, struct thmqi_buf *b)
 {
@@ -46,6 +60,7 @@ static void *let_go(void *arg)
 	struct ring *r = arg;
 	uint32_t tail = 0;
 	struct thmqi_buf *b;
+	uint64_t key;
 
 	for (;;) {
 		if (tail == atomic_load_explicit(&r->head, memory_order_acquire)) {
@@ -58,10 +73,24 @@ static void *let_go(void *arg)
 		atomic_store_explicit(&r->tail, ++tail, memory_order_release);
 		if (b->data[0] != (uint8_t)b->user)
 			r->wrong++;
+		if (thmq_slabs_key(slabs, &registrar, b->data, &key) || key != 77u + (uint64_t)b->slab_index)
+			r->wrong++;
 		/* a word of its own: shared blocks are written by all at once */
 		b->data[64 * (1 + r->number)] = (uint8_t)tail;
 		thmqi_buf_unref_remote(b);
 	}
+}
+
+static void *fetch(void *pool)
+{
+	struct thmq_pool_stats st = {.size = sizeof(st)};
+
+	while (!atomic_load(&done)) {
+		thmq_pool_prepare(pool);
+		thmq_pool_stats(pool, &st);
+		sched_yield();
+	}
+	return NULL;
 }
 
 static bool room_in_all(void)
@@ -134,15 +163,18 @@ static int many_references_of_one_block(struct thmqi_pool *pool)
 int main(void)
 {
 	struct thmqi_pool_stats stats;
-	struct thmqi_slabs *slabs;
 	struct thmqi_pool *pool;
 	struct thmqi_prng prng;
+	pthread_t fetcher;
 	uint32_t round, i, full = 0, left;
 	uint64_t wrong = 0, given = 0;
 	int failed;
 
 	alarm(120);
-	if (thmqi_slabs_open(1, &slabs) || thmqi_pool_open(slabs, &pool))
+	if (thmqi_slabs_open(2 * THMQ_SLAB_BYTES, &slabs) ||
+	    thmq_pool_open(slabs, THMQ_POOL_OPTS(.low_bytes = THMQ_BLOCK_MAX, .high_bytes = THMQ_SLAB_BYTES + THMQ_BLOCK_MAX),
+			   &pool) ||
+	    thmq_slabs_subscribe(slabs, &registrar) || pthread_create(&fetcher, NULL, fetch, pool))
 		return 1;
 	thmqi_prng_seed(&prng, 11);
 	for (i = 0; i < THREADS; i++) {
@@ -151,7 +183,10 @@ int main(void)
 			return 1;
 	}
 	for (round = 0; round < ROUNDS;) {
-		thmqi_pool_drain(pool);
+		if (round % 1024)
+			thmqi_pool_drain(pool);
+		else
+			thmq_pool_tidy(pool);
 		if (!room_in_all()) {
 			sched_yield();
 			continue;
@@ -169,11 +204,12 @@ int main(void)
 		pthread_join(rings[i].thread, NULL);
 		wrong += rings[i].wrong;
 	}
+	pthread_join(fetcher, NULL);
 	thmqi_pool_drain(pool);
 	thmqi_pool_stats(pool, &stats);
 	failed = many_references_of_one_block(pool);
 	left = thmqi_pool_close(pool);
-	thmqi_slabs_close(slabs);
+	failed |= thmq_slabs_unsubscribe(slabs, &registrar) || thmq_slabs_close(slabs);
 	printf("%u blocks, %llu references given, %llu came home, %llu wrong, %u times full, %u "
 	       "left\n",
 	       ROUNDS, (unsigned long long)given, (unsigned long long)stats.remote_frees,

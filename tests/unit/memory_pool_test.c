@@ -2,6 +2,7 @@
 /* memory_pool_test.c - a core's pool by its public face: reserves, marks, back-pressure, leaks, mistakes, slices. */
 #include <criterion/criterion.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include "memory/memory.h"

@@ -234,7 +234,7 @@ Test(memory_share, what_one_peer_had_no_other_one_gets)
 	p = open_pool(s, 2); /* the only place there is */
 	b = take(p, 4096);
 	memset(b->data, 7, 4096);
-	cr_assert_eq(seen[0], 0, "other memory");
+	cr_assert_neq(seen[0], 7, "other memory");
 	thmq_buf_unref(b);
 	cr_assert_eq(thmq_pool_close(p), 0);
 	p = open_pool(s, 0);
