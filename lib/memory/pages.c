@@ -26,24 +26,10 @@ static uint8_t *address_of(const struct thmq_slabs *s, uint32_t index)
 	return s->base + (size_t)index * THMQ_SLAB_BYTES;
 }
 
-/*
- * Are there so many to spare? Their size is named: where the system's default is 1 GiB, the kernel would round a slab up
- * to that and map over its neighbours.
- */
-static bool to_spare(size_t bytes, int flags, int fd)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-
-	if (p == MAP_FAILED)
-		return false;
-	munmap(p, bytes);
-	return true;
-}
-
 /* At @at or not at all; never over another mapping. A kernel that does not know the flag takes @at for a hint. */
-static bool map_at(uint8_t *at, size_t bytes, int protection, int flags, int fd)
+static bool reserve_again(uint8_t *at, size_t bytes)
 {
-	void *p = mmap(at, bytes, protection, flags | MAP_FIXED_NOREPLACE, fd, 0);
+	void *p = mmap(at, bytes, PROT_NONE, RESERVED | MAP_FIXED_NOREPLACE, -1, 0);
 
 	if (p != MAP_FAILED && p != at)
 		munmap(p, bytes);
@@ -51,18 +37,22 @@ static bool map_at(uint8_t *at, size_t bytes, int protection, int flags, int fd)
 }
 
 /*
- * Mapping over what is reserved may fail and leave a hole all the same, which the next mapping of any other thread
- * falls into: so the hole is made openly, and whatever it holds after a failure is not ours any more.
+ * Memory is mapped somewhere first, and moved over what is reserved when it is there: mapping huge pages over it may
+ * fail and leave a hole all the same, which the next mapping of any other thread falls into. Should the move fail, what is at
+ * @at may not be ours any more. The size of huge pages is named: where the system's default is 1 GiB, the kernel would
+ * round a slab up to that.
  * Return: 1 taken; 0 not to be had, and @at is reserved as before; -1 @at is lost.
  */
 static int replace(uint8_t *at, size_t bytes, int flags, int fd)
 {
-	if (!to_spare(bytes, flags, fd))
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	if (p == MAP_FAILED)
 		return 0;
-	munmap(at, bytes);
-	if (map_at(at, bytes, PROT_READ | PROT_WRITE, flags, fd))
+	if (mremap(p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at)
 		return 1;
-	return map_at(at, bytes, PROT_NONE, RESERVED, -1) ? 0 : -1;
+	munmap(p, bytes);
+	return reserve_again(at, bytes) ? 0 : -1;
 }
 
 /* A giant page lies under many places: all of them at once, or none. */

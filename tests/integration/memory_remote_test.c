@@ -110,7 +110,7 @@ static int hand_out(struct thmqi_pool *pool, uint32_t round, struct thmqi_prng *
 {
 	struct thmqi_buf *b;
 	uint32_t i;
-	int rc = thmqi_buf_alloc(pool, WRITTEN + (uint32_t)thmqi_prng_below(prng, 1u << thmqi_prng_below(prng, 16)), &b);
+	int rc = thmq_buf_alloc(pool, WRITTEN + (uint32_t)thmqi_prng_below(prng, 1u << thmqi_prng_below(prng, 16)), 0, &b);
 
 	if (rc)
 		return rc;
@@ -142,7 +142,7 @@ static int many_references_of_one_block(struct thmqi_pool *pool)
 	pthread_t thread;
 	uint32_t i, home = 0;
 
-	if (thmqi_buf_alloc(pool, 1, &b))
+	if (thmq_buf_alloc(pool, 1, 0, &b))
 		return 1;
 	for (i = 1; i < REFERENCES + 1; i++)
 		thmqi_buf_ref(b);

@@ -10,7 +10,7 @@
 #endif
 
 #define SLABS 6u
-#define UNITS (THMQI_SLAB_BYTES / THMQI_POOL_BLOCK_MIN)
+#define UNITS (THMQI_SLAB_BYTES / THMQ_BLOCK_MIN)
 #define BLOCKS_MAX 2000u
 
 static struct thmqi_slabs *slabs;
@@ -42,7 +42,7 @@ static struct thmqi_buf *take(uint32_t size)
 {
 	struct thmqi_buf *b = NULL;
 
-	cr_assert_eq(thmqi_buf_alloc(pool, size, &b), 0, "%u bytes", size);
+	cr_assert_eq(thmq_buf_alloc(pool, size, 0, &b), 0, "%u bytes", size);
 	return b;
 }
 
@@ -77,8 +77,8 @@ Test(memory_buddy, more_than_the_largest_block_is_refused)
 {
 	struct thmqi_buf *b = (struct thmqi_buf *)&b;
 
-	cr_assert_eq(thmqi_buf_alloc(pool, THMQI_POOL_BLOCK_MAX + 1, &b), -EMSGSIZE);
-	cr_assert_eq(thmqi_buf_alloc(pool, UINT32_MAX, &b), -EMSGSIZE);
+	cr_assert_eq(thmq_buf_alloc(pool, THMQI_POOL_BLOCK_MAX + 1, 0, &b), -EMSGSIZE);
+	cr_assert_eq(thmq_buf_alloc(pool, UINT32_MAX, 0, &b), -EMSGSIZE);
 	cr_assert_eq(b, (struct thmqi_buf *)&b, "left alone");
 	cr_assert_eq(stats().bytes, 0, "and takes no slab");
 }
@@ -90,8 +90,8 @@ Test(memory_buddy, a_full_pool_refuses_and_works_again_when_one_is_back)
 
 	for (i = 0; i < SLABS * 4; i++)
 		b[i] = take(THMQI_POOL_BLOCK_MAX);
-	cr_assert_eq(thmqi_buf_alloc(pool, 1, &one), -ENOBUFS);
-	cr_assert_eq(thmqi_buf_alloc(pool, THMQI_POOL_BLOCK_MAX, &one), -ENOBUFS);
+	cr_assert_eq(thmq_buf_alloc(pool, 1, 0, &one), -ENOBUFS);
+	cr_assert_eq(thmq_buf_alloc(pool, THMQI_POOL_BLOCK_MAX, 0, &one), -ENOBUFS);
 	cr_assert_null(one);
 	cr_assert_eq(stats().refused, 2);
 	cr_assert_eq(stats().largest_free, 0);
@@ -214,14 +214,14 @@ static uint64_t live_bytes;
 
 static uint32_t first_unit(const struct thmqi_buf *b)
 {
-	return (uint32_t)((uintptr_t)b->data % THMQI_SLAB_BYTES / THMQI_POOL_BLOCK_MIN);
+	return (uint32_t)((uintptr_t)b->data % THMQI_SLAB_BYTES / THMQ_BLOCK_MIN);
 }
 
 static void own(const struct thmqi_buf *b, uint32_t at, uint32_t end, uint16_t from, uint16_t to)
 {
 	uint16_t *o = owner[b->slab_index] + first_unit(b);
 
-	for (at /= THMQI_POOL_BLOCK_MIN; at < end / THMQI_POOL_BLOCK_MIN; at++) {
+	for (at /= THMQ_BLOCK_MIN; at < end / THMQ_BLOCK_MIN; at++) {
 		cr_assert_eq(o[at], from, "two have the same bytes");
 		o[at] = to;
 	}
@@ -252,7 +252,7 @@ static void check_marks(const struct thmqi_buf *b, uint64_t value)
 
 static bool model_has_room(uint32_t size, uint64_t bytes)
 {
-	uint32_t units = size / THMQI_POOL_BLOCK_MIN, s, at, n;
+	uint32_t units = size / THMQ_BLOCK_MIN, s, at, n;
 
 	for (s = 0; s < bytes / THMQI_SLAB_BYTES; s++)
 		for (at = 0; at < UNITS; at += units) {
@@ -266,14 +266,14 @@ static bool model_has_room(uint32_t size, uint64_t bytes)
 
 static void model_alloc(uint32_t size, uint64_t value)
 {
-	uint32_t block = THMQI_MAX((uint32_t)thmqi_pow2_up(size), THMQI_POOL_BLOCK_MIN);
+	uint32_t block = THMQI_MAX((uint32_t)thmqi_pow2_up(size), THMQ_BLOCK_MIN);
 	uint64_t bytes = stats().bytes;
 	struct thmqi_buf *b;
 	int rc;
 
 	if (live_count == BLOCKS_MAX)
 		return;
-	rc = thmqi_buf_alloc(pool, size, &b);
+	rc = thmq_buf_alloc(pool, size, 0, &b);
 	if (rc) {
 		cr_assert_eq(rc, -ENOBUFS);
 		cr_assert_eq(bytes, (uint64_t)SLABS * THMQI_SLAB_BYTES);

@@ -19,7 +19,7 @@
 #define thmqi_buf thmq_buf
 #define thmqi_registrar thmq_registrar
 
-#define THMQI_POOL_BLOCK_MIN THMQ_BLOCK_MIN
+#define THMQI_POOL_BLOCK_MIN THMQI_BLOCK /* what the rooms above fill goes to devices: whole blocks of these */
 #define THMQI_POOL_BLOCK_MAX THMQ_BLOCK_MAX
 #define THMQI_SLAB_BYTES THMQ_SLAB_BYTES
 
@@ -60,10 +60,10 @@ void thmqi_pool_unsubscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
 /* Make sure that @bytes are there without asking the system later. 0 or -ENOBUFS. */
 int thmqi_pool_reserve(struct thmqi_pool *p, uint64_t bytes);
 
-/* A block of at least @size bytes with one reference. 0; -ENOBUFS; -EMSGSIZE above the largest block. */
+/* A block of at least @size bytes, and of a device's block, with one reference. 0; -ENOBUFS; -EMSGSIZE above the largest. */
 static inline int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct thmqi_buf **ret_buf)
 {
-	return thmq_buf_alloc(p, size, THMQ_PURPOSE_GENERAL, ret_buf);
+	return thmq_buf_alloc(p, THMQI_MAX(size, THMQI_POOL_BLOCK_MIN), THMQ_PURPOSE_GENERAL, ret_buf);
 }
 /* Give the upper part back: the block shrinks to the smallest power of two that holds @used. refs must be 1. */
 static inline void thmqi_buf_trim(struct thmqi_buf *b, uint32_t used)
