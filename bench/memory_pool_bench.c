@@ -31,9 +31,9 @@
 
 #include "bench.h"
 
-#define RUN 64u	      /* pairs between two looks at the clock */
-#define ALIVE 4096u   /* blocks of the mix */
-#define SIZES 65536u  /* of the mix, drawn once */
+#define RUN 64u      /* pairs between two looks at the clock */
+#define ALIVE 4096u  /* blocks of the mix */
+#define SIZES 65536u /* of the mix, drawn once */
 #define RING 1024u
 #define MIX_MAX 65536u
 
@@ -120,7 +120,8 @@ static void no_drain(struct allocator *a)
 }
 
 /* False: it is not installed. */
-static bool heap_make(struct allocator *a, const char *name, const char *library, const char *prefix)
+static bool heap_make(struct allocator *a, const char *name, const char *library,
+		      const char *prefix)
 {
 	void *so = library ? dlopen(library, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND) : RTLD_DEFAULT;
 	char symbol[32];
@@ -215,7 +216,7 @@ static void draw_sizes(void)
 	for (uint32_t i = 0; i < SIZES; i++) {
 		uint32_t dice = (uint32_t)(random_next(&s) % 100);
 
-		sizes[i] = dice < 60	? by_logarithm(&s, 5, 10)
+		sizes[i] = dice < 60   ? by_logarithm(&s, 5, 10)
 			   : dice < 90 ? by_logarithm(&s, 10, 13)
 				       : by_logarithm(&s, 13, 16);
 	}
@@ -296,7 +297,8 @@ static double on_two_cores(const struct bench *b, struct allocator *a, uint32_t 
 		}
 		if (head % 32 == 0)
 			a->drain(a);
-		while (!(p.slot[head % RING].handle = a->alloc(a, sizes[head % SIZES], &p.slot[head % RING].data)))
+		while (!(p.slot[head % RING].handle =
+				 a->alloc(a, sizes[head % SIZES], &p.slot[head % RING].data)))
 			a->drain(a);
 		*p.slot[head % RING].data = (uint8_t)head;
 		atomic_store_explicit(&p.head, head + 1, memory_order_release);
@@ -307,7 +309,8 @@ static double on_two_cores(const struct bench *b, struct allocator *a, uint32_t 
 	return (double)start / count;
 }
 
-static void compare(struct bench *b, struct allocator *ours, struct allocator *rival, const char *name, bool two)
+static void compare(struct bench *b, struct allocator *ours, struct allocator *rival,
+		    const char *name, bool two)
 {
 	struct bench_line l = {.name = name,
 			       .unit = "ns",
@@ -335,8 +338,10 @@ static void mixes(struct bench *b)
 		const char *name, *library, *prefix, *one, *two;
 	} heaps[] = {
 		{"malloc (glibc)", NULL, "", "mix_one_core_malloc", "mix_two_cores_malloc"},
-		{"jemalloc", "libjemalloc.so.2", "", "mix_one_core_jemalloc", "mix_two_cores_jemalloc"},
-		{"mimalloc", "libmimalloc.so.2", "mi_", "mix_one_core_mimalloc", "mix_two_cores_mimalloc"},
+		{"jemalloc", "libjemalloc.so.2", "", "mix_one_core_jemalloc",
+		 "mix_two_cores_jemalloc"},
+		{"mimalloc", "libmimalloc.so.2", "mi_", "mix_one_core_mimalloc",
+		 "mix_two_cores_mimalloc"},
 	};
 	static struct allocator ours, rival;
 
@@ -553,7 +558,8 @@ static void record(void)
 	}
 }
 
-static void play(struct thmq_pool *pool, uint64_t operations, double *ret_waste, double *ret_largest)
+static void play(struct thmq_pool *pool, uint64_t operations, double *ret_waste,
+		 double *ret_largest)
 {
 	static struct thmq_buf *held[SLOTS];
 	uint64_t asked = 0, used = 0, i;
@@ -609,8 +615,9 @@ static void fragmentation(struct bench *b)
 	start = bench_now();
 	play(ours.pool, operations, &share, &bytes);
 	start = bench_now() - start;
-	snprintf(largest.detail, sizeof(largest.detail), "\"operations\":%llu,\"ns_per_operation\":%.1f",
-		 (unsigned long long)operations, (double)start / (double)operations);
+	snprintf(largest.detail, sizeof(largest.detail),
+		 "\"operations\":%llu,\"ns_per_operation\":%.1f", (unsigned long long)operations,
+		 (double)start / (double)operations);
 	/* the same from the same trace each time: one run is all there is */
 	bench_pairs_add(&largest.pairs, bytes / 1024, THMQ_BLOCK_MAX / 1024);
 	bench_pairs_add(&waste.pairs, share, 0.25);

@@ -138,8 +138,10 @@ int main(void)
 	int64_t lost;
 
 	if (thmq_slabs_open(THMQ_SLABS_OPTS(.limit_bytes = 64u << 20), &slabs) ||
-	    thmq_pool_open(slabs, THMQ_POOL_OPTS(.limit_bytes = THMQ_SLAB_BYTES, .receive_bytes = 8u << 20, .send_bytes = 16u << 20,
-						 .room = on_room, .ctx = &rx), &rx.pool))
+	    thmq_pool_open(slabs,
+			   THMQ_POOL_OPTS(.limit_bytes = THMQ_SLAB_BYTES, .receive_bytes = 8u << 20,
+					  .send_bytes = 16u << 20, .room = on_room, .ctx = &rx),
+			   &rx.pool))
 		return fprintf(stderr, "%s\n", thmq_errmsg()), 1;
 	if (pthread_create(&inspector, NULL, inspect, &ring))
 		return fprintf(stderr, "no thread\n"), 1;
@@ -151,8 +153,10 @@ int main(void)
 		fprintf(stderr, "owner %u has %u blocks\n", leak.owner, leak.blocks);
 	thmq_pool_stats(rx.pool, &st);
 	lost = thmq_pool_close(rx.pool);
-	printf("%u packets, %llu bytes; %u answers; held up %u times; at most %llu bytes in use; %lld lost\n", rx.received,
-	       (unsigned long long)ring.bytes, rx.answered, rx.held_up, (unsigned long long)st.in_use_bytes_max,
-	       (long long)lost);
-	return thmq_slabs_close(slabs) || lost || ring.wrong || ring.bytes != rx.bytes || rx.answered != PACKETS / 10;
+	printf("%u packets, %llu bytes; %u answers; held up %u times; at most %llu bytes in use; "
+	       "%lld lost\n",
+	       rx.received, (unsigned long long)ring.bytes, rx.answered, rx.held_up,
+	       (unsigned long long)st.in_use_bytes_max, (long long)lost);
+	return thmq_slabs_close(slabs) || lost || ring.wrong || ring.bytes != rx.bytes ||
+	       rx.answered != PACKETS / 10;
 }

@@ -6,8 +6,8 @@
 #include "internal.h"
 
 /* Of five bits, in reverse. */
-static const uint8_t reversed[32] = {0, 16, 8,  24, 4, 20, 12, 28, 2, 18, 10, 26, 6, 22, 14, 30,
-				     1, 17, 9,  25, 5, 21, 13, 29, 3, 19, 11, 27, 7, 23, 15, 31};
+static const uint8_t reversed[32] = {0, 16, 8, 24, 4, 20, 12, 28, 2, 18, 10, 26, 6, 22, 14, 30,
+				     1, 17, 9, 25, 5, 21, 13, 29, 3, 19, 11, 27, 7, 23, 15, 31};
 
 _Static_assert(CHUNK_UNITS == 32 * 32, "a unit's number within its chunk is twice five bits");
 
@@ -21,8 +21,8 @@ struct thmq_buf *thmqi_buddy_entry(const struct slab *slab, uint32_t offset, uin
 }
 
 /* A block begins here: what its descriptor says as long as nobody splits or joins it. */
-static void form(const struct thmq_pool *p, const struct slab *slab, struct thmq_buf *b, uint32_t offset,
-		 uint32_t order)
+static void form(const struct thmq_pool *p, const struct slab *slab, struct thmq_buf *b,
+		 uint32_t offset, uint32_t order)
 {
 	b->data = slab->info.base + offset;
 	b->size = block_bytes(order);
@@ -35,7 +35,8 @@ static void form(const struct thmq_pool *p, const struct slab *slab, struct thmq
 
 static void set_free_orders(struct arena *a, uint32_t orders)
 {
-	__atomic_store_n(&a->free_orders, orders, __ATOMIC_RELAXED); /* read by the counters' readers */
+	__atomic_store_n(&a->free_orders, orders,
+			 __ATOMIC_RELAXED); /* read by the counters' readers */
 }
 
 static void count_free(struct arena *a, uint32_t order, uint32_t by)
@@ -93,7 +94,8 @@ void thmqi_buddy_give(struct thmq_pool *p, struct slab *slab, uint32_t offset, u
 	push(a, slab, b);
 }
 
-bool thmqi_buddy_take(struct thmq_pool *p, struct arena *a, uint32_t order, struct thmq_buf **ret_buf)
+bool thmqi_buddy_take(struct thmq_pool *p, struct arena *a, uint32_t order,
+		      struct thmq_buf **ret_buf)
 {
 	uint32_t fits = a->free_orders & ~((1u << order) - 1), from, offset;
 	struct thmq_buf *b, *upper;
@@ -120,7 +122,8 @@ bool thmqi_buddy_take(struct thmq_pool *p, struct arena *a, uint32_t order, stru
 }
 
 /* The @i-th piece of @order of a block that is in no list. */
-struct thmq_buf *thmqi_buddy_piece(struct thmq_pool *p, struct thmq_buf *b, uint32_t i, uint32_t order)
+struct thmq_buf *thmqi_buddy_piece(struct thmq_pool *p, struct thmq_buf *b, uint32_t i,
+				   uint32_t order)
 {
 	struct slab *slab = slab_of(p, b);
 	uint32_t offset = (uint32_t)(b->data - slab->info.base) + i * block_bytes(order);

@@ -28,7 +28,8 @@ static void check_used(const struct thmq_buf *b)
 	slab = p->slabs->slab[b->slab_index];
 	thmqi_assert(slab && slab->pool == p);
 	thmqi_assert(b == thmqi_buddy_entry(slab, (uint32_t)(b->data - slab->info.base), b->order));
-	thmqi_assert(b->state == BLOCK_USED && (uint64_t)(uintptr_t)b->prev == ((uintptr_t)b ^ COOKIE));
+	thmqi_assert(b->state == BLOCK_USED &&
+		     (uint64_t)(uintptr_t)b->prev == ((uintptr_t)b ^ COOKIE));
 }
 
 static void check_thread(const struct thmq_pool *p)
@@ -156,7 +157,8 @@ static __attribute__((noinline, cold)) struct thmq_buf *refuse(struct thmq_pool 
 	return NULL;
 }
 
-static __attribute__((noinline)) struct thmq_buf *find(struct thmq_pool *p, uint32_t purpose, uint32_t order)
+static __attribute__((noinline)) struct thmq_buf *find(struct thmq_pool *p, uint32_t purpose,
+						       uint32_t order)
 {
 	struct thmq_buf *b = NULL;
 
@@ -209,8 +211,8 @@ static inline int taken(struct thmq_pool *p, struct thmq_buf *b, struct thmq_buf
 }
 
 /* None is at hand. Apart, so that the way of those that are needs no stack. */
-static __attribute__((noinline)) int alloc_slowly(struct thmq_pool *p, uint32_t order, uint32_t purpose,
-						  struct thmq_buf **ret_buf)
+static __attribute__((noinline)) int alloc_slowly(struct thmq_pool *p, uint32_t order,
+						  uint32_t purpose, struct thmq_buf **ret_buf)
 {
 	struct thmq_buf *b = find(p, purpose, order);
 
@@ -349,7 +351,9 @@ uint32_t thmqi_home_drain(struct thmq_pool *p)
 int thmq_buf_find(struct thmq_pool *p, const void *address, struct thmq_buf **ret_buf)
 {
 	uintptr_t at = (uintptr_t)address - (uintptr_t)p->slabs->base;
-	struct slab *slab = at / THMQ_SLAB_BYTES < p->slabs->limit ? p->slabs->slab[at / THMQ_SLAB_BYTES] : NULL;
+	struct slab *slab = at / THMQ_SLAB_BYTES < p->slabs->limit
+				    ? p->slabs->slab[at / THMQ_SLAB_BYTES]
+				    : NULL;
 	uint32_t offset = (uint32_t)(at % THMQ_SLAB_BYTES), order;
 	struct thmq_buf *b;
 
@@ -379,7 +383,8 @@ int thmq_slice_open(struct thmq_buf *b, uint32_t offset, uint32_t len, struct th
 	return slice(b, b->data + offset, len, ret_slice);
 }
 
-int thmq_slice_cut(const struct thmq_slice *of, uint32_t offset, uint32_t len, struct thmq_slice *ret_slice)
+int thmq_slice_cut(const struct thmq_slice *of, uint32_t offset, uint32_t len,
+		   struct thmq_slice *ret_slice)
 {
 	if (!of->buf || offset > of->len || len > of->len - offset)
 		return -EINVAL;

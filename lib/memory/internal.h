@@ -17,14 +17,14 @@
 #endif
 
 #define ORDERS THMQ_BLOCK_ORDERS
-#define PAGE_ORDER 6u			  /* from here on a block is made of whole pages of 4 KiB */
+#define PAGE_ORDER 6u /* from here on a block is made of whole pages of 4 KiB */
 #define PAGE_BYTES (THMQ_BLOCK_MIN << PAGE_ORDER)
-#define ROOT_ORDER (ORDERS - 1)		  /* a block that is joined no further */
+#define ROOT_ORDER (ORDERS - 1) /* a block that is joined no further */
 #define SLAB_ROOTS (THMQ_SLAB_BYTES / THMQ_BLOCK_MAX)
 #define SLAB_PAGES (THMQ_SLAB_BYTES / PAGE_BYTES)
 #define SLAB_UNITS (THMQ_SLAB_BYTES / THMQ_BLOCK_MIN)
-#define CHUNK_UNITS 1024u		  /* units whose descriptors lie together: 64 KiB of the slab */
-#define ARENAS 3u			  /* by enum thmq_purpose */
+#define CHUNK_UNITS 1024u /* units whose descriptors lie together: 64 KiB of the slab */
+#define ARENAS 3u         /* by enum thmq_purpose */
 
 _Static_assert(THMQ_BLOCK_MIN << ROOT_ORDER == THMQ_BLOCK_MAX, "orders cover the block sizes");
 _Static_assert(sizeof(struct thmq_buf) == THMQI_CACHELINE, "a descriptor is a cache line");
@@ -44,14 +44,14 @@ enum block_state {
  */
 struct slab {
 	struct thmq_slab info;
-	struct thmq_buf *pages;	 /* SLAB_PAGES */
+	struct thmq_buf *pages;  /* SLAB_PAGES */
 	struct thmq_buf *smalls; /* SLAB_UNITS, beginning in the same mapping */
-	struct thmq_pool *pool;	 /* who has it; NULL: nobody. Its own, or under the lock */
-	struct slab *next;	 /* free ones */
-	int32_t node;		 /* where it was asked for; -1: anywhere */
+	struct thmq_pool *pool;  /* who has it; NULL: nobody. Its own, or under the lock */
+	struct slab *next;       /* free ones */
+	int32_t node;            /* where it was asked for; -1: anywhere */
 	uint64_t locked_bytes;
-	uint32_t place;		 /* in its pool's array */
-	uint32_t free_roots;	 /* roots that are wholly free */
+	uint32_t place;      /* in its pool's array */
+	uint32_t free_roots; /* roots that are wholly free */
 	uint8_t root_arena[SLAB_ROOTS];
 	_Atomic uint64_t registered; /* bit per registrar that has it */
 	uint64_t key[THMQ_REGISTRARS_MAX];
@@ -60,7 +60,7 @@ struct slab {
 /* What the address space of a slab is. */
 enum place_state {
 	PLACE_RESERVED, /* address space only */
-	PLACE_MAPPED,	/* memory, and no slab yet: of a giant page */
+	PLACE_MAPPED,   /* memory, and no slab yet: of a giant page */
 	PLACE_TAKEN,
 	PLACE_LOST /* another mapping got it */
 };
@@ -75,8 +75,8 @@ struct thmq_slabs {
 	bool lock_pages;
 	uint8_t place[THMQ_SLABS_MAX];
 	struct slab *slab[THMQ_SLABS_MAX]; /* by index; NULL: not there */
-	struct slab *free;		   /* of the private domain, lent to nobody */
-	_Atomic uint32_t left;		   /* slabs that can still be lent */
+	struct slab *free;                 /* of the private domain, lent to nobody */
+	_Atomic uint32_t left;             /* slabs that can still be lent */
 	uint32_t pool_count;
 	uint32_t taken, free_count, shared;
 	uint32_t of_pages[THMQ_PAGES_PLAIN + 1];
@@ -109,7 +109,8 @@ struct thmq_pool {
 	uint64_t bytes, misses, slab_misses, refused, remote_frees;
 	uint64_t mistakes;
 	uint64_t refused_at; /* in_use at the last refusal that was not told of yet; 0: none */
-	uint64_t tidied_free; /* bytes that were free after the last tidying; 0: a slab has come since */
+	uint64_t
+		tidied_free; /* bytes that were free after the last tidying; 0: a slab has come since */
 	uint32_t slab_count;
 	uint64_t thread; /* whose it is, where that was said: checked by debug builds */
 	struct thmq_slabs *slabs;
@@ -117,7 +118,7 @@ struct thmq_pool {
 	int32_t node;
 	struct slab *slab[THMQ_SLABS_MAX];
 	_Alignas(THMQI_CACHELINE) _Atomic(struct thmq_buf *) home; /* freed elsewhere */
-	_Atomic(struct slab *) spare; /* fetched by another thread */
+	_Atomic(struct slab *) spare;                              /* fetched by another thread */
 };
 
 /* One thread writes, any may read: no locked instruction, and no torn value either. */
@@ -138,11 +139,13 @@ static inline uint32_t order_of(uint32_t size)
 }
 
 /* slabs.c */
-struct slab *thmqi_slabs_take(struct thmq_slabs *s, struct thmq_pool *p); /* NULL: the limit, or the system's */
+struct slab *thmqi_slabs_take(struct thmq_slabs *s,
+			      struct thmq_pool *p); /* NULL: the limit, or the system's */
 void thmqi_slabs_give(struct thmq_slabs *s, struct slab *slab);
 
 /* pages.c: memory for the place of a slab. 1; 0 none to be had; -1 the place is lost. Under the lock. */
-int thmqi_pages_map(struct thmq_slabs *s, struct slab *slab); /* whose index, domain and node are set */
+int thmqi_pages_map(struct thmq_slabs *s,
+		    struct slab *slab); /* whose index, domain and node are set */
 bool thmqi_pages_unmap(struct thmq_slabs *s, const struct thmq_slab *info); /* false: it stays */
 bool thmqi_descriptors_map(struct slab *slab);
 void thmqi_descriptors_clear(struct slab *slab);
@@ -159,11 +162,15 @@ bool thmqi_registrars_of_pool(struct thmq_pool *p);
 struct thmq_buf *thmqi_buddy_entry(const struct slab *slab, uint32_t offset, uint32_t order);
 void thmqi_buddy_add_slab(struct thmq_pool *p, struct slab *slab);
 void thmqi_buddy_remove_slab(struct thmq_pool *p, struct slab *slab); /* it is wholly free */
-bool thmqi_buddy_take(struct thmq_pool *p, struct arena *a, uint32_t order, struct thmq_buf **ret_buf);
+bool thmqi_buddy_take(struct thmq_pool *p, struct arena *a, uint32_t order,
+		      struct thmq_buf **ret_buf);
 void thmqi_buddy_give(struct thmq_pool *p, struct slab *slab, uint32_t offset, uint32_t order);
-bool thmqi_buddy_move_root(struct thmq_pool *p, uint32_t arena); /* from what is general to a reserve */
-struct thmq_buf *thmqi_buddy_piece(struct thmq_pool *p, struct thmq_buf *b, uint32_t i, uint32_t order);
-uint32_t thmqi_buddy_halve(struct thmq_pool *p, struct thmq_buf *b); /* a block in use; its new order */
+bool thmqi_buddy_move_root(struct thmq_pool *p,
+			   uint32_t arena); /* from what is general to a reserve */
+struct thmq_buf *thmqi_buddy_piece(struct thmq_pool *p, struct thmq_buf *b, uint32_t i,
+				   uint32_t order);
+uint32_t thmqi_buddy_halve(struct thmq_pool *p,
+			   struct thmq_buf *b); /* a block in use; its new order */
 
 /* leaks.c: blocks in use; walks all if there is one */
 uint32_t thmqi_pool_used_blocks(const struct thmq_pool *p);

@@ -151,7 +151,8 @@ static int map_shared(struct thmq_slabs *s, uint32_t index, uint32_t *ret_pages,
 		return rc;
 	rc = map_memfd(at, 0, ret_fd);
 	*ret_pages = THMQ_PAGES_PLAIN;
-	if (rc > 0 && s->pages <= THMQ_PAGES_TRANSPARENT && madvise(at, THMQ_SLAB_BYTES, MADV_HUGEPAGE) == 0)
+	if (rc > 0 && s->pages <= THMQ_PAGES_TRANSPARENT &&
+	    madvise(at, THMQ_SLAB_BYTES, MADV_HUGEPAGE) == 0)
 		*ret_pages = THMQ_PAGES_TRANSPARENT;
 	return rc;
 }
@@ -196,7 +197,8 @@ int thmqi_pages_map(struct thmq_slabs *s, struct slab *slab)
 		return rc;
 	/* before the first touch; memory of another node is better than none */
 	if (slab->node >= 0 && s->topology)
-		thmqi_topology_bind_memory(s->topology, info->base, THMQ_SLAB_BYTES, (uint32_t)slab->node);
+		thmqi_topology_bind_memory(s->topology, info->base, THMQ_SLAB_BYTES,
+					   (uint32_t)slab->node);
 	if (s->lock_pages)
 		slab->locked_bytes = lock_pages(info->base);
 	s->locked_bytes += slab->locked_bytes;

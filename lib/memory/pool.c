@@ -101,13 +101,16 @@ static int check(const struct thmq_pool_opts *o)
 	if (o->flags & ~(THMQ_POOL_NODE | THMQ_POOL_NEAR))
 		return thmqi_fail(-EINVAL, "pool: unknown flags %#x", o->flags);
 	if ((o->flags & THMQ_POOL_NODE) && ((o->flags & THMQ_POOL_NEAR) || o->node < 0))
-		return thmqi_fail(-EINVAL, "pool: one NUMA node, by number or by where the thread is");
+		return thmqi_fail(-EINVAL,
+				  "pool: one NUMA node, by number or by where the thread is");
 	if (!(o->flags & THMQ_POOL_NODE) && o->node)
 		return thmqi_fail(-EINVAL, "pool: node needs the flag THMQ_POOL_NODE");
 	if (o->limit_bytes && o->limit_bytes < THMQ_SLAB_BYTES)
-		return thmqi_fail(-EINVAL, "pool: limit_bytes is less than a slab of %u bytes", THMQ_SLAB_BYTES);
+		return thmqi_fail(-EINVAL, "pool: limit_bytes is less than a slab of %u bytes",
+				  THMQ_SLAB_BYTES);
 	if (o->high_bytes && o->high_bytes < o->low_bytes + THMQ_SLAB_BYTES)
-		return thmqi_fail(-EINVAL, "pool: high_bytes is at least a slab (%u bytes) above low_bytes",
+		return thmqi_fail(-EINVAL,
+				  "pool: high_bytes is at least a slab (%u bytes) above low_bytes",
 				  THMQ_SLAB_BYTES);
 	return 0;
 }
@@ -122,7 +125,8 @@ static int find_node(struct thmq_slabs *s, const struct thmq_pool_opts *o, int32
 		if (!s->topology)
 			rc = thmqi_topology_open(&s->topology);
 		if (!rc)
-			node = o->flags & THMQ_POOL_NODE ? o->node : thmqi_topology_node_here(s->topology);
+			node = o->flags & THMQ_POOL_NODE ? o->node
+							 : thmqi_topology_node_here(s->topology);
 		if (!rc && (node < 0 || !thmqi_topology_has_node(s->topology, (uint32_t)node)))
 			rc = -ENOTSUP;
 		pthread_mutex_unlock(&s->lock);
@@ -133,7 +137,8 @@ static int find_node(struct thmq_slabs *s, const struct thmq_pool_opts *o, int32
 	return 0;
 }
 
-int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts, struct thmq_pool **ret_pool)
+int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts,
+		   struct thmq_pool **ret_pool)
 {
 	struct thmq_pool_opts o;
 	struct thmq_pool *p;
@@ -165,8 +170,9 @@ int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts, stru
 	rc = rc ? rc : fill_reserve(p, THMQ_PURPOSE_SEND, o.send_bytes);
 	if (rc) {
 		thmq_pool_close(p);
-		return thmqi_fail(rc, "pool: the reserves (%llu and %llu bytes) do not fit in the limit",
-				  (unsigned long long)o.receive_bytes, (unsigned long long)o.send_bytes);
+		return thmqi_fail(
+			rc, "pool: the reserves (%llu and %llu bytes) do not fit in the limit",
+			(unsigned long long)o.receive_bytes, (unsigned long long)o.send_bytes);
 	}
 	*ret_pool = p;
 	return 0;
@@ -228,8 +234,8 @@ static struct slab *surplus(const struct thmq_pool *p)
 		return NULL;
 	for (i = p->slab_count; i-- > 0;)
 		if (p->slab[i]->free_roots == SLAB_ROOTS &&
-		    !(p->slab[i]->root_arena[0] | p->slab[i]->root_arena[1] | p->slab[i]->root_arena[2] |
-		      p->slab[i]->root_arena[3]))
+		    !(p->slab[i]->root_arena[0] | p->slab[i]->root_arena[1] |
+		      p->slab[i]->root_arena[2] | p->slab[i]->root_arena[3]))
 			return p->slab[i];
 	return NULL;
 }
@@ -243,7 +249,8 @@ bool thmqi_pool_is_untidy(struct thmq_pool *p)
 		p->tidied_free = bytes;
 	if (bytes < p->opts.low_bytes)
 		return may_grow(p);
-	return p->opts.high_bytes && bytes > p->opts.high_bytes && bytes >= p->tidied_free + THMQ_BLOCK_MAX;
+	return p->opts.high_bytes && bytes > p->opts.high_bytes &&
+	       bytes >= p->tidied_free + THMQ_BLOCK_MAX;
 }
 
 int thmq_pool_tidy(struct thmq_pool *p)
@@ -273,7 +280,8 @@ int thmq_pool_prepare(struct thmq_pool *p)
 	uint64_t bytes = __atomic_load_n(&p->bytes, __ATOMIC_RELAXED);
 
 	/* seen from outside: the reserves count as free, which their use then mends */
-	if (atomic_load_explicit(&p->spare, memory_order_relaxed) || bytes >= in_use + p->opts.low_bytes)
+	if (atomic_load_explicit(&p->spare, memory_order_relaxed) ||
+	    bytes >= in_use + p->opts.low_bytes)
 		return 0;
 	if (p->opts.limit_bytes && bytes + THMQ_SLAB_BYTES > p->opts.limit_bytes)
 		return -ENOBUFS;
@@ -309,7 +317,8 @@ static void fill_stats(struct thmq_pool *p, struct thmq_pool_stats *st)
 	st->mistakes = seen(p->mistakes);
 	for (i = 0; i < ARENAS; i++)
 		for (o = 0; o < ORDERS; o++)
-			st->free_blocks[o] += seen(p->arena[i].free_count[o]) + seen(p->arena[i].hand[o].count);
+			st->free_blocks[o] +=
+				seen(p->arena[i].free_count[o]) + seen(p->arena[i].hand[o].count);
 	for (o = 0; o < ORDERS; o++) {
 		free_bytes += st->free_blocks[o] * block_bytes(o);
 		if (st->free_blocks[o])

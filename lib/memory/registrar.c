@@ -49,7 +49,8 @@ static void add(struct thmq_slabs *s, struct thmq_registrar *r, struct slab *sla
 
 	if (!rc) {
 		slab->key[slot_of(r)] = key;
-		atomic_fetch_or_explicit(&slab->registered, 1ull << slot_of(r), memory_order_release);
+		atomic_fetch_or_explicit(&slab->registered, 1ull << slot_of(r),
+					 memory_order_release);
 	}
 	note(s, locked, rc, thmqi_clock_real.now_ns(NULL) - start);
 }
@@ -121,12 +122,14 @@ void thmqi_registrars_remove_of_pool(struct thmq_pool *p, struct slab *slab)
 static int check(const struct thmq_slabs *s, const struct thmq_registrar *r)
 {
 	if (!s || !r || !r->add || !r->remove || (r->pool && r->pool->slabs != s))
-		return thmqi_fail(-EINVAL, "registrar: a call is missing, or its pool is another's");
+		return thmqi_fail(-EINVAL,
+				  "registrar: a call is missing, or its pool is another's");
 	if (r->flags & ~(THMQ_REGISTRAR_REMOTE | THMQ_REGISTRAR_ANY_DOMAIN))
 		return thmqi_fail(-EINVAL, "registrar: unknown flags %#x", r->flags);
 	if ((r->flags & THMQ_REGISTRAR_REMOTE) &&
 	    (r->domain == THMQ_DOMAIN_PRIVATE || (r->flags & THMQ_REGISTRAR_ANY_DOMAIN)))
-		return thmqi_fail(-EACCES, "registrar: remote keys are made for one peer's own domain only");
+		return thmqi_fail(-EACCES,
+				  "registrar: remote keys are made for one peer's own domain only");
 	return 0;
 }
 
@@ -164,7 +167,8 @@ int thmq_slabs_subscribe(struct thmq_slabs *s, struct thmq_registrar *r)
 		if (wants(r, r->pool->slab[i]))
 			add(s, r, r->pool->slab[i], false);
 	return rc ? thmqi_fail(rc, rc == -EBUSY ? "registrar: subscribed already"
-						: "registrar: there are as many as can be") : 0;
+						: "registrar: there are as many as can be")
+		  : 0;
 }
 
 int thmq_slabs_unsubscribe(struct thmq_slabs *s, struct thmq_registrar *r)

@@ -36,10 +36,12 @@ static int reserve(struct thmq_slabs *s)
 {
 	uint64_t bytes = (uint64_t)s->limit * THMQ_SLAB_BYTES;
 	/* so much more that the first one can be aligned */
-	uint64_t align = s->pages == THMQ_PAGES_GIANT && bytes >= GIANT_BYTES ? GIANT_BYTES : THMQ_SLAB_BYTES;
+	uint64_t align = s->pages == THMQ_PAGES_GIANT && bytes >= GIANT_BYTES ? GIANT_BYTES
+									      : THMQ_SLAB_BYTES;
 
 	s->reserved = bytes + align;
-	s->map = mmap(NULL, s->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	s->map = mmap(NULL, s->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		      0);
 	if (s->map == MAP_FAILED)
 		return -ENOMEM;
 	s->base = (uint8_t *)THMQI_ALIGN_UP((uintptr_t)s->map, (uintptr_t)align);

@@ -7,8 +7,8 @@
 
 #include "memory/memory.h"
 
-#define SLAB (uint64_t)THMQ_SLAB_BYTES
-#define ROOT (uint64_t)THMQ_BLOCK_MAX
+#define SLAB (uint64_t) THMQ_SLAB_BYTES
+#define ROOT (uint64_t) THMQ_BLOCK_MAX
 
 static struct thmq_slabs *slabs;
 
@@ -49,7 +49,8 @@ static struct thmq_buf *take(struct thmq_pool *p, uint32_t size)
 }
 
 /* Blocks of one size until there are none. */
-static uint32_t take_all(struct thmq_pool *p, uint32_t size, uint32_t purpose, struct thmq_buf **ret, uint32_t max)
+static uint32_t take_all(struct thmq_pool *p, uint32_t size, uint32_t purpose,
+			 struct thmq_buf **ret, uint32_t max)
 {
 	uint32_t n = 0;
 
@@ -157,24 +158,27 @@ Test(memory_pool, an_unknown_purpose_is_a_mistake)
 Test(memory_pool, neither_direction_can_take_the_other_ones_reserve)
 {
 	struct thmq_buf *receive[64], *send[64], *general[64];
-	struct thmq_pool *p =
-		open_pool(THMQ_POOL_OPTS(.limit_bytes = SLAB, .receive_bytes = ROOT, .send_bytes = ROOT + 1));
+	struct thmq_pool *p = open_pool(
+		THMQ_POOL_OPTS(.limit_bytes = SLAB, .receive_bytes = ROOT, .send_bytes = ROOT + 1));
 	uint32_t nr, ns, ng;
 
 	nr = take_all(p, 1 << 20, THMQ_PURPOSE_RECEIVE, receive, 64);
 	cr_assert_eq(nr, 16, "its reserve, and what is general: 8 MiB each");
 	cr_assert_eq(stats(p).receive_in_use_bytes, ROOT);
-	cr_assert_eq(take_all(p, 64, THMQ_PURPOSE_GENERAL, general, 1), 0, "nothing general is left");
+	cr_assert_eq(take_all(p, 64, THMQ_PURPOSE_GENERAL, general, 1), 0,
+		     "nothing general is left");
 	ns = take_all(p, 1 << 20, THMQ_PURPOSE_SEND, send, 64);
 	cr_assert_eq(ns, 16, "its reserve, rounded up to 16 MiB, is untouched");
 	cr_assert_eq(stats(p).send_in_use_bytes, 2 * ROOT);
 	drop_all(send, ns);
-	cr_assert_eq(take_all(p, 1 << 20, THMQ_PURPOSE_RECEIVE, receive + nr, 1), 0, "nor does it pass to others");
+	cr_assert_eq(take_all(p, 1 << 20, THMQ_PURPOSE_RECEIVE, receive + nr, 1), 0,
+		     "nor does it pass to others");
 	cr_assert_eq(take_all(p, 64, THMQ_PURPOSE_GENERAL, general, 1), 0);
 	drop_all(receive, nr);
 	ng = take_all(p, 1 << 20, THMQ_PURPOSE_GENERAL, general, 64);
 	cr_assert_eq(ng, 8);
-	cr_assert_eq(take_all(p, ROOT, THMQ_PURPOSE_RECEIVE, receive, 64), 1, "joined again, within its own");
+	cr_assert_eq(take_all(p, ROOT, THMQ_PURPOSE_RECEIVE, receive, 64), 1,
+		     "joined again, within its own");
 	cr_assert_eq(take_all(p, ROOT, THMQ_PURPOSE_SEND, send, 64), 2);
 	drop_all(receive, 1);
 	drop_all(send, 2);
@@ -187,9 +191,13 @@ Test(memory_pool, reserves_that_do_not_fit_are_refused_at_the_open)
 	struct thmq_pool *p = NULL;
 	struct thmq_slabs_stats st = {.size = sizeof(st)};
 
-	cr_assert_eq(thmq_pool_open(slabs, THMQ_POOL_OPTS(.limit_bytes = SLAB, .receive_bytes = SLAB, .send_bytes = 1), &p),
+	cr_assert_eq(thmq_pool_open(slabs,
+				    THMQ_POOL_OPTS(.limit_bytes = SLAB, .receive_bytes = SLAB,
+						   .send_bytes = 1),
+				    &p),
 		     -ENOBUFS);
-	cr_assert_eq(thmq_pool_open(slabs, THMQ_POOL_OPTS(.receive_bytes = 5 * SLAB), &p), -ENOBUFS);
+	cr_assert_eq(thmq_pool_open(slabs, THMQ_POOL_OPTS(.receive_bytes = 5 * SLAB), &p),
+		     -ENOBUFS);
 	cr_assert_null(p);
 	thmq_slabs_stats(slabs, &st);
 	cr_assert_eq(st.slabs, st.free_slabs, "all were given back");
@@ -211,7 +219,8 @@ Test(memory_pool, its_own_limit_holds)
 
 Test(memory_pool, tidy_keeps_free_bytes_between_the_marks)
 {
-	struct thmq_pool *p = open_pool(THMQ_POOL_OPTS(.low_bytes = ROOT, .high_bytes = 2 * SLAB)), *other;
+	struct thmq_pool *p = open_pool(THMQ_POOL_OPTS(.low_bytes = ROOT, .high_bytes = 2 * SLAB)),
+			 *other;
 	struct thmq_buf *b[64];
 	uint32_t n;
 
@@ -276,7 +285,8 @@ static void count_room(void *ctx)
 Test(memory_pool, who_was_refused_is_told_once_when_something_has_come_back)
 {
 	uint32_t told = 0;
-	struct thmq_pool *p = open_pool(THMQ_POOL_OPTS(.limit_bytes = SLAB, .room = count_room, .ctx = &told));
+	struct thmq_pool *p =
+		open_pool(THMQ_POOL_OPTS(.limit_bytes = SLAB, .room = count_room, .ctx = &told));
 	struct thmq_buf *b[5];
 	uint32_t n = take_all(p, ROOT, 0, b, 5);
 

@@ -10,7 +10,7 @@
 
 #include "memory/memory.h"
 
-#define SLAB (uint64_t)THMQ_SLAB_BYTES
+#define SLAB (uint64_t) THMQ_SLAB_BYTES
 #define ROOT THMQ_BLOCK_MAX
 
 TestSuite(memory_share, .timeout = 60);
@@ -41,7 +41,7 @@ static void book_remove(struct thmq_registrar *r, const struct thmq_slab *slab, 
 
 #define BOOK(...)                                                                                  \
 	{                                                                                          \
-		.registrar = {.add = book_add, .remove = book_remove, __VA_ARGS__}                 \
+		.registrar = {.add = book_add, .remove = book_remove, __VA_ARGS__ }                \
 	}
 
 static struct thmq_slabs *open_slabs(uint32_t slabs)
@@ -130,7 +130,8 @@ Test(memory_share, a_key_is_found_from_any_address)
 	cr_assert_eq(all.adds, 3);
 	cr_assert_eq(one.adds, 2, "its pool's alone");
 	for (int i = 0; i < 6; i++) {
-		cr_assert_eq(thmq_slabs_key(s, &all.registrar, b[i]->data + b[i]->size - 1, &key), 0);
+		cr_assert_eq(thmq_slabs_key(s, &all.registrar, b[i]->data + b[i]->size - 1, &key),
+			     0);
 		cr_assert_eq(key, 0xabc00000 + (uint64_t)b[i]->slab_index);
 		cr_assert_eq(thmq_slabs_key(s, &one.registrar, b[i]->data, &key), 0);
 		cr_assert_eq(thmq_slabs_find(s, b[i]->data, &slab), 0);
@@ -164,7 +165,8 @@ Test(memory_share, there_are_only_so_many_registrars)
 
 	for (i = 0; i <= THMQ_REGISTRARS_MAX; i++) {
 		books[i] = (struct book)BOOK();
-		cr_assert_eq(thmq_slabs_subscribe(s, &books[i].registrar), i < THMQ_REGISTRARS_MAX ? 0 : -ENOSPC);
+		cr_assert_eq(thmq_slabs_subscribe(s, &books[i].registrar),
+			     i < THMQ_REGISTRARS_MAX ? 0 : -ENOSPC);
 	}
 	for (i = 0; i < THMQ_REGISTRARS_MAX; i++)
 		cr_assert_eq(thmq_slabs_unsubscribe(s, &books[i].registrar), 0);
@@ -177,7 +179,8 @@ Test(memory_share, remote_keys_are_made_for_a_peers_own_slabs_only)
 {
 	struct thmq_slabs *s = open_slabs(4);
 	struct book everything = BOOK(.flags = THMQ_REGISTRAR_REMOTE),
-		    any = BOOK(.flags = THMQ_REGISTRAR_REMOTE | THMQ_REGISTRAR_ANY_DOMAIN, .domain = 2),
+		    any = BOOK(.flags = THMQ_REGISTRAR_REMOTE | THMQ_REGISTRAR_ANY_DOMAIN,
+			       .domain = 2),
 		    peer = BOOK(.flags = THMQ_REGISTRAR_REMOTE, .domain = 2),
 		    local = BOOK(.flags = THMQ_REGISTRAR_ANY_DOMAIN), own = BOOK();
 	struct thmq_pool *mine, *two, *three;
@@ -312,15 +315,17 @@ Test(memory_share, pages_are_the_best_that_the_system_has_and_it_says_which)
 	uint32_t best, pages, of_it;
 
 	for (best = 0; best <= THMQ_PAGES_PLAIN; best++) {
-		cr_assert_eq(thmq_slabs_open(THMQ_SLABS_OPTS(.pages = best, .limit_bytes = 33 * SLAB), &s), 0);
+		cr_assert_eq(thmq_slabs_open(
+				     THMQ_SLABS_OPTS(.pages = best, .limit_bytes = 33 * SLAB), &s),
+			     0);
 		use(s, NULL, &pages);
 		cr_assert_geq(pages, best, "no better than asked for");
 		st = stats(s);
-		of_it = pages == THMQ_PAGES_GIANT	  ? st.giant_slabs
-			: pages == THMQ_PAGES_HUGE	  ? st.huge_slabs
-			: pages == THMQ_PAGES_TRANSPARENT ? st.transparent_slabs
-							  : st.slabs - st.giant_slabs - st.huge_slabs -
-								    st.transparent_slabs;
+		of_it = pages == THMQ_PAGES_GIANT  ? st.giant_slabs
+			: pages == THMQ_PAGES_HUGE ? st.huge_slabs
+			: pages == THMQ_PAGES_TRANSPARENT
+				? st.transparent_slabs
+				: st.slabs - st.giant_slabs - st.huge_slabs - st.transparent_slabs;
 		cr_assert_eq(of_it, 1);
 		use(s, THMQ_POOL_OPTS(.domain = 1), &pages);
 		cr_assert_geq(pages, best);
@@ -361,7 +366,10 @@ Test(memory_share, pages_are_touched_when_that_is_asked_for)
 	struct thmq_pool *p;
 	uint64_t before;
 
-	cr_assert_eq(thmq_slabs_open(THMQ_SLABS_OPTS(.flags = THMQ_SLABS_PREFAULT, .pages = THMQ_PAGES_TRANSPARENT), &s), 0);
+	cr_assert_eq(thmq_slabs_open(THMQ_SLABS_OPTS(.flags = THMQ_SLABS_PREFAULT,
+						     .pages = THMQ_PAGES_TRANSPARENT),
+				     &s),
+		     0);
 	p = open_pool(s, 0);
 	before = resident_bytes();
 	thmq_buf_unref(take(p, 1));

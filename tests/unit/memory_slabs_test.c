@@ -138,13 +138,14 @@ Test(memory_slabs, a_slab_is_never_put_over_what_another_thread_maps)
 {
 	struct thmqi_slabs *s;
 	struct thmqi_pool *p;
+	uint64_t until = thmqi_clock_real.now_ns(NULL) + 15000000000u; /* an emulated machine is slow */
 	struct mapper m = {0};
 	pthread_t thread[2];
 	int i;
 
 	for (i = 0; i < 2; i++)
 		cr_assert_eq(pthread_create(&thread[i], NULL, map_and_look, &m), 0);
-	for (i = 0; i < 300; i++) {
+	for (i = 0; i < 300 && thmqi_clock_real.now_ns(NULL) < until; i++) {
 		cr_assert_eq(thmqi_slabs_open(8 * THMQI_SLAB_BYTES, &s), 0);
 		cr_assert_eq(thmqi_pool_open(s, &p), 0);
 		cr_assert_eq(thmqi_pool_reserve(p, 6 * THMQI_SLAB_BYTES), 0);
