@@ -92,6 +92,20 @@ Test(memory_pool, small_blocks_fill_a_page_without_a_gap)
 	cr_assert_eq(thmq_pool_close(p), 0);
 }
 
+Test(memory_pool, what_is_kept_at_hand_is_bounded_and_the_rest_is_joined)
+{
+	static struct thmq_buf *b[100000];
+	struct thmq_pool *p = open_pool(THMQ_POOL_OPTS(.limit_bytes = SLAB));
+	uint32_t n = take_all(p, 64, 0, b, THMQI_ARRAY_COUNT(b));
+
+	drop_all(b, n);
+	cr_assert_leq(stats(p).free_blocks[0], 1024 + 1);
+	cr_assert_geq(stats(p).free_blocks[0], 512, "they will be wanted again");
+	cr_assert_eq(take_all(p, ROOT, 0, b, 5), 4, "unless all is");
+	drop_all(b, 4);
+	cr_assert_eq(thmq_pool_close(p), 0);
+}
+
 Test(memory_pool, a_block_is_found_from_any_address_in_it)
 {
 	static const uint32_t sizes[] = {64, 100, 2048, 4096, 5000, 1 << 20, 8 << 20};
