@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -260,14 +261,24 @@ struct pass {
 	uint64_t sum;
 };
 
+/* On a machine of one's own a spin is short; on a busy one the other side may not be running. */
+static void wait_a_little(uint32_t *spins)
+{
+	if (++*spins % 4096)
+		bench_relax();
+	else
+		sched_yield();
+}
+
 static void *consume(void *arg)
 {
 	struct pass *p = arg;
+	uint32_t spins = 0;
 
 	bench_pin(p->cpu);
 	for (uint32_t tail = 0; tail < p->count; tail++) {
 		while (tail == atomic_load_explicit(&p->head, memory_order_acquire))
-			bench_relax();
+			wait_a_little(&spins);
 		p->sum += *p->slot[tail % RING].data;
 		p->a->free_elsewhere(p->a, p->slot[tail % RING].handle);
 		atomic_store_explicit(&p->tail, tail + 1, memory_order_release);
@@ -281,7 +292,7 @@ static double on_two_cores(const struct bench *b, struct allocator *a, uint32_t 
 	static struct pass p;
 	pthread_t thread;
 	uint64_t start;
-	uint32_t head;
+	uint32_t head, spins = 0;
 
 	memset(&p, 0, sizeof(p));
 	p.a = a;
@@ -293,7 +304,7 @@ static double on_two_cores(const struct bench *b, struct allocator *a, uint32_t 
 	for (head = 0; head < count; head++) {
 		while (head - atomic_load_explicit(&p.tail, memory_order_acquire) == RING) {
 			a->drain(a);
-			bench_relax();
+			wait_a_little(&spins);
 		}
 		if (head % 32 == 0)
 			a->drain(a);
