@@ -181,7 +181,7 @@ void bench_rmdir(const char *path)
 static void usage(const char *program)
 {
 	fprintf(stderr,
-		"usage: %s [--smoke] [--json] [--verbose] [--only WORD] [--dir DIR] [--pairs N] "
+		"usage: %s [--smoke] [--full] [--json] [--verbose] [--only WORD] [--dir DIR] [--pairs N] "
 		"[--pairs-max N]\n",
 		program);
 	exit(2);
@@ -200,6 +200,7 @@ static unsigned parse_count(const char *text, const char *program)
 static void parse(struct bench *b, int argc, char **argv, const char **ret_dir)
 {
 	static const struct option options[] = {{"smoke", no_argument, NULL, 's'},
+						{"full", no_argument, NULL, 'f'},
 						{"json", no_argument, NULL, 'j'},
 						{"verbose", no_argument, NULL, 'v'},
 						{"only", required_argument, NULL, 'o'},
@@ -213,6 +214,9 @@ static void parse(struct bench *b, int argc, char **argv, const char **ret_dir)
 		switch (c) {
 		case 's':
 			b->smoke = true;
+			break;
+		case 'f':
+			b->full = true;
 			break;
 		case 'j':
 			b->json = true;

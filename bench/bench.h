@@ -22,6 +22,7 @@
 struct bench {
 	const char *part;   /* which part of the library: first word of every line */
 	bool smoke;         /* --smoke: so short that it only shows that it works; no verdict */
+	bool full;          /* --full: also what takes long */
 	bool json;          /* --json: one object a line */
 	bool verbose;       /* --verbose: every pair on standard error */
 	const char *only;   /* --only WORD: the lines whose name contains it */

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Puts measured figures into README.md and a drawing of them into doc/measured.svg, those of the part rivals into
-doc/rivals.md and doc/rivals.svg.
+"""Puts the measured figures that have a bar into README.md, all of them into doc/measured.md, and a drawing into
+doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg.
 
-usage: sh bench/run.sh --json commitlog rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
+usage: sh bench/run.sh --json commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
 
 Each figure stands beside its rival or limit of the same run, with the 95 % interval over the pairs of runs.
 """
@@ -17,6 +17,14 @@ from xml.sax.saxutils import escape
 
 BEGIN = "<!-- MEASURED: written by bench/report.py from a run of bench/run.sh; no number may stand here that was not\nmeasured in the same run as its rival or limit. -->\n"
 END = "<!-- END MEASURED -->"
+
+ALL = """# All measured figures
+
+Written by bench/report.py from a run of bench/run.sh: no figure here was measured apart from its rival or limit. On {machine}; a shared
+virtual machine. Medians over pairs of runs, in brackets the 95 % interval.
+
+{table}
+"""
 
 WORDS = {
     "durable_100B_poll_caller_p50": "one durable 100 B message at a time, p50, policy poll, caller-driven",
@@ -33,9 +41,16 @@ WORDS = {
     "durable_100B_fixed_pinned_flush_p99": "the same, p99",
     "durable_1KiB_growing": "durable 1 KiB, many outstanding, while the log grows",
     "durable_1KiB_steady": "durable 1 KiB, many outstanding, prepared segments",
+    "durable_1KiB_steady_fio": "the same beside fio",
     "durable_1KiB_recycled": "durable 1 KiB, many outstanding, segments recycled",
+    "durable_16KiB_steady": "durable 16 KiB, many outstanding, prepared segments",
+    "durable_16KiB_steady_fio": "the same beside fio",
+    "durable_64KiB_steady": "durable 64 KiB, many outstanding, prepared segments",
+    "durable_64KiB_steady_fio": "the same beside fio",
     "durable_100B_many": "durable 100 B, many outstanding, one core",
     "durable_100B_many_lmdb": "the same beside LMDB",
+    "durable_1KiB_many_lmdb": "durable 1 KiB, many outstanding, one core, beside LMDB",
+    "durable_16KiB_many_lmdb": "durable 16 KiB, many outstanding, one core, beside LMDB",
     "durable_100B_many_caller": "durable 100 B, many outstanding, caller-driven: one CPU for all",
     "durable_100B_many_caller_lmdb": "the same beside LMDB",
     "roundtrip_100B_volatile_p50": "round trip in memory, volatile topic, p50",
@@ -49,6 +64,25 @@ WORDS = {
     "first_open_caller": "first open of a fresh directory, caller-driven",
     "first_open_pinned": "the same, with a core of the library's own",
     "idle_cpu_event": "an open broker at rest, policy event: share of a CPU",
+    "backlog_1KiB": "a backlog of one partition, 1 KiB messages, from the device",
+    "backlog_1KiB_best": "the same beside the best that the device gives",
+    "lookup_offset_reads": "look-up of an offset in a cold log of 1,000 partitions: device reads",
+    "lookup_offset_p50": "the same, time, p50",
+    "lookup_offset_p99": "the same, p99",
+    "writers_beside_reader_p99": "one durable 100 B message at a time, p99, beside a reader of a cold backlog",
+    "device_beside_reads_p99": "what the device alone makes of a write beside reads, p99",
+    "partitions_100k_memory_created": "100,000 partitions: memory of each, created",
+    "partitions_100k_memory_few": "the same, in use, few segments",
+    "partitions_100k_memory_many": "the same, many segments",
+    "partitions_100k_memory_large": "100,000 partitions: memory of each, segments of the default size",
+    "partitions_100k_files": "100,000 partitions: files",
+    "partitions_1M_created": "a million partitions are created in",
+    "partitions_1M_memory": "a million partitions: memory of each",
+    "partitions_100k_1KiB": "durable 1 KiB to 100,000 partitions in turns",
+    "partitions_100k_100B": "durable 100 B to 100,000 partitions in turns",
+    "partitions_100k_spread_100B": "durable 100 B, spread over 100,000 partitions by the library",
+    "reopen_killed_100GiB": "first durable message after SIGKILL, 100 GiB retained (full segments: their indexes, with holes for bodies)",
+    "reopen_killed_100GiB_full_tail": "the same, the last segment nearly full",
 }
 
 
@@ -326,16 +360,20 @@ def main():
     rivals = [line for line in lines if line["part"] == "rivals"]
     if rivals:
         write_rivals(rivals, args.machine, args.root)
-    lines = [line for line in lines if line["part"] != "rivals"]
+    lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped"]
     if not lines:
         return
+    barred = [line for line in lines if bar_of(line) != "–"]
     block = (
         BEGIN + "### Measured\n\n"
         f"On {args.machine}; a shared virtual machine, so that ratios say more than figures. Medians over pairs of runs, in brackets the 95 %\n"
-        "interval. A bar holds where the whole interval is on its good side. `sh bench/run.sh commitlog` measures on yours.\n\n"
-        "![how far each figure is from its bar](doc/measured.svg)\n\n" + table(lines) + "\n" + END
+        "interval. A bar holds where the whole interval is on its good side. `sh bench/run.sh commitlog commitlog-large` measures on yours.\n"
+        "Figures without a bar are in [doc/measured.md](doc/measured.md).\n\n"
+        "![how far each figure is from its bar](doc/measured.svg)\n\n" + table(barred) + "\n" + END
     )
     replace_block(os.path.join(args.root, "README.md"), "<!-- MEASURED", END, block)
+    with open(os.path.join(args.root, "doc", "measured.md"), "w", encoding="utf-8") as f:
+        f.write(ALL.format(machine=args.machine, table=table(lines)))
     with open(os.path.join(args.root, "doc", "measured.svg"), "w", encoding="utf-8") as f:
         f.write(drawing(lines))
 

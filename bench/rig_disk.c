@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rig_disk.c - the bare writer: see rig_disk.h.
+ * rig_disk.c - the bare writer and reader: see rig_disk.h.
  */
 #include "rig_disk.h"
 
@@ -15,13 +15,17 @@
 #define RIG_BLOCK 4096u
 #define RIG_DEPTH_MAX 64u
 #define RIG_ZERO_BYTES (1u << 20)
-#define RIG_BUFFER_BYTES (16u << 20) /* writes in flight take their bytes from here */
+#define RIG_BUFFER_BYTES                                                                           \
+	(16u << 20) /* writes in flight take their bytes from here, reads put theirs here */
+#define RIG_READ_FROM (8u << 20) /* so much of it is not touched by reads beside writes */
+#define READ_MARK (1ull << 32)   /* in user_data: a read's */
 
 struct rig_disk {
 	struct io_uring ring;
 	int fd;
 	bool fixed_buffer, fixed_file;
-	uint64_t bytes, at;
+	uint64_t bytes, at, read_at;
+	uint64_t random; /* state of the generator */
 	char *buffer;
 };
 
@@ -111,8 +115,22 @@ static void push(struct rig_disk *d, uint32_t from, uint32_t len, bool dsync)
 	d->at += len;
 }
 
+static void push_read(struct rig_disk *d, uint32_t to, uint32_t len, uint64_t at)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&d->ring);
+	int fd = d->fixed_file ? 0 : d->fd;
+
+	if (d->fixed_buffer)
+		io_uring_prep_read_fixed(sqe, fd, d->buffer + to, len, at, 0);
+	else
+		io_uring_prep_read(sqe, fd, d->buffer + to, len, at);
+	if (d->fixed_file)
+		sqe->flags |= IOSQE_FIXED_FILE;
+	sqe->user_data = len | READ_MARK;
+}
+
 /* Completions that are deferred to us are run only when the kernel has flagged that there are some. */
-static bool reap(struct rig_disk *d)
+static bool reap_which(struct rig_disk *d, bool *ret_read)
 {
 	struct io_uring_cqe *cqe;
 
@@ -120,10 +138,18 @@ static bool reap(struct rig_disk *d)
 		io_uring_get_events(&d->ring);
 	if (io_uring_peek_cqe(&d->ring, &cqe) != 0)
 		return false;
-	if (cqe->res != (int)cqe->user_data)
-		bench_die("bare write", cqe->res < 0 ? cqe->res : EIO);
+	*ret_read = cqe->user_data & READ_MARK;
+	if (cqe->res != (int)(uint32_t)cqe->user_data)
+		bench_die(*ret_read ? "bare read" : "bare write", cqe->res < 0 ? cqe->res : EIO);
 	io_uring_cqe_seen(&d->ring, cqe);
 	return true;
+}
+
+static bool reap(struct rig_disk *d)
+{
+	bool read;
+
+	return reap_which(d, &read);
 }
 
 void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count,
@@ -174,4 +200,114 @@ double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth,
 			done++;
 	}
 	return (double)(count * write_bytes) / ((double)(bench_now() - t0) / 1e9);
+}
+
+/* -------------------------------------------------------------------- reads */
+
+void rig_disk_fill(struct rig_disk *d)
+{
+	d->at = 0;
+	rig_disk_stream(d, RIG_ZERO_BYTES, 4, d->bytes, false);
+	if (fsync(d->fd) != 0)
+		bench_die("bare file flush", errno);
+}
+
+/* The next @len bytes of the file, which is gone round. */
+static uint64_t next_place(struct rig_disk *d, uint32_t len)
+{
+	uint64_t at = d->read_at + len > d->bytes ? 0 : d->read_at;
+
+	d->read_at = at + len;
+	return at;
+}
+
+double rig_disk_read_stream(struct rig_disk *d, uint32_t read_bytes, unsigned depth, uint64_t bytes)
+{
+	uint64_t count, sent = 0, done = 0, t0;
+	uint32_t turn = 0, places;
+
+	if (read_bytes > RIG_BUFFER_BYTES / 4)
+		read_bytes = RIG_BUFFER_BYTES / 4;
+	if (depth > RIG_DEPTH_MAX)
+		depth = RIG_DEPTH_MAX;
+	places = RIG_BUFFER_BYTES / read_bytes;
+	count = (bytes + read_bytes - 1) / read_bytes;
+	d->read_at = 0;
+	t0 = bench_now();
+	while (done < count) {
+		bool pushed = false;
+
+		for (; sent < count && sent - done < depth; sent++, pushed = true)
+			push_read(d, turn++ % places * read_bytes, read_bytes,
+				  next_place(d, read_bytes));
+		if (pushed && io_uring_submit_and_wait(&d->ring, 1) < 0)
+			bench_die("bare submit", EIO);
+		while (reap(d))
+			done++;
+	}
+	return (double)(count * read_bytes) / ((double)(bench_now() - t0) / 1e9);
+}
+
+/* xorshift64 (Marsaglia 2003) */
+static uint64_t random_place(struct rig_disk *d, uint32_t len)
+{
+	d->random = d->random ? d->random : 88172645463325252ull;
+	d->random ^= d->random << 13;
+	d->random ^= d->random >> 7;
+	d->random ^= d->random << 17;
+	return d->random % ((d->bytes - len) / RIG_BLOCK + 1) * RIG_BLOCK;
+}
+
+void rig_disk_read_random(struct rig_disk *d, const uint32_t *lens, unsigned parts, unsigned count,
+			  struct bench_samples *ret)
+{
+	bench_spin_begin();
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t t0 = bench_now();
+
+		for (unsigned k = 0; k < parts; k++) {
+			push_read(d, 0, lens[k], random_place(d, lens[k]));
+			if (io_uring_submit(&d->ring) < 0)
+				bench_die("bare submit", EIO);
+			while (!reap(d))
+				bench_relax();
+		}
+		bench_samples_add(ret, bench_now() - t0);
+	}
+	bench_spin_end();
+}
+
+void rig_disk_latency_beside(struct rig_disk *d, uint32_t read_bytes, unsigned depth,
+			     unsigned count, struct bench_samples *ret)
+{
+	uint32_t places = (RIG_BUFFER_BYTES - RIG_READ_FROM) / read_bytes, turn = 0;
+	unsigned reading = 0, written = 0;
+	bool writing = false, read;
+	uint64_t t0 = 0;
+
+	bench_spin_begin();
+	while (written < count || reading) {
+		bool pushed = false;
+
+		for (; written < count && reading < depth; reading++, pushed = true)
+			push_read(d, RIG_READ_FROM + turn++ % places * read_bytes, read_bytes,
+				  next_place(d, read_bytes));
+		if (written < count && !writing) {
+			t0 = bench_now();
+			push(d, written % 16 * RIG_BLOCK, RIG_BLOCK, true);
+			writing = pushed = true;
+		}
+		if (pushed && io_uring_submit(&d->ring) < 0)
+			bench_die("bare submit", EIO);
+		while (!reap_which(d, &read))
+			bench_relax();
+		if (read) {
+			reading--;
+		} else {
+			bench_samples_add(ret, bench_now() - t0);
+			written++;
+			writing = false;
+		}
+	}
+	bench_spin_end();
 }

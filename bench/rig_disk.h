@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rig_disk.h - what the device and the file system give a bare writer: io_uring, O_DIRECT, registered buffer and
- * file, on a preallocated file of real zeros. The physical limit that the log is held against. Knows no log.
+ * rig_disk.h - what the device and the file system give a bare writer or reader: io_uring, O_DIRECT, registered buffer
+ * and file, on a preallocated file of real zeros. The physical limit that the log is held against. Knows no log.
  */
 #ifndef RIG_DISK_H
 #define RIG_DISK_H
@@ -25,5 +25,17 @@ void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count,
 /* @bytes in writes of @write_bytes with @depth of them in flight, flushed each or not at all. Return: bytes a second. */
 double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes,
 		       bool dsync);
+
+/* Once, before the file is read: bytes that no device takes for zeros. */
+void rig_disk_fill(struct rig_disk *d);
+/* @bytes from the begin of the file on, in reads of @read_bytes with @depth of them in flight. Return: bytes a second. */
+double rig_disk_read_stream(struct rig_disk *d, uint32_t read_bytes, unsigned depth,
+			    uint64_t bytes);
+/* @count times @parts reads at random places, one after the other, of lens[0], lens[1] … bytes: a sample is the sum of one time. */
+void rig_disk_read_random(struct rig_disk *d, const uint32_t *lens, unsigned parts, unsigned count,
+			  struct bench_samples *ret);
+/* rig_disk_latency(), spinning, with @depth reads of @read_bytes each in flight all the while. */
+void rig_disk_latency_beside(struct rig_disk *d, uint32_t read_bytes, unsigned depth,
+			     unsigned count, struct bench_samples *ret);
 
 #endif

@@ -1,12 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the benchmarks of the parts named (machine, disk, commitlog, rivals; default: commitlog) from a release build in build-bench/.
+# Runs the benchmarks of the parts named (machine, disk, memory, commitlog, commitlog-large, rivals; default: commitlog) from a release
+# build in build-bench/.
 #
-#   sh bench/run.sh [--json] [--smoke] [--verbose] [--only WORD] [--dir DIR] [--pairs N] [part ...]
+#   sh bench/run.sh [--json] [--smoke] [--full] [--verbose] [--only WORD] [--dir DIR] [--pairs N] [--pairs-max N] [part ...]
 #
 # One line each: what was measured, its rival or physical limit measured beside it, their ratio with its 95 % interval,
 # the bar, and ok, MISS or inconclusive (too noisy to tell). Exits 1 when a bar is missed, 2 when something fails.
-# "rivals" installs what is missing of the Debian packages that it measures against, and leaves out what is not there.
+# "commitlog-large" is what needs large logs or many partitions: some GiB of room, and the log as it grows. --full: what takes long.
+# "memory", "commitlog" and "rivals" install what is missing of the Debian packages that they measure against, and leave out what is not there.
 # DIR (default: build-bench/) has to be on the device under test; /tmp may be memory.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,16 +22,23 @@ programs() {
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
+	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
 	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
-	*) echo "bench/run.sh: no part '$1': machine, disk, commitlog, rivals" >&2; exit 2 ;;
+	*) echo "bench/run.sh: no part '$1': machine, disk, memory, commitlog, commitlog-large, rivals" >&2; exit 2 ;;
 	esac
 }
 
 # The rivals' packages. Where systemd runs, a server's package would start a service that stays: those are left to the user.
 install_rivals() {
 	command -v dpkg-query >/dev/null || return 0
-	packages='liblmdb-dev librocksdb-dev libsqlite3-dev libhiredis-dev'
-	[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
+	packages=''
+	case " $parts " in *' commitlog '*) packages='fio liblmdb-dev' ;; esac
+	case " $parts " in *' rivals '*)
+		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev libhiredis-dev"
+		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
+		;;
+	esac
+	[ "$packages" ] || return 0
 	# shellcheck disable=SC2086 # a list of words
 	said=$(sh "$here/tests/install.sh" $packages 2>&1) ||
 		echo "bench/run.sh: not all rivals can be installed, the others are measured: $said" >&2
@@ -39,10 +48,10 @@ install_rivals() {
 
 while [ $# -gt 0 ]; do
 	case $1 in
-	--json | --smoke | --verbose) args="$args $1" ;;
+	--json | --smoke | --full | --verbose) args="$args $1" ;;
 	--only | --pairs | --pairs-max) args="$args $1 $2"; shift ;;
 	--dir) dir=$2; shift ;;
-	-h | --help) sed -n '3,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	-h | --help) sed -n '3,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
 	-*) echo "bench/run.sh: unknown option $1" >&2; exit 2 ;;
 	*) parts="$parts $1" ;;
 	esac
@@ -52,7 +61,7 @@ parts=${parts:-commitlog}
 wanted=''
 for part in $parts; do wanted="$wanted $(programs "$part")"; done
 
-case " $parts " in *' rivals '*) install_rivals ;; esac
+install_rivals
 [ -d "$build/meson-private" ] || meson setup --buildtype=release -Dtests=false -Dexamples=false "$build" "$here" >&2
 case " $parts " in *' memory '*) # loaded while it runs
 	sh "$here/tests/install.sh" libjemalloc2 libmimalloc2.0 >/dev/null 2>&1 ||

@@ -55,7 +55,7 @@ static const struct command {
 	 "  --partitions N       create: partitions (default 1)\n"
 	 "  --visible-at LEVEL   create: memory, written or durable (default): when consumers see\n"
 	 "                       a message\n"
-	 "  --retention-time T   create: messages older than this may go: 90m, 7d\n"
+	 "  --retention-time T   create: messages older than this may go: 30s, 90m, 12h, 7d, 2w\n"
 	 "  --retention-bytes N  create: of each partition all but the newest N bytes may go: 10G\n"
 	 "  --retain-consumed    create: what all groups have acknowledged may go\n"
 	 "  --if-absent          create: succeed where it exists; what was asked for must be so\n"
@@ -97,8 +97,12 @@ static const struct command {
 	 "which may be some gigabytes.\n"
 	 "\n"
 	 "  --seconds N          for each figure (default 2)\n"
-	 "  --size N             bytes of a message (default 100)\n"
+	 "  --size N             bytes of a message (default 100): 16K\n"
 	 "  --group-us N         how long a batch may wait for more messages (default 0)\n"
+	 "  --flush METHOD       auto (default), dsync: each durable write says so itself, or\n"
+	 "                       fdatasync: a plain write, then a flush\n"
+	 "  --polled WHEN        auto (default), on or off: completions are looked for at the\n"
+	 "                       device, if it has polled queues\n"
 	 "  --json               as JSON\n"},
 };
 
@@ -188,7 +192,7 @@ static int run(int argc, char **argv)
 		printf("thmq %s\n", thmq_version());
 	} else if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 ||
 		   strcmp(name, "-h") == 0) {
-		if (argc > 2 && !find_command(argv[2]))
+		if (argc > 2 && !find_command(argv[2]) && strcmp(argv[2], "help") != 0 && strcmp(argv[2], "version") != 0)
 			return usage_error("there is no command '%s'; thmq help lists them",
 					   argv[2]);
 		help(stdout, argc > 2 ? argv[2] : NULL);
@@ -244,7 +248,8 @@ static bool parse_option(int argc, char **argv, int *i, const struct option_spec
 	while (s->name && (strlen(s->name) != len || strncmp(s->name, word, len) != 0))
 		s++;
 	if (!s->name) {
-		usage_error("there is no option %s here", word);
+		usage_error("there is no option %s here%s", word,
+			    word[1] == '-' ? "" : "; a name that begins with - stands behind --");
 		return false;
 	}
 	if (s->flag && equals) {
@@ -271,7 +276,7 @@ int parse_options(int argc, char **argv, const struct option_spec *specs)
 	int words = 0, i;
 
 	for (i = 0; i < argc; i++) {
-		if (ended || strncmp(argv[i], "--", 2) != 0)
+		if (ended || argv[i][0] != '-' || strcmp(argv[i], "-") == 0)
 			argv[words++] = argv[i];
 		else if (strcmp(argv[i], "--") == 0)
 			ended = true;
@@ -280,6 +285,15 @@ int parse_options(int argc, char **argv, const struct option_spec *specs)
 	}
 	argv[words] = NULL;
 	return words;
+}
+
+bool count_words(char **argv, int words, int wanted, const char *what)
+{
+	if (words > wanted)
+		usage_error("%s, and no more: what is %s?", what, argv[wanted]);
+	else if (words < wanted)
+		usage_error("%s", what);
+	return words == wanted;
 }
 
 bool parse_number(const char *text, uint64_t max, uint64_t *ret_number)
@@ -411,6 +425,8 @@ int connect_dir(struct connection *c, const char *dir, bool create, uint32_t pol
 	int rc;
 
 	memset(c, 0, sizeof(*c));
+	if (!*dir)
+		return usage_error("the name of the directory is empty");
 	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.policy = policy));
 	if (rc == 0)
 		rc = thmq_broker_open(c->env,

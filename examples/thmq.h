@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <thundermq/log.h>
 
 #define SECOND 1000000000ull
@@ -34,6 +35,8 @@ extern volatile sig_atomic_t interrupted; /* by SIGINT, SIGTERM or SIGHUP */
 
 /* Takes options out of argv; what is left are words. Return: their number, or -1 after saying what is wrong. */
 int parse_options(int argc, char **argv, const struct option_spec *specs);
+/* Are there as many as wanted? Else it says @what the command needs, or what is too many. */
+bool count_words(char **argv, int words, int wanted, const char *what);
 int fail(int rc, const char *format, ...)
 	__attribute__((format(printf, 2, 3))); /* says why; the exit code for rc */
 int usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -45,6 +48,17 @@ bool parse_number(const char *text, uint64_t max, uint64_t *ret_number);
 uint64_t clock_ns(void);
 void print_json_string(FILE *out, const void *data,
 		       size_t len); /* as "…", or as {"base64": …} if it is not UTF-8 */
+
+/* thmq_units.c: 0, or an exit code after saying what is wrong with @option's value. */
+int parse_duration(const char *option, const char *text, uint64_t *ret_ns);
+int parse_size(const char *option, const char *text, uint64_t *ret_bytes);
+struct unit_text {
+	char text[32];
+};
+const char *duration_text(uint64_t ns, struct unit_text *buffer); /* "7d" */
+const char *size_text(uint64_t bytes, struct unit_text *buffer);  /* "10G" */
+
+const char *plural(uint64_t count);                               /* "" or "s" */
 
 /* An environment, a broker on a directory, and a session. */
 struct connection {

@@ -8,6 +8,7 @@
 #include "thmq.h"
 
 #define SAMPLES_MAX (1u << 20)
+#define SIZE_MAX_BYTES 500000u
 
 static int by_value(const void *a, const void *b)
 {
@@ -140,14 +141,24 @@ static int remove_place(struct place *p, int code)
 
 /* ------------------------------------------------------------------ command */
 
-static int connect_bench(struct connection *c, const char *dir, uint64_t group_ns)
+struct bench_opts {
+	uint64_t seconds, size, group_us;
+	uint32_t flush_method, polled_io;
+	bool json;
+};
+
+static int connect_bench(struct connection *c, const char *dir, const struct bench_opts *o)
 {
 	int rc;
 
 	memset(c, 0, sizeof(*c));
 	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL));
 	if (!rc)
-		rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .group_ns = group_ns),
+		rc = thmq_broker_open(c->env,
+				      THMQ_BROKER_OPTS(.data_dir = dir,
+						       .group_ns = o->group_us * 1000,
+						       .flush_method = o->flush_method,
+						       .polled_io = o->polled_io),
 				      &c->broker);
 	if (!rc)
 		rc = thmq_connect(c->env, "inproc://", NULL, &c->session);
@@ -164,19 +175,41 @@ static int connect_bench(struct connection *c, const char *dir, uint64_t group_n
 	return rc;
 }
 
-static int measure(const char *dir, uint32_t size, uint64_t seconds, uint64_t group_ns, bool json)
+/* What the figures were measured through. */
+static void print_ways(struct connection *c, bool json)
 {
+	static const char *const engines[] = {"none", "io_uring", "threads", "inline", "simulated"};
+	static const char *const methods[] = {"?", "dsync", "fdatasync"};
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+
+	if (thmq_broker_stats(c->broker, &st) != 0 || st.disk_engine > 4 || st.flush_method > 2)
+		return;
+	printf(json ? "{\"what\":\"device\",\"engine\":\"%s\",\"direct_io\":%s,\"flush\":\"%s\","
+		      "\"polled\":%s}\n"
+		    : "%s, O_DIRECT %s, flush by %s, polled %s\n",
+	       engines[st.disk_engine],
+	       st.direct_io ? (json ? "true" : "yes") : (json ? "false" : "no"),
+	       methods[st.flush_method],
+	       st.polled_io == THMQ_POLLED_ON ? (json ? "true" : "yes") : (json ? "false" : "no"));
+}
+
+static int measure(const char *dir, const struct bench_opts *o)
+{
+	uint32_t size = (uint32_t)o->size;
+	uint64_t seconds = o->seconds;
+	bool json = o->json;
 	struct connection c;
 	void *data = calloc(1, size + 1);
 	int rc;
 
 	if (!data)
 		return fail(-ENOMEM, "out of memory");
-	rc = connect_bench(&c, dir, group_ns);
+	rc = connect_bench(&c, dir, o);
 	if (rc) {
 		free(data);
 		return rc;
 	}
+	print_ways(&c, json);
 	if (!rc && !interrupted)
 		rc = one_by_one(&c, THMQ_DURABILITY_DURABLE, "durable, one at a time", data, size,
 				seconds, json);
@@ -193,34 +226,66 @@ static int measure(const char *dir, uint32_t size, uint64_t seconds, uint64_t gr
 	return disconnect(&c, rc);
 }
 
+/* Which of @names @text is; the first one is the default. 0, or an exit code. */
+static int parse_choice(const char *option, const char *text, const char *const names[3],
+			uint32_t *ret)
+{
+	uint32_t i;
+
+	for (i = 0; i < 3; i++)
+		if (strcmp(text, names[i]) == 0) {
+			*ret = i;
+			return EXIT_OK;
+		}
+	return usage_error("%s is %s, %s or %s, not %s", option, names[0], names[1], names[2],
+			   text);
+}
+
 int cmd_bench(int argc, char **argv)
 {
-	const char *seconds_text = NULL, *size_text = NULL, *group_text = NULL;
-	uint64_t seconds = 2, size = 100, group_us = 0;
-	bool json = false;
+	static const char *const methods[3] = {"auto", "dsync",
+					       "fdatasync"};        /* enum thmq_flush_method */
+	static const char *const polled[3] = {"auto", "off", "on"}; /* enum thmq_polled_io */
+	const char *seconds_text = NULL, *size = NULL, *group_text = NULL, *flush_text = NULL,
+		   *polled_text = NULL;
+	struct bench_opts o = {.seconds = 2, .size = 100};
 	const struct option_spec specs[] = {{"--seconds", &seconds_text, NULL},
-					    {"--size", &size_text, NULL},
+					    {"--size", &size, NULL},
 					    {"--group-us", &group_text, NULL},
-					    {"--json", NULL, &json},
+					    {"--flush", &flush_text, NULL},
+					    {"--polled", &polled_text, NULL},
+					    {"--json", NULL, &o.json},
 					    {NULL, NULL, NULL}};
-	int words = parse_options(argc, argv, specs), rc;
+	int words = parse_options(argc, argv, specs), rc = 0;
 	struct place place;
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if ((seconds_text && (!parse_number(seconds_text, 3600, &seconds) || !seconds)) ||
-	    (size_text && !parse_number(size_text, 500000, &size)))
-		return usage_error("--seconds is 1 to 3600, --size up to 500000");
-	if (group_text && !parse_number(group_text, 1000000, &group_us))
-		return usage_error("--group-us is up to 1000000");
-	if (words != 1)
-		return usage_error("bench needs a directory");
+	if (seconds_text && (!parse_number(seconds_text, 3600, &o.seconds) || !o.seconds))
+		return usage_error("--seconds is a number from 1 to 3600, not %s", seconds_text);
+	if (size && strcmp(size, "0") == 0)
+		o.size = 0;
+	else if (size)
+		rc = parse_size("--size", size, &o.size);
+	if (rc)
+		return rc;
+	if (o.size > SIZE_MAX_BYTES)
+		return usage_error("--size is at most %u bytes", SIZE_MAX_BYTES);
+	if (group_text && !parse_number(group_text, 1000000, &o.group_us))
+		return usage_error("--group-us is a number of microseconds up to 1000000, not %s",
+				   group_text);
+	if (flush_text && (rc = parse_choice("--flush", flush_text, methods, &o.flush_method)) != 0)
+		return rc;
+	if (polled_text && (rc = parse_choice("--polled", polled_text, polled, &o.polled_io)) != 0)
+		return rc;
+	if (!count_words(argv, words, 1, "bench needs a directory"))
+		return EXIT_USAGE;
 	rc = make_place(&place, argv[0]);
 	if (rc) {
 		if (place.made_dir)
 			rmdir(place.dir);
 		return rc;
 	}
-	rc = remove_place(&place, measure(place.path, (uint32_t)size, seconds, group_us * 1000, json));
+	rc = remove_place(&place, measure(place.path, &o));
 	return !rc && interrupted ? fail(-EINTR, "interrupted") : rc;
 }

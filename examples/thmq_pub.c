@@ -316,10 +316,10 @@ static int finish(struct pub *p, int code)
 		       rc ? "false" : "true", (unsigned long long)p->failed,
 		       (unsigned long long)p->unknown);
 	if (rc)
-		fprintf(stderr, "thmq: %s%llu messages were stored\n", sure ? "" : "at least ",
-			(unsigned long long)stored);
+		fprintf(stderr, "thmq: %s%llu message%s %s stored\n", sure ? "" : "at least ",
+			(unsigned long long)stored, plural(stored), stored == 1 ? "was" : "were");
 	else if (!p->json && !p->quiet && !p->progress)
-		fprintf(stderr, "%llu messages in %.3f s\n", (unsigned long long)stored, seconds);
+		fprintf(stderr, "%llu message%s in %.3f s\n", (unsigned long long)stored, plural(stored), seconds);
 	return rc;
 }
 
@@ -386,7 +386,7 @@ int cmd_pub(int argc, char **argv)
 	if (words < 0)
 		return EXIT_USAGE;
 	if (separator && strlen(separator) != 1)
-		return usage_error("--key-separator is one character");
+		return usage_error("--key-separator is one character of one byte, not \"%s\"", separator);
 	if (key && (!*key || strlen(key) > THMQ_KEY_MAX))
 		return usage_error("--key has 1 to %u bytes, not %zu", THMQ_KEY_MAX, strlen(key));
 	if (tag && strlen(tag) > THMQ_TAG_MAX)
@@ -395,7 +395,7 @@ int cmd_pub(int argc, char **argv)
 	if (partition && !parse_number(partition, UINT32_MAX, &number))
 		return usage_error("--partition: %s is no partition", partition);
 	if (partitions && (!parse_number(partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
-		return usage_error("--partitions: a number from 1 to %u", THMQ_PARTITION_COUNT_MAX);
+		return usage_error("--partitions: a number from 1 to %u, not %s", THMQ_PARTITION_COUNT_MAX, partitions);
 	if (partitions && !create)
 		return usage_error("--partitions is of use only with --create");
 	if (level && !parse_durability(level, &durability))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq_repair.c - thmq repair and thmq copy: a closed directory made whole again, or written a second time. */
 #include <errno.h>
+#include <unistd.h>
 
 #include "thmq.h"
 
@@ -159,8 +160,8 @@ int cmd_repair(int argc, char **argv)
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if (words != 1)
-		return usage_error("repair needs a directory");
+	if (!count_words(argv, words, 1, "repair needs a directory"))
+		return EXIT_USAGE;
 	if (opts.quarantine_dir && !r.write)
 		return usage_error("--quarantine is for --write");
 	opts.flags = r.write ? THMQ_REPAIR_WRITE : 0;
@@ -176,6 +177,17 @@ int cmd_repair(int argc, char **argv)
 	return rc && !r.write ? EXIT_DAMAGE : EXIT_OK;
 }
 
+/* The copy is one call: there is nothing to come back to. What it has written does not open. */
+static void on_interrupt(int number)
+{
+	static const char text[] = "thmq: interrupted; what was copied is of no use and may be removed\n";
+
+	ssize_t n = write(STDERR_FILENO, text, sizeof(text) - 1);
+
+	(void)number, (void)n;
+	_exit(EXIT_FAILED);
+}
+
 int cmd_copy(int argc, char **argv)
 {
 	const struct option_spec specs[] = {{NULL, NULL, NULL}};
@@ -183,8 +195,10 @@ int cmd_copy(int argc, char **argv)
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if (words != 2)
-		return usage_error("copy needs a directory and a new one");
+	if (!count_words(argv, words, 2, "copy needs a directory and a new one"))
+		return EXIT_USAGE;
+	signal(SIGINT, on_interrupt);
+	signal(SIGTERM, on_interrupt);
 	rc = thmq_data_copy(argv[0], argv[1]);
 	return rc ? fail(rc, "%s", thmq_errmsg()) : EXIT_OK;
 }

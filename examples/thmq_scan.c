@@ -122,8 +122,8 @@ int cmd_verify(int argc, char **argv)
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if (words != 1)
-		return usage_error("verify needs a directory");
+	if (!count_words(argv, words, 1, "verify needs a directory"))
+		return EXIT_USAGE;
 	rc = scan_dir(argv[0], &s);
 	if (rc == EXIT_OK || rc == EXIT_DAMAGE) {
 		if (s.json)
@@ -152,7 +152,7 @@ int cmd_dump(int argc, char **argv)
 
 	if (words < 0)
 		return EXIT_USAGE;
-	if (words != 1)
-		return usage_error("dump needs a directory");
+	if (!count_words(argv, words, 1, "dump needs a directory"))
+		return EXIT_USAGE;
 	return scan_dir(argv[0], &s);
 }

@@ -274,10 +274,10 @@ int cmd_sub(int argc, char **argv)
 	if (from && !parse_from(from, &start, &value))
 		return usage_error(
 			"--from is begin, end, an offset, a date as 2026-01-31 or a time as "
-			"2026-01-31T12:00:00Z, not %s",
+			"2026-01-31T12:00:00Z, not \"%s\"",
 			from);
-	if (words != 2)
-		return usage_error("sub needs a directory and a topic; thmq help sub");
+	if (!count_words(argv, words, 2, "sub needs a directory and a topic"))
+		return EXIT_USAGE;
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_DEFAULT);
 	if (rc)
 		return rc;

@@ -12,6 +12,55 @@ static const char *level_name(uint32_t level)
 	return level < sizeof(names) / sizeof(names[0]) ? names[level] : "?";
 }
 
+/* ---------------------------------------------------------------- retention */
+
+/* What may go, behind the rest of a line. */
+static void print_retention(const struct thmq_topic_info *info)
+{
+	struct unit_text text;
+
+	if (info->flags & THMQ_TOPIC_VOLATILE)
+		fputs(", in memory only", stdout);
+	if (info->retention_ns)
+		printf(", kept for %s", duration_text(info->retention_ns, &text));
+	if (info->retention_bytes)
+		printf(", the newest %s of each partition",
+		       size_text(info->retention_bytes, &text));
+	if (info->flags & THMQ_TOPIC_RETAIN_CONSUMED)
+		fputs(", until all groups have it", stdout);
+	putchar('\n');
+}
+
+/* Fields of a JSON object, behind others. */
+static void print_retention_json(const struct thmq_topic_info *info)
+{
+	printf(",\"retention_ns\":%llu,\"retention_bytes\":%llu,\"retain_consumed\":%s,"
+	       "\"volatile\":%s",
+	       (unsigned long long)info->retention_ns, (unsigned long long)info->retention_bytes,
+	       info->flags & THMQ_TOPIC_RETAIN_CONSUMED ? "true" : "false",
+	       info->flags & THMQ_TOPIC_VOLATILE ? "true" : "false");
+}
+
+static int compare_retention(const struct thmq_topic_info *info,
+			     const struct thmq_topic_opts *wanted)
+{
+	struct unit_text is, wants;
+
+	if (wanted->retention_ns && wanted->retention_ns != info->retention_ns)
+		return fail(-EEXIST, "topic %s exists, kept for %s, not %s", info->name,
+			    info->retention_ns ? duration_text(info->retention_ns, &is) : "ever",
+			    duration_text(wanted->retention_ns, &wants));
+	if (wanted->retention_bytes && wanted->retention_bytes != info->retention_bytes)
+		return fail(-EEXIST, "topic %s exists, with %s of each partition kept, not %s",
+			    info->name,
+			    info->retention_bytes ? size_text(info->retention_bytes, &is) : "all",
+			    size_text(wanted->retention_bytes, &wants));
+	if (wanted->flags & ~info->flags & THMQ_TOPIC_RETAIN_CONSUMED)
+		return fail(-EEXIST, "topic %s exists, kept also when all groups have it",
+			    info->name);
+	return EXIT_OK;
+}
+
 /* ------------------------------------------------------------------- create */
 
 /* A topic that exists already is the wanted one only where it is as it was asked for. */
@@ -26,16 +75,12 @@ static int compare_topic(struct connection *c, const char *topic,
 	if (rc)
 		return fail(rc, "%s", thmq_errmsg());
 	if (partition_count && partition_count != info.partition_count)
-		return fail(-EEXIST, "topic %s exists with %u partitions, not %u", topic,
-			    info.partition_count, partition_count);
+		return fail(-EEXIST, "topic %s exists with %u partition%s, not %u", topic,
+			    info.partition_count, plural(info.partition_count), partition_count);
 	if (level && level != info.visible_at)
 		return fail(-EEXIST, "topic %s exists, visible at %s, not %s", topic,
 			    level_name(info.visible_at), level_name(level));
-	if ((wanted->retention_ns && wanted->retention_ns != info.retention_ns) ||
-	    (wanted->retention_bytes && wanted->retention_bytes != info.retention_bytes) ||
-	    (wanted->flags & ~info.flags))
-		return fail(-EEXIST, "topic %s exists, with another retention", topic);
-	return EXIT_OK;
+	return compare_retention(&info, wanted);
 }
 
 int make_topic(struct connection *c, const char *topic, const struct thmq_topic_opts *wanted,
@@ -49,6 +94,21 @@ int make_topic(struct connection *c, const char *topic, const struct thmq_topic_
 }
 
 /* --------------------------------------------------------------------- list */
+
+static void list_json(const struct thmq_topic_info *info)
+{
+	printf("{\"name\":\"%s\",\"partitions\":%u,\"groups\":%u,\"visible_at\":\"%s\"", info->name,
+	       info->partition_count, info->group_count, level_name(info->visible_at));
+	print_retention_json(info);
+	fputs("}\n", stdout);
+}
+
+static void list_text(const struct thmq_topic_info *info)
+{
+	printf("%-40s %u partition%s, %u group%s", info->name, info->partition_count,
+	       plural(info->partition_count), info->group_count, plural(info->group_count));
+	print_retention(info);
+}
 
 static int list(struct connection *c, bool json)
 {
@@ -68,13 +128,9 @@ static int list(struct connection *c, bool json)
 	}
 	for (i = 0; i < n && i < count && !output_failed(); i++) {
 		if (json)
-			printf("{\"name\":\"%s\",\"partitions\":%u,\"groups\":%u,\"visible_at\":\"%"
-			       "s\"}\n",
-			       infos[i].name, infos[i].partition_count, infos[i].group_count,
-			       level_name(infos[i].visible_at));
+			list_json(&infos[i]);
 		else
-			printf("%-40s %u partitions, %u groups\n", infos[i].name,
-			       infos[i].partition_count, infos[i].group_count);
+			list_text(&infos[i]);
 	}
 	free(infos);
 	return EXIT_OK;
@@ -82,30 +138,16 @@ static int list(struct connection *c, bool json)
 
 /* ----------------------------------------------------------------- describe */
 
-static void describe_retention(const struct thmq_topic_info *info)
-{
-	if (info->retention_ns)
-		printf(", kept for %llu s", (unsigned long long)info->retention_ns / 1000000000);
-	if (info->retention_bytes)
-		printf(", the newest %llu bytes of each partition",
-		       (unsigned long long)info->retention_bytes);
-	if (info->flags & THMQ_TOPIC_RETAIN_CONSUMED)
-		printf(", until all groups have it");
-	putchar('\n');
-}
-
 static void describe_json(const struct thmq_topic_info *info, const struct thmq_partition_info *p,
 			  uint32_t partition, const char *group)
 {
 	printf("{\"topic\":\"%s\",\"partition\":%u,\"partitions\":%u,\"visible_at\":\"%s\","
-	       "\"groups\":%u,\"retention_ns\":%llu,\"retention_bytes\":%llu,"
-	       "\"retain_consumed\":%s,"
-	       "\"shard\":%u,\"begin\":%llu,\"end\":%llu",
+	       "\"groups\":%u",
 	       info->name, partition, info->partition_count, level_name(info->visible_at),
-	       info->group_count, (unsigned long long)info->retention_ns,
-	       (unsigned long long)info->retention_bytes,
-	       info->flags & THMQ_TOPIC_RETAIN_CONSUMED ? "true" : "false", p->shard, (unsigned long long)p->begin_offset,
-	       (unsigned long long)p->end_offset);
+	       info->group_count);
+	print_retention_json(info);
+	printf(",\"shard\":%u,\"begin\":%llu,\"end\":%llu", p->shard,
+	       (unsigned long long)p->begin_offset, (unsigned long long)p->end_offset);
 	if (group) {
 		bool begun = p->group_offset != UINT64_MAX;
 
@@ -148,9 +190,10 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 	if (rc)
 		return fail(rc, "%s", thmq_errmsg());
 	if (!json) {
-		printf("%s: %u partitions, visible at %s, %u groups", info.name,
-		       info.partition_count, level_name(info.visible_at), info.group_count);
-		describe_retention(&info);
+		printf("%s: %u partition%s, visible at %s, %u group%s", info.name,
+		       info.partition_count, plural(info.partition_count),
+		       level_name(info.visible_at), info.group_count, plural(info.group_count));
+		print_retention(&info);
 	}
 	for (i = 0; i < info.partition_count && !output_failed(); i++) {
 		struct thmq_partition_info p = {.size = sizeof(p)};
@@ -168,51 +211,15 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 
 /* ------------------------------------------------------------------ command */
 
-/* A number and one of @units, each of which is @factors of the smallest, which goes without saying. */
-static bool parse_scaled(const char *text, const char *units, const uint64_t *factors,
-			 uint64_t *ret_number)
-{
-	char digits[24];
-	size_t len = strspn(text, "0123456789");
-	const char *unit = text[len] ? strchr(units, text[len]) : NULL;
-	uint64_t factor = unit ? factors[unit - units] : 1;
-
-	if (!len || len >= sizeof(digits) || (text[len] && (!unit || text[len + 1])))
-		return false;
-	memcpy(digits, text, len);
-	digits[len] = 0;
-	if (!parse_number(digits, UINT64_MAX / factor, ret_number) || !*ret_number)
-		return false;
-	*ret_number *= factor;
-	return true;
-}
-
-static bool parse_size(const char *text, uint64_t *ret_bytes)
-{
-	static const uint64_t factors[] = {1ull << 10, 1ull << 20, 1ull << 30, 1ull << 40};
-
-	return parse_scaled(text, "KMGT", factors, ret_bytes);
-}
-
-static bool parse_duration(const char *text, uint64_t *ret_ns)
-{
-	static const uint64_t factors[] = {1, 60, 3600, 86400};
-
-	if (!parse_scaled(text, "smhd", factors, ret_ns) || *ret_ns > INT64_MAX / 1000000000)
-		return false;
-	*ret_ns *= 1000000000;
-	return true;
-}
-
 static int parse_retention(const char *time, const char *bytes, bool consumed,
 			   struct thmq_topic_opts *opts)
 {
-	if (time && !parse_duration(time, &opts->retention_ns))
-		return usage_error("--retention-time: a number and s, m, h or d: 90m, 7d");
-	if (bytes && !parse_size(bytes, &opts->retention_bytes))
-		return usage_error("--retention-bytes: a number, perhaps with K, M, G or T: 10G");
+	int rc = time ? parse_duration("--retention-time", time, &opts->retention_ns) : EXIT_OK;
+
+	if (!rc && bytes)
+		rc = parse_size("--retention-bytes", bytes, &opts->retention_bytes);
 	opts->flags = consumed ? THMQ_TOPIC_RETAIN_CONSUMED : 0;
-	return EXIT_OK;
+	return rc;
 }
 
 enum verb { CREATE = 1, LIST = 2, DESCRIBE = 4, DELETE = 8 };
@@ -243,6 +250,7 @@ int cmd_topic(int argc, char **argv)
 					    {NULL, NULL, NULL}};
 	int words = parse_options(argc, argv, specs), rc;
 	struct thmq_topic_opts opts;
+	char needs[64];
 	uint64_t count = 0;
 	uint32_t level = 0, verb, i;
 	struct connection c;
@@ -251,7 +259,8 @@ int cmd_topic(int argc, char **argv)
 		return EXIT_USAGE;
 	verb = find_verb(words > 0 ? argv[0] : "");
 	if (!verb)
-		return usage_error("topic create, list, describe or delete; thmq help topic");
+		return usage_error("topic create, list, describe or delete%s%s; thmq help topic",
+				   words > 0 ? ", not " : "", words > 0 ? argv[0] : "");
 	if ((partitions || visible || if_absent || time || bytes || consumed) && verb != CREATE)
 		return usage_error("%s is of use only with topic create",
 				   partitions  ? "--partitions"
@@ -265,7 +274,8 @@ int cmd_topic(int argc, char **argv)
 	if (json && !(verb & (LIST | DESCRIBE)))
 		return usage_error("--json is of use only with topic list and topic describe");
 	if (partitions && (!parse_number(partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
-		return usage_error("--partitions: a number from 1 to %u", THMQ_PARTITION_COUNT_MAX);
+		return usage_error("--partitions: a number from 1 to %u, not %s",
+				   THMQ_PARTITION_COUNT_MAX, partitions);
 	for (i = 1; visible && i <= 3; i++)
 		if (strcmp(visible, level_name(i)) == 0)
 			level = i;
@@ -277,9 +287,10 @@ int cmd_topic(int argc, char **argv)
 		return rc;
 	opts.partition_count = (uint32_t)count;
 	opts.visible_at = level;
-	if (words != (verb == LIST ? 2 : 3))
-		return usage_error("topic %s needs a directory%s", argv[0],
-				   verb == LIST ? "" : " and a topic");
+	snprintf(needs, sizeof(needs), "topic %s needs a directory%s", argv[0],
+		 verb == LIST ? "" : " and a topic");
+	if (!count_words(argv, words, verb == LIST ? 2 : 3, needs))
+		return EXIT_USAGE;
 	rc = connect_dir(&c, argv[1], verb == CREATE, THMQ_POLICY_DEFAULT);
 	if (rc)
 		return rc;

@@ -3,8 +3,9 @@
  * log.h - the commit log as a building block: one sequential, checksummed, group-committed log of runs.
  *
  * A log is one directory (or, without one, a bounded memory) and belongs to one core: all calls but thmq_log_copy()
- * and those of closed logs are made on the thread that drives it. The log knows partitions only as numbers under
- * which runs are found again; what a run means is its writer's. doc/format.md describes every byte.
+ * and those of closed logs are made on the thread that drives it; thundermq/reactor.h has the core. The log knows
+ * partitions only as numbers under which runs are found again; what a run means is its writer's. doc/log.md is a guide, with
+ * examples/wal.c as its whole program; doc/format.md describes every byte.
  */
 #ifndef THUNDERMQ_LOG_H
 #define THUNDERMQ_LOG_H
@@ -34,6 +35,8 @@ enum thmq_run_encoding {
 #define THMQ_RUN_SPARSE 1u /* a table of uint32 offset deltas follows the record table */
 #define THMQ_RUN_RELOCATED                                                                         \
 	2u /* appended again by the cleaner with its old offsets: changes indexes only */
+#define THMQ_RUN_KEYED \
+	4u /* a record of it has a key: without this no key of it is found. Set by its writer, and by thmq_run_encode() */
 
 /*
  * Run header, as stored: 96 bytes, little endian, 8-byte aligned. Messages of one partition that were
@@ -85,6 +88,68 @@ struct thmq_log_run {
 	uint64_t term;       /* of its batch */
 };
 
+/* ----------------------------------------------- making runs, reading runs */
+
+/**
+ * thmq_run_init() - set a run's header to a run of bytes of your own, OPAQUE or STATE
+ * @run: from thmq_log_append(); the payload, @len bytes, follows it and is filled by the caller
+ * @encoding: THMQ_RUN_OPAQUE, or THMQ_RUN_STATE: then @partition is the kind, from 1 on, and @base_offset the item
+ * @count: how many messages these are: they cover the offsets from @base_offset on. 0 for a state
+ * All other fields are 0 then; times, producer and so on are set behind it where they are wanted.
+ * Threads: any.
+ */
+THMQ_API void thmq_run_init(struct thmq_run_header *run, uint32_t encoding, uint32_t partition, uint64_t base_offset,
+			    uint32_t count, uint32_t len);
+
+/* One message of a run of records: to be put into it, or where it lies in it. */
+struct thmq_record_view {
+	uint64_t offset;
+	int64_t time_ns;  /* ns since 1970; stored in steps of a microsecond behind the run's smallest one */
+	const void *key;  /* with key_len 0: not looked at */
+	const void *tag;  /* likewise */
+	const void *data; /* likewise */
+	uint32_t key_len; /* up to 65535 */
+	uint32_t tag_len; /* up to 255 */
+	uint32_t len;
+	uint32_t tag_hash; /* out; 0: no tag. Made by thmq_run_encode() */
+};
+
+/**
+ * thmq_run_len() - how long a run of these records is
+ * @records: by rising offsets
+ * Return: the run_len that thmq_log_append() wants; 0: they cannot be one run (none, a key or tag too long, offsets that do
+ * not rise or lie 2^32 apart, times more than 71 minutes apart, 4 GiB).
+ * Threads: any.
+ */
+THMQ_API uint32_t thmq_run_len(const struct thmq_record_view *records, uint32_t count);
+
+/**
+ * thmq_run_encode() - fill a run with records
+ * @run: from thmq_log_append(), for @run_len bytes, thmq_run_len() at least
+ * Sets the whole header: encoding, offsets, span, times, tag filter; producer, transaction and the like are 0 then, and may
+ * be set behind it. Keys, tags and payloads are copied.
+ * Return: 0; -EINVAL as of thmq_run_len(), or no room: end or abort the append.
+ * Threads: any.
+ */
+THMQ_API int thmq_run_encode(struct thmq_run_header *run, uint32_t run_len, uint32_t partition,
+			     const struct thmq_record_view *records, uint32_t count);
+
+/* A walk over the records of a run. All zero: it begins. */
+struct thmq_record_cursor {
+	uint64_t internal[6];
+};
+
+/**
+ * thmq_record_next() - the next record of a run, in place
+ * @run: of a view, a replay or a scan. Bytes that lie are found: nothing outside of the run is touched
+ * @cursor: all zero at the first call, with the same @run at the others
+ * @ret_record: out; its pointers are valid as long as the run's
+ * Return: 1 one; 0 there are no more; -EINVAL it has no records (another encoding, or no payload); -THMQ_ECORRUPT.
+ * Threads: any.
+ */
+THMQ_API int thmq_record_next(const struct thmq_log_run *run, struct thmq_record_cursor *cursor,
+			      struct thmq_record_view *ret_record);
+
 /* --------------------------------------------------------------------- open */
 
 /* What one segment has of a partition; see thmq_log_events.live. */
@@ -111,7 +176,7 @@ struct thmq_log_events {
 	uint32_t size;
 	uint32_t reserved;
 	/*
-	 * At open, in log order. Of a full segment whose index is whole: for each partition its last run without payload
+	 * At open, in log order, so that of two slices of a state the later one counts. Of a full segment whose index is whole: for each partition its last run without payload
 	 * (payload NULL, len 0, count: its messages in the segment), then the newest slice of each state, by kind (the
 	 * partition of their headers) and item (base_offset). Kind 0 is the log's own. Of all others: every run. Non-zero ends the open with it.
 	 */
@@ -124,7 +189,10 @@ struct thmq_log_events {
 	void (*failed)(void *ctx, int error);
 	/* An append that got -EAGAIN, or the error that kept a segment from being made, may succeed now. */
 	void (*room)(void *ctx);
-	/* A segment was closed: append a slice of every state that changed since the last such call. */
+	/*
+	 * A segment was closed: append a slice of every state that changed since the last such call. An append that gets -EAGAIN
+	 * is made again when room comes. What was appended is counted on at once: no segment goes before that is durable.
+	 */
 	void (*checkpoint)(void *ctx);
 	/*
 	 * Of the oldest segment, asked of each partition in it from the open on (what is not known yet is live): must any of this be kept? Asked again and again while it is, so
@@ -141,20 +209,6 @@ struct thmq_log_events {
 	 * comes next. Return: as of renew. NULL: nothing must.
 	 */
 	int (*leave)(void *ctx, uint32_t partition);
-};
-
-/* How one durable write is done. */
-enum thmq_flush_method {
-	THMQ_FLUSH_PROBE = 0, /* the one that is faster on this device: measured once for each device and environment */
-	THMQ_FLUSH_DSYNC = 1, /* the write says so: RWF_DSYNC, which goes through the device's cache (FUA) where it can */
-	THMQ_FLUSH_FDATASYNC = 2 /* a plain write, then fdatasync */
-};
-
-/* Is the completion of small writes and reads looked for at the device (io_uring's IOPOLL), or told by an interrupt? */
-enum thmq_polled_io {
-	THMQ_POLLED_PROBE = 0, /* looked for where the device has polled queues that pay, but never under THMQ_POLICY_EVENT */
-	THMQ_POLLED_OFF = 1,
-	THMQ_POLLED_ON = 2 /* -EOPNOTSUPP at open where it cannot be; a core does not sleep while one is in flight */
 };
 
 struct thmq_log_opts {
@@ -180,7 +234,7 @@ struct thmq_log_opts {
 	uint32_t group_bytes; /* a batch is written as soon as it has so many, also with writes in flight, up to
 				 batch_bytes; 0: 64 KiB with writes in flight, and else no limit but batch_bytes */
 	uint32_t reserved;
-	uint32_t flush_method; /* enum thmq_flush_method */
+	uint32_t flush_method; /* enum thmq_flush_method, in thundermq.h */
 	uint32_t polled_io;    /* enum thmq_polled_io */
 	/* Files are never larger than this together, four segments at least; full_policy says what then. 0: no limit */
 	uint64_t limit_bytes;
@@ -191,6 +245,8 @@ struct thmq_log_opts {
 #define THMQ_LOG_NO_CREATE 1u /* -ENOENT where there is no log */
 #define THMQ_LOG_NO_BACKGROUND_FLUSH                                                               \
 	2u /* only what is waited for becomes durable, and what lies before it: no flush_interval_ns, no flush_bytes */
+#define THMQ_LOG_LOCK \
+	4u /* nobody else opens it meanwhile: a file `lock` in its directory is held (flock) until its device has answered all */
 
 #define THMQ_LOG_OPTS(...)                                                                         \
 	(&(struct thmq_log_opts){.size = sizeof(struct thmq_log_opts), __VA_ARGS__})
@@ -200,14 +256,16 @@ THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts);
 
 /**
  * thmq_log_open() - open or create a log and recover it
- * @core: the core that will run it; the calling thread drives that core
+ * @core: the core that will run it, from thmq_env_core(); the calling thread drives it
  *
  * Recovery takes full segments from their indexes, verifies and replays all other stored batches in
  * order, cuts a torn tail of writes in flight,
  * makes durable what it keeps, and raises term and incarnation before anything is written.
- * The caller holds the lock on the directory above; a log has none of its own.
+ * Two owners destroy a log: it is opened with THMQ_LOG_LOCK, or its owner has a lock of his own on the directory above. Close
+ * logs before their environment, which closes what is left as thmq_log_close() without time does.
  *
- * Return: 0; -THMQ_ECORRUPT damage below what is known durable (nothing is changed; thmq_errmsg() has
+ * Return: 0; -EPERM the calling thread does not drive @core; -EBUSY with THMQ_LOG_LOCK: it is open, in this process or
+ * another (thmq_errmsg() names its pid); -THMQ_ECORRUPT damage below what is known durable (nothing is changed; thmq_errmsg() has
  * the position); -THMQ_EVERSION; -ENOENT; -ENOSPC; -EINVAL; -ENOMEM; an error of the file system.
  */
 THMQ_API int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *opts,
@@ -215,6 +273,8 @@ THMQ_API int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *o
 
 /**
  * thmq_log_close() - finish writes in flight, advance the durable mark, close
+ * No event comes any more, not even that the last batches are durable: that it returns 0 says so. Views are released before; readers
+ * that are still open may only be closed.
  * @timeout_ns: how long the device may take for what it has and for the last batches; a second at least
  * Return: 0; -ETIMEDOUT or the log's error: closed, but the last batches may be lost. What the device has still not
  * answered then stays with the core, without events, until it has: till then nobody may open the directory.
@@ -225,11 +285,12 @@ THMQ_API int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns);
 
 /**
  * thmq_log_append() - room for one run in the batch that is being formed
- * @run_len: bytes of header and payload: at least sizeof(struct thmq_run_header)
+ * @run_len: bytes of header and payload: at least sizeof(struct thmq_run_header); thmq_run_len() for records
  * @ret_run: out; @run_len writable bytes, 8-byte aligned: fill them at once, then thmq_log_append_end()
- * @ret_index: out; index of the batch that it will be in
+ * @ret_index: out; index of the batch that it will be in: it has the durability that events->settled tells of this or a
+ * higher one. Memory only: nothing settles
  *
- * One append at a time. The log owns the bytes from append_end on.
+ * One append at a time, and nothing else of the log's in between. The log owns the bytes from append_end on. Readers see the run at once.
  * Return: 0; -EAGAIN as many batches are in flight or waiting as may be: events->room comes;
  * -ENOSPC, -EDQUOT, -EFBIG, -EIO … why no segment can be made; -EMSGSIZE larger than a batch; -THMQ_EFAILED.
  */
@@ -238,8 +299,10 @@ THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
 
 /**
  * thmq_log_append_end() - the run is filled: index it; it is checksummed with its batch
+ * @run: its header and payload are the caller's: thmq_run_init(), thmq_run_encode(). A len below that of the append is taken
  * @durability: what its writer waits for: MEMORY, WRITTEN or DURABLE; a batch is flushed if one of its
- * runs needs it. Batches are written by the log itself, when its core's iteration ends.
+ * runs needs it. Batches are written by the log itself, when its core's iteration ends: the owner of a caller-driven core goes
+ * on with thmq_poll(), and what was appended before it shares a write. MEMORY: nobody waits; it is written and flushed in the background.
  */
 THMQ_API void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run,
 				  uint32_t durability);
@@ -269,20 +332,36 @@ struct thmq_log_view {
 THMQ_API int thmq_log_reader_open(struct thmq_log *log, uint32_t partition,
 				  void (*ready)(void *ctx), void *ctx,
 				  struct thmq_log_reader **ret_reader);
+
+/** thmq_log_reader_close() - NULL is allowed, and so is a reader whose log has closed; its views stay valid */
 THMQ_API void thmq_log_reader_close(struct thmq_log_reader *reader);
 
 /** thmq_log_reader_seek() - the next read begins with the run that covers @offset, or the first one behind it */
 THMQ_API void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset);
 
 /**
+ * thmq_log_reader_filter() - read only runs that may have a message with one of some tags
+ * @tag_filter: a bit for each of these tags, see thmq_tag_filter(), ORed; 0: all runs, as at first
+ * Other runs are passed over without being read from the device: their filters are in the indexes. A run that is returned may
+ * have no such message: compare thmq_record_view.tag_hash, then the tag. It counts for thmq_log_read() from then on.
+ */
+THMQ_API void thmq_log_reader_filter(struct thmq_log_reader *reader, uint64_t tag_filter);
+
+/** thmq_tag_filter() - the bit of a tag in thmq_run_header.tag_filter. 0: @len is 0. Threads: any. */
+THMQ_API uint64_t thmq_tag_filter(const void *tag, uint32_t len);
+
+/**
  * thmq_log_read() - the next run
- * @end_offset: runs that begin at or behind it are not returned
+ * @end_offset: runs that begin at or behind it are not returned; UINT64_MAX: all. What was appended is read whether it is durable
+ * or not: who must not see what a crash may take back says here how far that goes
  * @ret_view: out; holds the run's memory until thmq_log_view_release()
  * Return: 1 one run; 0 none below @end_offset yet, or it is being read (@ready is called);
  * -THMQ_EOFFSETRANGE the position sought is below what is held (seek again); -THMQ_ECORRUPT; -EIO.
  */
 THMQ_API int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset,
 			   struct thmq_log_view *ret_view);
+
+/** thmq_log_view_release() - give the run's memory back, while the log is open; a second time does nothing */
 THMQ_API void thmq_log_view_release(struct thmq_log *log, struct thmq_log_view *view);
 
 /** thmq_log_bounds() - first offset held of @partition and one past the last appended
@@ -296,6 +375,47 @@ THMQ_API int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t 
  * Return: 1 *@ret_offset; 0 it is being looked up (@ready is called); -ENOENT there is none; -THMQ_ECORRUPT; -EIO.
  */
 THMQ_API int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, uint64_t *ret_offset);
+
+/* A record with the key that was looked for, or, very rarely, with another one of the same hash. */
+struct thmq_log_hit {
+	uint64_t offset;
+	int64_t time_ns; /* of the record */
+	uint64_t internal[2];
+};
+
+/**
+ * thmq_log_reader_seek_key() - look for the records of the reader's partition that have a key, newest first
+ * @key: up to 65535 bytes, not looked at after the call
+ * @from_time_ns, @to_time_ns: only records from the one up to before the other; INT64_MIN and INT64_MAX: of any time
+ * @before_offset: only records before it, to go on where another search ended; UINT64_MAX: from the newest on
+ *
+ * No I/O: thmq_log_reader_find_key() has the hits. Keys are found in runs of records that have THMQ_RUN_KEYED. A segment
+ * that is full costs one device read, of the page of its index that may have the key; none if its times say that it
+ * has not, or a filter that is read once and kept in memory, 64 MiB of the newest segments' in all, a byte for each key. A
+ * segment of more than four million keyed records is read as a whole.
+ * Return: 0; -EINVAL @key_len; -EOPNOTSUPP a log in memory.
+ */
+THMQ_API int thmq_log_reader_seek_key(struct thmq_log_reader *reader, const void *key, uint32_t key_len, int64_t from_time_ns,
+				      int64_t to_time_ns, uint64_t before_offset);
+
+/**
+ * thmq_log_reader_find_key() - the next hits of the search
+ * @ret_hits: out; room for @hits_max; by falling offsets
+ * Where the reader stands does not change, but it may lose its place: seek then.
+ * Return: how many, one at least; 0 they are being looked up (@ready is called: call it again); -ENOENT there are no more, now;
+ * -EINVAL there is no search; -EIO …
+ */
+THMQ_API int thmq_log_reader_find_key(struct thmq_log_reader *reader, uint32_t hits_max, struct thmq_log_hit *ret_hits);
+
+/**
+ * thmq_log_read_hit() - read the record of a hit, with one device read at most unless its segment went meanwhile
+ * @ret_view: out; holds the record's run until thmq_log_view_release()
+ * @ret_record: out; its key is to be compared: the index knows a hash of it. Valid as long as the view
+ * The reader loses its place: seek then.
+ * Return: 1; 0 it is being read (@ready is called: call it again with the same hit); -ENOENT it is gone; -THMQ_ECORRUPT; -EIO.
+ */
+THMQ_API int thmq_log_read_hit(struct thmq_log_reader *reader, const struct thmq_log_hit *hit, struct thmq_log_view *ret_view,
+			       struct thmq_record_view *ret_record);
 
 /** thmq_log_forget() - drop the index of a partition that was deleted; its runs stay until their segments go */
 THMQ_API void thmq_log_forget(struct thmq_log *log, uint32_t partition);
@@ -351,7 +471,11 @@ struct thmq_log_stats {
 	uint64_t relocated_bytes;
 };
 
-/** thmq_log_stats() - copy the log's counters. Return: 0; -EINVAL */
+/**
+ * thmq_log_stats() - copy the log's counters
+ * Return: 0; -EINVAL
+ * Threads: any, while the log is not being closed. Beside its own each number is right, but not all are of the same moment.
+ */
 THMQ_API int thmq_log_stats(struct thmq_log *log, struct thmq_log_stats *ret_stats);
 
 /* ---------------------------------------------------------- offline: look at */
@@ -509,8 +633,8 @@ THMQ_API int thmq_data_repair(const char *dir, const struct thmq_log_repair_opts
  * is checked on its way. The calling thread reads and writes; the log's core only begins and ends it. If it fails, @dest
  * holds no log that would open, and may be removed.
  *
- * Return: 0; -ENOTEMPTY; -THMQ_ECORRUPT stored bytes are damaged; -EOPNOTSUPP a log in memory; -ECANCELED it was truncated
- * meanwhile; -EDEADLK nobody drives its core; -ENOSPC; an error of the file system.
+ * Return: 0; -ENOTEMPTY; -EINVAL @dest is the log's own directory or lies in it; -THMQ_ECORRUPT stored bytes are damaged;
+ * -EOPNOTSUPP a log in memory; -ECANCELED some of what was to be copied was truncated meanwhile; -EDEADLK nobody drives its core; -ENOSPC; an error of the file system.
  * Threads: any; blocks. The log may not be closed meanwhile.
  */
 THMQ_API int thmq_log_copy(struct thmq_log *log, const char *dest);
@@ -518,7 +642,8 @@ THMQ_API int thmq_log_copy(struct thmq_log *log, const char *dest);
 /**
  * thmq_data_copy() - copy a closed data directory, scanning it first; for an open one see thmq_broker_copy()
  * Sealed indexes and what is known of the logs go along; a torn tail and files that do not belong there stay behind.
- * Return: 0; -THMQ_ECORRUPT, nothing is copied; -EBUSY; -ENOENT; -ENOTEMPTY; -ENOSPC; an error of the file system.
+ * Return: 0; -THMQ_ECORRUPT, nothing is copied; -EBUSY; -ENOENT; -ENOTEMPTY; -EINVAL @dest is @dir or lies in it; -ENOSPC; an
+ * error of the file system.
  * Threads: any; blocks.
  */
 THMQ_API int thmq_data_copy(const char *dir, const char *dest);

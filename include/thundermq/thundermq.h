@@ -75,7 +75,7 @@ enum thmq_error_class {
 /**
  * thmq_errmsg() - text for the last failed control call of the calling thread
  * Return: never NULL; "" if none failed yet; valid until the thread's next failing call. Data-plane
- * calls (claim, commit, fetch, ack, release, poll) never set it.
+ * calls (claim, commit, abort, send, watermark, fetch, ack, release, poll, events) never set it.
  */
 THMQ_API const char *thmq_errmsg(void);
 
@@ -120,7 +120,7 @@ THMQ_API uint32_t thmq_version_number(void);
 enum thmq_durability {
 	THMQ_DURABILITY_DEFAULT = 0, /* in options: the level of the enclosing object */
 	THMQ_DURABILITY_MEMORY = 1,  /* the broker has it in memory */
-	THMQ_DURABILITY_WRITTEN = 2, /* the device took it, perhaps into its volatile cache */
+	THMQ_DURABILITY_WRITTEN = 2, /* the device took it, perhaps into its volatile cache; see thmq_topic_opts.visible_at */
 	THMQ_DURABILITY_DURABLE = 3, /* it and everything before it in its shard is on the medium */
 	THMQ_DURABILITY_QUORUM = 4,  /* durable on a majority of the copies */
 	THMQ_DURABILITY_ALL = 5      /* durable on all copies */
@@ -271,6 +271,20 @@ enum thmq_full_policy {
 	THMQ_FULL_DROP_OLDEST = 1 /* the oldest messages go, read or not, whatever their topics say */
 };
 
+/* How one durable write is done. */
+enum thmq_flush_method {
+	THMQ_FLUSH_PROBE = 0, /* the one that is faster on this device: measured once for each device and environment */
+	THMQ_FLUSH_DSYNC = 1, /* the write says so: RWF_DSYNC, which goes through the device's cache (FUA) where it can */
+	THMQ_FLUSH_FDATASYNC = 2 /* a plain write, then fdatasync */
+};
+
+/* Is the completion of small writes and reads looked for at the device (io_uring's IOPOLL), or told by an interrupt? */
+enum thmq_polled_io {
+	THMQ_POLLED_PROBE = 0, /* looked for where the device has polled queues that pay, but never under THMQ_POLICY_EVENT */
+	THMQ_POLLED_OFF = 1,
+	THMQ_POLLED_ON = 2 /* -EOPNOTSUPP at open where it cannot be; a core does not sleep while one is in flight */
+};
+
 struct thmq_broker_opts {
 	uint32_t size;
 	uint32_t flags; /* THMQ_BROKER_* */
@@ -298,6 +312,8 @@ struct thmq_broker_opts {
 	uint64_t limit_bytes; /* of each shard's files, four segments at least; 0: as much as the file system has */
 	uint32_t full_policy; /* enum thmq_full_policy: at limit_bytes, or when the file system is full */
 	uint32_t reserved3;
+	uint32_t flush_method; /* enum thmq_flush_method */
+	uint32_t polled_io;    /* enum thmq_polled_io */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -322,7 +338,7 @@ THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
  * Return: 0; -EBUSY another process has the directory (thmq_errmsg() names its pid); -ENOENT; -ENOTDIR;
  * -EACCES, -EROFS; -ENOSPC; -THMQ_EVERSION a newer format; -THMQ_ECORRUPT damage below what is known
  * durable, a shard that is missing or belongs to another directory; -EEXIST the name is taken;
- * -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
+ * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be; -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
  * Threads: any that may block. Owner: the app, until thmq_broker_close() or thmq_env_close().
  */
 THMQ_API int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts,
@@ -357,6 +373,8 @@ struct thmq_broker_stats {
 	uint32_t disk_engine; /* 0 none, 1 io_uring, 2 threads, 3 inline, 4 simulated */
 	uint32_t
 		direct_io; /* 1: O_DIRECT; 0: the file system refused it, writes go through the page cache and are flushed */
+	uint32_t flush_method; /* how a write is made durable: THMQ_FLUSH_DSYNC or _FDATASYNC; 0: no directory, or simulated */
+	uint32_t polled_io;    /* THMQ_POLLED_ON or _OFF; 0: likewise */
 };
 
 /** thmq_broker_stats() - copy the broker's counters, also while another thread closes it. Return: 0; -EINVAL */
@@ -446,8 +464,12 @@ struct thmq_topic_opts {
 	uint32_t size;
 	uint32_t flags;           /* THMQ_TOPIC_* */
 	uint32_t partition_count; /* 0 means 1 */
-	uint32_t
-		visible_at; /* enum thmq_durability from which consumers see a message; default DURABLE (MEMORY if volatile) */
+	/*
+	 * enum thmq_durability from which consumers see a message; default DURABLE (MEMORY if volatile). All messages of the topic are
+	 * written for that at least: with the default durably, whatever their producers wait for. There WRITTEN settles when the
+	 * device has taken this durable write, hardly before DURABLE, and consumers see the message when it is durable.
+	 */
+	uint32_t visible_at;
 	uint64_t volatile_bytes; /* memory of each partition of a volatile topic; 0 means 16 MiB */
 	/*
 	 * What need not be kept: messages older than retention_ns; of each partition all but the newest retention_bytes; with
@@ -777,12 +799,14 @@ enum thmq_event_type {
 	THMQ_EVENT_LOST =
 		3, /* messages whose ack said less than durable are gone (error 0) or, since their shard failed, may be
 		      (-THMQ_EFAILED): doc/durability.md. A producer's: count of its own from offset on, the first one
-		      being sequence, acked at durability or better. A consumer's: all from offset to offset + count */
+		      being sequence, acked at durability or better. A consumer's: all from offset to offset + count, or, with count 0, an
+		      unknown number from offset on */
 	THMQ_EVENT_ASSIGNED = 4, /* the consumer now has this partition, from offset on */
 	THMQ_EVENT_REVOKED =
 		5, /* the consumer has it no more; error: 0, or -THMQ_EFENCED after a time-out */
 	THMQ_EVENT_STALLED = 6,     /* delivery stopped: the app holds the whole prefetch */
-	THMQ_EVENT_OFFSETRANGE = 7, /* the next offset was dropped; delivery goes on at offset */
+	THMQ_EVENT_OFFSETRANGE =
+		7, /* the next offset was dropped; delivery goes on at offset, count offsets further */
 	THMQ_EVENT_ERROR = 8,   /* a shard failed, a checksum failed, …: error and partition */
 	THMQ_EVENT_CLOSED = 9,  /* the broker closed: the session is dead */
 	THMQ_EVENT_DROPPED = 10 /* count events were dropped because nobody took them */
@@ -790,7 +814,7 @@ enum thmq_event_type {
 
 struct thmq_event {
 	uint32_t type;                  /* enum thmq_event_type */
-	int32_t error;                  /* 0 or negative */
+	int32_t error;                  /* 0 or negative: thmq_strerror() says it, thmq_errmsg() is not about events */
 	struct thmq_producer *producer; /* or NULL */
 	struct thmq_consumer *consumer; /* or NULL */
 	void *cookie;                   /* of the producer or consumer */

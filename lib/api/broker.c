@@ -71,6 +71,10 @@ static int check(const struct thmq_broker_opts *o)
 		return thmqi_fail(-EINVAL, "broker: cache_bytes is at least 1 MiB");
 	if (o->full_policy > THMQ_FULL_DROP_OLDEST)
 		return thmqi_fail(-EINVAL, "broker: unknown full_policy %u", o->full_policy);
+	if (o->flush_method > THMQ_FLUSH_FDATASYNC)
+		return thmqi_fail(-EINVAL, "broker: unknown flush_method %u", o->flush_method);
+	if (o->polled_io > THMQ_POLLED_ON)
+		return thmqi_fail(-EINVAL, "broker: unknown polled_io %u", o->polled_io);
 	rc = check_flush(o);
 	if (!rc && o->name)
 		rc = check_name(o->name);

@@ -87,9 +87,11 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 	if (rc)
 		return rc;
 	rc = thmqi_api_note(api, &api->sessions, *ret_session);
-	if (rc)
+	if (rc) {
 		thmqi_client_session_close(*ret_session, 0);
-	return rc;
+		return thmqi_fail(rc, "no memory for a session");
+	}
+	return 0;
 }
 
 int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns)
@@ -114,12 +116,18 @@ int thmq_session_fd(struct thmq_session *session)
 
 int thmq_session_arm(struct thmq_session *session)
 {
-	return is_session(session) ? thmqi_client_session_arm(session) : -EINVAL;
+	int rc = is_session(session) ? thmqi_client_session_arm(session) : bad("session");
+
+	return rc == -ESHUTDOWN ? thmqi_fail(rc, "arm: this session's broker is closed, and all is told") : rc;
 }
 
 int thmq_session_wait(struct thmq_session *session, uint64_t timeout_ns)
 {
-	return is_session(session) ? thmqi_client_session_wait(session, timeout_ns) : -EINVAL;
+	int rc = is_session(session) ? thmqi_client_session_wait(session, timeout_ns) : bad("session");
+
+	if (rc == -EDEADLK)
+		return thmqi_fail(rc, "wait: no thread drives the broker's core, or this is called from within one");
+	return rc == -ESHUTDOWN ? thmqi_fail(rc, "wait: this session's broker is closed") : rc;
 }
 
 int thmq_events(struct thmq_session *session, struct thmq_event *ret_events, uint32_t max)

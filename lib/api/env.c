@@ -4,7 +4,8 @@
 #include "broker/broker.h"
 #include "client/client.h"
 
-#define ENV_FLAGS (THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING)
+#define ENV_FLAGS                                                                                  \
+	(THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING | THMQ_ENV_LOCK_MEMORY)
 
 struct thmqi_api *thmqi_api_of(struct thmq_env *env)
 {
@@ -228,9 +229,9 @@ int thmq_env_arm(struct thmq_env *env)
 	struct thmq_core *core;
 
 	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
-		return -EINVAL;
+		return bad_env();
 	core = thmqi_core_mine(env);
-	return core ? thmqi_core_arm(core) : -EPERM;
+	return core ? thmqi_core_arm(core) : thmqi_fail(-EPERM, "this thread owns no core of the environment");
 }
 
 int thmq_env_stats(struct thmq_env *env, struct thmq_env_stats *ret_stats)

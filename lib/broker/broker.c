@@ -569,5 +569,7 @@ void thmqi_broker_stats(struct thmq_broker *b, struct thmq_broker_stats *ret)
 		ret->torn_bytes += log.torn_bytes;
 		ret->disk_engine = log.disk_engine;
 		ret->direct_io = log.direct_io;
+		ret->flush_method = log.flush_method;
+		ret->polled_io = log.polled_io;
 	}
 }

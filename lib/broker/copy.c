@@ -135,7 +135,7 @@ int thmqi_broker_copy(struct thmq_broker *b, const char *dest, uint64_t timeout_
 
 	if (!b->data_dir)
 		return thmqi_fail(-EOPNOTSUPP, "copy: this broker has no directory");
-	rc = thmqi_copy_dest(b->disk_ctx ? b->disk : &thmqi_disk_posix, b->disk_ctx, dest);
+	rc = thmqi_copy_dest(b->disk_ctx ? b->disk : &thmqi_disk_posix, b->disk_ctx, b->data_dir, dest);
 	if (rc)
 		return rc;
 	c.snaps = calloc(b->shard_count, sizeof(*c.snaps));
@@ -146,8 +146,10 @@ int thmqi_broker_copy(struct thmq_broker *b, const char *dest, uint64_t timeout_
 	end = rc ? 0 : let_go_all(&c);
 	if (rc) { /* the first text is the one that counts */
 		snprintf(c.text, sizeof(c.text), "%s", thmq_errmsg());
-		let_go_all(&c);
-		thmqi_fail(rc, "%s", c.text);
+		if (let_go_all(&c) == -ECANCELED)
+			rc = -ECANCELED; /* which is why */
+		else
+			thmqi_fail(rc, "%s", c.text);
 	}
 	rc = rc ? rc : end;
 	rc = rc ? rc : copy_votes(c.snaps, b->shard_count, dest);
@@ -207,7 +209,7 @@ static int copy_closed(struct data *d, const char *dest)
 		return thmqi_fail(-ENOMEM, "copy %s: out of memory", d->path);
 	for (i = 0; i < count && !rc; i++)
 		rc = snapshot(d, i, &snaps[i]);
-	rc = rc ? rc : thmqi_copy_dest(&thmqi_disk_posix, NULL, dest);
+	rc = rc ? rc : thmqi_copy_dest(&thmqi_disk_posix, NULL, d->path, dest);
 	rc = rc ? rc : copy_logs(snaps, count, dest);
 	rc = rc ? rc : copy_votes(snaps, count, dest);
 	free(snaps);

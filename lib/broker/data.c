@@ -285,7 +285,7 @@ static int lock_shared(struct data *d)
 	int rc = 0;
 
 	thmqi_data_path(d, "lock", path);
-	d->lock_fd = open(path, O_RDONLY | O_CLOEXEC);
+	d->lock_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for a writer */
 	if (d->lock_fd < 0) /* a directory without one has nobody who opened it */
 		return errno == ENOENT    ? 0
 		       : errno == ENOTDIR ? thmqi_fail(-ENOTDIR, "%s is no directory", d->path)

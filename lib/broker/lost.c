@@ -80,13 +80,13 @@ void thmqi_lost_tell_producers(struct shard *s)
 
 /* ----------------------------------------------------------------- readers */
 
-static void tell_sub(struct sub *sub, uint64_t offset, uint64_t end, int status)
+static void tell_sub(struct sub *sub, uint64_t offset, uint64_t count, int status)
 {
 	struct thmqi_frame f = {.stream = sub->stream,
 				.partition = sub->partition->id,
 				.flags = (uint8_t)sub->partition->visible_at,
 				.seq = offset,
-				.arg = {0, end - offset},
+				.arg = {0, count},
 				.status = status};
 
 	tell(sub->conn, &f);
@@ -97,14 +97,17 @@ void thmqi_lost_tell_reader(struct sub *sub)
 	const struct partition *p = sub->partition;
 
 	if (!p->is_volatile && p->visible > p->durable)
-		tell_sub(sub, p->durable, p->visible, -THMQ_EFAILED);
+		tell_sub(sub, p->durable, p->visible - p->durable, -THMQ_EFAILED);
 }
 
-/* Nobody can know an offset within the hole but from a message that was there, and is behind the hole's begin. */
+/*
+ * Nobody can know an offset within the hole but from a message that was there, and is behind the hole's begin. How many
+ * were there nobody knows any more: they began with the hole.
+ */
 void thmqi_lost_tell_hole(struct sub *sub, uint64_t offset)
 {
 	const struct partition *p = sub->partition;
 
 	if (offset > p->hole_begin && offset < p->hole_end)
-		tell_sub(sub, p->hole_begin, offset, 0);
+		tell_sub(sub, p->hole_begin, 0, 0);
 }

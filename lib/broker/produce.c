@@ -63,6 +63,7 @@ struct gather {
 	uint32_t len; /* of table and bodies */
 	int64_t first_time, last_time;
 	uint64_t tag_filter;
+	uint16_t key_lens; /* or-ed: is there any? */
 };
 
 static int64_t time_of(const struct thmqi_frame *f, int64_t wall)
@@ -88,6 +89,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 	g->count = 0;
 	g->len = 0;
 	g->tag_filter = 0;
+	g->key_lens = 0;
 	g->first_time = INT64_MAX;
 	g->last_time = INT64_MIN;
 	do {
@@ -101,6 +103,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 		g->last_time = hi;
 		if (f->tag_hash)
 			g->tag_filter |= 1ull << (f->tag_hash % 64);
+		g->key_lens |= f->key_len;
 		g->len += need;
 		g->count++;
 		f = thmqi_frame_peek(&c->wire->up, g->count);
@@ -138,7 +141,7 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	run->count = g->count;
 	run->span = g->count;
 	run->encoding = THMQ_RUN_RECORDS;
-	run->flags = 0;
+	run->flags = g->key_lens ? THMQ_RUN_KEYED : 0;
 	run->producer_id = 0;
 	run->first_sequence = 0;
 	run->transaction = 0;

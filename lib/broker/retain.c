@@ -36,8 +36,10 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 		return THMQ_LOG_DEAD;
 	if (p->retain_consumed && consumed(p, e->end_offset))
 		return THMQ_LOG_DEAD;
-	/* copies would outlive newer messages that expire in their place */
-	return p->retention_ns || p->retention_bytes || p->retain_consumed ? THMQ_LOG_LIVE : THMQ_LOG_LASTS;
+	if (!p->retention_ns && !p->retention_bytes && !p->retain_consumed)
+		return THMQ_LOG_LASTS;
+	/* copies would outlive newer messages that expire in their place; where there are none nobody has written for long */
+	return e->end_offset >= p->logged_offset ? THMQ_LOG_LASTS : THMQ_LOG_LIVE;
 }
 
 int thmqi_retain_partition(struct partition *p)

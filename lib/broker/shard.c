@@ -247,6 +247,8 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 		.cache_bytes = s->id == THMQI_SHARD_META ? 4u << 20 : o->cache_bytes,
 		.batch_bytes = s->id == THMQI_SHARD_META ? 64u << 10 : o->batch_bytes,
 		.write_depth = o->write_depth,
+		.flush_method = o->flush_method,
+		.polled_io = o->polled_io,
 		.flags = create ? 0 : THMQ_LOG_NO_CREATE,
 	};
 	struct partition *p;
@@ -455,7 +457,8 @@ static uint32_t take_frames(struct conn *c)
 	}
 	if (done)
 		thmqi_frame_publish(ctl);
-	done += thmqi_produce(c, PRODUCE_BUDGET);
+	if (thmqi_frame_peek(&c->wire->up, 0)) /* most looks find nothing */
+		done += thmqi_produce(c, PRODUCE_BUDGET);
 	return done;
 }
 
@@ -506,7 +509,8 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 		c = thmqi_container(it, struct conn, link);
 		done += take_frames(c);
 	}
-	done += thmqi_sub_pump_all(s);
+	if (!thmqi_list_empty(&s->ready))
+		done += thmqi_sub_pump_all(s);
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
 		done += thmqi_offsets_flush(s);
 	if (!thmqi_list_empty(&s->dirty_conns) && progress_is_due(s))

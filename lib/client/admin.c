@@ -4,6 +4,16 @@
 
 #include "internal.h"
 
+#define TOPICS_MAX THMQI_ARRAY_COUNT(((struct thmqi_reply *)0)->topics)
+#define PARTITIONS_MAX THMQI_ARRAY_COUNT(((struct thmqi_reply *)0)->partitions)
+
+/* As every broker says it: else it would be counted by, or printed. */
+static bool topic_ok(const struct thmqi_topic_entry *e)
+{
+	return e->partition_count && e->partition_count <= THMQ_PARTITION_COUNT_MAX &&
+	       memchr(e->name, 0, sizeof(e->name));
+}
+
 static void name_request(struct thmqi_request *r, uint32_t op, const char *name)
 {
 	memset(r, 0, sizeof(*r));
@@ -59,6 +69,18 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 	memcpy(ret_info, &info, THMQI_MIN(size, (uint32_t)sizeof(info)));
 }
 
+static bool list_ok(const struct thmqi_reply *reply)
+{
+	uint32_t i;
+
+	if (reply->count > TOPICS_MAX || reply->total > INT32_MAX)
+		return false;
+	for (i = 0; i < reply->count; i++)
+		if (!topic_ok(&reply->topics[i]))
+			return false;
+	return true;
+}
+
 int thmqi_client_topic_list(struct thmq_session *s, struct thmq_topic_info *ret_infos, uint32_t max)
 {
 	uint32_t size = max ? ret_infos[0].size : (uint32_t)sizeof(*ret_infos), n = 0, i;
@@ -70,6 +92,8 @@ int thmqi_client_topic_list(struct thmq_session *s, struct thmq_topic_info *ret_
 	do {
 		r.index = n;
 		rc = thmqi_session_meta(s, &r, &reply);
+		if (!rc && !list_ok(reply))
+			rc = -THMQ_EVERSION;
 		if (rc)
 			return thmqi_fail(rc, "list topics: %s", thmq_strerror(rc));
 		for (i = 0; i < reply->count && n < max; i++, n++)
@@ -78,8 +102,9 @@ int thmqi_client_topic_list(struct thmq_session *s, struct thmq_topic_info *ret_
 	return (int)reply->total;
 }
 
-int thmqi_client_topic_describe(struct thmq_session *s, const char *name, struct thmq_topic_info *ret_info)
+int thmqi_session_topic(struct thmq_session *s, const char *name, struct thmqi_topic_entry *ret_entry)
 {
+	struct thmqi_topic_entry entry;
 	const struct thmqi_reply *reply;
 	struct thmqi_request r;
 	int rc;
@@ -87,8 +112,22 @@ int thmqi_client_topic_describe(struct thmq_session *s, const char *name, struct
 	name_request(&r, THMQI_OP_TOPIC_DESCRIBE, name);
 	rc = thmqi_session_meta(s, &r, &reply);
 	if (rc)
+		return rc;
+	entry = reply->topics[0]; /* before it is looked at: the page is the broker's too */
+	if (!topic_ok(&entry))
+		return -THMQ_EVERSION;
+	*ret_entry = entry;
+	return 0;
+}
+
+int thmqi_client_topic_describe(struct thmq_session *s, const char *name, struct thmq_topic_info *ret_info)
+{
+	struct thmqi_topic_entry entry;
+	int rc = thmqi_session_topic(s, name, &entry);
+
+	if (rc)
 		return thmqi_fail(rc, "describe topic %s: %s", name, thmq_strerror(rc));
-	info_of(&reply->topics[0], ret_info->size, ret_info);
+	info_of(&entry, ret_info->size, ret_info);
 	return 0;
 }
 
@@ -109,8 +148,10 @@ int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t
 		if (rc)
 			break;
 		take = THMQI_MIN(reply->count, count - n);
-		if (!take)
+		if (!take || take > PARTITIONS_MAX) {
 			rc = -THMQ_EVERSION;
+			break;
+		}
 		memcpy(entries + n, reply->partitions, take * sizeof(*entries));
 		n += take;
 	}
@@ -144,18 +185,17 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	struct thmq_partition_info info = {.size = ret_info->size, .partition = partition};
 	struct thmqi_partition_entry *entries = NULL;
 	const struct thmqi_reply *reply;
+	struct thmqi_topic_entry about;
 	struct thmqi_request r;
 	struct client_link *l;
 	uint32_t group_id = 0;
 	int rc;
 
-	name_request(&r, THMQI_OP_TOPIC_DESCRIBE, topic);
-	rc = thmqi_session_meta(s, &r, &reply);
-	if (!rc && partition >= reply->topics[0].partition_count)
+	rc = thmqi_session_topic(s, topic, &about);
+	if (!rc && partition >= about.partition_count)
 		rc = -THMQ_ENOPARTITION;
 	if (!rc)
-		rc = thmqi_session_partitions(s, reply->topics[0].topic_id, reply->topics[0].partition_count,
-					      &entries);
+		rc = thmqi_session_partitions(s, about.topic_id, about.partition_count, &entries);
 	if (!rc && group)
 		rc = find_group(s, topic, group, &group_id);
 	if (!rc)

@@ -236,16 +236,14 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 			       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
 {
 	uint64_t deadline = thmqi_session_deadline(s, s->opts.timeout_ns);
-	struct thmqi_request request = {.op = THMQI_OP_TOPIC_DESCRIBE};
-	const struct thmqi_reply *reply;
+	struct thmqi_topic_entry entry;
 	struct thmq_consumer *c;
 	int rc, stream = free_stream(s);
 	uint32_t i;
 
 	if (stream < 0)
 		return stream;
-	snprintf(request.name, sizeof(request.name), "%s", topic);
-	rc = thmqi_session_meta(s, &request, &reply);
+	rc = thmqi_session_topic(s, topic, &entry);
 	if (rc)
 		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
 	c = calloc(1, sizeof(*c));
@@ -256,8 +254,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->opts = *opts;
 	set_defaults(&c->opts);
 	c->stream = (uint32_t)stream;
-	c->topic_id = reply->topics[0].topic_id;
-	c->reading_count = reply->topics[0].partition_count;
+	c->topic_id = entry.topic_id;
+	c->reading_count = entry.partition_count;
 	c->grouped = group != NULL;
 	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);

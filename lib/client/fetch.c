@@ -318,7 +318,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 		struct thmq_message *m = &messages[n];
 
 		offset = d->base_offset + (d->deltas ? d->deltas[index] : index);
-		time = d->first_time_ns + (int64_t)rec->time_delta_us * 1000;
+		time = (int64_t)((uint64_t)d->first_time_ns + rec->time_delta_us * 1000ull);
 		head = (uint32_t)rec->key_len + rec->tag_len;
 		if (thmqi_unlikely(rec->size > (size_t)(d->end - body) || head > rec->size)) {
 			corrupt(c, d, offset);

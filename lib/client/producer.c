@@ -3,7 +3,7 @@
  * producer.c - claims in a link's data area, commits as frames, and what has become of them. Nothing on the way of a
  * message allocates, locks, reads the clock or enters the kernel (but to wake a core that sleeps).
  */
-#include <stdio.h>
+#include "wire/run.h"
 
 #include "internal.h"
 
@@ -265,16 +265,6 @@ static void place_give_up(struct thmq_producer *p, struct client_link *l, struct
 	reclaim(l);
 }
 
-/* FNV-1a over the tag (Fowler, Noll, Vo); 0 means no tag. */
-static uint32_t tag_hash(const uint8_t *tag, uint32_t len)
-{
-	uint32_t h = 2166136261u;
-
-	while (len--)
-		h = (h ^ *tag++) * 16777619u;
-	return h ? h : 1;
-}
-
 static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
 {
 	const struct sent e = {.shard = (uint16_t)shard, .level = level};
@@ -322,7 +312,7 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->seq = seq;
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
-	f->tag_hash = m->tag_len ? tag_hash(m->first + m->key_len, m->tag_len) : 0;
+	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
 	thmqi_frame_commit(up);
 	thmqi_link_kick_broker(l->wire);
 	m->slot->seq = seq;
@@ -652,8 +642,6 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 			       const struct thmq_producer_opts *opts,
 			       struct thmq_producer **ret_producer)
 {
-	struct thmqi_request request = {.op = THMQI_OP_TOPIC_DESCRIBE};
-	const struct thmqi_reply *reply;
 	struct thmqi_topic_entry entry;
 	struct thmq_producer *p;
 	struct client_link *l;
@@ -662,11 +650,9 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 
 	if (stream < 0)
 		return stream;
-	snprintf(request.name, sizeof(request.name), "%s", topic);
-	rc = thmqi_session_meta(s, &request, &reply);
+	rc = thmqi_session_topic(s, topic, &entry);
 	if (rc)
 		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
-	entry = reply->topics[0];
 	if ((entry.topic_flags & THMQ_TOPIC_VOLATILE) && opts->durability > THMQ_DURABILITY_MEMORY)
 		return thmqi_fail(-ENOTSUP, "%s is volatile: it has durability memory only", topic);
 	p = calloc(1, sizeof(*p));

@@ -308,6 +308,21 @@ static void tell_lost(struct thmq_consumer *c, const struct reading *r, const st
 	thmqi_session_event(c->session, &e);
 }
 
+/* Of an older place: nobody waits for what was there. */
+static void tell_gap(struct thmq_consumer *c, const struct reading *r, const struct thmqi_frame *f)
+{
+	struct thmq_event e = {.type = THMQ_EVENT_OFFSETRANGE,
+			       .error = -THMQ_EOFFSETRANGE,
+			       .consumer = c,
+			       .cookie = c->opts.cookie,
+			       .offset = f->seq,
+			       .count = f->seq > f->arg[0] ? f->seq - f->arg[0] : 0,
+			       .partition = r->index};
+
+	if (f->generation == r->generation)
+		thmqi_session_event(c->session, &e);
+}
+
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f)
 {
 	struct reading *r;
@@ -317,10 +332,12 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 		return;
 	}
 	if (f->type == THMQI_FRAME_EXPELLED) {
-		c->error = f->status;
+		c->error = f->status ? f->status : -THMQ_EFENCED;
 		return;
 	}
 	r = reading_of(c, f->partition);
+	if (thmqi_unlikely(r && r->link != l && f->type != THMQI_FRAME_REVOKE)) /* its shard alone speaks of it; groups are meta's */
+		r = NULL;
 	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE) {
 		thmqi_runs_deliver(c, l, r, f);
 		return;
@@ -344,8 +361,7 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 		on_sought(c, r, f);
 		break;
 	case THMQI_FRAME_GAP:
-		if (f->generation == r->generation)
-			thmqi_consumer_tell(c, THMQ_EVENT_OFFSETRANGE, r, -THMQ_EOFFSETRANGE, f->seq);
+		tell_gap(c, r, f);
 		break;
 	case THMQI_FRAME_LOST:
 		tell_lost(c, r, f);

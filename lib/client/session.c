@@ -72,17 +72,31 @@ static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
 {
 	struct thmq_session *s = l->session;
 
+	if (l->up || l->dead)
+		return;
 	if (f->status || f->len != THMQI_WIRE_VERSION || f->seq == 0 || f->seq > THMQ_SHARD_COUNT_MAX + 1) {
-		l->dead = f->status ? f->status : -THMQ_EVERSION;
+		l->dead = f->status < 0 ? f->status : -THMQ_EVERSION;
 		return;
 	}
 	l->up = true;
-	l->len_max = (uint32_t)f->arg[1];
+	l->len_max = (uint32_t)THMQI_MIN(f->arg[1], (uint64_t)l->wire->area_bytes); /* none is larger than where it lies */
 	if (l->shard == THMQI_SHARD_META) {
 		s->shard_count = (uint32_t)f->seq;
 		s->incarnation = f->arg[0];
 	}
 	thmqi_consumer_link_up(s);
+}
+
+#define HAS_STATUS                                                                                 \
+	(1ull << THMQI_FRAME_REPLY | 1ull << THMQI_FRAME_REJECT | 1ull << THMQI_FRAME_ATTACHED |    \
+	 1ull << THMQI_FRAME_DETACHED | 1ull << THMQI_FRAME_SOUGHT | 1ull << THMQI_FRAME_ACKED |     \
+	 1ull << THMQI_FRAME_REVOKE | 1ull << THMQI_FRAME_TROUBLE | 1ull << THMQI_FRAME_EXPELLED |   \
+	 1ull << THMQI_FRAME_LOST)
+
+/* A positive status would be taken for a count, by us or by the app. */
+static bool status_ok(const struct thmqi_frame *f)
+{
+	return f->type >= 64 || !(HAS_STATUS >> f->type & 1) || f->status <= 0;
 }
 
 static void take(struct client_link *l, const struct thmqi_frame *f)
@@ -91,6 +105,10 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 	struct thmq_producer *p;
 	uint32_t stream = f->stream % THMQI_STREAMS;
 
+	if (thmqi_unlikely(!status_ok(f))) { /* whatever that is, it does not speak as we do */
+		session_died(s, -THMQ_EVERSION);
+		return;
+	}
 	switch (f->type) {
 	case THMQI_FRAME_PROGRESS:
 		if (f->flags <= THMQ_DURABILITY_DURABLE)
@@ -138,9 +156,9 @@ static void take_closed(struct client_link *l)
 
 	if (thmqi_frame_peek(&l->wire->down, 0))
 		return;
-	l->dead = error;
+	l->dead = error < 0 ? error : -ESHUTDOWN;
 	if (l->shard != THMQI_SHARD_META || l->up)
-		session_died(l->session, error);
+		session_died(l->session, l->dead);
 }
 
 /* Header, table and first body come from another core: on their way at once. */

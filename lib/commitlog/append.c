@@ -4,6 +4,7 @@
  * batch's buffer is what goes to the device, stays in the cache and is read by consumers.
  */
 #include "internal.h"
+#include "index/keys.h"
 
 #define FORMING_BYTES (512u << 10) /* a batch's buffer at most, unless one run needs more */
 #define GROWTH 4u
@@ -203,6 +204,8 @@ void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint
 		memset((uint8_t *)(run + 1) + run->len, 0, 8 - tail);
 	run->magic = THMQ_RUN_MAGIC; /* its checksums come with its batch's: who waits for the run does not wait for them */
 	if (run->encoding != THMQ_RUN_STATE) {
+		if (thmqi_unlikely(run->flags & THMQ_RUN_KEYED) && log->disk)
+			thmqi_keys_note(log, log->active, run, f->used);
 		x = thmqi_index_of(log, run->partition, true);
 		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0)) {
 			/* a run that no reader could find must not be acknowledged */

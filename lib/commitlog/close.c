@@ -6,6 +6,7 @@
  */
 #include "commitlog/close.h"
 #include "internal.h"
+#include "index/keys.h"
 
 /* A device gets so long for what it has already, however little time the caller gives: closing at once is not losing. */
 #define GRACE_NS 1000000000ull
@@ -31,6 +32,7 @@ void thmqi_log_free(struct thmq_log *log)
 	if (log->next)
 		thmqi_segment_free(log, log->next);
 	free(log->segments);
+	thmqi_keys_fini(log);
 	for (i = log->flight_head; i != log->flight_tail; i++) /* after a failure: never written */
 		if (log->flights[i % FLIGHTS_MAX].buf)
 			thmqi_buf_unref(log->flights[i % FLIGHTS_MAX].buf);

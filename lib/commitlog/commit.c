@@ -133,8 +133,10 @@ static bool worth_writing(const struct thmq_log *log)
 
 static void on_flushed(struct thmqi_disk_op *op, int64_t result)
 {
-	struct thmq_log *log = thmqi_container(op, struct log_flush, op)->log;
+	struct log_flush *f = thmqi_container(op, struct log_flush, op);
+	struct thmq_log *log = f->log;
 
+	f->segment->reads--;
 	log->flushing--;
 	if (result < 0) {
 		thmqi_log_fail(log, (int)result);
@@ -156,10 +158,12 @@ static bool flush_segment(struct thmq_log *log, struct segment *s)
 	if (log->flushing == FLUSHES_MAX)
 		return false;
 	f->log = log;
+	f->segment = s;
 	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_FLUSH, .file = s->file, .done = on_flushed};
 	if (log->disk->queue_submit(log->queue, &f->op) != 0)
 		return false;
 	s->unflushed = false;
+	s->reads++;
 	log->flushing++;
 	return true;
 }
@@ -176,7 +180,7 @@ static void flush(struct thmq_log *log)
 	log->flush_position = log->written_position;
 	log->flush_partial = false;
 	log->plain_bytes = 0;
-	for (i = log->segment_count; i-- > 0 && !log->flush_partial;)
+	for (i = log->segment_count; i-- > 0 && !log->flush_partial && log->segments[i]->ordinal >= log->cold_next;)
 		if (log->segments[i]->unflushed)
 			log->flush_partial = !flush_segment(log, log->segments[i]);
 	/* plain writes that have not settled may have come too late for it */

@@ -125,11 +125,33 @@ void thmqi_vote_watch(struct thmq_log *log); /* and again every second, until it
 
 /* ---------------------------------------------------------------- segments */
 
+/* A segment's files. */
+enum segment_file { SEGMENT_LOG, SEGMENT_INDEX, SEGMENT_FILES };
+
+/* One that is open only while it is read, as all of full segments are: files.c. */
+struct cold_file {
+	struct thmqi_list link; /* of the log's, by last use, while it is open and may be closed */
+	struct thmq_log *log;
+	struct segment *segment;
+	bool busy; /* op is in flight: it is being opened or closed */
+	int error; /* of the last attempt to open it; 0 */
+	char name[40];
+	struct thmqi_disk_op op;
+};
+
+/* Records with a key: index/keys.h. */
+struct keys {
+	struct key_chunk *oldest, *newest;
+	uint32_t count;
+	bool missing; /* there were too many, or no memory: none is kept */
+};
+
 /* In mappings, so that making the next one needs no heap; their pages are touched as it fills. */
 struct segment {
 	uint64_t position, bytes;
 	uint64_t first_index; /* of its first batch */
-	struct thmqi_disk_file *file, *index; /* index: once it has one */
+	struct thmqi_disk_file *file, *index; /* open now, or NULL: thmqi_file_use() */
+	struct cold_file cold[SEGMENT_FILES];
 	uint32_t ordinal; /* its number, for this life of the log */
 	uint32_t batch_count;
 	uint32_t run_count; /* of its batches */
@@ -137,14 +159,17 @@ struct segment {
 	uint64_t last_term; /* of its last batch, once it is full */
 	bool unflushed;    /* plain writes that no flush has covered */
 	bool index_bad;    /* it could not be read: the next open makes it again */
-	uint32_t reads;    /* of its files, in flight */
+	uint32_t reads;    /* operations on its files in flight, but for writes of batches */
 	struct seal_image *image; /* while recovery keeps its index to be written */
 	struct sealed *sealed; /* what is kept of its index; NULL: it has none */
 	uint32_t *blocks; /* by batch: where it begins, in blocks from position; NULL: in its index only */
+	struct keys keys; /* of its records, likewise */
 };
 
 struct seal_partition; /* seal_format.h */
 struct seal_fence;
+struct seal_header;
+struct seal_key;
 
 /* What is kept in memory of a segment's index file: where its pages are. A mapping. */
 struct sealed {
@@ -153,6 +178,13 @@ struct sealed {
 	uint32_t partition_pages, run_pages;
 	int64_t time_max_ns;
 	struct seal_fence *fences; /* by page of runs, behind this */
+	uint64_t keys_at, filter_at;
+	uint32_t key_pages, filter_bytes, filter_crc;
+	bool keys_missing; /* its keys are not in the index: its batches tell */
+	bool filter_bad;
+	int64_t key_time_min_ns, key_time_max_ns;
+	uint32_t *key_fences; /* by page of keys, behind the others: rank of the first one's hash */
+	uint8_t *filter; /* a mapping; NULL: not in memory */
 };
 
 enum prepare_step {
@@ -191,15 +223,16 @@ struct making {
 
 /* ------------------------------------------------------------------- index */
 
-/* One run of a partition, 32 bytes. */
+/* One run of a partition, 40 bytes. */
 struct entry {
 	uint64_t base_offset;
 	uint64_t batch;      /* index */
 	int64_t time_max_ns; /* largest last_time_ns of the partition up to this run: rises, so that it can be searched */
 	uint32_t at;         /* bytes from the begin of the batch */
 	uint32_t span;
+	uint64_t tag_filter; /* of its header */
 };
-_Static_assert(sizeof(struct entry) == 32, "128 to a chunk");
+_Static_assert(sizeof(struct entry) == 40, "128 to a chunk, 4 and 16 to smaller pieces of it");
 
 #define CHUNK_ENTRIES 128u
 
@@ -343,6 +376,10 @@ struct seal_image {
 	struct seal_partition *place; /* of it, once it is begun */
 	uint32_t runs;          /* gathered */
 	int64_t time_max_ns;    /* of these */
+	bool gathered;          /* all runs are; next come the keys */
+	bool done;              /* but for thmqi_image_end() */
+	uint32_t key_count, key_step, key_at;
+	struct key_sort *sort; /* a mapping */
 };
 
 enum sealing_step { SEALING_IDLE, SEALING_WAIT, SEALING_GATHER, SEALING_WRITE, SEALING_TAKE_OVER };
@@ -363,6 +400,7 @@ void thmqi_notes_fini(struct notes *n);
 struct log_flush {
 	struct thmqi_disk_op op;
 	struct thmq_log *log;
+	struct segment *segment;
 };
 
 /* ------------------------------------------------------------------ drops */
@@ -402,6 +440,7 @@ struct extents_page {
 /* What of the oldest segment is being appended again. */
 struct relocation {
 	struct thmq_log_reader *reader; /* of its batches; NULL: nothing is */
+	struct thmq_log_reader *copies; /* looks for runs that were appended again already */
 	uint64_t at;     /* batch, in the segment */
 	uint32_t run_at; /* run, in the batch */
 	uint32_t budget; /* bytes, in this iteration */
@@ -413,6 +452,8 @@ struct clean {
 	bool look;     /* at the oldest segment, when the poller runs */
 	bool forced;   /* it goes whatever is in it */
 	bool waits;    /* something of it must be kept where it is */
+	bool rolls;    /* it is the active one: is all of it dead? */
+	uint64_t seen_index, seen_ns; /* last batch, and since when it is */
 	uint64_t position;   /* of the segment that is looked at */
 	struct extents extents;
 	struct extents_page page;
@@ -451,6 +492,7 @@ struct thmq_log {
 	struct thmqi_disk_dir *dir;
 	struct thmqi_disk_queue *queue;
 	struct thmqi_poller poller;
+	struct ahead *ahead; /* while it comes back; NULL */
 	struct vote vote; /* as last written */
 	struct chain begin; /* what the first batch that is held continues: goes into the next vote */
 	struct thmqi_disk_file *vote_file;
@@ -494,6 +536,9 @@ struct thmq_log {
 	uint32_t segment_base; /* ordinal of the first */
 	uint32_t sealed_next;  /* ordinal of the first whose runs have their entries in memory */
 	struct segment *active;
+	uint32_t cold_next; /* ordinal of the first that is not full and durable: the files of those before it need not be open */
+	uint32_t cold_count;
+	struct thmqi_list cold_open; /* struct cold_file, that was used last at the end */
 
 	/* the next segment */
 	uint32_t prepare; /* enum prepare_step */
@@ -509,6 +554,9 @@ struct thmq_log {
 	struct sealing sealing; /* of the segment before the active one */
 	struct generation generations[2];
 	uint64_t generation; /* number of the active segment's */
+	struct key_chunk *key_chunks; /* not in use, by `older` */
+	uint64_t filter_bytes;        /* of the filters of keys that are in memory */
+	uint32_t filter_floor;        /* ordinal: segments before it have none */
 	struct thmqi_buf *zeros;
 	struct thmqi_timer retry;
 
@@ -536,6 +584,7 @@ struct thmq_log {
 	 * none of its bytes below what is durable change. Counted on the log's core only.
 	 */
 	uint32_t holds;
+	struct thmqi_log_snapshot *snapshots; /* of these copies */
 
 	/* closed, though the device still has something of it: called once that is done */
 	void (*gone)(void *arg);
@@ -547,6 +596,8 @@ struct thmq_log {
 /* segment.c */
 uint64_t thmqi_segment_bytes(const struct vote *v, uint64_t position);
 bool thmqi_segment_begins(const struct vote *v, uint64_t position); /* is it the first byte of one? */
+int thmqi_segment_bare(struct thmq_log *log, uint64_t position, struct segment **ret_segment); /* without blocks */
+int thmqi_segment_map_blocks(struct segment *s); /* if it has none. 0; -ENOMEM */
 int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **ret_segment);
 int thmqi_segment_add(struct thmq_log *log, struct segment *s); /* behind the others; 0 or -ENOMEM */
 int thmqi_segment_create(struct thmq_log *log, uint64_t position, struct segment **ret_segment); /* blocking */
@@ -560,11 +611,27 @@ static inline struct segment *thmqi_segment_at(const struct thmq_log *log, uint3
 	return log->segments[ordinal - log->segment_base];
 }
 /* Where batch @index of @s begins in its file, and its length. May read the index, blocking. Return: 0, or an error. */
-int thmqi_segment_place(struct thmq_log *log, const struct segment *s, uint64_t index, uint64_t *ret_at);
+int thmqi_segment_place(struct thmq_log *log, struct segment *s, uint64_t index, uint64_t *ret_at);
 void thmqi_segment_forget_blocks(struct segment *s);
 void thmqi_segment_note(struct segment *s, uint64_t index, uint64_t position, uint32_t run_count);
 void thmqi_segment_free(struct thmq_log *log, struct segment *s);
 void thmqi_segment_name(uint64_t position, char name[40]);
+
+/* files.c */
+void thmqi_files_init(struct thmq_log *log);
+void thmqi_file_init(struct thmq_log *log, struct segment *s);
+/* A file to be read. 0; -EAGAIN it is being opened, and readers are woken then; or why it cannot be. */
+int thmqi_file_use(struct thmq_log *log, struct segment *s, enum segment_file kind, struct thmqi_disk_file **ret_file);
+/* Likewise, blocking. */
+int thmqi_file_need(struct thmq_log *log, struct segment *s, enum segment_file kind, struct thmqi_disk_file **ret_file);
+void thmqi_file_note(struct thmq_log *log, struct segment *s, enum segment_file kind); /* it is open, and may be closed */
+void thmqi_file_close(struct thmq_log *log, struct segment *s, enum segment_file kind); /* at once, if it is open */
+void thmqi_file_forget(struct segment *s); /* whoever calls it closes what is open; nothing is in flight */
+void thmqi_files_cool(struct thmq_log *log); /* segments became full and durable: their files may be closed */
+void thmqi_files_trim(struct thmq_log *log); /* to as many as may be open */
+/* There are no more descriptors: some are given back. False: there were none, or that is not the @error. */
+bool thmqi_files_spare(struct thmq_log *log, int error);
+int thmqi_files_keep(struct thmq_log *log, struct segment *s); /* blocking: it is the active one again. 0, or an error */
 
 /* seal.c */
 static inline struct generation *thmqi_generation(struct thmq_log *log)
@@ -601,7 +668,9 @@ void thmqi_seals_write(struct thmq_log *log); /* those that were kept; what cann
 
 /* image.c: the bytes of an index. What is gathered is the generation's; the segment's ends are the chain's. */
 int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g);
-uint32_t thmqi_image_gather(struct seal_image *image, uint32_t budget); /* of image->next; entries gathered, one at least */
+uint32_t thmqi_image_step(struct seal_image *image, uint32_t budget); /* until image->done. Return: entries gathered or keys sorted, one at least */
+void thmqi_image_no_keys(struct seal_image *image);
+void thmqi_image_keys_free(struct seal_image *image);
 void thmqi_image_end(struct seal_image *image);
 void thmqi_image_free(struct seal_image *image);
 int thmqi_image_write(struct thmq_log *log, const struct seal_image *image); /* blocking; the directory is not flushed */
@@ -614,9 +683,24 @@ int thmqi_sealed_load(struct thmq_log *log, struct segment *s);
 /* Blocking: the entries of @s, whose index was taken over, into memory again. Return: 0, or an error. */
 int thmqi_sealed_restore(struct thmq_log *log, struct segment *s);
 /* Blocking: what @s has of @partition. Return: 1; 0 nothing; or an error. */
-int thmqi_sealed_partition(struct thmq_log *log, const struct segment *s, uint32_t partition, struct seal_partition *ret);
-struct sealed *thmqi_sealed_new(uint32_t run_pages); /* NULL: out of memory */
-void thmqi_sealed_free(struct sealed *x);
+int thmqi_sealed_partition(struct thmq_log *log, struct segment *s, uint32_t partition, struct seal_partition *ret);
+/* Blocking: its keys, if its index has them. After thmqi_sealed_restore(). */
+void thmqi_sealed_restore_keys(struct thmq_log *log, struct segment *s);
+struct sealed *thmqi_sealed_new(uint32_t run_pages, uint32_t key_pages); /* NULL: out of memory */
+void thmqi_sealed_note_keys(struct sealed *x, const struct seal_header *h, const void *fences);
+void thmqi_sealed_free(struct thmq_log *log, struct sealed *x);
+
+/* ahead.c: while a log comes back. All may be had otherwise. */
+struct ahead_head {
+	struct thmqi_disk_file *file; /* of the index, the caller's from now on */
+	int64_t size;                 /* of it, or an error */
+	const uint8_t *data;          /* its first bytes, until the next call */
+	uint32_t have;
+};
+int thmqi_ahead_begin(struct thmq_log *log); /* all segments are listed. 0; -ENOMEM */
+bool thmqi_ahead_take(struct thmq_log *log, const struct segment *s, struct ahead_head *ret); /* segments in order */
+const void *thmqi_ahead_next(struct thmq_log *log, const struct segment *s); /* the first page of the index behind that of @s; NULL */
+void thmqi_ahead_end(struct thmq_log *log);
 
 /* held.c: which sealed segments have runs of a partition */
 int thmqi_held_add(struct thmq_log *log, struct run_index *x, uint32_t segment, uint64_t first_offset, uint64_t end_offset);
@@ -628,6 +712,8 @@ static inline uint64_t thmqi_held_offset(const struct held *h)
 }
 /* The first segment from @from on that may have a run of @x that ends behind @offset. False: none. */
 bool thmqi_held_find(const struct thmq_log *log, const struct run_index *x, uint64_t offset, uint32_t from, uint32_t *ret_segment);
+/* The last segment up to @from that may have a run of @x that begins before @limit. False: none. */
+bool thmqi_held_back(const struct run_index *x, uint32_t from, uint64_t limit, uint32_t *ret_segment);
 void thmqi_held_free(struct thmq_log *log, struct run_index *x);
 
 /* moved.c: runs that were appended again */
@@ -680,7 +766,7 @@ void thmqi_drop_fini(struct thmq_log *log); /* nothing is in flight */
 
 /* making.c */
 void thmqi_making_start(struct making *m); /* log, done, image, bytes, temporary, name are set */
-void thmqi_making_stop(struct making *m);  /* nothing of it is in flight; what is there stays until the next open */
+void thmqi_making_stop(struct making *m);  /* blocking; nothing of it is in flight */
 
 /* append.c, commit.c */
 static inline bool thmqi_flights_full(const struct thmq_log *log)
@@ -756,6 +842,9 @@ void thmqi_claims_note(struct claims *c, const struct batch_header *h);
 int thmqi_claims_look(struct claims *c, const struct thmqi_disk_table *disk, struct thmqi_disk_file *file,
 		      const struct vote *vote, uint64_t position, uint64_t at, uint8_t *piece, uint32_t piece_bytes);
 
+/* copy.c */
+void thmqi_snapshots_cut(struct thmq_log *log, uint64_t position); /* what lies there or behind it goes now */
+
 /* close.c */
 void thmqi_log_free(struct thmq_log *log); /* nothing is in flight; also of one that was never opened whole */
 
@@ -815,6 +904,36 @@ struct search {
 	struct entry entry; /* best, if it is in memory: best.segment is NULL */
 };
 
+#define KEY_BEST 16u /* hits that come in any order, of which the newest are wanted */
+#define THMQI_HIT_NO_PLACE UINT64_MAX /* thmq_log_hit.internal[0]: it is found by its offset. Else its batch's position; [1]: blocks of that, and bytes to the run */
+
+/* A reader's search for a key: from the newest segment backwards. */
+struct key_search {
+	bool active;
+	bool moved;    /* runs that were appended again are looked through: behind all others */
+	bool placed;   /* in `segment` */
+	bool begun;    /* page and slot, or chunk and entry, are known */
+	bool sealed;   /* the segment had its index when it was placed */
+	bool missing;  /* its keys were missing */
+	bool scanning; /* its batches are read */
+	bool telling;  /* what was collected is handed out */
+	bool ended;
+	bool reading;  /* a filter */
+	uint64_t hash, limit; /* offsets below it are wanted */
+	int64_t from_ns, to_ns;
+	uint32_t segment; /* ordinal; if not placed: those before it are left */
+	uint32_t page, slot;
+	struct key_chunk *chunk;
+	uint32_t entry;
+	uint32_t budget;
+	uint64_t scan_at; /* byte in the segment, or number of a batch where it has no index */
+	uint64_t version; /* of the index's moved */
+	struct thmq_log_hit best[KEY_BEST]; /* newest first */
+	uint32_t best_count, best_next;
+	struct thmqi_disk_op op; /* reads a filter */
+	struct segment *owner;
+};
+
 struct thmq_log_reader {
 	struct thmqi_list link; /* of the log */
 	struct thmq_log *log;   /* NULL: it was closed before */
@@ -826,6 +945,7 @@ struct thmq_log_reader {
 	uint32_t reading; /* operations in flight */
 	uint64_t at;   /* number of the next entry, if it is in memory */
 	uint64_t want; /* offset from which on runs are wanted */
+	uint64_t filter; /* only runs are that have one of these bits in their tag_filter; 0: all */
 	void (*ready)(void *ctx);
 	void *ctx;
 	struct window windows[2]; /* windows[0] is looked at, the other one is read ahead */
@@ -833,6 +953,8 @@ struct thmq_log_reader {
 	uint32_t streak;          /* reads that went on where the one before ended */
 	struct cursor cursor;
 	struct search search;
+	struct key_search keys;
+	bool hit_sought; /* the run of a hit is being looked up by its offset */
 	struct {
 		struct thmqi_buf *buf;
 		uint32_t segment; /* ordinal */
@@ -845,11 +967,22 @@ struct thmq_log_reader {
 	} page;
 };
 
+/* A run with this tag_filter is none that it reads. */
+static inline bool thmqi_reader_skips(const struct thmq_log_reader *r, uint64_t tag_filter)
+{
+	return thmqi_unlikely(r->filter) && !r->cursor.by_time && !(tag_filter & r->filter);
+}
+
 /* lookup.c: 1 *@ret_place is the next run; 0 it is being read; -ENOENT none in sealed segments any more; or an error. */
 int thmqi_lookup_next(struct thmq_log_reader *r, struct place *ret_place);
 /* Likewise among those that were moved, below offset @end. -ENOENT: there is none. */
 int thmqi_lookup_moved(struct thmq_log_reader *r, uint64_t end, struct place *ret_place, struct entry *ret_entry);
 void thmqi_lookup_drop(struct thmq_log_reader *r); /* what it holds */
+/* The page at @at of the index of @s, @len bytes to be read if it is not there. 1 *@ret_page; 0 it is being read; or an error. */
+int thmqi_page_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len, const void **ret_page);
+
+/* find_key.c */
+void thmqi_filter_drop(struct thmq_log *log, struct sealed *x); /* from memory */
 
 /* window.c: the batch at @at of @s, @len bytes (0: not known). 1 *@ret_data; 0 it is being read; or an error. */
 int thmqi_window_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len, struct window **ret_window,

@@ -73,6 +73,7 @@ static int log_poll(struct thmqi_poller *p, uint32_t budget)
 	if (log->tell_readers) {
 		log->tell_readers = false;
 		thmqi_readers_wake(log);
+		thmqi_files_trim(log); /* by now who waited for a file reads it */
 	}
 	return 1;
 }
@@ -106,6 +107,12 @@ static void log_finish(struct thmqi_poller *p)
 	}
 }
 
+/* Its environment closes, and it is still open. */
+static void log_end(struct thmqi_poller *p)
+{
+	thmq_log_close(thmqi_container(p, struct thmq_log, poller), 0);
+}
+
 /* --------------------------------------------------------------------- open */
 
 static int check_opts(struct thmq_log_opts *o)
@@ -129,13 +136,15 @@ static int check_opts(struct thmq_log_opts *o)
 		return thmqi_fail(-EINVAL, "write_depth is at most %u", DEPTH_MAX);
 	if (o->flush_method > THMQ_FLUSH_FDATASYNC || o->polled_io > THMQ_POLLED_ON)
 		return thmqi_fail(-EINVAL, "flush_method and polled_io are 0, 1 or 2");
+	if (o->full_policy > THMQ_FULL_DROP_OLDEST)
+		return thmqi_fail(-EINVAL, "unknown full_policy %u", o->full_policy);
 	if (o->group_ns > GROUP_NS_MAX)
 		return thmqi_fail(-EINVAL, "group_ns is at most a second");
 	if (o->group_bytes > o->batch_bytes)
 		return thmqi_fail(-EINVAL, "group_bytes is at most batch_bytes");
 	if (o->flush_interval_ns > FLUSH_INTERVAL_NS_MAX)
 		return thmqi_fail(-EINVAL, "flush_interval_ns is at most an hour");
-	if (o->flags & ~(uint32_t)(THMQ_LOG_NO_CREATE | THMQ_LOG_NO_BACKGROUND_FLUSH))
+	if (o->flags & ~(uint32_t)(THMQ_LOG_NO_CREATE | THMQ_LOG_NO_BACKGROUND_FLUSH | THMQ_LOG_LOCK))
 		return thmqi_fail(-EINVAL, "unknown flag %#x of a log", o->flags);
 	return 0;
 }
@@ -156,6 +165,20 @@ static int settle_ways(struct thmq_log *log)
 	return 0;
 }
 
+/* It goes with the directory, which is closed when the device has answered all. */
+static int lock(struct thmq_log *log)
+{
+	uint64_t pid = 0;
+	int rc;
+
+	if (!(log->opts.flags & THMQ_LOG_LOCK))
+		return 0;
+	rc = log->disk->dir_lock(log->dir, "lock", &pid);
+	if (rc == -EBUSY && pid)
+		return thmqi_fail(rc, "open %s: process %llu has it open", log->opts.dir, (unsigned long long)pid);
+	return rc ? thmqi_fail(rc, "lock %s/lock: %s", log->opts.dir, thmq_strerror(rc)) : 0;
+}
+
 static int open_disk(struct thmq_log *log)
 {
 	uint64_t begin = log->core->clock->now_ns(log->core->clock->ctx);
@@ -167,7 +190,9 @@ static int open_disk(struct thmq_log *log)
 		log->dir = NULL;
 		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
 	}
-	rc = settle_ways(log);
+	rc = lock(log);
+	if (!rc)
+		rc = settle_ways(log);
 	if (rc)
 		return rc;
 	rc = thmqi_buf_alloc(log->core->pool, ZERO_BYTES, &log->zeros);
@@ -176,17 +201,17 @@ static int open_disk(struct thmq_log *log)
 	if (rc)
 		return thmqi_fail(-ENOMEM, "open %s: the memory pool is too small", log->opts.dir);
 	memset(log->zeros->data, 0, ZERO_BYTES);
+	rc = log->disk->queue_open(log->disk_ctx, log->core, QUEUE_DEPTH, &log->queue);
+	if (rc) {
+		log->queue = NULL;
+		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
+	}
 	rc = thmqi_log_recover(log);
 	if (rc)
 		return rc;
 	if (log->opts.limit_bytes && log->opts.limit_bytes < LIMIT_SEGMENTS * log->vote.segment_bytes_max)
 		return thmqi_fail(-EINVAL, "open %s: limit_bytes is at least %u segments, %llu bytes here", log->opts.dir,
 				  LIMIT_SEGMENTS, (unsigned long long)(LIMIT_SEGMENTS * log->vote.segment_bytes_max));
-	rc = log->disk->queue_open(log->disk_ctx, log->core, QUEUE_DEPTH, &log->queue);
-	if (rc) {
-		log->queue = NULL;
-		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
-	}
 	log->stats.recovery_ns = log->core->clock->now_ns(log->core->clock->ctx) - begin;
 	return 0;
 }
@@ -198,7 +223,7 @@ static int make_cache(struct thmq_log *log)
 	slots = THMQI_MAX(THMQI_MIN(slots, (uint64_t)CACHE_SLOTS_MAX), (uint64_t)CACHE_SLOTS_MIN);
 	log->cache = calloc(slots, sizeof(struct thmqi_buf *));
 	if (!log->cache)
-		return -ENOMEM;
+		return thmqi_fail(-ENOMEM, "no memory for a log's cache of %llu blocks", (unsigned long long)slots);
 	log->cache_mask = (uint32_t)slots - 1;
 	return 0;
 }
@@ -209,13 +234,15 @@ static int copy_opts(struct thmq_log *log, const struct thmq_log_opts *opts)
 
 	if (rc) {
 		log->opts.dir = NULL;
-		return rc;
+		return thmqi_fail(rc, "a log: options of a size that this library cannot take");
 	}
 	rc = thmqi_opts_copy(&log->events, sizeof(log->events), log->opts.events);
+	if (rc)
+		thmqi_fail(rc, "a log: events of a size that this library cannot take; set their size field");
 	if (log->opts.dir) {
 		log->opts.dir = strdup(log->opts.dir);
 		if (!log->opts.dir)
-			rc = -ENOMEM;
+			rc = thmqi_fail(-ENOMEM, "no memory for a log");
 	}
 	return rc ? rc : check_opts(&log->opts);
 }
@@ -228,14 +255,17 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 
 	if (!core || !ret_log)
 		return thmqi_fail(-EINVAL, "a log needs a core and a place for its handle");
+	if (!thmqi_core_is_mine(core))
+		return thmqi_fail(-EPERM, "a log is opened by the thread that drives its core");
 	log = calloc(1, sizeof(*log));
 	if (!log)
-		return -ENOMEM;
+		return thmqi_fail(-ENOMEM, "no memory for a log");
 	log->core = core;
 	log->defects = defects;
 	log->term = log->incarnation = 1;
 	thmqi_map_init(&log->partitions);
 	thmqi_list_init(&log->readers);
+	thmqi_files_init(log);
 	rc = copy_opts(log, opts);
 	thmqi_seals_init(log);
 	log->depth = log->opts.write_depth;
@@ -254,11 +284,13 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 	}
 	log->cache_first = log->cache_end = log->chain.index + 1;
 	if (log->disk) {
-		log->poller = (struct thmqi_poller){.poll = log_poll, .arm = log_arm, .finish = log_finish};
+		log->poller = (struct thmqi_poller){.poll = log_poll, .arm = log_arm, .finish = log_finish, .end = log_end};
 		thmqi_core_add_poller(core, &log->poller);
 		thmqi_segment_reserve(log);
 		thmqi_segment_prepare(log);
 		thmqi_clean_look(log);
+		log->file_bytes = thmqi_log_file_bytes(log);
+		log->stats.direct_io = log->disk->file_direct(log->active->file);
 	}
 	*ret_log = log;
 	return 0;
@@ -273,9 +305,10 @@ int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *opts, stru
 
 int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_position, uint64_t *ret_term)
 {
-	const struct segment *s = log->disk ? thmqi_segment_of_index(log, index) : NULL;
+	struct segment *s = log->disk ? thmqi_segment_of_index(log, index) : NULL;
 	const struct thmqi_buf *buf = thmqi_cache_get(log, index);
 	const struct batch_header *h;
+	struct thmqi_disk_file *file;
 	uint64_t at;
 	uint8_t *block;
 	int64_t n;
@@ -291,11 +324,14 @@ int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_posi
 		*ret_term = ((const struct batch_header *)buf->data)->term;
 		return 0;
 	}
+	rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
+	if (rc)
+		return rc;
 	block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
 	if (!block)
 		return -ENOMEM;
 	h = (const struct batch_header *)block;
-	n = log->disk->file_read(s->file, block, THMQI_BLOCK, at);
+	n = log->disk->file_read(file, block, THMQI_BLOCK, at);
 	if (n < 0)
 		rc = (int)n;
 	else if (n < (int64_t)THMQI_BLOCK || h->index != index ||
@@ -319,14 +355,14 @@ int thmq_log_stats(struct thmq_log *log, struct thmq_log_stats *ret_stats)
 	uint32_t size;
 
 	if (!log || !ret_stats || ret_stats->size < 8)
-		return -EINVAL;
+		return thmqi_fail(-EINVAL, "stats: no log, or set the size field first");
 	size = ret_stats->size;
 	s.size = size;
 	s.disk_engine = log->disk ? log->core->disk_engine : 0;
-	s.direct_io = log->disk && log->active ? log->disk->file_direct(log->active->file) : 0;
+	s.direct_io = log->stats.direct_io;
 	s.segment_count = read_counter(log->segment_count);
-	s.term = log->term;
-	s.incarnation = log->incarnation;
+	s.term = read_counter(log->term);
+	s.incarnation = read_counter(log->incarnation);
 	s.last_index = read_counter(log->chain.index);
 	s.end_position = read_counter(log->chain.position);
 	s.durable_index = read_counter(log->durable_index);

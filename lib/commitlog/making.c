@@ -147,9 +147,11 @@ void thmqi_making_start(struct making *m)
 	step(m);
 }
 
-/* Nothing of it is in flight. */
+/* Nothing of it is in flight. What is half made is of no use to anybody. */
 void thmqi_making_stop(struct making *m)
 {
+	if (m->active && m->step != MAKING_SYNC)
+		m->log->disk->unlink(m->log->dir, m->step == MAKING_TAKE ? m->from : m->temporary);
 	m->active = false;
 	if (m->op.file) {
 		m->log->disk->file_close(m->op.file);

@@ -46,13 +46,26 @@ void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset)
 {
 	reader->want = offset;
 	reader->sought = true;
+	reader->hit_sought = false;
 	reader->cursor = (struct cursor){0};
 	reader->search.active = false;
+}
+
+uint64_t thmq_tag_filter(const void *tag, uint32_t len)
+{
+	return len ? 1ull << (thmqi_tag_hash(tag, len) % 64) : 0;
+}
+
+void thmq_log_reader_filter(struct thmq_log_reader *reader, uint64_t tag_filter)
+{
+	reader->filter = tag_filter;
+	thmq_log_reader_seek(reader, reader->want);
 }
 
 /* -------------------------------------------------------------------- find */
 
 #define STALE_MAX 4u
+#define SKIP_BUDGET 1024u /* runs that one call passes over */
 
 enum { IN_MEMORY = 1, SEALED = 2, MOVED = 3 };
 
@@ -127,7 +140,8 @@ static bool is_expected(const struct thmq_log_reader *r, const struct window *w,
 	/* the window was checked, but not that a batch begins here */
 	return thmqi_batch_header_ok(h, position, r->log->chain.log_id) && h->len <= w->len - (position - w->position) &&
 	       p->run_at >= sizeof(*h) && p->run_at + sizeof(*run) <= h->len && run->partition == r->partition &&
-	       run->base_offset == p->base_offset && run->span == p->span && thmqi_run_header_ok(run, h->len - p->run_at);
+	       (p->span ? run->base_offset == p->base_offset && run->span == p->span : thmqi_run_covers(run, p->base_offset)) &&
+	       thmqi_run_header_ok(run, h->len - p->run_at);
 }
 
 /* Return: 1; 0 it is being read; or an error. */
@@ -180,9 +194,35 @@ static int from_entry(struct thmq_log_reader *r, const struct entry *e, uint64_t
 	return 1;
 }
 
+/* To the next entry that the filter lets through. False: there is none, or not yet. */
+static bool skip(struct thmq_log_reader *r, uint64_t end_offset)
+{
+	const struct run_index *x = r->index;
+	uint32_t budget = SKIP_BUDGET;
+
+	for (; r->at < x->count; r->at++) {
+		const struct entry *e = thmqi_index_entry(x, r->at);
+
+		if (e->base_offset >= end_offset)
+			return false;
+		if (!thmqi_reader_skips(r, e->tag_filter))
+			return true;
+		if (!budget--) { /* others have their turn */
+			r->waiting = r->log->tell_readers = true;
+			return false;
+		}
+		r->want = e->base_offset + e->span;
+	}
+	return false;
+}
+
 static int from_memory(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
 {
-	int rc = from_entry(r, thmqi_index_entry(r->index, r->at), end_offset, f);
+	int rc;
+
+	if (thmqi_unlikely(r->filter) && !skip(r, end_offset))
+		return 0;
+	rc = from_entry(r, thmqi_index_entry(r->index, r->at), end_offset, f);
 
 	r->at += rc == 1;
 	return rc;
@@ -328,6 +368,110 @@ int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, u
 	return 1;
 }
 
+/* ---------------------------------------------------------------- of one key */
+
+/* The segment of a hit's place, if it is held and full. */
+static struct segment *segment_of_hit(const struct thmq_log *log, uint64_t position)
+{
+	uint32_t lo = 0, hi = log->segment_count, mid;
+
+	while (lo + 1 < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (log->segments[mid]->position <= position)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return lo < hi && log->segments[lo]->sealed && position - log->segments[lo]->position < log->segments[lo]->bytes ?
+		       log->segments[lo] :
+		       NULL;
+}
+
+/* Return: 1; 0 it is being read; -ENOENT it is not where the hit says; or an error. */
+static int from_hit(struct thmq_log_reader *r, const struct thmq_log_hit *hit, struct found *f)
+{
+	struct segment *s = hit->internal[0] == THMQI_HIT_NO_PLACE ? NULL : segment_of_hit(r->log, hit->internal[0]);
+	struct place p = {.segment = s, .base_offset = hit->offset, .run_at = (uint32_t)hit->internal[1]};
+	int rc;
+
+	if (!s || hit->internal[1] >> 32 > BATCH_BYTES_MAX / THMQI_BLOCK)
+		return -ENOENT;
+	p.at = hit->internal[0] - s->position;
+	p.len = (uint32_t)(hit->internal[1] >> 32) * THMQI_BLOCK;
+	if (p.len > s->bytes - p.at || p.run_at > p.len)
+		return -ENOENT;
+	rc = from_device(r, &p, f);
+	return rc == -THMQ_ECORRUPT ? -ENOENT : rc;
+}
+
+/* Likewise, by its offset: the reader goes there. */
+static int by_offset(struct thmq_log_reader *r, uint64_t offset, struct thmq_log_view *ret_view)
+{
+	uint64_t filter = r->filter;
+	int rc;
+
+	if (!r->hit_sought) {
+		thmq_log_reader_seek(r, offset);
+		r->hit_sought = true;
+	}
+	r->filter = 0;
+	rc = thmq_log_read(r, UINT64_MAX, ret_view);
+	r->filter = filter;
+	if (rc == 0 && (!r->index || offset >= r->index->end))
+		rc = -ENOENT;
+	if (rc == 1 && !thmqi_run_covers(ret_view->run.header, offset)) {
+		thmq_log_view_release(r->log, ret_view);
+		rc = -ENOENT;
+	}
+	r->hit_sought = rc == 0;
+	return rc == -THMQ_EOFFSETRANGE ? -ENOENT : rc;
+}
+
+static int find_record(const struct thmq_log_run *run, uint64_t offset, struct thmq_record_view *ret_record)
+{
+	struct thmqi_record_iter it;
+	struct thmqi_record_view v;
+
+	if (thmqi_record_begin(&it, run->header) != 0)
+		return -ENOENT;
+	while (thmqi_record_next(&it, &v) == 1) {
+		if (v.offset != offset)
+			continue;
+		*ret_record = (struct thmq_record_view){.offset = v.offset,
+							.time_ns = v.time_ns,
+							.key = v.key,
+							.tag = v.tag,
+							.data = v.data,
+							.key_len = v.key_len,
+							.tag_len = v.tag_len,
+							.len = v.len,
+							.tag_hash = v.tag_hash};
+		return 1;
+	}
+	return -ENOENT;
+}
+
+int thmq_log_read_hit(struct thmq_log_reader *reader, const struct thmq_log_hit *hit, struct thmq_log_view *ret_view,
+		      struct thmq_record_view *ret_record)
+{
+	struct found f;
+	int rc;
+
+	if (!reader->log)
+		return -ENOENT;
+	rc = reader->hit_sought ? -ENOENT : from_hit(reader, hit, &f);
+	if (rc == 1)
+		fill(reader, &f, ret_view);
+	else if (rc == -ENOENT)
+		rc = by_offset(reader, hit->offset, ret_view);
+	if (rc != 1)
+		return rc;
+	rc = find_record(&ret_view->run, hit->offset, ret_record);
+	if (rc != 1)
+		thmq_log_view_release(reader->log, ret_view);
+	return rc;
+}
+
 void thmq_log_view_release(struct thmq_log *log, struct thmq_log_view *view)
 {
 	struct thmqi_buf *buf = view->internal[0];
@@ -417,6 +561,8 @@ void thmq_log_forget(struct thmq_log *log, uint32_t partition)
 
 		if (r->index == x) {
 			r->index = NULL;
+			r->keys.ended = true;
+			r->keys.telling = false;
 			r->cursor = (struct cursor){0};
 			r->search.active = false;
 			r->want = 0;

@@ -5,6 +5,7 @@
  * durable that is damage, and nothing is changed; otherwise it is the torn or lost tail of writes in flight.
  */
 #include "internal.h"
+#include "index/keys.h"
 #include "index/seal_format.h"
 
 #define PIECE_BYTES (8u << 20) /* read at a time; a batch has 4 MiB at most */
@@ -27,35 +28,39 @@ static int note_file(void *arg, const char *name)
 	return THMQI_MIN(thmqi_listing_note(arg, name), 0);
 }
 
-static int open_segment(struct thmq_log *log, uint64_t position)
+static int note_segment(struct thmq_log *log, uint64_t position)
 {
 	struct segment *s;
+	int rc = thmqi_segment_bare(log, position, &s);
+
+	if (!rc) {
+		rc = thmqi_segment_add(log, s);
+		if (rc)
+			thmqi_segment_free(log, s);
+	}
+	return rc ? thmqi_fail(rc, "open %s: out of memory", log->opts.dir) : 0;
+}
+
+/* Its file, which is as long as it was made. */
+static int open_segment(struct thmq_log *log, struct segment *s)
+{
+	struct thmqi_disk_file *file;
 	int64_t size = 0;
 	char name[40];
-	int rc = thmqi_segment_new(log, position, &s);
+	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
 
-	if (rc)
-		return rc;
-	thmqi_segment_name(position, name);
-	rc = log->disk->file_open(log->dir, name, false, &s->file);
-	if (rc)
-		s->file = NULL;
-	else
-		size = log->disk->file_size(s->file);
+	thmqi_segment_name(s->position, name);
+	if (!rc)
+		size = log->disk->file_size(file);
 	if (!rc && size < 0)
 		rc = (int)size;
 	if (!rc && (uint64_t)size < s->bytes) /* it had its name only once it had its size */
-		rc = thmqi_fail(-THMQ_ECORRUPT, "open %s/%s: it has %lld of its %llu bytes; restore it from a copy",
-				log->opts.dir, name, (long long)size, (unsigned long long)s->bytes);
-	else if (!rc)
-		rc = thmqi_segment_add(log, s);
-	if (!rc)
-		return 0;
-	thmqi_segment_free(log, s);
-	return rc == -THMQ_ECORRUPT ? rc : thmqi_fail(rc, "open %s/%s: %s", log->opts.dir, name, thmq_strerror(rc));
+		return thmqi_fail(-THMQ_ECORRUPT, "open %s/%s: it has %lld of its %llu bytes; restore it from a copy",
+				  log->opts.dir, name, (long long)size, (unsigned long long)s->bytes);
+	return rc ? thmqi_fail(rc, "open %s/%s: %s", log->opts.dir, name, thmq_strerror(rc)) : 0;
 }
 
-static int open_segments(struct thmq_log *log, struct recovery *r)
+static int note_segments(struct thmq_log *log, struct recovery *r)
 {
 	uint64_t expected = log->vote.begin_position;
 	uint32_t i;
@@ -65,7 +70,7 @@ static int open_segments(struct thmq_log *log, struct recovery *r)
 		r->dropped++;
 	r->contiguous = r->dropped;
 	for (i = r->dropped; i < r->found.count && !rc && r->found.positions[i] == expected; i++) {
-		rc = open_segment(log, expected);
+		rc = note_segment(log, expected);
 		expected += thmqi_segment_bytes(&log->vote, expected);
 		r->contiguous++;
 	}
@@ -77,7 +82,7 @@ static int open_segments(struct thmq_log *log, struct recovery *r)
 
 /* ------------------------------------------------------------------ replay */
 
-static int replay_batch(struct thmq_log *log, const struct batch_header *h)
+static int replay_batch(struct thmq_log *log, struct segment *s, const struct batch_header *h)
 {
 	const uint8_t *at = (const uint8_t *)(h + 1);
 	struct run_index *x;
@@ -93,6 +98,8 @@ static int replay_batch(struct thmq_log *log, const struct batch_header *h)
 					    .term = h->term};
 
 		if (run->encoding != THMQ_RUN_STATE) {
+			if (run->flags & THMQ_RUN_KEYED)
+				thmqi_keys_note(log, s, run, (uint32_t)(at - (const uint8_t *)h));
 			rc = thmqi_arena_fill(&log->arena);
 			x = rc ? NULL : thmqi_index_of(log, run->partition, true);
 			if (!x || thmqi_index_add(log, x, run, h->index, (uint32_t)(at - (const uint8_t *)h)) != 0)
@@ -115,6 +122,7 @@ static int replay_batch(struct thmq_log *log, const struct batch_header *h)
 struct reading {
 	struct thmq_log *log;
 	const struct segment *s;
+	struct thmqi_disk_file *file;
 	uint8_t *piece;
 	uint64_t loaded; /* piece holds bytes loaded … loaded + have of the segment */
 	uint32_t have;
@@ -127,7 +135,7 @@ static int load(struct reading *c, uint64_t at, uint32_t len, const void **ret_d
 	int64_t n;
 
 	if (at < c->loaded || at + len > c->loaded + c->have) {
-		n = c->log->disk->file_read(c->s->file, c->piece, (uint32_t)THMQI_MIN(PIECE_BYTES, left), at);
+		n = c->log->disk->file_read(c->file, c->piece, (uint32_t)THMQI_MIN(PIECE_BYTES, left), at);
 		if (n < 0)
 			return thmqi_fail((int)n, "read %s at %llu: %s", c->log->opts.dir,
 					  (unsigned long long)(c->s->position + at), thmq_strerror((int)n));
@@ -179,8 +187,11 @@ static int replay_segment(struct thmq_log *log, struct recovery *r, struct segme
 	struct reading c = {.log = log, .s = s, .piece = r->piece};
 	const struct batch_header *h = NULL;
 	uint64_t at = 0;
-	int rc;
+	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &c.file);
 
+	rc = rc ? rc : thmqi_segment_map_blocks(s);
+	if (rc)
+		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
 	while (at < s->bytes) {
 		/* what lies behind the end of a clean log means nothing, unless the newest vote may be lost */
 		if (log->vote.clean && !r->vote_damaged && log->chain.position >= log->vote.mark)
@@ -188,7 +199,7 @@ static int replay_segment(struct thmq_log *log, struct recovery *r, struct segme
 		rc = next_batch(&c, at, &h);
 		if (rc != 1)
 			return rc;
-		rc = replay_batch(log, h);
+		rc = replay_batch(log, s, h);
 		if (rc)
 			return rc;
 		thmqi_claims_note(&r->claims, h);
@@ -206,8 +217,10 @@ static int replay_segment(struct thmq_log *log, struct recovery *r, struct segme
  */
 static int take_segment(struct thmq_log *log, struct recovery *r, struct segment *s, bool more)
 {
-	int rc = 0;
+	int rc = open_segment(log, s);
 
+	if (rc)
+		return rc;
 	s->prev_crc = log->chain.crc;
 	if (more && s->position + s->bytes <= log->vote.mark)
 		rc = thmqi_sealed_load(log, s);
@@ -269,15 +282,22 @@ static int judge_end(struct thmq_log *log, struct recovery *r)
 {
 	uint64_t end = log->chain.position;
 	bool look = !log->vote.clean || r->vote_damaged;
+	struct thmqi_disk_file *file;
 	uint32_t i;
 	int rc = 0;
 
+	for (i = r->last + 1; i < log->segment_count && !rc; i++)
+		rc = open_segment(log, log->segments[i]);
+	if (rc)
+		return rc;
 	r->claims.durable = THMQI_MAX(r->claims.durable, log->vote.mark);
 	r->claims.end = end;
 	for (i = r->last; i < log->segment_count && !rc && look; i++) {
 		struct segment *s = log->segments[i];
 
-		rc = look_beyond(log, r, s->file, s->position, end > s->position ? end - s->position : 0);
+		rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
+		if (!rc)
+			rc = look_beyond(log, r, file, s->position, end > s->position ? end - s->position : 0);
 	}
 	for (i = r->contiguous; i < r->found.count && !rc && look; i++)
 		rc = look_at_stray(log, r, r->found.positions[i]);
@@ -315,6 +335,7 @@ static void remove_dropped(struct thmq_log *log, const struct recovery *r)
 /* Segments behind the one the log ends in hold nothing: the first may serve as the next, others go. */
 static void keep_next(struct thmq_log *log, struct recovery *r)
 {
+	struct thmqi_disk_file *file;
 	char name[40];
 	uint32_t i;
 
@@ -327,7 +348,9 @@ static void keep_next(struct thmq_log *log, struct recovery *r)
 	while (log->segment_count > r->last + 1) {
 		struct segment *s = log->segments[--log->segment_count];
 
-		if (log->segment_count == r->last + 1 && log->disk->file_size(s->file) >= (int64_t)s->bytes) {
+		if (log->segment_count == r->last + 1 && thmqi_file_need(log, s, SEGMENT_LOG, &file) == 0 &&
+		    log->disk->file_size(file) >= (int64_t)s->bytes && thmqi_segment_map_blocks(s) == 0) {
+			thmqi_file_forget(s);
 			log->next = s;
 			log->prepare = PREPARE_READY;
 			continue;
@@ -344,6 +367,7 @@ static void keep_next(struct thmq_log *log, struct recovery *r)
  */
 static int take_over(struct thmq_log *log, struct recovery *r)
 {
+	struct thmqi_disk_file *file;
 	uint32_t i;
 	int rc;
 
@@ -351,7 +375,9 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 	for (i = 0; i <= r->last && !(log->defects & THMQI_LOG_NO_OPEN_FLUSH); i++) {
 		if (log->segments[i]->position + log->segments[i]->bytes <= log->vote.mark)
 			continue;
-		rc = log->disk->file_flush(log->segments[i]->file);
+		rc = thmqi_file_need(log, log->segments[i], SEGMENT_LOG, &file);
+		if (!rc)
+			rc = log->disk->file_flush(file);
 		if (rc)
 			return thmqi_fail(rc, "flush %s: %s", log->opts.dir, thmq_strerror(rc));
 	}
@@ -359,6 +385,10 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 	if (rc)
 		return thmqi_fail(rc, "flush %s: %s", log->opts.dir, thmq_strerror(rc));
 	log->active = log->segments[r->last];
+	log->cold_next = log->active->ordinal;
+	rc = thmqi_files_keep(log, log->active);
+	if (rc)
+		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
 	log->durable_position = log->written_position = log->chain.position;
 	log->durable_index = log->written_index = log->chain.index;
 	log->told_durable = log->told_written = log->plain_index = log->chain.index;
@@ -391,7 +421,7 @@ static int come_back(struct thmq_log *log, struct recovery *r)
 	int rc = check_identity(log);
 
 	if (!rc)
-		rc = open_segments(log, r);
+		rc = note_segments(log, r);
 	if (rc)
 		return rc;
 	rc = log->disk->file_open(log->dir, "vote", false, &log->vote_file);
@@ -402,7 +432,8 @@ static int come_back(struct thmq_log *log, struct recovery *r)
 	r->piece = aligned_alloc(THMQI_BLOCK, PIECE_BYTES);
 	if (!r->piece)
 		return thmqi_fail(-ENOMEM, "open %s: out of memory", log->opts.dir);
-	rc = replay_all(log, r);
+	rc = thmqi_ahead_begin(log) ? thmqi_fail(-ENOMEM, "open %s: out of memory", log->opts.dir) : replay_all(log, r);
+	thmqi_ahead_end(log);
 	if (!rc)
 		rc = judge_end(log, r);
 	return rc ? rc : take_over(log, r);

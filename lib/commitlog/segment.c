@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* segment.c - files of batches: where each batch lies, and the next file made ready while the active one fills. */
+/* segment.c - segments: where each batch lies, and the next one made ready while the active one fills. */
 #include <sys/mman.h>
 
 #include "internal.h"
+#include "index/keys.h"
 
 #define RETRY_NS 200000000ull
 #define TEMPORARY "next.tmp"
 #define RESERVE_SHARE 8u /* of a segment: what must outlive one is a small part of it */
+#define RESERVE_SHARE_LEAST 64u
 
 /* Called on the message path's core: nothing of stdio. */
 static void name_of(uint64_t position, const char suffix[5], char name[40])
@@ -61,7 +63,7 @@ static void *map_bytes(size_t bytes)
 	return at == MAP_FAILED ? NULL : at;
 }
 
-int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **ret_segment)
+int thmqi_segment_bare(struct thmq_log *log, uint64_t position, struct segment **ret_segment)
 {
 	struct segment *s = map_bytes(sizeof(*s));
 
@@ -69,13 +71,31 @@ int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **
 		return -ENOMEM;
 	s->position = position;
 	s->bytes = thmqi_segment_bytes(&log->vote, position);
-	s->blocks = map_bytes(blocks_bytes(s));
-	if (!s->blocks) {
-		munmap(s, sizeof(*s));
-		return -ENOMEM;
-	}
+	thmqi_file_init(log, s);
 	*ret_segment = s;
 	return 0;
+}
+
+int thmqi_segment_map_blocks(struct segment *s)
+{
+	if (!s->blocks)
+		s->blocks = map_bytes(blocks_bytes(s));
+	return s->blocks ? 0 : -ENOMEM;
+}
+
+int thmqi_segment_new(struct thmq_log *log, uint64_t position, struct segment **ret_segment)
+{
+	struct segment *s;
+	int rc = thmqi_segment_bare(log, position, &s);
+
+	if (rc)
+		return rc;
+	rc = thmqi_segment_map_blocks(s);
+	if (rc)
+		thmqi_segment_free(log, s);
+	else
+		*ret_segment = s;
+	return rc;
 }
 
 void thmqi_segment_forget_blocks(struct segment *s)
@@ -87,11 +107,10 @@ void thmqi_segment_forget_blocks(struct segment *s)
 
 void thmqi_segment_free(struct thmq_log *log, struct segment *s)
 {
-	if (s->file)
-		log->disk->file_close(s->file);
-	if (s->index)
-		log->disk->file_close(s->index);
-	thmqi_sealed_free(s->sealed);
+	thmqi_file_close(log, s, SEGMENT_LOG);
+	thmqi_file_close(log, s, SEGMENT_INDEX);
+	thmqi_sealed_free(log, s->sealed);
+	thmqi_keys_drop(log, s);
 	thmqi_segment_forget_blocks(s);
 	munmap(s, sizeof(*s));
 }
@@ -140,21 +159,26 @@ struct segment *thmqi_segment_of_index(const struct thmq_log *log, uint64_t inde
 	return s && index >= s->first_index && index - s->first_index < s->batch_count ? s : NULL;
 }
 
-int thmqi_segment_place(struct thmq_log *log, const struct segment *s, uint64_t index, uint64_t *ret_at)
+int thmqi_segment_place(struct thmq_log *log, struct segment *s, uint64_t index, uint64_t *ret_at)
 {
 	uint64_t number = index - s->first_index, at;
+	struct thmqi_disk_file *file;
 	uint32_t *page;
 	int64_t n;
+	int rc;
 
 	if (s->blocks) {
 		*ret_at = (uint64_t)s->blocks[number] * THMQI_BLOCK;
 		return 0;
 	}
+	rc = thmqi_file_need(log, s, SEGMENT_INDEX, &file);
+	if (rc)
+		return rc;
 	page = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
 	if (!page)
 		return -ENOMEM;
 	at = s->sealed->batches_at + number * 4;
-	n = log->disk->file_read(s->index, page, THMQI_BLOCK, at & ~(uint64_t)(THMQI_BLOCK - 1));
+	n = log->disk->file_read(file, page, THMQI_BLOCK, at & ~(uint64_t)(THMQI_BLOCK - 1));
 	at = n == (int64_t)THMQI_BLOCK ? (uint64_t)page[at % THMQI_BLOCK / 4] * THMQI_BLOCK : s->bytes;
 	free(page);
 	if (n < 0)
@@ -211,15 +235,22 @@ static void on_retry(struct thmqi_timer *t)
 	thmqi_segment_prepare(thmqi_container(t, struct thmq_log, retry));
 }
 
-/* From its first batch on: whether there will be a next segment may depend on what the cleaner can write into this one. */
+/*
+ * From its first batch on: whether there will be a next segment may depend on what the cleaner can write into this one. Where
+ * files have no limit of their own it is little, so that writers in a hurry are not kept waiting for the next one too early.
+ */
 void thmqi_segment_reserve(struct thmq_log *log)
 {
-	if (log->prepare != PREPARE_READY && (log->opts.limit_bytes || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
-		log->reserve = log->active->bytes / RESERVE_SHARE;
+	bool bounded = log->opts.limit_bytes || log->opts.full_policy == THMQ_FULL_DROP_OLDEST;
+	bool lacks = log->prepare == PREPARE_FAILED && log->prepare_error == -ENOSPC;
+
+	if (log->prepare != PREPARE_READY && (bounded || log->events.live))
+		log->reserve = log->active->bytes / (bounded || lacks ? RESERVE_SHARE : RESERVE_SHARE_LEAST);
 }
 
 static void prepare_failed(struct thmq_log *log, int error)
 {
+	thmqi_files_spare(log, error);
 	log->prepare = PREPARE_FAILED;
 	log->prepare_error = error;
 	thmqi_segment_reserve(log);
@@ -361,6 +392,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 	log->active->prev_crc = log->chain.crc;
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;
+	thmqi_files_cool(log);
 	thmqi_segment_reserve(log);
 	thmqi_clean_look(log);
 	thmqi_segment_prepare(log);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* truncate.c - batches from an index on are removed, for consensus: first `vote` says so, then they are overwritten. */
 #include "internal.h"
+#include "index/keys.h"
 #include "index/seal_format.h"
 
 /* The chain as it was behind batch @index, and where that ends. */
 static int chain_behind(struct thmq_log *log, uint64_t index, struct chain *ret_chain)
 {
-	const struct segment *s = thmqi_segment_of_index(log, index);
+	struct segment *s = thmqi_segment_of_index(log, index);
 	const struct batch_header *h;
+	struct thmqi_disk_file *file;
 	uint8_t *block;
 	uint64_t at;
 	int64_t n;
@@ -24,7 +26,9 @@ static int chain_behind(struct thmq_log *log, uint64_t index, struct chain *ret_
 		return -ENOMEM;
 	h = (const struct batch_header *)block;
 	rc = thmqi_segment_place(log, s, index, &at);
-	n = rc ? rc : log->disk->file_read(s->file, block, THMQI_BLOCK, at);
+	if (!rc)
+		rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
+	n = rc ? rc : log->disk->file_read(file, block, THMQI_BLOCK, at);
 	if (n < 0)
 		rc = (int)n;
 	else if (n < (int64_t)THMQI_BLOCK || !thmqi_batch_header_ok(h, s->position + at, log->chain.log_id) ||
@@ -41,13 +45,16 @@ static int erase(struct thmq_log *log, uint64_t index, uint64_t position)
 {
 	struct segment *s = thmqi_segment_of_index(log, index);
 	uint8_t *zeros = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	struct thmqi_disk_file *file;
 	int rc;
 
 	if (!zeros)
 		return -ENOMEM;
 	memset(zeros, 0, THMQI_BLOCK);
+	rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
 	/* where the batch before it ends by its own header: an index that errs must not choose what is overwritten */
-	rc = log->disk->file_write(s->file, zeros, THMQI_BLOCK, position - s->position, true);
+	if (!rc)
+		rc = log->disk->file_write(file, zeros, THMQI_BLOCK, position - s->position, true);
 	free(zeros);
 	return rc;
 }
@@ -63,11 +70,9 @@ static void remove_segment(struct thmq_log *log, struct segment *s)
 
 static void forget_seal(struct thmq_log *log, struct segment *s)
 {
-	thmqi_sealed_free(s->sealed);
+	thmqi_sealed_free(log, s->sealed);
 	s->sealed = NULL;
-	if (s->index)
-		log->disk->file_close(s->index);
-	s->index = NULL;
+	thmqi_file_close(log, s, SEGMENT_INDEX);
 }
 
 /* The cut may lie in an earlier segment: those behind it go, and the prepared one was for another position. */
@@ -82,6 +87,7 @@ static void cut_segments(struct thmq_log *log, uint64_t index)
 	forget_seal(log, log->active);
 	if (log->active->batch_count && index - log->active->first_index < log->active->batch_count)
 		log->active->batch_count = (uint32_t)(index - log->active->first_index);
+	thmqi_keys_cut(log, log->active);
 	if (log->active == was || log->prepare != PREPARE_READY)
 		return;
 	remove_segment(log, log->next);
@@ -124,6 +130,8 @@ static int unseal(struct thmq_log *log, uint64_t index)
 	}
 	if (!rc)
 		rc = thmqi_sealed_restore(log, s);
+	if (!rc)
+		thmqi_sealed_restore_keys(log, s);
 	log->sealed_next = s->ordinal;
 	return rc;
 }
@@ -167,6 +175,14 @@ static int drop_indexes(struct thmq_log *log, uint64_t index)
 	return log->disk->dir_sync(log->dir);
 }
 
+/* The segment that the log will end in: its file is open from now on. */
+static int keep_behind(struct thmq_log *log, uint64_t index)
+{
+	struct segment *s = thmqi_segment_of_index(log, index - 1);
+
+	return thmqi_files_keep(log, s ? s : log->segments[0]);
+}
+
 int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 {
 	struct chain chain = log->chain;
@@ -180,12 +196,16 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 	rc = thmqi_log_drain(log, UINT64_MAX);
 	if (!rc)
 		rc = chain_behind(log, index - 1, &chain);
-	for (i = 0; !rc && i < log->segment_count; i++)
+	/* what lies before is on the medium */
+	for (i = log->segment_count; !rc && i-- > 0 && log->segments[i]->ordinal >= log->cold_next;) {
 		rc = log->disk->file_flush(log->segments[i]->file);
+		if (!rc)
+			log->segments[i]->unflushed = false;
+	}
+	if (!rc)
+		rc = keep_behind(log, index);
 	if (rc)
 		return rc;
-	for (i = 0; i < log->segment_count; i++)
-		log->segments[i]->unflushed = false;
 	thmqi_segment_prepare_stop(log);
 	thmqi_seal_stop(log);
 	thmqi_clean_stop(log);
@@ -196,6 +216,7 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 		rc = drop_indexes(log, index);
 	if (rc)
 		return rc;
+	thmqi_snapshots_cut(log, chain.position);
 	/* the mark goes down and the incarnation up before anything is overwritten */
 	log->incarnation++;
 	rc = thmqi_vote_write(log, chain.position, false);
@@ -209,6 +230,7 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 	thmqi_segment_reserve(log);
 	thmqi_segment_prepare(log);
 	thmqi_clean_look(log);
+	log->file_bytes = thmqi_log_file_bytes(log);
 	if (log->events.unappended)
 		log->events.unappended(log->opts.ctx, index);
 	return 0;

@@ -315,6 +315,7 @@ static int open_file(struct thmqi_disk_dir *dir, const char *name, int flags,
 {
 	struct thmqi_disk_file *file;
 	bool direct = true;
+	struct stat st;
 	int fd, rc;
 
 	flags |= O_CLOEXEC;
@@ -325,10 +326,16 @@ static int open_file(struct thmqi_disk_dir *dir, const char *name, int flags,
 	}
 	if (fd < 0 && (errno == EACCES || errno == EROFS) && !(flags & O_CREAT)) { /* to look at */
 		direct = false;
-		fd = openat(dir->fd, name, O_RDONLY | flags);
+		fd = openat(dir->fd, name, O_RDONLY | flags | O_NONBLOCK); /* a pipe would wait for a writer */
+		if (fd >= 0) /* io_uring would not wait for the device either */
+			fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
 	}
 	if (fd < 0)
 		return -errno;
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+		close(fd);
+		return -EINVAL;
+	}
 	file = thmqi_disk_posix_file_make(fd, direct);
 	if (!file) {
 		rc = -ENOMEM;
@@ -479,6 +486,8 @@ int64_t thmqi_disk_posix_run(struct thmqi_disk_op *op)
 		return thmqi_disk_posix_unlink(op->dir, op->name);
 	case THMQI_DISK_SYNC_DIR:
 		return thmqi_disk_posix_dir_sync(op->dir);
+	case THMQI_DISK_OPEN:
+		return open_file(op->dir, op->name, 0, &op->file);
 	case THMQI_DISK_CLOSE:
 		thmqi_disk_posix_file_close(op->file);
 		return 0;

@@ -125,6 +125,13 @@ static int64_t do_create(struct thmqi_disk_sim *sim, struct thmqi_disk_op *op)
 	return e ? e : open_inode(sim, inode, op->name, &op->file);
 }
 
+static int64_t do_open(struct thmqi_disk_sim *sim, struct thmqi_disk_op *op)
+{
+	struct sim_inode *inode = thmqi_disk_sim_lookup(op->dir->dir, op->name);
+
+	return inode ? open_inode(sim, inode, op->name, &op->file) : -ENOENT;
+}
+
 /* The operation takes effect. Return: its result. */
 static int64_t perform(struct thmqi_disk_sim *sim, const struct sim_flight *f)
 {
@@ -135,7 +142,7 @@ static int64_t perform(struct thmqi_disk_sim *sim, const struct sim_flight *f)
 		return 0;
 	}
 	if (f->dead ||
-	    (op->file && op->opcode != THMQI_DISK_CREATE && is_stale(sim, op->file->generation)))
+	    (op->file && !sim_is_opening(op->opcode) && is_stale(sim, op->file->generation)))
 		return -EIO;
 	if (op->dir && is_stale(sim, op->dir->generation))
 		return -EIO;
@@ -151,6 +158,8 @@ static int64_t perform(struct thmqi_disk_sim *sim, const struct sim_flight *f)
 		return 0;
 	case THMQI_DISK_CREATE:
 		return do_create(sim, op);
+	case THMQI_DISK_OPEN:
+		return do_open(sim, op);
 	case THMQI_DISK_ALLOCATE:
 		return thmqi_disk_sim_inode_grow(&sim->fs, op->file->inode, op->offset + op->len);
 	case THMQI_DISK_RENAME:
@@ -319,7 +328,7 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 
 	if (q->inflight >= q->depth)
 		return -EAGAIN;
-	if (op->opcode > THMQI_DISK_CLOSE)
+	if (op->opcode > THMQI_DISK_OPEN)
 		return -EINVAL;
 	if (!is_aligned(op)) {
 		sim->stats.misaligned++;

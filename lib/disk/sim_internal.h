@@ -173,7 +173,13 @@ struct thmqi_disk_sim {
 /* Is it one of what power cuts are counted by? */
 static inline bool sim_is_change(uint8_t opcode)
 {
-	return opcode != THMQI_DISK_READ && opcode != THMQI_DISK_CLOSE;
+	return opcode != THMQI_DISK_READ && opcode != THMQI_DISK_CLOSE && opcode != THMQI_DISK_OPEN;
+}
+
+/* Its file is what comes of it, and says nothing before. */
+static inline bool sim_is_opening(uint8_t opcode)
+{
+	return opcode == THMQI_DISK_CREATE || opcode == THMQI_DISK_OPEN;
 }
 
 /* @op, a change in flight, happens on @sim and is volatile; its handles are of @sim and live. */

@@ -8,7 +8,7 @@
 
 int thmqi_disk_sim_fault_add(struct thmqi_disk_sim *sim, const struct thmqi_disk_sim_fault *fault)
 {
-	if ((fault->opcode > THMQI_DISK_CLOSE && fault->opcode < THMQI_DISK_SIM_ANY_CHANGE) ||
+	if ((fault->opcode > THMQI_DISK_OPEN && fault->opcode < THMQI_DISK_SIM_ANY_CHANGE) ||
 	    fault->nth == 0)
 		return -EINVAL;
 	if (sim->fault_count == THMQI_DISK_SIM_FAULTS_MAX)

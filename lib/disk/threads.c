@@ -201,7 +201,7 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 {
 	if (q->inflight >= q->depth)
 		return -EAGAIN;
-	if (op->opcode > THMQI_DISK_CLOSE)
+	if (op->opcode > THMQI_DISK_OPEN)
 		return -EINVAL;
 	op->queue = q;
 	q->inflight++;

@@ -91,6 +91,10 @@ static int start(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 					 O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC |
 						 (op->result ? 0 : O_DIRECT),
 					 DISK_MODE, ring_op);
+	case THMQI_DISK_OPEN: /* likewise */
+		return thmqi_ring_openat(q->ring, op->dir->fd, op->name,
+					 O_RDWR | O_CLOEXEC | (op->result ? 0 : O_DIRECT), 0,
+					 ring_op);
 	case THMQI_DISK_ALLOCATE:
 		return thmqi_ring_fallocate(q->ring, op->file->fd, 0, 0, op->offset + op->len,
 					    ring_op);
@@ -188,7 +192,7 @@ static void on_transfer(struct thmqi_disk_op *op, int res)
 		go_on(op->queue, op);
 }
 
-static void on_created(struct thmqi_disk_op *op, int res)
+static void on_opened(struct thmqi_disk_op *op, int res)
 {
 	if (res == -EINVAL && !op->result) {
 		op->result = 1;
@@ -234,7 +238,8 @@ static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags)
 		on_transfer(op, res);
 		break;
 	case THMQI_DISK_CREATE:
-		on_created(op, res);
+	case THMQI_DISK_OPEN:
+		on_opened(op, res);
 		break;
 	case THMQI_DISK_ALLOCATE:
 		if (res == -EOPNOTSUPP || res == -ENOSYS) /* sets the size, which is quick */

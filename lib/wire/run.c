@@ -81,6 +81,17 @@ int thmqi_record_next(struct thmqi_record_iter *it, struct thmqi_record_view *re
 	return 1;
 }
 
+/* FNV-1a over the tag (Fowler, Noll, Vo); 0 means no tag. */
+uint32_t thmqi_tag_hash(const void *tag, uint32_t len)
+{
+	const uint8_t *byte = tag;
+	uint32_t h = 2166136261u;
+
+	while (len--)
+		h = (h ^ *byte++) * 16777619u;
+	return h ? h : 1;
+}
+
 bool thmqi_run_records_ok(const struct thmq_run_header *run)
 {
 	struct thmqi_record_iter it;
@@ -148,6 +159,8 @@ int thmqi_run_writer_add(struct thmqi_run_writer *w, const struct thmqi_record_v
 		*w->delta++ = (uint32_t)delta;
 		run->span = (uint32_t)THMQI_MAX(delta + 1, run->span);
 	}
+	if (rec->key_len)
+		run->flags |= THMQ_RUN_KEYED;
 	if (rec->tag_hash)
 		run->tag_filter |= 1ull << (rec->tag_hash % 64);
 	run->last_time_ns = THMQI_MAX(run->last_time_ns, rec->time_ns);

@@ -27,7 +27,7 @@ meson install -C "$build" --no-rebuild --destdir "$tmp/root" > "$tmp/log" 2>&1 |
 pc=$(find "$tmp/root" -name thundermq.pc)
 [ "$pc" ] || fail "no thundermq.pc was installed"
 lib=$(dirname "$(dirname "$pc")")
-for header in thundermq.h log.h; do
+for header in thundermq.h log.h reactor.h; do
 	[ "$(find "$tmp/root" -path "*/include/thundermq/$header")" ] || fail "$header was not installed"
 done
 [ "$(find "$tmp/root" -path "*/include/thundermq/pool.h")" ] || fail "pool.h was not installed"
@@ -85,4 +85,12 @@ LD_LIBRARY_PATH=$lib "$tmp/packets" || fail "packet_pool does not run"
 	$(pkg --static --cflags --libs | sed 's/-lthundermq/-l:libthundermq.a/') || fail "does not link statically"
 readelf -d "$tmp/static" | grep -q libthundermq && fail "not linked statically"
 [ "$("$tmp/static")" = "$version" ] || fail "the static library is not version $version"
+# the log on its own, by what is installed and nothing else
+source=$(cd "$(dirname "$0")/../.." && pwd)
+# shellcheck disable=SC2046
+"$cc" -Wall -Wextra -Werror "$source/examples/wal.c" -o "$tmp/wal" $(pkg --cflags --libs) || fail "wal.c does not link"
+LD_LIBRARY_PATH=$lib
+export LD_LIBRARY_PATH
+"$tmp/wal" "$tmp/store" put color blue shape round || fail "wal does not write"
+[ "$("$tmp/wal" "$tmp/store" get shape)" = round ] || fail "wal does not read what it wrote"
 echo "version $version, shared and static"

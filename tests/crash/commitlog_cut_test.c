@@ -130,24 +130,9 @@ static bool read_back(struct world *w)
 
 /* -------------------------------------------------------------------- live */
 
-static uint32_t some_size(struct world *w)
-{
-	switch (below(w, 12)) {
-	case 0:
-		return (uint32_t)below(w, 200000);
-	case 1:
-	case 2:
-		return (uint32_t)below(w, 30000);
-	case 3:
-		return 3872; /* fills a block to the byte with its headers */
-	default:
-		return (uint32_t)below(w, 300);
-	}
-}
-
 static bool append(struct world *w, uint32_t durability)
 {
-	struct run_note n = {.partition = (uint32_t)below(w, PARTITIONS), .size = some_size(w)};
+	struct run_note n = {.partition = (uint32_t)below(w, PARTITIONS), .size = rig_some_size(&w->p)};
 	int rc;
 
 	n.offset = w->next[n.partition];

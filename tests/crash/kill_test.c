@@ -29,15 +29,36 @@ struct shared {
 	volatile int ready, failed;
 };
 
+/* What a reader found, and what the broker said that there is. */
+struct seen {
+	uint64_t next[PARTITIONS], last_offset[PARTITIONS], end[PARTITIONS];
+};
+
 static struct shared *shared;
+static struct seen seen;
 static char dir[] = "kill-test-XXXXXX";
+
+/* All that there is to know of a failure: it may not come again. */
+static int failed(int line, const char *what)
+{
+	int i;
+
+	fprintf(stderr, "kill_test: line %d: %s (%s)\n", line, what, thmq_errmsg());
+	for (i = 0; i < PARTITIONS; i++)
+		fprintf(stderr,
+			"  partition %d: sent %llu, acked %llu, group sent %llu, stored %llu; seen: next %llu, last offset %llu, end "
+			"%llu\n",
+			i, (unsigned long long)shared->sent[i], (unsigned long long)shared->acked[i],
+			(unsigned long long)shared->group_sent[i], (unsigned long long)shared->group_stored[i],
+			(unsigned long long)seen.next[i], (unsigned long long)seen.last_offset[i],
+			(unsigned long long)seen.end[i]);
+	return 1;
+}
 
 #define CHECK(x) \
 	do { \
-		if (!(x)) { \
-			fprintf(stderr, "kill_test: line %d: %s (%s)\n", __LINE__, #x, thmq_errmsg()); \
-			return 1; \
-		} \
+		if (!(x)) \
+			return failed(__LINE__, #x); \
 	} while (0)
 
 struct process {
@@ -106,17 +127,13 @@ static int publish_and_consume(uint32_t cores)
 	return 0;
 }
 
-struct seen {
-	uint64_t next[PARTITIONS], last_offset[PARTITIONS];
-};
-
 /* Has all that the broker says is there been seen? */
-static bool at_end(const struct seen *s, const uint64_t *end)
+static bool at_end(const struct seen *s)
 {
 	int i;
 
 	for (i = 0; i < (int)PARTITIONS; i++)
-		if (end[i] && (!s->next[i] || s->last_offset[i] + 1 < end[i]))
+		if (s->end[i] && (!s->next[i] || s->last_offset[i] + 1 < s->end[i]))
 			return false;
 	return true;
 }
@@ -124,7 +141,6 @@ static bool at_end(const struct seen *s, const uint64_t *end)
 static int look(struct process *p, struct seen *s)
 {
 	struct thmq_partition_info info = {.size = sizeof(info)};
-	uint64_t end[PARTITIONS];
 	struct thmq_consumer *reader;
 	struct thmq_message m[256];
 	struct timespec begin, now;
@@ -134,7 +150,7 @@ static int look(struct process *p, struct seen *s)
 	memset(s, 0, sizeof(*s));
 	for (i = 0; i < (int)PARTITIONS; i++) {
 		CHECK(thmq_partition_describe(p->session, "t", (uint32_t)i, NULL, &info) == 0);
-		end[i] = info.end_offset;
+		s->end[i] = info.end_offset;
 	}
 	CHECK(thmq_consumer_open(p->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -143,8 +159,9 @@ static int look(struct process *p, struct seen *s)
 		CHECK(n >= 0);
 		if (n == 0) {
 			clock_gettime(CLOCK_MONOTONIC, &now);
-			if (at_end(s, end) || now.tv_sec - begin.tv_sec > 20)
+			if (at_end(s))
 				break;
+			CHECK(now.tv_sec - begin.tv_sec <= 20); /* nothing comes, and this is not the end */
 			thmq_session_wait(p->session, SECOND / 100);
 			continue;
 		}
@@ -168,20 +185,21 @@ static int look(struct process *p, struct seen *s)
 static int check(void)
 {
 	struct thmq_partition_info info;
+	struct seen *s = &seen;
 	struct process p;
-	struct seen s;
 	uint32_t i;
 
 	CHECK(open_all(&p, 0) == 0);
-	CHECK(look(&p, &s) == 0);
+	if (look(&p, s) != 0)
+		return 1;
 	for (i = 0; i < PARTITIONS; i++) {
-		CHECK(s.next[i] >= shared->acked[i]); /* nothing acknowledged is lost */
+		CHECK(s->next[i] >= shared->acked[i]); /* nothing acknowledged is lost */
 		/* the message that was being sent may be there without having been counted */
-		CHECK(s.next[i] <= shared->sent[i] + 1);
-		shared->sent[i] = shared->acked[i] = s.next[i];
+		CHECK(s->next[i] <= shared->sent[i] + 1);
+		shared->sent[i] = shared->acked[i] = s->next[i];
 		info.size = sizeof(info);
 		CHECK(thmq_partition_describe(p.session, "t", i, "g", &info) == 0);
-		CHECK(info.end_offset == (s.next[i] ? s.last_offset[i] + 1 : 0)); /* behind the last message that is there */
+		CHECK(info.end_offset == (s->next[i] ? s->last_offset[i] + 1 : 0)); /* behind the last message that is there */
 		if (shared->group_stored[i]) /* what was confirmed is kept */
 			CHECK(info.group_offset != UINT64_MAX && info.group_offset >= shared->group_stored[i]);
 		if (info.group_offset != UINT64_MAX)

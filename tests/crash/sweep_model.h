@@ -425,27 +425,12 @@ static inline bool read_all(struct world *w)
 
 /* -------------------------------------------------------------------- live */
 
-static inline uint32_t some_size(struct world *w)
-{
-	switch (below(w, 16)) {
-	case 0:
-		return (uint32_t)below(w, 200000);
-	case 1:
-	case 2:
-		return (uint32_t)below(w, 30000);
-	case 3:
-		return 3872; /* fills a block to the byte with its headers */
-	default:
-		return (uint32_t)below(w, 400);
-	}
-}
-
 static inline bool append(struct world *w, uint32_t durability)
 {
 	struct thmq_run_header *run;
 	struct note n = {.serial = w->m.serial + 1,
 			 .partition = (uint32_t)below(w, PARTITIONS),
-			 .size = some_size(w)};
+			 .size = rig_some_size(&w->p)};
 	int rc;
 
 	n.state = below(w, 12) == 0;

@@ -371,6 +371,88 @@ static void segment_missing(void)
 	file_missing("data/meta/00000000000000000000.log");
 }
 
+enum thing { A_DIRECTORY, A_PIPE, A_LINK_TO_NOTHING, A_LINK_TO_ITSELF, A_SHORT_FILE, THINGS };
+
+static void put_thing(const char *path, enum thing thing)
+{
+	int rc = 0;
+
+	if (thing == A_DIRECTORY)
+		rc = mkdir(path, 0755);
+	else if (thing == A_PIPE)
+		rc = mkfifo(path, 0644);
+	else if (thing == A_LINK_TO_NOTHING)
+		rc = symlink("/nowhere/at/all", path);
+	else if (thing == A_LINK_TO_ITSELF)
+		rc = symlink(path, path);
+	else
+		write_file(path, "short", 5);
+	CHECK(rc == 0);
+}
+
+/* In the place of each file and directory there is something else: told by all who look, and none waits for a pipe's writer. */
+static void things_of_another_kind(void)
+{
+	static const char *const names[] = {"lock", "meta", "meta/vote", "shard-000", "shard-000/vote",
+					    "shard-000/00000000000000000000.log"};
+	const struct thmq_log_visitor none = {.size = sizeof(none)};
+	unsigned i, thing;
+	struct world w;
+
+	place_make(NULL);
+	numbers_dir(in_place("data"), 10);
+	env_up(&w);
+	for (i = 0; i < CASE_COUNT(names); i++) {
+		for (thing = 0; thing < THINGS; thing++) {
+			char path[512];
+			int rc, scan;
+
+			snprintf(path, sizeof(path), "%s/%s", in_place("data"), names[i]);
+			CHECK(rename(path, in_place("aside")) == 0);
+			put_thing(path, thing);
+			scan = thmq_data_scan(in_place("data"), &none, NULL);
+			thmq_data_scan(NULL, NULL, NULL);
+			rc = broker_on(w.env, in_place("data"), 0, &w.broker);
+			if (rc)
+				check_text(__FILE__, __LINE__, names[i], in_place("data"));
+			else
+				RETURNS(0, thmq_broker_close(w.broker, 5 * SECOND));
+			/* a lock says nothing of the data, so that one that can be locked will do */
+			if (i > 0 && (rc >= 0 || scan >= 0))
+				FAIL("%s, thing %u: open %s, scan %s", names[i], thing, thmq_errname(rc), thmq_errname(scan));
+			w.broker = NULL;
+			remove_tree(path);
+			CHECK(rename(in_place("aside"), path) == 0);
+		}
+		expect_numbers(in_place("data"), 10);
+	}
+	world_down(&w);
+}
+
+/* A directory may be a link, and may be gone under an open broker's feet. */
+static void by_a_link(void)
+{
+	struct world w;
+
+	place_make(NULL);
+	numbers_dir(in_place("data"), 10);
+	CHECK(symlink("data", in_place("link")) == 0);
+	expect_numbers(in_place("link"), 10);
+	world_up(&w, in_place("link"));
+	{
+		struct thmq_broker *b;
+
+		SAYS(-EBUSY, "link", thmq_broker_open(w.env, THMQ_BROKER_OPTS(.data_dir = in_place("link"), .name = "b"), &b));
+		SAYS(-EBUSY, "data", thmq_broker_open(w.env, THMQ_BROKER_OPTS(.data_dir = in_place("data"), .name = "b"), &b));
+	}
+	CHECK(rename(in_place("data"), in_place("moved")) == 0);
+	put_numbers(w.session, 10, 10);
+	CHECK(get_numbers(w.session) == 20);
+	world_down(&w);
+	expect_numbers(in_place("moved"), 20);
+	refused(in_place("link"), THMQ_BROKER_NO_CREATE, -ENOENT);
+}
+
 /* Killed while the directory is being made, again and again: each next open makes it whole. */
 static void killed_during_creation(void)
 {
@@ -610,6 +692,8 @@ static const struct bad_case cases[] = {
 	{"meta_missing", meta_missing},
 	{"vote_missing", vote_missing},
 	{"segment_missing", segment_missing},
+	{"things_of_another_kind", things_of_another_kind},
+	{"by_a_link", by_a_link},
 	{"killed_during_creation", killed_during_creation},
 	{"half_created", half_created},
 	{"newer_vote", newer_vote},

@@ -23,9 +23,9 @@ static void all_calls(struct thmq_broker *broker, struct thmq_session *session,
 	SAYS(-EINVAL, NULL, thmq_broker_close(broker, 0));
 	SAYS(-EINVAL, NULL, thmq_broker_stats(broker, &stats));
 	SAYS(-EINVAL, NULL, thmq_session_close(session, 0));
-	RETURNS(-EINVAL, thmq_session_fd(session));
-	RETURNS(-EINVAL, thmq_session_arm(session));
-	RETURNS(-EINVAL, thmq_session_wait(session, 0));
+	SAYS(-EINVAL, "session", thmq_session_fd(session));
+	SAYS(-EINVAL, "session", thmq_session_arm(session));
+	SAYS(-EINVAL, "session", thmq_session_wait(session, 0));
 	SAYS(-EINVAL, NULL, thmq_topic_create(session, "t", NULL));
 	SAYS(-EINVAL, NULL, thmq_topic_delete(session, "t"));
 	SAYS(-EINVAL, NULL, thmq_topic_list(session, &info, 1));
@@ -213,8 +213,8 @@ static void broker_closed_under_a_session(void)
 	RETURNS(0, thmq_flush(p, SECOND)); /* all there was is settled */
 	RETURNS(-ESHUTDOWN, thmq_fetch(c, &m, 1));
 	RETURNS(0, thmq_consumer_flush(c, SECOND));
-	RETURNS(-ESHUTDOWN, thmq_session_wait(w.session, SECOND));
-	RETURNS(-ESHUTDOWN, thmq_session_arm(w.session));
+	SAYS(-ESHUTDOWN, "closed", thmq_session_wait(w.session, SECOND));
+	SAYS(-ESHUTDOWN, "closed", thmq_session_arm(w.session));
 	CHECK(thmq_topic_create(w.session, "t", NULL) == -ESHUTDOWN);
 	CHECK(thmq_errclass(-ESHUTDOWN) == THMQ_CLASS_HANDLE);
 	thmq_producer_close(p, SECOND);

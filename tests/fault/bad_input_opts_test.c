@@ -5,6 +5,8 @@
  */
 #include "bad_input.h"
 
+#include <thundermq/reactor.h>
+
 static struct world w;
 static struct thmq_producer *producer;
 static struct thmq_consumer *consumer;
@@ -102,7 +104,7 @@ static int call_consumer(const void *opts)
 
 static const struct subject subjects[] = {
 	{"env", sizeof(struct thmq_env_opts),
-	 THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING,
+	 THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING | THMQ_ENV_LOCK_MEMORY,
 	 call_env, false},
 	{"broker", sizeof(struct thmq_broker_opts), THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH, call_broker, false},
 	{"session", sizeof(struct thmq_session_opts), 0, call_session, false},
@@ -239,6 +241,39 @@ static void stats_sizes(void)
 	down();
 }
 
+/* Of a log on its own: options, and the events in them, each with a size. */
+static void log_sizes(void)
+{
+	struct thmq_core *core;
+	struct thmq_log *log = NULL;
+	struct thmq_log_events events = {.size = 0};
+	struct thmq_log_opts opts = {.size = 0};
+	struct thmq_log_stats st = {.size = 0};
+
+	env_up(&w);
+	core = thmq_env_core(w.env, 0);
+	SAYS(-EINVAL, "log", thmq_log_open(core, &opts, &log));
+	opts.size = sizeof(opts);
+	opts.events = &events;
+	SAYS(-EINVAL, "events", thmq_log_open(core, &opts, &log));
+	events.size = UINT32_MAX;
+	SAYS(-E2BIG, "events", thmq_log_open(core, &opts, &log));
+	events.size = sizeof(events);
+	opts.flags = 1u << 31;
+	SAYS(-EINVAL, "flag", thmq_log_open(core, &opts, &log));
+	opts.flags = 0;
+	opts.full_policy = 99;
+	SAYS(-EINVAL, "full_policy", thmq_log_open(core, &opts, &log));
+	opts.full_policy = 0;
+	SAYS(-EINVAL, "core", thmq_log_open(NULL, &opts, &log));
+	SAYS(-EINVAL, "handle", thmq_log_open(core, &opts, NULL));
+	CHECK(!log);
+	MUST(thmq_log_open(core, &opts, &log)); /* in memory */
+	SAYS(-EINVAL, "stats", thmq_log_stats(log, &st));
+	RETURNS(0, thmq_log_close(log, 0));
+	world_down(&w);
+}
+
 static void env_bounds(void)
 {
 	struct thmq_env *env = NULL;
@@ -286,9 +321,51 @@ static void broker_bounds(void)
 	BAD(.flush_interval_ns = 3600 * SECOND + 1);
 	BAD(.flags = THMQ_BROKER_NO_BACKGROUND_FLUSH, .flush_interval_ns = SECOND);
 	BAD(.flags = THMQ_BROKER_NO_BACKGROUND_FLUSH, .flush_bytes = 1 << 20);
+	BAD(.flush_method = THMQ_FLUSH_FDATASYNC + 1);
+	BAD(.polled_io = THMQ_POLLED_ON + 1);
 	CHECK(access(dir, F_OK) != 0); /* nothing was made */
 	SAYS(-EINVAL, NULL, broker_with(THMQ_BROKER_OPTS(.name = "a/b")));
 	SAYS(-EINVAL, NULL, broker_with(THMQ_BROKER_OPTS(.name = "")));
+	down();
+}
+
+/* How the device is used can be said, is so, and is told. */
+static void broker_ways(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+	struct thmq_broker *b;
+	uint32_t method;
+	int rc;
+
+	up();
+	for (method = THMQ_FLUSH_DSYNC; method <= THMQ_FLUSH_FDATASYNC; method++) {
+		MUST(thmq_broker_open(w.env,
+				      THMQ_BROKER_OPTS(.data_dir = in_place("ways"), .name = "ways", .segment_bytes = 1 << 20,
+						       .flush_method = method, .polled_io = THMQ_POLLED_OFF),
+				      &b));
+		RETURNS(0, thmq_broker_stats(b, &st));
+		CHECK(st.flush_method == method && st.polled_io == THMQ_POLLED_OFF);
+		RETURNS(0, thmq_broker_close(b, SECOND));
+	}
+	/* few devices can be polled: where this one cannot, it is said, and the directory is as good as before */
+	rc = thmq_broker_open(w.env,
+			      THMQ_BROKER_OPTS(.data_dir = in_place("ways"), .name = "ways", .polled_io = THMQ_POLLED_ON), &b);
+	if (rc == 0) {
+		RETURNS(0, thmq_broker_stats(b, &st));
+		CHECK(st.polled_io == THMQ_POLLED_ON);
+	} else {
+		RETURNS(-EOPNOTSUPP, rc);
+		check_text(__FILE__, __LINE__, "polled_io", "polled queues");
+		MUST(thmq_broker_open(w.env, THMQ_BROKER_OPTS(.data_dir = in_place("ways"), .name = "ways"), &b));
+		RETURNS(0, thmq_broker_stats(b, &st));
+		CHECK(st.flush_method == THMQ_FLUSH_DSYNC || st.flush_method == THMQ_FLUSH_FDATASYNC);
+	}
+	RETURNS(0, thmq_broker_close(b, SECOND));
+	/* without a directory there is no device */
+	MUST(thmq_broker_open(w.env, THMQ_BROKER_OPTS(.name = "ways", .flush_method = THMQ_FLUSH_DSYNC), &b));
+	RETURNS(0, thmq_broker_stats(b, &st));
+	CHECK(st.flush_method == 0 && st.polled_io == 0);
+	RETURNS(0, thmq_broker_close(b, SECOND));
 	down();
 }
 
@@ -341,8 +418,10 @@ static void init_calls(void)
 
 static const struct bad_case cases[] = {
 	{"unknown_flags", unknown_flags}, {"sizes", sizes},
-	{"stats_sizes", stats_sizes},     {"env_bounds", env_bounds},
-	{"broker_bounds", broker_bounds}, {"other_bounds", other_bounds},
+	{"stats_sizes", stats_sizes},     {"log_sizes", log_sizes},
+	{"env_bounds", env_bounds},
+	{"broker_bounds", broker_bounds}, {"broker_ways", broker_ways},
+	{"other_bounds", other_bounds},
 	{"init_calls", init_calls},
 };
 

@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "disk/disk.h"
+#include "../unit/disk_job.h"
 
 #define NOBODY 65534
 
@@ -21,20 +21,6 @@
 			exit(1);                                                                   \
 		}                                                                                  \
 	} while (0)
-
-struct job {
-	struct thmqi_disk_op op;
-	bool done;
-	int64_t result;
-};
-
-static void on_done(struct thmqi_disk_op *op, int64_t result)
-{
-	struct job *job = thmqi_container(op, struct job, op);
-
-	job->done = true;
-	job->result = result;
-}
 
 static void write_some(struct thmq_core *core, const char *path)
 {
@@ -50,21 +36,19 @@ static void write_some(struct thmq_core *core, const char *path)
 	CHECK(disk->queue_open(ctx, core, 8, &queue) == 0);
 	CHECK(disk->file_open(dir, "a", true, &file) == 0);
 	for (uint32_t i = 0; i < 100; i++) {
-		struct job job = {.op = {.opcode = THMQI_DISK_WRITE,
+		struct disk_job job = {.op = {.opcode = THMQI_DISK_WRITE,
 					 .flags = THMQI_DISK_DSYNC,
 					 .file = file,
 					 .len = 8192,
 					 .offset = i * 8192,
-					 .done = on_done}};
+					 .done = disk_job_done}};
 
 		CHECK(thmqi_buf_alloc(core->pool, 8192, &buf) == 0);
 		memset(buf->data, 'a' + (int)(i % 26), 8192);
 		job.op.buf = buf;
 		job.op.data = buf->data;
 		CHECK(disk->queue_submit(queue, &job.op) == 0);
-		while (!job.done)
-			thmqi_core_poll(core, 1000000);
-		CHECK(job.result == 0);
+		CHECK(disk_job_wait(core, &job) && job.result == 0);
 		thmqi_buf_unref(buf);
 	}
 	CHECK(disk->file_size(file) == 100 * 8192);

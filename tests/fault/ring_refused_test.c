@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "disk/disk.h"
+#include "../unit/disk_job.h"
 
 #define CHECK(x)                                                                                   \
 	do {                                                                                       \
@@ -41,30 +41,14 @@ static bool refuse(int number, int error)
 	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
-struct job {
-	struct thmqi_disk_op op;
-	bool done;
-	int64_t result;
-};
-
-static void on_done(struct thmqi_disk_op *op, int64_t result)
-{
-	struct job *job = thmqi_container(op, struct job, op);
-
-	job->done = true;
-	job->result = result;
-}
-
 static int64_t run(const struct thmqi_disk_table *disk, struct thmq_core *core,
 		   struct thmqi_disk_queue *queue, struct thmqi_disk_op *op)
 {
-	struct job job = {.op = *op};
+	struct disk_job job = {.op = *op};
 
-	job.op.done = on_done;
+	job.op.done = disk_job_done;
 	CHECK(disk->queue_submit(queue, &job.op) == 0);
-	for (int i = 0; i < 10000 && !job.done; i++)
-		thmqi_core_poll(core, 1000000);
-	CHECK(job.done);
+	CHECK(disk_job_wait(core, &job));
 	*op = job.op;
 	return job.result;
 }

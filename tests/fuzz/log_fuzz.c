@@ -112,6 +112,37 @@ static void find_time(struct thmq_log_reader *reader, int64_t time_ns)
 		   "%d", rc);
 }
 
+/* All records of the images have this one. */
+static void find_key(struct thmq_log_reader *reader)
+{
+	struct thmq_record_view record;
+	struct thmq_log_view view;
+	struct thmq_log_hit hits[4];
+	uint64_t before = UINT64_MAX;
+	uint32_t polls = 0;
+	int rc = thmq_log_reader_seek_key(reader, "key", 3, INT64_MIN, INT64_MAX, before), n, i;
+
+	while (rc == 0 && polls++ < READS_LIMIT) {
+		n = thmq_log_reader_find_key(reader, 4, hits);
+		if (n == 0)
+			thmqi_core_poll(u.core, 1000000);
+		for (i = 0; i < n; i++) {
+			FUZZ_CHECK(hits[i].offset < before);
+			before = hits[i].offset;
+		}
+		rc = n < 0 ? n : 0;
+		if (n <= 0)
+			continue;
+		while ((n = thmq_log_read_hit(reader, &hits[0], &view, &record)) == 0 && polls++ < READS_LIMIT)
+			thmqi_core_poll(u.core, 1000000);
+		if (n == 1) {
+			FUZZ_CHECK(record.offset == hits[0].offset);
+			thmq_log_view_release(u.log, &view);
+		}
+	}
+	FUZZ_CHECK(rc == 0 || rc == -ENOENT || rc == -THMQ_ECORRUPT || rc == -EIO, "%d", rc);
+}
+
 static void read_partition(uint32_t partition)
 {
 	struct thmq_log_reader *reader;
@@ -125,6 +156,7 @@ static void read_partition(uint32_t partition)
 	find_time(reader, INT64_MIN);
 	find_time(reader, 20000);
 	find_time(reader, INT64_MAX);
+	find_key(reader);
 	thmq_log_reader_seek(reader, begin);
 	for (i = 0; i < READS_LIMIT && polls < READS_LIMIT; i++) {
 		rc = thmq_log_read(reader, UINT64_MAX, &view);

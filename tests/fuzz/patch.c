@@ -110,7 +110,7 @@ static void seal_index(struct patch_file *f, uint32_t before, uint32_t last, uin
 
 		if (e->offset > f->size || e->bytes > f->size - e->offset)
 			continue;
-		if (i + 1 == SEAL_PARTITIONS || i + 1 == SEAL_RUNS)
+		if (seal_has_pages(i + 1))
 			seal_pages_again(f, e->offset, e->bytes);
 		else
 			e->crc = thmqi_crc32c(0, f->data + e->offset, e->bytes);

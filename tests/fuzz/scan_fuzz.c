@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thmq_log_scan() of a patched log directory. It reads real files: a directory is made for each image in $TMPDIR, patched in place, and put
- * right behind each input; it is removed at the end.
+ * thmq_log_scan() of a patched log directory, then a repair of it, behind which nothing may be wrong, and a copy of what is whole.
+ * They work on real files: a directory is made for each image in $TMPDIR, patched in place, and put right behind each input; it is
+ * removed at the end.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "commitlog/offline.h"
 #include "fuzz.h"
 #include "patch.h"
 
@@ -22,18 +25,31 @@ static void path_of(const struct scan_dir *p, const char *name, char path[128])
 	snprintf(path, 128, "%s/%s", p->dir, name);
 }
 
+/* All files of a directory. */
+static void empty(const char *dir)
+{
+	const struct dirent *e;
+	char path[400];
+	DIR *d = opendir(dir);
+
+	while (d && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+		if (e->d_name[0] != '.')
+			unlink(path);
+	}
+	if (d)
+		closedir(d);
+}
+
 static void remove_all(void)
 {
-	char path[128];
-	uint32_t i, k;
+	uint32_t i;
 
 	for (i = 0; i < PATCH_IMAGES; i++) {
-		for (k = 0; dirs[i].image && k < dirs[i].image->file_count; k++) {
-			path_of(&dirs[i], dirs[i].image->files[k].name, path);
-			unlink(path);
-		}
-		if (dirs[i].image)
-			rmdir(dirs[i].dir);
+		if (!dirs[i].image)
+			continue;
+		empty(dirs[i].dir);
+		rmdir(dirs[i].dir);
 	}
 }
 
@@ -111,6 +127,37 @@ static int on_finding(void *ctx, const struct thmq_log_finding *finding)
 	return 0;
 }
 
+/* What a repair would do it then does, and no more is to be done. Return: false it cannot be repaired. */
+static bool repair(const struct scan_dir *p)
+{
+	const struct thmq_log_visitor v = {.size = sizeof(v), .finding = on_finding};
+	int would = thmq_log_repair(p->dir, NULL, &v, NULL);
+	int rc = thmq_log_repair(p->dir, THMQ_LOG_REPAIR_OPTS(.flags = THMQ_REPAIR_WRITE), &v, NULL);
+
+	FUZZ_CHECK(rc == would, "%d, told before: %d; %s", rc, would, thmq_errmsg());
+	FUZZ_CHECK(rc >= 0 || rc == -THMQ_ECORRUPT || rc == -THMQ_EVERSION || rc == -ENOENT, "%d %s", rc, thmq_errmsg());
+	if (rc < 0)
+		return false;
+	rc = thmq_log_scan(p->dir, NULL, NULL);
+	FUZZ_CHECK(rc == 0 || rc == -ENOENT, "%d %s", rc, thmq_errmsg()); /* or the next open makes it */
+	FUZZ_CHECK(thmq_log_repair(p->dir, NULL, NULL, NULL) == 0);
+	return rc == 0;
+}
+
+static void copy(const struct scan_dir *p)
+{
+	struct thmqi_log_snapshot snap;
+	char to[80];
+
+	snprintf(to, sizeof(to), "%s-copy", p->dir);
+	FUZZ_CHECK(thmqi_log_snapshot_closed(p->dir, NULL, &snap) == 0, "%s", thmq_errmsg());
+	FUZZ_CHECK(thmqi_copy_dest(snap.disk, NULL, p->dir, to) == 0, "%s", thmq_errmsg());
+	FUZZ_CHECK(thmqi_log_copy_data(&snap, to) == 0 && thmqi_log_copy_vote(&snap, to) == 0, "%s", thmq_errmsg());
+	FUZZ_CHECK(thmq_log_scan(to, NULL, NULL) == 0, "%s", thmq_errmsg());
+	empty(to);
+	rmdir(to);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct thmq_log_visitor visitor = {
@@ -128,10 +175,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	rc = thmq_log_scan(p->dir, &visitor, NULL);
 	FUZZ_CHECK(rc == 0 || rc == -THMQ_ECORRUPT || rc == -THMQ_EVERSION || rc == -ENOENT,
 		   "%d %s", rc, thmq_errmsg());
+	if (rc == 0)
+		copy(p);
+	if (repair(p) && rc)
+		copy(p);
+	empty(p->dir);
 	for (i = 0; i < im->file_count; i++)
-		if (im->files[i].gone || im->files[i].low < im->files[i].high)
-			put_file(p, &im->files[i], true,
-				 im->files[i].gone || im->files[i].size != im->files[i].good_size);
+		put_file(p, &im->files[i], true, true);
 	patch_undo(im);
 	return 0;
 }

@@ -346,6 +346,9 @@ static void what_cannot_be_copied(void)
 	snprintf(dest, sizeof(dest), "%s/late", base);
 	CHECK(thmq_broker_copy(broker, dest, 0) == -ETIMEDOUT);
 	CHECK(thmq_data_copy(data, dest) == -EBUSY);
+	CHECK(thmq_broker_copy(broker, data, 60 * SECOND) == -EINVAL);
+	snprintf(dest, sizeof(dest), "%s/shard-000/copy", data);
+	CHECK(thmq_broker_copy(broker, dest, 60 * SECOND) == -EINVAL);
 	snprintf(dest, sizeof(dest), "%s/own", base);
 	CHECK(thmq_broker_copy(broker, dest, 60 * SECOND) == 0);
 	CHECK(thmq_broker_close(broker, SECOND) == 0);
@@ -367,6 +370,9 @@ static void a_closed_directory_is_copied(void)
 	CHECK(thmq_data_copy(data, dest) == -ENOTEMPTY);
 	expect_same_bytes(dest);
 	expect_copy(dest, none, 0);
+	snprintf(dest, sizeof(dest), "%s/meta/copy", data);
+	CHECK(thmq_data_copy(data, dest) == -EINVAL && strstr(thmq_errmsg(), "elsewhere"));
+	snprintf(dest, sizeof(dest), "%s/closed", base);
 	CHECK(thmq_data_copy("no-such-directory", "other") == -ENOENT);
 	CHECK(thmq_data_copy(base, "other") == -ENOENT);
 	/* what is damaged is not copied, what lies in the wrong place neither */

@@ -10,7 +10,7 @@
 #include <thundermq/log.h>
 #include <unistd.h>
 
-#include "disk/disk.h"
+#include "../unit/disk_job.h"
 
 #define RUNS 200u
 #define RUN_BYTES 1000u
@@ -121,23 +121,9 @@ static void lives(const char *dir, uint32_t policy, uint32_t polled_io, uint32_t
 
 /* ------------------------------------------------------------- in flight */
 
-struct job {
-	struct thmqi_disk_op op;
-	bool done;
-	int64_t result;
-};
-
-static void on_done(struct thmqi_disk_op *op, int64_t result)
-{
-	struct job *job = thmqi_container(op, struct job, op);
-
-	job->done = true;
-	job->result = result;
-}
-
 struct other {
 	struct thmq_env *env;
-	struct job *job;
+	struct disk_job *job;
 };
 
 static void *other_thread(void *arg)
@@ -145,8 +131,7 @@ static void *other_thread(void *arg)
 	struct other *o = arg;
 
 	CHECK(thmqi_core_attach(o->env, 0) == 0);
-	for (uint32_t i = 0; i < 10000 && !o->job->done; i++)
-		thmqi_core_poll(thmqi_env_core(o->env, 0), 1000000);
+	disk_job_wait(thmqi_env_core(o->env, 0), o->job);
 	CHECK(thmqi_core_detach(o->env) == 0);
 	return NULL;
 }
@@ -164,7 +149,7 @@ static void in_flight(const char *path)
 	struct thmq_env *env;
 	struct other other;
 	pthread_t thread;
-	struct job job;
+	struct disk_job job;
 	uint64_t sleeps;
 	void *ctx;
 
@@ -179,14 +164,14 @@ static void in_flight(const char *path)
 	memset(buf->data, 'a', 65536);
 	CHECK(disk->file_write(file, buf->data, 65536, 0, true) == 0);
 	for (uint32_t i = 0; i < 50; i++) {
-		job = (struct job){.op = {.opcode = i % 2 ? THMQI_DISK_READ : THMQI_DISK_WRITE,
+		job = (struct disk_job){.op = {.opcode = i % 2 ? THMQI_DISK_READ : THMQI_DISK_WRITE,
 					  .flags = i % 2 ? 0 : THMQI_DISK_DSYNC,
 					  .file = file,
 					  .buf = buf,
 					  .data = buf->data,
 					  .len = 4096,
 					  .offset = (i % 16) * 4096,
-					  .done = on_done}};
+					  .done = disk_job_done}};
 		sleeps = core->sleeps;
 		CHECK(disk->queue_submit(queue, &job.op) == 0);
 		CHECK(thmqi_ring_inflight(core->polled) == 1);
@@ -198,8 +183,7 @@ static void in_flight(const char *path)
 			CHECK(pthread_join(thread, NULL) == 0);
 			CHECK(thmqi_core_attach(env, 0) == 0);
 		} else {
-			for (uint32_t n = 0; n < 10000 && !job.done; n++)
-				thmqi_core_poll(core, 1000000);
+			disk_job_wait(core, &job);
 			CHECK(core->sleeps == sleeps);
 		}
 		CHECK(job.done && job.result == (i % 2 ? 4096 : 0));

@@ -36,7 +36,19 @@ check "help tells the room" 0 "$thmq" help topic; has out '54 MB'
 check "no command" 2 "$thmq"
 check "unknown command" 2 "$thmq" nonsense; has err nonsense
 check "unknown option" 2 "$thmq" pub --nonsense "$d" t
-check "missing words" 2 "$thmq" pub "$d"
+check "a short option" 2 "$thmq" sub -f "$d" t; has err 'there is no option -f'
+check "missing words" 2 "$thmq" pub "$d"; has err 'a directory and a topic'
+check "one word too many" 2 "$thmq" topic list "$d" more; has err 'what is more'
+check "an empty directory name" 2 "$thmq" topic list ""; has err 'is empty'
+check "help of help" 0 "$thmq" help help; has out 'thmq pub'
+check "a time without a unit" 2 "$thmq" topic create --retention-time 7 "$d" t; has err 'write 7s, 7m, 7h, 7d or 7w'
+check "a unit of no time" 2 "$thmq" topic create --retention-time 7y "$d" t; has err 'no unit of time "y"'
+check "a time of nothing" 2 "$thmq" topic create --retention-time 0d "$d" t; has err 'more than 0d'
+check "too long a time" 2 "$thmq" topic create --retention-time 99999999w "$d" t; has err 'longer than can be counted'
+check "a unit of no size" 2 "$thmq" topic create --retention-bytes 7Q "$d" t; has err 'no unit of size "Q"'
+check "no size" 2 "$thmq" topic create --retention-bytes K "$d" t; has err 'K is no size'
+check "no way to flush" 2 "$thmq" bench --flush never "$d"; has err 'auto, dsync or fdatasync, not never'
+[ ! -e "$d" ] || die "what was refused made $d"
 check "count without a value" 2 "$thmq" sub "$d" t --count; has err '--count needs a value'
 check "count before the words" 2 "$thmq" sub --count "$d" t; has err '--count needs a value'
 check "count before an option" 2 "$thmq" sub "$d" t --count --json; has err '--count needs a value'
@@ -55,10 +67,24 @@ check "create twice" 1 "$thmq" topic create "$d" t; has err exists
 check "if absent" 0 "$thmq" topic create --if-absent "$d" t
 check "if absent, as it is" 0 "$thmq" topic create --if-absent --partitions 1 "$d" t
 check "if absent, otherwise" 1 "$thmq" topic create --if-absent --partitions 9 "$d" t
-has err 'exists with 1 partitions, not 9'
+has err 'exists with 1 partition, not 9'
 check "if absent, another level" 1 "$thmq" topic create --if-absent --visible-at memory "$d" t; has err 'visible at durable'
 check "pub that would create otherwise" 1 "$thmq" pub --create --partitions 9 "$d" t "$dir/in"
-has err 'exists with 1 partitions, not 9'
+has err 'exists with 1 partition, not 9'
+check "retention" 0 "$thmq" topic create --retention-time 2w --retention-bytes 10g --retain-consumed "$d" kept
+check "described" 0 "$thmq" topic describe "$d" kept
+has out 'kept for 14d, the newest 10G of each partition, until all groups have it$'
+check "listed" 0 "$thmq" topic list "$d"; has out '^kept .*1 partition, 0 groups, kept for 14d, the newest 10G'; has out '^t .* 0 groups$'
+check "listed as JSON" 0 "$thmq" topic list --json "$d"
+has out '"name":"kept".*"retention_ns":1209600000000000,"retention_bytes":10737418240,"retain_consumed":true,"volatile":false}'
+has out '"name":"t".*"retention_ns":0,"retention_bytes":0,"retain_consumed":false'
+check "described as JSON" 0 "$thmq" topic describe --json "$d" kept; has out '"retention_ns":1209600000000000.*"shard":0'
+check "if absent, in other words" 0 "$thmq" topic create --if-absent --retention-time 336h --retention-bytes 10240M "$d" kept
+check "if absent, kept longer" 1 "$thmq" topic create --if-absent --retention-time 15d "$d" kept
+has err 'kept for 14d, not 15d'
+check "if absent, kept for ever" 1 "$thmq" topic create --if-absent --retention-bytes 1500 "$d" t
+has err 'all of each partition kept, not 1500 bytes'
+check "delete it" 0 "$thmq" topic delete "$d" kept
 check "an empty topic" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0'
 check "a file that is not there" 1 "$thmq" pub "$d" t "$dir/in" "$dir/none"; has err 'none: No such file'
 check "a folder as a file" 1 "$thmq" pub "$d" t "$dir/in" "$dir"; has err 'directory'
@@ -109,7 +135,8 @@ check "delete it again" 3 "$thmq" topic delete "$d" keyed
 
 # bench leaves a directory as it was, whatever ends it
 ls -R "$d" >"$dir/before"
-check bench 0 "$thmq" bench --seconds 1 --size 50 "$d"; has out 'durable, one at a time'
+check bench 0 "$thmq" bench --seconds 1 --size 1K --flush fdatasync --polled off "$d"
+has out 'durable, one at a time'; has out 'flush by fdatasync, polled no'
 ls -R "$d" | cmp -s - "$dir/before" || die "bench changed the directory"
 "$thmq" bench --seconds 60 "$dir/bench" >"$dir/out" 2>"$dir/err" & bench=$!
 i=0

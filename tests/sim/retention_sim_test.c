@@ -101,10 +101,12 @@ static void publish(const char *topic, uint32_t count, uint32_t len)
 	CHECK(thmq_producer_close(p, 60 * SECOND) == 0);
 }
 
+static struct thmq_partition_info about(const char *topic, const char *group);
+
 /* Reads and acknowledges @count messages. Return: offset of the first. */
 static uint64_t consume(const char *topic, const char *group, uint32_t count, bool *ret_range)
 {
-	uint64_t first = UINT64_MAX;
+	uint64_t first = UINT64_MAX, before = about(topic, group).group_offset;
 	struct thmq_consumer *c;
 	struct thmq_message m;
 	struct thmq_event e;
@@ -128,8 +130,12 @@ static uint64_t consume(const char *topic, const char *group, uint32_t count, bo
 	CHECK(!count);
 	CHECK(thmq_consumer_flush(c, 60 * SECOND) == 0);
 	while (thmq_events(w.session, &e, 1) == 1)
-		if (ret_range && e.type == THMQ_EVENT_OFFSETRANGE)
+		if (ret_range && e.type == THMQ_EVENT_OFFSETRANGE) {
+			/* the numbers of what it skips, and where it goes on */
+			CHECK(e.consumer == c && e.partition == 0 && e.error == -THMQ_EOFFSETRANGE);
+			CHECK(e.offset == first && e.count == first - before);
 			*ret_range = true;
+		}
 	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
 	return first;
 }
@@ -302,9 +308,72 @@ static void at_the_limit(void)
 	down();
 }
 
+/* Nobody writes any more, so that no segment fills: what has expired goes all the same, also after a reopening. */
+static void in_a_log_left_alone(void)
+{
+	struct thmq_partition_info info;
+	uint32_t life;
+
+	for (life = 0; life < 2; life++) {
+		up(20 + life);
+		make("t", THMQ_TOPIC_OPTS(.retention_ns = 3600 * SECOND));
+		publish("t", 5, BIG);
+		CHECK(consume("t", "g", 2, NULL) == 0);
+		rest(120);
+		CHECK(about("t", NULL).begin_offset == 0);
+		thmqi_disk_sim_advance(w.sim, 3500 * SECOND);
+		if (life)
+			restart(false);
+		rest(200);
+		info = about("t", "g");
+		CHECK(info.begin_offset == info.end_offset && info.end_offset == 5 && info.group_offset == 2);
+		/* and that was that: an empty segment is not ended again and again */
+		rest(2000);
+		CHECK(stored() < 14u << 20);
+		publish("t", 1, BIG);
+		info = about("t", NULL);
+		CHECK(info.end_offset - info.begin_offset == 1 && info.begin_offset >= 5);
+		down();
+	}
+}
+
+/* What a limit may take later, or never, does not hold up others for ever. */
+static void beside_idle_topics(void)
+{
+	struct thmq_partition_info info;
+	bool range = false;
+
+	up(30);
+	make("old", THMQ_TOPIC_OPTS(.retention_ns = 1000000 * SECOND));
+	make("few", THMQ_TOPIC_OPTS(.retention_bytes = 1u << 30));
+	make("read", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
+	make("busy", THMQ_TOPIC_OPTS(.retention_bytes = 4u << 20));
+	publish("old", 3, 100);
+	publish("few", 3, 100);
+	publish("read", 3, 100);
+	publish("busy", 500, BIG);
+	rest(5);
+	CHECK(stored() < 14u << 20);
+	CHECK(about("busy", NULL).begin_offset > 400);
+	CHECK(about("old", NULL).begin_offset == 0 && about("old", NULL).end_offset == 3);
+	CHECK(about("few", NULL).begin_offset == 0 && about("few", NULL).end_offset == 3);
+	/* the limits go on to count for the copies */
+	publish("old", 2, 100);
+	CHECK(consume("old", "g", 5, &range) == 0 && consume("few", "g", 3, &range) == 0 && consume("read", "g", 3, &range) == 0 && !range);
+	thmqi_disk_sim_advance(w.sim, 1000100 * SECOND);
+	publish("busy", 100, BIG);
+	rest(5);
+	info = about("old", NULL);
+	CHECK(info.begin_offset == info.end_offset && info.end_offset == 5);
+	CHECK(about("few", NULL).begin_offset == 0);
+	down();
+}
+
 int main(void)
 {
 	by_bytes();
+	in_a_log_left_alone();
+	beside_idle_topics();
 	by_time();
 	by_consumption();
 	deleted();

@@ -27,8 +27,8 @@ static const struct {
 	/* options and statistics: may grow */
 	STRUCT(thmq_env_opts, 40, spin_ns, 32),
 	STRUCT(thmq_env_stats, 128, locked_bytes, 120),
-	STRUCT(thmq_broker_opts, 112, reserved3, 108),
-	STRUCT(thmq_broker_stats, 96, direct_io, 92),
+	STRUCT(thmq_broker_opts, 120, polled_io, 116),
+	STRUCT(thmq_broker_stats, 104, polled_io, 100),
 	STRUCT(thmq_session_opts, 32, timeout_ns, 24),
 	STRUCT(thmq_topic_opts, 40, retention_bytes, 32),
 	STRUCT(thmq_topic_info, 296, retention_bytes, 288),

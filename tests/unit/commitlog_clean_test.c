@@ -404,6 +404,34 @@ Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini
 	cr_assert_eq(rig_read_all(&w.r, 1, bound(), w.next), (int64_t)(w.next - bound()));
 }
 
+/* Nothing bounds its files but the file system, and nothing goes before its states are written again. */
+Test(commitlog_clean, where_the_file_system_is_full_the_cleaner_has_room_all_the_same, .fini = down)
+{
+	uint64_t index;
+	int rc;
+
+	thmqi_disk_sim_close((up_with(9, true), w.r.sim));
+	cr_assert_eq(thmqi_disk_sim_open(9, &(struct thmqi_disk_sim_opts){.capacity_bytes = 5u << 20}, &w.r.sim), 0);
+	cr_assert_eq(rig_open(&w.r), 0);
+	w.state = 9;
+	cr_assert_eq(append_state(KIND, 1, 9), 0);
+	for (uint32_t full = 0; full < 100;) { /* to the last byte that it takes */
+		rc = rig_append_sized(&w.r, 1, w.next, 1, 3000, THMQ_DURABILITY_DURABLE, &index);
+		w.next += !rc;
+		full = rc == -ENOSPC ? full + 1 : 0;
+		cr_assert(rc == 0 || rc == -EAGAIN || rc == -ENOSPC);
+		thmqi_core_poll(w.r.core, 1000000);
+	}
+	w.keep = w.next;
+	settle();
+	cr_assert_gt(w.renewed, 0);
+	cr_assert_gt(rig_stats(&w.r).dropped_segments, 2);
+	cr_assert_eq(fill(40), 0);
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_state, 9);
+}
+
 Test(commitlog_clean, runs_as_large_as_a_segment_leave_the_cleaner_its_room, .fini = down)
 {
 	uint64_t index;
@@ -495,6 +523,65 @@ Test(commitlog_clean, what_is_little_is_kept_by_being_appended_again, .fini = do
 }
 
 /* Return: 1 all that must be is there after a cut at the nth operation; 0 something is missing; 2 there was no cut any more. */
+/* However often it is stopped before the segment goes: each run has one copy, in memory's entries or behind an index. */
+Test(commitlog_clean, a_relocation_that_is_stopped_again_and_again_leaves_one_copy, .fini = down)
+{
+	uint64_t rare = 0, relocated = 0, first = 0;
+
+	up_with(40, true);
+	w.r.events.live = on_live_rare;
+	w.refuse_renewal = true; /* so that it never goes */
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(append_state(KIND, 1, 1), 0);
+	rare = fill_rare(rare, 2);
+	w.keep = 25;
+	for (uint32_t life = 0; life < 8; life++) {
+		for (uint32_t i = 0; i < 400; i++)
+			thmqi_core_poll(w.r.core, 10000000);
+		cr_assert_eq(rig_stats(&w.r).dropped_segments, 0);
+		relocated += rig_stats(&w.r).relocated_runs;
+		first = first ? first : relocated;
+		cr_assert(first > 0);
+		cr_assert_eq(fill(life < 4 ? 3 : 20), 0); /* from then on they lie behind an index */
+		if (life % 2)
+			rig_crash(&w.r, THMQI_DISK_SIM_CRASH_LOSE);
+		else
+			cr_assert_eq(rig_close(&w.r), 0);
+		cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+		read_rare(rare);
+	}
+	cr_assert_eq(relocated, first, "%llu copies of %llu runs", (unsigned long long)relocated, (unsigned long long)first);
+	w.refuse_renewal = false;
+	settle();
+	cr_assert_gt(rig_stats(&w.r).dropped_segments, 0);
+	read_rare(rare);
+}
+
+Test(commitlog_clean, a_log_left_alone_ends_a_segment_of_which_nothing_is_needed_once, .fini = down)
+{
+	uint64_t end;
+
+	up_with(41, true);
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(append_state(KIND, 1, 1), 0);
+	cr_assert_eq(fill(3), 0);
+	for (uint32_t i = 0; i < 2000; i++) /* something of it is needed */
+		thmqi_core_poll(w.r.core, 1000000000);
+	cr_assert_eq(rig_stats(&w.r).begin_position, 0);
+	w.keep = w.next;
+	for (uint32_t i = 0; i < 2000 && !rig_stats(&w.r).dropped_segments; i++)
+		thmqi_core_poll(w.r.core, 1000000000);
+	cr_assert_eq(rig_stats(&w.r).begin_position, 1u << 20);
+	end = rig_stats(&w.r).end_position;
+	for (uint32_t i = 0; i < 2000; i++)
+		thmqi_core_poll(w.r.core, 1000000000);
+	cr_assert_eq(rig_stats(&w.r).begin_position, 1u << 20);
+	cr_assert_eq(rig_stats(&w.r).end_position, end);
+	cr_assert_eq(rig_close(&w.r), 0);
+	cr_assert_eq(rig_open(&w.r), 0);
+	cr_assert_eq(w.replayed_end, w.next);
+}
+
 static int cut_relocation(uint64_t seed, uint64_t nth, uint32_t mode, uint32_t defects)
 {
 	uint64_t rare = 0, begin, end;

@@ -7,6 +7,7 @@
 
 #include "../../lib/commitlog/internal.h"
 #include "../../lib/commitlog/index/seal_format.h"
+#include "commitlog/offline.h"
 #include "commitlog_rig.h"
 
 #define DURABLE THMQ_DURABILITY_DURABLE
@@ -82,8 +83,8 @@ static void up(void)
 	store(0, MESSAGES);
 	cr_assert_eq(rig_stats(&r).segment_count, 3);
 	cr_assert_eq(rig_close(&r), 0);
-	shell("cp -r --sparse=always '%s' '%s' && rm -f '%s/next.tmp'", dir, original, original);
-	shell("rm -f '%s/next.tmp'; test -f '%s/" FIRST_INDEX "'", dir, dir);
+	shell("cp -r --sparse=always '%s' '%s'", dir, original);
+	shell("test -f '%s/" FIRST_INDEX "' && test ! -e '%s/next.tmp'", dir, dir);
 }
 
 static void down(void)
@@ -294,6 +295,61 @@ Test(commitlog_repair, from_the_first_damaged_batch_on_all_moves_aside, .init = 
 	shell("cmp '%s/" SECOND_SEGMENT "' '%s/quarantine-00000000000001048576.bin'", original,
 	      dir);
 	expect_opens_with(t.messages.begin_offset);
+}
+
+Test(commitlog_repair, a_full_segment_that_lacks_but_zeros_gets_its_length, .init = up, .fini = down)
+{
+	struct batch_header h = {0};
+	struct told t;
+	off_t at;
+
+	for (at = 0; at < 1 << 20 && h.type != BATCH_PAD; at += BLOCK)
+		bytes(RIG_SEGMENT, at, &h, sizeof(h), false);
+	cr_assert_eq(h.type, BATCH_PAD);
+	cr_assert_lt(at, 1 << 20);
+	shell("truncate -s %llu '%s/" RIG_SEGMENT "'", (unsigned long long)at + 100, dir);
+	cr_assert_eq(reopen(), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_env_close(r.env), 0);
+	r.env = NULL;
+	cr_assert_eq(scan(&t), -THMQ_ECORRUPT);
+	cr_assert_eq(repair_both(&t), 1);
+	cr_assert_eq(t.steps[THMQ_STEP_SEGMENT], 1);
+	expect_opens_with(MESSAGES);
+}
+
+/* The last batch of a log has no one behind it that would tell, and its segment no index. */
+Test(commitlog_repair, what_the_damaged_batch_itself_takes_is_told, .init = up, .fini = down)
+{
+	static const off_t places[] = {60, sizeof(struct batch_header) + 5000}; /* its header; a payload */
+	struct thmq_run_header *run;
+	struct thmq_log_stats stats;
+	uint64_t index, position, term;
+	struct told t;
+
+	cr_assert_eq(reopen(), 0);
+	cr_assert_eq(rig_append(&r, 5, 0, THMQ_DURABILITY_MEMORY, &index), 0);
+	cr_assert_eq(rig_append(&r, 5, 1, THMQ_DURABILITY_MEMORY, &index), 0);
+	cr_assert_eq(thmq_log_append(r.log, sizeof(*run) + 8, &run, &index), 0);
+	rig_fill(run, 78, 4, 1, 8);
+	run->encoding = THMQ_RUN_STATE;
+	thmq_log_append_end(r.log, run, THMQ_DURABILITY_MEMORY);
+	cr_assert_eq(rig_append_sized(&r, 1, MESSAGES, 1, MESSAGE_BYTES, DURABLE, &index), 0);
+	cr_assert_eq(rig_await(&r, index), 0);
+	cr_assert_eq(thmq_log_find_index(r.log, index, &position, &term), 0);
+	stats = rig_stats(&r);
+	cr_assert_eq(position + 4 * BLOCK, stats.end_position, "one batch");
+	cr_assert_eq(rig_close(&r), 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		flip(THIRD_SEGMENT, (off_t)(position - 3145728) + places[i]);
+		cr_assert_gt(repair(0, &t), 0);
+		cr_assert_eq(t.losses[THMQ_LOSS_DAMAGED], 1);
+		cr_assert_eq(t.losses[THMQ_LOSS_WHOLE], 0);
+		cr_assert_eq(t.losses[THMQ_LOSS_MESSAGES], 2, "of partitions 1 and 5");
+		cr_assert_eq(t.losses[THMQ_LOSS_STATE], 1);
+		cr_assert_eq(t.messages.messages, 0, "none of them can be had");
+		flip(THIRD_SEGMENT, (off_t)(position - 3145728) + places[i]); /* well again */
+	}
+	cr_assert_eq(repair(0, &t), 0);
 }
 
 Test(commitlog_repair, what_is_taken_out_may_go_elsewhere, .init = up, .fini = down)
@@ -518,6 +574,24 @@ Test(commitlog_repair, any_damaged_byte_costs_at_most_what_lies_behind_it, .init
 	}
 }
 
+/* Whatever it was about to make when it was closed: a healthy log has no findings at all. */
+Test(commitlog_repair, a_closed_log_leaves_nothing_behind, .init = up, .fini = down)
+{
+	struct told t;
+
+	for (uint64_t i = 0; i < 12; i++) {
+		cr_assert_eq(reopen(), 0);
+		cr_assert_geq(rig_stats(&r).file_bytes, rig_stats(&r).segment_count * (1u << 20), "from the first moment on");
+		cr_assert_lt(rig_stats(&r).file_bytes, 64u << 20);
+		store(MESSAGES + i * 25, 25);
+		rig_poll(&r, (uint32_t)i * 3);
+		cr_assert_eq(rig_close(&r), 0);
+		cr_assert_eq(scan(&t), 0);
+		for (uint32_t kind = 0; kind < THMQI_ARRAY_COUNT(t.findings); kind++)
+			cr_assert_eq(t.findings[kind], 0, "round %u, finding %u", (unsigned)i, kind);
+	}
+}
+
 Test(commitlog_repair, an_open_log_is_copied_as_it_was_when_that_began, .init = up, .fini = down)
 {
 	struct told t;
@@ -551,4 +625,66 @@ Test(commitlog_repair, a_damaged_log_is_not_copied, .init = up, .fini = down)
 	snprintf(dir, sizeof(dir), "%s", copy);
 	cr_assert_not(exists("vote"));
 	cr_assert_lt(scan(&t), 0);
+}
+
+/* ------------------------------------------------------ copies and truncation */
+
+Test(commitlog_repair, a_copy_of_what_is_truncated_meanwhile_is_cancelled, .init = up, .fini = down)
+{
+	struct thmqi_log_snapshot snap;
+	char copy[80];
+
+	cr_assert_eq(reopen(), 0);
+	cr_assert_eq(thmqi_log_snapshot_take(r.log, &snap), 0);
+	snprintf(copy, sizeof(copy), "%s/copy", base);
+	cr_assert_eq(thmqi_copy_dest(snap.disk, NULL, dir, copy), 0);
+	cr_assert_eq(thmq_log_truncate(r.log, rig_stats(&r).last_index - 3), 0);
+	store(MESSAGES, 3);
+	cr_assert_eq(thmqi_log_copy_data(&snap, copy), -ECANCELED, "it ends as soon as it looks");
+	cr_assert_eq(thmqi_log_snapshot_let_go(r.log, &snap), -ECANCELED);
+	/* whoever begins now is not concerned */
+	cr_assert_eq(thmqi_log_snapshot_take(r.log, &snap), 0);
+	cr_assert_eq(thmqi_log_copy_data(&snap, copy), 0, "%s", thmq_errmsg());
+	cr_assert_eq(thmqi_log_snapshot_let_go(r.log, &snap), 0);
+	cr_assert_eq(rig_close(&r), 0);
+}
+
+Test(commitlog_repair, what_came_after_a_copy_began_may_be_truncated, .init = up, .fini = down)
+{
+	struct thmqi_log_snapshot snap;
+	uint64_t last;
+	struct told t;
+	char copy[80];
+
+	cr_assert_eq(reopen(), 0);
+	last = rig_stats(&r).last_index;
+	cr_assert_eq(thmqi_log_snapshot_take(r.log, &snap), 0);
+	snprintf(copy, sizeof(copy), "%s/copy", base);
+	cr_assert_eq(thmqi_copy_dest(snap.disk, NULL, dir, copy), 0);
+	store(MESSAGES, 300); /* segments more, that go with it */
+	cr_assert_eq(thmq_log_truncate(r.log, last + 1), 0);
+	cr_assert_eq(thmqi_log_copy_data(&snap, copy), 0, "%s", thmq_errmsg());
+	cr_assert_eq(thmqi_log_snapshot_let_go(r.log, &snap), 0);
+	cr_assert_eq(thmqi_log_copy_vote(&snap, copy), 0);
+	cr_assert_eq(rig_close(&r), 0);
+	snprintf(dir, sizeof(dir), "%s", copy);
+	cr_assert_eq(scan(&t), 0);
+	expect_opens_with(MESSAGES);
+}
+
+Test(commitlog_repair, a_copy_does_not_go_into_what_is_copied, .init = up, .fini = down)
+{
+	static const char *const inside[] = {"", "/", "/copy", "/a/b/copy", "/../log/copy", "/../link/copy", "/../link", "/../new/../log/copy"};
+	char copy[160];
+
+	shell("ln -s log '%s/link'", base);
+	cr_assert_eq(reopen(), 0);
+	for (uint32_t i = 0; i < THMQI_ARRAY_COUNT(inside); i++) {
+		snprintf(copy, sizeof(copy), "%s%s", dir, inside[i]);
+		cr_assert_eq(thmq_log_copy(r.log, copy), -EINVAL, "%s", copy);
+		cr_assert_not_null(strstr(thmq_errmsg(), "elsewhere"));
+	}
+	snprintf(copy, sizeof(copy), "%s/../log-2", dir); /* its name begins alike */
+	cr_assert_eq(thmq_log_copy(r.log, copy), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_close(&r), 0);
 }

@@ -235,6 +235,22 @@ static inline uint32_t rig_size(uint32_t partition, uint64_t offset)
 	return (uint32_t)(20 + (offset * 37 + partition * 11) % 300);
 }
 
+/* Of a run: mostly small, some of several blocks, some that end with a block. */
+static inline uint32_t rig_some_size(struct thmqi_prng *p)
+{
+	switch (thmqi_prng_below(p, 16)) {
+	case 0:
+		return (uint32_t)thmqi_prng_below(p, 200000);
+	case 1:
+	case 2:
+		return (uint32_t)thmqi_prng_below(p, 30000);
+	case 3:
+		return 3872; /* fills a block to the byte with its headers */
+	default:
+		return (uint32_t)thmqi_prng_below(p, 400);
+	}
+}
+
 static inline uint8_t rig_byte(uint32_t partition, uint64_t offset, uint32_t at)
 {
 	return (uint8_t)(partition * 131 + offset * 7 + at);

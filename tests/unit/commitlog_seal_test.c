@@ -352,7 +352,7 @@ Test(commitlog_seal, an_index_that_is_found_damaged_is_made_again, .init = up, .
 	cr_assert_eq(rig_close(&r), 0);
 	index_name(0, name);
 	rig_get(&r, name, 0, sector, 512);
-	memcpy(&at, sector + 80 + 5 * 32 + 8, 8); /* the section of runs */
+	memcpy(&at, sector + 96 + 7 * 32 + 8, 8); /* the section of runs */
 	rig_get(&r, name, at, sector, 512);
 	sector[100] ^= 1;
 	rig_put(&r, name, at, sector, 512);

@@ -521,6 +521,24 @@ CONTRACT(a_segment_is_prepared_by_the_queue_alone)
 	free(data);
 }
 
+CONTRACT(a_file_that_is_there_is_opened_beside_the_core)
+{
+	struct job job = {.op = {.opcode = THMQI_DISK_OPEN, .dir = r->dir, .name = "a"}};
+	struct thmqi_disk_file *file = create(r, "a");
+	uint8_t *data = pages(8192, 5);
+
+	cr_assert_eq(write_at(r, file, data, 4096, 0, 0), 0);
+	r->disk->file_close(file);
+	cr_assert_eq(run_job(r, &job), 0);
+	cr_assert_eq(r->disk->file_size(job.op.file), 4096, "it is as it was");
+	cr_assert_eq(r->disk->file_read(job.op.file, data + 4096, 4096, 0), 4096);
+	cr_assert_arr_eq(data, data + 4096, 4096);
+	r->disk->file_close(job.op.file);
+	job = (struct job){.op = {.opcode = THMQI_DISK_OPEN, .dir = r->dir, .name = "b"}};
+	cr_assert_eq(run_job(r, &job), -ENOENT);
+	free(data);
+}
+
 CONTRACT(create_gives_an_empty_file_even_where_one_was)
 {
 	struct thmqi_disk_file *file = create(r, "a"), *again;

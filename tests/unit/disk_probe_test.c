@@ -9,6 +9,7 @@
 
 #include "../../lib/disk/internal.h"
 #include "disk/sim.h"
+#include "disk_job.h"
 
 #define SLOW_NS 50000000u
 
@@ -215,29 +216,13 @@ Test(disk_probe, a_core_that_sleeps_at_once_is_not_made_to_poll)
 	down();
 }
 
-struct job {
-	struct thmqi_disk_op op;
-	bool done;
-	int64_t result;
-};
-
-static void on_done(struct thmqi_disk_op *op, int64_t result)
-{
-	struct job *job = thmqi_container(op, struct job, op);
-
-	job->done = true;
-	job->result = result;
-}
-
 static int64_t run(struct thmqi_disk_queue *q, struct thmqi_disk_op op)
 {
-	struct job job = {.op = op};
+	struct disk_job job = {.op = op};
 
-	job.op.done = on_done;
+	job.op.done = disk_job_done;
 	cr_assert_eq(r.disk->queue_submit(q, &job.op), 0);
-	for (uint32_t i = 0; i < 10000 && !job.done; i++)
-		thmqi_core_poll(r.core, 1000000);
-	cr_assert(job.done);
+	cr_assert(disk_job_wait(r.core, &job));
 	return job.result;
 }
 

@@ -8,6 +8,12 @@
 
 #define LOOK_NS 1000000000ull
 #define AGAIN_NS 1000000ull
+/*
+ * What has expired goes with its segment, and the one that is being written does not go: so where nothing was appended for a
+ * while, and nothing in it must be kept, it is ended early. Not at once: the next one is as large or larger.
+ */
+#define ROLL_IDLE_NS (60 * LOOK_NS)
+#define ROLL_LOOK_NS (10 * LOOK_NS)
 #define STATES_BUDGET 4096u /* places looked at in one iteration */
 #define APPENDS_BUDGET 64u  /* slices asked for in one iteration */
 #define EXTENTS_BUDGET 256u
@@ -72,9 +78,11 @@ static void rest(struct thmq_log *log)
 {
 	thmqi_relocate_end(log);
 	log->clean.step = CLEAN_IDLE;
-	log->clean.forced = false;
+	log->clean.forced = log->clean.rolls = false;
 	if (log->segment_count > 1)
 		later(log, LOOK_NS);
+	else if (log->events.live)
+		later(log, ROLL_LOOK_NS);
 	else
 		log->clean.look = false; /* a segment that is filled wakes it */
 }
@@ -83,7 +91,7 @@ void thmqi_clean_stop(struct thmq_log *log)
 {
 	thmqi_relocate_end(log);
 	log->clean.step = CLEAN_IDLE;
-	log->clean.look = false;
+	log->clean.look = log->clean.rolls = false;
 	thmqi_timer_stop(log->core, &log->clean.timer);
 }
 
@@ -100,13 +108,51 @@ static bool is_full(const struct thmq_log *log)
 	       thmqi_log_file_bytes(log) + log->active->bytes > log->opts.limit_bytes;
 }
 
+/* Has the log been left alone for long? Then its only segment is judged. */
+static int begin_roll(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	uint64_t now = log->core->now_ns;
+
+	if (c->seen_index != log->chain.index || log->forming.runs) {
+		c->seen_index = log->chain.index;
+		c->seen_ns = now;
+	}
+	if (!log->events.live || now - c->seen_ns < ROLL_IDLE_NS || log->durable_position != log->chain.position ||
+	    log->states.incomplete) {
+		rest(log);
+		return 0;
+	}
+	thmqi_timer_stop(log->core, &c->timer);
+	c->position = log->active->position;
+	c->bytes = c->live_bytes = 0;
+	c->waits = c->forced = false;
+	c->rolls = true;
+	thmqi_extents_begin(&c->extents, log->active);
+	c->step = CLEAN_JUDGE;
+	return 1;
+}
+
+/* It was judged: nothing of it must be kept, and there was something. */
+static void roll(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+	bool now = c->bytes && !c->live_bytes && c->seen_index == log->chain.index && !log->forming.runs && !log->forming.open;
+
+	rest(log);
+	if (now && thmqi_segment_switch(log) == -EAGAIN)
+		later(log, LOOK_NS);
+}
+
 static int begin(struct thmq_log *log)
 {
 	struct clean *c = &log->clean;
 	struct segment *s = log->segments[0];
 
 	c->look = false;
-	if (log->segment_count < 2 || log->states.incomplete || s == log->sealing.segment ||
+	if (log->segment_count == 1)
+		return begin_roll(log);
+	if ( log->states.incomplete || s == log->sealing.segment ||
 	    s->position + s->bytes > log->durable_position) {
 		rest(log);
 		return 0;
@@ -115,7 +161,7 @@ static int begin(struct thmq_log *log)
 	c->position = s->position;
 	c->forced = is_full(log);
 	c->bytes = c->live_bytes = 0;
-	c->waits = false;
+	c->waits = c->rolls = false;
 	c->renewed = 0;
 	thmqi_extents_begin(&c->extents, s);
 	c->step = CLEAN_JUDGE;
@@ -144,7 +190,7 @@ static int judge(struct thmq_log *log)
 	int rc = 1, life;
 
 	while (budget-- && (rc = thmqi_extents_next(log, &c->extents, &e)) == 1) {
-		c->bytes += e.bytes;
+		c->bytes += THMQI_MAX(e.bytes, 1u);
 		life = log->events.live ? log->events.live(log->opts.ctx, &e) : THMQ_LOG_LIVE;
 		c->waits |= life == THMQ_LOG_LIVE;
 		if (life != THMQ_LOG_DEAD)
@@ -154,6 +200,11 @@ static int judge(struct thmq_log *log)
 		return 1;
 	if (rc == -EAGAIN)
 		return 0;
+	if (c->rolls) {
+		c->live_bytes += rc < 0;
+		roll(log);
+		return 1;
+	}
 	if (rc < 0 || ((c->waits || c->live_bytes > log->segments[0]->bytes / LIVE_QUARTER) && !c->forced)) {
 		rest(log);
 		return 1;
@@ -414,9 +465,9 @@ bool thmqi_clean_wants(const struct thmq_log *log)
 		return c->look && !log->drop.step;
 	if (c->step == CLEAN_WAIT)
 		return log->durable_index >= c->renewed || log->defects & THMQI_LOG_EARLY_DROP;
-	if (c->step == CLEAN_RELOCATE && c->relocation.reader->reading)
+	if (c->step == CLEAN_RELOCATE && (c->relocation.reader->reading || log->segments[0]->cold[SEGMENT_LOG].busy))
 		return false;
-	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && c->page.reading)
+	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && (c->page.reading || log->segments[0]->cold[SEGMENT_INDEX].busy))
 		return false;
 	return !c->timer.heap_index && !(c->step == CLEAN_DROP && log->drop.step);
 }

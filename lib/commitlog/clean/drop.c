@@ -17,6 +17,7 @@ enum drop_step {
 	DROP_INDEX_CLOSE,
 	DROP_INDEX,
 	DROP_SYNC,
+	DROP_FILE_OPEN, /* to be kept */
 	DROP_KEEP,
 	DROP_FILE_CLOSE,
 	DROP_FILE,
@@ -96,11 +97,16 @@ static void end(struct thmq_log *log)
 		thmqi_segment_prepare(log);
 }
 
+static bool is_wanted(const struct thmq_log *log)
+{
+	return !log->spare.file && log->drop.segment->bytes == wanted_bytes(log);
+}
+
 static bool keep_file(struct thmq_log *log)
 {
 	struct segment *s = log->drop.segment;
 
-	if (log->spare.file || s->bytes != wanted_bytes(log))
+	if (!s->file || !is_wanted(log))
 		return false;
 	log->spare = (struct spare){.file = s->file, .position = s->position, .bytes = s->bytes};
 	s->file = NULL;
@@ -117,6 +123,9 @@ static void on_done(struct thmqi_disk_op *op, int64_t result)
 	switch (d->step) {
 	case DROP_INDEX_CLOSE:
 		d->segment->index = NULL;
+		break;
+	case DROP_FILE_OPEN: /* where it cannot be it goes */
+		d->segment->file = result < 0 ? NULL : op->file;
 		break;
 	case DROP_FILE_CLOSE:
 		d->segment->file = NULL;
@@ -214,6 +223,7 @@ int thmqi_drop_step(struct thmq_log *log)
 	case DROP_READS:
 		if (d->segment->reads)
 			return 0;
+		thmqi_file_forget(d->segment);
 		d->step = d->segment->index ? DROP_INDEX_CLOSE : DROP_INDEX;
 		return 1;
 	case DROP_INDEX_CLOSE:
@@ -223,11 +233,22 @@ int thmqi_drop_step(struct thmq_log *log)
 		return submit(log, THMQI_DISK_UNLINK, NULL);
 	case DROP_SYNC:
 		return submit(log, THMQI_DISK_SYNC_DIR, NULL);
+	case DROP_FILE_OPEN:
+		if (!d->segment->file && is_wanted(log)) {
+			thmqi_segment_name(d->segment->position, d->name);
+			return submit(log, THMQI_DISK_OPEN, NULL);
+		}
+		d->step++;
+		return 1;
 	case DROP_KEEP:
 		if (!keep_file(log))
 			d->step++;
 		return 1;
 	case DROP_FILE_CLOSE:
+		if (!d->segment->file) {
+			d->step++;
+			return 1;
+		}
 		return submit(log, THMQI_DISK_CLOSE, d->segment->file);
 	case DROP_FILE:
 		thmqi_segment_name(d->segment->position, d->name);
@@ -249,7 +270,7 @@ bool thmqi_drop_wants(const struct thmq_log *log)
 	case DROP_VOTE:
 		return !log->mark_busy && !log->holds;
 	case DROP_EXTENTS:
-		return !log->clean.page.reading;
+		return !log->clean.page.reading && !d->segment->cold[SEGMENT_INDEX].busy;
 	case DROP_READS:
 		return !d->segment->reads;
 	default:

@@ -81,13 +81,17 @@ static void on_page(struct thmqi_disk_op *op, int64_t result)
 static int start(struct thmq_log *log, struct segment *s, uint32_t number)
 {
 	struct extents_page *p = &log->clean.page;
+	struct thmqi_disk_file *file;
+	int rc = thmqi_file_use(log, s, SEGMENT_INDEX, &file);
 
+	if (rc)
+		return rc;
 	if (log->draining || (!p->buf && thmqi_log_alloc(log, SEAL_PAGE, &p->buf) != 0))
 		return -EAGAIN;
 	p->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 				       .flags = THMQI_DISK_BACKGROUND,
 				       .len = SEAL_PAGE,
-				       .file = s->index,
+				       .file = file,
 				       .buf = p->buf,
 				       .data = p->buf->data,
 				       .offset = s->sealed->partitions_at + (uint64_t)number * SEAL_PAGE,

@@ -2,7 +2,8 @@
 /*
  * relocate.c - what must be kept of the oldest segment is appended again, so that the segment can go: its batches are read one
  * after the other, and each run that the owner wants is copied as it is, with its offsets. A copy counts once the original is
- * gone (moved.c); a crash in between leaves both. Slow on purpose: writers come first. Knows not when, or why.
+ * gone (moved.c); a crash in between leaves both, and the copy is then found and not made again. Slow on purpose: writers come
+ * first. Knows not when, or why.
  */
 #include "../internal.h"
 
@@ -19,6 +20,9 @@ int thmqi_relocate_begin(struct thmq_log *log)
 	struct relocation *m = &log->clean.relocation;
 	int rc = m->reader ? 0 : thmq_log_reader_open(log, UINT32_MAX, on_ready, log, &m->reader);
 
+	if (!rc && !m->copies)
+		rc = thmq_log_reader_open(log, UINT32_MAX, on_ready, log, &m->copies);
+
 	m->at = 0;
 	m->run_at = 0;
 	return rc;
@@ -29,7 +33,8 @@ void thmqi_relocate_end(struct thmq_log *log)
 	struct relocation *m = &log->clean.relocation;
 
 	thmq_log_reader_close(m->reader);
-	m->reader = NULL;
+	thmq_log_reader_close(m->copies);
+	m->reader = m->copies = NULL;
 }
 
 static bool is_live(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run)
@@ -45,6 +50,63 @@ static bool is_live(struct thmq_log *log, struct run_index *x, const struct thmq
 	return log->events.live(log->opts.ctx, &e) != THMQ_LOG_DEAD;
 }
 
+/* Is there a copy of @run among those whose entries are in memory, behind the segment that goes? */
+static bool is_listed(const struct thmq_log *log, const struct run_index *x, const struct thmq_run_header *run)
+{
+	const struct segment *s = log->segments[0];
+	const struct run_index *list = &x->moved->entries;
+	uint64_t i;
+
+	for (i = thmqi_index_find(list, run->base_offset); i < list->count; i++) {
+		const struct entry *e = thmqi_index_entry(list, i);
+
+		if (e->base_offset != run->base_offset)
+			return false;
+		if (e->span == run->span && e->batch >= s->first_index + s->batch_count)
+			return true;
+	}
+	return false;
+}
+
+static bool may_be_sealed(const struct thmq_log *log, const struct run_index *x, const struct thmq_run_header *run)
+{
+	uint32_t i;
+
+	for (i = 0; i < x->moved->range_count; i++)
+		if (x->moved->ranges[i].segment > log->segments[0]->ordinal && x->moved->ranges[i].begin <= run->base_offset &&
+		    x->moved->ranges[i].end > run->base_offset)
+			return true;
+	return false;
+}
+
+/*
+ * Was it appended again before this life of the log, or before the cleaner was stopped? However often that happens there is
+ * one copy. Return: 1; 0 no; -EAGAIN an index is being read.
+ */
+static int has_copy(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run)
+{
+	struct thmq_log_reader *r = log->clean.relocation.copies;
+	struct entry e;
+	struct place p;
+	int rc;
+
+	if (!x->moved)
+		return 0;
+	if (is_listed(log, x, run))
+		return 1;
+	if (!may_be_sealed(log, x, run))
+		return 0;
+	if (r->partition != run->partition || r->want != run->base_offset) {
+		r->partition = run->partition;
+		thmq_log_reader_seek(r, run->base_offset);
+	}
+	r->index = x;
+	rc = thmqi_lookup_moved(r, run->base_offset + run->span, &p, &e);
+	if (rc == 0)
+		return -EAGAIN;
+	return rc == 1 && p.segment && p.segment != log->segments[0] && p.base_offset == run->base_offset && p.span == run->span;
+}
+
 /* Return: 0 it is not to be kept, or is appended; or why it cannot be now. */
 static int relocate(struct thmq_log *log, const struct thmq_run_header *run)
 {
@@ -56,6 +118,9 @@ static int relocate(struct thmq_log *log, const struct thmq_run_header *run)
 
 	if (!x || !is_live(log, x, run))
 		return 0;
+	rc = has_copy(log, x, run);
+	if (rc)
+		return THMQI_MIN(rc, 0);
 	rc = thmq_log_append(log, bytes, &copy, &index);
 	if (rc)
 		return rc;

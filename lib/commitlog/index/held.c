@@ -5,6 +5,7 @@
  * walks over those between two that stayed.
  */
 #include "../internal.h"
+#include "keys.h"
 #include "seal_format.h"
 
 #define MANY_PARTITIONS 8192u /* from so many on each has less */
@@ -117,6 +118,21 @@ bool thmqi_held_find(const struct thmq_log *log, const struct run_index *x, uint
 	return true;
 }
 
+bool thmqi_held_back(const struct run_index *x, uint32_t from, uint64_t limit, uint32_t *ret_segment)
+{
+	uint32_t i = x->held_count;
+
+	while (i && (x->held[i - 1].segment > from || thmqi_held_offset(&x->held[i - 1]) >= limit))
+		i--;
+	if (!i)
+		return false;
+	/* between two that stayed others may have some, up to the next one */
+	*ret_segment = !x->thinned	 ? x->held[i - 1].segment :
+		       i == x->held_count ? from :
+					    THMQI_MIN(from, x->held[i].segment - 1);
+	return true;
+}
+
 /* --------------------------------------------------------------- taking over */
 
 static int take_over_moved(struct run_index *x, const struct segment *s, uint64_t last)
@@ -174,6 +190,7 @@ int thmqi_index_take_over_all(struct thmq_log *log)
 		if (rc)
 			return rc;
 		thmqi_segment_forget_blocks(s);
+		thmqi_keys_drop(log, s);
 	}
 	return 0;
 }

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "../internal.h"
+#include "keys.h"
 #include "seal_format.h"
 
 static struct seal_header *header_of(const struct seal_image *image)
@@ -69,15 +70,18 @@ static void put_header(struct thmq_log *log, struct seal_header *h, const struct
 	h->prev_crc = s->prev_crc;
 	h->last_crc = log->chain.crc;
 	h->section_count = SEAL_SECTIONS;
+	h->flags = s->keys.missing ? SEAL_KEYS_MISSING : 0;
 }
 
 /* Bytes that the file has at most. */
 static uint64_t room_for(const struct segment *s, const struct generation *g)
 {
 	uint64_t pages = seal_pages(g->partitions, SEAL_PAGE_PARTITIONS_USUAL) + 1ull + seal_pages(s->run_count, SEAL_PAGE_RUNS) + 1;
+	uint64_t key_pages = seal_pages(s->keys.count, SEAL_PAGE_KEYS);
 
 	return sizeof(struct seal_header) + (uint64_t)g->notes.count * sizeof(struct seal_state) + g->notes.bytes_used +
-	       pages * (SEAL_PAGE + sizeof(struct seal_fence)) + (uint64_t)s->batch_count * 4 + 4ull * SEAL_PAGE;
+	       pages * (SEAL_PAGE + sizeof(struct seal_fence)) + key_pages * (SEAL_PAGE + 4) + seal_filter_bytes(s->keys.count) +
+	       (uint64_t)s->batch_count * 4 + 6ull * SEAL_PAGE;
 }
 
 int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g)
@@ -85,6 +89,7 @@ int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const stru
 	uint64_t room = THMQI_ALIGN_UP(room_for(s, g), (uint64_t)SEAL_PAGE);
 	uint32_t run_pages = seal_pages(s->run_count, SEAL_PAGE_RUNS);
 	uint32_t partition_pages = seal_pages(g->partitions, SEAL_PAGE_PARTITIONS_USUAL);
+	uint32_t key_pages = seal_pages(s->keys.count, SEAL_PAGE_KEYS);
 
 	memset(image, 0, sizeof(*image));
 	if (room > SEAL_BYTES_MAX)
@@ -104,10 +109,13 @@ int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const stru
 	section_add(image, SEAL_STATE_BYTES, g->notes.bytes_used, 1, 8);
 	section_add(image, SEAL_PARTITIONS, partition_pages, SEAL_PAGE, SEAL_PAGE);
 	section_add(image, SEAL_RUN_FENCES, run_pages, sizeof(struct seal_fence), 8);
+	section_add(image, SEAL_KEY_FENCES, key_pages, 4, 8);
 	section_add(image, SEAL_BATCHES, s->batch_count, 4, SEAL_PAGE);
+	section_add(image, SEAL_KEYS, key_pages, SEAL_PAGE, SEAL_PAGE);
 	section_add(image, SEAL_RUNS, run_pages, SEAL_PAGE, SEAL_PAGE);
 	put_states(image, g);
 	memcpy(bytes_of(image, SEAL_BATCHES), s->blocks, (uint64_t)s->batch_count * 4);
+	image->key_count = s->keys.count;
 	image->next = g->first;
 	image->next_entry = UINT64_MAX;
 	return 0;
@@ -159,7 +167,8 @@ static void put_run(struct seal_image *image, const struct entry *entry, int64_t
 								     .block = block,
 								     .at = entry->at,
 								     .span = entry->span,
-								     .blocks = next - block};
+								     .blocks = next - block,
+								     .tag_filter = entry->tag_filter};
 	if (image->runs % SEAL_PAGE_RUNS == 0)
 		seal_page(image, p);
 }
@@ -210,7 +219,7 @@ static struct seal_partition *gather_moved(struct seal_image *image, const struc
 }
 
 /* One partition, or a part of it. Return: entries gathered, one at least. */
-uint32_t thmqi_image_gather(struct seal_image *image, uint32_t budget)
+static uint32_t gather(struct seal_image *image, uint32_t budget)
 {
 	struct run_index *x = image->next;
 	const struct generation *g = image->generation;
@@ -245,28 +254,57 @@ uint32_t thmqi_image_gather(struct seal_image *image, uint32_t budget)
 	return done + 1;
 }
 
-/* --------------------------------------------------------------------- end */
-
-void thmqi_image_end(struct seal_image *image)
+/* The segment's runs were counted with its states among them. */
+static void gather_end(struct seal_image *image)
 {
-	struct seal_header *h = header_of(image);
-	uint32_t pages = seal_pages(image->runs, SEAL_PAGE_RUNS), i;
+	uint32_t pages = seal_pages(image->runs, SEAL_PAGE_RUNS);
 	struct seal_section_entry *runs = section_of(image, SEAL_RUNS), *fences = section_of(image, SEAL_RUN_FENCES);
-	uint8_t *page = bytes_of(image, SEAL_PARTITIONS);
 
-	/* the segment's runs were counted with its states among them */
 	runs->count = fences->count = pages;
 	runs->bytes = (uint64_t)pages * SEAL_PAGE;
 	fences->bytes = (uint64_t)pages * sizeof(struct seal_fence);
 	image->bytes = runs->offset + runs->bytes;
-	for (i = 0; i < section_of(image, SEAL_PARTITIONS)->count; i++)
-		seal_page(image, page + (uint64_t)i * SEAL_PAGE);
 	if (image->runs % SEAL_PAGE_RUNS)
 		seal_page(image, image->data + image->bytes - SEAL_PAGE);
+	section_add(image, SEAL_KEY_FILTER, 0, 1, SEAL_PAGE);
+}
+
+uint32_t thmqi_image_step(struct seal_image *image, uint32_t budget)
+{
+	uint32_t done;
+
+	if (!image->next && image->gathered)
+		return thmqi_image_keys(image, budget);
+	done = image->next ? gather(image, budget) : 1;
+	if (!image->next) {
+		gather_end(image);
+		image->gathered = true;
+	}
+	return done;
+}
+
+void thmqi_image_no_keys(struct seal_image *image)
+{
+	struct seal_section_entry *keys = section_of(image, SEAL_KEYS), *fences = section_of(image, SEAL_KEY_FENCES);
+
+	keys->count = fences->count = image->key_count = 0;
+	keys->bytes = fences->bytes = 0;
+}
+
+/* --------------------------------------------------------------------- end */
+
+void thmqi_image_end(struct seal_image *image)
+{
+	uint8_t *page = bytes_of(image, SEAL_PARTITIONS);
+	struct seal_header *h = header_of(image);
+	uint32_t i;
+
+	for (i = 0; i < section_of(image, SEAL_PARTITIONS)->count; i++)
+		seal_page(image, page + (uint64_t)i * SEAL_PAGE);
 	for (i = 0; i < SEAL_SECTIONS; i++) {
 		struct seal_section_entry *e = &h->sections[i];
 
-		if (e->kind != SEAL_PARTITIONS && e->kind != SEAL_RUNS) /* pages have their own */
+		if (!seal_has_pages(e->kind)) /* those have their own */
 			e->crc = thmqi_crc32c(0, image->data + e->offset, e->bytes);
 	}
 	h->time_max_ns = image->time_max_ns;
@@ -275,6 +313,7 @@ void thmqi_image_end(struct seal_image *image)
 
 void thmqi_image_free(struct seal_image *image)
 {
+	thmqi_image_keys_free(image);
 	if (image->data)
 		munmap(image->data, image->room);
 	memset(image, 0, sizeof(*image));
@@ -284,10 +323,12 @@ struct sealed *thmqi_image_summary(const struct seal_image *image)
 {
 	const struct seal_header *h = header_of(image);
 	uint32_t pages = section_of(image, SEAL_RUNS)->count;
-	struct sealed *x = thmqi_sealed_new(pages);
+	uint32_t key_pages = section_of(image, SEAL_KEYS)->count;
+	struct sealed *x = thmqi_sealed_new(pages, key_pages);
 
 	if (!x)
 		return NULL;
+	thmqi_sealed_note_keys(x, h, bytes_of(image, SEAL_KEY_FENCES));
 	x->batches_at = section_of(image, SEAL_BATCHES)->offset;
 	x->partitions_at = section_of(image, SEAL_PARTITIONS)->offset;
 	x->runs_at = section_of(image, SEAL_RUNS)->offset;

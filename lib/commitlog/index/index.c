@@ -36,7 +36,7 @@ int thmqi_arena_fill(struct arena *a)
 	r = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (r == MAP_FAILED)
 		return -ENOMEM;
-	/* the first chunk of a region holds its head; what was left of the one before stays unused */
+	/* the first chunk of a region holds its head, what does not fill a chunk stays unused */
 	r->next = a->regions;
 	r->bytes = bytes;
 	a->regions = r;
@@ -47,7 +47,7 @@ int thmqi_arena_fill(struct arena *a)
 		a->fresh_bytes -= CHUNK_BYTES;
 	}
 	a->fresh = (uint8_t *)r + CHUNK_BYTES;
-	a->fresh_bytes = bytes - CHUNK_BYTES;
+	a->fresh_bytes = (bytes / CHUNK_BYTES - 1) * CHUNK_BYTES;
 	a->ready += (uint32_t)(a->fresh_bytes / CHUNK_BYTES);
 	return 0;
 }
@@ -226,7 +226,8 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 				.batch = batch,
 				.time_max_ns = run->last_time_ns,
 				.at = at,
-				.span = run->span};
+				.span = run->span,
+				.tag_filter = run->tag_filter};
 
 	thmqi_touch(log, x)->bytes += sizeof(*run) + run->len;
 	if (thmqi_unlikely(run->flags & THMQ_RUN_RELOCATED)) /* its bytes are the original's, as long as that is held */

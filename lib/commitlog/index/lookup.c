@@ -27,6 +27,11 @@ void thmqi_lookup_drop(struct thmq_log_reader *r)
 		page_drop(r);
 	r->cursor = (struct cursor){0};
 	r->search.active = false;
+	if (r->keys.placed) { /* the same segment, from where the last hit was */
+		r->keys.placed = false;
+		r->keys.segment++;
+		r->keys.best_count = r->keys.telling ? r->keys.best_count : 0;
+	}
 }
 
 static void on_page(struct thmqi_disk_op *op, int64_t result)
@@ -52,13 +57,16 @@ static void on_page(struct thmqi_disk_op *op, int64_t result)
 
 static int page_start(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len)
 {
+	struct thmqi_disk_file *file;
 	struct thmqi_buf *buf;
-	int rc = thmqi_log_alloc(r->log, len, &buf);
+	int rc = thmqi_file_use(r->log, s, SEGMENT_INDEX, &file);
 
+	if (!rc)
+		rc = thmqi_log_alloc(r->log, len, &buf);
 	if (!rc) {
 		r->page.op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 						    .len = len,
-						    .file = s->index,
+						    .file = file,
 						    .buf = buf,
 						    .data = buf->data,
 						    .offset = at,
@@ -80,8 +88,7 @@ static int page_start(struct thmq_log_reader *r, struct segment *s, uint64_t at,
 	return 0;
 }
 
-/* The page at @at of the index of @s, @len bytes to be read if it is not there. 1 *@ret_page; 0 it is being read; or an error. */
-static int page_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len, const void **ret_page)
+int thmqi_page_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len, const void **ret_page)
 {
 	if (r->page.reading)
 		return 0;
@@ -121,7 +128,7 @@ static int find_partition(struct thmq_log_reader *r, struct segment *s)
 	if (c->page == UNKNOWN)
 		c->page = home;
 	do {
-		rc = page_get(r, s, s->sealed->partitions_at + (uint64_t)c->page * SEAL_PAGE, SEAL_PAGE, (const void **)&page);
+		rc = thmqi_page_get(r, s, s->sealed->partitions_at + (uint64_t)c->page * SEAL_PAGE, SEAL_PAGE, (const void **)&page);
 		if (rc != 1)
 			return rc;
 		for (i = 0; i < SEAL_PAGE_PARTITIONS; i++) {
@@ -168,6 +175,8 @@ static uint32_t first_run(const struct thmq_log_reader *r, struct segment *s)
 
 static bool run_is_wanted(const struct thmq_log_reader *r, const struct seal_run *run)
 {
+	if (thmqi_reader_skips(r, run->tag_filter))
+		return false;
 	return r->cursor.by_time ? run->time_max_ns >= r->cursor.time_ns : run->base_offset + run->span > r->want;
 }
 
@@ -194,7 +203,7 @@ static int next_run(struct thmq_log_reader *r, struct segment *s, struct place *
 		uint32_t number = c->run / SEAL_PAGE_RUNS;
 		uint32_t pages = ahead ? THMQI_MIN(PAGES_AHEAD, s->sealed->run_pages - number) : 1;
 
-		rc = page_get(r, s, s->sealed->runs_at + (uint64_t)number * SEAL_PAGE, pages * SEAL_PAGE, (const void **)&page);
+		rc = thmqi_page_get(r, s, s->sealed->runs_at + (uint64_t)number * SEAL_PAGE, pages * SEAL_PAGE, (const void **)&page);
 		if (rc != 1)
 			return rc;
 		run = &page->runs[c->run % SEAL_PAGE_RUNS];
@@ -217,7 +226,7 @@ static int next_run(struct thmq_log_reader *r, struct segment *s, struct place *
 
 static bool scan_wants(const struct thmq_log_reader *r, const struct thmq_run_header *run)
 {
-	if (run->encoding == THMQ_RUN_STATE || run->partition != r->partition ||
+	if (run->encoding == THMQ_RUN_STATE || run->partition != r->partition || thmqi_reader_skips(r, run->tag_filter) ||
 	    r->cursor.moved != ((run->flags & THMQ_RUN_RELOCATED) != 0))
 		return false;
 	return r->cursor.by_time ? run->last_time_ns >= r->cursor.time_ns : run->base_offset + run->span > r->want;
@@ -302,7 +311,7 @@ static int look(struct thmq_log_reader *r, struct place *ret_place)
 			rc = find_partition(r, s);
 		if (rc == 1)
 			rc = next_run(r, s, ret_place);
-		if (rc >= 0 || rc == -ENOENT)
+		if (rc >= 0 || rc == -ENOENT || rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM)
 			return rc;
 		c->scanning = true; /* a bad index costs time, nothing else */
 		s->index_bad = true;
@@ -355,6 +364,8 @@ static void search_begin(struct thmq_log_reader *r, uint64_t end)
 	*s = (struct search){
 		.active = true, .want = r->want, .version = r->index->moved->version, .before = UINT32_MAX};
 	r->cursor = (struct cursor){0};
+	while (i < list->count && thmqi_reader_skips(r, thmqi_index_entry(list, i)->tag_filter))
+		i++;
 	if (i == list->count || thmqi_index_entry(list, i)->base_offset >= end)
 		return;
 	s->entry = *thmqi_index_entry(list, i);

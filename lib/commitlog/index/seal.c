@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "../internal.h"
+#include "keys.h"
 #include "seal_format.h"
 
 #define GATHER_BUDGET 2048u   /* entries in one iteration */
@@ -32,23 +33,16 @@ void thmqi_seals_init(struct thmq_log *log)
 		log->generations[0].spoiled = true;
 }
 
-static void image_free(struct seal_image *image)
-{
-	if (image->data)
-		munmap(image->data, image->room);
-	memset(image, 0, sizeof(*image));
-}
-
 void thmqi_seals_fini(struct thmq_log *log)
 {
 	uint32_t i;
 
-	image_free(&log->sealing.image);
+	thmqi_image_free(&log->sealing.image);
 	for (i = 0; i < log->segment_count; i++) {
 		struct segment *s = log->segments[i];
 
 		if (s->image) {
-			image_free(s->image);
+			thmqi_image_free(s->image);
 			free(s->image);
 			s->image = NULL;
 		}
@@ -207,6 +201,7 @@ static int take_over(struct thmq_log *log, uint32_t budget)
 	if (w->image.next)
 		return 0;
 	thmqi_segment_forget_blocks(w->segment);
+	thmqi_keys_drop(log, w->segment);
 	log->sealed_next = w->segment->ordinal + 1;
 	sealing_end(log);
 	return 0;
@@ -227,9 +222,9 @@ int thmqi_seal_step(struct thmq_log *log)
 		return take_over(log, TAKE_OVER_BUDGET) == 0;
 	if (w->step != SEALING_GATHER)
 		return 0;
-	while (w->image.next && done < GATHER_BUDGET)
-		done += thmqi_image_gather(&w->image, GATHER_BUDGET - done);
-	if (!w->image.next)
+	while (!w->image.done && done < GATHER_BUDGET)
+		done += thmqi_image_step(&w->image, GATHER_BUDGET - done);
+	if (w->image.done)
 		start_writing(log);
 	return 1;
 }
@@ -256,8 +251,8 @@ void thmqi_seal_keep(struct thmq_log *log, struct segment *s)
 	struct seal_image *image = g->spoiled ? NULL : calloc(1, sizeof(*image));
 
 	if (image && thmqi_image_begin(log, image, s, g) == 0) {
-		while (image->next)
-			thmqi_image_gather(image, UINT32_MAX);
+		while (!image->done)
+			thmqi_image_step(image, UINT32_MAX);
 		thmqi_image_end(image);
 		s->image = image;
 	} else {
@@ -269,15 +264,8 @@ void thmqi_seal_keep(struct thmq_log *log, struct segment *s)
 /* Return: true if the index is there now. */
 static bool write_kept(struct thmq_log *log, struct segment *s)
 {
-	char name[40];
-
 	if (thmqi_image_write(log, s->image) != 0)
 		return false;
-	thmqi_seal_name(s->position, name);
-	if (log->disk->file_open(log->dir, name, false, &s->index) != 0) {
-		s->index = NULL;
-		return true;
-	}
 	s->sealed = thmqi_image_summary(s->image);
 	return true;
 }
@@ -327,8 +315,8 @@ void thmqi_seal_finish(struct thmq_log *log)
 	if (w->step == SEALING_WRITE)
 		thmqi_making_stop(&w->making); /* from the begin */
 	if (w->step == SEALING_WAIT || w->step == SEALING_GATHER) {
-		while (w->image.next)
-			thmqi_image_gather(&w->image, UINT32_MAX);
+		while (!w->image.done)
+			thmqi_image_step(&w->image, UINT32_MAX);
 		thmqi_image_end(&w->image);
 	}
 	if (w->step != SEALING_IDLE && w->step != SEALING_TAKE_OVER && thmqi_image_write(log, &w->image) == 0)

@@ -16,10 +16,20 @@ enum seal_section {
 	SEAL_STATE_BYTES,
 	SEAL_PARTITIONS, /* pages */
 	SEAL_RUN_FENCES,
+	SEAL_KEY_FENCES,
 	SEAL_BATCHES,
+	SEAL_KEYS, /* pages */
 	SEAL_RUNS, /* pages */
-	SEAL_SECTIONS = 6
+	SEAL_KEY_FILTER,
+	SEAL_SECTIONS = 9
 };
+
+static inline bool seal_has_pages(uint32_t kind)
+{
+	return kind == SEAL_PARTITIONS || kind == SEAL_KEYS || kind == SEAL_RUNS;
+}
+
+#define SEAL_KEYS_MISSING 1u /* flag: there were too many, or no memory: the segment may have keys, and says which */
 
 struct seal_section_entry {
 	uint32_t kind; /* enum seal_section */
@@ -41,13 +51,15 @@ struct seal_header {
 	uint32_t prev_crc; /* what the first batch continues */
 	uint32_t last_crc; /* header_crc of the last batch: the index fits this segment and no other */
 	uint32_t section_count;
-	uint32_t reserved;
+	uint32_t flags; /* SEAL_KEYS_MISSING */
 	int64_t time_max_ns; /* largest time of its messages */
+	int64_t key_time_min_ns; /* smallest and largest of those with a key; both 0: there are none */
+	int64_t key_time_max_ns;
 	struct seal_section_entry sections[SEAL_SECTIONS];
-	uint8_t zero[4096 - 80 - SEAL_SECTIONS * 32 - 4];
+	uint8_t zero[4096 - 96 - SEAL_SECTIONS * 32 - 4];
 	uint32_t header_crc; /* of all before it */
 };
-_Static_assert(offsetof(struct seal_header, sections) == 80, "as in doc/format.md");
+_Static_assert(offsetof(struct seal_header, sections) == 96, "as in doc/format.md");
 _Static_assert(sizeof(struct seal_header) == SEAL_PAGE, "one block");
 
 struct seal_partition {
@@ -85,14 +97,15 @@ struct seal_run {
 	uint32_t at;         /* bytes from the begin of the batch */
 	uint32_t span;
 	uint32_t blocks; /* of its batch */
+	uint64_t tag_filter;
 };
-_Static_assert(sizeof(struct seal_run) == 32, "as in doc/format.md");
+_Static_assert(sizeof(struct seal_run) == 40, "as in doc/format.md");
 
-#define SEAL_PAGE_RUNS 127u
+#define SEAL_PAGE_RUNS 102u
 
 struct seal_run_page {
 	struct seal_run runs[SEAL_PAGE_RUNS];
-	uint8_t zero[28];
+	uint8_t zero[12];
 	uint32_t crc;
 };
 _Static_assert(sizeof(struct seal_run_page) == SEAL_PAGE, "a page");
@@ -103,6 +116,98 @@ struct seal_fence {
 	int64_t time_max_ns;
 };
 _Static_assert(sizeof(struct seal_fence) == 16, "as in doc/format.md");
+
+/* A record with a key, sorted by seal_key_rank(), those of one rank as they were appended. */
+struct seal_key {
+	uint64_t hash; /* of key and partition */
+	uint64_t offset;
+	int64_t time_ns;
+	uint32_t block; /* where its batch begins in the segment */
+	uint32_t place; /* seal_key_place(); 0: the page has no more */
+};
+_Static_assert(sizeof(struct seal_key) == 32, "as in doc/format.md");
+
+#define SEAL_PAGE_KEYS 127u
+
+struct seal_key_page {
+	struct seal_key keys[SEAL_PAGE_KEYS];
+	uint8_t zero[28];
+	uint32_t crc;
+};
+_Static_assert(sizeof(struct seal_key_page) == SEAL_PAGE, "a page");
+
+static inline uint32_t seal_key_rank(uint64_t hash)
+{
+	return (uint32_t)(hash >> 32);
+}
+
+/* Its run begins @at bytes behind the begin of a batch of @blocks; @moved: it was appended again. */
+static inline uint32_t seal_key_place(uint32_t at, uint32_t blocks, bool moved)
+{
+	return at / 8 << 11 | (uint32_t)moved << 10 | ((blocks - 1) & 1023);
+}
+
+static inline uint32_t seal_key_at(const struct seal_key *key)
+{
+	return key->place >> 11 << 3;
+}
+
+static inline bool seal_key_moved(const struct seal_key *key)
+{
+	return key->place >> 10 & 1;
+}
+
+static inline uint32_t seal_key_blocks(const struct seal_key *key)
+{
+	return (key->place & 1023) + 1;
+}
+
+/*
+ * A filter of all hashes (Bloom, in blocks of 64 bytes: Putze, Sanders, Singler 2007): a byte for each different one, of which
+ * five bits in one block are set. It says of one in forty that are not there that they are.
+ */
+#define SEAL_FILTER_BLOCK 64u
+#define SEAL_FILTER_BITS 5u
+
+static inline uint32_t seal_filter_bytes(uint32_t distinct)
+{
+	return THMQI_ALIGN_UP(distinct, SEAL_PAGE);
+}
+
+static inline uint8_t *seal_filter_block(const uint8_t *filter, uint32_t bytes, uint64_t hash)
+{
+	return (uint8_t *)(uintptr_t)filter + ((uint64_t)seal_key_rank(hash) * (bytes / SEAL_FILTER_BLOCK) >> 32) * SEAL_FILTER_BLOCK;
+}
+
+/* Which bit of its block is number @i of a hash's. */
+static inline uint32_t seal_filter_bit(uint64_t hash, uint32_t i)
+{
+	return (uint32_t)((hash * 0x9e3779b97f4a7c15ull) >> (55 - 9 * i)) & 511;
+}
+
+static inline void seal_filter_add(uint8_t *filter, uint32_t bytes, uint64_t hash)
+{
+	uint8_t *block = seal_filter_block(filter, bytes, hash);
+	uint32_t i, bit;
+
+	for (i = 0; i < SEAL_FILTER_BITS; i++) {
+		bit = seal_filter_bit(hash, i);
+		block[bit / 8] |= (uint8_t)(1u << bit % 8);
+	}
+}
+
+static inline bool seal_filter_has(const uint8_t *filter, uint32_t bytes, uint64_t hash)
+{
+	const uint8_t *block = seal_filter_block(filter, bytes, hash);
+	uint32_t i, bit;
+
+	for (i = 0; i < SEAL_FILTER_BITS; i++) {
+		bit = seal_filter_bit(hash, i);
+		if (!(block[bit / 8] >> bit % 8 & 1))
+			return false;
+	}
+	return true;
+}
 
 struct seal_state {
 	uint32_t kind;

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "../internal.h"
+#include "keys.h"
 #include "seal_format.h"
 
 #define READ_BYTES (8u << 20)
@@ -31,31 +32,51 @@ static const void *bytes_of(const struct head *x, uint32_t kind)
 
 /* ------------------------------------------------------------------ summary */
 
-struct sealed *thmqi_sealed_new(uint32_t run_pages)
+struct sealed *thmqi_sealed_new(uint32_t run_pages, uint32_t key_pages)
 {
-	uint64_t bytes = sizeof(struct sealed) + (uint64_t)run_pages * sizeof(struct seal_fence);
+	uint64_t bytes = sizeof(struct sealed) + (uint64_t)run_pages * sizeof(struct seal_fence) + (uint64_t)key_pages * 4;
 	struct sealed *x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (x == MAP_FAILED)
 		return NULL;
 	x->mapping_bytes = bytes;
 	x->fences = (struct seal_fence *)(x + 1);
+	x->key_fences = (uint32_t *)(x->fences + run_pages);
 	return x;
 }
 
-void thmqi_sealed_free(struct sealed *x)
+void thmqi_sealed_note_keys(struct sealed *x, const struct seal_header *h, const void *fences)
 {
-	if (x)
-		munmap(x, x->mapping_bytes);
+	const struct seal_section_entry *keys = &h->sections[SEAL_KEYS - 1], *filter = &h->sections[SEAL_KEY_FILTER - 1];
+
+	x->keys_at = keys->offset;
+	x->key_pages = keys->count;
+	x->filter_at = filter->offset;
+	x->filter_bytes = filter->count;
+	x->filter_crc = filter->crc;
+	x->keys_missing = h->flags & SEAL_KEYS_MISSING;
+	x->key_time_min_ns = h->key_time_min_ns;
+	x->key_time_max_ns = h->key_time_max_ns;
+	if (x->key_pages)
+		memcpy(x->key_fences, fences, (size_t)x->key_pages * 4);
+}
+
+void thmqi_sealed_free(struct thmq_log *log, struct sealed *x)
+{
+	if (!x)
+		return;
+	thmqi_filter_drop(log, x);
+	munmap(x, x->mapping_bytes);
 }
 
 static struct sealed *summary(const struct head *x)
 {
 	const struct seal_section_entry *fences = section_of(x, SEAL_RUN_FENCES);
-	struct sealed *s = thmqi_sealed_new(fences->count);
+	struct sealed *s = thmqi_sealed_new(fences->count, section_of(x, SEAL_KEYS)->count);
 
 	if (!s)
 		return NULL;
+	thmqi_sealed_note_keys(s, (const struct seal_header *)x->data, bytes_of(x, SEAL_KEY_FENCES));
 	s->batches_at = section_of(x, SEAL_BATCHES)->offset;
 	s->partitions_at = section_of(x, SEAL_PARTITIONS)->offset;
 	s->runs_at = section_of(x, SEAL_RUNS)->offset;
@@ -72,8 +93,8 @@ static struct sealed *summary(const struct head *x)
 /* Where its sections lie; their bytes may not have been read yet. */
 static bool layout_ok(const struct head *x)
 {
-	static const uint32_t sizes[SEAL_SECTIONS] = {sizeof(struct seal_state), 1,	    SEAL_PAGE,
-						      sizeof(struct seal_fence), 4, SEAL_PAGE};
+	static const uint32_t sizes[SEAL_SECTIONS] = {
+		sizeof(struct seal_state), 1, SEAL_PAGE, sizeof(struct seal_fence), 4, 4, SEAL_PAGE, SEAL_PAGE, 1};
 	const struct seal_header *h = (const struct seal_header *)x->data;
 	uint64_t at = sizeof(*h);
 	uint32_t i;
@@ -81,14 +102,15 @@ static bool layout_ok(const struct head *x)
 	for (i = 0; i < SEAL_SECTIONS; i++) {
 		const struct seal_section_entry *e = &h->sections[i];
 
-		if (e->kind != i + 1 || e->offset % 8 || e->offset < at || e->offset > x->file_bytes ||
+		if (e->kind != i + 1 || e->offset % (i + 1 >= SEAL_BATCHES || seal_has_pages(i + 1) ? SEAL_PAGE : 8) || e->offset < at || e->offset > x->file_bytes ||
 		    e->bytes > x->file_bytes - e->offset || e->bytes != (uint64_t)e->count * sizes[i])
 			return false;
 		at = e->offset + e->bytes;
 	}
-	return section_of(x, SEAL_PARTITIONS)->offset % SEAL_PAGE == 0 && section_of(x, SEAL_BATCHES)->offset % SEAL_PAGE == 0 &&
-	       section_of(x, SEAL_RUNS)->offset % SEAL_PAGE == 0 &&
-	       section_of(x, SEAL_RUNS)->count == section_of(x, SEAL_RUN_FENCES)->count;
+	return section_of(x, SEAL_RUNS)->count == section_of(x, SEAL_RUN_FENCES)->count &&
+	       section_of(x, SEAL_KEYS)->count == section_of(x, SEAL_KEY_FENCES)->count &&
+	       section_of(x, SEAL_KEY_FILTER)->bytes % SEAL_PAGE == 0 && section_of(x, SEAL_KEY_FILTER)->bytes <= UINT32_MAX / 2 &&
+	       !section_of(x, SEAL_KEY_FILTER)->count == !section_of(x, SEAL_KEYS)->count;
 }
 
 static bool header_ok(const struct thmq_log *log, const struct head *x, const struct segment *s)
@@ -143,20 +165,35 @@ static bool partitions_ok(const struct head *x)
 				return false;
 		}
 	}
-	return crc_ok(x, SEAL_RUN_FENCES);
+	return crc_ok(x, SEAL_RUN_FENCES) && crc_ok(x, SEAL_KEY_FENCES);
+}
+
+/* The index of the next segment says that it goes on from this one, which neither would of another life of the log. */
+static bool is_continued(struct thmq_log *log, const struct seal_header *h, const struct segment *s)
+{
+	const struct seal_header *next = thmqi_ahead_next(log, s);
+
+	return next && next->magic == SEAL_MAGIC && next->version == FORMAT_VERSION && next->position == s->position + s->bytes &&
+	       memcmp(next->log_id, log->chain.log_id, 16) == 0 && next->first_index == h->last_index + 1 &&
+	       next->prev_crc == h->last_crc && seal_page_ok(next, next->position);
 }
 
 /* The segment's last batch is the one that the index ends with. s->sealed, s->index are set. */
-static bool fits_segment(struct thmq_log *log, const struct head *x, const struct segment *s)
+static bool fits_segment(struct thmq_log *log, const struct head *x, struct segment *s)
 {
 	const struct seal_header *h = (const struct seal_header *)x->data;
 	uint8_t *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
 	const struct batch_header *b = (const struct batch_header *)block;
+	struct thmqi_disk_file *file;
 	uint64_t at;
 	bool fits;
 
-	fits = block && thmqi_segment_place(log, s, h->last_index, &at) == 0 &&
-	       log->disk->file_read(s->file, block, THMQI_BLOCK, at) == (int64_t)THMQI_BLOCK &&
+	if (is_continued(log, h, s)) { /* saves a read of every segment but few */
+		free(block);
+		return true;
+	}
+	fits = block && thmqi_segment_place(log, s, h->last_index, &at) == 0 && thmqi_file_need(log, s, SEGMENT_LOG, &file) == 0 &&
+	       log->disk->file_read(file, block, THMQI_BLOCK, at) == (int64_t)THMQI_BLOCK &&
 	       thmqi_batch_header_ok(b, s->position + at, log->chain.log_id) && b->header_crc == h->last_crc &&
 	       b->index == h->last_index && b->term == h->last_term && at + b->len == s->bytes;
 	free(block);
@@ -178,35 +215,54 @@ static int read_at(struct thmq_log *log, struct thmqi_disk_file *file, void *dat
 	return 0;
 }
 
+static bool open_head(struct thmq_log *log, const struct segment *s, struct ahead_head *ret)
+{
+	char name[40];
+
+	if (thmqi_ahead_take(log, s, ret))
+		return true;
+	thmqi_seal_name(s->position, name);
+	if (log->disk->file_open(log->dir, name, false, &ret->file) != 0)
+		return false;
+	ret->size = log->disk->file_size(ret->file);
+	return true;
+}
+
+/* Its first @bytes, as far as they are not there yet from the device. */
+static int read_first(struct thmq_log *log, const struct ahead_head *ahead, void *data, uint64_t bytes)
+{
+	uint64_t have = THMQI_MIN((uint64_t)ahead->have, bytes) / SEAL_PAGE * SEAL_PAGE;
+
+	if (have)
+		memcpy(data, ahead->data, have);
+	return read_at(log, ahead->file, (uint8_t *)data + have, bytes - have, have);
+}
+
 /* Return: 1 all that an open needs is there and good; 0 it is not; or -ENOMEM. */
 static int read_head(struct thmq_log *log, const struct segment *s, struct head *x)
 {
+	struct ahead_head ahead = {0};
 	struct seal_header *h;
 	uint64_t bytes;
-	int64_t size;
-	char name[40];
 
-	thmqi_seal_name(s->position, name);
-	if (log->disk->file_open(log->dir, name, false, &x->file) != 0) {
-		x->file = NULL;
+	if (!open_head(log, s, &ahead))
 		return 0;
-	}
-	size = log->disk->file_size(x->file);
-	if (size < (int64_t)sizeof(*h) || size > (int64_t)SEAL_BYTES_MAX || size % SEAL_PAGE)
+	x->file = ahead.file;
+	if (ahead.size < (int64_t)sizeof(*h) || ahead.size > (int64_t)SEAL_BYTES_MAX || ahead.size % SEAL_PAGE)
 		return 0;
-	x->file_bytes = (uint64_t)size;
+	x->file_bytes = (uint64_t)ahead.size;
 	h = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
 	x->data = (uint8_t *)h;
 	if (!h)
 		return -ENOMEM;
-	if (read_at(log, x->file, h, SEAL_PAGE, 0) != 0 || !header_ok(log, x, s))
+	if (read_first(log, &ahead, h, SEAL_PAGE) != 0 || !header_ok(log, x, s))
 		return 0;
 	bytes = section_of(x, SEAL_BATCHES)->offset;
 	free(h);
 	x->data = aligned_alloc(SEAL_PAGE, bytes);
 	if (!x->data)
 		return -ENOMEM;
-	return read_at(log, x->file, x->data, bytes, 0) == 0 && header_ok(log, x, s) && states_ok(x) && partitions_ok(x);
+	return read_first(log, &ahead, x->data, bytes) == 0 && header_ok(log, x, s) && states_ok(x) && partitions_ok(x);
 }
 
 /* --------------------------------------------------------------------- take */
@@ -331,11 +387,12 @@ static bool adopt(struct thmq_log *log, struct head *x, struct segment *s)
 	s->blocks = NULL;
 	if (fits_segment(log, x, s)) {
 		x->file = NULL;
+		thmqi_file_note(log, s, SEGMENT_INDEX);
 		s->blocks = blocks;
 		thmqi_segment_forget_blocks(s);
 		return true;
 	}
-	thmqi_sealed_free(s->sealed);
+	thmqi_sealed_free(log, s->sealed);
 	s->sealed = NULL;
 	s->index = NULL;
 	s->first_index = 0;
@@ -361,18 +418,20 @@ int thmqi_sealed_load(struct thmq_log *log, struct segment *s)
 
 /* ---------------------------------------------------------------- look again */
 
-int thmqi_sealed_partition(struct thmq_log *log, const struct segment *s, uint32_t partition, struct seal_partition *ret)
+int thmqi_sealed_partition(struct thmq_log *log, struct segment *s, uint32_t partition, struct seal_partition *ret)
 {
 	const struct sealed *x = s->sealed;
 	struct seal_partition_page *page = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
+	struct thmqi_disk_file *file;
 	uint32_t at, tried, i;
-	int rc = page ? -EAGAIN : -ENOMEM;
+	int rc = page ? thmqi_file_need(log, s, SEGMENT_INDEX, &file) : -ENOMEM;
 
-	if (!x->partition_pages && page)
+	rc = rc ? rc : -EAGAIN;
+	if (!x->partition_pages && rc == -EAGAIN)
 		rc = 0;
 	at = x->partition_pages ? seal_partition_page_of(partition, x->partition_pages) : 0;
 	for (tried = 0; rc == -EAGAIN; at = (at + 1) % x->partition_pages) {
-		rc = read_at(log, s->index, page, SEAL_PAGE, x->partitions_at + (uint64_t)at * SEAL_PAGE);
+		rc = read_at(log, file, page, SEAL_PAGE, x->partitions_at + (uint64_t)at * SEAL_PAGE);
 		if (!rc && !seal_page_ok(page, s->position + x->partitions_at + (uint64_t)at * SEAL_PAGE))
 			rc = -THMQ_ECORRUPT;
 		if (rc)
@@ -418,7 +477,8 @@ static int put_entries(struct thmq_log *log, const struct segment *s, const stru
 					.batch = s->first_index + batch_at(s, run->block),
 					.time_max_ns = run->time_max_ns,
 					.at = run->at,
-					.span = run->span};
+					.span = run->span,
+					.tag_filter = run->tag_filter};
 
 		rc = thmqi_arena_fill(&log->arena);
 		if (!rc)
@@ -429,21 +489,60 @@ static int put_entries(struct thmq_log *log, const struct segment *s, const stru
 
 static int load_blocks(struct thmq_log *log, struct segment *s)
 {
-	struct segment *made;
+	struct thmqi_disk_file *file;
 	uint64_t bytes = THMQI_ALIGN_UP((uint64_t)s->batch_count * 4, (uint64_t)SEAL_PAGE);
 	uint32_t *data = aligned_alloc(SEAL_PAGE, bytes);
-	int rc = data ? thmqi_segment_new(log, s->position, &made) : -ENOMEM;
+	int rc = data ? thmqi_segment_map_blocks(s) : -ENOMEM;
 
-	if (!rc) {
-		s->blocks = made->blocks;
-		made->blocks = NULL;
-		thmqi_segment_free(log, made);
-		rc = read_at(log, s->index, data, bytes, s->sealed->batches_at);
-	}
+	if (!rc)
+		rc = thmqi_file_need(log, s, SEGMENT_INDEX, &file);
+	if (!rc)
+		rc = read_at(log, file, data, bytes, s->sealed->batches_at);
 	if (!rc)
 		memcpy(s->blocks, data, (uint64_t)s->batch_count * 4);
 	free(data);
 	return rc;
+}
+
+static void put_keys(struct thmq_log *log, struct segment *s, const struct seal_key_page *page)
+{
+	uint32_t i;
+
+	for (i = 0; i < SEAL_PAGE_KEYS && page->keys[i].place; i++) {
+		const struct seal_key *key = &page->keys[i];
+
+		thmqi_keys_put(log, s,
+			       &(struct key){.hash = key->hash,
+					     .offset = key->offset,
+					     .time_ns = key->time_ns,
+					     .batch = batch_at(s, key->block),
+					     .at = seal_key_at(key) | seal_key_moved(key)});
+	}
+}
+
+void thmqi_sealed_restore_keys(struct thmq_log *log, struct segment *s)
+{
+	const struct sealed *x = s->sealed;
+	struct seal_key_page *page = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
+	struct thmqi_disk_file *file;
+	uint32_t i;
+	int rc = page && !x->keys_missing ? thmqi_file_need(log, s, SEGMENT_INDEX, &file) : -ENOMEM;
+
+	thmqi_keys_drop(log, s);
+	for (i = 0; i < x->key_pages && !rc; i++) {
+		uint64_t at = x->keys_at + (uint64_t)i * SEAL_PAGE;
+
+		rc = read_at(log, file, page, SEAL_PAGE, at);
+		if (!rc && !seal_page_ok(page, s->position + at))
+			rc = -THMQ_ECORRUPT;
+		if (!rc)
+			put_keys(log, s, page);
+	}
+	if (rc) { /* look-ups read its batches */
+		thmqi_keys_drop(log, s);
+		s->keys.missing = true;
+	}
+	free(page);
 }
 
 int thmqi_sealed_restore(struct thmq_log *log, struct segment *s)
@@ -453,12 +552,15 @@ int thmqi_sealed_restore(struct thmq_log *log, struct segment *s)
 	struct seal_partition_page *partitions = aligned_alloc(SEAL_PAGE, partition_bytes + run_bytes + SEAL_PAGE);
 	struct seal_run_page *runs = (struct seal_run_page *)(partitions + x->partition_pages);
 	uint32_t i, k;
+	struct thmqi_disk_file *file;
 	int rc = partitions ? load_blocks(log, s) : -ENOMEM;
 
 	if (!rc)
-		rc = read_at(log, s->index, partitions, partition_bytes, x->partitions_at);
+		rc = thmqi_file_need(log, s, SEGMENT_INDEX, &file);
 	if (!rc)
-		rc = read_at(log, s->index, runs, run_bytes, x->runs_at);
+		rc = read_at(log, file, partitions, partition_bytes, x->partitions_at);
+	if (!rc)
+		rc = read_at(log, file, runs, run_bytes, x->runs_at);
 	for (i = 0; i < x->run_pages && !rc; i++)
 		rc = seal_page_ok(&runs[i], s->position + x->runs_at + (uint64_t)i * SEAL_PAGE) ? 0 : -THMQ_ECORRUPT;
 	for (i = 0; i < x->partition_pages && !rc; i++)

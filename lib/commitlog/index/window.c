@@ -91,14 +91,17 @@ static void on_read(struct thmqi_disk_op *op, int64_t result);
 /* @len bytes at @at of @s. Return: 0; -EAGAIN, -ENOBUFS. */
 static int start(struct thmq_log_reader *r, struct window *w, struct segment *s, uint64_t at, uint32_t len)
 {
+	struct thmqi_disk_file *file;
 	struct thmqi_buf *buf;
-	int rc = thmqi_log_alloc(r->log, len, &buf);
+	int rc = thmqi_file_use(r->log, s, SEGMENT_LOG, &file);
 
+	if (!rc)
+		rc = thmqi_log_alloc(r->log, len, &buf);
 	if (rc)
 		return rc;
 	w->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 				       .len = len,
-				       .file = s->file,
+				       .file = file,
 				       .buf = buf,
 				       .data = buf->data,
 				       .offset = at,

@@ -4,7 +4,10 @@
  * which makes it a log. The calling thread does the work; of an open log the core only says how far it goes, and keeps its
  * segments meanwhile. What is durable is never written again, so that it can be read beside the writers.
  */
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "scan.h"
 
@@ -23,6 +26,8 @@ struct copy {
 
 static int paused(const struct copy *c)
 {
+	if (__atomic_load_n(&c->snap->cut, __ATOMIC_RELAXED))
+		return -ECANCELED;
 	return c->snap->pause ? c->snap->pause(c->snap->ctx) : 0;
 }
 
@@ -242,11 +247,74 @@ static int note_any(void *arg, const char *name)
 	return 0;
 }
 
-int thmqi_copy_dest(const struct thmqi_disk_table *disk, void *disk_ctx, const char *dest)
+/* The directory, or the nearest one above it that is there. */
+static int open_nearest(const char *path)
+{
+	char part[4400];
+	char *slash;
+	int fd;
+
+	snprintf(part, sizeof(part), "%s", path);
+	for (;;) {
+		fd = open(part, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (fd >= 0 || (errno != ENOENT && errno != ENOTDIR))
+			return fd >= 0 ? fd : -errno;
+		for (slash = strrchr(part, '/'); slash > part && !slash[1]; slash = strrchr(part, '/'))
+			*slash = 0; /* at its end */
+		if (!slash)
+			return open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		slash[slash == part] = 0;
+	}
+}
+
+/* Is @dest, or what it will be made in, @from or below it? By what they are, whatever they are called. */
+static int is_within(const char *from, const char *dest)
+{
+	struct stat source, at, above;
+	int fd = open_nearest(dest), up, rc = fd < 0 ? fd : 0;
+
+	if (stat(from, &source) != 0)
+		rc = -errno;
+	while (!rc && fstat(fd, &at) == 0) {
+		if (at.st_dev == source.st_dev && at.st_ino == source.st_ino) {
+			rc = 1;
+			break;
+		}
+		up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (up < 0 || fstat(up, &above) != 0)
+			rc = -errno;
+		else if (above.st_dev == at.st_dev && above.st_ino == at.st_ino) /* the root */
+			at.st_ino = 0;
+		close(fd);
+		fd = up;
+		if (!at.st_ino)
+			break;
+	}
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+static int is_outside(const struct thmqi_disk_table *disk, const char *from, const char *dest)
+{
+	size_t len = strlen(from);
+	int rc = disk == &thmqi_disk_posix ? is_within(from, dest) /* a simulated one has no links */
+					   : strncmp(from, dest, len) == 0 && (!dest[len] || dest[len] == '/');
+
+	if (rc > 0)
+		return thmqi_fail(-EINVAL, "copy %s to %s: that lies in what is to be copied; name a directory elsewhere", from, dest);
+	return rc ? thmqi_fail(rc, "copy to %s: %s", dest, thmq_strerror(rc)) : 0;
+}
+
+int thmqi_copy_dest(const struct thmqi_disk_table *disk, void *disk_ctx, const char *from, const char *dest)
 {
 	struct thmqi_disk_dir *dir;
 	bool any = false;
-	int rc = disk->dir_open(disk_ctx, dest, true, &dir);
+	int rc = is_outside(disk, from, dest);
+
+	if (rc)
+		return rc;
+	rc = disk->dir_open(disk_ctx, dest, true, &dir);
 
 	if (!rc) {
 		rc = disk->dir_list(dir, note_any, &any);
@@ -254,7 +322,12 @@ int thmqi_copy_dest(const struct thmqi_disk_table *disk, void *disk_ctx, const c
 	}
 	if (!rc && any)
 		rc = -ENOTEMPTY;
-	return rc ? thmqi_fail(rc, "copy to %s: %s", dest, thmq_strerror(rc)) : 0;
+	if (rc)
+		return thmqi_fail(rc, "copy to %s: %s", dest, thmq_strerror(rc));
+	rc = is_outside(disk, from, dest); /* now that all of its path is there */
+	if (rc && disk == &thmqi_disk_posix)
+		rmdir(dest);
+	return rc;
 }
 
 /* --------------------------------------------------------------- snapshots */
@@ -288,17 +361,33 @@ int thmqi_log_snapshot_take(struct thmq_log *log, struct thmqi_log_snapshot *ret
 	v.begin_term = log->begin.term;
 	v.begin_crc = log->begin.crc;
 	rc = take(ret, &v, log->opts.dir);
-	if (!rc)
-		log->holds++;
-	return rc;
+	if (rc)
+		return rc;
+	log->holds++;
+	ret->next = log->snapshots;
+	log->snapshots = ret;
+	return 0;
 }
 
-int thmqi_log_snapshot_let_go(struct thmq_log *log, const struct thmqi_log_snapshot *snap)
+int thmqi_log_snapshot_let_go(struct thmq_log *log, struct thmqi_log_snapshot *snap)
 {
-	const struct vote *v = (const struct vote *)(const void *)snap->vote;
+	struct thmqi_log_snapshot **at = &log->snapshots;
 
+	while (*at && *at != snap)
+		at = &(*at)->next;
+	if (*at)
+		*at = snap->next;
 	log->holds--;
-	return v->incarnation == log->incarnation ? 0 : -ECANCELED;
+	return snap->cut ? -ECANCELED : 0;
+}
+
+void thmqi_snapshots_cut(struct thmq_log *log, uint64_t position)
+{
+	struct thmqi_log_snapshot *snap;
+
+	for (snap = log->snapshots; snap; snap = snap->next)
+		if (snap->end > position)
+			__atomic_store_n(&snap->cut, true, __ATOMIC_RELAXED);
 }
 
 int thmqi_log_snapshot_closed(const char *dir, const struct thmqi_scan_opts *opts,
@@ -361,10 +450,10 @@ int thmq_log_copy(struct thmq_log *log, const char *dest)
 	rc = thmqi_core_call(log->core, on_take, &call, UINT64_MAX);
 	if (rc)
 		return thmqi_fail(rc, "copy a log: %s", thmq_strerror(rc));
-	rc = thmqi_copy_dest(snap.disk, snap.disk_ctx, dest);
+	rc = thmqi_copy_dest(snap.disk, snap.disk_ctx, snap.dir, dest);
 	rc = rc ? rc : thmqi_log_copy_data(&snap, dest);
 	end = thmqi_core_call(log->core, on_let_go, &call, UINT64_MAX);
-	if (!rc && end)
+	if (end) /* what was read meanwhile says nothing, either */
 		rc = thmqi_fail(end, "copy %s: %s", snap.dir, thmq_strerror(end));
 	return rc ? rc : thmqi_log_copy_vote(&snap, dest);
 }

@@ -59,7 +59,8 @@ static int lose(struct repair *r, const struct thmq_log_loss *loss)
 
 /* --------------------------------------------------------------- what is lost */
 
-static void lose_run(struct repair *r, const struct thmq_run_header *run)
+/* @whole: its messages could be read by hand. */
+static void lose_run(struct repair *r, const struct thmq_run_header *run, bool whole)
 {
 	struct scan_partition *p = thmqi_scan_partition(&r->s, run->partition);
 
@@ -68,8 +69,34 @@ static void lose_run(struct repair *r, const struct thmq_run_header *run)
 	p->lost_begin =
 		p->lost_offset ? THMQI_MIN(p->lost_begin, run->base_offset) : run->base_offset;
 	p->lost_offset = THMQI_MAX(p->lost_offset, run->base_offset + run->span);
-	p->lost_runs++;
-	p->lost_messages += run->count;
+	p->lost_runs += whole;
+	p->lost_messages += whole ? run->count : 0;
+}
+
+/* @index: of its batch; 0: nothing tells. */
+static void lose_state(struct repair *r, const struct thmq_run_header *run, uint64_t position, uint64_t end, uint64_t index)
+{
+	const struct thmq_log_loss state = {.kind = THMQ_LOSS_STATE,
+					    .partition = run->partition,
+					    .position = position,
+					    .end = end,
+					    .first_index = index,
+					    .last_index = index,
+					    .begin_offset = run->base_offset};
+
+	lose(r, &state);
+}
+
+/* Of a damaged batch: it was there, and its messages cannot be trusted. */
+static int lost_run(void *ctx, uint64_t position, const struct thmq_run_header *run)
+{
+	struct repair *r = ctx;
+
+	if (run->encoding == THMQ_RUN_STATE)
+		lose_state(r, run, position, position + THMQI_BLOCK, 0);
+	else
+		lose_run(r, run, false);
+	return r->s.stop;
 }
 
 static int lost_batch(void *ctx, const struct batch_header *h)
@@ -80,18 +107,11 @@ static int lost_batch(void *ctx, const struct batch_header *h)
 
 	for (i = 0; i < h->run_count && !r->s.stop; i++) {
 		const struct thmq_run_header *run = (const struct thmq_run_header *)at;
-		const struct thmq_log_loss state = {.kind = THMQ_LOSS_STATE,
-						    .partition = run->partition,
-						    .position = h->position,
-						    .end = h->position + h->len,
-						    .first_index = h->index,
-						    .last_index = h->index,
-						    .begin_offset = run->base_offset};
 
 		if (run->encoding == THMQ_RUN_STATE)
-			lose(r, &state);
+			lose_state(r, run, h->position, h->position + h->len, h->index);
 		else
-			lose_run(r, run);
+			lose_run(r, run, true);
 		at += thmqi_run_bytes(run);
 	}
 	return r->s.stop;
@@ -136,7 +156,7 @@ static void lose_partitions(struct repair *r)
 
 static int tell_losses(struct repair *r)
 {
-	const struct scan_beyond beyond = {.batch = lost_batch, .range = lost_range, .ctx = r};
+	const struct scan_beyond beyond = {.batch = lost_batch, .run = lost_run, .range = lost_range, .ctx = r};
 	uint64_t end = r->s.chain.position;
 	uint32_t i;
 	int rc = thmqi_scan_beyond(&r->s, &beyond);
@@ -424,7 +444,7 @@ static int zero(struct repair *r, uint64_t position, uint64_t at, uint64_t end)
 	return rc;
 }
 
-/* Of the segments that stay only the one that the log ends in can lack bytes: those of no batch, or that were taken out. */
+/* A segment that stays can lack only bytes of no batch: behind a pad's block or the log's end, or that were taken out. */
 static int lengthen(struct repair *r, uint64_t position, uint64_t bytes)
 {
 	struct thmqi_disk_file *file;
@@ -448,7 +468,7 @@ static int lengthen(struct repair *r, uint64_t position, uint64_t bytes)
 	return zero(r, position, (uint64_t)size / THMQI_BLOCK * THMQI_BLOCK, bytes);
 }
 
-/* The segment that the log ends in: its length, and zeros where batches were taken out. */
+/* Lengths of segments; and of the one that the log ends in zeros where batches were taken out. */
 static int clean_last(struct repair *r, bool cut)
 {
 	uint64_t end = r->s.chain.position, limit = THMQI_MAX(r->s.claims.durable, r->s.claims.end),
@@ -459,10 +479,11 @@ static int clean_last(struct repair *r, bool cut)
 	for (i = r->s.dropped; i < r->s.found.count && !rc && !r->s.stop; i++) {
 		position = r->s.found.positions[i];
 		behind = position + thmqi_segment_bytes(&r->s.vote, position);
-		if (position > end || behind <= end || (position == end && cut))
+		if (position > end || (position == end && cut))
 			continue;
-		rc = lengthen(r, position, behind - position);
-		if (!rc && cut && r->write && !r->s.stop)
+		if (behind > end || r->s.short_segment)
+			rc = lengthen(r, position, behind - position);
+		if (!rc && behind > end && cut && r->write && !r->s.stop)
 			rc = zero(r, position, end - position, THMQI_MIN(behind, limit) - position);
 	}
 	return rc;

@@ -273,6 +273,37 @@ static int walk_to(struct walk *w, uint64_t end, bool whole, uint64_t index)
 	return rc;
 }
 
+/* What headers of runs tell of a damaged batch, of which @len bytes are in s->piece. */
+static int walk_runs(struct walk *w, uint32_t len)
+{
+	const struct thmq_run_header *run;
+	uint32_t at = (uint32_t)sizeof(struct batch_header);
+	int rc = 0;
+
+	while (w->b->run && !rc && at < len) {
+		run = (const struct thmq_run_header *)(w->s->piece + at);
+		if (!thmqi_run_header_ok(run, len - at))
+			break;
+		rc = w->b->run(w->b->ctx, w->at, run);
+		at += thmqi_run_bytes(run);
+	}
+	return rc;
+}
+
+/* Its own header is damaged too, and its first block is in s->piece. @left: bytes of the segment from it on. */
+static int walk_headless(struct walk *w, struct thmqi_disk_file *file, uint64_t at, uint64_t left)
+{
+	const struct batch_header *h = (const struct batch_header *)w->s->piece;
+	uint32_t magic;
+	int64_t n;
+
+	memcpy(&magic, h + 1, sizeof(magic)); /* of its first run */
+	if (!w->b->run || magic != THMQ_RUN_MAGIC)
+		return 0;
+	n = w->s->disk->file_read(file, w->s->piece, (uint32_t)THMQI_MIN(left, (uint64_t)BATCH_BYTES_MAX), at);
+	return n < 0 ? (int)n : walk_runs(w, (uint32_t)n);
+}
+
 static int walk_segment(struct walk *w, struct thmqi_disk_file *file, uint64_t position,
 			uint64_t end)
 {
@@ -287,9 +318,13 @@ static int walk_segment(struct walk *w, struct thmqi_disk_file *file, uint64_t p
 			rc = w->b->batch ? w->b->batch(w->b->ctx, h) : 0;
 			rc = rc ? rc : walk_to(w, w->at + h->len, true, h->index);
 		} else if (found == ONLY_HEADER) {
-			rc = walk_to(w, w->at + h->len, false, h->index);
+			uint64_t index = h->index, behind = w->at + h->len;
+
+			rc = walk_runs(w, h->type == BATCH_PAD ? 0 : h->len);
+			rc = rc ? rc : walk_to(w, behind, false, index);
 		} else if (found == 0 || found == -THMQ_EVERSION) {
-			rc = walk_to(w, w->at + THMQI_BLOCK, false, 0);
+			rc = found ? 0 : walk_headless(w, file, w->at - position, position + thmqi_segment_bytes(&s->vote, position) - w->at);
+			rc = rc ? rc : walk_to(w, w->at + THMQI_BLOCK, false, 0);
 		} else {
 			rc = found;
 		}

@@ -8,6 +8,7 @@
 
 #include "commitlog/offline.h"
 #include "../internal.h"
+#include "../index/seal_format.h"
 
 #define SCAN_PIECE_BYTES (4u << 20) /* a batch has no more */
 
@@ -30,6 +31,13 @@ struct seen_run {
 	uint32_t batch; /* place in the segment */
 	uint32_t at, span;
 	bool moved; /* appended again by a cleaner */
+	uint64_t tag_filter;
+};
+
+/* A record with a key. */
+struct seen_key {
+	struct seal_key key;
+	uint32_t order; /* in which they are stored */
 };
 
 struct seen_state {
@@ -45,7 +53,8 @@ struct seen {
 	uint32_t *blocks;
 	struct seen_run *runs;
 	struct seen_state *states;
-	uint32_t batch_count, batch_room, run_count, run_room, state_count, state_room;
+	struct seen_key *keys;
+	uint32_t batch_count, batch_room, run_count, run_room, state_count, state_room, key_count, key_room;
 };
 
 /* Segments and index files, by position. */
@@ -106,10 +115,12 @@ static inline bool thmqi_scan_lacks(const struct scan *s)
 }
 /*
  * What lies behind the end of a log that lacks something, up to where its owner had written: ranges of whole batches and of
- * bytes that fail, in order. @batch: of each whole one; @range: of each range. Non-zero ends it.
+ * bytes that fail, in order. @batch: of each whole one; @run: in a damaged one each run whose header passes its check;
+ * @range: of each range. Non-zero ends it. NULL: not wanted.
  */
 struct scan_beyond {
 	int (*batch)(void *ctx, const struct batch_header *h);
+	int (*run)(void *ctx, uint64_t position, const struct thmq_run_header *run);
 	int (*range)(void *ctx, uint64_t begin, uint64_t end, bool whole, uint64_t first_index,
 		     uint64_t last_index);
 	void *ctx;

@@ -4,13 +4,13 @@
  * it. What was forgotten while the segment filled may be missing: the first runs of a partition that is not in use.
  */
 #include "scan.h"
-#include "../index/seal_format.h"
+#include "../index/keys.h"
 
 void thmqi_seen_begin(struct seen *x, const struct chain *before, bool wanted)
 {
 	x->wanted = wanted;
 	x->before = *before;
-	x->batch_count = x->run_count = x->state_count = 0;
+	x->batch_count = x->run_count = x->state_count = x->key_count = 0;
 }
 
 void thmqi_seen_fini(struct seen *x)
@@ -18,6 +18,7 @@ void thmqi_seen_fini(struct seen *x)
 	free(x->blocks);
 	free(x->runs);
 	free(x->states);
+	free(x->keys);
 }
 
 /* Room for one more of @size bytes. */
@@ -33,6 +34,30 @@ static bool grow(void *list, uint32_t count, uint32_t *room, size_t size)
 	*at = grown;
 	*room = *room ? *room * 2 : 256;
 	return true;
+}
+
+static int note_keys(struct seen *x, const struct batch_header *h, const struct thmq_run_header *run, uint32_t at)
+{
+	struct thmqi_record_iter it;
+	struct thmqi_record_view v;
+
+	if (!(run->flags & THMQ_RUN_KEYED) || thmqi_record_begin(&it, run) != 0)
+		return 0;
+	while (thmqi_record_next(&it, &v) == 1) {
+		if (!v.key_len)
+			continue;
+		if (!grow(&x->keys, x->key_count, &x->key_room, sizeof(*x->keys)))
+			return -ENOMEM;
+		x->keys[x->key_count] = (struct seen_key){
+			.key = {.hash = thmqi_key_hash(run->partition, v.key, v.key_len),
+				.offset = v.offset,
+				.time_ns = v.time_ns,
+				.block = (uint32_t)((h->position - x->before.position) / THMQI_BLOCK),
+				.place = seal_key_place(at, h->len / THMQI_BLOCK, run->flags & THMQ_RUN_RELOCATED)},
+			.order = x->key_count};
+		x->key_count++;
+	}
+	return 0;
 }
 
 static int note_run(struct scan *s, const struct batch_header *h, const struct thmq_run_header *run,
@@ -57,8 +82,9 @@ static int note_run(struct scan *s, const struct batch_header *h, const struct t
 						    .batch = x->batch_count,
 						    .at = at,
 						    .span = run->span,
+						    .tag_filter = run->tag_filter,
 						    .moved = (run->flags & THMQ_RUN_RELOCATED) != 0};
-	return 0;
+	return note_keys(x, h, run, at);
 }
 
 static int note_state(struct seen *x, const struct batch_header *h,
@@ -165,7 +191,7 @@ static const char *check_header(const struct scan *s, const struct image *x)
 	    h->last_index != s->chain.index || h->last_term != s->chain.term ||
 	    h->last_crc != s->chain.crc)
 		return "it is stale: the segment has other batches";
-	return h->section_count == SEAL_SECTIONS ? NULL : "it has another number of sections";
+	return h->section_count == SEAL_SECTIONS && !(h->flags & ~SEAL_KEYS_MISSING) ? NULL : "it has another number of sections";
 }
 
 static bool pages_ok(const struct image *x, const struct seal_section_entry *e)
@@ -180,14 +206,14 @@ static bool pages_ok(const struct image *x, const struct seal_section_entry *e)
 
 static const char *check_sections(const struct image *x)
 {
-	static const uint32_t sizes[SEAL_SECTIONS] = {sizeof(struct seal_state), 1, SEAL_PAGE,
-						      sizeof(struct seal_fence), 4, SEAL_PAGE};
+	static const uint32_t sizes[SEAL_SECTIONS] = {
+		sizeof(struct seal_state), 1, SEAL_PAGE, sizeof(struct seal_fence), 4, 4, SEAL_PAGE, SEAL_PAGE, 1};
 	const struct seal_header *h = (const struct seal_header *)x->data;
 	uint32_t i;
 
 	for (i = 0; i < SEAL_SECTIONS; i++) {
 		const struct seal_section_entry *e = &h->sections[i];
-		bool pages = sizes[i] == SEAL_PAGE;
+		bool pages = seal_has_pages(i + 1);
 
 		if (e->kind != i + 1 || e->offset % (pages ? SEAL_PAGE : 8) ||
 		    e->offset > x->bytes || e->bytes > x->bytes - e->offset ||
@@ -264,7 +290,8 @@ static const char *check_run(const struct scan *s, const struct seal_run *run,
 			     const struct seen_run *is, int64_t time_max)
 {
 	if (run->block != s->seen.blocks[is->batch] || run->blocks != blocks_of(s, is->batch) ||
-	    run->at != is->at || run->span != is->span || run->base_offset != is->base_offset)
+	    run->at != is->at || run->span != is->span || run->base_offset != is->base_offset ||
+	    run->tag_filter != is->tag_filter)
 		return "its runs are not those of the segment";
 	/* what the largest time before was is known only where the log goes back to its first batch */
 	if (run->time_max_ns < time_max ||
@@ -421,6 +448,74 @@ static const char *check_states(struct scan *s, const struct image *x)
 	return NULL;
 }
 
+/* -------------------------------------------------------------------- keys */
+
+static int by_rank(const void *a, const void *b)
+{
+	const struct seen_key *x = a, *y = b;
+	uint32_t xr = seal_key_rank(x->key.hash), yr = seal_key_rank(y->key.hash);
+
+	if (xr != yr)
+		return xr < yr ? -1 : 1;
+	return x->order < y->order ? -1 : x->order > y->order;
+}
+
+static bool pages_are(const struct seen *seen, const struct seal_key_page *page, const uint32_t *fences)
+{
+	static const struct seal_key none;
+	uint32_t i, n = seal_pages(seen->key_count, SEAL_PAGE_KEYS) * SEAL_PAGE_KEYS;
+
+	for (i = 0; i < n; i++) {
+		const struct seal_key *is = i < seen->key_count ? &seen->keys[i].key : &none;
+
+		if (memcmp(&page[i / SEAL_PAGE_KEYS].keys[i % SEAL_PAGE_KEYS], is, sizeof(*is)) != 0 ||
+		    (i % SEAL_PAGE_KEYS == 0 && fences[i / SEAL_PAGE_KEYS] != seal_key_rank(is->hash)))
+			return false;
+	}
+	return true;
+}
+
+static bool filter_is(const struct seen *seen, const uint8_t *filter, uint32_t bytes)
+{
+	uint8_t *is = bytes ? calloc(1, bytes) : NULL;
+	bool same = !bytes;
+	uint32_t i;
+
+	for (i = 0; is && i < seen->key_count; i++)
+		seal_filter_add(is, bytes, seen->keys[i].key.hash);
+	if (is)
+		same = memcmp(is, filter, bytes) == 0;
+	free(is);
+	return same;
+}
+
+static const char *check_keys(struct scan *s, const struct image *x)
+{
+	const struct seal_header *h = (const struct seal_header *)x->data;
+	int64_t time_min = INT64_MAX, time_max = INT64_MIN;
+	uint32_t pages, fence_count, bytes, i, distinct = 0;
+	const struct seal_key_page *page = section(x, SEAL_KEYS, &pages);
+	const uint32_t *fences = section(x, SEAL_KEY_FENCES, &fence_count);
+	const uint8_t *filter = section(x, SEAL_KEY_FILTER, &bytes);
+	struct seen *seen = &s->seen;
+
+	if (h->flags & SEAL_KEYS_MISSING)
+		return pages || fence_count || bytes ? "it has keys and says that it has not" : NULL;
+	if (seen->key_count)
+		qsort(seen->keys, seen->key_count, sizeof(*seen->keys), by_rank);
+	for (i = 0; i < seen->key_count; i++) {
+		distinct += !i || seen->keys[i].key.hash != seen->keys[i - 1].key.hash;
+		time_min = THMQI_MIN(time_min, seen->keys[i].key.time_ns);
+		time_max = THMQI_MAX(time_max, seen->keys[i].key.time_ns);
+	}
+	if (!seen->key_count)
+		time_min = time_max = 0;
+	if (pages != seal_pages(seen->key_count, SEAL_PAGE_KEYS) || fence_count != pages || bytes != seal_filter_bytes(distinct) ||
+	    h->key_time_min_ns != time_min || h->key_time_max_ns != time_max || !pages_are(seen, page, fences))
+		return "its keys are not those of the segment";
+	return filter_is(seen, filter, bytes) ? NULL : "its filter of keys is not that of the segment";
+}
+
 /* --------------------------------------------------------------------- all */
 
 static const char *check_batches(const struct scan *s, const struct image *x)
@@ -453,6 +548,8 @@ int thmqi_seen_check(struct scan *s, uint64_t position)
 		why = check_runs(s, &x);
 	if (!rc && !why)
 		why = check_states(s, &x);
+	if (!rc && !why)
+		why = check_keys(s, &x);
 	free(x.data);
 	if (rc || !why)
 		return rc;

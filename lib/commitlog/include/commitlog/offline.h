@@ -37,6 +37,8 @@ struct thmqi_log_snapshot {
 	char dir[4096];
 	uint8_t vote[128]; /* struct vote of the copy */
 	uint64_t end;      /* all below it is copied */
+	struct thmqi_log_snapshot *next; /* of those of the log; its core's */
+	bool cut; /* something of it was truncated: atomic */
 	/* asked between pieces: non-zero ends the copy with it; NULL: never */
 	int (*pause)(void *ctx);
 	void *ctx;
@@ -44,15 +46,15 @@ struct thmqi_log_snapshot {
 
 /* On the log's core. A snapshot is held until it is let go; the log may not be closed meanwhile. */
 int thmqi_log_snapshot_take(struct thmq_log *log, struct thmqi_log_snapshot *ret);
-/* Return: 0; -ECANCELED the log was truncated meanwhile: what was copied is worth nothing. */
-int thmqi_log_snapshot_let_go(struct thmq_log *log, const struct thmqi_log_snapshot *snap);
+/* Return: 0; -ECANCELED something of it was truncated meanwhile: what was copied is worth nothing, and why it failed too. */
+int thmqi_log_snapshot_let_go(struct thmq_log *log, struct thmqi_log_snapshot *snap);
 /* Of a closed log: scanned first, so that nothing damaged is copied. */
 int thmqi_log_snapshot_closed(const char *dir, const struct thmqi_scan_opts *opts,
 			      struct thmqi_log_snapshot *ret);
 /* Any thread. All but `vote`; then that, which makes it a log. */
 int thmqi_log_copy_data(const struct thmqi_log_snapshot *snap, const char *dest);
 int thmqi_log_copy_vote(const struct thmqi_log_snapshot *snap, const char *dest);
-/* Must not be there, or be empty; is made. */
-int thmqi_copy_dest(const struct thmqi_disk_table *disk, void *disk_ctx, const char *dest);
+/* Where a copy of @from may go: it must not be there, or be empty, and lie outside of @from; it is made. */
+int thmqi_copy_dest(const struct thmqi_disk_table *disk, void *disk_ctx, const char *from, const char *dest);
 
 #endif

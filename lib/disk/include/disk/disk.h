@@ -28,7 +28,8 @@ enum thmqi_disk_opcode {
 	THMQI_DISK_RENAME,   /* dir, name -> name2; must not exist, or is replaced */
 	THMQI_DISK_UNLINK,   /* dir, name */
 	THMQI_DISK_SYNC_DIR, /* dir */
-	THMQI_DISK_CLOSE     /* file */
+	THMQI_DISK_CLOSE,    /* file */
+	THMQI_DISK_OPEN      /* dir, name -> file, which is there already */
 };
 
 #define THMQI_DISK_DSYNC                                                                           \
@@ -41,7 +42,7 @@ struct thmqi_disk_op {
 	uint16_t reserved;
 	uint32_t len;
 	struct thmqi_disk_dir *dir;
-	struct thmqi_disk_file *file; /* in; out for CREATE */
+	struct thmqi_disk_file *file; /* in; out for CREATE and OPEN */
 	const struct thmqi_buf *buf;  /* the pool block that data lies in, or NULL */
 	void *data;
 	uint64_t offset;

@@ -145,7 +145,7 @@ int thmqi_disk_sim_damage(struct thmqi_disk_sim *sim, const char *dir, const cha
 /* ------------------------------------------------------------------ looking */
 
 struct thmqi_disk_sim_stats {
-	uint64_t ops[THMQI_DISK_CLOSE + 1]; /* begun, by opcode, both halves */
+	uint64_t ops[THMQI_DISK_OPEN + 1]; /* begun, by opcode, both halves */
 	uint64_t changes;                   /* what thmqi_disk_sim_cut_at() counts */
 	uint64_t faults;                    /* that struck */
 	uint64_t crashes;

@@ -75,8 +75,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_EXPELLED =
 		48, /* meta; stream; status: -THMQ_EFENCED: the group took this silent member for dead, and has gone on without */
 	THMQI_FRAME_LOST =
-		46 /* stream partition; seq: first offset; arg1: count: messages of a weaker ack or visibility, which is
-		      flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
+		46 /* stream partition; seq: first offset; arg1: count, 0: not known: messages of a weaker ack or visibility, which
+		      is flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
 		      THMQI_OF_PRODUCER: the stream is a producer's, and arg0 the first sequence */
 };
 

@@ -16,6 +16,11 @@ static inline uint32_t thmqi_run_bytes(const struct thmq_run_header *run)
 	return (uint32_t)sizeof(*run) + THMQI_ALIGN_UP(run->len, 8u);
 }
 
+static inline bool thmqi_run_covers(const struct thmq_run_header *run, uint64_t offset)
+{
+	return offset >= run->base_offset && offset - run->base_offset < run->span;
+}
+
 /* ------------------------------------------------------------- whole runs */
 
 /* Set magic and checksums: nothing of the run may change afterwards. */
@@ -65,6 +70,8 @@ struct thmqi_record_iter {
 int thmqi_record_begin(struct thmqi_record_iter *it, const struct thmq_run_header *run);
 /* 1 one record; 0 there are no more; -THMQ_ECORRUPT it lies outside of the run or contradicts itself. */
 int thmqi_record_next(struct thmqi_record_iter *it, struct thmqi_record_view *ret_view);
+/* A tag's hash as stored; never 0. */
+uint32_t thmqi_tag_hash(const void *tag, uint32_t len);
 /* Are all records of a run with a table in order: lengths, and offsets that rise within the span? */
 bool thmqi_run_records_ok(const struct thmq_run_header *run);
 

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * commitlog_partitions_bench.c - 100,000 partitions (two topics of 50,000) in one shard: what they cost.
+ *
+ * Bars:
+ *   throughput  durable messages, many outstanding, each sent to the partition after the last one's, so that none shares its
+ *               run with its neighbour: at least 90 % of the messages a second of one partition, with 1 KiB and with 100 B.
+ *               Spread by the library, which stays on a partition for a while: likewise.
+ *   memory      what the process grows by from before the topics are created, client and broker together: below 1 KiB a
+ *               partition, with few segments and with many that each have nearly all partitions. Before it the log was used, so
+ *               that buffers and caches have their size. Segments of 16 MiB, and a pause after one message to each
+ *               partition, so that full ones have their index. Besides, with segments of the default size, of which the last
+ *               one is large and has many runs of each partition, and without pauses.
+ *   files       none for a partition: fewer in the directory than one for 100 partitions.
+ *   --full      a million partitions (16 topics of 62,500): how long their creation takes, and below 1 KiB each.
+ */
+#include "target.h"
+
+#include <errno.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TOPICS_MAX 16u
+
+static const char payload[1024];
+
+static void check(const char *what, int r)
+{
+	if (r >= 0)
+		return;
+	fprintf(stderr, "bench: %s: %s: %s\n", what, thmq_strerror(r), thmq_errmsg());
+	exit(2);
+}
+
+/* ---------------------------------------------------------------- many topics */
+
+struct wide {
+	struct target t;
+	struct thmq_producer *producers[TOPICS_MAX];
+	uint32_t topics, each; /* partitions of each */
+	char dir[4096];
+};
+
+static void open_log(struct wide *w, struct bench *b, const char *name, uint64_t segment_bytes)
+{
+	struct target_opts o = {.layout = TARGET_PINNED,
+				.policy = THMQ_POLICY_DEFAULT,
+				.durability = THMQ_DURABILITY_DURABLE,
+				.segment_bytes = segment_bytes,
+				.window_bytes = 64 * MIB,
+				.window_count = 1u << 19};
+
+	if (b->cpu_app < 0)
+		o.layout = TARGET_CALLER;
+	if (bench_mkdir(b, name, w->dir, sizeof(w->dir)) != 0)
+		bench_die(w->dir, EIO);
+	o.dir = w->dir;
+	target_open(&w->t, b, &o);
+}
+
+static void create_topics(struct wide *w, uint32_t topics, uint32_t each)
+{
+	char name[32];
+
+	w->topics = topics;
+	w->each = each;
+	for (uint32_t i = 0; i < topics; i++) {
+		snprintf(name, sizeof(name), "wide-%u", i);
+		check("create topic", thmq_topic_create(w->t.session, name,
+							THMQ_TOPIC_OPTS(.partition_count = each)));
+		check("open producer",
+		      thmq_producer_open(w->t.session, name, NULL, &w->producers[i]));
+	}
+}
+
+static void close_log(struct wide *w)
+{
+	target_close(&w->t);
+	bench_rmdir(w->dir);
+}
+
+/* Message @number goes to the next topic, and there to the next partition; or to each topic 64 and where the library says. */
+static void send_wide(struct wide *w, uint64_t number, uint32_t len, bool spread)
+{
+	struct thmq_producer *p = w->producers[(spread ? number / 64 : number) % w->topics];
+	struct thmq_message_opts o = {.size = sizeof(o),
+				      .flags = THMQ_MESSAGE_PARTITION,
+				      .partition = (uint32_t)(number / w->topics % w->each)};
+	int64_t seq;
+
+	while ((seq = thmq_send(p, payload, len, spread ? NULL : &o)) == -EAGAIN) {
+		thmq_watermark(p);
+		target_pump(&w->t);
+	}
+	check("send", seq < 0 ? (int)seq : 0);
+}
+
+static void settle_wide(struct wide *w)
+{
+	for (uint32_t i = 0; i < w->topics; i++)
+		check("flush", thmq_flush(w->producers[i], 60000000000u));
+}
+
+/* ------------------------------------------------------------------ throughput */
+
+struct shape {
+	const char *name;
+	uint32_t len;
+	bool spread;
+	uint32_t stored; /* bytes of the log for a message, at most */
+};
+
+static double one_burst(struct wide *w, const struct shape *s, uint64_t count)
+{
+	uint64_t t0 = bench_now();
+	int64_t seq = 0;
+
+	for (uint64_t i = 0; i < count; i++)
+		seq = target_send(&w->t, payload, s->len);
+	target_watch(&w->t, seq);
+	return (double)count / ((double)(bench_now() - t0) / 1e9) / 1e6;
+}
+
+static double wide_burst(struct wide *w, const struct shape *s, uint64_t count, uint64_t *number)
+{
+	uint64_t t0 = bench_now();
+
+	for (uint64_t i = 0; i < count; i++)
+		send_wide(w, (*number)++, s->len, s->spread);
+	settle_wide(w);
+	return (double)count / ((double)(bench_now() - t0) / 1e9) / 1e6;
+}
+
+static void make_room(struct wide *w, uint64_t bytes)
+{
+	while (!target_has_room(&w->t, bytes))
+		one_burst(w, &(struct shape){.len = 1024}, 4 * MIB / 1024);
+	target_settle(&w->t);
+}
+
+static void throughput(struct bench *b, struct wide *w, const struct shape *s)
+{
+	uint64_t count = b->smoke ? 4000 : 144 * MIB / s->stored, number = 0;
+	struct bench_line l = {.name = s->name,
+			       .unit = "M/s",
+			       .rival = "one partition",
+			       .measure = BENCH_RATIO,
+			       .sense = BENCH_AT_LEAST,
+			       .bar = 0.90};
+	struct bench_line *lines[] = {&l};
+
+	if (!bench_wants(b, l.name))
+		return;
+	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
+		double one = 0, many = 0;
+
+		for (unsigned k = 0; k < 2; k++) {
+			if (!b->smoke)
+				make_room(w, count * s->stored);
+			if ((round + k) % 2 == 0)
+				one = one_burst(w, s, count);
+			else
+				many = wide_burst(w, s, count, &number);
+		}
+		bench_pairs_add(&l.pairs, many, one);
+	}
+	bench_report(b, &l);
+}
+
+static void throughputs(struct bench *b)
+{
+	static const struct shape shapes[] = {
+		{"partitions_100k_1KiB", 1024, false, 1160},
+		{"partitions_100k_100B", 100, false, 240},
+		{"partitions_100k_spread_100B", 100, true, 132},
+	};
+	struct wide w = {0};
+	bool wanted = false;
+
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+		wanted = wanted || bench_wants(b, shapes[i].name);
+	if (!wanted)
+		return;
+	open_log(&w, b, "throughput", 0);
+	create_topics(&w, 2, b->smoke ? 1000 : 50000);
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+		throughput(b, &w, &shapes[i]);
+	close_log(&w);
+}
+
+/* ---------------------------------------------------------------------- memory */
+
+/* Of the process, without what is mapped from files: proc(5). */
+static double memory_bytes(void)
+{
+	double sum = 0;
+	char line[256];
+	FILE *f = fopen("/proc/self/status", "re");
+	unsigned long long kib;
+
+	if (!f)
+		bench_die("/proc/self/status", errno);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "RssAnon: %llu", &kib) == 1 ||
+		    sscanf(line, "RssShmem: %llu", &kib) == 1 ||
+		    sscanf(line, "HugetlbPages: %llu", &kib) == 1)
+			sum += (double)kib * 1024;
+	fclose(f);
+	return sum;
+}
+
+static unsigned files_seen;
+
+static int count_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)path, (void)st, (void)ftw;
+	files_seen += type == FTW_F;
+	return 0;
+}
+
+static unsigned count_files(const char *dir)
+{
+	files_seen = 0;
+	nftw(dir, count_file, 16, FTW_PHYS);
+	return files_seen;
+}
+
+static void report_bytes(struct bench *b, const char *name, double bytes, double partitions,
+			 unsigned files)
+{
+	struct bench_line l = {.name = name,
+			       .unit = "B",
+			       .measure = BENCH_VALUE,
+			       .sense = BENCH_AT_MOST,
+			       .bar = 1023};
+
+	bench_pairs_add(&l.pairs, bytes / partitions, 0);
+	snprintf(l.detail, sizeof(l.detail), "\"partitions\":%.0f,\"files\":%u", partitions, files);
+	bench_report(b, &l);
+}
+
+/* One message to each partition, @passes times; @pause: until the disk is quiet, after each. */
+static void use(struct wide *w, unsigned passes, bool pause, uint64_t *number)
+{
+	uint64_t count = (uint64_t)w->topics * w->each;
+
+	for (; passes; passes--) {
+		for (uint64_t i = 0; i < count; i++)
+			send_wide(w, (*number)++, 16, false);
+		settle_wide(w);
+		if (pause || passes == 1)
+			target_settle(&w->t);
+	}
+}
+
+/* Return: the process's memory before there were partitions. */
+static double open_wide(struct wide *w, struct bench *b, const char *name, uint64_t segment_bytes)
+{
+	double before;
+
+	open_log(w, b, name, segment_bytes);
+	one_burst(w, &(struct shape){.len = 1024}, (b->smoke ? 16 : 192) * MIB / 1024);
+	target_settle(&w->t);
+	before = memory_bytes();
+	create_topics(w, 2, b->smoke ? 2000 : 50000);
+	return before;
+}
+
+static void memory(struct bench *b)
+{
+	struct bench_line files = {.name = "partitions_100k_files",
+				   .unit = "files",
+				   .measure = BENCH_VALUE,
+				   .sense = BENCH_AT_MOST};
+	double before, partitions;
+	struct wide w = {0};
+	uint64_t number = 0;
+
+	if (!bench_wants(b, "partitions_100k_memory") && !bench_wants(b, files.name))
+		return;
+	before = open_wide(&w, b, "memory", b->smoke ? MIB : 16 * MIB);
+	partitions = (double)w.topics * w.each;
+	report_bytes(b, "partitions_100k_memory_created", memory_bytes() - before, partitions,
+		     count_files(w.dir));
+	use(&w, 4, true, &number);
+	report_bytes(b, "partitions_100k_memory_few", memory_bytes() - before, partitions,
+		     count_files(w.dir));
+	use(&w, b->smoke ? 8 : 44, true, &number);
+	report_bytes(b, "partitions_100k_memory_many", memory_bytes() - before, partitions,
+		     count_files(w.dir));
+	files.bar = partitions / 100;
+	bench_pairs_add(&files.pairs, count_files(w.dir), 0);
+	bench_report(b, &files);
+	close_log(&w);
+}
+
+static void memory_large(struct bench *b)
+{
+	struct wide w = {0};
+	uint64_t number = 0;
+	double before;
+
+	if (!bench_wants(b, "partitions_100k_memory_large"))
+		return;
+	before = open_wide(&w, b, "memory-large", 0);
+	use(&w, b->smoke ? 8 : 48, false, &number);
+	report_bytes(b, "partitions_100k_memory_large", memory_bytes() - before,
+		     (double)w.topics * w.each, count_files(w.dir));
+	close_log(&w);
+}
+
+static void million(struct bench *b)
+{
+	struct bench_line l = {
+		.name = "partitions_1M_created", .unit = "s", .measure = BENCH_VALUE};
+	struct wide w = {0};
+	double before;
+	uint64_t t0;
+
+	if (!b->full || !bench_wants(b, l.name))
+		return;
+	open_log(&w, b, "million", 0);
+	before = memory_bytes();
+	t0 = bench_now();
+	create_topics(&w, 16, b->smoke ? 1000 : 62500);
+	bench_pairs_add(&l.pairs, (double)(bench_now() - t0) / 1e9, 0);
+	bench_report(b, &l);
+	report_bytes(b, "partitions_1M_memory", memory_bytes() - before, (double)w.topics * w.each,
+		     count_files(w.dir));
+	close_log(&w);
+}
+
+int main(int argc, char **argv)
+{
+	struct bench b;
+
+	bench_init(&b, argc, argv, "commitlog");
+	memory(&b); /* first: nothing that was freed before serves it */
+	memory_large(&b);
+	million(&b);
+	throughputs(&b);
+	return bench_end(&b);
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reactor.h - cores, for those who build on the library's parts: a core as a handle, and the ways onto it.
+ *
+ * A core is a run-to-completion loop. What lies on it (a log with its readers, a poller) is touched by the thread that
+ * drives it and by nobody else: that is why none of it needs a lock. In a caller-driven environment this thread is the
+ * host's (thmq_core_attach(), thmq_poll()), which simply makes the calls. On a core that a thread of the library drives
+ * they are made by functions that run there: thmq_core_call() for one and its answer, thmq_core_post() for
+ * one without, a poller for what is looked at again and again.
+ *
+ * What runs on a core neither blocks nor takes long: nothing else on this core moves meanwhile. Opening and closing
+ * (thmq_log_open() and the like) may. Inside of it all calls that wait are -EDEADLK. doc/cores.md tells more.
+ */
+#ifndef THUNDERMQ_REACTOR_H
+#define THUNDERMQ_REACTOR_H
+
+#include <thundermq/thundermq.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct thmq_core;
+
+/**
+ * thmq_env_core() - a core of an environment
+ * @core_index: 0 … count - 1; thmq_env_stats() has the count
+ * Return: the core, the environment's, valid until that closes; NULL there is no such core (thmq_errmsg() tells).
+ * Threads: any; but what may be done with it is said at each call.
+ */
+THMQ_API struct thmq_core *thmq_env_core(struct thmq_env *env, uint32_t core_index);
+
+/**
+ * thmq_core_is_mine() - does the calling thread drive this core?
+ * Return: 1 yes, what lies on it may be touched; 0 no.
+ * Threads: any.
+ */
+THMQ_API int thmq_core_is_mine(const struct thmq_core *core);
+
+/* -------------------------------------------------------------------- calls */
+
+/**
+ * thmq_core_call() - run a function on a core and wait for what it returns
+ * @fn: called once, on the core; like all that runs there it does not wait. @arg is its argument
+ * @timeout_ns: how long it may take until it is begun; once begun, its end is waited for
+ *
+ * On the calling thread's own core it runs at once. Otherwise the caller drives its own core meanwhile, if it has one, and
+ * sleeps if not. When the call returns nobody uses @arg any more, so that it may lie on the stack.
+ *
+ * Return: what @fn returned (let it put its own errors into @arg where they must be told from these); or it was not
+ * run and never will be: -EDEADLK nobody drives the core, or called from within a callback; -ETIMEDOUT; -ENOMEM;
+ * -EINVAL no core or no function.
+ * Threads: any that may block.
+ */
+THMQ_API int thmq_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg),
+			    void *arg, uint64_t timeout_ns);
+
+/* What is to be done on a core. Usually a member of something larger. */
+struct thmq_task {
+	void (*run)(struct thmq_core *core, struct thmq_task *task);
+	void *internal[2];
+};
+
+/**
+ * thmq_core_post() - have a task run on a core, without waiting
+ * @task: its run is called once, in one of the core's next iterations, also of a core without an owner once it has one
+ *
+ * The task is the core's from the call on until run is called, which may free it or post it again. Tasks of one thread run in
+ * their order. What was posted when the environment closes runs before it has closed.
+ *
+ * Return: 0; -EINVAL. It takes no lock and no memory, and wakes the core if it sleeps.
+ * Threads: any.
+ */
+THMQ_API int thmq_core_post(struct thmq_core *core, struct thmq_task *task);
+
+/* ------------------------------------------------------------------ pollers */
+
+struct thmq_poller;
+
+/* A source of work. All are called on the core, with the poller's ctx; all but poll may be NULL. */
+struct thmq_poller_ops {
+	uint32_t size; /* sizeof(struct thmq_poller_ops) */
+	uint32_t reserved;
+	/* In each iteration: do what is there, @budget pieces at most. Return: how many were done, 0 for none: then the core may
+	 * sleep. */
+	int (*poll)(void *ctx, uint32_t budget);
+	/* The core is about to sleep. Return: not 0, there is work after all. Who makes work later calls thmq_core_kick(). */
+	int (*arm)(void *ctx);
+	/* It did not, or is awake again. */
+	void (*disarm)(void *ctx);
+	/* At the end of an iteration in which anything was done on the core: hand on what has gathered. */
+	void (*finish)(void *ctx);
+	/* The environment closes, and the poller is still open: it is closed after this. */
+	void (*end)(void *ctx);
+};
+
+/**
+ * thmq_poller_open() - have a function called in each iteration of a core
+ * @ops: copied
+ * @ret_poller: out; the app's until thmq_poller_close(), or its environment closes
+ * Return: 0; -EPERM the calling thread does not drive @core; -EINVAL no poll; -E2BIG a larger struct than is known with
+ * something in its excess; -ENOMEM.
+ * Threads: the one that drives @core.
+ */
+THMQ_API int thmq_poller_open(struct thmq_core *core, const struct thmq_poller_ops *ops, void *ctx,
+			      struct thmq_poller **ret_poller);
+
+/**
+ * thmq_poller_close() - no more calls of it; also from within one of them
+ * Return: 0; -EPERM the calling thread does not drive its core. NULL is allowed.
+ * Threads: the one that drives its core.
+ */
+THMQ_API int thmq_poller_close(struct thmq_poller *poller);
+
+/**
+ * thmq_core_kick() - there is work in memory that a poller of this core looks at: see to it that it does so soon
+ * First the work, visible to other threads, then this call: a full memory barrier, and a look whether the core sleeps. It costs
+ * little where the core is awake. Needed for pollers only; ring completions, tasks and timers wake a core by themselves.
+ * Return: 0; -EINVAL no core.
+ * Threads: any.
+ */
+THMQ_API int thmq_core_kick(struct thmq_core *core);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

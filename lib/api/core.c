@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core.c - the public face of cores for those who build on them: tasks, calls and pollers; checks, then calls down. */
+#include <thundermq/reactor.h>
+
+#include "api/api.h"
+
+_Static_assert(sizeof(struct thmq_task) == 24 && sizeof(struct thmqi_task) <= 16,
+	       "the inner task lies in internal");
+_Static_assert(sizeof(struct thmq_poller_ops) == 48 && offsetof(struct thmq_poller_ops, end) == 40,
+	       "public layout");
+
+struct thmq_core *thmq_env_core(struct thmq_env *env, uint32_t core_index)
+{
+	struct thmq_core *core;
+
+	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV)) {
+		thmqi_fail(-EINVAL, "not an open environment");
+		return NULL;
+	}
+	core = thmqi_env_core(env, core_index);
+	if (!core)
+		thmqi_fail(-EINVAL, "there is no core %u: the environment has %u", core_index,
+			   thmqi_env_core_count(env));
+	return core;
+}
+
+int thmq_core_is_mine(const struct thmq_core *core)
+{
+	return core && thmqi_core_is_mine(core);
+}
+
+/* -------------------------------------------------------------------- calls */
+
+int thmq_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg), void *arg,
+		   uint64_t timeout_ns)
+{
+	if (!core || !fn)
+		return thmqi_fail(-EINVAL, "a call needs a core and a function");
+	return thmqi_core_call(core, fn, arg, timeout_ns);
+}
+
+static void run_task(struct thmq_core *core, struct thmqi_task *inner)
+{
+	struct thmq_task *task = thmqi_container((void *)inner, struct thmq_task, internal);
+
+	task->run(core, task);
+}
+
+int thmq_core_post(struct thmq_core *core, struct thmq_task *task)
+{
+	struct thmqi_task *inner;
+
+	if (!core || !task || !task->run)
+		return -EINVAL;
+	inner = (struct thmqi_task *)(void *)task->internal;
+	inner->run = run_task;
+	thmqi_core_post(core, inner);
+	return 0;
+}
+
+/* ------------------------------------------------------------------ pollers */
+
+struct thmq_poller {
+	struct thmqi_poller inner;
+	struct thmq_core *core;
+	struct thmq_poller_ops ops;
+	void *ctx;
+};
+
+static struct thmq_poller *outer(struct thmqi_poller *p)
+{
+	return thmqi_container(p, struct thmq_poller, inner);
+}
+
+/* Each of these may close the poller: nothing of it is touched behind the call. */
+static int on_poll(struct thmqi_poller *p, uint32_t budget)
+{
+	int done = outer(p)->ops.poll(outer(p)->ctx, budget);
+
+	return THMQI_MAX(done, 0);
+}
+
+static bool on_arm(struct thmqi_poller *p)
+{
+	return outer(p)->ops.arm(outer(p)->ctx) != 0;
+}
+
+static void on_disarm(struct thmqi_poller *p)
+{
+	outer(p)->ops.disarm(outer(p)->ctx);
+}
+
+static void on_finish(struct thmqi_poller *p)
+{
+	outer(p)->ops.finish(outer(p)->ctx);
+}
+
+static void on_end(struct thmqi_poller *p)
+{
+	struct thmq_poller *poller = outer(p);
+
+	thmqi_core_remove_poller(poller->core, p);
+	if (poller->ops.end)
+		poller->ops.end(poller->ctx);
+	free(poller);
+}
+
+int thmq_poller_open(struct thmq_core *core, const struct thmq_poller_ops *ops, void *ctx,
+		     struct thmq_poller **ret_poller)
+{
+	struct thmq_poller *p;
+	int rc;
+
+	if (!core || !ops || !ret_poller)
+		return thmqi_fail(
+			-EINVAL, "a poller needs a core, its functions and a place for its handle");
+	if (!thmqi_core_is_mine(core))
+		return thmqi_fail(-EPERM, "a poller is opened by the thread that drives its core");
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return thmqi_fail(-ENOMEM, "no memory for a poller");
+	rc = thmqi_opts_copy(&p->ops, sizeof(p->ops), ops);
+	if (rc || !p->ops.poll) {
+		free(p);
+		return rc ? thmqi_fail(rc,
+				       "poller: functions of a size that this library cannot take")
+			  : thmqi_fail(-EINVAL, "a poller without poll");
+	}
+	p->core = core;
+	p->ctx = ctx;
+	p->inner = (struct thmqi_poller){.poll = on_poll,
+					 .arm = p->ops.arm ? on_arm : NULL,
+					 .disarm = p->ops.disarm ? on_disarm : NULL,
+					 .finish = p->ops.finish ? on_finish : NULL,
+					 .end = on_end};
+	thmqi_core_add_poller(core, &p->inner);
+	*ret_poller = p;
+	return 0;
+}
+
+int thmq_poller_close(struct thmq_poller *poller)
+{
+	if (!poller)
+		return 0;
+	if (!thmqi_core_is_mine(poller->core))
+		return thmqi_fail(-EPERM, "a poller is closed by the thread that drives its core");
+	thmqi_core_remove_poller(poller->core, &poller->inner);
+	free(poller);
+	return 0;
+}
+
+int thmq_core_kick(struct thmq_core *core)
+{
+	if (!core)
+		return -EINVAL;
+	thmqi_core_kick(core);
+	return 0;
+}
