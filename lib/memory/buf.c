@@ -6,10 +6,13 @@
  */
 #include "internal.h"
 
-/* How many of an order are kept at hand: 512 KiB of them, but 1024 at most and one at least. */
+/*
+ * How many of an order are kept at hand: 64 KiB of them, but one at least. More would save a join now and then, and scatter
+ * what is in use: a larger block then finds no room where it would have.
+ */
 static inline uint32_t held_max(uint32_t order)
 {
-	return order <= 3 ? 1024 : THMQI_MAX(1024u >> (order - 3), 1u);
+	return THMQI_MAX(1024u >> order, 1u);
 }
 
 #define CUT_ORDERS 3u /* a block that is split for a smaller one than a page is cut into 8 */

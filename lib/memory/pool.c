@@ -247,8 +247,10 @@ bool thmqi_pool_is_untidy(struct thmq_pool *p)
 
 	if (bytes + THMQ_BLOCK_MAX < p->tidied_free)
 		p->tidied_free = bytes;
+	/* not for one that was never used, nor out of what others may need more */
 	if (bytes < p->opts.low_bytes)
-		return may_grow(p);
+		return p->slab_count && may_grow(p) &&
+		       atomic_load_explicit(&p->slabs->left, memory_order_relaxed) > p->slabs->limit / 2;
 	return p->opts.high_bytes && bytes > p->opts.high_bytes &&
 	       bytes >= p->tidied_free + THMQ_BLOCK_MAX;
 }

@@ -52,7 +52,7 @@ static inline uint32_t thmqi_pool_close(struct thmqi_pool *p)
 {
 	return (uint32_t)thmq_pool_close(p);
 }
-/* Would thmq_pool_tidy() move a slab, as far as is known? Cheap: for a loop that is about to sleep. */
+/* Is it worth a thmq_pool_tidy(), as far as is known? Cheap: for a loop that is about to sleep. */
 bool thmqi_pool_is_untidy(struct thmqi_pool *p);
 /* A registrar sees the slabs of this pool only (a core's ring registers its own core's memory). */
 void thmqi_pool_subscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
