@@ -21,7 +21,8 @@ END = "<!-- END MEASURED -->"
 ALL = """# All measured figures
 
 Written by bench/report.py from a run of bench/run.sh: no figure here was measured apart from its rival or limit. On {machine}; a shared
-virtual machine. Medians over pairs of runs, in brackets the 95 % interval.
+virtual machine. The two left columns are medians, each of its own runs; what is compared is the median of the ratios (or differences) of the
+pairs of runs, in brackets with its 95 % interval, and need not be the ratio of the two columns.
 
 {table}
 """
@@ -366,8 +367,9 @@ def main():
     barred = [line for line in lines if bar_of(line) != "–"]
     block = (
         BEGIN + "### Measured\n\n"
-        f"On {args.machine}; a shared virtual machine, so that ratios say more than figures. Medians over pairs of runs, in brackets the 95 %\n"
-        "interval. A bar holds where the whole interval is on its good side. `sh bench/run.sh commitlog commitlog-large` measures on yours.\n"
+        f"On {args.machine}; a shared virtual machine, so that ratios say more than figures. The two left columns are medians,\n"
+        "each of its own runs; *compared* is the median of the ratios (or differences) of the pairs of runs, in brackets with its 95 % interval, and need not\n"
+        "be the ratio of the two columns. A bar holds where the whole interval is on its good side. `sh bench/run.sh commitlog commitlog-large` measures on yours.\n"
         "Figures without a bar are in [doc/measured.md](doc/measured.md).\n\n"
         "![how far each figure is from its bar](doc/measured.svg)\n\n" + table(barred) + "\n" + END
     )

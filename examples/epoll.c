@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* epoll.c - a broker inside a program's own event loop: no thread is made, epoll_wait() is the only place of sleep. */
+#define _DEFAULT_SOURCE
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/epoll.h>

@@ -10,6 +10,7 @@
  *
  * A line's number is its message's key, so that whoever opens the directory knows where it stops.
  */
+#define _DEFAULT_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

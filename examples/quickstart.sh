@@ -47,8 +47,8 @@ cat <<'END'
 
 Nothing acknowledged was lost, nothing was invented, the order was kept.
 Where to go next:
-  build/examples/thmq help        the command line: pub, sub, topic, verify, dump, bench
-  examples/hello.c                a complete program of 25 lines
+  build/examples/thmq help        the command line: pub, sub, topic, verify, dump, repair, copy, bench
+  examples/hello.c                the smallest whole program: publish, read back
   doc/architecture.md             how it works
   man -l doc/man/man7/thundermq.7 the overview of the calls
 END

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq.c - the command-line program: which command, help, and what all of them need. */
+#define _DEFAULT_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -44,8 +45,8 @@ static const struct command {
 	 "                       as 2026-01-31T12:00:00Z, or a date as 2026-01-31: its midnight,\n"
 	 "                       both UTC (default: the group's offset, else begin)\n"
 	 "  --count N            at most N messages\n"
-	 "  --follow             wait for more at the end, until interrupted or until nobody\n"
-	 "                       reads the output\n"
+	 "  --follow             wait for more at the end, until interrupted, which is its end\n"
+	 "                       and no failure, or until nobody reads the output\n"
 	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
 	 "                       data\n"},
 	{"topic", cmd_topic, "thmq topic create|list|describe|delete DIR [TOPIC]",
@@ -67,12 +68,13 @@ static const struct command {
 	 "false, from where it would begin. Offsets that a crash left unused count too.\n"},
 	{"verify", cmd_verify, "thmq verify DIR",
 	 "Checks every stored byte of a closed directory, indexes too, and that its logs belong\n"
-	 "together, and changes nothing. Exit status 4 if something is damaged.\n"
+	 "together, and changes nothing. Exit status 4 if something is damaged. A directory of\n"
+	 "a log on its own, without topics, will do too, here and for dump, repair and copy.\n"
 	 "\n"
 	 "  --json               findings and summary as JSON\n"},
 	{"dump", cmd_dump, "thmq dump DIR",
-	 "Shows what is stored in a closed directory: one line a run. \"offsets A to B\" has both\n"
-	 "A and B.\n"
+	 "Shows what is stored in a closed directory: one line a run. orders/1 is partition 1 of\n"
+	 "topic orders. \"offsets A to B\" has both A and B.\n"
 	 "\n"
 	 "  --batches            batch headers too\n"
 	 "  --json               one JSON object a line\n"},
@@ -91,13 +93,13 @@ static const struct command {
 	 "copied. NEW must not be there, or be empty. Processes copy a directory that they have\n"
 	 "open by thmq_broker_copy().\n"},
 	{"bench", cmd_bench, "thmq bench DIR",
-	 "Measures durable, written and memory-acknowledged publishing on the device of DIR, in a\n"
-	 "directory thmq-bench-XXXXXX that is made in DIR and removed at the end, also when\n"
-	 "interrupted. Data in DIR is not touched. Meanwhile it takes as much room as it writes,\n"
-	 "which may be some gigabytes.\n"
+	 "Measures durable, written and memory-acknowledged publishing on the device of DIR, which\n"
+	 "must be there, in a directory thmq-bench-XXXXXX that is made in it and removed at the\n"
+	 "end, also when interrupted. Data in DIR is not touched. Meanwhile it takes as much room\n"
+	 "as it writes, which may be some gigabytes.\n"
 	 "\n"
 	 "  --seconds N          for each figure (default 2)\n"
-	 "  --size N             bytes of a message (default 100): 16K\n"
+	 "  --size N             bytes of a message, 0 to 500000 (default 100): 16K\n"
 	 "  --group-us N         how long a batch may wait for more messages (default 0)\n"
 	 "  --flush METHOD       auto (default), dsync: each durable write says so itself, or\n"
 	 "                       fdatasync: a plain write, then a flush\n"
@@ -107,6 +109,7 @@ static const struct command {
 };
 
 volatile sig_atomic_t interrupted;
+static const struct command *running; /* whose options are parsed */
 
 static void on_signal(int number)
 {
@@ -136,6 +139,47 @@ static void catch_signals(void)
 	if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup */
 		sigaction(SIGHUP, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
+}
+
+/* How many letters must be added, removed or changed to make @b of @a; a great number where that is too much to look at. */
+static unsigned distance(const char *a, const char *b)
+{
+	size_t a_len = strlen(a), b_len = strlen(b), i, j;
+	unsigned row[32], corner, above, best;
+
+	if (a_len >= 32 || b_len >= 32)
+		return UINT32_MAX;
+	for (j = 0; j <= b_len; j++)
+		row[j] = (unsigned)j;
+	for (i = 1; i <= a_len; i++) {
+		corner = row[0];
+		row[0] = (unsigned)i;
+		for (j = 1; j <= b_len; j++) {
+			above = row[j];
+			best = corner + (a[i - 1] != b[j - 1]);
+			best = above + 1 < best ? above + 1 : best;
+			best = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+			row[j] = best;
+			corner = above;
+		}
+	}
+	return row[b_len];
+}
+
+/* Is @known what somebody may have meant who wrote @word? */
+static bool is_like(const char *word, const char *known)
+{
+	return distance(word, known) <= (strlen(known) > 5 ? 2u : 1u);
+}
+
+static int no_command(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (is_like(name, commands[i].name))
+			return usage_error("there is no command '%s'; is it %s?", name, commands[i].name);
+	return usage_error("there is no command '%s'; thmq help lists them", name);
 }
 
 static const struct command *find_command(const char *name)
@@ -187,17 +231,17 @@ static int run(int argc, char **argv)
 	if (c && asks_for_help(argc, argv)) {
 		help(stdout, name);
 	} else if (c) {
+		running = c;
 		return c->run(argc - 2, argv + 2);
 	} else if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
 		printf("thmq %s\n", thmq_version());
 	} else if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 ||
 		   strcmp(name, "-h") == 0) {
 		if (argc > 2 && !find_command(argv[2]) && strcmp(argv[2], "help") != 0 && strcmp(argv[2], "version") != 0)
-			return usage_error("there is no command '%s'; thmq help lists them",
-					   argv[2]);
+			return no_command(argv[2]);
 		help(stdout, argc > 2 ? argv[2] : NULL);
 	} else {
-		return usage_error("there is no command '%s'; thmq help lists them", name);
+		return no_command(name);
 	}
 	return EXIT_OK;
 }
@@ -233,23 +277,43 @@ static int end_output(int code)
 	fflush(stdout);
 	if (!output_failed() || output_error == EPIPE)
 		return code;
-	fail(-output_error, "standard output: %s", strerror(output_error));
+	if (interrupted && output_error == EINTR)
+		fail(-EINTR, "interrupted");
+	else
+		fail(-output_error, "standard output: %s", strerror(output_error));
 	return code == EXIT_OK ? EXIT_FAILED : code;
 }
 
 /* ------------------------------------------------------------------ options */
 
-/* Option @argv[*@i], which has its value behind "=" or in the next word. Whether it is well. */
-static bool parse_option(int argc, char **argv, int *i, const struct option_spec *s)
+static void no_option(const char *word, size_t len, const struct option_spec *specs)
 {
+	const struct option_spec *s;
+	char name[32] = "";
+
+	if (len < sizeof(name))
+		memcpy(name, word, len);
+	for (s = specs; s->name && *name; s++)
+		if (is_like(name, s->name)) {
+			usage_error("there is no option %.*s here; is it %s? thmq help %s", (int)len, word, s->name,
+				    running->name);
+			return;
+		}
+	usage_error("there is no option %s here%s; thmq help %s", word,
+		    word[1] == '-' ? "" : ": a name that begins with - stands behind --", running->name);
+}
+
+/* Option @argv[*@i], which has its value behind "=" or in the next word. Whether it is well. */
+static bool parse_option(int argc, char **argv, int *i, const struct option_spec *specs)
+{
+	const struct option_spec *s = specs;
 	const char *word = argv[*i], *equals = strchr(word, '=');
 	size_t len = equals ? (size_t)(equals - word) : strlen(word);
 
 	while (s->name && (strlen(s->name) != len || strncmp(s->name, word, len) != 0))
 		s++;
 	if (!s->name) {
-		usage_error("there is no option %s here%s", word,
-			    word[1] == '-' ? "" : "; a name that begins with - stands behind --");
+		no_option(word, len, specs);
 		return false;
 	}
 	if (s->flag && equals) {

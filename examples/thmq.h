@@ -77,6 +77,35 @@ int make_topic(struct connection *c, const char *topic, const struct thmq_topic_
 const char *finding_name(uint32_t kind);
 void print_finding(const char *log, const struct thmq_log_finding *f, bool json);
 
+/* thmq_names.c: what the numbers in the logs are called. All zero: nothing is known. */
+struct names {
+	struct named_topic *topics;
+	struct group_slice *groups;
+	uint32_t topic_count, group_count;
+	bool of_log; /* a log on its own: its states are its owner's */
+};
+struct name_text {
+	char text[300];
+};
+struct state_words {
+	char text[700];
+};
+void names_learn(struct names *n, const struct thmq_log_run *run); /* of the log meta */
+void names_read(struct names *n, const char *dir);                 /* of a data directory's meta */
+void names_free(struct names *n);
+const char *partition_text(const struct names *n, uint32_t partition,
+			   struct name_text *buffer); /* "orders/1", or "partition 7" */
+const char *state_text(const struct names *n, uint32_t kind, uint64_t item,
+		       struct state_words *buffer); /* "offset of group billing in orders/1" */
+void print_partition_json(const struct names *n, uint32_t partition);      /* fields, behind others */
+void print_state_json(const struct names *n, uint32_t kind, uint64_t item); /* likewise */
+
+/* thmq_log.c: a directory that is a log on its own. 0, or an exit code after saying what is wrong. */
+bool is_log(const char *dir);
+int lock_log(const char *dir, int *ret_fd); /* shared; -1 where there is none */
+void unlock_log(int fd);
+int copy_log(const char *dir, const char *dest);
+
 int cmd_pub(int argc, char **argv);
 int cmd_sub(int argc, char **argv);
 int cmd_topic(int argc, char **argv);

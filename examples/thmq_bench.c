@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq_bench.c - thmq bench: a first impression of a directory's device, beside its data and then removed; bench/ in the sources measures properly. */
+#define _XOPEN_SOURCE 700
 #include <errno.h>
 #include <ftw.h>
 #include <sys/stat.h>
@@ -105,23 +106,18 @@ static int pipelined(struct connection *c, const char *topic, uint32_t level, co
 
 struct place {
 	char path[4400];
-	const char *dir;
-	bool made_dir; /* dir was not there before */
 };
 
-/* Never in the data that may be in @dir. 0, or an exit code. */
+/* Never in the data that may be in @dir, which must be there. 0, or an exit code. */
 static int make_place(struct place *p, const char *dir)
 {
-	p->dir = dir;
-	p->made_dir = mkdir(dir, 0777) == 0;
-	if (!p->made_dir && errno != EEXIST)
-		return fail(-EIO, "%s: %s", dir, strerror(errno));
 	if ((size_t)snprintf(p->path, sizeof(p->path), "%s/thmq-bench-XXXXXX", dir) >=
 	    sizeof(p->path))
 		return fail(-ENAMETOOLONG, "%s: %s", dir, strerror(ENAMETOOLONG));
 	if (mkdtemp(p->path))
 		return 0;
-	return fail(-EIO, "%s: %s", dir, strerror(errno));
+	return errno == ENOENT ? fail(-ENOENT, "%s: there is no such directory", dir)
+			       : fail(-EIO, "%s: %s", dir, strerror(errno));
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
@@ -134,8 +130,6 @@ static int remove_place(struct place *p, int code)
 {
 	if (nftw(p->path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0 && errno != ENOENT)
 		code = fail(-EIO, "%s could not be removed: %s", p->path, strerror(errno));
-	if (p->made_dir)
-		rmdir(p->dir);
 	return code;
 }
 
@@ -281,11 +275,8 @@ int cmd_bench(int argc, char **argv)
 	if (!count_words(argv, words, 1, "bench needs a directory"))
 		return EXIT_USAGE;
 	rc = make_place(&place, argv[0]);
-	if (rc) {
-		if (place.made_dir)
-			rmdir(place.dir);
+	if (rc)
 		return rc;
-	}
 	rc = remove_place(&place, measure(place.path, &o));
 	return !rc && interrupted ? fail(-EINTR, "interrupted") : rc;
 }

@@ -5,16 +5,81 @@
 
 #include "thmq.h"
 
+/* Of the many slices of a state that may be lost one line is said. */
+struct lost_state {
+	uint64_t item, slices;
+	uint32_t kind;
+};
+
 struct repairing {
 	char name[64]; /* of the log; "": the directory */
+	struct names names;
+	struct lost_state *states; /* of this log, not said yet */
+	size_t state_count, state_room;
 	bool json, write;
 	uint64_t findings, steps, lost_messages, lost_offsets, damaged_bytes;
 };
 
+static int by_item(const void *a, const void *b)
+{
+	const struct lost_state *x = a, *y = b;
+
+	return x->kind != y->kind ? (x->kind > y->kind) - (x->kind < y->kind) : (x->item > y->item) - (x->item < y->item);
+}
+
+static void print_state(const struct repairing *r, const struct lost_state *s)
+{
+	struct state_words words;
+
+	if (r->json) {
+		printf("{\"log\":\"%s\",\"lost\":\"state\"", r->name);
+		print_state_json(&r->names, s->kind, s->item);
+		printf(",\"slices\":%llu}\n", (unsigned long long)s->slices);
+	} else {
+		printf("%s%slost: newest of %s\n", r->name, *r->name ? ": " : "",
+		       state_text(&r->names, s->kind, s->item, &words));
+	}
+}
+
+/* What was lost of this log's states, each once. */
+static void print_states(struct repairing *r)
+{
+	size_t i;
+
+	qsort(r->states, r->state_count, r->state_count ? sizeof(*r->states) : 1, by_item);
+	for (i = 0; i < r->state_count; i++) {
+		if (i + 1 < r->state_count && by_item(&r->states[i], &r->states[i + 1]) == 0)
+			r->states[i + 1].slices += r->states[i].slices;
+		else
+			print_state(r, &r->states[i]);
+	}
+	r->state_count = 0;
+}
+
+static void lose_state(struct repairing *r, uint32_t kind, uint64_t item)
+{
+	const struct lost_state one = {.kind = kind, .item = item, .slices = 1};
+	struct lost_state *grown;
+
+	if (r->state_count == r->state_room) {
+		grown = realloc(r->states, (r->state_room ? r->state_room * 2 : 64) * sizeof(*grown));
+		if (!grown) { /* then some are said more than once */
+			print_states(r);
+			print_state(r, &one);
+			return;
+		}
+		r->states = grown;
+		r->state_room = r->state_room ? r->state_room * 2 : 64;
+	}
+	r->states[r->state_count++] = one;
+}
+
 static int on_log(void *ctx, const char *name)
 {
-	snprintf(((struct repairing *)ctx)->name, sizeof(((struct repairing *)ctx)->name), "%s",
-		 name);
+	struct repairing *r = ctx;
+
+	print_states(r);
+	snprintf(r->name, sizeof(r->name), "%s", name);
 	return 0;
 }
 
@@ -28,6 +93,7 @@ static int on_finding(void *ctx, const struct thmq_log_finding *f)
 {
 	struct repairing *r = ctx;
 
+	print_states(r);
 	r->findings++;
 	print_finding(r->name, f, r->json);
 	return go_on(r);
@@ -45,6 +111,7 @@ static int on_step(void *ctx, const struct thmq_log_step *s)
 {
 	struct repairing *r = ctx;
 
+	print_states(r);
 	r->steps++;
 	if (r->json) {
 		printf("{\"log\":\"%s\",\"step\":\"%s\",\"position\":%llu,\"end\":%llu,\"text\":",
@@ -62,6 +129,7 @@ static int on_step(void *ctx, const struct thmq_log_step *s)
 static void print_loss(const struct repairing *r, const struct thmq_log_loss *l)
 {
 	char batches[64] = "";
+	struct name_text name;
 
 	if (l->first_index && l->last_index > l->first_index)
 		snprintf(batches, sizeof(batches), ", batches %llu to %llu",
@@ -69,32 +137,46 @@ static void print_loss(const struct repairing *r, const struct thmq_log_loss *l)
 	else if (l->first_index)
 		snprintf(batches, sizeof(batches), ", batch %llu",
 			 (unsigned long long)l->first_index);
-	switch (l->kind) {
-	case THMQ_LOSS_DAMAGED:
-	case THMQ_LOSS_WHOLE:
-		printf("%s: lost: bytes %llu to %llu%s%s\n", r->name,
-		       (unsigned long long)l->position, (unsigned long long)l->end, batches,
-		       l->kind == THMQ_LOSS_DAMAGED ? ": damaged"
-						    : ": whole, but behind damaged ones");
-		break;
-	case THMQ_LOSS_MESSAGES:
-		printf("%s: lost: partition %u, offsets %llu to %llu; %llu messages in %llu runs "
-		       "are whole\n",
-		       r->name, l->partition, (unsigned long long)l->begin_offset,
+	printf("%s%slost: ", r->name, *r->name ? ": " : "");
+	if (l->kind == THMQ_LOSS_MESSAGES)
+		printf("%s, offsets %llu to %llu; %llu message%s in %llu run%s %s whole\n",
+		       partition_text(&r->names, l->partition, &name), (unsigned long long)l->begin_offset,
 		       (unsigned long long)l->end_offset - 1, (unsigned long long)l->messages,
-		       (unsigned long long)l->runs);
-		break;
-	default:
-		printf("%s: lost: state kind %u item %llu%s\n", r->name, l->partition,
-		       (unsigned long long)l->begin_offset, batches);
+		       plural(l->messages), (unsigned long long)l->runs, plural(l->runs),
+		       l->messages == 1 ? "is" : "are");
+	else
+		printf("bytes %llu to %llu%s%s\n", (unsigned long long)l->position, (unsigned long long)l->end - 1,
+		       batches, l->kind == THMQ_LOSS_DAMAGED ? ": damaged" : ": whole, but behind damaged ones");
+}
+
+static void print_loss_json(const struct repairing *r, const struct thmq_log_loss *l)
+{
+	printf("{\"log\":\"%s\",\"lost\":\"%s\"", r->name,
+	       l->kind == THMQ_LOSS_MESSAGES  ? "messages"
+	       : l->kind == THMQ_LOSS_DAMAGED ? "damaged"
+					      : "whole");
+	if (l->kind == THMQ_LOSS_MESSAGES) {
+		print_partition_json(&r->names, l->partition);
+		printf(",\"offset\":%llu,\"end\":%llu,\"runs\":%llu,\"messages\":%llu}\n",
+		       (unsigned long long)l->begin_offset, (unsigned long long)l->end_offset,
+		       (unsigned long long)l->runs, (unsigned long long)l->messages);
+		return;
 	}
+	printf(",\"position\":%llu,\"end\":%llu", (unsigned long long)l->position, (unsigned long long)l->end);
+	if (l->first_index)
+		printf(",\"first_batch\":%llu,\"last_batch\":%llu", (unsigned long long)l->first_index,
+		       (unsigned long long)l->last_index);
+	printf("}\n");
 }
 
 static int on_loss(void *ctx, const struct thmq_log_loss *l)
 {
-	static const char *const kinds[] = {"?", "damaged", "whole", "messages", "state"};
 	struct repairing *r = ctx;
 
+	if (l->kind == THMQ_LOSS_STATE) {
+		lose_state(r, l->partition, l->begin_offset);
+		return go_on(r);
+	}
 	if (l->kind == THMQ_LOSS_DAMAGED)
 		r->damaged_bytes += l->end - l->position;
 	if (l->kind == THMQ_LOSS_MESSAGES) {
@@ -102,15 +184,7 @@ static int on_loss(void *ctx, const struct thmq_log_loss *l)
 		r->lost_offsets += l->end_offset - l->begin_offset;
 	}
 	if (r->json)
-		printf("{\"log\":\"%s\",\"lost\":\"%s\",\"partition\":%u,\"position\":%llu,\"end\":"
-		       "%llu,\"first_batch\":%llu,"
-		       "\"last_batch\":%llu,\"begin_offset\":%llu,\"end_offset\":%llu,\"runs\":%"
-		       "llu,\"messages\":%llu}\n",
-		       r->name, kinds[l->kind < 5 ? l->kind : 0], l->partition,
-		       (unsigned long long)l->position, (unsigned long long)l->end,
-		       (unsigned long long)l->first_index, (unsigned long long)l->last_index,
-		       (unsigned long long)l->begin_offset, (unsigned long long)l->end_offset,
-		       (unsigned long long)l->runs, (unsigned long long)l->messages);
+		print_loss_json(r, l);
 	else
 		print_loss(r, l);
 	return go_on(r);
@@ -132,15 +206,31 @@ static void print_summary(const struct repairing *r, int rc)
 	if (rc == 0)
 		printf("nothing is to be repaired\n");
 	else if (rc > 0 && r->write)
-		printf("repaired in %d steps\n", rc);
+		printf("repaired in %d step%s\n", rc, plural((uint64_t)rc));
 	else if (rc > 0)
-		printf("%d steps to be done: thmq repair --write does them. Nothing was changed\n",
-		       rc);
+		printf("%d step%s to be done: thmq repair --write does %s. Nothing was changed\n",
+		       rc, plural((uint64_t)rc), rc == 1 ? "it" : "them");
 	if (r->lost_offsets || r->damaged_bytes)
-		printf("lost: %llu offsets; %llu messages of them are whole in the quarantine; "
+		printf("lost: %llu offset%s; %llu message%s of them %s whole in the quarantine; "
 		       "%llu bytes are damaged\n",
-		       (unsigned long long)r->lost_offsets, (unsigned long long)r->lost_messages,
-		       (unsigned long long)r->damaged_bytes);
+		       (unsigned long long)r->lost_offsets, plural(r->lost_offsets),
+		       (unsigned long long)r->lost_messages, plural(r->lost_messages),
+		       r->lost_messages == 1 ? "is" : "are", (unsigned long long)r->damaged_bytes);
+}
+
+static int repair_log(const char *dir, const struct thmq_log_repair_opts *opts,
+		      const struct thmq_log_visitor *visitor, struct repairing *r, int *ret_rc)
+{
+	int fd = -1, code = r->write ? EXIT_OK : lock_log(dir, &fd); /* a repair that writes takes it itself */
+
+	if (code)
+		return code;
+	r->names.of_log = true;
+	if (!r->json)
+		printf("%s: a log on its own, without topics\n", dir);
+	*ret_rc = thmq_log_repair(dir, opts, visitor, r);
+	unlock_log(fd);
+	return EXIT_OK;
 }
 
 int cmd_repair(int argc, char **argv)
@@ -156,7 +246,7 @@ int cmd_repair(int argc, char **argv)
 					    {"--write", NULL, &r.write},
 					    {"--quarantine", &opts.quarantine_dir, NULL},
 					    {NULL, NULL, NULL}};
-	int words = parse_options(argc, argv, specs), rc;
+	int words = parse_options(argc, argv, specs), rc = 0, code = EXIT_OK;
 
 	if (words < 0)
 		return EXIT_USAGE;
@@ -165,7 +255,17 @@ int cmd_repair(int argc, char **argv)
 	if (opts.quarantine_dir && !r.write)
 		return usage_error("--quarantine is for --write");
 	opts.flags = r.write ? THMQ_REPAIR_WRITE : 0;
-	rc = thmq_data_repair(argv[0], &opts, &visitor, &r);
+	if (is_log(argv[0])) {
+		code = repair_log(argv[0], &opts, &visitor, &r, &rc);
+	} else {
+		names_read(&r.names, argv[0]);
+		rc = thmq_data_repair(argv[0], &opts, &visitor, &r);
+	}
+	print_states(&r);
+	free(r.states);
+	names_free(&r.names);
+	if (code)
+		return code;
 	if (rc >= 0 || rc == -THMQ_ECORRUPT)
 		print_summary(&r, rc);
 	if (rc == -EINTR && interrupted)
@@ -199,6 +299,8 @@ int cmd_copy(int argc, char **argv)
 		return EXIT_USAGE;
 	signal(SIGINT, on_interrupt);
 	signal(SIGTERM, on_interrupt);
+	if (is_log(argv[0]))
+		return copy_log(argv[0], argv[1]);
 	rc = thmq_data_copy(argv[0], argv[1]);
 	return rc ? fail(rc, "%s", thmq_errmsg()) : EXIT_OK;
 }

@@ -7,6 +7,7 @@
 
 struct scan {
 	char name[64]; /* of the log; "": the directory */
+	struct names names;
 	bool json, runs, batches;
 	uint64_t batch_count, run_count, message_count, bytes, findings;
 };
@@ -28,49 +29,93 @@ static int on_log(void *ctx, const char *name)
 	return 0;
 }
 
+static const char *batch_type(uint16_t type)
+{
+	static const char *const names[] = {"?", "data", "noop", "change", "barrier", "checkpoint", "pad"};
+
+	return type < sizeof(names) / sizeof(names[0]) ? names[type] : "?";
+}
+
+/* The name in front of a line; a log on its own has none. */
+static void print_name(const struct scan *s, const char *gap)
+{
+	printf("%s%s", s->name, *s->name ? gap : "");
+}
+
+static void print_batch(const struct scan *s, const struct thmq_log_batch *b)
+{
+	if (s->json) {
+		printf("{\"log\":\"%s\",\"batch\":%llu,\"position\":%llu,\"term\":%llu,\"type\":\"%s\",\"bytes\":%u,"
+		       "\"runs\":%u}\n",
+		       s->name, (unsigned long long)b->index, (unsigned long long)b->position,
+		       (unsigned long long)b->term, batch_type(b->type), b->len, b->run_count);
+		return;
+	}
+	print_name(s, " ");
+	printf("batch %llu at %llu: term %llu, %s, %u bytes, %u run%s\n", (unsigned long long)b->index,
+	       (unsigned long long)b->position, (unsigned long long)b->term, batch_type(b->type), b->len,
+	       b->run_count, plural(b->run_count));
+}
+
 static int on_batch(void *ctx, const struct thmq_log_batch *b)
 {
 	struct scan *s = ctx;
 
 	s->batch_count++;
 	s->bytes += b->len;
-	if (s->batches && s->json)
-		printf("{\"log\":\"%s\",\"batch\":%llu,\"position\":%llu,\"term\":%llu,\"type\":%u,"
-		       "\"bytes\":%u,"
-		       "\"runs\":%u}\n",
-		       s->name, (unsigned long long)b->index, (unsigned long long)b->position,
-		       (unsigned long long)b->term, b->type, b->len, b->run_count);
-	else if (s->batches)
-		printf("%s batch %llu at %llu: term %llu, type %u, %u bytes, %u runs\n", s->name,
-		       (unsigned long long)b->index, (unsigned long long)b->position,
-		       (unsigned long long)b->term, b->type, b->len, b->run_count);
+	if (s->batches)
+		print_batch(s, b);
 	return interrupted ? -EINTR : output_failed() ? -EPIPE : 0;
+}
+
+static void print_run_json(const struct scan *s, const struct thmq_log_run *run)
+{
+	static const char *const encodings[] = {"?", "records", "state", "opaque"};
+	const struct thmq_run_header *h = run->header;
+
+	printf("{\"log\":\"%s\",\"batch\":%llu,\"encoding\":\"%s\"", s->name, (unsigned long long)run->index,
+	       encodings[h->encoding <= THMQ_RUN_OPAQUE ? h->encoding : 0]);
+	if (h->encoding == THMQ_RUN_STATE) {
+		print_state_json(&s->names, h->partition, h->base_offset);
+		printf(",\"bytes\":%u}\n", h->len);
+		return;
+	}
+	print_partition_json(&s->names, h->partition);
+	printf(",\"offset\":%llu,\"end\":%llu,\"count\":%u,\"bytes\":%u,\"time_ns\":%lld}\n",
+	       (unsigned long long)h->base_offset, (unsigned long long)(h->base_offset + h->span), h->count,
+	       h->len, (long long)h->first_time_ns);
+}
+
+static void print_run(const struct scan *s, const struct thmq_log_run *run)
+{
+	const struct thmq_run_header *h = run->header;
+	struct state_words state;
+	struct name_text name;
+
+	print_name(s, "   ");
+	if (h->encoding == THMQ_RUN_STATE)
+		printf("state: %s: %u bytes\n", state_text(&s->names, h->partition, h->base_offset, &state), h->len);
+	else
+		printf("%s offsets %llu to %llu: %u message%s, %u bytes\n",
+		       partition_text(&s->names, h->partition, &name), (unsigned long long)h->base_offset,
+		       (unsigned long long)(h->base_offset + h->span - 1), h->count, plural(h->count), h->len);
 }
 
 static int on_run(void *ctx, const struct thmq_log_run *run)
 {
-	const struct thmq_run_header *h = run->header;
 	struct scan *s = ctx;
 
 	s->run_count++;
-	if (h->encoding != THMQ_RUN_STATE)
-		s->message_count += h->count;
+	if (run->header->encoding != THMQ_RUN_STATE)
+		s->message_count += run->header->count;
 	if (!s->runs)
 		return 0;
+	if (strcmp(s->name, "meta") == 0)
+		names_learn(&s->names, run);
 	if (s->json)
-		printf("{\"log\":\"%s\",\"batch\":%llu,\"partition\":%u,\"encoding\":%u,\"offset\":"
-		       "%llu,\"count\":%u,"
-		       "\"bytes\":%u,\"time_ns\":%lld}\n",
-		       s->name, (unsigned long long)run->index, h->partition, h->encoding,
-		       (unsigned long long)h->base_offset, h->count, h->len,
-		       (long long)h->first_time_ns);
-	else if (h->encoding == THMQ_RUN_STATE)
-		printf("%s   state kind %u item %llu: %u bytes\n", s->name, h->partition,
-		       (unsigned long long)h->base_offset, h->len);
+		print_run_json(s, run);
 	else
-		printf("%s   partition %u offsets %llu to %llu: %u messages, %u bytes\n", s->name,
-		       h->partition, (unsigned long long)h->base_offset,
-		       (unsigned long long)(h->base_offset + h->span - 1), h->count, h->len);
+		print_run(s, run);
 	return output_failed() ? -EPIPE : 0;
 }
 
@@ -83,6 +128,20 @@ static int on_finding(void *ctx, const struct thmq_log_finding *f)
 	return output_failed() ? -EPIPE : 0;
 }
 
+static int scan_log(const char *dir, const struct thmq_log_visitor *visitor, struct scan *s, int *ret_rc)
+{
+	int fd, code = lock_log(dir, &fd);
+
+	if (code)
+		return code;
+	s->names.of_log = true;
+	if (!s->json)
+		printf("%s: a log on its own, without topics\n", dir);
+	*ret_rc = thmq_log_scan(dir, visitor, s);
+	unlock_log(fd);
+	return EXIT_OK;
+}
+
 static int scan_dir(const char *dir, struct scan *s)
 {
 	const struct thmq_log_visitor visitor = {.size = sizeof(visitor),
@@ -90,8 +149,15 @@ static int scan_dir(const char *dir, struct scan *s)
 						 .run = on_run,
 						 .finding = on_finding,
 						 .log = on_log};
-	int rc = thmq_data_scan(dir, &visitor, s);
+	int rc = 0, code = EXIT_OK;
 
+	if (is_log(dir))
+		code = scan_log(dir, &visitor, s, &rc);
+	else
+		rc = thmq_data_scan(dir, &visitor, s);
+	names_free(&s->names);
+	if (code)
+		return code;
 	if (rc == -EINTR && interrupted) /* nothing can be said of the rest */
 		return fail(rc, "interrupted");
 	if (rc == -EPIPE && output_failed())
@@ -109,7 +175,7 @@ void print_finding(const char *log, const struct thmq_log_finding *f, bool json)
 	} else if (f->kind == THMQ_FINDING_FOREIGN || !f->position) {
 		printf("%s%s%s: %s\n", log, *log ? ": " : "", finding_name(f->kind), f->text);
 	} else {
-		printf("%s: %s at %llu: %s\n", log, finding_name(f->kind),
+		printf("%s%s%s at %llu: %s\n", log, *log ? ": " : "", finding_name(f->kind),
 		       (unsigned long long)f->position, f->text);
 	}
 }
@@ -135,9 +201,11 @@ int cmd_verify(int argc, char **argv)
 			       (unsigned long long)s.findings,
 			       rc == EXIT_DAMAGE ? "true" : "false");
 		else
-			printf("%llu batches, %llu runs, %llu messages, %.1f MB: %s\n",
-			       (unsigned long long)s.batch_count, (unsigned long long)s.run_count,
-			       (unsigned long long)s.message_count, (double)s.bytes / 1e6,
+			printf("%llu batch%s, %llu run%s, %llu message%s, %.1f MB: %s\n",
+			       (unsigned long long)s.batch_count, s.batch_count == 1 ? "" : "es",
+			       (unsigned long long)s.run_count, plural(s.run_count),
+			       (unsigned long long)s.message_count, plural(s.message_count),
+			       (double)s.bytes / 1e6,
 			       rc == EXIT_DAMAGE ? "DAMAGED" : "whole");
 	}
 	return rc;

@@ -154,7 +154,7 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 {
 	struct thmq_message m[FETCH_MAX];
 	uint64_t done = 0, idle_since = clock_ns();
-	int n, i, rc = 0;
+	int n, i, code, rc = 0;
 
 	while (!interrupted && done < count && (follow || !at_end(e))) {
 		n = thmq_fetch(consumer, m,
@@ -188,8 +188,10 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 	}
 	fflush(stdout);
 	output_failed();
-	if (group && (rc = thmq_consumer_flush(consumer, 30 * SECOND)) != 0)
-		return fail(rc, "store the group's offset: %s", thmq_strerror(rc));
+	if (group && (code = thmq_consumer_flush(consumer, 30 * SECOND)) != 0)
+		return fail(code, "store the group's offset: %s", thmq_strerror(code));
+	if (!rc && interrupted && !follow) /* there is no other end to follow for ever */
+		return fail(-EINTR, "interrupted after %llu message%s", (unsigned long long)done, plural(done));
 	return rc;
 }
 

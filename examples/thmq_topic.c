@@ -163,12 +163,15 @@ static void describe_json(const struct thmq_topic_info *info, const struct thmq_
 	fputs("}\n", stdout);
 }
 
-/* Offsets as everywhere in text: the first and the last one that there is. */
+/*
+ * Offsets as everywhere in text: the first and the last one that there is. The next one is not known for certain: after a
+ * crash or a repair a partition goes on further ahead.
+ */
 static void describe_text(const struct thmq_partition_info *p, uint32_t partition,
 			  const char *group)
 {
 	if (p->begin_offset == p->end_offset)
-		printf("  partition %u in shard %u: empty, next offset %llu", partition, p->shard,
+		printf("  partition %u in shard %u: empty, next offset %llu or more", partition, p->shard,
 		       (unsigned long long)p->end_offset);
 	else
 		printf("  partition %u in shard %u: offsets %llu to %llu", partition, p->shard,

@@ -15,6 +15,7 @@
  * state; records older than the slices of their buckets are needed by nobody, and their segments go. An open takes the newest
  * slices from the log's replay, and reads the records that are held for what came behind them.
  */
+#define _DEFAULT_SOURCE
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -159,7 +160,9 @@ static int save(struct store *s, struct bucket *b)
 	}
 	memcpy(run + 1, &h, sizeof(h));
 	/* nobody waits for it: the log makes it durable before it lets go of what it replaces */
-	thmq_log_append_end(s->log, run, THMQ_DURABILITY_MEMORY);
+	rc = thmq_log_append_end(s->log, run, THMQ_DURABILITY_MEMORY);
+	if (rc)
+		return rc;
 	b->saved = s->next_offset;
 	b->changed = UINT64_MAX;
 	b->due = false;
@@ -342,8 +345,8 @@ static int store_open(const char *dir, uint64_t segment_bytes, struct store **re
 		return rc;
 	}
 	rc = thmq_log_open(thmq_env_core(s->env, 0),
-			   THMQ_LOG_OPTS(.dir = dir, .flags = THMQ_LOG_LOCK, .events = &events,
-					 .ctx = s, .segment_bytes_min = segment_bytes,
+			   THMQ_LOG_OPTS(.dir = dir, .events = &events, .ctx = s,
+					 .segment_bytes_min = segment_bytes,
 					 .segment_bytes_max = segment_bytes),
 			   &s->log);
 	if (rc)
@@ -440,7 +443,9 @@ static int store_write(struct store *s, const struct operation *ops, uint32_t co
 	}
 	run->flags &=
 		(uint16_t)~THMQ_RUN_KEYED; /* nothing is looked up by key in the log: it need not index them */
-	thmq_log_append_end(s->log, run, THMQ_DURABILITY_DURABLE);
+	rc = thmq_log_append_end(s->log, run, THMQ_DURABILITY_DURABLE);
+	if (rc)
+		return rc;
 	*ret_index = index;
 	return apply(s, ops, count);
 }

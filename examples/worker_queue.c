@@ -6,6 +6,7 @@
  * Worker 0 leaves after a while, worker 1 stops without a word (its time-out is short): the others finish their work.
  * Every job is done at least once, those of a partition in order, and a partition never has two owners.
  */
+#define _DEFAULT_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>

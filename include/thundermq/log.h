@@ -245,8 +245,6 @@ struct thmq_log_opts {
 #define THMQ_LOG_NO_CREATE 1u /* -ENOENT where there is no log */
 #define THMQ_LOG_NO_BACKGROUND_FLUSH                                                               \
 	2u /* only what is waited for becomes durable, and what lies before it: no flush_interval_ns, no flush_bytes */
-#define THMQ_LOG_LOCK \
-	4u /* nobody else opens it meanwhile: a file `lock` in its directory is held (flock) until its device has answered all */
 
 #define THMQ_LOG_OPTS(...)                                                                         \
 	(&(struct thmq_log_opts){.size = sizeof(struct thmq_log_opts), __VA_ARGS__})
@@ -261,11 +259,13 @@ THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts);
  * Recovery takes full segments from their indexes, verifies and replays all other stored batches in
  * order, cuts a torn tail of writes in flight,
  * makes durable what it keeps, and raises term and incarnation before anything is written.
- * Two owners destroy a log: it is opened with THMQ_LOG_LOCK, or its owner has a lock of his own on the directory above. Close
+ * A log has one owner: a file `lock` in its directory is held (flock) until its device has answered all. A new one is made in
+ * an empty directory, or in one that is not there. Close
  * logs before their environment, which closes what is left as thmq_log_close() without time does.
  *
- * Return: 0; -EPERM the calling thread does not drive @core; -EBUSY with THMQ_LOG_LOCK: it is open, in this process or
- * another (thmq_errmsg() names its pid); -THMQ_ECORRUPT damage below what is known durable (nothing is changed; thmq_errmsg() has
+ * Return: 0; -EPERM the calling thread does not drive @core; -EBUSY it is open, in this process or
+ * another (thmq_errmsg() names its pid); -ENOTEMPTY there is no log in the directory, but other things, or it is a broker's data
+ * directory; -THMQ_ECORRUPT damage below what is known durable (nothing is changed; thmq_errmsg() has
  * the position); -THMQ_EVERSION; -ENOENT; -ENOSPC; -EINVAL; -ENOMEM; an error of the file system.
  */
 THMQ_API int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *opts,
@@ -291,7 +291,9 @@ THMQ_API int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns);
  * higher one. Memory only: nothing settles
  *
  * One append at a time, and nothing else of the log's in between. The log owns the bytes from append_end on. Readers see the run at once.
+ * Sets no thmq_errmsg().
  * Return: 0; -EAGAIN as many batches are in flight or waiting as may be: events->room comes;
+ * -EINVAL @run_len is less than a header, the append before was not ended, or thmq_log_truncate() is at work;
  * -ENOSPC, -EDQUOT, -EFBIG, -EIO … why no segment can be made; -EMSGSIZE larger than a batch; -THMQ_EFAILED.
  */
 THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
@@ -299,13 +301,19 @@ THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
 
 /**
  * thmq_log_append_end() - the run is filled: index it; it is checksummed with its batch
- * @run: its header and payload are the caller's: thmq_run_init(), thmq_run_encode(). A len below that of the append is taken
+ * @run: its header and payload are the caller's: thmq_run_init(), thmq_run_encode(). A len below that of the append is taken.
+ * Offsets of a partition rise: base_offset is at least where its run before ended (THMQ_RUN_STATE has none, and
+ * THMQ_RUN_RELOCATED is the cleaner's)
  * @durability: what its writer waits for: MEMORY, WRITTEN or DURABLE; a batch is flushed if one of its
  * runs needs it. Batches are written by the log itself, when its core's iteration ends: the owner of a caller-driven core goes
  * on with thmq_poll(), and what was appended before it shares a write. MEMORY: nobody waits; it is written and flushed in the background.
+ *
+ * Sets no thmq_errmsg(). Whatever it returns, the append is over.
+ * Return: 0; -EINVAL no append was begun, offsets that do not rise, another @durability: the run is not in the log, as after
+ * thmq_log_append_abort(); -THMQ_EFAILED there was no memory to index it: the log failed.
  */
-THMQ_API void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run,
-				  uint32_t durability);
+THMQ_API int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run,
+				 uint32_t durability);
 
 /** thmq_log_append_abort() - give the room of the append that is not ended back */
 THMQ_API void thmq_log_append_abort(struct thmq_log *log);
@@ -536,7 +544,10 @@ enum thmq_log_loss_kind {
 	THMQ_LOSS_STATE = 4     /* the newest slice of a state; an older one may be left */
 };
 
-/* What a repair takes out of the log: first what is damaged and what is whole, by position; then what that was. */
+/*
+ * What a repair takes out of the log. As it reads on from the first damage: ranges of bytes, by rising position, each DAMAGED or WHOLE, and
+ * each STATE that lies there. Behind all of these MESSAGES, one of each partition that loses some.
+ */
 struct thmq_log_loss {
 	uint32_t kind;      /* enum thmq_log_loss_kind */
 	uint32_t partition; /* MESSAGES; STATE: the kind */
@@ -598,7 +609,7 @@ THMQ_API void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts);
 
 /**
  * thmq_log_repair() - make a damaged log one that opens again, and tell what that costs
- * @dir: the log's directory; the caller sees to it that nobody has it open
+ * @dir: the log's directory, which nobody may have open
  * @opts: NULL means: only tell
  * @visitor: findings, then losses and steps; the log's batches and runs are not shown
  *
@@ -608,7 +619,8 @@ THMQ_API void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts);
  * interrupted is repeated. A log without defects is not changed.
  *
  * Return: the number of steps, 0 for a log that needs none; -THMQ_ECORRUPT nothing of it can be kept: restore it from a
- * copy; -THMQ_EVERSION; -ENOENT there is none; -ENOSPC; a visitor's value; an error of the file system.
+ * copy; -THMQ_EVERSION; -ENOENT there is none; -EBUSY with THMQ_REPAIR_WRITE: somebody has it open; -ENOSPC; a visitor's value;
+ * an error of the file system.
  * Threads: any; blocks.
  */
 THMQ_API int thmq_log_repair(const char *dir, const struct thmq_log_repair_opts *opts, const struct thmq_log_visitor *visitor,

@@ -184,7 +184,7 @@ THMQ_API int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts
  * @timeout_ns: how long producers and group offsets may take to settle
  *
  * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EDEADLK called from a
- * core's callback. The handle and all handles below it are gone in every case but -EDEADLK.
+ * core's callback, or a broker lies on a core without a thread: nothing was done. The handle and all handles below it are gone in every case but -EDEADLK.
  * Threads: the opening thread; no other thread may use the environment any more.
  */
 THMQ_API int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns);
@@ -349,7 +349,8 @@ THMQ_API int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opt
  * @timeout_ns: how long writes in flight and group offsets may take; each shard's device gets a second at least
  * Sessions that are still connected get THMQ_EVENT_CLOSED and -ESHUTDOWN from then on; their threads may be inside any
  * call meanwhile. Messages that they hold stay valid; the memory of these goes back to the pool when the session closes.
- * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL not an open broker, or another thread is closing it; -EDEADLK.
+ * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL not an open broker, or another thread is closing it; -EDEADLK a core of
+ * its shards is not driven, found out within @timeout_ns and a second: nothing was done, and it is still open.
  * What a device that does not answer still has then keeps its memory, and the directory stays locked (-EBUSY), until it
  * has answered, or the environment has closed, which waits for it.
  * Threads: any that may block. Where several close a broker at once, one of them does, and the others get -EINVAL at once.
@@ -603,7 +604,7 @@ struct thmq_message_opts {
 	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else 0: the broker's */
 };
 
-#define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash, else round robin */
+#define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash; else in turns, up to 64 messages or 64 KiB to each */
 #define THMQ_MESSAGE_TIME 2u      /* time_ns is set */
 
 #define THMQ_MESSAGE_OPTS(...)                                                                     \

@@ -130,12 +130,33 @@ static int bad_env(void)
 	return thmqi_fail(-EINVAL, "not an open environment");
 }
 
+/* Before anything of it is closed. */
+static int can_close(struct thmqi_api *api)
+{
+	struct thmqi_list *it, *tmp;
+	int rc = 0;
+
+	pthread_mutex_lock(&api->lock);
+	thmqi_list_each_safe(it, tmp, &api->brokers)
+	{
+		struct thmq_broker *b = thmqi_container(it, struct thmqi_open, link)->handle;
+
+		if (!rc && thmqi_handle_is(b, THMQI_HANDLE_BROKER))
+			rc = thmqi_broker_can_close(b);
+	}
+	pthread_mutex_unlock(&api->lock);
+	return rc;
+}
+
+#define LAST_ROUNDS 1024u /* of a core that is closed: a poller of the host may always have something to do */
+
 int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns)
 {
 	const struct thmqi_clock *clock;
 	uint64_t now, deadline;
 	struct thmq_core *mine;
 	struct thmqi_api *api;
+	uint32_t rounds;
 	void *handle;
 	int rc = 0, one;
 
@@ -147,13 +168,16 @@ int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns)
 	if (mine && mine->in_poll)
 		return thmqi_fail(-EDEADLK, "an environment cannot be closed from one of its own callbacks");
 	api = thmqi_api_of(env);
+	rc = can_close(api);
+	if (rc)
+		return rc;
 	clock = thmqi_env_core(env, 0)->clock;
 	now = clock->now_ns(clock->ctx);
 	deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
 	while ((handle = first_of(api, &api->sessions))) {
 		now = clock->now_ns(clock->ctx);
 		one = thmq_session_close(handle, deadline > now ? deadline - now : 0);
-		if (one == -EDEADLK) /* a core without a thread: what is left stays as it is */
+		if (one == -EDEADLK) /* a core has lost its thread meanwhile: what is left stays as it is */
 			return one;
 		rc = rc ? rc : one;
 		thmqi_api_forget(api, &api->sessions, handle);
@@ -167,9 +191,8 @@ int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns)
 		thmqi_api_forget(api, &api->brokers, handle);
 	}
 	/* links drop their last reference on their cores: let those run once more */
-	if (mine)
-		while (thmqi_core_poll(mine, 0) > 0)
-			;
+	for (rounds = 0; mine && rounds < LAST_ROUNDS && thmqi_core_poll(mine, 0) > 0;)
+		rounds++;
 	*thmqi_env_user(env) = NULL;
 	thmqi_env_close(env);
 	thmqi_transport_close(api->transport);

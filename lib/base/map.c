@@ -39,6 +39,12 @@ void *thmqi_map_get(const struct thmqi_map *m, uint64_t key)
 	return s ? s->value : NULL;
 }
 
+void thmqi_map_prefetch(const struct thmqi_map *m, uint64_t key)
+{
+	if (m->slots)
+		__builtin_prefetch(&m->slots[slot_of(m, key)]);
+}
+
 static void insert(struct thmqi_map *m, uint64_t key, void *value)
 {
 	uint32_t i = slot_of(m, key);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "commitlog/close.h"
+#include "commitlog/limit.h"
 #include "meta.h"
 
 /* What is to be done on a core, with the error's text carried back from that core's thread. */
@@ -190,18 +191,36 @@ static int meta_missing(const struct thmq_broker *b)
 			  b->data_dir);
 }
 
+/* What its shards would refuse is refused before any of them is made. */
+static int check_limit(const struct thmq_broker *b)
+{
+	return thmqi_log_limit_check(b->data_dir, b->opts.limit_bytes, b->opts.segment_bytes);
+}
+
+static int dir_find(struct thmq_broker *b, bool create)
+{
+	int rc = b->disk->dir_open(b->disk_ctx, b->data_dir, false, &b->dir);
+
+	if (rc == -ENOENT && create) {
+		rc = check_limit(b);
+		if (rc)
+			return rc;
+		rc = b->disk->dir_open(b->disk_ctx, b->data_dir, true, &b->dir);
+	}
+	if (!rc)
+		rc = dir_hold_make(b);
+	return rc ? thmqi_fail(rc, "open %s: %s", b->data_dir, thmq_strerror(rc)) : 0;
+}
+
 static int dir_open(struct thmq_broker *b)
 {
 	bool create = !(b->opts.flags & THMQ_BROKER_NO_CREATE);
 	struct listing l = {0};
 	uint64_t pid = 0;
-	int rc;
+	int rc = dir_find(b, create);
 
-	rc = b->disk->dir_open(b->disk_ctx, b->data_dir, create, &b->dir);
-	if (!rc)
-		rc = dir_hold_make(b);
 	if (rc)
-		return thmqi_fail(rc, "open %s: %s", b->data_dir, thmq_strerror(rc));
+		return rc;
 	rc = b->disk->dir_list(b->dir, look_at_entry, &l);
 	if (rc)
 		return thmqi_fail(rc, "read %s: %s", b->data_dir, thmq_strerror(rc));
@@ -215,6 +234,9 @@ static int dir_open(struct thmq_broker *b)
 				  "open %s: it holds other things (%s) and no data of ours; name "
 				  "an empty directory",
 				  b->data_dir, l.first);
+	rc = l.shards ? 0 : check_limit(b);
+	if (rc)
+		return rc;
 	rc = b->disk->dir_lock(b->dir, "lock", &pid);
 	if (rc == -EBUSY)
 		return thmqi_fail(rc, "open %s: process %llu has it open; close it there first",
@@ -462,6 +484,44 @@ static struct shard *orphan(struct thmq_broker *b)
 	return NULL;
 }
 
+int thmqi_broker_can_close(struct thmq_broker *b)
+{
+	const struct shard *s = orphan(b);
+
+	return s ? thmqi_fail(-EDEADLK, "close a broker: core %u has no thread that drives it; attach one", s->core->index) : 0;
+}
+
+static int nothing(struct thmq_core *core, void *arg)
+{
+	(void)core;
+	(void)arg;
+	return 0;
+}
+
+#define CLOSE_GRACE_NS 1000000000u /* what a close may take longer than its time-out */
+
+/* A core may have a thread that has stopped to drive it, or waits for the one that closes: nothing is begun then. */
+static int are_driven(struct thmq_broker *b, uint64_t timeout_ns)
+{
+	uint64_t most = timeout_ns > UINT64_MAX - CLOSE_GRACE_NS ? UINT64_MAX : timeout_ns + CLOSE_GRACE_NS;
+	const struct thmq_core *last = NULL;
+	uint32_t i;
+	int rc;
+
+	for (i = 0; i < b->shard_count; i++) {
+		struct thmq_core *core = b->shards[i].core;
+
+		if (!b->shards[i].open || core == last)
+			continue;
+		last = core;
+		rc = thmqi_core_call(core, nothing, NULL, most);
+		if (rc)
+			return thmqi_fail(rc == -ETIMEDOUT ? -EDEADLK : rc,
+					  "close a broker: core %u is not driven; its thread has to call thmq_poll() meanwhile", core->index);
+	}
+	return 0;
+}
+
 static int close_one(struct thmq_broker *b, struct shard *s, uint64_t deadline)
 {
 	uint64_t now, left;
@@ -485,14 +545,13 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 		       struct thmqi_graveyard *graveyard)
 {
 	uint64_t now, deadline;
-	struct shard *s = orphan(b);
 	uint32_t i;
-	int rc = 0, one;
+	int rc = graveyard ? thmqi_broker_can_close(b) : 0, one;
 
-	if (s && graveyard)
-		return thmqi_fail(-EDEADLK,
-				  "close a broker: core %u has no thread that drives it; attach one",
-				  s->core->index);
+	if (graveyard && !rc)
+		rc = are_driven(b, timeout_ns);
+	if (rc)
+		return rc;
 	atomic_store(&b->closing, true);
 	while (atomic_load(&b->copies))
 		rest(b);

@@ -243,9 +243,17 @@ static int note_entry(void *arg, const char *name)
 		d->has_meta = d->has_data = true;
 	else if (shard_of(name, &shard))
 		d->shards[shard] = d->has_data = true;
-	else if (strcmp(name, "lock") != 0 && strcmp(name, "lost+found") != 0)
-		return thmqi_data_finding(d, THMQ_FINDING_FOREIGN, "%s", name);
 	return 0;
+}
+
+static int note_foreign(void *arg, const char *name)
+{
+	uint32_t shard;
+
+	if (strcmp(name, "meta") == 0 || shard_of(name, &shard) || strcmp(name, "lock") == 0 ||
+	    strcmp(name, "lost+found") == 0)
+		return 0;
+	return thmqi_data_finding(arg, THMQ_FINDING_FOREIGN, "%s", name);
 }
 
 int thmqi_data_list(struct data *d)
@@ -259,13 +267,15 @@ int thmqi_data_list(struct data *d)
 	if (rc)
 		return thmqi_fail(rc, "open %s: %s", d->path, thmq_strerror(rc));
 	rc = thmqi_disk_posix.dir_list(dir, note_entry, d);
+	if (!rc && d->has_data) /* what lies in some other directory is none of ours */
+		rc = thmqi_disk_posix.dir_list(dir, note_foreign, d);
 	thmqi_disk_posix.dir_close(dir);
 	if (d->stop)
 		return 0;
 	if (rc)
 		return thmqi_fail(rc, "read %s: %s", d->path, thmq_strerror(rc));
 	if (!d->has_data)
-		return thmqi_fail(-ENOENT, "%s: there is no data in it", d->path);
+		return thmqi_fail(-ENOENT, "%s is no data directory: there is no data in it", d->path);
 	if (!d->has_meta && !thmqi_data_log(d, "meta"))
 		thmqi_data_finding(d, THMQ_FINDING_MISSING,
 				   "the log that tells topics and shards is not there");

@@ -3,6 +3,7 @@
  * produce.c - the path of a message in: frames from a client's ring become one run in the batch that is being formed,
  * and settle when the log says so. Nothing here allocates, locks or blocks.
  */
+#include "commitlog/hint.h"
 #include "internal.h"
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
@@ -10,6 +11,7 @@
 #define FLUSH_RUNS (PENDING_COUNT / 2)
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
+#define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error)
 {
@@ -78,6 +80,43 @@ static void prefetch_body(const struct thmqi_frame *f)
 	__builtin_prefetch(at);
 	__builtin_prefetch(at + THMQI_CACHELINE);
 	__builtin_prefetch(at + THMQI_MIN(f->len, 2u * THMQI_CACHELINE));
+}
+
+/* How many frames before its own each step is: each waits for what the one before has brought. */
+#define HINT_FAR 9u
+#define HINT_NEAR 6u
+#define HINT_NEXT 3u
+
+/*
+ * Frames of one partition after the other, of very many: what a run needs of its partition and of its index lies in no cache, and
+ * is asked for while those before it are taken. The log's own of a volatile one is not worth it.
+ */
+static void look_ahead(struct conn *c)
+{
+	struct thmqi_frame_ring *up = &c->wire->up;
+	struct shard *s = c->shard;
+	const struct thmqi_frame *f = thmqi_frame_peek(up, HINT_FAR);
+	const struct partition *p;
+	uint32_t at;
+
+	if (!s->log)
+		return;
+	if (f) {
+		thmqi_map_prefetch(&s->partitions, f->partition);
+		thmqi_log_hint(s->log, f->partition, THMQI_LOG_HINT_FAR);
+	}
+	f = thmqi_frame_peek(up, HINT_NEAR);
+	p = f ? thmqi_shard_partition(s, f->partition) : NULL;
+	if (p) {
+		for (at = 0; at < sizeof(*p); at += THMQI_CACHELINE)
+			thmqi_prefetch_write((const char *)p + at);
+		thmqi_log_hint(s->log, f->partition, THMQI_LOG_HINT_NEAR);
+	}
+	f = thmqi_frame_peek(up, HINT_NEXT);
+	if (f) {
+		prefetch_body(f);
+		thmqi_log_hint(s->log, f->partition, THMQI_LOG_HINT_NEXT);
+	}
 }
 
 static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t room, struct gather *g)
@@ -346,6 +385,8 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 
 	while (done < budget && (first = thmqi_frame_peek(up, 0))) {
 		prefetch_body(first); /* from the client's core, while the frame is looked at */
+		if (thmqi_unlikely(c->last_partition && c->last_partition->id != first->partition))
+			look_ahead(c);
 		taken = produce_run(c, first);
 		c->held_up = !taken;
 		if (!taken)
@@ -415,6 +456,7 @@ void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index)
 			e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
 			if (e->index > index)
 				break;
+			__builtin_prefetch(s->pending[(s->pending_head + SETTLE_AHEAD) & (PENDING_COUNT - 1)].partition, 1);
 			settle_one(s, e, THMQ_DURABILITY_DURABLE);
 			s->pending_head++;
 		}

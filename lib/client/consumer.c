@@ -118,10 +118,13 @@ static int seek_one(struct thmq_consumer *c, struct reading *r, uint32_t start, 
 		return thmqi_fail(rc, "seek in partition %u of %s: %s", r->index, c->topic, thmq_strerror(rc));
 	if (!r->seek_done)
 		return thmqi_fail(-EPERM, "seek: partition %u of %s has just gone to another", r->index, c->topic);
+	if (r->seek_status == -THMQ_EOFFSETRANGE && r->seek_begin == r->seek_end)
+		return thmqi_fail(r->seek_status, "seek to %llu in partition %u of %s: it is empty, its next offset is %llu or more",
+				  (unsigned long long)value, r->index, c->topic, (unsigned long long)r->seek_end);
 	if (r->seek_status == -THMQ_EOFFSETRANGE)
 		return thmqi_fail(r->seek_status, "seek to %llu in partition %u of %s: it holds offsets %llu to %llu",
 				  (unsigned long long)value, r->index, c->topic, (unsigned long long)r->seek_begin,
-				  (unsigned long long)r->seek_end);
+				  (unsigned long long)r->seek_end - 1);
 	if (r->seek_status)
 		return thmqi_fail(r->seek_status, "seek in partition %u of %s: %s", r->index, c->topic,
 				  thmq_strerror(r->seek_status));

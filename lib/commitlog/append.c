@@ -186,31 +186,36 @@ void thmq_log_append_abort(struct thmq_log *log)
 	log->forming.open = 0;
 }
 
-void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint32_t durability)
+int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint32_t durability)
 {
 	struct forming *f = &log->forming;
 	uint32_t room, tail;
 	struct run_index *x;
 
 	if (thmqi_unlikely(!f->open))
-		return;
+		return -EINVAL;
 	/* a run may be shorter than its room was, and never longer: what is behind it must be found */
 	room = f->open - (uint32_t)sizeof(*run);
 	if (thmqi_unlikely(run->len > room))
 		run->len = room;
-	f->open = 0;
+	f->open = 0; /* a run that is refused is as one that was aborted */
+	if (thmqi_unlikely(durability > THMQ_DURABILITY_DURABLE))
+		return -EINVAL;
 	tail = run->len & 7;
 	if (tail)
 		memset((uint8_t *)(run + 1) + run->len, 0, 8 - tail);
 	run->magic = THMQ_RUN_MAGIC; /* its checksums come with its batch's: who waits for the run does not wait for them */
 	if (run->encoding != THMQ_RUN_STATE) {
+		x = thmqi_index_of(log, run->partition, true);
+		/* look-ups go by rising offsets */
+		if (thmqi_unlikely(x && run->base_offset < x->end && !(run->flags & THMQ_RUN_RELOCATED)))
+			return -EINVAL;
 		if (thmqi_unlikely(run->flags & THMQ_RUN_KEYED) && log->disk)
 			thmqi_keys_note(log, log->active, run, f->used);
-		x = thmqi_index_of(log, run->partition, true);
 		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0)) {
 			/* a run that no reader could find must not be acknowledged */
 			thmqi_log_fail(log, -ENOMEM);
-			return;
+			return -THMQ_EFAILED;
 		}
 	} else if (log->disk) {
 		thmqi_seal_note(log, run, log->chain.index + 1, f->used, log->term);
@@ -231,6 +236,7 @@ void thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint
 	log->stats.runs++;
 	if (thmqi_unlikely(f->used >= log->eager_bytes))
 		thmqi_log_commit(log);
+	return 0;
 }
 
 /* ------------------------------------------------------------------- seal */

@@ -179,5 +179,7 @@ int thmqi_log_close_notify(struct thmq_log *log, uint64_t timeout_ns, void (*gon
 
 int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns)
 {
-	return thmqi_log_close_notify(log, timeout_ns, NULL, NULL);
+	int rc = thmqi_log_close_notify(log, timeout_ns, NULL, NULL);
+
+	return rc ? thmqi_fail(rc, "close a log: %s; its last batches may not be stored", thmq_strerror(rc)) : 0;
 }

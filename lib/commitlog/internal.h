@@ -232,12 +232,10 @@ struct entry {
 	uint32_t span;
 	uint64_t tag_filter; /* of its header */
 };
-_Static_assert(sizeof(struct entry) == 40, "128 to a chunk, 4 and 16 to smaller pieces of it");
-
-#define CHUNK_ENTRIES 128u
+_Static_assert(sizeof(struct entry) == 40, "128 to a chunk, 4, 8 and 16 to smaller pieces of it");
 
 /* Pieces of memory for indexes, from mappings that only grow; neither heap nor pool, whose limits are for messages. */
-enum piece { PIECE_FEW, PIECE_SOME, PIECE_CHUNK, PIECE_KINDS };
+enum piece { PIECE_FEW, PIECE_SOME, PIECE_MANY, PIECE_CHUNK, PIECE_KINDS };
 
 struct arena {
 	void *free[PIECE_KINDS];
@@ -248,15 +246,16 @@ struct arena {
 };
 
 /*
- * Entries are numbered from 0; those before `first` are gone. They lie in chunks of 128; while there are but a few they lie
- * in a smaller piece, so that a hundred thousand quiet partitions cost little.
+ * Entries are numbered from 0; those before `first` are gone. Up to 16 lie in one piece of 4, 8 or 16, which is a ring; more lie in
+ * pieces of 16, one behind the other, and a list of these. So a hundred thousand partitions cost what their entries need.
  */
 struct run_index {
 	uint32_t partition;
 	bool thinned; /* held: segments between two samples may have runs of it too */
+	uint8_t shift, mask; /* entry n: place n & mask of the chunk n >> shift; a ring has but one */
 	uint32_t chunk_count, directory_room;
 	struct entry **chunks; /* = few, a piece, or a mapping */
-	struct entry *few[2];
+	struct entry *few[1];
 	uint64_t chunk_base;   /* number of the first chunk that is kept */
 	uint64_t first, count; /* entries first … count - 1 are there */
 	uint64_t room;         /* entries below it have their memory */
@@ -705,6 +704,8 @@ void thmqi_ahead_end(struct thmq_log *log);
 /* held.c: which sealed segments have runs of a partition */
 int thmqi_held_add(struct thmq_log *log, struct run_index *x, uint32_t segment, uint64_t first_offset, uint64_t end_offset);
 void thmqi_held_trim(const struct thmq_log *log, struct run_index *x); /* those that were dropped */
+/* Of the segment that was dropped it was known that its runs ended at @end_offset. */
+void thmqi_held_dropped(const struct thmq_log *log, struct run_index *x, uint64_t end_offset);
 void thmqi_held_cut(struct run_index *x, uint32_t segment); /* truncation: this and later ones; sealed_end is the caller's */
 static inline uint64_t thmqi_held_offset(const struct held *h)
 {
@@ -808,7 +809,7 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 		    uint64_t batch, uint32_t at);
 static inline struct entry *thmqi_index_entry(const struct run_index *x, uint64_t number)
 {
-	return x->chunks[number / CHUNK_ENTRIES - x->chunk_base] + number % CHUNK_ENTRIES;
+	return x->chunks[(number >> x->shift) - x->chunk_base] + (number & x->mask);
 }
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset); /* first entry whose end is behind offset */
 uint64_t thmqi_index_find_batch(const struct run_index *x, uint64_t batch); /* first entry in it or behind it */
@@ -835,12 +836,33 @@ struct claims {
 	uint64_t incarnation; /* highest that wrote */
 };
 void thmqi_claims_note(struct claims *c, const struct batch_header *h);
+struct place_to_look {
+	const struct thmqi_disk_table *disk;
+	struct thmqi_disk_file *file; /* a segment's */
+	const struct vote *vote;
+	uint64_t position; /* of its first byte */
+	uint8_t *piece;
+	uint32_t piece_bytes; /* a multiple of THMQI_BLOCK */
+};
+
 /*
- * The blocks of @file, whose first byte is @position, from @at on: a later header of the last incarnation says that what lies
- * before some position was durable when it was formed. If the log ends below that, bytes that were acknowledged are gone.
+ * The blocks of a segment from byte @at on: a later header of the last incarnation says that what lies before some position was
+ * durable when it was formed. If the log ends below that, bytes that were acknowledged are gone.
  */
-int thmqi_claims_look(struct claims *c, const struct thmqi_disk_table *disk, struct thmqi_disk_file *file,
-		      const struct vote *vote, uint64_t position, uint64_t at, uint8_t *piece, uint32_t piece_bytes);
+int thmqi_claims_look(struct claims *c, const struct place_to_look *l, uint64_t at);
+
+/*
+ * Likewise up to @bytes, but not all of them. Batches have no gaps between them: a header is missing where it should be only
+ * if its write is, so that a hole is as long as what was lost in one stretch. The blocks up to LOOK_BYTES behind the last header
+ * that was found (c->end) are looked at: more than a log has unflushed at a time as its options are by default (16 writes of
+ * 1 MiB, and 64 MiB that wait for a flush, and a batch of 4 MiB). Of the rest the first BATCH_BYTES_MAX of each
+ * LOOK_EVERY_BYTES are: no batch is longer, so that one begins there if the log went over it. What is missed is a hole that is
+ * longer than LOOK_BYTES with less than LOOK_EVERY_BYTES + BATCH_BYTES_MAX behind it, above the mark. The first block of a
+ * segment, where a batch begins if any does, is always looked at.
+ */
+#define LOOK_BYTES (128ull << 20)
+#define LOOK_EVERY_BYTES (128ull << 20)
+int thmqi_claims_look_near(struct claims *c, const struct place_to_look *l, uint64_t at, uint64_t bytes);
 
 /* copy.c */
 void thmqi_snapshots_cut(struct thmq_log *log, uint64_t position); /* what lies there or behind it goes now */

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* log.c - a log's life but for its end: open, its poller, look-ups, counters. */
 #include <sched.h>
+#include <stdio.h>
 
+#include "commitlog/limit.h"
 #include "internal.h"
 
 #define YIELD_NS 20000u
@@ -12,6 +14,7 @@
  */
 #define FLUSH_INTERVAL_NS 500000000ull
 #define FLUSH_INTERVAL_NS_MAX 3600000000000ull
+#define SEGMENT_BYTES_MAX (1ull << 30)
 #define LIMIT_SEGMENTS 4u /* the active one, the next, one that is sealed, one that goes */
 #define FLUSH_BYTES (64ull << 20) /* a flush of so much is soon done: later ones do not make durable writes wait for long */
 #define CACHE_SLOTS_MIN (2u * FLIGHTS_MAX) /* more than batches may be unwritten */
@@ -117,7 +120,7 @@ static void log_end(struct thmqi_poller *p)
 
 static int check_opts(struct thmq_log_opts *o)
 {
-	o->segment_bytes_max = o->segment_bytes_max ? o->segment_bytes_max : 1ull << 30;
+	o->segment_bytes_max = o->segment_bytes_max ? o->segment_bytes_max : SEGMENT_BYTES_MAX;
 	o->segment_bytes_min = o->segment_bytes_min ? o->segment_bytes_min :
 						      THMQI_MIN(16ull << 20, o->segment_bytes_max);
 	o->cache_bytes = o->cache_bytes ? o->cache_bytes : 16ull << 20;
@@ -127,7 +130,7 @@ static int check_opts(struct thmq_log_opts *o)
 	o->flush_bytes = o->flush_bytes ? o->flush_bytes : FLUSH_BYTES;
 	if (!thmqi_is_pow2(o->segment_bytes_max) || !thmqi_is_pow2(o->segment_bytes_min) ||
 	    o->segment_bytes_min < 1u << 20 || o->segment_bytes_min > o->segment_bytes_max ||
-	    o->segment_bytes_max > 1ull << 30)
+	    o->segment_bytes_max > SEGMENT_BYTES_MAX)
 		return thmqi_fail(-EINVAL, "segment sizes are powers of two from 1 MiB to 1 GiB");
 	if (o->batch_bytes % THMQI_BLOCK || o->batch_bytes > BATCH_BYTES_MAX ||
 	    o->batch_bytes > o->segment_bytes_min)
@@ -144,7 +147,7 @@ static int check_opts(struct thmq_log_opts *o)
 		return thmqi_fail(-EINVAL, "group_bytes is at most batch_bytes");
 	if (o->flush_interval_ns > FLUSH_INTERVAL_NS_MAX)
 		return thmqi_fail(-EINVAL, "flush_interval_ns is at most an hour");
-	if (o->flags & ~(uint32_t)(THMQ_LOG_NO_CREATE | THMQ_LOG_NO_BACKGROUND_FLUSH | THMQ_LOG_LOCK))
+	if (o->flags & ~(uint32_t)(THMQ_LOG_NO_CREATE | THMQ_LOG_NO_BACKGROUND_FLUSH))
 		return thmqi_fail(-EINVAL, "unknown flag %#x of a log", o->flags);
 	return 0;
 }
@@ -165,18 +168,99 @@ static int settle_ways(struct thmq_log *log)
 	return 0;
 }
 
-/* It goes with the directory, which is closed when the device has answered all. */
+/*
+ * Always, also of a log whose owner has locked the directory above: nobody else who is given this directory would look there.
+ * It goes with the directory, which is closed when the device has answered all.
+ */
 static int lock(struct thmq_log *log)
 {
 	uint64_t pid = 0;
 	int rc;
 
-	if (!(log->opts.flags & THMQ_LOG_LOCK))
-		return 0;
 	rc = log->disk->dir_lock(log->dir, "lock", &pid);
 	if (rc == -EBUSY && pid)
-		return thmqi_fail(rc, "open %s: process %llu has it open", log->opts.dir, (unsigned long long)pid);
+		return thmqi_fail(rc, "open %s: process %llu has it open; close it there first", log->opts.dir, (unsigned long long)pid);
 	return rc ? thmqi_fail(rc, "lock %s/lock: %s", log->opts.dir, thmq_strerror(rc)) : 0;
+}
+
+int thmqi_log_limit_check(const char *dir, uint64_t limit_bytes, uint64_t segment_bytes_max)
+{
+	const uint64_t least = LIMIT_SEGMENTS * (segment_bytes_max ? segment_bytes_max : SEGMENT_BYTES_MAX);
+
+	if (!limit_bytes || limit_bytes >= least)
+		return 0;
+	return thmqi_fail(-EINVAL, "open %s: limit_bytes is at least %u segments, %llu bytes here", dir, LIMIT_SEGMENTS,
+			  (unsigned long long)least);
+}
+
+/* Of one that is to be made. */
+static int check_limit(const struct thmq_log *log)
+{
+	return thmqi_log_limit_check(log->opts.dir, log->opts.limit_bytes, log->opts.segment_bytes_max);
+}
+
+/* What is in a directory that is to be a log's. */
+struct surroundings {
+	struct listing ours;
+	bool data;
+	char foreign[64]; /* the first one */
+};
+
+static int look_around(void *arg, const char *name)
+{
+	struct surroundings *s = arg;
+	int rc = thmqi_listing_note(&s->ours, name);
+
+	if (rc)
+		return THMQI_MIN(rc, 0);
+	if (strcmp(name, "meta") == 0 || (strncmp(name, "shard-", 6) == 0 && name[6] >= '0' && name[6] <= '9'))
+		s->data = true;
+	else if (name[0] != '.' && strcmp(name, "lost+found") != 0 && !s->foreign[0])
+		snprintf(s->foreign, sizeof(s->foreign), "%.63s", name);
+	return 0;
+}
+
+/* A log is begun among its like only. Nothing was made yet, so that what is refused here has changed nothing. */
+static int check_place(struct thmq_log *log)
+{
+	struct surroundings s = {0};
+	int rc = log->disk->dir_list(log->dir, look_around, &s);
+
+	free(s.ours.positions);
+	if (rc)
+		return thmqi_fail(rc, "read %s: %s", log->opts.dir, thmq_strerror(rc));
+	if (s.ours.vote || s.ours.count)
+		return 0;
+	if (s.data)
+		return thmqi_fail(-ENOTEMPTY,
+				  "open %s: it is the data directory of a broker, which thmq_broker_open() opens; name another one "
+				  "for a log",
+				  log->opts.dir);
+	if (log->opts.flags & THMQ_LOG_NO_CREATE)
+		return thmqi_fail(-ENOENT, "open %s: there is no log in it", log->opts.dir);
+	if (s.foreign[0])
+		return thmqi_fail(-ENOTEMPTY, "open %s: it holds other things (%s) and no log; name an empty directory",
+				  log->opts.dir, s.foreign);
+	return check_limit(log);
+}
+
+static int dir_open(struct thmq_log *log)
+{
+	int rc = log->disk->dir_open(log->disk_ctx, log->opts.dir, false, &log->dir);
+
+	if (rc == -ENOENT && !(log->opts.flags & THMQ_LOG_NO_CREATE)) {
+		rc = check_limit(log);
+		if (rc) {
+			log->dir = NULL;
+			return rc;
+		}
+		rc = log->disk->dir_open(log->disk_ctx, log->opts.dir, true, &log->dir);
+	}
+	if (rc) {
+		log->dir = NULL;
+		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
+	}
+	return check_place(log);
 }
 
 static int open_disk(struct thmq_log *log)
@@ -185,12 +269,9 @@ static int open_disk(struct thmq_log *log)
 	int rc;
 
 	log->disk = thmqi_disk_of(log->core, &log->disk_ctx);
-	rc = log->disk->dir_open(log->disk_ctx, log->opts.dir, !(log->opts.flags & THMQ_LOG_NO_CREATE), &log->dir);
-	if (rc) {
-		log->dir = NULL;
-		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
-	}
-	rc = lock(log);
+	rc = dir_open(log);
+	if (!rc)
+		rc = lock(log);
 	if (!rc)
 		rc = settle_ways(log);
 	if (rc)
@@ -209,9 +290,9 @@ static int open_disk(struct thmq_log *log)
 	rc = thmqi_log_recover(log);
 	if (rc)
 		return rc;
-	if (log->opts.limit_bytes && log->opts.limit_bytes < LIMIT_SEGMENTS * log->vote.segment_bytes_max)
-		return thmqi_fail(-EINVAL, "open %s: limit_bytes is at least %u segments, %llu bytes here", log->opts.dir,
-				  LIMIT_SEGMENTS, (unsigned long long)(LIMIT_SEGMENTS * log->vote.segment_bytes_max));
+	rc = thmqi_log_limit_check(log->opts.dir, log->opts.limit_bytes, log->vote.segment_bytes_max);
+	if (rc)
+		return rc;
 	log->stats.recovery_ns = log->core->clock->now_ns(log->core->clock->ctx) - begin;
 	return 0;
 }

@@ -12,7 +12,7 @@ int thmq_log_reader_open(struct thmq_log *log, uint32_t partition, void (*ready)
 	struct thmq_log_reader *r = calloc(1, sizeof(*r));
 
 	if (!r)
-		return -ENOMEM;
+		return thmqi_fail(-ENOMEM, "no memory for a reader of a log");
 	r->log = log;
 	r->partition = partition;
 	r->ready = ready;

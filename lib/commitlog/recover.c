@@ -256,10 +256,30 @@ static int replay_all(struct thmq_log *log, struct recovery *r)
 
 /* ------------------------------------------------------------------ damage */
 
+/* @bytes of the segment; UINT64_MAX: all of it, whatever that takes. */
 static int look_beyond(struct thmq_log *log, struct recovery *r, struct thmqi_disk_file *file, uint64_t position,
-		       uint64_t at)
+		       uint64_t at, uint64_t bytes)
 {
-	return thmqi_claims_look(&r->claims, log->disk, file, &log->vote, position, at, r->piece, PIECE_BYTES);
+	const struct place_to_look l = {.disk = log->disk,
+					.file = file,
+					.vote = &log->vote,
+					.position = position,
+					.piece = r->piece,
+					.piece_bytes = PIECE_BYTES};
+
+	if (bytes == UINT64_MAX)
+		return thmqi_claims_look(&r->claims, &l, at);
+	return thmqi_claims_look_near(&r->claims, &l, at, bytes);
+}
+
+/*
+ * Behind the end there are the rest of its segment and the one that was made ahead: looking at all of these would take longer
+ * than all else. It is done where something is wrong already: `vote` may not be the newest, so that the last incarnation is not
+ * known, or there are more segments, which means that the log went beyond this one.
+ */
+static bool looks_at_all(const struct thmq_log *log, const struct recovery *r)
+{
+	return r->vote_damaged || log->segment_count > r->last + 2 || r->found.count > r->contiguous;
 }
 
 /* A segment that is not reached may still tell. */
@@ -273,7 +293,7 @@ static int look_at_stray(struct thmq_log *log, struct recovery *r, uint64_t posi
 	rc = log->disk->file_open(log->dir, name, false, &file);
 	if (rc)
 		return rc;
-	rc = look_beyond(log, r, file, position, 0);
+	rc = look_beyond(log, r, file, position, 0, UINT64_MAX);
 	log->disk->file_close(file);
 	return rc;
 }
@@ -297,7 +317,8 @@ static int judge_end(struct thmq_log *log, struct recovery *r)
 
 		rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
 		if (!rc)
-			rc = look_beyond(log, r, file, s->position, end > s->position ? end - s->position : 0);
+			rc = look_beyond(log, r, file, s->position, end > s->position ? end - s->position : 0,
+					 looks_at_all(log, r) ? UINT64_MAX : s->bytes);
 	}
 	for (i = r->contiguous; i < r->found.count && !rc && look; i++)
 		rc = look_at_stray(log, r, r->found.positions[i]);

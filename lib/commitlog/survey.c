@@ -69,26 +69,56 @@ void thmqi_claims_note(struct claims *c, const struct batch_header *h)
 	c->incarnation = THMQI_MAX(c->incarnation, h->incarnation);
 }
 
-int thmqi_claims_look(struct claims *c, const struct thmqi_disk_table *disk, struct thmqi_disk_file *file,
-		      const struct vote *vote, uint64_t position, uint64_t at, uint8_t *piece, uint32_t piece_bytes)
+/* Each block of @len bytes from @at on. Return: the bytes that are there, less where the file ends; or an error. */
+static int64_t look(struct claims *c, const struct place_to_look *l, uint64_t at, uint32_t len)
 {
+	int64_t n = l->disk->file_read(l->file, l->piece, len, at), i;
 	const struct batch_header *h;
-	int64_t n, i;
+
+	for (i = 0; i + (int64_t)THMQI_BLOCK <= n; i += THMQI_BLOCK) {
+		h = (const struct batch_header *)(l->piece + i);
+		if (h->magic != BATCH_MAGIC ||
+		    !thmqi_batch_header_ok(h, l->position + at + (uint64_t)i, l->vote->log_id) ||
+		    !thmqi_batch_local_ok(h) || h->incarnation < l->vote->incarnation)
+			continue;
+		thmqi_claims_note(c, h);
+		c->end = THMQI_MAX(c->end, h->position + h->len);
+	}
+	return n;
+}
+
+int thmqi_claims_look(struct claims *c, const struct place_to_look *l, uint64_t at)
+{
+	int64_t n;
 
 	do {
-		n = disk->file_read(file, piece, piece_bytes, at);
-		if (n < 0)
-			return (int)n;
-		for (i = 0; i + (int64_t)THMQI_BLOCK <= n; i += THMQI_BLOCK) {
-			h = (const struct batch_header *)(piece + i);
-			if (h->magic != BATCH_MAGIC ||
-			    !thmqi_batch_header_ok(h, position + at + (uint64_t)i, vote->log_id) ||
-			    !thmqi_batch_local_ok(h) || h->incarnation < vote->incarnation)
-				continue;
-			thmqi_claims_note(c, h);
-			c->end = THMQI_MAX(c->end, h->position + h->len);
+		n = look(c, l, at, l->piece_bytes);
+		at += l->piece_bytes;
+	} while (n == (int64_t)l->piece_bytes);
+	return (int)THMQI_MIN(n, 0);
+}
+
+int thmqi_claims_look_near(struct claims *c, const struct place_to_look *l, uint64_t at, uint64_t bytes)
+{
+	uint64_t near, stop;
+	uint32_t len;
+	int64_t n;
+
+	while (at < bytes) {
+		near = c->end + LOOK_BYTES - THMQI_MIN(c->end + LOOK_BYTES, l->position);
+		if (at < near) {
+			stop = near;
+		} else if (at % LOOK_EVERY_BYTES < BATCH_BYTES_MAX) {
+			stop = at - at % LOOK_EVERY_BYTES + BATCH_BYTES_MAX;
+		} else {
+			at += LOOK_EVERY_BYTES - at % LOOK_EVERY_BYTES;
+			continue;
 		}
-		at += piece_bytes;
-	} while (n == (int64_t)piece_bytes);
+		len = (uint32_t)THMQI_MIN(THMQI_MIN(stop, bytes) - at, (uint64_t)l->piece_bytes);
+		n = look(c, l, at, len);
+		if (n < (int64_t)len)
+			return (int)THMQI_MIN(n, 0);
+		at += len;
+	}
 	return 0;
 }

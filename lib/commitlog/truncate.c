@@ -95,18 +95,27 @@ static void cut_segments(struct thmq_log *log, uint64_t index)
 	log->prepare = PREPARE_IDLE;
 }
 
-/* Where the runs of @x in sealed segments end, now that some are gone. */
-static int find_sealed_end(struct thmq_log *log, struct run_index *x)
+/* Where the runs of @x in sealed segments before @ordinal end, now that others are gone. */
+static int find_sealed_end(struct thmq_log *log, struct run_index *x, uint32_t ordinal)
 {
-	struct seal_partition p;
+	struct seal_partition p = {0};
+	uint32_t last = x->held_count ? x->held[x->held_count - 1].segment : 0, at = last;
 	int rc = 0;
 
 	x->sealed_end = 0;
-	if (x->held_count)
-		rc = thmqi_sealed_partition(log, thmqi_segment_at(log, x->held[x->held_count - 1].segment), x->partition, &p);
-	if (rc == 1)
-		x->sealed_end = p.end_offset;
-	return rc == 0 && x->held_count ? -THMQ_ECORRUPT : THMQI_MIN(rc, 0);
+	if (!x->held_count)
+		return 0;
+	if (x->thinned) /* behind the last that stayed others may have some, and the last one must be known */
+		at = ordinal - 1;
+	for (;; at--) {
+		rc = thmqi_sealed_partition(log, thmqi_segment_at(log, at), x->partition, &p);
+		if (rc < 0 || (rc == 1 && p.end_offset) || at == last)
+			break;
+	}
+	if (rc != 1 || !p.end_offset)
+		return rc < 0 ? rc : -THMQ_ECORRUPT;
+	x->sealed_end = p.end_offset;
+	return at > last ? thmqi_held_add(log, x, at, p.begin_offset, p.end_offset) : 0;
 }
 
 /* The last segment that stays may be known by its index: it is the active one then, so its entries come back. */
@@ -126,7 +135,7 @@ static int unseal(struct thmq_log *log, uint64_t index)
 		if (!x->held_count || x->held[x->held_count - 1].segment < s->ordinal)
 			continue;
 		thmqi_held_cut(x, s->ordinal);
-		rc = find_sealed_end(log, x);
+		rc = find_sealed_end(log, x, s->ordinal);
 	}
 	if (!rc)
 		rc = thmqi_sealed_restore(log, s);
@@ -183,7 +192,7 @@ static int keep_behind(struct thmq_log *log, uint64_t index)
 	return thmqi_files_keep(log, s ? s : log->segments[0]);
 }
 
-int thmq_log_truncate(struct thmq_log *log, uint64_t index)
+static int truncate_from(struct thmq_log *log, uint64_t index)
 {
 	struct chain chain = log->chain;
 	uint32_t i;
@@ -234,4 +243,14 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 	if (log->events.unappended)
 		log->events.unappended(log->opts.ctx, index);
 	return 0;
+}
+
+int thmq_log_truncate(struct thmq_log *log, uint64_t index)
+{
+	int rc = truncate_from(log, index);
+
+	if (rc == -EINVAL)
+		return thmqi_fail(rc, "truncate a log from batch %llu: it is the first one, or not there, or an append is not ended",
+				  (unsigned long long)index);
+	return rc ? thmqi_fail(rc, "truncate a log from batch %llu: %s", (unsigned long long)index, thmq_strerror(rc)) : 0;
 }

@@ -85,12 +85,23 @@ LD_LIBRARY_PATH=$lib "$tmp/packets" || fail "packet_pool does not run"
 	$(pkg --static --cflags --libs | sed 's/-lthundermq/-l:libthundermq.a/') || fail "does not link statically"
 readelf -d "$tmp/static" | grep -q libthundermq && fail "not linked statically"
 [ "$("$tmp/static")" = "$version" ] || fail "the static library is not version $version"
+# the same as README says it: no pkg-config, all that is below named by hand
+include=$(dirname "$(find "$tmp/root" -path "*/include/thundermq" -type d)")
+line=$(sed -n 's/^ *cc hello.c libthundermq.a \(-l.*\)$/\1/p' "$(dirname "$0")/../../README.md")
+[ "$line" ] || fail "README.md does not tell how to link statically"
+# shellcheck disable=SC2086
+"$cc" -Wall -Werror "$tmp/x.c" -o "$tmp/named" -I"$include" "$lib/libthundermq.a" $line || fail "README's static line does not link"
+[ "$("$tmp/named")" = "$version" ] || fail "the library linked by README's line is not version $version"
 # the log on its own, by what is installed and nothing else
 source=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck disable=SC2046
 "$cc" -Wall -Wextra -Werror "$source/examples/wal.c" -o "$tmp/wal" $(pkg --cflags --libs) || fail "wal.c does not link"
 LD_LIBRARY_PATH=$lib
 export LD_LIBRARY_PATH
+# every example is plain C11 against what is installed
+for example in "$source"/examples/*.c; do
+	"$cc" -std=c11 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I"$include" "$example" || fail "$example is not plain C11"
+done
 "$tmp/wal" "$tmp/store" put color blue shape round || fail "wal does not write"
 [ "$("$tmp/wal" "$tmp/store" get shape)" = round ] || fail "wal does not read what it wrote"
 echo "version $version, shared and static"

@@ -325,6 +325,7 @@ static void undriven_core_of_a_session(void)
 	SAYS(-EDEADLK, "core", thmq_consumer_close(c, SECOND));
 	SAYS(-EDEADLK, "core", thmq_session_close(w.session, SECOND));
 	SAYS(-EDEADLK, "core", thmq_broker_close(w.broker, SECOND));
+	SAYS(-EDEADLK, "core", thmq_env_close(w.env, SECOND));
 	CHECK(thmq_fetch(c, &m, 1) >= 0); /* never blocks: what is there, or nothing */
 	CHECK(!s && !q && !d);
 

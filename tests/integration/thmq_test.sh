@@ -3,6 +3,7 @@
 # thmq_test.sh - the command-line program as a person or a script uses it. Usage: thmq_test.sh PROGRAM
 set -u
 thmq=$1
+wal=$(dirname "$thmq")/wal # makes a log on its own
 dir=$(mktemp -d ./thmq-test-XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 d=$dir/data
@@ -35,7 +36,9 @@ check "help of no command" 2 "$thmq" help nonsense; has err nonsense
 check "help tells the room" 0 "$thmq" help topic; has out '54 MB'
 check "no command" 2 "$thmq"
 check "unknown command" 2 "$thmq" nonsense; has err nonsense
-check "unknown option" 2 "$thmq" pub --nonsense "$d" t
+check "a command with a letter too few" 2 "$thmq" verfy "$d"; has err 'is it verify?'
+check "unknown option" 2 "$thmq" pub --nonsense "$d" t; has err 'no option --nonsense here; thmq help pub'
+check "an option with a letter too few" 2 "$thmq" topic create --partitons=2 "$d" t; has err 'no option --partitons here; is it --partitions?'
 check "a short option" 2 "$thmq" sub -f "$d" t; has err 'there is no option -f'
 check "missing words" 2 "$thmq" pub "$d"; has err 'a directory and a topic'
 check "one word too many" 2 "$thmq" topic list "$d" more; has err 'what is more'
@@ -47,6 +50,7 @@ check "a time of nothing" 2 "$thmq" topic create --retention-time 0d "$d" t; has
 check "too long a time" 2 "$thmq" topic create --retention-time 99999999w "$d" t; has err 'longer than can be counted'
 check "a unit of no size" 2 "$thmq" topic create --retention-bytes 7Q "$d" t; has err 'no unit of size "Q"'
 check "no size" 2 "$thmq" topic create --retention-bytes K "$d" t; has err 'K is no size'
+check "bench of an absent directory" 3 "$thmq" bench "$d"; has err 'no such directory'
 check "no way to flush" 2 "$thmq" bench --flush never "$d"; has err 'auto, dsync or fdatasync, not never'
 [ ! -e "$d" ] || die "what was refused made $d"
 check "count without a value" 2 "$thmq" sub "$d" t --count; has err '--count needs a value'
@@ -85,15 +89,19 @@ has err 'kept for 14d, not 15d'
 check "if absent, kept for ever" 1 "$thmq" topic create --if-absent --retention-bytes 1500 "$d" t
 has err 'all of each partition kept, not 1500 bytes'
 check "delete it" 0 "$thmq" topic delete "$d" kept
-check "an empty topic" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0'
+check "an empty topic" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0 or more'
 check "a file that is not there" 1 "$thmq" pub "$d" t "$dir/in" "$dir/none"; has err 'none: No such file'
 check "a folder as a file" 1 "$thmq" pub "$d" t "$dir/in" "$dir"; has err 'directory'
-check "nothing was published" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0'
+check "nothing was published" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0 or more'
 check "publish a file" 0 "$thmq" pub "$d" t "$dir/in"
 check "read it back" 0 "$thmq" sub "$d" t
 cmp -s "$dir/out" "$dir/want" || { echo "thmq_test: what was read differs"; exit 1; }
 check "offsets in text" 0 "$thmq" topic describe "$d" t; has out 'offsets 0 to 3$'
-check "offsets of dump" 0 "$thmq" dump "$d"; has out 'offsets 0 to 3:'
+check "offsets of dump" 0 "$thmq" dump "$d"; has out '^shard-000   t/0 offsets 0 to 3: 4 messages'; has out '^meta   state: topic t: '
+has out '^meta   state: topic kept (deleted): '
+check "dump as JSON" 0 "$thmq" dump --json --batches "$d"
+has out '"encoding":"records","topic":"t","partition":0,"partition_id":[0-9]*,"offset":0,"end":4,"count":4,'
+has out '"kind":17,"item":[0-9]*,"state":"topic","topic":"t","topic_id":'; has out '"type":"data"'
 check "a group that has not begun" 0 "$thmq" topic describe --json --group g "$d" t
 has out '"visible_at":"durable".*"begin":0,"end":4,"group":"g","begun":false,"group_offset":null,"lag":4}'
 check "to an absent topic" 3 "$thmq" pub "$d" other "$dir/in"; has err -- --create
@@ -111,7 +119,7 @@ check "from a date to come" 0 "$thmq" sub --from 2199-12-31 "$d" t
 check "from no date" 2 "$thmq" sub --from 2020-02-31 "$d" t; has err '2020-02-31'
 check "from an offset" 0 "$thmq" sub --from 3 "$d" t; has out 'last without'
 [ "$(wc -l <"$dir/out")" = 1 ] || { echo "thmq_test: --from 3"; exit 1; }
-check "out of range" 1 "$thmq" sub --from 99 "$d" t; has err 'offsets 0 to 4'
+check "out of range" 1 "$thmq" sub --from 99 "$d" t; has err 'offsets 0 to 3$'
 check "from the end" 0 "$thmq" sub --from end "$d" t
 [ ! -s "$dir/out" ] || { echo "thmq_test: --from end gave something"; exit 1; }
 check json 0 "$thmq" sub --json --count 1 "$d" t; has out '"data":"a"'
@@ -121,7 +129,9 @@ printf '\377' | "$thmq" pub "$d" t || exit 1
 check "bytes that are no text" 0 "$thmq" sub --json --from 4 "$d" t; has out base64
 check list 0 "$thmq" topic list --json "$d"; has out '"name":"keyed"'
 check verify 0 "$thmq" verify "$d"; has out whole
-check dump 0 "$thmq" dump --batches "$d"; has out 'partition'
+check dump 0 "$thmq" dump --batches "$d"; has out 'state: offset of group g in t/0: '; has out 'keyed/[0-3] offsets 0 to 0: 1 message,'; has out 'state: group g of topic t:'
+check "dump of what was deleted" 0 "$thmq" dump --json "$d"
+has out '"state":"group_offset","group":"g","group_id":[0-9]*,"topic":"t","partition":0,"partition_id":'
 check copy 0 "$thmq" copy "$d" "$dir/copy"
 check "verify the copy" 0 "$thmq" verify "$dir/copy"; has out whole
 check "what the original has" 0 "$thmq" sub --json "$d" t
@@ -138,12 +148,13 @@ ls -R "$d" >"$dir/before"
 check bench 0 "$thmq" bench --seconds 1 --size 1K --flush fdatasync --polled off "$d"
 has out 'durable, one at a time'; has out 'flush by fdatasync, polled no'
 ls -R "$d" | cmp -s - "$dir/before" || die "bench changed the directory"
+mkdir "$dir/bench"
 "$thmq" bench --seconds 60 "$dir/bench" >"$dir/out" 2>"$dir/err" & bench=$!
 i=0
 while ! ls "$dir"/bench/thmq-bench-*/lock >/dev/null 2>&1 && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
 kill -INT $bench
 wait $bench && die "an interrupted bench is no success"
-[ ! -e "$dir/bench" ] || die "an interrupted bench left $(find "$dir/bench")"
+rmdir "$dir/bench" || die "an interrupted bench left $(find "$dir/bench")"
 
 # output that cannot be written is a failure that says so, but not a reader that has gone
 if [ -w /dev/full ]; then
@@ -199,6 +210,15 @@ check "repair in use" 5 "$thmq" repair --write "$d"; has err "process $follower"
 check "copy in use" 5 "$thmq" copy "$d" "$dir/copy"
 kill -INT $follower
 wait $follower || { echo "thmq_test: SIGINT did not end it well"; exit 1; }
+# without --follow an interruption is a failure: not all was read. A pipe that nobody reads holds it up
+(status=0; "$thmq" sub "$dir/pipe" t 2>"$dir/err" & echo $! >"$dir/pid"; wait $! || status=$?; echo $status >"$dir/status") | {
+	sleep 1
+	kill -INT "$(cat "$dir/pid")"
+	cat >/dev/null
+}
+what="an interrupted sub"
+[ "$(cat "$dir/status")" = 1 ] || die "$what: exit $(cat "$dir/status")"
+has err 'interrupted'
 
 # to look at it takes no right to write, neither in the place nor to the files, and others may look too
 if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
@@ -215,6 +235,14 @@ check "open without meta" 4 "$thmq" topic list "$d"; has err 'meta'
 mv "$dir/aside" "$d/meta"
 check "verify with meta again" 0 "$thmq" verify "$d"; has out whole
 
+# nor is one that holds other things a data directory: that is all that is said of it
+mkdir "$dir/other" && touch "$dir/other/a" "$dir/other/b"
+check "verify another directory" 3 "$thmq" verify "$dir/other"; has err 'other is no data directory'
+[ ! -s "$dir/out" ] || die "verify told the files of a directory that is none of ours"
+touch "$d/stray"
+check "verify tells what does not belong there" 0 "$thmq" verify "$d"; has out 'foreign: stray'
+rm "$d/stray"
+
 check "verify a file" 1 "$thmq" verify "$dir/in"; has err 'in is no directory'
 check "dump what is not there" 3 "$thmq" dump "$dir/none"
 
@@ -225,7 +253,11 @@ sum=$(cksum "$last")
 check "damage is found" 4 "$thmq" verify "$d"; has out damage
 check "and not copied" 4 "$thmq" copy "$d" "$dir/no-copy"; has err 'damaged'
 check "what a repair would do" 4 "$thmq" repair "$d"; has out 'would repair: the log ends at'; has out 'lost: bytes'
+has out 'shard-000: lost: newest of offset of group g in t/0$'; has out 'lost: t/0, offsets [0-9]* to [0-9]*; '
+[ "$(grep -c 'newest of offset of group g in t/0' "$dir/out")" = 1 ] || die "a lost state is told more than once"
 check "and in JSON" 4 "$thmq" repair --json "$d"; has out '"step":"quarantine"'; has out '"lost":"damaged"'; has out '"written":false'
+has out '"lost":"state","kind":1,"item":[0-9]*,"state":"group_offset","group":"g",.*"slices":[0-9]'
+has out '"lost":"messages","topic":"t","partition":0,'
 check "and refused" 4 "$thmq" topic list "$d"; has err 'damaged or missing'
 [ "$sum" = "$(cksum "$last")" ] || { echo "thmq_test: the damaged file was changed"; exit 1; }
 check repair 0 "$thmq" repair --write --quarantine "$dir/aside" "$d"; has out '^repaired in'
@@ -236,5 +268,28 @@ ls "$dir"/aside/shard-000/quarantine-*.bin >/dev/null || die "the quarantine is 
 check "the shard is gone" 0 mv "$d/shard-000" "$dir/shard"
 check "no repair without it" 4 "$thmq" repair "$d"; has out 'put it back from a copy'
 check "no repair of what is not there" 3 "$thmq" repair "$dir/none"
+# a log on its own, without topics
+l=$dir/log
+check "make a log" 0 "$wal" "$l" put color blue shape round
+check "verify a log" 0 "$thmq" verify "$l"; has out 'log on its own'; has out ': whole$'
+check "dump a log" 0 "$thmq" dump --json "$l"; has out '"log":"","batch":'
+check "repair a log" 0 "$thmq" repair "$l"; has out 'nothing is to be repaired'
+check "copy a log" 0 "$thmq" copy "$l" "$dir/log-copy"
+check "copy it into itself" 1 "$thmq" copy "$l" "$l/copy"; has err 'cannot lie in it'
+check "copy it once more" 1 "$thmq" copy "$l" "$dir/log-copy"; has err 'holds other things'
+check "open the copy" 0 "$wal" "$dir/log-copy" get shape; has out '^round$'
+check "verify an open log" 5 flock "$l/lock" "$thmq" verify "$l"; has err 'has it open'
+check "repair an open log" 5 flock "$l/lock" "$thmq" repair --write "$l"
+check "copy an open log" 5 flock "$l/lock" "$thmq" copy "$l" "$dir/log-copy2"
+first=$(find "$l" -name '*.log' | sort | head -1)
+printf 'X' | dd of="$first" bs=1 seek=4300 conv=notrunc status=none
+check "verify a damaged log" 4 "$thmq" verify "$l"; has out '^damage at'
+check "copy a damaged log" 4 "$thmq" copy "$l" "$dir/log-copy2"
+[ ! -e "$dir/log-copy2" ] || die "a damaged log was copied"
+check "what a repair of a log would do" 4 "$thmq" repair "$l"; has out 'would repair'
+check "repair a damaged log" 0 "$thmq" repair --write "$l"; has out '^repaired in'
+check "verify the repaired log" 0 "$thmq" verify "$l"
+check "open the repaired log" 0 "$wal" "$l" list
+
 check "quarantine of a dry run" 2 "$thmq" repair --quarantine x "$d"; has err -- --write
 echo "$passed checks"

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* api_core_test.c - the public face of cores: calls, tasks, pollers, and logs that are opened on them by nothing else. */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -419,15 +421,16 @@ static int append_one(struct thmq_core *core, void *arg)
 {
 	struct owner *o = arg;
 	struct thmq_run_header *run;
+	uint64_t begin, end = 0;
 
 	(void)core;
+	thmq_log_bounds(o->log, 1, &begin, &end);
 	o->rc = thmq_log_append(o->log, sizeof(*run) + 5, &run, &o->index);
 	if (o->rc)
 		return o->rc;
-	thmq_run_init(run, THMQ_RUN_OPAQUE, 1, 0, 1, 5);
+	thmq_run_init(run, THMQ_RUN_OPAQUE, 1, end, 1, 5);
 	memcpy(run + 1, "hello", 5);
-	thmq_log_append_end(o->log, run, THMQ_DURABILITY_DURABLE);
-	return 0;
+	return thmq_log_append_end(o->log, run, THMQ_DURABILITY_DURABLE);
 }
 
 static int close_log(struct thmq_core *core, void *arg)
@@ -478,12 +481,11 @@ static int no_foreigner(void *ctx, const struct thmq_log_finding *finding)
 	return finding->kind == THMQ_FINDING_FOREIGN ? -EEXIST : 0;
 }
 
-Test(api_core, a_log_with_a_lock_has_one_owner_at_a_time)
+Test(api_core, a_log_has_one_owner_at_a_time)
 {
 	const struct thmq_log_visitor visitor = {.size = sizeof(visitor), .finding = no_foreigner};
 	struct thmq_env *env = open_env(0, 1), *other = open_env(0, 1);
-	struct owner o = {.dir = make_dir(), .flags = THMQ_LOG_LOCK},
-		     second = {.dir = o.dir, .flags = THMQ_LOG_LOCK};
+	struct owner o = {.dir = make_dir()}, second = {.dir = o.dir};
 	char pid[32];
 
 	cr_assert_eq(open_log(thmq_env_core(env, 0), &o), 0, "%s", thmq_errmsg());
@@ -502,10 +504,143 @@ Test(api_core, a_log_with_a_lock_has_one_owner_at_a_time)
 	remove_dir(o.dir);
 }
 
+static int append_at(struct owner *o, uint32_t partition, uint64_t offset, uint32_t durability)
+{
+	struct thmq_run_header *run;
+
+	cr_assert_eq(thmq_log_append(o->log, sizeof(*run) + 8, &run, &o->index), 0);
+	thmq_run_init(run, THMQ_RUN_OPAQUE, partition, offset, 2, 8);
+	memset(run + 1, 7, 8);
+	return thmq_log_append_end(o->log, run, durability);
+}
+
+Test(api_core, a_run_whose_offsets_do_not_rise_is_refused)
+{
+	struct thmq_env *env = open_env(0, 1);
+	struct owner o = {.dir = make_dir()};
+	struct thmq_log_stats stats = {.size = sizeof(stats)};
+	uint64_t begin, end;
+
+	for (int again = 0; again < 2; again++) { /* then as it comes back */
+		cr_assert_eq(open_log(thmq_env_core(env, 0), &o), 0);
+		if (!again) {
+			cr_assert_eq(append_at(&o, 1, 10, THMQ_DURABILITY_DURABLE), 0);
+			cr_assert_eq(append_at(&o, 1, 12, THMQ_DURABILITY_DURABLE), 0);
+		}
+		cr_assert_eq(append_at(&o, 1, 13, THMQ_DURABILITY_DURABLE), -EINVAL, "it was covered");
+		cr_assert_eq(append_at(&o, 1, 5, THMQ_DURABILITY_DURABLE), -EINVAL);
+		cr_assert_eq(append_at(&o, 2, 5, THMQ_DURABILITY_DURABLE + 1), -EINVAL);
+		cr_assert_eq(append_at(&o, 2, 5, 9), -EINVAL);
+		cr_assert_eq(thmq_log_append_end(o.log, NULL, THMQ_DURABILITY_DURABLE), -EINVAL, "none was begun");
+		cr_assert_eq(thmq_log_stats(o.log, &stats), 0);
+		cr_assert_eq(stats.runs, again ? 0 : 2);
+		cr_assert_eq(thmq_log_bounds(o.log, 1, &begin, &end), 0);
+		cr_assert_eq(begin, 10);
+		cr_assert_eq(end, 14);
+		cr_assert_eq(thmq_log_close(o.log, SECOND), 0);
+	}
+	cr_assert_eq(o.replayed, 2, "%u", o.replayed);
+	thmq_env_close(env, 0);
+	remove_dir(o.dir);
+}
+
+/* ------------------------------------------------------------ where it may be */
+
+static uint32_t count_entries(const char *dir)
+{
+	DIR *d = opendir(dir);
+	uint32_t count = 0;
+
+	cr_assert(d);
+	while (readdir(d))
+		count++;
+	closedir(d);
+	return count - 2;
+}
+
+Test(api_core, a_log_is_not_made_among_other_things)
+{
+	struct thmq_env *env = open_env(0, 1);
+	struct owner o = {.dir = make_dir()};
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/letter", o.dir);
+	close(open(path, O_CREAT | O_WRONLY, 0600));
+	cr_assert_eq(open_log(thmq_env_core(env, 0), &o), -ENOTEMPTY);
+	cr_assert(strstr(thmq_errmsg(), "letter") && strstr(thmq_errmsg(), "empty directory"), "%s", thmq_errmsg());
+	cr_assert_eq(count_entries(o.dir), 1);
+	unlink(path);
+	cr_assert_eq(open_log(thmq_env_core(env, 0), &o), 0);
+	cr_assert_eq(thmq_log_close(o.log, 0), 0);
+	close(open(path, O_CREAT | O_WRONLY, 0600));
+	cr_assert_eq(open_log(thmq_env_core(env, 0), &o), 0, "it was a log before");
+	thmq_env_close(env, 0);
+	remove_dir(o.dir);
+}
+
+Test(api_core, a_limit_that_is_too_small_leaves_no_directory)
+{
+	struct thmq_env *env = open_env(0, 1);
+	char *dir = make_dir();
+	struct thmq_broker *broker = NULL;
+	struct thmq_log *log = NULL;
+
+	for (int round = 0; round < 2; round++) {
+		cr_assert_eq(thmq_log_open(thmq_env_core(env, 0),
+					   THMQ_LOG_OPTS(.dir = dir, .segment_bytes_max = 1u << 20, .limit_bytes = 4095u << 10), &log),
+			     -EINVAL);
+		cr_assert(strstr(thmq_errmsg(), "4194304"), "%s", thmq_errmsg());
+		cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = dir, .limit_bytes = 1u << 20), &broker), -EINVAL);
+		cr_assert(strstr(thmq_errmsg(), "4294967296"), "%s", thmq_errmsg());
+		if (round == 0) {
+			cr_assert_eq(count_entries(dir), 0);
+			cr_assert_eq(rmdir(dir), 0);
+		}
+		cr_assert_eq(access(dir, F_OK) == 0, false);
+	}
+	thmq_env_close(env, 0);
+}
+
+static int open_quietly(struct thmq_env *env, const char *dir, const char *name)
+{
+	struct thmq_log *log = NULL;
+	char path[64];
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	rc = thmq_log_open(thmq_env_core(env, 0), THMQ_LOG_OPTS(.dir = path), &log);
+	if (rc == 0)
+		thmq_log_close(log, 0);
+	return rc;
+}
+
+Test(api_core, the_logs_of_an_open_broker_are_its_own)
+{
+	struct thmq_env *env = open_env(0, 1), *other = open_env(0, 1);
+	struct thmq_broker *broker = NULL;
+	char *dir = make_dir(), pid[32], path[64];
+
+	snprintf(pid, sizeof(pid), "process %d ", (int)getpid());
+	cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = dir), &broker), 0, "%s", thmq_errmsg());
+	cr_assert_eq(open_quietly(other, dir, "shard-000"), -EBUSY);
+	cr_assert(strstr(thmq_errmsg(), pid), "%s", thmq_errmsg());
+	cr_assert_eq(open_quietly(other, dir, "meta"), -EBUSY);
+	cr_assert_eq(open_quietly(other, dir, "."), -ENOTEMPTY);
+	cr_assert(strstr(thmq_errmsg(), "thmq_broker_open"), "%s", thmq_errmsg());
+	snprintf(path, sizeof(path), "%s/shard-000", dir);
+	cr_assert_eq(thmq_log_repair(path, THMQ_LOG_REPAIR_OPTS(.flags = THMQ_REPAIR_WRITE), NULL, NULL), -EBUSY);
+	cr_assert_eq(thmq_broker_close(broker, SECOND), 0);
+	cr_assert_eq(open_quietly(other, dir, "."), -ENOTEMPTY);
+	cr_assert_eq(thmq_data_scan(dir, NULL, NULL), 0);
+	thmq_env_close(env, 0);
+	thmq_env_close(other, 0);
+	remove_dir(dir);
+}
+
 Test(api_core, a_log_that_was_left_open_is_closed_with_its_environment)
 {
 	struct thmq_log_stats stats = {.size = sizeof(stats)};
-	struct owner o = {.dir = make_dir(), .flags = THMQ_LOG_LOCK};
+	struct owner o = {.dir = make_dir()};
 	uint32_t i;
 
 	for (i = 0; i < 4; i++) {
@@ -531,4 +666,45 @@ Test(api_core, the_pool_may_be_locked_in_memory)
 		     thmq_errmsg());
 	cr_assert_eq(thmq_env_stats(env, &stats), 0);
 	thmq_env_close(env, 0);
+}
+
+/* ---------------------------------------------------------------- a bad host */
+
+static int always(void *ctx, uint32_t budget)
+{
+	(void)ctx;
+	(void)budget;
+	return 1;
+}
+
+Test(api_core, a_poller_that_never_rests_does_not_hold_up_the_close)
+{
+	const struct thmq_poller_ops busy = {.size = sizeof(busy), .poll = always};
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_poller *poller;
+
+	cr_assert_eq(thmq_poller_open(thmq_env_core(env, 0), &busy, NULL, &poller), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+static void *close_broker(void *arg)
+{
+	void **of = arg;
+
+	of[1] = (void *)(intptr_t)thmq_broker_close(of[0], 100 * MS);
+	return NULL;
+}
+
+Test(api_core, a_broker_whose_core_is_not_driven_stays_open_and_can_be_closed_later)
+{
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_broker *broker;
+	void *of[2];
+
+	cr_assert_eq(thmq_broker_open(env, NULL, &broker), 0, "%s", thmq_errmsg());
+	of[0] = broker;
+	on_thread(close_broker, of); /* while this thread, which owns the core, waits */
+	cr_assert_eq((intptr_t)of[1], -EDEADLK);
+	cr_assert_eq(thmq_broker_close(broker, SECOND), 0, "%s", thmq_errmsg());
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
 }

@@ -49,6 +49,17 @@ Test(base_map, zero_and_the_largest_number_are_keys_as_any_other)
 	cr_assert_eq(thmqi_map_get(&map, UINT64_MAX), &things[1]);
 }
 
+Test(base_map, a_prefetch_changes_nothing)
+{
+	thmqi_map_prefetch(&map, 7);
+	cr_assert_eq(thmqi_map_put(&map, 7, &things[0]), 0);
+	thmqi_map_prefetch(&map, 7);
+	thmqi_map_prefetch(&map, 8);
+	cr_assert_eq(map.count, 1);
+	cr_assert_eq(thmqi_map_get(&map, 7), &things[0]);
+	cr_assert_null(thmqi_map_get(&map, 8));
+}
+
 Test(base_map, null_is_no_value)
 {
 	cr_assert_eq(thmqi_map_put(&map, 1, NULL), -EINVAL);

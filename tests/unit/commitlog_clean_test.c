@@ -323,6 +323,33 @@ Test(commitlog_clean, what_cannot_be_written_again_keeps_its_segment, .fini = do
 	cr_assert(rig_stats(&w.r).dropped_segments >= 2);
 }
 
+/* Of so many segments only every second one is remembered for a partition; what the others have is not forgotten. */
+Test(commitlog_clean, of_many_segments_the_oldest_go_one_by_one_and_the_newest_by_truncation, .fini = down)
+{
+	uint64_t begin = 0, was, end, last;
+
+	up_with(1, false);
+	w.r.opts.segment_bytes_max = 1u << 20;
+	cr_assert_eq(rig_open(&w.r), 0);
+	while (rig_stats(&w.r).segment_count < 500) /* a list is full at some 430 */
+		cr_assert_eq(fill(1), 0);
+	for (uint32_t i = 0; i < 5; i++) {
+		was = begin;
+		cr_assert_eq(drop_one(), 0);
+		begin = bound();
+		cr_assert(begin > was && begin <= was + 18, "%llu after %llu", (unsigned long long)begin, (unsigned long long)was);
+		cr_assert_eq(rig_read_all(&w.r, 1, begin, begin + 100), 100);
+	}
+	last = rig_stats(&w.r).last_index;
+	for (uint32_t n = 2000; n <= 2080; n += 20) { /* batches: some 17 are a segment, and all but pads have a run */
+		cr_assert_eq(thmq_log_truncate(w.r.log, last + 1 - n), 0);
+		cr_assert_eq(thmq_log_bounds(w.r.log, 1, &begin, &end), 0);
+		cr_assert(end >= w.next - n && end <= w.next - n * 9 / 10, "%llu of %llu", (unsigned long long)end,
+			  (unsigned long long)w.next);
+		cr_assert_eq(rig_read_all(&w.r, 1, end - 100, end), 100);
+	}
+}
+
 Test(commitlog_clean, at_its_limit_a_log_refuses_and_goes_on_when_something_may_go, .fini = down)
 {
 	uint64_t index;

@@ -367,3 +367,31 @@ Test(commitlog_seal, an_index_that_is_found_damaged_is_made_again, .init = up, .
 	cr_assert_arr_eq(sector, again, 512);
 	expect_all();
 }
+
+/* What an index has to give at once, since one before it is of no use, is looked at before anything of it is believed. */
+Test(commitlog_seal, damage_of_two_indexes_costs_nothing_but_time, .init = up, .fini = down)
+{
+	static uint8_t sector[512];
+	uint64_t at;
+	char name[40];
+
+	fill(4);
+	cr_assert_eq(rig_close(&r), 0);
+	index_name(0, name);
+	rig_get(&r, name, 0, sector, 512);
+	sector[20] ^= 1;
+	rig_put(&r, name, 0, sector, 512);
+	index_name(2, name);
+	rig_get(&r, name, 0, sector, 512);
+	memcpy(&at, sector + 96 + 7 * 32 + 8, 8); /* the section of runs */
+	rig_get(&r, name, at, sector, 512);
+	sector[100] ^= 1;
+	rig_put(&r, name, at, sector, 512);
+	cr_assert_eq(reopen(), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_stats(&r).sealed_segments, 2);
+	expect_all();
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(reopen(), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_stats(&r).sealed_segments, 4);
+	expect_all();
+}

@@ -195,6 +195,7 @@ static int subtract(struct thmq_log *log)
 		if (!x)
 			continue;
 		x->held_bytes -= THMQI_MIN(x->held_bytes, e.bytes);
+		thmqi_held_dropped(log, x, e.end_offset);
 		if (x->moved) { /* their originals are not counted twice any more */
 			x->held_bytes += x->moved->doubled_bytes;
 			x->moved->doubled_bytes = 0;

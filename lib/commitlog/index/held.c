@@ -17,7 +17,11 @@ static uint32_t room_of(enum piece kind)
 
 static enum piece kind_of(const struct run_index *x)
 {
-	return x->held_room == room_of(PIECE_FEW) ? PIECE_FEW : x->held_room == room_of(PIECE_SOME) ? PIECE_SOME : PIECE_CHUNK;
+	enum piece kind = PIECE_FEW;
+
+	while (kind < PIECE_CHUNK && room_of(kind) < x->held_room)
+		kind++;
+	return kind;
 }
 
 void thmqi_held_free(struct thmq_log *log, struct run_index *x)
@@ -43,7 +47,7 @@ static void thin(struct run_index *x)
 
 static int grow(struct thmq_log *log, struct run_index *x)
 {
-	enum piece most = log->partitions.count > MANY_PARTITIONS ? PIECE_SOME : PIECE_CHUNK, kind;
+	enum piece most = log->partitions.count > MANY_PARTITIONS ? PIECE_FEW : PIECE_CHUNK, kind;
 	struct held *held;
 
 	if (x->held_room >= room_of(most)) {
@@ -63,28 +67,42 @@ static int grow(struct thmq_log *log, struct run_index *x)
 	return 0;
 }
 
+static struct held held_of(uint32_t segment, uint64_t offset)
+{
+	return (struct held){.segment = segment, .offset = {(uint32_t)offset, (uint32_t)(offset >> 32)}};
+}
+
 int thmqi_held_add(struct thmq_log *log, struct run_index *x, uint32_t segment, uint64_t first_offset, uint64_t end_offset)
 {
 	thmqi_held_trim(log, x);
 	if (x->held_count == x->held_room && grow(log, x) != 0)
 		return -ENOMEM;
-	x->held[x->held_count++] =
-		(struct held){.segment = segment, .offset = {(uint32_t)first_offset, (uint32_t)(first_offset >> 32)}};
+	x->held[x->held_count++] = held_of(segment, first_offset);
 	x->sealed_end = THMQI_MAX(x->sealed_end, end_offset);
 	x->end = THMQI_MAX(x->end, end_offset);
 	return 0;
 }
 
+/* Where some were left out, the oldest segments that are still there may have runs before the first that stayed. */
 void thmqi_held_trim(const struct thmq_log *log, struct run_index *x)
 {
 	uint32_t gone = 0;
 
 	while (gone < x->held_count && x->held[gone].segment < log->segment_base)
 		gone++;
+	if (gone && x->thinned && gone < x->held_count && x->held[gone].segment > log->segment_base)
+		x->held[--gone].segment = log->segment_base;
 	if (!gone)
 		return;
 	memmove(x->held, x->held + gone, (x->held_count - gone) * sizeof(*x->held));
 	x->held_count -= gone;
+}
+
+void thmqi_held_dropped(const struct thmq_log *log, struct run_index *x, uint64_t end_offset)
+{
+	thmqi_held_trim(log, x);
+	if (x->thinned && x->held_count && thmqi_held_offset(&x->held[0]) < end_offset)
+		x->held[0] = held_of(x->held[0].segment, end_offset);
 }
 
 void thmqi_held_cut(struct run_index *x, uint32_t segment)
@@ -111,7 +129,7 @@ bool thmqi_held_find(const struct thmq_log *log, const struct run_index *x, uint
 		for (; lo < x->held_count && x->held[lo].segment < from; lo++)
 			;
 		if (lo == x->held_count)
-			return false;
+			return false; /* the last one is never left out */
 		segment = x->thinned ? from : x->held[lo].segment;
 	}
 	*ret_segment = THMQI_MAX(segment, log->segment_base);

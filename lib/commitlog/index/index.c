@@ -1,25 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * index.c - which runs a partition has: entries in the order of their offsets, in pieces of an arena of the log's own. An
- * append costs no heap allocation; what a partition costs grows with its runs.
+ * append costs no heap allocation; what a partition costs grows with its runs in segments that have no index yet, and shrinks.
  */
 #include <sys/mman.h>
 
 #include "../internal.h"
+#include "commitlog/hint.h"
 
 /* ------------------------------------------------------------------- arena */
 
-#define CHUNK_BYTES (CHUNK_ENTRIES * (uint32_t)sizeof(struct entry))
+#define CHUNK_BYTES (128u * (uint32_t)sizeof(struct entry))
 #define REGION_BYTES_MIN (64u << 10)
 #define REGION_BYTES_MAX (2u << 20)
-#define READY_MIN 3u /* what one append may need: a chunk, a list of chunks, and one to be cut into pieces */
+#define READY_MIN 3u /* what one append may need: a list, and two to be cut into pieces */
 
 struct region {
 	struct region *next;
 	uint64_t bytes;
 };
 
-static const uint32_t piece_entries[PIECE_KINDS] = {4, 16, CHUNK_ENTRIES};
+static const uint32_t piece_entries[PIECE_KINDS] = {4, 8, 16, 128};
 
 uint32_t thmqi_arena_bytes(enum piece kind)
 {
@@ -127,26 +128,64 @@ struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool 
 	return x;
 }
 
+void thmqi_log_hint(struct thmq_log *log, uint32_t partition, enum thmqi_log_hint hint)
+{
+	const struct run_index *x;
+	uint32_t at;
+
+	if (hint == THMQI_LOG_HINT_FAR) {
+		thmqi_map_prefetch(&log->partitions, partition);
+		return;
+	}
+	x = thmqi_map_get(&log->partitions, partition);
+	if (!x)
+		return;
+	if (hint == THMQI_LOG_HINT_NEAR)
+		for (at = 0; at < sizeof(*x); at += THMQI_CACHELINE)
+			thmqi_prefetch_write((const char *)x + at);
+	else if (x->count < x->room)
+		thmqi_prefetch_write(thmqi_index_entry(x, x->count));
+}
+
 /* -------------------------------------------------------------------- grow */
 
-#define DIRECTORY_PIECE (CHUNK_BYTES / (uint32_t)sizeof(struct entry *))
+#define RING_SHIFT 63u /* there is one chunk only */
+#define LINE_SHIFT 4u  /* chunks of PIECE_MANY */
+#define LINE_ENTRIES (1u << LINE_SHIFT)
+#define DIRECTORY_FEW (4u * (uint32_t)(sizeof(struct entry) / sizeof(struct entry *)))
+#define DIRECTORY_CHUNK (CHUNK_BYTES / (uint32_t)sizeof(struct entry *))
+
+static bool is_ring(const struct run_index *x)
+{
+	return x->shift == RING_SHIFT;
+}
+
+/* Of its chunks. */
+static enum piece kind_of(const struct run_index *x)
+{
+	return x->mask + 1u == piece_entries[PIECE_FEW]	 ? PIECE_FEW :
+	       x->mask + 1u == piece_entries[PIECE_SOME] ? PIECE_SOME :
+							   PIECE_MANY;
+}
 
 static void directory_free(struct thmq_log *log, struct run_index *x)
 {
-	if (x->directory_room > DIRECTORY_PIECE)
+	if (x->directory_room > DIRECTORY_CHUNK)
 		munmap(x->chunks, (uint64_t)x->directory_room * sizeof(*x->chunks));
-	else if (x->directory_room == DIRECTORY_PIECE)
-		thmqi_arena_put(&log->arena, PIECE_CHUNK, x->chunks);
+	else if (x->directory_room > THMQI_ARRAY_COUNT(x->few))
+		thmqi_arena_put(&log->arena, x->directory_room == DIRECTORY_FEW ? PIECE_FEW : PIECE_CHUNK, x->chunks);
 }
 
-/* The list of chunks: in the index itself, then a piece (for 65,000 runs), then mappings that double. */
+/* The list of chunks: a small piece (for 320 runs), a large one (10,000 runs), then mappings that grow eightfold. */
 static int directory_grow(struct thmq_log *log, struct run_index *x)
 {
-	uint32_t room = x->directory_room < DIRECTORY_PIECE ? DIRECTORY_PIECE : x->directory_room * 8;
+	uint32_t room = x->directory_room < DIRECTORY_FEW   ? DIRECTORY_FEW :
+			x->directory_room < DIRECTORY_CHUNK ? DIRECTORY_CHUNK :
+							      x->directory_room * 8;
 	struct entry **grown;
 
-	if (room == DIRECTORY_PIECE) {
-		grown = thmqi_arena_get(&log->arena, PIECE_CHUNK);
+	if (room <= DIRECTORY_CHUNK) {
+		grown = thmqi_arena_get(&log->arena, room == DIRECTORY_FEW ? PIECE_FEW : PIECE_CHUNK);
 	} else {
 		grown = mmap(NULL, (uint64_t)room * sizeof(*grown), PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -161,40 +200,89 @@ static int directory_grow(struct thmq_log *log, struct run_index *x)
 	return 0;
 }
 
-/* The only chunk is still a smaller piece: the next larger one takes its place. */
-static int enlarge(struct thmq_log *log, struct run_index *x)
+/* All pieces go back. */
+static void release(struct thmq_log *log, struct run_index *x)
 {
-	uint32_t has = (uint32_t)(x->room - x->chunk_base * CHUNK_ENTRIES);
-	enum piece was = has == piece_entries[PIECE_FEW] ? PIECE_FEW : PIECE_SOME;
-	struct entry *piece = thmqi_arena_get(&log->arena, was + 1);
+	uint32_t i;
 
-	if (!piece)
+	for (i = 0; i < x->chunk_count; i++)
+		thmqi_arena_put(&log->arena, kind_of(x), x->chunks[i]);
+	directory_free(log, x);
+	x->chunks = x->few;
+	x->directory_room = THMQI_ARRAY_COUNT(x->few);
+	x->chunk_count = 0;
+}
+
+/* All entries, which are fewer than it has room for, move to a ring of @kind. */
+static int to_ring(struct thmq_log *log, struct run_index *x, enum piece kind)
+{
+	uint32_t mask = piece_entries[kind] - 1;
+	struct entry *ring = thmqi_arena_get(&log->arena, kind);
+	uint64_t i;
+
+	if (!ring)
 		return -ENOMEM;
-	memcpy(piece, x->chunks[0], has * sizeof(*piece));
-	thmqi_arena_put(&log->arena, was, x->chunks[0]);
-	x->chunks[0] = piece;
-	x->room = x->chunk_base * CHUNK_ENTRIES + piece_entries[was + 1];
+	for (i = x->first; i < x->count; i++)
+		ring[i & mask] = *thmqi_index_entry(x, i);
+	release(log, x);
+	x->few[0] = ring;
+	x->chunk_count = 1;
+	x->chunk_base = 0;
+	x->shift = RING_SHIFT;
+	x->mask = (uint8_t)mask;
+	x->room = x->first + mask + 1;
+	return 0;
+}
+
+/* The largest ring is full: its entries move to two chunks in a line, the second one of which has room for more. */
+static int to_line(struct thmq_log *log, struct run_index *x)
+{
+	struct entry **directory = thmqi_arena_get(&log->arena, PIECE_FEW);
+	struct entry *chunks[2] = {thmqi_arena_get(&log->arena, PIECE_MANY), thmqi_arena_get(&log->arena, PIECE_MANY)};
+	uint64_t base = x->first >> LINE_SHIFT, i;
+
+	if (!directory || !chunks[0] || !chunks[1]) {
+		if (directory)
+			thmqi_arena_put(&log->arena, PIECE_FEW, directory);
+		for (i = 0; i < 2; i++)
+			if (chunks[i])
+				thmqi_arena_put(&log->arena, PIECE_MANY, chunks[i]);
+		return -ENOMEM;
+	}
+	for (i = x->first; i < x->count; i++)
+		chunks[(i >> LINE_SHIFT) - base][i & (LINE_ENTRIES - 1)] = *thmqi_index_entry(x, i);
+	release(log, x);
+	directory[0] = chunks[0];
+	directory[1] = chunks[1];
+	x->chunks = directory;
+	x->directory_room = DIRECTORY_FEW;
+	x->chunk_count = 2;
+	x->chunk_base = base;
+	x->shift = LINE_SHIFT;
+	x->mask = LINE_ENTRIES - 1;
+	x->room = (base + 2) << LINE_SHIFT;
 	return 0;
 }
 
 static int grow(struct thmq_log *log, struct run_index *x)
 {
-	enum piece kind = x->chunk_count ? PIECE_CHUNK : PIECE_FEW;
 	struct entry *piece;
 
-	if (x->room % CHUNK_ENTRIES)
-		return enlarge(log, x);
 	if (!log->disk)
 		thmqi_index_trim(log, x, log->cache_first);
+	if (x->room - x->count > x->mask / 2u) /* a ring that is never more than nearly full would be trimmed for each run */
+		return 0;
+	if (!x->chunk_count)
+		return to_ring(log, x, PIECE_FEW);
+	if (is_ring(x))
+		return kind_of(x) == PIECE_MANY ? to_line(log, x) : to_ring(log, x, kind_of(x) + 1);
 	if (x->chunk_count == x->directory_room && directory_grow(log, x) != 0)
 		return -ENOMEM;
-	piece = thmqi_arena_get(&log->arena, kind);
+	piece = thmqi_arena_get(&log->arena, PIECE_MANY);
 	if (!piece)
 		return -ENOMEM;
-	if (!x->chunk_count)
-		x->chunk_base = x->count / CHUNK_ENTRIES;
 	x->chunks[x->chunk_count++] = piece;
-	x->room += piece_entries[kind];
+	x->room += LINE_ENTRIES;
 	return 0;
 }
 
@@ -292,26 +380,29 @@ uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns)
 
 /* -------------------------------------------------------------------- drop */
 
-static enum piece kind_of(const struct run_index *x)
-{
-	uint64_t has = x->room - x->chunk_base * CHUNK_ENTRIES;
-
-	return has == piece_entries[PIECE_FEW] ? PIECE_FEW : has == piece_entries[PIECE_SOME] ? PIECE_SOME : PIECE_CHUNK;
-}
-
-/* Nothing is left: all memory goes back, and the next entry begins a small piece. */
+/*
+ * Nothing is left: all memory goes back. A number is left out, so that a reader that is at the end looks for its place anew:
+ * what comes may be older entries.
+ */
 void thmqi_index_empty(struct thmq_log *log, struct run_index *x)
 {
-	enum piece kind = kind_of(x);
-	uint32_t i;
+	release(log, x);
+	x->first = x->count = x->room = x->count + 1;
+}
 
-	for (i = 0; i < x->chunk_count; i++)
-		thmqi_arena_put(&log->arena, kind, x->chunks[i]);
-	directory_free(log, x);
-	x->chunks = x->few;
-	x->directory_room = THMQI_ARRAY_COUNT(x->few);
-	x->chunk_count = 0;
-	x->first = x->count = x->room = THMQI_ALIGN_UP(x->count, (uint64_t)CHUNK_ENTRIES);
+/* There is little left: it moves to a ring which that does not fill. Where there is none, it stays. */
+static void shrink(struct thmq_log *log, struct run_index *x)
+{
+	uint64_t left = x->count - x->first;
+	uint64_t room = is_ring(x) ? x->mask + 1u : (uint64_t)x->chunk_count << LINE_SHIFT;
+	enum piece kind;
+
+	if (left * 4 > room)
+		return;
+	for (kind = PIECE_FEW; kind < PIECE_CHUNK && left >= piece_entries[kind]; kind++)
+		;
+	if (is_ring(x) ? kind < kind_of(x) : kind < PIECE_CHUNK)
+		to_ring(log, x, kind);
 }
 
 /* The chunks that become empty go too. Bounded by what was appended since the last time. */
@@ -321,17 +412,25 @@ void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch)
 
 	while (x->first < x->count && thmqi_index_entry(x, x->first)->batch < batch)
 		x->first++;
-	if (x->first == x->count && x->chunk_count && log->disk) {
+	if (!x->chunk_count)
+		return;
+	if (x->first == x->count && log->disk) {
 		thmqi_index_empty(log, x);
 		return;
 	}
-	while (gone < x->chunk_count && (x->chunk_base + gone + 1) * CHUNK_ENTRIES <= x->first)
-		thmqi_arena_put(&log->arena, PIECE_CHUNK, x->chunks[gone++]);
-	if (gone) {
-		memmove(x->chunks, x->chunks + gone, (x->chunk_count - gone) * sizeof(*x->chunks));
-		x->chunk_count -= gone;
-		x->chunk_base += gone;
+	if (is_ring(x)) {
+		x->room = x->first + x->mask + 1;
+	} else {
+		while (gone < x->chunk_count && (x->chunk_base + gone + 1) << LINE_SHIFT <= x->first)
+			thmqi_arena_put(&log->arena, PIECE_MANY, x->chunks[gone++]);
+		if (gone) {
+			memmove(x->chunks, x->chunks + gone, (x->chunk_count - gone) * sizeof(*x->chunks));
+			x->chunk_count -= gone;
+			x->chunk_base += gone;
+		}
 	}
+	if (log->disk) /* a ring in memory is trimmed whenever it is full */
+		shrink(log, x);
 }
 
 void thmqi_index_cut(struct run_index *x, uint64_t batch)

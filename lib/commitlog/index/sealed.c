@@ -364,12 +364,31 @@ static int take(struct thmq_log *log, const struct head *x, struct segment *s)
 		log->sealed_next++;
 	else /* a segment before it has no index: entries in memory are behind all that are not */
 		rc = thmqi_sealed_restore(log, s);
+	if (rc)
+		return thmqi_fail(rc, "index %s: %s", log->opts.dir, thmq_strerror(rc));
 	log->chain.position = s->position + s->bytes;
 	log->chain.index = h->last_index;
 	log->chain.term = h->last_term;
 	log->chain.crc = h->last_crc;
 	log->stats.sealed_segments++;
 	return rc ? rc : 1;
+}
+
+/*
+ * A segment before it has no index: entries in memory are behind all that are not, so its own will be needed there too, and
+ * while nothing of it has been taken it can still be read from its batches.
+ */
+static bool runs_ok(struct thmq_log *log, const struct head *x, const struct segment *s)
+{
+	uint64_t at = section_of(x, SEAL_RUNS)->offset;
+	uint32_t count = section_of(x, SEAL_RUNS)->count, i;
+	uint8_t *page = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
+	bool ok = page;
+
+	for (i = 0; i < count && ok; i++, at += SEAL_PAGE)
+		ok = read_at(log, x->file, page, SEAL_PAGE, at) == 0 && (x->trusted || seal_page_ok(page, s->position + at));
+	free(page);
+	return ok;
 }
 
 /* The segment as its index says it is. False: it is not, and is as it was. */
@@ -385,7 +404,7 @@ static bool adopt(struct thmq_log *log, struct head *x, struct segment *s)
 	s->first_index = h->first_index;
 	s->batch_count = section_of(x, SEAL_BATCHES)->count;
 	s->blocks = NULL;
-	if (fits_segment(log, x, s)) {
+	if (fits_segment(log, x, s) && (log->sealed_next == s->ordinal || runs_ok(log, x, s))) {
 		x->file = NULL;
 		thmqi_file_note(log, s, SEGMENT_INDEX);
 		s->blocks = blocks;

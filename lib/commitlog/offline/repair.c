@@ -6,6 +6,7 @@
  * it is cut short: copies and moves aside, then indexes, then `vote`, then zeros over what was copied.
  */
 #include <stdio.h>
+#include <unistd.h>
 
 #include "scan.h"
 
@@ -614,6 +615,22 @@ static int say(const struct repair *r, int rc)
 	}
 }
 
+/* As an owner's, until the scan ends. A log that was never opened by this library's open has no such file, and nobody who has it. */
+static int lock(struct repair *r)
+{
+	uint64_t pid = 0;
+	char path[4400];
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/lock", r->path);
+	if (access(path, F_OK) != 0)
+		return 0;
+	rc = r->s.disk->dir_lock(r->s.dir, "lock", &pid);
+	if (rc == -EBUSY)
+		return thmqi_fail(rc, "%s: process %llu has it open; close it there first", r->path, (unsigned long long)pid);
+	return rc ? thmqi_fail(rc, "lock %s: %s", path, thmq_strerror(rc)) : 0;
+}
+
 int thmqi_log_repair(const char *dir, const struct thmqi_scan_opts *scan_opts,
 		     const struct thmq_log_repair_opts *opts,
 		     const struct thmq_log_visitor *visitor, void *ctx)
@@ -626,6 +643,8 @@ int thmqi_log_repair(const char *dir, const struct thmqi_scan_opts *scan_opts,
 			   .write = opts->flags & THMQ_REPAIR_WRITE};
 	int rc = thmqi_scan_begin(&r.s, dir, scan_opts, &quiet, ctx), stop;
 
+	if (!rc && r.write)
+		rc = lock(&r);
 	if (!rc) {
 		rc = repair(&r);
 		rc = rc ? say(&r, rc) : 0;

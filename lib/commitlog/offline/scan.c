@@ -174,6 +174,19 @@ static int check_size(struct scan *s, struct thmqi_disk_file *file, uint64_t pos
 	return 0;
 }
 
+/* All of it, unlike an open: who verifies has the time. */
+static int look_beyond(struct scan *s, struct thmqi_disk_file *file, uint64_t position, uint64_t at)
+{
+	const struct place_to_look l = {.disk = s->disk,
+					.file = file,
+					.vote = &s->vote,
+					.position = position,
+					.piece = s->piece,
+					.piece_bytes = SCAN_PIECE_BYTES};
+
+	return thmqi_claims_look(&s->claims, &l, at);
+}
+
 /* Segment @i of those that are there: replayed if the log has come that far, looked at otherwise. */
 static int visit_segment(struct scan *s, uint32_t i)
 {
@@ -196,8 +209,7 @@ static int visit_segment(struct scan *s, uint32_t i)
 			s->ended = i;
 	}
 	if (rc == 0 && !s->stop && (!s->vote.clean || s->vote_damaged))
-		rc = thmqi_claims_look(&s->claims, s->disk, file, &s->vote, position, at, s->piece,
-				       SCAN_PIECE_BYTES);
+		rc = look_beyond(s, file, position, at);
 	s->disk->file_close(file);
 	return THMQI_MIN(rc, 0);
 }

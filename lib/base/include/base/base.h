@@ -155,6 +155,7 @@ void *thmqi_map_get(const struct thmqi_map *m, uint64_t key); /* NULL if absent 
 int thmqi_map_put(struct thmqi_map *m, uint64_t key,
 		  void *value); /* replaces; value not NULL; 0 or -ENOMEM */
 void *thmqi_map_remove(struct thmqi_map *m, uint64_t key); /* the value, or NULL */
+void thmqi_map_prefetch(const struct thmqi_map *m, uint64_t key); /* so that a look-up a little later does not wait */
 /* Iterate: for (uint32_t i = 0; (v = thmqi_map_next(m, &i)); ) ; no insert or remove meanwhile. */
 void *thmqi_map_next(const struct thmqi_map *m, uint32_t *iter);
 

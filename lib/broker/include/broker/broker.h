@@ -14,6 +14,8 @@
 /* Arguments are checked and options copied by lib/api. The returned object begins with a struct thmqi_handle. */
 int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 		      const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker);
+/* Return: 0; -EDEADLK it cannot be closed now: a core of it has no thread. */
+int thmqi_broker_can_close(struct thmq_broker *broker);
 /* Frees the broker's memory but not the struct itself when @graveyard is given: it is buried there. */
 int thmqi_broker_close(struct thmq_broker *broker, uint64_t timeout_ns,
 		       struct thmqi_graveyard *graveyard);
