@@ -11,7 +11,7 @@
 /* ------------------------------------------------------------------- arena */
 
 #define CHUNK_BYTES (128u * (uint32_t)sizeof(struct entry))
-#define REGION_BYTES_MIN (64u << 10)
+#define REGION_BYTES_MIN (256u << 10)
 #define REGION_BYTES_MAX (2u << 20)
 #define READY_MIN 3u /* what one append may need: a list, and two to be cut into pieces */
 
