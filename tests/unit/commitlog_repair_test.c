@@ -305,8 +305,9 @@ Test(commitlog_repair, a_full_segment_that_lacks_but_zeros_gets_its_length, .ini
 
 	for (at = 0; at < 1 << 20 && h.type != BATCH_PAD; at += BLOCK)
 		bytes(RIG_SEGMENT, at, &h, sizeof(h), false);
-	if (h.type != BATCH_PAD) /* batches are as large as the device is slow: this time they filled it to its last block */
-		cr_skip_test("the segment ends without a pad");
+	/* batches are as large as the device is slow: they may fill it to its last block, or the one before */
+	if (h.type != BATCH_PAD || at == 1 << 20)
+		cr_skip_test("nothing is behind the segment's pad, if it has one");
 	shell("truncate -s %llu '%s/" RIG_SEGMENT "'", (unsigned long long)at + 100, dir);
 	cr_assert_eq(reopen(), -THMQ_ECORRUPT);
 	cr_assert_eq(thmqi_env_close(r.env), 0);
