@@ -83,18 +83,9 @@ int thmq_run_encode(struct thmq_run_header *run, uint32_t run_len, uint32_t part
 	run->partition = partition;
 	run->base_offset = records[0].offset;
 	for (i = 0; i < count && !rc; i++) {
-		const struct thmq_record_view *r = &records[i];
-		struct thmqi_record_view v = {
-			.offset = r->offset,
-			.time_ns = r->time_ns,
-			.key = r->key,
-			.tag = r->tag,
-			.data = r->data,
-			.key_len = r->key_len,
-			.tag_len = r->tag_len,
-			.len = r->len,
-			.tag_hash = r->tag_len ? thmqi_tag_hash(r->tag, r->tag_len) : 0};
+		struct thmq_record_view v = records[i];
 
+		v.tag_hash = v.tag_len ? thmqi_tag_hash(v.tag, v.tag_len) : 0;
 		rc = thmqi_run_writer_add(&w, &v);
 	}
 	return rc;
@@ -106,25 +97,11 @@ int thmq_record_next(const struct thmq_log_run *run, struct thmq_record_cursor *
 		     struct thmq_record_view *ret_record)
 {
 	struct thmqi_record_iter *it = (struct thmqi_record_iter *)(void *)cursor->internal;
-	struct thmqi_record_view v;
 	int rc = 0;
 
 	if (!run->payload)
 		return -EINVAL;
 	if (!it->run)
 		rc = thmqi_record_begin(it, run->header);
-	if (!rc)
-		rc = thmqi_record_next(it, &v);
-	if (rc != 1)
-		return rc;
-	*ret_record = (struct thmq_record_view){.offset = v.offset,
-						.time_ns = v.time_ns,
-						.key = v.key,
-						.tag = v.tag,
-						.data = v.data,
-						.key_len = v.key_len,
-						.tag_len = v.tag_len,
-						.len = v.len,
-						.tag_hash = v.tag_hash};
-	return 1;
+	return rc ? rc : thmqi_record_next(it, ret_record);
 }

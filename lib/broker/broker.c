@@ -491,13 +491,6 @@ int thmqi_broker_can_close(struct thmq_broker *b)
 	return s ? thmqi_fail(-EDEADLK, "close a broker: core %u has no thread that drives it; attach one", s->core->index) : 0;
 }
 
-static int nothing(struct thmq_core *core, void *arg)
-{
-	(void)core;
-	(void)arg;
-	return 0;
-}
-
 #define CLOSE_GRACE_NS 1000000000u /* what a close may take longer than its time-out */
 
 /* A core may have a thread that has stopped to drive it, or waits for the one that closes: nothing is begun then. */
@@ -514,7 +507,7 @@ static int are_driven(struct thmq_broker *b, uint64_t timeout_ns)
 		if (!b->shards[i].open || core == last)
 			continue;
 		last = core;
-		rc = thmqi_core_call(core, nothing, NULL, most);
+		rc = thmqi_core_barrier(core, most);
 		if (rc)
 			return thmqi_fail(rc == -ETIMEDOUT ? -EDEADLK : rc,
 					  "close a broker: core %u is not driven; its thread has to call thmq_poll() meanwhile", core->index);

@@ -4,6 +4,7 @@
  * `vote` is complete leaves nothing that anybody was told of: the next open begins anew.
  */
 #include "internal.h"
+#include "survey.h"
 
 #define PIECE_BYTES (1u << 20)
 

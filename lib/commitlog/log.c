@@ -5,6 +5,7 @@
 
 #include "commitlog/limit.h"
 #include "internal.h"
+#include "survey.h"
 
 #define YIELD_NS 20000u
 #define GROUP_NS_MAX 1000000000ull

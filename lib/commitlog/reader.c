@@ -5,6 +5,7 @@
  * (lookup.c).
  */
 #include "internal.h"
+#include "reading.h"
 
 int thmq_log_reader_open(struct thmq_log *log, uint32_t partition, void (*ready)(void *ctx), void *ctx,
 			 struct thmq_log_reader **ret_reader)
@@ -430,22 +431,14 @@ static int by_offset(struct thmq_log_reader *r, uint64_t offset, struct thmq_log
 static int find_record(const struct thmq_log_run *run, uint64_t offset, struct thmq_record_view *ret_record)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 
 	if (thmqi_record_begin(&it, run->header) != 0)
 		return -ENOENT;
 	while (thmqi_record_next(&it, &v) == 1) {
 		if (v.offset != offset)
 			continue;
-		*ret_record = (struct thmq_record_view){.offset = v.offset,
-							.time_ns = v.time_ns,
-							.key = v.key,
-							.tag = v.tag,
-							.data = v.data,
-							.key_len = v.key_len,
-							.tag_len = v.tag_len,
-							.len = v.len,
-							.tag_hash = v.tag_hash};
+		*ret_record = v;
 		return 1;
 	}
 	return -ENOENT;

@@ -5,6 +5,7 @@
  * durable that is damage, and nothing is changed; otherwise it is the torn or lost tail of writes in flight.
  */
 #include "internal.h"
+#include "survey.h"
 #include "index/keys.h"
 #include "index/seal_format.h"
 
@@ -286,11 +287,9 @@ static bool looks_at_all(const struct thmq_log *log, const struct recovery *r)
 static int look_at_stray(struct thmq_log *log, struct recovery *r, uint64_t position)
 {
 	struct thmqi_disk_file *file;
-	char name[40];
 	int rc;
 
-	thmqi_segment_name(position, name);
-	rc = log->disk->file_open(log->dir, name, false, &file);
+	rc = thmqi_segment_file_open(log->disk, log->dir, position, &file);
 	if (rc)
 		return rc;
 	rc = look_beyond(log, r, file, position, 0, UINT64_MAX);

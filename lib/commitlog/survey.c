@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "survey.h"
 #include "index/seal_format.h"
 
 #define INDEX_SUFFIX_AT 21 /* of a name: 20 digits and a dot before it */
@@ -121,4 +122,13 @@ int thmqi_claims_look_near(struct claims *c, const struct place_to_look *l, uint
 		at += len;
 	}
 	return 0;
+}
+
+int thmqi_segment_file_open(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, uint64_t position,
+			    struct thmqi_disk_file **ret_file)
+{
+	char name[40];
+
+	thmqi_segment_name(position, name);
+	return disk->file_open(dir, name, false, ret_file);
 }

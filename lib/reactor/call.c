@@ -139,3 +139,15 @@ int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, vo
 	call_unref(c);
 	return rc;
 }
+
+static int nothing(struct thmq_core *core, void *arg)
+{
+	(void)core;
+	(void)arg;
+	return 0;
+}
+
+int thmqi_core_barrier(struct thmq_core *core, uint64_t timeout_ns)
+{
+	return thmqi_core_call(core, nothing, NULL, timeout_ns);
+}

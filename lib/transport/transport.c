@@ -104,13 +104,6 @@ int thmqi_transport_listen(struct thmqi_transport *t, const char *name, const st
  * A barrier on every core: links that were asked for before have been accepted when it has passed. None is posted
  * after it, since connect posts under the lock that took the listener away.
  */
-static int nothing(struct thmq_core *core, void *arg)
-{
-	(void)core;
-	(void)arg;
-	return 0;
-}
-
 void thmqi_transport_unlisten(struct thmqi_listener *l)
 {
 	struct thmqi_transport *t = l->transport;
@@ -122,7 +115,7 @@ void thmqi_transport_unlisten(struct thmqi_listener *l)
 	t->count--;
 	pthread_mutex_unlock(&t->lock);
 	for (i = 0; i < thmqi_env_core_count(t->env); i++)
-		thmqi_core_call(thmqi_env_core(t->env, i), nothing, NULL, UINT64_MAX);
+		thmqi_core_barrier(thmqi_env_core(t->env, i), UINT64_MAX);
 	listener_unref(l);
 }
 

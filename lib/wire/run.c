@@ -52,7 +52,7 @@ int thmqi_record_begin(struct thmqi_record_iter *it, const struct thmq_run_heade
 	return 0;
 }
 
-int thmqi_record_next(struct thmqi_record_iter *it, struct thmqi_record_view *ret_view)
+int thmqi_record_next(struct thmqi_record_iter *it, struct thmq_record_view *ret_view)
 {
 	const struct thmq_record *r = it->record;
 	const struct thmq_run_header *run = it->run;
@@ -70,7 +70,7 @@ int thmqi_record_next(struct thmqi_record_iter *it, struct thmqi_record_view *re
 	ret_view->key_len = r->key_len;
 	ret_view->tag = it->body + r->key_len;
 	ret_view->tag_len = r->tag_len;
-	ret_view->data = ret_view->tag + r->tag_len;
+	ret_view->data = it->body + r->key_len + r->tag_len;
 	ret_view->len = r->size - r->key_len - r->tag_len;
 	ret_view->tag_hash = r->tag_hash;
 	/* the last body's padding may be left out of the run's length */
@@ -95,7 +95,7 @@ uint32_t thmqi_tag_hash(const void *tag, uint32_t len)
 bool thmqi_run_records_ok(const struct thmq_run_header *run)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 	uint64_t next = run->base_offset;
 	int rc = thmqi_record_begin(&it, run);
 
@@ -136,7 +136,7 @@ int thmqi_run_writer_begin(struct thmqi_run_writer *w, struct thmq_run_header *r
 	return 0;
 }
 
-int thmqi_run_writer_add(struct thmqi_run_writer *w, const struct thmqi_record_view *rec)
+int thmqi_run_writer_add(struct thmqi_run_writer *w, const struct thmq_record_view *rec)
 {
 	struct thmq_run_header *run = w->run;
 	uint64_t size = (uint64_t)rec->key_len + rec->tag_len + rec->len,

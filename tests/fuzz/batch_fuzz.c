@@ -10,7 +10,7 @@ static void walk(const struct batch_header *h, const uint8_t *end)
 {
 	const uint8_t *at = (const uint8_t *)(h + 1);
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 	uint32_t i;
 
 	for (i = 0; i < h->run_count; i++) {

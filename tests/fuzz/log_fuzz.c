@@ -87,7 +87,7 @@ static bool is_documented(int rc)
 static void look_at(const struct thmq_log_view *v)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view rec;
+	struct thmq_record_view rec;
 
 	FUZZ_CHECK(v->run.header->magic == THMQ_RUN_MAGIC);
 	fuzz_touch(v->run.header, sizeof(*v->run.header) + v->run.header->len);

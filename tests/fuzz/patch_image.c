@@ -38,7 +38,7 @@ static void put_state(struct rig *r, uint32_t kind, uint64_t item, uint32_t len,
 static void put_records(struct rig *r, uint32_t partition, uint64_t offset, uint32_t fill,
 			bool sparse, uint64_t *ret_index)
 {
-	struct thmqi_record_view rec = {.key = (const uint8_t *)"key",
+	struct thmq_record_view rec = {.key = (const uint8_t *)"key",
 					.key_len = 3,
 					.tag = (const uint8_t *)"tag",
 					.tag_len = 3,

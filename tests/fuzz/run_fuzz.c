@@ -8,12 +8,12 @@
 
 #define RECORDS_MAX 512u
 
-static struct thmqi_record_view decoded[RECORDS_MAX];
+static struct thmq_record_view decoded[RECORDS_MAX];
 
 static uint32_t decode(const struct thmq_run_header *run, const uint8_t *end, bool *ret_whole)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 	uint32_t count = 0;
 	int rc = thmqi_record_begin(&it, run);
 
@@ -38,7 +38,7 @@ static void round_trip(const struct thmq_run_header *run, uint32_t count)
 	bool sparse = run->flags & THMQ_RUN_SPARSE, whole;
 	uint64_t len = thmqi_run_table_bytes(count, sparse);
 	struct thmqi_run_writer w;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 	struct thmqi_record_iter it;
 	struct thmq_run_header *copy;
 	uint32_t i;

@@ -109,7 +109,7 @@ static int on_batch(void *ctx, const struct thmq_log_batch *batch)
 static int on_run(void *ctx, const struct thmq_log_run *run)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view rec;
+	struct thmq_record_view rec;
 
 	(void)ctx;
 	fuzz_touch(run->header, sizeof(*run->header));

@@ -15,28 +15,12 @@
 
 #include <thundermq/thundermq.h>
 
-#define SECOND 1000000000ull
+#include "many.h"
+
 #define PARTITIONS 65536u
 #define LIMIT_NS (8 * SECOND) /* quadratic it takes half a minute, and more under a sanitizer */
 #define TOPICS 300u
 #define SPREAD 2000u
-
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: not true: %s; said: %s\n", __FILE__, __LINE__, #x, \
-				thmq_errmsg());                                                    \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
 
 static void took(const char *what, uint64_t since)
 {

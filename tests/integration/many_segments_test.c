@@ -16,33 +16,16 @@
 #include <unistd.h>
 
 #include "../../lib/commitlog/internal.h"
+#include "many.h"
 
-#define SECOND 1000000000ull
 #define SEGMENT (1u << 20)
 #define SEGMENTS 2000u
 #define DESCRIPTORS 256u
 #define PARTITIONS 16u
 #define GOES 300u /* segments that are cleaned away */
 
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: not true: %s; said: %s\n", __FILE__, __LINE__, #x, \
-				thmq_errmsg());                                                    \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
 static char dir[] = "many-segments-XXXXXX";
 static uint32_t segments = SEGMENTS;
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
 
 /* --------------------------------------------------------------------- made */
 

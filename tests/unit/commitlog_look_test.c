@@ -7,6 +7,7 @@
 #include <criterion/criterion.h>
 
 #include "../../lib/commitlog/internal.h"
+#include "../../lib/commitlog/survey.h"
 #include "commitlog_rig.h"
 
 #define MIB (1ull << 20)

@@ -10,6 +10,8 @@
 
 #include "memory/memory.h"
 
+#include "resident.h"
+
 #define SLAB (uint64_t) THMQ_SLAB_BYTES
 #define ROOT THMQ_BLOCK_MAX
 
@@ -348,16 +350,6 @@ Test(memory_share, slabs_come_from_a_node_and_are_lent_to_who_asks_for_it)
 	use(s, NULL, &pages);
 	cr_assert_eq(stats(s).slabs, 1);
 	cr_assert_eq(thmq_slabs_close(s), 0);
-}
-
-static uint64_t resident_bytes(void)
-{
-	unsigned long long size, resident;
-	FILE *f = fopen("/proc/self/statm", "r");
-
-	cr_assert(f && fscanf(f, "%llu %llu", &size, &resident) == 2);
-	fclose(f);
-	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 Test(memory_share, pages_are_touched_when_that_is_asked_for)

@@ -10,6 +10,8 @@
 
 #include "memory/memory.h"
 
+#include "resident.h"
+
 #define MIB (1ull << 20)
 
 TestSuite(memory_slabs, .timeout = 60);
@@ -156,16 +158,6 @@ Test(memory_slabs, a_slab_is_never_put_over_what_another_thread_maps)
 	for (i = 0; i < 2; i++)
 		pthread_join(thread[i], NULL);
 	cr_assert_eq(atomic_load(&m.spoilt), 0);
-}
-
-static uint64_t resident_bytes(void)
-{
-	unsigned long long size, resident;
-	FILE *f = fopen("/proc/self/statm", "r");
-
-	cr_assert(f && fscanf(f, "%llu %llu", &size, &resident) == 2);
-	fclose(f);
-	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 /* An environment in a container of 64 MiB: only what is touched counts, a huge page at most, and the metadata. */

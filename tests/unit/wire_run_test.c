@@ -20,7 +20,7 @@ static struct thmq_run_header *make(uint32_t count, bool sparse)
 	run->base_offset = 500;
 	run->partition = 9;
 	for (uint32_t i = 0; i < count; i++) {
-		struct thmqi_record_view v = {.offset = 500 + i * 3,
+		struct thmq_record_view v = {.offset = 500 + i * 3,
 					      .time_ns = 1000000 + (int64_t)i * 5000,
 					      .key = (const uint8_t *)"keys!",
 					      .key_len = i % 5,
@@ -43,7 +43,7 @@ Test(wire_run, records_come_back_as_they_were_written)
 		for (uint32_t count = 0; count < 50; count++) {
 			struct thmq_run_header *run = make(count, sparse);
 			struct thmqi_record_iter it;
-			struct thmqi_record_view v;
+			struct thmq_record_view v;
 
 			cr_assert(thmqi_run_header_ok(run, thmqi_run_bytes(run)));
 			cr_assert(thmqi_run_payload_ok(run));
@@ -98,7 +98,7 @@ Test(wire_run, a_run_longer_than_its_room_is_refused)
 Test(wire_run, tables_that_lie_are_refused)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 	struct thmq_run_header *run = make(10, false);
 	struct thmq_record *table = (struct thmq_record *)(run + 1);
 
@@ -142,7 +142,7 @@ Test(wire_run, random_bytes_never_lead_outside)
 		uint32_t count = (uint32_t)thmqi_prng_below(&p, 20);
 		struct thmq_run_header *run = make(count, round % 2);
 		struct thmqi_record_iter it;
-		struct thmqi_record_view v;
+		struct thmq_record_view v;
 		uint32_t len = run->len;
 
 		for (uint32_t i = 0; i < 4; i++)
@@ -161,7 +161,7 @@ Test(wire_run, the_writer_refuses_what_the_table_cannot_say)
 {
 	struct thmq_run_header *run = (struct thmq_run_header *)space;
 	struct thmqi_run_writer w;
-	struct thmqi_record_view v = {.time_ns = 0, .data = space, .len = 8};
+	struct thmq_record_view v = {.time_ns = 0, .data = space, .len = 8};
 
 	cr_assert_eq(thmqi_run_writer_begin(&w, run, 31, 2, false, 0), -EINVAL);
 	cr_assert_eq(thmqi_run_writer_begin(&w, run, 32 + 16, 2, false, 100), 0);

@@ -5,6 +5,7 @@
  * durable it goes. Every step is small, and a step that cannot be done now is done later. Knows no topics.
  */
 #include "../internal.h"
+#include "../reading.h"
 
 #define LOOK_NS 1000000000ull
 #define AGAIN_NS 1000000ull

@@ -6,6 +6,7 @@
  * first. Knows not when, or why.
  */
 #include "../internal.h"
+#include "../reading.h"
 
 #define PIECE_BYTES (64u << 10) /* appended in one iteration … */
 #define PAUSE_NS 1000000u       /* … and then others have their turn */

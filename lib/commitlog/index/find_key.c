@@ -6,6 +6,7 @@
  */
 #include <sys/mman.h>
 
+#include "../reading.h"
 #include "keys.h"
 #include "seal_format.h"
 
@@ -254,7 +255,7 @@ static void look_in_run(struct thmq_log_reader *r, const struct segment *s,
 			const struct thmq_run_header *run, uint32_t at, struct seal_key *key)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 	struct thmq_log_hit hit;
 
 	if (run->encoding == THMQ_RUN_STATE || run->partition != r->partition ||

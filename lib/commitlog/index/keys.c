@@ -78,7 +78,7 @@ void thmqi_keys_note(struct thmq_log *log, struct segment *s, const struct thmq_
 {
 	uint64_t partition = thmqi_hash64(&run->partition, sizeof(run->partition));
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 	struct key key = {.batch = s->batch_count,
 			  .at = at | ((run->flags & THMQ_RUN_RELOCATED) != 0)};
 

@@ -5,6 +5,7 @@
  * batches are looked through instead. Never blocks: what is not there is asked for, and the reader called.
  */
 #include "../internal.h"
+#include "../reading.h"
 #include "seal_format.h"
 
 #define UNKNOWN UINT32_MAX

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "../internal.h"
+#include "../reading.h"
 #include "keys.h"
 #include "seal_format.h"
 

@@ -5,6 +5,7 @@
  * a mebibyte where it lies side by side. Knows no indexes.
  */
 #include "../internal.h"
+#include "../reading.h"
 
 #define WINDOW_MIN (16u << 10)
 #define WINDOW_MAX (1u << 20)

@@ -193,11 +193,9 @@ static int visit_segment(struct scan *s, uint32_t i)
 	uint64_t position = s->found.positions[i], at = 0,
 		 bytes = thmqi_segment_bytes(&s->vote, position);
 	struct thmqi_disk_file *file;
-	char name[40];
 	int rc;
 
-	thmqi_segment_name(position, name);
-	rc = s->disk->file_open(s->dir, name, false, &file);
+	rc = thmqi_segment_file_open(s->disk, s->dir, position, &file);
 	if (rc)
 		return rc;
 	rc = check_size(s, file, position, bytes);
@@ -595,11 +593,9 @@ int thmqi_scan_begin_at(struct scan *s, uint64_t position)
 {
 	const struct batch_header *h = (const struct batch_header *)s->piece;
 	struct thmqi_disk_file *file;
-	char name[40];
 	int rc;
 
-	thmqi_segment_name(position, name);
-	rc = s->disk->file_open(s->dir, name, false, &file);
+	rc = thmqi_segment_file_open(s->disk, s->dir, position, &file);
 	if (rc)
 		return rc;
 	rc = load_batch(s, file, 0, position, thmqi_segment_bytes(&s->vote, position));

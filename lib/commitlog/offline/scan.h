@@ -8,6 +8,7 @@
 
 #include "commitlog/offline.h"
 #include "../internal.h"
+#include "../survey.h"
 #include "../index/seal_format.h"
 
 #define SCAN_PIECE_BYTES (4u << 20) /* a batch has no more */

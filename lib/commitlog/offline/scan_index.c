@@ -39,7 +39,7 @@ static bool grow(void *list, uint32_t count, uint32_t *room, size_t size)
 static int note_keys(struct seen *x, const struct batch_header *h, const struct thmq_run_header *run, uint32_t at)
 {
 	struct thmqi_record_iter it;
-	struct thmqi_record_view v;
+	struct thmq_record_view v;
 
 	if (!(run->flags & THMQ_RUN_KEYED) || thmqi_record_begin(&it, run) != 0)
 		return 0;

@@ -169,6 +169,8 @@ static inline void thmqi_core_kick(struct thmq_core *core)
  */
 int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg), void *arg,
 		    uint64_t timeout_ns);
+/* All that was posted to @core before has run then. Return: as thmqi_core_call(). */
+int thmqi_core_barrier(struct thmq_core *core, uint64_t timeout_ns);
 
 /* A sleeper outside the cores (a session's thread). Counted, since those who kick it may outlive the sleeper. */
 struct thmqi_waiter {

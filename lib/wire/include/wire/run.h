@@ -48,15 +48,6 @@ static inline uint64_t thmqi_record_bytes(uint32_t size)
 	return THMQI_ALIGN_UP((uint64_t)size, 8u);
 }
 
-/* One record, in place. */
-struct thmqi_record_view {
-	uint64_t offset;
-	int64_t time_ns;
-	const uint8_t *key, *tag, *data;
-	uint32_t key_len, tag_len, len;
-	uint32_t tag_hash;
-};
-
 /* A walk over the records of a run. It ends before anything that would lie outside of the run. */
 struct thmqi_record_iter {
 	const struct thmq_run_header *run;
@@ -69,7 +60,7 @@ struct thmqi_record_iter {
 /* 0; -THMQ_ECORRUPT: the table does not fit into the run; -EINVAL: it has no table (encoding). */
 int thmqi_record_begin(struct thmqi_record_iter *it, const struct thmq_run_header *run);
 /* 1 one record; 0 there are no more; -THMQ_ECORRUPT it lies outside of the run or contradicts itself. */
-int thmqi_record_next(struct thmqi_record_iter *it, struct thmqi_record_view *ret_view);
+int thmqi_record_next(struct thmqi_record_iter *it, struct thmq_record_view *ret_view);
 /* A tag's hash as stored; never 0. */
 uint32_t thmqi_tag_hash(const void *tag, uint32_t len);
 /* Are all records of a run with a table in order: lengths, and offsets that rise within the span? */
@@ -97,6 +88,6 @@ int thmqi_run_writer_begin(struct thmqi_run_writer *w, struct thmq_run_header *r
  * The next record; @rec->offset counts only in a sparse run, and must not lie before base_offset, which is set then.
  * 0; -EINVAL: one too many, no room for its body, or a time or an offset that the table cannot express.
  */
-int thmqi_run_writer_add(struct thmqi_run_writer *w, const struct thmqi_record_view *rec);
+int thmqi_run_writer_add(struct thmqi_run_writer *w, const struct thmq_record_view *rec);
 
 #endif
