@@ -3,6 +3,7 @@
  * deliver.c - the path of a message out: a partition that a consumer attached to is read run by run, as far as it
  * is visible and the consumer's credits go; the consumer holds each run in place until it releases it.
  */
+#include "commitlog/hint.h"
 #include "internal.h"
 
 /* ------------------------------------------------------------- deliveries */
@@ -185,6 +186,20 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 		sub->conn->shard->stuck = true;
 	}
 	return done;
+}
+
+void thmqi_sub_offer(struct sub *sub)
+{
+	struct consumer *k = sub->conn->consumers[sub->stream];
+	struct thmqi_frame *f;
+
+	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && has_credit(k)) &&
+	    (f = thmqi_conn_claim(sub->conn)) && thmqi_log_read_newest(sub->reader, &k->free->view)) {
+		deliver(sub, k, f, k->free);
+		sub->read_bytes = sub->partition->appended_bytes;
+		return;
+	}
+	thmqi_sub_ready(sub);
 }
 
 uint32_t thmqi_sub_pump_all(struct shard *s)

@@ -308,6 +308,7 @@ void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_ready(struct sub *sub);
+void thmqi_sub_offer(struct sub *sub); /* a run was appended and is visible: at once, or when it is its turn */
 uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
 void thmqi_sub_close(struct sub *sub, int status, bool tell);
 void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */

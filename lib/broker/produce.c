@@ -297,6 +297,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct partition *p;
 	struct thmq_run_header *run;
 	const struct thmqi_frame *last;
+	struct thmqi_list *it;
 	struct pending *e;
 	struct gather g;
 	uint64_t index;
@@ -364,8 +365,11 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	} else {
 		note_pending(c, e, index, first, last, p, run, level);
 	}
-	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY)
-		make_visible(p, p->next_offset);
+	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY) {
+		p->visible = p->next_offset;
+		thmqi_list_each(it, &p->subs)
+			thmqi_sub_offer(thmqi_container(it, struct sub, partition_link));
+	}
 	if (thmqi_unlikely(!p->is_volatile && flush_is_due(s, p))) {
 		p->flush_asked = p->next_offset;
 		s->flush_asked = s->pending_tail;

@@ -357,6 +357,39 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 	return n;
 }
 
+/* The one message of @d, whose record came in its frame. Return: 1; 0 it is too early. */
+static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m)
+{
+	struct reading *r = d->reading;
+	const uint32_t key_len = d->one.key_len, head = key_len + d->one.tag_len;
+
+	d->at = 1;
+	if (thmqi_unlikely(head > d->one.size)) {
+		corrupt(c, d, d->base_offset);
+		return 0;
+	}
+	if (thmqi_unlikely(d->first_time_ns < r->not_before_ns))
+		return 0;
+	m->key = key_len ? d->body : NULL;
+	m->tag = head > key_len ? (const char *)d->body + key_len : NULL;
+	m->data = d->body + head;
+	m->len = d->one.size - head;
+	m->key_len = key_len;
+	m->tag_len = d->one.tag_len;
+	m->partition = r->index;
+	m->offset = d->base_offset;
+	m->time_ns = d->first_time_ns;
+	m->internal[0] = (uint64_t)(uintptr_t)d;
+	m->internal[1] = view_of(c, d, 0);
+	d->held_bits[0] |= 1;
+	d->held = 1;
+	r->held++;
+	r->handed = THMQI_MAX(r->handed, d->to);
+	r->not_before_ns = INT64_MIN;
+	c->app_held++;
+	return 1;
+}
+
 /* Nothing can come because the app holds all that the broker hands over at a time. */
 static bool window_held(const struct thmq_consumer *c)
 {
@@ -401,7 +434,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return nothing(c);
 	}
 	while (n < max && (d = c->first)) {
-		n += hand_out(c, d, ret_messages + n, max - n);
+		n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
 		if (d->at < d->count)
 			continue;
 		c->first = d->next;

@@ -4,6 +4,7 @@
  * from the device (window.c). Entries of the newest segments are in memory (index.c), those of sealed ones in their indexes
  * (lookup.c).
  */
+#include "commitlog/hint.h"
 #include "internal.h"
 #include "reading.h"
 
@@ -325,6 +326,28 @@ int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset, struct th
 	reader->want = f.end;
 	fill(reader, &f, ret_view);
 	return 1;
+}
+
+bool thmqi_log_read_newest(struct thmq_log_reader *r, struct thmq_log_view *ret_view)
+{
+	const struct run_index *x = r->index;
+	const struct entry *e;
+	struct found f;
+
+	if (!x || r->sought || r->filter || r->at + 1 != x->count || r->at < x->first)
+		return false;
+	e = thmqi_index_entry(x, r->at);
+	if (e->batch <= r->log->chain.index)
+		return false;
+	f = (struct found){.buf = r->log->forming.buf,
+			   .data = r->log->forming.buf->data,
+			   .run_at = e->at,
+			   .index = e->batch,
+			   .end = e->base_offset + e->span};
+	r->at++;
+	r->want = f.end;
+	fill(r, &f, ret_view);
+	return true;
 }
 
 int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, uint64_t *ret_offset)
