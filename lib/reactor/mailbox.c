@@ -39,13 +39,14 @@ struct thmq_mailbox {
 	uint32_t out_mask, out_shift;
 	struct thmq_core *from, *target; /* target: to, without a look at the receiver's lines */
 	struct thmq_mailbox *next_owed;
-	bool owed;   /* in the list of those that are to be kicked */
-	bool asked;  /* for room, and not told yet */
+	bool owed;  /* in the list of those that are to be kicked */
+	bool asked; /* for room, and not told yet */
 	bool closed;
 	struct thmq_mailbox_opts opts;
 	struct thmqi_list link; /* of the sender's core */
 	/* both, seldom */
-	_Alignas(2 * THMQI_CACHELINE) _Atomic uint64_t tail; /* messages whose slots are free again */
+	_Alignas(2 *
+		 THMQI_CACHELINE) _Atomic uint64_t tail; /* messages whose slots are free again */
 	_Atomic uint32_t wants_room;
 	struct thmqi_task attach, detach, room; /* attach is gone's too */
 };
@@ -220,7 +221,8 @@ void thmqi_mail_kick(struct loop *l)
 {
 	struct thmq_mailbox *box;
 
-	atomic_thread_fence(memory_order_seq_cst); /* turns before flags: pairs with the fence in arm */
+	atomic_thread_fence(
+		memory_order_seq_cst); /* turns before flags: pairs with the fence in arm */
 	while ((box = l->mail.owed)) {
 		l->mail.owed = box->next_owed;
 		box->owed = false;
@@ -255,8 +257,8 @@ int thmqi_mailbox_open(struct thmq_core *from, struct thmq_core *to,
 {
 	uint32_t depth = (uint32_t)thmqi_pow2_up(opts->depth ? THMQI_MAX(opts->depth, 2u) : DEPTH);
 	size_t bytes = sizeof(struct thmq_mailbox) + depth * sizeof(struct slot);
-	struct thmq_mailbox *box =
-		aligned_alloc(2 * THMQI_CACHELINE, THMQI_ALIGN_UP(bytes, 2 * (size_t)THMQI_CACHELINE));
+	struct thmq_mailbox *box = aligned_alloc(
+		2 * THMQI_CACHELINE, THMQI_ALIGN_UP(bytes, 2 * (size_t)THMQI_CACHELINE));
 
 	if (!box)
 		return -ENOMEM;

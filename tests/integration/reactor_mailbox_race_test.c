@@ -66,7 +66,8 @@ static void on_message(struct thmq_core *core, const struct thmq_mail *mail)
 
 static int send_one(struct stream *s)
 {
-	struct thmq_mail mail = {.run = on_message, .object = s, .word = {s->sent, 0, 0, 0, ~(uint64_t)s->sent}};
+	struct thmq_mail mail = {
+		.run = on_message, .object = s, .word = {s->sent, 0, 0, 0, ~(uint64_t)s->sent}};
 	int rc = thmq_mailbox_send(s->box, &mail);
 
 	if (rc == 0)
@@ -120,7 +121,8 @@ static int peer_open(struct thmq_core *core, void *arg)
 		s->from = p;
 		s->to = &peers[i];
 		if (thmq_mailbox_open(core, thmq_env_core(core->env, i),
-				      THMQ_MAILBOX_OPTS(.depth = p->depth, .room = p->told ? on_room : NULL, .ctx = s),
+				      THMQ_MAILBOX_OPTS(.depth = p->depth,
+							.room = p->told ? on_room : NULL, .ctx = s),
 				      &s->box) != 0)
 			return -1;
 	}
@@ -150,15 +152,16 @@ static bool wait_for(uint64_t count)
 	return true;
 }
 
-static int set_up(struct thmq_env **ret_env, uint32_t cores, uint32_t policy, uint32_t depth, bool told)
+static int set_up(struct thmq_env **ret_env, uint32_t cores, uint32_t policy, uint32_t depth,
+		  bool told)
 {
 	struct thmq_env *env;
 
 	core_count = cores;
 	memset(peers, 0, sizeof(peers));
 	atomic_store(&received, 0);
-	if (thmqi_env_open(THMQ_ENV_OPTS(.core_count = cores, .policy = policy, .flags = THMQ_ENV_NO_PIN,
-					 .spin_ns = 5000),
+	if (thmqi_env_open(THMQ_ENV_OPTS(.core_count = cores, .policy = policy,
+					 .flags = THMQ_ENV_NO_PIN, .spin_ns = 5000),
 			   NULL, &env) != 0)
 		return 1;
 	for (uint32_t i = 0; i < cores; i++) {
@@ -195,9 +198,11 @@ static int tear_down(const char *name, struct thmq_env *env, bool whole)
 			refused += s->refused;
 			wrong += s->wrong + (s->next != s->sent) + (whole && s->sent != messages);
 		}
-	printf("%s: %llu of %llu sent have run, %llu wrong; %llu refused; %llu sleeps, %llu wake-ups\n", name,
-	       (unsigned long long)ran, (unsigned long long)sent, (unsigned long long)wrong,
-	       (unsigned long long)refused, (unsigned long long)stats.sleeps, (unsigned long long)stats.wakeups);
+	printf("%s: %llu of %llu sent have run, %llu wrong; %llu refused; %llu sleeps, %llu "
+	       "wake-ups\n",
+	       name, (unsigned long long)ran, (unsigned long long)sent, (unsigned long long)wrong,
+	       (unsigned long long)refused, (unsigned long long)stats.sleeps,
+	       (unsigned long long)stats.wakeups);
 	return leaked || wrong || ran != sent;
 }
 
@@ -208,11 +213,14 @@ static int streams(const char *name, uint32_t cores, uint32_t policy, uint32_t d
 	if (set_up(&env, cores, policy, depth, told) != 0)
 		return 1;
 	if (!wait_for((uint64_t)cores * cores * messages)) {
-		printf("%s: silence after %llu\n", name, (unsigned long long)atomic_load(&received));
+		printf("%s: silence after %llu\n", name,
+		       (unsigned long long)atomic_load(&received));
 		for (uint32_t i = 0; i < cores; i++)
 			for (uint32_t k = 0; k < cores; k++)
-				printf("  %u to %u: waits %d, sent %u, ran %u, receiver sleeps %u\n", i, k,
-				       peers[i].streams[k].waits, peers[i].streams[k].sent, peers[i].streams[k].next,
+				printf("  %u to %u: waits %d, sent %u, ran %u, receiver sleeps "
+				       "%u\n",
+				       i, k, peers[i].streams[k].waits, peers[i].streams[k].sent,
+				       peers[i].streams[k].next,
 				       atomic_load(&peers[k].core->sleeping));
 		_Exit(1);
 	}
@@ -271,10 +279,13 @@ static int churn_poll(void *ctx, uint32_t budget)
 	(void)budget;
 	if (!c->rounds_left)
 		return 0;
-	if (thmq_mailbox_open(mine, c->other, THMQ_MAILBOX_OPTS(.depth = 4, .room = churn_room, .ctx = c), &box) != 0)
+	if (thmq_mailbox_open(mine, c->other,
+			      THMQ_MAILBOX_OPTS(.depth = 4, .room = churn_room, .ctx = c),
+			      &box) != 0)
 		return 0;
 	while (n--)
-		c->sent += thmq_mailbox_send(box, &mail) == 0; /* refused from the fifth on, mostly */
+		c->sent +=
+			thmq_mailbox_send(box, &mail) == 0; /* refused from the fifth on, mostly */
 	thmq_mailbox_close(box);
 	if (--c->rounds_left == 0)
 		atomic_store(&c->over, 1);
@@ -294,7 +305,9 @@ static int churn(const char *name, uint32_t policy)
 	struct churn c = {.rounds_left = messages};
 	struct thmq_env *env;
 
-	if (thmqi_env_open(THMQ_ENV_OPTS(.core_count = 2, .policy = policy, .flags = THMQ_ENV_NO_PIN), NULL, &env) != 0)
+	if (thmqi_env_open(
+		    THMQ_ENV_OPTS(.core_count = 2, .policy = policy, .flags = THMQ_ENV_NO_PIN),
+		    NULL, &env) != 0)
 		return 1;
 	c.other = thmqi_env_core(env, 1);
 	thmqi_prng_seed(&c.prng, 7);
@@ -304,7 +317,8 @@ static int churn(const char *name, uint32_t policy)
 		pause_for(1);
 	c.wrong += !atomic_load(&c.over);
 	c.wrong += thmqi_env_close(env) != 0;
-	printf("%s: %u mailboxes, %u of %u messages ran, %u wrong\n", name, messages, atomic_load(&c.ran), c.sent, c.wrong);
+	printf("%s: %u mailboxes, %u of %u messages ran, %u wrong\n", name, messages,
+	       atomic_load(&c.ran), c.sent, c.wrong);
 	return c.wrong || atomic_load(&c.ran) != c.sent;
 }
 
@@ -334,8 +348,8 @@ static int match_open(struct thmq_core *core, void *arg)
 	struct match *m = arg;
 
 	thmqi_prng_seed(&m->prng[core->index], core->index + 1);
-	return thmq_mailbox_open(core, thmqi_env_core(core->env, 1 - core->index), THMQ_MAILBOX_OPTS(.depth = 2),
-				 &m->box[core->index]);
+	return thmq_mailbox_open(core, thmqi_env_core(core->env, 1 - core->index),
+				 THMQ_MAILBOX_OPTS(.depth = 2), &m->box[core->index]);
 }
 
 static int match_serve(struct thmq_core *core, void *arg)
@@ -353,23 +367,25 @@ static int match(const char *name, uint32_t policy, uint32_t flags, uint64_t bal
 	struct thmq_env *env;
 
 	atomic_store(&received, 0);
-	if (thmqi_env_open(THMQ_ENV_OPTS(.core_count = 2, .policy = policy, .flags = flags | THMQ_ENV_NO_PIN,
-					 .spin_ns = 3000),
+	if (thmqi_env_open(THMQ_ENV_OPTS(.core_count = 2, .policy = policy,
+					 .flags = flags | THMQ_ENV_NO_PIN, .spin_ns = 3000),
 			   NULL, &env) != 0 ||
 	    thmq_core_call(thmqi_env_core(env, 0), match_open, &m, UINT64_MAX) != 0 ||
 	    thmq_core_call(thmqi_env_core(env, 1), match_open, &m, UINT64_MAX) != 0 ||
 	    thmq_core_call(thmqi_env_core(env, 0), match_serve, &m, UINT64_MAX) != 0)
 		return 1;
 	if (!wait_for(balls)) {
-		printf("%s: silence with %llu left: sleeping %u and %u\n", name, (unsigned long long)m.left,
-		       atomic_load(&thmqi_env_core(env, 0)->sleeping), atomic_load(&thmqi_env_core(env, 1)->sleeping));
+		printf("%s: silence with %llu left: sleeping %u and %u\n", name,
+		       (unsigned long long)m.left, atomic_load(&thmqi_env_core(env, 0)->sleeping),
+		       atomic_load(&thmqi_env_core(env, 1)->sleeping));
 		_Exit(1);
 	}
 	thmqi_env_stats(env, &stats);
 	printf("%s: %llu messages, %llu sleeps, %llu wake-ups\n", name, (unsigned long long)balls,
 	       (unsigned long long)stats.sleeps, (unsigned long long)stats.wakeups);
 	/* a run in which nobody slept would have tested nothing */
-	return thmqi_env_close(env) != 0 || (policy == THMQ_POLICY_EVENT && stats.sleeps < balls / 100);
+	return thmqi_env_close(env) != 0 ||
+	       (policy == THMQ_POLICY_EVENT && stats.sleeps < balls / 100);
 }
 
 int main(void)
@@ -385,7 +401,8 @@ int main(void)
 	failed |= streams("two cores, event, depth 4, told of room", 2, THMQ_POLICY_EVENT, 4, true);
 	failed |= streams("two cores, fixed, depth 8, told of room", 2, THMQ_POLICY_FIXED, 8, true);
 	failed |= streams("two cores, poll, depth 2", 2, THMQ_POLICY_POLL, 2, false);
-	failed |= streams("three cores, event, depth 2, told of room", 3, THMQ_POLICY_EVENT, 2, true);
+	failed |=
+		streams("three cores, event, depth 2, told of room", 3, THMQ_POLICY_EVENT, 2, true);
 	failed |= streams("three cores, fixed, depth 64", 3, THMQ_POLICY_FIXED, 64, false);
 	failed |= cut_short("three cores, event, cut short", 3, THMQ_POLICY_EVENT, 10);
 	failed |= cut_short("two cores, fixed, cut short", 2, THMQ_POLICY_FIXED, 10);

@@ -16,11 +16,11 @@ static struct thmq_env *open_env(uint32_t core_count, uint32_t caller_cores)
 {
 	struct thmq_env *env;
 
-	cr_assert_eq(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = core_count,
-						       .caller_cores = caller_cores,
-						       .policy = THMQ_POLICY_EVENT,
-						       .flags = THMQ_ENV_NO_PIN)),
-		     0, "%s", thmq_errmsg());
+	cr_assert_eq(
+		thmq_env_open(&env,
+			      THMQ_ENV_OPTS(.core_count = core_count, .caller_cores = caller_cores,
+					    .policy = THMQ_POLICY_EVENT, .flags = THMQ_ENV_NO_PIN)),
+		0, "%s", thmq_errmsg());
 	return env;
 }
 
@@ -178,9 +178,9 @@ Test(reactor_mailbox, who_found_it_full_is_told_of_room_once)
 	struct thmq_mailbox *box;
 	uint32_t told = 0, n, round;
 
-	cr_assert_eq(thmq_mailbox_open(t.core, t.core,
-				       THMQ_MAILBOX_OPTS(.depth = 8, .room = count_call, .ctx = &told),
-				       &box),
+	cr_assert_eq(thmq_mailbox_open(
+			     t.core, t.core,
+			     THMQ_MAILBOX_OPTS(.depth = 8, .room = count_call, .ctx = &told), &box),
 		     0);
 	for (n = 0, round = 1; round <= 10; round++) {
 		while (send_number(box, &t, n) == 0)
@@ -430,7 +430,8 @@ Test(reactor_mailbox, a_closed_one_runs_what_was_sent_before_what_is_posted_behi
 Test(reactor_mailbox, what_is_under_way_when_the_environment_closes_runs)
 {
 	struct thmq_env *env = open_env(0, 2);
-	struct tally t = {.core = thmq_env_core(env, 1)}, u = t, v = {.core = thmq_env_core(env, 0)};
+	struct tally t = {.core = thmq_env_core(env, 1)}, u = t,
+		     v = {.core = thmq_env_core(env, 0)};
 	struct thmq_mailbox *box;
 	uint32_t n;
 
@@ -509,7 +510,8 @@ Test(reactor_mailbox, an_end_in_the_midst_of_talk_refuses_and_runs_but_never_dro
 		thmq_env_close(s.env, 0);
 		cr_assert_eq(s.r.ran[1], s.r.sent[0]);
 		cr_assert_eq(s.r.ran[0], s.r.sent[1]);
-		cr_assert_eq(s.r.refused[0] + s.r.refused[1], 10, "each of the ten ends with one refusal");
+		cr_assert_eq(s.r.refused[0] + s.r.refused[1], 10,
+			     "each of the ten ends with one refusal");
 	}
 }
 
@@ -545,7 +547,8 @@ Test(reactor_mailbox, wrong_calls_are_told)
 	cr_assert_eq(thmq_mailbox_open(mine, theirs, &large.opts, &box), -E2BIG);
 	cr_assert_eq(thmq_mailbox_open(mine, theirs, THMQ_MAILBOX_OPTS(.flags = 1), &box), -EINVAL);
 	cr_assert_eq(thmq_mailbox_open(mine, theirs, THMQ_MAILBOX_OPTS(.depth = 1), &box), -EINVAL);
-	cr_assert_eq(thmq_mailbox_open(mine, theirs, THMQ_MAILBOX_OPTS(.depth = THMQ_MAILBOX_DEPTH_MAX + 1),
+	cr_assert_eq(thmq_mailbox_open(mine, theirs,
+				       THMQ_MAILBOX_OPTS(.depth = THMQ_MAILBOX_DEPTH_MAX + 1),
 				       &box),
 		     -EINVAL);
 	cr_assert(strstr(thmq_errmsg(), "65536"));
