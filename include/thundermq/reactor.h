@@ -6,7 +6,7 @@
  * drives it and by nobody else: that is why none of it needs a lock. In a caller-driven environment this thread is the
  * host's (thmq_core_attach(), thmq_poll()), which simply makes the calls. On a core that a thread of the library drives
  * they are made by functions that run there: thmq_core_call() for one and its answer, thmq_core_post() for
- * one without, a poller for what is looked at again and again.
+ * one without, a poller for what is looked at again and again. Cores talk to each other through mailboxes.
  *
  * What runs on a core neither blocks nor takes long: nothing else on this core moves meanwhile. Opening and closing
  * (thmq_log_open() and the like) may. Inside of it all calls that wait are -EDEADLK. doc/cores.md tells more.
@@ -72,6 +72,80 @@ struct thmq_task {
  * Threads: any.
  */
 THMQ_API int thmq_core_post(struct thmq_core *core, struct thmq_task *task);
+
+/* ---------------------------------------------------------------- mailboxes */
+
+/* A message from one core to another: a cache line, with the word that the mailbox adds. */
+struct thmq_mail {
+	/* Called once, on the core that the mailbox leads to. @mail is there until it returns. Like all that runs on a core it does
+	 * not wait. */
+	void (*run)(struct thmq_core *core, const struct thmq_mail *mail);
+	void *object;     /* these are the sender's to fill: all bytes are carried over */
+	uint64_t word[5];
+};
+
+struct thmq_mailbox;
+
+struct thmq_mailbox_opts {
+	uint32_t size;  /* sizeof(struct thmq_mailbox_opts) */
+	uint32_t flags; /* none yet */
+	uint32_t depth; /* messages that it holds, 2 … THMQ_MAILBOX_DEPTH_MAX, rounded up to a power of two; 0: 256 */
+	uint32_t reserved;
+	/* Called on the sending core after a send that was refused for want of room, once there is some again: about a quarter of
+	 * the depth. Now and then for nothing. NULL: the sender tries again by itself. */
+	void (*room)(void *ctx);
+	void *ctx;
+};
+#define THMQ_MAILBOX_OPTS(...) \
+	(&(const struct thmq_mailbox_opts){.size = sizeof(struct thmq_mailbox_opts), __VA_ARGS__})
+#define THMQ_MAILBOX_DEPTH_MAX 65536u
+/** thmq_mailbox_opts_init() - defaults, for languages without the macro. Threads: any. */
+THMQ_API void thmq_mailbox_opts_init(struct thmq_mailbox_opts *opts);
+
+/**
+ * thmq_mailbox_open() - a way for messages from one core to another of its environment
+ * @from: whose thread sends  @to: where messages run; the same core is allowed
+ * @opts: copied; NULL: defaults
+ * @ret_mailbox: out; the app's until thmq_mailbox_close(), or its environment closes
+ *
+ * A bounded ring with one sender and one receiver: no lock, no memory per message, and one transfer of one cache line between the two
+ * processors. It needs no answer of @to's: also that of a core without an owner can be opened and filled. There may be several of
+ * one pair, each with its own order. An empty one costs its receiver a look in each iteration, so open those that are used.
+ *
+ * Return: 0; -EPERM the calling thread does not drive @from; -EINVAL no core, cores of two environments, a depth out of bounds,
+ * no place for the handle; -E2BIG a larger struct than is known with something in its excess; -ENOMEM.
+ * Threads: the one that drives @from.
+ */
+THMQ_API int thmq_mailbox_open(struct thmq_core *from, struct thmq_core *to,
+			       const struct thmq_mailbox_opts *opts,
+			       struct thmq_mailbox **ret_mailbox);
+
+/**
+ * thmq_mailbox_send() - have a message run on the core that the mailbox leads to
+ * @mail: copied
+ *
+ * Messages of one mailbox run in the order in which they were sent, and each of them runs, also if the mailbox or the environment is
+ * closed meanwhile. What the sender wrote to memory before is visible to them. A receiver that spins sees a message at once. One that
+ * sleeps is woken once for all that was sent in an iteration of the sender's, at its end; outside of an iteration at
+ * once; and who cannot wait for the end calls thmq_core_kick().
+ *
+ * For an answer the two cores have a mailbox each way, and the request carries the address of what waits for it: where the
+ * requester has never more requests on their way than the mailbox of the answers is deep, answering cannot fail. doc/cores.md shows it.
+ *
+ * Return: 0; -EAGAIN full: nothing was sent, see struct thmq_mailbox_opts about room; -ESHUTDOWN the environment closes: nothing was sent;
+ * -EPERM the calling thread does not drive the sending core; -EINVAL no mailbox, no message, none to run.
+ * Threads: the one that drives the sending core; never blocks, takes no lock and no memory.
+ */
+THMQ_API int thmq_mailbox_send(struct thmq_mailbox *mailbox, const struct thmq_mail *mail);
+
+/**
+ * thmq_mailbox_close() - no more messages; those that were sent run all the same, before anything that is posted to the
+ * receiver afterwards
+ * Does not wait for them. room is not called any more.
+ * Return: 0; -EPERM the calling thread does not drive the sending core. NULL is allowed.
+ * Threads: the one that drives the sending core.
+ */
+THMQ_API int thmq_mailbox_close(struct thmq_mailbox *mailbox);
 
 /* ------------------------------------------------------------------ pollers */
 

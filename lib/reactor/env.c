@@ -67,10 +67,35 @@ static int start_thread(struct loop *l)
 	return 0;
 }
 
+static void run_shut(struct thmq_core *core, struct thmqi_task *task)
+{
+	struct loop *l = loop_of(core);
+
+	(void)task;
+	l->mail.shut = true;
+	atomic_store(&l->shut, true);
+}
+
+/* Before any core ends: what one has sent, the others will run. */
+static void shut_mail(struct loop *l)
+{
+	if (!l->has_thread) {
+		l->mail.shut = true;
+		return;
+	}
+	l->stop_task.run = run_shut;
+	thmqi_core_post(&l->core, &l->stop_task);
+	while (!atomic_load(&l->shut))
+		sched_yield();
+}
+
 static void run_stop(struct thmq_core *core, struct thmqi_task *task)
 {
+	struct loop *l = loop_of(core);
+
 	(void)task;
-	loop_of(core)->stop = true;
+	thmqi_mail_drain(l);
+	l->stop = true;
 }
 
 /* By a task that lies ready in the loop, so that nothing can be missing when it has to end. */
@@ -188,13 +213,34 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 	return 0;
 }
 
+/* Whatever goes from one core to another has to be there before the first of them is gone. */
+static void settle(struct thmq_env *env, uint32_t count)
+{
+	uint32_t i, done;
+
+	do {
+		for (i = 0, done = 0; i < count; i++)
+			done += thmqi_loop_settle(env->loops[i]);
+	} while (done);
+}
+
 int thmqi_env_close(struct thmq_env *env)
 {
-	uint32_t i, leaked = 0;
+	uint32_t i, count = 0, leaked = 0;
 
-	for (i = 0; i < env->core_count && env->loops[i]; i++)
+	while (count < env->core_count && env->loops[count])
+		count++;
+	for (i = 0; i < count; i++)
+		shut_mail(env->loops[i]);
+	for (i = 0; i < count; i++)
 		stop_thread(env->loops[i]);
-	for (i = 0; i < env->core_count && env->loops[i]; i++)
+	for (i = 0; i < count; i++)
+		atomic_store(&env->loops[i]->core.owner, thmqi_thread_self());
+	settle(env, count);
+	for (i = 0; i < count; i++)
+		thmqi_loop_end_pollers(env->loops[i]);
+	settle(env, count);
+	for (i = 0; i < count; i++)
 		leaked += thmqi_loop_close(env->loops[i]);
 	thmqi_slabs_close(env->slabs);
 	pthread_mutex_destroy(&env->devices.lock);

@@ -83,6 +83,7 @@ int thmqi_core_arm(struct thmq_core *core)
 	thmqi_loop_finish(l);
 	if (core->ring)
 		thmqi_ring_submit(core->ring);
+	thmqi_mail_kick_owed(l);
 	core->in_poll = false;
 	work = thmqi_loop_arm(l);
 	if (core->ring && thmqi_ring_fd_arm(core->ring))

@@ -5,9 +5,21 @@
 
 #include <pthread.h>
 
+#include <thundermq/reactor.h>
+
 #include "base/handle.h"
 #include "reactor/reactor.h"
 #include "topology/topology.h"
+
+/* A core's mailboxes: mailbox.c. */
+struct mail {
+	struct thmq_mailbox *in; /* to this core, whichever they come from */
+	uint32_t in_count;
+	bool shut;                 /* the environment closes: nothing more is sent */
+	struct thmq_mailbox *owed; /* written to in this iteration, and not kicked yet */
+	struct thmqi_poller poller; /* while there are some in */
+	struct thmqi_list out;      /* from this core */
+};
 
 struct loop {
 	struct thmq_core core; /* what others see; first */
@@ -21,6 +33,7 @@ struct loop {
 	uint64_t wall_offset, wall_read_ns;
 	const struct policy *policy;
 	uint64_t spin_ns;
+	struct mail mail;
 	struct thmqi_ring_op wake_op;
 	bool wake_polled; /* the multishot poll on wake_fd is in the ring */
 	bool stop;
@@ -35,6 +48,7 @@ struct loop {
 	bool has_thread;
 	pthread_t thread;
 	struct thmqi_task stop_task;
+	_Atomic bool shut; /* it has seen that nothing more is to be sent */
 };
 
 /* How long a core looks for work before it sleeps. */
@@ -67,6 +81,7 @@ static inline struct loop *loop_of(struct thmq_core *core)
 int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop);
 void thmqi_loop_close_ring(struct loop *l);
 void thmqi_loop_end_pollers(struct loop *l); /* those that were left behind, and know how to end */ /* by the thread that drove it, if it can */
+uint32_t thmqi_loop_settle(struct loop *l); /* run what was posted and sent here; how much that was */
 uint32_t thmqi_loop_close(struct loop *l);  /* blocks leaked */
 
 /* loop.c. Arm: announce the sleep and ask every source; true: there is work after all. */
@@ -78,6 +93,17 @@ uint64_t thmqi_loop_read_clock(struct loop *l);
 /* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
 void thmqi_host_disarm(struct loop *l);
 void thmqi_host_forget(struct loop *l);
+
+/* mailbox.c. Kick: those who were written to and may sleep; before in_poll falls. Drain: run all that was sent here. */
+void thmqi_mail_init(struct loop *l);
+void thmqi_mail_fini(struct loop *l);
+void thmqi_mail_kick(struct loop *l);
+uint32_t thmqi_mail_drain(struct loop *l);
+static inline void thmqi_mail_kick_owed(struct loop *l)
+{
+	if (thmqi_unlikely(l->mail.owed))
+		thmqi_mail_kick(l);
+}
 
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);

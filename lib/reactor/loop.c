@@ -109,6 +109,7 @@ static uint32_t iterate(struct loop *l, bool entered)
 	if (c->ring && (done || entered || l->rounds % CLOCK_ROUNDS == 0))
 		thmqi_ring_submit(c->ring);
 	__atomic_store_n(&c->loops, c->loops + 1, __ATOMIC_RELAXED);
+	thmqi_mail_kick_owed(l);
 	c->in_poll = false;
 	return done;
 }
@@ -161,6 +162,7 @@ bool thmqi_loop_arm(struct loop *l)
 		if (p->arm && p->arm(p))
 			work = true;
 	}
+	thmqi_mail_kick_owed(l);
 	l->core.in_poll = false;
 	return work || !thmqi_inbox_empty(l);
 }
@@ -339,6 +341,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	atomic_store(&l->core.may_sleep, !l->policy->never_sleeps);
 	thmqi_list_init(&l->pollers);
 	l->cursor = &l->pollers;
+	thmqi_mail_init(l);
 	if (!seed && thmqi_random_bytes(&seed, sizeof(seed)) != 0)
 		seed = 1;
 	thmqi_prng_seed(&l->core.prng, seed + index);
@@ -393,13 +396,24 @@ void thmqi_loop_close_ring(struct loop *l)
 	thmqi_ring_close(ring);
 }
 
+uint32_t thmqi_loop_settle(struct loop *l)
+{
+	uint32_t done = 0;
+
+	l->core.in_poll = true;
+	if (!thmqi_inbox_empty(l))
+		done = thmqi_inbox_run(l);
+	done += thmqi_mail_drain(l);
+	thmqi_mail_kick_owed(l);
+	l->core.in_poll = false;
+	return done;
+}
+
 uint32_t thmqi_loop_close(struct loop *l)
 {
 	uint32_t leaked;
 
-	while (!thmqi_inbox_empty(l))
-		thmqi_inbox_run(l); /* their memory is theirs to free */
-	thmqi_loop_end_pollers(l);
+	thmqi_mail_fini(l);
 	thmqi_host_forget(l);
 	thmqi_loop_close_ring(l);
 	leaked = thmqi_pool_close(l->core.pool);

@@ -147,6 +147,17 @@ int thmqi_timer_reserve(struct thmq_core *core,
 void thmqi_timer_unreserve(struct thmq_core *core, uint32_t count);
 void thmqi_timer_stop(struct thmq_core *core, struct thmqi_timer *t);
 
+/* Messages between two cores: see thmq_mailbox_open() in <thundermq/reactor.h>, whose checks are the caller's here. All by the
+ * thread that drives the sending core. */
+struct thmq_mail;
+struct thmq_mailbox;
+struct thmq_mailbox_opts;
+int thmqi_mailbox_open(struct thmq_core *from, struct thmq_core *to,
+		       const struct thmq_mailbox_opts *opts, struct thmq_mailbox **ret_box);
+int thmqi_mailbox_send(struct thmq_mailbox *box, const struct thmq_mail *mail); /* 0, -EAGAIN, -ESHUTDOWN */
+void thmqi_mailbox_close(struct thmq_mailbox *box);
+struct thmq_core *thmqi_mailbox_sender(const struct thmq_mailbox *box);
+
 /* Any thread; lock-free; wakes the core. Tasks of one thread run in order. */
 void thmqi_core_post(struct thmq_core *core, struct thmqi_task *task);
 void thmqi_core_wake(struct thmq_core *core); /* unconditional */
