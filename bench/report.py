@@ -3,7 +3,7 @@
 """Puts the measured figures that have a bar into README.md, all of them into doc/measured.md, and a drawing into
 doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg.
 
-usage: sh bench/run.sh --json commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
+usage: sh bench/run.sh --json cores commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
 
 Each figure stands beside its rival or limit of the same run, with the 95 % interval over the pairs of runs.
 """
@@ -56,6 +56,23 @@ WORDS = {
     "durable_100B_many_caller_lmdb": "the same beside LMDB",
     "roundtrip_100B_volatile_p50": "round trip in memory, volatile topic, p50",
     "roundtrip_100B_volatile_p99": "the same, p99",
+    "mailbox_roundtrip_p50": "a message from core to core and its answer, by mailbox, p50",
+    "mailbox_roundtrip_p99": "the same, p99",
+    "post_roundtrip_p50": "the same by posts, p50",
+    "post_roundtrip_p99": "the same, p99",
+    "call_roundtrip_p50": "a call of a core from a thread of the host, p50",
+    "call_roundtrip_p99": "the same, p99",
+    "mailbox_flow": "messages from core to core, one by one",
+    "idle_iteration_0_mailboxes": "one round of a core with nothing to do",
+    "idle_iteration_1_mailboxes": "the same, one empty mailbox",
+    "idle_iteration_16_mailboxes": "the same, 16",
+    "idle_iteration_64_mailboxes": "the same, 64",
+    "scaling_memory": "two cores against one, logs in memory",
+    "memory_one_core": "messages in memory, appended and read, one core",
+    "memory_two_cores": "the same, two cores",
+    "scaling_durable": "two cores against one, durable logs",
+    "durable_one_core": "durable 1 KiB, one core with a log",
+    "durable_two_cores": "the same, two cores, a log each",
     "oneway_100B_volatile": "one way in memory, one by one, volatile topic",
     "oneway_100B_volatile_far": "the same, on two CPUs that share no cache",
     "roundtrip_100B_logged_p50": "round trip in memory, logged topic, p50",

@@ -6,7 +6,8 @@
  * drives it and by nobody else: that is why none of it needs a lock. In a caller-driven environment this thread is the
  * host's (thmq_core_attach(), thmq_poll()), which simply makes the calls. On a core that a thread of the library drives
  * they are made by functions that run there: thmq_core_call() for one and its answer, thmq_core_post() for
- * one without, a poller for what is looked at again and again. Cores talk to each other through mailboxes.
+ * one without, a poller for what is looked at again and again. Cores talk to each other through mailboxes, and wait
+ * for the descriptors that they watch.
  *
  * What runs on a core neither blocks nor takes long: nothing else on this core moves meanwhile. Opening and closing
  * (thmq_log_open() and the like) may. Inside of it all calls that wait are -EDEADLK. doc/cores.md tells more.
@@ -194,6 +195,36 @@ THMQ_API int thmq_poller_close(struct thmq_poller *poller);
  * Threads: any.
  */
 THMQ_API int thmq_core_kick(struct thmq_core *core);
+
+/* ------------------------------------------------------------- descriptors */
+
+struct thmq_watch;
+
+/**
+ * thmq_watch_open() - be called on a core when a descriptor becomes ready
+ * @fd: a socket, pipe, eventfd …, not blocking; the app's, and open until after thmq_watch_close()
+ * @events: POLLIN, POLLOUT, POLLRDHUP of poll(2); errors and hang-ups are told in any case
+ * @ready: called on the core with the events of poll(2) that have occurred; POLLERR also where watching has failed
+ * @ret_watch: out; the app's until thmq_watch_close(), or its environment closes
+ *
+ * It tells once if the descriptor is ready already, and then when that has changed: read, write or accept until -EAGAIN, or come back to
+ * it by yourself, as nobody reminds you of what is left. It may be called for nothing. A core that sleeps is woken.
+ *
+ * Return: 0; -EPERM the calling thread does not drive @core, or @fd cannot be waited for; -EINVAL; -EBADF; -EEXIST, where there is no
+ * io_uring: it is watched already; -EAGAIN the core's ring is full; -ENOMEM.
+ * Threads: the one that drives @core.
+ */
+THMQ_API int thmq_watch_open(struct thmq_core *core, int fd, uint32_t events,
+			     void (*ready)(void *ctx, uint32_t events), void *ctx,
+			     struct thmq_watch **ret_watch);
+
+/**
+ * thmq_watch_close() - no more calls of it; also from within one of them
+ * The descriptor may be closed afterwards.
+ * Return: 0; -EPERM the calling thread does not drive its core. NULL is allowed.
+ * Threads: the one that drives its core.
+ */
+THMQ_API int thmq_watch_close(struct thmq_watch *watch);
 
 #ifdef __cplusplus
 }

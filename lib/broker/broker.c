@@ -47,32 +47,6 @@ static int on_core(struct thmq_broker *b, struct shard *s, int (*run)(struct cor
 	return rc < 0 && job.text[0] ? thmqi_fail(rc, "%s", job.text) : rc;
 }
 
-static void run_post(struct thmq_core *core, struct thmqi_task *task)
-{
-	struct thmqi_broker_post *post = thmqi_container(task, struct thmqi_broker_post, task);
-
-	(void)core;
-	post->run(post);
-	free(post);
-}
-
-int thmqi_broker_post(struct shard *to, void (*run)(struct thmqi_broker_post *), void *arg,
-		      const uint32_t value[4], uint64_t bytes)
-{
-	struct thmqi_broker_post *post = calloc(1, sizeof(*post));
-
-	if (!post)
-		return -ENOMEM;
-	post->task.run = run_post;
-	post->run = run;
-	post->shard = to;
-	post->arg = arg;
-	memcpy(post->value, value, sizeof(post->value));
-	post->bytes = bytes;
-	thmqi_core_post(to->core, &post->task);
-	return 0;
-}
-
 /* --------------------------------------------------------------- directory */
 
 /* Open, and locked, until the broker and all of its logs have done with it: the device may still have writes of a log that

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * internal.h - the broker's own structures. One shard = one core: nothing here is locked. Other shards are reached
- * by tasks only (struct thmqi_broker_post).
+ * by tasks only (meta.c: struct change_part).
  */
 #ifndef THMQI_BROKER_INTERNAL_H
 #define THMQI_BROKER_INTERNAL_H
@@ -356,17 +356,6 @@ void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame
 void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream);
 uint32_t thmqi_meta_topic_count(struct meta *m);
 
-/* A call posted to another shard's core; freed after it ran. */
-struct thmqi_broker_post {
-	struct thmqi_task task;
-	void (*run)(struct thmqi_broker_post *post);
-	struct shard *shard;
-	void *arg;
-	uint32_t value[4];
-	uint64_t bytes;
-};
-int thmqi_broker_post(struct shard *to, void (*run)(struct thmqi_broker_post *), void *arg,
-		      const uint32_t value[4], uint64_t bytes);
 void thmqi_reply(struct conn *c, uint64_t id, int status);
 
 #endif

@@ -423,13 +423,15 @@ static void change_end(struct meta_change *change, int status)
 
 static void join_now(struct meta_change *change);
 
-static void on_shard_answered(struct thmqi_broker_post *post)
+static void on_shard_answered(struct thmq_core *core, struct thmqi_task *task)
 {
-	struct meta_change *change = post->arg;
+	struct change_part *part = thmqi_container(task, struct change_part, task);
+	struct meta_change *change = part->change;
 	int rc = 0;
 
-	if ((int32_t)post->value[0])
-		change->status = (int32_t)post->value[0];
+	(void)core;
+	if (part->status)
+		change->status = part->status;
 	if (--change->waiting)
 		return;
 	if (change->op == THMQI_OP_JOIN) {
@@ -450,15 +452,17 @@ static int add_group(struct shard *s, uint32_t partition, uint32_t group)
 }
 
 /* On the core of a data shard. */
-static void on_shard_change(struct thmqi_broker_post *post)
+static void on_shard_change(struct thmq_core *core, struct thmqi_task *task)
 {
-	struct meta_change *change = post->arg;
+	struct change_part *part = thmqi_container(task, struct change_part, task);
+	struct meta_change *change = part->change;
 	const struct state_topic *t = &change->topic;
-	struct shard *s = post->shard;
+	struct shard *s = part->shard;
 	struct meta *m = change->meta;
-	uint32_t i, value[4] = {0};
+	uint32_t i;
 	int rc = 0;
 
+	(void)core;
 	for (i = 0; i < t->partition_count && !rc; i++) {
 		if (thmqi_meta_shard_of(m, t, i) != s->id)
 			continue;
@@ -469,18 +473,24 @@ static void on_shard_change(struct thmqi_broker_post *post)
 		else
 			thmqi_shard_partition_drop(s, t->first_partition + i);
 	}
-	value[0] = (uint32_t)rc;
-	thmqi_broker_post(m->shard, on_shard_answered, change, value, 0);
+	part->status = rc;
+	part->task.run = on_shard_answered;
+	thmqi_core_post(m->shard->core, &part->task);
 }
 
 static void change_carry(struct meta_change *change)
 {
 	struct thmq_broker *b = change->meta->broker;
-	uint32_t i, value[4] = {0};
+	uint32_t i;
 
 	change->waiting = b->shard_count - 1;
-	for (i = 1; i < b->shard_count; i++)
-		thmqi_broker_post(&b->shards[i], on_shard_change, change, value, 0);
+	for (i = 1; i < b->shard_count; i++) {
+		struct change_part *part = &change->parts[i - 1];
+
+		*part = (struct change_part){
+			.task.run = on_shard_change, .change = change, .shard = &b->shards[i]};
+		thmqi_core_post(part->shard->core, &part->task);
+	}
 }
 
 static void join_now(struct meta_change *change)
@@ -539,7 +549,8 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 static struct meta_change *change_begin(struct conn *c, uint64_t id, uint32_t op)
 {
 	struct meta *m = c->shard->broker->meta;
-	struct meta_change *change = calloc(1, sizeof(*change));
+	struct meta_change *change =
+		calloc(1, sizeof(*change) + (m->broker->shard_count - 1) * sizeof(struct change_part));
 
 	if (!change)
 		return NULL;

@@ -38,6 +38,14 @@ struct group {
 	char name[256];
 };
 
+/* A change's way to one data shard, and back. */
+struct change_part {
+	struct thmqi_task task; /* first on the shard's core, then on the meta core */
+	struct meta_change *change;
+	struct shard *shard;
+	int status;
+};
+
 /* A change on its way: appended, not durable yet; then carried to the shards; then answered. */
 struct meta_change {
 	struct meta *meta;
@@ -52,6 +60,7 @@ struct meta_change {
 	struct state_topic topic;
 	struct state_group group;
 	struct meta_change *next;
+	struct change_part parts[]; /* one a data shard */
 };
 
 struct meta {

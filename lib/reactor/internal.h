@@ -21,6 +21,14 @@ struct mail {
 	struct thmqi_list out;      /* from this core */
 };
 
+/* Descriptors that it waits for: watch.c. */
+struct watch {
+	struct thmqi_list list;
+	int epoll_fd;               /* where there is no ring and some were watched; else -1 */
+	uint32_t rounds;            /* since it was looked into */
+	struct thmqi_poller poller; /* with epoll_fd */
+};
+
 struct loop {
 	struct thmq_core core; /* what others see; first */
 	struct thmqi_list pollers;
@@ -34,6 +42,7 @@ struct loop {
 	const struct policy *policy;
 	uint64_t spin_ns;
 	struct mail mail;
+	struct watch watch;
 	struct thmqi_ring_op wake_op;
 	bool wake_polled; /* the multishot poll on wake_fd is in the ring */
 	bool stop;
@@ -104,6 +113,10 @@ static inline void thmqi_mail_kick_owed(struct loop *l)
 	if (thmqi_unlikely(l->mail.owed))
 		thmqi_mail_kick(l);
 }
+
+/* watch.c */
+void thmqi_watch_init(struct loop *l);
+void thmqi_watch_fini(struct loop *l);
 
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);

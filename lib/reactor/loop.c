@@ -184,14 +184,16 @@ void thmqi_loop_disarm(struct loop *l)
 /* There is no ring, or it cannot be slept on. */
 static void sleep_on_wake_fd(struct loop *l, uint64_t timeout_ns)
 {
-	struct pollfd p = {.fd = l->wake_fd, .events = POLLIN};
+	/* the second is -1, and passed over, where nothing is watched */
+	struct pollfd p[] = {{.fd = l->wake_fd, .events = POLLIN},
+			     {.fd = l->watch.epoll_fd, .events = POLLIN}};
 	struct timespec t;
 
 	if (l->core.ring)
 		timeout_ns = THMQI_MIN(timeout_ns, BROKEN_NAP_NS);
 	t.tv_sec = (time_t)(timeout_ns / 1000000000u);
 	t.tv_nsec = (long)(timeout_ns % 1000000000u);
-	ppoll(&p, 1, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
+	ppoll(p, 2, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
 	drain_wake_fd(l);
 }
 
@@ -342,6 +344,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	thmqi_list_init(&l->pollers);
 	l->cursor = &l->pollers;
 	thmqi_mail_init(l);
+	thmqi_watch_init(l);
 	if (!seed && thmqi_random_bytes(&seed, sizeof(seed)) != 0)
 		seed = 1;
 	thmqi_prng_seed(&l->core.prng, seed + index);
@@ -416,6 +419,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 	thmqi_mail_fini(l);
 	thmqi_host_forget(l);
 	thmqi_loop_close_ring(l);
+	thmqi_watch_fini(l);
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
 	free(l->heap);

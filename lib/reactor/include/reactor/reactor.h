@@ -158,6 +158,13 @@ int thmqi_mailbox_send(struct thmq_mailbox *box, const struct thmq_mail *mail); 
 void thmqi_mailbox_close(struct thmq_mailbox *box);
 struct thmq_core *thmqi_mailbox_sender(const struct thmq_mailbox *box);
 
+/* A descriptor that becomes ready: see thmq_watch_open() in <thundermq/reactor.h>. By the thread that drives the core. */
+struct thmq_watch;
+int thmqi_watch_open(struct thmq_core *core, int fd, uint32_t events,
+		     void (*ready)(void *ctx, uint32_t events), void *ctx, struct thmq_watch **ret_watch);
+void thmqi_watch_close(struct thmq_watch *w);
+struct thmq_core *thmqi_watch_core(const struct thmq_watch *w);
+
 /* Any thread; lock-free; wakes the core. Tasks of one thread run in order. */
 void thmqi_core_post(struct thmq_core *core, struct thmqi_task *task);
 void thmqi_core_wake(struct thmq_core *core); /* unconditional */
