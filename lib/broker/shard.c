@@ -616,7 +616,6 @@ void thmqi_shard_fini(struct shard *s)
 	if (s->open) {
 		thmqi_timer_stop(s->core, &s->stuck_timer);
 		thmqi_core_remove_poller(s->core, &s->poller);
-		thmqi_timer_unreserve(s->core, 1);
 		s->open = false;
 	}
 	while ((p = thmqi_map_next(&s->partitions, &i)))

@@ -7,15 +7,14 @@
 
 #include "base/handle.h"
 #include "reactor/reactor.h"
+#include "timer.h"
 #include "topology/topology.h"
 
 struct loop {
 	struct thmq_core core; /* what others see; first */
 	struct thmqi_list pollers;
 	struct thmqi_list *cursor; /* next poller of the running walk */
-	struct thmqi_timer **heap; /* [1 … timer_count], smallest deadline first */
-	uint32_t timer_count, timer_room;
-	uint64_t next_deadline; /* of heap[1]; UINT64_MAX */
+	uint64_t next_deadline; /* of the timers; 0: some wait for their turn already; UINT64_MAX: none */
 	uint32_t rounds;        /* iterations since the clock was read */
 	uint32_t wakes_seen;    /* completions of this iteration that were only wake-ups */
 	uint64_t wall_offset, wall_read_ns;
@@ -35,6 +34,7 @@ struct loop {
 	bool has_thread;
 	pthread_t thread;
 	struct thmqi_task stop_task;
+	struct timers timers; /* last: large, and mostly cold */
 };
 
 /* How long a core looks for work before it sleeps. */
@@ -79,7 +79,8 @@ uint64_t thmqi_loop_read_clock(struct loop *l);
 void thmqi_host_disarm(struct loop *l);
 void thmqi_host_forget(struct loop *l);
 
-void thmqi_timers_run(struct loop *l, uint64_t now);
+void thmqi_timers_init(struct timers *w);
+uint32_t thmqi_timers_run(struct loop *l, uint64_t now); /* work done */
 uint32_t thmqi_inbox_run(struct loop *l);
 static inline bool thmqi_inbox_empty(const struct loop *l)
 {

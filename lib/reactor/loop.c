@@ -94,10 +94,8 @@ static uint32_t iterate(struct loop *l, bool entered)
 	}
 	if (!thmqi_inbox_empty(l))
 		done += thmqi_inbox_run(l);
-	if (l->next_deadline <= c->now_ns) {
-		thmqi_timers_run(l, c->now_ns);
-		done++;
-	}
+	if (l->next_deadline <= c->now_ns)
+		done += thmqi_timers_run(l, c->now_ns);
 	done += run_pollers(l);
 	if (done || entered)
 		thmqi_loop_finish(l);
@@ -342,16 +340,14 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	if (!seed && thmqi_random_bytes(&seed, sizeof(seed)) != 0)
 		seed = 1;
 	thmqi_prng_seed(&l->core.prng, seed + index);
-	l->heap = calloc(1, sizeof(*l->heap));
+	thmqi_timers_init(&l->timers);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = !l->heap         ? -ENOMEM
-	     : l->wake_fd < 0 ? -errno
-			      : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
+	rc = l->wake_fd < 0 ? -errno
+			    : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
 					       &l->core.pool);
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);
-		free(l->heap);
 		free(l);
 		return rc;
 	}
@@ -404,7 +400,6 @@ uint32_t thmqi_loop_close(struct loop *l)
 	thmqi_loop_close_ring(l);
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
-	free(l->heap);
 	free(l);
 	return leaked;
 }

@@ -46,11 +46,12 @@ struct thmqi_poller {
 	struct thmqi_list link; /* the core's */
 };
 
+/* All zero but fire before its first start. Its memory may go when it is not running: before a start, after a stop, and
+ * from its fire on. */
 struct thmqi_timer {
-	void (*fire)(struct thmqi_timer *t);
-	uint64_t deadline_ns; /* monotonic; read only for others */
-	uint32_t heap_index;  /* the core's; 0: not running */
-	uint32_t reserved;
+	void (*fire)(struct thmqi_timer *t); /* may start, stop and free any timer, this one too */
+	uint64_t deadline_ns;                /* monotonic; read only for others */
+	struct thmqi_list link;              /* the core's; next NULL: not running */
 };
 
 /* A call to be made on a core. Memory is the poster's until run is called, then whose run says. */
@@ -139,13 +140,14 @@ int thmqi_core_arm(struct thmq_core *core);
 void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p);
 void thmqi_core_remove_poller(struct thmq_core *core,
 			      struct thmqi_poller *p); /* also from within a poll */
-void thmqi_timer_start(struct thmq_core *core, struct thmqi_timer *t,
-		       uint64_t deadline_ns); /* restarts; never fails:
-	the heap is sized by thmqi_timer_reserve */
-int thmqi_timer_reserve(struct thmq_core *core,
-			uint32_t count); /* room for so many more timers; 0 or -ENOMEM */
-void thmqi_timer_unreserve(struct thmq_core *core, uint32_t count);
+/* Start, or start anew: fire is called once @deadline_ns has come, not earlier, and at most a tick (1024 ns) and the core's
+ * own delay later, in an iteration after this call. UINT64_MAX: never. */
+void thmqi_timer_start(struct thmq_core *core, struct thmqi_timer *t, uint64_t deadline_ns);
 void thmqi_timer_stop(struct thmq_core *core, struct thmqi_timer *t);
+static inline bool thmqi_timer_is_running(const struct thmqi_timer *t)
+{
+	return t->link.next != NULL;
+}
 
 /* Any thread; lock-free; wakes the core. Tasks of one thread run in order. */
 void thmqi_core_post(struct thmq_core *core, struct thmqi_task *task);
