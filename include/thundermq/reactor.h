@@ -6,7 +6,7 @@
  * drives it and by nobody else: that is why none of it needs a lock. In a caller-driven environment this thread is the
  * host's (thmq_core_attach(), thmq_poll()), which simply makes the calls. On a core that a thread of the library drives
  * they are made by functions that run there: thmq_core_call() for one and its answer, thmq_core_post() for
- * one without, a poller for what is looked at again and again.
+ * one without, a timer for what is done at a time, a poller for what is looked at again and again.
  *
  * What runs on a core neither blocks nor takes long: nothing else on this core moves meanwhile. Opening and closing
  * (thmq_log_open() and the like) may. Inside of it all calls that wait are -EDEADLK. doc/cores.md tells more.
@@ -72,6 +72,45 @@ struct thmq_task {
  * Threads: any.
  */
 THMQ_API int thmq_core_post(struct thmq_core *core, struct thmq_task *task);
+
+/* ------------------------------------------------------------------- timers */
+
+/* Something to be done at a time. Usually a member of something larger; all zero but fire before its first start. */
+struct thmq_timer {
+	/* Called once for each start, on the core. May start, stop and free any timer, this one too. */
+	void (*fire)(struct thmq_core *core, struct thmq_timer *timer);
+	uint64_t deadline_ns; /* read only: that of its last start */
+	void *internal[6];
+};
+
+/**
+ * thmq_core_now_ns() - the core's time
+ * Monotonic nanoseconds, as CLOCK_MONOTONIC, or a test's own. In what the core calls it is the time at which the iteration
+ * began, without a look at the clock (a spinning core looks every 16 iterations); elsewhere the clock is read.
+ * Return: the time; -EPERM the calling thread does not drive @core; -EINVAL no core.
+ * Threads: the one that drives @core.
+ */
+THMQ_API int64_t thmq_core_now_ns(struct thmq_core *core);
+
+/**
+ * thmq_timer_start() - have a timer fire at a time; one that runs is moved
+ * @deadline_ns: on the scale of thmq_core_now_ns(); one that has passed fires in the next iteration; UINT64_MAX never
+ *
+ * Never fires early, and at most 1024 ns and the core's own delay late; in the order of deadlines, by ticks of 1024 ns. For a
+ * period start it again in its fire, for its deadline_ns and the period. While it runs its memory is the core's. A core without an
+ * owner fires nothing until it has one; those that run when the environment closes are stopped.
+ *
+ * Return: 0; -EPERM the calling thread does not drive @core; -EBUSY it runs on another core; -EINVAL no core, timer or fire.
+ * It takes no memory, and a fixed number of steps however many run. Threads: the one that drives @core.
+ */
+THMQ_API int thmq_timer_start(struct thmq_core *core, struct thmq_timer *timer, uint64_t deadline_ns);
+
+/**
+ * thmq_timer_stop() - have it not fire; afterwards it is not the core's any more
+ * Return: 1; 0 it did not run (it has fired, or was not started), or NULL; -EPERM the calling thread does not drive its core.
+ * Threads: the one that drives its core.
+ */
+THMQ_API int thmq_timer_stop(struct thmq_timer *timer);
 
 /* ------------------------------------------------------------------ pollers */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core.c - the public face of cores for those who build on them: tasks, calls and pollers; checks, then calls down. */
+/* core.c - the public face of cores for those who build on them: tasks, calls, timers and pollers; checks, then calls down. */
 #include <thundermq/reactor.h>
 
 #include "api/api.h"
@@ -56,6 +56,69 @@ int thmq_core_post(struct thmq_core *core, struct thmq_task *task)
 	inner->run = run_task;
 	thmqi_core_post(core, inner);
 	return 0;
+}
+
+/* ------------------------------------------------------------------- timers */
+
+struct timer {
+	struct thmqi_timer inner;
+	struct thmq_core *core; /* of its last start */
+};
+_Static_assert(sizeof(struct thmq_timer) == 64 && sizeof(struct timer) <= 48,
+	       "the inner timer lies in internal");
+
+static struct timer *timer_of(struct thmq_timer *timer)
+{
+	return (struct timer *)(void *)timer->internal;
+}
+
+static void fire_timer(struct thmqi_timer *inner)
+{
+	struct timer *t = thmqi_container(inner, struct timer, inner);
+	struct thmq_timer *timer = thmqi_container((void *)t, struct thmq_timer, internal);
+
+	timer->fire(t->core, timer);
+}
+
+int64_t thmq_core_now_ns(struct thmq_core *core)
+{
+	if (!core)
+		return -EINVAL;
+	if (!thmqi_core_is_mine(core))
+		return -EPERM;
+	return (int64_t)(core->in_poll ? core->now_ns : core->clock->now_ns(core->clock->ctx));
+}
+
+int thmq_timer_start(struct thmq_core *core, struct thmq_timer *timer, uint64_t deadline_ns)
+{
+	struct timer *t;
+
+	if (!core || !timer || !timer->fire)
+		return -EINVAL;
+	if (!thmqi_core_is_mine(core))
+		return -EPERM;
+	t = timer_of(timer);
+	if (t->core != core) {
+		if (thmqi_timer_is_running(&t->inner))
+			return -EBUSY;
+		t->core = core;
+	}
+	t->inner.fire = fire_timer;
+	timer->deadline_ns = deadline_ns;
+	thmqi_timer_start(core, &t->inner, deadline_ns);
+	return 0;
+}
+
+int thmq_timer_stop(struct thmq_timer *timer)
+{
+	struct timer *t = timer ? timer_of(timer) : NULL;
+
+	if (!t || !thmqi_timer_is_running(&t->inner))
+		return 0;
+	if (!thmqi_core_is_mine(t->core))
+		return -EPERM;
+	thmqi_timer_stop(t->core, &t->inner);
+	return 1;
 }
 
 /* ------------------------------------------------------------------ pollers */

@@ -80,6 +80,7 @@ void thmqi_host_disarm(struct loop *l);
 void thmqi_host_forget(struct loop *l);
 
 void thmqi_timers_init(struct timers *w);
+void thmqi_timers_fini(struct timers *w); /* those that still run are stopped */
 uint32_t thmqi_timers_run(struct loop *l, uint64_t now); /* work done */
 uint32_t thmqi_inbox_run(struct loop *l);
 static inline bool thmqi_inbox_empty(const struct loop *l)

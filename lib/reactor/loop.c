@@ -400,6 +400,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 	thmqi_loop_close_ring(l);
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
+	thmqi_timers_fini(&l->timers);
 	free(l);
 	return leaked;
 }

@@ -32,6 +32,25 @@ void thmqi_timers_init(struct timers *w)
 		thmqi_list_init(&w->slots[0][0] + i);
 }
 
+static void let_go(struct thmqi_list *list)
+{
+	struct thmqi_list *it, *next;
+
+	thmqi_list_each_safe(it, next, list) it->next = NULL;
+}
+
+/* Their owners may stop them later than this: they find that they do not run. */
+void thmqi_timers_fini(struct timers *w)
+{
+	uint32_t i;
+
+	let_go(&w->due);
+	let_go(&w->moving);
+	let_go(&w->never);
+	for (i = 0; i < TIMER_LEVELS * TIMER_SLOTS; i++)
+		let_go(&w->slots[0][0] + i);
+}
+
 /* -------------------------------------------------------------------- slots */
 
 static void slot_is_empty(struct timers *w, uint32_t level, uint32_t slot)

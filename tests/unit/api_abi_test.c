@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <thundermq/log.h>
 #include <thundermq/pool.h>
+#include <thundermq/reactor.h>
 #include <thundermq/thundermq.h>
 
 TestSuite(api_abi, .timeout = 30);
@@ -58,6 +59,8 @@ static const struct {
 	STRUCT(thmq_record, 16, flags, 15),
 	STRUCT(thmq_log_run, 40, term, 32),
 	STRUCT(thmq_log_view, 56, internal, 40),
+	STRUCT(thmq_task, 24, internal, 8),
+	STRUCT(thmq_timer, 64, internal, 16),
 	STRUCT(thmq_log_batch, 56, version, 54),
 	STRUCT(thmq_log_finding, 24, text, 16),
 	STRUCT(thmq_log_step, 32, text, 24),

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* api_core_test.c - the public face of cores: calls, tasks, pollers, and logs that are opened on them by nothing else. */
+/* api_core_test.c - the public face of cores: calls, tasks, timers, pollers, and logs that are opened on them by nothing else. */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
@@ -226,6 +226,158 @@ Test(api_core, a_task_without_a_function_or_a_core_is_refused)
 	cr_assert_eq(thmq_core_post(NULL, &t), -EINVAL);
 	cr_assert_eq(thmq_core_kick(NULL), -EINVAL);
 	thmq_env_close(env, 0);
+}
+
+/* ------------------------------------------------------------------- timers */
+
+struct alarm {
+	struct thmq_timer timer; /* first */
+	uint32_t fired, again;
+	uint64_t period_ns;
+	int64_t fired_ns;
+};
+
+static void on_alarm(struct thmq_core *core, struct thmq_timer *timer)
+{
+	struct alarm *a = (struct alarm *)timer;
+
+	a->fired++;
+	a->fired_ns = thmq_core_now_ns(core);
+	cr_assert_eq(thmq_timer_stop(timer), 0, "it runs no more when it fires");
+	if (a->again) {
+		a->again--;
+		cr_assert_eq(thmq_timer_start(core, timer, timer->deadline_ns + a->period_ns), 0);
+	}
+}
+
+Test(api_core, a_timer_fires_once_and_again_for_a_period)
+{
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	struct alarm once = {.timer.fire = on_alarm};
+	struct alarm period = {.timer.fire = on_alarm, .again = 4, .period_ns = MS};
+	uint64_t begin = (uint64_t)thmq_core_now_ns(core);
+
+	cr_assert_eq(thmq_timer_start(core, &once.timer, begin + 2 * MS), 0);
+	cr_assert_eq(thmq_timer_start(core, &period.timer, begin + MS), 0);
+	while (!once.fired || period.fired < 5)
+		cr_assert_gt(thmq_poll(env, SECOND), 0);
+	cr_assert_eq(once.fired, 1);
+	cr_assert_geq((uint64_t)once.fired_ns, begin + 2 * MS);
+	cr_assert_eq(period.timer.deadline_ns, begin + 5 * MS, "it does not drift");
+	cr_assert_geq((uint64_t)thmq_core_now_ns(core), begin + 5 * MS);
+	cr_assert_eq(thmq_poll(env, 2 * MS), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+Test(api_core, a_timer_is_moved_and_stopped)
+{
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	struct alarm a = {.timer.fire = on_alarm};
+
+	cr_assert_eq(thmq_timer_stop(NULL), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, 1), 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, UINT64_MAX), 0);
+	cr_assert_eq(thmq_poll(env, 2 * MS), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 1);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, 1), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 1);
+	cr_assert_eq(thmq_poll(env, 2 * MS), 0);
+	cr_assert_eq(a.fired, 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+struct stranger {
+	struct thmq_core *core;
+	struct alarm *alarm;
+	int64_t now;
+	int start, stop;
+};
+
+static void *strange(void *arg)
+{
+	struct stranger *s = arg;
+
+	s->now = thmq_core_now_ns(s->core);
+	s->start = thmq_timer_start(s->core, &s->alarm->timer, 1);
+	s->stop = thmq_timer_stop(&s->alarm->timer);
+	return NULL;
+}
+
+Test(api_core, timers_are_their_cores_owners_business)
+{
+	struct thmq_env *env = open_env(0, 1), *other = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0), *second = thmq_env_core(other, 0);
+	struct alarm a = {.timer.fire = on_alarm}, none = {.fired = 0};
+	struct stranger s = {.core = core, .alarm = &a};
+
+	cr_assert_eq(thmq_core_now_ns(NULL), -EINVAL);
+	cr_assert_eq(thmq_timer_start(NULL, &a.timer, 1), -EINVAL);
+	cr_assert_eq(thmq_timer_start(core, NULL, 1), -EINVAL);
+	cr_assert_eq(thmq_timer_start(core, &none.timer, 1), -EINVAL);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, UINT64_MAX), 0);
+	on_thread(strange, &s);
+	cr_assert_eq(s.now, -EPERM);
+	cr_assert_eq(s.start, -EPERM);
+	cr_assert_eq(s.stop, -EPERM);
+	cr_assert_eq(a.timer.deadline_ns, UINT64_MAX, "a failed call changes nothing");
+	cr_assert_eq(thmq_timer_start(second, &a.timer, 1), -EBUSY);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 1);
+	cr_assert_eq(thmq_timer_start(second, &a.timer, 1), 0);
+	cr_assert_eq(thmq_poll(env, 0), 0);
+	cr_assert_eq(thmq_poll(other, 0), 1);
+	cr_assert_eq(a.fired, 1);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_env_close(other, SECOND), 0);
+}
+
+Test(api_core, a_timer_that_runs_when_the_environment_closes_is_stopped)
+{
+	struct alarm a = {.timer.fire = on_alarm}, due = {.timer.fire = on_alarm}, never = {.timer.fire = on_alarm};
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+
+	cr_assert_eq(thmq_timer_start(core, &a.timer, (uint64_t)thmq_core_now_ns(core) + 3600 * SECOND), 0);
+	cr_assert_eq(thmq_timer_start(core, &never.timer, UINT64_MAX), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 0);
+	cr_assert_eq(thmq_timer_stop(&never.timer), 0);
+	env = open_env(0, 1);
+	core = thmq_env_core(env, 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, 1), 0, "and may be used again");
+	cr_assert_eq(thmq_poll(env, 0), 1);
+	cr_assert_eq(thmq_timer_start(core, &due.timer, 1), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_timer_stop(&due.timer), 0);
+}
+
+static int start_on_core(struct thmq_core *core, void *arg)
+{
+	return thmq_timer_start(core, arg, (uint64_t)thmq_core_now_ns(core) + 5 * MS);
+}
+
+static int fired_on_core(struct thmq_core *core, void *arg)
+{
+	(void)core;
+	return (int)((struct alarm *)arg)->fired;
+}
+
+Test(api_core, a_timer_wakes_a_core_of_the_librarys_own)
+{
+	struct thmq_env *env = open_env(1, 0);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	struct alarm a = {.timer.fire = on_alarm};
+	uint32_t i;
+
+	cr_assert_eq(thmq_core_call(core, start_on_core, &a, SECOND), 0);
+	usleep(20000);
+	for (i = 0; i < 500 && thmq_core_call(core, fired_on_core, &a, SECOND) != 1; i++)
+		usleep(10000);
+	cr_assert_lt(i, 500u);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
 }
 
 /* ------------------------------------------------------------------ pollers */
