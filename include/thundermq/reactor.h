@@ -131,7 +131,9 @@ struct thmq_poller_ops {
 	void (*finish)(void *ctx);
 	/* The environment closes, and the poller is still open: it is closed after this. */
 	void (*end)(void *ctx);
+	const char *name; /* for thmq_core_stats(); copied, up to THMQ_POLLER_NAME - 1 bytes of it; may be NULL */
 };
+#define THMQ_POLLER_NAME 32u
 
 /**
  * thmq_poller_open() - have a function called in each iteration of a core
@@ -159,6 +161,75 @@ THMQ_API int thmq_poller_close(struct thmq_poller *poller);
  * Threads: any.
  */
 THMQ_API int thmq_core_kick(struct thmq_core *core);
+
+/* --------------------------------------------------------------- duty cycle */
+
+/* What an iteration consists of, in its order. */
+enum thmq_core_phase {
+	THMQ_PHASE_COMPLETIONS = 0, /* of the io_uring, with what they set off */
+	THMQ_PHASE_POSTS = 1,       /* tasks and calls */
+	THMQ_PHASE_TIMERS = 2,
+	THMQ_PHASE_POLLERS = 3,
+	THMQ_PHASE_FINISH = 4, /* the pollers' ends of an iteration */
+	THMQ_PHASE_SUBMIT = 5
+};
+#define THMQ_CORE_PHASES 8u /* room for more */
+#define THMQ_CORE_LENGTHS 32u
+
+/* What a core has spent its time on. Grows at the end. busy, idle, slept, away and current add up to counted. */
+struct thmq_core_stats {
+	uint32_t size; /* in: sizeof of the caller's struct */
+	uint32_t core_index;
+	uint64_t counted_ns; /* since the core was opened, or the last reset */
+	uint64_t busy_ns;    /* iterations in which something was done */
+	uint64_t idle_ns;    /* iterations in which nothing was: spinning */
+	uint64_t slept_ns;   /* in the kernel, or armed in a host's own loop */
+	uint64_t away_ns;    /* of a core that the host drives: its thread was elsewhere, or there was none */
+	uint64_t current_ns; /* since the core last looked at the clock, not counted yet: what is long here has not come back */
+	uint64_t iterations;
+	uint64_t busy_iterations;
+	uint64_t lengths[THMQ_CORE_LENGTHS]; /* iterations that took 2^n ns up to the next n; the last: and all longer ones */
+	uint64_t longest_ns;                 /* the longest iteration … */
+	uint64_t longest_at_ns;              /* … ended then (monotonic) */
+	/* Where its time went, if it was measured in detail, else all zero. By enum thmq_core_phase. */
+	uint64_t longest_phase_ns[THMQ_CORE_PHASES];
+	uint64_t longest_poller_ns;            /* the slowest one in it, poll or finish, … */
+	char longest_poller[THMQ_POLLER_NAME]; /* … and its name */
+	/* Of all iterations that were measured in detail. */
+	uint64_t detailed_iterations;
+	uint64_t phase_ns[THMQ_CORE_PHASES];
+	uint32_t detailed; /* 1: they are now */
+	uint32_t reserved;
+};
+
+/**
+ * thmq_core_stats() - copy what a core has spent its time on
+ * @ret_stats: in: its size field; out: the statistics, each number right by itself
+ *
+ * They cost the core next to nothing, so that they are always kept: its iterations are timed by the looks at the clock that it takes
+ * anyway. Idle ones are timed by up to 16, and one among them that took long is told by what is left without the others.
+ *
+ * Return: 0; -EINVAL no core, or size below 8.
+ * Threads: any; does not disturb the core, and answers also if that is stuck.
+ */
+THMQ_API int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats);
+
+/**
+ * thmq_core_stats_detail() - have a core measure what its iterations spend their time on, or not
+ * @on: 1: from its next iteration on, phase by phase and poller by poller, each of which takes a look at the clock (some ten
+ * nanoseconds); 0: no more
+ * Return: 0; -EINVAL no core.
+ * Threads: any.
+ */
+THMQ_API int thmq_core_stats_detail(struct thmq_core *core, int on);
+
+/**
+ * thmq_core_stats_reset() - let a core count anew
+ * @timeout_ns: how long to wait for a core that another thread drives
+ * Return: 0; -EDEADLK nobody drives it, or called from a callback of another core; -ETIMEDOUT; -ENOMEM; -EINVAL no core.
+ * Threads: any that may block; on the core itself also in callbacks, at once.
+ */
+THMQ_API int thmq_core_stats_reset(struct thmq_core *core, uint64_t timeout_ns);
 
 #ifdef __cplusplus
 }

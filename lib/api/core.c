@@ -6,7 +6,7 @@
 
 _Static_assert(sizeof(struct thmq_task) == 24 && sizeof(struct thmqi_task) <= 16,
 	       "the inner task lies in internal");
-_Static_assert(sizeof(struct thmq_poller_ops) == 48 && offsetof(struct thmq_poller_ops, end) == 40,
+_Static_assert(sizeof(struct thmq_poller_ops) == 56 && offsetof(struct thmq_poller_ops, name) == 48,
 	       "public layout");
 
 struct thmq_core *thmq_env_core(struct thmq_env *env, uint32_t core_index)
@@ -128,6 +128,7 @@ struct thmq_poller {
 	struct thmq_core *core;
 	struct thmq_poller_ops ops;
 	void *ctx;
+	char name[THMQ_POLLER_NAME];
 };
 
 static struct thmq_poller *outer(struct thmqi_poller *p)
@@ -195,7 +196,10 @@ int thmq_poller_open(struct thmq_core *core, const struct thmq_poller_ops *ops, 
 					 .arm = p->ops.arm ? on_arm : NULL,
 					 .disarm = p->ops.disarm ? on_disarm : NULL,
 					 .finish = p->ops.finish ? on_finish : NULL,
-					 .end = on_end};
+					 .end = on_end,
+					 .name = p->name};
+	if (p->ops.name)
+		strncpy(p->name, p->ops.name, sizeof(p->name) - 1);
 	thmqi_core_add_poller(core, &p->inner);
 	*ret_poller = p;
 	return 0;
@@ -218,4 +222,48 @@ int thmq_core_kick(struct thmq_core *core)
 		return -EINVAL;
 	thmqi_core_kick(core);
 	return 0;
+}
+
+/* --------------------------------------------------------------- duty cycle */
+
+_Static_assert(sizeof(struct thmq_core_stats) == 528 && offsetof(struct thmq_core_stats, reserved) == 524,
+	       "public layout");
+
+int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats)
+{
+	struct thmq_core_stats stats;
+
+	if (!core)
+		return thmqi_fail(-EINVAL, "stats of no core");
+	if (!ret_stats || ret_stats->size < 8)
+		return thmqi_fail(-EINVAL, "stats: set the size field first");
+	thmqi_core_stats(core, &stats);
+	stats.size = ret_stats->size;
+	memset((char *)ret_stats, 0, stats.size);
+	memcpy(ret_stats, &stats, THMQI_MIN(stats.size, (uint32_t)sizeof(stats)));
+	return 0;
+}
+
+int thmq_core_stats_detail(struct thmq_core *core, int on)
+{
+	if (!core)
+		return -EINVAL;
+	thmqi_core_stats_detail(core, on != 0);
+	return 0;
+}
+
+static int reset_stats(struct thmq_core *core, void *arg)
+{
+	(void)arg;
+	thmqi_core_stats_reset(core);
+	return 0;
+}
+
+int thmq_core_stats_reset(struct thmq_core *core, uint64_t timeout_ns)
+{
+	if (!core)
+		return thmqi_fail(-EINVAL, "stats of no core");
+	if (thmqi_core_is_mine(core))
+		return reset_stats(core, NULL);
+	return thmqi_core_call(core, reset_stats, NULL, timeout_ns);
 }

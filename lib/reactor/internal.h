@@ -8,6 +8,7 @@
 #include "base/handle.h"
 #include "reactor/reactor.h"
 #include "timer.h"
+#include "duty.h"
 #include "topology/topology.h"
 
 struct loop {
@@ -16,8 +17,10 @@ struct loop {
 	struct thmqi_list *cursor; /* next poller of the running walk */
 	uint64_t next_deadline; /* of the timers; 0: some wait for their turn already; UINT64_MAX: none */
 	uint32_t rounds;        /* iterations since the clock was read */
+	_Atomic uint32_t detailed; /* 1: each iteration is measured by phases */
 	uint32_t wakes_seen;    /* completions of this iteration that were only wake-ups */
 	uint64_t wall_offset, wall_read_ns;
+	struct duty duty;
 	const struct policy *policy;
 	uint64_t spin_ns;
 	struct thmqi_ring_op wake_op;
@@ -74,6 +77,7 @@ bool thmqi_loop_arm(struct loop *l);
 void thmqi_loop_disarm(struct loop *l);
 void thmqi_loop_finish(struct loop *l);
 uint64_t thmqi_loop_read_clock(struct loop *l);
+void thmqi_loop_turn(struct loop *l, uint32_t duty); /* what the time goes to from here on: enum duty_state */
 
 /* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
 void thmqi_host_disarm(struct loop *l);

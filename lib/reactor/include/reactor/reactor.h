@@ -44,6 +44,7 @@ struct thmqi_poller {
 	 * NULL: that is a mistake of the owner's. */
 	void (*end)(struct thmqi_poller *p);
 	struct thmqi_list link; /* the core's */
+	const char *name;       /* for statistics; NULL: none */
 };
 
 /* All zero but fire before its first start. Its memory may go when it is not running: before a start, after a stop, and
@@ -136,6 +137,12 @@ int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns);
 /* For a host's own loop: descriptor and arm, by the owner. Under policy poll arm always returns 1. */
 int thmqi_core_fd(struct thmq_core *core);
 int thmqi_core_arm(struct thmq_core *core);
+
+/* What a core spends its time on: see thmq_core_stats() in <thundermq/reactor.h>. Any thread; reset the owner only. */
+struct thmq_core_stats;
+void thmqi_core_stats(struct thmq_core *core, struct thmq_core_stats *ret); /* all of it, but size */
+void thmqi_core_stats_detail(struct thmq_core *core, bool on);
+void thmqi_core_stats_reset(struct thmq_core *core);
 
 void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p);
 void thmqi_core_remove_poller(struct thmq_core *core,
