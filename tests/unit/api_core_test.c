@@ -505,6 +505,81 @@ Test(api_core, a_kick_brings_a_sleeping_core_to_its_poller)
 	thmq_env_close(env, 0);
 }
 
+/* --------------------------------------------------------------- duty cycle */
+
+static int slow_poll(void *ctx, uint32_t budget)
+{
+	(void)budget;
+	usleep(*(uint32_t *)ctx);
+	return *(uint32_t *)ctx != 0;
+}
+
+Test(api_core, a_slow_poller_is_found_by_its_name)
+{
+	struct thmq_poller_ops ops = {.size = sizeof(ops), .poll = slow_poll};
+	struct thmq_core_stats st = {.size = sizeof(st)};
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	char name[] = "a poller whose name is longer than what is kept of it";
+	struct thmq_poller *poller;
+	uint32_t us = 20000;
+
+	ops.name = name;
+	cr_assert_eq(thmq_poller_open(core, &ops, &us, &poller), 0);
+	memset(name, 'x', sizeof(name) - 1); /* it was copied */
+	cr_assert_eq(thmq_poll(env, 0), 1);
+	cr_assert_eq(thmq_core_stats(core, &st), 0);
+	cr_assert_geq(st.longest_ns, 20 * MS);
+	cr_assert_str_eq(st.longest_poller, "", "not measured in detail");
+	cr_assert_eq(thmq_core_stats_detail(core, 1), 0);
+	cr_assert_eq(thmq_core_stats_reset(core, 0), 0);
+	us = 10000;
+	cr_assert_eq(thmq_poll(env, 0), 1);
+	us = 0;
+	cr_assert_eq(thmq_poll(env, MS), 0);
+	cr_assert_eq(thmq_core_stats(core, &st), 0);
+	cr_assert_eq(st.size, sizeof(st));
+	cr_assert_eq(st.core_index, 0);
+	cr_assert_eq(st.detailed, 1);
+	cr_assert_eq(st.busy_iterations, 1);
+	cr_assert_geq(st.longest_ns, 10 * MS);
+	cr_assert_geq(st.longest_phase_ns[THMQ_PHASE_POLLERS], 10 * MS);
+	cr_assert_str_eq(st.longest_poller, "a poller whose name is longer t");
+	cr_assert_gt(st.slept_ns, 0);
+	cr_assert_eq(thmq_poller_close(poller), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+Test(api_core, statistics_of_a_core_say_what_they_cannot_do)
+{
+	struct thmq_env *env = open_env(0, 2), *threaded = open_env(1, 0);
+	struct thmq_core *second = thmq_env_core(env, 1);
+	struct {
+		struct thmq_core_stats stats;
+		uint64_t more;
+	} st;
+
+	memset(&st, 0x5a, sizeof(st));
+	st.stats.size = 0;
+	cr_assert_eq(thmq_core_stats(NULL, &st.stats), -EINVAL);
+	cr_assert_eq(thmq_core_stats(second, NULL), -EINVAL);
+	cr_assert_eq(thmq_core_stats(second, &st.stats), -EINVAL);
+	cr_assert_eq(thmq_core_stats_detail(NULL, 1), -EINVAL);
+	cr_assert_eq(thmq_core_stats_reset(NULL, 0), -EINVAL);
+	cr_assert_eq(thmq_core_stats_reset(second, 0), -EDEADLK, "nobody drives it");
+	st.stats.size = 16;
+	cr_assert_eq(thmq_core_stats(second, &st.stats), 0, "a core without an owner has some too");
+	cr_assert_gt(st.stats.counted_ns, 0);
+	cr_assert_eq(st.stats.busy_ns, 0x5a5a5a5a5a5a5a5aull, "no more than the caller knows of");
+	st.stats.size = sizeof(st);
+	cr_assert_eq(thmq_core_stats(second, &st.stats), 0);
+	cr_assert_eq(st.more, 0);
+	cr_assert_geq(st.stats.away_ns, st.stats.counted_ns / 2);
+	cr_assert_eq(thmq_core_stats_reset(thmq_env_core(threaded, 0), SECOND), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_env_close(threaded, SECOND), 0);
+}
+
 Test(api_core, pollers_are_their_cores_owners_business_and_need_a_poll)
 {
 	struct thmq_env *env = open_env(1, 0), *own = open_env(0, 1);
