@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <thundermq/reactor.h>
+
 #include "thmq.h"
 
 #define SAMPLES_MAX (1u << 20)
@@ -187,6 +189,21 @@ static void print_ways(struct connection *c, bool json)
 	       st.polled_io == THMQ_POLLED_ON ? (json ? "true" : "yes") : (json ? "false" : "no"));
 }
 
+/* What the core that does it all was doing. */
+static void print_core(struct connection *c, bool json)
+{
+	struct thmq_core_stats st = {.size = sizeof(st)};
+
+	if (thmq_core_stats(thmq_env_core(c->env, 0), &st) != 0 || !st.counted_ns)
+		return;
+	printf(json ? "{\"what\":\"core\",\"busy\":%.3f,\"idle\":%.3f,\"slept\":%.3f,\"away\":%.3f,"
+		      "\"longest_us\":%.1f}\n"
+		    : "core: busy %.3f, idle %.3f, asleep %.3f, away %.3f of the time; longest iteration %.1f us\n",
+	       (double)st.busy_ns / (double)st.counted_ns, (double)st.idle_ns / (double)st.counted_ns,
+	       (double)st.slept_ns / (double)st.counted_ns, (double)st.away_ns / (double)st.counted_ns,
+	       (double)st.longest_ns / 1e3);
+}
+
 static int measure(const char *dir, const struct bench_opts *o)
 {
 	uint32_t size = (uint32_t)o->size;
@@ -216,6 +233,8 @@ static int measure(const char *dir, const struct bench_opts *o)
 	if (!rc && !interrupted)
 		rc = one_by_one(&c, THMQ_DURABILITY_MEMORY, "memory, one at a time", data, size, 1,
 				json);
+	if (!rc && !interrupted)
+		print_core(&c, json);
 	free(data);
 	return disconnect(&c, rc);
 }

@@ -6,8 +6,8 @@
  * drives it and by nobody else: that is why none of it needs a lock. In a caller-driven environment this thread is the
  * host's (thmq_core_attach(), thmq_poll()), which simply makes the calls. On a core that a thread of the library drives
  * they are made by functions that run there: thmq_core_call() for one and its answer, thmq_core_post() for
- * one without, a poller for what is looked at again and again. Cores talk to each other through mailboxes, and wait
- * for the descriptors that they watch.
+ * one without, a timer for what is done at a time, a poller for what is looked at again and again. Cores talk to each
+ * other through mailboxes, and wait for the descriptors that they watch.
  *
  * What runs on a core neither blocks nor takes long: nothing else on this core moves meanwhile. Opening and closing
  * (thmq_log_open() and the like) may. Inside of it all calls that wait are -EDEADLK. doc/cores.md tells more.
@@ -147,6 +147,44 @@ THMQ_API int thmq_mailbox_send(struct thmq_mailbox *mailbox, const struct thmq_m
  * Threads: the one that drives the sending core.
  */
 THMQ_API int thmq_mailbox_close(struct thmq_mailbox *mailbox);
+/* ------------------------------------------------------------------- timers */
+
+/* Something to be done at a time. Usually a member of something larger; all zero but fire before its first start. */
+struct thmq_timer {
+	/* Called once for each start, on the core. May start, stop and free any timer, this one too. */
+	void (*fire)(struct thmq_core *core, struct thmq_timer *timer);
+	uint64_t deadline_ns; /* read only: that of its last start */
+	void *internal[6];
+};
+
+/**
+ * thmq_core_now_ns() - the core's time
+ * Monotonic nanoseconds, as CLOCK_MONOTONIC, or a test's own. In what the core calls it is the time at which the iteration
+ * began, without a look at the clock (a spinning core looks every 16 iterations); elsewhere the clock is read.
+ * Return: the time; -EPERM the calling thread does not drive @core; -EINVAL no core.
+ * Threads: the one that drives @core.
+ */
+THMQ_API int64_t thmq_core_now_ns(struct thmq_core *core);
+
+/**
+ * thmq_timer_start() - have a timer fire at a time; one that runs is moved
+ * @deadline_ns: on the scale of thmq_core_now_ns(); one that has passed fires in the next iteration; UINT64_MAX never
+ *
+ * Never fires early, and at most 1024 ns and the core's own delay late; in the order of deadlines, by ticks of 1024 ns. For a
+ * period start it again in its fire, for its deadline_ns and the period. While it runs its memory is the core's. A core without an
+ * owner fires nothing until it has one; those that run when the environment closes are stopped.
+ *
+ * Return: 0; -EPERM the calling thread does not drive @core; -EBUSY it runs on another core; -EINVAL no core, timer or fire.
+ * It takes no memory, and a fixed number of steps however many run. Threads: the one that drives @core.
+ */
+THMQ_API int thmq_timer_start(struct thmq_core *core, struct thmq_timer *timer, uint64_t deadline_ns);
+
+/**
+ * thmq_timer_stop() - have it not fire; afterwards it is not the core's any more
+ * Return: 1; 0 it did not run (it has fired, or was not started), or NULL; -EPERM the calling thread does not drive its core.
+ * Threads: the one that drives its core.
+ */
+THMQ_API int thmq_timer_stop(struct thmq_timer *timer);
 
 /* ------------------------------------------------------------------ pollers */
 
@@ -167,7 +205,9 @@ struct thmq_poller_ops {
 	void (*finish)(void *ctx);
 	/* The environment closes, and the poller is still open: it is closed after this. */
 	void (*end)(void *ctx);
+	const char *name; /* for thmq_core_stats(); copied, up to THMQ_POLLER_NAME - 1 bytes of it; may be NULL */
 };
+#define THMQ_POLLER_NAME 32u
 
 /**
  * thmq_poller_open() - have a function called in each iteration of a core
@@ -225,6 +265,74 @@ THMQ_API int thmq_watch_open(struct thmq_core *core, int fd, uint32_t events,
  * Threads: the one that drives its core.
  */
 THMQ_API int thmq_watch_close(struct thmq_watch *watch);
+/* --------------------------------------------------------------- duty cycle */
+
+/* What an iteration consists of, in its order. */
+enum thmq_core_phase {
+	THMQ_PHASE_COMPLETIONS = 0, /* of the io_uring, with what they set off */
+	THMQ_PHASE_POSTS = 1,       /* tasks and calls */
+	THMQ_PHASE_TIMERS = 2,
+	THMQ_PHASE_POLLERS = 3,
+	THMQ_PHASE_FINISH = 4, /* the pollers' ends of an iteration */
+	THMQ_PHASE_SUBMIT = 5
+};
+#define THMQ_CORE_PHASES 8u /* room for more */
+#define THMQ_CORE_LENGTHS 32u
+
+/* What a core has spent its time on. Grows at the end. busy, idle, slept, away and current add up to counted. */
+struct thmq_core_stats {
+	uint32_t size; /* in: sizeof of the caller's struct */
+	uint32_t core_index;
+	uint64_t counted_ns; /* since the core was opened, or the last reset */
+	uint64_t busy_ns;    /* iterations in which something was done */
+	uint64_t idle_ns;    /* iterations in which nothing was: spinning */
+	uint64_t slept_ns;   /* in the kernel, or armed in a host's own loop */
+	uint64_t away_ns;    /* of a core that the host drives: its thread was elsewhere, or there was none */
+	uint64_t current_ns; /* since the core last looked at the clock, not counted yet: what is long here has not come back */
+	uint64_t iterations;
+	uint64_t busy_iterations;
+	uint64_t lengths[THMQ_CORE_LENGTHS]; /* iterations that took 2^n ns up to the next n; the last: and all longer ones */
+	uint64_t longest_ns;                 /* the longest iteration … */
+	uint64_t longest_at_ns;              /* … ended then (monotonic) */
+	/* Where its time went, if it was measured in detail, else all zero. By enum thmq_core_phase. */
+	uint64_t longest_phase_ns[THMQ_CORE_PHASES];
+	uint64_t longest_poller_ns;            /* the slowest one in it, poll or finish, … */
+	char longest_poller[THMQ_POLLER_NAME]; /* … and its name */
+	/* Of all iterations that were measured in detail. */
+	uint64_t detailed_iterations;
+	uint64_t phase_ns[THMQ_CORE_PHASES];
+	uint32_t detailed; /* 1: they are now */
+	uint32_t reserved;
+};
+
+/**
+ * thmq_core_stats() - copy what a core has spent its time on
+ * @ret_stats: in: its size field; out: the statistics, each number right by itself
+ *
+ * They cost the core next to nothing, so that they are always kept: its iterations are timed by the looks at the clock that it takes
+ * anyway. Idle ones are timed by up to 16, and one among them that took long is told by what is left without the others.
+ *
+ * Return: 0; -EINVAL no core, or size below 8.
+ * Threads: any; does not disturb the core, and answers also if that is stuck.
+ */
+THMQ_API int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats);
+
+/**
+ * thmq_core_stats_detail() - have a core measure what its iterations spend their time on, or not
+ * @on: 1: from its next iteration on, phase by phase and poller by poller, each of which takes a look at the clock (some ten
+ * nanoseconds); 0: no more
+ * Return: 0; -EINVAL no core.
+ * Threads: any.
+ */
+THMQ_API int thmq_core_stats_detail(struct thmq_core *core, int on);
+
+/**
+ * thmq_core_stats_reset() - let a core count anew
+ * @timeout_ns: how long to wait for a core that another thread drives
+ * Return: 0; -EDEADLK nobody drives it, or called from a callback of another core; -ETIMEDOUT; -ENOMEM; -EINVAL no core.
+ * Threads: any that may block; on the core itself also in callbacks, at once.
+ */
+THMQ_API int thmq_core_stats_reset(struct thmq_core *core, uint64_t timeout_ns);
 
 #ifdef __cplusplus
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core.c - the public face of cores for those who build on them: tasks, calls and pollers; checks, then calls down. */
+/* core.c - the public face of cores for those who build on them: tasks, calls, timers and pollers; checks, then calls down. */
 #include <thundermq/reactor.h>
 
 #include "api/api.h"
 
 _Static_assert(sizeof(struct thmq_task) == 24 && sizeof(struct thmqi_task) <= 16,
 	       "the inner task lies in internal");
-_Static_assert(sizeof(struct thmq_poller_ops) == 48 && offsetof(struct thmq_poller_ops, end) == 40,
+_Static_assert(sizeof(struct thmq_poller_ops) == 56 && offsetof(struct thmq_poller_ops, name) == 48,
 	       "public layout");
 
 struct thmq_core *thmq_env_core(struct thmq_env *env, uint32_t core_index)
@@ -58,6 +58,69 @@ int thmq_core_post(struct thmq_core *core, struct thmq_task *task)
 	return 0;
 }
 
+/* ------------------------------------------------------------------- timers */
+
+struct timer {
+	struct thmqi_timer inner;
+	struct thmq_core *core; /* of its last start */
+};
+_Static_assert(sizeof(struct thmq_timer) == 64 && sizeof(struct timer) <= 48,
+	       "the inner timer lies in internal");
+
+static struct timer *timer_of(struct thmq_timer *timer)
+{
+	return (struct timer *)(void *)timer->internal;
+}
+
+static void fire_timer(struct thmqi_timer *inner)
+{
+	struct timer *t = thmqi_container(inner, struct timer, inner);
+	struct thmq_timer *timer = thmqi_container((void *)t, struct thmq_timer, internal);
+
+	timer->fire(t->core, timer);
+}
+
+int64_t thmq_core_now_ns(struct thmq_core *core)
+{
+	if (!core)
+		return -EINVAL;
+	if (!thmqi_core_is_mine(core))
+		return -EPERM;
+	return (int64_t)(core->in_poll ? core->now_ns : core->clock->now_ns(core->clock->ctx));
+}
+
+int thmq_timer_start(struct thmq_core *core, struct thmq_timer *timer, uint64_t deadline_ns)
+{
+	struct timer *t;
+
+	if (!core || !timer || !timer->fire)
+		return -EINVAL;
+	if (!thmqi_core_is_mine(core))
+		return -EPERM;
+	t = timer_of(timer);
+	if (t->core != core) {
+		if (thmqi_timer_is_running(&t->inner))
+			return -EBUSY;
+		t->core = core;
+	}
+	t->inner.fire = fire_timer;
+	timer->deadline_ns = deadline_ns;
+	thmqi_timer_start(core, &t->inner, deadline_ns);
+	return 0;
+}
+
+int thmq_timer_stop(struct thmq_timer *timer)
+{
+	struct timer *t = timer ? timer_of(timer) : NULL;
+
+	if (!t || !thmqi_timer_is_running(&t->inner))
+		return 0;
+	if (!thmqi_core_is_mine(t->core))
+		return -EPERM;
+	thmqi_timer_stop(t->core, &t->inner);
+	return 1;
+}
+
 /* ------------------------------------------------------------------ pollers */
 
 struct thmq_poller {
@@ -65,6 +128,7 @@ struct thmq_poller {
 	struct thmq_core *core;
 	struct thmq_poller_ops ops;
 	void *ctx;
+	char name[THMQ_POLLER_NAME];
 };
 
 static struct thmq_poller *outer(struct thmqi_poller *p)
@@ -132,7 +196,10 @@ int thmq_poller_open(struct thmq_core *core, const struct thmq_poller_ops *ops, 
 					 .arm = p->ops.arm ? on_arm : NULL,
 					 .disarm = p->ops.disarm ? on_disarm : NULL,
 					 .finish = p->ops.finish ? on_finish : NULL,
-					 .end = on_end};
+					 .end = on_end,
+					 .name = p->name};
+	if (p->ops.name)
+		strncpy(p->name, p->ops.name, sizeof(p->name) - 1);
 	thmqi_core_add_poller(core, &p->inner);
 	*ret_poller = p;
 	return 0;
@@ -155,4 +222,48 @@ int thmq_core_kick(struct thmq_core *core)
 		return -EINVAL;
 	thmqi_core_kick(core);
 	return 0;
+}
+
+/* --------------------------------------------------------------- duty cycle */
+
+_Static_assert(sizeof(struct thmq_core_stats) == 528 && offsetof(struct thmq_core_stats, reserved) == 524,
+	       "public layout");
+
+int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats)
+{
+	struct thmq_core_stats stats;
+
+	if (!core)
+		return thmqi_fail(-EINVAL, "stats of no core");
+	if (!ret_stats || ret_stats->size < 8)
+		return thmqi_fail(-EINVAL, "stats: set the size field first");
+	thmqi_core_stats(core, &stats);
+	stats.size = ret_stats->size;
+	memset((char *)ret_stats, 0, stats.size);
+	memcpy(ret_stats, &stats, THMQI_MIN(stats.size, (uint32_t)sizeof(stats)));
+	return 0;
+}
+
+int thmq_core_stats_detail(struct thmq_core *core, int on)
+{
+	if (!core)
+		return -EINVAL;
+	thmqi_core_stats_detail(core, on != 0);
+	return 0;
+}
+
+static int reset_stats(struct thmq_core *core, void *arg)
+{
+	(void)arg;
+	thmqi_core_stats_reset(core);
+	return 0;
+}
+
+int thmq_core_stats_reset(struct thmq_core *core, uint64_t timeout_ns)
+{
+	if (!core)
+		return thmqi_fail(-EINVAL, "stats of no core");
+	if (thmqi_core_is_mine(core))
+		return reset_stats(core, NULL);
+	return thmqi_core_call(core, reset_stats, NULL, timeout_ns);
 }

@@ -228,15 +228,6 @@ static void shard_path(const struct thmq_broker *b, uint32_t id, char *path, siz
 		snprintf(path, size, "%s/shard-%03u", b->data_dir, id - 1);
 }
 
-static int start_shard(struct shard *s)
-{
-	int rc = thmqi_timer_reserve(s->core, 1);
-
-	if (rc == 0)
-		thmqi_shard_start(s);
-	return rc;
-}
-
 static int open_meta(struct core_job *job)
 {
 	struct thmq_broker *b = job->broker;
@@ -244,9 +235,6 @@ static int open_meta(struct core_job *job)
 	char path[4096];
 	int rc;
 
-	rc = thmqi_timer_reserve(s->core, 1); /* meta's own */
-	if (rc)
-		return rc;
 	rc = thmqi_meta_open(b, &b->meta);
 	if (rc)
 		return rc;
@@ -258,9 +246,7 @@ static int open_meta(struct core_job *job)
 	}
 	b->incarnation = s->term;
 	b->meta->next_epoch = s->term << 32;
-	rc = start_shard(s);
-	if (rc)
-		return rc;
+	thmqi_shard_start(s);
 	if (b->data_dir) {
 		rc = thmqi_meta_cluster_ensure(b->meta);
 		if (rc == 0)
@@ -309,7 +295,8 @@ static int open_shard(struct core_job *job)
 		if (rc)
 			return rc;
 	}
-	return start_shard(s);
+	thmqi_shard_start(s);
+	return 0;
 }
 
 static int mark_ready(struct core_job *job)
@@ -441,7 +428,6 @@ static int close_shard(struct core_job *job)
 	if (s->id == THMQI_SHARD_META && job->broker->meta) {
 		thmqi_meta_close(job->broker->meta);
 		job->broker->meta = NULL;
-		thmqi_timer_unreserve(s->core, 1);
 	}
 	thmqi_shard_fini(s);
 	return rc;

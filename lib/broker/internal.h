@@ -245,6 +245,7 @@ struct shard {
 	/* counters, owner only */
 	uint64_t messages_in, bytes_in, messages_out, bytes_out, recovered_messages;
 	uint32_t conn_count;
+	char name[24]; /* as its directory's */
 };
 
 struct thmq_broker {

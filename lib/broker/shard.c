@@ -3,6 +3,8 @@
  * shard.c - one log and what is served from it, on one core: its poller takes frames from every connection and passes
  * each to the file that knows it. Recovery rebuilds partitions and group offsets from the log's replay.
  */
+#include <stdio.h>
+
 #include "internal.h"
 
 #define CTL_BUDGET 256u
@@ -564,6 +566,11 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->tells_at_once = thmqi_env_is_caller_driven(b->env);
 	s->poller.poll = shard_poll;
 	s->poller.arm = shard_arm;
+	if (id == THMQI_SHARD_META)
+		strcpy(s->name, "meta");
+	else
+		snprintf(s->name, sizeof(s->name), "shard-%03u", id - 1);
+	s->poller.name = s->name;
 	s->stuck_timer.fire = on_stuck;
 	s->run_max = (b->opts.batch_bytes ? b->opts.batch_bytes : 1u << 20) - 256;
 	thmqi_list_init(&s->conns);
@@ -616,7 +623,6 @@ void thmqi_shard_fini(struct shard *s)
 	if (s->open) {
 		thmqi_timer_stop(s->core, &s->stuck_timer);
 		thmqi_core_remove_poller(s->core, &s->poller);
-		thmqi_timer_unreserve(s->core, 1);
 		s->open = false;
 	}
 	while ((p = thmqi_map_next(&s->partitions, &i)))

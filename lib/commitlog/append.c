@@ -38,7 +38,7 @@ int thmqi_log_alloc(struct thmq_log *log, uint32_t size, struct thmqi_buf **ret_
 		if (!log->disk || evictions++ == EVICTIONS_MAX || !thmqi_cache_drop_one(log))
 			break;
 	}
-	if (!log->pinch.heap_index) {
+	if (!thmqi_timer_is_running(&log->pinch)) {
 		log->pinch.fire = on_pinch;
 		thmqi_timer_start(log->core, &log->pinch, log->core->now_ns + PINCH_NS);
 	}

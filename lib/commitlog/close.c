@@ -146,7 +146,6 @@ static void stop_timers(struct thmq_log *log)
 	thmqi_timer_stop(log->core, &log->pinch);
 	thmqi_timer_stop(log->core, &log->linger);
 	thmqi_timer_stop(log->core, &log->flush_timer);
-	thmqi_timer_unreserve(log->core, LOG_TIMERS);
 }
 
 int thmqi_log_close_notify(struct thmq_log *log, uint64_t timeout_ns, void (*gone)(void *arg),

@@ -109,7 +109,7 @@ static bool lingers(struct thmq_log *log)
 	until = log->core->now_ns + longest;
 	if (!f->until || until < f->until)
 		f->until = until;
-	if (!log->linger.heap_index || log->linger.deadline_ns > f->until) {
+	if (!thmqi_timer_is_running(&log->linger) || log->linger.deadline_ns > f->until) {
 		log->linger.fire = on_linger;
 		thmqi_timer_start(log->core, &log->linger, f->until);
 	}
@@ -221,7 +221,7 @@ static void on_flush_timer(struct thmqi_timer *t)
 void thmqi_log_flush_later(struct thmq_log *log)
 {
 	log->weak = false;
-	if ((log->opts.flags & THMQ_LOG_NO_BACKGROUND_FLUSH) || log->flush_timer.heap_index)
+	if ((log->opts.flags & THMQ_LOG_NO_BACKGROUND_FLUSH) || thmqi_timer_is_running(&log->flush_timer))
 		return;
 	log->flush_timer.fire = on_flush_timer;
 	thmqi_timer_start(log->core, &log->flush_timer, log->core->now_ns + log->opts.flush_interval_ns);
@@ -230,7 +230,7 @@ void thmqi_log_flush_later(struct thmq_log *log)
 bool thmqi_log_is_rising(const struct thmq_log *log)
 {
 	return log->forming.runs || log->flight_head != log->flight_tail || log->flush_due > log->durable_index ||
-	       log->flush_timer.heap_index;
+	       thmqi_timer_is_running(&log->flush_timer);
 }
 
 static bool much_is_plain(const struct thmq_log *log)

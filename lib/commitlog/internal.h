@@ -316,7 +316,6 @@ struct flight {
 #define FLIGHTS_MAX 128u /* a slow write holds up what settles behind it, and should not hold up the device */
 #define FLUSHES_MAX 8u
 #define QUEUE_DEPTH 256u
-#define LOG_TIMERS 6u /* all that struct thmq_log has */
 #define READS_MAX (QUEUE_DEPTH - DEPTH_MAX - FLUSHES_MAX - 8u) /* so that reads never keep a write out */
 
 struct forming {

@@ -101,7 +101,7 @@ static void log_finish(struct thmqi_poller *p)
 		log->dirty = false;
 		if (log->weak)
 			thmqi_log_flush_later(log);
-		if (!log->mark_timer.heap_index)
+		if (!thmqi_timer_is_running(&log->mark_timer))
 			thmqi_vote_watch(log);
 		if (thmqi_unlikely(log->prepare == PREPARE_IDLE))
 			thmqi_segment_prepare(log);
@@ -356,8 +356,6 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 		rc = make_cache(log);
 	if (!rc && log->opts.dir)
 		rc = open_disk(log);
-	if (!rc)
-		rc = thmqi_timer_reserve(core, LOG_TIMERS);
 	if (rc) {
 		if (log->queue)
 			log->disk->queue_close(log->queue);
@@ -366,7 +364,8 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 	}
 	log->cache_first = log->cache_end = log->chain.index + 1;
 	if (log->disk) {
-		log->poller = (struct thmqi_poller){.poll = log_poll, .arm = log_arm, .finish = log_finish, .end = log_end};
+		log->poller = (struct thmqi_poller){
+			.poll = log_poll, .arm = log_arm, .finish = log_finish, .end = log_end, .name = "log"};
 		thmqi_core_add_poller(core, &log->poller);
 		thmqi_segment_reserve(log);
 		thmqi_segment_prepare(log);

@@ -41,6 +41,7 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	q->core = core;
 	q->depth = depth;
 	q->poller.poll = deliver;
+	q->poller.name = "disk, inline";
 	q->poller.arm = arm;
 	thmqi_core_add_poller(core, &q->poller);
 	*ret_queue = q;

@@ -302,6 +302,7 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	q->core = core;
 	q->depth = depth;
 	q->poller.poll = queue_poll;
+	q->poller.name = "disk, simulated";
 	q->poller.arm = queue_arm;
 	thmqi_list_add_tail(&sim->queues, &q->link);
 	thmqi_core_add_poller(core, &q->poller);

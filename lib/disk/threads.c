@@ -175,6 +175,7 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	q->depth = THMQI_MAX(depth, 1u);
 	q->mask = slots - 1;
 	q->poller.poll = collect;
+	q->poller.name = "disk, threads";
 	q->poller.arm = arm;
 	sem_init(&q->work, 0, 0);
 	e = start_helpers(q);

@@ -269,6 +269,7 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	q->ring = core->ring;
 	q->depth = depth;
 	q->poller.poll = try_again;
+	q->poller.name = "disk, io_uring";
 	q->poller.arm = arm;
 	thmqi_list_init(&q->files);
 	thmqi_core_add_poller(core, &q->poller);

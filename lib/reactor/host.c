@@ -90,6 +90,7 @@ int thmqi_core_arm(struct thmq_core *core)
 	if (core->ring && thmqi_ring_fd_arm(core->ring))
 		work = true;
 	rc = work ? 1 : set_timer(l);
+	thmqi_loop_turn(l, rc ? DUTY_AWAY : DUTY_SLEEPS);
 	if (rc) {
 		thmqi_host_disarm(l);
 		return rc;

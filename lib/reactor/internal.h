@@ -9,6 +9,8 @@
 
 #include "base/handle.h"
 #include "reactor/reactor.h"
+#include "timer.h"
+#include "duty.h"
 #include "topology/topology.h"
 
 /* A core's mailboxes: mailbox.c. */
@@ -33,12 +35,12 @@ struct loop {
 	struct thmq_core core; /* what others see; first */
 	struct thmqi_list pollers;
 	struct thmqi_list *cursor; /* next poller of the running walk */
-	struct thmqi_timer **heap; /* [1 … timer_count], smallest deadline first */
-	uint32_t timer_count, timer_room;
-	uint64_t next_deadline; /* of heap[1]; UINT64_MAX */
+	uint64_t next_deadline; /* of the timers; 0: some wait for their turn already; UINT64_MAX: none */
 	uint32_t rounds;        /* iterations since the clock was read */
+	_Atomic uint32_t detailed; /* 1: each iteration is measured by phases */
 	uint32_t wakes_seen;    /* completions of this iteration that were only wake-ups */
 	uint64_t wall_offset, wall_read_ns;
+	struct duty duty;
 	const struct policy *policy;
 	uint64_t spin_ns;
 	struct mail mail;
@@ -58,6 +60,7 @@ struct loop {
 	pthread_t thread;
 	struct thmqi_task stop_task;
 	_Atomic bool shut; /* it has seen that nothing more is to be sent */
+	struct timers timers; /* last: large, and mostly cold */
 };
 
 /* How long a core looks for work before it sleeps. */
@@ -98,6 +101,7 @@ bool thmqi_loop_arm(struct loop *l);
 void thmqi_loop_disarm(struct loop *l);
 void thmqi_loop_finish(struct loop *l);
 uint64_t thmqi_loop_read_clock(struct loop *l);
+void thmqi_loop_turn(struct loop *l, uint32_t duty); /* what the time goes to from here on: enum duty_state */
 
 /* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
 void thmqi_host_disarm(struct loop *l);
@@ -118,7 +122,9 @@ static inline void thmqi_mail_kick_owed(struct loop *l)
 void thmqi_watch_init(struct loop *l);
 void thmqi_watch_fini(struct loop *l);
 
-void thmqi_timers_run(struct loop *l, uint64_t now);
+void thmqi_timers_init(struct timers *w);
+void thmqi_timers_fini(struct timers *w); /* those that still run are stopped */
+uint32_t thmqi_timers_run(struct loop *l, uint64_t now); /* work done */
 uint32_t thmqi_inbox_run(struct loop *l);
 static inline bool thmqi_inbox_empty(const struct loop *l)
 {

@@ -28,7 +28,7 @@
 
 /* -------------------------------------------------------------------- time */
 
-uint64_t thmqi_loop_read_clock(struct loop *l)
+static inline uint64_t read_clock(struct loop *l)
 {
 	const struct thmqi_clock *clock = l->core.clock;
 	uint64_t now = clock->now_ns(clock->ctx);
@@ -42,6 +42,23 @@ uint64_t thmqi_loop_read_clock(struct loop *l)
 	return now;
 }
 
+uint64_t thmqi_loop_read_clock(struct loop *l)
+{
+	uint64_t now = read_clock(l);
+
+	if (l->duty.state == DUTY_RUNS)
+		thmqi_duty_idle(&l->duty, l->core.loops, now);
+	else
+		thmqi_duty_back(&l->duty, now);
+	return now;
+}
+
+/* Until the clock is read again. */
+void thmqi_loop_turn(struct loop *l, uint32_t duty)
+{
+	__atomic_store_n(&l->duty.state, duty, __ATOMIC_RELAXED);
+}
+
 /* The next iteration reads the clock. */
 static void clock_is_old(struct loop *l)
 {
@@ -50,7 +67,40 @@ static void clock_is_old(struct loop *l)
 
 /* --------------------------------------------------------------- iteration */
 
-static uint32_t run_pollers(struct loop *l)
+static void look_at_clock(struct loop *l)
+{
+	thmqi_loop_read_clock(l);
+	if (thmqi_unlikely(l->duty.look_again))
+		clock_is_old(l);
+}
+
+/* Two of each: with @detailed known when they are compiled the one that does not measure is as short as without it. */
+#define TWICE static inline __attribute__((always_inline))
+
+TWICE void mark(struct loop *l, bool detailed, uint32_t phase)
+{
+	if (detailed)
+		thmqi_duty_mark(&l->duty, l->core.clock, phase);
+}
+
+/* A poller is called. It may be gone afterwards, and its name with it. */
+TWICE int call(struct loop *l, bool detailed, struct thmqi_poller *p, uint32_t phase)
+{
+	char name[THMQ_POLLER_NAME] = "";
+	int done = 0;
+
+	if (detailed && p->name)
+		strncpy(name, p->name, sizeof(name) - 1);
+	if (phase == THMQ_PHASE_POLLERS)
+		done = p->poll(p, POLL_BUDGET);
+	else
+		p->finish(p);
+	if (detailed)
+		thmqi_duty_poller(&l->duty, name, thmqi_duty_mark(&l->duty, l->core.clock, phase));
+	return done;
+}
+
+TWICE uint32_t run_pollers(struct loop *l, bool detailed)
 {
 	struct thmqi_list *it;
 	uint32_t done = 0;
@@ -59,12 +109,12 @@ static uint32_t run_pollers(struct loop *l)
 		struct thmqi_poller *p = thmqi_container(it, struct thmqi_poller, link);
 
 		l->cursor = it->next;
-		done += (uint32_t)p->poll(p, POLL_BUDGET);
+		done += (uint32_t)call(l, detailed, p, THMQ_PHASE_POLLERS);
 	}
 	return done;
 }
 
-void thmqi_loop_finish(struct loop *l)
+TWICE void finish_pollers(struct loop *l, bool detailed)
 {
 	struct thmqi_list *it;
 
@@ -73,45 +123,74 @@ void thmqi_loop_finish(struct loop *l)
 
 		l->cursor = it->next;
 		if (p->finish)
-			p->finish(p);
+			call(l, detailed, p, THMQ_PHASE_FINISH);
 	}
+}
+
+void thmqi_loop_finish(struct loop *l)
+{
+	finish_pollers(l, false);
+}
+
+TWICE uint32_t one_round(struct loop *l, bool entered, bool detailed)
+{
+	struct thmq_core *c = &l->core;
+	uint32_t done = 0;
+
+	c->in_poll = true;
+	if (entered)
+		thmqi_duty_back(&l->duty, read_clock(l));
+	else if (l->rounds++ % CLOCK_ROUNDS == 0 || detailed)
+		look_at_clock(l);
+	if (detailed)
+		thmqi_duty_begin(&l->duty, c->now_ns);
+	if (c->ring) {
+		l->wakes_seen = 0;
+		done = (uint32_t)thmqi_ring_reap(c->ring, REAP_BUDGET);
+		done -= THMQI_MIN(done, l->wakes_seen); /* a callback may have reaped some itself */
+	}
+	mark(l, detailed, THMQ_PHASE_COMPLETIONS);
+	if (!thmqi_inbox_empty(l))
+		done += thmqi_inbox_run(l);
+	mark(l, detailed, THMQ_PHASE_POSTS);
+	if (l->next_deadline <= c->now_ns)
+		done += thmqi_timers_run(l, c->now_ns);
+	mark(l, detailed, THMQ_PHASE_TIMERS);
+	done += run_pollers(l, detailed);
+	if (done || entered)
+		finish_pollers(l, detailed);
+	if (done)
+		thmqi_pool_drain(c->pool);
+	mark(l, detailed, THMQ_PHASE_FINISH);
+	/* what queues an operation has done something; a poller that failed to say so is served a little later */
+	if (c->ring && (done || entered || l->rounds % CLOCK_ROUNDS == 0))
+		thmqi_ring_submit(c->ring);
+	mark(l, detailed, THMQ_PHASE_SUBMIT);
+	__atomic_store_n(&c->loops, c->loops + 1, __ATOMIC_RELAXED);
+	thmqi_mail_kick_owed(l);
+	c->in_poll = false;
+	if (done || entered || detailed) {
+		l->rounds = 1; /* the next one begins now */
+		if (done)
+			thmqi_duty_busy(&l->duty, c->loops, read_clock(l));
+		else
+			thmqi_loop_read_clock(l);
+	}
+	return done;
+}
+
+static __attribute__((noinline)) uint32_t measured_round(struct loop *l, bool entered)
+{
+	return one_round(l, entered, true);
 }
 
 /* @entered: the owner comes from outside, who knows after how long, and may have given its own objects work that only
  * finish and submit see. */
 static uint32_t iterate(struct loop *l, bool entered)
 {
-	struct thmq_core *c = &l->core;
-	uint32_t done = 0;
-
-	c->in_poll = true;
-	if (entered || l->rounds++ % CLOCK_ROUNDS == 0)
-		thmqi_loop_read_clock(l);
-	if (c->ring) {
-		l->wakes_seen = 0;
-		done = (uint32_t)thmqi_ring_reap(c->ring, REAP_BUDGET);
-		done -= THMQI_MIN(done, l->wakes_seen); /* a callback may have reaped some itself */
-	}
-	if (!thmqi_inbox_empty(l))
-		done += thmqi_inbox_run(l);
-	if (l->next_deadline <= c->now_ns) {
-		thmqi_timers_run(l, c->now_ns);
-		done++;
-	}
-	done += run_pollers(l);
-	if (done || entered)
-		thmqi_loop_finish(l);
-	if (done) {
-		thmqi_pool_drain(c->pool);
-		clock_is_old(l);
-	}
-	/* what queues an operation has done something; a poller that failed to say so is served a little later */
-	if (c->ring && (done || entered || l->rounds % CLOCK_ROUNDS == 0))
-		thmqi_ring_submit(c->ring);
-	__atomic_store_n(&c->loops, c->loops + 1, __ATOMIC_RELAXED);
-	thmqi_mail_kick_owed(l);
-	c->in_poll = false;
-	return done;
+	if (thmqi_unlikely(atomic_load_explicit(&l->detailed, memory_order_relaxed)))
+		return measured_round(l, entered);
+	return one_round(l, entered, false);
 }
 
 /* ------------------------------------------------------------------- sleep */
@@ -210,6 +289,7 @@ static void sleep_until(struct loop *l, uint64_t until)
 	uint64_t now = thmqi_loop_read_clock(l);
 	uint64_t ns = until == UINT64_MAX ? UINT64_MAX : until > now ? until - now : 0;
 
+	thmqi_loop_turn(l, DUTY_SLEEPS);
 	__atomic_store_n(&l->core.sleeps, l->core.sleeps + 1, __ATOMIC_RELAXED);
 	if (!l->core.ring || !wake_is_polled(l) || thmqi_ring_wait(l->core.ring, ns) < 0)
 		sleep_on_wake_fd(l, ns);
@@ -228,6 +308,7 @@ static uint32_t wait_for_work(struct loop *l, uint64_t deadline)
 		uint64_t now = thmqi_loop_read_clock(l);
 		uint64_t until = THMQI_MIN(deadline, l->next_deadline);
 
+		thmqi_loop_turn(l, DUTY_SLEEPS);
 		world->idle(world->ctx, until > now ? until - now : 0);
 		clock_is_old(l);
 		return 0;
@@ -259,10 +340,33 @@ static uint32_t spin(struct loop *l, uint64_t now, uint64_t deadline)
 	return done;
 }
 
+static uint32_t drive(struct loop *l, uint64_t timeout_ns)
+{
+	uint64_t deadline, now;
+	uint32_t done;
+
+	/* a thread of the library does nothing else: it has not been anywhere */
+	done = iterate(l, !l->has_thread);
+	if (done || timeout_ns == 0)
+		return done;
+	now = l->core.now_ns;
+	deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+	while (now < deadline) {
+		done = spin(l, now, deadline);
+		if (!done && thmqi_loop_read_clock(l) < deadline)
+			done = wait_for_work(l, deadline);
+		if (!done)
+			done = iterate(l, false);
+		if (done)
+			return done;
+		now = thmqi_loop_read_clock(l);
+	}
+	return 0;
+}
+
 int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns)
 {
 	struct loop *l = loop_of(core);
-	uint64_t deadline, now;
 	uint32_t done;
 
 	if (thmqi_unlikely(!thmqi_core_is_mine(core)))
@@ -273,23 +377,10 @@ int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns)
 		thmqi_host_disarm(l);
 		drain_wake_fd(l);
 	}
-	/* a thread of the library does nothing else: it has not been anywhere */
-	done = iterate(l, !l->has_thread);
-	if (done || timeout_ns == 0)
-		return (int)done;
-	now = l->core.now_ns;
-	deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
-	while (now < deadline) {
-		done = spin(l, now, deadline);
-		if (!done && thmqi_loop_read_clock(l) < deadline)
-			done = wait_for_work(l, deadline);
-		if (!done)
-			done = iterate(l, false);
-		if (done)
-			return (int)done;
-		now = thmqi_loop_read_clock(l);
-	}
-	return 0;
+	done = drive(l, timeout_ns);
+	if (!l->has_thread)
+		thmqi_loop_turn(l, DUTY_AWAY);
+	return (int)done;
 }
 
 /* ------------------------------------------------------------------ pollers */
@@ -306,6 +397,27 @@ void thmqi_core_remove_poller(struct thmq_core *core, struct thmqi_poller *p)
 	if (l->cursor == &p->link)
 		l->cursor = p->link.next;
 	thmqi_list_del(&p->link);
+}
+
+/* --------------------------------------------------------------- statistics */
+
+void thmqi_core_stats(struct thmq_core *core, struct thmq_core_stats *ret)
+{
+	struct loop *l = loop_of(core);
+
+	thmqi_duty_copy(&l->duty, core->clock, &core->loops, ret);
+	ret->core_index = core->index;
+	ret->detailed = atomic_load_explicit(&l->detailed, memory_order_relaxed);
+}
+
+void thmqi_core_stats_detail(struct thmq_core *core, bool on)
+{
+	atomic_store_explicit(&loop_of(core)->detailed, on, memory_order_relaxed);
+}
+
+void thmqi_core_stats_reset(struct thmq_core *core)
+{
+	thmqi_duty_reset(&loop_of(core)->duty);
 }
 
 /* ------------------------------------------------------------- open, close */
@@ -348,22 +460,22 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	if (!seed && thmqi_random_bytes(&seed, sizeof(seed)) != 0)
 		seed = 1;
 	thmqi_prng_seed(&l->core.prng, seed + index);
-	l->heap = calloc(1, sizeof(*l->heap));
+	thmqi_timers_init(&l->timers);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = !l->heap         ? -ENOMEM
-	     : l->wake_fd < 0 ? -errno
-			      : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
+	rc = l->wake_fd < 0 ? -errno
+			    : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
 					       &l->core.pool);
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);
-		free(l->heap);
 		free(l);
 		return rc;
 	}
 	if (uring && thmqi_ring_open(ring_depth(), &l->core.ring) == 0)
 		thmqi_pool_subscribe(l->core.pool, thmqi_ring_registrar(l->core.ring));
+	thmqi_duty_init(&l->duty, l->core.clock->now_ns(l->core.clock->ctx));
 	thmqi_loop_read_clock(l);
+	thmqi_loop_turn(l, DUTY_AWAY);
 	*ret_loop = l;
 	return 0;
 }
@@ -422,7 +534,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 	thmqi_watch_fini(l);
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
-	free(l->heap);
+	thmqi_timers_fini(&l->timers);
 	free(l);
 	return leaked;
 }

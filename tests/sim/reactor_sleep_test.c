@@ -154,7 +154,7 @@ static bool set_up(uint32_t flags, uint32_t policy)
 		rig.sources[i].poller.finish = i == 2 ? source_finish : NULL;
 		thmqi_core_add_poller(rig.core, &rig.sources[i].poller);
 	}
-	return thmqi_timer_reserve(rig.core, 1) == 0;
+	return true;
 }
 
 static void tear_down(void)

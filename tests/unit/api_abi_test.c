@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <thundermq/log.h>
 #include <thundermq/pool.h>
+#include <thundermq/reactor.h>
 #include <thundermq/thundermq.h>
 
 TestSuite(api_abi, .timeout = 30);
@@ -41,6 +42,8 @@ static const struct {
 	STRUCT(thmq_log_stats, 216, relocated_bytes, 208),
 	STRUCT(thmq_log_visitor, 56, loss, 48),
 	STRUCT(thmq_log_repair_opts, 16, quarantine_dir, 8),
+	STRUCT(thmq_core_stats, 528, reserved, 524),
+	STRUCT(thmq_poller_ops, 56, name, 48),
 	STRUCT(thmq_slabs_opts, 24, reserved, 20),
 	STRUCT(thmq_slabs_stats, 80, registration_ns_max, 72),
 	STRUCT(thmq_pool_opts, 72, ctx, 64),
@@ -58,6 +61,8 @@ static const struct {
 	STRUCT(thmq_record, 16, flags, 15),
 	STRUCT(thmq_log_run, 40, term, 32),
 	STRUCT(thmq_log_view, 56, internal, 40),
+	STRUCT(thmq_task, 24, internal, 8),
+	STRUCT(thmq_timer, 64, internal, 16),
 	STRUCT(thmq_log_batch, 56, version, 54),
 	STRUCT(thmq_log_finding, 24, text, 16),
 	STRUCT(thmq_log_step, 32, text, 24),

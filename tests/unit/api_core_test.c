@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* api_core_test.c - the public face of cores: calls, tasks, pollers, and logs that are opened on them by nothing else. */
+/* api_core_test.c - the public face of cores: calls, tasks, timers, pollers, and logs that are opened on them by nothing else. */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
@@ -228,6 +228,158 @@ Test(api_core, a_task_without_a_function_or_a_core_is_refused)
 	thmq_env_close(env, 0);
 }
 
+/* ------------------------------------------------------------------- timers */
+
+struct alarm {
+	struct thmq_timer timer; /* first */
+	uint32_t fired, again;
+	uint64_t period_ns;
+	int64_t fired_ns;
+};
+
+static void on_alarm(struct thmq_core *core, struct thmq_timer *timer)
+{
+	struct alarm *a = (struct alarm *)timer;
+
+	a->fired++;
+	a->fired_ns = thmq_core_now_ns(core);
+	cr_assert_eq(thmq_timer_stop(timer), 0, "it runs no more when it fires");
+	if (a->again) {
+		a->again--;
+		cr_assert_eq(thmq_timer_start(core, timer, timer->deadline_ns + a->period_ns), 0);
+	}
+}
+
+Test(api_core, a_timer_fires_once_and_again_for_a_period)
+{
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	struct alarm once = {.timer.fire = on_alarm};
+	struct alarm period = {.timer.fire = on_alarm, .again = 4, .period_ns = MS};
+	uint64_t begin = (uint64_t)thmq_core_now_ns(core);
+
+	cr_assert_eq(thmq_timer_start(core, &once.timer, begin + 2 * MS), 0);
+	cr_assert_eq(thmq_timer_start(core, &period.timer, begin + MS), 0);
+	while (!once.fired || period.fired < 5)
+		cr_assert_gt(thmq_poll(env, SECOND), 0);
+	cr_assert_eq(once.fired, 1);
+	cr_assert_geq((uint64_t)once.fired_ns, begin + 2 * MS);
+	cr_assert_eq(period.timer.deadline_ns, begin + 5 * MS, "it does not drift");
+	cr_assert_geq((uint64_t)thmq_core_now_ns(core), begin + 5 * MS);
+	cr_assert_eq(thmq_poll(env, 2 * MS), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+Test(api_core, a_timer_is_moved_and_stopped)
+{
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	struct alarm a = {.timer.fire = on_alarm};
+
+	cr_assert_eq(thmq_timer_stop(NULL), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, 1), 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, UINT64_MAX), 0);
+	cr_assert_eq(thmq_poll(env, 2 * MS), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 1);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, 1), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 1);
+	cr_assert_eq(thmq_poll(env, 2 * MS), 0);
+	cr_assert_eq(a.fired, 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+struct stranger {
+	struct thmq_core *core;
+	struct alarm *alarm;
+	int64_t now;
+	int start, stop;
+};
+
+static void *strange(void *arg)
+{
+	struct stranger *s = arg;
+
+	s->now = thmq_core_now_ns(s->core);
+	s->start = thmq_timer_start(s->core, &s->alarm->timer, 1);
+	s->stop = thmq_timer_stop(&s->alarm->timer);
+	return NULL;
+}
+
+Test(api_core, timers_are_their_cores_owners_business)
+{
+	struct thmq_env *env = open_env(0, 1), *other = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0), *second = thmq_env_core(other, 0);
+	struct alarm a = {.timer.fire = on_alarm}, none = {.fired = 0};
+	struct stranger s = {.core = core, .alarm = &a};
+
+	cr_assert_eq(thmq_core_now_ns(NULL), -EINVAL);
+	cr_assert_eq(thmq_timer_start(NULL, &a.timer, 1), -EINVAL);
+	cr_assert_eq(thmq_timer_start(core, NULL, 1), -EINVAL);
+	cr_assert_eq(thmq_timer_start(core, &none.timer, 1), -EINVAL);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, UINT64_MAX), 0);
+	on_thread(strange, &s);
+	cr_assert_eq(s.now, -EPERM);
+	cr_assert_eq(s.start, -EPERM);
+	cr_assert_eq(s.stop, -EPERM);
+	cr_assert_eq(a.timer.deadline_ns, UINT64_MAX, "a failed call changes nothing");
+	cr_assert_eq(thmq_timer_start(second, &a.timer, 1), -EBUSY);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 1);
+	cr_assert_eq(thmq_timer_start(second, &a.timer, 1), 0);
+	cr_assert_eq(thmq_poll(env, 0), 0);
+	cr_assert_eq(thmq_poll(other, 0), 1);
+	cr_assert_eq(a.fired, 1);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_env_close(other, SECOND), 0);
+}
+
+Test(api_core, a_timer_that_runs_when_the_environment_closes_is_stopped)
+{
+	struct alarm a = {.timer.fire = on_alarm}, due = {.timer.fire = on_alarm}, never = {.timer.fire = on_alarm};
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+
+	cr_assert_eq(thmq_timer_start(core, &a.timer, (uint64_t)thmq_core_now_ns(core) + 3600 * SECOND), 0);
+	cr_assert_eq(thmq_timer_start(core, &never.timer, UINT64_MAX), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_timer_stop(&a.timer), 0);
+	cr_assert_eq(thmq_timer_stop(&never.timer), 0);
+	env = open_env(0, 1);
+	core = thmq_env_core(env, 0);
+	cr_assert_eq(thmq_timer_start(core, &a.timer, 1), 0, "and may be used again");
+	cr_assert_eq(thmq_poll(env, 0), 1);
+	cr_assert_eq(thmq_timer_start(core, &due.timer, 1), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_timer_stop(&due.timer), 0);
+}
+
+static int start_on_core(struct thmq_core *core, void *arg)
+{
+	return thmq_timer_start(core, arg, (uint64_t)thmq_core_now_ns(core) + 5 * MS);
+}
+
+static int fired_on_core(struct thmq_core *core, void *arg)
+{
+	(void)core;
+	return (int)((struct alarm *)arg)->fired;
+}
+
+Test(api_core, a_timer_wakes_a_core_of_the_librarys_own)
+{
+	struct thmq_env *env = open_env(1, 0);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	struct alarm a = {.timer.fire = on_alarm};
+	uint32_t i;
+
+	cr_assert_eq(thmq_core_call(core, start_on_core, &a, SECOND), 0);
+	usleep(20000);
+	for (i = 0; i < 500 && thmq_core_call(core, fired_on_core, &a, SECOND) != 1; i++)
+		usleep(10000);
+	cr_assert_lt(i, 500u);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
 /* ------------------------------------------------------------------ pollers */
 
 struct source {
@@ -351,6 +503,81 @@ Test(api_core, a_kick_brings_a_sleeping_core_to_its_poller)
 	cr_assert_eq(thmq_core_call(core, close_source, &s, SECOND), 0);
 	cr_assert_eq(s.done, 50);
 	thmq_env_close(env, 0);
+}
+
+/* --------------------------------------------------------------- duty cycle */
+
+static int slow_poll(void *ctx, uint32_t budget)
+{
+	(void)budget;
+	usleep(*(uint32_t *)ctx);
+	return *(uint32_t *)ctx != 0;
+}
+
+Test(api_core, a_slow_poller_is_found_by_its_name)
+{
+	struct thmq_poller_ops ops = {.size = sizeof(ops), .poll = slow_poll};
+	struct thmq_core_stats st = {.size = sizeof(st)};
+	struct thmq_env *env = open_env(0, 1);
+	struct thmq_core *core = thmq_env_core(env, 0);
+	char name[] = "a poller whose name is longer than what is kept of it";
+	struct thmq_poller *poller;
+	uint32_t us = 20000;
+
+	ops.name = name;
+	cr_assert_eq(thmq_poller_open(core, &ops, &us, &poller), 0);
+	memset(name, 'x', sizeof(name) - 1); /* it was copied */
+	cr_assert_eq(thmq_poll(env, 0), 1);
+	cr_assert_eq(thmq_core_stats(core, &st), 0);
+	cr_assert_geq(st.longest_ns, 20 * MS);
+	cr_assert_str_eq(st.longest_poller, "", "not measured in detail");
+	cr_assert_eq(thmq_core_stats_detail(core, 1), 0);
+	cr_assert_eq(thmq_core_stats_reset(core, 0), 0);
+	us = 10000;
+	cr_assert_eq(thmq_poll(env, 0), 1);
+	us = 0;
+	cr_assert_eq(thmq_poll(env, MS), 0);
+	cr_assert_eq(thmq_core_stats(core, &st), 0);
+	cr_assert_eq(st.size, sizeof(st));
+	cr_assert_eq(st.core_index, 0);
+	cr_assert_eq(st.detailed, 1);
+	cr_assert_eq(st.busy_iterations, 1);
+	cr_assert_geq(st.longest_ns, 10 * MS);
+	cr_assert_geq(st.longest_phase_ns[THMQ_PHASE_POLLERS], 10 * MS);
+	cr_assert_str_eq(st.longest_poller, "a poller whose name is longer t");
+	cr_assert_gt(st.slept_ns, 0);
+	cr_assert_eq(thmq_poller_close(poller), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+Test(api_core, statistics_of_a_core_say_what_they_cannot_do)
+{
+	struct thmq_env *env = open_env(0, 2), *threaded = open_env(1, 0);
+	struct thmq_core *second = thmq_env_core(env, 1);
+	struct {
+		struct thmq_core_stats stats;
+		uint64_t more;
+	} st;
+
+	memset(&st, 0x5a, sizeof(st));
+	st.stats.size = 0;
+	cr_assert_eq(thmq_core_stats(NULL, &st.stats), -EINVAL);
+	cr_assert_eq(thmq_core_stats(second, NULL), -EINVAL);
+	cr_assert_eq(thmq_core_stats(second, &st.stats), -EINVAL);
+	cr_assert_eq(thmq_core_stats_detail(NULL, 1), -EINVAL);
+	cr_assert_eq(thmq_core_stats_reset(NULL, 0), -EINVAL);
+	cr_assert_eq(thmq_core_stats_reset(second, 0), -EDEADLK, "nobody drives it");
+	st.stats.size = 16;
+	cr_assert_eq(thmq_core_stats(second, &st.stats), 0, "a core without an owner has some too");
+	cr_assert_gt(st.stats.counted_ns, 0);
+	cr_assert_eq(st.stats.busy_ns, 0x5a5a5a5a5a5a5a5aull, "no more than the caller knows of");
+	st.stats.size = sizeof(st);
+	cr_assert_eq(thmq_core_stats(second, &st.stats), 0);
+	cr_assert_eq(st.more, 0);
+	cr_assert_geq(st.stats.away_ns, st.stats.counted_ns / 2);
+	cr_assert_eq(thmq_core_stats_reset(thmq_env_core(threaded, 0), SECOND), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_env_close(threaded, SECOND), 0);
 }
 
 Test(api_core, pollers_are_their_cores_owners_business_and_need_a_poll)

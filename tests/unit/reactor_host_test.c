@@ -20,12 +20,10 @@ static void open_env(uint32_t flags, uint32_t policy)
 	cr_assert_eq(thmqi_env_open(THMQ_ENV_OPTS(.flags = flags, .policy = policy), NULL, &env),
 		     0);
 	core = thmqi_env_core(env, 0);
-	cr_assert_eq(thmqi_timer_reserve(core, 2), 0);
 }
 
 static void close_env(void)
 {
-	thmqi_timer_unreserve(core, 2);
 	cr_assert_eq(thmqi_env_close(env), 0);
 }
 
@@ -48,9 +46,12 @@ static void count(struct thmq_core *c, struct thmqi_task *task)
 	task->next = (struct thmqi_task *)1; /* ran */
 }
 
+static uint32_t fired;
+
 static void note_fired(struct thmqi_timer *t)
 {
-	t->reserved++;
+	(void)t;
+	fired++;
 }
 
 TestSuite(reactor_host, .timeout = 30);
@@ -132,7 +133,7 @@ Test(reactor_host, a_timer_makes_it_readable_and_moves_with_its_deadline)
 			cr_assert_eq(thmqi_core_arm(core), 0);
 			cr_assert(readable(thmqi_core_fd(core), 1000));
 			cr_assert_eq(thmqi_core_poll(core, 0), 1, "one poll is enough");
-			cr_assert_eq(t.reserved, i);
+			cr_assert_eq(fired, f * 3 + i);
 		}
 		drain();
 		cr_assert_eq(thmqi_core_arm(core), 0);
@@ -223,9 +224,9 @@ Test(reactor_host, a_source_may_start_a_timer_when_it_is_armed)
 	cr_assert_eq(thmqi_core_arm(core), 0);
 	cr_assert(readable(thmqi_core_fd(core), 1000));
 	cr_assert_eq(thmqi_core_poll(core, 0), 1);
-	cr_assert_eq(s.timer.reserved, 1);
+	cr_assert_eq(fired, 1);
 	cr_assert_eq(thmqi_core_poll(core, 1000 * MS), 1, "the loop's own sleep sees it too");
-	cr_assert_eq(s.timer.reserved, 2);
+	cr_assert_eq(fired, 2);
 	close_env();
 }
 

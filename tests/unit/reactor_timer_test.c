@@ -5,6 +5,7 @@
 #include "reactor/reactor.h"
 
 #define COUNT 1000u
+#define TICK 1024u /* ns */
 
 struct alarm {
 	struct thmqi_timer timer; /* first */
@@ -34,7 +35,7 @@ static void on_alarm(struct thmqi_timer *t)
 	struct alarm *a = (struct alarm *)t;
 
 	a->fired++;
-	out_of_order += t->deadline_ns < last_deadline;
+	out_of_order += t->deadline_ns + TICK <= last_deadline;
 	fired_early += t->deadline_ns > core->now_ns;
 	last_deadline = t->deadline_ns;
 	if (a->every_ns)
@@ -51,21 +52,21 @@ static void open_env(void)
 
 	cr_assert_eq(thmqi_env_open(THMQ_ENV_OPTS(0), &world, &env), 0);
 	core = thmqi_env_core(env, 0);
-	cr_assert_eq(thmqi_timer_reserve(core, COUNT), 0);
 }
 
 static void close_env(void)
 {
-	thmqi_timer_unreserve(core, COUNT);
 	cr_assert_eq(thmqi_env_close(env), 0);
 }
 
 TestSuite(reactor_timer, .init = open_env, .fini = close_env, .timeout = 30);
 
+/* In as many iterations as it takes. */
 static void advance_to(uint64_t ns)
 {
 	virtual_ns = ns;
-	thmqi_core_poll(core, 0);
+	while (thmqi_core_poll(core, 0) > 0)
+		continue;
 }
 
 Test(reactor_timer, all_fire_once_in_the_order_of_their_deadlines)
@@ -107,9 +108,9 @@ Test(reactor_timer, stops_and_restarts_at_random_leave_those_that_run)
 			thmqi_timer_start(core, &alarms[i].timer, due[i]);
 		}
 	}
-	advance_to(500000);
+	advance_to(500 * TICK);
 	for (i = 0; i < COUNT; i++)
-		cr_assert_eq(alarms[i].fired, due[i] && due[i] <= 500000, "timer %u", i);
+		cr_assert_eq(alarms[i].fired, due[i] && due[i] <= 500 * TICK, "timer %u", i);
 	advance_to(2000000);
 	for (i = 0; i < COUNT; i++)
 		cr_assert_eq(alarms[i].fired, due[i] != 0, "timer %u", i);
@@ -120,12 +121,12 @@ Test(reactor_timer, restarting_moves_the_deadline)
 {
 	struct alarm a = {.timer.fire = on_alarm};
 
-	thmqi_timer_start(core, &a.timer, 2000);
-	thmqi_timer_start(core, &a.timer, 3000);
-	advance_to(2500);
+	thmqi_timer_start(core, &a.timer, 2 * TICK);
+	thmqi_timer_start(core, &a.timer, 5 * TICK);
+	advance_to(3 * TICK);
 	cr_assert_eq(a.fired, 0);
-	thmqi_timer_start(core, &a.timer, 2600);
-	advance_to(2600);
+	thmqi_timer_start(core, &a.timer, 4 * TICK);
+	advance_to(4 * TICK);
 	cr_assert_eq(a.fired, 1);
 	advance_to(9000);
 	cr_assert_eq(a.fired, 1);
@@ -158,18 +159,20 @@ Test(reactor_timer, a_callback_may_stop_one_that_is_due_too)
 Test(reactor_timer, a_callback_may_restart_its_own_and_others)
 {
 	struct alarm other = {.timer.fire = on_alarm};
-	struct alarm tick = {
-		.timer.fire = on_alarm, .every_ns = 100, .starts = &other, .starts_at = 5000};
+	struct alarm tick = {.timer.fire = on_alarm,
+			     .every_ns = 10 * TICK,
+			     .starts = &other,
+			     .starts_at = 500 * TICK};
 	uint64_t ns;
 
-	thmqi_timer_start(core, &tick.timer, 2000);
-	thmqi_timer_start(core, &other.timer, 2050);
-	for (ns = 2000; ns < 3000; ns += 10)
+	thmqi_timer_start(core, &tick.timer, 200 * TICK);
+	thmqi_timer_start(core, &other.timer, 205 * TICK);
+	for (ns = 200 * TICK; ns < 300 * TICK; ns += TICK)
 		advance_to(ns);
 	cr_assert_eq(tick.fired, 10);
-	cr_assert_eq(other.fired, 0, "moved to 5000 by each tick");
+	cr_assert_eq(other.fired, 0, "moved to 500 by each tick");
 	thmqi_timer_stop(core, &tick.timer);
-	advance_to(5000);
+	advance_to(500 * TICK);
 	cr_assert_eq(other.fired, 1);
 }
 
@@ -178,6 +181,7 @@ Test(reactor_timer, one_that_is_always_due_does_not_hold_the_iteration_up)
 	struct alarm busy = {.timer.fire = on_alarm, .starts_at = 1};
 
 	busy.starts = &busy;
+	virtual_ns = 2 * TICK;
 	thmqi_timer_start(core, &busy.timer, 1);
 	cr_assert_gt(thmqi_core_poll(core, 0), 0);
 	cr_assert_eq(busy.fired, 1);
@@ -190,9 +194,11 @@ Test(reactor_timer, a_firing_timer_is_work_done)
 {
 	struct alarm a = {.timer.fire = on_alarm};
 
-	thmqi_timer_start(core, &a.timer, 2000);
+	thmqi_timer_start(core, &a.timer, 2 * TICK);
 	cr_assert_eq(thmqi_core_poll(core, 0), 0);
-	virtual_ns = 2000;
+	virtual_ns = 2 * TICK - 1;
+	cr_assert_eq(thmqi_core_poll(core, 0), 0);
+	virtual_ns = 2 * TICK;
 	cr_assert_eq(thmqi_core_poll(core, 0), 1);
 	cr_assert_eq(thmqi_core_poll(core, 0), 0);
 }
@@ -205,4 +211,56 @@ Test(reactor_timer, the_last_possible_deadline_is_never)
 	advance_to(UINT64_MAX - 1);
 	cr_assert_eq(a.fired, 0);
 	thmqi_timer_stop(core, &a.timer);
+}
+
+static struct alarm *last_alarm;
+
+static void on_ordered(struct thmqi_timer *t)
+{
+	out_of_order += (struct alarm *)t <= last_alarm;
+	last_alarm = (struct alarm *)t;
+}
+
+Test(reactor_timer, those_of_one_tick_fire_in_the_order_of_their_starts_from_every_distance)
+{
+	static struct alarm alarms[64];
+	uint64_t deadline = 1ull << 40;
+	uint32_t i, n;
+
+	/* nearer each time, so that they begin on other levels of the wheel */
+	for (i = 0; i < 64; i++) {
+		alarms[i].timer.fire = on_ordered;
+		advance_to(deadline - (deadline >> i));
+		thmqi_timer_start(core, &alarms[i].timer, deadline);
+		if (deadline >> i <= 4 * TICK)
+			break;
+	}
+	advance_to(deadline - 1);
+	for (n = 0; n <= i; n++)
+		cr_assert_eq(alarms[n].fired, 0);
+	virtual_ns = deadline;
+	cr_assert_eq(thmqi_core_poll(core, 0), (int)i + 1, "all in one iteration");
+	cr_assert_eq(out_of_order, 0);
+}
+
+static void on_free(struct thmqi_timer *t)
+{
+	struct alarm *a = (struct alarm *)t;
+
+	free(a->stops);
+	free(a);
+}
+
+Test(reactor_timer, a_callback_may_free_its_own_and_others_that_it_stopped)
+{
+	struct alarm *a = calloc(1, sizeof(*a)), *b = calloc(1, sizeof(*b));
+
+	a->timer.fire = on_free;
+	a->stops = b; /* does not run any more */
+	b->timer.fire = on_alarm;
+	thmqi_timer_start(core, &a->timer, 2000);
+	thmqi_timer_start(core, &b->timer, 2000);
+	thmqi_timer_stop(core, &b->timer);
+	advance_to(3000);
+	cr_assert_eq(thmqi_core_poll(core, 0), 0);
 }

@@ -449,7 +449,7 @@ int thmqi_clean_poll(struct thmq_log *log)
 
 	if (log->draining || log->failed || (!c->step && !c->look))
 		return done;
-	if (c->step && c->step != CLEAN_WAIT && c->timer.heap_index)
+	if (c->step && c->step != CLEAN_WAIT && thmqi_timer_is_running(&c->timer))
 		return done; /* it has been put off */
 	return done + step(log);
 }
@@ -470,5 +470,5 @@ bool thmqi_clean_wants(const struct thmq_log *log)
 		return false;
 	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && (c->page.reading || log->segments[0]->cold[SEGMENT_INDEX].busy))
 		return false;
-	return !c->timer.heap_index && !(c->step == CLEAN_DROP && log->drop.step);
+	return !thmqi_timer_is_running(&c->timer) && !(c->step == CLEAN_DROP && log->drop.step);
 }

@@ -44,13 +44,15 @@ struct thmqi_poller {
 	 * NULL: that is a mistake of the owner's. */
 	void (*end)(struct thmqi_poller *p);
 	struct thmqi_list link; /* the core's */
+	const char *name;       /* for statistics; NULL: none */
 };
 
+/* All zero but fire before its first start. Its memory may go when it is not running: before a start, after a stop, and
+ * from its fire on. */
 struct thmqi_timer {
-	void (*fire)(struct thmqi_timer *t);
-	uint64_t deadline_ns; /* monotonic; read only for others */
-	uint32_t heap_index;  /* the core's; 0: not running */
-	uint32_t reserved;
+	void (*fire)(struct thmqi_timer *t); /* may start, stop and free any timer, this one too */
+	uint64_t deadline_ns;                /* monotonic; read only for others */
+	struct thmqi_list link;              /* the core's; next NULL: not running */
 };
 
 /* A call to be made on a core. Memory is the poster's until run is called, then whose run says. */
@@ -136,16 +138,23 @@ int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns);
 int thmqi_core_fd(struct thmq_core *core);
 int thmqi_core_arm(struct thmq_core *core);
 
+/* What a core spends its time on: see thmq_core_stats() in <thundermq/reactor.h>. Any thread; reset the owner only. */
+struct thmq_core_stats;
+void thmqi_core_stats(struct thmq_core *core, struct thmq_core_stats *ret); /* all of it, but size */
+void thmqi_core_stats_detail(struct thmq_core *core, bool on);
+void thmqi_core_stats_reset(struct thmq_core *core);
+
 void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p);
 void thmqi_core_remove_poller(struct thmq_core *core,
 			      struct thmqi_poller *p); /* also from within a poll */
-void thmqi_timer_start(struct thmq_core *core, struct thmqi_timer *t,
-		       uint64_t deadline_ns); /* restarts; never fails:
-	the heap is sized by thmqi_timer_reserve */
-int thmqi_timer_reserve(struct thmq_core *core,
-			uint32_t count); /* room for so many more timers; 0 or -ENOMEM */
-void thmqi_timer_unreserve(struct thmq_core *core, uint32_t count);
+/* Start, or start anew: fire is called once @deadline_ns has come, not earlier, and at most a tick (1024 ns) and the core's
+ * own delay later, in an iteration after this call. UINT64_MAX: never. */
+void thmqi_timer_start(struct thmq_core *core, struct thmqi_timer *t, uint64_t deadline_ns);
 void thmqi_timer_stop(struct thmq_core *core, struct thmqi_timer *t);
+static inline bool thmqi_timer_is_running(const struct thmqi_timer *t)
+{
+	return t->link.next != NULL;
+}
 
 /* Messages between two cores: see thmq_mailbox_open() in <thundermq/reactor.h>, whose checks are the caller's here. All by the
  * thread that drives the sending core. */
