@@ -62,7 +62,7 @@ void thmq_env_opts_init(struct thmq_env_opts *opts)
 	opts->size = sizeof(*opts);
 }
 
-static int check(const struct thmq_env_opts *o)
+int thmqi_api_env_check(const struct thmq_env_opts *o)
 {
 	if (o->flags & ~ENV_FLAGS)
 		return thmqi_fail(-EINVAL, "environment: unknown flags %#x", o->flags & ~ENV_FLAGS);
@@ -94,7 +94,7 @@ int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_worl
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
 		return thmqi_fail(rc, "environment: options of a size that this library cannot take");
-	rc = check(&o);
+	rc = thmqi_api_env_check(&o);
 	if (rc)
 		return rc;
 	api = calloc(1, sizeof(*api));

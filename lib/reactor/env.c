@@ -23,11 +23,8 @@
 static void *run_core(void *arg)
 {
 	struct loop *l = arg;
-	struct thmq_env *env = l->core.env;
-	uint32_t first = env->opts.flags & THMQ_ENV_FIRST_CPU ? env->opts.first_cpu : 0;
 
-	if (env->topology && thmqi_topology_bind(env->topology, first + l->core.index) == 0)
-		__atomic_fetch_add(&env->pinned, 1, __ATOMIC_RELAXED);
+	thmqi_place_bind(l);
 	/* a ring that this thread may not drive is none: the disk engines then do without */
 	if (l->core.ring && thmqi_ring_attach(l->core.ring) != 0)
 		thmqi_loop_close_ring(l);
@@ -86,22 +83,6 @@ static void stop_thread(struct loop *l)
 
 /* -------------------------------------------------------------- open, close */
 
-/* Cores beyond the last processor begin at the first again; a first one that is not there is a mistake. */
-static int check_first_cpu(uint32_t first)
-{
-	struct thmqi_topology *t;
-	uint32_t count;
-
-	if (thmqi_topology_open(&t) != 0)
-		return 0; /* nothing is pinned, then */
-	count = thmqi_topology_cpu_count(t);
-	thmqi_topology_close(t);
-	if (!count || first < count)
-		return 0;
-	return thmqi_fail(-EINVAL, "open an environment: first_cpu is %u, and the process may use %u processors, 0 to %u",
-			  first, count, count - 1);
-}
-
 static int check_opts(const struct thmq_env_opts *opts)
 {
 	if (opts->flags & ~ENV_FLAGS)
@@ -112,7 +93,10 @@ static int check_opts(const struct thmq_env_opts *opts)
 				  THMQ_CORE_COUNT_MAX);
 	if (!thmqi_policy_find(opts->policy))
 		return thmqi_fail(-EINVAL, "open an environment: unknown policy %u", opts->policy);
-	return opts->flags & THMQ_ENV_FIRST_CPU ? check_first_cpu(opts->first_cpu) : 0;
+	if ((opts->cpus || opts->near_path || opts->near_nic) && !opts->core_count)
+		return thmqi_fail(-EINVAL, "open an environment: cpus, near_path and near_nic are for cores that threads of the "
+					   "library drive (core_count)");
+	return thmqi_place_check(opts);
 }
 
 static int open_cores(struct thmq_env *env)
@@ -120,26 +104,20 @@ static int open_cores(struct thmq_env *env)
 	uint32_t i;
 	int rc;
 
-	for (i = 0; i < env->core_count; i++) {
+	rc = thmqi_place_cores(env);
+	for (i = 0; i < env->core_count && !rc; i++) {
 		rc = thmqi_loop_open(env, i, &env->loops[i]);
 		if (rc)
-			return thmqi_fail(rc, "open core %u: %s", i, thmq_strerror(rc));
+			thmqi_fail(rc, "open core %u: %s", i, thmq_strerror(rc));
 	}
-	if (env->caller_driven) {
+	if (!rc && env->caller_driven)
 		atomic_store(&env->loops[0]->core.owner, thmqi_thread_self());
-		return 0;
-	}
-	/* unpinned cores work too */
-	if (!(env->opts.flags & THMQ_ENV_NO_PIN) && thmqi_topology_open(&env->topology) != 0)
-		env->topology = NULL;
-	for (i = 0, rc = 0; i < env->core_count && rc == 0; i++) {
+	for (i = 0; !env->caller_driven && i < env->core_count && rc == 0; i++) {
 		rc = start_thread(env->loops[i]);
 		if (rc)
 			thmqi_fail(rc, "start the thread of core %u: %s", i, thmq_strerror(rc));
 	}
-	if (env->topology)
-		thmqi_topology_close(env->topology);
-	env->topology = NULL;
+	thmqi_place_done(env);
 	return rc;
 }
 
@@ -180,6 +158,7 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 		thmqi_slabs_lock(env->slabs);
 	pthread_mutex_init(&env->devices.lock, NULL);
 	rc = open_cores(env);
+	env->opts.cpus = env->opts.near_path = env->opts.near_nic = NULL; /* the caller's */
 	if (rc) {
 		thmqi_env_close(env);
 		return rc;
@@ -199,6 +178,7 @@ int thmqi_env_close(struct thmq_env *env)
 	thmqi_slabs_close(env->slabs);
 	pthread_mutex_destroy(&env->devices.lock);
 	env->handle.kind = THMQI_HANDLE_CLOSED;
+	free(env->places);
 	free(env);
 	return (int)leaked;
 }
@@ -262,6 +242,8 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 	ret->huge_pages = slabs.huge;
 	ret->pool_bytes = slabs.bytes;
 	ret->locked_bytes = slabs.locked_bytes;
+	ret->quota_percent = env->quota_percent;
+	ret->policy = thmqi_env_policy(env);
 	for (i = 0; i < env->core_count; i++) {
 		struct loop *l = env->loops[i];
 

@@ -50,7 +50,9 @@ struct thmq_env {
 	struct thmq_env_opts opts;
 	struct thmqi_world world;
 	struct thmqi_slabs *slabs;
-	struct thmqi_topology *topology;
+	struct thmqi_topology *topology; /* during the open only */
+	struct thmq_place *places;       /* of each core */
+	uint32_t quota_percent;
 	struct loop *loops[THMQ_CORE_COUNT_MAX];
 	uint32_t core_count;
 	uint32_t pinned;
@@ -78,6 +80,13 @@ uint64_t thmqi_loop_read_clock(struct loop *l);
 /* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
 void thmqi_host_disarm(struct loop *l);
 void thmqi_host_forget(struct loop *l);
+
+/* placing.c. Check: of options by themselves. Cores: before they are opened; done: behind. Bind: the calling thread, the core's. */
+int thmqi_place_check(const struct thmq_env_opts *opts);
+int thmqi_place_cores(struct thmq_env *env);
+void thmqi_place_done(struct thmq_env *env);
+int thmqi_place_pool_open(struct loop *l, const struct thmq_pool_opts *opts); /* near the core */
+void thmqi_place_bind(struct loop *l);
 
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);

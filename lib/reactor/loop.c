@@ -346,8 +346,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	rc = !l->heap         ? -ENOMEM
 	     : l->wake_fd < 0 ? -errno
-			      : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
-					       &l->core.pool);
+			      : thmqi_place_pool_open(l, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES));
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);
