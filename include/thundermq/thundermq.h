@@ -143,7 +143,7 @@ struct thmq_env_opts {
 	uint32_t core_count; /* cores driven by pinned threads of the library; 0: none */
 	uint32_t
 		caller_cores; /* with core_count 0: cores driven by the host's threads; 0 means 1 */
-	uint64_t pool_bytes;  /* limit of the memory pool over all cores; 0 means 1 GiB */
+	uint64_t pool_bytes;  /* limit of the memory pool over all cores; 0 means 1 GiB, or 128 MiB for each core if that is more */
 	uint32_t policy;      /* enum thmq_policy */
 	uint32_t
 		first_cpu; /* with THMQ_ENV_FIRST_CPU: pin core i to the (first_cpu + i)-th allowed CPU; it must exist */
@@ -197,20 +197,20 @@ THMQ_API int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns);
 /**
  * thmq_core_attach() - make the calling thread the owner of a caller-driven core
  * @env: environment opened with caller_cores > @core_index
- * @core_index: which core
- * Return: 0; -EINVAL no such core; -EBUSY owned by another thread; -EPERM cores are the library's;
- * -ENOMEM no room to build the core's io_uring anew for this thread.
+ * @core_index: which core; a thread may own several, and drives them together
+ * Return: 0; -EINVAL no such core; -EBUSY owned by another thread; -EPERM cores are the library's; -EDEADLK called from a
+ * callback; -ENOMEM no room to build the core's io_uring anew for this thread.
  */
 THMQ_API int thmq_core_attach(struct thmq_env *env, uint32_t core_index);
 
 /**
- * thmq_core_detach() - give up the calling thread's core
- * Return: 0; -EPERM the calling thread owns none.
+ * thmq_core_detach() - give up the calling thread's core, or all of them
+ * Return: 0; -EPERM the calling thread owns none; -EDEADLK called from a callback.
  */
 THMQ_API int thmq_core_detach(struct thmq_env *env);
 
 /**
- * thmq_poll() - drive the calling thread's core
+ * thmq_poll() - drive the calling thread's core, or all of its cores
  * @env: environment
  * @timeout_ns: 0: one round; else run rounds until something was done, sleeping as the policy allows
  *

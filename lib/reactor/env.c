@@ -10,7 +10,9 @@
 
 #include "internal.h"
 
-#define POOL_BYTES (1ull << 30) /* the default limit */
+/* The default limit: address space until it is used. A core takes whole slabs, and a shard with the defaults some of them. */
+#define POOL_BYTES (1ull << 30)
+#define POOL_BYTES_PER_CORE (128ull << 20)
 #define STACK_BYTES                                                                                \
 	((size_t)512 << 10) /* callbacks of the rooms above are shallow; pages come when touched */
 #define RING_TRIES 500u     /* milliseconds */
@@ -146,7 +148,7 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 	env->core_count = opts->core_count     ? opts->core_count
 			  : opts->caller_cores ? opts->caller_cores
 					       : 1;
-	bytes = opts->pool_bytes ? opts->pool_bytes : POOL_BYTES;
+	bytes = opts->pool_bytes ? opts->pool_bytes : THMQI_MAX(POOL_BYTES, env->core_count * POOL_BYTES_PER_CORE);
 	rc = thmqi_slabs_open(bytes, &env->slabs);
 	if (rc) {
 		thmqi_fail(rc, "reserve %llu bytes of address space: %s", (unsigned long long)bytes,
@@ -268,6 +270,7 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 
 /* ---------------------------------------------------------------- ownership */
 
+/* Of several cores of a thread it is the one that leads, by which all are driven. */
 struct thmq_core *thmqi_core_mine(struct thmq_env *env)
 {
 	/* where the thread found its core last: an index, which cannot dangle as a pointer could */
@@ -275,11 +278,11 @@ struct thmq_core *thmqi_core_mine(struct thmq_env *env)
 	uint32_t i;
 
 	if (thmqi_likely(last < env->core_count && thmqi_core_is_mine(&env->loops[last]->core)))
-		return &env->loops[last]->core;
+		return &env->loops[last]->lead->core;
 	for (i = 0; i < env->core_count; i++)
 		if (thmqi_core_is_mine(&env->loops[i]->core)) {
 			last = i;
-			return &env->loops[i]->core;
+			return &env->loops[i]->lead->core;
 		}
 	return NULL;
 }
@@ -297,11 +300,23 @@ static int attach_ring(struct thmqi_ring *ring)
 	return rc;
 }
 
+static void let_go(struct loop *l)
+{
+	thmqi_host_forget(l); /* the next owner's ring has another descriptor */
+	if (l->core.ring)
+		thmqi_ring_detach(l->core.ring);
+	if (l->core.polled)
+		thmqi_ring_detach(l->core.polled);
+	l->lead = l;
+	l->mates = NULL;
+	atomic_store(&l->core.owner, 0);
+}
+
 int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 {
 	uint64_t nobody = 0, self = thmqi_thread_self();
-	struct thmq_core *core;
-	int rc = 0;
+	struct thmq_core *core, *mine;
+	int rc;
 
 	if (!env->caller_driven)
 		return -EPERM;
@@ -310,30 +325,34 @@ int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 	core = &env->loops[index]->core;
 	if (thmqi_core_is_mine(core))
 		return 0;
-	if (thmqi_core_mine(env))
-		return -EBUSY; /* one core a thread */
+	mine = thmqi_core_mine(env);
+	if (mine && mine->in_poll)
+		return -EDEADLK;
 	if (!atomic_compare_exchange_strong(&core->owner, &nobody, self))
 		return -EBUSY;
-	if (core->ring)
-		rc = attach_ring(core->ring);
-	if (rc)
+	rc = core->ring ? attach_ring(core->ring) : 0;
+	if (rc) {
 		atomic_store(&core->owner, 0);
+		return rc;
+	}
+	rc = mine ? thmqi_mates_join(loop_of(mine), loop_of(core)) : 0;
+	if (rc)
+		let_go(loop_of(core));
 	return rc;
 }
 
 int thmqi_core_detach(struct thmq_env *env)
 {
 	struct thmq_core *core = thmqi_core_mine(env);
+	struct loop *l, *next;
 
 	if (!core || !env->caller_driven)
 		return -EPERM;
 	if (core->in_poll)
 		return -EDEADLK;
-	thmqi_host_forget(loop_of(core)); /* the next owner's ring has another descriptor */
-	if (core->ring)
-		thmqi_ring_detach(core->ring);
-	if (core->polled)
-		thmqi_ring_detach(core->polled);
-	atomic_store(&core->owner, 0);
+	for (l = loop_of(core); l; l = next) {
+		next = l->mates;
+		let_go(l);
+	}
 	return 0;
 }

@@ -130,7 +130,8 @@ void **thmqi_env_user(struct thmq_env *env);
 
 int thmqi_core_attach(struct thmq_env *env, uint32_t index);
 int thmqi_core_detach(struct thmq_env *env);
-struct thmq_core *thmqi_core_mine(struct thmq_env *env); /* the calling thread's core, or NULL */
+/* The calling thread's core, or NULL. Of several it is the one that it took first: polling that one polls all of them. */
+struct thmq_core *thmqi_core_mine(struct thmq_env *env);
 static inline bool thmqi_core_is_mine(const struct thmq_core *c)
 {
 	return atomic_load_explicit(&c->owner, memory_order_relaxed) == thmqi_thread_self();
