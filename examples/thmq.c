@@ -106,6 +106,15 @@ static const struct command {
 	 "  --polled WHEN        auto (default), on or off: completions are looked for at the\n"
 	 "                       device, if it has polled queues\n"
 	 "  --json               as JSON\n"},
+	{"cores", cmd_cores, "thmq cores",
+	 "Shows the processors that this process may use, and in which order cores that threads of\n"
+	 "the library drive would be pinned to them. Nothing is pinned.\n"
+	 "\n"
+	 "  --count N            so many cores (default: as many as there are processors)\n"
+	 "  --near PATH          near the device of this file or directory\n"
+	 "  --card NAME          near this network interface or RDMA device\n"
+	 "  --cpus LIST          on these: 2-5,8\n"
+	 "  --json               as JSON; -1 is what is not known\n"},
 };
 
 volatile sig_atomic_t interrupted;

@@ -130,7 +130,8 @@ enum thmq_durability {
 
 /* How a core waits for work. */
 enum thmq_policy {
-	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_FIXED */
+	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_FIXED, and THMQ_POLICY_EVENT for more pinned
+				    cores than the process has processors, or a quota of its control group lets it use */
 	THMQ_POLICY_POLL = 1,    /* spin for ever: lowest latency, a whole processor */
 	THMQ_POLICY_EVENT = 2,   /* sleep as soon as nothing is to do */
 	THMQ_POLICY_FIXED = 3    /* spin for spin_ns, then sleep */
@@ -142,11 +143,15 @@ struct thmq_env_opts {
 	uint32_t core_count; /* cores driven by pinned threads of the library; 0: none */
 	uint32_t
 		caller_cores; /* with core_count 0: cores driven by the host's threads; 0 means 1 */
-	uint64_t pool_bytes;  /* limit of the memory pool over all cores; 0 means 1 GiB */
+	uint64_t pool_bytes;  /* limit of the memory pool over all cores; 0 means 1 GiB, or 128 MiB for each core if that is more */
 	uint32_t policy;      /* enum thmq_policy */
 	uint32_t
 		first_cpu; /* with THMQ_ENV_FIRST_CPU: pin core i to the (first_cpu + i)-th allowed CPU; it must exist */
 	uint64_t spin_ns; /* for THMQ_POLICY_FIXED; 0 means 20000 */
+	/* With core_count: where the pinned cores go; see thmq_env_plan(). The strings are needed during the open only. */
+	const char *cpus;      /* core i on the i-th of these, by the system's numbers: "2-5,8"; NULL: chosen */
+	const char *near_path; /* near the device of this file or directory, such as the data directory to be */
+	const char *near_nic;  /* near this network interface or RDMA device; behind near_path where both are given */
 };
 
 #define THMQ_ENV_FIRST_CPU 1u /* first_cpu is set */
@@ -168,12 +173,12 @@ THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts);
  * @ret_env: out; the environment
  * @opts: options; NULL means one core, driven by the calling thread
  *
- * With core_count = n, n pinned threads of the library drive the cores. Otherwise no thread is made:
- * the calling thread owns core 0 and drives it by thmq_poll() or by any blocking call; other threads
+ * With core_count = n, n pinned threads of the library drive the cores; thmq_env_plan() tells where, thmq_env_place() where one
+ * is. Otherwise no thread is made: the calling thread owns core 0 and drives it by thmq_poll() or by any blocking call; other threads
  * of the host take further cores by thmq_core_attach().
  *
- * Return: 0; -EINVAL unknown flag or value out of bounds; -E2BIG larger options struct than known with
- * something in its excess; -ENOMEM; -EAGAIN no thread could be made.
+ * Return: 0; -EINVAL unknown flag or value out of bounds, or a processor in cpus that the process may not use; -ENODEV no such
+ * near_nic; -E2BIG larger options struct than known with something in its excess; -ENOMEM; -EAGAIN no thread could be made.
  * Threads: any. Owner: the app, until thmq_env_close().
  */
 THMQ_API int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts *opts);
@@ -192,20 +197,20 @@ THMQ_API int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns);
 /**
  * thmq_core_attach() - make the calling thread the owner of a caller-driven core
  * @env: environment opened with caller_cores > @core_index
- * @core_index: which core
- * Return: 0; -EINVAL no such core; -EBUSY owned by another thread; -EPERM cores are the library's;
- * -ENOMEM no room to build the core's io_uring anew for this thread.
+ * @core_index: which core; a thread may own several, and drives them together
+ * Return: 0; -EINVAL no such core; -EBUSY owned by another thread; -EPERM cores are the library's; -EDEADLK called from a
+ * callback; -ENOMEM no room to build the core's io_uring anew for this thread.
  */
 THMQ_API int thmq_core_attach(struct thmq_env *env, uint32_t core_index);
 
 /**
- * thmq_core_detach() - give up the calling thread's core
- * Return: 0; -EPERM the calling thread owns none.
+ * thmq_core_detach() - give up the calling thread's core, or all of them
+ * Return: 0; -EPERM the calling thread owns none; -EDEADLK called from a callback.
  */
 THMQ_API int thmq_core_detach(struct thmq_env *env);
 
 /**
- * thmq_poll() - drive the calling thread's core
+ * thmq_poll() - drive the calling thread's core, or all of its cores
  * @env: environment
  * @timeout_ns: 0: one round; else run rounds until something was done, sleeping as the policy allows
  *
@@ -252,8 +257,10 @@ struct thmq_env_stats {
 	uint32_t single_issuer_cores; /* cores whose io_uring is bound to its thread (Linux 6.0) … */
 	uint32_t defer_taskrun_cores; /* … and runs completions only when that asks for them (6.1) */
 	uint32_t polled_cores;        /* cores with a second io_uring whose completions are polled for */
-	uint32_t reserved;
+	uint32_t quota_percent; /* what the control groups let the process use of processors: 150 are one and a half; 0: no limit */
 	uint64_t locked_bytes; /* of pool_bytes, those locked by THMQ_ENV_LOCK_MEMORY */
+	uint32_t policy;       /* enum thmq_policy in force, never DEFAULT */
+	uint32_t reserved;
 };
 
 /**
@@ -262,6 +269,65 @@ struct thmq_env_stats {
  * Return: 0; -EINVAL size is 0.
  */
 THMQ_API int thmq_env_stats(struct thmq_env *env, struct thmq_env_stats *ret_stats);
+
+/* Where a core is, or would be. Numbers are the system's; -1: not known, or none. */
+struct thmq_place {
+	uint32_t size;         /* in: of each element */
+	uint32_t flags;        /* THMQ_PLACE_* */
+	int32_t cpu;           /* processor */
+	int32_t node;          /* NUMA node of the processor */
+	int32_t memory_node;   /* where the core's memory pool comes from, as far as that node has some; -1: anywhere */
+	int32_t package;       /* socket */
+	int32_t physical_core; /* counted over the machine: processors of the same one share it (SMT) */
+	int32_t error;         /* why the core is not pinned, a negative error; 0: it is, or was not meant to be */
+};
+
+#define THMQ_PLACE_PINNED 1u      /* the core stays on this processor */
+#define THMQ_PLACE_SIBLING 2u     /* a core before it is on the same physical core */
+#define THMQ_PLACE_SHARED 4u      /* a core before it is on the same processor: there are more cores than processors */
+#define THMQ_PLACE_EFFICIENCY 8u  /* on a processor that is slower than others of this machine */
+#define THMQ_PLACE_NEAR_PATH 16u  /* close to the device of near_path */
+#define THMQ_PLACE_NEAR_NIC 32u   /* close to near_nic */
+
+/* What placement knows of the machine. */
+struct thmq_machine {
+	uint32_t size;           /* in */
+	uint32_t cpu_count;      /* processors that the process may use: cpuset, affinity */
+	uint32_t physical_count; /* physical cores that they belong to */
+	uint32_t node_count;     /* NUMA nodes */
+	uint32_t package_count;  /* sockets */
+	uint32_t quota_percent;  /* as in struct thmq_env_stats */
+	int32_t path_node;       /* node that the device of near_path hangs on; -1: not known */
+	int32_t nic_node;        /* likewise of near_nic */
+	char path_device[32];    /* the device of near_path, such as nvme0n1; "": not known */
+};
+
+/**
+ * thmq_env_plan() - where the cores of an environment would go on this machine
+ * @opts: as for thmq_env_open(): flags, first_cpu, cpus, near_path and near_nic are looked at; NULL means defaults
+ * @places: out; of the first @count cores, whose first element has its size set; may be NULL
+ * @count: how many; cpu_count of them are all processors, in the order in which they are taken
+ * @ret_machine: in: its size field; out: the machine; may be NULL
+ *
+ * Processors are taken in this order: one of each physical core before its siblings; fast ones before slow ones; those nearest
+ * to near_path, then to near_nic; those with memory of their own node; by their place in the machine, so that one node is filled
+ * before the next. Nothing is opened or pinned: flags never has THMQ_PLACE_PINNED. doc/cores.md tells more.
+ *
+ * Return: 0; -EINVAL cpus, flags or a size; -ENODEV no such near_nic; -ENOTSUP the machine cannot be looked at; -ENOMEM.
+ * Threads: any that may block.
+ */
+THMQ_API int thmq_env_plan(const struct thmq_env_opts *opts, struct thmq_place *places,
+			   uint32_t count, struct thmq_machine *ret_machine);
+
+/**
+ * thmq_env_place() - where a core of an environment is
+ * @core_index: 0 … core_count - 1
+ * @ret_place: in: its size field; out: the place; of a core that a thread of the host drives nothing is known
+ * A core that could not be pinned runs all the same, and error tells why.
+ * Return: 0; -EINVAL no such core, or no size.
+ * Threads: any.
+ */
+THMQ_API int thmq_env_place(struct thmq_env *env, uint32_t core_index, struct thmq_place *ret_place);
 
 /* ------------------------------------------------------------------- broker */
 

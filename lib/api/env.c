@@ -62,7 +62,7 @@ void thmq_env_opts_init(struct thmq_env_opts *opts)
 	opts->size = sizeof(*opts);
 }
 
-static int check(const struct thmq_env_opts *o)
+int thmqi_api_env_check(const struct thmq_env_opts *o)
 {
 	if (o->flags & ~ENV_FLAGS)
 		return thmqi_fail(-EINVAL, "environment: unknown flags %#x", o->flags & ~ENV_FLAGS);
@@ -94,7 +94,7 @@ int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_worl
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
 		return thmqi_fail(rc, "environment: options of a size that this library cannot take");
-	rc = check(&o);
+	rc = thmqi_api_env_check(&o);
 	if (rc)
 		return rc;
 	api = calloc(1, sizeof(*api));
@@ -214,7 +214,11 @@ int thmq_core_attach(struct thmq_env *env, uint32_t core_index)
 	if (rc == -EINVAL)
 		return thmqi_fail(rc, "there is no core %u: the environment has %u", core_index,
 				  thmqi_env_core_count(env));
-	return rc ? thmqi_fail(rc, "core %u has an owner, or this thread has a core already", core_index) : 0;
+	if (rc == -EDEADLK)
+		return thmqi_fail(rc, "a core cannot be taken from one of its thread's callbacks");
+	if (rc == -EBUSY)
+		return thmqi_fail(rc, "core %u is another thread's, which has to detach it first", core_index);
+	return rc ? thmqi_fail(rc, "attach core %u: %s", core_index, thmq_strerror(rc)) : 0;
 }
 
 int thmq_core_detach(struct thmq_env *env)

@@ -249,12 +249,13 @@ bool thmqi_session_stuck(struct thmq_session *s)
 	return would_wait_for_ever(s, thmqi_core_mine(s->env));
 }
 
-static bool all_on(const struct thmq_session *s, const struct thmq_core *mine)
+/* Does the calling thread drive all that this session waits for? */
+static bool all_mine(const struct thmq_session *s)
 {
 	uint32_t i;
 
 	for (i = 0; i < s->shard_count; i++)
-		if (s->links[i] && s->links[i]->wire->core != mine)
+		if (s->links[i] && !thmqi_core_is_mine(s->links[i]->wire->core))
 			return false;
 	return true;
 }
@@ -321,7 +322,7 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 			if (busy)
 				continue;
 			thmqi_releases_flush(s);
-			if (mine->world->idle || all_on(s, mine))
+			if (mine->world->idle || all_mine(s))
 				thmqi_core_poll(mine, THMQI_MIN(deadline - now, (uint64_t)NAP_NS));
 			else
 				sleep_both(s, mine, deadline - now);

@@ -114,7 +114,7 @@ int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, vo
 
 	if (mine && mine->in_poll)
 		return -EDEADLK;
-	if (mine == core)
+	if (thmqi_core_is_mine(core))
 		return fn(core, arg);
 	if (atomic_load(&core->owner) == 0)
 		return -EDEADLK;

@@ -10,7 +10,9 @@
 
 #include "internal.h"
 
-#define POOL_BYTES (1ull << 30) /* the default limit */
+/* The default limit: address space until it is used. A core takes whole slabs, and a shard with the defaults some of them. */
+#define POOL_BYTES (1ull << 30)
+#define POOL_BYTES_PER_CORE (128ull << 20)
 #define STACK_BYTES                                                                                \
 	((size_t)512 << 10) /* callbacks of the rooms above are shallow; pages come when touched */
 #define RING_TRIES 500u     /* milliseconds */
@@ -23,11 +25,8 @@
 static void *run_core(void *arg)
 {
 	struct loop *l = arg;
-	struct thmq_env *env = l->core.env;
-	uint32_t first = env->opts.flags & THMQ_ENV_FIRST_CPU ? env->opts.first_cpu : 0;
 
-	if (env->topology && thmqi_topology_bind(env->topology, first + l->core.index) == 0)
-		__atomic_fetch_add(&env->pinned, 1, __ATOMIC_RELAXED);
+	thmqi_place_bind(l);
 	/* a ring that this thread may not drive is none: the disk engines then do without */
 	if (l->core.ring && thmqi_ring_attach(l->core.ring) != 0)
 		thmqi_loop_close_ring(l);
@@ -111,22 +110,6 @@ static void stop_thread(struct loop *l)
 
 /* -------------------------------------------------------------- open, close */
 
-/* Cores beyond the last processor begin at the first again; a first one that is not there is a mistake. */
-static int check_first_cpu(uint32_t first)
-{
-	struct thmqi_topology *t;
-	uint32_t count;
-
-	if (thmqi_topology_open(&t) != 0)
-		return 0; /* nothing is pinned, then */
-	count = thmqi_topology_cpu_count(t);
-	thmqi_topology_close(t);
-	if (!count || first < count)
-		return 0;
-	return thmqi_fail(-EINVAL, "open an environment: first_cpu is %u, and the process may use %u processors, 0 to %u",
-			  first, count, count - 1);
-}
-
 static int check_opts(const struct thmq_env_opts *opts)
 {
 	if (opts->flags & ~ENV_FLAGS)
@@ -137,7 +120,10 @@ static int check_opts(const struct thmq_env_opts *opts)
 				  THMQ_CORE_COUNT_MAX);
 	if (!thmqi_policy_find(opts->policy))
 		return thmqi_fail(-EINVAL, "open an environment: unknown policy %u", opts->policy);
-	return opts->flags & THMQ_ENV_FIRST_CPU ? check_first_cpu(opts->first_cpu) : 0;
+	if ((opts->cpus || opts->near_path || opts->near_nic) && !opts->core_count)
+		return thmqi_fail(-EINVAL, "open an environment: cpus, near_path and near_nic are for cores that threads of the "
+					   "library drive (core_count)");
+	return thmqi_place_check(opts);
 }
 
 static int open_cores(struct thmq_env *env)
@@ -145,26 +131,20 @@ static int open_cores(struct thmq_env *env)
 	uint32_t i;
 	int rc;
 
-	for (i = 0; i < env->core_count; i++) {
+	rc = thmqi_place_cores(env);
+	for (i = 0; i < env->core_count && !rc; i++) {
 		rc = thmqi_loop_open(env, i, &env->loops[i]);
 		if (rc)
-			return thmqi_fail(rc, "open core %u: %s", i, thmq_strerror(rc));
+			thmqi_fail(rc, "open core %u: %s", i, thmq_strerror(rc));
 	}
-	if (env->caller_driven) {
+	if (!rc && env->caller_driven)
 		atomic_store(&env->loops[0]->core.owner, thmqi_thread_self());
-		return 0;
-	}
-	/* unpinned cores work too */
-	if (!(env->opts.flags & THMQ_ENV_NO_PIN) && thmqi_topology_open(&env->topology) != 0)
-		env->topology = NULL;
-	for (i = 0, rc = 0; i < env->core_count && rc == 0; i++) {
+	for (i = 0; !env->caller_driven && i < env->core_count && rc == 0; i++) {
 		rc = start_thread(env->loops[i]);
 		if (rc)
 			thmqi_fail(rc, "start the thread of core %u: %s", i, thmq_strerror(rc));
 	}
-	if (env->topology)
-		thmqi_topology_close(env->topology);
-	env->topology = NULL;
+	thmqi_place_done(env);
 	return rc;
 }
 
@@ -193,7 +173,7 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 	env->core_count = opts->core_count     ? opts->core_count
 			  : opts->caller_cores ? opts->caller_cores
 					       : 1;
-	bytes = opts->pool_bytes ? opts->pool_bytes : POOL_BYTES;
+	bytes = opts->pool_bytes ? opts->pool_bytes : THMQI_MAX(POOL_BYTES, env->core_count * POOL_BYTES_PER_CORE);
 	rc = thmqi_slabs_open(bytes, &env->slabs);
 	if (rc) {
 		thmqi_fail(rc, "reserve %llu bytes of address space: %s", (unsigned long long)bytes,
@@ -205,6 +185,7 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 		thmqi_slabs_lock(env->slabs);
 	pthread_mutex_init(&env->devices.lock, NULL);
 	rc = open_cores(env);
+	env->opts.cpus = env->opts.near_path = env->opts.near_nic = NULL; /* the caller's */
 	if (rc) {
 		thmqi_env_close(env);
 		return rc;
@@ -245,6 +226,7 @@ int thmqi_env_close(struct thmq_env *env)
 	thmqi_slabs_close(env->slabs);
 	pthread_mutex_destroy(&env->devices.lock);
 	env->handle.kind = THMQI_HANDLE_CLOSED;
+	free(env->places);
 	free(env);
 	return (int)leaked;
 }
@@ -308,6 +290,8 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 	ret->huge_pages = slabs.huge;
 	ret->pool_bytes = slabs.bytes;
 	ret->locked_bytes = slabs.locked_bytes;
+	ret->quota_percent = env->quota_percent;
+	ret->policy = thmqi_env_policy(env);
 	for (i = 0; i < env->core_count; i++) {
 		struct loop *l = env->loops[i];
 
@@ -332,6 +316,7 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 
 /* ---------------------------------------------------------------- ownership */
 
+/* Of several cores of a thread it is the one that leads, by which all are driven. */
 struct thmq_core *thmqi_core_mine(struct thmq_env *env)
 {
 	/* where the thread found its core last: an index, which cannot dangle as a pointer could */
@@ -339,11 +324,11 @@ struct thmq_core *thmqi_core_mine(struct thmq_env *env)
 	uint32_t i;
 
 	if (thmqi_likely(last < env->core_count && thmqi_core_is_mine(&env->loops[last]->core)))
-		return &env->loops[last]->core;
+		return &env->loops[last]->lead->core;
 	for (i = 0; i < env->core_count; i++)
 		if (thmqi_core_is_mine(&env->loops[i]->core)) {
 			last = i;
-			return &env->loops[i]->core;
+			return &env->loops[i]->lead->core;
 		}
 	return NULL;
 }
@@ -361,11 +346,23 @@ static int attach_ring(struct thmqi_ring *ring)
 	return rc;
 }
 
+static void let_go(struct loop *l)
+{
+	thmqi_host_forget(l); /* the next owner's ring has another descriptor */
+	if (l->core.ring)
+		thmqi_ring_detach(l->core.ring);
+	if (l->core.polled)
+		thmqi_ring_detach(l->core.polled);
+	l->lead = l;
+	l->mates = NULL;
+	atomic_store(&l->core.owner, 0);
+}
+
 int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 {
 	uint64_t nobody = 0, self = thmqi_thread_self();
-	struct thmq_core *core;
-	int rc = 0;
+	struct thmq_core *core, *mine;
+	int rc;
 
 	if (!env->caller_driven)
 		return -EPERM;
@@ -374,30 +371,34 @@ int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 	core = &env->loops[index]->core;
 	if (thmqi_core_is_mine(core))
 		return 0;
-	if (thmqi_core_mine(env))
-		return -EBUSY; /* one core a thread */
+	mine = thmqi_core_mine(env);
+	if (mine && mine->in_poll)
+		return -EDEADLK;
 	if (!atomic_compare_exchange_strong(&core->owner, &nobody, self))
 		return -EBUSY;
-	if (core->ring)
-		rc = attach_ring(core->ring);
-	if (rc)
+	rc = core->ring ? attach_ring(core->ring) : 0;
+	if (rc) {
 		atomic_store(&core->owner, 0);
+		return rc;
+	}
+	rc = mine ? thmqi_mates_join(loop_of(mine), loop_of(core)) : 0;
+	if (rc)
+		let_go(loop_of(core));
 	return rc;
 }
 
 int thmqi_core_detach(struct thmq_env *env)
 {
 	struct thmq_core *core = thmqi_core_mine(env);
+	struct loop *l, *next;
 
 	if (!core || !env->caller_driven)
 		return -EPERM;
 	if (core->in_poll)
 		return -EDEADLK;
-	thmqi_host_forget(loop_of(core)); /* the next owner's ring has another descriptor */
-	if (core->ring)
-		thmqi_ring_detach(core->ring);
-	if (core->polled)
-		thmqi_ring_detach(core->polled);
-	atomic_store(&core->owner, 0);
+	for (l = loop_of(core); l; l = next) {
+		next = l->mates;
+		let_go(l);
+	}
 	return 0;
 }

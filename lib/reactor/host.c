@@ -16,17 +16,14 @@ static int add(int epoll, int fd)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e);
 }
 
-int thmqi_core_fd(struct thmq_core *core)
+static int fd_of(struct loop *l)
 {
-	struct loop *l = loop_of(core);
 	int fd, timer, ring = -1, rc;
 
-	if (!thmqi_core_is_mine(core))
-		return -EPERM;
 	if (l->epoll_fd >= 0)
 		return l->epoll_fd;
-	if (core->ring) {
-		ring = thmqi_ring_fd(core->ring);
+	if (l->core.ring) {
+		ring = thmqi_ring_fd(l->core.ring);
 		if (ring < 0)
 			return ring;
 	}
@@ -49,6 +46,33 @@ int thmqi_core_fd(struct thmq_core *core)
 	return fd;
 }
 
+int thmqi_host_follow(struct loop *lead, struct loop *l)
+{
+	int fd = fd_of(l);
+
+	return fd < 0 ? fd : add(lead->epoll_fd, fd) ? -errno : 0;
+}
+
+int thmqi_core_fd(struct thmq_core *core)
+{
+	struct loop *lead, *l;
+	int fd, rc = 0;
+
+	if (!thmqi_core_is_mine(core))
+		return -EPERM;
+	lead = loop_of(core)->lead;
+	if (lead->epoll_fd >= 0)
+		return lead->epoll_fd;
+	fd = fd_of(lead);
+	for (l = lead->mates; l && fd >= 0 && !rc; l = l->mates)
+		rc = thmqi_host_follow(lead, l);
+	if (!rc)
+		return fd;
+	for (l = lead; l; l = l->mates)
+		thmqi_host_forget(l);
+	return rc;
+}
+
 /* Setting it also takes back that it has expired, so that it is never read. */
 static int set_timer(struct loop *l)
 {
@@ -68,16 +92,12 @@ static int set_timer(struct loop *l)
 	return 0;
 }
 
-int thmqi_core_arm(struct thmq_core *core)
+static int arm(struct loop *l)
 {
-	struct loop *l = loop_of(core);
-	int fd = thmqi_core_fd(core), rc;
+	struct thmq_core *core = &l->core;
 	bool work;
+	int rc;
 
-	if (fd < 0)
-		return fd;
-	if (core->in_poll)
-		return -EDEADLK;
 	if (l->policy->never_sleeps)
 		return 1; /* nobody would wake it: those who make work do not look at the flag */
 	core->in_poll = true;
@@ -98,6 +118,27 @@ int thmqi_core_arm(struct thmq_core *core)
 	l->host_armed = true;
 	__atomic_store_n(&core->sleeps, core->sleeps + 1, __ATOMIC_RELAXED);
 	return 0;
+}
+
+int thmqi_core_arm(struct thmq_core *core)
+{
+	int fd = thmqi_core_fd(core), rc;
+	struct loop *lead, *l;
+
+	if (fd < 0)
+		return fd;
+	lead = loop_of(core)->lead;
+	if (lead->core.in_poll)
+		return -EDEADLK;
+	rc = arm(lead);
+	lead->core.in_poll = true;
+	for (l = lead->mates; l && !rc; l = l->mates)
+		rc = arm(l);
+	lead->core.in_poll = false;
+	for (l = lead; l && rc; l = l->mates)
+		if (l->host_armed)
+			thmqi_host_disarm(l);
+	return rc;
 }
 
 void thmqi_host_disarm(struct loop *l)

@@ -55,6 +55,9 @@ struct loop {
 	int epoll_fd, timer_fd;  /* -1 until asked for */
 	uint64_t timer_armed_ns; /* what timer_fd is set to; UINT64_MAX: nothing */
 	bool host_armed;
+	/* cores that one thread of the host drives together */
+	struct loop *lead;  /* the one that it took first; itself where there are no others */
+	struct loop *mates; /* the next one after it; of the leader: the first */
 	/* a thread of the library */
 	bool has_thread;
 	pthread_t thread;
@@ -76,7 +79,9 @@ struct thmq_env {
 	struct thmq_env_opts opts;
 	struct thmqi_world world;
 	struct thmqi_slabs *slabs;
-	struct thmqi_topology *topology;
+	struct thmqi_topology *topology; /* during the open only */
+	struct thmq_place *places;       /* of each core */
+	uint32_t quota_percent;
 	struct loop *loops[THMQ_CORE_COUNT_MAX];
 	uint32_t core_count;
 	uint32_t pinned;
@@ -106,6 +111,21 @@ void thmqi_loop_turn(struct loop *l, uint32_t duty); /* what the time goes to fr
 /* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
 void thmqi_host_disarm(struct loop *l);
 void thmqi_host_forget(struct loop *l);
+/* What the leader's descriptor tells is also what @l has to tell. */
+int thmqi_host_follow(struct loop *lead, struct loop *l);
+
+/* loop.c: one loop, by itself. */
+int thmqi_loop_poll(struct loop *l, uint64_t timeout_ns);
+/* mates.c: all of one thread's. */
+int thmqi_mates_join(struct loop *lead, struct loop *l);
+int thmqi_mates_poll(struct loop *lead, uint64_t timeout_ns);
+
+/* placing.c. Check: of options by themselves. Cores: before they are opened; done: behind. Bind: the calling thread, the core's. */
+int thmqi_place_check(const struct thmq_env_opts *opts);
+int thmqi_place_cores(struct thmq_env *env);
+void thmqi_place_done(struct thmq_env *env);
+int thmqi_place_pool_open(struct loop *l, const struct thmq_pool_opts *opts); /* near the core */
+void thmqi_place_bind(struct loop *l);
 
 /* mailbox.c. Kick: those who were written to and may sleep; before in_poll falls. Drain: run all that was sent here. */
 void thmqi_mail_init(struct loop *l);

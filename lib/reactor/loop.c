@@ -367,12 +367,19 @@ static uint32_t drive(struct loop *l, uint64_t timeout_ns)
 int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns)
 {
 	struct loop *l = loop_of(core);
-	uint32_t done;
 
 	if (thmqi_unlikely(!thmqi_core_is_mine(core)))
 		return -EPERM;
-	if (thmqi_unlikely(core->in_poll))
+	l = l->lead;
+	if (thmqi_unlikely(l->core.in_poll))
 		return -EDEADLK;
+	return thmqi_unlikely(l->mates != NULL) ? thmqi_mates_poll(l, timeout_ns) : thmqi_loop_poll(l, timeout_ns);
+}
+
+int thmqi_loop_poll(struct loop *l, uint64_t timeout_ns)
+{
+	uint32_t done;
+
 	if (thmqi_unlikely(l->host_armed)) {
 		thmqi_host_disarm(l);
 		drain_wake_fd(l);
@@ -446,6 +453,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	l->core.index = index;
 	l->core.clock = env->world.clock;
 	l->core.world = &env->world;
+	l->lead = l;
 	l->epoll_fd = l->timer_fd = -1;
 	l->timer_armed_ns = UINT64_MAX;
 	l->next_deadline = UINT64_MAX;
@@ -462,9 +470,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	thmqi_prng_seed(&l->core.prng, seed + index);
 	thmqi_timers_init(&l->timers);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = l->wake_fd < 0 ? -errno
-			    : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
-					       &l->core.pool);
+	rc = l->wake_fd < 0 ? -errno : thmqi_place_pool_open(l, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES));
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);

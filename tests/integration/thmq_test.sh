@@ -53,6 +53,13 @@ check "no size" 2 "$thmq" topic create --retention-bytes K "$d" t; has err 'K is
 check "bench of an absent directory" 3 "$thmq" bench "$d"; has err 'no such directory'
 check "no way to flush" 2 "$thmq" bench --flush never "$d"; has err 'auto, dsync or fdatasync, not never'
 [ ! -e "$d" ] || die "what was refused made $d"
+check cores 0 "$thmq" cores; has out 'for this process'; has out '^ *0 '
+check "cores near a disk and a card" 0 "$thmq" cores --near "$d" --card lo --count 3; has out '^path: '; has out '^card: lo'; has out '^ *2 '
+check "cores as JSON" 0 "$thmq" cores --json; has out '"cores":\[{"processor":'
+check "no such card" 1 "$thmq" cores --card no-such-card; has err no-such-card
+check "no such processor" 1 "$thmq" cores --cpus 4000; has err 'may not use processor 4000'
+check "no number of cores" 2 "$thmq" cores --count 0; has err 'from 1 to 256'
+check "words for cores" 2 "$thmq" cores "$d"; has err 'options only'
 check "count without a value" 2 "$thmq" sub "$d" t --count; has err '--count needs a value'
 check "count before the words" 2 "$thmq" sub --count "$d" t; has err '--count needs a value'
 check "count before an option" 2 "$thmq" sub "$d" t --count --json; has err '--count needs a value'

@@ -26,8 +26,10 @@ static const struct {
 	size_t at, at_now, end_now;
 } structs[] = {
 	/* options and statistics: may grow */
-	STRUCT(thmq_env_opts, 40, spin_ns, 32),
-	STRUCT(thmq_env_stats, 128, locked_bytes, 120),
+	STRUCT(thmq_env_opts, 64, near_nic, 56),
+	STRUCT(thmq_env_stats, 136, reserved, 132),
+	STRUCT(thmq_place, 32, error, 28),
+	STRUCT(thmq_machine, 64, path_device, 32),
 	STRUCT(thmq_broker_opts, 120, polled_io, 116),
 	STRUCT(thmq_broker_stats, 104, polled_io, 100),
 	STRUCT(thmq_session_opts, 32, timeout_ns, 24),

@@ -27,6 +27,8 @@ int thmqi_api_note(struct thmqi_api *api, struct thmqi_list *list, void *handle)
 void thmqi_api_forget(struct thmqi_api *api, struct thmqi_list *list, void *handle);
 
 /* thmq_env_open() in a world of its own: virtual time, a simulated disk. */
+/* Of options by themselves. 0 or an error with a text. */
+int thmqi_api_env_check(const struct thmq_env_opts *o);
 int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world, struct thmq_env **ret_env);
 
 #endif

@@ -18,6 +18,7 @@
 struct thmq_core;
 struct thmq_env;
 struct thmqi_disk_table; /* lib/disk: carried here so that a world is one parameter */
+struct thmqi_machine_source; /* lib/topology: likewise */
 
 /* The world as a parameter. All NULL or zero means the real one. */
 struct thmqi_world {
@@ -29,6 +30,7 @@ struct thmqi_world {
 	int (*idle)(void *ctx, uint64_t timeout_ns);
 	void *ctx;
 	uint64_t seed; /* of the environment's prng; 0: from the kernel */
+	const struct thmqi_machine_source *machine; /* where cores are placed, and never bound; NULL: this one */
 };
 
 /* A source of work, polled each iteration. Return: work done (0: nothing). arm (may be NULL) is called before
@@ -118,6 +120,10 @@ bool thmqi_env_is_caller_driven(const struct thmq_env *env);
 uint32_t thmqi_env_flags(const struct thmq_env *env);
 void thmqi_env_stats(struct thmq_env *env,
 		     struct thmq_env_stats *ret); /* ret->size is not looked at */
+/* thmq_env_plan(), thmq_env_place(): see thundermq.h. */
+int thmqi_env_plan(const struct thmq_env_opts *opts, struct thmq_place *places, uint32_t count,
+		   struct thmq_machine *ret_machine);
+int thmqi_env_place(const struct thmq_env *env, uint32_t index, struct thmq_place *ret);
 uint32_t thmqi_env_policy(const struct thmq_env *env); /* enum thmq_policy, never DEFAULT */
 /* What lib/disk has found out about devices: the environment only carries it. */
 struct thmqi_device_notes *thmqi_env_device_notes(struct thmq_env *env);
@@ -126,7 +132,8 @@ void **thmqi_env_user(struct thmq_env *env);
 
 int thmqi_core_attach(struct thmq_env *env, uint32_t index);
 int thmqi_core_detach(struct thmq_env *env);
-struct thmq_core *thmqi_core_mine(struct thmq_env *env); /* the calling thread's core, or NULL */
+/* The calling thread's core, or NULL. Of several it is the one that it took first: polling that one polls all of them. */
+struct thmq_core *thmqi_core_mine(struct thmq_env *env);
 static inline bool thmqi_core_is_mine(const struct thmq_core *c)
 {
 	return atomic_load_explicit(&c->owner, memory_order_relaxed) == thmqi_thread_self();
