@@ -7,8 +7,8 @@
 #include "internal.h"
 #include "stream.h"
 #include "survey.h"
+#include "index/head.h"
 #include "index/keys.h"
-#include "index/seal_format.h"
 
 /* The directory, while it is looked at. */
 struct recovery {
@@ -181,17 +181,26 @@ static int replay_batches(struct thmq_log *log, struct recovery *r, struct segme
 	return 1;
 }
 
-/* One segment from its first batch on. Return: likewise. */
+/* One segment from its first batch on, but for those that a part of its index has. Return: likewise. */
 static int replay_segment(struct thmq_log *log, struct recovery *r, struct segment *s)
 {
 	struct thmqi_disk_file *file;
+	struct batch_header last;
+	uint64_t at = 0;
 	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
 
 	rc = rc ? rc : thmqi_segment_map_blocks(s);
 	if (rc)
 		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
-	thmqi_stream_begin(&r->stream, file, 0, s->bytes);
-	rc = replay_batches(log, r, s, 0);
+	rc = r->vote_damaged ? 0 : thmqi_part_load(log, s, &r->stream, &last);
+	if (rc < 0)
+		return rc;
+	if (rc == 1) {
+		thmqi_claims_note(&r->claims, &last);
+		at = log->chain.position - s->position;
+	}
+	thmqi_stream_begin(&r->stream, file, at, s->bytes);
+	rc = replay_batches(log, r, s, at);
 	thmqi_stream_end(&r->stream);
 	return rc;
 }

@@ -36,7 +36,7 @@ int thmqi_listing_note(struct listing *l, const char *name)
 	if (strcmp(name, "vote") == 0)
 		l->vote = true;
 	if (strcmp(name, "vote") == 0 || strcmp(name, "next.tmp") == 0 || strcmp(name, SEAL_TEMPORARY) == 0 ||
-	    strcmp(name, "lock") == 0)
+	    strcmp(name, SEAL_PART_NAME) == 0 || strcmp(name, "lock") == 0)
 		return 1;
 	if (sscanf(name, "%20llu.", &position) != 1)
 		return 0;
