@@ -256,8 +256,8 @@ THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts);
  * thmq_log_open() - open or create a log and recover it
  * @core: the core that will run it, from thmq_env_core(); the calling thread drives it
  *
- * Recovery takes full segments from their indexes, verifies and replays all other stored batches in
- * order, cuts a torn tail of writes in flight,
+ * Recovery takes full segments from their indexes, and likewise the first part of a large one that was being filled; it
+ * verifies and replays all other stored batches in order, cuts a torn tail of writes in flight,
  * makes durable what it keeps, and raises term and incarnation before anything is written.
  * A log has one owner: a file `lock` in its directory is held (flock) until its device has answered all. A new one is made in
  * an empty directory, or in one that is not there. Close

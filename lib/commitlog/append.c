@@ -312,5 +312,7 @@ int thmqi_log_seal(struct thmq_log *log)
 	log->last_len = len;
 	*f = (struct forming){0};
 	thmqi_log_launch(log, buf, needs_durable);
+	if (thmqi_unlikely(log->chain.position >= log->part_due))
+		thmqi_seal_begin_part(log);
 	return 0;
 }

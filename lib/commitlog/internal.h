@@ -265,6 +265,8 @@ struct run_index {
 	uint32_t held_count, held_room;
 	struct moved *moved;   /* runs that a cleaner appended again; NULL: none */
 	uint64_t held_bytes;   /* of its runs in all segments, headers included */
+	uint64_t part_bytes;   /* touched[].bytes as they were when part number `part` of the active segment's index was begun */
+	uint32_t part;
 	struct touched {
 		uint64_t number; /* of the generation it is listed in */
 		struct run_index *next;
@@ -369,6 +371,8 @@ struct seal_image {
 	uint64_t room, bytes;
 	const struct segment *segment;
 	const struct generation *generation;
+	uint32_t batch_count, end_block; /* of the segment as it was when this was begun: where its last batch ends */
+	uint32_t part;          /* number; 0: it is of the whole segment */
 	struct run_index *next; /* partition to be gathered */
 	uint64_t next_entry;    /* of it; UINT64_MAX: from its first */
 	struct seal_partition *place; /* of it, once it is begun */
@@ -384,6 +388,7 @@ enum sealing_step { SEALING_IDLE, SEALING_WAIT, SEALING_GATHER, SEALING_WRITE, S
 
 struct sealing {
 	uint32_t step; /* enum sealing_step */
+	uint64_t last; /* batch: all up to it must be durable */
 	struct segment *segment;
 	struct seal_image image;
 	struct making making;
@@ -552,6 +557,8 @@ struct thmq_log {
 	struct sealing sealing; /* of the segment before the active one */
 	struct generation generations[2];
 	uint64_t generation; /* number of the active segment's */
+	uint64_t part_due;   /* position from which on a part of the active segment's index is to be made */
+	uint32_t part;       /* number of the last one that was begun in this life */
 	struct key_chunk *key_chunks; /* not in use, by `older` */
 	uint64_t filter_bytes;        /* of the filters of keys that are in memory */
 	uint32_t filter_floor;        /* ordinal: segments before it have none */
@@ -641,6 +648,10 @@ static inline struct touched *thmqi_touch(struct thmq_log *log, struct run_index
 	struct generation *g = thmqi_generation(log);
 	struct touched *t = &x->touched[log->generation % 2];
 
+	if (thmqi_unlikely(x->part != log->part)) { /* the part that was begun since is told of what was there before */
+		x->part = log->part;
+		x->part_bytes = t->number == g->number ? t->bytes : 0;
+	}
 	if (thmqi_likely(t->number == g->number))
 		return t;
 	t->number = g->number;
@@ -657,6 +668,10 @@ void thmqi_seal_note(struct thmq_log *log, const struct thmq_run_header *run, ui
 void thmqi_seal_term(struct thmq_log *log, uint64_t batch, uint64_t term); /* of a batch that comes now */
 bool thmqi_seal_busy(struct thmq_log *log); /* with the segment before the active one: no other can be sealed now */
 void thmqi_seal_begin(struct thmq_log *log, struct segment *s); /* it is full; the active one is another */
+/* An index of the active one as far as it is: a part of it was sealed, nothing is being formed. What comes of it is an aid. */
+void thmqi_seal_begin_part(struct thmq_log *log);
+void thmqi_seal_drop_part(struct thmq_log *log); /* what it is made of goes, or something else is to be sealed */
+void thmqi_seal_plan_part(struct thmq_log *log); /* another segment is active, or the log came back */
 int thmqi_seal_step(struct thmq_log *log);                      /* work done */
 void thmqi_seal_finish(struct thmq_log *log);                   /* at close: all is durable, nothing is in flight */
 void thmqi_seal_stop(struct thmq_log *log);                     /* nothing is in flight; what is known is spoiled */
@@ -664,8 +679,12 @@ void thmqi_seal_stop(struct thmq_log *log);                     /* nothing is in
 void thmqi_seal_keep(struct thmq_log *log, struct segment *s);
 void thmqi_seals_write(struct thmq_log *log); /* those that were kept; what cannot be written is left out */
 
-/* image.c: the bytes of an index. What is gathered is the generation's; the segment's ends are the chain's. */
-int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g);
+/*
+ * image.c: the bytes of an index. What is gathered is the generation's; the segment's ends are the chain's. @part: its number, of a
+ * segment that fills; 0: of one that is full.
+ */
+int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g,
+		      uint32_t part);
 uint32_t thmqi_image_step(struct seal_image *image, uint32_t budget); /* until image->done. Return: entries gathered or keys sorted, one at least */
 void thmqi_image_no_keys(struct seal_image *image);
 void thmqi_image_keys_free(struct seal_image *image);

@@ -5,11 +5,10 @@
  * durable that is damage, and nothing is changed; otherwise it is the torn or lost tail of writes in flight.
  */
 #include "internal.h"
+#include "stream.h"
 #include "survey.h"
+#include "index/head.h"
 #include "index/keys.h"
-#include "index/seal_format.h"
-
-#define PIECE_BYTES (8u << 20) /* read at a time; a batch has 4 MiB at most */
 
 /* The directory, while it is looked at. */
 struct recovery {
@@ -17,7 +16,7 @@ struct recovery {
 	uint32_t dropped;    /* of those found: they lie before the log's begin, their removal was cut short */
 	uint32_t contiguous; /* up to here each begins where the one before ends; the rest are strays */
 	uint32_t last;       /* segment that the log ends in */
-	uint8_t *piece;
+	struct stream stream;
 	struct claims claims;
 	bool vote_damaged; /* one of its blocks: the valid one may not be the newest */
 };
@@ -119,47 +118,19 @@ static int replay_batch(struct thmq_log *log, struct segment *s, const struct ba
 	return 0;
 }
 
-/* Bytes of a segment in memory, a piece at a time. */
-struct reading {
-	struct thmq_log *log;
-	const struct segment *s;
-	struct thmqi_disk_file *file;
-	uint8_t *piece;
-	uint64_t loaded; /* piece holds bytes loaded … loaded + have of the segment */
-	uint32_t have;
-};
-
-/* @len bytes at @at of the segment. Return: 1; 0 the file ends before; or an error. */
-static int load(struct reading *c, uint64_t at, uint32_t len, const void **ret_data)
-{
-	uint64_t left = c->s->bytes - at;
-	int64_t n;
-
-	if (at < c->loaded || at + len > c->loaded + c->have) {
-		n = c->log->disk->file_read(c->file, c->piece, (uint32_t)THMQI_MIN(PIECE_BYTES, left), at);
-		if (n < 0)
-			return thmqi_fail((int)n, "read %s at %llu: %s", c->log->opts.dir,
-					  (unsigned long long)(c->s->position + at), thmq_strerror((int)n));
-		c->loaded = at;
-		c->have = (uint32_t)n;
-	}
-	*ret_data = c->piece + (at - c->loaded);
-	return at + len <= c->loaded + c->have;
-}
-
 /* The batch at @at. Return: 1 it is whole and continues the log; 0 the log ends here; or an error. */
-static int next_batch(struct reading *c, uint64_t at, const struct batch_header **ret_batch)
+static int next_batch(struct thmq_log *log, struct stream *x, const struct segment *s, uint64_t at,
+		      const struct batch_header **ret_batch)
 {
-	struct thmq_log *log = c->log;
 	const struct batch_header *h;
 	const void *data;
 	uint32_t len;
-	int rc = load(c, at, THMQI_BLOCK, &data);
+	int64_t n = thmqi_stream_get(x, at, THMQI_BLOCK, &data);
 
 	h = data;
-	if (rc != 1)
-		return rc;
-	if (!thmqi_plant_header_ok(log, h, c->s->position + at) || h->len > c->s->bytes - at)
+	if (n < (int64_t)THMQI_BLOCK)
+		return (int)THMQI_MIN(n, 0);
+	if (!thmqi_plant_header_ok(log, h, s->position + at) || h->len > s->bytes - at)
 		return 0;
 	if (thmqi_batch_is_stale(h, &log->vote) && !(log->defects & (THMQI_LOG_NO_CHAIN | THMQI_LOG_TRUST_STALE)))
 		return 0;
@@ -172,32 +143,30 @@ static int next_batch(struct reading *c, uint64_t at, const struct batch_header 
 	len = h->type == BATCH_PAD ? THMQI_BLOCK : h->len;
 	if (len > BATCH_BYTES_MAX)
 		return 0;
-	rc = load(c, at, len, &data);
+	n = thmqi_stream_get(x, at, len, &data);
 	h = data;
-	if (rc != 1)
-		return rc;
+	if (n < (int64_t)len)
+		return (int)THMQI_MIN(n, 0);
 	if (!thmqi_batch_payload_ok(h, len) && !(log->defects & THMQI_LOG_TRUST_PAYLOAD))
 		return 0;
 	*ret_batch = h;
 	return 1;
 }
 
-/* One segment from its first batch on. Return: 1 it is full and the log goes on; 0 the log ends in it; or an error. */
-static int replay_segment(struct thmq_log *log, struct recovery *r, struct segment *s)
+/* Return: 1 it is full and the log goes on; 0 the log ends in it; or an error. */
+static int replay_batches(struct thmq_log *log, struct recovery *r, struct segment *s, uint64_t at)
 {
-	struct reading c = {.log = log, .s = s, .piece = r->piece};
 	const struct batch_header *h = NULL;
-	uint64_t at = 0;
-	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &c.file);
+	int rc;
 
-	rc = rc ? rc : thmqi_segment_map_blocks(s);
-	if (rc)
-		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
 	while (at < s->bytes) {
 		/* what lies behind the end of a clean log means nothing, unless the newest vote may be lost */
 		if (log->vote.clean && !r->vote_damaged && log->chain.position >= log->vote.mark)
 			return 0;
-		rc = next_batch(&c, at, &h);
+		rc = next_batch(log, &r->stream, s, at, &h);
+		if (rc < 0 && rc != -THMQ_EVERSION)
+			return thmqi_fail(rc, "read %s at %llu: %s", log->opts.dir, (unsigned long long)(s->position + at),
+					  thmq_strerror(rc));
 		if (rc != 1)
 			return rc;
 		rc = replay_batch(log, s, h);
@@ -206,10 +175,34 @@ static int replay_segment(struct thmq_log *log, struct recovery *r, struct segme
 		thmqi_claims_note(&r->claims, h);
 		thmqi_segment_note(s, h->index, h->position, h->run_count);
 		thmqi_seal_term(log, h->index, h->term);
-		thmqi_chain_advance(&log->chain, h);
 		at += h->len;
+		thmqi_chain_advance(&log->chain, h);
 	}
 	return 1;
+}
+
+/* One segment from its first batch on, but for those that a part of its index has. Return: likewise. */
+static int replay_segment(struct thmq_log *log, struct recovery *r, struct segment *s)
+{
+	struct thmqi_disk_file *file;
+	struct batch_header last;
+	uint64_t at = 0;
+	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
+
+	rc = rc ? rc : thmqi_segment_map_blocks(s);
+	if (rc)
+		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
+	rc = r->vote_damaged ? 0 : thmqi_part_load(log, s, &r->stream, &last);
+	if (rc < 0)
+		return rc;
+	if (rc == 1) {
+		thmqi_claims_note(&r->claims, &last);
+		at = log->chain.position - s->position;
+	}
+	thmqi_stream_begin(&r->stream, file, at, s->bytes);
+	rc = replay_batches(log, r, s, at);
+	thmqi_stream_end(&r->stream);
+	return rc;
 }
 
 /*
@@ -261,12 +254,7 @@ static int replay_all(struct thmq_log *log, struct recovery *r)
 static int look_beyond(struct thmq_log *log, struct recovery *r, struct thmqi_disk_file *file, uint64_t position,
 		       uint64_t at, uint64_t bytes)
 {
-	const struct place_to_look l = {.disk = log->disk,
-					.file = file,
-					.vote = &log->vote,
-					.position = position,
-					.piece = r->piece,
-					.piece_bytes = PIECE_BYTES};
+	const struct place_to_look l = {.stream = &r->stream, .file = file, .vote = &log->vote, .position = position};
 
 	if (bytes == UINT64_MAX)
 		return thmqi_claims_look(&r->claims, &l, at);
@@ -449,8 +437,7 @@ static int come_back(struct thmq_log *log, struct recovery *r)
 		log->vote_file = NULL;
 		return thmqi_fail(rc, "open %s/vote: %s", log->opts.dir, thmq_strerror(rc));
 	}
-	r->piece = aligned_alloc(THMQI_BLOCK, PIECE_BYTES);
-	if (!r->piece)
+	if (thmqi_stream_init(&r->stream, log->disk, log->queue) != 0)
 		return thmqi_fail(-ENOMEM, "open %s: out of memory", log->opts.dir);
 	rc = thmqi_ahead_begin(log) ? thmqi_fail(-ENOMEM, "open %s: out of memory", log->opts.dir) : replay_all(log, r);
 	thmqi_ahead_end(log);
@@ -492,7 +479,7 @@ int thmqi_log_recover(struct thmq_log *log)
 	else
 		rc = begin_anew(log, &r.found);
 out:
-	free(r.piece);
+	thmqi_stream_fini(&r.stream);
 	free(r.found.positions);
 	return rc;
 }

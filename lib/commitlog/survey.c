@@ -36,7 +36,7 @@ int thmqi_listing_note(struct listing *l, const char *name)
 	if (strcmp(name, "vote") == 0)
 		l->vote = true;
 	if (strcmp(name, "vote") == 0 || strcmp(name, "next.tmp") == 0 || strcmp(name, SEAL_TEMPORARY) == 0 ||
-	    strcmp(name, "lock") == 0)
+	    strcmp(name, SEAL_PART_NAME) == 0 || strcmp(name, "lock") == 0)
 		return 1;
 	if (sscanf(name, "%20llu.", &position) != 1)
 		return 0;
@@ -70,40 +70,41 @@ void thmqi_claims_note(struct claims *c, const struct batch_header *h)
 	c->incarnation = THMQI_MAX(c->incarnation, h->incarnation);
 }
 
-/* Each block of @len bytes from @at on. Return: the bytes that are there, less where the file ends; or an error. */
-static int64_t look(struct claims *c, const struct place_to_look *l, uint64_t at, uint32_t len)
+static void look_at(struct claims *c, const struct place_to_look *l, const struct batch_header *h, uint64_t at)
 {
-	int64_t n = l->disk->file_read(l->file, l->piece, len, at), i;
-	const struct batch_header *h;
+	if (h->magic != BATCH_MAGIC || !thmqi_batch_header_ok(h, l->position + at, l->vote->log_id) ||
+	    !thmqi_batch_local_ok(h) || h->incarnation < l->vote->incarnation)
+		return;
+	thmqi_claims_note(c, h);
+	c->end = THMQI_MAX(c->end, h->position + h->len);
+}
 
-	for (i = 0; i + (int64_t)THMQI_BLOCK <= n; i += THMQI_BLOCK) {
-		h = (const struct batch_header *)(l->piece + i);
-		if (h->magic != BATCH_MAGIC ||
-		    !thmqi_batch_header_ok(h, l->position + at + (uint64_t)i, l->vote->log_id) ||
-		    !thmqi_batch_local_ok(h) || h->incarnation < l->vote->incarnation)
-			continue;
-		thmqi_claims_note(c, h);
-		c->end = THMQI_MAX(c->end, h->position + h->len);
+/* Each block from @at to @stop. Return: 1; 0 the file ends before; or an error. */
+static int look(struct claims *c, const struct place_to_look *l, uint64_t at, uint64_t stop)
+{
+	const void *data;
+	int64_t n, i;
+
+	thmqi_stream_begin(l->stream, l->file, at, stop);
+	for (n = 1; n > 0 && at < stop; at += (uint64_t)n) {
+		n = thmqi_stream_get(l->stream, at, (uint32_t)THMQI_MIN(stop - at, (uint64_t)STREAM_PIECE_BYTES), &data);
+		n -= n > 0 ? n % THMQI_BLOCK : 0;
+		for (i = 0; i < n; i += THMQI_BLOCK)
+			look_at(c, l, (const struct batch_header *)((const uint8_t *)data + i), at + (uint64_t)i);
 	}
-	return n;
+	thmqi_stream_end(l->stream);
+	return (int)THMQI_MIN(n, 1);
 }
 
 int thmqi_claims_look(struct claims *c, const struct place_to_look *l, uint64_t at)
 {
-	int64_t n;
-
-	do {
-		n = look(c, l, at, l->piece_bytes);
-		at += l->piece_bytes;
-	} while (n == (int64_t)l->piece_bytes);
-	return (int)THMQI_MIN(n, 0);
+	return THMQI_MIN(look(c, l, at, INT64_MAX), 0);
 }
 
 int thmqi_claims_look_near(struct claims *c, const struct place_to_look *l, uint64_t at, uint64_t bytes)
 {
 	uint64_t near, stop;
-	uint32_t len;
-	int64_t n;
+	int rc;
 
 	while (at < bytes) {
 		near = c->end + LOOK_BYTES - THMQI_MIN(c->end + LOOK_BYTES, l->position);
@@ -115,11 +116,11 @@ int thmqi_claims_look_near(struct claims *c, const struct place_to_look *l, uint
 			at += LOOK_EVERY_BYTES - at % LOOK_EVERY_BYTES;
 			continue;
 		}
-		len = (uint32_t)THMQI_MIN(THMQI_MIN(stop, bytes) - at, (uint64_t)l->piece_bytes);
-		n = look(c, l, at, len);
-		if (n < (int64_t)len)
-			return (int)THMQI_MIN(n, 0);
-		at += len;
+		stop = THMQI_MIN(stop, bytes);
+		rc = look(c, l, at, stop);
+		if (rc != 1)
+			return rc;
+		at = stop;
 	}
 	return 0;
 }

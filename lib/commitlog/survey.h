@@ -3,7 +3,7 @@
 #ifndef THMQI_COMMITLOG_SURVEY_H
 #define THMQI_COMMITLOG_SURVEY_H
 
-#include "internal.h"
+#include "stream.h"
 
 struct listing {
 	uint64_t *positions; /* of segments, rising once sorted */
@@ -22,12 +22,10 @@ struct claims {
 };
 void thmqi_claims_note(struct claims *c, const struct batch_header *h);
 struct place_to_look {
-	const struct thmqi_disk_table *disk;
+	struct stream *stream;
 	struct thmqi_disk_file *file; /* a segment's */
 	const struct vote *vote;
 	uint64_t position; /* of its first byte */
-	uint8_t *piece;
-	uint32_t piece_bytes; /* a multiple of THMQI_BLOCK */
 };
 
 /*

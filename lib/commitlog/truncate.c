@@ -181,6 +181,9 @@ static int drop_indexes(struct thmq_log *log, uint64_t index)
 		if (rc && rc != -ENOENT)
 			return rc;
 	}
+	rc = log->disk->unlink(log->dir, SEAL_PART_NAME);
+	if (rc && rc != -ENOENT)
+		return rc;
 	return log->disk->dir_sync(log->dir);
 }
 
@@ -236,6 +239,7 @@ static int truncate_from(struct thmq_log *log, uint64_t index)
 		return rc;
 	}
 	forget(log, index, &chain);
+	thmqi_seal_plan_part(log);
 	thmqi_segment_reserve(log);
 	thmqi_segment_prepare(log);
 	thmqi_clean_look(log);

@@ -269,7 +269,7 @@ static bool one_disk(uint64_t seed, uint32_t defects, uint32_t disk_flags, bool 
 	w->r.opts.write_depth = (uint32_t)(1 + below(w, 12));
 	w->r.events.replay = on_replay;
 	w->r.pool_bytes = 32u << 20;
-	w->r.defects = defects;
+	w->r.defects = defects | (seed % 2 ? THMQI_LOG_EARLY_PARTS : 0);
 	good = reopen(w, 0);
 	for (w->life = 1; good && w->life <= LIVES && w->count < RUNS_MAX - 200; w->life++)
 		good = one_life(w);

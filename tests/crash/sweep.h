@@ -232,16 +232,34 @@ static inline bool rot(struct sweep *s, struct world *c)
 	return false;
 }
 
+/* Up to the last batch that the index of a segment that was being filled has. 0: there is none, or it was hit. */
+static inline uint64_t part_end(struct sweep *s, struct rig *r)
+{
+	uint32_t n = file_load(s, r, "open.idx"), count;
+	const uint8_t *batches = s->piece + 96 + 5 * 32; /* that section, as the header has it */
+	uint64_t position, at;
+
+	if (n < 4096)
+		return 0;
+	position = get64(s->piece + 8);
+	count = get32(batches + 4);
+	at = get64(batches + 8);
+	if (get32(s->piece + 4092) != thmqi_crc32c((uint32_t)(position / 4096), s->piece, 4092) || at > n ||
+	    count > (n - at) / 4 || get32(batches + 24) != thmqi_crc32c(0, s->piece + at, count * 4ul))
+		return 0;
+	return position + (get32(s->piece + at + (count - 1) * 4) + 1) * 4096ull;
+}
+
 /* The end of each segment that has an index. */
-static inline uint64_t indexed_end(struct rig *r)
+static inline uint64_t indexed_end(struct sweep *s, struct rig *r)
 {
 	struct files files;
-	uint64_t end = 0;
+	uint64_t end = part_end(s, r);
 	uint32_t i;
 
 	files_list(r, &files);
 	for (i = 0; i < files.count; i++)
-		if (has_suffix(files.names[i], ".idx"))
+		if (has_suffix(files.names[i], ".idx") && files.names[i][0] != 'o')
 			end = THMQI_MAX(end, strtoull(files.names[i], NULL, 10) + SEGMENT);
 	return end;
 }
@@ -346,7 +364,7 @@ static inline bool check_image(struct sweep *s, struct world *c,
 			       const struct thmqi_disk_sim_cut *cut)
 {
 	uint64_t known = c->lying ? known_durable(s, &c->r) : 0,
-		 indexed = c->lying ? 0 : indexed_end(&c->r);
+		 indexed = c->lying ? 0 : indexed_end(s, &c->r);
 	int rc;
 
 	replay_begin(c);
@@ -693,7 +711,7 @@ static inline void sweep_worlds(struct sweep *s, bool open)
 		w->r.opts.write_depth = (uint32_t)(1 + mixed(s->seed, 7) % 12);
 		memset(w->r.opts.log_id, 7, sizeof(w->r.opts.log_id));
 		w->r.pool_bytes = 32u << 20;
-		w->r.defects = s->defects;
+		w->r.defects = s->defects | (s->seed % 3 == 1 ? THMQI_LOG_EARLY_PARTS : 0);
 		w->drops = s->seed % 2 == 0;
 		if (w == s->check && rig_env(&w->r) != 0)
 			abort();

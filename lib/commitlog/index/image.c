@@ -84,7 +84,19 @@ static uint64_t room_for(const struct segment *s, const struct generation *g)
 	       (uint64_t)s->batch_count * 4 + 6ull * SEAL_PAGE;
 }
 
-int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g)
+/* What comes behind the part is known by more than it. */
+static void put_terms(struct seal_header *h, const struct generation *g)
+{
+	uint32_t i;
+
+	_Static_assert(SEAL_TERMS == TERMS_MAX, "all that are noted have their place");
+	h->flags |= SEAL_PART;
+	for (i = 0; i < g->term_count; i++)
+		h->terms[i] = (struct seal_term){.index = g->terms[i].index, .term = g->terms[i].term};
+}
+
+int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g,
+		      uint32_t part)
 {
 	uint64_t room = THMQI_ALIGN_UP(room_for(s, g), (uint64_t)SEAL_PAGE);
 	uint32_t run_pages = seal_pages(s->run_count, SEAL_PAGE_RUNS);
@@ -102,8 +114,13 @@ int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const stru
 	image->room = room;
 	image->segment = s;
 	image->generation = g;
+	image->batch_count = s->batch_count;
+	image->end_block = (uint32_t)((log->chain.position - s->position) / THMQI_BLOCK);
+	image->part = part;
 	image->time_max_ns = INT64_MIN;
 	put_header(log, header_of(image), s);
+	if (part)
+		put_terms(header_of(image), g);
 	image->bytes = sizeof(struct seal_header);
 	section_add(image, SEAL_STATES, g->notes.count, sizeof(struct seal_state), 8);
 	section_add(image, SEAL_STATE_BYTES, g->notes.bytes_used, 1, 8);
@@ -155,8 +172,7 @@ static void put_run(struct seal_image *image, const struct entry *entry, int64_t
 {
 	const struct segment *s = image->segment;
 	uint32_t batch = (uint32_t)(entry->batch - s->first_index), page = image->runs / SEAL_PAGE_RUNS;
-	uint32_t block = s->blocks[batch],
-		 next = batch + 1 < s->batch_count ? s->blocks[batch + 1] : (uint32_t)(s->bytes / THMQI_BLOCK);
+	uint32_t block = s->blocks[batch], next = batch + 1 < image->batch_count ? s->blocks[batch + 1] : image->end_block;
 	struct seal_run_page *p = (struct seal_run_page *)bytes_of(image, SEAL_RUNS) + page;
 
 	if (image->runs % SEAL_PAGE_RUNS == 0)
@@ -173,13 +189,19 @@ static void put_run(struct seal_image *image, const struct entry *entry, int64_t
 		seal_page(image, p);
 }
 
+/* Of its runs in the segment; of a part, those that were there when it was begun. */
+static uint64_t bytes_in(const struct seal_image *image, const struct run_index *x)
+{
+	return image->part && x->part == image->part ? x->part_bytes : x->touched[image->generation->number % 2].bytes;
+}
+
 static struct seal_partition *begin_partition(struct seal_image *image, const struct run_index *x)
 {
 	struct seal_partition *p = place_of(image, x->partition);
 
 	*p = (struct seal_partition){.partition = x->partition,
 				     .first = image->runs,
-				     .bytes = x->touched[image->generation->number % 2].bytes,
+				     .bytes = bytes_in(image, x),
 				     .last_time_ns = INT64_MIN,
 				     .moved_time_ns = INT64_MIN};
 	return p;
@@ -224,7 +246,7 @@ static uint32_t gather(struct seal_image *image, uint32_t budget)
 	struct run_index *x = image->next;
 	const struct generation *g = image->generation;
 	const struct segment *s = image->segment;
-	uint64_t last = s->first_index + s->batch_count - 1, number;
+	uint64_t last = s->first_index + image->batch_count - 1, number;
 	uint32_t done = 0;
 
 	if (image->next_entry == UINT64_MAX) {

@@ -111,11 +111,12 @@ static void count_end(const struct seal_image *image, struct key_sort *sort)
 	sort->chunk_at = 0;
 }
 
-static struct seal_key stored(const struct segment *s, const struct key *key)
+static struct seal_key stored(const struct seal_image *image, const struct key *key)
 {
-	uint32_t block = s->blocks[key->batch], next = key->batch + 1 < s->batch_count
-							       ? s->blocks[key->batch + 1]
-							       : (uint32_t)(s->bytes / THMQI_BLOCK);
+	const uint32_t *blocks = image->segment->blocks;
+	uint32_t block = blocks[key->batch], next = key->batch + 1 < image->batch_count
+							    ? blocks[key->batch + 1]
+							    : image->end_block;
 
 	return (struct seal_key){.hash = key->hash,
 				 .offset = key->offset,
@@ -164,7 +165,7 @@ static void do_one(struct seal_image *image, struct key_sort *sort, uint32_t num
 		count(sort);
 		break;
 	case STEP_FIRST_ROUND:
-		key = stored(image->segment, next_key(sort));
+		key = stored(image, next_key(sort));
 		*place_of(image, sort->places[0][digit(key.hash, 0)]++) = key;
 		break;
 	case STEP_SECOND_ROUND:

@@ -61,6 +61,7 @@ void thmqi_keys_put(struct thmq_log *log, struct segment *s, const struct key *k
 		return;
 	if (k->count == KEYS_MAX || (log->defects & THMQI_LOG_NO_KEYS) ||
 	    ((!k->newest || k->newest->count == KEY_CHUNK) && !grow(log, k))) {
+		thmqi_seal_drop_part(log);
 		thmqi_keys_drop(log, s);
 		k->missing = true;
 		return;

@@ -12,6 +12,14 @@
 #define GATHER_BUDGET 2048u   /* entries in one iteration */
 #define TAKE_OVER_BUDGET 256u /* partitions in one iteration */
 
+/*
+ * So much of a segment that fills is behind the last part of its index when the next part is made. Each part has all that is
+ * before it once more: with four to the largest segment two and a half times the index is written, and an open reads a quarter of it.
+ */
+#define PART_BYTES (256ull << 20)
+#define PART_BYTES_EARLY (256ull << 10)
+#define PART_RETRY 16u /* of these: the segment before was still being sealed */
+
 /* -------------------------------------------------------------- generations */
 
 static void generation_clear(struct generation *g, uint64_t number)
@@ -114,6 +122,11 @@ void thmqi_seal_term(struct thmq_log *log, uint64_t batch, uint64_t term)
 
 /* ------------------------------------------------------------ in background */
 
+static bool is_part(const struct sealing *w)
+{
+	return w->image.part != 0;
+}
+
 static void sealing_end(struct thmq_log *log)
 {
 	struct sealing *w = &log->sealing;
@@ -124,10 +137,18 @@ static void sealing_end(struct thmq_log *log)
 	log->tell_room = true; /* the next one may be sealed */
 }
 
+void thmqi_seal_drop_part(struct thmq_log *log)
+{
+	if (is_part(&log->sealing) && log->sealing.step < SEALING_WRITE)
+		sealing_end(log);
+}
+
 bool thmqi_seal_busy(struct thmq_log *log)
 {
 	struct sealing *w = &log->sealing;
 
+	/* of a part nobody has asked for it to become durable, and the index of the whole segment has all of it */
+	thmqi_seal_drop_part(log);
 	w->making.hurried = w->step != SEALING_IDLE; /* somebody waits */
 	return w->step != SEALING_IDLE;
 }
@@ -137,7 +158,9 @@ static void on_made(struct making *m, int error)
 	struct thmq_log *log = m->log;
 	struct sealing *w = &log->sealing;
 
-	if (error || log->sealed_next != w->segment->ordinal) { /* else the next open makes it */
+	if (!error && is_part(w))
+		thmqi_vote_mark(log); /* only what ends below the mark is believed */
+	if (error || is_part(w) || log->sealed_next != w->segment->ordinal) { /* else the next open makes it */
 		if (m->op.file)
 			log->disk->file_close(m->op.file);
 		m->op.file = NULL;
@@ -164,11 +187,50 @@ void thmqi_seal_begin(struct thmq_log *log, struct segment *s)
 		return;
 	}
 	/* the chain is at the segment's end now */
-	if (thmqi_image_begin(log, &w->image, s, thmqi_generation(log)) == 0) {
+	if (thmqi_image_begin(log, &w->image, s, thmqi_generation(log), 0) == 0) {
 		w->segment = s;
+		w->last = log->chain.index;
 		w->step = SEALING_WAIT;
 	}
 	generation_next(log);
+}
+
+static uint64_t part_bytes(const struct thmq_log *log)
+{
+	return log->defects & THMQI_LOG_EARLY_PARTS ? PART_BYTES_EARLY : PART_BYTES;
+}
+
+/* None so near to the segment's end that the index of all of it would come as soon. */
+static void next_part_at(struct thmq_log *log, uint64_t position)
+{
+	const struct segment *s = log->active;
+
+	log->part_due = position + part_bytes(log) / 2 <= s->position + s->bytes ? position : UINT64_MAX;
+}
+
+void thmqi_seal_plan_part(struct thmq_log *log)
+{
+	next_part_at(log, log->active->position + part_bytes(log));
+}
+
+void thmqi_seal_begin_part(struct thmq_log *log)
+{
+	struct sealing *w = &log->sealing;
+	struct generation *g = thmqi_generation(log);
+
+	if (w->step != SEALING_IDLE) {
+		next_part_at(log, log->chain.position + part_bytes(log) / PART_RETRY);
+		return;
+	}
+	next_part_at(log, log->chain.position + part_bytes(log));
+	if (g->spoiled)
+		return;
+	log->part++;
+	if (thmqi_image_begin(log, &w->image, log->active, g, log->part) != 0)
+		return;
+	w->segment = log->active;
+	w->last = log->chain.index;
+	w->step = SEALING_WAIT;
 }
 
 static void start_writing(struct thmq_log *log)
@@ -181,7 +243,10 @@ static void start_writing(struct thmq_log *log)
 	w->making.image = w->image.data;
 	w->making.bytes = w->image.bytes;
 	w->making.temporary = SEAL_TEMPORARY;
-	thmqi_seal_name(w->segment->position, w->making.name);
+	if (is_part(w))
+		strcpy(w->making.name, SEAL_PART_NAME);
+	else
+		thmqi_seal_name(w->segment->position, w->making.name);
 	w->step = SEALING_WRITE;
 	thmqi_making_start(&w->making);
 }
@@ -213,8 +278,7 @@ int thmqi_seal_step(struct thmq_log *log)
 	uint32_t done = 0;
 
 	if (w->step == SEALING_WAIT) {
-		if (log->durable_index < w->segment->first_index + w->segment->batch_count - 1 &&
-		    !(log->defects & THMQI_LOG_EARLY_INDEX))
+		if (log->durable_index < w->last && !(log->defects & THMQI_LOG_EARLY_INDEX))
 			return 0;
 		w->step = SEALING_GATHER;
 	}
@@ -250,7 +314,7 @@ void thmqi_seal_keep(struct thmq_log *log, struct segment *s)
 	struct generation *g = thmqi_generation(log);
 	struct seal_image *image = g->spoiled ? NULL : calloc(1, sizeof(*image));
 
-	if (image && thmqi_image_begin(log, image, s, g) == 0) {
+	if (image && thmqi_image_begin(log, image, s, g, 0) == 0) {
 		while (!image->done)
 			thmqi_image_step(image, UINT32_MAX);
 		thmqi_image_end(image);
@@ -314,6 +378,8 @@ void thmqi_seal_finish(struct thmq_log *log)
 
 	if (w->step == SEALING_WRITE)
 		thmqi_making_stop(&w->making); /* from the begin */
+	if (is_part(w))
+		w->step = SEALING_IDLE;
 	if (w->step == SEALING_WAIT || w->step == SEALING_GATHER) {
 		while (!w->image.done)
 			thmqi_image_step(&w->image, UINT32_MAX);

@@ -7,6 +7,7 @@
 
 #define SEAL_MAGIC 0x31494854u /* "THI1" */
 #define SEAL_TEMPORARY "index.tmp"
+#define SEAL_PART_NAME "open.idx" /* of the segment that fills: one for a log */
 #define SEAL_BYTES_MAX (2ull << 30) /* section offsets and what is read at once are bounded */
 #define SEAL_PAGE 4096u             /* what a look-up reads; its last 4 bytes are seal_page_crc() */
 
@@ -30,6 +31,15 @@ static inline bool seal_has_pages(uint32_t kind)
 }
 
 #define SEAL_KEYS_MISSING 1u /* flag: there were too many, or no memory: the segment may have keys, and says which */
+#define SEAL_PART 2u         /* flag: the segment goes on behind the last batch; else it is full */
+
+#define SEAL_TERMS 32u
+
+/* From this batch on. */
+struct seal_term {
+	uint64_t index;
+	uint64_t term;
+};
 
 struct seal_section_entry {
 	uint32_t kind; /* enum seal_section */
@@ -51,15 +61,17 @@ struct seal_header {
 	uint32_t prev_crc; /* what the first batch continues */
 	uint32_t last_crc; /* header_crc of the last batch: the index fits this segment and no other */
 	uint32_t section_count;
-	uint32_t flags; /* SEAL_KEYS_MISSING */
+	uint32_t flags; /* SEAL_KEYS_MISSING, SEAL_PART */
 	int64_t time_max_ns; /* largest time of its messages */
 	int64_t key_time_min_ns; /* smallest and largest of those with a key; both 0: there are none */
 	int64_t key_time_max_ns;
 	struct seal_section_entry sections[SEAL_SECTIONS];
-	uint8_t zero[4096 - 96 - SEAL_SECTIONS * 32 - 4];
+	struct seal_term terms[SEAL_TERMS]; /* of a part, as many as its batches have; 0 from there on */
+	uint8_t zero[4096 - 96 - SEAL_SECTIONS * 32 - SEAL_TERMS * 16 - 4];
 	uint32_t header_crc; /* of all before it */
 };
 _Static_assert(offsetof(struct seal_header, sections) == 96, "as in doc/format.md");
+_Static_assert(offsetof(struct seal_header, terms) == 384, "as in doc/format.md");
 _Static_assert(sizeof(struct seal_header) == SEAL_PAGE, "one block");
 
 struct seal_partition {

@@ -8,28 +8,10 @@
 
 #include "../internal.h"
 #include "../reading.h"
+#include "head.h"
 #include "keys.h"
-#include "seal_format.h"
 
 #define READ_BYTES (8u << 20)
-
-/* The part of an index that an open reads. */
-struct head {
-	struct thmqi_disk_file *file;
-	uint8_t *data;
-	uint64_t file_bytes;
-	bool trusted; /* planted: its checksums are not looked at */
-};
-
-static const struct seal_section_entry *section_of(const struct head *x, uint32_t kind)
-{
-	return &((const struct seal_header *)x->data)->sections[kind - 1];
-}
-
-static const void *bytes_of(const struct head *x, uint32_t kind)
-{
-	return x->data + section_of(x, kind)->offset;
-}
 
 /* ------------------------------------------------------------------ summary */
 
@@ -72,20 +54,20 @@ void thmqi_sealed_free(struct thmq_log *log, struct sealed *x)
 
 static struct sealed *summary(const struct head *x)
 {
-	const struct seal_section_entry *fences = section_of(x, SEAL_RUN_FENCES);
-	struct sealed *s = thmqi_sealed_new(fences->count, section_of(x, SEAL_KEYS)->count);
+	const struct seal_section_entry *fences = thmqi_head_section(x, SEAL_RUN_FENCES);
+	struct sealed *s = thmqi_sealed_new(fences->count, thmqi_head_section(x, SEAL_KEYS)->count);
 
 	if (!s)
 		return NULL;
-	thmqi_sealed_note_keys(s, (const struct seal_header *)x->data, bytes_of(x, SEAL_KEY_FENCES));
-	s->batches_at = section_of(x, SEAL_BATCHES)->offset;
-	s->partitions_at = section_of(x, SEAL_PARTITIONS)->offset;
-	s->runs_at = section_of(x, SEAL_RUNS)->offset;
-	s->partition_pages = section_of(x, SEAL_PARTITIONS)->count;
+	thmqi_sealed_note_keys(s, (const struct seal_header *)x->data, thmqi_head_bytes(x, SEAL_KEY_FENCES));
+	s->batches_at = thmqi_head_section(x, SEAL_BATCHES)->offset;
+	s->partitions_at = thmqi_head_section(x, SEAL_PARTITIONS)->offset;
+	s->runs_at = thmqi_head_section(x, SEAL_RUNS)->offset;
+	s->partition_pages = thmqi_head_section(x, SEAL_PARTITIONS)->count;
 	s->run_pages = fences->count;
 	s->time_max_ns = ((const struct seal_header *)x->data)->time_max_ns;
 	if (fences->bytes)
-		memcpy(s->fences, bytes_of(x, SEAL_RUN_FENCES), fences->bytes);
+		memcpy(s->fences, thmqi_head_bytes(x, SEAL_RUN_FENCES), fences->bytes);
 	return s;
 }
 
@@ -108,10 +90,10 @@ static bool layout_ok(const struct head *x)
 			return false;
 		at = e->offset + e->bytes;
 	}
-	return section_of(x, SEAL_RUNS)->count == section_of(x, SEAL_RUN_FENCES)->count &&
-	       section_of(x, SEAL_KEYS)->count == section_of(x, SEAL_KEY_FENCES)->count &&
-	       section_of(x, SEAL_KEY_FILTER)->bytes % SEAL_PAGE == 0 && section_of(x, SEAL_KEY_FILTER)->bytes <= UINT32_MAX / 2 &&
-	       !section_of(x, SEAL_KEY_FILTER)->count == !section_of(x, SEAL_KEYS)->count;
+	return thmqi_head_section(x, SEAL_RUNS)->count == thmqi_head_section(x, SEAL_RUN_FENCES)->count &&
+	       thmqi_head_section(x, SEAL_KEYS)->count == thmqi_head_section(x, SEAL_KEY_FENCES)->count &&
+	       thmqi_head_section(x, SEAL_KEY_FILTER)->bytes % SEAL_PAGE == 0 && thmqi_head_section(x, SEAL_KEY_FILTER)->bytes <= UINT32_MAX / 2 &&
+	       !thmqi_head_section(x, SEAL_KEY_FILTER)->count == !thmqi_head_section(x, SEAL_KEYS)->count;
 }
 
 static bool header_ok(const struct thmq_log *log, const struct head *x, const struct segment *s)
@@ -120,7 +102,7 @@ static bool header_ok(const struct thmq_log *log, const struct head *x, const st
 	uint32_t batches = h->sections[SEAL_BATCHES - 1].count;
 
 	return h->magic == SEAL_MAGIC && h->version == FORMAT_VERSION && (seal_page_ok(h, s->position) || x->trusted) &&
-	       h->section_count == SEAL_SECTIONS && h->position == s->position &&
+	       h->section_count == SEAL_SECTIONS && !(h->flags & SEAL_PART) == !x->part && h->position == s->position &&
 	       memcmp(h->log_id, log->chain.log_id, 16) == 0 && h->first_index == log->chain.index + 1 &&
 	       h->prev_crc == log->chain.crc && batches && batches <= s->bytes / THMQI_BLOCK &&
 	       h->last_index - h->first_index == batches - 1 && layout_ok(x);
@@ -128,20 +110,20 @@ static bool header_ok(const struct thmq_log *log, const struct head *x, const st
 
 static bool crc_ok(const struct head *x, uint32_t kind)
 {
-	const struct seal_section_entry *e = section_of(x, kind);
+	const struct seal_section_entry *e = thmqi_head_section(x, kind);
 
 	return x->trusted || e->crc == thmqi_crc32c(0, x->data + e->offset, e->bytes);
 }
 
 static bool states_ok(const struct head *x)
 {
-	const struct seal_state *state = bytes_of(x, SEAL_STATES);
-	uint32_t bytes = section_of(x, SEAL_STATE_BYTES)->count, i;
+	const struct seal_state *state = thmqi_head_bytes(x, SEAL_STATES);
+	uint32_t bytes = thmqi_head_section(x, SEAL_STATE_BYTES)->count, i;
 
 	if (!crc_ok(x, SEAL_STATES) || !crc_ok(x, SEAL_STATE_BYTES))
 		return false;
-	for (i = 0; i < section_of(x, SEAL_STATES)->count; i++)
-		if (state[i].batch >= section_of(x, SEAL_BATCHES)->count || state[i].offset % 8 || state[i].offset > bytes ||
+	for (i = 0; i < thmqi_head_section(x, SEAL_STATES)->count; i++)
+		if (state[i].batch >= thmqi_head_section(x, SEAL_BATCHES)->count || state[i].offset % 8 || state[i].offset > bytes ||
 		    state[i].len > bytes - state[i].offset)
 			return false;
 	return true;
@@ -149,12 +131,12 @@ static bool states_ok(const struct head *x)
 
 static bool partitions_ok(const struct head *x)
 {
-	const struct seal_partition_page *page = bytes_of(x, SEAL_PARTITIONS);
+	const struct seal_partition_page *page = thmqi_head_bytes(x, SEAL_PARTITIONS);
 	const struct seal_header *h = (const struct seal_header *)x->data;
-	uint64_t runs = (uint64_t)section_of(x, SEAL_RUNS)->count * SEAL_PAGE_RUNS;
+	uint64_t runs = (uint64_t)thmqi_head_section(x, SEAL_RUNS)->count * SEAL_PAGE_RUNS;
 	uint32_t i, k;
 
-	for (i = 0; i < section_of(x, SEAL_PARTITIONS)->count; i++, page++) {
+	for (i = 0; i < thmqi_head_section(x, SEAL_PARTITIONS)->count; i++, page++) {
 		if (!seal_page_ok(page, h->position + (uint64_t)((const uint8_t *)page - x->data)) && !x->trusted)
 			return false;
 		for (k = 0; k < SEAL_PAGE_PARTITIONS; k++) {
@@ -239,36 +221,39 @@ static int read_first(struct thmq_log *log, const struct ahead_head *ahead, void
 	return read_at(log, ahead->file, (uint8_t *)data + have, bytes - have, have);
 }
 
-/* Return: 1 all that an open needs is there and good; 0 it is not; or -ENOMEM. */
-static int read_head(struct thmq_log *log, const struct segment *s, struct head *x)
+void thmqi_head_close(struct thmq_log *log, struct head *x)
 {
-	struct ahead_head ahead = {0};
+	if (x->file)
+		log->disk->file_close(x->file);
+	free(x->data);
+}
+
+int thmqi_head_read(struct thmq_log *log, const struct segment *s, const struct ahead_head *ahead, struct head *x)
+{
 	struct seal_header *h;
 	uint64_t bytes;
 
-	if (!open_head(log, s, &ahead))
+	x->file = ahead->file;
+	if (ahead->size < (int64_t)sizeof(*h) || ahead->size > (int64_t)SEAL_BYTES_MAX || ahead->size % SEAL_PAGE)
 		return 0;
-	x->file = ahead.file;
-	if (ahead.size < (int64_t)sizeof(*h) || ahead.size > (int64_t)SEAL_BYTES_MAX || ahead.size % SEAL_PAGE)
-		return 0;
-	x->file_bytes = (uint64_t)ahead.size;
+	x->file_bytes = (uint64_t)ahead->size;
 	h = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
 	x->data = (uint8_t *)h;
 	if (!h)
 		return -ENOMEM;
-	if (read_first(log, &ahead, h, SEAL_PAGE) != 0 || !header_ok(log, x, s))
+	if (read_first(log, ahead, h, SEAL_PAGE) != 0 || !header_ok(log, x, s))
 		return 0;
-	bytes = section_of(x, SEAL_BATCHES)->offset;
+	bytes = thmqi_head_section(x, SEAL_BATCHES)->offset;
 	free(h);
 	x->data = aligned_alloc(SEAL_PAGE, bytes);
 	if (!x->data)
 		return -ENOMEM;
-	return read_first(log, &ahead, x->data, bytes) == 0 && header_ok(log, x, s) && states_ok(x) && partitions_ok(x);
+	return read_first(log, ahead, x->data, bytes) == 0 && header_ok(log, x, s) && states_ok(x) && partitions_ok(x);
 }
 
 /* --------------------------------------------------------------------- take */
 
-static int replay_partition(struct thmq_log *log, const struct segment *s, const struct seal_partition *p)
+int thmqi_head_replay_partition(struct thmq_log *log, const struct segment *s, const struct seal_partition *p)
 {
 	bool moved = p->moved == p->count;
 	const struct thmq_run_header header = {.magic = THMQ_RUN_MAGIC,
@@ -296,7 +281,7 @@ static int replay_state(struct thmq_log *log, const struct head *x, const struct
 					       .base_offset = st->item,
 					       .encoding = THMQ_RUN_STATE};
 	const struct thmq_log_run view = {.header = &header,
-					  .payload = (const uint8_t *)bytes_of(x, SEAL_STATE_BYTES) + st->offset,
+					  .payload = (const uint8_t *)thmqi_head_bytes(x, SEAL_STATE_BYTES) + st->offset,
 					  .position = s->position,
 					  .index = s->first_index + st->batch,
 					  .term = st->term};
@@ -314,6 +299,18 @@ static int by_kind(const void *a, const void *b)
 	return x->item < y->item ? -1 : x->item > y->item;
 }
 
+int thmqi_head_replay_states(struct thmq_log *log, const struct head *x, const struct segment *s)
+{
+	struct seal_state *state = (struct seal_state *)(uintptr_t)thmqi_head_bytes(x, SEAL_STATES);
+	uint32_t states = thmqi_head_section(x, SEAL_STATES)->count, i;
+	int rc = 0;
+
+	qsort(state, states, sizeof(*state), by_kind);
+	for (i = 0; i < states && !rc; i++)
+		rc = replay_state(log, x, s, &state[i]);
+	return rc;
+}
+
 static int take_partition(struct thmq_log *log, const struct segment *s, const struct seal_partition *p)
 {
 	struct run_index *x = thmqi_arena_fill(&log->arena) ? NULL : thmqi_index_of(log, p->partition, true);
@@ -328,16 +325,16 @@ static int take_partition(struct thmq_log *log, const struct segment *s, const s
 	if (rc)
 		return thmqi_fail(rc, "index %s: out of memory", log->opts.dir);
 	x->held_bytes += p->bytes;
-	return replay_partition(log, s, p);
+	return thmqi_head_replay_partition(log, s, p);
 }
 
 static int take_partitions(struct thmq_log *log, const struct head *x, struct segment *s)
 {
-	const struct seal_partition_page *page = bytes_of(x, SEAL_PARTITIONS);
+	const struct seal_partition_page *page = thmqi_head_bytes(x, SEAL_PARTITIONS);
 	uint32_t i, k;
 	int rc = 0;
 
-	for (i = 0; i < section_of(x, SEAL_PARTITIONS)->count; i++, page++)
+	for (i = 0; i < thmqi_head_section(x, SEAL_PARTITIONS)->count; i++, page++)
 		for (k = 0; k < SEAL_PAGE_PARTITIONS && !rc; k++) {
 			const struct seal_partition *p = &page->entries[k];
 
@@ -352,13 +349,9 @@ static int take_partitions(struct thmq_log *log, const struct head *x, struct se
 static int take(struct thmq_log *log, const struct head *x, struct segment *s)
 {
 	const struct seal_header *h = (const struct seal_header *)x->data;
-	struct seal_state *state = (struct seal_state *)(uintptr_t)bytes_of(x, SEAL_STATES);
-	uint32_t states = section_of(x, SEAL_STATES)->count, i;
 	int rc = take_partitions(log, x, s);
 
-	qsort(state, states, sizeof(*state), by_kind);
-	for (i = 0; i < states && !rc; i++)
-		rc = replay_state(log, x, s, &state[i]);
+	rc = rc ? rc : thmqi_head_replay_states(log, x, s);
 	if (rc)
 		return rc;
 	if (log->sealed_next == s->ordinal)
@@ -381,8 +374,8 @@ static int take(struct thmq_log *log, const struct head *x, struct segment *s)
  */
 static bool runs_ok(struct thmq_log *log, const struct head *x, const struct segment *s)
 {
-	uint64_t at = section_of(x, SEAL_RUNS)->offset;
-	uint32_t count = section_of(x, SEAL_RUNS)->count, i;
+	uint64_t at = thmqi_head_section(x, SEAL_RUNS)->offset;
+	uint32_t count = thmqi_head_section(x, SEAL_RUNS)->count, i;
 	uint8_t *page = aligned_alloc(SEAL_PAGE, SEAL_PAGE);
 	bool ok = page;
 
@@ -403,7 +396,7 @@ static bool adopt(struct thmq_log *log, struct head *x, struct segment *s)
 		return false;
 	s->index = x->file;
 	s->first_index = h->first_index;
-	s->batch_count = section_of(x, SEAL_BATCHES)->count;
+	s->batch_count = thmqi_head_section(x, SEAL_BATCHES)->count;
 	s->blocks = NULL;
 	if (fits_segment(log, x, s) && (log->sealed_next == s->ordinal || runs_ok(log, x, s))) {
 		x->file = NULL;
@@ -424,15 +417,14 @@ static bool adopt(struct thmq_log *log, struct head *x, struct segment *s)
 int thmqi_sealed_load(struct thmq_log *log, struct segment *s)
 {
 	struct head x = {.trusted = log->defects & THMQI_LOG_TRUST_INDEX};
-	int rc = read_head(log, s, &x);
+	struct ahead_head ahead = {0};
+	int rc = open_head(log, s, &ahead) ? thmqi_head_read(log, s, &ahead, &x) : 0;
 
 	if (rc == -ENOMEM)
 		thmqi_fail(rc, "index %s: out of memory", log->opts.dir);
 	if (rc == 1)
 		rc = adopt(log, &x, s) ? take(log, &x, s) : 0;
-	if (x.file)
-		log->disk->file_close(x.file);
-	free(x.data);
+	thmqi_head_close(log, &x);
 	return rc;
 }
 
@@ -470,8 +462,7 @@ int thmqi_sealed_partition(struct thmq_log *log, struct segment *s, uint32_t par
 	return rc;
 }
 
-/* Number of the batch that begins at @block; they rise. */
-static uint32_t batch_at(const struct segment *s, uint32_t block)
+uint32_t thmqi_head_batch_at(const struct segment *s, uint32_t block)
 {
 	uint32_t lo = 0, hi = s->batch_count - 1, mid;
 
@@ -485,6 +476,22 @@ static uint32_t batch_at(const struct segment *s, uint32_t block)
 	return lo;
 }
 
+int thmqi_head_put_run(struct thmq_log *log, struct run_index *x, const struct segment *s, const struct seal_run *run, bool moved,
+		       int64_t moved_time_ns)
+{
+	const struct entry e = {.base_offset = run->base_offset,
+				.batch = s->first_index + thmqi_head_batch_at(s, run->block),
+				.time_max_ns = run->time_max_ns,
+				.at = run->at,
+				.span = run->span,
+				.tag_filter = run->tag_filter};
+	int rc = thmqi_arena_fill(&log->arena);
+
+	if (!rc)
+		rc = moved ? thmqi_moved_add(log, x, &e, moved_time_ns) : thmqi_index_put(log, x, &e);
+	return rc;
+}
+
 static int put_entries(struct thmq_log *log, const struct segment *s, const struct seal_partition *p, const struct seal_run_page *pages)
 {
 	struct run_index *x = thmqi_index_of(log, p->partition, true);
@@ -493,16 +500,8 @@ static int put_entries(struct thmq_log *log, const struct segment *s, const stru
 
 	for (i = p->first; i < p->first + p->count && !rc; i++) {
 		const struct seal_run *run = &pages[i / SEAL_PAGE_RUNS].runs[i % SEAL_PAGE_RUNS];
-		const struct entry e = {.base_offset = run->base_offset,
-					.batch = s->first_index + batch_at(s, run->block),
-					.time_max_ns = run->time_max_ns,
-					.at = run->at,
-					.span = run->span,
-					.tag_filter = run->tag_filter};
 
-		rc = thmqi_arena_fill(&log->arena);
-		if (!rc)
-			rc = i - p->first < p->moved ? thmqi_moved_add(log, x, &e, p->moved_time_ns) : thmqi_index_put(log, x, &e);
+		rc = thmqi_head_put_run(log, x, s, run, i - p->first < p->moved, p->moved_time_ns);
 	}
 	return rc;
 }
@@ -524,7 +523,7 @@ static int load_blocks(struct thmq_log *log, struct segment *s)
 	return rc;
 }
 
-static void put_keys(struct thmq_log *log, struct segment *s, const struct seal_key_page *page)
+void thmqi_head_put_keys(struct thmq_log *log, struct segment *s, const struct seal_key_page *page)
 {
 	uint32_t i;
 
@@ -535,7 +534,7 @@ static void put_keys(struct thmq_log *log, struct segment *s, const struct seal_
 			       &(struct key){.hash = key->hash,
 					     .offset = key->offset,
 					     .time_ns = key->time_ns,
-					     .batch = batch_at(s, key->block),
+					     .batch = thmqi_head_batch_at(s, key->block),
 					     .at = seal_key_at(key) | seal_key_moved(key)});
 	}
 }
@@ -556,7 +555,7 @@ void thmqi_sealed_restore_keys(struct thmq_log *log, struct segment *s)
 		if (!rc && !seal_page_ok(page, s->position + at))
 			rc = -THMQ_ECORRUPT;
 		if (!rc)
-			put_keys(log, s, page);
+			thmqi_head_put_keys(log, s, page);
 	}
 	if (rc) { /* look-ups read its batches */
 		thmqi_keys_drop(log, s);

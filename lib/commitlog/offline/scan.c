@@ -177,12 +177,8 @@ static int check_size(struct scan *s, struct thmqi_disk_file *file, uint64_t pos
 /* All of it, unlike an open: who verifies has the time. */
 static int look_beyond(struct scan *s, struct thmqi_disk_file *file, uint64_t position, uint64_t at)
 {
-	const struct place_to_look l = {.disk = s->disk,
-					.file = file,
-					.vote = &s->vote,
-					.position = position,
-					.piece = s->piece,
-					.piece_bytes = SCAN_PIECE_BYTES};
+	const struct place_to_look l = {
+		.stream = &s->stream, .file = file, .vote = &s->vote, .position = position};
 
 	return thmqi_claims_look(&s->claims, &l, at);
 }
@@ -663,7 +659,9 @@ int thmqi_scan_begin(struct scan *s, const char *dir, const struct thmqi_scan_op
 		return thmqi_fail(rc, "open %s: %s", dir, thmq_strerror(rc));
 	}
 	s->piece = aligned_alloc(THMQI_BLOCK, SCAN_PIECE_BYTES);
-	return s->piece ? 0 : thmqi_fail(-ENOMEM, "scan %s: out of memory", dir);
+	if (!s->piece || thmqi_stream_init(&s->stream, s->disk, NULL) != 0)
+		return thmqi_fail(-ENOMEM, "scan %s: out of memory", dir);
+	return 0;
 }
 
 static void forget_partitions(struct scan *s);
@@ -718,6 +716,7 @@ void thmqi_scan_end(struct scan *s)
 	thmqi_seen_fini(&s->seen);
 	free(s->indexes.list);
 	free(s->bad_indexes.list);
+	thmqi_stream_fini(&s->stream);
 	free(s->piece);
 	free(s->found.positions);
 	if (s->dir)

@@ -74,6 +74,7 @@ struct scan {
 	struct chain chain; /* behind the last batch that is whole and continues */
 	struct claims claims;
 	uint8_t *piece;
+	struct stream stream; /* of what lies behind the end */
 	struct listing found;
 	uint32_t
 		dropped; /* of those found: they lie before the begin, their removal was cut short */
