@@ -22,10 +22,11 @@ struct core_job {
 static int run_job(struct thmq_core *core, void *arg)
 {
 	struct core_job *job = arg;
+	uint32_t texts = thmqi_fail_count();
 	int rc = job->run(job);
 
 	(void)core;
-	if (rc < 0)
+	if (rc < 0 && thmqi_fail_count() != texts)
 		snprintf(job->text, sizeof(job->text), "%s", thmq_errmsg());
 	return rc;
 }
@@ -53,24 +54,14 @@ static void run_post(struct thmq_core *core, struct thmqi_task *task)
 
 	(void)core;
 	post->run(post);
-	free(post);
 }
 
-int thmqi_broker_post(struct shard *to, void (*run)(struct thmqi_broker_post *), void *arg,
-		      const uint32_t value[4], uint64_t bytes)
+void thmqi_broker_post(struct thmqi_broker_post *post, struct shard *to, void (*run)(struct thmqi_broker_post *post))
 {
-	struct thmqi_broker_post *post = calloc(1, sizeof(*post));
-
-	if (!post)
-		return -ENOMEM;
 	post->task.run = run_post;
 	post->run = run;
 	post->shard = to;
-	post->arg = arg;
-	memcpy(post->value, value, sizeof(post->value));
-	post->bytes = bytes;
 	thmqi_core_post(to->core, &post->task);
-	return 0;
 }
 
 /* --------------------------------------------------------------- directory */
@@ -155,8 +146,11 @@ static int is_settled(struct core_job *job)
 static int has_no_changes(struct core_job *job)
 {
 	struct meta *m = job->broker->meta;
+	const struct meta_change *c = m ? m->changes : NULL;
 
-	return !m || m->changes == NULL || job->shard->failed != 0;
+	while (c && job->shard->failed && !c->waiting) /* what a failed log has not stored stays where it is */
+		c = c->next;
+	return !c;
 }
 
 /* -------------------------------------------------------------------- open */
@@ -374,7 +368,8 @@ static int open_all(struct thmq_broker *b)
 	struct thmqi_acceptor acceptor = {.core_of = core_of,
 					  .accept = thmqi_shard_accept,
 					  .closed = thmqi_shard_closed,
-					  .ctx = b};
+					  .ctx = b,
+					  .end_bytes = sizeof(struct conn)};
 	uint64_t shards = b->opts.shard_count ? b->opts.shard_count : thmqi_env_core_count(b->env);
 	int rc;
 

@@ -355,17 +355,15 @@ void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame
 void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream);
 uint32_t thmqi_meta_topic_count(struct meta *m);
 
-/* A call posted to another shard's core; freed after it ran. */
+/* A call posted to another shard's core. The poster's memory until it has run, which may post it again or free it. */
 struct thmqi_broker_post {
 	struct thmqi_task task;
 	void (*run)(struct thmqi_broker_post *post);
 	struct shard *shard;
 	void *arg;
-	uint32_t value[4];
-	uint64_t bytes;
+	int status;
 };
-int thmqi_broker_post(struct shard *to, void (*run)(struct thmqi_broker_post *), void *arg,
-		      const uint32_t value[4], uint64_t bytes);
+void thmqi_broker_post(struct thmqi_broker_post *post, struct shard *to, void (*run)(struct thmqi_broker_post *post));
 void thmqi_reply(struct conn *c, uint64_t id, int status);
 
 #endif

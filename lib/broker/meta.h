@@ -38,7 +38,8 @@ struct group {
 	char name[256];
 };
 
-/* A change on its way: appended, not durable yet; then carried to the shards; then answered. */
+/* A change on its way: appended, not durable yet; then carried to the shards; then answered. Once it is stored it must come
+ * true, so that all memory it takes is there from its begin. */
 struct meta_change {
 	struct meta *meta;
 	struct conn *conn; /* NULL: gone meanwhile */
@@ -51,7 +52,10 @@ struct meta_change {
 	uint64_t timeout_ns; /* JOIN */
 	struct state_topic topic;
 	struct state_group group;
+	struct topic *new_topic; /* CREATE: becomes one of meta's */
+	struct group *new_group; /* JOIN: likewise */
 	struct meta_change *next;
+	struct thmqi_broker_post posts[]; /* one a shard: there and back */
 };
 
 struct meta {

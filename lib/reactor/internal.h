@@ -35,6 +35,9 @@ struct loop {
 	bool has_thread;
 	pthread_t thread;
 	struct thmqi_task stop_task;
+	/* call.c */
+	void *reserved_call;
+	_Atomic(void *) free_call; /* that one, or NULL while it is under way */
 };
 
 /* How long a core looks for work before it sleeps. */
@@ -78,6 +81,9 @@ uint64_t thmqi_loop_read_clock(struct loop *l);
 /* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
 void thmqi_host_disarm(struct loop *l);
 void thmqi_host_forget(struct loop *l);
+
+/* call.c: one call in reserve, freed with the loop. 0 or -ENOMEM. */
+int thmqi_call_reserve(struct loop *l);
 
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);

@@ -344,13 +344,15 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	thmqi_prng_seed(&l->core.prng, seed + index);
 	l->heap = calloc(1, sizeof(*l->heap));
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = !l->heap         ? -ENOMEM
+	rc = thmqi_call_reserve(l);
+	rc = rc || !l->heap   ? -ENOMEM
 	     : l->wake_fd < 0 ? -errno
 			      : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
 					       &l->core.pool);
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);
+		free(l->reserved_call);
 		free(l->heap);
 		free(l);
 		return rc;
@@ -404,6 +406,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 	thmqi_loop_close_ring(l);
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
+	free(l->reserved_call);
 	free(l->heap);
 	free(l);
 	return leaked;
