@@ -309,8 +309,8 @@ THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
  * on with thmq_poll(), and what was appended before it shares a write. MEMORY: nobody waits; it is written and flushed in the background.
  *
  * Sets no thmq_errmsg(). Whatever it returns, the append is over.
- * Return: 0; -EINVAL no append was begun, offsets that do not rise, another @durability: the run is not in the log, as after
- * thmq_log_append_abort(); -THMQ_EFAILED there was no memory to index it: the log failed.
+ * Return: 0; -EINVAL no append was begun, offsets that do not rise, another @durability; -ENOMEM there was none to index it. In
+ * both cases the run is not in the log, as after thmq_log_append_abort().
  */
 THMQ_API int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run,
 				 uint32_t durability);

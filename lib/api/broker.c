@@ -85,6 +85,8 @@ int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, 
 {
 	struct thmq_broker_opts o;
 	struct thmq_core *mine;
+	uint32_t texts = thmqi_fail_count();
+	struct thmq_broker *broker;
 	struct thmqi_api *api;
 	int rc;
 
@@ -100,14 +102,17 @@ int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, 
 	if (rc)
 		return rc;
 	api = thmqi_api_of(env);
-	rc = thmqi_broker_open(env, api->transport, &o, ret_broker);
+	rc = thmqi_broker_open(env, api->transport, &o, &broker);
+	if (rc && thmqi_fail_count() == texts)
+		return thmqi_fail(rc, "open %s: %s", o.data_dir ? o.data_dir : "a broker", thmq_strerror(rc));
 	if (rc)
 		return rc;
-	rc = thmqi_api_note(api, &api->brokers, *ret_broker);
+	rc = thmqi_api_note(api, &api->brokers, broker);
 	if (rc) {
-		thmqi_broker_close(*ret_broker, 0, &api->graveyard);
+		thmqi_broker_close(broker, 0, &api->graveyard);
 		return thmqi_fail(rc, "no memory for a broker");
 	}
+	*ret_broker = broker;
 	return 0;
 }
 

@@ -67,7 +67,9 @@ static int check_name(const char *name, uint32_t max, const char *what)
 int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_session_opts *opts,
 		 struct thmq_session **ret_session)
 {
+	uint32_t texts = thmqi_fail_count();
 	struct thmq_session_opts o;
+	struct thmq_session *session;
 	struct thmqi_api *api;
 	int rc;
 
@@ -83,14 +85,15 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 		return thmqi_fail(-EINVAL, "session: window_bytes is 4096 to 1 GiB, window_count 16 to 1048576, "
 					   "event_count up to 16777216");
 	api = thmqi_api_of(env);
-	rc = thmqi_client_connect(env, api->transport, &api->graveyard, url, &o, ret_session);
+	rc = thmqi_client_connect(env, api->transport, &api->graveyard, url, &o, &session);
 	if (rc)
-		return rc;
-	rc = thmqi_api_note(api, &api->sessions, *ret_session);
+		return thmqi_fail_count() == texts ? thmqi_fail(rc, "connect to %.64s: %s", url, thmq_strerror(rc)) : rc;
+	rc = thmqi_api_note(api, &api->sessions, session);
 	if (rc) {
-		thmqi_client_session_close(*ret_session, 0);
+		thmqi_client_session_close(session, 0);
 		return thmqi_fail(rc, "no memory for a session");
 	}
+	*ret_session = session;
 	return 0;
 }
 

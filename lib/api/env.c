@@ -84,6 +84,7 @@ int thmqi_api_env_check(const struct thmq_env_opts *o)
 
 int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world, struct thmq_env **ret_env)
 {
+	uint32_t texts = thmqi_fail_count();
 	struct thmq_env_opts o;
 	struct thmqi_api *api;
 	struct thmq_env *env;
@@ -103,7 +104,7 @@ int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_worl
 	rc = thmqi_env_open(&o, world, &env);
 	if (rc) {
 		free(api);
-		return rc;
+		return thmqi_fail_count() == texts ? thmqi_fail(rc, "open an environment: %s", thmq_strerror(rc)) : rc;
 	}
 	rc = thmqi_transport_open(env, &api->transport);
 	if (rc) {

@@ -100,6 +100,7 @@ int thmq_errclass(int error)
 }
 
 static _Thread_local char last_text[512];
+static _Thread_local uint32_t text_count;
 
 const char *thmq_errmsg(void)
 {
@@ -115,7 +116,13 @@ int thmqi_fail(int error, const char *format, ...)
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
 	memcpy(last_text, text, sizeof(text));
+	text_count++;
 	return error;
+}
+
+uint32_t thmqi_fail_count(void)
+{
+	return text_count;
 }
 
 uint64_t thmqi_thread_self(void)

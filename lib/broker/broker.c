@@ -22,10 +22,11 @@ struct core_job {
 static int run_job(struct thmq_core *core, void *arg)
 {
 	struct core_job *job = arg;
+	uint32_t texts = thmqi_fail_count();
 	int rc = job->run(job);
 
 	(void)core;
-	if (rc < 0)
+	if (rc < 0 && thmqi_fail_count() != texts)
 		snprintf(job->text, sizeof(job->text), "%s", thmq_errmsg());
 	return rc;
 }
@@ -45,6 +46,22 @@ static int on_core(struct thmq_broker *b, struct shard *s, int (*run)(struct cor
 				  "library drive it",
 				  s->core->index);
 	return rc < 0 && job.text[0] ? thmqi_fail(rc, "%s", job.text) : rc;
+}
+
+static void run_post(struct thmq_core *core, struct thmqi_task *task)
+{
+	struct thmqi_broker_post *post = thmqi_container(task, struct thmqi_broker_post, task);
+
+	(void)core;
+	post->run(post);
+}
+
+void thmqi_broker_post(struct thmqi_broker_post *post, struct shard *to, void (*run)(struct thmqi_broker_post *post))
+{
+	post->task.run = run_post;
+	post->run = run;
+	post->shard = to;
+	thmqi_core_post(to->core, &post->task);
 }
 
 /* --------------------------------------------------------------- directory */
@@ -129,8 +146,11 @@ static int is_settled(struct core_job *job)
 static int has_no_changes(struct core_job *job)
 {
 	struct meta *m = job->broker->meta;
+	const struct meta_change *c = m ? m->changes : NULL;
 
-	return !m || m->changes == NULL || job->shard->failed != 0;
+	while (c && job->shard->failed && !c->waiting) /* what a failed log has not stored stays where it is */
+		c = c->next;
+	return !c;
 }
 
 /* -------------------------------------------------------------------- open */
@@ -335,7 +355,8 @@ static int open_all(struct thmq_broker *b)
 	struct thmqi_acceptor acceptor = {.core_of = core_of,
 					  .accept = thmqi_shard_accept,
 					  .closed = thmqi_shard_closed,
-					  .ctx = b};
+					  .ctx = b,
+					  .end_bytes = sizeof(struct conn)};
 	uint64_t shards = b->opts.shard_count ? b->opts.shard_count : thmqi_env_core_count(b->env);
 	int rc;
 

@@ -358,6 +358,16 @@ void thmqi_data_end(struct data *d)
 
 /* -------------------------------------------------------------------- scan */
 
+static bool has_shards(const struct data *d)
+{
+	uint32_t i;
+
+	for (i = 0; i < THMQ_SHARD_COUNT_MAX; i++)
+		if (d->shards[i])
+			return true;
+	return false;
+}
+
 static int scan_meta(struct data *d)
 {
 	struct thmq_log_visitor v = d->wrapped;
@@ -369,7 +379,9 @@ static int scan_meta(struct data *d)
 		return 0;
 	thmqi_data_path(d, "meta", path);
 	rc = thmqi_log_scan(path, NULL, &v, d);
-	if (rc == -ENOENT && !d->stop) {
+	if (rc == -ENOENT && !d->stop && !has_shards(d)) { /* it is the first to be made */
+		rc = 0;
+	} else if (rc == -ENOENT && !d->stop) {
 		thmqi_data_finding(d, THMQ_FINDING_MISSING, "there is no log in it");
 		rc = -THMQ_ECORRUPT;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * internal.h - the broker's own structures. One shard = one core: nothing here is locked. Other shards are reached
- * by tasks only (meta.c: struct change_part).
+ * by tasks only (struct thmqi_broker_post).
  */
 #ifndef THMQI_BROKER_INTERNAL_H
 #define THMQI_BROKER_INTERNAL_H
@@ -357,6 +357,15 @@ void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame
 void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream);
 uint32_t thmqi_meta_topic_count(struct meta *m);
 
+/* A call posted to another shard's core. The poster's memory until it has run, which may post it again or free it. */
+struct thmqi_broker_post {
+	struct thmqi_task task;
+	void (*run)(struct thmqi_broker_post *post);
+	struct shard *shard;
+	void *arg;
+	int status;
+};
+void thmqi_broker_post(struct thmqi_broker_post *post, struct shard *to, void (*run)(struct thmqi_broker_post *post));
 void thmqi_reply(struct conn *c, uint64_t id, int status);
 
 #endif

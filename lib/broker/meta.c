@@ -65,30 +65,53 @@ uint32_t thmqi_meta_topic_count(struct meta *m)
 
 /* ------------------------------------------------------------------- apply */
 
-static int topic_apply(struct meta *m, const struct state_topic *state)
+/* Room for all that are on their way and one more. */
+static int topics_reserve(struct meta *m)
 {
-	struct topic *t, **grown;
-	uint32_t place = 0, size;
+	const struct meta_change *c;
+	uint32_t want = m->topic_count + 1, size = m->topic_size ? m->topic_size : 16;
+	struct topic **grown;
 
-	if (thmqi_meta_topic(m, state->name, &place))
-		return -EEXIST;
-	if (m->topic_count == m->topic_size) {
-		size = m->topic_size ? m->topic_size * 2 : 16;
-		grown = realloc(m->topics, size * sizeof(*grown));
-		if (!grown)
-			return -ENOMEM;
-		m->topics = grown;
-		m->topic_size = size;
-	}
-	t = calloc(1, sizeof(*t));
-	if (!t)
+	for (c = m->changes; c; c = c->next)
+		want += c->new_topic != NULL;
+	while (size < want)
+		size *= 2;
+	if (size == m->topic_size)
+		return 0;
+	grown = realloc(m->topics, size * sizeof(*grown));
+	if (!grown)
 		return -ENOMEM;
+	m->topics = grown;
+	m->topic_size = size;
+	return 0;
+}
+
+/* Reserved before; @t is meta's from now on. Nobody has the name. */
+static void topic_add(struct meta *m, struct topic *t, const struct state_topic *state)
+{
+	uint32_t place = 0;
+
+	thmqi_meta_topic(m, state->name, &place);
 	t->state = *state;
 	thmqi_list_init(&t->groups);
 	memmove(m->topics + place + 1, m->topics + place,
 		(m->topic_count - place) * sizeof(*m->topics));
 	m->topics[place] = t;
 	m->topic_count++;
+}
+
+static int topic_apply(struct meta *m, const struct state_topic *state)
+{
+	struct topic *t;
+
+	if (thmqi_meta_topic(m, state->name, NULL))
+		return -EEXIST;
+	if (topics_reserve(m) != 0)
+		return -ENOMEM;
+	t = calloc(1, sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	topic_add(m, t, state);
 	return 0;
 }
 
@@ -105,22 +128,25 @@ static void topic_remove(struct meta *m, struct topic *t)
 	free(t);
 }
 
-static int group_apply(struct meta *m, const struct state_group *state)
+/* @g is the topic's from now on. */
+static void group_add(struct topic *t, struct group *g, const struct state_group *state)
 {
-	struct topic *t = thmqi_meta_topic_by_id(m, state->topic_id);
-	struct group *g;
-
-	if (!t)
-		return -THMQ_ENOTOPIC;
-	g = calloc(1, sizeof(*g));
-	if (!g)
-		return -ENOMEM;
 	g->id = state->group_id;
 	g->topic = t;
 	memcpy(g->name, state->name, sizeof(g->name));
 	g->name[sizeof(g->name) - 1] = 0;
 	thmqi_list_init(&g->members);
 	thmqi_list_add_tail(&t->groups, &g->link);
+}
+
+static int group_apply(struct meta *m, const struct state_group *state)
+{
+	struct topic *t = thmqi_meta_topic_by_id(m, state->topic_id);
+	struct group *g = t ? calloc(1, sizeof(*g)) : NULL;
+
+	if (!g)
+		return t ? -ENOMEM : -THMQ_ENOTOPIC;
+	group_add(t, g, state);
 	return 0;
 }
 
@@ -418,30 +444,55 @@ static void change_end(struct meta_change *change, int status)
 	*at = change->next;
 	if (change->conn)
 		thmqi_reply(change->conn, change->request_id, status);
+	free(change->new_topic);
+	free(change->new_group);
 	free(change);
 }
 
 static void join_now(struct meta_change *change);
 
-static void on_shard_answered(struct thmq_core *core, struct thmqi_task *task)
+/* A topic is seen when its shards take messages. */
+static void create_end(struct meta_change *change, int status)
 {
-	struct change_part *part = thmqi_container(task, struct change_part, task);
-	struct meta_change *change = part->change;
-	int rc = 0;
+	topic_add(change->meta, change->new_topic, &change->topic);
+	change->new_topic = NULL;
+	change_end(change, status);
+}
 
-	(void)core;
-	if (part->status)
-		change->status = part->status;
+/* A shard had no memory for it, and it is stored: deleted again, so that the call that failed has changed nothing. */
+static void create_undo(struct meta_change *change)
+{
+	struct pending *e;
+
+	change->op = THMQI_OP_TOPIC_DELETE;
+	change->topic.flags |= TOPIC_DELETED;
+	if (change->topic.flags & THMQ_TOPIC_VOLATILE) {
+		thmqi_meta_durable(change, 0);
+	} else if (thmqi_shard_append_state(change->meta->shard, STATE_TOPIC, change->topic.topic_id, &change->topic,
+					    sizeof(change->topic), &e) == 0) {
+		e->change = change;
+	} else { /* it will be there after the next open, so it is now, and may be deleted */
+		change->topic.flags &= ~TOPIC_DELETED;
+		create_end(change, change->status);
+	}
+}
+
+static void on_shard_answered(struct thmqi_broker_post *post)
+{
+	struct meta_change *change = post->arg;
+
+	if (post->status)
+		change->status = post->status;
 	if (--change->waiting)
 		return;
-	if (change->op == THMQI_OP_JOIN) {
+	if (change->op == THMQI_OP_JOIN && !change->status)
 		join_now(change);
-		return;
-	}
-	/* a topic is seen when its shards take messages; where one could not, it is stored all the same */
-	if (change->op == THMQI_OP_TOPIC_CREATE)
-		rc = topic_apply(change->meta, &change->topic);
-	change_end(change, change->status ? change->status : rc);
+	else if (change->op == THMQI_OP_TOPIC_CREATE && change->status)
+		create_undo(change);
+	else if (change->op == THMQI_OP_TOPIC_CREATE)
+		create_end(change, 0);
+	else
+		change_end(change, change->status);
 }
 
 static int add_group(struct shard *s, uint32_t partition, uint32_t group)
@@ -452,17 +503,15 @@ static int add_group(struct shard *s, uint32_t partition, uint32_t group)
 }
 
 /* On the core of a data shard. */
-static void on_shard_change(struct thmq_core *core, struct thmqi_task *task)
+static void on_shard_change(struct thmqi_broker_post *post)
 {
-	struct change_part *part = thmqi_container(task, struct change_part, task);
-	struct meta_change *change = part->change;
+	struct meta_change *change = post->arg;
 	const struct state_topic *t = &change->topic;
-	struct shard *s = part->shard;
+	struct shard *s = post->shard;
 	struct meta *m = change->meta;
 	uint32_t i;
 	int rc = 0;
 
-	(void)core;
 	for (i = 0; i < t->partition_count && !rc; i++) {
 		if (thmqi_meta_shard_of(m, t, i) != s->id)
 			continue;
@@ -473,23 +522,19 @@ static void on_shard_change(struct thmq_core *core, struct thmqi_task *task)
 		else
 			thmqi_shard_partition_drop(s, t->first_partition + i);
 	}
-	part->status = rc;
-	part->task.run = on_shard_answered;
-	thmqi_core_post(m->shard->core, &part->task);
+	post->status = rc;
+	thmqi_broker_post(post, m->shard, on_shard_answered);
 }
 
 static void change_carry(struct meta_change *change)
 {
 	struct thmq_broker *b = change->meta->broker;
-	uint32_t i;
+	uint32_t i, count = b->shard_count - 1;
 
-	change->waiting = b->shard_count - 1;
-	for (i = 1; i < b->shard_count; i++) {
-		struct change_part *part = &change->parts[i - 1];
-
-		*part = (struct change_part){
-			.task.run = on_shard_change, .change = change, .shard = &b->shards[i]};
-		thmqi_core_post(part->shard->core, &part->task);
+	change->waiting = count;
+	for (i = 0; i < count; i++) { /* the last one's answer may end the change */
+		change->posts[i].arg = change;
+		thmqi_broker_post(&change->posts[i], &b->shards[i + 1], on_shard_change);
 	}
 }
 
@@ -512,10 +557,9 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 {
 	struct meta *m = change->meta;
 	struct topic *t;
-	int rc = error;
 
-	if (rc) {
-		change_end(change, rc);
+	if (error) {
+		change_end(change, error);
 		return;
 	}
 	switch (change->op) {
@@ -530,11 +574,11 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 		break;
 	case THMQI_OP_JOIN:
 		t = thmqi_meta_topic_by_id(m, change->group.topic_id);
-		if (t && !thmqi_meta_group(t, change->group.name))
-			rc = group_apply(m, &change->group);
-		if (rc) {
-			change_end(change, rc);
-		} else if (t && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
+		if (t && !thmqi_meta_group(t, change->group.name)) {
+			group_add(t, change->new_group, &change->group);
+			change->new_group = NULL;
+		}
+		if (t && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
 			change->topic = t->state;
 			change_carry(change); /* so that they wait for it, too */
 		} else {
@@ -549,8 +593,8 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 static struct meta_change *change_begin(struct conn *c, uint64_t id, uint32_t op)
 {
 	struct meta *m = c->shard->broker->meta;
-	struct meta_change *change =
-		calloc(1, sizeof(*change) + (m->broker->shard_count - 1) * sizeof(struct change_part));
+	uint32_t shards = m->broker->shard_count - 1;
+	struct meta_change *change = calloc(1, sizeof(*change) + shards * sizeof(change->posts[0]));
 
 	if (!change)
 		return NULL;
@@ -629,6 +673,11 @@ create:
 	change = change_begin(c, id, THMQI_OP_TOPIC_CREATE);
 	if (!change) {
 		thmqi_reply(c, id, -ENOMEM);
+		return;
+	}
+	change->new_topic = calloc(1, sizeof(*change->new_topic));
+	if (!change->new_topic || topics_reserve(m) != 0) {
+		change_end(change, -ENOMEM);
 		return;
 	}
 	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED);
@@ -741,8 +790,19 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 	change->timeout_ns = r->session_timeout_ns;
 	change->group.topic_id = t->state.topic_id;
 	snprintf(change->group.name, sizeof(change->group.name), "%s", r->group);
+	if (g && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
+		change->group.group_id = g->id; /* a shard may have had no memory for it when it was made */
+		change->topic = t->state;
+		change_carry(change);
+		return;
+	}
 	if (g) {
 		join_now(change);
+		return;
+	}
+	change->new_group = calloc(1, sizeof(*change->new_group));
+	if (!change->new_group) {
+		change_end(change, -ENOMEM);
 		return;
 	}
 	is_volatile = t->state.flags & THMQ_TOPIC_VOLATILE;
@@ -860,6 +920,8 @@ void thmqi_meta_close(struct meta *m)
 		thmqi_timer_stop(m->shard->core, &m->timer);
 	while ((change = m->changes)) {
 		m->changes = change->next;
+		free(change->new_topic);
+		free(change->new_group);
 		free(change);
 	}
 	while (m->topic_count)

@@ -38,15 +38,8 @@ struct group {
 	char name[256];
 };
 
-/* A change's way to one data shard, and back. */
-struct change_part {
-	struct thmqi_task task; /* first on the shard's core, then on the meta core */
-	struct meta_change *change;
-	struct shard *shard;
-	int status;
-};
-
-/* A change on its way: appended, not durable yet; then carried to the shards; then answered. */
+/* A change on its way: appended, not durable yet; then carried to the shards; then answered. Once it is stored it must come
+ * true, so that all memory it takes is there from its begin. */
 struct meta_change {
 	struct meta *meta;
 	struct conn *conn; /* NULL: gone meanwhile */
@@ -59,8 +52,10 @@ struct meta_change {
 	uint64_t timeout_ns; /* JOIN */
 	struct state_topic topic;
 	struct state_group group;
+	struct topic *new_topic; /* CREATE: becomes one of meta's */
+	struct group *new_group; /* JOIN: likewise */
 	struct meta_change *next;
-	struct change_part parts[]; /* one a data shard */
+	struct thmqi_broker_post posts[]; /* one a shard: there and back */
 };
 
 struct meta {

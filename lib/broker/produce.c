@@ -343,10 +343,12 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	fill(c, run, &g, p);
 	last = thmqi_frame_at(&c->wire->up, g.count - 1);
-	thmq_log_append_end(p->log, run,
-			    THMQI_MAX(level, p->visible_at > THMQ_DURABILITY_DURABLE
-						     ? THMQ_DURABILITY_DURABLE
-						     : p->visible_at));
+	rc = thmq_log_append_end(p->log, run,
+				 THMQI_MAX(level, p->visible_at > THMQ_DURABILITY_DURABLE
+							  ? THMQ_DURABILITY_DURABLE
+							  : p->visible_at));
+	if (thmqi_unlikely(rc != 0))
+		goto refuse;
 	p->next_offset += g.count;
 	p->logged_offset = p->next_offset;
 	s->messages_in += g.count;

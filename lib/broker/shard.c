@@ -334,9 +334,8 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
-	c = calloc(1, sizeof(*c));
-	if (!c)
-		return -ENOMEM;
+	c = link->room;
+	link->room = NULL;
 	c->wire = link;
 	c->shard = s;
 	link->broker = c;

@@ -222,9 +222,18 @@ static void on_revoke(struct thmq_consumer *c, struct reading *r, const struct t
 
 static void on_attached(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
 {
+	int before = r->status;
+
 	if (r->state != READING_ATTACHING)
 		return;
 	r->status = f->status;
+	if (f->status == -ENOMEM && c->grouped && !r->revoke_asked) { /* it is ours, and no other member would read it */
+		r->state = READING_WANTED;
+		if (before != f->status)
+			thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, f->status, 0);
+		thmqi_reading_later(r);
+		return;
+	}
 	if (f->status) {
 		lost(c, r, f->status);
 		return;

@@ -210,13 +210,11 @@ int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint3
 		/* look-ups go by rising offsets */
 		if (thmqi_unlikely(x && run->base_offset < x->end && !(run->flags & THMQ_RUN_RELOCATED)))
 			return -EINVAL;
+		/* a run that no reader could find must not be acknowledged */
+		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0))
+			return -ENOMEM;
 		if (thmqi_unlikely(run->flags & THMQ_RUN_KEYED) && log->disk)
 			thmqi_keys_note(log, log->active, run, f->used);
-		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0)) {
-			/* a run that no reader could find must not be acknowledged */
-			thmqi_log_fail(log, -ENOMEM);
-			return -THMQ_EFAILED;
-		}
 	} else if (log->disk) {
 		thmqi_seal_note(log, run, log->chain.index + 1, f->used, log->term);
 		thmqi_states_note(log, run, log->chain.index + 1);

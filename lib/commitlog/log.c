@@ -380,7 +380,12 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 
 int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *opts, struct thmq_log **ret_log)
 {
-	return thmqi_log_open_planted(core, opts, 0, ret_log);
+	uint32_t texts = thmqi_fail_count();
+	int rc = thmqi_log_open_planted(core, opts, 0, ret_log);
+
+	if (rc && thmqi_fail_count() == texts)
+		thmqi_fail(rc, "open %s: %s", opts && opts->dir ? opts->dir : "a log", thmq_strerror(rc));
+	return rc;
 }
 
 /* ----------------------------------------------------------- for replication */

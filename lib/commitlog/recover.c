@@ -25,7 +25,9 @@ struct recovery {
 
 static int note_file(void *arg, const char *name)
 {
-	return THMQI_MIN(thmqi_listing_note(arg, name), 0);
+	int rc = thmqi_listing_note(arg, name);
+
+	return rc < 0 ? rc : 0;
 }
 
 static int note_segment(struct thmq_log *log, uint64_t position)

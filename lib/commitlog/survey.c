@@ -18,11 +18,13 @@ static int add_segment(struct listing *l, uint64_t position)
 	uint64_t *grown;
 
 	if (l->count == l->room) {
-		l->room = l->room ? l->room * 2 : 64;
-		grown = realloc(l->positions, l->room * sizeof(*grown));
+		uint32_t room = l->room ? l->room * 2 : 64;
+
+		grown = realloc(l->positions, room * sizeof(*grown));
 		if (!grown)
 			return -ENOMEM;
 		l->positions = grown;
+		l->room = room;
 	}
 	l->positions[l->count++] = position;
 	return 1;

@@ -4,8 +4,16 @@
  *
  * A call is dropped only while nobody has begun it: once it runs, its caller waits for the end, however late,
  * since the argument is the caller's. A caller that drives a core itself is answered by a task on that core, so
- * that it serves its own work meanwhile and may sleep; any other thread sleeps on an eventfd.
+ * that it serves its own work meanwhile and may sleep; any other thread sleeps on a futex.
+ *
+ * What closes things is called this way, and must not fail for want of memory or descriptors: a call needs none of these,
+ * and without memory it waits for the one that its core has in reserve.
  */
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
 #include "internal.h"
 
 enum { WAITING, RUNNING, DONE, DROPPED };
@@ -16,8 +24,8 @@ enum { WAITING, RUNNING, DONE, DROPPED };
 struct call {
 	struct thmqi_task task;  /* to the core that is called */
 	struct thmqi_task reply; /* back to the caller's, if it has one */
-	struct thmq_core *from;  /* the caller's, or NULL: it sleeps on waiter */
-	struct thmqi_waiter *waiter;
+	struct thmq_core *to;
+	struct thmq_core *from; /* the caller's, or NULL: it sleeps on state */
 	int (*fn)(struct thmq_core *core, void *arg);
 	void *arg;
 	int result;
@@ -27,11 +35,23 @@ struct call {
 
 static void call_unref(struct call *c)
 {
+	struct loop *l = loop_of(c->to);
+
 	if (atomic_fetch_sub(&c->refs, 1) != 1)
 		return;
-	if (c->waiter)
-		thmqi_waiter_unref(c->waiter);
-	free(c);
+	if (c == l->reserved_call)
+		atomic_store(&l->free_call, c);
+	else
+		free(c);
+}
+
+static void futex(_Atomic uint32_t *word, int what, uint32_t value, uint64_t timeout_ns)
+{
+	struct timespec t = {.tv_sec = (time_t)(timeout_ns / 1000000000u),
+			     .tv_nsec = (long)(timeout_ns % 1000000000u)};
+
+	syscall(SYS_futex, word, what, value, &t, NULL,
+		0); /* whatever it says: the state is looked at again */
 }
 
 static void run_reply(struct thmq_core *core, struct thmqi_task *task)
@@ -59,7 +79,7 @@ static void run_call(struct thmq_core *core, struct thmqi_task *task)
 		return;
 	}
 	atomic_store_explicit(&c->state, DONE, memory_order_release);
-	thmqi_waiter_kick(c->waiter);
+	futex(&c->state, FUTEX_WAKE_PRIVATE, 1, 0);
 	call_unref(c);
 }
 
@@ -78,14 +98,14 @@ static bool drop(struct call *c)
 
 static void nap(struct call *c, uint64_t ns)
 {
+	uint32_t state = atomic_load(&c->state);
+
 	if (c->from) {
 		thmqi_core_poll(c->from, ns);
 		return;
 	}
-	thmqi_waiter_arm(c->waiter);
-	if (!is_done(c))
-		thmqi_waiter_sleep(c->waiter, ns);
-	thmqi_waiter_disarm(c->waiter);
+	if (state != DONE)
+		futex(&c->state, FUTEX_WAIT_PRIVATE, state, ns);
 }
 
 static int wait_for(struct call *c, struct thmq_core *core, uint64_t timeout_ns)
@@ -105,6 +125,34 @@ static int wait_for(struct call *c, struct thmq_core *core, uint64_t timeout_ns)
 	return c->result;
 }
 
+int thmqi_call_reserve(struct loop *l)
+{
+	l->reserved_call = calloc(1, sizeof(struct call));
+	atomic_init(&l->free_call, l->reserved_call);
+	return l->reserved_call ? 0 : -ENOMEM;
+}
+
+/* NULL: there is no memory, and no time to wait for the one in reserve. */
+static struct call *call_alloc(struct thmq_core *core, struct thmq_core *mine, uint64_t timeout_ns)
+{
+	struct timespec pause = {.tv_nsec = 50000};
+	struct loop *l = loop_of(core);
+	struct call *c = calloc(1, sizeof(*c));
+	uint64_t waited_ns;
+
+	for (waited_ns = 0; !c && waited_ns <= timeout_ns && atomic_load(&core->owner);
+	     waited_ns += 50000) {
+		c = atomic_exchange(&l->free_call, NULL);
+		if (!c && mine)
+			thmqi_core_poll(mine, 50000);
+		else if (!c)
+			nanosleep(&pause, NULL);
+	}
+	if (c)
+		memset(c, 0, sizeof(*c));
+	return c;
+}
+
 int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, void *arg), void *arg,
 		    uint64_t timeout_ns)
 {
@@ -118,16 +166,10 @@ int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, vo
 		return fn(core, arg);
 	if (atomic_load(&core->owner) == 0)
 		return -EDEADLK;
-	c = calloc(1, sizeof(*c));
+	c = call_alloc(core, mine, timeout_ns);
 	if (!c)
-		return -ENOMEM;
-	if (!mine) {
-		rc = thmqi_waiter_open(&c->waiter);
-		if (rc) {
-			free(c);
-			return rc;
-		}
-	}
+		return atomic_load(&core->owner) ? -ENOMEM : -EDEADLK;
+	c->to = core;
 	c->task.run = run_call;
 	c->from = mine;
 	c->fn = fn;

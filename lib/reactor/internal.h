@@ -63,6 +63,9 @@ struct loop {
 	pthread_t thread;
 	struct thmqi_task stop_task;
 	_Atomic bool shut; /* it has seen that nothing more is to be sent */
+	/* call.c */
+	void *reserved_call;
+	_Atomic(void *) free_call; /* that one, or NULL while it is under way */
 	struct timers timers; /* last: large, and mostly cold */
 };
 
@@ -145,6 +148,8 @@ void thmqi_watch_fini(struct loop *l);
 void thmqi_timers_init(struct timers *w);
 void thmqi_timers_fini(struct timers *w); /* those that still run are stopped */
 uint32_t thmqi_timers_run(struct loop *l, uint64_t now); /* work done */
+/* call.c: one call in reserve, freed with the loop. 0 or -ENOMEM. */
+int thmqi_call_reserve(struct loop *l);
 uint32_t thmqi_inbox_run(struct loop *l);
 static inline bool thmqi_inbox_empty(const struct loop *l)
 {

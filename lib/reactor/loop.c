@@ -470,10 +470,13 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	thmqi_prng_seed(&l->core.prng, seed + index);
 	thmqi_timers_init(&l->timers);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = l->wake_fd < 0 ? -errno : thmqi_place_pool_open(l, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES));
+	rc = thmqi_call_reserve(l);
+	if (!rc)
+		rc = l->wake_fd < 0 ? -errno : thmqi_place_pool_open(l, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES));
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);
+		free(l->reserved_call);
 		free(l);
 		return rc;
 	}
@@ -541,6 +544,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
 	thmqi_timers_fini(&l->timers);
+	free(l->reserved_call);
 	free(l);
 	return leaked;
 }

@@ -222,7 +222,9 @@ static int rebuild(struct thmqi_ring *r)
 	thmqi_ring_tables_register(r, &fresh);
 	e = thmqi_ring_polls_rearm(r, &fresh);
 	if (!e && io_uring_sq_ready(&fresh))
-		e = THMQI_MIN(io_uring_submit(&fresh), 0);
+		e = io_uring_submit(&fresh);
+	if (e > 0)
+		e = 0;
 	move_unsubmitted(&r->ring, &fresh);
 	io_uring_queue_exit(&r->ring);
 	r->ring = fresh;

@@ -133,6 +133,7 @@ static void link_free(struct thmqi_link *link)
 	free(link->area);
 	free(link->request);
 	free(link->reply);
+	free(link->room);
 	free(link);
 }
 
@@ -208,7 +209,7 @@ static void *zeroed(size_t bytes)
 	return p;
 }
 
-static int link_make(const struct thmqi_link_opts *opts, struct thmqi_link **ret_link)
+static int link_make(const struct thmqi_link_opts *opts, size_t end_bytes, struct thmqi_link **ret_link)
 {
 	struct thmqi_link *link = aligned_alloc(THMQI_CACHELINE,
 						THMQI_ALIGN_UP(sizeof(*link), (size_t)THMQI_CACHELINE));
@@ -223,13 +224,14 @@ static int link_make(const struct thmqi_link_opts *opts, struct thmqi_link **ret
 	link->area = aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(opts->area_bytes, (uint64_t)THMQI_BLOCK));
 	link->request = calloc(1, sizeof(*link->request));
 	link->reply = calloc(1, sizeof(*link->reply));
+	link->room = calloc(1, end_bytes + 1);
 	up = zeroed(opts->up_frames * sizeof(*up));
 	control = zeroed(ctl * sizeof(*control));
 	down = zeroed(opts->down_frames * sizeof(*down));
 	link->up.slots = up;
 	link->ctl.slots = control;
 	link->down.slots = down;
-	if (!link->area || !link->request || !link->reply || !up || !control || !down) {
+	if (!link->area || !link->request || !link->reply || !link->room || !up || !control || !down) {
 		link_free(link);
 		return -ENOMEM;
 	}
@@ -340,6 +342,7 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 	struct thmqi_listener *l;
 	struct thmqi_link *link = NULL;
 	struct place place = {.url = url, .beside = opts->beside, .shard = shard};
+	size_t end_bytes = 0;
 	struct thmq_core *core;
 	int rc;
 
@@ -349,10 +352,12 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 	/* before the memory is taken: most failures end here */
 	pthread_mutex_lock(&t->lock);
 	rc = look_up(t, &place, &l, &core);
+	if (!rc)
+		end_bytes = l->acceptor.end_bytes;
 	pthread_mutex_unlock(&t->lock);
 	if (rc)
 		return rc;
-	rc = link_make(opts, &link);
+	rc = link_make(opts, end_bytes, &link);
 	if (rc)
 		return thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
 				  (unsigned long long)opts->area_bytes);

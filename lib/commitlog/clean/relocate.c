@@ -127,7 +127,9 @@ static int relocate(struct thmq_log *log, const struct thmq_run_header *run)
 		return rc;
 	memcpy(copy, run, bytes);
 	copy->flags |= THMQ_RUN_RELOCATED;
-	thmq_log_append_end(log, copy, THMQ_DURABILITY_MEMORY);
+	rc = thmq_log_append_end(log, copy, THMQ_DURABILITY_MEMORY);
+	if (rc)
+		return rc == -ENOMEM ? -EAGAIN : rc;
 	if (x->moved)
 		x->moved->doubled_bytes += bytes;
 	log->clean.relocation.budget -= THMQI_MIN(log->clean.relocation.budget, bytes);

@@ -317,11 +317,15 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 				.span = run->span,
 				.tag_filter = run->tag_filter};
 
+	bool moved = run->flags & THMQ_RUN_RELOCATED;
+	int rc = thmqi_unlikely(moved) ? thmqi_moved_add(log, x, &e, run->last_time_ns) : thmqi_index_put(log, x, &e);
+
+	if (thmqi_unlikely(rc))
+		return rc;
 	thmqi_touch(log, x)->bytes += sizeof(*run) + run->len;
-	if (thmqi_unlikely(run->flags & THMQ_RUN_RELOCATED)) /* its bytes are the original's, as long as that is held */
-		return thmqi_moved_add(log, x, &e, run->last_time_ns);
-	x->held_bytes += sizeof(*run) + run->len;
-	return thmqi_index_put(log, x, &e);
+	if (thmqi_likely(!moved)) /* else its bytes are the original's, as long as that is held */
+		x->held_bytes += sizeof(*run) + run->len;
+	return 0;
 }
 
 /* ----------------------------------------------------------------- look up */

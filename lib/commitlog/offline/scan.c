@@ -754,7 +754,9 @@ int thmqi_log_scan(const char *dir, const struct thmqi_scan_opts *opts,
 
 static int note_quietly(void *arg, const char *name)
 {
-	return THMQI_MIN(thmqi_listing_note(arg, name), 0);
+	int rc = thmqi_listing_note(arg, name);
+
+	return rc < 0 ? rc : 0;
 }
 
 int thmqi_log_identity(const char *dir, uint8_t ret_id[16])

@@ -127,6 +127,8 @@ uint64_t thmqi_hash64(const void *data, size_t len);
 
 /* Set the thread's text for thmq_errmsg() and return @error: "return thmqi_fail(-EINVAL, …)". */
 int thmqi_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
+/* How many texts the thread has set. Who finds it unchanged after a failure below him sets one himself: an old text would lie. */
+uint32_t thmqi_fail_count(void);
 /* The file the text is kept in has thmq_errmsg(), thmq_strerror(), thmq_errname(), thmq_errclass(). */
 
 /* ----------------------------------------------------------- sized options */

@@ -40,6 +40,7 @@ struct thmqi_link {
 	_Atomic uint32_t refs;  /* ends that still use the memory */
 	void *client;           /* the client end's */
 	void *broker;           /* the broker end's */
+	void *room; /* acceptor's end_bytes, zeroed, for the broker's end to take: it then frees it. NULL: taken */
 	void (*let_go)(void *left); /* see thmqi_link_leave() */
 	void *left;
 	struct thmqi_task task;    /* accept */
@@ -58,6 +59,8 @@ struct thmqi_acceptor {
 	 * thmqi_link_shut() or for a link that accept refused (its acceptor may be gone by then). */
 	void (*closed)(void *ctx, struct thmqi_link *link);
 	void *ctx;
+	/* What the broker's end needs for a link: allocated by the one who connects, who can be told that there is none. */
+	size_t end_bytes;
 };
 
 int thmqi_transport_open(struct thmq_env *env, struct thmqi_transport **ret_transport);
