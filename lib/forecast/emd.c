@@ -25,7 +25,7 @@ void thmqi_emd_carve(struct thmqi_emd *e, struct thmqi_carver *c, uint32_t len_m
 	e->knot_at = thmqi_carve(c, knots, sizeof(int32_t));
 	e->knot_y = thmqi_carve(c, knots, sizeof(double));
 	e->slope = thmqi_carve(c, knots, sizeof(double));
-	e->work = thmqi_carve(c, knots, sizeof(double));
+	e->work = thmqi_carve(c, 3 * (size_t)knots, sizeof(double));
 	e->upper = thmqi_carve(c, len_max, sizeof(double));
 	e->lower = thmqi_carve(c, len_max, sizeof(double));
 	e->mean = thmqi_carve(c, len_max, sizeof(double));

@@ -233,7 +233,7 @@ Test(forecast_property, plateaus_are_one_extremum_and_ends_are_none)
 Test(forecast_property, a_spline_is_exact_for_cubics_and_refuses_knots_out_of_order)
 {
 	static const int32_t at[] = {-3, 0, 4, 9, 11, 20}, wrong[] = {0, 5, 5, 9};
-	double y[6], slope[6], work[6], values[18];
+	double y[6], slope[6], work[18], values[18];
 
 	for (int32_t count = 2; count <= 6; count++) {
 		for (int i = 0; i < count;

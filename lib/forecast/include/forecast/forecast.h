@@ -46,7 +46,7 @@ double thmqi_deviation(const double *x,
 
 /*
  * Cubic spline with not-a-knot ends through @count >= 2 knots at strictly ascending @at (a line through 2, a parabola
- * through 3), evaluated at 0 … len - 1. @slope, @work: count doubles each.
+ * through 3), evaluated at 0 … len - 1. @slope: count doubles; @work: 3 * count.
  * Return: 0; -EINVAL fewer than 2 knots, or not ascending.
  */
 int thmqi_spline(const int32_t *at, const double *y, uint32_t count, double *slope, double *work,
