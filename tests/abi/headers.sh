@@ -41,6 +41,7 @@ done
 	echo '#include <thundermq/thundermq.h>'
 	echo '#include <thundermq/log.h>'
 	echo '#include <thundermq/pool.h>'
+	echo '#include <thundermq/forecast.h>'
 	echo 'int all(void (*use)(const void *));'
 	echo 'int all(void (*use)(const void *)) {'
 	sed -n 's/^#define \(THMQ_[A-Z]*_OPTS\)(.*/	use(\1(.flags = 0));/p' include/thundermq/*.h

@@ -7,6 +7,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <thundermq/log.h>
+#include <thundermq/forecast.h>
 #include <thundermq/pool.h>
 #include <thundermq/reactor.h>
 #include <thundermq/thundermq.h>
@@ -50,6 +51,8 @@ static const struct {
 	STRUCT(thmq_slabs_stats, 80, registration_ns_max, 72),
 	STRUCT(thmq_pool_opts, 72, ctx, 64),
 	STRUCT(thmq_pool_stats, 240, fragmentation, 236),
+	STRUCT(thmq_forecast_opts, 64, noise, 56),
+	STRUCT(thmq_forecast_stats, 224, ratio, 160),
 	/* arrays of the caller's, and what is stored: never change */
 	STRUCT(thmq_slab, 32, pages, 28),
 	STRUCT(thmq_registrar, 40, internal, 32),
@@ -158,6 +161,7 @@ Test(api_abi, options_begin_with_size_and_flags)
 	OPTS(thmq_log_repair_opts);
 	OPTS(thmq_slabs_opts);
 	OPTS(thmq_pool_opts);
+	OPTS(thmq_forecast_opts);
 }
 
 Test(api_abi, the_macros_make_what_init_makes)
@@ -179,6 +183,7 @@ Test(api_abi, the_macros_make_what_init_makes)
 	SAME(thmq_log_repair_opts, THMQ_LOG_REPAIR_OPTS);
 	SAME(thmq_slabs_opts, THMQ_SLABS_OPTS);
 	SAME(thmq_pool_opts, THMQ_POOL_OPTS);
+	SAME(thmq_forecast_opts, THMQ_FORECAST_OPTS);
 }
 
 Test(api_abi, numbers_never_change)
@@ -200,6 +205,11 @@ Test(api_abi, numbers_never_change)
 		IS(THMQ_DURABILITY_QUORUM, 4),  IS(THMQ_DURABILITY_ALL, 5),
 		IS(THMQ_POLICY_DEFAULT, 0),     IS(THMQ_POLICY_POLL, 1),
 		IS(THMQ_POLICY_EVENT, 2),       IS(THMQ_POLICY_FIXED, 3),
+		IS(THMQ_FORECAST_NAIVE, 1),     IS(THMQ_FORECAST_SES, 2),
+		IS(THMQ_FORECAST_AR, 3),        IS(THMQ_FORECAST_ARIMA, 4),
+		IS(THMQ_FORECAST_MODES, 5),     IS(THMQ_FORECAST_TRAFFIC, 6),
+		IS(THMQ_FORECAST_MIRROR, 1),    IS(THMQ_FORECAST_SNR_RISING, 2),
+		IS(THMQ_FORECAST_MODES_ARMA, 4),
 		IS(THMQ_ENV_FIRST_CPU, 1),      IS(THMQ_ENV_NO_PIN, 2),
 		IS(THMQ_ENV_ALLOW_THREADS, 4),  IS(THMQ_ENV_NO_URING, 8),
 		IS(THMQ_BROKER_NO_CREATE, 1),   IS(THMQ_TOPIC_VOLATILE, 1),

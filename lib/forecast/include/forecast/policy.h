@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * policy.h - how long to look for work before going to sleep, as pure functions: gaps and outcomes in, a budget out. No clock,
+ * no loop, no atomics: the loop measures, the policy decides, and the same gaps always give the same budgets.
+ *
+ * To sleep costs b = wake_cpu + omega * wake_latency, to spin costs its time. Knowing the gap one would spin through those below b
+ * and sleep at once for the others: no policy can do better, each is measured against that.
+ */
+#ifndef THMQI_FORECAST_POLICY_H
+#define THMQI_FORECAST_POLICY_H
+
+#include "base/base.h"
+
+enum thmqi_policy_kind {
+	THMQI_POLICY_POLL = 0, /* for ever */
+	THMQI_POLICY_EVENT,    /* not at all */
+	THMQI_POLICY_FIXED,    /* spin_max */
+	THMQI_POLICY_SKI, /* b: at most twice the best, whatever comes (Karlin and others, 1991) */
+	THMQI_POLICY_ADAPTIVE, /* the budget of least expected cost by a decayed histogram of gaps */
+	THMQI_POLICY_PREDICTIVE /* by the expected gap of a traffic forecast, within the bounds of Purohit and others, 2018; adaptive
+				   as long as none is trusted */
+};
+
+struct thmqi_policy_costs {
+	double wake_cpu_ns;     /* of sleeping and waking: system calls, switches */
+	double wake_latency_ns; /* from the event to the thread that runs */
+	double omega;           /* what a nanosecond of latency is worth in nanoseconds of CPU */
+	double spin_max_ns;     /* no budget is longer, but poll's */
+	double poll_ns;         /* one look at all sources that finds nothing */
+};
+
+#define THMQI_POLICY_BINS 40u    /* of gaps: [2^i, 2^(i+1)) ns */
+#define THMQI_POLICY_REFRESH 64u /* gaps from one optimum to the next */
+
+struct thmqi_policy {
+	uint32_t kind;
+	uint32_t gaps; /* since the last optimum */
+	struct thmqi_policy_costs costs;
+	double omega;     /* below costs.omega while the CPU's share is over its cap */
+	double budget_ns; /* adaptive's */
+	double weight[THMQI_POLICY_BINS],
+		sum_ns[THMQI_POLICY_BINS]; /* decayed: how many gaps, how long in all */
+	bool knows;                        /* there was an optimum since the last long sleep */
+	/* predictive */
+	bool trusted;
+	double expected_ns; /* gap */
+	double correction;  /* by outcomes, within the bounds */
+};
+
+void thmqi_policy_init(struct thmqi_policy *p, uint32_t kind,
+		       const struct thmqi_policy_costs *costs);
+/* What a sleep costs, as omega is now. */
+double thmqi_policy_sleep_cost(const struct thmqi_policy *p);
+/* How long to spin from the last work on; UINT64_MAX: for ever. */
+uint64_t thmqi_policy_budget_ns(const struct thmqi_policy *p);
+/* The same as a number of empty polls, after which all is armed, polled once more, and slept. */
+uint32_t thmqi_policy_retries(const struct thmqi_policy *p);
+/* Nothing was there for @gap_ns, then there was; @hit: it was found spinning. */
+void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit);
+/* Once a tick: @rate of events per ns that the forecast expects, and whether it has earned trust. */
+void thmqi_policy_forecast(struct thmqi_policy *p, double rate, bool trusted);
+/* Now and then: the thread's share of its CPU beside what it may have. Takes the worth of latency back until it fits. */
+void thmqi_policy_cap(struct thmqi_policy *p, double share, double share_max);
+
+#endif
