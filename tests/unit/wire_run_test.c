@@ -130,7 +130,7 @@ Test(wire_run, tables_that_lie_are_refused)
 	cr_assert_not(thmqi_run_records_ok(run));
 	cr_assert_eq(thmqi_record_begin(&it, run), 0);
 	while (thmqi_record_next(&it, &v) == 1)
-		cr_assert_leq(v.data + v.len, (uint8_t *)(run + 1) + run->len);
+		cr_assert_leq((const uint8_t *)v.data + v.len, (const uint8_t *)(run + 1) + run->len);
 }
 
 Test(wire_run, random_bytes_never_lead_outside)
@@ -152,7 +152,7 @@ Test(wire_run, random_bytes_never_lead_outside)
 			continue;
 		while (thmqi_record_next(&it, &v) == 1) {
 			cr_assert_geq(v.key, (uint8_t *)(run + 1));
-			cr_assert_leq(v.data + v.len, (uint8_t *)(run + 1) + run->len);
+			cr_assert_leq((const uint8_t *)v.data + v.len, (const uint8_t *)(run + 1) + run->len);
 		}
 	}
 }
