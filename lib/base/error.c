@@ -117,8 +117,3 @@ int thmqi_fail(int error, const char *format, ...)
 	memcpy(last_text, text, sizeof(text));
 	return error;
 }
-
-uint64_t thmqi_thread_self(void)
-{
-	return (uint64_t)(uintptr_t)last_text;
-}
