@@ -2,8 +2,9 @@
 /*
  * log.h - the commit log as a building block: one sequential, checksummed, group-committed log of runs.
  *
- * A log is one directory (or, without one, a bounded memory) and belongs to one core: all calls but thmq_log_copy()
- * and those of closed logs are made on the thread that drives it; thundermq/reactor.h has the core. The log knows
+ * A log is one directory (or, without one, a bounded memory) and belongs to one core: all calls but thmq_log_copy(), thmq_log_stats()
+ * and those of closed logs are made on the thread that drives it; thundermq/reactor.h has the core. From any other thread they are
+ * -EPERM and change nothing; those that return nothing do nothing, but thmq_log_view_release(), which does not ask. The log knows
  * partitions only as numbers under which runs are found again; what a run means is its writer's. doc/log.md is a guide, with
  * examples/wal.c as its whole program; doc/format.md describes every byte.
  */

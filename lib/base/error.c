@@ -124,8 +124,3 @@ uint32_t thmqi_fail_count(void)
 {
 	return text_count;
 }
-
-uint64_t thmqi_thread_self(void)
-{
-	return (uint64_t)(uintptr_t)last_text;
-}

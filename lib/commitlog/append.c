@@ -162,6 +162,8 @@ int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_head
 	struct forming *f = &log->forming;
 	int rc;
 
+	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
+		return -EPERM;
 	if (thmqi_unlikely(log->failed))
 		return -THMQ_EFAILED;
 	if (thmqi_unlikely(run_len < sizeof(struct thmq_run_header) || f->open || log->draining))
@@ -183,7 +185,8 @@ int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_head
 
 void thmq_log_append_abort(struct thmq_log *log)
 {
-	log->forming.open = 0;
+	if (thmqi_core_is_mine(log->core))
+		log->forming.open = 0;
 }
 
 int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint32_t durability)
@@ -192,6 +195,8 @@ int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint3
 	uint32_t room, tail;
 	struct run_index *x;
 
+	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
+		return -EPERM;
 	if (thmqi_unlikely(!f->open))
 		return -EINVAL;
 	/* a run may be shorter than its room was, and never longer: what is behind it must be found */

@@ -123,7 +123,7 @@ static int finish_writes(struct thmq_log *log, uint64_t deadline)
 	int rc = log->failed;
 
 	if (!rc) {
-		thmq_log_flush(log, &index);
+		thmqi_log_flush(log, &index);
 		rc = thmqi_log_drain(log, deadline);
 	}
 	for (i = 0; i < log->segment_count && !rc; i++)
@@ -178,7 +178,10 @@ int thmqi_log_close_notify(struct thmq_log *log, uint64_t timeout_ns, void (*gon
 
 int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns)
 {
-	int rc = thmqi_log_close_notify(log, timeout_ns, NULL, NULL);
+	int rc;
 
+	if (log && !thmqi_core_is_mine(log->core))
+		return thmqi_fail(-EPERM, "a log is closed by the thread that drives its core");
+	rc = thmqi_log_close_notify(log, timeout_ns, NULL, NULL);
 	return rc ? thmqi_fail(rc, "close a log: %s; its last batches may not be stored", thmq_strerror(rc)) : 0;
 }

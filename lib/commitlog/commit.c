@@ -215,7 +215,7 @@ static void on_flush_timer(struct thmqi_timer *t)
 	uint64_t index;
 
 	if (!log->draining)
-		thmq_log_flush(log, &index);
+		thmqi_log_flush(log, &index);
 }
 
 void thmqi_log_flush_later(struct thmq_log *log)
@@ -306,7 +306,7 @@ static void settle(struct thmq_log *log)
 }
 
 /* What is in flight with DSYNC needs nothing more; what is plain needs a flush when it has settled. */
-int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
+int thmqi_log_flush(struct thmq_log *log, uint64_t *ret_index)
 {
 	struct flight *last = &log->flights[(log->flight_tail - 1) % FLIGHTS_MAX];
 
@@ -328,6 +328,11 @@ int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 	}
 	thmqi_log_commit(log);
 	return 0;
+}
+
+int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
+{
+	return thmqi_core_is_mine(log->core) ? thmqi_log_flush(log, ret_index) : -EPERM;
 }
 
 int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns)

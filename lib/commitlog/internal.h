@@ -801,6 +801,7 @@ void thmqi_log_flush_later(struct thmq_log *log); /* something weak was appended
 bool thmqi_log_is_rising(const struct thmq_log *log); /* more will become durable, without anything new */
 void thmqi_log_fail(struct thmq_log *log, int error);
 /* Blocking: nothing is in flight any more, all is written, and durable where that was asked for. 0; -ETIMEDOUT; the log's error. */
+int thmqi_log_flush(struct thmq_log *log, uint64_t *ret_index); /* of a core that may have no thread any more */
 int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns);
 int thmqi_log_alloc(struct thmq_log *log, uint32_t size, struct thmqi_buf **ret_buf); /* at the cache's cost */
 
@@ -850,6 +851,7 @@ int thmqi_log_create(struct thmq_log *log); /* in an empty directory */
 /* reader.c */
 void thmqi_readers_cut(struct thmq_log *log); /* truncation */
 void thmqi_readers_wake(struct thmq_log *log);
+void thmqi_reader_close(struct thmq_log_reader *reader); /* of a core that may have no thread any more */
 void thmqi_readers_orphan(struct thmq_log *log); /* the log closes before them */
 
 #endif

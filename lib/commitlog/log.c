@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "commitlog/limit.h"
+#include "commitlog/close.h"
 #include "internal.h"
 #include "survey.h"
 
@@ -114,7 +115,8 @@ static void log_finish(struct thmqi_poller *p)
 /* Its environment closes, and it is still open. */
 static void log_end(struct thmqi_poller *p)
 {
-	thmq_log_close(thmqi_container(p, struct thmq_log, poller), 0);
+	/* perhaps of a core that has no thread any more */
+	thmqi_log_close_notify(thmqi_container(p, struct thmq_log, poller), 0, NULL, NULL);
 }
 
 /* --------------------------------------------------------------------- open */
@@ -392,8 +394,8 @@ int thmq_log_open(struct thmq_core *core, const struct thmq_log_opts *opts, stru
 
 int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_position, uint64_t *ret_term)
 {
-	struct segment *s = log->disk ? thmqi_segment_of_index(log, index) : NULL;
-	const struct thmqi_buf *buf = thmqi_cache_get(log, index);
+	const struct thmqi_buf *buf;
+	struct segment *s;
 	const struct batch_header *h;
 	struct thmqi_disk_file *file;
 	uint64_t at;
@@ -401,8 +403,12 @@ int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_posi
 	int64_t n;
 	int rc = 0;
 
+	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
+		return -EPERM;
+	s = log->disk ? thmqi_segment_of_index(log, index) : NULL;
 	if (!s)
 		return -ENOENT;
+	buf = thmqi_cache_get(log, index);
 	rc = thmqi_segment_place(log, s, index, &at);
 	if (rc)
 		return rc;

@@ -11,8 +11,11 @@
 int thmq_log_reader_open(struct thmq_log *log, uint32_t partition, void (*ready)(void *ctx), void *ctx,
 			 struct thmq_log_reader **ret_reader)
 {
-	struct thmq_log_reader *r = calloc(1, sizeof(*r));
+	struct thmq_log_reader *r;
 
+	if (!thmqi_core_is_mine(log->core))
+		return thmqi_fail(-EPERM, "a log is read by the thread that drives its core");
+	r = calloc(1, sizeof(*r));
 	if (!r)
 		return thmqi_fail(-ENOMEM, "no memory for a reader of a log");
 	r->log = log;
@@ -34,8 +37,12 @@ static void drop_memory(struct thmq_log_reader *r)
 
 void thmq_log_reader_close(struct thmq_log_reader *reader)
 {
-	if (!reader)
-		return;
+	if (reader && (!reader->log || thmqi_core_is_mine(reader->log->core)))
+		thmqi_reader_close(reader);
+}
+
+void thmqi_reader_close(struct thmq_log_reader *reader)
+{
 	thmqi_list_del(&reader->link);
 	drop_memory(reader);
 	if (reader->reading)
@@ -46,6 +53,8 @@ void thmq_log_reader_close(struct thmq_log_reader *reader)
 
 void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset)
 {
+	if (thmqi_unlikely(reader->log && !thmqi_core_is_mine(reader->log->core)))
+		return;
 	reader->want = offset;
 	reader->sought = true;
 	reader->hit_sought = false;
@@ -60,6 +69,8 @@ uint64_t thmq_tag_filter(const void *tag, uint32_t len)
 
 void thmq_log_reader_filter(struct thmq_log_reader *reader, uint64_t tag_filter)
 {
+	if (thmqi_unlikely(reader->log && !thmqi_core_is_mine(reader->log->core)))
+		return;
 	reader->filter = tag_filter;
 	thmq_log_reader_seek(reader, reader->want);
 }
@@ -314,6 +325,8 @@ int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset, struct th
 
 	if (thmqi_unlikely(!reader->log))
 		return 0;
+	if (thmqi_unlikely(!thmqi_core_is_mine(reader->log->core)))
+		return -EPERM;
 	rc = next(reader, end_offset, &f);
 	for (tries = 0; thmqi_unlikely(rc == -ESTALE) && tries < STALE_MAX; tries++) {
 		reader->sought = true;
@@ -360,6 +373,8 @@ int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, u
 
 	if (!reader->log)
 		return -ENOENT;
+	if (!thmqi_core_is_mine(reader->log->core))
+		return -EPERM;
 	if (!x)
 		x = reader->index = thmqi_map_get(&reader->log->partitions, reader->partition);
 	if (!x)
@@ -475,6 +490,8 @@ int thmq_log_read_hit(struct thmq_log_reader *reader, const struct thmq_log_hit 
 
 	if (!reader->log)
 		return -ENOENT;
+	if (!thmqi_core_is_mine(reader->log->core))
+		return -EPERM;
 	rc = reader->hit_sought ? -ENOENT : from_hit(reader, hit, &f);
 	if (rc == 1)
 		fill(reader, &f, ret_view);
@@ -547,8 +564,11 @@ void thmqi_readers_orphan(struct thmq_log *log)
 
 int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t *ret_begin, uint64_t *ret_end)
 {
-	struct run_index *x = thmqi_map_get(&log->partitions, partition);
+	struct run_index *x;
 
+	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
+		return -EPERM;
+	x = thmqi_map_get(&log->partitions, partition);
 	if (x && !log->disk)
 		thmqi_index_trim(log, x, log->cache_first);
 	if (x)
@@ -566,9 +586,12 @@ int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t *ret_begi
 
 void thmq_log_forget(struct thmq_log *log, uint32_t partition)
 {
-	struct run_index *x = thmqi_map_remove(&log->partitions, partition);
+	struct run_index *x;
 	struct thmqi_list *it;
 
+	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
+		return;
+	x = thmqi_map_remove(&log->partitions, partition);
 	if (!x)
 		return;
 	thmqi_list_each(it, &log->readers)

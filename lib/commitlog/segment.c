@@ -354,7 +354,7 @@ static int pad(struct thmq_log *log)
 	struct thmqi_buf *buf;
 
 	if (!left) /* there is no pad whose flush would make the segment durable */
-		return thmq_log_flush(log, &index);
+		return thmqi_log_flush(log, &index);
 	if (thmqi_flights_full(log) || thmqi_log_alloc(log, THMQI_BLOCK, &buf) != 0)
 		return -EAGAIN;
 	memset(buf->data, 0, THMQI_BLOCK);

@@ -251,7 +251,7 @@ static int truncate_from(struct thmq_log *log, uint64_t index)
 
 int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 {
-	int rc = truncate_from(log, index);
+	int rc = thmqi_core_is_mine(log->core) ? truncate_from(log, index) : -EPERM;
 
 	if (rc == -EINVAL)
 		return thmqi_fail(rc, "truncate a log from batch %llu: it is the first one, or not there, or an append is not ended",

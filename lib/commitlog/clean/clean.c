@@ -375,7 +375,7 @@ static int leave(struct thmq_log *log)
 		rest(log);
 		return 1;
 	}
-	if (!(log->defects & THMQI_LOG_EARLY_DROP) && thmq_log_flush(log, &c->renewed) != 0)
+	if (!(log->defects & THMQI_LOG_EARLY_DROP) && thmqi_log_flush(log, &c->renewed) != 0)
 		return 0;
 	c->step = CLEAN_WAIT;
 	return 1;

@@ -33,8 +33,10 @@ void thmqi_relocate_end(struct thmq_log *log)
 {
 	struct relocation *m = &log->clean.relocation;
 
-	thmq_log_reader_close(m->reader);
-	thmq_log_reader_close(m->copies);
+	if (m->reader)
+		thmqi_reader_close(m->reader);
+	if (m->copies)
+		thmqi_reader_close(m->copies);
 	m->reader = m->copies = NULL;
 }
 

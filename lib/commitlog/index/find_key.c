@@ -504,6 +504,8 @@ int thmq_log_reader_seek_key(struct thmq_log_reader *reader, const void *key, ui
 		return -EINVAL;
 	if (!reader->log || !reader->log->disk)
 		return -EOPNOTSUPP;
+	if (!thmqi_core_is_mine(reader->log->core))
+		return -EPERM;
 	k->active = true;
 	k->hash = thmqi_key_hash(reader->partition, key, key_len);
 	k->from_ns = from_time_ns;
@@ -527,6 +529,8 @@ int thmq_log_reader_find_key(struct thmq_log_reader *reader, uint32_t hits_max,
 		return -EINVAL;
 	if (!reader->log)
 		return -ENOENT;
+	if (!thmqi_core_is_mine(reader->log->core))
+		return -EPERM;
 	if (!reader->index)
 		reader->index = thmqi_map_get(&reader->log->partitions, reader->partition);
 	if (!reader->index)

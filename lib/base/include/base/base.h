@@ -7,6 +7,7 @@
 #define THMQI_BASE_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -163,7 +164,19 @@ void *thmqi_map_next(const struct thmqi_map *m, uint32_t *iter);
 
 /* ------------------------------------------------------------- thread ids */
 
-/* A number that names the calling thread among the living ones: the address of a thread-local. */
-uint64_t thmqi_thread_self(void);
+/* A number that names the calling thread among the living ones, never 0: where its thread-local memory is. Every call on a log
+ * and every round of a core asks for it; in a shared library the address of a variable there would be a call each time. */
+static inline uint64_t thmqi_thread_self(void)
+{
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_thread_pointer)
+	return (uint64_t)(uintptr_t)__builtin_thread_pointer();
+#else
+	return (uint64_t)pthread_self();
+#endif
+#else
+	return (uint64_t)pthread_self();
+#endif
+}
 
 #endif
