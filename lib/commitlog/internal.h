@@ -104,7 +104,8 @@ struct vote {
 	uint64_t begin_position, begin_index, begin_term;
 	uint32_t begin_crc;
 	uint32_t clean; /* 1: closed by its owner, the log ends at mark */
-	uint32_t reserved[3];
+	uint32_t look_mib; /* how far behind its end an open looks at least; 0: LOOK_BYTES */
+	uint32_t reserved[2];
 	uint32_t crc; /* of all before it */
 };
 _Static_assert(sizeof(struct vote) == 128, "as in doc/format.md");
