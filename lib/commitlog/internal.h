@@ -701,6 +701,8 @@ void thmqi_seal_name(uint64_t position, char name[40]);
 int thmqi_sealed_load(struct thmq_log *log, struct segment *s);
 /* Blocking: the entries of @s, whose index was taken over, into memory again. Return: 0, or an error. */
 int thmqi_sealed_restore(struct thmq_log *log, struct segment *s);
+/* Blocking: would thmqi_sealed_restore() find all good? What is not is made again by the next open. Return: 0, or an error. */
+int thmqi_sealed_check(struct thmq_log *log, struct segment *s);
 /* Blocking: what @s has of @partition. Return: 1; 0 nothing; or an error. */
 int thmqi_sealed_partition(struct thmq_log *log, struct segment *s, uint32_t partition, struct seal_partition *ret);
 /* Blocking: its keys, if its index has them. After thmqi_sealed_restore(). */
