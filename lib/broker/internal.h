@@ -108,6 +108,7 @@ struct partition {
 	bool dead;            /* its topic was deleted */
 	bool retain_consumed; /* what all groups have acknowledged may go */
 	uint64_t retention_ns, retention_bytes; /* 0: no such limit */
+	uint64_t idle_offset, idle_ns; /* logged_offset as the cleaner saw it last, and since when it is that */
 	struct thmq_log *log; /* the shard's, or its own if volatile */
 	uint64_t next_offset; /* of the next message */
 	uint64_t

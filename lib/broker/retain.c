@@ -5,6 +5,8 @@
  */
 #include "internal.h"
 
+#define IDLE_NS 60000000000ull
+
 /* Has every group done with all below @end? Where there is none yet, nobody has. */
 static bool consumed(const struct partition *p, uint64_t end)
 {
@@ -20,10 +22,22 @@ static bool consumed(const struct partition *p, uint64_t end)
 	return !thmqi_list_empty(&p->groups);
 }
 
+/* Has nothing been appended to it for some time? */
+static bool is_idle(struct partition *p)
+{
+	uint64_t now = p->shard->core->now_ns;
+
+	if (!p->idle_ns || p->idle_offset != p->logged_offset) {
+		p->idle_offset = p->logged_offset;
+		p->idle_ns = now;
+	}
+	return now - p->idle_ns >= IDLE_NS;
+}
+
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 {
 	struct shard *s = ctx;
-	const struct partition *p = thmqi_shard_partition(s, e->partition);
+	struct partition *p = thmqi_shard_partition(s, e->partition);
 	int64_t now = (int64_t)s->core->wall_ns;
 
 	if (!p || p->dead)
@@ -38,8 +52,14 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 		return THMQ_LOG_DEAD;
 	if (!p->retention_ns && !p->retention_bytes && !p->retain_consumed)
 		return THMQ_LOG_LASTS;
-	/* copies would outlive newer messages that expire in their place; where there are none nobody has written for long */
-	return e->end_offset >= p->logged_offset ? THMQ_LOG_LASTS : THMQ_LOG_LIVE;
+	/*
+	 * Copies would outlive newer messages that expire in their place; where there are none nobody has written for long. What no
+	 * clock takes, but only its own partition's next messages, would hold its segment up for ever if these do not come: its
+	 * newer messages follow it in their turn.
+	 */
+	if (e->end_offset >= p->logged_offset || (!p->retention_ns && is_idle(p)))
+		return THMQ_LOG_LASTS;
+	return THMQ_LOG_LIVE;
 }
 
 int thmqi_retain_partition(struct partition *p)

@@ -104,7 +104,8 @@ struct vote {
 	uint64_t begin_position, begin_index, begin_term;
 	uint32_t begin_crc;
 	uint32_t clean; /* 1: closed by its owner, the log ends at mark */
-	uint32_t reserved[3];
+	uint32_t look_mib; /* how far behind its end an open looks at least; 0: LOOK_BYTES */
+	uint32_t reserved[2];
 	uint32_t crc; /* of all before it */
 };
 _Static_assert(sizeof(struct vote) == 128, "as in doc/format.md");
@@ -699,6 +700,8 @@ void thmqi_seal_name(uint64_t position, char name[40]);
 int thmqi_sealed_load(struct thmq_log *log, struct segment *s);
 /* Blocking: the entries of @s, whose index was taken over, into memory again. Return: 0, or an error. */
 int thmqi_sealed_restore(struct thmq_log *log, struct segment *s);
+/* Blocking: would thmqi_sealed_restore() find all good? What is not is made again by the next open. Return: 0, or an error. */
+int thmqi_sealed_check(struct thmq_log *log, struct segment *s);
 /* Blocking: what @s has of @partition. Return: 1; 0 nothing; or an error. */
 int thmqi_sealed_partition(struct thmq_log *log, struct segment *s, uint32_t partition, struct seal_partition *ret);
 /* Blocking: its keys, if its index has them. After thmqi_sealed_restore(). */

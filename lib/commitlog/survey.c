@@ -105,11 +105,11 @@ int thmqi_claims_look(struct claims *c, const struct place_to_look *l, uint64_t 
 
 int thmqi_claims_look_near(struct claims *c, const struct place_to_look *l, uint64_t at, uint64_t bytes)
 {
-	uint64_t near, stop;
+	uint64_t near, stop, far = THMQI_MAX(LOOK_BYTES, (uint64_t)l->vote->look_mib << 20);
 	int rc;
 
 	while (at < bytes) {
-		near = c->end + LOOK_BYTES - THMQI_MIN(c->end + LOOK_BYTES, l->position);
+		near = c->end + far - THMQI_MIN(c->end + far, l->position);
 		if (at < near) {
 			stop = near;
 		} else if (at % LOOK_EVERY_BYTES < BATCH_BYTES_MAX) {

@@ -38,7 +38,7 @@ int thmqi_claims_look(struct claims *c, const struct place_to_look *l, uint64_t 
  * Likewise up to @bytes, but not all of them. Batches have no gaps between them: a header is missing where it should be only
  * if its write is, so that a hole is as long as what was lost in one stretch. The blocks up to LOOK_BYTES behind the last header
  * that was found (c->end) are looked at: more than a log has unflushed at a time as its options are by default (16 writes of
- * 1 MiB, and 64 MiB that wait for a flush, and a batch of 4 MiB). Of the rest the first BATCH_BYTES_MAX of each
+ * 1 MiB, and 64 MiB that wait for a flush, and a batch of 4 MiB); where they allowed more, `vote` says so (look_mib). Of the rest the first BATCH_BYTES_MAX of each
  * LOOK_EVERY_BYTES are: no batch is longer, so that one begins there if the log went over it. What is missed is a hole that is
  * longer than LOOK_BYTES with less than LOOK_EVERY_BYTES + BATCH_BYTES_MAX behind it, above the mark. The first block of a
  * segment, where a batch begins if any does, is always looked at.

@@ -95,27 +95,63 @@ static void cut_segments(struct thmq_log *log, uint64_t index)
 	log->prepare = PREPARE_IDLE;
 }
 
+/*
+ * The last sealed segment before @ordinal that has runs of @x, *@ret_at, and what it has, by its index. The first @held of those
+ * that are known to have some lie before @ordinal.
+ */
+static int find_last(struct thmq_log *log, const struct run_index *x, uint32_t held, uint32_t ordinal, struct seal_partition *p,
+		     uint32_t *ret_at)
+{
+	uint32_t last = x->held[held - 1].segment;
+	uint32_t at = x->thinned ? ordinal - 1 : last; /* behind the last that stayed others may have some */
+	int rc;
+
+	for (;; at--) {
+		rc = thmqi_sealed_partition(log, thmqi_segment_at(log, at), x->partition, p);
+		if (rc < 0 || (rc == 1 && p->end_offset) || at == last)
+			break;
+	}
+	*ret_at = at;
+	return rc < 0 ? rc : rc == 1 && p->end_offset ? 0 : -THMQ_ECORRUPT;
+}
+
 /* Where the runs of @x in sealed segments before @ordinal end, now that others are gone. */
 static int find_sealed_end(struct thmq_log *log, struct run_index *x, uint32_t ordinal)
 {
 	struct seal_partition p = {0};
-	uint32_t last = x->held_count ? x->held[x->held_count - 1].segment : 0, at = last;
-	int rc = 0;
+	uint32_t at;
+	int rc;
 
 	x->sealed_end = 0;
 	if (!x->held_count)
 		return 0;
-	if (x->thinned) /* behind the last that stayed others may have some, and the last one must be known */
-		at = ordinal - 1;
-	for (;; at--) {
-		rc = thmqi_sealed_partition(log, thmqi_segment_at(log, at), x->partition, &p);
-		if (rc < 0 || (rc == 1 && p.end_offset) || at == last)
-			break;
-	}
-	if (rc != 1 || !p.end_offset)
-		return rc < 0 ? rc : -THMQ_ECORRUPT;
+	rc = find_last(log, x, x->held_count, ordinal, &p, &at);
+	if (rc)
+		return rc;
 	x->sealed_end = p.end_offset;
-	return at > last ? thmqi_held_add(log, x, at, p.begin_offset, p.end_offset) : 0;
+	return at > x->held[x->held_count - 1].segment ? thmqi_held_add(log, x, at, p.begin_offset, p.end_offset) : 0;
+}
+
+/* All that unseal() will need of indexes is there and good: before anything is changed. */
+static int check_indexes(struct thmq_log *log, uint64_t index)
+{
+	struct segment *s = thmqi_segment_of_index(log, index - 1);
+	struct seal_partition p;
+	struct run_index *x;
+	uint32_t i = 0, held, at;
+	int rc;
+
+	if (!s || s->ordinal >= log->sealed_next)
+		return 0;
+	rc = thmqi_sealed_check(log, s);
+	while (!rc && (x = thmqi_map_next(&log->partitions, &i))) {
+		thmqi_held_trim(log, x);
+		for (held = x->held_count; held && x->held[held - 1].segment >= s->ordinal; held--)
+			;
+		if (held && held < x->held_count)
+			rc = find_last(log, x, held, s->ordinal, &p, &at);
+	}
+	return rc;
 }
 
 /* The last segment that stays may be known by its index: it is the active one then, so its entries come back. */
@@ -208,6 +244,8 @@ static int truncate_from(struct thmq_log *log, uint64_t index)
 	rc = thmqi_log_drain(log, UINT64_MAX);
 	if (!rc)
 		rc = chain_behind(log, index - 1, &chain);
+	if (!rc)
+		rc = check_indexes(log, index);
 	/* what lies before is on the medium */
 	for (i = log->segment_count; !rc && i-- > 0 && log->segments[i]->ordinal >= log->cold_next;) {
 		rc = log->disk->file_flush(log->segments[i]->file);
@@ -255,6 +293,10 @@ int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 
 	if (rc == -EINVAL)
 		return thmqi_fail(rc, "truncate a log from batch %llu: it is the first one, or not there, or an append is not ended",
+				  (unsigned long long)index);
+	if (rc == -THMQ_ECORRUPT)
+		return thmqi_fail(rc, "truncate a log from batch %llu: an index file that it needs is damaged, or a batch; close the log and "
+				      "open it, which makes indexes anew, or look at it with verify",
 				  (unsigned long long)index);
 	return rc ? thmqi_fail(rc, "truncate a log from batch %llu: %s", (unsigned long long)index, thmq_strerror(rc)) : 0;
 }

@@ -5,6 +5,7 @@
  * that a write that failed is repeated over its own remains and never over the block that is valid.
  */
 #include "internal.h"
+#include "survey.h"
 
 #define VOTE_MAGIC 0x31564854u /* "THV1" */
 #define WATCH_NS 1000000000ull
@@ -67,6 +68,21 @@ int thmqi_vote_read(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *
 	return rc;
 }
 
+#define MIB_SHIFT 20
+#define LOOK_MIB_MAX (1ull << 24) /* more than any segment: all of it */
+
+/*
+ * What this life may have written and not flushed at a time, so that the next open knows how long a hole of lost writes may be:
+ * as many batches as may be in flight, what waits for a flush, and a batch. Not where the usual distance is enough.
+ */
+static uint32_t look_mib(const struct thmq_log_opts *o)
+{
+	uint64_t bytes = 2ull * o->write_depth * o->batch_bytes + BATCH_BYTES_MAX;
+	uint64_t mib = (bytes >> MIB_SHIFT) + 1 + THMQI_MIN(o->flush_bytes >> MIB_SHIFT, LOOK_MIB_MAX);
+
+	return mib <= LOOK_BYTES >> MIB_SHIFT ? 0 : (uint32_t)mib;
+}
+
 /* The generation behind the last one written, with the log's present facts. Return: its place in the file. */
 static uint64_t next_vote(const struct thmq_log *log, uint64_t mark, bool clean, struct vote *v, void *block)
 {
@@ -82,6 +98,7 @@ static uint64_t next_vote(const struct thmq_log *log, uint64_t mark, bool clean,
 	v->begin_term = log->begin.term;
 	v->begin_crc = log->begin.crc;
 	v->clean = clean;
+	v->look_mib = look_mib(&log->opts);
 	v->crc = thmqi_crc32c(0, v, offsetof(struct vote, crc));
 	memset(block, 0, THMQI_BLOCK);
 	memcpy(block, v, sizeof(*v));

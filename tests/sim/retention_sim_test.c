@@ -369,9 +369,40 @@ static void beside_idle_topics(void)
 	down();
 }
 
+/* Of topics without a limit of time that nobody writes to any more, all segments make way, not only the last that has some. */
+static void beside_idle_topics_of_many_segments(void)
+{
+	bool range = false;
+
+	up(31);
+	make("few", THMQ_TOPIC_OPTS(.retention_bytes = 1u << 30));
+	make("read", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
+	make("busy", THMQ_TOPIC_OPTS(.retention_bytes = 4u << 20));
+	for (uint32_t i = 0; i < 6; i++) {
+		publish("few", 1, 100);
+		publish("read", 1, 100);
+		publish("busy", 10, BIG);
+	}
+	publish("busy", 100, BIG);
+	rest(30); /* somebody may still be about to write more */
+	CHECK(about("busy", NULL).begin_offset == 0);
+	rest(60);
+	for (uint32_t i = 0; i < 4; i++) {
+		publish("busy", 50, BIG);
+		rest(5);
+	}
+	CHECK(stored() < 14u << 20);
+	CHECK(about("busy", NULL).begin_offset > 200);
+	CHECK(about("few", NULL).begin_offset == 0 && about("few", NULL).end_offset == 6);
+	restart(true);
+	CHECK(consume("few", "g", 6, &range) == 0 && consume("read", "g", 6, &range) == 0 && !range);
+	down();
+}
+
 int main(void)
 {
 	by_bytes();
+	beside_idle_topics_of_many_segments();
 	in_a_log_left_alone();
 	beside_idle_topics();
 	by_time();

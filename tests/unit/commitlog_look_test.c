@@ -20,6 +20,7 @@
 
 static struct rig r;
 static uint64_t end, incarnation; /* where the lost write was; of those who wrote it */
+static uint64_t flush_bytes; /* of the writer; 0: the default */
 static uint8_t block[BLOCK], log_id[16];
 
 static bool there(const char *name)
@@ -43,6 +44,7 @@ static void up(void)
 
 	rig_init(&r, 1, NULL);
 	r.opts.segment_bytes_min = r.opts.segment_bytes_max = SEGMENT_BYTES;
+	r.opts.flush_bytes = flush_bytes;
 	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
 	for (uint32_t i = 0; i < 100000 && !there(SECOND_SEGMENT); i++)
 		thmqi_core_poll(r.core, 1000);
@@ -158,6 +160,27 @@ Test(commitlog_look, a_hole_goes_on_in_the_next_segment, .init = up, .fini = dow
 	header(SEGMENT_BYTES - 2 * BLOCK, 0);
 	refused_for(SEGMENT_BYTES + LOOK_BYTES - 2 * BLOCK);
 	missed_at(SEGMENT_BYTES + LOOK_BYTES + BATCH_BYTES_MAX);
+}
+
+static void up_wide(void)
+{
+	flush_bytes = 192 * MIB;
+	up();
+}
+
+/* Its writer may have had so much unflushed. The next one has not, and the open after it looks no further than usual. */
+Test(commitlog_look, it_looks_as_far_as_its_writer_left_unflushed, .init = up_wide, .fini = down)
+{
+	uint64_t far = end + 192 * MIB;
+
+	cr_assert_gt(far % LOOK_EVERY_BYTES, BATCH_BYTES_MAX);
+	refused_for(far);
+	r.opts.flush_bytes = 0; /* who opens it now does not matter */
+	refused_for(far);
+	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+	rig_crash(&r, THMQI_DISK_SIM_CRASH_KEEP);
+	incarnation++;
+	missed_at(far);
 }
 
 /* The last incarnation is not known for certain: all is looked at. */

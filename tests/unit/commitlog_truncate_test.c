@@ -7,6 +7,8 @@
 #define DURABLE THMQ_DURABILITY_DURABLE
 #define MEMORY THMQ_DURABILITY_MEMORY
 
+#define RIG_INDEX "00000000000000000000.idx"
+
 static struct rig r;
 
 static void up(void)
@@ -131,6 +133,55 @@ Test(commitlog_truncate, it_reaches_back_over_segments, .init = up, .fini = down
 		down();
 		up();
 	}
+}
+
+/* It says so, has changed nothing, and can be done once the log was opened anew. */
+static void refused_for_damage(const char *name, uint64_t section, uint64_t cut)
+{
+	static uint8_t sector[512];
+	uint64_t at = 0;
+
+	cr_assert_eq(rig_close(&r), 0);
+	if (section) { /* its place in the file, by the header */
+		rig_get(&r, name, 0, sector, 512);
+		memcpy(&at, sector + 96 + (section - 1) * 32 + 8, 8);
+	}
+	cr_assert_eq(rig_open(&r), 0);
+	rig_get(&r, name, at, sector, 512); /* at an open that one is not read, or was good still */
+	sector[6] ^= 1;
+	rig_put(&r, name, at, sector, 512);
+	cr_assert_eq(thmq_log_truncate(r.log, cut), -THMQ_ECORRUPT);
+	cr_assert_not_null(strstr(thmq_errmsg(), "index"), "%s", thmq_errmsg());
+	cr_assert_eq(r.unappended, 0);
+	cr_assert_eq(r.failed, 0);
+	cr_assert_eq(held(), 60);
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_read_all(&r, 1, 0, 60), 60);
+	cr_assert_eq(thmq_log_truncate(r.log, cut), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_read_all(&r, 1, 0, held()), (int64_t)held());
+	cr_assert_geq(held(), cut - 4);
+	cr_assert_leq(held(), cut - 2);
+	store(held(), 3, 100);
+}
+
+/* Batches of 60 KB: the first segment, of 1 MiB, ends with the 17th, the second, of 2 MiB, about thirty behind. */
+Test(commitlog_truncate, a_damaged_index_is_reported_and_changes_nothing)
+{
+	static const uint64_t sections[] = {0, 3, 6, 8}; /* the header, partitions, batches, runs */
+
+	for (uint32_t i = 0; i < THMQI_ARRAY_COUNT(sections); i++) {
+		up();
+		store(0, 60, 60000);
+		rig_poll(&r, 300);
+		refused_for_damage("00000000000001048576.idx", sections[i], 40);
+		down();
+	}
+	up(); /* the one before the cut: where the partition ended there */
+	store(0, 60, 60000);
+	rig_poll(&r, 300);
+	refused_for_damage(RIG_INDEX, 3, 40);
+	down();
 }
 
 Test(commitlog_truncate, what_is_only_formed_goes_too, .init = up, .fini = down)

@@ -430,6 +430,70 @@ int thmqi_sealed_load(struct thmq_log *log, struct segment *s)
 
 /* ---------------------------------------------------------------- look again */
 
+static const void *next_page(struct stream *file, uint64_t at)
+{
+	const void *page;
+
+	return thmqi_stream_get(file, at, SEAL_PAGE, &page) == (int64_t)SEAL_PAGE ? page : NULL;
+}
+
+static bool pages_ok(struct stream *file, const struct segment *s, uint64_t at, uint32_t count)
+{
+	const void *page;
+
+	for (; count; count--, at += SEAL_PAGE) {
+		page = next_page(file, at);
+		if (!page || !seal_page_ok(page, s->position + at))
+			return false;
+	}
+	return true;
+}
+
+/* Against the checksum @e, as the header has it now. */
+static bool blocks_ok(struct stream *file, const struct segment *s, const struct seal_section_entry *e)
+{
+	uint32_t crc = 0;
+	uint64_t at;
+
+	if (e->offset != s->sealed->batches_at || e->count != s->batch_count || e->bytes != e->count * 4ull)
+		return false;
+	for (at = 0; at < e->bytes; at += SEAL_PAGE) {
+		const void *page = next_page(file, e->offset + at);
+
+		if (!page)
+			return false;
+		crc = thmqi_crc32c(crc, page, THMQI_MIN(e->bytes - at, (uint64_t)SEAL_PAGE));
+	}
+	return crc == e->crc;
+}
+
+static bool all_ok(struct stream *file, const struct segment *s)
+{
+	const struct sealed *x = s->sealed;
+	const struct seal_header *h = next_page(file, 0);
+	struct seal_section_entry blocks;
+
+	if (!h || !seal_page_ok(h, s->position))
+		return false;
+	blocks = h->sections[SEAL_BATCHES - 1];
+	return pages_ok(file, s, x->partitions_at, x->partition_pages) && blocks_ok(file, s, &blocks) &&
+	       pages_ok(file, s, x->runs_at, x->run_pages);
+}
+
+int thmqi_sealed_check(struct thmq_log *log, struct segment *s)
+{
+	struct thmqi_disk_file *file;
+	struct stream stream;
+	int rc = thmqi_file_need(log, s, SEGMENT_INDEX, &file);
+
+	if (rc || (rc = thmqi_stream_init(&stream, log->disk, log->queue)))
+		return rc;
+	thmqi_stream_begin(&stream, file, 0, s->sealed->runs_at + (uint64_t)s->sealed->run_pages * SEAL_PAGE);
+	s->index_bad |= !all_ok(&stream, s);
+	thmqi_stream_fini(&stream);
+	return s->index_bad ? -THMQ_ECORRUPT : 0;
+}
+
 int thmqi_sealed_partition(struct thmq_log *log, struct segment *s, uint32_t partition, struct seal_partition *ret)
 {
 	const struct sealed *x = s->sealed;
@@ -458,6 +522,8 @@ int thmqi_sealed_partition(struct thmq_log *log, struct segment *s, uint32_t par
 			break;
 		}
 	}
+	if (rc == -THMQ_ECORRUPT)
+		s->index_bad = true;
 	free(page);
 	return rc;
 }
