@@ -21,8 +21,10 @@ static uint32_t decode(const struct thmq_run_header *run, const uint8_t *end, bo
 	if (rc)
 		return 0;
 	while ((rc = thmqi_record_next(&it, &v)) == 1) {
-		FUZZ_CHECK(v.key >= (const uint8_t *)run && v.data + v.len <= end);
-		FUZZ_CHECK(v.key + v.key_len == v.tag && v.tag + v.tag_len == v.data);
+		const uint8_t *key = v.key, *tag = v.tag, *data = v.data;
+
+		FUZZ_CHECK(key >= (const uint8_t *)run && data + v.len <= end);
+		FUZZ_CHECK(key + v.key_len == tag && tag + v.tag_len == data);
 		fuzz_touch(v.key, (size_t)v.key_len + v.tag_len + v.len);
 		if (count < RECORDS_MAX)
 			decoded[count] = v;
