@@ -456,9 +456,10 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	thmqi_prng_seed(&l->core.prng, seed + index);
 	thmqi_timers_init(&l->timers);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = l->wake_fd < 0 ? -errno
-			    : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
-					       &l->core.pool);
+	rc = l->wake_fd < 0
+		     ? -errno
+		     : thmq_pool_open(env->slabs, THMQ_POOL_OPTS(.high_bytes = POOL_KEEP_BYTES),
+				      &l->core.pool);
 	if (rc) {
 		if (l->wake_fd >= 0)
 			close(l->wake_fd);
