@@ -198,10 +198,12 @@ static void print_core(struct connection *c, bool json)
 		return;
 	printf(json ? "{\"what\":\"core\",\"busy\":%.3f,\"idle\":%.3f,\"slept\":%.3f,\"away\":%.3f,"
 		      "\"longest_us\":%.1f}\n"
-		    : "core: busy %.3f, idle %.3f, asleep %.3f, away %.3f of the time; longest iteration %.1f us\n",
-	       (double)st.busy_ns / (double)st.counted_ns, (double)st.idle_ns / (double)st.counted_ns,
-	       (double)st.slept_ns / (double)st.counted_ns, (double)st.away_ns / (double)st.counted_ns,
-	       (double)st.longest_ns / 1e3);
+		    : "core: busy %.3f, idle %.3f, asleep %.3f, away %.3f of the time; longest "
+		      "iteration %.1f us\n",
+	       (double)st.busy_ns / (double)st.counted_ns,
+	       (double)st.idle_ns / (double)st.counted_ns,
+	       (double)st.slept_ns / (double)st.counted_ns,
+	       (double)st.away_ns / (double)st.counted_ns, (double)st.longest_ns / 1e3);
 }
 
 static int measure(const char *dir, const struct bench_opts *o)

@@ -59,7 +59,8 @@ static int take_answers(void *ctx, uint32_t budget)
 
 int main(void)
 {
-	const struct thmq_poller_ops ops = {.size = sizeof(ops), .poll = take_answers, .name = "answers"};
+	const struct thmq_poller_ops ops = {
+		.size = sizeof(ops), .poll = take_answers, .name = "answers"};
 	struct thmq_core_stats st = {.size = sizeof(st)};
 	struct thmq_timer tick = {.fire = on_tick};
 	struct thmq_poller *poller;
@@ -77,10 +78,13 @@ int main(void)
 			break;
 	thmq_core_stats(core, &st);
 	printf("%u answered, %u timed out\n", answered, timed_out);
-	printf("busy %.1f ms, idle %.1f ms, asleep %.1f ms; the longest iteration took %.0f us", (double)st.busy_ns / 1e6,
-	       (double)st.idle_ns / 1e6, (double)st.slept_ns / 1e6, (double)st.longest_ns / 1e3);
-	printf(", %.0f us of it in timers and %.0f us in %s\n", (double)st.longest_phase_ns[THMQ_PHASE_TIMERS] / 1e3,
-	       (double)st.longest_poller_ns / 1e3, st.longest_poller[0] ? st.longest_poller : "no poller");
+	printf("busy %.1f ms, idle %.1f ms, asleep %.1f ms; the longest iteration took %.0f us",
+	       (double)st.busy_ns / 1e6, (double)st.idle_ns / 1e6, (double)st.slept_ns / 1e6,
+	       (double)st.longest_ns / 1e3);
+	printf(", %.0f us of it in timers and %.0f us in %s\n",
+	       (double)st.longest_phase_ns[THMQ_PHASE_TIMERS] / 1e3,
+	       (double)st.longest_poller_ns / 1e3,
+	       st.longest_poller[0] ? st.longest_poller : "no poller");
 	thmq_env_close(env, 1000 * MS);
 	return answered != REQUESTS / 10 * 9 || timed_out != REQUESTS / 10 || wrong;
 }

@@ -366,8 +366,11 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 	}
 	log->cache_first = log->cache_end = log->chain.index + 1;
 	if (log->disk) {
-		log->poller = (struct thmqi_poller){
-			.poll = log_poll, .arm = log_arm, .finish = log_finish, .end = log_end, .name = "log"};
+		log->poller = (struct thmqi_poller){.poll = log_poll,
+						    .arm = log_arm,
+						    .finish = log_finish,
+						    .end = log_end,
+						    .name = "log"};
 		thmqi_core_add_poller(core, &log->poller);
 		thmqi_seal_plan_part(log);
 		thmqi_segment_reserve(log);

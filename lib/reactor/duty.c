@@ -23,7 +23,8 @@ static void write_begin(struct duty *d)
 	uint32_t seq = atomic_load_explicit(&d->seq, memory_order_relaxed);
 
 	atomic_store_explicit(&d->seq, seq + 1, memory_order_relaxed);
-	atomic_thread_fence(memory_order_release); /* the count before what it guards: pairs with the reader's acquire */
+	atomic_thread_fence(
+		memory_order_release); /* the count before what it guards: pairs with the reader's acquire */
 }
 
 static void write_end(struct duty *d)
@@ -33,14 +34,18 @@ static void write_end(struct duty *d)
 	atomic_store_explicit(&d->seq, seq + 1, memory_order_release);
 }
 
+/* Whatever they are part of. */
+typedef uint64_t any_word __attribute__((may_alias));
+
 static void copy_words(void *to, const void *from, size_t size)
 {
-	const uint64_t *src = from;
-	uint64_t *dst = to;
+	const any_word *src = from;
+	any_word *dst = to;
 	size_t i;
 
 	for (i = 0; i < size / 8; i++)
-		set(&dst[i], __atomic_load_n(&src[i], __ATOMIC_RELAXED));
+		__atomic_store_n(&dst[i], __atomic_load_n(&src[i], __ATOMIC_RELAXED),
+				 __ATOMIC_RELAXED);
 }
 
 /* ------------------------------------------------------------------ lengths */
@@ -55,7 +60,7 @@ static uint64_t *length_of(struct duty *d, uint64_t ns)
 static void new_longest(struct duty *d, uint64_t ns, uint64_t now)
 {
 	static const uint64_t nothing[THMQ_CORE_PHASES];
-	static const char nobody[THMQ_POLLER_NAME];
+	static const uint64_t nobody[THMQ_POLLER_NAME / 8];
 	bool measured = d->marked_ns != 0;
 
 	write_begin(d);
@@ -63,7 +68,8 @@ static void new_longest(struct duty *d, uint64_t ns, uint64_t now)
 	set(&d->stats.longest_at_ns, now);
 	copy_words(d->stats.longest_phase_ns, measured ? d->phase_ns : nothing, sizeof(nothing));
 	set(&d->stats.longest_poller_ns, measured ? d->poller_ns : 0);
-	copy_words(d->stats.longest_poller, measured ? d->poller : nobody, sizeof(nobody));
+	copy_words(d->stats.longest_poller, measured ? (const void *)d->poller : nobody,
+		   sizeof(nobody));
 	write_end(d);
 }
 
@@ -99,8 +105,8 @@ static inline void count_busy(struct duty *d, uint64_t ns)
 }
 
 /* All that is not the rule: idle ones before it, slow ones among these, a longest one. */
-static __attribute__((noinline)) void busy_and_more(struct duty *d, uint64_t before, uint64_t elapsed,
-						    uint64_t now)
+static __attribute__((noinline)) void busy_and_more(struct duty *d, uint64_t before,
+						    uint64_t elapsed, uint64_t now)
 {
 	uint64_t idle = THMQI_MIN(before * d->round_ns, elapsed);
 
@@ -124,7 +130,8 @@ void thmqi_duty_busy(struct duty *d, uint64_t loops, uint64_t now)
 
 	set(&d->looked_ns, now);
 	d->looked_loops = loops;
-	if (thmqi_unlikely((before | d->slow_rounds | d->marked_ns) || elapsed > d->stats.longest_ns))
+	if (thmqi_unlikely((before | d->slow_rounds | d->marked_ns) ||
+			   elapsed > d->stats.longest_ns))
 		busy_and_more(d, before, elapsed, now);
 	else
 		count_busy(d, elapsed);
@@ -236,7 +243,8 @@ void thmqi_duty_copy(const struct duty *d, const struct thmqi_clock *clock, cons
 		state = __atomic_load_n(&d->state, __ATOMIC_RELAXED);
 		ret->iterations = get(loops) - get(&d->begin_loops);
 		atomic_thread_fence(memory_order_acquire);
-	} while ((seq & 1 || seq != atomic_load_explicit(&d->seq, memory_order_relaxed)) && --tries);
+	} while ((seq & 1 || seq != atomic_load_explicit(&d->seq, memory_order_relaxed)) &&
+		 --tries);
 	since = clock->now_ns(clock->ctx);
 	ret->counted_ns = since - begin;
 	since = since > looked ? since - looked : 0;

@@ -21,14 +21,15 @@
 enum duty_state { DUTY_RUNS, DUTY_SLEEPS, DUTY_AWAY };
 
 struct duty {
-	uint64_t looked_ns, looked_loops; /* last look at the clock, and the core's iterations by then */
-	uint64_t round_ns;                /* what an idle iteration takes */
-	uint32_t state;                   /* enum duty_state */
-	_Atomic uint32_t seq;             /* odd: being written */
-	uint64_t slow_ns;                 /* a number of iterations, one of which was slow: not counted yet */
-	uint64_t slow_rounds;             /* 0: there are none */
-	bool look_again;                  /* after the next iteration */
-	uint64_t begin_ns, begin_loops;   /* since when is counted */
+	uint64_t looked_ns,
+		looked_loops; /* last look at the clock, and the core's iterations by then */
+	uint64_t round_ns;    /* what an idle iteration takes */
+	uint32_t state;       /* enum duty_state */
+	_Atomic uint32_t seq; /* odd: being written */
+	uint64_t slow_ns;     /* a number of iterations, one of which was slow: not counted yet */
+	uint64_t slow_rounds; /* 0: there are none */
+	bool look_again;      /* after the next iteration */
+	uint64_t begin_ns, begin_loops; /* since when is counted */
 	struct thmq_core_stats stats;
 	/* of the running iteration, if it is measured */
 	uint64_t marked_ns; /* 0: it is not */

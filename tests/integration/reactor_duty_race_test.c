@@ -124,6 +124,7 @@ int main(void)
 		pthread_join(threads[i], NULL);
 	thmq_core_call(core, end, &w, 1000 * MS);
 	thmq_env_close(env, 1000 * MS);
-	printf("%u and %u reads, %u resets, %u wrong\n", reads[0], reads[1], resets, atomic_load(&wrong));
+	printf("%u and %u reads, %u resets, %u wrong\n", reads[0], reads[1], resets,
+	       atomic_load(&wrong));
 	return atomic_load(&wrong) != 0 || reads[0] == 0;
 }

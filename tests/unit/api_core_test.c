@@ -336,11 +336,14 @@ Test(api_core, timers_are_their_cores_owners_business)
 
 Test(api_core, a_timer_that_runs_when_the_environment_closes_is_stopped)
 {
-	struct alarm a = {.timer.fire = on_alarm}, due = {.timer.fire = on_alarm}, never = {.timer.fire = on_alarm};
+	struct alarm a = {.timer.fire = on_alarm}, due = {.timer.fire = on_alarm},
+		     never = {.timer.fire = on_alarm};
 	struct thmq_env *env = open_env(0, 1);
 	struct thmq_core *core = thmq_env_core(env, 0);
 
-	cr_assert_eq(thmq_timer_start(core, &a.timer, (uint64_t)thmq_core_now_ns(core) + 3600 * SECOND), 0);
+	cr_assert_eq(
+		thmq_timer_start(core, &a.timer, (uint64_t)thmq_core_now_ns(core) + 3600 * SECOND),
+		0);
 	cr_assert_eq(thmq_timer_start(core, &never.timer, UINT64_MAX), 0);
 	cr_assert_eq(thmq_env_close(env, SECOND), 0);
 	cr_assert_eq(thmq_timer_stop(&a.timer), 0);

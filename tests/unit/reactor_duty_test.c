@@ -49,10 +49,10 @@ static const struct thmqi_world spinning = {.clock = &test_clock, .seed = 7};
 static void open_env(const struct thmqi_world *world)
 {
 	virtual_ns = 1000 * MS;
-	cr_assert_eq(
-		thmqi_env_open(THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_URING, .policy = THMQ_POLICY_POLL),
-			       world, &env),
-		0);
+	cr_assert_eq(thmqi_env_open(
+			     THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_URING, .policy = THMQ_POLICY_POLL),
+			     world, &env),
+		     0);
 	core = thmqi_env_core(env, 0);
 }
 
@@ -95,7 +95,8 @@ static void read_stats(void)
 {
 	memset(&stats, 0xa5, sizeof(stats));
 	thmqi_core_stats(core, &stats);
-	cr_assert_eq(stats.busy_ns + stats.idle_ns + stats.slept_ns + stats.away_ns + stats.current_ns,
+	cr_assert_eq(stats.busy_ns + stats.idle_ns + stats.slept_ns + stats.away_ns +
+			     stats.current_ns,
 		     stats.counted_ns);
 	cr_assert_eq(sum(stats.lengths, THMQ_CORE_LENGTHS), stats.iterations);
 }
@@ -149,26 +150,40 @@ Test(reactor_duty, spinning_is_idle_and_its_iterations_have_their_length)
 	cr_assert_eq(thmqi_env_close(env), 0);
 }
 
+/* Has something in one of the next rounds: whichever it is since the last look at the clock. */
+struct late {
+	struct thmqi_poller poller; /* first */
+	uint32_t in_rounds;
+};
+
+static int work_late(struct thmqi_poller *p, uint32_t budget)
+{
+	struct late *l = (struct late *)p;
+
+	(void)budget;
+	if (!l->in_rounds || --l->in_rounds)
+		return 0;
+	virtual_ns += 5 * US;
+	return 1;
+}
+
 Test(reactor_duty, a_busy_iteration_among_idle_ones_has_its_own_length)
 {
-	struct burner spin = {.each_ns = 50}, work = {.says = 0};
+	struct burner spin = {.each_ns = 50};
+	struct late work = {.poller.poll = work_late};
 	uint32_t i;
 
 	open_env(&spinning);
 	add(&spin, "spin");
 	thmqi_core_poll(core, 10 * US);
 	thmqi_core_stats_reset(core);
-	/* a source that has something now and then: in whichever round after the last look at the clock */
-	add(&work, "work");
+	thmqi_core_add_poller(core, &work.poller);
 	for (i = 0; i < 100; i++) {
-		thmqi_core_poll(core, (1 + i % 40) * 50);
-		work.says = 1;
-		work.each_ns = 5 * US;
+		work.in_rounds = 1 + i % 40;
 		cr_assert_eq(thmqi_core_poll(core, MS), 1);
-		work.says = 0;
-		work.each_ns = 0;
 	}
 	read_stats();
+	cr_assert_gt(stats.iterations, 1000);
 	cr_assert_eq(stats.busy_iterations, 100);
 	cr_assert_eq(stats.busy_ns, 100 * (5 * US + 50));
 	cr_assert_eq(stats.longest_ns, 5 * US + 50);
@@ -185,7 +200,8 @@ Test(reactor_duty, one_slow_idle_iteration_is_told_from_its_neighbours)
 	thmqi_core_poll(core, 2 * MS);
 	read_stats();
 	cr_assert_geq(stats.longest_ns, 400 * US);
-	cr_assert_leq(stats.longest_ns, 400 * US + 100, "%llu", (unsigned long long)stats.longest_ns);
+	cr_assert_leq(stats.longest_ns, 400 * US + 100, "%llu",
+		      (unsigned long long)stats.longest_ns);
 	cr_assert_eq(stats.lengths[18], b.calls / 1000, "each one of them is seen");
 	cr_assert_eq(thmqi_env_close(env), 0);
 }
@@ -206,7 +222,8 @@ Test(reactor_duty, many_middling_idle_iterations_are_not_taken_for_a_long_one)
 
 Test(reactor_duty, a_source_that_burns_time_is_found_by_its_name)
 {
-	struct burner quick = {.each_ns = 100}, slow = {.each_ns = 200, .slow_ns = 5 * MS, .slow_every = 10},
+	struct burner quick = {.each_ns = 100},
+		      slow = {.each_ns = 200, .slow_ns = 5 * MS, .slow_every = 10},
 		      last = {.each_ns = 300};
 	uint32_t i;
 
@@ -368,7 +385,9 @@ Test(reactor_duty, a_stuck_core_and_a_sleeping_one_are_seen_from_outside)
 	struct stall s = {.poller.poll = stall, .poller.name = "stall"};
 	uint64_t slept;
 
-	cr_assert_eq(thmqi_env_open(THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN), NULL, &env), 0);
+	cr_assert_eq(thmqi_env_open(THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN), NULL,
+				    &env),
+		     0);
 	core = thmqi_env_core(env, 0);
 	cr_assert_eq(thmqi_core_call(core, add_stall, &s, 1000 * MS), 0);
 	while (!atomic_load(&core->sleeping))
