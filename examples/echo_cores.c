@@ -282,7 +282,7 @@ static int dial(int port)
 /* One exchange: what is sent comes back. */
 static int exchange(int fd, unsigned seed, size_t len)
 {
-	char out[20000], in[20000];
+	char out[20000] = {0}, in[20000];
 	size_t got = 0;
 
 	for (size_t i = 0; i < len; i++)

@@ -230,7 +230,7 @@ THMQ_API int thmq_poller_close(struct thmq_poller *poller);
 /**
  * thmq_core_kick() - there is work in memory that a poller of this core looks at: see to it that it does so soon
  * First the work, visible to other threads, then this call: a full memory barrier, and a look whether the core sleeps. It costs
- * little where the core is awake. Needed for pollers only; ring completions, tasks and timers wake a core by themselves.
+ * little where the core is awake. Needed for pollers only; ring completions, tasks, messages and timers wake a core by themselves.
  * Return: 0; -EINVAL no core.
  * Threads: any.
  */

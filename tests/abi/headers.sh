@@ -40,6 +40,7 @@ done
 {
 	echo '#include <thundermq/thundermq.h>'
 	echo '#include <thundermq/log.h>'
+	echo '#include <thundermq/reactor.h>'
 	echo '#include <thundermq/pool.h>'
 	echo '#include <thundermq/forecast.h>'
 	echo 'int all(void (*use)(const void *));'

@@ -14,7 +14,7 @@
 #define SILENCE_S 10u /* without any message: one was lost, or a wake-up */
 #define SECOND 1000000000ull
 
-static uint32_t messages = 20000; /* of a stream; fifty times as many with THMQ_TEST_FULL */
+static uint32_t messages = 8000; /* of a stream; a hundred times as many with THMQ_TEST_FULL */
 
 /* From one core to another. */
 struct stream {
@@ -394,9 +394,9 @@ int main(void)
 	int failed = 0;
 
 	if (getenv("THMQ_TEST_FULL"))
-		messages *= 50;
+		messages *= 100;
 	else if (getenv("THMQ_TEST_SMALL"))
-		messages /= 4;
+		messages /= 2;
 	failed |= streams("two cores, event, depth 2, told of room", 2, THMQ_POLICY_EVENT, 2, true);
 	failed |= streams("two cores, event, depth 4, told of room", 2, THMQ_POLICY_EVENT, 4, true);
 	failed |= streams("two cores, fixed, depth 8, told of room", 2, THMQ_POLICY_FIXED, 8, true);
