@@ -9,6 +9,8 @@
 
 #include "internal.h"
 
+#define LOOK_BUDGET 256u
+
 static int add(int epoll, int fd)
 {
 	struct epoll_event e = {.events = EPOLLIN};
@@ -92,6 +94,24 @@ static int set_timer(struct loop *l)
 	return 0;
 }
 
+/* Sources that do not tell when they are armed are looked at once more, now that the flag is up: what came before it woke nobody. */
+static bool look_at_silent(struct loop *l)
+{
+	struct thmqi_list *it;
+	int done = 0;
+
+	l->core.in_poll = true;
+	for (it = l->pollers.next; it != &l->pollers; it = l->cursor) {
+		struct thmqi_poller *p = thmqi_container(it, struct thmqi_poller, link);
+
+		l->cursor = it->next;
+		if (!p->arm)
+			done += p->poll(p, LOOK_BUDGET);
+	}
+	l->core.in_poll = false;
+	return done > 0;
+}
+
 static int arm(struct loop *l)
 {
 	struct thmq_core *core = &l->core;
@@ -107,6 +127,7 @@ static int arm(struct loop *l)
 	thmqi_mail_kick_owed(l);
 	core->in_poll = false;
 	work = thmqi_loop_arm(l);
+	work = look_at_silent(l) || work;
 	if (core->ring && thmqi_ring_fd_arm(core->ring))
 		work = true;
 	rc = work ? 1 : set_timer(l);

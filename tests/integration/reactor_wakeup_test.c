@@ -5,6 +5,7 @@
  * A lost wake-up ends the test after seconds of silence. Exit 0: passed.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 
 #include "reactor/reactor.h"
@@ -95,8 +96,54 @@ static bool wait_for(struct table *t, uint32_t number)
 	return true;
 }
 
-static int play(const char *name, uint32_t flags, enum way way)
+#define MATES 3u
+
+/* One thread of the host that drives several cores. */
+struct driver {
+	struct thmq_env *env;
+	pthread_t thread;
+	_Atomic bool ready, stop;
+};
+
+static void *drive(void *arg)
 {
+	struct driver *d = arg;
+	uint32_t i;
+
+	for (i = 0; i < MATES; i++)
+		if (thmqi_core_attach(d->env, i) != 0)
+			return NULL;
+	atomic_store(&d->ready, true);
+	while (!atomic_load(&d->stop))
+		thmqi_core_poll(thmqi_core_mine(d->env), SILENCE_NS);
+	thmqi_core_detach(d->env);
+	return NULL;
+}
+
+static bool open_mates(struct driver *d, uint32_t flags)
+{
+	if (thmqi_env_open(THMQ_ENV_OPTS(.caller_cores = MATES, .flags = flags,
+					 .policy = THMQ_POLICY_EVENT),
+			   NULL, &d->env) != 0)
+		return false;
+	thmqi_core_detach(d->env);
+	if (pthread_create(&d->thread, NULL, drive, d) != 0)
+		return false;
+	while (!atomic_load(&d->ready))
+		sched_yield();
+	return true;
+}
+
+static void end_mates(struct driver *d)
+{
+	atomic_store(&d->stop, true);
+	thmqi_core_wake(thmqi_env_core(d->env, MATES - 1));
+	pthread_join(d->thread, NULL);
+}
+
+static int play(const char *name, uint32_t flags, enum way way, bool mates)
+{
+	struct driver d = {0};
 	struct thmqi_prng prng;
 	struct table t = {.poller.poll = table_poll, .task.run = run};
 	struct thmq_env_stats stats = {0};
@@ -104,12 +151,15 @@ static int play(const char *name, uint32_t flags, enum way way)
 	struct thmq_env *env;
 	uint32_t i;
 
-	if (thmqi_env_open(THMQ_ENV_OPTS(.core_count = 1, .flags = flags | THMQ_ENV_NO_PIN,
-					 .policy = THMQ_POLICY_EVENT),
-			   NULL, &env) != 0 ||
-	    thmqi_waiter_open(&t.waiter) != 0)
+	if (mates ? !open_mates(&d, flags)
+		  : thmqi_env_open(THMQ_ENV_OPTS(.core_count = 1, .flags = flags | THMQ_ENV_NO_PIN,
+						 .policy = THMQ_POLICY_EVENT),
+				   NULL, &d.env) != 0)
 		return 1;
-	core = thmqi_env_core(env, 0);
+	env = d.env;
+	if (thmqi_waiter_open(&t.waiter) != 0)
+		return 1;
+	core = thmqi_env_core(env, mates ? MATES - 1 : 0);
 	thmqi_prng_seed(&prng, 1);
 	thmqi_prng_seed(&t.core_prng, 2);
 	if (way == BY_KICK_WITH_ARM)
@@ -120,7 +170,7 @@ static int play(const char *name, uint32_t flags, enum way way)
 		delay(&prng);
 		atomic_store_explicit(&t.ping, i, memory_order_release);
 		if (way == BY_POST)
-			thmqi_core_post(core, &t.task);
+			thmqi_core_post(mates ? thmqi_env_core(env, i % MATES) : core, &t.task);
 		else
 			thmqi_core_kick(core);
 		if (!wait_for(&t, i)) {
@@ -135,6 +185,8 @@ static int play(const char *name, uint32_t flags, enum way way)
 	       (unsigned long long)stats.sleeps, (unsigned long long)stats.wakeups);
 	if (way != BY_POST)
 		thmqi_core_call(core, remove_poller, &t.poller, UINT64_MAX);
+	if (mates)
+		end_mates(&d);
 	i = (uint32_t)thmqi_env_close(env);
 	thmqi_waiter_unref(t.waiter);
 	/* a run in which nobody slept would have tested nothing */
@@ -147,10 +199,16 @@ int main(void)
 
 	if (getenv("THMQ_TEST_FULL"))
 		rounds *= 5;
-	failed |= play("ring, posts", 0, BY_POST);
-	failed |= play("ring, kicks", 0, BY_KICK_WITH_ARM);
-	failed |= play("ring, kicks of a source without arm", 0, BY_KICK_WITHOUT_ARM);
-	failed |= play("no ring, posts", THMQ_ENV_NO_URING, BY_POST);
-	failed |= play("no ring, kicks", THMQ_ENV_NO_URING, BY_KICK_WITH_ARM);
+	failed |= play("ring, posts", 0, BY_POST, false);
+	failed |= play("ring, kicks", 0, BY_KICK_WITH_ARM, false);
+	failed |= play("ring, kicks of a source without arm", 0, BY_KICK_WITHOUT_ARM, false);
+	failed |= play("no ring, posts", THMQ_ENV_NO_URING, BY_POST, false);
+	failed |= play("no ring, kicks", THMQ_ENV_NO_URING, BY_KICK_WITH_ARM, false);
+	failed |= play("three cores of a thread, posts", 0, BY_POST, true);
+	failed |= play("three cores of a thread, kicks", 0, BY_KICK_WITH_ARM, true);
+	failed |= play("three cores of a thread, kicks of a source without arm", 0,
+		       BY_KICK_WITHOUT_ARM, true);
+	failed |= play("three cores of a thread without ring, posts", THMQ_ENV_NO_URING, BY_POST,
+		       true);
 	return failed;
 }

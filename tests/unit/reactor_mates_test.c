@@ -213,6 +213,53 @@ Test(reactor_mates, arming_finds_work_of_any_of_them)
 	cr_assert_eq(thmq_poll(env, 0), 1);
 }
 
+/* Work that comes after the last poll and before the flag is up, for a source that does not tell when it is armed. */
+struct late {
+	struct thmqi_poller poller; /* first */
+	struct thmq_core *core;
+	bool has_work, gives_work;
+	uint32_t done;
+};
+
+static int late_poll(struct thmqi_poller *p, uint32_t budget)
+{
+	struct late *l = (struct late *)p;
+	int done = l->has_work;
+
+	(void)budget;
+	l->has_work = false;
+	l->done += (uint32_t)done;
+	return done;
+}
+
+static void late_finish(struct thmqi_poller *p)
+{
+	struct late *l = (struct late *)p;
+
+	if (!l->gives_work)
+		return;
+	l->gives_work = false;
+	l->has_work = true;
+	thmqi_core_kick(l->core); /* it does not sleep yet: no wake-up */
+}
+
+Test(reactor_mates, arming_looks_once_more_at_sources_that_do_not_tell)
+{
+	struct late l = {.poller = {.poll = late_poll, .finish = late_finish}};
+
+	attach_all();
+	for (uint32_t i = 0; i < CORES; i++) {
+		l.core = core(i);
+		thmqi_core_add_poller(l.core, &l.poller);
+		while (thmq_poll(env, 0) > 0)
+			;
+		l.gives_work = true;
+		cr_assert_eq(thmq_env_arm(env), 1, "core %u", i);
+		cr_assert_eq(l.done, i + 1);
+		thmqi_core_remove_poller(l.core, &l.poller);
+	}
+}
+
 /* ----------------------------------------------------------------- callbacks */
 
 static void run_wishes(struct thmq_core *c, struct thmqi_task *task)
