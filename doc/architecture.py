@@ -33,7 +33,7 @@ def rooms():
         (370, [("disk", "io_uring, threads, inline, simulated", 245, "room")]),
         (450, [("reactor", "cores: the loop, timers, mailboxes, waiting", 500, "room")]),
         (530, [("ring", "io_uring", 118, "room"), ("memory", "the pool", 118, "room"), ("wire", "frames, runs", 118, "room"),
-               ("forecast", "planned", 116, "planned")]),
+               ("forecast", "of traffic", 116, "room")]),
         (610, [("topology", "which processor", 245, "room"), ("base", "errors, clock, checksums", 245, "room")]),
     ]
     for y, row in rows:

@@ -9,13 +9,14 @@
 
 #define ROUNDS 50u
 #define HALVINGS 30u
-#define ENOUGH 1e-12 /* of the sum of squares: a step that promises less is not made */
+#define ENOUGH 1e-12 /* thmqi_arima_work.enough, unless somebody is in a hurry */
 #define LONG_AR 12u  /* of Hannan and Rissanen's first regression, at most */
 
 void thmqi_arima_carve(struct thmqi_arima_work *a, struct thmqi_carver *c, uint32_t len_max)
 {
 	memset(a, 0, sizeof(*a));
 	a->len_max = len_max;
+	a->enough = ENOUGH;
 	a->w = thmqi_carve(c, len_max, sizeof(double));
 	a->e = thmqi_carve(c, len_max, sizeof(double));
 	a->best = thmqi_carve(c, len_max, sizeof(double));
@@ -229,7 +230,7 @@ static bool improve(struct thmqi_arima_work *a, struct thmqi_arima *m, uint32_t 
 		return false;
 	for (i = 0; i < parts; i++)
 		promise += step[i] * b[i];
-	if (!(promise > ENOUGH * *sum))
+	if (!(promise > a->enough * *sum))
 		return false;
 	for (round = 0, share = 1; round < HALVINGS; round++, share *= 0.5) {
 		to = moved(m, step, share);

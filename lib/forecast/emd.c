@@ -38,22 +38,27 @@ void thmqi_emd_carve(struct thmqi_emd *e, struct thmqi_carver *c, uint32_t len_m
 void thmqi_emd_extrema(struct thmqi_emd *e, const double *x, uint32_t len)
 {
 	uint32_t i, first = 0; /* of the samples that equal the present one */
-	int before = 0;        /* the last step that was one: 1 up, -1 down, 0 none yet */
+	int before = -1;       /* the last step that was one: 1 up, 0 down, -1 none yet */
 
 	e->maxima_count = e->minima_count = e->zeros = 0;
-	for (i = 0; i < len; i++) {
-		if (x[i] == 0)
-			e->zeros += i == 0 || x[i - 1] != 0;
-		else if (i && ((x[i] > 0 && x[i - 1] < 0) || (x[i] < 0 && x[i - 1] > 0)))
-			e->zeros++;
-		if (!i || x[i] == x[i - 1])
+	if (len)
+		e->zeros = x[0] == 0;
+	for (i = 1; i < len; i++) {
+		double here = x[i], last = x[i - 1];
+
+		/* a run of zeros counts where it begins */
+		e->zeros +=
+			(here > 0 && last < 0) | (here < 0 && last > 0) | (here == 0 && last != 0);
+		if (here == last)
 			continue;
 		/* of samples numbered from 0 as from 1 the middle is rounded up */
-		if (before > 0 && x[i] < x[i - 1])
-			e->maxima[e->maxima_count++] = (first + i) / 2;
-		else if (before < 0 && x[i] > x[i - 1])
-			e->minima[e->minima_count++] = (first + i) / 2;
-		before = x[i] > x[i - 1] ? 1 : -1;
+		if (before != (here > last)) {
+			if (before == 1)
+				e->maxima[e->maxima_count++] = (first + i) / 2;
+			else if (before == 0)
+				e->minima[e->minima_count++] = (first + i) / 2;
+			before = here > last;
+		}
 		first = i;
 	}
 }

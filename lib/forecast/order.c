@@ -6,6 +6,8 @@
  */
 #include "solve.h"
 
+#define HASTE 1e-4 /* thmqi_arima_work.enough of a search: it moves a criterion by 0.01 */
+
 /* Without differences a series has a mean; with one a drift would be a forecast of its own, which few windows carry. */
 static bool has_mean(uint32_t d)
 {
@@ -106,16 +108,19 @@ void thmqi_arima_begin(struct thmqi_arima_work *a, struct thmqi_arima_search *s,
 
 bool thmqi_arima_step(struct thmqi_arima_work *a, struct thmqi_arima_search *s)
 {
+	double enough = a->enough;
 	struct thmqi_arima m;
 
 	if (s->ended)
 		return false;
+	a->enough = HASTE;
 	if (thmqi_arima_fit(a, s->y, s->len, s->p, s->d, s->q, has_mean(s->d), &m) == 0) {
 		m.aicc = common_aicc(a, &m, s->len - s->d, s->p_max);
 		if (!s->found || m.aicc < s->best.aicc)
 			s->best = m;
 		s->found = true;
 	}
+	a->enough = enough;
 	if (++s->q > s->q_max) {
 		s->q = 0;
 		s->ended = ++s->p > s->p_max;

@@ -138,6 +138,7 @@ struct thmqi_arima_work {
 	uint32_t len_max;
 	double *w, *e, *best; /* differenced, residuals */
 	double *grad;         /* [THMQI_ARIMA_PARTS][len_max] */
+	double enough;        /* of the sum of squares: a step that promises less is not made */
 	uint64_t fits;        /* counter */
 };
 
