@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # The documents against the headers: every public function has a man page with its very prototype, no document names a
-# function or constant that does not exist, pages are well-formed and installed, and README shows examples/hello.c.
+# function or constant that does not exist, pages are well-formed and installed, README shows examples/hello.c, and what doc/log.md and
+# doc/cores.md show compiles.
 # Usage: docs.sh [source directory]. Exit: 0, or 1 with what is wrong.
 set -u
 LC_ALL=C
@@ -129,5 +130,45 @@ if [ -f examples/hello.c ]; then
 else
 	wrong "examples/hello.c is not there"
 fi
+
+# ------------------------------------- pieces of programs, with what stands around them in one's mind
+snippets()
+{
+	cat <<- 'END'
+		#include <errno.h>
+		#include <string.h>
+		#include <sys/epoll.h>
+		#include <thundermq/log.h>
+		#include <thundermq/reactor.h>
+		#include <thundermq/thundermq.h>
+		#define SECOND 1000000000ull
+		void use(const struct thmq_record_view *record);
+		void take_messages(void);
+		void on_other(int fd);
+		extern struct thmq_log_events events;
+	END
+	awk '
+	/^```c$/ {
+		on = 1
+		printf "void snippet_%d(struct thmq_env *env, void *store, int epoll, int running);\n", ++n
+		printf "void snippet_%d(struct thmq_env *env, void *store, int epoll, int running)\n{\n", n
+		print "struct thmq_log *log = NULL; struct thmq_log_reader *reader = NULL; struct thmq_run_header *run;"
+		print "struct thmq_record_view records[4], record; struct thmq_record_cursor cursor; struct thmq_log_view view;"
+		print "struct thmq_log_hit hit; uint64_t index = 0, durable_index = 0, begin = 0, end = 0, offset; int64_t since_ns = 0;"
+		print "uint32_t len, count = 4; int rc;"
+		printf "#line %d \"%s\"\n", NR + 1, FILENAME
+		next
+	}
+	/^```/ { if (on) print "}"; on = 0 }
+	on
+	' "$1"
+}
+for doc in doc/log.md doc/cores.md; do
+	snippets "$doc" > "$tmp/snippets.c"
+	grep -q 'void snippet_2' "$tmp/snippets.c" || wrong "$doc: its pieces of programs were not found"
+	${CC:-cc} -std=gnu11 -D_GNU_SOURCE -fsyntax-only -Wall -Wextra -Werror -Wno-unused -Wno-uninitialized -Wno-maybe-uninitialized -Iinclude \
+		"$tmp/snippets.c" || wrong "$doc shows what does not compile"
+done
+
 [ $bad = 0 ] && echo "documents agree with the headers: $(wc -l < "$tmp/functions") functions"
 exit $bad

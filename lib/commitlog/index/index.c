@@ -338,48 +338,50 @@ uint64_t thmqi_index_begin(const struct run_index *x)
 					   x->end;
 }
 
-uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
+static bool ends_behind(const struct entry *e, uint64_t offset)
+{
+	return e->base_offset + e->span > offset;
+}
+
+static bool is_in_or_behind(const struct entry *e, uint64_t batch)
+{
+	return e->batch >= batch;
+}
+
+static bool reaches(const struct entry *e, uint64_t time_ns)
+{
+	return e->time_max_ns >= (int64_t)time_ns;
+}
+
+/* The first entry that @is, as all behind it are; or the end. */
+static inline __attribute__((always_inline)) uint64_t
+find_first(const struct run_index *x, bool (*is)(const struct entry *e, uint64_t what), uint64_t what)
 {
 	uint64_t lo = x->first, hi = x->count, mid;
-	const struct entry *e;
 
 	while (lo < hi) {
 		mid = lo + (hi - lo) / 2;
-		e = thmqi_index_entry(x, mid);
-		if (e->base_offset + e->span <= offset)
-			lo = mid + 1;
-		else
+		if (is(thmqi_index_entry(x, mid), what))
 			hi = mid;
+		else
+			lo = mid + 1;
 	}
 	return lo;
+}
+
+uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
+{
+	return find_first(x, ends_behind, offset);
 }
 
 uint64_t thmqi_index_find_batch(const struct run_index *x, uint64_t batch)
 {
-	uint64_t lo = x->first, hi = x->count, mid;
-
-	while (lo < hi) {
-		mid = lo + (hi - lo) / 2;
-		if (thmqi_index_entry(x, mid)->batch < batch)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
+	return find_first(x, is_in_or_behind, batch);
 }
 
 uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns)
 {
-	uint64_t lo = x->first, hi = x->count, mid;
-
-	while (lo < hi) {
-		mid = lo + (hi - lo) / 2;
-		if (thmqi_index_entry(x, mid)->time_max_ns < time_ns)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
+	return find_first(x, reaches, (uint64_t)time_ns);
 }
 
 /* -------------------------------------------------------------------- drop */
