@@ -289,6 +289,7 @@ int main(int argc, char **argv)
 	snprintf(place, sizeof(place), "%s/host-loops-XXXXXX", base);
 	if (!mkdtemp(place))
 		return 1;
+	mallopt(M_ARENA_MAX, 1); /* what arenas keep for later is no leak */
 	alarm(getenv("THMQ_TEST_SLOW") || rounds > 12 ? 3000 : 240);
 	run_hosts(2, seed); /* what stays of these is the C library's */
 	fds = entries("/proc/self/fd");
