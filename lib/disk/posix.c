@@ -137,7 +137,10 @@ void thmqi_disk_posix_dir_close(struct thmqi_disk_dir *dir)
 
 int thmqi_disk_posix_dir_sync(struct thmqi_disk_dir *dir)
 {
-	return fsync(dir->fd) == 0 ? 0 : -errno;
+	while (fsync(dir->fd) != 0)
+		if (errno != EINTR) /* which some file systems say, of a host's signals */
+			return -errno;
+	return 0;
 }
 
 int thmqi_disk_posix_dir_list(struct thmqi_disk_dir *dir, int (*each)(void *arg, const char *name),
@@ -404,7 +407,7 @@ static ssize_t write_some(const struct thmqi_disk_file *file, const struct iovec
 		n = pwrite(file->fd, iov->iov_base, iov->iov_len, (off_t)offset);
 		flag = false;
 	}
-	return n > 0 && dsync && !flag && fdatasync(file->fd) != 0 ? -1 : n;
+	return n > 0 && dsync && !flag && thmqi_disk_posix_file_flush((struct thmqi_disk_file *)file) != 0 ? -1 : n;
 }
 
 static int write_all(struct thmqi_disk_file *file, const void *data, uint32_t len, uint64_t offset,
@@ -453,15 +456,20 @@ static int allocate(struct thmqi_disk_file *file, uint64_t len)
 
 int thmqi_disk_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len)
 {
-	sigset_t old;
+	sigset_t old, all;
 
-	xfsz_hold(&old);
+	/* fallocate(2) begins anew after each signal: with a profiler's it would never end */
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
 	return xfsz_let_go(&old, allocate(file, len));
 }
 
 int thmqi_disk_posix_file_flush(struct thmqi_disk_file *file)
 {
-	return fdatasync(file->fd) == 0 ? 0 : -errno;
+	while (fdatasync(file->fd) != 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
 }
 
 /* ---------------------------------------------------------------- operations */

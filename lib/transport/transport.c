@@ -166,7 +166,11 @@ static void run_accept(struct thmq_core *core, struct thmqi_task *task)
 	int rc;
 
 	(void)core;
-	rc = atomic_load(&link->listener->gone) ? -ECONNREFUSED : a->accept(a->ctx, link);
+	/* a session that has links already was there before: its broker has closed */
+	if (atomic_load(&link->listener->gone))
+		rc = link->is_further ? -ESHUTDOWN : -ECONNREFUSED;
+	else
+		rc = a->accept(a->ctx, link);
 	if (rc) {
 		thmqi_link_shut(link, rc);
 		thmqi_link_unref(link);
@@ -362,6 +366,7 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 		return thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
 				  (unsigned long long)opts->area_bytes);
 	link->shard = shard;
+	link->is_further = opts->beside != NULL;
 	thmqi_waiter_ref(waiter);
 	link->waiter = waiter;
 	rc = hand_over(t, &place, link);

@@ -21,6 +21,7 @@ struct thmqi_link {
 	struct thmq_core *core; /* of the broker end */
 	uint32_t shard;
 	uint32_t area_bytes; /* power of two */
+	bool is_further;     /* of a session that has others */
 	uint8_t *area;       /* 64-byte aligned; PRODUCE data lies in it */
 	struct thmqi_waiter *
 		waiter; /* of the client's session: kicked by the broker end after it wrote frames */
