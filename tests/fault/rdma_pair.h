@@ -7,6 +7,7 @@
 #define RDMA_PAIR_H
 
 #include <infiniband/verbs.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,8 +148,10 @@ static inline enum ibv_wc_status side_wait(struct side *s)
 	struct ibv_wc wc;
 	int n;
 
-	while ((n = ibv_poll_cq(s->cq, 1, &wc)) == 0)
+	while ((n = ibv_poll_cq(s->cq, 1, &wc)) == 0) {
 		CHECK(thmqi_clock_real.now_ns(NULL) < until);
+		sched_yield(); /* Soft-RoCE does its work on these same processors */
+	}
 	CHECK(n == 1);
 	return wc.status;
 }

@@ -141,7 +141,7 @@ job() {
 	powercut_check) $publisher check mixed durable /run/lab/note ;;
 	powercut_check_planted) must_lose $publisher check durable planted /run/lab/note-planted ;;
 	powercut_verify) /run/build/examples/thmq verify durable ;;
-	rdma_*_bench) with_rdma "/run/build/bench/$1" --pairs 3 --pairs-max 3 ;;
+	*_bench) with_rdma "/run/build/bench/$1" --pairs 3 --pairs-max 3 ;;
 	rdma_*) with_rdma "/run/build/tests/$1" ;;
 	*) timeout 600 "/run/build/tests/$1" ;;
 	esac
