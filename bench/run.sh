@@ -18,7 +18,11 @@ dir='' parts='' args=''
 # a part's programs; later parts add theirs
 programs() {
 	case $1 in
-	memory) echo memory_pool_bench ;;
+	memory)
+		echo memory_pool_bench
+		# built only with rdma-core's headers; it says by itself where there is no device
+		[ ! -f /usr/include/infiniband/verbs.h ] || echo memory_register_bench
+		;;
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	cores) echo cores_mailbox_bench cores_scaling_bench ;;
@@ -34,6 +38,7 @@ install_rivals() {
 	command -v dpkg-query >/dev/null || return 0
 	packages=''
 	case " $parts " in *' commitlog '*) packages='fio liblmdb-dev' ;; esac
+	case " $parts " in *' memory '*) packages="$packages libibverbs-dev" ;; esac
 	case " $parts " in *' rivals '*)
 		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev libhiredis-dev"
 		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
@@ -59,10 +64,11 @@ while [ $# -gt 0 ]; do
 	shift
 done
 parts=${parts:-commitlog}
-wanted=''
-for part in $parts; do wanted="$wanted $(programs "$part")"; done
+for part in $parts; do programs "$part" >/dev/null; done
 
 install_rivals
+wanted='' # what is installed decides
+for part in $parts; do wanted="$wanted $(programs "$part")"; done
 [ -d "$build/meson-private" ] || meson setup --buildtype=release -Dtests=false -Dexamples=false "$build" "$here" >&2
 case " $parts " in *' memory '*) # loaded while it runs
 	sh "$here/tests/install.sh" libjemalloc2 libmimalloc2.0 >/dev/null 2>&1 ||

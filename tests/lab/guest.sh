@@ -93,6 +93,35 @@ recorded() { # spare drive, cuts, messages, mode, publisher
 	return $s
 }
 
+# Two RDMA ports (Soft-RoCE), 10.0.0.1 and 10.0.0.2, on the two ends of a cable. The rules send what is between them over
+# the cable; by itself the kernel would hand it over within. Made for the first job that needs them.
+rdma_ports() {
+	[ ! -e /sys/class/infiniband/port0 ] || return 0
+	modprobe -a veth dummy rdma_rxe rdma_ucm || return 1
+	ip link add cable0 type veth peer name cable1 || return 1
+	echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter
+	for i in 0 1; do
+		ip addr add 10.0.0.$((i + 1))/24 dev cable$i
+		for f in accept_local=1 rp_filter=0 arp_ignore=1; do
+			echo ${f#*=} >/proc/sys/net/ipv4/conf/cable$i/${f%=*}
+		done
+		ip link set cable$i mtu 4200 up # the largest packets of RDMA
+		ip rule add pref 1$i iif lo from 10.0.0.$((i + 1)) to 10.0.0.$((2 - i)) lookup 10$i
+		ip route add 10.0.0.$((2 - i)) dev cable$i table 10$i
+		rdma link add port$i type rxe netdev cable$i || return 1
+	done
+	ip rule add pref 500 lookup local
+	ip rule del pref 0
+}
+
+with_rdma() { # a test program; without a port it fails here
+	rdma_ports || { echo "no RDMA port could be made"; return 1; }
+	THMQ_TEST_LAB=1 timeout 300 "$@"
+	s=$?
+	[ $s != 77 ] || s=1
+	return $s
+}
+
 must_lose() { # a job that must find acknowledged messages lost, by which powercut_pub exits with 3
 	"$@"
 	[ $? = 3 ]
@@ -112,6 +141,8 @@ job() {
 	powercut_check) $publisher check mixed durable /run/lab/note ;;
 	powercut_check_planted) must_lose $publisher check durable planted /run/lab/note-planted ;;
 	powercut_verify) /run/build/examples/thmq verify durable ;;
+	*_bench) with_rdma "/run/build/bench/$1" --pairs 3 --pairs-max 3 ;;
+	rdma_*) with_rdma "/run/build/tests/$1" ;;
 	*) timeout 600 "/run/build/tests/$1" ;;
 	esac
 }

@@ -10,7 +10,8 @@
 #   --full             all test programs, more kills and cuts: an hour or so
 #   test               some of: hello, quickstart, verify; recorded_fua, recorded_flush, recorded_planted (the power is cut
 #                      at any write of a drive's life that the kernel recorded); powercut (the power of a running machine
-#                      is cut, again and again); or any program of FOLDER/tests
+#                      is cut, again and again); or any program of FOLDER/tests. rdma_..._test has two RDMA ports there
+#                      (Soft-RoCE); ..._bench, of FOLDER/bench, has them too, and its lines are shown
 #
 # A line for each test; the last one is 'N passed, N failed, N skipped'. What is fetched lies in FOLDER/lab.
 # Exit 0: all passed or were skipped; 1: not so; 77: this machine cannot run it, and why.
@@ -23,7 +24,7 @@ while [ $# -gt 0 ]; do
 	--kernel) kernel=${2:?$1 needs a package}; shift ;;
 	--build) build=${2:?$1 needs a folder}; shift ;;
 	--full) full=1 ;;
-	-*) sed -n '3,18s/^# \{0,1\}//p' "$lab/run.sh" >&2; exit 2 ;;
+	-*) sed -n '3,19s/^# \{0,1\}//p' "$lab/run.sh" >&2; exit 2 ;;
 	*) tests="$tests $1" ;;
 	esac
 	shift
@@ -37,7 +38,7 @@ skip() {
 
 [ "$(uname -m)" = x86_64 ] || skip "only written for x86_64"
 command -v apt-get >/dev/null || skip "needs Debian's packages"
-sh tests/install.sh qemu-system-x86 nbdkit busybox-static cpio kmod xz-utils e2fsprogs dmsetup util-linux ||
+sh tests/install.sh qemu-system-x86 nbdkit busybox-static cpio kmod xz-utils e2fsprogs dmsetup util-linux iproute2 ||
 	skip "QEMU and its helpers cannot be installed"
 export PATH="$PATH:/usr/sbin:/sbin"
 
@@ -288,6 +289,10 @@ for t in $tests; do
 	case $t in
 	powercut) cut=1 ;;
 	hello | quickstart | verify | recorded_*) jobs="$jobs $t" ;;
+	*_bench)
+		[ -x "$build/bench/$t" ] || { echo "lab: no benchmark $t in $build/bench" >&2; exit 1; }
+		jobs="$jobs $t"
+		;;
 	*)
 		[ -x "$build/tests/$t" ] || { echo "lab: no test $t in $build/tests" >&2; exit 1; }
 		jobs="$jobs $t"
