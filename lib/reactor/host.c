@@ -35,7 +35,7 @@ int thmqi_core_fd(struct thmq_core *core)
 		return -errno;
 	timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (timer < 0 || add(fd, timer) != 0 || add(fd, l->wake_fd) != 0 ||
-	    (ring >= 0 && add(fd, ring) != 0)) {
+	    (ring >= 0 && add(fd, ring) != 0) || (l->watch_fd >= 0 && add(fd, l->watch_fd) != 0)) {
 		rc = -errno;
 		if (timer >= 0)
 			close(timer);

@@ -29,6 +29,7 @@ struct loop {
 	int wake_fd; /* eventfd: readable from a wake until the loop has seen it */
 	/* a host's own loop */
 	int epoll_fd, timer_fd;  /* -1 until asked for */
+	int watch_fd; /* epoll set of watched descriptors, where there is no ring; -1 until needed */
 	uint64_t timer_armed_ns; /* what timer_fd is set to; UINT64_MAX: nothing */
 	bool host_armed;
 	/* a thread of the library */
@@ -78,6 +79,9 @@ uint64_t thmqi_loop_read_clock(struct loop *l);
 /* host.c. Disarm: the host has come back. Forget: what its loop waits on is made anew on demand. */
 void thmqi_host_disarm(struct loop *l);
 void thmqi_host_forget(struct loop *l);
+
+/* watch.c: where there is no ring. Return: how many were told */
+uint32_t thmqi_watches_look(struct loop *l);
 
 void thmqi_timers_run(struct loop *l, uint64_t now);
 uint32_t thmqi_inbox_run(struct loop *l);

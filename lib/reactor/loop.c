@@ -91,6 +91,8 @@ static uint32_t iterate(struct loop *l, bool entered)
 		l->wakes_seen = 0;
 		done = (uint32_t)thmqi_ring_reap(c->ring, REAP_BUDGET);
 		done -= THMQI_MIN(done, l->wakes_seen); /* a callback may have reaped some itself */
+	} else if (l->watch_fd >= 0) {
+		done = thmqi_watches_look(l);
 	}
 	if (!thmqi_inbox_empty(l))
 		done += thmqi_inbox_run(l);
@@ -182,14 +184,14 @@ void thmqi_loop_disarm(struct loop *l)
 /* There is no ring, or it cannot be slept on. */
 static void sleep_on_wake_fd(struct loop *l, uint64_t timeout_ns)
 {
-	struct pollfd p = {.fd = l->wake_fd, .events = POLLIN};
+	struct pollfd p[2] = {{.fd = l->wake_fd, .events = POLLIN}, {.fd = l->watch_fd, .events = POLLIN}};
 	struct timespec t;
 
 	if (l->core.ring)
 		timeout_ns = THMQI_MIN(timeout_ns, BROKEN_NAP_NS);
 	t.tv_sec = (time_t)(timeout_ns / 1000000000u);
 	t.tv_nsec = (long)(timeout_ns % 1000000000u);
-	ppoll(&p, 1, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
+	ppoll(p, 2, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
 	drain_wake_fd(l);
 }
 
@@ -330,7 +332,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	l->core.index = index;
 	l->core.clock = env->world.clock;
 	l->core.world = &env->world;
-	l->epoll_fd = l->timer_fd = -1;
+	l->epoll_fd = l->timer_fd = l->watch_fd = -1;
 	l->timer_armed_ns = UINT64_MAX;
 	l->next_deadline = UINT64_MAX;
 	l->wake_op.done = on_wake;
@@ -404,6 +406,8 @@ uint32_t thmqi_loop_close(struct loop *l)
 	thmqi_loop_close_ring(l);
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
+	if (l->watch_fd >= 0)
+		close(l->watch_fd);
 	free(l->heap);
 	free(l);
 	return leaked;

@@ -27,9 +27,9 @@ static const struct {
 	/* options and statistics: may grow */
 	STRUCT(thmq_env_opts, 40, spin_ns, 32),
 	STRUCT(thmq_env_stats, 128, locked_bytes, 120),
-	STRUCT(thmq_broker_opts, 120, polled_io, 116),
+	STRUCT(thmq_broker_opts, 136, reserved4, 132),
 	STRUCT(thmq_broker_stats, 104, polled_io, 100),
-	STRUCT(thmq_session_opts, 32, timeout_ns, 24),
+	STRUCT(thmq_session_opts, 40, peer_timeout_ns, 32),
 	STRUCT(thmq_topic_opts, 40, retention_bytes, 32),
 	STRUCT(thmq_topic_info, 296, retention_bytes, 288),
 	STRUCT(thmq_partition_info, 48, lag, 40),

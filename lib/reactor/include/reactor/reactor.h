@@ -147,6 +147,28 @@ int thmqi_timer_reserve(struct thmq_core *core,
 void thmqi_timer_unreserve(struct thmq_core *core, uint32_t count);
 void thmqi_timer_stop(struct thmq_core *core, struct thmqi_timer *t);
 
+/* A descriptor that a core watches. Memory is the owner's; all calls on the core. */
+struct thmqi_watch {
+	struct thmqi_ring_op op;
+	struct thmq_core *core;
+	int fd;          /* the owner's, open until it is stopped: the ring holds the file */
+	uint32_t events; /* EPOLLIN, EPOLLOUT … */
+	/* What may be done now, told when it begins to hold and whenever more comes: read or write until that would block.
+	 * Runs at the begin of an iteration, before the pollers. */
+	void (*ready)(struct thmqi_watch *w, uint32_t events);
+	uint8_t state; /* 0 before it is started */
+	bool armed;
+};
+int thmqi_watch_start(struct thmq_core *core, struct thmqi_watch *w);
+/* True: it is stopped. False: it will be, see thmqi_watch_is_off(); asked again it tries again. */
+bool thmqi_watch_stop(struct thmqi_watch *w);
+static inline bool thmqi_watch_is_off(const struct thmqi_watch *w)
+{
+	return w->state == 0;
+}
+/* From a poller's end(), when no iteration follows: waits for it. */
+void thmqi_watch_end(struct thmqi_watch *w);
+
 /* Any thread; lock-free; wakes the core. Tasks of one thread run in order. */
 void thmqi_core_post(struct thmq_core *core, struct thmqi_task *task);
 void thmqi_core_wake(struct thmq_core *core); /* unconditional */
