@@ -22,7 +22,8 @@ static int serve(struct thmq_broker *broker, const char *dir)
 int cmd_serve(int argc, char **argv)
 {
 	const char *listen = LISTEN, *cores_text = NULL;
-	struct option_spec specs[] = {{"--listen", &listen, NULL}, {"--cores", &cores_text, NULL}, {NULL, NULL, NULL}};
+	struct option_spec specs[] = {
+		{"--listen", &listen, NULL}, {"--cores", &cores_text, NULL}, {NULL, NULL, NULL}};
 	struct connection c = {0};
 	uint64_t cores = 1;
 	int rc, words = parse_options(argc, argv, specs);
@@ -30,14 +31,17 @@ int cmd_serve(int argc, char **argv)
 	if (words < 0)
 		return EXIT_USAGE;
 	if (cores_text && (!parse_number(cores_text, THMQ_CORE_COUNT_MAX, &cores) || !cores))
-		return usage_error("--cores: a number from 1 to %u, not %s", THMQ_CORE_COUNT_MAX, cores_text);
+		return usage_error("--cores: a number from 1 to %u, not %s", THMQ_CORE_COUNT_MAX,
+				   cores_text);
 	if (!count_words(argv, words, 1, "serve needs a directory"))
 		return EXIT_USAGE;
 	if (is_url(argv[0]))
-		return usage_error("serve needs a directory; a URL to listen at stands behind --listen");
+		return usage_error(
+			"serve needs a directory; a URL to listen at stands behind --listen");
 	rc = thmq_env_open(&c.env, THMQ_ENV_OPTS(.core_count = (uint32_t)cores));
 	if (rc == 0)
-		rc = thmq_broker_open(c.env, THMQ_BROKER_OPTS(.data_dir = argv[0], .listen = listen), &c.broker);
+		rc = thmq_broker_open(
+			c.env, THMQ_BROKER_OPTS(.data_dir = argv[0], .listen = listen), &c.broker);
 	if (rc) {
 		rc = fail(rc, "%s", thmq_errmsg());
 		thmq_env_close(c.env, 0);

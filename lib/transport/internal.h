@@ -22,11 +22,13 @@ struct thmqi_listener {
 	struct thmqi_transport *transport;
 	struct thmqi_acceptor acceptor;
 	char *name; /* NULL: unnamed */
-	struct thmqi_list doors; /* struct thmqi_door; changed by the opening and closing thread, under the lock */
-	uint64_t instance; /* which one it is, by chance; never 0 */
+	struct thmqi_list
+		doors; /* struct thmqi_door; changed by the opening and closing thread, under the lock */
+	uint64_t instance;            /* which one it is, by chance; never 0 */
 	_Atomic uint32_t connections; /* through doors */
-	_Atomic uint32_t refs; /* links that may still call the acceptor, doors, and the transport */
-	_Atomic bool gone;     /* set under the lock; read on the cores too */
+	_Atomic uint32_t
+		refs;      /* links that may still call the acceptor, doors, and the transport */
+	_Atomic bool gone; /* set under the lock; read on the cores too */
 };
 
 struct thmqi_transport {
@@ -40,7 +42,8 @@ struct thmqi_transport {
 };
 
 /* A listener that is on no list, for a medium's own ends of links. One reference. */
-int thmqi_listener_make(struct thmqi_transport *t, const char *name, const struct thmqi_acceptor *acceptor,
+int thmqi_listener_make(struct thmqi_transport *t, const char *name,
+			const struct thmqi_acceptor *acceptor,
 			struct thmqi_listener **ret_listener);
 void thmqi_listener_unref(struct thmqi_listener *l);
 

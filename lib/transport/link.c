@@ -39,7 +39,8 @@ void thmqi_link_leave(struct thmqi_link *link, void (*let_go)(void *left), void 
 {
 	link->let_go = let_go;
 	link->left = left;
-	thmqi_link_unref(link); /* the client end's reference ends on this core, and let_go goes before it */
+	thmqi_link_unref(
+		link); /* the client end's reference ends on this core, and let_go goes before it */
 }
 
 static void run_accept(struct thmq_core *core, struct thmqi_task *task)
@@ -110,8 +111,8 @@ static void *zeroed(size_t bytes)
 
 int thmqi_link_make(const struct thmqi_link_opts *opts, struct thmqi_link **ret_link)
 {
-	struct thmqi_link *link = aligned_alloc(THMQI_CACHELINE,
-						THMQI_ALIGN_UP(sizeof(*link), (size_t)THMQI_CACHELINE));
+	struct thmqi_link *link = aligned_alloc(
+		THMQI_CACHELINE, THMQI_ALIGN_UP(sizeof(*link), (size_t)THMQI_CACHELINE));
 	uint32_t ctl = THMQI_MIN(opts->up_frames, THMQI_CTL_FRAMES_MAX);
 	struct thmqi_frame *up, *control, *down;
 
@@ -120,7 +121,8 @@ int thmqi_link_make(const struct thmqi_link_opts *opts, struct thmqi_link **ret_
 	memset(link, 0, sizeof(*link));
 	atomic_init(&link->refs, 2);
 	link->area_bytes = (uint32_t)opts->area_bytes;
-	link->area = aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(opts->area_bytes, (uint64_t)THMQI_BLOCK));
+	link->area =
+		aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(opts->area_bytes, (uint64_t)THMQI_BLOCK));
 	link->request = calloc(1, sizeof(*link->request));
 	link->reply = calloc(1, sizeof(*link->reply));
 	up = zeroed(opts->up_frames * sizeof(*up));

@@ -31,12 +31,14 @@ void thmqi_transport_close(struct thmqi_transport *t)
 
 /* ------------------------------------------------------------------- media */
 
-static const struct thmqi_medium *by_scheme(const struct thmqi_transport *t, const char *scheme, size_t len)
+static const struct thmqi_medium *by_scheme(const struct thmqi_transport *t, const char *scheme,
+					    size_t len)
 {
 	uint32_t i;
 
 	for (i = 0; i < t->medium_count; i++)
-		if (strlen(t->media[i]->scheme) == len && strncmp(t->media[i]->scheme, scheme, len) == 0)
+		if (strlen(t->media[i]->scheme) == len &&
+		    strncmp(t->media[i]->scheme, scheme, len) == 0)
 			return t->media[i];
 	return NULL;
 }
@@ -51,16 +53,20 @@ int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *me
 	return 0;
 }
 
-static int find_medium(const struct thmqi_transport *t, const char *url, const struct thmqi_medium **ret_medium)
+static int find_medium(const struct thmqi_transport *t, const char *url,
+		       const struct thmqi_medium **ret_medium)
 {
 	const char *at = strstr(url, "://");
 	const struct thmqi_medium *m;
 
 	if (!at || at == url)
-		return thmqi_fail(-EINVAL, "%.64s is no URL: write inproc://, inproc://name or tcp://host:port", url);
+		return thmqi_fail(
+			-EINVAL,
+			"%.64s is no URL: write inproc://, inproc://name or tcp://host:port", url);
 	m = by_scheme(t, url, (size_t)(at - url));
 	if (!m)
-		return thmqi_fail(-EPROTONOSUPPORT, "%.64s: this library speaks inproc:// and tcp://", url);
+		return thmqi_fail(-EPROTONOSUPPORT,
+				  "%.64s: this library speaks inproc:// and tcp://", url);
 	*ret_medium = m;
 	return 0;
 }
@@ -99,8 +105,8 @@ void thmqi_listener_unref(struct thmqi_listener *l)
 	}
 }
 
-int thmqi_listener_make(struct thmqi_transport *t, const char *name, const struct thmqi_acceptor *acceptor,
-			struct thmqi_listener **ret_listener)
+int thmqi_listener_make(struct thmqi_transport *t, const char *name,
+			const struct thmqi_acceptor *acceptor, struct thmqi_listener **ret_listener)
 {
 	struct thmqi_listener *l = calloc(1, sizeof(*l));
 
@@ -122,7 +128,8 @@ int thmqi_listener_make(struct thmqi_transport *t, const char *name, const struc
 	return 0;
 }
 
-int thmqi_transport_listen(struct thmqi_transport *t, const char *name, const struct thmqi_acceptor *acceptor,
+int thmqi_transport_listen(struct thmqi_transport *t, const char *name,
+			   const struct thmqi_acceptor *acceptor,
 			   struct thmqi_listener **ret_listener)
 {
 	struct thmqi_listener *l;
@@ -152,7 +159,9 @@ static void close_doors(struct thmqi_listener *l)
 
 	for (;;) {
 		pthread_mutex_lock(&t->lock);
-		d = thmqi_list_empty(&l->doors) ? NULL : thmqi_list_first(&l->doors, struct thmqi_door, link);
+		d = thmqi_list_empty(&l->doors)
+			    ? NULL
+			    : thmqi_list_first(&l->doors, struct thmqi_door, link);
 		if (d)
 			thmqi_list_del(&d->link);
 		pthread_mutex_unlock(&t->lock);
@@ -200,7 +209,8 @@ static bool next_url(const char **urls, char url[URL_MAX + 1], int *ret_error)
 	*urls = *end ? end + 1 : NULL;
 	len = (size_t)(end - begin);
 	if (len == 0 || len > URL_MAX) {
-		*ret_error = thmqi_fail(-EINVAL, "listen on %.64s: %s", begin, len ? "a URL is too long" : "a URL is empty");
+		*ret_error = thmqi_fail(-EINVAL, "listen on %.64s: %s", begin,
+					len ? "a URL is too long" : "a URL is empty");
 		return true;
 	}
 	memcpy(url, begin, len);
@@ -225,7 +235,8 @@ int thmqi_transport_check_urls(struct thmqi_transport *t, const char *urls)
 	return 0;
 }
 
-static int open_door(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts)
+static int open_door(struct thmqi_listener *l, const char *url,
+		     const struct thmqi_listen_opts *opts)
 {
 	struct thmqi_transport *t = l->transport;
 	const struct thmqi_medium *m;
@@ -249,7 +260,8 @@ static int open_door(struct thmqi_listener *l, const char *url, const struct thm
 	return 0;
 }
 
-int thmqi_transport_listen_at(struct thmqi_listener *l, const char *urls, const struct thmqi_listen_opts *opts)
+int thmqi_transport_listen_at(struct thmqi_listener *l, const char *urls,
+			      const struct thmqi_listen_opts *opts)
 {
 	char url[URL_MAX + 1];
 	int rc = thmqi_transport_check_urls(l->transport, urls), bad;

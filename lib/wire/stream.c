@@ -64,7 +64,8 @@ int thmqi_hello_check(const struct thmqi_hello *h, uint32_t kind)
 /* ------------------------------------------------------------------ frames */
 
 #define TURN_BYTES ((uint32_t)offsetof(struct thmqi_frame, type))
-_Static_assert(TURN_BYTES == sizeof(uint32_t), "turn is the first word, and the check in its place");
+_Static_assert(TURN_BYTES == sizeof(uint32_t),
+	       "turn is the first word, and the check in its place");
 
 static uint32_t check_of(const void *frame, uint32_t number)
 {
@@ -79,7 +80,8 @@ void thmqi_stream_seal(void *to, const struct thmqi_frame *from, uint32_t number
 	uint32_t check;
 
 	if (to != from)
-		memcpy((char *)to + TURN_BYTES, (const char *)from + TURN_BYTES, sizeof(*from) - TURN_BYTES);
+		memcpy((char *)to + TURN_BYTES, (const char *)from + TURN_BYTES,
+		       sizeof(*from) - TURN_BYTES);
 	check = check_of(to, number);
 	memcpy(to, &check, sizeof(check));
 }

@@ -23,7 +23,8 @@
 #define CHECK(x)                                                                                   \
 	do {                                                                                       \
 		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s, line %d: %s (%s)\n", role, __LINE__, #x, thmq_errmsg()); \
+			fprintf(stderr, "%s, line %d: %s (%s)\n", role, __LINE__, #x,              \
+				thmq_errmsg());                                                    \
 			exit(1);                                                                   \
 		}                                                                                  \
 	} while (0)
@@ -100,13 +101,16 @@ static int client(const char *url)
 	int n;
 
 	role = "client";
-	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = getpid() % 2, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_env_open(&env,
+			    THMQ_ENV_OPTS(.core_count = getpid() % 2, .flags = THMQ_ENV_NO_PIN,
+					  .policy = THMQ_POLICY_EVENT)) == 0);
 	printf("begun\n");
 	fflush(stdout);
 	CHECK(thmq_connect(env, url, NULL, &s) == 0);
 	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
 	CHECK(thmq_consumer_open(s, "t", "g", NULL, &grouped) == 0);
-	CHECK(thmq_consumer_open(s, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END), &free_one) == 0);
+	CHECK(thmq_consumer_open(s, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END),
+				 &free_one) == 0);
 	for (i = 0;; i++) {
 		thmq_send(p, big, i % 50 ? (uint32_t)(i % 500) : sizeof(big), NULL);
 		thmq_poll(env, 0);
@@ -128,8 +132,12 @@ static int server(const char *where)
 	char url[64];
 
 	role = "server";
-	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = where, .listen = "tcp://127.0.0.1:0", .segment_bytes = 16 << 20), &b) == 0);
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.data_dir = where, .listen = "tcp://127.0.0.1:0",
+						.segment_bytes = 16 << 20),
+			       &b) == 0);
 	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
 	printf("%s\n", url);
 	fflush(stdout);
@@ -176,8 +184,12 @@ static void clients_die(uint32_t kills)
 	pid_t pid;
 	int out;
 
-	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = data, .listen = "tcp://127.0.0.1:0", .segment_bytes = 16 << 20), &b) == 0);
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.data_dir = data, .listen = "tcp://127.0.0.1:0",
+						.segment_bytes = 16 << 20),
+			       &b) == 0);
 	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
 	CHECK(thmq_connect(env, url, NULL, &s) == 0);
 	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 4)) == 0);
@@ -211,7 +223,8 @@ static uint64_t read_all(struct thmq_session *s, uint64_t acked)
 	int n, i;
 
 	CHECK(thmq_partition_describe(s, "u", 0, NULL, &info) == 0);
-	CHECK(thmq_consumer_open(s, "u", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
+	CHECK(thmq_consumer_open(s, "u", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) ==
+	      0);
 	while (info.end_offset && (!next || last + 1 < info.end_offset)) {
 		CHECK(now() < end);
 		n = thmq_fetch(c, m, 64);
@@ -244,7 +257,8 @@ static void brokers_die(uint32_t kills)
 	pid_t pid;
 	int out;
 
-	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
 	for (i = 0, acked = 0; i < kills; i++) {
 		bool killed = false;
 
@@ -252,7 +266,8 @@ static void brokers_die(uint32_t kills)
 		read_line(out, url, sizeof(url));
 		CHECK(strncmp(url, "tcp://", 6) == 0);
 		CHECK(thmq_connect(env, url, NULL, &s) == 0);
-		CHECK(thmq_topic_create(s, "u", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+		CHECK(thmq_topic_create(s, "u", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) ==
+		      0);
 		next = first = read_all(s, acked);
 		CHECK(thmq_producer_open(s, "u", NULL, &p) == 0);
 		begin = now() + (uint64_t)(random() % 80) * MS;
@@ -299,7 +314,8 @@ int main(int argc, char **argv)
 	self = program;
 	if (argc == 3)
 		return strcmp(argv[1], "client") == 0 ? client(argv[2]) : server(argv[2]);
-	srandom(getenv("THMQ_TEST_SEED") ? (unsigned)atoi(getenv("THMQ_TEST_SEED")) : (unsigned)time(NULL));
+	srandom(getenv("THMQ_TEST_SEED") ? (unsigned)atoi(getenv("THMQ_TEST_SEED"))
+					 : (unsigned)time(NULL));
 	signal(SIGPIPE, SIG_IGN);
 	if (!mkdtemp(dir))
 		return 1;

@@ -90,15 +90,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		memcpy(&hello, copy, sizeof(hello));
 		if (data[0] & 2)
 			thmqi_hello_seal(&hello, up ? THMQI_HELLO_CLIENT : THMQI_HELLO_BROKER);
-		if (thmqi_hello_check(&hello, up ? THMQI_HELLO_CLIENT : THMQI_HELLO_BROKER) == 0 && !hello.status)
-			FUZZ_CHECK(hello.area_bytes <= THMQI_STREAM_AREA_MAX && hello.up_frames <= THMQI_STREAM_UP_MAX &&
-				   hello.ctl_frames <= THMQI_STREAM_CTL_MAX && hello.down_frames <= THMQI_STREAM_DOWN_MAX);
+		if (thmqi_hello_check(&hello, up ? THMQI_HELLO_CLIENT : THMQI_HELLO_BROKER) == 0 &&
+		    !hello.status)
+			FUZZ_CHECK(hello.area_bytes <= THMQI_STREAM_AREA_MAX &&
+				   hello.up_frames <= THMQI_STREAM_UP_MAX &&
+				   hello.ctl_frames <= THMQI_STREAM_CTL_MAX &&
+				   hello.down_frames <= THMQI_STREAM_DOWN_MAX);
 	}
 	if (data[0] & 2)
 		seal_all(copy, size - 2, up);
 	whole = read_all(copy, size - 2, up, size);
 	pieces = read_all(copy, size - 2, up, (size_t)data[1] + 1);
-	FUZZ_CHECK(whole.frames == pieces.frames && whole.bodies == pieces.bodies && whole.crc == pieces.crc && whole.end == pieces.end);
+	FUZZ_CHECK(whole.frames == pieces.frames && whole.bodies == pieces.bodies &&
+		   whole.crc == pieces.crc && whole.end == pieces.end);
 	free(copy);
 	return 0;
 }

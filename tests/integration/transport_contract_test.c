@@ -23,7 +23,8 @@
 #define CHECK(x)                                                                                   \
 	do {                                                                                       \
 		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s, %s, line %d: %s (%s)\n", medium, running, __LINE__, #x, thmq_errmsg()); \
+			fprintf(stderr, "%s, %s, line %d: %s (%s)\n", medium, running, __LINE__,   \
+				#x, thmq_errmsg());                                                \
 			exit(1);                                                                   \
 		}                                                                                  \
 	} while (0)
@@ -51,11 +52,16 @@ static void up(void)
 {
 	uint32_t flags = THMQ_ENV_NO_PIN | (is("tcp-plain") ? THMQ_ENV_NO_URING : 0);
 	bool alone = is("tcp-same"), host = is("tcp-host");
-	const char *listen = is("inproc") ? NULL : is("tcp6") ? "tcp://[::1]:0" : "tcp://127.0.0.1:0";
+	const char *listen = is("inproc") ? NULL
+			     : is("tcp6") ? "tcp://[::1]:0"
+					  : "tcp://127.0.0.1:0";
 
-	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = alone ? 0 : 2, .flags = flags, .pool_bytes = 256 << 20,
+	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = alone ? 0 : 2, .flags = flags,
+						 .pool_bytes = 256 << 20,
 						 .policy = THMQ_POLICY_EVENT)) == 0);
-	CHECK(thmq_broker_open(home, THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2, .segment_bytes = 16 << 20),
+	CHECK(thmq_broker_open(home,
+			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
+						.segment_bytes = 16 << 20),
 			       &broker) == 0);
 	away = home;
 	if (is("inproc")) {
@@ -64,7 +70,8 @@ static void up(void)
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
 	if (!alone)
-		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = flags, .pool_bytes = 256 << 20,
+		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = flags,
+							 .pool_bytes = 256 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
 }
 
@@ -107,7 +114,8 @@ static struct thmq_session *session_of(const struct thmq_session_opts *opts)
 }
 
 /* Fetches until there is something, or @ns passed. */
-static int fetch(struct thmq_session *s, struct thmq_consumer *c, struct thmq_message *m, uint32_t max, uint64_t ns)
+static int fetch(struct thmq_session *s, struct thmq_consumer *c, struct thmq_message *m,
+		 uint32_t max, uint64_t ns)
 {
 	uint64_t end = now() + ns;
 	int n;
@@ -165,14 +173,17 @@ static void topics(void)
 
 	for (i = 0; i < 70; i++) { /* more than one page of them */
 		snprintf(name, sizeof(name), "topic-%02d", i);
-		CHECK(thmq_topic_create(s, name, THMQ_TOPIC_OPTS(.partition_count = (uint32_t)i % 5 + 1)) == 0);
+		CHECK(thmq_topic_create(s, name,
+					THMQ_TOPIC_OPTS(.partition_count = (uint32_t)i % 5 + 1)) ==
+		      0);
 	}
 	CHECK(thmq_topic_create(s, "topic-00", NULL) == -EEXIST);
 	infos[0].size = sizeof(infos[0]);
 	CHECK(thmq_topic_list(s, infos, 80) == 70);
 	for (i = 0; i < 70; i++) {
 		snprintf(name, sizeof(name), "topic-%02d", i);
-		CHECK(strcmp(infos[i].name, name) == 0 && infos[i].partition_count == (uint32_t)i % 5 + 1);
+		CHECK(strcmp(infos[i].name, name) == 0 &&
+		      infos[i].partition_count == (uint32_t)i % 5 + 1);
 	}
 	CHECK(thmq_topic_describe(s, "topic-07", &one) == 0 && one.partition_count == 3);
 	CHECK(thmq_topic_describe(s, "no-topic", &one) == -THMQ_ENOTOPIC);
@@ -203,8 +214,10 @@ static void messages_as_they_were(void)
 	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 4)) == 0);
 	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
 	for (i = 0; i < 1000; i++) {
-		struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME,
-					      .partition = i % 4, .time_ns = 1000000 * (int64_t)(i + 1),
+		struct thmq_message_opts o = {.size = sizeof(o),
+					      .flags = THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME,
+					      .partition = i % 4,
+					      .time_ns = 1000000 * (int64_t)(i + 1),
 					      .durability = i % 3 + 1};
 
 		snprintf(key, sizeof(key), "key%u", i);
@@ -252,7 +265,9 @@ static void claims_and_reports(void)
 	uint64_t i;
 
 	CHECK(thmq_topic_create(s, "r", NULL) == 0);
-	CHECK(thmq_producer_open(s, "r", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT, .cookie = &e), &p) == 0);
+	CHECK(thmq_producer_open(s, "r",
+				 THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT, .cookie = &e),
+				 &p) == 0);
 	CHECK(thmq_claim(p, NULL, 10, &a) == 0);
 	CHECK(thmq_claim(p, NULL, 20, &b) == 0);
 	CHECK(thmq_claim(p, NULL, 0, &c) == 0);
@@ -288,7 +303,8 @@ static void big_messages(void)
 	len = thmq_producer_len_max(p);
 	CHECK(len > 500000);
 	for (i = 0; i < 24; i++) {
-		struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_PARTITION, .partition = i % 2};
+		struct thmq_message_opts o = {
+			.size = sizeof(o), .flags = THMQ_MESSAGE_PARTITION, .partition = i % 2};
 
 		while ((rc = thmq_claim(p, &o, len - i * 1000, &claim)) == -EAGAIN)
 			drive(MS);
@@ -312,7 +328,8 @@ static void big_messages(void)
 
 static void back_pressure(void)
 {
-	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_count = 64, .window_bytes = 16384));
+	struct thmq_session *s =
+		session_of(THMQ_SESSION_OPTS(.window_count = 64, .window_bytes = 16384));
 	struct thmq_producer *p;
 	struct thmq_consumer *c;
 	struct thmq_message m[16], held[4];
@@ -322,7 +339,9 @@ static void back_pressure(void)
 
 	CHECK(thmq_topic_create(s, "b", NULL) == 0);
 	CHECK(thmq_producer_open(s, "b", NULL, &p) == 0);
-	CHECK(thmq_consumer_open(s, "b", NULL, THMQ_CONSUMER_OPTS(.prefetch_count = 8, .prefetch_bytes = 4096), &c) == 0);
+	CHECK(thmq_consumer_open(s, "b", NULL,
+				 THMQ_CONSUMER_OPTS(.prefetch_count = 8, .prefetch_bytes = 4096),
+				 &c) == 0);
 	while (sent < 3000) {
 		rc = thmq_send(p, &sent, sizeof(sent), NULL);
 		CHECK(rc == -EAGAIN || rc == (int64_t)sent + 1);
@@ -344,7 +363,9 @@ static void back_pressure(void)
 	}
 	CHECK(n == -ENOBUFS);
 	CHECK(thmq_consumer_close(c, SECOND) == 0);
-	CHECK(thmq_consumer_open(s, "b", NULL, THMQ_CONSUMER_OPTS(.prefetch_count = 8, .prefetch_bytes = 4096), &c) == 0);
+	CHECK(thmq_consumer_open(s, "b", NULL,
+				 THMQ_CONSUMER_OPTS(.prefetch_count = 8, .prefetch_bytes = 4096),
+				 &c) == 0);
 	for (got = 0; got < 3000; got += (uint64_t)n) {
 		n = fetch(s, c, m, 16, 5 * SECOND);
 		CHECK(n > 0);
@@ -358,7 +379,8 @@ static void back_pressure(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
-static uint32_t take_all(struct thmq_session *s, struct thmq_consumer *c, uint32_t *seen, uint64_t ns)
+static uint32_t take_all(struct thmq_session *s, struct thmq_consumer *c, uint32_t *seen,
+			 uint64_t ns)
 {
 	struct thmq_message m[64];
 	uint64_t number;
@@ -381,7 +403,8 @@ static uint32_t take_all(struct thmq_session *s, struct thmq_consumer *c, uint32
 static void send_numbers(struct thmq_producer *p, uint64_t from, uint64_t to)
 {
 	for (; from < to; from++)
-		while (thmq_send(p, &from, sizeof(from), THMQ_MESSAGE_OPTS(.key = &from, .key_len = 8)) == -EAGAIN)
+		while (thmq_send(p, &from, sizeof(from),
+				 THMQ_MESSAGE_OPTS(.key = &from, .key_len = 8)) == -EAGAIN)
 			drive(MS);
 	CHECK(thmq_flush(p, 10 * SECOND) == 0);
 }
@@ -449,7 +472,8 @@ static void seeks(void)
 	CHECK(thmq_topic_create(s, "s", NULL) == 0);
 	CHECK(thmq_producer_open(s, "s", NULL, &p) == 0);
 	send_numbers(p, 0, 2000);
-	CHECK(thmq_consumer_open(s, "s", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END), &c) == 0);
+	CHECK(thmq_consumer_open(s, "s", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END), &c) ==
+	      0);
 	CHECK(fetch(s, c, &m, 1, 50 * MS) == 0);
 	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 1234) == 0);
 	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == 1234);
@@ -474,7 +498,9 @@ static void volatile_topics(void)
 	uint32_t sent = 0, got = 0, again = 0;
 	int n, i;
 
-	CHECK(thmq_topic_create(s, "v", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20)) == 0);
+	CHECK(thmq_topic_create(s, "v",
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE,
+						.volatile_bytes = 1 << 20)) == 0);
 	CHECK(thmq_producer_open(s, "v", NULL, &p) == 0);
 	CHECK(thmq_consumer_open(s, "v", NULL, NULL, &c) == 0);
 	/* a reader that does not read holds its producers up, and nothing is lost */
@@ -490,7 +516,8 @@ static void volatile_topics(void)
 		n = fetch(s, c, m, 64, sent == 20000 ? 5 * SECOND : MS);
 		CHECK(n >= 0);
 		for (i = 0; i < n; i++)
-			CHECK(m[i].len == sizeof(data) && filled(m[i].data, m[i].len, got + (uint32_t)i));
+			CHECK(m[i].len == sizeof(data) &&
+			      filled(m[i].data, m[i].len, got + (uint32_t)i));
 		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
 		got += (uint32_t)n;
 	}
@@ -509,12 +536,14 @@ static void alive_and_silent(void)
 	int rc = 0;
 
 	CHECK(thmq_topic_create(s1, "a", NULL) == 0);
-	CHECK(thmq_consumer_open(s1, "a", "grp", THMQ_CONSUMER_OPTS(.session_timeout_ns = 600 * MS), &c1) == 0);
+	CHECK(thmq_consumer_open(s1, "a", "grp", THMQ_CONSUMER_OPTS(.session_timeout_ns = 600 * MS),
+				 &c1) == 0);
 	CHECK(next_event(s1, THMQ_EVENT_ASSIGNED, &e, 5 * SECOND));
 	for (end = now() + 1500 * MS; now() < end; drive(10 * MS))
 		CHECK(thmq_fetch(c1, &m, 1) == 0); /* it calls in and says nothing else */
 	CHECK(thmq_consumer_open(s2, "a", "grp", NULL, &c2) == 0);
-	CHECK(next_event(s2, THMQ_EVENT_ASSIGNED, &e, 10 * SECOND)); /* from the one that is silent now */
+	CHECK(next_event(s2, THMQ_EVENT_ASSIGNED, &e,
+			 10 * SECOND)); /* from the one that is silent now */
 	for (end = now() + 1500 * MS; now() < end; drive(10 * MS))
 		thmq_fetch(c2, &m, 1);
 	for (end = now() + 5 * SECOND; rc != -THMQ_EFENCED && now() < end; drive(MS))
@@ -547,7 +576,8 @@ static void deleted_topic(void)
 static void sleeping_on_the_descriptor(void)
 {
 	struct thmq_session *s = session_of(NULL), *other = session_of(NULL);
-	struct pollfd p[2] = {{.fd = thmq_session_fd(s), .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+	struct pollfd p[2] = {{.fd = thmq_session_fd(s), .events = POLLIN},
+			      {.fd = -1, .events = POLLIN}};
 	struct thmq_producer *producer;
 	struct thmq_consumer *c;
 	struct thmq_message m;
@@ -592,13 +622,16 @@ static void *work(void *arg)
 
 	snprintf(name, sizeof(name), "w%u", number);
 	CHECK(thmq_topic_create(s, name, THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
-	CHECK(thmq_producer_open(s, name, THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_MEMORY), &p) == 0);
+	CHECK(thmq_producer_open(s, name, THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_MEMORY),
+				 &p) == 0);
 	CHECK(thmq_consumer_open(s, name, NULL, NULL, &c) == 0);
 	while (got < WORK) {
 		for (n = 0; n < 100 && i < WORK; n++) {
 			what[0] = number;
 			what[1] = i;
-			if (thmq_send(p, what, sizeof(what), THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = i % 2)) < 0)
+			if (thmq_send(p, what, sizeof(what),
+				      THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+							.partition = i % 2)) < 0)
 				break;
 			i++;
 		}
@@ -641,7 +674,8 @@ static void closing_in_any_state(void)
 
 	for (i = 0; i < 20; i++) {
 		s = session_of(NULL);
-		CHECK(thmq_topic_create(s, "c", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+		CHECK(thmq_topic_create(s, "c", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) ==
+		      0);
 		CHECK(thmq_producer_open(s, "c", NULL, &p) == 0);
 		CHECK(thmq_consumer_open(s, "c", i % 2 ? "grp" : NULL, NULL, &c) == 0);
 		for (k = 0; k < 200; k++)
@@ -729,7 +763,8 @@ int main(int argc, char **argv)
 		up();
 		cases[i].run();
 		down();
-		printf("ok %s, %s (%llu ms)\n", medium, running, (unsigned long long)((now() - begin) / MS));
+		printf("ok %s, %s (%llu ms)\n", medium, running,
+		       (unsigned long long)((now() - begin) / MS));
 		fflush(stdout);
 		if (system(command) != 0)
 			return 1;

@@ -6,7 +6,8 @@
 
 static struct thmqi_hello good(uint32_t kind)
 {
-	struct thmqi_hello h = {.area_bytes = 1 << 20, .up_frames = 1024, .ctl_frames = 1024, .down_frames = 64};
+	struct thmqi_hello h = {
+		.area_bytes = 1 << 20, .up_frames = 1024, .ctl_frames = 1024, .down_frames = 64};
 
 	thmqi_hello_seal(&h, kind);
 	return h;
@@ -62,7 +63,8 @@ static uint32_t write_up(uint8_t *to, uint32_t count)
 	uint32_t at = 0, i, k;
 
 	for (i = 0; i < count; i++) {
-		f = (struct thmqi_frame){.type = THMQI_FRAME_PRODUCE, .len = i * 13 % 200, .seq = i};
+		f = (struct thmqi_frame){
+			.type = THMQI_FRAME_PRODUCE, .len = i * 13 % 200, .seq = i};
 		if (i % 7 == 3)
 			f = (struct thmqi_frame){.type = THMQI_FRAME_ACK, .len = 99999, .seq = i};
 		if (i % 11 == 5)
@@ -176,8 +178,10 @@ Test(wire_stream, each_side_says_only_what_is_its_own_and_not_too_much)
 		struct thmqi_frame f = {.type = (uint8_t)type, .len = 100};
 		bool stream = type == THMQI_STREAM_STATE || type == THMQI_STREAM_BYE;
 
-		cr_assert_eq(thmqi_stream_body(&f, true) >= 0, stream || (type > 0 && type < THMQI_FRAME_WELCOME));
-		cr_assert_eq(thmqi_stream_body(&f, false) >= 0, stream || (type >= THMQI_FRAME_WELCOME && type < THMQI_STREAM_STATE));
+		cr_assert_eq(thmqi_stream_body(&f, true) >= 0,
+			     stream || (type > 0 && type < THMQI_FRAME_WELCOME));
+		cr_assert_eq(thmqi_stream_body(&f, false) >= 0,
+			     stream || (type >= THMQI_FRAME_WELCOME && type < THMQI_STREAM_STATE));
 	}
 	struct thmqi_frame f = {.type = THMQI_FRAME_PRODUCE, .len = THMQI_STREAM_AREA_MAX};
 

@@ -14,7 +14,9 @@ static int parse(const char *url, const char **ret_name)
 
 	for (p = at; *p; p++)
 		if (*p == '/' || *p <= ' ' || *p > '~')
-			return thmqi_fail(-EINVAL, "%.64s: a broker's name has no slashes and no spaces", url);
+			return thmqi_fail(-EINVAL,
+					  "%.64s: a broker's name has no slashes and no spaces",
+					  url);
 	if ((size_t)(p - at) > URL_NAME_MAX)
 		return thmqi_fail(-EINVAL, "%.64s…: the name is too long", url);
 	*ret_name = at[0] ? at : NULL;
@@ -46,9 +48,12 @@ static int look_up_name(struct thmqi_transport *t, const char *url, const char *
 	else if (t->count == 1)
 		l = thmqi_list_first(&t->listeners, struct thmqi_listener, link);
 	else if (t->count > 1)
-		return thmqi_fail(-EINVAL, "%s: there are several brokers in this environment: name one", url);
+		return thmqi_fail(-EINVAL,
+				  "%s: there are several brokers in this environment: name one",
+				  url);
 	if (!l)
-		return thmqi_fail(-ECONNREFUSED, "%s: no such broker is open in this environment", url);
+		return thmqi_fail(-ECONNREFUSED, "%s: no such broker is open in this environment",
+				  url);
 	*ret_listener = l;
 	return 0;
 }
@@ -62,8 +67,8 @@ struct place {
 };
 
 /* Under the lock. Who listens at @p, and the core of the shard there. */
-static int look_up(struct thmqi_transport *t, const struct place *p, struct thmqi_listener **ret_listener,
-		   struct thmq_core **ret_core)
+static int look_up(struct thmqi_transport *t, const struct place *p,
+		   struct thmqi_listener **ret_listener, struct thmq_core **ret_core)
 {
 	const char *url = p->url;
 	uint32_t shard = p->shard;
@@ -74,7 +79,8 @@ static int look_up(struct thmqi_transport *t, const struct place *p, struct thmq
 	if (p->beside) {
 		l = p->beside->listener; /* that link keeps it */
 		if (atomic_load(&l->gone))
-			return thmqi_fail(-ESHUTDOWN, "%s: the broker of this session is closed", url);
+			return thmqi_fail(-ESHUTDOWN, "%s: the broker of this session is closed",
+					  url);
 	} else {
 		rc = look_up_name(t, url, p->name, &l);
 		if (rc)
@@ -84,7 +90,8 @@ static int look_up(struct thmqi_transport *t, const struct place *p, struct thmq
 	if (!core)
 		return thmqi_fail(-ECONNREFUSED, "%s: it has no shard %u", url, shard);
 	if (atomic_load(&core->owner) == 0)
-		return thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url, core->index);
+		return thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
+				  core->index);
 	*ret_listener = l;
 	*ret_core = core;
 	return 0;
@@ -114,8 +121,9 @@ static int inproc_check(const char *url)
 	return parse(url, &name);
 }
 
-static int inproc_connect(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
-			  struct thmqi_waiter *waiter, struct thmqi_link **ret_link)
+static int inproc_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+			  const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
+			  struct thmqi_link **ret_link)
 {
 	struct thmqi_listener *l;
 	struct thmqi_link *link = NULL;

@@ -12,10 +12,11 @@
 
 #define TICK_MAX_NS 1000000000ull
 #define TICK_MIN_NS 25000000ull
-#define BEAT_NS 100000000ull   /* how late a beat may be seen on the other side */
-#define STALL_NS 1000000ull    /* until memory is asked for again */
-#define UNTOLD_NS 500000ull    /* until the session's thread is looked at again: it does not tell what it has taken */
-#define LAST_ROUNDS 16u        /* of sending, when the core closes */
+#define BEAT_NS 100000000ull /* how late a beat may be seen on the other side */
+#define STALL_NS 1000000ull  /* until memory is asked for again */
+#define UNTOLD_NS                                                                                  \
+	500000ull /* until the session's thread is looked at again: it does not tell what it has taken */
+#define LAST_ROUNDS 16u /* of sending, when the core closes */
 
 /* ---------------------------------------------------------------- made, freed */
 
@@ -102,7 +103,8 @@ int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t
 
 int thmqi_tcp_hello_recv(struct tcp_conn *c)
 {
-	ssize_t n = recv(c->fd, (char *)&c->hello + c->hello_have, sizeof(c->hello) - c->hello_have, MSG_DONTWAIT);
+	ssize_t n = recv(c->fd, (char *)&c->hello + c->hello_have, sizeof(c->hello) - c->hello_have,
+			 MSG_DONTWAIT);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 		c->readable = errno == EINTR;
@@ -147,7 +149,9 @@ static uint64_t next_tick(const struct tcp_conn *c)
 {
 	uint64_t now = c->core->now_ns;
 
-	return c->state == TCP_OPEN || c->state == TCP_CLOSED ? now + c->tick_ns : THMQI_MAX(c->deadline_ns, now + 1000000u);
+	return c->state == TCP_OPEN || c->state == TCP_CLOSED
+		       ? now + c->tick_ns
+		       : THMQI_MAX(c->deadline_ns, now + 1000000u);
 }
 
 /* Once what has come was read: who did not say anything for so long is dead, and so is who takes nothing. */
@@ -174,7 +178,8 @@ static void tick(struct tcp_conn *c)
 		look_at_peer(c);
 	if (c->state == TCP_OPEN) {
 		if (now - c->said_ns >= c->say_ns ||
-		    (!c->of_broker && c->beat_told != atomic_load_explicit(&c->link->beat, memory_order_relaxed)))
+		    (!c->of_broker &&
+		     c->beat_told != atomic_load_explicit(&c->link->beat, memory_order_relaxed)))
 			c->say = true;
 	}
 	thmqi_tcp_tick_at(c, next_tick(c));
@@ -280,7 +285,8 @@ static int connect_next(struct tcp_conn *c);
 
 static int poll_connecting(struct tcp_conn *c)
 {
-	struct thmqi_hello hello = {.capabilities = 0, .instance = c->instance, .shard = c->link->shard};
+	struct thmqi_hello hello = {
+		.capabilities = 0, .instance = c->instance, .shard = c->link->shard};
 	socklen_t len = sizeof(int);
 	int error = 0;
 
@@ -434,7 +440,8 @@ int thmqi_tcp_start(struct tcp_conn *c, struct thmq_core *core)
 		return rc;
 	}
 	c->timer = (struct thmqi_timer){.fire = on_timer};
-	c->poller = (struct thmqi_poller){.poll = conn_poll, .arm = conn_arm, .finish = conn_finish, .end = conn_end};
+	c->poller = (struct thmqi_poller){
+		.poll = conn_poll, .arm = conn_arm, .finish = conn_finish, .end = conn_end};
 	thmqi_core_add_poller(core, &c->poller);
 	c->on_core = true;
 	thmqi_tcp_tick_at(c, next_tick(c));
@@ -452,7 +459,8 @@ static int try_address(struct tcp_conn *c, const struct tcp_address *a)
 		return -errno;
 	c->readable = c->writable = c->hung_up = false;
 	rc = thmqi_tcp_socket_ready(c->fd);
-	if (!rc && connect(c->fd, (const struct sockaddr *)&a->addr, a->len) != 0 && errno != EINPROGRESS)
+	if (!rc && connect(c->fd, (const struct sockaddr *)&a->addr, a->len) != 0 &&
+	    errno != EINPROGRESS)
 		rc = -errno;
 	if (!rc) {
 		c->watch.fd = c->fd;

@@ -55,7 +55,8 @@ static void adopt(struct tcp_conn *c)
 	struct thmqi_hello answer = {.instance = c->listener->instance, .shard = c->hello.shard};
 	struct thmqi_listener *l = c->listener;
 	struct thmqi_link *link;
-	int rc = c->hello.ctl_frames == THMQI_MIN(opts.up_frames, THMQI_CTL_FRAMES_MAX) ? 0 : -EINVAL;
+	int rc = c->hello.ctl_frames == THMQI_MIN(opts.up_frames, THMQI_CTL_FRAMES_MAX) ? 0
+											: -EINVAL;
 
 	if (!rc)
 		rc = atomic_load(&l->gone) ? -ECONNREFUSED : thmqi_tcp_buffers(c);
@@ -165,7 +166,8 @@ static void take_in(struct tcp_door *d, int fd)
 		return;
 	}
 	if (d->greeting_count >= TCP_GREETINGS_MAX)
-		thmqi_tcp_end(thmqi_list_first(&d->greetings, struct tcp_conn, door_link), -ETIMEDOUT);
+		thmqi_tcp_end(thmqi_list_first(&d->greetings, struct tcp_conn, door_link),
+			      -ETIMEDOUT);
 	c->fd = fd;
 	c->state = TCP_GREETING;
 	c->silence_ns = d->opts.silence_ns;
@@ -190,7 +192,8 @@ static void take_in(struct tcp_door *d, int fd)
 /* Those that are waited for do not count: they give way to others. */
 static bool is_full(const struct tcp_door *d)
 {
-	return atomic_load(&d->listener->connections) - d->greeting_count >= d->opts.connections_max;
+	return atomic_load(&d->listener->connections) - d->greeting_count >=
+	       d->opts.connections_max;
 }
 
 static int accept_some(struct tcp_door *d)
@@ -245,8 +248,11 @@ static void door_shut(struct tcp_door *d)
 		return;
 	d->closed = true;
 	while (!thmqi_list_empty(&d->greetings))
-		thmqi_tcp_end(thmqi_list_first(&d->greetings, struct tcp_conn, door_link), -ECONNREFUSED);
-	shutdown(d->fd, SHUT_RDWR); /* nobody else gets in, though the ring may hold the file a little longer */
+		thmqi_tcp_end(thmqi_list_first(&d->greetings, struct tcp_conn, door_link),
+			      -ECONNREFUSED);
+	shutdown(
+		d->fd,
+		SHUT_RDWR); /* nobody else gets in, though the ring may hold the file a little longer */
 	thmqi_watch_stop(&d->watch);
 }
 
@@ -329,12 +335,16 @@ static int bind_one(struct tcp_door *d, const char *url, struct tcp_address *a)
 
 	d->fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (d->fd < 0 || setsockopt(d->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-	    bind(d->fd, (const struct sockaddr *)&a->addr, a->len) != 0 || listen(d->fd, BACKLOG) != 0)
+	    bind(d->fd, (const struct sockaddr *)&a->addr, a->len) != 0 ||
+	    listen(d->fd, BACKLOG) != 0)
 		rc = -errno;
 	if (rc == -EADDRINUSE)
-		return thmqi_fail(rc, "listen on %s: another socket has this address and port", url);
+		return thmqi_fail(rc, "listen on %s: another socket has this address and port",
+				  url);
 	if (rc == -EACCES)
-		return thmqi_fail(rc, "listen on %s: not allowed; ports below 1024 may need a privilege", url);
+		return thmqi_fail(
+			rc, "listen on %s: not allowed; ports below 1024 may need a privilege",
+			url);
 	if (rc)
 		return thmqi_fail(rc, "listen on %s: %s", url, thmq_strerror(rc));
 	a->len = sizeof(a->addr);
@@ -344,7 +354,8 @@ static int bind_one(struct tcp_door *d, const char *url, struct tcp_address *a)
 	return 0;
 }
 
-int thmqi_tcp_listen(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door)
+int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
+		     const struct thmqi_listen_opts *opts, void **ret_door)
 {
 	struct tcp_address addresses[TCP_ADDRESSES];
 	struct tcp_door *d;
@@ -359,7 +370,8 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url, const struct thm
 	thmqi_list_init(&d->greetings);
 	d->fd = -1;
 	d->opts = *opts;
-	d->opts.silence_ns = THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
+	d->opts.silence_ns =
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
 	d->opts.connections_max = opts->connections_max ? opts->connections_max : TCP_CONNECTIONS;
 	d->core = thmqi_env_core(l->transport->env, 0);
 	rc = bind_one(d, url, &addresses[0]);

@@ -92,7 +92,8 @@ static int push(struct thmqi_frame_ring *ring, const struct thmqi_frame *f)
 
 	if (!slot)
 		return -EPROTO; /* it was told how much room there is */
-	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn), sizeof(*f) - sizeof(f->turn));
+	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn),
+	       sizeof(*f) - sizeof(f->turn));
 	thmqi_frame_commit(ring);
 	return 0;
 }
@@ -112,7 +113,8 @@ static int up_done(struct tcp_conn *c, struct thmqi_frame *f)
 	if (rc)
 		return rc;
 	if (!pass)
-		f->type = THMQI_FRAME_RELEASE, f->stream = THMQI_STREAMS; /* it counts, and means nothing */
+		f->type = THMQI_FRAME_RELEASE,
+		f->stream = THMQI_STREAMS; /* it counts, and means nothing */
 	return push(f->type == THMQI_FRAME_PRODUCE ? &c->link->up : &c->link->ctl, f);
 }
 

@@ -27,7 +27,8 @@ static struct thmqi_frame_ring *their_ring(const struct tcp_conn *c, uint32_t ri
 
 static uint64_t untold(const struct tcp_conn *c, uint32_t ring)
 {
-	return atomic_load_explicit(&their_ring(c, ring)->tail, memory_order_acquire) - c->told[ring];
+	return atomic_load_explicit(&their_ring(c, ring)->tail, memory_order_acquire) -
+	       c->told[ring];
 }
 
 static bool state_is_due(const struct tcp_conn *c)
@@ -60,10 +61,12 @@ static bool ring_is_empty(const struct tcp_conn *c, uint32_t ring)
 /* This side's end has closed, and all that it left was put. */
 static bool bye_is_due(const struct tcp_conn *c)
 {
-	bool closed = c->of_broker ? atomic_load_explicit(&c->link->broker_closed, memory_order_acquire) != 0
+	bool closed = c->of_broker ? atomic_load_explicit(&c->link->broker_closed,
+							  memory_order_acquire) != 0
 				   : c->client_gone;
 
-	return closed && !c->bye_put && ring_is_empty(c, 0) && (c->of_broker || ring_is_empty(c, 1));
+	return closed && !c->bye_put && ring_is_empty(c, 0) &&
+	       (c->of_broker || ring_is_empty(c, 1));
 }
 
 bool thmqi_tcp_out_wanted(const struct tcp_conn *c)
@@ -90,7 +93,8 @@ static void add_inline(struct tcp_conn *c, uint32_t bytes)
 	if (last && (uint8_t *)last->iov_base + last->iov_len == c->tx + c->tx_len)
 		last->iov_len += bytes;
 	else
-		c->iov[c->iov_count++] = (struct iovec){.iov_base = c->tx + c->tx_len, .iov_len = bytes};
+		c->iov[c->iov_count++] =
+			(struct iovec){.iov_base = c->tx + c->tx_len, .iov_len = bytes};
 	c->tx_len += bytes;
 }
 
@@ -100,7 +104,8 @@ static void put_frame(struct tcp_conn *c, struct thmqi_frame *f)
 	add_inline(c, sizeof(*f));
 }
 
-static void put_body(struct tcp_conn *c, const struct thmqi_frame *f, const void *body, uint32_t len)
+static void put_body(struct tcp_conn *c, const struct thmqi_frame *f, const void *body,
+		     uint32_t len)
 {
 	if (!len)
 		return;
@@ -109,7 +114,8 @@ static void put_body(struct tcp_conn *c, const struct thmqi_frame *f, const void
 		add_inline(c, len);
 		return;
 	}
-	c->iov[c->iov_count++] = (struct iovec){.iov_base = (void *)(uintptr_t)body, .iov_len = len};
+	c->iov[c->iov_count++] =
+		(struct iovec){.iov_base = (void *)(uintptr_t)body, .iov_len = len};
 	if (c->of_broker) {
 		c->refs[c->ref_count].stream = f->stream;
 		c->refs[c->ref_count++].token = f->arg[0];
@@ -175,7 +181,8 @@ static void put_down(struct tcp_conn *c, struct thmqi_frame *f)
 		len = f->len;
 		/* there is one since ATTACH */
 		if (c->streams[f->stream] && (uint32_t)f->arg[0] < THMQI_DELIVERIES)
-			c->streams[f->stream]->out[(uint32_t)f->arg[0]] = (uint32_t)(f->arg[0] >> 32) + 1;
+			c->streams[f->stream]->out[(uint32_t)f->arg[0]] =
+				(uint32_t)(f->arg[0] >> 32) + 1;
 	} else if (f->type == THMQI_FRAME_REPLY) {
 		body = c->link->reply;
 		f->len = len = reply_bytes(c);
@@ -234,7 +241,8 @@ static int put_up(struct tcp_conn *c, struct thmqi_frame *f)
 
 static bool gather_is_full(const struct tcp_conn *c, size_t bytes)
 {
-	return c->tx_len > TCP_TX_BYTES - (uint32_t)sizeof(struct thmqi_frame) * 2 - TCP_INLINE_BYTES ||
+	return c->tx_len >
+		       TCP_TX_BYTES - (uint32_t)sizeof(struct thmqi_frame) * 2 - TCP_INLINE_BYTES ||
 	       c->iov_count + 3 > TCP_IOV || bytes > TCP_SEND_BYTES;
 }
 
@@ -244,8 +252,10 @@ static int gather_ring(struct tcp_conn *c, uint32_t ring, size_t *bytes)
 	struct thmqi_frame *slot, f;
 	int rc = 0;
 
-	while (!rc && !gather_is_full(c, *bytes) && has_room(c, ring) && (slot = thmqi_frame_peek(r, 0))) {
-		memcpy((char *)&f + sizeof(f.turn), (const char *)slot + sizeof(f.turn), sizeof(f) - sizeof(f.turn));
+	while (!rc && !gather_is_full(c, *bytes) && has_room(c, ring) &&
+	       (slot = thmqi_frame_peek(r, 0))) {
+		memcpy((char *)&f + sizeof(f.turn), (const char *)slot + sizeof(f.turn),
+		       sizeof(f) - sizeof(f.turn));
 		if (c->of_broker)
 			put_down(c, &f);
 		else

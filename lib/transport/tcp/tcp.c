@@ -39,15 +39,17 @@ static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_
 	const struct tcp_conn *other = beside ? beside->listener->acceptor.ctx : NULL;
 
 	if (!other)
-		return thmqi_tcp_resolve(url, false, c->addresses, TCP_ADDRESSES, &c->address_count);
+		return thmqi_tcp_resolve(url, false, c->addresses, TCP_ADDRESSES,
+					 &c->address_count);
 	memcpy(c->addresses, other->addresses, sizeof(c->addresses));
 	c->address_count = other->address_count;
 	c->instance = other->instance;
 	return 0;
 }
 
-static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
-		       struct thmqi_waiter *waiter, struct thmqi_link **ret_link)
+static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+		       const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
+		       struct thmqi_link **ret_link)
 {
 	struct thmqi_acceptor acceptor = {.accept = client_accept, .closed = client_closed};
 	struct thmqi_link_opts o = *opts;
@@ -58,7 +60,8 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	c = thmqi_tcp_make(false);
 	if (!c)
 		return thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
-	c->silence_ns = THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
+	c->silence_ns =
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
 	memcpy(c->client_id, t->client_id, sizeof(c->client_id));
 	rc = addresses_of(c, url, opts->beside);
 	if (rc)
@@ -68,14 +71,16 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	o.down_frames = THMQI_MIN(o.down_frames, THMQI_STREAM_DOWN_MAX);
 	rc = thmqi_link_make(&o, &link);
 	if (rc) {
-		thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url, (unsigned long long)o.area_bytes);
+		thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
+			   (unsigned long long)o.area_bytes);
 		goto fail;
 	}
 	link->shard = shard;
 	link->core = core_for(t, shard);
 	acceptor.ctx = c;
 	if (atomic_load(&link->core->owner) == 0)
-		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url, link->core->index);
+		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
+				link->core->index);
 	else if (thmqi_listener_make(t, NULL, &acceptor, &link->listener) != 0)
 		rc = thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
 	if (rc) {

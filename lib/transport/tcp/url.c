@@ -16,7 +16,8 @@ struct place {
 
 static int bad(const char *url, const char *why)
 {
-	return thmqi_fail(-EINVAL, "%.64s: %s; write tcp://host:port or tcp://[address]:port", url, why);
+	return thmqi_fail(-EINVAL, "%.64s: %s; write tcp://host:port or tcp://[address]:port", url,
+			  why);
 }
 
 static int parse_port(const char *url, const char *at, struct place *p)
@@ -66,9 +67,12 @@ int thmqi_tcp_check(const char *url)
 	return parse(url, &p);
 }
 
-int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max, uint32_t *ret_count)
+int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
+		      uint32_t *ret_count)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV}, *found, *it;
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+				 .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV},
+			*found, *it;
 	struct place p;
 	uint32_t n = 0;
 	int rc = parse(url, &p);
@@ -79,7 +83,8 @@ int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, ui
 		return bad(url, "nobody listens at port 0");
 	if (passive)
 		hints.ai_flags |= AI_PASSIVE;
-	rc = getaddrinfo(passive && strcmp(p.host, "*") == 0 ? NULL : p.host, p.port, &hints, &found);
+	rc = getaddrinfo(passive && strcmp(p.host, "*") == 0 ? NULL : p.host, p.port, &hints,
+			 &found);
 	if (rc == EAI_NONAME) { /* a name, then */
 		hints.ai_flags &= ~AI_NUMERICHOST;
 		rc = getaddrinfo(p.host, p.port, &hints, &found);

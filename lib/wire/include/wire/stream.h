@@ -34,15 +34,19 @@ struct thmqi_hello {
 	uint32_t magic;
 	uint16_t kind;  /* enum thmqi_hello_kind */
 	uint16_t bytes; /* THMQI_HELLO_BYTES */
-	uint16_t version_min, version_max; /* of the stream; the broker's: both the one that is spoken */
+	uint16_t version_min,
+		version_max;   /* of the stream; the broker's: both the one that is spoken */
 	int32_t status;        /* the broker's: 0, or a negative errno or THMQ_E… */
 	uint64_t capabilities; /* none yet: 0, and others are ignored */
-	uint64_t instance;     /* the client's: of the broker that it means, 0: any; the broker's: its own, by chance */
+	uint64_t
+		instance; /* the client's: of the broker that it means, 0: any; the broker's: its own, by chance */
 	uint8_t client_id[16]; /* by chance, one for all connections of a session's environment */
 	uint32_t shard;
-	uint32_t area_bytes; /* the client's: sizes of the link, powers of two; the broker's are those of the client */
+	uint32_t
+		area_bytes; /* the client's: sizes of the link, powers of two; the broker's are those of the client */
 	uint32_t up_frames, ctl_frames, down_frames;
-	uint32_t silence_ms; /* who says this takes the other for dead that says nothing for so long */
+	uint32_t
+		silence_ms; /* who says this takes the other for dead that says nothing for so long */
 	uint8_t reserved[52];
 	uint32_t crc; /* CRC32C of all before it */
 };
@@ -59,9 +63,10 @@ int thmqi_hello_check(const struct thmqi_hello *h, uint32_t kind);
 
 /* Frames of the stream itself: they never reach a link's rings. */
 enum thmqi_stream_frame {
-	THMQI_STREAM_STATE = 240, /* arg0: frames that the sender's end of the link has taken (the broker: PRODUCE frames; the client:
+	THMQI_STREAM_STATE =
+		240, /* arg0: frames that the sender's end of the link has taken (the broker: PRODUCE frames; the client:
 				     all), arg1 the broker: all others; data the client: its link's beat. None goes back */
-	THMQI_STREAM_BYE = 241    /* the last frame; status: why, or 0 */
+	THMQI_STREAM_BYE = 241 /* the last frame; status: why, or 0 */
 };
 
 /* The frame as it goes into the stream as number @number. @to may be @from. */
@@ -75,7 +80,8 @@ enum thmqi_stream_news { THMQI_STREAM_MORE = 0, THMQI_STREAM_FRAME = 1, THMQI_ST
 /* Reads a stream in pieces of any size. */
 struct thmqi_stream {
 	struct thmqi_frame frame; /* the last one, turn: 0 */
-	uint8_t *to; /* where what is left of its body goes: set by the caller after FRAME, if left is not 0 */
+	uint8_t *
+		to; /* where what is left of its body goes: set by the caller after FRAME, if left is not 0 */
 	uint32_t left;
 	uint32_t have;   /* bytes of the frame that is being read */
 	uint32_t number; /* of the next frame */
