@@ -2,6 +2,7 @@
 /*
  * tcp_kill_test.c - two processes and SIGKILL. A client that dies at any moment leaves nothing behind at the broker, which goes on
  * serving others. A broker that dies is noticed at once, and what it acknowledged as durable is there when it is opened again.
+ * One that is only stopped is noticed too, a little later, on either side.
  *
  * usage: tcp_kill_test [kills]; default 12 of each.
  */
@@ -304,6 +305,76 @@ static void brokers_die(uint32_t kills)
 	CHECK(thmq_env_close(env, SECOND) == 0);
 }
 
+/* ---------------------------------------------------------- those that are stopped */
+
+static void client_stops(void)
+{
+	struct thmq_broker *b;
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_env *env;
+	char url[64], line[32];
+	uint64_t begin;
+	pid_t pid;
+	int out;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.data_dir = data, .listen = "tcp://127.0.0.1:0",
+						.peer_timeout_ns = SECOND),
+			       &b) == 0);
+	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	pid = start("client", url, &out);
+	read_line(out, line, sizeof(line));
+	for (begin = now(); sessions(b) != 2 && now() - begin < 5 * SECOND;)
+		nap(MS);
+	CHECK(sessions(b) == 2);
+	nap(50 * MS);
+	kill(pid, SIGSTOP);
+	for (begin = now(); sessions(b) != 1 && now() - begin < 5 * SECOND;)
+		friend_is_well(s, p);
+	CHECK(sessions(b) == 1);
+	CHECK(now() - begin > SECOND / 2);
+	kill_it(pid, out);
+	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
+}
+
+static void broker_stops(void)
+{
+	struct thmq_session *s;
+	struct thmq_event e = {0};
+	struct thmq_env *env;
+	char url[64];
+	uint64_t begin;
+	pid_t pid;
+	int out;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	pid = start("server", data, &out);
+	read_line(out, url, sizeof(url));
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.peer_timeout_ns = SECOND), &s) == 0);
+	for (begin = now(); now() - begin < 2 * SECOND;) /* it says that it is alive */
+		CHECK(thmq_events(s, &e, 1) == 0 && thmq_session_wait(s, 20 * MS) >= 0);
+	kill(pid, SIGSTOP);
+	for (begin = now(); thmq_events(s, &e, 1) == 0 && now() - begin < 5 * SECOND;)
+		thmq_session_wait(s, 20 * MS);
+	CHECK(e.type == THMQ_EVENT_CLOSED && e.error == -ETIMEDOUT);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	/* nor is one connected to that does not answer */
+	begin = now();
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.peer_timeout_ns = SECOND), &s) == -ETIMEDOUT);
+	CHECK(now() - begin < 4 * SECOND);
+	kill(pid, SIGCONT);
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	kill_it(pid, out);
+	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
+}
+
 int main(int argc, char **argv)
 {
 	uint32_t kills = argc == 2 ? (uint32_t)atoi(argv[1]) : 12;
@@ -323,5 +394,7 @@ int main(int argc, char **argv)
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	clients_die(kills);
 	brokers_die(kills);
+	client_stops();
+	broker_stops();
 	return system(command) != 0;
 }
