@@ -66,6 +66,14 @@ static const struct command {
 	 "In text, \"offsets A to B\" has both A and B. In JSON, end is one past the last offset,\n"
 	 "and lag the number of messages from where the group is to the end; while begun is\n"
 	 "false, from where it would begin. Offsets that a crash left unused count too.\n"},
+	{"serve", cmd_serve, "thmq serve DIR",
+	 "Opens the directory, which is made if it is absent, for other processes, until it is\n"
+	 "interrupted. They name the URL where DIR stands in pub, sub and topic. Prints where it\n"
+	 "listens once it does. Nothing is encrypted, and nobody is asked who he is.\n"
+	 "\n"
+	 "  --listen URL         tcp://host:port (default tcp://127.0.0.1:7471), port 0 for any;\n"
+	 "                       several, separated by commas\n"
+	 "  --cores N            threads that serve (default 1), and shards of a new directory\n"},
 	{"verify", cmd_verify, "thmq verify DIR",
 	 "Checks every stored byte of a closed directory, indexes too, and that its logs belong\n"
 	 "together, and changes nothing. Exit status 4 if something is damaged. A directory of\n"
@@ -214,6 +222,7 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
+		     "pub, sub and topic take the URL of a broker, tcp://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");
 }
@@ -493,6 +502,33 @@ void print_json_string(FILE *out, const void *data, size_t len)
 
 /* --------------------------------------------------------------- connection */
 
+bool is_url(const char *dir)
+{
+	return strstr(dir, "://") != NULL;
+}
+
+/* By a thread of the library, which says that we are alive while we wait for input or for whoever reads our output. */
+static int connect_url(struct connection *c, const char *url)
+{
+	int rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.core_count = 1));
+
+	if (rc == 0)
+		rc = thmq_connect(c->env, url, NULL, &c->session);
+	if (rc == 0)
+		return 0;
+	rc = fail(rc, "%s", thmq_errmsg());
+	thmq_env_close(c->env, 0);
+	return rc;
+}
+
+void wait_a_little(struct connection *c)
+{
+	if (c->broker)
+		thmq_poll(c->env, SECOND);
+	else
+		thmq_session_wait(c->session, SECOND / 100);
+}
+
 int connect_dir(struct connection *c, const char *dir, bool create, uint32_t policy)
 {
 	int rc;
@@ -500,6 +536,8 @@ int connect_dir(struct connection *c, const char *dir, bool create, uint32_t pol
 	memset(c, 0, sizeof(*c));
 	if (!*dir)
 		return usage_error("the name of the directory is empty");
+	if (is_url(dir))
+		return connect_url(c, dir);
 	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.policy = policy));
 	if (rc == 0)
 		rc = thmq_broker_open(c->env,

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <strings.h>
 #include <thundermq/log.h>
+#include <time.h>
 
 #define SECOND 1000000000ull
 
@@ -68,6 +69,8 @@ struct connection {
 };
 int connect_dir(struct connection *c, const char *dir, bool create,
 		uint32_t policy); /* 0 or an exit code, said */
+bool is_url(const char *dir); /* of a broker in another process: c->broker is NULL then */
+void wait_a_little(struct connection *c); /* something has to happen first: it may */
 int disconnect(struct connection *c, int code);
 /* What is 0 in @wanted was not asked for. @if_absent: one that exists will do, if it is as asked for. */
 int make_topic(struct connection *c, const char *topic, const struct thmq_topic_opts *wanted,
@@ -108,6 +111,7 @@ int copy_log(const char *dir, const char *dest);
 
 int cmd_pub(int argc, char **argv);
 int cmd_sub(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
 int cmd_topic(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_dump(int argc, char **argv);

@@ -138,15 +138,15 @@ static void close_inputs(struct pub *p)
 static void await_input(struct pub *p, int fd)
 {
 	struct pollfd fds[2] = {{.fd = fd, .events = POLLIN},
-				{.fd = thmq_env_fd(p->c.env), .events = POLLIN}};
+				{.fd = p->c.broker ? thmq_env_fd(p->c.env) : -1, .events = POLLIN}};
 
-	while (poll(fds, 1, 0) == 0 && !interrupted) {
+	while (poll(fds, 1, p->c.broker ? 0 : WAIT_MS) == 0 && !interrupted) {
 		if (thmq_poll(p->c.env, 0) > 0)
 			continue;
 		if (!all_well(p))
 			return;
 		show_progress(p, false);
-		if (thmq_env_arm(p->c.env) == 0)
+		if (p->c.broker && thmq_env_arm(p->c.env) == 0)
 			poll(fds, 2, WAIT_MS);
 	}
 }
@@ -251,7 +251,7 @@ static int publish(struct pub *p, const struct input *in, const char *line, size
 	/* poll in between, so that what is taken becomes durable while the next lines are read */
 	while ((rc = thmq_send(p->producer, line, (uint32_t)len, &o)) == -EAGAIN && !interrupted &&
 	       all_well(p))
-		thmq_poll(p->c.env, SECOND);
+		wait_a_little(&p->c);
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)

@@ -145,7 +145,7 @@ static int ack(struct connection *c, struct thmq_consumer *consumer, const struc
 	int rc;
 
 	while ((rc = thmq_ack(consumer, m)) == -EAGAIN)
-		thmq_poll(c->env, SECOND);
+		wait_a_little(c);
 	return rc;
 }
 

@@ -357,7 +357,7 @@ struct thmq_broker_opts {
 	const char
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
-	const char *listen; /* URLs to listen on, comma separated; NULL: inproc only */
+	const char *listen; /* URLs to listen on, comma separated: tcp://host:port, port 0: any; NULL: inproc only */
 	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
@@ -380,6 +380,11 @@ struct thmq_broker_opts {
 	uint32_t reserved3;
 	uint32_t flush_method; /* enum thmq_flush_method */
 	uint32_t polled_io;    /* enum thmq_polled_io */
+	uint64_t peer_timeout_ns; /* a remote client that says nothing, or takes nothing, for so long is gone; at least 200 ms;
+				     0 means 30 s */
+	uint32_t connection_max; /* remote connections at a time, one for each shard that a session uses and one more; 0 means
+				    1024; more are closed at once */
+	uint32_t reserved4;
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -404,7 +409,8 @@ THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
  * Return: 0; -EBUSY another process has the directory (thmq_errmsg() names its pid); -ENOENT; -ENOTDIR;
  * -EACCES, -EROFS; -ENOSPC; -THMQ_EVERSION a newer format; -THMQ_ECORRUPT damage below what is known
  * durable, a shard that is missing or belongs to another directory; -EEXIST the name is taken;
- * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be; -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
+ * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be; -EPROTONOSUPPORT listen has a scheme that this library does not
+ * speak; -EADDRINUSE, -EADDRNOTAVAIL, -EHOSTUNREACH where it cannot listen there; -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
  * Threads: any that may block. Owner: the app, until thmq_broker_close() or thmq_env_close().
  */
 THMQ_API int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts,
@@ -448,6 +454,16 @@ struct thmq_broker_stats {
 THMQ_API int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats);
 
 /**
+ * thmq_broker_listen_url() - where a broker listens, with the port that it got
+ * @index: which of the URLs, from 0, inproc ones not counted
+ * @ret_url: out; at least 64 bytes are enough for any
+ * @size: of @ret_url
+ * Return: its length; -ENOENT there are no more; -ENOSPC @size is too small; -EINVAL not an open broker.
+ * Threads: any.
+ */
+THMQ_API int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size);
+
+/**
  * thmq_broker_copy() - copy the data directory of an open broker while it serves
  * @dest: a directory that is not there yet, or is empty
  * @timeout_ns: how long it may take
@@ -476,6 +492,8 @@ struct thmq_session_opts {
 				 32768; rounded up to a power of two */
 	uint32_t event_count; /* events kept for thmq_events(); 0 means 4096 */
 	uint64_t timeout_ns;  /* of blocking calls; 0 means 30 s */
+	uint64_t peer_timeout_ns; /* a remote broker that says nothing, or takes nothing, for so long is gone; at least 200 ms;
+				     0 means 30 s */
 };
 
 #define THMQ_SESSION_OPTS(...)                                                                     \
@@ -487,13 +505,16 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
 /**
  * thmq_connect() - connect to a broker
  * @env: environment
- * @url: inproc://name, or inproc:// for the environment's only broker. It is looked up once: the session stays with that
- * broker, whatever else is opened later, and ends with it, whoever takes its name then.
+ * @url: inproc://name, or inproc:// for the environment's only broker; tcp://host:port or tcp://[address]:port for one in any
+ * process. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
+ * takes its name then. A remote one is spoken to by the calling thread's own core, if it has one, or else by any core of
+ * @env, which must be driven: at least every peer_timeout_ns, also while nothing is sent.
  * @opts: NULL means defaults
  * @ret_session: out; owned by the calling thread
  *
  * Return: 0; -EINVAL malformed URL; -EPROTONOSUPPORT unknown scheme; -ECONNREFUSED nobody listens there;
- * -EDEADLK nobody drives the broker's core; -ETIMEDOUT; -ENOMEM.
+ * -EHOSTUNREACH no such host; -EPROTO what listens there is no broker; -THMQ_EVERSION it is one of another version;
+ * -EDEADLK nobody drives the core; -ETIMEDOUT; -ENOMEM; another error of the network.
  */
 THMQ_API int thmq_connect(struct thmq_env *env, const char *url,
 			  const struct thmq_session_opts *opts, struct thmq_session **ret_session);

@@ -25,14 +25,13 @@ static int check_name(const char *name)
 	return 0;
 }
 
-/* inproc URLs say nothing that name does not; others need a transport that this library does not have. */
-static int check_listen(const char *listen)
+static int check_peers(const struct thmq_broker_opts *o)
 {
-	if (!listen || strncmp(listen, "inproc://", 9) == 0)
-		return 0;
-	if (!strstr(listen, "://"))
-		return thmqi_fail(-EINVAL, "broker: listen on %.64s: that is no URL", listen);
-	return thmqi_fail(-EPROTONOSUPPORT, "broker: listen on %.64s: this library speaks inproc:// only", listen);
+	if (o->peer_timeout_ns && o->peer_timeout_ns < 200000000u)
+		return thmqi_fail(-EINVAL, "broker: peer_timeout_ns is at least 200 ms");
+	if (o->connection_max > 65536)
+		return thmqi_fail(-EINVAL, "broker: connection_max is at most 65536");
+	return 0;
 }
 
 static int check_flush(const struct thmq_broker_opts *o)
@@ -78,7 +77,7 @@ static int check(const struct thmq_broker_opts *o)
 	rc = check_flush(o);
 	if (!rc && o->name)
 		rc = check_name(o->name);
-	return rc ? rc : check_listen(o->listen);
+	return rc ? rc : check_peers(o);
 }
 
 int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker)
@@ -179,4 +178,25 @@ int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_
 	memset((char *)ret_stats, 0, stats.size);
 	memcpy(ret_stats, &stats, THMQI_MIN(stats.size, (uint32_t)sizeof(stats)));
 	return 0;
+}
+
+int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size)
+{
+	struct thmqi_api *api;
+	int rc = -EINVAL;
+
+	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		return bad_broker(broker);
+	if (!ret_url || !size)
+		return thmqi_fail(-EINVAL, "where a broker listens: no place for the URL");
+	api = thmqi_api_of(thmqi_broker_env(broker));
+	pthread_mutex_lock(&api->lock);
+	if (thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		rc = thmqi_broker_listen_url(broker, index, ret_url, size);
+	pthread_mutex_unlock(&api->lock);
+	if (rc == -EINVAL)
+		return bad_broker(broker);
+	if (rc == -ENOENT)
+		return thmqi_fail(rc, "where a broker listens: there is no URL %u", index);
+	return rc < 0 ? thmqi_fail(rc, "where a broker listens: the URL is longer than %u bytes", size - 1) : rc;
 }

@@ -84,6 +84,8 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 	    (o.window_bytes && o.window_bytes < THMQI_BLOCK) || (o.window_count && o.window_count < 16))
 		return thmqi_fail(-EINVAL, "session: window_bytes is 4096 to 1 GiB, window_count 16 to 1048576, "
 					   "event_count up to 16777216");
+	if (o.peer_timeout_ns && o.peer_timeout_ns < 200000000u)
+		return thmqi_fail(-EINVAL, "session: peer_timeout_ns is at least 200 ms");
 	api = thmqi_api_of(env);
 	rc = thmqi_client_connect(env, api->transport, &api->graveyard, url, &o, &session);
 	if (rc)

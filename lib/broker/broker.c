@@ -389,6 +389,10 @@ static int open_all(struct thmq_broker *b)
 		return thmqi_fail(rc,
 				  "inproc://%s is the name of another broker of this environment",
 				  b->name ? b->name : "");
+	if (rc == 0 && b->opts.listen)
+		rc = thmqi_transport_listen_at(b->listener, b->opts.listen,
+					       &(struct thmqi_listen_opts){.silence_ns = b->opts.peer_timeout_ns,
+									   .connections_max = b->opts.connection_max});
 	return rc;
 }
 
@@ -415,6 +419,11 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 	}
 	b->opts.data_dir = b->data_dir;
 	b->opts.name = b->name;
+	if (opts->listen) {
+		rc = thmqi_transport_check_urls(transport, opts->listen);
+		if (rc)
+			goto fail;
+	}
 	rc = b->data_dir ? dir_open(b) : 0;
 	if (rc == 0)
 		rc = open_all(b);
@@ -574,6 +583,11 @@ void thmqi_broker_copy_let_go(struct thmq_broker *b)
 struct thmq_env *thmqi_broker_env(const struct thmq_broker *broker)
 {
 	return broker->env;
+}
+
+int thmqi_broker_listen_url(struct thmq_broker *b, uint32_t index, char *ret_url, uint32_t size)
+{
+	return thmqi_listener_url(b->listener, index, ret_url, size);
 }
 
 #define read_counter(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)

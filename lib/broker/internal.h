@@ -18,7 +18,7 @@
 #include "wire/frame.h"
 
 #define PENDING_COUNT 16384u /* runs between append and settlement, per shard */
-#define DELIVERY_MAX 4096u   /* runs handed out and not released, per consumer and shard */
+#define DELIVERY_MAX THMQI_DELIVERIES /* runs handed out and not released, per consumer and shard */
 #define OFFSET_JUMP                                                                                \
 	(1ull << 20) /* offsets skipped per term that may have lost messages; see doc/format.md */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */

@@ -411,7 +411,8 @@ int thmqi_client_session_arm(struct thmq_session *s)
 
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link)
 {
-	struct thmqi_link_opts opts = {.area_bytes = shard ? s->opts.window_bytes : THMQI_BLOCK};
+	struct thmqi_link_opts opts = {.area_bytes = shard ? s->opts.window_bytes : THMQI_BLOCK,
+				       .silence_ns = s->opts.peer_timeout_ns};
 	struct client_link *l;
 	int rc;
 

@@ -127,7 +127,7 @@ static int next_batch(struct thmq_log *log, struct stream *x, const struct segme
 	const struct batch_header *h;
 	const void *data;
 	uint32_t len;
-	int64_t n = thmqi_stream_get(x, at, THMQI_BLOCK, &data);
+	int64_t n = thmqi_file_stream_get(x, at, THMQI_BLOCK, &data);
 
 	h = data;
 	if (n < (int64_t)THMQI_BLOCK)
@@ -145,7 +145,7 @@ static int next_batch(struct thmq_log *log, struct stream *x, const struct segme
 	len = h->type == BATCH_PAD ? THMQI_BLOCK : h->len;
 	if (len > BATCH_BYTES_MAX)
 		return 0;
-	n = thmqi_stream_get(x, at, len, &data);
+	n = thmqi_file_stream_get(x, at, len, &data);
 	h = data;
 	if (n < (int64_t)len)
 		return (int)THMQI_MIN(n, 0);
@@ -201,9 +201,9 @@ static int replay_segment(struct thmq_log *log, struct recovery *r, struct segme
 		thmqi_claims_note(&r->claims, &last);
 		at = log->chain.position - s->position;
 	}
-	thmqi_stream_begin(&r->stream, file, at, s->bytes);
+	thmqi_file_stream_begin(&r->stream, file, at, s->bytes);
 	rc = replay_batches(log, r, s, at);
-	thmqi_stream_end(&r->stream);
+	thmqi_file_stream_end(&r->stream);
 	return rc;
 }
 
@@ -439,7 +439,7 @@ static int come_back(struct thmq_log *log, struct recovery *r)
 		log->vote_file = NULL;
 		return thmqi_fail(rc, "open %s/vote: %s", log->opts.dir, thmq_strerror(rc));
 	}
-	if (thmqi_stream_init(&r->stream, log->disk, log->queue) != 0)
+	if (thmqi_file_stream_init(&r->stream, log->disk, log->queue) != 0)
 		return thmqi_fail(-ENOMEM, "open %s: out of memory", log->opts.dir);
 	rc = thmqi_ahead_begin(log) ? thmqi_fail(-ENOMEM, "open %s: out of memory", log->opts.dir) : replay_all(log, r);
 	thmqi_ahead_end(log);
@@ -481,7 +481,7 @@ int thmqi_log_recover(struct thmq_log *log)
 	else
 		rc = begin_anew(log, &r.found);
 out:
-	thmqi_stream_fini(&r.stream);
+	thmqi_file_stream_fini(&r.stream);
 	free(r.found.positions);
 	return rc;
 }

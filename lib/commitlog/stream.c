@@ -7,7 +7,7 @@
 
 #define AHEAD_MIN 1u /* what is small is not made to wait for more than it has */
 
-int thmqi_stream_init(struct stream *x, const struct thmqi_disk_table *disk,
+int thmqi_file_stream_init(struct stream *x, const struct thmqi_disk_table *disk,
 		      struct thmqi_disk_queue *queue)
 {
 	memset(x, 0, sizeof(*x));
@@ -18,9 +18,9 @@ int thmqi_stream_init(struct stream *x, const struct thmqi_disk_table *disk,
 	return x->memory ? 0 : -ENOMEM;
 }
 
-void thmqi_stream_fini(struct stream *x)
+void thmqi_file_stream_fini(struct stream *x)
 {
-	thmqi_stream_end(x);
+	thmqi_file_stream_end(x);
 	free(x->memory);
 	x->memory = NULL;
 }
@@ -93,9 +93,9 @@ static void read_ahead(struct stream *x, uint64_t last)
 		x->disk->queue_wait(x->queue, 0); /* so that they begin */
 }
 
-void thmqi_stream_begin(struct stream *x, struct thmqi_disk_file *file, uint64_t at, uint64_t end)
+void thmqi_file_stream_begin(struct stream *x, struct thmqi_disk_file *file, uint64_t at, uint64_t end)
 {
-	thmqi_stream_end(x);
+	thmqi_file_stream_end(x);
 	x->file = file;
 	x->origin = at;
 	x->end = THMQI_MAX(at, end);
@@ -103,7 +103,7 @@ void thmqi_stream_begin(struct stream *x, struct thmqi_disk_file *file, uint64_t
 	x->ahead = AHEAD_MIN;
 }
 
-void thmqi_stream_end(struct stream *x)
+void thmqi_file_stream_end(struct stream *x)
 {
 	for (; x->first < x->next; x->first++)
 		wait_for(x, piece_of(x, x->first));
@@ -127,7 +127,7 @@ static int64_t gather(struct stream *x, uint64_t from, uint64_t last)
 	return have;
 }
 
-int64_t thmqi_stream_get(struct stream *x, uint64_t at, uint32_t len, const void **ret_data)
+int64_t thmqi_file_stream_get(struct stream *x, uint64_t at, uint32_t len, const void **ret_data)
 {
 	uint64_t from = (at - x->origin) / STREAM_PIECE_BYTES,
 		 last = (at - x->origin + len - 1) / STREAM_PIECE_BYTES;

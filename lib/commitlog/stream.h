@@ -32,17 +32,17 @@ struct stream {
 	struct stream_piece pieces[STREAM_PIECES];
 };
 
-int thmqi_stream_init(struct stream *x, const struct thmqi_disk_table *disk,
+int thmqi_file_stream_init(struct stream *x, const struct thmqi_disk_table *disk,
 		      struct thmqi_disk_queue *queue); /* 0; -ENOMEM */
-void thmqi_stream_fini(struct stream *x);              /* also of one that is all zero */
+void thmqi_file_stream_fini(struct stream *x);              /* also of one that is all zero */
 /* From byte @at of @file on, a multiple of THMQI_BLOCK, to @end; nothing is read yet. What was read of another is forgotten. */
-void thmqi_stream_begin(struct stream *x, struct thmqi_disk_file *file, uint64_t at, uint64_t end);
-void thmqi_stream_end(
+void thmqi_file_stream_begin(struct stream *x, struct thmqi_disk_file *file, uint64_t at, uint64_t end);
+void thmqi_file_stream_end(
 	struct stream *x); /* nothing is on its way any more: the file may be closed */
 /*
  * Up to @len bytes at @at, which never goes back; valid until the next call. Return: how many are there (fewer where the file or
  * what was asked for ends); or an error.
  */
-int64_t thmqi_stream_get(struct stream *x, uint64_t at, uint32_t len, const void **ret_data);
+int64_t thmqi_file_stream_get(struct stream *x, uint64_t at, uint32_t len, const void **ret_data);
 
 #endif

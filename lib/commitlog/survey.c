@@ -87,14 +87,14 @@ static int look(struct claims *c, const struct place_to_look *l, uint64_t at, ui
 	const void *data;
 	int64_t n, i;
 
-	thmqi_stream_begin(l->stream, l->file, at, stop);
+	thmqi_file_stream_begin(l->stream, l->file, at, stop);
 	for (n = 1; n > 0 && at < stop; at += (uint64_t)n) {
-		n = thmqi_stream_get(l->stream, at, (uint32_t)THMQI_MIN(stop - at, (uint64_t)STREAM_PIECE_BYTES), &data);
+		n = thmqi_file_stream_get(l->stream, at, (uint32_t)THMQI_MIN(stop - at, (uint64_t)STREAM_PIECE_BYTES), &data);
 		n -= n > 0 ? n % THMQI_BLOCK : 0;
 		for (i = 0; i < n; i += THMQI_BLOCK)
 			look_at(c, l, (const struct batch_header *)((const uint8_t *)data + i), at + (uint64_t)i);
 	}
-	thmqi_stream_end(l->stream);
+	thmqi_file_stream_end(l->stream);
 	return (int)THMQI_MIN(n, 1);
 }
 

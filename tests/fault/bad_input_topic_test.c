@@ -100,7 +100,7 @@ static void urls(void)
 		{"inproc:/", -EINVAL},
 		{"://x", -EINVAL},
 		{"inproc://nobody", -ECONNREFUSED},
-		{"tcp://127.0.0.1:1", -EPROTONOSUPPORT},
+		{"rdma://127.0.0.1:1", -EPROTONOSUPPORT},
 		{"pigeon://coop", -EPROTONOSUPPORT},
 	};
 	struct thmq_session *s = NULL;
@@ -126,9 +126,9 @@ static void broker_names(void)
 	SAYS(-EEXIST, "one", thmq_broker_open(w.env, THMQ_BROKER_OPTS(.name = "one"), (void *)&s));
 	CHECK(!s);
 	/* two brokers: a bare inproc:// is the unnamed one's, or it must be said which */
-	SAYS(-EPROTONOSUPPORT, "tcp",
+	SAYS(-EPROTONOSUPPORT, "rdma",
 	     thmq_broker_open(w.env,
-			      THMQ_BROKER_OPTS(.name = "two", .listen = "tcp://127.0.0.1:7471"),
+			      THMQ_BROKER_OPTS(.name = "two", .listen = "rdma://127.0.0.1:7471"),
 			      (void *)&s));
 	CHECK(!s);
 	MUST(thmq_connect(w.env, "inproc://one", NULL, &s));

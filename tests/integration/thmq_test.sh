@@ -298,5 +298,24 @@ check "repair a damaged log" 0 "$thmq" repair --write "$l"; has out '^repaired i
 check "verify the repaired log" 0 "$thmq" verify "$l"
 check "open the repaired log" 0 "$wal" "$l" list
 
+# a broker in another process
+"$thmq" serve --listen tcp://127.0.0.1:0 "$dir/served" > "$dir/url" &
+server=$!
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+	for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s "$dir/url" ] || sleep 0.1; done
+done
+url=$(sed 's/.* at //' "$dir/url")
+check "a topic at a URL" 0 "$thmq" topic create --partitions 2 "$url" far
+seq 1000 > "$dir/numbers"
+check "publish to a URL" 0 "$thmq" pub --quiet "$url" far "$dir/numbers"
+check "read from a URL" 0 "$thmq" sub --group g "$url" far; sort -n "$dir/out" | cmp -s - "$dir/numbers" || die "other messages came"
+check "nothing is left" 0 "$thmq" sub --group g "$url" far; [ ! -s "$dir/out" ] || die "messages came twice"
+check "topics at a URL" 0 "$thmq" topic describe --group g "$url" far; has out far
+check "who else has it" 5 "$thmq" topic list "$dir/served"
+kill "$server"; wait "$server" || die "serve did not end well"
+check "nobody listens there" 1 "$thmq" topic list "$url"; has err 'refused\|nobody'
+check "all is there" 0 "$thmq" sub --json "$dir/served" far; [ "$(wc -l < "$dir/out")" = 1000 ] || die "some are missing"
+check "serve a URL" 2 "$thmq" serve "$url"
+
 check "quarantine of a dry run" 2 "$thmq" repair --quarantine x "$d"; has err -- --write
 echo "$passed checks"

@@ -110,7 +110,7 @@ Test(transport_inproc, a_url_is_read_to_its_last_byte)
 		     {"inproc://a b", -EINVAL},
 		     {"inproc://a\n", -EINVAL},
 		     {"inproc://\xc3\xa9", -EINVAL},
-		     {"tcp://127.0.0.1:1", -EPROTONOSUPPORT},
+		     {"rdma://127.0.0.1:1", -EPROTONOSUPPORT},
 		     {"inprocs://a", -EPROTONOSUPPORT},
 		     {"in://a", -EPROTONOSUPPORT},
 		     {"INPROC://a", -EPROTONOSUPPORT},

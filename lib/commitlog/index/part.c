@@ -43,7 +43,7 @@ static int take_blocks(const struct head *x, struct segment *s, struct stream *s
 	uint32_t i;
 
 	if (e->bytes > STREAM_LEN_MAX ||
-	    thmqi_stream_get(stream, e->offset, (uint32_t)e->bytes, &data) != (int64_t)e->bytes ||
+	    thmqi_file_stream_get(stream, e->offset, (uint32_t)e->bytes, &data) != (int64_t)e->bytes ||
 	    (!x->trusted && e->crc != thmqi_crc32c(0, data, e->bytes)))
 		return 0;
 	memcpy(s->blocks, data, e->bytes);
@@ -87,7 +87,7 @@ static const void *get_page(const struct head *x, const struct segment *s, struc
 {
 	const void *page;
 
-	if (thmqi_stream_get(stream, at, SEAL_PAGE, &page) != (int64_t)SEAL_PAGE ||
+	if (thmqi_file_stream_get(stream, at, SEAL_PAGE, &page) != (int64_t)SEAL_PAGE ||
 	    (!x->trusted && !seal_page_ok(page, s->position + at)))
 		return NULL;
 	return page;
@@ -220,7 +220,7 @@ static int load(struct thmq_log *log, struct head *x, struct segment *s, struct 
 	rc = thmqi_head_read(log, s, &file, x);
 	if (rc != 1)
 		return rc;
-	thmqi_stream_begin(stream, x->file, thmqi_head_section(x, SEAL_BATCHES)->offset,
+	thmqi_file_stream_begin(stream, x->file, thmqi_head_section(x, SEAL_BATCHES)->offset,
 			   x->file_bytes);
 	rc = take_blocks(x, s, stream);
 	if (rc == 1)
@@ -229,7 +229,7 @@ static int load(struct thmq_log *log, struct head *x, struct segment *s, struct 
 		rc = take_keys(log, x, s, stream);
 	if (rc == 1)
 		rc = take_runs(log, x, s, stream);
-	thmqi_stream_end(stream);
+	thmqi_file_stream_end(stream);
 	if (rc != 1)
 		forget(log, s);
 	return rc;

@@ -434,7 +434,7 @@ static const void *next_page(struct stream *file, uint64_t at)
 {
 	const void *page;
 
-	return thmqi_stream_get(file, at, SEAL_PAGE, &page) == (int64_t)SEAL_PAGE ? page : NULL;
+	return thmqi_file_stream_get(file, at, SEAL_PAGE, &page) == (int64_t)SEAL_PAGE ? page : NULL;
 }
 
 static bool pages_ok(struct stream *file, const struct segment *s, uint64_t at, uint32_t count)
@@ -486,11 +486,11 @@ int thmqi_sealed_check(struct thmq_log *log, struct segment *s)
 	struct stream stream;
 	int rc = thmqi_file_need(log, s, SEGMENT_INDEX, &file);
 
-	if (rc || (rc = thmqi_stream_init(&stream, log->disk, log->queue)))
+	if (rc || (rc = thmqi_file_stream_init(&stream, log->disk, log->queue)))
 		return rc;
-	thmqi_stream_begin(&stream, file, 0, s->sealed->runs_at + (uint64_t)s->sealed->run_pages * SEAL_PAGE);
+	thmqi_file_stream_begin(&stream, file, 0, s->sealed->runs_at + (uint64_t)s->sealed->run_pages * SEAL_PAGE);
 	s->index_bad |= !all_ok(&stream, s);
-	thmqi_stream_fini(&stream);
+	thmqi_file_stream_fini(&stream);
 	return s->index_bad ? -THMQ_ECORRUPT : 0;
 }
 

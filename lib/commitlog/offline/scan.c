@@ -659,7 +659,7 @@ int thmqi_scan_begin(struct scan *s, const char *dir, const struct thmqi_scan_op
 		return thmqi_fail(rc, "open %s: %s", dir, thmq_strerror(rc));
 	}
 	s->piece = aligned_alloc(THMQI_BLOCK, SCAN_PIECE_BYTES);
-	if (!s->piece || thmqi_stream_init(&s->stream, s->disk, NULL) != 0)
+	if (!s->piece || thmqi_file_stream_init(&s->stream, s->disk, NULL) != 0)
 		return thmqi_fail(-ENOMEM, "scan %s: out of memory", dir);
 	return 0;
 }
@@ -716,7 +716,7 @@ void thmqi_scan_end(struct scan *s)
 	thmqi_seen_fini(&s->seen);
 	free(s->indexes.list);
 	free(s->bad_indexes.list);
-	thmqi_stream_fini(&s->stream);
+	thmqi_file_stream_fini(&s->stream);
 	free(s->piece);
 	free(s->found.positions);
 	if (s->dir)

@@ -24,6 +24,8 @@ struct thmq_env *thmqi_broker_env(const struct thmq_broker *broker);
 void thmqi_broker_copy_hold(struct thmq_broker *broker);
 void thmqi_broker_copy_let_go(struct thmq_broker *broker);
 int thmqi_broker_copy(struct thmq_broker *broker, const char *dest, uint64_t timeout_ns);
+/* While the broker cannot be closed. */
+int thmqi_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size);
 void thmqi_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret);
 
 #endif

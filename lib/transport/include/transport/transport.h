@@ -3,8 +3,10 @@
  * transport.h - connections between a session and a shard: the only place where client and broker meet.
  *
  * A link is one connection: frame rings (two up, one down), a data area that the client claims message bytes from, a control
- * page each way. The client end belongs to the session's thread, the broker end to the shard's core. inproc: both see
- * the same memory. Whatever the medium, both ends see just this.
+ * page each way. The client end belongs to the session's thread, the broker end to a core. Whatever the medium, both ends
+ * see just this. inproc: they are the two ends of one link, whose core is the shard's. Media with a distance: each side has
+ * a link of its own, and the medium plays the missing end of both: the broker end of the client's, on a core of the client's
+ * environment, and the client end of the broker's, on the shard's core; in between it moves frames and bytes.
  */
 #ifndef THMQI_TRANSPORT_H
 #define THMQI_TRANSPORT_H
@@ -71,6 +73,19 @@ void thmqi_transport_close(struct thmqi_transport *t);
 int thmqi_transport_listen(struct thmqi_transport *t, const char *name,
 			   const struct thmqi_acceptor *acceptor,
 			   struct thmqi_listener **ret_listener);
+/*
+ * Listen at @urls too, separated by commas; inproc://… is passed over, since the name is what inproc listens at. By a
+ * thread that may make calls on the cores. All or none. -EINVAL malformed; -EPROTONOSUPPORT; -EADDRINUSE …, with a text.
+ */
+struct thmqi_listen_opts {
+	uint64_t silence_ns; /* a client that says nothing for so long is dead */
+	uint32_t connections_max; /* at a time */
+};
+int thmqi_transport_listen_at(struct thmqi_listener *l, const char *urls, const struct thmqi_listen_opts *opts);
+/* The same check of @urls without opening anything. */
+int thmqi_transport_check_urls(struct thmqi_transport *t, const char *urls);
+/* The @index-th of them as it is, NUL-terminated. Return: its length; -ENOENT; -ENOSPC @size is too small. */
+int thmqi_listener_url(struct thmqi_listener *l, uint32_t index, char *ret_url, uint32_t size);
 /* No new links; links there are stay until closed. Returns once no accept or connect refers to the acceptor any more. */
 void thmqi_transport_unlisten(struct thmqi_listener *l);
 
@@ -80,12 +95,13 @@ struct thmqi_link_opts {
 	uint32_t down_frames;
 	/* Another link of the same session, open: its broker is meant, whoever listens at the URL by now. NULL: by URL. */
 	const struct thmqi_link *beside;
+	uint64_t silence_ns; /* a broker that says nothing for so long is dead, where that can be; 0: 30 s */
 };
 
 /*
  * Begin to connect to @shard of the broker at @url. The link is there at once; its first frame down is WELCOME, or
- * broker_closed gets an error. Does not block.
- * Return: 0; -EINVAL malformed; -EPROTONOSUPPORT scheme; -ECONNREFUSED; -ESHUTDOWN the broker that it should lead to,
+ * broker_closed gets an error. Does not block, but to look up a host's name. A medium may give smaller sizes than asked for.
+ * Return: 0; -EINVAL malformed; -EPROTONOSUPPORT scheme; -ECONNREFUSED; -EHOSTUNREACH no such host; -ESHUTDOWN the broker that it should lead to,
  * beside another link, is closed; -EDEADLK nobody drives the core; -ENOMEM.
  */
 int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
@@ -101,6 +117,24 @@ void thmqi_link_shut(struct thmqi_link *link, int error);
  * @let_go is called with @left on this core once the client end has closed. */
 void thmqi_link_leave(struct thmqi_link *link, void (*let_go)(void *left), void *left);
 void thmqi_link_unref(struct thmqi_link *link);
+
+/* ------------------------------------------------------------------ media */
+
+/* One way to get from a client to a broker: what is behind a URL's scheme. */
+struct thmqi_medium {
+	const char *scheme; /* "tcp" */
+	/* 0, or an error with its text */
+	int (*check)(const char *url);
+	/* Both by a thread that may make calls on the cores. What listens (the door) is the medium's own. */
+	int (*listen)(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door);
+	void (*unlisten)(void *door); /* once nobody looks at the acceptor any more through it */
+	const char *(*url_of)(const void *door);
+	/* As thmqi_transport_connect(). */
+	int (*connect)(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
+		       struct thmqi_waiter *waiter, struct thmqi_link **ret_link);
+};
+/* Before anybody listens or connects; @medium stays the caller's. inproc and tcp are there. -EEXIST; -ENOSPC. */
+int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *medium);
 
 /* Client, after writing frames up: wake the core if it sleeps. */
 static inline void thmqi_link_kick_broker(struct thmqi_link *link)

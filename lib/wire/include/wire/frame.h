@@ -13,6 +13,7 @@
 
 #define THMQI_WIRE_VERSION 1u
 #define THMQI_STREAMS 256u  /* producers, and consumers, per session: stream < THMQI_STREAMS */
+#define THMQI_DELIVERIES 4096u /* runs that a stream holds on a connection, at most */
 #define THMQI_SHARD_META 0u /* data shards are 1 … */
 
 enum thmqi_frame_type {
@@ -48,7 +49,7 @@ enum thmqi_frame_type {
 		36, /* stream partition; seq; status: that message is certainly not stored */
 	THMQI_FRAME_DELIVER =
 		37, /* stream partition; data: a run (struct thmq_run_header in place); len: its bytes; seq: first
-				     offset wanted; arg0: token; arg1: end offset (exclusive); generation */
+				     offset wanted; arg0: token, whose lower half is below THMQI_DELIVERIES and of one run at a time; arg1: end offset (exclusive); generation */
 	THMQI_FRAME_ATTACHED =
 		38, /* stream partition; status; seq: offset it begins at; arg0, arg1: bounds;
 				     flags: THMQI_ATTACHED_AT_GROUP */

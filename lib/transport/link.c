@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * link.c - a link's memory and its end. The two ends close in any order; the memory goes with the second. Control path
+ * only: nothing here is called per message. Knows no medium.
+ */
+#include "internal.h"
+
+void thmqi_link_free(struct thmqi_link *link)
+{
+	if (link->listener)
+		thmqi_listener_unref(link->listener);
+	if (link->waiter)
+		thmqi_waiter_unref(link->waiter);
+	free(link->up.slots);
+	free(link->ctl.slots);
+	free(link->down.slots);
+	free(link->area);
+	free(link->request);
+	free(link->reply);
+	free(link->room);
+	free(link);
+}
+
+void thmqi_link_unref(struct thmqi_link *link)
+{
+	if (atomic_fetch_sub(&link->refs, 1) == 1)
+		thmqi_link_free(link);
+}
+
+void thmqi_link_shut(struct thmqi_link *link, int error)
+{
+	int32_t open = 0;
+
+	atomic_compare_exchange_strong(&link->broker_closed, &open, error);
+	link->broker = NULL;
+	thmqi_link_kick_client(link);
+}
+
+void thmqi_link_leave(struct thmqi_link *link, void (*let_go)(void *left), void *left)
+{
+	link->let_go = let_go;
+	link->left = left;
+	thmqi_link_unref(
+		link); /* the client end's reference ends on this core, and let_go goes before it */
+}
+
+static void run_accept(struct thmq_core *core, struct thmqi_task *task)
+{
+	struct thmqi_link *link = thmqi_container(task, struct thmqi_link, task);
+	struct thmqi_acceptor *a = &link->listener->acceptor;
+	int rc;
+
+	(void)core;
+	/* a session that has links already was there before: its broker has closed */
+	if (atomic_load(&link->listener->gone))
+		rc = link->is_further ? -ESHUTDOWN : -ECONNREFUSED;
+	else
+		rc = a->accept(a->ctx, link);
+	if (rc) {
+		thmqi_link_shut(link, rc);
+		thmqi_link_unref(link);
+	}
+}
+
+static void client_is_gone(struct thmqi_link *link)
+{
+	struct thmqi_acceptor *a = &link->listener->acceptor;
+
+	/* a link that the broker's end has shut, or refused, is the client's alone, and the acceptor may be gone */
+	if (link->broker)
+		a->closed(a->ctx, link);
+	else if (link->let_go)
+		link->let_go(link->left);
+	thmqi_link_unref(link);
+}
+
+static void run_closed(struct thmq_core *core, struct thmqi_task *task)
+{
+	(void)core;
+	client_is_gone(thmqi_container(task, struct thmqi_link, goodbye));
+}
+
+/*
+ * The client's end goes. Its reference is dropped on the core, behind everything that was posted there before, so that the
+ * broker's end is never told while it is being accepted.
+ */
+void thmqi_link_close(struct thmqi_link *link)
+{
+	struct thmq_core *core = link->core;
+
+	atomic_store(&link->client_closed, 1);
+	link->goodbye.run = run_closed;
+	thmqi_core_post(core, &link->goodbye);
+}
+
+void thmqi_link_close_here(struct thmqi_link *link)
+{
+	atomic_store(&link->client_closed, 1);
+	client_is_gone(link);
+}
+
+void thmqi_link_offer(struct thmqi_link *link)
+{
+	link->task.run = run_accept;
+	thmqi_core_post(link->core, &link->task);
+}
+
+static void *zeroed(size_t bytes)
+{
+	void *p = aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(bytes, (size_t)THMQI_BLOCK));
+
+	if (p)
+		memset(p, 0, bytes);
+	return p;
+}
+
+int thmqi_link_make(const struct thmqi_link_opts *opts, size_t end_bytes, struct thmqi_link **ret_link)
+{
+	struct thmqi_link *link = aligned_alloc(
+		THMQI_CACHELINE, THMQI_ALIGN_UP(sizeof(*link), (size_t)THMQI_CACHELINE));
+	uint32_t ctl = THMQI_MIN(opts->up_frames, THMQI_CTL_FRAMES_MAX);
+	struct thmqi_frame *up, *control, *down;
+
+	if (!link)
+		return -ENOMEM;
+	memset(link, 0, sizeof(*link));
+	atomic_init(&link->refs, 2);
+	link->area_bytes = (uint32_t)opts->area_bytes;
+	link->area =
+		aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(opts->area_bytes, (uint64_t)THMQI_BLOCK));
+	link->request = calloc(1, sizeof(*link->request));
+	link->reply = calloc(1, sizeof(*link->reply));
+	link->room = calloc(1, end_bytes + 1);
+	up = zeroed(opts->up_frames * sizeof(*up));
+	control = zeroed(ctl * sizeof(*control));
+	down = zeroed(opts->down_frames * sizeof(*down));
+	link->up.slots = up;
+	link->ctl.slots = control;
+	link->down.slots = down;
+	if (!link->area || !link->request || !link->reply || !link->room || !up || !control || !down) {
+		thmqi_link_free(link);
+		return -ENOMEM;
+	}
+	thmqi_frame_ring_init(&link->up, up, opts->up_frames);
+	thmqi_frame_ring_init(&link->ctl, control, ctl);
+	thmqi_frame_ring_init(&link->down, down, opts->down_frames);
+	*ret_link = link;
+	return 0;
+}

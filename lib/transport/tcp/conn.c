@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * conn.c - a connection's life on its core: greeted, open, left, closed; what its poller and its timer do; and how the other's
+ * death is noticed. Knows not how frames are read and written (in.c, out.c), nor who accepts (door.c) or connects (tcp.c).
+ */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "tcp.h"
+
+#define TICK_MAX_NS 1000000000ull
+#define TICK_MIN_NS 25000000ull
+#define BEAT_NS 100000000ull /* how late a beat may be seen on the other side */
+#define STALL_NS 1000000ull  /* until memory is asked for again */
+#define UNTOLD_NS                                                                                  \
+	500000ull /* until the session's thread is looked at again: it does not tell what it has taken */
+#define LAST_ROUNDS 16u /* of sending, when the core closes */
+
+/* ---------------------------------------------------------------- made, freed */
+
+struct tcp_conn *thmqi_tcp_make(bool of_broker)
+{
+	struct tcp_conn *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->fd = -1;
+	c->of_broker = of_broker;
+	c->deadline_ns = UINT64_MAX;
+	thmqi_list_init(&c->door_link);
+	thmqi_stream_init(&c->in, of_broker);
+	return c;
+}
+
+int thmqi_tcp_buffers(struct tcp_conn *c)
+{
+	c->rx = malloc(TCP_RX_BYTES);
+	c->tx = malloc(TCP_TX_BYTES);
+	return c->rx && c->tx ? 0 : -ENOMEM;
+}
+
+struct tcp_stream *thmqi_tcp_stream(struct tcp_conn *c, uint32_t stream)
+{
+	if (!c->streams[stream])
+		c->streams[stream] = calloc(1, sizeof(*c->streams[stream]));
+	return c->streams[stream];
+}
+
+/* The runs that the client's end still had. On the core whose memory it is. */
+static void runs_free(struct tcp_conn *c)
+{
+	uint32_t i, j;
+
+	if (c->run)
+		thmqi_buf_unref(c->run);
+	c->run = NULL;
+	for (i = 0; i < THMQI_STREAMS; i++) {
+		for (j = 0; c->streams[i] && !c->of_broker && j < THMQI_DELIVERIES; j++)
+			if (c->streams[i]->bufs[j])
+				thmqi_buf_unref(c->streams[i]->bufs[j]);
+		free(c->streams[i]);
+		c->streams[i] = NULL;
+	}
+}
+
+void thmqi_tcp_free_if_done(struct tcp_conn *c)
+{
+	if (!c->link_done || !c->socket_done)
+		return;
+	runs_free(c);
+	if (c->listener) {
+		atomic_fetch_sub(&c->listener->connections, 1);
+		thmqi_listener_unref(c->listener);
+	}
+	if (c->nobody)
+		thmqi_waiter_unref(c->nobody);
+	free(c->rx);
+	free(c->tx);
+	free(c);
+}
+
+/* ------------------------------------------------------------------- socket */
+
+int thmqi_tcp_socket_ready(int fd)
+{
+	int on = 1;
+
+	return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) ? -errno : 0;
+}
+
+int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t kind)
+{
+	ssize_t n;
+
+	hello->silence_ms = (uint32_t)THMQI_MIN(c->silence_ns / 1000000u, (uint64_t)UINT32_MAX);
+	thmqi_hello_seal(hello, kind);
+	/* nothing was sent before: there is room */
+	n = send(c->fd, hello, sizeof(*hello), MSG_NOSIGNAL | MSG_DONTWAIT);
+	return n == (ssize_t)sizeof(*hello) ? 0 : n < 0 ? -errno : -ECONNRESET;
+}
+
+int thmqi_tcp_hello_recv(struct tcp_conn *c)
+{
+	ssize_t n = recv(c->fd, (char *)&c->hello + c->hello_have, sizeof(c->hello) - c->hello_have,
+			 MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+		c->readable = errno == EINTR;
+		return 0;
+	}
+	if (n <= 0)
+		return n ? -errno : -ECONNRESET;
+	c->hello_have += (uint32_t)n;
+	if (!thmqi_hello_begins(&c->hello, c->hello_have))
+		return -EPROTO;
+	return c->hello_have == sizeof(c->hello);
+}
+
+void thmqi_tcp_unwatch(struct thmq_watch **watch)
+{
+	if (*watch)
+		thmqi_watch_close(*watch);
+	*watch = NULL;
+}
+
+static void on_ready(void *ctx, uint32_t events)
+{
+	struct tcp_conn *c = ctx;
+
+	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		c->readable = c->hung_up = true;
+	if (events & EPOLLIN)
+		c->readable = true;
+	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+		c->writable = true;
+}
+
+static int watch(struct tcp_conn *c)
+{
+	return thmqi_watch_open(c->core, c->fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_ready, c, &c->watch);
+}
+
+/* -------------------------------------------------------------------- time */
+
+void thmqi_tcp_tick_at(struct tcp_conn *c, uint64_t ns)
+{
+	if (!thmqi_timer_is_running(&c->timer) || c->timer.deadline_ns > ns)
+		thmqi_timer_start(c->core, &c->timer, ns);
+}
+
+static void on_timer(struct thmqi_timer *t)
+{
+	struct tcp_conn *c = thmqi_container(t, struct tcp_conn, timer);
+
+	c->ticked = true;
+}
+
+static uint64_t next_tick(const struct tcp_conn *c)
+{
+	uint64_t now = c->core->now_ns;
+
+	return c->state == TCP_OPEN || c->state == TCP_CLOSED
+		       ? now + c->tick_ns
+		       : THMQI_MAX(c->deadline_ns, now + 1000000u);
+}
+
+/* Once what has come was read: who did not say anything for so long is dead, and so is who takes nothing. */
+static void look_at_peer(struct tcp_conn *c)
+{
+	uint64_t now = c->core->now_ns;
+
+	if (!c->stalled && now - c->heard_ns > c->silence_ns)
+		thmqi_tcp_end(c, -ETIMEDOUT);
+	else if (c->iov_at < c->iov_count && now - c->moved_ns > c->silence_ns)
+		thmqi_tcp_end(c, -ETIMEDOUT);
+}
+
+static void tick(struct tcp_conn *c)
+{
+	uint64_t now = c->core->now_ns;
+
+	c->ticked = false;
+	if (c->state == TCP_CLOSED || c->state == TCP_MOVING)
+		thmqi_tcp_unwatch(&c->watch);
+	else if (now >= c->deadline_ns)
+		thmqi_tcp_end(c, -ETIMEDOUT);
+	else if (c->state == TCP_OPEN)
+		look_at_peer(c);
+	if (c->state == TCP_OPEN) {
+		if (now - c->said_ns >= c->say_ns ||
+		    (!c->of_broker &&
+		     c->beat_told != atomic_load_explicit(&c->link->beat, memory_order_relaxed)))
+			c->say = true;
+	}
+	thmqi_tcp_tick_at(c, next_tick(c));
+}
+
+void thmqi_tcp_opened(struct tcp_conn *c)
+{
+	uint64_t peer = THMQI_MAX(c->hello.silence_ms * 1000000ull, TCP_SILENCE_MIN_NS);
+
+	c->state = TCP_OPEN;
+	c->deadline_ns = UINT64_MAX;
+	c->heard_ns = c->said_ns = c->moved_ns = c->core->now_ns;
+	c->say_ns = peer / 4;
+	c->tick_ns = THMQI_MIN(THMQI_MIN(c->say_ns, c->silence_ns / 4), TICK_MAX_NS);
+	if (!c->of_broker && c->link->shard == THMQI_SHARD_META)
+		c->tick_ns = THMQI_MIN(c->tick_ns, BEAT_NS);
+	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
+	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
+}
+
+/* --------------------------------------------------------------------- end */
+
+/* The client's end, which was told before, has closed now. */
+static void let_go(void *left)
+{
+	struct tcp_conn *c = left;
+
+	runs_free(c);
+	c->link_done = true;
+	thmqi_tcp_free_if_done(c);
+}
+
+static void link_end(struct tcp_conn *c, int error)
+{
+	struct thmqi_link *link = c->link;
+
+	c->link = NULL;
+	if (!link) {
+		c->link_done = c->link_done || c->of_broker;
+		return;
+	}
+	if (c->of_broker) {
+		thmqi_link_close_here(link);
+		c->link_done = true;
+	} else if (c->client_gone) {
+		runs_free(c);
+		thmqi_link_unref(link);
+		c->link_done = true;
+	} else {
+		thmqi_link_shut(link, error);
+		thmqi_link_leave(link, let_go, c);
+	}
+}
+
+void thmqi_tcp_end(struct tcp_conn *c, int error)
+{
+	if (c->state == TCP_CLOSED)
+		return;
+	if (c->door)
+		thmqi_tcp_forget_greeting(c);
+	c->state = TCP_CLOSED;
+	c->tick_ns = BEAT_NS;
+	c->iov_at = c->iov_count = 0;
+	link_end(c, error);
+	/* the other hears of it now, though the descriptor is closed a little later */
+	shutdown(c->fd, SHUT_RDWR);
+	thmqi_tcp_unwatch(&c->watch);
+	if (c->on_core)
+		thmqi_tcp_tick_at(c, c->core->now_ns + c->tick_ns);
+}
+
+void thmqi_tcp_off_core(struct tcp_conn *c)
+{
+	if (!c->on_core)
+		return;
+	c->on_core = false;
+	thmqi_timer_stop(c->core, &c->timer);
+	thmqi_core_remove_poller(c->core, &c->poller);
+}
+
+static void socket_end(struct tcp_conn *c)
+{
+	thmqi_tcp_off_core(c);
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = -1;
+	c->socket_done = true;
+	thmqi_tcp_free_if_done(c);
+}
+
+/* ------------------------------------------------------------------- poller */
+
+static int poll_leaving(struct tcp_conn *c)
+{
+	if (!c->readable)
+		return 0;
+	thmqi_tcp_discard(c);
+	return 1;
+}
+
+static int connect_next(struct tcp_conn *c);
+
+static int poll_connecting(struct tcp_conn *c)
+{
+	struct thmqi_hello hello = {
+		.capabilities = 0, .instance = c->instance, .shard = c->link->shard};
+	socklen_t len = sizeof(int);
+	int error = 0;
+
+	if (c->retry) {
+		close(c->fd);
+		c->fd = -1;
+		c->retry = false;
+		return connect_next(c);
+	}
+	if (!c->writable)
+		return 0;
+	if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+		error = errno;
+	if (error) {
+		c->error = -error;
+		c->retry = true;
+		thmqi_tcp_unwatch(&c->watch);
+		return 1;
+	}
+	memcpy(hello.client_id, c->client_id, sizeof(hello.client_id));
+	hello.area_bytes = c->link->area_bytes;
+	hello.up_frames = c->link->up.mask + 1;
+	hello.ctl_frames = c->link->ctl.mask + 1;
+	hello.down_frames = c->link->down.mask + 1;
+	error = thmqi_tcp_hello_send(c, &hello, THMQI_HELLO_CLIENT);
+	if (error)
+		thmqi_tcp_end(c, error);
+	else
+		c->state = TCP_GREETING;
+	return 1;
+}
+
+/* The broker's answer. */
+static int poll_answer(struct tcp_conn *c)
+{
+	int rc;
+
+	if (!c->readable)
+		return 0;
+	rc = thmqi_tcp_hello_recv(c);
+	if (rc == 0)
+		return 1;
+	if (rc == 1)
+		rc = thmqi_hello_check(&c->hello, THMQI_HELLO_BROKER);
+	if (rc == 0 && c->hello.status)
+		rc = c->hello.status;
+	if (rc == 0 && c->instance && c->instance != c->hello.instance)
+		rc = -ESHUTDOWN;
+	if (rc) {
+		thmqi_tcp_end(c, rc);
+		return 1;
+	}
+	c->instance = c->hello.instance;
+	thmqi_tcp_opened(c);
+	return 1;
+}
+
+static int poll_state(struct tcp_conn *c)
+{
+	switch (c->state) {
+	case TCP_CONNECTING:
+		return poll_connecting(c);
+	case TCP_GREETING:
+		return c->of_broker ? thmqi_tcp_greet(c) : poll_answer(c);
+	case TCP_OPEN:
+		return (c->readable || c->stalled) ? thmqi_tcp_in(c) : 0;
+	case TCP_LEAVING:
+		return poll_leaving(c);
+	default:
+		return 0;
+	}
+}
+
+static int conn_poll(struct thmqi_poller *p, uint32_t budget)
+{
+	struct tcp_conn *c = thmqi_container(p, struct tcp_conn, poller);
+	int done = poll_state(c);
+
+	(void)budget;
+	if (thmqi_unlikely(c->ticked))
+		tick(c);
+	if (c->state == TCP_OPEN)
+		done += thmqi_tcp_out_wanted(c);
+	if (thmqi_likely(c->state == TCP_OPEN))
+		return done;
+	if (c->state == TCP_MOVING) {
+		thmqi_tcp_move(c);
+		done++;
+	} else if (c->state == TCP_CLOSED) {
+		socket_end(c);
+		done++;
+	}
+	return done;
+}
+
+static void conn_finish(struct thmqi_poller *p)
+{
+	struct tcp_conn *c = thmqi_container(p, struct tcp_conn, poller);
+
+	if (c->state == TCP_OPEN && thmqi_tcp_out_wanted(c))
+		thmqi_tcp_out(c);
+}
+
+static bool conn_arm(struct thmqi_poller *p)
+{
+	struct tcp_conn *c = thmqi_container(p, struct tcp_conn, poller);
+
+	if (c->state == TCP_CLOSED || c->state == TCP_MOVING)
+		return true;
+	if (c->state != TCP_OPEN)
+		return c->readable && c->state != TCP_CONNECTING;
+	if (c->stalled)
+		thmqi_tcp_tick_at(c, c->core->now_ns + STALL_NS);
+	else if (c->readable)
+		return true;
+	if (thmqi_tcp_out_wanted(c))
+		return true;
+	if (!c->of_broker && thmqi_tcp_untold(c))
+		thmqi_tcp_tick_at(c, c->core->now_ns + UNTOLD_NS);
+	return false;
+}
+
+/* The core closes: what can be sent at once is, and that is all. */
+static void conn_end(struct thmqi_poller *p)
+{
+	struct tcp_conn *c = thmqi_container(p, struct tcp_conn, poller);
+	uint32_t i;
+
+	for (i = 0; i < LAST_ROUNDS && c->state == TCP_OPEN && thmqi_tcp_out_wanted(c); i++)
+		thmqi_tcp_out(c);
+	thmqi_tcp_end(c, -ESHUTDOWN);
+	thmqi_tcp_unwatch(&c->watch);
+	socket_end(c);
+}
+
+int thmqi_tcp_start(struct tcp_conn *c, struct thmq_core *core)
+{
+	int rc;
+
+	c->core = core;
+	rc = c->fd >= 0 ? watch(c) : 0;
+	if (rc)
+		return rc;
+	c->timer = (struct thmqi_timer){.fire = on_timer};
+	c->poller = (struct thmqi_poller){
+		.poll = conn_poll, .arm = conn_arm, .finish = conn_finish, .end = conn_end};
+	thmqi_core_add_poller(core, &c->poller);
+	c->on_core = true;
+	thmqi_tcp_tick_at(c, next_tick(c));
+	return 0;
+}
+
+/* ------------------------------------------------------------------ connect */
+
+static int try_address(struct tcp_conn *c, const struct tcp_address *a)
+{
+	int rc;
+
+	c->fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (c->fd < 0)
+		return -errno;
+	c->readable = c->writable = c->hung_up = false;
+	rc = thmqi_tcp_socket_ready(c->fd);
+	if (!rc && connect(c->fd, (const struct sockaddr *)&a->addr, a->len) != 0 &&
+	    errno != EINPROGRESS)
+		rc = -errno;
+	if (!rc)
+		rc = watch(c);
+	if (rc) {
+		close(c->fd);
+		c->fd = -1;
+	}
+	return rc;
+}
+
+static int connect_next(struct tcp_conn *c)
+{
+	while (c->address_next < c->address_count) {
+		int rc = try_address(c, &c->addresses[c->address_next++]);
+
+		if (!rc)
+			return 1;
+		c->error = rc;
+	}
+	thmqi_tcp_end(c, c->error ? c->error : -ECONNREFUSED);
+	return 1;
+}
+
+/* On the core, as the acceptor of the session's link: the way to the broker is begun. */
+int thmqi_tcp_connect_begin(struct tcp_conn *c, struct thmqi_link *link)
+{
+	int rc = thmqi_tcp_buffers(c);
+
+	c->state = TCP_CONNECTING;
+	c->deadline_ns = link->core->now_ns + THMQI_MIN(TCP_GREETING_NS, c->silence_ns);
+	if (!rc)
+		rc = thmqi_tcp_start(c, link->core);
+	if (rc) {
+		c->link_done = c->socket_done = true;
+		thmqi_tcp_free_if_done(c);
+		return rc;
+	}
+	c->link = link;
+	link->broker = c;
+	connect_next(c);
+	return 0;
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tcp.c - tcp:// as a medium: what the registry calls. A session's link gets a listener of its own, whose acceptor is the
+ * connection; the rest of the library sees a link like any other. Runs on the session's thread.
+ */
+#include "tcp.h"
+
+static int client_accept(void *ctx, struct thmqi_link *link)
+{
+	return thmqi_tcp_connect_begin(ctx, link);
+}
+
+/* The session has closed its end: what lies in the rings still goes, if that does not take long. */
+static void client_closed(void *ctx, struct thmqi_link *link)
+{
+	struct tcp_conn *c = ctx;
+
+	(void)link;
+	c->client_gone = true;
+	if (c->state != TCP_OPEN) {
+		thmqi_tcp_end(c, -ESHUTDOWN);
+		return;
+	}
+	c->deadline_ns = c->core->now_ns + TCP_LEAVE_NS;
+	thmqi_tcp_tick_at(c, c->deadline_ns);
+}
+
+/* Of the client's environment: the calling thread's own, or else they take turns. */
+static struct thmq_core *core_for(struct thmqi_transport *t, uint32_t shard)
+{
+	struct thmq_core *mine = thmqi_core_mine(t->env);
+
+	return mine ? mine : thmqi_env_core(t->env, shard % thmqi_env_core_count(t->env));
+}
+
+/* Where another link of the session leads to: its connection is there as long as the link is. */
+static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_link *beside)
+{
+	const struct tcp_conn *other = beside ? beside->listener->acceptor.ctx : NULL;
+
+	if (!other)
+		return thmqi_tcp_resolve(url, false, c->addresses, TCP_ADDRESSES,
+					 &c->address_count);
+	memcpy(c->addresses, other->addresses, sizeof(c->addresses));
+	c->address_count = other->address_count;
+	c->instance = other->instance;
+	return 0;
+}
+
+static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+		       const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
+		       struct thmqi_link **ret_link)
+{
+	struct thmqi_acceptor acceptor = {.accept = client_accept, .closed = client_closed};
+	struct thmqi_link_opts o = *opts;
+	struct thmqi_link *link;
+	struct tcp_conn *c;
+	int rc;
+
+	c = thmqi_tcp_make(false);
+	if (!c)
+		return thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
+	c->silence_ns =
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
+	memcpy(c->client_id, t->client_id, sizeof(c->client_id));
+	rc = addresses_of(c, url, opts->beside);
+	if (rc)
+		goto fail;
+	o.area_bytes = THMQI_MIN(o.area_bytes, (uint64_t)THMQI_STREAM_AREA_MAX);
+	o.up_frames = THMQI_MIN(o.up_frames, THMQI_STREAM_UP_MAX);
+	o.down_frames = THMQI_MIN(o.down_frames, THMQI_STREAM_DOWN_MAX);
+	rc = thmqi_link_make(&o, 0, &link);
+	if (rc) {
+		thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
+			   (unsigned long long)o.area_bytes);
+		goto fail;
+	}
+	link->shard = shard;
+	link->core = core_for(t, shard);
+	acceptor.ctx = c;
+	if (atomic_load(&link->core->owner) == 0)
+		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
+				link->core->index);
+	else if (thmqi_listener_make(t, NULL, &acceptor, &link->listener) != 0)
+		rc = thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
+	if (rc) {
+		thmqi_link_free(link);
+		goto fail;
+	}
+	thmqi_waiter_ref(waiter);
+	link->waiter = waiter;
+	thmqi_link_offer(link);
+	*ret_link = link;
+	return 0;
+fail:
+	free(c);
+	return rc;
+}
+
+const struct thmqi_medium thmqi_medium_tcp = {
+	.scheme = "tcp",
+	.check = thmqi_tcp_check,
+	.listen = thmqi_tcp_listen,
+	.unlisten = thmqi_tcp_unlisten,
+	.url_of = thmqi_tcp_url_of,
+	.connect = tcp_connect,
+};

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tcp.h - what the files of the TCP medium share. A connection joins two links, one in each process: on the client's side it
+ * plays the broker's end of the session's link, on the broker's side the client's end of a link that it makes there. It lives on
+ * one core (the client's: one of its environment; the broker's: the shard's), as a poller there: what arrives is put into the
+ * link's rings and memory, and at the end of each iteration what lies in the rings is sent in one call. doc/transports.md.
+ */
+#ifndef THMQI_TRANSPORT_TCP_H
+#define THMQI_TRANSPORT_TCP_H
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "../internal.h"
+#include <thundermq/log.h>
+
+#include "wire/stream.h"
+
+#define TCP_RX_BYTES (128u << 10)
+#define TCP_TX_BYTES (128u << 10)
+#define TCP_INLINE_BYTES (16u << 10) /* longer bodies are sent from where they lie */
+#define TCP_IOV 64u
+#define TCP_SEND_BYTES (1u << 20) /* gathered for one call */
+#define TCP_ADDRESSES 4u
+#define TCP_GREETINGS_MAX                                                                          \
+	256u /* connections that have not said what they want: more, and the oldest goes */
+#define TCP_GREETING_NS 5000000000ull
+#define TCP_LEAVE_NS 2000000000ull
+#define TCP_SILENCE_NS 30000000000ull
+#define TCP_SILENCE_MIN_NS 200000000ull
+#define TCP_CONNECTIONS 1024u
+
+struct tcp_address {
+	struct sockaddr_storage addr;
+	socklen_t len;
+};
+
+/* A listening socket, on one core; what it accepts stays there until it has said which shard it wants. */
+struct tcp_door {
+	struct thmqi_poller poller;
+	struct thmq_watch *watch; /* NULL: none */
+	struct thmqi_timer timer;
+	struct thmq_core *core;
+	struct thmqi_listener *listener; /* counted */
+	struct thmqi_waiter
+		*nobody; /* of the links that it makes: their client ends look by themselves */
+	struct thmqi_listen_opts opts;
+	struct thmqi_list greetings; /* struct tcp_conn, oldest first */
+	uint32_t greeting_count;
+	int fd;
+	bool readable;
+	bool closed;
+	char url[128];
+};
+
+enum tcp_state {
+	TCP_CONNECTING, /* client */
+	TCP_GREETING,   /* the other's hello is awaited */
+	TCP_MOVING,     /* broker: from the door's core to the shard's */
+	TCP_OPEN,
+	TCP_LEAVING, /* all is said: what comes is thrown away until the other has closed */
+	TCP_CLOSED   /* nobody's any more */
+};
+
+/* What one consumer, or what was one, has of runs on this connection. */
+struct tcp_stream {
+	uint64_t credit_bytes, held_bytes; /* client */
+	union {
+		struct thmqi_buf *bufs[THMQI_DELIVERIES]; /* client: by the token's lower half */
+		uint32_t out
+			[THMQI_DELIVERIES]; /* broker: the upper half + 1 of those that were sent; 0 */
+	};
+};
+
+struct tcp_conn {
+	struct thmqi_poller poller;
+	struct thmq_watch *watch; /* NULL: none */
+	struct thmqi_timer timer;
+	struct thmqi_task task; /* to the shard's core */
+	struct thmq_core *core;
+	struct thmqi_link *link;         /* NULL before there is one, and after its end */
+	struct thmqi_listener *listener; /* broker: counted */
+	struct tcp_door *door;           /* broker, as long as it is on its list */
+	struct thmqi_list door_link;
+	struct thmqi_waiter *nobody; /* broker: counted */
+	int fd;
+	uint8_t state; /* enum tcp_state */
+	bool of_broker;
+	bool readable, writable, hung_up; /* as the watch told */
+	bool on_core;                     /* poller and timer are there */
+	bool ticked;
+	bool retry;       /* client: the next address */
+	bool client_gone; /* client: its end has closed: what is left is sent */
+	bool link_done, socket_done;
+	bool bye_put;         /* in what is being sent, or was */
+	bool request_out;     /* broker: REQUEST came, and REPLY was not sent */
+	bool stalled;         /* client: no memory for a run; its frame waits in the decoder */
+	bool say;             /* STATE is due, for the sake of time or the beat */
+	int error;            /* what the client's end gets */
+	uint64_t deadline_ns; /* of this state; UINT64_MAX */
+	uint64_t silence_ns;  /* of the other, that is taken for death */
+	uint64_t say_ns;      /* we say something at least so often */
+	uint64_t tick_ns;
+	uint64_t heard_ns, said_ns,
+		moved_ns; /* last time that something came, went, and that what waited to go moved */
+	/* greeting */
+	struct thmqi_hello hello; /* the other's */
+	uint32_t hello_have;
+	uint64_t instance; /* client: of the broker; 0: any, until it is known */
+	uint8_t client_id[16];
+	struct tcp_address addresses[TCP_ADDRESSES]; /* client */
+	uint32_t address_count, address_next;
+	/* in */
+	struct thmqi_stream in;
+	uint8_t *rx;
+	uint32_t rx_at, rx_end;
+	uint64_t pushed;       /* client: frames that came down */
+	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
+	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
+	uint8_t *tx;
+	uint32_t tx_len;
+	struct iovec iov[TCP_IOV];
+	uint32_t iov_count, iov_at;
+	struct {
+		uint32_t stream;
+		uint64_t token;
+	} refs[TCP_IOV]; /* broker: runs that are sent from where they lie */
+	uint32_t ref_count;
+	uint32_t number;            /* of the next frame */
+	uint64_t sent[2], taken[2]; /* frames of ours, sent and taken by the other */
+	uint64_t told[2]; /* frames of the other's, of which it knows that they were taken */
+	uint32_t beat_told;
+	struct tcp_stream *streams[THMQI_STREAMS];
+};
+
+/* url.c */
+int thmqi_tcp_check(const char *url);
+/* Looks up names, which may block. @passive: to listen at. *ret_count addresses. */
+int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
+		      uint32_t *ret_count);
+void thmqi_tcp_format(const struct tcp_address *a, char *ret_url, size_t size);
+
+/* door.c */
+int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
+		     const struct thmqi_listen_opts *opts, void **ret_door);
+void thmqi_tcp_unlisten(void *door);
+const char *thmqi_tcp_url_of(const void *door);
+int thmqi_tcp_greet(struct tcp_conn *c); /* broker, in its state GREETING; work done */
+void thmqi_tcp_move(struct tcp_conn *c); /* broker, in its state MOVING */
+void thmqi_tcp_forget_greeting(struct tcp_conn *c);
+
+/* conn.c */
+struct tcp_conn *thmqi_tcp_make(bool of_broker);
+void thmqi_tcp_free_if_done(struct tcp_conn *c);
+int thmqi_tcp_socket_ready(int fd);
+void thmqi_tcp_unwatch(struct thmq_watch **watch); /* if there is one: the descriptor may be closed then */
+int thmqi_tcp_start(struct tcp_conn *c, struct thmq_core *core); /* poller, timer and watch */
+void thmqi_tcp_opened(struct tcp_conn *c);   /* both have greeted: frames from now on */
+void thmqi_tcp_off_core(struct tcp_conn *c); /* the same backwards */
+int thmqi_tcp_buffers(struct tcp_conn *c);
+/* It is over. Frees nothing that the caller uses: the poller does. */
+void thmqi_tcp_end(struct tcp_conn *c, int error);
+void thmqi_tcp_tick_at(struct tcp_conn *c, uint64_t ns);
+struct tcp_stream *thmqi_tcp_stream(struct tcp_conn *c,
+				    uint32_t stream); /* made if absent; NULL: no memory */
+int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t kind);
+/* 1 it is complete; 0 not yet; or an error, -ECONNRESET at its end */
+int thmqi_tcp_hello_recv(struct tcp_conn *c);
+
+/* The acceptor of a session's link: begins the way to the broker. An error: the connection is freed. */
+int thmqi_tcp_connect_begin(struct tcp_conn *c, struct thmqi_link *link);
+
+/* in.c: work done; the connection may be over then */
+int thmqi_tcp_in(struct tcp_conn *c);
+void thmqi_tcp_discard(struct tcp_conn *c);
+
+/* out.c */
+bool thmqi_tcp_out_wanted(const struct tcp_conn *c); /* something could be sent now */
+void thmqi_tcp_out(struct tcp_conn *c);
+bool thmqi_tcp_untold(
+	const struct tcp_conn
+		*c); /* client: much came down that its thread may have taken meanwhile */
+
+#endif

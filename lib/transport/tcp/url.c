@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* url.c - tcp://host:port, tcp://[address]:port, and what they mean. Knows no connection. */
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+
+#include "tcp.h"
+
+#define HOST_MAX 255u
+
+struct place {
+	char host[HOST_MAX + 1]; /* "*": any, to listen at */
+	char port[6];
+};
+
+static int bad(const char *url, const char *why)
+{
+	return thmqi_fail(-EINVAL, "%.64s: %s; write tcp://host:port or tcp://[address]:port", url,
+			  why);
+}
+
+static int parse_port(const char *url, const char *at, struct place *p)
+{
+	uint32_t value = 0, n;
+
+	for (n = 0; at[n]; n++) {
+		if (at[n] < '0' || at[n] > '9' || n >= 5)
+			return bad(url, "that is no port");
+		value = value * 10 + (uint32_t)(at[n] - '0');
+		p->port[n] = at[n];
+	}
+	p->port[n] = 0;
+	return n == 0 || value > 65535 ? bad(url, "that is no port") : 0;
+}
+
+static int parse(const char *url, struct place *p)
+{
+	const char *at = strstr(url, "://") + 3, *end, *colon;
+
+	if (*at == '[') {
+		end = strchr(++at, ']');
+		if (!end)
+			return bad(url, "the ] is missing");
+		colon = end + 1;
+	} else {
+		end = colon = strrchr(at, ':');
+		if (colon && memchr(at, ':', (size_t)(colon - at)))
+			return bad(url, "an IPv6 address stands in [ ]");
+	}
+	if (!colon || *colon != ':')
+		return bad(url, "the port is missing");
+	if (end == at || (size_t)(end - at) > HOST_MAX)
+		return bad(url, "that is no host");
+	for (const char *c = at; c < end; c++)
+		if (*c <= ' ' || *c > '~' || *c == '/')
+			return bad(url, "that is no host");
+	memcpy(p->host, at, (size_t)(end - at));
+	p->host[end - at] = 0;
+	return parse_port(url, colon + 1, p);
+}
+
+int thmqi_tcp_check(const char *url)
+{
+	struct place p;
+
+	return parse(url, &p);
+}
+
+int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
+		      uint32_t *ret_count)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+				 .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV},
+			*found, *it;
+	struct place p;
+	uint32_t n = 0;
+	int rc = parse(url, &p);
+
+	if (rc)
+		return rc;
+	if (!passive && strcmp(p.port, "0") == 0)
+		return bad(url, "nobody listens at port 0");
+	if (passive)
+		hints.ai_flags |= AI_PASSIVE;
+	rc = getaddrinfo(passive && strcmp(p.host, "*") == 0 ? NULL : p.host, p.port, &hints,
+			 &found);
+	if (rc == EAI_NONAME) { /* a name, then */
+		hints.ai_flags &= ~AI_NUMERICHOST;
+		rc = getaddrinfo(p.host, p.port, &hints, &found);
+	}
+	if (rc == EAI_MEMORY)
+		return thmqi_fail(-ENOMEM, "%s: no memory", url);
+	if (rc)
+		return thmqi_fail(-EHOSTUNREACH, "%s: %s", url, gai_strerror(rc));
+	for (it = found; it && n < max; it = it->ai_next) {
+		if (it->ai_addrlen > sizeof(ret[n].addr))
+			continue;
+		memcpy(&ret[n].addr, it->ai_addr, it->ai_addrlen);
+		ret[n++].len = it->ai_addrlen;
+	}
+	freeaddrinfo(found);
+	*ret_count = n;
+	return n ? 0 : thmqi_fail(-EHOSTUNREACH, "%s: no address", url);
+}
+
+void thmqi_tcp_format(const struct tcp_address *a, char *ret_url, size_t size)
+{
+	char host[INET6_ADDRSTRLEN] = "?";
+
+	if (a->addr.ss_family == AF_INET6) {
+		const struct sockaddr_in6 *in6 = (const void *)&a->addr;
+
+		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+		snprintf(ret_url, size, "tcp://[%s]:%u", host, ntohs(in6->sin6_port));
+	} else {
+		const struct sockaddr_in *in = (const void *)&a->addr;
+
+		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+		snprintf(ret_url, size, "tcp://%s:%u", host, ntohs(in->sin_port));
+	}
+}

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tcp_kill_test.c - two processes and SIGKILL. A client that dies at any moment leaves nothing behind at the broker, which goes on
+ * serving others. A broker that dies is noticed at once, and what it acknowledged as durable is there when it is opened again.
+ * One that is only stopped is noticed too, a little later, on either side.
+ *
+ * usage: tcp_kill_test [kills]; default 12 of each.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <thundermq/thundermq.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ull
+#define MS 1000000ull
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s, line %d: %s (%s)\n", role, __LINE__, #x,              \
+				thmq_errmsg());                                                    \
+			exit(1);                                                                   \
+		}                                                                                  \
+	} while (0)
+
+static const char *role = "parent", *self;
+static char dir[] = "tcp-kill-XXXXXX", data[64];
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+static void nap(uint64_t ns)
+{
+	struct timespec t = {.tv_sec = (time_t)(ns / SECOND), .tv_nsec = (long)(ns % SECOND)};
+
+	nanosleep(&t, NULL);
+}
+
+/* ------------------------------------------------------------------- children */
+
+static pid_t start(const char *what, const char *arg, int *ret_out)
+{
+	int out[2];
+	pid_t pid;
+
+	CHECK(pipe(out) == 0);
+	pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(out[1], STDOUT_FILENO);
+		close(out[0]);
+		close(out[1]);
+		execl(self, self, what, arg, (char *)NULL);
+		_exit(1);
+	}
+	close(out[1]);
+	*ret_out = out[0];
+	return pid;
+}
+
+static void read_line(int fd, char *line, size_t size)
+{
+	size_t n = 0;
+
+	while (n + 1 < size && read(fd, line + n, 1) == 1 && line[n] != '\n')
+		n++;
+	line[n] = 0;
+}
+
+static void kill_it(pid_t pid, int out)
+{
+	int status;
+
+	kill(pid, SIGKILL);
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFSIGNALED(status)); /* it had not failed before */
+	close(out);
+}
+
+/* Publishes and consumes as fast as it can, big and small, holding some. */
+static int client(const char *url)
+{
+	static uint8_t big[200000];
+	struct thmq_consumer *grouped, *free_one;
+	struct thmq_message m[32];
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_env *env;
+	uint64_t i;
+	int n;
+
+	role = "client";
+	CHECK(thmq_env_open(&env,
+			    THMQ_ENV_OPTS(.core_count = getpid() % 2, .flags = THMQ_ENV_NO_PIN,
+					  .policy = THMQ_POLICY_EVENT)) == 0);
+	printf("begun\n");
+	fflush(stdout);
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", NULL, &grouped) == 0);
+	CHECK(thmq_consumer_open(s, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END),
+				 &free_one) == 0);
+	for (i = 0;; i++) {
+		thmq_send(p, big, i % 50 ? (uint32_t)(i % 500) : sizeof(big), NULL);
+		thmq_poll(env, 0);
+		n = thmq_fetch(i % 2 ? grouped : free_one, m, 32);
+		CHECK(n >= 0 || n == -ENOBUFS);
+		if (n > 0 && i % 2)
+			thmq_ack(grouped, &m[n - 1]);
+		if (n > 0 && i % 3)
+			thmq_release(i % 2 ? grouped : free_one, m, (uint32_t)n);
+		if (i % 100 == 0)
+			thmq_session_wait(s, MS);
+	}
+}
+
+static int server(const char *where)
+{
+	struct thmq_broker *b;
+	struct thmq_env *env;
+	char url[64];
+
+	role = "server";
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.data_dir = where, .listen = "tcp://127.0.0.1:0",
+						.segment_bytes = 16 << 20),
+			       &b) == 0);
+	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
+	printf("%s\n", url);
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
+/* ------------------------------------------------------------- clients that die */
+
+static uint32_t sessions(struct thmq_broker *b)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+
+	CHECK(thmq_broker_stats(b, &st) == 0);
+	return st.session_count;
+}
+
+static uint64_t in_use(struct thmq_env *env)
+{
+	struct thmq_env_stats st = {.size = sizeof(st)};
+
+	CHECK(thmq_env_stats(env, &st) == 0);
+	return st.pool_in_use_bytes;
+}
+
+static void friend_is_well(struct thmq_session *s, struct thmq_producer *p)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+
+	CHECK(thmq_send(p, "hello", 5, NULL) > 0);
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	CHECK(thmq_topic_describe(s, "t", &info) == 0);
+}
+
+static void clients_die(uint32_t kills)
+{
+	struct thmq_broker *b;
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_env *env;
+	char url[64], line[32];
+	uint64_t end, base = 0, most = 0;
+	uint32_t i;
+	pid_t pid;
+	int out;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.data_dir = data, .listen = "tcp://127.0.0.1:0",
+						.segment_bytes = 16 << 20),
+			       &b) == 0);
+	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 4)) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	for (i = 0; i < kills; i++) {
+		pid = start("client", url, &out);
+		read_line(out, line, sizeof(line));
+		CHECK(strcmp(line, "begun") == 0);
+		nap((uint64_t)(random() % (i % 4 == 0 ? 5 : 120)) * MS);
+		kill_it(pid, out);
+		for (end = now() + 5 * SECOND; sessions(b) != 1 && now() < end;)
+			nap(MS);
+		CHECK(sessions(b) == 1);
+		friend_is_well(s, p);
+		most = in_use(env) > most ? in_use(env) : most;
+		if (i == kills / 2)
+			base = most; /* the caches are full */
+	}
+	CHECK(most <= base + (8 << 20)); /* what the dead ones held came back */
+	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
+}
+
+/* ------------------------------------------------------------- brokers that die */
+
+static uint64_t read_all(struct thmq_session *s, uint64_t acked)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_consumer *c;
+	struct thmq_message m[64];
+	uint64_t next = 0, number, last = 0, end = now() + 20 * SECOND;
+	int n, i;
+
+	CHECK(thmq_partition_describe(s, "u", 0, NULL, &info) == 0);
+	CHECK(thmq_consumer_open(s, "u", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) ==
+	      0);
+	while (info.end_offset && (!next || last + 1 < info.end_offset)) {
+		CHECK(now() < end);
+		n = thmq_fetch(c, m, 64);
+		CHECK(n >= 0);
+		if (n == 0)
+			thmq_session_wait(s, 10 * MS);
+		for (i = 0; i < n; i++) {
+			memcpy(&number, m[i].data, 8);
+			CHECK(number == next);
+			next++;
+			last = m[i].offset;
+		}
+		thmq_release(c, m, (uint32_t)n);
+	}
+	CHECK(next >= acked); /* not one that was acknowledged is missing */
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+	return next;
+}
+
+static void brokers_die(uint32_t kills)
+{
+	uint64_t next = 0, first, acked, begin, payload[40] = {0};
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_event e;
+	struct thmq_env *env;
+	char url[64];
+	int64_t rc;
+	uint32_t i;
+	pid_t pid;
+	int out;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	for (i = 0, acked = 0; i < kills; i++) {
+		bool killed = false;
+
+		pid = start("server", data, &out);
+		read_line(out, url, sizeof(url));
+		CHECK(strncmp(url, "tcp://", 6) == 0);
+		CHECK(thmq_connect(env, url, NULL, &s) == 0);
+		CHECK(thmq_topic_create(s, "u", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) ==
+		      0);
+		next = first = read_all(s, acked);
+		CHECK(thmq_producer_open(s, "u", NULL, &p) == 0);
+		begin = now() + (uint64_t)(random() % 80) * MS;
+		for (;;) {
+			payload[0] = next;
+			rc = thmq_send(p, payload, (uint32_t)(8 + next % 300), NULL);
+			if (rc > 0)
+				next++;
+			else if (rc == -EAGAIN)
+				thmq_session_wait(s, MS);
+			else
+				break;
+			if (!killed && now() > begin) {
+				kill_it(pid, out);
+				killed = true;
+				begin = now();
+			}
+			CHECK(!killed || now() - begin < 5 * SECOND);
+		}
+		CHECK(rc == -ESHUTDOWN && killed);
+		do
+			rc = thmq_events(s, &e, 1);
+		while (rc == 1 && e.type != THMQ_EVENT_CLOSED);
+		CHECK(rc == 1 && e.error < 0);
+		acked = first + (uint64_t)thmq_watermark(p);
+		CHECK(thmq_session_close(s, SECOND) == 0);
+	}
+	pid = start("server", data, &out);
+	read_line(out, url, sizeof(url));
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	printf("%llu messages\n", (unsigned long long)read_all(s, acked));
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	kill_it(pid, out);
+	CHECK(thmq_env_close(env, SECOND) == 0);
+}
+
+/* ---------------------------------------------------------- those that are stopped */
+
+static void client_stops(void)
+{
+	struct thmq_broker *b;
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_env *env;
+	char url[64], line[32];
+	uint64_t begin;
+	pid_t pid;
+	int out;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.data_dir = data, .listen = "tcp://127.0.0.1:0",
+						.peer_timeout_ns = SECOND),
+			       &b) == 0);
+	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	pid = start("client", url, &out);
+	read_line(out, line, sizeof(line));
+	for (begin = now(); sessions(b) != 2 && now() - begin < 5 * SECOND;)
+		nap(MS);
+	CHECK(sessions(b) == 2);
+	nap(50 * MS);
+	kill(pid, SIGSTOP);
+	for (begin = now(); sessions(b) != 1 && now() - begin < 5 * SECOND;)
+		friend_is_well(s, p);
+	CHECK(sessions(b) == 1);
+	CHECK(now() - begin > SECOND / 2);
+	kill_it(pid, out);
+	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
+}
+
+static void broker_stops(void)
+{
+	struct thmq_session *s;
+	struct thmq_event e = {0};
+	struct thmq_env *env;
+	char url[64];
+	uint64_t begin;
+	pid_t pid;
+	int out;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	pid = start("server", data, &out);
+	read_line(out, url, sizeof(url));
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.peer_timeout_ns = SECOND), &s) == 0);
+	for (begin = now(); now() - begin < 2 * SECOND;) /* it says that it is alive */
+		CHECK(thmq_events(s, &e, 1) == 0 && thmq_session_wait(s, 20 * MS) >= 0);
+	kill(pid, SIGSTOP);
+	for (begin = now(); thmq_events(s, &e, 1) == 0 && now() - begin < 5 * SECOND;)
+		thmq_session_wait(s, 20 * MS);
+	CHECK(e.type == THMQ_EVENT_CLOSED && e.error == -ETIMEDOUT);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	/* nor is one connected to that does not answer */
+	begin = now();
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.peer_timeout_ns = SECOND), &s) == -ETIMEDOUT);
+	CHECK(now() - begin < 4 * SECOND);
+	kill(pid, SIGCONT);
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	kill_it(pid, out);
+	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
+}
+
+int main(int argc, char **argv)
+{
+	uint32_t kills = argc == 2 ? (uint32_t)atoi(argv[1]) : 12;
+	char command[64], program[4096];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+
+	program[n > 0 ? n : 0] = 0;
+	self = program;
+	if (argc == 3)
+		return strcmp(argv[1], "client") == 0 ? client(argv[2]) : server(argv[2]);
+	srandom(getenv("THMQ_TEST_SEED") ? (unsigned)atoi(getenv("THMQ_TEST_SEED"))
+					 : (unsigned)time(NULL));
+	signal(SIGPIPE, SIG_IGN);
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(data, sizeof(data), "%s/data", dir);
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	clients_die(kills);
+	brokers_die(kills);
+	client_stops();
+	broker_stops();
+	return system(command) != 0;
+}

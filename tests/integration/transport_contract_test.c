@@ -1,0 +1,773 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * transport_contract_test.c - what a session promises, over any medium: topics, producers, consumers, groups, seeks, acks, events,
+ * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
+ *
+ * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thundermq/thundermq.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ull
+#define MS 1000000ull
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s, %s, line %d: %s (%s)\n", medium, running, __LINE__,   \
+				#x, thmq_errmsg());                                                \
+			exit(1);                                                                   \
+		}                                                                                  \
+	} while (0)
+
+static const char *medium, *running;
+static char dir[] = "contract-XXXXXX";
+static char url[64];
+static struct thmq_env *home, *away; /* the broker's, the clients': perhaps the same */
+static struct thmq_broker *broker;
+
+static bool is(const char *what)
+{
+	return strcmp(medium, what) == 0;
+}
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+static void up(void)
+{
+	uint32_t flags = THMQ_ENV_NO_PIN | (is("tcp-plain") ? THMQ_ENV_NO_URING : 0);
+	bool alone = is("tcp-same"), host = is("tcp-host");
+	const char *listen = is("inproc") ? NULL
+			     : is("tcp6") ? "tcp://[::1]:0"
+					  : "tcp://127.0.0.1:0";
+
+	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = alone ? 0 : 2, .flags = flags,
+						 .pool_bytes = 256 << 20,
+						 .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(home,
+			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
+						.segment_bytes = 16 << 20),
+			       &broker) == 0);
+	away = home;
+	if (is("inproc")) {
+		snprintf(url, sizeof(url), "inproc://");
+		return;
+	}
+	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
+	if (!alone)
+		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = flags,
+							 .pool_bytes = 256 << 20,
+							 .policy = THMQ_POLICY_EVENT)) == 0);
+}
+
+static uint32_t sessions(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+
+	CHECK(thmq_broker_stats(broker, &st) == 0);
+	return st.session_count;
+}
+
+static void drive(uint64_t ns)
+{
+	struct timespec t = {.tv_nsec = (long)ns};
+
+	if (thmq_poll(away, ns) == -EPERM)
+		nanosleep(&t, NULL);
+}
+
+static void down(void)
+{
+	uint64_t end = now() + 5 * SECOND;
+
+	/* nothing of a session is left behind at the broker */
+	while (broker && sessions() && now() < end)
+		drive(MS);
+	CHECK(!broker || sessions() == 0);
+	if (away != home)
+		CHECK(thmq_env_close(away, SECOND) == 0);
+	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	broker = NULL;
+}
+
+static struct thmq_session *session_of(const struct thmq_session_opts *opts)
+{
+	struct thmq_session *s;
+
+	CHECK(thmq_connect(away, url, opts, &s) == 0);
+	return s;
+}
+
+/* Fetches until there is something, or @ns passed. */
+static int fetch(struct thmq_session *s, struct thmq_consumer *c, struct thmq_message *m,
+		 uint32_t max, uint64_t ns)
+{
+	uint64_t end = now() + ns;
+	int n;
+
+	while ((n = thmq_fetch(c, m, max)) == 0 && now() < end)
+		if (thmq_session_wait(s, 10 * MS) < 0)
+			return thmq_fetch(c, m, max);
+	return n;
+}
+
+static bool next_event(struct thmq_session *s, uint32_t type, struct thmq_event *ret, uint64_t ns)
+{
+	uint64_t end = now() + ns;
+
+	for (;;) {
+		while (thmq_events(s, ret, 1) == 1)
+			if (ret->type == type)
+				return true;
+		if (now() >= end)
+			return false;
+		if (thmq_session_wait(s, 10 * MS) < 0 && thmq_events(s, ret, 1) != 1)
+			return false;
+		if (ret->type == type && ret->type == THMQ_EVENT_CLOSED)
+			return true;
+	}
+}
+
+static void fill(uint8_t *data, uint32_t len, uint32_t number)
+{
+	uint32_t i;
+
+	for (i = 0; i < len; i++)
+		data[i] = (uint8_t)(number * 31 + i * 7 + (i >> 8));
+}
+
+static bool filled(const uint8_t *data, uint32_t len, uint32_t number)
+{
+	uint32_t i;
+
+	for (i = 0; i < len; i++)
+		if (data[i] != (uint8_t)(number * 31 + i * 7 + (i >> 8)))
+			return false;
+	return true;
+}
+
+/* --------------------------------------------------------------------- cases */
+
+static void topics(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_topic_info *infos = calloc(80, sizeof(*infos)), one = {.size = sizeof(one)};
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	char name[32];
+	int i;
+
+	for (i = 0; i < 70; i++) { /* more than one page of them */
+		snprintf(name, sizeof(name), "topic-%02d", i);
+		CHECK(thmq_topic_create(s, name,
+					THMQ_TOPIC_OPTS(.partition_count = (uint32_t)i % 5 + 1)) ==
+		      0);
+	}
+	CHECK(thmq_topic_create(s, "topic-00", NULL) == -EEXIST);
+	infos[0].size = sizeof(infos[0]);
+	CHECK(thmq_topic_list(s, infos, 80) == 70);
+	for (i = 0; i < 70; i++) {
+		snprintf(name, sizeof(name), "topic-%02d", i);
+		CHECK(strcmp(infos[i].name, name) == 0 &&
+		      infos[i].partition_count == (uint32_t)i % 5 + 1);
+	}
+	CHECK(thmq_topic_describe(s, "topic-07", &one) == 0 && one.partition_count == 3);
+	CHECK(thmq_topic_describe(s, "no-topic", &one) == -THMQ_ENOTOPIC);
+	CHECK(thmq_partition_describe(s, "topic-07", 2, NULL, &part) == 0 && part.end_offset == 0);
+	CHECK(thmq_partition_describe(s, "topic-07", 3, NULL, &part) == -THMQ_ENOPARTITION);
+	CHECK(thmq_topic_create(s, "many", THMQ_TOPIC_OPTS(.partition_count = 3000)) == 0);
+	CHECK(thmq_partition_describe(s, "many", 2999, NULL, &part) == 0);
+	for (i = 0; i < 70; i++)
+		CHECK(thmq_topic_delete(s, infos[i].name) == 0);
+	CHECK(thmq_topic_delete(s, "many") == 0);
+	CHECK(thmq_topic_list(s, infos, 80) == 0);
+	free(infos);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void messages_as_they_were(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[32];
+	uint64_t offset[4] = {0};
+	uint8_t data[3000];
+	char key[16], tag[16];
+	uint32_t i, got = 0;
+	int n, k;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 4)) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	for (i = 0; i < 1000; i++) {
+		struct thmq_message_opts o = {.size = sizeof(o),
+					      .flags = THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME,
+					      .partition = i % 4,
+					      .time_ns = 1000000 * (int64_t)(i + 1),
+					      .durability = i % 3 + 1};
+
+		snprintf(key, sizeof(key), "key%u", i);
+		snprintf(tag, sizeof(tag), "t%u", i % 7);
+		if (i % 2) {
+			o.key = key;
+			o.key_len = (uint32_t)strlen(key);
+		}
+		if (i % 5 == 0)
+			o.tag = tag;
+		fill(data, i * 3, i);
+		CHECK(thmq_send(p, data, i * 3, &o) == i + 1);
+	}
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	CHECK(thmq_watermark(p) == 1000);
+	CHECK(thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
+	while (got < 1000) {
+		n = fetch(s, c, m, 32, 10 * SECOND);
+		CHECK(n > 0);
+		for (k = 0; k < n; k++) {
+			i = (uint32_t)(m[k].offset * 4 + m[k].partition);
+			CHECK(m[k].offset == offset[m[k].partition]++);
+			CHECK(m[k].len == i * 3 && filled(m[k].data, m[k].len, i));
+			CHECK(m[k].time_ns / 1000 == 1000 * (int64_t)(i + 1));
+			snprintf(key, sizeof(key), "key%u", i);
+			snprintf(tag, sizeof(tag), "t%u", i % 7);
+			CHECK(m[k].key_len == (i % 2 ? strlen(key) : 0));
+			CHECK(i % 2 == 0 || memcmp(m[k].key, key, m[k].key_len) == 0);
+			CHECK(m[k].tag_len == (i % 5 ? 0 : strlen(tag)));
+			CHECK(i % 5 || memcmp(m[k].tag, tag, m[k].tag_len) == 0);
+		}
+		got += (uint32_t)n;
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+	}
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void claims_and_reports(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_claim a, b, c;
+	struct thmq_event e;
+	uint64_t i;
+
+	CHECK(thmq_topic_create(s, "r", NULL) == 0);
+	CHECK(thmq_producer_open(s, "r",
+				 THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT, .cookie = &e),
+				 &p) == 0);
+	CHECK(thmq_claim(p, NULL, 10, &a) == 0);
+	CHECK(thmq_claim(p, NULL, 20, &b) == 0);
+	CHECK(thmq_claim(p, NULL, 0, &c) == 0);
+	memset(a.data, 1, 10);
+	memset(b.data, 2, 20);
+	CHECK(thmq_commit(p, &c) == 1);
+	CHECK(thmq_abort(p, &a) == 0);
+	CHECK(thmq_commit(p, &b) == 2);
+	CHECK(thmq_commit(p, &b) == -EINVAL);
+	CHECK(thmq_claim(p, NULL, thmq_producer_len_max(p) + 1, &a) == -EMSGSIZE);
+	for (i = 0; i < 2; i++) {
+		CHECK(next_event(s, THMQ_EVENT_SETTLED, &e, 5 * SECOND));
+		CHECK(e.sequence == i + 1 && e.offset == i && e.error == 0 && e.cookie == &e);
+		CHECK(e.durability == THMQ_DURABILITY_DURABLE);
+	}
+	CHECK(thmq_producer_close(p, SECOND) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void big_messages(void)
+{
+	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = 8 << 20));
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[4];
+	struct thmq_claim claim;
+	uint32_t len, i, got = 0;
+	int n, rc;
+
+	CHECK(thmq_topic_create(s, "big", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_producer_open(s, "big", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "big", NULL, NULL, &c) == 0);
+	len = thmq_producer_len_max(p);
+	CHECK(len > 500000);
+	for (i = 0; i < 24; i++) {
+		struct thmq_message_opts o = {
+			.size = sizeof(o), .flags = THMQ_MESSAGE_PARTITION, .partition = i % 2};
+
+		while ((rc = thmq_claim(p, &o, len - i * 1000, &claim)) == -EAGAIN)
+			drive(MS);
+		CHECK(rc == 0);
+		fill(claim.data, len - i * 1000, i);
+		CHECK(thmq_commit(p, &claim) == i + 1);
+	}
+	while (got < 24) {
+		n = fetch(s, c, m, 4, 10 * SECOND);
+		CHECK(n > 0);
+		while (n--) {
+			i = (uint32_t)m[n].offset * 2 + m[n].partition;
+			CHECK(m[n].len == len - i * 1000 && filled(m[n].data, m[n].len, i));
+			CHECK(thmq_release(c, &m[n], 1) == 0);
+			got++;
+		}
+	}
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void back_pressure(void)
+{
+	struct thmq_session *s =
+		session_of(THMQ_SESSION_OPTS(.window_count = 64, .window_bytes = 16384));
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[16], held[4];
+	uint64_t sent = 0, again = 0, got = 0, number;
+	int64_t rc;
+	int n, i;
+
+	CHECK(thmq_topic_create(s, "b", NULL) == 0);
+	CHECK(thmq_producer_open(s, "b", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "b", NULL,
+				 THMQ_CONSUMER_OPTS(.prefetch_count = 8, .prefetch_bytes = 4096),
+				 &c) == 0);
+	while (sent < 3000) {
+		rc = thmq_send(p, &sent, sizeof(sent), NULL);
+		CHECK(rc == -EAGAIN || rc == (int64_t)sent + 1);
+		if (rc > 0) {
+			sent++;
+			continue;
+		}
+		again++;
+		drive(MS / 10);
+	}
+	CHECK(again > 0);
+	/* who holds all that he may have gets no more, and goes on where he releases */
+	for (n = 0; n < 4;)
+		n += fetch(s, c, held + n, 1, 5 * SECOND);
+	for (n = 0; n >= 0;) {
+		n = fetch(s, c, m, 1, SECOND);
+		if (n == 1)
+			CHECK(memcmp(m[0].data, &(uint64_t){4 + got++}, 8) == 0);
+	}
+	CHECK(n == -ENOBUFS);
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "b", NULL,
+				 THMQ_CONSUMER_OPTS(.prefetch_count = 8, .prefetch_bytes = 4096),
+				 &c) == 0);
+	for (got = 0; got < 3000; got += (uint64_t)n) {
+		n = fetch(s, c, m, 16, 5 * SECOND);
+		CHECK(n > 0);
+		for (i = 0; i < n; i++) {
+			memcpy(&number, m[i].data, 8);
+			CHECK(number == got + (uint64_t)i);
+		}
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+	}
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static uint32_t take_all(struct thmq_session *s, struct thmq_consumer *c, uint32_t *seen,
+			 uint64_t ns)
+{
+	struct thmq_message m[64];
+	uint64_t number;
+	uint32_t got = 0;
+	int n, i;
+
+	while ((n = fetch(s, c, m, 64, ns)) > 0) {
+		for (i = 0; i < n; i++) {
+			memcpy(&number, m[i].data, 8);
+			seen[number]++;
+			CHECK(thmq_ack(c, &m[i]) == 0);
+		}
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+		got += (uint32_t)n;
+	}
+	CHECK(n == 0);
+	return got;
+}
+
+static void send_numbers(struct thmq_producer *p, uint64_t from, uint64_t to)
+{
+	for (; from < to; from++)
+		while (thmq_send(p, &from, sizeof(from),
+				 THMQ_MESSAGE_OPTS(.key = &from, .key_len = 8)) == -EAGAIN)
+			drive(MS);
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+}
+
+static void groups(void)
+{
+	struct thmq_session *s1 = session_of(NULL), *s2 = session_of(NULL);
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	struct thmq_consumer *c1, *c2;
+	struct thmq_producer *p;
+	struct thmq_event e;
+	uint32_t *seen = calloc(3000, sizeof(*seen)), got1 = 0, got2 = 0, i;
+	uint64_t lag = 0;
+
+	CHECK(thmq_topic_create(s1, "g", THMQ_TOPIC_OPTS(.partition_count = 8)) == 0);
+	CHECK(thmq_producer_open(s1, "g", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s1, "g", "grp", NULL, &c1) == 0);
+	for (i = 0; i < 8; i++)
+		CHECK(next_event(s1, THMQ_EVENT_ASSIGNED, &e, 5 * SECOND));
+	CHECK(thmq_consumer_open(s2, "g", "grp", NULL, &c2) == 0);
+	for (i = 0; i < 4; i++) { /* the first is asked for half of them while it calls in */
+		CHECK(next_event(s1, THMQ_EVENT_REVOKED, &e, 5 * SECOND) && e.error == 0);
+	}
+	for (i = 0; i < 4; i++)
+		CHECK(next_event(s2, THMQ_EVENT_ASSIGNED, &e, 5 * SECOND));
+	send_numbers(p, 0, 1000);
+	while (got1 + got2 < 1000) {
+		got1 += take_all(s1, c1, seen, 20 * MS);
+		got2 += take_all(s2, c2, seen, 20 * MS);
+	}
+	CHECK(got1 > 100 && got2 > 100);
+	CHECK(thmq_consumer_flush(c2, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(c1, 5 * SECOND) == 0);
+	/* one goes: the other gets what it had, from where it was */
+	CHECK(thmq_session_close(s2, SECOND) == 0);
+	for (i = 0; i < 4; i++)
+		CHECK(next_event(s1, THMQ_EVENT_ASSIGNED, &e, 5 * SECOND));
+	send_numbers(p, 1000, 2000);
+	for (got1 = 0; got1 < 1000;)
+		got1 += take_all(s1, c1, seen, 20 * MS);
+	CHECK(thmq_consumer_close(c1, 5 * SECOND) == 0);
+	send_numbers(p, 2000, 3000);
+	for (i = 0; i < 8; i++) {
+		CHECK(thmq_partition_describe(s1, "g", i, "grp", &part) == 0);
+		lag += part.lag;
+	}
+	CHECK(lag == 1000);
+	CHECK(thmq_consumer_open(s1, "g", "grp", NULL, &c1) == 0);
+	for (got1 = 0; got1 < 1000;)
+		got1 += take_all(s1, c1, seen, 20 * MS);
+	for (i = 0; i < 3000; i++)
+		CHECK(seen[i] == 1);
+	free(seen);
+	CHECK(thmq_session_close(s1, SECOND) == 0);
+}
+
+static void seeks(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint64_t number;
+
+	CHECK(thmq_topic_create(s, "s", NULL) == 0);
+	CHECK(thmq_producer_open(s, "s", NULL, &p) == 0);
+	send_numbers(p, 0, 2000);
+	CHECK(thmq_consumer_open(s, "s", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END), &c) ==
+	      0);
+	CHECK(fetch(s, c, &m, 1, 50 * MS) == 0);
+	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 1234) == 0);
+	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == 1234);
+	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 99999) == -THMQ_EOFFSETRANGE);
+	CHECK(strstr(thmq_errmsg(), "1999") != NULL);
+	CHECK(thmq_seek(c, UINT32_MAX, THMQ_START_BEGIN, 0) == 0);
+	memcpy(&number, m.data, 8); /* what is held stays as it was */
+	CHECK(number == 1234 && thmq_release(c, &m, 1) == 0);
+	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == 0);
+	CHECK(thmq_seek(c, 0, THMQ_START_TIME, (uint64_t)m.time_ns) == 0);
+	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void volatile_topics(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	uint8_t data[1000];
+	struct thmq_message m[64];
+	uint32_t sent = 0, got = 0, again = 0;
+	int n, i;
+
+	CHECK(thmq_topic_create(s, "v",
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE,
+						.volatile_bytes = 1 << 20)) == 0);
+	CHECK(thmq_producer_open(s, "v", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "v", NULL, NULL, &c) == 0);
+	/* a reader that does not read holds its producers up, and nothing is lost */
+	while (got < 20000) {
+		for (i = 0; i < 500 && sent < 20000; i++) {
+			fill(data, sizeof(data), sent);
+			if (thmq_send(p, data, sizeof(data), NULL) < 0) {
+				again++;
+				break;
+			}
+			sent++;
+		}
+		n = fetch(s, c, m, 64, sent == 20000 ? 5 * SECOND : MS);
+		CHECK(n >= 0);
+		for (i = 0; i < n; i++)
+			CHECK(m[i].len == sizeof(data) &&
+			      filled(m[i].data, m[i].len, got + (uint32_t)i));
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+		got += (uint32_t)n;
+	}
+	CHECK(again > 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+/* Its signs of life get through; and that it is silent is noticed. */
+static void alive_and_silent(void)
+{
+	struct thmq_session *s1 = session_of(NULL), *s2 = session_of(NULL);
+	struct thmq_consumer *c1, *c2;
+	struct thmq_message m;
+	struct thmq_event e;
+	uint64_t end;
+	int rc = 0;
+
+	CHECK(thmq_topic_create(s1, "a", NULL) == 0);
+	CHECK(thmq_consumer_open(s1, "a", "grp", THMQ_CONSUMER_OPTS(.session_timeout_ns = 600 * MS),
+				 &c1) == 0);
+	CHECK(next_event(s1, THMQ_EVENT_ASSIGNED, &e, 5 * SECOND));
+	for (end = now() + 1500 * MS; now() < end; drive(10 * MS))
+		CHECK(thmq_fetch(c1, &m, 1) == 0); /* it calls in and says nothing else */
+	CHECK(thmq_consumer_open(s2, "a", "grp", NULL, &c2) == 0);
+	CHECK(next_event(s2, THMQ_EVENT_ASSIGNED, &e,
+			 10 * SECOND)); /* from the one that is silent now */
+	for (end = now() + 1500 * MS; now() < end; drive(10 * MS))
+		thmq_fetch(c2, &m, 1);
+	for (end = now() + 5 * SECOND; rc != -THMQ_EFENCED && now() < end; drive(MS))
+		rc = thmq_fetch(c1, &m, 1);
+	CHECK(rc == -THMQ_EFENCED);
+	CHECK(thmq_session_close(s1, SECOND) == 0);
+	CHECK(thmq_session_close(s2, SECOND) == 0);
+}
+
+static void deleted_topic(void)
+{
+	struct thmq_session *s = session_of(NULL), *other = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint64_t number = 0;
+
+	CHECK(thmq_topic_create(s, "d", NULL) == 0);
+	CHECK(thmq_producer_open(s, "d", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "d", NULL, NULL, &c) == 0);
+	CHECK(thmq_send(p, &number, 8, NULL) == 1 && thmq_flush(p, SECOND) == 0);
+	CHECK(thmq_topic_delete(other, "d") == 0);
+	while (fetch(s, c, &m, 1, SECOND) == 1)
+		;
+	CHECK(thmq_fetch(c, &m, 1) == -THMQ_ENOTOPIC);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	CHECK(thmq_session_close(other, SECOND) == 0);
+}
+
+static void sleeping_on_the_descriptor(void)
+{
+	struct thmq_session *s = session_of(NULL), *other = session_of(NULL);
+	struct pollfd p[2] = {{.fd = thmq_session_fd(s), .events = POLLIN},
+			      {.fd = -1, .events = POLLIN}};
+	struct thmq_producer *producer;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint64_t number;
+	int rounds, n;
+
+	p[1].fd = thmq_env_fd(away);
+	CHECK(thmq_topic_create(s, "f", NULL) == 0);
+	CHECK(thmq_consumer_open(s, "f", NULL, NULL, &c) == 0);
+	CHECK(thmq_producer_open(other, "f", NULL, &producer) == 0);
+	for (number = 0; number < 50; number++) {
+		CHECK(thmq_send(producer, &number, 8, NULL) > 0);
+		for (rounds = 0; (n = thmq_fetch(c, &m, 1)) == 0; rounds++) {
+			CHECK(rounds < 10000);
+			if (p[1].fd >= 0) { /* the thread's own core sleeps with it */
+				thmq_poll(away, 0);
+				if (thmq_env_arm(away) != 0)
+					continue;
+			}
+			if (thmq_session_arm(s) == 0)
+				CHECK(poll(p, 2, 5000) > 0);
+		}
+		CHECK(n == 1 && memcmp(m.data, &number, 8) == 0 && thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	CHECK(thmq_session_close(other, SECOND) == 0);
+}
+
+#define WORKERS 4
+#define WORK 20000u
+
+static void *work(void *arg)
+{
+	struct thmq_session *s = session_of(NULL);
+	uint32_t number = (uint32_t)(uintptr_t)arg, got = 0, i = 0;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[64];
+	uint32_t what[2];
+	char name[16];
+	int n;
+
+	snprintf(name, sizeof(name), "w%u", number);
+	CHECK(thmq_topic_create(s, name, THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_producer_open(s, name, THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_MEMORY),
+				 &p) == 0);
+	CHECK(thmq_consumer_open(s, name, NULL, NULL, &c) == 0);
+	while (got < WORK) {
+		for (n = 0; n < 100 && i < WORK; n++) {
+			what[0] = number;
+			what[1] = i;
+			if (thmq_send(p, what, sizeof(what),
+				      THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+							.partition = i % 2)) < 0)
+				break;
+			i++;
+		}
+		n = fetch(s, c, m, 64, i == WORK ? 10 * SECOND : 0);
+		CHECK(n >= 0);
+		for (int k = 0; k < n; k++) {
+			memcpy(what, m[k].data, 8);
+			CHECK(what[0] == number && what[1] == m[k].offset * 2 + m[k].partition);
+		}
+		thmq_release(c, m, (uint32_t)n);
+		got += (uint32_t)n;
+	}
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	return NULL;
+}
+
+static void many_threads(void)
+{
+	pthread_t t[WORKERS];
+	uintptr_t i;
+
+	if (is("tcp-same") || is("tcp-host")) { /* its one core has one thread */
+		work(NULL);
+		return;
+	}
+	for (i = 0; i < WORKERS; i++)
+		CHECK(pthread_create(&t[i], NULL, work, (void *)i) == 0);
+	for (i = 0; i < WORKERS; i++)
+		pthread_join(t[i], NULL);
+}
+
+static void closing_in_any_state(void)
+{
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[8];
+	uint8_t data[5000] = {0};
+	int i, k;
+
+	for (i = 0; i < 20; i++) {
+		s = session_of(NULL);
+		CHECK(thmq_topic_create(s, "c", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) ==
+		      0);
+		CHECK(thmq_producer_open(s, "c", NULL, &p) == 0);
+		CHECK(thmq_consumer_open(s, "c", i % 2 ? "grp" : NULL, NULL, &c) == 0);
+		for (k = 0; k < 200; k++)
+			thmq_send(p, data, sizeof(data), NULL);
+		if (i % 3)
+			fetch(s, c, m, 8, 20 * MS);
+		/* messages held, others on their way, acks or none; with or without time */
+		k = thmq_session_close(s, i % 4 ? 5 * SECOND : 0);
+		CHECK(k == 0 || (k == -ETIMEDOUT && i % 4 == 0));
+	}
+}
+
+/* Last: the broker goes. */
+static void broker_goes(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_event e;
+	uint8_t data[100];
+
+	CHECK(thmq_topic_create(s, "z", NULL) == 0);
+	CHECK(thmq_producer_open(s, "z", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "z", NULL, NULL, &c) == 0);
+	fill(data, sizeof(data), 5);
+	CHECK(thmq_send(p, data, sizeof(data), NULL) == 1);
+	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1);
+	CHECK(thmq_broker_close(broker, 5 * SECOND) == 0);
+	broker = NULL;
+	CHECK(next_event(s, THMQ_EVENT_CLOSED, &e, 5 * SECOND));
+	CHECK(e.error == -ESHUTDOWN);
+	CHECK(filled(m.data, sizeof(data), 5));
+	CHECK(thmq_send(p, data, sizeof(data), NULL) == -ESHUTDOWN);
+	CHECK(thmq_watermark(p) == 1); /* it was told before the end */
+	CHECK(thmq_release(c, &m, 1) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} cases[] = {
+	{"topics", topics},
+	{"messages_as_they_were", messages_as_they_were},
+	{"claims_and_reports", claims_and_reports},
+	{"big_messages", big_messages},
+	{"back_pressure", back_pressure},
+	{"groups", groups},
+	{"seeks", seeks},
+	{"volatile_topics", volatile_topics},
+	{"alive_and_silent", alive_and_silent},
+	{"deleted_topic", deleted_topic},
+	{"sleeping_on_the_descriptor", sleeping_on_the_descriptor},
+	{"many_threads", many_threads},
+	{"closing_in_any_state", closing_in_any_state},
+	{"broker_goes", broker_goes},
+};
+
+static bool wanted(int argc, char **argv, const char *name)
+{
+	int i;
+
+	for (i = 2; i < argc; i++)
+		if (strcmp(argv[i], name) == 0)
+			return true;
+	return argc <= 2;
+}
+
+int main(int argc, char **argv)
+{
+	char command[64];
+	uint64_t begin;
+	size_t i;
+
+	medium = argc > 1 ? argv[1] : "inproc";
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		running = cases[i].name;
+		if (!wanted(argc, argv, running))
+			continue;
+		begin = now();
+		up();
+		cases[i].run();
+		down();
+		printf("ok %s, %s (%llu ms)\n", medium, running,
+		       (unsigned long long)((now() - begin) / MS));
+		fflush(stdout);
+		if (system(command) != 0)
+			return 1;
+	}
+	return 0;
+}
