@@ -91,7 +91,7 @@ static uint32_t iterate(struct loop *l, bool entered)
 		l->wakes_seen = 0;
 		done = (uint32_t)thmqi_ring_reap(c->ring, REAP_BUDGET);
 		done -= THMQI_MIN(done, l->wakes_seen); /* a callback may have reaped some itself */
-	} else if (l->watch_fd >= 0) {
+	} else if (thmqi_unlikely(l->watch_fd >= 0)) {
 		done = thmqi_watches_look(l);
 	}
 	if (!thmqi_inbox_empty(l))
