@@ -41,6 +41,7 @@ static const struct {
 	STRUCT(thmq_log_stats, 216, relocated_bytes, 208),
 	STRUCT(thmq_log_visitor, 56, loss, 48),
 	STRUCT(thmq_log_repair_opts, 16, quarantine_dir, 8),
+	STRUCT(thmq_data_name, 288, name, 32),
 	STRUCT(thmq_slabs_opts, 24, reserved, 20),
 	STRUCT(thmq_slabs_stats, 80, registration_ns_max, 72),
 	STRUCT(thmq_pool_opts, 72, ctx, 64),
