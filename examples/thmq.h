@@ -82,8 +82,8 @@ void print_finding(const char *log, const struct thmq_log_finding *f, bool json)
 
 /* thmq_names.c: what the numbers in the logs are called. All zero: nothing is known. */
 struct names {
-	struct named_topic *topics;
-	struct group_slice *groups;
+	struct thmq_data_name *topics; /* by first_partition */
+	struct thmq_data_name *groups;
 	uint32_t topic_count, group_count;
 	bool of_log; /* a log on its own: its states are its owner's */
 };

@@ -1,32 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * thmq_names.c - what the numbers in a directory's logs are called: topics, groups, states. Learnt from the runs of the log
- * meta, whose bytes doc/format.md describes; of a log on its own nothing is known, and numbers stay numbers.
+ * meta; of a log on its own nothing is known, and numbers stay numbers.
  */
 #include "thmq.h"
 
 /* Kinds of the broker's states; from 16 on only in meta. */
 enum { KIND_LOG = 0, KIND_OFFSET = 1, KIND_NEXT = 2, KIND_SHARDS = 16, KIND_TOPIC = 17, KIND_GROUP = 18, KIND_COUNTERS = 19 };
-
-#define TOPIC_DELETED 0x80000000u
-
-/* As stored; of what is newer and longer only this is looked at. */
-struct topic_slice {
-	uint32_t id, flags, partition_count, first_partition, first_shard, visible_at;
-	uint64_t volatile_bytes, retention_ns, retention_bytes;
-	char name[256];
-};
-
-struct group_slice {
-	uint32_t id, topic;
-	char name[256];
-};
-
-struct named_topic {
-	uint32_t id, first_partition, partition_count;
-	bool deleted;
-	char name[256];
-};
 
 /* One more element of @size bytes at *@array, which has @count. NULL: out of memory. */
 static void *grow(void **array, size_t size, uint32_t count)
@@ -42,7 +22,7 @@ static void *grow(void **array, size_t size, uint32_t count)
 	return (char *)grown + size * count;
 }
 
-static const struct named_topic *find_topic(const struct names *n, uint32_t id)
+static const struct thmq_data_name *find_topic(const struct names *n, uint32_t id)
 {
 	uint32_t i;
 
@@ -52,7 +32,7 @@ static const struct named_topic *find_topic(const struct names *n, uint32_t id)
 	return NULL;
 }
 
-static const struct group_slice *find_group(const struct names *n, uint32_t id)
+static const struct thmq_data_name *find_group(const struct names *n, uint32_t id)
 {
 	uint32_t i;
 
@@ -63,7 +43,7 @@ static const struct group_slice *find_group(const struct names *n, uint32_t id)
 }
 
 /* Topics are sorted by their first partition: the last one that begins at or before @partition. */
-static const struct named_topic *find_partition(const struct names *n, uint32_t partition)
+static const struct thmq_data_name *find_partition(const struct names *n, uint32_t partition)
 {
 	uint32_t lo = 0, hi = n->topic_count, mid;
 
@@ -79,54 +59,39 @@ static const struct named_topic *find_partition(const struct names *n, uint32_t 
 	return &n->topics[lo - 1];
 }
 
-static void learn_topic(struct names *n, const void *payload, uint32_t len)
+static void learn_topic(struct names *n, const struct thmq_data_name *topic)
 {
-	struct named_topic topic = {0};
-	struct topic_slice s;
 	uint32_t i;
 
-	if (len < sizeof(s))
-		return;
-	memcpy(&s, payload, sizeof(s));
-	s.name[sizeof(s.name) - 1] = 0;
 	for (i = n->topic_count; i > 0; i--)
-		if (n->topics[i - 1].id == s.id) {
-			n->topics[i - 1].deleted = s.flags & TOPIC_DELETED;
+		if (n->topics[i - 1].id == topic->id) {
+			n->topics[i - 1].deleted = topic->deleted;
 			return;
 		}
-	if (!grow((void **)&n->topics, sizeof(*n->topics), n->topic_count))
+	if (!topic->name[0] || !grow((void **)&n->topics, sizeof(*n->topics), n->topic_count))
 		return;
-	topic.id = s.id;
-	topic.first_partition = s.first_partition;
-	topic.partition_count = s.partition_count;
-	topic.deleted = s.flags & TOPIC_DELETED;
-	memcpy(topic.name, s.name, sizeof(topic.name));
-	for (i = n->topic_count++; i > 0 && n->topics[i - 1].first_partition > topic.first_partition; i--)
+	for (i = n->topic_count++; i > 0 && n->topics[i - 1].first_partition > topic->first_partition; i--)
 		n->topics[i] = n->topics[i - 1];
-	n->topics[i] = topic;
+	n->topics[i] = *topic;
 }
 
-static void learn_group(struct names *n, const void *payload, uint32_t len)
+static void learn_group(struct names *n, const struct thmq_data_name *group)
 {
-	struct group_slice s;
-
-	if (len < sizeof(s))
+	if (find_group(n, group->id) || !grow((void **)&n->groups, sizeof(*n->groups), n->group_count))
 		return;
-	memcpy(&s, payload, sizeof(s));
-	s.name[sizeof(s.name) - 1] = 0;
-	if (find_group(n, s.id) || !grow((void **)&n->groups, sizeof(*n->groups), n->group_count))
-		return;
-	n->groups[n->group_count++] = s;
+	n->groups[n->group_count++] = *group;
 }
 
 void names_learn(struct names *n, const struct thmq_log_run *run)
 {
-	if (n->of_log || run->header->encoding != THMQ_RUN_STATE || !run->payload)
+	struct thmq_data_name name = {.size = sizeof(name)};
+
+	if (n->of_log || thmq_data_name(run, &name) != 1)
 		return;
-	if (run->header->partition == KIND_TOPIC)
-		learn_topic(n, run->payload, run->header->len);
-	else if (run->header->partition == KIND_GROUP)
-		learn_group(n, run->payload, run->header->len);
+	if (name.kind == THMQ_DATA_TOPIC)
+		learn_topic(n, &name);
+	else
+		learn_group(n, &name);
 }
 
 static int on_run(void *ctx, const struct thmq_log_run *run)
@@ -154,7 +119,7 @@ void names_free(struct names *n)
 
 const char *partition_text(const struct names *n, uint32_t partition, struct name_text *buffer)
 {
-	const struct named_topic *t = find_partition(n, partition);
+	const struct thmq_data_name *t = find_partition(n, partition);
 
 	if (t)
 		snprintf(buffer->text, sizeof(buffer->text), "%s/%u%s", t->name, partition - t->first_partition,
@@ -166,7 +131,7 @@ const char *partition_text(const struct names *n, uint32_t partition, struct nam
 
 static const char *topic_text(const struct names *n, uint32_t id, struct name_text *buffer)
 {
-	const struct named_topic *t = find_topic(n, id);
+	const struct thmq_data_name *t = find_topic(n, id);
 
 	if (t)
 		snprintf(buffer->text, sizeof(buffer->text), "topic %s%s", t->name, t->deleted ? " (deleted)" : "");
@@ -177,7 +142,7 @@ static const char *topic_text(const struct names *n, uint32_t id, struct name_te
 
 static const char *group_text(const struct names *n, uint32_t id, struct name_text *buffer)
 {
-	const struct group_slice *g = find_group(n, id);
+	const struct thmq_data_name *g = find_group(n, id);
 
 	if (g)
 		snprintf(buffer->text, sizeof(buffer->text), "group %s", g->name);
@@ -188,7 +153,7 @@ static const char *group_text(const struct names *n, uint32_t id, struct name_te
 
 const char *state_text(const struct names *n, uint32_t kind, uint64_t item, struct state_words *buffer)
 {
-	const struct group_slice *g = kind == KIND_GROUP ? find_group(n, (uint32_t)item) : NULL;
+	const struct thmq_data_name *g = kind == KIND_GROUP ? find_group(n, (uint32_t)item) : NULL;
 	struct name_text one, two;
 	char *text = buffer->text;
 	size_t size = sizeof(buffer->text);
@@ -207,7 +172,7 @@ const char *state_text(const struct names *n, uint32_t kind, uint64_t item, stru
 	else if (kind == KIND_TOPIC)
 		snprintf(text, size, "%s", topic_text(n, (uint32_t)item, &one));
 	else if (kind == KIND_GROUP && g)
-		snprintf(text, size, "group %s of %s", g->name, topic_text(n, g->topic, &one));
+		snprintf(text, size, "group %s of %s", g->name, topic_text(n, g->topic_id, &one));
 	else if (kind == KIND_GROUP)
 		snprintf(text, size, "%s", group_text(n, (uint32_t)item, &one));
 	else if (kind == KIND_COUNTERS)
@@ -227,7 +192,7 @@ static void print_named(const char *field, const char *name)
 
 void print_partition_json(const struct names *n, uint32_t partition)
 {
-	const struct named_topic *t = find_partition(n, partition);
+	const struct thmq_data_name *t = find_partition(n, partition);
 
 	if (t) {
 		print_named("topic", t->name);
@@ -240,7 +205,7 @@ void print_partition_json(const struct names *n, uint32_t partition)
 
 static void print_topic_json(const struct names *n, uint32_t id)
 {
-	const struct named_topic *t = find_topic(n, id);
+	const struct thmq_data_name *t = find_topic(n, id);
 
 	if (t)
 		print_named("topic", t->name);
@@ -251,7 +216,7 @@ static void print_topic_json(const struct names *n, uint32_t id)
 
 static void print_group_json(const struct names *n, uint32_t id)
 {
-	const struct group_slice *g = find_group(n, id);
+	const struct thmq_data_name *g = find_group(n, id);
 
 	if (g)
 		print_named("group", g->name);
@@ -283,7 +248,7 @@ static const char *state_name(const struct names *n, uint32_t kind)
 void print_state_json(const struct names *n, uint32_t kind, uint64_t item)
 {
 	const char *name = state_name(n, kind);
-	const struct group_slice *g;
+	const struct thmq_data_name *g;
 
 	printf(",\"kind\":%u,\"item\":%llu", kind, (unsigned long long)item);
 	if (!name)
@@ -300,6 +265,6 @@ void print_state_json(const struct names *n, uint32_t kind, uint64_t item)
 		print_group_json(n, (uint32_t)item);
 		g = find_group(n, (uint32_t)item);
 		if (g)
-			print_topic_json(n, g->topic);
+			print_topic_json(n, g->topic_id);
 	}
 }

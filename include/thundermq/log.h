@@ -593,6 +593,30 @@ THMQ_API int thmq_log_scan(const char *dir, const struct thmq_log_visitor *visit
  */
 THMQ_API int thmq_data_scan(const char *dir, const struct thmq_log_visitor *visitor, void *ctx);
 
+enum thmq_data_name_kind { THMQ_DATA_TOPIC = 1, THMQ_DATA_GROUP = 2 };
+
+/* What a number in a data directory's logs is called. */
+struct thmq_data_name {
+	uint32_t size;
+	uint32_t kind;     /* enum thmq_data_name_kind */
+	uint32_t id;       /* of the topic or group */
+	uint32_t topic_id; /* of a group: whose it is; of a topic: id */
+	uint32_t first_partition; /* of a topic: runs of its partition i are of partition first_partition + i */
+	uint32_t partition_count; /* likewise; 0 of a group */
+	uint32_t deleted;  /* of a topic: 1 it is, and its number is not given again */
+	uint32_t reserved;
+	char name[256];    /* zero-terminated; "" where it is not known */
+};
+
+/**
+ * thmq_data_name() - what a run of the log `meta` says of a topic or group
+ * @run: as thmq_data_scan() shows it; later ones of the same kind and id count. Its payload was checked
+ * @ret_name: set its size field first
+ * Return: 1; 0 it says something else, or has no payload; -EINVAL a NULL, or the size field.
+ * Threads: any; never blocks.
+ */
+THMQ_API int thmq_data_name(const struct thmq_log_run *run, struct thmq_data_name *ret_name);
+
 /* --------------------------------------------------------- offline: repair */
 
 struct thmq_log_repair_opts {

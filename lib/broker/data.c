@@ -111,26 +111,75 @@ static void learn_cluster(struct data *d, const struct thmq_log_run *run)
 	d->cluster = copy;
 }
 
-/* Topics get their partitions in rising order; one that is deleted keeps its place, without partitions. */
-static void learn_topic(struct data *d, const struct thmq_log_run *run)
+static int topic_name(const struct thmq_log_run *run, struct thmq_data_name *name)
 {
-	struct data_topic *t, *grown;
-	struct state_topic state;
-	uint32_t i;
+	struct state_topic state = {0};
 
 	if (run->header->len <
 	    offsetof(struct state_topic, first_shard)) /* more of it is not needed here */
-		return;
-	memset(&state, 0, sizeof(state));
+		return 0;
 	memcpy(&state, run->payload, THMQI_MIN(run->header->len, (uint32_t)sizeof(state)));
-	for (i = d->topic_count; i > 0 && d->topics[i - 1].topic_id != state.topic_id; i--)
+	name->kind = THMQ_DATA_TOPIC;
+	name->id = name->topic_id = state.topic_id;
+	name->first_partition = state.first_partition;
+	name->partition_count = state.partition_count;
+	name->deleted = !!(state.flags & TOPIC_DELETED);
+	memcpy(name->name, state.name, sizeof(name->name) - 1);
+	return 1;
+}
+
+static int group_name(const struct thmq_log_run *run, struct thmq_data_name *name)
+{
+	struct state_group state;
+
+	if (run->header->len < sizeof(state))
+		return 0;
+	memcpy(&state, run->payload, sizeof(state));
+	name->kind = THMQ_DATA_GROUP;
+	name->id = state.group_id;
+	name->topic_id = state.topic_id;
+	memcpy(name->name, state.name, sizeof(name->name) - 1);
+	return 1;
+}
+
+int thmq_data_name(const struct thmq_log_run *run, struct thmq_data_name *ret_name)
+{
+	struct thmq_data_name name = {0};
+	int rc = 0;
+
+	if (!run || !run->header || !ret_name || ret_name->size < 8)
+		return thmqi_fail(-EINVAL, "a name: no run, or set the size field first");
+	if (run->header->encoding != THMQ_RUN_STATE || !run->payload)
+		return 0;
+	if (run->header->partition == STATE_TOPIC)
+		rc = topic_name(run, &name);
+	else if (run->header->partition == STATE_GROUP)
+		rc = group_name(run, &name);
+	if (!rc)
+		return 0;
+	name.size = ret_name->size;
+	memset(ret_name, 0, name.size);
+	memcpy(ret_name, &name, THMQI_MIN(name.size, (uint32_t)sizeof(name)));
+	return 1;
+}
+
+/* Topics get their partitions in rising order; one that is deleted keeps its place, without partitions. */
+static void learn_topic(struct data *d, const struct thmq_log_run *run)
+{
+	struct thmq_data_name topic = {.size = sizeof(topic)};
+	struct data_topic *t, *grown;
+	uint32_t i;
+
+	if (thmq_data_name(run, &topic) != 1)
+		return;
+	for (i = d->topic_count; i > 0 && d->topics[i - 1].topic_id != topic.id; i--)
 		;
 	if (i) {
-		if (state.flags & TOPIC_DELETED)
+		if (topic.deleted)
 			d->topics[i - 1].partition_count = 0;
 		return;
 	}
-	if (state.flags & TOPIC_DELETED)
+	if (topic.deleted)
 		return;
 	if (d->topic_count == d->topic_room) {
 		grown = realloc(d->topics,
@@ -143,12 +192,12 @@ static void learn_topic(struct data *d, const struct thmq_log_run *run)
 		d->topics = grown;
 	}
 	for (i = d->topic_count++;
-	     i > 0 && d->topics[i - 1].first_partition > state.first_partition; i--)
+	     i > 0 && d->topics[i - 1].first_partition > topic.first_partition; i--)
 		d->topics[i] = d->topics[i - 1];
 	t = &d->topics[i];
-	t->topic_id = state.topic_id;
-	t->first_partition = state.first_partition;
-	t->partition_count = state.partition_count;
+	t->topic_id = topic.id;
+	t->first_partition = topic.first_partition;
+	t->partition_count = topic.partition_count;
 }
 
 void thmqi_data_learn(struct data *d, const struct thmq_log_run *run)
