@@ -154,7 +154,7 @@ while read -r j; do
 	s=$?
 	last=$(grep -v '^$' out | tail -n 1 | sed 's/\x1b\[[0-9;]*m//g')
 	case $s in
-	0) word=PASS ;;
+	0) word=PASS; case $j in *_bench) cat out ;; esac ;;
 	77) word=SKIP ;;
 	*) word=FAIL; status=1; cat out ;;
 	esac

@@ -192,7 +192,7 @@ start() {
 		qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
 		-M q35 -accel tcg,thread=multi -cpu max,la57=off -smp 2 -m 2048 -pidfile "$run/pid" \
 		-kernel "$cache/k/boot/vmlinuz-$version" -initrd "$cache/initrd" \
-		-append "console=ttyS0 panic=-1 quiet mitigations=off nokaslr" -serial "file:$run/console" \
+		-append "console=ttyS0 panic=-1 quiet mitigations=off nokaslr no_timer_check" -serial "file:$run/console" \
 		-device virtio-serial -chardev stdio,id=out -device virtconsole,chardev=out \
 		-virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
 		-virtfs "local,path=$run,mount_tag=lab,security_model=none" \

@@ -29,6 +29,7 @@ static struct fake {
 	int last_access;
 	int pipe[2]; /* asynchronous events */
 	uint32_t next_key;
+	uint8_t *private_at; /* in a private slab */
 } fake;
 
 static bool fails(void)
@@ -144,6 +145,8 @@ static struct ibv_mr *reg_mr(struct ibv_pd *pd, void *address, size_t bytes, int
 		return NULL;
 	mr = calloc(1, sizeof(*mr));
 	fake.last_access = access;
+	if (fake.private_at >= (uint8_t *)address && fake.private_at < (uint8_t *)address + bytes)
+		cr_assert_eq(access, IBV_ACCESS_LOCAL_WRITE, "nobody is let into a private slab");
 	mr->pd = pd;
 	mr->addr = address;
 	mr->length = bytes;
@@ -349,6 +352,7 @@ static void open_world(struct world *w)
 	cr_assert_eq(thmqi_rdma_open(&verbs, NULL, &w->device), 0);
 	cr_assert_eq(thmq_slabs_open(NULL, &w->slabs), 0);
 	w->private_pool = pool_of(w->slabs, THMQ_DOMAIN_PRIVATE, &w->private_block);
+	fake.private_at = w->private_block->data;
 	w->peer_pool = pool_of(w->slabs, PEER, &w->peer_block);
 	w->stranger_pool = pool_of(w->slabs, PEER + 1, &w->stranger_block);
 }
