@@ -649,8 +649,13 @@ int thmqi_sealed_restore(struct thmq_log *log, struct segment *s)
 	for (i = 0; i < x->run_pages && !rc; i++)
 		rc = seal_page_ok(&runs[i], s->position + x->runs_at + (uint64_t)i * SEAL_PAGE) ? 0 : -THMQ_ECORRUPT;
 	for (i = 0; i < x->partition_pages && !rc; i++)
+		rc = seal_page_ok(&partitions[i], s->position + x->partitions_at + (uint64_t)i * SEAL_PAGE) ? 0 : -THMQ_ECORRUPT;
+	for (i = 0; i < x->partition_pages && !rc; i++)
 		for (k = 0; k < SEAL_PAGE_PARTITIONS && !rc; k++)
-			if (partitions[i].entries[k].count)
+			if ((uint64_t)partitions[i].entries[k].first + partitions[i].entries[k].count >
+			    (uint64_t)x->run_pages * SEAL_PAGE_RUNS)
+				rc = -THMQ_ECORRUPT;
+			else if (partitions[i].entries[k].count)
 				rc = put_entries(log, s, &partitions[i].entries[k], runs);
 	free(partitions);
 	return rc;
