@@ -68,6 +68,7 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 		 struct thmq_session **ret_session)
 {
 	struct thmq_session_opts o;
+	struct thmq_core *mine;
 	struct thmqi_api *api;
 	int rc;
 
@@ -75,6 +76,9 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 		return bad("environment");
 	if (!url || !ret_session)
 		return thmqi_fail(-EINVAL, "connect: no URL, or no place for the handle");
+	mine = thmqi_core_mine(env);
+	if (mine && mine->in_poll)
+		return thmqi_fail(-EDEADLK, "a session cannot be connected from a core's callback");
 	rc = copy_opts(&o, sizeof(o), opts, 0, "session");
 	if (rc)
 		return rc;
