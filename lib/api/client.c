@@ -70,6 +70,7 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 	uint32_t texts = thmqi_fail_count();
 	struct thmq_session_opts o;
 	struct thmq_session *session;
+	struct thmq_core *mine;
 	struct thmqi_api *api;
 	int rc;
 
@@ -77,6 +78,9 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 		return bad("environment");
 	if (!url || !ret_session)
 		return thmqi_fail(-EINVAL, "connect: no URL, or no place for the handle");
+	mine = thmqi_core_mine(env);
+	if (mine && mine->in_poll)
+		return thmqi_fail(-EDEADLK, "a session cannot be connected from a core's callback");
 	rc = copy_opts(&o, sizeof(o), opts, 0, "session");
 	if (rc)
 		return rc;

@@ -490,8 +490,12 @@ int thmqi_session_request(struct thmq_session *s, struct client_link *l, const s
 			  uint64_t deadline, const struct thmqi_reply **ret_reply)
 {
 	struct thmqi_frame *f;
-	int rc = thmqi_session_wait_up(s, l, deadline);
+	int rc;
 
+	/* before anything is sent: what is refused has not happened, and no quick answer makes it happen */
+	if (thmqi_session_stuck(s))
+		return -EDEADLK;
+	rc = thmqi_session_wait_up(s, l, deadline);
 	/* the page is the broker's until it has answered the request before, whoever gave up waiting for that */
 	if (!rc && !l->replied)
 		rc = thmqi_session_block(s, is_replied, l, deadline);

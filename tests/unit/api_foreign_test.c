@@ -326,6 +326,49 @@ static int wait_on_a_core(struct thmq_core *core, void *arg)
 	return 0;
 }
 
+struct posted {
+	struct thmq_task task;
+	struct thmq_session *session;
+	int rc;
+};
+
+static int create_on_a_core(struct thmq_core *core, void *arg)
+{
+	(void)core;
+	return thmq_topic_create(arg, "from-a-callback", NULL);
+}
+
+static void run_create(struct thmq_core *core, struct thmq_task *task)
+{
+	struct posted *p = (struct posted *)task;
+
+	p->rc = create_on_a_core(core, p->session);
+}
+
+Test(api_foreign, a_request_that_is_refused_in_a_callback_has_not_happened)
+{
+	struct thmq_session *s;
+	struct thmq_broker *b;
+
+	open_env(0, 2);
+	cr_assert_eq(thmq_core_attach(env, 1), 0);
+	cr_assert_eq(thmq_broker_open(
+			     env, THMQ_BROKER_OPTS(.data_dir = dir, .segment_bytes = 1u << 20), &b),
+		     0);
+	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &s), 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		struct posted p = {.task.run = run_create, .session = s, .rc = 1};
+
+		thmq_core_post(thmq_env_core(env, i), &p.task);
+		while (p.rc == 1)
+			thmq_poll(env, SECOND / 100);
+		cr_assert_eq(p.rc, -EDEADLK);
+	}
+	cr_assert_eq(thmq_topic_delete(s, "from-a-callback"), -THMQ_ENOTOPIC);
+	cr_assert_eq(create_on_a_core(NULL, s), 0, "outside of it goes well");
+	cr_assert_eq(thmq_env_close(env, 10 * SECOND), 0);
+}
+
 Test(api_foreign, what_runs_on_a_core_may_not_wait_for_any)
 {
 	struct thmq_broker *b;
