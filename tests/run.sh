@@ -88,11 +88,11 @@ unprivileged() {
 unprivileged
 
 # in an emulated machine: RDMA, which this one seldom has; with --full two kernels, all tests, and its power cut
-laboratory() { # kernel, arguments of lab/run.sh
-	kernel=$1 status=0
-	shift
+laboratory() { # kernel, seconds at most (0: no limit), arguments of lab/run.sh
+	kernel=$1 limit=$2 status=0
+	shift 2
 	echo "== $kernel, emulated"
-	sh tests/lab/run.sh --build $build --kernel $kernel "$@" >$build.lab || status=$?
+	timeout -k 10 "$limit" sh tests/lab/run.sh --build $build --kernel $kernel "$@" >$build.lab || status=$?
 	cat $build.lab
 	sed -n "s/^\(PASS\|FAIL\|SKIP\) \([a-z0-9_]*\) .*/{\"name\": \"$kernel \2\", \"result\": \"\1\"}/p" $build.lab |
 		sed 's/"PASS"/"OK"/' >>$log
@@ -101,10 +101,10 @@ laboratory() { # kernel, arguments of lab/run.sh
 		echo "{\"name\": \"$kernel\", \"result\": \"FAIL\"}" >>$log
 }
 if [ "${THMQ_TEST_FULL:-}" ]; then
-	laboratory linux-image-amd64 --full
-	laboratory linux-image-6.12-amd64 --full
+	laboratory linux-image-amd64 0 --full
+	laboratory linux-image-6.12-amd64 0 --full
 else
-	laboratory linux-image-amd64 rdma_registrar_test
+	laboratory linux-image-amd64 240 rdma_registrar_test # seconds mostly
 fi
 
 python3 - $log <<'PY'
