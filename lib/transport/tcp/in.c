@@ -48,8 +48,10 @@ static bool is_being_sent(const struct tcp_conn *c, const struct thmqi_frame *f)
 {
 	uint32_t i;
 
-	for (i = 0; i < c->ref_count && c->iov_at < c->iov_count; i++)
-		if (c->refs[i].stream == f->stream && c->refs[i].token == f->arg[0])
+	/* a run that went before others of the same call may come back while these are on their way */
+	for (i = 0; i < c->ref_count; i++)
+		if (c->refs[i].iov >= c->iov_at && c->refs[i].stream == f->stream &&
+		    c->refs[i].token == f->arg[0])
 			return true;
 	return false;
 }

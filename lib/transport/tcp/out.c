@@ -114,12 +114,13 @@ static void put_body(struct tcp_conn *c, const struct thmqi_frame *f, const void
 		add_inline(c, len);
 		return;
 	}
-	c->iov[c->iov_count++] =
-		(struct iovec){.iov_base = (void *)(uintptr_t)body, .iov_len = len};
 	if (c->of_broker) {
+		c->refs[c->ref_count].iov = c->iov_count;
 		c->refs[c->ref_count].stream = f->stream;
 		c->refs[c->ref_count++].token = f->arg[0];
 	}
+	c->iov[c->iov_count++] =
+		(struct iovec){.iov_base = (void *)(uintptr_t)body, .iov_len = len};
 }
 
 static void put_state(struct tcp_conn *c)

@@ -122,6 +122,7 @@ struct tcp_conn {
 	struct iovec iov[TCP_IOV];
 	uint32_t iov_count, iov_at;
 	struct {
+		uint32_t iov; /* index of its entry: sent once iov_at is behind it */
 		uint32_t stream;
 		uint64_t token;
 	} refs[TCP_IOV]; /* broker: runs that are sent from where they lie */
