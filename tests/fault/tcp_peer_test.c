@@ -81,21 +81,46 @@ static void up(void)
 	CHECK(thmq_consumer_open(friend, "t", NULL, NULL, &consumer) == 0);
 }
 
+#define OURS                                                                                       \
+	(0x5a5aull                                                                                 \
+	 << 48) /* in the numbers that the friend sends: others' messages may lie between them */
+
 /* Messages go and come as ever. */
 static void friend_is_well(void)
 {
+	uint64_t end = now() + 10 * SECOND, number = 0;
 	struct thmq_message m;
-	uint64_t end = now() + 5 * SECOND;
 	int i, n;
 
 	for (i = 0; i < 10; i++) {
-		CHECK(thmq_send(producer, &next_number, 8, NULL) > 0);
-		while ((n = thmq_fetch(consumer, &m, 1)) == 0 && now() < end)
-			thmq_session_wait(friend, 10 * MS);
-		CHECK(n == 1 && memcmp(m.data, &next_number, 8) == 0);
-		CHECK(thmq_release(consumer, &m, 1) == 0);
 		next_number++;
+		number = OURS | next_number;
+		while (thmq_send(producer, &number, 8, NULL) < 0 && now() < end)
+			thmq_session_wait(friend, MS);
+		for (number = 0; number != (OURS | next_number);) {
+			while ((n = thmq_fetch(consumer, &m, 1)) == 0 && now() < end)
+				thmq_session_wait(friend, 10 * MS);
+			CHECK(n == 1);
+			if (m.len == 8)
+				memcpy(&number, m.data, 8);
+			CHECK((number & 0xffffull << 48) != OURS || number == (OURS | next_number));
+			CHECK(thmq_release(consumer, &m, 1) == 0);
+		}
 	}
+}
+
+/* What others sent, that it may go on. */
+static void friend_takes_all(uint64_t ns)
+{
+	struct thmq_message m[16];
+	int n;
+
+	do {
+		thmq_session_wait(friend, ns);
+		n = thmq_fetch(consumer, m, 16);
+		CHECK(n >= 0);
+		thmq_release(consumer, m, (uint32_t)n);
+	} while (n > 0);
 }
 
 static uint32_t sessions(void)
@@ -123,6 +148,9 @@ struct bad {
 	uint32_t number; /* of its next frame */
 };
 
+static int narrow; /* bytes that its socket takes in; 0: as ever */
+static uint32_t down_frames = 64;
+
 static struct bad bad_connect(void)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET,
@@ -131,6 +159,8 @@ static struct bad bad_connect(void)
 	struct bad b = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
 
 	CHECK(b.fd >= 0);
+	if (narrow)
+		setsockopt(b.fd, SOL_SOCKET, SO_RCVBUF, &narrow, sizeof(narrow));
 	CHECK(connect(b.fd, (struct sockaddr *)&a, sizeof(a)) == 0);
 	return b;
 }
@@ -160,7 +190,7 @@ static struct thmqi_hello good_hello(void)
 	return (struct thmqi_hello){.area_bytes = 65536,
 				    .up_frames = 64,
 				    .ctl_frames = 64,
-				    .down_frames = 64,
+				    .down_frames = down_frames,
 				    .silence_ms = 60000};
 }
 
@@ -376,72 +406,50 @@ static void deaf(void)
 		if (!PUT(&b, .type = THMQI_STREAM_STATE))
 			break;
 		nap(40 * MS);
-		for (int n = 1; n > 0;) {
-			struct thmq_message m[16];
-
-			n = thmq_fetch(consumer, m, 16);
-			CHECK(n >= 0);
-			thmq_release(consumer, m, (uint32_t)n);
-		}
+		friend_takes_all(0);
 	}
 	CHECK(now() - begin < 6 * SECOND);
 	close(b.fd);
-	for (i = 1; i > 0 || thmq_flush(producer, 10 * MS) !=
-				     0;) { /* what is still on its way to the friend */
-		struct thmq_message m[16];
-
-		thmq_session_wait(friend, 10 * MS);
-		i = thmq_fetch(consumer, m, 16);
-		CHECK(i >= 0);
-		thmq_release(consumer, m, (uint32_t)i);
-	}
-}
-
-/* Numbers of others are no business of the friend's. */
-static void friend_takes_all(uint64_t ns)
-{
-	struct thmq_message m[16];
-	int n;
-
-	do {
-		thmq_session_wait(friend, ns);
-		n = thmq_fetch(consumer, m, 16);
-		CHECK(n >= 0);
-		thmq_release(consumer, m, (uint32_t)n);
-	} while (n > 0);
+	friend_takes_all(10 * MS);
 }
 
 /* Runs that go in one call, from where they lie: the first may be given back while the others are on their way. */
 static void gives_back_while_others_are_on_their_way(void)
 {
-	static uint8_t data[60000];
+	static uint8_t data[60000], body[THMQI_STREAM_RUN_MAX];
+	struct thmq_partition_info info = {.size = sizeof(info)};
 	struct timeval patience = {.tv_sec = 5};
-	struct bad b = bad_open(1);
-	struct thmqi_frame f;
-	uint32_t runs = 0, i;
+	struct thmqi_frame f = {0};
+	struct bad b;
+	int i;
 
-	for (i = 0; i < 30; i++) {
+	/* more than the sockets take */
+	for (i = 0; i < 150; i++) {
 		CHECK(thmq_send(producer, data, sizeof(data), NULL) > 0);
 		CHECK(thmq_flush(producer, SECOND) == 0);
-		friend_takes_all(MS);
+		friend_takes_all(0);
 	}
+	CHECK(thmq_partition_describe(friend, "t", 0, NULL, &info) == 0);
+	narrow = 65536;
+	down_frames = 4096;
+	b = bad_open(1);
+	narrow = 0;
+	down_frames = 64;
 	setsockopt(b.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	PUT(&b, .type = THMQI_FRAME_ATTACH, .stream = 0, .partition = 0x80000001u,
 	    .flags = THMQ_START_BEGIN, .len = 64u << 20, .extra = 4096);
-	nap(100 * MS); /* the socket is full now, and most of it is not sent */
-	while (runs < 30 && recv(b.fd, &f, sizeof(f), MSG_WAITALL) == sizeof(f)) {
-		uint8_t body[70000];
+	nap(200 * MS);
+	while (f.arg[1] < info.end_offset && recv(b.fd, &f, sizeof(f), MSG_WAITALL) == sizeof(f)) {
 		int64_t len = thmqi_stream_body(&f, false);
 
-		CHECK(len >= 0 && (size_t)len <= sizeof(body));
-		CHECK(recv(b.fd, body, (size_t)len, MSG_WAITALL) == len);
+		CHECK(len >= 0 && recv(b.fd, body, (size_t)len, MSG_WAITALL) == len);
 		if (f.type != THMQI_FRAME_DELIVER && f.type != THMQI_FRAME_DELIVER_ONE)
-			continue;
-		runs++;
-		PUT(&b, .type = THMQI_FRAME_RELEASE, .stream = 0, .arg = {f.arg[0], 0});
-		nap(5 * MS);
+			f.arg[1] = 0;
+		else
+			PUT(&b, .type = THMQI_FRAME_RELEASE, .stream = 0, .arg = {f.arg[0], 0});
+		nap(2 * MS);
 	}
-	CHECK(runs == 30);
+	CHECK(f.arg[1] == info.end_offset);
 	close(b.fd);
 	friend_takes_all(50 * MS);
 }
@@ -489,14 +497,7 @@ static void dies_at_each_byte(void)
 			nap(MS);
 		close(b.fd);
 	}
-	/* those that came to an end left messages: they are no business of the friend's numbers */
-	for (int got = 1; got > 0;) {
-		struct thmq_message m[16];
-
-		thmq_session_wait(friend, 50 * MS);
-		got = thmq_fetch(consumer, m, 16);
-		thmq_release(consumer, m, (uint32_t)THMQI_MAX(got, 0));
-	}
+	friend_takes_all(50 * MS);
 }
 
 /* Frames of all types with any fields, checks and lengths right: the broker's own checks are all that is left. */
