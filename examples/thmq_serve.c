@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq_serve.c - thmq serve: a broker for other processes, until it is interrupted. */
+#define _DEFAULT_SOURCE
+#include <time.h>
+
 #include "thmq.h"
 
 #define LISTEN "tcp://127.0.0.1:7471"

@@ -3,6 +3,7 @@
  * two_processes.c - a broker in one process, a producer in another: the first listens, starts the second with the URL, and
  * reads what it sends. They could be on two machines as well.
  */
+#define _DEFAULT_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
