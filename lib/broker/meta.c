@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * meta.c - the broker's metadata, on the core of shard 0: topics, groups, and where partitions are. A change is
- * appended to the meta log, carried to the shards once it is durable, then answered. Volatile topics are not logged.
+ * meta.c - the broker's metadata, on the core of shard 0: topics, groups, and where partitions are; how they come back from
+ * the meta log, and what of them is appended again before its segment goes. How they change: change.c.
  */
 #include <stdio.h>
 
@@ -65,8 +65,7 @@ uint32_t thmqi_meta_topic_count(struct meta *m)
 
 /* ------------------------------------------------------------------- apply */
 
-/* Room for all that are on their way and one more. */
-static int topics_reserve(struct meta *m)
+int thmqi_meta_topics_reserve(struct meta *m)
 {
 	const struct meta_change *c;
 	uint32_t want = m->topic_count + 1, size = m->topic_size ? m->topic_size : 16;
@@ -86,8 +85,7 @@ static int topics_reserve(struct meta *m)
 	return 0;
 }
 
-/* Reserved before; @t is meta's from now on. Nobody has the name. */
-static void topic_add(struct meta *m, struct topic *t, const struct state_topic *state)
+void thmqi_meta_topic_add(struct meta *m, struct topic *t, const struct state_topic *state)
 {
 	uint32_t place = 0;
 
@@ -106,16 +104,16 @@ static int topic_apply(struct meta *m, const struct state_topic *state)
 
 	if (thmqi_meta_topic(m, state->name, NULL))
 		return -EEXIST;
-	if (topics_reserve(m) != 0)
+	if (thmqi_meta_topics_reserve(m) != 0)
 		return -ENOMEM;
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return -ENOMEM;
-	topic_add(m, t, state);
+	thmqi_meta_topic_add(m, t, state);
 	return 0;
 }
 
-static void topic_remove(struct meta *m, struct topic *t)
+void thmqi_meta_topic_remove(struct meta *m, struct topic *t)
 {
 	uint32_t i;
 
@@ -128,8 +126,7 @@ static void topic_remove(struct meta *m, struct topic *t)
 	free(t);
 }
 
-/* @g is the topic's from now on. */
-static void group_add(struct topic *t, struct group *g, const struct state_group *state)
+void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_group *state)
 {
 	g->id = state->group_id;
 	g->topic = t;
@@ -146,7 +143,7 @@ static int group_apply(struct meta *m, const struct state_group *state)
 
 	if (!g)
 		return t ? -ENOMEM : -THMQ_ENOTOPIC;
-	group_add(t, g, state);
+	thmqi_meta_group_add(t, g, state);
 	return 0;
 }
 
@@ -188,7 +185,7 @@ static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 	t = thmqi_meta_topic_by_id(m, state.topic_id);
 	if (state.flags & TOPIC_DELETED) {
 		if (t)
-			topic_remove(m, t);
+			thmqi_meta_topic_remove(m, t);
 		return 0;
 	}
 	if (t)
@@ -433,467 +430,6 @@ int thmqi_meta_renew(struct meta *m, uint32_t kind, uint64_t item)
 	}
 }
 
-/* ---------------------------------------------------- changes, in three steps */
-
-static void change_end(struct meta_change *change, int status)
-{
-	struct meta_change **at = &change->meta->changes;
-
-	while (*at != change)
-		at = &(*at)->next;
-	*at = change->next;
-	if (change->conn)
-		thmqi_reply(change->conn, change->request_id, status);
-	free(change->new_topic);
-	free(change->new_group);
-	free(change);
-}
-
-static void join_now(struct meta_change *change);
-
-/* A topic is seen when its shards take messages. */
-static void create_end(struct meta_change *change, int status)
-{
-	topic_add(change->meta, change->new_topic, &change->topic);
-	change->new_topic = NULL;
-	change_end(change, status);
-}
-
-/* A shard had no memory for it, and it is stored: deleted again, so that the call that failed has changed nothing. */
-static void create_undo(struct meta_change *change)
-{
-	struct pending *e;
-
-	change->op = THMQI_OP_TOPIC_DELETE;
-	change->topic.flags |= TOPIC_DELETED;
-	if (change->topic.flags & THMQ_TOPIC_VOLATILE) {
-		thmqi_meta_durable(change, 0);
-	} else if (thmqi_shard_append_state(change->meta->shard, STATE_TOPIC, change->topic.topic_id, &change->topic,
-					    sizeof(change->topic), &e) == 0) {
-		e->change = change;
-	} else { /* it will be there after the next open, so it is now, and may be deleted */
-		change->topic.flags &= ~TOPIC_DELETED;
-		create_end(change, change->status);
-	}
-}
-
-static void on_shard_answered(struct thmqi_broker_post *post)
-{
-	struct meta_change *change = post->arg;
-
-	if (post->status)
-		change->status = post->status;
-	if (--change->waiting)
-		return;
-	if (change->op == THMQI_OP_JOIN && !change->status)
-		join_now(change);
-	else if (change->op == THMQI_OP_TOPIC_CREATE && change->status)
-		create_undo(change);
-	else if (change->op == THMQI_OP_TOPIC_CREATE)
-		create_end(change, 0);
-	else
-		change_end(change, change->status);
-}
-
-static int add_group(struct shard *s, uint32_t partition, uint32_t group)
-{
-	struct partition *p = thmqi_shard_partition(s, partition);
-
-	return !p || p->dead || thmqi_offsets_get(p, group, true) ? 0 : -ENOMEM;
-}
-
-/* On the core of a data shard. */
-static void on_shard_change(struct thmqi_broker_post *post)
-{
-	struct meta_change *change = post->arg;
-	const struct state_topic *t = &change->topic;
-	struct shard *s = post->shard;
-	struct meta *m = change->meta;
-	uint32_t i;
-	int rc = 0;
-
-	for (i = 0; i < t->partition_count && !rc; i++) {
-		if (thmqi_meta_shard_of(m, t, i) != s->id)
-			continue;
-		if (change->op == THMQI_OP_TOPIC_CREATE)
-			rc = thmqi_shard_partition_add(s, t->first_partition + i, t);
-		else if (change->op == THMQI_OP_JOIN)
-			rc = add_group(s, t->first_partition + i, change->group.group_id);
-		else
-			thmqi_shard_partition_drop(s, t->first_partition + i);
-	}
-	post->status = rc;
-	thmqi_broker_post(post, m->shard, on_shard_answered);
-}
-
-static void change_carry(struct meta_change *change)
-{
-	struct thmq_broker *b = change->meta->broker;
-	uint32_t i, count = b->shard_count - 1;
-
-	change->waiting = count;
-	for (i = 0; i < count; i++) { /* the last one's answer may end the change */
-		change->posts[i].arg = change;
-		thmqi_broker_post(&change->posts[i], &b->shards[i + 1], on_shard_change);
-	}
-}
-
-static void join_now(struct meta_change *change)
-{
-	struct meta *m = change->meta;
-	struct topic *t = thmqi_meta_topic_by_id(m, change->group.topic_id);
-	struct group *g = t ? thmqi_meta_group(t, change->group.name) : NULL;
-	int rc = g ? 0 : -THMQ_ENOTOPIC;
-
-	if (change->conn && g && !change->left) {
-		change->conn->wire->reply->value[0] = g->id;
-		rc = thmqi_group_join(m, g, change->conn, change->stream, change->timeout_ns);
-	}
-	change_end(change, rc);
-}
-
-/* The change is stored (or need not be): it becomes true. */
-void thmqi_meta_durable(struct meta_change *change, int error)
-{
-	struct meta *m = change->meta;
-	struct topic *t;
-
-	if (error) {
-		change_end(change, error);
-		return;
-	}
-	switch (change->op) {
-	case THMQI_OP_TOPIC_CREATE:
-		change_carry(change); /* seen when all shards have it */
-		break;
-	case THMQI_OP_TOPIC_DELETE:
-		t = thmqi_meta_topic_by_id(m, change->topic.topic_id);
-		if (t)
-			topic_remove(m, t);
-		change_carry(change);
-		break;
-	case THMQI_OP_JOIN:
-		t = thmqi_meta_topic_by_id(m, change->group.topic_id);
-		if (t && !thmqi_meta_group(t, change->group.name)) {
-			group_add(t, change->new_group, &change->group);
-			change->new_group = NULL;
-		}
-		if (t && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
-			change->topic = t->state;
-			change_carry(change); /* so that they wait for it, too */
-		} else {
-			join_now(change);
-		}
-		break;
-	default:
-		change_end(change, -EINVAL);
-	}
-}
-
-static struct meta_change *change_begin(struct conn *c, uint64_t id, uint32_t op)
-{
-	struct meta *m = c->shard->broker->meta;
-	uint32_t shards = m->broker->shard_count - 1;
-	struct meta_change *change = calloc(1, sizeof(*change) + shards * sizeof(change->posts[0]));
-
-	if (!change)
-		return NULL;
-	change->meta = m;
-	change->conn = c;
-	change->request_id = id;
-	change->op = op;
-	change->next = m->changes;
-	m->changes = change;
-	return change;
-}
-
-static void change_store(struct meta_change *change, uint32_t kind, uint64_t item,
-			 const void *payload, uint32_t len)
-{
-	struct pending *e;
-	int rc = thmqi_shard_append_state(change->meta->shard, kind, item, payload, len, &e);
-
-	if (rc)
-		change_end(change, rc);
-	else
-		e->change = change;
-}
-
-/* ---------------------------------------------------------------- requests */
-
-/* The same name is being created or deleted right now. */
-static bool in_change(const struct meta *m, const char *name)
-{
-	const struct meta_change *c;
-
-	for (c = m->changes; c; c = c->next)
-		if ((c->op == THMQI_OP_TOPIC_CREATE || c->op == THMQI_OP_TOPIC_DELETE) &&
-		    strcmp(c->topic.name, name) == 0)
-			return true;
-	return false;
-}
-
-static int place_topic(struct meta *m, struct state_topic *t)
-{
-	bool is_volatile = t->flags & THMQ_TOPIC_VOLATILE;
-	uint32_t *topic = is_volatile ? &m->next_volatile_topic : &m->next_topic;
-	uint32_t *partition = is_volatile ? &m->next_volatile_partition : &m->next_partition;
-	uint32_t bit = is_volatile ? VOLATILE_PARTITION : 0;
-
-	if (*partition + t->partition_count >= VOLATILE_PARTITION)
-		return -ENOSPC;
-	t->topic_id = (*topic)++ | bit;
-	t->first_partition = *partition | bit;
-	*partition += t->partition_count;
-	t->first_shard = m->next_shard;
-	m->next_shard += t->partition_count;
-	return 0;
-}
-
-static void topic_create(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
-{
-	bool is_volatile = r->topic_flags & THMQ_TOPIC_VOLATILE;
-	struct meta_change *change;
-	int rc = 0;
-
-	if (thmqi_meta_topic(m, r->name, NULL))
-		rc = r->topic_flags & THMQ_TOPIC_IF_ABSENT ? 0 : -EEXIST;
-	else if (in_change(m, r->name))
-		rc = -EBUSY;
-	else if (r->partition_count == 0 || r->partition_count > THMQ_PARTITION_COUNT_MAX ||
-		 r->visible_at > THMQ_DURABILITY_ALL)
-		rc = -EINVAL;
-	else if (!is_volatile && !m->shard->log)
-		rc = -ENOTSUP;
-	else
-		goto create;
-	thmqi_reply(c, id, rc);
-	return;
-create:
-	change = change_begin(c, id, THMQI_OP_TOPIC_CREATE);
-	if (!change) {
-		thmqi_reply(c, id, -ENOMEM);
-		return;
-	}
-	change->new_topic = calloc(1, sizeof(*change->new_topic));
-	if (!change->new_topic || topics_reserve(m) != 0) {
-		change_end(change, -ENOMEM);
-		return;
-	}
-	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED);
-	change->topic.retention_ns = r->retention_ns;
-	change->topic.retention_bytes = r->retention_bytes;
-	change->topic.partition_count = r->partition_count;
-	change->topic.visible_at = r->visible_at ? r->visible_at : THMQ_DURABILITY_DURABLE;
-	if (is_volatile)
-		change->topic.visible_at = THMQ_DURABILITY_MEMORY;
-	change->topic.volatile_bytes = r->volatile_bytes ? r->volatile_bytes : 16u << 20;
-	snprintf(change->topic.name, sizeof(change->topic.name), "%s", r->name);
-	rc = place_topic(m, &change->topic);
-	if (rc)
-		change_end(change, rc);
-	else if (is_volatile)
-		thmqi_meta_durable(change, 0);
-	else
-		change_store(change, STATE_TOPIC, change->topic.topic_id, &change->topic,
-			     sizeof(change->topic));
-}
-
-static void topic_delete(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
-{
-	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
-	struct meta_change *change;
-
-	if (!t || in_change(m, r->name)) {
-		thmqi_reply(c, id, t ? -EBUSY : -THMQ_ENOTOPIC);
-		return;
-	}
-	change = change_begin(c, id, THMQI_OP_TOPIC_DELETE);
-	if (!change) {
-		thmqi_reply(c, id, -ENOMEM);
-		return;
-	}
-	change->topic = t->state;
-	change->topic.flags |= TOPIC_DELETED;
-	if (t->state.flags & THMQ_TOPIC_VOLATILE)
-		thmqi_meta_durable(change, 0);
-	else
-		change_store(change, STATE_TOPIC, change->topic.topic_id, &change->topic,
-			     sizeof(change->topic));
-}
-
-static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
-{
-	struct thmqi_list *it;
-
-	memset(ret, 0, sizeof(*ret));
-	ret->topic_id = t->state.topic_id;
-	ret->topic_flags = t->state.flags;
-	ret->partition_count = t->state.partition_count;
-	ret->visible_at = t->state.visible_at;
-	ret->retention_ns = t->state.retention_ns;
-	ret->retention_bytes = t->state.retention_bytes;
-	memcpy(ret->name, t->state.name, sizeof(ret->name));
-	thmqi_list_each(it, &t->groups) ret->group_count++;
-}
-
-static void topic_list(struct meta *m, struct conn *c, uint64_t id, uint32_t first)
-{
-	struct thmqi_reply *reply = c->wire->reply;
-	uint32_t i;
-
-	reply->total = m->topic_count;
-	reply->count = 0;
-	for (i = first; i < m->topic_count && reply->count < THMQI_ARRAY_COUNT(reply->topics); i++)
-		entry_of(m->topics[i], &reply->topics[reply->count++]);
-	thmqi_reply(c, id, 0);
-}
-
-static void topic_partitions(struct meta *m, struct conn *c, uint64_t id,
-			     const struct thmqi_request *r)
-{
-	struct topic *t = thmqi_meta_topic_by_id(m, r->topic_id);
-	struct thmqi_reply *reply = c->wire->reply;
-	uint32_t i;
-
-	if (!t) {
-		thmqi_reply(c, id, -THMQ_ENOTOPIC);
-		return;
-	}
-	reply->total = t->state.partition_count;
-	reply->count = 0;
-	for (i = r->index; i < reply->total && reply->count < THMQI_ARRAY_COUNT(reply->partitions);
-	     i++) {
-		reply->partitions[reply->count].partition = t->state.first_partition + i;
-		reply->partitions[reply->count++].shard = thmqi_meta_shard_of(m, &t->state, i);
-	}
-	thmqi_reply(c, id, 0);
-}
-
-static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
-{
-	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
-	struct group *g = t ? thmqi_meta_group(t, r->group) : NULL;
-	struct meta_change *change;
-	bool is_volatile;
-
-	if (!t || r->stream >= THMQI_STREAMS) {
-		thmqi_reply(c, id, t ? -EINVAL : -THMQ_ENOTOPIC);
-		return;
-	}
-	change = change_begin(c, id, THMQI_OP_JOIN);
-	if (!change) {
-		thmqi_reply(c, id, -ENOMEM);
-		return;
-	}
-	change->stream = r->stream;
-	change->timeout_ns = r->session_timeout_ns;
-	change->group.topic_id = t->state.topic_id;
-	snprintf(change->group.name, sizeof(change->group.name), "%s", r->group);
-	if (g && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
-		change->group.group_id = g->id; /* a shard may have had no memory for it when it was made */
-		change->topic = t->state;
-		change_carry(change);
-		return;
-	}
-	if (g) {
-		join_now(change);
-		return;
-	}
-	change->new_group = calloc(1, sizeof(*change->new_group));
-	if (!change->new_group) {
-		change_end(change, -ENOMEM);
-		return;
-	}
-	is_volatile = t->state.flags & THMQ_TOPIC_VOLATILE;
-	change->group.group_id =
-		is_volatile ? m->next_volatile_group++ | VOLATILE_PARTITION : m->next_group++;
-	if (is_volatile)
-		thmqi_meta_durable(change, 0);
-	else
-		change_store(change, STATE_GROUP, change->group.group_id, &change->group,
-			     sizeof(change->group));
-}
-
-static void group_find(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
-{
-	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
-	struct group *g = t ? thmqi_meta_group(t, r->group) : NULL;
-
-	c->wire->reply->value[0] = g ? g->id : 0;
-	thmqi_reply(c, id, !t ? -THMQ_ENOTOPIC : !g ? -ENOENT : 0);
-}
-
-static void partition_info(struct conn *c, uint64_t id, const struct thmqi_request *r)
-{
-	struct partition *p = thmqi_shard_partition(c->shard, r->partition);
-	struct thmqi_reply *reply = c->wire->reply;
-	struct group_offset *g;
-	uint64_t end;
-
-	if (!p || p->dead) {
-		thmqi_reply(c, id, p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION);
-		return;
-	}
-	g = r->group_id ? thmqi_offsets_get(p, r->group_id, false) : NULL;
-	if (thmq_log_bounds(p->log, p->id, &reply->value[0], &end) != 0)
-		reply->value[0] = p->visible;
-	reply->value[0] = THMQI_MIN(reply->value[0], p->visible);
-	reply->value[1] = p->visible;
-	reply->value[2] = g ? g->offset : UINT64_MAX;
-	thmqi_reply(c, id, 0);
-}
-
-void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request *request)
-{
-	struct meta *m = c->shard->broker->meta;
-	struct thmqi_request r = *request; /* read once: the other end could change it */
-	struct topic *t;
-
-	r.name[sizeof(r.name) - 1] = r.group[sizeof(r.group) - 1] = 0;
-	c->wire->reply->count = c->wire->reply->total = 0;
-	if (r.op == THMQI_OP_PARTITION_INFO) {
-		partition_info(c, id, &r);
-		return;
-	}
-	if (c->shard->id != THMQI_SHARD_META) {
-		thmqi_reply(c, id, -EINVAL);
-		return;
-	}
-	switch (r.op) {
-	case THMQI_OP_TOPIC_CREATE:
-		topic_create(m, c, id, &r);
-		break;
-	case THMQI_OP_TOPIC_DELETE:
-		topic_delete(m, c, id, &r);
-		break;
-	case THMQI_OP_TOPIC_LIST:
-		topic_list(m, c, id, r.index);
-		break;
-	case THMQI_OP_TOPIC_DESCRIBE:
-		t = thmqi_meta_topic(m, r.name, NULL);
-		if (t)
-			entry_of(t, &c->wire->reply->topics[0]);
-		thmqi_reply(c, id, t ? 0 : -THMQ_ENOTOPIC);
-		break;
-	case THMQI_OP_TOPIC_PARTITIONS:
-		topic_partitions(m, c, id, &r);
-		break;
-	case THMQI_OP_JOIN:
-		join(m, c, id, &r);
-		break;
-	case THMQI_OP_LEAVE:
-		thmqi_group_leave(m, c, r.stream);
-		thmqi_reply(c, id, 0);
-		break;
-	case THMQI_OP_GROUP_FIND:
-		group_find(m, c, id, &r);
-		break;
-	default:
-		thmqi_reply(c, id, -ENOTSUP);
-	}
-}
-
 /* ---------------------------------------------------------------- lifetime */
 
 int thmqi_meta_open(struct thmq_broker *b, struct meta **ret_meta)
@@ -925,7 +461,7 @@ void thmqi_meta_close(struct meta *m)
 		free(change);
 	}
 	while (m->topic_count)
-		topic_remove(m, m->topics[m->topic_count - 1]);
+		thmqi_meta_topic_remove(m, m->topics[m->topic_count - 1]);
 	free(m->topics);
 	free(m->cluster);
 	free(m);

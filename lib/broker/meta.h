@@ -78,6 +78,12 @@ struct meta {
 struct topic *thmqi_meta_topic(struct meta *m, const char *name, uint32_t *ret_place);
 struct topic *thmqi_meta_topic_by_id(struct meta *m, uint32_t id);
 struct group *thmqi_meta_group(struct topic *t, const char *name);
+/* Room for all topics that are on their way and one more. */
+int thmqi_meta_topics_reserve(struct meta *m);
+/* Reserved before; @t is meta's from now on. Nobody has the name. */
+void thmqi_meta_topic_add(struct meta *m, struct topic *t, const struct state_topic *state);
+void thmqi_meta_topic_remove(struct meta *m, struct topic *t);
+void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_group *state); /* @g is the topic's from now on */
 uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, uint32_t partition);
 
 /* group.c */

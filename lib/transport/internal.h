@@ -45,6 +45,8 @@ struct thmqi_transport {
 int thmqi_listener_make(struct thmqi_transport *t, const char *name,
 			const struct thmqi_acceptor *acceptor,
 			struct thmqi_listener **ret_listener);
+/* Under the lock. NULL: nobody has that name. */
+struct thmqi_listener *thmqi_listener_find(struct thmqi_transport *t, const char *name);
 void thmqi_listener_unref(struct thmqi_listener *l);
 
 /* link.c. Made with a reference for each end; core, shard, listener and waiter are the maker's to set. */

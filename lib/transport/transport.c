@@ -83,7 +83,7 @@ int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t
 
 /* ------------------------------------------------------------------ listen */
 
-static struct thmqi_listener *find(struct thmqi_transport *t, const char *name)
+struct thmqi_listener *thmqi_listener_find(struct thmqi_transport *t, const char *name)
 {
 	struct thmqi_listener *l;
 	struct thmqi_list *it;
@@ -138,7 +138,7 @@ int thmqi_transport_listen(struct thmqi_transport *t, const char *name,
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&t->lock);
-	if (name && find(t, name)) {
+	if (name && thmqi_listener_find(t, name)) {
 		rc = -EEXIST;
 	} else {
 		thmqi_list_add_tail(&t->listeners, &l->link);

@@ -23,20 +23,6 @@ static int parse(const char *url, const char **ret_name)
 	return 0;
 }
 
-static struct thmqi_listener *find(struct thmqi_transport *t, const char *name)
-{
-	struct thmqi_listener *l;
-	struct thmqi_list *it;
-
-	thmqi_list_each(it, &t->listeners)
-	{
-		l = thmqi_container(it, struct thmqi_listener, link);
-		if (l->name && strcmp(l->name, name) == 0)
-			return l;
-	}
-	return NULL;
-}
-
 /* Under the lock. Who listens at @name. */
 static int look_up_name(struct thmqi_transport *t, const char *url, const char *name,
 			struct thmqi_listener **ret_listener)
@@ -44,7 +30,7 @@ static int look_up_name(struct thmqi_transport *t, const char *url, const char *
 	struct thmqi_listener *l = NULL;
 
 	if (name)
-		l = find(t, name);
+		l = thmqi_listener_find(t, name);
 	else if (t->count == 1)
 		l = thmqi_list_first(&t->listeners, struct thmqi_listener, link);
 	else if (t->count > 1)
