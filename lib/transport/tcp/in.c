@@ -156,8 +156,8 @@ static int down_done(struct tcp_conn *c, struct thmqi_frame *f)
 
 		f->data = (uint64_t)(uintptr_t)c->run->data;
 		s->bufs[(uint32_t)f->arg[0]] = c->run;
-		c->run->user = f->len;
-		s->held_bytes += f->len;
+		c->run->user = f->len - (uint32_t)sizeof(struct thmq_run_header); /* credit is counted so by the broker */
+		s->held_bytes += c->run->user;
 		c->run = NULL;
 	}
 	c->pushed++;
