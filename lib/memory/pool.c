@@ -123,7 +123,7 @@ static int find_node(struct thmq_slabs *s, const struct thmq_pool_opts *o, int32
 	if (o->flags & (THMQ_POOL_NODE | THMQ_POOL_NEAR)) {
 		pthread_mutex_lock(&s->lock);
 		if (!s->topology)
-			rc = thmqi_topology_open(NULL, &s->topology);
+			rc = thmqi_topology_open(NULL, false, &s->topology);
 		if (!rc)
 			node = o->flags & THMQ_POOL_NODE ? o->node
 							 : thmqi_topology_node_here(s->topology);

@@ -14,6 +14,11 @@ static struct thmqi_place_request request_of(const struct thmq_env_opts *o)
 					    .near_nic = o->near_nic};
 }
 
+static bool wants_devices(const struct thmqi_place_request *r)
+{
+	return r->near_path || r->near_nic;
+}
+
 int thmqi_place_check(const struct thmq_env_opts *o)
 {
 	bool chosen = o->cpus || o->near_path || o->near_nic;
@@ -38,7 +43,7 @@ int thmqi_env_plan(const struct thmq_env_opts *opts, struct thmq_place *places, 
 
 	if (rc)
 		return rc;
-	rc = thmqi_topology_open(NULL, &t);
+	rc = thmqi_topology_open(NULL, wants_devices(&request), &t);
 	if (rc)
 		return thmqi_fail(rc, "the machine cannot be looked at: %s", thmq_strerror(rc));
 	rc = thmqi_topology_place(t, &request, count, places, ret_machine);
@@ -89,7 +94,7 @@ int thmqi_place_cores(struct thmq_env *env)
 			choose_policy(env, 0);
 		return 0;
 	}
-	rc = thmqi_topology_open(env->world.machine, &env->topology);
+	rc = thmqi_topology_open(env->world.machine, wants_devices(&request), &env->topology);
 	if (rc) {
 		/* unpinned cores work too */
 		env->topology = NULL;

@@ -4,10 +4,10 @@
 
 /* -------------------------------------------------------------- open, close */
 
-static int load(struct thmqi_topology *t, const struct thmqi_machine_source *source)
+static int load(struct thmqi_topology *t, const struct thmqi_machine_source *source, bool devices)
 {
-	/* devices too, for what is near them */
-	hwloc_topology_set_io_types_filter(t->hwloc, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+	if (devices)
+		hwloc_topology_set_io_types_filter(t->hwloc, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
 	if (source && source->synthetic &&
 	    hwloc_topology_set_synthetic(t->hwloc, source->synthetic) != 0)
 		return -EINVAL;
@@ -32,7 +32,7 @@ static int find_allowed(struct thmqi_topology *t, const char *described)
 	return 0;
 }
 
-int thmqi_topology_open(const struct thmqi_machine_source *source,
+int thmqi_topology_open(const struct thmqi_machine_source *source, bool devices,
 			struct thmqi_topology **ret_topology)
 {
 	struct thmqi_topology *t = calloc(1, sizeof(*t));
@@ -42,7 +42,7 @@ int thmqi_topology_open(const struct thmqi_machine_source *source,
 		return -ENOMEM;
 	if (hwloc_topology_init(&t->hwloc) != 0)
 		goto fail;
-	rc = load(t, source);
+	rc = load(t, source, devices);
 	if (rc)
 		goto destroy;
 	t->foreign = source || !hwloc_topology_is_thissystem(t->hwloc);

@@ -12,7 +12,7 @@ static cpu_set_t before;
 static void open_topology(void)
 {
 	cr_assert_eq(sched_getaffinity(0, sizeof(before), &before), 0);
-	cr_assert_eq(thmqi_topology_open(NULL, &topology), 0);
+	cr_assert_eq(thmqi_topology_open(NULL, false, &topology), 0);
 }
 
 static void close_topology(void)
@@ -88,7 +88,7 @@ Test(topology_cpus, a_process_held_to_one_processor_has_one)
 	CPU_ZERO(&set);
 	CPU_SET((size_t)only, &set);
 	hold_all_threads(&set);
-	cr_assert_eq(thmqi_topology_open(NULL, &small), 0);
+	cr_assert_eq(thmqi_topology_open(NULL, false, &small), 0);
 	cr_assert_eq(thmqi_topology_cpu_count(small), 1);
 	cr_assert_eq(thmqi_topology_cpu(small, 0), only);
 	cr_assert_eq(thmqi_topology_bind(small, only), 0);

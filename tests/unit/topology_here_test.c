@@ -101,7 +101,7 @@ Test(topology_here, a_path_has_a_device_also_before_it_is_made)
 	char path[128];
 
 	snprintf(path, sizeof(path), "%s/not/yet/made", root);
-	cr_assert_eq(thmqi_topology_open(NULL, &t), 0);
+	cr_assert_eq(thmqi_topology_open(NULL, true, &t), 0);
 	cr_assert(!thmqi_topology_is_foreign(t));
 	cr_assert_eq(thmqi_topology_place(t, &(struct thmqi_place_request){.near_path = path}, 0,
 					  NULL, &there),
@@ -130,7 +130,7 @@ Test(topology_here, a_file_where_a_directory_must_be_is_said)
 
 	write_file("file", "");
 	snprintf(path, sizeof(path), "%s/file/data", root);
-	cr_assert_eq(thmqi_topology_open(NULL, &t), 0);
+	cr_assert_eq(thmqi_topology_open(NULL, true, &t), 0);
 	cr_assert_eq(thmqi_topology_place(t, &(struct thmqi_place_request){.near_path = path}, 0,
 					  NULL, NULL),
 		     -ENOTDIR);
@@ -147,7 +147,7 @@ Test(topology_here, every_disk_and_card_of_this_machine_is_taken)
 	struct dirent *e;
 	DIR *d;
 
-	cr_assert_eq(thmqi_topology_open(NULL, &t), 0);
+	cr_assert_eq(thmqi_topology_open(NULL, true, &t), 0);
 	d = opendir("/sys/class/net");
 	while (d && (e = readdir(d)))
 		if (e->d_name[0] != '.' && strcmp(e->d_name, "bonding_masters") != 0)

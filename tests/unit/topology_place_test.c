@@ -20,7 +20,7 @@ TestSuite(topology_place, .timeout = 60);
 
 static void open_machine(const struct thmqi_machine_source *source)
 {
-	cr_assert_eq(thmqi_topology_open(source, &topology), 0);
+	cr_assert_eq(thmqi_topology_open(source, true, &topology), 0);
 	cr_assert(thmqi_topology_is_foreign(topology));
 }
 
@@ -303,15 +303,15 @@ Test(topology_place, a_description_that_is_none_is_refused)
 {
 	struct thmqi_topology *t;
 
-	cr_assert_lt(
-		thmqi_topology_open(&(struct thmqi_machine_source){.synthetic = "Nonsense:2"}, &t),
-		0);
-	cr_assert_lt(
-		thmqi_topology_open(
-			&(struct thmqi_machine_source){.xml_path = MACHINES "/absent.xml"}, &t),
-		0);
-	cr_assert_lt(
-		thmqi_topology_open(
-			&(struct thmqi_machine_source){.synthetic = "PU:2", .allowed = "x"}, &t),
-		0);
+	cr_assert_lt(thmqi_topology_open(&(struct thmqi_machine_source){.synthetic = "Nonsense:2"},
+					 true, &t),
+		     0);
+	cr_assert_lt(thmqi_topology_open(
+			     &(struct thmqi_machine_source){.xml_path = MACHINES "/absent.xml"},
+			     true, &t),
+		     0);
+	cr_assert_lt(thmqi_topology_open(
+			     &(struct thmqi_machine_source){.synthetic = "PU:2", .allowed = "x"},
+			     true, &t),
+		     0);
 }

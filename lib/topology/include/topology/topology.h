@@ -20,9 +20,9 @@ struct thmqi_machine_source {
 	uint32_t quota_percent; /* as thmqi_quota_percent(); 0: none */
 };
 
-/* @source: NULL means this machine. Costs less than a millisecond on a small machine, tens of them on a large one: opened only
- * by those who place or bind. Where hwloc's own environment variables name another machine, that is foreign too. */
-int thmqi_topology_open(const struct thmqi_machine_source *source,
+/* @source: NULL means this machine. @devices: what is near them will be asked for. Costs some milliseconds, with devices many: opened
+ * only by those who place or bind. Where hwloc's own environment variables name another machine, that is foreign too. */
+int thmqi_topology_open(const struct thmqi_machine_source *source, bool devices,
 			struct thmqi_topology **ret_topology);
 void thmqi_topology_close(struct thmqi_topology *t);
 bool thmqi_topology_is_foreign(const struct thmqi_topology *t);
