@@ -183,8 +183,8 @@ static void tick(struct tcp_conn *c)
 
 	c->ticked = false;
 	if (c->state == TCP_CLOSED || c->state == TCP_MOVING)
-		thmqi_tcp_unwatch(&c->watch);
-	else if (now >= c->deadline_ns)
+		return; /* the poller ends that */
+	if (now >= c->deadline_ns)
 		thmqi_tcp_end(c, -ETIMEDOUT);
 	else if (c->state == TCP_OPEN)
 		look_at_peer(c);
@@ -429,7 +429,6 @@ static void conn_end(struct thmqi_poller *p)
 	for (i = 0; i < LAST_ROUNDS && c->state == TCP_OPEN && thmqi_tcp_out_wanted(c); i++)
 		thmqi_tcp_out(c);
 	thmqi_tcp_end(c, -ESHUTDOWN);
-	thmqi_tcp_unwatch(&c->watch);
 	socket_end(c);
 }
 

@@ -279,7 +279,6 @@ static void door_end(struct thmqi_poller *p)
 	struct tcp_door *d = thmqi_container(p, struct tcp_door, poller);
 
 	door_shut(d);
-	thmqi_tcp_unwatch(&d->watch);
 	door_gone(d);
 }
 
