@@ -29,7 +29,8 @@ struct thmq_pool;
 #define THMQ_BLOCK_ORDERS 18u      /* sizes between them: order o has THMQ_BLOCK_MIN << o bytes */
 #define THMQ_SLAB_BYTES 33554432u  /* unit of taking from the system and of registration */
 #define THMQ_SLABS_MAX 4096u       /* slabs of one global pool */
-#define THMQ_REGISTRARS_MAX 64u    /* registrars of one global pool */
+#define THMQ_REGISTRARS_MAX 56u    /* registrars of one global pool, those of single pools not counted */
+#define THMQ_POOL_REGISTRARS_MAX 8u /* registrars of one pool */
 #define THMQ_DOMAIN_PRIVATE 0u     /* of nobody but this process */
 
 /* --------------------------------------------------------------- global pool */
@@ -79,7 +80,7 @@ THMQ_API int thmq_slabs_close(struct thmq_slabs *slabs);
 /**
  * thmq_slabs_trim() - give the memory of slabs that no pool has back to the system
  * Registrars are told first. Return: bytes given back.
- * Threads: any; takes the lock of the global pool.
+ * Threads: any; system calls.
  */
 THMQ_API uint64_t thmq_slabs_trim(struct thmq_slabs *slabs);
 
@@ -117,10 +118,14 @@ struct thmq_slab {
 };
 
 /*
- * Whoever needs memory registered: a core's io_uring, an RDMA protection domain. The struct is the caller's, stays where it
- * is from subscribe to unsubscribe, and is mostly the first member of a larger one. add is called once for every slab that
- * there is and for every one to come; a slab that add refuses stays unregistered with this registrar, and is used all the
- * same.
+ * Whoever needs memory registered: a core's io_uring, an RDMA protection domain. The struct is the caller's, all zero but what is
+ * set below, stays where it is from subscribe to unsubscribe, and is mostly the first member of a larger one. add is called once for
+ * every slab that there is and for every one to come; a slab that add refuses stays unregistered with this registrar, and is used
+ * all the same.
+ *
+ * add and remove may take their time: a pool that takes a slab which is there already does not wait for them; one that needs
+ * a new one does. What they call back of the global pool (thmq_slabs_subscribe(), thmq_slabs_unsubscribe(), a pool's open near a
+ * node) is -EDEADLK, thmq_slabs_trim() does nothing, and an allocation that needs a slab is -ENOBUFS; keys and counters can be had.
  */
 struct thmq_registrar {
 	/* Register @slab. *@ret_key (0 until set) is what thmq_slabs_key() finds. 0 or a negative error. */
@@ -128,7 +133,7 @@ struct thmq_registrar {
 	/* Only for those that add has taken. */
 	void (*remove)(struct thmq_registrar *registrar, const struct thmq_slab *slab, uint64_t key);
 	struct thmq_pool *pool; /* only this pool's slabs, on the thread of this pool; NULL: those of all pools of the domain,
-				   on any thread, one at a time, and no call on the global pool may be made from there */
+				   on any thread, one at a time */
 	uint32_t domain; /* whose slabs; with THMQ_REGISTRAR_ANY_DOMAIN all */
 	uint32_t flags;  /* THMQ_REGISTRAR_* */
 	uint32_t internal[2];
@@ -140,12 +145,16 @@ struct thmq_registrar {
 /**
  * thmq_slabs_subscribe() - register all slabs that there are and all to come with @registrar
  * Return: 0, also where add refused some (they are counted); -EACCES remote keys of the private domain, or of any;
- * -EBUSY subscribed already; -ENOSPC THMQ_REGISTRARS_MAX; -EINVAL.
+ * -EBUSY subscribed already; -ENOSPC THMQ_REGISTRARS_MAX, or THMQ_POOL_REGISTRARS_MAX of one pool; -EDEADLK called by a
+ * registrar; -EINVAL.
  * Threads: any; with a pool, that pool's.
  */
 THMQ_API int thmq_slabs_subscribe(struct thmq_slabs *slabs, struct thmq_registrar *registrar);
 
-/** thmq_slabs_unsubscribe() - remove all slabs from @registrar. Return: 0; -EINVAL not subscribed. Threads: as subscribe */
+/**
+ * thmq_slabs_unsubscribe() - remove all slabs from @registrar
+ * Return: 0; -EINVAL not subscribed; -EDEADLK called by a registrar. Threads: as subscribe.
+ */
 THMQ_API int thmq_slabs_unsubscribe(struct thmq_slabs *slabs, struct thmq_registrar *registrar);
 
 /**
@@ -183,8 +192,8 @@ struct thmq_pool_opts {
 	uint64_t high_bytes;    /* more free bytes than these: thmq_pool_tidy() gives whole slabs back; 0: never */
 	uint32_t domain;        /* whose slabs; 0: private */
 	int32_t node;           /* with THMQ_POOL_NODE: NUMA node, as the system numbers them */
-	/* A call was refused with -ENOBUFS, and something has come back since: told by thmq_pool_drain() and
-	 * thmq_pool_tidy(), once for each time. NULL: not wanted. */
+	/* A call was refused with -ENOBUFS, and something has come back since, to this pool or to the global one: told by
+	 * thmq_pool_drain() and thmq_pool_tidy(), once for each time, and not before one of them is called. NULL: not wanted. */
 	void (*room)(void *ctx);
 	void *ctx;
 };
@@ -238,7 +247,11 @@ struct thmq_pool_leak {
  */
 THMQ_API int thmq_pool_leaks(struct thmq_pool *pool, struct thmq_pool_leak *leaks, uint32_t max);
 
-/** thmq_pool_drain() - take in the blocks that other threads dropped. Return: references taken in. Threads: the pool's */
+/**
+ * thmq_pool_drain() - take in the blocks that other threads dropped
+ * Cheap where there are none: to be called in each round of the loop that owns the pool, and before that sleeps.
+ * Return: references taken in. Threads: the pool's.
+ */
 THMQ_API uint32_t thmq_pool_drain(struct thmq_pool *pool);
 
 /**
@@ -305,14 +318,18 @@ struct thmq_buf {
  * thmq_buf_alloc() - a block with one reference
  * @size: bytes; the block is the smallest power of two that holds them. From 4096 on it can be used for O_DIRECT
  * @purpose: enum thmq_purpose
- * Return: 0; -ENOBUFS the pool is full; -EMSGSIZE more than THMQ_BLOCK_MAX.
+ * Return: 0; -ENOBUFS the pool is full; -EMSGSIZE more than THMQ_BLOCK_MAX; -EINVAL no such purpose.
  * Threads: the pool's. In constant time where a block is at hand, or can be split off; else a slab is fetched: low_bytes
  * keeps that off the hot path.
  */
 THMQ_API int thmq_buf_alloc(struct thmq_pool *pool, uint32_t size, uint32_t purpose,
 			    struct thmq_buf **ret_buf);
 
-/** thmq_buf_trim() - give the upper part of a block with one reference back, so that it still holds @used bytes */
+/**
+ * thmq_buf_trim() - give the upper part of a block back, so that it still holds @used bytes
+ * A block of 4096 bytes or more keeps as many. One that is shared (more references than one) or not in use stays as it is, and
+ * that is counted as a mistake; debug builds trap. Threads: the pool's.
+ */
 THMQ_API void thmq_buf_trim(struct thmq_buf *buf, uint32_t used);
 
 /** thmq_buf_ref() - one more reference. Threads: the pool's */
@@ -327,7 +344,9 @@ THMQ_API int thmq_buf_unref(struct thmq_buf *buf);
 
 /**
  * thmq_buf_unref_remote() - drop a reference on a thread that is not the pool's
- * The pool's next drain takes it in. Threads: any; lock-free, one or two atomic operations.
+ * The pool's next drain takes it in. Nobody is woken by it: where the pool is a core's that may sleep, call thmq_core_kick()
+ * afterwards, once for many blocks; examples/pipeline.c shows it. Threads: any, the pool's too; lock-free, one or two atomic
+ * operations.
  */
 THMQ_API void thmq_buf_unref_remote(struct thmq_buf *buf);
 
@@ -338,7 +357,7 @@ THMQ_API void thmq_buf_unref_remote(struct thmq_buf *buf);
  */
 THMQ_API int thmq_buf_find(struct thmq_pool *pool, const void *address, struct thmq_buf **ret_buf);
 
-/* A part of a block, with a reference of its own. */
+/* A part of a block, with a reference of its own. Who copies the struct, and forgets the first, has handed the reference on. */
 struct thmq_slice {
 	struct thmq_buf *buf;
 	uint8_t *data;

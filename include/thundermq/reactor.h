@@ -66,11 +66,12 @@ struct thmq_task {
  * thmq_core_post() - have a task run on a core, without waiting
  * @task: its run is called once, in one of the core's next iterations, also of a core without an owner once it has one
  *
- * The task is the core's from the call on until run is called, which may free it or post it again. Tasks of one thread run in
- * their order. What was posted when the environment closes runs before it has closed.
+ * The task is the core's from the call on until run is called, which may free it or post it again; who posts it while it is under
+ * way breaks the list that it is in. Tasks of one thread run in their order. What was posted when the environment closes runs
+ * before it has closed, but for tasks that are posted again and again by tasks: some thousand rounds of that, and the rest never runs.
  *
  * Return: 0; -EINVAL. It takes no lock and no memory, and wakes the core if it sleeps.
- * Threads: any.
+ * Threads: any; also from a signal handler.
  */
 THMQ_API int thmq_core_post(struct thmq_core *core, struct thmq_task *task);
 
@@ -203,7 +204,7 @@ struct thmq_poller_ops {
 	void (*disarm)(void *ctx);
 	/* At the end of an iteration in which anything was done on the core: hand on what has gathered. */
 	void (*finish)(void *ctx);
-	/* The environment closes, and the poller is still open: it is closed after this. */
+	/* The environment closes, and the poller is still open: it is closed after this. To close it here too does no harm. */
 	void (*end)(void *ctx);
 	const char *name; /* for thmq_core_stats(); copied, up to THMQ_POLLER_NAME - 1 bytes of it; may be NULL */
 };
@@ -303,6 +304,11 @@ struct thmq_core_stats {
 	uint64_t phase_ns[THMQ_CORE_PHASES];
 	uint32_t detailed; /* 1: they are now */
 	uint32_t reserved;
+	/* What reached it from elsewhere. */
+	uint64_t mail_sent;    /* messages that it has sent through mailboxes, … */
+	uint64_t mail_run;     /* … and run */
+	uint64_t mail_refused; /* sends that found their mailbox full */
+	uint64_t posts_run;    /* tasks, calls, and what the library itself posts to it */
 };
 
 /**

@@ -190,6 +190,7 @@ THMQ_API int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts
  *
  * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EDEADLK called from a
  * core's callback, or a broker lies on a core without a thread: nothing was done. The handle and all handles below it are gone in every case but -EDEADLK.
+ * Memory that was still in use (views that were not released) is gone too: thmq_errmsg() then tells by whom.
  * Threads: the opening thread; no other thread may use the environment any more.
  */
 THMQ_API int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns);
@@ -284,7 +285,7 @@ struct thmq_place {
 
 #define THMQ_PLACE_PINNED 1u      /* the core stays on this processor */
 #define THMQ_PLACE_SIBLING 2u     /* a core before it is on the same physical core */
-#define THMQ_PLACE_SHARED 4u      /* a core before it is on the same processor: there are more cores than processors */
+#define THMQ_PLACE_SHARED 4u      /* a core before it, or a thread of this process that is bound to it, is on the same processor */
 #define THMQ_PLACE_EFFICIENCY 8u  /* on a processor that is slower than others of this machine */
 #define THMQ_PLACE_NEAR_PATH 16u  /* close to the device of near_path */
 #define THMQ_PLACE_NEAR_NIC 32u   /* close to near_nic */
@@ -309,9 +310,10 @@ struct thmq_machine {
  * @count: how many; cpu_count of them are all processors, in the order in which they are taken
  * @ret_machine: in: its size field; out: the machine; may be NULL
  *
- * Processors are taken in this order: one of each physical core before its siblings; fast ones before slow ones; those nearest
- * to near_path, then to near_nic; those with memory of their own node; by their place in the machine, so that one node is filled
- * before the next. Nothing is opened or pinned: flags never has THMQ_PLACE_PINNED. doc/cores.md tells more.
+ * Processors are taken in this order: those before others to which a thread of this process is bound alone, such as a core of another
+ * environment; one of each physical core before its siblings; fast ones before slow ones; those nearest to near_path, then to
+ * near_nic; those with memory of their own node; by their place in the machine, so that one node is filled before the next. Nothing is
+ * opened or pinned: flags never has THMQ_PLACE_PINNED. doc/cores.md tells more.
  *
  * Return: 0; -EINVAL cpus, flags or a size; -ENODEV no such near_nic; -ENOTSUP the machine cannot be looked at; -ENOMEM.
  * Threads: any that may block.

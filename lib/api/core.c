@@ -128,6 +128,7 @@ struct thmq_poller {
 	struct thmq_core *core;
 	struct thmq_poller_ops ops;
 	void *ctx;
+	bool ending; /* its end is being called: closing it there is done behind that */
 	char name[THMQ_POLLER_NAME];
 };
 
@@ -149,9 +150,22 @@ static bool on_arm(struct thmqi_poller *p)
 	return outer(p)->ops.arm(outer(p)->ctx) != 0;
 }
 
+/* Outside of an iteration, but on the core all the same: what would wait is refused. */
+static void call_shielded(struct thmq_core *core, void (*fn)(void *ctx), void *ctx)
+{
+	struct thmq_core *lead = thmqi_core_mine(core->env);
+	bool was = lead && lead->in_poll;
+
+	if (lead)
+		lead->in_poll = true;
+	fn(ctx);
+	if (lead)
+		lead->in_poll = was;
+}
+
 static void on_disarm(struct thmqi_poller *p)
 {
-	outer(p)->ops.disarm(outer(p)->ctx);
+	call_shielded(outer(p)->core, outer(p)->ops.disarm, outer(p)->ctx);
 }
 
 static void on_finish(struct thmqi_poller *p)
@@ -164,8 +178,9 @@ static void on_end(struct thmqi_poller *p)
 	struct thmq_poller *poller = outer(p);
 
 	thmqi_core_remove_poller(poller->core, p);
+	poller->ending = true;
 	if (poller->ops.end)
-		poller->ops.end(poller->ctx);
+		call_shielded(poller->core, poller->ops.end, poller->ctx);
 	free(poller);
 }
 
@@ -211,6 +226,8 @@ int thmq_poller_close(struct thmq_poller *poller)
 		return 0;
 	if (!thmqi_core_is_mine(poller->core))
 		return thmqi_fail(-EPERM, "a poller is closed by the thread that drives its core");
+	if (poller->ending)
+		return 0;
 	thmqi_core_remove_poller(poller->core, &poller->inner);
 	free(poller);
 	return 0;
@@ -226,8 +243,8 @@ int thmq_core_kick(struct thmq_core *core)
 
 /* --------------------------------------------------------------- duty cycle */
 
-_Static_assert(sizeof(struct thmq_core_stats) == 528 &&
-		       offsetof(struct thmq_core_stats, reserved) == 524,
+_Static_assert(sizeof(struct thmq_core_stats) == 560 &&
+		       offsetof(struct thmq_core_stats, posts_run) == 552,
 	       "public layout");
 
 int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats)

@@ -26,13 +26,15 @@ static void on_pinch(struct thmqi_timer *t)
 }
 
 /* Cached batches can be read again from the device: they make way. Who is refused all the same is called again. */
-int thmqi_log_alloc(struct thmq_log *log, uint32_t size, struct thmqi_buf **ret_buf)
+int thmqi_log_alloc(struct thmq_log *log, uint32_t size, uint32_t owner, struct thmqi_buf **ret_buf)
 {
 	uint32_t evictions = 0;
 	int rc;
 
 	for (;;) {
 		rc = thmqi_buf_alloc(log->core->pool, size, ret_buf);
+		if (thmqi_likely(!rc))
+			(*ret_buf)->owner = owner;
 		if (thmqi_likely(rc != -ENOBUFS))
 			return rc;
 		if (!log->disk || evictions++ == EVICTIONS_MAX || !thmqi_cache_drop_one(log))
@@ -58,10 +60,10 @@ static uint32_t usual_bytes(const struct thmq_log *log)
 /* @size bytes, or if they are not to be had @least. */
 static int forming_alloc(struct thmq_log *log, uint32_t size, uint32_t least, struct thmqi_buf **ret_buf)
 {
-	int rc = thmqi_log_alloc(log, THMQI_MAX(size, least), ret_buf);
+	int rc = thmqi_log_alloc(log, THMQI_MAX(size, least), THMQI_OWNER_BATCH, ret_buf);
 
 	if (rc == -ENOBUFS && size > 2 * least)
-		rc = thmqi_log_alloc(log, least, ret_buf);
+		rc = thmqi_log_alloc(log, least, THMQI_OWNER_BATCH, ret_buf);
 	return rc ? -EAGAIN : 0;
 }
 

@@ -284,6 +284,7 @@ static int open_disk(struct thmq_log *log)
 		rc = thmqi_buf_alloc(log->core->pool, THMQI_BLOCK, &log->mark_buf);
 	if (rc)
 		return thmqi_fail(-ENOMEM, "open %s: the memory pool is too small", log->opts.dir);
+	log->zeros->owner = log->mark_buf->owner = THMQI_OWNER_LOG;
 	memset(log->zeros->data, 0, ZERO_BYTES);
 	rc = log->disk->queue_open(log->disk_ctx, log->core, QUEUE_DEPTH, &log->queue);
 	if (rc) {

@@ -355,7 +355,7 @@ static int pad(struct thmq_log *log)
 
 	if (!left) /* there is no pad whose flush would make the segment durable */
 		return thmqi_log_flush(log, &index);
-	if (thmqi_flights_full(log) || thmqi_log_alloc(log, THMQI_BLOCK, &buf) != 0)
+	if (thmqi_flights_full(log) || thmqi_log_alloc(log, THMQI_BLOCK, THMQI_OWNER_LOG, &buf) != 0)
 		return -EAGAIN;
 	memset(buf->data, 0, THMQI_BLOCK);
 	h = (struct batch_header *)buf->data;

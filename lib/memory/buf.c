@@ -156,7 +156,10 @@ static struct thmq_buf *cut(struct thmq_pool *p, struct arena *a, uint32_t order
 static __attribute__((noinline, cold)) struct thmq_buf *refuse(struct thmq_pool *p)
 {
 	thmqi_count(&p->refused, 1);
-	p->refused_at = THMQI_MAX(p->in_use, 1);
+	p->was_refused = true;
+	p->refused_in_use = p->in_use;
+	p->refused_bytes = p->bytes;
+	p->refused_left = atomic_load_explicit(&p->slabs->left, memory_order_relaxed);
 	return NULL;
 }
 
@@ -240,7 +243,7 @@ int thmq_buf_alloc(struct thmq_pool *p, uint32_t size, uint32_t purpose, struct 
 
 static __attribute__((noinline, cold)) int mistake(struct thmq_buf *b)
 {
-	thmqi_assert(!"a block that is not in use was freed");
+	thmqi_assert(!"a block that is not in use was freed or trimmed");
 	if (b->pool)
 		__atomic_fetch_add(&b->pool->mistakes, 1, __ATOMIC_RELAXED);
 	return -EINVAL;
@@ -285,6 +288,10 @@ void thmq_buf_trim(struct thmq_buf *b, uint32_t used)
 {
 	uint32_t order, size = b->size;
 
+	if (thmqi_unlikely(b->state != BLOCK_USED || b->refs != 1)) {
+		mistake(b); /* it would be another holder's that shrinks */
+		return;
+	}
 	if (used >= size)
 		return;
 	order = order_of(used);

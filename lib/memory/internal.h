@@ -25,9 +25,11 @@
 #define SLAB_UNITS (THMQ_SLAB_BYTES / THMQ_BLOCK_MIN)
 #define CHUNK_UNITS 1024u /* units whose descriptors lie together: 64 KiB of the slab */
 #define ARENAS 3u         /* by enum thmq_purpose */
+#define REGISTRAR_SLOTS (THMQ_REGISTRARS_MAX + THMQ_POOL_REGISTRARS_MAX)
 
 _Static_assert(THMQ_BLOCK_MIN << ROOT_ORDER == THMQ_BLOCK_MAX, "orders cover the block sizes");
 _Static_assert(sizeof(struct thmq_buf) == THMQI_CACHELINE, "a descriptor is a cache line");
+_Static_assert(REGISTRAR_SLOTS <= 64, "a bit for each");
 
 /* thmq_buf.state. A descriptor that is not the first of a block is INSIDE, whatever else it says. */
 enum block_state {
@@ -53,8 +55,9 @@ struct slab {
 	uint32_t place;      /* in its pool's array */
 	uint32_t free_roots; /* roots that are wholly free */
 	uint8_t root_arena[SLAB_ROOTS];
-	_Atomic uint64_t registered; /* bit per registrar that has it */
-	uint64_t key[THMQ_REGISTRARS_MAX];
+	_Atomic uint64_t
+		registered; /* bit per registrar that has it: first the global pool's, then its pool's */
+	uint64_t key[REGISTRAR_SLOTS];
 };
 
 /* What the address space of a slab is. */
@@ -65,8 +68,16 @@ enum place_state {
 	PLACE_LOST /* another mapping got it */
 };
 
+/*
+ * Two locks. lock guards the free slabs and the counters, and is held for some instructions only: a pool that takes or gives back a
+ * slab that is there already waits for nobody else's system calls. making is held while slabs are made, registered or given back to
+ * the system, which may take milliseconds: it guards slab[], place[] and topology, and registrars are called under it. Where both are
+ * held making comes first. The table of registrars changes under both, so that either is enough to read it. A registrar that calls back
+ * what needs making finds that it has it already: making checks for that, and the call fails.
+ */
 struct thmq_slabs {
 	pthread_mutex_t lock;
+	pthread_mutex_t making;
 	uint8_t *map, *base;
 	uint64_t reserved;
 	uint32_t limit; /* slabs */
@@ -75,8 +86,9 @@ struct thmq_slabs {
 	bool lock_pages;
 	uint8_t place[THMQ_SLABS_MAX];
 	struct slab *slab[THMQ_SLABS_MAX]; /* by index; NULL: not there */
-	struct slab *free;                 /* of the private domain, lent to nobody */
-	_Atomic uint32_t left;             /* slabs that can still be lent */
+	struct slab *
+		free; /* lent to nobody: of the private domain, and what the system would not take of peers' */
+	_Atomic uint32_t left; /* slabs that can still be lent */
 	uint32_t pool_count;
 	uint32_t taken, free_count, shared;
 	uint32_t of_pages[THMQ_PAGES_PLAIN + 1];
@@ -108,7 +120,10 @@ struct thmq_pool {
 	uint64_t in_use, in_use_max; /* by thmqi_count() only: others read them */
 	uint64_t bytes, misses, slab_misses, refused, remote_frees;
 	uint64_t mistakes;
-	uint64_t refused_at; /* in_use at the last refusal that was not told of yet; 0: none */
+	/* at the last refusal that was not told of yet; was_refused false: there is none */
+	bool was_refused;
+	uint32_t refused_left;
+	uint64_t refused_in_use, refused_bytes;
 	uint64_t
 		tidied_free; /* bytes that were free after the last tidying; 0: a slab has come since */
 	uint32_t slab_count;
@@ -116,6 +131,9 @@ struct thmq_pool {
 	struct thmq_slabs *slabs;
 	struct thmq_pool_opts opts;
 	int32_t node;
+	struct thmq_registrar
+		*registrar[THMQ_POOL_REGISTRARS_MAX]; /* of this pool alone, on its thread */
+	bool registering; /* one of them is being called: the pool's slabs stay as they are */
 	struct slab *slab[THMQ_SLABS_MAX];
 	_Alignas(THMQI_CACHELINE) _Atomic(struct thmq_buf *) home; /* freed elsewhere */
 	_Atomic(struct slab *) spare;                              /* fetched by another thread */
@@ -138,12 +156,14 @@ static inline uint32_t order_of(uint32_t size)
 	return 26u - (uint32_t)__builtin_clz((size - !!size) | (THMQ_BLOCK_MIN - 1));
 }
 
-/* slabs.c */
+/* slabs.c. Takes the lock; false: the calling thread has it, being called by a registrar. */
+bool thmqi_slabs_begin_making(struct thmq_slabs *s);
+void thmqi_slabs_end_making(struct thmq_slabs *s);
 struct slab *thmqi_slabs_take(struct thmq_slabs *s,
 			      struct thmq_pool *p); /* NULL: the limit, or the system's */
 void thmqi_slabs_give(struct thmq_slabs *s, struct slab *slab);
 
-/* pages.c: memory for the place of a slab. 1; 0 none to be had; -1 the place is lost. Under the lock. */
+/* pages.c: memory for the place of a slab. 1; 0 none to be had; -1 the place is lost. With making held. */
 int thmqi_pages_map(struct thmq_slabs *s,
 		    struct slab *slab); /* whose index, domain and node are set */
 bool thmqi_pages_unmap(struct thmq_slabs *s, const struct thmq_slab *info); /* false: it stays */
@@ -151,12 +171,12 @@ bool thmqi_descriptors_map(struct slab *slab);
 void thmqi_descriptors_clear(struct slab *slab);
 void thmqi_descriptors_unmap(struct slab *slab);
 
-/* registrar.c. Of all pools: under the lock. Of one pool: on its thread, without. */
+/* registrar.c. Of all pools: with making held. Of one pool: on its thread, without. */
 void thmqi_registrars_add(struct thmq_slabs *s, struct slab *slab);
 void thmqi_registrars_remove(struct thmq_slabs *s, struct slab *slab);
 void thmqi_registrars_add_of_pool(struct thmq_pool *p, struct slab *slab);
 void thmqi_registrars_remove_of_pool(struct thmq_pool *p, struct slab *slab);
-bool thmqi_registrars_of_pool(struct thmq_pool *p);
+bool thmqi_registrars_of_pool(const struct thmq_pool *p);
 
 /* buddy.c: blocks that are free and joined. */
 struct thmq_buf *thmqi_buddy_entry(const struct slab *slab, uint32_t offset, uint32_t order);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* leaks.c - who has the blocks of a pool that are out: a walk over all of its blocks, for the end and for debugging. */
+#include <stdio.h>
+
 #include "internal.h"
 
 struct leaks {
@@ -90,4 +92,27 @@ int thmq_pool_leaks(struct thmq_pool *p, struct thmq_pool_leak *leaks, uint32_t 
 		memcpy(leaks, l.list, THMQI_MIN(max, l.count) * sizeof(*leaks));
 	free(l.list);
 	return (int)l.count;
+}
+
+uint32_t thmqi_pool_leak_text(struct thmq_pool *p, char *text, size_t size)
+{
+	static const char *const names[] = {"nobody in particular", "batches", "reads",
+					    "index pages",          "logs",    "received runs"};
+	struct thmq_pool_leak leaks[THMQI_ARRAY_COUNT(names)];
+	uint32_t blocks = 0, len = 0;
+	int i, n;
+
+	text[0] = 0;
+	n = thmq_pool_leaks(p, leaks, THMQI_ARRAY_COUNT(leaks));
+	for (i = 0; i < n && i < (int)THMQI_ARRAY_COUNT(leaks); i++) {
+		blocks += leaks[i].blocks;
+		if (len < size)
+			len += (uint32_t)snprintf(text + len, size - len, "%s%u of %s (%llu bytes)",
+						  i ? ", " : "", leaks[i].blocks,
+						  leaks[i].owner < THMQI_ARRAY_COUNT(names)
+							  ? names[leaks[i].owner]
+							  : "unknown holders",
+						  (unsigned long long)leaks[i].bytes);
+	}
+	return blocks;
 }

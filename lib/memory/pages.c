@@ -75,17 +75,18 @@ static int map_giant(struct thmq_slabs *s, uint32_t index)
 	return rc;
 }
 
-static int map_transparent(const struct thmq_slabs *s, uint8_t *at, uint32_t *ret_pages)
+static int map_transparent(uint32_t best, uint8_t *at, uint32_t *ret_pages)
 {
 	if (mprotect(at, THMQ_SLAB_BYTES, PROT_READ | PROT_WRITE) != 0)
 		return 0;
 	*ret_pages = THMQ_PAGES_PLAIN;
-	if (s->pages <= THMQ_PAGES_TRANSPARENT && madvise(at, THMQ_SLAB_BYTES, MADV_HUGEPAGE) == 0)
+	if (best <= THMQ_PAGES_TRANSPARENT && madvise(at, THMQ_SLAB_BYTES, MADV_HUGEPAGE) == 0)
 		*ret_pages = THMQ_PAGES_TRANSPARENT;
 	return 1;
 }
 
-static int map_private(struct thmq_slabs *s, uint32_t index, uint32_t *ret_pages)
+/* @best: enum thmq_pages, the first that is tried */
+static int map_private(struct thmq_slabs *s, uint32_t index, uint32_t best, uint32_t *ret_pages)
 {
 	uint8_t *at = address_of(s, index);
 	int rc = 0;
@@ -93,19 +94,19 @@ static int map_private(struct thmq_slabs *s, uint32_t index, uint32_t *ret_pages
 	*ret_pages = THMQ_PAGES_GIANT;
 	if (s->place[index] == PLACE_MAPPED)
 		return 1;
-	if (s->pages == THMQ_PAGES_GIANT) {
+	if (best == THMQ_PAGES_GIANT) {
 		rc = map_giant(s, index);
 		if (rc)
 			return rc;
 		/* a part of the limit that is no whole page of 1 GiB says nothing of the others */
 	}
 	*ret_pages = THMQ_PAGES_HUGE;
-	if (s->pages <= THMQ_PAGES_HUGE) {
+	if (best <= THMQ_PAGES_HUGE) {
 		rc = replace(at, THMQ_SLAB_BYTES, HUGE_PAGES, -1);
 		if (rc)
 			return rc;
 	}
-	return map_transparent(s, at, ret_pages);
+	return map_transparent(best, at, ret_pages);
 }
 
 /* -------------------------------------------------------------- a peer may map it */
@@ -137,7 +138,8 @@ static int map_memfd(uint8_t *at, unsigned int huge, int *ret_fd)
 	return rc;
 }
 
-static int map_shared(struct thmq_slabs *s, uint32_t index, uint32_t *ret_pages, int *ret_fd)
+static int map_shared(struct thmq_slabs *s, uint32_t index, uint32_t best, uint32_t *ret_pages,
+		      int *ret_fd)
 {
 	uint8_t *at = address_of(s, index);
 	int rc = 0;
@@ -145,13 +147,13 @@ static int map_shared(struct thmq_slabs *s, uint32_t index, uint32_t *ret_pages,
 	if (s->place[index] == PLACE_MAPPED)
 		return 0; /* of a page that others have a part of */
 	*ret_pages = THMQ_PAGES_HUGE;
-	if (s->pages <= THMQ_PAGES_HUGE)
+	if (best <= THMQ_PAGES_HUGE)
 		rc = map_memfd(at, MFD_HUGETLB | MFD_HUGE_2MB, ret_fd);
 	if (rc)
 		return rc;
 	rc = map_memfd(at, 0, ret_fd);
 	*ret_pages = THMQ_PAGES_PLAIN;
-	if (rc > 0 && s->pages <= THMQ_PAGES_TRANSPARENT &&
+	if (rc > 0 && best <= THMQ_PAGES_TRANSPARENT &&
 	    madvise(at, THMQ_SLAB_BYTES, MADV_HUGEPAGE) == 0)
 		*ret_pages = THMQ_PAGES_TRANSPARENT;
 	return rc;
@@ -183,7 +185,7 @@ static void touch(uint8_t *at)
 		*(volatile uint8_t *)(at + i) = 0;
 }
 
-int thmqi_pages_map(struct thmq_slabs *s, struct slab *slab)
+static int map(struct thmq_slabs *s, struct slab *slab)
 {
 	struct thmq_slab *info = &slab->info;
 	int rc;
@@ -191,17 +193,43 @@ int thmqi_pages_map(struct thmq_slabs *s, struct slab *slab)
 	info->base = address_of(s, info->index);
 	info->bytes = THMQ_SLAB_BYTES;
 	info->fd = -1;
-	rc = info->domain ? map_shared(s, info->index, &info->pages, &info->fd)
-			  : map_private(s, info->index, &info->pages);
-	if (rc <= 0)
-		return rc;
+	rc = info->domain ? map_shared(s, info->index, s->pages, &info->pages, &info->fd)
+			  : map_private(s, info->index, s->pages, &info->pages);
 	/* before the first touch; memory of another node is better than none */
-	if (slab->node >= 0 && s->topology)
+	if (rc > 0 && slab->node >= 0 && s->topology)
 		thmqi_topology_bind_memory(s->topology, info->base, THMQ_SLAB_BYTES,
 					   (uint32_t)slab->node);
+	return rc;
+}
+
+/*
+ * A huge page that was promised may still be refused when it is touched, by a control group or a node that has none left: the
+ * process is killed by SIGBUS then. So all of them are touched here, where the kernel says it in words.
+ */
+static bool is_backed(const struct thmq_slab *info)
+{
+	return info->pages != THMQ_PAGES_HUGE ||
+	       madvise(info->base, THMQ_SLAB_BYTES, MADV_POPULATE_WRITE) == 0 || errno == EINVAL;
+}
+
+int thmqi_pages_map(struct thmq_slabs *s, struct slab *slab)
+{
+	struct thmq_slab *info = &slab->info;
+	int rc = map(s, slab);
+
+	if (rc > 0 && !is_backed(info)) {
+		if (!thmqi_pages_unmap(s, info))
+			return -1;
+		s->pages = THMQ_PAGES_TRANSPARENT; /* from now on */
+		rc = map(s, slab);
+	}
+	if (rc <= 0)
+		return rc;
+	/* A child has no use for it before it calls execve(2). With it, fork(2) would copy what devices may be writing to, and
+	 * the parent would pay for a page fault on each page afterwards. */
+	madvise(info->base, THMQ_SLAB_BYTES, MADV_DONTFORK);
 	if (s->lock_pages)
 		slab->locked_bytes = lock_pages(info->base);
-	s->locked_bytes += slab->locked_bytes;
 	if (s->flags & THMQ_SLABS_PREFAULT)
 		touch(info->base);
 	return 1;

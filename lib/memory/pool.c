@@ -30,11 +30,15 @@ static bool take_in_spare(struct thmq_pool *p)
 {
 	struct slab *slab;
 
-	if (!atomic_load_explicit(&p->spare, memory_order_relaxed))
+	if (!atomic_load_explicit(&p->spare, memory_order_relaxed) || p->registering)
 		return false;
 	slab = atomic_exchange_explicit(&p->spare, NULL, memory_order_acquire);
 	if (!slab)
 		return false;
+	if (!may_grow(p)) { /* it has taken one itself meanwhile */
+		thmqi_slabs_give(p->slabs, slab);
+		return false;
+	}
 	take_in(p, slab);
 	return true;
 }
@@ -45,7 +49,7 @@ int thmqi_pool_add_slab(struct thmq_pool *p)
 
 	if (take_in_spare(p))
 		return 0;
-	slab = may_grow(p) ? thmqi_slabs_take(p->slabs, p) : NULL;
+	slab = may_grow(p) && !p->registering ? thmqi_slabs_take(p->slabs, p) : NULL;
 	if (!slab)
 		return -ENOBUFS;
 	take_in(p, slab);
@@ -108,11 +112,22 @@ static int check(const struct thmq_pool_opts *o)
 	if (o->limit_bytes && o->limit_bytes < THMQ_SLAB_BYTES)
 		return thmqi_fail(-EINVAL, "pool: limit_bytes is less than a slab of %u bytes",
 				  THMQ_SLAB_BYTES);
+	if (o->low_bytes > (uint64_t)THMQ_SLABS_MAX * THMQ_SLAB_BYTES)
+		return thmqi_fail(-EINVAL, "pool: low_bytes is more than there can ever be");
 	if (o->high_bytes && o->high_bytes < o->low_bytes + THMQ_SLAB_BYTES)
 		return thmqi_fail(-EINVAL,
 				  "pool: high_bytes is at least a slab (%u bytes) above low_bytes",
 				  THMQ_SLAB_BYTES);
 	return 0;
+}
+
+static bool reserves_can_fit(const struct thmq_slabs *s, const struct thmq_pool_opts *o)
+{
+	uint64_t limit = (uint64_t)s->limit * THMQ_SLAB_BYTES;
+
+	if (o->limit_bytes)
+		limit = THMQI_MIN(limit, o->limit_bytes);
+	return o->receive_bytes <= limit && o->send_bytes <= limit - o->receive_bytes;
 }
 
 /* The NUMA node that is wanted, or -1 for any. Opening the topology takes milliseconds: once, and only if asked for. */
@@ -121,7 +136,8 @@ static int find_node(struct thmq_slabs *s, const struct thmq_pool_opts *o, int32
 	int node = -1, rc = 0;
 
 	if (o->flags & (THMQ_POOL_NODE | THMQ_POOL_NEAR)) {
-		pthread_mutex_lock(&s->lock);
+		if (!thmqi_slabs_begin_making(s))
+			return thmqi_fail(-EDEADLK, "pool: a registrar cannot open one");
 		if (!s->topology)
 			rc = thmqi_topology_open(NULL, false, &s->topology);
 		if (!rc)
@@ -129,7 +145,7 @@ static int find_node(struct thmq_slabs *s, const struct thmq_pool_opts *o, int32
 							 : thmqi_topology_node_here(s->topology);
 		if (!rc && (node < 0 || !thmqi_topology_has_node(s->topology, (uint32_t)node)))
 			rc = -ENOTSUP;
-		pthread_mutex_unlock(&s->lock);
+		thmqi_slabs_end_making(s);
 	}
 	if (rc)
 		return thmqi_fail(rc, "pool: NUMA node %d is not known on this machine", node);
@@ -166,7 +182,8 @@ int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts,
 	pthread_mutex_lock(&s->lock);
 	s->pool_count++;
 	pthread_mutex_unlock(&s->lock);
-	rc = fill_reserve(p, THMQ_PURPOSE_RECEIVE, o.receive_bytes);
+	rc = reserves_can_fit(s, &o) ? fill_reserve(p, THMQ_PURPOSE_RECEIVE, o.receive_bytes)
+				     : -ENOBUFS;
 	rc = rc ? rc : fill_reserve(p, THMQ_PURPOSE_SEND, o.send_bytes);
 	if (rc) {
 		thmq_pool_close(p);
@@ -207,11 +224,19 @@ void thmq_pool_adopt(struct thmq_pool *p)
 
 /* ----------------------------------------------------------- drain, tidy, prepare */
 
+/* Something has come back since the last refusal: to this pool, or to the global one, from which this one may take it. */
+static bool has_room_again(const struct thmq_pool *p)
+{
+	return p->in_use < p->refused_in_use || p->bytes > p->refused_bytes ||
+	       (may_grow(p) &&
+		atomic_load_explicit(&p->slabs->left, memory_order_relaxed) > p->refused_left);
+}
+
 static void tell_room(struct thmq_pool *p)
 {
-	if (thmqi_likely(!p->refused_at) || p->in_use >= p->refused_at)
+	if (thmqi_likely(!p->was_refused) || !has_room_again(p))
 		return;
-	p->refused_at = 0;
+	p->was_refused = false;
 	if (p->opts.room)
 		p->opts.room(p->opts.ctx);
 }
@@ -230,7 +255,7 @@ static struct slab *surplus(const struct thmq_pool *p)
 {
 	uint32_t i;
 
-	if (!p->opts.high_bytes || general_free(p) <= p->opts.high_bytes)
+	if (!p->opts.high_bytes || general_free(p) <= p->opts.high_bytes || p->registering)
 		return NULL;
 	for (i = p->slab_count; i-- > 0;)
 		if (p->slab[i]->free_roots == SLAB_ROOTS &&
@@ -250,7 +275,8 @@ bool thmqi_pool_is_untidy(struct thmq_pool *p)
 	/* not for one that was never used, nor out of what others may need more */
 	if (bytes < p->opts.low_bytes)
 		return p->slab_count && may_grow(p) &&
-		       atomic_load_explicit(&p->slabs->left, memory_order_relaxed) > p->slabs->limit / 2;
+		       atomic_load_explicit(&p->slabs->left, memory_order_relaxed) >
+			       p->slabs->limit / 2;
 	return p->opts.high_bytes && bytes > p->opts.high_bytes &&
 	       bytes >= p->tidied_free + THMQ_BLOCK_MAX;
 }

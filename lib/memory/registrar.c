@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * registrar.c - who has slabs registered, and under which key. Each slab meets each registrar that wants it once; the key
- * lies with the slab, and the slab is found from an address by a division. Knows nothing of what registration is.
+ * lies with the slab, and the slab is found from an address by a division. Those of all pools are in the global pool's table, those of
+ * one pool in that pool's: a slab belongs to one pool at a time, so that the pools share the slots. Knows nothing of what
+ * registration is.
  */
 #include "internal.h"
 
@@ -10,9 +12,20 @@ static uint32_t slot_of(const struct thmq_registrar *r)
 	return r->internal[0] - 1;
 }
 
-static bool is_subscribed(const struct thmq_slabs *s, const struct thmq_registrar *r)
+/* Its entry in the table that it belongs to. */
+static struct thmq_registrar **entry_of(struct thmq_slabs *s, const struct thmq_registrar *r)
 {
-	return r->internal[0] && slot_of(r) < THMQ_REGISTRARS_MAX && s->registrar[slot_of(r)] == r;
+	return r->pool ? &r->pool->registrar[slot_of(r) - THMQ_REGISTRARS_MAX]
+		       : &s->registrar[slot_of(r)];
+}
+
+static bool is_subscribed(struct thmq_slabs *s, const struct thmq_registrar *r)
+{
+	uint32_t first = r->pool ? THMQ_REGISTRARS_MAX : 0;
+	uint32_t end = r->pool ? REGISTRAR_SLOTS : THMQ_REGISTRARS_MAX;
+
+	return (!r->pool || r->pool->slabs == s) && slot_of(r) >= first && slot_of(r) < end &&
+	       *entry_of(s, r) == r;
 }
 
 static bool wants(const struct thmq_registrar *r, const struct slab *slab)
@@ -27,22 +40,19 @@ static bool has(const struct slab *slab, const struct thmq_registrar *r)
 	return atomic_load_explicit(&slab->registered, memory_order_acquire) >> slot_of(r) & 1;
 }
 
-/* @locked: by whoever calls */
-static void note(struct thmq_slabs *s, bool locked, int rc, uint64_t ns)
+static void note(struct thmq_slabs *s, int rc, uint64_t ns)
 {
-	if (!locked)
-		pthread_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	if (rc)
 		s->registration_failures++;
 	else
 		s->registrations++;
 	s->registration_ns += ns;
 	s->registration_ns_max = THMQI_MAX(s->registration_ns_max, ns);
-	if (!locked)
-		pthread_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 }
 
-static void add(struct thmq_slabs *s, struct thmq_registrar *r, struct slab *slab, bool locked)
+static void add(struct thmq_slabs *s, struct thmq_registrar *r, struct slab *slab)
 {
 	uint64_t start = thmqi_clock_real.now_ns(NULL), key = 0;
 	int rc = r->add(r, &slab->info, &key);
@@ -52,7 +62,7 @@ static void add(struct thmq_slabs *s, struct thmq_registrar *r, struct slab *sla
 		atomic_fetch_or_explicit(&slab->registered, 1ull << slot_of(r),
 					 memory_order_release);
 	}
-	note(s, locked, rc, thmqi_clock_real.now_ns(NULL) - start);
+	note(s, rc, thmqi_clock_real.now_ns(NULL) - start);
 }
 
 static void take_out(struct thmq_registrar *r, struct slab *slab)
@@ -66,55 +76,42 @@ static void take_out(struct thmq_registrar *r, struct slab *slab)
 void thmqi_registrars_add(struct thmq_slabs *s, struct slab *slab)
 {
 	for (uint32_t i = 0; i < THMQ_REGISTRARS_MAX; i++)
-		if (s->registrar[i] && !s->registrar[i]->pool && wants(s->registrar[i], slab))
-			add(s, s->registrar[i], slab, true);
+		if (s->registrar[i] && wants(s->registrar[i], slab))
+			add(s, s->registrar[i], slab);
 }
 
 void thmqi_registrars_remove(struct thmq_slabs *s, struct slab *slab)
 {
 	for (uint32_t i = 0; i < THMQ_REGISTRARS_MAX; i++)
-		if (s->registrar[i] && !s->registrar[i]->pool)
+		if (s->registrar[i])
 			take_out(s->registrar[i], slab);
 }
 
-/* Those of a pool come and go on its own thread only: once copied they stay. Return: how many. */
-static uint32_t of_pool(struct thmq_pool *p, struct thmq_registrar **ret)
+bool thmqi_registrars_of_pool(const struct thmq_pool *p)
 {
-	struct thmq_slabs *s = p->slabs;
-	uint32_t i, n = 0;
+	uint32_t i;
 
-	pthread_mutex_lock(&s->lock);
-	for (i = 0; i < THMQ_REGISTRARS_MAX; i++)
-		if (s->registrar[i] && s->registrar[i]->pool == p)
-			ret[n++] = s->registrar[i];
-	pthread_mutex_unlock(&s->lock);
-	return n;
-}
-
-bool thmqi_registrars_of_pool(struct thmq_pool *p)
-{
-	struct thmq_registrar *r[THMQ_REGISTRARS_MAX];
-
-	return of_pool(p, r) > 0;
+	for (i = 0; i < THMQ_POOL_REGISTRARS_MAX && !p->registrar[i]; i++)
+		;
+	return i < THMQ_POOL_REGISTRARS_MAX;
 }
 
 void thmqi_registrars_add_of_pool(struct thmq_pool *p, struct slab *slab)
 {
-	struct thmq_registrar *r[THMQ_REGISTRARS_MAX];
-	uint32_t i, n = of_pool(p, r);
-
-	for (i = 0; i < n; i++)
-		if (wants(r[i], slab))
-			add(p->slabs, r[i], slab, false);
+	p->registering = true;
+	for (uint32_t i = 0; i < THMQ_POOL_REGISTRARS_MAX; i++)
+		if (p->registrar[i] && wants(p->registrar[i], slab))
+			add(p->slabs, p->registrar[i], slab);
+	p->registering = false;
 }
 
 void thmqi_registrars_remove_of_pool(struct thmq_pool *p, struct slab *slab)
 {
-	struct thmq_registrar *r[THMQ_REGISTRARS_MAX];
-	uint32_t i, n = of_pool(p, r);
-
-	for (i = 0; i < n; i++)
-		take_out(r[i], slab);
+	p->registering = true;
+	for (uint32_t i = 0; i < THMQ_POOL_REGISTRARS_MAX; i++)
+		if (p->registrar[i])
+			take_out(p->registrar[i], slab);
+	p->registering = false;
 }
 
 /* ------------------------------------------------------------------ public */
@@ -133,59 +130,111 @@ static int check(const struct thmq_slabs *s, const struct thmq_registrar *r)
 	return 0;
 }
 
-static int find_slot(struct thmq_slabs *s, struct thmq_registrar *r)
+/* A free entry of @table, whose first one has the slot @first. */
+static int enter(struct thmq_registrar **table, uint32_t count, uint32_t first,
+		 struct thmq_registrar *r)
 {
-	uint32_t i, slot = THMQ_REGISTRARS_MAX;
+	uint32_t i, at = count;
 
-	for (i = THMQ_REGISTRARS_MAX; i-- > 0;) {
-		if (s->registrar[i] == r)
+	for (i = count; i-- > 0;) {
+		if (table[i] == r)
 			return -EBUSY;
-		if (!s->registrar[i])
-			slot = i;
+		if (!table[i])
+			at = i;
 	}
-	if (slot == THMQ_REGISTRARS_MAX)
+	if (at == count)
 		return -ENOSPC;
-	r->internal[0] = slot + 1;
-	s->registrar[slot] = r;
+	r->internal[0] = first + at + 1;
+	table[at] = r;
 	return 0;
+}
+
+static int subscribe_to_all(struct thmq_slabs *s, struct thmq_registrar *r)
+{
+	uint32_t i;
+	int rc;
+
+	if (!thmqi_slabs_begin_making(s))
+		return -EDEADLK;
+	pthread_mutex_lock(&s->lock);
+	rc = enter(s->registrar, THMQ_REGISTRARS_MAX, 0, r);
+	pthread_mutex_unlock(&s->lock);
+	for (i = 0; !rc && i < s->limit; i++)
+		if (s->slab[i] && wants(r, s->slab[i]))
+			add(s, r, s->slab[i]);
+	thmqi_slabs_end_making(s);
+	return rc;
+}
+
+static int subscribe_to_pool(struct thmq_pool *p, struct thmq_registrar *r)
+{
+	uint32_t i;
+	int rc;
+
+	if (p->registering)
+		return -EDEADLK;
+	rc = enter(p->registrar, THMQ_POOL_REGISTRARS_MAX, THMQ_REGISTRARS_MAX, r);
+	p->registering = true;
+	for (i = 0; !rc && i < p->slab_count; i++)
+		if (wants(r, p->slab[i]))
+			add(p->slabs, r, p->slab[i]);
+	p->registering = false;
+	return rc;
 }
 
 int thmq_slabs_subscribe(struct thmq_slabs *s, struct thmq_registrar *r)
 {
-	uint32_t i;
 	int rc = check(s, r);
 
 	if (rc)
 		return rc;
-	pthread_mutex_lock(&s->lock);
-	rc = find_slot(s, r);
-	for (i = 0; !rc && !r->pool && i < s->limit; i++)
-		if (s->slab[i] && wants(r, s->slab[i]))
-			add(s, r, s->slab[i], true);
-	pthread_mutex_unlock(&s->lock);
-	for (i = 0; !rc && r->pool && i < r->pool->slab_count; i++)
-		if (wants(r, r->pool->slab[i]))
-			add(s, r, r->pool->slab[i], false);
-	return rc ? thmqi_fail(rc, rc == -EBUSY ? "registrar: subscribed already"
-						: "registrar: there are as many as can be")
+	rc = r->pool ? subscribe_to_pool(r->pool, r) : subscribe_to_all(s, r);
+	return rc ? thmqi_fail(rc, rc == -EBUSY     ? "registrar: subscribed already"
+				   : rc == -EDEADLK ? "registrar: none can come while one is called"
+						    : "registrar: there are as many as can be")
 		  : 0;
+}
+
+static int leave_all(struct thmq_slabs *s, struct thmq_registrar *r)
+{
+	uint32_t i;
+
+	if (!thmqi_slabs_begin_making(s))
+		return -EDEADLK;
+	for (i = 0; i < s->limit; i++)
+		if (s->slab[i])
+			take_out(r, s->slab[i]);
+	pthread_mutex_lock(&s->lock);
+	s->registrar[slot_of(r)] = NULL;
+	pthread_mutex_unlock(&s->lock);
+	thmqi_slabs_end_making(s);
+	return 0;
+}
+
+static int leave_pool(struct thmq_pool *p, struct thmq_registrar *r)
+{
+	uint32_t i;
+
+	if (p->registering)
+		return -EDEADLK;
+	p->registering = true;
+	for (i = 0; i < p->slab_count; i++)
+		take_out(r, p->slab[i]);
+	p->registering = false;
+	p->registrar[slot_of(r) - THMQ_REGISTRARS_MAX] = NULL;
+	return 0;
 }
 
 int thmq_slabs_unsubscribe(struct thmq_slabs *s, struct thmq_registrar *r)
 {
-	uint32_t i;
+	int rc;
 
 	if (!s || !r || !is_subscribed(s, r))
 		return thmqi_fail(-EINVAL, "registrar: not subscribed");
-	for (i = 0; r->pool && i < r->pool->slab_count; i++)
-		take_out(r, r->pool->slab[i]);
-	pthread_mutex_lock(&s->lock);
-	for (i = 0; !r->pool && i < s->limit; i++)
-		if (s->slab[i])
-			take_out(r, s->slab[i]);
-	s->registrar[slot_of(r)] = NULL;
+	rc = r->pool ? leave_pool(r->pool, r) : leave_all(s, r);
+	if (rc)
+		return thmqi_fail(rc, "registrar: none can leave while one is called");
 	r->internal[0] = 0;
-	pthread_mutex_unlock(&s->lock);
 	return 0;
 }
 
@@ -203,6 +252,8 @@ int thmq_slabs_key(const struct thmq_slabs *s, const struct thmq_registrar *r, c
 
 	if (thmqi_unlikely(!slab || !r->internal[0] || !has(slab, r)))
 		return -ENOENT;
+	if (thmqi_unlikely(r->pool && r->pool != slab->pool))
+		return -ENOENT; /* the slot is another pool's registrar there */
 	*ret_key = slab->key[slot_of(r)];
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * slabs.c - the global pool: address space reserved once, slabs taken from the system one by one and lent to the
- * core-local pools, under one lock. A slab never moves. A private one that comes back waits for the next borrower, with
+ * core-local pools. A slab never moves. A private one that comes back waits for the next borrower, with
  * its registrations; one of a peer's goes back to the system, since that peer may still see it.
  */
 #include <sys/mman.h>
@@ -48,6 +48,27 @@ static int reserve(struct thmq_slabs *s)
 	return 0;
 }
 
+static void init_locks(struct thmq_slabs *s)
+{
+	pthread_mutexattr_t checked;
+
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutexattr_init(&checked);
+	pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
+	pthread_mutex_init(&s->making, &checked);
+	pthread_mutexattr_destroy(&checked);
+}
+
+bool thmqi_slabs_begin_making(struct thmq_slabs *s)
+{
+	return pthread_mutex_lock(&s->making) == 0;
+}
+
+void thmqi_slabs_end_making(struct thmq_slabs *s)
+{
+	pthread_mutex_unlock(&s->making);
+}
+
 int thmq_slabs_open(const struct thmq_slabs_opts *opts, struct thmq_slabs **ret_slabs)
 {
 	struct thmq_slabs_opts o;
@@ -78,7 +99,7 @@ int thmq_slabs_open(const struct thmq_slabs_opts *opts, struct thmq_slabs **ret_
 				  (unsigned long long)o.limit_bytes, thmq_strerror(rc));
 	}
 	atomic_init(&s->left, s->limit);
-	pthread_mutex_init(&s->lock, NULL);
+	init_locks(s);
 	*ret_slabs = s;
 	return 0;
 }
@@ -145,29 +166,50 @@ int thmq_slabs_close(struct thmq_slabs *s)
 	if (s->topology)
 		thmqi_topology_close(s->topology);
 	pthread_mutex_destroy(&s->lock);
+	pthread_mutex_destroy(&s->making);
 	free(s);
 	return 0;
 }
 
 /* ---------------------------------------------------------------------- lend */
 
-/* Of the free ones, one near @node if there is. */
+/* Of the free ones of the private domain, one near @node if there is. Under the lock. */
 static struct slab *take_free(struct thmq_slabs *s, int32_t node)
 {
-	struct slab **link, **near = &s->free, *slab;
+	struct slab **link, **near = NULL, *slab;
 
-	for (link = &s->free; *link; link = &(*link)->next)
-		if ((*link)->node == node) {
+	for (link = &s->free; *link; link = &(*link)->next) {
+		if ((*link)->info.domain != THMQ_DOMAIN_PRIVATE)
+			continue; /* that peer may still see it */
+		if (!near || (*link)->node == node)
 			near = link;
+		if ((*link)->node == node)
 			break;
-		}
-	slab = *near;
-	if (slab) {
-		*near = slab->next;
-		s->free_count--;
-		slab->node = node < 0 ? slab->node : node;
 	}
+	if (!near)
+		return NULL;
+	slab = *near;
+	*near = slab->next;
+	s->free_count--;
+	slab->node = node < 0 ? slab->node : node;
 	return slab;
+}
+
+static void put_free(struct thmq_slabs *s, struct slab *slab)
+{
+	slab->next = s->free;
+	s->free = slab;
+	s->free_count++;
+}
+
+static void count_slab(struct thmq_slabs *s, const struct slab *slab, uint32_t by)
+{
+	pthread_mutex_lock(&s->lock);
+	s->taken += by;
+	s->shared += slab->info.domain != THMQ_DOMAIN_PRIVATE ? by : 0;
+	s->of_pages[slab->info.pages] += by;
+	s->locked_bytes += by == 1 ? slab->locked_bytes : -slab->locked_bytes;
+	pthread_mutex_unlock(&s->lock);
 }
 
 static struct slab *make(struct thmq_slabs *s, uint32_t index, const struct thmq_pool *p)
@@ -195,9 +237,7 @@ static struct slab *make(struct thmq_slabs *s, uint32_t index, const struct thmq
 	}
 	s->place[index] = PLACE_TAKEN;
 	__atomic_store_n(&s->slab[index], slab, __ATOMIC_RELAXED);
-	s->taken++;
-	s->shared += p->opts.domain != THMQ_DOMAIN_PRIVATE;
-	s->of_pages[slab->info.pages]++;
+	count_slab(s, slab, 1);
 	thmqi_registrars_add(s, slab);
 	return slab;
 }
@@ -228,28 +268,31 @@ static bool give_to_system(struct thmq_slabs *s, struct slab *slab)
 		return false;
 	}
 	s->place[slab->info.index] = PLACE_RESERVED;
-	s->taken--;
-	s->shared -= slab->info.domain != THMQ_DOMAIN_PRIVATE;
-	s->of_pages[slab->info.pages]--;
-	s->locked_bytes -= slab->locked_bytes;
+	count_slab(s, slab, UINT32_MAX);
 	forget(s, slab);
 	return true;
 }
 
+/* With making held. None of them can be lent meanwhile. */
 static uint64_t trim(struct thmq_slabs *s)
 {
-	struct slab **link = &s->free, *slab;
+	struct slab *list, *slab, *next;
 	uint64_t bytes = 0;
 
-	while ((slab = *link)) {
-		*link = slab->next;
+	pthread_mutex_lock(&s->lock);
+	list = s->free;
+	s->free = NULL;
+	s->free_count = 0;
+	pthread_mutex_unlock(&s->lock);
+	for (slab = list; slab; slab = next) {
+		next = slab->next;
 		if (give_to_system(s, slab)) {
-			s->free_count--;
 			bytes += THMQ_SLAB_BYTES;
 			continue;
 		}
-		*link = slab;
-		link = &slab->next;
+		pthread_mutex_lock(&s->lock);
+		put_free(s, slab);
+		pthread_mutex_unlock(&s->lock);
 	}
 	return bytes;
 }
@@ -258,53 +301,92 @@ uint64_t thmq_slabs_trim(struct thmq_slabs *s)
 {
 	uint64_t bytes;
 
-	pthread_mutex_lock(&s->lock);
+	if (!thmqi_slabs_begin_making(s))
+		return 0;
 	bytes = trim(s);
-	pthread_mutex_unlock(&s->lock);
+	thmqi_slabs_end_making(s);
 	return bytes;
 }
 
-struct slab *thmqi_slabs_take(struct thmq_slabs *s, struct thmq_pool *p)
+static struct slab *lend(struct thmq_slabs *s, struct slab *slab, struct thmq_pool *p)
+{
+	slab->pool = p;
+	atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
+	return slab;
+}
+
+static struct slab *lend_free(struct thmq_slabs *s, struct thmq_pool *p)
 {
 	struct slab *slab = NULL;
 
-	/* a full pool is asked again and again: no lock then */
-	if (!atomic_load_explicit(&s->left, memory_order_relaxed))
+	if (p->opts.domain != THMQ_DOMAIN_PRIVATE)
 		return NULL;
 	pthread_mutex_lock(&s->lock);
-	if (p->opts.domain == THMQ_DOMAIN_PRIVATE)
-		slab = take_free(s, p->node);
-	if (!slab)
-		slab = take_fresh(s, p);
-	/* what waits for a private borrower only fills the places of a peer's */
-	if (!slab && p->opts.domain != THMQ_DOMAIN_PRIVATE && trim(s))
-		slab = take_fresh(s, p);
-	if (slab) {
-		slab->pool = p;
-		atomic_fetch_sub_explicit(&s->left, 1, memory_order_relaxed);
-	}
+	slab = take_free(s, p->node);
+	if (slab)
+		lend(s, slab, p);
 	pthread_mutex_unlock(&s->lock);
 	return slab;
 }
 
+/* With making held. */
+static struct slab *lend_fresh(struct thmq_slabs *s, struct thmq_pool *p)
+{
+	struct slab *slab = take_fresh(s, p);
+
+	/* what waits for a private borrower only fills the places of a peer's */
+	if (!slab && p->opts.domain != THMQ_DOMAIN_PRIVATE && trim(s))
+		slab = take_fresh(s, p);
+	return slab ? lend(s, slab, p) : NULL;
+}
+
+struct slab *thmqi_slabs_take(struct thmq_slabs *s, struct thmq_pool *p)
+{
+	struct slab *slab;
+
+	/* a full pool is asked again and again: no lock then */
+	if (!atomic_load_explicit(&s->left, memory_order_relaxed))
+		return NULL;
+	slab = lend_free(s, p);
+	if (slab || !thmqi_slabs_begin_making(s))
+		return slab;
+	slab = lend_free(s, p); /* one may have come back while we waited */
+	if (!slab)
+		slab = lend_fresh(s, p);
+	thmqi_slabs_end_making(s);
+	return slab;
+}
+
+/* What a peer may still see goes to the system; what that does not take is tried again at the next trim. */
+static bool give_peers(struct thmq_slabs *s, struct slab *slab)
+{
+	bool gone;
+
+	if (slab->info.domain == THMQ_DOMAIN_PRIVATE || !thmqi_slabs_begin_making(s))
+		return false;
+	gone = give_to_system(s, slab);
+	thmqi_slabs_end_making(s);
+	return gone;
+}
+
 void thmqi_slabs_give(struct thmq_slabs *s, struct slab *slab)
 {
-	pthread_mutex_lock(&s->lock);
+	bool gone;
+
 	slab->pool = NULL;
-	if (slab->info.domain == THMQ_DOMAIN_PRIVATE || !give_to_system(s, slab)) {
-		slab->next = s->free;
-		s->free = slab;
-		s->free_count++;
-	}
+	gone = give_peers(s, slab);
+	pthread_mutex_lock(&s->lock);
+	if (!gone)
+		put_free(s, slab);
 	atomic_fetch_add_explicit(&s->left, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&s->lock);
 }
 
 void thmqi_slabs_lock(struct thmq_slabs *s)
 {
-	pthread_mutex_lock(&s->lock);
+	thmqi_slabs_begin_making(s);
 	s->lock_pages = true;
-	pthread_mutex_unlock(&s->lock);
+	thmqi_slabs_end_making(s);
 }
 
 /* ------------------------------------------------------------------- counters */

@@ -16,6 +16,7 @@
 #define STACK_BYTES                                                                                \
 	((size_t)512 << 10) /* callbacks of the rooms above are shallow; pages come when touched */
 #define RING_TRIES 500u     /* milliseconds */
+#define SETTLE_ROUNDS 4096u /* of an environment that closes: far more than one thing can lead to another */
 #define ENV_FLAGS                                                                                  \
 	(THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING | \
 	 THMQ_ENV_LOCK_MEMORY)
@@ -35,6 +36,7 @@ static void *run_core(void *arg)
 		thmqi_core_poll(&l->core, UINT64_MAX);
 	thmqi_loop_end_pollers(l);
 	thmqi_loop_close_ring(l); /* here, since the ring's tables are this thread's to give back */
+	thmqi_place_unbind(l);
 	atomic_store(&l->core.owner, 0);
 	return NULL;
 }
@@ -194,15 +196,16 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 	return 0;
 }
 
-/* Whatever goes from one core to another has to be there before the first of them is gone. */
+/* Whatever goes from one core to another has to be there before the first of them is gone. A task that posts itself again and again
+ * does not hold that up. */
 static void settle(struct thmq_env *env, uint32_t count)
 {
-	uint32_t i, done;
+	uint32_t i, done, rounds = 0;
 
 	do {
 		for (i = 0, done = 0; i < count; i++)
 			done += thmqi_loop_settle(env->loops[i]);
-	} while (done);
+	} while (done && ++rounds < SETTLE_ROUNDS);
 }
 
 int thmqi_env_close(struct thmq_env *env)

@@ -32,5 +32,6 @@ uint32_t thmqi_inbox_run(struct loop *l)
 		next = task->next; /* the task may free itself */
 		task->run(&l->core, task);
 	}
+	thmqi_count_up(&l->posts_run, count);
 	return count;
 }

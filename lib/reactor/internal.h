@@ -4,6 +4,7 @@
 #define THMQI_REACTOR_INTERNAL_H
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <thundermq/reactor.h>
 
@@ -21,6 +22,7 @@ struct mail {
 	struct thmq_mailbox *owed; /* written to in this iteration, and not kicked yet */
 	struct thmqi_poller poller; /* while there are some in */
 	struct thmqi_list out;      /* from this core */
+	uint64_t sent, run, refused; /* by thmqi_count_up() */
 };
 
 /* Descriptors that it waits for: watch.c. */
@@ -61,6 +63,9 @@ struct loop {
 	/* a thread of the library */
 	bool has_thread;
 	pthread_t thread;
+	bool was_bound;
+	cpu_set_t bound_to; /* before it was bound to its processor */
+	uint64_t posts_run; /* by thmqi_count_up() */
 	struct thmqi_task stop_task;
 	_Atomic bool shut; /* it has seen that nothing more is to be sent */
 	/* call.c */
@@ -93,6 +98,12 @@ struct thmq_env {
 	struct thmqi_device_notes devices;
 };
 
+/* The core's thread writes, any may read. */
+static inline void thmqi_count_up(uint64_t *counter, uint64_t by)
+{
+	__atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
+}
+
 static inline struct loop *loop_of(struct thmq_core *core)
 {
 	return thmqi_container(core, struct loop, core);
@@ -123,12 +134,13 @@ int thmqi_loop_poll(struct loop *l, uint64_t timeout_ns);
 int thmqi_mates_join(struct loop *lead, struct loop *l);
 int thmqi_mates_poll(struct loop *lead, uint64_t timeout_ns);
 
-/* placing.c. Check: of options by themselves. Cores: before they are opened; done: behind. Bind: the calling thread, the core's. */
+/* placing.c. Check: of options by themselves. Cores: before they are opened; done: behind. Bind, unbind: the calling thread, the core's. */
 int thmqi_place_check(const struct thmq_env_opts *opts);
 int thmqi_place_cores(struct thmq_env *env);
 void thmqi_place_done(struct thmq_env *env);
 int thmqi_place_pool_open(struct loop *l, const struct thmq_pool_opts *opts); /* near the core */
 void thmqi_place_bind(struct loop *l);
+void thmqi_place_unbind(struct loop *l); /* who looks meanwhile does not take a thread that ends for one that stays */
 
 /* mailbox.c. Kick: those who were written to and may sleep; before in_poll falls. Drain: run all that was sent here. */
 void thmqi_mail_init(struct loop *l);

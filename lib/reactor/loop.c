@@ -414,6 +414,10 @@ void thmqi_core_stats(struct thmq_core *core, struct thmq_core_stats *ret)
 
 	thmqi_duty_copy(&l->duty, core->clock, &core->loops, ret);
 	ret->core_index = core->index;
+	ret->mail_sent = __atomic_load_n(&l->mail.sent, __ATOMIC_RELAXED);
+	ret->mail_run = __atomic_load_n(&l->mail.run, __ATOMIC_RELAXED);
+	ret->mail_refused = __atomic_load_n(&l->mail.refused, __ATOMIC_RELAXED);
+	ret->posts_run = __atomic_load_n(&l->posts_run, __ATOMIC_RELAXED);
 	ret->detailed = atomic_load_explicit(&l->detailed, memory_order_relaxed);
 }
 
@@ -424,7 +428,13 @@ void thmqi_core_stats_detail(struct thmq_core *core, bool on)
 
 void thmqi_core_stats_reset(struct thmq_core *core)
 {
-	thmqi_duty_reset(&loop_of(core)->duty);
+	struct loop *l = loop_of(core);
+
+	thmqi_duty_reset(&l->duty);
+	thmqi_count_up(&l->mail.sent, -l->mail.sent);
+	thmqi_count_up(&l->mail.run, -l->mail.run);
+	thmqi_count_up(&l->mail.refused, -l->mail.refused);
+	thmqi_count_up(&l->posts_run, -l->posts_run);
 }
 
 /* ------------------------------------------------------------- open, close */
@@ -533,6 +543,14 @@ uint32_t thmqi_loop_settle(struct loop *l)
 	return done;
 }
 
+static void tell_leaks(struct loop *l)
+{
+	char text[256];
+
+	if (thmqi_pool_leak_text(l->core.pool, text, sizeof(text)))
+		thmqi_fail(0, "closed core %u, whose memory was still in use: %s", l->core.index, text);
+}
+
 uint32_t thmqi_loop_close(struct loop *l)
 {
 	uint32_t leaked;
@@ -541,6 +559,7 @@ uint32_t thmqi_loop_close(struct loop *l)
 	thmqi_host_forget(l);
 	thmqi_loop_close_ring(l);
 	thmqi_watch_fini(l);
+	tell_leaks(l);
 	leaked = thmqi_pool_close(l->core.pool);
 	close(l->wake_fd);
 	thmqi_timers_fini(&l->timers);

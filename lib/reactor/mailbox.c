@@ -100,6 +100,8 @@ static int mail_poll(struct thmqi_poller *p, uint32_t budget)
 	for (box = l->mail.in; box; box = box->next_in)
 		if (has_mail(box))
 			done += take(box, share);
+	if (done)
+		thmqi_count_up(&l->mail.run, done);
 	return (int)done;
 }
 
@@ -126,6 +128,7 @@ uint32_t thmqi_mail_drain(struct loop *l)
 
 	for (box = l->mail.in; box; box = box->next_in)
 		done += take(box, UINT32_MAX);
+	thmqi_count_up(&l->mail.run, done);
 	return done;
 }
 
@@ -158,7 +161,9 @@ static void run_detach(struct thmq_core *core, struct thmqi_task *task)
 	struct thmq_mailbox *box = thmqi_container(task, struct thmq_mailbox, detach), **at;
 	struct loop *l = loop_of(core);
 
-	take(box, UINT32_MAX); /* no more than its depth: the sender has closed it */
+	thmqi_count_up(
+		&l->mail.run,
+		take(box, UINT32_MAX)); /* no more than its depth: the sender has closed it */
 	for (at = &l->mail.in; *at != box;)
 		at = &(*at)->next_in;
 	*at = box->next_in;
@@ -239,13 +244,16 @@ int thmqi_mailbox_send(struct thmq_mailbox *box, const struct thmq_mail *mail)
 	if (thmqi_unlikely(l->mail.shut))
 		return -ESHUTDOWN;
 	if (thmqi_unlikely(box->head - box->tail_seen > box->out_mask) && !look_for_room(box) &&
-	    !(box->opts.room && ask_for_room(box)))
+	    !(box->opts.room && ask_for_room(box))) {
+		thmqi_count_up(&l->mail.refused, 1);
 		return -EAGAIN;
+	}
 	slot = &box->out[box->head & box->out_mask];
 	slot->mail = *mail;
 	/* the message, and what it refers to, is visible before its turn */
 	atomic_store_explicit(&slot->turn, (box->head >> box->out_shift) + 1, memory_order_release);
 	box->head++;
+	thmqi_count_up(&l->mail.sent, 1);
 	note_kick(l, box);
 	return 0;
 }
@@ -286,6 +294,8 @@ struct thmq_core *thmqi_mailbox_sender(const struct thmq_mailbox *box)
 
 void thmqi_mailbox_close(struct thmq_mailbox *box)
 {
+	if (box->closed)
+		return; /* its task is under way already */
 	if (box->owed)
 		thmqi_mail_kick(loop_of(box->from));
 	box->closed = true;

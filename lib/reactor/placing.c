@@ -143,6 +143,7 @@ void thmqi_place_bind(struct loop *l)
 
 	if (!env->topology || place->error)
 		return;
+	l->was_bound = sched_getaffinity(0, sizeof(l->bound_to), &l->bound_to) == 0;
 	rc = thmqi_topology_bind(env->topology, place->cpu);
 	if (rc) {
 		place->error = rc;
@@ -152,6 +153,12 @@ void thmqi_place_bind(struct loop *l)
 	}
 	place->flags |= THMQ_PLACE_PINNED;
 	__atomic_fetch_add(&env->pinned, 1, __ATOMIC_RELAXED);
+}
+
+void thmqi_place_unbind(struct loop *l)
+{
+	if (l->was_bound)
+		sched_setaffinity(0, sizeof(l->bound_to), &l->bound_to);
 }
 
 int thmqi_env_place(const struct thmq_env *env, uint32_t index, struct thmq_place *ret)

@@ -14,6 +14,8 @@
 
 /* liburing's private mark "the ring's descriptor is registered with a thread" (int_flags). */
 #define LIBURING_REGISTERED_RING 1u
+/* 36 years. The kernel adds the time to its clock, which is signed: what is longer may come out as past, and be no wait at all. */
+#define LONGEST_WAIT_NS (1ull << 60)
 
 static int32_t self(void)
 {
@@ -373,6 +375,8 @@ int thmqi_ring_wait(struct thmqi_ring *r, uint64_t timeout_ns)
 		io_uring_get_events(&r->ring);
 		return e < 0 && e != -EAGAIN && e != -EBUSY ? e : !ring_is_empty(r);
 	}
+	if (timeout_ns != UINT64_MAX)
+		timeout_ns = THMQI_MIN(timeout_ns, LONGEST_WAIT_NS);
 	ts.tv_sec = (int64_t)(timeout_ns / 1000000000u);
 	ts.tv_nsec = (int64_t)(timeout_ns % 1000000000u);
 	r->stats.enters++;

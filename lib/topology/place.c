@@ -10,7 +10,8 @@
 /* A processor that may be used, and what speaks for it: all that is less is better. */
 struct candidate {
 	hwloc_obj_t pu;
-	uint32_t sibling;  /* how many of its physical core come before it */
+	uint32_t taken;    /* threads of this process that are bound to it */
+	uint32_t sibling;  /* how many of its physical core come before it, or are taken */
 	uint32_t slowness; /* kinds of processors that are faster */
 	uint32_t far_path, far_nic;
 	uint32_t no_memory; /* its node has none */
@@ -40,14 +41,16 @@ static hwloc_obj_t above(const struct thmqi_topology *t, hwloc_obj_t pu, hwloc_o
 	return hwloc_get_ancestor_obj_by_type(t->hwloc, type, pu);
 }
 
-static uint32_t allowed_siblings_before(const struct thmqi_topology *t, hwloc_obj_t pu)
+static uint32_t siblings_before(const struct thmqi_topology *t, hwloc_obj_t pu)
 {
 	hwloc_obj_t core = above(t, pu, HWLOC_OBJ_CORE), other = NULL;
 	uint32_t count = 0;
 
 	while (core && (other = hwloc_get_next_obj_inside_cpuset_by_type(t->hwloc, core->cpuset,
 									 HWLOC_OBJ_PU, other)))
-		count += other->logical_index < pu->logical_index &&
+		count += other != pu &&
+			 (other->logical_index < pu->logical_index ||
+			  thmqi_taken(t, other->os_index)) &&
 			 hwloc_bitmap_isset(t->allowed, other->os_index);
 	return count;
 }
@@ -73,6 +76,7 @@ static int compare(const void *a, const void *b)
 #define LESS(field)                                                                                \
 	if (x->field != y->field)                                                                  \
 	return x->field < y->field ? -1 : 1
+	LESS(taken);
 	LESS(sibling);
 	LESS(slowness);
 	LESS(far_path);
@@ -108,7 +112,8 @@ static int order_make(const struct thmqi_topology *t, const struct thmqi_place_r
 		c->pu = hwloc_get_pu_obj_by_os_index(t->hwloc, (unsigned int)cpu);
 		if (!c->pu)
 			continue;
-		c->sibling = allowed_siblings_before(t, c->pu);
+		c->taken = thmqi_taken(t, (uint32_t)cpu);
+		c->sibling = siblings_before(t, c->pu);
 		c->slowness = slowness(t, c->pu);
 		c->far_path = distance(t, ret->path.anchor, c->pu);
 		c->far_nic = distance(t, ret->nic.anchor, c->pu);
@@ -262,6 +267,7 @@ static void describe(const struct thmqi_topology *t, const struct order *o, uint
 	p->flags = (c->slowness ? THMQ_PLACE_EFFICIENCY : 0) |
 		   (is_near(&o->path, c->pu) ? THMQ_PLACE_NEAR_PATH : 0) |
 		   (is_near(&o->nic, c->pu) ? THMQ_PLACE_NEAR_NIC : 0) |
+		   (c->taken ? THMQ_PLACE_SHARED : 0) |
 		   (index >= o->count ? THMQ_PLACE_SHARED | THMQ_PLACE_SIBLING : 0);
 	for (i = 0; i < THMQI_MIN(index, o->count) && core; i++)
 		if (i != index % o->count && above(t, o->at[i].pu, HWLOC_OBJ_CORE) == core)

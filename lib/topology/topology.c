@@ -49,11 +49,14 @@ int thmqi_topology_open(const struct thmqi_machine_source *source, bool devices,
 	t->quota_percent = source ? source->quota_percent : t->foreign ? 0 : thmqi_quota_percent();
 	t->allowed = hwloc_bitmap_alloc();
 	rc = t->allowed ? find_allowed(t, source ? source->allowed : NULL) : -ENOMEM;
+	if (!rc)
+		rc = thmqi_taken_find(t, source ? source->taken : NULL);
 	if (rc)
 		goto destroy;
 	*ret_topology = t;
 	return 0;
 destroy:
+	free(t->taken);
 	hwloc_bitmap_free(t->allowed);
 	hwloc_topology_destroy(t->hwloc);
 fail:
@@ -63,6 +66,7 @@ fail:
 
 void thmqi_topology_close(struct thmqi_topology *t)
 {
+	free(t->taken);
 	hwloc_bitmap_free(t->allowed);
 	hwloc_topology_destroy(t->hwloc);
 	free(t);

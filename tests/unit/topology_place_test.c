@@ -315,3 +315,36 @@ Test(topology_place, a_description_that_is_none_is_refused)
 			     true, &t),
 		     0);
 }
+
+/* ---------------------------------------------------------------------- taken */
+
+Test(topology_place, processors_that_others_of_the_process_are_bound_to_come_last)
+{
+	OPEN(.synthetic = "Package:1 [NUMANode(memory=8GB)] Core:4 PU:1", .taken = "0,2");
+	cr_assert_eq(PLACE(4), 0);
+	expect(4, "1 3 0 2");
+	cr_assert_eq(places[1].flags & THMQ_PLACE_SHARED, 0);
+	cr_assert_eq(places[2].flags & THMQ_PLACE_SHARED, THMQ_PLACE_SHARED);
+	/* who says where gets that */
+	cr_assert_eq(PLACE(2, .cpus = "0,2"), 0);
+	expect(2, "0 2");
+	cr_assert_eq(PLACE(2, .has_first = true, .first = 0), 0);
+	expect(2, "0 1");
+	thmqi_topology_close(topology);
+}
+
+Test(topology_place, the_sibling_of_a_taken_processor_comes_behind_free_physical_cores)
+{
+	OPEN(.synthetic = "Package:1 [NUMANode(memory=8GB)] Core:3 PU:2", .taken = "0");
+	cr_assert_eq(PLACE(6), 0);
+	expect(6, "2 4 1 3 5 0");
+	thmqi_topology_close(topology);
+}
+
+Test(topology_place, where_all_are_taken_the_order_is_as_it_was)
+{
+	OPEN(.synthetic = "Package:1 [NUMANode(memory=8GB)] Core:3 PU:1", .taken = "0-2");
+	cr_assert_eq(PLACE(3), 0);
+	expect(3, "0 1 2");
+	thmqi_topology_close(topology);
+}

@@ -86,7 +86,7 @@ static int start(struct thmq_log *log, struct segment *s, uint32_t number)
 
 	if (rc)
 		return rc;
-	if (log->draining || (!p->buf && thmqi_log_alloc(log, SEAL_PAGE, &p->buf) != 0))
+	if (log->draining || (!p->buf && thmqi_log_alloc(log, SEAL_PAGE, THMQI_OWNER_INDEX, &p->buf) != 0))
 		return -EAGAIN;
 	p->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 				       .flags = THMQI_DISK_BACKGROUND,

@@ -63,7 +63,7 @@ static int page_start(struct thmq_log_reader *r, struct segment *s, uint64_t at,
 	int rc = thmqi_file_use(r->log, s, SEGMENT_INDEX, &file);
 
 	if (!rc)
-		rc = thmqi_log_alloc(r->log, len, &buf);
+		rc = thmqi_log_alloc(r->log, len, THMQI_OWNER_INDEX, &buf);
 	if (!rc) {
 		r->page.op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 						    .len = len,

@@ -97,7 +97,7 @@ static int start(struct thmq_log_reader *r, struct window *w, struct segment *s,
 	int rc = thmqi_file_use(r->log, s, SEGMENT_LOG, &file);
 
 	if (!rc)
-		rc = thmqi_log_alloc(r->log, len, &buf);
+		rc = thmqi_log_alloc(r->log, len, THMQI_OWNER_READ, &buf);
 	if (rc)
 		return rc;
 	w->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,

@@ -133,6 +133,7 @@ static int deliver_begin(struct tcp_conn *c, const struct thmqi_frame *f)
 		return -EPROTO;
 	if (thmq_buf_alloc(c->core->pool, f->len, THMQ_PURPOSE_GENERAL, &c->run) != 0)
 		return 1;
+	c->run->owner = THMQI_OWNER_RUN;
 	c->in.to = c->run->data;
 	return 0;
 }

@@ -89,6 +89,17 @@ static inline uint32_t thmqi_pool_drain(struct thmqi_pool *p)
 	return thmq_pool_drain(p);
 }
 
+/* thmq_buf.owner of what the library itself takes. 0: nobody said. */
+enum thmqi_owner {
+	THMQI_OWNER_BATCH = 1, /* a batch of a log, being formed or written, in its cache, or looked at by a reader */
+	THMQI_OWNER_READ = 2,  /* what was read of a log */
+	THMQI_OWNER_INDEX = 3, /* pages of its index */
+	THMQI_OWNER_LOG = 4,   /* what a log always has */
+	THMQI_OWNER_RUN = 5    /* a run that came over a connection */
+};
+/* Who has what is out, as "2 of batches (131072 bytes), 1 of reads (4096 bytes)". Return: blocks; 0: none, and @text is "". */
+uint32_t thmqi_pool_leak_text(struct thmqi_pool *p, char *text, size_t size);
+
 struct thmqi_pool_stats {
 	uint64_t bytes; /* of its slabs */
 	uint64_t in_use;

@@ -17,6 +17,7 @@ struct thmqi_machine_source {
 	const char *synthetic;  /* as hwloc(7) has them: "Package:2 [NUMANode] Core:4 PU:2" */
 	const char *xml_path;   /* of lstopo --of xml */
 	const char *allowed;    /* processors, "1,3,8-15"; NULL: all */
+	const char *taken;      /* those that another thread of the process is bound to; NULL: none */
 	uint32_t quota_percent; /* as thmqi_quota_percent(); 0: none */
 };
 
