@@ -226,8 +226,8 @@ int thmq_core_kick(struct thmq_core *core)
 
 /* --------------------------------------------------------------- duty cycle */
 
-_Static_assert(sizeof(struct thmq_core_stats) == 528 &&
-		       offsetof(struct thmq_core_stats, reserved) == 524,
+_Static_assert(sizeof(struct thmq_core_stats) == 616 &&
+		       offsetof(struct thmq_core_stats, wake_latency_ns) == 612,
 	       "public layout");
 
 int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats)
