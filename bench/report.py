@@ -28,6 +28,21 @@ pairs of runs, in brackets with its 95 % interval, and need not be the ratio of 
 """
 
 WORDS = {
+    "idle_cpu_inproc_adaptive": "at rest, policy adaptive: processor time above that of policy event",
+    "idle_cpu_inproc_predictive": "the same, policy predictive",
+    "idle_cpu_tcp_adaptive": "the same with a connection over tcp, adaptive",
+    "idle_cpu_tcp_predictive": "the same, predictive",
+    "ping_p50_inproc_adaptive": "one message in memory at a time, adaptive: p50 above that of policy poll",
+    "ping_p50_inproc_predictive": "the same, predictive",
+    "ping_p50_tcp_adaptive": "the same over tcp, adaptive",
+    "ping_p50_tcp_predictive": "the same over tcp, predictive",
+    "ping_12us_p50_inproc_adaptive": "the same with 12 us between an answer and the next one, adaptive",
+    "saturation_inproc_adaptive": "as many as it takes, in memory, adaptive beside poll",
+    "saturation_inproc_predictive": "the same, predictive",
+    "saturation_tcp_adaptive": "the same over tcp, adaptive",
+    "saturation_tcp_predictive": "the same over tcp, predictive",
+    "cap_50_adaptive": "share of a processor under a cap of 50 %, adaptive",
+    "cap_25_adaptive": "share of a processor under a cap of 25 %, adaptive",
     "durable_100B_poll_caller_p50": "one durable 100 B message at a time, p50, policy poll, caller-driven",
     "durable_100B_poll_caller_p99": "the same, p99 by the paired difference",
     "durable_100B_poll_pinned_p50": "the same, p50, a core of the library's own",
@@ -427,7 +442,8 @@ def main():
     rivals = [line for line in lines if line["part"] == "rivals"]
     if rivals:
         write_rivals(rivals, args.machine, args.root)
-    lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped"]
+    # the sweep of the loads is bench/polling.py's
+    lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped" and not line["name"].startswith("load_")]
     if not lines:
         return
     barred = [line for line in lines if bar_of(line) != "–"]

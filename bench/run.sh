@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the benchmarks of the parts named (machine, disk, memory, cores, commitlog, commitlog-large, rivals; default: commitlog) from a release
+# Runs the benchmarks of the parts named (machine, disk, memory, cores, polling, commitlog, commitlog-large, rivals; default: commitlog) from a release
 # build in build-bench/.
 #
 #   sh bench/run.sh [--json] [--smoke] [--full] [--verbose] [--only WORD] [--dir DIR] [--pairs N] [--pairs-max N] [part ...]
@@ -26,10 +26,11 @@ programs() {
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	cores) echo cores_mailbox_bench cores_model_bench cores_scaling_bench ;;
+	polling) echo polling_gates_bench polling_load_bench polling_forecast_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
 	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
-	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, commitlog, commitlog-large, rivals" >&2; exit 2 ;;
+	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, rivals" >&2; exit 2 ;;
 	esac
 }
 

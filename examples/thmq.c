@@ -73,7 +73,17 @@ static const struct command {
 	 "\n"
 	 "  --listen URL         tcp://host:port (default tcp://127.0.0.1:7471), port 0 for any;\n"
 	 "                       several, separated by commas\n"
-	 "  --cores N            threads that serve (default 1), and shards of a new directory\n"},
+	 "  --cores N            threads that serve (default 1), and shards of a new directory\n"
+	 "  --policy NAME        how they wait: poll, event, fixed, ski, adaptive, predictive\n"
+	 "  --cpu-cap N          a thread that uses more than N percent of a processor spins less\n"},
+	{"top", cmd_top, "thmq top DIR",
+	 "Serves as thmq serve does, with the same options, and shows once a second what each core\n"
+	 "of this process spends its time on, and how it waits. Where standard output is no terminal\n"
+	 "it shows that once, after a second, and ends. Other processes are not looked into.\n"
+	 "\n"
+	 "  --once               one second, shown once\n"
+	 "  --json               once, one JSON object a core: core, policy, budget_ns (null: it\n"
+	 "                       spins for ever), shares of the time, and counts a second\n"},
 	{"verify", cmd_verify, "thmq verify DIR",
 	 "Checks every stored byte of a closed directory, indexes too, and that its logs belong\n"
 	 "together, and changes nothing. Exit status 4 if something is damaged. A directory of\n"

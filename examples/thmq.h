@@ -109,9 +109,14 @@ int lock_log(const char *dir, int *ret_fd); /* shared; -1 where there is none */
 void unlock_log(int fd);
 int copy_log(const char *dir, const char *dest);
 
+/* thmq_top.c: what the cores of @env do, below @title; until it is interrupted, or once. 0, or an exit code. */
+int top(struct thmq_env *env, const char *title, bool once, bool json);
+int parse_policy(const char *text, uint32_t *ret_policy); /* 0, or an exit code after saying what is wrong */
+
 int cmd_pub(int argc, char **argv);
 int cmd_sub(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_topic(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_dump(int argc, char **argv);

@@ -309,6 +309,22 @@ struct thmq_core_stats {
 	uint64_t mail_run;     /* … and run */
 	uint64_t mail_refused; /* sends that found their mailbox full */
 	uint64_t posts_run;    /* tasks, calls, and what the library itself posts to it */
+	/* How it waits. A wait begins when the core finds nothing to do, and ends with work. Several cores of one thread wait as
+	 * one: the figures are those of the core that the thread took first. */
+	uint32_t policy;         /* in charge, enum thmq_policy: ADAPTIVE under PREDICTIVE while no forecast is trusted */
+	uint32_t forecast_model; /* PREDICTIVE: in charge of the forecast, enum thmq_forecast_model; else 0 */
+	uint64_t spin_hits;      /* waits that ended while it spun */
+	uint64_t spin_misses;    /* waits that it slept in, having spun for nothing, if it did */
+	uint64_t sleeps;
+	uint64_t budget_ns;       /* how long it would spin now; UINT64_MAX: for ever */
+	uint64_t retries;         /* the same in looks at all sources that find nothing */
+	uint64_t expected_gap_ns; /* PREDICTIVE: between two pieces of work, by the newest forecast; 0: there is none */
+	/* PREDICTIVE. Not set back by a reset. */
+	uint64_t forecast_ticks;  /* tenths of a second that the forecaster was fed */
+	uint64_t forecast_cpu_ns; /* what it took, in the core or in a thread of its own */
+	uint64_t forecast_ratio;  /* error of the model in charge to that of naive, in thousandths; 0: not measured */
+	uint32_t wake_cpu_ns;     /* what a sleep is taken to cost: see struct thmq_env_opts */
+	uint32_t wake_latency_ns;
 };
 
 /**

@@ -134,7 +134,11 @@ enum thmq_policy {
 				    cores than the process has processors, or a quota of its control group lets it use */
 	THMQ_POLICY_POLL = 1,    /* spin for ever: lowest latency, a whole processor */
 	THMQ_POLICY_EVENT = 2,   /* sleep as soon as nothing is to do */
-	THMQ_POLICY_FIXED = 3    /* spin for spin_ns, then sleep */
+	THMQ_POLICY_FIXED = 3,   /* spin for spin_ns, then sleep */
+	/* These weigh what spinning costs against what a sleep costs: wake_cpu_ns + latency_worth * wake_latency_ns. */
+	THMQ_POLICY_SKI = 4,       /* spin for as long as a sleep costs: at most twice the best, whatever comes */
+	THMQ_POLICY_ADAPTIVE = 5,  /* spin for as long as has paid of late, by a histogram of the gaps between work; perhaps not at all */
+	THMQ_POLICY_PREDICTIVE = 6 /* by a forecast of the traffic, while that has proven good; else as ADAPTIVE */
 };
 
 struct thmq_env_opts {
@@ -147,17 +151,24 @@ struct thmq_env_opts {
 	uint32_t policy;      /* enum thmq_policy */
 	uint32_t
 		first_cpu; /* with THMQ_ENV_FIRST_CPU: pin core i to the (first_cpu + i)-th allowed CPU; it must exist */
-	uint64_t spin_ns; /* for THMQ_POLICY_FIXED; 0 means 20000 */
+	uint64_t spin_ns; /* THMQ_POLICY_FIXED: how long it spins, 0 means 20000; SKI, ADAPTIVE, PREDICTIVE: at most, 0 means 1000000 */
 	/* With core_count: where the pinned cores go; see thmq_env_plan(). The strings are needed during the open only. */
 	const char *cpus;      /* core i on the i-th of these, by the system's numbers: "2-5,8"; NULL: chosen */
 	const char *near_path; /* near the device of this file or directory, such as the data directory to be */
 	const char *near_nic;  /* near this network interface or RDMA device; behind near_path where both are given */
+	/* How a core weighs what it spends on waiting; for FIXED cpu_cap_percent only. doc/polling.md tells more. */
+	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
+	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
+	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
+	 * takes about a millisecond */
+	uint32_t wake_cpu_ns;
+	uint32_t wake_latency_ns;
 };
 
 #define THMQ_ENV_FIRST_CPU 1u /* first_cpu is set */
 #define THMQ_ENV_NO_PIN 2u    /* do not pin the library's threads */
 #define THMQ_ENV_ALLOW_THREADS                                                                     \
-	4u /* caller-driven: helper threads for disk I/O may be made where io_uring is refused */
+	4u /* caller-driven: threads may be made, for disk I/O where io_uring is refused, and to forecast for THMQ_POLICY_PREDICTIVE */
 #define THMQ_ENV_NO_URING 8u /* never use io_uring */
 #define THMQ_ENV_LOCK_MEMORY                                                                       \
 	16u /* keep the pool in memory (mlock), as far as the limit of locked memory goes: see locked_bytes */

@@ -243,8 +243,8 @@ int thmq_core_kick(struct thmq_core *core)
 
 /* --------------------------------------------------------------- duty cycle */
 
-_Static_assert(sizeof(struct thmq_core_stats) == 560 &&
-		       offsetof(struct thmq_core_stats, posts_run) == 552,
+_Static_assert(sizeof(struct thmq_core_stats) == 648 &&
+		       offsetof(struct thmq_core_stats, wake_latency_ns) == 644,
 	       "public layout");
 
 int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats)

@@ -71,7 +71,7 @@ int thmqi_api_env_check(const struct thmq_env_opts *o)
 	if (o->core_count && o->caller_cores)
 		return thmqi_fail(-EINVAL, "environment: cores are the library's (core_count) or the caller's "
 					   "(caller_cores), not both");
-	if (o->policy > THMQ_POLICY_FIXED)
+	if (o->policy > THMQ_POLICY_PREDICTIVE)
 		return thmqi_fail(-EINVAL, "environment: unknown policy %u", o->policy);
 	if (o->first_cpu && !(o->flags & THMQ_ENV_FIRST_CPU))
 		return thmqi_fail(-EINVAL, "environment: first_cpu needs the flag THMQ_ENV_FIRST_CPU");

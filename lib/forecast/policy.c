@@ -47,7 +47,9 @@ static double budget(const struct thmqi_policy *p)
 	case THMQI_POLICY_EVENT:
 		return 0;
 	case THMQI_POLICY_FIXED:
-		return p->costs.spin_max_ns;
+		/* what the cap takes from omega, it takes from this */
+		return p->costs.omega > 0 ? p->costs.spin_max_ns * (p->omega / p->costs.omega)
+					  : p->costs.spin_max_ns;
 	case THMQI_POLICY_SKI:
 		return thmqi_policy_sleep_cost(p);
 	case THMQI_POLICY_PREDICTIVE:

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "internal.h"
+#include "predict.h"
 
 /* The default limit: address space until it is used. A core takes whole slabs, and a shard with the defaults some of them. */
 #define POOL_BYTES (1ull << 30)
@@ -120,8 +121,8 @@ static int check_opts(const struct thmq_env_opts *opts)
 	if (opts->core_count > THMQ_CORE_COUNT_MAX || opts->caller_cores > THMQ_CORE_COUNT_MAX)
 		return thmqi_fail(-EINVAL, "open an environment: at most %u cores",
 				  THMQ_CORE_COUNT_MAX);
-	if (!thmqi_policy_find(opts->policy))
-		return thmqi_fail(-EINVAL, "open an environment: unknown policy %u", opts->policy);
+	if (thmqi_polling_check(opts) != 0)
+		return -EINVAL;
 	if ((opts->cpus || opts->near_path || opts->near_nic) && !opts->core_count)
 		return thmqi_fail(-EINVAL, "open an environment: cpus, near_path and near_nic are for cores that threads of the "
 					   "library drive (core_count)");
@@ -134,11 +135,15 @@ static int open_cores(struct thmq_env *env)
 	int rc;
 
 	rc = thmqi_place_cores(env);
+	if (!rc)
+		thmqi_polling_rules(&env->opts, &env->world, &env->polling);
 	for (i = 0; i < env->core_count && !rc; i++) {
 		rc = thmqi_loop_open(env, i, &env->loops[i]);
 		if (rc)
 			thmqi_fail(rc, "open core %u: %s", i, thmq_strerror(rc));
 	}
+	if (!rc && env->opts.policy == THMQ_POLICY_PREDICTIVE)
+		rc = thmqi_predict_open(env);
 	if (!rc && env->caller_driven)
 		atomic_store(&env->loops[0]->core.owner, thmqi_thread_self());
 	for (i = 0; !env->caller_driven && i < env->core_count && rc == 0; i++) {
@@ -218,6 +223,7 @@ int thmqi_env_close(struct thmq_env *env)
 		shut_mail(env->loops[i]);
 	for (i = 0; i < count; i++)
 		stop_thread(env->loops[i]);
+	thmqi_predict_close(env);
 	for (i = 0; i < count; i++)
 		atomic_store(&env->loops[i]->core.owner, thmqi_thread_self());
 	settle(env, count);
@@ -263,7 +269,7 @@ uint32_t thmqi_env_flags(const struct thmq_env *env)
 
 uint32_t thmqi_env_policy(const struct thmq_env *env)
 {
-	return thmqi_policy_find(env->opts.policy)->id;
+	return thmqi_polling_policy(env->opts.policy);
 }
 
 struct thmqi_device_notes *thmqi_env_device_notes(struct thmq_env *env)

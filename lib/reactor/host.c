@@ -94,7 +94,8 @@ static int set_timer(struct loop *l)
 	return 0;
 }
 
-/* Sources that do not tell when they are armed are looked at once more, now that the flag is up: what came before it woke nobody. */
+/* Sources that do not tell when they are armed are looked at once more, now that the flag is up: what came before it woke nobody.
+ * What is done so the next poll tells of, lest the host sleeps on it. */
 static bool look_at_silent(struct loop *l)
 {
 	struct thmqi_list *it;
@@ -109,6 +110,7 @@ static bool look_at_silent(struct loop *l)
 			done += p->poll(p, LOOK_BUDGET);
 	}
 	l->core.in_poll = false;
+	l->done_arming += (uint32_t)done;
 	return done > 0;
 }
 
@@ -118,7 +120,7 @@ static int arm(struct loop *l)
 	bool work;
 	int rc;
 
-	if (l->policy->never_sleeps)
+	if (l->polling.never_sleeps)
 		return 1; /* nobody would wake it: those who make work do not look at the flag */
 	core->in_poll = true;
 	thmqi_loop_finish(l);
@@ -155,6 +157,9 @@ int thmqi_core_arm(struct thmq_core *core)
 	lead->core.in_poll = true;
 	for (l = lead->mates; l && !rc; l = l->mates)
 		rc = arm(l);
+	/* one that was armed before may have had a message sent for it meanwhile */
+	for (l = lead; l; l = l->mates)
+		thmqi_mail_kick_owed(l);
 	lead->core.in_poll = false;
 	for (l = lead; l && rc; l = l->mates)
 		if (l->host_armed)

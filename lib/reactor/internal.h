@@ -12,6 +12,7 @@
 #include "reactor/reactor.h"
 #include "timer.h"
 #include "duty.h"
+#include "polling.h"
 #include "topology/topology.h"
 
 /* A core's mailboxes: mailbox.c. */
@@ -43,8 +44,7 @@ struct loop {
 	uint32_t wakes_seen;    /* completions of this iteration that were only wake-ups */
 	uint64_t wall_offset, wall_read_ns;
 	struct duty duty;
-	const struct policy *policy;
-	uint64_t spin_ns;
+	struct polling polling;
 	struct mail mail;
 	struct watch watch;
 	struct thmqi_ring_op wake_op;
@@ -57,6 +57,7 @@ struct loop {
 	int epoll_fd, timer_fd;  /* -1 until asked for */
 	uint64_t timer_armed_ns; /* what timer_fd is set to; UINT64_MAX: nothing */
 	bool host_armed;
+	uint32_t done_arming; /* work that was done while the host armed it */
 	/* cores that one thread of the host drives together */
 	struct loop *lead;  /* the one that it took first; itself where there are no others */
 	struct loop *mates; /* the next one after it; of the leader: the first */
@@ -74,14 +75,6 @@ struct loop {
 	struct timers timers; /* last: large, and mostly cold */
 };
 
-/* How long a core looks for work before it sleeps. */
-struct policy {
-	uint32_t id; /* enum thmq_policy */
-	bool never_sleeps;
-	uint64_t (*spin_budget_ns)(const struct loop *l);
-};
-const struct policy *thmqi_policy_find(uint32_t id);
-
 struct thmq_env {
 	struct thmqi_handle handle; /* first */
 	struct thmq_env_opts opts;
@@ -94,6 +87,8 @@ struct thmq_env {
 	uint32_t core_count;
 	uint32_t pinned;
 	bool caller_driven;
+	struct polling_rules polling;
+	struct forecaster *forecaster; /* its thread, where there is one */
 	void *user;
 	struct thmqi_device_notes devices;
 };

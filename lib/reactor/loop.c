@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "predict.h"
 
 #define REAP_BUDGET 256u
 #define POLL_BUDGET 256u
@@ -56,6 +57,10 @@ uint64_t thmqi_loop_read_clock(struct loop *l)
 /* Until the clock is read again. */
 void thmqi_loop_turn(struct loop *l, uint32_t duty)
 {
+	uint64_t *sleeps = &l->duty.stats.sleeps;
+
+	if (duty == DUTY_SLEEPS)
+		__atomic_store_n(sleeps, *sleeps + 1, __ATOMIC_RELAXED);
 	__atomic_store_n(&l->duty.state, duty, __ATOMIC_RELAXED);
 }
 
@@ -293,6 +298,7 @@ static void sleep_until(struct loop *l, uint64_t until)
 	__atomic_store_n(&l->core.sleeps, l->core.sleeps + 1, __ATOMIC_RELAXED);
 	if (!l->core.ring || !wake_is_polled(l) || thmqi_ring_wait(l->core.ring, ns) < 0)
 		sleep_on_wake_fd(l, ns);
+	thmqi_polling_slept(l, now);
 }
 
 /* Until @deadline, the next timer, or a wake-up. Return: work done in the last look before. */
@@ -304,12 +310,15 @@ static uint32_t wait_for_work(struct loop *l, uint64_t deadline)
 
 	if (thmqi_pool_is_untidy(l->core.pool))
 		thmq_pool_tidy(l->core.pool);
+	if (l->polling.predict)
+		thmqi_predict_slice(l, l->core.now_ns);
 	if (world->idle) {
 		uint64_t now = thmqi_loop_read_clock(l);
 		uint64_t until = THMQI_MIN(deadline, l->next_deadline);
 
 		thmqi_loop_turn(l, DUTY_SLEEPS);
 		world->idle(world->ctx, until > now ? until - now : 0);
+		thmqi_polling_slept(l, now);
 		clock_is_old(l);
 		return 0;
 	}
@@ -324,44 +333,53 @@ static uint32_t wait_for_work(struct loop *l, uint64_t deadline)
 	return done;
 }
 
-/* Return: work done, 0 if the budget or the time is over. */
-static uint32_t spin(struct loop *l, uint64_t now, uint64_t deadline)
+/* Return: work done, 0 if the time is over. */
+static uint32_t spin(struct loop *l, uint64_t now, uint64_t end)
 {
-	uint64_t budget = l->core.world->idle ? 0 : l->policy->spin_budget_ns(l);
-	uint64_t end = budget > UINT64_MAX - now ? UINT64_MAX : now + budget;
-	uint32_t done = 0;
+	uint32_t done = 0, rounds = 0;
 
-	end = THMQI_MIN(end, deadline);
-	for (; !done && now < end; now = l->core.now_ns) {
-		if (l->rounds % CLOCK_ROUNDS == 0)
+	for (; now < end; now = l->core.now_ns) {
+		rounds = l->rounds; /* since now */
+		if (rounds % CLOCK_ROUNDS == 0)
 			thmqi_cpu_relax();
 		done = iterate(l, false);
+		if (done)
+			break;
 	}
+	l->polling.seen_ns = now + (done ? rounds * l->duty.round_ns : 0);
+	return done;
+}
+
+/* Nothing is there. Until something is, or @timeout_ns is over: spin as the policy says, then sleep. */
+static uint32_t wait(struct loop *l, uint64_t timeout_ns)
+{
+	uint64_t now = l->core.now_ns, spin_end = thmqi_polling_begin(l, now);
+	uint64_t deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+	uint32_t done = 0;
+
+	while (!done && now < deadline) {
+		if (now < spin_end)
+			done = spin(l, now, THMQI_MIN(spin_end, deadline));
+		if (!done && thmqi_loop_read_clock(l) < deadline) {
+			if (!l->polling.slept)
+				l->polling.seen_ns = l->core.now_ns;
+			done = wait_for_work(l, deadline);
+		}
+		if (!done)
+			done = iterate(l, false);
+		if (!done)
+			now = thmqi_loop_read_clock(l);
+	}
+	thmqi_polling_end(l, done > 0);
 	return done;
 }
 
 static uint32_t drive(struct loop *l, uint64_t timeout_ns)
 {
-	uint64_t deadline, now;
-	uint32_t done;
-
 	/* a thread of the library does nothing else: it has not been anywhere */
-	done = iterate(l, !l->has_thread);
-	if (done || timeout_ns == 0)
-		return done;
-	now = l->core.now_ns;
-	deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
-	while (now < deadline) {
-		done = spin(l, now, deadline);
-		if (!done && thmqi_loop_read_clock(l) < deadline)
-			done = wait_for_work(l, deadline);
-		if (!done)
-			done = iterate(l, false);
-		if (done)
-			return done;
-		now = thmqi_loop_read_clock(l);
-	}
-	return 0;
+	uint32_t done = iterate(l, !l->has_thread);
+
+	return done || timeout_ns == 0 ? done : wait(l, timeout_ns);
 }
 
 int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns)
@@ -378,13 +396,14 @@ int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns)
 
 int thmqi_loop_poll(struct loop *l, uint64_t timeout_ns)
 {
-	uint32_t done;
+	uint32_t done, before = l->done_arming;
 
 	if (thmqi_unlikely(l->host_armed)) {
 		thmqi_host_disarm(l);
 		drain_wake_fd(l);
 	}
-	done = drive(l, timeout_ns);
+	l->done_arming = 0;
+	done = drive(l, before ? 0 : timeout_ns) + before;
 	if (!l->has_thread)
 		thmqi_loop_turn(l, DUTY_AWAY);
 	return (int)done;
@@ -413,6 +432,7 @@ void thmqi_core_stats(struct thmq_core *core, struct thmq_core_stats *ret)
 	struct loop *l = loop_of(core);
 
 	thmqi_duty_copy(&l->duty, core->clock, &core->loops, ret);
+	thmqi_polling_stats(l, ret);
 	ret->core_index = core->index;
 	ret->mail_sent = __atomic_load_n(&l->mail.sent, __ATOMIC_RELAXED);
 	ret->mail_run = __atomic_load_n(&l->mail.run, __ATOMIC_RELAXED);
@@ -468,9 +488,8 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	l->timer_armed_ns = UINT64_MAX;
 	l->next_deadline = UINT64_MAX;
 	l->wake_op.done = on_wake;
-	l->policy = thmqi_policy_find(env->opts.policy);
-	l->spin_ns = env->opts.spin_ns ? env->opts.spin_ns : 20000;
-	atomic_store(&l->core.may_sleep, !l->policy->never_sleeps);
+	thmqi_polling_open(l);
+	atomic_store(&l->core.may_sleep, !l->polling.never_sleeps);
 	thmqi_list_init(&l->pollers);
 	l->cursor = &l->pollers;
 	thmqi_mail_init(l);

@@ -57,7 +57,7 @@ static void sleep_for_all(struct loop *lead, uint64_t now, uint64_t deadline)
 {
 	const struct thmqi_world *world = lead->core.world;
 	struct pollfd p = {.events = POLLIN};
-	uint64_t ns = deadline - now;
+	uint64_t ns = deadline - now, from;
 	struct timespec t;
 	struct loop *l;
 	int rc;
@@ -69,6 +69,7 @@ static void sleep_for_all(struct loop *lead, uint64_t now, uint64_t deadline)
 		uint64_t until = THMQI_MIN(deadline, next_deadline(lead));
 
 		world->idle(world->ctx, until > now ? until - now : 0);
+		thmqi_polling_slept(lead, now);
 		return;
 	}
 	rc = thmqi_core_arm(&lead->core);
@@ -79,12 +80,13 @@ static void sleep_for_all(struct loop *lead, uint64_t now, uint64_t deadline)
 	p.fd = rc < 0 ? -1 : lead->epoll_fd;
 	t.tv_sec = (time_t)(ns / 1000000000u);
 	t.tv_nsec = (long)(ns % 1000000000u);
+	from = lead->duty.looked_ns;
 	ppoll(&p, 1, deadline == UINT64_MAX && rc == 0 ? NULL : &t, NULL);
+	thmqi_polling_slept(lead, from);
 }
 
 int thmqi_mates_poll(struct loop *lead, uint64_t timeout_ns)
 {
-	uint64_t budget = lead->core.world->idle ? 0 : lead->policy->spin_budget_ns(lead);
 	uint64_t now, deadline, spin_end;
 	uint32_t done = poll_each(lead);
 
@@ -92,17 +94,19 @@ int thmqi_mates_poll(struct loop *lead, uint64_t timeout_ns)
 		return (int)done;
 	now = thmqi_loop_read_clock(lead);
 	deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
-	spin_end = budget > UINT64_MAX - now ? UINT64_MAX : now + budget;
+	spin_end = thmqi_polling_begin(lead, now);
 	while (!done && now < deadline) {
-		if (now < spin_end) {
+		if (now < spin_end)
 			thmqi_cpu_relax();
-		} else {
+		else
 			sleep_for_all(lead, now, deadline);
-			now = thmqi_loop_read_clock(lead);
-			spin_end = budget > UINT64_MAX - now ? UINT64_MAX : now + budget;
-		}
 		done = poll_each(lead);
+		if (done)
+			break;
 		now = thmqi_loop_read_clock(lead);
+		if (!lead->polling.slept)
+			lead->polling.seen_ns = now;
 	}
+	thmqi_polling_end(lead, done > 0);
 	return (int)done;
 }

@@ -71,6 +71,7 @@ static void choose_policy(struct thmq_env *env, uint32_t cpu_count)
 	bool crowded = (cpu_count && env->core_count > cpu_count) ||
 		       (env->quota_percent && env->core_count > env->quota_percent / 100);
 
+	env->polling.crowded = crowded;
 	if (crowded && env->opts.policy == THMQ_POLICY_DEFAULT)
 		env->opts.policy = THMQ_POLICY_EVENT;
 }

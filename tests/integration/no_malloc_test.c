@@ -376,6 +376,10 @@ int main(void)
 		{"threads-memory", true, true, false, THMQ_POLICY_DEFAULT, THMQ_DURABILITY_MEMORY},
 		{"threads-volatile", true, false, false, THMQ_POLICY_DEFAULT,
 		 THMQ_DURABILITY_MEMORY},
+		{"threads-volatile-predictive", true, false, false, THMQ_POLICY_PREDICTIVE,
+		 THMQ_DURABILITY_MEMORY},
+		{"caller-volatile-predictive", false, false, false, THMQ_POLICY_PREDICTIVE,
+		 THMQ_DURABILITY_MEMORY},
 	};
 	char base[] = "no-malloc-XXXXXX", remove_all[64];
 	void *stack[4];

@@ -315,6 +315,15 @@ check "who else has it" 5 "$thmq" topic list "$dir/served"
 kill "$server"; wait "$server" || die "serve did not end well"
 check "nobody listens there" 1 "$thmq" topic list "$url"; has err 'refused\|nobody'
 check "all is there" 0 "$thmq" sub --json "$dir/served" far; [ "$(wc -l < "$dir/out")" = 1000 ] || die "some are missing"
+check "top, once" 0 "$thmq" top --once --listen tcp://127.0.0.1:0 --cores 2 --policy adaptive "$dir/served"
+has out 'served at tcp://'; has out '^ *0 .* adaptive '; has out '^ *1 '
+check "top without a terminal ends" 0 "$thmq" top --json --listen tcp://127.0.0.1:0 --policy event --cpu-cap 50 "$dir/served"
+has out '"core":0,.*"policy":"event".*"budget_ns":0,'
+check "no such policy" 2 "$thmq" serve --policy eager "$dir/served"; has err 'not eager'
+check "no such cap" 2 "$thmq" top --cpu-cap 101 "$dir/served"; has err 'from 1 to 100'
+check "once is for top" 2 "$thmq" serve --once "$dir/served"; has err 'no option --once'
+check "a cap on what never sleeps" 1 "$thmq" top --once --policy poll --cpu-cap 50 "$dir/served"; has err 'never sleeps'
+check "top of a URL" 2 "$thmq" top "$url"
 check "serve a URL" 2 "$thmq" serve "$url"
 
 check "quarantine of a dry run" 2 "$thmq" repair --quarantine x "$d"; has err -- --write

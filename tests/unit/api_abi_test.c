@@ -27,7 +27,7 @@ static const struct {
 	size_t at, at_now, end_now;
 } structs[] = {
 	/* options and statistics: may grow */
-	STRUCT(thmq_env_opts, 64, near_nic, 56),
+	STRUCT(thmq_env_opts, 80, wake_latency_ns, 76),
 	STRUCT(thmq_env_stats, 136, reserved, 132),
 	STRUCT(thmq_place, 32, error, 28),
 	STRUCT(thmq_machine, 64, path_device, 32),
@@ -45,7 +45,7 @@ static const struct {
 	STRUCT(thmq_log_stats, 216, relocated_bytes, 208),
 	STRUCT(thmq_log_visitor, 56, loss, 48),
 	STRUCT(thmq_log_repair_opts, 16, quarantine_dir, 8),
-	STRUCT(thmq_core_stats, 560, posts_run, 552),
+	STRUCT(thmq_core_stats, 648, wake_latency_ns, 644),
 	STRUCT(thmq_poller_ops, 56, name, 48),
 	STRUCT(thmq_data_name, 288, name, 32),
 	STRUCT(thmq_slabs_opts, 24, reserved, 20),
@@ -206,6 +206,8 @@ Test(api_abi, numbers_never_change)
 		IS(THMQ_DURABILITY_QUORUM, 4),  IS(THMQ_DURABILITY_ALL, 5),
 		IS(THMQ_POLICY_DEFAULT, 0),     IS(THMQ_POLICY_POLL, 1),
 		IS(THMQ_POLICY_EVENT, 2),       IS(THMQ_POLICY_FIXED, 3),
+		IS(THMQ_POLICY_SKI, 4),         IS(THMQ_POLICY_ADAPTIVE, 5),
+		IS(THMQ_POLICY_PREDICTIVE, 6),
 		IS(THMQ_FORECAST_NAIVE, 1),     IS(THMQ_FORECAST_SES, 2),
 		IS(THMQ_FORECAST_AR, 3),        IS(THMQ_FORECAST_ARIMA, 4),
 		IS(THMQ_FORECAST_MODES, 5),     IS(THMQ_FORECAST_TRAFFIC, 6),

@@ -181,10 +181,12 @@ Test(reactor_env, library_threads_are_pinned_unless_told_not_to)
 
 Test(reactor_env, library_threads_end_within_milliseconds_under_every_policy)
 {
-	static const uint32_t policies[] = {THMQ_POLICY_POLL, THMQ_POLICY_EVENT, THMQ_POLICY_FIXED};
+	static const uint32_t policies[] = {THMQ_POLICY_POLL,     THMQ_POLICY_EVENT,
+					    THMQ_POLICY_FIXED,    THMQ_POLICY_SKI,
+					    THMQ_POLICY_ADAPTIVE, THMQ_POLICY_PREDICTIVE};
 	uint32_t before = threads(), i, try;
 
-	for (i = 0; i < 3; i++) {
+	for (i = 0; i < THMQI_ARRAY_COUNT(policies); i++) {
 		uint64_t shortest = UINT64_MAX;
 
 		for (try = 0; try < 5; try++) { /* the machine may be busy */

@@ -188,6 +188,44 @@ Test(reactor_host, a_completion_makes_it_readable_also_when_submitted_by_arm)
 	close_env();
 }
 
+/* A source that says nothing when it is armed, and is therefore looked at. */
+struct silent {
+	struct thmqi_poller poller; /* first */
+	int there, taken;
+};
+
+static int take_silently(struct thmqi_poller *p, uint32_t budget)
+{
+	struct silent *s = (struct silent *)p;
+	int n = s->there;
+
+	(void)budget;
+	s->there = 0;
+	s->taken += n;
+	return n;
+}
+
+Test(reactor_host, what_was_done_while_it_was_armed_the_next_poll_tells)
+{
+	struct silent s = {.poller.poll = take_silently};
+	uint32_t f;
+
+	for (f = 0; f < 2; f++) {
+		open_env(both[f], THMQ_POLICY_EVENT);
+		thmqi_core_add_poller(core, &s.poller);
+		drain();
+		s.there = 3;
+		cr_assert_eq(thmqi_core_arm(core), 1);
+		cr_assert_eq(s.there, 0);
+		cr_assert_eq(thmqi_core_poll(core, 10000 * MS), 3, "or the host would sleep on what came");
+		cr_assert_eq(thmqi_core_poll(core, 0), 0, "once");
+		cr_assert_eq(thmqi_core_arm(core), 0);
+		thmqi_core_remove_poller(core, &s.poller);
+		close_env();
+	}
+	cr_assert_eq(s.taken, 6);
+}
+
 Test(reactor_host, under_poll_there_is_always_work)
 {
 	open_env(0, THMQ_POLICY_POLL);

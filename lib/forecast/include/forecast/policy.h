@@ -14,7 +14,7 @@
 enum thmqi_policy_kind {
 	THMQI_POLICY_POLL = 0, /* for ever */
 	THMQI_POLICY_EVENT,    /* not at all */
-	THMQI_POLICY_FIXED,    /* spin_max */
+	THMQI_POLICY_FIXED,    /* spin_max, or less under a cap */
 	THMQI_POLICY_SKI, /* b: at most twice the best, whatever comes (Karlin and others, 1991) */
 	THMQI_POLICY_ADAPTIVE, /* the budget of least expected cost by a decayed histogram of gaps */
 	THMQI_POLICY_PREDICTIVE /* by the expected gap of a traffic forecast, within the bounds of Purohit and others, 2018; adaptive

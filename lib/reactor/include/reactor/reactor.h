@@ -28,6 +28,7 @@ struct thmqi_world {
 	/* Called instead of sleeping by a core with nothing to do: advance virtual time by up to @timeout_ns and
 	 * let I/O complete. Return: > 0 if something may have happened. NULL: sleep really. */
 	int (*idle)(void *ctx, uint64_t timeout_ns);
+	bool spins; /* with idle: time moves on while a core looks for work, so that it spins first as its policy says */
 	void *ctx;
 	uint64_t seed; /* of the environment's prng; 0: from the kernel */
 	const struct thmqi_machine_source *machine; /* where cores are placed, and never bound; NULL: this one */

@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reactor_polling_test.c - the policies at the real loop, in virtual time: a look at the sources takes 50 ns, serving a message 1 us, a
+ * sleep ends a fixed time after what ends it. Messages arrive by a seeded plan that does not know of the policy. What the loop
+ * spun and slept is known to the nanosecond, so that costs can be held against the clairvoyant's, who spins through exactly those gaps
+ * that cost less than a sleep. Behind that: options, measured costs, and the thread that forecasts, in real time.
+ */
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <thundermq/forecast.h>
+#include <thundermq/reactor.h>
+#include <unistd.h>
+
+#include "reactor/reactor.h"
+#include "topology/topology.h"
+
+#define US 1000ull
+#define MS 1000000ull
+#define SECOND 1000000000ull
+#define LOOK_NS 50u
+#define SERVICE_NS 1000u
+#define WAKE_CPU_NS 2500u
+#define WAKE_LATENCY_NS 4500u
+#define NEVER UINT64_MAX
+
+struct plan {
+	const char *name;
+	uint64_t (*gap)(struct thmqi_prng *p, uint64_t now, uint64_t mean_ns);
+	uint64_t mean_ns;
+};
+
+static struct sim {
+	struct thmqi_poller poller; /* first */
+	struct thmq_env *env;
+	struct thmq_core *core;
+	const struct plan *plan;
+	struct thmqi_prng chance;
+	uint64_t now, arrival;
+	uint64_t served, budgets;
+	double best; /* clairvoyant cost so far, ns of CPU */
+	double late; /* messages have waited, ns */
+	double sleep_cost;
+	uint64_t idle_from;
+} sim;
+
+static uint64_t now(void *ctx)
+{
+	(void)ctx;
+	return sim.now;
+}
+
+static double uniform(struct thmqi_prng *p)
+{
+	return (double)((thmqi_prng_next(p) >> 11) + 1) * 0x1p-53;
+}
+
+static uint64_t exponential(struct thmqi_prng *p, uint64_t at, uint64_t mean_ns)
+{
+	(void)at;
+	return (uint64_t)(-(double)mean_ns * log(uniform(p)));
+}
+
+static uint64_t regular(struct thmqi_prng *p, uint64_t at, uint64_t mean_ns)
+{
+	(void)p;
+	(void)at;
+	return mean_ns;
+}
+
+/* A hundred in a row, then a silence of some milliseconds. */
+static uint64_t bursts(struct thmqi_prng *p, uint64_t at, uint64_t mean_ns)
+{
+	return uniform(p) < 0.01 ? 5 * MS : exponential(p, at, mean_ns);
+}
+
+/* A tenth of a second of many, and one of few. */
+static uint64_t waves(struct thmqi_prng *p, uint64_t at, uint64_t mean_ns)
+{
+	(void)p;
+	return at / (100 * MS) % 2 ? 1 * MS : mean_ns;
+}
+
+static uint64_t nothing(struct thmqi_prng *p, uint64_t at, uint64_t mean_ns)
+{
+	(void)p;
+	(void)at;
+	(void)mean_ns;
+	return NEVER / 2;
+}
+
+static int look(struct thmqi_poller *p, uint32_t budget)
+{
+	(void)p;
+	(void)budget;
+	sim.now += LOOK_NS;
+	if (sim.now < sim.arrival)
+		return 0;
+	if (sim.arrival > sim.idle_from)
+		sim.best += fmin((double)(sim.arrival - sim.idle_from), sim.sleep_cost);
+	sim.late += (double)(sim.now - THMQI_MAX(sim.arrival, sim.idle_from));
+	sim.now += SERVICE_NS;
+	sim.idle_from = sim.now;
+	sim.served++;
+	sim.arrival += sim.plan->gap(&sim.chance, sim.arrival, sim.plan->mean_ns);
+	return 1;
+}
+
+static int idle(void *ctx, uint64_t timeout_ns)
+{
+	uint64_t wake = sim.arrival < NEVER / 2 ? sim.arrival + WAKE_LATENCY_NS : NEVER / 2;
+
+	(void)ctx;
+	if (timeout_ns < wake && sim.now + timeout_ns < wake)
+		wake = sim.now + timeout_ns;
+	sim.now = THMQI_MAX(sim.now, wake);
+	return 0;
+}
+
+static const struct thmqi_clock test_clock = {.now_ns = now, .wall_ns = now};
+static const struct thmqi_world world = {
+	.clock = &test_clock, .idle = idle, .spins = true, .seed = 7};
+
+static void begin(const struct plan *plan, const struct thmq_env_opts *opts)
+{
+	struct thmq_env_opts o = *opts;
+
+	memset(&sim, 0, sizeof(sim));
+	o.flags = THMQ_ENV_NO_URING;
+	o.wake_cpu_ns = WAKE_CPU_NS;
+	o.wake_latency_ns = WAKE_LATENCY_NS;
+	sim.now = sim.idle_from = SECOND;
+	sim.plan = plan;
+	sim.sleep_cost = WAKE_CPU_NS + (o.latency_worth ? o.latency_worth : 10) * WAKE_LATENCY_NS;
+	thmqi_prng_seed(&sim.chance, 42);
+	sim.arrival = sim.now + plan->gap(&sim.chance, sim.now, plan->mean_ns);
+	cr_assert_eq(thmqi_env_open(&o, &world, &sim.env), 0, "%s", thmq_errmsg());
+	sim.core = thmqi_env_core(sim.env, 0);
+	sim.poller.poll = look;
+	thmqi_core_add_poller(sim.core, &sim.poller);
+}
+
+static struct thmq_core_stats stats(void)
+{
+	struct thmq_core_stats st;
+
+	memset(&st, 0, sizeof(st));
+	thmqi_core_stats(sim.core, &st);
+	return st;
+}
+
+/* So many messages more. What the core would spin after each goes into sim.budgets. */
+static void serve(uint64_t messages)
+{
+	uint64_t goal = sim.served + messages;
+
+	while (sim.served < goal) {
+		cr_assert_geq(thmqi_core_poll(sim.core, 10 * SECOND), 1,
+			      "a message was slept through");
+		sim.budgets = sim.budgets * 31 + stats().budget_ns;
+	}
+}
+
+static void end(void)
+{
+	thmqi_core_remove_poller(sim.core, &sim.poller);
+	cr_assert_eq(thmqi_env_close(sim.env), 0);
+}
+
+/* What it has cost, in ns of CPU, of which latency is worth some. */
+static double cost(uint32_t worth)
+{
+	struct thmq_core_stats st = stats();
+
+	return (double)st.idle_ns + (double)st.sleeps * WAKE_CPU_NS + worth * sim.late;
+}
+
+TestSuite(reactor_polling, .timeout = 60);
+
+/* -------------------------------------------------------------------- budgets */
+
+Test(reactor_polling, event_sleeps_at_once_and_poll_never)
+{
+	static const struct plan plan = {"regular", regular, 100 * US};
+	struct thmq_core_stats st;
+
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_EVENT));
+	serve(100);
+	st = stats();
+	cr_assert_eq(st.policy, THMQ_POLICY_EVENT);
+	cr_assert_eq(st.spin_hits, 0);
+	cr_assert_eq(st.spin_misses, 100);
+	cr_assert_eq(st.sleeps, 100);
+	cr_assert_eq(st.budget_ns, 0);
+	cr_assert_lt(st.idle_ns, 100 * 200);
+	end();
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL));
+	serve(100);
+	st = stats();
+	cr_assert_eq(st.policy, THMQ_POLICY_POLL);
+	cr_assert_eq(st.spin_hits, 100);
+	cr_assert_eq(st.spin_misses, 0);
+	cr_assert_eq(st.sleeps, 0);
+	cr_assert_eq(st.budget_ns, UINT64_MAX);
+	cr_assert_eq(st.retries, UINT64_MAX);
+	cr_assert_gt(st.idle_ns, 98 * 100 * US);
+	end();
+}
+
+Test(reactor_polling, fixed_spins_for_as_long_as_it_is_told)
+{
+	static const struct plan longer = {"regular", regular, 100 * US},
+				 shorter = {"regular", regular, 10 * US};
+	struct thmq_core_stats st;
+
+	begin(&longer, THMQ_ENV_OPTS(.policy = THMQ_POLICY_FIXED));
+	serve(100);
+	st = stats();
+	cr_assert_eq(st.spin_misses, 100);
+	cr_assert_eq(st.budget_ns, 20 * US);
+	cr_assert_geq(st.idle_ns, 100 * 20 * US);
+	cr_assert_leq(st.idle_ns, 100 * 22 * US);
+	cr_assert_leq(st.retries, 20 * US / LOOK_NS);
+	cr_assert_geq(st.retries, 20 * US / LOOK_NS * 9 / 10);
+	end();
+	begin(&shorter, THMQ_ENV_OPTS(.policy = THMQ_POLICY_FIXED, .spin_ns = 11 * US));
+	serve(100);
+	st = stats();
+	cr_assert_eq(st.spin_hits, 100);
+	cr_assert_eq(st.sleeps, 0);
+	end();
+}
+
+Test(reactor_polling, ski_spins_for_as_long_as_a_sleep_costs)
+{
+	static const struct plan plan = {"regular", regular, 200 * US};
+
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_SKI));
+	serve(10);
+	cr_assert_eq(stats().budget_ns, WAKE_CPU_NS + 10 * WAKE_LATENCY_NS);
+	end();
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_SKI, .latency_worth = 2));
+	serve(10);
+	cr_assert_eq(stats().budget_ns, WAKE_CPU_NS + 2 * WAKE_LATENCY_NS);
+	end();
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_SKI, .spin_ns = 5 * US));
+	serve(10);
+	cr_assert_eq(stats().budget_ns, 5 * US, "the upper bound");
+	end();
+}
+
+Test(reactor_polling, adaptive_spins_through_short_gaps_and_sleeps_in_long_ones)
+{
+	static const struct plan shorter = {"regular", regular, 12 * US},
+				 longer = {"regular", regular, 300 * US};
+	struct thmq_core_stats before, st;
+
+	begin(&longer, THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE));
+	serve(200);
+	st = stats();
+	cr_assert_eq(st.policy, THMQ_POLICY_ADAPTIVE);
+	cr_assert_eq(st.budget_ns, 0);
+	sim.plan = &shorter;
+	serve(1000); /* what it knew is forgotten by and by */
+	before = stats();
+	serve(1000);
+	st = stats();
+	cr_assert_eq(st.sleeps, before.sleeps);
+	cr_assert_eq(st.spin_hits, before.spin_hits + 1000);
+	sim.plan = &longer;
+	serve(1000);
+	before = stats();
+	serve(1000);
+	st = stats();
+	cr_assert_eq(st.sleeps, before.sleeps + 1000);
+	cr_assert_lt(st.idle_ns - before.idle_ns, 1000 * 300, "it does not spin any more");
+	end();
+}
+
+Test(reactor_polling, many_short_polls_are_one_wait)
+{
+	static const struct plan plan = {"nothing", nothing, 0};
+	struct thmq_core_stats st;
+
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_FIXED));
+	for (int i = 0; i < 100; i++) {
+		thmqi_core_poll(sim.core, 5 * US);
+		sim.now += 100 * US; /* the host does something else */
+	}
+	st = stats();
+	cr_assert_geq(st.spin_misses, 100 / 6);
+	cr_assert_leq(st.spin_misses, 100 / 3, "it spins its time, and then sleeps");
+	cr_assert_leq(st.idle_ns, st.spin_misses * 24 * US + 30 * US);
+	end();
+}
+
+/* ----------------------------------------------------------------------- cost */
+
+Test(reactor_polling, costs_stay_near_the_clairvoyants)
+{
+	static const struct plan plans[] = {
+		{"poisson 1 k/s", exponential, 1 * MS}, {"poisson 30 k/s", exponential, 33 * US},
+		{"poisson 300 k/s", exponential, 3300}, {"regular 8 us", regular, 8 * US},
+		{"regular 12 us", regular, 12 * US},    {"regular 400 us", regular, 400 * US},
+		{"bursts, 5 us", bursts, 5 * US},       {"waves, 20 us", waves, 20 * US}};
+	static const uint32_t policies[] = {THMQ_POLICY_POLL, THMQ_POLICY_EVENT, THMQ_POLICY_SKI,
+					    THMQ_POLICY_ADAPTIVE, THMQ_POLICY_PREDICTIVE};
+	static const double most[] = {INFINITY, INFINITY, 2.2, 1.6, 3.1};
+	double worst[5] = {0};
+
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(plans); i++)
+		for (size_t k = 0; k < THMQI_ARRAY_COUNT(policies); k++) {
+			double ratio;
+
+			begin(&plans[i], THMQ_ENV_OPTS(.policy = policies[k]));
+			serve(policies[k] == THMQ_POLICY_POLL
+				      ? 500
+				      : 5000); /* all that looking takes its time */
+			ratio = cost(10) / sim.best;
+			worst[k] = fmax(worst[k], ratio);
+			fprintf(stderr, "%-18s policy %u: %.3f\n", plans[i].name, policies[k],
+				ratio);
+			cr_assert_leq(ratio, most[k], "policy %u, %s: %.3f times the best",
+				      policies[k], plans[i].name, ratio);
+			end();
+		}
+	/* the bounds mean something */
+	cr_assert_gt(worst[0], 3);
+	cr_assert_gt(worst[1], 3);
+}
+
+Test(reactor_polling, a_cap_holds_whatever_the_policy_would_like)
+{
+	static const struct plan plan = {"poisson 30 k/s", exponential, 33 * US};
+	static const uint32_t policies[] = {THMQ_POLICY_FIXED, THMQ_POLICY_SKI,
+					    THMQ_POLICY_ADAPTIVE, THMQ_POLICY_PREDICTIVE};
+	static const uint32_t caps[] = {25, 50, 75};
+	struct thmq_core_stats before, st;
+	double share;
+
+	for (size_t k = 0; k < THMQI_ARRAY_COUNT(policies); k++)
+		for (size_t c = 0; c <= THMQI_ARRAY_COUNT(caps); c++) {
+			uint32_t cap = c < THMQI_ARRAY_COUNT(caps) ? caps[c] : 0;
+
+			begin(&plan, THMQ_ENV_OPTS(.policy = policies[k], .cpu_cap_percent = cap,
+						   .latency_worth = 100, .spin_ns = 500 * US));
+			serve(15000); /* half a second, in which it finds its way */
+			before = stats();
+			serve(15000);
+			st = stats();
+			share = (double)(st.busy_ns + st.idle_ns - before.busy_ns - before.idle_ns +
+					 (st.sleeps - before.sleeps) * WAKE_CPU_NS) /
+				(double)(st.counted_ns - before.counted_ns);
+			fprintf(stderr, "policy %u, cap %u: %.3f\n", policies[k], cap, share);
+			if (cap)
+				cr_assert_leq(share, cap / 100.0 + 0.05,
+					      "policy %u, cap %u %%: %.3f", policies[k], cap,
+					      share);
+			else
+				cr_assert_geq(share, 0.9,
+					      "policy %u would like more than that: %.3f",
+					      policies[k], share);
+			end();
+		}
+}
+
+/* ------------------------------------------------------------------- forecasts */
+
+Test(reactor_polling, the_same_plan_gives_the_same_bits)
+{
+	static const struct plan plan = {"bursts, 20 us", bursts, 20 * US};
+	static const uint32_t policies[] = {THMQ_POLICY_SKI, THMQ_POLICY_ADAPTIVE,
+					    THMQ_POLICY_PREDICTIVE};
+	struct thmq_core_stats first, second;
+	uint64_t budgets;
+
+	for (size_t k = 0; k < THMQI_ARRAY_COUNT(policies); k++) {
+		begin(&plan, THMQ_ENV_OPTS(.policy = policies[k]));
+		serve(50000);
+		first = stats();
+		budgets = sim.budgets;
+		end();
+		begin(&plan, THMQ_ENV_OPTS(.policy = policies[k]));
+		serve(50000);
+		second = stats();
+		cr_assert_eq(sim.budgets, budgets);
+		cr_assert_eq(memcmp(&first, &second, sizeof(first)), 0);
+		end();
+	}
+}
+
+Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_than_naive)
+{
+	static const struct plan waving = {"waves, 50 us", waves, 50 * US},
+				 none = {"poisson 20 k/s", exponential, 50 * US};
+	struct thmq_core_stats st;
+	bool trusted = false;
+
+	begin(&none, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE));
+	serve(20000);
+	st = stats();
+	cr_assert_eq(st.policy, THMQ_POLICY_ADAPTIVE, "after a second nothing is known");
+	cr_assert_geq(st.forecast_ticks, 5);
+	end();
+	begin(&waving, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE));
+	for (int i = 0; i < 60 && !trusted; i++) {
+		serve(10000);
+		st = stats();
+		trusted = st.policy == THMQ_POLICY_PREDICTIVE;
+	}
+	cr_assert(trusted, "ticks %llu, model %u, ratio %llu",
+		  (unsigned long long)st.forecast_ticks, st.forecast_model,
+		  (unsigned long long)st.forecast_ratio);
+	cr_assert_geq(st.forecast_ticks, 16);
+	cr_assert_neq(st.forecast_model, THMQ_FORECAST_NAIVE);
+	cr_assert_lt(st.forecast_ratio, 950);
+	cr_assert_gt(st.expected_gap_ns, 10 * US);
+	cr_assert_lt(st.expected_gap_ns, 100 * MS);
+	/* a silence of many ticks: what was expected is about another time */
+	sim.plan = &(struct plan){"regular", regular, 20 * SECOND};
+	sim.arrival = sim.now + 20 * SECOND;
+	while (thmqi_core_poll(sim.core, 10 * SECOND) == 0)
+		;
+	thmqi_core_poll(sim.core, 1 * US);
+	cr_assert_eq(stats().policy, THMQ_POLICY_ADAPTIVE);
+	end();
+}
+
+/* -------------------------------------------------------------- the real world */
+
+static uint32_t threads(void)
+{
+	DIR *d = opendir("/proc/self/task");
+	uint32_t count = 0;
+
+	while (readdir(d))
+		count++;
+	closedir(d);
+	return count - 2;
+}
+
+Test(reactor_polling, options_that_make_no_sense_are_refused_with_a_reason)
+{
+	static const struct {
+		struct thmq_env_opts opts;
+		const char *says;
+	} bad[] = {
+		{{.size = sizeof(bad[0].opts), .policy = THMQ_POLICY_PREDICTIVE + 1}, "policy 7"},
+		{{.size = sizeof(bad[0].opts), .cpu_cap_percent = 101}, "cpu_cap_percent"},
+		{{.size = sizeof(bad[0].opts), .policy = THMQ_POLICY_POLL, .cpu_cap_percent = 50},
+		 "never sleeps"},
+		{{.size = sizeof(bad[0].opts), .latency_worth = 100001}, "latency_worth"},
+		{{.size = sizeof(bad[0].opts), .wake_cpu_ns = 1000000001}, "wake_cpu_ns"},
+		{{.size = sizeof(bad[0].opts), .wake_latency_ns = 1000000001}, "wake_latency_ns"},
+	};
+	struct thmq_env *env = NULL;
+
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(bad); i++) {
+		cr_assert_eq(thmq_env_open(&env, &bad[i].opts), -EINVAL);
+		cr_assert_null(env);
+		cr_assert(strstr(thmq_errmsg(), bad[i].says), "%s", thmq_errmsg());
+	}
+}
+
+static struct thmq_core_stats open_and_ask(const struct thmq_env_opts *opts)
+{
+	struct thmq_core_stats st = {.size = sizeof(st)};
+	struct thmq_env *env;
+
+	cr_assert_eq(thmq_env_open(&env, opts), 0);
+	cr_assert_eq(thmq_core_stats(thmq_env_core(env, 0), &st), 0);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	return st;
+}
+
+Test(reactor_polling, what_a_sleep_costs_is_measured_unless_it_is_told)
+{
+	struct thmq_core_stats st;
+
+	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE));
+	cr_assert(st.wake_cpu_ns >= 500 && st.wake_cpu_ns <= 20000, "%u", st.wake_cpu_ns);
+	cr_assert(st.wake_latency_ns >= 1000 && st.wake_latency_ns <= 60000, "%u",
+		  st.wake_latency_ns);
+	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE, .wake_cpu_ns = 1234,
+					.wake_latency_ns = 5678));
+	cr_assert_eq(st.wake_cpu_ns, 1234);
+	cr_assert_eq(st.wake_latency_ns, 5678);
+	cr_assert_eq(st.budget_ns, 1234 + 10 * 5678, "until it has seen gaps");
+	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE, .wake_cpu_ns = 1234));
+	cr_assert_eq(st.wake_cpu_ns, 1234);
+	cr_assert_geq(st.wake_latency_ns, 1000);
+}
+
+Test(reactor_polling, a_thread_that_forecasts_is_made_only_where_threads_may_be_made)
+{
+	uint32_t before = threads(), with_core;
+	struct thmq_env *env;
+
+	cr_assert_eq(thmq_env_open(&env, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE)), 0);
+	cr_assert_eq(threads(), before);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_env_open(&env, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE,
+						       .flags = THMQ_ENV_ALLOW_THREADS)),
+		     0);
+	cr_assert_eq(threads(), before + 1);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(threads(), before);
+	cr_assert_eq(
+		thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 2, .policy = THMQ_POLICY_ADAPTIVE)),
+		0);
+	with_core = threads();
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 2,
+						       .policy = THMQ_POLICY_PREDICTIVE)),
+		     0);
+	cr_assert_eq(threads(), with_core + 1, "one for all cores");
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+static int answer(struct thmq_core *core, void *arg)
+{
+	(void)core;
+	(void)arg;
+	return 0;
+}
+
+Test(reactor_polling, a_core_of_the_librarys_has_its_counts_forecast)
+{
+	struct thmq_core_stats st = {.size = sizeof(st)};
+	struct thmq_core *core;
+	struct thmq_env *env;
+
+	cr_assert_eq(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1,
+						       .policy = THMQ_POLICY_PREDICTIVE)),
+		     0);
+	core = thmq_env_core(env, 0);
+	for (int i = 0; i < 3000 && (st.forecast_ticks < 3 || !st.forecast_cpu_ns); i++) {
+		cr_assert_eq(thmq_core_call(core, answer, NULL, 10 * SECOND), 0);
+		usleep(5000);
+		cr_assert_eq(thmq_core_stats(core, &st), 0);
+	}
+	cr_assert_geq(st.forecast_ticks, 3);
+	cr_assert_gt(st.forecast_cpu_ns, 0);
+	cr_assert_gt(st.sleeps, 0);
+	cr_assert_eq(st.policy, THMQ_POLICY_ADAPTIVE);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+Test(reactor_polling, cores_without_a_processor_each_spin_no_longer_than_a_sleep_takes_of_it)
+{
+	const struct thmqi_machine_source two = {.synthetic = "Core:2 PU:1"};
+	const struct thmqi_world machine = {.machine = &two};
+	struct thmq_core_stats st;
+	struct thmq_env *env;
+
+	for (uint32_t cores = 2; cores <= 3; cores++) {
+		cr_assert_eq(
+			thmqi_env_open(THMQ_ENV_OPTS(.core_count = cores, .policy = THMQ_POLICY_SKI,
+						     .wake_cpu_ns = 2000, .wake_latency_ns = 4000),
+				       &machine, &env),
+			0);
+		thmqi_core_stats(thmqi_env_core(env, 0), &st);
+		if (cores == 2)
+			cr_assert_gt(st.budget_ns, 2000);
+		else
+			cr_assert_leq(st.budget_ns, 2100);
+		cr_assert_eq(thmqi_env_close(env), 0);
+	}
+}
