@@ -531,6 +531,41 @@ static int connect_url(struct connection *c, const char *url)
 	return rc;
 }
 
+char *socket_url(const char *dir)
+{
+	static const char digits[] = "0123456789ABCDEF";
+	size_t len = strlen(dir), n = 6, i;
+	char *url = malloc(len * 3 + sizeof("shm:///socket"));
+
+	if (!url)
+		return NULL;
+	memcpy(url, "shm://", 6);
+	for (i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)dir[i];
+
+		/* these mean something in a list of URLs; at the begin it would be a name of no file */
+		if (c == ',' || c == '?' || c == '%' || c == '@' || c <= ' ') {
+			url[n++] = '%';
+			url[n++] = digits[c >> 4];
+			url[n++] = digits[c & 15];
+		} else {
+			url[n++] = (char)c;
+		}
+	}
+	memcpy(url + n, "/socket", sizeof("/socket"));
+	return url;
+}
+
+/* Another process has the directory open: by its socket, if it has one, we are its client. */
+static int join(struct connection *c, const char *dir)
+{
+	char *url = socket_url(dir);
+	int rc = url ? thmq_connect(c->env, url, NULL, &c->session) : -ENOMEM;
+
+	free(url);
+	return rc;
+}
+
 void wait_a_little(struct connection *c)
 {
 	if (c->broker)
@@ -539,9 +574,17 @@ void wait_a_little(struct connection *c)
 		thmq_session_wait(c->session, SECOND / 100);
 }
 
+static int fail_to_join(struct connection *c, int rc, const char *why)
+{
+	rc = fail(rc, "%s; nor can it be reached there: %s", why, thmq_errmsg());
+	thmq_env_close(c->env, 0);
+	return rc;
+}
+
 int connect_dir(struct connection *c, const char *dir, bool create, uint32_t policy)
 {
-	int rc;
+	char why[1024];
+	int rc, joined;
 
 	memset(c, 0, sizeof(*c));
 	if (!*dir)
@@ -558,7 +601,16 @@ int connect_dir(struct connection *c, const char *dir, bool create, uint32_t pol
 		rc = thmq_connect(c->env, "inproc://", NULL, &c->session);
 	if (rc == 0)
 		return 0;
-	rc = fail(rc, "%s%s", thmq_errmsg(),
+	snprintf(why, sizeof(why), "%s", thmq_errmsg());
+	if (rc == -EBUSY) {
+		joined = join(c, dir);
+		if (joined == 0)
+			return 0;
+		/* where nobody listens there is nothing to add: most processes have no socket */
+		if (joined != -ECONNREFUSED)
+			return fail_to_join(c, joined, why);
+	}
+	rc = fail(rc, "%s%s", why,
 		  rc == -ENOENT && !create ? "; thmq topic create, or thmq pub --create, makes it"
 					   : "");
 	thmq_env_close(c->env, 0);

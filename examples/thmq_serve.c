@@ -6,7 +6,7 @@
 #include "thmq.h"
 
 #define LISTEN "tcp://127.0.0.1:7471"
-#define URL_BYTES 128u
+#define URL_BYTES 640u
 #define TITLE_BYTES 2048u
 
 /* One line for each URL; what does not fit is left out. */
@@ -30,6 +30,29 @@ static int serve(const char *title)
 	while (!interrupted)
 		nanosleep(&nap, NULL);
 	return EXIT_OK;
+}
+
+/*
+ * Beside what was asked for, at a socket in the directory, by which pub, sub and topic join this process when they are given the
+ * directory. Where the file system has no sockets it goes without.
+ */
+static int open_broker(struct connection *c, const char *dir, const char *listen)
+{
+	char *own = socket_url(dir), *both = own ? malloc(strlen(listen) + strlen(own) + 2) : NULL;
+	int rc = both ? 0 : -ENOMEM;
+
+	if (both) {
+		sprintf(both, "%s,%s", listen, own);
+		rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .listen = both), &c->broker);
+		if (rc && strstr(thmq_errmsg(), own)) {
+			fprintf(stderr, "thmq: %s: other commands cannot join by the directory\n", thmq_errmsg());
+			rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen),
+					      &c->broker);
+		}
+	}
+	free(own);
+	free(both);
+	return rc;
 }
 
 static int run(int argc, char **argv, bool tops)
@@ -66,8 +89,7 @@ static int run(int argc, char **argv, bool tops)
 	rc = thmq_env_open(&c.env, THMQ_ENV_OPTS(.core_count = (uint32_t)cores, .policy = policy,
 						 .cpu_cap_percent = (uint32_t)cap));
 	if (rc == 0)
-		rc = thmq_broker_open(
-			c.env, THMQ_BROKER_OPTS(.data_dir = argv[0], .listen = listen), &c.broker);
+		rc = open_broker(&c, argv[0], listen);
 	if (rc) {
 		rc = fail(rc, "%s", thmq_errmsg());
 		thmq_env_close(c.env, 0);

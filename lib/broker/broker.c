@@ -168,7 +168,7 @@ static int look_at_entry(void *arg, const char *name)
 		l->meta = true;
 	} else if (strncmp(name, "shard-", 6) == 0 && name[6] >= '0' && name[6] <= '9') {
 		l->shards = true;
-	} else if (strcmp(name, "lock") != 0 && strncmp(name, "shard-", 6) != 0 && name[0] != '.' &&
+	} else if (strcmp(name, "lock") != 0 && strcmp(name, "socket") != 0 && strncmp(name, "shard-", 6) != 0 && name[0] != '.' &&
 		   strcmp(name, "lost+found") != 0) {
 		l->foreign = true;
 		snprintf(l->first, sizeof(l->first), "%.63s", name);

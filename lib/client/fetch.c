@@ -13,6 +13,9 @@
 #define RELEASE_BATCH 16u /* runs that are given back together: each is a round of the core */
 #define IDLE_ROUNDS 64u   /* looks without news, after which nothing is held back any more */
 
+/* What lies in a run may be another process's to change: what was checked is not read again. */
+#define read_once(x) (*(const volatile __typeof__(x) *)&(x))
+
 /* --------------------------------------------------------------------- runs */
 
 int thmqi_runs_init(struct thmq_consumer *c)
@@ -193,30 +196,30 @@ static bool gone(const struct client_link *l)
 	return atomic_load_explicit(&l->wire->broker_closed, memory_order_acquire) != 0;
 }
 
-/* Does the record table lie within the run? Bodies are looked at one by one. */
-static bool run_ok(const struct thmq_run_header *run, uint32_t bytes)
-{
-	return bytes >= sizeof(*run) && run->len <= bytes - sizeof(*run) &&
-	       run->encoding == THMQ_RUN_RECORDS &&
-	       thmqi_run_table_bytes(run->count, run->flags & THMQ_RUN_SPARSE) <= run->len;
-}
-
 static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 {
 	const struct thmq_run_header *run = d->run;
+	uint32_t len, count;
+	uint64_t table;
 	bool sparse;
 
-	if (thmqi_unlikely(!run_ok(run, f->len)))
+	if (thmqi_unlikely(f->len < sizeof(*run)))
 		return false;
-	sparse = run->flags & THMQ_RUN_SPARSE;
+	len = read_once(run->len);
+	count = read_once(run->count);
+	sparse = read_once(run->flags) & THMQ_RUN_SPARSE;
+	table = thmqi_run_table_bytes(count, sparse);
+	/* does the record table lie within the run? Bodies are looked at one by one */
+	if (thmqi_unlikely(len > f->len - sizeof(*run) || run->encoding != THMQ_RUN_RECORDS || table > len))
+		return false;
 	d->base_offset = run->base_offset;
 	d->first_time_ns = run->first_time_ns;
 	d->record = (const struct thmq_record *)(run + 1);
-	d->deltas = sparse ? (const uint32_t *)(d->record + run->count) : NULL;
-	d->body = (const uint8_t *)d->record + thmqi_run_table_bytes(run->count, sparse);
-	d->end = (const uint8_t *)d->record + run->len;
-	d->bytes = run->len;
-	d->count = run->count;
+	d->deltas = sparse ? (const uint32_t *)(d->record + count) : NULL;
+	d->body = (const uint8_t *)d->record + table;
+	d->end = (const uint8_t *)d->record + len;
+	d->bytes = len;
+	d->count = count;
 	d->from = f->seq;
 	d->to = f->arg[1];
 	return true;
@@ -311,7 +314,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 	const uint8_t *body = d->body;
 	const uint64_t view = view_of(c, d, 0);
 	uint64_t offset, last = 0;
-	uint32_t index, head, n = 0;
+	uint32_t index, head, size, key_len, tag_len, n = 0;
 	int64_t time;
 
 	for (index = d->at; index < d->count && n < max; index++, rec++) {
@@ -319,20 +322,23 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 
 		offset = d->base_offset + (d->deltas ? d->deltas[index] : index);
 		time = (int64_t)((uint64_t)d->first_time_ns + rec->time_delta_us * 1000ull);
-		head = (uint32_t)rec->key_len + rec->tag_len;
-		if (thmqi_unlikely(rec->size > (size_t)(d->end - body) || head > rec->size)) {
+		size = read_once(rec->size);
+		key_len = read_once(rec->key_len);
+		tag_len = read_once(rec->tag_len);
+		head = key_len + tag_len;
+		if (thmqi_unlikely(size > (size_t)(d->end - body) || head > size)) {
 			corrupt(c, d, offset);
 			break;
 		}
 		/* what is handed out first is late enough, and so is all behind it */
 		if (thmqi_likely(offset >= d->from && offset < d->to &&
 				 (n || time >= r->not_before_ns))) {
-			m->key = rec->key_len ? body : NULL;
-			m->tag = rec->tag_len ? (const char *)body + rec->key_len : NULL;
+			m->key = key_len ? body : NULL;
+			m->tag = tag_len ? (const char *)body + key_len : NULL;
 			m->data = body + head;
-			m->len = rec->size - head;
-			m->key_len = rec->key_len;
-			m->tag_len = rec->tag_len;
+			m->len = size - head;
+			m->key_len = key_len;
+			m->tag_len = tag_len;
 			m->partition = r->index;
 			m->offset = last = offset;
 			m->time_ns = time;
@@ -341,7 +347,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 			d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
 			n++;
 		}
-		body += THMQI_MIN(thmqi_record_bytes(rec->size), (uint64_t)(d->end - body));
+		body += THMQI_MIN(thmqi_record_bytes(size), (uint64_t)(d->end - body));
 	}
 	if (d->at < d->count)
 		d->at = index;

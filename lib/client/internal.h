@@ -211,7 +211,7 @@ struct thmq_session {
 /* The session is alive: groups take a member for dead whose beat stands still. In calls that may do without process(). */
 static inline void thmqi_session_beat(struct thmq_session *s)
 {
-	_Atomic uint32_t *beat = &s->links[THMQI_SHARD_META]->wire->beat;
+	_Atomic uint32_t *beat = s->links[THMQI_SHARD_META]->wire->pulse;
 
 	atomic_store_explicit(beat, atomic_load_explicit(beat, memory_order_relaxed) + 1, memory_order_relaxed);
 }

@@ -171,12 +171,43 @@ static void prefetch_run(const struct thmqi_frame *f)
 	__builtin_prefetch(run + 2 * THMQI_CACHELINE);
 }
 
+/* The same where another process writes the ring: no frame is looked at but as a copy. */
+static uint32_t process_far(struct client_link *l)
+{
+	struct thmqi_link *wire = l->wire;
+	const struct thmqi_frame *slot;
+	struct thmqi_frame f;
+	uint32_t done = 0;
+	int rc;
+
+	while (done < PROCESS_BUDGET && !l->dead && (slot = thmqi_frame_peek(&wire->down, 0))) {
+		rc = wire->far->take(wire, slot, &f);
+		if (thmqi_unlikely(rc)) {
+			l->dead = rc;
+			session_died(l->session, rc);
+			break;
+		}
+		take(l, &f);
+		thmqi_frame_advance(&wire->down, 1);
+		done++;
+	}
+	if (done)
+		thmqi_frame_publish(&wire->down);
+	else
+		wire->far->idle(wire);
+	if (thmqi_unlikely(atomic_load_explicit(&wire->broker_closed, memory_order_relaxed)) && !l->dead)
+		take_closed(l);
+	return done;
+}
+
 static uint32_t process_link(struct client_link *l)
 {
 	struct thmqi_frame_ring *down = &l->wire->down;
 	const struct thmqi_frame *f;
 	uint32_t done = 0;
 
+	if (thmqi_unlikely(l->wire->far != NULL))
+		return process_far(l);
 	while (done < PROCESS_BUDGET && (f = thmqi_frame_peek(down, 0))) {
 		if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE)
 			prefetch_run(f);
@@ -200,8 +231,8 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 
 		if (!l)
 			continue;
-		atomic_store_explicit(&l->wire->beat,
-				      atomic_load_explicit(&l->wire->beat, memory_order_relaxed) + 1,
+		atomic_store_explicit(l->wire->pulse,
+				      atomic_load_explicit(l->wire->pulse, memory_order_relaxed) + 1,
 				      memory_order_relaxed);
 		taken = process_link(l);
 		done += taken;
@@ -238,7 +269,7 @@ static bool would_wait_for_ever(struct thmq_session *s, const struct thmq_core *
 	if (mine && mine->in_poll)
 		return true;
 	for (i = 0; i < s->shard_count; i++)
-		if (s->links[i] && !s->links[i]->dead &&
+		if (s->links[i] && !s->links[i]->dead && !s->links[i]->wire->far &&
 		    atomic_load_explicit(&s->links[i]->wire->core->owner, memory_order_relaxed) == 0)
 			return true;
 	return false;
@@ -249,13 +280,19 @@ bool thmqi_session_stuck(struct thmq_session *s)
 	return would_wait_for_ever(s, thmqi_core_mine(s->env));
 }
 
+/* Is the broker another process, whose frames come without a core of ours? */
+static bool is_far(const struct thmq_session *s)
+{
+	return s->links[0] && s->links[0]->wire->far;
+}
+
 /* Does the calling thread drive all that this session waits for? */
 static bool all_mine(const struct thmq_session *s)
 {
 	uint32_t i;
 
 	for (i = 0; i < s->shard_count; i++)
-		if (s->links[i] && !thmqi_core_is_mine(s->links[i]->wire->core))
+		if (s->links[i] && (s->links[i]->wire->far || !thmqi_core_is_mine(s->links[i]->wire->core)))
 			return false;
 	return true;
 }
@@ -287,8 +324,12 @@ static void sleep_alone(struct thmq_session *s, uint64_t ns)
 static uint64_t spin_ns(const struct thmq_session *s)
 {
 	const struct client_link *l = s->links[0];
+	const _Atomic uint32_t *may_sleep;
 
-	return l && !atomic_load_explicit(&l->wire->core->may_sleep, memory_order_relaxed) ? SPIN_POLLED_NS : SPIN_NS;
+	if (!l)
+		return SPIN_NS;
+	may_sleep = is_far(s) ? &l->wire->far->bell->may_sleep : &l->wire->core->may_sleep;
+	return atomic_load_explicit(may_sleep, memory_order_relaxed) ? SPIN_NS : SPIN_POLLED_NS;
 }
 
 int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline)
@@ -319,8 +360,16 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 			now = now_of(s);
 			if (now >= deadline)
 				return -ETIMEDOUT;
-			if (busy)
+			if (busy) {
+				spin_end = 0;
 				continue;
+			}
+			if (is_far(s) && (!spin_end || now < spin_end)) {
+				spin_end = spin_end ? spin_end : now + spin_ns(s);
+				thmqi_cpu_relax();
+				continue;
+			}
+			spin_end = 0;
 			thmqi_releases_flush(s);
 			if (mine->world->idle || all_mine(s))
 				thmqi_core_poll(mine, THMQI_MIN(deadline - now, (uint64_t)NAP_NS));

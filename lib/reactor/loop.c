@@ -416,6 +416,11 @@ void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p)
 	thmqi_list_add_tail(&loop_of(core)->pollers, &p->link);
 }
 
+void thmqi_core_add_poller_first(struct thmq_core *core, struct thmqi_poller *p)
+{
+	thmqi_list_add_tail(loop_of(core)->pollers.next, &p->link);
+}
+
 void thmqi_core_remove_poller(struct thmq_core *core, struct thmqi_poller *p)
 {
 	struct loop *l = loop_of(core);

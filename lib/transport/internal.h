@@ -57,8 +57,9 @@ void thmqi_link_offer(struct thmqi_link *link);
 /* The same as thmqi_link_close() at once, by a client end on the link's own core, which was accepted there. */
 void thmqi_link_close_here(struct thmqi_link *link);
 
-/* inproc/inproc.c, tcp/tcp.c */
+/* inproc/inproc.c, shm/shm.c, tcp/tcp.c */
 extern const struct thmqi_medium thmqi_medium_inproc;
+extern const struct thmqi_medium thmqi_medium_shm;
 extern const struct thmqi_medium thmqi_medium_tcp;
 
 #endif

@@ -14,7 +14,8 @@ void thmqi_link_free(struct thmqi_link *link)
 	free(link->up.slots);
 	free(link->ctl.slots);
 	free(link->down.slots);
-	free(link->area);
+	if (!link->area_is_lent)
+		free(link->area);
 	free(link->request);
 	free(link->reply);
 	free(link->room);
@@ -88,6 +89,10 @@ void thmqi_link_close(struct thmqi_link *link)
 {
 	struct thmq_core *core = link->core;
 
+	if (link->far) {
+		link->far->close(link);
+		return;
+	}
 	atomic_store(&link->client_closed, 1);
 	link->goodbye.run = run_closed;
 	thmqi_core_post(core, &link->goodbye);
@@ -125,9 +130,12 @@ int thmqi_link_make(const struct thmqi_link_opts *opts, size_t end_bytes, struct
 		return -ENOMEM;
 	memset(link, 0, sizeof(*link));
 	atomic_init(&link->refs, 2);
+	link->pulse = &link->beat;
 	link->area_bytes = (uint32_t)opts->area_bytes;
-	link->area =
-		aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(opts->area_bytes, (uint64_t)THMQI_BLOCK));
+	link->area_is_lent = opts->area != NULL;
+	link->area = opts->area ? opts->area
+				: aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(opts->area_bytes,
+									    (uint64_t)THMQI_BLOCK));
 	link->request = calloc(1, sizeof(*link->request));
 	link->reply = calloc(1, sizeof(*link->reply));
 	link->room = calloc(1, end_bytes + 1);

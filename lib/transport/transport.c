@@ -18,6 +18,7 @@ int thmqi_transport_open(struct thmq_env *env, struct thmqi_transport **ret_tran
 	thmqi_list_init(&t->listeners);
 	thmqi_random_bytes(t->client_id, sizeof(t->client_id));
 	thmqi_transport_add(t, &thmqi_medium_inproc);
+	thmqi_transport_add(t, &thmqi_medium_shm);
 	thmqi_transport_add(t, &thmqi_medium_tcp);
 	*ret_transport = t;
 	return 0;
@@ -62,11 +63,12 @@ static int find_medium(const struct thmqi_transport *t, const char *url,
 	if (!at || at == url)
 		return thmqi_fail(
 			-EINVAL,
-			"%.64s is no URL: write inproc://, inproc://name or tcp://host:port", url);
+			"%.64s is no URL: write inproc://, inproc://name, shm:///path or tcp://host:port",
+			url);
 	m = by_scheme(t, url, (size_t)(at - url));
 	if (!m)
 		return thmqi_fail(-EPROTONOSUPPORT,
-				  "%.64s: this library speaks inproc:// and tcp://", url);
+				  "%.64s: this library speaks inproc://, shm:// and tcp://", url);
 	*ret_medium = m;
 	return 0;
 }

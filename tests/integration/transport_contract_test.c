@@ -4,7 +4,8 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6.
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; shm, shm-host,
+ * shm-same and shm-plain likewise, shm-two: the broker is in another process.
  */
 #include <errno.h>
 #include <poll.h>
@@ -13,6 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <thundermq/thundermq.h>
 #include <time.h>
 #include <unistd.h>
@@ -57,21 +61,126 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
 }
 
-static void up(void)
+static bool is_shm(void)
 {
-	uint32_t flags = THMQ_ENV_NO_PIN | (is("tcp-plain") ? THMQ_ENV_NO_URING : 0);
-	bool alone = is("tcp-same"), host = is("tcp-host");
-	const char *listen = is("inproc") ? NULL
-			     : is("tcp6") ? "tcp://[::1]:0"
-					  : "tcp://127.0.0.1:0";
+	return strncmp(medium, "shm", 3) == 0;
+}
 
-	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = alone ? 0 : 2, .flags = flags,
+static bool is_of(const char *kind) /* "-same" and the like, of any medium */
+{
+	const char *dash = strchr(medium, '-');
+
+	return dash && strcmp(dash, kind) == 0;
+}
+
+static uint32_t env_flags(void)
+{
+	return THMQ_ENV_NO_PIN | (is_of("-plain") ? THMQ_ENV_NO_URING : 0);
+}
+
+static void open_broker(void)
+{
+	char socket[64];
+	const char *listen = is("inproc") ? NULL : is("tcp6") ? "tcp://[::1]:0" : "tcp://127.0.0.1:0";
+
+	snprintf(socket, sizeof(socket), "shm://%s/socket", dir);
+	if (is_shm())
+		listen = socket;
+	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_of("-same") ? 0 : 2, .flags = env_flags(),
 						 .pool_bytes = 256 << 20,
 						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(home,
 			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
 						.segment_bytes = 16 << 20),
 			       &broker) == 0);
+}
+
+/* ------------------------------------------------- the broker in another process */
+
+static int child = -1; /* a socket to it; -1: the broker is in this one */
+static pid_t child_pid;
+
+static uint32_t sessions_here(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+
+	CHECK(thmq_broker_stats(broker, &st) == 0);
+	return st.session_count;
+}
+
+static void serve(int fd)
+{
+	char what;
+	int32_t answer;
+
+	open_broker();
+	CHECK(write(fd, "r", 1) == 1);
+	while (read(fd, &what, 1) == 1) {
+		if (what == 's')
+			answer = (int32_t)sessions_here();
+		else
+			answer = thmq_broker_close(broker, 5 * SECOND);
+		CHECK(write(fd, &answer, sizeof(answer)) == sizeof(answer));
+	}
+	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	_exit(0);
+}
+
+static int32_t ask(char what)
+{
+	int32_t answer;
+
+	CHECK(write(child, &what, 1) == 1 && read(child, &answer, sizeof(answer)) == sizeof(answer));
+	return answer;
+}
+
+static void start_child(void)
+{
+	char ready;
+	int s[2];
+
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+	fflush(stdout);
+	child_pid = fork();
+	if (child_pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(s[0]);
+		serve(s[1]);
+	}
+	close(s[1]);
+	child = s[0];
+	CHECK(read(child, &ready, 1) == 1);
+	broker = (struct thmq_broker *)&child; /* there is one */
+}
+
+static void end_child(void)
+{
+	int status;
+
+	close(child);
+	CHECK(waitpid(child_pid, &status, 0) == child_pid && status == 0);
+	child = -1;
+}
+
+static int close_broker(void)
+{
+	return child >= 0 ? ask('c') : thmq_broker_close(broker, 5 * SECOND);
+}
+
+/* --------------------------------------------------------------------- all of it */
+
+static void up(void)
+{
+	bool alone = is_of("-same"), host = is_of("-host") || is_of("-two");
+
+	if (is_of("-two")) {
+		start_child();
+		snprintf(url, sizeof(url), "shm://%s/socket", dir);
+		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_PIN, .pool_bytes = 64 << 20,
+							 .policy = THMQ_POLICY_EVENT)) == 0);
+		return;
+	}
+	open_broker();
 	away = home;
 	if (is("inproc")) {
 		snprintf(url, sizeof(url), "inproc://");
@@ -79,17 +188,14 @@ static void up(void)
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
 	if (!alone)
-		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = flags,
+		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),
 							 .pool_bytes = 256 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
 }
 
 static uint32_t sessions(void)
 {
-	struct thmq_broker_stats st = {.size = sizeof(st)};
-
-	CHECK(thmq_broker_stats(broker, &st) == 0);
-	return st.session_count;
+	return child >= 0 ? (uint32_t)ask('s') : sessions_here();
 }
 
 static void drive(uint64_t ns)
@@ -110,7 +216,10 @@ static void down(void)
 	CHECK(UNDER_TSAN || !broker || sessions() == 0);
 	if (away != home)
 		CHECK(thmq_env_close(away, SECOND) == 0);
-	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	if (child >= 0)
+		end_child();
+	else
+		CHECK(thmq_env_close(home, 5 * SECOND) == 0);
 	broker = NULL;
 }
 
@@ -662,7 +771,7 @@ static void many_threads(void)
 	pthread_t t[WORKERS];
 	uintptr_t i;
 
-	if (is("tcp-same") || is("tcp-host")) { /* its one core has one thread */
+	if (is_of("-same") || is("tcp-host")) { /* its one core has one thread */
 		work(NULL);
 		return;
 	}
@@ -713,7 +822,7 @@ static void broker_goes(void)
 	fill(data, sizeof(data), 5);
 	CHECK(thmq_send(p, data, sizeof(data), NULL) == 1);
 	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1);
-	CHECK(thmq_broker_close(broker, 5 * SECOND) == 0);
+	CHECK(close_broker() == 0);
 	broker = NULL;
 	CHECK(next_event(s, THMQ_EVENT_CLOSED, &e, 5 * SECOND));
 	CHECK(e.error == -ESHUTDOWN);

@@ -153,6 +153,8 @@ void thmqi_core_stats_detail(struct thmq_core *core, bool on);
 void thmqi_core_stats_reset(struct thmq_core *core);
 
 void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p);
+/* Before those that are there: what it takes in is seen by them in the same iteration. */
+void thmqi_core_add_poller_first(struct thmq_core *core, struct thmqi_poller *p);
 void thmqi_core_remove_poller(struct thmq_core *core,
 			      struct thmqi_poller *p); /* also from within a poll */
 /* Start, or start anew: fire is called once @deadline_ns has come, not earlier, and at most a tick (1024 ns) and the core's
@@ -211,8 +213,20 @@ int thmqi_core_barrier(struct thmq_core *core, uint64_t timeout_ns);
 struct thmqi_waiter {
 	_Atomic uint32_t sleeping;
 	_Atomic uint32_t refs;
-	int fd; /* eventfd */
+	int fd; /* what the sleeper sleeps on: the eventfd, or an epoll over it and the guests' */
+	int event_fd;
+	uint32_t rings; /* the sleeper's: rises when a guest's descriptor had news */
+	struct thmqi_list guests;
 };
+/* Another process that may wake the sleeper: by its own descriptor, where it finds the flag up. All of it the sleeper's. */
+struct thmqi_waiter_guest {
+	struct thmqi_list link;
+	_Atomic uint32_t *sleeping; /* in memory that the other process sees */
+	int fd;
+};
+/* The first one changes waiter->fd. 0; -errno. */
+int thmqi_waiter_join(struct thmqi_waiter *w, struct thmqi_waiter_guest *guest);
+void thmqi_waiter_part(struct thmqi_waiter *w, struct thmqi_waiter_guest *guest); /* before its descriptor is closed */
 int thmqi_waiter_open(struct thmqi_waiter **ret_waiter); /* one reference */
 void thmqi_waiter_ref(struct thmqi_waiter *w);
 void thmqi_waiter_unref(struct thmqi_waiter *w);

@@ -6,7 +6,8 @@
  * page each way. The client end belongs to the session's thread, the broker end to a core. Whatever the medium, both ends
  * see just this. inproc: they are the two ends of one link, whose core is the shard's. Media with a distance: each side has
  * a link of its own, and the medium plays the missing end of both: the broker end of the client's, on a core of the client's
- * environment, and the client end of the broker's, on the shard's core; in between it moves frames and bytes.
+ * environment, and the client end of the broker's, on the shard's core; in between it moves frames and bytes. shm: the client's
+ * end lies in memory of both processes (struct thmqi_far); only the broker has a link of its own.
  */
 #ifndef THMQI_TRANSPORT_H
 #define THMQI_TRANSPORT_H
@@ -18,12 +19,41 @@
 struct thmqi_transport; /* registry of an environment: who listens where */
 struct thmqi_listener;
 
+struct thmqi_link;
+
+/* Does the broker's core sleep? In memory that a client in another process sees. */
+struct thmqi_bell {
+	_Atomic uint32_t may_sleep; /* 0: it never does: nobody needs to look */
+	_Atomic uint32_t sleeping;
+};
+
+/*
+ * The client's end of a link whose rings and data area are shared with the broker's process itself: no core of ours stands in
+ * between, and the session's thread does by itself what one would do. All by that thread.
+ */
+struct thmqi_far {
+	struct thmqi_bell *bell;
+	/* The broker sleeps, and frames wait for it. */
+	void (*ring)(struct thmqi_link *link);
+	/*
+	 * A frame of the down ring, as a copy that the other process cannot change any more: its data is an address here, and its
+	 * len bytes are there. 0; an error: the broker breaks the rules, and the link is not read from any more.
+	 */
+	int (*take)(struct thmqi_link *link, const struct thmqi_frame *slot, struct thmqi_frame *ret_frame);
+	/* Nothing came down in this look: is the other still there? Sets broker_closed where it is not. */
+	void (*idle)(struct thmqi_link *link);
+	void (*close)(struct thmqi_link *link); /* thmqi_link_close() */
+};
+
 struct thmqi_link {
 	/* constant after connect */
-	struct thmq_core *core; /* of the broker end */
+	struct thmq_core *core; /* of the broker end; with @far one of the client's environment, which has nothing to do with it */
+	const struct thmqi_far *far; /* NULL: the broker's end is in this process */
+	_Atomic uint32_t *pulse; /* what the client's end beats: the beat below, or one in shared memory */
 	uint32_t shard;
 	uint32_t area_bytes; /* power of two */
 	bool is_further;     /* of a session that has others */
+	bool area_is_lent;   /* the medium's, not the link's */
 	uint8_t *area;       /* 64-byte aligned; PRODUCE data lies in it */
 	struct thmqi_waiter *
 		waiter; /* of the client's session: kicked by the broker end after it wrote frames */
@@ -96,6 +126,7 @@ struct thmqi_link_opts {
 	/* Another link of the same session, open: its broker is meant, whoever listens at the URL by now. NULL: by URL. */
 	const struct thmqi_link *beside;
 	uint64_t silence_ns; /* a broker that says nothing for so long is dead, where that can be; 0: 30 s */
+	uint8_t *area; /* a medium's own, in place of one that the link would have; NULL */
 };
 
 /*
@@ -133,13 +164,21 @@ struct thmqi_medium {
 	int (*connect)(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
 		       struct thmqi_waiter *waiter, struct thmqi_link **ret_link);
 };
-/* Before anybody listens or connects; @medium stays the caller's. inproc and tcp are there. -EEXIST; -ENOSPC. */
+/* Before anybody listens or connects; @medium stays the caller's. inproc, shm and tcp are there. -EEXIST; -ENOSPC. */
 int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *medium);
 
 /* Client, after writing frames up: wake the core if it sleeps. */
 static inline void thmqi_link_kick_broker(struct thmqi_link *link)
 {
-	thmqi_core_kick(link->core);
+	const struct thmqi_far *far = link->far;
+
+	if (thmqi_likely(!far)) {
+		thmqi_core_kick(link->core);
+	} else if (atomic_load_explicit(&far->bell->may_sleep, memory_order_relaxed)) {
+		atomic_thread_fence(memory_order_seq_cst); /* frames before flag: pairs with the fence in arm */
+		if (thmqi_unlikely(atomic_load_explicit(&far->bell->sleeping, memory_order_relaxed)))
+			far->ring(link);
+	}
 }
 /* Broker, after writing frames down: wake the session's thread if it sleeps. */
 static inline void thmqi_link_kick_client(struct thmqi_link *link)

@@ -118,6 +118,7 @@ struct thmqi_frame_ring {
 	struct thmqi_frame *slots;
 	uint32_t mask;
 	uint32_t shift;                          /* log2 of the slot count */
+	_Atomic uint64_t *tail_at;               /* the tail below, or one in memory that another process has too */
 	_Alignas(THMQI_CACHELINE) uint64_t head; /* writer */
 	uint64_t tail_seen;                      /* writer: last read of tail */
 	_Alignas(THMQI_CACHELINE) uint64_t next; /* reader */
@@ -133,13 +134,14 @@ static inline void thmqi_frame_ring_init(struct thmqi_frame_ring *r, struct thmq
 	r->slots = slots;
 	r->mask = count - 1;
 	r->shift = (uint32_t)__builtin_ctz(count);
+	r->tail_at = &r->tail;
 }
 
 /* Writer: the next free slot, leaving at least @reserve free behind it, or NULL. Fill all but turn, then commit. */
 static inline struct thmqi_frame *thmqi_frame_claim(struct thmqi_frame_ring *r, uint32_t reserve)
 {
 	if (thmqi_unlikely(r->head - r->tail_seen + reserve > r->mask)) {
-		r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);
+		r->tail_seen = atomic_load_explicit(r->tail_at, memory_order_acquire);
 		if (r->head - r->tail_seen + reserve > r->mask)
 			return NULL;
 	}
@@ -178,7 +180,7 @@ static inline void thmqi_frame_publish(struct thmqi_frame_ring *r)
 {
 	if (r->published != r->next) {
 		r->published = r->next;
-		atomic_store_explicit(&r->tail, r->next, memory_order_release);
+		atomic_store_explicit(r->tail_at, r->next, memory_order_release);
 	}
 }
 

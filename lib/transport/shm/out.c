@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * out.c - what a client is told: frames of the link's own ring into the arena's, each run that they speak of copied into a block
+ * of the room, where it stays until the client releases it. The client is woken only if it has said that it sleeps. What is
+ * written there is not read again: the client could have changed it.
+ */
+#include "shm.h"
+
+#define FRAMES_MAX 1024u /* in one go */
+
+/* 1: there is room in the arena's ring; 0: not now; -EPROTO: it claims to have taken what it was not given. */
+static int has_room(struct shm_conn *c)
+{
+	if (thmqi_likely(thmqi_frame_claim(&c->down, 0) != NULL))
+		return 1;
+	return c->down.head - c->down.tail_seen > (uint64_t)c->down.mask + 1 ? -EPROTO : 0;
+}
+
+/* The broker has closed, and all that it left was put; what there is no room for is not waited for. */
+static bool bye_is_due(struct shm_conn *c)
+{
+	return atomic_load_explicit(&c->link->broker_closed, memory_order_acquire) != 0 &&
+	       (c->stalled || !thmqi_frame_peek(&c->link->down, 0));
+}
+
+bool thmqi_shm_out_wanted(struct shm_conn *c)
+{
+	if (c->stalled || !thmqi_frame_peek(&c->link->down, 0))
+		return bye_is_due(c);
+	return has_room(c) != 0;
+}
+
+/* The run of @f goes into the room. False: there is none for it now. */
+static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
+{
+	struct shm_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
+	uint32_t index = (uint32_t)f->arg[0], place;
+
+	if (!s || index >= THMQI_DELIVERIES) { /* there is one since ATTACH, and the broker has no more of them */
+		thmqi_assert(!"a run for nobody");
+		f->len = 0;
+		return true;
+	}
+	place = thmqi_shm_room_take(&c->room, f->len);
+	if (thmqi_unlikely(place == UINT32_MAX)) {
+		c->stalled = true;
+		return false;
+	}
+	memcpy(c->arena.room + thmqi_shm_room_offset(place), (const void *)(uintptr_t)f->data, f->len);
+	s->out[index] = (struct shm_out){.mark = (uint32_t)(f->arg[0] >> 32) + 1, .place = place};
+	f->data = thmqi_shm_room_offset(place);
+	return true;
+}
+
+static bool put_body(struct shm_conn *c, struct thmqi_frame *f)
+{
+	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE)
+		return put_run(c, f);
+	f->data = 0;
+	if (f->type == THMQI_FRAME_REPLY) {
+		memcpy(c->arena.reply, c->link->reply, sizeof(*c->arena.reply));
+		c->request_out = false;
+	}
+	return true;
+}
+
+static void put_frame(struct shm_conn *c, const struct thmqi_frame *f)
+{
+	struct thmqi_frame *slot = thmqi_frame_claim(&c->down, 0);
+
+	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn), sizeof(*f) - sizeof(f->turn));
+	thmqi_frame_commit(&c->down);
+}
+
+void thmqi_shm_wake(int fd)
+{
+	/* EAGAIN: there is something for it to read already; anything else: it is gone, and the watch tells */
+	if (send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return;
+}
+
+static void wake_client(struct shm_conn *c)
+{
+	_Atomic uint32_t *sleeping = &c->arena.head->client_sleeping;
+
+	atomic_thread_fence(memory_order_seq_cst); /* frames before flag: pairs with the fence in its arm */
+	if (thmqi_unlikely(atomic_load_explicit(sleeping, memory_order_relaxed))) {
+		atomic_store_explicit(sleeping, 0, memory_order_relaxed);
+		thmqi_shm_wake(c->fd);
+	}
+}
+
+void thmqi_shm_out(struct shm_conn *c)
+{
+	struct thmqi_frame_ring *from = &c->link->down;
+	struct thmqi_frame *ours, f;
+	uint32_t done = 0;
+	int rc = 1;
+
+	while (done < FRAMES_MAX && (ours = thmqi_frame_peek(from, 0)) && (rc = has_room(c)) == 1) {
+		memcpy(&f, ours, sizeof(f));
+		if (!put_body(c, &f))
+			break;
+		put_frame(c, &f);
+		thmqi_frame_advance(from, 1);
+		done++;
+	}
+	thmqi_frame_publish(from);
+	if (done)
+		wake_client(c);
+	if (rc < 0)
+		thmqi_shm_end(c, rc);
+	else if (bye_is_due(c))
+		thmqi_shm_end(c, atomic_load(&c->link->broker_closed));
+}
