@@ -112,6 +112,8 @@ static uint64_t segment_left(const struct thmq_log *log)
 	if (!log->disk)
 		return UINT64_MAX;
 	left = s->position + s->bytes - log->chain.position;
+	if (thmqi_unlikely(log->copies.on)) /* a new leader's first batch, which cannot wait for a segment, has its block */
+		left -= THMQI_MIN(left, THMQI_BLOCK);
 	return left - THMQI_MIN(left, log->reserve);
 }
 
@@ -168,6 +170,8 @@ int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_head
 		return -EPERM;
 	if (thmqi_unlikely(log->failed))
 		return -THMQ_EFAILED;
+	if (thmqi_unlikely(log->copies.on && !log->copies.leads))
+		return -THMQ_ENOTLEADER;
 	if (thmqi_unlikely(run_len < sizeof(struct thmq_run_header) || f->open || log->draining))
 		return -EINVAL;
 	if (thmqi_unlikely(run_len > log->opts.batch_bytes - sizeof(struct batch_header)))
@@ -279,6 +283,8 @@ void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_du
 	thmqi_cache_put(log, h->index, buf);
 	log->stats.batches++;
 	log->stats.stored_bytes += h->type == BATCH_PAD ? THMQI_BLOCK : h->len;
+	if (thmqi_unlikely(log->copies.leads && !log->copies.quiet))
+		log->copies.owner.formed(log->copies.owner.ctx, h->index, h->term, h->type);
 }
 
 static void seal_runs(struct batch_header *h, uint32_t count)
@@ -295,7 +301,7 @@ int thmqi_log_seal(struct thmq_log *log)
 	struct batch_header *h;
 	struct thmqi_buf *buf = f->buf;
 	uint32_t len;
-	bool needs_durable = f->needs_durable;
+	bool needs_durable = f->needs_durable || log->copies.on;
 
 	if (!f->runs || f->open)
 		return 0;

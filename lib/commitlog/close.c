@@ -32,6 +32,7 @@ void thmqi_log_free(struct thmq_log *log)
 	if (log->next)
 		thmqi_segment_free(log, log->next);
 	free(log->segments);
+	free(log->copies.terms);
 	thmqi_keys_fini(log);
 	for (i = log->flight_head; i != log->flight_tail; i++) /* after a failure: never written */
 		if (log->flights[i % FLIGHTS_MAX].buf)
@@ -158,6 +159,7 @@ int thmqi_log_close_notify(struct thmq_log *log, uint64_t timeout_ns, void (*gon
 		return 0;
 	memset(&log->events, 0, sizeof(log->events));
 	log->forming.open = 0;
+	thmqi_copies_stop(log);
 	log->gone = gone;
 	log->gone_arg = arg;
 	if (log->disk) {

@@ -8,27 +8,33 @@
 
 #define PIECE_BYTES (1u << 20)
 
-/* The first batch: this node is the one voter. With more copies later this is where membership begins. */
+/* The first batch: this node is the one voter, or those are that the owner of several copies names. This is where membership begins. */
 static int write_first(struct thmq_log *log)
 {
-	uint8_t *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	const uint64_t node = 1;
+	const void *first = log->copies.on ? log->copies.owner.first : &node;
+	uint32_t first_len = log->copies.on ? log->copies.owner.first_len : (uint32_t)sizeof(node);
+	uint32_t len = (uint32_t)THMQI_ALIGN_UP(sizeof(struct batch_header) + sizeof(struct thmq_run_header) + THMQI_ALIGN_UP(first_len, 8u), THMQI_BLOCK);
 	struct thmq_run_header *run;
 	struct batch_header *h;
-	uint64_t node = 1;
+	uint8_t *block;
 	int rc;
 
+	if (!first)
+		return 0; /* it comes from the copy that leads */
+	block = aligned_alloc(THMQI_BLOCK, len);
 	if (!block)
 		return -ENOMEM;
-	memset(block, 0, THMQI_BLOCK);
+	memset(block, 0, len);
 	h = (struct batch_header *)block;
 	run = (struct thmq_run_header *)(h + 1);
-	run->len = sizeof(node);
+	run->len = first_len;
 	run->encoding = THMQ_RUN_STATE;
-	memcpy(run + 1, &node, sizeof(node));
+	memcpy(run + 1, first, first_len);
 	thmqi_run_seal(run);
-	thmqi_batch_seal(h, &log->chain, 1, BATCH_CHANGE, 1, thmqi_run_bytes(run), THMQI_BLOCK);
+	thmqi_batch_seal(h, &log->chain, 1, BATCH_CHANGE, 1, thmqi_run_bytes(run), len);
 	thmqi_batch_stamp(h, 1, 0);
-	rc = log->disk->file_write(log->active->file, block, THMQI_BLOCK, 0, true);
+	rc = log->disk->file_write(log->active->file, block, len, 0, true);
 	if (!rc) {
 		thmqi_segment_note(log->active, h->index, h->position, h->run_count);
 		thmqi_seal_note(log, run, h->index, sizeof(*h), h->term);

@@ -15,6 +15,7 @@
 #include <thundermq/log.h>
 
 #include "base/base.h"
+#include "commitlog/copies.h"
 #include "commitlog/plant.h"
 #include "disk/disk.h"
 #include "memory/memory.h"
@@ -121,6 +122,7 @@ int thmqi_vote_write(struct thmq_log *log, uint64_t mark, bool clean);
 int thmqi_vote_make(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *dir, const struct vote *v);
 void thmqi_vote_mark(struct thmq_log *log);  /* the mark moves to what is durable, in the background */
 void thmqi_vote_store(struct thmq_log *log); /* likewise, also where only log->begin is new; nothing while mark_busy */
+bool thmqi_vote_begin(struct thmq_log *log); /* the term and vote that are due, unless one is being written. False: refused, again later */
 int thmqi_vote_end(struct thmq_log *log); /* likewise: the log was closed by its owner; all is durable, nothing in flight. 0; -EAGAIN */
 void thmqi_vote_watch(struct thmq_log *log); /* and again every second, until it has come to the end */
 
@@ -486,6 +488,25 @@ struct spare {
 	uint64_t position, bytes;
 };
 
+/* A log that is one of several copies. */
+struct copies {
+	bool on;
+	bool leads; /* it forms batches; else it takes them */
+	bool held;  /* none may be formed now */
+	bool quiet; /* `formed` is not called */
+	struct thmqi_log_copies owner;
+	uint64_t voted_for;
+	uint64_t committed; /* all up to it is: more than so many behind it are not formed */
+	enum { VOTE_DONE, VOTE_DUE, VOTE_WRITING } vote;
+	void (*vote_done)(void *ctx);
+	void *vote_ctx;
+	/* stretches of batches of one term, oldest first */
+	struct term_stretch {
+		uint64_t index, term; /* from this batch on */
+	} *terms;
+	uint32_t term_count, term_room;
+};
+
 struct thmq_log {
 	struct thmq_core *core;
 	struct thmq_log_opts opts;
@@ -511,6 +532,7 @@ struct thmq_log {
 
 	struct chain chain; /* behind the last sealed batch */
 	uint64_t term, incarnation;
+	struct copies copies;
 	struct forming forming;
 	uint32_t last_len;         /* of the batch before */
 	struct thmqi_timer linger; /* the forming batch is written at the latest when it fires */
@@ -791,9 +813,15 @@ void thmqi_making_start(struct making *m); /* log, done, image, bytes, temporary
 void thmqi_making_stop(struct making *m);  /* blocking; nothing of it is in flight */
 
 /* append.c, commit.c */
+/* What a leader may not form for now. */
+static inline bool thmqi_copies_wait(const struct thmq_log *log)
+{
+	return log->copies.held || log->chain.index - log->copies.committed >= THMQI_UNCOMMITTED_MAX;
+}
 static inline bool thmqi_flights_full(const struct thmq_log *log)
 {
-	return log->flight_tail - log->flight_head >= 2 * log->depth;
+	return log->flight_tail - log->flight_head >= 2 * log->depth ||
+	       (thmqi_unlikely(log->copies.leads) && thmqi_copies_wait(log));
 }
 /* The sealed batch in @buf, at the end of the chain, is to be written. A flight must be free. Takes over one reference. */
 void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_durable);
@@ -841,6 +869,12 @@ void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch)
 void thmqi_index_cut(struct run_index *x, uint64_t batch); /* truncation: batches from it on */
 void thmqi_index_empty(struct thmq_log *log, struct run_index *x); /* no entries; its memory goes back */
 void thmqi_index_free(struct thmq_log *log, struct run_index *x);
+
+/* copies.c */
+void thmqi_copies_note(struct thmq_log *log, uint64_t index, uint64_t term); /* of a batch that comes now; nothing for a log without copies */
+void thmqi_copies_cut(struct thmq_log *log, uint64_t index); /* truncation */
+void thmqi_copies_stop(struct thmq_log *log);                /* it is closed: nothing more is formed */
+int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch_header *h); /* index its runs, and tell them */
 
 /* copy.c */
 void thmqi_snapshots_cut(struct thmq_log *log, uint64_t position); /* what lies there or behind it goes now */

@@ -32,7 +32,7 @@ void thmq_log_opts_init(struct thmq_log_opts *opts)
 
 static bool has_news(const struct thmq_log *log)
 {
-	return log->dirty || log->tell_failed || log->tell_room || log->tell_readers;
+	return log->dirty || (log->copies.vote == VOTE_DUE && !log->mark_busy) || log->tell_failed || log->tell_room || log->tell_readers;
 }
 
 /*
@@ -63,6 +63,8 @@ static int log_poll(struct thmqi_poller *p, uint32_t budget)
 		cleaned = thmqi_clean_poll(log);
 	if (thmqi_likely(!has_news(log)))
 		return cleaned;
+	if (thmqi_unlikely(log->copies.vote == VOTE_DUE))
+		thmqi_vote_begin(log);
 	if (log->tell_failed) {
 		log->tell_failed = false;
 		if (log->events.failed)
@@ -335,6 +337,12 @@ static int copy_opts(struct thmq_log *log, const struct thmq_log_opts *opts)
 int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *opts, uint32_t defects,
 			   struct thmq_log **ret_log)
 {
+	return thmqi_log_open_copy(core, opts, NULL, defects, ret_log);
+}
+
+int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts, const struct thmqi_log_copies *copies,
+			uint32_t defects, struct thmq_log **ret_log)
+{
 	struct thmq_log *log;
 	int rc;
 
@@ -347,6 +355,10 @@ int thmqi_log_open_planted(struct thmq_core *core, const struct thmq_log_opts *o
 		return thmqi_fail(-ENOMEM, "no memory for a log");
 	log->core = core;
 	log->defects = defects;
+	if (copies) {
+		log->copies.on = true;
+		log->copies.owner = *copies;
+	}
 	log->term = log->incarnation = 1;
 	thmqi_map_init(&log->partitions);
 	thmqi_list_init(&log->readers);

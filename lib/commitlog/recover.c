@@ -84,7 +84,7 @@ static int note_segments(struct thmq_log *log, struct recovery *r)
 
 /* ------------------------------------------------------------------ replay */
 
-static int replay_batch(struct thmq_log *log, struct segment *s, const struct batch_header *h)
+int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch_header *h)
 {
 	const uint8_t *at = (const uint8_t *)(h + 1);
 	struct run_index *x;
@@ -113,10 +113,8 @@ static int replay_batch(struct thmq_log *log, struct segment *s, const struct ba
 		rc = log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
 		if (rc)
 			return rc;
-		log->stats.recovered_runs++;
 		at += thmqi_run_bytes(run);
 	}
-	log->stats.recovered_batches++;
 	return 0;
 }
 
@@ -171,9 +169,11 @@ static int replay_batches(struct thmq_log *log, struct recovery *r, struct segme
 					  thmq_strerror(rc));
 		if (rc != 1)
 			return rc;
-		rc = replay_batch(log, s, h);
+		rc = thmqi_run_replay(log, s, h);
 		if (rc)
 			return rc;
+		log->stats.recovered_runs += h->run_count;
+		log->stats.recovered_batches++;
 		thmqi_claims_note(&r->claims, h);
 		thmqi_segment_note(s, h->index, h->position, h->run_count);
 		thmqi_seal_term(log, h->index, h->term);
@@ -402,7 +402,8 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 	log->durable_position = log->written_position = log->chain.position;
 	log->durable_index = log->written_index = log->chain.index;
 	log->told_durable = log->told_written = log->plain_index = log->chain.index;
-	log->term = THMQI_MAX(log->vote.term, log->chain.term) + 1;
+	log->term = log->copies.on ? log->vote.term : THMQI_MAX(log->vote.term, log->chain.term) + 1;
+	log->copies.voted_for = log->vote.voted_for;
 	log->incarnation = THMQI_MAX(log->vote.incarnation, r->claims.incarnation) + 1;
 	/* the block that was believed may be in the device's cache only, and the other one is written over now */
 	rc = log->disk->file_flush(log->vote_file);
@@ -426,6 +427,18 @@ static int check_identity(const struct thmq_log *log)
 			  log->opts.dir);
 }
 
+/*
+ * A copy that does not know for sure whom it gave its vote may give it twice. One block is torn only where the device tears a
+ * sector, since that is all it has; what is damaged otherwise may have been the newest.
+ */
+static int check_vote(const struct thmq_log *log, const struct recovery *r)
+{
+	if (!r->vote_damaged && log->vote.term >= log->chain.term)
+		return 0;
+	return thmqi_fail(-THMQ_ECORRUPT, "open %s: its vote file is damaged, so that this copy may no longer vote; remove it from its group, and "
+			  "let it join anew with an empty directory", log->opts.dir);
+}
+
 static int come_back(struct thmq_log *log, struct recovery *r)
 {
 	int rc = check_identity(log);
@@ -445,6 +458,8 @@ static int come_back(struct thmq_log *log, struct recovery *r)
 	thmqi_ahead_end(log);
 	if (!rc)
 		rc = judge_end(log, r);
+	if (!rc && log->copies.on)
+		rc = check_vote(log, r);
 	return rc ? rc : take_over(log, r);
 }
 

@@ -192,6 +192,7 @@ static void forget(struct thmq_log *log, uint64_t index, const struct chain *cha
 	log->plain_index = log->flush_due = chain->index;
 	log->told_durable = log->told_written = chain->index;
 	thmqi_cache_drop_from(log, index);
+	thmqi_copies_cut(log, index);
 	thmqi_states_cut(log, index);
 	while ((x = thmqi_map_next(&log->partitions, &i)))
 		thmqi_index_cut(x, index);

@@ -91,6 +91,7 @@ static uint64_t next_vote(const struct thmq_log *log, uint64_t mark, bool clean,
 	v->version = FORMAT_VERSION;
 	v->generation++;
 	v->term = log->term;
+	v->voted_for = log->copies.voted_for;
 	v->incarnation = log->incarnation;
 	v->mark = mark;
 	v->begin_position = log->begin.position;
@@ -163,8 +164,14 @@ static void on_marked(struct thmqi_disk_op *op, int64_t result)
 	log->mark_error = (int)THMQI_MIN(result, 0);
 	if (result >= 0)
 		log->vote = log->mark_vote;
-	else if (!lacks_space((int)result)) /* else the old one stays, and says less */
+	else if (!lacks_space((int)result) || log->copies.vote == VOTE_WRITING) /* else the old one stays, and says less */
 		thmqi_log_fail(log, (int)result);
+	if (thmqi_unlikely(log->copies.vote == VOTE_WRITING && result >= 0)) {
+		log->copies.vote = VOTE_DONE;
+		log->copies.vote_done(log->copies.vote_ctx);
+	}
+	if (thmqi_unlikely(log->copies.vote == VOTE_DUE))
+		thmqi_vote_begin(log);
 }
 
 static int store(struct thmq_log *log, uint64_t mark, bool clean)
@@ -189,6 +196,16 @@ void thmqi_vote_store(struct thmq_log *log)
 {
 	if (!log->mark_busy)
 		store(log, log->durable_position, false);
+}
+
+bool thmqi_vote_begin(struct thmq_log *log)
+{
+	if (log->mark_busy || log->failed)
+		return true;
+	if (store(log, log->durable_position, false) != 0)
+		return false;
+	log->copies.vote = VOTE_WRITING;
+	return true;
 }
 
 int thmqi_vote_end(struct thmq_log *log)

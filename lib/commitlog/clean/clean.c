@@ -70,7 +70,7 @@ static void later(struct thmq_log *log, uint64_t ns)
 
 void thmqi_clean_look(struct thmq_log *log)
 {
-	if (log->disk && (log->events.live || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
+	if (log->disk && !log->copies.on && (log->events.live || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
 		log->clean.look = true;
 }
 

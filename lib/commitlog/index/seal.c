@@ -110,6 +110,7 @@ void thmqi_seal_term(struct thmq_log *log, uint64_t batch, uint64_t term)
 {
 	struct generation *g = thmqi_generation(log);
 
+	thmqi_copies_note(log, batch, term);
 	if (g->term_count && g->terms[g->term_count - 1].term == term)
 		return;
 	if (g->term_count == TERMS_MAX) {

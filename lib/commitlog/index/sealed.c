@@ -350,8 +350,11 @@ static int take(struct thmq_log *log, const struct head *x, struct segment *s)
 {
 	const struct seal_header *h = (const struct seal_header *)x->data;
 	int rc = take_partitions(log, x, s);
+	uint32_t i;
 
 	rc = rc ? rc : thmqi_head_replay_states(log, x, s);
+	for (i = 0; i < SEAL_TERMS && h->terms[i].index; i++)
+		thmqi_copies_note(log, h->terms[i].index, h->terms[i].term);
 	if (rc)
 		return rc;
 	if (log->sealed_next == s->ordinal)

@@ -1,0 +1,784 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine.c - cowsql/raft's raft_step() as events and duties; the only reader of <raft.h>. It holds no bytes of batches: an entry
+ * is a term, but for changes of the membership. What belongs to whom, and when, is that library's at version 0.22.1, to which
+ * the build is pinned; meson.build refuses others.
+ *
+ * Its known defects, each with the rule that avoids it, by these names:
+ *  B1 it takes the first new entry of a message for the change of membership: a change is always the first
+ *  B2 a copy that has dropped what precedes a message refuses it, which its leader does not expect: what is dropped was committed,
+ *     so that the message is cut to what is behind
+ *  B3 it looks at a vote that comes late as if it still was a candidate: such votes are dropped
+ *  B4 its tracer formats each step into one static buffer: there is none
+ *  B5 each event costs as much as there are uncommitted entries: 64 at most, by THMQI_UNCOMMITTED_MAX
+ *  B6 it lets more than one voter change at a time, and before anything of the leader's own term is committed
+ *  B7 as packaged it checks nothing of what it is given: what it relies on is checked here, and a breach is an error
+ */
+#include <raft.h>
+
+#include "commitlog/copies.h"
+#include "engine.h"
+
+
+
+#define INSTALL_TIMEOUT_MS 600000u
+#define INFLIGHT_MAX THMQI_UNCOMMITTED_MAX
+
+struct thmqi_engine {
+	struct raft raft;
+	struct thmqi_engine_opts opts;
+	uint64_t change_index; /* newest change that it was told of */
+	bool started;
+	struct thmqi_members install; /* of the last duty to install */
+};
+
+/* raft wants a place that an entry's bytes are part of; nobody reads, writes or frees this one. */
+static const uint64_t token = 0;
+#define TOKEN ((void *)(uintptr_t)&token)
+
+static int translate(int rv)
+{
+	switch (rv) {
+	case 0:
+		return 0;
+	case RAFT_NOMEM:
+		return -ENOMEM;
+	case RAFT_NOTLEADER:
+	case RAFT_LEADERSHIPLOST:
+		return -THMQ_ENOTLEADER;
+	case RAFT_CANTCHANGE:
+	case RAFT_NOSPACE:
+	case RAFT_BUSY:
+		return -EAGAIN;
+	case RAFT_BADID:
+	case RAFT_BADROLE:
+	case RAFT_DUPLICATEID:
+	case RAFT_NOTFOUND:
+	case RAFT_INVALID:
+		return -EINVAL;
+	default: /* RAFT_SHUTDOWN: committed entries contradict each other */
+		return -THMQ_ECORRUPT;
+	}
+}
+
+static bool breaks(const struct thmqi_engine *e, uint32_t rule)
+{
+	return (e->opts.defects & rule) != 0;
+}
+
+/* -------------------------------------------------------------- membership */
+
+static int role_of(uint32_t role)
+{
+	return role == THMQI_MEMBER_VOTER ? RAFT_VOTER : role == THMQI_MEMBER_STANDBY ? RAFT_STANDBY : RAFT_SPARE;
+}
+
+static int configuration_of(const struct thmqi_members *m, struct raft_configuration *ret)
+{
+	uint32_t i;
+	int rv = 0;
+
+	raft_configuration_init(ret);
+	for (i = 0; i < m->count && !rv; i++)
+		rv = raft_configuration_add(ret, m->list[i].id, m->list[i].address, role_of(m->list[i].role));
+	if (rv)
+		raft_configuration_close(ret);
+	return translate(rv);
+}
+
+static int encode(const struct thmqi_members *m, struct raft_buffer *ret)
+{
+	struct raft_configuration c;
+	int rc = configuration_of(m, &c);
+
+	if (rc)
+		return rc;
+	rc = translate(raft_configuration_encode(&c, ret));
+	raft_configuration_close(&c);
+	return rc;
+}
+
+static bool is_voter(const struct thmqi_members *m, uint64_t id)
+{
+	const struct thmqi_member *member = thmqi_members_find(m, id);
+
+	return member && member->role == THMQI_MEMBER_VOTER;
+}
+
+/* B6 */
+static uint32_t voters_changed(const struct thmqi_members *a, const struct thmqi_members *b)
+{
+	uint32_t i, n = 0;
+
+	for (i = 0; i < a->count; i++)
+		n += is_voter(a, a->list[i].id) && !is_voter(b, a->list[i].id);
+	for (i = 0; i < b->count; i++)
+		n += is_voter(b, b->list[i].id) && !is_voter(a, b->list[i].id);
+	return n;
+}
+
+/* -------------------------------------------------------------------- trail */
+
+/* The terms of entries that raft keeps, as stretches: raft.h shows them, and nothing else tells a term. */
+static uint64_t term_of(const struct raft *r, uint64_t index)
+{
+	const struct raft_trail *t = &r->trail;
+	unsigned i;
+
+	if (index && index == t->snapshot.index)
+		return t->snapshot.term;
+	if (index <= t->offset)
+		return 0;
+	for (i = t->front; i != t->back; i = (i + 1) % t->size)
+		if (index <= t->records[i].index)
+			return t->records[i].term;
+	return 0;
+}
+
+static uint64_t last_of(const struct raft *r)
+{
+	const struct raft_trail *t = &r->trail;
+
+	if (t->front == t->back)
+		return t->snapshot.index;
+	return t->records[(t->back + t->size - 1) % t->size].index;
+}
+
+int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_members *from, const struct thmqi_members *to)
+{
+	const struct raft *r = &e->raft;
+
+	if (r->state != RAFT_LEADER)
+		return -THMQ_ENOTLEADER;
+	if (r->leader_state.transferee || r->leader_state.promotee_id || r->configuration_uncommitted_index)
+		return -EAGAIN;
+	if (breaks(e, THMQI_GROUP_NO_B6))
+		return 0;
+	if (thmqi_members_check(to) || voters_changed(from, to) > 1)
+		return -EINVAL;
+	return term_of(r, r->commit_index) == r->current_term ? 0 : -EAGAIN;
+}
+
+/* ------------------------------------------------------------------- duties */
+
+static void send_one(struct thmqi_engine *e, const struct raft_message *m)
+{
+	struct thmqi_message out = {.magic = THMQI_MESSAGE_MAGIC, .version = THMQI_MESSAGE_VERSION, .type = (uint8_t)m->type, .group = e->opts.group,
+				    .from = e->opts.id, .to = m->server_id};
+	uint32_t batches = 0;
+
+	switch (m->type) {
+	case RAFT_APPEND_ENTRIES:
+		out.term = m->append_entries.term;
+		out.index = m->append_entries.prev_log_index;
+		out.index_term = m->append_entries.prev_log_term;
+		out.commit = m->append_entries.leader_commit;
+		batches = m->append_entries.n_entries;
+		break;
+	case RAFT_APPEND_ENTRIES_RESULT:
+		out.term = m->append_entries_result.term;
+		out.index = m->append_entries_result.last_log_index;
+		out.index_term = m->append_entries_result.rejected;
+		out.features = m->append_entries_result.features;
+		out.capacity = m->append_entries_result.capacity;
+		break;
+	case RAFT_REQUEST_VOTE:
+		out.term = m->request_vote.term;
+		out.index = m->request_vote.last_log_index;
+		out.index_term = m->request_vote.last_log_term;
+		out.flags = (uint8_t)((m->request_vote.disrupt_leader ? THMQI_MESSAGE_DISRUPT : 0) |
+				      (m->request_vote.pre_vote ? THMQI_MESSAGE_PRE_VOTE : 0));
+		break;
+	case RAFT_REQUEST_VOTE_RESULT:
+		out.term = m->request_vote_result.term;
+		out.features = m->request_vote_result.features;
+		out.capacity = m->request_vote_result.capacity;
+		out.flags = (uint8_t)((m->request_vote_result.vote_granted ? THMQI_MESSAGE_GRANTED : 0) |
+				      (m->request_vote_result.pre_vote ? THMQI_MESSAGE_PRE_VOTE : 0));
+		break;
+	case RAFT_INSTALL_SNAPSHOT:
+		out.term = m->install_snapshot.term;
+		out.index = m->install_snapshot.last_index;
+		out.index_term = m->install_snapshot.last_term;
+		out.commit = m->install_snapshot.conf_index;
+		break;
+	case RAFT_TIMEOUT_NOW:
+		out.term = m->timeout_now.term;
+		out.index = m->timeout_now.last_log_index;
+		out.index_term = m->timeout_now.last_log_term;
+		break;
+	default:
+		return;
+	}
+	e->opts.send(e->opts.ctx, &out, batches);
+}
+
+/* @received: the entries of the update came with a message, else from this copy: its own first one, or what it submitted. */
+static void tell(struct thmqi_engine *e, const struct raft_update *u, enum raft_event_type event, bool received, struct thmqi_duties *ret)
+{
+	unsigned i;
+
+	ret->vote = (u->flags & (RAFT_UPDATE_CURRENT_TERM)) || (u->flags & (RAFT_UPDATE_VOTED_FOR));
+	ret->role = (u->flags & (RAFT_UPDATE_STATE)) != 0;
+	ret->commit = (u->flags & (RAFT_UPDATE_COMMIT_INDEX)) != 0;
+	if (u->flags & (RAFT_UPDATE_ENTRIES)) {
+		if (received) {
+			ret->take = u->entries.index;
+		} else if (event != RAFT_SUBMIT) {
+			ret->noop = u->entries.index;
+			raft_free(u->entries.batch[0].batch);
+		}
+	}
+	if (u->flags & (RAFT_UPDATE_MESSAGES))
+		for (i = 0; i < u->messages.n; i++)
+			send_one(e, &u->messages.batch[i]);
+}
+
+static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event, bool received, struct raft_update *u,
+		struct thmqi_duties *ret)
+{
+	int rc;
+
+	memset(u, 0, sizeof(*u));
+	memset(ret, 0, sizeof(*ret));
+	event->time = now_ms;
+	rc = translate(raft_step(&e->raft, event, u));
+	if (!rc)
+		tell(e, u, event->type, received, ret);
+	return rc;
+}
+
+/* -------------------------------------------------------------------- start */
+
+int thmqi_engine_open(const struct thmqi_engine_opts *opts, struct thmqi_engine **ret_engine)
+{
+	struct thmqi_engine *e = calloc(1, sizeof(*e));
+	int rv;
+
+	if (!e)
+		return -ENOMEM;
+	e->opts = *opts;
+	rv = raft_init(&e->raft, NULL, NULL, opts->id, "-");
+	if (rv) {
+		free(e);
+		return translate(rv);
+	}
+	if (!breaks(e, THMQI_GROUP_NO_B4))
+		e->raft.tracer = NULL; /* B4 */
+	raft_seed(&e->raft, opts->seed);
+	raft_set_pre_vote(&e->raft, true);
+	raft_set_election_timeout(&e->raft, opts->election_ms);
+	raft_set_heartbeat_timeout(&e->raft, opts->heartbeat_ms);
+	raft_set_max_inflight_entries(&e->raft, INFLIGHT_MAX);
+	raft_set_install_snapshot_timeout(&e->raft, INSTALL_TIMEOUT_MS);
+	*ret_engine = e;
+	return 0;
+}
+
+void thmqi_engine_close(struct thmqi_engine *e)
+{
+	if (!e)
+		return;
+	raft_close(&e->raft, NULL);
+	free(e);
+}
+
+/* The memberships that the log knows are entries of it, or its begin's. */
+static int fill_entries(const struct thmqi_engine_start *s, struct raft_entry *entries, uint32_t count, struct raft_buffer *now,
+			struct raft_buffer *before)
+{
+	const struct thmqi_membership *m = s->membership;
+	const uint64_t first = s->begin_index + 1;
+	uint64_t index, next = 0, term = 0, next_term = 0;
+	uint32_t i, at = 0;
+	bool more = s->terms(s->ctx, at++, &next, &next_term);
+
+	for (i = 0; i < count; i++) {
+		index = first + i;
+		while (more && next <= index) {
+			term = next_term;
+			more = s->terms(s->ctx, at++, &next, &next_term);
+		}
+		if (!term)
+			return -THMQ_ECORRUPT;
+		entries[i] = (struct raft_entry){.term = term, .type = RAFT_COMMAND, .batch = TOKEN};
+		if (index == m->index || index == m->previous_index || index == 1) {
+			entries[i].type = RAFT_CHANGE;
+			entries[i].buf = index == m->index ? *now : *before;
+		}
+	}
+	return 0;
+}
+
+/* What was in force where the log begins: the older one of the two that are known, if both came later. */
+static int begin_metadata(const struct thmqi_engine_start *s, struct raft_snapshot_metadata *ret)
+{
+	const struct thmqi_membership *m = s->membership;
+	bool newest = !m->previous_index || m->index <= s->begin_index;
+	uint64_t index = newest ? m->index : m->previous_index;
+
+	ret->index = s->begin_index;
+	ret->term = s->begin_term;
+	ret->configuration_index = THMQI_MIN(index, s->begin_index);
+	return configuration_of(newest ? &m->members : &m->previous, &ret->configuration);
+}
+
+int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *s, struct thmqi_duties *ret)
+{
+	const uint32_t count = (uint32_t)(s->last - s->begin_index);
+	const struct thmqi_membership *m = s->membership;
+	struct raft_snapshot_metadata metadata;
+	struct raft_buffer now = {0}, before = {0};
+	struct raft_entry *entries = NULL;
+	struct raft_event event = {.type = RAFT_START};
+	struct raft_update u;
+	int rc = 0;
+
+	/* B7: a log that has anything has a membership, and it is stored whole */
+	if ((s->last && !m->index) || m->index > s->last || s->last - s->begin_index > UINT32_MAX)
+		return -THMQ_ECORRUPT;
+	if (m->index)
+		rc = encode(&m->members, &now);
+	if (!rc && m->index)
+		rc = encode(m->previous_index ? &m->previous : &m->members, &before);
+	if (!rc && count) {
+		entries = calloc(count, sizeof(*entries));
+		rc = entries ? fill_entries(s, entries, count, &now, &before) : -ENOMEM;
+	}
+	if (!rc && s->begin_index) {
+		rc = begin_metadata(s, &metadata);
+		event.start.metadata = &metadata;
+	}
+	event.start.term = s->term;
+	event.start.voted_for = s->voted_for;
+	event.start.start_index = s->begin_index + 1;
+	event.start.entries = entries;
+	event.start.n_entries = count;
+	e->change_index = m->index;
+	if (!rc)
+		rc = step(e, s->now_ms, &event, false, &u, ret);
+	e->started = !rc;
+	raft_free(now.base);
+	raft_free(before.base);
+	free(entries);
+	return rc;
+}
+
+/* ------------------------------------------------------------------- events */
+
+int thmqi_engine_submit(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term, const struct thmqi_membership *membership,
+			struct thmqi_duties *ret)
+{
+	struct raft_entry entry = {.term = term, .type = membership ? RAFT_CHANGE : RAFT_COMMAND, .batch = TOKEN};
+	struct raft_event event = {.type = RAFT_SUBMIT, .submit = {.entries = &entry, .n = 1}};
+	struct raft_update u;
+	int rc;
+
+	/* B7: the log and raft number alike, and the one who leads does so in its own term */
+	if (e->raft.state != RAFT_LEADER || term != e->raft.current_term || index != last_of(&e->raft) + 1)
+		return -THMQ_ECORRUPT;
+	if (index - e->raft.commit_index > INFLIGHT_MAX + 1) /* B5; one more may be a new leader's first */
+		return -THMQ_ECORRUPT;
+	if (membership) {
+		/* B7, of B6 */
+		if (voters_changed(&membership->members, &membership->previous) > 1 || term_of(&e->raft, e->raft.commit_index) != term)
+			return -THMQ_ECORRUPT;
+		rc = encode(&membership->members, &entry.buf);
+		if (rc)
+			return rc;
+		e->change_index = index;
+	}
+	rc = step(e, now_ms, &event, false, &u, ret);
+	raft_free(entry.buf.base);
+	return rc;
+}
+
+static void message_of(const struct thmqi_message *m, struct raft_message *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->type = m->type;
+	ret->server_id = m->from;
+	ret->server_address = "-"; /* it is answered by its number */
+}
+
+/* B2: what precedes the message was dropped here, and therefore committed. Return: entries that are already here. */
+static uint32_t cut_to_begin(const struct thmqi_engine *e, struct raft_append_entries *a, uint32_t count)
+{
+	const struct raft_trail *t = &e->raft.trail;
+	uint64_t skip;
+
+	if (breaks(e, THMQI_GROUP_NO_B2) || e->raft.snapshot.installing || a->prev_log_index >= t->snapshot.index)
+		return 0;
+	if (a->prev_log_index > t->offset) /* it is still known */
+		return 0;
+	skip = t->snapshot.index - a->prev_log_index;
+	a->prev_log_index = t->snapshot.index;
+	a->prev_log_term = t->snapshot.term;
+	return (uint32_t)THMQI_MIN(skip, (uint64_t)count);
+}
+
+static int fill_received(const struct thmqi_engine_entry *entries, uint32_t count, struct raft_entry *ret, void *batch)
+{
+	uint32_t i;
+	int rc = 0;
+
+	for (i = 0; i < count && !rc; i++) {
+		ret[i] = (struct raft_entry){.term = entries[i].term, .type = entries[i].change ? RAFT_CHANGE : RAFT_COMMAND, .batch = batch};
+		if (entries[i].change)
+			rc = encode(&entries[i].membership.members, &ret[i].buf);
+	}
+	return rc;
+}
+
+/* B1: a change is the first of a message: others before it are a message by themselves. */
+static bool is_split_well(const struct thmqi_engine *e, const struct thmqi_engine_entry *entries, uint32_t count)
+{
+	uint32_t i;
+
+	for (i = 1; i < count; i++)
+		if (entries[i].change)
+			return breaks(e, THMQI_GROUP_NO_B1);
+	return true;
+}
+
+/* B7: nobody else leads in the term in which this copy does, terms do not fall, and none is later than its leader's. */
+static bool is_possible(const struct thmqi_engine *e, const struct thmqi_message *m, const struct thmqi_engine_entry *entries,
+			uint32_t count)
+{
+	uint64_t term = m->index_term;
+	uint32_t i;
+
+	if (!m->term || (e->raft.state == RAFT_LEADER && m->term == e->raft.current_term))
+		return false;
+	if (!m->index != !m->index_term)
+		return false;
+	for (i = 0; i < count; term = entries[i++].term)
+		if (entries[i].term < term || entries[i].term > m->term)
+			return false;
+	return true;
+}
+
+int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_message *message,
+			const struct thmqi_engine_entry *entries, uint32_t count, struct thmqi_duties *ret)
+{
+	struct raft_entry received[THMQI_ENGINE_ENTRIES] = {0};
+	struct raft_event event = {.type = RAFT_RECEIVE};
+	struct raft_append_entries *a;
+	struct raft_message m;
+	struct raft_update u;
+	uint32_t skip, i;
+	void *batch = NULL;
+	int rc = 0;
+
+	memset(ret, 0, sizeof(*ret));
+	if (count > THMQI_ENGINE_ENTRIES || !is_split_well(e, entries, count))
+		return -THMQ_ECORRUPT;
+	if (!is_possible(e, message, entries, count))
+		return 0;
+	message_of(message, &m);
+	a = &m.append_entries;
+	a->version = 0;
+	a->term = message->term;
+	a->prev_log_index = message->index;
+	a->prev_log_term = message->index_term;
+	a->leader_commit = message->commit;
+	skip = cut_to_begin(e, a, count);
+	if (count > skip) {
+		batch = raft_malloc(sizeof(token)); /* raft's to free, unless it asks for these entries to be stored */
+		rc = batch ? fill_received(entries + skip, count - skip, received, batch) : -ENOMEM;
+		a->entries = received;
+		a->n_entries = count - skip;
+	}
+	event.receive.message = &m;
+	if (!rc) {
+		rc = step(e, now_ms, &event, true, &u, ret);
+		if (!rc && ret->take)
+			raft_free(batch);
+	} else {
+		raft_free(batch);
+	}
+	for (i = 0; i < count - skip; i++) {
+		raft_free(received[i].buf.base);
+		if (!rc && entries[skip + i].change && ret->take && a->prev_log_index + 1 + i >= ret->take) {
+			e->change_index = a->prev_log_index + 1 + i;
+			if (e->raft.configuration_uncommitted_index != e->change_index) /* B7, of B1 */
+				rc = -THMQ_ECORRUPT;
+		}
+	}
+	return rc;
+}
+
+static int receive_snapshot(const struct thmqi_message *message, const struct thmqi_members *members, struct raft_message *m)
+{
+	struct raft_install_snapshot *i = &m->install_snapshot;
+
+	i->term = message->term;
+	i->last_index = message->index;
+	i->last_term = message->index_term;
+	i->conf_index = message->commit;
+	if (!members || !message->term || !message->index || !message->index_term)
+		return -EINVAL;
+	i->data.len = sizeof(token);
+	i->data.base = raft_malloc(i->data.len);
+	return i->data.base ? configuration_of(members, &i->conf) : -ENOMEM;
+}
+
+/* Return: 1 it is to be passed on; 0 it is dropped; or an error. */
+static int convert(struct thmqi_engine *e, const struct thmqi_message *message, const struct thmqi_members *members, struct raft_message *m)
+{
+	bool granted = message->flags & THMQI_MESSAGE_GRANTED, pre_vote = message->flags & THMQI_MESSAGE_PRE_VOTE;
+
+	message_of(message, m);
+	switch (message->type) {
+	case THMQI_MESSAGE_APPENDED:
+		m->append_entries_result = (struct raft_append_entries_result){.version = 1,
+									       .term = message->term,
+									       .rejected = message->index_term,
+									       .last_log_index = message->index,
+									       .features = message->features,
+									       .capacity = message->capacity};
+		return 1;
+	case THMQI_MESSAGE_VOTE:
+		m->request_vote = (struct raft_request_vote){.version = 2,
+							     .term = message->term,
+							     .candidate_id = message->from,
+							     .last_log_index = message->index,
+							     .last_log_term = message->index_term,
+							     .disrupt_leader = message->flags & THMQI_MESSAGE_DISRUPT,
+							     .pre_vote = pre_vote};
+		return 1;
+	case THMQI_MESSAGE_VOTED:
+		if (e->raft.state != RAFT_CANDIDATE) /* B3; B7 where that is left out */
+			return breaks(e, THMQI_GROUP_NO_B3) ? -THMQ_ECORRUPT : 0;
+		m->request_vote_result = (struct raft_request_vote_result){.version = 2,
+									   .term = message->term,
+									   .vote_granted = granted,
+									   .pre_vote = pre_vote,
+									   .features = message->features,
+									   .capacity = message->capacity};
+		return 1;
+	case THMQI_MESSAGE_SNAPSHOT: {
+		if (e->raft.state == RAFT_LEADER && message->term == e->raft.current_term) /* B7 */
+			return 0;
+		int rc = receive_snapshot(message, members, m);
+
+		return rc ? rc : 1;
+	}
+	case THMQI_MESSAGE_TIMEOUT_NOW:
+		m->timeout_now = (struct raft_timeout_now){.version = 1,
+							   .term = message->term,
+							   .last_log_index = message->index,
+							   .last_log_term = message->index_term};
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+static int members_of(const struct raft_configuration *c, struct thmqi_members *ret)
+{
+	unsigned i;
+
+	memset(ret, 0, sizeof(*ret));
+	if (c->n > THMQI_MEMBERS_MAX)
+		return -THMQ_ECORRUPT;
+	for (i = 0; i < c->n; i++) {
+		struct thmqi_member *m = &ret->list[i];
+
+		m->id = c->servers[i].id;
+		m->role = c->servers[i].role == RAFT_VOTER   ? THMQI_MEMBER_VOTER :
+			  c->servers[i].role == RAFT_STANDBY ? THMQI_MEMBER_STANDBY :
+							       THMQI_MEMBER_SPARE;
+		strncpy(m->address, c->servers[i].address, sizeof(m->address) - 1);
+	}
+	ret->count = c->n;
+	return 0;
+}
+
+int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_message *message, const struct thmqi_members *members,
+			 struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_RECEIVE};
+	struct raft_message m;
+	struct raft_update u;
+	int rc = convert(e, message, members, &m);
+
+	memset(ret, 0, sizeof(*ret));
+	if (rc != 1)
+		return rc;
+	event.receive.message = &m;
+	rc = step(e, now_ms, &event, true, &u, ret);
+	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
+		return rc;
+	ret->install = true;
+	ret->install_index = u.snapshot.metadata.index;
+	ret->install_term = u.snapshot.metadata.term;
+	ret->install_members_index = u.snapshot.metadata.configuration_index;
+	rc = members_of(&u.snapshot.metadata.configuration, &e->install);
+	raft_configuration_close(&u.snapshot.metadata.configuration);
+	raft_free(u.snapshot.chunk.base);
+	return rc;
+}
+
+int thmqi_engine_persisted(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_PERSISTED_ENTRIES, .persisted_entries = {.index = index}};
+	struct raft_update u;
+
+	/* B7: it rises, and is of entries that are there; no candidate has any under way */
+	if (index <= e->raft.last_stored || index > last_of(&e->raft) || e->raft.state == RAFT_CANDIDATE)
+		return -THMQ_ECORRUPT;
+	return step(e, now_ms, &event, false, &u, ret);
+}
+
+const struct thmqi_members *thmqi_engine_install_members(const struct thmqi_engine *e)
+{
+	return &e->install;
+}
+
+int thmqi_engine_installed(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_duties *install, struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_PERSISTED_SNAPSHOT};
+	struct raft_update u;
+	int rc = configuration_of(&e->install, &event.persisted_snapshot.metadata.configuration);
+
+	if (rc)
+		return rc;
+	event.persisted_snapshot.metadata.index = install->install_index;
+	event.persisted_snapshot.metadata.term = install->install_term;
+	event.persisted_snapshot.metadata.configuration_index = install->install_members_index;
+	event.persisted_snapshot.last = true;
+	return step(e, now_ms, &event, false, &u, ret);
+}
+
+int thmqi_engine_timeout(struct thmqi_engine *e, uint64_t now_ms, struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_TIMEOUT};
+	struct raft_update u;
+
+	return step(e, now_ms, &event, false, &u, ret);
+}
+
+int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, const struct thmqi_members *members,
+			 struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_CONFIGURATION, .configuration = {.index = index}};
+	struct raft_update u;
+	int rc = configuration_of(members, &event.configuration.conf);
+
+	if (!rc)
+		rc = step(e, now_ms, &event, false, &u, ret);
+	/* B7, of B1: what is in force is committed, and nothing else is under way */
+	if (!rc && e->raft.configuration_uncommitted_index && e->raft.configuration_uncommitted_index <= index)
+		rc = -THMQ_ECORRUPT;
+	return rc;
+}
+
+int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, const struct thmqi_membership *membership,
+			 struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_SNAPSHOT};
+	struct raft_update u;
+	const struct thmqi_engine_start s = {.begin_index = index, .begin_term = term_of(&e->raft, index), .membership = membership};
+	int rc;
+
+	memset(ret, 0, sizeof(*ret));
+	/* B7: it is known, committed, and newer than the one before */
+	if (index <= e->raft.trail.snapshot.index)
+		return 0;
+	if (!s.begin_term || index > e->raft.commit_index)
+		return -THMQ_ECORRUPT;
+	rc = begin_metadata(&s, &event.snapshot.metadata);
+	if (rc)
+		return rc;
+	event.snapshot.trailing = 0;
+	return step(e, now_ms, &event, false, &u, ret);
+}
+
+int thmqi_engine_transfer(struct thmqi_engine *e, uint64_t now_ms, uint64_t id, struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_TRANSFER, .transfer = {.server_id = id}};
+	struct raft_update u;
+
+	return step(e, now_ms, &event, false, &u, ret);
+}
+
+static const struct raft_server *server_of(const struct thmqi_engine *e, uint64_t id)
+{
+	unsigned i;
+
+	for (i = 0; i < e->raft.configuration.n; i++)
+		if (e->raft.configuration.servers[i].id == id)
+			return &e->raft.configuration.servers[i];
+	return NULL;
+}
+
+int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id, struct thmqi_duties *ret)
+{
+	struct raft_event event = {.type = RAFT_CATCH_UP, .catch_up = {.server_id = id}};
+	const struct raft_server *server = server_of(e, id);
+	struct raft_update u;
+
+	/* B7 */
+	if (e->raft.state != RAFT_LEADER)
+		return -THMQ_ENOTLEADER;
+	if (!server || server->role == RAFT_VOTER || id == e->opts.id)
+		return -EINVAL;
+	if (e->raft.leader_state.promotee_id)
+		return -EAGAIN;
+	return step(e, now_ms, &event, false, &u, ret);
+}
+
+int thmqi_engine_caught_up(struct thmqi_engine *e, uint64_t id)
+{
+	int status = RAFT_CATCH_UP_NONE;
+	int rc = translate(raft_catch_up(&e->raft, id, &status));
+
+	if (rc)
+		return rc;
+	return status == RAFT_CATCH_UP_FINISHED ? 1 : status == RAFT_CATCH_UP_RUNNING ? 0 : status == RAFT_CATCH_UP_ABORTED ? -ETIMEDOUT : -ENOENT;
+}
+
+/* -------------------------------------------------------------------- state */
+
+uint32_t thmqi_engine_role(const struct thmqi_engine *e)
+{
+	return e->raft.state == RAFT_LEADER ? THMQI_ROLE_LEADER : e->raft.state == RAFT_CANDIDATE ? THMQI_ROLE_CANDIDATE : THMQI_ROLE_FOLLOWER;
+}
+
+uint64_t thmqi_engine_term(const struct thmqi_engine *e)
+{
+	return e->raft.current_term;
+}
+
+uint64_t thmqi_engine_voted_for(const struct thmqi_engine *e)
+{
+	return e->raft.voted_for;
+}
+
+uint64_t thmqi_engine_leader(const struct thmqi_engine *e)
+{
+	if (e->raft.state == RAFT_LEADER)
+		return e->opts.id;
+	return e->raft.state == RAFT_FOLLOWER ? e->raft.follower_state.current_leader.id : 0;
+}
+
+uint64_t thmqi_engine_committed(const struct thmqi_engine *e)
+{
+	return e->raft.commit_index;
+}
+
+uint64_t thmqi_engine_stored(const struct thmqi_engine *e)
+{
+	return e->raft.last_stored;
+}
+
+uint64_t thmqi_engine_timeout_ms(const struct thmqi_engine *e)
+{
+	return raft_timeout(&e->raft);
+}
+
+bool thmqi_engine_transferring(const struct thmqi_engine *e)
+{
+	return e->raft.state == RAFT_LEADER && e->raft.leader_state.transferee;
+}

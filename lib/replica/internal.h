@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * internal.h - a group's parts. An event goes to the engine (engine.c), what that asks for is done here (group.c): term and vote
+ * are stored, received batches taken, messages sent (peers.c); membership.c changes who belongs to it. One core, no locks.
+ */
+#ifndef THMQI_REPLICA_INTERNAL_H
+#define THMQI_REPLICA_INTERNAL_H
+
+#include "commitlog/copies.h"
+#include "engine.h"
+#include "members.h"
+#include "replica/group.h"
+
+#define INBOX_COUNT 64u  /* messages that wait for term and vote to be stored, or for the device: powers of two */
+#define OUTBOX_COUNT 64u /* messages of one event, without APPENDs */
+
+struct waiting {
+	struct thmqi_message message;
+	struct thmqi_buf *buf; /* NULL: none */
+};
+
+/* Another member, while this copy leads: what it is still to be sent. */
+struct peer {
+	struct thmqi_group *group;
+	uint64_t id;
+	uint64_t next, end; /* batches: next … end - 1 */
+	bool blocked;       /* the way to it is full */
+	bool owes_heartbeat;
+	uint64_t heartbeat_index, heartbeat_term;
+	bool owes_snapshot;
+	struct thmqi_message snapshot;
+	bool stale; /* what is being read is not wanted any more */
+	bool again; /* something was refused for now */
+	struct thmqi_log_fetch fetch;
+	struct thmqi_buf *ready; /* batch `next`, or NULL */
+	uint32_t ready_len;
+};
+
+struct thmqi_group {
+	struct thmq_core *core;
+	struct thmqi_group_opts opts;
+	struct thmq_log_opts log_opts;
+	struct thmq_log_events owner; /* the log's owner's */
+	void *owner_ctx;
+	struct thmq_log *log;
+	struct thmqi_engine *engine;
+	struct thmqi_poller poller;
+	struct thmqi_timer timer;
+	uint64_t timer_ms; /* what it is set to */
+	int failed;
+	bool tell_failed, closing;
+
+	/* the duties of the last event, while its term and vote are being stored */
+	bool parked, unparked;
+	struct thmqi_duties duties;
+	struct thmqi_buf *taking[THMQI_ENGINE_ENTRIES]; /* received with it */
+	uint32_t taking_count;
+	uint64_t taking_index; /* of the first */
+	struct thmqi_engine_entry entries[THMQI_ENGINE_ENTRIES]; /* as they are looked at */
+
+	uint32_t role; /* as told */
+	uint64_t leader, term;
+	uint64_t committed; /* as told */
+	bool tell_role;
+
+	struct thmqi_membership membership;
+	bool members_committed, tell_members;
+	const struct thmqi_membership *changing; /* of the batch that is being formed */
+
+	struct waiting inbox[INBOX_COUNT];
+	uint32_t inbox_head, inbox_tail; /* free running */
+	struct thmqi_message outbox[OUTBOX_COUNT];
+	uint32_t outbox_count;
+	struct peer peers[THMQI_MEMBERS_MAX];
+	uint32_t peer_count;
+};
+
+static inline uint64_t thmqi_group_now_ms(const struct thmqi_group *g)
+{
+	return g->core->now_ns / 1000000u;
+}
+static inline bool thmqi_group_breaks(const struct thmqi_group *g, uint32_t rule)
+{
+	return (g->opts.defects & rule) != 0;
+}
+void thmqi_group_fail(struct thmqi_group *g, int error);
+/* What an event asked for; @rc is what the engine returned. */
+void thmqi_group_handle(struct thmqi_group *g, int rc, const struct thmqi_duties *d);
+
+/* peers.c */
+void thmqi_peers_send(void *ctx, const struct thmqi_message *message, uint32_t batches); /* of the engine: is put down */
+void thmqi_peers_set(struct thmqi_group *g); /* the membership has changed */
+void thmqi_peers_drop(struct thmqi_group *g); /* this copy leads no more */
+uint32_t thmqi_peers_pump(struct thmqi_group *g); /* what was put down leaves. Return: work done */
+bool thmqi_peers_wait(const struct thmqi_group *g); /* something was refused that nobody tells of */
+/* 0; -EINVAL it is none of this version, or was damaged on its way */
+int thmqi_message_check(const struct thmqi_message *m);
+
+/* inbox.c */
+int thmqi_inbox_step(struct thmqi_group *g); /* the next messages: 1 done; 0 none, or not now */
+void thmqi_inbox_clear(struct thmqi_group *g);
+
+#endif

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * replica_checks.c - what must be true of a simulated cluster. One leader in a term; logs that agree on a batch agree on all before it;
+ * a leader has all that was ever committed; what is committed is durable on a majority; what is acknowledged is committed, and read
+ * back once and in order; copies are equal byte for byte.
+ */
+#include "replica_world.h"
+
+#define HEADER_EQUAL 96u /* bytes of a batch's header that are the same on all copies */
+
+struct header {
+	uint32_t magic;
+	uint16_t version, type;
+	uint32_t len, payload_len;
+	uint64_t position, index, term;
+	uint8_t log_id[16];
+	uint32_t run_count, prev_crc, payload_crc, reserved[6], header_crc;
+	uint8_t local[32];
+};
+_Static_assert(sizeof(struct header) == THMQI_BATCH_HEADER_BYTES, "as in doc/format.md");
+
+/* What its log has gained. */
+void check_new_batches(struct node *n)
+{
+	struct thmq_log *log = thmqi_group_log(n->group);
+	uint64_t last = thmqi_log_last(log), begin, term;
+	struct header h;
+
+	thmqi_log_begin(log, &begin, &term);
+	n->known = THMQI_MAX(n->known, begin);
+	while (n->known < last) {
+		if (n->known + 1 >= BATCHES_MAX)
+			world_fail(n->w, n, "too many batches for the model", last);
+		if (thmqi_log_header(log, n->known + 1, &h) != 0)
+			world_fail(n->w, n, "a batch cannot be read", n->known + 1);
+		if (thmqi_log_term_of(log, n->known + 1) != h.term)
+			world_fail(n->w, n, "the log errs about a batch's term", n->known + 1);
+		n->log[++n->known] = (struct seen){.term = h.term, .crc = h.header_crc};
+	}
+}
+
+static bool has_durable(struct node *n, uint64_t index, const struct seen *batch)
+{
+	uint64_t durable = n->up ? thmqi_log_durable(thmqi_group_log(n->group)) : n->durable;
+
+	if (n->up)
+		check_new_batches(n);
+	return index <= durable && index <= n->known && n->log[index].crc == batch->crc;
+}
+
+static void check_majority(struct node *n, uint64_t index, const struct seen *batch)
+{
+	const struct thmqi_members *m = thmqi_group_members(n->group);
+	struct world *w = n->w;
+	uint32_t voters = 0, have = 0;
+
+	for (uint32_t i = 0; i < m->count; i++) {
+		struct node *other = node_of(w, m->list[i].id);
+
+		if (m->list[i].role != THMQI_MEMBER_VOTER)
+			continue;
+		voters++;
+		have += other && has_durable(other, index, batch);
+	}
+	if (have <= voters / 2)
+		world_fail(w, n, "committed and not durable on a majority", index);
+}
+
+void check_committed(struct node *n, uint64_t index)
+{
+	struct world *w = n->w;
+	uint64_t i;
+
+	check_new_batches(n);
+	if (index > n->known)
+		world_fail(w, n, "committed and not there", index);
+	for (i = n->committed + 1; i <= index; i++) {
+		if (!n->log[i].term)
+			continue; /* before its begin */
+		if (i <= w->committed_count) {
+			if (w->committed[i].crc != n->log[i].crc)
+				world_fail(w, n, "two batches are committed at one index", i);
+			continue;
+		}
+		check_majority(n, i, &n->log[i]);
+		w->committed[i] = n->log[i];
+		w->committed_count = i;
+		trace(w, 5000, i);
+	}
+}
+
+void check_leader(struct node *n, uint64_t term)
+{
+	struct world *w = n->w;
+	uint64_t i;
+
+	if (term >= TERMS_MAX)
+		world_fail(w, n, "too many terms for the model", term);
+	if (w->leader_of[term] && w->leader_of[term] != n->id)
+		world_fail(w, n, "two leaders in a term", term);
+	w->leader_of[term] = n->id;
+	check_new_batches(n);
+	for (i = 1; i <= w->committed_count; i++)
+		if (i > n->known || (n->log[i].term && n->log[i].crc != w->committed[i].crc))
+			world_fail(w, n, "a leader lacks what was committed", i);
+	check_matching(w);
+}
+
+static void check_pair(struct world *w, const struct node *a, const struct node *b)
+{
+	uint64_t i = THMQI_MIN(a->known, b->known);
+	bool equal = false;
+
+	for (; i; i--) {
+		if (!a->log[i].term || !b->log[i].term)
+			return; /* one begins behind it */
+		equal = equal || a->log[i].term == b->log[i].term;
+		if (equal && (a->log[i].term != b->log[i].term || a->log[i].crc != b->log[i].crc))
+			world_fail(w, a, "two logs agree on a batch and not on one before it", i);
+	}
+}
+
+void check_matching(struct world *w)
+{
+	for (uint32_t i = 1; i <= w->places; i++)
+		for (uint32_t k = i + 1; k <= w->places; k++)
+			if (w->node[i].used && w->node[k].used)
+				check_pair(w, &w->node[i], &w->node[k]);
+}
+
+/* -------------------------------------------------------------- at the end */
+
+static uint32_t batch_of(struct node *n, uint64_t index, uint8_t *ret)
+{
+	struct thmq_log *log = thmqi_group_log(n->group);
+	struct header h;
+	uint32_t len;
+	int rc;
+
+	if (thmqi_log_header(log, index, &h) != 0)
+		world_fail(n->w, n, "a batch cannot be read", index);
+	len = h.type == THMQI_BATCH_PAD ? THMQI_BLOCK : h.len;
+	rc = thmqi_log_bytes(log, index, ret, len);
+	if (rc)
+		world_fail(n->w, n, "a batch's bytes cannot be read", index);
+	return len;
+}
+
+void check_bytes(struct world *w)
+{
+	static uint8_t a[1u << 20], b[1u << 20];
+	const struct node *first = NULL;
+	uint32_t len, i;
+	uint64_t index;
+
+	check_matching(w);
+	for (index = 1; index <= w->committed_count; index++) {
+		first = NULL;
+		for (i = 1; i <= w->places; i++) {
+			struct node *n = &w->node[i];
+
+			if (!n->up || n->committed < index || !n->log[index].term)
+				continue;
+			len = batch_of(n, index, first ? b : a);
+			if (first && (memcmp(a, b, HEADER_EQUAL) != 0 ||
+				      memcmp(a + THMQI_BATCH_HEADER_BYTES, b + THMQI_BATCH_HEADER_BYTES, len - THMQI_BATCH_HEADER_BYTES) != 0))
+				world_fail(w, n, "copies differ in bytes", index);
+			first = first ? first : n;
+		}
+	}
+}
+
+static void check_run(struct world *w, struct node *n, const struct thmq_run_header *run, uint64_t *last, bool *seen)
+{
+	const uint8_t *at = (const uint8_t *)(run + 1);
+	uint64_t id = run->base_offset;
+
+	if (run->encoding != THMQ_RUN_OPAQUE)
+		return;
+	if (id >= w->next_id || run->partition != id % PARTITIONS || seen[id] || id < last[run->partition])
+		world_fail(w, n, "a message is out of order, doubled, or nobody's", id);
+	seen[id] = true;
+	last[run->partition] = id;
+	for (uint32_t i = 0; i < run->len; i++)
+		if (at[i] != (uint8_t)(id * 13 + i))
+			world_fail(w, n, "a message's bytes have changed", id);
+}
+
+void check_messages(struct world *w)
+{
+	static uint8_t bytes[1u << 20];
+	uint64_t last[PARTITIONS] = {0}, index;
+	bool *seen = calloc(IDS_MAX, sizeof(*seen));
+	struct node *n = world_leader(w);
+
+	if (!n || !seen)
+		world_fail(w, n, "there is no leader at the end", 0);
+	for (index = 1; index <= w->committed_count; index++) {
+		const struct header *h = (const struct header *)bytes;
+		const uint8_t *at = bytes + sizeof(*h);
+
+		if (!n->log[index].term)
+			continue;
+		batch_of(n, index, bytes);
+		for (uint32_t i = 0; i < h->run_count; i++) {
+			const struct thmq_run_header *run = (const struct thmq_run_header *)at;
+
+			check_run(w, n, run, last, seen);
+			at += sizeof(*run) + THMQI_ALIGN_UP(run->len, 8u);
+		}
+	}
+	for (index = 0; index < w->next_id; index++)
+		if (w->acked[index] && !seen[index])
+			world_fail(w, n, "what was acknowledged is gone", index);
+	free(seen);
+}

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Replication under everything: clusters of three and five copies, from seeds, with crashes between any two duties and in the middle
+ * of any write, cuts of the network, lost, late, doubled and damaged messages, leaders that hand over. After each the faults end,
+ * and all must go on. A seed replays exactly. With a defect planted the same checks must find it.
+ *
+ * usage: replica_sim_test [first seed [count [plant]]]; THMQ_TEST_FULL=1 runs many more.
+ */
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "replica_world.h"
+
+#define LENGTH_NS (1200 * MS)
+#define HEAL_NS (4 * SECOND)
+#define CHILD_SECONDS 60u
+
+/* --------------------------------------------------------------------- chaos */
+
+static struct node *some_node(struct world *w)
+{
+	return &w->node[1 + chance(w, w->nodes)];
+}
+
+static void mend(struct world *w)
+{
+	for (uint32_t i = 1; i <= w->places; i++)
+		for (uint32_t k = 1; k <= w->places; k++)
+			w->link[i][k].cut = false;
+}
+
+/* One node alone, or one way between two, or both. */
+static void cut(struct world *w)
+{
+	uint32_t a = some_node(w)->number, b = some_node(w)->number, i;
+
+	mend(w);
+	if (chance(w, 2)) {
+		for (i = 1; i <= w->places; i++)
+			w->link[a][i].cut = w->link[i][a].cut = true;
+		return;
+	}
+	w->link[a][b].cut = true;
+	w->link[b][a].cut = chance(w, 2);
+}
+
+static void power_cut_of_all(struct world *w)
+{
+	for (uint32_t i = 1; i <= w->places; i++)
+		if (w->node[i].up)
+			node_crash(&w->node[i], chance(w, 50) * MS);
+}
+
+static void fault(struct world *w)
+{
+	struct node *n = some_node(w), *leader = world_leader(w);
+
+	switch (chance(w, 12)) {
+	case 0:
+	case 1:
+		cut(w);
+		break;
+	case 2:
+	case 3:
+		mend(w);
+		break;
+	case 4:
+		if (n->up)
+			node_crash(n, chance(w, 200) * MS);
+		break;
+	case 5:
+		if (leader)
+			node_crash(leader, chance(w, 200) * MS);
+		break;
+	case 6: /* in the middle of a write to come */
+		if (n->up)
+			thmqi_disk_sim_cut_at(n->sim, 1 + chance(w, 40), THMQI_DISK_SIM_CRASH_SEEDED);
+		break;
+	case 7:
+	case 8: /* between two duties to come */
+		if (n->up)
+			n->dies_in = 1 + chance(w, 200);
+		break;
+	case 9:
+		if (chance(w, 3) == 0)
+			power_cut_of_all(w);
+		break;
+	case 10: { /* a stall */
+		const struct thmqi_disk_sim_fault stall = {
+			.opcode = THMQI_DISK_SIM_ANY_CHANGE, .effect = THMQI_DISK_SIM_STALL, .nth = 1, .repeat = chance(w, 5), .arg = (int64_t)(chance(w, 150) * MS)};
+
+		thmqi_disk_sim_fault_add(n->sim, &stall);
+		break;
+	}
+	default:
+		if (leader && thmqi_group_transfer(leader->group, 0) == 0)
+			w->count.transfers++;
+		break;
+	}
+}
+
+static void write_some(struct world *w)
+{
+	uint32_t burst = chance(w, 20) == 0 ? 40 : (uint32_t)(1 + chance(w, 4)), i, k;
+
+	/* whoever thinks that he leads gets some: one that was deposed must not keep them */
+	for (i = 1; i <= w->places; i++)
+		for (k = 0; k < burst && w->node[i].up; k++)
+			if (node_append(&w->node[i]) != 0)
+				break;
+}
+
+/* ---------------------------------------------------------------------- heal */
+
+static void heal(struct world *w)
+{
+	w->healed = true;
+	mend(w);
+	for (uint32_t i = 1; i <= w->places; i++) {
+		struct node *n = &w->node[i];
+
+		if (!n->used)
+			continue;
+		n->dies_in = 0;
+		thmqi_disk_sim_cut_at(n->sim, 0, 0);
+		thmqi_disk_sim_faults_clear(n->sim);
+		if (!n->up)
+			n->restart_at = w->now;
+	}
+}
+
+static bool all_have(struct world *w, uint64_t index)
+{
+	for (uint32_t i = 1; i <= w->places; i++)
+		if (w->node[i].used && (!w->node[i].up || w->node[i].committed < index))
+			return false;
+	return true;
+}
+
+/* Something new is committed, and then everything is everywhere. */
+static void check_liveness(struct world *w)
+{
+	uint64_t end = w->now + HEAL_NS, acked = w->acked_count;
+
+	while (w->acked_count < acked + 20 && w->now < end) {
+		write_some(w);
+		world_run(w, w->now + 2 * MS);
+	}
+	if (w->acked_count < acked + 20)
+		world_fail(w, world_leader(w), "nothing is committed once the faults have ended", w->acked_count - acked);
+	while (!all_have(w, w->committed_count) && w->now < end)
+		world_run(w, w->now + 5 * MS);
+	if (!all_have(w, w->committed_count))
+		world_fail(w, world_leader(w), "a copy does not catch up", w->committed_count);
+}
+
+/* Return: what happened, as one number. */
+static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
+{
+	static struct world w;
+	uint64_t end, next_fault;
+
+	world_open(&w, plan, seed);
+	end = w.now + (plan->length_ns ? plan->length_ns : LENGTH_NS);
+	next_fault = w.now + 150 * MS;
+	while (w.now < end) {
+		write_some(&w);
+		world_run(&w, w.now + 100000 + chance(&w, 6 * MS));
+		if (!plan->calm && w.now >= next_fault) {
+			fault(&w);
+			next_fault = w.now + chance(&w, 120 * MS);
+		}
+	}
+	heal(&w);
+	check_liveness(&w);
+	check_bytes(&w);
+	check_messages(&w);
+	world_close(&w);
+	if (tell)
+		printf("seed %llu: %u nodes, %llu elections, %llu crashes, %llu messages (%llu damaged), %llu truncations, %llu transfers, "
+		       "%llu batches, %u acknowledged, %llu windows, trace %016llx\n",
+		       (unsigned long long)seed, w.nodes, (unsigned long long)w.count.elections, (unsigned long long)w.count.crashes,
+		       (unsigned long long)w.count.packets, (unsigned long long)w.count.damaged, (unsigned long long)w.count.truncations,
+		       (unsigned long long)w.count.transfers, (unsigned long long)w.committed_count, w.acked_count,
+		       (unsigned long long)w.count.windows, (unsigned long long)w.trace);
+	return w.trace;
+}
+
+/* ------------------------------------------------------------------ children */
+
+/* In a process of its own, so that a seed harms no other. Return: 0; 1 a violation, or it crashed. */
+static int live_apart(const struct plan *plan, uint64_t seed, bool quiet)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		return 1;
+	if (pid == 0) {
+		alarm(CHILD_SECONDS);
+		if (quiet && !freopen("/dev/null", "w", stderr))
+			_exit(1);
+		live(plan, seed, false);
+		_exit(0);
+	}
+	if (waitpid(pid, &status, 0) != pid)
+		return 1;
+	if (!quiet && WIFSIGNALED(status))
+		fprintf(stderr, "seed %llu (%s): signal %d\n", (unsigned long long)seed, plan->name, WTERMSIG(status));
+	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+static const struct plan sound = {.name = "sound"};
+
+static const struct plan plants[] = {
+	{.name = "ack before it is durable", .defects = THMQI_GROUP_EARLY_ACK},
+	{.name = "a leader's own write commits", .defects = THMQI_GROUP_EARLY_COMMIT},
+	{.name = "forgotten vote", .defects = THMQI_GROUP_FORGET_VOTE},
+	{.name = "nobody waits for the vote", .defects = THMQI_GROUP_EARLY_VOTE},
+	{.name = "vote that is not flushed", .log_defects = THMQI_LOG_PLAIN_VOTE},
+	{.name = "lying flush", .disk_flags = THMQI_DISK_SIM_LYING},
+	{.name = "no flush", .log_defects = THMQI_LOG_TRUST_DSYNC | THMQI_LOG_NO_FLUSH},
+	{.name = "received batches are not checked", .defects = THMQI_GROUP_TRUST_BATCH},
+	{.name = "without rule B3", .defects = THMQI_GROUP_NO_B3},
+	{.name = "without rule B5", .defects = THMQI_GROUP_NO_B5},
+};
+
+#define PLANT_SEEDS 60u
+
+/* Return: the seed that finds it; 0: none does. */
+static uint64_t find_plant(const struct plan *plan)
+{
+	for (uint64_t seed = 1; seed <= PLANT_SEEDS; seed++)
+		if (live_apart(plan, seed, true))
+			return seed;
+	return 0;
+}
+
+static int run_plants(void)
+{
+	int missed = 0;
+
+	for (uint32_t i = 0; i < THMQI_ARRAY_COUNT(plants); i++) {
+		uint64_t seed = find_plant(&plants[i]);
+
+		if (seed)
+			printf("%s: found by seed %llu\n", plants[i].name, (unsigned long long)seed);
+		else
+			fprintf(stderr, "%s: not found by %u seeds\n", plants[i].name, PLANT_SEEDS);
+		missed += !seed;
+	}
+	return missed;
+}
+
+int main(int argc, char **argv)
+{
+	bool small = getenv("THMQ_TEST_SMALL") != NULL;
+	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, seed;
+	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) : getenv("THMQ_TEST_FULL") ? 2000 : small ? 20 : 300;
+	const struct plan *plan = argc > 3 ? &plants[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(plants)] : &sound;
+	uint32_t bad = 0;
+
+	if (argc > 1 && count == 1) {
+		live(plan, first, true);
+		return 0;
+	}
+	for (seed = first; seed < first + count; seed++)
+		bad += (uint32_t)live_apart(plan, seed, false);
+	printf("%llu seeds, %u bad\n", (unsigned long long)count, bad);
+	if (argc > 1)
+		return bad != 0;
+	if (live(&sound, 5, true) != live(&sound, 5, true)) {
+		fprintf(stderr, "a seed does not replay exactly\n");
+		bad++;
+	}
+	if (!small)
+		bad += (uint32_t)run_plants();
+	return bad != 0;
+}
