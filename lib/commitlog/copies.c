@@ -221,7 +221,7 @@ int thmqi_log_noop(struct thmq_log *log)
 	int rc = left(log) ? 0 : next_segment(log, true);
 
 	if (!rc)
-		rc = thmqi_log_alloc(log, THMQI_BLOCK, &buf);
+		rc = thmqi_log_alloc(log, THMQI_BLOCK, THMQI_OWNER_BATCH, &buf);
 	if (rc) {
 		thmqi_log_fail(log, rc);
 		return rc;
@@ -259,7 +259,7 @@ int thmqi_log_change(struct thmq_log *log, const void *payload, uint32_t len)
 	if (log->failed)
 		return -THMQ_EFAILED;
 	rc = room_for(log, bytes);
-	if (!rc && thmqi_log_alloc(log, bytes, &buf) != 0)
+	if (!rc && thmqi_log_alloc(log, bytes, THMQI_OWNER_BATCH, &buf) != 0)
 		rc = -EAGAIN;
 	if (rc)
 		return rc;
@@ -459,7 +459,7 @@ static int read_batch(struct thmq_log *log, struct thmqi_log_fetch *f, struct se
 
 	if (rc)
 		return rc;
-	if (log->reads >= READS_MAX || thmqi_log_alloc(log, len, &f->buf) != 0)
+	if (log->reads >= READS_MAX || thmqi_log_alloc(log, len, THMQI_OWNER_READ, &f->buf) != 0)
 		return -EAGAIN;
 	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ, .len = len, .file = file, .buf = f->buf,
 				       .data = f->buf->data, .offset = at, .done = on_fetched};
