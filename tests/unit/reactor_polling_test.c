@@ -8,6 +8,9 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <thundermq/forecast.h>
@@ -545,6 +548,55 @@ Test(reactor_polling, a_core_of_the_librarys_has_its_counts_forecast)
 	cr_assert_gt(st.forecast_cpu_ns, 0);
 	cr_assert_gt(st.sleeps, 0);
 	cr_assert_eq(st.policy, THMQ_POLICY_ADAPTIVE);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
+
+static _Atomic bool enough;
+
+/* Wants the processor that the core is on. */
+static void *compete(void *arg)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(*(int *)arg, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+	while (!atomic_load_explicit(&enough, memory_order_relaxed))
+		;
+	return NULL;
+}
+
+Test(reactor_polling, a_core_whose_processor_others_want_spins_less)
+{
+	struct thmq_core_stats st = {.size = sizeof(st)};
+	struct thmq_place place = {.size = sizeof(place)};
+	struct thmq_core *core;
+	struct thmq_env *env;
+	pthread_t other;
+	uint64_t before;
+
+	/* five milliseconds, by what a sleep is said to cost */
+	cr_assert_eq(
+		thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .policy = THMQ_POLICY_SKI,
+						  .spin_ns = 10 * MS, .latency_worth = 1000,
+						  .wake_cpu_ns = 2000, .wake_latency_ns = 5000)),
+		0);
+	core = thmq_env_core(env, 0);
+	cr_assert_eq(thmq_env_place(env, 0, &place), 0);
+	if (!(place.flags & THMQ_PLACE_PINNED))
+		cr_skip_test("cores cannot be pinned here");
+	cr_assert_eq(thmq_core_stats(core, &st), 0);
+	before = st.budget_ns;
+	cr_assert_gt(before, 1 * MS);
+	cr_assert_eq(pthread_create(&other, NULL, compete, &place.cpu), 0);
+	for (int i = 0; i < 20000 && st.budget_ns > before / 4; i++) {
+		cr_assert_eq(thmq_core_call(core, answer, NULL, 20 * SECOND), 0);
+		usleep(1000);
+		cr_assert_eq(thmq_core_stats(core, &st), 0);
+	}
+	atomic_store(&enough, true);
+	pthread_join(other, NULL);
+	cr_assert_leq(st.budget_ns, before / 4);
 	cr_assert_eq(thmq_env_close(env, SECOND), 0);
 }
 
