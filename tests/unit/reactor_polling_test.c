@@ -180,7 +180,7 @@ static double cost(uint32_t worth)
 	return (double)st.idle_ns + (double)st.sleeps * WAKE_CPU_NS + worth * sim.late;
 }
 
-TestSuite(reactor_polling, .timeout = 60);
+TestSuite(reactor_polling, .timeout = 120);
 
 /* -------------------------------------------------------------------- budgets */
 
@@ -339,7 +339,7 @@ Test(reactor_polling, a_cap_holds_whatever_the_policy_would_like)
 	static const struct plan plan = {"poisson 30 k/s", exponential, 33 * US};
 	static const uint32_t policies[] = {THMQ_POLICY_FIXED, THMQ_POLICY_SKI,
 					    THMQ_POLICY_ADAPTIVE, THMQ_POLICY_PREDICTIVE};
-	static const uint32_t caps[] = {25, 50, 75};
+	static const uint32_t caps[] = {25, 50};
 	struct thmq_core_stats before, st;
 	double share;
 
@@ -484,7 +484,7 @@ Test(reactor_polling, what_a_sleep_costs_is_measured_unless_it_is_told)
 
 	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE));
 	cr_assert(st.wake_cpu_ns >= 500 && st.wake_cpu_ns <= 20000, "%u", st.wake_cpu_ns);
-	cr_assert(st.wake_latency_ns >= 1000 && st.wake_latency_ns <= 60000, "%u",
+	cr_assert(st.wake_latency_ns >= 1000 && st.wake_latency_ns <= 30000, "%u",
 		  st.wake_latency_ns);
 	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE, .wake_cpu_ns = 1234,
 					.wake_latency_ns = 5678));
