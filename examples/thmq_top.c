@@ -87,9 +87,11 @@ static void print_row(struct thmq_env *env, const struct thmq_core_stats *b, con
 	printf("%4u %9s  %-10s %6.2f %6.2f %6.2f %11.0f %9.0f %9.0f %9.0f %9s", b->core_index,
 	       cpu.text, policy_name(b->policy), 100 * s->busy, 100 * s->spun, 100 * s->slept,
 	       s->iterations, s->hits, s->misses, s->sleeps, budget_text(b->budget_ns, &budget));
-	if (b->forecast_ticks)
-		printf("  %s %.2f of naive's error, %.2f %%", model_name(b->forecast_model),
+	if (b->forecast_ratio)
+		printf("  %s, %.2f of naive's error, %.2f %%", model_name(b->forecast_model),
 		       (double)b->forecast_ratio / 1e3, 100 * s->forecast);
+	else if (b->forecast_ticks)
+		printf("  none is better than naive, %.2f %%", 100 * s->forecast);
 	putchar('\n');
 }
 
@@ -129,9 +131,9 @@ static void print_all(struct thmq_env *env, const struct thmq_core_stats *a,
 	uint32_t i;
 
 	if (!json)
-		puts("core processor  policy      busy%  spin% sleep% looks/s        hits/s  "
-		     "misses/s  sleeps/s     "
-		     "spins  forecast");
+		printf("%4s %9s  %-10s %6s %6s %6s %11s %9s %9s %9s %9s  %s\n", "core", "processor",
+		       "policy", "busy%", "spin%", "sleep%", "looks/s", "hits/s", "misses/s",
+		       "sleeps/s", "spins", "forecast");
 	for (i = 0; i < count && !output_failed(); i++) {
 		struct span s = span_of(&a[i], &b[i]);
 
