@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq_serve.c - thmq serve: a broker for other processes, until it is interrupted. */
 #define _DEFAULT_SOURCE
+#include <errno.h>
 #include <time.h>
 
 #include "thmq.h"
