@@ -68,11 +68,12 @@ static const struct command {
 	 "false, from where it would begin. Offsets that a crash left unused count too.\n"},
 	{"serve", cmd_serve, "thmq serve DIR",
 	 "Opens the directory, which is made if it is absent, for other processes, until it is\n"
-	 "interrupted. They name the URL where DIR stands in pub, sub and topic. Prints where it\n"
-	 "listens once it does. Nothing is encrypted, and nobody is asked who he is.\n"
+	 "interrupted. They name the URL where DIR stands in pub, sub and topic; on the same\n"
+	 "machine, and of the same user, DIR itself will do. Prints where it listens once it\n"
+	 "does. Nothing is encrypted, and nobody is asked who he is.\n"
 	 "\n"
-	 "  --listen URL         tcp://host:port (default tcp://127.0.0.1:7471), port 0 for any;\n"
-	 "                       several, separated by commas\n"
+	 "  --listen URL         tcp://host:port (default tcp://127.0.0.1:7471), port 0 for any, or\n"
+	 "                       shm:///path; several, separated by commas\n"
 	 "  --cores N            threads that serve (default 1), and shards of a new directory\n"
 	 "  --policy NAME        how they wait: poll, event, fixed, ski, adaptive, predictive\n"
 	 "  --cpu-cap N          a thread that uses more than N percent of a processor spins less\n"},

@@ -370,7 +370,7 @@ struct thmq_broker_opts {
 	const char
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
-	const char *listen; /* URLs to listen on, comma separated: tcp://host:port, port 0: any; NULL: inproc only */
+	const char *listen; /* URLs to listen on, comma separated: shm:///path, tcp://host:port, port 0: any; NULL: inproc only */
 	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
@@ -518,15 +518,15 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
 /**
  * thmq_connect() - connect to a broker
  * @env: environment
- * @url: inproc://name, or inproc:// for the environment's only broker; tcp://host:port or tcp://[address]:port for one in any
- * process. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
- * takes its name then. A remote one is spoken to by the calling thread's own core, if it has one, or else by any core of
+ * @url: inproc://name, or inproc:// for the environment's only broker; shm:///path for one in any process of the machine;
+ * tcp://host:port or tcp://[address]:port for one anywhere. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
+ * takes its name then. One by tcp is spoken to by the calling thread's own core, if it has one, or else by any core of
  * @env, which must be driven: at least every peer_timeout_ns, also while nothing is sent.
  * @opts: NULL means defaults
  * @ret_session: out; owned by the calling thread
  *
  * Return: 0; -EINVAL malformed URL; -EPROTONOSUPPORT unknown scheme; -ECONNREFUSED nobody listens there;
- * -EHOSTUNREACH no such host; -EPROTO what listens there is no broker; -THMQ_EVERSION it is one of another version;
+ * -EACCES no permission for the socket; -ENAMETOOLONG; -EAGAIN too many wait there to be let in; -EHOSTUNREACH no such host; -EPROTO what listens there is no broker; -THMQ_EVERSION it is one of another version;
  * -EDEADLK nobody drives the core; -ETIMEDOUT; -ENOMEM; another error of the network.
  */
 THMQ_API int thmq_connect(struct thmq_env *env, const char *url,

@@ -304,15 +304,32 @@ server=$!
 for _ in 1 2 3 4 5 6 7 8 9 10; do
 	for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s "$dir/url" ] || sleep 0.1; done
 done
-url=$(sed 's/.* at //' "$dir/url")
+url=$(sed -n '1s/.* at //p' "$dir/url")
 check "a topic at a URL" 0 "$thmq" topic create --partitions 2 "$url" far
 seq 1000 > "$dir/numbers"
 check "publish to a URL" 0 "$thmq" pub --quiet "$url" far "$dir/numbers"
 check "read from a URL" 0 "$thmq" sub --group g "$url" far; sort -n "$dir/out" | cmp -s - "$dir/numbers" || die "other messages came"
 check "nothing is left" 0 "$thmq" sub --group g "$url" far; [ ! -s "$dir/out" ] || die "messages came twice"
 check "topics at a URL" 0 "$thmq" topic describe --group g "$url" far; has out far
-check "who else has it" 5 "$thmq" topic list "$dir/served"
+# by the directory too: its socket is in it, for its owner only
+check "join by the directory" 0 "$thmq" topic list "$dir/served"; has out far
+[ "$(stat -c %a "$dir/served/socket")" = 600 ] || die "others may join"
+check "a topic by the directory" 0 "$thmq" topic create "$dir/served" near
+check "publish by the directory" 0 "$thmq" pub --quiet --create "$dir/served" near "$dir/numbers"
+check "read by the directory" 0 "$thmq" sub "$dir/served" near; cmp -s "$dir/out" "$dir/numbers" || die "other messages came"
+check "read over shared memory" 0 "$thmq" sub "shm://$dir/served/socket" near; cmp -s "$dir/out" "$dir/numbers" || die "other messages came"
+check "serve it twice" 5 "$thmq" serve --listen tcp://127.0.0.1:0 "$dir/served"
 kill "$server"; wait "$server" || die "serve did not end well"
+[ ! -e "$dir/served/socket" ] || die "the socket was left behind"
+"$thmq" serve --listen "shm://$dir/served-too" "$dir/served" > "$dir/url" &
+server=$!
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+	for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s "$dir/url" ] || sleep 0.1; done
+done
+check "listen at a path" 0 "$thmq" topic list "shm://$dir/served-too"; has out far
+kill -9 "$server"; wait "$server" 2>/dev/null || true
+check "a socket that was left behind" 0 "$thmq" topic list "$dir/served"; has out far
+check "verify it with a socket" 0 "$thmq" verify "$dir/served"
 check "nobody listens there" 1 "$thmq" topic list "$url"; has err 'refused\|nobody'
 check "all is there" 0 "$thmq" sub --json "$dir/served" far; [ "$(wc -l < "$dir/out")" = 1000 ] || die "some are missing"
 check "top, once" 0 "$thmq" top --once --listen tcp://127.0.0.1:0 --cores 2 --policy adaptive "$dir/served"

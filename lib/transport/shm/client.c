@@ -164,8 +164,11 @@ static void client_free(struct shm_client *c)
 {
 	if (c->joined)
 		thmqi_waiter_part(c->link.waiter, &c->guest);
-	if (c->guest.fd >= 0)
+	if (c->guest.fd >= 0) {
+		/* a child of fork may hold it as well */
+		shutdown(c->guest.fd, SHUT_RDWR);
 		close(c->guest.fd);
+	}
 	if (c->link.waiter)
 		thmqi_waiter_unref(c->link.waiter);
 	thmqi_shm_arena_drop(&c->arena);
@@ -312,6 +315,8 @@ static int client_open(struct shm_client *c, struct thmqi_transport *t, const st
 	if (!rc) {
 		fill_hello(c, t, opts->beside, &hello);
 		rc = send_hello(c, &hello, memory_fd);
+		if (rc == -EPIPE || rc == -ECONNRESET)
+			rc = 0; /* turned away: the socket tells why */
 	}
 	close(memory_fd);
 	return rc;

@@ -196,7 +196,7 @@ int thmqi_shm_greet(struct shm_conn *c)
 	if (rc == 0)
 		return 1;
 	if (rc == 1)
-		rc = check_hello(&c->hello);
+		rc = c->denied ? -EACCES : check_hello(&c->hello);
 	if (!rc)
 		rc = shard_core(c, &core);
 	if (rc) {
@@ -286,8 +286,8 @@ static void take_in(struct shm_door *d, int fd)
 	c->door = d;
 	thmqi_list_add_tail(&d->greetings, &c->door_link);
 	d->greeting_count++;
-	if (!may_come_in(d, &who))
-		refuse(c, -EACCES);
+	/* told once the greeting is there: what was not read would be lost with the answer */
+	c->denied = !may_come_in(d, &who);
 }
 
 /* Those that are waited for do not count: they give way to others. */
