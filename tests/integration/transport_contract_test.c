@@ -4,7 +4,8 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6.
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; rdma,
+ * rdma-host, rdma-same, rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
  */
 #include <errno.h>
 #include <poll.h>
@@ -49,6 +50,13 @@ static bool is(const char *what)
 	return strcmp(medium, what) == 0;
 }
 
+static bool ends(const char *with)
+{
+	size_t len = strlen(medium), end = strlen(with);
+
+	return len > end && strcmp(medium + len - end, with) == 0;
+}
+
 static uint64_t now(void)
 {
 	struct timespec t;
@@ -59,10 +67,11 @@ static uint64_t now(void)
 
 static void up(void)
 {
-	uint32_t flags = THMQ_ENV_NO_PIN | (is("tcp-plain") ? THMQ_ENV_NO_URING : 0);
-	bool alone = is("tcp-same"), host = is("tcp-host");
+	uint32_t flags = THMQ_ENV_NO_PIN | (ends("-plain") ? THMQ_ENV_NO_URING : 0);
+	bool alone = ends("-same"), host = ends("-host"), rdma = strncmp(medium, "rdma", 4) == 0;
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
+			     : rdma       ? "rdma://10.0.0.1:0"
 					  : "tcp://127.0.0.1:0";
 
 	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = alone ? 0 : 2, .flags = flags,
@@ -78,6 +87,8 @@ static void up(void)
 		return;
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
+	if (rdma)
+		strcat(url, "?from=10.0.0.2");
 	if (!alone)
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = flags,
 							 .pool_bytes = 256 << 20,
@@ -662,7 +673,7 @@ static void many_threads(void)
 	pthread_t t[WORKERS];
 	uintptr_t i;
 
-	if (is("tcp-same") || is("tcp-host")) { /* its one core has one thread */
+	if (ends("-same") || ends("-host")) { /* its one core has one thread */
 		work(NULL);
 		return;
 	}

@@ -347,6 +347,25 @@ static int door_start(struct thmq_core *core, void *arg)
 	return 0;
 }
 
+/* A core's device and its registrations, which take time, so that the first who connects need not wait for them. */
+static int prepare(struct thmq_core *core, void *arg)
+{
+	const struct rdma_door *d = arg;
+	struct rdma_trust *t;
+	struct rdma_home *h;
+	struct rdma_hub *hub;
+	int rc = thmqi_rdma_home(d->world, core, &h);
+
+	if (!rc && d->id && d->id->verbs) {
+		rc = thmqi_rdma_hub(h, d->id->verbs, &hub);
+		if (!rc)
+			rc = thmqi_rdma_trust(hub, NULL, &t);
+		if (!rc)
+			thmqi_rdma_trust_unref(t);
+	}
+	return rc;
+}
+
 static int door_stop(struct thmq_core *core, void *arg)
 {
 	(void)core;
@@ -380,7 +399,7 @@ int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 	struct tcp_address addresses[TCP_ADDRESSES], from;
 	struct rdma_world *w = NULL;
 	struct rdma_door *d;
-	uint32_t count = 0;
+	uint32_t count = 0, i;
 	int rc = thmqi_rdma_addresses(url, true, addresses, TCP_ADDRESSES, &count, &from);
 
 	if (!rc)
@@ -410,6 +429,8 @@ int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 		door_free(d);
 		return why(url, rc);
 	}
+	for (i = 0; i < thmqi_env_core_count(l->transport->env); i++) /* what fails here fails again later */
+		thmqi_core_call(thmqi_env_core(l->transport->env, i), prepare, d, UINT64_MAX);
 	*ret_door = d;
 	return 0;
 }

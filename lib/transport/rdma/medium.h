@@ -111,8 +111,15 @@ struct rdma_slot {
 	uint32_t at, end; /* of what is in it and was not read */
 };
 
-struct rdma_block {
+/* Memory that the device may use for us. */
+struct rdma_memory {
 	struct thmqi_buf *buf;
+	struct ibv_mr *mr; /* NULL: its slab is registered */
+	uint32_t lkey;
+};
+
+struct rdma_block {
+	struct rdma_memory memory;
 	struct rdma_slot slots[RDMA_CREDITS];
 };
 
@@ -209,8 +216,7 @@ struct rdma_conn {
 	uint32_t pull_head, pull_tail, pull_next; /* next: the first that was not asked for */
 	uint32_t reads_out;
 	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
-	struct thmqi_buf *tx;
-	uint32_t tx_lkey;
+	struct rdma_memory tx;
 	uint32_t tx_posted, tx_done; /* chunks */
 	uint32_t chunk_len;          /* of the one that is being filled, with its header; 0: there is none */
 	uint32_t chunk_max;
@@ -283,6 +289,9 @@ int thmqi_rdma_trust(struct rdma_hub *hub, const struct tcp_address *where, stru
 void thmqi_rdma_trust_unref(struct rdma_trust *t);
 int thmqi_rdma_trust_room(struct rdma_trust *t);  /* receives for one connection more */
 void thmqi_rdma_trust_repost(struct rdma_trust *t); /* all that are idle, by one call */
+int thmqi_rdma_memory_open(struct rdma_trust *t, uint32_t purpose, struct rdma_memory *ret); /* for RDMA_CREDITS chunks */
+void thmqi_rdma_memory_close(struct rdma_trust *t, struct rdma_memory *m);
+void thmqi_rdma_prepare_landing(struct rdma_trust *t); /* so that its first block is at hand */
 static inline void thmqi_rdma_slot_idle(struct rdma_slot *slot)
 {
 	slot->next = slot->trust->idle;

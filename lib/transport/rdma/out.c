@@ -134,7 +134,7 @@ bool thmqi_rdma_out_blocked(const struct rdma_conn *c)
 
 static uint8_t *chunk_at(const struct rdma_conn *c)
 {
-	return c->tx->data + c->tx_posted % RDMA_CREDITS * RDMA_SLOT_BYTES;
+	return c->tx.buf->data + c->tx_posted % RDMA_CREDITS * RDMA_SLOT_BYTES;
 }
 
 static bool open_chunk(struct rdma_conn *c, uint32_t kept)
@@ -163,7 +163,7 @@ static void close_chunk(struct rdma_conn *c)
 	memcpy(chunk_at(c), &h, sizeof(h));
 	c->told_freed = c->freed;
 	sge = (struct ibv_sge){
-		.addr = (uintptr_t)chunk_at(c), .length = c->chunk_len, .lkey = c->tx_lkey};
+		.addr = (uintptr_t)chunk_at(c), .length = c->chunk_len, .lkey = c->tx.lkey};
 	wr = thmqi_rdma_request(c, RDMA_CHUNK, 0, &sge);
 	wr->opcode = IBV_WR_SEND;
 	counters->chunks++;
@@ -419,6 +419,8 @@ static int put_up(struct rdma_conn *c, struct thmqi_frame *f)
 		s = f->stream < THMQI_STREAMS ? thmqi_rdma_stream(c, f->stream) : NULL;
 		if (!s)
 			return -ENOMEM;
+		if (c->grants)
+			thmqi_rdma_prepare_landing(c->trust);
 		s->credit_bytes = THMQI_MAX(s->credit_bytes, (uint64_t)f->len);
 		break;
 	case THMQI_FRAME_RELEASE:

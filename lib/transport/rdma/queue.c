@@ -80,19 +80,6 @@ static int create(struct rdma_conn *c)
 	return thmqi_map_put((struct thmqi_map *)&hub->conns, c->qp->qp_num, c);
 }
 
-static int open_tx(struct rdma_conn *c)
-{
-	struct thmqi_rdma_keys keys;
-	int rc = thmq_buf_alloc(c->core->pool, RDMA_CREDITS * RDMA_SLOT_BYTES, THMQ_PURPOSE_SEND,
-				&c->tx);
-
-	if (!rc)
-		rc = thmqi_rdma_find_keys(c->trust->domain, c->tx->data, &keys) ? -ENOMEM : 0;
-	if (!rc)
-		c->tx_lkey = keys.lkey;
-	return rc;
-}
-
 int thmqi_rdma_queue_open(struct rdma_conn *c)
 {
 	const struct tcp_address *where =
@@ -119,7 +106,7 @@ int thmqi_rdma_queue_open(struct rdma_conn *c)
 		c->trust = NULL;
 		return rc;
 	}
-	rc = open_tx(c);
+	rc = thmqi_rdma_memory_open(c->trust, THMQ_PURPOSE_SEND, &c->tx);
 	if (!rc)
 		rc = create(c);
 	/* what fails from here on the end of the connection undoes */
@@ -312,9 +299,8 @@ void thmqi_rdma_queue_close(struct rdma_conn *c)
 	if (c->area)
 		w->verbs.dereg_mr(c->area);
 	c->area = NULL;
-	if (c->tx)
-		thmqi_buf_unref(c->tx);
-	c->tx = NULL;
+	if (c->trust)
+		thmqi_rdma_memory_close(c->trust, &c->tx);
 	if (c->id)
 		w->cm.destroy_id(c->id);
 	c->id = NULL;

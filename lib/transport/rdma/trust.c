@@ -10,41 +10,64 @@
 
 /* ----------------------------------------------------------------- receives */
 
+int thmqi_rdma_memory_open(struct rdma_trust *t, uint32_t purpose, struct rdma_memory *ret)
+{
+	struct thmqi_rdma_keys keys;
+	struct rdma_memory m = {0};
+	int rc = thmq_buf_alloc(t->hub->home->core->pool, RDMA_CREDITS * RDMA_SLOT_BYTES, purpose,
+				&m.buf);
+
+	if (rc)
+		return rc;
+	if (thmqi_rdma_find_keys(t->domain, m.buf->data, &keys) == 0) {
+		m.lkey = keys.lkey;
+	} else {
+		errno = 0;
+		m.mr = t->hub->home->world->verbs.reg_mr(thmqi_rdma_domain_pd(t->domain),
+							 m.buf->data, m.buf->size,
+							 IBV_ACCESS_LOCAL_WRITE);
+		if (!m.mr) {
+			rc = errno ? -errno : -ENOMEM; /* the limit of locked memory, mostly */
+			thmqi_buf_unref(m.buf);
+			return rc;
+		}
+		m.lkey = m.mr->lkey;
+	}
+	*ret = m;
+	return 0;
+}
+
+void thmqi_rdma_memory_close(struct rdma_trust *t, struct rdma_memory *m)
+{
+	if (m->mr)
+		t->hub->home->world->verbs.dereg_mr(m->mr);
+	if (m->buf)
+		thmqi_buf_unref(m->buf);
+	*m = (struct rdma_memory){0};
+}
+
 static int add_block(struct rdma_trust *t)
 {
 	struct rdma_block *b = calloc(1, sizeof(*b));
-	struct thmqi_rdma_keys keys;
 	uint32_t i;
 	int rc;
 
 	if (!b)
 		return -ENOMEM;
-	rc = thmq_buf_alloc(t->hub->home->core->pool, RDMA_CREDITS * RDMA_SLOT_BYTES,
-			    THMQ_PURPOSE_RECEIVE, &b->buf);
-	if (rc)
-		goto fail;
-	rc = thmqi_rdma_find_keys(t->domain, b->buf->data, &keys);
+	rc = thmqi_rdma_memory_open(t, THMQ_PURPOSE_RECEIVE, &b->memory);
 	if (rc) {
-		struct thmqi_rdma_domain_stats st;
-
-		/* the limit of locked memory, mostly */
-		thmqi_rdma_domain_stats(t->domain, &st);
-		rc = st.error ? st.error : -ENOMEM;
-		thmqi_buf_unref(b->buf);
-		goto fail;
+		free(b);
+		return rc;
 	}
 	for (i = 0; i < RDMA_CREDITS; i++) {
 		b->slots[i] = (struct rdma_slot){.trust = t,
-						 .data = b->buf->data + i * RDMA_SLOT_BYTES,
-						 .lkey = keys.lkey};
+						 .data = b->memory.buf->data + i * RDMA_SLOT_BYTES,
+						 .lkey = b->memory.lkey};
 		thmqi_rdma_slot_idle(&b->slots[i]);
 	}
 	t->blocks[t->block_count++] = b;
 	thmqi_rdma_trust_repost(t);
 	return 0;
-fail:
-	free(b);
-	return rc;
 }
 
 int thmqi_rdma_trust_room(struct rdma_trust *t)
@@ -101,7 +124,7 @@ static void free_trust(struct rdma_trust *t)
 	if (t->srq)
 		v->destroy_srq(t->srq);
 	for (i = 0; i < t->block_count; i++) {
-		thmqi_buf_unref(t->blocks[i]->buf);
+		thmqi_rdma_memory_close(t, &t->blocks[i]->memory);
 		free(t->blocks[i]);
 	}
 	if (t->domain)
@@ -117,6 +140,15 @@ void thmqi_rdma_trust_unref(struct rdma_trust *t)
 {
 	if (--t->refs == 0 && (t->where.len || t->hub->dead))
 		free_trust(t);
+}
+
+void thmqi_rdma_prepare_landing(struct rdma_trust *t)
+{
+	struct thmqi_buf *b;
+
+	/* taken and registered with the device now, rather than when the first large run comes */
+	if (t->landing && thmq_buf_alloc(t->landing, THMQ_BLOCK_MAX, THMQ_PURPOSE_GENERAL, &b) == 0)
+		thmqi_buf_unref(b);
 }
 
 /* Memory that this broker may write to. A client without it gets its runs through the stream. */
@@ -154,7 +186,9 @@ static int make_trust(struct rdma_hub *hub, const struct tcp_address *where,
 {
 	struct rdma_world *w = hub->home->world;
 	const struct thmqi_rdma_info *info = thmqi_rdma_info(hub->device);
-	struct thmqi_rdma_domain_opts opts = {.peer = THMQ_DOMAIN_PRIVATE};
+	/* a broker's core sends runs from its own pool, wherever they lie there */
+	struct thmqi_rdma_domain_opts opts = {.peer = THMQ_DOMAIN_PRIVATE,
+					      .pool = hub->home->core->pool};
 	struct rdma_trust *t = calloc(1, sizeof(*t));
 	int rc;
 
@@ -165,9 +199,11 @@ static int make_trust(struct rdma_hub *hub, const struct tcp_address *where,
 	thmqi_list_add_tail(&hub->trusts, &t->link);
 	if (where)
 		t->where = *where;
+	if (where)
+		opts.flags = THMQI_RDMA_NO_PRIVATE;
 	if (where && !info->is_iwarp) {
 		opts.peer = RDMA_DOMAINS + atomic_fetch_add(&w->trusts, 1) % 0x10000u;
-		opts.flags = THMQI_RDMA_PEER_WRITES;
+		opts.flags |= THMQI_RDMA_PEER_WRITES;
 		open_landing(t, opts.peer);
 	}
 	rc = thmqi_rdma_domain_open(hub->device, thmqi_env_slabs(hub->home->core->env), &opts,
