@@ -3,6 +3,7 @@
 #include "api/api.h"
 #include "broker/broker.h"
 #include "client/client.h"
+#include "rdma/rdma.h"
 
 #define ENV_FLAGS                                                                                  \
 	(THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING | THMQ_ENV_LOCK_MEMORY)
@@ -107,6 +108,8 @@ int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_worl
 		return thmqi_fail_count() == texts ? thmqi_fail(rc, "open an environment: %s", thmq_strerror(rc)) : rc;
 	}
 	rc = thmqi_transport_open(env, &api->transport);
+	if (!rc)
+		thmqi_transport_add(api->transport, &thmqi_medium_rdma);
 	if (rc) {
 		thmqi_env_close(env);
 		free(api);

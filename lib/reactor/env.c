@@ -252,6 +252,11 @@ struct thmq_core *thmqi_env_core(struct thmq_env *env, uint32_t index)
 	return index < env->core_count ? &env->loops[index]->core : NULL;
 }
 
+struct thmqi_slabs *thmqi_env_slabs(const struct thmq_env *env)
+{
+	return env->slabs;
+}
+
 const struct thmqi_world *thmqi_env_world(const struct thmq_env *env)
 {
 	return &env->world;

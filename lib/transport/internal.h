@@ -38,6 +38,7 @@ struct thmqi_transport {
 	uint32_t count;
 	uint32_t medium_count;
 	const struct thmqi_medium *media[THMQI_MEDIA_MAX];
+	void *state[THMQI_MEDIA_MAX]; /* each medium's own; under the lock */
 	uint8_t client_id[16]; /* by chance */
 };
 

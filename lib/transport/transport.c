@@ -26,6 +26,11 @@ int thmqi_transport_open(struct thmq_env *env, struct thmqi_transport **ret_tran
 
 void thmqi_transport_close(struct thmqi_transport *t)
 {
+	uint32_t i;
+
+	for (i = 0; i < t->medium_count; i++)
+		if (t->state[i])
+			t->media[i]->close(t->state[i]);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
@@ -54,6 +59,16 @@ int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *me
 	return 0;
 }
 
+void **thmqi_transport_state(struct thmqi_transport *t, const struct thmqi_medium *medium)
+{
+	uint32_t i;
+
+	for (i = 0; i < t->medium_count; i++)
+		if (t->media[i] == medium)
+			return &t->state[i];
+	return NULL;
+}
+
 static int find_medium(const struct thmqi_transport *t, const char *url,
 		       const struct thmqi_medium **ret_medium)
 {
@@ -63,12 +78,13 @@ static int find_medium(const struct thmqi_transport *t, const char *url,
 	if (!at || at == url)
 		return thmqi_fail(
 			-EINVAL,
-			"%.64s is no URL: write inproc://, inproc://name, shm:///path or tcp://host:port",
+			"%.64s is no URL: write inproc://, inproc://name, shm:///path, tcp://host:port or "
+			"rdma://host:port",
 			url);
 	m = by_scheme(t, url, (size_t)(at - url));
 	if (!m)
 		return thmqi_fail(-EPROTONOSUPPORT,
-				  "%.64s: this library speaks inproc://, shm:// and tcp://", url);
+				  "%.64s: this library speaks inproc://, shm://, tcp:// and rdma://", url);
 	*ret_medium = m;
 	return 0;
 }

@@ -142,7 +142,9 @@ static int frame_done(struct thmqi_stream *s)
 		return -EPROTO;
 	s->number++;
 	memset(&s->frame, 0, sizeof(check));
-	body = thmqi_stream_body(&s->frame, s->up);
+	body = s->reaches && s->frame.type == (s->up ? THMQI_STREAM_GRANT : THMQI_STREAM_OFFER)
+		       ? 0
+		       : thmqi_stream_body(&s->frame, s->up);
 	if (body < 0)
 		return -EPROTO;
 	s->left = (uint32_t)body;

@@ -5,7 +5,8 @@
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
  * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; shm, shm-host,
- * shm-same and shm-plain likewise, shm-two: the broker is in another process.
+ * shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same, rdma-plain: likewise, where
+ * there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
  */
 #include <errno.h>
 #include <poll.h>
@@ -66,6 +67,11 @@ static bool is_shm(void)
 	return strncmp(medium, "shm", 3) == 0;
 }
 
+static bool is_rdma(void)
+{
+	return strncmp(medium, "rdma", 4) == 0;
+}
+
 static bool is_of(const char *kind) /* "-same" and the like, of any medium */
 {
 	const char *dash = strchr(medium, '-');
@@ -86,6 +92,8 @@ static void open_broker(void)
 	snprintf(socket, sizeof(socket), "shm://%s/socket", dir);
 	if (is_shm())
 		listen = socket;
+	if (is_rdma())
+		listen = "rdma://10.0.0.1:0";
 	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_of("-same") ? 0 : 2, .flags = env_flags(),
 						 .pool_bytes = 256 << 20,
 						 .policy = THMQ_POLICY_EVENT)) == 0);
@@ -187,6 +195,8 @@ static void up(void)
 		return;
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
+	if (is_rdma())
+		strcat(url, "?from=10.0.0.2");
 	if (!alone)
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),
 							 .pool_bytes = 256 << 20,
@@ -771,7 +781,7 @@ static void many_threads(void)
 	pthread_t t[WORKERS];
 	uintptr_t i;
 
-	if (is_of("-same") || is("tcp-host")) { /* its one core has one thread */
+	if (is_of("-same") || is_of("-host")) { /* its one core has one thread */
 		work(NULL);
 		return;
 	}

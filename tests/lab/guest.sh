@@ -142,6 +142,7 @@ job() {
 	powercut_check_planted) must_lose $publisher check durable planted /run/lab/note-planted ;;
 	powercut_verify) /run/build/examples/thmq verify durable ;;
 	*_bench) with_rdma "/run/build/bench/$1" --pairs 3 --pairs-max 3 ;;
+	transport_contract_rdma*) with_rdma /run/build/tests/transport_contract_test "${1#transport_contract_}" ;;
 	rdma_*) with_rdma "/run/build/tests/$1" ;;
 	*) timeout 600 "/run/build/tests/$1" ;;
 	esac

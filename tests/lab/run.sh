@@ -11,7 +11,7 @@
 #   test               some of: hello, quickstart, verify; recorded_fua, recorded_flush, recorded_planted (the power is cut
 #                      at any write of a drive's life that the kernel recorded); powercut (the power of a running machine
 #                      is cut, again and again); or any program of FOLDER/tests. rdma_..._test has two RDMA ports there
-#                      (Soft-RoCE); ..._bench, of FOLDER/bench, has them too, and its lines are shown
+#                      (Soft-RoCE), and so has transport_contract_rdma[-...]; ..._bench, of FOLDER/bench, has them too, and its lines are shown
 #
 # A line for each test; the last one is 'N passed, N failed, N skipped'. What is fetched lies in FOLDER/lab.
 # Exit 0: all passed or were skipped; 1: not so; 77: this machine cannot run it, and why.
@@ -288,7 +288,7 @@ jobs='' cut=''
 for t in $tests; do
 	case $t in
 	powercut) cut=1 ;;
-	hello | quickstart | verify | recorded_*) jobs="$jobs $t" ;;
+	hello | quickstart | verify | recorded_* | transport_contract_rdma*) jobs="$jobs $t" ;;
 	*_bench)
 		[ -x "$build/bench/$t" ] || { echo "lab: no benchmark $t in $build/bench" >&2; exit 1; }
 		jobs="$jobs $t"

@@ -70,3 +70,38 @@ struct ibv_pd *thmqi_rdma_domain_pd(struct thmqi_rdma_domain *d)
 {
 	return NULL;
 }
+
+bool thmqi_rdma_is_device(const struct thmqi_rdma_device *d, const struct ibv_context *other)
+{
+	return false;
+}
+
+int thmqi_rdma_counters(struct thmqi_transport *t, struct thmqi_rdma_counters *ret)
+{
+	return -ENODEV;
+}
+
+static int check_none(const char *url)
+{
+	return 0; /* it is understood, and refused when it is used */
+}
+
+static int listen_none(struct thmqi_listener *l, const char *url,
+		       const struct thmqi_listen_opts *opts, void **ret_door)
+{
+	return none();
+}
+
+static int connect_none(struct thmqi_transport *t, const char *url, uint32_t shard,
+			const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
+			struct thmqi_link **ret_link)
+{
+	return none();
+}
+
+const struct thmqi_medium thmqi_medium_rdma = {
+	.scheme = "rdma",
+	.check = check_none,
+	.listen = listen_none,
+	.connect = connect_none,
+};

@@ -9,6 +9,8 @@
  */
 #include "internal.h"
 
+#define RIGHTS (THMQI_RDMA_PEER_READS | THMQI_RDMA_PEER_WRITES)
+
 struct registrar {
 	struct thmq_registrar base; /* first: what the pool calls back with */
 	struct thmqi_rdma_domain *domain;
@@ -23,6 +25,7 @@ struct thmqi_rdma_domain {
 	struct ibv_pd *pd;
 	struct registrar local;
 	struct registrar peer; /* base.domain 0: there is none */
+	bool has_local;        /* private slabs are registered */
 	bool is_closing;       /* its registrations are gone */
 	/* All below: written under the lock of the global pool, by whoever makes or drops a slab. */
 	struct ibv_mr *mr[THMQ_SLABS_MAX];
@@ -91,10 +94,10 @@ static void init(struct registrar *r, struct thmqi_rdma_domain *d, uint32_t trus
 static int check(const struct thmqi_rdma_device *d, const struct thmq_slabs *slabs,
 		 const struct thmqi_rdma_domain_opts *o)
 {
-	if (!d || !slabs || !o || (o->flags & ~(THMQI_RDMA_PEER_READS | THMQI_RDMA_PEER_WRITES)))
+	if (!d || !slabs || !o || (o->flags & ~(RIGHTS | THMQI_RDMA_NO_PRIVATE)))
 		return thmqi_fail(-EINVAL,
 				  "rdma domain: a handle is missing, or flags are unknown");
-	if (o->flags && o->peer == THMQ_DOMAIN_PRIVATE)
+	if ((o->flags & RIGHTS) && o->peer == THMQ_DOMAIN_PRIVATE)
 		return thmqi_fail(
 			-EACCES, "rdma domain: no peer is let into private memory; give it a trust "
 				 "domain of its own");
@@ -125,11 +128,15 @@ int thmqi_rdma_domain_open(struct thmqi_rdma_device *device, struct thmq_slabs *
 		goto fail_pd;
 	}
 	init(&d->local, d, THMQ_DOMAIN_PRIVATE, 0);
-	rc = thmq_slabs_subscribe(slabs, &d->local.base);
-	if (rc)
-		goto fail_local;
+	d->local.base.pool = opts->pool;
+	if (!(opts->flags & THMQI_RDMA_NO_PRIVATE)) {
+		rc = thmq_slabs_subscribe(slabs, &d->local.base);
+		if (rc)
+			goto fail_local;
+		d->has_local = true;
+	}
 	if (opts->peer != THMQ_DOMAIN_PRIVATE) {
-		init(&d->peer, d, opts->peer, opts->flags);
+		init(&d->peer, d, opts->peer, opts->flags & RIGHTS);
 		rc = thmq_slabs_subscribe(slabs, &d->peer.base);
 		if (rc)
 			goto fail_peer;
@@ -139,7 +146,8 @@ int thmqi_rdma_domain_open(struct thmqi_rdma_device *device, struct thmq_slabs *
 	return 0;
 
 fail_peer:
-	thmq_slabs_unsubscribe(slabs, &d->local.base);
+	if (d->has_local)
+		thmq_slabs_unsubscribe(slabs, &d->local.base);
 fail_local:
 	d->verbs->dealloc_pd(d->pd);
 fail_pd:
@@ -163,7 +171,8 @@ int thmqi_rdma_domain_close(struct thmqi_rdma_domain *d)
 		d->is_closing = true;
 		if (d->peer.base.domain != THMQ_DOMAIN_PRIVATE)
 			thmq_slabs_unsubscribe(d->slabs, &d->peer.base);
-		thmq_slabs_unsubscribe(d->slabs, &d->local.base);
+		if (d->has_local)
+			thmq_slabs_unsubscribe(d->slabs, &d->local.base);
 	}
 	rc = d->verbs->dealloc_pd(d->pd);
 	if (rc == EBUSY)

@@ -263,3 +263,8 @@ int thmqi_rdma_next(struct thmqi_rdma_device *d, struct thmqi_rdma_event *ret_ev
 	*ret_event = e;
 	return 1;
 }
+
+bool thmqi_rdma_is_device(const struct thmqi_rdma_device *d, const struct ibv_context *other)
+{
+	return strcmp(d->info.name, d->verbs->get_device_name(other->device)) == 0;
+}

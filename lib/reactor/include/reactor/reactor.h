@@ -117,6 +117,7 @@ int thmqi_env_close(struct thmq_env *env);
 uint32_t thmqi_env_core_count(const struct thmq_env *env);
 struct thmq_core *thmqi_env_core(struct thmq_env *env, uint32_t index);
 const struct thmqi_world *thmqi_env_world(const struct thmq_env *env);
+struct thmqi_slabs *thmqi_env_slabs(const struct thmq_env *env); /* the global pool: for registrars */
 bool thmqi_env_is_caller_driven(const struct thmq_env *env);
 uint32_t thmqi_env_flags(const struct thmq_env *env);
 void thmqi_env_stats(struct thmq_env *env,

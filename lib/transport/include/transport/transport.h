@@ -163,9 +163,13 @@ struct thmqi_medium {
 	/* As thmqi_transport_connect(). */
 	int (*connect)(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
 		       struct thmqi_waiter *waiter, struct thmqi_link **ret_link);
+	/* Free what thmqi_transport_state() keeps: the cores have ended. NULL: it keeps nothing. */
+	void (*close)(void *state);
 };
 /* Before anybody listens or connects; @medium stays the caller's. inproc, shm and tcp are there. -EEXIST; -ENOSPC. */
 int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *medium);
+/* What a medium keeps for this environment: NULL until it was set. Under the registry's lock (internal.h). */
+void **thmqi_transport_state(struct thmqi_transport *t, const struct thmqi_medium *medium);
 
 /* Client, after writing frames up: wake the core if it sleeps. */
 static inline void thmqi_link_kick_broker(struct thmqi_link *link)

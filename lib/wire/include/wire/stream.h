@@ -66,8 +66,17 @@ enum thmqi_stream_frame {
 	THMQI_STREAM_STATE =
 		240, /* arg0: frames that the sender's end of the link has taken (the broker: PRODUCE frames; the client:
 				     all), arg1 the broker: all others; data the client: its link's beat. None goes back */
-	THMQI_STREAM_BYE = 241 /* the last frame; status: why, or 0 */
+	THMQI_STREAM_BYE = 241, /* the last frame; status: why, or 0 */
+	/* only where each side can reach into the other's memory, as far as that lets it (RDMA) */
+	THMQI_STREAM_OFFER = 248, /* from a broker; stream; arg0: token of a DELIVER to come; len: bytes of its run */
+	THMQI_STREAM_GRANT = 249  /* from a client; stream; arg0: that token; len; data: where the run is to be put, arg1: by
+				     which key. Its DELIVER comes without the run then. Key 0: it is to come with it */
 };
+/* THMQI_FRAME_PRODUCE, extra: the message does not follow, it is to be read; arg1: where, generation: by which key */
+#define THMQI_PRODUCE_ELSEWHERE 0x80000000u
+/* Capabilities that a client asks for, and a broker confirms (thmqi_hello) */
+#define THMQI_HELLO_ELSEWHERE (1ull << 32) /* PRODUCE frames with THMQI_PRODUCE_ELSEWHERE */
+#define THMQI_HELLO_GRANTS (1ull << 33)    /* OFFER and GRANT */
 
 /* The frame as it goes into the stream as number @number. @to may be @from. */
 void thmqi_stream_seal(void *to, const struct thmqi_frame *from, uint32_t number);
@@ -86,6 +95,7 @@ struct thmqi_stream {
 	uint32_t have;   /* bytes of the frame that is being read */
 	uint32_t number; /* of the next frame */
 	bool up;         /* it comes from a client */
+	bool reaches;    /* OFFER and GRANT may come */
 };
 
 void thmqi_stream_init(struct thmqi_stream *s, bool up);

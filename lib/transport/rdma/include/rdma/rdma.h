@@ -15,6 +15,7 @@
 
 #include "base/base.h"
 #include "memory/memory.h"
+#include "transport/transport.h"
 
 struct thmqi_verbs; /* the calls of libibverbs: calls.h, for those who stand in for a device; NULL: the real ones */
 struct thmqi_rdma_device;
@@ -76,10 +77,12 @@ struct thmqi_rdma_domain_opts {
 		peer; /* trust domain of the peer (thmq_slab.domain); THMQ_DOMAIN_PRIVATE: no memory for any peer */
 	uint32_t
 		flags; /* THMQI_RDMA_PEER_*: what the peer's queue pairs may do in the slabs of its domain */
+	struct thmq_pool *pool; /* of private slabs only this one's, on its own thread; NULL: those of all pools */
 };
 
 #define THMQI_RDMA_PEER_READS 1u
 #define THMQI_RDMA_PEER_WRITES 2u
+#define THMQI_RDMA_NO_PRIVATE 4u /* private slabs are not registered */
 
 /* Where an address is registered. */
 struct thmqi_rdma_keys {
@@ -111,5 +114,29 @@ int thmqi_rdma_find_keys(const struct thmqi_rdma_domain *d, const void *address,
 void thmqi_rdma_domain_stats(struct thmqi_rdma_domain *d, struct thmqi_rdma_domain_stats *ret);
 struct ibv_pd *thmqi_rdma_domain_pd(struct thmqi_rdma_domain *d);
 struct ibv_context *thmqi_rdma_context(struct thmqi_rdma_device *d);
+/* The same device, opened by somebody else (a connection manager)? */
+bool thmqi_rdma_is_device(const struct thmqi_rdma_device *d, const struct ibv_context *other);
+
+/* --------------------------------------------------------------- connections */
+
+/* rdma://host:port. Where there is no RDMA it listens and connects to nobody: -ENODEV. */
+extern const struct thmqi_medium thmqi_medium_rdma;
+
+/* What a core's connections have cost, since it began. */
+struct thmqi_rdma_counters {
+	uint64_t requests;     /* work requests: sends, reads, writes */
+	uint64_t doorbells;    /* calls that posted them */
+	uint64_t receives;     /* posted */
+	uint64_t receive_doorbells;
+	uint64_t completions;
+	uint64_t polls;        /* of a completion queue */
+	uint64_t arms;         /* of a completion queue: each a request to the device */
+	uint64_t wakes;        /* times that the completion channel was read: system calls */
+	uint64_t chunks, inline_chunks;
+	uint64_t copied_bytes; /* by our processor, both ways */
+	uint64_t reach_bytes;  /* read and written in place */
+};
+/* Of all cores together; each counts its own, so that they are exact only at rest. 0; -ENODEV it was never used. */
+int thmqi_rdma_counters(struct thmqi_transport *t, struct thmqi_rdma_counters *ret);
 
 #endif
