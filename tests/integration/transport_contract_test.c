@@ -4,7 +4,8 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6.
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
+ * tcp, certificates on both sides), tls-user (where the kernel does not encrypt), tls-psk (as tcp-same, with a pre-shared key).
  */
 #include <errno.h>
 #include <poll.h>
@@ -16,6 +17,10 @@
 #include <thundermq/thundermq.h>
 #include <time.h>
 #include <unistd.h>
+
+#if defined(HAVE_OPENSSL)
+#include "../certs.h"
+#endif
 
 #define SECOND 1000000000ull
 #define MS 1000000ull
@@ -49,6 +54,63 @@ static bool is(const char *what)
 	return strcmp(medium, what) == 0;
 }
 
+/* ----------------------------------------------------------------------- TLS */
+
+#if defined(HAVE_OPENSSL)
+static char certs[] = "contract-certs-XXXXXX";
+
+/* Of the broker, or of a session; NULL: none. */
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	static _Thread_local struct thmq_tls_opts o;
+
+	thmq_tls_opts_init(&o);
+	if (is("tls-psk")) {
+		o.psk_file = of_broker ? certs_path(certs, "keys.psk") : NULL;
+		o.psk_identity = of_broker ? NULL : "client";
+		o.psk_key = of_broker ? NULL : CERTS_PSK;
+		return &o;
+	}
+	o.flags = is("tls-user") ? THMQ_TLS_NO_KERNEL : 0;
+	o.ca_file = certs_path(certs, "ca.pem");
+	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
+	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
+	return is("tls") || is("tls-user") ? &o : NULL;
+}
+
+static void tls_begin(void)
+{
+	if (strncmp(medium, "tls", 3) != 0)
+		return;
+	CHECK(mkdtemp(certs));
+	certs_make(certs);
+}
+
+static void tls_end(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", certs);
+	if (strncmp(medium, "tls", 3) == 0)
+		CHECK(system(command) == 0);
+}
+#else
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	return NULL;
+}
+
+static void tls_begin(void)
+{
+	if (strncmp(medium, "tls", 3) == 0)
+		exit(77);
+}
+
+static void tls_end(void)
+{
+}
+#endif
+
 static uint64_t now(void)
 {
 	struct timespec t;
@@ -60,9 +122,10 @@ static uint64_t now(void)
 static void up(void)
 {
 	uint32_t flags = THMQ_ENV_NO_PIN | (is("tcp-plain") ? THMQ_ENV_NO_URING : 0);
-	bool alone = is("tcp-same"), host = is("tcp-host");
+	bool alone = is("tcp-same") || is("tls-psk"), host = is("tcp-host");
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
+			     : is("tls")  ? "tls://127.0.0.1:0"
 					  : "tcp://127.0.0.1:0";
 
 	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = alone ? 0 : 2, .flags = flags,
@@ -70,7 +133,7 @@ static void up(void)
 						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(home,
 			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
-						.segment_bytes = 16 << 20),
+						.segment_bytes = 16 << 20, .tls = tls(true)),
 			       &broker) == 0);
 	away = home;
 	if (is("inproc")) {
@@ -116,9 +179,13 @@ static void down(void)
 
 static struct thmq_session *session_of(const struct thmq_session_opts *opts)
 {
+	struct thmq_session_opts o = {.size = sizeof(o)};
 	struct thmq_session *s;
 
-	CHECK(thmq_connect(away, url, opts, &s) == 0);
+	if (opts)
+		o = *opts;
+	o.tls = tls(false);
+	CHECK(thmq_connect(away, url, &o, &s) == 0);
 	return s;
 }
 
@@ -662,7 +729,7 @@ static void many_threads(void)
 	pthread_t t[WORKERS];
 	uintptr_t i;
 
-	if (is("tcp-same") || is("tcp-host")) { /* its one core has one thread */
+	if (is("tcp-same") || is("tcp-host") || is("tls-psk")) { /* its one core has one thread */
 		work(NULL);
 		return;
 	}
@@ -761,8 +828,10 @@ int main(int argc, char **argv)
 	size_t i;
 
 	medium = argc > 1 ? argv[1] : "inproc";
+	running = "begin";
 	if (!mkdtemp(dir))
 		return 1;
+	tls_begin();
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		running = cases[i].name;
@@ -778,5 +847,6 @@ int main(int argc, char **argv)
 		if (system(command) != 0)
 			return 1;
 	}
+	tls_end();
 	return 0;
 }

@@ -222,25 +222,17 @@ static int parse(struct tcp_conn *c)
 /* One call: the rest of a body to where it belongs, what is behind it to rx. Bytes, 0: none now; an error. */
 static int64_t receive(struct tcp_conn *c)
 {
+	uint32_t direct = c->in.left, count = 0;
 	struct iovec iov[2];
-	struct msghdr m = {.msg_iov = iov};
-	uint32_t direct = c->in.left;
-	size_t want = TCP_RX_BYTES + direct;
-	ssize_t n;
+	int64_t n;
 	int rc = 0;
 
 	if (direct)
-		iov[m.msg_iovlen++] = (struct iovec){.iov_base = c->in.to, .iov_len = direct};
-	iov[m.msg_iovlen++] = (struct iovec){.iov_base = c->rx, .iov_len = TCP_RX_BYTES};
-	n = recvmsg(c->fd, &m, MSG_DONTWAIT);
-	if (n < 0) {
-		c->readable = errno == EINTR;
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	}
-	if (n == 0)
-		return -ECONNRESET;
-	/* less than there was room for: what comes later is told, but not an end that was told already */
-	c->readable = (size_t)n == want || c->hung_up;
+		iov[count++] = (struct iovec){.iov_base = c->in.to, .iov_len = direct};
+	iov[count++] = (struct iovec){.iov_base = c->rx, .iov_len = TCP_RX_BYTES};
+	n = thmqi_tcp_recv(c, iov, count);
+	if (n <= 0)
+		return n;
 	direct = (uint32_t)THMQI_MIN((size_t)n, (size_t)direct);
 	c->rx_at = 0;
 	c->rx_end = (uint32_t)n - direct;
@@ -291,11 +283,13 @@ int thmqi_tcp_in(struct tcp_conn *c)
 
 void thmqi_tcp_discard(struct tcp_conn *c)
 {
+	char waste[4096];
 	uint32_t round;
 	ssize_t n;
 
 	for (round = 0; round < RECV_ROUNDS; round++) {
-		n = recv(c->fd, c->rx, TCP_RX_BYTES, MSG_DONTWAIT);
+		n = recv(c->fd, c->rx ? (char *)c->rx : waste, c->rx ? TCP_RX_BYTES : sizeof(waste),
+			 MSG_DONTWAIT);
 		if (n > 0)
 			continue;
 		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
