@@ -5,7 +5,8 @@
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
  * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
- * tcp, certificates on both sides), tls-user (where the kernel does not encrypt), tls-psk (as tcp-same, with a pre-shared key).
+ * tcp, certificates on both sides), tls-user (where the kernel does not encrypt), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
+ * pre-shared key).
  */
 #include <errno.h>
 #include <poll.h>
@@ -75,7 +76,7 @@ static const struct thmq_tls_opts *tls(bool of_broker)
 	o.ca_file = certs_path(certs, "ca.pem");
 	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
 	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
-	return is("tls") || is("tls-user") ? &o : NULL;
+	return strncmp(medium, "tls", 3) == 0 ? &o : NULL;
 }
 
 static void tls_begin(void)
@@ -119,6 +120,35 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
 }
 
+static void remove_data(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	CHECK(system(command) == 0);
+}
+
+/* What is to be tested may not be there. */
+static void look_for_kernel(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+	struct thmq_session *s;
+
+	if (!is("tls-kernel"))
+		return;
+	CHECK(thmq_connect(away, url, THMQ_SESSION_OPTS(.tls = tls(false)), &s) == 0);
+	CHECK(thmq_broker_stats(broker, &st) == 0 && st.tls_count >= 1);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	if (st.kernel_tls_count == st.tls_count)
+		return;
+	CHECK(thmq_broker_close(broker, SECOND) == 0);
+	CHECK(thmq_env_close(away, SECOND) == 0 && thmq_env_close(home, SECOND) == 0);
+	remove_data();
+	tls_end();
+	puts("skipped: this kernel does not encrypt (modprobe tls)");
+	exit(77);
+}
+
 static void up(void)
 {
 	uint32_t flags = THMQ_ENV_NO_PIN | (is("tcp-plain") ? THMQ_ENV_NO_URING : 0);
@@ -145,6 +175,7 @@ static void up(void)
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = flags,
 							 .pool_bytes = 256 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
+	look_for_kernel();
 }
 
 static uint32_t sessions(void)
@@ -823,7 +854,6 @@ static bool wanted(int argc, char **argv, const char *name)
 
 int main(int argc, char **argv)
 {
-	char command[64];
 	uint64_t begin;
 	size_t i;
 
@@ -832,7 +862,6 @@ int main(int argc, char **argv)
 	if (!mkdtemp(dir))
 		return 1;
 	tls_begin();
-	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		running = cases[i].name;
 		if (!wanted(argc, argv, running))
@@ -844,8 +873,7 @@ int main(int argc, char **argv)
 		printf("ok %s, %s (%llu ms)\n", medium, running,
 		       (unsigned long long)((now() - begin) / MS));
 		fflush(stdout);
-		if (system(command) != 0)
-			return 1;
+		remove_data();
 	}
 	tls_end();
 	return 0;
