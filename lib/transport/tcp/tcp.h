@@ -123,6 +123,7 @@ struct tcp_conn {
 	struct thmqi_stream in;
 	uint8_t *rx;
 	uint32_t rx_at, rx_end;
+	uint8_t large; /* frames in which one with a large body is expected */
 	uint64_t pushed;       /* client: frames that came down */
 	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
 	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
