@@ -285,11 +285,7 @@ static _Noreturn void crowd(const char *url, unsigned count, int ready, int go)
 		struct thmq_producer *p;
 		struct thmq_session *s;
 
-		check("connect",
-		      thmq_connect(env, url,
-				   THMQ_SESSION_OPTS(.event_count = 16, .window_bytes = 65536,
-						     .window_count = 64),
-				   &s));
+		check("connect", thmq_connect(env, url, THMQ_SESSION_OPTS(.event_count = 16), &s));
 		check("producer", thmq_producer_open(s, "t", NULL, &p));
 		while (thmq_send(p, &i, sizeof(i), NULL) == -EAGAIN)
 			thmq_poll(env, 0);

@@ -236,7 +236,7 @@ int thmqi_tls_config_open(const struct thmq_tls_opts *opts, const char *host,
 		return thmqi_fail(-ENOMEM, "tls: no memory");
 	atomic_init(&c->refs, 1);
 	c->of_broker = !host;
-	c->no_kernel = o.flags & THMQ_TLS_NO_KERNEL;
+	c->no_kernel = (o.flags & THMQ_TLS_NO_KERNEL) || !thmqi_tls_kernel_can();
 	rc = build(c, &o, host);
 	if (rc) {
 		config_free(c);

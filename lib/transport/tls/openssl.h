@@ -152,7 +152,9 @@ int thmqi_tls_error(struct tls *t);
 /* What an alert of the other's means. */
 int thmqi_tls_alert(struct tls *t, uint32_t description);
 
-/* kernel.c: 1 the kernel makes the records from now on; 0 it does not, and nothing was changed; an error. */
+/* kernel.c: does the kernel encrypt? It may have to load something first, and takes time. */
+bool thmqi_tls_kernel_can(void);
+/* 1 the kernel makes the records from now on; 0 it does not, and nothing was changed; an error. */
 int thmqi_tls_to_kernel(struct tls *t);
 int64_t thmqi_tls_kernel_recv(struct tls *t, const struct iovec *iov, uint32_t count);
 int64_t thmqi_tls_kernel_send(struct tls *t, const struct iovec *iov, uint32_t count);

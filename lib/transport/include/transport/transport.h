@@ -50,6 +50,11 @@ struct thmqi_link {
 	struct thmqi_task task;    /* accept */
 	struct thmqi_task goodbye; /* close: the accept may still be on its way */
 	struct thmqi_listener *listener;
+	struct {
+		void *at;
+		size_t bytes;
+	} maps[3]; /* the rings' */
+	uint32_t map_count;
 	char why[160]; /* what broker_closed means, in words, where they say more than the number; written before it */
 };
 
