@@ -29,7 +29,7 @@ programs() {
 	polling) echo polling_gates_bench polling_load_bench polling_forecast_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
-	transport) echo transport_shm_bench ;;
+	transport) echo transport_shm_bench transport_tcp_bench ;;
 	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
 	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, rivals" >&2; exit 2 ;;
 	esac
@@ -42,6 +42,7 @@ install_rivals() {
 	case " $parts " in *' commitlog '*) packages='fio liblmdb-dev' ;; esac
 	case " $parts " in *' transport '*) packages="$packages libnng-dev libzmq3-dev" ;; esac
 	case " $parts " in *' memory '*) packages="$packages libibverbs-dev" ;; esac
+	case " $parts " in *' transport '*) packages="$packages libzmq3-dev libnng-dev" ;; esac
 	case " $parts " in *' rivals '*)
 		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev libhiredis-dev"
 		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"

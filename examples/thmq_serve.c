@@ -37,17 +37,17 @@ static int serve(const char *title)
  * Beside what was asked for, at a socket in the directory, by which pub, sub and topic join this process when they are given the
  * directory. Where the file system has no sockets it goes without.
  */
-static int open_broker(struct connection *c, const char *dir, const char *listen)
+static int open_broker(struct connection *c, const char *dir, const char *listen, const struct thmq_tls_opts *tls)
 {
 	char *own = socket_url(dir), *both = own ? malloc(strlen(listen) + strlen(own) + 2) : NULL;
 	int rc = both ? 0 : -ENOMEM;
 
 	if (both) {
 		sprintf(both, "%s,%s", listen, own);
-		rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .listen = both), &c->broker);
+		rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .listen = both, .tls = tls), &c->broker);
 		if (rc && strstr(thmq_errmsg(), own)) {
 			fprintf(stderr, "thmq: %s: other commands cannot join by the directory\n", thmq_errmsg());
-			rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen),
+			rc = thmq_broker_open(c->env, THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .tls = tls),
 					      &c->broker);
 		}
 	}
@@ -69,6 +69,7 @@ static int run(int argc, char **argv, bool tops)
 					    {NULL, NULL, NULL}};
 	struct connection c = {0};
 	char title[TITLE_BYTES];
+	const struct thmq_tls_opts *tls;
 	uint64_t cores = 1, cap = 0;
 	uint32_t policy = THMQ_POLICY_DEFAULT;
 	int rc, words = parse_options(argc, argv, specs);
@@ -87,10 +88,13 @@ static int run(int argc, char **argv, bool tops)
 	if (is_url(argv[0]))
 		return usage_error(
 			"%s needs a directory; a URL to listen at stands behind --listen", tops ? "top" : "serve");
+	rc = tls_given(true, &tls);
+	if (rc)
+		return rc;
 	rc = thmq_env_open(&c.env, THMQ_ENV_OPTS(.core_count = (uint32_t)cores, .policy = policy,
 						 .cpu_cap_percent = (uint32_t)cap));
 	if (rc == 0)
-		rc = open_broker(&c, argv[0], listen);
+		rc = open_broker(&c, argv[0], listen, tls);
 	if (rc) {
 		rc = fail(rc, "%s", thmq_errmsg());
 		thmq_env_close(c.env, 0);

@@ -188,6 +188,7 @@ struct thmq_session {
 	struct thmq_session_opts opts;
 	struct thmqi_waiter *waiter;
 	char *url;
+	struct thmqi_tls_config *tls; /* NULL: none */
 	struct client_link **links; /* by shard; NULL: not connected */
 	uint32_t shard_count;
 	uint64_t incarnation; /* of the broker */

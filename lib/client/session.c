@@ -461,7 +461,8 @@ int thmqi_client_session_arm(struct thmq_session *s)
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link)
 {
 	struct thmqi_link_opts opts = {.area_bytes = shard ? s->opts.window_bytes : THMQI_BLOCK,
-				       .silence_ns = s->opts.peer_timeout_ns};
+				       .silence_ns = s->opts.peer_timeout_ns,
+				       .tls = s->tls};
 	struct client_link *l;
 	int rc;
 
@@ -595,11 +596,13 @@ static void session_free(struct thmq_session *s)
 	free(s->links);
 	free(s->events);
 	free(s->url);
+	thmqi_transport_unsecure(s->tls);
 	if (s->waiter)
 		thmqi_waiter_unref(s->waiter);
 	s->links = NULL;
 	s->events = NULL;
 	s->url = NULL;
+	s->tls = NULL;
 	s->waiter = NULL;
 	s->shard_count = 0;
 	thmqi_handle_bury(s->graveyard, &s->handle);
@@ -633,13 +636,16 @@ int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport
 	else if ((rc = thmqi_waiter_open(&s->waiter)) != 0)
 		thmqi_fail(rc, "no file descriptor for a session: %s", thmq_strerror(rc));
 	else
+		rc = thmqi_transport_secure(transport, url, opts->tls, &s->tls);
+	s->opts.tls = NULL; /* the caller's, during this call only */
+	if (!rc)
 		rc = thmqi_session_link(s, THMQI_SHARD_META, &meta);
 	if (!rc) {
 		rc = thmqi_session_wait_up(s, meta, thmqi_session_deadline(s, s->opts.timeout_ns));
 		if (rc == -EDEADLK)
 			thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", url);
 		else if (rc)
-			thmqi_fail(rc, "%s: %s", url, thmq_strerror(rc));
+			thmqi_fail(rc, "%s: %s", url, meta->wire->why[0] ? meta->wire->why : thmq_strerror(rc));
 	}
 	if (rc) {
 		session_free(s);

@@ -3,6 +3,8 @@
  * link.c - a link's memory and its end. The two ends close in any order; the memory goes with the second. Control path
  * only: nothing here is called per message. Knows no medium.
  */
+#include <sys/mman.h>
+
 #include "internal.h"
 
 void thmqi_link_free(struct thmqi_link *link)
@@ -11,9 +13,8 @@ void thmqi_link_free(struct thmqi_link *link)
 		thmqi_listener_unref(link->listener);
 	if (link->waiter)
 		thmqi_waiter_unref(link->waiter);
-	free(link->up.slots);
-	free(link->ctl.slots);
-	free(link->down.slots);
+	for (uint32_t i = 0; i < link->map_count; i++)
+		munmap(link->maps[i].at, link->maps[i].bytes);
 	if (!link->area_is_lent)
 		free(link->area);
 	free(link->request);
@@ -110,13 +111,18 @@ void thmqi_link_offer(struct thmqi_link *link)
 	thmqi_core_post(link->core, &link->task);
 }
 
-static void *zeroed(size_t bytes)
+/* Zeros that cost nothing until they are used: most of thousands of connections use little of their rings. */
+static void *zeroed(struct thmqi_link *link, size_t bytes)
 {
-	void *p = aligned_alloc(THMQI_BLOCK, THMQI_ALIGN_UP(bytes, (size_t)THMQI_BLOCK));
+	void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (p)
-		memset(p, 0, bytes);
-	return p;
+	if (at == MAP_FAILED)
+		return NULL;
+	madvise(at, bytes, MADV_NOHUGEPAGE);
+	link->maps[link->map_count].at = at;
+	link->maps[link->map_count++].bytes = bytes;
+	return at;
 }
 
 int thmqi_link_make(const struct thmqi_link_opts *opts, size_t end_bytes, struct thmqi_link **ret_link)
@@ -139,9 +145,9 @@ int thmqi_link_make(const struct thmqi_link_opts *opts, size_t end_bytes, struct
 	link->request = calloc(1, sizeof(*link->request));
 	link->reply = calloc(1, sizeof(*link->reply));
 	link->room = calloc(1, end_bytes + 1);
-	up = zeroed(opts->up_frames * sizeof(*up));
-	control = zeroed(ctl * sizeof(*control));
-	down = zeroed(opts->down_frames * sizeof(*down));
+	up = zeroed(link, opts->up_frames * sizeof(*up));
+	control = zeroed(link, ctl * sizeof(*control));
+	down = zeroed(link, opts->down_frames * sizeof(*down));
 	link->up.slots = up;
 	link->ctl.slots = control;
 	link->down.slots = down;

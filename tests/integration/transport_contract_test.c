@@ -4,9 +4,10 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; shm, shm-host,
- * shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same, rdma-plain: likewise, where
- * there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
+ * tcp, certificates on both sides), tls-user (where the kernel does not encrypt), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
+ * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
+ * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
  */
 #include <errno.h>
 #include <poll.h>
@@ -21,6 +22,10 @@
 #include <thundermq/thundermq.h>
 #include <time.h>
 #include <unistd.h>
+
+#if defined(HAVE_OPENSSL)
+#include "../certs.h"
+#endif
 
 #define SECOND 1000000000ull
 #define MS 1000000ull
@@ -54,12 +59,98 @@ static bool is(const char *what)
 	return strcmp(medium, what) == 0;
 }
 
+/* ----------------------------------------------------------------------- TLS */
+
+#if defined(HAVE_OPENSSL)
+static char certs[] = "contract-certs-XXXXXX";
+
+/* Of the broker, or of a session; NULL: none. */
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	static _Thread_local struct thmq_tls_opts o;
+
+	thmq_tls_opts_init(&o);
+	if (is("tls-psk")) {
+		o.psk_file = of_broker ? certs_path(certs, "keys.psk") : NULL;
+		o.psk_identity = of_broker ? NULL : "client";
+		o.psk_key = of_broker ? NULL : CERTS_PSK;
+		return &o;
+	}
+	o.flags = is("tls-user") ? THMQ_TLS_NO_KERNEL : 0;
+	o.ca_file = certs_path(certs, "ca.pem");
+	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
+	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
+	return strncmp(medium, "tls", 3) == 0 ? &o : NULL;
+}
+
+static void tls_begin(void)
+{
+	if (strncmp(medium, "tls", 3) != 0)
+		return;
+	CHECK(mkdtemp(certs));
+	certs_make(certs);
+}
+
+static void tls_end(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", certs);
+	if (strncmp(medium, "tls", 3) == 0)
+		CHECK(system(command) == 0);
+}
+#else
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	return NULL;
+}
+
+static void tls_begin(void)
+{
+	if (strncmp(medium, "tls", 3) == 0)
+		exit(77);
+}
+
+static void tls_end(void)
+{
+}
+#endif
+
 static uint64_t now(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+static void remove_data(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	CHECK(system(command) == 0);
+}
+
+/* What is to be tested may not be there. */
+static void look_for_kernel(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+	struct thmq_session *s;
+
+	if (!is("tls-kernel"))
+		return;
+	CHECK(thmq_connect(away, url, THMQ_SESSION_OPTS(.tls = tls(false)), &s) == 0);
+	CHECK(thmq_broker_stats(broker, &st) == 0 && st.tls_count >= 1);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	if (st.kernel_tls_count == st.tls_count)
+		return;
+	CHECK(thmq_broker_close(broker, SECOND) == 0);
+	CHECK(thmq_env_close(away, SECOND) == 0 && thmq_env_close(home, SECOND) == 0);
+	remove_data();
+	tls_end();
+	puts("skipped: this kernel does not encrypt (modprobe tls)");
+	exit(77);
 }
 
 static bool is_shm(void)
@@ -79,6 +170,11 @@ static bool is_of(const char *kind) /* "-same" and the like, of any medium */
 	return dash && strcmp(dash, kind) == 0;
 }
 
+static bool is_alone(void) /* one core for the broker and its client */
+{
+	return is_of("-same") || is("tls-psk");
+}
+
 static uint32_t env_flags(void)
 {
 	return THMQ_ENV_NO_PIN | (is_of("-plain") ? THMQ_ENV_NO_URING : 0);
@@ -87,19 +183,22 @@ static uint32_t env_flags(void)
 static void open_broker(void)
 {
 	char socket[64];
-	const char *listen = is("inproc") ? NULL : is("tcp6") ? "tcp://[::1]:0" : "tcp://127.0.0.1:0";
+	const char *listen = is("inproc") ? NULL
+			     : is("tcp6") ? "tcp://[::1]:0"
+			     : is("tls")  ? "tls://127.0.0.1:0"
+					  : "tcp://127.0.0.1:0";
 
 	snprintf(socket, sizeof(socket), "shm://%s/socket", dir);
 	if (is_shm())
 		listen = socket;
 	if (is_rdma())
 		listen = "rdma://10.0.0.1:0";
-	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_of("-same") ? 0 : 2, .flags = env_flags(),
+	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_alone() ? 0 : 2, .flags = env_flags(),
 						 .pool_bytes = 256 << 20,
 						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(home,
 			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
-						.segment_bytes = 16 << 20),
+						.segment_bytes = 16 << 20, .tls = tls(true)),
 			       &broker) == 0);
 }
 
@@ -179,7 +278,7 @@ static int close_broker(void)
 
 static void up(void)
 {
-	bool alone = is_of("-same"), host = is_of("-host") || is_of("-two");
+	bool alone = is_alone(), host = is_of("-host") || is_of("-two");
 
 	if (is_of("-two")) {
 		start_child();
@@ -201,6 +300,7 @@ static void up(void)
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),
 							 .pool_bytes = 256 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
+	look_for_kernel();
 }
 
 static uint32_t sessions(void)
@@ -235,9 +335,13 @@ static void down(void)
 
 static struct thmq_session *session_of(const struct thmq_session_opts *opts)
 {
+	struct thmq_session_opts o = {.size = sizeof(o)};
 	struct thmq_session *s;
 
-	CHECK(thmq_connect(away, url, opts, &s) == 0);
+	if (opts)
+		o = *opts;
+	o.tls = tls(false);
+	CHECK(thmq_connect(away, url, &o, &s) == 0);
 	return s;
 }
 
@@ -781,7 +885,7 @@ static void many_threads(void)
 	pthread_t t[WORKERS];
 	uintptr_t i;
 
-	if (is_of("-same") || is_of("-host")) { /* its one core has one thread */
+	if (is_alone() || is_of("-host")) { /* its one core has one thread */
 		work(NULL);
 		return;
 	}
@@ -875,14 +979,14 @@ static bool wanted(int argc, char **argv, const char *name)
 
 int main(int argc, char **argv)
 {
-	char command[64];
 	uint64_t begin;
 	size_t i;
 
 	medium = argc > 1 ? argv[1] : "inproc";
+	running = "begin";
 	if (!mkdtemp(dir))
 		return 1;
-	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	tls_begin();
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		running = cases[i].name;
 		if (!wanted(argc, argv, running))
@@ -894,8 +998,8 @@ int main(int argc, char **argv)
 		printf("ok %s, %s (%llu ms)\n", medium, running,
 		       (unsigned long long)((now() - begin) / MS));
 		fflush(stdout);
-		if (system(command) != 0)
-			return 1;
+		remove_data();
 	}
+	tls_end();
 	return 0;
 }
