@@ -328,7 +328,7 @@ static void format(struct rdma_door *d)
 		((struct sockaddr_in6 *)&d->address.addr)->sin6_port = port;
 	else
 		((struct sockaddr_in *)&d->address.addr)->sin_port = port;
-	thmqi_tcp_format(&d->address, text, sizeof(text)); /* tcp://… */
+	thmqi_tcp_format(&d->address, false, text, sizeof(text)); /* tcp://… */
 	snprintf(d->url, sizeof(d->url), "rdma%.120s", strchrnul(text, ':'));
 }
 
