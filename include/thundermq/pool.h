@@ -327,8 +327,8 @@ THMQ_API int thmq_buf_alloc(struct thmq_pool *pool, uint32_t size, uint32_t purp
 
 /**
  * thmq_buf_trim() - give the upper part of a block back, so that it still holds @used bytes
- * A block of 4096 bytes or more keeps as many. One that is shared (more references than one) or not in use stays as it is, and
- * that is counted as a mistake; debug builds trap. Threads: the pool's.
+ * A block of 4096 bytes or more keeps as many. Where it is shared nobody else may have a part of what is given back. One that is
+ * not in use stays as it is, and that is counted as a mistake; debug builds trap. Threads: the pool's.
  */
 THMQ_API void thmq_buf_trim(struct thmq_buf *buf, uint32_t used);
 

@@ -288,8 +288,8 @@ void thmq_buf_trim(struct thmq_buf *b, uint32_t used)
 {
 	uint32_t order, size = b->size;
 
-	if (thmqi_unlikely(b->state != BLOCK_USED || b->refs != 1)) {
-		mistake(b); /* it would be another holder's that shrinks */
+	if (thmqi_unlikely(b->state != BLOCK_USED)) {
+		mistake(b);
 		return;
 	}
 	if (used >= size)

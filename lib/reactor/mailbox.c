@@ -198,7 +198,8 @@ static bool ask_for_room(struct thmq_mailbox *box)
 {
 	if (box->asked)
 		return false; /* a word may be on its way already, and then brings us here again */
-	atomic_store_explicit(&box->wants_room, 1, memory_order_relaxed);
+	/* release: the task of the last word is the reader's to post again from here on, and was ours until now */
+	atomic_store_explicit(&box->wants_room, 1, memory_order_release);
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!look_for_room(box)) {
 		box->asked = true;

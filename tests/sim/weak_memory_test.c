@@ -94,17 +94,20 @@ enum { FROM_1 = 0, ASLEEP_3, EVENT_3, FROM_2 };
 
 /* --------------------------------------------------------------- told of room */
 
-enum { FREE, WISH, TOLD };
+enum { FREE, WISH, TOLD, TASK };
 
-/* The sender of a ring that is full sleeps until it is told; the reader frees a quarter and says so, once. */
-#define WISHER(fence) \
+/* The sender of a ring that is full sleeps until it is told; the reader frees a quarter and says so, once. The task by which it says so was
+ * the sender's until the wish: its list ran through it. */
+#define WISHER(fence, wish) \
 	{ \
-		STORE(WISH, 1, RELAXED), {.op = fence}, LOAD(1, FREE, ACQUIRE), JUMP_IF(1, 1, 5), AWAIT(TOLD, 0), END, \
+		STORE(TASK, 1, RELAXED), STORE(WISH, 1, wish), {.op = fence}, LOAD(1, FREE, ACQUIRE), JUMP_IF(1, 1, 8), \
+		/* 5 */ AWAIT(TOLD, 0), LOAD(2, TASK, RELAXED), MUST(2, 2), END, \
 	}
 #define FREER(fence) \
 	{ \
-		STORE(FREE, 1, RELEASE), {.op = fence}, LOAD(1, WISH, RELAXED), JUMP_IF(1, 0, 7), EXCHANGE(1, WISH, 0, ACQ_REL), \
-		JUMP_IF(1, 0, 7), ADD(1, TOLD, 1, ACQ_REL), END, \
+		STORE(FREE, 1, RELEASE), {.op = fence}, LOAD(1, WISH, RELAXED), JUMP_IF(1, 0, 10), EXCHANGE(1, WISH, 0, ACQ_REL), \
+		/* 5 */ JUMP_IF(1, 0, 10), LOAD(2, TASK, RELAXED), MUST(2, 1), STORE(TASK, 2, RELAXED), ADD(1, TOLD, 1, ACQ_REL), \
+		/* 10 */ END, \
 	}
 
 /* ------------------------------------- blocks that come home: two blocks, of the first two references */
@@ -153,9 +156,10 @@ static const struct case_ cases[] = {
 	 {"sleep, written to by two, one without fence",
 	  {ONE_OF_TWO(FROM_1, FENCE), ONE_OF_TWO(FROM_2, NO_FENCE), SLEEPER_OF_TWO}}},
 
-	{0, {"room", {WISHER(FENCE), FREER(FENCE)}}},
-	{T | P | V, {"room, no fence where it is wished for", {WISHER(NO_FENCE), FREER(FENCE)}}},
-	{T | P | V, {"room, no fence where it is made", {WISHER(FENCE), FREER(NO_FENCE)}}},
+	{0, {"room", {WISHER(FENCE, RELEASE), FREER(FENCE)}}},
+	{T | P | V, {"room, no fence where it is wished for", {WISHER(NO_FENCE, RELEASE), FREER(FENCE)}}},
+	{T | P | V, {"room, no fence where it is made", {WISHER(FENCE, RELEASE), FREER(NO_FENCE)}}},
+	{P | V, {"room, wished for without release", {WISHER(FENCE, RELAXED), FREER(FENCE)}}},
 
 	{0, {"home", {HOMEGOER_BOTH(RELEASE), HOMEGOER_FIRST(RELEASE), OWNER}}},
 	{T | P | V,

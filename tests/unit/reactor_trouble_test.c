@@ -461,6 +461,36 @@ Test(reactor_trouble, a_signal_ends_no_poll_and_its_handler_may_post)
 	}
 }
 
+/* --------------------------------------------------------- a thread that just ends */
+
+static void *attach_and_end(void *arg)
+{
+	cr_assert_eq(thmq_core_attach(arg, 1), 0);
+	thmq_poll(arg, MS);
+	return NULL; /* without a detach */
+}
+
+/* Its core is lost for others, and nothing more. */
+Test(reactor_trouble, a_thread_that_ends_with_its_core_does_not_hold_up_the_close)
+{
+	struct thmq_env *env = open_env(0, 3, 0);
+	struct signalled posted = {.task.run = run_signalled};
+	struct thmq_mailbox *box;
+	pthread_t thread;
+
+	cr_assert_eq(pthread_create(&thread, NULL, attach_and_end, env), 0);
+	pthread_join(thread, NULL);
+	cr_assert_eq(thmq_core_attach(env, 1), -EBUSY);
+	cr_assert_eq(thmq_core_call(thmq_env_core(env, 1), nothing, NULL, 20 * MS), -ETIMEDOUT);
+	cr_assert_eq(thmq_core_post(thmq_env_core(env, 1), &posted.task), 0);
+	cr_assert_eq(thmq_mailbox_open(thmq_env_core(env, 0), thmq_env_core(env, 1), NULL, &box),
+		     0);
+	cr_assert_eq(thmq_core_attach(env, 2), 0);
+	thmq_poll(env, MS);
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	cr_assert_eq(posted.runs, 1, "what was posted runs at the close");
+}
+
 /* ------------------------------------------------------------------------- a child */
 
 Test(reactor_trouble, a_child_that_only_calls_exec_or_exit_disturbs_nothing)

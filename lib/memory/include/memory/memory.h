@@ -65,7 +65,7 @@ static inline int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct th
 {
 	return thmq_buf_alloc(p, THMQI_MAX(size, THMQI_POOL_BLOCK_MIN), THMQ_PURPOSE_GENERAL, ret_buf);
 }
-/* Give the upper part back: the block shrinks to the smallest power of two that holds @used. refs must be 1. */
+/* Give the upper part back: the block shrinks to the smallest power of two that holds @used. Nobody has a part of what goes. */
 static inline void thmqi_buf_trim(struct thmqi_buf *b, uint32_t used)
 {
 	thmq_buf_trim(b, used);
