@@ -607,7 +607,7 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms, const struct t
 	if (rc != 1)
 		return rc;
 	event.receive.message = &m;
-	rc = step(e, now_ms, &event, true, &u, ret);
+	rc = step(e, now_ms, &event, false, &u, ret);
 	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
 		return rc;
 	ret->install = true;

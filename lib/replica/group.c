@@ -55,7 +55,7 @@ static int take(struct thmqi_group *g, uint64_t index)
 
 	if (index <= thmqi_log_last(g->log))
 		rc = thmq_log_truncate(g->log, index);
-	if (!rc && index != thmqi_log_last(g->log) + 1)
+	if (!rc && (index != thmqi_log_last(g->log) + 1 || index >= g->taking_index + g->taking_count))
 		rc = -THMQ_ECORRUPT;
 	for (i = 0; i < g->taking_count && !rc; i++) {
 		if (g->taking_index + i < index)

@@ -156,6 +156,23 @@ static void check_liveness(struct world *w)
 		world_fail(w, world_leader(w), "a copy does not catch up", w->committed_count);
 }
 
+/* All that was written is on the devices, however slow these were. */
+static void rest(struct world *w)
+{
+	uint64_t end = w->now + HEAL_NS;
+	struct node *slow;
+
+	do {
+		world_run(w, w->now + 20 * MS);
+		slow = NULL;
+		for (uint32_t i = 1; i <= w->places; i++)
+			if (w->node[i].up && thmqi_log_durable(thmqi_group_log(w->node[i].group)) < thmqi_log_last(thmqi_group_log(w->node[i].group)))
+				slow = &w->node[i];
+	} while (slow && w->now < end);
+	if (slow)
+		world_fail(w, slow, "its writes do not end", 0);
+}
+
 /* Return: what happened, as one number. */
 static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 {
@@ -175,6 +192,7 @@ static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 	}
 	heal(&w);
 	check_liveness(&w);
+	rest(&w);
 	check_bytes(&w);
 	check_messages(&w);
 	world_close(&w);
