@@ -180,7 +180,7 @@ static int store(struct thmq_log *log, uint64_t mark, bool clean)
 	int rc;
 
 	log->mark_op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
-					      .flags = clean && (log->defects & THMQI_LOG_PLAIN_VOTE) ? 0 : THMQI_DISK_DSYNC,
+					      .flags = (clean || log->copies.on) && (log->defects & THMQI_LOG_PLAIN_VOTE) ? 0 : THMQI_DISK_DSYNC,
 					      .len = THMQI_BLOCK,
 					      .file = log->vote_file,
 					      .buf = log->mark_buf,

@@ -17,7 +17,7 @@ void world_fail(struct world *w, const struct node *n, const char *what, uint64_
 struct node *node_of(struct world *w, uint64_t copy_id)
 {
 	for (uint32_t i = 1; i <= w->places; i++)
-		if (w->node[i].used && w->node[i].id == copy_id)
+		if (w->node[i].id == copy_id)
 			return &w->node[i];
 	return NULL;
 }
@@ -80,7 +80,7 @@ static int on_send(void *ctx, const struct thmqi_message *m, struct thmqi_buf *b
 	struct packet *p;
 	struct link *l;
 
-	if (!to)
+	if (!to || !to->used)
 		return -EHOSTUNREACH;
 	l = &w->link[n->number][to->number];
 	if (l->packets >= LINK_PACKETS_MAX) {

@@ -76,9 +76,8 @@ struct link {
 struct plan {
 	const char *name;
 	uint32_t defects, log_defects, disk_flags;
-	bool calm;      /* no crashes, no cuts: for what only load shows */
-	bool no_changes; /* of the membership */
-	uint64_t length_ns; /* 0: the usual */
+	bool votes; /* faults that are about who leads: slow devices, leaders that go */
+	bool busy;  /* much is written */
 };
 
 struct world {
@@ -101,7 +100,7 @@ struct world {
 	uint32_t acked_count;
 	uint64_t trace; /* of all that happened */
 	struct {
-		uint64_t elections, crashes, packets, damaged, truncations, changes, transfers, joins, windows;
+		uint64_t elections, crashes, packets, damaged, truncations, changes, transfers, joins, leaves, refused, windows;
 	} count;
 };
 
@@ -120,6 +119,11 @@ void node_wipe(struct node *n); /* what it had is gone, and so is its number */
 struct node *world_leader(struct world *w); /* the one of the highest term, or NULL */
 int node_append(struct node *n); /* a message. 0, or why not */
 struct node *node_of(struct world *w, uint64_t copy_id);
+
+/* members.c: one step of a change of the membership, if any is to be made. */
+void members_step(struct world *w);
+bool is_member(struct world *w, const struct node *n); /* as the leader has it */
+bool is_served(struct world *w, const struct node *n); /* and it gets batches */
 
 /* checks.c */
 void check_new_batches(struct node *n);
