@@ -13,6 +13,8 @@
  *  B5 each event costs as much as there are uncommitted entries: 64 at most, by THMQI_UNCOMMITTED_MAX
  *  B6 it lets more than one voter change at a time, and before anything of the leader's own term is committed
  *  B7 as packaged it checks nothing of what it is given: what it relies on is checked here, and a breach is an error
+ *  B8 while it probes a copy it takes a refusal that comes late for a new one, goes back behind what that copy is known to have, and
+ *     then sends it nothing any more: refusals of what is known to be there are dropped
  */
 #include <raft.h>
 
@@ -523,6 +525,16 @@ static int receive_snapshot(const struct thmqi_message *message, const struct th
 	return i->data.base ? configuration_of(members, &i->conf) : -ENOMEM;
 }
 
+/* B8 */
+static bool is_late_refusal(const struct thmqi_engine *e, const struct thmqi_message *message)
+{
+	raft_index match = 0;
+
+	if (!message->index_term || breaks(e, THMQI_GROUP_NO_B8) || raft_match_index(&e->raft, message->from, &match) != 0)
+		return false;
+	return message->index_term <= match;
+}
+
 /* Return: 1 it is to be passed on; 0 it is dropped; or an error. */
 static int convert(struct thmqi_engine *e, const struct thmqi_message *message, const struct thmqi_members *members, struct raft_message *m)
 {
@@ -531,6 +543,8 @@ static int convert(struct thmqi_engine *e, const struct thmqi_message *message, 
 	message_of(message, m);
 	switch (message->type) {
 	case THMQI_MESSAGE_APPENDED:
+		if (is_late_refusal(e, message))
+			return 0;
 		m->append_entries_result = (struct raft_append_entries_result){.version = 1,
 									       .term = message->term,
 									       .rejected = message->index_term,

@@ -78,6 +78,7 @@ struct plan {
 	uint32_t defects, log_defects, disk_flags;
 	bool votes; /* faults that are about who leads: slow devices, leaders that go */
 	bool busy;  /* much is written */
+	uint64_t seeds; /* to find it with; 0: the usual number */
 };
 
 struct world {

@@ -113,7 +113,8 @@ enum thmqi_group_defect {
 	THMQI_GROUP_NO_B4 = 128,
 	THMQI_GROUP_NO_B5 = 256,
 	THMQI_GROUP_NO_B6 = 512,
-	THMQI_GROUP_EARLY_COMMIT = 1024 /* the leader's own write commits */
+	THMQI_GROUP_EARLY_COMMIT = 1024, /* the leader's own write commits */
+	THMQI_GROUP_NO_B8 = 2048
 };
 
 struct thmqi_group_opts {
