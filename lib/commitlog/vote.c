@@ -92,6 +92,7 @@ static uint64_t next_vote(const struct thmq_log *log, uint64_t mark, bool clean,
 	v->generation++;
 	v->term = log->term;
 	v->voted_for = log->copies.voted_for;
+	v->resetting = log->copies.resetting;
 	v->incarnation = log->incarnation;
 	v->mark = mark;
 	v->begin_position = log->begin.position;

@@ -23,7 +23,7 @@
 
 
 
-#define INSTALL_TIMEOUT_MS 600000u
+#define INSTALL_TIMEOUTS 10u /* of an election: what is sent is but a begin, and soon taken */
 #define INFLIGHT_MAX THMQI_UNCOMMITTED_MAX
 
 struct thmqi_engine {
@@ -272,7 +272,7 @@ int thmqi_engine_open(const struct thmqi_engine_opts *opts, struct thmqi_engine 
 	raft_set_election_timeout(&e->raft, opts->election_ms);
 	raft_set_heartbeat_timeout(&e->raft, opts->heartbeat_ms);
 	raft_set_max_inflight_entries(&e->raft, INFLIGHT_MAX);
-	raft_set_install_snapshot_timeout(&e->raft, INSTALL_TIMEOUT_MS);
+	raft_set_install_snapshot_timeout(&e->raft, INSTALL_TIMEOUTS * opts->election_ms);
 	*ret_engine = e;
 	return 0;
 }
@@ -321,6 +321,11 @@ static int begin_metadata(const struct thmqi_engine_start *s, struct raft_snapsh
 
 	ret->index = s->begin_index;
 	ret->term = s->begin_term;
+	if (!m->index) { /* it was begun anew, and has not got one yet: it does not vote */
+		raft_configuration_init(&ret->configuration);
+		ret->configuration_index = s->begin_index;
+		return 0;
+	}
 	ret->configuration_index = THMQI_MIN(index, s->begin_index);
 	return configuration_of(newest ? &m->members : &m->previous, &ret->configuration);
 }
@@ -337,7 +342,7 @@ int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *
 	int rc = 0;
 
 	/* B7: a log that has anything has a membership, and it is stored whole */
-	if ((s->last && !m->index) || m->index > s->last || s->last - s->begin_index > UINT32_MAX)
+	if ((s->last && !s->begin_index && !m->index) || m->index > s->last || s->last - s->begin_index > UINT32_MAX)
 		return -THMQ_ECORRUPT;
 	if (m->index)
 		rc = encode(&m->members, &now);
@@ -688,19 +693,19 @@ int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index
 	return rc;
 }
 
-int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, const struct thmqi_membership *membership,
+int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term, const struct thmqi_membership *membership,
 			 struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_SNAPSHOT};
 	struct raft_update u;
-	const struct thmqi_engine_start s = {.begin_index = index, .begin_term = term_of(&e->raft, index), .membership = membership};
+	const struct thmqi_engine_start s = {.begin_index = index, .begin_term = term, .membership = membership};
 	int rc;
 
 	memset(ret, 0, sizeof(*ret));
 	/* B7: it is known, committed, and newer than the one before */
 	if (index <= e->raft.trail.snapshot.index)
 		return 0;
-	if (!s.begin_term || index > e->raft.commit_index)
+	if (!term || term != term_of(&e->raft, index) || index > e->raft.commit_index)
 		return -THMQ_ECORRUPT;
 	rc = begin_metadata(&s, &event.snapshot.metadata);
 	if (rc)

@@ -97,6 +97,18 @@ static void bury(struct world *w, struct node *leader)
 	}
 }
 
+void trim_step(struct world *w)
+{
+	struct node *leader = world_leader(w);
+	struct thmqi_group_state s;
+
+	if (!leader || leader->died)
+		return;
+	thmqi_group_state(leader->group, &s);
+	if (s.committed > 40 && thmqi_group_trim(leader->group, s.committed - chance(w, 20)) == 0)
+		w->count.trims++;
+}
+
 void members_step(struct world *w)
 {
 	struct node *leader = world_leader(w);

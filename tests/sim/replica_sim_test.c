@@ -228,6 +228,8 @@ static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 		write_some(&w);
 		if (chance(&w, 4) == 0)
 			members_step(&w);
+		if (chance(&w, 40) == 0)
+			trim_step(&w);
 		world_run(&w, w.now + 100000 + (plan->busy ? 0 : chance(&w, 6 * MS)));
 		if (w.now >= next_fault) {
 			(plan->votes ? fault_of_votes : fault)(&w);
@@ -242,10 +244,11 @@ static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 	world_close(&w);
 	if (tell)
 		printf("seed %llu: %u nodes, %llu elections, %llu crashes, %llu messages (%llu damaged), %llu truncations, %llu transfers, "
-		       "%llu joined, %llu left, %llu batches, %u acknowledged, %llu windows, trace %016llx\n",
+		       "%llu joined, %llu left, %llu trims, %llu resets, %llu batches, %u acknowledged, %llu windows, trace %016llx\n",
 		       (unsigned long long)seed, w.nodes, (unsigned long long)w.count.elections, (unsigned long long)w.count.crashes,
 		       (unsigned long long)w.count.packets, (unsigned long long)w.count.damaged, (unsigned long long)w.count.truncations,
-		       (unsigned long long)w.count.transfers, (unsigned long long)w.count.joins, (unsigned long long)w.count.leaves, (unsigned long long)w.committed_count, w.acked_count,
+		       (unsigned long long)w.count.transfers, (unsigned long long)w.count.joins, (unsigned long long)w.count.leaves, (unsigned long long)w.count.trims,
+		       (unsigned long long)w.count.resets, (unsigned long long)w.committed_count, w.acked_count,
 		       (unsigned long long)w.count.windows, (unsigned long long)w.trace);
 	return w.trace;
 }

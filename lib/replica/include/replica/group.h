@@ -174,5 +174,11 @@ int thmqi_group_change(struct thmqi_group *g, const struct thmqi_member *member)
 int thmqi_group_catch_up(struct thmqi_group *g, uint64_t id);
 /* Another voter is to lead, @id or any (0). Appends wait meanwhile. 0; -THMQ_ENOTLEADER; -EINVAL; -EAGAIN */
 int thmqi_group_transfer(struct thmqi_group *g, uint64_t id);
+/*
+ * Retention, by the leader: whole segments of batches before @index, which is committed, may go on all copies; nothing of the owner's that
+ * counts may lie there. A copy that has not got them begins anew behind them. Return: 0; -EAGAIN something must be committed first: again
+ * later; -EINVAL; -THMQ_ENOTLEADER …
+ */
+int thmqi_group_trim(struct thmqi_group *g, uint64_t index);
 
 #endif
