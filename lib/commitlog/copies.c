@@ -247,7 +247,7 @@ static int room_for(struct thmq_log *log, uint32_t len)
 	return rc ? rc : thmqi_flights_full(log) ? -EAGAIN : 0;
 }
 
-int thmqi_log_change(struct thmq_log *log, const void *payload, uint32_t len)
+static int append_state(struct thmq_log *log, uint16_t type, uint64_t item, const void *payload, uint32_t len)
 {
 	const uint32_t run_bytes = (uint32_t)sizeof(struct thmq_run_header) + THMQI_ALIGN_UP(len, 8u);
 	const uint32_t bytes = THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + run_bytes, THMQI_BLOCK);
@@ -268,13 +268,24 @@ int thmqi_log_change(struct thmq_log *log, const void *payload, uint32_t len)
 	run = (struct thmq_run_header *)(h + 1);
 	run->len = len;
 	run->encoding = THMQ_RUN_STATE;
+	run->base_offset = item;
 	memcpy(run + 1, payload, len);
 	thmqi_run_seal(run);
-	thmqi_batch_seal(h, &log->chain, log->term, BATCH_CHANGE, 1, run_bytes, bytes);
+	thmqi_batch_seal(h, &log->chain, log->term, type, 1, run_bytes, bytes);
 	thmqi_seal_note(log, run, h->index, sizeof(*h), h->term);
 	thmqi_states_note(log, run, h->index);
 	stamp_and_launch(log, buf);
 	return 0;
+}
+
+int thmqi_log_change(struct thmq_log *log, const void *payload, uint32_t len)
+{
+	return append_state(log, BATCH_CHANGE, 0, payload, len);
+}
+
+int thmqi_log_own_state(struct thmq_log *log, uint64_t item, const void *payload, uint32_t len)
+{
+	return append_state(log, BATCH_CHECKPOINT, item, payload, len);
 }
 
 /* ---------------------------------------------------------------- following */
@@ -508,8 +519,9 @@ int thmqi_log_fetch(struct thmq_log *log, struct thmqi_log_fetch *f, uint64_t in
 	return rc ? rc : read_batch(log, f, s, at, f->len);
 }
 
-int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t len)
+int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t len, bool cached)
 {
+	const struct thmqi_buf *buf = cached ? thmqi_cache_get(log, index) : NULL;
 	struct segment *s = thmqi_segment_of_index(log, index);
 	struct thmqi_disk_file *file;
 	uint8_t *block;
@@ -517,6 +529,10 @@ int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t le
 	int64_t n;
 	int rc;
 
+	if (buf) {
+		memcpy(ret, buf->data, len);
+		return 0;
+	}
 	if (!s)
 		return -ENOENT;
 	rc = thmqi_segment_place(log, s, index, &at);
@@ -538,10 +554,5 @@ int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t le
 
 int thmqi_log_header(struct thmq_log *log, uint64_t index, void *ret_header)
 {
-	const struct thmqi_buf *buf = thmqi_cache_get(log, index);
-
-	if (!buf)
-		return thmqi_log_bytes(log, index, ret_header, sizeof(struct batch_header));
-	memcpy(ret_header, buf->data, sizeof(struct batch_header));
-	return 0;
+	return thmqi_log_bytes(log, index, ret_header, sizeof(struct batch_header), true);
 }

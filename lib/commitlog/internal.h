@@ -106,7 +106,8 @@ struct vote {
 	uint32_t begin_crc;
 	uint32_t clean; /* 1: closed by its owner, the log ends at mark */
 	uint32_t look_mib; /* how far behind its end an open looks at least; 0: LOOK_BYTES */
-	uint32_t reserved[2];
+	uint32_t resetting; /* 1: all that lies there is to go, and the log to begin where this says */
+	uint32_t reserved;
 	uint32_t crc; /* of all before it */
 };
 _Static_assert(sizeof(struct vote) == 128, "as in doc/format.md");
@@ -494,6 +495,7 @@ struct copies {
 	bool leads; /* it forms batches; else it takes them */
 	bool held;  /* none may be formed now */
 	bool quiet; /* `formed` is not called */
+	bool resetting; /* as the next vote is to say */
 	struct thmqi_log_copies owner;
 	uint64_t voted_for;
 	uint64_t committed; /* all up to it is: more than so many behind it are not formed */
@@ -874,6 +876,7 @@ void thmqi_index_free(struct thmq_log *log, struct run_index *x);
 void thmqi_copies_note(struct thmq_log *log, uint64_t index, uint64_t term); /* of a batch that comes now; nothing for a log without copies */
 void thmqi_copies_cut(struct thmq_log *log, uint64_t index); /* truncation */
 void thmqi_copies_stop(struct thmq_log *log);                /* it is closed: nothing more is formed */
+int thmqi_log_reset_resume(struct thmq_log *log); /* reset.c: `vote` says that it was under way. Blocking */
 int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch_header *h); /* index its runs, and tell them */
 
 /* copy.c */

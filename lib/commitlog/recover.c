@@ -489,6 +489,19 @@ int thmqi_log_recover(struct thmq_log *log)
 	}
 	thmqi_listing_sort(&r.found);
 	rc = r.found.vote ? thmqi_vote_read(log->disk, log->dir, &log->vote, &r.vote_damaged) : -ENOENT;
+	if (!rc && log->vote.resetting) {
+		rc = log->copies.on ? thmqi_log_reset_resume(log) : -THMQ_ECORRUPT;
+		if (rc) {
+			thmqi_fail(rc, "open %s: it was being made anew from another copy, and cannot be now: %s", log->opts.dir, thmq_strerror(rc));
+			goto out;
+		}
+		free(r.found.positions);
+		r.found = (struct listing){.vote = true};
+		rc = log->disk->dir_list(log->dir, note_file, &r.found);
+		thmqi_listing_sort(&r.found);
+		if (rc)
+			goto out;
+	}
 	if (!rc)
 		rc = come_back(log, &r);
 	else if (rc != -ENOENT && rc != -THMQ_ECORRUPT)

@@ -92,6 +92,7 @@ static uint64_t next_vote(const struct thmq_log *log, uint64_t mark, bool clean,
 	v->generation++;
 	v->term = log->term;
 	v->voted_for = log->copies.voted_for;
+	v->resetting = log->copies.resetting;
 	v->incarnation = log->incarnation;
 	v->mark = mark;
 	v->begin_position = log->begin.position;
@@ -180,7 +181,7 @@ static int store(struct thmq_log *log, uint64_t mark, bool clean)
 	int rc;
 
 	log->mark_op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
-					      .flags = clean && (log->defects & THMQI_LOG_PLAIN_VOTE) ? 0 : THMQI_DISK_DSYNC,
+					      .flags = (clean || log->copies.on) && (log->defects & THMQI_LOG_PLAIN_VOTE) ? 0 : THMQI_DISK_DSYNC,
 					      .len = THMQI_BLOCK,
 					      .file = log->vote_file,
 					      .buf = log->mark_buf,

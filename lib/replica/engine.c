@@ -13,6 +13,8 @@
  *  B5 each event costs as much as there are uncommitted entries: 64 at most, by THMQI_UNCOMMITTED_MAX
  *  B6 it lets more than one voter change at a time, and before anything of the leader's own term is committed
  *  B7 as packaged it checks nothing of what it is given: what it relies on is checked here, and a breach is an error
+ *  B8 while it probes a copy it takes a refusal that comes late for a new one, goes back behind what that copy is known to have, and
+ *     then sends it nothing any more: refusals of what is known to be there are dropped
  */
 #include <raft.h>
 
@@ -21,7 +23,7 @@
 
 
 
-#define INSTALL_TIMEOUT_MS 600000u
+#define INSTALL_TIMEOUTS 10u /* of an election: what is sent is but a begin, and soon taken */
 #define INFLIGHT_MAX THMQI_UNCOMMITTED_MAX
 
 struct thmqi_engine {
@@ -270,7 +272,7 @@ int thmqi_engine_open(const struct thmqi_engine_opts *opts, struct thmqi_engine 
 	raft_set_election_timeout(&e->raft, opts->election_ms);
 	raft_set_heartbeat_timeout(&e->raft, opts->heartbeat_ms);
 	raft_set_max_inflight_entries(&e->raft, INFLIGHT_MAX);
-	raft_set_install_snapshot_timeout(&e->raft, INSTALL_TIMEOUT_MS);
+	raft_set_install_snapshot_timeout(&e->raft, INSTALL_TIMEOUTS * opts->election_ms);
 	*ret_engine = e;
 	return 0;
 }
@@ -319,6 +321,11 @@ static int begin_metadata(const struct thmqi_engine_start *s, struct raft_snapsh
 
 	ret->index = s->begin_index;
 	ret->term = s->begin_term;
+	if (!m->index) { /* it was begun anew, and has not got one yet: it does not vote */
+		raft_configuration_init(&ret->configuration);
+		ret->configuration_index = s->begin_index;
+		return 0;
+	}
 	ret->configuration_index = THMQI_MIN(index, s->begin_index);
 	return configuration_of(newest ? &m->members : &m->previous, &ret->configuration);
 }
@@ -335,7 +342,7 @@ int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *
 	int rc = 0;
 
 	/* B7: a log that has anything has a membership, and it is stored whole */
-	if ((s->last && !m->index) || m->index > s->last || s->last - s->begin_index > UINT32_MAX)
+	if ((s->last && !s->begin_index && !m->index) || m->index > s->last || s->last - s->begin_index > UINT32_MAX)
 		return -THMQ_ECORRUPT;
 	if (m->index)
 		rc = encode(&m->members, &now);
@@ -523,6 +530,16 @@ static int receive_snapshot(const struct thmqi_message *message, const struct th
 	return i->data.base ? configuration_of(members, &i->conf) : -ENOMEM;
 }
 
+/* B8 */
+static bool is_late_refusal(const struct thmqi_engine *e, const struct thmqi_message *message)
+{
+	raft_index match = 0;
+
+	if (!message->index_term || breaks(e, THMQI_GROUP_NO_B8) || raft_match_index(&e->raft, message->from, &match) != 0)
+		return false;
+	return message->index_term <= match;
+}
+
 /* Return: 1 it is to be passed on; 0 it is dropped; or an error. */
 static int convert(struct thmqi_engine *e, const struct thmqi_message *message, const struct thmqi_members *members, struct raft_message *m)
 {
@@ -531,6 +548,8 @@ static int convert(struct thmqi_engine *e, const struct thmqi_message *message, 
 	message_of(message, m);
 	switch (message->type) {
 	case THMQI_MESSAGE_APPENDED:
+		if (is_late_refusal(e, message))
+			return 0;
 		m->append_entries_result = (struct raft_append_entries_result){.version = 1,
 									       .term = message->term,
 									       .rejected = message->index_term,
@@ -607,7 +626,7 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms, const struct t
 	if (rc != 1)
 		return rc;
 	event.receive.message = &m;
-	rc = step(e, now_ms, &event, true, &u, ret);
+	rc = step(e, now_ms, &event, false, &u, ret);
 	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
 		return rc;
 	ret->install = true;
@@ -674,19 +693,19 @@ int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index
 	return rc;
 }
 
-int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, const struct thmqi_membership *membership,
+int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term, const struct thmqi_membership *membership,
 			 struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_SNAPSHOT};
 	struct raft_update u;
-	const struct thmqi_engine_start s = {.begin_index = index, .begin_term = term_of(&e->raft, index), .membership = membership};
+	const struct thmqi_engine_start s = {.begin_index = index, .begin_term = term, .membership = membership};
 	int rc;
 
 	memset(ret, 0, sizeof(*ret));
 	/* B7: it is known, committed, and newer than the one before */
 	if (index <= e->raft.trail.snapshot.index)
 		return 0;
-	if (!s.begin_term || index > e->raft.commit_index)
+	if (!term || term != term_of(&e->raft, index) || index > e->raft.commit_index)
 		return -THMQ_ECORRUPT;
 	rc = begin_metadata(&s, &event.snapshot.metadata);
 	if (rc)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * engine.h - consensus as events in and duties out. Behind it is cowsql/raft 0.22.1; engine.c is the only file that knows it, and
- * the only place where the rules B1 … B7 that its defects ask for are kept.
+ * the only place where the rules B1 … B8 that its defects ask for are kept.
  */
 #ifndef THMQI_REPLICA_ENGINE_H
 #define THMQI_REPLICA_ENGINE_H
@@ -72,7 +72,7 @@ int thmqi_engine_timeout(struct thmqi_engine *e, uint64_t now_ms, struct thmqi_d
 int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, const struct thmqi_members *members,
 			 struct thmqi_duties *ret);
 /* The log begins behind @index now. */
-int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, const struct thmqi_membership *membership,
+int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term, const struct thmqi_membership *membership,
 			 struct thmqi_duties *ret);
 int thmqi_engine_transfer(struct thmqi_engine *e, uint64_t now_ms, uint64_t id, struct thmqi_duties *ret); /* -THMQ_ENOTLEADER, -EINVAL: nothing has changed */
 int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id, struct thmqi_duties *ret); /* likewise */

@@ -55,7 +55,7 @@ static int take(struct thmqi_group *g, uint64_t index)
 
 	if (index <= thmqi_log_last(g->log))
 		rc = thmq_log_truncate(g->log, index);
-	if (!rc && index != thmqi_log_last(g->log) + 1)
+	if (!rc && (index != thmqi_log_last(g->log) + 1 || index >= g->taking_index + g->taking_count))
 		rc = -THMQ_ECORRUPT;
 	for (i = 0; i < g->taking_count && !rc; i++) {
 		if (g->taking_index + i < index)
@@ -99,8 +99,11 @@ static void finish_duties(struct thmqi_group *g)
 		if (!rc && thmqi_log_last(g->log) != d.noop)
 			rc = -THMQ_ECORRUPT;
 	}
-	if (!rc && d.install)
-		rc = -EOPNOTSUPP;
+	if (!rc && d.install && !dies(g)) {
+		rc = thmqi_retain_install(g, &d);
+		if (!rc) /* and what that asks for was done */
+			return;
+	}
 	if (rc)
 		thmqi_group_fail(g, rc);
 	else if (!dies(g))
@@ -207,7 +210,7 @@ static bool commit(struct thmqi_group *g)
 		g->opts.events.committed(g->opts.events.ctx, committed);
 	if (g->members_committed || !g->membership.index || g->membership.index > committed)
 		return true;
-	g->members_committed = true;
+	g->members_committed = true; /* at once: the step may ask for more */
 	rc = thmqi_engine_changed(g->engine, thmqi_group_now_ms(g), g->membership.index, &g->membership.members, &d);
 	thmqi_group_handle(g, rc, &d);
 	return true;
@@ -281,6 +284,8 @@ static uint32_t take_events(struct thmqi_group *g)
 		}
 		done++;
 	}
+	if (!g->failed && !g->parked)
+		done += thmqi_retain_step(g);
 	/* behind what has come: a message may be the one that was waited for */
 	if (!g->failed && !g->parked)
 		done += time_out(g);
@@ -346,6 +351,10 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 	int rc;
 
 	if (run->header->encoding == THMQ_RUN_STATE && run->header->partition == 0) {
+		if (run->header->base_offset == STATE_TRIM) {
+			thmqi_retain_note(g, run);
+			return 0;
+		}
 		rc = run->payload ? thmqi_membership_decode(run->payload, run->header->len, &m) : -THMQ_ECORRUPT;
 		if (rc)
 			return rc;
@@ -372,6 +381,8 @@ static void on_unappended(void *ctx, uint64_t index)
 {
 	struct thmqi_group *g = ctx;
 
+	if (g->trim_batch >= index)
+		g->trim_batch = 0;
 	if (g->membership.index >= index) { /* not committed, so that the one before it is */
 		g->membership.index = g->membership.previous_index;
 		g->membership.members = g->membership.previous;
@@ -487,7 +498,8 @@ static int start(struct thmqi_group *g)
 	rc = raise_lone_term(g, &s);
 	if (!rc)
 		rc = thmqi_engine_start(g->engine, &s, &g->duties);
-	g->members_committed = g->membership.index <= 1;
+	g->members_committed = g->membership.index <= THMQI_MAX(s.begin_index, 1u);
+	g->dropped = s.begin_index;
 	g->parked = g->unparked = true; /* what the start asks for is done by the poller */
 	return rc;
 }

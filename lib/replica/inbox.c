@@ -141,7 +141,9 @@ static void other(struct thmqi_group *g)
 	int rc = 0;
 
 	if (w.message.type == THMQI_MESSAGE_SNAPSHOT)
-		rc = w.buf ? thmqi_membership_decode(w.buf->data, w.message.batch_bytes, &m) : -EINVAL;
+		rc = w.buf ? thmqi_retain_decode(w.buf->data, w.message.batch_bytes, &g->install, &m) : -EINVAL;
+	if (!rc && w.message.type == THMQI_MESSAGE_SNAPSHOT && g->install.index != w.message.index)
+		rc = -EINVAL;
 	advance(g);
 	if (rc)
 		return;

@@ -27,17 +27,19 @@ static int apply(const struct thmqi_members *from, const struct thmqi_member *me
 	return 0;
 }
 
-int thmqi_group_change(struct thmqi_group *g, const struct thmqi_member *member)
+/* @member NULL: nothing changes, and it is told again. */
+static int change(struct thmqi_group *g, const struct thmqi_member *member)
 {
 	uint8_t bytes[THMQI_MEMBERSHIP_BYTES_MAX];
-	struct thmqi_membership m = {.previous_index = g->membership.index, .previous = g->membership.members};
-	int rc;
+	struct thmqi_membership m = {.members = g->membership.members, .previous_index = g->membership.index, .previous = g->membership.members};
+	int rc = 0;
 
 	if (g->failed)
 		return -THMQ_EFAILED;
 	if (g->role != THMQI_ROLE_LEADER || g->parked)
 		return -THMQ_ENOTLEADER;
-	rc = apply(&g->membership.members, member, &m.members);
+	if (member)
+		rc = apply(&g->membership.members, member, &m.members);
 	if (!rc)
 		rc = thmqi_members_check(&m.members);
 	if (!rc && !g->members_committed && !thmqi_group_breaks(g, THMQI_GROUP_NO_B6))
@@ -50,6 +52,16 @@ int thmqi_group_change(struct thmqi_group *g, const struct thmqi_member *member)
 	rc = thmqi_log_change(g->log, bytes, thmqi_membership_encode(&m, bytes));
 	g->changing = NULL;
 	return rc;
+}
+
+int thmqi_group_change(struct thmqi_group *g, const struct thmqi_member *member)
+{
+	return change(g, member);
+}
+
+int thmqi_group_renew(struct thmqi_group *g)
+{
+	return change(g, NULL);
 }
 
 int thmqi_group_catch_up(struct thmqi_group *g, uint64_t id)

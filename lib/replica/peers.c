@@ -242,19 +242,14 @@ static uint32_t send_heartbeat(struct thmqi_group *g, struct peer *p)
 
 static uint32_t send_snapshot(struct thmqi_group *g, struct peer *p)
 {
-	struct thmqi_membership m = g->membership;
 	struct thmqi_buf *buf;
 	int rc;
 
-	if (thmqi_buf_alloc(g->core->pool, THMQI_MEMBERSHIP_BYTES_MAX, &buf) != 0) {
+	if (thmqi_buf_alloc(g->core->pool, THMQI_RETAIN_BYTES_MAX, &buf) != 0) {
 		p->again = true;
 		return 0;
 	}
-	/* what was in force there: a change that came later is in a batch behind it */
-	if (m.index > p->snapshot.index && m.previous_index)
-		m.members = m.previous;
-	m.previous_index = 0;
-	p->snapshot.batch_bytes = thmqi_membership_encode(&m, buf->data);
+	p->snapshot.batch_bytes = thmqi_retain_encode(g, &p->snapshot, buf->data);
 	rc = send(g, &p->snapshot, buf);
 	thmqi_buf_unref(buf);
 	p->blocked = rc == -EAGAIN;

@@ -66,6 +66,53 @@ static void check_majority(struct node *n, uint64_t index, const struct seen *ba
 		world_fail(w, n, "committed and not durable on a majority", index);
 }
 
+static void check_run(struct world *w, struct node *n, const struct thmq_run_header *run)
+{
+	const uint8_t *at = (const uint8_t *)(run + 1);
+	uint64_t id = run->base_offset;
+
+	if (run->encoding != THMQ_RUN_OPAQUE)
+		return;
+	if (id >= w->next_id || run->partition != id % PARTITIONS || w->seen[id] || (id < w->last_id[run->partition]))
+		world_fail(w, n, "a message is out of order, doubled, or nobody's", id);
+	w->seen[id] = true;
+	w->last_id[run->partition] = id;
+	for (uint32_t i = 0; i < run->len; i++)
+		if (at[i] != (uint8_t)(id * 13 + i))
+			world_fail(w, n, "a message's bytes have changed", id);
+}
+
+/* @from_device: as it was written. */
+static uint32_t batch_of(struct node *n, uint64_t index, uint8_t *ret, bool from_device)
+{
+	struct thmq_log *log = thmqi_group_log(n->group);
+	struct header h;
+	uint32_t len;
+
+	if (thmqi_log_header(log, index, &h) != 0)
+		world_fail(n->w, n, "a batch cannot be read", index);
+	len = h.type == THMQI_BATCH_PAD ? THMQI_BLOCK : h.len;
+	if (thmqi_log_bytes(log, index, ret, len, !from_device) != 0)
+		world_fail(n->w, n, "a batch's bytes cannot be read", index);
+	return len;
+}
+
+/* Each message is committed once, in the order of its partition. */
+static void check_contents(struct node *n, uint64_t index)
+{
+	static uint8_t bytes[1u << 20];
+	const struct header *h = (const struct header *)bytes;
+	const uint8_t *at = bytes + sizeof(*h);
+
+	batch_of(n, index, bytes, false);
+	for (uint32_t i = 0; i < h->run_count; i++) {
+		const struct thmq_run_header *run = (const struct thmq_run_header *)at;
+
+		check_run(n->w, n, run);
+		at += sizeof(*run) + THMQI_ALIGN_UP(run->len, 8u);
+	}
+}
+
 void check_committed(struct node *n, uint64_t index)
 {
 	struct world *w = n->w;
@@ -83,6 +130,7 @@ void check_committed(struct node *n, uint64_t index)
 			continue;
 		}
 		check_majority(n, i, &n->log[i]);
+		check_contents(n, i);
 		w->committed[i] = n->log[i];
 		w->committed_count = i;
 		trace(w, 5000, i);
@@ -130,22 +178,6 @@ void check_matching(struct world *w)
 
 /* -------------------------------------------------------------- at the end */
 
-static uint32_t batch_of(struct node *n, uint64_t index, uint8_t *ret)
-{
-	struct thmq_log *log = thmqi_group_log(n->group);
-	struct header h;
-	uint32_t len;
-	int rc;
-
-	if (thmqi_log_header(log, index, &h) != 0)
-		world_fail(n->w, n, "a batch cannot be read", index);
-	len = h.type == THMQI_BATCH_PAD ? THMQI_BLOCK : h.len;
-	rc = thmqi_log_bytes(log, index, ret, len);
-	if (rc)
-		world_fail(n->w, n, "a batch's bytes cannot be read", index);
-	return len;
-}
-
 void check_bytes(struct world *w)
 {
 	static uint8_t a[1u << 20], b[1u << 20];
@@ -158,10 +190,14 @@ void check_bytes(struct world *w)
 		first = NULL;
 		for (i = 1; i <= w->places; i++) {
 			struct node *n = &w->node[i];
+			uint64_t begin, term;
 
-			if (!n->up || n->committed < index || !n->log[index].term)
+			if (!n->up || n->committed < index)
 				continue;
-			len = batch_of(n, index, first ? b : a);
+			thmqi_log_begin(thmqi_group_log(n->group), &begin, &term);
+			if (index <= begin)
+				continue;
+			len = batch_of(n, index, first ? b : a, true);
 			if (first && (memcmp(a, b, HEADER_EQUAL) != 0 ||
 				      memcmp(a + THMQI_BATCH_HEADER_BYTES, b + THMQI_BATCH_HEADER_BYTES, len - THMQI_BATCH_HEADER_BYTES) != 0))
 				world_fail(w, n, "copies differ in bytes", index);
@@ -170,47 +206,9 @@ void check_bytes(struct world *w)
 	}
 }
 
-static void check_run(struct world *w, struct node *n, const struct thmq_run_header *run, uint64_t *last, bool *seen)
-{
-	const uint8_t *at = (const uint8_t *)(run + 1);
-	uint64_t id = run->base_offset;
-
-	if (run->encoding != THMQ_RUN_OPAQUE)
-		return;
-	if (id >= w->next_id || run->partition != id % PARTITIONS || seen[id] || id < last[run->partition])
-		world_fail(w, n, "a message is out of order, doubled, or nobody's", id);
-	seen[id] = true;
-	last[run->partition] = id;
-	for (uint32_t i = 0; i < run->len; i++)
-		if (at[i] != (uint8_t)(id * 13 + i))
-			world_fail(w, n, "a message's bytes have changed", id);
-}
-
 void check_messages(struct world *w)
 {
-	static uint8_t bytes[1u << 20];
-	uint64_t last[PARTITIONS] = {0}, index;
-	bool *seen = calloc(IDS_MAX, sizeof(*seen));
-	struct node *n = world_leader(w);
-
-	if (!n || !seen)
-		world_fail(w, n, "there is no leader at the end", 0);
-	for (index = 1; index <= w->committed_count; index++) {
-		const struct header *h = (const struct header *)bytes;
-		const uint8_t *at = bytes + sizeof(*h);
-
-		if (!n->log[index].term)
-			continue;
-		batch_of(n, index, bytes);
-		for (uint32_t i = 0; i < h->run_count; i++) {
-			const struct thmq_run_header *run = (const struct thmq_run_header *)at;
-
-			check_run(w, n, run, last, seen);
-			at += sizeof(*run) + THMQI_ALIGN_UP(run->len, 8u);
-		}
-	}
-	for (index = 0; index < w->next_id; index++)
-		if (w->acked[index] && !seen[index])
-			world_fail(w, n, "what was acknowledged is gone", index);
-	free(seen);
+	for (uint64_t id = 0; id < w->next_id; id++)
+		if (w->acked[id] && !w->seen[id])
+			world_fail(w, world_leader(w), "what was acknowledged is gone", id);
 }

@@ -21,7 +21,7 @@
 
 static struct node *some_node(struct world *w)
 {
-	return &w->node[1 + chance(w, w->nodes)];
+	return &w->node[1 + chance(w, w->places)];
 }
 
 static void mend(struct world *w)
@@ -31,17 +31,23 @@ static void mend(struct world *w)
 			w->link[i][k].cut = false;
 }
 
+static void isolate(struct world *w, uint32_t a)
+{
+	mend(w);
+	for (uint32_t i = 1; i <= w->places; i++)
+		w->link[a][i].cut = w->link[i][a].cut = true;
+}
+
 /* One node alone, or one way between two, or both. */
 static void cut(struct world *w)
 {
-	uint32_t a = some_node(w)->number, b = some_node(w)->number, i;
+	uint32_t a = some_node(w)->number, b = some_node(w)->number;
 
-	mend(w);
 	if (chance(w, 2)) {
-		for (i = 1; i <= w->places; i++)
-			w->link[a][i].cut = w->link[i][a].cut = true;
+		isolate(w, a);
 		return;
 	}
+	mend(w);
 	w->link[a][b].cut = true;
 	w->link[b][a].cut = chance(w, 2);
 }
@@ -53,14 +59,53 @@ static void power_cut_of_all(struct world *w)
 			node_crash(&w->node[i], chance(w, 50) * MS);
 }
 
+static void stall(struct world *w, struct node *n, uint64_t times, uint64_t ns)
+{
+	const struct thmqi_disk_sim_fault f = {
+		.opcode = THMQI_DISK_SIM_ANY_CHANGE, .effect = THMQI_DISK_SIM_STALL, .nth = 1, .repeat = times, .arg = (int64_t)ns};
+
+	(void)w;
+	thmqi_disk_sim_fault_add(n->sim, &f);
+}
+
+/* Elections while term and vote are slow to be stored, and copies that die meanwhile. */
+static void fault_of_votes(struct world *w)
+{
+	struct node *n = some_node(w), *leader = world_leader(w);
+
+	switch (chance(w, 6)) {
+	case 0:
+		if (leader)
+			node_crash(leader, chance(w, 60) * MS);
+		break;
+	case 1:
+	case 2:
+		for (uint32_t i = 1; i <= w->nodes; i++)
+			stall(w, &w->node[i], chance(w, 4), chance(w, 20) * MS);
+		if (leader)
+			isolate(w, leader->number);
+		break;
+	case 3:
+	case 4:
+		if (n->up)
+			node_crash(n, chance(w, 10) * MS);
+		break;
+	default:
+		mend(w);
+	}
+}
+
 static void fault(struct world *w)
 {
 	struct node *n = some_node(w), *leader = world_leader(w);
 
 	switch (chance(w, 12)) {
 	case 0:
-	case 1:
 		cut(w);
+		break;
+	case 1:
+		if (leader)
+			isolate(w, leader->number);
 		break;
 	case 2:
 	case 3:
@@ -87,13 +132,9 @@ static void fault(struct world *w)
 		if (chance(w, 3) == 0)
 			power_cut_of_all(w);
 		break;
-	case 10: { /* a stall */
-		const struct thmqi_disk_sim_fault stall = {
-			.opcode = THMQI_DISK_SIM_ANY_CHANGE, .effect = THMQI_DISK_SIM_STALL, .nth = 1, .repeat = chance(w, 5), .arg = (int64_t)(chance(w, 150) * MS)};
-
-		thmqi_disk_sim_fault_add(n->sim, &stall);
+	case 10:
+		stall(w, n, chance(w, 5), chance(w, 100) * MS);
 		break;
-	}
 	default:
 		if (leader && thmqi_group_transfer(leader->group, 0) == 0)
 			w->count.transfers++;
@@ -134,7 +175,7 @@ static void heal(struct world *w)
 static bool all_have(struct world *w, uint64_t index)
 {
 	for (uint32_t i = 1; i <= w->places; i++)
-		if (w->node[i].used && (!w->node[i].up || w->node[i].committed < index))
+		if (is_served(w, &w->node[i]) && (!w->node[i].up || w->node[i].committed < index))
 			return false;
 	return true;
 }
@@ -146,14 +187,32 @@ static void check_liveness(struct world *w)
 
 	while (w->acked_count < acked + 20 && w->now < end) {
 		write_some(w);
+		members_step(w);
 		world_run(w, w->now + 2 * MS);
 	}
 	if (w->acked_count < acked + 20)
 		world_fail(w, world_leader(w), "nothing is committed once the faults have ended", w->acked_count - acked);
-	while (!all_have(w, w->committed_count) && w->now < end)
+	while ((!world_leader(w) || !all_have(w, w->committed_count)) && w->now < end)
 		world_run(w, w->now + 5 * MS);
 	if (!all_have(w, w->committed_count))
 		world_fail(w, world_leader(w), "a copy does not catch up", w->committed_count);
+}
+
+/* All that was written is on the devices, however slow these were. */
+static void rest(struct world *w)
+{
+	uint64_t end = w->now + HEAL_NS;
+	struct node *slow;
+
+	do {
+		world_run(w, w->now + 20 * MS);
+		slow = NULL;
+		for (uint32_t i = 1; i <= w->places; i++)
+			if (w->node[i].up && thmqi_log_durable(thmqi_group_log(w->node[i].group)) < thmqi_log_last(thmqi_group_log(w->node[i].group)))
+				slow = &w->node[i];
+	} while ((slow || !world_leader(w)) && w->now < end);
+	if (slow)
+		world_fail(w, slow, "its writes do not end", 0);
 }
 
 /* Return: what happened, as one number. */
@@ -163,27 +222,33 @@ static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 	uint64_t end, next_fault;
 
 	world_open(&w, plan, seed);
-	end = w.now + (plan->length_ns ? plan->length_ns : LENGTH_NS);
+	end = w.now + LENGTH_NS;
 	next_fault = w.now + 150 * MS;
 	while (w.now < end) {
 		write_some(&w);
-		world_run(&w, w.now + 100000 + chance(&w, 6 * MS));
-		if (!plan->calm && w.now >= next_fault) {
-			fault(&w);
-			next_fault = w.now + chance(&w, 120 * MS);
+		if (chance(&w, 4) == 0)
+			members_step(&w);
+		if (chance(&w, 40) == 0)
+			trim_step(&w);
+		world_run(&w, w.now + 100000 + (plan->busy ? 0 : chance(&w, 6 * MS)));
+		if (w.now >= next_fault) {
+			(plan->votes ? fault_of_votes : fault)(&w);
+			next_fault = w.now + chance(&w, (plan->votes ? 40 : 100) * MS);
 		}
 	}
 	heal(&w);
 	check_liveness(&w);
+	rest(&w);
 	check_bytes(&w);
 	check_messages(&w);
 	world_close(&w);
 	if (tell)
 		printf("seed %llu: %u nodes, %llu elections, %llu crashes, %llu messages (%llu damaged), %llu truncations, %llu transfers, "
-		       "%llu batches, %u acknowledged, %llu windows, trace %016llx\n",
+		       "%llu joined, %llu left, %llu trims, %llu resets, %llu batches, %u acknowledged, %llu windows, trace %016llx\n",
 		       (unsigned long long)seed, w.nodes, (unsigned long long)w.count.elections, (unsigned long long)w.count.crashes,
 		       (unsigned long long)w.count.packets, (unsigned long long)w.count.damaged, (unsigned long long)w.count.truncations,
-		       (unsigned long long)w.count.transfers, (unsigned long long)w.committed_count, w.acked_count,
+		       (unsigned long long)w.count.transfers, (unsigned long long)w.count.joins, (unsigned long long)w.count.leaves, (unsigned long long)w.count.trims,
+		       (unsigned long long)w.count.resets, (unsigned long long)w.committed_count, w.acked_count,
 		       (unsigned long long)w.count.windows, (unsigned long long)w.trace);
 	return w.trace;
 }
@@ -219,14 +284,16 @@ static const struct plan sound = {.name = "sound"};
 static const struct plan plants[] = {
 	{.name = "ack before it is durable", .defects = THMQI_GROUP_EARLY_ACK},
 	{.name = "a leader's own write commits", .defects = THMQI_GROUP_EARLY_COMMIT},
-	{.name = "forgotten vote", .defects = THMQI_GROUP_FORGET_VOTE},
-	{.name = "nobody waits for the vote", .defects = THMQI_GROUP_EARLY_VOTE},
-	{.name = "vote that is not flushed", .log_defects = THMQI_LOG_PLAIN_VOTE},
+	{.name = "forgotten vote", .defects = THMQI_GROUP_FORGET_VOTE, .votes = true},
+	{.name = "nobody waits for the vote", .defects = THMQI_GROUP_EARLY_VOTE, .votes = true},
+	{.name = "vote that is not flushed", .log_defects = THMQI_LOG_PLAIN_VOTE, .votes = true},
 	{.name = "lying flush", .disk_flags = THMQI_DISK_SIM_LYING},
-	{.name = "no flush", .log_defects = THMQI_LOG_TRUST_DSYNC | THMQI_LOG_NO_FLUSH},
 	{.name = "received batches are not checked", .defects = THMQI_GROUP_TRUST_BATCH},
+	{.name = "without rule B1", .defects = THMQI_GROUP_NO_B1},
 	{.name = "without rule B3", .defects = THMQI_GROUP_NO_B3},
-	{.name = "without rule B5", .defects = THMQI_GROUP_NO_B5},
+	{.name = "without rule B5", .defects = THMQI_GROUP_NO_B5, .busy = true},
+	{.name = "without rule B6", .defects = THMQI_GROUP_NO_B6},
+	{.name = "without rule B8", .defects = THMQI_GROUP_NO_B8, .seeds = 200},
 };
 
 #define PLANT_SEEDS 60u
@@ -234,7 +301,7 @@ static const struct plan plants[] = {
 /* Return: the seed that finds it; 0: none does. */
 static uint64_t find_plant(const struct plan *plan)
 {
-	for (uint64_t seed = 1; seed <= PLANT_SEEDS; seed++)
+	for (uint64_t seed = 1; seed <= (plan->seeds ? plan->seeds : PLANT_SEEDS); seed++)
 		if (live_apart(plan, seed, true))
 			return seed;
 	return 0;

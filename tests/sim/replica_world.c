@@ -17,7 +17,7 @@ void world_fail(struct world *w, const struct node *n, const char *what, uint64_
 struct node *node_of(struct world *w, uint64_t copy_id)
 {
 	for (uint32_t i = 1; i <= w->places; i++)
-		if (w->node[i].used && w->node[i].id == copy_id)
+		if (w->node[i].id == copy_id)
 			return &w->node[i];
 	return NULL;
 }
@@ -80,7 +80,7 @@ static int on_send(void *ctx, const struct thmqi_message *m, struct thmqi_buf *b
 	struct packet *p;
 	struct link *l;
 
-	if (!to)
+	if (!to || !to->used)
 		return -EHOSTUNREACH;
 	l = &w->link[n->number][to->number];
 	if (l->packets >= LINK_PACKETS_MAX) {
@@ -200,11 +200,30 @@ static void on_settled(void *ctx, uint32_t durability, uint64_t index)
 	acknowledge(n, index);
 }
 
+/* It lacked what its leader has dropped. */
+static void reset(struct node *n)
+{
+	uint64_t begin, term;
+
+	thmqi_log_begin(thmqi_group_log(n->group), &begin, &term);
+	if (begin <= n->committed)
+		world_fail(n->w, n, "begun anew, and had all that before", begin);
+	memset(n->log, 0, BATCHES_MAX * sizeof(*n->log));
+	n->known = begin;
+	n->pending_count = 0;
+	n->w->count.resets++;
+	trace(n->w, 2100 + n->number, begin);
+}
+
 static void on_unappended(void *ctx, uint64_t index)
 {
 	struct node *n = ctx;
 	uint32_t i, left = 0;
 
+	if (index == 1) {
+		reset(n);
+		return;
+	}
 	if (index <= n->committed)
 		world_fail(n->w, n, "what was committed is truncated", index);
 	trace(n->w, 2000 + n->number, index);
@@ -282,6 +301,7 @@ void node_start(struct node *n)
 	n->dies_in = 0;
 	n->committed = 0;
 	n->known = 0;
+	memset(n->log, 0, BATCHES_MAX * sizeof(*n->log));
 	n->pending_count = 0;
 	if (thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 32u << 20), thmqi_disk_sim_world(n->sim), &n->env) != 0)
 		world_fail(w, n, "no environment", 0);

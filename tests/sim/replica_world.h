@@ -76,9 +76,9 @@ struct link {
 struct plan {
 	const char *name;
 	uint32_t defects, log_defects, disk_flags;
-	bool calm;      /* no crashes, no cuts: for what only load shows */
-	bool no_changes; /* of the membership */
-	uint64_t length_ns; /* 0: the usual */
+	bool votes; /* faults that are about who leads: slow devices, leaders that go */
+	bool busy;  /* much is written */
+	uint64_t seeds; /* to find it with; 0: the usual number */
 };
 
 struct world {
@@ -97,11 +97,12 @@ struct world {
 	uint64_t committed_count;
 	uint64_t leader_of[TERMS_MAX];
 	uint64_t next_id;
-	bool acked[IDS_MAX];
+	bool acked[IDS_MAX], seen[IDS_MAX]; /* ids that were acknowledged; that were committed */
+	uint64_t last_id[PARTITIONS];
 	uint32_t acked_count;
 	uint64_t trace; /* of all that happened */
 	struct {
-		uint64_t elections, crashes, packets, damaged, truncations, changes, transfers, joins, windows;
+		uint64_t elections, crashes, packets, damaged, truncations, changes, transfers, joins, leaves, refused, trims, resets, windows;
 	} count;
 };
 
@@ -121,13 +122,19 @@ struct node *world_leader(struct world *w); /* the one of the highest term, or N
 int node_append(struct node *n); /* a message. 0, or why not */
 struct node *node_of(struct world *w, uint64_t copy_id);
 
+/* members.c: one step of a change of the membership, if any is to be made. */
+void members_step(struct world *w);
+void trim_step(struct world *w); /* what is old is to go */
+bool is_member(struct world *w, const struct node *n); /* as the leader has it */
+bool is_served(struct world *w, const struct node *n); /* and it gets batches */
+
 /* checks.c */
 void check_new_batches(struct node *n);
 void check_committed(struct node *n, uint64_t index);
 void check_leader(struct node *n, uint64_t term);
 void check_matching(struct world *w);
 void check_bytes(struct world *w); /* all are up, and at rest */
-void check_messages(struct world *w); /* likewise */
+void check_messages(struct world *w); /* what was acknowledged was committed */
 
 static inline uint64_t chance(struct world *w, uint64_t below)
 {

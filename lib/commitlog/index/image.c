@@ -84,13 +84,12 @@ static uint64_t room_for(const struct segment *s, const struct generation *g)
 	       (uint64_t)s->batch_count * 4 + 6ull * SEAL_PAGE;
 }
 
-/* What comes behind the part is known by more than it. */
+/* What comes behind a part is known by more than it; copies are asked for the term of any batch. */
 static void put_terms(struct seal_header *h, const struct generation *g)
 {
 	uint32_t i;
 
 	_Static_assert(SEAL_TERMS == TERMS_MAX, "all that are noted have their place");
-	h->flags |= SEAL_PART;
 	for (i = 0; i < g->term_count; i++)
 		h->terms[i] = (struct seal_term){.index = g->terms[i].index, .term = g->terms[i].term};
 }
@@ -120,6 +119,8 @@ int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const stru
 	image->time_max_ns = INT64_MIN;
 	put_header(log, header_of(image), s);
 	if (part)
+		header_of(image)->flags |= SEAL_PART;
+	if (part || log->copies.on)
 		put_terms(header_of(image), g);
 	image->bytes = sizeof(struct seal_header);
 	section_add(image, SEAL_STATES, g->notes.count, sizeof(struct seal_state), 8);

@@ -66,7 +66,7 @@ struct seal_header {
 	int64_t key_time_min_ns; /* smallest and largest of those with a key; both 0: there are none */
 	int64_t key_time_max_ns;
 	struct seal_section_entry sections[SEAL_SECTIONS];
-	struct seal_term terms[SEAL_TERMS]; /* of a part, as many as its batches have; 0 from there on */
+	struct seal_term terms[SEAL_TERMS]; /* of a part, and of one of several copies, as many as its batches have; 0 from there on */
 	uint8_t zero[4096 - 96 - SEAL_SECTIONS * 32 - SEAL_TERMS * 16 - 4];
 	uint32_t header_crc; /* of all before it */
 };

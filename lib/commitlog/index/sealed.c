@@ -417,6 +417,14 @@ static bool adopt(struct thmq_log *log, struct head *x, struct segment *s)
 	return false;
 }
 
+/* Copies are asked for the term of any batch; a log that was one of a kind does not say it in its indexes. */
+static bool knows_terms(const struct thmq_log *log, const struct head *x)
+{
+	const struct seal_header *h = (const struct seal_header *)x->data;
+
+	return !log->copies.on || h->terms[0].index == h->first_index;
+}
+
 int thmqi_sealed_load(struct thmq_log *log, struct segment *s)
 {
 	struct head x = {.trusted = log->defects & THMQI_LOG_TRUST_INDEX};
@@ -426,7 +434,7 @@ int thmqi_sealed_load(struct thmq_log *log, struct segment *s)
 	if (rc == -ENOMEM)
 		thmqi_fail(rc, "index %s: out of memory", log->opts.dir);
 	if (rc == 1)
-		rc = adopt(log, &x, s) ? take(log, &x, s) : 0;
+		rc = knows_terms(log, &x) && adopt(log, &x, s) ? take(log, &x, s) : 0;
 	thmqi_head_close(log, &x);
 	return rc;
 }

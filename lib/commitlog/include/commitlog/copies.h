@@ -88,6 +88,23 @@ int thmqi_log_may_take(struct thmq_log *log);
  */
 int thmqi_log_take(struct thmq_log *log, struct thmqi_buf *buf, bool wait);
 
+/* Where a log begins: its first segment's position, and what that one's first batch continues. */
+struct thmqi_log_origin {
+	uint64_t position, index, term;
+	uint32_t crc;
+	uint32_t reserved;
+};
+void thmqi_log_origin(const struct thmq_log *log, struct thmqi_log_origin *ret);
+/*
+ * All that is here goes, and the log begins where another copy's does. Blocking; events->unappended is called for all of it. A crash on
+ * the way is gone on with by the next open. 0; -THMQ_ECORRUPT no segment begins there; or an error: then it has failed.
+ */
+int thmqi_log_reset(struct thmq_log *log, const struct thmqi_log_origin *origin);
+/* The oldest segment, if all of it lies before batch @index, goes in the background. 0; -ENOENT it does not; -EAGAIN */
+int thmqi_log_drop_before(struct thmq_log *log, uint64_t index);
+/* A batch with a state of the log's own kind, behind all that was appended: item 0 is the membership's. As thmqi_log_change(). */
+int thmqi_log_own_state(struct thmq_log *log, uint64_t item, const void *payload, uint32_t len);
+
 /* ------------------------------------------------------------------ looking */
 
 uint64_t thmqi_log_last(const struct thmq_log *log);    /* index of the last batch formed or taken */
@@ -114,7 +131,7 @@ struct thmqi_log_fetch {
 int thmqi_log_fetch(struct thmq_log *log, struct thmqi_log_fetch *f, uint64_t index);
 /* A batch's header, THMQI_BATCH_HEADER_BYTES; blocking where it is not in memory. 0; -ENOENT … */
 int thmqi_log_header(struct thmq_log *log, uint64_t index, void *ret_header);
-/* Its first @len bytes, whole blocks, from the device if it has them; blocking. */
-int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t len);
+/* Its first @len bytes, from the device, blocking; @cached: from memory if they are there. */
+int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t len, bool cached);
 
 #endif

@@ -113,7 +113,8 @@ enum thmqi_group_defect {
 	THMQI_GROUP_NO_B4 = 128,
 	THMQI_GROUP_NO_B5 = 256,
 	THMQI_GROUP_NO_B6 = 512,
-	THMQI_GROUP_EARLY_COMMIT = 1024 /* the leader's own write commits */
+	THMQI_GROUP_EARLY_COMMIT = 1024, /* the leader's own write commits */
+	THMQI_GROUP_NO_B8 = 2048
 };
 
 struct thmqi_group_opts {
@@ -173,5 +174,11 @@ int thmqi_group_change(struct thmqi_group *g, const struct thmqi_member *member)
 int thmqi_group_catch_up(struct thmqi_group *g, uint64_t id);
 /* Another voter is to lead, @id or any (0). Appends wait meanwhile. 0; -THMQ_ENOTLEADER; -EINVAL; -EAGAIN */
 int thmqi_group_transfer(struct thmqi_group *g, uint64_t id);
+/*
+ * Retention, by the leader: whole segments of batches before @index, which is committed, may go on all copies; nothing of the owner's that
+ * counts may lie there. A copy that has not got them begins anew behind them. Return: 0; -EAGAIN something must be committed first: again
+ * later; -EINVAL; -THMQ_ENOTLEADER …
+ */
+int thmqi_group_trim(struct thmqi_group *g, uint64_t index);
 
 #endif
