@@ -66,6 +66,8 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	rc = addresses_of(c, url, opts->beside);
 	if (rc)
 		goto fail;
+	if (opts->anew)
+		c->instance = 0;
 	o.area_bytes = THMQI_MIN(o.area_bytes, (uint64_t)THMQI_STREAM_AREA_MAX);
 	o.up_frames = THMQI_MIN(o.up_frames, THMQI_STREAM_UP_MAX);
 	o.down_frames = THMQI_MIN(o.down_frames, THMQI_STREAM_DOWN_MAX);

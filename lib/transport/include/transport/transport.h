@@ -95,6 +95,7 @@ struct thmqi_link_opts {
 	uint32_t down_frames;
 	/* Another link of the same session, open: its broker is meant, whoever listens at the URL by now. NULL: by URL. */
 	const struct thmqi_link *beside;
+	bool anew; /* beside is lost, and any broker is meant that listens at the URL now; what was looked up for it may be used again */
 	uint64_t silence_ns; /* a broker that says nothing for so long is dead, where that can be; 0: 30 s */
 };
 

@@ -15,7 +15,7 @@
 /* ---------------------------------------------------------------- greeting */
 
 #define THMQI_HELLO_MAGIC 0x514d4854u /* "THMQ" */
-#define THMQI_STREAM_VERSION 1u
+#define THMQI_STREAM_VERSION 2u
 #define THMQI_HELLO_BYTES 128u
 
 /* What the two sides must be able to hold: more is refused with -E2BIG. */
