@@ -299,7 +299,10 @@ static void begin_at_time(struct sub *sub, uint8_t owed, int64_t time_ns, uint32
 static bool resolve(struct sub *sub)
 {
 	struct partition *p = sub->partition;
-	struct thmqi_frame out = {.type = sub->resolving, .stream = sub->stream, .partition = p->id};
+	struct thmqi_frame out = {.type = sub->resolving,
+				  .stream = sub->stream,
+				  .partition = p->id,
+				  .extra = sub->resolved_generation};
 	uint64_t offset;
 	int rc = thmq_log_reader_find_time(sub->reader, sub->time_ns, &offset);
 
@@ -332,8 +335,10 @@ void thmqi_sub_close(struct sub *sub, int status, bool tell)
 				.seq = sub->epoch,
 				.status = status};
 
-	if (sub->resolving == THMQI_FRAME_ATTACHED)
+	if (sub->resolving == THMQI_FRAME_ATTACHED) {
 		f.type = THMQI_FRAME_ATTACHED;
+		f.extra = sub->resolved_generation;
+	}
 	if (sub->ready)
 		thmqi_list_del(&sub->ready_link);
 	if (sub->group && sub->group->owner == sub)
@@ -471,8 +476,10 @@ void thmqi_sub_failed(struct sub *sub)
 
 void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
 {
-	struct thmqi_frame out = {
-		.type = THMQI_FRAME_ATTACHED, .stream = f->stream, .partition = f->partition};
+	struct thmqi_frame out = {.type = THMQI_FRAME_ATTACHED,
+				  .stream = f->stream,
+				  .partition = f->partition,
+				  .extra = f->generation};
 	struct sub *sub = NULL;
 
 	out.status = attach(c, f, &sub, &out.flags);

@@ -242,7 +242,8 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 		return;
 	}
 	resumes = c->member && thmqi_reading_is_ours(r);
-	if (r->state == READING_ON || r->state == READING_DRAINING) { /* it is ours already, by an older epoch */
+	/* it is ours already, or will be, by an older epoch */
+	if (r->state == READING_ON || r->state == READING_DRAINING || (c->member && r->state == READING_ATTACHING)) {
 		send_detach(r, r->epoch);
 		thmqi_runs_drop(c, r);
 	}
@@ -291,7 +292,7 @@ static void on_attached(struct thmq_consumer *c, struct reading *r, const struct
 {
 	int before = r->status;
 
-	if (r->state != READING_ATTACHING)
+	if (r->state != READING_ATTACHING || (f->extra && f->extra != r->generation)) /* else of one that was taken back */
 		return;
 	r->status = f->status;
 	if (f->status == -ENOMEM && c->grouped && !r->revoke_asked) { /* it is ours, and no other member would read it */

@@ -59,7 +59,7 @@ enum thmqi_frame_type {
 				     offset wanted; arg0: token, whose lower half is below THMQI_DELIVERIES and of one run at a time; arg1: end offset (exclusive); generation */
 	THMQI_FRAME_ATTACHED =
 		38, /* stream partition; status; seq: offset it begins at; arg0, arg1: bounds;
-				     flags: THMQI_ATTACHED_AT_GROUP */
+				     flags: THMQI_ATTACHED_AT_GROUP; extra: generation of the ATTACH */
 	THMQI_FRAME_DETACHED =
 		39, /* stream partition; status 0, or -THMQ_EFENCED where a newer member took it, -THMQ_ENOTOPIC */
 	THMQI_FRAME_SOUGHT =
