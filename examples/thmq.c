@@ -69,10 +69,11 @@ static const struct command {
 	{"serve", cmd_serve, "thmq serve DIR",
 	 "Opens the directory, which is made if it is absent, for other processes, until it is\n"
 	 "interrupted. They name the URL where DIR stands in pub, sub and topic. Prints where it\n"
-	 "listens once it does. Nothing is encrypted, and nobody is asked who he is.\n"
+	 "listens once it does. Without the options for TLS nothing is encrypted, and nobody is\n"
+	 "asked who he is.\n"
 	 "\n"
 	 "  --listen URL         tcp://host:port (default tcp://127.0.0.1:7471), port 0 for any;\n"
-	 "                       several, separated by commas\n"
+	 "                       tls://host:port; several, separated by commas\n"
 	 "  --cores N            threads that serve (default 1), and shards of a new directory\n"},
 	{"verify", cmd_verify, "thmq verify DIR",
 	 "Checks every stored byte of a closed directory, indexes too, and that its logs belong\n"
@@ -124,6 +125,24 @@ static const struct command {
 	 "  --cpus LIST          on these: 2-5,8\n"
 	 "  --json               as JSON; -1 is what is not known\n"},
 };
+
+/* Of the commands that meet other processes. */
+static const char *const meeting[] = {"pub", "sub", "topic", "serve"};
+static const char tls_help[] =
+	"\n"
+	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"
+	"  --tls-ca FILE        who signs the other side's certificate (PEM); by default pub, sub\n"
+	"                       and topic believe whom the system does\n"
+	"  --tls-cert FILE      our certificate; serve needs one, or --tls-psk\n"
+	"  --tls-key FILE       its private key (default: in the same file); if it is encrypted,\n"
+	"                       THMQ_TLS_KEY_PASSWORD in the environment opens it\n"
+	"  --tls-crl FILE       certificates that --tls-ca's signer has revoked\n"
+	"  --tls-name NAME      what the other side's certificate is for (default: the URL's host;\n"
+	"                       serve: any)\n"
+	"  --tls-psk FILE       pre-shared keys instead of certificates: lines identity:hexadecimal\n"
+	"                       key; pub, sub and topic take the first\n"
+	"  --tls-any-name       any name will do in a certificate that --tls-ca's signer has signed\n"
+	"  --tls-any-client     serve: nobody is asked who he is\n";
 
 volatile sig_atomic_t interrupted;
 static const struct command *running; /* whose options are parsed */
@@ -209,20 +228,31 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
+static bool is_meeting(const struct command *c)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(meeting) / sizeof(meeting[0]); i++)
+		if (strcmp(c->name, meeting[i]) == 0)
+			return true;
+	return false;
+}
+
 static void help(FILE *out, const char *name)
 {
 	const struct command *c = name ? find_command(name) : NULL;
 	size_t i;
 
 	if (c) {
-		fprintf(out, "usage: %s\n\n%s", c->synopsis, c->help);
+		fprintf(out, "usage: %s\n\n%s%s", c->synopsis, c->help, is_meeting(c) ? tls_help : "");
 		return;
 	}
 	fprintf(out, "thmq - durable message queues in a directory\n\n");
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub and topic take the URL of a broker, tcp://host:port, for DIR.\n\n"
+		     "pub, sub and topic take the URL of a broker, tcp://host:port or tls://host:port,\n"
+		     "for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");
 }
@@ -321,15 +351,24 @@ static void no_option(const char *word, size_t len, const struct option_spec *sp
 		    word[1] == '-' ? "" : ": a name that begins with - stands behind --", running->name);
 }
 
+/* Its name is NULL if there is none. */
+static const struct option_spec *find_option(const struct option_spec *s, const char *word, size_t len)
+{
+	while (s->name && (strlen(s->name) != len || strncmp(s->name, word, len) != 0))
+		s++;
+	return s;
+}
+
 /* Option @argv[*@i], which has its value behind "=" or in the next word. Whether it is well. */
 static bool parse_option(int argc, char **argv, int *i, const struct option_spec *specs)
 {
-	const struct option_spec *s = specs;
+	const struct option_spec *s;
 	const char *word = argv[*i], *equals = strchr(word, '=');
 	size_t len = equals ? (size_t)(equals - word) : strlen(word);
 
-	while (s->name && (strlen(s->name) != len || strncmp(s->name, word, len) != 0))
-		s++;
+	s = find_option(specs, word, len);
+	if (!s->name && is_meeting(running))
+		s = find_option(tls_specs(), word, len);
 	if (!s->name) {
 		no_option(word, len, specs);
 		return false;
@@ -510,10 +549,14 @@ bool is_url(const char *dir)
 /* By a thread of the library, which says that we are alive while we wait for input or for whoever reads our output. */
 static int connect_url(struct connection *c, const char *url)
 {
-	int rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.core_count = 1));
+	const struct thmq_tls_opts *tls;
+	int rc = tls_given(false, &tls);
 
+	if (rc)
+		return rc;
+	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.core_count = 1));
 	if (rc == 0)
-		rc = thmq_connect(c->env, url, NULL, &c->session);
+		rc = thmq_connect(c->env, url, THMQ_SESSION_OPTS(.tls = tls), &c->session);
 	if (rc == 0)
 		return 0;
 	rc = fail(rc, "%s", thmq_errmsg());

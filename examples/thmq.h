@@ -76,6 +76,10 @@ int disconnect(struct connection *c, int code);
 int make_topic(struct connection *c, const char *topic, const struct thmq_topic_opts *wanted,
 	       bool if_absent);
 
+/* thmq_tls.c: options that every command that meets other processes has; what they say, NULL: nothing. 0 or an exit code, said. */
+const struct option_spec *tls_specs(void);
+int tls_given(bool of_broker, const struct thmq_tls_opts **ret_opts);
+
 /* thmq verify and thmq repair */
 const char *finding_name(uint32_t kind);
 void print_finding(const char *log, const struct thmq_log_finding *f, bool json);

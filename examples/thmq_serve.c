@@ -28,6 +28,7 @@ int cmd_serve(int argc, char **argv)
 	struct option_spec specs[] = {
 		{"--listen", &listen, NULL}, {"--cores", &cores_text, NULL}, {NULL, NULL, NULL}};
 	struct connection c = {0};
+	const struct thmq_tls_opts *tls;
 	uint64_t cores = 1;
 	int rc, words = parse_options(argc, argv, specs);
 
@@ -41,10 +42,14 @@ int cmd_serve(int argc, char **argv)
 	if (is_url(argv[0]))
 		return usage_error(
 			"serve needs a directory; a URL to listen at stands behind --listen");
+	rc = tls_given(true, &tls);
+	if (rc)
+		return rc;
 	rc = thmq_env_open(&c.env, THMQ_ENV_OPTS(.core_count = (uint32_t)cores));
 	if (rc == 0)
 		rc = thmq_broker_open(
-			c.env, THMQ_BROKER_OPTS(.data_dir = argv[0], .listen = listen), &c.broker);
+			c.env, THMQ_BROKER_OPTS(.data_dir = argv[0], .listen = listen, .tls = tls),
+			&c.broker);
 	if (rc) {
 		rc = fail(rc, "%s", thmq_errmsg());
 		thmq_env_close(c.env, 0);

@@ -329,6 +329,42 @@ THMQ_API int thmq_env_plan(const struct thmq_env_opts *opts, struct thmq_place *
  */
 THMQ_API int thmq_env_place(struct thmq_env *env, uint32_t core_index, struct thmq_place *ret_place);
 
+/* ---------------------------------------------------------------------- TLS */
+
+/*
+ * Who the two ends of a remote connection are, and that nobody between them reads or changes anything: TLS 1.3, by certificates
+ * on both sides or by keys that both have already. Files are in PEM, and are read by the call that gets the options; the strings
+ * are needed during that call only. doc/transports.md tells more.
+ */
+struct thmq_tls_opts {
+	uint32_t size;
+	uint32_t flags;       /* THMQ_TLS_* */
+	const char *ca_file;  /* who signs the other side's certificate; NULL: a session believes whom the system does, unless it has a
+				 pre-shared key; a broker wants no certificates */
+	const char *cert_file;    /* our certificate, those in between behind it; NULL: none */
+	const char *key_file;     /* its private key; NULL: it is in cert_file too */
+	const char *key_password; /* of an encrypted one */
+	const char *crl_file;     /* what ca_file's signer has revoked; it must be up to date */
+	/* What the other side's certificate must be for: names, or one address, separated by commas, one of which is enough.
+	 * NULL: a session's: the host of its URL; a broker's: any client that ca_file's signer has signed. */
+	const char *peer_name;
+	const char *psk_identity;  /* a pre-shared key: its name, of 1 to 127 characters … */
+	const char *psk_key;       /* … and 32 to 128 hexadecimal digits, by chance */
+	const char *psk_file;      /* a broker's: lines "identity:key" */
+	const char *cipher_suites; /* of TLS 1.3, by preference, separated by colons; NULL: all, AES-128-GCM first */
+};
+
+#define THMQ_TLS_ANY_CLIENT 1u   /* a broker with cert_file asks nobody who he is: encrypted, no more */
+#define THMQ_TLS_ANY_NAME 2u     /* a session takes any name in a certificate that ca_file's signer has signed */
+#define THMQ_TLS_NO_KERNEL 4u    /* OpenSSL encrypts, also where the kernel could */
+#define THMQ_TLS_BESIDE_PLAIN 8u /* tcp:// stays plain: TLS is for tls:// only */
+
+#define THMQ_TLS_OPTS(...)                                                                         \
+	(&(struct thmq_tls_opts){.size = sizeof(struct thmq_tls_opts), __VA_ARGS__})
+
+/** thmq_tls_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts);
+
 /* ------------------------------------------------------------------- broker */
 
 /* What happens when a shard has reached its limit, or its file system is full. */
@@ -357,7 +393,7 @@ struct thmq_broker_opts {
 	const char
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
-	const char *listen; /* URLs to listen on, comma separated: tcp://host:port, port 0: any; NULL: inproc only */
+	const char *listen; /* URLs to listen on, comma separated: tcp://host:port, tls://host:port, port 0: any; NULL: inproc only */
 	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
@@ -385,6 +421,7 @@ struct thmq_broker_opts {
 	uint32_t connection_max; /* remote connections at a time, one for each shard that a session uses and one more; 0 means
 				    1024; more are closed at once */
 	uint32_t reserved4;
+	const struct thmq_tls_opts *tls; /* for all of listen; NULL: tcp:// is plain, and there is no tls:// */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -448,6 +485,11 @@ struct thmq_broker_stats {
 		direct_io; /* 1: O_DIRECT; 0: the file system refused it, writes go through the page cache and are flushed */
 	uint32_t flush_method; /* how a write is made durable: THMQ_FLUSH_DSYNC or _FDATASYNC; 0: no directory, or simulated */
 	uint32_t polled_io;    /* THMQ_POLLED_ON or _OFF; 0: likewise */
+	uint32_t connection_count; /* remote ones at the moment, with those that have not said what they want yet */
+	uint32_t tls_count;        /* of these, the encrypted ones … */
+	uint32_t kernel_tls_count; /* … and of them those that the kernel encrypts */
+	int32_t refused_error;     /* why the last one was refused, as its client was told; 0: none was */
+	uint64_t refused_count;    /* remote connections that were refused: by TLS, or for what they asked for */
 };
 
 /** thmq_broker_stats() - copy the broker's counters, also while another thread closes it. Return: 0; -EINVAL */
@@ -494,6 +536,7 @@ struct thmq_session_opts {
 	uint64_t timeout_ns;  /* of blocking calls; 0 means 30 s */
 	uint64_t peer_timeout_ns; /* a remote broker that says nothing, or takes nothing, for so long is gone; at least 200 ms;
 				     0 means 30 s */
+	const struct thmq_tls_opts *tls; /* for tls:// and tcp://; NULL: tls:// with a broker that the system believes, tcp:// plain */
 	/*
 	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all; up to 30
 	 * minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
@@ -514,7 +557,7 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
  * thmq_connect() - connect to a broker
  * @env: environment
  * @url: inproc://name, or inproc:// for the environment's only broker; tcp://host:port or tcp://[address]:port for one in any
- * process. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
+ * process; tls://… for the same over TLS. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
  * takes its name then. A remote one is spoken to by the calling thread's own core, if it has one, or else by any core of
  * @env, which must be driven: at least every peer_timeout_ns, also while nothing is sent.
  * @opts: NULL means defaults
@@ -522,6 +565,8 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
  *
  * Return: 0; -EINVAL malformed URL; -EPROTONOSUPPORT unknown scheme; -ECONNREFUSED nobody listens there;
  * -EHOSTUNREACH no such host; -EPROTO what listens there is no broker; -THMQ_EVERSION it is one of another version;
+ * -ENOKEY the broker wants TLS, or a certificate, or shows none; -EACCES it refuses the certificate or pre-shared key;
+ * -EKEYREJECTED, -EKEYEXPIRED, -EKEYREVOKED its certificate is not to be believed (thmq_errmsg() tells more);
  * -EDEADLK nobody drives the core; -ETIMEDOUT; -ENOMEM; another error of the network.
  */
 THMQ_API int thmq_connect(struct thmq_env *env, const char *url,

@@ -17,6 +17,7 @@
 	}
 
 OPTS_INIT(session)
+OPTS_INIT(tls)
 OPTS_INIT(topic)
 OPTS_INIT(producer)
 OPTS_INIT(message)

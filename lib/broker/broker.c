@@ -403,7 +403,9 @@ static int open_all(struct thmq_broker *b)
 	if (rc == 0 && b->opts.listen)
 		rc = thmqi_transport_listen_at(b->listener, b->opts.listen,
 					       &(struct thmqi_listen_opts){.silence_ns = b->opts.peer_timeout_ns,
-									   .connections_max = b->opts.connection_max});
+									   .connections_max = b->opts.connection_max,
+									   .tls = b->opts.tls});
+	b->opts.tls = NULL; /* the caller's, during the open only */
 	return rc;
 }
 
@@ -610,6 +612,8 @@ void thmqi_broker_stats(struct thmq_broker *b, struct thmq_broker_stats *ret)
 	ret->shard_count = b->shard_count - 1;
 	ret->topic_count = read_counter(b->meta->topic_count);
 	ret->session_count = read_counter(b->shards[0].conn_count);
+	if (b->listener)
+		thmqi_listener_stats(b->listener, ret);
 	for (i = 0; i < b->shard_count; i++) {
 		const struct shard *s = &b->shards[i];
 		struct thmq_log_stats log = {.size = sizeof(log)};

@@ -121,10 +121,8 @@ static void look_ahead(struct conn *c)
 }
 
 /* With an id its sequences rise, by less than a run's header can tell. */
-static bool same_producer(const struct thmqi_frame *f, const struct thmqi_frame *first, uint64_t before)
+static __attribute__((noinline)) bool same_id(const struct thmqi_frame *f, const struct thmqi_frame *first, uint64_t before)
 {
-	if (thmqi_likely(!first->arg[1]))
-		return !f->arg[1];
 	return f->arg[1] == first->arg[1] && f->generation == first->generation && f->seq > before &&
 	       f->seq - first->seq <= UINT32_MAX;
 }
@@ -134,7 +132,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 	int64_t wall = (int64_t)c->shard->core->wall_ns, time, lo, hi;
 	const struct thmqi_frame *f = first;
 	uint32_t level = level_of(first), report = first->extra & THMQI_PRODUCE_REPORT, need;
-	uint64_t seq = 0;
+	uint64_t id = first->arg[1];
 
 	g->count = 0;
 	g->len = 0;
@@ -156,14 +154,15 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 		g->key_lens |= f->key_len;
 		g->len += need;
 		g->count++;
-		seq = f->seq;
 		f = thmqi_frame_peek(&c->wire->up, g->count);
 		if (f)
 			prefetch_body(f);
 	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
 		 (f->extra & THMQI_PRODUCE_REPORT) == report && level_of(f) == level &&
-		 same_producer(f, first, seq) && check(c, f) == 0);
+		 (thmqi_likely(!(f->arg[1] | id)) ||
+		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - 1)->seq)) &&
+		 check(c, f) == 0);
 }
 
 /* Bytes that a run may have: in a volatile ring no more than half of it, but for one message that needs more. */
@@ -318,7 +317,7 @@ static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, con
 	while (n < RUN_RECORDS_MAX && (f = thmqi_frame_peek(&c->wire->up, n)) &&
 	       f->stream == first->stream && f->partition == first->partition &&
 	       f->type == THMQI_FRAME_PRODUCE && (f->extra & THMQI_PRODUCE_REPORT) == report &&
-	       level_of(f) == level && same_producer(f, first, seq) && f->seq <= w->last_seq && check(c, f) == 0) {
+	       level_of(f) == level && same_id(f, first, seq) && f->seq <= w->last_seq && check(c, f) == 0) {
 		seq = f->seq;
 		n++;
 	}

@@ -56,6 +56,7 @@ struct client_link {
 	bool up; /* WELCOME came, and all that was out before was sent again */
 	int dead; /* error; 0: alive */
 	/* a connection that was lost: resume.c */
+	bool astray;             /* away, or not all was sent again: resume.c has to do with it */
 	bool away;               /* wire is over, and another is looked for */
 	bool seen_due;           /* SEEN found no room */
 	uint32_t life;           /* connections before this one */
@@ -238,6 +239,7 @@ struct thmq_session {
 	struct thmq_session_opts opts;
 	struct thmqi_waiter *waiter;
 	char *url;
+	struct thmqi_tls_config *tls; /* NULL: none */
 	struct client_link **links; /* by shard; NULL: not connected */
 	uint32_t shard_count;
 	uint64_t incarnation; /* of the broker */
@@ -258,12 +260,11 @@ struct thmq_session {
 	bool connected; /* it was: a connection that is lost may be made again */
 	bool has_ids;   /* a producer with an id */
 	uint32_t away_count; /* links that are */
-	bool resume_due; /* something for thmqi_resume_tend() */
 	uint64_t identity; /* of the broker's data */
 	uint64_t rejoin_id; /* request that is out for a consumer, without anybody who waits; 0 */
 	uint32_t rejoin_stream;
 	struct thmqi_prng prng;
-	bool untended; /* a consumer has something to send that found no room */
+	bool untended; /* a consumer, or resume.c, has something to send that found no room */
 };
 
 /* The session is alive: groups take a member for dead whose beat stands still. In calls that may do without process(). */

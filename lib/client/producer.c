@@ -243,7 +243,6 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	slot->stream = (uint16_t)p->stream;
 	slot->level = (uint8_t)level;
 	slot->state = SLOT_CLAIMED;
-	slot->life = l->life;
 	ret->link = l;
 	ret->slot = slot;
 	ret->first = l->wire->area + (at & (l->wire->area_bytes - 1)) + (head - key_len - tag_len);
@@ -263,18 +262,19 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 
 static void place_give_up(struct thmq_producer *p, struct client_link *l, struct slot *slot)
 {
-	if (thmqi_unlikely(slot->life != l->life))
-		thmqi_resume_claim_end(l, slot->life);
 	slot->state = SLOT_FREE;
 	promise_kept(p);
 	reclaim(l);
 }
 
-/* It may have to be sent again. */
-static void keep(const struct thmq_producer *p, const struct place *m, const struct thmqi_frame *f)
+/* What it sends has its name, and may have to be sent again. */
+static __attribute__((noinline)) void push_id(const struct thmq_producer *p, const struct place *m, struct thmqi_frame *f)
 {
 	const struct client_link *l = m->link;
 
+	f->generation = p->epoch;
+	if (!l->kept)
+		return;
 	l->kept[m->slot - l->slots] = (struct kept){.time_ns = m->time_ns,
 						    .at = (uint32_t)(m->first - l->wire->area),
 						    .partition = p->partitions[m->index].partition,
@@ -332,10 +332,9 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
 	f->arg[1] = p->id;
-	f->generation = p->epoch;
 	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
-	if (thmqi_unlikely(l->kept != NULL))
-		keep(p, m, f);
+	if (thmqi_unlikely(p->id))
+		push_id(p, m, f);
 	thmqi_frame_commit(up);
 	thmqi_link_kick_broker(l->wire);
 	m->slot->seq = seq;
@@ -369,6 +368,7 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	ret_claim->internal[2] = m.key_len | m.tag_len << 16 | (m.timed ? CLAIM_TIMED : 0) |
 				 (uint64_t)m.link->shard << 32;
 	ret_claim->internal[3] = (uint64_t)m.time_ns;
+	m.slot->life = m.link->life;
 	p->open_claims++;
 	return 0;
 }
@@ -433,6 +433,8 @@ int thmqi_client_abort(struct thmq_producer *p, struct thmq_claim *claim)
 		return -EINVAL;
 	claim->internal[0] = CLAIM_COMMITTED;
 	p->open_claims--;
+	if (thmqi_unlikely(m.slot->life != m.link->life))
+		thmqi_resume_claim_end(m.link, m.slot->life);
 	place_give_up(p, m.link, m.slot);
 	return 0;
 }
@@ -714,7 +716,7 @@ static int get_id(struct thmq_producer *p, const char *topic, const char *name)
 	p->epoch = (uint32_t)reply->value[1];
 	p->last_seq = p->watermark = reply->value[2];
 	p->uniform_from = p->last_seq + 1;
-	s->has_ids = s->resume_due = true;
+	s->has_ids = s->untended = true;
 	return 0;
 }
 

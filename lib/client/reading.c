@@ -517,6 +517,7 @@ void thmqi_consumers_tend(struct thmq_session *s)
 	uint32_t i;
 
 	s->untended = false;
+	thmqi_resume_tend(s);
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);

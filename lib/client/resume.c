@@ -107,7 +107,7 @@ static void forget_request(struct thmq_session *s, struct client_link *l)
 	if (l->shard == THMQI_SHARD_META && s->rejoin_id) {
 		s->rejoin_id = 0;
 		if (s->consumers[s->rejoin_stream])
-			s->consumers[s->rejoin_stream]->rejoin = s->resume_due = true;
+			s->consumers[s->rejoin_stream]->rejoin = s->untended = true;
 	}
 }
 
@@ -138,7 +138,7 @@ static void consumers_lost(struct thmq_session *s, struct client_link *l)
 			if (c->readings[k].link == l)
 				thmqi_reading_lost(&c->readings[k]);
 		if (l->shard == THMQI_SHARD_META && c->member && !c->closing && !c->error)
-			c->rejoin = s->resume_due = true;
+			c->rejoin = s->untended = true;
 	}
 	forget_releases(l);
 }
@@ -158,7 +158,7 @@ bool thmqi_resume_begin(struct client_link *l, int error)
 		return false;
 	if (!l->again && !s->away_count++) /* else it had not come back yet */
 		tell(s, THMQ_EVENT_DISCONNECTED, error);
-	l->away = true;
+	l->away = l->astray = true;
 	l->up = false;
 	l->error = error;
 	l->tries = 0;
@@ -265,6 +265,7 @@ static void is_back(struct client_link *l)
 
 	free(l->again);
 	l->again = NULL;
+	l->astray = false;
 	l->up = true;
 	thmqi_consumer_link_up(s);
 	if (!--s->away_count)
@@ -458,7 +459,7 @@ static void say_seen(struct client_link *l)
 void thmqi_resume_refused(struct client_link *l)
 {
 	l->refused++;
-	l->seen_due = l->session->resume_due = true;
+	l->seen_due = l->session->untended = true;
 }
 
 /* Its JOIN, without anybody who waits for the answer. */
@@ -493,7 +494,7 @@ bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status)
 		return false;
 	s->rejoin_id = 0;
 	if (c && status == -EBUSY)
-		c->rejoin = s->resume_due = true;
+		c->rejoin = s->untended = true;
 	else if (c && status)
 		c->error = status;
 	return true;
@@ -518,7 +519,7 @@ void thmqi_resume_tend(struct thmq_session *s)
 			rejoin(s, c);
 		due = due || (c && c->rejoin);
 	}
-	s->resume_due = due;
+	s->untended = s->untended || due;
 }
 
 void thmqi_resume_fini(struct client_link *l)

@@ -202,7 +202,7 @@ static uint32_t process_link(struct client_link *l)
 	const struct thmqi_frame *f;
 	uint32_t done = 0;
 
-	if (thmqi_unlikely(l->away || l->again)) {
+	if (thmqi_unlikely(l->astray)) {
 		thmqi_resume_step(l);
 		if (l->away)
 			return 0;
@@ -240,8 +240,6 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 			thmqi_releases_tend(l, taken);
 	}
 	s->news += done;
-	if (thmqi_unlikely(s->resume_due))
-		thmqi_resume_tend(s);
 	if (thmqi_unlikely(s->untended))
 		thmqi_consumers_tend(s);
 	return done;
@@ -458,7 +456,8 @@ int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_l
 	*ret_opts = (struct thmqi_link_opts){.area_bytes = shard ? s->opts.window_bytes : THMQI_BLOCK,
 					     .up_frames = shard ? s->opts.window_count : 64,
 					     .down_frames = DOWN_FRAMES,
-					     .silence_ns = s->opts.peer_timeout_ns};
+					     .silence_ns = s->opts.peer_timeout_ns,
+					     .tls = s->tls};
 	/* all of them lead to one broker, whatever else is opened, or opened again, at the session's URL meanwhile */
 	if (shard && s->links[THMQI_SHARD_META])
 		ret_opts->beside = s->links[THMQI_SHARD_META]->wire;
@@ -631,11 +630,13 @@ static void session_free(struct thmq_session *s)
 	free(s->links);
 	free(s->events);
 	free(s->url);
+	thmqi_transport_unsecure(s->tls);
 	if (s->waiter)
 		thmqi_waiter_unref(s->waiter);
 	s->links = NULL;
 	s->events = NULL;
 	s->url = NULL;
+	s->tls = NULL;
 	s->waiter = NULL;
 	s->shard_count = 0;
 	thmqi_handle_bury(s->graveyard, &s->handle);
@@ -679,13 +680,16 @@ int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport
 	else if ((rc = thmqi_waiter_open(&s->waiter)) != 0)
 		thmqi_fail(rc, "no file descriptor for a session: %s", thmq_strerror(rc));
 	else
+		rc = thmqi_transport_secure(transport, url, opts->tls, &s->tls);
+	s->opts.tls = NULL; /* the caller's, during this call only */
+	if (!rc)
 		rc = thmqi_session_link(s, THMQI_SHARD_META, &meta);
 	if (!rc) {
 		rc = thmqi_session_wait_up(s, meta, thmqi_session_deadline(s, s->opts.timeout_ns));
 		if (rc == -EDEADLK)
 			thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", url);
 		else if (rc)
-			thmqi_fail(rc, "%s: %s", url, thmq_strerror(rc));
+			thmqi_fail(rc, "%s: %s", url, meta->wire->why[0] ? meta->wire->why : thmq_strerror(rc));
 	}
 	if (rc) {
 		session_free(s);

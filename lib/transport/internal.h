@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "tls/tls.h"
 #include "transport/transport.h"
 
 #define THMQI_CTL_FRAMES_MAX 4096u
@@ -26,6 +27,9 @@ struct thmqi_listener {
 		doors; /* struct thmqi_door; changed by the opening and closing thread, under the lock */
 	uint64_t instance;            /* which one it is, by chance; never 0 */
 	_Atomic uint32_t connections; /* through doors */
+	_Atomic uint32_t tls_connections, kernel_tls_connections; /* of these */
+	_Atomic uint64_t refused;
+	_Atomic int32_t refused_error; /* of the last one */
 	_Atomic uint32_t
 		refs;      /* links that may still call the acceptor, doors, and the transport */
 	_Atomic bool gone; /* set under the lock; read on the cores too */
@@ -59,6 +63,6 @@ void thmqi_link_close_here(struct thmqi_link *link);
 
 /* inproc/inproc.c, tcp/tcp.c */
 extern const struct thmqi_medium thmqi_medium_inproc;
-extern const struct thmqi_medium thmqi_medium_tcp;
+extern const struct thmqi_medium thmqi_medium_tcp, thmqi_medium_tls;
 
 #endif

@@ -19,6 +19,7 @@ int thmqi_transport_open(struct thmq_env *env, struct thmqi_transport **ret_tran
 	thmqi_random_bytes(t->client_id, sizeof(t->client_id));
 	thmqi_transport_add(t, &thmqi_medium_inproc);
 	thmqi_transport_add(t, &thmqi_medium_tcp);
+	thmqi_transport_add(t, &thmqi_medium_tls);
 	*ret_transport = t;
 	return 0;
 }
@@ -66,9 +67,24 @@ static int find_medium(const struct thmqi_transport *t, const char *url,
 	m = by_scheme(t, url, (size_t)(at - url));
 	if (!m)
 		return thmqi_fail(-EPROTONOSUPPORT,
-				  "%.64s: this library speaks inproc:// and tcp://", url);
+				  "%.64s: this library speaks inproc://, tcp:// and tls://", url);
 	*ret_medium = m;
 	return 0;
+}
+
+int thmqi_transport_secure(struct thmqi_transport *t, const char *url,
+			   const struct thmq_tls_opts *opts, struct thmqi_tls_config **ret_config)
+{
+	const struct thmqi_medium *m;
+	int rc = find_medium(t, url, &m);
+
+	*ret_config = NULL;
+	return rc || !m->secure ? rc : m->secure(url, opts, ret_config);
+}
+
+void thmqi_transport_unsecure(struct thmqi_tls_config *config)
+{
+	thmqi_tls_config_unref(config);
 }
 
 int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
@@ -271,6 +287,16 @@ int thmqi_transport_listen_at(struct thmqi_listener *l, const char *urls,
 	if (rc)
 		close_doors(l);
 	return rc;
+}
+
+void thmqi_listener_stats(const struct thmqi_listener *l, struct thmq_broker_stats *ret)
+{
+	ret->connection_count = atomic_load_explicit(&l->connections, memory_order_relaxed);
+	ret->tls_count = atomic_load_explicit(&l->tls_connections, memory_order_relaxed);
+	ret->kernel_tls_count =
+		atomic_load_explicit(&l->kernel_tls_connections, memory_order_relaxed);
+	ret->refused_count = atomic_load_explicit(&l->refused, memory_order_relaxed);
+	ret->refused_error = atomic_load_explicit(&l->refused_error, memory_order_relaxed);
 }
 
 int thmqi_listener_url(struct thmqi_listener *l, uint32_t index, char *ret_url, uint32_t size)

@@ -3,11 +3,14 @@
  * tcp_peer_test.c - peers that do not keep to the protocol: garbage, greetings that are wrong, half-open connections, peers that are slow,
  * deaf, silent or die at any byte, frames with any content; and brokers that are none. Whoever does so loses the connection
  * in bounded time; a well-behaved session beside it notices nothing; nothing is left behind.
+ *
+ * usage: tcp_peer_test [case], or tcp_peer_test tls [case]: they do so inside of TLS, with a certificate that is in order.
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -15,6 +18,13 @@
 #include <unistd.h>
 
 #include "wire/stream.h"
+
+#if defined(HAVE_OPENSSL)
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+
+#include "../certs.h"
+#endif
 
 #define SECOND 1000000000ull
 #define MS 1000000ull
@@ -62,6 +72,64 @@ static void nap(uint64_t ns)
 	nanosleep(&t, NULL);
 }
 
+/* ------------------------------------------------------------------------- TLS */
+
+static bool in_tls;
+
+#if defined(HAVE_OPENSSL)
+static char certs[] = "tcp-peer-certs-XXXXXX";
+static SSL_CTX *context;
+
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	static struct thmq_tls_opts o;
+
+	if (!in_tls)
+		return NULL;
+	thmq_tls_opts_init(&o);
+	o.ca_file = certs_path(certs, "ca.pem");
+	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
+	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
+	return &o;
+}
+
+static void tls_begin(void)
+{
+	CHECK(mkdtemp(certs));
+	certs_make(certs);
+	context = SSL_CTX_new(TLS_client_method());
+	CHECK(context);
+	CHECK(SSL_CTX_use_certificate_file(context, certs_path(certs, "client.pem"),
+					   SSL_FILETYPE_PEM) == 1);
+	CHECK(SSL_CTX_use_PrivateKey_file(context, certs_path(certs, "client.key"),
+					  SSL_FILETYPE_PEM) == 1);
+	signal(SIGPIPE, SIG_IGN); /* OpenSSL's own socket writes so; the library never does */
+}
+
+static void tls_end(void)
+{
+	char command[64];
+
+	SSL_CTX_free(context);
+	snprintf(command, sizeof(command), "rm -rf %s", certs);
+	CHECK(system(command) == 0);
+}
+#else
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	return NULL;
+}
+
+static void tls_begin(void)
+{
+	exit(77);
+}
+
+static void tls_end(void)
+{
+}
+#endif
+
 /* -------------------------------------------------------------- the good ones */
 
 static void up(void)
@@ -69,13 +137,13 @@ static void up(void)
 	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
 						.policy = THMQ_POLICY_EVENT,
 						.pool_bytes = 256 << 20)) == 0);
-	CHECK(thmq_broker_open(
-		      env,
-		      THMQ_BROKER_OPTS(.listen = "tcp://127.0.0.1:0", .peer_timeout_ns = SILENCE),
-		      &broker) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.listen = "tcp://127.0.0.1:0",
+						.peer_timeout_ns = SILENCE, .tls = tls(true)),
+			       &broker) == 0);
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) > 0);
 	port = (uint16_t)atoi(strrchr(url, ':') + 1);
-	CHECK(thmq_connect(env, url, NULL, &friend) == 0);
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.tls = tls(false)), &friend) == 0);
 	CHECK(thmq_topic_create(friend, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
 	CHECK(thmq_producer_open(friend, "t", NULL, &producer) == 0);
 	CHECK(thmq_consumer_open(friend, "t", NULL, NULL, &consumer) == 0);
@@ -146,6 +214,7 @@ static void only_the_friend_is_left(void)
 struct bad {
 	int fd;
 	uint32_t number; /* of its next frame */
+	void *ssl;       /* NULL: it speaks in clear */
 };
 
 static int narrow; /* bytes that its socket takes in; 0: as ever */
@@ -165,10 +234,65 @@ static struct bad bad_connect(void)
 	return b;
 }
 
+#if defined(HAVE_OPENSSL)
+static void shake(struct bad *b)
+{
+	if (!in_tls)
+		return;
+	b->ssl = SSL_new(context);
+	CHECK(b->ssl && SSL_set_fd(b->ssl, b->fd) == 1 && SSL_connect(b->ssl) == 1);
+}
+
+static bool put(struct bad *b, const void *data, size_t len)
+{
+	size_t n = 0;
+
+	if (!b->ssl)
+		return send(b->fd, data, len, MSG_NOSIGNAL) == (ssize_t)len;
+	ERR_clear_error();
+	return len == 0 || SSL_write_ex(b->ssl, data, len, &n) == 1;
+}
+
+/* All of them. */
+static bool get(struct bad *b, void *to, size_t len)
+{
+	size_t at = 0, n;
+
+	if (!b->ssl)
+		return recv(b->fd, to, len, MSG_WAITALL) == (ssize_t)len;
+	ERR_clear_error();
+	for (; at < len; at += n)
+		if (SSL_read_ex(b->ssl, (char *)to + at, len - at, &n) != 1)
+			return false;
+	return true;
+}
+
+static void bad_close(struct bad *b)
+{
+	SSL_free(b->ssl);
+	b->ssl = NULL;
+	close(b->fd);
+}
+#else
+static void shake(struct bad *b)
+{
+}
+
 static bool put(struct bad *b, const void *data, size_t len)
 {
 	return send(b->fd, data, len, MSG_NOSIGNAL) == (ssize_t)len;
 }
+
+static bool get(struct bad *b, void *to, size_t len)
+{
+	return recv(b->fd, to, len, MSG_WAITALL) == (ssize_t)len;
+}
+
+static void bad_close(struct bad *b)
+{
+	close(b->fd);
+}
+#endif
 
 /* Reads and throws away until it is closed. */
 static void is_closed(struct bad *b, uint64_t within)
@@ -179,7 +303,7 @@ static void is_closed(struct bad *b, uint64_t within)
 
 	while (now() < end)
 		if (poll(&p, 1, 20) == 1 && recv(b->fd, data, sizeof(data), MSG_DONTWAIT) <= 0) {
-			close(b->fd);
+			bad_close(b);
 			return;
 		}
 	CHECK(!"it was closed");
@@ -198,6 +322,7 @@ static struct bad bad_hello(struct thmqi_hello *h)
 {
 	struct bad b = bad_connect();
 
+	shake(&b);
 	thmqi_hello_seal(h, THMQI_HELLO_CLIENT);
 	CHECK(put(&b, h, sizeof(*h)));
 	return b;
@@ -210,7 +335,7 @@ static struct bad bad_open(uint32_t shard)
 
 	h.shard = shard;
 	b = bad_hello(&h);
-	CHECK(recv(b.fd, &h, sizeof(h), MSG_WAITALL) == sizeof(h));
+	CHECK(get(&b, &h, sizeof(h)));
 	CHECK(thmqi_hello_check(&h, THMQI_HELLO_BROKER) == 0 && h.status == 0);
 	return b;
 }
@@ -235,6 +360,8 @@ static void garbage(void)
 
 	for (i = 0; i < 40; i++) {
 		b = bad_connect();
+		if (i % 2)
+			shake(&b);
 		for (size_t k = 0; k < sizeof(data); k++)
 			data[k] = (uint8_t)thmqi_prng_next(&prng);
 		put(&b, data, 1 + thmqi_prng_below(&prng, sizeof(data)));
@@ -246,8 +373,9 @@ static void refused(struct thmqi_hello h, int32_t status)
 {
 	struct bad b = bad_connect();
 
+	shake(&b);
 	CHECK(put(&b, &h, sizeof(h)));
-	CHECK(recv(b.fd, &h, sizeof(h), MSG_WAITALL) == sizeof(h));
+	CHECK(get(&b, &h, sizeof(h)));
 	CHECK(thmqi_hello_check(&h, THMQI_HELLO_BROKER) == 0);
 	CHECK(h.status == status);
 	is_closed(&b, SECOND);
@@ -303,7 +431,7 @@ static void half_open(void)
 	for (i = 0; i < HALF_OPEN; i++)
 		b[i] = bad_connect();
 	friend_is_well();
-	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.tls = tls(false)), &s) == 0);
 	CHECK(thmq_session_close(s, SECOND) == 0);
 	for (i = 0; i < HALF_OPEN; i++)
 		is_closed(&b[i], 8 * SECOND);
@@ -318,6 +446,7 @@ static void slow_greeting(void)
 	uint64_t begin = now();
 	size_t i;
 
+	shake(&b);
 	thmqi_hello_seal(&h, THMQI_HELLO_CLIENT);
 	for (i = 0; i < sizeof(h) && put(&b, (char *)&h + i, 1); i++)
 		nap(40 * MS);
@@ -386,7 +515,7 @@ static void too_many(void)
 		if (!PUT(&b, .type = THMQI_FRAME_DETACH, .stream = 1, .partition = 1))
 			break;
 	CHECK(i < 100000);
-	close(b.fd);
+	bad_close(&b);
 }
 
 /* It asks for much, says that it is alive, and reads nothing. */
@@ -409,7 +538,7 @@ static void deaf(void)
 		friend_takes_all(0);
 	}
 	CHECK(now() - begin < 6 * SECOND);
-	close(b.fd);
+	bad_close(&b);
 	friend_takes_all(10 * MS);
 }
 
@@ -440,10 +569,10 @@ static void gives_back_while_others_are_on_their_way(void)
 	PUT(&b, .type = THMQI_FRAME_ATTACH, .stream = 0, .partition = 0x80000001u,
 	    .flags = THMQ_START_BEGIN, .len = 64u << 20, .extra = 4096);
 	nap(200 * MS);
-	while (f.arg[1] < info.end_offset && recv(b.fd, &f, sizeof(f), MSG_WAITALL) == sizeof(f)) {
+	while (f.arg[1] < info.end_offset && get(&b, &f, sizeof(f))) {
 		int64_t len = thmqi_stream_body(&f, false);
 
-		CHECK(len >= 0 && recv(b.fd, body, (size_t)len, MSG_WAITALL) == len);
+		CHECK(len >= 0 && get(&b, body, (size_t)len));
 		if (f.type != THMQI_FRAME_DELIVER && f.type != THMQI_FRAME_DELIVER_ONE)
 			f.arg[1] = 0;
 		else
@@ -451,7 +580,7 @@ static void gives_back_while_others_are_on_their_way(void)
 		nap(2 * MS);
 	}
 	CHECK(f.arg[1] == info.end_offset);
-	close(b.fd);
+	bad_close(&b);
 	friend_takes_all(50 * MS);
 }
 
@@ -490,13 +619,14 @@ static void dies_at_each_byte(void)
 		struct linger abort = {.l_onoff = 1};
 
 		b = bad_connect();
+		shake(&b);
 		put(&b, talk, n);
 		if (n % 2)
 			setsockopt(b.fd, SOL_SOCKET, SO_LINGER, &abort,
 				   sizeof(abort)); /* not even a farewell */
 		if (n % 5 == 0)
 			nap(MS);
-		close(b.fd);
+		bad_close(&b);
 	}
 	friend_takes_all(50 * MS);
 }
@@ -538,7 +668,7 @@ static void any_frames(void)
 			     !put(&b, data, (size_t)THMQI_MIN(body, (int64_t)sizeof(data)))))
 				break;
 		}
-		close(b.fd);
+		bad_close(&b);
 	}
 }
 
@@ -735,20 +865,22 @@ static void too_many_connections(void)
 static const struct {
 	const char *name;
 	void (*run)(void);
+	bool in_clear_only;
 } cases[] = {
-	{"garbage", garbage},
-	{"wrong_fields", wrong_fields},
-	{"half_open", half_open},
-	{"slow_greeting", slow_greeting},
-	{"rules", rules},
-	{"too_many", too_many},
-	{"deaf", deaf},
-	{"gives_back_while_others_are_on_their_way", gives_back_while_others_are_on_their_way},
-	{"dies_at_each_byte", dies_at_each_byte},
-	{"any_frames", any_frames},
-	{"false_brokers", false_brokers},
-	{"urls", urls},
-	{"too_many_connections", too_many_connections},
+	{"garbage", garbage, false},
+	{"wrong_fields", wrong_fields, false},
+	{"half_open", half_open, false},
+	{"slow_greeting", slow_greeting, false},
+	{"rules", rules, false},
+	{"too_many", too_many, false},
+	{"deaf", deaf, false},
+	{"gives_back_while_others_are_on_their_way", gives_back_while_others_are_on_their_way,
+	 false},
+	{"dies_at_each_byte", dies_at_each_byte, false},
+	{"any_frames", any_frames, false},
+	{"false_brokers", false_brokers, true},
+	{"urls", urls, true},
+	{"too_many_connections", too_many_connections, true},
 };
 
 int main(int argc, char **argv)
@@ -757,6 +889,12 @@ int main(int argc, char **argv)
 	size_t i;
 
 	running = "up";
+	in_tls = argc > 1 && strcmp(argv[1], "tls") == 0;
+	if (in_tls) {
+		tls_begin();
+		argc--;
+		argv++;
+	}
 	thmqi_prng_seed(&prng, getenv("THMQ_TEST_SEED")
 				       ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0)
 				       : 4711);
@@ -766,6 +904,8 @@ int main(int argc, char **argv)
 		running = cases[i].name;
 		if (argc > 1 && strcmp(argv[1], running) != 0)
 			continue;
+		if (in_tls && cases[i].in_clear_only)
+			continue; /* tls_peer_test has them */
 		begin = now();
 		cases[i].run();
 		only_the_friend_is_left();
@@ -776,5 +916,7 @@ int main(int argc, char **argv)
 	CHECK(thmq_session_close(friend, SECOND) == 0);
 	CHECK(thmq_broker_close(broker, SECOND) == 0);
 	CHECK(thmq_env_close(env, SECOND) == 0);
+	if (in_tls)
+		tls_end();
 	return 0;
 }

@@ -317,5 +317,29 @@ check "nobody listens there" 1 "$thmq" topic list "$url"; has err 'refused\|nobo
 check "all is there" 0 "$thmq" sub --json "$dir/served" far; [ "$(wc -l < "$dir/out")" = 1000 ] || die "some are missing"
 check "serve a URL" 2 "$thmq" serve "$url"
 
+# TLS by pre-shared keys, which need no certificates to be made; 1 and words where the library is built without
+printf '# keys\nclient:00112233445566778899aabbccddeeff\n' > "$dir/keys"
+printf 'client:ffeeddccbbaa99887766554433221100\n' > "$dir/wrong-keys"
+check "serve by TLS without a key" 1 "$thmq" serve --listen tls://127.0.0.1:0 "$dir/served"
+if ! grep -q 'without TLS\|not installed' "$dir/err"; then
+	has err 'needs cert_file, or pre-shared keys'
+	: > "$dir/url"
+	"$thmq" serve --tls-psk "$dir/keys" --listen tls://127.0.0.1:0 "$dir/served" > "$dir/url" &
+	server=$!
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s "$dir/url" ] || sleep 0.1; done
+	done
+	url=$(sed 's/.* at //' "$dir/url")
+	check "publish by TLS" 0 "$thmq" pub --quiet --tls-psk "$dir/keys" "$url" far "$dir/numbers"
+	check "read by TLS" 0 "$thmq" sub --group h --tls-psk="$dir/keys" "$url" far; [ "$(wc -l < "$dir/out")" = 2000 ] || die "some are missing"
+	check "a wrong key" 1 "$thmq" topic list --tls-psk "$dir/wrong-keys" "$url"; has err 'another pre-shared key'
+	check "no key" 1 "$thmq" topic list "$url"; has err 'no key that both have\|certificate'
+	check "in clear" 1 "$thmq" topic list "tcp${url#tls}"; has err 'tls://'
+	check "no file of keys" 3 "$thmq" topic list --tls-psk "$dir/no-file" "$url"; has err no-file
+	kill "$server"; wait "$server" || die "serve did not end well"
+fi
+check "help tells of TLS" 0 "$thmq" help serve; has out -- --tls-cert
+check "verify has no TLS" 2 "$thmq" verify --tls-ca x "$d"; has err 'no option --tls-ca'
+
 check "quarantine of a dry run" 2 "$thmq" repair --quarantine x "$d"; has err -- --write
 echo "$passed checks"

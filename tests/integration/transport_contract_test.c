@@ -4,7 +4,9 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6.
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
+ * tcp, certificates on both sides), tls-user (where the kernel does not encrypt), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
+ * pre-shared key).
  */
 #include <errno.h>
 #include <poll.h>
@@ -16,6 +18,10 @@
 #include <thundermq/thundermq.h>
 #include <time.h>
 #include <unistd.h>
+
+#if defined(HAVE_OPENSSL)
+#include "../certs.h"
+#endif
 
 #define SECOND 1000000000ull
 #define MS 1000000ull
@@ -49,6 +55,63 @@ static bool is(const char *what)
 	return strcmp(medium, what) == 0;
 }
 
+/* ----------------------------------------------------------------------- TLS */
+
+#if defined(HAVE_OPENSSL)
+static char certs[] = "contract-certs-XXXXXX";
+
+/* Of the broker, or of a session; NULL: none. */
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	static _Thread_local struct thmq_tls_opts o;
+
+	thmq_tls_opts_init(&o);
+	if (is("tls-psk")) {
+		o.psk_file = of_broker ? certs_path(certs, "keys.psk") : NULL;
+		o.psk_identity = of_broker ? NULL : "client";
+		o.psk_key = of_broker ? NULL : CERTS_PSK;
+		return &o;
+	}
+	o.flags = is("tls-user") ? THMQ_TLS_NO_KERNEL : 0;
+	o.ca_file = certs_path(certs, "ca.pem");
+	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
+	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
+	return strncmp(medium, "tls", 3) == 0 ? &o : NULL;
+}
+
+static void tls_begin(void)
+{
+	if (strncmp(medium, "tls", 3) != 0)
+		return;
+	CHECK(mkdtemp(certs));
+	certs_make(certs);
+}
+
+static void tls_end(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", certs);
+	if (strncmp(medium, "tls", 3) == 0)
+		CHECK(system(command) == 0);
+}
+#else
+static const struct thmq_tls_opts *tls(bool of_broker)
+{
+	return NULL;
+}
+
+static void tls_begin(void)
+{
+	if (strncmp(medium, "tls", 3) == 0)
+		exit(77);
+}
+
+static void tls_end(void)
+{
+}
+#endif
+
 static uint64_t now(void)
 {
 	struct timespec t;
@@ -57,12 +120,42 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
 }
 
+static void remove_data(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	CHECK(system(command) == 0);
+}
+
+/* What is to be tested may not be there. */
+static void look_for_kernel(void)
+{
+	struct thmq_broker_stats st = {.size = sizeof(st)};
+	struct thmq_session *s;
+
+	if (!is("tls-kernel"))
+		return;
+	CHECK(thmq_connect(away, url, THMQ_SESSION_OPTS(.tls = tls(false)), &s) == 0);
+	CHECK(thmq_broker_stats(broker, &st) == 0 && st.tls_count >= 1);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	if (st.kernel_tls_count == st.tls_count)
+		return;
+	CHECK(thmq_broker_close(broker, SECOND) == 0);
+	CHECK(thmq_env_close(away, SECOND) == 0 && thmq_env_close(home, SECOND) == 0);
+	remove_data();
+	tls_end();
+	puts("skipped: this kernel does not encrypt (modprobe tls)");
+	exit(77);
+}
+
 static void up(void)
 {
 	uint32_t flags = THMQ_ENV_NO_PIN | (is("tcp-plain") ? THMQ_ENV_NO_URING : 0);
-	bool alone = is("tcp-same"), host = is("tcp-host");
+	bool alone = is("tcp-same") || is("tls-psk"), host = is("tcp-host");
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
+			     : is("tls")  ? "tls://127.0.0.1:0"
 					  : "tcp://127.0.0.1:0";
 
 	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = alone ? 0 : 2, .flags = flags,
@@ -70,7 +163,7 @@ static void up(void)
 						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(home,
 			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
-						.segment_bytes = 16 << 20),
+						.segment_bytes = 16 << 20, .tls = tls(true)),
 			       &broker) == 0);
 	away = home;
 	if (is("inproc")) {
@@ -82,6 +175,7 @@ static void up(void)
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = flags,
 							 .pool_bytes = 256 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
+	look_for_kernel();
 }
 
 static uint32_t sessions(void)
@@ -116,9 +210,13 @@ static void down(void)
 
 static struct thmq_session *session_of(const struct thmq_session_opts *opts)
 {
+	struct thmq_session_opts o = {.size = sizeof(o)};
 	struct thmq_session *s;
 
-	CHECK(thmq_connect(away, url, opts, &s) == 0);
+	if (opts)
+		o = *opts;
+	o.tls = tls(false);
+	CHECK(thmq_connect(away, url, &o, &s) == 0);
 	return s;
 }
 
@@ -662,7 +760,7 @@ static void many_threads(void)
 	pthread_t t[WORKERS];
 	uintptr_t i;
 
-	if (is("tcp-same") || is("tcp-host")) { /* its one core has one thread */
+	if (is("tcp-same") || is("tcp-host") || is("tls-psk")) { /* its one core has one thread */
 		work(NULL);
 		return;
 	}
@@ -756,14 +854,14 @@ static bool wanted(int argc, char **argv, const char *name)
 
 int main(int argc, char **argv)
 {
-	char command[64];
 	uint64_t begin;
 	size_t i;
 
 	medium = argc > 1 ? argv[1] : "inproc";
+	running = "begin";
 	if (!mkdtemp(dir))
 		return 1;
-	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	tls_begin();
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		running = cases[i].name;
 		if (!wanted(argc, argv, running))
@@ -775,8 +873,8 @@ int main(int argc, char **argv)
 		printf("ok %s, %s (%llu ms)\n", medium, running,
 		       (unsigned long long)((now() - begin) / MS));
 		fflush(stdout);
-		if (system(command) != 0)
-			return 1;
+		remove_data();
 	}
+	tls_end();
 	return 0;
 }

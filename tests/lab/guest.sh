@@ -127,6 +127,11 @@ must_lose() { # a job that must find acknowledged messages lost, by which powerc
 	[ $? = 3 ]
 }
 
+tls_kernel() { # the kernel encrypts
+	modprobe tls || return 77
+	timeout 300 /run/build/tests/transport_contract_test tls-kernel && timeout 300 /run/build/tests/tls_peer_test
+}
+
 publisher=/run/build/tests/powercut_pub
 planted=${publisher}_planted
 job() {
@@ -141,6 +146,7 @@ job() {
 	powercut_check) $publisher check mixed durable /run/lab/note ;;
 	powercut_check_planted) must_lose $publisher check durable planted /run/lab/note-planted ;;
 	powercut_verify) /run/build/examples/thmq verify durable ;;
+	tls_kernel) tls_kernel ;;
 	*_bench) with_rdma "/run/build/bench/$1" --pairs 3 --pairs-max 3 ;;
 	rdma_*) with_rdma "/run/build/tests/$1" ;;
 	*) timeout 600 "/run/build/tests/$1" ;;

@@ -11,7 +11,8 @@
 #   test               some of: hello, quickstart, verify; recorded_fua, recorded_flush, recorded_planted (the power is cut
 #                      at any write of a drive's life that the kernel recorded); powercut (the power of a running machine
 #                      is cut, again and again); or any program of FOLDER/tests. rdma_..._test has two RDMA ports there
-#                      (Soft-RoCE); ..._bench, of FOLDER/bench, has them too, and its lines are shown
+#                      (Soft-RoCE); ..._bench, of FOLDER/bench, has them too, and its lines are shown; tls_kernel: TLS
+#                      whose records are the kernel's
 #
 # A line for each test; the last one is 'N passed, N failed, N skipped'. What is fetched lies in FOLDER/lab.
 # Exit 0: all passed or were skipped; 1: not so; 77: this machine cannot run it, and why.
@@ -24,7 +25,7 @@ while [ $# -gt 0 ]; do
 	--kernel) kernel=${2:?$1 needs a package}; shift ;;
 	--build) build=${2:?$1 needs a folder}; shift ;;
 	--full) full=1 ;;
-	-*) sed -n '3,19s/^# \{0,1\}//p' "$lab/run.sh" >&2; exit 2 ;;
+	-*) sed -n '3,20s/^# \{0,1\}//p' "$lab/run.sh" >&2; exit 2 ;;
 	*) tests="$tests $1" ;;
 	esac
 	shift
@@ -63,7 +64,7 @@ if [ -z "$tests" ]; then
 			esac
 		done)
 	fi
-	tests="$tests kill_test hello quickstart verify recorded_fua recorded_flush recorded_planted powercut"
+	tests="$tests kill_test tls_kernel hello quickstart verify recorded_fua recorded_flush recorded_planted powercut"
 fi
 
 # Debian's backports have newer kernels than the machine's sources may have. Their lists are kept apart.
@@ -288,7 +289,7 @@ jobs='' cut=''
 for t in $tests; do
 	case $t in
 	powercut) cut=1 ;;
-	hello | quickstart | verify | recorded_*) jobs="$jobs $t" ;;
+	hello | quickstart | verify | tls_kernel | recorded_*) jobs="$jobs $t" ;;
 	*_bench)
 		[ -x "$build/bench/$t" ] || { echo "lab: no benchmark $t in $build/bench" >&2; exit 1; }
 		jobs="$jobs $t"

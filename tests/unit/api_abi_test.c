@@ -31,9 +31,10 @@ static const struct {
 	STRUCT(thmq_env_stats, 136, reserved, 132),
 	STRUCT(thmq_place, 32, error, 28),
 	STRUCT(thmq_machine, 64, path_device, 32),
-	STRUCT(thmq_broker_opts, 136, reserved4, 132),
-	STRUCT(thmq_broker_stats, 104, polled_io, 100),
-	STRUCT(thmq_session_opts, 48, reconnect_ns, 40),
+	STRUCT(thmq_broker_opts, 144, tls, 136),
+	STRUCT(thmq_broker_stats, 128, refused_count, 120),
+	STRUCT(thmq_session_opts, 56, reconnect_ns, 48),
+	STRUCT(thmq_tls_opts, 88, cipher_suites, 80),
 	STRUCT(thmq_topic_opts, 40, retention_bytes, 32),
 	STRUCT(thmq_topic_info, 296, retention_bytes, 288),
 	STRUCT(thmq_partition_info, 48, lag, 40),
@@ -155,6 +156,7 @@ Test(api_abi, options_begin_with_size_and_flags)
 	OPTS(thmq_env_opts);
 	OPTS(thmq_broker_opts);
 	OPTS(thmq_session_opts);
+	OPTS(thmq_tls_opts);
 	OPTS(thmq_topic_opts);
 	OPTS(thmq_producer_opts);
 	OPTS(thmq_message_opts);
@@ -177,6 +179,7 @@ Test(api_abi, the_macros_make_what_init_makes)
 	SAME(thmq_env_opts, THMQ_ENV_OPTS);
 	SAME(thmq_broker_opts, THMQ_BROKER_OPTS);
 	SAME(thmq_session_opts, THMQ_SESSION_OPTS);
+	SAME(thmq_tls_opts, THMQ_TLS_OPTS);
 	SAME(thmq_topic_opts, THMQ_TOPIC_OPTS);
 	SAME(thmq_producer_opts, THMQ_PRODUCER_OPTS);
 	SAME(thmq_message_opts, THMQ_MESSAGE_OPTS);

@@ -65,11 +65,25 @@ static void runs_free(struct tcp_conn *c)
 	}
 }
 
+static void uncount_tls(struct tcp_conn *c)
+{
+	if (!c->secured)
+		return;
+	c->secured = false;
+	if (c->listener && c->tls->kernel)
+		atomic_fetch_sub(&c->listener->kernel_tls_connections, 1);
+	if (c->listener)
+		atomic_fetch_sub(&c->listener->tls_connections, 1);
+}
+
 void thmqi_tcp_free_if_done(struct tcp_conn *c)
 {
 	if (!c->link_done || !c->socket_done)
 		return;
 	runs_free(c);
+	uncount_tls(c);
+	thmqi_tls_close(c->tls);
+	thmqi_tls_config_unref(c->tls_config);
 	if (c->listener) {
 		atomic_fetch_sub(&c->listener->connections, 1);
 		thmqi_listener_unref(c->listener);
@@ -88,34 +102,6 @@ int thmqi_tcp_socket_ready(int fd)
 	int on = 1;
 
 	return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) ? -errno : 0;
-}
-
-int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t kind)
-{
-	ssize_t n;
-
-	hello->silence_ms = (uint32_t)THMQI_MIN(c->silence_ns / 1000000u, (uint64_t)UINT32_MAX);
-	thmqi_hello_seal(hello, kind);
-	/* nothing was sent before: there is room */
-	n = send(c->fd, hello, sizeof(*hello), MSG_NOSIGNAL | MSG_DONTWAIT);
-	return n == (ssize_t)sizeof(*hello) ? 0 : n < 0 ? -errno : -ECONNRESET;
-}
-
-int thmqi_tcp_hello_recv(struct tcp_conn *c)
-{
-	ssize_t n = recv(c->fd, (char *)&c->hello + c->hello_have, sizeof(c->hello) - c->hello_have,
-			 MSG_DONTWAIT);
-
-	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
-		c->readable = errno == EINTR;
-		return 0;
-	}
-	if (n <= 0)
-		return n ? -errno : -ECONNRESET;
-	c->hello_have += (uint32_t)n;
-	if (!thmqi_hello_begins(&c->hello, c->hello_have))
-		return -EPROTO;
-	return c->hello_have == sizeof(c->hello);
 }
 
 void thmqi_tcp_unwatch(struct thmq_watch **watch)
@@ -173,7 +159,7 @@ static void look_at_peer(struct tcp_conn *c)
 
 	if (!c->stalled && now - c->heard_ns > c->silence_ns)
 		thmqi_tcp_end(c, -ETIMEDOUT);
-	else if (c->iov_at < c->iov_count && now - c->moved_ns > c->silence_ns)
+	else if ((c->iov_at < c->iov_count || thmqi_tcp_unsent(c)) && now - c->moved_ns > c->silence_ns)
 		thmqi_tcp_end(c, -ETIMEDOUT);
 }
 
@@ -241,6 +227,9 @@ static void link_end(struct tcp_conn *c, int error)
 		thmqi_link_unref(link);
 		c->link_done = true;
 	} else {
+		if (c->tls && !link->why[0])
+			memcpy(link->why, thmqi_tls_why(c->tls),
+			       strnlen(thmqi_tls_why(c->tls), sizeof(link->why) - 1));
 		thmqi_link_shut(link, error);
 		thmqi_link_leave(link, let_go, c);
 	}
@@ -272,9 +261,25 @@ void thmqi_tcp_off_core(struct tcp_conn *c)
 	thmqi_core_remove_poller(c->core, &c->poller);
 }
 
+/* All is said: the other closes when it has read it. */
+void thmqi_tcp_leave(struct tcp_conn *c, int error)
+{
+	if (c->tls)
+		thmqi_tls_bye(c->tls);
+	shutdown(c->fd, SHUT_WR);
+	c->error = error;
+	c->state = TCP_LEAVING;
+	c->readable = true;
+	c->deadline_ns = c->core->now_ns + TCP_LEAVE_NS;
+	thmqi_tcp_tick_at(c, c->deadline_ns);
+}
+
 static void socket_end(struct tcp_conn *c)
 {
 	thmqi_tcp_off_core(c);
+	uncount_tls(c);
+	thmqi_tls_close(c->tls); /* the client's end of the link may stay for long */
+	c->tls = NULL;
 	if (c->fd >= 0)
 		close(c->fd);
 	c->fd = -1;
@@ -294,10 +299,26 @@ static int poll_leaving(struct tcp_conn *c)
 
 static int connect_next(struct tcp_conn *c);
 
-static int poll_connecting(struct tcp_conn *c)
+void thmqi_tcp_say_hello(struct tcp_conn *c)
 {
 	struct thmqi_hello hello = {
 		.capabilities = 0, .instance = c->instance, .shard = c->link->shard};
+	int rc;
+
+	memcpy(hello.client_id, c->client_id, sizeof(hello.client_id));
+	hello.area_bytes = c->link->area_bytes;
+	hello.up_frames = c->link->up.mask + 1;
+	hello.ctl_frames = c->link->ctl.mask + 1;
+	hello.down_frames = c->link->down.mask + 1;
+	rc = thmqi_tcp_hello_send(c, &hello, THMQI_HELLO_CLIENT);
+	if (rc)
+		thmqi_tcp_end(c, rc);
+	else
+		c->state = TCP_GREETING;
+}
+
+static int poll_connecting(struct tcp_conn *c)
+{
 	socklen_t len = sizeof(int);
 	int error = 0;
 
@@ -317,16 +338,12 @@ static int poll_connecting(struct tcp_conn *c)
 		thmqi_tcp_unwatch(&c->watch);
 		return 1;
 	}
-	memcpy(hello.client_id, c->client_id, sizeof(hello.client_id));
-	hello.area_bytes = c->link->area_bytes;
-	hello.up_frames = c->link->up.mask + 1;
-	hello.ctl_frames = c->link->ctl.mask + 1;
-	hello.down_frames = c->link->down.mask + 1;
-	error = thmqi_tcp_hello_send(c, &hello, THMQI_HELLO_CLIENT);
-	if (error)
-		thmqi_tcp_end(c, error);
-	else
-		c->state = TCP_GREETING;
+	if (c->tls_config) {
+		c->state = TCP_SHAKING;
+		c->shake = true;
+	} else {
+		thmqi_tcp_say_hello(c);
+	}
 	return 1;
 }
 
@@ -344,6 +361,8 @@ static int poll_answer(struct tcp_conn *c)
 		rc = thmqi_hello_check(&c->hello, THMQI_HELLO_BROKER);
 	if (rc == 0 && c->hello.status)
 		rc = c->hello.status;
+	if (rc == -ENOKEY && !c->tls)
+		strcpy(c->link->why, "the broker speaks TLS there: connect to it by tls://");
 	if (rc == 0 && c->instance && c->instance != c->hello.instance)
 		rc = -ESHUTDOWN;
 	if (rc) {
@@ -360,6 +379,8 @@ static int poll_state(struct tcp_conn *c)
 	switch (c->state) {
 	case TCP_CONNECTING:
 		return poll_connecting(c);
+	case TCP_SHAKING:
+		return thmqi_tcp_shake(c);
 	case TCP_GREETING:
 		return c->of_broker ? thmqi_tcp_greet(c) : poll_answer(c);
 	case TCP_OPEN:
@@ -406,6 +427,8 @@ static bool conn_arm(struct thmqi_poller *p)
 	struct tcp_conn *c = thmqi_container(p, struct tcp_conn, poller);
 
 	if (c->state == TCP_CLOSED || c->state == TCP_MOVING)
+		return true;
+	if (c->state == TCP_SHAKING && (c->shake || (thmqi_tcp_unsent(c) && c->writable)))
 		return true;
 	if (c->state != TCP_OPEN)
 		return c->readable && c->state != TCP_CONNECTING;

@@ -26,6 +26,7 @@ static void refuse(struct tcp_conn *c, int status)
 {
 	struct thmqi_hello answer = {.status = status, .instance = c->listener->instance};
 
+	thmqi_tcp_count_refused(c, status);
 	thmqi_tcp_hello_send(c, &answer, THMQI_HELLO_BROKER);
 	thmqi_tcp_end(c, status);
 }
@@ -38,6 +39,8 @@ static int shard_core(struct tcp_conn *c, struct thmq_core **ret_core)
 
 	if (rc)
 		return rc;
+	if (c->tls_config && !c->tls)
+		return -ENOKEY; /* it speaks in clear */
 	if (atomic_load(&l->gone))
 		return -ECONNREFUSED;
 	if (c->hello.instance && c->hello.instance != l->instance)
@@ -102,6 +105,11 @@ int thmqi_tcp_greet(struct tcp_conn *c)
 	rc = thmqi_tcp_hello_recv(c);
 	if (rc == 0)
 		return 1;
+	if (rc == -EPROTO && !c->tls && thmqi_tcp_is_tls(c)) {
+		thmqi_tcp_count_refused(c, rc);
+		thmqi_tcp_answer_tls(c);
+		return 1;
+	}
 	if (rc < 0) {
 		thmqi_tcp_end(c, rc);
 		return 1;
@@ -126,7 +134,8 @@ static void run_arrive(struct thmq_core *core, struct thmqi_task *task)
 	struct tcp_conn *c = thmqi_container(task, struct tcp_conn, task);
 
 	c->state = TCP_GREETING;
-	c->readable = c->writable = false; /* the watch tells anew */
+	c->readable = c->tls != NULL; /* the watch tells anew, but not of what TLS has already */
+	c->writable = false;
 	if (thmqi_tcp_start(c, core) == 0) {
 		adopt(c);
 		return;
@@ -169,7 +178,10 @@ static void take_in(struct tcp_door *d, int fd)
 		thmqi_tcp_end(thmqi_list_first(&d->greetings, struct tcp_conn, door_link),
 			      -ETIMEDOUT);
 	c->fd = fd;
-	c->state = TCP_GREETING;
+	c->state = d->tls ? TCP_SHAKING : TCP_GREETING;
+	c->tls_config = d->tls;
+	if (d->tls)
+		thmqi_tls_config_ref(d->tls);
 	c->silence_ns = d->opts.silence_ns;
 	c->deadline_ns = d->core->now_ns + THMQI_MIN(TCP_GREETING_NS, c->silence_ns);
 	c->listener = d->listener;
@@ -231,6 +243,7 @@ static void door_free(struct tcp_door *d)
 		thmqi_waiter_unref(d->nobody);
 	if (d->listener)
 		thmqi_listener_unref(d->listener);
+	thmqi_tls_config_unref(d->tls);
 	free(d);
 }
 
@@ -260,6 +273,7 @@ static int door_poll(struct thmqi_poller *p, uint32_t budget)
 	struct tcp_door *d = thmqi_container(p, struct tcp_door, poller);
 
 	(void)budget;
+	d->shakes = TCP_SHAKES_A_TURN;
 	if (d->closed) {
 		door_gone(d);
 		return 1;
@@ -340,7 +354,7 @@ static int bind_one(struct tcp_door *d, const char *url, struct tcp_address *a)
 	a->len = sizeof(a->addr);
 	if (getsockname(d->fd, (struct sockaddr *)&a->addr, &a->len) != 0)
 		return thmqi_fail(-errno, "listen on %s: %s", url, thmq_strerror(-errno));
-	thmqi_tcp_format(a, d->url, sizeof(d->url));
+	thmqi_tcp_format(a, d->tls != NULL, d->url, sizeof(d->url));
 	return 0;
 }
 
@@ -363,8 +377,12 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 	d->opts.silence_ns =
 		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
 	d->opts.connections_max = opts->connections_max ? opts->connections_max : TCP_CONNECTIONS;
+	d->opts.tls = NULL; /* the caller's, during this call only */
 	d->core = thmqi_env_core(l->transport->env, 0);
-	rc = bind_one(d, url, &addresses[0]);
+	rc = thmqi_tcp_is_secure(url, opts->tls) ? thmqi_tls_config_open(opts->tls, NULL, &d->tls)
+						 : 0;
+	if (!rc)
+		rc = bind_one(d, url, &addresses[0]);
 	if (!rc) {
 		rc = thmqi_waiter_open(&d->nobody);
 		if (!rc) {

@@ -6,7 +6,10 @@
  */
 #include "tcp.h"
 
-#define RECV_ROUNDS 4u
+#define RECV_ROUNDS 16u
+#define RECV_BYTES (512u << 10) /* in one iteration, about */
+#define LARGE_BODY 16384u       /* bodies of so many bytes go to their place at once */
+#define LARGE_EXPECTED 8u       /* frames after such a one, in which another is expected */
 #define SIGN_OF_LIFE 512u /* so many bytes at a time are one; less only with a frame */
 
 /* -------------------------------------------------------- frames of the stream */
@@ -193,6 +196,10 @@ static int frame_arrived(struct tcp_conn *c)
 	int rc = frame_begin(c);
 
 	c->stalled = rc == 1;
+	if (c->in.left >= LARGE_BODY)
+		c->large = LARGE_EXPECTED;
+	else if (c->large)
+		c->large--;
 	if (rc || c->in.left)
 		return rc;
 	return frame_done(c);
@@ -219,28 +226,31 @@ static int parse(struct tcp_conn *c)
 	return rc < 0 ? rc : 0;
 }
 
+/*
+ * How much may come behind what has its place already. Bytes in rx are copied once more: behind a large body only the frame that
+ * says where the next one goes, where a large one is expected little more than that, and else as much as there is.
+ */
+static uint32_t room_behind(const struct tcp_conn *c)
+{
+	if (c->in.left >= LARGE_BODY)
+		return sizeof(struct thmqi_frame);
+	return c->large ? 4096 : TCP_RX_BYTES;
+}
+
 /* One call: the rest of a body to where it belongs, what is behind it to rx. Bytes, 0: none now; an error. */
 static int64_t receive(struct tcp_conn *c)
 {
+	uint32_t direct = c->in.left, count = 0;
 	struct iovec iov[2];
-	struct msghdr m = {.msg_iov = iov};
-	uint32_t direct = c->in.left;
-	size_t want = TCP_RX_BYTES + direct;
-	ssize_t n;
+	int64_t n;
 	int rc = 0;
 
 	if (direct)
-		iov[m.msg_iovlen++] = (struct iovec){.iov_base = c->in.to, .iov_len = direct};
-	iov[m.msg_iovlen++] = (struct iovec){.iov_base = c->rx, .iov_len = TCP_RX_BYTES};
-	n = recvmsg(c->fd, &m, MSG_DONTWAIT);
-	if (n < 0) {
-		c->readable = errno == EINTR;
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	}
-	if (n == 0)
-		return -ECONNRESET;
-	/* less than there was room for: what comes later is told, but not an end that was told already */
-	c->readable = (size_t)n == want || c->hung_up;
+		iov[count++] = (struct iovec){.iov_base = c->in.to, .iov_len = direct};
+	iov[count++] = (struct iovec){.iov_base = c->rx, .iov_len = room_behind(c)};
+	n = thmqi_tcp_recv(c, iov, count);
+	if (n <= 0)
+		return n;
 	direct = (uint32_t)THMQI_MIN((size_t)n, (size_t)direct);
 	c->rx_at = 0;
 	c->rx_end = (uint32_t)n - direct;
@@ -254,7 +264,7 @@ static int64_t receive(struct tcp_conn *c)
 static int run_in(struct tcp_conn *c, uint32_t number)
 {
 	uint32_t round;
-	int64_t n;
+	int64_t n, bytes = 0;
 	int rc = 0;
 
 	if (c->stalled) {
@@ -265,10 +275,12 @@ static int run_in(struct tcp_conn *c, uint32_t number)
 	}
 	if (c->rx_end)
 		rc = parse(c);
-	for (round = 0; rc == 0 && round < RECV_ROUNDS && c->readable && !c->stalled; round++) {
+	for (round = 0; rc == 0 && round < RECV_ROUNDS && bytes < RECV_BYTES && c->readable && !c->stalled;
+	     round++) {
 		n = receive(c);
 		if (n <= 0)
 			return (int)n;
+		bytes += n;
 		rc = parse(c);
 		if (n >= SIGN_OF_LIFE || c->in.number != number)
 			c->heard_ns = c->core->now_ns;
@@ -291,11 +303,13 @@ int thmqi_tcp_in(struct tcp_conn *c)
 
 void thmqi_tcp_discard(struct tcp_conn *c)
 {
+	char waste[4096];
 	uint32_t round;
 	ssize_t n;
 
 	for (round = 0; round < RECV_ROUNDS; round++) {
-		n = recv(c->fd, c->rx, TCP_RX_BYTES, MSG_DONTWAIT);
+		n = recv(c->fd, c->rx ? (char *)c->rx : waste, c->rx ? TCP_RX_BYTES : sizeof(waste),
+			 MSG_DONTWAIT);
 		if (n > 0)
 			continue;
 		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {

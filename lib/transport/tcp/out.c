@@ -75,7 +75,7 @@ bool thmqi_tcp_out_wanted(const struct tcp_conn *c)
 
 	if (!c->writable)
 		return false;
-	if (c->iov_at < c->iov_count || state_is_due(c) || bye_is_due(c))
+	if (c->iov_at < c->iov_count || thmqi_tcp_unsent(c) || state_is_due(c) || bye_is_due(c))
 		return true;
 	for (i = 0; i < ring_count(c); i++)
 		if (!ring_is_empty(c, i) && has_room(c, i))
@@ -303,27 +303,11 @@ static void moved(struct tcp_conn *c, size_t n)
 
 static int send_some(struct tcp_conn *c)
 {
-	struct msghdr m = {.msg_iov = c->iov + c->iov_at, .msg_iovlen = c->iov_count - c->iov_at};
-	ssize_t n = sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	int64_t n = thmqi_tcp_send(c, c->iov + c->iov_at, c->iov_count - c->iov_at);
 
-	if (n < 0) {
-		if (errno == EAGAIN)
-			c->writable = false;
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	}
-	moved(c, (size_t)n);
-	return 0;
-}
-
-/* All is said: the other closes when it has read it. */
-static void leave(struct tcp_conn *c)
-{
-	shutdown(c->fd, SHUT_WR);
-	c->error = -ESHUTDOWN;
-	c->state = TCP_LEAVING;
-	c->readable = true;
-	c->deadline_ns = c->core->now_ns + TCP_LEAVE_NS;
-	thmqi_tcp_tick_at(c, c->deadline_ns);
+	if (n > 0)
+		moved(c, (size_t)n);
+	return n < 0 ? (int)n : 0;
 }
 
 void thmqi_tcp_out(struct tcp_conn *c)
@@ -332,12 +316,17 @@ void thmqi_tcp_out(struct tcp_conn *c)
 	int rc = 0;
 
 	for (round = 0; round < SEND_ROUNDS && !rc && thmqi_tcp_out_wanted(c); round++) {
+		if (thmqi_unlikely(thmqi_tcp_unsent(c))) {
+			rc = thmqi_tcp_flush(c);
+			if (rc || thmqi_tcp_unsent(c))
+				continue;
+		}
 		if (c->iov_at == c->iov_count)
 			rc = gather(c);
 		if (!rc && c->iov_at < c->iov_count)
 			rc = send_some(c);
-		if (!rc && c->bye_put && c->iov_at == c->iov_count) {
-			leave(c);
+		if (!rc && c->bye_put && c->iov_at == c->iov_count && !thmqi_tcp_unsent(c)) {
+			thmqi_tcp_leave(c, -ESHUTDOWN);
 			return;
 		}
 	}

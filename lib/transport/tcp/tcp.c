@@ -63,6 +63,9 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	c->silence_ns =
 		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
 	memcpy(c->client_id, t->client_id, sizeof(c->client_id));
+	c->tls_config = opts->tls;
+	if (c->tls_config)
+		thmqi_tls_config_ref(c->tls_config);
 	rc = addresses_of(c, url, opts->beside);
 	if (rc)
 		goto fail;
@@ -95,6 +98,7 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	*ret_link = link;
 	return 0;
 fail:
+	thmqi_tls_config_unref(c->tls_config);
 	free(c);
 	return rc;
 }
@@ -105,5 +109,17 @@ const struct thmqi_medium thmqi_medium_tcp = {
 	.listen = thmqi_tcp_listen,
 	.unlisten = thmqi_tcp_unlisten,
 	.url_of = thmqi_tcp_url_of,
+	.secure = thmqi_tcp_secure,
+	.connect = tcp_connect,
+};
+
+/* The same, never in clear. */
+const struct thmqi_medium thmqi_medium_tls = {
+	.scheme = "tls",
+	.check = thmqi_tcp_check,
+	.listen = thmqi_tcp_listen,
+	.unlisten = thmqi_tcp_unlisten,
+	.url_of = thmqi_tcp_url_of,
+	.secure = thmqi_tcp_secure,
 	.connect = tcp_connect,
 };

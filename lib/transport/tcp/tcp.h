@@ -24,6 +24,8 @@
 #define TCP_ADDRESSES 4u
 #define TCP_GREETINGS_MAX                                                                          \
 	256u /* connections that have not said what they want: more, and the oldest goes */
+#define TCP_SHAKES_A_TURN                                                                          \
+	2u /* steps of TLS handshakes in one iteration of the door's core: each may take a millisecond */
 #define TCP_GREETING_NS 5000000000ull
 #define TCP_LEAVE_NS 2000000000ull
 #define TCP_SILENCE_NS 30000000000ull
@@ -47,6 +49,8 @@ struct tcp_door {
 	struct thmqi_listen_opts opts;
 	struct thmqi_list greetings; /* struct tcp_conn, oldest first */
 	uint32_t greeting_count;
+	uint32_t shakes;               /* left for this iteration */
+	struct thmqi_tls_config *tls;  /* NULL: plain */
 	int fd;
 	bool readable;
 	bool closed;
@@ -55,6 +59,7 @@ struct tcp_door {
 
 enum tcp_state {
 	TCP_CONNECTING, /* client */
+	TCP_SHAKING,    /* the TLS handshake */
 	TCP_GREETING,   /* the other's hello is awaited */
 	TCP_MOVING,     /* broker: from the door's core to the shard's */
 	TCP_OPEN,
@@ -83,12 +88,16 @@ struct tcp_conn {
 	struct tcp_door *door;           /* broker, as long as it is on its list */
 	struct thmqi_list door_link;
 	struct thmqi_waiter *nobody; /* broker: counted */
+	struct thmqi_tls_config *tls_config; /* NULL: plain */
+	struct thmqi_tls *tls;               /* NULL: plain, or nothing has come yet */
 	int fd;
 	uint8_t state; /* enum tcp_state */
 	bool of_broker;
 	bool readable, writable, hung_up; /* as the watch told */
 	bool on_core;                     /* poller and timer are there */
 	bool ticked;
+	bool shake;       /* the handshake can go on without news */
+	bool secured;     /* it is over, and the listener counts it */
 	bool retry;       /* client: the next address */
 	bool client_gone; /* client: its end has closed: what is left is sent */
 	bool link_done, socket_done;
@@ -114,6 +123,7 @@ struct tcp_conn {
 	struct thmqi_stream in;
 	uint8_t *rx;
 	uint32_t rx_at, rx_end;
+	uint8_t large; /* frames in which one with a large body is expected */
 	uint64_t pushed;       /* client: frames that came down */
 	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
 	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
@@ -139,7 +149,12 @@ int thmqi_tcp_check(const char *url);
 /* Looks up names, which may block. @passive: to listen at. *ret_count addresses. */
 int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 		      uint32_t *ret_count);
-void thmqi_tcp_format(const struct tcp_address *a, char *ret_url, size_t size);
+void thmqi_tcp_format(const struct tcp_address *a, bool tls, char *ret_url, size_t size);
+/* Is it for TLS? tls:// is, and so is tcp:// with options that do not say otherwise. */
+bool thmqi_tcp_is_secure(const char *url, const struct thmq_tls_opts *tls);
+/* thmqi_transport_secure() */
+int thmqi_tcp_secure(const char *url, const struct thmq_tls_opts *opts,
+		     struct thmqi_tls_config **ret_config);
 
 /* door.c */
 int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
@@ -164,6 +179,24 @@ void thmqi_tcp_end(struct tcp_conn *c, int error);
 void thmqi_tcp_tick_at(struct tcp_conn *c, uint64_t ns);
 struct tcp_stream *thmqi_tcp_stream(struct tcp_conn *c,
 				    uint32_t stream); /* made if absent; NULL: no memory */
+/* All is said: what comes is thrown away until the other has closed, or for TCP_LEAVE_NS. The other can read what it was sent. */
+void thmqi_tcp_leave(struct tcp_conn *c, int error);
+/* The connection to the broker is there, in clear or encrypted: what the client has to say first. */
+void thmqi_tcp_say_hello(struct tcp_conn *c);
+
+/* io.c: as sendmsg() and recvmsg(), through TLS where there is one. Bytes; 0 none now; an error, -ECONNRESET at the end. */
+int64_t thmqi_tcp_send(struct tcp_conn *c, const struct iovec *iov, uint32_t count);
+int64_t thmqi_tcp_recv(struct tcp_conn *c, struct iovec *iov, uint32_t count);
+int thmqi_tcp_flush(struct tcp_conn *c); /* what TLS has encrypted */
+static inline bool thmqi_tcp_unsent(const struct tcp_conn *c)
+{
+	return c->tls && c->tls->unsent;
+}
+int thmqi_tcp_shake(struct tcp_conn *c); /* in the state SHAKING; work done */
+/* A TLS client speaks to a plain broker: it is told in its own words. */
+bool thmqi_tcp_is_tls(const struct tcp_conn *c); /* by the greeting that should be */
+void thmqi_tcp_answer_tls(struct tcp_conn *c);
+void thmqi_tcp_count_refused(struct tcp_conn *c, int error);
 int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t kind);
 /* 1 it is complete; 0 not yet; or an error, -ECONNRESET at its end */
 int thmqi_tcp_hello_recv(struct tcp_conn *c);

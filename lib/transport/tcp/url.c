@@ -16,8 +16,8 @@ struct place {
 
 static int bad(const char *url, const char *why)
 {
-	return thmqi_fail(-EINVAL, "%.64s: %s; write tcp://host:port or tcp://[address]:port", url,
-			  why);
+	return thmqi_fail(-EINVAL, "%.64s: %s; write %.3s://host:port or %.3s://[address]:port",
+			  url, why, url, url);
 }
 
 static int parse_port(const char *url, const char *at, struct place *p)
@@ -104,19 +104,38 @@ int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, ui
 	return n ? 0 : thmqi_fail(-EHOSTUNREACH, "%s: no address", url);
 }
 
-void thmqi_tcp_format(const struct tcp_address *a, char *ret_url, size_t size)
+bool thmqi_tcp_is_secure(const char *url, const struct thmq_tls_opts *tls)
 {
+	return strncmp(url, "tls:", 4) == 0 ||
+	       (tls && !(tls->size >= 8 && (tls->flags & THMQ_TLS_BESIDE_PLAIN)));
+}
+
+int thmqi_tcp_secure(const char *url, const struct thmq_tls_opts *opts,
+		     struct thmqi_tls_config **ret_config)
+{
+	struct place p;
+	int rc = parse(url, &p);
+
+	*ret_config = NULL;
+	if (rc || !thmqi_tcp_is_secure(url, opts))
+		return rc;
+	return thmqi_tls_config_open(opts, p.host, ret_config);
+}
+
+void thmqi_tcp_format(const struct tcp_address *a, bool tls, char *ret_url, size_t size)
+{
+	const char *scheme = tls ? "tls" : "tcp";
 	char host[INET6_ADDRSTRLEN] = "?";
 
 	if (a->addr.ss_family == AF_INET6) {
 		const struct sockaddr_in6 *in6 = (const void *)&a->addr;
 
 		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-		snprintf(ret_url, size, "tcp://[%s]:%u", host, ntohs(in6->sin6_port));
+		snprintf(ret_url, size, "%s://[%s]:%u", scheme, host, ntohs(in6->sin6_port));
 	} else {
 		const struct sockaddr_in *in = (const void *)&a->addr;
 
 		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
-		snprintf(ret_url, size, "tcp://%s:%u", host, ntohs(in->sin_port));
+		snprintf(ret_url, size, "%s://%s:%u", scheme, host, ntohs(in->sin_port));
 	}
 }

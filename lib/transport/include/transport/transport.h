@@ -17,6 +17,7 @@
 
 struct thmqi_transport; /* registry of an environment: who listens where */
 struct thmqi_listener;
+struct thmqi_tls_config; /* lib/transport/tls */
 
 struct thmqi_link {
 	/* constant after connect */
@@ -49,6 +50,7 @@ struct thmqi_link {
 	struct thmqi_task task;    /* accept */
 	struct thmqi_task goodbye; /* close: the accept may still be on its way */
 	struct thmqi_listener *listener;
+	char why[160]; /* what broker_closed means, in words, where they say more than the number; written before it */
 };
 
 /* What a broker gives: all but core_of run on the shard's core. */
@@ -80,12 +82,15 @@ int thmqi_transport_listen(struct thmqi_transport *t, const char *name,
 struct thmqi_listen_opts {
 	uint64_t silence_ns; /* a client that says nothing for so long is dead */
 	uint32_t connections_max; /* at a time */
+	const struct thmq_tls_opts *tls; /* during the call; NULL: none */
 };
 int thmqi_transport_listen_at(struct thmqi_listener *l, const char *urls, const struct thmqi_listen_opts *opts);
 /* The same check of @urls without opening anything. */
 int thmqi_transport_check_urls(struct thmqi_transport *t, const char *urls);
 /* The @index-th of them as it is, NUL-terminated. Return: its length; -ENOENT; -ENOSPC @size is too small. */
 int thmqi_listener_url(struct thmqi_listener *l, uint32_t index, char *ret_url, uint32_t size);
+/* Sets what is known of remote connections. */
+void thmqi_listener_stats(const struct thmqi_listener *l, struct thmq_broker_stats *ret);
 /* No new links; links there are stay until closed. Returns once no accept or connect refers to the acceptor any more. */
 void thmqi_transport_unlisten(struct thmqi_listener *l);
 
@@ -97,7 +102,16 @@ struct thmqi_link_opts {
 	const struct thmqi_link *beside;
 	bool anew; /* beside is lost, and any broker is meant that listens at the URL now; what was looked up for it may be used again */
 	uint64_t silence_ns; /* a broker that says nothing for so long is dead, where that can be; 0: 30 s */
+	struct thmqi_tls_config *tls; /* from thmqi_transport_secure(); NULL: none */
 };
+
+/*
+ * What links to @url need for TLS; *ret_config NULL: nothing. The caller gives it back by thmqi_transport_unsecure() once it makes
+ * no more of them. Return: 0, or an error with its text.
+ */
+int thmqi_transport_secure(struct thmqi_transport *t, const char *url, const struct thmq_tls_opts *opts,
+			   struct thmqi_tls_config **ret_config);
+void thmqi_transport_unsecure(struct thmqi_tls_config *config); /* NULL is allowed */
 
 /*
  * Begin to connect to @shard of the broker at @url. The link is there at once; its first frame down is WELCOME, or
@@ -130,11 +144,13 @@ struct thmqi_medium {
 	int (*listen)(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door);
 	void (*unlisten)(void *door); /* once nobody looks at the acceptor any more through it */
 	const char *(*url_of)(const void *door);
+	/* As thmqi_transport_secure(); NULL: nothing leaves the machine, and there is nothing to encrypt. */
+	int (*secure)(const char *url, const struct thmq_tls_opts *opts, struct thmqi_tls_config **ret_config);
 	/* As thmqi_transport_connect(). */
 	int (*connect)(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
 		       struct thmqi_waiter *waiter, struct thmqi_link **ret_link);
 };
-/* Before anybody listens or connects; @medium stays the caller's. inproc and tcp are there. -EEXIST; -ENOSPC. */
+/* Before anybody listens or connects; @medium stays the caller's. inproc, tcp and tls are there. -EEXIST; -ENOSPC. */
 int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *medium);
 
 /* Client, after writing frames up: wake the core if it sleeps. */

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * io.c - bytes to and from the socket, through TLS where there is one, its handshake, and the greetings. Knows no frames, and
+ * nothing of how TLS works (lib/transport/tls).
+ */
+#include "tcp.h"
+
+/* -------------------------------------------------------------------- bytes */
+
+int64_t thmqi_tcp_send(struct tcp_conn *c, const struct iovec *iov, uint32_t count)
+{
+	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = count};
+	int64_t n;
+
+	if (c->tls) {
+		n = thmqi_tls_send(c->tls, iov, count);
+		c->writable = !c->tls->blocked;
+		return n == -EAGAIN ? 0 : n;
+	}
+	n = sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n >= 0)
+		return n;
+	if (errno == EAGAIN)
+		c->writable = false;
+	return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+}
+
+int thmqi_tcp_flush(struct tcp_conn *c)
+{
+	int64_t n = thmqi_tls_flush(c->tls);
+
+	c->writable = !c->tls->blocked;
+	if (n > 0)
+		c->said_ns = c->moved_ns = c->core->now_ns;
+	return n < 0 ? (int)n : 0;
+}
+
+static int64_t recv_plain(struct tcp_conn *c, struct iovec *iov, uint32_t count)
+{
+	struct msghdr m = {.msg_iov = iov, .msg_iovlen = count};
+	size_t want = iov[0].iov_len + (count > 1 ? iov[1].iov_len : 0);
+	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT);
+
+	if (n < 0) {
+		c->readable = errno == EINTR;
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	}
+	/* less than there was room for: what comes later is told, but not an end that was told already */
+	c->readable = (size_t)n == want || c->hung_up;
+	return n ? n : -ECONNRESET;
+}
+
+/* One place or two. */
+int64_t thmqi_tcp_recv(struct tcp_conn *c, struct iovec *iov, uint32_t count)
+{
+	int64_t n;
+
+	if (!c->tls)
+		return recv_plain(c, iov, count);
+	n = thmqi_tls_recv(c->tls, iov, count);
+	c->readable = !c->tls->drained || c->hung_up;
+	if (n == -EAGAIN)
+		return 0;
+	return n ? n : -ECONNRESET; /* it said so, but our own last word (BYE) is missing */
+}
+
+/* ---------------------------------------------------------------- handshake */
+
+void thmqi_tcp_count_refused(struct tcp_conn *c, int error)
+{
+	if (!c->listener)
+		return;
+	atomic_store_explicit(&c->listener->refused_error, error, memory_order_relaxed);
+	atomic_fetch_add_explicit(&c->listener->refused, 1, memory_order_relaxed);
+}
+
+static void shaken(struct tcp_conn *c)
+{
+	c->secured = true;
+	c->readable = true; /* what came behind it was told already */
+	if (c->of_broker) {
+		atomic_fetch_add(&c->listener->tls_connections, 1);
+		if (c->tls->kernel)
+			atomic_fetch_add(&c->listener->kernel_tls_connections, 1);
+		c->state = TCP_GREETING;
+		return;
+	}
+	thmqi_tcp_say_hello(c);
+}
+
+/* The other side can read why, as far as that was sent. */
+static void not_shaken(struct tcp_conn *c, int error)
+{
+	thmqi_tcp_count_refused(c, error);
+	if (c->of_broker && error != -ECONNRESET)
+		thmqi_tcp_leave(c, error);
+	else
+		thmqi_tcp_end(c, error);
+}
+
+/*
+ * A client that begins as ours do has not been told that TLS is spoken here: it is answered in clear, when it has said all. Nothing
+ * is kept for those that say nothing. Return: 1 go on; 0 not now.
+ */
+static int begin(struct tcp_conn *c)
+{
+	ssize_t n = 1;
+	char first;
+	int rc;
+
+	if (c->of_broker) {
+		n = recv(c->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+			c->readable = errno == EINTR;
+			return 0;
+		}
+		if (n <= 0) {
+			thmqi_tcp_end(c, n ? -errno : -ECONNRESET);
+			return 0;
+		}
+		if (thmqi_hello_begins(&first, 1)) {
+			c->state = TCP_GREETING;
+			return 0;
+		}
+	}
+	rc = thmqi_tls_open(c->tls_config, c->fd, &c->tls);
+	if (rc)
+		thmqi_tcp_end(c, rc);
+	return rc == 0;
+}
+
+static bool may_shake(struct tcp_conn *c)
+{
+	if (!c->readable && !c->shake && !(thmqi_tcp_unsent(c) && c->writable))
+		return false;
+	if (!c->door)
+		return true;
+	if (!c->door->shakes)
+		return false; /* in the next iteration */
+	c->door->shakes--;
+	return true;
+}
+
+int thmqi_tcp_shake(struct tcp_conn *c)
+{
+	int rc;
+
+	if (!may_shake(c))
+		return 0;
+	if (!c->tls && !begin(c))
+		return 1;
+	c->shake = false;
+	rc = thmqi_tls_handshake(c->tls);
+	c->readable = !c->tls->drained || c->hung_up;
+	c->writable = !c->tls->blocked;
+	if (rc < 0)
+		not_shaken(c, rc);
+	else if (rc)
+		shaken(c);
+	return 1;
+}
+
+bool thmqi_tcp_is_tls(const struct tcp_conn *c)
+{
+	const uint8_t *b = (const uint8_t *)&c->hello;
+
+	return c->hello_have >= 3 && b[0] == 22 && b[1] == 3; /* a record of a handshake */
+}
+
+void thmqi_tcp_answer_tls(struct tcp_conn *c)
+{
+	/* an alert, of TLS 1.2 as all first records say, of two bytes: fatal, unexpected message */
+	static const uint8_t alert[] = {21, 3, 3, 0, 2, 2, 10};
+
+	(void)!send(c->fd, alert, sizeof(alert), MSG_NOSIGNAL | MSG_DONTWAIT);
+	thmqi_tcp_leave(c, -EPROTO);
+}
+
+/* ---------------------------------------------------------------- greetings */
+
+int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t kind)
+{
+	struct iovec iov = {.iov_base = hello, .iov_len = sizeof(*hello)};
+	int64_t n;
+
+	hello->silence_ms = (uint32_t)THMQI_MIN(c->silence_ns / 1000000u, (uint64_t)UINT32_MAX);
+	thmqi_hello_seal(hello, kind);
+	/* nothing was sent before: there is room */
+	n = thmqi_tcp_send(c, &iov, 1);
+	return n == (int64_t)sizeof(*hello) ? 0 : n < 0 ? (int)n : -ECONNRESET;
+}
+
+int thmqi_tcp_hello_recv(struct tcp_conn *c)
+{
+	struct iovec iov = {.iov_base = (char *)&c->hello + c->hello_have,
+			    .iov_len = sizeof(c->hello) - c->hello_have};
+	int64_t n = thmqi_tcp_recv(c, &iov, 1);
+
+	if (n <= 0)
+		return (int)n;
+	c->hello_have += (uint32_t)n;
+	if (!thmqi_hello_begins(&c->hello, c->hello_have))
+		return -EPROTO;
+	return c->hello_have == sizeof(c->hello);
+}
