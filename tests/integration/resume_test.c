@@ -19,6 +19,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <thundermq/thundermq.h>
+#include <thundermq/transport.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -629,6 +631,306 @@ static void test_names(void)
 	down();
 }
 
+/* ------------------------------------------------------- a transport of our own */
+
+/* Pairs of sockets within the process, handed over by a queue. With ends of our own: never more than some bytes at a time. */
+static struct {
+	pthread_mutex_t lock;
+	int waiting[64], count, ready; /* connections not accepted yet; eventfd */
+	_Atomic int open;              /* descriptors that are out */
+} pairs = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int mine_check(void *ctx, const char *where)
+{
+	(void)ctx;
+	return strcmp(where, "mine://here") == 0 ? 0 : -EINVAL;
+}
+
+static int mine_connect(void *ctx, const char *where, int *ret_fd)
+{
+	int fds[2], rc = 0;
+	uint64_t one = 1;
+
+	(void)ctx;
+	(void)where;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
+		return -errno;
+	pthread_mutex_lock(&pairs.lock);
+	if (!pairs.ready || pairs.count == 64)
+		rc = -ECONNREFUSED;
+	else
+		pairs.waiting[pairs.count++] = fds[1];
+	pthread_mutex_unlock(&pairs.lock);
+	if (rc || write(pairs.ready, &one, sizeof(one)) != sizeof(one)) {
+		close(fds[0]);
+		close(fds[1]);
+		return rc ? rc : -EIO;
+	}
+	pairs.open += 2;
+	*ret_fd = fds[0];
+	return 0;
+}
+
+static int mine_listen(void *ctx, const char *where, int *ret_fd, char *ret_url, uint32_t url_size)
+{
+	(void)ctx;
+	(void)where;
+	(void)ret_url;
+	CHECK(url_size >= 64);
+	pairs.ready = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+	pairs.open++;
+	*ret_fd = pairs.ready;
+	return 0;
+}
+
+static int mine_accept(void *ctx, int listen_fd, int *ret_fd)
+{
+	uint64_t one;
+	int i;
+
+	(void)ctx;
+	if (read(listen_fd, &one, sizeof(one)) != sizeof(one))
+		return -errno;
+	pthread_mutex_lock(&pairs.lock);
+	*ret_fd = pairs.waiting[0];
+	for (i = 1; i < pairs.count; i++)
+		pairs.waiting[i - 1] = pairs.waiting[i];
+	pairs.count--;
+	pthread_mutex_unlock(&pairs.lock);
+	return 0;
+}
+
+static int64_t mine_send(void *ctx, int fd, const struct iovec *iov, uint32_t count)
+{
+	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = count > 3 ? 3 : count};
+	ssize_t n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	(void)ctx;
+	return n < 0 ? -errno : n;
+}
+
+static int64_t mine_recv(void *ctx, int fd, const struct iovec *iov, uint32_t count)
+{
+	ssize_t n = recv(fd, iov[0].iov_base, iov[0].iov_len < 3000 ? iov[0].iov_len : 3000, MSG_DONTWAIT);
+
+	(void)ctx;
+	(void)count;
+	return n < 0 ? -errno : n;
+}
+
+static void mine_close(void *ctx, int fd)
+{
+	(void)ctx;
+	pthread_mutex_lock(&pairs.lock);
+	if (fd == pairs.ready) {
+		pairs.ready = 0;
+		while (pairs.count) {
+			close(pairs.waiting[--pairs.count]);
+			pairs.open--;
+		}
+	}
+	pthread_mutex_unlock(&pairs.lock);
+	close(fd);
+	pairs.open--;
+}
+
+static const struct thmq_transport mine = {.size = sizeof(mine),
+					   .scheme = "mine",
+					   .check = mine_check,
+					   .connect = mine_connect,
+					   .listen = mine_listen,
+					   .accept = mine_accept,
+					   .send = mine_send,
+					   .recv = mine_recv,
+					   .close = mine_close};
+
+/* Counts what it sees. */
+struct seen {
+	_Atomic uint64_t opened, closed, sent, received;
+};
+
+static int seen_open(void *ctx, const struct thmq_connection *connection, void **ret_state)
+{
+	struct seen *seen = ctx;
+
+	CHECK(connection->number && connection->scheme[0]);
+	seen->opened++;
+	*ret_state = seen;
+	return 0;
+}
+
+static void seen_close(void *state, int error)
+{
+	CHECK(error < 0);
+	((struct seen *)state)->closed++;
+}
+
+static void seen_sent(void *state, const struct iovec *iov, uint32_t count, uint64_t bytes)
+{
+	CHECK(count && iov[0].iov_len && bytes);
+	((struct seen *)state)->sent += bytes;
+}
+
+static void seen_received(void *state, const struct iovec *iov, uint32_t count, uint64_t bytes)
+{
+	CHECK(count && iov[0].iov_len && bytes);
+	((struct seen *)state)->received += bytes;
+}
+
+static void own_up(const char *listen)
+{
+	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_transport_register(home, &mine) == 0);
+	CHECK(thmq_transport_register(home, &mine) == -EEXIST);
+	CHECK(thmq_broker_open(home, THMQ_BROKER_OPTS(.listen = "mine://there"), &broker) == -EINVAL);
+	CHECK(thmq_broker_open(home,
+			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2, .segment_bytes = 1 << 20,
+						.batch_bytes = 64 << 10),
+			       &broker) == 0);
+	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) > 0);
+	CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_transport_register(away, &mine) == 0);
+}
+
+/* Each fault by itself, on both ends; the flow goes on as if there were none. */
+static void faults(const char *listen)
+{
+	static const struct thmq_fault_opts kinds[] = {
+		{.size = sizeof(kinds[0]), .reset_bytes_min = 400, .reset_bytes_max = 9000},
+		{.size = sizeof(kinds[0]), .lose_ppm = 100000},
+		{.size = sizeof(kinds[0]), .short_ppm = 700000, .delay_ppm = 300000, .delay_ns = 300000},
+		{.size = sizeof(kinds[0]), .stall_ppm = 100000, .stall_ns = 20 * MS},
+	};
+	struct thmq_fault_stats st = {.size = sizeof(st)}, theirs = {.size = sizeof(theirs)};
+	struct thmq_fault *ours_f, *theirs_f;
+	struct thmq_interceptor watcher = {.size = sizeof(watcher),
+					   .open = seen_open,
+					   .close = seen_close,
+					   .sent = seen_sent,
+					   .received = seen_received};
+	static struct seen seen;
+	struct flow f;
+	char topic[16];
+	unsigned i;
+
+	memset(&seen, 0, sizeof(seen));
+	watcher.ctx = &seen;
+	own_up(listen);
+	CHECK(thmq_transport_intercept(away, &watcher) == 0);
+	CHECK(thmq_fault_open(away, NULL, &ours_f) == 0);
+	CHECK(thmq_fault_open(home, NULL, &theirs_f) == 0);
+	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct thmq_fault_opts o = kinds[i];
+		uint64_t end = now() + (getenv("THMQ_TEST_FULL") ? 10 : 1) * SECOND;
+
+		o.seed = seed;
+		snprintf(topic, sizeof(topic), "t%u", i);
+		flow_open(&f, topic);
+		CHECK(thmq_fault_set(ours_f, &o) == 0 && thmq_fault_set(theirs_f, &o) == 0);
+		if (i == 0) { /* connections that are there are not to be reset: another session's will be */
+			flow_close(&f);
+			flow_open(&f, topic);
+		}
+		while (f.sent < 2000 && now() < end)
+			flow_step(&f, 2000);
+		CHECK(thmq_fault_set(ours_f, NULL) == 0 && thmq_fault_set(theirs_f, NULL) == 0);
+		flow_end(&f);
+		flow_check_group(&f, topic);
+		flow_close(&f);
+	}
+	CHECK(thmq_fault_stats(ours_f, &st) == 0 && thmq_fault_stats(theirs_f, &theirs) == 0);
+	CHECK(st.resets + theirs.resets && st.losses + theirs.losses && st.delays && st.shortened && st.stalls + theirs.stalls);
+	CHECK(st.connections > 3 && st.bytes == seen.sent + seen.received);
+	CHECK(thmq_env_close(away, 5 * SECOND) == 0);
+	CHECK(seen.opened == st.connections && seen.closed == seen.opened && seen.sent && seen.received);
+	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	CHECK(pairs.open == 0);
+}
+
+static void test_faults_tcp(void)
+{
+	faults("tcp://127.0.0.1:0");
+}
+
+static void test_faults_own(void)
+{
+	faults("mine://here");
+}
+
+/* What is wrong in a frame ends its connection, and nothing else; bodies are told to be right by whoever needs that (tls://). */
+static void test_corruption(void)
+{
+	struct thmq_fault_stats st = {.size = sizeof(st)};
+	struct thmq_fault *fault;
+	struct thmq_message m[16];
+	struct thmq_event e[16];
+	uint64_t end = now() + 2 * SECOND, lost = 0;
+	struct flow f;
+	int n, i;
+
+	own_up("mine://here");
+	CHECK(thmq_fault_open(away, NULL, &fault) == 0);
+	flow_open(&f, "t");
+	CHECK(thmq_fault_set(fault, THMQ_FAULT_OPTS(.corrupt_ppm = 50000, .seed = seed)) == 0);
+	while (now() < end) {
+		thmq_send(f.p, "x", 1, NULL);
+		n = thmq_fetch(f.alone, m, 16);
+		CHECK(n >= 0 && thmq_release(f.alone, m, (uint32_t)n) == 0);
+		n = thmq_fetch(f.grouped, m, 16);
+		CHECK(n >= 0 && thmq_release(f.grouped, m, (uint32_t)n) == 0);
+		n = thmq_events(f.s, e, 16);
+		for (i = 0; i < n; i++) {
+			CHECK(e[i].type != THMQ_EVENT_CLOSED);
+			lost += e[i].type == THMQ_EVENT_DISCONNECTED;
+		}
+		thmq_session_wait(f.s, MS);
+	}
+	CHECK(thmq_fault_set(fault, NULL) == 0 && thmq_fault_stats(fault, &st) == 0);
+	CHECK(st.corruptions && lost);
+	CHECK(thmq_flush(f.p, 20 * SECOND) == 0);
+	thmq_session_close(f.s, 10 * SECOND);
+	CHECK(thmq_env_close(away, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+}
+
+/* Wrong tables are refused. */
+static void test_tables(void)
+{
+	struct thmq_transport t = mine;
+	struct thmq_interceptor none = {.size = sizeof(none)};
+	struct thmq_fault *fault;
+	struct thmq_session *s;
+	struct thmq_env *env;
+	int i;
+
+	CHECK(thmq_env_open(&env, NULL) == 0);
+	CHECK(thmq_transport_register(env, NULL) == -EINVAL);
+	CHECK(thmq_transport_register(NULL, &t) == -EINVAL);
+	t.scheme = "Bad Scheme";
+	CHECK(thmq_transport_register(env, &t) == -EINVAL);
+	t.scheme = "tcp";
+	CHECK(thmq_transport_register(env, &t) == -EEXIST);
+	t.scheme = "mine";
+	t.connect = NULL;
+	CHECK(thmq_transport_register(env, &t) == -EINVAL);
+	t.connect = mine_connect;
+	t.size = 4;
+	CHECK(thmq_transport_register(env, &t) == -EINVAL);
+	CHECK(thmq_connect(env, "mine://here", NULL, &s) == -EPROTONOSUPPORT);
+	CHECK(thmq_transport_register(env, &mine) == 0);
+	CHECK(thmq_connect(env, "mine://here", NULL, &s) == -ECONNREFUSED);
+	CHECK(thmq_transport_intercept(env, NULL) == -EINVAL);
+	CHECK(thmq_fault_open(env, THMQ_FAULT_OPTS(.lose_ppm = 1000001), &fault) == -EINVAL);
+	CHECK(thmq_fault_open(env, THMQ_FAULT_OPTS(.flags = 64), &fault) == -EINVAL);
+	for (i = 0; i < 3; i++)
+		CHECK(thmq_transport_intercept(env, &none) == 0);
+	CHECK(thmq_fault_open(env, NULL, &fault) == 0);
+	CHECK(thmq_fault_set(fault, NULL) == 0);
+	CHECK(thmq_transport_intercept(env, &none) == -ENOSPC);
+	CHECK(thmq_fault_open(env, NULL, &fault) == -ENOSPC);
+	CHECK(thmq_env_close(env, SECOND) == 0);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -637,6 +939,10 @@ static const struct {
 	{"deadline", test_deadline},
 	{"another-broker", test_another_broker},
 	{"names", test_names},
+	{"tables", test_tables},
+	{"faults-tcp", test_faults_tcp},
+	{"faults-own", test_faults_own},
+	{"corruption", test_corruption},
 	{"broker-reopened", test_broker_reopened},
 	{"resets-host", test_resets_host},
 	{"resets-threads", test_resets_threads},

@@ -138,8 +138,9 @@ void thmqi_link_unref(struct thmqi_link *link);
 /* One way to get from a client to a broker: what is behind a URL's scheme. */
 struct thmqi_medium {
 	const char *scheme; /* "tcp" */
-	/* 0, or an error with its text */
+	/* 0, or an error with its text. One of both. */
 	int (*check)(const char *url);
+	int (*check_of)(struct thmqi_transport *t, const char *url);
 	/* Both by a thread that may make calls on the cores. What listens (the door) is the medium's own. */
 	int (*listen)(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door);
 	void (*unlisten)(void *door); /* once nobody looks at the acceptor any more through it */
@@ -152,6 +153,18 @@ struct thmqi_medium {
 };
 /* Before anybody listens or connects; @medium stays the caller's. inproc, tcp and tls are there. -EEXIST; -ENOSPC. */
 int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *medium);
+
+/* <thundermq/transport.h>: arguments are checked and copied by the caller. No texts. */
+struct thmq_transport;
+struct thmq_interceptor;
+struct thmq_fault;
+struct thmq_fault_opts;
+struct thmq_fault_stats;
+int thmqi_transport_register(struct thmqi_transport *t, const struct thmq_transport *ops); /* -EEXIST; -ENOSPC; -ENOMEM */
+int thmqi_transport_intercept(struct thmqi_transport *t, const struct thmq_interceptor *ops); /* -ENOSPC */
+int thmqi_fault_open(struct thmqi_transport *t, const struct thmq_fault_opts *opts, struct thmq_fault **ret_fault);
+void thmqi_fault_set(struct thmq_fault *f, const struct thmq_fault_opts *opts);
+void thmqi_fault_stats(struct thmq_fault *f, struct thmq_fault_stats *ret);
 
 /* Client, after writing frames up: wake the core if it sleeps. */
 static inline void thmqi_link_kick_broker(struct thmqi_link *link)
