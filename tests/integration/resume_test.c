@@ -857,38 +857,25 @@ static void test_faults_own(void)
 	faults("mine://here");
 }
 
-/* What is wrong in a frame ends its connection, and nothing else; bodies are told to be right by whoever needs that (tls://). */
+/* What is wrong in a frame, or in what follows it, ends its connection, and nothing else. */
 static void test_corruption(void)
 {
 	struct thmq_fault_stats st = {.size = sizeof(st)};
 	struct thmq_fault *fault;
-	struct thmq_message m[16];
-	struct thmq_event e[16];
-	uint64_t end = now() + 2 * SECOND, lost = 0;
+	uint64_t end = now() + 2 * SECOND;
 	struct flow f;
-	int n, i;
 
 	own_up("mine://here");
 	CHECK(thmq_fault_open(away, NULL, &fault) == 0);
 	flow_open(&f, "t");
+	f.big = true;
 	CHECK(thmq_fault_set(fault, THMQ_FAULT_OPTS(.corrupt_ppm = 50000, .seed = seed)) == 0);
-	while (now() < end) {
-		thmq_send(f.p, "x", 1, NULL);
-		n = thmq_fetch(f.alone, m, 16);
-		CHECK(n >= 0 && thmq_release(f.alone, m, (uint32_t)n) == 0);
-		n = thmq_fetch(f.grouped, m, 16);
-		CHECK(n >= 0 && thmq_release(f.grouped, m, (uint32_t)n) == 0);
-		n = thmq_events(f.s, e, 16);
-		for (i = 0; i < n; i++) {
-			CHECK(e[i].type != THMQ_EVENT_CLOSED);
-			lost += e[i].type == THMQ_EVENT_DISCONNECTED;
-		}
-		thmq_session_wait(f.s, MS);
-	}
+	while (now() < end)
+		flow_step(&f, UINT64_MAX);
 	CHECK(thmq_fault_set(fault, NULL) == 0 && thmq_fault_stats(fault, &st) == 0);
-	CHECK(st.corruptions && lost);
-	CHECK(thmq_flush(f.p, 20 * SECOND) == 0);
-	thmq_session_close(f.s, 10 * SECOND);
+	flow_end(&f);
+	CHECK(st.corruptions && f.disconnected);
+	flow_close(&f);
 	CHECK(thmq_env_close(away, 5 * SECOND) == 0);
 	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
 }

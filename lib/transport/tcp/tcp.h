@@ -132,6 +132,9 @@ struct tcp_conn {
 	uint8_t large; /* frames in which one with a large body is expected */
 	uint64_t pushed;       /* client: frames that came down */
 	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
+	const uint8_t *body;   /* that is being read: all of it, */
+	uint32_t body_len;
+	uint32_t body_check;   /* and its CRC; 0: not said */
 	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
 	uint8_t *tx;
 	uint32_t tx_len;
