@@ -54,13 +54,13 @@ struct thmq_run_header {
 	uint32_t span;        /* offsets covered, at least count */
 	uint16_t encoding;    /* enum thmq_run_encoding */
 	uint16_t flags;       /* THMQ_RUN_* */
-	uint64_t producer_id; /* 0: none */
-	uint64_t first_sequence;
+	uint64_t producer_id;    /* 0: none; else see struct thmq_log_producer */
+	uint64_t first_sequence; /* of its first record; they rise */
 	uint64_t transaction;  /* 0: none */
 	int64_t first_time_ns; /* smallest and largest time of its records, ns since 1970 */
 	int64_t last_time_ns;
 	uint32_t producer_epoch;
-	uint32_t reserved;    /* 0 */
+	uint32_t sequence_span; /* sequence of its last record less first_sequence */
 	uint64_t tag_filter;  /* bit (tag_hash % 64) of each record's tag; 0: no tags */
 	uint32_t payload_crc; /* CRC32C of the len bytes behind the header; set by the log when it seals the batch */
 	uint32_t header_crc;  /* CRC32C of the 92 bytes before it; likewise */
@@ -79,6 +79,21 @@ struct thmq_record {
 	uint8_t tag_len;
 	uint8_t flags; /* 0 */
 };
+
+/*
+ * How far a producer has come in a partition. The log keeps it by itself, from the headers of runs that have a producer_id, as a
+ * state of the kind THMQ_LOG_PRODUCER: so replay tells it also of segments whose runs it does not tell, and renew asks for it before the
+ * segment with the producer's last run in the partition goes. The item is the stable hash (doc/format.md) of producer_id and
+ * partition, 12 bytes.
+ */
+struct thmq_log_producer {
+	uint64_t producer_id;
+	uint64_t last_sequence;
+	uint32_t producer_epoch;
+	uint32_t partition;
+};
+
+#define THMQ_LOG_PRODUCER 0xffffffffu /* a kind of states: no others may have it */
 
 /* A run in place: where it is stored, and its bytes, valid during the callback or while a view holds it. */
 struct thmq_log_run {

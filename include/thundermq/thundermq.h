@@ -550,6 +550,14 @@ struct thmq_session_opts {
 	uint64_t peer_timeout_ns; /* a remote broker that says nothing, or takes nothing, for so long is gone; at least 200 ms;
 				     0 means 30 s */
 	const struct thmq_tls_opts *tls; /* for tls:// and tcp://; NULL: tls:// with a broker that the system believes, tcp:// plain */
+	/*
+	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all; up to 30
+	 * minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
+	 * committed and is not settled is sent again and stored once, also by a broker that was opened again meanwhile; consumers go on behind
+	 * the last message that they gave to the app, members of a group keep their partitions if they are back within their
+	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. doc/resuming.md
+	 */
+	uint64_t reconnect_ns;
 };
 
 #define THMQ_SESSION_OPTS(...)                                                                     \
@@ -709,9 +717,16 @@ struct thmq_producer_opts {
 		durability; /* enum thmq_durability of its messages; default DURABLE (MEMORY on a volatile topic) */
 	uint32_t reserved;
 	void *cookie; /* repeated in its events */
+	/*
+	 * A name, as a topic's, that only one producer of the topic has at a time: who opens it takes over from whoever had it before,
+	 * in any process; that one's messages are refused with -THMQ_EFENCED from then on. Its sequences go on from the highest
+	 * that is stored, which thmq_watermark() tells after the open: so an application that died knows how far it came.
+	 * They are kept with the messages, through restarts, until the topic is deleted. NULL: none
+	 */
+	const char *name;
 };
 
-#define THMQ_PRODUCER_REPORT 1u /* a THMQ_EVENT_SETTLED for every message */
+#define THMQ_PRODUCER_REPORT 1u /* a THMQ_EVENT_SETTLED for every message; its offset is UINT64_MAX if it was sent again */
 
 #define THMQ_PRODUCER_OPTS(...)                                                                    \
 	(&(struct thmq_producer_opts){.size = sizeof(struct thmq_producer_opts), __VA_ARGS__})
@@ -956,7 +971,10 @@ enum thmq_event_type {
 		7, /* the next offset was dropped; delivery goes on at offset, count offsets further */
 	THMQ_EVENT_ERROR = 8,   /* a shard failed, a checksum failed, …: error and partition */
 	THMQ_EVENT_CLOSED = 9,  /* the broker closed: the session is dead */
-	THMQ_EVENT_DROPPED = 10 /* count events were dropped because nobody took them */
+	THMQ_EVENT_DROPPED = 10, /* count events were dropped because nobody took them */
+	THMQ_EVENT_DISCONNECTED = 11, /* a connection is lost, and tried to be made again; error: why. THMQ_EVENT_RECONNECTED or
+					 _CLOSED follows */
+	THMQ_EVENT_RECONNECTED = 12 /* all is as before: what was not settled has been sent again */
 };
 
 struct thmq_event {

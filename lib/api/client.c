@@ -91,6 +91,8 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 					   "event_count up to 16777216");
 	if (o.peer_timeout_ns && o.peer_timeout_ns < 200000000u)
 		return thmqi_fail(-EINVAL, "session: peer_timeout_ns is at least 200 ms");
+	if (o.reconnect_ns > 1800000000000ull)
+		return thmqi_fail(-EINVAL, "session: reconnect_ns is at most 30 minutes");
 	api = thmqi_api_of(env);
 	rc = thmqi_client_connect(env, api->transport, &api->graveyard, url, &o, &session);
 	if (rc)
@@ -241,6 +243,9 @@ int thmq_producer_open(struct thmq_session *session, const char *topic, const st
 		return rc;
 	if (o.durability > THMQ_DURABILITY_ALL)
 		return thmqi_fail(-EINVAL, "producer: unknown durability %u", o.durability);
+	rc = o.name ? check_name(o.name, THMQ_TOPIC_NAME_MAX, "producer") : 0;
+	if (rc)
+		return rc;
 	return thmqi_client_producer_open(session, topic, &o, ret_producer);
 }
 

@@ -269,8 +269,12 @@ static int open_meta(struct core_job *job)
 	thmqi_shard_start(s);
 	if (b->data_dir) {
 		rc = thmqi_meta_cluster_ensure(b->meta);
-		if (rc == 0)
+		if (rc == 0) {
 			job->value = thmqi_meta_cluster(b->meta)->shard_count;
+			memcpy(&b->identity, thmqi_meta_cluster(b->meta) + 1, sizeof(b->identity));
+		}
+	} else {
+		thmqi_random_bytes(&b->identity, sizeof(b->identity));
 	}
 	return rc;
 }
@@ -291,6 +295,11 @@ static int add_partition(void *ctx, const struct state_topic *topic, uint32_t pa
 	return rc;
 }
 
+static int add_fence(void *ctx, uint64_t producer, uint32_t epoch)
+{
+	return thmqi_writer_fence(ctx, producer, epoch);
+}
+
 /* Nobody changes meta before the door is open, so that it can be read from here. */
 static int open_shard(struct core_job *job)
 {
@@ -302,6 +311,8 @@ static int open_shard(struct core_job *job)
 	int rc = 0;
 
 	thmqi_meta_each_partition(b->meta, s->id, add_partition, s, &rc);
+	if (!rc)
+		thmqi_meta_each_producer(b->meta, add_fence, s, &rc);
 	if (rc)
 		return rc;
 	if (b->data_dir) {

@@ -20,7 +20,21 @@ static void change_end(struct meta_change *change, int status)
 		thmqi_reply(change->conn, change->request_id, status);
 	free(change->new_topic);
 	free(change->new_group);
+	free(change->new_named);
 	free(change);
+}
+
+/* It is its own producer from now on: nobody else of its name writes any more. */
+static void producer_end(struct meta_change *change)
+{
+	struct thmqi_reply *reply = change->conn ? change->conn->wire->reply : NULL;
+
+	if (reply) {
+		reply->value[0] = change->producer.producer_id;
+		reply->value[1] = change->producer.epoch;
+		reply->value[2] = change->value;
+	}
+	change_end(change, change->status);
 }
 
 static void join_now(struct meta_change *change);
@@ -57,6 +71,7 @@ static void on_shard_answered(struct thmqi_broker_post *post)
 
 	if (post->status)
 		change->status = post->status;
+	change->value = THMQI_MAX(change->value, post->value);
 	if (--change->waiting)
 		return;
 	if (change->op == THMQI_OP_JOIN && !change->status)
@@ -65,6 +80,8 @@ static void on_shard_answered(struct thmqi_broker_post *post)
 		create_undo(change);
 	else if (change->op == THMQI_OP_TOPIC_CREATE)
 		create_end(change, 0);
+	else if (change->op == THMQI_OP_PRODUCER_OPEN)
+		producer_end(change);
 	else
 		change_end(change, change->status);
 }
@@ -74,6 +91,15 @@ static int add_group(struct shard *s, uint32_t partition, uint32_t group)
 	struct partition *p = thmqi_shard_partition(s, partition);
 
 	return !p || p->dead || thmqi_offsets_get(p, group, true) ? 0 : -ENOMEM;
+}
+
+/* What older ones of its name have appended stays, and is told once it is durable. */
+static int fence_producer(struct shard *s, struct thmqi_broker_post *post, const struct state_producer *producer)
+{
+	int rc = thmqi_writer_fence(s, producer->producer_id, producer->epoch);
+
+	post->value = thmqi_writer_highest(s, producer->producer_id);
+	return rc;
 }
 
 /* On the core of a data shard. */
@@ -86,6 +112,13 @@ static void on_shard_change(struct thmqi_broker_post *post)
 	uint32_t i;
 	int rc = 0;
 
+	if (change->op == THMQI_OP_PRODUCER_OPEN) {
+		post->status = fence_producer(s, post, &change->producer);
+		rc = thmqi_settle_post(s, post, m->shard, on_shard_answered);
+		if (!rc)
+			return;
+		post->status = rc;
+	}
 	for (i = 0; i < t->partition_count && !rc; i++) {
 		if (thmqi_meta_shard_of(m, t, i) != s->id)
 			continue;
@@ -96,7 +129,7 @@ static void on_shard_change(struct thmqi_broker_post *post)
 		else
 			thmqi_shard_partition_drop(s, t->first_partition + i);
 	}
-	post->status = rc;
+	post->status = post->status ? post->status : rc;
 	thmqi_broker_post(post, m->shard, on_shard_answered);
 }
 
@@ -121,9 +154,27 @@ static void join_now(struct meta_change *change)
 
 	if (change->conn && g && !change->left) {
 		change->conn->wire->reply->value[0] = g->id;
-		rc = thmqi_group_join(m, g, change->conn, change->stream, change->timeout_ns);
+		rc = thmqi_group_join(m, g, change->conn, change->stream, change->timeout_ns, change->member);
 	}
 	change_end(change, rc);
+}
+
+static void producer_durable(struct meta_change *change)
+{
+	struct topic *t = thmqi_meta_topic_by_id(change->meta, change->producer.topic_id);
+	struct named *n = t ? thmqi_meta_named(t, change->producer.name) : NULL;
+
+	if (!t) {
+		change_end(change, -THMQ_ENOTOPIC);
+		return;
+	}
+	if (!n) {
+		n = change->new_named;
+		change->new_named = NULL;
+		thmqi_meta_named_add(t, n, &change->producer);
+	}
+	n->state = change->producer;
+	change_carry(change);
 }
 
 /* The change is stored (or need not be): it becomes true. */
@@ -158,6 +209,9 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 		} else {
 			join_now(change);
 		}
+		break;
+	case THMQI_OP_PRODUCER_OPEN:
+		producer_durable(change);
 		break;
 	default:
 		change_end(change, -EINVAL);
@@ -362,6 +416,7 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 	}
 	change->stream = r->stream;
 	change->timeout_ns = r->session_timeout_ns;
+	change->member = r->member;
 	change->group.topic_id = t->state.topic_id;
 	snprintf(change->group.name, sizeof(change->group.name), "%s", r->group);
 	if (g && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
@@ -387,6 +442,62 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 	else
 		change_store(change, STATE_GROUP, change->group.group_id, &change->group,
 			     sizeof(change->group));
+}
+
+/* Rises by one with each that is opened, also by those of other lives. */
+static uint64_t next_producer(struct meta *m)
+{
+	return m->shard->term << 32 | ++m->next_producer;
+}
+
+static bool is_being_opened(const struct meta *m, uint32_t topic_id, const char *name)
+{
+	const struct meta_change *c;
+
+	for (c = m->changes; c; c = c->next)
+		if (c->op == THMQI_OP_PRODUCER_OPEN && c->producer.topic_id == topic_id && strcmp(c->producer.name, name) == 0)
+			return true;
+	return false;
+}
+
+static void producer_open(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
+{
+	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
+	struct named *n = t && r->group[0] ? thmqi_meta_named(t, r->group) : NULL;
+	struct meta_change *change;
+
+	if (!t || (r->group[0] && is_being_opened(m, t->state.topic_id, r->group))) {
+		thmqi_reply(c, id, t ? -EBUSY : -THMQ_ENOTOPIC);
+		return;
+	}
+	if (!r->group[0]) { /* nothing is stored of it but with its runs */
+		c->wire->reply->value[0] = next_producer(m);
+		c->wire->reply->value[1] = c->wire->reply->value[2] = 0;
+		thmqi_reply(c, id, 0);
+		return;
+	}
+	change = change_begin(c, id, THMQI_OP_PRODUCER_OPEN);
+	if (change)
+		change->new_named = calloc(1, sizeof(*change->new_named));
+	if (!change || !change->new_named) {
+		if (change)
+			change_end(change, -ENOMEM);
+		else
+			thmqi_reply(c, id, -ENOMEM);
+		return;
+	}
+	if (n) {
+		change->producer = n->state;
+	} else {
+		change->producer.producer_id = next_producer(m) | NAMED_PRODUCER;
+		change->producer.topic_id = t->state.topic_id;
+		snprintf(change->producer.name, sizeof(change->producer.name), "%s", r->group);
+	}
+	change->producer.epoch++;
+	if (!m->shard->log || (t->state.flags & THMQ_TOPIC_VOLATILE))
+		thmqi_meta_durable(change, 0);
+	else
+		change_store(change, STATE_PRODUCER, change->producer.producer_id, &change->producer, sizeof(change->producer));
 }
 
 static void group_find(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
@@ -462,6 +573,9 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		break;
 	case THMQI_OP_GROUP_FIND:
 		group_find(m, c, id, &r);
+		break;
+	case THMQI_OP_PRODUCER_OPEN:
+		producer_open(m, c, id, &r);
 		break;
 	default:
 		thmqi_reply(c, id, -ENOTSUP);

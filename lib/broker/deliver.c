@@ -299,7 +299,10 @@ static void begin_at_time(struct sub *sub, uint8_t owed, int64_t time_ns, uint32
 static bool resolve(struct sub *sub)
 {
 	struct partition *p = sub->partition;
-	struct thmqi_frame out = {.type = sub->resolving, .stream = sub->stream, .partition = p->id};
+	struct thmqi_frame out = {.type = sub->resolving,
+				  .stream = sub->stream,
+				  .partition = p->id,
+				  .extra = sub->resolved_generation};
 	uint64_t offset;
 	int rc = thmq_log_reader_find_time(sub->reader, sub->time_ns, &offset);
 
@@ -332,8 +335,10 @@ void thmqi_sub_close(struct sub *sub, int status, bool tell)
 				.seq = sub->epoch,
 				.status = status};
 
-	if (sub->resolving == THMQI_FRAME_ATTACHED)
+	if (sub->resolving == THMQI_FRAME_ATTACHED) {
 		f.type = THMQI_FRAME_ATTACHED;
+		f.extra = sub->resolved_generation;
+	}
 	if (sub->ready)
 		thmqi_list_del(&sub->ready_link);
 	if (sub->group && sub->group->owner == sub)
@@ -360,10 +365,30 @@ static int take_over(struct group_offset *g, uint64_t epoch)
 	return 0;
 }
 
+/* Who comes back for what is gone meanwhile goes on behind that, and is told. */
+static int resolve_attach(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset)
+{
+	uint64_t begin, end;
+
+	bounds_of(p, &begin, &end);
+	if (kind != THMQ_START_OFFSET || value >= begin)
+		return resolve_start(p, kind, value, ret_offset);
+	*ret_offset = value;
+	return 0;
+}
+
+/* Does the offset of its group count, not where the frame would begin? */
+static bool goes_before(const struct group_offset *g, const struct thmqi_frame *f)
+{
+	if (f->flags & THMQI_ATTACH_RESUME)
+		return g->offset > f->arg[0];
+	return !(f->flags & THMQI_ATTACH_ALWAYS);
+}
+
 static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_sub, uint8_t *ret_flags)
 {
 	struct partition *p = thmqi_shard_partition(c->shard, f->partition);
-	uint32_t group_id = (uint32_t)f->arg[1], kind = f->flags & 0x7f;
+	uint32_t group_id = (uint32_t)f->arg[1], kind = THMQI_ATTACH_KIND(f->flags);
 	struct group_offset *g = NULL;
 	struct consumer *k;
 	struct sub *sub;
@@ -397,13 +422,12 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		if (rc)
 			return rc;
 		known = known && g->offset != UINT64_MAX;
-		/* bit 7: where to begin goes before the group's offset */
-		if (known && !(f->flags & 0x80))
+		if (known && goes_before(g, f))
 			rc = 0, offset = g->offset, *ret_flags = THMQI_ATTACHED_AT_GROUP;
 		else
-			rc = resolve_start(p, kind, f->arg[0], &offset);
+			rc = resolve_attach(p, kind, f->arg[0], &offset);
 	} else {
-		rc = resolve_start(p, kind, f->arg[0], &offset);
+		rc = resolve_attach(p, kind, f->arg[0], &offset);
 	}
 	if (rc)
 		return rc;
@@ -452,12 +476,14 @@ void thmqi_sub_failed(struct sub *sub)
 
 void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
 {
-	struct thmqi_frame out = {
-		.type = THMQI_FRAME_ATTACHED, .stream = f->stream, .partition = f->partition};
+	struct thmqi_frame out = {.type = THMQI_FRAME_ATTACHED,
+				  .stream = f->stream,
+				  .partition = f->partition,
+				  .extra = f->generation};
 	struct sub *sub = NULL;
 
 	out.status = attach(c, f, &sub, &out.flags);
-	if (sub && (f->flags & 0x7f) == THMQ_START_TIME && !(out.flags & THMQI_ATTACHED_AT_GROUP)) {
+	if (sub && THMQI_ATTACH_KIND(f->flags) == THMQ_START_TIME && !(out.flags & THMQI_ATTACHED_AT_GROUP)) {
 		begin_at_time(sub, THMQI_FRAME_ATTACHED, (int64_t)f->arg[0], f->generation);
 		return;
 	}
@@ -469,6 +495,8 @@ void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
 	thmqi_conn_send(c, &out);
 	if (sub && sub->next < out.arg[0]) /* where its group stands was dropped */
 		tell_gap(sub, out.arg[0]);
+	if (sub && (f->flags & THMQI_ATTACH_RESUME))
+		thmqi_lost_tell_hole(sub, sub->next);
 	if (sub && c->shard->failed)
 		thmqi_sub_failed(sub);
 }

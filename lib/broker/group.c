@@ -6,8 +6,11 @@
  */
 #include "meta.h"
 
+/* Who is away is told when it comes back. */
 static void send(struct conn *c, struct thmqi_frame *f)
 {
+	if (!c)
+		return;
 	thmqi_conn_send(c, f);
 	thmqi_conn_kick(c);
 }
@@ -17,22 +20,29 @@ static uint32_t partition_id(const struct group *g, uint32_t i)
 	return g->topic->state.first_partition + i;
 }
 
+static void tell_assigned(struct meta *m, struct group *g, uint32_t i)
+{
+	struct assignment *a = &g->assignments[i];
+	struct thmqi_frame f = {.type = THMQI_FRAME_ASSIGN,
+				.stream = a->owner->stream,
+				.partition = partition_id(g, i),
+				.len = i,
+				.seq = a->epoch,
+				.arg = {thmqi_meta_shard_of(m, &g->topic->state, i), g->id}};
+
+	send(a->owner->conn, &f);
+}
+
 static void give(struct meta *m, struct group *g, uint32_t i)
 {
 	struct assignment *a = &g->assignments[i];
-	struct thmqi_frame f = {
-		.type = THMQI_FRAME_ASSIGN, .partition = partition_id(g, i), .len = i};
 
 	a->owner = a->target;
 	a->revoke_deadline_ns = 0;
 	if (!a->owner)
 		return;
 	a->epoch = ++m->next_epoch;
-	f.stream = a->owner->stream;
-	f.seq = a->epoch;
-	f.arg[0] = thmqi_meta_shard_of(m, &g->topic->state, i);
-	f.arg[1] = g->id;
-	send(a->owner->conn, &f);
+	tell_assigned(m, g, i);
 }
 
 static void ask_back(struct meta *m, struct group *g, uint32_t i, int status)
@@ -128,7 +138,7 @@ static void look_at_group(struct meta *m, struct group *g, uint64_t now, uint64_
 	{
 		member = thmqi_container(it, struct member, link);
 		*shortest = THMQI_MIN(*shortest, member->timeout_ns);
-		beat = atomic_load_explicit(&member->conn->wire->beat, memory_order_relaxed);
+		beat = member->conn ? atomic_load_explicit(&member->conn->wire->beat, memory_order_relaxed) : member->beat;
 		if (beat != member->beat) {
 			member->beat = beat;
 			member->beat_ns = now;
@@ -170,11 +180,52 @@ void thmqi_group_timer_init(struct meta *m)
 
 /* ------------------------------------------------------------ join, leave */
 
-int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t stream,
-		     uint64_t timeout_ns)
+static struct member *member_by_id(struct group *g, uint64_t id)
 {
-	struct member *member = calloc(1, sizeof(*member));
+	struct thmqi_list *it;
 
+	thmqi_list_each(it, &g->members)
+	{
+		struct member *member = thmqi_container(it, struct member, link);
+
+		if (id && member->id == id)
+			return member;
+	}
+	return NULL;
+}
+
+/* It hears again what it has, and what it was asked for meanwhile. */
+static void come_back(struct meta *m, struct group *g, struct member *member, struct conn *c, uint32_t stream)
+{
+	uint32_t i;
+
+	member->conn = c;
+	member->stream = stream;
+	member->beat = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
+	member->beat_ns = m->shard->core->now_ns;
+	for (i = 0; i < g->topic->state.partition_count; i++) {
+		struct assignment *a = &g->assignments[i];
+
+		if (a->owner != member)
+			continue;
+		tell_assigned(m, g, i);
+		if (a->revoke_deadline_ns) {
+			a->revoke_deadline_ns = 0;
+			ask_back(m, g, i, 0);
+		}
+	}
+}
+
+int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t stream,
+		     uint64_t timeout_ns, uint64_t id)
+{
+	struct member *member = member_by_id(g, id);
+
+	if (member) {
+		come_back(m, g, member, c, stream);
+		return 0;
+	}
+	member = calloc(1, sizeof(*member));
 	if (!member)
 		return -ENOMEM;
 	if (!g->assignments) {
@@ -186,6 +237,7 @@ int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t s
 	}
 	member->conn = c;
 	member->stream = stream;
+	member->id = id;
 	member->timeout_ns = THMQI_MAX(timeout_ns, 1000000ull);
 	member->beat = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
 	member->beat_ns = m->shard->core->now_ns;
@@ -274,10 +326,30 @@ void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame
 	}
 }
 
+/* Those that may come back keep what they have for as long as they may be silent. */
+static void go_away(struct meta *m, struct conn *c)
+{
+	struct thmqi_list *git, *it;
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++)
+		thmqi_list_each(git, &m->topics[i]->groups)
+			thmqi_list_each(it, &thmqi_container(git, struct group, link)->members)
+			{
+				struct member *member = thmqi_container(it, struct member, link);
+
+				if (member->conn != c || !member->id)
+					continue;
+				member->conn = NULL;
+				member->beat_ns = m->shard->core->now_ns;
+			}
+}
+
 void thmqi_meta_conn_closed(struct meta *m, struct conn *c)
 {
 	struct meta_change *change;
 
+	go_away(m, c);
 	leave_all(m, c, UINT32_MAX);
 	for (change = m->changes; change; change = change->next)
 		if (change->conn == c)

@@ -31,7 +31,8 @@ enum state_kind {
 	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
 	STATE_TOPIC = 17,       /* meta: item: topic id */
 	STATE_GROUP = 18,       /* meta: item: group id */
-	STATE_COUNTERS = 19     /* meta: item 0: ids that come next, where what used them is gone */
+	STATE_COUNTERS = 19,    /* meta: item 0: ids that come next, where what used them is gone */
+	STATE_PRODUCER = 20     /* meta: item: producer id */
 };
 
 /* Payloads of the slices: little endian, fixed width, as in doc/format.md. */
@@ -77,6 +78,16 @@ struct state_group {
 struct state_counters {
 	uint32_t next_topic, next_partition, next_group, next_shard;
 };
+
+/* A producer with a name. */
+struct state_producer {
+	uint64_t producer_id;
+	uint32_t epoch; /* of who opened it last */
+	uint32_t topic_id;
+	char name[256];
+};
+#define NAMED_PRODUCER (1ull << 63) /* in its id; of the others nothing is stored but with their runs */
+#define RECONNECT_MAX_NS 1800000000000ull /* a session tries no longer; see lib/api/client.c */
 
 struct thmq_broker;
 struct shard;
@@ -178,6 +189,8 @@ struct producer {
 
 struct conn {
 	struct thmqi_list link;       /* of the shard */
+	uint64_t serial;              /* rises with each of the shard's */
+	uint64_t refused, refused_seen; /* REJECTs sent; of which the client is known to know */
 	struct thmqi_list dirty_link; /* of the shard, while a producer is dirty */
 	struct thmqi_link *wire;
 	struct shard *shard;
@@ -195,6 +208,17 @@ struct conn {
 	struct consumer *consumers[THMQI_STREAMS];
 };
 
+/* How far a producer has come in a partition. */
+struct writer {
+	struct thmqi_list link; /* of the shard, by use */
+	uint64_t producer;
+	uint64_t last_seq; /* all of its sequences for the partition up to it are stored, on their way to it, or were refused and it knows */
+	uint64_t serial; /* of the newest connection that it came by */
+	uint64_t used_ns;
+	uint32_t epoch;
+	uint32_t partition;
+};
+
 /* A run between append and settlement. */
 struct pending {
 	uint64_t index;    /* of its batch */
@@ -202,6 +226,7 @@ struct pending {
 	struct partition *partition;
 	struct group_offset *group; /* an offset that becomes durable */
 	struct meta_change *change; /* a change of the metadata that becomes durable */
+	struct thmqi_broker_post *post; /* an answer to meta that waits for all before it */
 	uint64_t seq;               /* last of the run */
 	uint64_t first_seq;
 	uint64_t base_offset;
@@ -210,6 +235,7 @@ struct pending {
 	uint32_t stream;
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
+	bool again;    /* it was stored before, and settles with that */
 	uint8_t acked; /* weaker durability that its producer was told; 0: none */
 };
 
@@ -230,6 +256,11 @@ struct shard {
 	bool offsets_owed; /* some of them */
 	struct thmqi_list dirty_conns;
 	struct thmqi_map partitions;
+	struct thmqi_map writers; /* by their item in the log */
+	struct thmqi_map fences;  /* by producer with a name: the lowest epoch that may write */
+	struct thmqi_list writers_by_use;
+	bool writers_missing; /* there was no memory for all of them */
+	uint64_t last_serial; /* of connections */
 	struct pending *pending; /* ring: head … tail */
 	uint64_t pending_head, pending_tail, pending_written;
 	uint64_t flush_asked; /* tail when the log was last asked to make all durable, so that head follows */
@@ -262,6 +293,7 @@ struct thmq_broker {
 	char *name;
 	struct thmq_broker_opts opts;
 	uint64_t incarnation;
+	uint64_t identity; /* of the directory; of a broker without one: its own */
 	bool has_shards; /* there were some in the directory */
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
@@ -303,6 +335,26 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget);
 void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index);
 void thmqi_settle_failed(struct shard *s, int error);
 void thmqi_settle_forget(struct shard *s, struct conn *c);
+/* thmqi_broker_post() once all that was appended is durable. -EAGAIN: too much is on its way. */
+int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
+		      void (*run)(struct thmqi_broker_post *post));
+
+/* writers.c */
+enum writer_news {
+	WRITER_NEW = 0,   /* it is to be stored */
+	WRITER_AGAIN = 1, /* it was */
+	WRITER_LEFT = 2   /* nobody listens on this connection any more */
+};
+struct writer *thmqi_writer_find(const struct shard *s, uint64_t producer, uint32_t partition);
+/* A PRODUCE with a producer id. enum writer_news; -THMQ_EFENCED an older epoch; -ENOMEM */
+int thmqi_writer_admit(struct conn *c, const struct thmqi_frame *f, struct writer **ret_writer);
+void thmqi_writer_replay(struct shard *s, const struct thmq_log_producer *state);
+int thmqi_writer_renew(struct shard *s, uint64_t item);
+int thmqi_writer_fence(struct shard *s, uint64_t producer, uint32_t epoch); /* older ones write no more. -ENOMEM */
+uint64_t thmqi_writer_highest(const struct shard *s, uint64_t producer); /* sequence in any partition */
+void thmqi_writers_drop(struct shard *s, uint32_t partition);
+void thmqi_writers_init(struct shard *s);
+void thmqi_writers_fini(struct shard *s);
 
 /* deliver.c */
 void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f);
@@ -364,9 +416,12 @@ struct thmqi_broker_post {
 	void (*run)(struct thmqi_broker_post *post);
 	struct shard *shard;
 	void *arg;
+	uint64_t value;
 	int status;
 };
 void thmqi_broker_post(struct thmqi_broker_post *post, struct shard *to, void (*run)(struct thmqi_broker_post *post));
 void thmqi_reply(struct conn *c, uint64_t id, int status);
+void thmqi_meta_each_producer(struct meta *m, int (*each)(void *ctx, uint64_t producer, uint32_t epoch), void *ctx,
+			      int *ret_error);
 
 #endif

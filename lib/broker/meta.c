@@ -53,6 +53,20 @@ struct group *thmqi_meta_group(struct topic *t, const char *name)
 	return NULL;
 }
 
+struct named *thmqi_meta_named(struct topic *t, const char *name)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &t->producers)
+	{
+		struct named *n = thmqi_container(it, struct named, link);
+
+		if (strcmp(n->state.name, name) == 0)
+			return n;
+	}
+	return NULL;
+}
+
 uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, uint32_t partition)
 {
 	return 1 + (t->first_shard + partition) % (m->broker->shard_count - 1);
@@ -92,6 +106,7 @@ void thmqi_meta_topic_add(struct meta *m, struct topic *t, const struct state_to
 	thmqi_meta_topic(m, state->name, &place);
 	t->state = *state;
 	thmqi_list_init(&t->groups);
+	thmqi_list_init(&t->producers);
 	memmove(m->topics + place + 1, m->topics + place,
 		(m->topic_count - place) * sizeof(*m->topics));
 	m->topics[place] = t;
@@ -123,7 +138,19 @@ void thmqi_meta_topic_remove(struct meta *m, struct topic *t)
 	m->topic_count--;
 	while (!thmqi_list_empty(&t->groups))
 		thmqi_group_drop(m, thmqi_list_first(&t->groups, struct group, link));
+	while (!thmqi_list_empty(&t->producers)) {
+		struct named *n = thmqi_list_first(&t->producers, struct named, link);
+
+		thmqi_list_del(&n->link);
+		free(n);
+	}
 	free(t);
+}
+
+void thmqi_meta_named_add(struct topic *t, struct named *n, const struct state_producer *state)
+{
+	n->state = *state;
+	thmqi_list_add_tail(&t->producers, &n->link);
 }
 
 void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_group *state)
@@ -214,6 +241,32 @@ static int replay_group(struct meta *m, const struct thmq_log_run *run)
 	return rc;
 }
 
+static int replay_named(struct meta *m, const struct thmq_log_run *run)
+{
+	struct state_producer state;
+	struct named *n;
+	struct topic *t;
+
+	if (run->header->len < sizeof(state))
+		return -THMQ_ECORRUPT;
+	memcpy(&state, run->payload, sizeof(state));
+	if (!(state.producer_id & NAMED_PRODUCER) || !memchr(state.name, 0, sizeof(state.name)))
+		return -THMQ_ECORRUPT;
+	t = thmqi_meta_topic_by_id(m, state.topic_id);
+	if (!t)
+		return 0; /* gone */
+	n = thmqi_meta_named(t, state.name);
+	if (n) {
+		n->state = state;
+		return 0;
+	}
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return -ENOMEM;
+	thmqi_meta_named_add(t, n, &state);
+	return 0;
+}
+
 static int replay_cluster(struct meta *m, const struct thmq_log_run *run)
 {
 	const struct state_cluster *state = run->payload;
@@ -258,6 +311,8 @@ int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run)
 		return replay_cluster(m, run);
 	case STATE_COUNTERS:
 		return replay_counters(m, run);
+	case STATE_PRODUCER:
+		return replay_named(m, run);
 	default:
 		return 0;
 	}
@@ -339,6 +394,22 @@ void thmqi_meta_each_group(struct meta *m, uint32_t topic_id, int (*each)(void *
 			*ret_error = each(ctx, thmqi_container(it, struct group, link)->id);
 }
 
+void thmqi_meta_each_producer(struct meta *m, int (*each)(void *ctx, uint64_t producer, uint32_t epoch), void *ctx,
+			      int *ret_error)
+{
+	struct thmqi_list *it;
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++)
+		thmqi_list_each(it, &m->topics[i]->producers)
+		{
+			const struct named *n = thmqi_container(it, struct named, link);
+
+			if (!*ret_error)
+				*ret_error = each(ctx, n->state.producer_id, n->state.epoch);
+		}
+}
+
 /* ------------------------------------------------------------------- renewal */
 
 static int store(struct meta *m, uint32_t kind, uint64_t item, const void *payload, uint32_t len)
@@ -370,12 +441,20 @@ static int renew_group(struct meta *m, const struct group *g)
 	return store(m, STATE_GROUP, g->id, &state, sizeof(state));
 }
 
-/* With its groups behind it: replay knows no group whose topic it does not know yet. */
+static int renew_named(struct meta *m, const struct named *n)
+{
+	return store(m, STATE_PRODUCER, n->state.producer_id, &n->state, sizeof(n->state));
+}
+
+/* With its groups and producers behind it: replay knows none whose topic it does not know yet. */
 static int renew_topic(struct meta *m, const struct topic *t)
 {
 	int rc = store(m, STATE_TOPIC, t->state.topic_id, &t->state, sizeof(t->state));
 	struct thmqi_list *it;
 
+	thmqi_list_each(it, &t->producers)
+		if (rc == 0)
+			rc = renew_named(m, thmqi_container(it, struct named, link));
 	thmqi_list_each(it, &t->groups)
 		if (rc == 0)
 			rc = renew_group(m, thmqi_container(it, struct group, link));
@@ -394,13 +473,27 @@ static const struct group *group_by_id(const struct meta *m, uint32_t id)
 	return NULL;
 }
 
+static const struct named *named_by_id(const struct meta *m, uint64_t id)
+{
+	struct thmqi_list *it;
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++)
+		thmqi_list_each(it, &m->topics[i]->producers)
+			if (thmqi_container(it, struct named, link)->state.producer_id == id)
+				return thmqi_container(it, struct named, link);
+	return NULL;
+}
+
 /* Stored, and not true yet: it will be soon. */
 static bool is_changing(const struct meta *m, uint32_t kind, uint64_t item)
 {
 	const struct meta_change *c;
 
 	for (c = m->changes; c; c = c->next)
-		if (kind == STATE_TOPIC ? c->topic.topic_id == item : c->group.group_id == item)
+		if (kind == STATE_TOPIC	     ? c->topic.topic_id == item
+		    : kind == STATE_PRODUCER ? c->producer.producer_id == item
+					     : c->group.group_id == item)
 			return true;
 	return false;
 }
@@ -408,6 +501,7 @@ static bool is_changing(const struct meta *m, uint32_t kind, uint64_t item)
 int thmqi_meta_renew(struct meta *m, uint32_t kind, uint64_t item)
 {
 	const struct group *g;
+	const struct named *n;
 	const struct topic *t;
 
 	switch (kind) {
@@ -425,6 +519,11 @@ int thmqi_meta_renew(struct meta *m, uint32_t kind, uint64_t item)
 			return -EAGAIN;
 		g = group_by_id(m, (uint32_t)item);
 		return g ? renew_group(m, g) : renew_counters(m, false);
+	case STATE_PRODUCER:
+		if (is_changing(m, kind, item))
+			return -EAGAIN;
+		n = named_by_id(m, item);
+		return n ? renew_named(m, n) : 0;
 	default:
 		return 0;
 	}
@@ -458,6 +557,7 @@ void thmqi_meta_close(struct meta *m)
 		m->changes = change->next;
 		free(change->new_topic);
 		free(change->new_group);
+		free(change->new_named);
 		free(change);
 	}
 	while (m->topic_count)

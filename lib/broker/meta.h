@@ -8,15 +8,22 @@
 struct topic {
 	struct state_topic state;
 	struct thmqi_list groups;
+	struct thmqi_list producers; /* with a name: struct named */
+};
+
+struct named {
+	struct thmqi_list link; /* of its topic */
+	struct state_producer state;
 };
 
 /* One consumer of a group: a stream of a connection to the meta shard. */
 struct member {
 	struct thmqi_list link; /* of the group, in the order of joining */
-	struct conn *conn;
+	struct conn *conn; /* NULL: it is away, and may come back */
 	uint32_t stream;
 	uint32_t beat;    /* last seen of the link's */
-	uint64_t beat_ns; /* when it changed */
+	uint64_t id;      /* its client's choice; 0: it does not come back */
+	uint64_t beat_ns; /* when it changed, or went away */
 	uint64_t timeout_ns;
 };
 
@@ -50,10 +57,14 @@ struct meta_change {
 	uint32_t stream;     /* JOIN */
 	bool left;           /* JOIN: the client has given up on it */
 	uint64_t timeout_ns; /* JOIN */
+	uint64_t member;     /* JOIN */
+	uint64_t value;      /* PRODUCER_OPEN: what the shards answered: the highest */
 	struct state_topic topic;
 	struct state_group group;
+	struct state_producer producer;
 	struct topic *new_topic; /* CREATE: becomes one of meta's */
 	struct group *new_group; /* JOIN: likewise */
+	struct named *new_named; /* PRODUCER_OPEN: likewise */
 	struct meta_change *next;
 	struct thmqi_broker_post posts[]; /* one a shard: there and back */
 };
@@ -70,6 +81,7 @@ struct meta {
 	struct state_counters counters; /* as last stored */
 	struct meta_change *changes;   /* on their way */
 	uint64_t next_epoch;
+	uint64_t next_producer;
 	struct thmqi_timer timer; /* looks after silent members */
 	bool timer_on;
 	uint32_t member_count;
@@ -78,6 +90,8 @@ struct meta {
 struct topic *thmqi_meta_topic(struct meta *m, const char *name, uint32_t *ret_place);
 struct topic *thmqi_meta_topic_by_id(struct meta *m, uint32_t id);
 struct group *thmqi_meta_group(struct topic *t, const char *name);
+struct named *thmqi_meta_named(struct topic *t, const char *name);
+void thmqi_meta_named_add(struct topic *t, struct named *n, const struct state_producer *state); /* @n is the topic's from now on */
 /* Room for all topics that are on their way and one more. */
 int thmqi_meta_topics_reserve(struct meta *m);
 /* Reserved before; @t is meta's from now on. Nobody has the name. */
@@ -88,7 +102,7 @@ uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, 
 
 /* group.c */
 int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t stream,
-		     uint64_t timeout_ns);
+		     uint64_t timeout_ns, uint64_t id);
 void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream);
 void thmqi_group_drop(struct meta *m, struct group *g); /* its topic was deleted */
 void thmqi_group_timer_init(struct meta *m);

@@ -21,6 +21,7 @@ static void reject(struct conn *c, const struct thmqi_frame *f, int error)
 				  .seq = f->seq,
 				  .status = error};
 
+	c->refused++;
 	thmqi_conn_send(c, &out);
 }
 
@@ -119,11 +120,19 @@ static void look_ahead(struct conn *c)
 	}
 }
 
+/* With an id its sequences rise, by less than a run's header can tell. */
+static __attribute__((noinline)) bool same_id(const struct thmqi_frame *f, const struct thmqi_frame *first, uint64_t before)
+{
+	return f->arg[1] == first->arg[1] && f->generation == first->generation && f->seq > before &&
+	       f->seq - first->seq <= UINT32_MAX;
+}
+
 static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t room, struct gather *g)
 {
 	int64_t wall = (int64_t)c->shard->core->wall_ns, time, lo, hi;
 	const struct thmqi_frame *f = first;
 	uint32_t level = level_of(first), report = first->extra & THMQI_PRODUCE_REPORT, need;
+	uint64_t id = first->arg[1];
 
 	g->count = 0;
 	g->len = 0;
@@ -151,6 +160,8 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
 		 (f->extra & THMQI_PRODUCE_REPORT) == report && level_of(f) == level &&
+		 (thmqi_likely(!(f->arg[1] | id)) ||
+		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - 1)->seq)) &&
 		 check(c, f) == 0);
 }
 
@@ -171,7 +182,7 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	int64_t wall = (int64_t)c->shard->core->wall_ns, time;
 	struct thmq_record *record = (struct thmq_record *)(run + 1);
 	uint8_t *body = (uint8_t *)(record + g->count);
-	const struct thmqi_frame *f;
+	const struct thmqi_frame *f = thmqi_frame_at(&c->wire->up, 0);
 	uint32_t i, padded;
 
 	run->len = g->len;
@@ -181,14 +192,19 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	run->span = g->count;
 	run->encoding = THMQ_RUN_RECORDS;
 	run->flags = g->key_lens ? THMQ_RUN_KEYED : 0;
-	run->producer_id = 0;
+	run->producer_id = f->arg[1];
 	run->first_sequence = 0;
 	run->transaction = 0;
 	run->first_time_ns = g->first_time;
 	run->last_time_ns = g->last_time;
 	run->producer_epoch = 0;
-	run->reserved = 0;
+	run->sequence_span = 0;
 	run->tag_filter = g->tag_filter;
+	if (thmqi_unlikely(f->arg[1])) {
+		run->first_sequence = f->seq;
+		run->producer_epoch = f->generation;
+		run->sequence_span = (uint32_t)(thmqi_frame_at(&c->wire->up, g->count - 1)->seq - f->seq);
+	}
 	for (i = 0; i < g->count; i++, record++) {
 		f = thmqi_frame_at(&c->wire->up, i);
 		time = time_of(f, wall);
@@ -290,6 +306,76 @@ static bool flush_is_due(const struct shard *s, const struct partition *p)
 	       s->pending_tail - THMQI_MAX(s->pending_head, s->flush_asked) > FLUSH_RUNS;
 }
 
+/* ------------------------------------------------------------- what was sent again */
+
+static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, const struct writer *w)
+{
+	uint32_t report = first->extra & THMQI_PRODUCE_REPORT, level = level_of(first), n = 1;
+	const struct thmqi_frame *f;
+	uint64_t seq = first->seq;
+
+	while (n < RUN_RECORDS_MAX && (f = thmqi_frame_peek(&c->wire->up, n)) &&
+	       f->stream == first->stream && f->partition == first->partition &&
+	       f->type == THMQI_FRAME_PRODUCE && (f->extra & THMQI_PRODUCE_REPORT) == report &&
+	       level_of(f) == level && same_id(f, first, seq) && f->seq <= w->last_seq && check(c, f) == 0) {
+		seq = f->seq;
+		n++;
+	}
+	return n;
+}
+
+/* All that is on its way has reached @level. */
+static bool nothing_before(const struct shard *s, const struct partition *p, uint32_t level)
+{
+	const struct pending *last = &s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)];
+
+	return p->is_volatile || level <= THMQ_DURABILITY_MEMORY || s->pending_head == s->pending_tail ||
+	       (level == THMQ_DURABILITY_WRITTEN && last->index <= s->written_index);
+}
+
+/* Its first copy is stored, or on its way: it settles with all that was appended up to now, and never before. */
+static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, struct partition *p,
+			      const struct writer *w)
+{
+	uint32_t level = level_of(first), n = count_again(c, first, w);
+	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0;
+	uint64_t last = thmqi_frame_at(&c->wire->up, n - 1)->seq, index;
+	struct shard *s = c->shard;
+	struct pending *e;
+
+	if (nothing_before(s, p, level)) {
+		if (report)
+			send_report(c, first->stream, p, level, first->seq, n, UINT64_MAX);
+		thmqi_conn_progress(c, first->stream, level, last);
+		return n;
+	}
+	e = thmqi_shard_pending_room(s);
+	if (!e)
+		return 0;
+	*e = (struct pending){.index = s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].index,
+			      .conn = c,
+			      .partition = p,
+			      .seq = last,
+			      .first_seq = first->seq,
+			      .base_offset = UINT64_MAX,
+			      .count = n,
+			      .stream = first->stream,
+			      .level = (uint8_t)level,
+			      .report = report,
+			      .again = true};
+	s->pending_tail++;
+	if (report)
+		c->reports_pending++;
+	thmq_log_flush(p->log, &index);
+	return n;
+}
+
+/* What was refused before it the client knows of, and does not send again: else it would be taken for stored then. */
+static bool knows_refusals(const struct conn *c)
+{
+	return c->refused == c->refused_seen;
+}
+
 /* One run. Return: frames taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -300,6 +386,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct thmqi_list *it;
 	struct pending *e;
 	struct gather g;
+	struct writer *w = NULL;
 	uint64_t index;
 	uint32_t level;
 	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0;
@@ -320,6 +407,13 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 			    : 0;
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
+	if (thmqi_unlikely(first->arg[1])) {
+		rc = thmqi_writer_admit(c, first, &w);
+		if (rc < 0)
+			goto refuse;
+		if (rc != WRITER_NEW)
+			return rc == WRITER_AGAIN ? produce_again(c, first, p, w) : 1;
+	}
 	e = thmqi_shard_pending_room(s);
 	if (thmqi_unlikely(!e || (!p->is_volatile &&
 				  (s->blocked ||
@@ -341,6 +435,10 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		}
 		goto refuse;
 	}
+	if (thmqi_unlikely(w && !knows_refusals(c))) {
+		thmq_log_append_abort(p->log);
+		return 0;
+	}
 	fill(c, run, &g, p);
 	last = thmqi_frame_at(&c->wire->up, g.count - 1);
 	rc = thmq_log_append_end(p->log, run,
@@ -349,6 +447,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 							  : p->visible_at));
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
+	if (thmqi_unlikely(w != NULL))
+		w->last_seq = last->seq;
 	p->next_offset += g.count;
 	p->logged_offset = p->next_offset;
 	s->messages_in += g.count;
@@ -419,6 +519,11 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 			thmqi_meta_durable(e->change, 0);
 		return;
 	}
+	if (e->post) {
+		if (durability == THMQ_DURABILITY_DURABLE)
+			thmqi_broker_post(e->post, e->post->shard, e->post->run);
+		return;
+	}
 	if (!e->partition)
 		return;
 	if (e->level && e->level <= durability) {
@@ -431,8 +536,10 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 			thmqi_conn_progress(e->conn, e->stream, e->level, e->seq);
 		}
 		e->level = 0;
-		e->acked = (uint8_t)durability;
+		e->acked = e->again ? 0 : (uint8_t)durability;
 	}
+	if (thmqi_unlikely(e->again))
+		return;
 	if (durability == THMQ_DURABILITY_DURABLE)
 		e->partition->durable = e->end_offset;
 	if (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE)
@@ -492,6 +599,10 @@ void thmqi_settle_failed(struct shard *s, int error)
 		e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
 		if (e->change)
 			thmqi_meta_durable(e->change, -THMQ_EFAILED);
+		if (e->post) {
+			e->post->status = -THMQ_EFAILED;
+			thmqi_broker_post(e->post, e->post->shard, e->post->run);
+		}
 		if (e->conn && e->level) {
 			struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
 						.stream = e->stream,
@@ -516,4 +627,25 @@ void thmqi_settle_forget(struct shard *s, struct conn *c)
 	for (i = s->pending_head; i != s->pending_tail; i++)
 		if (s->pending[i & (PENDING_COUNT - 1)].conn == c)
 			s->pending[i & (PENDING_COUNT - 1)].conn = NULL;
+}
+
+int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
+		      void (*run)(struct thmqi_broker_post *post))
+{
+	struct pending *e = thmqi_shard_pending_room(s);
+	uint64_t last, index;
+
+	if (!e)
+		return -EAGAIN;
+	if (!s->log || s->failed || s->pending_head == s->pending_tail) {
+		thmqi_broker_post(post, to, run);
+		return 0;
+	}
+	last = s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].index;
+	post->run = run;
+	post->shard = to;
+	*e = (struct pending){.index = last, .post = post};
+	s->pending_tail++;
+	thmq_log_flush(s->log, &index);
+	return 0;
 }

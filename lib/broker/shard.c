@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "wire/run.h"
 
 #define CTL_BUDGET 256u
 #define PRODUCE_BUDGET 4096u
@@ -80,6 +81,7 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	else
 		thmq_log_forget(p->log, p->id);
 	p->log = NULL;
+	thmqi_writers_drop(s, id);
 }
 
 static void partition_free(struct partition *p)
@@ -125,6 +127,38 @@ static void replay_partition(struct partition *p, const struct thmq_log_run *run
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 }
 
+static void replay_producer(struct shard *s, const struct thmq_log_run *run)
+{
+	struct thmq_log_producer state;
+
+	if (run->header->len < sizeof(state))
+		return;
+	memcpy(&state, run->payload, sizeof(state));
+	thmqi_writer_replay(s, &state);
+}
+
+static void replay_state(struct shard *s, const struct thmq_log_run *run)
+{
+	const struct thmq_run_header *h = run->header;
+	struct partition *p;
+
+	switch (h->partition) {
+	case STATE_GROUP_OFFSET:
+		replay_offset(s, run);
+		break;
+	case STATE_PARTITION:
+		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
+		if (p && h->len >= sizeof(struct state_partition))
+			replay_partition(p, run);
+		break;
+	case THMQ_LOG_PRODUCER:
+		replay_producer(s, run);
+		break;
+	default:
+		break;
+	}
+}
+
 static int on_replay(void *ctx, const struct thmq_log_run *run)
 {
 	struct shard *s = ctx;
@@ -134,13 +168,7 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 	if (s->id == THMQI_SHARD_META)
 		return h->encoding == THMQ_RUN_STATE ? thmqi_meta_replay(s->broker->meta, run) : 0;
 	if (h->encoding == THMQ_RUN_STATE) {
-		if (h->partition == STATE_GROUP_OFFSET)
-			replay_offset(s, run);
-		if (h->partition != STATE_PARTITION || h->len < sizeof(struct state_partition))
-			return 0;
-		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
-		if (p)
-			replay_partition(p, run);
+		replay_state(s, run);
 		return 0;
 	}
 	p = thmqi_shard_partition(s, h->partition);
@@ -151,6 +179,12 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 	p->logged_offset = p->next_offset;
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 	s->recovered_messages += h->count;
+	if (run->payload && thmqi_run_has_producer(h)) {
+		struct thmqi_producer_run state;
+
+		thmqi_run_producer(h, &state);
+		thmqi_writer_replay(s, &state.producer);
+	}
 	return 0;
 }
 
@@ -270,6 +304,8 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 	rc = thmq_log_open(s->core, &opts, &s->log);
 	if (rc)
 		return rc;
+	if (s->writers_missing) /* what is sent again would be stored twice */
+		return thmqi_fail(-ENOMEM, "open %s: out of memory", dir);
 	thmq_log_stats(s->log, &stats);
 	s->term = stats.term;
 	s->unclean = stats.unclean != 0;
@@ -329,6 +365,8 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 		.type = THMQI_FRAME_WELCOME,
 		.seq = b->shard_count,
 		.len = THMQI_WIRE_VERSION,
+		.partition = (uint32_t)b->identity,
+		.extra = (uint32_t)(b->identity >> 32),
 		.arg = {b->incarnation,
 			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
 
@@ -338,6 +376,7 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	link->room = NULL;
 	c->wire = link;
 	c->shard = s;
+	c->serial = ++s->last_serial;
 	link->broker = c;
 	thmqi_list_add_tail(&s->conns, &c->link);
 	s->conn_count++;
@@ -432,6 +471,9 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 	case THMQI_FRAME_REVOKED:
 		if (c->shard->id == THMQI_SHARD_META)
 			thmqi_meta_revoked(c->shard->broker->meta, c, f);
+		break;
+	case THMQI_FRAME_SEEN:
+		c->refused_seen = f->arg[0];
 		break;
 	case THMQI_FRAME_LEAVE:
 		if (c->shard->id == THMQI_SHARD_META)
@@ -577,6 +619,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	thmqi_list_init(&s->dirty_offsets);
 	thmqi_list_init(&s->dirty_conns);
 	thmqi_map_init(&s->partitions);
+	thmqi_writers_init(s);
 	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
 	return s->pending ? 0 : -ENOMEM;
 }
@@ -627,6 +670,7 @@ void thmqi_shard_fini(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i)))
 		partition_free(p);
 	thmqi_map_fini(&s->partitions);
+	thmqi_writers_fini(s);
 	free(s->pending);
 	s->pending = NULL;
 }

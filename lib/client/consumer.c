@@ -24,11 +24,15 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 	if (c->session->dead)
 		return c->session->dead;
 	thmqi_session_beat(c->session);
-	if (r->state != READING_ON && r->state != READING_DRAINING)
+	if (!thmqi_reading_is_ours(r))
 		return -THMQ_EFENCED;
 	if (r->ack_next != NO_OFFSET && message->offset + 1 <= r->ack_next)
 		return 0;
 	r->ack_next = message->offset + 1;
+	if (thmqi_unlikely(r->resumes)) {
+		r->ack_dirty = true; /* it goes once we are back */
+		return 0;
+	}
 	thmqi_reading_ack(r); /* where there is no room now, the latest offset goes later */
 	return 0;
 }
@@ -88,20 +92,30 @@ static bool sought(void *arg)
 	return r->seek_done || r->state != READING_ON;
 }
 
+static bool not_away(void *arg)
+{
+	return !((const struct reading *)arg)->resumes;
+}
+
 static int seek_one(struct thmq_consumer *c, struct reading *r, uint32_t start, uint64_t value, uint64_t deadline)
 {
 	struct thmq_session *s = c->session;
 	struct thmqi_frame *f;
 	int rc;
 
-	if (r->state != READING_ON)
+again:
+	rc = not_away(r) ? 0 : thmqi_session_block(s, not_away, r, deadline);
+	if (!rc && r->state != READING_ON)
 		return thmqi_fail(-EPERM, "seek: partition %u of %s is not this consumer's", r->index, c->topic);
 	/* one at a time: the answer to one that was given up must not be taken for another's */
-	rc = sought(r) ? 0 : thmqi_session_block(s, sought, r, deadline);
+	if (!rc && !sought(r))
+		rc = thmqi_session_block(s, sought, r, deadline);
 	if (!rc)
 		rc = thmqi_session_ctl_claim(s, r->link, deadline, &f);
 	if (rc)
 		return thmqi_fail(rc, "seek in partition %u of %s: %s", r->index, c->topic, thmq_strerror(rc));
+	if (r->resumes)
+		goto again;
 	if (r->state != READING_ON)
 		return thmqi_fail(-EPERM, "seek: partition %u of %s has just gone to another", r->index, c->topic);
 	r->seek_done = false;
@@ -116,6 +130,8 @@ static int seek_one(struct thmq_consumer *c, struct reading *r, uint32_t start, 
 	rc = thmqi_session_block(s, sought, r, deadline);
 	if (rc)
 		return thmqi_fail(rc, "seek in partition %u of %s: %s", r->index, c->topic, thmq_strerror(rc));
+	if (r->seek_done && r->seek_status == -ECONNRESET) /* and with it the seek, or its answer: the same again */
+		goto again;
 	if (!r->seek_done)
 		return thmqi_fail(-EPERM, "seek: partition %u of %s has just gone to another", r->index, c->topic);
 	if (r->seek_status == -THMQ_EOFFSETRANGE && r->seek_begin == r->seek_end)
@@ -146,7 +162,7 @@ int thmqi_client_seek(struct thmq_consumer *c, uint32_t partition, uint32_t star
 	for (i = first; i < end && !rc; i++) {
 		struct reading *r = &c->readings[i];
 
-		if (partition == UINT32_MAX && r->state != READING_ON)
+		if (partition == UINT32_MAX && !thmqi_reading_is_ours(r))
 			continue;
 		rc = seek_one(c, r, start, value, deadline);
 	}
@@ -209,6 +225,7 @@ static int join(struct thmq_consumer *c, const char *group)
 {
 	struct thmqi_request r = {.op = THMQI_OP_JOIN,
 				  .stream = c->stream,
+				  .member = c->member,
 				  .session_timeout_ns = c->opts.session_timeout_ns};
 
 	snprintf(r.name, sizeof(r.name), "%s", c->topic);
@@ -262,6 +279,10 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->grouped = group != NULL;
 	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);
+	snprintf(c->group, sizeof(c->group), "%s", group ? group : "");
+	if (group && s->opts.reconnect_ns) /* a member that it would be taken for is as likely as a bad checksum that fits */
+		while (!c->member)
+			c->member = thmqi_prng_next(&s->prng);
 	c->readings = calloc(c->reading_count, sizeof(*c->readings));
 	if (!c->readings)
 		c->reading_count = 0;
@@ -320,6 +341,7 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 	int left;
 
 	c->closing = true;
+	c->rejoin = false;
 	c->awaited = 0;
 	while (c->first) /* now: each of the many partitions would look through all runs for its own */
 		thmqi_runs_drop(c, c->first->reading);

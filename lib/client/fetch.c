@@ -23,7 +23,9 @@ int thmqi_runs_init(struct thmq_consumer *c)
 	uint32_t shards = THMQI_MIN(c->session->shard_count, c->reading_count);
 
 	c->last = &c->first;
-	c->pool_count = THMQI_MIN(c->opts.prefetch_count, RUNS_MAX) * THMQI_MAX(shards, 1u);
+	c->live_max = THMQI_MIN(c->opts.prefetch_count, RUNS_MAX) * THMQI_MAX(shards, 1u);
+	/* the app may hold as many of a connection that is lost */
+	c->pool_count = c->live_max * (c->session->opts.reconnect_ns ? 2 : 1);
 	c->pool = calloc(c->pool_count, sizeof(*c->pool));
 	c->held_bits = calloc(c->pool_count, HELD_BITS / 8);
 	return c->pool && c->held_bits ? 0 : -ENOMEM;
@@ -120,6 +122,14 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 	if (thmqi_unlikely(!++d->generation))
 		d->generation = 1;
 	d->run = NULL;
+	if (thmqi_unlikely(d->former)) {
+		d->former = false;
+		c->former_count--;
+		d->next = c->free;
+		c->free = d;
+		thmqi_resume_view_end(l, d->wire);
+		return;
+	}
 	d->next = l->unreleased;
 	l->unreleased = d;
 	l->unreleased_idle = 0;
@@ -155,6 +165,32 @@ void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r)
 		*at = d->next;
 		d->queued = false;
 		d->at = d->count; /* nothing more is handed out */
+		if (!d->held)
+			run_put(c, d);
+	}
+	c->last = at;
+}
+
+void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l)
+{
+	struct delivered **at = &c->first, *d;
+	uint32_t i;
+
+	for (i = 0; i < c->pool_used; i++) {
+		d = &c->pool[i];
+		if (!d->run || d->link != l || d->former)
+			continue;
+		d->former = true;
+		c->former_count++;
+	}
+	while ((d = *at)) {
+		if (d->link != l) {
+			at = &d->next;
+			continue;
+		}
+		*at = d->next;
+		d->queued = false;
+		d->at = d->count;
 		if (!d->held)
 			run_put(c, d);
 	}
@@ -261,6 +297,8 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	}
 	d->next = NULL;
 	d->link = l;
+	d->wire = l->wire;
+	d->former = false;
 	d->reading = r;
 	d->token = f->arg[0];
 	d->run = (const void *)(uintptr_t)f->data;
@@ -356,6 +394,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 	if (n) {
 		d->held += n;
 		r->held += n;
+		r->resume = last + 1;
 		r->handed = THMQI_MAX(r->handed, last + 1);
 		r->not_before_ns = INT64_MIN;
 		c->app_held += n;
@@ -390,6 +429,7 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 	d->held_bits[0] |= 1;
 	d->held = 1;
 	r->held++;
+	r->resume = d->to;
 	r->handed = THMQI_MAX(r->handed, d->to);
 	r->not_before_ns = INT64_MIN;
 	c->app_held++;
@@ -428,11 +468,12 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 	uint32_t n = 0;
 
 	thmqi_session_beat(c->session);
-	if (thmqi_unlikely(d && gone(d->link))) {
+	while (thmqi_unlikely(d && gone(d->link))) {
 		/* what was prefetched went with the broker; the last frames still come in, and tell so */
-		while (!c->session->dead)
-			thmqi_session_process(c->session);
-		return c->session->dead;
+		thmqi_session_process(c->session);
+		if (c->session->dead)
+			return c->session->dead;
+		d = c->first;
 	}
 	if (!d) {
 		thmqi_session_process(c->session);

@@ -25,15 +25,51 @@ struct slot {
 	uint16_t stream;
 	uint8_t level;
 	uint8_t state; /* enum slot_state */
-	uint32_t reserved;
+	uint32_t life; /* of the link, when it was claimed: in whose area its bytes are until it is committed */
+};
+
+/* What a slot's frame said, for those that may be sent again. */
+struct kept {
+	int64_t time_ns;
+	uint32_t at; /* first byte, in the area */
+	uint32_t partition;
+	uint32_t len;
+	uint32_t extra;
+	uint32_t tag_hash;
+	uint16_t key_len;
+	uint16_t reserved;
+};
+
+/* A connection that is lost, of which the app still holds something. */
+struct former {
+	struct former *next;
+	struct thmqi_link *wire;
+	uint32_t life;
+	uint32_t views;  /* runs */
+	uint32_t claims; /* open */
 };
 
 struct client_link {
 	struct thmqi_link *wire;
 	struct thmq_session *session;
 	uint32_t shard;
-	bool up; /* WELCOME came */
+	bool up; /* WELCOME came, and all that was out before was sent again */
 	int dead; /* error; 0: alive */
+	/* a connection that was lost: resume.c */
+	bool astray;             /* away, or not all was sent again: resume.c has to do with it */
+	bool away;               /* wire is over, and another is looked for */
+	bool seen_due;           /* SEEN found no room */
+	uint32_t life;           /* connections before this one */
+	uint32_t tries;          /* since it was lost */
+	uint64_t lost_ns;        /* since when */
+	uint64_t retry_ns;       /* when to try again */
+	int error;               /* of the last try */
+	struct thmqi_link *next; /* the next wire, which has not welcomed us yet */
+	struct former *formers;
+	struct kept *kept;       /* by slot; NULL: nothing is ever sent again */
+	uint32_t *again;         /* slots to be sent again, in order; NULL: none */
+	uint32_t again_at, again_count;
+	uint64_t refused, refused_told; /* REJECTs of this connection; of which the broker knows that they were taken */
 	uint32_t len_max; /* largest message that the broker takes */
 	/* claims */
 	struct slot *slots;
@@ -62,6 +98,7 @@ struct delivered {
 	struct delivered *next; /* in the queue, the free list, or waiting to be released */
 	struct thmq_consumer *consumer;
 	struct client_link *link;
+	const struct thmqi_link *wire; /* by which it came: perhaps one that is lost */
 	struct reading *reading; /* NULL: of a partition that is not known (any more) */
 	uint64_t token;
 	const struct thmq_run_header *run;
@@ -78,6 +115,7 @@ struct delivered {
 	uint32_t held; /* messages that the app has */
 	uint32_t generation; /* of this record's use, to know stale views; never 0 in a view */
 	bool queued;
+	bool former; /* its connection is lost: nobody wants it back */
 };
 
 enum reading_state {
@@ -103,6 +141,8 @@ struct reading {
 	uint64_t epoch;
 	uint64_t held; /* messages that the app has */
 	uint64_t handed; /* one past the last message that the app was given */
+	uint64_t resume; /* the next that it gets: where to go on */
+	bool resumes;    /* that counts, though the connection is lost, or its epoch is another by now */
 	int64_t not_before_ns; /* skip messages stored earlier; INT64_MIN: none */
 	uint64_t ack_next, ack_sent, ack_stored; /* UINT64_MAX: none */
 	bool ack_dirty;
@@ -126,12 +166,15 @@ struct thmq_consumer {
 	uint32_t stream;
 	uint32_t topic_id;
 	bool grouped;
+	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
 	bool stalled; /* told that the app holds everything */
 	int error; /* what fetch returns from now on; 0 */
 	bool error_told; /* fetch has returned it */
 	char topic[256];
+	char group[256];
+	uint64_t member; /* in its group; 0: it does not come back */
 	struct reading *readings;
 	uint32_t reading_count;
 	uint32_t first_partition; /* id of readings[0]; the others follow */
@@ -142,6 +185,8 @@ struct thmq_consumer {
 	struct delivered *pool; /* mostly memory that is never touched */
 	uint64_t *held_bits;
 	uint32_t pool_count, pool_used; /* records there are, and were ever taken */
+	uint32_t former_count; /* of these, in use for runs of connections that are lost */
+	uint32_t live_max;     /* how many the broker may have out */
 	uint64_t held_bytes, held_count; /* delivered and not given back */
 	uint64_t app_held; /* of these, messages in the app's hands */
 };
@@ -152,8 +197,12 @@ struct thmq_consumer {
 struct sent {
 	uint16_t shard;
 	uint8_t level;
-	uint8_t failed;
+	uint8_t failed; /* SENT_* */
 };
+
+#define SENT_FAILED 1u   /* and told so */
+#define SENT_SETTLED 2u  /* on a connection that is lost: it is not sent again */
+#define SENT_REPORTED 4u /* its event was made */
 
 struct thmq_producer {
 	struct thmqi_handle handle;
@@ -162,6 +211,8 @@ struct thmq_producer {
 	uint32_t level; /* default */
 	uint32_t topic_id;
 	uint32_t partition_count;
+	uint32_t epoch;
+	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
@@ -206,7 +257,14 @@ struct thmq_session {
 	uint32_t reports_due; /* events promised for claims and messages that are out */
 	uint64_t dropped;
 	int closed_due; /* the error that CLOSED still has to tell */
-	bool untended; /* a consumer has something to send that found no room */
+	bool connected; /* it was: a connection that is lost may be made again */
+	bool has_ids;   /* a producer with an id */
+	uint32_t away_count; /* links that are */
+	uint64_t identity; /* of the broker's data */
+	uint64_t rejoin_id; /* request that is out for a consumer, without anybody who waits; 0 */
+	uint32_t rejoin_stream;
+	struct thmqi_prng prng;
+	bool untended; /* a consumer, or resume.c, has something to send that found no room */
 };
 
 /* The session is alive: groups take a member for dead whose beat stands still. In calls that may do without process(). */
@@ -237,7 +295,28 @@ int thmqi_session_topic(struct thmq_session *s, const char *name, struct thmqi_t
 int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
 			     struct thmqi_partition_entry **ret_entries);
 
+int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_link_opts *ret_opts);
+bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f); /* false: l->error */
+void thmqi_session_died(struct thmq_session *s, int error);
+uint64_t thmqi_session_now(struct thmq_session *s);
+
+/* resume.c: a connection that is lost is made again, and goes on where it was */
+bool thmqi_resume_begin(struct client_link *l, int error); /* false: it is over */
+void thmqi_resume_step(struct client_link *l); /* of a link that is away, or still sends again */
+void thmqi_resume_tend(struct thmq_session *s); /* once all links were looked at: what is due for the sake of resumption */
+uint64_t thmqi_resume_nap_ns(const struct thmq_session *s); /* how long may be slept */
+bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status); /* true: it was a request of this file's */
+/* A claim that was made before: its bytes come into the area of now. */
+uint8_t *thmqi_resume_claim(struct client_link *l, struct slot *slot, uint8_t *first, uint32_t len);
+void thmqi_resume_claim_end(struct client_link *l, uint32_t life); /* of an earlier life: committed, or aborted */
+void thmqi_resume_view_end(struct client_link *l, const struct thmqi_link *wire); /* the last of a run that came by it */
+void thmqi_resume_refused(struct client_link *l); /* a REJECT was taken */
+void thmqi_resume_fini(struct client_link *l);
+
 /* producer.c */
+bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot);
+/* The connection that @p's messages went by is lost: those that settled by it are, whatever is sent again. */
+void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l);
 void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
@@ -265,6 +344,8 @@ void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct re
 bool thmqi_reading_attach(struct reading *r); /* false: not now, tend() tries again */
 void thmqi_reading_close(struct reading *r); /* let go of it whoever holds messages */
 bool thmqi_reading_ack(struct reading *r); /* false likewise */
+void thmqi_reading_lost(struct reading *r); /* its link is */
+bool thmqi_reading_is_ours(const struct reading *r);
 bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
 /* fetch.c: the runs that were handed over */
@@ -273,6 +354,7 @@ void thmqi_runs_fini(struct thmq_consumer *c);
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
 			const struct thmqi_frame *f);
 void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r); /* those that the app has not seen */
+void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l); /* its connection is lost: those that the app has not seen go */
 bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */

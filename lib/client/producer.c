@@ -3,6 +3,8 @@
  * producer.c - claims in a link's data area, commits as frames, and what has become of them. Nothing on the way of a
  * message allocates, locks, reads the clock or enters the kernel (but to wake a core that sleeps).
  */
+#include <stdio.h>
+
 #include "wire/run.h"
 
 #include "internal.h"
@@ -15,7 +17,7 @@
 
 /* --------------------------------------------------------------- data area */
 
-static bool slot_settled(const struct client_link *l, const struct slot *slot)
+bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot)
 {
 	if (slot->state == SLOT_FREE)
 		return true;
@@ -28,7 +30,7 @@ static void reclaim(struct client_link *l)
 
 	while (l->slot_tail != l->slot_head) {
 		slot = &l->slots[l->slot_tail & l->slot_mask];
-		if (!slot_settled(l, slot))
+		if (!thmqi_slot_is_settled(l, slot))
 			break;
 		l->area_tail = slot->end;
 		l->slot_tail++;
@@ -265,6 +267,23 @@ static void place_give_up(struct thmq_producer *p, struct client_link *l, struct
 	reclaim(l);
 }
 
+/* What it sends has its name, and may have to be sent again. */
+static __attribute__((noinline)) void push_id(const struct thmq_producer *p, const struct place *m, struct thmqi_frame *f)
+{
+	const struct client_link *l = m->link;
+
+	f->generation = p->epoch;
+	if (!l->kept)
+		return;
+	l->kept[m->slot - l->slots] = (struct kept){.time_ns = m->time_ns,
+						    .at = (uint32_t)(m->first - l->wire->area),
+						    .partition = p->partitions[m->index].partition,
+						    .len = f->len,
+						    .extra = f->extra,
+						    .tag_hash = f->tag_hash,
+						    .key_len = f->key_len};
+}
+
 static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
 {
 	const struct sent e = {.shard = (uint16_t)shard, .level = level};
@@ -312,7 +331,10 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->seq = seq;
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
+	f->arg[1] = p->id;
 	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
+	if (thmqi_unlikely(p->id))
+		push_id(p, m, f);
 	thmqi_frame_commit(up);
 	thmqi_link_kick_broker(l->wire);
 	m->slot->seq = seq;
@@ -346,6 +368,7 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	ret_claim->internal[2] = m.key_len | m.tag_len << 16 | (m.timed ? CLAIM_TIMED : 0) |
 				 (uint64_t)m.link->shard << 32;
 	ret_claim->internal[3] = (uint64_t)m.time_ns;
+	m.slot->life = m.link->life;
 	p->open_claims++;
 	return 0;
 }
@@ -385,6 +408,15 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 		thmqi_client_abort(p, claim);
 		return p->session->dead;
 	}
+	if (thmqi_unlikely(!m.link->up)) {
+		thmqi_session_process(p->session);
+		if (!m.link->up)
+			return p->session->dead ? thmqi_client_commit(p, claim) : -EAGAIN;
+	}
+	if (thmqi_unlikely(m.slot->life != m.link->life)) {
+		m.first = thmqi_resume_claim(m.link, m.slot, m.first, m.key_len + m.tag_len + m.len);
+		claim->internal[1] = (uint64_t)(uintptr_t)m.first;
+	}
 	seq = place_push(p, &m);
 	if (thmqi_unlikely(seq < 0))
 		return seq;
@@ -401,6 +433,8 @@ int thmqi_client_abort(struct thmq_producer *p, struct thmq_claim *claim)
 		return -EINVAL;
 	claim->internal[0] = CLAIM_COMMITTED;
 	p->open_claims--;
+	if (thmqi_unlikely(m.slot->life != m.link->life))
+		thmqi_resume_claim_end(m.link, m.slot->life);
 	place_give_up(p, m.link, m.slot);
 	return 0;
 }
@@ -433,6 +467,11 @@ int64_t thmqi_client_send(struct thmq_producer *p, const void *data, uint32_t le
 
 /* ------------------------------------------------------------- what became */
 
+static bool is_over(const struct sent *e)
+{
+	return e->failed & (SENT_FAILED | SENT_SETTLED);
+}
+
 int64_t thmqi_client_watermark(struct thmq_producer *p)
 {
 	struct thmq_session *s = p->session;
@@ -450,13 +489,13 @@ int64_t thmqi_client_watermark(struct thmq_producer *p)
 
 			if (done > p->watermark)
 				p->watermark = done;
-			else if (e->failed)
+			else if (is_over(e))
 				p->watermark++;
 			else
 				break;
 			continue;
 		}
-		if (!e->failed && !(l && l->progress[p->stream][e->level] >= p->watermark + 1))
+		if (!is_over(e) && !(l && l->progress[p->stream][e->level] >= p->watermark + 1))
 			break;
 		p->watermark++;
 	}
@@ -501,18 +540,36 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l,
 	uint32_t n = 0;
 
 	for (; n < f->len && seq <= p->last_seq; seq++) {
-		if (p->sent[seq & p->sent_mask].shard != l->shard)
+		struct sent *sent = &p->sent[seq & p->sent_mask];
+
+		if (sent->shard != l->shard || is_over(sent))
 			continue;
 		e.sequence = seq;
-		e.offset = f->arg[0] + n++;
+		e.offset = f->arg[0] == UINT64_MAX ? UINT64_MAX : f->arg[0] + n;
+		n++;
+		if (sent->failed & SENT_REPORTED) /* by a connection that was lost before it said more */
+			continue;
+		sent->failed |= SENT_REPORTED;
 		promise_kept(p);
 		thmqi_session_event(p->session, &e);
 	}
 }
 
+void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l)
+{
+	uint64_t seq;
+
+	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
+		struct sent *e = &p->sent[seq & p->sent_mask];
+
+		if (e->shard == l->shard && l->progress[p->stream][e->level] >= seq)
+			e->failed |= SENT_SETTLED;
+	}
+}
+
 static void mark_failed(struct thmq_producer *p, uint64_t seq)
 {
-	p->sent[seq & p->sent_mask].failed = 1;
+	p->sent[seq & p->sent_mask].failed |= SENT_FAILED;
 	p->failed++;
 	promise_kept(p);
 }
@@ -522,7 +579,7 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
 {
 	uint32_t i;
 
-	if (f->seq > p->last_seq || f->seq <= p->watermark || p->sent[f->seq & p->sent_mask].failed)
+	if (f->seq > p->last_seq || f->seq <= p->watermark || is_over(&p->sent[f->seq & p->sent_mask]))
 		return;
 	mark_failed(p, f->seq);
 	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
@@ -554,7 +611,7 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 		struct sent *e = &p->sent[seq & p->sent_mask];
 		struct client_link *l = s->links[e->shard];
 
-		if (e->shard != p->partitions[index].shard || e->failed ||
+		if (e->shard != p->partitions[index].shard || is_over(e) ||
 		    (l && l->progress[p->stream][e->level] >= seq))
 			continue;
 		mark_failed(p, seq);
@@ -638,6 +695,31 @@ static void producer_free(struct thmq_producer *p)
 	thmqi_handle_bury(p->session->graveyard, &p->handle);
 }
 
+/* Its identity at the broker: what it sends again is stored once. With a name it takes over from others of that name. */
+static int get_id(struct thmq_producer *p, const char *topic, const char *name)
+{
+	struct thmqi_request r = {.op = THMQI_OP_PRODUCER_OPEN};
+	const struct thmqi_reply *reply;
+	struct thmq_session *s = p->session;
+	int rc;
+
+	if (!name && !s->opts.reconnect_ns)
+		return 0;
+	snprintf(r.name, sizeof(r.name), "%s", topic);
+	snprintf(r.group, sizeof(r.group), "%s", name ? name : "");
+	rc = thmqi_session_meta(s, &r, &reply);
+	if (rc)
+		return rc;
+	if (!reply->value[0] || reply->value[1] > UINT32_MAX || reply->value[2] > INT64_MAX)
+		return -THMQ_EVERSION;
+	p->id = reply->value[0];
+	p->epoch = (uint32_t)reply->value[1];
+	p->last_seq = p->watermark = reply->value[2];
+	p->uniform_from = p->last_seq + 1;
+	s->has_ids = s->untended = true;
+	return 0;
+}
+
 int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 			       const struct thmq_producer_opts *opts,
 			       struct thmq_producer **ret_producer)
@@ -675,6 +757,8 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count,
 						&p->partitions)
 		     : -ENOMEM;
+	if (!rc)
+		rc = get_id(p, topic, opts->name);
 	if (rc) {
 		producer_free(p);
 		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
@@ -715,8 +799,11 @@ int thmqi_client_producer_close(struct thmq_producer *p, uint64_t timeout_ns)
 
 			/* the stream's next user counts its sequences from 1 again */
 			if (slot->stream == p->stream &&
-			    (slot->state == SLOT_CLAIMED || slot_settled(l, slot)))
+			    (slot->state == SLOT_CLAIMED || thmqi_slot_is_settled(l, slot))) {
+				if (slot->state == SLOT_CLAIMED && slot->life != l->life)
+					thmqi_resume_claim_end(l, slot->life);
 				slot->state = SLOT_FREE;
+			}
 		}
 	}
 	s->reports_due -= p->reports_due; /* what is still to come will find no producer */

@@ -44,7 +44,7 @@ static bool send_detach(struct reading *r, uint64_t epoch)
 	struct thmqi_frame *f;
 
 	r->detach_due = false;
-	if (!r->link || r->link->dead)
+	if (!r->link || r->link->dead || r->link->away)
 		return true;
 	f = thmqi_ctl_claim(r->link);
 	if (!f) {
@@ -67,20 +67,24 @@ bool thmqi_reading_attach(struct reading *r)
 
 	if (r->detach_due && !send_detach(r, r->detach_epoch))
 		return false;
-	f = thmqi_ctl_claim(r->link);
+	/* where the app still holds that much of connections that are lost, there is no room for what would come */
+	f = c->former_count <= c->live_max ? thmqi_ctl_claim(r->link) : NULL;
 	if (!f)
 		return thmqi_reading_later(r);
 	r->generation++;
 	r->shard_error = 0;
-	r->not_before_ns = c->opts.start == THMQ_START_TIME ? (int64_t)c->opts.start_time_ns : INT64_MIN;
+	if (!r->resumes)
+		r->not_before_ns = c->opts.start == THMQ_START_TIME ? (int64_t)c->opts.start_time_ns : INT64_MIN;
 	f->type = THMQI_FRAME_ATTACH;
-	f->flags = (uint8_t)(c->opts.start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? 0x80 : 0));
+	f->flags = (uint8_t)(c->opts.start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? THMQI_ATTACH_ALWAYS : 0));
+	if (r->resumes)
+		f->flags = (uint8_t)(THMQ_START_OFFSET | (c->grouped ? THMQI_ATTACH_RESUME : THMQI_ATTACH_ALWAYS));
 	f->stream = c->stream;
 	f->partition = r->partition;
 	f->len = (uint32_t)THMQI_MIN(c->opts.prefetch_bytes, (uint64_t)UINT32_MAX);
 	f->extra = c->opts.prefetch_count;
 	f->seq = r->epoch;
-	f->arg[0] = c->opts.start_time_ns;
+	f->arg[0] = r->resumes ? r->resume : c->opts.start_time_ns;
 	f->arg[1] = r->group_id;
 	f->generation = r->generation;
 	r->state = READING_ATTACHING;
@@ -95,6 +99,7 @@ static void send_revoked(struct reading *r)
 	struct thmqi_frame *f = thmqi_ctl_claim(meta);
 
 	r->state = READING_NONE;
+	r->resumes = false;
 	if (!f)
 		return; /* the broker's patience ends by itself */
 	f->type = THMQI_FRAME_REVOKED;
@@ -150,7 +155,7 @@ void thmqi_reading_close(struct reading *r)
 	thmqi_runs_drop(r->consumer, r);
 	r->held = 0;
 	r->ack_dirty = false;
-	if (r->state == READING_WANTED || !r->link || r->link->dead)
+	if (r->state == READING_WANTED || !r->link || r->link->dead || r->link->away)
 		r->state = READING_NONE;
 	else if (r->state != READING_NONE && r->state != READING_DETACHING)
 		detach(r);
@@ -161,6 +166,7 @@ static void lost(struct thmq_consumer *c, struct reading *r, int error)
 {
 	thmqi_runs_drop(c, r);
 	r->state = READING_NONE;
+	r->resumes = false;
 	if (r->ack_dirty)
 		c->fenced = true;
 	r->ack_unsure = !r->ack_dirty && r->ack_sent != r->ack_stored;
@@ -172,14 +178,72 @@ static void lost(struct thmq_consumer *c, struct reading *r, int error)
 	thmqi_consumer_tell(c, error == -THMQ_EFENCED ? THMQ_EVENT_REVOKED : THMQ_EVENT_ERROR, r, error, 0);
 }
 
+/* The app has never heard that it is not its own any more: it goes on where it was, whatever its epoch is. */
+bool thmqi_reading_is_ours(const struct reading *r)
+{
+	return r->state == READING_ON || r->state == READING_DRAINING || r->resumes;
+}
+
+static bool acks_are_out(const struct reading *r)
+{
+	return r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next);
+}
+
+void thmqi_reading_lost(struct reading *r)
+{
+	struct thmq_consumer *c = r->consumer;
+
+	r->detach_due = r->ack_unsure = false;
+	if (!r->seek_done) {
+		r->seek_done = true;
+		r->seek_status = -ECONNRESET;
+	}
+	switch (r->state) {
+	case READING_ON:
+	case READING_DRAINING:
+		r->revoke_asked = r->revoke_asked || r->state == READING_DRAINING;
+		r->resumes = true;
+		r->ack_dirty = acks_are_out(r);
+		r->state = READING_WANTED;
+		break;
+	case READING_ATTACHING:
+		r->state = READING_WANTED;
+		break;
+	case READING_DETACHING: /* nobody will answer, and nothing is attached */
+		if (c->grouped && !c->closing)
+			send_revoked(r);
+		r->state = READING_NONE;
+		thmqi_consumer_tell(c, THMQ_EVENT_REVOKED, r, 0, 0);
+		break;
+	default:
+		break;
+	}
+	if (r->state == READING_WANTED)
+		thmqi_reading_later(r);
+}
+
+/* Again, since our connection was lost: what it is at is known here, and perhaps not there. */
+static void on_assigned_again(struct reading *r)
+{
+	if (r->state == READING_NONE)
+		send_revoked(r);
+}
+
 static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 {
 	struct reading *r = f->len < c->reading_count ? &c->readings[f->len] : NULL;
+	bool resumes;
 	int rc;
 
 	if (!r || c->closing)
 		return;
-	if (r->state == READING_ON || r->state == READING_DRAINING) { /* it is ours already, by an older epoch */
+	if (c->member && r->epoch == f->seq && r->partition == f->partition) {
+		on_assigned_again(r);
+		return;
+	}
+	resumes = c->member && thmqi_reading_is_ours(r);
+	/* it is ours already, or will be, by an older epoch */
+	if (r->state == READING_ON || r->state == READING_DRAINING || (c->member && r->state == READING_ATTACHING)) {
 		send_detach(r, r->epoch);
 		thmqi_runs_drop(c, r);
 	}
@@ -189,8 +253,11 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 	r->group_id = (uint32_t)f->arg[1];
 	r->epoch = f->seq;
 	r->revoke_asked = false;
-	r->ack_next = r->ack_sent = r->ack_stored = NO_OFFSET;
-	r->ack_dirty = r->ack_unsure = false;
+	r->resumes = resumes;
+	if (!resumes)
+		r->ack_next = r->ack_sent = r->ack_stored = NO_OFFSET;
+	r->ack_dirty = resumes && acks_are_out(r);
+	r->ack_unsure = false;
 	r->ack_error = 0;
 	r->state = READING_WANTED;
 	rc = thmqi_session_link(c->session, r->shard, &r->link);
@@ -199,6 +266,7 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 		return;
 	}
 	r->link = NULL;
+	r->resumes = false;
 	send_revoked(r); /* it cannot be read from here: another member may try */
 	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, rc, 0);
 }
@@ -224,7 +292,7 @@ static void on_attached(struct thmq_consumer *c, struct reading *r, const struct
 {
 	int before = r->status;
 
-	if (r->state != READING_ATTACHING)
+	if (r->state != READING_ATTACHING || (f->extra && f->extra != r->generation)) /* else of one that was taken back */
 		return;
 	r->status = f->status;
 	if (f->status == -ENOMEM && c->grouped && !r->revoke_asked) { /* it is ours, and no other member would read it */
@@ -239,9 +307,14 @@ static void on_attached(struct thmq_consumer *c, struct reading *r, const struct
 		return;
 	}
 	r->state = READING_ON;
+	r->resume = f->seq;
 	if (f->flags & THMQI_ATTACHED_AT_GROUP) /* the start was not asked for its time */
 		r->not_before_ns = INT64_MIN;
-	thmqi_consumer_tell(c, THMQ_EVENT_ASSIGNED, r, 0, f->seq);
+	if (!r->resumes)
+		thmqi_consumer_tell(c, THMQ_EVENT_ASSIGNED, r, 0, f->seq);
+	r->resumes = false;
+	if (r->ack_dirty)
+		thmqi_reading_ack(r);
 	if (r->revoke_asked)
 		let_go(r);
 }
@@ -292,6 +365,7 @@ static void on_sought(struct thmq_consumer *c, struct reading *r, const struct t
 		return;
 	r->generation++; /* what was prefetched is of the old place */
 	r->not_before_ns = r->seek_not_before_ns;
+	r->resume = f->seq;
 	thmqi_runs_drop(c, r);
 }
 
@@ -318,7 +392,7 @@ static void tell_lost(struct thmq_consumer *c, const struct reading *r, const st
 }
 
 /* Of an older place: nobody waits for what was there. */
-static void tell_gap(struct thmq_consumer *c, const struct reading *r, const struct thmqi_frame *f)
+static void tell_gap(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
 {
 	struct thmq_event e = {.type = THMQ_EVENT_OFFSETRANGE,
 			       .error = -THMQ_EOFFSETRANGE,
@@ -328,8 +402,10 @@ static void tell_gap(struct thmq_consumer *c, const struct reading *r, const str
 			       .count = f->seq > f->arg[0] ? f->seq - f->arg[0] : 0,
 			       .partition = r->index};
 
-	if (f->generation == r->generation)
-		thmqi_session_event(c->session, &e);
+	if (f->generation != r->generation)
+		return;
+	r->resume = THMQI_MAX(r->resume, f->seq);
+	thmqi_session_event(c->session, &e);
 }
 
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f)
@@ -441,6 +517,7 @@ void thmqi_consumers_tend(struct thmq_session *s)
 	uint32_t i;
 
 	s->untended = false;
+	thmqi_resume_tend(s);
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);

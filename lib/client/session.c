@@ -60,12 +60,35 @@ int thmqi_client_events(struct thmq_session *s, struct thmq_event *ret_events, u
 /* -------------------------------------------------------------------- frames */
 
 /* The last event of a session, told behind all others: it is never dropped. */
-static void session_died(struct thmq_session *s, int error)
+void thmqi_session_died(struct thmq_session *s, int error)
 {
 	if (s->dead)
 		return;
 	s->dead = -ESHUTDOWN;
 	s->closed_due = error;
+}
+
+bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f)
+{
+	uint64_t identity = f->partition | (uint64_t)f->extra << 32;
+
+	l->error = -THMQ_EVERSION;
+	if (f->status || f->len != THMQI_WIRE_VERSION || f->seq == 0 || f->seq > THMQ_SHARD_COUNT_MAX + 1) {
+		l->error = f->status < 0 ? f->status : -THMQ_EVERSION;
+		return false;
+	}
+	if (l->shard == THMQI_SHARD_META) {
+		if (s->connected && (identity != s->identity || f->seq != s->shard_count)) {
+			l->error = -ESTALE; /* another broker, whose partitions are not ours */
+			return false;
+		}
+		s->shard_count = (uint32_t)f->seq;
+		s->incarnation = f->arg[0];
+		s->identity = identity;
+	}
+	/* none is larger than where it lies */
+	l->len_max = (uint32_t)THMQI_MIN(f->arg[1], (uint64_t)l->wire->area_bytes);
+	return true;
 }
 
 static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
@@ -74,16 +97,11 @@ static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
 
 	if (l->up || l->dead)
 		return;
-	if (f->status || f->len != THMQI_WIRE_VERSION || f->seq == 0 || f->seq > THMQ_SHARD_COUNT_MAX + 1) {
-		l->dead = f->status < 0 ? f->status : -THMQ_EVERSION;
+	if (!thmqi_session_welcome(s, l, f)) {
+		l->dead = l->error;
 		return;
 	}
 	l->up = true;
-	l->len_max = (uint32_t)THMQI_MIN(f->arg[1], (uint64_t)l->wire->area_bytes); /* none is larger than where it lies */
-	if (l->shard == THMQI_SHARD_META) {
-		s->shard_count = (uint32_t)f->seq;
-		s->incarnation = f->arg[0];
-	}
 	thmqi_consumer_link_up(s);
 }
 
@@ -106,7 +124,7 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 	uint32_t stream = f->stream % THMQI_STREAMS;
 
 	if (thmqi_unlikely(!status_ok(f))) { /* whatever that is, it does not speak as we do */
-		session_died(s, -THMQ_EVERSION);
+		thmqi_session_died(s, -THMQ_EVERSION);
 		return;
 	}
 	switch (f->type) {
@@ -121,11 +139,15 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 		if (f->seq == l->request_id) {
 			l->replied = true;
 			l->reply_status = f->status;
+			if (thmqi_unlikely(s->rejoin_id) && l->shard == THMQI_SHARD_META)
+				thmqi_resume_replied(s, f->seq, f->status);
 		}
 		break;
 	case THMQI_FRAME_REPORT:
 	case THMQI_FRAME_REJECT:
 		p = s->producers[stream];
+		if (f->type == THMQI_FRAME_REJECT)
+			thmqi_resume_refused(l);
 		if (p && f->type == THMQI_FRAME_REPORT)
 			thmqi_producer_settled(p, l, f);
 		else if (p)
@@ -156,9 +178,12 @@ static void take_closed(struct client_link *l)
 
 	if (thmqi_frame_peek(&l->wire->down, 0))
 		return;
-	l->dead = error < 0 ? error : -ESHUTDOWN;
+	error = error < 0 ? error : -ESHUTDOWN;
+	if (thmqi_resume_begin(l, error))
+		return;
+	l->dead = error;
 	if (l->shard != THMQI_SHARD_META || l->up)
-		session_died(l->session, l->dead);
+		thmqi_session_died(l->session, l->dead);
 }
 
 /* Header, table and first body come from another core: on their way at once. */
@@ -202,12 +227,18 @@ static uint32_t process_far(struct client_link *l)
 
 static uint32_t process_link(struct client_link *l)
 {
-	struct thmqi_frame_ring *down = &l->wire->down;
+	struct thmqi_frame_ring *down;
 	const struct thmqi_frame *f;
 	uint32_t done = 0;
 
+	if (thmqi_unlikely(l->astray)) {
+		thmqi_resume_step(l);
+		if (l->away)
+			return 0;
+	}
 	if (thmqi_unlikely(l->wire->far != NULL))
 		return process_far(l);
+	down = &l->wire->down;
 	while (done < PROCESS_BUDGET && (f = thmqi_frame_peek(down, 0))) {
 		if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE)
 			prefetch_run(f);
@@ -247,7 +278,7 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 
 /* ------------------------------------------------------------------ waiting */
 
-static uint64_t now_of(struct thmq_session *s)
+uint64_t thmqi_session_now(struct thmq_session *s)
 {
 	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
 
@@ -256,7 +287,7 @@ static uint64_t now_of(struct thmq_session *s)
 
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns)
 {
-	uint64_t now = now_of(s);
+	uint64_t now = thmqi_session_now(s);
 
 	return timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
 }
@@ -297,11 +328,18 @@ static bool all_mine(const struct thmq_session *s)
 	return true;
 }
 
+/* At most so long at a time: something may be due by then. */
+static uint64_t nap_ns(const struct thmq_session *s, uint64_t ns)
+{
+	ns = THMQI_MIN(ns, (uint64_t)NAP_NS);
+	return thmqi_likely(!s->away_count) ? ns : THMQI_MIN(ns, thmqi_resume_nap_ns(s));
+}
+
 /* Sleep until this session's waiter, or the thread's own core, has something. */
 static void sleep_both(struct thmq_session *s, struct thmq_core *mine, uint64_t ns)
 {
 	struct pollfd p[2] = {{.fd = s->waiter->fd, .events = POLLIN}};
-	struct timespec t = {.tv_nsec = (long)THMQI_MIN(ns, (uint64_t)NAP_NS)};
+	struct timespec t = {.tv_nsec = (long)nap_ns(s, ns)};
 
 	p[1].fd = thmqi_core_fd(mine);
 	p[1].events = POLLIN;
@@ -317,7 +355,7 @@ static void sleep_alone(struct thmq_session *s, uint64_t ns)
 	thmqi_releases_flush(s);
 	thmqi_waiter_arm(s->waiter);
 	if (thmqi_session_process(s) == 0)
-		thmqi_waiter_sleep(s->waiter, THMQI_MIN(ns, (uint64_t)NAP_NS));
+		thmqi_waiter_sleep(s->waiter, nap_ns(s, ns));
 	thmqi_waiter_disarm(s->waiter);
 }
 
@@ -357,7 +395,7 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 
 			if (busy && !look)
 				continue;
-			now = now_of(s);
+			now = thmqi_session_now(s);
 			if (now >= deadline)
 				return -ETIMEDOUT;
 			if (busy) {
@@ -372,7 +410,7 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 			spin_end = 0;
 			thmqi_releases_flush(s);
 			if (mine->world->idle || all_mine(s))
-				thmqi_core_poll(mine, THMQI_MIN(deadline - now, (uint64_t)NAP_NS));
+				thmqi_core_poll(mine, nap_ns(s, deadline - now));
 			else
 				sleep_both(s, mine, deadline - now);
 			continue;
@@ -382,7 +420,7 @@ int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *a
 		if (taken && !look)
 			continue;
 		if (look || spin_end == 0) {
-			now = now_of(s);
+			now = thmqi_session_now(s);
 			if (now >= deadline)
 				return -ETIMEDOUT;
 			if (!spin_end)
@@ -458,25 +496,37 @@ int thmqi_client_session_arm(struct thmq_session *s)
 
 /* -------------------------------------------------------------------- links */
 
-int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link)
+/* How a link of @shard is made: whenever, and always the same. */
+int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_link_opts *ret_opts)
 {
-	struct thmqi_link_opts opts = {.area_bytes = shard ? s->opts.window_bytes : THMQI_BLOCK,
-				       .silence_ns = s->opts.peer_timeout_ns,
-				       .tls = s->tls};
-	struct client_link *l;
-	int rc;
-
 	if (shard >= s->shard_count)
 		return -THMQ_EVERSION; /* the broker names a shard that it does not have */
+	/* a whole window may be sent before the core looks; what comes down is soon taken, and a short ring stays cached */
+	*ret_opts = (struct thmqi_link_opts){.area_bytes = shard ? s->opts.window_bytes : THMQI_BLOCK,
+					     .up_frames = shard ? s->opts.window_count : 64,
+					     .down_frames = DOWN_FRAMES,
+					     .silence_ns = s->opts.peer_timeout_ns,
+					     .tls = s->tls};
+	/* all of them lead to one broker, whatever else is opened, or opened again, at the session's URL meanwhile */
+	if (shard && s->links[THMQI_SHARD_META])
+		ret_opts->beside = s->links[THMQI_SHARD_META]->wire;
+	return 0;
+}
+
+int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link)
+{
+	struct thmqi_link_opts opts;
+	struct client_link *l;
+	int rc = thmqi_session_prepare(s, shard, &opts);
+
+	if (rc)
+		return rc;
 	if (s->links[shard]) {
 		*ret_link = s->links[shard];
 		return 0;
 	}
-	/* a whole window may be sent before the core looks; what comes down is soon taken, and a short ring stays cached */
-	opts.up_frames = shard ? s->opts.window_count : 64;
-	opts.down_frames = DOWN_FRAMES;
-	/* all of them lead to one broker, whatever else is opened, or opened again, at the session's URL meanwhile */
-	opts.beside = shard && s->links[THMQI_SHARD_META] ? s->links[THMQI_SHARD_META]->wire : NULL;
+	if (shard && s->links[THMQI_SHARD_META] && s->links[THMQI_SHARD_META]->away)
+		return -EAGAIN; /* that one goes first */
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;
@@ -485,9 +535,13 @@ int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_lin
 	l->replied = true;
 	l->slot_mask = opts.up_frames - 1;
 	l->slots = calloc(opts.up_frames, sizeof(*l->slots));
-	rc = l->slots ? thmqi_transport_connect(s->transport, s->url, shard, &opts, s->waiter, &l->wire) : -ENOMEM;
+	l->kept = shard && s->opts.reconnect_ns ? calloc(opts.up_frames, sizeof(*l->kept)) : NULL;
+	rc = l->slots && (l->kept || !shard || !s->opts.reconnect_ns) ? 0 : -ENOMEM;
+	if (!rc)
+		rc = thmqi_transport_connect(s->transport, s->url, shard, &opts, s->waiter, &l->wire);
 	if (rc) {
 		free(l->slots);
+		free(l->kept);
 		free(l);
 		return rc;
 	}
@@ -515,7 +569,7 @@ static bool has_room(void *arg)
 {
 	struct client_link *l = arg;
 
-	return l->dead || thmqi_frame_claim(&l->wire->ctl, 0);
+	return l->dead || (l->up && thmqi_frame_claim(&l->wire->ctl, 0));
 }
 
 int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint64_t deadline,
@@ -536,8 +590,8 @@ static bool is_replied(void *arg)
 	return l->replied || l->dead;
 }
 
-int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
-			  uint64_t deadline, const struct thmqi_reply **ret_reply)
+static int request_once(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
+			uint64_t deadline, const struct thmqi_reply **ret_reply)
 {
 	struct thmqi_frame *f;
 	int rc;
@@ -545,12 +599,14 @@ int thmqi_session_request(struct thmq_session *s, struct client_link *l, const s
 	/* before anything is sent: what is refused has not happened, and no quick answer makes it happen */
 	if (thmqi_session_stuck(s))
 		return -EDEADLK;
-	rc = thmqi_session_wait_up(s, l, deadline);
-	/* the page is the broker's until it has answered the request before, whoever gave up waiting for that */
-	if (!rc && !l->replied)
-		rc = thmqi_session_block(s, is_replied, l, deadline);
-	if (!rc)
-		rc = thmqi_session_ctl_claim(s, l, deadline, &f);
+	do {
+		rc = thmqi_session_wait_up(s, l, deadline);
+		/* the page is the broker's until it has answered the request before, whoever gave up waiting for that */
+		if (!rc && !l->replied)
+			rc = thmqi_session_block(s, is_replied, l, deadline);
+		if (!rc)
+			rc = thmqi_session_ctl_claim(s, l, deadline, &f);
+	} while (!rc && !(l->up && l->replied)); /* something came in between */
 	if (rc)
 		return rc;
 	*l->wire->request = *request;
@@ -570,6 +626,33 @@ int thmqi_session_request(struct thmq_session *s, struct client_link *l, const s
 	return l->reply_status;
 }
 
+/* May it be said twice? */
+static bool may_repeat(const struct thmqi_request *r)
+{
+	switch (r->op) {
+	case THMQI_OP_TOPIC_DELETE:
+		return false;
+	case THMQI_OP_TOPIC_CREATE:
+		return r->topic_flags & THMQ_TOPIC_IF_ABSENT;
+	case THMQI_OP_JOIN:
+		return r->member != 0;
+	default:
+		return true;
+	}
+}
+
+/* Of one whose connection is lost under it nobody knows whether it was done. */
+int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
+			  uint64_t deadline, const struct thmqi_reply **ret_reply)
+{
+	int rc;
+
+	do
+		rc = request_once(s, l, request, deadline, ret_reply);
+	while (rc == -ECONNRESET && !s->dead && may_repeat(request));
+	return rc;
+}
+
 int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *request,
 		       const struct thmqi_reply **ret_reply)
 {
@@ -581,7 +664,7 @@ int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *reque
 
 static void link_free(struct client_link *l)
 {
-	thmqi_link_close(l->wire);
+	thmqi_resume_fini(l);
 	free(l->slots);
 	free(l);
 }
@@ -608,6 +691,15 @@ static void session_free(struct thmq_session *s)
 	thmqi_handle_bury(s->graveyard, &s->handle);
 }
 
+static uint64_t seed_of(const struct thmq_session *s)
+{
+	uint64_t seed = thmqi_env_world(s->env)->seed;
+
+	if (!seed)
+		thmqi_random_bytes(&seed, sizeof(seed));
+	return seed;
+}
+
 int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport, struct thmqi_graveyard *graveyard,
 			 const char *url, const struct thmq_session_opts *opts, struct thmq_session **ret_session)
 {
@@ -627,6 +719,7 @@ int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport
 	s->opts.event_count = (uint32_t)thmqi_pow2_up(opts->event_count ? opts->event_count : 4096);
 	s->opts.timeout_ns = opts->timeout_ns ? opts->timeout_ns : 30000000000ull;
 	s->event_mask = s->opts.event_count - 1;
+	thmqi_prng_seed(&s->prng, seed_of(s));
 	s->events = calloc(s->opts.event_count, sizeof(*s->events));
 	s->links = calloc(THMQ_SHARD_COUNT_MAX + 1, sizeof(*s->links));
 	s->url = strdup(url);
@@ -651,6 +744,7 @@ int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport
 		session_free(s);
 		return rc;
 	}
+	s->connected = true;
 	*ret_session = s;
 	return 0;
 }
@@ -667,7 +761,7 @@ int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (!s->producers[i])
 			continue;
-		now = now_of(s);
+		now = thmqi_session_now(s);
 		one = thmqi_client_producer_close(s->producers[i], deadline > now ? deadline - now : 0);
 		if (one == -EDEADLK && !s->dead)
 			return one;
@@ -676,7 +770,7 @@ int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (!s->consumers[i])
 			continue;
-		now = now_of(s);
+		now = thmqi_session_now(s);
 		one = thmqi_client_consumer_close(s->consumers[i], deadline > now ? deadline - now : 0);
 		if (one == -EDEADLK && !s->dead)
 			return one;

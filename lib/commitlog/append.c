@@ -226,6 +226,8 @@ int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint3
 			return -ENOMEM;
 		if (thmqi_unlikely(run->flags & THMQ_RUN_KEYED) && log->disk)
 			thmqi_keys_note(log, log->active, run, f->used);
+		if (thmqi_unlikely(thmqi_run_has_producer(run)) && log->disk)
+			thmqi_seal_note_producer(log, run, log->chain.index + 1, f->used, log->term);
 	} else if (log->disk) {
 		thmqi_seal_note(log, run, log->chain.index + 1, f->used, log->term);
 		thmqi_states_note(log, run, log->chain.index + 1);

@@ -690,6 +690,8 @@ void thmqi_untouch(struct thmq_log *log, struct run_index *x); /* it goes */
 void thmqi_seals_init(struct thmq_log *log);
 void thmqi_seals_fini(struct thmq_log *log);
 void thmqi_seal_note(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch, uint32_t at, uint64_t term);
+/* How far its producer has come with this run: a state whose newest slice this is. */
+void thmqi_seal_note_producer(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch, uint32_t at, uint64_t term);
 void thmqi_seal_term(struct thmq_log *log, uint64_t batch, uint64_t term); /* of a batch that comes now */
 bool thmqi_seal_busy(struct thmq_log *log); /* with the segment before the active one: no other can be sealed now */
 void thmqi_seal_begin(struct thmq_log *log, struct segment *s); /* it is full; the active one is another */

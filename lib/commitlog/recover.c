@@ -106,6 +106,8 @@ int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch
 			x = rc ? NULL : thmqi_index_of(log, run->partition, true);
 			if (!x || thmqi_index_add(log, x, run, h->index, (uint32_t)(at - (const uint8_t *)h)) != 0)
 				return thmqi_fail(-ENOMEM, "index %s: out of memory", log->opts.dir);
+			if (thmqi_run_has_producer(run))
+				thmqi_seal_note_producer(log, run, h->index, (uint32_t)(at - (const uint8_t *)h), h->term);
 		} else {
 			thmqi_seal_note(log, run, h->index, (uint32_t)(at - (const uint8_t *)h), h->term);
 			thmqi_states_note(log, run, h->index);

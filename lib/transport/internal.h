@@ -5,11 +5,12 @@
 
 #include <pthread.h>
 
+#include "guard.h"
 #include "tls/tls.h"
 #include "transport/transport.h"
 
 #define THMQI_CTL_FRAMES_MAX 4096u
-#define THMQI_MEDIA_MAX 8u
+#define THMQI_MEDIA_MAX 16u
 
 /* A place where a listener listens, beside its name. */
 struct thmqi_door {
@@ -44,6 +45,11 @@ struct thmqi_transport {
 	const struct thmqi_medium *media[THMQI_MEDIA_MAX];
 	void *state[THMQI_MEDIA_MAX]; /* each medium's own; under the lock */
 	uint8_t client_id[16]; /* by chance */
+	struct own *owns; /* transports of the application's */
+	uint32_t interceptor_count;
+	struct thmq_interceptor interceptors[THMQI_INTERCEPTORS_MAX];
+	uint64_t connection_number; /* of the last one */
+	struct thmq_fault *faults;
 };
 
 /* A listener that is on no list, for a medium's own ends of links. One reference. */

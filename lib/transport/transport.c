@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "own.h"
 
 int thmqi_transport_open(struct thmq_env *env, struct thmqi_transport **ret_transport)
 {
@@ -32,6 +33,9 @@ void thmqi_transport_close(struct thmqi_transport *t)
 	for (i = 0; i < t->medium_count; i++)
 		if (t->state[i])
 			t->media[i]->close(t->state[i]);
+
+	thmqi_fault_close_all(t);
+	thmqi_own_fini(t);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
@@ -262,7 +266,7 @@ int thmqi_transport_check_urls(struct thmqi_transport *t, const char *urls)
 		if (!rc)
 			rc = find_medium(t, url, &m);
 		if (!rc)
-			rc = m->check(url);
+			rc = m->check ? m->check(url) : m->check_of(t, url);
 		if (rc)
 			return rc;
 	}

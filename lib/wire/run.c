@@ -5,6 +5,8 @@
 _Static_assert(sizeof(struct thmq_run_header) == 96, "as in doc/format.md");
 _Static_assert(offsetof(struct thmq_run_header, header_crc) == 92, "as in doc/format.md");
 _Static_assert(sizeof(struct thmq_record) == 16, "as in doc/format.md");
+_Static_assert(sizeof(struct thmq_log_producer) == 24, "as in doc/format.md");
+_Static_assert(offsetof(struct thmqi_producer_run, producer) == sizeof(struct thmq_run_header), "its payload");
 
 #define TIME_UNIT_NS 1000 /* of thmq_record.time_delta_us */
 
@@ -29,6 +31,31 @@ bool thmqi_run_header_ok(const struct thmq_run_header *run, uint32_t room)
 bool thmqi_run_payload_ok(const struct thmq_run_header *run)
 {
 	return run->payload_crc == thmqi_crc32c(0, run + 1, run->len);
+}
+
+/* ---------------------------------------------------------------- producers */
+
+uint64_t thmqi_producer_item(uint64_t producer_id, uint32_t partition)
+{
+	uint8_t key[12];
+
+	memcpy(key, &producer_id, 8);
+	memcpy(key + 8, &partition, 4);
+	return thmqi_hash64(key, sizeof(key));
+}
+
+void thmqi_run_producer(const struct thmq_run_header *run, struct thmqi_producer_run *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->producer = (struct thmq_log_producer){.producer_id = run->producer_id,
+						   .last_sequence = run->first_sequence + run->sequence_span,
+						   .producer_epoch = run->producer_epoch,
+						   .partition = run->partition};
+	ret->header.len = sizeof(ret->producer);
+	ret->header.base_offset = thmqi_producer_item(run->producer_id, run->partition);
+	ret->header.partition = THMQ_LOG_PRODUCER;
+	ret->header.encoding = THMQ_RUN_STATE;
+	ret->header.first_time_ns = ret->header.last_time_ns = run->last_time_ns;
 }
 
 /* ----------------------------------------------------------------- records */

@@ -2,7 +2,8 @@
 /*
  * process_kill_test.c - two processes and SIGKILL. A client that dies at any moment leaves nothing behind at the broker, which goes on
  * serving others. A broker that dies is noticed at once, and what it acknowledged as durable is there when it is opened again.
- * One that is only stopped is noticed too, a little later, on either side.
+ * One that is only stopped is noticed too, a little later, on either side. A session that comes back goes on through all of the
+ * broker's lives.
  *
  * usage: process_kill_test tcp|shm [kills]; default 12 of each.
  */
@@ -50,7 +51,7 @@ static void nap(uint64_t ns)
 
 /* ------------------------------------------------------------------- children */
 
-static pid_t start(const char *what, const char *arg, int *ret_out)
+static pid_t start(const char *what, const char *arg, const char *listen, int *ret_out)
 {
 	int out[2];
 	pid_t pid;
@@ -62,7 +63,7 @@ static pid_t start(const char *what, const char *arg, int *ret_out)
 		dup2(out[1], STDOUT_FILENO);
 		close(out[0]);
 		close(out[1]);
-		execl(self, self, what, arg, listen_at, (char *)NULL);
+		execl(self, self, what, arg, listen, (char *)NULL);
 		_exit(1);
 	}
 	close(out[1]);
@@ -126,7 +127,7 @@ static int client(const char *url)
 	}
 }
 
-static int server(const char *where)
+static int server(const char *where, const char *listen)
 {
 	struct thmq_broker *b;
 	struct thmq_env *env;
@@ -136,8 +137,8 @@ static int server(const char *where)
 	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
 						.policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(env,
-			       THMQ_BROKER_OPTS(.data_dir = where, .listen = listen_at,
-						.segment_bytes = 16 << 20),
+			       THMQ_BROKER_OPTS(.data_dir = where, .listen = listen,
+						.segment_bytes = 1 << 20, .batch_bytes = 256 << 10),
 			       &b) == 0);
 	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
 	printf("%s\n", url);
@@ -211,7 +212,7 @@ static void clients_die(uint32_t kills)
 	fill_caches(p);
 	base = in_use(env);
 	for (i = 0; i < kills; i++) {
-		pid = start("client", url, &out);
+		pid = start("client", url, "", &out);
 		read_line(out, line, sizeof(line));
 		CHECK(strcmp(line, "begun") == 0);
 		nap((uint64_t)(random() % (i % 4 == 0 ? 5 : 120)) * MS);
@@ -276,7 +277,7 @@ static void brokers_die(uint32_t kills)
 	for (i = 0, acked = 0; i < kills; i++) {
 		bool killed = false;
 
-		pid = start("server", data, &out);
+		pid = start("server", data, listen_at, &out);
 		read_line(out, url, sizeof(url));
 		CHECK(strncmp(url, listen_at, 6) == 0);
 		CHECK(thmq_connect(env, url, NULL, &s) == 0);
@@ -309,11 +310,109 @@ static void brokers_die(uint32_t kills)
 		acked = first + (uint64_t)thmq_watermark(p);
 		CHECK(thmq_session_close(s, SECOND) == 0);
 	}
-	pid = start("server", data, &out);
+	pid = start("server", data, listen_at, &out);
 	read_line(out, url, sizeof(url));
 	CHECK(thmq_connect(env, url, NULL, &s) == 0);
 	printf("%llu messages\n", (unsigned long long)read_all(s, acked));
 	CHECK(thmq_session_close(s, SECOND) == 0);
+	kill_it(pid, out);
+	CHECK(thmq_env_close(env, SECOND) == 0);
+}
+
+/* -------------------------------------------------- brokers that die under a session that comes back */
+
+/* Another one at the same place: the port is perhaps taken for a moment. */
+static pid_t start_again(const char *url, int *ret_out)
+{
+	char line[64];
+	pid_t pid = start("server", data, url, ret_out);
+
+	read_line(*ret_out, line, sizeof(line));
+	CHECK(strcmp(line, url) == 0);
+	return pid;
+}
+
+struct reading {
+	struct thmq_consumer *consumer;
+	uint64_t next[2];
+};
+
+static void take(struct reading *r, bool ack)
+{
+	struct thmq_message m[64];
+	int n = thmq_fetch(r->consumer, m, 64), i;
+	uint64_t number;
+
+	CHECK(n >= 0);
+	for (i = 0; i < n; i++) {
+		memcpy(&number, m[i].data, 8);
+		CHECK(number == r->next[m[i].partition]); /* in order, and each once */
+		r->next[m[i].partition]++;
+		if (ack)
+			CHECK(thmq_ack(r->consumer, &m[i]) == 0);
+	}
+	CHECK(thmq_release(r->consumer, m, (uint32_t)n) == 0);
+}
+
+/* One session through all of it: what it sends is durable or sent again; its readers miss nothing and see nothing twice. */
+static void sessions_come_back(uint32_t kills)
+{
+	uint64_t next[2] = {0, 0}, payload[40] = {0}, begin, end;
+	struct reading alone = {0}, grouped = {0};
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_event e;
+	struct thmq_env *env;
+	char url[64];
+	uint32_t i, k = 0, partition;
+	int64_t rc;
+	pid_t pid;
+	int out;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	pid = start("server", data, listen_at, &out);
+	read_line(out, url, sizeof(url));
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND), &s) == 0);
+	CHECK(thmq_topic_create(s, "v", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_producer_open(s, "v", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "v", NULL, NULL, &alone.consumer) == 0);
+	CHECK(thmq_consumer_open(s, "v", "g", NULL, &grouped.consumer) == 0);
+	for (i = 0; i < kills; i++) {
+		begin = now() + (uint64_t)(random() % 100) * MS;
+		while (now() < begin || k % 16) {
+			partition = k++ % 2;
+			payload[0] = next[partition];
+			rc = thmq_send(p, payload, (uint32_t)(8 + k % 300),
+				       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition));
+			CHECK(rc > 0 || rc == -EAGAIN);
+			next[partition] += rc > 0;
+			if (rc < 0)
+				thmq_session_wait(s, MS);
+			take(&alone, false);
+			take(&grouped, true);
+		}
+		kill_it(pid, out);
+		pid = start_again(url, &out);
+	}
+	for (end = now() + 60 * SECOND;
+	     alone.next[0] + alone.next[1] + grouped.next[0] + grouped.next[1] < 2 * (next[0] + next[1]);) {
+		if (now() >= end)
+			fprintf(stderr, "sent %llu %llu, settled %lld, read %llu %llu, %llu %llu\n",
+				(unsigned long long)next[0], (unsigned long long)next[1], (long long)thmq_watermark(p),
+				(unsigned long long)alone.next[0], (unsigned long long)alone.next[1],
+				(unsigned long long)grouped.next[0], (unsigned long long)grouped.next[1]);
+		CHECK(now() < end);
+		take(&alone, false);
+		take(&grouped, true);
+		thmq_session_wait(s, 10 * MS);
+	}
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(grouped.consumer, 10 * SECOND) == 0);
+	while ((rc = thmq_events(s, &e, 1)) == 1)
+		CHECK(e.type != THMQ_EVENT_FAILED && e.type != THMQ_EVENT_CLOSED && e.type != THMQ_EVENT_ERROR);
+	printf("%llu messages through %u lives\n", (unsigned long long)(next[0] + next[1]), kills + 1);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
 	kill_it(pid, out);
 	CHECK(thmq_env_close(env, SECOND) == 0);
 }
@@ -340,7 +439,7 @@ static void client_stops(void)
 	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
 	CHECK(thmq_connect(env, url, NULL, &s) == 0);
 	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
-	pid = start("client", url, &out);
+	pid = start("client", url, "", &out);
 	read_line(out, line, sizeof(line));
 	for (begin = now(); sessions(b) != 2 && now() - begin < 5 * SECOND;)
 		nap(MS);
@@ -367,7 +466,7 @@ static void broker_stops(void)
 
 	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
 						.policy = THMQ_POLICY_EVENT)) == 0);
-	pid = start("server", data, &out);
+	pid = start("server", data, listen_at, &out);
 	read_line(out, url, sizeof(url));
 	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.peer_timeout_ns = SECOND), &s) == 0);
 	for (begin = now(); now() - begin < 2 * SECOND;) /* it says that it is alive */
@@ -396,10 +495,8 @@ int main(int argc, char **argv)
 
 	program[n > 0 ? n : 0] = 0;
 	self = program;
-	if (argc == 4) {
-		snprintf(listen_at, sizeof(listen_at), "%s", argv[3]);
-		return strcmp(argv[1], "client") == 0 ? client(argv[2]) : server(argv[2]);
-	}
+	if (argc == 4)
+		return strcmp(argv[1], "client") == 0 ? client(argv[2]) : server(argv[2], argv[3]);
 	if (argc < 2 || (strcmp(argv[1], "tcp") != 0 && strcmp(argv[1], "shm") != 0))
 		return 1;
 	srandom(getenv("THMQ_TEST_SEED") ? (unsigned)atoi(getenv("THMQ_TEST_SEED"))
@@ -416,6 +513,7 @@ int main(int argc, char **argv)
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	clients_die(kills);
 	brokers_die(kills);
+	sessions_come_back(kills);
 	client_stops();
 	broker_stops();
 	return system(command) != 0;

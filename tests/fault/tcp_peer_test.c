@@ -398,7 +398,7 @@ static void wrong_fields(void)
 		reseal(&h);                                                                        \
 		refused(h, status);                                                                \
 	} while (0)
-	WRONG((h.version_min = 2, h.version_max = 9), -THMQ_EVERSION);
+	WRONG((h.version_min = 3, h.version_max = 9), -THMQ_EVERSION);
 	WRONG((h.version_min = 9, h.version_max = 2), -EPROTO);
 	WRONG(h.kind = THMQI_HELLO_BROKER, -EPROTO);
 	WRONG(h.bytes = 64, -EPROTO);

@@ -33,12 +33,12 @@ static const struct {
 	STRUCT(thmq_machine, 64, path_device, 32),
 	STRUCT(thmq_broker_opts, 144, tls, 136),
 	STRUCT(thmq_broker_stats, 128, refused_count, 120),
-	STRUCT(thmq_session_opts, 48, tls, 40),
+	STRUCT(thmq_session_opts, 56, reconnect_ns, 48),
 	STRUCT(thmq_tls_opts, 88, cipher_suites, 80),
 	STRUCT(thmq_topic_opts, 40, retention_bytes, 32),
 	STRUCT(thmq_topic_info, 296, retention_bytes, 288),
 	STRUCT(thmq_partition_info, 48, lag, 40),
-	STRUCT(thmq_producer_opts, 24, cookie, 16),
+	STRUCT(thmq_producer_opts, 32, name, 24),
 	STRUCT(thmq_message_opts, 48, time_ns, 40),
 	STRUCT(thmq_consumer_opts, 48, cookie, 40),
 	STRUCT(thmq_log_events, 80, leave, 72),
@@ -66,6 +66,7 @@ static const struct {
 	STRUCT(thmq_event, 80, reserved, 64),
 	STRUCT(thmq_run_header, 96, header_crc, 92),
 	STRUCT(thmq_record, 16, flags, 15),
+	STRUCT(thmq_log_producer, 24, partition, 20),
 	STRUCT(thmq_log_run, 40, term, 32),
 	STRUCT(thmq_log_view, 56, internal, 40),
 	STRUCT(thmq_task, 24, internal, 8),
@@ -128,7 +129,7 @@ Test(api_abi, fields_of_what_cannot_grow_stay_where_they_are)
 	AT(thmq_run_header, first_time_ns, 56);
 	AT(thmq_run_header, last_time_ns, 64);
 	AT(thmq_run_header, producer_epoch, 72);
-	AT(thmq_run_header, reserved, 76);
+	AT(thmq_run_header, sequence_span, 76);
 	AT(thmq_run_header, tag_filter, 80);
 	AT(thmq_run_header, payload_crc, 88);
 	AT(thmq_record, size, 0);

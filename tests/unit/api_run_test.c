@@ -195,7 +195,7 @@ Test(api_run, a_run_without_records_says_so)
 	cr_assert_eq(run->count, 2);
 	cr_assert_eq(run->span, 2);
 	cr_assert_eq(run->len, 10);
-	cr_assert_eq(run->producer_id | run->transaction | run->tag_filter | run->reserved |
+	cr_assert_eq(run->producer_id | run->transaction | run->tag_filter | run->sequence_span |
 			     run->flags,
 		     0);
 	cr_assert_eq(thmq_record_next(&view, &cursor, &r), -EINVAL);

@@ -106,6 +106,15 @@ void thmqi_seal_note(struct thmq_log *log, const struct thmq_run_header *run, ui
 		g->spoiled = true;
 }
 
+void thmqi_seal_note_producer(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch, uint32_t at, uint64_t term)
+{
+	struct thmqi_producer_run state;
+
+	thmqi_run_producer(run, &state);
+	thmqi_seal_note(log, &state.header, batch, at, term);
+	thmqi_states_note(log, &state.header, batch);
+}
+
 void thmqi_seal_term(struct thmq_log *log, uint64_t batch, uint64_t term)
 {
 	struct generation *g = thmqi_generation(log);

@@ -104,6 +104,17 @@ static int note_state(struct seen *x, const struct batch_header *h,
 	return 0;
 }
 
+/* As the log notes it. */
+static int note_producer(struct seen *x, const struct batch_header *h,
+			 const struct thmq_run_header *run, uint32_t at)
+{
+	struct thmqi_producer_run state;
+
+	thmqi_run_producer(run, &state);
+	state.header.payload_crc = thmqi_crc32c(0, &state.producer, sizeof(state.producer));
+	return note_state(x, h, &state.header, at);
+}
+
 int thmqi_seen_batch(struct scan *s, const struct batch_header *h)
 {
 	const uint8_t *at = (const uint8_t *)(h + 1);
@@ -115,8 +126,12 @@ int thmqi_seen_batch(struct scan *s, const struct batch_header *h)
 		const struct thmq_run_header *run = (const struct thmq_run_header *)at;
 		uint32_t place = (uint32_t)(at - (const uint8_t *)h);
 
-		rc = run->encoding == THMQ_RUN_STATE ? note_state(x, h, run, place)
-						     : note_run(s, h, run, place);
+		if (run->encoding == THMQ_RUN_STATE)
+			rc = note_state(x, h, run, place);
+		else
+			rc = note_run(s, h, run, place);
+		if (!rc && thmqi_run_has_producer(run))
+			rc = note_producer(x, h, run, place);
 		at += thmqi_run_bytes(run);
 	}
 	if (rc || !x->wanted)

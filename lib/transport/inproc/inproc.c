@@ -113,7 +113,7 @@ static int inproc_connect(struct thmqi_transport *t, const char *url, uint32_t s
 {
 	struct thmqi_listener *l;
 	struct thmqi_link *link = NULL;
-	struct place place = {.url = url, .beside = opts->beside, .shard = shard};
+	struct place place = {.url = url, .beside = opts->anew ? NULL : opts->beside, .shard = shard};
 	size_t end_bytes = 0;
 	struct thmq_core *core;
 	int rc;

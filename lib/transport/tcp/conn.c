@@ -82,6 +82,7 @@ void thmqi_tcp_free_if_done(struct tcp_conn *c)
 		return;
 	runs_free(c);
 	uncount_tls(c);
+	thmqi_guards_close(&c->guards, -ESHUTDOWN);
 	thmqi_tls_close(c->tls);
 	thmqi_tls_config_unref(c->tls_config);
 	if (c->listener) {
@@ -90,6 +91,7 @@ void thmqi_tcp_free_if_done(struct tcp_conn *c)
 	}
 	if (c->nobody)
 		thmqi_waiter_unref(c->nobody);
+	free(c->url);
 	free(c->rx);
 	free(c->tx);
 	free(c);
@@ -181,6 +183,8 @@ static void tick(struct tcp_conn *c)
 			c->say = true;
 	}
 	thmqi_tcp_tick_at(c, next_tick(c));
+	if (thmqi_unlikely(c->guards != NULL) && c->state != TCP_CLOSED)
+		thmqi_tcp_unhold(c);
 }
 
 void thmqi_tcp_opened(struct tcp_conn *c)
@@ -244,6 +248,7 @@ void thmqi_tcp_end(struct tcp_conn *c, int error)
 	c->state = TCP_CLOSED;
 	c->tick_ns = BEAT_NS;
 	c->iov_at = c->iov_count = 0;
+	thmqi_guards_close(&c->guards, error);
 	link_end(c, error);
 	/* the other hears of it now, though the descriptor is closed a little later */
 	shutdown(c->fd, SHUT_RDWR);
@@ -280,8 +285,7 @@ static void socket_end(struct tcp_conn *c)
 	uncount_tls(c);
 	thmqi_tls_close(c->tls); /* the client's end of the link may stay for long */
 	c->tls = NULL;
-	if (c->fd >= 0)
-		close(c->fd);
+	thmqi_own_close(c->own, c->fd);
 	c->fd = -1;
 	c->socket_done = true;
 	thmqi_tcp_free_if_done(c);
@@ -323,7 +327,7 @@ static int poll_connecting(struct tcp_conn *c)
 	int error = 0;
 
 	if (c->retry) {
-		close(c->fd);
+		thmqi_own_close(c->own, c->fd);
 		c->fd = -1;
 		c->retry = false;
 		return connect_next(c);
@@ -331,7 +335,7 @@ static int poll_connecting(struct tcp_conn *c)
 	if (!c->writable)
 		return 0;
 	if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-		error = errno;
+		error = c->own && errno == ENOTSOCK ? 0 : errno; /* then its send tells */
 	if (error) {
 		c->error = -error;
 		c->retry = true;
@@ -495,8 +499,32 @@ static int try_address(struct tcp_conn *c, const struct tcp_address *a)
 	return rc;
 }
 
+/* By the application's function, once. */
+static int try_own(struct tcp_conn *c)
+{
+	int fd = -1, rc = c->own->connect(c->own->ctx, c->url, &fd);
+
+	if (rc < 0)
+		return rc;
+	c->fd = fd;
+	c->readable = c->writable = c->hung_up = false;
+	rc = thmqi_own_ready(fd);
+	if (!rc)
+		rc = watch(c);
+	if (rc) {
+		thmqi_own_close(c->own, c->fd);
+		c->fd = -1;
+	}
+	return rc;
+}
+
 static int connect_next(struct tcp_conn *c)
 {
+	if (c->own && !c->error) {
+		c->error = try_own(c);
+		if (!c->error)
+			return 1;
+	}
 	while (c->address_next < c->address_count) {
 		int rc = try_address(c, &c->addresses[c->address_next++]);
 
@@ -515,6 +543,8 @@ int thmqi_tcp_connect_begin(struct tcp_conn *c, struct thmqi_link *link)
 
 	c->state = TCP_CONNECTING;
 	c->deadline_ns = link->core->now_ns + THMQI_MIN(TCP_GREETING_NS, c->silence_ns);
+	if (!rc)
+		rc = thmqi_guards_open(c->transport, false, c->own ? c->own->scheme : c->tls_config ? "tls" : "tcp", &c->guards);
 	if (!rc)
 		rc = thmqi_tcp_start(c, link->core);
 	if (rc) {

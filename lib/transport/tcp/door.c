@@ -140,7 +140,7 @@ static void run_arrive(struct thmq_core *core, struct thmqi_task *task)
 		adopt(c);
 		return;
 	}
-	close(c->fd);
+	thmqi_own_close(c->own, c->fd);
 	c->fd = -1;
 	c->link_done = c->socket_done = true;
 	thmqi_tcp_free_if_done(c);
@@ -168,12 +168,16 @@ void thmqi_tcp_move(struct tcp_conn *c)
 static void take_in(struct tcp_door *d, int fd)
 {
 	struct tcp_conn *c = thmqi_tcp_make(true);
+	const char *scheme = d->own ? d->own->scheme : d->tls ? "tls" : "tcp";
+	int rc = d->own ? thmqi_own_ready(fd) : thmqi_tcp_socket_ready(fd);
 
-	if (!c || thmqi_tcp_socket_ready(fd) != 0) {
+	if (!c || rc || thmqi_guards_open(d->listener->transport, true, scheme, &c->guards) != 0) {
 		free(c);
-		close(fd);
+		thmqi_own_close(d->own, fd);
 		return;
 	}
+	c->own = d->own;
+	c->transport = d->listener->transport;
 	if (d->greeting_count >= TCP_GREETINGS_MAX)
 		thmqi_tcp_end(thmqi_list_first(&d->greetings, struct tcp_conn, door_link),
 			      -ETIMEDOUT);
@@ -190,7 +194,7 @@ static void take_in(struct tcp_door *d, int fd)
 	c->nobody = d->nobody;
 	thmqi_waiter_ref(c->nobody);
 	if (thmqi_tcp_start(c, d->core) != 0) {
-		close(fd);
+		thmqi_own_close(c->own, fd);
 		c->fd = -1;
 		c->link_done = c->socket_done = true;
 		thmqi_tcp_free_if_done(c);
@@ -208,16 +212,28 @@ static bool is_full(const struct tcp_door *d)
 	       d->opts.connections_max;
 }
 
+/* Negative: errno tells. */
+static int take_next(const struct tcp_door *d)
+{
+	int fd = -1, rc;
+
+	if (!d->own || !d->own->accept)
+		return accept4(d->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	rc = d->own->accept(d->own->ctx, d->fd, &fd);
+	errno = -rc;
+	return rc ? -1 : fd;
+}
+
 static int accept_some(struct tcp_door *d)
 {
 	uint32_t n;
 	int fd;
 
 	for (n = 0; n < ACCEPT_BUDGET; n++) {
-		fd = accept4(d->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		fd = take_next(d);
 		if (fd >= 0) {
 			if (is_full(d))
-				close(fd);
+				thmqi_own_close(d->own, fd);
 			else
 				take_in(d, fd);
 			continue;
@@ -237,8 +253,7 @@ static int accept_some(struct tcp_door *d)
 
 static void door_free(struct tcp_door *d)
 {
-	if (d->fd >= 0)
-		close(d->fd);
+	thmqi_own_close(d->own, d->fd);
 	if (d->nobody)
 		thmqi_waiter_unref(d->nobody);
 	if (d->listener)
@@ -358,13 +373,30 @@ static int bind_one(struct tcp_door *d, const char *url, struct tcp_address *a)
 	return 0;
 }
 
+static int listen_own(struct tcp_door *d, const char *url)
+{
+	int rc, fd = -1;
+
+	if (strlen(url) >= sizeof(d->url))
+		return thmqi_fail(-ENAMETOOLONG, "listen on %.64s…: the URL is too long", url);
+	strcpy(d->url, url);
+	rc = d->own->listen ? d->own->listen(d->own->ctx, url, &fd, d->url, sizeof(d->url)) : -EOPNOTSUPP;
+	d->url[sizeof(d->url) - 1] = 0;
+	if (rc >= 0) {
+		d->fd = fd; /* closed with the door */
+		rc = thmqi_own_ready(fd);
+	}
+	return rc ? thmqi_fail(rc, "listen on %s: %s", url, thmq_strerror(rc)) : 0;
+}
+
 int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 		     const struct thmqi_listen_opts *opts, void **ret_door)
 {
 	struct tcp_address addresses[TCP_ADDRESSES];
 	struct tcp_door *d;
 	uint32_t count = 0;
-	int rc = thmqi_tcp_resolve(url, true, addresses, TCP_ADDRESSES, &count);
+	const struct thmq_transport *own = thmqi_own_of(l->transport, url);
+	int rc = own ? 0 : thmqi_tcp_resolve(url, true, addresses, TCP_ADDRESSES, &count);
 
 	if (rc)
 		return rc;
@@ -379,10 +411,11 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 	d->opts.connections_max = opts->connections_max ? opts->connections_max : TCP_CONNECTIONS;
 	d->opts.tls = NULL; /* the caller's, during this call only */
 	d->core = thmqi_env_core(l->transport->env, 0);
-	rc = thmqi_tcp_is_secure(url, opts->tls) ? thmqi_tls_config_open(opts->tls, NULL, &d->tls)
-						 : 0;
+	d->own = own;
+	rc = !own && thmqi_tcp_is_secure(url, opts->tls) ? thmqi_tls_config_open(opts->tls, NULL, &d->tls)
+							 : 0;
 	if (!rc)
-		rc = bind_one(d, url, &addresses[0]);
+		rc = own ? listen_own(d, url) : bind_one(d, url, &addresses[0]);
 	if (!rc) {
 		rc = thmqi_waiter_open(&d->nobody);
 		if (!rc) {

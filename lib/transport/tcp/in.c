@@ -184,6 +184,9 @@ static int frame_done(struct tcp_conn *c)
 {
 	struct thmqi_frame *f = &c->in.frame;
 
+	if (c->body_check && c->body_check != thmqi_crc32c(0, c->body, c->body_len))
+		return -EPROTO;
+	c->body_check = 0;
 	if (f->type == THMQI_STREAM_STATE)
 		return take_state(c, f);
 	if (f->type == THMQI_STREAM_BYE) /* to the broker it says nothing; the client is told why */
@@ -201,9 +204,23 @@ static int frame_arrived(struct tcp_conn *c)
 		c->large = LARGE_EXPECTED;
 	else if (c->large)
 		c->large--;
+	c->body = c->in.to;
+	c->body_len = c->in.left;
 	if (rc || c->in.left)
 		return rc;
 	return frame_done(c);
+}
+
+static int frame_new(struct tcp_conn *c)
+{
+	struct thmqi_frame *f = &c->in.frame;
+
+	c->body_check = 0;
+	if (c->in.left) {
+		c->body_check = (uint32_t)(f->data >> 32);
+		f->data = (uint32_t)f->data;
+	}
+	return frame_arrived(c);
 }
 
 /* What lies in rx. 0; an error. */
@@ -217,7 +234,7 @@ static int parse(struct tcp_conn *c)
 		if (news < 0)
 			rc = news;
 		else if (news == THMQI_STREAM_FRAME)
-			rc = frame_arrived(c);
+			rc = frame_new(c);
 		else if (news == THMQI_STREAM_BODY)
 			rc = frame_done(c);
 	}

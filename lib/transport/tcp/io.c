@@ -7,7 +7,28 @@
 
 /* -------------------------------------------------------------------- bytes */
 
-int64_t thmqi_tcp_send(struct tcp_conn *c, const struct iovec *iov, uint32_t count)
+/* By the application's functions. */
+static int64_t send_own(struct tcp_conn *c, const struct iovec *iov, uint32_t count)
+{
+	int64_t n = c->own->send(c->own->ctx, c->fd, iov, count);
+
+	if (n == -EAGAIN)
+		c->writable = false;
+	return n == -EAGAIN || n == -EINTR ? 0 : n;
+}
+
+static int64_t recv_own(struct tcp_conn *c, struct iovec *iov, uint32_t count)
+{
+	int64_t n = c->own->recv(c->own->ctx, c->fd, iov, count);
+
+	/* what is left is asked for: who would not be told of it says -EAGAIN then */
+	c->readable = n > 0 || n == -EINTR || c->hung_up;
+	if (n == -EAGAIN || n == -EINTR)
+		return 0;
+	return n ? n : -ECONNRESET;
+}
+
+static int64_t send_some(struct tcp_conn *c, const struct iovec *iov, uint32_t count)
 {
 	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = count};
 	int64_t n;
@@ -17,6 +38,8 @@ int64_t thmqi_tcp_send(struct tcp_conn *c, const struct iovec *iov, uint32_t cou
 		c->writable = !c->tls->blocked;
 		return n == -EAGAIN ? 0 : n;
 	}
+	if (thmqi_unlikely(c->own && c->own->send))
+		return send_own(c, iov, count);
 	n = sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (n >= 0)
 		return n;
@@ -50,11 +73,12 @@ static int64_t recv_plain(struct tcp_conn *c, struct iovec *iov, uint32_t count)
 	return n ? n : -ECONNRESET;
 }
 
-/* One place or two. */
-int64_t thmqi_tcp_recv(struct tcp_conn *c, struct iovec *iov, uint32_t count)
+static int64_t recv_some(struct tcp_conn *c, struct iovec *iov, uint32_t count)
 {
 	int64_t n;
 
+	if (thmqi_unlikely(c->own && c->own->recv))
+		return recv_own(c, iov, count);
 	if (!c->tls)
 		return recv_plain(c, iov, count);
 	n = thmqi_tls_recv(c->tls, iov, count);
@@ -62,6 +86,94 @@ int64_t thmqi_tcp_recv(struct tcp_conn *c, struct iovec *iov, uint32_t count)
 	if (n == -EAGAIN)
 		return 0;
 	return n ? n : -ECONNRESET; /* it said so, but our own last word (BYE) is missing */
+}
+
+/* ----------------------------------------------------------- those who look on */
+
+static uint64_t sum(const struct iovec *iov, uint32_t count)
+{
+	uint64_t bytes = 0;
+
+	while (count--)
+		bytes += iov++->iov_len;
+	return bytes;
+}
+
+/* @whole: it goes at once, or the connection ends. */
+static int64_t send_watched(struct tcp_conn *c, const struct iovec *iov, uint32_t count, bool whole)
+{
+	struct thmq_intercept what = {.bytes = sum(iov, count)};
+	int rc = thmqi_guards_ask(c->guards, false, c->core->now_ns, &what);
+	struct iovec some[TCP_IOV];
+	uint32_t n_some;
+	int64_t n;
+
+	if (rc == -EAGAIN && !whole) {
+		c->writable = false;
+		thmqi_tcp_tick_at(c, c->guards->hold_ns[0]);
+		return 0;
+	}
+	if (rc && rc != -EAGAIN)
+		return rc;
+	n_some = thmqi_guards_trim(iov, count, whole ? UINT64_MAX : what.bytes, some);
+	n = what.flags & THMQ_INTERCEPT_LOSE ? (int64_t)sum(some, n_some) : send_some(c, some, n_some);
+	if (n > 0)
+		thmqi_guards_sent(c->guards, some, n_some, (uint64_t)n);
+	return n;
+}
+
+static int64_t recv_watched(struct tcp_conn *c, struct iovec *iov, uint32_t count)
+{
+	struct thmq_intercept what = {.bytes = sum(iov, count)};
+	int rc = thmqi_guards_ask(c->guards, true, c->core->now_ns, &what);
+	struct iovec some[2];
+	uint32_t n_some;
+	int64_t n;
+
+	if (rc == -EAGAIN) {
+		c->readable = false;
+		thmqi_tcp_tick_at(c, c->guards->hold_ns[1]);
+		return 0;
+	}
+	if (rc)
+		return rc;
+	n_some = thmqi_guards_trim(iov, count, what.bytes, some);
+	n = recv_some(c, some, n_some);
+	if (n <= 0)
+		return n;
+	thmqi_guards_received(c->guards, some, n_some, (uint64_t)n);
+	c->readable = true;
+	return what.flags & THMQ_INTERCEPT_LOSE ? 0 : n;
+}
+
+int64_t thmqi_tcp_send(struct tcp_conn *c, const struct iovec *iov, uint32_t count)
+{
+	return thmqi_likely(!c->guards) ? send_some(c, iov, count) : send_watched(c, iov, count, false);
+}
+
+/* One place or two. */
+int64_t thmqi_tcp_recv(struct tcp_conn *c, struct iovec *iov, uint32_t count)
+{
+	return thmqi_likely(!c->guards) ? recv_some(c, iov, count) : recv_watched(c, iov, count);
+}
+
+void thmqi_tcp_unhold(struct tcp_conn *c)
+{
+	uint32_t i;
+
+	for (i = 0; i < 2; i++) {
+		uint64_t *hold = &c->guards->hold_ns[i];
+
+		if (*hold > c->core->now_ns) {
+			thmqi_tcp_tick_at(c, *hold);
+		} else if (*hold) {
+			*hold = 0;
+			if (i)
+				c->readable = true;
+			else
+				c->writable = true;
+		}
+	}
 }
 
 /* ---------------------------------------------------------------- handshake */
@@ -186,7 +298,7 @@ int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t
 	hello->silence_ms = (uint32_t)THMQI_MIN(c->silence_ns / 1000000u, (uint64_t)UINT32_MAX);
 	thmqi_hello_seal(hello, kind);
 	/* nothing was sent before: there is room */
-	n = thmqi_tcp_send(c, &iov, 1);
+	n = c->guards ? send_watched(c, &iov, 1, true) : send_some(c, &iov, 1);
 	return n == (int64_t)sizeof(*hello) ? 0 : n < 0 ? (int)n : -ECONNRESET;
 }
 

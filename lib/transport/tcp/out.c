@@ -107,6 +107,13 @@ static void put_frame(struct tcp_conn *c, struct thmqi_frame *f)
 	add_inline(c, sizeof(*f));
 }
 
+/* The body's check goes with its frame, where an address has no use for it; TLS has its own. */
+static void put_check(const struct tcp_conn *c, struct thmqi_frame *f, const void *body, uint32_t len)
+{
+	if (len && !c->tls)
+		f->data = (uint32_t)f->data | (uint64_t)thmqi_crc32c(0, body, len) << 32;
+}
+
 static void put_body(struct tcp_conn *c, const struct thmqi_frame *f, const void *body,
 		     uint32_t len)
 {
@@ -118,6 +125,11 @@ static void put_body(struct tcp_conn *c, const struct thmqi_frame *f, const void
 		return;
 	}
 	if (c->of_broker) {
+		/* a run that is visible before its batch is written gets its checksums later: as its header is now it was checked */
+		memcpy(c->tx + c->tx_len, body, sizeof(struct thmq_run_header));
+		add_inline(c, sizeof(struct thmq_run_header));
+		body = (const uint8_t *)body + sizeof(struct thmq_run_header);
+		len -= (uint32_t)sizeof(struct thmq_run_header);
 		c->refs[c->ref_count].iov = c->iov_count;
 		c->refs[c->ref_count].stream = f->stream;
 		c->refs[c->ref_count++].token = f->arg[0];
@@ -193,6 +205,7 @@ static void put_down(struct tcp_conn *c, struct thmqi_frame *f)
 		c->request_out = false;
 	}
 	f->data = 0; /* an address says nothing to others, and is none of their business */
+	put_check(c, f, body, len);
 	put_frame(c, f);
 	put_body(c, f, body, len);
 }
@@ -225,6 +238,7 @@ static int put_up(struct tcp_conn *c, struct thmqi_frame *f)
 	case THMQI_FRAME_REQUEST:
 		body = c->link->request;
 		len = sizeof(*c->link->request);
+		f->data = 0;
 		break;
 	case THMQI_FRAME_ATTACH:
 		s = f->stream < THMQI_STREAMS ? thmqi_tcp_stream(c, f->stream) : NULL;
@@ -238,6 +252,7 @@ static int put_up(struct tcp_conn *c, struct thmqi_frame *f)
 	default:
 		break;
 	}
+	put_check(c, f, body, len);
 	put_frame(c, f);
 	put_body(c, f, body, len);
 	return 0;

@@ -38,6 +38,11 @@ static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_
 {
 	const struct tcp_conn *other = beside ? beside->listener->acceptor.ctx : NULL;
 
+	if (c->own) {
+		c->url = strdup(url);
+		c->instance = other ? other->instance : 0;
+		return c->url ? 0 : thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
+	}
 	if (!other)
 		return thmqi_tcp_resolve(url, false, c->addresses, TCP_ADDRESSES,
 					 &c->address_count);
@@ -60,6 +65,8 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	c = thmqi_tcp_make(false);
 	if (!c)
 		return thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
+	c->transport = t;
+	c->own = thmqi_own_of(t, url);
 	c->silence_ns =
 		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
 	memcpy(c->client_id, t->client_id, sizeof(c->client_id));
@@ -69,6 +76,8 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	rc = addresses_of(c, url, opts->beside);
 	if (rc)
 		goto fail;
+	if (opts->anew)
+		c->instance = 0;
 	o.area_bytes = THMQI_MIN(o.area_bytes, (uint64_t)THMQI_STREAM_AREA_MAX);
 	o.up_frames = THMQI_MIN(o.up_frames, THMQI_STREAM_UP_MAX);
 	o.down_frames = THMQI_MIN(o.down_frames, THMQI_STREAM_DOWN_MAX);
@@ -97,6 +106,7 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	return 0;
 fail:
 	thmqi_tls_config_unref(c->tls_config);
+	free(c->url);
 	free(c);
 	return rc;
 }

@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 #include "../internal.h"
+#include "../own.h"
 #include <thundermq/log.h>
 
 #include "wire/stream.h"
@@ -51,6 +52,7 @@ struct tcp_door {
 	uint32_t greeting_count;
 	uint32_t shakes;               /* left for this iteration */
 	struct thmqi_tls_config *tls;  /* NULL: plain */
+	const struct thmq_transport *own; /* NULL: sockets of ours */
 	int fd;
 	bool readable;
 	bool closed;
@@ -90,6 +92,10 @@ struct tcp_conn {
 	struct thmqi_waiter *nobody; /* broker: counted */
 	struct thmqi_tls_config *tls_config; /* NULL: plain */
 	struct thmqi_tls *tls;               /* NULL: plain, or nothing has come yet */
+	const struct thmq_transport *own; /* NULL: a socket of ours */
+	char *url;                        /* client, of one of the application's: its place */
+	struct thmqi_transport *transport;
+	struct thmqi_guards *guards;      /* NULL: nobody looks on */
 	int fd;
 	uint8_t state; /* enum tcp_state */
 	bool of_broker;
@@ -126,6 +132,9 @@ struct tcp_conn {
 	uint8_t large; /* frames in which one with a large body is expected */
 	uint64_t pushed;       /* client: frames that came down */
 	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
+	const uint8_t *body;   /* that is being read: all of it, */
+	uint32_t body_len;
+	uint32_t body_check;   /* and its CRC; 0: not said */
 	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
 	uint8_t *tx;
 	uint32_t tx_len;
@@ -192,6 +201,7 @@ static inline bool thmqi_tcp_unsent(const struct tcp_conn *c)
 {
 	return c->tls && c->tls->unsent;
 }
+void thmqi_tcp_unhold(struct tcp_conn *c); /* with guards: what they wanted to wait for is over, or will be */
 int thmqi_tcp_shake(struct tcp_conn *c); /* in the state SHAKING; work done */
 /* A TLS client speaks to a plain broker: it is told in its own words. */
 bool thmqi_tcp_is_tls(const struct tcp_conn *c); /* by the greeting that should be */

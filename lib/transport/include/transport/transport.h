@@ -135,6 +135,7 @@ struct thmqi_link_opts {
 	uint32_t down_frames;
 	/* Another link of the same session, open: its broker is meant, whoever listens at the URL by now. NULL: by URL. */
 	const struct thmqi_link *beside;
+	bool anew; /* beside is lost, and any broker is meant that listens at the URL now; what was looked up for it may be used again */
 	uint64_t silence_ns; /* a broker that says nothing for so long is dead, where that can be; 0: 30 s */
 	uint8_t *area; /* a medium's own, in place of one that the link would have; NULL */
 	struct thmqi_tls_config *tls; /* from thmqi_transport_secure(); NULL: none */
@@ -173,8 +174,9 @@ void thmqi_link_unref(struct thmqi_link *link);
 /* One way to get from a client to a broker: what is behind a URL's scheme. */
 struct thmqi_medium {
 	const char *scheme; /* "tcp" */
-	/* 0, or an error with its text */
+	/* 0, or an error with its text. One of both. */
 	int (*check)(const char *url);
+	int (*check_of)(struct thmqi_transport *t, const char *url);
 	/* Both by a thread that may make calls on the cores. What listens (the door) is the medium's own. */
 	int (*listen)(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door);
 	void (*unlisten)(void *door); /* once nobody looks at the acceptor any more through it */
@@ -191,6 +193,18 @@ struct thmqi_medium {
 int thmqi_transport_add(struct thmqi_transport *t, const struct thmqi_medium *medium);
 /* What a medium keeps for this environment: NULL until it was set. Under the registry's lock (internal.h). */
 void **thmqi_transport_state(struct thmqi_transport *t, const struct thmqi_medium *medium);
+
+/* <thundermq/transport.h>: arguments are checked and copied by the caller. No texts. */
+struct thmq_transport;
+struct thmq_interceptor;
+struct thmq_fault;
+struct thmq_fault_opts;
+struct thmq_fault_stats;
+int thmqi_transport_register(struct thmqi_transport *t, const struct thmq_transport *ops); /* -EEXIST; -ENOSPC; -ENOMEM */
+int thmqi_transport_intercept(struct thmqi_transport *t, const struct thmq_interceptor *ops); /* -ENOSPC */
+int thmqi_fault_open(struct thmqi_transport *t, const struct thmq_fault_opts *opts, struct thmq_fault **ret_fault);
+void thmqi_fault_set(struct thmq_fault *f, const struct thmq_fault_opts *opts);
+void thmqi_fault_stats(struct thmq_fault *f, struct thmq_fault_stats *ret);
 
 /* Client, after writing frames up: wake the core if it sleeps. */
 static inline void thmqi_link_kick_broker(struct thmqi_link *link)

@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 
-#define THMQI_WIRE_VERSION 1u
+#define THMQI_WIRE_VERSION 2u
 #define THMQI_STREAMS 256u  /* producers, and consumers, per session: stream < THMQI_STREAMS */
 #define THMQI_DELIVERIES 4096u /* runs that a stream holds on a connection, at most */
 #define THMQI_SHARD_META 0u /* data shards are 1 … */
@@ -21,10 +21,12 @@ enum thmqi_frame_type {
 	THMQI_FRAME_REQUEST =
 		1, /* seq: request id; the page holds a struct thmqi_request. One at a time */
 	THMQI_FRAME_PRODUCE =
-		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given */
+		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
+		      producer id, 0: none, whose messages may be sent again: generation is its epoch */
 	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0;
-				  flags: start kind, | 0x80 to begin there even where the group has an
-				  offset; len: credit bytes; extra: credit messages; generation */
+				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
+				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
+				  len: credit bytes; extra: credit messages; generation */
 	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
 	THMQI_FRAME_SEEK =
 		5, /* stream partition; flags: start kind; arg0: value; generation: the new one */
@@ -36,15 +38,20 @@ enum thmqi_frame_type {
 		8, /* meta; stream partition; seq: epoch: the client has let go of it */
 	THMQI_FRAME_LEAVE =
 		9, /* meta; stream: the client has given up on this member, whose JOIN may not be answered yet. No answer */
+	THMQI_FRAME_SEEN =
+		10, /* arg0: how many REJECTs of this connection the client has taken. What has a producer id is stored behind
+		       none that the client does not know of: so it never sends again what was passed over */
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
-				    incarnation; arg1: largest message (key, tag, payload); len: version */
+				    incarnation; arg1: largest message (key, tag, payload); len: version;
+				    partition, extra: identity of its data, the same in each of its lives */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
 		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it */
 	THMQI_FRAME_REPORT =
 		35, /* stream partition; flags: durability; seq: first sequence; len: count; arg0: base offset.
-				    Sequences of one connection only: seq, then the next ones sent on it */
+				    Sequences of one connection only: seq, then the next ones sent on it.
+				    arg0 UINT64_MAX: stored before, where is not known */
 	THMQI_FRAME_REJECT =
 		36, /* stream partition; seq; status: that message is certainly not stored */
 	THMQI_FRAME_DELIVER =
@@ -52,7 +59,7 @@ enum thmqi_frame_type {
 				     offset wanted; arg0: token, whose lower half is below THMQI_DELIVERIES and of one run at a time; arg1: end offset (exclusive); generation */
 	THMQI_FRAME_ATTACHED =
 		38, /* stream partition; status; seq: offset it begins at; arg0, arg1: bounds;
-				     flags: THMQI_ATTACHED_AT_GROUP */
+				     flags: THMQI_ATTACHED_AT_GROUP; extra: generation of the ATTACH */
 	THMQI_FRAME_DETACHED =
 		39, /* stream partition; status 0, or -THMQ_EFENCED where a newer member took it, -THMQ_ENOTOPIC */
 	THMQI_FRAME_SOUGHT =
@@ -107,6 +114,9 @@ _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
 #define THMQI_PRODUCE_TIMED 0x200u
+#define THMQI_ATTACH_ALWAYS 0x80u
+#define THMQI_ATTACH_RESUME 0x40u
+#define THMQI_ATTACH_KIND(flags) ((flags)&0x3fu)
 #define THMQI_OF_PRODUCER 1u /* a number of a stream is a consumer's without it */
 #define THMQI_ATTACHED_AT_GROUP 0x80u /* it begins where the group stands, not where ATTACH asked for */
 
@@ -204,11 +214,14 @@ enum thmqi_op {
 	THMQI_OP_TOPIC_PARTITIONS =
 		5, /* meta; topic_id, index: first -> count entries of struct thmqi_partition_entry, total */
 	THMQI_OP_JOIN =
-		6, /* meta; name (topic), group, stream, session_timeout_ns -> value[0]: group id, value[1]: member id; ASSIGN frames follow */
+		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id; ASSIGN frames follow. A
+		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own */
 	THMQI_OP_LEAVE = 7,      /* meta; stream */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
-		9 /* shard; partition, group_id -> value[0..2]: begin, end, group offset or UINT64_MAX */
+		9, /* shard; partition, group_id -> value[0..2]: begin, end, group offset or UINT64_MAX */
+	THMQI_OP_PRODUCER_OPEN =
+		10 /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
 };
 
 struct thmqi_request {
@@ -226,7 +239,8 @@ struct thmqi_request {
 	uint64_t session_timeout_ns;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
-	char name[256]; /* NUL-terminated */
+	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
+	char name[256];  /* NUL-terminated */
 	char group[256];
 };
 

@@ -32,6 +32,26 @@ bool thmqi_run_header_ok(const struct thmq_run_header *run, uint32_t room);
 /* Does the payload pass its check? The header must have. */
 bool thmqi_run_payload_ok(const struct thmq_run_header *run);
 
+/* ---------------------------------------------------------------- producers */
+
+/* The item of the state of a producer in a partition: THMQ_LOG_PRODUCER. */
+uint64_t thmqi_producer_item(uint64_t producer_id, uint32_t partition);
+
+/* A run that tells how far its producer has come, as a state of the log's own. */
+struct thmqi_producer_run {
+	struct thmq_run_header header;
+	struct thmq_log_producer producer;
+};
+
+/* Does @run tell so? A relocated one is older than what is known. */
+static inline bool thmqi_run_has_producer(const struct thmq_run_header *run)
+{
+	return run->producer_id && run->encoding != THMQ_RUN_STATE && !(run->flags & THMQ_RUN_RELOCATED);
+}
+
+/* Its state, whose header is whole but for checksums. */
+void thmqi_run_producer(const struct thmq_run_header *run, struct thmqi_producer_run *ret);
+
 /* ----------------------------------------------------------------- records */
 
 /* Bytes of a run's record table, with the offset deltas. */

@@ -5,7 +5,8 @@
  * link, no memory of their own. doc/transports.md has the tables.
  *
  * In the stream a frame's turn word is its check: CRC32C over the frame's number (from 0, 32 bits) and its other 60 bytes, so
- * that a reader that has lost the place, or skipped one, notices at once. Little endian, as the machines that this runs on.
+ * that a reader that has lost the place, or skipped one, notices at once. Of a frame with a body the upper half of data is the CRC32C
+ * of that, or 0 where something below sees to it (TLS). Little endian, as the machines that this runs on.
  */
 #ifndef THMQI_WIRE_STREAM_H
 #define THMQI_WIRE_STREAM_H
@@ -15,7 +16,7 @@
 /* ---------------------------------------------------------------- greeting */
 
 #define THMQI_HELLO_MAGIC 0x514d4854u /* "THMQ" */
-#define THMQI_STREAM_VERSION 1u
+#define THMQI_STREAM_VERSION 2u
 #define THMQI_HELLO_BYTES 128u
 
 /* What the two sides must be able to hold: more is refused with -E2BIG. */
