@@ -378,9 +378,7 @@ static int rdma_connect_link(struct thmqi_transport *t, const char *url, uint32_
 	struct rdma_conn *c;
 	int rc = thmqi_rdma_world(t, &w);
 
-	if (!rc) /* for its text: what fails later has none */
-		rc = thmqi_rdma_list(&w->verbs, NULL, 0);
-	if (rc < 0)
+	if (rc)
 		return rc;
 	c = thmqi_rdma_conn_make(false);
 	if (!c)
@@ -420,6 +418,8 @@ int thmqi_rdma_world(struct thmqi_transport *t, struct rdma_world **ret_world)
 			rc = thmqi_verbs_load(&w->verbs);
 		if (!rc)
 			rc = thmqi_cm_load(&w->cm);
+		if (!rc) /* for its text: what fails on a core has none */
+			rc = THMQI_MIN(thmqi_rdma_list(&w->verbs, NULL, 0), 0);
 		if (rc) {
 			free(w);
 		} else {

@@ -404,9 +404,7 @@ int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 
 	if (!rc)
 		rc = thmqi_rdma_world(l->transport, &w);
-	if (!rc)
-		rc = thmqi_rdma_list(&w->verbs, NULL, 0);
-	if (rc < 0)
+	if (rc)
 		return rc;
 	d = calloc(1, sizeof(*d));
 	if (!d)
