@@ -5,7 +5,8 @@ set -u
 thmq=$1
 wal=$(dirname "$thmq")/wal # makes a log on its own
 dir=$(mktemp -d ./thmq-test-XXXXXX)
-trap 'rm -rf "$dir"' EXIT
+server=''
+trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$dir"' EXIT
 d=$dir/data
 passed=0
 
@@ -321,6 +322,7 @@ check "read over shared memory" 0 "$thmq" sub "shm://$dir/served/socket" near; c
 check "serve it twice" 5 "$thmq" serve --listen tcp://127.0.0.1:0 "$dir/served"
 kill "$server"; wait "$server" || die "serve did not end well"
 [ ! -e "$dir/served/socket" ] || die "the socket was left behind"
+rm "$dir/url"
 "$thmq" serve --listen "shm://$dir/served-too" "$dir/served" > "$dir/url" &
 server=$!
 for _ in 1 2 3 4 5 6 7 8 9 10; do
@@ -328,6 +330,7 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 check "listen at a path" 0 "$thmq" topic list "shm://$dir/served-too"; has out far
 kill -9 "$server"; wait "$server" 2>/dev/null || true
+server=''
 check "a socket that was left behind" 0 "$thmq" topic list "$dir/served"; has out far
 check "verify it with a socket" 0 "$thmq" verify "$dir/served"
 check "nobody listens there" 1 "$thmq" topic list "$url"; has err 'refused\|nobody'
