@@ -305,8 +305,7 @@ static int connect_next(struct tcp_conn *c);
 
 void thmqi_tcp_say_hello(struct tcp_conn *c)
 {
-	struct thmqi_hello hello = {
-		.capabilities = 0, .instance = c->instance, .shard = c->link->shard};
+	struct thmqi_hello hello = {.instance = c->instance, .shard = c->link->shard};
 	int rc;
 
 	memcpy(hello.client_id, c->client_id, sizeof(hello.client_id));

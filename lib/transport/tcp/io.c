@@ -295,6 +295,7 @@ int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t
 	struct iovec iov = {.iov_base = hello, .iov_len = sizeof(*hello)};
 	int64_t n;
 
+	hello->capabilities = c->tls && !c->tls->kernel ? THMQI_CAN_CHANGE_KEYS : 0;
 	hello->silence_ms = (uint32_t)THMQI_MIN(c->silence_ns / 1000000u, (uint64_t)UINT32_MAX);
 	thmqi_hello_seal(hello, kind);
 	/* nothing was sent before: there is room */
@@ -313,5 +314,9 @@ int thmqi_tcp_hello_recv(struct tcp_conn *c)
 	c->hello_have += (uint32_t)n;
 	if (!thmqi_hello_begins(&c->hello, c->hello_have))
 		return -EPROTO;
-	return c->hello_have == sizeof(c->hello);
+	if (c->hello_have < sizeof(c->hello))
+		return 0;
+	if (c->tls && (c->hello.capabilities & THMQI_CAN_CHANGE_KEYS))
+		c->tls->key_records = TCP_KEY_RECORDS;
+	return 1;
 }

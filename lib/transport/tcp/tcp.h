@@ -27,6 +27,8 @@
 	256u /* connections that have not said what they want: more, and the oldest goes */
 #define TCP_SHAKES_A_TURN                                                                          \
 	2u /* steps of TLS handshakes in one iteration of the door's core: each may take a millisecond */
+#define TCP_KEY_RECORDS                                                                            \
+	(1u << 23) /* TLS records with one key: half of what AES-GCM may have (RFC 8446, 5.5) */
 #define TCP_GREETING_NS 5000000000ull
 #define TCP_LEAVE_NS 2000000000ull
 #define TCP_SILENCE_NS 30000000000ull

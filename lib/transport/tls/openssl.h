@@ -46,6 +46,7 @@
 	X(SSL_do_handshake)                                                                        \
 	X(SSL_read_ex)                                                                             \
 	X(SSL_write_ex)                                                                            \
+	X(SSL_key_update)                                                                          \
 	X(SSL_shutdown)                                                                            \
 	X(SSL_get_error)                                                                           \
 	X(SSL_get_verify_result)                                                                   \
@@ -119,10 +120,12 @@ struct tls {
 	int error;        /* of the socket, or of a stream that is over */
 	uint8_t *in;      /* as it came, from in_at to in_end; NULL: during the handshake */
 	uint32_t in_at, in_end;
-	uint32_t budget; /* encrypted bytes that may still be read in this call */
+	uint32_t records; /* sent with the present key */
+	uint32_t budget;  /* encrypted bytes that may still be read in this call */
 	uint8_t *out;
 	uint32_t out_at, out_end;
-	struct tls_secret secrets[2]; /* of the client's stream and of the broker's, between the handshake and the kernel */
+	struct tls_secret secrets
+		[2]; /* of the client's stream and of the broker's, between the handshake and the kernel */
 	char why[160];
 };
 

@@ -13,6 +13,11 @@ static int64_t write_one(struct tls *t, const void *from, size_t len)
 	size_t n = 0;
 	int rc;
 
+	/* what one key may encrypt has a limit (RFC 8446, 5.5): the next record goes behind a word of that */
+	if (thmqi_unlikely(t->pub.key_records && t->records++ >= t->pub.key_records)) {
+		t->records = 0;
+		t->config->o.SSL_key_update(t->ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
+	}
 	len = THMQI_MIN(len, (size_t)TLS_RECORD_BYTES);
 	if (t->config->o.SSL_write_ex(t->ssl, from, len, &n) == 1)
 		return (int64_t)n;

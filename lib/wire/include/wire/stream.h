@@ -26,6 +26,8 @@
 #define THMQI_STREAM_DOWN_MAX (1u << 16)
 #define THMQI_STREAM_RUN_MAX (4u << 20) /* bytes of a run in a DELIVER: a batch has no more */
 
+#define THMQI_CAN_CHANGE_KEYS 1u /* over TLS: it follows when the other side changes its keys */
+
 enum thmqi_hello_kind {
 	THMQI_HELLO_CLIENT = 1, /* the first bytes of a connection */
 	THMQI_HELLO_BROKER = 2  /* the answer; with a status below 0 it is the last that comes */
@@ -38,7 +40,7 @@ struct thmqi_hello {
 	uint16_t version_min,
 		version_max;   /* of the stream; the broker's: both the one that is spoken */
 	int32_t status;        /* the broker's: 0, or a negative errno or THMQ_E… */
-	uint64_t capabilities; /* none yet: 0, and others are ignored */
+	uint64_t capabilities; /* THMQI_CAN_…; others are ignored */
 	uint64_t
 		instance; /* the client's: of the broker that it means, 0: any; the broker's: its own, by chance */
 	uint8_t client_id[16]; /* by chance, one for all connections of a session's environment */

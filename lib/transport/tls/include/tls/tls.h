@@ -32,6 +32,9 @@ struct thmqi_tls {
 	bool blocked;    /* it takes none now: thmqi_tls_flush() when it is writable */
 	bool drained;    /* all that it had was read: go on when it is readable */
 	bool kernel;     /* the kernel makes the records */
+	/* Set by the user, if the other side can follow: after so many records that go our keys are changed; 0: never. No matter to
+	 * the kernel. */
+	uint32_t key_records;
 };
 
 /* @fd stays the caller's, and open as long as the stream. -ENOMEM. */
