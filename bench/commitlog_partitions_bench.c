@@ -23,6 +23,7 @@
 #include <string.h>
 
 #define TOPICS_MAX 16u
+#define WINDOW (1u << 19) /* messages on their way */
 
 static const char payload[1024];
 
@@ -50,7 +51,7 @@ static void open_log(struct wide *w, struct bench *b, const char *name, uint64_t
 				.durability = THMQ_DURABILITY_DURABLE,
 				.segment_bytes = segment_bytes,
 				.window_bytes = 64 * MIB,
-				.window_count = 1u << 19};
+				.window_count = WINDOW};
 
 	if (b->cpu_app < 0)
 		o.layout = TARGET_CALLER;
@@ -262,6 +263,8 @@ static double open_wide(struct wide *w, struct bench *b, const char *name, uint6
 
 	open_log(w, b, name, segment_bytes);
 	one_burst(w, &(struct shape){.len = 1024}, (b->smoke ? 16 : 192) * MIB / 1024);
+	one_burst(w, &(struct shape){.len = 16},
+		  b->smoke ? 1000 : 2 * WINDOW); /* a window's frames are the session's */
 	target_settle(&w->t);
 	before = memory_bytes();
 	create_topics(w, 2, b->smoke ? 2000 : 50000);

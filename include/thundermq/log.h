@@ -239,7 +239,7 @@ struct thmq_log_opts {
 	uint64_t
 		segment_bytes_max; /* at creation: … up to this; 0 means 1 GiB; powers of two from 1 MiB */
 	uint64_t cache_bytes; /* batches kept in memory; 0 means 16 MiB, which stay in a processor's cache */
-	uint32_t batch_bytes; /* largest batch, a multiple of 4096 up to 4 MiB; 0 means 1 MiB */
+	uint32_t batch_bytes; /* largest batch, a multiple of 4096 up to 4 MiB and up to the log's segment_bytes_min; 0 means 1 MiB */
 	uint32_t write_depth; /* batches in flight; 0 means 8 */
 	uint8_t log_id
 		[16]; /* at creation: identity shared by all replicas; all zero: random. At open: must match unless zero */
@@ -325,7 +325,7 @@ THMQ_API int thmq_log_append(struct thmq_log *log, uint32_t run_len,
  * on with thmq_poll(), and what was appended before it shares a write. MEMORY: nobody waits; it is written and flushed in the background.
  *
  * Sets no thmq_errmsg(). Whatever it returns, the append is over.
- * Return: 0; -EINVAL no append was begun, offsets that do not rise, another @durability; -ENOMEM there was none to index it. In
+ * Return: 0; -EINVAL no append was begun, offsets that do not rise or go beyond 2^64 - 1, another @durability; -ENOMEM there was none to index it. In
  * both cases the run is not in the log, as after thmq_log_append_abort().
  */
 THMQ_API int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run,
@@ -682,7 +682,8 @@ THMQ_API int thmq_data_repair(const char *dir, const struct thmq_log_repair_opts
  * @dest: a directory that is not there yet, or is empty
  *
  * The copy has all that was durable when it was begun, byte for byte, and opens as a log that was closed there. Every batch
- * is checked on its way. The calling thread reads and writes; the log's core only begins and ends it. If it fails, @dest
+ * is checked on its way. The calling thread reads and writes; the log's core only begins and ends it. No segment goes meanwhile,
+ * so that a log at its limit_bytes may have no room for appends until then. If it fails, @dest
  * holds no log that would open, and may be removed.
  *
  * Return: 0; -ENOTEMPTY; -EINVAL @dest is the log's own directory or lies in it; -THMQ_ECORRUPT stored bytes are damaged;

@@ -413,7 +413,7 @@ struct thmq_broker_opts {
 		segment_bytes; /* at creation: largest segment, a power of two from 1 MiB to 1 GiB; 0 means 1 GiB */
 	uint64_t cache_bytes; /* tail cache per shard; 0 means 16 MiB, which stay in a processor's cache */
 	uint32_t
-		batch_bytes; /* largest group commit, a multiple of 4096 up to 4 MiB; 0 means 1 MiB */
+		batch_bytes; /* largest group commit, a multiple of 4096 up to 4 MiB, and to the shards' smallest segment; 0 means 1 MiB */
 	uint32_t reserved;
 	uint64_t group_ns; /* how long a message that somebody waits for may wait for company before it is
 			      written, up to 1 s; 0: not at all, it is written as soon as the device is free */
@@ -525,8 +525,9 @@ THMQ_API int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, 
  *
  * The copy is a data directory of its own, as if it had been closed when the call began: of every shard all that was durable
  * then, byte for byte, and every topic and group that it speaks of. Nobody waits for it; every batch is checked on its
- * way. The calling thread does the work, and goes on driving its core if it has one. If it fails, what @dest holds does
- * not open, and may be removed.
+ * way. The calling thread does the work, and goes on driving its core if it has one. Nothing is dropped meanwhile, so that a
+ * shard at its limit_bytes may have no room for messages until then. If it fails, what @dest holds does not open, and may be
+ * removed.
  *
  * Return: 0; -ETIMEDOUT; -ENOTEMPTY; -ENOSPC; -THMQ_ECORRUPT stored bytes are damaged; -EOPNOTSUPP a broker without a
  * directory; -ESHUTDOWN the broker is being closed by another thread; -EDEADLK nobody drives a core; -EINVAL; an error of

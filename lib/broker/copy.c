@@ -17,8 +17,35 @@ static void path_in(const char *dir, uint32_t shard, char path[4400])
 		snprintf(path, 4400, "%s/shard-%03u", dir, shard - 1);
 }
 
+/* One for each log, and a place for each: an open log may keep its own. */
+static struct thmqi_log_snapshot **snaps_new(uint32_t count)
+{
+	struct thmqi_log_snapshot **snaps = calloc(count, sizeof(*snaps));
+	uint32_t i;
+
+	for (i = 0; snaps && i < count; i++) {
+		snaps[i] = calloc(1, sizeof(**snaps));
+		if (snaps[i])
+			continue;
+		while (i--)
+			free(snaps[i]);
+		free(snaps);
+		return NULL;
+	}
+	return snaps;
+}
+
+static void snaps_free(struct thmqi_log_snapshot **snaps, uint32_t count)
+{
+	uint32_t i;
+
+	for (i = 0; i < count; i++)
+		free(snaps[i]);
+	free(snaps);
+}
+
 /* From data to votes, meta last each time. */
-static int copy_logs(const struct thmqi_log_snapshot *snaps, uint32_t count, const char *dest)
+static int copy_logs(struct thmqi_log_snapshot *const *snaps, uint32_t count, const char *dest)
 {
 	char path[4400];
 	uint32_t i;
@@ -26,12 +53,12 @@ static int copy_logs(const struct thmqi_log_snapshot *snaps, uint32_t count, con
 
 	for (i = 1; i <= count && !rc; i++) {
 		path_in(dest, i % count, path);
-		rc = thmqi_log_copy_data(&snaps[i % count], path);
+		rc = thmqi_log_copy_data(snaps[i % count], path);
 	}
 	return rc;
 }
 
-static int copy_votes(const struct thmqi_log_snapshot *snaps, uint32_t count, const char *dest)
+static int copy_votes(struct thmqi_log_snapshot *const *snaps, uint32_t count, const char *dest)
 {
 	char path[4400];
 	uint32_t i;
@@ -39,7 +66,7 @@ static int copy_votes(const struct thmqi_log_snapshot *snaps, uint32_t count, co
 
 	for (i = 1; i <= count && !rc; i++) {
 		path_in(dest, i % count, path);
-		rc = thmqi_log_copy_vote(&snaps[i % count], path);
+		rc = thmqi_log_copy_vote(snaps[i % count], path);
 	}
 	return rc;
 }
@@ -48,7 +75,7 @@ static int copy_votes(const struct thmqi_log_snapshot *snaps, uint32_t count, co
 
 struct copying {
 	struct thmq_broker *broker;
-	struct thmqi_log_snapshot *snaps; /* [0] is meta's */
+	struct thmqi_log_snapshot **snaps; /* [0] is meta's */
 	uint32_t taken;                   /* shards in the order 1 … 0 */
 	uint64_t deadline;
 	char text[512]; /* of an error on a core */
@@ -57,6 +84,7 @@ struct copying {
 struct copy_call {
 	struct shard *shard;
 	struct thmqi_log_snapshot *snap;
+	bool ran;
 };
 
 static int on_take(struct thmq_core *core, void *arg)
@@ -73,6 +101,7 @@ static int on_let_go(struct thmq_core *core, void *arg)
 	struct copy_call *call = arg;
 
 	(void)core;
+	call->ran = true;
 	return call->shard->log ? thmqi_log_snapshot_let_go(call->shard->log, call->snap)
 				: -ESHUTDOWN;
 }
@@ -97,14 +126,14 @@ static int take_all(struct copying *c)
 
 	for (; c->taken < count; c->taken++) {
 		at = (c->taken + 1) % count;
-		struct copy_call call = {.shard = &c->broker->shards[at], .snap = &c->snaps[at]};
+		struct copy_call call = {.shard = &c->broker->shards[at], .snap = c->snaps[at]};
 
 		rc = thmqi_core_call(call.shard->core, on_take, &call, UINT64_MAX);
 		if (rc)
 			return thmqi_fail(rc, "copy %s: %s", c->broker->data_dir,
 					  thmq_strerror(rc));
-		c->snaps[at].pause = on_pause;
-		c->snaps[at].ctx = c;
+		c->snaps[at]->pause = on_pause;
+		c->snaps[at]->ctx = c;
 	}
 	return 0;
 }
@@ -116,9 +145,13 @@ static int let_go_all(struct copying *c)
 
 	for (i = 0; i < c->taken; i++) {
 		at = (i + 1) % count;
-		struct copy_call call = {.shard = &c->broker->shards[at], .snap = &c->snaps[at]};
+		struct copy_call call = {.shard = &c->broker->shards[at], .snap = c->snaps[at]};
 
 		one = thmqi_core_call(call.shard->core, on_let_go, &call, UINT64_MAX);
+		if (!call.ran) { /* nobody drives its core */
+			thmqi_log_snapshot_abandon(c->snaps[at]);
+			c->snaps[at] = NULL;
+		}
 		rc = rc ? rc : one;
 	}
 	return rc ? thmqi_fail(rc, "copy %s: %s", c->broker->data_dir, thmq_strerror(rc)) : 0;
@@ -138,7 +171,7 @@ int thmqi_broker_copy(struct thmq_broker *b, const char *dest, uint64_t timeout_
 	rc = thmqi_copy_dest(b->disk_ctx ? b->disk : &thmqi_disk_posix, b->disk_ctx, b->data_dir, dest);
 	if (rc)
 		return rc;
-	c.snaps = calloc(b->shard_count, sizeof(*c.snaps));
+	c.snaps = snaps_new(b->shard_count);
 	if (!c.snaps)
 		return thmqi_fail(-ENOMEM, "copy %s: out of memory", b->data_dir);
 	rc = take_all(&c);
@@ -153,7 +186,7 @@ int thmqi_broker_copy(struct thmq_broker *b, const char *dest, uint64_t timeout_
 	}
 	rc = rc ? rc : end;
 	rc = rc ? rc : copy_votes(c.snaps, b->shard_count, dest);
-	free(c.snaps);
+	snaps_free(c.snaps, b->shard_count);
 	return rc;
 }
 
@@ -197,22 +230,22 @@ static int snapshot(struct data *d, uint32_t shard, struct thmqi_log_snapshot *r
 
 static int copy_closed(struct data *d, const char *dest)
 {
-	struct thmqi_log_snapshot *snaps;
+	struct thmqi_log_snapshot **snaps;
 	uint32_t i, count;
 	int rc = learn(d);
 
 	if (rc)
 		return rc;
 	count = d->cluster->shard_count + 1;
-	snaps = calloc(count, sizeof(*snaps));
+	snaps = snaps_new(count);
 	if (!snaps)
 		return thmqi_fail(-ENOMEM, "copy %s: out of memory", d->path);
 	for (i = 0; i < count && !rc; i++)
-		rc = snapshot(d, i, &snaps[i]);
+		rc = snapshot(d, i, snaps[i]);
 	rc = rc ? rc : thmqi_copy_dest(&thmqi_disk_posix, NULL, d->path, dest);
 	rc = rc ? rc : copy_logs(snaps, count, dest);
 	rc = rc ? rc : copy_votes(snaps, count, dest);
-	free(snaps);
+	snaps_free(snaps, count);
 	return rc;
 }
 

@@ -574,22 +574,27 @@ static void mark_failed(struct thmq_producer *p, uint64_t seq)
 	promise_kept(p);
 }
 
-void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
-			     const struct thmqi_frame *f)
+/* Producers of a link share its slots, and each counts its own sequences. */
+static void free_slot(const struct thmq_producer *p, struct client_link *l, uint64_t seq)
 {
 	uint32_t i;
 
+	for (i = l->slot_tail; i != l->slot_head; i++) {
+		struct slot *slot = &l->slots[i & l->slot_mask];
+
+		if (slot->state == SLOT_COMMITTED && slot->stream == p->stream && slot->seq == seq)
+			slot->state = SLOT_FREE;
+	}
+}
+
+void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
+			     const struct thmqi_frame *f)
+{
 	if (f->seq > p->last_seq || f->seq <= p->watermark || is_over(&p->sent[f->seq & p->sent_mask]))
 		return;
 	mark_failed(p, f->seq);
 	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
-	for (i = l->slot_tail; i != l->slot_head; i++) {
-		struct slot *slot = &l->slots[i & l->slot_mask];
-
-		if (slot->state == SLOT_COMMITTED && slot->stream == p->stream &&
-		    slot->seq == f->seq)
-			slot->state = SLOT_FREE;
-	}
+	free_slot(p, l, f->seq);
 	if (f->status == -THMQ_ENOTOPIC)
 		p->error = f->status;
 }
@@ -598,7 +603,7 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 {
 	struct thmq_producer *p = s->producers[f->stream % THMQI_STREAMS];
-	uint32_t i, index;
+	uint32_t index;
 	uint64_t seq;
 
 	if (f->status != -THMQ_EFAILED || !p)
@@ -616,9 +621,8 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 			continue;
 		mark_failed(p, seq);
 		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED);
-		for (i = l ? l->slot_tail : 0; l && i != l->slot_head; i++)
-			if (l->slots[i & l->slot_mask].seq == seq)
-				l->slots[i & l->slot_mask].state = SLOT_FREE;
+		if (l)
+			free_slot(p, l, seq);
 	}
 }
 

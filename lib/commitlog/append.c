@@ -176,7 +176,8 @@ int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_head
 		return -EINVAL;
 	if (thmqi_unlikely(run_len > log->opts.batch_bytes - sizeof(struct batch_header)))
 		return -EMSGSIZE;
-	if (thmqi_unlikely(log->arena.ready < 3 || !fits(log, THMQI_ALIGN_UP(run_len, 8u)))) {
+	if (thmqi_unlikely(log->arena.ready < ARENA_READY ||
+			   !fits(log, THMQI_ALIGN_UP(run_len, 8u)))) {
 		rc = make_room(log, THMQI_ALIGN_UP(run_len, 8u));
 		if (rc) {
 			log->starved = true;
@@ -220,6 +221,8 @@ int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint3
 		x = thmqi_index_of(log, run->partition, true);
 		/* look-ups go by rising offsets */
 		if (thmqi_unlikely(x && run->base_offset < x->end && !(run->flags & THMQ_RUN_RELOCATED)))
+			return -EINVAL;
+		if (thmqi_unlikely(run->base_offset > UINT64_MAX - run->span))
 			return -EINVAL;
 		/* a run that no reader could find must not be acknowledged */
 		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0))

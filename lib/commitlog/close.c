@@ -17,6 +17,7 @@ void thmqi_log_free(struct thmq_log *log)
 	uint32_t i;
 
 	thmqi_readers_orphan(log);
+	thmqi_snapshots_fini(log);
 	thmqi_seals_fini(log);
 	thmqi_states_fini(log);
 	thmqi_drop_fini(log);

@@ -236,47 +236,111 @@ struct entry {
 	uint32_t span;
 	uint64_t tag_filter; /* of its header */
 };
-_Static_assert(sizeof(struct entry) == 40, "128 to a chunk, 4, 8 and 16 to smaller pieces of it");
+
+/*
+ * NARROW_ENTRIES of them as they mostly are: near one another, small, of the same tags. What differs from the first one
+ * takes 12 bytes for each. One that does not fit makes all of the block wide.
+ */
+#define NARROW_ENTRIES 8u
+#define ROW_AT_BITS 19
+#define ROW_OFFSET_BITS 12
+#define ROW_TIME_BITS 40
+#define ROW_BATCH_BITS 16
+#define ROW_SPAN_BITS 8
+
+struct row {
+	uint32_t at : ROW_AT_BITS; /* in units of 8 bytes */
+	uint32_t offset : ROW_OFFSET_BITS;
+	uint32_t time_low;
+	uint32_t time_high : ROW_TIME_BITS - 32;
+	uint32_t batch : ROW_BATCH_BITS;
+	uint32_t span : ROW_SPAN_BITS;
+};
+
+struct narrow {
+	uint64_t base_offset, batch;
+	int64_t time_ns;
+	uint64_t tag_filter; /* of each */
+	struct row rows[NARROW_ENTRIES];
+};
+_Static_assert(sizeof(struct narrow) == 128, "a piece");
+
+static inline struct entry thmqi_narrow_get(const struct narrow *n, uint32_t place)
+{
+	const struct row *r = &n->rows[place];
+
+	return (struct entry){.base_offset = n->base_offset + r->offset,
+			      .batch = n->batch + r->batch,
+			      .time_max_ns =
+				      (int64_t)((uint64_t)n->time_ns +
+						((uint64_t)r->time_high << 32 | r->time_low)),
+			      .at = (uint32_t)r->at * 8,
+			      .span = r->span,
+			      .tag_filter = n->tag_filter};
+}
+
+/* Of a list of chunks: where it lies, and whether it is narrow; else it has entries. */
+#define CHUNK_NARROW 1u
+
+static inline void *thmqi_chunk_at(uintptr_t chunk)
+{
+	return (void *)(chunk & ~(uintptr_t)CHUNK_NARROW);
+}
 
 /* Pieces of memory for indexes, from mappings that only grow; neither heap nor pool, whose limits are for messages. */
-enum piece { PIECE_FEW, PIECE_SOME, PIECE_MANY, PIECE_CHUNK, PIECE_KINDS };
+enum piece {
+	PIECE_MITE,
+	PIECE_TINY,
+	PIECE_FEW,
+	PIECE_SOME,
+	PIECE_MANY,
+	PIECE_CHUNK,
+	PIECE_NARROW,
+	PIECE_KINDS
+};
+
+#define ARENA_READY 4u /* a partition, a list, and two to be cut into pieces */
 
 struct arena {
 	void *free[PIECE_KINDS];
 	uint8_t *fresh; /* never used yet */
 	uint64_t fresh_bytes;
-	uint32_t ready; /* chunks that can be had without the system */
+	uint32_t
+		ready; /* chunks that can be had without the system; ARENA_READY are enough for one append */
 	struct region *regions;
 };
 
 /*
- * Entries are numbered from 0; those before `first` are gone. Up to 16 lie in one piece of 4, 8 or 16, which is a ring; more lie in
- * pieces of 16, one behind the other, and a list of these. So a hundred thousand partitions cost what their entries need.
+ * Entries are numbered from 0; those before `first` are gone. Up to 8 lie in one piece, which is a ring; more lie in
+ * pieces of 8, one behind the other, and a list of these. So a hundred thousand partitions cost what their entries need.
  */
 struct run_index {
 	uint32_t partition;
 	bool thinned; /* held: segments between two samples may have runs of it too */
+	bool wide;    /* no piece of it is ever narrow: its entries are moved about */
 	uint8_t shift, mask; /* entry n: place n & mask of the chunk n >> shift; a ring has but one */
 	uint32_t chunk_count, directory_room;
-	struct entry **chunks; /* = few, a piece, or a mapping */
-	struct entry *few[1];
-	uint64_t chunk_base;   /* number of the first chunk that is kept */
-	uint64_t first, count; /* entries first … count - 1 are there */
+	uintptr_t *chunks; /* = few, a piece, or a mapping */
+	uintptr_t few[1];
+	uint64_t first,
+		count; /* entries first … count - 1 are there; the first chunk has the first one */
 	uint64_t room;         /* entries below it have their memory */
 	uint64_t end;          /* one past the last offset appended */
 	uint64_t sealed_end;   /* likewise of its runs in sealed segments, whose entries are in their indexes */
 	struct held *held;     /* those segments, oldest first; a piece */
-	uint32_t held_count, held_room;
+	uint16_t held_count, held_room;
+	uint32_t part;
 	struct moved *moved;   /* runs that a cleaner appended again; NULL: none */
 	uint64_t held_bytes;   /* of its runs in all segments, headers included */
-	uint64_t part_bytes;   /* touched[].bytes as they were when part number `part` of the active segment's index was begun */
-	uint32_t part;
+	uint64_t
+		part_bytes; /* touched[].bytes as they were when part number `part` of the active segment's index was begun */
 	struct touched {
 		uint64_t number; /* of the generation it is listed in */
 		struct run_index *next;
 		uint64_t bytes; /* of its runs in it, headers included */
 	} touched[2];
 };
+_Static_assert(sizeof(struct run_index) == 160, "a piece");
 
 /*
  * Runs that were appended again with their old offsets. All of them lie below the partition's other runs that are held, or
@@ -396,6 +460,7 @@ struct sealing {
 	struct segment *segment;
 	struct seal_image image;
 	struct making making;
+	uint64_t runs; /* that were appended when a step was done last */
 };
 
 /* notes.c */
@@ -792,6 +857,8 @@ void thmqi_states_fini(struct thmq_log *log);
 void thmqi_extents_begin(struct extents *x, struct segment *s);
 int thmqi_extents_next(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret); /* 1; 0 the end; -EAGAIN; why not */
 void thmqi_extents_fini(struct thmq_log *log); /* nothing is in flight */
+bool thmqi_extent_in_memory(const struct segment *s, const struct run_index *run,
+			    struct thmq_log_extent *ret);                /* false: none */
 void thmqi_index_dropped(struct thmq_log *log, const struct segment *s); /* it was the first, and is gone: so are its entries */
 
 /* relocate.c: of the oldest segment. The step: 0 all is done; -EAGAIN not yet, *@ret_pause_ns from now; or an error. */
@@ -809,6 +876,15 @@ void thmqi_clean_stop(struct thmq_log *log); /* what it was doing is void, but f
 
 /* drop.c */
 int thmqi_drop_step(struct thmq_log *log); /* work done */
+void thmqi_drop_settle(struct thmq_log *log, struct run_index *x);
+/* Before @x is looked at: of the segment that is gone nothing is left in it. */
+static inline void thmqi_index_settle(struct thmq_log *log, struct run_index *x)
+{
+	if (thmqi_unlikely(log->drop.segment != NULL))
+		thmqi_drop_settle(log, x);
+	thmqi_held_trim(log, x);
+	thmqi_moved_trim(log, x);
+}
 bool thmqi_drop_wants(const struct thmq_log *log); /* a step that could not be submitted */
 void thmqi_drop_fini(struct thmq_log *log); /* nothing is in flight */
 
@@ -862,9 +938,29 @@ struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool 
 int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry);
 int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run,
 		    uint64_t batch, uint32_t at);
-static inline struct entry *thmqi_index_entry(const struct run_index *x, uint64_t number)
+static inline struct entry thmqi_index_entry(const struct run_index *x, uint64_t number)
 {
-	return x->chunks[(number >> x->shift) - x->chunk_base] + (number & x->mask);
+	uintptr_t chunk = x->chunks[(number >> x->shift) - (x->first >> x->shift)];
+	uint32_t place = (uint32_t)number & x->mask;
+
+	return thmqi_likely(chunk & CHUNK_NARROW) ? thmqi_narrow_get(thmqi_chunk_at(chunk), place)
+						  : ((const struct entry *)chunk)[place];
+}
+/* Of a list that is wide. */
+static inline struct entry *thmqi_index_wide(const struct run_index *x, uint64_t number)
+{
+	return (struct entry *)x->chunks[(number >> x->shift) - (x->first >> x->shift)] +
+	       (number & x->mask);
+}
+/* Where it is written. */
+static inline const void *thmqi_index_place(const struct run_index *x, uint64_t number)
+{
+	uintptr_t chunk = x->chunks[(number >> x->shift) - (x->first >> x->shift)];
+	uint32_t place = (uint32_t)number & x->mask;
+
+	return chunk & CHUNK_NARROW
+		       ? (const void *)&((const struct narrow *)thmqi_chunk_at(chunk))->rows[place]
+		       : (const void *)((const struct entry *)chunk + place);
 }
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset); /* first entry whose end is behind offset */
 uint64_t thmqi_index_find_batch(const struct run_index *x, uint64_t batch); /* first entry in it or behind it */
@@ -883,6 +979,8 @@ int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch
 
 /* copy.c */
 void thmqi_snapshots_cut(struct thmq_log *log, uint64_t position); /* what lies there or behind it goes now */
+void thmqi_snapshots_reap(struct thmq_log *log); /* those that nobody will let go */
+void thmqi_snapshots_fini(struct thmq_log *log);
 
 /* close.c */
 void thmqi_log_free(struct thmq_log *log); /* nothing is in flight; also of one that was never opened whole */

@@ -268,6 +268,16 @@ static int dir_open(struct thmq_log *log)
 	return check_place(log);
 }
 
+/* Segments have the sizes that the log was made with, whatever the options say. */
+static int check_batch(const struct thmq_log *log)
+{
+	if (log->opts.batch_bytes <= log->vote.segment_bytes_min)
+		return 0;
+	return thmqi_fail(-EINVAL,
+			  "open %s: batch_bytes is up to a segment, %llu bytes in this log",
+			  log->opts.dir, (unsigned long long)log->vote.segment_bytes_min);
+}
+
 static int open_disk(struct thmq_log *log)
 {
 	uint64_t begin = log->core->clock->now_ns(log->core->clock->ctx);
@@ -297,6 +307,7 @@ static int open_disk(struct thmq_log *log)
 	if (rc)
 		return rc;
 	rc = thmqi_log_limit_check(log->opts.dir, log->opts.limit_bytes, log->vote.segment_bytes_max);
+	rc = rc ? rc : check_batch(log);
 	if (rc)
 		return rc;
 	log->stats.recovery_ns = log->core->clock->now_ns(log->core->clock->ctx) - begin;

@@ -82,14 +82,11 @@ void thmq_log_reader_filter(struct thmq_log_reader *reader, uint64_t tag_filter)
 
 enum { IN_MEMORY = 1, SEALED = 2, MOVED = 3 };
 
-static bool is_sealed(struct thmq_log_reader *r)
+static bool is_sealed(const struct thmq_log_reader *r)
 {
-	struct run_index *x = r->index;
+	const struct run_index *x = r->index;
 
-	if (!x->held_count || r->want >= x->sealed_end)
-		return false;
-	thmqi_held_trim(r->log, x);
-	return x->held_count != 0;
+	return x->held_count && r->want < x->sealed_end;
 }
 
 /* What was before the first run that is held is gone, if anything is. */
@@ -113,9 +110,9 @@ static int find(struct thmq_log_reader *r)
 	}
 	if (!r->log->disk)
 		thmqi_index_trim(r->log, x, r->log->cache_first);
+	thmqi_index_settle(r->log, x);
 	sealed = is_sealed(r);
 	begin = thmqi_index_begin(x);
-	thmqi_moved_trim(r->log, x);
 	moved = thmqi_moved_begin(x);
 	if (is_gone(r, THMQI_MIN(begin, moved))) {
 		r->want = 0;
@@ -143,6 +140,14 @@ struct found {
 	uint64_t end;   /* behind its offsets */
 };
 
+/* Of a hit only an offset is known; of a run of no message that is the same. */
+static bool is_run(const struct thmq_run_header *run, const struct place *p)
+{
+	if (p->span || (run->base_offset == p->base_offset && !run->span))
+		return run->base_offset == p->base_offset && run->span == p->span;
+	return thmqi_run_covers(run, p->base_offset);
+}
+
 /* The bytes come from the device: they must be what the index says. */
 static bool is_expected(const struct thmq_log_reader *r, const struct window *w, const uint8_t *data, const struct place *p)
 {
@@ -151,10 +156,10 @@ static bool is_expected(const struct thmq_log_reader *r, const struct window *w,
 	uint64_t position = p->segment->position + p->at;
 
 	/* the window was checked, but not that a batch begins here */
-	return thmqi_batch_header_ok(h, position, r->log->chain.log_id) && h->len <= w->len - (position - w->position) &&
-	       p->run_at >= sizeof(*h) && p->run_at + sizeof(*run) <= h->len && run->partition == r->partition &&
-	       (p->span ? run->base_offset == p->base_offset && run->span == p->span : thmqi_run_covers(run, p->base_offset)) &&
-	       thmqi_run_header_ok(run, h->len - p->run_at);
+	return thmqi_batch_header_ok(h, position, r->log->chain.log_id) &&
+	       h->len <= w->len - (position - w->position) && p->run_at >= sizeof(*h) &&
+	       p->run_at + sizeof(*run) <= h->len && run->partition == r->partition &&
+	       is_run(run, p) && thmqi_run_header_ok(run, h->len - p->run_at);
 }
 
 /* Return: 1; 0 it is being read; or an error. */
@@ -214,29 +219,30 @@ static bool skip(struct thmq_log_reader *r, uint64_t end_offset)
 	uint32_t budget = SKIP_BUDGET;
 
 	for (; r->at < x->count; r->at++) {
-		const struct entry *e = thmqi_index_entry(x, r->at);
+		const struct entry e = thmqi_index_entry(x, r->at);
 
-		if (e->base_offset >= end_offset)
+		if (e.base_offset >= end_offset)
 			return false;
-		if (!thmqi_reader_skips(r, e->tag_filter))
+		if (!thmqi_reader_skips(r, e.tag_filter))
 			return true;
 		if (!budget--) { /* others have their turn */
 			r->waiting = r->log->tell_readers = true;
 			return false;
 		}
-		r->want = e->base_offset + e->span;
+		r->want = e.base_offset + e.span;
 	}
 	return false;
 }
 
 static int from_memory(struct thmq_log_reader *r, uint64_t end_offset, struct found *f)
 {
+	struct entry e;
 	int rc;
 
 	if (thmqi_unlikely(r->filter) && !skip(r, end_offset))
 		return 0;
-	rc = from_entry(r, thmqi_index_entry(r->index, r->at), end_offset, f);
-
+	e = thmqi_index_entry(r->index, r->at);
+	rc = from_entry(r, &e, end_offset, f);
 	r->at += rc == 1;
 	return rc;
 }
@@ -344,19 +350,19 @@ int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset, struct th
 bool thmqi_log_read_newest(struct thmq_log_reader *r, struct thmq_log_view *ret_view)
 {
 	const struct run_index *x = r->index;
-	const struct entry *e;
+	struct entry e;
 	struct found f;
 
 	if (!x || r->sought || r->filter || r->at + 1 != x->count || r->at < x->first)
 		return false;
 	e = thmqi_index_entry(x, r->at);
-	if (e->batch <= r->log->chain.index)
+	if (e.batch <= r->log->chain.index)
 		return false;
 	f = (struct found){.buf = r->log->forming.buf,
 			   .data = r->log->forming.buf->data,
-			   .run_at = e->at,
-			   .index = e->batch,
-			   .end = e->base_offset + e->span};
+			   .run_at = e.at,
+			   .index = e.batch,
+			   .end = e.base_offset + e.span};
 	r->at++;
 	r->want = f.end;
 	fill(r, &f, ret_view);
@@ -381,8 +387,7 @@ int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, u
 		return -ENOENT;
 	if (!reader->log->disk)
 		thmqi_index_trim(reader->log, x, reader->log->cache_first);
-	thmqi_held_trim(reader->log, x);
-	thmqi_moved_trim(reader->log, x);
+	thmqi_index_settle(reader->log, x);
 	if (thmqi_moved_begin(x) < thmqi_index_begin(x) && x->moved->time_max_ns >= time_ns) {
 		*ret_offset = thmqi_moved_begin(x); /* an earlier one, perhaps, never a later */
 		return 1;
@@ -403,7 +408,7 @@ int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, u
 	i = thmqi_index_find_time(x, time_ns);
 	if (i == x->count)
 		return -ENOENT;
-	*ret_offset = thmqi_index_entry(x, i)->base_offset;
+	*ret_offset = thmqi_index_entry(x, i).base_offset;
 	return 1;
 }
 
@@ -572,9 +577,7 @@ int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t *ret_begi
 	if (x && !log->disk)
 		thmqi_index_trim(log, x, log->cache_first);
 	if (x)
-		thmqi_held_trim(log, x);
-	if (x)
-		thmqi_moved_trim(log, x);
+		thmqi_index_settle(log, x);
 	if (!x || (x->first == x->count && !x->held_count && thmqi_moved_begin(x) == UINT64_MAX)) {
 		*ret_begin = *ret_end = 0;
 		return -ENOENT;

@@ -108,11 +108,11 @@ static int find_last(struct thmq_log *log, const struct run_index *x, uint32_t h
 
 	for (;; at--) {
 		rc = thmqi_sealed_partition(log, thmqi_segment_at(log, at), x->partition, p);
-		if (rc < 0 || (rc == 1 && p->end_offset) || at == last)
+		if (rc < 0 || (rc == 1 && p->count > p->moved) || at == last)
 			break;
 	}
 	*ret_at = at;
-	return rc < 0 ? rc : rc == 1 && p->end_offset ? 0 : -THMQ_ECORRUPT;
+	return rc < 0 ? rc : rc == 1 && p->count > p->moved ? 0 : -THMQ_ECORRUPT;
 }
 
 /* Where the runs of @x in sealed segments before @ordinal end, now that others are gone. */

@@ -4,7 +4,8 @@
  * open, have every topic, group and message of its list, and take new ones. A released one never changes.
  *
  * Usage: golden_test FOLDER          the test; FOLDER is tests/golden
- *        golden_test --make FOLDER   writes the directories of this version anew, as FOLDER/v1-<name>.dir and .list
+ *        golden_test --make FOLDER [NAME]   writes the directories of this version anew, or that one, as FOLDER/v1-<name>.dir
+ *                                           and .list
  * Exit: 0 passed, 1 failed, 77 there are none.
  */
 #include <dirent.h>
@@ -16,7 +17,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <thundermq/log.h>
+#include <thundermq/reactor.h>
 #include <unistd.h>
+
+#include "commitlog/plant.h"
 
 #define SECOND 1000000000ull
 #define TIME0 1790000000000000000ll /* of the first message; each next one is a microsecond later */
@@ -44,6 +48,76 @@ static void shell(const char *format, ...)
 	vsnprintf(command, sizeof(command), format, args);
 	va_end(args);
 	CHECK(system(command) == 0);
+}
+
+/* --------------------------------------------------------------- one log of it */
+
+/* A shard alone, without its broker. */
+struct shard {
+	struct thmq_env *env;
+	struct thmq_log *log;
+	uint32_t partition; /* the last one that has messages */
+	uint32_t indexed;   /* partitions that were taken from an index */
+	uint64_t durable;
+};
+
+static int on_replay(void *ctx, const struct thmq_log_run *run)
+{
+	struct shard *s = ctx;
+
+	if (run->header->encoding != THMQ_RUN_STATE)
+		s->partition = run->header->partition;
+	s->indexed += run->header->encoding != THMQ_RUN_STATE && !run->payload;
+	return 0;
+}
+
+static void on_settled(void *ctx, uint32_t durability, uint64_t index)
+{
+	if (durability == THMQ_DURABILITY_DURABLE)
+		((struct shard *)ctx)->durable = index;
+}
+
+static void shard_open(struct shard *s, const char *dir, uint32_t defects)
+{
+	static const struct thmq_log_events events = {
+		.size = sizeof(events), .replay = on_replay, .settled = on_settled};
+	char path[300];
+
+	memset(s, 0, sizeof(*s));
+	snprintf(path, sizeof(path), "%s/shard-000", dir);
+	CHECK(thmq_env_open(&s->env, NULL) == 0);
+	CHECK(thmqi_log_open_planted(thmq_env_core(s->env, 0),
+				     THMQ_LOG_OPTS(.dir = path, .flags = THMQ_LOG_NO_CREATE,
+						   .events = &events, .ctx = s),
+				     defects, &s->log) == 0);
+}
+
+static void shard_close(struct shard *s)
+{
+	CHECK(thmq_log_close(s->log, SECOND) == 0);
+	CHECK(thmq_env_close(s->env, SECOND) == 0);
+}
+
+static bool has_part(const char *dir)
+{
+	char path[300];
+
+	snprintf(path, sizeof(path), "%s/shard-000/open.idx", dir);
+	return access(path, F_OK) == 0;
+}
+
+/* The index of a segment that was not full is believed, as one of this version would be. */
+static void believes_part(const char *dir)
+{
+	struct shard s;
+	char copy[220];
+
+	snprintf(copy, sizeof(copy), "%s-shard", dir);
+	shell("cp -r --sparse=always '%s' '%s'", dir, copy);
+	shard_open(&s, copy, 0);
+	CHECK(s.indexed > 0);
+	shard_close(&s);
+	shell("rm -rf '%s'", copy);
 }
 
 /* ------------------------------------------------- a directory as text, and back */
@@ -299,6 +373,8 @@ static void test_one(const char *folder, const char *name)
 	CHECK(stat(text, &st) == 0 && st.st_size <= (off_t)TEXT_MAX);
 	unpack(text, dir);
 	CHECK(thmq_data_scan(dir, &visitor, NULL) == 0);
+	if (has_part(dir))
+		believes_part(dir);
 	for (int i = 0; i < 2; i++) { /* as it was, and once more after it was opened */
 		f = fopen(out, "w");
 		CHECK(f);
@@ -486,6 +562,54 @@ static void make_retained(const char *dir)
 	close_dir(&o);
 }
 
+/*
+ * A segment that was being filled has an index of its first part. That comes each 256 MiB; here the log is told to make it much
+ * sooner, which changes nothing but how large it is.
+ */
+static void make_partial(const char *dir)
+{
+	static uint8_t data[20000];
+	struct thmq_record_view v = {.data = data, .len = sizeof(data)};
+	struct thmq_run_header *run;
+	struct thmq_producer *p;
+	struct shard s;
+	struct open o;
+	uint64_t index = 0, begin;
+	uint32_t len = thmq_run_len(&v, 1);
+	int rc;
+
+	open_dir(&o, dir, true, 1);
+	some_topics(&o);
+	some_messages(&o, 0, 20);
+	CHECK(thmq_producer_open(o.session, "early", NULL, &p) == 0);
+	send(p, "first", 5, NULL, NULL, 0);
+	CHECK(thmq_producer_close(p, SECOND) == 0);
+	ack(&o, "orders", "billing", 10);
+	close_dir(&o);
+
+	shard_open(&s, dir, THMQI_LOG_EARLY_PARTS);
+	for (uint32_t i = 0; i < 26; i++) {
+		CHECK(thmq_log_bounds(s.log, s.partition, &begin, &v.offset) == 0);
+		memcpy(data, &i, sizeof(i));
+		v.time_ns = now += 1000;
+		v.key = i % 2 ? "odd" : "even";
+		v.key_len = i % 2 ? 3 : 4;
+		len = thmq_run_len(&v, 1);
+		while ((rc = thmq_log_append(s.log, len, &run, &index)) == -EAGAIN)
+			thmq_poll(s.env, SECOND / 10);
+		CHECK(rc == 0);
+		CHECK(thmq_run_encode(run, len, s.partition, &v, 1) == 0);
+		CHECK(thmq_log_append_end(s.log, run, THMQ_DURABILITY_DURABLE) == 0);
+		while (s.durable < index)
+			thmq_poll(s.env, SECOND / 10);
+	}
+	for (int i = 0; i < 200 && !has_part(dir); i++)
+		thmq_poll(s.env, SECOND / 100);
+	CHECK(has_part(dir));
+	shard_close(&s);
+	believes_part(dir);
+}
+
 /* The files of a broker that is open: as if it were killed now, with half of a batch behind the end of a shard. */
 static void make_killed(const char *dir)
 {
@@ -534,6 +658,14 @@ static void make_one(const char *folder, const char *name, void (*make)(const ch
 	shell("ls -l '%s'/v1-%s.* >&2", folder, name);
 }
 
+static const struct {
+	const char *name;
+	void (*make)(const char *dir);
+} made[] = {
+	{"closed", make_closed},     {"sealed", make_sealed},   {"killed", make_killed},
+	{"retained", make_retained}, {"partial", make_partial},
+};
+
 int main(int argc, char **argv)
 {
 	int rc = 0;
@@ -543,11 +675,10 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	CHECK(mkdtemp(base));
-	if (strcmp(argv[1], "--make") == 0 && argc == 3) {
-		make_one(argv[2], "closed", make_closed);
-		make_one(argv[2], "sealed", make_sealed);
-		make_one(argv[2], "killed", make_killed);
-		make_one(argv[2], "retained", make_retained);
+	if (strcmp(argv[1], "--make") == 0 && argc >= 3) {
+		for (size_t i = 0; i < sizeof(made) / sizeof(made[0]); i++)
+			if (argc == 3 || strcmp(argv[3], made[i].name) == 0)
+				make_one(argv[2], made[i].name, made[i].make);
 	} else {
 		rc = test_all(argv[1]);
 	}

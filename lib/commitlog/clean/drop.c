@@ -52,6 +52,8 @@ int thmqi_log_drop_oldest(struct thmq_log *log)
 		return -THMQ_EFAILED;
 	if (log->segment_count < 2)
 		return -ENOENT;
+	if (log->holds)
+		thmqi_snapshots_reap(log);
 	if (is_busy(log, log->segments[0]) || log->mark_busy || log->holds)
 		return -EAGAIN;
 	log->begin = behind(log, log->segments[0], log->segments[1]);
@@ -166,6 +168,8 @@ static int store(struct thmq_log *log)
 		return 0;
 	if (log->vote.generation >= d->generation) {
 		if (log->holds)
+			thmqi_snapshots_reap(log);
+		if (log->holds)
 			return 0;
 		take_out(log);
 		thmqi_extents_begin(&d->extents, d->segment);
@@ -181,6 +185,31 @@ static int store(struct thmq_log *log)
 	return 1;
 }
 
+static void take_away(struct thmq_log *log, struct run_index *x, const struct thmq_log_extent *e)
+{
+	const struct segment *s = log->drop.segment;
+
+	x->held_bytes -= THMQI_MIN(x->held_bytes, e->bytes);
+	thmqi_held_dropped(log, x, e->end_offset);
+	if (x->moved) { /* their originals are not counted twice any more */
+		x->held_bytes += x->moved->doubled_bytes;
+		x->moved->doubled_bytes = 0;
+	}
+	if (s->blocks) {
+		thmqi_index_trim(log, x, s->first_index + s->batch_count);
+		thmqi_moved_keep(x, s->first_index + s->batch_count, UINT64_MAX);
+	}
+}
+
+/* One that is asked for does not wait for its turn: what is gone is not to be found, and not damaged. */
+void thmqi_drop_settle(struct thmq_log *log, struct run_index *x)
+{
+	struct thmq_log_extent e;
+
+	if (log->drop.segment->blocks && thmqi_extent_in_memory(log->drop.segment, x, &e))
+		take_away(log, x, &e);
+}
+
 /* Where its index cannot be read the numbers are too large until the next open; no harm. */
 static int subtract(struct thmq_log *log)
 {
@@ -194,12 +223,7 @@ static int subtract(struct thmq_log *log)
 		x = thmqi_map_get(&log->partitions, e.partition);
 		if (!x)
 			continue;
-		x->held_bytes -= THMQI_MIN(x->held_bytes, e.bytes);
-		thmqi_held_dropped(log, x, e.end_offset);
-		if (x->moved) { /* their originals are not counted twice any more */
-			x->held_bytes += x->moved->doubled_bytes;
-			x->moved->doubled_bytes = 0;
-		}
+		take_away(log, x, &e);
 	}
 	if (rc == -EAGAIN)
 		return 0;

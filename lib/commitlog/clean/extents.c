@@ -20,46 +20,52 @@ static void moved_in(const struct run_index *x, const struct segment *s, struct 
 	uint64_t i;
 
 	for (i = list->first; i < list->count; i++) {
-		const struct entry *entry = thmqi_index_entry(list, i);
+		const struct entry entry = thmqi_index_entry(list, i);
 
-		if (entry->batch < s->first_index || entry->batch - s->first_index >= s->batch_count)
+		if (entry.batch < s->first_index || entry.batch - s->first_index >= s->batch_count)
 			continue;
-		e->begin_offset = THMQI_MIN(e->begin_offset, entry->base_offset);
-		e->end_offset = THMQI_MAX(e->end_offset, entry->base_offset + entry->span);
-		e->last_time_ns = THMQI_MAX(e->last_time_ns, entry->time_max_ns);
+		e->begin_offset = THMQI_MIN(e->begin_offset, entry.base_offset);
+		e->end_offset = THMQI_MAX(e->end_offset, entry.base_offset + entry.span);
+		e->last_time_ns = THMQI_MAX(e->last_time_ns, entry.time_max_ns);
 		e->messages++;
 	}
 }
 
+bool thmqi_extent_in_memory(const struct segment *s, const struct run_index *run,
+			    struct thmq_log_extent *ret)
+{
+	uint64_t lo = thmqi_index_find_batch(run, s->first_index),
+		 hi = thmqi_index_find_batch(run, s->first_index + s->batch_count);
+	struct entry e;
+
+	*ret = (struct thmq_log_extent){.partition = run->partition,
+					.begin_offset = UINT64_MAX,
+					.last_time_ns = INT64_MIN,
+					.held_bytes = run->held_bytes};
+	if (run->moved)
+		moved_in(run, s, ret);
+	if (lo < hi) {
+		e = thmqi_index_entry(run, hi - 1);
+		ret->begin_offset =
+			THMQI_MIN(ret->begin_offset, thmqi_index_entry(run, lo).base_offset);
+		ret->end_offset = e.base_offset + e.span;
+		ret->last_time_ns = THMQI_MAX(ret->last_time_ns, e.time_max_ns);
+		ret->messages += hi - lo; /* of which here nothing but their number is known */
+	}
+	if (!ret->messages)
+		return false;
+	ret->bytes = s->bytes * ret->messages / THMQI_MAX(s->run_count, 1u);
+	ret->messages = ret->end_offset - ret->begin_offset;
+	return true;
+}
+
 static int from_memory(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret)
 {
-	const struct segment *s = x->segment;
-	uint64_t last = s->first_index + s->batch_count - 1, lo, hi;
-	const struct entry *e;
-	struct run_index *run;
+	const struct run_index *run;
 
-	while ((run = thmqi_map_next(&log->partitions, &x->cursor))) {
-		lo = thmqi_index_find_batch(run, s->first_index);
-		hi = thmqi_index_find_batch(run, last + 1);
-		*ret = (struct thmq_log_extent){.partition = run->partition,
-						.begin_offset = UINT64_MAX,
-						.last_time_ns = INT64_MIN,
-						.held_bytes = run->held_bytes};
-		if (run->moved)
-			moved_in(run, s, ret);
-		if (lo < hi) {
-			e = thmqi_index_entry(run, hi - 1);
-			ret->begin_offset = THMQI_MIN(ret->begin_offset, thmqi_index_entry(run, lo)->base_offset);
-			ret->end_offset = e->base_offset + e->span;
-			ret->last_time_ns = THMQI_MAX(ret->last_time_ns, e->time_max_ns);
-			ret->messages += hi - lo; /* of which here nothing but their number is known */
-		}
-		if (!ret->messages)
-			continue;
-		ret->bytes = s->bytes * ret->messages / THMQI_MAX(s->run_count, 1u);
-		ret->messages = ret->end_offset - ret->begin_offset;
-		return 1;
-	}
+	while ((run = thmqi_map_next(&log->partitions, &x->cursor)))
+		if (thmqi_extent_in_memory(x->segment, run, ret))
+			return 1;
 	return 0;
 }
 

@@ -61,11 +61,11 @@ static bool is_listed(const struct thmq_log *log, const struct run_index *x, con
 	uint64_t i;
 
 	for (i = thmqi_index_find(list, run->base_offset); i < list->count; i++) {
-		const struct entry *e = thmqi_index_entry(list, i);
+		const struct entry e = thmqi_index_entry(list, i);
 
-		if (e->base_offset != run->base_offset)
+		if (e.base_offset != run->base_offset)
 			return false;
-		if (e->span == run->span && e->batch >= s->first_index + s->batch_count)
+		if (e.span == run->span && e.batch >= s->first_index + s->batch_count)
 			return true;
 	}
 	return false;

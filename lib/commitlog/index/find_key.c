@@ -418,8 +418,7 @@ static void follow(struct thmq_log_reader *r)
 	struct key_search *k = &r->keys;
 	bool was_moved = k->moved && k->version != r->index->moved->version;
 
-	thmqi_held_trim(log, r->index);
-	thmqi_moved_trim(log, r->index);
+	thmqi_index_settle(r->log, r->index);
 	if (k->placed && (k->segment < log->segment_base ||
 			  k->segment >= log->segment_base + log->segment_count ||
 			  k->sealed != (thmqi_segment_at(log, k->segment)->sealed != NULL) ||

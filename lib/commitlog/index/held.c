@@ -17,7 +17,7 @@ static uint32_t room_of(enum piece kind)
 
 static enum piece kind_of(const struct run_index *x)
 {
-	enum piece kind = PIECE_FEW;
+	enum piece kind = PIECE_MITE;
 
 	while (kind < PIECE_CHUNK && room_of(kind) < x->held_room)
 		kind++;
@@ -41,7 +41,7 @@ static void thin(struct run_index *x)
 		x->held[to++] = x->held[from];
 	if (x->held_count % 2 == 0)
 		x->held[to++] = x->held[x->held_count - 1];
-	x->held_count = to;
+	x->held_count = (uint16_t)to;
 	x->thinned = true;
 }
 
@@ -54,16 +54,17 @@ static int grow(struct thmq_log *log, struct run_index *x)
 		thin(x);
 		return 0;
 	}
-	kind = x->held ? kind_of(x) + 1 : PIECE_FEW;
+	/* where there are many partitions what one gives back is not another's need: few sizes */
+	kind = !x->held ? PIECE_MITE : most == PIECE_FEW ? most : kind_of(x) + 1;
 	held = thmqi_arena_get(&log->arena, kind);
 	if (!held)
 		return -ENOMEM;
 	if (x->held) {
 		memcpy(held, x->held, x->held_count * sizeof(*held));
-		thmqi_arena_put(&log->arena, kind - 1, x->held);
+		thmqi_arena_put(&log->arena, kind_of(x), x->held);
 	}
 	x->held = held;
-	x->held_room = room_of(kind);
+	x->held_room = (uint16_t)room_of(kind);
 	return 0;
 }
 
@@ -95,7 +96,7 @@ void thmqi_held_trim(const struct thmq_log *log, struct run_index *x)
 	if (!gone)
 		return;
 	memmove(x->held, x->held + gone, (x->held_count - gone) * sizeof(*x->held));
-	x->held_count -= gone;
+	x->held_count = (uint16_t)(x->held_count - gone);
 }
 
 void thmqi_held_dropped(const struct thmq_log *log, struct run_index *x, uint64_t end_offset)
@@ -160,12 +161,12 @@ static int take_over_moved(struct run_index *x, const struct segment *s, uint64_
 	int rc = 0;
 
 	for (i = list->first; i < list->count; i++) {
-		const struct entry *e = thmqi_index_entry(list, i);
+		const struct entry e = thmqi_index_entry(list, i);
 
-		if (e->batch > last)
+		if (e.batch > last)
 			continue;
-		begin = THMQI_MIN(begin, e->base_offset);
-		end = THMQI_MAX(end, e->base_offset + e->span);
+		begin = THMQI_MIN(begin, e.base_offset);
+		end = THMQI_MAX(end, e.base_offset + e.span);
 	}
 	if (end)
 		rc = thmqi_moved_range_add(x, s->ordinal, begin, end, x->moved->time_max_ns);
@@ -177,7 +178,7 @@ static int take_over_moved(struct run_index *x, const struct segment *s, uint64_
 int thmqi_index_take_over(struct thmq_log *log, struct run_index *x, const struct segment *s)
 {
 	uint64_t last = s->first_index + s->batch_count - 1, behind;
-	const struct entry *end;
+	struct entry end;
 	int rc = thmqi_arena_fill(&log->arena);
 
 	if (!rc && x->moved)
@@ -186,7 +187,8 @@ int thmqi_index_take_over(struct thmq_log *log, struct run_index *x, const struc
 	if (rc || behind == x->first)
 		return rc;
 	end = thmqi_index_entry(x, behind - 1);
-	rc = thmqi_held_add(log, x, s->ordinal, thmqi_index_entry(x, x->first)->base_offset, end->base_offset + end->span);
+	rc = thmqi_held_add(log, x, s->ordinal, thmqi_index_entry(x, x->first).base_offset,
+			    end.base_offset + end.span);
 	if (!rc)
 		thmqi_index_trim(log, x, last + 1);
 	return rc;

@@ -225,17 +225,17 @@ static struct seal_partition *gather_moved(struct seal_image *image, const struc
 	uint64_t i;
 
 	for (i = list->first; i < list->count; i++) {
-		const struct entry *e = thmqi_index_entry(list, i);
+		const struct entry e = thmqi_index_entry(list, i);
 
-		if (e->batch < image->segment->first_index || e->batch > last)
+		if (e.batch < image->segment->first_index || e.batch > last)
 			continue;
 		if (!p) {
 			p = begin_partition(image, x);
-			p->moved_begin = e->base_offset;
+			p->moved_begin = e.base_offset;
 		}
-		put_entry(image, p, e);
+		put_entry(image, p, &e);
 		p->moved++;
-		p->moved_end = e->base_offset + e->span;
+		p->moved_end = e.base_offset + e.span;
 		p->moved_time_ns = p->last_time_ns;
 	}
 	return p;
@@ -255,19 +255,19 @@ static uint32_t gather(struct seal_image *image, uint32_t budget)
 		image->place = x->moved ? gather_moved(image, x, last) : NULL;
 	}
 	for (number = image->next_entry; number < x->count && done < budget; number++, done++) {
-		const struct entry *e = thmqi_index_entry(x, number);
+		const struct entry e = thmqi_index_entry(x, number);
 
-		if (e->batch > last)
+		if (e.batch > last)
 			break;
 		if (!image->place)
 			image->place = begin_partition(image, x);
 		if (image->place->count == image->place->moved)
-			image->place->begin_offset = e->base_offset;
-		put_entry(image, image->place, e);
-		image->place->end_offset = e->base_offset + e->span;
+			image->place->begin_offset = e.base_offset;
+		put_entry(image, image->place, &e);
+		image->place->end_offset = e.base_offset + e.span;
 	}
 	image->next_entry = number;
-	if (number == x->count || thmqi_index_entry(x, number)->batch > last) {
+	if (number == x->count || thmqi_index_entry(x, number).batch > last) {
 		if (image->place)
 			image->time_max_ns = THMQI_MAX(image->time_max_ns, image->place->last_time_ns);
 		image->place = NULL;

@@ -10,21 +10,21 @@
 
 /* ------------------------------------------------------------------- arena */
 
-#define CHUNK_BYTES (128u * (uint32_t)sizeof(struct entry))
+#define CHUNK_BYTES 5120u
 #define REGION_BYTES_MIN (256u << 10)
 #define REGION_BYTES_MAX (2u << 20)
-#define READY_MIN 3u /* what one append may need: a list, and two to be cut into pieces */
 
 struct region {
 	struct region *next;
 	uint64_t bytes;
 };
 
-static const uint32_t piece_entries[PIECE_KINDS] = {4, 8, 16, 128};
+/* Each fits into a chunk without a rest. */
+static const uint32_t piece_bytes[PIECE_KINDS] = {40, 80, 160, 320, 640, CHUNK_BYTES, 128};
 
 uint32_t thmqi_arena_bytes(enum piece kind)
 {
-	return piece_entries[kind] * (uint32_t)sizeof(struct entry);
+	return piece_bytes[kind];
 }
 
 int thmqi_arena_fill(struct arena *a)
@@ -32,7 +32,7 @@ int thmqi_arena_fill(struct arena *a)
 	uint64_t bytes = a->regions ? THMQI_MIN(a->regions->bytes * 2, (uint64_t)REGION_BYTES_MAX) : REGION_BYTES_MIN;
 	struct region *r;
 
-	if (a->ready >= READY_MIN)
+	if (a->ready >= ARENA_READY)
 		return 0;
 	r = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (r == MAP_FAILED)
@@ -100,15 +100,17 @@ void *thmqi_arena_get(struct arena *a, enum piece kind)
 
 static struct run_index *make_index(struct thmq_log *log, uint32_t partition)
 {
-	struct run_index *x = calloc(1, sizeof(*x));
+	struct run_index *x =
+		thmqi_arena_fill(&log->arena) ? NULL : thmqi_arena_get(&log->arena, PIECE_FEW);
 
 	if (!x)
 		return NULL;
+	memset(x, 0, sizeof(*x));
 	x->partition = partition;
 	x->chunks = x->few;
 	x->directory_room = THMQI_ARRAY_COUNT(x->few);
 	if (thmqi_map_put(&log->partitions, partition, x) != 0) {
-		free(x);
+		thmqi_arena_put(&log->arena, PIECE_FEW, x);
 		return NULL;
 	}
 	return x;
@@ -144,28 +146,114 @@ void thmqi_log_hint(struct thmq_log *log, uint32_t partition, enum thmqi_log_hin
 		for (at = 0; at < sizeof(*x); at += THMQI_CACHELINE)
 			thmqi_prefetch_write((const char *)x + at);
 	else if (x->count < x->room)
-		thmqi_prefetch_write(thmqi_index_entry(x, x->count));
+		thmqi_prefetch_write(thmqi_index_place(x, x->count));
+}
+
+/* ------------------------------------------------------------------ narrow */
+
+/* What comes next in a block is told by what differs from the block's first entry. */
+static void narrow_begin(struct narrow *n, const struct entry *e)
+{
+	n->base_offset = e->base_offset;
+	n->batch = e->batch;
+	n->time_ns = e->time_max_ns;
+	n->tag_filter = e->tag_filter;
+}
+
+/* Return: false it differs too much, or holds too much. */
+static bool narrow_put(struct narrow *n, uint32_t place, const struct entry *e)
+{
+	uint64_t offset = e->base_offset - n->base_offset, batch = e->batch - n->batch;
+	uint64_t time = (uint64_t)e->time_max_ns - (uint64_t)n->time_ns;
+
+	if ((offset >> ROW_OFFSET_BITS) | (batch >> ROW_BATCH_BITS) | (time >> ROW_TIME_BITS) |
+	    (e->span >> ROW_SPAN_BITS) | (e->at >> (ROW_AT_BITS + 3)) | (e->at & 7) |
+	    (e->tag_filter ^ n->tag_filter))
+		return false;
+	n->rows[place] = (struct row){.at = e->at / 8,
+				      .offset = (uint32_t)offset,
+				      .time_low = (uint32_t)time,
+				      .time_high = (uint32_t)(time >> 32),
+				      .batch = (uint32_t)batch,
+				      .span = e->span};
+	return true;
 }
 
 /* -------------------------------------------------------------------- grow */
 
 #define RING_SHIFT 63u /* there is one chunk only */
-#define LINE_SHIFT 4u  /* chunks of PIECE_MANY */
-#define LINE_ENTRIES (1u << LINE_SHIFT)
-#define DIRECTORY_FEW (4u * (uint32_t)(sizeof(struct entry) / sizeof(struct entry *)))
-#define DIRECTORY_CHUNK (CHUNK_BYTES / (uint32_t)sizeof(struct entry *))
+#define RING_FEW 3u    /* masks: of four entries, */
+#define RING_SOME 7u   /* and of eight */
+#define LINE_SHIFT 3u
+#define LINE_ENTRIES NARROW_ENTRIES
+#define DIRECTORY_MITE 5u
+#define DIRECTORY_TINY 10u
+#define DIRECTORY_FEW 20u
+#define DIRECTORY_CHUNK (CHUNK_BYTES / (uint32_t)sizeof(uintptr_t))
 
 static bool is_ring(const struct run_index *x)
 {
 	return x->shift == RING_SHIFT;
 }
 
-/* Of its chunks. */
-static enum piece kind_of(const struct run_index *x)
+static enum piece kind_of(const struct run_index *x, uintptr_t chunk)
 {
-	return x->mask + 1u == piece_entries[PIECE_FEW]	 ? PIECE_FEW :
-	       x->mask + 1u == piece_entries[PIECE_SOME] ? PIECE_SOME :
-							   PIECE_MANY;
+	return chunk & CHUNK_NARROW ? PIECE_NARROW : x->mask == RING_FEW ? PIECE_FEW : PIECE_SOME;
+}
+
+static void chunk_put(struct thmq_log *log, const struct run_index *x, uintptr_t chunk)
+{
+	thmqi_arena_put(&log->arena, kind_of(x, chunk), thmqi_chunk_at(chunk));
+}
+
+/* Of NARROW_ENTRIES, narrow as long as that will do. 0: out of memory. */
+static uintptr_t chunk_new(struct thmq_log *log, const struct run_index *x)
+{
+	void *piece = thmqi_arena_get(&log->arena, x->wide ? PIECE_SOME : PIECE_NARROW);
+
+	return (uintptr_t)piece | (piece && !x->wide ? CHUNK_NARROW : 0);
+}
+
+/* Return: 0; -ENOMEM, and nothing has changed. */
+static int chunk_widen(struct thmq_log *log, uintptr_t *chunk)
+{
+	struct narrow *n = thmqi_chunk_at(*chunk);
+	struct entry *wide = thmqi_arena_get(&log->arena, PIECE_SOME);
+	uint32_t i;
+
+	if (!wide)
+		return -ENOMEM;
+	for (i = 0; i < NARROW_ENTRIES; i++) /* also those that are not in use */
+		wide[i] = thmqi_narrow_get(n, i);
+	thmqi_arena_put(&log->arena, PIECE_NARROW, n);
+	*chunk = (uintptr_t)wide;
+	return 0;
+}
+
+/* @first: nothing else in it is in use. */
+static int chunk_set(struct thmq_log *log, uintptr_t *chunk, uint32_t place, const struct entry *e,
+		     bool first)
+{
+	struct narrow *n = thmqi_chunk_at(*chunk);
+
+	if (thmqi_likely(*chunk & CHUNK_NARROW)) {
+		if (first)
+			narrow_begin(n, e);
+		if (thmqi_likely(narrow_put(n, place, e)))
+			return 0;
+		if (chunk_widen(log, chunk) != 0)
+			return -ENOMEM;
+	}
+	((struct entry *)thmqi_chunk_at(*chunk))[place] = *e;
+	return 0;
+}
+
+static enum piece directory_piece(uint32_t room)
+{
+	return room == DIRECTORY_MITE   ? PIECE_MITE
+	       : room == DIRECTORY_TINY ? PIECE_TINY
+	       : room == DIRECTORY_FEW  ? PIECE_FEW
+					: PIECE_CHUNK;
 }
 
 static void directory_free(struct thmq_log *log, struct run_index *x)
@@ -173,19 +261,21 @@ static void directory_free(struct thmq_log *log, struct run_index *x)
 	if (x->directory_room > DIRECTORY_CHUNK)
 		munmap(x->chunks, (uint64_t)x->directory_room * sizeof(*x->chunks));
 	else if (x->directory_room > THMQI_ARRAY_COUNT(x->few))
-		thmqi_arena_put(&log->arena, x->directory_room == DIRECTORY_FEW ? PIECE_FEW : PIECE_CHUNK, x->chunks);
+		thmqi_arena_put(&log->arena, directory_piece(x->directory_room), x->chunks);
 }
 
-/* The list of chunks: a small piece (for 320 runs), a large one (10,000 runs), then mappings that grow eightfold. */
+/* The list of chunks: a small piece (for 40 runs), larger ones, a chunk (5,120 runs), then mappings that grow eightfold. */
 static int directory_grow(struct thmq_log *log, struct run_index *x)
 {
-	uint32_t room = x->directory_room < DIRECTORY_FEW   ? DIRECTORY_FEW :
-			x->directory_room < DIRECTORY_CHUNK ? DIRECTORY_CHUNK :
-							      x->directory_room * 8;
-	struct entry **grown;
+	uint32_t room = x->directory_room < DIRECTORY_MITE    ? DIRECTORY_MITE
+			: x->directory_room < DIRECTORY_TINY  ? DIRECTORY_TINY
+			: x->directory_room < DIRECTORY_FEW   ? DIRECTORY_FEW
+			: x->directory_room < DIRECTORY_CHUNK ? DIRECTORY_CHUNK
+							      : x->directory_room * 8;
+	uintptr_t *grown;
 
 	if (room <= DIRECTORY_CHUNK) {
-		grown = thmqi_arena_get(&log->arena, room == DIRECTORY_FEW ? PIECE_FEW : PIECE_CHUNK);
+		grown = thmqi_arena_get(&log->arena, directory_piece(room));
 	} else {
 		grown = mmap(NULL, (uint64_t)room * sizeof(*grown), PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -206,58 +296,99 @@ static void release(struct thmq_log *log, struct run_index *x)
 	uint32_t i;
 
 	for (i = 0; i < x->chunk_count; i++)
-		thmqi_arena_put(&log->arena, kind_of(x), x->chunks[i]);
+		chunk_put(log, x, x->chunks[i]);
 	directory_free(log, x);
 	x->chunks = x->few;
 	x->directory_room = THMQI_ARRAY_COUNT(x->few);
 	x->chunk_count = 0;
 }
 
-/* All entries, which are fewer than it has room for, move to a ring of @kind. */
-static int to_ring(struct thmq_log *log, struct run_index *x, enum piece kind)
+/* The entries first … count - 1, NARROW_ENTRIES at most, into a ring's @chunk with places of @mask. */
+static bool fill_ring(const struct run_index *x, uintptr_t chunk, uint32_t mask)
 {
-	uint32_t mask = piece_entries[kind] - 1;
-	struct entry *ring = thmqi_arena_get(&log->arena, kind);
+	struct narrow *n = thmqi_chunk_at(chunk);
 	uint64_t i;
 
-	if (!ring)
-		return -ENOMEM;
-	for (i = x->first; i < x->count; i++)
-		ring[i & mask] = *thmqi_index_entry(x, i);
+	for (i = x->first; i < x->count; i++) {
+		const struct entry e = thmqi_index_entry(x, i);
+
+		if (!(chunk & CHUNK_NARROW)) {
+			((struct entry *)thmqi_chunk_at(chunk))[i & mask] = e;
+			continue;
+		}
+		if (i == x->first)
+			narrow_begin(n, &e);
+		if (!narrow_put(n, (uint32_t)(i & mask), &e))
+			return false;
+	}
+	return true;
+}
+
+static void become_ring(struct thmq_log *log, struct run_index *x, uintptr_t chunk, uint32_t mask)
+{
 	release(log, x);
-	x->few[0] = ring;
+	x->few[0] = chunk;
 	x->chunk_count = 1;
-	x->chunk_base = 0;
 	x->shift = RING_SHIFT;
 	x->mask = (uint8_t)mask;
 	x->room = x->first + mask + 1;
+}
+
+/* All entries, fewer than NARROW_ENTRIES, move to a ring that has room for one more: a narrow one if that will do, else @mask's. */
+static int to_ring(struct thmq_log *log, struct run_index *x, bool narrow, uint32_t mask)
+{
+	void *piece;
+
+	if (narrow && !x->wide) {
+		piece = thmqi_arena_get(&log->arena, PIECE_NARROW);
+		if (piece && fill_ring(x, (uintptr_t)piece | CHUNK_NARROW, NARROW_ENTRIES - 1)) {
+			become_ring(log, x, (uintptr_t)piece | CHUNK_NARROW, NARROW_ENTRIES - 1);
+			return 0;
+		}
+		if (piece)
+			thmqi_arena_put(&log->arena, PIECE_NARROW, piece);
+	}
+	piece = thmqi_arena_get(&log->arena, mask == RING_FEW ? PIECE_FEW : PIECE_SOME);
+	if (!piece)
+		return -ENOMEM;
+	fill_ring(x, (uintptr_t)piece, mask);
+	become_ring(log, x, (uintptr_t)piece, mask);
 	return 0;
 }
 
 /* The largest ring is full: its entries move to two chunks in a line, the second one of which has room for more. */
 static int to_line(struct thmq_log *log, struct run_index *x)
 {
-	struct entry **directory = thmqi_arena_get(&log->arena, PIECE_FEW);
-	struct entry *chunks[2] = {thmqi_arena_get(&log->arena, PIECE_MANY), thmqi_arena_get(&log->arena, PIECE_MANY)};
+	uintptr_t *directory = thmqi_arena_get(&log->arena, PIECE_MITE);
+	uintptr_t chunks[2] = {directory ? chunk_new(log, x) : 0,
+			       directory ? chunk_new(log, x) : 0};
 	uint64_t base = x->first >> LINE_SHIFT, i;
+	int rc = chunks[0] && chunks[1] ? 0 : -ENOMEM;
 
-	if (!directory || !chunks[0] || !chunks[1]) {
-		if (directory)
-			thmqi_arena_put(&log->arena, PIECE_FEW, directory);
+	for (i = x->first; i < x->count && !rc; i++) {
+		const struct entry e = thmqi_index_entry(x, i);
+		uint32_t place = i & (LINE_ENTRIES - 1);
+
+		rc = chunk_set(log, &chunks[(i >> LINE_SHIFT) - base], place, &e,
+			       i == x->first || !place);
+	}
+	if (rc) {
 		for (i = 0; i < 2; i++)
 			if (chunks[i])
-				thmqi_arena_put(&log->arena, PIECE_MANY, chunks[i]);
-		return -ENOMEM;
+				thmqi_arena_put(&log->arena,
+						chunks[i] & CHUNK_NARROW ? PIECE_NARROW
+									 : PIECE_SOME,
+						thmqi_chunk_at(chunks[i]));
+		if (directory)
+			thmqi_arena_put(&log->arena, PIECE_MITE, directory);
+		return rc;
 	}
-	for (i = x->first; i < x->count; i++)
-		chunks[(i >> LINE_SHIFT) - base][i & (LINE_ENTRIES - 1)] = *thmqi_index_entry(x, i);
 	release(log, x);
 	directory[0] = chunks[0];
 	directory[1] = chunks[1];
 	x->chunks = directory;
-	x->directory_room = DIRECTORY_FEW;
+	x->directory_room = DIRECTORY_MITE;
 	x->chunk_count = 2;
-	x->chunk_base = base;
 	x->shift = LINE_SHIFT;
 	x->mask = LINE_ENTRIES - 1;
 	x->room = (base + 2) << LINE_SHIFT;
@@ -266,43 +397,80 @@ static int to_line(struct thmq_log *log, struct run_index *x)
 
 static int grow(struct thmq_log *log, struct run_index *x)
 {
-	struct entry *piece;
+	uintptr_t chunk;
 
 	if (!log->disk)
 		thmqi_index_trim(log, x, log->cache_first);
 	if (x->room - x->count > x->mask / 2u) /* a ring that is never more than nearly full would be trimmed for each run */
 		return 0;
 	if (!x->chunk_count)
-		return to_ring(log, x, PIECE_FEW);
+		return to_ring(log, x, true, RING_FEW);
 	if (is_ring(x))
-		return kind_of(x) == PIECE_MANY ? to_line(log, x) : to_ring(log, x, kind_of(x) + 1);
+		return x->mask == RING_FEW ? to_ring(log, x, false, RING_SOME) : to_line(log, x);
 	if (x->chunk_count == x->directory_room && directory_grow(log, x) != 0)
 		return -ENOMEM;
-	piece = thmqi_arena_get(&log->arena, PIECE_MANY);
-	if (!piece)
+	chunk = chunk_new(log, x);
+	if (!chunk)
 		return -ENOMEM;
-	x->chunks[x->chunk_count++] = piece;
+	x->chunks[x->chunk_count++] = chunk;
 	x->room += LINE_ENTRIES;
 	return 0;
 }
 
+/* A narrow ring has gone on too far from its first entry: it begins anew with what is left, or becomes a wide one. */
+static int put_far(struct thmq_log *log, struct run_index *x, const struct entry *e)
+{
+	uint32_t mask = x->count - x->first <= RING_FEW ? RING_FEW : RING_SOME;
+	int rc = x->count > x->first ? to_ring(log, x, true, mask) : 0;
+
+	if (!rc && (x->few[0] & CHUNK_NARROW)) {
+		if (x->count > x->first &&
+		    narrow_put(thmqi_chunk_at(x->few[0]), (uint32_t)x->count & x->mask, e))
+			return 0;
+		rc = to_ring(log, x, false, mask);
+	}
+	if (!rc)
+		*thmqi_index_wide(x, x->count) = *e;
+	return rc;
+}
+
+/* Its place is there. */
+static int put(struct thmq_log *log, struct run_index *x, const struct entry *e)
+{
+	uint32_t place = (uint32_t)x->count & x->mask;
+	struct narrow *n;
+
+	if (!is_ring(x))
+		return chunk_set(log,
+				 &x->chunks[(x->count >> LINE_SHIFT) - (x->first >> LINE_SHIFT)],
+				 place, e, !place);
+	n = thmqi_chunk_at(x->few[0]);
+	if (!(x->few[0] & CHUNK_NARROW)) {
+		((struct entry *)n)[place] = *e;
+		return 0;
+	}
+	if (x->count == x->first)
+		narrow_begin(n, e);
+	return thmqi_likely(narrow_put(n, place, e)) ? 0 : put_far(log, x, e);
+}
+
 int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry)
 {
-	int64_t time_max = entry->time_max_ns;
-	struct entry *e;
+	struct entry e = *entry;
+	int rc;
 
 	if (thmqi_unlikely(x->count == x->room)) {
-		int rc = grow(log, x);
-
+		rc = grow(log, x);
 		if (rc)
 			return rc;
 	}
 	if (thmqi_likely(x->count > x->first))
-		time_max = THMQI_MAX(time_max, thmqi_index_entry(x, x->count - 1)->time_max_ns);
-	e = thmqi_index_entry(x, x->count);
-	*e = *entry;
-	e->time_max_ns = time_max;
-	x->end = THMQI_MAX(x->end, entry->base_offset + entry->span);
+		e.time_max_ns =
+			THMQI_MAX(e.time_max_ns, thmqi_index_entry(x, x->count - 1).time_max_ns);
+	rc = put(log, x, &e);
+	if (thmqi_unlikely(rc))
+		return rc;
+	x->end = THMQI_MAX(x->end, e.base_offset + e.span);
 	x->count++;
 	return 0;
 }
@@ -332,10 +500,10 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 
 uint64_t thmqi_index_begin(const struct run_index *x)
 {
-	return x->held_count		 ? thmqi_held_offset(&x->held[0]) :
-	       x->first < x->count	 ? thmqi_index_entry(x, x->first)->base_offset :
-	       thmqi_moved_end(x) ? UINT64_MAX :
-					   x->end;
+	return x->held_count         ? thmqi_held_offset(&x->held[0])
+	       : x->first < x->count ? thmqi_index_entry(x, x->first).base_offset
+	       : thmqi_moved_end(x)  ? UINT64_MAX
+				     : x->end;
 }
 
 static bool ends_behind(const struct entry *e, uint64_t offset)
@@ -360,8 +528,11 @@ find_first(const struct run_index *x, bool (*is)(const struct entry *e, uint64_t
 	uint64_t lo = x->first, hi = x->count, mid;
 
 	while (lo < hi) {
+		struct entry e;
+
 		mid = lo + (hi - lo) / 2;
-		if (is(thmqi_index_entry(x, mid), what))
+		e = thmqi_index_entry(x, mid);
+		if (is(&e, what))
 			hi = mid;
 		else
 			lo = mid + 1;
@@ -401,39 +572,36 @@ static void shrink(struct thmq_log *log, struct run_index *x)
 {
 	uint64_t left = x->count - x->first;
 	uint64_t room = is_ring(x) ? x->mask + 1u : (uint64_t)x->chunk_count << LINE_SHIFT;
-	enum piece kind;
 
-	if (left * 4 > room)
+	if (left * 4 > room || left >= NARROW_ENTRIES ||
+	    (is_ring(x) && (x->mask == RING_FEW || (x->few[0] & CHUNK_NARROW))))
 		return;
-	for (kind = PIECE_FEW; kind < PIECE_CHUNK && left >= piece_entries[kind]; kind++)
-		;
-	if (is_ring(x) ? kind < kind_of(x) : kind < PIECE_CHUNK)
-		to_ring(log, x, kind);
+	to_ring(log, x, true, left <= RING_FEW ? RING_FEW : RING_SOME);
 }
 
 /* The chunks that become empty go too. Bounded by what was appended since the last time. */
 void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch)
 {
-	uint32_t gone = 0;
+	uint64_t first = x->first;
+	uint32_t gone, i;
 
-	while (x->first < x->count && thmqi_index_entry(x, x->first)->batch < batch)
-		x->first++;
-	if (!x->chunk_count)
-		return;
-	if (x->first == x->count && log->disk) {
+	while (first < x->count && thmqi_index_entry(x, first).batch < batch)
+		first++;
+	if (first == x->count && log->disk && x->chunk_count) {
 		thmqi_index_empty(log, x);
 		return;
 	}
-	if (is_ring(x)) {
+	gone = (uint32_t)((first >> x->shift) - (x->first >> x->shift)); /* of a ring none */
+	x->first = first;
+	if (!x->chunk_count)
+		return;
+	if (is_ring(x))
 		x->room = x->first + x->mask + 1;
-	} else {
-		while (gone < x->chunk_count && (x->chunk_base + gone + 1) << LINE_SHIFT <= x->first)
-			thmqi_arena_put(&log->arena, PIECE_MANY, x->chunks[gone++]);
-		if (gone) {
-			memmove(x->chunks, x->chunks + gone, (x->chunk_count - gone) * sizeof(*x->chunks));
-			x->chunk_count -= gone;
-			x->chunk_base += gone;
-		}
+	for (i = 0; i < gone; i++)
+		chunk_put(log, x, x->chunks[i]);
+	if (gone) {
+		x->chunk_count -= gone;
+		memmove(x->chunks, x->chunks + gone, x->chunk_count * sizeof(*x->chunks));
 	}
 	if (log->disk) /* a ring in memory is trimmed whenever it is full */
 		shrink(log, x);
@@ -441,13 +609,17 @@ void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch)
 
 void thmqi_index_cut(struct run_index *x, uint64_t batch)
 {
-	const struct entry *last;
+	uint64_t end = x->sealed_end;
 
-	while (x->count > x->first && thmqi_index_entry(x, x->count - 1)->batch >= batch)
+	while (x->count > x->first && thmqi_index_entry(x, x->count - 1).batch >= batch)
 		x->count--;
 	thmqi_moved_keep(x, 0, batch);
-	last = x->count > x->first ? thmqi_index_entry(x, x->count - 1) : NULL;
-	x->end = THMQI_MAX(last ? last->base_offset + last->span : x->sealed_end, thmqi_moved_end(x));
+	if (x->count > x->first) {
+		const struct entry last = thmqi_index_entry(x, x->count - 1);
+
+		end = last.base_offset + last.span;
+	}
+	x->end = THMQI_MAX(end, thmqi_moved_end(x));
 }
 
 void thmqi_index_free(struct thmq_log *log, struct run_index *x)
@@ -456,5 +628,5 @@ void thmqi_index_free(struct thmq_log *log, struct run_index *x)
 	thmqi_index_empty(log, x);
 	thmqi_moved_free(log, x);
 	thmqi_held_free(log, x);
-	free(x);
+	thmqi_arena_put(&log->arena, PIECE_FEW, x);
 }

@@ -365,11 +365,11 @@ static void search_begin(struct thmq_log_reader *r, uint64_t end)
 	*s = (struct search){
 		.active = true, .want = r->want, .version = r->index->moved->version, .before = UINT32_MAX};
 	r->cursor = (struct cursor){0};
-	while (i < list->count && thmqi_reader_skips(r, thmqi_index_entry(list, i)->tag_filter))
+	while (i < list->count && thmqi_reader_skips(r, thmqi_index_entry(list, i).tag_filter))
 		i++;
-	if (i == list->count || thmqi_index_entry(list, i)->base_offset >= end)
+	if (i == list->count || thmqi_index_entry(list, i).base_offset >= end)
 		return;
-	s->entry = *thmqi_index_entry(list, i);
+	s->entry = thmqi_index_entry(list, i);
 	s->best = (struct place){.base_offset = s->entry.base_offset, .span = s->entry.span};
 	s->found = true;
 }

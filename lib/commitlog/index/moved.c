@@ -16,6 +16,7 @@ static struct moved *moved_of(struct run_index *x)
 		return NULL;
 	list = &x->moved->entries;
 	list->partition = x->partition;
+	list->wide = true;
 	list->chunks = list->few;
 	list->directory_room = THMQI_ARRAY_COUNT(list->few);
 	x->moved->time_max_ns = INT64_MIN;
@@ -35,9 +36,10 @@ int thmqi_moved_add(struct thmq_log *log, struct run_index *x, const struct entr
 	m->time_max_ns = THMQI_MAX(m->time_max_ns, time_ns);
 	x->end = THMQI_MAX(x->end, e->base_offset + e->span);
 	/* most come in order */
-	for (i = list->count - 1; i > list->first && thmqi_index_entry(list, i - 1)->base_offset > e->base_offset; i--)
-		*thmqi_index_entry(list, i) = *thmqi_index_entry(list, i - 1);
-	*thmqi_index_entry(list, i) = *e;
+	for (i = list->count - 1;
+	     i > list->first && thmqi_index_wide(list, i - 1)->base_offset > e->base_offset; i--)
+		*thmqi_index_wide(list, i) = *thmqi_index_wide(list, i - 1);
+	*thmqi_index_wide(list, i) = *e;
 	return 0;
 }
 
@@ -72,10 +74,10 @@ void thmqi_moved_keep(struct run_index *x, uint64_t from, uint64_t to)
 	if (!list)
 		return;
 	for (i = kept = list->first; i < list->count; i++) {
-		const struct entry *e = thmqi_index_entry(list, i);
+		const struct entry *e = thmqi_index_wide(list, i);
 
 		if (e->batch >= from && e->batch < to)
-			*thmqi_index_entry(list, kept++) = *e;
+			*thmqi_index_wide(list, kept++) = *e;
 	}
 	x->moved->version += list->count != kept;
 	list->count = kept;
@@ -110,7 +112,7 @@ uint64_t thmqi_moved_begin(const struct run_index *x)
 	uint32_t i;
 
 	if (m && m->entries.first < m->entries.count)
-		begin = thmqi_index_entry(&m->entries, m->entries.first)->base_offset;
+		begin = thmqi_index_wide(&m->entries, m->entries.first)->base_offset;
 	for (i = 0; m && i < m->range_count; i++)
 		begin = THMQI_MIN(begin, m->ranges[i].begin);
 	return begin;
@@ -119,7 +121,9 @@ uint64_t thmqi_moved_begin(const struct run_index *x)
 uint64_t thmqi_moved_end(const struct run_index *x)
 {
 	const struct moved *m = x->moved;
-	const struct entry *last = m && m->entries.first < m->entries.count ? thmqi_index_entry(&m->entries, m->entries.count - 1) : NULL;
+	const struct entry *last = m && m->entries.first < m->entries.count
+					   ? thmqi_index_wide(&m->entries, m->entries.count - 1)
+					   : NULL;
 	uint64_t end = last ? last->base_offset + last->span : 0;
 	uint32_t i;
 

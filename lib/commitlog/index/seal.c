@@ -9,8 +9,15 @@
 #include "keys.h"
 #include "seal_format.h"
 
-#define GATHER_BUDGET 2048u   /* entries in one iteration */
-#define TAKE_OVER_BUDGET 256u /* partitions in one iteration */
+/*
+ * Entries and partitions in one iteration: enough for an idle log, and more where one iteration takes many runs, so that a segment's
+ * entries are out of memory long before the next one is full.
+ */
+#define GATHER_BUDGET 2048u
+#define GATHER_BUDGET_MAX 32768u
+#define TAKE_OVER_BUDGET 256u
+#define TAKE_OVER_BUDGET_MAX 4096u
+#define RUNS_AHEAD 4u /* entries for each run that was appended meanwhile */
 
 /*
  * So much of a segment that fills is behind the last part of its index when the next part is made. Each part has all that is
@@ -86,6 +93,10 @@ void thmqi_untouch(struct thmq_log *log, struct run_index *x)
 		if (x->touched[i].number != g->number)
 			continue;
 		if (log->sealing.image.next == x) {
+			if (log->sealing.image
+				    .place) /* half of its runs is nothing that could be said */
+				memset(log->sealing.image.place, 0,
+				       sizeof(*log->sealing.image.place));
 			log->sealing.image.next = x->touched[i].next;
 			log->sealing.image.next_entry = UINT64_MAX;
 			log->sealing.image.place = NULL;
@@ -200,6 +211,7 @@ void thmqi_seal_begin(struct thmq_log *log, struct segment *s)
 	if (thmqi_image_begin(log, &w->image, s, thmqi_generation(log), 0) == 0) {
 		w->segment = s;
 		w->last = log->chain.index;
+		w->runs = log->stats.runs;
 		w->step = SEALING_WAIT;
 	}
 	generation_next(log);
@@ -240,6 +252,7 @@ void thmqi_seal_begin_part(struct thmq_log *log)
 		return;
 	w->segment = log->active;
 	w->last = log->chain.index;
+	w->runs = log->stats.runs;
 	w->step = SEALING_WAIT;
 }
 
@@ -285,19 +298,24 @@ static int take_over(struct thmq_log *log, uint32_t budget)
 int thmqi_seal_step(struct thmq_log *log)
 {
 	struct sealing *w = &log->sealing;
-	uint32_t done = 0;
+	uint64_t runs = log->stats.runs - w->runs;
+	uint32_t done = 0, budget;
 
+	w->runs = log->stats.runs;
 	if (w->step == SEALING_WAIT) {
 		if (log->durable_index < w->last && !(log->defects & THMQI_LOG_EARLY_INDEX))
 			return 0;
 		w->step = SEALING_GATHER;
 	}
 	if (w->step == SEALING_TAKE_OVER)
-		return take_over(log, TAKE_OVER_BUDGET) == 0;
+		return take_over(log, (uint32_t)THMQI_MIN(THMQI_MAX(runs, TAKE_OVER_BUDGET),
+							  TAKE_OVER_BUDGET_MAX)) == 0;
 	if (w->step != SEALING_GATHER)
 		return 0;
-	while (!w->image.done && done < GATHER_BUDGET)
-		done += thmqi_image_step(&w->image, GATHER_BUDGET - done);
+	budget =
+		(uint32_t)THMQI_MIN(THMQI_MAX(runs * RUNS_AHEAD, GATHER_BUDGET), GATHER_BUDGET_MAX);
+	while (!w->image.done && done < budget)
+		done += thmqi_image_step(&w->image, budget - done);
 	if (w->image.done)
 		start_writing(log);
 	return 1;

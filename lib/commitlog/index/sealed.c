@@ -142,9 +142,10 @@ static bool partitions_ok(const struct head *x)
 		for (k = 0; k < SEAL_PAGE_PARTITIONS; k++) {
 			const struct seal_partition *p = &page->entries[k];
 
-			if (p->count && ((uint64_t)p->first + p->count > runs || p->moved > p->count ||
-					 (p->count > p->moved && p->begin_offset >= p->end_offset) ||
-					 (p->moved && p->moved_begin >= p->moved_end)))
+			if (p->count &&
+			    ((uint64_t)p->first + p->count > runs || p->moved > p->count ||
+			     (p->count > p->moved && p->begin_offset > p->end_offset) ||
+			     (p->moved && p->moved_begin > p->moved_end)))
 				return false;
 		}
 	}

@@ -381,6 +381,44 @@ int thmqi_log_snapshot_let_go(struct thmq_log *log, struct thmqi_log_snapshot *s
 	return snap->cut ? -ECANCELED : 0;
 }
 
+/* Whoever comes second frees it. */
+enum snapshot_state { SNAPSHOT_HELD, SNAPSHOT_ABANDONED, SNAPSHOT_LOG_CLOSED };
+
+void thmqi_log_snapshot_abandon(struct thmqi_log_snapshot *snap)
+{
+	if (__atomic_exchange_n(&snap->state, SNAPSHOT_ABANDONED, __ATOMIC_ACQ_REL) ==
+	    SNAPSHOT_LOG_CLOSED)
+		free(snap);
+}
+
+void thmqi_snapshots_reap(struct thmq_log *log)
+{
+	struct thmqi_log_snapshot **at = &log->snapshots, *snap;
+
+	while ((snap = *at)) {
+		if (__atomic_load_n(&snap->state, __ATOMIC_ACQUIRE) != SNAPSHOT_ABANDONED) {
+			at = &snap->next;
+			continue;
+		}
+		*at = snap->next;
+		free(snap);
+		log->holds--;
+	}
+}
+
+void thmqi_snapshots_fini(struct thmq_log *log)
+{
+	struct thmqi_log_snapshot *snap, *next;
+
+	for (snap = log->snapshots; snap; snap = next) {
+		next = snap->next;
+		if (__atomic_exchange_n(&snap->state, SNAPSHOT_LOG_CLOSED, __ATOMIC_ACQ_REL) ==
+		    SNAPSHOT_ABANDONED)
+			free(snap);
+	}
+	log->snapshots = NULL;
+}
+
 void thmqi_snapshots_cut(struct thmq_log *log, uint64_t position)
 {
 	struct thmqi_log_snapshot *snap;
@@ -421,6 +459,7 @@ int thmqi_log_snapshot_closed(const char *dir, const struct thmqi_scan_opts *opt
 struct call {
 	struct thmq_log *log;
 	struct thmqi_log_snapshot *snap;
+	bool ran;
 };
 
 static int on_take(struct thmq_core *core, void *arg)
@@ -436,24 +475,33 @@ static int on_let_go(struct thmq_core *core, void *arg)
 	struct call *call = arg;
 
 	(void)core;
+	call->ran = true;
 	return thmqi_log_snapshot_let_go(call->log, call->snap);
 }
 
 int thmq_log_copy(struct thmq_log *log, const char *dest)
 {
-	struct thmqi_log_snapshot snap;
-	struct call call = {.log = log, .snap = &snap};
+	struct call call = {.log = log};
+	struct thmqi_log_snapshot *snap;
 	int rc, end;
 
 	if (!log || !dest || !*dest)
 		return thmqi_fail(-EINVAL, "copy: no log or no place for its copy was named");
-	rc = thmqi_core_call(log->core, on_take, &call, UINT64_MAX);
-	if (rc)
+	snap = call.snap = malloc(sizeof(*snap));
+	rc = snap ? thmqi_core_call(log->core, on_take, &call, UINT64_MAX) : -ENOMEM;
+	if (rc) {
+		free(snap);
 		return thmqi_fail(rc, "copy a log: %s", thmq_strerror(rc));
-	rc = thmqi_copy_dest(snap.disk, snap.disk_ctx, snap.dir, dest);
-	rc = rc ? rc : thmqi_log_copy_data(&snap, dest);
+	}
+	rc = thmqi_copy_dest(snap->disk, snap->disk_ctx, snap->dir, dest);
+	rc = rc ? rc : thmqi_log_copy_data(snap, dest);
 	end = thmqi_core_call(log->core, on_let_go, &call, UINT64_MAX);
 	if (end) /* what was read meanwhile says nothing, either */
-		rc = thmqi_fail(end, "copy %s: %s", snap.dir, thmq_strerror(end));
-	return rc ? rc : thmqi_log_copy_vote(&snap, dest);
+		rc = thmqi_fail(end, "copy %s: %s", snap->dir, thmq_strerror(end));
+	rc = rc ? rc : thmqi_log_copy_vote(snap, dest);
+	if (call.ran)
+		free(snap);
+	else
+		thmqi_log_snapshot_abandon(snap);
+	return rc;
 }

@@ -39,15 +39,21 @@ struct thmqi_log_snapshot {
 	uint64_t end;      /* all below it is copied */
 	struct thmqi_log_snapshot *next; /* of those of the log; its core's */
 	bool cut; /* something of it was truncated: atomic */
+	uint32_t state; /* whose it is at the end: atomic, thmqi_log_snapshot_abandon() */
 	/* asked between pieces: non-zero ends the copy with it; NULL: never */
 	int (*pause)(void *ctx);
 	void *ctx;
 };
 
-/* On the log's core. A snapshot is held until it is let go; the log may not be closed meanwhile. */
+/* On the log's core. A snapshot is held until it is let go; a log that is closed meanwhile has none any more. */
 int thmqi_log_snapshot_take(struct thmq_log *log, struct thmqi_log_snapshot *ret);
 /* Return: 0; -ECANCELED something of it was truncated meanwhile: what was copied is worth nothing, and why it failed too. */
 int thmqi_log_snapshot_let_go(struct thmq_log *log, struct thmqi_log_snapshot *snap);
+/*
+ * Any thread, instead of letting it go: the log's core does not run any more, or not now. @snap, from malloc(), is the log's from then
+ * on, and freed when that gets to it.
+ */
+void thmqi_log_snapshot_abandon(struct thmqi_log_snapshot *snap);
 /* Of a closed log: scanned first, so that nothing damaged is copied. */
 int thmqi_log_snapshot_closed(const char *dir, const struct thmqi_scan_opts *opts,
 			      struct thmqi_log_snapshot *ret);
