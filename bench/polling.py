@@ -78,7 +78,7 @@ def economy_table(by_load):
 def gates_table(lines):
     out = ["| | measured | limit beside it | bar | |", "|---|---:|---:|---:|---|"]
     for line in lines:
-        if line.get("verdict") == "skipped" or line["name"].startswith(("load_", "forecast_")):
+        if line.get("verdict") == "skipped" or line["name"].startswith(("load_", "forecast_", "elsewhere_")):
             continue
         bar = "–" if line["sense"] == "none" else f"{'≤' if line['sense'] == 'at most' else '≥'} {line['bar']:g}"
         value = f"{number(line['mid'])}{' ×' if line['measure'] == 'ratio' else ' ' + line['unit']} [{number(line['low'])} … {number(line['high'])}]"
@@ -98,6 +98,21 @@ def forecast_table(lines):
                    f"| {line['in_charge'] * 100:.0f} % of rounds | {number(line['cpu_percent'])} %, {number(line['mean_us'])} µs "
                    f"| {number(line['adaptive_cpu_percent'])} %, {number(line['adaptive_mean_us'])} µs |")
     return out if found else []
+
+
+def elsewhere_table(lines):
+    rows = {}
+    for line in lines:
+        if line["name"].startswith("elsewhere_") and "series" in line:
+            rows.setdefault(line["series"], {})[f"{line['what']}, {line['model']}"] = line
+    heads = list(dict.fromkeys(head for row in rows.values() for head in row))
+    if not rows:
+        return []
+    out = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    for series, row in rows.items():
+        cells = (row.get(head) for head in heads)
+        out.append(f"| {series.replace('_', ' ')} | " + " | ".join(f"{c['mid']:.2f} [{c['low']:.2f} … {c['high']:.2f}]" if c else "–" for c in cells) + " |")
+    return out
 
 
 def drawing(cells):
@@ -181,6 +196,12 @@ def main():
         out += ["### Predictive beside adaptive", "",
                 "Cost of a message: processor time of core and forecaster, and ten times its latency. Below 1 predictive wins; where it was in charge in no round",
                 "the two are one policy, and what differs is noise and the forecaster's own time.", ""] + forecast + [""]
+    elsewhere = elsewhere_table(lines)
+    if elsewhere:
+        out += ["### Elsewhere", "",
+                "What else might be decided by a forecast of the next tenth of a second, in models and in virtual time, relative to \"as in the last tick\" (below 1 the forecast",
+                "wins): *ready*, what lies idle of buffers or slabs that are kept ready so that one tick in twenty needs more; *cap*, the share of a processor above a cap that is",
+                "told of rises before, and *capwait* what messages then wait for, which is its price; *group*, the cost of writing and waiting where a log waits for company if enough is expected.", ""] + elsewhere + [""]
     replace_block(os.path.join(args.root, "doc", "polling.md"), "<!-- POLLING", END, BEGIN + "\n".join(out) + END)
 
 

@@ -443,7 +443,7 @@ def main():
     if rivals:
         write_rivals(rivals, args.machine, args.root)
     # the sweep of the loads is bench/polling.py's
-    lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped" and not line["name"].startswith("load_")]
+    lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped" and not line["name"].startswith(("load_", "elsewhere_"))]
     if not lines:
         return
     barred = [line for line in lines if bar_of(line) != "–"]

@@ -26,7 +26,7 @@ programs() {
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	cores) echo cores_mailbox_bench cores_model_bench cores_scaling_bench ;;
-	polling) echo polling_gates_bench polling_load_bench polling_forecast_bench ;;
+	polling) echo polling_gates_bench polling_load_bench polling_forecast_bench polling_elsewhere_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
 	transport) echo transport_shm_bench transport_tcp_bench ;;

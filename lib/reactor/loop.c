@@ -351,7 +351,7 @@ static uint32_t spin(struct loop *l, uint64_t now, uint64_t end)
 }
 
 /* Nothing is there. Until something is, or @timeout_ns is over: spin as the policy says, then sleep. */
-static uint32_t wait(struct loop *l, uint64_t timeout_ns)
+static uint32_t spin_then_sleep(struct loop *l, uint64_t timeout_ns)
 {
 	uint64_t now = l->core.now_ns, spin_end = thmqi_polling_begin(l, now);
 	uint64_t deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
@@ -379,7 +379,7 @@ static uint32_t drive(struct loop *l, uint64_t timeout_ns)
 	/* a thread of the library does nothing else: it has not been anywhere */
 	uint32_t done = iterate(l, !l->has_thread);
 
-	return done || timeout_ns == 0 ? done : wait(l, timeout_ns);
+	return done || timeout_ns == 0 ? done : spin_then_sleep(l, timeout_ns);
 }
 
 int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns)
