@@ -58,6 +58,8 @@ static void open_conn(void)
 	FUZZ_CHECK(c && thmqi_shm_arena_make(&sizes, &c->arena, &fd) == 0);
 	close(fd);
 	FUZZ_CHECK(thmqi_shm_room_init(&c->room, ROOM) == 0);
+	c->streams = thmqi_shm_books_open(THMQI_STREAMS * sizeof(*c->streams));
+	FUZZ_CHECK(c->streams);
 	opts.area = c->arena.area;
 	FUZZ_CHECK(thmqi_link_make(&opts, 64, &wire) == 0);
 	FUZZ_CHECK(thmqi_listener_make(NULL, NULL, &(struct thmqi_acceptor){0}, &wire->listener) == 0);
@@ -157,7 +159,7 @@ static void shard_takes(void)
 	thmqi_frame_publish(&wire->ctl);
 }
 
-/* The shard delivers: to a stream that has attached, by a token that is free. */
+/* The shard delivers, by a token that is free. */
 static void shard_delivers(struct input *in)
 {
 	uint32_t stream = (uint32_t)take(in, 1), index = (uint32_t)take(in, 1) % HELD;
@@ -165,7 +167,7 @@ static void shard_delivers(struct input *in)
 	struct held *h = &held[index];
 	struct thmqi_frame *f;
 
-	if (!c->streams[stream] || h->out || !(f = thmqi_frame_claim(&wire->down, 0)))
+	if (h->out || !(f = thmqi_frame_claim(&wire->down, 0)))
 		return;
 	*h = (struct held){.token = index | (uint64_t)generation++ << 32,
 			   .offset = UINT64_MAX, /* not known before it is put */
@@ -199,7 +201,7 @@ static void check_room(void)
 	uint32_t i, k;
 
 	for (i = 0; i < HELD; i++) {
-		const struct shm_out *o = held[i].out ? &c->streams[held[i].stream]->out[i] : NULL;
+		const struct shm_out *o = held[i].out ? &c->streams[held[i].stream].out[i] : NULL;
 		uint64_t at = o && o->mark ? thmqi_shm_room_offset(o->place) : 0;
 
 		if (!o || o->mark != (uint32_t)(held[i].token >> 32) + 1)

@@ -125,3 +125,16 @@ void thmqi_shm_arena_drop(struct shm_arena *a)
 		munmap(a->map, a->bytes);
 	a->map = NULL;
 }
+
+void *thmqi_shm_books_open(uint64_t bytes)
+{
+	void *books = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return books == MAP_FAILED ? NULL : books;
+}
+
+void thmqi_shm_books_close(void *books, uint64_t bytes)
+{
+	if (books)
+		munmap(books, bytes);
+}

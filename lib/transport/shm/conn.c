@@ -42,15 +42,12 @@ static void close_fd(int *fd)
 
 void thmqi_shm_free(struct shm_conn *c)
 {
-	uint32_t i;
-
 	close_fd(&c->fd);
 	close_fd(&c->pid_fd);
 	close_fd(&c->memory_fd);
 	thmqi_shm_arena_drop(&c->arena);
 	thmqi_shm_room_fini(&c->room);
-	for (i = 0; i < THMQI_STREAMS; i++)
-		free(c->streams[i]);
+	thmqi_shm_books_close(c->streams, THMQI_STREAMS * sizeof(*c->streams));
 	if (c->listener) {
 		atomic_fetch_sub(&c->listener->connections, 1);
 		thmqi_listener_unref(c->listener);

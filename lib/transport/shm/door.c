@@ -137,9 +137,11 @@ static int map_arena(struct shm_conn *c)
 	c->memory_fd = -1;
 	if (!rc)
 		rc = thmqi_shm_room_init(&c->room, sizes.room_bytes);
-	if (!rc)
-		set_rings(c);
-	return rc;
+	if (rc)
+		return rc;
+	c->streams = thmqi_shm_books_open(THMQI_STREAMS * sizeof(*c->streams));
+	set_rings(c);
+	return c->streams ? 0 : -ENOMEM;
 }
 
 static int make_link(struct shm_conn *c, struct thmqi_link **ret_link)

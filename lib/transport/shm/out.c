@@ -33,10 +33,10 @@ bool thmqi_shm_out_wanted(struct shm_conn *c)
 /* The run of @f goes into the room. False: there is none for it now. */
 static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
 {
-	struct shm_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
+	struct shm_stream *s = f->stream < THMQI_STREAMS ? &c->streams[f->stream] : NULL;
 	uint32_t index = (uint32_t)f->arg[0], place;
 
-	if (!s || index >= THMQI_DELIVERIES) { /* there is one since ATTACH, and the broker has no more of them */
+	if (!s || index >= THMQI_DELIVERIES) { /* the broker has no more of them */
 		thmqi_assert(!"a run for nobody");
 		f->len = 0;
 		return true;

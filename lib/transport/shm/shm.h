@@ -90,6 +90,9 @@ int thmqi_shm_arena_make(const struct shm_sizes *sizes, struct shm_arena *ret, i
 /* The broker's: what a stranger sent. 0; -EPROTO it is no such memory, or not of that size; -ENOMEM … */
 int thmqi_shm_arena_take(const struct shm_sizes *sizes, int fd, struct shm_arena *ret);
 void thmqi_shm_arena_drop(struct shm_arena *a);
+/* Books of our own, zeroed, of which pages are used as they are touched: from the heap, what was used before would be zeroed whole. */
+void *thmqi_shm_books_open(uint64_t bytes); /* NULL: no memory */
+void thmqi_shm_books_close(void *books, uint64_t bytes);
 
 /* -------------------------------------------------------------------- room */
 
@@ -197,7 +200,7 @@ struct shm_conn {
 	struct shm_arena arena;
 	struct thmqi_frame_ring up, ctl, down; /* of the arena, with our own positions in it */
 	struct shm_room room;
-	struct shm_stream *streams[THMQI_STREAMS];
+	struct shm_stream *streams; /* THMQI_STREAMS of them; NULL: there is no arena */
 };
 
 /* door.c */
