@@ -49,8 +49,11 @@ static uint64_t take(struct input *in, uint32_t bytes)
 
 static void open_conn(void)
 {
-	const struct shm_sizes sizes = {
-		.area_bytes = AREA, .up_frames = 16, .ctl_frames = 16, .down_frames = 16, .room_bytes = ROOM};
+	const struct shm_sizes sizes = {.area_bytes = AREA,
+					.up_frames = 16,
+					.ctl_frames = 16,
+					.down_frames = 16,
+					.room_bytes = ROOM};
 	struct thmqi_link_opts opts = {.area_bytes = AREA, .up_frames = 8, .down_frames = 8};
 	int fd;
 
@@ -62,7 +65,8 @@ static void open_conn(void)
 	FUZZ_CHECK(c->streams);
 	opts.area = c->arena.area;
 	FUZZ_CHECK(thmqi_link_make(&opts, 64, &wire) == 0);
-	FUZZ_CHECK(thmqi_listener_make(NULL, NULL, &(struct thmqi_acceptor){0}, &wire->listener) == 0);
+	FUZZ_CHECK(thmqi_listener_make(NULL, NULL, &(struct thmqi_acceptor){0}, &wire->listener) ==
+		   0);
 	FUZZ_CHECK(thmqi_waiter_open(&wire->waiter) == 0);
 	c->link = wire;
 	c->state = SHM_OPEN;
@@ -149,11 +153,13 @@ static void shard_takes(void)
 	}
 	thmqi_frame_publish(&wire->up);
 	while ((f = thmqi_frame_peek(&wire->ctl, 0))) {
-		FUZZ_CHECK(f->type && f->type < THMQI_FRAME_WELCOME && f->type != THMQI_FRAME_PRODUCE);
+		FUZZ_CHECK(f->type && f->type < THMQI_FRAME_WELCOME &&
+			   f->type != THMQI_FRAME_PRODUCE);
 		if (f->type == THMQI_FRAME_RELEASE)
 			see_release(f);
 		if (f->type == THMQI_FRAME_REQUEST)
-			FUZZ_CHECK(memchr(wire->request->name, 0, 256) && memchr(wire->request->group, 0, 256));
+			FUZZ_CHECK(memchr(wire->request->name, 0, 256) &&
+				   memchr(wire->request->group, 0, 256));
 		thmqi_frame_advance(&wire->ctl, 1);
 	}
 	thmqi_frame_publish(&wire->ctl);
@@ -209,7 +215,8 @@ static void check_room(void)
 		FUZZ_CHECK(at + held[i].len <= ROOM);
 		for (k = 0; k < (held[i].len + SHM_GRANULE - 1) / SHM_GRANULE; k++)
 			FUZZ_CHECK(used[at / SHM_GRANULE + k]++ == 0);
-		FUZZ_CHECK(c->arena.room[at] == held[i].fill && c->arena.room[at + held[i].len - 1] == held[i].fill);
+		FUZZ_CHECK(c->arena.room[at] == held[i].fill &&
+			   c->arena.room[at + held[i].len - 1] == held[i].fill);
 	}
 }
 

@@ -41,7 +41,9 @@ Test(transport_shm, a_path_longer_than_an_address_goes_by_its_directory)
 	socklen_t len;
 	int fd;
 
-	cr_assert_eq(thmqi_shm_address(&(struct shm_place){.path = "x", .is_name = true}, &a, &len, &fd), 0);
+	cr_assert_eq(
+		thmqi_shm_address(&(struct shm_place){.path = "x", .is_name = true}, &a, &len, &fd),
+		0);
 	cr_assert(a.sun_path[0] == 0 && a.sun_path[1] == 'x' && fd == -1);
 	cr_assert_eq(len, offsetof(struct sockaddr_un, sun_path) + 2);
 	memset(p.path + 5, '/', 200); /* as many as you like mean one */
@@ -50,13 +52,17 @@ Test(transport_shm, a_path_longer_than_an_address_goes_by_its_directory)
 	cr_assert(fd >= 0 && strncmp(a.sun_path, "/proc/self/fd/", 14) == 0);
 	close(fd);
 	memset(p.path + 5, 'd', 200);
-	cr_assert_eq(thmqi_shm_address(&p, &a, &len, &fd), -ENAMETOOLONG, "there is no slash but the first one");
+	cr_assert_eq(thmqi_shm_address(&p, &a, &len, &fd), -ENAMETOOLONG,
+		     "there is no slash but the first one");
 }
 
 Test(transport_shm, what_one_side_writes_the_other_sees_and_neither_can_cut_it)
 {
-	const struct shm_sizes sizes = {
-		.area_bytes = 4096, .up_frames = 64, .ctl_frames = 64, .down_frames = 8, .room_bytes = 8192};
+	const struct shm_sizes sizes = {.area_bytes = 4096,
+					.up_frames = 64,
+					.ctl_frames = 64,
+					.down_frames = 8,
+					.room_bytes = 8192};
 	struct shm_arena a, b;
 	int fd;
 
@@ -120,7 +126,8 @@ Test(transport_shm, blocks_of_a_room_never_overlap_and_all_of_it_can_be_used)
 	thmqi_shm_room_fini(&r);
 	cr_assert_eq(thmqi_shm_room_init(&r, 16 << 20), 0);
 	cr_assert_neq(thmqi_shm_room_take(&r, THMQI_STREAM_RUN_MAX), UINT32_MAX);
-	cr_assert_eq(thmqi_shm_room_take(&r, THMQI_STREAM_RUN_MAX + 1), UINT32_MAX, "no run is so large");
+	cr_assert_eq(thmqi_shm_room_take(&r, THMQI_STREAM_RUN_MAX + 1), UINT32_MAX,
+		     "no run is so large");
 	thmqi_shm_room_fini(&r);
 }
 

@@ -250,7 +250,8 @@ static void leave(struct shm_conn *c)
 		c->deadline_ns = c->core->now_ns + SHM_LEAVE_NS;
 		thmqi_shm_tick_at(c, c->deadline_ns);
 	}
-	if (!thmqi_frame_peek(&c->ctl, 0) && !thmqi_frame_peek(&c->up, 0) && !thmqi_frame_peek(&c->link->ctl, 0))
+	if (!thmqi_frame_peek(&c->ctl, 0) && !thmqi_frame_peek(&c->up, 0) &&
+	    !thmqi_frame_peek(&c->link->ctl, 0))
 		thmqi_shm_end(c, -ECONNRESET);
 }
 
@@ -348,7 +349,8 @@ int thmqi_shm_start(struct shm_conn *c, struct thmq_core *core)
 	if (rc)
 		return rc;
 	/* without it only the socket tells of the process's end */
-	if (c->pid_fd >= 0 && thmqi_watch_open(core, c->pid_fd, EPOLLIN, on_exit_of_peer, c, &c->pid_watch) != 0)
+	if (c->pid_fd >= 0 &&
+	    thmqi_watch_open(core, c->pid_fd, EPOLLIN, on_exit_of_peer, c, &c->pid_watch) != 0)
 		c->pid_watch = NULL;
 	c->timer = (struct thmqi_timer){.fire = on_timer};
 	c->poller = (struct thmqi_poller){.poll = conn_poll,

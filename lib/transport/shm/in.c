@@ -77,7 +77,8 @@ static void copy_frame(struct thmqi_frame *to, const struct thmqi_frame *from)
 }
 
 /* As many as there is room for. Return: frames taken; an error. */
-static int take_ring(struct shm_conn *c, struct thmqi_frame_ring *from, struct thmqi_frame_ring *to, bool up)
+static int take_ring(struct shm_conn *c, struct thmqi_frame_ring *from, struct thmqi_frame_ring *to,
+		     bool up)
 {
 	struct thmqi_frame *slot, *ours;
 	int done = 0, rc = 0;
