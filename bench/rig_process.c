@@ -62,7 +62,8 @@ static void echo_lines(void *arg)
 
 double rig_process_line(const struct bench *b, unsigned count)
 {
-	struct lines *l = mmap(NULL, sizeof(*l), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct lines *l =
+		mmap(NULL, sizeof(*l), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct bench_samples s;
 	double median;
 	pid_t pid;
@@ -177,7 +178,8 @@ static void nng_measure(struct rival *r, struct bench_samples *samples)
 
 double rig_process_nng(const struct bench *b, unsigned len, unsigned count)
 {
-	return run_rival(&(struct rival){.b = b, .len = len, .count = count, .echo = nng_echo, .measure = nng_measure});
+	return run_rival(&(struct rival){
+		.b = b, .len = len, .count = count, .echo = nng_echo, .measure = nng_measure});
 }
 #else
 double rig_process_nng(const struct bench *b, unsigned len, unsigned count)
@@ -203,7 +205,8 @@ static void zmq_echo(struct rival *r)
 
 	if (!s || zmq_bind(s, r->url) != 0)
 		return;
-	while ((n = zmq_recv(s, bytes, sizeof(bytes), 0)) >= 0 && zmq_send(s, bytes, (size_t)n, 0) == n)
+	while ((n = zmq_recv(s, bytes, sizeof(bytes), 0)) >= 0 &&
+	       zmq_send(s, bytes, (size_t)n, 0) == n)
 		;
 }
 
@@ -227,7 +230,8 @@ static void zmq_measure(struct rival *r, struct bench_samples *samples)
 
 double rig_process_zmq(const struct bench *b, unsigned len, unsigned count)
 {
-	return run_rival(&(struct rival){.b = b, .len = len, .count = count, .echo = zmq_echo, .measure = zmq_measure});
+	return run_rival(&(struct rival){
+		.b = b, .len = len, .count = count, .echo = zmq_echo, .measure = zmq_measure});
 }
 #else
 double rig_process_zmq(const struct bench *b, unsigned len, unsigned count)

@@ -56,8 +56,11 @@ static void serve(void *arg)
 	bench_unpin();
 	/* the first processor that is allowed: cpu_core */
 	check("open environment",
-	      thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .policy = s->policy, .flags = THMQ_ENV_FIRST_CPU)));
-	check("open broker", thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = s->dir, .listen = s->url), &broker));
+	      thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .policy = s->policy,
+						.flags = THMQ_ENV_FIRST_CPU)));
+	check("open broker",
+	      thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = s->dir, .listen = s->url),
+			       &broker));
 	check("ready", write(s->ready, "r", 1));
 	for (;;)
 		pause();
@@ -92,14 +95,20 @@ static void open_rig(struct rig *r, const struct bench *b, const char *dir, bool
 		bench_die("the broker's process", EIO);
 	close(ready[0]);
 	check("open environment", thmq_env_open(&r->env, NULL));
-	check("connect", thmq_connect(r->env, r->server.url,
-				      THMQ_SESSION_OPTS(.window_bytes = 16 * MIB, .window_count = 65536), &r->session));
-	check("create topic", thmq_topic_create(r->session, TOPIC,
-						THMQ_TOPIC_OPTS(.flags = flags, .volatile_bytes = flags ? 16 * MIB : 0)));
+	check("connect",
+	      thmq_connect(r->env, r->server.url,
+			   THMQ_SESSION_OPTS(.window_bytes = 16 * MIB, .window_count = 65536),
+			   &r->session));
+	check("create topic",
+	      thmq_topic_create(
+		      r->session, TOPIC,
+		      THMQ_TOPIC_OPTS(.flags = flags, .volatile_bytes = flags ? 16 * MIB : 0)));
 	check("open producer", thmq_producer_open(r->session, TOPIC, NULL, &r->producer));
 	if (consume)
-		check("open consumer", thmq_consumer_open(r->session, TOPIC, NULL,
-							  THMQ_CONSUMER_OPTS(.start = THMQ_START_END), &r->consumer));
+		check("open consumer",
+		      thmq_consumer_open(r->session, TOPIC, NULL,
+					 THMQ_CONSUMER_OPTS(.start = THMQ_START_END),
+					 &r->consumer));
 	bench_pin(b->cpu_app);
 	bench_spin_begin();
 }
@@ -149,7 +158,8 @@ static double trips(const struct bench *b, unsigned count, struct bench_samples 
 
 static void round_trip(struct bench *b)
 {
-	unsigned count = b->smoke ? 500 : 200000, bare = b->smoke ? 500 : 50000, slow = b->smoke ? 200 : 20000;
+	unsigned count = b->smoke ? 500 : 200000, bare = b->smoke ? 500 : 50000,
+		 slow = b->smoke ? 200 : 20000;
 	struct bench_line l[] = {{.name = "shm_roundtrip_64", .rival = "cache line", .bar = 2},
 				 {.name = "shm_roundtrip_64_nng", .rival = "nng ipc", .bar = 1},
 				 {.name = "shm_roundtrip_64_zmq", .rival = "ZeroMQ ipc", .bar = 1}};
@@ -166,7 +176,8 @@ static void round_trip(struct bench *b)
 		return;
 	bench_samples_init(&s, count);
 	for (round = 0; bench_more(b, round, lines, 1); round++) {
-		double before = rig_process_line(b, bare), ours = trips(b, count, &s), after = rig_process_line(b, bare);
+		double before = rig_process_line(b, bare), ours = trips(b, count, &s),
+		       after = rig_process_line(b, bare);
 		double nng = rig_process_nng(b, 64, slow), zmq = rig_process_zmq(b, 64, slow);
 
 		bench_pairs_add(&l[0].pairs, ours, (before + after) / 2);
@@ -223,9 +234,14 @@ static uint64_t claim_some(struct rig *r, uint64_t left)
 	return n;
 }
 
-static void flow(struct bench *b, const char *name, uint64_t (*send)(struct rig *r, uint64_t left), double bar)
+static void flow(struct bench *b, const char *name, uint64_t (*send)(struct rig *r, uint64_t left),
+		 double bar)
 {
-	struct bench_line l = {.name = name, .unit = "M/s", .measure = BENCH_VALUE, .sense = BENCH_AT_LEAST, .bar = bar};
+	struct bench_line l = {.name = name,
+			       .unit = "M/s",
+			       .measure = BENCH_VALUE,
+			       .sense = BENCH_AT_LEAST,
+			       .bar = bar};
 	uint64_t count = b->smoke ? 20000 : 20000000, sent, got, t0;
 	struct bench_line *lines[] = {&l};
 	struct rig r;

@@ -48,7 +48,7 @@ races() {
 	ninja -C $build-tsan --quiet
 	THMQ_TEST_SMALL=1 run $build-tsan "races under ThreadSanitizer" --num-processes 1 transport_race_test reactor_post_test \
 		reactor_mailbox_race_test reactor_open_close_test reactor_wakeup_test reactor_duty_race_test reactor_policy_race_test memory_remote_test memory_slabs_race_test reactor_mates_race_test \
-		broker_closing_test kill_test transport_contract_tcp tcp_peer_test example_worker_queue
+		broker_closing_test kill_test transport_contract_tcp transport_contract_shm tcp_peer_test shm_peer_test example_worker_queue
 }
 [ -z "${THMQ_TEST_FULL:-}" ] || races
 

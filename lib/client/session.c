@@ -209,7 +209,7 @@ static uint32_t process_far(struct client_link *l)
 		rc = wire->far->take(wire, slot, &f);
 		if (thmqi_unlikely(rc)) {
 			l->dead = rc;
-			session_died(l->session, rc);
+			thmqi_session_died(l->session, rc);
 			break;
 		}
 		take(l, &f);

@@ -5,7 +5,7 @@
  * One that is only stopped is noticed too, a little later, on either side. A session that comes back goes on through all of the
  * broker's lives.
  *
- * usage: process_kill_test tcp|shm [kills]; default 12 of each.
+ * usage: process_kill_test tcp|shm [kills]; default 12 of each, with THMQ_TEST_FULL 200.
  */
 #include <errno.h>
 #include <signal.h>
@@ -489,8 +489,9 @@ static void broker_stops(void)
 
 int main(int argc, char **argv)
 {
-	uint32_t kills = argc == 3 ? (uint32_t)atoi(argv[2]) : 12;
-	char command[64], program[4096];
+	uint32_t kills = argc == 3 ? (uint32_t)atoi(argv[2]) : getenv("THMQ_TEST_FULL") ? 200 : 12;
+	static char program[4096];
+	char command[64];
 	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
 
 	program[n > 0 ? n : 0] = 0;

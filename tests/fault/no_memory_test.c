@@ -393,8 +393,68 @@ static void for_good(void)
 	whole(true, false, 7);
 }
 
+/* Over shared memory, both sides in this process: the broker's may only hang up where it has no memory, and then another try helps. */
+static bool far_use(struct life *l)
+{
+	const struct thmq_session_opts opts = {.size = sizeof(opts), .timeout_ns = 5 * SECOND};
+	struct thmq_message m;
+	char url[1024];
+	int n = 0, tries;
+
+	snprintf(url, sizeof(url), "shm://%s", in_place("socket"));
+	if (thmq_env_open(&l->env, THMQ_ENV_OPTS(.pool_bytes = 64 << 20)) != 0)
+		return false;
+	if (thmq_broker_open(l->env, THMQ_BROKER_OPTS(.listen = url), &l->broker) != 0 ||
+	    thmq_connect(l->env, url, &opts, &l->session) != 0 ||
+	    thmq_topic_create(l->session, "v", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20)) != 0 ||
+	    thmq_producer_open(l->session, "v", NULL, &l->producer) != 0 ||
+	    thmq_consumer_open(l->session, "v", NULL, NULL, &l->reader) != 0 || thmq_send(l->producer, "x", 1, NULL) != 1)
+		return false;
+	for (tries = 0; tries < 1000 && n == 0; tries++) {
+		thmq_session_wait(l->session, SECOND / 100);
+		n = thmq_fetch(l->reader, &m, 1);
+	}
+	return n == 1 && thmq_release(l->reader, &m, 1) == 0;
+}
+
+static void once_over_shared_memory(void)
+{
+	long before_blocks;
+	unsigned before_fds;
+	struct life l;
+	bool done;
+	int rc;
+
+	place_make(NULL);
+	for (nth = 0;; nth++) {
+		memset(&l, 0, sizeof(l));
+		before_blocks = atomic_load(&blocks);
+		before_fds = descriptors();
+		atomic_store(&struck, 0);
+		atomic_store(&all_after, false);
+		atomic_store(&fail_at, nth);
+		done = far_use(&l);
+		atomic_store(&fail_at, 0);
+		/* -EIO: the message that had no memory is told of at the close too */
+		rc = l.env ? thmq_env_close(l.env, 5 * SECOND) : 0;
+		if (rc && (rc != -EIO || !atomic_load(&struck)))
+			FAIL("allocation %ld: close is %s", nth, thmq_errname(rc));
+		if (!done && !atomic_load(&struck))
+			FAIL("allocation %ld did not fail, and it does not work: %s", nth, thmq_errmsg());
+		if (atomic_load(&blocks) != before_blocks)
+			FAIL("allocation %ld: %ld blocks leak", nth, atomic_load(&blocks) - before_blocks);
+		if (descriptors() != before_fds)
+			FAIL("allocation %ld: %u descriptors, then %u", nth, before_fds, descriptors());
+		if (failures > 5 || (nth && !atomic_load(&struck)))
+			break;
+	}
+	CHECK(nth > 30);
+	printf("%ld allocations\n", nth - 1);
+}
+
 static const struct bad_case cases[] = {
 	{"once", once},
+	{"once_over_shared_memory", once_over_shared_memory},
 	{"once_in_a_new_directory", once_in_a_new_directory},
 	{"once_with_the_librarys_core", once_with_the_librarys_core},
 	{"for_good", for_good},

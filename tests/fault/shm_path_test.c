@@ -38,7 +38,9 @@ static void works(const char *url)
 	struct thmq_session *s;
 
 	CHECK(thmq_connect(env, url, NULL, &s) == 0);
-	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(thmq_topic_create(
+		      s, "t",
+		      THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) == 0);
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
@@ -49,7 +51,8 @@ static void works_alone(const char *url)
 
 	CHECK(open_at(url, &b) == 0);
 	works(url);
-	CHECK(thmq_broker_listen_url(b, 0, got, sizeof(got)) == (int)strlen(url) && strcmp(got, url) == 0);
+	CHECK(thmq_broker_listen_url(b, 0, got, sizeof(got)) == (int)strlen(url) &&
+	      strcmp(got, url) == 0);
 	CHECK(thmq_broker_close(b, SECOND) == 0);
 }
 
@@ -77,7 +80,9 @@ static void urls(void)
 		{"shm://a?mode=9", -EINVAL, -EINVAL},
 		{"shm://a?mode=7777", -EINVAL, -EINVAL},
 		{"shm://a?trust=1", -EINVAL, -EINVAL},
-		{"shm://@0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"
+		{"shm://"
+		 "@01234567890123456789012345678901234567890123456789012345678901234567890123456789"
+		 "01234567890123456789"
 		 "0123456789",
 		 -ENAMETOOLONG, -ENAMETOOLONG},
 		{"shm:///no/such/directory/x", -ECONNREFUSED, -ENOENT},
@@ -113,7 +118,8 @@ static void names_and_lists(void)
 	CHECK(mkdir(long_dir, 0700) == 0);
 	snprintf(url, sizeof(url), "shm://%s/socket", long_dir);
 	works_alone(url);
-	snprintf(url, sizeof(url), "tcp://127.0.0.1:0,shm://%s/one,inproc://x,shm://%s/two?mode=666", dir, dir);
+	snprintf(url, sizeof(url),
+		 "tcp://127.0.0.1:0,shm://%s/one,inproc://x,shm://%s/two?mode=666", dir, dir);
 	CHECK(open_at(url, &b) == 0);
 	in_dir(url, sizeof(url), "one");
 	works(url);
@@ -143,19 +149,22 @@ static void taken(void)
 
 	in_dir(url, sizeof(url), "s");
 	CHECK(open_at(url, &b) == 0);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "y", .listen = url), &other) == -EADDRINUSE);
+	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "y", .listen = url), &other) ==
+	      -EADDRINUSE);
 	CHECK(strstr(thmq_errmsg(), url));
 	works(url); /* and it is as it was */
 	/* the second of two fails: the first is given back */
 	snprintf(both, sizeof(both), "shm://%s/t,%s", dir, url);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "y", .listen = both), &other) == -EADDRINUSE);
+	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "y", .listen = both), &other) ==
+	      -EADDRINUSE);
 	CHECK(mode_of("t") == UINT32_MAX);
 	CHECK(thmq_broker_close(b, SECOND) == 0);
 	CHECK(mode_of("s") == UINT32_MAX);
 	/* a name that is taken */
 	snprintf(name, sizeof(name), "shm://@thundermq-taken-%d", (int)getpid());
 	CHECK(open_at(name, &b) == 0);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "y", .listen = name), &other) == -EADDRINUSE);
+	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "y", .listen = name), &other) ==
+	      -EADDRINUSE);
 	CHECK(thmq_broker_close(b, SECOND) == 0);
 	/* a file that is no socket stays */
 	snprintf(a.sun_path, sizeof(a.sun_path), "%s/s", dir);
@@ -165,7 +174,8 @@ static void taken(void)
 	CHECK(unlink(a.sun_path) == 0);
 	/* a socket of somebody who is gone does not */
 	fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
-	CHECK(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(fd, 1) == 0 && close(fd) == 0);
+	CHECK(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(fd, 1) == 0 &&
+	      close(fd) == 0);
 	CHECK(mode_of("s") != UINT32_MAX);
 	works_alone(url);
 	/* nor is another's taken away at the end that was put in ours' place */
@@ -268,7 +278,7 @@ static void forks(void)
 	}
 	CHECK(waitpid(pid, &status, 0) == pid);
 	CHECK(status != 0); /* it is not there: nobody's messages are mixed up with ours */
-	pid = fork(); /* and one that stays behind does not keep us alive */
+	pid = fork();       /* and one that stays behind does not keep us alive */
 	if (pid == 0) {
 		sleep(60);
 		_exit(0);

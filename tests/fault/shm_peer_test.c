@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shm_peer_test.c - processes that do not keep to the protocol of shared memory: garbage, greetings that are wrong, memory that is none or
- * of another size, descriptors in floods, frames that lie, bytes that change while they are looked at; and brokers that are
- * none. Whoever does so loses the connection in bounded time; a well-behaved session beside it notices nothing; nothing is
- * left behind. What a path may be is shm_path_test.c's.
+ * of another size, descriptors in floods, frames that lie, bytes that change while they are looked at. Whoever
+ * does so loses the connection in bounded time; a well-behaved session beside it notices nothing; nothing is left behind. Brokers that
+ * are none are shm_broker_test.c's, what a path may be is shm_path_test.c's.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -67,15 +67,19 @@ static void nap(uint64_t ns)
 static void up(void)
 {
 	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
-						.policy = THMQ_POLICY_EVENT, .pool_bytes = 256 << 20)) == 0);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.listen = url, .peer_timeout_ns = 800 * MS), &broker) == 0);
+						.policy = THMQ_POLICY_EVENT,
+						.pool_bytes = 256 << 20)) == 0);
+	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.listen = url, .peer_timeout_ns = 800 * MS),
+			       &broker) == 0);
 	CHECK(thmq_connect(env, url, NULL, &friend) == 0);
 	CHECK(thmq_topic_create(friend, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
 	CHECK(thmq_producer_open(friend, "t", NULL, &producer) == 0);
 	CHECK(thmq_consumer_open(friend, "t", NULL, NULL, &consumer) == 0);
 }
 
-#define OURS (0x5a5aull << 48) /* in the numbers that the friend sends: others' messages may lie between them */
+#define OURS                                                                                       \
+	(0x5a5aull                                                                                 \
+	 << 48) /* in the numbers that the friend sends: others' messages may lie between them */
 
 /* Messages go and come as ever. */
 static void friend_is_well(void)
@@ -264,7 +268,8 @@ static void say(struct bad *b, struct thmqi_frame_ring *ring, struct thmqi_frame
 
 	if (!slot)
 		return;
-	memcpy((char *)slot + sizeof(slot->turn), (char *)&f + sizeof(f.turn), sizeof(f) - sizeof(f.turn));
+	memcpy((char *)slot + sizeof(slot->turn), (char *)&f + sizeof(f.turn),
+	       sizeof(f) - sizeof(f.turn));
 	thmqi_frame_commit(ring);
 	kick(b);
 }
@@ -297,7 +302,8 @@ static void garbage(void)
 		fd = bad_socket();
 		for (size_t k = 0; k < sizeof(data); k++)
 			data[k] = (uint8_t)thmqi_prng_next(&prng);
-		put(fd, data, 1 + thmqi_prng_below(&prng, i % 2 ? sizeof(data) : 200), &null, i % 3 == 0);
+		put(fd, data, 1 + thmqi_prng_below(&prng, i % 2 ? sizeof(data) : 200), &null,
+		    i % 3 == 0);
 		rc = is_closed(fd, 2 * SECOND);
 		CHECK(rc == -EPROTO);
 	}
@@ -305,7 +311,8 @@ static void garbage(void)
 }
 
 /* What the broker says to this greeting with these descriptors; a good one has one, of memory as the greeting tells. */
-static void refused(const struct shm_hello *h, size_t len, const int *fds, uint32_t count, int status)
+static void refused(const struct shm_hello *h, size_t len, const int *fds, uint32_t count,
+		    int status)
 {
 	int fd = bad_socket(), rc;
 
@@ -329,7 +336,7 @@ static void wrong_fields(void)
 	do {                                                                                       \
 		h = good;                                                                          \
 		set;                                                                               \
-		h.hello.crc = thmqi_crc32c(0, &h.hello, offsetof(struct thmqi_hello, crc));         \
+		h.hello.crc = thmqi_crc32c(0, &h.hello, offsetof(struct thmqi_hello, crc));        \
 		refused(&h, sizeof(h), &fd, 1, status);                                            \
 	} while (0)
 	WRONG((h.hello.version_min = 2, h.hello.version_max = 9), -THMQ_EVERSION);
@@ -388,7 +395,8 @@ static void wrong_memory(void)
 	refused(&h, sizeof(h), (int[]){open("/dev/zero", O_RDWR | O_CLOEXEC)}, 1, -EPROTO);
 	refused(&h, sizeof(h), (int[]){open("/proc/self", O_RDONLY | O_CLOEXEC)}, 1, -EPROTO);
 	refused(&h, sizeof(h), (int[]){bad_socket()}, 1, -EPROTO);
-	refused(&h, sizeof(h), (int[]){memory(bytes, 0, F_SEAL_GROW)}, 1, -EPROTO); /* it can shrink */
+	refused(&h, sizeof(h), (int[]){memory(bytes, 0, F_SEAL_GROW)}, 1,
+		-EPROTO); /* it can shrink */
 	refused(&h, sizeof(h), (int[]){memory(bytes - 4096, 0, F_SEAL_SHRINK)}, 1, -EPROTO);
 	refused(&h, sizeof(h), (int[]){memory(bytes + 4096, 0, F_SEAL_SHRINK)}, 1, -EPROTO);
 	refused(&h, sizeof(h), (int[]){memory(0, 0, F_SEAL_SHRINK)}, 1, -EPROTO);
@@ -400,7 +408,8 @@ static void wrong_memory(void)
 		many[i] = memory(bytes, 0, F_SEAL_SHRINK);
 	refused(&h, sizeof(h), many, 2, -EPROTO);
 	refused(&h, sizeof(h), many, 250, -EPROTO);
-	for (i = 3; i < 1000; i++) /* all of the above; the friend's and the broker's are not lower than the pipe */
+	for (i = 3; i < 1000;
+	     i++) /* all of the above; the friend's and the broker's are not lower than the pipe */
 		if (i == fd || i == p[0] || i == p[1] || (i >= many[0] && i <= many[249]))
 			close(i);
 }
@@ -447,16 +456,18 @@ static void rules(void)
 	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = UINT64_MAX, .len = 2));
 	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000, .len = UINT32_MAX));
 	/* it has taken what it was not given, and says so when the ring is full */
-	LOSES(atomic_store(&b.arena.head->down_tail, 1u << 20);
-	      for (i = 0; i < 80; i++) (CTL(&b, .type = THMQI_FRAME_DETACH, .stream = 1), nap(MS / 5)));
+	LOSES(atomic_store(&b.arena.head->down_tail, 1u << 20); for (i = 0; i < 80; i++)(
+		      CTL(&b, .type = THMQI_FRAME_DETACH, .stream = 1), nap(MS / 5)));
 #undef LOSES
-	b = bad_open(0); /* two requests at a time: the answer to the first may be quicker than the second */
+	b = bad_open(
+		0); /* two requests at a time: the answer to the first may be quicker than the second */
 	for (i = 0; i < 30; i++)
 		CTL(&b, .type = THMQI_FRAME_REQUEST, .seq = 1);
 	bad_close(&b);
 	b = bad_open(1); /* it gives back what it does not have: that is no harm */
 	for (i = 0; i < 40; i++)
-		CTL(&b, .type = THMQI_FRAME_RELEASE, .stream = (uint32_t)i * 9, .arg = {(uint64_t)i << (i % 40), 0});
+		CTL(&b, .type = THMQI_FRAME_RELEASE, .stream = (uint32_t)i * 9,
+		    .arg = {(uint64_t)i << (i % 40), 0});
 	nap(20 * MS);
 	CHECK(atomic_load(&b.arena.head->broker_closed) == 0);
 	bad_close(&b);
@@ -469,8 +480,8 @@ static void deaf(void)
 	struct bad b = bad_open(1);
 	int i;
 
-	CTL(&b, .type = THMQI_FRAME_ATTACH, .stream = 0, .partition = TOPIC_PARTITION, .flags = THMQ_START_END,
-	    .len = 256u << 20, .extra = 4096);
+	CTL(&b, .type = THMQI_FRAME_ATTACH, .stream = 0, .partition = TOPIC_PARTITION,
+	    .flags = THMQ_START_END, .len = 256u << 20, .extra = 4096);
 	for (i = 0; i < 50; i++) { /* more than its room takes */
 		while (thmq_send(producer, data, sizeof(data), NULL) > 0)
 			;
@@ -501,8 +512,8 @@ static void dies_at_each_step(void)
 			if (step == 3)
 				nap(MS);
 			if (step >= 4)
-				UP(&b, .type = THMQI_FRAME_PRODUCE, .partition = TOPIC_PARTITION, .len = 500, .flags = 1,
-				   .seq = 1, .data = 0x10000 + 64);
+				UP(&b, .type = THMQI_FRAME_PRODUCE, .partition = TOPIC_PARTITION,
+				   .len = 500, .flags = 1, .seq = 1, .data = 0x10000 + 64);
 			if (step >= 5)
 				CTL(&b, .type = THMQI_FRAME_RELEASE, .arg = {0, 0});
 			if (step >= 6)
@@ -518,8 +529,9 @@ static void dies_at_each_step(void)
 /* Frames of all types with any fields: the broker's own checks are all that is left. */
 static void any_frames(void)
 {
-	static const uint64_t hurts[] = {0,     1,          2,          64,         4096,        0x10000,
-					 65535, UINT32_MAX, UINT64_MAX, 1ull << 63, 0x80000001u, 0x1ffff};
+	static const uint64_t hurts[] = {0,          1,          2,           64,
+					 4096,       0x10000,    65535,       UINT32_MAX,
+					 UINT64_MAX, 1ull << 63, 0x80000001u, 0x1ffff};
 	uint32_t round, i;
 
 #define ANY (hurts[thmqi_prng_below(&prng, THMQI_ARRAY_COUNT(hurts))])
@@ -601,8 +613,8 @@ static void scribbles(void)
 		pthread_t t;
 
 		b = bad_open((uint32_t)round % 4 != 0);
-		CTL(&b, .type = THMQI_FRAME_ATTACH, .partition = TOPIC_PARTITION, .flags = THMQ_START_END, .len = 1 << 20,
-		    .extra = 4096);
+		CTL(&b, .type = THMQI_FRAME_ATTACH, .partition = TOPIC_PARTITION,
+		    .flags = THMQ_START_END, .len = 1 << 20, .extra = 4096);
 		CHECK(pthread_create(&t, NULL, scribble, &s) == 0);
 		friend_takes_all(0);
 		nap((uint64_t)(round % 10) * MS);
@@ -682,115 +694,6 @@ static void thousand_sessions(void)
 	CHECK(UNDER_TSAN || lines_of("/proc/self/maps") <= maps + 20);
 }
 
-/* --------------------------------------------------------------------- false brokers */
-
-static char fake_url[64];
-static int fake_fd;
-
-struct fake {
-	const void *say; /* one packet */
-	size_t len;
-	bool hang_up;
-	const struct thmqi_frame *frames; /* and in the arena */
-	uint32_t count;
-	uint64_t tail; /* of the up ring */
-};
-
-/* One client is taken in, and gets what it gets. */
-static void *fake_broker(void *arg)
-{
-	const struct fake *f = arg;
-	struct shm_conn c = {.fd = accept(fake_fd, NULL, NULL), .memory_fd = -1};
-	union {
-		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = {.iov_base = &c.hello, .iov_len = sizeof(c.hello)};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-	struct thmqi_frame_ring down;
-	uint32_t i;
-	char rest[256];
-
-	CHECK(recvmsg(c.fd, &m, 0) == sizeof(c.hello));
-	memcpy(&c.memory_fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
-	c.arena.sizes = sizes_of(&c.hello);
-	CHECK(thmqi_shm_arena_take(&c.arena.sizes, c.memory_fd, &c.arena) == 0);
-	close(c.memory_fd);
-	if (f->count)
-		atomic_store(&c.arena.head->broker_beat, 1);
-	atomic_store(&c.arena.head->up_tail, f->tail);
-	thmqi_frame_ring_init(&down, c.arena.down, c.arena.sizes.down_frames);
-	for (i = 0; i < f->count; i++) {
-		memcpy((char *)thmqi_frame_claim(&down, 0) + 4, (const char *)&f->frames[i] + 4, 60);
-		thmqi_frame_commit(&down);
-	}
-	if (f->len)
-		send(c.fd, f->say, f->len, MSG_NOSIGNAL);
-	if (!f->hang_up)
-		while (recv(c.fd, rest, sizeof(rest), 0) > 0)
-			;
-	thmqi_shm_arena_drop(&c.arena);
-	close(c.fd);
-	return NULL;
-}
-
-static void fake(int error, const struct fake *f)
-{
-	struct thmq_session *s;
-	pthread_t t;
-	int rc;
-
-	CHECK(pthread_create(&t, NULL, fake_broker, (void *)(uintptr_t)f) == 0);
-	rc = thmq_connect(env, fake_url, THMQ_SESSION_OPTS(.peer_timeout_ns = 300 * MS, .timeout_ns = 3 * SECOND), &s);
-	if (rc == 0)
-		thmq_session_close(s, 0);
-	if (rc != error)
-		fprintf(stderr, "%d, not %d\n", rc, error);
-	CHECK(rc == error);
-	pthread_join(t, NULL);
-}
-
-static void false_brokers(void)
-{
-	struct thmqi_frame welcome = {.type = THMQI_FRAME_WELCOME, .seq = 2, .len = THMQI_WIRE_VERSION, .arg = {1, 1000}};
-	struct thmqi_frame lies[2] = {{.type = THMQI_FRAME_DELIVER, .len = 100000, .data = 0}, welcome};
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	struct thmqi_hello h = {.status = -EACCES};
-	struct thmq_session *s;
-	uint8_t noise[500];
-
-	snprintf(a.sun_path, sizeof(a.sun_path), "%s.fake", path);
-	snprintf(fake_url, sizeof(fake_url), "shm://%s.fake", path);
-	fake_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	CHECK(bind(fake_fd, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(fake_fd, 5) == 0);
-	fake(-ECONNRESET, &(struct fake){.hang_up = true});
-	fake(-ETIMEDOUT, &(struct fake){.hang_up = false});
-	memset(noise, 0x5a, sizeof(noise));
-	fake(-EPROTO, &(struct fake){.say = noise, .len = sizeof(noise)});
-	thmqi_hello_seal(&h, THMQI_HELLO_BROKER);
-	fake(-EACCES, &(struct fake){.say = &h, .len = sizeof(h), .hang_up = true});
-	h.status = 7;
-	thmqi_hello_seal(&h, THMQI_HELLO_BROKER);
-	fake(-EPROTO, &(struct fake){.say = &h, .len = sizeof(h)});
-	/* a run that does not lie in the room; the meta shard's link has none */
-	fake(-EPROTO, &(struct fake){.frames = lies, .count = 2});
-	lies[0].data = UINT64_MAX - 50;
-	fake(-EPROTO, &(struct fake){.frames = lies, .count = 2});
-	lies[0] = (struct thmqi_frame){.type = THMQI_FRAME_REPLY, .seq = 77, .status = 5};
-	fake(-ESHUTDOWN, &(struct fake){.frames = lies, .count = 1}); /* a count where a status belongs */
-	/* it greets and falls silent; it took what was not sent: the session is there, and ends in time */
-	fake(0, &(struct fake){.frames = &welcome, .count = 1, .tail = UINT64_MAX});
-	close(fake_fd);
-	CHECK(thmq_connect(env, fake_url, NULL, &s) == -ECONNREFUSED);
-	unlink(a.sun_path);
-	CHECK(thmq_connect(env, fake_url, NULL, &s) == -ECONNREFUSED);
-	fake_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0); /* a socket, but not such a one */
-	CHECK(bind(fake_fd, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(fake_fd, 5) == 0);
-	CHECK(thmq_connect(env, fake_url, NULL, &s) == -EPROTO);
-	close(fake_fd);
-	unlink(a.sun_path);
-}
-
 /* More than connection_max are turned away, and there is room again when some are gone. */
 static void too_many_connections(void)
 {
@@ -800,7 +703,9 @@ static void too_many_connections(void)
 	int i;
 
 	snprintf(at, sizeof(at), "shm://%s.few", path);
-	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "y", .listen = at, .connection_max = 8), &b) == 0);
+	CHECK(thmq_broker_open(env,
+			       THMQ_BROKER_OPTS(.name = "y", .listen = at, .connection_max = 8),
+			       &b) == 0);
 	for (i = 0; i < 8; i++)
 		CHECK(thmq_connect(env, at, NULL, &s[i]) == 0);
 	CHECK(thmq_connect(env, at, THMQ_SESSION_OPTS(.timeout_ns = SECOND), &last) < 0);
@@ -829,7 +734,6 @@ static const struct {
 	{"scribbles", scribbles},
 	{"floods", floods},
 	{"thousand_sessions", thousand_sessions},
-	{"false_brokers", false_brokers},
 	{"too_many_connections", too_many_connections},
 };
 
@@ -841,7 +745,9 @@ int main(int argc, char **argv)
 	running = "up";
 	snprintf(path, sizeof(path), "shm-peer-%d.sock", (int)getpid());
 	snprintf(url, sizeof(url), "shm://%s", path);
-	thmqi_prng_seed(&prng, getenv("THMQ_TEST_SEED") ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0) : 4711);
+	thmqi_prng_seed(&prng, getenv("THMQ_TEST_SEED")
+				       ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0)
+				       : 4711);
 	up();
 	friend_is_well();
 	for (i = 0; i < THMQI_ARRAY_COUNT(cases); i++) {

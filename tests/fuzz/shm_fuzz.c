@@ -49,8 +49,11 @@ static uint64_t take(struct input *in, uint32_t bytes)
 
 static void open_conn(void)
 {
-	const struct shm_sizes sizes = {
-		.area_bytes = AREA, .up_frames = 16, .ctl_frames = 16, .down_frames = 16, .room_bytes = ROOM};
+	const struct shm_sizes sizes = {.area_bytes = AREA,
+					.up_frames = 16,
+					.ctl_frames = 16,
+					.down_frames = 16,
+					.room_bytes = ROOM};
 	struct thmqi_link_opts opts = {.area_bytes = AREA, .up_frames = 8, .down_frames = 8};
 	int fd;
 
@@ -58,9 +61,12 @@ static void open_conn(void)
 	FUZZ_CHECK(c && thmqi_shm_arena_make(&sizes, &c->arena, &fd) == 0);
 	close(fd);
 	FUZZ_CHECK(thmqi_shm_room_init(&c->room, ROOM) == 0);
+	c->streams = thmqi_shm_books_open(THMQI_STREAMS * sizeof(*c->streams));
+	FUZZ_CHECK(c->streams);
 	opts.area = c->arena.area;
 	FUZZ_CHECK(thmqi_link_make(&opts, 64, &wire) == 0);
-	FUZZ_CHECK(thmqi_listener_make(NULL, NULL, &(struct thmqi_acceptor){0}, &wire->listener) == 0);
+	FUZZ_CHECK(thmqi_listener_make(NULL, NULL, &(struct thmqi_acceptor){0}, &wire->listener) ==
+		   0);
 	FUZZ_CHECK(thmqi_waiter_open(&wire->waiter) == 0);
 	c->link = wire;
 	c->state = SHM_OPEN;
@@ -147,17 +153,19 @@ static void shard_takes(void)
 	}
 	thmqi_frame_publish(&wire->up);
 	while ((f = thmqi_frame_peek(&wire->ctl, 0))) {
-		FUZZ_CHECK(f->type && f->type < THMQI_FRAME_WELCOME && f->type != THMQI_FRAME_PRODUCE);
+		FUZZ_CHECK(f->type && f->type < THMQI_FRAME_WELCOME &&
+			   f->type != THMQI_FRAME_PRODUCE);
 		if (f->type == THMQI_FRAME_RELEASE)
 			see_release(f);
 		if (f->type == THMQI_FRAME_REQUEST)
-			FUZZ_CHECK(memchr(wire->request->name, 0, 256) && memchr(wire->request->group, 0, 256));
+			FUZZ_CHECK(memchr(wire->request->name, 0, 256) &&
+				   memchr(wire->request->group, 0, 256));
 		thmqi_frame_advance(&wire->ctl, 1);
 	}
 	thmqi_frame_publish(&wire->ctl);
 }
 
-/* The shard delivers: to a stream that has attached, by a token that is free. */
+/* The shard delivers, by a token that is free. */
 static void shard_delivers(struct input *in)
 {
 	uint32_t stream = (uint32_t)take(in, 1), index = (uint32_t)take(in, 1) % HELD;
@@ -165,7 +173,7 @@ static void shard_delivers(struct input *in)
 	struct held *h = &held[index];
 	struct thmqi_frame *f;
 
-	if (!c->streams[stream] || h->out || !(f = thmqi_frame_claim(&wire->down, 0)))
+	if (h->out || !(f = thmqi_frame_claim(&wire->down, 0)))
 		return;
 	*h = (struct held){.token = index | (uint64_t)generation++ << 32,
 			   .offset = UINT64_MAX, /* not known before it is put */
@@ -199,7 +207,7 @@ static void check_room(void)
 	uint32_t i, k;
 
 	for (i = 0; i < HELD; i++) {
-		const struct shm_out *o = held[i].out ? &c->streams[held[i].stream]->out[i] : NULL;
+		const struct shm_out *o = held[i].out ? &c->streams[held[i].stream].out[i] : NULL;
 		uint64_t at = o && o->mark ? thmqi_shm_room_offset(o->place) : 0;
 
 		if (!o || o->mark != (uint32_t)(held[i].token >> 32) + 1)
@@ -207,7 +215,8 @@ static void check_room(void)
 		FUZZ_CHECK(at + held[i].len <= ROOM);
 		for (k = 0; k < (held[i].len + SHM_GRANULE - 1) / SHM_GRANULE; k++)
 			FUZZ_CHECK(used[at / SHM_GRANULE + k]++ == 0);
-		FUZZ_CHECK(c->arena.room[at] == held[i].fill && c->arena.room[at + held[i].len - 1] == held[i].fill);
+		FUZZ_CHECK(c->arena.room[at] == held[i].fill &&
+			   c->arena.room[at + held[i].len - 1] == held[i].fill);
 	}
 }
 

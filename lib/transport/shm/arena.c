@@ -105,7 +105,8 @@ static int check(int fd, uint64_t bytes)
 	struct stat st;
 	int seals = fcntl(fd, F_GET_SEALS);
 
-	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC)
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstatfs(fd, &fs) != 0 ||
+	    fs.f_type != TMPFS_MAGIC)
 		return -EPROTO;
 	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
 		return -EPROTO;
@@ -124,4 +125,18 @@ void thmqi_shm_arena_drop(struct shm_arena *a)
 	if (a->map)
 		munmap(a->map, a->bytes);
 	a->map = NULL;
+}
+
+void *thmqi_shm_books_open(uint64_t bytes)
+{
+	void *books = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return books == MAP_FAILED ? NULL : books;
+}
+
+void thmqi_shm_books_close(void *books, uint64_t bytes)
+{
+	if (books)
+		munmap(books, bytes);
 }

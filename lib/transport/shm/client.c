@@ -9,10 +9,11 @@
 
 #include "shm.h"
 
-#define LOOK_ROUNDS 16u       /* looks without news between two at the clock */
-#define LOOK_NS 1000000ull    /* between two at the socket */
-#define PID_NS 1000000000ull  /* a broker whose beat stands still for so long is asked for by its pid */
-#define PACKETS 16u           /* that are read in one go */
+#define LOOK_ROUNDS 16u    /* looks without news between two at the clock */
+#define LOOK_NS 1000000ull /* between two at the socket */
+#define PID_NS                                                                                     \
+	1000000000ull /* a broker whose beat stands still for so long is asked for by its pid */
+#define PACKETS 16u   /* that are read in one go */
 
 struct shm_client {
 	struct thmqi_link link; /* first */
@@ -66,7 +67,8 @@ static int take_run(struct shm_client *c, struct thmqi_frame *f)
 	return 0;
 }
 
-static int take(struct thmqi_link *link, const struct thmqi_frame *slot, struct thmqi_frame *ret_frame)
+static int take(struct thmqi_link *link, const struct thmqi_frame *slot,
+		struct thmqi_frame *ret_frame)
 {
 	struct shm_client *c = client_of(link);
 
@@ -103,7 +105,8 @@ static void read_socket(struct shm_client *c)
 			return;
 		if (n <= 0)
 			end(c, n ? -errno : -ECONNRESET);
-		else if (n == sizeof(answer) && thmqi_hello_check(&answer, THMQI_HELLO_BROKER) == 0 && answer.status)
+		else if (n == sizeof(answer) &&
+			 thmqi_hello_check(&answer, THMQI_HELLO_BROKER) == 0 && answer.status)
 			end(c, answer.status);
 		else if (n != 1)
 			end(c, -EPROTO);
@@ -241,7 +244,9 @@ static int send_hello(struct shm_client *c, const struct shm_hello *h, int memor
 	control.header.cmsg_type = SCM_RIGHTS;
 	control.header.cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(&control.header), &memory_fd, sizeof(memory_fd));
-	return sendmsg(c->guest.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(*h) ? 0 : -errno;
+	return sendmsg(c->guest.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(*h)
+		       ? 0
+		       : -errno;
 }
 
 static void set_link(struct shm_client *c)
@@ -260,8 +265,11 @@ static void set_link(struct shm_client *c)
 	link->up.tail_at = &a->head->up_tail;
 	link->ctl.tail_at = &a->head->ctl_tail;
 	link->down.tail_at = &a->head->down_tail;
-	c->far = (struct thmqi_far){
-		.bell = &a->head->bell, .ring = ring, .take = take, .idle = idle, .close = close_link};
+	c->far = (struct thmqi_far){.bell = &a->head->bell,
+				    .ring = ring,
+				    .take = take,
+				    .idle = idle,
+				    .close = close_link};
 	c->guest.sleeping = &a->head->client_sleeping;
 }
 
@@ -269,22 +277,25 @@ static struct shm_sizes sizes_for(uint32_t shard, const struct thmqi_link_opts *
 {
 	uint32_t up = THMQI_MIN(opts->up_frames, THMQI_STREAM_UP_MAX);
 
-	return (struct shm_sizes){.area_bytes = (uint32_t)THMQI_MIN(opts->area_bytes, (uint64_t)THMQI_STREAM_AREA_MAX),
-				  .up_frames = up,
-				  .ctl_frames = THMQI_MIN(up, THMQI_CTL_FRAMES_MAX),
-				  .down_frames = THMQI_MIN(opts->down_frames, THMQI_STREAM_DOWN_MAX),
-				  .room_bytes = shard == THMQI_SHARD_META ? 0 : SHM_ROOM_BYTES};
+	return (struct shm_sizes){
+		.area_bytes =
+			(uint32_t)THMQI_MIN(opts->area_bytes, (uint64_t)THMQI_STREAM_AREA_MAX),
+		.up_frames = up,
+		.ctl_frames = THMQI_MIN(up, THMQI_CTL_FRAMES_MAX),
+		.down_frames = THMQI_MIN(opts->down_frames, THMQI_STREAM_DOWN_MAX),
+		.room_bytes = shard == THMQI_SHARD_META ? 0 : SHM_ROOM_BYTES};
 }
 
-static void fill_hello(const struct shm_client *c, const struct thmqi_transport *t, const struct thmqi_link *beside,
-		       struct shm_hello *h)
+static void fill_hello(const struct shm_client *c, const struct thmqi_transport *t,
+		       const struct thmqi_link *beside, struct shm_hello *h)
 {
 	const struct shm_sizes *s = &c->arena.sizes;
 
 	memset(h, 0, sizeof(*h));
 	memcpy(h->hello.client_id, t->client_id, sizeof(h->hello.client_id));
 	if (beside)
-		h->hello.instance = atomic_load(&client_of((struct thmqi_link *)(uintptr_t)beside)->arena.head->instance);
+		h->hello.instance = atomic_load(
+			&client_of((struct thmqi_link *)(uintptr_t)beside)->arena.head->instance);
 	h->hello.shard = c->link.shard;
 	h->hello.area_bytes = s->area_bytes;
 	h->hello.up_frames = s->up_frames;
@@ -299,7 +310,8 @@ static void fill_hello(const struct shm_client *c, const struct thmqi_transport 
 }
 
 /* Memory, socket, greeting: nothing of it waits. What the broker thinks of it is told by its first frame, or the end. */
-static int client_open(struct shm_client *c, struct thmqi_transport *t, const struct thmqi_link_opts *opts)
+static int client_open(struct shm_client *c, struct thmqi_transport *t,
+		       const struct thmqi_link_opts *opts)
 {
 	const struct shm_sizes sizes = sizes_for(c->link.shard, opts);
 	struct shm_hello hello;
@@ -322,8 +334,9 @@ static int client_open(struct shm_client *c, struct thmqi_transport *t, const st
 	return rc;
 }
 
-int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
-		      struct thmqi_waiter *waiter, struct thmqi_link **ret_link)
+int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+		      const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
+		      struct thmqi_link **ret_link)
 {
 	struct shm_client *c;
 	struct shm_place place;
@@ -337,7 +350,8 @@ int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard
 	memset(c, 0, sizeof(*c));
 	c->guest.fd = -1;
 	c->place = place;
-	c->silence_ns = THMQI_MAX(opts->silence_ns ? opts->silence_ns : SHM_SILENCE_NS, SHM_SILENCE_MIN_NS);
+	c->silence_ns =
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : SHM_SILENCE_NS, SHM_SILENCE_MIN_NS);
 	c->link.shard = shard;
 	c->link.is_further = opts->beside != NULL;
 	c->link.core = thmqi_env_core(t->env, 0);

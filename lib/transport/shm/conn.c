@@ -42,15 +42,12 @@ static void close_fd(int *fd)
 
 void thmqi_shm_free(struct shm_conn *c)
 {
-	uint32_t i;
-
 	close_fd(&c->fd);
 	close_fd(&c->pid_fd);
 	close_fd(&c->memory_fd);
 	thmqi_shm_arena_drop(&c->arena);
 	thmqi_shm_room_fini(&c->room);
-	for (i = 0; i < THMQI_STREAMS; i++)
-		free(c->streams[i]);
+	thmqi_shm_books_close(c->streams, THMQI_STREAMS * sizeof(*c->streams));
 	if (c->listener) {
 		atomic_fetch_sub(&c->listener->connections, 1);
 		thmqi_listener_unref(c->listener);
@@ -253,7 +250,8 @@ static void leave(struct shm_conn *c)
 		c->deadline_ns = c->core->now_ns + SHM_LEAVE_NS;
 		thmqi_shm_tick_at(c, c->deadline_ns);
 	}
-	if (!thmqi_frame_peek(&c->ctl, 0) && !thmqi_frame_peek(&c->up, 0) && !thmqi_frame_peek(&c->link->ctl, 0))
+	if (!thmqi_frame_peek(&c->ctl, 0) && !thmqi_frame_peek(&c->up, 0) &&
+	    !thmqi_frame_peek(&c->link->ctl, 0))
 		thmqi_shm_end(c, -ECONNRESET);
 }
 
@@ -351,7 +349,8 @@ int thmqi_shm_start(struct shm_conn *c, struct thmq_core *core)
 	if (rc)
 		return rc;
 	/* without it only the socket tells of the process's end */
-	if (c->pid_fd >= 0 && thmqi_watch_open(core, c->pid_fd, EPOLLIN, on_exit_of_peer, c, &c->pid_watch) != 0)
+	if (c->pid_fd >= 0 &&
+	    thmqi_watch_open(core, c->pid_fd, EPOLLIN, on_exit_of_peer, c, &c->pid_watch) != 0)
 		c->pid_watch = NULL;
 	c->timer = (struct thmqi_timer){.fire = on_timer};
 	c->poller = (struct thmqi_poller){.poll = conn_poll,

@@ -41,7 +41,8 @@ static bool take_descriptor(struct msghdr *m, int *ret_fd)
 
 	*ret_fd = -1;
 	for (h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
-		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS || h->cmsg_len < CMSG_LEN(sizeof(int)))
+		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS ||
+		    h->cmsg_len < CMSG_LEN(sizeof(int)))
 			continue;
 		/* there is room for one: the kernel has dropped the others, and says so */
 		memcpy(ret_fd, CMSG_DATA(h), sizeof(*ret_fd));
@@ -137,17 +138,20 @@ static int map_arena(struct shm_conn *c)
 	c->memory_fd = -1;
 	if (!rc)
 		rc = thmqi_shm_room_init(&c->room, sizes.room_bytes);
-	if (!rc)
-		set_rings(c);
-	return rc;
+	if (rc)
+		return rc;
+	c->streams = thmqi_shm_books_open(THMQI_STREAMS * sizeof(*c->streams));
+	set_rings(c);
+	return c->streams ? 0 : -ENOMEM;
 }
 
 static int make_link(struct shm_conn *c, struct thmqi_link **ret_link)
 {
-	const struct thmqi_link_opts opts = {.area_bytes = c->hello.hello.area_bytes,
-					     .up_frames = THMQI_MIN(c->hello.hello.up_frames, SHM_PRIVATE_FRAMES),
-					     .down_frames = THMQI_MIN(c->hello.hello.down_frames, SHM_PRIVATE_FRAMES),
-					     .area = c->arena.area};
+	const struct thmqi_link_opts opts = {
+		.area_bytes = c->hello.hello.area_bytes,
+		.up_frames = THMQI_MIN(c->hello.hello.up_frames, SHM_PRIVATE_FRAMES),
+		.down_frames = THMQI_MIN(c->hello.hello.down_frames, SHM_PRIVATE_FRAMES),
+		.area = c->arena.area};
 	struct thmqi_listener *l = c->listener;
 	struct thmqi_link *link;
 	int rc = thmqi_link_make(&opts, l->acceptor.end_bytes, &link);
@@ -266,7 +270,8 @@ static void take_in(struct shm_door *d, int fd)
 		return;
 	}
 	if (d->greeting_count >= SHM_GREETINGS_MAX)
-		thmqi_shm_end(thmqi_list_first(&d->greetings, struct shm_conn, door_link), -ETIMEDOUT);
+		thmqi_shm_end(thmqi_list_first(&d->greetings, struct shm_conn, door_link),
+			      -ETIMEDOUT);
 	c->fd = fd;
 	c->silence_ns = d->opts.silence_ns;
 	c->deadline_ns = d->core->now_ns + THMQI_MIN(SHM_GREETING_NS, c->silence_ns);
@@ -293,7 +298,8 @@ static void take_in(struct shm_door *d, int fd)
 /* Those that are waited for do not count: they give way to others. */
 static bool is_full(const struct shm_door *d)
 {
-	return atomic_load(&d->listener->connections) - d->greeting_count >= d->opts.connections_max;
+	return atomic_load(&d->listener->connections) - d->greeting_count >=
+	       d->opts.connections_max;
 }
 
 static int accept_some(struct shm_door *d)
@@ -346,7 +352,8 @@ static void door_shut(struct shm_door *d)
 		return;
 	d->closed = true;
 	while (!thmqi_list_empty(&d->greetings))
-		thmqi_shm_end(thmqi_list_first(&d->greetings, struct shm_conn, door_link), -ECONNREFUSED);
+		thmqi_shm_end(thmqi_list_first(&d->greetings, struct shm_conn, door_link),
+			      -ECONNREFUSED);
 	if (d->watch)
 		thmqi_watch_close(d->watch);
 	d->watch = NULL;
@@ -415,7 +422,8 @@ static int door_stop(struct thmq_core *core, void *arg)
 	return 0;
 }
 
-int thmqi_shm_listen(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door)
+int thmqi_shm_listen(struct thmqi_listener *l, const char *url,
+		     const struct thmqi_listen_opts *opts, void **ret_door)
 {
 	struct shm_door *d = calloc(1, sizeof(*d));
 	int rc;
@@ -424,7 +432,8 @@ int thmqi_shm_listen(struct thmqi_listener *l, const char *url, const struct thm
 		return thmqi_fail(-ENOMEM, "listen on %s: no memory", url);
 	thmqi_list_init(&d->greetings);
 	d->opts = *opts;
-	d->opts.silence_ns = THMQI_MAX(opts->silence_ns ? opts->silence_ns : SHM_SILENCE_NS, SHM_SILENCE_MIN_NS);
+	d->opts.silence_ns =
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : SHM_SILENCE_NS, SHM_SILENCE_MIN_NS);
 	d->opts.connections_max = opts->connections_max ? opts->connections_max : SHM_CONNECTIONS;
 	d->core = thmqi_env_core(l->transport->env, 0);
 	rc = thmqi_shm_listening_open(&d->at, url);

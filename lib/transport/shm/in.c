@@ -32,19 +32,10 @@ static int request(struct shm_conn *c)
 	return 0;
 }
 
-static int attach(struct shm_conn *c, const struct thmqi_frame *f)
-{
-	struct shm_stream **s = f->stream < THMQI_STREAMS ? &c->streams[f->stream] : NULL;
-
-	if (s && !*s)
-		*s = calloc(1, sizeof(**s));
-	return !s || *s ? 0 : -ENOMEM;
-}
-
 /* Only what it has can be given back. Return: whether the broker is to be told. */
 static bool release(struct shm_conn *c, const struct thmqi_frame *f)
 {
-	struct shm_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
+	struct shm_stream *s = f->stream < THMQI_STREAMS ? &c->streams[f->stream] : NULL;
 	uint32_t index = (uint32_t)f->arg[0], mark = (uint32_t)(f->arg[0] >> 32) + 1;
 
 	if (!s || index >= THMQI_DELIVERIES || !mark || s->out[index].mark != mark)
@@ -64,8 +55,6 @@ static int control(struct shm_conn *c, const struct thmqi_frame *f)
 		return -EPROTO;
 	if (f->type == THMQI_FRAME_REQUEST)
 		rc = request(c);
-	else if (f->type == THMQI_FRAME_ATTACH)
-		rc = attach(c, f);
 	else if (f->type == THMQI_FRAME_RELEASE)
 		return release(c, f);
 	return rc ? rc : 1;
@@ -88,7 +77,8 @@ static void copy_frame(struct thmqi_frame *to, const struct thmqi_frame *from)
 }
 
 /* As many as there is room for. Return: frames taken; an error. */
-static int take_ring(struct shm_conn *c, struct thmqi_frame_ring *from, struct thmqi_frame_ring *to, bool up)
+static int take_ring(struct shm_conn *c, struct thmqi_frame_ring *from, struct thmqi_frame_ring *to,
+		     bool up)
 {
 	struct thmqi_frame *slot, *ours;
 	int done = 0, rc = 0;

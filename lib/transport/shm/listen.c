@@ -24,10 +24,12 @@ static int say(int rc, const char *url)
 	case -EADDRINUSE:
 		return thmqi_fail(rc, "listen on %s: somebody else listens there", url);
 	case -EEXIST:
-		return thmqi_fail(-EADDRINUSE, "listen on %s: there is a file that is no socket", url);
+		return thmqi_fail(-EADDRINUSE, "listen on %s: there is a file that is no socket",
+				  url);
 	case -EACCES:
 	case -EPERM:
-		return thmqi_fail(-EACCES, "listen on %s: no permission to make a socket there", url);
+		return thmqi_fail(-EACCES, "listen on %s: no permission to make a socket there",
+				  url);
 	case -ENOENT:
 		return thmqi_fail(rc, "listen on %s: its directory does not exist", url);
 	default:
@@ -39,7 +41,8 @@ static int say(int rc, const char *url)
 static bool is_alive(const struct sockaddr_un *address, socklen_t len)
 {
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	bool alive = fd < 0 || connect(fd, (const struct sockaddr *)address, len) == 0 || errno != ECONNREFUSED;
+	bool alive = fd < 0 || connect(fd, (const struct sockaddr *)address, len) == 0 ||
+		     errno != ECONNREFUSED;
 
 	if (fd >= 0)
 		close(fd);
@@ -71,7 +74,8 @@ static int lock_directory(const struct shm_place *place)
 }
 
 /* 0: it was a socket of nobody's, and is gone. */
-static int take_away_stale(const struct shm_place *place, const struct sockaddr_un *address, socklen_t len)
+static int take_away_stale(const struct shm_place *place, const struct sockaddr_un *address,
+			   socklen_t len)
 {
 	struct stat st;
 
@@ -155,7 +159,8 @@ void thmqi_shm_listening_close(struct shm_listening *l)
 	struct stat st;
 
 	/* first the file: who finds it no more may make his own, and it must not be that one that goes */
-	if (l->bound && lstat(l->place.path, &st) == 0 && st.st_dev == l->device && st.st_ino == l->inode)
+	if (l->bound && lstat(l->place.path, &st) == 0 && st.st_dev == l->device &&
+	    st.st_ino == l->inode)
 		unlink(l->place.path);
 	if (l->fd >= 0)
 		close(l->fd);

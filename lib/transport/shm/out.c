@@ -33,10 +33,10 @@ bool thmqi_shm_out_wanted(struct shm_conn *c)
 /* The run of @f goes into the room. False: there is none for it now. */
 static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
 {
-	struct shm_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
+	struct shm_stream *s = f->stream < THMQI_STREAMS ? &c->streams[f->stream] : NULL;
 	uint32_t index = (uint32_t)f->arg[0], place;
 
-	if (!s || index >= THMQI_DELIVERIES) { /* there is one since ATTACH, and the broker has no more of them */
+	if (!s || index >= THMQI_DELIVERIES) { /* the broker has no more of them */
 		thmqi_assert(!"a run for nobody");
 		f->len = 0;
 		return true;
@@ -46,7 +46,8 @@ static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
 		c->stalled = true;
 		return false;
 	}
-	memcpy(c->arena.room + thmqi_shm_room_offset(place), (const void *)(uintptr_t)f->data, f->len);
+	memcpy(c->arena.room + thmqi_shm_room_offset(place), (const void *)(uintptr_t)f->data,
+	       f->len);
 	s->out[index] = (struct shm_out){.mark = (uint32_t)(f->arg[0] >> 32) + 1, .place = place};
 	f->data = thmqi_shm_room_offset(place);
 	return true;
@@ -68,7 +69,8 @@ static void put_frame(struct shm_conn *c, const struct thmqi_frame *f)
 {
 	struct thmqi_frame *slot = thmqi_frame_claim(&c->down, 0);
 
-	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn), sizeof(*f) - sizeof(f->turn));
+	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn),
+	       sizeof(*f) - sizeof(f->turn));
 	thmqi_frame_commit(&c->down);
 }
 
@@ -83,7 +85,8 @@ static void wake_client(struct shm_conn *c)
 {
 	_Atomic uint32_t *sleeping = &c->arena.head->client_sleeping;
 
-	atomic_thread_fence(memory_order_seq_cst); /* frames before flag: pairs with the fence in its arm */
+	atomic_thread_fence(
+		memory_order_seq_cst); /* frames before flag: pairs with the fence in its arm */
 	if (thmqi_unlikely(atomic_load_explicit(sleeping, memory_order_relaxed))) {
 		atomic_store_explicit(sleeping, 0, memory_order_relaxed);
 		thmqi_shm_wake(c->fd);

@@ -6,17 +6,22 @@
  */
 #include "shm.h"
 
+static uint64_t books_bytes(const struct shm_room *r)
+{
+	return ((uint64_t)r->granules + 1) * sizeof(*r->next);
+}
+
 int thmqi_shm_room_init(struct shm_room *r, uint64_t bytes)
 {
 	memset(r, 0, sizeof(*r));
 	r->granules = (uint32_t)(bytes / SHM_GRANULE);
-	r->next = calloc((size_t)r->granules + 1, sizeof(*r->next));
+	r->next = thmqi_shm_books_open(books_bytes(r));
 	return r->next ? 0 : -ENOMEM;
 }
 
 void thmqi_shm_room_fini(struct shm_room *r)
 {
-	free(r->next);
+	thmqi_shm_books_close(r->next, books_bytes(r));
 	r->next = NULL;
 }
 

@@ -25,7 +25,8 @@
 #define SHM_SILENCE_NS 30000000000ull
 #define SHM_SILENCE_MIN_NS 200000000ull
 #define SHM_CONNECTIONS 1024u
-#define SHM_ROOM_BYTES (256ull << 20) /* address space for runs of a link; memory is used as they come */
+#define SHM_ROOM_BYTES                                                                             \
+	(256ull << 20) /* address space for runs of a link; memory is used as they come */
 #define SHM_ROOM_MAX (1ull << 30)
 #define SHM_PRIVATE_FRAMES 2048u /* the broker's own rings are no longer than that */
 #define SHM_APART 128u           /* two lines: they are fetched in pairs */
@@ -45,7 +46,8 @@ int thmqi_shm_parse(const char *url, struct shm_place *ret);
  * The socket address. A path that is too long for one is reached by its directory's descriptor: *ret_dir_fd, -1 where there is none,
  * is the caller's to close once the address was used. 0; -ENOENT …; -ENAMETOOLONG.
  */
-int thmqi_shm_address(const struct shm_place *place, struct sockaddr_un *ret, socklen_t *ret_len, int *ret_dir_fd);
+int thmqi_shm_address(const struct shm_place *place, struct sockaddr_un *ret, socklen_t *ret_len,
+		      int *ret_dir_fd);
 
 /* ------------------------------------------------------------------- arena */
 
@@ -54,10 +56,12 @@ struct shm_head {
 	uint32_t magic, version; /* for who looks at a dump: nobody reads them */
 	/* the client's */
 	_Alignas(SHM_APART) _Atomic uint32_t client_beat; /* changes whenever its thread calls in */
-	_Alignas(SHM_APART) _Atomic uint32_t client_sleeping; /* the broker takes it down before it wakes the client */
+	_Alignas(SHM_APART) _Atomic uint32_t
+		client_sleeping; /* the broker takes it down before it wakes the client */
 	_Alignas(SHM_APART) _Atomic uint64_t down_tail;
 	/* the broker's */
-	_Alignas(SHM_APART) struct thmqi_bell bell; /* the client takes sleeping down before it wakes the broker */
+	_Alignas(SHM_APART) struct thmqi_bell
+		bell; /* the client takes sleeping down before it wakes the broker */
 	_Alignas(SHM_APART) _Atomic uint64_t up_tail;
 	_Alignas(SHM_APART) _Atomic uint64_t ctl_tail;
 	_Alignas(SHM_APART) _Atomic uint32_t broker_beat; /* 0 until the link is accepted */
@@ -90,6 +94,9 @@ int thmqi_shm_arena_make(const struct shm_sizes *sizes, struct shm_arena *ret, i
 /* The broker's: what a stranger sent. 0; -EPROTO it is no such memory, or not of that size; -ENOMEM … */
 int thmqi_shm_arena_take(const struct shm_sizes *sizes, int fd, struct shm_arena *ret);
 void thmqi_shm_arena_drop(struct shm_arena *a);
+/* Books of our own, zeroed, of which pages are used as they are touched: from the heap, what was used before would be zeroed whole. */
+void *thmqi_shm_books_open(uint64_t bytes); /* NULL: no memory */
+void thmqi_shm_books_close(void *books, uint64_t bytes);
 
 /* -------------------------------------------------------------------- room */
 
@@ -98,10 +105,10 @@ void thmqi_shm_arena_drop(struct shm_arena *a);
 #define SHM_CLASSES 15u /* up to 4 MiB */
 
 struct shm_room {
-	uint32_t granules;          /* there are */
-	uint32_t used;              /* were ever taken: blocks begin below */
+	uint32_t granules;           /* there are */
+	uint32_t used;               /* were ever taken: blocks begin below */
 	uint32_t first[SHM_CLASSES]; /* free blocks of a class: granule + 1; 0: none */
-	uint32_t *next;             /* by granule of a free block */
+	uint32_t *next;              /* by granule of a free block */
 };
 
 int thmqi_shm_room_init(struct shm_room *r, uint64_t bytes); /* 0; -ENOMEM */
@@ -124,7 +131,8 @@ struct shm_hello {
 	uint32_t reserved;
 	uint64_t arena_bytes;
 	uint64_t room_bytes;
-	uint64_t area_at; /* where the client sees its data area: its PRODUCE frames speak of such addresses */
+	uint64_t
+		area_at; /* where the client sees its data area: its PRODUCE frames speak of such addresses */
 };
 _Static_assert(sizeof(struct shm_hello) == THMQI_HELLO_BYTES + 32, "a greeting");
 
@@ -197,11 +205,12 @@ struct shm_conn {
 	struct shm_arena arena;
 	struct thmqi_frame_ring up, ctl, down; /* of the arena, with our own positions in it */
 	struct shm_room room;
-	struct shm_stream *streams[THMQI_STREAMS];
+	struct shm_stream *streams; /* THMQI_STREAMS of them; NULL: there is no arena */
 };
 
 /* door.c */
-int thmqi_shm_listen(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door);
+int thmqi_shm_listen(struct thmqi_listener *l, const char *url,
+		     const struct thmqi_listen_opts *opts, void **ret_door);
 void thmqi_shm_unlisten(void *door);
 const char *thmqi_shm_url_of(const void *door);
 int thmqi_shm_greet(struct shm_conn *c); /* in its state GREETING; work done */
@@ -231,7 +240,8 @@ void thmqi_shm_out(struct shm_conn *c);
 void thmqi_shm_wake(int fd);
 
 /* client.c */
-int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
-		      struct thmqi_waiter *waiter, struct thmqi_link **ret_link);
+int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+		      const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
+		      struct thmqi_link **ret_link);
 
 #endif

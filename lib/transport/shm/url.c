@@ -10,7 +10,8 @@
 
 static int bad(const char *url, const char *why)
 {
-	return thmqi_fail(-EINVAL, "%.64s: %s; write shm:///path, shm://path or shm://@name", url, why);
+	return thmqi_fail(-EINVAL, "%.64s: %s; write shm:///path, shm://path or shm://@name", url,
+			  why);
 }
 
 static int hex(char c)
@@ -38,7 +39,8 @@ static int decode(const char *url, const char *from, const char *end, struct shm
 		if (c == 0)
 			return bad(url, "that is no path");
 		if (n + 1 >= sizeof(p->path))
-			return thmqi_fail(-ENAMETOOLONG, "%.64s…: the path has more than %zu bytes", url, sizeof(p->path) - 1);
+			return thmqi_fail(-ENAMETOOLONG, "%.64s…: the path has more than %zu bytes",
+					  url, sizeof(p->path) - 1);
 		p->path[n++] = (char)c;
 	}
 	p->path[n] = 0;
@@ -89,7 +91,8 @@ int thmqi_shm_check(const char *url)
 	return thmqi_shm_parse(url, &p);
 }
 
-int thmqi_shm_address(const struct shm_place *place, struct sockaddr_un *ret, socklen_t *ret_len, int *ret_dir_fd)
+int thmqi_shm_address(const struct shm_place *place, struct sockaddr_un *ret, socklen_t *ret_len,
+		      int *ret_dir_fd)
 {
 	const char *slash = strrchr(place->path, '/'), *file = slash ? slash + 1 : place->path;
 	char dir[sizeof(place->path)];

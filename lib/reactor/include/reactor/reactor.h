@@ -216,7 +216,7 @@ struct thmqi_waiter {
 	_Atomic uint32_t refs;
 	int fd; /* what the sleeper sleeps on: the eventfd, or an epoll over it and the guests' */
 	int event_fd;
-	uint32_t rings; /* the sleeper's: rises when a guest's descriptor had news */
+	uint32_t rings; /* the sleeper's: rises after each sleep: guests' descriptors may have news */
 	struct thmqi_list guests;
 };
 /* Another process that may wake the sleeper: by its own descriptor, where it finds the flag up. All of it the sleeper's. */
