@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the benchmarks of the parts named (machine, disk, memory, cores, commitlog, commitlog-large, rivals; default: commitlog) from a release
+# Runs the benchmarks of the parts named (machine, disk, memory, cores, commitlog, commitlog-large, transport, rivals; default: commitlog) from a release
 # build in build-bench/.
 #
 #   sh bench/run.sh [--json] [--smoke] [--full] [--verbose] [--only WORD] [--dir DIR] [--pairs N] [--pairs-max N] [part ...]
@@ -23,13 +23,14 @@ programs() {
 		# built only with rdma-core's headers; it says by itself where there is no device
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo memory_register_bench
 		;;
+	transport) [ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench ;;
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	cores) echo cores_mailbox_bench cores_model_bench cores_scaling_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
 	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
-	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, commitlog, commitlog-large, rivals" >&2; exit 2 ;;
+	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, commitlog, commitlog-large, transport, rivals" >&2; exit 2 ;;
 	esac
 }
 
