@@ -23,6 +23,7 @@ programs() {
 		# built only with rdma-core's headers; it says by itself where there is no device
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo memory_register_bench
 		;;
+	transport) [ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench ;;
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	cores) echo cores_mailbox_bench cores_model_bench cores_scaling_bench ;;

@@ -406,7 +406,7 @@ struct thmq_broker_opts {
 	const char
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
-	const char *listen; /* URLs to listen on, comma separated: shm:///path, tcp://host:port, tls://host:port, port 0: any; NULL: inproc only */
+	const char *listen; /* URLs to listen on, comma separated: shm:///path, tcp://host:port, tls://…, rdma://…, port 0: any; NULL: inproc only */
 	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
@@ -571,7 +571,8 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
  * thmq_connect() - connect to a broker
  * @env: environment
  * @url: inproc://name, or inproc:// for the environment's only broker; shm:///path for one in any process of the machine;
- * tcp://host:port or tcp://[address]:port for one anywhere; tls://… for the same over TLS. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
+ * tcp://host:port or tcp://[address]:port for one anywhere; tls://… for the same over TLS; rdma://host:port[?from=address] likewise, where
+ * from is the address of this machine's port. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
  * takes its name then. A remote one is spoken to by the calling thread's own core, if it has one, or else by any core of
  * @env, which must be driven: at least every peer_timeout_ns, also while nothing is sent.
  * @opts: NULL means defaults
@@ -582,7 +583,7 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
  * -EHOSTUNREACH no such host; -EPROTO what listens there is no broker; -THMQ_EVERSION it is one of another version;
  * -ENOKEY the broker wants TLS, or a certificate, or shows none;
  * -EKEYREJECTED, -EKEYEXPIRED, -EKEYREVOKED its certificate is not to be believed (thmq_errmsg() tells more);
- * -EDEADLK nobody drives the core; -ETIMEDOUT; -ENOMEM; another error of the network.
+ * -EDEADLK nobody drives the core; -ETIMEDOUT; -ENOMEM; -ENODEV no RDMA device; another error of the network.
  */
 THMQ_API int thmq_connect(struct thmq_env *env, const char *url,
 			  const struct thmq_session_opts *opts, struct thmq_session **ret_session);

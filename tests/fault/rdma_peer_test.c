@@ -61,9 +61,9 @@ static void nap(uint64_t ns)
 static void meet(void)
 {
 	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.peer_timeout_ns = SILENCE), &friend) == 0);
-	CHECK(thmq_topic_create(friend, "t",
-				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) ==
-	      0);
+	CHECK(thmq_topic_create(
+		      friend, "t",
+		      THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) == 0);
 	CHECK(thmq_producer_open(friend, "t", NULL, &producer) == 0);
 	CHECK(thmq_consumer_open(friend, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END),
 				 &consumer) == 0);
@@ -74,10 +74,10 @@ static void up(void)
 	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
 						.policy = THMQ_POLICY_EVENT,
 						.pool_bytes = 256 << 20)) == 0);
-	CHECK(thmq_broker_open(env,
-			       THMQ_BROKER_OPTS(.listen = "rdma://" HERE ":0",
-						.peer_timeout_ns = SILENCE),
-			       &broker) == 0);
+	CHECK(thmq_broker_open(
+		      env,
+		      THMQ_BROKER_OPTS(.listen = "rdma://" HERE ":0", .peer_timeout_ns = SILENCE),
+		      &broker) == 0);
 	CHECK(thmq_broker_listen_url(broker, 0, url, 64) > 0);
 	strcat(url, "?from=" THERE);
 	meet();
@@ -186,7 +186,8 @@ static void raw_open(struct raw *r, uint32_t receives)
 	to.sin_port = htons((uint16_t)atoi(strrchr(url, ':') + 1));
 	r->channel = rdma_create_event_channel();
 	CHECK(r->channel && rdma_create_id(r->channel, &r->id, NULL, RDMA_PS_TCP) == 0);
-	CHECK(rdma_resolve_addr(r->id, (struct sockaddr *)&from, (struct sockaddr *)&to, 5000) == 0);
+	CHECK(rdma_resolve_addr(r->id, (struct sockaddr *)&from, (struct sockaddr *)&to, 5000) ==
+	      0);
 	await(r, RDMA_CM_EVENT_ADDR_RESOLVED);
 	CHECK(rdma_resolve_route(r->id, 5000) == 0);
 	await(r, RDMA_CM_EVENT_ROUTE_RESOLVED);
@@ -259,8 +260,7 @@ static struct rdma_ask good_ask(void)
 static void raw_post(struct raw *r, enum ibv_wr_opcode opcode, uint32_t len, uint64_t to,
 		     uint32_t key)
 {
-	struct ibv_sge sge = {
-		.addr = (uintptr_t)r->memory, .length = len, .lkey = r->mr->lkey};
+	struct ibv_sge sge = {.addr = (uintptr_t)r->memory, .length = len, .lkey = r->mr->lkey};
 	struct ibv_send_wr *bad, wr = {.opcode = opcode,
 				       .sg_list = &sge,
 				       .num_sge = 1,
@@ -566,7 +566,8 @@ static void loses_packets(void)
 {
 	int i;
 
-	run("modprobe sch_netem && tc qdisc add dev cable1 root netem loss 3% delay 1ms reorder 5%");
+	run("modprobe sch_netem && tc qdisc add dev cable1 root netem loss 3% delay 1ms reorder "
+	    "5%");
 	for (i = 0; i < 5; i++)
 		friend_is_well();
 	run("tc qdisc del dev cable1 root");

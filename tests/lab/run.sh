@@ -64,6 +64,9 @@ if [ -z "$tests" ]; then
 			esac
 		done)
 	fi
+	[ -z "$full" ] || for m in rdma rdma-host rdma-same rdma-plain; do
+		[ ! -x "$build/tests/rdma_peer_test" ] || tests="transport_contract_$m $tests"
+	done
 	tests="$tests kill_test tls_kernel hello quickstart verify recorded_fua recorded_flush recorded_planted powercut"
 fi
 

@@ -89,8 +89,8 @@ int thmqi_rdma_ask_check(const void *data, uint32_t len, struct rdma_ask *ret)
 		return -THMQ_EVERSION;
 	if (a.crc != thmqi_crc32c(0, &a, offsetof(struct rdma_ask, crc)) || a.status > 0)
 		return -EPROTO;
-	if (!a.status && (a.slot_bytes < RDMA_SLOT_BYTES_MIN || a.credits < 4 ||
-			  a.credits > RDMA_CREDITS_MAX))
+	if (!a.status &&
+	    (a.slot_bytes < RDMA_SLOT_BYTES_MIN || a.credits < 4 || a.credits > RDMA_CREDITS_MAX))
 		return -EINVAL;
 	*ret = a;
 	return 0;
@@ -281,7 +281,8 @@ void thmqi_rdma_event_of(struct rdma_conn *c, enum rdma_cm_event_type event, int
 static int client_accept(void *ctx, struct thmqi_link *link)
 {
 	struct rdma_conn *c = ctx;
-	struct rdma_world *w = *thmqi_transport_state(link->listener->transport, &thmqi_medium_rdma);
+	struct rdma_world *w =
+		*thmqi_transport_state(link->listener->transport, &thmqi_medium_rdma);
 	struct rdma_home *h;
 	int rc = thmqi_rdma_home(w, link->core, &h);
 

@@ -102,8 +102,8 @@ int thmqi_rdma_adopt(struct rdma_conn *c)
 		       thmqi_rdma_register_area(c) == 0;
 	c->grants = (wanted & THMQI_HELLO_GRANTS) != 0;
 	answer.shard = c->hello.shard;
-	answer.capabilities = (c->elsewhere ? THMQI_HELLO_ELSEWHERE : 0) |
-			      (c->grants ? THMQI_HELLO_GRANTS : 0);
+	answer.capabilities =
+		(c->elsewhere ? THMQI_HELLO_ELSEWHERE : 0) | (c->grants ? THMQI_HELLO_GRANTS : 0);
 	answer.area_bytes = c->hello.area_bytes;
 	answer.up_frames = c->hello.up_frames;
 	answer.ctl_frames = c->hello.ctl_frames;
@@ -307,7 +307,8 @@ void thmqi_rdma_door_end(struct rdma_door *d)
 {
 	struct thmqi_list *it, *next;
 
-	thmqi_list_each_safe(it, next, &d->home->greetings) {
+	thmqi_list_each_safe(it, next, &d->home->greetings)
+	{
 		struct rdma_conn *c = thmqi_container(it, struct rdma_conn, greeting);
 
 		if (c->listener == d->listener)
@@ -377,8 +378,8 @@ static int why(const char *url, int rc)
 {
 	switch (rc) {
 	case -EADDRINUSE:
-		return thmqi_fail(rc, "listen on %s: somebody else listens at this address and port",
-				  url);
+		return thmqi_fail(
+			rc, "listen on %s: somebody else listens at this address and port", url);
 	case -ENODEV:
 	case -EADDRNOTAVAIL:
 		return thmqi_fail(-ENODEV,
@@ -427,7 +428,8 @@ int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 		door_free(d);
 		return why(url, rc);
 	}
-	for (i = 0; i < thmqi_env_core_count(l->transport->env); i++) /* what fails here fails again later */
+	for (i = 0; i < thmqi_env_core_count(l->transport->env);
+	     i++) /* what fails here fails again later */
 		thmqi_core_call(thmqi_env_core(l->transport->env, i), prepare, d, UINT64_MAX);
 	*ret_door = d;
 	return 0;

@@ -83,10 +83,10 @@ static int home_poll(struct thmqi_poller *p, uint32_t budget)
 	(void)budget;
 	if (h->readable)
 		done += take_events(h);
-	thmqi_list_each_safe(it, next, &h->hubs)
-		done += thmqi_rdma_hub_poll(thmqi_container(it, struct rdma_hub, link));
-	thmqi_list_each_safe(it, next, &h->conns)
-		done += thmqi_rdma_conn_poll(thmqi_container(it, struct rdma_conn, link));
+	thmqi_list_each_safe(it, next, &h->hubs) done +=
+		thmqi_rdma_hub_poll(thmqi_container(it, struct rdma_hub, link));
+	thmqi_list_each_safe(it, next, &h->conns) done +=
+		thmqi_rdma_conn_poll(thmqi_container(it, struct rdma_conn, link));
 	return done;
 }
 
@@ -113,10 +113,10 @@ static bool home_arm(struct thmqi_poller *p)
 	struct thmqi_list *it;
 	bool work = h->readable;
 
-	thmqi_list_each(it, &h->conns)
-		work = thmqi_rdma_conn_arm(thmqi_container(it, struct rdma_conn, link)) || work;
-	thmqi_list_each(it, &h->hubs)
-		work = work || thmqi_rdma_hub_arm(thmqi_container(it, struct rdma_hub, link));
+	thmqi_list_each(it, &h->conns) work =
+		thmqi_rdma_conn_arm(thmqi_container(it, struct rdma_conn, link)) || work;
+	thmqi_list_each(it, &h->hubs) work =
+		work || thmqi_rdma_hub_arm(thmqi_container(it, struct rdma_hub, link));
 	return work;
 }
 
@@ -135,11 +135,11 @@ static void home_end(struct thmqi_poller *p)
 	struct thmqi_list *it, *next;
 
 	h->ended = true;
-	thmqi_list_each_safe(it, next, &h->doors)
-		thmqi_rdma_door_end(thmqi_rdma_door_of(it));
+	thmqi_list_each_safe(it, next, &h->doors) thmqi_rdma_door_end(thmqi_rdma_door_of(it));
 	thmqi_list_each_safe(it, next, &h->conns)
 		thmqi_rdma_conn_close(thmqi_container(it, struct rdma_conn, link));
-	thmqi_list_each_safe(it, next, &h->hubs) {
+	thmqi_list_each_safe(it, next, &h->hubs)
+	{
 		struct rdma_hub *hub = thmqi_container(it, struct rdma_hub, link);
 
 		hub->refs++;

@@ -205,7 +205,8 @@ static void free_hub(struct rdma_hub *hub)
 		thmqi_watch_close(hub->async_watch);
 	if (hub->channel)
 		drain_channel(hub);
-	acknowledge(hub, 0); /* a queue is not destroyed before all of its events are acknowledged */
+	acknowledge(hub,
+		    0); /* a queue is not destroyed before all of its events are acknowledged */
 	if (hub->send_cq)
 		v->destroy_cq(hub->send_cq);
 	if (hub->recv_cq)
@@ -227,6 +228,8 @@ int thmqi_rdma_hub_poll(struct rdma_hub *hub)
 		free_hub(hub);
 		return 1;
 	}
+	if (thmqi_unlikely(hub->failed))
+		thmqi_rdma_hub_dead(hub, -ENODEV);
 	if (thmqi_unlikely(hub->told))
 		drain_channel(hub);
 	/* sends first: what a receive is an answer to has been sent */
@@ -255,13 +258,15 @@ void thmqi_rdma_hub_dead(struct rdma_hub *hub, int error)
 		return;
 	hub->dead = true;
 	hub->refs++;
-	thmqi_list_each_safe(it, next, &hub->home->conns) {
+	thmqi_list_each_safe(it, next, &hub->home->conns)
+	{
 		struct rdma_conn *c = thmqi_container(it, struct rdma_conn, link);
 
 		if (c->trust && c->trust->hub == hub)
 			thmqi_rdma_end(c, error);
 	}
-	thmqi_list_each_safe(it, next, &hub->trusts) {
+	thmqi_list_each_safe(it, next, &hub->trusts)
+	{
 		struct rdma_trust *t = thmqi_container(it, struct rdma_trust, link);
 
 		t->refs++;

@@ -21,21 +21,22 @@
 #include "internal.h"
 #include "wire/stream.h"
 
-#define RDMA_SLOT_BYTES 8192u       /* of a receive, and of what is sent into one */
-#define RDMA_SLOT_BYTES_MIN 512u    /* the other's: less is no use */
-#define RDMA_CREDITS 32u            /* receives that stand ready for a connection */
-#define RDMA_CREDITS_MAX 1024u      /* of the other's, that are believed */
+#define RDMA_SLOT_BYTES 8192u        /* of a receive, and of what is sent into one */
+#define RDMA_SLOT_BYTES_MIN 512u     /* the other's: less is no use */
+#define RDMA_CREDITS 32u             /* receives that stand ready for a connection */
+#define RDMA_CREDITS_MAX 1024u       /* of the other's, that are believed */
 #define RDMA_LARGE_BYTES (16u << 10) /* longer messages and runs are read and written in place */
-#define RDMA_INLINE_BYTES 220u      /* asked for: these go with the request, and are not fetched from memory */
-#define RDMA_SQ 128u                /* requests of a connection that may be outstanding */
-#define RDMA_SIGNAL_EVERY 8u        /* chunks: a completion is asked for at least so often */
-#define RDMA_READS 16u              /* outstanding */
+#define RDMA_INLINE_BYTES                                                                          \
+	220u         /* asked for: these go with the request, and are not fetched from memory */
+#define RDMA_SQ 128u /* requests of a connection that may be outstanding */
+#define RDMA_SIGNAL_EVERY 8u /* chunks: a completion is asked for at least so often */
+#define RDMA_READS 16u       /* outstanding */
 #define RDMA_WRITES 16u
 #define RDMA_PULLS 64u /* messages that wait for their turn behind one that is being read */
 #define RDMA_OFFERS 16u
-#define RDMA_AHEAD 8u   /* frames, among which large runs are looked for */
-#define RDMA_CQ 32768u  /* entries of each completion queue, where the device has so many */
-#define RDMA_BLOCKS 512u /* of receives, of a trust */
+#define RDMA_AHEAD 8u          /* frames, among which large runs are looked for */
+#define RDMA_CQ 32768u         /* entries of each completion queue, where the device has so many */
+#define RDMA_BLOCKS 512u       /* of receives, of a trust */
 #define RDMA_GREETINGS_MAX 64u /* of a core: connections that have not said what they want */
 #define RDMA_GREETING_NS 5000000000ull
 #define RDMA_LEAVE_NS 2000000000ull
@@ -61,15 +62,16 @@ _Static_assert(sizeof(struct rdma_ask) == 40, "InfiniBand has 56 bytes for it");
 
 /* Before the stream's bytes in each chunk. */
 struct rdma_chunk {
-	uint32_t returned; /* receives that the sender of this has posted again, of all that the other has used */
-	uint32_t len;      /* bytes behind it */
+	uint32_t
+		returned; /* receives that the sender of this has posted again, of all that the other has used */
+	uint32_t len; /* bytes behind it */
 };
 
 struct rdma_world { /* of an environment */
 	struct thmqi_verbs verbs;
 	struct thmqi_cm cm;
 	struct thmqi_transport *transport;
-	_Atomic uint32_t trusts; /* numbers given out */
+	_Atomic uint32_t trusts;                      /* numbers given out */
 	struct rdma_home *homes[THMQ_CORE_COUNT_MAX]; /* each its core's own */
 };
 
@@ -100,6 +102,7 @@ struct rdma_hub {
 	uint32_t unacked[2];    /* events of recv_cq, send_cq */
 	uint32_t cq_room;       /* entries that nobody has claimed */
 	bool told, async_told;  /* by the watches */
+	bool failed;            /* it refused what it must not */
 	bool dead;              /* the device is gone: no new connection */
 };
 
@@ -162,21 +165,22 @@ struct rdma_offer {
 	uint8_t state;
 	uint32_t stream, len;
 	uint64_t token;
-	uint64_t to;  /* broker */
-	uint32_t key; /* broker; 0: refused */
+	uint64_t to;           /* broker */
+	uint32_t key;          /* broker; 0: refused */
 	struct thmqi_buf *buf; /* client */
 };
 enum rdma_offer_state { OFFER_FREE, OFFER_TO_TELL, OFFER_TOLD, OFFER_ANSWERED };
 
 struct rdma_conn {
-	struct thmqi_list link; /* of its home */
-	struct rdma_home *home; /* counted */
+	struct thmqi_list link;   /* of its home */
+	struct rdma_home *home;   /* counted */
 	struct rdma_trust *trust; /* counted; NULL before there is a queue pair */
 	struct thmqi_timer timer;
 	struct thmqi_task task; /* to the shard's core */
 	struct thmq_core *core;
-	struct thmqi_link *mirror; /* the link, or what was: counted, as long as its area may be reached */
-	struct thmqi_link *wire;   /* the link; NULL before there is one, and after its end */
+	struct thmqi_link
+		*mirror; /* the link, or what was: counted, as long as its area may be reached */
+	struct thmqi_link *wire;         /* the link; NULL before there is one, and after its end */
 	struct thmqi_listener *listener; /* broker: counted */
 	struct thmqi_waiter *nobody;     /* broker: counted */
 	struct thmqi_list greeting;      /* of its home's */
@@ -189,8 +193,8 @@ struct rdma_conn {
 	bool connected;   /* the other is to be told of the end */
 	bool client_gone; /* client: its end has closed: what is left is sent */
 	bool link_done, queue_done;
-	bool last_seen;   /* the queue pair takes no more receives */
-	bool draining;    /* the marker was posted */
+	bool last_seen; /* the queue pair takes no more receives */
+	bool draining;  /* the marker was posted */
 	bool bye_put;
 	bool request_out; /* broker: REQUEST came, and REPLY was not sent */
 	bool stalled;     /* the frame in the decoder has to wait */
@@ -199,9 +203,9 @@ struct rdma_conn {
 	int error;
 	uint64_t deadline_ns, silence_ns, say_ns, tick_ns, heard_ns, said_ns, moved_ns;
 	/* greeting */
-	struct rdma_ask ask; /* the other's */
+	struct rdma_ask ask;      /* the other's */
 	struct thmqi_hello hello; /* the other's */
-	uint64_t instance; /* client: of the broker; 0: any */
+	uint64_t instance;        /* client: of the broker; 0: any */
 	uint8_t client_id[16];
 	struct tcp_address addresses[TCP_ADDRESSES], from; /* client; from: len 0: any */
 	uint32_t address_count, address_next;
@@ -209,20 +213,22 @@ struct rdma_conn {
 	/* in */
 	struct thmqi_stream in;
 	struct rdma_slot *queue, **queue_end; /* receives that were not read to their end */
-	uint32_t received, freed, told_freed; /* receives that were used; that were given back; that the other knows of */
-	uint64_t pushed;       /* client: frames that came down */
-	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
-	struct rdma_pull pulls[RDMA_PULLS]; /* broker */
+	uint32_t received, freed,
+		told_freed; /* receives that were used; that were given back; that the other knows of */
+	uint64_t pushed;                          /* client: frames that came down */
+	struct thmqi_buf *run;                    /* client: of the DELIVER that is being read */
+	struct rdma_pull pulls[RDMA_PULLS];       /* broker */
 	uint32_t pull_head, pull_tail, pull_next; /* next: the first that was not asked for */
 	uint32_t reads_out;
 	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
 	struct rdma_memory tx;
 	uint32_t tx_posted, tx_done; /* chunks */
-	uint32_t chunk_len;          /* of the one that is being filled, with its header; 0: there is none */
+	uint32_t chunk_len; /* of the one that is being filled, with its header; 0: there is none */
 	uint32_t chunk_max;
 	uint32_t inline_max;
 	uint32_t returned; /* of ours, as the other told */
-	uint64_t sq_posted, sq_done, sq_signalled; /* requests; the last of which a completion was asked for */
+	uint64_t sq_posted, sq_done,
+		sq_signalled; /* requests; the last of which a completion was asked for */
 	uint8_t sq_kind[RDMA_SQ];
 	uint32_t sq_ref[RDMA_SQ];
 	struct ibv_send_wr wr[RDMA_SQ];
@@ -237,26 +243,28 @@ struct rdma_conn {
 	bool writing[RDMA_WRITES];
 	uint32_t writes_out;
 	struct rdma_offer offers[RDMA_OFFERS];
-	uint32_t offer_count; /* that are not free */
-	struct ibv_mr *area;  /* NULL: it is not registered */
-	bool elsewhere, grants; /* agreed upon */
+	uint32_t offer_count;       /* that are not free */
+	struct ibv_mr *area;        /* NULL: it is not registered */
+	bool elsewhere, grants;     /* agreed upon */
 	uint32_t number;            /* of the next frame */
 	uint64_t sent[2], taken[2]; /* frames of ours, sent and taken by the other */
-	uint64_t told[2];           /* frames of the other's, of which it knows that they were taken */
+	uint64_t told[2]; /* frames of the other's, of which it knows that they were taken */
 	uint32_t beat_told;
 	struct tcp_stream *streams[THMQI_STREAMS];
 };
 
 /* connect.c */
-int thmqi_rdma_world(struct thmqi_transport *t, struct rdma_world **ret_world); /* made at its first use */
-int thmqi_rdma_parse(const char *url, char place[128], char from[128]); /* without what is behind ?; "" */
+int thmqi_rdma_world(struct thmqi_transport *t,
+		     struct rdma_world **ret_world); /* made at its first use */
+int thmqi_rdma_parse(const char *url, char place[128],
+		     char from[128]); /* without what is behind ?; "" */
 int thmqi_rdma_addresses(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 			 uint32_t *ret_count, struct tcp_address *ret_from);
 void thmqi_rdma_ask_seal(struct rdma_ask *a);
 int thmqi_rdma_ask_check(const void *data, uint32_t len, struct rdma_ask *ret);
 void thmqi_rdma_event_of(struct rdma_conn *c, enum rdma_cm_event_type event, int status,
 			 const void *data, uint32_t len); /* of the connection manager */
-int thmqi_rdma_greeted(struct rdma_conn *c); /* client: the hello has come */
+int thmqi_rdma_greeted(struct rdma_conn *c);              /* client: the hello has come */
 
 /* door.c */
 struct rdma_door;
@@ -274,22 +282,26 @@ struct rdma_door *thmqi_rdma_door_of(struct thmqi_list *link);
 int thmqi_rdma_adopt(struct rdma_conn *c); /* broker: the hello has come */
 
 /* home.c */
-int thmqi_rdma_home(struct rdma_world *w, struct thmq_core *core, struct rdma_home **ret_home); /* on that core */
+int thmqi_rdma_home(struct rdma_world *w, struct thmq_core *core,
+		    struct rdma_home **ret_home); /* on that core */
 void thmqi_rdma_home_unref(struct rdma_home *h);
 
 /* hub.c */
-int thmqi_rdma_hub(struct rdma_home *h, struct ibv_context *of, struct rdma_hub **ret_hub); /* made if absent */
+int thmqi_rdma_hub(struct rdma_home *h, struct ibv_context *of,
+		   struct rdma_hub **ret_hub); /* made if absent */
 void thmqi_rdma_hub_unref(struct rdma_hub *hub);
 int thmqi_rdma_hub_poll(struct rdma_hub *hub);
-bool thmqi_rdma_hub_arm(struct rdma_hub *hub); /* true: there is work after all */
+bool thmqi_rdma_hub_arm(struct rdma_hub *hub);             /* true: there is work after all */
 void thmqi_rdma_hub_dead(struct rdma_hub *hub, int error); /* all connections end */
 
 /* trust.c */
-int thmqi_rdma_trust(struct rdma_hub *hub, const struct tcp_address *where, struct rdma_trust **ret_trust); /* counted */
+int thmqi_rdma_trust(struct rdma_hub *hub, const struct tcp_address *where,
+		     struct rdma_trust **ret_trust); /* counted */
 void thmqi_rdma_trust_unref(struct rdma_trust *t);
-int thmqi_rdma_trust_room(struct rdma_trust *t);  /* receives for one connection more */
+int thmqi_rdma_trust_room(struct rdma_trust *t);    /* receives for one connection more */
 void thmqi_rdma_trust_repost(struct rdma_trust *t); /* all that are idle, by one call */
-int thmqi_rdma_memory_open(struct rdma_trust *t, uint32_t purpose, struct rdma_memory *ret); /* for RDMA_CREDITS chunks */
+int thmqi_rdma_memory_open(struct rdma_trust *t, uint32_t purpose,
+			   struct rdma_memory *ret); /* for RDMA_CREDITS chunks */
 void thmqi_rdma_memory_close(struct rdma_trust *t, struct rdma_memory *m);
 void thmqi_rdma_prepare_landing(struct rdma_trust *t); /* so that its first block is at hand */
 static inline void thmqi_rdma_slot_idle(struct rdma_slot *slot)
@@ -304,9 +316,11 @@ int thmqi_rdma_queue_ready(struct rdma_conn *c); /* to receive and to send: the 
 void thmqi_rdma_queue_fail(struct rdma_conn *c); /* no more requests: it drains */
 bool thmqi_rdma_queue_drained(const struct rdma_conn *c);
 void thmqi_rdma_queue_close(struct rdma_conn *c);
-void thmqi_rdma_param(const struct rdma_conn *c, const struct rdma_ask *ask, struct rdma_conn_param *ret);
-struct ibv_send_wr *thmqi_rdma_request(struct rdma_conn *c, uint32_t kind, uint32_t ref,
-				       const struct ibv_sge *sge); /* the caller has seen that there is room */
+void thmqi_rdma_param(const struct rdma_conn *c, const struct rdma_ask *ask,
+		      struct rdma_conn_param *ret);
+struct ibv_send_wr *
+thmqi_rdma_request(struct rdma_conn *c, uint32_t kind, uint32_t ref,
+		   const struct ibv_sge *sge); /* the caller has seen that there is room */
 static inline uint32_t thmqi_rdma_sq_room(const struct rdma_conn *c) /* one is kept for the end */
 {
 	return RDMA_SQ - 1 - (uint32_t)(c->sq_posted - c->sq_done);
@@ -338,14 +352,17 @@ void thmqi_rdma_drop_queue(struct rdma_conn *c);
 int thmqi_rdma_push(struct thmqi_frame_ring *ring, const struct thmqi_frame *f);
 
 /* out.c */
-bool thmqi_rdma_out_wanted(const struct rdma_conn *c); /* something could be sent now */
+bool thmqi_rdma_out_wanted(const struct rdma_conn *c);  /* something could be sent now */
 bool thmqi_rdma_out_blocked(const struct rdma_conn *c); /* something waits for the other side */
 void thmqi_rdma_out(struct rdma_conn *c);
 bool thmqi_rdma_untold(const struct rdma_conn *c);
-void thmqi_rdma_put_bytes(struct rdma_conn *c, const void *bytes, uint32_t len); /* a greeting: there is room */
+void thmqi_rdma_put_bytes(struct rdma_conn *c, const void *bytes,
+			  uint32_t len); /* a greeting: there is room */
 
 /* reach.c: what does not go through the stream */
-int thmqi_rdma_pull(struct rdma_conn *c, const struct thmqi_frame *f); /* broker: a message that is elsewhere, or behind one */
+int thmqi_rdma_pull(
+	struct rdma_conn *c,
+	const struct thmqi_frame *f); /* broker: a message that is elsewhere, or behind one */
 bool thmqi_rdma_pulls_full(const struct rdma_conn *c);
 void thmqi_rdma_pulls_ask(struct rdma_conn *c);           /* requests for those that are wanted */
 int thmqi_rdma_pulled(struct rdma_conn *c, uint32_t ref); /* it is here */
@@ -355,7 +372,8 @@ struct rdma_offer *thmqi_rdma_offer_find(struct rdma_conn *c, uint32_t stream, u
 void thmqi_rdma_offer_free(struct rdma_conn *c, struct rdma_offer *o);
 void thmqi_rdma_offer_ahead(struct rdma_conn *c); /* broker: large runs among the next frames */
 void thmqi_rdma_offer_write(struct rdma_conn *c, struct rdma_offer *o, const struct thmqi_frame *f);
-struct rdma_offer *thmqi_rdma_offer_make(struct rdma_conn *c, const struct thmqi_frame *f); /* NULL: it cannot be */
+struct rdma_offer *thmqi_rdma_offer_make(struct rdma_conn *c,
+					 const struct thmqi_frame *f); /* NULL: it cannot be */
 int thmqi_rdma_take_offer(struct rdma_conn *c, const struct thmqi_frame *f); /* client */
 int thmqi_rdma_take_grant(struct rdma_conn *c, const struct thmqi_frame *f); /* broker */
 void thmqi_rdma_offers_end(struct rdma_conn *c);

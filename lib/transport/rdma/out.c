@@ -108,8 +108,8 @@ static bool credits_are_due(const struct rdma_conn *c)
 {
 	uint32_t news = c->freed - c->told_freed;
 
-	return news && (news >= RDMA_CREDITS / 2 ||
-			c->told_freed + RDMA_CREDITS - c->received <= 1);
+	return news &&
+	       (news >= RDMA_CREDITS / 2 || c->told_freed + RDMA_CREDITS - c->received <= 1);
 }
 
 bool thmqi_rdma_out_wanted(const struct rdma_conn *c)
@@ -274,11 +274,11 @@ static void put_offers(struct rdma_conn *c)
 	struct rdma_offer *o;
 
 	for (o = c->offers; c->offer_count && o < c->offers + RDMA_OFFERS; o++) {
-		struct thmqi_frame f = {
-			.type = c->of_broker ? THMQI_STREAM_OFFER : THMQI_STREAM_GRANT,
-			.stream = o->stream,
-			.len = o->len,
-			.arg = {o->token, o->key}};
+		struct thmqi_frame f = {.type = c->of_broker ? THMQI_STREAM_OFFER
+							     : THMQI_STREAM_GRANT,
+					.stream = o->stream,
+					.len = o->len,
+					.arg = {o->token, o->key}};
 
 		if (o->state != OFFER_TO_TELL || !frame_fits(c))
 			continue;

@@ -6,9 +6,9 @@
  */
 #include "medium.h"
 
-#define TIMEOUT 16u      /* 4.096 us << this: 268 ms until a packet is sent again */
+#define TIMEOUT 16u /* 4.096 us << this: 268 ms until a packet is sent again */
 #define RETRIES 7u
-#define RNR_RETRIES 6u   /* 7 would be for ever */
+#define RNR_RETRIES 6u    /* 7 would be for ever */
 #define MIN_RNR_TIMER 12u /* 0.64 ms; the connection manager leaves 655 */
 
 /* --------------------------------------------------------------- made, known */
@@ -61,15 +61,14 @@ static int create(struct rdma_conn *c)
 	uint32_t i;
 
 	for (i = 0; i < THMQI_ARRAY_COUNT(inline_bytes) && !c->qp; i++) {
-		init = (struct ibv_qp_init_attr){
-			.qp_context = c,
-			.send_cq = hub->send_cq,
-			.recv_cq = hub->recv_cq,
-			.srq = c->trust->srq,
-			.cap = {.max_send_wr = RDMA_SQ,
-				.max_send_sge = 1,
-				.max_inline_data = inline_bytes[i]},
-			.qp_type = IBV_QPT_RC};
+		init = (struct ibv_qp_init_attr){.qp_context = c,
+						 .send_cq = hub->send_cq,
+						 .recv_cq = hub->recv_cq,
+						 .srq = c->trust->srq,
+						 .cap = {.max_send_wr = RDMA_SQ,
+							 .max_send_sge = 1,
+							 .max_inline_data = inline_bytes[i]},
+						 .qp_type = IBV_QPT_RC};
 		errno = 0;
 		c->qp = c->home->world->verbs.create_qp(thmqi_rdma_domain_pd(c->trust->domain),
 							&init);
@@ -82,8 +81,7 @@ static int create(struct rdma_conn *c)
 
 int thmqi_rdma_queue_open(struct rdma_conn *c)
 {
-	const struct tcp_address *where =
-		c->of_broker ? NULL : &c->addresses[c->address_next - 1];
+	const struct tcp_address *where = c->of_broker ? NULL : &c->addresses[c->address_next - 1];
 	struct rdma_hub *hub;
 	int rc;
 
@@ -127,16 +125,16 @@ int thmqi_rdma_queue_ready(struct rdma_conn *c)
 void thmqi_rdma_param(const struct rdma_conn *c, const struct rdma_ask *ask,
 		      struct rdma_conn_param *ret)
 {
-	*ret = (struct rdma_conn_param){
-		.private_data = ask,
-		.private_data_len = sizeof(*ask),
-		.responder_resources = c->of_broker ? 1 : (uint8_t)reads_of(c),
-		.initiator_depth = c->of_broker ? c->reads_max : 1,
-		.flow_control = 1,
-		.retry_count = RETRIES,
-		.rnr_retry_count = RNR_RETRIES,
-		.srq = 1,
-		.qp_num = c->qp->qp_num};
+	*ret = (struct rdma_conn_param){.private_data = ask,
+					.private_data_len = sizeof(*ask),
+					.responder_resources =
+						c->of_broker ? 1 : (uint8_t)reads_of(c),
+					.initiator_depth = c->of_broker ? c->reads_max : 1,
+					.flow_control = 1,
+					.retry_count = RETRIES,
+					.rnr_retry_count = RNR_RETRIES,
+					.srq = 1,
+					.qp_num = c->qp->qp_num};
 }
 
 /* The link's data area, for reads: the client's that the broker asks, the broker's that take what was read. */

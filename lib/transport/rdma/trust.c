@@ -107,7 +107,8 @@ void thmqi_rdma_trust_repost(struct rdma_trust *t)
 		counters->receives += n;
 		counters->receive_doorbells++;
 		if (ibv_post_srq_recv(t->srq, wr, &bad) != 0) {
-			thmqi_rdma_hub_dead(t->hub, -ENODEV);
+			t->hub->failed =
+				true; /* its next poll ends all: whoever called may be looking at any of it */
 			return;
 		}
 	}
