@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq_serve.c - thmq serve: a broker for other processes, until it is interrupted. */
 #define _DEFAULT_SOURCE
+#include <errno.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "thmq.h"
@@ -8,17 +10,52 @@
 #define LISTEN "tcp://127.0.0.1:7471"
 #define URL_BYTES 128u
 
-static int serve(struct thmq_broker *broker, const char *dir)
+#define LOOK_SECONDS 5 /* at the files of TLS: has one changed? */
+
+/* The newest change of any of them. */
+static time_t changed(const struct thmq_tls_opts *tls)
+{
+	const char *files[] = {tls->ca_file, tls->cert_file, tls->key_file, tls->crl_file,
+			       tls->psk_file};
+	time_t newest = 0;
+	struct stat st;
+	size_t i;
+
+	for (i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+		if (files[i] && stat(files[i], &st) == 0 && st.st_mtime > newest)
+			newest = st.st_mtime;
+	return newest;
+}
+
+/* A file that changed within the second of the last look is read once too often, never too seldom. */
+static void renew(struct thmq_broker *broker, const struct thmq_tls_opts *tls, time_t *seen)
+{
+	time_t now = changed(tls), clock = time(NULL);
+
+	if (now < *seen)
+		return;
+	*seen = clock;
+	if (thmq_broker_tls_renew(broker, tls) != 0)
+		fail(-EINVAL, "%s; what there was stays", thmq_errmsg());
+}
+
+static int serve(struct thmq_broker *broker, const char *dir, const struct thmq_tls_opts *tls)
 {
 	struct timespec nap = {.tv_nsec = 100000000};
+	time_t seen = time(NULL), looked = seen;
 	char url[URL_BYTES];
 	uint32_t i;
 
 	for (i = 0; thmq_broker_listen_url(broker, i, url, sizeof(url)) > 0; i++)
 		printf("%s at %s\n", dir, url);
 	fflush(stdout); /* whoever waits for it to be ready reads this */
-	while (!interrupted)
+	while (!interrupted) {
 		nanosleep(&nap, NULL);
+		if (!tls || time(NULL) - looked < LOOK_SECONDS)
+			continue;
+		looked = time(NULL);
+		renew(broker, tls, &seen);
+	}
 	return EXIT_OK;
 }
 
@@ -55,5 +92,5 @@ int cmd_serve(int argc, char **argv)
 		thmq_env_close(c.env, 0);
 		return rc;
 	}
-	return disconnect(&c, serve(c.broker, argv[0]));
+	return disconnect(&c, serve(c.broker, argv[0], tls));
 }
