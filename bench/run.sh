@@ -23,14 +23,16 @@ programs() {
 		# built only with rdma-core's headers; it says by itself where there is no device
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo memory_register_bench
 		;;
-	transport) [ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench ;;
 	machine) echo machine_limits_bench ;;
 	disk) echo disk_overhead_bench ;;
 	cores) echo cores_mailbox_bench cores_model_bench cores_scaling_bench ;;
 	polling) echo polling_gates_bench polling_load_bench polling_forecast_bench polling_elsewhere_bench ;;
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
-	transport) echo transport_shm_bench transport_tcp_bench ;;
+	transport)
+		echo transport_shm_bench transport_tcp_bench
+		[ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench
+		;;
 	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
 	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, rivals" >&2; exit 2 ;;
 	esac
@@ -41,7 +43,6 @@ install_rivals() {
 	command -v dpkg-query >/dev/null || return 0
 	packages=''
 	case " $parts " in *' commitlog '*) packages='fio liblmdb-dev' ;; esac
-	case " $parts " in *' transport '*) packages="$packages libnng-dev libzmq3-dev" ;; esac
 	case " $parts " in *' memory '*) packages="$packages libibverbs-dev" ;; esac
 	case " $parts " in *' transport '*) packages="$packages libzmq3-dev libnng-dev" ;; esac
 	case " $parts " in *' rivals '*)

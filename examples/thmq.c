@@ -111,11 +111,12 @@ static const struct command {
 	 "Copies a closed directory, and checks every batch on the way: what is damaged is not\n"
 	 "copied. NEW must not be there, or be empty. Processes copy a directory that they have\n"
 	 "open by thmq_broker_copy().\n"},
-	{"bench", cmd_bench, "thmq bench DIR",
+	{"bench", cmd_bench, "thmq bench DIR|URL",
 	 "Measures durable, written and memory-acknowledged publishing on the device of DIR, which\n"
 	 "must be there, in a directory thmq-bench-XXXXXX that is made in it and removed at the\n"
 	 "end, also when interrupted. Data in DIR is not touched. Meanwhile it takes as much room\n"
-	 "as it writes, which may be some gigabytes.\n"
+	 "as it writes, which may be some gigabytes. With the URL of a broker: through the network,\n"
+	 "in topics thmq-bench-... that are made there and deleted at the end.\n"
 	 "\n"
 	 "  --seconds N          for each figure (default 2)\n"
 	 "  --size N             bytes of a message, 0 to 500000 (default 100): 16K\n"
@@ -137,12 +138,12 @@ static const struct command {
 };
 
 /* Of the commands that meet other processes. */
-static const char *const meeting[] = {"pub", "sub", "topic", "serve"};
+static const char *const meeting[] = {"pub", "sub", "topic", "serve", "bench"};
 static const char tls_help[] =
 	"\n"
 	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"
-	"  --tls-ca FILE        who signs the other side's certificate (PEM); by default pub, sub\n"
-	"                       and topic believe whom the system does\n"
+	"  --tls-ca FILE        who signs the other side's certificate (PEM); by default whom the\n"
+	"                       system believes; serve needs it to know whom to let in\n"
 	"  --tls-cert FILE      our certificate; serve needs one, or --tls-psk\n"
 	"  --tls-key FILE       its private key (default: in the same file); if it is encrypted,\n"
 	"                       THMQ_TLS_KEY_PASSWORD in the environment opens it\n"
@@ -150,7 +151,7 @@ static const char tls_help[] =
 	"  --tls-name NAME      what the other side's certificate is for (default: the URL's host;\n"
 	"                       serve: any)\n"
 	"  --tls-psk FILE       pre-shared keys instead of certificates: lines identity:hexadecimal\n"
-	"                       key; pub, sub and topic take the first\n"
+	"                       key; all but serve take the first\n"
 	"  --tls-any-name       any name will do in a certificate that --tls-ca's signer has signed\n"
 	"  --tls-any-client     serve: nobody is asked who he is\n";
 
@@ -261,8 +262,8 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub and topic take the URL of a broker, tcp://host:port or tls://host:port,\n"
-		     "for DIR.\n\n"
+		     "pub, sub, topic and bench take the URL of a broker, tcp://host:port or\n"
+		     "tls://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");
 }

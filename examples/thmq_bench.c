@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* thmq_bench.c - thmq bench: a first impression of a directory's device, beside its data and then removed; bench/ in the sources measures properly. */
+/*
+ * thmq_bench.c - thmq bench: a first impression of a directory's device, beside its data and then removed, or of a broker at a URL, in
+ * topics that are made and deleted; bench/ in the sources measures properly.
+ */
 #define _XOPEN_SOURCE 700
 #include <errno.h>
 #include <ftw.h>
@@ -35,8 +38,8 @@ static void print_latency(const char *what, uint64_t *ns, uint32_t n, bool json)
 }
 
 /* One message at a time, each awaited. */
-static int one_by_one(struct connection *c, uint32_t level, const char *what, const void *data,
-		      uint32_t size, uint64_t seconds, bool json)
+static int one_by_one(struct connection *c, const char *topic, uint32_t level, const char *what,
+		      const void *data, uint32_t size, uint64_t seconds, bool json)
 {
 	uint64_t *ns = malloc(SAMPLES_MAX * sizeof(*ns)), until = clock_ns() + seconds * SECOND,
 		 begin;
@@ -46,8 +49,7 @@ static int one_by_one(struct connection *c, uint32_t level, const char *what, co
 
 	if (!ns)
 		return fail(-ENOMEM, "out of memory");
-	rc = thmq_producer_open(c->session, "thmq-bench", THMQ_PRODUCER_OPTS(.durability = level),
-				&p);
+	rc = thmq_producer_open(c->session, topic, THMQ_PRODUCER_OPTS(.durability = level), &p);
 	while (!rc && !interrupted && n < SAMPLES_MAX && (begin = clock_ns()) < until) {
 		int64_t seq = thmq_send(p, data, size, NULL);
 
@@ -141,7 +143,39 @@ struct bench_opts {
 	uint64_t seconds, size, group_us;
 	uint32_t flush_method, polled_io;
 	bool json;
+	const char *url;    /* NULL: a directory */
+	char topics[2][64]; /* of messages that are durable, and of those that are written */
 };
+
+/* By a core of this thread's own. */
+static int connect_remote(struct connection *c, const struct bench_opts *o)
+{
+	const struct thmq_tls_opts *tls;
+	int rc = tls_given(false, &tls);
+
+	memset(c, 0, sizeof(*c));
+	if (rc)
+		return rc;
+	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL));
+	if (!rc)
+		rc = thmq_connect(c->env, o->url, THMQ_SESSION_OPTS(.tls = tls), &c->session);
+	if (!rc)
+		return 0;
+	rc = fail(rc, "%s", thmq_errmsg());
+	thmq_env_close(c->env, 0);
+	return rc;
+}
+
+static int make_topics(struct connection *c, const struct bench_opts *o)
+{
+	int rc = thmq_topic_create(c->session, o->topics[0], NULL);
+
+	/* its readers do not wait for the flush, so that neither does the device */
+	if (!rc)
+		rc = thmq_topic_create(c->session, o->topics[1],
+				       THMQ_TOPIC_OPTS(.visible_at = THMQ_DURABILITY_WRITTEN));
+	return rc;
+}
 
 static int connect_bench(struct connection *c, const char *dir, const struct bench_opts *o)
 {
@@ -158,12 +192,6 @@ static int connect_bench(struct connection *c, const char *dir, const struct ben
 				      &c->broker);
 	if (!rc)
 		rc = thmq_connect(c->env, "inproc://", NULL, &c->session);
-	if (!rc)
-		rc = thmq_topic_create(c->session, "thmq-bench", NULL);
-	/* its readers do not wait for the flush, so that neither does the device */
-	if (!rc)
-		rc = thmq_topic_create(c->session, "thmq-bench-written",
-				       THMQ_TOPIC_OPTS(.visible_at = THMQ_DURABILITY_WRITTEN));
 	if (!rc)
 		return 0;
 	rc = fail(rc, "%s", thmq_errmsg());
@@ -217,27 +245,35 @@ static int measure(const char *dir, const struct bench_opts *o)
 
 	if (!data)
 		return fail(-ENOMEM, "out of memory");
-	rc = connect_bench(&c, dir, o);
+	rc = o->url ? connect_remote(&c, o) : connect_bench(&c, dir, o);
 	if (rc) {
 		free(data);
 		return rc;
 	}
-	print_ways(&c, json);
+	rc = make_topics(&c, o);
+	if (rc)
+		rc = fail(rc, "%s", thmq_errmsg());
+	else if (c.broker)
+		print_ways(&c, json);
 	if (!rc && !interrupted)
-		rc = one_by_one(&c, THMQ_DURABILITY_DURABLE, "durable, one at a time", data, size,
-				seconds, json);
+		rc = one_by_one(&c, o->topics[0], THMQ_DURABILITY_DURABLE, "durable, one at a time",
+				data, size, seconds, json);
 	if (!rc && !interrupted)
-		rc = pipelined(&c, "thmq-bench", THMQ_DURABILITY_DURABLE,
+		rc = pipelined(&c, o->topics[0], THMQ_DURABILITY_DURABLE,
 			       "durable, many outstanding", data, size, seconds, json);
 	if (!rc && !interrupted)
-		rc = pipelined(&c, "thmq-bench-written", THMQ_DURABILITY_WRITTEN,
+		rc = pipelined(&c, o->topics[1], THMQ_DURABILITY_WRITTEN,
 			       "written, many outstanding", data, size, seconds, json);
 	if (!rc && !interrupted)
-		rc = one_by_one(&c, THMQ_DURABILITY_MEMORY, "memory, one at a time", data, size, 1,
-				json);
+		rc = one_by_one(&c, o->topics[0], THMQ_DURABILITY_MEMORY, "memory, one at a time",
+				data, size, 1, json);
 	if (!rc && !interrupted)
 		print_core(&c, json);
 	free(data);
+	if (o->url) { /* whatever happened: they are nobody else's */
+		thmq_topic_delete(c.session, o->topics[0]);
+		thmq_topic_delete(c.session, o->topics[1]);
+	}
 	return disconnect(&c, rc);
 }
 
@@ -293,8 +329,20 @@ int cmd_bench(int argc, char **argv)
 		return rc;
 	if (polled_text && (rc = parse_choice("--polled", polled_text, polled, &o.polled_io)) != 0)
 		return rc;
-	if (!count_words(argv, words, 1, "bench needs a directory"))
+	if (!count_words(argv, words, 1, "bench needs a directory or a URL"))
 		return EXIT_USAGE;
+	snprintf(o.topics[0], sizeof(o.topics[0]), "thmq-bench-%llx-%x",
+		 (unsigned long long)clock_ns(), (unsigned)getpid());
+	snprintf(o.topics[1], sizeof(o.topics[1]), "%.50s-written", o.topics[0]);
+	if (is_url(argv[0])) {
+		if (group_text || flush_text || polled_text)
+			return usage_error(
+				"--group-us, --flush and --polled are for a directory; the "
+				"broker at a URL has its own ways");
+		o.url = argv[0];
+		rc = measure(NULL, &o);
+		return !rc && interrupted ? fail(-EINTR, "interrupted") : rc;
+	}
 	rc = make_place(&place, argv[0]);
 	if (rc)
 		return rc;

@@ -2,6 +2,7 @@
 /* thmq_serve.c - thmq serve: a broker for other processes, until it is interrupted; thmq top: the same, and what it does. */
 #define _DEFAULT_SOURCE
 #include <errno.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "thmq.h"
@@ -9,6 +10,35 @@
 #define LISTEN "tcp://127.0.0.1:7471"
 #define URL_BYTES 640u
 #define TITLE_BYTES 2048u
+
+#define LOOK_SECONDS 5 /* at the files of TLS: has one changed? */
+
+/* The newest change of any of them. */
+static time_t changed(const struct thmq_tls_opts *tls)
+{
+	const char *files[] = {tls->ca_file, tls->cert_file, tls->key_file, tls->crl_file,
+			       tls->psk_file};
+	time_t newest = 0;
+	struct stat st;
+	size_t i;
+
+	for (i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+		if (files[i] && stat(files[i], &st) == 0 && st.st_mtime > newest)
+			newest = st.st_mtime;
+	return newest;
+}
+
+/* A file that changed within the second of the last look is read once too often, never too seldom. */
+static void renew(struct thmq_broker *broker, const struct thmq_tls_opts *tls, time_t *seen)
+{
+	time_t now = changed(tls), clock = time(NULL);
+
+	if (now < *seen)
+		return;
+	*seen = clock;
+	if (thmq_broker_tls_renew(broker, tls) != 0)
+		fail(-EINVAL, "%s; what there was stays", thmq_errmsg());
+}
 
 /* One line for each URL; what does not fit is left out. */
 static void where(struct thmq_broker *broker, const char *dir, char *ret_text)
@@ -22,14 +52,20 @@ static void where(struct thmq_broker *broker, const char *dir, char *ret_text)
 		at += (size_t)snprintf(ret_text + at, TITLE_BYTES - at, "%s at %s\n", dir, url);
 }
 
-static int serve(const char *title)
+static int serve(struct thmq_broker *broker, const char *title, const struct thmq_tls_opts *tls)
 {
 	struct timespec nap = {.tv_nsec = 100000000};
+	time_t seen = time(NULL), looked = seen;
 
 	fputs(title, stdout);
 	fflush(stdout); /* whoever waits for it to be ready reads this */
-	while (!interrupted)
+	while (!interrupted) {
 		nanosleep(&nap, NULL);
+		if (!tls || time(NULL) - looked < LOOK_SECONDS)
+			continue;
+		looked = time(NULL);
+		renew(broker, tls, &seen);
+	}
 	return EXIT_OK;
 }
 
@@ -101,7 +137,7 @@ static int run(int argc, char **argv, bool tops)
 		return rc;
 	}
 	where(c.broker, argv[0], title);
-	return disconnect(&c, tops ? top(c.env, title, once, json) : serve(title));
+	return disconnect(&c, tops ? top(c.env, title, once, json) : serve(c.broker, title, tls));
 }
 
 int cmd_serve(int argc, char **argv)

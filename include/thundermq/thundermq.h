@@ -536,6 +536,16 @@ THMQ_API int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, 
  */
 THMQ_API int thmq_broker_copy(struct thmq_broker *broker, const char *dest, uint64_t timeout_ns);
 
+/**
+ * thmq_broker_tls_renew() - other certificates and keys for a broker that listens by TLS
+ * @opts: as thmq_broker_opts.tls, whose files are read anew; THMQ_TLS_BESIDE_PLAIN has no say here
+ * They are for connections that come from now on; those that are there stay as they are.
+ * Return: 0; -ENOENT, -EACCES …: of a file; -EINVAL options or files that say nothing sensible, a broker that does not listen by
+ * TLS, or not an open broker; -ENOMEM. A failed call leaves what there was.
+ * Threads: any that may block.
+ */
+THMQ_API int thmq_broker_tls_renew(struct thmq_broker *broker, const struct thmq_tls_opts *opts);
+
 /* ------------------------------------------------------------------ session */
 
 struct thmq_session_opts {

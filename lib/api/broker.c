@@ -180,6 +180,23 @@ int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_
 	return 0;
 }
 
+int thmq_broker_tls_renew(struct thmq_broker *broker, const struct thmq_tls_opts *opts)
+{
+	struct thmqi_api *api;
+	bool open;
+	int rc = 0;
+
+	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		return bad_broker(broker);
+	api = thmqi_api_of(thmqi_broker_env(broker));
+	pthread_mutex_lock(&api->lock);
+	open = thmqi_handle_is(broker, THMQI_HANDLE_BROKER);
+	if (open)
+		rc = thmqi_broker_tls_renew(broker, opts);
+	pthread_mutex_unlock(&api->lock);
+	return open ? rc : bad_broker(broker);
+}
+
 int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size)
 {
 	struct thmqi_api *api;

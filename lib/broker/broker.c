@@ -605,6 +605,11 @@ int thmqi_broker_listen_url(struct thmq_broker *b, uint32_t index, char *ret_url
 
 #define read_counter(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
 
+int thmqi_broker_tls_renew(struct thmq_broker *b, const struct thmq_tls_opts *opts)
+{
+	return thmqi_listener_renew(b->listener, opts);
+}
+
 void thmqi_broker_stats(struct thmq_broker *b, struct thmq_broker_stats *ret)
 {
 	uint32_t i;

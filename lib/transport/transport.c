@@ -311,6 +311,29 @@ int thmqi_transport_listen_at(struct thmqi_listener *l, const char *urls,
 	return rc;
 }
 
+int thmqi_listener_renew(struct thmqi_listener *l, const struct thmq_tls_opts *opts)
+{
+	struct thmqi_transport *t = l->transport;
+	struct thmqi_tls_config *config;
+	struct thmqi_list *it;
+	int rc = thmqi_tls_config_open(opts, NULL, &config);
+	bool any = false;
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&t->lock);
+	thmqi_list_each(it, &l->doors)
+	{
+		struct thmqi_door *d = thmqi_container(it, struct thmqi_door, link);
+
+		if (d->medium->renew && d->medium->renew(d->door, config))
+			any = true;
+	}
+	pthread_mutex_unlock(&t->lock);
+	thmqi_tls_config_unref(config);
+	return any ? 0 : thmqi_fail(-EINVAL, "tls: this broker does not listen by TLS");
+}
+
 void thmqi_listener_stats(const struct thmqi_listener *l, struct thmq_broker_stats *ret)
 {
 	ret->connection_count = atomic_load_explicit(&l->connections, memory_order_relaxed);

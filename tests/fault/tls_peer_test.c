@@ -374,6 +374,39 @@ static void clear_text(void)
 	CHECK(thmq_broker_close(plain, SECOND) == 0);
 }
 
+/* New certificates are for connections that come; a renewal that fails changes nothing. */
+static void renewal(void)
+{
+	struct thmq_tls_opts old = with(broker_tls(), "server-expired"), c = client_tls(),
+			     b = broker_tls(), wrong = broker_tls();
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_session *s, *first;
+	struct thmq_broker *k, *plain;
+	char at[64];
+
+	k = open_broker(&old, "tls://127.0.0.1:0,tls://127.0.0.1:0", at);
+	CHECK(try_connect(at, &c, &s) == -EKEYEXPIRED);
+	CHECK(thmq_broker_tls_renew(k, &b) == 0);
+	CHECK(try_connect(at, &c, &first) == 0);
+	wrong.cert_file = "no-such-file";
+	CHECK(thmq_broker_tls_renew(k, &wrong) == -ENOENT);
+	wrong.cert_file = NULL;
+	CHECK(thmq_broker_tls_renew(k, &wrong) == -EINVAL);
+	CHECK(thmq_broker_tls_renew(k, NULL) == -EINVAL);
+	CHECK(try_connect(at, &c, &s) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	CHECK(thmq_broker_tls_renew(k, &old) == 0);
+	CHECK(try_connect(at, &c, &s) == -EKEYEXPIRED);
+	CHECK(thmq_topic_describe(first, "none", &info) == -THMQ_ENOTOPIC); /* it goes on */
+	CHECK(thmq_session_close(first, SECOND) == 0);
+	CHECK(thmq_broker_close(k, SECOND) == 0);
+	CHECK(thmq_broker_tls_renew(k, &b) == -EINVAL);
+	plain = open_broker(NULL, "tcp://127.0.0.1:0", at);
+	CHECK(thmq_broker_tls_renew(plain, &b) == -EINVAL &&
+	      strstr(thmq_errmsg(), "does not listen by TLS"));
+	CHECK(thmq_broker_close(plain, SECOND) == 0);
+}
+
 /* ---------------------------------------------------------------------- options */
 
 static void encrypted_key(const char *path)
@@ -824,6 +857,7 @@ static const struct {
 } cases[] = {
 	{"trust", trust},
 	{"clear_text", clear_text},
+	{"renewal", renewal},
 	{"options", options},
 	{"older_client", older_client},
 	{"garbage", garbage},

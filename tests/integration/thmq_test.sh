@@ -364,6 +364,10 @@ if ! grep -q 'without TLS\|not installed' "$dir/err"; then
 	check "a wrong key" 1 "$thmq" topic list --tls-psk "$dir/wrong-keys" "$url"; has err 'another pre-shared key'
 	check "no key" 1 "$thmq" topic list "$url"; has err 'no key that both have\|certificate'
 	check "in clear" 1 "$thmq" topic list "tcp${url#tls}"; has err 'tls://'
+	check "bench by TLS" 0 "$thmq" bench --seconds 1 --json --tls-psk "$dir/keys" "$url"; has out messages_per_s
+	check "bench leaves nothing" 0 "$thmq" topic list --tls-psk "$dir/keys" "$url"
+	if grep -q thmq-bench "$dir/out"; then die "bench left a topic"; fi
+	check "bench of a broker's device" 2 "$thmq" bench --flush dsync "$url"; has err 'for a directory'
 	check "no file of keys" 3 "$thmq" topic list --tls-psk "$dir/no-file" "$url"; has err no-file
 	kill "$server"; wait "$server" || die "serve did not end well"
 fi

@@ -165,6 +165,35 @@ void thmqi_tcp_move(struct tcp_conn *c)
 
 /* ------------------------------------------------------------------ accept */
 
+/* As it is now: counted. */
+static struct thmqi_tls_config *config_of(struct tcp_door *d)
+{
+	struct thmqi_tls_config *config;
+
+	pthread_mutex_lock(&d->lock);
+	config = d->tls;
+	if (config)
+		thmqi_tls_config_ref(config);
+	pthread_mutex_unlock(&d->lock);
+	return config;
+}
+
+bool thmqi_tcp_renew(void *door, struct thmqi_tls_config *config)
+{
+	struct tcp_door *d = door;
+	struct thmqi_tls_config *before;
+
+	pthread_mutex_lock(&d->lock);
+	before = d->tls;
+	if (before) {
+		thmqi_tls_config_ref(config);
+		d->tls = config;
+	}
+	pthread_mutex_unlock(&d->lock);
+	thmqi_tls_config_unref(before);
+	return before != NULL;
+}
+
 static void take_in(struct tcp_door *d, int fd)
 {
 	struct tcp_conn *c = thmqi_tcp_make(true);
@@ -182,10 +211,8 @@ static void take_in(struct tcp_door *d, int fd)
 		thmqi_tcp_end(thmqi_list_first(&d->greetings, struct tcp_conn, door_link),
 			      -ETIMEDOUT);
 	c->fd = fd;
-	c->state = d->tls ? TCP_SHAKING : TCP_GREETING;
-	c->tls_config = d->tls;
-	if (d->tls)
-		thmqi_tls_config_ref(d->tls);
+	c->tls_config = config_of(d);
+	c->state = c->tls_config ? TCP_SHAKING : TCP_GREETING;
 	c->silence_ns = d->opts.silence_ns;
 	c->deadline_ns = d->core->now_ns + THMQI_MIN(TCP_GREETING_NS, c->silence_ns);
 	c->listener = d->listener;
@@ -259,6 +286,7 @@ static void door_free(struct tcp_door *d)
 	if (d->listener)
 		thmqi_listener_unref(d->listener);
 	thmqi_tls_config_unref(d->tls);
+	pthread_mutex_destroy(&d->lock);
 	free(d);
 }
 
@@ -404,6 +432,7 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 	if (!d)
 		return thmqi_fail(-ENOMEM, "listen on %s: no memory", url);
 	thmqi_list_init(&d->greetings);
+	pthread_mutex_init(&d->lock, NULL);
 	d->fd = -1;
 	d->opts = *opts;
 	d->opts.silence_ns =

@@ -117,6 +117,7 @@ const struct thmqi_medium thmqi_medium_tcp = {
 	.listen = thmqi_tcp_listen,
 	.unlisten = thmqi_tcp_unlisten,
 	.url_of = thmqi_tcp_url_of,
+	.renew = thmqi_tcp_renew,
 	.secure = thmqi_tcp_secure,
 	.connect = tcp_connect,
 };
@@ -128,6 +129,7 @@ const struct thmqi_medium thmqi_medium_tls = {
 	.listen = thmqi_tcp_listen,
 	.unlisten = thmqi_tcp_unlisten,
 	.url_of = thmqi_tcp_url_of,
+	.renew = thmqi_tcp_renew,
 	.secure = thmqi_tcp_secure,
 	.connect = tcp_connect,
 };

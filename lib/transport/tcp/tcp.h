@@ -29,7 +29,7 @@
 	2u /* steps of TLS handshakes in one iteration of the door's core: each may take a millisecond */
 #define TCP_KEY_RECORDS                                                                            \
 	(1u << 23) /* TLS records with one key: half of what AES-GCM may have (RFC 8446, 5.5) */
-#define TCP_GREETING_NS 5000000000ull
+#define TCP_GREETING_NS 10000000000ull
 #define TCP_LEAVE_NS 2000000000ull
 #define TCP_SILENCE_NS 30000000000ull
 #define TCP_SILENCE_MIN_NS 200000000ull
@@ -53,7 +53,8 @@ struct tcp_door {
 	struct thmqi_list greetings; /* struct tcp_conn, oldest first */
 	uint32_t greeting_count;
 	uint32_t shakes;               /* left for this iteration */
-	struct thmqi_tls_config *tls;  /* NULL: plain */
+	struct thmqi_tls_config *tls; /* NULL: plain. Changed under the lock */
+	pthread_mutex_t lock;         /* taken for each connection that is accepted, and for nothing else */
 	const struct thmq_transport *own; /* NULL: sockets of ours */
 	int fd;
 	bool readable;
@@ -172,6 +173,7 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 		     const struct thmqi_listen_opts *opts, void **ret_door);
 void thmqi_tcp_unlisten(void *door);
 const char *thmqi_tcp_url_of(const void *door);
+bool thmqi_tcp_renew(void *door, struct thmqi_tls_config *config);
 int thmqi_tcp_greet(struct tcp_conn *c); /* broker, in its state GREETING; work done */
 void thmqi_tcp_move(struct tcp_conn *c); /* broker, in its state MOVING */
 void thmqi_tcp_forget_greeting(struct tcp_conn *c);

@@ -124,6 +124,8 @@ int thmqi_transport_listen_at(struct thmqi_listener *l, const char *urls, const 
 int thmqi_transport_check_urls(struct thmqi_transport *t, const char *urls);
 /* The @index-th of them as it is, NUL-terminated. Return: its length; -ENOENT; -ENOSPC @size is too small. */
 int thmqi_listener_url(struct thmqi_listener *l, uint32_t index, char *ret_url, uint32_t size);
+/* thmq_broker_tls_renew(). Any thread that may block. */
+int thmqi_listener_renew(struct thmqi_listener *l, const struct thmq_tls_opts *opts);
 /* Sets what is known of remote connections. */
 void thmqi_listener_stats(const struct thmqi_listener *l, struct thmq_broker_stats *ret);
 /* No new links; links there are stay until closed. Returns once no accept or connect refers to the acceptor any more. */
@@ -181,6 +183,8 @@ struct thmqi_medium {
 	int (*listen)(struct thmqi_listener *l, const char *url, const struct thmqi_listen_opts *opts, void **ret_door);
 	void (*unlisten)(void *door); /* once nobody looks at the acceptor any more through it */
 	const char *(*url_of)(const void *door);
+	/* Another configuration for what it accepts from now on; true if it has one. NULL: it never has. Any thread. */
+	bool (*renew)(void *door, struct thmqi_tls_config *config);
 	/* As thmqi_transport_secure(); NULL: nothing leaves the machine, and there is nothing to encrypt. */
 	int (*secure)(const char *url, const struct thmq_tls_opts *opts, struct thmqi_tls_config **ret_config);
 	/* As thmqi_transport_connect(). */
