@@ -13,7 +13,8 @@
 #define ROUNDS 1200u
 
 static struct rig r;
-static struct thmq_log_producer known[PRODUCERS + 1][PARTITIONS + 1], replayed[PRODUCERS + 1][PARTITIONS + 1];
+static struct thmq_log_producer known[PRODUCERS + 1][PARTITIONS + 1],
+	replayed[PRODUCERS + 1][PARTITIONS + 1];
 static uint64_t next[PARTITIONS + 1];
 static uint32_t states; /* that were replayed */
 static uint32_t renewed;
@@ -67,7 +68,8 @@ static int on_renew(void *ctx, uint32_t kind, uint64_t item)
 		for (k = 1; k <= PARTITIONS; k++) {
 			if (thmqi_producer_item(i, k) != item)
 				continue;
-			rc = thmq_log_append(r.log, sizeof(*run) + sizeof(known[i][k]), &run, &index);
+			rc = thmq_log_append(r.log, sizeof(*run) + sizeof(known[i][k]), &run,
+					     &index);
 			if (rc)
 				return rc;
 			thmq_run_init(run, THMQ_RUN_STATE, kind, item, 0, sizeof(known[i][k]));
@@ -125,7 +127,8 @@ static void fill(uint32_t rounds, uint32_t size)
 	uint32_t i;
 
 	for (i = 0; i < rounds; i++) {
-		index = append(i < 20 ? 1 + i % PRODUCERS : 2 + i % (PRODUCERS - 1), 1 + i / 3 % PARTITIONS, size);
+		index = append(i < 20 ? 1 + i % PRODUCERS : 2 + i % (PRODUCERS - 1),
+			       1 + i / 3 % PARTITIONS, size);
 		rig_poll(&r, 1);
 	}
 	cr_assert_eq(rig_await(&r, index), 0);
