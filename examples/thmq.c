@@ -126,6 +126,13 @@ static const struct command {
 	 "  --polled WHEN        auto (default), on or off: completions are looked for at the\n"
 	 "                       device, if it has polled queues\n"
 	 "  --json               as JSON\n"},
+	{"ping", cmd_ping, "thmq ping URL",
+	 "Asks a broker again and again, each time when it has answered, and shows how long that\n"
+	 "took: the times, and a plot with rows of equal ratio. A directory will do too.\n"
+	 "\n"
+	 "  --count N            so many times (default 1000)\n"
+	 "  --interval-us N      not oftener than each N microseconds\n"
+	 "  --json               as JSON\n"},
 	{"cores", cmd_cores, "thmq cores",
 	 "Shows the processors that this process may use, and in which order cores that threads of\n"
 	 "the library drive would be pinned to them. Nothing is pinned.\n"
@@ -138,7 +145,7 @@ static const struct command {
 };
 
 /* Of the commands that meet other processes. */
-static const char *const meeting[] = {"pub", "sub", "topic", "serve", "bench"};
+static const char *const meeting[] = {"pub", "sub", "topic", "ping", "serve", "bench"};
 static const char tls_help[] =
 	"\n"
 	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"
@@ -262,7 +269,7 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub, topic and bench take the URL of a broker, tcp://host:port or\n"
+		     "pub, sub, topic, ping and bench take the URL of a broker, tcp://host:port or\n"
 		     "tls://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");

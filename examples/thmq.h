@@ -128,6 +128,7 @@ int cmd_dump(int argc, char **argv);
 int cmd_repair(int argc, char **argv);
 int cmd_copy(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_ping(int argc, char **argv);
 int cmd_cores(int argc, char **argv);
 
 #endif

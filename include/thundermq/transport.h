@@ -108,16 +108,18 @@ struct thmq_interceptor {
  * Return: 0; -EINVAL; -ENOSPC there are four; -E2BIG larger than known.
  * Threads: any, while no other opens a broker or connects in @env.
  */
-THMQ_API int thmq_transport_intercept(struct thmq_env *env, const struct thmq_interceptor *interceptor);
+THMQ_API int thmq_transport_intercept(struct thmq_env *env,
+				      const struct thmq_interceptor *interceptor);
 
 /* --------------------------------------------------------------------------- faults */
 
 /* Which faults, and how often: all 0, none. Chances are of a million sendings and receivings. */
 struct thmq_fault_opts {
 	uint32_t size;
-	uint32_t flags;           /* THMQ_FAULT_* */
-	uint64_t seed;            /* of chance: the same seed, the same faults of the n-th connection */
-	uint64_t reset_bytes_min; /* a connection is reset after so many bytes, both ways together … */
+	uint32_t flags; /* THMQ_FAULT_* */
+	uint64_t seed;  /* of chance: the same seed, the same faults of the n-th connection */
+	uint64_t
+		reset_bytes_min; /* a connection is reset after so many bytes, both ways together … */
 	uint64_t reset_bytes_max; /* … up to so many, by chance; 0: it is not */
 	uint32_t lose_ppm;        /* bytes get lost */
 	uint32_t corrupt_ppm;     /* a bit of what was received is turned */
@@ -132,7 +134,8 @@ struct thmq_fault_opts {
 #define THMQ_FAULT_SESSION 1u /* only on the sessions' ends */
 #define THMQ_FAULT_BROKER 2u  /* only on brokers' ends; neither of both: on each */
 
-#define THMQ_FAULT_OPTS(...) (&(struct thmq_fault_opts){.size = sizeof(struct thmq_fault_opts), __VA_ARGS__})
+#define THMQ_FAULT_OPTS(...)                                                                       \
+	(&(struct thmq_fault_opts){.size = sizeof(struct thmq_fault_opts), __VA_ARGS__})
 
 /** thmq_fault_opts_init() - set @opts to no faults */
 THMQ_API void thmq_fault_opts_init(struct thmq_fault_opts *opts);
@@ -145,7 +148,8 @@ struct thmq_fault;
  * Return: 0; -EINVAL; -ENOSPC there are four interceptors; -ENOMEM; -E2BIG.
  * Threads: as thmq_transport_intercept(). Owner: the environment, until it is closed.
  */
-THMQ_API int thmq_fault_open(struct thmq_env *env, const struct thmq_fault_opts *opts, struct thmq_fault **ret_fault);
+THMQ_API int thmq_fault_open(struct thmq_env *env, const struct thmq_fault_opts *opts,
+			     struct thmq_fault **ret_fault);
 
 /**
  * thmq_fault_set() - other faults from now on; NULL: none

@@ -17,7 +17,8 @@ static bool scheme_ok(const char *s)
 	size_t i, len = s ? strlen(s) : 0;
 
 	for (i = 0; i < len; i++)
-		if (!((s[i] >= 'a' && s[i] <= 'z') || (s[i] >= '0' && s[i] <= '9') || s[i] == '+' || s[i] == '.' || s[i] == '-'))
+		if (!((s[i] >= 'a' && s[i] <= 'z') || (s[i] >= '0' && s[i] <= '9') || s[i] == '+' ||
+		      s[i] == '.' || s[i] == '-'))
 			return false;
 	return len && len <= SCHEME_MAX;
 }
@@ -33,9 +34,12 @@ int thmq_transport_register(struct thmq_env *env, const struct thmq_transport *t
 		return bad("register a transport: there is none");
 	rc = thmqi_opts_copy(&ops, sizeof(ops), transport);
 	if (rc)
-		return thmqi_fail(rc, "register a transport: a table of a size that this library cannot take");
+		return thmqi_fail(
+			rc,
+			"register a transport: a table of a size that this library cannot take");
 	if (!scheme_ok(ops.scheme) || !ops.connect || ops.flags)
-		return bad("register a transport: it has no connect, unknown flags, or a scheme that is not of a-z 0-9 + . -");
+		return bad("register a transport: it has no connect, unknown flags, or a scheme "
+			   "that is not of a-z 0-9 + . -");
 	rc = thmqi_transport_register(thmqi_api_of(env)->transport, &ops);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "register a transport: %s:// is there already", ops.scheme);
@@ -78,13 +82,14 @@ static int fault_opts(struct thmq_fault_opts *o, const struct thmq_fault_opts *o
 		return thmqi_fail(rc, "faults: options of a size that this library cannot take");
 	if (o->flags & ~(THMQ_FAULT_SESSION | THMQ_FAULT_BROKER) || o->reserved)
 		return bad("faults: unknown flags");
-	if (o->lose_ppm > MILLION || o->corrupt_ppm > MILLION || o->delay_ppm > MILLION || o->stall_ppm > MILLION ||
-	    o->short_ppm > MILLION)
+	if (o->lose_ppm > MILLION || o->corrupt_ppm > MILLION || o->delay_ppm > MILLION ||
+	    o->stall_ppm > MILLION || o->short_ppm > MILLION)
 		return bad("faults: a chance is one of a million");
 	return 0;
 }
 
-int thmq_fault_open(struct thmq_env *env, const struct thmq_fault_opts *opts, struct thmq_fault **ret_fault)
+int thmq_fault_open(struct thmq_env *env, const struct thmq_fault_opts *opts,
+		    struct thmq_fault **ret_fault)
 {
 	struct thmq_fault_opts o;
 	int rc;

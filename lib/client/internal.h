@@ -313,6 +313,9 @@ void thmqi_resume_view_end(struct client_link *l, const struct thmqi_link *wire)
 void thmqi_resume_refused(struct client_link *l); /* a REJECT was taken */
 void thmqi_resume_fini(struct client_link *l);
 
+/* alarm.c: whoever sleeps by @waiter then is woken. Where there is no memory nobody is. */
+void thmqi_alarm(struct thmq_core *core, struct thmqi_waiter *waiter, uint64_t at_ns);
+
 /* producer.c */
 bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot);
 /* The connection that @p's messages went by is lost: those that settled by it are, whatever is sent again. */

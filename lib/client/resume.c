@@ -9,8 +9,9 @@
 
 #include "internal.h"
 
-#define BACKOFF_NS 10000000ull       /* before the second try, twice as long before each further one … */
-#define BACKOFF_MAX_NS 1000000000ull /* … up to this; half of each is by chance, so that not all come back at once */
+#define BACKOFF_NS 10000000ull /* before the second try, twice as long before each further one … */
+#define BACKOFF_MAX_NS                                                                             \
+	1000000000ull /* … up to this; half of each is by chance, so that not all come back at once */
 
 /* ------------------------------------------------------------------ formers */
 
@@ -204,10 +205,12 @@ static int list_again(struct client_link *l)
 
 		if (slot->state != SLOT_COMMITTED || thmqi_slot_is_settled(l, slot))
 			continue;
-		if (!l->session->producers[slot->stream]) /* it was closed, and does not wait any more */
+		if (!l->session->producers
+			     [slot->stream]) /* it was closed, and does not wait any more */
 			slot->state = SLOT_FREE;
 		else
-			list[n++] = (struct order){.seq = slot->seq, .stream = slot->stream, .slot = i & l->slot_mask};
+			list[n++] = (struct order){
+				.seq = slot->seq, .stream = slot->stream, .slot = i & l->slot_mask};
 	}
 	if (n)
 		qsort(list, n, sizeof(*list), by_sequence);
@@ -219,7 +222,8 @@ static int list_again(struct client_link *l)
 	return 0;
 }
 
-static void bytes_over(const struct client_link *l, const struct thmqi_link *from, const struct thmqi_link *to)
+static void bytes_over(const struct client_link *l, const struct thmqi_link *from,
+		       const struct thmqi_link *to)
 {
 	uint32_t i;
 
@@ -301,6 +305,7 @@ static void try_later(struct client_link *l, int error)
 	l->error = error;
 	wait = THMQI_MIN(wait, BACKOFF_MAX_NS);
 	l->retry_ns = thmqi_session_now(s) + wait / 2 + thmqi_prng_below(&s->prng, wait / 2);
+	thmqi_alarm(l->wire->core, s->waiter, l->retry_ns);
 }
 
 /* The wire before: kept as long as the app holds something of it. */
@@ -316,7 +321,11 @@ static int retire(struct client_link *l, struct thmqi_link *wire)
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return -ENOMEM;
-	*f = (struct former){.next = l->formers, .wire = wire, .life = l->life, .views = views, .claims = claims};
+	*f = (struct former){.next = l->formers,
+			     .wire = wire,
+			     .life = l->life,
+			     .views = views,
+			     .claims = claims};
 	l->formers = f;
 	return 0;
 }
@@ -343,7 +352,8 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 		return;
 	}
 	if (now->area_bytes != before->area_bytes || !thmqi_session_welcome(s, l, f)) {
-		thmqi_session_died(s, now->area_bytes != before->area_bytes ? -THMQ_EVERSION : l->error);
+		thmqi_session_died(s, now->area_bytes != before->area_bytes ? -THMQ_EVERSION
+									    : l->error);
 		return;
 	}
 	for (i = 0; i < THMQI_STREAMS; i++)
@@ -388,7 +398,8 @@ static void try_now(struct client_link *l)
 		opts.anew = true;
 	}
 	if (!rc)
-		rc = thmqi_transport_connect(s->transport, s->url, l->shard, &opts, s->waiter, &l->next);
+		rc = thmqi_transport_connect(s->transport, s->url, l->shard, &opts, s->waiter,
+					     &l->next);
 	if (rc) {
 		l->next = NULL;
 		try_later(l, rc);

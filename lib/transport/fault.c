@@ -146,7 +146,8 @@ static void fault_received(void *state, const struct iovec *iov, uint32_t iov_co
 	pthread_mutex_unlock(&v->fault->lock);
 }
 
-int thmqi_fault_open(struct thmqi_transport *t, const struct thmq_fault_opts *opts, struct thmq_fault **ret_fault)
+int thmqi_fault_open(struct thmqi_transport *t, const struct thmq_fault_opts *opts,
+		     struct thmq_fault **ret_fault)
 {
 	struct thmq_fault *f = calloc(1, sizeof(*f));
 	const struct thmq_interceptor ops = {.size = sizeof(ops),

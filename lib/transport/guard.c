@@ -19,9 +19,11 @@ int thmqi_transport_intercept(struct thmqi_transport *t, const struct thmq_inter
 	return rc;
 }
 
-int thmqi_guards_open(struct thmqi_transport *t, bool of_broker, const char *scheme, struct thmqi_guards **ret_guards)
+int thmqi_guards_open(struct thmqi_transport *t, bool of_broker, const char *scheme,
+		      struct thmqi_guards **ret_guards)
 {
-	struct thmq_connection connection = {.size = sizeof(connection), .of_broker = of_broker, .scheme = scheme};
+	struct thmq_connection connection = {
+		.size = sizeof(connection), .of_broker = of_broker, .scheme = scheme};
 	struct thmqi_guards *g;
 	uint32_t i, count;
 	int rc = 0;
@@ -39,7 +41,8 @@ int thmqi_guards_open(struct thmqi_transport *t, bool of_broker, const char *sch
 	for (i = 0; i < count && !rc; i++) {
 		g->each[i].ops = t->interceptors[i]; /* those that are there do not change */
 		if (g->each[i].ops.open)
-			rc = g->each[i].ops.open(g->each[i].ops.ctx, &connection, &g->each[i].state);
+			rc = g->each[i].ops.open(g->each[i].ops.ctx, &connection,
+						 &g->each[i].state);
 		g->count += !rc;
 	}
 	if (rc < 0)
@@ -62,7 +65,8 @@ void thmqi_guards_close(struct thmqi_guards **guards, int error)
 	*guards = NULL;
 }
 
-int thmqi_guards_ask(struct thmqi_guards *g, bool receiving, uint64_t now_ns, struct thmq_intercept *what)
+int thmqi_guards_ask(struct thmqi_guards *g, bool receiving, uint64_t now_ns,
+		     struct thmq_intercept *what)
 {
 	uint64_t most = what->bytes, wait = 0;
 	uint32_t i;
@@ -71,7 +75,8 @@ int thmqi_guards_ask(struct thmqi_guards *g, bool receiving, uint64_t now_ns, st
 		return -EAGAIN;
 	for (i = 0; i < g->count && !what->error; i++) {
 		const struct thmq_interceptor *ops = &g->each[i].ops;
-		void (*ask)(void *state, struct thmq_intercept *what) = receiving ? ops->before_receive : ops->before_send;
+		void (*ask)(void *state, struct thmq_intercept *what) =
+			receiving ? ops->before_receive : ops->before_send;
 
 		what->now_ns = now_ns;
 		what->wait_ns = 0;
@@ -87,7 +92,8 @@ int thmqi_guards_ask(struct thmqi_guards *g, bool receiving, uint64_t now_ns, st
 	return wait ? -EAGAIN : 0;
 }
 
-void thmqi_guards_sent(struct thmqi_guards *g, const struct iovec *iov, uint32_t count, uint64_t bytes)
+void thmqi_guards_sent(struct thmqi_guards *g, const struct iovec *iov, uint32_t count,
+		       uint64_t bytes)
 {
 	uint32_t i;
 
@@ -97,7 +103,8 @@ void thmqi_guards_sent(struct thmqi_guards *g, const struct iovec *iov, uint32_t
 }
 
 /* The last one added lies nearest to the wire. */
-void thmqi_guards_received(struct thmqi_guards *g, const struct iovec *iov, uint32_t count, uint64_t bytes)
+void thmqi_guards_received(struct thmqi_guards *g, const struct iovec *iov, uint32_t count,
+			   uint64_t bytes)
 {
 	uint32_t i;
 
@@ -106,7 +113,8 @@ void thmqi_guards_received(struct thmqi_guards *g, const struct iovec *iov, uint
 			g->each[i].ops.received(g->each[i].state, iov, count, bytes);
 }
 
-uint32_t thmqi_guards_trim(const struct iovec *iov, uint32_t count, uint64_t bytes, struct iovec *to)
+uint32_t thmqi_guards_trim(const struct iovec *iov, uint32_t count, uint64_t bytes,
+			   struct iovec *to)
 {
 	uint32_t n;
 

@@ -22,14 +22,19 @@ struct thmqi_guards {
 };
 
 /* *ret_guards NULL: there are none. An error of one of them. On the connection's core. */
-int thmqi_guards_open(struct thmqi_transport *t, bool of_broker, const char *scheme, struct thmqi_guards **ret_guards);
+int thmqi_guards_open(struct thmqi_transport *t, bool of_broker, const char *scheme,
+		      struct thmqi_guards **ret_guards);
 void thmqi_guards_close(struct thmqi_guards **guards, int error); /* and *guards NULL is allowed */
 /* What shall become of it. 0; an error: the connection ends with it. -EAGAIN: not before hold_ns. */
-int thmqi_guards_ask(struct thmqi_guards *g, bool receiving, uint64_t now_ns, struct thmq_intercept *what);
-void thmqi_guards_sent(struct thmqi_guards *g, const struct iovec *iov, uint32_t count, uint64_t bytes);
-void thmqi_guards_received(struct thmqi_guards *g, const struct iovec *iov, uint32_t count, uint64_t bytes);
+int thmqi_guards_ask(struct thmqi_guards *g, bool receiving, uint64_t now_ns,
+		     struct thmq_intercept *what);
+void thmqi_guards_sent(struct thmqi_guards *g, const struct iovec *iov, uint32_t count,
+		       uint64_t bytes);
+void thmqi_guards_received(struct thmqi_guards *g, const struct iovec *iov, uint32_t count,
+			   uint64_t bytes);
 /* The same places, @bytes at most. Return: how many of @to. */
-uint32_t thmqi_guards_trim(const struct iovec *iov, uint32_t count, uint64_t bytes, struct iovec *to);
+uint32_t thmqi_guards_trim(const struct iovec *iov, uint32_t count, uint64_t bytes,
+			   struct iovec *to);
 
 /* fault.c */
 void thmqi_fault_close_all(struct thmqi_transport *t);

@@ -23,7 +23,8 @@ static const struct own *find(const struct thmqi_transport *t, const char *url)
 	const struct own *o;
 
 	for (o = t->owns; o && end; o = o->next)
-		if (strlen(o->scheme) == (size_t)(end - url) && memcmp(o->scheme, url, (size_t)(end - url)) == 0)
+		if (strlen(o->scheme) == (size_t)(end - url) &&
+		    memcmp(o->scheme, url, (size_t)(end - url)) == 0)
 			return o;
 	return NULL;
 }
@@ -57,7 +58,9 @@ static int own_check(struct thmqi_transport *t, const char *url)
 	const struct thmq_transport *own = thmqi_own_of(t, url);
 	int rc = own->check ? own->check(own->ctx, url) : 0;
 
-	return rc < 0 ? thmqi_fail(rc, "%.64s: its transport does not take it: %s", url, thmq_strerror(rc)) : 0;
+	return rc < 0 ? thmqi_fail(rc, "%.64s: its transport does not take it: %s", url,
+				   thmq_strerror(rc))
+		      : 0;
 }
 
 int thmqi_transport_register(struct thmqi_transport *t, const struct thmq_transport *ops)

@@ -56,7 +56,7 @@ static uint64_t now(void)
 #define PAIRS 32
 
 struct pair {
-	int a, b; /* client, broker; -1: free */
+	int a, b;      /* client, broker; -1: free */
 	uint64_t left; /* bytes until it is reset */
 };
 
@@ -91,7 +91,8 @@ static void reset_pair(struct pair *p)
 
 static int connect_target(void)
 {
-	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)proxy.target_port)};
+	struct sockaddr_in to = {.sin_family = AF_INET,
+				 .sin_port = htons((uint16_t)proxy.target_port)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
 
 	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -117,7 +118,9 @@ static void take_in(void)
 		return;
 	}
 	proxy.pairs[i].a = fd;
-	proxy.pairs[i].left = proxy.from ? proxy.from + (uint64_t)rand_r(&proxy.random) % (proxy.more + 1) : UINT64_MAX;
+	proxy.pairs[i].left =
+		proxy.from ? proxy.from + (uint64_t)rand_r(&proxy.random) % (proxy.more + 1)
+			   : UINT64_MAX;
 }
 
 static void all(int fd, const char *data, ssize_t n)
@@ -246,7 +249,9 @@ static struct thmq_session *session(void)
 {
 	struct thmq_session *s;
 
-	CHECK(thmq_connect(away, url, THMQ_SESSION_OPTS(.reconnect_ns = 30 * SECOND, .window_count = 256), &s) == 0);
+	CHECK(thmq_connect(away, url,
+			   THMQ_SESSION_OPTS(.reconnect_ns = 30 * SECOND, .window_count = 256),
+			   &s) == 0);
 	return s;
 }
 
@@ -263,7 +268,8 @@ struct flow {
 	uint64_t next_of[2][PARTITIONS];
 	uint64_t got[2];
 	uint64_t last_offset[2][PARTITIONS];
-	struct thmq_claim claim; /* one that is open, perhaps for longer than its connection lives */
+	struct thmq_claim
+		claim; /* one that is open, perhaps for longer than its connection lives */
 	bool claimed;
 	bool big; /* some messages are, and need a connection that lives so long */
 	uint32_t claim_partition;
@@ -279,9 +285,11 @@ static void flow_open(struct flow *f, const char *topic)
 {
 	memset(f, 0, sizeof(*f));
 	f->s = session();
-	CHECK(thmq_topic_create(f->s, topic, THMQ_TOPIC_OPTS(.partition_count = PARTITIONS, .flags = THMQ_TOPIC_IF_ABSENT)) ==
-	      0);
-	CHECK(thmq_producer_open(f->s, topic, THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &f->p) == 0);
+	CHECK(thmq_topic_create(f->s, topic,
+				THMQ_TOPIC_OPTS(.partition_count = PARTITIONS,
+						.flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(thmq_producer_open(f->s, topic, THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT),
+				 &f->p) == 0);
 	CHECK(thmq_consumer_open(f->s, topic, NULL, NULL, &f->alone) == 0);
 	CHECK(thmq_consumer_open(f->s, topic, "g", NULL, &f->grouped) == 0);
 }
@@ -307,7 +315,8 @@ static void flow_events(struct flow *f)
 static void flow_send(struct flow *f, uint64_t most)
 {
 	static char big[20000];
-	uint32_t partition = (uint32_t)rand() % PARTITIONS, len = sizeof(struct body) + (uint32_t)rand() % 200;
+	uint32_t partition = (uint32_t)rand() % PARTITIONS,
+		 len = sizeof(struct body) + (uint32_t)rand() % 200;
 	uint32_t level = 1 + (uint32_t)rand() % 3;
 	struct body b = {.number = f->next_to[partition]};
 	int64_t rc;
@@ -324,12 +333,13 @@ static void flow_send(struct flow *f, uint64_t most)
 		f->claimed = rc == -EAGAIN;
 	} else if (rand() % 4) {
 		rc = thmq_send(f->p, big, len,
-			       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition,
-						 .durability = level));
+			       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+						 .partition = partition, .durability = level));
 	} else {
 		rc = thmq_claim(f->p,
-				THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition,
-						  .key = "key", .key_len = 3),
+				THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+						  .partition = partition, .key = "key",
+						  .key_len = 3),
 				len, &f->claim);
 		if (rc == 0) {
 			memcpy(f->claim.data, big, len);
@@ -369,7 +379,8 @@ static void flow_take(struct flow *f, int which)
 		f->got[which]++;
 		if (which)
 			CHECK(thmq_ack(c, &m[i]) == 0);
-		if (!f->holds[which] && rand() % 50 == 0) { /* its bytes stay, whatever becomes of the connection */
+		if (!f->holds[which] &&
+		    rand() % 50 == 0) { /* its bytes stay, whatever becomes of the connection */
 			f->held[which] = m[i];
 			f->holds[which] = true;
 			continue;
@@ -401,7 +412,8 @@ static void flow_end(struct flow *f)
 {
 	uint64_t end = now() + 60 * SECOND;
 
-	while (f->claimed || thmq_watermark(f->p) != (int64_t)f->sent || f->got[0] != f->sent || f->got[1] != f->sent || f->settled != f->sent) {
+	while (f->claimed || thmq_watermark(f->p) != (int64_t)f->sent || f->got[0] != f->sent ||
+	       f->got[1] != f->sent || f->settled != f->sent) {
 		flow_step(f, f->sent);
 		thmq_session_wait(f->s, MS);
 		CHECK(now() < end);
@@ -438,7 +450,8 @@ static void flow_close(struct flow *f)
 static void resets(bool threads)
 {
 	/* how long a connection lives: from … from + more bytes, both ways together */
-	static const uint64_t lives[][2] = {{50000, 40000}, {5000, 3000}, {1500, 1500}, {900, 20000}, {300, 3000}};
+	static const uint64_t lives[][2] = {
+		{50000, 40000}, {5000, 3000}, {1500, 1500}, {900, 20000}, {300, 3000}};
 	struct flow f;
 	char topic[16];
 	unsigned i;
@@ -536,6 +549,35 @@ static void test_deadline(void)
 	down();
 }
 
+/* Who sleeps on the descriptor is woken for each try, and when it is back. */
+static void test_sleeper(void)
+{
+	struct thmq_session *s;
+	struct thmq_event e;
+	struct pollfd p = {.events = POLLIN};
+	uint64_t begin;
+	bool back = false, lost = false;
+
+	up(true);
+	s = session();
+	p.fd = thmq_session_fd(s);
+	proxy.refuse = proxy.cut = true;
+	for (begin = now(); !back;) {
+		CHECK(now() - begin < 20 * SECOND);
+		while (thmq_events(s, &e, 1) == 1) {
+			lost = lost || e.type == THMQ_EVENT_DISCONNECTED;
+			back = back || e.type == THMQ_EVENT_RECONNECTED;
+		}
+		if (lost && now() - begin > SECOND / 2)
+			proxy.refuse = false;
+		if (!back && thmq_session_arm(s) == 0)
+			CHECK(poll(&p, 1, 5000) == 1);
+	}
+	CHECK(lost);
+	thmq_session_close(s, SECOND);
+	down();
+}
+
 /* Another broker answers at the same place: its partitions are not ours. */
 static void test_another_broker(void)
 {
@@ -576,7 +618,8 @@ static void test_requests(void)
 	proxy.cut = true;
 	for (i = 0; i < 60; i++) {
 		CHECK(thmq_topic_describe(s, "t", &info) == 0);
-		CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+		CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) ==
+		      0);
 	}
 	proxy.from = 0;
 	CHECK(proxy.resets > 5);
@@ -609,7 +652,8 @@ static void test_names(void)
 	CHECK(thmq_flush(a, 10 * SECOND) == -EIO);
 	while ((n = thmq_events(s, &e, 1)) == 1 && e.type != THMQ_EVENT_FAILED && now() < end)
 		;
-	CHECK(n == 1 && e.type == THMQ_EVENT_FAILED && e.error == -THMQ_EFENCED && e.sequence == 11);
+	CHECK(n == 1 && e.type == THMQ_EVENT_FAILED && e.error == -THMQ_EFENCED &&
+	      e.sequence == 11);
 	CHECK(thmq_send(b, "y", 1, NULL) == 11);
 	CHECK(thmq_flush(b, 10 * SECOND) == 0);
 	/* the names are of topics */
@@ -702,7 +746,8 @@ static int mine_accept(void *ctx, int listen_fd, int *ret_fd)
 
 static int64_t mine_send(void *ctx, int fd, const struct iovec *iov, uint32_t count)
 {
-	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = count > 3 ? 3 : count};
+	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov,
+			   .msg_iovlen = count > 3 ? 3 : count};
 	ssize_t n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 	(void)ctx;
@@ -711,7 +756,8 @@ static int64_t mine_send(void *ctx, int fd, const struct iovec *iov, uint32_t co
 
 static int64_t mine_recv(void *ctx, int fd, const struct iovec *iov, uint32_t count)
 {
-	ssize_t n = recv(fd, iov[0].iov_base, iov[0].iov_len < 3000 ? iov[0].iov_len : 3000, MSG_DONTWAIT);
+	ssize_t n = recv(fd, iov[0].iov_base, iov[0].iov_len < 3000 ? iov[0].iov_len : 3000,
+			 MSG_DONTWAIT);
 
 	(void)ctx;
 	(void)count;
@@ -779,16 +825,19 @@ static void seen_received(void *state, const struct iovec *iov, uint32_t count, 
 
 static void own_up(const char *listen)
 {
-	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_transport_register(home, &mine) == 0);
 	CHECK(thmq_transport_register(home, &mine) == -EEXIST);
-	CHECK(thmq_broker_open(home, THMQ_BROKER_OPTS(.listen = "mine://there"), &broker) == -EINVAL);
+	CHECK(thmq_broker_open(home, THMQ_BROKER_OPTS(.listen = "mine://there"), &broker) ==
+	      -EINVAL);
 	CHECK(thmq_broker_open(home,
-			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2, .segment_bytes = 1 << 20,
-						.batch_bytes = 64 << 10),
+			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
+						.segment_bytes = 1 << 20, .batch_bytes = 64 << 10),
 			       &broker) == 0);
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) > 0);
-	CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_transport_register(away, &mine) == 0);
 }
 
@@ -798,7 +847,10 @@ static void faults(const char *listen)
 	static const struct thmq_fault_opts kinds[] = {
 		{.size = sizeof(kinds[0]), .reset_bytes_min = 400, .reset_bytes_max = 9000},
 		{.size = sizeof(kinds[0]), .lose_ppm = 100000},
-		{.size = sizeof(kinds[0]), .short_ppm = 700000, .delay_ppm = 300000, .delay_ns = 300000},
+		{.size = sizeof(kinds[0]),
+		 .short_ppm = 700000,
+		 .delay_ppm = 300000,
+		 .delay_ns = 300000},
 		{.size = sizeof(kinds[0]), .stall_ppm = 100000, .stall_ns = 20 * MS},
 	};
 	struct thmq_fault_stats st = {.size = sizeof(st)}, theirs = {.size = sizeof(theirs)};
@@ -827,7 +879,8 @@ static void faults(const char *listen)
 		snprintf(topic, sizeof(topic), "t%u", i);
 		flow_open(&f, topic);
 		CHECK(thmq_fault_set(ours_f, &o) == 0 && thmq_fault_set(theirs_f, &o) == 0);
-		if (i == 0) { /* connections that are there are not to be reset: another session's will be */
+		if (i ==
+		    0) { /* connections that are there are not to be reset: another session's will be */
 			flow_close(&f);
 			flow_open(&f, topic);
 		}
@@ -839,10 +892,12 @@ static void faults(const char *listen)
 		flow_close(&f);
 	}
 	CHECK(thmq_fault_stats(ours_f, &st) == 0 && thmq_fault_stats(theirs_f, &theirs) == 0);
-	CHECK(st.resets + theirs.resets && st.losses + theirs.losses && st.delays && st.shortened && st.stalls + theirs.stalls);
+	CHECK(st.resets + theirs.resets && st.losses + theirs.losses && st.delays && st.shortened &&
+	      st.stalls + theirs.stalls);
 	CHECK(st.connections > 3 && st.bytes == seen.sent + seen.received);
 	CHECK(thmq_env_close(away, 5 * SECOND) == 0);
-	CHECK(seen.opened == st.connections && seen.closed == seen.opened && seen.sent && seen.received);
+	CHECK(seen.opened == st.connections && seen.closed == seen.opened && seen.sent &&
+	      seen.received);
 	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
 	CHECK(pairs.open == 0);
 }
@@ -924,6 +979,7 @@ static const struct {
 } cases[] = {
 	{"requests", test_requests},
 	{"deadline", test_deadline},
+	{"sleeper", test_sleeper},
 	{"another-broker", test_another_broker},
 	{"names", test_names},
 	{"tables", test_tables},
@@ -941,7 +997,8 @@ int main(int argc, char **argv)
 	unsigned i;
 	int k;
 
-	seed = getenv("THMQ_TEST_SEED") ? (unsigned)atoi(getenv("THMQ_TEST_SEED")) : (unsigned)time(NULL);
+	seed = getenv("THMQ_TEST_SEED") ? (unsigned)atoi(getenv("THMQ_TEST_SEED"))
+					: (unsigned)time(NULL);
 	srand(seed);
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		bool wanted = argc == 1;

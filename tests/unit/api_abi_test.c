@@ -10,6 +10,7 @@
 #include <thundermq/forecast.h>
 #include <thundermq/pool.h>
 #include <thundermq/reactor.h>
+#include <thundermq/transport.h>
 #include <thundermq/thundermq.h>
 
 TestSuite(api_abi, .timeout = 30);
@@ -55,6 +56,11 @@ static const struct {
 	STRUCT(thmq_pool_stats, 240, fragmentation, 236),
 	STRUCT(thmq_forecast_opts, 64, noise, 56),
 	STRUCT(thmq_forecast_stats, 224, ratio, 160),
+	STRUCT(thmq_transport, 80, close, 72),
+	STRUCT(thmq_interceptor, 64, received, 56),
+	STRUCT(thmq_connection, 24, scheme, 16),
+	STRUCT(thmq_fault_opts, 72, reserved, 68),
+	STRUCT(thmq_fault_stats, 72, shortened, 64),
 	/* arrays of the caller's, and what is stored: never change */
 	STRUCT(thmq_slab, 32, pages, 28),
 	STRUCT(thmq_registrar, 40, internal, 32),
