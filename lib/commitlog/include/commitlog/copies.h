@@ -68,6 +68,7 @@ int thmqi_log_change(struct thmq_log *log, const void *payload, uint32_t len);
 /* Bytes of a batch that come with its header, which was checked by nothing yet; 0: more than any batch has. */
 uint32_t thmqi_log_batch_bytes(const void *header);
 #define THMQI_BATCH_HEADER_BYTES 128u
+#define THMQI_BATCH_BYTES_MAX (4u << 20)
 
 /* A batch as it was received. */
 struct thmqi_log_received {
