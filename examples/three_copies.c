@@ -90,7 +90,8 @@ static void on_role(void *ctx, uint32_t role, uint64_t term, uint64_t leader)
 
 	c->role = role;
 	if (role == THMQ_REPLICA_LEADER)
-		printf("copy %d leads, term %llu\n", (int)(c - copies) + 1, (unsigned long long)term);
+		printf("copy %d leads, term %llu\n", (int)(c - copies) + 1,
+		       (unsigned long long)term);
 	(void)leader;
 }
 
@@ -99,13 +100,17 @@ static void on_committed(void *ctx, uint64_t index)
 	((struct copy *)ctx)->committed = index;
 }
 
-static const struct thmq_replica_events events = {.size = sizeof(events), .send = on_send, .role = on_role, .committed = on_committed};
+static const struct thmq_replica_events events = {
+	.size = sizeof(events), .send = on_send, .role = on_role, .committed = on_committed};
 
 static void open_copy(int number)
 {
 	struct copy *c = &copies[number];
 	struct thmq_member members[COPIES] = {0};
-	const struct thmq_log_opts log = {.size = sizeof(log), .dir = c->dir, .segment_bytes_max = 16u << 20, .log_id = "three copies"};
+	const struct thmq_log_opts log = {.size = sizeof(log),
+					  .dir = c->dir,
+					  .segment_bytes_max = 16u << 20,
+					  .log_id = "three copies"};
 
 	for (int i = 0; i < COPIES; i++) {
 		members[i].id = (uint64_t)i + 1;
@@ -113,7 +118,8 @@ static void open_copy(int number)
 		snprintf(members[i].address, sizeof(members[i].address), "copy %d", i + 1);
 	}
 	if (thmq_replica_open(thmq_env_core(env, 0),
-			      THMQ_REPLICA_OPTS(.log = &log, .events = &events, .ctx = c, .id = (uint64_t)number + 1, .group = 1,
+			      THMQ_REPLICA_OPTS(.log = &log, .events = &events, .ctx = c,
+						.id = (uint64_t)number + 1, .group = 1,
 						.members = members, .member_count = COPIES),
 			      &c->replica) != 0)
 		fail("open");
@@ -138,7 +144,8 @@ static void note(uint64_t number, const char *text)
 	uint64_t index;
 	int rc;
 
-	while ((rc = thmq_log_append(log, (uint32_t)(sizeof(*run) + strlen(text)), &run, &index)) == -EAGAIN)
+	while ((rc = thmq_log_append(log, (uint32_t)(sizeof(*run) + strlen(text)), &run, &index)) ==
+	       -EAGAIN)
 		live();
 	if (rc)
 		fail("append");
@@ -148,7 +155,8 @@ static void note(uint64_t number, const char *text)
 		fail("append");
 	while (l->committed < index && l->role == THMQ_REPLICA_LEADER)
 		live();
-	printf("note %llu is %s\n", (unsigned long long)number, l->committed >= index ? "committed" : "in doubt");
+	printf("note %llu is %s\n", (unsigned long long)number,
+	       l->committed >= index ? "committed" : "in doubt");
 }
 
 static uint64_t count_notes(struct copy *c)
@@ -177,7 +185,8 @@ int main(int argc, char **argv)
 	if (thmq_env_open(&env, THMQ_ENV_OPTS(.pool_bytes = 128u << 20)) != 0)
 		fail("environment");
 	for (i = 0; i < COPIES; i++) {
-		snprintf(copies[i].dir, sizeof(copies[i].dir), "%s-%d", argc > 1 ? argv[1] : "three-copies", i + 1);
+		snprintf(copies[i].dir, sizeof(copies[i].dir), "%s-%d",
+			 argc > 1 ? argv[1] : "three-copies", i + 1);
 		open_copy(i);
 	}
 	before = count_notes(leader());

@@ -27,17 +27,19 @@ struct thmq_replica;
 #define THMQ_ADDRESS_MAX 256u /* with its zero */
 
 enum thmq_member_role {
-	THMQ_MEMBER_SPARE = 0,     /* known, and gets nothing */
-	THMQ_MEMBER_STANDBY = 1,   /* gets all, and counts for nothing */
-	THMQ_MEMBER_VOTER = 2,     /* gets all, votes and counts */
-	THMQ_MEMBER_REMOVED = 255  /* of a change: it is none any more */
+	THMQ_MEMBER_SPARE = 0,    /* known, and gets nothing */
+	THMQ_MEMBER_STANDBY = 1,  /* gets all, and counts for nothing */
+	THMQ_MEMBER_VOTER = 2,    /* gets all, votes and counts */
+	THMQ_MEMBER_REMOVED = 255 /* of a change: it is none any more */
 };
 
 struct thmq_member {
-	uint64_t id;   /* never 0; of one copy, and never given to another one, nor to this one once it lost its directory */
+	uint64_t
+		id; /* never 0; of one copy, and never given to another one, nor to this one once it lost its directory */
 	uint32_t role; /* enum thmq_member_role */
 	uint32_t reserved;
-	char address[THMQ_ADDRESS_MAX]; /* the owner's: how it is reached. Not empty, and no other member's */
+	char address
+		[THMQ_ADDRESS_MAX]; /* the owner's: how it is reached. Not empty, and no other member's */
 };
 
 /* ----------------------------------------------------------------- messages */
@@ -57,7 +59,11 @@ struct thmq_replica_message {
 
 /* ------------------------------------------------------------------- events */
 
-enum thmq_replica_role { THMQ_REPLICA_FOLLOWER = 1, THMQ_REPLICA_CANDIDATE = 2, THMQ_REPLICA_LEADER = 3 };
+enum thmq_replica_role {
+	THMQ_REPLICA_FOLLOWER = 1,
+	THMQ_REPLICA_CANDIDATE = 2,
+	THMQ_REPLICA_LEADER = 3
+};
 
 /* What a replica tells its owner, on its core, never inside the call that began the work. NULL: not wanted; send is. */
 struct thmq_replica_events {
@@ -74,7 +80,8 @@ struct thmq_replica_events {
 	/* All batches up to @index are committed: the loss of a minority does not take them back. It rises, and begins low at each open. */
 	void (*committed)(void *ctx, uint64_t index);
 	/* The members have changed by batch @index: in force at once, and for good when that is committed. */
-	void (*members)(void *ctx, const struct thmq_member *members, uint32_t count, uint64_t index);
+	void (*members)(void *ctx, const struct thmq_member *members, uint32_t count,
+			uint64_t index);
 	/* This copy has failed (its device, or bytes that contradict each other) and takes part no more. Its log can be read. */
 	void (*failed)(void *ctx, int error);
 };
@@ -98,11 +105,13 @@ struct thmq_replica_opts {
 	const struct thmq_member *members;
 	uint32_t member_count;
 	uint32_t heartbeat_ms; /* 0 means 30 */
-	uint32_t election_ms;  /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
+	uint32_t
+		election_ms; /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
 	uint32_t reserved;
 };
 
-#define THMQ_REPLICA_OPTS(...) (&(struct thmq_replica_opts){.size = sizeof(struct thmq_replica_opts), __VA_ARGS__})
+#define THMQ_REPLICA_OPTS(...)                                                                     \
+	(&(struct thmq_replica_opts){.size = sizeof(struct thmq_replica_opts), __VA_ARGS__})
 
 /** thmq_replica_opts_init() - set @opts to the defaults */
 THMQ_API void thmq_replica_opts_init(struct thmq_replica_opts *opts);
@@ -118,7 +127,8 @@ THMQ_API void thmq_replica_opts_init(struct thmq_replica_opts *opts);
  * file `vote` is damaged; as thmq_log_open().
  * Threads: the one that drives @core; blocks.
  */
-THMQ_API int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *opts, struct thmq_replica **ret_replica);
+THMQ_API int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *opts,
+			       struct thmq_replica **ret_replica);
 
 /**
  * thmq_replica_close() - as thmq_log_close(); no event comes any more, nothing is sent. NULL is allowed
@@ -141,7 +151,8 @@ THMQ_API struct thmq_log *thmq_replica_log(struct thmq_replica *replica);
  * @bytes: message->batch_bytes, at most 4 MiB
  * Return: 0, with one reference, given back by thmq_buf_unref() or thmq_replica_receive(); -ENOBUFS; -EMSGSIZE; -EPERM.
  */
-THMQ_API int thmq_replica_buf(struct thmq_replica *replica, uint32_t bytes, struct thmq_buf **ret_buf);
+THMQ_API int thmq_replica_buf(struct thmq_replica *replica, uint32_t bytes,
+			      struct thmq_buf **ret_buf);
 
 /**
  * thmq_replica_receive() - a message has come
@@ -150,7 +161,9 @@ THMQ_API int thmq_replica_buf(struct thmq_replica *replica, uint32_t bytes, stru
  * Return: 0; -EAGAIN again later, before any other of the same sender; -EINVAL it is no message for this copy, or damaged; -THMQ_EFAILED;
  * -EPERM.
  */
-THMQ_API int thmq_replica_receive(struct thmq_replica *replica, const struct thmq_replica_message *message, struct thmq_buf *batch);
+THMQ_API int thmq_replica_receive(struct thmq_replica *replica,
+				  const struct thmq_replica_message *message,
+				  struct thmq_buf *batch);
 
 /** thmq_replica_writable() - the way to member @id, which was full, takes messages again. Return: 0; -EPERM */
 THMQ_API int thmq_replica_writable(struct thmq_replica *replica, uint64_t id);
@@ -161,11 +174,12 @@ struct thmq_replica_state {
 	uint32_t size; /* in */
 	uint32_t role; /* enum thmq_replica_role */
 	uint64_t term;
-	uint64_t leader;          /* 0: none is known */
-	uint64_t last_index;      /* of the last batch that is here */
-	uint64_t durable_index;   /* all up to it is on the medium here */
-	uint64_t committed_index; /* all up to it is on the media of a majority, as far as is known here */
-	uint64_t members_index;   /* of the batch that named the members */
+	uint64_t leader;        /* 0: none is known */
+	uint64_t last_index;    /* of the last batch that is here */
+	uint64_t durable_index; /* all up to it is on the medium here */
+	uint64_t
+		committed_index; /* all up to it is on the media of a majority, as far as is known here */
+	uint64_t members_index;     /* of the batch that named the members */
 	uint32_t members_committed; /* 1: it is committed */
 	uint32_t member_count;
 	uint32_t transferring; /* 1: another one is to lead, and appends wait */
@@ -176,7 +190,8 @@ struct thmq_replica_state {
 THMQ_API int thmq_replica_state(struct thmq_replica *replica, struct thmq_replica_state *ret_state);
 
 /** thmq_replica_members() - who belongs to the group, as this copy knows it. @ret_members: room for @max. Return: how many there are; -EPERM */
-THMQ_API int thmq_replica_members(struct thmq_replica *replica, struct thmq_member *ret_members, uint32_t max);
+THMQ_API int thmq_replica_members(struct thmq_replica *replica, struct thmq_member *ret_members,
+				  uint32_t max);
 
 /* --------------------------------------------------- by the copy that leads */
 

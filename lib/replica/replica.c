@@ -4,14 +4,21 @@
 
 #include "internal.h"
 
-_Static_assert(sizeof(struct thmq_replica_message) == sizeof(struct thmqi_message), "as it is sent");
-_Static_assert(offsetof(struct thmq_replica_message, group) == offsetof(struct thmqi_message, group) &&
-		       offsetof(struct thmq_replica_message, from) == offsetof(struct thmqi_message, from) &&
-		       offsetof(struct thmq_replica_message, to) == offsetof(struct thmqi_message, to) &&
-		       offsetof(struct thmq_replica_message, batch_bytes) == offsetof(struct thmqi_message, batch_bytes),
+_Static_assert(sizeof(struct thmq_replica_message) == sizeof(struct thmqi_message),
+	       "as it is sent");
+_Static_assert(offsetof(struct thmq_replica_message, group) ==
+			       offsetof(struct thmqi_message, group) &&
+		       offsetof(struct thmq_replica_message, from) ==
+			       offsetof(struct thmqi_message, from) &&
+		       offsetof(struct thmq_replica_message, to) ==
+			       offsetof(struct thmqi_message, to) &&
+		       offsetof(struct thmq_replica_message, batch_bytes) ==
+			       offsetof(struct thmqi_message, batch_bytes),
 	       "what its carrier looks at");
-_Static_assert(THMQ_MEMBERS_MAX == THMQI_MEMBERS_MAX && THMQ_ADDRESS_MAX == THMQI_ADDRESS_MAX, "one number");
-_Static_assert((int)THMQ_MEMBER_VOTER == (int)THMQI_MEMBER_VOTER && (int)THMQ_MEMBER_REMOVED == (int)THMQI_MEMBER_REMOVED &&
+_Static_assert(THMQ_MEMBERS_MAX == THMQI_MEMBERS_MAX && THMQ_ADDRESS_MAX == THMQI_ADDRESS_MAX,
+	       "one number");
+_Static_assert((int)THMQ_MEMBER_VOTER == (int)THMQI_MEMBER_VOTER &&
+		       (int)THMQ_MEMBER_REMOVED == (int)THMQI_MEMBER_REMOVED &&
 		       (int)THMQ_REPLICA_LEADER == (int)THMQI_ROLE_LEADER,
 	       "one number");
 
@@ -91,7 +98,8 @@ static void member_of(const struct thmq_member *from, struct thmqi_member *ret)
 	memcpy(ret->address, from->address, sizeof(ret->address));
 }
 
-static int check(struct thmq_replica *r, const struct thmq_replica_opts *opts, struct thmq_replica_opts *ret, struct thmqi_members *ret_members)
+static int check(struct thmq_replica *r, const struct thmq_replica_opts *opts,
+		 struct thmq_replica_opts *ret, struct thmqi_members *ret_members)
 {
 	uint32_t i;
 	int rc = thmqi_opts_copy(ret, sizeof(*ret), opts);
@@ -99,7 +107,8 @@ static int check(struct thmq_replica *r, const struct thmq_replica_opts *opts, s
 	if (!rc)
 		rc = thmqi_opts_copy(&r->events, sizeof(r->events), ret->events);
 	if (rc)
-		return thmqi_fail(rc, "a replica: options or events of a size that this library cannot take; set their size fields");
+		return thmqi_fail(rc, "a replica: options or events of a size that this library "
+				      "cannot take; set their size fields");
 	if (!r->events.send || ret->flags)
 		return thmqi_fail(-EINVAL, "a replica needs events->send, and knows no flags");
 	memset(ret_members, 0, sizeof(*ret_members));
@@ -125,7 +134,11 @@ static int open_group(struct thmq_replica *r, const struct thmq_replica_opts *op
 	r->ctx = o.ctx;
 	g = (struct thmqi_group_opts){
 		.log = o.log,
-		.events = {.role = on_role, .committed = on_committed, .members = on_members, .failed = on_failed, .ctx = r},
+		.events = {.role = on_role,
+			   .committed = on_committed,
+			   .members = on_members,
+			   .failed = on_failed,
+			   .ctx = r},
 		.wire = {.send = on_send, .ctx = r},
 		.id = o.id,
 		.group = o.group,
@@ -136,14 +149,16 @@ static int open_group(struct thmq_replica *r, const struct thmq_replica_opts *op
 	return thmqi_group_open(r->core, &g, &r->group);
 }
 
-int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *opts, struct thmq_replica **ret_replica)
+int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *opts,
+		      struct thmq_replica **ret_replica)
 {
 	uint32_t texts = thmqi_fail_count();
 	struct thmq_replica *r;
 	int rc;
 
 	if (!core || !opts || !ret_replica)
-		return thmqi_fail(-EINVAL, "a replica needs a core, options, and a place for its handle");
+		return thmqi_fail(-EINVAL,
+				  "a replica needs a core, options, and a place for its handle");
 	if (!thmqi_core_is_mine(core))
 		return thmqi_fail(-EPERM, "a replica is opened by the thread that drives its core");
 	r = calloc(1, sizeof(*r));
@@ -153,7 +168,9 @@ int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *op
 	rc = open_group(r, opts);
 	if (rc) {
 		free(r);
-		return thmqi_fail_count() == texts ? thmqi_fail(rc, "open a replica: %s", thmq_strerror(rc)) : rc;
+		return thmqi_fail_count() == texts
+			       ? thmqi_fail(rc, "open a replica: %s", thmq_strerror(rc))
+			       : rc;
 	}
 	*ret_replica = r;
 	return 0;
@@ -169,7 +186,9 @@ int thmq_replica_close(struct thmq_replica *replica, uint64_t timeout_ns)
 		return thmqi_fail(-EPERM, "a replica is closed by the thread that drives its core");
 	rc = thmqi_group_close(replica->group, timeout_ns);
 	free(replica);
-	return rc ? thmqi_fail(rc, "close a replica: %s; its last batches may not be stored here", thmq_strerror(rc)) : 0;
+	return rc ? thmqi_fail(rc, "close a replica: %s; its last batches may not be stored here",
+			       thmq_strerror(rc))
+		  : 0;
 }
 
 struct thmq_log *thmq_replica_log(struct thmq_replica *replica)
@@ -183,10 +202,12 @@ int thmq_replica_buf(struct thmq_replica *replica, uint32_t bytes, struct thmq_b
 {
 	if (!thmqi_core_is_mine(replica->core))
 		return -EPERM;
-	return bytes > THMQI_BATCH_BYTES_MAX ? -EMSGSIZE : thmqi_buf_alloc(replica->core->pool, bytes, ret_buf);
+	return bytes > THMQI_BATCH_BYTES_MAX ? -EMSGSIZE
+					     : thmqi_buf_alloc(replica->core->pool, bytes, ret_buf);
 }
 
-int thmq_replica_receive(struct thmq_replica *replica, const struct thmq_replica_message *message, struct thmq_buf *batch)
+int thmq_replica_receive(struct thmq_replica *replica, const struct thmq_replica_message *message,
+			 struct thmq_buf *batch)
 {
 	if (!thmqi_core_is_mine(replica->core))
 		return -EPERM;
@@ -212,7 +233,8 @@ int thmq_replica_state(struct thmq_replica *replica, struct thmq_replica_state *
 	if (!ret_state || ret_state->size < 8)
 		return thmqi_fail(-EINVAL, "a replica's state: set the size field first");
 	if (!thmqi_core_is_mine(replica->core))
-		return thmqi_fail(-EPERM, "a replica's state is read by the thread that drives its core");
+		return thmqi_fail(-EPERM,
+				  "a replica's state is read by the thread that drives its core");
 	size = ret_state->size;
 	thmqi_group_state(replica->group, &s);
 	out = (struct thmq_replica_state){.size = size,
@@ -224,7 +246,8 @@ int thmq_replica_state(struct thmq_replica *replica, struct thmq_replica_state *
 					  .committed_index = s.committed,
 					  .members_index = s.members_index,
 					  .members_committed = s.members_committed,
-					  .member_count = thmqi_group_members(replica->group)->count,
+					  .member_count =
+						  thmqi_group_members(replica->group)->count,
 					  .transferring = s.transferring,
 					  .failed = s.failed};
 	memset(ret_state, 0, size);
@@ -232,7 +255,8 @@ int thmq_replica_state(struct thmq_replica *replica, struct thmq_replica_state *
 	return 0;
 }
 
-int thmq_replica_members(struct thmq_replica *replica, struct thmq_member *ret_members, uint32_t max)
+int thmq_replica_members(struct thmq_replica *replica, struct thmq_member *ret_members,
+			 uint32_t max)
 {
 	const struct thmqi_members *m;
 
@@ -257,12 +281,14 @@ int thmq_replica_change(struct thmq_replica *replica, const struct thmq_member *
 
 int thmq_replica_catch_up(struct thmq_replica *replica, uint64_t id)
 {
-	return thmqi_core_is_mine(replica->core) ? thmqi_group_catch_up(replica->group, id) : -EPERM;
+	return thmqi_core_is_mine(replica->core) ? thmqi_group_catch_up(replica->group, id)
+						 : -EPERM;
 }
 
 int thmq_replica_transfer(struct thmq_replica *replica, uint64_t id)
 {
-	return thmqi_core_is_mine(replica->core) ? thmqi_group_transfer(replica->group, id) : -EPERM;
+	return thmqi_core_is_mine(replica->core) ? thmqi_group_transfer(replica->group, id)
+						 : -EPERM;
 }
 
 int thmq_replica_trim(struct thmq_replica *replica, uint64_t index)

@@ -18,12 +18,13 @@
 #define PACKETS 512u
 #define BATCHES_MAX 65536u
 
-#define CHECK(x)                                                                                                \
-	do {                                                                                                    \
-		if (!(x)) {                                                                                     \
-			fprintf(stderr, "%s:%d: %s (%s)\n", __func__, __LINE__, #x, thmq_errmsg());             \
-			exit(1);                                                                                \
-		}                                                                                               \
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s:%d: %s (%s)\n", __func__, __LINE__, #x,                \
+				thmq_errmsg());                                                    \
+			exit(1);                                                                   \
+		}                                                                                  \
 	} while (0)
 
 struct packet {
@@ -83,7 +84,8 @@ static void carry(void)
 
 		if (to->replica) {
 			if (p->bytes) {
-				CHECK(thmq_replica_buf(to->replica, p->message.batch_bytes, &buf) == 0);
+				CHECK(thmq_replica_buf(to->replica, p->message.batch_bytes, &buf) ==
+				      0);
 				memcpy(buf->data, p->bytes, p->message.batch_bytes);
 			}
 			if (thmq_replica_receive(to->replica, &p->message, buf) != 0 && buf)
@@ -145,8 +147,10 @@ static const struct thmq_replica_events events = {.size = sizeof(events),
 						  .committed = on_committed,
 						  .members = on_members,
 						  .failed = on_failed};
-static const struct thmq_log_events log_events = {
-	.size = sizeof(log_events), .replay = on_replay, .settled = on_settled, .unappended = on_unappended};
+static const struct thmq_log_events log_events = {.size = sizeof(log_events),
+						  .replay = on_replay,
+						  .settled = on_settled,
+						  .unappended = on_unappended};
 
 /* ------------------------------------------------------------------- copies */
 
@@ -176,8 +180,10 @@ static int open_copy(uint32_t number, bool joins)
 	c->role = 0;
 	c->committed = c->quorum = c->replayed = 0;
 	return thmq_replica_open(thmq_env_core(w.env, 0),
-				 THMQ_REPLICA_OPTS(.log = &log, .events = &events, .ctx = c, .id = number + 1, .group = 99,
-						   .members = joins ? NULL : members, .member_count = joins ? 0 : 3),
+				 THMQ_REPLICA_OPTS(.log = &log, .events = &events, .ctx = c,
+						   .id = number + 1, .group = 99,
+						   .members = joins ? NULL : members,
+						   .member_count = joins ? 0 : 3),
 				 &c->replica);
 }
 
@@ -221,7 +227,8 @@ static uint64_t write_messages(uint32_t count, uint32_t len)
 
 	while (count) {
 		l = await_leader();
-		rc = thmq_log_append(thmq_replica_log(l->replica), (uint32_t)sizeof(*run) + len, &run, &index);
+		rc = thmq_log_append(thmq_replica_log(l->replica), (uint32_t)sizeof(*run) + len,
+				     &run, &index);
 		if (rc == -EAGAIN || rc == -THMQ_ENOTLEADER) {
 			live();
 			continue;
@@ -229,7 +236,8 @@ static uint64_t write_messages(uint32_t count, uint32_t len)
 		CHECK(rc == 0);
 		thmq_run_init(run, THMQ_RUN_OPAQUE, 1, w.next_offset, 1, len);
 		memset(run + 1, (int)(w.next_offset & 255), len);
-		CHECK(thmq_log_append_end(thmq_replica_log(l->replica), run, THMQ_DURABILITY_DURABLE) == 0);
+		CHECK(thmq_log_append_end(thmq_replica_log(l->replica), run,
+					  THMQ_DURABILITY_DURABLE) == 0);
 		w.next_offset++;
 		count--;
 	}
@@ -277,7 +285,8 @@ static int on_run(void *ctx, const struct thmq_log_run *run)
 
 static void compare(void)
 {
-	const struct thmq_log_visitor visitor = {.size = sizeof(visitor), .batch = on_batch, .run = on_run};
+	const struct thmq_log_visitor visitor = {
+		.size = sizeof(visitor), .batch = on_batch, .run = on_run};
 	const struct copy *a = NULL;
 
 	for (uint32_t i = 0; i < COPIES; i++) {
@@ -287,7 +296,8 @@ static void compare(void)
 			continue;
 		CHECK(thmq_log_scan(c->dir, &visitor, c) == 0);
 		CHECK(c->last > 0);
-		for (uint64_t k = a ? (a->first > c->first ? a->first : c->first) : UINT64_MAX; a && k <= a->last && k <= c->last; k++)
+		for (uint64_t k = a ? (a->first > c->first ? a->first : c->first) : UINT64_MAX;
+		     a && k <= a->last && k <= c->last; k++)
 			CHECK(a->lens[k] == c->lens[k] && a->sums[k] == c->sums[k]);
 		a = a ? a : c;
 	}
@@ -309,16 +319,22 @@ static void refusals(void)
 
 	CHECK(thmq_replica_open(core, NULL, &r) == -EINVAL);
 	CHECK(thmq_replica_open(core, THMQ_REPLICA_OPTS(.id = 1), &r) == -EINVAL);
-	CHECK(thmq_replica_open(core, THMQ_REPLICA_OPTS(.id = 1, .events = &events, .log = &log), &r) == -EINVAL);
-	CHECK(thmq_replica_open(core, THMQ_REPLICA_OPTS(.events = &events, .log = &log, .flags = 1), &r) == -EINVAL);
+	CHECK(thmq_replica_open(core, THMQ_REPLICA_OPTS(.id = 1, .events = &events, .log = &log),
+				&r) == -EINVAL);
+	CHECK(thmq_replica_open(core, THMQ_REPLICA_OPTS(.events = &events, .log = &log, .flags = 1),
+				&r) == -EINVAL);
 	CHECK(access("nowhere", F_OK) != 0);
 	CHECK(thmq_replica_receive(l->replica, &nonsense, NULL) == -EINVAL);
 	CHECK(thmq_replica_close(NULL, 0) == 0);
-	CHECK(thmq_replica_state(l->replica, &state) == 0 && state.role == THMQ_REPLICA_LEADER && state.member_count == 3 && !state.failed);
-	CHECK(state.committed_index <= state.last_index && state.leader == (uint64_t)(l - w.copies) + 1);
-	CHECK(thmq_replica_members(l->replica, &m, 1) == 3 && m.id == 1 && strcmp(m.address, "local://1") == 0);
+	CHECK(thmq_replica_state(l->replica, &state) == 0 && state.role == THMQ_REPLICA_LEADER &&
+	      state.member_count == 3 && !state.failed);
+	CHECK(state.committed_index <= state.last_index &&
+	      state.leader == (uint64_t)(l - w.copies) + 1);
+	CHECK(thmq_replica_members(l->replica, &m, 1) == 3 && m.id == 1 &&
+	      strcmp(m.address, "local://1") == 0);
 	/* who does not lead takes nothing */
-	CHECK(thmq_log_append(thmq_replica_log(other->replica), sizeof(*run) + 8, &run, &index) == -THMQ_ENOTLEADER);
+	CHECK(thmq_log_append(thmq_replica_log(other->replica), sizeof(*run) + 8, &run, &index) ==
+	      -THMQ_ENOTLEADER);
 	CHECK(thmq_replica_transfer(other->replica, 0) == -THMQ_ENOTLEADER);
 	CHECK(thmq_replica_trim(other->replica, 1) == -THMQ_ENOTLEADER);
 	CHECK(thmq_replica_catch_up(other->replica, 1) == -THMQ_ENOTLEADER);
@@ -423,7 +439,8 @@ static void drop_what_is_old(void)
 	CHECK(open_copy(late, false) == 0);
 	await_all(write_messages(10, 100));
 	CHECK(w.copies[late].unappended == 1);
-	CHECK(thmq_log_stats(thmq_replica_log(w.copies[late].replica), &s) == 0 && s.begin_index > 1);
+	CHECK(thmq_log_stats(thmq_replica_log(w.copies[late].replica), &s) == 0 &&
+	      s.begin_index > 1);
 }
 
 static void remove_dirs(void)
@@ -431,7 +448,8 @@ static void remove_dirs(void)
 	char command[128];
 
 	for (uint32_t i = 0; i < COPIES; i++) {
-		snprintf(w.copies[i].dir, sizeof(w.copies[i].dir), "replica_local.%u.%d", i, (int)getpid());
+		snprintf(w.copies[i].dir, sizeof(w.copies[i].dir), "replica_local.%u.%d", i,
+			 (int)getpid());
 		snprintf(command, sizeof(command), "rm -rf %s", w.copies[i].dir);
 		CHECK(system(command) == 0);
 	}
