@@ -61,7 +61,8 @@ uint64_t thmqi_log_term_of(const struct thmq_log *log, uint64_t index)
 	return i ? c->terms[i - 1].term : 0;
 }
 
-bool thmqi_log_terms(const struct thmq_log *log, uint32_t at, uint64_t *ret_index, uint64_t *ret_term)
+bool thmqi_log_terms(const struct thmq_log *log, uint32_t at, uint64_t *ret_index,
+		     uint64_t *ret_term)
 {
 	if (at >= log->copies.term_count)
 		return false;
@@ -94,7 +95,8 @@ void thmqi_log_vote(const struct thmq_log *log, uint64_t *ret_term, uint64_t *re
 	*ret_voted_for = log->copies.voted_for;
 }
 
-void thmqi_log_vote_set(struct thmq_log *log, uint64_t term, uint64_t voted_for, void (*done)(void *ctx), void *ctx)
+void thmqi_log_vote_set(struct thmq_log *log, uint64_t term, uint64_t voted_for,
+			void (*done)(void *ctx), void *ctx)
 {
 	log->term = term;
 	log->copies.voted_for = voted_for;
@@ -210,7 +212,8 @@ static uint64_t left(const struct thmq_log *log)
 
 static void stamp_and_launch(struct thmq_log *log, struct thmqi_buf *buf)
 {
-	thmqi_batch_stamp((struct batch_header *)buf->data, log->incarnation, log->durable_position);
+	thmqi_batch_stamp((struct batch_header *)buf->data, log->incarnation,
+			  log->durable_position);
 	thmqi_log_launch(log, buf, true);
 	log->dirty = true; /* it is submitted when the iteration ends */
 }
@@ -227,7 +230,8 @@ int thmqi_log_noop(struct thmq_log *log)
 		return rc;
 	}
 	memset(buf->data, 0, THMQI_BLOCK);
-	thmqi_batch_seal((struct batch_header *)buf->data, &log->chain, log->term, BATCH_NOOP, 0, 0, THMQI_BLOCK);
+	thmqi_batch_seal((struct batch_header *)buf->data, &log->chain, log->term, BATCH_NOOP, 0, 0,
+			 THMQI_BLOCK);
 	log->copies.quiet = true;
 	stamp_and_launch(log, buf);
 	log->copies.quiet = false;
@@ -247,10 +251,13 @@ static int room_for(struct thmq_log *log, uint32_t len)
 	return rc ? rc : thmqi_flights_full(log) ? -EAGAIN : 0;
 }
 
-static int append_state(struct thmq_log *log, uint16_t type, uint64_t item, const void *payload, uint32_t len)
+static int append_state(struct thmq_log *log, uint16_t type, uint64_t item, const void *payload,
+			uint32_t len)
 {
-	const uint32_t run_bytes = (uint32_t)sizeof(struct thmq_run_header) + THMQI_ALIGN_UP(len, 8u);
-	const uint32_t bytes = THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + run_bytes, THMQI_BLOCK);
+	const uint32_t run_bytes =
+		(uint32_t)sizeof(struct thmq_run_header) + THMQI_ALIGN_UP(len, 8u);
+	const uint32_t bytes =
+		THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + run_bytes, THMQI_BLOCK);
 	struct batch_header *h;
 	struct thmq_run_header *run;
 	struct thmqi_buf *buf;
@@ -296,7 +303,9 @@ uint32_t thmqi_log_batch_bytes(const void *header)
 
 	if (h->type == BATCH_PAD)
 		return THMQI_BLOCK;
-	return h->len >= THMQI_BLOCK && h->len <= BATCH_BYTES_MAX && h->len % THMQI_BLOCK == 0 ? h->len : 0;
+	return h->len >= THMQI_BLOCK && h->len <= BATCH_BYTES_MAX && h->len % THMQI_BLOCK == 0
+		       ? h->len
+		       : 0;
 }
 
 static bool is_known(uint16_t type)
@@ -304,13 +313,15 @@ static bool is_known(uint16_t type)
 	return type >= BATCH_DATA && type <= BATCH_PAD;
 }
 
-int thmqi_log_batch_check(const struct thmq_log *log, const void *data, uint32_t len, struct thmqi_log_received *ret)
+int thmqi_log_batch_check(const struct thmq_log *log, const void *data, uint32_t len,
+			  struct thmqi_log_received *ret)
 {
 	const struct batch_header *h = data;
 	const struct thmq_run_header *run = (const struct thmq_run_header *)(h + 1);
 
-	if (len < THMQI_BLOCK || !thmqi_batch_header_ok(h, h->position, log->chain.log_id) || h->version != FORMAT_VERSION ||
-	    !is_known(h->type) || thmqi_log_batch_bytes(h) != len || !h->term || !h->index)
+	if (len < THMQI_BLOCK || !thmqi_batch_header_ok(h, h->position, log->chain.log_id) ||
+	    h->version != FORMAT_VERSION || !is_known(h->type) || thmqi_log_batch_bytes(h) != len ||
+	    !h->term || !h->index)
 		return -THMQ_ECORRUPT;
 	if (h->type == BATCH_PAD && (h->payload_len || h->run_count))
 		return -THMQ_ECORRUPT;
@@ -318,7 +329,8 @@ int thmqi_log_batch_check(const struct thmq_log *log, const void *data, uint32_t
 		return -THMQ_ECORRUPT;
 	*ret = (struct thmqi_log_received){.index = h->index, .term = h->term, .type = h->type};
 	if (h->type == BATCH_CHANGE) {
-		if (h->run_count != 1 || run->encoding != THMQ_RUN_STATE || run->partition || run->base_offset)
+		if (h->run_count != 1 || run->encoding != THMQ_RUN_STATE || run->partition ||
+		    run->base_offset)
 			return -THMQ_ECORRUPT;
 		ret->state = run + 1;
 		ret->state_len = run->len;
@@ -439,8 +451,10 @@ static void on_fetched(struct thmqi_disk_op *op, int64_t result)
 	f->reading = false;
 	f->segment->reads--;
 	f->log->reads--;
-	if (!error && (result != (int64_t)f->len || h->index != f->index || thmqi_log_batch_bytes(h) != f->len ||
-		       !thmqi_batch_header_ok(h, h->position, f->log->chain.log_id) || !thmqi_batch_payload_ok(h, f->len)))
+	if (!error && (result != (int64_t)f->len || h->index != f->index ||
+		       thmqi_log_batch_bytes(h) != f->len ||
+		       !thmqi_batch_header_ok(h, h->position, f->log->chain.log_id) ||
+		       !thmqi_batch_payload_ok(h, f->len)))
 		error = -THMQ_ECORRUPT;
 	if (error) {
 		thmqi_buf_unref(f->buf);
@@ -450,7 +464,8 @@ static void on_fetched(struct thmqi_disk_op *op, int64_t result)
 }
 
 /* How long batch @index of @s is, which begins at @at. Only the first block of a pad is stored. */
-static int stored_bytes(struct thmq_log *log, struct segment *s, uint64_t index, uint64_t at, uint32_t *ret_len)
+static int stored_bytes(struct thmq_log *log, struct segment *s, uint64_t index, uint64_t at,
+			uint32_t *ret_len)
 {
 	uint64_t end = s->bytes;
 	int rc = 0;
@@ -463,7 +478,8 @@ static int stored_bytes(struct thmq_log *log, struct segment *s, uint64_t index,
 	return rc;
 }
 
-static int read_batch(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s, uint64_t at, uint32_t len)
+static int read_batch(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s,
+		      uint64_t at, uint32_t len)
 {
 	struct thmqi_disk_file *file;
 	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
@@ -472,8 +488,13 @@ static int read_batch(struct thmq_log *log, struct thmqi_log_fetch *f, struct se
 		return rc;
 	if (log->reads >= READS_MAX || thmqi_log_alloc(log, len, THMQI_OWNER_READ, &f->buf) != 0)
 		return -EAGAIN;
-	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ, .len = len, .file = file, .buf = f->buf,
-				       .data = f->buf->data, .offset = at, .done = on_fetched};
+	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
+				       .len = len,
+				       .file = file,
+				       .buf = f->buf,
+				       .data = f->buf->data,
+				       .offset = at,
+				       .done = on_fetched};
 	if (log->disk->queue_submit(log->queue, &f->op) != 0) {
 		thmqi_buf_unref(f->buf);
 		f->buf = NULL;
@@ -544,7 +565,8 @@ int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t le
 	if (n < 0)
 		rc = (int)n;
 	else if (n < (int64_t)len || ((struct batch_header *)block)->index != index ||
-		 !thmqi_batch_header_ok((struct batch_header *)block, s->position + at, log->chain.log_id))
+		 !thmqi_batch_header_ok((struct batch_header *)block, s->position + at,
+					log->chain.log_id))
 		rc = -THMQ_ECORRUPT;
 	else
 		memcpy(ret, block, len);

@@ -28,7 +28,7 @@ struct thmq_log;
 
 #define BATCH_MAGIC 0x31424854u /* "THB1" */
 #define FORMAT_VERSION 1u
-#define BATCH_BYTES_MAX (4u << 20) /* but for a pad */
+#define BATCH_BYTES_MAX THMQI_BATCH_BYTES_MAX /* but for a pad */
 
 enum batch_type {
 	BATCH_DATA = 1,

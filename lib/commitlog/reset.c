@@ -143,7 +143,8 @@ int thmqi_log_reset(struct thmq_log *log, const struct thmqi_log_origin *origin)
 
 	if (log->failed)
 		return -THMQ_EFAILED;
-	if (!log->copies.on || log->copies.leads || !thmqi_segment_begins(&log->vote, origin->position) || !origin->index)
+	if (!log->copies.on || log->copies.leads ||
+	    !thmqi_segment_begins(&log->vote, origin->position) || !origin->index)
 		return -THMQ_ECORRUPT;
 	rc = thmqi_log_drain(log, UINT64_MAX);
 	if (rc)
@@ -188,8 +189,10 @@ int thmqi_log_reset(struct thmq_log *log, const struct thmqi_log_origin *origin)
 
 void thmqi_log_origin(const struct thmq_log *log, struct thmqi_log_origin *ret)
 {
-	*ret = (struct thmqi_log_origin){
-		.position = log->begin.position, .index = log->begin.index, .term = log->begin.term, .crc = log->begin.crc};
+	*ret = (struct thmqi_log_origin){.position = log->begin.position,
+					 .index = log->begin.index,
+					 .term = log->begin.term,
+					 .crc = log->begin.crc};
 }
 
 int thmqi_log_drop_before(struct thmq_log *log, uint64_t index)
@@ -198,7 +201,8 @@ int thmqi_log_drop_before(struct thmq_log *log, uint64_t index)
 
 	if (log->failed)
 		return -THMQ_EFAILED;
-	if (log->segment_count < 2 || log->drop.step || !s->batch_count || s->first_index + s->batch_count - 1 >= index)
+	if (log->segment_count < 2 || log->drop.step || !s->batch_count ||
+	    s->first_index + s->batch_count - 1 >= index)
 		return log->drop.step ? -EAGAIN : -ENOENT;
 	return thmqi_log_drop_oldest(log);
 }

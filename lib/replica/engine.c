@@ -21,8 +21,6 @@
 #include "commitlog/copies.h"
 #include "engine.h"
 
-
-
 #define INSTALL_TIMEOUTS 10u /* of an election: what is sent is but a begin, and soon taken */
 #define INFLIGHT_MAX THMQI_UNCOMMITTED_MAX
 
@@ -72,7 +70,9 @@ static bool breaks(const struct thmqi_engine *e, uint32_t rule)
 
 static int role_of(uint32_t role)
 {
-	return role == THMQI_MEMBER_VOTER ? RAFT_VOTER : role == THMQI_MEMBER_STANDBY ? RAFT_STANDBY : RAFT_SPARE;
+	return role == THMQI_MEMBER_VOTER     ? RAFT_VOTER
+	       : role == THMQI_MEMBER_STANDBY ? RAFT_STANDBY
+					      : RAFT_SPARE;
 }
 
 static int configuration_of(const struct thmqi_members *m, struct raft_configuration *ret)
@@ -82,7 +82,8 @@ static int configuration_of(const struct thmqi_members *m, struct raft_configura
 
 	raft_configuration_init(ret);
 	for (i = 0; i < m->count && !rv; i++)
-		rv = raft_configuration_add(ret, m->list[i].id, m->list[i].address, role_of(m->list[i].role));
+		rv = raft_configuration_add(ret, m->list[i].id, m->list[i].address,
+					    role_of(m->list[i].role));
 	if (rv)
 		raft_configuration_close(ret);
 	return translate(rv);
@@ -146,13 +147,15 @@ static uint64_t last_of(const struct raft *r)
 	return t->records[(t->back + t->size - 1) % t->size].index;
 }
 
-int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_members *from, const struct thmqi_members *to)
+int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_members *from,
+			    const struct thmqi_members *to)
 {
 	const struct raft *r = &e->raft;
 
 	if (r->state != RAFT_LEADER)
 		return -THMQ_ENOTLEADER;
-	if (r->leader_state.transferee || r->leader_state.promotee_id || r->configuration_uncommitted_index)
+	if (r->leader_state.transferee || r->leader_state.promotee_id ||
+	    r->configuration_uncommitted_index)
 		return -EAGAIN;
 	if (breaks(e, THMQI_GROUP_NO_B6))
 		return 0;
@@ -165,8 +168,12 @@ int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_mem
 
 static void send_one(struct thmqi_engine *e, const struct raft_message *m)
 {
-	struct thmqi_message out = {.magic = THMQI_MESSAGE_MAGIC, .version = THMQI_MESSAGE_VERSION, .type = (uint8_t)m->type, .group = e->opts.group,
-				    .from = e->opts.id, .to = m->server_id};
+	struct thmqi_message out = {.magic = THMQI_MESSAGE_MAGIC,
+				    .version = THMQI_MESSAGE_VERSION,
+				    .type = (uint8_t)m->type,
+				    .group = e->opts.group,
+				    .from = e->opts.id,
+				    .to = m->server_id};
 	uint32_t batches = 0;
 
 	switch (m->type) {
@@ -195,8 +202,10 @@ static void send_one(struct thmqi_engine *e, const struct raft_message *m)
 		out.term = m->request_vote_result.term;
 		out.features = m->request_vote_result.features;
 		out.capacity = m->request_vote_result.capacity;
-		out.flags = (uint8_t)((m->request_vote_result.vote_granted ? THMQI_MESSAGE_GRANTED : 0) |
-				      (m->request_vote_result.pre_vote ? THMQI_MESSAGE_PRE_VOTE : 0));
+		out.flags =
+			(uint8_t)((m->request_vote_result.vote_granted ? THMQI_MESSAGE_GRANTED
+								       : 0) |
+				  (m->request_vote_result.pre_vote ? THMQI_MESSAGE_PRE_VOTE : 0));
 		break;
 	case RAFT_INSTALL_SNAPSHOT:
 		out.term = m->install_snapshot.term;
@@ -216,7 +225,8 @@ static void send_one(struct thmqi_engine *e, const struct raft_message *m)
 }
 
 /* @received: the entries of the update came with a message, else from this copy: its own first one, or what it submitted. */
-static void tell(struct thmqi_engine *e, const struct raft_update *u, enum raft_event_type event, bool received, struct thmqi_duties *ret)
+static void tell(struct thmqi_engine *e, const struct raft_update *u, enum raft_event_type event,
+		 bool received, struct thmqi_duties *ret)
 {
 	unsigned i;
 
@@ -236,8 +246,8 @@ static void tell(struct thmqi_engine *e, const struct raft_update *u, enum raft_
 			send_one(e, &u->messages.batch[i]);
 }
 
-static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event, bool received, struct raft_update *u,
-		struct thmqi_duties *ret)
+static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event, bool received,
+		struct raft_update *u, struct thmqi_duties *ret)
 {
 	int rc;
 
@@ -286,8 +296,8 @@ void thmqi_engine_close(struct thmqi_engine *e)
 }
 
 /* The memberships that the log knows are entries of it, or its begin's. */
-static int fill_entries(const struct thmqi_engine_start *s, struct raft_entry *entries, uint32_t count, struct raft_buffer *now,
-			struct raft_buffer *before)
+static int fill_entries(const struct thmqi_engine_start *s, struct raft_entry *entries,
+			uint32_t count, struct raft_buffer *now, struct raft_buffer *before)
 {
 	const struct thmqi_membership *m = s->membership;
 	const uint64_t first = s->begin_index + 1;
@@ -303,7 +313,8 @@ static int fill_entries(const struct thmqi_engine_start *s, struct raft_entry *e
 		}
 		if (!term)
 			return -THMQ_ECORRUPT;
-		entries[i] = (struct raft_entry){.term = term, .type = RAFT_COMMAND, .batch = TOKEN};
+		entries[i] =
+			(struct raft_entry){.term = term, .type = RAFT_COMMAND, .batch = TOKEN};
 		if (index == m->index || index == m->previous_index || index == 1) {
 			entries[i].type = RAFT_CHANGE;
 			entries[i].buf = index == m->index ? *now : *before;
@@ -330,7 +341,8 @@ static int begin_metadata(const struct thmqi_engine_start *s, struct raft_snapsh
 	return configuration_of(newest ? &m->members : &m->previous, &ret->configuration);
 }
 
-int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *s, struct thmqi_duties *ret)
+int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *s,
+		       struct thmqi_duties *ret)
 {
 	const uint32_t count = (uint32_t)(s->last - s->begin_index);
 	const struct thmqi_membership *m = s->membership;
@@ -342,7 +354,8 @@ int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *
 	int rc = 0;
 
 	/* B7: a log that has anything has a membership, and it is stored whole */
-	if ((s->last && !s->begin_index && !m->index) || m->index > s->last || s->last - s->begin_index > UINT32_MAX)
+	if ((s->last && !s->begin_index && !m->index) || m->index > s->last ||
+	    s->last - s->begin_index > UINT32_MAX)
 		return -THMQ_ECORRUPT;
 	if (m->index)
 		rc = encode(&m->members, &now);
@@ -373,22 +386,26 @@ int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *
 
 /* ------------------------------------------------------------------- events */
 
-int thmqi_engine_submit(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term, const struct thmqi_membership *membership,
-			struct thmqi_duties *ret)
+int thmqi_engine_submit(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term,
+			const struct thmqi_membership *membership, struct thmqi_duties *ret)
 {
-	struct raft_entry entry = {.term = term, .type = membership ? RAFT_CHANGE : RAFT_COMMAND, .batch = TOKEN};
+	struct raft_entry entry = {
+		.term = term, .type = membership ? RAFT_CHANGE : RAFT_COMMAND, .batch = TOKEN};
 	struct raft_event event = {.type = RAFT_SUBMIT, .submit = {.entries = &entry, .n = 1}};
 	struct raft_update u;
 	int rc;
 
 	/* B7: the log and raft number alike, and the one who leads does so in its own term */
-	if (e->raft.state != RAFT_LEADER || term != e->raft.current_term || index != last_of(&e->raft) + 1)
+	if (e->raft.state != RAFT_LEADER || term != e->raft.current_term ||
+	    index != last_of(&e->raft) + 1)
 		return -THMQ_ECORRUPT;
-	if (index - e->raft.commit_index > INFLIGHT_MAX + 1) /* B5; one more may be a new leader's first */
+	if (index - e->raft.commit_index >
+	    INFLIGHT_MAX + 1) /* B5; one more may be a new leader's first */
 		return -THMQ_ECORRUPT;
 	if (membership) {
 		/* B7, of B6 */
-		if (voters_changed(&membership->members, &membership->previous) > 1 || term_of(&e->raft, e->raft.commit_index) != term)
+		if (voters_changed(&membership->members, &membership->previous) > 1 ||
+		    term_of(&e->raft, e->raft.commit_index) != term)
 			return -THMQ_ECORRUPT;
 		rc = encode(&membership->members, &entry.buf);
 		if (rc)
@@ -409,12 +426,14 @@ static void message_of(const struct thmqi_message *m, struct raft_message *ret)
 }
 
 /* B2: what precedes the message was dropped here, and therefore committed. Return: entries that are already here. */
-static uint32_t cut_to_begin(const struct thmqi_engine *e, struct raft_append_entries *a, uint32_t count)
+static uint32_t cut_to_begin(const struct thmqi_engine *e, struct raft_append_entries *a,
+			     uint32_t count)
 {
 	const struct raft_trail *t = &e->raft.trail;
 	uint64_t skip;
 
-	if (breaks(e, THMQI_GROUP_NO_B2) || e->raft.snapshot.installing || a->prev_log_index >= t->snapshot.index)
+	if (breaks(e, THMQI_GROUP_NO_B2) || e->raft.snapshot.installing ||
+	    a->prev_log_index >= t->snapshot.index)
 		return 0;
 	if (a->prev_log_index > t->offset) /* it is still known */
 		return 0;
@@ -424,13 +443,16 @@ static uint32_t cut_to_begin(const struct thmqi_engine *e, struct raft_append_en
 	return (uint32_t)THMQI_MIN(skip, (uint64_t)count);
 }
 
-static int fill_received(const struct thmqi_engine_entry *entries, uint32_t count, struct raft_entry *ret, void *batch)
+static int fill_received(const struct thmqi_engine_entry *entries, uint32_t count,
+			 struct raft_entry *ret, void *batch)
 {
 	uint32_t i;
 	int rc = 0;
 
 	for (i = 0; i < count && !rc; i++) {
-		ret[i] = (struct raft_entry){.term = entries[i].term, .type = entries[i].change ? RAFT_CHANGE : RAFT_COMMAND, .batch = batch};
+		ret[i] = (struct raft_entry){.term = entries[i].term,
+					     .type = entries[i].change ? RAFT_CHANGE : RAFT_COMMAND,
+					     .batch = batch};
 		if (entries[i].change)
 			rc = encode(&entries[i].membership.members, &ret[i].buf);
 	}
@@ -438,7 +460,8 @@ static int fill_received(const struct thmqi_engine_entry *entries, uint32_t coun
 }
 
 /* B1: a change is the first of a message: others before it are a message by themselves. */
-static bool is_split_well(const struct thmqi_engine *e, const struct thmqi_engine_entry *entries, uint32_t count)
+static bool is_split_well(const struct thmqi_engine *e, const struct thmqi_engine_entry *entries,
+			  uint32_t count)
 {
 	uint32_t i;
 
@@ -449,8 +472,8 @@ static bool is_split_well(const struct thmqi_engine *e, const struct thmqi_engin
 }
 
 /* B7: nobody else leads in the term in which this copy does, terms do not fall, and none is later than its leader's. */
-static bool is_possible(const struct thmqi_engine *e, const struct thmqi_message *m, const struct thmqi_engine_entry *entries,
-			uint32_t count)
+static bool is_possible(const struct thmqi_engine *e, const struct thmqi_message *m,
+			const struct thmqi_engine_entry *entries, uint32_t count)
 {
 	uint64_t term = m->index_term;
 	uint32_t i;
@@ -465,8 +488,10 @@ static bool is_possible(const struct thmqi_engine *e, const struct thmqi_message
 	return true;
 }
 
-int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_message *message,
-			const struct thmqi_engine_entry *entries, uint32_t count, struct thmqi_duties *ret)
+int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
+			const struct thmqi_message *message,
+			const struct thmqi_engine_entry *entries, uint32_t count,
+			struct thmqi_duties *ret)
 {
 	struct raft_entry received[THMQI_ENGINE_ENTRIES] = {0};
 	struct raft_event event = {.type = RAFT_RECEIVE};
@@ -491,7 +516,8 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms, const struct th
 	a->leader_commit = message->commit;
 	skip = cut_to_begin(e, a, count);
 	if (count > skip) {
-		batch = raft_malloc(sizeof(token)); /* raft's to free, unless it asks for these entries to be stored */
+		batch = raft_malloc(sizeof(
+			token)); /* raft's to free, unless it asks for these entries to be stored */
 		rc = batch ? fill_received(entries + skip, count - skip, received, batch) : -ENOMEM;
 		a->entries = received;
 		a->n_entries = count - skip;
@@ -506,16 +532,19 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms, const struct th
 	}
 	for (i = 0; i < count - skip; i++) {
 		raft_free(received[i].buf.base);
-		if (!rc && entries[skip + i].change && ret->take && a->prev_log_index + 1 + i >= ret->take) {
+		if (!rc && entries[skip + i].change && ret->take &&
+		    a->prev_log_index + 1 + i >= ret->take) {
 			e->change_index = a->prev_log_index + 1 + i;
-			if (e->raft.configuration_uncommitted_index != e->change_index) /* B7, of B1 */
+			if (e->raft.configuration_uncommitted_index !=
+			    e->change_index) /* B7, of B1 */
 				rc = -THMQ_ECORRUPT;
 		}
 	}
 	return rc;
 }
 
-static int receive_snapshot(const struct thmqi_message *message, const struct thmqi_members *members, struct raft_message *m)
+static int receive_snapshot(const struct thmqi_message *message,
+			    const struct thmqi_members *members, struct raft_message *m)
 {
 	struct raft_install_snapshot *i = &m->install_snapshot;
 
@@ -535,46 +564,52 @@ static bool is_late_refusal(const struct thmqi_engine *e, const struct thmqi_mes
 {
 	raft_index match = 0;
 
-	if (!message->index_term || breaks(e, THMQI_GROUP_NO_B8) || raft_match_index(&e->raft, message->from, &match) != 0)
+	if (!message->index_term || breaks(e, THMQI_GROUP_NO_B8) ||
+	    raft_match_index(&e->raft, message->from, &match) != 0)
 		return false;
 	return message->index_term <= match;
 }
 
 /* Return: 1 it is to be passed on; 0 it is dropped; or an error. */
-static int convert(struct thmqi_engine *e, const struct thmqi_message *message, const struct thmqi_members *members, struct raft_message *m)
+static int convert(struct thmqi_engine *e, const struct thmqi_message *message,
+		   const struct thmqi_members *members, struct raft_message *m)
 {
-	bool granted = message->flags & THMQI_MESSAGE_GRANTED, pre_vote = message->flags & THMQI_MESSAGE_PRE_VOTE;
+	bool granted = message->flags & THMQI_MESSAGE_GRANTED,
+	     pre_vote = message->flags & THMQI_MESSAGE_PRE_VOTE;
 
 	message_of(message, m);
 	switch (message->type) {
 	case THMQI_MESSAGE_APPENDED:
 		if (is_late_refusal(e, message))
 			return 0;
-		m->append_entries_result = (struct raft_append_entries_result){.version = 1,
-									       .term = message->term,
-									       .rejected = message->index_term,
-									       .last_log_index = message->index,
-									       .features = message->features,
-									       .capacity = message->capacity};
+		m->append_entries_result =
+			(struct raft_append_entries_result){.version = 1,
+							    .term = message->term,
+							    .rejected = message->index_term,
+							    .last_log_index = message->index,
+							    .features = message->features,
+							    .capacity = message->capacity};
 		return 1;
 	case THMQI_MESSAGE_VOTE:
-		m->request_vote = (struct raft_request_vote){.version = 2,
-							     .term = message->term,
-							     .candidate_id = message->from,
-							     .last_log_index = message->index,
-							     .last_log_term = message->index_term,
-							     .disrupt_leader = message->flags & THMQI_MESSAGE_DISRUPT,
-							     .pre_vote = pre_vote};
+		m->request_vote = (struct raft_request_vote){
+			.version = 2,
+			.term = message->term,
+			.candidate_id = message->from,
+			.last_log_index = message->index,
+			.last_log_term = message->index_term,
+			.disrupt_leader = message->flags & THMQI_MESSAGE_DISRUPT,
+			.pre_vote = pre_vote};
 		return 1;
 	case THMQI_MESSAGE_VOTED:
 		if (e->raft.state != RAFT_CANDIDATE) /* B3; B7 where that is left out */
 			return breaks(e, THMQI_GROUP_NO_B3) ? -THMQ_ECORRUPT : 0;
-		m->request_vote_result = (struct raft_request_vote_result){.version = 2,
-									   .term = message->term,
-									   .vote_granted = granted,
-									   .pre_vote = pre_vote,
-									   .features = message->features,
-									   .capacity = message->capacity};
+		m->request_vote_result =
+			(struct raft_request_vote_result){.version = 2,
+							  .term = message->term,
+							  .vote_granted = granted,
+							  .pre_vote = pre_vote,
+							  .features = message->features,
+							  .capacity = message->capacity};
 		return 1;
 	case THMQI_MESSAGE_SNAPSHOT: {
 		if (e->raft.state == RAFT_LEADER && message->term == e->raft.current_term) /* B7 */
@@ -605,16 +640,17 @@ static int members_of(const struct raft_configuration *c, struct thmqi_members *
 		struct thmqi_member *m = &ret->list[i];
 
 		m->id = c->servers[i].id;
-		m->role = c->servers[i].role == RAFT_VOTER   ? THMQI_MEMBER_VOTER :
-			  c->servers[i].role == RAFT_STANDBY ? THMQI_MEMBER_STANDBY :
-							       THMQI_MEMBER_SPARE;
+		m->role = c->servers[i].role == RAFT_VOTER     ? THMQI_MEMBER_VOTER
+			  : c->servers[i].role == RAFT_STANDBY ? THMQI_MEMBER_STANDBY
+							       : THMQI_MEMBER_SPARE;
 		strncpy(m->address, c->servers[i].address, sizeof(m->address) - 1);
 	}
 	ret->count = c->n;
 	return 0;
 }
 
-int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_message *message, const struct thmqi_members *members,
+int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
+			 const struct thmqi_message *message, const struct thmqi_members *members,
 			 struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_RECEIVE};
@@ -639,13 +675,16 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms, const struct t
 	return rc;
 }
 
-int thmqi_engine_persisted(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, struct thmqi_duties *ret)
+int thmqi_engine_persisted(struct thmqi_engine *e, uint64_t now_ms, uint64_t index,
+			   struct thmqi_duties *ret)
 {
-	struct raft_event event = {.type = RAFT_PERSISTED_ENTRIES, .persisted_entries = {.index = index}};
+	struct raft_event event = {.type = RAFT_PERSISTED_ENTRIES,
+				   .persisted_entries = {.index = index}};
 	struct raft_update u;
 
 	/* B7: it rises, and is of entries that are there; no candidate has any under way */
-	if (index <= e->raft.last_stored || index > last_of(&e->raft) || e->raft.state == RAFT_CANDIDATE)
+	if (index <= e->raft.last_stored || index > last_of(&e->raft) ||
+	    e->raft.state == RAFT_CANDIDATE)
 		return -THMQ_ECORRUPT;
 	return step(e, now_ms, &event, false, &u, ret);
 }
@@ -655,7 +694,8 @@ const struct thmqi_members *thmqi_engine_install_members(const struct thmqi_engi
 	return &e->install;
 }
 
-int thmqi_engine_installed(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_duties *install, struct thmqi_duties *ret)
+int thmqi_engine_installed(struct thmqi_engine *e, uint64_t now_ms,
+			   const struct thmqi_duties *install, struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_PERSISTED_SNAPSHOT};
 	struct raft_update u;
@@ -678,8 +718,8 @@ int thmqi_engine_timeout(struct thmqi_engine *e, uint64_t now_ms, struct thmqi_d
 	return step(e, now_ms, &event, false, &u, ret);
 }
 
-int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, const struct thmqi_members *members,
-			 struct thmqi_duties *ret)
+int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index,
+			 const struct thmqi_members *members, struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_CONFIGURATION, .configuration = {.index = index}};
 	struct raft_update u;
@@ -688,17 +728,19 @@ int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index
 	if (!rc)
 		rc = step(e, now_ms, &event, false, &u, ret);
 	/* B7, of B1: what is in force is committed, and nothing else is under way */
-	if (!rc && e->raft.configuration_uncommitted_index && e->raft.configuration_uncommitted_index <= index)
+	if (!rc && e->raft.configuration_uncommitted_index &&
+	    e->raft.configuration_uncommitted_index <= index)
 		rc = -THMQ_ECORRUPT;
 	return rc;
 }
 
-int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term, const struct thmqi_membership *membership,
-			 struct thmqi_duties *ret)
+int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index, uint64_t term,
+			 const struct thmqi_membership *membership, struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_SNAPSHOT};
 	struct raft_update u;
-	const struct thmqi_engine_start s = {.begin_index = index, .begin_term = term, .membership = membership};
+	const struct thmqi_engine_start s = {
+		.begin_index = index, .begin_term = term, .membership = membership};
 	int rc;
 
 	memset(ret, 0, sizeof(*ret));
@@ -714,7 +756,8 @@ int thmqi_engine_dropped(struct thmqi_engine *e, uint64_t now_ms, uint64_t index
 	return step(e, now_ms, &event, false, &u, ret);
 }
 
-int thmqi_engine_transfer(struct thmqi_engine *e, uint64_t now_ms, uint64_t id, struct thmqi_duties *ret)
+int thmqi_engine_transfer(struct thmqi_engine *e, uint64_t now_ms, uint64_t id,
+			  struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_TRANSFER, .transfer = {.server_id = id}};
 	struct raft_update u;
@@ -732,7 +775,8 @@ static const struct raft_server *server_of(const struct thmqi_engine *e, uint64_
 	return NULL;
 }
 
-int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id, struct thmqi_duties *ret)
+int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id,
+			  struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_CATCH_UP, .catch_up = {.server_id = id}};
 	const struct raft_server *server = server_of(e, id);
@@ -755,14 +799,19 @@ int thmqi_engine_caught_up(struct thmqi_engine *e, uint64_t id)
 
 	if (rc)
 		return rc;
-	return status == RAFT_CATCH_UP_FINISHED ? 1 : status == RAFT_CATCH_UP_RUNNING ? 0 : status == RAFT_CATCH_UP_ABORTED ? -ETIMEDOUT : -ENOENT;
+	return status == RAFT_CATCH_UP_FINISHED  ? 1
+	       : status == RAFT_CATCH_UP_RUNNING ? 0
+	       : status == RAFT_CATCH_UP_ABORTED ? -ETIMEDOUT
+						 : -ENOENT;
 }
 
 /* -------------------------------------------------------------------- state */
 
 uint32_t thmqi_engine_role(const struct thmqi_engine *e)
 {
-	return e->raft.state == RAFT_LEADER ? THMQI_ROLE_LEADER : e->raft.state == RAFT_CANDIDATE ? THMQI_ROLE_CANDIDATE : THMQI_ROLE_FOLLOWER;
+	return e->raft.state == RAFT_LEADER      ? THMQI_ROLE_LEADER
+	       : e->raft.state == RAFT_CANDIDATE ? THMQI_ROLE_CANDIDATE
+						 : THMQI_ROLE_FOLLOWER;
 }
 
 uint64_t thmqi_engine_term(const struct thmqi_engine *e)

@@ -55,7 +55,8 @@ static int take(struct thmqi_group *g, uint64_t index)
 
 	if (index <= thmqi_log_last(g->log))
 		rc = thmq_log_truncate(g->log, index);
-	if (!rc && (index != thmqi_log_last(g->log) + 1 || index >= g->taking_index + g->taking_count))
+	if (!rc &&
+	    (index != thmqi_log_last(g->log) + 1 || index >= g->taking_index + g->taking_count))
 		rc = -THMQ_ECORRUPT;
 	for (i = 0; i < g->taking_count && !rc; i++) {
 		if (g->taking_index + i < index)
@@ -211,7 +212,8 @@ static bool commit(struct thmqi_group *g)
 	if (g->members_committed || !g->membership.index || g->membership.index > committed)
 		return true;
 	g->members_committed = true; /* at once: the step may ask for more */
-	rc = thmqi_engine_changed(g->engine, thmqi_group_now_ms(g), g->membership.index, &g->membership.members, &d);
+	rc = thmqi_engine_changed(g->engine, thmqi_group_now_ms(g), g->membership.index,
+				  &g->membership.members, &d);
 	thmqi_group_handle(g, rc, &d);
 	return true;
 }
@@ -230,7 +232,8 @@ static bool time_out(struct thmqi_group *g)
 
 static void on_timer(struct thmqi_timer *t)
 {
-	thmqi_container(t, struct thmqi_group, timer)->timer_ms = 0; /* the iteration that it causes does the rest */
+	thmqi_container(t, struct thmqi_group, timer)->timer_ms =
+		0; /* the iteration that it causes does the rest */
 }
 
 /* @again: something is to be tried again though no event comes. */
@@ -302,7 +305,8 @@ static int group_poll(struct thmqi_poller *poller, uint32_t budget)
 		if (!g->tell_failed)
 			return 0;
 		g->tell_failed = false;
-		thmqi_log_lead(g->log, false); /* not where it was found: that may be inside of an append */
+		thmqi_log_lead(g->log,
+			       false); /* not where it was found: that may be inside of an append */
 		if (g->opts.events.failed)
 			g->opts.events.failed(g->opts.events.ctx, g->failed);
 		return 1;
@@ -355,7 +359,8 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 			thmqi_retain_note(g, run);
 			return 0;
 		}
-		rc = run->payload ? thmqi_membership_decode(run->payload, run->header->len, &m) : -THMQ_ECORRUPT;
+		rc = run->payload ? thmqi_membership_decode(run->payload, run->header->len, &m)
+				  : -THMQ_ECORRUPT;
 		if (rc)
 			return rc;
 		if (run->index >= g->membership.index) {
@@ -474,7 +479,10 @@ static int raise_lone_term(struct thmqi_group *g, struct thmqi_engine_start *s)
 
 static int start(struct thmqi_group *g)
 {
-	struct thmqi_engine_start s = {.now_ms = thmqi_group_now_ms(g), .membership = &g->membership, .terms = next_terms, .ctx = g};
+	struct thmqi_engine_start s = {.now_ms = thmqi_group_now_ms(g),
+				       .membership = &g->membership,
+				       .terms = next_terms,
+				       .ctx = g};
 	const struct thmqi_engine_opts opts = {.id = g->opts.id,
 					       .group = g->opts.group,
 					       .heartbeat_ms = g->opts.heartbeat_ms,
@@ -490,7 +498,8 @@ static int start(struct thmqi_group *g)
 	thmqi_log_vote(g->log, &s.term, &s.voted_for);
 	thmqi_log_begin(g->log, &s.begin_index, &s.begin_term);
 	s.last = thmqi_log_last(g->log);
-	if (!g->membership.index && s.last && g->opts.members) { /* it was made just now: nothing was replayed */
+	if (!g->membership.index && s.last &&
+	    g->opts.members) { /* it was made just now: nothing was replayed */
 		g->membership.index = 1;
 		g->membership.members = *g->opts.members;
 		thmqi_peers_set(g);
@@ -512,24 +521,30 @@ static int check_opts(struct thmqi_group *g, const struct thmqi_group_opts *opts
 	g->opts.heartbeat_ms = opts->heartbeat_ms ? opts->heartbeat_ms : HEARTBEAT_MS;
 	g->opts.election_ms = opts->election_ms ? opts->election_ms : ELECTION_MS;
 	if (!opts->id || !opts->wire.send || !opts->log || !opts->log->dir)
-		return thmqi_fail(-EINVAL, "a group of copies needs a number for this one, a way to the others, and a directory");
+		return thmqi_fail(-EINVAL, "a group of copies needs a number for this one, a way "
+					   "to the others, and a directory");
 	if (opts->members && thmqi_members_check(opts->members))
-		return thmqi_fail(-EINVAL, "the members of a group are 1 to %u, with different numbers and addresses, and one of them votes",
+		return thmqi_fail(-EINVAL,
+				  "the members of a group are 1 to %u, with different numbers and "
+				  "addresses, and one of them votes",
 				  THMQI_MEMBERS_MAX);
 	if (memcmp(opts->log->log_id, any, sizeof(any)) == 0)
-		return thmqi_fail(-EINVAL, "the log of a group of copies has an identity, the same on all");
+		return thmqi_fail(-EINVAL,
+				  "the log of a group of copies has an identity, the same on all");
 	if (g->opts.election_ms < 2 * g->opts.heartbeat_ms)
 		return thmqi_fail(-EINVAL, "election_ms is twice heartbeat_ms at least");
 	if (thmqi_opts_copy(&g->log_opts, sizeof(g->log_opts), opts->log) ||
 	    thmqi_opts_copy(&g->owner, sizeof(g->owner), g->log_opts.events))
-		return thmqi_fail(-EINVAL, "options of a log of a size that this library cannot take");
+		return thmqi_fail(-EINVAL,
+				  "options of a log of a size that this library cannot take");
 	g->owner_ctx = g->log_opts.ctx;
 	g->log_opts.events = &log_events;
 	g->log_opts.ctx = g;
 	return 0;
 }
 
-int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts, struct thmqi_group **ret_group)
+int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts,
+		     struct thmqi_group **ret_group)
 {
 	struct thmqi_group *g = calloc(1, sizeof(*g));
 	int rc;
@@ -551,7 +566,11 @@ int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts
 		free(g);
 		return rc;
 	}
-	g->poller = (struct thmqi_poller){.poll = group_poll, .arm = group_arm, .finish = group_finish, .end = group_end, .name = "group"};
+	g->poller = (struct thmqi_poller){.poll = group_poll,
+					  .arm = group_arm,
+					  .finish = group_finish,
+					  .end = group_end,
+					  .name = "group"};
 	thmqi_core_add_poller(core, &g->poller);
 	*ret_group = g;
 	return 0;

@@ -10,16 +10,19 @@ static struct waiting *at(struct thmqi_group *g, uint32_t number)
 	return &g->inbox[number % INBOX_COUNT];
 }
 
-int thmqi_group_receive(struct thmqi_group *g, const struct thmqi_message *message, struct thmqi_buf *buf)
+int thmqi_group_receive(struct thmqi_group *g, const struct thmqi_message *message,
+			struct thmqi_buf *buf)
 {
 	if (g->failed)
 		return -THMQ_EFAILED;
-	if (thmqi_message_check(message) || message->group != g->opts.group || message->to != g->opts.id || !message->from ||
-	    message->from == g->opts.id || (buf ? message->batch_bytes > buf->size : message->batch_bytes != 0))
+	if (thmqi_message_check(message) || message->group != g->opts.group ||
+	    message->to != g->opts.id || !message->from || message->from == g->opts.id ||
+	    (buf ? message->batch_bytes > buf->size : message->batch_bytes != 0))
 		return -EINVAL;
 	if (g->inbox_tail - g->inbox_head == INBOX_COUNT)
 		return -EAGAIN;
-	*at(g, g->inbox_tail++) = (struct waiting){.message = *message, .buf = message->batch_bytes ? buf : NULL};
+	*at(g, g->inbox_tail++) =
+		(struct waiting){.message = *message, .buf = message->batch_bytes ? buf : NULL};
 	if (buf && !message->batch_bytes)
 		thmqi_buf_unref(buf);
 	return 0;
@@ -43,7 +46,8 @@ void thmqi_inbox_clear(struct thmqi_group *g)
 /* ------------------------------------------------------------------ batches */
 
 /* A batch as its message says it. False: it is not to be believed. */
-static bool is_batch(struct thmqi_group *g, const struct waiting *w, struct thmqi_engine_entry *ret, bool *ret_pad)
+static bool is_batch(struct thmqi_group *g, const struct waiting *w, struct thmqi_engine_entry *ret,
+		     bool *ret_pad)
 {
 	struct thmqi_log_received r;
 
@@ -62,14 +66,16 @@ static bool is_batch(struct thmqi_group *g, const struct waiting *w, struct thmq
 	if (!ret->change)
 		return true;
 	ret->membership.index = r.index;
-	return thmqi_membership_decode(r.state, r.state_len, &ret->membership) == 0 && thmqi_members_check(&ret->membership.members) == 0;
+	return thmqi_membership_decode(r.state, r.state_len, &ret->membership) == 0 &&
+	       thmqi_members_check(&ret->membership.members) == 0;
 }
 
 /* Does @w go on where the batch before it ended, which is of @term? */
 static bool goes_on(const struct waiting *before, const struct waiting *w, uint64_t term)
 {
-	return w->message.type == THMQI_MESSAGE_APPEND && w->buf && w->message.from == before->message.from &&
-	       w->message.term == before->message.term && w->message.index == before->message.index + 1 && w->message.index_term == term;
+	return w->message.type == THMQI_MESSAGE_APPEND && w->buf &&
+	       w->message.from == before->message.from && w->message.term == before->message.term &&
+	       w->message.index == before->message.index + 1 && w->message.index_term == term;
 }
 
 /*
@@ -141,13 +147,16 @@ static void other(struct thmqi_group *g)
 	int rc = 0;
 
 	if (w.message.type == THMQI_MESSAGE_SNAPSHOT)
-		rc = w.buf ? thmqi_retain_decode(w.buf->data, w.message.batch_bytes, &g->install, &m) : -EINVAL;
+		rc = w.buf ? thmqi_retain_decode(w.buf->data, w.message.batch_bytes, &g->install,
+						 &m)
+			   : -EINVAL;
 	if (!rc && w.message.type == THMQI_MESSAGE_SNAPSHOT && g->install.index != w.message.index)
 		rc = -EINVAL;
 	advance(g);
 	if (rc)
 		return;
-	rc = thmqi_engine_receive(g->engine, thmqi_group_now_ms(g), &w.message, w.message.type == THMQI_MESSAGE_SNAPSHOT ? &m.members : NULL, &d);
+	rc = thmqi_engine_receive(g->engine, thmqi_group_now_ms(g), &w.message,
+				  w.message.type == THMQI_MESSAGE_SNAPSHOT ? &m.members : NULL, &d);
 	thmqi_group_handle(g, rc, &d);
 }
 

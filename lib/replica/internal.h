@@ -11,7 +11,8 @@
 #include "members.h"
 #include "replica/group.h"
 
-#define INBOX_COUNT 64u  /* messages that wait for term and vote to be stored, or for the device: powers of two */
+#define INBOX_COUNT                                                                                \
+	64u /* messages that wait for term and vote to be stored, or for the device: powers of two */
 #define OUTBOX_COUNT 64u /* messages of one event, without APPENDs */
 
 struct waiting {
@@ -55,7 +56,7 @@ struct thmqi_group {
 	struct thmqi_duties duties;
 	struct thmqi_buf *taking[THMQI_ENGINE_ENTRIES]; /* received with it */
 	uint32_t taking_count;
-	uint64_t taking_index; /* of the first */
+	uint64_t taking_index;                                   /* of the first */
 	struct thmqi_engine_entry entries[THMQI_ENGINE_ENTRIES]; /* as they are looked at */
 
 	uint32_t role; /* as told */
@@ -66,8 +67,9 @@ struct thmqi_group {
 	struct thmqi_membership membership;
 	bool members_committed, tell_members;
 	const struct thmqi_membership *changing; /* of the batch that is being formed */
-	uint64_t trim_batch, trim_index; /* once that one is committed, what lies before this one goes */
-	uint64_t dropped;                /* what the engine was told to have gone */
+	uint64_t trim_batch,
+		trim_index; /* once that one is committed, what lies before this one goes */
+	uint64_t dropped;   /* what the engine was told to have gone */
 	struct thmqi_log_origin install; /* of the last SNAPSHOT */
 
 	struct waiting inbox[INBOX_COUNT];
@@ -94,9 +96,10 @@ void thmqi_group_handle(struct thmqi_group *g, int rc, const struct thmqi_duties
 int thmqi_group_renew(struct thmqi_group *g); /* a batch says the same membership again */
 
 /* peers.c */
-void thmqi_peers_send(void *ctx, const struct thmqi_message *message, uint32_t batches); /* of the engine: is put down */
-void thmqi_peers_set(struct thmqi_group *g); /* the membership has changed */
-void thmqi_peers_drop(struct thmqi_group *g); /* this copy leads no more */
+void thmqi_peers_send(void *ctx, const struct thmqi_message *message,
+		      uint32_t batches);          /* of the engine: is put down */
+void thmqi_peers_set(struct thmqi_group *g);      /* the membership has changed */
+void thmqi_peers_drop(struct thmqi_group *g);     /* this copy leads no more */
 uint32_t thmqi_peers_pump(struct thmqi_group *g); /* what was put down leaves. Return: work done */
 bool thmqi_peers_wait(const struct thmqi_group *g); /* something was refused that nobody tells of */
 /* 0; -EINVAL it is none of this version, or was damaged on its way */
@@ -105,12 +108,17 @@ int thmqi_message_check(const struct thmqi_message *m);
 /* retain.c */
 #define STATE_TRIM 1u /* item of the log's own states: up to which batch all may go */
 /* A SNAPSHOT's bytes: where the log begins, then the membership there. Return: their number */
-uint32_t thmqi_retain_encode(const struct thmqi_group *g, const struct thmqi_message *snapshot, void *ret);
-int thmqi_retain_decode(const void *data, uint32_t len, struct thmqi_log_origin *ret_origin, struct thmqi_membership *ret); /* 0; -EINVAL … */
+uint32_t thmqi_retain_encode(const struct thmqi_group *g, const struct thmqi_message *snapshot,
+			     void *ret);
+int thmqi_retain_decode(const void *data, uint32_t len, struct thmqi_log_origin *ret_origin,
+			struct thmqi_membership *ret); /* 0; -EINVAL … */
 #define THMQI_RETAIN_BYTES_MAX (32u + THMQI_MEMBERSHIP_BYTES_MAX)
-void thmqi_retain_note(struct thmqi_group *g, const struct thmq_log_run *run); /* a state of item STATE_TRIM was replayed */
+void thmqi_retain_note(
+	struct thmqi_group *g,
+	const struct thmq_log_run *run);           /* a state of item STATE_TRIM was replayed */
 uint32_t thmqi_retain_step(struct thmqi_group *g); /* what may go goes. Return: work done */
-int thmqi_retain_install(struct thmqi_group *g, const struct thmqi_duties *d); /* the log is another copy's from here on */
+int thmqi_retain_install(struct thmqi_group *g,
+			 const struct thmqi_duties *d); /* the log is another copy's from here on */
 
 /* inbox.c */
 int thmqi_inbox_step(struct thmqi_group *g); /* the next messages: 1 done; 0 none, or not now */

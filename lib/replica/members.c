@@ -50,7 +50,8 @@ int thmqi_members_check(const struct thmqi_members *m)
 	for (i = 0; i < m->count; i++) {
 		const struct thmqi_member *a = &m->list[i];
 
-		if (!a->id || a->role > THMQI_MEMBER_VOTER || !a->address[0] || memchr(a->address, 0, sizeof(a->address)) == NULL)
+		if (!a->id || a->role > THMQI_MEMBER_VOTER || !a->address[0] ||
+		    memchr(a->address, 0, sizeof(a->address)) == NULL)
 			return -EINVAL;
 		for (k = 0; k < i; k++)
 			if (m->list[k].id == a->id || strcmp(m->list[k].address, a->address) == 0)
@@ -65,7 +66,9 @@ static uint8_t *put(uint8_t *at, const struct thmqi_members *m)
 
 	for (i = 0; i < m->count; i++) {
 		const struct thmqi_member *member = &m->list[i];
-		const struct entry e = {.id = member->id, .role = member->role, .address_len = (uint32_t)strlen(member->address)};
+		const struct entry e = {.id = member->id,
+					.role = member->role,
+					.address_len = (uint32_t)strlen(member->address)};
 
 		memcpy(at, &e, sizeof(e));
 		at += sizeof(e);
@@ -81,7 +84,8 @@ uint32_t thmqi_membership_encode(const struct thmqi_membership *m, void *ret)
 	const struct head h = {.magic = MEMBERS_MAGIC,
 			       .version = MEMBERS_VERSION,
 			       .count = (uint8_t)m->members.count,
-			       .previous_count = (uint8_t)(m->previous_index ? m->previous.count : 0),
+			       .previous_count =
+				       (uint8_t)(m->previous_index ? m->previous.count : 0),
 			       .previous_index = m->previous_index};
 	uint8_t *at = ret;
 
@@ -92,7 +96,8 @@ uint32_t thmqi_membership_encode(const struct thmqi_membership *m, void *ret)
 	return (uint32_t)(at - (uint8_t *)ret);
 }
 
-static const uint8_t *get(const uint8_t *at, const uint8_t *end, uint32_t count, struct thmqi_members *ret)
+static const uint8_t *get(const uint8_t *at, const uint8_t *end, uint32_t count,
+			  struct thmqi_members *ret)
 {
 	struct entry e;
 	uint32_t i;
@@ -105,7 +110,8 @@ static const uint8_t *get(const uint8_t *at, const uint8_t *end, uint32_t count,
 			return NULL;
 		memcpy(&e, at, sizeof(e));
 		at += sizeof(e);
-		if (e.address_len >= THMQI_ADDRESS_MAX || THMQI_ALIGN_UP(e.address_len, 8u) > (size_t)(end - at))
+		if (e.address_len >= THMQI_ADDRESS_MAX ||
+		    THMQI_ALIGN_UP(e.address_len, 8u) > (size_t)(end - at))
 			return NULL;
 		ret->list[i].id = e.id;
 		ret->list[i].role = e.role;

@@ -5,7 +5,8 @@
  */
 #include "internal.h"
 
-static int apply(const struct thmqi_members *from, const struct thmqi_member *member, struct thmqi_members *ret)
+static int apply(const struct thmqi_members *from, const struct thmqi_member *member,
+		 struct thmqi_members *ret)
 {
 	const struct thmqi_member *found = thmqi_members_find(from, member->id);
 	uint32_t at = found ? (uint32_t)(found - from->list) : from->count;
@@ -31,7 +32,9 @@ static int apply(const struct thmqi_members *from, const struct thmqi_member *me
 static int change(struct thmqi_group *g, const struct thmqi_member *member)
 {
 	uint8_t bytes[THMQI_MEMBERSHIP_BYTES_MAX];
-	struct thmqi_membership m = {.members = g->membership.members, .previous_index = g->membership.index, .previous = g->membership.members};
+	struct thmqi_membership m = {.members = g->membership.members,
+				     .previous_index = g->membership.index,
+				     .previous = g->membership.members};
 	int rc = 0;
 
 	if (g->failed)

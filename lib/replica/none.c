@@ -1,12 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* none.c - a library that was built without the engine has one copy of each shard. */
-#include "base/base.h"
-#include "replica/group.h"
+/* none.c - a library that was built without the engine has the calls of replica.h, and no replica to make them with. */
+#include <thundermq/replica.h>
 
-int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts, struct thmqi_group **ret_group)
+#include "base/base.h"
+
+void thmq_replica_opts_init(struct thmq_replica_opts *opts)
+{
+	memset(opts, 0, sizeof(*opts));
+	opts->size = sizeof(*opts);
+}
+
+int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *opts,
+		      struct thmq_replica **ret_replica)
 {
 	(void)core;
 	(void)opts;
-	(void)ret_group;
-	return thmqi_fail(-EOPNOTSUPP, "this library was built without replication: build it where libraft 0.22.1 is installed");
+	(void)ret_replica;
+	return thmqi_fail(-EOPNOTSUPP, "this library was built without replication: build it where "
+				       "libraft 0.22.1 is installed");
 }
+
+/* Without an open there is nothing that these could be called with. */
+#define NONE(name, ...)                                                                            \
+	int name(__VA_ARGS__)                                                                      \
+	{                                                                                          \
+		return -EOPNOTSUPP;                                                                \
+	}
+
+int thmq_replica_close(struct thmq_replica *replica, uint64_t timeout_ns)
+{
+	(void)timeout_ns;
+	return replica ? -EOPNOTSUPP : 0;
+}
+
+struct thmq_log *thmq_replica_log(struct thmq_replica *replica)
+{
+	(void)replica;
+	return NULL;
+}
+
+NONE(thmq_replica_buf, struct thmq_replica *replica, uint32_t bytes, struct thmq_buf **ret_buf)
+NONE(thmq_replica_receive, struct thmq_replica *replica, const struct thmq_replica_message *message,
+     struct thmq_buf *batch)
+NONE(thmq_replica_writable, struct thmq_replica *replica, uint64_t id)
+NONE(thmq_replica_state, struct thmq_replica *replica, struct thmq_replica_state *ret_state)
+NONE(thmq_replica_members, struct thmq_replica *replica, struct thmq_member *ret_members,
+     uint32_t max)
+NONE(thmq_replica_change, struct thmq_replica *replica, const struct thmq_member *member)
+NONE(thmq_replica_catch_up, struct thmq_replica *replica, uint64_t id)
+NONE(thmq_replica_transfer, struct thmq_replica *replica, uint64_t id)
+NONE(thmq_replica_trim, struct thmq_replica *replica, uint64_t index)

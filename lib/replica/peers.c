@@ -145,7 +145,8 @@ static void on_fetched(struct thmqi_log_fetch *f, int error)
 		p->stale = false;
 		p->again = true;
 		if (error && error != -EAGAIN && !p->group->closing)
-			p->end = p->next; /* it asks again, and then the cause may be gone, or the log fails by itself */
+			p->end =
+				p->next; /* it asks again, and then the cause may be gone, or the log fails by itself */
 		return;
 	}
 	p->ready = f->buf;
@@ -174,7 +175,8 @@ static int fetch(struct thmqi_group *g, struct peer *p)
 	return rc;
 }
 
-static int send_append(struct thmqi_group *g, struct peer *p, uint64_t index, uint64_t index_term, struct thmqi_buf *buf, uint32_t len)
+static int send_append(struct thmqi_group *g, struct peer *p, uint64_t index, uint64_t index_term,
+		       struct thmqi_buf *buf, uint32_t len)
 {
 	struct thmqi_message m = {.magic = THMQI_MESSAGE_MAGIC,
 				  .version = THMQI_MESSAGE_VERSION,

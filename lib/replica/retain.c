@@ -57,7 +57,8 @@ static uint32_t tell_engine(struct thmqi_group *g)
 	if (begin <= g->dropped)
 		return 0;
 	g->dropped = begin;
-	rc = thmqi_engine_dropped(g->engine, thmqi_group_now_ms(g), begin, term, &g->membership, &d);
+	rc = thmqi_engine_dropped(g->engine, thmqi_group_now_ms(g), begin, term, &g->membership,
+				  &d);
 	thmqi_group_handle(g, rc, &d);
 	return 1;
 }
@@ -68,7 +69,8 @@ uint32_t thmqi_retain_step(struct thmqi_group *g)
 	uint64_t index = g->trim_index;
 
 	/* the membership that is in force must be told by what stays */
-	if (g->failed || !g->trim_batch || g->trim_batch > g->committed || !g->members_committed || g->membership.index < index)
+	if (g->failed || !g->trim_batch || g->trim_batch > g->committed || !g->members_committed ||
+	    g->membership.index < index)
 		return done;
 	if (thmqi_log_durable(g->log) < g->trim_batch)
 		return done;
@@ -77,7 +79,8 @@ uint32_t thmqi_retain_step(struct thmqi_group *g)
 
 /* ------------------------------------------------------------------ install */
 
-uint32_t thmqi_retain_encode(const struct thmqi_group *g, const struct thmqi_message *snapshot, void *ret)
+uint32_t thmqi_retain_encode(const struct thmqi_group *g, const struct thmqi_message *snapshot,
+			     void *ret)
 {
 	struct thmqi_membership m = g->membership;
 	struct thmqi_log_origin o;
@@ -91,12 +94,14 @@ uint32_t thmqi_retain_encode(const struct thmqi_group *g, const struct thmqi_mes
 	return (uint32_t)sizeof(o) + thmqi_membership_encode(&m, (uint8_t *)ret + sizeof(o));
 }
 
-int thmqi_retain_decode(const void *data, uint32_t len, struct thmqi_log_origin *ret_origin, struct thmqi_membership *ret)
+int thmqi_retain_decode(const void *data, uint32_t len, struct thmqi_log_origin *ret_origin,
+			struct thmqi_membership *ret)
 {
 	if (len < sizeof(*ret_origin))
 		return -EINVAL;
 	memcpy(ret_origin, data, sizeof(*ret_origin));
-	return thmqi_membership_decode((const uint8_t *)data + sizeof(*ret_origin), len - (uint32_t)sizeof(*ret_origin), ret);
+	return thmqi_membership_decode((const uint8_t *)data + sizeof(*ret_origin),
+				       len - (uint32_t)sizeof(*ret_origin), ret);
 }
 
 int thmqi_retain_install(struct thmqi_group *g, const struct thmqi_duties *d)
@@ -109,7 +114,9 @@ int thmqi_retain_install(struct thmqi_group *g, const struct thmqi_duties *d)
 	rc = thmqi_log_reset(g->log, &g->install);
 	if (rc)
 		return rc;
-	g->membership = (struct thmqi_membership){.index = d->install_members_index, .members = *thmqi_engine_install_members(g->engine)};
+	g->membership =
+		(struct thmqi_membership){.index = d->install_members_index,
+					  .members = *thmqi_engine_install_members(g->engine)};
 	g->members_committed = true;
 	g->tell_members = true;
 	g->trim_batch = 0;

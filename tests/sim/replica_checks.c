@@ -73,7 +73,8 @@ static void check_run(struct world *w, struct node *n, const struct thmq_run_hea
 
 	if (run->encoding != THMQ_RUN_OPAQUE)
 		return;
-	if (id >= w->next_id || run->partition != id % PARTITIONS || w->seen[id] || (id < w->last_id[run->partition]))
+	if (id >= w->next_id || run->partition != id % PARTITIONS || w->seen[id] ||
+	    (id < w->last_id[run->partition]))
 		world_fail(w, n, "a message is out of order, doubled, or nobody's", id);
 	w->seen[id] = true;
 	w->last_id[run->partition] = id;
@@ -198,8 +199,10 @@ void check_bytes(struct world *w)
 			if (index <= begin)
 				continue;
 			len = batch_of(n, index, first ? b : a, true);
-			if (first && (memcmp(a, b, HEADER_EQUAL) != 0 ||
-				      memcmp(a + THMQI_BATCH_HEADER_BYTES, b + THMQI_BATCH_HEADER_BYTES, len - THMQI_BATCH_HEADER_BYTES) != 0))
+			if (first &&
+			    (memcmp(a, b, HEADER_EQUAL) != 0 ||
+			     memcmp(a + THMQI_BATCH_HEADER_BYTES, b + THMQI_BATCH_HEADER_BYTES,
+				    len - THMQI_BATCH_HEADER_BYTES) != 0))
 				world_fail(w, n, "copies differ in bytes", index);
 			first = first ? first : n;
 		}

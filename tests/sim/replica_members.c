@@ -46,7 +46,8 @@ static int change(struct world *w, struct node *leader, const struct thmqi_membe
 	w->count.changes += rc == 0;
 	w->count.refused += rc != 0;
 	trace(w, 6000, (uint64_t)-rc);
-	again.role = member->role == THMQI_MEMBER_REMOVED ? THMQI_MEMBER_SPARE : THMQI_MEMBER_REMOVED;
+	again.role =
+		member->role == THMQI_MEMBER_REMOVED ? THMQI_MEMBER_SPARE : THMQI_MEMBER_REMOVED;
 	if (rc == 0 && thmqi_group_change(leader->group, &again) == 0)
 		world_fail(w, leader, "two changes of the membership at a time", member->id);
 	return rc;

@@ -61,8 +61,11 @@ static void power_cut_of_all(struct world *w)
 
 static void stall(struct world *w, struct node *n, uint64_t times, uint64_t ns)
 {
-	const struct thmqi_disk_sim_fault f = {
-		.opcode = THMQI_DISK_SIM_ANY_CHANGE, .effect = THMQI_DISK_SIM_STALL, .nth = 1, .repeat = times, .arg = (int64_t)ns};
+	const struct thmqi_disk_sim_fault f = {.opcode = THMQI_DISK_SIM_ANY_CHANGE,
+					       .effect = THMQI_DISK_SIM_STALL,
+					       .nth = 1,
+					       .repeat = times,
+					       .arg = (int64_t)ns};
 
 	(void)w;
 	thmqi_disk_sim_fault_add(n->sim, &f);
@@ -121,7 +124,8 @@ static void fault(struct world *w)
 		break;
 	case 6: /* in the middle of a write to come */
 		if (n->up)
-			thmqi_disk_sim_cut_at(n->sim, 1 + chance(w, 40), THMQI_DISK_SIM_CRASH_SEEDED);
+			thmqi_disk_sim_cut_at(n->sim, 1 + chance(w, 40),
+					      THMQI_DISK_SIM_CRASH_SEEDED);
 		break;
 	case 7:
 	case 8: /* between two duties to come */
@@ -191,7 +195,8 @@ static void check_liveness(struct world *w)
 		world_run(w, w->now + 2 * MS);
 	}
 	if (w->acked_count < acked + 20)
-		world_fail(w, world_leader(w), "nothing is committed once the faults have ended", w->acked_count - acked);
+		world_fail(w, world_leader(w), "nothing is committed once the faults have ended",
+			   w->acked_count - acked);
 	while ((!world_leader(w) || !all_have(w, w->committed_count)) && w->now < end)
 		world_run(w, w->now + 5 * MS);
 	if (!all_have(w, w->committed_count))
@@ -208,7 +213,9 @@ static void rest(struct world *w)
 		world_run(w, w->now + 20 * MS);
 		slow = NULL;
 		for (uint32_t i = 1; i <= w->places; i++)
-			if (w->node[i].up && thmqi_log_durable(thmqi_group_log(w->node[i].group)) < thmqi_log_last(thmqi_group_log(w->node[i].group)))
+			if (w->node[i].up &&
+			    thmqi_log_durable(thmqi_group_log(w->node[i].group)) <
+				    thmqi_log_last(thmqi_group_log(w->node[i].group)))
 				slow = &w->node[i];
 	} while ((slow || !world_leader(w)) && w->now < end);
 	if (slow)
@@ -243,13 +250,18 @@ static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 	check_messages(&w);
 	world_close(&w);
 	if (tell)
-		printf("seed %llu: %u nodes, %llu elections, %llu crashes, %llu messages (%llu damaged), %llu truncations, %llu transfers, "
-		       "%llu joined, %llu left, %llu trims, %llu resets, %llu batches, %u acknowledged, %llu windows, trace %016llx\n",
-		       (unsigned long long)seed, w.nodes, (unsigned long long)w.count.elections, (unsigned long long)w.count.crashes,
-		       (unsigned long long)w.count.packets, (unsigned long long)w.count.damaged, (unsigned long long)w.count.truncations,
-		       (unsigned long long)w.count.transfers, (unsigned long long)w.count.joins, (unsigned long long)w.count.leaves, (unsigned long long)w.count.trims,
-		       (unsigned long long)w.count.resets, (unsigned long long)w.committed_count, w.acked_count,
-		       (unsigned long long)w.count.windows, (unsigned long long)w.trace);
+		printf("seed %llu: %u nodes, %llu elections, %llu crashes, %llu messages (%llu "
+		       "damaged), %llu truncations, %llu transfers, "
+		       "%llu joined, %llu left, %llu trims, %llu resets, %llu batches, %u "
+		       "acknowledged, %llu windows, trace %016llx\n",
+		       (unsigned long long)seed, w.nodes, (unsigned long long)w.count.elections,
+		       (unsigned long long)w.count.crashes, (unsigned long long)w.count.packets,
+		       (unsigned long long)w.count.damaged, (unsigned long long)w.count.truncations,
+		       (unsigned long long)w.count.transfers, (unsigned long long)w.count.joins,
+		       (unsigned long long)w.count.leaves, (unsigned long long)w.count.trims,
+		       (unsigned long long)w.count.resets, (unsigned long long)w.committed_count,
+		       w.acked_count, (unsigned long long)w.count.windows,
+		       (unsigned long long)w.trace);
 	return w.trace;
 }
 
@@ -275,7 +287,8 @@ static int live_apart(const struct plan *plan, uint64_t seed, bool quiet)
 	if (waitpid(pid, &status, 0) != pid)
 		return 1;
 	if (!quiet && WIFSIGNALED(status))
-		fprintf(stderr, "seed %llu (%s): signal %d\n", (unsigned long long)seed, plan->name, WTERMSIG(status));
+		fprintf(stderr, "seed %llu (%s): signal %d\n", (unsigned long long)seed, plan->name,
+			WTERMSIG(status));
 	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
 }
 
@@ -315,7 +328,8 @@ static int run_plants(void)
 		uint64_t seed = find_plant(&plants[i]);
 
 		if (seed)
-			printf("%s: found by seed %llu\n", plants[i].name, (unsigned long long)seed);
+			printf("%s: found by seed %llu\n", plants[i].name,
+			       (unsigned long long)seed);
 		else
 			fprintf(stderr, "%s: not found by %u seeds\n", plants[i].name, PLANT_SEEDS);
 		missed += !seed;
@@ -327,8 +341,12 @@ int main(int argc, char **argv)
 {
 	bool small = getenv("THMQ_TEST_SMALL") != NULL;
 	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, seed;
-	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) : getenv("THMQ_TEST_FULL") ? 2000 : small ? 20 : 300;
-	const struct plan *plan = argc > 3 ? &plants[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(plants)] : &sound;
+	uint64_t count = argc > 2                   ? strtoull(argv[2], NULL, 0)
+			 : getenv("THMQ_TEST_FULL") ? 2000
+			 : small                    ? 20
+						    : 300;
+	const struct plan *plan =
+		argc > 3 ? &plants[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(plants)] : &sound;
 	uint32_t bad = 0;
 
 	if (argc > 1 && count == 1) {

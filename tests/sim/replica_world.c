@@ -9,8 +9,9 @@
 
 void world_fail(struct world *w, const struct node *n, const char *what, uint64_t number)
 {
-	fprintf(stderr, "seed %llu (%s): %s: node %u, %llu, at %llu us\n", (unsigned long long)w->seed, w->plan->name, what,
-		n ? n->number : 0, (unsigned long long)number, (unsigned long long)(w->now / 1000));
+	fprintf(stderr, "seed %llu (%s): %s: node %u, %llu, at %llu us\n",
+		(unsigned long long)w->seed, w->plan->name, what, n ? n->number : 0,
+		(unsigned long long)number, (unsigned long long)(w->now / 1000));
 	exit(1);
 }
 
@@ -36,7 +37,8 @@ static void packet_add(struct world *w, struct packet *p)
 	w->link[p->from][p->to].packets++;
 }
 
-static struct packet *packet_new(const struct node *from, const struct node *to, const struct thmqi_message *m, const struct thmqi_buf *buf)
+static struct packet *packet_new(const struct node *from, const struct node *to,
+				 const struct thmqi_message *m, const struct thmqi_buf *buf)
 {
 	struct packet *p = calloc(1, sizeof(*p));
 
@@ -235,7 +237,8 @@ static void on_unappended(void *ctx, uint64_t index)
 	n->pending_count = left;
 }
 
-static const struct thmq_log_events log_events = {.size = sizeof(log_events), .settled = on_settled, .unappended = on_unappended};
+static const struct thmq_log_events log_events = {
+	.size = sizeof(log_events), .settled = on_settled, .unappended = on_unappended};
 
 static bool on_boundary(void *ctx)
 {
@@ -282,7 +285,10 @@ void node_start(struct node *n)
 					  .log_id = "simulated group"};
 	const struct thmqi_group_opts opts = {
 		.log = &log,
-		.events = {.role = on_role, .committed = on_committed, .failed = on_failed, .ctx = n},
+		.events = {.role = on_role,
+			   .committed = on_committed,
+			   .failed = on_failed,
+			   .ctx = n},
 		.wire = {.send = on_send, .ctx = n},
 		.id = n->id,
 		.group = 7,
@@ -303,7 +309,8 @@ void node_start(struct node *n)
 	n->known = 0;
 	memset(n->log, 0, BATCHES_MAX * sizeof(*n->log));
 	n->pending_count = 0;
-	if (thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 32u << 20), thmqi_disk_sim_world(n->sim), &n->env) != 0)
+	if (thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 32u << 20), thmqi_disk_sim_world(n->sim),
+			   &n->env) != 0)
 		world_fail(w, n, "no environment", 0);
 	n->core = thmqi_env_core(n->env, 0);
 	if (thmqi_group_open(n->core, &opts, &n->group) != 0) {
@@ -359,7 +366,8 @@ static void node_live(struct node *n, uint64_t until)
 	struct world *w = n->w;
 	uint64_t now;
 
-	for (now = thmqi_disk_sim_now(n->sim); n->up && now < until + n->offset; now = thmqi_disk_sim_now(n->sim)) {
+	for (now = thmqi_disk_sim_now(n->sim); n->up && now < until + n->offset;
+	     now = thmqi_disk_sim_now(n->sim)) {
 		thmqi_core_poll(n->core, until + n->offset - now);
 		if (n->died || thmqi_disk_sim_is_down(n->sim))
 			node_crash(n, chance(w, 200) * MS);
@@ -402,7 +410,8 @@ void world_run(struct world *w, uint64_t until)
 		}
 		horizon = THMQI_MIN(until, w->now + WINDOW_MAX);
 		if (w->packets)
-			horizon = THMQI_MIN(horizon, THMQI_MAX(w->packets->due, w->now + LATENCY_MIN));
+			horizon = THMQI_MIN(horizon,
+					    THMQI_MAX(w->packets->due, w->now + LATENCY_MIN));
 		for (i = 1; i <= w->places; i++) {
 			struct node *n = &w->node[i];
 
@@ -432,7 +441,8 @@ int node_append(struct node *n)
 	uint32_t len = size_of(id), i;
 	int rc;
 
-	if (id == IDS_MAX || n->pending_count == PENDING_MAX || thmqi_log_last(log) + 128 > BATCHES_MAX)
+	if (id == IDS_MAX || n->pending_count == PENDING_MAX ||
+	    thmqi_log_last(log) + 128 > BATCHES_MAX)
 		return -EAGAIN;
 	rc = thmq_log_append(log, (uint32_t)sizeof(*run) + len, &run, &index);
 	if (rc)

@@ -43,23 +43,23 @@ struct seen {
 
 struct node {
 	struct world *w;
-	uint32_t number;      /* 1 … */
-	uint64_t id;          /* of the copy; another one each time it joins anew */
+	uint32_t number; /* 1 … */
+	uint64_t id;     /* of the copy; another one each time it joins anew */
 	bool used, up;
-	bool joins;           /* it was not among the first members */
+	bool joins; /* it was not among the first members */
 	struct thmqi_disk_sim *sim;
 	struct thmq_env *env;
 	struct thmq_core *core;
 	struct thmqi_group *group;
-	uint64_t offset;      /* its clock is so far ahead */
+	uint64_t offset; /* its clock is so far ahead */
 	uint64_t restart_at;
-	uint64_t dies_in;     /* boundaries between duties; 0: not */
+	uint64_t dies_in; /* boundaries between duties; 0: not */
 	bool died;
-	bool disk_bad;        /* an error was planted: it may fail */
-	struct seen *log;     /* [BATCHES_MAX] */
-	uint64_t known;       /* of the log */
-	uint64_t committed;   /* as told in this life */
-	uint64_t durable;     /* as its log said when it went down */
+	bool disk_bad;      /* an error was planted: it may fail */
+	struct seen *log;   /* [BATCHES_MAX] */
+	uint64_t known;     /* of the log */
+	uint64_t committed; /* as told in this life */
+	uint64_t durable;   /* as its log said when it went down */
 	struct {
 		uint64_t index, id;
 	} pending[PENDING_MAX]; /* appended here, not acknowledged */
@@ -76,8 +76,8 @@ struct link {
 struct plan {
 	const char *name;
 	uint32_t defects, log_defects, disk_flags;
-	bool votes; /* faults that are about who leads: slow devices, leaders that go */
-	bool busy;  /* much is written */
+	bool votes;     /* faults that are about who leads: slow devices, leaders that go */
+	bool busy;      /* much is written */
 	uint64_t seeds; /* to find it with; 0: the usual number */
 };
 
@@ -85,7 +85,7 @@ struct world {
 	const struct plan *plan;
 	uint64_t seed, now, sequence;
 	struct thmqi_prng prng;
-	uint32_t nodes; /* first members */
+	uint32_t nodes;  /* first members */
 	uint32_t places; /* all */
 	struct node node[NODES_MAX + 1];
 	struct link link[NODES_MAX + 1][NODES_MAX + 1];
@@ -102,12 +102,14 @@ struct world {
 	uint32_t acked_count;
 	uint64_t trace; /* of all that happened */
 	struct {
-		uint64_t elections, crashes, packets, damaged, truncations, changes, transfers, joins, leaves, refused, trims, resets, windows;
+		uint64_t elections, crashes, packets, damaged, truncations, changes, transfers,
+			joins, leaves, refused, trims, resets, windows;
 	} count;
 };
 
 /* A violation: says what and where, and ends the process. */
-void world_fail(struct world *w, const struct node *n, const char *what, uint64_t number) __attribute__((noreturn));
+void world_fail(struct world *w, const struct node *n, const char *what, uint64_t number)
+	__attribute__((noreturn));
 
 void world_open(struct world *w, const struct plan *plan, uint64_t seed);
 void world_close(struct world *w);
@@ -116,15 +118,15 @@ void world_run(struct world *w, uint64_t until);
 
 void node_start(struct node *n);
 void node_crash(struct node *n, uint64_t down_ns);
-void node_stop(struct node *n); /* in good order */
-void node_wipe(struct node *n); /* what it had is gone, and so is its number */
+void node_stop(struct node *n);             /* in good order */
+void node_wipe(struct node *n);             /* what it had is gone, and so is its number */
 struct node *world_leader(struct world *w); /* the one of the highest term, or NULL */
-int node_append(struct node *n); /* a message. 0, or why not */
+int node_append(struct node *n);            /* a message. 0, or why not */
 struct node *node_of(struct world *w, uint64_t copy_id);
 
 /* members.c: one step of a change of the membership, if any is to be made. */
 void members_step(struct world *w);
-void trim_step(struct world *w); /* what is old is to go */
+void trim_step(struct world *w);                       /* what is old is to go */
 bool is_member(struct world *w, const struct node *n); /* as the leader has it */
 bool is_served(struct world *w, const struct node *n); /* and it gets batches */
 
@@ -133,7 +135,7 @@ void check_new_batches(struct node *n);
 void check_committed(struct node *n, uint64_t index);
 void check_leader(struct node *n, uint64_t term);
 void check_matching(struct world *w);
-void check_bytes(struct world *w); /* all are up, and at rest */
+void check_bytes(struct world *w);    /* all are up, and at rest */
 void check_messages(struct world *w); /* what was acknowledged was committed */
 
 static inline uint64_t chance(struct world *w, uint64_t below)

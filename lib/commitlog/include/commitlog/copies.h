@@ -19,14 +19,20 @@
 #define THMQI_UNCOMMITTED_MAX 64u
 
 /* A batch's type, for who has but its header; as in doc/format.md. */
-enum thmqi_log_batch_type { THMQI_BATCH_DATA = 1, THMQI_BATCH_NOOP = 2, THMQI_BATCH_CHANGE = 3, THMQI_BATCH_PAD = 6 };
+enum thmqi_log_batch_type {
+	THMQI_BATCH_DATA = 1,
+	THMQI_BATCH_NOOP = 2,
+	THMQI_BATCH_CHANGE = 3,
+	THMQI_BATCH_PAD = 6
+};
 
 struct thmqi_log_copies {
 	/*
 	 * While this copy leads: a batch was formed and is on its way to the device. Called inside whatever formed it, also
 	 * inside thmq_log_append(): nothing else may be done with the log then.
 	 */
-	void (*formed)(void *ctx, uint64_t index, uint64_t term, uint32_t type); /* enum thmqi_log_batch_type */
+	void (*formed)(void *ctx, uint64_t index, uint64_t term,
+		       uint32_t type); /* enum thmqi_log_batch_type */
 	void *ctx;
 	/* At creation: what the first batch says, the membership. NULL: a log without batches, which one that leads will fill. */
 	const void *first;
@@ -34,8 +40,9 @@ struct thmqi_log_copies {
 };
 
 /* As thmq_log_open(); every batch becomes durable, and the log takes no appends before thmqi_log_lead(). */
-int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts, const struct thmqi_log_copies *copies,
-			uint32_t defects, struct thmq_log **ret_log);
+int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts,
+			const struct thmqi_log_copies *copies, uint32_t defects,
+			struct thmq_log **ret_log);
 
 /* --------------------------------------------------------------- term, vote */
 
@@ -44,7 +51,8 @@ void thmqi_log_vote(const struct thmq_log *log, uint64_t *ret_term, uint64_t *re
  * Both are to be durable, and batches that are formed have this term. @done is called from the core's loop, never inside; one at a time.
  * It is not called where the log fails: events->failed says so.
  */
-void thmqi_log_vote_set(struct thmq_log *log, uint64_t term, uint64_t voted_for, void (*done)(void *ctx), void *ctx);
+void thmqi_log_vote_set(struct thmq_log *log, uint64_t term, uint64_t voted_for,
+			void (*done)(void *ctx), void *ctx);
 int thmqi_log_vote_set_now(struct thmq_log *log, uint64_t term, uint64_t voted_for); /* blocking */
 
 /* ------------------------------------------------------------------ leading */
@@ -68,6 +76,7 @@ int thmqi_log_change(struct thmq_log *log, const void *payload, uint32_t len);
 /* Bytes of a batch that come with its header, which was checked by nothing yet; 0: more than any batch has. */
 uint32_t thmqi_log_batch_bytes(const void *header);
 #define THMQI_BATCH_HEADER_BYTES 128u
+#define THMQI_BATCH_BYTES_MAX (4u << 20)
 
 /* A batch as it was received. */
 struct thmqi_log_received {
@@ -77,8 +86,10 @@ struct thmqi_log_received {
 	uint32_t state_len;
 };
 /* Is it one of this log, whole, as its checksums say? What follows from its place is not looked at. 0; -THMQ_ECORRUPT. */
-int thmqi_log_batch_check(const struct thmq_log *log, const void *data, uint32_t len, struct thmqi_log_received *ret);
-void thmqi_log_batch_peek(const void *data, struct thmqi_log_received *ret); /* likewise, and nothing is checked */
+int thmqi_log_batch_check(const struct thmq_log *log, const void *data, uint32_t len,
+			  struct thmqi_log_received *ret);
+void thmqi_log_batch_peek(const void *data,
+			  struct thmqi_log_received *ret); /* likewise, and nothing is checked */
 /* May batches be taken now? So many, all of one segment; -EAGAIN; -ENOSPC …; -THMQ_EFAILED */
 int thmqi_log_may_take(struct thmq_log *log);
 /*
@@ -107,14 +118,15 @@ int thmqi_log_own_state(struct thmq_log *log, uint64_t item, const void *payload
 
 /* ------------------------------------------------------------------ looking */
 
-uint64_t thmqi_log_last(const struct thmq_log *log);    /* index of the last batch formed or taken */
+uint64_t thmqi_log_last(const struct thmq_log *log); /* index of the last batch formed or taken */
 uint64_t thmqi_log_durable(const struct thmq_log *log); /* all up to it is on the medium */
 /* Of a batch that is held, or of the one before the first; else 0. No device is asked. */
 uint64_t thmqi_log_term_of(const struct thmq_log *log, uint64_t index);
 /* What the log begins behind. */
 void thmqi_log_begin(const struct thmq_log *log, uint64_t *ret_index, uint64_t *ret_term);
 /* Stretches of one term, oldest first, from @at = 0 on. False: there are no more. */
-bool thmqi_log_terms(const struct thmq_log *log, uint32_t at, uint64_t *ret_index, uint64_t *ret_term);
+bool thmqi_log_terms(const struct thmq_log *log, uint32_t at, uint64_t *ret_index,
+		     uint64_t *ret_term);
 
 /* One batch, to be given to another copy. */
 struct thmqi_log_fetch {
@@ -125,7 +137,8 @@ struct thmqi_log_fetch {
 	uint32_t len;          /* out: of it */
 	uint64_t index;
 	bool reading;
-	void (*done)(struct thmqi_log_fetch *f, int error); /* f->buf has it, or there was an error */
+	void (*done)(struct thmqi_log_fetch *f,
+		     int error); /* f->buf has it, or there was an error */
 };
 /* Return: 1 it is in f->buf; 0 it is being read, @done is called; -EAGAIN not now; -ENOENT not held; or an error. */
 int thmqi_log_fetch(struct thmq_log *log, struct thmqi_log_fetch *f, uint64_t index);

@@ -63,9 +63,10 @@ struct thmqi_message {
 	uint64_t group;
 	uint64_t from, to; /* members */
 	uint64_t term;
-	uint64_t index;      /* APPEND: the batch before; VOTE, TIMEOUT_NOW: last one; APPENDED: last one that is durable; SNAPSHOT: it ends with */
-	uint64_t index_term; /* of it; APPENDED: index that was refused, or 0 */
-	uint64_t commit;     /* APPEND; SNAPSHOT: index of the membership */
+	uint64_t
+		index; /* APPEND: the batch before; VOTE, TIMEOUT_NOW: last one; APPENDED: last one that is durable; SNAPSHOT: it ends with */
+	uint64_t index_term;  /* of it; APPENDED: index that was refused, or 0 */
+	uint64_t commit;      /* APPEND; SNAPSHOT: index of the membership */
 	uint32_t batch_bytes; /* APPEND: behind this; 0: none */
 	uint16_t features, capacity;
 	uint32_t reserved[5];
@@ -103,10 +104,10 @@ struct thmqi_group_wire {
 
 /* Planted defects, for tests that must be able to fail: rules that are not kept. */
 enum thmqi_group_defect {
-	THMQI_GROUP_EARLY_ACK = 1,     /* what was taken counts as durable */
-	THMQI_GROUP_FORGET_VOTE = 2,   /* term and vote are not stored */
-	THMQI_GROUP_EARLY_VOTE = 4,    /* they are, but nobody waits for that */
-	THMQI_GROUP_TRUST_BATCH = 8,   /* received batches are not checked */
+	THMQI_GROUP_EARLY_ACK = 1,   /* what was taken counts as durable */
+	THMQI_GROUP_FORGET_VOTE = 2, /* term and vote are not stored */
+	THMQI_GROUP_EARLY_VOTE = 4,  /* they are, but nobody waits for that */
+	THMQI_GROUP_TRUST_BATCH = 8, /* received batches are not checked */
 	THMQI_GROUP_NO_B1 = 16,
 	THMQI_GROUP_NO_B2 = 32,
 	THMQI_GROUP_NO_B3 = 64,
@@ -126,16 +127,18 @@ struct thmqi_group_opts {
 	/* At creation: the group begins with these, and all of them with the same. NULL: this copy joins a group that is there. */
 	const struct thmqi_members *members;
 	uint32_t heartbeat_ms; /* 0 means 30 */
-	uint32_t election_ms;  /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
-	uint32_t defects;      /* enum thmqi_group_defect */
-	uint32_t log_defects;  /* enum thmqi_log_defect */
+	uint32_t
+		election_ms; /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
+	uint32_t defects;     /* enum thmqi_group_defect */
+	uint32_t log_defects; /* enum thmqi_log_defect */
 	/* For tests, called between any two duties: true: this copy dies here. NULL: never. */
 	bool (*dies)(void *ctx);
 	void *dies_ctx;
 };
 
 /* 0; -EOPNOTSUPP without the engine; as thmq_log_open(). */
-int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts, struct thmqi_group **ret_group);
+int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts,
+		     struct thmqi_group **ret_group);
 /* As thmq_log_close(). Nothing is sent any more; another copy finds out by itself: transfer first. */
 int thmqi_group_close(struct thmqi_group *g, uint64_t timeout_ns);
 struct thmq_log *thmqi_group_log(struct thmqi_group *g);
@@ -144,7 +147,8 @@ struct thmq_log *thmqi_group_log(struct thmqi_group *g);
  * A message has come. @buf, with message->batch_bytes bytes, is the group's if this is 0: the caller gives its reference.
  * Return: 0; -EAGAIN again later, in this order; -EINVAL it is not for this group, or damaged; -THMQ_EFAILED.
  */
-int thmqi_group_receive(struct thmqi_group *g, const struct thmqi_message *message, struct thmqi_buf *buf);
+int thmqi_group_receive(struct thmqi_group *g, const struct thmqi_message *message,
+			struct thmqi_buf *buf);
 /* The way to @peer takes messages again, or has come back. */
 void thmqi_group_writable(struct thmqi_group *g, uint64_t peer);
 

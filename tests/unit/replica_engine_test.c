@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine by hand: a copy alone, and two that talk. Each rule against a defect of raft's is seen at work, and seen missing. */
+#include <stdio.h>
+
+#include <criterion/criterion.h>
+
+#include "engine.h"
+
+#define SENT_MAX 256u
+
+struct rig {
+	struct thmqi_engine *e;
+	struct thmqi_membership m;
+	struct {
+		uint64_t index, term;
+	} terms[8];
+	uint32_t term_count;
+	struct thmqi_message sent[SENT_MAX];
+	uint32_t batches[SENT_MAX], sent_count;
+	uint64_t now;
+	struct thmqi_duties d;
+};
+
+static void on_send(void *ctx, const struct thmqi_message *message, uint32_t batches)
+{
+	struct rig *r = ctx;
+
+	cr_assert_lt(r->sent_count, SENT_MAX);
+	r->sent[r->sent_count] = *message;
+	r->batches[r->sent_count++] = batches;
+}
+
+static bool next_terms(void *ctx, uint32_t at, uint64_t *ret_index, uint64_t *ret_term)
+{
+	struct rig *r = ctx;
+
+	if (at >= r->term_count)
+		return false;
+	*ret_index = r->terms[at].index;
+	*ret_term = r->terms[at].term;
+	return true;
+}
+
+/* A copy whose log has batches up to @last, of @term but for the first. */
+static void rig_start(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term,
+		      uint32_t defects)
+{
+	const struct thmqi_engine_opts opts = {.id = id,
+					       .group = 1,
+					       .heartbeat_ms = 10,
+					       .election_ms = 50,
+					       .seed = (uint32_t)id,
+					       .defects = defects,
+					       .send = on_send,
+					       .ctx = r};
+	const struct thmqi_engine_start s = {.now_ms = 1000,
+					     .term = term,
+					     .last = last,
+					     .membership = &r->m,
+					     .terms = next_terms,
+					     .ctx = r};
+
+	memset(r, 0, sizeof(*r));
+	r->now = 1000;
+	r->m.index = 1;
+	r->m.members.count = voters;
+	for (uint32_t i = 0; i < voters; i++) {
+		r->m.members.list[i].id = i + 1;
+		r->m.members.list[i].role = THMQI_MEMBER_VOTER;
+		snprintf(r->m.members.list[i].address, THMQI_ADDRESS_MAX, "%u", i + 1);
+	}
+	r->terms[0].index = 1;
+	r->terms[0].term = 1;
+	r->term_count = 1;
+	if (last > 1 && term > 1) {
+		r->terms[1].index = 2;
+		r->terms[1].term = term;
+		r->term_count = 2;
+	}
+	cr_assert_eq(thmqi_engine_open(&opts, &r->e), 0);
+	cr_assert_eq(thmqi_engine_start(r->e, &s, &r->d), 0);
+}
+
+static void receive(struct rig *r, struct thmqi_message m)
+{
+	m.group = 1;
+	r->sent_count = 0;
+	cr_assert_eq(thmqi_engine_receive(r->e, r->now, &m, NULL, &r->d), 0);
+}
+
+/* It stands, and gets the vote of copy 2 twice: it leads. */
+static void rig_lead(struct rig *r)
+{
+	r->now += 200;
+	cr_assert_eq(thmqi_engine_timeout(r->e, r->now, &r->d), 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		cr_assert_eq(thmqi_engine_role(r->e), THMQI_ROLE_CANDIDATE);
+		receive(r, (struct thmqi_message){
+				   .type = THMQI_MESSAGE_VOTED,
+				   .from = 2,
+				   .to = 1,
+				   .term = thmqi_engine_term(r->e) + !i,
+				   .flags = (uint8_t)(THMQI_MESSAGE_GRANTED |
+						      (i ? 0 : THMQI_MESSAGE_PRE_VOTE))});
+	}
+	cr_assert_eq(thmqi_engine_role(r->e), THMQI_ROLE_LEADER);
+}
+
+static void acknowledge(struct rig *r, uint64_t from, uint64_t index, uint64_t refused)
+{
+	receive(r, (struct thmqi_message){.type = THMQI_MESSAGE_APPENDED,
+					  .from = from,
+					  .to = 1,
+					  .term = thmqi_engine_term(r->e),
+					  .index = index,
+					  .index_term = refused,
+					  .features = 1});
+}
+
+static const struct thmqi_message *last_append(const struct rig *r, uint64_t to,
+					       uint32_t *ret_batches)
+{
+	for (uint32_t i = r->sent_count; i-- > 0;)
+		if (r->sent[i].type == THMQI_MESSAGE_APPEND && r->sent[i].to == to) {
+			*ret_batches = r->batches[i];
+			return &r->sent[i];
+		}
+	return NULL;
+}
+
+Test(replica_engine, commits_what_a_majority_has_and_only_of_its_own_term)
+{
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, 0);
+	rig_lead(&r);
+	cr_assert_eq(r.d.noop, 11);
+	cr_assert_eq(thmqi_engine_committed(r.e), 1);
+	/* of older terms: not by counting who has it */
+	acknowledge(&r, 2, 10, 0);
+	cr_assert_eq(thmqi_engine_committed(r.e), 1);
+	acknowledge(&r, 2, 11, 0);
+	cr_assert_eq(thmqi_engine_committed(r.e), 1);
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 11, &r.d), 0);
+	cr_assert(r.d.commit);
+	cr_assert_eq(thmqi_engine_committed(r.e), 11);
+	thmqi_engine_close(r.e);
+}
+
+Test(replica_engine, a_voter_that_is_alone_leads_at_once)
+{
+	struct rig r;
+
+	rig_start(&r, 1, 1, 5, 2, 0);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_LEADER);
+	cr_assert_eq(thmqi_engine_committed(r.e), 5);
+	thmqi_engine_close(r.e);
+}
+
+Test(replica_engine, refuses_what_its_log_and_raft_do_not_number_alike)
+{
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, 0);
+	cr_assert_eq(thmqi_engine_submit(r.e, r.now, 11, 2, NULL, &r.d),
+		     -THMQ_ECORRUPT); /* it does not lead */
+	rig_lead(&r);
+	cr_assert_eq(thmqi_engine_submit(r.e, r.now, 13, 3, NULL, &r.d), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_engine_submit(r.e, r.now, 12, 2, NULL, &r.d), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 12, &r.d), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 10, &r.d), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_engine_submit(r.e, r.now, 12, 3, NULL, &r.d), 0);
+	thmqi_engine_close(r.e);
+}
+
+/* B2: what precedes a message was dropped here. */
+static uint64_t answer_about_what_was_dropped(uint32_t defects, uint64_t *ret_refused)
+{
+	const struct thmqi_engine_entry entries[4] = {
+		{.term = 2}, {.term = 2}, {.term = 2}, {.term = 2}};
+	const struct thmqi_message old = {.type = THMQI_MESSAGE_APPEND,
+					  .from = 2,
+					  .to = 1,
+					  .group = 1,
+					  .term = 3,
+					  .index = 4,
+					  .index_term = 2,
+					  .commit = 10};
+	struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND,
+				  .from = 2,
+				  .to = 1,
+				  .group = 1,
+				  .term = 3,
+				  .index = 10,
+				  .index_term = 2,
+				  .commit = 10};
+	uint64_t index;
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, defects);
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, NULL, 0, &r.d), 0);
+	cr_assert_eq(thmqi_engine_committed(r.e), 10);
+	cr_assert_eq(thmqi_engine_dropped(r.e, r.now, 6, 2, &r.m, &r.d), 0);
+	r.sent_count = 0;
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &old, entries, 4, &r.d), 0);
+	cr_assert_eq(r.d.take, 0);
+	cr_assert_eq(r.sent_count, 1);
+	cr_assert_eq(r.sent[0].type, THMQI_MESSAGE_APPENDED);
+	index = r.sent[0].index;
+	*ret_refused = r.sent[0].index_term;
+	thmqi_engine_close(r.e);
+	return index;
+}
+
+Test(replica_engine, says_what_it_has_where_what_precedes_was_dropped)
+{
+	uint64_t refused;
+
+	cr_assert_eq(answer_about_what_was_dropped(0, &refused), 8);
+	cr_assert_eq(refused, 0);
+	answer_about_what_was_dropped(THMQI_GROUP_NO_B2, &refused);
+	cr_assert_eq(refused, 4, "the rule makes no difference any more");
+}
+
+/* B8: a refusal that comes late, while a copy is probed. Return: batches that it is sent then. */
+static uint32_t probe_after_late_refusal(uint32_t defects)
+{
+	uint32_t batches = 0;
+	struct rig r;
+
+	rig_start(&r, 1, 3, 30, 2, defects);
+	rig_lead(&r);
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 31, &r.d), 0);
+	acknowledge(&r, 2, 20, 0);         /* it has so much */
+	for (uint32_t i = 0; i < 8; i++) { /* and is silent; the third is heard of */
+		r.now += 15;
+		acknowledge(&r, 3, 31, 0);
+		cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+	}
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_LEADER);
+	acknowledge(&r, 2, 4, 20); /* sent when it had four */
+	r.now += 15;
+	r.sent_count = 0;
+	cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+	cr_assert_not_null(last_append(&r, 2, &batches));
+	thmqi_engine_close(r.e);
+	return batches;
+}
+
+Test(replica_engine, a_late_refusal_does_not_end_what_is_sent)
+{
+	cr_assert_eq(probe_after_late_refusal(0), 11);
+	cr_assert_eq(probe_after_late_refusal(THMQI_GROUP_NO_B8), 0,
+		     "the rule makes no difference any more");
+}
+
+/* B6 */
+Test(replica_engine, changes_one_voter_at_a_time_and_when_its_own_term_is_committed)
+{
+	struct thmqi_members to;
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, 0);
+	to = r.m.members;
+	cr_assert_eq(thmqi_engine_may_change(r.e, &r.m.members, &to), -THMQ_ENOTLEADER);
+	rig_lead(&r);
+	to.list[2].role = THMQI_MEMBER_STANDBY;
+	cr_assert_eq(thmqi_engine_may_change(r.e, &r.m.members, &to), -EAGAIN);
+	acknowledge(&r, 2, 11, 0);
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 11, &r.d), 0);
+	cr_assert_eq(thmqi_engine_may_change(r.e, &r.m.members, &to), 0);
+	to.list[1].role = THMQI_MEMBER_STANDBY;
+	cr_assert_eq(thmqi_engine_may_change(r.e, &r.m.members, &to), -EINVAL);
+	to.list[0].role = THMQI_MEMBER_STANDBY;
+	cr_assert_eq(thmqi_engine_may_change(r.e, &r.m.members, &to), -EINVAL);
+	thmqi_engine_close(r.e);
+}
+
+/* B1: a change that is not the first of its message. */
+Test(replica_engine, a_change_behind_others_in_a_message_is_refused)
+{
+	struct thmqi_engine_entry *entries = calloc(2, sizeof(*entries));
+	const struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND,
+					.from = 2,
+					.to = 1,
+					.group = 1,
+					.term = 3,
+					.index = 10,
+					.index_term = 2,
+					.commit = 1};
+	struct rig r;
+
+	for (uint32_t defects = 0; defects <= THMQI_GROUP_NO_B1; defects += THMQI_GROUP_NO_B1) {
+		rig_start(&r, 1, 3, 10, 2, defects);
+		entries[0].term = entries[1].term = 3;
+		entries[1].change = true;
+		entries[1].membership.members = r.m.members;
+		/* left out, raft errs about its place, and that is seen */
+		cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, entries, 2, &r.d), -THMQ_ECORRUPT);
+		thmqi_engine_close(r.e);
+	}
+	rig_start(&r, 1, 3, 10, 2, 0);
+	entries[0] = entries[1];
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, entries, 1, &r.d), 0);
+	cr_assert_eq(r.d.take, 11);
+	thmqi_engine_close(r.e);
+	free(entries);
+}
+
+/* B3, and what nobody could have sent. */
+Test(replica_engine, what_cannot_be_is_dropped)
+{
+	const struct thmqi_engine_entry falling[2] = {{.term = 3}, {.term = 2}},
+					later = {.term = 9};
+	struct thmqi_message m = {.type = THMQI_MESSAGE_VOTED,
+				  .from = 2,
+				  .to = 1,
+				  .group = 1,
+				  .term = 2,
+				  .flags = THMQI_MESSAGE_GRANTED};
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, 0);
+	receive(&r, m);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_FOLLOWER);
+	m = (struct thmqi_message){.type = THMQI_MESSAGE_APPEND,
+				   .from = 2,
+				   .to = 1,
+				   .term = 3,
+				   .index = 10,
+				   .index_term = 2,
+				   .commit = 1};
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, falling, 2, &r.d), 0);
+	cr_assert_eq(r.d.take, 0);
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, &later, 1, &r.d), 0);
+	cr_assert_eq(r.d.take, 0);
+	rig_lead(&r);
+	m.term = thmqi_engine_term(r.e); /* another leader of this term */
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, &later, 0, &r.d), 0);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_LEADER);
+	m.type = 77;
+	receive(&r, m);
+	thmqi_engine_close(r.e);
+}
