@@ -2,6 +2,7 @@
 /*
  * reactor_open_close_test.c - environments opened and closed two hundred times, or ten thousand times with THMQ_TEST_FULL=1, leave no
  * descriptor, no thread, no mapping and no memory behind; and an open that fails at any descriptor leaves none either. Exit 0: passed.
+ * usage: reactor_open_close_test [times]
  */
 #include <dirent.h>
 #include <malloc.h>
@@ -143,7 +144,6 @@ int main(int argc, char **argv)
 {
 	int failed = 0;
 
-	(void)argc;
 	/* what malloc keeps for its threads would count as in use; and a hole below a descriptor of our parent's would be used */
 	if (!getenv("GLIBC_TUNABLES")) {
 		setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0", 1);
@@ -151,7 +151,9 @@ int main(int argc, char **argv)
 	}
 	close_range(3, ~0u, 0);
 	if (getenv("THMQ_TEST_FULL"))
-		times = 10000;
+		times = 2500; /* of each of four kinds */
+	if (argc > 1)
+		times = (uint32_t)atoi(argv[1]);
 	failed |= live(THMQ_ENV_OPTS(.core_count = 1)) != 0;
 	threads_at_start = entries("/proc/self/task");
 	failed |= repeat("two threads of the library", THMQ_ENV_OPTS(.core_count = 2));
