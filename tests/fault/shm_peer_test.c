@@ -339,7 +339,7 @@ static void wrong_fields(void)
 		h.hello.crc = thmqi_crc32c(0, &h.hello, offsetof(struct thmqi_hello, crc));        \
 		refused(&h, sizeof(h), &fd, 1, status);                                            \
 	} while (0)
-	WRONG((h.hello.version_min = 2, h.hello.version_max = 9), -THMQ_EVERSION);
+	WRONG((h.hello.version_min = THMQI_STREAM_VERSION + 1, h.hello.version_max = 9), -THMQ_EVERSION);
 	WRONG(h.version = SHM_VERSION + 1, -THMQ_EVERSION);
 	WRONG(h.hello.kind = THMQI_HELLO_BROKER, -EPROTO);
 	WRONG(h.hello.status = -5, -EPROTO);
