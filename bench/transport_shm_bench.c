@@ -76,7 +76,8 @@ struct rig {
 	struct thmq_message m[FETCH];
 };
 
-static void open_rig(struct rig *r, const struct bench *b, const char *dir, bool consume)
+static void open_rig(struct rig *r, const struct bench *b, const char *dir, uint32_t window,
+		     bool consume)
 {
 	uint32_t flags = dir ? 0 : THMQ_TOPIC_VOLATILE;
 	int ready[2];
@@ -97,7 +98,7 @@ static void open_rig(struct rig *r, const struct bench *b, const char *dir, bool
 	check("open environment", thmq_env_open(&r->env, NULL));
 	check("connect",
 	      thmq_connect(r->env, r->server.url,
-			   THMQ_SESSION_OPTS(.window_bytes = 16 * MIB, .window_count = 65536),
+			   THMQ_SESSION_OPTS(.window_bytes = 16 * MIB, .window_count = window),
 			   &r->session));
 	check("create topic",
 	      thmq_topic_create(
@@ -143,7 +144,7 @@ static double trips(const struct bench *b, unsigned count, struct bench_samples 
 	struct rig r;
 	unsigned i;
 
-	open_rig(&r, b, NULL, true);
+	open_rig(&r, b, NULL, 1024, true); /* one is out at a time */
 	bench_samples_clear(s);
 	for (i = 0; i < count + count / 10; i++) {
 		uint64_t t0 = bench_now();
@@ -250,7 +251,7 @@ static void flow(struct bench *b, const char *name, uint64_t (*send)(struct rig 
 	if (!bench_wants(b, name))
 		return;
 	for (round = 0; bench_more(b, round, lines, 1); round++) {
-		open_rig(&r, b, NULL, true);
+		open_rig(&r, b, NULL, 65536, true);
 		t0 = bench_now();
 		for (sent = got = 0; got < count;) {
 			sent += send(&r, count - sent);
@@ -270,7 +271,7 @@ static double logged(const struct bench *b, const char *dir, uint64_t bytes)
 	struct rig r;
 	double rate;
 
-	open_rig(&r, b, dir, false);
+	open_rig(&r, b, dir, 65536, false);
 	bench_sleep_ns(b->smoke ? 1 : 300000000); /* what an open begins is done */
 	t0 = bench_now();
 	for (i = 0; i < bytes / 16384; i++)
