@@ -21,7 +21,7 @@
 
 #define SECOND 1000000000ull
 #define MS 1000000ull
-#define SILENCE (4 * SECOND)
+#define SILENCE (8 * SECOND)
 #define PATIENCE (30 * SECOND) /* an emulated machine is slow */
 #define HERE "10.0.0.1"
 #define THERE "10.0.0.2"

@@ -116,7 +116,7 @@ rdma_ports() {
 
 with_rdma() { # a test program; without a port it fails here
 	rdma_ports || { echo "no RDMA port could be made"; return 1; }
-	THMQ_TEST_LAB=1 timeout 300 "$@"
+	THMQ_TEST_LAB=1 timeout 600 "$@"
 	s=$?
 	[ $s != 77 ] || s=1
 	return $s

@@ -105,11 +105,17 @@ static uint64_t next_tick(const struct rdma_conn *c)
 	return c->state == RDMA_OPEN ? now + c->tick_ns : THMQI_MAX(c->deadline_ns, now + 1000000u);
 }
 
-/* Who did not say anything for so long is dead, and so is who takes nothing. */
+/* Who did not say anything for so long is dead, and so is who takes nothing. Time in which this core did not run (it registered
+ * memory, or was stopped) is not the other's. */
 static void look_at_peer(struct rdma_conn *c)
 {
-	uint64_t now = c->core->now_ns;
+	uint64_t now = c->core->now_ns, late = now - c->looked_ns;
 
+	if (late > 2 * c->tick_ns) {
+		c->heard_ns = THMQI_MIN(c->heard_ns + late, now);
+		c->moved_ns = THMQI_MIN(c->moved_ns + late, now);
+	}
+	c->looked_ns = now;
 	if (!c->stalled && now - c->heard_ns > c->silence_ns)
 		thmqi_rdma_end(c, -ETIMEDOUT);
 	else if (!thmqi_rdma_out_blocked(c))
@@ -147,7 +153,7 @@ void thmqi_rdma_opened(struct rdma_conn *c)
 	c->state = RDMA_OPEN;
 	c->deadline_ns = UINT64_MAX;
 	c->in.reaches = c->grants;
-	c->heard_ns = c->said_ns = c->moved_ns = c->core->now_ns;
+	c->heard_ns = c->said_ns = c->moved_ns = c->looked_ns = c->core->now_ns;
 	c->say_ns = peer / 4;
 	c->tick_ns = THMQI_MIN(THMQI_MIN(c->say_ns, c->silence_ns / 4), TICK_MAX_NS);
 	if (!c->of_broker && c->wire->shard == THMQI_SHARD_META)

@@ -292,7 +292,7 @@ static int client_accept(void *ctx, struct thmqi_link *link)
 		return rc;
 	}
 	c->state = RDMA_RESOLVING;
-	c->deadline_ns = link->core->now_ns + THMQI_MIN(RDMA_GREETING_NS, c->silence_ns);
+	c->deadline_ns = link->core->now_ns + RDMA_GREETING_NS;
 	thmqi_rdma_conn_start(c, h);
 	c->wire = c->mirror = link;
 	atomic_fetch_add(&link->refs, 1);

@@ -38,7 +38,7 @@
 #define RDMA_CQ 32768u         /* entries of each completion queue, where the device has so many */
 #define RDMA_BLOCKS 512u       /* of receives, of a trust */
 #define RDMA_GREETINGS_MAX 64u /* of a core: connections that have not said what they want */
-#define RDMA_GREETING_NS 5000000000ull
+#define RDMA_GREETING_NS 10000000000ull /* of all steps together, some of which register memory */
 #define RDMA_LEAVE_NS 2000000000ull
 #define RDMA_DRAIN_NS 1000000000ull
 #define RDMA_CONNECTIONS 1024u
@@ -201,7 +201,7 @@ struct rdma_conn {
 	bool held_up;     /* broker: the next run waits for its grant */
 	bool say;         /* STATE is due, for the sake of time or the beat */
 	int error;
-	uint64_t deadline_ns, silence_ns, say_ns, tick_ns, heard_ns, said_ns, moved_ns;
+	uint64_t deadline_ns, silence_ns, say_ns, tick_ns, heard_ns, said_ns, moved_ns, looked_ns;
 	/* greeting */
 	struct rdma_ask ask;      /* the other's */
 	struct thmqi_hello hello; /* the other's */
