@@ -15,7 +15,7 @@ case ${1:-} in
 esac
 
 sh tests/install.sh gcc libc6-dev meson ninja-build pkg-config liburing-dev libhwloc-dev libisal-dev libcriterion-dev \
-	libseccomp-dev liblmdb-dev libibverbs-dev ibverbs-providers python3 groff-base util-linux valgrind strace
+	libseccomp-dev liblmdb-dev libibverbs-dev ibverbs-providers libssl-dev python3 groff-base util-linux valgrind strace
 
 build=build-tests
 log=$build/results
