@@ -28,6 +28,7 @@
 #endif
 
 #define RECORD_ALERT 21
+#define RECORD_HANDSHAKE 22
 #define RECORD_DATA 23
 #define IV_BYTES 12u
 
@@ -182,21 +183,23 @@ int64_t thmqi_tls_kernel_send(struct tls *t, const struct iovec *iov, uint32_t c
 	return n < 0 ? -errno : n;
 }
 
-/* A record that is no data: an alert, or something that we do not know. */
+/* A record that is no data: an alert, a ticket that we did not ask for, or something that we do not know. */
 static int not_data(struct tls *t, uint8_t kind, const struct iovec *iov, ssize_t n)
 {
-	const uint8_t *alert = iov->iov_base;
+	const uint8_t *at = iov->iov_base;
 
+	if (kind == RECORD_HANDSHAKE && n && iov->iov_len && at[0] == SSL3_MT_NEWSESSION_TICKET)
+		return -EAGAIN; /* others' servers send them; there may be more behind it */
 	if (kind != RECORD_ALERT || n < 2 || iov->iov_len < 2) {
-		snprintf(t->why, sizeof(t->why),
-			 "a TLS record of type %u, which is not spoken here", kind);
+		snprintf(t->why, sizeof(t->why), "a TLS record of type %u, which is not spoken here",
+			 kind);
 		return t->error = -EPROTO;
 	}
-	if (alert[1] == SSL3_AD_CLOSE_NOTIFY) {
+	if (at[1] == SSL3_AD_CLOSE_NOTIFY) {
 		t->closed = true;
 		return 0;
 	}
-	return t->error = thmqi_tls_alert(t, alert[1]);
+	return t->error = thmqi_tls_alert(t, at[1]);
 }
 
 int64_t thmqi_tls_kernel_recv(struct tls *t, const struct iovec *iov, uint32_t count)
