@@ -35,6 +35,7 @@ static const struct entry table[] = {
 	{ETIMEDOUT, THMQ_CLASS_RETRY, "ETIMEDOUT", "not done within the time"},
 	{ECONNREFUSED, THMQ_CLASS_RETRY, "ECONNREFUSED", "nobody listens there"},
 	{ECONNRESET, THMQ_CLASS_RETRY, "ECONNRESET", "the connection was lost"},
+	{ESTALE, THMQ_CLASS_HANDLE, "ESTALE", "another broker, with other data, answers there"},
 	{EHOSTUNREACH, THMQ_CLASS_RETRY, "EHOSTUNREACH", "no such host, or no way to it"},
 	{EPROTO, THMQ_CLASS_ENVIRONMENT, "EPROTO", "the other side does not speak as it should"},
 	{EBADMSG, THMQ_CLASS_RETRY, "EBADMSG", "what came is not what was sent"},

@@ -399,6 +399,7 @@ static void wrong_fields(void)
 		refused(h, status);                                                                \
 	} while (0)
 	WRONG((h.version_min = 3, h.version_max = 9), -THMQ_EVERSION);
+	WRONG((h.version_min = h.version_max = 1), -THMQ_EVERSION); /* one that was built before */
 	WRONG((h.version_min = 9, h.version_max = 2), -EPROTO);
 	WRONG(h.kind = THMQI_HELLO_BROKER, -EPROTO);
 	WRONG(h.bytes = 64, -EPROTO);
