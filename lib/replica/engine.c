@@ -15,6 +15,9 @@
  *  B7 as packaged it checks nothing of what it is given: what it relies on is checked here, and a breach is an error
  *  B8 while it probes a copy it takes a refusal that comes late for a new one, goes back behind what that copy is known to have, and
  *     then sends it nothing any more: refusals of what is known to be there are dropped
+ *  B9 a copy that does not know itself to be a voter refuses its vote: one that was made a voter and has not heard of it yet, or that has heard of
+ *     its removal before that was committed, is needed all the same (Ongaro 2014, 4.2.2). Who counts it is the candidate's to know: it votes. For
+ *     the same reason a leader does not remove itself: membership.c
  */
 #include "engine_raft.h"
 
@@ -399,6 +402,43 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 	return rc;
 }
 
+/* B9: for this step it is a voter. @room: for one more than there are. */
+static void count_as_voter(struct thmqi_engine *e, struct raft_configuration *ret_was,
+			   struct raft_server *room)
+{
+	struct raft_configuration *c = &e->raft.configuration;
+	unsigned i, at = c->n;
+
+	*ret_was = *c;
+	for (i = 0; i < c->n; i++) {
+		room[i] = c->servers[i];
+		if (room[i].id == e->opts.id)
+			at = i;
+	}
+	room[at] = (struct raft_server){
+		.id = e->opts.id, .address = e->raft.address, .role = RAFT_VOTER};
+	c->servers = room;
+	c->n = THMQI_MAX(c->n, at + 1);
+}
+
+/* Nothing but the vote is decided by the members while a request for one is answered, and nothing of them changes. */
+static int vote(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event,
+		struct thmqi_duties *ret)
+{
+	struct raft_server room[THMQI_MEMBERS_MAX + 1];
+	struct raft_configuration was;
+	struct raft_update u;
+	int rc;
+
+	if (breaks(e, THMQI_GROUP_NO_B9) || e->raft.configuration.n > THMQI_MEMBERS_MAX ||
+	    e->raft.state != RAFT_FOLLOWER)
+		return step(e, now_ms, event, false, &u, ret);
+	count_as_voter(e, &was, room);
+	rc = step(e, now_ms, event, false, &u, ret);
+	e->raft.configuration = was;
+	return rc;
+}
+
 int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 			 const struct thmqi_message *message, const struct thmqi_members *members,
 			 struct thmqi_duties *ret)
@@ -412,6 +452,8 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 	if (rc != 1)
 		return rc;
 	event.receive.message = &m;
+	if (message->type == THMQI_MESSAGE_VOTE)
+		return vote(e, now_ms, &event, ret);
 	rc = step(e, now_ms, &event, false, &u, ret);
 	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
 		return rc;
