@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the measured figures that have a bar into README.md, all of them into doc/measured.md, and a drawing into
+"""Puts the headlines of the measured figures, and all that miss their bar, into README.md, all figures into doc/measured.md, and a drawing into
 doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg.
 
 usage: sh bench/run.sh --json cores commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
@@ -34,7 +34,7 @@ WORDS = {
     "durable_100B_poll_pinned_p99": "the same, p99",
     "durable_100B_event_caller_p50": "policy event, p50, caller-driven",
     "durable_100B_event_caller_p99": "the same, p99",
-    "durable_100B_event_pinned_p50": "policy event, p50, a core of the library's own",
+    "durable_100B_event_pinned_p50": "one durable 100 B message at a time, p50, policy event, a core of the library's own",
     "durable_100B_event_pinned_p99": "the same, p99",
     "durable_100B_event_pinned_flush_p50": "policy event, a plain write and a flush, p50",
     "durable_100B_event_pinned_flush_p99": "the same, p99",
@@ -42,14 +42,14 @@ WORDS = {
     "durable_100B_fixed_pinned_flush_p99": "the same, p99",
     "durable_1KiB_growing": "durable 1 KiB, many outstanding, while the log grows",
     "durable_1KiB_steady": "durable 1 KiB, many outstanding, prepared segments",
-    "durable_1KiB_steady_fio": "the same beside fio",
+    "durable_1KiB_steady_fio": "durable 1 KiB, many outstanding, beside fio",
     "durable_1KiB_recycled": "durable 1 KiB, many outstanding, segments recycled",
     "durable_16KiB_steady": "durable 16 KiB, many outstanding, prepared segments",
-    "durable_16KiB_steady_fio": "the same beside fio",
+    "durable_16KiB_steady_fio": "durable 16 KiB, many outstanding, beside fio",
     "durable_64KiB_steady": "durable 64 KiB, many outstanding, prepared segments",
-    "durable_64KiB_steady_fio": "the same beside fio",
+    "durable_64KiB_steady_fio": "durable 64 KiB, many outstanding, beside fio",
     "durable_100B_many": "durable 100 B, many outstanding, one core",
-    "durable_100B_many_lmdb": "the same beside LMDB",
+    "durable_100B_many_lmdb": "durable 100 B, many outstanding, one core, beside LMDB",
     "durable_1KiB_many_lmdb": "durable 1 KiB, many outstanding, one core, beside LMDB",
     "durable_16KiB_many_lmdb": "durable 16 KiB, many outstanding, one core, beside LMDB",
     "durable_100B_many_caller": "durable 100 B, many outstanding, caller-driven: one CPU for all",
@@ -67,6 +67,49 @@ WORDS = {
     "idle_iteration_1_mailboxes": "the same, one empty mailbox",
     "idle_iteration_16_mailboxes": "the same, 16",
     "idle_iteration_64_mailboxes": "the same, 64",
+    "model_memory_1_poll_p50": "network and storage on one core, in memory, one at a time, policy poll: p50",
+    "model_memory_1_poll_cpu": "network and storage on one core, in memory, one at a time, policy poll: CPU a message",
+    "model_memory_1_poll_rate": "network and storage on one core, in memory, one at a time, policy poll: rate",
+    "model_memory_1_poll_p99": "network and storage on one core, in memory, one at a time, policy poll: p99",
+    "model_memory_1_event_p50": "network and storage on one core, in memory, one at a time, policy event: p50",
+    "model_memory_1_event_cpu": "network and storage on one core, in memory, one at a time, policy event: CPU a message",
+    "model_memory_1_event_rate": "network and storage on one core, in memory, one at a time, policy event: rate",
+    "model_memory_1_event_p99": "network and storage on one core, in memory, one at a time, policy event: p99",
+    "model_memory_64_poll_p50": "network and storage on one core, in memory, 64 under way, policy poll: p50",
+    "model_memory_64_poll_cpu": "network and storage on one core, in memory, 64 under way, policy poll: CPU a message",
+    "model_memory_64_poll_rate": "network and storage on one core, in memory, 64 under way, policy poll: rate",
+    "model_memory_64_poll_p99": "network and storage on one core, in memory, 64 under way, policy poll: p99",
+    "model_memory_64_event_p50": "network and storage on one core, in memory, 64 under way, policy event: p50",
+    "model_memory_64_event_cpu": "network and storage on one core, in memory, 64 under way, policy event: CPU a message",
+    "model_memory_64_event_rate": "network and storage on one core, in memory, 64 under way, policy event: rate",
+    "model_memory_64_event_p99": "network and storage on one core, in memory, 64 under way, policy event: p99",
+    "model_durable_1_poll_p50": "network and storage on one core, durable, one at a time, policy poll: p50",
+    "model_durable_1_poll_cpu": "network and storage on one core, durable, one at a time, policy poll: CPU a message",
+    "model_durable_1_poll_rate": "network and storage on one core, durable, one at a time, policy poll: rate",
+    "model_durable_1_poll_p99": "network and storage on one core, durable, one at a time, policy poll: p99",
+    "model_durable_1_event_p50": "network and storage on one core, durable, one at a time, policy event: p50",
+    "model_durable_1_event_cpu": "network and storage on one core, durable, one at a time, policy event: CPU a message",
+    "model_durable_1_event_rate": "network and storage on one core, durable, one at a time, policy event: rate",
+    "model_durable_1_event_p99": "network and storage on one core, durable, one at a time, policy event: p99",
+    "model_durable_64_poll_p50": "network and storage on one core, durable, 64 under way, policy poll: p50",
+    "model_durable_64_poll_cpu": "network and storage on one core, durable, 64 under way, policy poll: CPU a message",
+    "model_durable_64_poll_rate": "network and storage on one core, durable, 64 under way, policy poll: rate",
+    "model_durable_64_poll_p99": "network and storage on one core, durable, 64 under way, policy poll: p99",
+    "model_durable_64_event_p50": "network and storage on one core, durable, 64 under way, policy event: p50",
+    "model_durable_64_event_cpu": "network and storage on one core, durable, 64 under way, policy event: CPU a message",
+    "model_durable_64_event_rate": "network and storage on one core, durable, 64 under way, policy event: rate",
+    "model_durable_64_event_p99": "network and storage on one core, durable, 64 under way, policy event: p99",
+    "alloc_free_64": "a block of 64 B from a core's own pool and back",
+    "alloc_free_1k": "a block of 1 KiB from a core's own pool and back",
+    "alloc_free_64k": "a block of 64 KiB from a core's own pool and back",
+    "flat_95_64": "the same for 64 B in a pool that is 95 % full",
+    "flat_95_4k": "the same for 4 KiB",
+    "registration_4k": "the registration of a buffer of 4 KiB, found by its address",
+    "registration_64k": "the registration of a buffer of 64 KiB, found by its address",
+    "registration_1m": "the registration of a buffer of 1 MiB, found by its address",
+    "registration_8m": "the registration of a buffer of 8 MiB, found by its address",
+    "fragmentation_waste": "memory lost to rounding after a long random life",
+    "fragmentation_largest_free": "largest free block after a long random life, all freed",
     "scaling_memory": "two cores against one, logs in memory",
     "memory_one_core": "messages in memory, appended and read, one core",
     "memory_two_cores": "the same, two cores",
@@ -90,8 +133,8 @@ WORDS = {
     "writers_beside_reader_p99": "one durable 100 B message at a time, p99, beside a reader of a cold backlog",
     "device_beside_reads_p99": "what the device alone makes of a write beside reads, p99",
     "partitions_100k_memory_created": "100,000 partitions: memory of each, created",
-    "partitions_100k_memory_few": "the same, in use, few segments",
-    "partitions_100k_memory_many": "the same, many segments",
+    "partitions_100k_memory_few": "100,000 partitions: memory of each, in use, few segments",
+    "partitions_100k_memory_many": "100,000 partitions: memory of each, in use, many segments",
     "partitions_100k_memory_large": "100,000 partitions: memory of each, segments of the default size",
     "partitions_100k_files": "100,000 partitions: files",
     "partitions_1M_created": "a million partitions are created in",
@@ -99,9 +142,14 @@ WORDS = {
     "partitions_100k_1KiB": "durable 1 KiB to 100,000 partitions in turns",
     "partitions_100k_100B": "durable 100 B to 100,000 partitions in turns",
     "partitions_100k_spread_100B": "durable 100 B, spread over 100,000 partitions by the library",
-    "reopen_killed_100GiB": "first durable message after SIGKILL, 100 GiB retained (full segments: their indexes, with holes for bodies)",
-    "reopen_killed_100GiB_full_tail": "the same, the last segment nearly full",
+    "reopen_killed_100GiB": "first durable message after SIGKILL, 100 GiB retained (segments with holes for bodies)",
+    "reopen_killed_100GiB_full_tail": "first durable message after SIGKILL, 100 GiB retained, the last segment nearly full",
 }
+
+# what stands in README.md beside every figure that misses its bar
+HEADLINES = ("durable_100B_poll_caller_p50", "durable_100B_event_pinned_p50", "durable_1KiB_steady_fio", "durable_64KiB_steady_fio",
+             "durable_100B_many", "durable_100B_many_lmdb", "roundtrip_100B_volatile_p50", "oneway_100B_volatile", "mailbox_roundtrip_p50",
+             "alloc_free_1k", "model_durable_64_event_cpu", "backlog_1KiB", "lookup_offset_reads", "reopen_killed_100GiB_full_tail", "idle_cpu_event")
 
 
 def number(x):
@@ -154,7 +202,7 @@ def drawing(lines):
         if line["sense"] == "at least":
             scale = sorted(1 / max(x, 1e-9) for x in scale)
         rows.append((WORDS.get(line["name"], line["name"]), scale, line["verdict"]))
-    height, left, width = 26 * len(rows) + 70, 430, 360
+    height, left, width = 26 * len(rows) + 70, 600, 340
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 40} {height}" '
         'font-family="sans-serif" font-size="12">',
@@ -282,7 +330,7 @@ def rivals_drawing(systems, mechanism):
               if metric in cells.get((key, size), {})]
     low = math.floor(math.log10(max(min((p[0] for p in points), default=1), 1e-4)) - 0.05)
     high = max(math.ceil(math.log10(max((p[2] for p in points), default=1)) + 0.05), low + 1)
-    left, width, gap, step = 240, 300, 40, 44
+    left, width, gap, step = 240, 460, 60, 44
     height = 96 + step * len(rows)
     colours = {100: "#1f5fa8", 1024: "#b5651d", 16384: "#2a7f4f"}
     total = left + 2 * width + gap + 30
@@ -301,7 +349,8 @@ def rivals_drawing(systems, mechanism):
             x = x_of(10.0**e)
             style = 'stroke="#333"' if e == 0 else 'stroke="#ddd"'
             svg.append(f'<line x1="{x:.1f}" y1="68" x2="{x:.1f}" y2="{height - 24}" {style}/>')
-            svg.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{10.0**e:g}</text>')
+            power = str(10**e) if 0 <= e < 3 else f"10^{e}"
+            svg.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{power}</text>')
         for i, (key, cells) in enumerate(rows):
             y = 90 + step * i
             if p == 0:
@@ -382,13 +431,14 @@ def main():
     if not lines:
         return
     barred = [line for line in lines if bar_of(line) != "–"]
+    headlines = [line for line in barred if line["name"] in HEADLINES or line["verdict"] == "MISS"]
     block = (
         BEGIN + "### Measured\n\n"
         f"On {args.machine}; a shared virtual machine, so that ratios say more than figures. The two left columns are medians,\n"
         "each of its own runs; *compared* is the median of the ratios (or differences) of the pairs of runs, in brackets with its 95 % interval, and need not\n"
         "be the ratio of the two columns. A bar holds where the whole interval is on its good side. `sh bench/run.sh commitlog commitlog-large` measures on yours.\n"
-        "Figures without a bar are in [doc/measured.md](doc/measured.md).\n\n"
-        "![how far each figure is from its bar](doc/measured.svg)\n\n" + table(barred) + "\n" + END
+        "Here stand the headlines and all that misses its bar; every figure is in [doc/measured.md](doc/measured.md).\n\n"
+        "![how far each figure is from its bar](doc/measured.svg)\n\n" + table(headlines) + "\n" + END
     )
     replace_block(os.path.join(args.root, "README.md"), "<!-- MEASURED", END, block)
     with open(os.path.join(args.root, "doc", "measured.md"), "w", encoding="utf-8") as f:
