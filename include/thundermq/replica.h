@@ -197,7 +197,7 @@ THMQ_API int thmq_replica_members(struct thmq_replica *replica, struct thmq_memb
 
 /**
  * thmq_replica_change() - one step of a change of the members
- * @member: a new one, as a spare; a known one in another role; or one that is THMQ_MEMBER_REMOVED, the leader too
+ * @member: a new one, as a spare; a known one in another role; or one that is THMQ_MEMBER_REMOVED. Not the leader: transfer first
  * A copy joins as spare, becomes standby, and once thmq_replica_catch_up() is 1 voter. Each step is a batch: in force when it is formed, for good
  * when it is committed, and then comes the next one.
  * Return: 0; -EAGAIN another step, or the leader's first batch, is not committed yet; -EINVAL it is no such step; -THMQ_ENOTLEADER;

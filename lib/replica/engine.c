@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * engine.c - cowsql/raft's raft_step() as events and duties; the only reader of <raft.h>. It holds no bytes of batches: an entry
+ * engine.c - cowsql/raft's raft_step() as events and duties. It holds no bytes of batches: an entry
  * is a term, but for changes of the membership. What belongs to whom, and when, is that library's at version 0.22.1, to which
  * the build is pinned; meson.build refuses others.
  *
@@ -15,91 +15,16 @@
  *  B7 as packaged it checks nothing of what it is given: what it relies on is checked here, and a breach is an error
  *  B8 while it probes a copy it takes a refusal that comes late for a new one, goes back behind what that copy is known to have, and
  *     then sends it nothing any more: refusals of what is known to be there are dropped
+ *  B9 a copy that does not know itself to be a voter refuses its vote: one that was made a voter and has not heard of it yet, or that has heard of
+ *     its removal before that was committed, is needed all the same (Ongaro 2014, 4.2.2). Who counts it is the candidate's to know: it votes. For
+ *     the same reason a leader does not remove itself: membership.c
  */
-#include <raft.h>
-
-#include "commitlog/copies.h"
-#include "engine.h"
+#include "engine_raft.h"
 
 #define INSTALL_TIMEOUTS 10u /* of an election: what is sent is but a begin, and soon taken */
 #define INFLIGHT_MAX THMQI_UNCOMMITTED_MAX
 
-struct thmqi_engine {
-	struct raft raft;
-	struct thmqi_engine_opts opts;
-	uint64_t change_index; /* newest change that it was told of */
-	bool started;
-	struct thmqi_members install; /* of the last duty to install */
-};
-
-/* raft wants a place that an entry's bytes are part of; nobody reads, writes or frees this one. */
-static const uint64_t token = 0;
-#define TOKEN ((void *)(uintptr_t)&token)
-
-static int translate(int rv)
-{
-	switch (rv) {
-	case 0:
-		return 0;
-	case RAFT_NOMEM:
-		return -ENOMEM;
-	case RAFT_NOTLEADER:
-	case RAFT_LEADERSHIPLOST:
-		return -THMQ_ENOTLEADER;
-	case RAFT_CANTCHANGE:
-	case RAFT_NOSPACE:
-	case RAFT_BUSY:
-		return -EAGAIN;
-	case RAFT_BADID:
-	case RAFT_BADROLE:
-	case RAFT_DUPLICATEID:
-	case RAFT_NOTFOUND:
-	case RAFT_INVALID:
-		return -EINVAL;
-	default: /* RAFT_SHUTDOWN: committed entries contradict each other */
-		return -THMQ_ECORRUPT;
-	}
-}
-
-static bool breaks(const struct thmqi_engine *e, uint32_t rule)
-{
-	return (e->opts.defects & rule) != 0;
-}
-
 /* -------------------------------------------------------------- membership */
-
-static int role_of(uint32_t role)
-{
-	return role == THMQI_MEMBER_VOTER     ? RAFT_VOTER
-	       : role == THMQI_MEMBER_STANDBY ? RAFT_STANDBY
-					      : RAFT_SPARE;
-}
-
-static int configuration_of(const struct thmqi_members *m, struct raft_configuration *ret)
-{
-	uint32_t i;
-	int rv = 0;
-
-	raft_configuration_init(ret);
-	for (i = 0; i < m->count && !rv; i++)
-		rv = raft_configuration_add(ret, m->list[i].id, m->list[i].address,
-					    role_of(m->list[i].role));
-	if (rv)
-		raft_configuration_close(ret);
-	return translate(rv);
-}
-
-static int encode(const struct thmqi_members *m, struct raft_buffer *ret)
-{
-	struct raft_configuration c;
-	int rc = configuration_of(m, &c);
-
-	if (rc)
-		return rc;
-	rc = translate(raft_configuration_encode(&c, ret));
-	raft_configuration_close(&c);
-	return rc;
-}
 
 static bool is_voter(const struct thmqi_members *m, uint64_t id)
 {
@@ -166,64 +91,6 @@ int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_mem
 
 /* ------------------------------------------------------------------- duties */
 
-static void send_one(struct thmqi_engine *e, const struct raft_message *m)
-{
-	struct thmqi_message out = {.magic = THMQI_MESSAGE_MAGIC,
-				    .version = THMQI_MESSAGE_VERSION,
-				    .type = (uint8_t)m->type,
-				    .group = e->opts.group,
-				    .from = e->opts.id,
-				    .to = m->server_id};
-	uint32_t batches = 0;
-
-	switch (m->type) {
-	case RAFT_APPEND_ENTRIES:
-		out.term = m->append_entries.term;
-		out.index = m->append_entries.prev_log_index;
-		out.index_term = m->append_entries.prev_log_term;
-		out.commit = m->append_entries.leader_commit;
-		batches = m->append_entries.n_entries;
-		break;
-	case RAFT_APPEND_ENTRIES_RESULT:
-		out.term = m->append_entries_result.term;
-		out.index = m->append_entries_result.last_log_index;
-		out.index_term = m->append_entries_result.rejected;
-		out.features = m->append_entries_result.features;
-		out.capacity = m->append_entries_result.capacity;
-		break;
-	case RAFT_REQUEST_VOTE:
-		out.term = m->request_vote.term;
-		out.index = m->request_vote.last_log_index;
-		out.index_term = m->request_vote.last_log_term;
-		out.flags = (uint8_t)((m->request_vote.disrupt_leader ? THMQI_MESSAGE_DISRUPT : 0) |
-				      (m->request_vote.pre_vote ? THMQI_MESSAGE_PRE_VOTE : 0));
-		break;
-	case RAFT_REQUEST_VOTE_RESULT:
-		out.term = m->request_vote_result.term;
-		out.features = m->request_vote_result.features;
-		out.capacity = m->request_vote_result.capacity;
-		out.flags =
-			(uint8_t)((m->request_vote_result.vote_granted ? THMQI_MESSAGE_GRANTED
-								       : 0) |
-				  (m->request_vote_result.pre_vote ? THMQI_MESSAGE_PRE_VOTE : 0));
-		break;
-	case RAFT_INSTALL_SNAPSHOT:
-		out.term = m->install_snapshot.term;
-		out.index = m->install_snapshot.last_index;
-		out.index_term = m->install_snapshot.last_term;
-		out.commit = m->install_snapshot.conf_index;
-		break;
-	case RAFT_TIMEOUT_NOW:
-		out.term = m->timeout_now.term;
-		out.index = m->timeout_now.last_log_index;
-		out.index_term = m->timeout_now.last_log_term;
-		break;
-	default:
-		return;
-	}
-	e->opts.send(e->opts.ctx, &out, batches);
-}
-
 /* @received: the entries of the update came with a message, else from this copy: its own first one, or what it submitted. */
 static void tell(struct thmqi_engine *e, const struct raft_update *u, enum raft_event_type event,
 		 bool received, struct thmqi_duties *ret)
@@ -243,7 +110,7 @@ static void tell(struct thmqi_engine *e, const struct raft_update *u, enum raft_
 	}
 	if (u->flags & (RAFT_UPDATE_MESSAGES))
 		for (i = 0; i < u->messages.n; i++)
-			send_one(e, &u->messages.batch[i]);
+			thmqi_engine_send(e, &u->messages.batch[i]);
 }
 
 static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event, bool received,
@@ -254,7 +121,7 @@ static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *even
 	memset(u, 0, sizeof(*u));
 	memset(ret, 0, sizeof(*ret));
 	event->time = now_ms;
-	rc = translate(raft_step(&e->raft, event, u));
+	rc = thmqi_engine_error(raft_step(&e->raft, event, u));
 	if (!rc)
 		tell(e, u, event->type, received, ret);
 	return rc;
@@ -273,7 +140,7 @@ int thmqi_engine_open(const struct thmqi_engine_opts *opts, struct thmqi_engine 
 	rv = raft_init(&e->raft, NULL, NULL, opts->id, "-");
 	if (rv) {
 		free(e);
-		return translate(rv);
+		return thmqi_engine_error(rv);
 	}
 	if (!breaks(e, THMQI_GROUP_NO_B4))
 		e->raft.tracer = NULL; /* B4 */
@@ -338,7 +205,7 @@ static int begin_metadata(const struct thmqi_engine_start *s, struct raft_snapsh
 		return 0;
 	}
 	ret->configuration_index = THMQI_MIN(index, s->begin_index);
-	return configuration_of(newest ? &m->members : &m->previous, &ret->configuration);
+	return thmqi_engine_configuration(newest ? &m->members : &m->previous, &ret->configuration);
 }
 
 int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *s,
@@ -358,9 +225,9 @@ int thmqi_engine_start(struct thmqi_engine *e, const struct thmqi_engine_start *
 	    s->last - s->begin_index > UINT32_MAX)
 		return -THMQ_ECORRUPT;
 	if (m->index)
-		rc = encode(&m->members, &now);
+		rc = thmqi_engine_encode(&m->members, &now);
 	if (!rc && m->index)
-		rc = encode(m->previous_index ? &m->previous : &m->members, &before);
+		rc = thmqi_engine_encode(m->previous_index ? &m->previous : &m->members, &before);
 	if (!rc && count) {
 		entries = calloc(count, sizeof(*entries));
 		rc = entries ? fill_entries(s, entries, count, &now, &before) : -ENOMEM;
@@ -407,7 +274,7 @@ int thmqi_engine_submit(struct thmqi_engine *e, uint64_t now_ms, uint64_t index,
 		if (voters_changed(&membership->members, &membership->previous) > 1 ||
 		    term_of(&e->raft, e->raft.commit_index) != term)
 			return -THMQ_ECORRUPT;
-		rc = encode(&membership->members, &entry.buf);
+		rc = thmqi_engine_encode(&membership->members, &entry.buf);
 		if (rc)
 			return rc;
 		e->change_index = index;
@@ -415,14 +282,6 @@ int thmqi_engine_submit(struct thmqi_engine *e, uint64_t now_ms, uint64_t index,
 	rc = step(e, now_ms, &event, false, &u, ret);
 	raft_free(entry.buf.base);
 	return rc;
-}
-
-static void message_of(const struct thmqi_message *m, struct raft_message *ret)
-{
-	memset(ret, 0, sizeof(*ret));
-	ret->type = m->type;
-	ret->server_id = m->from;
-	ret->server_address = "-"; /* it is answered by its number */
 }
 
 /* B2: what precedes the message was dropped here, and therefore committed. Return: entries that are already here. */
@@ -454,7 +313,7 @@ static int fill_received(const struct thmqi_engine_entry *entries, uint32_t coun
 					     .type = entries[i].change ? RAFT_CHANGE : RAFT_COMMAND,
 					     .batch = batch};
 		if (entries[i].change)
-			rc = encode(&entries[i].membership.members, &ret[i].buf);
+			rc = thmqi_engine_encode(&entries[i].membership.members, &ret[i].buf);
 	}
 	return rc;
 }
@@ -507,7 +366,7 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 		return -THMQ_ECORRUPT;
 	if (!is_possible(e, message, entries, count))
 		return 0;
-	message_of(message, &m);
+	thmqi_engine_message(message, &m);
 	a = &m.append_entries;
 	a->version = 0;
 	a->term = message->term;
@@ -517,7 +376,7 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 	skip = cut_to_begin(e, a, count);
 	if (count > skip) {
 		batch = raft_malloc(sizeof(
-			token)); /* raft's to free, unless it asks for these entries to be stored */
+			thmqi_engine_token)); /* raft's to free, unless it asks for these entries to be stored */
 		rc = batch ? fill_received(entries + skip, count - skip, received, batch) : -ENOMEM;
 		a->entries = received;
 		a->n_entries = count - skip;
@@ -543,110 +402,41 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 	return rc;
 }
 
-static int receive_snapshot(const struct thmqi_message *message,
-			    const struct thmqi_members *members, struct raft_message *m)
+/* B9: for this step it is a voter. @room: for one more than there are. */
+static void count_as_voter(struct thmqi_engine *e, struct raft_configuration *ret_was,
+			   struct raft_server *room)
 {
-	struct raft_install_snapshot *i = &m->install_snapshot;
+	struct raft_configuration *c = &e->raft.configuration;
+	unsigned i, at = c->n;
 
-	i->term = message->term;
-	i->last_index = message->index;
-	i->last_term = message->index_term;
-	i->conf_index = message->commit;
-	if (!members || !message->term || !message->index || !message->index_term)
-		return -EINVAL;
-	i->data.len = sizeof(token);
-	i->data.base = raft_malloc(i->data.len);
-	return i->data.base ? configuration_of(members, &i->conf) : -ENOMEM;
-}
-
-/* B8 */
-static bool is_late_refusal(const struct thmqi_engine *e, const struct thmqi_message *message)
-{
-	raft_index match = 0;
-
-	if (!message->index_term || breaks(e, THMQI_GROUP_NO_B8) ||
-	    raft_match_index(&e->raft, message->from, &match) != 0)
-		return false;
-	return message->index_term <= match;
-}
-
-/* Return: 1 it is to be passed on; 0 it is dropped; or an error. */
-static int convert(struct thmqi_engine *e, const struct thmqi_message *message,
-		   const struct thmqi_members *members, struct raft_message *m)
-{
-	bool granted = message->flags & THMQI_MESSAGE_GRANTED,
-	     pre_vote = message->flags & THMQI_MESSAGE_PRE_VOTE;
-
-	message_of(message, m);
-	switch (message->type) {
-	case THMQI_MESSAGE_APPENDED:
-		if (is_late_refusal(e, message))
-			return 0;
-		m->append_entries_result =
-			(struct raft_append_entries_result){.version = 1,
-							    .term = message->term,
-							    .rejected = message->index_term,
-							    .last_log_index = message->index,
-							    .features = message->features,
-							    .capacity = message->capacity};
-		return 1;
-	case THMQI_MESSAGE_VOTE:
-		m->request_vote = (struct raft_request_vote){
-			.version = 2,
-			.term = message->term,
-			.candidate_id = message->from,
-			.last_log_index = message->index,
-			.last_log_term = message->index_term,
-			.disrupt_leader = message->flags & THMQI_MESSAGE_DISRUPT,
-			.pre_vote = pre_vote};
-		return 1;
-	case THMQI_MESSAGE_VOTED:
-		if (e->raft.state != RAFT_CANDIDATE) /* B3; B7 where that is left out */
-			return breaks(e, THMQI_GROUP_NO_B3) ? -THMQ_ECORRUPT : 0;
-		m->request_vote_result =
-			(struct raft_request_vote_result){.version = 2,
-							  .term = message->term,
-							  .vote_granted = granted,
-							  .pre_vote = pre_vote,
-							  .features = message->features,
-							  .capacity = message->capacity};
-		return 1;
-	case THMQI_MESSAGE_SNAPSHOT: {
-		if (e->raft.state == RAFT_LEADER && message->term == e->raft.current_term) /* B7 */
-			return 0;
-		int rc = receive_snapshot(message, members, m);
-
-		return rc ? rc : 1;
-	}
-	case THMQI_MESSAGE_TIMEOUT_NOW:
-		m->timeout_now = (struct raft_timeout_now){.version = 1,
-							   .term = message->term,
-							   .last_log_index = message->index,
-							   .last_log_term = message->index_term};
-		return 1;
-	default:
-		return 0;
-	}
-}
-
-static int members_of(const struct raft_configuration *c, struct thmqi_members *ret)
-{
-	unsigned i;
-
-	memset(ret, 0, sizeof(*ret));
-	if (c->n > THMQI_MEMBERS_MAX)
-		return -THMQ_ECORRUPT;
+	*ret_was = *c;
 	for (i = 0; i < c->n; i++) {
-		struct thmqi_member *m = &ret->list[i];
-
-		m->id = c->servers[i].id;
-		m->role = c->servers[i].role == RAFT_VOTER     ? THMQI_MEMBER_VOTER
-			  : c->servers[i].role == RAFT_STANDBY ? THMQI_MEMBER_STANDBY
-							       : THMQI_MEMBER_SPARE;
-		strncpy(m->address, c->servers[i].address, sizeof(m->address) - 1);
+		room[i] = c->servers[i];
+		if (room[i].id == e->opts.id)
+			at = i;
 	}
-	ret->count = c->n;
-	return 0;
+	room[at] = (struct raft_server){
+		.id = e->opts.id, .address = e->raft.address, .role = RAFT_VOTER};
+	c->servers = room;
+	c->n = THMQI_MAX(c->n, at + 1);
+}
+
+/* Nothing but the vote is decided by the members while a request for one is answered, and nothing of them changes. */
+static int vote(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event,
+		struct thmqi_duties *ret)
+{
+	struct raft_server room[THMQI_MEMBERS_MAX + 1];
+	struct raft_configuration was;
+	struct raft_update u;
+	int rc;
+
+	if (breaks(e, THMQI_GROUP_NO_B9) || e->raft.configuration.n > THMQI_MEMBERS_MAX ||
+	    e->raft.state != RAFT_FOLLOWER)
+		return step(e, now_ms, event, false, &u, ret);
+	count_as_voter(e, &was, room);
+	rc = step(e, now_ms, event, false, &u, ret);
+	e->raft.configuration = was;
+	return rc;
 }
 
 int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
@@ -656,12 +446,14 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 	struct raft_event event = {.type = RAFT_RECEIVE};
 	struct raft_message m;
 	struct raft_update u;
-	int rc = convert(e, message, members, &m);
+	int rc = thmqi_engine_convert(e, message, members, &m);
 
 	memset(ret, 0, sizeof(*ret));
 	if (rc != 1)
 		return rc;
 	event.receive.message = &m;
+	if (message->type == THMQI_MESSAGE_VOTE)
+		return vote(e, now_ms, &event, ret);
 	rc = step(e, now_ms, &event, false, &u, ret);
 	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
 		return rc;
@@ -669,7 +461,7 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 	ret->install_index = u.snapshot.metadata.index;
 	ret->install_term = u.snapshot.metadata.term;
 	ret->install_members_index = u.snapshot.metadata.configuration_index;
-	rc = members_of(&u.snapshot.metadata.configuration, &e->install);
+	rc = thmqi_engine_members(&u.snapshot.metadata.configuration, &e->install);
 	raft_configuration_close(&u.snapshot.metadata.configuration);
 	raft_free(u.snapshot.chunk.base);
 	return rc;
@@ -699,7 +491,8 @@ int thmqi_engine_installed(struct thmqi_engine *e, uint64_t now_ms,
 {
 	struct raft_event event = {.type = RAFT_PERSISTED_SNAPSHOT};
 	struct raft_update u;
-	int rc = configuration_of(&e->install, &event.persisted_snapshot.metadata.configuration);
+	int rc = thmqi_engine_configuration(&e->install,
+					    &event.persisted_snapshot.metadata.configuration);
 
 	if (rc)
 		return rc;
@@ -723,7 +516,7 @@ int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index
 {
 	struct raft_event event = {.type = RAFT_CONFIGURATION, .configuration = {.index = index}};
 	struct raft_update u;
-	int rc = configuration_of(members, &event.configuration.conf);
+	int rc = thmqi_engine_configuration(members, &event.configuration.conf);
 
 	if (!rc)
 		rc = step(e, now_ms, &event, false, &u, ret);
@@ -795,7 +588,7 @@ int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id,
 int thmqi_engine_caught_up(struct thmqi_engine *e, uint64_t id)
 {
 	int status = RAFT_CATCH_UP_NONE;
-	int rc = translate(raft_catch_up(&e->raft, id, &status));
+	int rc = thmqi_engine_error(raft_catch_up(&e->raft, id, &status));
 
 	if (rc)
 		return rc;

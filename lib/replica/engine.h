@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * engine.h - consensus as events in and duties out. Behind it is cowsql/raft 0.22.1; engine.c is the only file that knows it, and
- * the only place where the rules B1 … B8 that its defects ask for are kept.
+ * engine.h - consensus as events in and duties out. Behind it is cowsql/raft 0.22.1, which engine.c and engine_message.c alone
+ * know; the former is where the rules B1 … B9 that its defects ask for are kept.
  */
 #ifndef THMQI_REPLICA_ENGINE_H
 #define THMQI_REPLICA_ENGINE_H

@@ -41,6 +41,9 @@ static int change(struct thmqi_group *g, const struct thmqi_member *member)
 		return -THMQ_EFAILED;
 	if (g->role != THMQI_ROLE_LEADER || g->parked)
 		return -THMQ_ENOTLEADER;
+	/* it could be left with what others need, and out of the group that could elect it: another one leads first */
+	if (member && member->id == g->opts.id)
+		return -EINVAL;
 	if (member)
 		rc = apply(&g->membership.members, member, &m.members);
 	if (!rc)

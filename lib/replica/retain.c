@@ -79,29 +79,52 @@ uint32_t thmqi_retain_step(struct thmqi_group *g)
 
 /* ------------------------------------------------------------------ install */
 
+/* As it is sent: nothing else proves that it came as it was. */
+struct origin {
+	uint64_t position, index, term;
+	uint32_t crc;
+	uint32_t sum; /* CRC32C of all, with this as 0 */
+};
+_Static_assert(sizeof(struct origin) == 32, "as in doc/format.md");
+
 uint32_t thmqi_retain_encode(const struct thmqi_group *g, const struct thmqi_message *snapshot,
 			     void *ret)
 {
 	struct thmqi_membership m = g->membership;
 	struct thmqi_log_origin o;
+	struct origin *out = ret;
+	uint32_t len;
 
 	thmqi_log_origin(g->log, &o);
-	memcpy(ret, &o, sizeof(o));
+	*out = (struct origin){
+		.position = o.position, .index = o.index, .term = o.term, .crc = o.crc};
 	/* what was in force there: a change that came later is in a batch behind it */
 	if (m.index > snapshot->index && m.previous_index)
 		m.members = m.previous;
 	m.previous_index = 0;
-	return (uint32_t)sizeof(o) + thmqi_membership_encode(&m, (uint8_t *)ret + sizeof(o));
+	len = (uint32_t)sizeof(*out) + thmqi_membership_encode(&m, out + 1);
+	out->sum = thmqi_crc32c(0, ret, len);
+	return len;
 }
 
 int thmqi_retain_decode(const void *data, uint32_t len, struct thmqi_log_origin *ret_origin,
 			struct thmqi_membership *ret)
 {
-	if (len < sizeof(*ret_origin))
+	struct origin o;
+	uint32_t sum;
+
+	if (len < sizeof(o))
 		return -EINVAL;
-	memcpy(ret_origin, data, sizeof(*ret_origin));
-	return thmqi_membership_decode((const uint8_t *)data + sizeof(*ret_origin),
-				       len - (uint32_t)sizeof(*ret_origin), ret);
+	memcpy(&o, data, sizeof(o));
+	sum = o.sum;
+	o.sum = 0;
+	if (thmqi_crc32c(thmqi_crc32c(0, &o, sizeof(o)), (const uint8_t *)data + sizeof(o),
+			 len - sizeof(o)) != sum)
+		return -EINVAL;
+	*ret_origin = (struct thmqi_log_origin){
+		.position = o.position, .index = o.index, .term = o.term, .crc = o.crc};
+	return thmqi_membership_decode((const uint8_t *)data + sizeof(o), len - (uint32_t)sizeof(o),
+				       ret);
 }
 
 int thmqi_retain_install(struct thmqi_group *g, const struct thmqi_duties *d)

@@ -128,7 +128,10 @@ void members_step(struct world *w)
 	if (voters_of(m) > w->nodes) {
 		gone = m->list[chance(w, m->count)];
 		gone.role = THMQI_MEMBER_REMOVED;
-		change(w, leader, &gone);
+		if (change(w, leader, &gone) == 0 && gone.id == leader->id)
+			world_fail(w, leader, "a leader removes itself", gone.id);
+		if (gone.id == leader->id && thmqi_group_transfer(leader->group, 0) == 0)
+			w->count.transfers++;
 		return;
 	}
 	for (i = 1; i <= w->places; i++)

@@ -306,6 +306,7 @@ static const struct plan plants[] = {
 	{.name = "without rule B3", .defects = THMQI_GROUP_NO_B3},
 	{.name = "without rule B5", .defects = THMQI_GROUP_NO_B5, .busy = true},
 	{.name = "without rule B6", .defects = THMQI_GROUP_NO_B6},
+	{.name = "without rule B9", .defects = THMQI_GROUP_NO_B9, .seeds = 400},
 	{.name = "without rule B8", .defects = THMQI_GROUP_NO_B8, .seeds = 200},
 };
 

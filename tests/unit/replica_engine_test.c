@@ -276,6 +276,71 @@ Test(replica_engine, changes_one_voter_at_a_time_and_when_its_own_term_is_commit
 	thmqi_engine_close(r.e);
 }
 
+/* B9: one that was made a voter by a batch that it has not got. */
+static bool votes_unknowing(uint32_t defects)
+{
+	struct rig r;
+	bool granted;
+
+	rig_start(&r, 1, 3, 10, 2, defects);
+	thmqi_engine_close(r.e);
+	r.m.members.list[0].role = THMQI_MEMBER_STANDBY;
+	const struct thmqi_engine_opts opts = {.id = 1,
+					       .group = 1,
+					       .heartbeat_ms = 10,
+					       .election_ms = 50,
+					       .seed = 1,
+					       .defects = defects,
+					       .send = on_send,
+					       .ctx = &r};
+	const struct thmqi_engine_start s = {.now_ms = 1000,
+					     .term = 2,
+					     .last = 10,
+					     .membership = &r.m,
+					     .terms = next_terms,
+					     .ctx = &r};
+
+	cr_assert_eq(thmqi_engine_open(&opts, &r.e), 0);
+	cr_assert_eq(thmqi_engine_start(r.e, &s, &r.d), 0);
+	receive(&r, (struct thmqi_message){.type = THMQI_MESSAGE_VOTE,
+					   .from = 2,
+					   .to = 1,
+					   .term = 3,
+					   .index = 12,
+					   .index_term = 2});
+	cr_assert_eq(r.sent_count, 1);
+	granted = r.sent[0].flags & THMQI_MESSAGE_GRANTED;
+	cr_assert_eq(thmqi_engine_voted_for(r.e), granted ? 2 : 0);
+	cr_assert_eq(r.d.vote, true);
+	/* and never twice in a term, nor for less than it has */
+	receive(&r, (struct thmqi_message){.type = THMQI_MESSAGE_VOTE,
+					   .from = 3,
+					   .to = 1,
+					   .term = 3,
+					   .index = 12,
+					   .index_term = 2});
+	cr_assert_not(r.sent[0].flags & THMQI_MESSAGE_GRANTED);
+	receive(&r, (struct thmqi_message){.type = THMQI_MESSAGE_VOTE,
+					   .from = 3,
+					   .to = 1,
+					   .term = 4,
+					   .index = 9,
+					   .index_term = 2});
+	cr_assert_not(r.sent[0].flags & THMQI_MESSAGE_GRANTED);
+	/* it does not stand by itself */
+	r.now += 1000;
+	cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_FOLLOWER);
+	thmqi_engine_close(r.e);
+	return granted;
+}
+
+Test(replica_engine, votes_though_it_does_not_know_that_it_may)
+{
+	cr_assert(votes_unknowing(0));
+	cr_assert_not(votes_unknowing(THMQI_GROUP_NO_B9), "the rule makes no difference any more");
+}
+
 /* B1: a change that is not the first of its message. */
 Test(replica_engine, a_change_behind_others_in_a_message_is_refused)
 {

@@ -115,7 +115,8 @@ enum thmqi_group_defect {
 	THMQI_GROUP_NO_B5 = 256,
 	THMQI_GROUP_NO_B6 = 512,
 	THMQI_GROUP_EARLY_COMMIT = 1024, /* the leader's own write commits */
-	THMQI_GROUP_NO_B8 = 2048
+	THMQI_GROUP_NO_B8 = 2048,
+	THMQI_GROUP_NO_B9 = 4096
 };
 
 struct thmqi_group_opts {
@@ -169,7 +170,7 @@ const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g);
 /* --------------------------------------------------------------- membership */
 
 /*
- * One step of a change of the membership, by the leader: @member is added as a spare, gets another role, or is removed. It is in force at once and holds once it is committed: events->members, state.members_committed.
+ * One step of a change of the membership, by the leader: @member is added as a spare, gets another role, or is removed; not the leader itself. It is in force at once and holds once it is committed: events->members, state.members_committed.
  * Return: 0; -THMQ_ENOTLEADER; -EAGAIN another change, or the leader's first batch, is not committed yet; -EINVAL more than one
  * voter comes or goes, or there would be none.
  */
