@@ -98,7 +98,9 @@ Test(reactor_env, blocks_that_did_not_come_home_are_counted_at_close)
 	cr_assert_eq(thmqi_buf_alloc(thmqi_env_core(env, 0)->pool, 4096, &a), 0);
 	cr_assert_eq(thmqi_buf_alloc(thmqi_env_core(env, 0)->pool, 65536, &b), 0);
 	thmqi_buf_unref(a);
+	b->owner = THMQI_OWNER_READ;
 	cr_assert_eq(thmqi_env_close(env), 1);
+	cr_assert_not_null(strstr(thmq_errmsg(), "1 of reads (65536 bytes)"), "%s", thmq_errmsg());
 }
 
 Test(reactor_env, what_the_layer_above_hangs_on_is_kept)
