@@ -294,6 +294,10 @@ static void raw_frame(struct raw *r, struct thmqi_frame f)
 	raw_chunk(r, &sealed, sizeof(sealed));
 }
 
+/* What it adds to the place and the key of its data area. */
+static uint64_t lie_at;
+static uint32_t lie_key;
+
 static void raw_hello(struct raw *r, uint32_t shard)
 {
 	struct thmqi_hello h = {.shard = shard,
@@ -302,7 +306,9 @@ static void raw_hello(struct raw *r, uint32_t shard)
 				.up_frames = 64,
 				.ctl_frames = 64,
 				.down_frames = 64,
-				.silence_ms = 60000};
+				.silence_ms = 60000,
+				.area_at = (uintptr_t)r->memory + lie_at,
+				.area_key = r->mr->rkey + lie_key};
 
 	thmqi_hello_seal(&h, THMQI_HELLO_CLIENT);
 	raw_chunk(r, &h, sizeof(h));
@@ -431,18 +437,17 @@ static void wrong_keys_and_places(void)
 		.type = THMQI_STREAM_GRANT, .len = 100, .data = 0x1000, .arg = {7, 9}};
 	struct raw r;
 
-	raw_member(&r, 16); /* a key that is none */
-	produce.arg[1] = (uintptr_t)r.memory;
-	produce.generation = r.mr->rkey + 1;
+	lie_key = 1; /* a key that is none */
+	raw_member(&r, 16);
 	raw_frame(&r, produce);
 	raw_is_left(&r);
-	raw_member(&r, 16); /* a place that is not its */
-	produce.generation = r.mr->rkey;
-	produce.arg[1] = (uintptr_t)r.memory + 1ull * 1024 * 1024 * 1024;
+	lie_key = 0;
+	lie_at = 1ull << 30; /* a place that is not its */
+	raw_member(&r, 16);
 	raw_frame(&r, produce);
 	raw_is_left(&r);
+	lie_at = 0;
 	raw_member(&r, 16); /* to a place outside of its area */
-	produce.arg[1] = (uintptr_t)r.memory;
 	produce.data = 65536 - 100;
 	raw_frame(&r, produce);
 	raw_is_left(&r);

@@ -104,6 +104,10 @@ static void say_hello(struct rdma_conn *c)
 	/* without it large messages go through the stream */
 	if (thmqi_rdma_register_area(c) == 0)
 		hello.capabilities |= THMQI_HELLO_ELSEWHERE;
+	if (c->area) {
+		hello.area_at = (uintptr_t)c->wire->area;
+		hello.area_key = c->area->rkey;
+	}
 	if (c->trust->landing)
 		hello.capabilities |= THMQI_HELLO_GRANTS;
 	memcpy(hello.client_id, c->client_id, sizeof(hello.client_id));

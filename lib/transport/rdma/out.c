@@ -388,15 +388,11 @@ static void release(struct rdma_conn *c, const struct thmqi_frame *f)
 /* Return: how many bytes follow. */
 static uint32_t produce(struct rdma_conn *c, struct thmqi_frame *f)
 {
-	uint64_t at = f->data;
-
 	f->data -= (uint64_t)(uintptr_t)c->wire->area;
 	if (!c->elsewhere || f->len <= RDMA_LARGE_BYTES)
 		return f->len;
 	/* it stays where it is until it is settled, and that it cannot be before it was read */
 	f->extra |= THMQI_PRODUCE_ELSEWHERE;
-	f->arg[1] = at;
-	f->generation = c->area->rkey;
 	return 0;
 }
 

@@ -38,11 +38,9 @@ int thmqi_rdma_pull(struct rdma_conn *c, const struct thmqi_frame *f)
 	p->state = PULL_READY;
 	if (f->extra & THMQI_PRODUCE_ELSEWHERE) {
 		p->state = PULL_WANTED;
-		p->from = f->arg[1];
-		p->key = f->generation;
+		p->from = c->hello.area_at + (f->data - (uint64_t)(uintptr_t)c->wire->area);
+		p->key = c->hello.area_key;
 		p->frame.extra &= ~THMQI_PRODUCE_ELSEWHERE;
-		p->frame.arg[1] = 0;
-		p->frame.generation = 0;
 	}
 	c->pull_tail++;
 	return advance(c);

@@ -50,7 +50,9 @@ struct thmqi_hello {
 	uint32_t up_frames, ctl_frames, down_frames;
 	uint32_t
 		silence_ms; /* who says this takes the other for dead that says nothing for so long */
-	uint8_t reserved[52];
+	uint64_t area_at; /* the client's, with THMQI_HELLO_ELSEWHERE: where its data area is, … */
+	uint32_t area_key; /* … and by which key it is read */
+	uint8_t reserved[40];
 	uint32_t crc; /* CRC32C of all before it */
 };
 _Static_assert(sizeof(struct thmqi_hello) == THMQI_HELLO_BYTES, "a greeting");
@@ -75,7 +77,7 @@ enum thmqi_stream_frame {
 	THMQI_STREAM_GRANT = 249  /* from a client; stream; arg0: that token; len; data: where the run is to be put, arg1: by
 				     which key. Its DELIVER comes without the run then. Key 0: it is to come with it */
 };
-/* THMQI_FRAME_PRODUCE, extra: the message does not follow, it is to be read; arg1: where, generation: by which key */
+/* THMQI_FRAME_PRODUCE, extra: the message does not follow, it is to be read from its place in the client's data area */
 #define THMQI_PRODUCE_ELSEWHERE 0x80000000u
 /* Capabilities that a client asks for, and a broker confirms (thmqi_hello) */
 #define THMQI_HELLO_ELSEWHERE (1ull << 32) /* PRODUCE frames with THMQI_PRODUCE_ELSEWHERE */
