@@ -100,7 +100,7 @@ static void urls(void)
 		{"inproc:/", -EINVAL},
 		{"://x", -EINVAL},
 		{"inproc://nobody", -ECONNREFUSED},
-		{"rdma://127.0.0.1:1", -EPROTONOSUPPORT},
+		{"quic://127.0.0.1:1", -EPROTONOSUPPORT},
 		{"pigeon://coop", -EPROTONOSUPPORT},
 	};
 	struct thmq_session *s = NULL;
@@ -128,7 +128,7 @@ static void broker_names(void)
 	/* two brokers: a bare inproc:// is the unnamed one's, or it must be said which */
 	SAYS(-EPROTONOSUPPORT, "rdma",
 	     thmq_broker_open(w.env,
-			      THMQ_BROKER_OPTS(.name = "two", .listen = "rdma://127.0.0.1:7471"),
+			      THMQ_BROKER_OPTS(.name = "two", .listen = "quic://127.0.0.1:7471"),
 			      (void *)&s));
 	CHECK(!s);
 	MUST(thmq_connect(w.env, "inproc://one", NULL, &s));
