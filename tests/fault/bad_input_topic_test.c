@@ -126,7 +126,7 @@ static void broker_names(void)
 	SAYS(-EEXIST, "one", thmq_broker_open(w.env, THMQ_BROKER_OPTS(.name = "one"), (void *)&s));
 	CHECK(!s);
 	/* two brokers: a bare inproc:// is the unnamed one's, or it must be said which */
-	SAYS(-EPROTONOSUPPORT, "rdma",
+	SAYS(-EPROTONOSUPPORT, "quic",
 	     thmq_broker_open(w.env,
 			      THMQ_BROKER_OPTS(.name = "two", .listen = "quic://127.0.0.1:7471"),
 			      (void *)&s));
