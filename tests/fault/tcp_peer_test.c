@@ -814,7 +814,7 @@ static void urls(void)
 	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.name = "x", .listen = "tcp://127.0.0.1:0,"),
 			       &b) == -EINVAL);
 	CHECK(thmq_broker_open(
-		      env, THMQ_BROKER_OPTS(.name = "x", .listen = "tcp://127.0.0.1:0,rdma://x"),
+		      env, THMQ_BROKER_OPTS(.name = "x", .listen = "tcp://127.0.0.1:0,quic://x"),
 		      &b) == -EPROTONOSUPPORT);
 	/* the second fails: the first is given back */
 	snprintf(both, sizeof(both), "tcp://127.0.0.1:0,%s", url);

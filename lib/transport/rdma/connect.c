@@ -453,12 +453,20 @@ int thmqi_rdma_counters(struct thmqi_transport *t, struct thmqi_rdma_counters *r
 	return 0;
 }
 
+/* Nobody shall be in clear who meant not to be. */
+static int rdma_secure(const char *url, const struct thmq_tls_opts *opts, struct thmqi_tls_config **ret_config)
+{
+	*ret_config = NULL;
+	return thmqi_rdma_plain(url, opts);
+}
+
 const struct thmqi_medium thmqi_medium_rdma = {
 	.scheme = "rdma",
 	.check = rdma_check,
 	.listen = thmqi_rdma_listen,
 	.unlisten = thmqi_rdma_unlisten,
 	.url_of = thmqi_rdma_url_of,
+	.secure = rdma_secure,
 	.connect = rdma_connect_link,
 	.close = free,
 };

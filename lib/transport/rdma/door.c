@@ -394,6 +394,13 @@ static int why(const char *url, int rc)
 	}
 }
 
+int thmqi_rdma_plain(const char *url, const struct thmq_tls_opts *tls)
+{
+	return thmqi_tcp_is_secure(url, tls)
+		       ? thmqi_fail(-EPROTONOSUPPORT, "%s: RDMA is not encrypted; THMQ_TLS_BESIDE_PLAIN allows it beside tls://", url)
+		       : 0;
+}
+
 int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 		      const struct thmqi_listen_opts *opts, void **ret_door)
 {
@@ -401,8 +408,10 @@ int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 	struct rdma_world *w = NULL;
 	struct rdma_door *d;
 	uint32_t count = 0, i;
-	int rc = thmqi_rdma_addresses(url, true, addresses, TCP_ADDRESSES, &count, &from);
+	int rc = thmqi_rdma_plain(url, opts->tls);
 
+	if (!rc)
+		rc = thmqi_rdma_addresses(url, true, addresses, TCP_ADDRESSES, &count, &from);
 	if (!rc)
 		rc = thmqi_rdma_world(l->transport, &w);
 	if (rc)

@@ -268,6 +268,7 @@ int thmqi_rdma_greeted(struct rdma_conn *c);              /* client: the hello h
 
 /* door.c */
 struct rdma_door;
+int thmqi_rdma_plain(const char *url, const struct thmq_tls_opts *tls); /* an error where TLS is asked for */
 int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 		      const struct thmqi_listen_opts *opts, void **ret_door);
 void thmqi_rdma_unlisten(void *door);

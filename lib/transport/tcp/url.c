@@ -16,8 +16,10 @@ struct place {
 
 static int bad(const char *url, const char *why)
 {
-	return thmqi_fail(-EINVAL, "%.64s: %s; write %.3s://host:port or %.3s://[address]:port",
-			  url, why, url, url);
+	int scheme = (int)strcspn(url, ":");
+
+	return thmqi_fail(-EINVAL, "%.64s: %s; write %.*s://host:port or %.*s://[address]:port",
+			  url, why, scheme, url, scheme, url);
 }
 
 static int parse_port(const char *url, const char *at, struct place *p)
