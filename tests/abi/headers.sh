@@ -44,6 +44,7 @@ done
 	echo '#include <thundermq/pool.h>'
 	echo '#include <thundermq/forecast.h>'
 	echo '#include <thundermq/replica.h>'
+	echo '#include <thundermq/transport.h>'
 	echo 'int all(void (*use)(const void *));'
 	echo 'int all(void (*use)(const void *)) {'
 	sed -n 's/^#define \(THMQ_[A-Z]*_OPTS\)(.*/	use(\1(.flags = 0));/p' include/thundermq/*.h
