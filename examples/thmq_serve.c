@@ -48,7 +48,8 @@ static void where(struct thmq_broker *broker, const char *dir, char *ret_text)
 	uint32_t i;
 
 	ret_text[0] = 0;
-	for (i = 0; thmq_broker_listen_url(broker, i, url, sizeof(url)) > 0 && at < TITLE_BYTES; i++)
+	for (i = 0; thmq_broker_listen_url(broker, i, url, sizeof(url)) > 0 && at < TITLE_BYTES;
+	     i++)
 		at += (size_t)snprintf(ret_text + at, TITLE_BYTES - at, "%s at %s\n", dir, url);
 }
 
@@ -96,13 +97,14 @@ static int run(int argc, char **argv, bool tops)
 {
 	const char *listen = LISTEN, *cores_text = NULL, *policy_text = NULL, *cap_text = NULL;
 	bool once = false, json = false;
-	const struct option_spec specs[] = {{"--listen", &listen, NULL},
-					    {"--cores", &cores_text, NULL},
-					    {"--policy", &policy_text, NULL},
-					    {"--cpu-cap", &cap_text, NULL},
-					    {tops ? "--once" : NULL, NULL, &once}, /* serve's end here */
-					    {"--json", NULL, &json},
-					    {NULL, NULL, NULL}};
+	const struct option_spec specs[] = {
+		{"--listen", &listen, NULL},
+		{"--cores", &cores_text, NULL},
+		{"--policy", &policy_text, NULL},
+		{"--cpu-cap", &cap_text, NULL},
+		{tops ? "--once" : NULL, NULL, &once}, /* serve's end here */
+		{"--json", NULL, &json},
+		{NULL, NULL, NULL}};
 	struct connection c = {0};
 	char title[TITLE_BYTES];
 	const struct thmq_tls_opts *tls;
@@ -116,14 +118,17 @@ static int run(int argc, char **argv, bool tops)
 		return usage_error("--cores: a number from 1 to %u, not %s", THMQ_CORE_COUNT_MAX,
 				   cores_text);
 	if (cap_text && (!parse_number(cap_text, 100, &cap) || !cap))
-		return usage_error("--cpu-cap is a number from 1 to 100, of percent, not %s", cap_text);
+		return usage_error("--cpu-cap is a number from 1 to 100, of percent, not %s",
+				   cap_text);
 	if (policy_text && parse_policy(policy_text, &policy) != EXIT_OK)
 		return EXIT_USAGE;
-	if (!count_words(argv, words, 1, tops ? "top needs a directory" : "serve needs a directory"))
+	if (!count_words(argv, words, 1,
+			 tops ? "top needs a directory" : "serve needs a directory"))
 		return EXIT_USAGE;
 	if (is_url(argv[0]))
 		return usage_error(
-			"%s needs a directory; a URL to listen at stands behind --listen", tops ? "top" : "serve");
+			"%s needs a directory; a URL to listen at stands behind --listen",
+			tops ? "top" : "serve");
 	rc = tls_given(true, &tls);
 	if (rc)
 		return rc;

@@ -269,7 +269,10 @@ static int use(struct life *l, const char *dir)
 	struct thmq_topic_info infos[4] = {{.size = sizeof(infos[0])}};
 	struct thmq_message m;
 
-	TRY(thmq_env_open(&l->env, THMQ_ENV_OPTS(.pool_bytes = 64 << 20, .core_count = cores)));
+	TRY(thmq_env_open(&l->env, THMQ_ENV_OPTS(.pool_bytes = 64 << 20, .core_count = cores,
+						  /* with a forecaster and its thread */
+						  .policy = cores ? THMQ_POLICY_PREDICTIVE : THMQ_POLICY_DEFAULT,
+						  .wake_cpu_ns = 2500, .wake_latency_ns = 4500)));
 	TRY(broker_on(l->env, dir, 0, &l->broker));
 	TRY(thmq_connect(l->env, "inproc://", THMQ_SESSION_OPTS(.timeout_ns = 5 * SECOND),
 			 &l->session));

@@ -19,8 +19,9 @@
 #define SOURCES 3u
 
 enum event { POST, KICK_ARMED, KICK_UNARMED, COMPLETION, DESCRIPTOR, TIMER, MESSAGE, EVENTS };
-static const char *const event_names[] = {"post", "kick", "kick of a source without arm",
-					  "completion", "descriptor", "timer", "message"};
+static const char *const event_names[] = {
+	"post",  "kick",   "kick of a source without arm", "completion", "descriptor",
+	"timer", "message"};
 
 struct source {
 	struct thmqi_poller poller; /* first */
@@ -213,8 +214,8 @@ static int try_step(const struct way *w, enum event event, uint32_t at)
 	if (!set_up(w))
 		return -1;
 	rig.event = event;
-	if (event == DESCRIPTOR && thmqi_watch_open(rig.core, rig.event_fd, POLLIN, on_ready, NULL,
-						    &rig.watch) != 0)
+	if (event == DESCRIPTOR &&
+	    thmqi_watch_open(rig.core, rig.event_fd, POLLIN, on_ready, NULL, &rig.watch) != 0)
 		return -1;
 	thmqi_core_poll(rig.lead, 0);
 	if (event == COMPLETION)
@@ -280,8 +281,8 @@ int main(void)
 	int failed = 0;
 
 	for (size_t i = 0; i < THMQI_ARRAY_COUNT(ways); i++)
-		failed |= try_all(&ways[i], ways[i].policy == THMQ_POLICY_EVENT ? 64 :
-					    ways[i].policy == THMQ_POLICY_POLL	? 40 :
-										  2000);
+		failed |= try_all(&ways[i], ways[i].policy == THMQ_POLICY_EVENT  ? 64
+					    : ways[i].policy == THMQ_POLICY_POLL ? 40
+										 : 2000);
 	return failed;
 }
