@@ -6,7 +6,7 @@
  */
 #include "medium.h"
 
-#define TIMEOUT 16u /* 4.096 us << this: 268 ms until a packet is sent again */
+#define TIMEOUT 17u /* 4.096 us << this: 537 ms until a packet is sent again */
 #define RETRIES 7u
 #define RNR_RETRIES 6u    /* 7 would be for ever */
 #define MIN_RNR_TIMER 12u /* 0.64 ms; the connection manager leaves 655 */
