@@ -32,6 +32,7 @@ for header in thundermq.h log.h reactor.h; do
 done
 [ "$(find "$tmp/root" -path "*/include/thundermq/pool.h")" ] || fail "pool.h was not installed"
 [ "$(find "$tmp/root" -path "*/include/thundermq/forecast.h")" ] || fail "forecast.h was not installed"
+[ "$(find "$tmp/root" -path "*/include/thundermq/replica.h")" ] || fail "replica.h was not installed"
 # only what is public
 [ -z "$(find "$tmp/root" -name '*.h' | grep -v '/include/thundermq/')" ] || fail "a header too many"
 for file in libthundermq.a libthundermq.so libthundermq.so.0; do
