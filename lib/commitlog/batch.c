@@ -76,6 +76,11 @@ bool thmqi_batch_is_stale(const struct batch_header *h, const struct vote *v)
 	return h->position >= v->mark && thmqi_batch_local_ok(h) && h->incarnation < v->incarnation;
 }
 
+bool thmqi_batch_is_later(const struct batch_header *h, const struct vote *v)
+{
+	return thmqi_batch_local_ok(h) && h->incarnation > v->incarnation;
+}
+
 void thmqi_chain_advance(struct chain *c, const struct batch_header *h)
 {
 	c->position = h->position + h->len;

@@ -84,6 +84,8 @@ bool thmqi_batch_continues(const struct batch_header *h, const struct chain *c);
 struct vote;
 /* It lies at the mark or behind it and was written before that was set: it was cut, or never part of the log. */
 bool thmqi_batch_is_stale(const struct batch_header *h, const struct vote *v);
+/* Whoever wrote it had stored a later vote than this before: that is lost, or an older one was put in its place. */
+bool thmqi_batch_is_later(const struct batch_header *h, const struct vote *v);
 /* All runs of a batch of which @len bytes are there: lengths, checksums. */
 bool thmqi_batch_payload_ok(const struct batch_header *h, uint32_t len);
 void thmqi_chain_advance(struct chain *c, const struct batch_header *h);

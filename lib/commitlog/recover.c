@@ -159,18 +159,22 @@ static int next_batch(struct thmq_log *log, struct stream *x, const struct segme
 static int replay_batches(struct thmq_log *log, struct recovery *r, struct segment *s, uint64_t at)
 {
 	const struct batch_header *h = NULL;
+	bool ended;
 	int rc;
 
 	while (at < s->bytes) {
 		/* what lies behind the end of a clean log means nothing, unless the newest vote may be lost */
-		if (log->vote.clean && !r->vote_damaged && log->chain.position >= log->vote.mark)
-			return 0;
+		ended = log->vote.clean && !r->vote_damaged &&
+			log->chain.position >= log->vote.mark;
 		rc = next_batch(log, &r->stream, s, at, &h);
+		if (ended && (rc != 1 || !thmqi_batch_is_later(h, &log->vote)))
+			return 0;
 		if (rc < 0 && rc != -THMQ_EVERSION)
 			return thmqi_fail(rc, "read %s at %llu: %s", log->opts.dir, (unsigned long long)(s->position + at),
 					  thmq_strerror(rc));
 		if (rc != 1)
 			return rc;
+		r->vote_damaged |= ended;
 		rc = thmqi_run_replay(log, s, h);
 		if (rc)
 			return rc;

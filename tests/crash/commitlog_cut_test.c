@@ -8,6 +8,8 @@
  *
  * usage: commitlog_cut_test [seed [disks]]: only these, in words. THMQ_TEST_FULL=1 runs fifty times as many.
  */
+#include <malloc.h>
+
 #include "../unit/commitlog_rig.h"
 
 #define LIVES 25u /* of one disk */
@@ -324,6 +326,10 @@ int main(int argc, char **argv)
 	uint64_t disks = getenv("THMQ_TEST_FULL") ? 3000 : 60, first = 1, seed;
 	int bad = 0;
 
+	/* megabytes come and go with every life: the heap keeps them */
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 512 << 20);
+	mallopt(M_TOP_PAD, 64 << 20);
 	if (argc > 1) {
 		first = strtoull(argv[1], NULL, 0);
 		disks = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;

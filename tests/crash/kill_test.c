@@ -4,7 +4,7 @@
  * directory: not one acknowledged message is lost, none is out of order, doubled or invented, and the group's offset is
  * neither behind what was confirmed nor ahead of what was acked.
  *
- * usage: kill_test [kills]; default 50, and 1000 with THMQ_TEST_FULL=1.
+ * usage: kill_test [kills]; default 30, and 1000 with THMQ_TEST_FULL=1.
  */
 #include <errno.h>
 #include <signal.h>
@@ -236,7 +236,10 @@ static int one_kill(uint32_t round)
 
 int main(int argc, char **argv)
 {
-	uint32_t kills = argc > 1 ? (uint32_t)atoi(argv[1]) : getenv("THMQ_TEST_FULL") ? 1000 : 50, i;
+	uint32_t kills = argc > 1                   ? (uint32_t)atoi(argv[1])
+			 : getenv("THMQ_TEST_FULL") ? 1000
+						    : 30,
+		 i;
 	uint64_t seed = getenv("THMQ_TEST_SEED") ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0) : (uint64_t)time(NULL);
 	char command[64];
 	uint64_t total = 0;

@@ -11,7 +11,7 @@
 
 #include "sweep_model.h"
 
-#define LIVES 8u
+#define LIVES 8u      /* of a seed, unless fewer are asked for */
 #define OPS_MAX 1024u /* of a life that faults are tried on */
 #define SEGMENT (1u << 20)
 #define STALL_NS 5000000
@@ -47,6 +47,7 @@ struct sweep {
 	bool loud, full;
 	bool trace;                       /* of each operation, to stderr */
 	uint64_t limit;                   /* of cuts; 0: none */
+	uint32_t lives;                   /* 0: LIVES */
 	uint32_t disk_flags;              /* of the simulated disk, besides its own */
 	bool no_faults, no_rot;           /* left out */
 	uint8_t only_effect;              /* of faults; 0: all */
@@ -730,7 +731,8 @@ static inline bool sweep_seed(struct sweep *s)
 	s->piece = aligned_alloc(4096, SEGMENT);
 	if (!s->snap_model || !s->piece || thmqi_disk_sim_open(1, NULL, &s->snap) != 0)
 		abort();
-	for (s->life = 0; s->life < LIVES && !s->failed && !(s->limit && s->cuts >= s->limit);
+	for (s->life = 0; s->life < (s->lives ? s->lives : LIVES) && !s->failed &&
+			  !(s->limit && s->cuts >= s->limit);
 	     s->life++) {
 		struct world *w = s->base;
 

@@ -320,3 +320,35 @@ Test(commitlog_border,
 	reopen();
 	cr_assert_eq(rig_read_all(&r, 1, 0, cut), cut);
 }
+
+/* -------------------------------------------------------------------- votes */
+
+/* One that was put back from a copy, or whose successor the device has lost, hides nothing. */
+Test(commitlog_border, a_vote_older_than_the_log_hides_nothing, .init = up, .fini = down)
+{
+	uint8_t vote[8192];
+	uint64_t index;
+
+	for (uint32_t life = 0; life < 3; life++) {
+		for (uint64_t i = 0; i < 5; i++)
+			cr_assert_eq(put(1, life * 15 + i, 1, 500), 0);
+		cr_assert_eq(rig_close(&r), 0);
+		rig_get(&r, "vote", 0, vote, sizeof(vote));
+		for (uint32_t later = 0; later < 2; later++) {
+			cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+			for (uint64_t i = 0; i < 5; i++)
+				cr_assert_eq(put(1, life * 15 + later * 5 + 5 + i, 1, 500), 0);
+			cr_assert_eq(thmq_log_flush(r.log, &index), 0);
+			rig_poll(&r, 50);
+			if (life == 1)
+				rig_crash(&r, THMQI_DISK_SIM_CRASH_LOSE);
+			else
+				cr_assert_eq(rig_close(&r), 0);
+		}
+		rig_put(&r, "vote", 0, vote, sizeof(vote));
+		cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+		cr_assert_eq(rig_read_all(&r, 1, 0, life * 15 + 15), life * 15 + 15, "life %u",
+			     life);
+		cr_assert_eq(rig_stats(&r).unclean, 1);
+	}
+}

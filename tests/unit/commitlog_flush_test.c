@@ -39,7 +39,8 @@ static void pass(uint64_t ns)
 	uint64_t until = thmqi_disk_sim_now(r.sim) + ns, now;
 
 	while ((now = thmqi_disk_sim_now(r.sim)) < until)
-		thmqi_core_poll(r.core, THMQI_MIN(until - now, 20 * US));
+		thmqi_core_poll(r.core,
+				until - now); /* until something happens, at the latest then */
 }
 
 /* Virtual time until @index is durable. */

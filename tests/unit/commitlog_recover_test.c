@@ -288,9 +288,12 @@ Test(commitlog_recover, claims_of_older_lives_do_not_count, .init = up, .fini = 
 
 Test(commitlog_recover, bytes_behind_the_end_of_a_closed_log_mean_nothing, .init = up, .fini = down)
 {
-	uint64_t end, index;
+	uint64_t end, index, incarnation;
+	uint8_t block[4096];
+	uint32_t crc;
 
 	durable_one_by_one(0, 2, 100);
+	incarnation = rig_stats(&r).incarnation;
 	cr_assert_eq(rig_close(&r), 0);
 	rig_get(&r, "vote", 0, vote, VOTE_BYTES);
 	cr_assert_eq(rig_open(&r), 0);
@@ -300,6 +303,12 @@ Test(commitlog_recover, bytes_behind_the_end_of_a_closed_log_mean_nothing, .init
 	end = rig_stats(&r).end_position;
 	cr_assert_gt(end, 0);
 	power_cut();
+	/* but it says that it is of the same life: a later one has stored a later vote first, which tells */
+	rig_get(&r, RIG_SEGMENT, end - sizeof(block), block, sizeof(block));
+	memcpy(block + 96, &incarnation, 8);
+	crc = thmqi_crc32c(0, block + 96, 28);
+	memcpy(block + 124, &crc, 4);
+	rig_put(&r, RIG_SEGMENT, end - sizeof(block), block, sizeof(block));
 	rig_put(&r, "vote", 0, vote, VOTE_BYTES);
 	expect_messages(2);
 	cr_assert_eq(rig_stats(&r).unclean, 0);

@@ -138,6 +138,22 @@ static int scan_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at,
 
 /* ---------------------------------------------------------------- segments */
 
+/* What lies behind a clean end means nothing, but for a batch that goes on there and tells of a later vote. Return: 1 there is one. */
+static int look_behind(struct scan *s, struct thmqi_disk_file *file, uint64_t at, uint64_t left)
+{
+	const struct batch_header *h = (const struct batch_header *)s->piece;
+	int rc = load_batch(s, file, at, s->chain.position, left);
+
+	if (rc != 1 || !thmqi_batch_continues(h, &s->chain) || !thmqi_batch_is_later(h, &s->vote))
+		return THMQI_MIN(rc, 0) == ONLY_HEADER || rc == -THMQ_EVERSION ? 0
+									       : THMQI_MIN(rc, 0);
+	s->vote_damaged = true;
+	thmqi_finding(
+		s, THMQ_FINDING_TORN_TAIL, 0, s->chain.position,
+		"the vote file is older than what was written here: it was lost, or put back");
+	return 1;
+}
+
 /* Return: 1 it was full; 0 the log ends in it, at *@ret_at; or an error. */
 static int scan_segment(struct scan *s, struct thmqi_disk_file *file, uint64_t bytes,
 			uint64_t *ret_at)
@@ -147,9 +163,10 @@ static int scan_segment(struct scan *s, struct thmqi_disk_file *file, uint64_t b
 
 	thmqi_seen_begin(&s->seen, &s->chain, thmqi_scan_names_has(&s->indexes, begin));
 	for (*ret_at = 0; rc == 1 && *ret_at < bytes && !s->stop;) {
+		rc = 1;
 		if (s->vote.clean && !s->vote_damaged && s->chain.position >= s->vote.mark)
-			rc = 0;
-		else
+			rc = look_behind(s, file, *ret_at, bytes - *ret_at);
+		if (rc == 1)
 			rc = scan_batch(s, file, *ret_at, bytes - *ret_at);
 		*ret_at = s->chain.position - begin;
 	}
