@@ -17,11 +17,16 @@
 
 /* --------------------------------------------------------------- data area */
 
-bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot)
+static inline bool slot_settled(const struct client_link *l, const struct slot *slot)
 {
 	if (slot->state == SLOT_FREE)
 		return true;
 	return slot->state == SLOT_COMMITTED && l->progress[slot->stream][slot->level] >= slot->seq;
+}
+
+bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot)
+{
+	return slot_settled(l, slot);
 }
 
 static void reclaim(struct client_link *l)
@@ -30,7 +35,7 @@ static void reclaim(struct client_link *l)
 
 	while (l->slot_tail != l->slot_head) {
 		slot = &l->slots[l->slot_tail & l->slot_mask];
-		if (!thmqi_slot_is_settled(l, slot))
+		if (!slot_settled(l, slot))
 			break;
 		l->area_tail = slot->end;
 		l->slot_tail++;
@@ -803,7 +808,7 @@ int thmqi_client_producer_close(struct thmq_producer *p, uint64_t timeout_ns)
 
 			/* the stream's next user counts its sequences from 1 again */
 			if (slot->stream == p->stream &&
-			    (slot->state == SLOT_CLAIMED || thmqi_slot_is_settled(l, slot))) {
+			    (slot->state == SLOT_CLAIMED || slot_settled(l, slot))) {
 				if (slot->state == SLOT_CLAIMED && slot->life != l->life)
 					thmqi_resume_claim_end(l, slot->life);
 				slot->state = SLOT_FREE;
