@@ -294,6 +294,7 @@ static int live_apart(const struct plan *plan, uint64_t seed, bool quiet)
 
 static const struct plan sound = {.name = "sound"};
 
+/* B2, B8 and B9 are seen in tests/unit/replica_engine_test.c: here they would need too many seeds. B4 has nothing to be seen by. */
 static const struct plan plants[] = {
 	{.name = "ack before it is durable", .defects = THMQI_GROUP_EARLY_ACK},
 	{.name = "a leader's own write commits", .defects = THMQI_GROUP_EARLY_COMMIT},
@@ -306,8 +307,6 @@ static const struct plan plants[] = {
 	{.name = "without rule B3", .defects = THMQI_GROUP_NO_B3},
 	{.name = "without rule B5", .defects = THMQI_GROUP_NO_B5, .busy = true},
 	{.name = "without rule B6", .defects = THMQI_GROUP_NO_B6},
-	{.name = "without rule B9", .defects = THMQI_GROUP_NO_B9, .seeds = 400},
-	{.name = "without rule B8", .defects = THMQI_GROUP_NO_B8, .seeds = 200},
 };
 
 #define PLANT_SEEDS 60u
