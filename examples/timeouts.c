@@ -10,7 +10,7 @@
 
 #define MS 1000000ull
 #define REQUESTS 100000u
-#define TIMEOUT_NS (20 * MS)
+#define TIMEOUT_NS (500 * MS)
 
 struct request {
 	struct thmq_timer timeout; /* first: a timer is its request */

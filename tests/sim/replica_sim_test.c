@@ -150,6 +150,8 @@ static void write_some(struct world *w)
 {
 	uint32_t burst = chance(w, 20) == 0 ? 40 : (uint32_t)(1 + chance(w, 4)), i, k;
 
+	if (!w->healed && w->next_id > IDS_MAX / 4 * 3)
+		return; /* the model needs some for the end */
 	/* whoever thinks that he leads gets some: one that was deposed must not keep them */
 	for (i = 1; i <= w->places; i++)
 		for (k = 0; k < burst && w->node[i].up; k++)
@@ -292,8 +294,17 @@ static int live_apart(const struct plan *plan, uint64_t seed, bool quiet)
 	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
 }
 
-static const struct plan sound = {.name = "sound"};
+/* Most seeds have some of everything. */
+static const struct plan sound = {.name = "sound"},
+			 sound_votes = {.name = "sound, elections", .votes = true},
+			 sound_busy = {.name = "sound, busy", .busy = true};
 
+static const struct plan *sound_of(uint64_t seed)
+{
+	return seed % 8 == 5 ? &sound_votes : seed % 16 == 6 ? &sound_busy : &sound;
+}
+
+/* B2, B8 and B9 are seen in tests/unit/replica_engine_test.c: here they would need too many seeds. B4 has nothing to be seen by. */
 static const struct plan plants[] = {
 	{.name = "ack before it is durable", .defects = THMQI_GROUP_EARLY_ACK},
 	{.name = "a leader's own write commits", .defects = THMQI_GROUP_EARLY_COMMIT},
@@ -306,8 +317,6 @@ static const struct plan plants[] = {
 	{.name = "without rule B3", .defects = THMQI_GROUP_NO_B3},
 	{.name = "without rule B5", .defects = THMQI_GROUP_NO_B5, .busy = true},
 	{.name = "without rule B6", .defects = THMQI_GROUP_NO_B6},
-	{.name = "without rule B9", .defects = THMQI_GROUP_NO_B9, .seeds = 400},
-	{.name = "without rule B8", .defects = THMQI_GROUP_NO_B8, .seeds = 200},
 };
 
 #define PLANT_SEEDS 60u
@@ -347,15 +356,15 @@ int main(int argc, char **argv)
 			 : small                    ? 20
 						    : 300;
 	const struct plan *plan =
-		argc > 3 ? &plants[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(plants)] : &sound;
+		argc > 3 ? &plants[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(plants)] : NULL;
 	uint32_t bad = 0;
 
 	if (argc > 1 && count == 1) {
-		live(plan, first, true);
+		live(plan ? plan : sound_of(first), first, true);
 		return 0;
 	}
 	for (seed = first; seed < first + count; seed++)
-		bad += (uint32_t)live_apart(plan, seed, false);
+		bad += (uint32_t)live_apart(plan ? plan : sound_of(seed), seed, false);
 	printf("%llu seeds, %u bad\n", (unsigned long long)count, bad);
 	if (argc > 1)
 		return bad != 0;
