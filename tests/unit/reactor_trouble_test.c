@@ -258,7 +258,7 @@ Test(reactor_trouble, so_does_a_host_and_a_thread_with_several_cores)
 
 /* --------------------------------------------------------------- full mailboxes */
 
-#define BALLS 20000u
+#define BALLS 4000u
 #define DEPTH 4u
 
 /* Each core answers each ball with one of its own: with so small mailboxes both are full most of the time. */
