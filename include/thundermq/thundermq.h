@@ -662,7 +662,7 @@ THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts);
  * @name: 1 … THMQ_TOPIC_NAME_MAX bytes of A-Z a-z 0-9 . _ -, not "." or ".."
  * @opts: NULL means defaults
  * Return: 0 when durable; -EEXIST; -EINVAL malformed name or options; -ENAMETOOLONG; -ENOSPC;
- * -ENOTSUP a logged topic at a broker without a directory; -ETIMEDOUT outcome unknown; -EDEADLK.
+ * -ENOTSUP a logged topic at a broker without a directory; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
  */
 THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
 			       const struct thmq_topic_opts *opts);
@@ -671,7 +671,7 @@ THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
  * thmq_topic_delete() - delete a topic, its messages and its groups' offsets
  * Its open producers and consumers, of this session too, get -THMQ_ENOTOPIC as soon as they hear of it: what is sent until
  * then is refused by an event.
- * Return: 0 when durable; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ * Return: 0 when durable; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
  */
 THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
 
@@ -748,7 +748,7 @@ THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
 
 /**
  * thmq_producer_open() - open a producer for a topic
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -EBUSY another is just being opened by its name; -ENOMEM; -ETIMEDOUT; -EDEADLK.
  */
 THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
 				const struct thmq_producer_opts *opts,
@@ -805,7 +805,7 @@ struct thmq_claim {
  * settled, so that a claim that is never finished ends in -EAGAIN for its own session only.
  *
  * Return: 0; -EAGAIN window full, poll and try again; -EMSGSIZE; -EINVAL; -THMQ_ENOPARTITION;
- * -THMQ_ENOTOPIC the topic was deleted; -ESHUTDOWN the broker is gone.
+ * -THMQ_ENOTOPIC the topic was deleted; -THMQ_EFENCED another has this producer's name; -ESHUTDOWN the broker is gone.
  * Threads: owner only; never blocks, allocates or does I/O, except that the first claim for a partition
  * whose shard the session does not use yet connects to it (-EAGAIN until it is connected).
  */

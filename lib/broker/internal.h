@@ -130,7 +130,9 @@ struct partition {
 	uint64_t visible;        /* consumers see what lies below */
 	uint64_t hole_begin, hole_end; /* offsets that were perhaps used before this life, and are gone */
 	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
-	uint64_t appended_bytes; /* volatile: sum of all runs ever */
+	uint64_t appended_bytes; /* volatile: sum of all memory that batches ever took */
+	uint64_t batch_index;    /* volatile: the newest batch, … */
+	uint64_t batch_bytes;    /* … and what is in it */
 	struct thmqi_list subs;
 	struct thmqi_list groups;
 };

@@ -199,7 +199,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	if (!rc && group)
 		rc = find_group(s, topic, group, &group_id);
 	if (!rc)
-		rc = thmqi_session_link(s, entries[partition].shard, &l);
+		rc = thmqi_session_link_wait(s, entries[partition].shard, deadline, &l);
 	if (!rc) {
 		name_request(&r, THMQI_OP_PARTITION_INFO, NULL);
 		r.partition = entries[partition].partition;

@@ -205,7 +205,7 @@ static int attach_all(struct thmq_consumer *c, uint64_t deadline)
 		r->partition = entries[i].partition;
 		r->shard = entries[i].shard;
 		r->state = READING_WANTED;
-		rc = thmqi_session_link(s, r->shard, &r->link);
+		rc = thmqi_session_link_wait(s, r->shard, deadline, &r->link);
 		if (!rc)
 			thmqi_reading_attach(r);
 	}

@@ -281,6 +281,8 @@ bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -E
 int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link); /* makes it; may be not up */
+/* The same of a blocking call: while the connection that has to go first is away, it waits for that. */
+int thmqi_session_link_wait(struct thmq_session *s, uint32_t shard, uint64_t deadline, struct client_link **ret_link);
 int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
 			  uint64_t deadline, const struct thmqi_reply **ret_reply);
 int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *request,

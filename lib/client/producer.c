@@ -600,7 +600,7 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
 	mark_failed(p, f->seq);
 	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
 	free_slot(p, l, f->seq);
-	if (f->status == -THMQ_ENOTOPIC)
+	if (f->status == -THMQ_ENOTOPIC || f->status == -THMQ_EFENCED)
 		p->error = f->status;
 }
 
@@ -776,7 +776,8 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	s->producers[stream] = p;
 	/* connect now, so that the first claims find their links up */
 	for (i = 0; i < p->partition_count && i < s->shard_count && !rc; i++)
-		rc = thmqi_session_link(s, p->partitions[i].shard, &l);
+		rc = thmqi_session_link_wait(s, p->partitions[i].shard,
+					     thmqi_session_deadline(s, s->opts.timeout_ns), &l);
 	for (i = 0; i < p->partition_count && i < s->shard_count && !rc; i++)
 		rc = thmqi_session_wait_up(s, s->links[p->partitions[i].shard],
 					   thmqi_session_deadline(s, s->opts.timeout_ns));

@@ -279,10 +279,10 @@ static void on_revoke(struct thmq_consumer *c, struct reading *r, const struct t
 		if (r->state != READING_WANTED && r->state != READING_DETACHING)
 			send_detach(r, r->epoch);
 		lost(c, r, f->status);
-	} else if (r->state == READING_WANTED) {
+	} else if (r->state == READING_WANTED && !r->resumes) {
 		send_revoked(r);
-	} else if (r->state == READING_ATTACHING) {
-		r->revoke_asked = true;
+	} else if (r->state == READING_WANTED || r->state == READING_ATTACHING) {
+		r->revoke_asked = true; /* once it is there it is let go as any other: the app may hold messages */
 	} else if (r->state == READING_ON) {
 		let_go(r);
 	}

@@ -565,6 +565,18 @@ int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_
 	return rc ? rc : l->dead;
 }
 
+int thmqi_session_link_wait(struct thmq_session *s, uint32_t shard, uint64_t deadline, struct client_link **ret_link)
+{
+	int rc;
+
+	while ((rc = thmqi_session_link(s, shard, ret_link)) == -EAGAIN) {
+		rc = thmqi_session_wait_up(s, s->links[THMQI_SHARD_META], deadline);
+		if (rc)
+			return rc;
+	}
+	return rc;
+}
+
 static bool has_room(void *arg)
 {
 	struct client_link *l = arg;

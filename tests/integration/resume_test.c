@@ -654,6 +654,7 @@ static void test_names(void)
 		;
 	CHECK(n == 1 && e.type == THMQ_EVENT_FAILED && e.error == -THMQ_EFENCED &&
 	      e.sequence == 11);
+	CHECK(thmq_send(a, "zombie", 6, NULL) == -THMQ_EFENCED);
 	CHECK(thmq_send(b, "y", 1, NULL) == 11);
 	CHECK(thmq_flush(b, 10 * SECOND) == 0);
 	/* the names are of topics */
