@@ -5,7 +5,7 @@
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
  * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
- * tcp, certificates on both sides), tls-user (where the kernel does not encrypt), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
+ * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key).
  */
 #include <errno.h>
@@ -72,7 +72,7 @@ static const struct thmq_tls_opts *tls(bool of_broker)
 		o.psk_key = of_broker ? NULL : CERTS_PSK;
 		return &o;
 	}
-	o.flags = is("tls-user") ? THMQ_TLS_NO_KERNEL : 0;
+	o.flags = is("tls-kernel") ? THMQ_TLS_KERNEL : 0;
 	o.ca_file = certs_path(certs, "ca.pem");
 	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
 	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
