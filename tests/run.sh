@@ -107,7 +107,7 @@ if [ "${THMQ_TEST_FULL:-}" ]; then
 	laboratory linux-image-6.12-amd64 0 --full
 else
 	# a minute or two; the last one takes a port away
-	laboratory linux-image-amd64 400 rdma_registrar_test tls_kernel transport_contract_rdma rdma_peer_test
+	laboratory linux-image-amd64 400 rdma_registrar_test transport_contract_rdma rdma_peer_test
 fi
 
 python3 - $log <<'PY'

@@ -369,7 +369,7 @@ struct thmq_tls_opts {
 
 #define THMQ_TLS_ANY_CLIENT 1u   /* a broker with cert_file asks nobody who he is: encrypted, no more */
 #define THMQ_TLS_ANY_NAME 2u     /* a session takes any name in a certificate that ca_file's signer has signed */
-#define THMQ_TLS_NO_KERNEL 4u    /* OpenSSL encrypts, also where the kernel could */
+#define THMQ_TLS_KERNEL 4u       /* the kernel encrypts where it can (Linux, module tls); else OpenSSL does, as without this flag */
 #define THMQ_TLS_BESIDE_PLAIN 8u /* tcp:// stays plain: TLS is for tls:// only */
 
 #define THMQ_TLS_OPTS(...)                                                                         \

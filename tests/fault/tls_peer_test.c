@@ -89,12 +89,18 @@ static struct thmq_broker *open_broker(const struct thmq_tls_opts *tls, const ch
 	return b;
 }
 
+static uint32_t kernel_flag(void)
+{
+	return getenv("THMQ_TEST_KERNEL_TLS") ? THMQ_TLS_KERNEL : 0;
+}
+
 static struct thmq_tls_opts broker_tls(void)
 {
 	return (struct thmq_tls_opts){.size = sizeof(struct thmq_tls_opts),
 				      .ca_file = file("ca.pem"),
 				      .cert_file = file("server.pem"),
-				      .key_file = file("server.key")};
+				      .key_file = file("server.key"),
+				      .flags = kernel_flag()};
 }
 
 static struct thmq_tls_opts client_tls(void)
@@ -102,7 +108,8 @@ static struct thmq_tls_opts client_tls(void)
 	return (struct thmq_tls_opts){.size = sizeof(struct thmq_tls_opts),
 				      .ca_file = file("ca.pem"),
 				      .cert_file = file("client.pem"),
-				      .key_file = file("client.key")};
+				      .key_file = file("client.key"),
+				      .flags = kernel_flag()};
 }
 
 static struct thmq_tls_opts psk_tls(const char *identity, const char *key)

@@ -5,7 +5,7 @@
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
  * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
- * tcp, certificates on both sides), tls-user (where the kernel does not encrypt), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
+ * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
  * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
  */
@@ -76,7 +76,7 @@ static const struct thmq_tls_opts *tls(bool of_broker)
 		o.psk_key = of_broker ? NULL : CERTS_PSK;
 		return &o;
 	}
-	o.flags = is("tls-user") ? THMQ_TLS_NO_KERNEL : 0;
+	o.flags = is("tls-kernel") ? THMQ_TLS_KERNEL : 0;
 	o.ca_file = certs_path(certs, "ca.pem");
 	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
 	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
@@ -747,9 +747,13 @@ static void volatile_topics(void)
 		}
 		n = fetch(s, c, m, 64, sent == 20000 ? 5 * SECOND : MS);
 		CHECK(n >= 0);
-		for (i = 0; i < n; i++)
+		for (i = 0; i < n; i++) {
+			if (m[i].offset != got + (uint32_t)i)
+				fprintf(stderr, "offset %llu for message %u of %u\n",
+					(unsigned long long)m[i].offset, got + (uint32_t)i, sent);
 			CHECK(m[i].len == sizeof(data) &&
 			      filled(m[i].data, m[i].len, got + (uint32_t)i));
+		}
 		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
 		got += (uint32_t)n;
 	}

@@ -7,7 +7,7 @@
 
 #include "openssl.h"
 
-#define FLAGS (THMQ_TLS_ANY_CLIENT | THMQ_TLS_ANY_NAME | THMQ_TLS_NO_KERNEL | THMQ_TLS_BESIDE_PLAIN)
+#define FLAGS (THMQ_TLS_ANY_CLIENT | THMQ_TLS_ANY_NAME | THMQ_TLS_KERNEL | THMQ_TLS_BESIDE_PLAIN)
 /* The first is the fastest where processors have AES; the one that pre-shared keys of any kind are for. */
 #define CIPHER_SUITES "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
@@ -164,7 +164,7 @@ static int set_rules(struct thmqi_tls_config *c, const struct thmq_tls_opts *o)
 		c->o.SSL_CTX_set_psk_server_callback(c->ctx, on_psk_server);
 	else if (c->psk_count)
 		c->o.SSL_CTX_set_psk_client_callback(c->ctx, on_psk_client);
-	if (!c->no_kernel)
+	if (c->kernel)
 		c->o.SSL_CTX_set_keylog_callback(c->ctx, thmqi_tls_on_secret);
 	if (c->o.SSL_CTX_set_ciphersuites(c->ctx,
 					  o->cipher_suites ? o->cipher_suites : CIPHER_SUITES) != 1)
@@ -236,7 +236,7 @@ int thmqi_tls_config_open(const struct thmq_tls_opts *opts, const char *host,
 		return thmqi_fail(-ENOMEM, "tls: no memory");
 	atomic_init(&c->refs, 1);
 	c->of_broker = !host;
-	c->no_kernel = (o.flags & THMQ_TLS_NO_KERNEL) || !thmqi_tls_kernel_can();
+	c->kernel = (o.flags & THMQ_TLS_KERNEL) && thmqi_tls_kernel_can();
 	rc = build(c, &o, host);
 	if (rc) {
 		config_free(c);

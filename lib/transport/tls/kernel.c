@@ -177,9 +177,9 @@ int64_t thmqi_tls_kernel_send(struct tls *t, const struct iovec *iov, uint32_t c
 	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = count};
 	ssize_t n = sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 
+	t->pub.blocked = n < 0 && errno == EAGAIN;
 	if (n < 0 && errno == EINTR)
 		return -EAGAIN;
-	t->pub.blocked = n < 0 && errno == EAGAIN;
 	return n < 0 ? -errno : n;
 }
 

@@ -95,7 +95,7 @@ struct thmqi_tls_config {
 	SSL_CTX *ctx;
 	BIO_METHOD *bio;
 	_Atomic uint32_t refs;
-	bool of_broker, no_kernel;
+	bool of_broker, kernel; /* it encrypts */
 	char *host; /* of a client: the name that it asks for; NULL: it is an address */
 	struct thmqi_psk *psks;
 	uint32_t psk_count;

@@ -198,7 +198,7 @@ void thmqi_tls_on_secret(const SSL *ssl, const char *line)
 /* Our last words have gone: from now on it is the application's. */
 static int established(struct tls *t)
 {
-	int rc = t->config->no_kernel ? 0 : thmqi_tls_to_kernel(t);
+	int rc = t->config->kernel ? thmqi_tls_to_kernel(t) : 0;
 
 	explicit_bzero(t->secrets, sizeof(t->secrets));
 	if (rc < 0)
