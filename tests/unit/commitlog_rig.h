@@ -264,7 +264,7 @@ static inline void rig_fill(struct thmq_run_header *run, uint32_t partition, uin
 	run->partition = partition;
 	run->count = run->span = count;
 	run->encoding = THMQ_RUN_OPAQUE;
-	run->first_time_ns = run->last_time_ns = (int64_t)offset * 10;
+	run->first_time_ns = run->last_time_ns = (int64_t)(offset * 10);
 	for (uint32_t i = 0; i < size; i++)
 		((uint8_t *)(run + 1))[i] = rig_byte(partition, offset, i);
 }
