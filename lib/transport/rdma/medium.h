@@ -304,7 +304,6 @@ void thmqi_rdma_trust_repost(struct rdma_trust *t); /* all that are idle, by one
 int thmqi_rdma_memory_open(struct rdma_trust *t, uint32_t purpose,
 			   struct rdma_memory *ret); /* for RDMA_CREDITS chunks */
 void thmqi_rdma_memory_close(struct rdma_trust *t, struct rdma_memory *m);
-void thmqi_rdma_prepare_landing(struct rdma_trust *t); /* so that its first block is at hand */
 static inline void thmqi_rdma_slot_idle(struct rdma_slot *slot)
 {
 	slot->next = slot->trust->idle;

@@ -415,8 +415,6 @@ static int put_up(struct rdma_conn *c, struct thmqi_frame *f)
 		s = f->stream < THMQI_STREAMS ? thmqi_rdma_stream(c, f->stream) : NULL;
 		if (!s)
 			return -ENOMEM;
-		if (c->grants)
-			thmqi_rdma_prepare_landing(c->trust);
 		s->credit_bytes = THMQI_MAX(s->credit_bytes, (uint64_t)f->len);
 		break;
 	case THMQI_FRAME_RELEASE:

@@ -143,15 +143,6 @@ void thmqi_rdma_trust_unref(struct rdma_trust *t)
 		free_trust(t);
 }
 
-void thmqi_rdma_prepare_landing(struct rdma_trust *t)
-{
-	struct thmqi_buf *b;
-
-	/* taken and registered with the device now, rather than when the first large run comes */
-	if (t->landing && thmq_buf_alloc(t->landing, THMQ_BLOCK_MAX, THMQ_PURPOSE_GENERAL, &b) == 0)
-		thmqi_buf_unref(b);
-}
-
 /* Memory that this broker may write to. A client without it gets its runs through the stream. */
 static void open_landing(struct rdma_trust *t, uint32_t number)
 {
@@ -161,6 +152,24 @@ static void open_landing(struct rdma_trust *t, uint32_t number)
 	opts.domain = number;
 	if (thmq_pool_open(thmqi_env_slabs(t->hub->home->core->env), &opts, &t->landing) != 0)
 		t->landing = NULL;
+}
+
+/* Its first slab is taken and registered now, when nobody waits for this core yet, rather than when the first large run comes. */
+static void prepare_landing(struct rdma_trust *t)
+{
+	struct thmqi_rdma_keys keys = {0};
+	struct thmqi_buf *b;
+
+	if (!t->landing)
+		return;
+	if (thmq_buf_alloc(t->landing, THMQ_BLOCK_MAX, THMQ_PURPOSE_GENERAL, &b) == 0) {
+		thmqi_rdma_find_keys(t->domain, b->data, &keys);
+		thmqi_buf_unref(b);
+	}
+	if (keys.rkey)
+		return;
+	thmq_pool_close(t->landing); /* the limit of memory, or of locked memory */
+	t->landing = NULL;
 }
 
 static int open_srq(struct rdma_trust *t)
@@ -209,8 +218,10 @@ static int make_trust(struct rdma_hub *hub, const struct tcp_address *where,
 	}
 	rc = thmqi_rdma_domain_open(hub->device, thmqi_env_slabs(hub->home->core->env), &opts,
 				    &t->domain);
-	if (!rc)
+	if (!rc) {
+		prepare_landing(t);
 		rc = open_srq(t);
+	}
 	if (rc) {
 		free_trust(t);
 		return rc;
