@@ -143,9 +143,16 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	f->generation = sub->generation;
 	thmqi_conn_commit(sub->conn);
 	sub->next = end;
-	sub->read_bytes += run->len;
 	s->messages_out += run->count;
 	s->bytes_out += run->len;
+}
+
+/* Runs to come may join the newest batch: it is not behind it yet. */
+static void caught_up(struct sub *sub)
+{
+	const struct partition *p = sub->partition;
+
+	sub->read_bytes = p->appended_bytes - thmqi_batch_room(p->batch_bytes);
 }
 
 /* Give @sub what it can have. Return: runs delivered. */
@@ -187,7 +194,7 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 		}
 	}
 	if (sub->next >= p->visible) {
-		sub->read_bytes = p->appended_bytes;
+		caught_up(sub);
 	} else if (done == budget) {
 		thmqi_sub_ready(sub); /* others first */
 	} else if (has_credit(k) && !sub->failed) {
@@ -205,7 +212,7 @@ void thmqi_sub_offer(struct sub *sub)
 	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && has_credit(k)) &&
 	    (f = thmqi_conn_claim(sub->conn)) && thmqi_log_read_newest(sub->reader, &k->free->view)) {
 		deliver(sub, k, f, k->free);
-		sub->read_bytes = sub->partition->appended_bytes;
+		caught_up(sub);
 		return;
 	}
 	thmqi_sub_ready(sub);
@@ -290,7 +297,9 @@ static void place(struct sub *sub, uint64_t offset)
 
 	sub->next = offset;
 	sub->failed = false;
-	sub->read_bytes = offset >= p->visible ? p->appended_bytes : p->appended_bytes - held;
+	sub->read_bytes = p->appended_bytes - held;
+	if (offset >= p->visible)
+		caught_up(sub);
 	thmq_log_reader_seek(sub->reader, offset);
 	thmqi_sub_ready(sub);
 }

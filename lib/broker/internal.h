@@ -173,7 +173,7 @@ struct sub {
 	uint32_t generation;
 	uint64_t epoch;
 	uint64_t next;       /* offset wanted next */
-	uint64_t read_bytes; /* volatile: of partition->appended_bytes, what it has behind it */
+	uint64_t read_bytes; /* volatile: of partition->appended_bytes, what it certainly has behind it, if it is behind at all */
 	bool ready;
 	bool failed;
 	uint8_t resolving;           /* frame that is owed once the time to begin at is an offset; 0: none */
@@ -331,6 +331,14 @@ bool thmqi_conn_room(struct conn *c,
 void thmqi_conn_progress(struct conn *c, uint32_t stream, uint32_t level, uint64_t seq);
 void thmqi_conn_flush_progress(struct conn *c);
 void thmqi_conn_kick(struct conn *c);
+
+#define BATCH_HEAD 128u /* bytes of a batch before its runs: doc/format.md */
+
+/* Of a volatile ring's memory: a batch has a block of a power of two. */
+static inline uint64_t thmqi_batch_room(uint64_t bytes)
+{
+	return bytes ? thmqi_pow2_up(THMQI_MAX(bytes, (uint64_t)THMQI_BLOCK)) : 0;
+}
 
 /* produce.c */
 uint32_t thmqi_produce(struct conn *c, uint32_t budget);

@@ -11,7 +11,6 @@
 #define FLUSH_RUNS (PENDING_COUNT / 2)
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
-#define BATCH_HEAD 128u /* bytes of a batch before its runs: doc/format.md */
 #define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error)
@@ -223,27 +222,21 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	}
 }
 
-/* Of the ring's memory: a batch has a block of a power of two. */
-static uint64_t batch_room(uint64_t bytes)
-{
-	return bytes ? thmqi_pow2_up(THMQI_MAX(bytes, (uint64_t)THMQI_BLOCK)) : 0;
-}
-
 static void count_volatile(struct partition *p, uint64_t index, uint64_t run_bytes)
 {
 	if (index != p->batch_index) {
 		p->batch_index = index;
 		p->batch_bytes = 0;
 	}
-	p->appended_bytes -= batch_room(p->batch_bytes);
+	p->appended_bytes -= thmqi_batch_room(p->batch_bytes);
 	p->batch_bytes += (p->batch_bytes ? 0 : BATCH_HEAD) + run_bytes;
-	p->appended_bytes += batch_room(p->batch_bytes);
+	p->appended_bytes += thmqi_batch_room(p->batch_bytes);
 }
 
 /* A volatile ring makes producers wait while an attached consumer has not read what would fall out. */
 static bool volatile_full(const struct partition *p, uint32_t len)
 {
-	uint64_t need = batch_room(BATCH_HEAD + sizeof(struct thmq_run_header) + len);
+	uint64_t need = thmqi_batch_room(BATCH_HEAD + sizeof(struct thmq_run_header) + len);
 	uint64_t behind = p->appended_bytes;
 	struct thmqi_list *it;
 
@@ -251,9 +244,9 @@ static bool volatile_full(const struct partition *p, uint32_t len)
 	{
 		const struct sub *sub = thmqi_container(it, struct sub, partition_link);
 
-		behind = THMQI_MIN(behind, sub->read_bytes);
+		if (sub->next < p->visible)
+			behind = THMQI_MIN(behind, sub->read_bytes);
 	}
-	/* one that is larger than the ring is alone in it */
 	return p->appended_bytes != behind && p->appended_bytes - behind + need > p->ring_bytes;
 }
 
