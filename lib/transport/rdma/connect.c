@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * connect.c - rdma:// as a medium, and the client's way to a broker: address, route, queue pair, answer, greeting. All steps
- * are events of the connection manager, which may also never come: there is a deadline for all of them together.
+ * are events of the connection manager, which may also never come: there is a deadline for each.
  *
  * The queue pair is made on a device context of ours and the connection manager is only told its number, so that what the
  * device says of it comes to us.
@@ -96,6 +96,13 @@ int thmqi_rdma_ask_check(const void *data, uint32_t len, struct rdma_ask *ret)
 	return 0;
 }
 
+/* Our own work, which registers memory, is not the other's delay. */
+static void wait_anew(struct rdma_conn *c)
+{
+	c->deadline_ns = c->core->clock->now_ns(c->core->clock->ctx) + RDMA_GREETING_NS;
+	thmqi_timer_start(c->core, &c->timer, c->deadline_ns);
+}
+
 static void say_hello(struct rdma_conn *c)
 {
 	struct thmqi_hello hello = {.instance = c->instance, .shard = c->wire->shard};
@@ -116,6 +123,7 @@ static void say_hello(struct rdma_conn *c)
 	hello.ctl_frames = c->wire->ctl.mask + 1;
 	hello.down_frames = c->wire->down.mask + 1;
 	c->state = RDMA_GREETING;
+	wait_anew(c);
 	rc = thmqi_rdma_hello_send(c, &hello, THMQI_HELLO_CLIENT);
 	if (rc)
 		thmqi_rdma_end(c, rc);
@@ -190,6 +198,7 @@ static void ask(struct rdma_conn *c)
 	int rc = thmqi_rdma_queue_open(c);
 
 	c->state = RDMA_CONNECTING;
+	wait_anew(c);
 	if (!rc) {
 		thmqi_rdma_ask_seal(&a);
 		thmqi_rdma_param(c, &a, &param);

@@ -38,7 +38,7 @@
 #define RDMA_CQ 32768u         /* entries of each completion queue, where the device has so many */
 #define RDMA_BLOCKS 512u       /* of receives, of a trust */
 #define RDMA_GREETINGS_MAX 64u /* of a core: connections that have not said what they want */
-#define RDMA_GREETING_NS 10000000000ull /* of all steps together, some of which register memory */
+#define RDMA_GREETING_NS 10000000000ull /* of each step */
 #define RDMA_LEAVE_NS 2000000000ull
 #define RDMA_DRAIN_NS 1000000000ull
 #define RDMA_CONNECTIONS 1024u
