@@ -416,7 +416,7 @@ Test(rdma_domain, rights_are_those_that_were_asked_for)
 	struct thmqi_rdma_domain_opts wrong[] = {
 		{.peer = THMQ_DOMAIN_PRIVATE, .flags = THMQI_RDMA_PEER_READS},
 		{.peer = THMQ_DOMAIN_PRIVATE, .flags = THMQI_RDMA_PEER_WRITES},
-		{.peer = PEER, .flags = 4}};
+		{.peer = PEER, .flags = 8}};
 	struct thmqi_rdma_domain *d = NULL;
 	struct thmqi_rdma_keys keys;
 	struct world w;
