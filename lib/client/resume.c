@@ -409,7 +409,11 @@ static void try_now(struct client_link *l)
 static void look(struct client_link *l)
 {
 	const struct thmqi_frame *f = thmqi_frame_peek(&l->next->down, 0);
-	int error = atomic_load_explicit(&l->next->broker_closed, memory_order_acquire);
+	int error;
+
+	if (!f && l->next->far)
+		l->next->far->idle(l->next); /* nobody else looks whether the other is there */
+	error = atomic_load_explicit(&l->next->broker_closed, memory_order_acquire);
 
 	if (!f && error)
 		f = thmqi_frame_peek(&l->next->down, 0); /* it came before the end */

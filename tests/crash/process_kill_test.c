@@ -343,6 +343,8 @@ static void take(struct reading *r, bool ack)
 	int n = thmq_fetch(r->consumer, m, 64), i;
 	uint64_t number;
 
+	if (n < 0)
+		fprintf(stderr, "fetch: %s\n", thmq_strerror(n));
 	CHECK(n >= 0);
 	for (i = 0; i < n; i++) {
 		memcpy(&number, m[i].data, 8);

@@ -401,6 +401,8 @@ static int rdma_connect_link(struct thmqi_transport *t, const char *url, uint32_
 		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
 	memcpy(c->client_id, t->client_id, sizeof(c->client_id));
 	rc = addresses_of(c, url, opts->beside);
+	if (opts->anew)
+		c->instance = 0;
 	if (!rc)
 		rc = make_link(t, url, shard, opts, c, &link);
 	if (rc) {

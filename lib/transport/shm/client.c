@@ -325,7 +325,7 @@ static int client_open(struct shm_client *c, struct thmqi_transport *t,
 	rc = thmqi_waiter_join(c->link.waiter, &c->guest);
 	c->joined = rc == 0;
 	if (!rc) {
-		fill_hello(c, t, opts->beside, &hello);
+		fill_hello(c, t, opts->anew ? NULL : opts->beside, &hello);
 		rc = send_hello(c, &hello, memory_fd);
 		if (rc == -EPIPE || rc == -ECONNRESET)
 			rc = 0; /* turned away: the socket tells why */
@@ -363,7 +363,7 @@ int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard
 	if (rc) {
 		client_free(c);
 		/* where another link led to a broker, that one has closed since */
-		return say(rc == -ECONNREFUSED && opts->beside ? -ESHUTDOWN : rc, url);
+		return say(rc == -ECONNREFUSED && opts->beside && !opts->anew ? -ESHUTDOWN : rc, url);
 	}
 	c->heard_ns = c->looked_ns = now_of(c);
 	c->rings_seen = waiter->rings;
