@@ -9,8 +9,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 case ${1:-} in
---full) THMQ_TEST_FULL=1; export THMQ_TEST_FULL; times=20 ;;
-'') times=1 ;;
+--full) THMQ_TEST_FULL=1; export THMQ_TEST_FULL; times=20; but='' ;;
+'') times=1; but='--no-suite slow' ;;
 *) sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
@@ -34,7 +34,8 @@ run() { # build, what to say, meson test arguments …
 	shift
 	echo "== $1"
 	shift
-	meson test -C "$b" --no-rebuild --print-errorlogs -t $times "$@" || :
+	# shellcheck disable=SC2086 # two words or none
+	meson test -C "$b" --no-rebuild --print-errorlogs -t $times $but "$@" || :
 	cat "$b/meson-logs/testlog.json" >>$log
 }
 run $build "all tests" --num-processes 2
