@@ -42,6 +42,17 @@ struct rig {
 
 static uint8_t data[LARGE];
 
+/* Why did it end? */
+static void die(struct side *s)
+{
+	struct thmq_event e;
+
+	while (thmq_events(s->session, &e, 1) == 1)
+		if (e.type == THMQ_EVENT_CLOSED)
+			bench_die("the session was closed", -e.error);
+	bench_die(thmq_errmsg(), EIO);
+}
+
 static void open_side(struct rig *r, struct side *s, uint32_t index)
 {
 	char url[128], topic[16];
@@ -107,12 +118,12 @@ static void run(struct side *s, uint32_t len, uint32_t count, uint32_t ahead)
 			if (rc == -EAGAIN)
 				break;
 			if (rc < 0)
-				bench_die(thmq_errmsg(), (int)-rc);
+				die(s);
 			sent++;
 		}
 		n = thmq_fetch(s->consumer, m, 64);
 		if (n < 0)
-			bench_die(thmq_errmsg(), -n);
+			die(s);
 		if (n == 0)
 			thmq_session_wait(s->session, SECOND / 100);
 		got += (uint32_t)n;
