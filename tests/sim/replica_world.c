@@ -196,7 +196,7 @@ static void on_settled(void *ctx, uint32_t durability, uint64_t index)
 {
 	struct node *n = ctx;
 
-	if (durability != THMQ_DURABILITY_QUORUM)
+	if (durability != THMQ_DURABILITY_QUORUM || thmqi_disk_sim_is_down(n->sim)) /* nobody hears it any more */
 		return;
 	check_committed(n, index);
 	acknowledge(n, index);
