@@ -9,8 +9,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 case ${1:-} in
---full) THMQ_TEST_FULL=1; export THMQ_TEST_FULL; times=20; but='' ;;
-'') times=1; but='--no-suite slow' ;;
+--full) THMQ_TEST_FULL=1; export THMQ_TEST_FULL; times=20; but='' short='' ;;
+'') times=1; but='--no-suite slow' short='--no-suite long' ;;
 *) sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
@@ -39,8 +39,9 @@ run() { # build, what to say, meson test arguments …
 	cat "$b/meson-logs/testlog.json" >>$log
 }
 run $build "all tests" --num-processes 2
+# shellcheck disable=SC2086 # two words or none
 LSAN_OPTIONS=suppressions=$PWD/tests/leaks.txt:print_suppressions=0 ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 THMQ_TEST_SMALL=1 \
-	run $build-asan "the suite under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 2 \
+	run $build-asan "the suite under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 2 $short \
 	--suite unit --suite fault --suite sim --suite integration --suite fuzz
 
 # threads that meet: plain programs, since the test framework does not work under ThreadSanitizer
