@@ -59,6 +59,12 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 	 */
 	if (e->end_offset >= p->logged_offset || (!p->retention_ns && is_idle(p)))
 		return THMQ_LOG_LASTS;
+	/*
+	 * In its order, if it comes to that, so that no other topic is held up for ever. Where a limit of bytes is near, what was moved would outlive
+	 * newer ones that it takes.
+	 */
+	if (!p->retention_bytes || e->held_bytes <= p->retention_bytes / 2)
+		return THMQ_LOG_MOVES;
 	return THMQ_LOG_LIVE;
 }
 
