@@ -6,6 +6,7 @@
  * and given (in.c, out.c), nor who comes in (door.c).
  */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -14,7 +15,6 @@
 
 #define TICK_MAX_NS 1000000000ull
 #define TICK_MIN_NS 25000000ull
-#define BEAT_NS 100000000ull /* how late a beat may be seen here */
 #define RETRY_NS 500000ull   /* until a ring is looked at again whose reader does not tell */
 #define LAST_ROUNDS 16u      /* of sending, when the core closes */
 #define PACKETS 16u          /* that are thrown away in one go */
@@ -29,7 +29,6 @@ struct shm_conn *thmqi_shm_make(void)
 		return NULL;
 	c->fd = c->pid_fd = c->memory_fd = -1;
 	c->deadline_ns = UINT64_MAX;
-	thmqi_list_init(&c->door_link);
 	return c;
 }
 
@@ -48,12 +47,7 @@ void thmqi_shm_free(struct shm_conn *c)
 	thmqi_shm_arena_drop(&c->arena);
 	thmqi_shm_room_fini(&c->room);
 	thmqi_shm_books_close(c->streams, THMQI_STREAMS * sizeof(*c->streams));
-	if (c->listener) {
-		atomic_fetch_sub(&c->listener->connections, 1);
-		thmqi_listener_unref(c->listener);
-	}
-	if (c->nobody)
-		thmqi_waiter_unref(c->nobody);
+	thmqi_guest_close(&c->guest);
 	free(c);
 }
 
@@ -107,23 +101,41 @@ static void on_timer(struct thmqi_timer *t)
 	thmqi_container(t, struct shm_conn, timer)->ticked = true;
 }
 
-bool thmqi_shm_is_running(int32_t pid)
+/* As in /proc: R, S, T …; 0: it is not known. */
+static char state_of(int32_t pid)
 {
 	char path[32], text[512], *at;
 	ssize_t n;
 	int fd;
 
-	if (pid <= 0)
-		return false;
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return false;
+		return 0;
 	n = read(fd, text, sizeof(text) - 1);
 	close(fd);
 	text[n > 0 ? n : 0] = 0;
 	at = strrchr(text, ')'); /* its name may have any character */
-	return at && at[1] == ' ' && at[2] && !strchr("TtZXx", at[2]);
+	return at && at[1] == ' ' ? at[2] : 0;
+}
+
+bool thmqi_shm_is_running(int32_t pid)
+{
+	char state = pid > 0 ? state_of(pid) : 0;
+
+	return state && !strchr("TtZXx", state);
+}
+
+bool thmqi_shm_is_dead(int32_t pid)
+{
+	char state;
+
+	if (pid <= 0)
+		return false;
+	if (kill(pid, 0) != 0 && errno == ESRCH)
+		return true;
+	state = state_of(pid);
+	return state && strchr("ZXx", state); /* nobody has asked for its end yet */
 }
 
 static void look_at_peer(struct shm_conn *c)
@@ -170,7 +182,7 @@ static void tick(struct shm_conn *c)
 
 void thmqi_shm_opened(struct shm_conn *c)
 {
-	uint64_t peer = THMQI_MAX(c->hello.hello.silence_ms * 1000000ull, SHM_SILENCE_MIN_NS);
+	uint64_t peer = THMQI_MAX(c->hello.hello.silence_ms * 1000000ull, JOINT_SILENCE_MIN_NS);
 	struct shm_head *head = c->arena.head;
 	uint32_t may_sleep = atomic_load_explicit(&c->core->may_sleep, memory_order_relaxed);
 
@@ -179,10 +191,10 @@ void thmqi_shm_opened(struct shm_conn *c)
 	c->heard_ns = c->core->now_ns;
 	c->tick_ns = THMQI_MIN(THMQI_MIN(peer, c->silence_ns) / 4, TICK_MAX_NS);
 	if (c->link->shard == THMQI_SHARD_META)
-		c->tick_ns = THMQI_MIN(c->tick_ns, BEAT_NS);
+		c->tick_ns = THMQI_MIN(c->tick_ns, JOINT_BEAT_NS);
 	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
 	atomic_store(&head->bell.may_sleep, may_sleep);
-	atomic_store(&head->instance, c->listener->instance);
+	atomic_store(&head->instance, c->guest.listener->instance);
 	beat(c);
 	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
 }
@@ -206,8 +218,7 @@ void thmqi_shm_end(struct shm_conn *c, int error)
 
 	if (c->state == SHM_CLOSED)
 		return;
-	if (c->door)
-		thmqi_shm_forget_greeting(c);
+	thmqi_lobby_leave(&c->guest);
 	c->state = SHM_CLOSED;
 	c->link = NULL;
 	tell_why(c, error);
