@@ -12,27 +12,21 @@
 
 /* ----------------------------------------------------------------------- host */
 
-int thmqi_host_open(struct thmqi_host *h, struct thmqi_listener *l, const struct thmqi_listen_opts *opts)
+void thmqi_host_open(struct thmqi_host *h, struct thmqi_listener *l,
+		     const struct thmqi_listen_opts *opts)
 {
-	int rc = thmqi_waiter_open(&h->nobody);
-
-	if (rc)
-		return rc;
 	h->core = thmqi_env_core(l->transport->env, 0);
-	h->silence_ns = THMQI_MAX(opts->silence_ns ? opts->silence_ns : JOINT_SILENCE_NS, JOINT_SILENCE_MIN_NS);
+	h->silence_ns = THMQI_MAX(opts->silence_ns ? opts->silence_ns : JOINT_SILENCE_NS,
+				  JOINT_SILENCE_MIN_NS);
 	h->connections_max = opts->connections_max ? opts->connections_max : GATE_CONNECTIONS;
 	h->listener = l;
 	atomic_fetch_add(&l->refs, 1);
-	return 0;
 }
 
 void thmqi_host_close(struct thmqi_host *h)
 {
-	if (h->nobody)
-		thmqi_waiter_unref(h->nobody);
 	if (h->listener)
 		thmqi_listener_unref(h->listener);
-	h->nobody = NULL;
 	h->listener = NULL;
 }
 
@@ -48,8 +42,6 @@ void thmqi_guest_open(struct thmqi_guest *g, const struct thmqi_host *h)
 	g->listener = h->listener;
 	atomic_fetch_add(&g->listener->refs, 1);
 	atomic_fetch_add(&g->listener->connections, 1);
-	g->nobody = h->nobody;
-	thmqi_waiter_ref(g->nobody);
 }
 
 void thmqi_guest_close(struct thmqi_guest *g)
@@ -59,13 +51,12 @@ void thmqi_guest_close(struct thmqi_guest *g)
 		return;
 	atomic_fetch_sub(&g->listener->connections, 1);
 	thmqi_listener_unref(g->listener);
-	thmqi_waiter_unref(g->nobody);
 	g->listener = NULL;
-	g->nobody = NULL;
 }
 
 /* The acceptor is there unless the listener is gone, till this iteration ends. */
-int thmqi_guest_core(const struct thmqi_guest *g, uint64_t instance, uint32_t shard, struct thmq_core **ret_core)
+int thmqi_guest_core(const struct thmqi_guest *g, uint64_t instance, uint32_t shard,
+		     struct thmq_core **ret_core)
 {
 	const struct thmqi_listener *l = g->listener;
 	struct thmq_core *core;
@@ -82,21 +73,21 @@ int thmqi_guest_core(const struct thmqi_guest *g, uint64_t instance, uint32_t sh
 }
 
 int thmqi_guest_link(const struct thmqi_guest *g, struct thmq_core *core, uint32_t shard,
-		     const struct thmqi_link_opts *opts, void *client, struct thmqi_link **ret_link)
+		     const struct thmqi_link_opts *opts, struct thmqi_poller *reader,
+		     struct thmqi_link **ret_link)
 {
 	struct thmqi_listener *l = g->listener;
 	struct thmqi_link *link;
-	int rc = atomic_load(&l->gone) ? -ECONNREFUSED : thmqi_link_make(opts, l->acceptor.end_bytes, &link);
+	int rc = atomic_load(&l->gone) ? -ECONNREFUSED
+				       : thmqi_link_make(opts, l->acceptor.end_bytes, &link);
 
 	if (rc)
 		return rc;
 	link->shard = shard;
 	link->core = core;
-	link->waiter = g->nobody;
-	thmqi_waiter_ref(g->nobody);
+	link->reader = reader;
 	link->listener = l;
 	atomic_fetch_add(&l->refs, 1);
-	link->client = client;
 	rc = l->acceptor.accept(l->acceptor.ctx, link);
 	if (rc) {
 		thmqi_link_unref(link);
@@ -107,8 +98,9 @@ int thmqi_guest_link(const struct thmqi_guest *g, struct thmq_core *core, uint32
 	return 0;
 }
 
-int thmqi_guest_greeted(const struct thmqi_guest *g, struct thmq_core *core, const struct thmqi_hello *hello,
-			void *client, struct thmqi_link **ret_link)
+int thmqi_guest_greeted(const struct thmqi_guest *g, struct thmq_core *core,
+			const struct thmqi_hello *hello, struct thmqi_poller *reader,
+			struct thmqi_link **ret_link)
 {
 	const struct thmqi_link_opts opts = {.area_bytes = hello->area_bytes,
 					     .up_frames = hello->up_frames,
@@ -116,7 +108,7 @@ int thmqi_guest_greeted(const struct thmqi_guest *g, struct thmq_core *core, con
 
 	if (hello->ctl_frames != THMQI_MIN(hello->up_frames, THMQI_CTL_FRAMES_MAX))
 		return -EINVAL;
-	return thmqi_guest_link(g, core, hello->shard, &opts, client, ret_link);
+	return thmqi_guest_link(g, core, hello->shard, &opts, reader, ret_link);
 }
 
 /* ---------------------------------------------------------------------- lobby */
@@ -130,7 +122,8 @@ void thmqi_lobby_init(struct thmqi_lobby *l, uint32_t count_max)
 
 struct thmqi_guest *thmqi_lobby_surplus(const struct thmqi_lobby *l)
 {
-	return l->count >= l->count_max ? thmqi_list_first(&l->guests, struct thmqi_guest, link) : NULL;
+	return l->count >= l->count_max ? thmqi_list_first(&l->guests, struct thmqi_guest, link)
+					: NULL;
 }
 
 void thmqi_lobby_enter(struct thmqi_lobby *l, struct thmqi_guest *g)
@@ -200,7 +193,8 @@ static void gate_shut(struct thmqi_gate *g)
 		return;
 	g->closed = true;
 	while (!thmqi_list_empty(&g->lobby.guests))
-		g->ops->end(thmqi_list_first(&g->lobby.guests, struct thmqi_guest, link), -ECONNREFUSED);
+		g->ops->end(thmqi_list_first(&g->lobby.guests, struct thmqi_guest, link),
+			    -ECONNREFUSED);
 	if (g->watch)
 		thmqi_watch_close(g->watch);
 	g->watch = NULL;
@@ -262,7 +256,8 @@ static int start_here(struct thmq_core *core, void *arg)
 	if (rc)
 		return rc;
 	g->timer.fire = gate_retry;
-	g->poller = (struct thmqi_poller){.poll = gate_poll, .arm = gate_arm, .end = gate_end, .name = "gate"};
+	g->poller = (struct thmqi_poller){
+		.poll = gate_poll, .arm = gate_arm, .end = gate_end, .name = "gate"};
 	thmqi_core_add_poller(core, &g->poller);
 	return 0;
 }

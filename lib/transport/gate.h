@@ -20,7 +20,6 @@ struct thmqi_lobby {
 struct thmqi_host {
 	struct thmq_core *core;          /* of the door */
 	struct thmqi_listener *listener; /* counted; NULL: not open */
-	struct thmqi_waiter *nobody;     /* of the links that it makes: their client ends look by themselves */
 	uint64_t silence_ns;             /* of a client, that is taken for death */
 	uint32_t connections_max;
 };
@@ -28,12 +27,12 @@ struct thmqi_host {
 /* The first part of a connection on the broker's side. All zero: of nobody. */
 struct thmqi_guest {
 	struct thmqi_listener *listener; /* counted, and its connections with it */
-	struct thmqi_waiter *nobody;     /* counted */
 	struct thmqi_lobby *lobby;       /* where it waits, or NULL */
 	struct thmqi_list link;
 };
 
-int thmqi_host_open(struct thmqi_host *h, struct thmqi_listener *l, const struct thmqi_listen_opts *opts);
+void thmqi_host_open(struct thmqi_host *h, struct thmqi_listener *l,
+		     const struct thmqi_listen_opts *opts);
 void thmqi_host_close(struct thmqi_host *h); /* also one that is not open */
 /* No more connections; @waiting do not count: they give way to others. */
 bool thmqi_host_is_full(const struct thmqi_host *h, uint32_t waiting);
@@ -41,13 +40,16 @@ bool thmqi_host_is_full(const struct thmqi_host *h, uint32_t waiting);
 void thmqi_guest_open(struct thmqi_guest *g, const struct thmqi_host *h);
 void thmqi_guest_close(struct thmqi_guest *g); /* out of the lobby, too */
 /* The core of the shard that it means. -ECONNREFUSED; -ESHUTDOWN: @instance is of a broker that is not there any more. */
-int thmqi_guest_core(const struct thmqi_guest *g, uint64_t instance, uint32_t shard, struct thmq_core **ret_core);
-/* On that core: a link whose client's end is @client, which the shard has accepted. */
+int thmqi_guest_core(const struct thmqi_guest *g, uint64_t instance, uint32_t shard,
+		     struct thmq_core **ret_core);
+/* On that core: a link whose client's end is played by @reader, there, and which the shard has accepted. */
 int thmqi_guest_link(const struct thmqi_guest *g, struct thmq_core *core, uint32_t shard,
-		     const struct thmqi_link_opts *opts, void *client, struct thmqi_link **ret_link);
+		     const struct thmqi_link_opts *opts, struct thmqi_poller *reader,
+		     struct thmqi_link **ret_link);
 /* The same, as a greeting says. -EINVAL: its rings contradict each other. */
-int thmqi_guest_greeted(const struct thmqi_guest *g, struct thmq_core *core, const struct thmqi_hello *hello,
-			void *client, struct thmqi_link **ret_link);
+int thmqi_guest_greeted(const struct thmqi_guest *g, struct thmq_core *core,
+			const struct thmqi_hello *hello, struct thmqi_poller *reader,
+			struct thmqi_link **ret_link);
 
 void thmqi_lobby_init(struct thmqi_lobby *l, uint32_t count_max);
 /* Who has to give way before another one comes in; NULL: there is room. */
@@ -59,13 +61,13 @@ void thmqi_lobby_leave(struct thmqi_guest *g); /* also who is in none */
 
 struct thmqi_gate;
 struct thmqi_gate_ops {
-	int (*next)(struct thmqi_gate *g);           /* a connection's descriptor; -1, and errno tells */
-	void (*take)(struct thmqi_gate *g, int fd);  /* it is the medium's */
+	int (*next)(struct thmqi_gate *g); /* a connection's descriptor; -1, and errno tells */
+	void (*take)(struct thmqi_gate *g, int fd); /* it is the medium's */
 	void (*turn_away)(struct thmqi_gate *g, int fd);
-	void (*turn)(struct thmqi_gate *g);          /* an iteration begins; NULL */
+	void (*turn)(struct thmqi_gate *g);                /* an iteration begins; NULL */
 	void (*end)(struct thmqi_guest *guest, int error); /* of the lobby */
-	void (*shut)(struct thmqi_gate *g);          /* nobody else gets in */
-	void (*free)(struct thmqi_gate *g);          /* behind it nobody refers to the gate */
+	void (*shut)(struct thmqi_gate *g);                /* nobody else gets in */
+	void (*free)(struct thmqi_gate *g);                /* behind it nobody refers to the gate */
 };
 
 struct thmqi_gate {

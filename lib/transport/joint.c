@@ -89,8 +89,9 @@ static struct thmq_core *core_for(struct thmqi_transport *t, uint32_t shard)
 	return mine ? mine : thmqi_env_core(t->env, shard % thmqi_env_core_count(t->env));
 }
 
-int thmqi_joint_connect(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
-			const struct thmqi_acceptor *acceptor, struct thmqi_waiter *waiter, struct thmqi_link **ret_link)
+int thmqi_joint_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+			const struct thmqi_link_opts *opts, const struct thmqi_acceptor *acceptor,
+			struct thmqi_waiter *waiter, struct thmqi_link **ret_link)
 {
 	struct thmqi_link_opts o = *opts;
 	struct thmqi_link *link;
@@ -106,7 +107,8 @@ int thmqi_joint_connect(struct thmqi_transport *t, const char *url, uint32_t sha
 	link->shard = shard;
 	link->core = core_for(t, shard);
 	if (atomic_load(&link->core->owner) == 0)
-		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url, link->core->index);
+		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
+				link->core->index);
 	else if (thmqi_listener_make(t, NULL, acceptor, &link->listener) != 0)
 		rc = thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
 	if (rc) {
@@ -137,7 +139,8 @@ void thmqi_joint_opened(struct thmqi_joint *j, uint32_t peer_ms)
 void thmqi_joint_tick(struct thmqi_joint *j)
 {
 	if (j->core->now_ns - j->said_ns >= j->say_ns ||
-	    (!j->of_broker && j->beat_told != atomic_load_explicit(&j->link->beat, memory_order_relaxed)))
+	    (!j->of_broker &&
+	     j->beat_told != atomic_load_explicit(&j->link->beat, memory_order_relaxed)))
 		j->say = true;
 }
 
@@ -153,7 +156,8 @@ void thmqi_joint_state(struct thmqi_joint *j, struct thmqi_frame *ret)
 		ret->arg[i] = j->told[i];
 	}
 	if (!j->of_broker)
-		ret->data = j->beat_told = atomic_load_explicit(&j->link->beat, memory_order_relaxed);
+		ret->data = j->beat_told =
+			atomic_load_explicit(&j->link->beat, memory_order_relaxed);
 	j->say = false;
 }
 
@@ -210,7 +214,8 @@ static uint32_t reply_bytes(const struct thmqi_link *link)
 	return (uint32_t)THMQI_MIN(bytes, sizeof(*r));
 }
 
-static int down_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body, uint32_t *ret_len)
+static int down_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body,
+		    uint32_t *ret_len)
 {
 	*ret_body = NULL;
 	*ret_len = 0;
@@ -219,7 +224,8 @@ static int down_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **r
 		*ret_len = f->len;
 		/* there is one since ATTACH */
 		if (j->streams[f->stream] && (uint32_t)f->arg[0] < THMQI_DELIVERIES)
-			j->streams[f->stream]->out[(uint32_t)f->arg[0]] = (uint32_t)(f->arg[0] >> 32) + 1;
+			j->streams[f->stream]->out[(uint32_t)f->arg[0]] =
+				(uint32_t)(f->arg[0] >> 32) + 1;
 	} else if (f->type == THMQI_FRAME_REPLY) {
 		*ret_body = j->link->reply;
 		f->len = *ret_len = reply_bytes(j->link);
@@ -245,10 +251,12 @@ static int run_begin(struct thmqi_joint *j, const struct thmqi_frame *f, uint8_t
 
 int thmqi_joint_run_check(const struct thmqi_joint *j, const struct thmqi_frame *f)
 {
-	const struct thmqi_joint_stream *s = f->stream < THMQI_STREAMS ? j->streams[f->stream] : NULL;
+	const struct thmqi_joint_stream *s =
+		f->stream < THMQI_STREAMS ? j->streams[f->stream] : NULL;
 	uint32_t index = (uint32_t)f->arg[0];
 
-	return !s || index >= THMQI_DELIVERIES || s->bufs[index] || s->held_bytes >= s->credit_bytes ||
+	return !s || index >= THMQI_DELIVERIES || s->bufs[index] ||
+			       s->held_bytes >= s->credit_bytes ||
 			       f->len < sizeof(struct thmq_run_header)
 		       ? -EPROTO
 		       : 0;
@@ -273,7 +281,10 @@ static int down_done(struct thmqi_joint *j, struct thmqi_frame *f)
 
 		f->data = (uint64_t)(uintptr_t)j->run->data;
 		s->bufs[(uint32_t)f->arg[0]] = j->run;
-		j->run->user = f->len - (uint32_t)sizeof(struct thmq_run_header); /* credit is counted so by the broker */
+		j->run->user =
+			f->len -
+			(uint32_t)sizeof(
+				struct thmq_run_header); /* credit is counted so by the broker */
 		s->held_bytes += j->run->user;
 		j->run = NULL;
 	}
@@ -296,7 +307,8 @@ static void release_out(struct thmqi_joint *j, const struct thmqi_frame *f)
 	s->bufs[index] = NULL;
 }
 
-static int up_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body, uint32_t *ret_len)
+static int up_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body,
+		  uint32_t *ret_len)
 {
 	struct thmqi_joint_stream *s;
 
@@ -360,7 +372,8 @@ static int up_begin(struct thmqi_joint *j, struct thmqi_frame *f, uint8_t **ret_
 
 bool thmqi_joint_has(const struct thmqi_joint *j, const struct thmqi_frame *f)
 {
-	const struct thmqi_joint_stream *s = f->stream < THMQI_STREAMS ? j->streams[f->stream] : NULL;
+	const struct thmqi_joint_stream *s =
+		f->stream < THMQI_STREAMS ? j->streams[f->stream] : NULL;
 	uint32_t index = (uint32_t)f->arg[0], mark = (uint32_t)(f->arg[0] >> 32) + 1;
 
 	return s && index < THMQI_DELIVERIES && mark && s->out[index] == mark;
@@ -397,12 +410,14 @@ int thmqi_joint_push(struct thmqi_frame_ring *ring, const struct thmqi_frame *f)
 
 	if (!slot)
 		return -EPROTO;
-	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn), sizeof(*f) - sizeof(f->turn));
+	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn),
+	       sizeof(*f) - sizeof(f->turn));
 	thmqi_frame_commit(ring);
 	return 0;
 }
 
-int thmqi_joint_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body, uint32_t *ret_len)
+int thmqi_joint_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body,
+		    uint32_t *ret_len)
 {
 	return j->of_broker ? down_out(j, f, ret_body, ret_len) : up_out(j, f, ret_body, ret_len);
 }

@@ -15,15 +15,17 @@
 
 #define JOINT_SILENCE_NS 30000000000ull
 #define JOINT_SILENCE_MIN_NS 200000000ull
-#define JOINT_BEAT_NS 100000000ull  /* how late a beat may be seen on the other side */
-#define JOINT_UNTOLD_NS 500000ull   /* until the session's thread is looked at again: it does not tell what it has taken */
+#define JOINT_BEAT_NS 100000000ull /* how late a beat may be seen on the other side */
+#define JOINT_UNTOLD_NS                                                                            \
+	500000ull /* until the session's thread is looked at again: it does not tell what it has taken */
 
 /* What one consumer, or what was one, has of runs on this connection. */
 struct thmqi_joint_stream {
 	uint64_t credit_bytes, held_bytes; /* client */
 	union {
 		struct thmqi_buf *bufs[THMQI_DELIVERIES]; /* client: by the token's lower half */
-		uint32_t out[THMQI_DELIVERIES]; /* broker: the upper half + 1 of those that were sent; 0 */
+		uint32_t out
+			[THMQI_DELIVERIES]; /* broker: the upper half + 1 of those that were sent; 0 */
 	};
 };
 
@@ -31,7 +33,8 @@ struct thmqi_joint_stream {
 struct thmqi_joint {
 	struct thmqi_link *link; /* NULL before there is one, and after its end */
 	struct thmq_core *core;
-	void (*parted)(struct thmqi_joint *j); /* the client's end, which was told before, has closed now */
+	void (*parted)(struct thmqi_joint
+			       *j); /* the client's end, which was told before, has closed now */
 	bool of_broker;
 	bool client_gone; /* client: its end has closed: what is left is sent */
 	bool link_done;
@@ -40,15 +43,16 @@ struct thmqi_joint {
 	bool say;         /* STATE is due, for the sake of time or the beat */
 	uint32_t beat_told;
 	uint64_t sent[2], taken[2]; /* frames of ours, sent and taken by the other */
-	uint64_t told[2];           /* frames of the other's, of which it knows that they were taken */
-	uint64_t pushed;            /* client: frames that came down */
-	struct thmqi_buf *run;      /* client: of the DELIVER that is being read */
+	uint64_t told[2];      /* frames of the other's, of which it knows that they were taken */
+	uint64_t pushed;       /* client: frames that came down */
+	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
 	struct thmqi_joint_stream *streams[THMQI_STREAMS];
 	/* time */
 	uint64_t silence_ns; /* of the other, that is taken for death */
 	uint64_t say_ns;     /* we say something at least so often */
 	uint64_t tick_ns;
-	uint64_t heard_ns, said_ns, moved_ns; /* last time that something came, went, and that what waited to go moved */
+	uint64_t heard_ns, said_ns,
+		moved_ns; /* last time that something came, went, and that what waited to go moved */
 };
 
 /* joint.c */
@@ -61,7 +65,8 @@ void thmqi_joint_tick(struct thmqi_joint *j);
 void thmqi_joint_end(struct thmqi_joint *j, int error);
 /* The runs that the client's end still had. On the core whose memory it is. */
 void thmqi_joint_free_runs(struct thmqi_joint *j);
-struct thmqi_joint_stream *thmqi_joint_stream(struct thmqi_joint *j, uint32_t stream); /* made if absent; NULL: no memory */
+struct thmqi_joint_stream *
+thmqi_joint_stream(struct thmqi_joint *j, uint32_t stream); /* made if absent; NULL: no memory */
 /* What the link is like: of a client's greeting, and of the answer. */
 void thmqi_joint_describe(const struct thmqi_link *link, struct thmqi_hello *ret);
 
@@ -69,13 +74,15 @@ void thmqi_joint_describe(const struct thmqi_link *link, struct thmqi_hello *ret
  * The client's link to @shard, in no larger sizes than a stream has: its acceptor, on a core of the client's environment, begins the
  * way to the broker. 0, or an error with its text: the acceptor is not called then.
  */
-int thmqi_joint_connect(struct thmqi_transport *t, const char *url, uint32_t shard, const struct thmqi_link_opts *opts,
-			const struct thmqi_acceptor *acceptor, struct thmqi_waiter *waiter, struct thmqi_link **ret_link);
+int thmqi_joint_connect(struct thmqi_transport *t, const char *url, uint32_t shard,
+			const struct thmqi_link_opts *opts, const struct thmqi_acceptor *acceptor,
+			struct thmqi_waiter *waiter, struct thmqi_link **ret_link);
 
 /*
  * What goes. @f was copied from a ring and becomes what the other may see; *ret_body, *ret_len follow it. 0; -ENOMEM.
  */
-int thmqi_joint_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body, uint32_t *ret_len);
+int thmqi_joint_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body,
+		    uint32_t *ret_len);
 void thmqi_joint_state(struct thmqi_joint *j, struct thmqi_frame *ret);
 void thmqi_joint_bye(struct thmqi_joint *j, struct thmqi_frame *ret);
 
@@ -109,14 +116,16 @@ static inline struct thmqi_frame_ring *thmqi_joint_ring(const struct thmqi_joint
 	return j->of_broker ? &j->link->down : ring ? &j->link->ctl : &j->link->up;
 }
 
-static inline struct thmqi_frame_ring *thmqi_joint_theirs(const struct thmqi_joint *j, uint32_t ring)
+static inline struct thmqi_frame_ring *thmqi_joint_theirs(const struct thmqi_joint *j,
+							  uint32_t ring)
 {
 	return !j->of_broker ? &j->link->down : ring ? &j->link->ctl : &j->link->up;
 }
 
 static inline uint64_t thmqi_joint_untold(const struct thmqi_joint *j, uint32_t ring)
 {
-	return atomic_load_explicit(&thmqi_joint_theirs(j, ring)->tail, memory_order_acquire) - j->told[ring];
+	return atomic_load_explicit(&thmqi_joint_theirs(j, ring)->tail, memory_order_acquire) -
+	       j->told[ring];
 }
 
 static inline bool thmqi_joint_state_is_due(const struct thmqi_joint *j)
@@ -163,10 +172,12 @@ static inline bool thmqi_joint_frames_wait(const struct thmqi_joint *j)
 /* This side's end has closed, and all that it left was put. */
 static inline bool thmqi_joint_bye_is_due(const struct thmqi_joint *j)
 {
-	bool closed = j->of_broker ? atomic_load_explicit(&j->link->broker_closed, memory_order_acquire) != 0
+	bool closed = j->of_broker ? atomic_load_explicit(&j->link->broker_closed,
+							  memory_order_acquire) != 0
 				   : j->client_gone;
 
-	return closed && !j->bye_put && thmqi_joint_is_empty(j, 0) && (j->of_broker || thmqi_joint_is_empty(j, 1));
+	return closed && !j->bye_put && thmqi_joint_is_empty(j, 0) &&
+	       (j->of_broker || thmqi_joint_is_empty(j, 1));
 }
 
 /* The next frame of a ring, as a copy, if the other has room for it. It is there until thmqi_joint_went(). */
@@ -179,7 +190,8 @@ static inline bool thmqi_joint_next(struct thmqi_joint *j, uint32_t ring, struct
 	slot = thmqi_frame_peek(thmqi_joint_ring(j, ring), 0);
 	if (!slot)
 		return false;
-	memcpy((char *)ret + sizeof(ret->turn), (const char *)slot + sizeof(slot->turn), sizeof(*ret) - sizeof(ret->turn));
+	memcpy((char *)ret + sizeof(ret->turn), (const char *)slot + sizeof(slot->turn),
+	       sizeof(*ret) - sizeof(ret->turn));
 	return true;
 }
 

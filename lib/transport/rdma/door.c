@@ -58,7 +58,7 @@ int thmqi_rdma_adopt(struct rdma_conn *c)
 	if (!rc && c->hello.shard != c->ask.shard)
 		rc = -EINVAL;
 	if (!rc)
-		rc = thmqi_guest_greeted(&c->guest, c->core, &c->hello, c, &link);
+		rc = thmqi_guest_greeted(&c->guest, c->core, &c->hello, &c->home->poller, &link);
 	if (rc) {
 		refuse(c, rc);
 		return 0;
@@ -374,9 +374,8 @@ int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 	thmqi_list_init(&d->link);
 	d->world = w;
 	d->address = addresses[0];
-	rc = thmqi_host_open(&d->host, l, opts);
-	if (!rc)
-		rc = thmqi_core_call(d->host.core, door_start, d, UINT64_MAX);
+	thmqi_host_open(&d->host, l, opts);
+	rc = thmqi_core_call(d->host.core, door_start, d, UINT64_MAX);
 	if (rc) {
 		door_free(d);
 		return why(url, rc);

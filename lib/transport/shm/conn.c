@@ -16,6 +16,8 @@
 #define TICK_MAX_NS 1000000000ull
 #define TICK_MIN_NS 25000000ull
 #define RETRY_NS 500000ull   /* until a ring is looked at again whose reader does not tell */
+#define REST_ROUNDS 256u     /* polls without a look at the clock */
+#define REST_NS 20000000ull  /* without work, until a connection is not looked at any more: waking it costs some microseconds */
 #define LAST_ROUNDS 16u      /* of sending, when the core closes */
 #define PACKETS 16u          /* that are thrown away in one go */
 
@@ -57,6 +59,7 @@ static void on_ready(void *ctx, uint32_t events)
 {
 	struct shm_conn *c = ctx;
 
+	thmqi_core_rouse_poller(c->core, &c->poller);
 	c->readable = true;
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		c->hung_up = true;
@@ -67,6 +70,7 @@ static void on_exit_of_peer(void *ctx, uint32_t events)
 	struct shm_conn *c = ctx;
 
 	(void)events;
+	thmqi_core_rouse_poller(c->core, &c->poller);
 	c->hung_up = true;
 }
 
@@ -96,9 +100,16 @@ void thmqi_shm_tick_at(struct shm_conn *c, uint64_t ns)
 		thmqi_timer_start(c->core, &c->timer, ns);
 }
 
+static void tick(struct shm_conn *c);
+
+/* Who rests need not be roused for it. */
 static void on_timer(struct thmqi_timer *t)
 {
-	thmqi_container(t, struct shm_conn, timer)->ticked = true;
+	struct shm_conn *c = thmqi_container(t, struct shm_conn, timer);
+
+	c->ticked = true;
+	if (c->poller.rests)
+		tick(c);
 }
 
 /* As in /proc: R, S, T …; 0: it is not known. */
@@ -226,8 +237,10 @@ void thmqi_shm_end(struct shm_conn *c, int error)
 		thmqi_link_close_here(link);
 	/* the other hears of it now, though all is given back a little later */
 	shutdown(c->fd, SHUT_RDWR);
-	if (c->on_core)
+	if (c->on_core) {
+		thmqi_core_rouse_poller(c->core, &c->poller);
 		thmqi_shm_tick_at(c, c->core->now_ns + TICK_MIN_NS);
+	}
 }
 
 static void unwatch(struct thmq_watch **watch)
@@ -268,6 +281,14 @@ static void leave(struct shm_conn *c)
 
 /* ------------------------------------------------------------------- poller */
 
+static void conn_disarm(struct thmqi_poller *p)
+{
+	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
+
+	if (c->state == SHM_OPEN)
+		atomic_store_explicit(&c->arena.head->bell.sleeping, 0, memory_order_relaxed);
+}
+
 static int poll_open(struct shm_conn *c)
 {
 	int done = 0;
@@ -281,20 +302,58 @@ static int poll_open(struct shm_conn *c)
 	return done;
 }
 
+static bool conn_arm(struct thmqi_poller *p);
+
+/* The client wakes us from now on. It does not look whether it has to where a core never sleeps: there nobody rests. */
+static void rest(struct shm_conn *c)
+{
+	c->idle_rounds = 0;
+	if (!atomic_load_explicit(&c->core->may_sleep, memory_order_relaxed) || c->core->now_ns - c->busy_ns < REST_NS ||
+	    thmqi_frame_peek(&c->link->down, 0) || c->hung_up)
+		return;
+	if (conn_arm(&c->poller) || !thmqi_link_rest(c->link)) {
+		conn_disarm(&c->poller);
+		return;
+	}
+	c->rested = true;
+	thmqi_core_rest_poller(c->core, &c->poller);
+}
+
+static void rest_if_idle(struct shm_conn *c, int done)
+{
+	if (done)
+		c->busy_ns = c->core->now_ns;
+	if (thmqi_unlikely(++c->idle_rounds >= REST_ROUNDS))
+		rest(c);
+}
+
+static void rise(struct shm_conn *c)
+{
+	c->rested = false;
+	conn_disarm(&c->poller);
+	if (c->link)
+		thmqi_link_rouse(c->link);
+}
+
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
 	int done = 0;
 
 	(void)budget;
+	if (thmqi_unlikely(c->rested))
+		rise(c);
 	if (thmqi_likely(c->state == SHM_OPEN))
 		done = poll_open(c);
 	else if (c->state == SHM_GREETING)
 		done = thmqi_shm_greet(c);
 	if (thmqi_unlikely(c->ticked))
 		tick(c);
-	if (thmqi_likely(c->state == SHM_OPEN))
-		return done + thmqi_shm_out_wanted(c);
+	if (thmqi_likely(c->state == SHM_OPEN)) {
+		done += thmqi_shm_out_wanted(c);
+		rest_if_idle(c, done);
+		return done;
+	}
 	if (c->state == SHM_MOVING) {
 		thmqi_shm_move(c);
 		done++;
@@ -329,14 +388,6 @@ static bool conn_arm(struct thmqi_poller *p)
 	if ((!c->stalled && thmqi_frame_peek(&c->link->down, 0)) || c->hung_up)
 		thmqi_shm_tick_at(c, c->core->now_ns + RETRY_NS);
 	return false;
-}
-
-static void conn_disarm(struct thmqi_poller *p)
-{
-	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
-
-	if (c->state == SHM_OPEN)
-		atomic_store_explicit(&c->arena.head->bell.sleeping, 0, memory_order_relaxed);
 }
 
 /* The core closes: what there is room for is still told, and that is all. */

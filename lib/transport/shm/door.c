@@ -128,7 +128,7 @@ static int make_link(struct shm_conn *c, struct thmqi_link **ret_link)
 		.down_frames = THMQI_MIN(c->hello.hello.down_frames, SHM_PRIVATE_FRAMES),
 		.area = c->arena.area};
 
-	return thmqi_guest_link(&c->guest, c->core, c->hello.hello.shard, &opts, c, ret_link);
+	return thmqi_guest_link(&c->guest, c->core, c->hello.hello.shard, &opts, &c->poller, ret_link);
 }
 
 /* On the shard's core: the arena is looked at, the link is made, and the shard asked. */
@@ -300,9 +300,8 @@ int thmqi_shm_listen(struct thmqi_listener *l, const char *url,
 	thmqi_lobby_init(&d->gate.lobby, SHM_GREETINGS_MAX);
 	rc = thmqi_shm_listening_open(&d->at, url);
 	if (!rc) {
-		rc = thmqi_host_open(&d->gate.host, l, opts);
-		if (!rc)
-			rc = thmqi_gate_start(&d->gate, &gate_ops, d->at.fd);
+		thmqi_host_open(&d->gate.host, l, opts);
+		rc = thmqi_gate_start(&d->gate, &gate_ops, d->at.fd);
 		if (rc)
 			thmqi_fail(rc, "listen on %s: %s", url, thmq_strerror(rc));
 	}

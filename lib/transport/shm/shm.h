@@ -181,6 +181,9 @@ struct shm_conn {
 	int32_t pid;                 /* 0: of another namespace */
 	uint8_t state;               /* enum shm_state */
 	bool readable, hung_up, on_core, ticked;
+	bool rested; /* since it was last polled */
+	uint32_t idle_rounds;
+	uint64_t busy_ns;
 	bool denied;      /* it may not come in */
 	bool request_out; /* REQUEST came, and REPLY was not sent */
 	bool stalled;     /* no room for a run that waits in the private ring */

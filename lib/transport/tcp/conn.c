@@ -11,6 +11,7 @@
 #include "tcp.h"
 
 #define STALL_NS 1000000ull  /* until memory is asked for again */
+#define REST_ROUNDS 256u /* of the core without work, before a connection is not looked at any more */
 #define LAST_ROUNDS 16u /* of sending, when the core closes */
 
 /* ---------------------------------------------------------------- made, freed */
@@ -88,6 +89,7 @@ static void on_ready(void *ctx, uint32_t events)
 {
 	struct tcp_conn *c = ctx;
 
+	thmqi_core_rouse_poller(c->core, &c->poller);
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		c->readable = c->hung_up = true;
 	if (events & EPOLLIN)
@@ -109,11 +111,20 @@ void thmqi_tcp_tick_at(struct tcp_conn *c, uint64_t ns)
 		thmqi_timer_start(c->core, &c->timer, ns);
 }
 
+static void tick(struct tcp_conn *c);
+
+/* Who rests need not be roused for it, unless there is something to say. */
 static void on_timer(struct thmqi_timer *t)
 {
 	struct tcp_conn *c = thmqi_container(t, struct tcp_conn, timer);
 
-	c->ticked = true;
+	if (!c->poller.rests) {
+		c->ticked = true;
+		return;
+	}
+	tick(c);
+	if (c->state != TCP_OPEN || c->readable || thmqi_tcp_out_wanted(c))
+		thmqi_core_rouse_poller(c->core, &c->poller);
 }
 
 static uint64_t next_tick(const struct tcp_conn *c)
@@ -188,8 +199,10 @@ void thmqi_tcp_end(struct tcp_conn *c, int error)
 	/* the other hears of it now, though the descriptor is closed a little later */
 	shutdown(c->fd, SHUT_RDWR);
 	thmqi_tcp_unwatch(&c->watch);
-	if (c->on_core)
+	if (c->on_core) {
+		thmqi_core_rouse_poller(c->core, &c->poller);
 		thmqi_tcp_tick_at(c, c->core->now_ns + c->joint.tick_ns);
+	}
 }
 
 void thmqi_tcp_off_core(struct tcp_conn *c)
@@ -309,6 +322,8 @@ static int poll_answer(struct tcp_conn *c)
 	return 1;
 }
 
+static bool conn_arm(struct thmqi_poller *p);
+
 static int poll_state(struct tcp_conn *c)
 {
 	switch (c->state) {
@@ -327,18 +342,43 @@ static int poll_state(struct tcp_conn *c)
 	}
 }
 
+/* What is to be done is told by the socket's watch, or by the shard: of many connections most have nothing. */
+static void rest_if_idle(struct tcp_conn *c, int done)
+{
+	c->idle_rounds = done ? 0 : c->idle_rounds + 1;
+	if (thmqi_likely(c->idle_rounds < REST_ROUNDS))
+		return;
+	c->idle_rounds = 0;
+	if (!c->joint.of_broker || conn_arm(&c->poller) || !thmqi_link_rest(c->joint.link))
+		return;
+	c->rested = true;
+	thmqi_core_rest_poller(c->core, &c->poller);
+}
+
+static void rise(struct tcp_conn *c)
+{
+	c->rested = false;
+	if (c->joint.link)
+		thmqi_link_rouse(c->joint.link);
+}
+
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct tcp_conn *c = thmqi_container(p, struct tcp_conn, poller);
-	int done = poll_state(c);
+	int done;
 
 	(void)budget;
+	if (thmqi_unlikely(c->rested))
+		rise(c);
+	done = poll_state(c);
 	if (thmqi_unlikely(c->ticked))
 		tick(c);
 	if (c->state == TCP_OPEN)
 		done += thmqi_tcp_out_wanted(c);
-	if (thmqi_likely(c->state == TCP_OPEN))
+	if (thmqi_likely(c->state == TCP_OPEN)) {
+		rest_if_idle(c, done);
 		return done;
+	}
 	if (c->state == TCP_MOVING) {
 		thmqi_tcp_move(c);
 		done++;

@@ -40,7 +40,7 @@ static void adopt(struct tcp_conn *c)
 	int rc = thmqi_tcp_buffers(c);
 
 	if (!rc)
-		rc = thmqi_guest_greeted(&c->guest, c->core, &c->hello, c, &link);
+		rc = thmqi_guest_greeted(&c->guest, c->core, &c->hello, &c->poller, &link);
 	if (rc) {
 		refuse(c, rc);
 		return;
@@ -312,9 +312,8 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 	if (!rc)
 		rc = own ? listen_own(d, url) : bind_one(d, url, &addresses[0]);
 	if (!rc) {
-		rc = thmqi_host_open(&d->gate.host, l, opts);
-		if (!rc)
-			rc = thmqi_gate_start(&d->gate, &gate_ops, d->fd);
+		thmqi_host_open(&d->gate.host, l, opts);
+		rc = thmqi_gate_start(&d->gate, &gate_ops, d->fd);
 		if (rc)
 			thmqi_fail(rc, "listen on %s: %s", url, thmq_strerror(rc));
 	}

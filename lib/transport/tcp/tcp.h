@@ -77,6 +77,8 @@ struct tcp_conn {
 	bool readable, writable, hung_up; /* as the watch told */
 	bool on_core;                     /* poller and timer are there */
 	bool ticked;
+	bool rested;      /* since it was last polled */
+	uint32_t idle_rounds;
 	bool shake;       /* the handshake can go on without news */
 	bool secured;     /* it is over, and the listener counts it */
 	bool retry;       /* client: the next address */
