@@ -201,6 +201,7 @@ struct conn {
 	bool wrote;               /* frames down since the last kick */
 	bool held_up;             /* its next PRODUCE cannot be taken now */
 	bool dirty;
+	bool rests;               /* on the shard's other list: nothing will come until it is roused */
 	/* frames that found the ring full (control only), sent before all later ones */
 	struct thmqi_frame *backlog;
 	uint32_t backlog_count, backlog_size, backlog_sent;
@@ -253,6 +254,7 @@ struct shard {
 	bool closing;
 	int failed; /* the log's error */
 	struct thmqi_list conns;
+	struct thmqi_list resting; /* struct conn: they need no look */
 	struct thmqi_list ready; /* subs that may have something to read */
 	struct thmqi_list dirty_offsets;
 	bool offsets_owed; /* some of them */
@@ -319,6 +321,8 @@ int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, cons
 struct pending *thmqi_shard_pending_room(struct shard *s);
 int thmqi_shard_accept(void *ctx, struct thmqi_link *link);
 void thmqi_shard_closed(void *ctx, struct thmqi_link *link);
+bool thmqi_shard_rest(void *ctx, struct thmqi_link *link);
+void thmqi_shard_rouse(void *ctx, struct thmqi_link *link);
 
 /* conn.c: frames down */
 void thmqi_conn_send(struct conn *c,
@@ -331,6 +335,9 @@ bool thmqi_conn_room(struct conn *c,
 void thmqi_conn_progress(struct conn *c, uint32_t stream, uint32_t level, uint64_t seq);
 void thmqi_conn_flush_progress(struct conn *c);
 void thmqi_conn_kick(struct conn *c);
+/* Of one whose link's reader rests, or is about to. False: there is something to look at. */
+bool thmqi_conn_rest(struct conn *c);
+void thmqi_conn_rouse(struct conn *c);
 
 #define BATCH_HEAD 128u /* bytes of a batch before its runs: doc/format.md */
 

@@ -396,6 +396,7 @@ static void conn_forget(struct conn *c)
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);
+	c->rests = false;
 	s->conn_count--;
 	free(c->backlog);
 	c->backlog = NULL;
@@ -445,6 +446,18 @@ void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
 	/* what it committed before it left is taken; what cannot be taken now is dropped with the client */
 	thmqi_produce(c, UINT32_MAX);
 	conn_free(c);
+}
+
+bool thmqi_shard_rest(void *ctx, struct thmqi_link *link)
+{
+	(void)ctx;
+	return thmqi_conn_rest(link->broker);
+}
+
+void thmqi_shard_rouse(void *ctx, struct thmqi_link *link)
+{
+	(void)ctx;
+	thmqi_conn_rouse(link->broker);
 }
 
 static void take_ctl(struct conn *c, const struct thmqi_frame *f)
@@ -615,6 +628,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->stuck_timer.fire = on_stuck;
 	s->run_max = (b->opts.batch_bytes ? b->opts.batch_bytes : 1u << 20) - 256;
 	thmqi_list_init(&s->conns);
+	thmqi_list_init(&s->resting);
 	thmqi_list_init(&s->ready);
 	thmqi_list_init(&s->dirty_offsets);
 	thmqi_list_init(&s->dirty_conns);
@@ -641,8 +655,8 @@ void thmqi_shard_shut(struct shard *s)
 	s->closing = true;
 	if (s->open)
 		shard_poll(&s->poller, 0);
-	while (!thmqi_list_empty(&s->conns)) {
-		c = thmqi_list_first(&s->conns, struct conn, link);
+	while (!thmqi_list_empty(&s->conns) || !thmqi_list_empty(&s->resting)) {
+		c = thmqi_list_first(thmqi_list_empty(&s->conns) ? &s->resting : &s->conns, struct conn, link);
 		thmqi_conn_flush_progress(c);
 		conn_leave(c);
 	}

@@ -406,21 +406,37 @@ static void try_now(struct client_link *l)
 	}
 }
 
+/* The first frame, as nobody can change it any more. 1; 0 it is not there; an error: the broker breaks the rules. */
+static int first_frame(struct thmqi_link *wire, struct thmqi_frame *ret)
+{
+	const struct thmqi_frame *slot = thmqi_frame_peek(&wire->down, 0);
+	int rc;
+
+	if (!slot)
+		return 0;
+	if (wire->far) {
+		rc = wire->far->take(wire, slot, ret);
+		return rc ? rc : 1;
+	}
+	memcpy((char *)ret + sizeof(ret->turn), (const char *)slot + sizeof(slot->turn), sizeof(*ret) - sizeof(ret->turn));
+	return 1;
+}
+
 static void look(struct client_link *l)
 {
-	const struct thmqi_frame *f = thmqi_frame_peek(&l->next->down, 0);
-	int error;
+	struct thmqi_frame f;
+	int rc = first_frame(l->next, &f), error;
 
-	if (!f && l->next->far)
+	if (!rc && l->next->far)
 		l->next->far->idle(l->next); /* nobody else looks whether the other is there */
 	error = atomic_load_explicit(&l->next->broker_closed, memory_order_acquire);
 
-	if (!f && error)
-		f = thmqi_frame_peek(&l->next->down, 0); /* it came before the end */
-	if (f && f->type == THMQI_FRAME_WELCOME)
-		welcome(l, f);
-	else if (f || error)
-		try_later(l, f ? -EPROTO : error);
+	if (!rc && error)
+		rc = first_frame(l->next, &f); /* it came before the end */
+	if (rc == 1 && f.type == THMQI_FRAME_WELCOME)
+		welcome(l, &f);
+	else if (rc || error)
+		try_later(l, rc == 1 ? -EPROTO : rc ? rc : error);
 }
 
 void thmqi_resume_step(struct client_link *l)

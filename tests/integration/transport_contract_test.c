@@ -4,51 +4,36 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
  * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
  */
 #include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <thundermq/thundermq.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../check.h"
 #if defined(HAVE_OPENSSL)
 #include "../certs.h"
 #endif
 
-#define SECOND 1000000000ull
-#define MS 1000000ull
-
-/* Counters are written by their core alone and read as they are, which ThreadSanitizer cannot know. */
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN 1
-#elif defined(__has_feature)
-#define UNDER_TSAN __has_feature(thread_sanitizer)
-#else
-#define UNDER_TSAN 0
-#endif
-
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s, %s, line %d: %s (%s)\n", medium, running, __LINE__,   \
-				#x, thmq_errmsg());                                                \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
-static const char *medium, *running;
+static const char *medium;
 static char dir[] = "contract-XXXXXX";
 static char url[64];
 static struct thmq_env *home, *away; /* the broker's, the clients': perhaps the same */
@@ -116,14 +101,6 @@ static void tls_end(void)
 }
 #endif
 
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
-
 static void remove_data(void)
 {
 	char command[64];
@@ -178,6 +155,22 @@ static bool is_alone(void) /* one core for the broker and its client */
 static uint32_t env_flags(void)
 {
 	return THMQ_ENV_NO_PIN | (is_of("-plain") ? THMQ_ENV_NO_URING : 0);
+}
+
+/* As containers do; from now on, in this whole process. 77 where nobody may filter. */
+static void refuse_uring(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+
+	if (is_of("-refused") && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+				  prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0))
+		exit(77);
 }
 
 static void open_broker(void)
@@ -951,10 +944,7 @@ static void broker_goes(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static const struct test_case cases[] = {
 	{"topics", topics},
 	{"messages_as_they_were", messages_as_they_were},
 	{"claims_and_reports", claims_and_reports},
@@ -971,39 +961,20 @@ static const struct {
 	{"broker_goes", broker_goes},
 };
 
-static bool wanted(int argc, char **argv, const char *name)
+static void down_and_away(void)
 {
-	int i;
-
-	for (i = 2; i < argc; i++)
-		if (strcmp(argv[i], name) == 0)
-			return true;
-	return argc <= 2;
+	down();
+	remove_data();
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t begin;
-	size_t i;
-
 	medium = argc > 1 ? argv[1] : "inproc";
-	running = "begin";
 	if (!mkdtemp(dir))
 		return 1;
+	refuse_uring();
 	tls_begin();
-	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		running = cases[i].name;
-		if (!wanted(argc, argv, running))
-			continue;
-		begin = now();
-		up();
-		cases[i].run();
-		down();
-		printf("ok %s, %s (%llu ms)\n", medium, running,
-		       (unsigned long long)((now() - begin) / MS));
-		fflush(stdout);
-		remove_data();
-	}
+	run_cases(cases, sizeof(cases) / sizeof(cases[0]), argc > 2 ? argc - 2 : 0, argv + 2, up, down_and_away);
 	tls_end();
 	return 0;
 }

@@ -351,7 +351,7 @@ int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard
 	c->guest.fd = -1;
 	c->place = place;
 	c->silence_ns =
-		THMQI_MAX(opts->silence_ns ? opts->silence_ns : SHM_SILENCE_NS, SHM_SILENCE_MIN_NS);
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : JOINT_SILENCE_NS, JOINT_SILENCE_MIN_NS);
 	c->link.shard = shard;
 	c->link.is_further = opts->beside != NULL;
 	c->link.core = thmqi_env_core(t->env, 0);

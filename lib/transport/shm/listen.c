@@ -4,7 +4,6 @@
  * broker that died is left behind, and is taken away by the next one; one that somebody listens at is not. Knows no connection.
  */
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -39,28 +38,19 @@ static int say(int rc, const char *url)
 }
 
 /*
- * Who listened at what @fd is connected to is dead: the kernel may take a while to close the sockets of a killed process that gave them to
- * an io_uring. No pid (of another namespace's process): nothing is known.
+ * Does somebody listen there? A socket file without a listener refuses. Of a process that was killed the kernel may not have closed all yet
+ * (what a ring of its watched goes a little later): who called listen() is told by the connection.
  */
-static bool listener_is_dead(int fd)
-{
-	struct ucred who = {.pid = 0};
-	socklen_t len = sizeof(who);
-
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 && who.pid > 0 &&
-	       kill(who.pid, 0) != 0 && errno == ESRCH;
-}
-
-/* Does somebody listen there? A socket file without a listener refuses. */
 static bool is_alive(const struct sockaddr_un *address, socklen_t len)
 {
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	bool alive = true;
+	struct ucred who = {0};
+	socklen_t who_len = sizeof(who);
+	bool alive = fd < 0 || connect(fd, (const struct sockaddr *)address, len) == 0 ||
+		     errno != ECONNREFUSED;
 
-	if (fd >= 0 && connect(fd, (const struct sockaddr *)address, len) == 0)
-		alive = !listener_is_dead(fd);
-	else if (fd >= 0)
-		alive = errno != ECONNREFUSED;
+	if (alive && fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_len) == 0)
+		alive = !thmqi_shm_is_dead(who.pid);
 	if (fd >= 0)
 		close(fd);
 	return alive;
