@@ -223,13 +223,19 @@ static void write_head(const struct thmq_message_opts *opts, const struct place 
 		thmqi_attributes_write(opts, m->first + m->key_len + m->tag_len);
 }
 
+/* More than a batch holds: it may be stored in parts. */
+static bool is_too_long(const struct thmq_producer *p, const struct client_link *l, uint32_t head, uint32_t len)
+{
+	return p->is_volatile || len > l->len_max || head > l->len_max - len;
+}
+
 /* Compiled once for messages with options and once for those without. */
 static inline __attribute__((always_inline)) int place_take(struct thmq_producer *p,
 							    const struct thmq_message_opts *opts,
 							    uint32_t len, struct place *ret)
 {
 	struct thmq_session *s = p->session;
-	uint32_t level, index, head, bytes, len_max;
+	uint32_t level, index, head, bytes;
 	struct client_link *l;
 	struct slot *slot;
 	uint64_t at;
@@ -254,8 +260,8 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	rc = link_of(p, index, &l);
 	if (thmqi_unlikely(rc))
 		return rc;
-	len_max = p->is_volatile ? l->len_max_volatile : l->len_max;
-	if (thmqi_unlikely(len > len_max || head_of(ret) > len_max - len))
+	if (thmqi_unlikely(len > l->len_max_volatile || head_of(ret) > l->len_max_volatile - len) &&
+	    is_too_long(p, l, head_of(ret), len))
 		return -EMSGSIZE;
 	head = THMQI_ALIGN_UP(head_of(ret), 8u);
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
@@ -295,20 +301,19 @@ static void place_give_up(struct thmq_producer *p, struct client_link *l, struct
 }
 
 /* What it sends has its name, and may have to be sent again. */
-static __attribute__((noinline)) void push_id(const struct thmq_producer *p, const struct place *m, struct thmqi_frame *f)
+static __attribute__((noinline)) void push_id(const struct thmq_producer *p, const struct client_link *l,
+					      const struct slot *slot, struct thmqi_frame *f)
 {
-	const struct client_link *l = m->link;
-
 	f->generation = p->epoch;
 	if (!l->kept)
 		return;
-	l->kept[m->slot - l->slots] = (struct kept){.time_ns = m->time_ns,
-						    .at = (uint32_t)(m->first - l->wire->area),
-						    .partition = p->partitions[m->index].partition,
-						    .len = f->len,
-						    .extra = f->extra,
-						    .tag_hash = f->tag_hash,
-						    .key_len = f->key_len};
+	l->kept[slot - l->slots] = (struct kept){.time_ns = (int64_t)f->arg[0],
+						 .at = (uint32_t)((const uint8_t *)(uintptr_t)f->data - l->wire->area),
+						 .partition = f->partition,
+						 .len = f->len,
+						 .extra = f->extra,
+						 .tag_hash = f->tag_hash,
+						 .key_len = f->key_len};
 }
 
 static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
@@ -361,7 +366,7 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->arg[1] = p->id;
 	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
 	if (thmqi_unlikely(p->id))
-		push_id(p, m, f);
+		push_id(p, l, m->slot, f);
 	thmqi_frame_commit(up);
 	thmqi_link_kick_broker(l->wire);
 	m->slot->seq = seq;
