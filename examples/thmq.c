@@ -32,6 +32,9 @@ static const struct command {
 	 "                       part of the message\n"
 	 "  --partition N        to this partition\n"
 	 "  --tag TAG            tag of every message, at most 255 bytes\n"
+	 "  --header NAME=VALUE  a header of every message; any number of them. NAME:int=VALUE, and\n"
+	 "                       likewise real and bool (true, false), for others than text\n"
+	 "  --ttl T              nobody is given a message that is older than this: 30s, 90m, 12h\n"
 	 "  --durability LEVEL   memory, written or durable (default)\n"
 	 "  --quiet              no progress, no summary\n"
 	 "  --json               the summary as JSON: messages (how many were stored), bytes,\n"
@@ -48,7 +51,7 @@ static const struct command {
 	 "  --follow             wait for more at the end, until interrupted, which is its end\n"
 	 "                       and no failure, or until nobody reads the output\n"
 	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
-	 "                       data\n"},
+	 "                       headers, data\n"},
 	{"topic", cmd_topic, "thmq topic create|list|describe|delete DIR [TOPIC]",
 	 "Manages topics. create makes the directory too if it is absent; an empty data\n"
 	 "directory takes about 54 MB at once.\n"

@@ -3,12 +3,49 @@
 #define _XOPEN_SOURCE 700
 #define _DEFAULT_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <time.h>
 
 #include "thmq.h"
 
 #define FETCH_MAX 256
 #define STALL_NS (60 * SECOND)
+
+/* The values of numbers and truths as such, all others as strings. */
+static void print_header_value(const struct thmq_header *h)
+{
+	int64_t whole;
+	double real;
+
+	if (h->type == THMQ_HEADER_INT && h->value_len == sizeof(whole)) {
+		memcpy(&whole, h->value, sizeof(whole));
+		printf("%lld", (long long)whole);
+	} else if (h->type == THMQ_HEADER_REAL && h->value_len == sizeof(real)) {
+		memcpy(&real, h->value, sizeof(real));
+		printf(isfinite(real) ? "%.17g" : "null", real);
+	} else if (h->type == THMQ_HEADER_BOOL && h->value_len == 1) {
+		fputs(*(const char *)h->value ? "true" : "false", stdout);
+	} else {
+		print_json_string(stdout, h->value, h->value_len);
+	}
+}
+
+static void print_headers(const struct thmq_message *m)
+{
+	const char *before = ",\"headers\":{";
+	struct thmq_header h;
+	uint32_t cursor = 0;
+
+	while (thmq_header_next(m, &cursor, &h) == 1) {
+		fputs(before, stdout);
+		print_json_string(stdout, h.name, strlen(h.name));
+		fputc(':', stdout);
+		print_header_value(&h);
+		before = ",";
+	}
+	if (*before == ',' && !before[1])
+		fputc('}', stdout);
+}
 
 static void print_message(const struct thmq_message *m, bool json)
 {
@@ -27,6 +64,7 @@ static void print_message(const struct thmq_message *m, bool json)
 		fputs(",\"tag\":", stdout);
 		print_json_string(stdout, m->tag, m->tag_len);
 	}
+	print_headers(m);
 	fputs(",\"data\":", stdout);
 	print_json_string(stdout, m->data, m->len);
 	fputs("}\n", stdout);

@@ -44,6 +44,9 @@ struct thmq_consumer;
 #define THMQ_GROUP_NAME_MAX 249u
 #define THMQ_KEY_MAX 4096u /* bytes of a message key */
 #define THMQ_TAG_MAX 255u  /* bytes of a message tag */
+#define THMQ_MESSAGE_MAX (64u << 20) /* bytes of a payload, where the session's window has room for them */
+#define THMQ_HEADER_NAME_MAX 255u /* bytes of a header's name, without the final NUL */
+#define THMQ_HEADERS_MAX 65000u /* bytes of all headers of a message: names, values, and 5 for each */
 #define THMQ_PARTITION_COUNT_MAX 65536u
 #define THMQ_SHARD_COUNT_MAX 1024u
 #define THMQ_CORE_COUNT_MAX 256u
@@ -762,8 +765,30 @@ THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
  */
 THMQ_API int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns);
 
-/** thmq_producer_len_max() - the largest payload that a claim can have here. Return: bytes; 0 if closed. */
+/**
+ * thmq_producer_len_max() - the largest payload that a claim can have here, key, tag and headers counted
+ * Up to THMQ_MESSAGE_MAX, where window_bytes of the session is larger than that: a message lies there in one piece. On a volatile
+ * topic it is what a batch of the broker holds.
+ * Return: bytes; 0 if closed.
+ */
 THMQ_API uint32_t thmq_producer_len_max(const struct thmq_producer *producer);
+
+/* What a header's value is. The library looks at none: it is what the two ends agree on. */
+enum thmq_header_type {
+	THMQ_HEADER_BYTES = 0,
+	THMQ_HEADER_TEXT = 1, /* UTF-8, without a final NUL */
+	THMQ_HEADER_INT = 2,  /* an int64_t of this machine, 8 bytes */
+	THMQ_HEADER_REAL = 3, /* a double of this machine, 8 bytes */
+	THMQ_HEADER_BOOL = 4  /* 1 byte, 0 or 1 */
+};
+
+/* A name and a value that go with a message: what it is about, who wrote it, how it was traced. Names may occur more than once. */
+struct thmq_header {
+	const char *name;   /* NUL-terminated, of 1 to THMQ_HEADER_NAME_MAX bytes */
+	const void *value;  /* may be NULL if value_len is 0. Of a fetched message: not aligned, memcpy() it */
+	uint32_t value_len; /* any number of BYTES and TEXT; else as enum thmq_header_type says */
+	uint32_t type;      /* enum thmq_header_type */
+};
 
 struct thmq_message_opts {
 	uint32_t size;
@@ -775,6 +800,10 @@ struct thmq_message_opts {
 	uint32_t durability; /* enum thmq_durability; default: the producer's */
 	uint32_t reserved;
 	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else 0: the broker's */
+	const struct thmq_header *headers; /* header_count of them, THMQ_HEADERS_MAX bytes at most; copied */
+	uint32_t header_count;
+	uint32_t reserved2;
+	uint64_t ttl_ns; /* so long after its time it is of no use: it is not handed out any more; 0: for ever, or as the topic says */
 };
 
 #define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash; else in turns, up to 64 messages or 64 KiB to each */
@@ -913,11 +942,17 @@ struct thmq_message {
 	uint64_t offset;
 	int64_t time_ns; /* when it was stored, or its own time, ns since 1970 */
 	uint64_t internal[2];
+	const void *headers; /* NULL if none; thmq_header_next() and thmq_header_find() read them */
+	uint32_t headers_len;
+	uint32_t reserved;
 };
 
 /**
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
+ * What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
+ * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
+ * of a message whose last part is not stored.
  * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;
  * -EINVAL; -THMQ_ENOTOPIC deleted; -THMQ_EFENCED the group has taken this consumer for dead, since its session was silent
  * for session_timeout_ns: it gets nothing any more, open another; -ESHUTDOWN the broker is gone; -THMQ_EFAILED.
@@ -925,6 +960,25 @@ struct thmq_message {
  */
 THMQ_API int thmq_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_messages,
 			uint32_t max);
+
+/**
+ * thmq_header_next() - the headers of a message, one after the other
+ * @message: fetched and not released
+ * @cursor: 0 at the first call, then as it was left
+ * @ret_header: out; name and value lie in the message, and are valid as long as it is
+ * Return: 1 one; 0 there are no more; -THMQ_ECORRUPT the bytes are no headers; -EINVAL.
+ * Threads: any; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_header_next(const struct thmq_message *message, uint32_t *cursor, struct thmq_header *ret_header);
+
+/**
+ * thmq_header_find() - the first header of that name
+ * @name: NUL-terminated; upper and lower case are different
+ * @ret_header: out; as of thmq_header_next()
+ * Return: 0; -ENOENT there is none; -THMQ_ECORRUPT the bytes are no headers; -EINVAL.
+ * Threads: any; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_header_find(const struct thmq_message *message, const char *name, struct thmq_header *ret_header);
 
 /**
  * thmq_release() - give fetched messages back, in any order

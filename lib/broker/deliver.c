@@ -110,6 +110,7 @@ static void tell_trouble(struct sub *sub, int error)
 static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d)
 {
 	const struct thmq_run_header *run = d->view.run.header;
+	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
 	uint64_t end = run->base_offset + run->span;
 	struct shard *s = sub->conn->shard;
 
@@ -121,9 +122,7 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	k->held_bytes += d->bytes;
 	k->held_count += d->count;
 	if (run->count == 1 && run->span == 1 && run->encoding == THMQ_RUN_RECORDS && !(run->flags & THMQ_RUN_SPARSE) &&
-	    run->len >= sizeof(struct thmq_record) && sub->next <= run->base_offset) {
-		const struct thmq_record *record = (const struct thmq_record *)(run + 1);
-
+	    run->len >= sizeof(struct thmq_record) && sub->next <= run->base_offset && !record->flags) {
 		f->type = THMQI_FRAME_DELIVER_ONE;
 		f->flags = record->tag_len;
 		f->key_len = record->key_len;

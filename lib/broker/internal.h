@@ -128,6 +128,7 @@ struct partition {
 	uint64_t durable;        /* what lies below is on the medium */
 	uint64_t flush_asked;    /* next_offset when the log was last asked to make all durable */
 	uint64_t visible;        /* consumers see what lies below */
+	struct conn *parting;    /* a message of this one is being stored in parts: all others wait. NULL: none is */
 	uint64_t hole_begin, hole_end; /* offsets that were perhaps used before this life, and are gone */
 	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
 	uint64_t appended_bytes; /* volatile: sum of all memory that batches ever took */
@@ -197,6 +198,11 @@ struct conn {
 	struct thmqi_link *wire;
 	struct shard *shard;
 	struct partition *last_partition; /* of the last PRODUCE */
+	struct {
+		struct partition *partition; /* of the message that is being stored in parts; NULL: none is */
+		int64_t time_ns;
+		uint32_t next; /* part */
+	} parts;
 	uint32_t reports_pending; /* room in the down ring is kept for so many REPORT frames */
 	bool wrote;               /* frames down since the last kick */
 	bool held_up;             /* its next PRODUCE cannot be taken now */
@@ -239,6 +245,7 @@ struct pending {
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
 	bool again;    /* it was stored before, and settles with that */
+	bool part;     /* of a message, and not its last: nobody sees it yet */
 	uint8_t acked; /* weaker durability that its producer was told; 0: none */
 };
 
@@ -355,6 +362,17 @@ void thmqi_settle_forget(struct shard *s, struct conn *c);
 /* thmqi_broker_post() once all that was appended is durable. -EAGAIN: too much is on its way. */
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post));
+
+/* parts.c: a message that is larger than a batch */
+/*
+ * All parts of @f but the last, as far as there is room. @room: bytes of a run's table and body. 0: they are on their way, and the
+ * last is a record of *@ret_len bytes, with its table; -EAGAIN later; -EMSGSIZE; an error of the log
+ */
+int thmqi_parts_append(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint32_t room, uint32_t level,
+		       uint32_t *ret_len);
+void thmqi_parts_fill_last(struct conn *c, const struct thmqi_frame *f, struct thmq_run_header *run,
+			   const struct partition *p, uint32_t room);
+void thmqi_parts_end(struct conn *c); /* the last is appended, or will never be */
 
 /* writers.c */
 enum writer_news {

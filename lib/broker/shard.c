@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #define CTL_BUDGET 256u
@@ -361,14 +362,16 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	struct thmq_broker *b = ctx;
 	struct shard *s = &b->shards[link->shard];
 	struct conn *c;
+	const uint32_t one_max = (uint32_t)(s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record));
 	struct thmqi_frame f = {
 		.type = THMQI_FRAME_WELCOME,
+		.tag_hash = one_max,
 		.seq = b->shard_count,
 		.len = THMQI_WIRE_VERSION,
 		.partition = (uint32_t)b->identity,
 		.extra = (uint32_t)(b->identity >> 32),
 		.arg = {b->incarnation,
-			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
+			s->log ? THMQI_MESSAGE_MAX : one_max}};
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
@@ -393,6 +396,8 @@ static void conn_forget(struct conn *c)
 	if (s->id == THMQI_SHARD_META)
 		thmqi_meta_conn_closed(s->broker->meta, c);
 	thmqi_settle_forget(s, c);
+	if (c->parts.partition)
+		thmqi_parts_end(c);
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);

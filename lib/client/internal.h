@@ -71,6 +71,7 @@ struct client_link {
 	uint32_t again_at, again_count;
 	uint64_t refused, refused_told; /* REJECTs of this connection; of which the broker knows that they were taken */
 	uint32_t len_max; /* largest message that the broker takes */
+	uint32_t len_max_volatile; /* likewise, on a volatile topic */
 	/* claims */
 	struct slot *slots;
 	uint32_t slot_mask;
@@ -88,6 +89,8 @@ struct client_link {
 };
 
 /* ---------------------------------------------------------------- consumers */
+
+struct assembly;
 
 #define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
 
@@ -116,6 +119,7 @@ struct delivered {
 	uint32_t generation; /* of this record's use, to know stale views; never 0 in a view */
 	bool queued;
 	bool former; /* its connection is lost: nobody wants it back */
+	struct assembly *whole; /* the message, if the run was its last part; else NULL */
 };
 
 enum reading_state {
@@ -155,6 +159,7 @@ struct reading {
 	bool seek_done; /* false: the answer to a seek is still to come */
 	int seek_status;
 	uint64_t seek_begin, seek_end;
+	struct assembly *parts; /* of a message that is not whole yet; NULL: none */
 	int64_t seek_not_before_ns; /* not_before_ns once it is done */
 	int status; /* of the last attach */
 };
@@ -166,6 +171,8 @@ struct thmq_consumer {
 	uint32_t stream;
 	uint32_t topic_id;
 	bool grouped;
+	bool odd;     /* each message has to be looked at before it is handed out */
+	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -189,6 +196,8 @@ struct thmq_consumer {
 	uint32_t live_max;     /* how many the broker may have out */
 	uint64_t held_bytes, held_count; /* delivered and not given back */
 	uint64_t app_held; /* of these, messages in the app's hands */
+	uint64_t whole_bytes; /* of messages that were put together, and not given back */
+	bool full;            /* more of these than prefetch_bytes: the next one waits */
 };
 
 /* ---------------------------------------------------------------- producers */
@@ -301,6 +310,7 @@ int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_l
 bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f); /* false: l->error */
 void thmqi_session_died(struct thmq_session *s, int error);
 uint64_t thmqi_session_now(struct thmq_session *s);
+int64_t thmqi_session_wall(struct thmq_session *s); /* ns since 1970 */
 
 /* resume.c: a connection that is lost is made again, and goes on where it was */
 bool thmqi_resume_begin(struct client_link *l, int error); /* false: it is over */
@@ -358,11 +368,20 @@ int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
 void thmqi_runs_fini(struct thmq_consumer *c);
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
 			const struct thmqi_frame *f);
-void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r); /* those that the app has not seen */
+void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r); /* those that the app has not seen */
 void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l); /* its connection is lost: those that the app has not seen go */
 bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
+/* parts.c: messages that were stored in parts */
+/*
+ * @m is a part, with the bytes behind its tag as payload. 1: it was the last, and @m is the whole message likewise, with *@ret_flags; 0: it is not whole;
+ * -ENOBUFS the app holds too many; -ENOMEM; -THMQ_ECORRUPT
+ */
+int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, uint32_t *ret_flags);
+void thmqi_parts_drop(struct reading *r);
+void thmqi_whole_drop(struct thmq_consumer *c, struct delivered *d); /* it is not needed any more */
+
 bool thmqi_consumer_has_news(const struct thmq_consumer *c);
 
 #endif

@@ -43,7 +43,8 @@ enum thmqi_frame_type {
 		       none that the client does not know of: so it never sends again what was passed over */
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
-				    incarnation; arg1: largest message (key, tag, payload); len: version;
+				    incarnation; arg1: largest message (key, tag, payload); tag_hash: likewise of volatile
+				    topics; len: version;
 				    partition, extra: identity of its data, the same in each of its lives */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
@@ -98,7 +99,7 @@ struct thmqi_frame {
 	uint32_t partition; /* id, unique in the broker */
 	uint32_t len;
 	uint32_t
-		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) */
+		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) */
 	uint64_t seq;
 	uint64_t
 		data; /* address in the terms of the connection's memory; a pointer in one process */
@@ -114,6 +115,9 @@ _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
 #define THMQI_PRODUCE_TIMED 0x200u
+/* THMQ_RECORD_*: what lies behind the tag */
+#define THMQI_PRODUCE_WITH(record_flags) ((uint32_t)(record_flags) << 10)
+#define THMQI_PRODUCE_HAS(extra) ((uint8_t)((extra) >> 10 & 0x7e)) /* THMQ_RECORD_PART is the broker's own */
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_KIND(flags) ((flags)&0x3fu)
