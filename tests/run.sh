@@ -108,8 +108,8 @@ if [ "${THMQ_TEST_FULL:-}" ]; then
 	laboratory linux-image-amd64 0 --full
 	laboratory linux-image-6.12-amd64 0 --full
 else
-	# a minute or two; rdma_peer_test, which takes ports and packets away, is of --full
-	laboratory linux-image-amd64 400 rdma_registrar_test transport_contract_rdma
+	# a minute or two; rdma_peer_test, which takes ports and packets away, and two machines on a network are of --full
+	laboratory linux-image-amd64 400 rdma_registrar_test transport_contract_rdma nvme_4096 reactor_far_timer_test
 fi
 
 python3 - $log <<'PY'

@@ -34,7 +34,7 @@
 
 static const char *medium;
 static char dir[] = "contract-XXXXXX";
-static char url[64];
+static char url[128];
 static struct thmq_env *home, *away; /* the broker's, the clients': perhaps the same */
 static struct thmq_broker *broker;
 
@@ -172,9 +172,19 @@ static void refuse_uring(void)
 		exit(77);
 }
 
+/* With "from" the one that clients come from. */
+static const char *port_of(bool from)
+{
+	const char *at = getenv("THMQ_TEST_RDMA"), *of = getenv("THMQ_TEST_RDMA_FROM");
+
+	if (!at)
+		return from ? "10.0.0.2" : "10.0.0.1";
+	return from && of ? of : at;
+}
+
 static void open_broker(void)
 {
-	char socket[64];
+	char socket[64], device[64];
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
 			     : is("tls")  ? "tls://127.0.0.1:0"
@@ -183,8 +193,9 @@ static void open_broker(void)
 	snprintf(socket, sizeof(socket), "shm://%s/socket", dir);
 	if (is_shm())
 		listen = socket;
+	snprintf(device, sizeof(device), "rdma://%.40s:0", port_of(false));
 	if (is_rdma())
-		listen = "rdma://10.0.0.1:0";
+		listen = device;
 	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_alone() ? 0 : 2, .flags = env_flags(),
 						 .pool_bytes = 256 << 20,
 						 .policy = THMQ_POLICY_EVENT)) == 0);
@@ -213,7 +224,8 @@ static void serve(int fd)
 	int32_t answer;
 
 	open_broker();
-	CHECK(write(fd, "r", 1) == 1);
+	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) > 0);
+	CHECK(write(fd, url, sizeof(url)) == sizeof(url));
 	while (read(fd, &what, 1) == 1) {
 		if (what == 's')
 			answer = (int32_t)sessions_here();
@@ -235,7 +247,6 @@ static int32_t ask(char what)
 
 static void start_child(void)
 {
-	char ready;
 	int s[2];
 
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
@@ -248,7 +259,7 @@ static void start_child(void)
 	}
 	close(s[1]);
 	child = s[0];
-	CHECK(read(child, &ready, 1) == 1);
+	CHECK(read(child, url, sizeof(url)) == sizeof(url)); /* it listens */
 	broker = (struct thmq_broker *)&child; /* there is one */
 }
 
@@ -268,14 +279,21 @@ MAYBE int close_broker(void)
 
 /* --------------------------------------------------------------------- all of it */
 
+static void come_from(void)
+{
+	if (is_rdma())
+		snprintf(url + strlen(url), sizeof(url) - strlen(url), "?from=%.40s", port_of(true));
+}
+
 static void up(void)
 {
 	bool alone = is_alone(), host = is_of("-host") || is_of("-two");
 
 	if (is_of("-two")) {
 		start_child();
-		snprintf(url, sizeof(url), "shm://%s/socket", dir);
-		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_PIN, .pool_bytes = 64 << 20,
+		come_from();
+		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_PIN,
+							 .pool_bytes = is_rdma() ? 256 << 20 : 64 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
 		return;
 	}
@@ -286,8 +304,7 @@ static void up(void)
 		return;
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
-	if (is_rdma())
-		strcat(url, "?from=10.0.0.2");
+	come_from();
 	if (!alone)
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),
 							 .pool_bytes = 256 << 20,
