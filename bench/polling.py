@@ -18,7 +18,8 @@ END = "<!-- END POLLING -->"
 POLICIES = ("poll", "event", "fixed", "ski", "adaptive", "predictive")
 COLOURS = {"poll": "#b3261e", "event": "#1f5fa8", "fixed": "#8a6d1a", "ski": "#7a4fa3", "adaptive": "#2a7f4f", "predictive": "#333333"}
 PANELS = (("inproc", "poisson", "in process, by chance"), ("inproc", "batches", "in process, 32 at a time"),
-          ("inproc", "onoff", "in process, bursts and silences"), ("tcp", "poisson", "over tcp, by chance"))
+          ("inproc", "onoff", "in process, bursts and silences"), ("shm", "poisson", "another process, by chance"),
+          ("tcp", "poisson", "over tcp, by chance"))
 
 
 def number(x):
@@ -200,7 +201,8 @@ def main():
     if elsewhere:
         out += ["### Elsewhere", "",
                 "What else might be decided by a forecast of the next tenth of a second, in models and in virtual time, relative to \"as in the last tick\" (below 1 the forecast",
-                "wins): *ready*, what lies idle of buffers or slabs that are kept ready so that one tick in twenty needs more; *cap*, the share of a processor above a cap that is",
+                "wins): *ready*, what lies idle of receive buffers that are posted so that one tick in twenty needs more; *slabs*, how many are fetched too late, beside fetching",
+                "none before they are needed, and *slabsidle*, those that are held for nothing then; *cap*, the share of a processor above a cap that is",
                 "told of rises before, and *capwait* what messages then wait for, which is its price; *group*, the cost of writing and waiting where a log waits for company if enough is expected.", ""] + elsewhere + [""]
     replace_block(os.path.join(args.root, "doc", "polling.md"), "<!-- POLLING", END, BEGIN + "\n".join(out) + END)
 

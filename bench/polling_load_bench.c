@@ -2,7 +2,7 @@
 /*
  * polling_load_bench.c - every policy under every load: latency and processor time from nothing to saturation.
  *
- * Matrix: medium (in process: Poisson, batches of 32, bursts with heavy-tailed silences; tcp: Poisson) x load (nothing, 0.3 to 300 thousand a
+ * Matrix: medium (in process: Poisson, batches of 32, bursts with heavy-tailed silences; shm, another process, and tcp: Poisson) x load (nothing, 0.3 to 300 thousand a
  * second, saturation) x policy (poll, event, fixed, ski, adaptive). In each round each policy takes its turn, the order moving on from round to
  * round; each turn has an environment of its own. Roofline: poll, which is what latency can be; event is what processor time can be at rest.
  * "predictive" needs seconds of history, so that in turns this short it is adaptive: polling_forecast_bench.c has it.
@@ -167,6 +167,7 @@ int main(int argc, char **argv)
 	} sweeps[] = {{POLLING_INPROC, POLLING_POISSON},
 		      {POLLING_INPROC, POLLING_BATCHES},
 		      {POLLING_INPROC, POLLING_ON_OFF},
+		      {POLLING_SHM, POLLING_POISSON},
 		      {POLLING_TCP, POLLING_POISSON}};
 	struct bench_samples samples;
 	struct bench b;

@@ -133,7 +133,7 @@ enum thmq_durability {
 
 /* How a core waits for work. */
 enum thmq_policy {
-	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_FIXED, and THMQ_POLICY_EVENT for more pinned
+	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_ADAPTIVE, and THMQ_POLICY_EVENT for more pinned
 				    cores than the process has processors, or a quota of its control group lets it use */
 	THMQ_POLICY_POLL = 1,    /* spin for ever: lowest latency, a whole processor */
 	THMQ_POLICY_EVENT = 2,   /* sleep as soon as nothing is to do */
@@ -163,7 +163,7 @@ struct thmq_env_opts {
 	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
 	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
 	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
-	 * takes about a millisecond */
+	 * takes about a millisecond; the wake-up also later, whenever a thread of the process makes one */
 	uint32_t wake_cpu_ns;
 	uint32_t wake_latency_ns;
 };

@@ -198,7 +198,7 @@ static void prefetch_run(const struct thmqi_frame *f)
 }
 
 /* The same where another process writes the ring: no frame is looked at but as a copy. */
-static uint32_t process_far(struct client_link *l)
+static uint32_t take_far(struct client_link *l)
 {
 	struct thmqi_link *wire = l->wire;
 	const struct thmqi_frame *slot;
@@ -219,8 +219,19 @@ static uint32_t process_far(struct client_link *l)
 	}
 	if (done)
 		thmqi_frame_publish(&wire->down);
-	else
+	return done;
+}
+
+static uint32_t process_far(struct client_link *l)
+{
+	struct thmqi_link *wire = l->wire;
+	uint32_t done = take_far(l);
+
+	if (!done) {
 		wire->far->idle(wire);
+		/* that may have read the byte which was to wake us: what it tells of lies in the ring since the first look */
+		done = take_far(l);
+	}
 	if (thmqi_unlikely(atomic_load_explicit(&wire->broker_closed, memory_order_relaxed)) && !l->dead)
 		take_closed(l);
 	return done;
