@@ -192,6 +192,10 @@ static void prefetch_run(const struct thmqi_frame *f)
 {
 	const char *run = (const char *)(uintptr_t)f->data;
 
+	if (f->type == THMQI_FRAME_DELIVER_ONE) { /* the frame has what the header says */
+		__builtin_prefetch(run + sizeof(struct thmq_run_header) + sizeof(struct thmq_record));
+		return;
+	}
 	__builtin_prefetch(run);
 	__builtin_prefetch(run + THMQI_CACHELINE);
 	__builtin_prefetch(run + 2 * THMQI_CACHELINE);

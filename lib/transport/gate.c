@@ -192,6 +192,7 @@ static void gate_shut(struct thmqi_gate *g)
 	if (g->closed)
 		return;
 	g->closed = true;
+	thmqi_core_rouse_poller(g->host.core, &g->poller);
 	while (!thmqi_list_empty(&g->lobby.guests))
 		g->ops->end(thmqi_list_first(&g->lobby.guests, struct thmqi_guest, link),
 			    -ECONNREFUSED);
@@ -211,13 +212,14 @@ static int gate_poll(struct thmqi_poller *p, uint32_t budget)
 	struct thmqi_gate *g = thmqi_container(p, struct thmqi_gate, poller);
 
 	(void)budget;
-	if (g->ops->turn)
-		g->ops->turn(g);
 	if (g->closed) {
 		gate_gone(g);
 		return 1;
 	}
-	return may_accept(g) ? accept_some(g) : 0;
+	if (may_accept(g))
+		return accept_some(g);
+	thmqi_core_rest_poller(g->host.core, &g->poller); /* the watch tells, or the timer */
+	return 0;
 }
 
 static bool gate_arm(struct thmqi_poller *p)
@@ -241,11 +243,14 @@ static void gate_ready(void *ctx, uint32_t events)
 
 	(void)events;
 	g->readable = true;
+	thmqi_core_rouse_poller(g->host.core, &g->poller);
 }
 
 static void gate_retry(struct thmqi_timer *t)
 {
-	(void)t; /* the poller looks again */
+	struct thmqi_gate *g = thmqi_container(t, struct thmqi_gate, timer);
+
+	thmqi_core_rouse_poller(g->host.core, &g->poller);
 }
 
 static int start_here(struct thmq_core *core, void *arg)

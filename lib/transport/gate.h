@@ -64,7 +64,6 @@ struct thmqi_gate_ops {
 	int (*next)(struct thmqi_gate *g); /* a connection's descriptor; -1, and errno tells */
 	void (*take)(struct thmqi_gate *g, int fd); /* it is the medium's */
 	void (*turn_away)(struct thmqi_gate *g, int fd);
-	void (*turn)(struct thmqi_gate *g);                /* an iteration begins; NULL */
 	void (*end)(struct thmqi_guest *guest, int error); /* of the lobby */
 	void (*shut)(struct thmqi_gate *g);                /* nobody else gets in */
 	void (*free)(struct thmqi_gate *g);                /* behind it nobody refers to the gate */

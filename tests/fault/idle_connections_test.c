@@ -193,7 +193,8 @@ static uint32_t as_many_as_may_be(uint32_t wanted)
 	limit.rlim_cur = limit.rlim_max;
 	CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
 	/* both ends are here */
-	return limit.rlim_cur < 2ull * wanted + 200 ? (uint32_t)(limit.rlim_cur - 200) / 2 : wanted;
+	limit.rlim_cur -= THMQI_MIN(limit.rlim_cur, 2ull * SILENT + 200);
+	return (uint32_t)THMQI_MIN(limit.rlim_cur / 2, (rlim_t)wanted);
 }
 
 static void up(uint32_t connections)

@@ -17,6 +17,7 @@
 #define TICK_MIN_NS 25000000ull
 #define RETRY_NS 500000ull   /* until a ring is looked at again whose reader does not tell */
 #define REST_ROUNDS 256u     /* polls without a look at the clock */
+#define DOZE_ROUNDS 16u
 #define REST_NS 20000000ull  /* without work, until a connection is not looked at any more: waking it costs some microseconds */
 #define LAST_ROUNDS 16u      /* of sending, when the core closes */
 #define PACKETS 16u          /* that are thrown away in one go */
@@ -304,12 +305,17 @@ static int poll_open(struct shm_conn *c)
 
 static bool conn_arm(struct thmqi_poller *p);
 
-/* The client wakes us from now on. It does not look whether it has to where a core never sleeps: there nobody rests. */
+/*
+ * The client wakes us from now on. It does not look whether it has to where a core never sleeps: there what comes in is looked for
+ * now and then.
+ */
 static void rest(struct shm_conn *c)
 {
 	c->idle_rounds = 0;
-	if (!atomic_load_explicit(&c->core->may_sleep, memory_order_relaxed) || c->core->now_ns - c->busy_ns < REST_NS ||
-	    thmqi_frame_peek(&c->link->down, 0) || c->hung_up)
+	if (c->core->now_ns - c->busy_ns < REST_NS || thmqi_frame_peek(&c->link->down, 0) || c->hung_up)
+		return;
+	c->dozes = !atomic_load_explicit(&c->core->may_sleep, memory_order_relaxed);
+	if (c->dozes)
 		return;
 	if (conn_arm(&c->poller) || !thmqi_link_rest(c->link)) {
 		conn_disarm(&c->poller);
@@ -321,8 +327,10 @@ static void rest(struct shm_conn *c)
 
 static void rest_if_idle(struct shm_conn *c, int done)
 {
-	if (done)
+	if (done) {
 		c->busy_ns = c->core->now_ns;
+		c->dozes = false;
+	}
 	if (thmqi_unlikely(++c->idle_rounds >= REST_ROUNDS))
 		rest(c);
 }
@@ -343,6 +351,8 @@ static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 	(void)budget;
 	if (thmqi_unlikely(c->rested))
 		rise(c);
+	if (c->dozes && ++c->idle_rounds % DOZE_ROUNDS && !c->readable && !c->ticked && !c->hung_up)
+		return 0; /* what goes down is seen by finish */
 	if (thmqi_likely(c->state == SHM_OPEN))
 		done = poll_open(c);
 	else if (c->state == SHM_GREETING)

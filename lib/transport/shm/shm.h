@@ -114,6 +114,9 @@ void thmqi_shm_room_fini(struct shm_room *r);
 uint32_t thmqi_shm_room_take(struct shm_room *r, uint32_t len);
 void thmqi_shm_room_give(struct shm_room *r, uint32_t place);
 
+/* Where a run of one message begins in its block: header and record fill two lines that way, and the message begins a third. */
+#define SHM_ONE_AT (2u * THMQI_CACHELINE - (uint32_t)(sizeof(struct thmq_run_header) + sizeof(struct thmq_record)))
+
 static inline uint64_t thmqi_shm_room_offset(uint32_t place)
 {
 	return (uint64_t)(place & 0xffffffu) * SHM_GRANULE;
@@ -182,6 +185,7 @@ struct shm_conn {
 	uint8_t state;               /* enum shm_state */
 	bool readable, hung_up, on_core, ticked;
 	bool rested; /* since it was last polled */
+	bool dozes;  /* it was idle for so long that it is looked at less often */
 	uint32_t idle_rounds;
 	uint64_t busy_ns;
 	bool denied;      /* it may not come in */

@@ -231,16 +231,10 @@ static void shut(struct thmqi_gate *g)
 	shutdown(door_of(g)->fd, SHUT_RDWR);
 }
 
-static void turn(struct thmqi_gate *g)
-{
-	door_of(g)->shakes = TCP_SHAKES_A_TURN;
-}
-
 static const struct thmqi_gate_ops gate_ops = {
 	.next = take_next,
 	.take = take_in,
 	.turn_away = turn_away,
-	.turn = turn,
 	.end = end_guest,
 	.shut = shut,
 	.free = gate_free,

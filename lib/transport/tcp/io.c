@@ -247,6 +247,10 @@ static bool may_shake(struct tcp_conn *c)
 		return false;
 	if (!c->door)
 		return true;
+	if (c->door->shakes_loop != c->core->loops) {
+		c->door->shakes_loop = c->core->loops;
+		c->door->shakes = TCP_SHAKES_A_TURN;
+	}
 	if (!c->door->shakes)
 		return false; /* in the next iteration */
 	c->door->shakes--;

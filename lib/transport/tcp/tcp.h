@@ -39,7 +39,8 @@ struct tcp_address {
 /* A listening socket, on one core; what it accepts stays there until it has said which shard it wants. */
 struct tcp_door {
 	struct thmqi_gate gate;
-	uint32_t shakes;              /* left for this iteration */
+	uint32_t shakes;              /* left for the iteration */
+	uint64_t shakes_loop;         /* … of the core that has this number */
 	struct thmqi_tls_config *tls; /* NULL: plain. Changed under the lock */
 	pthread_mutex_t lock;         /* taken for each connection that is accepted, and for nothing else */
 	const struct thmq_transport *own; /* NULL: sockets of ours */
