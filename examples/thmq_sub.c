@@ -116,7 +116,7 @@ static bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_valu
 struct ends {
 	uint32_t count;
 	uint64_t *begin, *end, *next;
-	bool by_time; /* what is older than the time asked for does not come: silence is an end too */
+	bool by_time; /* not all comes, such as what is older than the time asked for: silence is an end too */
 };
 
 static int find_ends(struct connection *c, const char *topic, const char *group, struct ends *e)
@@ -129,6 +129,7 @@ static int find_ends(struct connection *c, const char *topic, const char *group,
 	if (rc)
 		return rc;
 	e->count = info.partition_count;
+	e->by_time = info.ttl_ns != 0;
 	e->begin = calloc(e->count, sizeof(*e->begin));
 	e->end = calloc(e->count, sizeof(*e->end));
 	e->next = calloc(e->count, sizeof(*e->next));
@@ -269,7 +270,7 @@ static int seek(struct thmq_consumer *consumer, struct ends *e, uint32_t start, 
 		else if (start == THMQ_START_END)
 			e->next[i] = e->end[i];
 	}
-	e->by_time = start == THMQ_START_TIME;
+	e->by_time |= start == THMQ_START_TIME;
 	return thmq_seek(consumer, UINT32_MAX, start, value);
 }
 
@@ -291,14 +292,40 @@ static int seek_when_assigned(struct connection *c, struct thmq_consumer *consum
 	return seek(consumer, e, start, value);
 }
 
+struct tags {
+	char text[4096];
+	const char *tags[THMQ_CONSUMER_TAGS_MAX];
+	uint32_t count;
+};
+
+static bool split_tags(const char *list, struct tags *ret)
+{
+	char *at = ret->text, *comma;
+
+	if (strlen(list) >= sizeof(ret->text))
+		return false;
+	strcpy(at, list);
+	for (; at; at = comma) {
+		comma = strchr(at, ',');
+		if (comma)
+			*comma++ = 0;
+		if (!*at || strlen(at) > THMQ_TAG_MAX || ret->count == THMQ_CONSUMER_TAGS_MAX)
+			return false;
+		ret->tags[ret->count++] = at;
+	}
+	return true;
+}
+
 int cmd_sub(int argc, char **argv)
 {
-	const char *group = NULL, *from = NULL, *count_text = NULL;
+	const char *group = NULL, *from = NULL, *count_text = NULL, *tags = NULL;
+	struct tags wanted = {0};
 	bool follow = false, json = false;
 	const struct option_spec specs[] = {
 		{"--group", &group, NULL},      {"--from", &from, NULL},
 		{"--count", &count_text, NULL}, {"--follow", NULL, &follow},
-		{"--json", NULL, &json},        {NULL, NULL, NULL}};
+		{"--json", NULL, &json},        {"--tag", &tags, NULL},
+		{NULL, NULL, NULL}};
 	struct thmq_consumer *consumer;
 	struct connection c;
 	struct ends ends = {0};
@@ -316,6 +343,9 @@ int cmd_sub(int argc, char **argv)
 			"--from is begin, end, an offset, a date as 2026-01-31 or a time as "
 			"2026-01-31T12:00:00Z, not \"%s\"",
 			from);
+	if (tags && !split_tags(tags, &wanted))
+		return usage_error("--tag: up to %u tags of 1 to %u bytes, separated by commas, not \"%s\"",
+				   THMQ_CONSUMER_TAGS_MAX, THMQ_TAG_MAX, tags);
 	if (!count_words(argv, words, 2, "sub needs a directory and a topic"))
 		return EXIT_USAGE;
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_DEFAULT);
@@ -323,7 +353,9 @@ int cmd_sub(int argc, char **argv)
 		return rc;
 	rc = find_ends(&c, argv[1], group, &ends);
 	if (rc == 0)
-		rc = thmq_consumer_open(c.session, argv[1], group, NULL, &consumer);
+		rc = thmq_consumer_open(c.session, argv[1], group,
+					THMQ_CONSUMER_OPTS(.tags = wanted.tags, .tag_count = wanted.count), &consumer);
+	ends.by_time |= wanted.count != 0; /* others do not come */
 	if (rc == 0 && from)
 		rc = seek_when_assigned(&c, consumer, &ends, start, value);
 	rc = rc ? fail(rc, "%s", thmq_errmsg())

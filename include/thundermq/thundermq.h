@@ -648,6 +648,7 @@ struct thmq_topic_opts {
 	 */
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns; /* of messages that have none of their own: see struct thmq_message_opts; what has outlived it need not be kept. 0: none */
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
@@ -688,6 +689,7 @@ struct thmq_topic_info {
 	char name[256];
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 };
 
 /**
@@ -899,8 +901,12 @@ struct thmq_consumer_opts {
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
 				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
+	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied */
+	uint32_t tag_count;         /* up to THMQ_CONSUMER_TAGS_MAX */
+	uint32_t reserved;
 };
 
+#define THMQ_CONSUMER_TAGS_MAX 64u
 #define THMQ_CONSUMER_START_ALWAYS 1u /* begin at start even where the group has an offset */
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \

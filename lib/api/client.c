@@ -333,6 +333,18 @@ int64_t thmq_watermark(struct thmq_producer *producer)
 
 /* ---------------------------------------------------------------- consumers */
 
+static int check_tags(const struct thmq_consumer_opts *o)
+{
+	uint32_t i;
+
+	if (o->tag_count > THMQ_CONSUMER_TAGS_MAX || (o->tag_count && !o->tags))
+		return thmqi_fail(-EINVAL, "consumer: tags: up to %u of them", THMQ_CONSUMER_TAGS_MAX);
+	for (i = 0; i < o->tag_count; i++)
+		if (!o->tags[i] || !*o->tags[i] || strnlen(o->tags[i], THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)
+			return thmqi_fail(-EINVAL, "consumer: a tag has 1 to %u bytes", THMQ_TAG_MAX);
+	return 0;
+}
+
 int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 		       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
 {
@@ -348,6 +360,9 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
 		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS, "consumer");
+	if (rc)
+		return rc;
+	rc = check_tags(&o);
 	if (rc)
 		return rc;
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)

@@ -468,6 +468,8 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		free(sub);
 		return rc;
 	}
+	if (!p->is_volatile) /* a ring's readers show by what they have read how far they are behind */
+		thmq_log_reader_filter(sub->reader, (f->arg[1] & ~(uint64_t)UINT32_MAX) | f->tag_hash);
 	thmqi_list_add_tail(&p->subs, &sub->partition_link);
 	thmqi_list_add_tail(&k->subs, &sub->consumer_link);
 	if (g)

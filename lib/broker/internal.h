@@ -66,7 +66,9 @@ struct state_topic {
 	uint64_t retention_ns; /* 0: as long as there is room */
 	uint64_t retention_bytes; /* of each partition; 0: all */
 	char name[256];
+	uint64_t ttl_ns; /* 0: none */
 };
+#define STATE_TOPIC_LEN_MIN offsetof(struct state_topic, ttl_ns) /* as the first ones were */
 #define TOPIC_DELETED 0x80000000u
 
 struct state_group {

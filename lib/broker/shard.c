@@ -41,6 +41,8 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 	p->topic_id = topic->topic_id;
 	p->visible_at = topic->visible_at;
 	p->retention_ns = topic->retention_ns;
+	if (topic->ttl_ns && (!p->retention_ns || topic->ttl_ns < p->retention_ns))
+		p->retention_ns = topic->ttl_ns;
 	p->retention_bytes = topic->retention_bytes;
 	p->retain_consumed = (topic->flags & THMQ_TOPIC_RETAIN_CONSUMED) != 0;
 	p->is_volatile = (id & VOLATILE_PARTITION) != 0;

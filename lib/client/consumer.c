@@ -5,6 +5,8 @@
  */
 #include <stdio.h>
 
+#include "wire/run.h"
+
 #include "internal.h"
 
 #define NO_OFFSET UINT64_MAX
@@ -175,7 +177,9 @@ static void consumer_free(struct thmq_consumer *c)
 {
 	thmqi_runs_fini(c);
 	free(c->readings);
+	free(c->tags);
 	c->readings = NULL;
+	c->tags = NULL;
 	c->reading_count = 0;
 	thmqi_handle_bury(c->session->graveyard, &c->handle);
 }
@@ -245,6 +249,34 @@ static int free_stream(struct thmq_session *s)
 
 static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc);
 
+/* One block: the places, then the strings. */
+static int copy_tags(struct thmq_consumer *c)
+{
+	const char *const *tags = c->opts.tags;
+	uint32_t i, n = c->opts.tag_count;
+	size_t bytes = n * sizeof(*c->tags);
+	char *at;
+
+	c->opts.tags = NULL;
+	for (i = 0; i < n; i++)
+		bytes += strlen(tags[i]);
+	if (!n)
+		return 0;
+	c->tags = malloc(bytes);
+	if (!c->tags)
+		return -ENOMEM;
+	at = (char *)(c->tags + n);
+	for (i = 0; i < n; i++) {
+		uint32_t len = (uint32_t)strlen(tags[i]), hash = thmqi_tag_hash(tags[i], len);
+
+		memcpy(at, tags[i], len);
+		c->tags[i] = (struct wanted_tag){.bytes = at, .len = len};
+		c->tag_filter |= 1ull << (hash % 64);
+		at += len;
+	}
+	return 0;
+}
+
 static void set_defaults(struct thmq_consumer_opts *o)
 {
 	o->prefetch_count = o->prefetch_count ? o->prefetch_count : 65536;
@@ -277,6 +309,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->topic_id = entry.topic_id;
 	c->reading_count = entry.partition_count;
 	c->grouped = group != NULL;
+	c->ttl_ns = entry.ttl_ns;
+	c->odd = c->ttl_ns || opts->tag_count;
 	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);
 	snprintf(c->group, sizeof(c->group), "%s", group ? group : "");
@@ -287,6 +321,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	if (!c->readings)
 		c->reading_count = 0;
 	rc = thmqi_runs_init(c);
+	rc = rc ? rc : copy_tags(c);
 	rc = c->readings ? rc : -ENOMEM;
 	for (i = 0; c->readings && i < c->reading_count; i++) {
 		c->readings[i].consumer = c;

@@ -360,6 +360,16 @@ static bool is_over(struct thmq_consumer *c, int64_t time_ns, uint64_t ttl_ns)
 	       (uint64_t)thmqi_session_wall(c->session) - (uint64_t)time_ns > ttl_ns;
 }
 
+static bool is_wanted(const struct thmq_consumer *c, const struct thmq_message *m)
+{
+	uint32_t i;
+
+	for (i = 0; i < c->opts.tag_count; i++)
+		if (c->tags[i].len == m->tag_len && m->tag && memcmp(c->tags[i].bytes, m->tag, m->tag_len) == 0)
+			return true;
+	return !c->opts.tag_count;
+}
+
 /*
  * A message with more than key, tag and payload, which @m has as if they were payload; or whose topic has a time to live. 1: it is
  * put right; 0: it is not handed out; -ENOBUFS not now; -THMQ_ECORRUPT, -THMQ_EVERSION, -ENOMEM
@@ -378,7 +388,7 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	rc = thmqi_attributes_read(flags, m->data, m->len, &a);
 	if (rc)
 		return rc;
-	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns))
+	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m))
 		return 0;
 	m->headers = a.headers;
 	m->headers_len = a.headers_len;
@@ -472,7 +482,7 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 		corrupt(c, d, d->base_offset, -THMQ_ECORRUPT);
 		return 0;
 	}
-	if (thmqi_unlikely(d->first_time_ns < r->not_before_ns || (c->odd && is_over(c, d->first_time_ns, c->ttl_ns))))
+	if (thmqi_unlikely(d->first_time_ns < r->not_before_ns))
 		return 0;
 	m->key = key_len ? d->body : NULL;
 	m->tag = head > key_len ? (const char *)d->body + key_len : NULL;
@@ -488,6 +498,8 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 	m->time_ns = d->first_time_ns;
 	m->internal[0] = (uint64_t)(uintptr_t)d;
 	m->internal[1] = view_of(c, d, 0);
+	if (thmqi_unlikely(c->odd) && put_right(c, d, 0, m) <= 0)
+		return 0;
 	d->held_bits[0] |= 1;
 	d->held = 1;
 	r->held++;

@@ -164,6 +164,11 @@ struct reading {
 	int status; /* of the last attach */
 };
 
+struct wanted_tag {
+	const char *bytes;
+	uint32_t len, reserved;
+};
+
 struct thmq_consumer {
 	struct thmqi_handle handle;
 	struct thmq_session *session;
@@ -173,6 +178,8 @@ struct thmq_consumer {
 	bool grouped;
 	bool odd;     /* each message has to be looked at before it is handed out */
 	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
+	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
+	uint64_t tag_filter;     /* of these, as thmq_tag_filter() */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */

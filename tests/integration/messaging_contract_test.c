@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * messaging_contract_test.c - what a message may have and how it may be asked for, over any medium: headers, times to live, messages larger than a
- * batch.
+ * messaging_contract_test.c - what a message may have and how it may be asked for, over any medium: headers, times to live, messages larger
+ * than a batch, consumers of some tags.
  *
  * usage: messaging_contract_test MEDIUM [case …]; MEDIUM as of transport_contract_test.c.
  */
@@ -315,7 +315,95 @@ static void the_largest(void)
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
 }
 
+<<<<<<< HEAD
 static const struct test_case cases[] = {
+=======
+/* Of the topic: for messages that have none of their own. */
+static void times_to_live_of_a_topic(void)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_session *s = session_of(NULL);
+	struct timespec wall;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	int64_t ago;
+
+	clock_gettime(CLOCK_REALTIME, &wall);
+	ago = ((int64_t)wall.tv_sec - 100) * (int64_t)SECOND;
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.ttl_ns = 50 * SECOND)) == 0);
+	CHECK(thmq_topic_describe(s, "t", &info) == 0 && info.ttl_ns == 50 * SECOND);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
+	CHECK(thmq_send(p, "old", 3, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago)) == 1);
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_send(p, "lives", 5, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago, .ttl_ns = 3600 * SECOND)) == 2);
+	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 3);
+	CHECK(thmq_send(p, "new", 3, NULL) == 4);
+	take(s, c, &m);
+	CHECK(is_payload(&m, "lives"));
+	CHECK(thmq_release(c, &m, 1) == 0);
+	take(s, c, &m);
+	CHECK(is_payload(&m, "new"));
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+/* ------------------------------------------------------------------------ tags */
+
+static void some_tags_in(struct thmq_session *s, const char *topic, const struct thmq_topic_opts *opts)
+{
+	static const char *const tags[] = {NULL, "red", "blue", "green", "redder"}, *const wanted[] = {"red", "green"};
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+	uint32_t number, i, next = 0, got = 0;
+	int n, k;
+
+	CHECK(thmq_topic_create(s, topic, opts) == 0);
+	CHECK(thmq_producer_open(s, topic, NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, topic, NULL, THMQ_CONSUMER_OPTS(.tags = wanted, .tag_count = 2), &c) == 0);
+	/* first runs of one message each, then runs of many */
+	for (number = 0; number < 600; number++) {
+		while (thmq_send(p, &number, 4, THMQ_MESSAGE_OPTS(.tag = tags[number % 5])) == -EAGAIN)
+			drive(MS);
+		if (number < 50)
+			CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	}
+	while (got < 240) {
+		n = fetch(s, c, m, 16, 10 * SECOND);
+		CHECK(n > 0);
+		for (k = 0; k < n; k++, got++) {
+			memcpy(&i, m[k].data, 4);
+			while (next % 5 != 1 && next % 5 != 3)
+				next++;
+			CHECK(i == next && m[k].tag_len == strlen(tags[i % 5]));
+			next++;
+		}
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+	}
+	CHECK(fetch(s, c, m, 16, 50 * MS) == 0);
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+	CHECK(thmq_producer_close(p, SECOND) == 0);
+}
+
+static void some_tags(void)
+{
+	static const char *const bad[] = {""};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_consumer *c;
+
+	some_tags_in(s, "logged", NULL);
+	some_tags_in(s, "volatile", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20));
+	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tags = bad, .tag_count = 1), &c) == -EINVAL);
+	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tags = bad, .tag_count = 65), &c) == -EINVAL);
+	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tag_count = 1), &c) == -EINVAL);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static const struct contract_case cases[] = {
+	{"times_to_live_of_a_topic", times_to_live_of_a_topic},
+	{"some_tags", some_tags},
+>>>>>>> messaging
 	{"large_messages", large_messages},
 	{"large_messages_held", large_messages_held},
 	{"the_largest", the_largest},

@@ -138,6 +138,14 @@ check "headers" 0 "$thmq" sub --json "$d" headers; has out '"headers":{"from":"n
 check "a header that is none" 2 "$thmq" pub --header north "$d" t; has err 'NAME=VALUE'
 check "a header of no type" 2 "$thmq" pub --header n:long=5 "$d" t; has err 'text, int, real or bool'
 check "a header of no number" 2 "$thmq" pub --header n:int=5x "$d" t; has err '5x is no such number'
+printf 'r\n' | "$thmq" pub --create --tag red "$d" tags && printf 'b\n' | "$thmq" pub --tag blue "$d" tags &&
+	printf 'g\n' | "$thmq" pub --tag green "$d" tags || exit 1
+check "some tags" 0 "$thmq" sub --tag red,green "$d" tags; has out '^r$'; has out '^g$'
+[ "$(wc -l <"$dir/out")" = 2 ] || die "others than the tags that were asked for"
+check "no tags" 2 "$thmq" sub --tag red,,green "$d" tags; has err 'separated by commas'
+check "ttl of a topic" 0 "$thmq" topic create --ttl 90m "$d" short
+check "ttl of a topic is told" 0 "$thmq" topic list "$d"; has out 'of use for 90m'
+check "ttl elsewhere" 2 "$thmq" topic list --ttl 1s "$d"; has err -- --ttl
 printf '\377' | "$thmq" pub "$d" t || exit 1
 check "bytes that are no text" 0 "$thmq" sub --json --from 4 "$d" t; has out base64
 check list 0 "$thmq" topic list --json "$d"; has out '"name":"keyed"'

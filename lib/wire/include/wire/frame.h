@@ -23,7 +23,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_PRODUCE =
 		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
 		      producer id, 0: none, whose messages may be sent again: generation is its epoch */
-	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0;
+	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0 | upper half of the tags
+				  wanted, as thmq_tag_filter() has them, whose lower half is tag_hash; 0: all;
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
 				  len: credit bytes; extra: credit messages; generation */
@@ -210,7 +211,7 @@ static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t coun
 
 enum thmqi_op {
 	THMQI_OP_TOPIC_CREATE =
-		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_* */
+		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_*, ttl_ns */
 	THMQI_OP_TOPIC_DELETE = 2, /* meta; name */
 	THMQI_OP_TOPIC_LIST =
 		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
@@ -243,6 +244,7 @@ struct thmqi_request {
 	uint64_t session_timeout_ns;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
 	char name[256];  /* NUL-terminated */
 	char group[256];
@@ -257,6 +259,7 @@ struct thmqi_topic_entry {
 	uint32_t reserved;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 	char name[256];
 };
 
