@@ -14,6 +14,7 @@
 #include "broker/broker.h"
 #include "disk/disk.h"
 #include "reactor/reactor.h"
+#include "spans.h"
 #include "transport/transport.h"
 #include "wire/frame.h"
 
@@ -28,6 +29,7 @@
 enum state_kind {
 	STATE_GROUP_OFFSET = 1, /* item: partition << 32 | group */
 	STATE_PARTITION = 2,    /* item: partition; what its runs do not say */
+	STATE_GROUP_SHARED = 3, /* item: partition << 32 | group, whose members share it */
 	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
 	STATE_TOPIC = 17,       /* meta: item: topic id */
 	STATE_GROUP = 18,       /* meta: item: group id */
@@ -41,6 +43,15 @@ struct state_group_offset {
 	uint32_t group;
 	uint64_t offset;
 	uint64_t epoch;
+};
+
+/* count spans of 8 bytes (spans.h) follow: from floor on, side by side */
+struct state_shared {
+	uint32_t partition;
+	uint32_t group;
+	uint64_t floor;
+	uint32_t count;
+	uint32_t reserved;
 };
 
 struct state_partition {
@@ -95,6 +106,7 @@ struct thmq_broker;
 struct shard;
 struct conn;
 struct sub;
+struct shared; /* shared.c */
 
 /* ------------------------------------------------------------- partitions */
 
@@ -110,6 +122,7 @@ struct group_offset {
 	uint64_t durable_offset;
 	uint64_t epoch;    /* highest that attached */
 	struct sub *owner; /* who may ack; NULL: nobody is attached */
+	struct shared *shared; /* NULL: its members never shared this partition */
 };
 
 struct partition {
@@ -159,6 +172,8 @@ struct consumer {
 	struct delivery *deliveries;
 	struct delivery *free;
 	uint32_t delivery_count;
+	bool starved; /* shared: it could have had more than its credit */
+	uint64_t out_count; /* shared: messages that it has not acknowledged, instead of held_count */
 	struct thmqi_list subs; /* of this stream */
 	struct thmqi_map by_partition; /* the same */
 };
@@ -179,10 +194,15 @@ struct sub {
 	uint64_t read_bytes; /* volatile: of partition->appended_bytes, what it certainly has behind it, if it is behind at all */
 	bool ready;
 	bool failed;
-	uint8_t resolving;           /* frame that is owed once the time to begin at is an offset; 0: none */
+	uint8_t resolving; /* frame that is owed once the time to begin at is an offset; 0: none. Or SUB_IS_SHARED */
 	uint32_t resolved_generation; /* of the seek */
 	int64_t time_ns;
+	struct shared *shared; /* of its group, if that is shared: it has no reader then, and next means nothing */
+	struct span_holder lease; /* shared */
+	uint64_t lease_ns;     /* shared: how long a message is its own */
+	uint32_t settle_taken, settle_storing, settle_told; /* shared: serials of its acks */
 };
+#define SUB_IS_SHARED 255u
 
 /* ------------------------------------------------------------ connections */
 
@@ -249,6 +269,7 @@ struct pending {
 	bool again;    /* it was stored before, and settles with that */
 	bool part;     /* of a message, and not its last: nobody sees it yet */
 	uint8_t acked; /* weaker durability that its producer was told; 0: none */
+	bool shared;   /* the group's slice is a shared one's */
 };
 
 /* ----------------------------------------------------------------- shards */
@@ -404,6 +425,38 @@ uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
 void thmqi_sub_close(struct sub *sub, int status, bool tell);
 void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */
 void thmqi_consumers_close(struct conn *c);
+struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition); /* NULL: there is none */
+int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset); /* of an enum thmq_start */
+void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error); /* it gets nothing any more, and is told */
+
+static inline bool thmqi_consumer_has_credit(const struct consumer *k)
+{
+	return k->free && k->held_bytes < k->credit_bytes && k->held_count < k->credit_count;
+}
+
+/* When a frame was sent to a member of a shared group, ms: it may lie in a ring for long. */
+static inline uint32_t thmqi_shared_stamp(const struct shard *s)
+{
+	return (uint32_t)(s->core->now_ns / 1000000u);
+}
+
+/* shared.c: groups whose members share a partition's messages */
+int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct sub **ret_sub);
+void thmqi_shared_leave(struct sub *sub); /* it is on no list any more */
+uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget); /* Return: runs read */
+void thmqi_shared_settle(struct conn *c, const struct thmqi_frame *f);
+bool thmqi_shared_is_used(const struct group_offset *g);
+uint64_t thmqi_shared_done(const struct group_offset *g); /* offsets behind its floor that are done */
+void thmqi_shared_advance(struct group_offset *g); /* its offset has moved by other means */
+bool thmqi_shared_is_dirty(const struct group_offset *g);
+int thmqi_shared_store(struct group_offset *g); /* append it as it is now */
+int thmqi_shared_renew(struct group_offset *g);
+void thmqi_shared_durable(struct group_offset *g, uint64_t floor);
+void thmqi_shared_failed(struct group_offset *g);
+void thmqi_shared_tell_owed(struct group_offset *g, int error);
+void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run);
+void thmqi_shared_settle_recovery(struct group_offset *g); /* once all is replayed */
+void thmqi_shared_free(struct group_offset *g);
 
 /* lost.c: after the log failed */
 void thmqi_lost_tell_producers(struct shard *s); /* while it is known who waits for what */

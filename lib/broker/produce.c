@@ -542,7 +542,9 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 {
 	if (e->group) {
-		if (durability == THMQ_DURABILITY_DURABLE)
+		if (durability == THMQ_DURABILITY_DURABLE && e->shared)
+			thmqi_shared_durable(e->group, e->end_offset);
+		else if (durability == THMQ_DURABILITY_DURABLE)
 			thmqi_offsets_durable(e->group, e->end_offset);
 		return;
 	}

@@ -72,6 +72,7 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 {
 	struct partition *p = thmqi_shard_partition(s, id);
+	struct thmqi_list *it;
 
 	if (!p || p->dead)
 		return;
@@ -85,6 +86,8 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 		thmq_log_forget(p->log, p->id);
 	p->log = NULL;
 	thmqi_writers_drop(s, id);
+	thmqi_list_each(it, &p->groups)
+		thmqi_shared_free(thmqi_container(it, struct group_offset, link));
 }
 
 static void partition_free(struct partition *p)
@@ -94,6 +97,7 @@ static void partition_free(struct partition *p)
 	while (!thmqi_list_empty(&p->groups)) {
 		g = thmqi_list_first(&p->groups, struct group_offset, link);
 		thmqi_list_del(&g->link);
+		thmqi_shared_free(g);
 		free(g);
 	}
 	if (p->is_volatile && p->log)
@@ -115,7 +119,9 @@ static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 	g = p ? thmqi_offsets_get(p, state->group, true) : NULL;
 	if (!g)
 		return;
-	g->offset = g->durable_offset = state->offset;
+	/* where its members shared the partition since, this one is the older */
+	if (!g->shared || g->offset == UINT64_MAX || g->offset < state->offset)
+		g->offset = g->durable_offset = state->offset;
 	g->epoch = state->epoch;
 }
 
@@ -148,6 +154,9 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 	switch (h->partition) {
 	case STATE_GROUP_OFFSET:
 		replay_offset(s, run);
+		break;
+	case STATE_GROUP_SHARED:
+		thmqi_shared_replay(s, run);
 		break;
 	case STATE_PARTITION:
 		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
@@ -214,6 +223,8 @@ static void settle_recovery(struct shard *s)
 
 			if (g->offset != UINT64_MAX)
 				g->offset = g->durable_offset = THMQI_MIN(g->offset, p->visible);
+			if (g->shared)
+				thmqi_shared_settle_recovery(g);
 		}
 	}
 }
@@ -484,6 +495,9 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 		break;
 	case THMQI_FRAME_ACK:
 		thmqi_offsets_ack(c, f);
+		break;
+	case THMQI_FRAME_SETTLE:
+		thmqi_shared_settle(c, f);
 		break;
 	case THMQI_FRAME_RELEASE:
 		thmqi_sub_release(c, f);

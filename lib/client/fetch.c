@@ -173,6 +173,8 @@ void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r)
 			continue;
 		}
 		*at = d->next;
+		if (thmqi_unlikely(c->shared))
+			thmqi_shared_return(c, d);
 		d->queued = false;
 		d->at = d->count; /* nothing more is handed out */
 		if (!d->held)
@@ -320,6 +322,8 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 		d->bytes = d->count = 0;
 		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->arg[1] - 1);
 	}
+	if (thmqi_unlikely(c->shared))
+		thmqi_shared_delivered(c, d, f);
 	c->held_bytes += d->bytes;
 	c->held_count += d->count;
 	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON ||
@@ -381,6 +385,8 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	int rc;
 
 	if (flags & THMQ_RECORD_PART) {
+		if (c->shared) /* its parts go to several members */
+			return -ENOTSUP;
 		rc = thmqi_part_take(c, d, m, &flags);
 		if (rc <= 0)
 			return rc;
@@ -388,8 +394,11 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	rc = thmqi_attributes_read(flags, m->data, m->len, &a);
 	if (rc)
 		return rc;
-	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m))
+	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m)) {
+		if (c->shared)
+			thmqi_shared_pass(d->reading, m->offset);
 		return 0;
+	}
 	m->headers = a.headers;
 	m->headers_len = a.headers_len;
 	m->data = (const uint8_t *)m->data + a.len;
@@ -515,7 +524,8 @@ static bool window_held(const struct thmq_consumer *c)
 {
 	return c->app_held &&
 	       ((!c->free && c->pool_used == c->pool_count) ||
-		c->held_bytes >= c->opts.prefetch_bytes || c->held_count >= c->opts.prefetch_count);
+		c->held_bytes >= c->opts.prefetch_bytes ||
+		(c->held_count >= c->opts.prefetch_count && !c->shared));
 }
 
 /* Nothing is queued: why. */
@@ -568,7 +578,10 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return nothing(c);
 	}
 	while (n < max && (d = c->first)) {
-		n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
+		if (thmqi_unlikely(c->shared) && thmqi_shared_skips(c, d))
+			d->at = d->count;
+		else
+			n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
 		if (thmqi_unlikely(c->full))
 			return full(c, n);
 		if (d->at < d->count)
@@ -581,6 +594,16 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			run_put(c, d);
 	}
 	return (int)n;
+}
+
+uint64_t thmqi_run_next_offset(const struct delivered *d)
+{
+	uint64_t offset;
+
+	if (d->at == d->count)
+		return d->to;
+	offset = d->base_offset + (d->deltas ? d->deltas[d->at] : d->at);
+	return THMQI_MAX(offset, d->from);
 }
 
 static bool in_pool(const struct thmq_consumer *c, const struct delivered *d)
@@ -604,6 +627,14 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 		d->held_bits[index / 64] &= ~bit;
 	}
 	return true;
+}
+
+bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m)
+{
+	const struct delivered *d = (const struct delivered *)(uintptr_t)m->internal[0];
+	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
+
+	return in_pool(c, d) && d->held && view_of(c, d, index) == m->internal[1];
 }
 
 int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)

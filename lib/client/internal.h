@@ -120,6 +120,8 @@ struct delivered {
 	bool queued;
 	bool former; /* its connection is lost: nobody wants it back */
 	struct assembly *whole; /* the message, if the run was its last part; else NULL */
+	uint32_t deliveries; /* shared: how often these were handed out */
+	uint64_t expires_ns; /* shared: what the app has not seen by then is somebody else's */
 };
 
 enum reading_state {
@@ -162,6 +164,9 @@ struct reading {
 	struct assembly *parts; /* of a message that is not whole yet; NULL: none */
 	int64_t seek_not_before_ns; /* not_before_ns once it is done */
 	int status; /* of the last attach */
+	/* of a shared group: shared.c */
+	uint64_t settle_from, settle_to; /* acks that were not sent yet; none where both are the same */
+	uint32_t settle_sent, settle_stored; /* serials of acks */
 };
 
 struct wanted_tag {
@@ -180,6 +185,9 @@ struct thmq_consumer {
 	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
 	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
 	uint64_t tag_filter;     /* of these, as thmq_tag_filter() */
+	bool shared; /* its group is: grouped is not set then */
+	uint32_t clock_lead_ms; /* shared: our clock less the broker's, as the fastest frame told */
+	uint64_t clock_ns;      /* when that was looked at; 0: not yet */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -370,7 +378,25 @@ void thmqi_reading_lost(struct reading *r); /* its link is */
 bool thmqi_reading_is_ours(const struct reading *r);
 bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
+int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* consumer.c */
+
+/* shared.c: members of shared groups */
+int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message);
+void thmqi_shared_pass(struct reading *r, uint64_t offset); /* nobody wants it any more */
+bool thmqi_shared_ack_send(struct reading *r); /* what was gathered; false: no room */
+bool thmqi_shared_acks_stored(const struct reading *r);
+void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f);
+void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f);
+void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
+void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
+void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
+void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
+bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* it is not for the app */
+int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
+
 /* fetch.c: the runs that were handed over */
+uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
+bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
 void thmqi_runs_fini(struct thmq_consumer *c);
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,

@@ -315,9 +315,6 @@ static void the_largest(void)
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
 }
 
-<<<<<<< HEAD
-static const struct test_case cases[] = {
-=======
 /* Of the topic: for messages that have none of their own. */
 static void times_to_live_of_a_topic(void)
 {
@@ -345,6 +342,30 @@ static void times_to_live_of_a_topic(void)
 	CHECK(thmq_release(c, &m, 1) == 0);
 	take(s, c, &m);
 	CHECK(is_payload(&m, "new"));
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+/* Of a shared group it is done then, for all members. */
+static void times_to_live_in_a_shared_group(void)
+{
+	static const char *const tags[] = {"a"};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = 0)) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .tags = tags, .tag_count = 1), &c) == -EINVAL);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 1);
+	CHECK(thmq_send(p, "lives", 5, THMQ_MESSAGE_OPTS(.ttl_ns = 3600 * SECOND)) == 2);
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .invisible_ns = 300 * MS), &c) == 0);
+	take(s, c, &m);
+	CHECK(is_payload(&m, "lives"));
+	CHECK(thmq_ack(c, &m) == 0);
+	CHECK(thmq_release(c, &m, 1) == 0);
+	CHECK(fetch(s, c, &m, 1, 500 * MS) == 0); /* it does not come again */
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
@@ -400,10 +421,10 @@ static void some_tags(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
-static const struct contract_case cases[] = {
+static const struct test_case cases[] = {
 	{"times_to_live_of_a_topic", times_to_live_of_a_topic},
+	{"times_to_live_in_a_shared_group", times_to_live_in_a_shared_group},
 	{"some_tags", some_tags},
->>>>>>> messaging
 	{"large_messages", large_messages},
 	{"large_messages_held", large_messages_held},
 	{"the_largest", the_largest},
