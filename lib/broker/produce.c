@@ -54,6 +54,17 @@ static struct partition **ahead_of(struct conn *c, uint32_t frames)
 	return &c->ahead[(c->wire->up.next + frames) % AHEAD];
 }
 
+/* Its index in the log need not be looked up again. */
+static void expect(struct partition *p)
+{
+	if (p->is_volatile || !p->log)
+		return;
+	if (thmqi_unlikely(!p->index)) /* there is none before its first run */
+		p->index = thmqi_log_index(p->log, p->id);
+	else
+		thmqi_log_expect(p->log, p->index);
+}
+
 static struct partition *partition_of(struct conn *c, uint32_t id)
 {
 	struct partition *p = c->last_partition;
@@ -63,8 +74,10 @@ static struct partition *partition_of(struct conn *c, uint32_t id)
 	p = *ahead_of(c, 0);
 	if (!p || p->id != id)
 		p = thmqi_shard_partition(c->shard, id);
-	if (p)
+	if (p) {
 		c->last_partition = p;
+		expect(p);
+	}
 	return p;
 }
 
@@ -476,8 +489,6 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		return 0;
 	}
 	fill(c, run, &g, p);
-	if (thmqi_likely(p->index != NULL))
-		thmqi_log_expect(p->log, p->index);
 	last = thmqi_frame_at(&c->wire->up, g.count - 1);
 	rc = thmq_log_append_end(p->log, run,
 				 THMQI_MAX(level, p->visible_at > THMQ_DURABILITY_DURABLE
@@ -488,8 +499,6 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	if (thmqi_unlikely(w != NULL))
 		w->last_seq = last->seq;
 	p->next_offset += g.count;
-	if (thmqi_unlikely(!p->index))
-		p->index = thmqi_log_index(p->log, p->id);
 	p->jumped = false;
 	s->messages_in += g.count;
 	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);

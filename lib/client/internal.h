@@ -198,9 +198,14 @@ struct thmq_consumer {
  * shard at the usual level is zero.
  */
 struct sent {
-	uint16_t shard; /* XOR the usual one */
-	uint8_t level;  /* likewise */
-	uint8_t failed; /* SENT_* */
+	union {
+		struct {
+			uint16_t shard; /* XOR the usual one */
+			uint8_t level;  /* likewise */
+			uint8_t failed; /* SENT_* */
+		};
+		uint32_t word;
+	};
 };
 
 #define SENT_FAILED 1u   /* and told so */

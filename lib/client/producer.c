@@ -292,11 +292,7 @@ static __attribute__((noinline)) void push_id(const struct thmq_producer *p, con
 /* As it is. */
 static struct sent sent_at(const struct thmq_producer *p, uint64_t seq)
 {
-	struct sent e = p->sent[seq & p->sent_mask];
-
-	e.shard ^= p->usual.shard;
-	e.level ^= p->usual.level;
-	return e;
+	return (struct sent){.word = p->sent[seq & p->sent_mask].word ^ p->usual.word};
 }
 
 static void sent_mark(struct thmq_producer *p, uint64_t seq, uint8_t what)
@@ -304,16 +300,14 @@ static void sent_mark(struct thmq_producer *p, uint64_t seq, uint8_t what)
 	p->sent[seq & p->sent_mask].failed |= what;
 }
 
-static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
+static inline void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
 {
 	const struct sent e = {.shard = (uint16_t)shard, .level = level};
 	struct sent *kept = &p->sent[seq & p->sent_mask];
 
-	if (thmqi_unlikely((kept->shard ^ p->usual.shard ^ e.shard) |
-			   (kept->level ^ p->usual.level ^ e.level) | kept->failed))
-		*kept = (struct sent){.shard = e.shard ^ p->usual.shard,
-				      .level = e.level ^ p->usual.level};
-	if (p->watermark + 1 == seq || p->last_sent.shard != e.shard || p->last_sent.level != level)
+	if (thmqi_unlikely(kept->word != (e.word ^ p->usual.word)))
+		kept->word = e.word ^ p->usual.word;
+	if (thmqi_unlikely(p->last_sent.word != e.word) || p->watermark + 1 == seq)
 		p->uniform_from = seq;
 	p->last_sent = e;
 }
