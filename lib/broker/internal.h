@@ -22,6 +22,7 @@
 #define DELIVERY_MAX THMQI_DELIVERIES /* runs handed out and not released, per consumer and shard */
 #define OFFSET_JUMP                                                                                \
 	(1ull << 20) /* offsets skipped per term that may have lost messages; see doc/format.md */
+#define AHEAD 16u    /* frames whose partitions were looked up before their turn */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */
 #define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
 
@@ -103,6 +104,7 @@ struct state_producer {
 #define RECONNECT_MAX_NS 1800000000000ull /* a session tries no longer; see lib/api/client.c */
 
 struct thmq_broker;
+struct run_index;
 struct shard;
 struct conn;
 struct sub;
@@ -125,33 +127,56 @@ struct group_offset {
 	struct shared *shared; /* NULL: its members never shared this partition */
 };
 
-struct partition {
-	struct shard *shard;
-	uint32_t id;
-	uint32_t topic_id;
-	uint32_t visible_at;
-	bool is_volatile;
-	bool dead;            /* its topic was deleted */
-	bool retain_consumed; /* what all groups have acknowledged may go */
-	uint64_t retention_ns, retention_bytes; /* 0: no such limit */
-	uint64_t idle_offset, idle_ns; /* logged_offset as the cleaner saw it last, and since when it is that */
-	struct thmq_log *log; /* the shard's, or its own if volatile */
-	uint64_t next_offset; /* of the next message */
-	uint64_t
-		logged_offset; /* behind the last run that was appended: below next_offset after a jump */
-	uint64_t last_term;      /* in which it was last appended to, as far as replay saw */
-	uint64_t durable;        /* what lies below is on the medium */
-	uint64_t flush_asked;    /* next_offset when the log was last asked to make all durable */
-	uint64_t visible;        /* consumers see what lies below */
-	struct conn *parting;    /* a message of this one is being stored in parts: all others wait. NULL: none is */
-	uint64_t hole_begin, hole_end; /* offsets that were perhaps used before this life, and are gone */
-	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
-	uint64_t appended_bytes; /* volatile: sum of all memory that batches ever took */
-	uint64_t batch_index;    /* volatile: the newest batch, … */
-	uint64_t batch_bytes;    /* … and what is in it */
-	struct thmqi_list subs;
-	struct thmqi_list groups;
+/* What a topic's messages of one partition may take. */
+struct retention {
+	uint64_t ns, bytes; /* 0: no such limit */
+	bool consumed;      /* what all groups have acknowledged may go */
+	uint64_t idle_offset,
+		idle_ns; /* where it ended as the cleaner saw it last, and since when it is there */
 };
+
+/* A volatile partition's memory. */
+struct volatile_ring {
+	uint64_t bytes;          /* that consumers may hold up */
+	uint64_t appended_bytes; /* sum of all memory that batches ever took */
+	uint64_t batch_index;    /* the newest batch, … */
+	uint64_t batch_bytes;    /* … and what is in it */
+};
+
+/* There may be very many, each of which is in no cache when its turn comes: what a message's way in needs is in the first line. */
+struct partition {
+	struct thmq_log *log;    /* the shard's, or its own if volatile; NULL: it is dead */
+	struct run_index *index; /* its place in the log, once it is known: commitlog/hint.h */
+	uint64_t next_offset;    /* of the next message */
+	uint64_t durable;        /* what lies below is on the medium */
+	uint64_t visible;        /* consumers see what lies below */
+	struct thmqi_list subs;
+	uint32_t id;
+	uint8_t visible_at;
+	bool is_volatile;
+	bool dead : 1;    /* its topic was deleted */
+	bool parting : 1; /* a message of some connection's is being stored in parts: all others wait */
+	bool jumped;      /* next_offset is beyond logged_offset, as long as nothing has been appended */
+	struct thmqi_list groups;
+	uint64_t flush_asked;   /* next_offset when the log was last asked to make all durable */
+	uint64_t logged_offset; /* thmqi_logged_offset() */
+	uint64_t last_term;     /* in which it was last appended to, as far as replay saw */
+	uint64_t hole_begin,
+		hole_end; /* offsets that were perhaps used before this life, and are gone */
+	union {
+		struct volatile_ring *ring;
+		struct retention *retention; /* NULL: its messages stay as long as there is room */
+	};
+};
+_Static_assert(offsetof(struct partition, groups) == THMQI_CACHELINE &&
+		       sizeof(struct partition) == 2 * THMQI_CACHELINE,
+	       "two cache lines");
+
+/* Behind the last run that was appended. */
+static inline uint64_t thmqi_logged_offset(const struct partition *p)
+{
+	return p->jumped ? p->logged_offset : p->next_offset;
+}
 
 /* -------------------------------------------------------------- consumers */
 
@@ -225,6 +250,8 @@ struct conn {
 		int64_t time_ns;
 		uint32_t next; /* part */
 	} parts;
+	struct partition *ahead
+		[AHEAD]; /* of PRODUCE frames that are near, by their place in the ring; some perhaps of others */
 	uint32_t reports_pending; /* room in the down ring is kept for so many REPORT frames */
 	bool wrote;               /* frames down since the last kick */
 	bool held_up;             /* its next PRODUCE cannot be taken now */
@@ -290,8 +317,9 @@ struct shard {
 	bool offsets_owed; /* some of them */
 	struct thmqi_list dirty_conns;
 	struct thmqi_map partitions;
-	struct thmqi_map writers; /* by their item in the log */
-	struct thmqi_map fences;  /* by producer with a name: the lowest epoch that may write */
+	struct partition_block *partition_blocks; /* their memory */
+	struct thmqi_map writers;                 /* by their item in the log */
+	struct thmqi_map fences; /* by producer with a name: the lowest epoch that may write */
 	struct thmqi_list writers_by_use;
 	bool writers_missing; /* there was no memory for all of them */
 	uint64_t last_serial; /* of connections */
@@ -467,7 +495,8 @@ void thmqi_lost_tell_hole(struct sub *sub, uint64_t offset); /* it remembers @of
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *extent);
 int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item);
 int thmqi_retain_leave(void *ctx, uint32_t partition);
-int thmqi_retain_partition(struct partition *p); /* what its runs do not say is appended */
+int thmqi_retain_partition(struct shard *s,
+			   struct partition *p); /* what its runs do not say is appended */
 
 /* offsets.c */
 int thmqi_offsets_store(struct shard *s, struct group_offset *g); /* append it as it is now */

@@ -217,11 +217,19 @@ struct thmq_consumer {
 
 /* ---------------------------------------------------------------- producers */
 
-/* An outstanding sequence. */
+/*
+ * An outstanding sequence. The ring of them is memory that is never touched as long as all is as usual: what went to the usual
+ * shard at the usual level is zero.
+ */
 struct sent {
-	uint16_t shard;
-	uint8_t level;
-	uint8_t failed; /* SENT_* */
+	union {
+		struct {
+			uint16_t shard; /* XOR the usual one */
+			uint8_t level;  /* likewise */
+			uint8_t failed; /* SENT_* */
+		};
+		uint32_t word;
+	};
 };
 
 #define SENT_FAILED 1u   /* and told so */
@@ -241,8 +249,8 @@ struct thmq_producer {
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
-	struct sent *sent; /* ring by sequence */
-	struct sent last_sent;
+	struct sent *sent;            /* ring by sequence */
+	struct sent usual, last_sent; /* as they are */
 	uint32_t sent_mask;
 	uint64_t last_seq, watermark;
 	uint64_t uniform_from; /* from this sequence on all went to one shard at one level */

@@ -316,12 +316,25 @@ static __attribute__((noinline)) void push_id(const struct thmq_producer *p, con
 						 .key_len = f->key_len};
 }
 
-static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
+/* As it is. */
+static struct sent sent_at(const struct thmq_producer *p, uint64_t seq)
+{
+	return (struct sent){.word = p->sent[seq & p->sent_mask].word ^ p->usual.word};
+}
+
+static void sent_mark(struct thmq_producer *p, uint64_t seq, uint8_t what)
+{
+	p->sent[seq & p->sent_mask].failed |= what;
+}
+
+static inline void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
 {
 	const struct sent e = {.shard = (uint16_t)shard, .level = level};
+	struct sent *kept = &p->sent[seq & p->sent_mask];
 
-	p->sent[seq & p->sent_mask] = e;
-	if (p->watermark + 1 == seq || p->last_sent.shard != e.shard || p->last_sent.level != level)
+	if (thmqi_unlikely(kept->word != (e.word ^ p->usual.word)))
+		kept->word = e.word ^ p->usual.word;
+	if (thmqi_unlikely(p->last_sent.word != e.word) || p->watermark + 1 == seq)
 		p->uniform_from = seq;
 	p->last_sent = e;
 }
@@ -512,26 +525,26 @@ int64_t thmqi_client_watermark(struct thmq_producer *p)
 {
 	struct thmq_session *s = p->session;
 	const struct client_link *l;
-	const struct sent *e;
+	struct sent e;
 
 	if (s->links)
 		thmqi_session_process(s);
 	while (p->watermark < p->last_seq) {
-		e = &p->sent[(p->watermark + 1) & p->sent_mask];
-		l = e->shard < s->shard_count ? s->links[e->shard] : NULL;
+		e = sent_at(p, p->watermark + 1);
+		l = e.shard < s->shard_count ? s->links[e.shard] : NULL;
 		if (p->watermark + 1 >= p->uniform_from && l) {
 			/* all from here on went one way: the way's own progress is the answer */
-			uint64_t done = THMQI_MIN(l->progress[p->stream][e->level], p->last_seq);
+			uint64_t done = THMQI_MIN(l->progress[p->stream][e.level], p->last_seq);
 
 			if (done > p->watermark)
 				p->watermark = done;
-			else if (is_over(e))
+			else if (is_over(&e))
 				p->watermark++;
 			else
 				break;
 			continue;
 		}
-		if (!is_over(e) && !(l && l->progress[p->stream][e->level] >= p->watermark + 1))
+		if (!is_over(&e) && !(l && l->progress[p->stream][e.level] >= p->watermark + 1))
 			break;
 		p->watermark++;
 	}
@@ -576,16 +589,17 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l,
 	uint32_t n = 0;
 
 	for (; n < f->len && seq <= p->last_seq; seq++) {
-		struct sent *sent = &p->sent[seq & p->sent_mask];
+		const struct sent sent = sent_at(p, seq);
 
-		if (sent->shard != l->shard || is_over(sent))
+		if (sent.shard != l->shard || is_over(&sent))
 			continue;
 		e.sequence = seq;
 		e.offset = f->arg[0] == UINT64_MAX ? UINT64_MAX : f->arg[0] + n;
 		n++;
-		if (sent->failed & SENT_REPORTED) /* by a connection that was lost before it said more */
+		if (sent.failed &
+		    SENT_REPORTED) /* by a connection that was lost before it said more */
 			continue;
-		sent->failed |= SENT_REPORTED;
+		sent_mark(p, seq, SENT_REPORTED);
 		promise_kept(p);
 		thmqi_session_event(p->session, &e);
 	}
@@ -596,16 +610,16 @@ void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l)
 	uint64_t seq;
 
 	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
-		struct sent *e = &p->sent[seq & p->sent_mask];
+		const struct sent e = sent_at(p, seq);
 
-		if (e->shard == l->shard && l->progress[p->stream][e->level] >= seq)
-			e->failed |= SENT_SETTLED;
+		if (e.shard == l->shard && l->progress[p->stream][e.level] >= seq)
+			sent_mark(p, seq, SENT_SETTLED);
 	}
 }
 
 static void mark_failed(struct thmq_producer *p, uint64_t seq)
 {
-	p->sent[seq & p->sent_mask].failed |= SENT_FAILED;
+	sent_mark(p, seq, SENT_FAILED);
 	p->failed++;
 	promise_kept(p);
 }
@@ -649,11 +663,11 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 		return;
 	p->error = -THMQ_EFAILED;
 	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
-		struct sent *e = &p->sent[seq & p->sent_mask];
-		struct client_link *l = s->links[e->shard];
+		const struct sent e = sent_at(p, seq);
+		struct client_link *l = s->links[e.shard];
 
-		if (e->shard != p->partitions[index].shard || is_over(e) ||
-		    (l && l->progress[p->stream][e->level] >= seq))
+		if (e.shard != p->partitions[index].shard || is_over(&e) ||
+		    (l && l->progress[p->stream][e.level] >= seq))
 			continue;
 		mark_failed(p, seq);
 		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED);
@@ -799,6 +813,10 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 		     : -ENOMEM;
 	if (!rc)
 		rc = get_id(p, topic, opts->name);
+	if (!rc)
+		p->usual = (struct sent){
+			.shard = (uint16_t)p->partitions[0].shard,
+			.level = (uint8_t)THMQI_MIN(p->level, (uint32_t)THMQ_DURABILITY_DURABLE)};
 	if (rc) {
 		producer_free(p);
 		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
