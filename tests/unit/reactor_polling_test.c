@@ -462,6 +462,37 @@ Test(reactor_polling, cores_of_one_thread_have_forecasts_too)
 	end();
 }
 
+static uint64_t slab_bytes_after(uint32_t policy)
+{
+	static const struct plan waving = {"waves, 50 us", waves, 50 * US};
+	struct thmqi_pool_stats st;
+	struct thmqi_buf *held[7];
+	uint64_t bytes;
+
+	begin(&waving, THMQ_ENV_OPTS(.policy = policy));
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(held); i++)
+		cr_assert_eq(thmqi_buf_alloc(sim.core->pool, THMQI_SLAB_BYTES / 8, &held[i]), 0);
+	thmqi_pool_stats(sim.core->pool, &st);
+	cr_assert_eq(st.bytes, THMQI_SLAB_BYTES);
+	serve(60000);
+	thmqi_pool_stats(sim.core->pool, &st);
+	bytes = st.bytes;
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(held); i++)
+		thmqi_buf_unref(held[i]);
+	end();
+	return bytes;
+}
+
+/* Seven eighths of a slab are in use, and more traffic is foreseen. */
+Test(reactor_polling, memory_for_a_rise_that_is_foreseen_is_fetched_before)
+{
+	uint64_t bytes = slab_bytes_after(THMQ_POLICY_PREDICTIVE);
+
+	cr_assert_eq(slab_bytes_after(THMQ_POLICY_ADAPTIVE), THMQI_SLAB_BYTES);
+	cr_assert(bytes >= 2 * THMQI_SLAB_BYTES && bytes <= 4 * THMQI_SLAB_BYTES, "%llu",
+		  (unsigned long long)bytes);
+}
+
 /* A machine that was stopped for a while, or moved: time is suddenly much later. */
 Test(reactor_polling, a_clock_that_leaps_ahead_disturbs_nothing_for_long)
 {
