@@ -409,7 +409,7 @@ Test(reactor_polling, the_same_plan_gives_the_same_bits)
 
 Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_than_naive)
 {
-	static const struct plan waving = {"waves, 50 us", waves, 50 * US},
+	static const struct plan waving = {"waves, 20 us", waves, 20 * US},
 				 none = {"poisson 20 k/s", exponential, 50 * US};
 	struct thmq_core_stats st;
 	bool trusted = false;
@@ -446,7 +446,7 @@ Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_tha
 
 Test(reactor_polling, cores_of_one_thread_have_forecasts_too)
 {
-	static const struct plan waving = {"waves, 50 us", waves, 50 * US};
+	static const struct plan waving = {"waves, 20 us", waves, 20 * US};
 	struct thmq_core_stats st = {0};
 
 	begin(&waving, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE, .caller_cores = 3));
