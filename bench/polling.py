@@ -76,6 +76,27 @@ def economy_table(by_load):
     return out
 
 
+def overall_table(cells):
+    """Cost of a message, processor time and what its latency is worth, by the best policy's at the same load: mean and worst over all loads."""
+    loads = [row for by_load in cells.values() for load, row in by_load.items() if load > 0]
+    loads = [row for row in loads if min(line["per_second"] for line in row.values()) > 0.98 * next(iter(row.values()))["load"]
+             or next(iter(row.values()))["pattern"] != "poisson"]  # what no policy can carry says nothing about waiting
+    policies = [p for p in POLICIES if all(p in row for row in loads)]
+    if not loads or not policies:
+        return []
+    out = ["| latency is | worth | " + " | ".join(policies) + " |", "|---|---:|" + "---:|" * len(policies)]
+    for key, what in (("p50_us", "p50"), ("p99_us", "p99")):
+        for worth in (1, 10, 100):
+            ratios = {p: [] for p in policies}
+            for row in loads:
+                cost = {p: row[p]["cpu_percent"] * 1e4 / row[p]["per_second"] + worth * row[p][key] for p in policies}
+                for p in policies:
+                    ratios[p].append(cost[p] / min(cost.values()))
+            out.append(f"| {what} | {worth} | " + " | ".join(
+                f"{math.exp(sum(map(math.log, ratios[p])) / len(ratios[p])):.2f}, {number(max(ratios[p]))}" for p in policies) + " |")
+    return out
+
+
 def gates_table(lines):
     out = ["| | measured | limit beside it | bar | |", "|---|---:|---:|---:|---|"]
     for line in lines:
@@ -190,6 +211,10 @@ def main():
                 if pattern == "poisson":
                     out += ["Messages for a second of the core's processor time (thousands), and wake-ups for a message:", ""]
                     out += economy_table(cells[medium, pattern]) + [""]
+        overall = overall_table(cells)
+        if overall:
+            out += ["#### Over all loads", "", "Cost of a message (processor time, and its latency times what that is worth) by that of the best policy at the same load: mean, worst.",
+                    "`poll` never rests.", ""] + overall + [""]
         with open(os.path.join(args.root, "doc", "polling.svg"), "w", encoding="utf-8") as f:
             f.write(drawing(cells))
     forecast = forecast_table(lines)

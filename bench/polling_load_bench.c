@@ -27,6 +27,7 @@ enum figure {
 	P50,
 	P99,
 	P999,
+	MEAN,
 	ADDED_P50,
 	ADDED_P99,
 	CPU,
@@ -40,6 +41,7 @@ enum figure {
 static const char *const figure_names[FIGURES] = {"p50_us",
 						  "p99_us",
 						  "p999_us",
+						  "mean_us",
 						  "added_p50_us",
 						  "added_p99_us",
 						  "cpu_percent",
@@ -87,6 +89,7 @@ static void keep(struct cell *c, unsigned round, const struct polling_figures *f
 	c->v[P50][round] = f->p50 / 1e3;
 	c->v[P99][round] = f->p99 / 1e3;
 	c->v[P999][round] = f->p999 / 1e3;
+	c->v[MEAN][round] = f->mean / 1e3;
 	c->v[ADDED_P50][round] = (f->p50 - poll->p50) / 1e3;
 	c->v[ADDED_P99][round] = (f->p99 - poll->p99) / 1e3;
 	c->v[CPU][round] = f->cpu / f->seconds / 1e7;

@@ -12,6 +12,7 @@
 #define LAMBDA 0.5     /* how much the forecast is trusted: 0 wholly, 1 not at all */
 #define FAR 5.0        /* an expected gap that is so many times b, or less by as much */
 #define STALE_NS 1e9   /* a gap that long: what was known before it is not the present */
+#define RECENT 0.02    /* of the regret is the last wait's */
 #define STEP 1.05      /* of the correction at each outcome */
 #define WORTH_MIN 1e-3 /* of the user's omega: the cap takes no more */
 #define WAKE_STEP 1.05 /* of the latency at each wake-up */
@@ -33,6 +34,11 @@ static double predicted(const struct thmqi_policy *p)
 	return fmin(fmax(budget, b * LAMBDA), b / LAMBDA);
 }
 
+static double adapted(const struct thmqi_policy *p)
+{
+	return p->knows ? p->budget_ns : thmqi_policy_sleep_cost(p);
+}
+
 static double budget(const struct thmqi_policy *p)
 {
 	switch (p->kind) {
@@ -47,11 +53,11 @@ static double budget(const struct thmqi_policy *p)
 	case THMQI_POLICY_SKI:
 		return thmqi_policy_sleep_cost(p);
 	case THMQI_POLICY_PREDICTIVE:
-		if (p->trusted)
+		if (thmqi_policy_follows_forecast(p))
 			return predicted(p);
 		break;
 	}
-	return p->knows ? p->budget_ns : thmqi_policy_sleep_cost(p);
+	return adapted(p);
 }
 
 void thmqi_policy_reckon(struct thmqi_policy *p)
@@ -113,9 +119,20 @@ static void optimise(struct thmqi_policy *p)
 	thmqi_policy_reckon(p);
 }
 
-/* Outcomes count where a forecast is in charge. */
-static void correct(struct thmqi_policy *p, bool hit)
+static double cost_of(double gap_ns, double budget_ns, double b)
 {
+	return gap_ns <= budget_ns ? gap_ns : budget_ns + b;
+}
+
+/* Outcomes count for a forecast, and both budgets are judged by every gap, whichever was in charge. */
+static void judge(struct thmqi_policy *p, double gap_ns, bool hit)
+{
+	double b = thmqi_policy_sleep_cost(p), dearer;
+
+	if (p->trusted) {
+		dearer = cost_of(gap_ns, predicted(p), b) - cost_of(gap_ns, adapted(p), b);
+		p->regret += RECENT * (dearer / b - p->regret);
+	}
 	p->correction *= hit ? STEP : 1 / STEP;
 	p->correction = fmin(fmax(p->correction, LAMBDA * LAMBDA), 1 / (LAMBDA * LAMBDA));
 	thmqi_policy_reckon(p);
@@ -127,7 +144,7 @@ void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit)
 
 	bin = THMQI_MIN(bin, THMQI_POLICY_BINS - 1);
 	if (p->kind == THMQI_POLICY_PREDICTIVE)
-		correct(p, hit);
+		judge(p, (double)gap_ns, hit);
 	if ((double)gap_ns >= STALE_NS) {
 		memset(p->weight, 0, sizeof(p->weight));
 		memset(p->sum_ns, 0, sizeof(p->sum_ns));

@@ -90,7 +90,7 @@ static __attribute__((noinline)) void publish(struct loop *l, uint64_t budget)
 	const struct thmqi_policy *p = &l->polling.policy;
 	uint32_t id = p->kind + 1;
 
-	if (id == THMQ_POLICY_PREDICTIVE && !p->trusted)
+	if (id == THMQ_POLICY_PREDICTIVE && !thmqi_policy_follows_forecast(p))
 		id = THMQ_POLICY_ADAPTIVE;
 	__atomic_store_n(&l->polling.told_budget_ns, budget, __ATOMIC_RELAXED);
 	__atomic_store_n(&l->polling.told_policy, id, __ATOMIC_RELAXED);

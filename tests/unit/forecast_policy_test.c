@@ -112,9 +112,11 @@ Test(forecast_policy, predictive_stays_within_its_bounds_whatever_happens)
 	thmqi_policy_forecast(&p, 1.0 / 3000, true);
 	for (int i = 0; i < 1000; i++)
 		thmqi_policy_report(&p, 400000, false);
-	cr_assert_eq(thmqi_policy_budget_ns(&p), 5000);
+	cr_assert_eq(thmqi_policy_budget_ns(&p), 0, "what the gaps say alone is cheaper");
+	cr_assert_not(thmqi_policy_follows_forecast(&p));
 	thmqi_policy_forecast(&p, NAN, true);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 0, "no number is no forecast: the gaps decide");
+	p.regret = 0;
 	thmqi_policy_forecast(&p, 1.0 / 3000, true);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 5000);
 	thmqi_policy_forecast(&p, 1.0 / 300000, true);

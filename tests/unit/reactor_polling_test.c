@@ -409,7 +409,7 @@ Test(reactor_polling, the_same_plan_gives_the_same_bits)
 
 Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_than_naive)
 {
-	static const struct plan waving = {"waves, 50 us", waves, 50 * US},
+	static const struct plan waving = {"waves, 20 us", waves, 20 * US},
 				 none = {"poisson 20 k/s", exponential, 50 * US};
 	struct thmq_core_stats st;
 	bool trusted = false;
@@ -446,7 +446,7 @@ Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_tha
 
 Test(reactor_polling, cores_of_one_thread_have_forecasts_too)
 {
-	static const struct plan waving = {"waves, 50 us", waves, 50 * US};
+	static const struct plan waving = {"waves, 20 us", waves, 20 * US};
 	struct thmq_core_stats st = {0};
 
 	begin(&waving, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE, .caller_cores = 3));
@@ -460,6 +460,37 @@ Test(reactor_polling, cores_of_one_thread_have_forecasts_too)
 		     (unsigned long long)st.forecast_ticks, st.forecast_model,
 		     (unsigned long long)st.forecast_ratio);
 	end();
+}
+
+static uint64_t slab_bytes_after(uint32_t policy)
+{
+	static const struct plan waving = {"waves, 50 us", waves, 50 * US};
+	struct thmqi_pool_stats st;
+	struct thmqi_buf *held[7];
+	uint64_t bytes;
+
+	begin(&waving, THMQ_ENV_OPTS(.policy = policy));
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(held); i++)
+		cr_assert_eq(thmqi_buf_alloc(sim.core->pool, THMQI_SLAB_BYTES / 8, &held[i]), 0);
+	thmqi_pool_stats(sim.core->pool, &st);
+	cr_assert_eq(st.bytes, THMQI_SLAB_BYTES);
+	serve(60000);
+	thmqi_pool_stats(sim.core->pool, &st);
+	bytes = st.bytes;
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(held); i++)
+		thmqi_buf_unref(held[i]);
+	end();
+	return bytes;
+}
+
+/* Seven eighths of a slab are in use, and more traffic is foreseen. */
+Test(reactor_polling, memory_for_a_rise_that_is_foreseen_is_fetched_before)
+{
+	uint64_t bytes = slab_bytes_after(THMQ_POLICY_PREDICTIVE);
+
+	cr_assert_eq(slab_bytes_after(THMQ_POLICY_ADAPTIVE), THMQI_SLAB_BYTES);
+	cr_assert(bytes >= 2 * THMQI_SLAB_BYTES && bytes <= 4 * THMQI_SLAB_BYTES, "%llu",
+		  (unsigned long long)bytes);
 }
 
 /* A machine that was stopped for a while, or moved: time is suddenly much later. */

@@ -48,6 +48,7 @@ struct thmqi_policy {
 	bool trusted;
 	double expected_ns; /* gap */
 	double correction;  /* by outcomes, within the bounds */
+	double regret; /* what its budgets have cost of late above what adaptive's would have, in sleeps a wait */
 };
 
 void thmqi_policy_init(struct thmqi_policy *p, uint32_t kind,
@@ -58,6 +59,12 @@ double thmqi_policy_sleep_cost(const struct thmqi_policy *p);
 static inline uint64_t thmqi_policy_budget_ns(const struct thmqi_policy *p)
 {
 	return p->spin_ns;
+}
+#define THMQI_POLICY_REGRET 0.01 /* as much dearer, in sleeps a wait, is as good */
+/* Is it a forecast that decides? One that is trusted, and whose budgets are no dearer than those of the gaps alone. */
+static inline bool thmqi_policy_follows_forecast(const struct thmqi_policy *p)
+{
+	return p->kind == THMQI_POLICY_PREDICTIVE && p->trusted && p->regret <= THMQI_POLICY_REGRET;
 }
 /* @p->omega was changed from outside. */
 void thmqi_policy_reckon(struct thmqi_policy *p);
