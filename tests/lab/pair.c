@@ -265,11 +265,11 @@ static const struct weather {
 	bool breaks;             /* the connection cannot survive it */
 } weathers[] = {
 	{"calm", "true", "true", 0, 120, false},
-	{"delay", "tc qdisc add dev eth0 root netem delay 3ms 1ms", "tc qdisc del dev eth0 root", 0,
+	{"delay", "tc qdisc add dev eth0 root netem delay 3ms", "tc qdisc del dev eth0 root", 0,
 	 60, false},
 	{"loss", "tc qdisc add dev eth0 root netem loss 1%", "tc qdisc del dev eth0 root", 0, 60,
 	 false},
-	{"reorder", "tc qdisc add dev eth0 root netem delay 2ms reorder 75% 50%",
+	{"reorder", "tc qdisc add dev eth0 root netem delay 2ms reorder 2%",
 	 "tc qdisc del dev eth0 root", 0, 60, false},
 	{"a moment of silence",
 	 "(sleep 0.3; tc qdisc add dev eth0 root netem loss 100%; sleep 0.5; tc qdisc del dev eth0 "
