@@ -175,7 +175,8 @@ static double produce_us(struct side *s, uint32_t rounds)
 	bench_samples_init(&samples, rounds);
 	for (i = 0; i < rounds; i++) {
 		begin = bench_now();
-		if (thmq_send(s->durable, data, 64, NULL) < 0 || thmq_flush(s->durable, 10 * SECOND))
+		if (thmq_send(s->durable, data, 64, NULL) < 0 ||
+		    thmq_flush(s->durable, 10 * SECOND))
 			die(s);
 		bench_samples_add(&samples, bench_now() - begin);
 	}
@@ -280,10 +281,17 @@ static void only(struct rig *r, const char *what)
 	uint32_t count = (uint32_t)strtoul(strchr(what, ' ') ? strchr(what, ' ') : "", NULL, 10);
 	struct thmqi_rdma_counters c;
 
-	run(&r->rdma, what[0] == 'l' ? LARGE : what[0] == 's' ? SMALL : 64, count,
-	    what[0] == 'l' ? 16 : what[0] == 's' ? 4096 : 1);
+	run(&r->rdma,
+	    what[0] == 'l'   ? LARGE
+	    : what[0] == 's' ? SMALL
+			     : 64,
+	    count,
+	    what[0] == 'l'   ? 16
+	    : what[0] == 's' ? 4096
+			     : 1);
 	c = counted(r);
-	printf("doorbells %llu\n", (unsigned long long)(c.doorbells + c.receive_doorbells + c.arms));
+	printf("doorbells %llu\n",
+	       (unsigned long long)(c.doorbells + c.receive_doorbells + c.arms));
 }
 
 int main(int argc, char **argv)

@@ -815,8 +815,9 @@ static int client(const char *to)
 	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
 						.policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(try_connect(to, &c, &friend) == 0);
-	CHECK(thmq_topic_create(friend, "k",
-				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(thmq_topic_create(
+		      friend, "k",
+		      THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) == 0);
 	CHECK(thmq_producer_open(friend, "k", NULL, &producer) == 0);
 	for (;;) {
 		rc = thmq_send(producer, data, sent % 3 ? 100 : sizeof(data), NULL);

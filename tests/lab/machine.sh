@@ -200,7 +200,7 @@ start() {
 		-device virtio-serial -chardev stdio,id=out -device virtconsole,chardev=out \
 		-virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
 		-virtfs "local,path=$where,mount_tag=lab,security_model=none" \
-		"$@" </dev/null &
+		"$@" </dev/null 2>"$where/emulator" &
 	machine=$!
 }
 
@@ -209,7 +209,7 @@ boot() {
 	start "$@"
 	wait $machine || :
 	[ -e "$where/begun" ] || { echo "lab: it did not come up, once more" >&2; start "$@"; wait $machine || :; }
-	[ -e "$where/status" ] || { echo "lab: it went off in the middle; its last words:" >&2; tail -n 20 "$where/console" >&2; }
+	[ -e "$where/status" ] || { echo "lab: it went off in the middle; its last words:" >&2; tail -n 20 "$where/console" "$where/emulator" >&2; }
 }
 
 format() { # bytes
