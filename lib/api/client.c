@@ -224,6 +224,21 @@ int thmq_partition_describe(struct thmq_session *session, const char *topic, uin
 	return rc ? rc : thmqi_client_partition_describe(session, topic, partition, group, ret_info);
 }
 
+int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key, uint32_t key_len,
+		  uint64_t before_offset, struct thmq_key_info *ret_info)
+{
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	if (!ret_info || ret_info->size < 8)
+		return thmqi_fail(-EINVAL, "find a key: set the size field");
+	if (!key || !key_len || key_len > THMQ_KEY_MAX)
+		return thmqi_fail(-EINVAL, "find a key: it has 1 to %u bytes", THMQ_KEY_MAX);
+	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
+	return rc ? rc : thmqi_client_key_find(session, topic, partition, key, key_len, before_offset, ret_info);
+}
+
 /* ---------------------------------------------------------------- producers */
 
 int thmq_producer_open(struct thmq_session *session, const char *topic, const struct thmq_producer_opts *opts,

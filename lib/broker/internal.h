@@ -237,6 +237,17 @@ struct producer {
 	uint8_t dirty;                                 /* bits of levels to be told */
 };
 
+/* The newest message of a partition with a key, looked up: versions.c. */
+struct key_search {
+	struct partition *partition; /* NULL: nothing is looked up */
+	struct thmq_log_reader *reader;
+	struct thmq_log_hit hit;
+	bool has_hit; /* its record is to be read */
+	uint64_t request; /* who is to be answered */
+	uint32_t key_len;
+	uint8_t *key; /* of a request */
+};
+
 struct conn {
 	struct thmqi_list link;       /* of the shard */
 	uint64_t serial;              /* rises with each of the shard's */
@@ -248,10 +259,13 @@ struct conn {
 	struct {
 		struct partition *partition; /* of the message that is being stored in parts; NULL: none is */
 		int64_t time_ns;
+		uint64_t offset; /* of its first part: the message's */
 		uint32_t next; /* part */
 	} parts;
 	struct partition *ahead
 		[AHEAD]; /* of PRODUCE frames that are near, by their place in the ring; some perhaps of others */
+	struct key_search asked;    /* by a request */
+	struct key_search expected; /* by the next message in its ring, whose partition is kept for it meanwhile */
 	uint32_t reports_pending; /* room in the down ring is kept for so many REPORT frames */
 	bool wrote;               /* frames down since the last kick */
 	bool held_up;             /* its next PRODUCE cannot be taken now */
@@ -413,6 +427,13 @@ void thmqi_settle_forget(struct shard *s, struct conn *c);
 /* thmqi_broker_post() once all that was appended is durable. -EAGAIN: too much is on its way. */
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post));
+
+/* versions.c */
+/* Is what @f expects so? 0; -EAGAIN it is being looked up; -THMQ_ECONFLICT, and what is so; -EINVAL; an error */
+int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint64_t *ret_is);
+void thmqi_version_request(struct conn *c, uint64_t id, const struct thmqi_request *r);
+void thmqi_version_go(struct conn *c); /* a request is out */
+void thmqi_version_drop(struct conn *c, const struct partition *p); /* what is looked up in @p, NULL: in any */
 
 /* parts.c: a message that is larger than a batch */
 /*

@@ -100,6 +100,7 @@ static int append_part(struct conn *conn, const struct thmqi_frame *f, struct pa
 static void begin(struct conn *conn, const struct thmqi_frame *f, struct partition *p)
 {
 	conn->parts.partition = p;
+	conn->parts.offset = p->next_offset;
 	conn->parts.next = 0;
 	conn->parts.time_ns = f->extra & THMQI_PRODUCE_TIMED ? (int64_t)f->arg[0] : (int64_t)conn->shard->core->wall_ns;
 	p->parting = true;

@@ -5,6 +5,7 @@
  */
 #include "commitlog/hint.h"
 #include "internal.h"
+#include "wire/attributes.h"
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
 #define FLUSH_OFFSETS (OFFSET_JUMP / 4)
@@ -13,12 +14,16 @@
 #define TIME_SPAN_MAX 4294000000000ull
 #define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 
-static void reject(struct conn *c, const struct thmqi_frame *f, int error)
+/* Of a frame's extra: what keeps it from joining the run of those before it. */
+#define ALONE (THMQI_PRODUCE_REPORT | THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT))
+
+static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint64_t is)
 {
 	struct thmqi_frame out = {.type = THMQI_FRAME_REJECT,
 				  .stream = f->stream,
 				  .partition = f->partition,
 				  .seq = f->seq,
+				  .arg = {is, 0},
 				  .status = error};
 
 	c->refused++;
@@ -192,7 +197,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 			prefetch_body(f);
 	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
-		 (f->extra & THMQI_PRODUCE_REPORT) == report && level_of(f) == level &&
+		 (f->extra & ALONE) == report && level_of(f) == level &&
 		 (thmqi_likely(!(f->arg[1] | id)) ||
 		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - 1)->seq)) &&
 		 check(c, f) == 0);
@@ -442,7 +447,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct pending *e;
 	struct gather g;
 	struct writer *w = NULL;
-	uint64_t index;
+	uint64_t index, offset, is = 0;
 	uint32_t level;
 	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts;
 	uint32_t room;
@@ -471,6 +476,13 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 			goto refuse;
 		if (rc != WRITER_NEW)
 			return rc == WRITER_AGAIN ? produce_again(c, first, p, w) : 1;
+	}
+	if (thmqi_unlikely(first->extra & THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT))) {
+		rc = thmqi_version_expect(c, first, p, &is);
+		if (rc == -EAGAIN)
+			return 0;
+		if (rc)
+			goto refuse;
 	}
 	e = thmqi_shard_pending_room(s);
 	if (thmqi_unlikely(!e || (!p->is_volatile &&
@@ -513,16 +525,18 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		goto refuse;
 	if (thmqi_unlikely(w != NULL))
 		w->last_seq = last->seq;
-	if (thmqi_unlikely(in_parts))
+	offset = run->base_offset;
+	if (thmqi_unlikely(in_parts)) {
+		offset = c->parts.offset;
 		thmqi_parts_end(c);
+	}
 	p->next_offset += g.count;
 	p->jumped = false;
 	s->messages_in += g.count;
 	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
-			send_report(c, first->stream, p, level, first->seq, g.count,
-				    run->base_offset);
+			send_report(c, first->stream, p, level, first->seq, g.count, offset);
 		thmqi_conn_progress(c, first->stream, level, last->seq);
 		level = 0;
 	} else if (report) {
@@ -532,6 +546,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		count_volatile(p->ring, index, sizeof(*run) + g.len);
 	} else {
 		note_pending(c, e, index, first, last, p, run, level);
+		if (thmqi_unlikely(in_parts))
+			e->base_offset = offset;
 	}
 	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY) {
 		p->visible = p->next_offset;
@@ -547,7 +563,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 refuse:
 	if (c->parts.partition)
 		thmqi_parts_end(c);
-	reject(c, first, rc);
+	reject(c, first, rc, is);
 	return 1;
 }
 

@@ -130,6 +130,8 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	while (!thmqi_list_empty(&p->subs))
 		thmqi_sub_close(thmqi_list_first(&p->subs, struct sub, partition_link),
 				-THMQ_ENOTOPIC, true);
+	thmqi_list_each(it, &s->conns)
+		thmqi_version_drop(thmqi_container(it, struct conn, link), p);
 	if (p->is_volatile)
 		thmq_log_close(p->log, 0);
 	else
@@ -480,6 +482,7 @@ static void conn_forget(struct conn *c)
 	thmqi_settle_forget(s, c);
 	if (c->parts.partition)
 		thmqi_parts_end(c);
+	thmqi_version_drop(c, NULL);
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);
@@ -595,6 +598,8 @@ static uint32_t take_frames(struct conn *c)
 
 	if (thmqi_unlikely(c->backlog_count != 0) && !thmqi_conn_flush_backlog(c))
 		return 0;
+	if (thmqi_unlikely(c->asked.partition != NULL))
+		thmqi_version_go(c);
 	/* each is answered by at most one frame */
 	while (done < CTL_BUDGET && (f = thmqi_frame_peek(ctl, 0)) && thmqi_conn_room(c, 4)) {
 		take_ctl(c, f);

@@ -444,7 +444,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 			m->tag_len = tag_len;
 			m->headers_len = 0;
 			m->partition = r->index;
-			m->reserved = 0;
+			m->span = 1;
 			m->offset = offset;
 			m->time_ns = time;
 			m->internal[0] = (uint64_t)(uintptr_t)d;
@@ -502,7 +502,7 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 	m->tag_len = d->one.tag_len;
 	m->headers_len = 0;
 	m->partition = r->index;
-	m->reserved = 0;
+	m->span = 1;
 	m->offset = d->base_offset;
 	m->time_ns = d->first_time_ns;
 	m->internal[0] = (uint64_t)(uintptr_t)d;

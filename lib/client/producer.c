@@ -133,12 +133,22 @@ static inline int link_of(struct thmq_producer *p, uint32_t index, struct client
 
 /* ------------------------------------------------------------------- claim */
 
+#define EXPECTS (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)
+#define FLAGS_KNOWN (THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | EXPECTS)
+
+/* One thing, and what can be looked up. */
+static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_message_opts *o)
+{
+	return (o->flags & EXPECTS) == EXPECTS || (o->flags & THMQ_MESSAGE_EXPECT_KEY && (!o->key || p->is_volatile));
+}
+
 static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o,
 		      uint32_t *ret_level)
 {
 	uint32_t level = o && o->durability ? o->durability : p->level;
 
-	if (o && ((o->flags & ~(THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME)) || o->size < 8 ||
+	if (o && ((o->flags & ~FLAGS_KNOWN) || o->size < 8 ||
+		  (thmqi_unlikely(o->flags & EXPECTS) && expects_wrongly(p, o)) ||
 		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) ||
 		  (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
 		  o->durability > THMQ_DURABILITY_ALL || (o->key && !o->key_len) ||
@@ -249,7 +259,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	ret->key_len = opts ? opts->key_len : 0;
 	ret->tag_len = opts && opts->tag ? (uint32_t)strlen(opts->tag) : 0;
 	ret->has = ret->has_len = 0;
-	if (opts && (opts->header_count || opts->ttl_ns)) {
+	if (opts && (opts->header_count || opts->ttl_ns || (opts->flags & EXPECTS))) {
 		rc = thmqi_attributes_plan(opts, &ret->has, &ret->has_len);
 		if (rc)
 			return rc;
@@ -551,13 +561,14 @@ int64_t thmqi_client_watermark(struct thmq_producer *p)
 	return (int64_t)p->watermark;
 }
 
-static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error)
+static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error, uint64_t offset)
 {
 	struct thmq_event e = {.type = type,
 			       .error = error,
 			       .producer = p,
 			       .cookie = p->cookie,
 			       .sequence = seq,
+			       .offset = offset,
 			       .count = 1};
 
 	thmqi_session_event(p->session, &e);
@@ -643,7 +654,7 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
 	if (f->seq > p->last_seq || f->seq <= p->watermark || is_over(&p->sent[f->seq & p->sent_mask]))
 		return;
 	mark_failed(p, f->seq);
-	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
+	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status, f->arg[0]);
 	free_slot(p, l, f->seq);
 	if (f->status == -THMQ_ENOTOPIC || f->status == -THMQ_EFENCED)
 		p->error = f->status;
@@ -670,7 +681,7 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 		    (l && l->progress[p->stream][e.level] >= seq))
 			continue;
 		mark_failed(p, seq);
-		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED);
+		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED, 0);
 		if (l)
 			free_slot(p, l, seq);
 	}

@@ -60,7 +60,8 @@ enum thmqi_frame_type {
 				    Sequences of one connection only: seq, then the next ones sent on it.
 				    arg0 UINT64_MAX: stored before, where is not known */
 	THMQI_FRAME_REJECT =
-		36, /* stream partition; seq; status: that message is certainly not stored */
+		36, /* stream partition; seq; status: that message is certainly not stored; arg0: with -THMQ_ECONFLICT what is
+		       there */
 	THMQI_FRAME_DELIVER =
 		37, /* stream partition; data: a run (struct thmq_run_header in place); len: its bytes; seq: first
 				     offset wanted; to a member of a shared group, extra: how often these were handed out, tag_hash: when this was sent,
@@ -242,7 +243,9 @@ enum thmqi_op {
 	THMQI_OP_PARTITION_INFO =
 		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that */
 	THMQI_OP_PRODUCER_OPEN =
-		10 /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
+		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
+	THMQI_OP_KEY_FIND =
+		11 /* shard; partition, before_offset, key, key_len -> value[0..1]: offset and time of the newest message below it */
 };
 
 struct thmqi_request {
@@ -255,15 +258,17 @@ struct thmqi_request {
 	uint32_t index;
 	uint32_t stream;
 	uint32_t group_id;
-	uint32_t reserved;
+	uint32_t key_len;
 	uint64_t volatile_bytes;
 	uint64_t session_timeout_ns;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
 	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
+	uint64_t before_offset;
 	char name[256];  /* NUL-terminated */
 	char group[256];
+	uint8_t key[THMQ_KEY_MAX];
 };
 
 struct thmqi_topic_entry {
