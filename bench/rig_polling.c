@@ -165,8 +165,11 @@ static void open_side(struct polling_rig *r, enum polling_medium medium)
 		check("url", thmq_broker_listen_url(r->broker, 0, r->url, sizeof(r->url)));
 	}
 	bench_pin(r->bench->cpu_app);
+	/* in an emulated machine the kernel's part of a connect needs a processor, too */
 	check("open environment",
-	      thmq_env_open(&r->app_env, THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL)));
+	      thmq_env_open(&r->app_env,
+			    THMQ_ENV_OPTS(.policy = medium == POLLING_RDMA ? THMQ_POLICY_EVENT
+									   : THMQ_POLICY_POLL)));
 }
 
 void polling_open(struct polling_rig *r, const struct bench *b, enum polling_medium medium,
@@ -181,6 +184,7 @@ void polling_open(struct polling_rig *r, const struct bench *b, enum polling_med
 	thmq_session_opts_init(&s);
 	s.window_count = WINDOW_COUNT;
 	s.window_bytes = 16u << 20;
+	s.timeout_ns = 60 * SECOND;
 	check("connect", thmq_connect(r->app_env ? r->app_env : r->env, r->url, &s, &r->session));
 	check("create topic",
 	      thmq_topic_create(r->session, TOPIC, THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)));
