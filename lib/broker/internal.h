@@ -185,7 +185,8 @@ struct sub {
 
 struct producer {
 	uint64_t
-		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it */
+		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it; 0: that is durable, though told of less */
+	uint32_t life;                                 /* thmqi_producer_life() of its last message */
 	uint8_t dirty;                                 /* bits of levels to be told */
 };
 
@@ -236,6 +237,7 @@ struct pending {
 	uint64_t end_offset; /* of the run, or the group's offset */
 	uint32_t count;
 	uint32_t stream;
+	uint32_t life; /* of the stream's producer */
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
 	bool again;    /* it was stored before, and settles with that */
