@@ -1099,7 +1099,8 @@ enum thmq_event_type {
 		      -THMQ_EFAILED the device failed under it: it may be stored or not */
 	THMQ_EVENT_LOST =
 		3, /* messages whose ack said less than durable are gone (error 0) or, since their shard failed, may be
-		      (-THMQ_EFAILED): doc/durability.md. A producer's: count of its own from offset on, the first one
+		      (-THMQ_EFAILED; another error: its broker died, or the connection was lost, and the offset is not known:
+		      UINT64_MAX): doc/durability.md. A producer's: count of its own from offset on, the first one
 		      being sequence, acked at durability or better. A consumer's: all from offset to offset + count, or, with count 0, an
 		      unknown number from offset on */
 	THMQ_EVENT_ASSIGNED = 4, /* the consumer now has this partition, from offset on */

@@ -124,7 +124,7 @@ void thmqi_conn_flush_progress(struct conn *c)
 		return;
 	for (i = 0; i < c->dirty_count; i++) {
 		p = &c->producers[c->dirty_streams[i]];
-		for (level = THMQ_DURABILITY_MEMORY; level <= THMQ_DURABILITY_DURABLE; level++) {
+		for (level = 0; level <= THMQ_DURABILITY_DURABLE; level++) {
 			if (!(p->dirty & (1u << level)))
 				continue;
 			f = thmqi_conn_claim(c);
@@ -138,7 +138,7 @@ void thmqi_conn_flush_progress(struct conn *c)
 			f->flags = (uint8_t)level;
 			f->stream = c->dirty_streams[i];
 			f->seq = p->progress[level];
-			f->status = 0;
+			f->generation = level ? 0 : p->life;
 			thmqi_conn_commit(c);
 			p->dirty &= (uint8_t) ~(1u << level);
 		}

@@ -155,7 +155,7 @@ struct partition {
 	uint8_t visible_at;
 	bool is_volatile;
 	bool dead : 1;    /* its topic was deleted */
-	bool parting : 1; /* a message of some connection's is being stored in parts: all others wait */
+	bool parting : 1; /* for a message of some connection's, which is being stored in parts or waits for a look-up: all others wait */
 	bool jumped;      /* next_offset is beyond logged_offset, as long as nothing has been appended */
 	struct thmqi_list groups;
 	uint64_t flush_asked;   /* next_offset when the log was last asked to make all durable */
@@ -233,7 +233,8 @@ struct sub {
 
 struct producer {
 	uint64_t
-		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it */
+		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it; 0: that is durable, though told of less */
+	uint32_t life;                                 /* thmqi_producer_life() of its last message */
 	uint8_t dirty;                                 /* bits of levels to be told */
 };
 
@@ -305,6 +306,7 @@ struct pending {
 	uint64_t end_offset; /* of the run, or the group's offset */
 	uint32_t count;
 	uint32_t stream;
+	uint32_t life; /* of the stream's producer */
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
 	bool again;    /* it was stored before, and settles with that */

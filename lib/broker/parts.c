@@ -138,6 +138,6 @@ void thmqi_parts_fill_last(struct conn *conn, const struct thmqi_frame *f, struc
 
 void thmqi_parts_end(struct conn *conn)
 {
-	conn->parts.partition->parting = false;
+	conn->parts.partition->parting = conn->expected.partition == conn->parts.partition;
 	conn->parts.partition = NULL;
 }

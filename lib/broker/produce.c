@@ -301,6 +301,13 @@ static void make_visible(struct partition *p, uint64_t offset)
 		thmqi_sub_ready(thmqi_container(it, struct sub, partition_link));
 }
 
+/* The stream has another producer. What the one before has not been told yet nobody wants to know. */
+static void begin_life(struct producer *p, const struct thmqi_frame *first)
+{
+	p->life = thmqi_producer_life(first->arg[1], first->generation);
+	p->dirty &= (uint8_t)~1u;
+}
+
 static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 			 const struct thmqi_frame *first, const struct thmqi_frame *last,
 			 const struct partition *p, const struct thmq_run_header *run,
@@ -312,7 +319,8 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 
 	/* runs that nobody waits for share an entry: it moves the partition's durable end, and knows whose they are */
 	if (acked && c->shard->pending_tail != c->shard->pending_head && before->index == index &&
-	    before->partition == p && before->acked == acked && before->conn == c && before->stream == first->stream) {
+	    before->partition == p && before->acked == acked && before->conn == c && before->stream == first->stream &&
+	    before->life == c->producers[first->stream].life) {
 		before->end_offset = run->base_offset + run->span;
 		before->count += run->count;
 		before->seq = last->seq;
@@ -327,6 +335,7 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 			      .end_offset = run->base_offset + run->span,
 			      .count = run->count,
 			      .stream = first->stream,
+			      .life = c->producers[first->stream].life,
 			      .level = (uint8_t)level,
 			      .acked = (uint8_t)acked,
 			      .report = (first->extra & THMQI_PRODUCE_REPORT) != 0};
@@ -462,7 +471,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	rc = !p ? -THMQ_ENOPARTITION : p->dead ? -THMQ_ENOTOPIC : 0;
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
-	if (thmqi_unlikely(p->parting && c->parts.partition != p))
+	if (thmqi_unlikely(p->parting && c->parts.partition != p && c->expected.partition != p))
 		return 0;
 	level = level_of(first);
 	rc = p->is_volatile ? (level > THMQ_DURABILITY_MEMORY ? -ENOTSUP : 0)
@@ -542,6 +551,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	} else if (report) {
 		c->reports_pending++;
 	}
+	if (thmqi_unlikely(c->producers[first->stream].life != thmqi_producer_life(first->arg[1], first->generation)))
+		begin_life(&c->producers[first->stream], first);
 	if (p->is_volatile) {
 		count_volatile(p->ring, index, sizeof(*run) + g.len);
 	} else {
@@ -626,8 +637,13 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 	}
 	if (thmqi_unlikely(e->again))
 		return;
-	if (durability == THMQ_DURABILITY_DURABLE)
+	if (durability == THMQ_DURABILITY_DURABLE) {
 		e->partition->durable = e->end_offset;
+		/* its producer was told of less, and asks what is lost if this process dies */
+		if (e->acked && e->acked < THMQ_DURABILITY_DURABLE && e->conn &&
+		    e->life == e->conn->producers[e->stream].life)
+			thmqi_conn_progress(e->conn, e->stream, 0, e->seq);
+	}
 	if (thmqi_likely(!e->part) && (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE))
 		make_visible(e->partition, e->end_offset);
 }

@@ -646,6 +646,20 @@ static void tell_progress(struct shard *s)
 		s->stuck = true;
 }
 
+/* What goes to this client anyway takes it along. */
+static void tell_along(struct shard *s)
+{
+	struct thmqi_list *it, *tmp;
+
+	thmqi_list_each_safe(it, tmp, &s->dirty_conns)
+	{
+		struct conn *c = thmqi_container(it, struct conn, dirty_link);
+
+		if (c->wrote && c->wire->packs)
+			thmqi_conn_flush_progress(c);
+	}
+}
+
 static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 {
 	struct shard *s = thmqi_container(poller, struct shard, poller);
@@ -664,8 +678,12 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 		done += thmqi_sub_pump_all(s);
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
 		done += thmqi_offsets_flush(s);
-	if (!thmqi_list_empty(&s->dirty_conns) && progress_is_due(s))
-		tell_progress(s);
+	if (!thmqi_list_empty(&s->dirty_conns)) {
+		if (done)
+			tell_along(s);
+		if (progress_is_due(s))
+			tell_progress(s);
+	}
 	if (done)
 		thmqi_list_each(it, &s->conns)
 			thmqi_conn_kick(thmqi_container(it, struct conn, link));

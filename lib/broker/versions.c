@@ -15,8 +15,8 @@ static void on_ready(void *ctx)
 
 static void end(struct conn *c, struct key_search *k)
 {
-	if (k == &c->expected && k->partition && k->partition->parting == c)
-		k->partition->parting = NULL;
+	if (k == &c->expected && k->partition)
+		k->partition->parting = c->parts.partition == k->partition;
 	thmq_log_reader_close(k->reader);
 	free(k->key);
 	*k = (struct key_search){0};
@@ -82,7 +82,7 @@ static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partit
 		return -ENOTSUP;
 	if (!k->partition) {
 		rc = begin(k, p, key, f->key_len, UINT64_MAX);
-		p->parting = c;
+		p->parting = true;
 	}
 	rc = rc ? rc : go(k, key, f->key_len);
 	if (rc == 0)

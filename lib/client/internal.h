@@ -64,6 +64,8 @@ struct client_link {
 	uint64_t lost_ns;        /* since when */
 	uint64_t retry_ns;       /* when to try again */
 	int error;               /* of the last try */
+	int lost_error;          /* why it was lost */
+	uint64_t incarnation;    /* of the broker that it leads to, or led */
 	struct thmqi_link *next; /* the next wire, which has not welcomed us yet */
 	struct former *formers;
 	struct kept *kept;       /* by slot; NULL: nothing is ever sent again */
@@ -77,7 +79,7 @@ struct client_link {
 	uint32_t slot_mask;
 	uint32_t slot_head, slot_tail; /* next to be made, oldest; free running */
 	uint64_t area_head, area_tail; /* free running */
-	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_DURABLE + 1];
+	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_DURABLE + 1]; /* by level; 0: durable, though told of less */
 	/* the one request that may be out */
 	uint64_t request_id;
 	bool replied;
@@ -243,7 +245,7 @@ struct thmq_producer {
 	uint32_t level; /* default */
 	uint32_t topic_id;
 	uint32_t partition_count;
-	uint32_t epoch;
+	uint32_t epoch; /* without an id one of the session's own numbers */
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
 	int error; /* the topic is gone, the shard failed */
@@ -277,6 +279,7 @@ struct thmq_session {
 	uint64_t incarnation; /* of the broker */
 	int dead; /* error; 0: alive */
 	uint64_t next_request;
+	uint32_t lives; /* of producers */
 	uint64_t news; /* frames taken in */
 	struct thmq_producer *producers[THMQI_STREAMS];
 	struct thmq_consumer *consumers[THMQI_STREAMS];
@@ -359,6 +362,8 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, cons
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
 void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f);
+/* The broker behind @l died, or may have: what was acknowledged at less than durable, and not heard to be, is in doubt. */
+void thmqi_producers_doubt(struct client_link *l, int error);
 
 /* Control frames: claim, fill all but turn, commit. NULL: no room, or the link is not up. */
 static inline struct thmqi_frame *thmqi_ctl_claim(struct client_link *l)
@@ -413,6 +418,7 @@ void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r); /* those that 
 void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l); /* its connection is lost: those that the app has not seen go */
 bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
+void thmqi_releases_along(struct client_link *l); /* a message goes, by a medium with packets: with it */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
 /* parts.c: messages that were stored in parts */
 /*

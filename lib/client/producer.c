@@ -311,10 +311,9 @@ static void place_give_up(struct thmq_producer *p, struct client_link *l, struct
 }
 
 /* What it sends has its name, and may have to be sent again. */
-static __attribute__((noinline)) void push_id(const struct thmq_producer *p, const struct client_link *l,
+static __attribute__((noinline)) void push_id(const struct client_link *l,
 					      const struct slot *slot, struct thmqi_frame *f)
 {
-	f->generation = p->epoch;
 	if (!l->kept)
 		return;
 	l->kept[slot - l->slots] = (struct kept){.time_ns = (int64_t)f->arg[0],
@@ -387,10 +386,13 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
 	f->arg[1] = p->id;
+	f->generation = p->epoch;
 	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
 	if (thmqi_unlikely(p->id))
-		push_id(p, l, m->slot, f);
+		push_id(l, m->slot, f);
 	thmqi_frame_commit(up);
+	if (thmqi_unlikely(l->unreleased && l->wire->packs))
+		thmqi_releases_along(l);
 	thmqi_link_kick_broker(l->wire);
 	m->slot->seq = seq;
 	m->slot->state = SLOT_COMMITTED;
@@ -704,6 +706,52 @@ void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f)
 		thmqi_session_event(p->session, &e);
 }
 
+/* Of the sequences from @first to @last those that went by @l; 0: it is not known any more. */
+static uint64_t count_sent(const struct thmq_producer *p, const struct client_link *l, uint64_t first, uint64_t last)
+{
+	uint64_t seq, n = 0;
+
+	if (p->last_seq - first > p->sent_mask)
+		return 0;
+	for (seq = first; seq <= last; seq++) {
+		const struct sent *e = &p->sent[seq & p->sent_mask];
+
+		n += e->shard == l->shard && e->level < THMQ_DURABILITY_DURABLE && !(e->failed & SENT_FAILED);
+	}
+	return n;
+}
+
+static void doubt(struct thmq_producer *p, struct client_link *l, int error)
+{
+	uint64_t *progress = l->progress[p->stream];
+	uint64_t safe = THMQI_MAX(progress[0], progress[THMQ_DURABILITY_DURABLE]),
+		 told = THMQI_MAX(progress[THMQ_DURABILITY_MEMORY], progress[THMQ_DURABILITY_WRITTEN]);
+	struct thmq_event e = {.type = THMQ_EVENT_LOST,
+			       .error = error,
+			       .producer = p,
+			       .cookie = p->cookie,
+			       .sequence = safe + 1,
+			       .offset = UINT64_MAX,
+			       .partition = p->partition_count == 1 ? 0 : UINT32_MAX,
+			       .durability = progress[THMQ_DURABILITY_MEMORY] > safe ? THMQ_DURABILITY_MEMORY
+										     : THMQ_DURABILITY_WRITTEN};
+
+	if (p->is_volatile || told <= safe)
+		return;
+	e.count = count_sent(p, l, e.sequence, told);
+	progress[0] = told; /* once */
+	thmqi_session_event(p->session, &e);
+}
+
+void thmqi_producers_doubt(struct client_link *l, int error)
+{
+	uint32_t i;
+
+	for (i = 0; i < THMQI_STREAMS && error != -ESHUTDOWN; i++) /* who closes makes all durable first */
+		if (l->session->producers[i])
+			doubt(l->session->producers[i], l, error);
+}
+
 /* -------------------------------------------------------------------- flush */
 
 static bool is_settled(void *arg)
@@ -818,6 +866,7 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	p->partition_count = entry.partition_count;
 	p->sent_mask = s->opts.window_count - 1;
 	p->uniform_from = 1;
+	p->epoch = ++s->lives;
 	p->sent = calloc(s->opts.window_count, sizeof(*p->sent));
 	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count,
 						&p->partitions)

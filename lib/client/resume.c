@@ -161,7 +161,7 @@ bool thmqi_resume_begin(struct client_link *l, int error)
 		tell(s, THMQ_EVENT_DISCONNECTED, error);
 	l->away = l->astray = true;
 	l->up = false;
-	l->error = error;
+	l->error = l->lost_error = error;
 	l->tries = 0;
 	l->retry_ns = l->lost_ns = thmqi_session_now(s);
 	free(l->again);
@@ -344,7 +344,7 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 {
 	struct thmqi_link *before = l->wire, *now = l->next;
 	struct thmq_session *s = l->session;
-	uint64_t incarnation = s->incarnation;
+	uint64_t incarnation = s->incarnation, led_to = l->incarnation;
 	uint32_t i;
 
 	if (f->status < 0) {
@@ -356,6 +356,8 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 									    : l->error);
 		return;
 	}
+	if (l->incarnation != led_to)
+		thmqi_producers_doubt(l, l->lost_error);
 	for (i = 0; i < THMQI_STREAMS; i++)
 		if (s->producers[i])
 			thmqi_producer_resume(s->producers[i], l);
@@ -379,7 +381,7 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 	l->refused = l->refused_told = 0;
 	l->seen_due = false;
 	if (l->shard == THMQI_SHARD_META && s->incarnation != incarnation)
-		all_lost(s, -ECONNRESET);
+		all_lost(s, l->lost_error);
 	send_again(l);
 }
 

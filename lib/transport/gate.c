@@ -105,10 +105,14 @@ int thmqi_guest_greeted(const struct thmqi_guest *g, struct thmq_core *core,
 	const struct thmqi_link_opts opts = {.area_bytes = hello->area_bytes,
 					     .up_frames = hello->up_frames,
 					     .down_frames = hello->down_frames};
+	int rc;
 
 	if (hello->ctl_frames != THMQI_MIN(hello->up_frames, THMQI_CTL_FRAMES_MAX))
 		return -EINVAL;
-	return thmqi_guest_link(g, core, hello->shard, &opts, reader, ret_link);
+	rc = thmqi_guest_link(g, core, hello->shard, &opts, reader, ret_link);
+	if (!rc)
+		(*ret_link)->packs = true;
+	return rc;
 }
 
 /* ---------------------------------------------------------------------- lobby */

@@ -106,6 +106,7 @@ int thmqi_joint_connect(struct thmqi_transport *t, const char *url, uint32_t sha
 				  (unsigned long long)o.area_bytes);
 	link->shard = shard;
 	link->core = core_for(t, shard);
+	link->packs = true;
 	if (atomic_load(&link->core->owner) == 0)
 		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
 				link->core->index);

@@ -55,6 +55,7 @@ struct thmqi_link {
 	uint32_t area_bytes; /* power of two */
 	bool is_further;     /* of a session that has others */
 	bool area_is_lent;   /* the medium's, not the link's */
+	bool packs;          /* frames go in packets: what is written together costs little more than one of them */
 	uint8_t *area;       /* 64-byte aligned; PRODUCE data lies in it */
 	struct thmqi_waiter *
 		waiter; /* of the client's session: kicked by the broker end after it wrote frames; NULL: it has a reader */

@@ -22,7 +22,8 @@ enum thmqi_frame_type {
 		1, /* seq: request id; the page holds a struct thmqi_request. One at a time */
 	THMQI_FRAME_PRODUCE =
 		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
-		      producer id, 0: none, whose messages may be sent again: generation is its epoch */
+		      producer id, 0: none, whose messages may be sent again: generation is its epoch; of others a number that
+		      tells the producers of a stream apart that come one after the other */
 	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0 | upper half of the tags
 				  wanted, as thmq_tag_filter() has them, whose lower half is tag_hash; 0: all;
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
@@ -54,7 +55,8 @@ enum thmqi_frame_type {
 				    partition, extra: identity of its data, the same in each of its lives */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
-		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it */
+		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it. flags 0: those
+		       that were acknowledged at less are durable by now; generation: thmqi_producer_life() */
 	THMQI_FRAME_REPORT =
 		35, /* stream partition; flags: durability; seq: first sequence; len: count; arg0: base offset.
 				    Sequences of one connection only: seq, then the next ones sent on it.
@@ -122,6 +124,12 @@ struct thmqi_frame {
 	};
 };
 _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
+
+/* Which of a stream's producers a PRODUCE frame is of. */
+static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
+{
+	return generation ^ (uint32_t)id;
+}
 
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
