@@ -98,7 +98,7 @@ laboratory() { # kernel, seconds at most (0: no limit), arguments of lab/run.sh
 	echo "== $kernel, emulated"
 	timeout -k 10 "$limit" sh tests/lab/run.sh --build $build --kernel $kernel "$@" >$build.lab || status=$?
 	cat $build.lab
-	sed -n "s/^\(PASS\|FAIL\|SKIP\) \([a-z0-9_]*\) .*/{\"name\": \"$kernel \2\", \"result\": \"\1\"}/p" $build.lab |
+	sed -n "s/^\(PASS\|FAIL\|SKIP\) \([a-z0-9_-]*\) .*/{\"name\": \"$kernel \2\", \"result\": \"\1\"}/p" $build.lab |
 		sed 's/"PASS"/"OK"/' >>$log
 	[ $status != 77 ] || echo "{\"name\": \"$kernel\", \"result\": \"SKIP\"}" >>$log
 	[ $status = 0 ] || [ $status = 77 ] || grep -q '^FAIL' $build.lab ||
