@@ -82,7 +82,7 @@ static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partit
 		return -ENOTSUP;
 	if (!k->partition) {
 		rc = begin(k, p, key, f->key_len, UINT64_MAX);
-		p->parting = true;
+		p->parting = k->partition == p;
 	}
 	rc = rc ? rc : go(k, key, f->key_len);
 	if (rc == 0)
@@ -103,7 +103,7 @@ int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct par
 	if (f->len - f->key_len - THMQI_PRODUCE_TAG_LEN(f->extra) < sizeof(expected))
 		return -EINVAL;
 	memcpy(&expected, at, sizeof(expected));
-	*ret_is = p->logged_offset;
+	*ret_is = thmqi_logged_offset(p);
 	if (THMQI_PRODUCE_HAS(f->extra) & THMQ_RECORD_EXPECT_KEY)
 		rc = expect_key(c, f, p, ret_is);
 	return rc ? rc : expected == *ret_is ? 0 : -THMQ_ECONFLICT;
