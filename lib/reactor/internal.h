@@ -37,6 +37,7 @@ struct watch {
 struct loop {
 	struct thmq_core core; /* what others see; first */
 	struct thmqi_list pollers;
+	struct thmqi_list resting; /* pollers that need no look until they are roused */
 	struct thmqi_list *cursor; /* next poller of the running walk */
 	uint64_t next_deadline; /* of the timers; 0: some wait for their turn already; UINT64_MAX: none */
 	uint32_t rounds;        /* iterations since the clock was read */
