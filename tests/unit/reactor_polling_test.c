@@ -446,19 +446,18 @@ Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_tha
 
 Test(reactor_polling, cores_of_one_thread_have_forecasts_too)
 {
-	static const struct plan waving = {"waves, 20 us", waves, 20 * US};
+	static const struct plan waving = {"waves, 200 us", waves, 200 * US};
 	struct thmq_core_stats st = {0};
 
-	begin(&waving, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE, .caller_cores = 3));
+	begin(&waving, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE, .caller_cores = 2));
 	cr_assert_eq(thmqi_core_attach(sim.env, 1), 0);
-	cr_assert_eq(thmqi_core_attach(sim.env, 2), 0);
-	for (int i = 0; i < 60 && st.policy != THMQ_POLICY_PREDICTIVE; i++) {
-		serve(10000);
+	for (int i = 0; i < 30 && !st.forecast_ratio; i++) {
+		serve(500);
 		st = stats();
 	}
-	cr_assert_eq(st.policy, THMQ_POLICY_PREDICTIVE, "ticks %llu, model %u, ratio %llu",
-		     (unsigned long long)st.forecast_ticks, st.forecast_model,
-		     (unsigned long long)st.forecast_ratio);
+	cr_assert_geq(st.forecast_ticks, 8);
+	cr_assert_gt(st.forecast_ratio, 0, "ticks %llu, model %u",
+		     (unsigned long long)st.forecast_ticks, st.forecast_model);
 	end();
 }
 
