@@ -679,10 +679,10 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
 		done += thmqi_offsets_flush(s);
 	if (!thmqi_list_empty(&s->dirty_conns)) {
-		if (done)
-			tell_along(s);
 		if (progress_is_due(s))
 			tell_progress(s);
+		else if (done)
+			tell_along(s);
 	}
 	if (done)
 		thmqi_list_each(it, &s->conns)

@@ -28,9 +28,11 @@ static int serve(const char *where, const char *listen)
 	char order;
 
 	running = "broker";
-	CHECK(thmq_env_open(&mine, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_env_open(&mine, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(mine,
-			       THMQ_BROKER_OPTS(.data_dir = where, .listen = listen, .shard_count = 1,
+			       THMQ_BROKER_OPTS(.data_dir = where, .listen = listen,
+						.shard_count = 1,
 						.flags = THMQ_BROKER_NO_BACKGROUND_FLUSH),
 			       &broker) == 0);
 	CHECK(write(STDOUT_FILENO, "u", 1) == 1);
@@ -76,7 +78,8 @@ static void server_ends(void)
 	int status;
 
 	CHECK(write(orders, "e", 1) == 1);
-	CHECK(waitpid(server, &status, 0) == server && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	CHECK(waitpid(server, &status, 0) == server && WIFEXITED(status) &&
+	      WEXITSTATUS(status) == 0);
 	close(orders);
 }
 
@@ -84,9 +87,14 @@ static void server_ends(void)
 
 static void connect_to(uint64_t reconnect_ns)
 {
-	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.reconnect_ns = reconnect_ns), &session) == 0);
-	CHECK(thmq_topic_create(session, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .visible_at = THMQ_DURABILITY_MEMORY)) == 0);
-	CHECK(thmq_producer_open(session, "t", THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_MEMORY), &weak) == 0);
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.reconnect_ns = reconnect_ns), &session) ==
+	      0);
+	CHECK(thmq_topic_create(session, "t",
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT,
+						.visible_at = THMQ_DURABILITY_MEMORY)) == 0);
+	CHECK(thmq_producer_open(session, "t",
+				 THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_MEMORY),
+				 &weak) == 0);
 	CHECK(thmq_producer_open(session, "t", NULL, &strong) == 0);
 }
 
@@ -147,7 +155,8 @@ static void those_that_were_acknowledged_from_memory(void)
 	send(weak, 10);
 	server_dies();
 	CHECK(events_until(THMQ_EVENT_CLOSED, &e) == 1);
-	CHECK(e.producer == weak && e.sequence == 1 && e.count == 10 && e.error < 0 && e.error != -ESHUTDOWN);
+	CHECK(e.producer == weak && e.sequence == 1 && e.count == 10 && e.error < 0 &&
+	      e.error != -ESHUTDOWN);
 	CHECK(e.durability == THMQ_DURABILITY_MEMORY && e.offset == UINT64_MAX && e.partition == 0);
 }
 
@@ -199,7 +208,9 @@ static void of_a_producer_behind_another(void)
 	connect_to(0);
 	send(weak, 100);
 	CHECK(thmq_producer_close(weak, SECOND) == 0);
-	CHECK(thmq_producer_open(session, "t", THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_MEMORY), &weak) == 0);
+	CHECK(thmq_producer_open(session, "t",
+				 THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_MEMORY),
+				 &weak) == 0);
 	send(weak, 5);
 	server_dies();
 	CHECK(events_until(THMQ_EVENT_CLOSED, &e) == 1);
