@@ -85,23 +85,23 @@ job() {
 	esac
 }
 
-status=0
+status=0 out=/run/lab/out # seen outside as long as it goes on
 while read -r j; do
 	begin=$(date +%s)
-	job "$j" </dev/null >out 2>&1
+	job "$j" </dev/null >$out 2>&1
 	s=$?
 	cd /mnt/work || off 1
-	last=$(grep -v '^$' out | tail -n 1 | sed 's/\x1b\[[0-9;]*m//g')
+	last=$(grep -v '^$' $out | tail -n 1 | sed 's/\x1b\[[0-9;]*m//g')
 	case $s in
 	0)
 		word=PASS
 		case $j in
-		*_bench) cat out; cp out "/run/lab/$j.lines" ;;
-		pair_*) cat out ;;
+		*_bench) cat $out; cp $out "/run/lab/$j.lines" ;;
+		pair_*) cat $out ;;
 		esac
 		;;
 	77) word=SKIP ;;
-	*) word=FAIL; status=1; cat out ;;
+	*) word=FAIL; status=1; cat $out ;;
 	esac
 	case $j in
 	powercut_*) echo "$last" >>/run/lab/said; [ $s = 0 ] || off 1 ;;

@@ -227,7 +227,10 @@ if [ "$jobs" ]; then
 	cp "$run"/*.lines "$build/lab" 2>/dev/null || :
 fi
 for t in $jobs; do
-	grep -q "^[A-Z]* $t " "$run/results" || result FAIL "$t" "it never ended"
+	grep -q "^[A-Z]* $t " "$run/results" || {
+		tail -n 5 "$run/out" 2>/dev/null || : # of the one that did not end
+		result FAIL "$t" "it never ended"
+	}
 done
 for t in $pairs; do
 	pair "$t"
