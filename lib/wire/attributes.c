@@ -61,6 +61,22 @@ int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
 	return 0;
 }
 
+bool thmqi_run_is_inner_part(const struct thmq_run_header *run)
+{
+	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
+	struct thmqi_part part;
+	uint64_t at;
+
+	if (run->encoding != THMQ_RUN_RECORDS || run->count != 1 || (run->flags & THMQ_RUN_SPARSE) ||
+	    run->len < sizeof(*record) || !(record->flags & THMQ_RECORD_PART))
+		return false;
+	at = sizeof(*record) + record->key_len + record->tag_len;
+	if (at + sizeof(part) > run->len)
+		return false;
+	memcpy(&part, (const uint8_t *)record + at, sizeof(part));
+	return part.part < part.parts && part.part + 1 != part.parts;
+}
+
 int thmqi_header_next(const uint8_t *headers, uint32_t len, uint32_t *cursor,
 		      struct thmq_header *ret_header)
 {

@@ -35,6 +35,9 @@ struct thmqi_attributes {
 	uint32_t len; /* of all; the payload is behind them */
 };
 
+/* Is @run a part of a message, and not its last? Its payload follows it, of run->len bytes. */
+bool thmqi_run_is_inner_part(const struct thmq_run_header *run);
+
 /* Of a body whose bytes behind key and tag are @at to @at + @room. 0; -THMQ_ECORRUPT they contradict themselves; -THMQ_EVERSION */
 int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
 			  struct thmqi_attributes *ret);
