@@ -4,14 +4,18 @@
 
 _Static_assert(sizeof(struct thmq_header) == 24, "public layout");
 
-int thmq_header_next(const struct thmq_message *message, uint32_t *cursor, struct thmq_header *ret_header)
+int thmq_header_next(const struct thmq_message *message, uint32_t *cursor,
+		     struct thmq_header *ret_header)
 {
 	if (!message || !cursor || !ret_header)
 		return -EINVAL;
-	return message->headers ? thmqi_header_next(message->headers, message->headers_len, cursor, ret_header) : 0;
+	return message->headers ? thmqi_header_next(message->headers, message->headers_len, cursor,
+						    ret_header)
+				: 0;
 }
 
-int thmq_header_find(const struct thmq_message *message, const char *name, struct thmq_header *ret_header)
+int thmq_header_find(const struct thmq_message *message, const char *name,
+		     struct thmq_header *ret_header)
 {
 	struct thmq_header h;
 	uint32_t cursor = 0;

@@ -433,6 +433,7 @@ int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct sh
 /* versions.c */
 /* Is what @f expects so? 0; -EAGAIN it is being looked up; -THMQ_ECONFLICT, and what is so; -EINVAL; an error */
 int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint64_t *ret_is);
+void thmqi_version_forget(struct conn *c); /* what is expected */
 void thmqi_version_request(struct conn *c, uint64_t id, const struct thmqi_request *r);
 void thmqi_version_go(struct conn *c); /* a request is out */
 void thmqi_version_drop(struct conn *c, const struct partition *p); /* what is looked up in @p, NULL: in any */

@@ -18,7 +18,8 @@ struct parts {
 static struct parts cut(const struct thmqi_frame *f, uint32_t room)
 {
 	struct parts c = {.head = f->key_len + THMQI_PRODUCE_TAG_LEN(f->extra)};
-	uint32_t rest = f->len - c.head, used = (uint32_t)(sizeof(struct thmq_record) + sizeof(struct thmqi_part)) + c.head;
+	uint32_t rest = f->len - c.head,
+		 used = (uint32_t)(sizeof(struct thmq_record) + sizeof(struct thmqi_part)) + c.head;
 
 	c.size = room > used ? (room - used) & ~7u : 0;
 	c.count = c.size ? (rest - 1) / c.size + 1 : 0;
@@ -33,13 +34,15 @@ static uint32_t part_len(const struct parts *c, const struct thmqi_frame *f, uin
 	return (uint32_t)sizeof(struct thmq_record) + THMQI_ALIGN_UP(body, 8u);
 }
 
-static void fill_part(const struct conn *conn, const struct thmqi_frame *f, struct thmq_run_header *run,
-		      const struct partition *p, const struct parts *c, uint32_t part)
+static void fill_part(const struct conn *conn, const struct thmqi_frame *f,
+		      struct thmq_run_header *run, const struct partition *p, const struct parts *c,
+		      uint32_t part)
 {
 	struct thmq_record *record = (struct thmq_record *)(run + 1);
 	uint8_t *body = (uint8_t *)(record + 1);
 	const uint8_t *from = (const uint8_t *)(uintptr_t)f->data;
-	uint32_t head = part ? 0 : c->head, len = THMQI_MIN(f->len - c->head - part * c->size, c->size);
+	uint32_t head = part ? 0 : c->head,
+		 len = THMQI_MIN(f->len - c->head - part * c->size, c->size);
 	const struct thmqi_part is = {.part = part, .parts = c->count, .total = f->len - c->head};
 	bool keyed = !part && f->key_len;
 
@@ -53,18 +56,20 @@ static void fill_part(const struct conn *conn, const struct thmqi_frame *f, stru
 					.first_time_ns = conn->parts.time_ns,
 					.last_time_ns = conn->parts.time_ns,
 					.tag_filter = f->tag_hash ? 1ull << (f->tag_hash % 64) : 0};
-	*record = (struct thmq_record){.size = head + (uint32_t)sizeof(is) + len,
-				       .tag_hash = f->tag_hash, /* of each: who looks for the tag finds all */
-				       .key_len = part ? 0 : f->key_len,
-				       .tag_len = part ? 0 : (uint8_t)THMQI_PRODUCE_TAG_LEN(f->extra),
-				       .flags = THMQ_RECORD_PART | (part ? 0 : THMQI_PRODUCE_HAS(f->extra))};
+	*record = (struct thmq_record){
+		.size = head + (uint32_t)sizeof(is) + len,
+		.tag_hash = f->tag_hash, /* of each: who looks for the tag finds all */
+		.key_len = part ? 0 : f->key_len,
+		.tag_len = part ? 0 : (uint8_t)THMQI_PRODUCE_TAG_LEN(f->extra),
+		.flags = THMQ_RECORD_PART | (part ? 0 : THMQI_PRODUCE_HAS(f->extra))};
 	memset((uint8_t *)record + run->len - 8, 0, 8); /* what is not written over is padding */
 	memcpy(body, from, head);
 	memcpy(body + head, &is, sizeof(is));
 	memcpy(body + head + sizeof(is), from + c->head + part * c->size, len);
 }
 
-static int append_part(struct conn *conn, const struct thmqi_frame *f, struct partition *p, const struct parts *c, uint32_t level)
+static int append_part(struct conn *conn, const struct thmqi_frame *f, struct partition *p,
+		       const struct parts *c, uint32_t level)
 {
 	struct shard *s = conn->shard;
 	struct pending *e = thmqi_shard_pending_room(s);
@@ -73,8 +78,11 @@ static int append_part(struct conn *conn, const struct thmqi_frame *f, struct pa
 	uint64_t index;
 	int rc;
 
-	if (!e)
+	/* as many may be on their way as of other messages: where nobody waits for these to be durable, they are to be */
+	if (!e || p->next_offset - p->durable > OFFSET_JUMP - RUN_RECORDS_MAX) {
+		thmq_log_flush(p->log, &index);
 		return -EAGAIN;
+	}
 	rc = thmq_log_append(p->log, (uint32_t)sizeof(*run) + part_len(c, f, part), &run, &index);
 	if (rc) {
 		s->blocked |= rc == -EAGAIN;
@@ -102,12 +110,13 @@ static void begin(struct conn *conn, const struct thmqi_frame *f, struct partiti
 	conn->parts.partition = p;
 	conn->parts.offset = p->next_offset;
 	conn->parts.next = 0;
-	conn->parts.time_ns = f->extra & THMQI_PRODUCE_TIMED ? (int64_t)f->arg[0] : (int64_t)conn->shard->core->wall_ns;
+	conn->parts.time_ns = f->extra & THMQI_PRODUCE_TIMED ? (int64_t)f->arg[0]
+							     : (int64_t)conn->shard->core->wall_ns;
 	p->parting = true;
 }
 
-int thmqi_parts_append(struct conn *conn, const struct thmqi_frame *f, struct partition *p, uint32_t room, uint32_t level,
-		       uint32_t *ret_len)
+int thmqi_parts_append(struct conn *conn, const struct thmqi_frame *f, struct partition *p,
+		       uint32_t room, uint32_t level, uint32_t *ret_len)
 {
 	struct parts c = cut(f, room);
 	int rc = 0;
@@ -123,8 +132,8 @@ int thmqi_parts_append(struct conn *conn, const struct thmqi_frame *f, struct pa
 	return rc;
 }
 
-void thmqi_parts_fill_last(struct conn *conn, const struct thmqi_frame *f, struct thmq_run_header *run,
-			   const struct partition *p, uint32_t room)
+void thmqi_parts_fill_last(struct conn *conn, const struct thmqi_frame *f,
+			   struct thmq_run_header *run, const struct partition *p, uint32_t room)
 {
 	struct parts c = cut(f, room);
 

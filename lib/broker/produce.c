@@ -445,6 +445,15 @@ static uint32_t append_level(const struct partition *p, uint32_t level)
 	return THMQI_MAX(level, THMQI_MIN(p->visible_at, (uint32_t)THMQ_DURABILITY_DURABLE));
 }
 
+/* Of the partition that was kept for the next message: it will not be stored. */
+static void let_go(struct conn *c)
+{
+	if (c->parts.partition)
+		thmqi_parts_end(c);
+	if (c->expected.partition)
+		thmqi_version_forget(c);
+}
+
 /* One run. Return: frames taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -483,8 +492,10 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		rc = thmqi_writer_admit(c, first, &w);
 		if (rc < 0)
 			goto refuse;
-		if (rc != WRITER_NEW)
+		if (rc != WRITER_NEW) {
+			let_go(c);
 			return rc == WRITER_AGAIN ? produce_again(c, first, p, w) : 1;
+		}
 	}
 	if (thmqi_unlikely(first->extra & THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT))) {
 		rc = thmqi_version_expect(c, first, p, &is);
@@ -572,8 +583,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	return g.count;
 refuse:
-	if (c->parts.partition)
-		thmqi_parts_end(c);
+	let_go(c);
 	reject(c, first, rc, is);
 	return 1;
 }

@@ -252,8 +252,10 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 	p = thmqi_shard_partition(s, h->partition);
 	if (!p || (h->flags & THMQ_RUN_RELOCATED))
 		return 0;
-	p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
-	p->next_offset = THMQI_MAX(p->next_offset, p->visible);
+	/* a message whose last part is not there was cut short: the partition does not end behind it */
+	if (!run->payload || !thmqi_run_is_inner_part(h))
+		p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
+	p->next_offset = THMQI_MAX(p->next_offset, h->base_offset + h->span);
 	p->logged_offset = p->next_offset;
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 	s->recovered_messages += h->count;

@@ -22,7 +22,8 @@ static void end(struct conn *c, struct key_search *k)
 	*k = (struct key_search){0};
 }
 
-static int begin(struct key_search *k, struct partition *p, const void *key, uint32_t key_len, uint64_t before)
+static int begin(struct key_search *k, struct partition *p, const void *key, uint32_t key_len,
+		 uint64_t before)
 {
 	int rc = thmq_log_reader_open(p->log, p->id, on_ready, NULL, &k->reader);
 
@@ -62,7 +63,8 @@ static int go(struct key_search *k, const void *key, uint32_t key_len)
 		if (rc != -ENOENT)
 			return rc;
 		k->has_hit = false;
-		rc = thmq_log_reader_seek_key(k->reader, key, key_len, INT64_MIN, INT64_MAX, k->hit.offset);
+		rc = thmq_log_reader_seek_key(k->reader, key, key_len, INT64_MIN, INT64_MAX,
+					      k->hit.offset);
 		if (rc)
 			return rc;
 	}
@@ -70,7 +72,8 @@ static int go(struct key_search *k, const void *key, uint32_t key_len)
 
 /* ------------------------------------------------------------------- expected */
 
-static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint64_t *ret_is)
+static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partition *p,
+		      uint64_t *ret_is)
 {
 	const void *key = (const void *)(uintptr_t)f->data;
 	struct key_search *k = &c->expected;
@@ -92,9 +95,11 @@ static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partit
 	return rc < 0 && rc != -ENOENT ? rc : 0;
 }
 
-int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint64_t *ret_is)
+int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct partition *p,
+			 uint64_t *ret_is)
 {
-	const uint8_t *at = (const uint8_t *)(uintptr_t)f->data + f->key_len + THMQI_PRODUCE_TAG_LEN(f->extra);
+	const uint8_t *at =
+		(const uint8_t *)(uintptr_t)f->data + f->key_len + THMQI_PRODUCE_TAG_LEN(f->extra);
 	uint64_t expected;
 	int rc = 0;
 
@@ -107,6 +112,11 @@ int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct par
 	if (THMQI_PRODUCE_HAS(f->extra) & THMQ_RECORD_EXPECT_KEY)
 		rc = expect_key(c, f, p, ret_is);
 	return rc ? rc : expected == *ret_is ? 0 : -THMQ_ECONFLICT;
+}
+
+void thmqi_version_forget(struct conn *c)
+{
+	end(c, &c->expected);
 }
 
 /* -------------------------------------------------------------------- requests */
@@ -159,7 +169,7 @@ void thmqi_version_request(struct conn *c, uint64_t id, const struct thmqi_reque
 void thmqi_version_drop(struct conn *c, const struct partition *p)
 {
 	if (c->expected.partition && (!p || c->expected.partition == p))
-		end(c, &c->expected);
+		thmqi_version_forget(c);
 	if (!c->asked.partition || (p && c->asked.partition != p))
 		return;
 	if (p)

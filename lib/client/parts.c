@@ -10,12 +10,12 @@
 #include "internal.h"
 
 struct assembly {
-	uint64_t have, total;  /* bytes behind key and tag */
-	uint64_t next_offset;  /* of the part that comes next */
-	uint32_t part, parts;  /* of which this is the number */
-	uint32_t flags;        /* THMQ_RECORD_*, of the message */
+	uint64_t have, total; /* bytes behind key and tag */
+	uint64_t next_offset; /* of the part that comes next */
+	uint32_t part, parts; /* of which this is the number */
+	uint32_t flags;       /* THMQ_RECORD_*, of the message */
 	uint32_t key_len, tag_len;
-	uint8_t bytes[];       /* key, tag, and the rest */
+	uint8_t bytes[]; /* key, tag, and the rest */
 };
 
 void thmqi_parts_drop(struct reading *r)
@@ -31,7 +31,8 @@ void thmqi_whole_drop(struct thmq_consumer *c, struct delivered *d)
 	d->whole = NULL;
 }
 
-static int begin(struct thmq_consumer *c, struct reading *r, const struct thmq_message *m, const struct thmqi_part *part, uint32_t flags)
+static int begin(struct thmq_consumer *c, struct reading *r, const struct thmq_message *m,
+		 const struct thmqi_part *part, uint32_t flags)
 {
 	struct assembly *a;
 
@@ -57,7 +58,8 @@ static int begin(struct thmq_consumer *c, struct reading *r, const struct thmq_m
 	return 0;
 }
 
-static void give(struct thmq_consumer *c, struct delivered *d, struct assembly *a, struct thmq_message *m)
+static void give(struct thmq_consumer *c, struct delivered *d, struct assembly *a,
+		 struct thmq_message *m)
 {
 	m->key = a->key_len ? a->bytes : NULL;
 	m->tag = a->tag_len ? (const char *)a->bytes + a->key_len : NULL;
@@ -72,7 +74,8 @@ static void give(struct thmq_consumer *c, struct delivered *d, struct assembly *
 	c->whole_bytes += a->total;
 }
 
-int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, uint32_t *ret_flags)
+int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m,
+		    uint32_t *ret_flags)
 {
 	struct reading *r = d->reading;
 	const uint8_t *from = (const uint8_t *)m->data + sizeof(struct thmqi_part);
@@ -89,8 +92,8 @@ int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_me
 	if (!part.part && (rc = begin(c, r, m, &part, *ret_flags)) != 0)
 		return rc;
 	a = r->parts;
-	if (!a || m->offset != a->next_offset || part.part != a->part || part.parts != a->parts || part.total != a->total ||
-	    len > a->total - a->have) {
+	if (!a || m->offset != a->next_offset || part.part != a->part || part.parts != a->parts ||
+	    part.total != a->total || len > a->total - a->have) {
 		thmqi_parts_drop(r); /* the rest of one whose first part was not wanted */
 		return 0;
 	}

@@ -36,7 +36,8 @@ static bool take_number(bool has, const uint8_t *at, uint32_t room, uint32_t *us
 	return true;
 }
 
-int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room, struct thmqi_attributes *ret)
+int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
+			  struct thmqi_attributes *ret)
 {
 	uint32_t used = 0;
 
@@ -60,7 +61,24 @@ int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room, stru
 	return 0;
 }
 
-int thmqi_header_next(const uint8_t *headers, uint32_t len, uint32_t *cursor, struct thmq_header *ret_header)
+bool thmqi_run_is_inner_part(const struct thmq_run_header *run)
+{
+	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
+	struct thmqi_part part;
+	uint64_t at;
+
+	if (run->encoding != THMQ_RUN_RECORDS || run->count != 1 || (run->flags & THMQ_RUN_SPARSE) ||
+	    run->len < sizeof(*record) || !(record->flags & THMQ_RECORD_PART))
+		return false;
+	at = sizeof(*record) + record->key_len + record->tag_len;
+	if (at + sizeof(part) > run->len)
+		return false;
+	memcpy(&part, (const uint8_t *)record + at, sizeof(part));
+	return part.part < part.parts && part.part + 1 != part.parts;
+}
+
+int thmqi_header_next(const uint8_t *headers, uint32_t len, uint32_t *cursor,
+		      struct thmq_header *ret_header)
 {
 	uint32_t at = *cursor, left;
 	uint16_t value_len;
@@ -74,8 +92,8 @@ int thmqi_header_next(const uint8_t *headers, uint32_t len, uint32_t *cursor, st
 	name_len = headers[at + 1];
 	memcpy(&value_len, headers + at + 2, sizeof(value_len));
 	/* the name is used as a string: it has one NUL, where it ends */
-	if (!name_len || (uint32_t)name_len + value_len > left || headers[at + HEADER_HEAD + name_len] ||
-	    memchr(headers + at + HEADER_HEAD, 0, name_len))
+	if (!name_len || (uint32_t)name_len + value_len > left ||
+	    headers[at + HEADER_HEAD + name_len] || memchr(headers + at + HEADER_HEAD, 0, name_len))
 		return -THMQ_ECORRUPT;
 	*ret_header = (struct thmq_header){.name = (const char *)headers + at + HEADER_HEAD,
 					   .value = headers + at + HEADER_EXTRA + name_len,
@@ -109,13 +127,15 @@ static int plan_headers(const struct thmq_header *headers, uint32_t count, uint3
 	return 0;
 }
 
-int thmqi_attributes_plan(const struct thmq_message_opts *opts, uint32_t *ret_flags, uint32_t *ret_len)
+int thmqi_attributes_plan(const struct thmq_message_opts *opts, uint32_t *ret_flags,
+			  uint32_t *ret_len)
 {
 	uint32_t flags = 0, len = 0, headers_len;
 	int rc;
 
 	if (opts->flags & (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)) {
-		flags |= opts->flags & THMQ_MESSAGE_EXPECT_END ? THMQ_RECORD_EXPECT_END : THMQ_RECORD_EXPECT_KEY;
+		flags |= opts->flags & THMQ_MESSAGE_EXPECT_END ? THMQ_RECORD_EXPECT_END
+							       : THMQ_RECORD_EXPECT_KEY;
 		len += sizeof(opts->expected);
 	}
 	if (opts->ttl_ns) {

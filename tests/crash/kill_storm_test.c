@@ -134,12 +134,12 @@ struct outstanding {
 
 static bool publish(struct thmq_session *s, uint32_t publisher)
 {
-	static const char padding[3000];
+	static const char padding[150000];
 	struct outstanding *out = calloc(PER_LIFE * PARTITIONS + 1, sizeof(*out));
 	struct thmq_producer *p, *other;
 	struct body b = {.life = life, .publisher = publisher};
 	uint64_t count = 0, settled = 0, i;
-	char large[sizeof(b) + sizeof(padding)];
+	static _Thread_local char large[sizeof(struct body) + sizeof(padding)];
 	uint32_t partition, level;
 	int64_t rc;
 
@@ -163,7 +163,8 @@ static bool publish(struct thmq_session *s, uint32_t publisher)
 			b.check = check_of(&b);
 			memset(large, 0, sizeof(large));
 			memcpy(large, &b, sizeof(b));
-			rc = thmq_send(p, large, sizeof(b) + (uint32_t)(b.number * 37 % 700),
+			/* now and then one that is larger than a batch, and stored in parts */
+			rc = thmq_send(p, large, sizeof(b) + (uint32_t)(b.number % 50 ? b.number * 37 % 700 : sizeof(padding)),
 				       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
 							 .partition = partition,
 							 .durability = publisher == 2 ? level : 0,
@@ -182,7 +183,7 @@ static bool publish(struct thmq_session *s, uint32_t publisher)
 			b.number = i / 8 + 1;
 			b.check = check_of(&b);
 			memcpy(large, &b, sizeof(b));
-			rc = thmq_send(other, large, publisher == 0 ? sizeof(large) : sizeof(b),
+			rc = thmq_send(other, large, publisher == 0 ? 3000 : sizeof(b),
 				       NULL);
 			CHECK(rc > 0 || rc == -EAGAIN);
 			if (rc == -EAGAIN)
@@ -216,10 +217,10 @@ static bool consume(struct thmq_session *s)
 		n = thmq_fetch(group, m, 64);
 		CHECK(n >= 0);
 		for (i = 0; i < n; i++) {
-			if (shared->group_sent[m[i].partition] < m[i].offset + 1)
-				shared->group_sent[m[i].partition] = m[i].offset + 1;
+			if (shared->group_sent[m[i].partition] < m[i].offset + m[i].span)
+				shared->group_sent[m[i].partition] = m[i].offset + m[i].span;
 			if (thmq_ack(group, &m[i]) == 0)
-				here[m[i].partition] = m[i].offset + 1;
+				here[m[i].partition] = m[i].offset + m[i].span;
 		}
 		CHECK(thmq_release(group, m, (uint32_t)n) == 0);
 		if (turn % 16 == 15 && thmq_consumer_flush(group, SECOND) == 0)
@@ -355,7 +356,7 @@ static bool read_all(struct thmq_session *s, const char *topic, uint32_t partiti
 				FAIL("%s: offset %llu where %llu comes", topic,
 				     (unsigned long long)m[i].offset,
 				     (unsigned long long)next[m[i].partition]);
-			next[m[i].partition] = m[i].offset + 1;
+			next[m[i].partition] = m[i].offset + m[i].span;
 			if (!each(&m[i]))
 				return false;
 		}

@@ -16,8 +16,8 @@ static bool has_text(const struct thmq_message *m, const char *name, const char 
 {
 	struct thmq_header h;
 
-	return thmq_header_find(m, name, &h) == 0 && h.type == THMQ_HEADER_TEXT && h.value_len == strlen(value) &&
-	       memcmp(h.value, value, h.value_len) == 0;
+	return thmq_header_find(m, name, &h) == 0 && h.type == THMQ_HEADER_TEXT &&
+	       h.value_len == strlen(value) && memcmp(h.value, value, h.value_len) == 0;
 }
 
 static bool is_payload(const struct thmq_message *m, const char *what)
@@ -41,9 +41,10 @@ static void check_headers(const struct thmq_message *m, const uint8_t id[16], in
 
 	CHECK(has_text(m, "region", "north") && has_text(m, "", "") == false);
 	CHECK(thmq_header_find(m, "Region", &h) == -ENOENT);
-	CHECK(thmq_header_find(m, "id", &h) == 0 && h.type == THMQ_HEADER_BYTES && h.value_len == 16 &&
-	      memcmp(h.value, id, 16) == 0);
-	CHECK(thmq_header_find(m, "number", &h) == 0 && h.type == THMQ_HEADER_INT && h.value_len == 8);
+	CHECK(thmq_header_find(m, "id", &h) == 0 && h.type == THMQ_HEADER_BYTES &&
+	      h.value_len == 16 && memcmp(h.value, id, 16) == 0);
+	CHECK(thmq_header_find(m, "number", &h) == 0 && h.type == THMQ_HEADER_INT &&
+	      h.value_len == 8);
 	memcpy(&is, h.value, 8);
 	CHECK(is == number);
 	while (thmq_header_next(m, &cursor, &h) == 1)
@@ -70,8 +71,10 @@ static void headers(void)
 	CHECK(thmq_consumer_open(s, "h", NULL, NULL, &c) == 0);
 	/* alone in their runs, and together: with key and tag, with one of them, with nothing; between messages without headers */
 	for (number = 0; number < 64; number++) {
-		struct thmq_header all[] = {{"id", id, 16, THMQ_HEADER_BYTES}, text("region", "north"),
-					    {"number", &number, 8, THMQ_HEADER_INT}, text("region", "south")};
+		struct thmq_header all[] = {{"id", id, 16, THMQ_HEADER_BYTES},
+					    text("region", "north"),
+					    {"number", &number, 8, THMQ_HEADER_INT},
+					    text("region", "south")};
 		struct thmq_message_opts o = {.size = sizeof(o),
 					      .headers = all,
 					      .header_count = number % 3 ? 4 : 0,
@@ -95,24 +98,30 @@ static void headers(void)
 		for (i = 0; i < (uint32_t)n; i++, got++) {
 			CHECK(m[i].offset == got);
 			if (got == 64) {
-				CHECK(is_payload(&m[i], "large") && thmq_header_find(&m[i], "large", &h) == 0);
-				CHECK(h.value_len == sizeof(large) && memcmp(h.value, large, sizeof(large)) == 0);
+				CHECK(is_payload(&m[i], "large") &&
+				      thmq_header_find(&m[i], "large", &h) == 0);
+				CHECK(h.value_len == sizeof(large) &&
+				      memcmp(h.value, large, sizeof(large)) == 0);
 				continue;
 			}
 			CHECK(is_payload(&m[i], "payload"));
-			CHECK(m[i].key_len == (got % 2 ? 3u : 0u) && m[i].tag_len == (got % 4 < 2 ? 3u : 0u));
+			CHECK(m[i].key_len == (got % 2 ? 3u : 0u) &&
+			      m[i].tag_len == (got % 4 < 2 ? 3u : 0u));
 			CHECK(got % 5 || m[i].time_ns == (int64_t)got * 1000);
 			if (got % 3)
 				check_headers(&m[i], id, got);
 			else
-				CHECK(!m[i].headers && !m[i].headers_len && thmq_header_next(&m[i], &cursor, &h) == 0);
+				CHECK(!m[i].headers && !m[i].headers_len &&
+				      thmq_header_next(&m[i], &cursor, &h) == 0);
 		}
 		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
 	}
 	big.value_len = THMQ_HEADERS_MAX;
-	CHECK(thmq_claim(p, THMQ_MESSAGE_OPTS(.headers = &big, .header_count = 1), 5, &claim) == -E2BIG);
+	CHECK(thmq_claim(p, THMQ_MESSAGE_OPTS(.headers = &big, .header_count = 1), 5, &claim) ==
+	      -E2BIG);
 	big.type = THMQ_HEADER_INT;
-	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.headers = &big, .header_count = 1)) == -EINVAL);
+	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.headers = &big, .header_count = 1)) ==
+	      -EINVAL);
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
@@ -132,9 +141,14 @@ static void times_to_live(void)
 	CHECK(thmq_topic_create(s, "ttl", NULL) == 0);
 	CHECK(thmq_producer_open(s, "ttl", NULL, &p) == 0);
 	CHECK(thmq_consumer_open(s, "ttl", "g", NULL, &c) == 0);
-	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago, .ttl_ns = 99 * SECOND)) == 1);
-	CHECK(thmq_send(p, "stays", 5, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago, .ttl_ns = 3600 * SECOND)) == 2);
-	CHECK(thmq_send(p, "old", 3, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago)) == 3);
+	CHECK(thmq_send(p, "gone", 4,
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago,
+					  .ttl_ns = 99 * SECOND)) == 1);
+	CHECK(thmq_send(p, "stays", 5,
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago,
+					  .ttl_ns = 3600 * SECOND)) == 2);
+	CHECK(thmq_send(p, "old", 3,
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago)) == 3);
 	CHECK(thmq_send(p, "goes", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 4);
 	CHECK(thmq_send(p, "new", 3, THMQ_MESSAGE_OPTS(.ttl_ns = UINT64_MAX)) == 5);
 	CHECK(thmq_flush(p, 5 * SECOND) == 0);
@@ -212,10 +226,12 @@ static bool put_large(struct thmq_producer *p, uint32_t who, uint32_t number, ui
 /* One sends messages of all sizes, another small ones in between: all come whole, and each one's in its order. */
 static void large_messages(void)
 {
-	static const uint32_t sizes[] = {8,         BATCH - 400, BATCH - 368, BATCH - 367, BATCH,           BATCH + 1,
-					 2 * BATCH, 100,         5 * BATCH,   9,           3 * BATCH - 1000, 7 * BATCH + 5};
+	static const uint32_t sizes[] = {8,         BATCH - 400, BATCH - 368,      BATCH - 367,
+					 BATCH,     BATCH + 1,   2 * BATCH,        100,
+					 5 * BATCH, 9,           3 * BATCH - 1000, 7 * BATCH + 5};
 	const uint32_t count = sizeof(sizes) / sizeof(sizes[0]), small = 200;
-	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = 16 << 20)), *t = session_of(NULL);
+	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = 16 << 20)),
+			    *t = session_of(NULL);
 	struct thmq_producer *p, *q;
 	struct thmq_consumer *c;
 	struct thmq_message m[8];
@@ -227,7 +243,8 @@ static void large_messages(void)
 	CHECK(thmq_producer_open(s, "large", NULL, &p) == 0);
 	CHECK(thmq_producer_open(t, "large", NULL, &q) == 0);
 	CHECK(thmq_consumer_open(s, "large", "g", NULL, &c) == 0);
-	CHECK(thmq_producer_len_max(p) == (16 << 20) - 8 && thmq_producer_len_max(q) == (4 << 20) - 8);
+	CHECK(thmq_producer_len_max(p) == (16 << 20) - 8 &&
+	      thmq_producer_len_max(q) == (4 << 20) - 8);
 	while (got[0] < count || got[1] < small) {
 		CHECK(now() < end);
 		if (sent[0] < count && put_large(p, 0, sent[0], sizes[sent[0]]))
@@ -263,7 +280,8 @@ static void large_messages_held(void)
 
 	CHECK(thmq_topic_create(s, "held", NULL) == 0);
 	CHECK(thmq_producer_open(s, "held", NULL, &p) == 0);
-	CHECK(thmq_consumer_open(s, "held", NULL, THMQ_CONSUMER_OPTS(.prefetch_bytes = 2 << 20), &c) == 0);
+	CHECK(thmq_consumer_open(s, "held", NULL, THMQ_CONSUMER_OPTS(.prefetch_bytes = 2 << 20),
+				 &c) == 0);
 	while (sent < 3)
 		if (put_large(p, 0, sent, 3 * BATCH))
 			sent++;
@@ -293,7 +311,8 @@ static void large_messages_held(void)
 static void the_largest(void)
 {
 	const uint32_t len = is_full_run() ? THMQ_MESSAGE_MAX : 20u << 20;
-	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = is_full_run() ? 128 << 20 : 32 << 20));
+	struct thmq_session *s =
+		session_of(THMQ_SESSION_OPTS(.window_bytes = is_full_run() ? 128 << 20 : 32 << 20));
 	struct thmq_producer *p, *v;
 	struct thmq_consumer *c;
 	struct thmq_message m;
@@ -333,9 +352,12 @@ static void times_to_live_of_a_topic(void)
 	CHECK(thmq_topic_describe(s, "t", &info) == 0 && info.ttl_ns == 50 * SECOND);
 	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
 	CHECK(thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
-	CHECK(thmq_send(p, "old", 3, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago)) == 1);
+	CHECK(thmq_send(p, "old", 3,
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago)) == 1);
 	CHECK(thmq_flush(p, 5 * SECOND) == 0);
-	CHECK(thmq_send(p, "lives", 5, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago, .ttl_ns = 3600 * SECOND)) == 2);
+	CHECK(thmq_send(p, "lives", 5,
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago,
+					  .ttl_ns = 3600 * SECOND)) == 2);
 	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 3);
 	CHECK(thmq_send(p, "new", 3, NULL) == 4);
 	take(s, c, &m);
@@ -372,9 +394,11 @@ static void times_to_live_in_a_shared_group(void)
 
 /* ------------------------------------------------------------------------ tags */
 
-static void some_tags_in(struct thmq_session *s, const char *topic, const struct thmq_topic_opts *opts)
+static void some_tags_in(struct thmq_session *s, const char *topic,
+			 const struct thmq_topic_opts *opts)
 {
-	static const char *const tags[] = {NULL, "red", "blue", "green", "redder"}, *const wanted[] = {"red", "green"};
+	static const char *const tags[] = {NULL, "red", "blue", "green", "redder"},
+				 *const wanted[] = {"red", "green"};
 	struct thmq_producer *p;
 	struct thmq_consumer *c;
 	struct thmq_message m[16];
@@ -383,10 +407,12 @@ static void some_tags_in(struct thmq_session *s, const char *topic, const struct
 
 	CHECK(thmq_topic_create(s, topic, opts) == 0);
 	CHECK(thmq_producer_open(s, topic, NULL, &p) == 0);
-	CHECK(thmq_consumer_open(s, topic, NULL, THMQ_CONSUMER_OPTS(.tags = wanted, .tag_count = 2), &c) == 0);
+	CHECK(thmq_consumer_open(s, topic, NULL, THMQ_CONSUMER_OPTS(.tags = wanted, .tag_count = 2),
+				 &c) == 0);
 	/* first runs of one message each, then runs of many */
 	for (number = 0; number < 600; number++) {
-		while (thmq_send(p, &number, 4, THMQ_MESSAGE_OPTS(.tag = tags[number % 5])) == -EAGAIN)
+		while (thmq_send(p, &number, 4, THMQ_MESSAGE_OPTS(.tag = tags[number % 5])) ==
+		       -EAGAIN)
 			drive(MS);
 		if (number < 50)
 			CHECK(thmq_flush(p, 5 * SECOND) == 0);
@@ -415,10 +441,14 @@ static void some_tags(void)
 	struct thmq_consumer *c;
 
 	some_tags_in(s, "logged", NULL);
-	some_tags_in(s, "volatile", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20));
-	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tags = bad, .tag_count = 1), &c) == -EINVAL);
-	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tags = bad, .tag_count = 65), &c) == -EINVAL);
-	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tag_count = 1), &c) == -EINVAL);
+	some_tags_in(s, "volatile",
+		     THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 1 << 20));
+	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tags = bad, .tag_count = 1),
+				 &c) == -EINVAL);
+	CHECK(thmq_consumer_open(s, "logged", NULL,
+				 THMQ_CONSUMER_OPTS(.tags = bad, .tag_count = 65), &c) == -EINVAL);
+	CHECK(thmq_consumer_open(s, "logged", NULL, THMQ_CONSUMER_OPTS(.tag_count = 1), &c) ==
+	      -EINVAL);
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
@@ -433,7 +463,8 @@ static uint64_t end_of(struct thmq_session *s, const char *topic)
 }
 
 /* What became of the last one: 0, or what is there instead. */
-static bool refused(struct thmq_session *s, struct thmq_producer *p, int64_t sequence, uint64_t *ret_is)
+static bool refused(struct thmq_session *s, struct thmq_producer *p, int64_t sequence,
+		    uint64_t *ret_is)
 {
 	struct thmq_event e;
 	int rc = thmq_flush(p, 5 * SECOND);
@@ -498,7 +529,8 @@ static void expected_ends(void)
 static void expected_keys(void)
 {
 	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = 8 << 20));
-	struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_KEY, .key_len = 8};
+	struct thmq_message_opts o = {
+		.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_KEY, .key_len = 8};
 	struct thmq_key_info info = {.size = sizeof(info)};
 	uint64_t versions[KEYS], is = 0, number, before;
 	struct thmq_producer *p;
@@ -539,12 +571,16 @@ static void expected_keys(void)
 	CHECK(thmq_consumer_open(s, "keys", NULL, NULL, &c) == 0);
 	for (k = 0; k < KEYS; k++) {
 		number = k;
-		for (before = UINT64_MAX; thmq_key_find(s, "keys", UINT32_MAX, &number, 8, before, &info) == 0; before = info.offset) {
-			CHECK(info.offset < before && (before != UINT64_MAX || info.offset == versions[k]));
+		for (before = UINT64_MAX;
+		     thmq_key_find(s, "keys", UINT32_MAX, &number, 8, before, &info) == 0;
+		     before = info.offset) {
+			CHECK(info.offset < before &&
+			      (before != UINT64_MAX || info.offset == versions[k]));
 			CHECK(thmq_seek(c, UINT32_MAX, THMQ_START_END, 0) == 0);
 			CHECK(thmq_seek(c, info.partition, THMQ_START_OFFSET, info.offset) == 0);
 			take(s, c, &m);
-			CHECK(m.partition == info.partition && m.offset == info.offset && m.key_len == 8 && memcmp(m.key, &number, 8) == 0);
+			CHECK(m.partition == info.partition && m.offset == info.offset &&
+			      m.key_len == 8 && memcmp(m.key, &number, 8) == 0);
 			CHECK(m.span == (m.len > 4 ? 3u : 1u));
 			CHECK(thmq_release(c, &m, 1) == 0);
 			sent--;
@@ -564,7 +600,8 @@ static void expected_keys(void)
 static void two_writers(void)
 {
 	struct thmq_session *s[2] = {session_of(NULL), session_of(NULL)};
-	struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_KEY, .key = "n", .key_len = 1};
+	struct thmq_message_opts o = {
+		.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_KEY, .key = "n", .key_len = 1};
 	uint64_t version[2] = {UINT64_MAX, UINT64_MAX};
 	uint32_t made[2] = {0}, who;
 	struct thmq_producer *p[2];
@@ -574,7 +611,9 @@ static void two_writers(void)
 
 	CHECK(thmq_topic_create(s[0], "two", NULL) == 0);
 	for (who = 0; who < 2; who++)
-		CHECK(thmq_producer_open(s[who], "two", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p[who]) == 0);
+		CHECK(thmq_producer_open(s[who], "two",
+					 THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT),
+					 &p[who]) == 0);
 	while (made[0] + made[1] < 60) {
 		for (who = 0; who < 2; who++) {
 			o.expected = version[who];
@@ -584,11 +623,13 @@ static void two_writers(void)
 		rc = 0;
 		for (who = 0; who < 2; who++) {
 			if (thmq_flush(p[who], 5 * SECOND) == 0) {
-				CHECK(next_event(s[who], THMQ_EVENT_SETTLED, &e, SECOND) && e.sequence == (uint64_t)seq[who]);
+				CHECK(next_event(s[who], THMQ_EVENT_SETTLED, &e, SECOND) &&
+				      e.sequence == (uint64_t)seq[who]);
 				made[who]++;
 				rc++;
 			} else {
-				CHECK(next_event(s[who], THMQ_EVENT_FAILED, &e, SECOND) && e.error == -THMQ_ECONFLICT);
+				CHECK(next_event(s[who], THMQ_EVENT_FAILED, &e, SECOND) &&
+				      e.error == -THMQ_ECONFLICT);
 				CHECK(e.sequence == (uint64_t)seq[who]);
 			}
 			version[who] = e.offset;

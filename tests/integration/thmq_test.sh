@@ -211,7 +211,7 @@ check "stored while it waited" 0 "$thmq" sub "$dir/slow" t
 [ "$(wc -l <"$dir/out")" = 10 ] || die "pub that waited stored $(wc -l <"$dir/out") of 10"
 
 # a failure half way says what is stored
-(printf 'k:1\nk:2\n'; head -c 70000000 /dev/zero; printf '\nk:3\n') >"$dir/large"
+(printf 'k:1\nk:2\n'; head -c 9000000 /dev/zero; printf '\nk:3\n') >"$dir/large"
 check "a message too large" 1 "$thmq" pub --json --key-separator : "$dir/slow" t "$dir/large"
 has err 'line 3: too long for a message'; has err 'at most [0-9]* bytes'; has err '2 messages were stored'
 has out '"messages":2,.*"complete":false'

@@ -28,7 +28,7 @@ static void make(uint32_t count)
 		names[i][len] = 0;
 		given[i].name = names[i];
 		given[i].type = below(5);
-		given[i].value_len = given[i].type <= THMQ_HEADER_TEXT  ? below(below(2) ? 10 : 512)
+		given[i].value_len = given[i].type <= THMQ_HEADER_TEXT ? below(below(2) ? 10 : 512)
 				     : given[i].type == THMQ_HEADER_BOOL ? 1
 									 : 8;
 		for (k = 0; k < given[i].value_len; k++)
@@ -113,7 +113,8 @@ Test(wire_attributes, what_lies_is_not_read_beyond)
 		rc = thmqi_attributes_read(flags, copy, cut, &a);
 		cr_assert(rc == 0 || rc == -THMQ_ECORRUPT);
 		cursor = 0;
-		while (!rc && (rc = thmqi_header_next(a.headers, a.headers_len, &cursor, &h)) == 1) {
+		while (!rc &&
+		       (rc = thmqi_header_next(a.headers, a.headers_len, &cursor, &h)) == 1) {
 			cr_assert_lt(strlen(h.name), THMQ_HEADER_NAME_MAX + 1);
 			cr_assert_leq((const uint8_t *)h.value + h.value_len, copy + cut);
 			rc = 0;
@@ -121,7 +122,8 @@ Test(wire_attributes, what_lies_is_not_read_beyond)
 		free(copy);
 		free(bytes);
 	}
-	cr_assert_eq(thmqi_attributes_read(0x40, NULL, 0, &a), -THMQ_EVERSION, "of a newer library");
+	cr_assert_eq(thmqi_attributes_read(0x40, NULL, 0, &a), -THMQ_EVERSION,
+		     "of a newer library");
 }
 
 Test(wire_attributes, headers_that_are_none_are_refused)
@@ -161,5 +163,6 @@ Test(wire_attributes, headers_that_are_none_are_refused)
 	h.value_len = UINT32_MAX;
 	cr_assert_eq(thmqi_attributes_plan(&o, &flags, &len), -E2BIG);
 	o.headers = NULL;
-	cr_assert_eq(thmqi_attributes_plan(&o, &flags, &len), -EINVAL, "none where there should be one");
+	cr_assert_eq(thmqi_attributes_plan(&o, &flags, &len), -EINVAL,
+		     "none where there should be one");
 }

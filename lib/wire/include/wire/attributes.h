@@ -35,15 +35,21 @@ struct thmqi_attributes {
 	uint32_t len; /* of all; the payload is behind them */
 };
 
+/* Is @run a part of a message, and not its last? Its payload follows it, of run->len bytes. */
+bool thmqi_run_is_inner_part(const struct thmq_run_header *run);
+
 /* Of a body whose bytes behind key and tag are @at to @at + @room. 0; -THMQ_ECORRUPT they contradict themselves; -THMQ_EVERSION */
-int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room, struct thmqi_attributes *ret);
+int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
+			  struct thmqi_attributes *ret);
 
 /* What a message with these options has: flags and bytes. 0; -EINVAL; -E2BIG: THMQ_HEADERS_MAX */
-int thmqi_attributes_plan(const struct thmq_message_opts *opts, uint32_t *ret_flags, uint32_t *ret_len);
+int thmqi_attributes_plan(const struct thmq_message_opts *opts, uint32_t *ret_flags,
+			  uint32_t *ret_len);
 /* Writes what was planned. */
 void thmqi_attributes_write(const struct thmq_message_opts *opts, uint8_t *to);
 
 /* The header that begins at *@cursor of @len bytes, and the cursor behind it. 1; 0 there are no more; -THMQ_ECORRUPT */
-int thmqi_header_next(const uint8_t *headers, uint32_t len, uint32_t *cursor, struct thmq_header *ret_header);
+int thmqi_header_next(const uint8_t *headers, uint32_t len, uint32_t *cursor,
+		      struct thmq_header *ret_header);
 
 #endif
