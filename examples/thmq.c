@@ -32,6 +32,9 @@ static const struct command {
 	 "                       part of the message\n"
 	 "  --partition N        to this partition\n"
 	 "  --tag TAG            tag of every message, at most 255 bytes\n"
+	 "  --header NAME=VALUE  a header of every message; any number of them. NAME:int=VALUE, and\n"
+	 "                       likewise real and bool (true, false), for others than text\n"
+	 "  --ttl T              nobody is given a message that is older than this: 30s, 90m, 12h\n"
 	 "  --durability LEVEL   memory, written or durable (default)\n"
 	 "  --quiet              no progress, no summary\n"
 	 "  --json               the summary as JSON: messages (how many were stored), bytes,\n"
@@ -44,11 +47,20 @@ static const struct command {
 	 "  --from WHERE         begin, end, an offset (in every partition that holds it), a time\n"
 	 "                       as 2026-01-31T12:00:00Z, or a date as 2026-01-31: its midnight,\n"
 	 "                       both UTC (default: the group's offset, else begin)\n"
+	 "  --tag TAG[,TAG...]   only messages with one of these tags\n"
 	 "  --count N            at most N messages\n"
 	 "  --follow             wait for more at the end, until interrupted, which is its end\n"
 	 "                       and no failure, or until nobody reads the output\n"
 	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
-	 "                       data\n"},
+	 "                       headers, data\n"},
+	{"redrive", cmd_redrive, "thmq redrive DIR TOPIC",
+	 "Sends the dead letters of a topic again, to where they come from, and goes on where it\n"
+	 "stopped the last time.\n"
+	 "\n"
+	 "  --to TOPIC           all of them to this topic\n"
+	 "  --group GROUP        which group keeps how far it came (default: redrive)\n"
+	 "  --count N            at most N messages\n"
+	 "  --json               as JSON: sent, unknown (they do not say where they come from)\n"},
 	{"topic", cmd_topic, "thmq topic create|list|describe|delete DIR [TOPIC]",
 	 "Manages topics. create makes the directory too if it is absent; an empty data\n"
 	 "directory takes about 54 MB at once.\n"
@@ -58,6 +70,7 @@ static const struct command {
 	 "                       a message\n"
 	 "  --retention-time T   create: messages older than this may go: 30s, 90m, 12h, 7d, 2w\n"
 	 "  --retention-bytes N  create: of each partition all but the newest N bytes may go: 10G\n"
+	 "  --ttl T              create: nobody is given a message that is older than this: 30s, 90m\n"
 	 "  --retain-consumed    create: what all groups have acknowledged may go\n"
 	 "  --if-absent          create: succeed where it exists; what was asked for must be so\n"
 	 "  --group GROUP        describe: where this group stands\n"
@@ -145,7 +158,7 @@ static const struct command {
 };
 
 /* Of the commands that meet other processes. */
-static const char *const meeting[] = {"pub", "sub", "topic", "ping", "serve", "bench"};
+static const char *const meeting[] = {"pub", "sub", "redrive", "topic", "ping", "serve", "bench"};
 static const char tls_help[] =
 	"\n"
 	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"
@@ -269,7 +282,7 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub, topic, ping and bench take the URL of a broker, tcp://host:port or\n"
+		     "pub, sub, redrive, topic, ping and bench take the URL of a broker, tcp://host:port or\n"
 		     "tls://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");

@@ -44,6 +44,9 @@ struct thmq_consumer;
 #define THMQ_GROUP_NAME_MAX 249u
 #define THMQ_KEY_MAX 4096u /* bytes of a message key */
 #define THMQ_TAG_MAX 255u  /* bytes of a message tag */
+#define THMQ_MESSAGE_MAX (64u << 20) /* bytes of a payload, where the session's window has room for them */
+#define THMQ_HEADER_NAME_MAX 255u /* bytes of a header's name, without the final NUL */
+#define THMQ_HEADERS_MAX 65000u /* bytes of all headers of a message: names, values, and 5 for each */
 #define THMQ_PARTITION_COUNT_MAX 65536u
 #define THMQ_SHARD_COUNT_MAX 1024u
 #define THMQ_CORE_COUNT_MAX 256u
@@ -645,6 +648,7 @@ struct thmq_topic_opts {
 	 */
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns; /* of messages that have none of their own: see struct thmq_message_opts; what has outlived it need not be kept. 0: none */
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
@@ -685,6 +689,7 @@ struct thmq_topic_info {
 	char name[256];
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 };
 
 /**
@@ -763,8 +768,30 @@ THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
  */
 THMQ_API int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns);
 
-/** thmq_producer_len_max() - the largest payload that a claim can have here. Return: bytes; 0 if closed. */
+/**
+ * thmq_producer_len_max() - the largest payload that a claim can have here, key, tag and headers counted
+ * Up to THMQ_MESSAGE_MAX, where window_bytes of the session is larger than that: a message lies there in one piece. On a volatile
+ * topic it is what a batch of the broker holds.
+ * Return: bytes; 0 if closed.
+ */
 THMQ_API uint32_t thmq_producer_len_max(const struct thmq_producer *producer);
+
+/* What a header's value is. The library looks at none: it is what the two ends agree on. */
+enum thmq_header_type {
+	THMQ_HEADER_BYTES = 0,
+	THMQ_HEADER_TEXT = 1, /* UTF-8, without a final NUL */
+	THMQ_HEADER_INT = 2,  /* an int64_t of this machine, 8 bytes */
+	THMQ_HEADER_REAL = 3, /* a double of this machine, 8 bytes */
+	THMQ_HEADER_BOOL = 4  /* 1 byte, 0 or 1 */
+};
+
+/* A name and a value that go with a message: what it is about, who wrote it, how it was traced. Names may occur more than once. */
+struct thmq_header {
+	const char *name;   /* NUL-terminated, of 1 to THMQ_HEADER_NAME_MAX bytes */
+	const void *value;  /* may be NULL if value_len is 0. Of a fetched message: not aligned, memcpy() it */
+	uint32_t value_len; /* any number of BYTES and TEXT; else as enum thmq_header_type says */
+	uint32_t type;      /* enum thmq_header_type */
+};
 
 struct thmq_message_opts {
 	uint32_t size;
@@ -776,6 +803,10 @@ struct thmq_message_opts {
 	uint32_t durability; /* enum thmq_durability; default: the producer's */
 	uint32_t reserved;
 	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else 0: the broker's */
+	const struct thmq_header *headers; /* header_count of them, THMQ_HEADERS_MAX bytes at most; copied */
+	uint32_t header_count;
+	uint32_t reserved2;
+	uint64_t ttl_ns; /* so long after its time it is of no use: it is not handed out any more; 0: for ever, or as the topic says */
 };
 
 #define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash; else in turns, up to 64 messages or 64 KiB to each */
@@ -871,12 +902,22 @@ struct thmq_consumer_opts {
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
 				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
+	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied */
+	uint32_t tag_count;         /* up to THMQ_CONSUMER_TAGS_MAX */
+	uint32_t reserved;
 	/* With THMQ_CONSUMER_SHARED */
 	uint64_t invisible_ns; /* how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
 	uint32_t deliver_max;  /* a message that was handed out so often and came back is a dead letter; 0: no limit */
-	uint32_t reserved;
+	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
+	const uint64_t *backoff_ns; /* what THMQ_NACK_BACKOFF waits after the first delivery, after the second …, the last for all further
+				       ones; copied */
+	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
 };
 
+#define THMQ_CONSUMER_BACKOFF_MAX 64u
+#define THMQ_NACK_BACKOFF UINT64_MAX /* as a delay: as backoff_ns says */
+
+#define THMQ_CONSUMER_TAGS_MAX 64u
 #define THMQ_CONSUMER_START_ALWAYS 1u /* begin at start even where the group has an offset */
 /*
  * The members of the group share every partition: each message goes to one that has room, in no order, and is acknowledged by
@@ -924,11 +965,17 @@ struct thmq_message {
 	uint64_t offset;
 	int64_t time_ns; /* when it was stored, or its own time, ns since 1970 */
 	uint64_t internal[2];
+	const void *headers; /* NULL if none; thmq_header_next() and thmq_header_find() read them */
+	uint32_t headers_len;
+	uint32_t reserved;
 };
 
 /**
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
+ * What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
+ * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
+ * of a message whose last part is not stored.
  * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;
  * -EINVAL; -THMQ_ENOTOPIC deleted; -THMQ_EFENCED the group has taken this consumer for dead, since its session was silent
  * for session_timeout_ns: it gets nothing any more, open another; -ESHUTDOWN the broker is gone; -THMQ_EFAILED.
@@ -936,6 +983,25 @@ struct thmq_message {
  */
 THMQ_API int thmq_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_messages,
 			uint32_t max);
+
+/**
+ * thmq_header_next() - the headers of a message, one after the other
+ * @message: fetched and not released
+ * @cursor: 0 at the first call, then as it was left
+ * @ret_header: out; name and value lie in the message, and are valid as long as it is
+ * Return: 1 one; 0 there are no more; -THMQ_ECORRUPT the bytes are no headers; -EINVAL.
+ * Threads: any; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_header_next(const struct thmq_message *message, uint32_t *cursor, struct thmq_header *ret_header);
+
+/**
+ * thmq_header_find() - the first header of that name
+ * @name: NUL-terminated; upper and lower case are different
+ * @ret_header: out; as of thmq_header_next()
+ * Return: 0; -ENOENT there is none; -THMQ_ECORRUPT the bytes are no headers; -EINVAL.
+ * Threads: any; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_header_find(const struct thmq_message *message, const char *name, struct thmq_header *ret_header);
 
 /**
  * thmq_release() - give fetched messages back, in any order
@@ -957,7 +1023,7 @@ THMQ_API int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message 
 
 /**
  * thmq_nack() - give a message of a shared group back, to be handed out again
- * @delay_ns: not before this time has passed; 0: at once. A broker that is opened again has forgotten it, and hands it out at once
+ * @delay_ns: not before this time has passed; 0: at once; THMQ_NACK_BACKOFF: by how often it was handed out, if it is held. A broker that is opened again has forgotten it, and hands it out at once
  * The message need not be held any more, as with thmq_ack(). Where it is not this member's any more nothing happens.
  * Return: 0 taken; -EAGAIN queue full, or the connection is being made again; -EINVAL not a fetched message, or the group is not
  * shared; -ESHUTDOWN.
@@ -971,6 +1037,17 @@ THMQ_API int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message
  * Return: as thmq_nack().
  */
 THMQ_API int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns);
+
+/**
+ * thmq_reject() - a message of a shared group is a dead letter: it will never succeed
+ * @message: held: fetched, and not released. It may be released at once
+ * @reason: text for whoever looks at dead letters, up to 1000 bytes of it; NULL: none
+ * It goes to dead_topic, with its key, tag and headers, and those that say where it comes from: doc/shared.md. It is done once that is
+ * stored, and comes again if it cannot be.
+ * Return: 0 taken; -EAGAIN no room now, poll and try again; -EOPNOTSUPP the consumer has no dead_topic; -EMSGSIZE it does not fit there;
+ * -EINVAL not a message that is held; -THMQ_ENOTOPIC dead_topic was deleted; -ESHUTDOWN.
+ */
+THMQ_API int thmq_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason);
 
 /**
  * thmq_message_deliveries() - how often a message of a shared group was handed out, this time included
@@ -1026,7 +1103,8 @@ enum thmq_event_type {
 					 _CLOSED follows */
 	THMQ_EVENT_RECONNECTED = 12, /* all is as before: what was not settled has been sent again */
 	THMQ_EVENT_DEAD_LETTER =
-		13 /* a message of a shared group, at offset, was handed out deliver_max times and is not any more; count: how often */
+		13 /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
+		      more; it is in dead_topic, if there is one. count: how often */
 };
 
 struct thmq_event {

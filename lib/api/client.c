@@ -333,6 +333,18 @@ int64_t thmq_watermark(struct thmq_producer *producer)
 
 /* ---------------------------------------------------------------- consumers */
 
+static int check_tags(const struct thmq_consumer_opts *o)
+{
+	uint32_t i;
+
+	if (o->tag_count > THMQ_CONSUMER_TAGS_MAX || (o->tag_count && !o->tags))
+		return thmqi_fail(-EINVAL, "consumer: tags: up to %u of them", THMQ_CONSUMER_TAGS_MAX);
+	for (i = 0; i < o->tag_count; i++)
+		if (!o->tags[i] || !*o->tags[i] || strnlen(o->tags[i], THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)
+			return thmqi_fail(-EINVAL, "consumer: a tag has 1 to %u bytes", THMQ_TAG_MAX);
+	return 0;
+}
+
 int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 		       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
 {
@@ -350,12 +362,20 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED, "consumer");
 	if (rc)
 		return rc;
+	rc = check_tags(&o);
+	if (rc)
+		return rc;
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
-	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max))
-		return thmqi_fail(-EINVAL, "consumer: invisible_ns and deliver_max need THMQ_CONSUMER_SHARED");
+	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max || o.backoff_count || o.dead_topic))
+		return thmqi_fail(-EINVAL, "consumer: invisible_ns, deliver_max, backoff_ns and dead_topic need THMQ_CONSUMER_SHARED");
+	if (o.backoff_count > THMQ_CONSUMER_BACKOFF_MAX || (o.backoff_count && !o.backoff_ns))
+		return thmqi_fail(-EINVAL, "consumer: backoff_ns has 1 to %u delays", THMQ_CONSUMER_BACKOFF_MAX);
+	rc = o.dead_topic ? check_name(o.dead_topic, THMQ_TOPIC_NAME_MAX, "dead_topic") : 0;
+	if (rc)
+		return rc;
 	if (o.invisible_ns > 31536000000000000ull)
 		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
@@ -397,6 +417,13 @@ int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message *message
 	if (!is_consumer(consumer) || !message)
 		return -EINVAL;
 	return thmqi_client_nack(consumer, message, delay_ns);
+}
+
+int thmq_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_reject(consumer, message, reason);
 }
 
 int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns)

@@ -314,6 +314,7 @@ create:
 	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED);
 	change->topic.retention_ns = r->retention_ns;
 	change->topic.retention_bytes = r->retention_bytes;
+	change->topic.ttl_ns = r->ttl_ns;
 	change->topic.partition_count = r->partition_count;
 	change->topic.visible_at = r->visible_at ? r->visible_at : THMQ_DURABILITY_DURABLE;
 	if (is_volatile)
@@ -364,6 +365,7 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->visible_at = t->state.visible_at;
 	ret->retention_ns = t->state.retention_ns;
 	ret->retention_bytes = t->state.retention_bytes;
+	ret->ttl_ns = t->state.ttl_ns;
 	memcpy(ret->name, t->state.name, sizeof(ret->name));
 	thmqi_list_each(it, &t->groups) ret->group_count++;
 }

@@ -105,6 +105,7 @@ void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error)
 static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d)
 {
 	const struct thmq_run_header *run = d->view.run.header;
+	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
 	uint64_t end = run->base_offset + run->span;
 	struct shard *s = sub->conn->shard;
 
@@ -116,9 +117,7 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	k->held_bytes += d->bytes;
 	k->held_count += d->count;
 	if (run->count == 1 && run->span == 1 && run->encoding == THMQ_RUN_RECORDS && !(run->flags & THMQ_RUN_SPARSE) &&
-	    run->len >= sizeof(struct thmq_record) && sub->next <= run->base_offset) {
-		const struct thmq_record *record = (const struct thmq_record *)(run + 1);
-
+	    run->len >= sizeof(struct thmq_record) && sub->next <= run->base_offset && !record->flags) {
 		f->type = THMQI_FRAME_DELIVER_ONE;
 		f->flags = record->tag_len;
 		f->key_len = record->key_len;
@@ -424,7 +423,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	if (thmqi_sub_find(c, f->stream, f->partition))
 		return -EEXIST;
 	k = c->consumers[f->stream];
-	if (k && thmqi_list_empty(&k->subs) && !k->held_count) { /* an earlier consumer's: its credits were others */
+	if (k && thmqi_list_empty(&k->subs) && !k->held_count && !k->held_bytes) { /* an earlier consumer's: its credits were others */
 		consumer_free(k);
 		k = c->consumers[f->stream] = NULL;
 	}
@@ -474,6 +473,8 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		free(sub);
 		return rc;
 	}
+	if (!p->is_volatile) /* a ring's readers show by what they have read how far they are behind */
+		thmq_log_reader_filter(sub->reader, (f->arg[1] & ~(uint64_t)UINT32_MAX) | f->tag_hash);
 	thmqi_list_add_tail(&p->subs, &sub->partition_link);
 	thmqi_list_add_tail(&k->subs, &sub->consumer_link);
 	if (g)

@@ -77,7 +77,9 @@ struct state_topic {
 	uint64_t retention_ns; /* 0: as long as there is room */
 	uint64_t retention_bytes; /* of each partition; 0: all */
 	char name[256];
+	uint64_t ttl_ns; /* 0: none */
 };
+#define STATE_TOPIC_LEN_MIN offsetof(struct state_topic, ttl_ns) /* as the first ones were */
 #define TOPIC_DELETED 0x80000000u
 
 struct state_group {
@@ -141,6 +143,7 @@ struct partition {
 	uint64_t durable;        /* what lies below is on the medium */
 	uint64_t flush_asked;    /* next_offset when the log was last asked to make all durable */
 	uint64_t visible;        /* consumers see what lies below */
+	struct conn *parting;    /* a message of this one is being stored in parts: all others wait. NULL: none is */
 	uint64_t hole_begin, hole_end; /* offsets that were perhaps used before this life, and are gone */
 	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
 	uint64_t appended_bytes; /* volatile: sum of all memory that batches ever took */
@@ -217,6 +220,11 @@ struct conn {
 	struct thmqi_link *wire;
 	struct shard *shard;
 	struct partition *last_partition; /* of the last PRODUCE */
+	struct {
+		struct partition *partition; /* of the message that is being stored in parts; NULL: none is */
+		int64_t time_ns;
+		uint32_t next; /* part */
+	} parts;
 	uint32_t reports_pending; /* room in the down ring is kept for so many REPORT frames */
 	bool wrote;               /* frames down since the last kick */
 	bool held_up;             /* its next PRODUCE cannot be taken now */
@@ -258,6 +266,7 @@ struct pending {
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
 	bool again;    /* it was stored before, and settles with that */
+	bool part;     /* of a message, and not its last: nobody sees it yet */
 	uint8_t acked; /* weaker durability that its producer was told; 0: none */
 	bool shared;   /* the group's slice is a shared one's */
 };
@@ -369,6 +378,17 @@ void thmqi_settle_forget(struct shard *s, struct conn *c);
 /* thmqi_broker_post() once all that was appended is durable. -EAGAIN: too much is on its way. */
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post));
+
+/* parts.c: a message that is larger than a batch */
+/*
+ * All parts of @f but the last, as far as there is room. @room: bytes of a run's table and body. 0: they are on their way, and the
+ * last is a record of *@ret_len bytes, with its table; -EAGAIN later; -EMSGSIZE; an error of the log
+ */
+int thmqi_parts_append(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint32_t room, uint32_t level,
+		       uint32_t *ret_len);
+void thmqi_parts_fill_last(struct conn *c, const struct thmqi_frame *f, struct thmq_run_header *run,
+			   const struct partition *p, uint32_t room);
+void thmqi_parts_end(struct conn *c); /* the last is appended, or will never be */
 
 /* writers.c */
 enum writer_news {

@@ -213,7 +213,7 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 		record->time_delta_us = (uint32_t)(((uint64_t)time - (uint64_t)g->first_time) / 1000);
 		record->key_len = f->key_len;
 		record->tag_len = (uint8_t)THMQI_PRODUCE_TAG_LEN(f->extra);
-		record->flags = 0;
+		record->flags = THMQI_PRODUCE_HAS(f->extra);
 		padded = THMQI_ALIGN_UP(f->len, 8u);
 		if (padded != f->len)
 			memset(body + padded - 8, 0, 8);
@@ -389,6 +389,12 @@ static bool knows_refusals(const struct conn *c)
 	return c->refused == c->refused_seen;
 }
 
+/* What a run is written for: consumers wait for it, too. */
+static uint32_t append_level(const struct partition *p, uint32_t level)
+{
+	return THMQI_MAX(level, THMQI_MIN(p->visible_at, (uint32_t)THMQ_DURABILITY_DURABLE));
+}
+
 /* One run. Return: frames taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -402,7 +408,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct writer *w = NULL;
 	uint64_t index;
 	uint32_t level;
-	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0;
+	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts;
+	uint32_t room;
 	int rc = check(c, first);
 
 	/* room for a refusal and, if wanted, for the report */
@@ -414,6 +421,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	rc = !p ? -THMQ_ENOPARTITION : p->dead ? -THMQ_ENOTOPIC : 0;
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
+	if (thmqi_unlikely(p->parting && p->parting != c))
+		return 0;
 	level = level_of(first);
 	rc = p->is_volatile ? (level > THMQ_DURABILITY_MEMORY ? -ENOTSUP : 0)
 	     : s->failed    ? -THMQ_EFAILED
@@ -433,10 +442,16 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 				   p->next_offset - p->durable > OFFSET_JUMP - RUN_RECORDS_MAX))))
 		if (!p->is_volatile)
 			return 0;
-	gather(c, first, run_room(s, p, first), &g);
-	if (thmqi_unlikely(g.count == 0)) {
-		rc = -EMSGSIZE;
-		goto refuse;
+	room = run_room(s, p, first);
+	gather(c, first, room, &g);
+	in_parts = g.count == 0;
+	if (thmqi_unlikely(in_parts)) {
+		rc = thmqi_parts_append(c, first, p, room, append_level(p, level), &g.len);
+		if (rc == -EAGAIN || (!rc && !(e = thmqi_shard_pending_room(s))))
+			return 0;
+		if (rc)
+			goto refuse;
+		g.count = 1;
 	}
 	if (p->is_volatile && thmqi_unlikely(volatile_full(p, g.len)))
 		return 0;
@@ -452,16 +467,18 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmq_log_append_abort(p->log);
 		return 0;
 	}
-	fill(c, run, &g, p);
+	if (thmqi_unlikely(in_parts))
+		thmqi_parts_fill_last(c, first, run, p, room);
+	else
+		fill(c, run, &g, p);
 	last = thmqi_frame_at(&c->wire->up, g.count - 1);
-	rc = thmq_log_append_end(p->log, run,
-				 THMQI_MAX(level, p->visible_at > THMQ_DURABILITY_DURABLE
-							  ? THMQ_DURABILITY_DURABLE
-							  : p->visible_at));
+	rc = thmq_log_append_end(p->log, run, append_level(p, level));
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
 	if (thmqi_unlikely(w != NULL))
 		w->last_seq = last->seq;
+	if (thmqi_unlikely(in_parts))
+		thmqi_parts_end(c);
 	p->next_offset += g.count;
 	p->logged_offset = p->next_offset;
 	s->messages_in += g.count;
@@ -492,6 +509,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	return g.count;
 refuse:
+	if (c->parts.partition)
+		thmqi_parts_end(c);
 	reject(c, first, rc);
 	return 1;
 }
@@ -557,7 +576,7 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 		return;
 	if (durability == THMQ_DURABILITY_DURABLE)
 		e->partition->durable = e->end_offset;
-	if (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE)
+	if (thmqi_likely(!e->part) && (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE))
 		make_visible(e->partition, e->end_offset);
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #define CTL_BUDGET 256u
@@ -40,6 +41,8 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 	p->topic_id = topic->topic_id;
 	p->visible_at = topic->visible_at;
 	p->retention_ns = topic->retention_ns;
+	if (topic->ttl_ns && (!p->retention_ns || topic->ttl_ns < p->retention_ns))
+		p->retention_ns = topic->ttl_ns;
 	p->retention_bytes = topic->retention_bytes;
 	p->retain_consumed = (topic->flags & THMQ_TOPIC_RETAIN_CONSUMED) != 0;
 	p->is_volatile = (id & VOLATILE_PARTITION) != 0;
@@ -372,14 +375,16 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	struct thmq_broker *b = ctx;
 	struct shard *s = &b->shards[link->shard];
 	struct conn *c;
+	const uint32_t one_max = (uint32_t)(s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record));
 	struct thmqi_frame f = {
 		.type = THMQI_FRAME_WELCOME,
+		.tag_hash = one_max,
 		.seq = b->shard_count,
 		.len = THMQI_WIRE_VERSION,
 		.partition = (uint32_t)b->identity,
 		.extra = (uint32_t)(b->identity >> 32),
 		.arg = {b->incarnation,
-			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
+			s->log ? THMQI_MESSAGE_MAX : one_max}};
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
@@ -404,6 +409,8 @@ static void conn_forget(struct conn *c)
 	if (s->id == THMQI_SHARD_META)
 		thmqi_meta_conn_closed(s->broker->meta, c);
 	thmqi_settle_forget(s, c);
+	if (c->parts.partition)
+		thmqi_parts_end(c);
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);

@@ -34,6 +34,7 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.volatile_bytes = opts->volatile_bytes;
 	r.retention_ns = opts->retention_ns;
 	r.retention_bytes = opts->retention_bytes;
+	r.ttl_ns = opts->ttl_ns;
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
@@ -62,7 +63,8 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 				       .visible_at = e->visible_at,
 				       .group_count = e->group_count,
 				       .retention_ns = e->retention_ns,
-				       .retention_bytes = e->retention_bytes};
+				       .retention_bytes = e->retention_bytes,
+				       .ttl_ns = e->ttl_ns};
 
 	memcpy(info.name, e->name, sizeof(info.name));
 	memset(ret_info, 0, size);

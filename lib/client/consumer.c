@@ -5,6 +5,8 @@
  */
 #include <stdio.h>
 
+#include "wire/run.h"
+
 #include "internal.h"
 
 #define NO_OFFSET UINT64_MAX
@@ -72,13 +74,15 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 	uint32_t i;
 	int rc = 0;
 
+	if (c->dead)
+		rc = thmqi_dead_flush(c, timeout_ns);
 	for (i = 0; c->shared && i < c->reading_count; i++)
 		thmqi_shared_ack_send(&c->readings[i]);
 	for (i = 0; !c->shared && i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
 		if (c->readings[i].ack_error && !c->readings[i].shard_error && c->readings[i].state == READING_ON)
 			thmqi_reading_ack(&c->readings[i]);
 	c->awaited = 0;
-	if (!acks_stored(c))
+	if (!rc && !acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
 	for (i = 0; i < c->reading_count && !rc; i++)
 		rc = c->readings[i].state == READING_NONE ? 0 : c->readings[i].ack_error;
@@ -183,8 +187,12 @@ int thmqi_client_seek(struct thmq_consumer *c, uint32_t partition, uint32_t star
 static void consumer_free(struct thmq_consumer *c)
 {
 	thmqi_runs_fini(c);
+	thmqi_dead_close(c);
+	free(c->backoff_ns);
 	free(c->readings);
+	free(c->tags);
 	c->readings = NULL;
+	c->tags = NULL;
 	c->reading_count = 0;
 	thmqi_handle_bury(c->session->graveyard, &c->handle);
 }
@@ -254,6 +262,48 @@ static int free_stream(struct thmq_session *s)
 
 static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc);
 
+/* One block: the places, then the strings. */
+static int copy_tags(struct thmq_consumer *c)
+{
+	const char *const *tags = c->opts.tags;
+	uint32_t i, n = c->opts.tag_count;
+	size_t bytes = n * sizeof(*c->tags);
+	char *at;
+
+	c->opts.tags = NULL;
+	for (i = 0; i < n; i++)
+		bytes += strlen(tags[i]);
+	if (!n)
+		return 0;
+	c->tags = malloc(bytes);
+	if (!c->tags)
+		return -ENOMEM;
+	at = (char *)(c->tags + n);
+	for (i = 0; i < n; i++) {
+		uint32_t len = (uint32_t)strlen(tags[i]), hash = thmqi_tag_hash(tags[i], len);
+
+		memcpy(at, tags[i], len);
+		c->tags[i] = (struct wanted_tag){.bytes = at, .len = len};
+		c->tag_filter |= 1ull << (hash % 64);
+		at += len;
+	}
+	return 0;
+}
+
+static int copy_backoff(struct thmq_consumer *c)
+{
+	size_t bytes = c->opts.backoff_count * sizeof(*c->backoff_ns);
+
+	if (!bytes)
+		return 0;
+	c->backoff_ns = malloc(bytes);
+	if (!c->backoff_ns)
+		return -ENOMEM;
+	memcpy(c->backoff_ns, c->opts.backoff_ns, bytes);
+	c->opts.backoff_ns = NULL;
+	return 0;
+}
+
 static void set_defaults(struct thmq_consumer_opts *o)
 {
 	if (!o->prefetch_count)
@@ -289,6 +339,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->reading_count = entry.partition_count;
 	c->shared = (opts->flags & THMQ_CONSUMER_SHARED) != 0;
 	c->grouped = group != NULL && !c->shared;
+	c->ttl_ns = entry.ttl_ns;
+	c->odd = c->ttl_ns || opts->tag_count;
 	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);
 	snprintf(c->group, sizeof(c->group), "%s", group ? group : "");
@@ -299,6 +351,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	if (!c->readings)
 		c->reading_count = 0;
 	rc = thmqi_runs_init(c);
+	rc = rc ? rc : copy_tags(c);
+	rc = rc ? rc : copy_backoff(c);
 	rc = c->readings ? rc : -ENOMEM;
 	for (i = 0; c->readings && i < c->reading_count; i++) {
 		c->readings[i].consumer = c;

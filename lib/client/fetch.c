@@ -4,6 +4,7 @@
  * run is read in place and given back when all of its messages were handed out and released. Knows of partitions
  * only what tells a wanted record from one to be skipped.
  */
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #include "internal.h"
@@ -49,6 +50,11 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 			}
 		}
 	}
+	for (i = 0; i < c->pool_used; i++)
+		if (c->pool[i].whole)
+			thmqi_whole_drop(c, &c->pool[i]);
+	for (i = 0; i < c->reading_count; i++)
+		thmqi_parts_drop(&c->readings[i]);
 	free(c->pool);
 	free(c->held_bits);
 	c->pool = NULL;
@@ -122,6 +128,8 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 	if (thmqi_unlikely(!++d->generation))
 		d->generation = 1;
 	d->run = NULL;
+	if (thmqi_unlikely(d->whole != NULL))
+		thmqi_whole_drop(c, d);
 	if (thmqi_unlikely(d->former)) {
 		d->former = false;
 		c->former_count--;
@@ -153,10 +161,12 @@ void thmqi_releases_flush(struct thmq_session *s)
 			flush_link(s->links[i]);
 }
 
-void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r)
+void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r)
 {
 	struct delivered **at = &c->first, *d;
 
+	if (r)
+		thmqi_parts_drop(r);
 	while ((d = *at)) {
 		if (d->reading != r) {
 			at = &d->next;
@@ -341,10 +351,56 @@ static uint64_t view_of(const struct thmq_consumer *c, const struct delivered *d
 	       (uint64_t)(VIEW_MARK | c->stream) << 48;
 }
 
-static void corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset)
+static void corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset, int error)
 {
 	d->at = d->count;
-	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, -THMQ_ECORRUPT, offset);
+	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, error, offset);
+}
+
+/* What is older than its time to live is of no use. */
+static bool is_over(struct thmq_consumer *c, int64_t time_ns, uint64_t ttl_ns)
+{
+	return ttl_ns && thmqi_session_wall(c->session) > time_ns &&
+	       (uint64_t)thmqi_session_wall(c->session) - (uint64_t)time_ns > ttl_ns;
+}
+
+static bool is_wanted(const struct thmq_consumer *c, const struct thmq_message *m)
+{
+	uint32_t i;
+
+	for (i = 0; i < c->opts.tag_count; i++)
+		if (c->tags[i].len == m->tag_len && m->tag && memcmp(c->tags[i].bytes, m->tag, m->tag_len) == 0)
+			return true;
+	return !c->opts.tag_count;
+}
+
+/*
+ * A message with more than key, tag and payload, which @m has as if they were payload; or whose topic has a time to live. 1: it is
+ * put right; 0: it is not handed out; -ENOBUFS not now; -THMQ_ECORRUPT, -THMQ_EVERSION, -ENOMEM
+ */
+static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct delivered *d, uint32_t flags,
+					       struct thmq_message *m)
+{
+	struct thmqi_attributes a;
+	int rc;
+
+	if ((flags & THMQ_RECORD_PART) && c->shared)
+		return 0;
+	if (flags & THMQ_RECORD_PART) {
+		rc = thmqi_part_take(c, d, m, &flags);
+		if (rc <= 0)
+			return rc;
+	}
+	rc = thmqi_attributes_read(flags, m->data, m->len, &a);
+	if (rc)
+		return rc;
+	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m))
+		return 0;
+	m->headers = a.headers;
+	m->headers_len = a.headers_len;
+	m->data = (const uint8_t *)m->data + a.len;
+	m->len -= a.len;
+	return 1;
 }
 
 /* Messages of the records of @d that are left, at most @max. Return: how many. */
@@ -356,8 +412,9 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 	const uint8_t *body = d->body;
 	const uint64_t view = view_of(c, d, 0);
 	uint64_t offset, last = 0;
-	uint32_t index, head, size, key_len, tag_len, n = 0;
+	uint32_t index, head, size, key_len, tag_len, flags, n = 0;
 	int64_t time;
+	int rc;
 
 	for (index = d->at; index < d->count && n < max; index++, rec++) {
 		struct thmq_message *m = &messages[n];
@@ -369,7 +426,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 		tag_len = read_once(rec->tag_len);
 		head = key_len + tag_len;
 		if (thmqi_unlikely(size > (size_t)(d->end - body) || head > size)) {
-			corrupt(c, d, offset);
+			corrupt(c, d, offset, -THMQ_ECORRUPT);
 			break;
 		}
 		/* what is handed out first is late enough, and so is all behind it */
@@ -377,17 +434,33 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 				 (n || time >= r->not_before_ns))) {
 			m->key = key_len ? body : NULL;
 			m->tag = tag_len ? (const char *)body + key_len : NULL;
+			m->headers = NULL;
 			m->data = body + head;
 			m->len = size - head;
 			m->key_len = key_len;
 			m->tag_len = tag_len;
+			m->headers_len = 0;
 			m->partition = r->index;
-			m->offset = last = offset;
+			m->reserved = 0;
+			m->offset = offset;
 			m->time_ns = time;
 			m->internal[0] = (uint64_t)(uintptr_t)d;
 			m->internal[1] = view | (uint64_t)(index % HELD_BITS) << 32;
-			d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
-			n++;
+			flags = read_once(rec->flags);
+			rc = thmqi_likely(!(flags | c->odd)) ? 1 : put_right(c, d, flags, m);
+			if (thmqi_unlikely(rc < 0)) {
+				c->full = rc == -ENOBUFS;
+				if (!c->full)
+					corrupt(c, d, offset, rc);
+				break;
+			}
+			if (thmqi_likely(rc)) {
+				d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
+				last = offset;
+				n++;
+			} else if (thmqi_unlikely(c->shared)) {
+				thmqi_shared_over(c, d, offset, flags);
+			}
 		}
 		body += THMQI_MIN(thmqi_record_bytes(size), (uint64_t)(d->end - body));
 	}
@@ -414,22 +487,27 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 
 	d->at = 1;
 	if (thmqi_unlikely(head > d->one.size)) {
-		corrupt(c, d, d->base_offset);
+		corrupt(c, d, d->base_offset, -THMQ_ECORRUPT);
 		return 0;
 	}
 	if (thmqi_unlikely(d->first_time_ns < r->not_before_ns))
 		return 0;
 	m->key = key_len ? d->body : NULL;
 	m->tag = head > key_len ? (const char *)d->body + key_len : NULL;
+	m->headers = NULL;
 	m->data = d->body + head;
 	m->len = d->one.size - head;
 	m->key_len = key_len;
 	m->tag_len = d->one.tag_len;
+	m->headers_len = 0;
 	m->partition = r->index;
+	m->reserved = 0;
 	m->offset = d->base_offset;
 	m->time_ns = d->first_time_ns;
 	m->internal[0] = (uint64_t)(uintptr_t)d;
 	m->internal[1] = view_of(c, d, 0);
+	if (thmqi_unlikely(c->odd) && put_right(c, d, 0, m) <= 0)
+		return 0;
 	d->held_bits[0] |= 1;
 	d->held = 1;
 	r->held++;
@@ -467,12 +545,32 @@ static int nothing(struct thmq_consumer *c)
 	return -ENOBUFS;
 }
 
+/* The next message has to wait until the app gives back others that are as large. */
+static int full(struct thmq_consumer *c, uint32_t n)
+{
+	c->full = false;
+	if (n)
+		return (int)n;
+	if (!c->stalled) {
+		c->stalled = true;
+		thmqi_consumer_tell(c, THMQ_EVENT_STALLED, NULL, -ENOBUFS, 0);
+	}
+	return -ENOBUFS;
+}
+
 int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
 {
 	struct delivered *d = c->first;
+	enum shared_skip skips;
 	uint32_t n = 0;
 
 	thmqi_session_beat(c->session);
+	if (thmqi_unlikely(c->shared)) {
+		if (c->dead)
+			thmqi_dead_tend(c);
+		if (c->session->untended) /* acks */
+			thmqi_consumers_tend(c->session);
+	}
 	while (thmqi_unlikely(d && gone(d->link))) {
 		/* what was prefetched went with the broker; the last frames still come in, and tell so */
 		thmqi_session_process(c->session);
@@ -486,10 +584,15 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return nothing(c);
 	}
 	while (n < max && (d = c->first)) {
-		if (thmqi_unlikely(c->shared) && thmqi_shared_skips(c, d))
+		if (thmqi_unlikely(c->shared) && (skips = thmqi_shared_skips(c, d)) != SHARED_SHOWS) {
+			if (skips == SHARED_WAITS)
+				break;
 			d->at = d->count;
-		else
+		} else {
 			n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
+		}
+		if (thmqi_unlikely(c->full))
+			return full(c, n);
 		if (d->at < d->count)
 			continue;
 		c->first = d->next;
@@ -533,6 +636,14 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 		d->held_bits[index / 64] &= ~bit;
 	}
 	return true;
+}
+
+bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message)
+{
+	while (d->at < d->count)
+		if (hand_out(c, d, ret_message, 1))
+			return true;
+	return false;
 }
 
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m)

@@ -71,6 +71,7 @@ struct client_link {
 	uint32_t again_at, again_count;
 	uint64_t refused, refused_told; /* REJECTs of this connection; of which the broker knows that they were taken */
 	uint32_t len_max; /* largest message that the broker takes */
+	uint32_t len_max_volatile; /* likewise, on a volatile topic */
 	/* claims */
 	struct slot *slots;
 	uint32_t slot_mask;
@@ -88,6 +89,8 @@ struct client_link {
 };
 
 /* ---------------------------------------------------------------- consumers */
+
+struct assembly;
 
 #define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
 
@@ -118,6 +121,7 @@ struct delivered {
 	bool former; /* its connection is lost: nobody wants it back */
 	uint32_t deliveries; /* shared: how often these were handed out */
 	uint64_t expires_ns; /* shared: what the app has not seen by then is somebody else's */
+	struct assembly *whole; /* the message, if the run was its last part; else NULL */
 };
 
 enum reading_state {
@@ -157,11 +161,17 @@ struct reading {
 	bool seek_done; /* false: the answer to a seek is still to come */
 	int seek_status;
 	uint64_t seek_begin, seek_end;
+	struct assembly *parts; /* of a message that is not whole yet; NULL: none */
 	int64_t seek_not_before_ns; /* not_before_ns once it is done */
 	int status; /* of the last attach */
 	/* of a shared group: shared.c */
 	uint64_t settle_from, settle_to; /* acks that were not sent yet; none where both are the same */
 	uint32_t settle_sent, settle_stored; /* serials of acks */
+};
+
+struct wanted_tag {
+	const char *bytes;
+	uint32_t len, reserved;
 };
 
 struct thmq_consumer {
@@ -174,6 +184,12 @@ struct thmq_consumer {
 	bool shared; /* its group is: grouped is not set then */
 	uint32_t clock_lead_ms; /* shared: our clock less the broker's, as the fastest frame told */
 	uint64_t clock_ns;      /* when that was looked at; 0: not yet */
+	struct dead_letters *dead; /* shared: NULL: they are dropped */
+	uint64_t *backoff_ns;      /* shared: opts.backoff_count of them */
+	bool odd;     /* each message has to be looked at before it is handed out */
+	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
+	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
+	uint64_t tag_filter;     /* of these, as thmq_tag_filter() */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -197,6 +213,8 @@ struct thmq_consumer {
 	uint32_t live_max;     /* how many the broker may have out */
 	uint64_t held_bytes, held_count; /* delivered and not given back */
 	uint64_t app_held; /* of these, messages in the app's hands */
+	uint64_t whole_bytes; /* of messages that were put together, and not given back */
+	bool full;            /* more of these than prefetch_bytes: the next one waits */
 };
 
 /* ---------------------------------------------------------------- producers */
@@ -222,6 +240,7 @@ struct thmq_producer {
 	uint32_t epoch;
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
+	bool is_consumers; /* it sends its dead letters */
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
@@ -309,6 +328,7 @@ int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_l
 bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f); /* false: l->error */
 void thmqi_session_died(struct thmq_session *s, int error);
 uint64_t thmqi_session_now(struct thmq_session *s);
+int64_t thmqi_session_wall(struct thmq_session *s); /* ns since 1970 */
 
 /* resume.c: a connection that is lost is made again, and goes on where it was */
 bool thmqi_resume_begin(struct client_link *l, int error); /* false: it is over */
@@ -373,21 +393,46 @@ void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
 void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
 void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
-bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* it is not for the app */
+enum shared_skip {
+	SHARED_SHOWS = 0,
+	SHARED_SKIPS = 1, /* it is not for the app */
+	SHARED_WAITS = 2  /* nor is it, and it has to stay until there is room for dead letters */
+};
+enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d);
+void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, uint64_t offset, uint32_t flags); /* its tag or its time is none for the app */
+int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t offset); /* as acked. -EAGAIN; -THMQ_EFENCED */
+int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t offset, uint64_t delay_ns);
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
 
+/* dead.c: where messages of a shared group go that were handed out too often */
+int thmqi_dead_open(struct thmq_consumer *c, const char *topic);
+int thmqi_dead_put(struct thmq_consumer *c, const struct thmq_message *m, uint32_t deliveries, const char *reason); /* -EAGAIN */
+void thmqi_dead_tend(struct thmq_consumer *c); /* those that are stored are done */
+int thmqi_dead_flush(struct thmq_consumer *c, uint64_t timeout_ns);
+void thmqi_dead_close(struct thmq_consumer *c);
+
 /* fetch.c: the runs that were handed over */
+bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
 void thmqi_runs_fini(struct thmq_consumer *c);
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
 			const struct thmqi_frame *f);
-void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r); /* those that the app has not seen */
+void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r); /* those that the app has not seen */
 void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l); /* its connection is lost: those that the app has not seen go */
 bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
+/* parts.c: messages that were stored in parts */
+/*
+ * @m is a part, with the bytes behind its tag as payload. 1: it was the last, and @m is the whole message likewise, with *@ret_flags; 0: it is not whole;
+ * -ENOBUFS the app holds too many; -ENOMEM; -THMQ_ECORRUPT
+ */
+int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, uint32_t *ret_flags);
+void thmqi_parts_drop(struct reading *r);
+void thmqi_whole_drop(struct thmq_consumer *c, struct delivered *d); /* it is not needed any more */
+
 bool thmqi_consumer_has_news(const struct thmq_consumer *c);
 
 #endif

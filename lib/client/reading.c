@@ -87,7 +87,8 @@ bool thmqi_reading_attach(struct reading *r)
 	f->extra = c->opts.prefetch_count;
 	f->seq = r->epoch;
 	f->arg[0] = r->resumes ? r->resume : c->opts.start_time_ns;
-	f->arg[1] = r->group_id;
+	f->arg[1] = r->group_id | (c->tag_filter >> 32 << 32);
+	f->tag_hash = (uint32_t)c->tag_filter;
 	f->generation = r->generation;
 	if (c->shared)
 		thmqi_shared_attaching(r, f);

@@ -88,6 +88,7 @@ bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const 
 	}
 	/* none is larger than where it lies */
 	l->len_max = (uint32_t)THMQI_MIN(f->arg[1], (uint64_t)l->wire->area_bytes);
+	l->len_max_volatile = f->tag_hash ? THMQI_MIN(f->tag_hash, l->len_max) : l->len_max;
 	return true;
 }
 
@@ -283,6 +284,13 @@ uint64_t thmqi_session_now(struct thmq_session *s)
 	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
 
 	return clock->now_ns(clock->ctx);
+}
+
+int64_t thmqi_session_wall(struct thmq_session *s)
+{
+	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
+
+	return (int64_t)clock->wall_ns(clock->ctx);
 }
 
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns)
@@ -771,7 +779,7 @@ int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
 		if ((s->producers[i] || s->consumers[i]) && thmqi_session_stuck(s))
 			return -EDEADLK;
 	for (i = 0; i < THMQI_STREAMS; i++) {
-		if (!s->producers[i])
+		if (!s->producers[i] || s->producers[i]->is_consumers) /* its consumer closes it */
 			continue;
 		now = thmqi_session_now(s);
 		one = thmqi_client_producer_close(s->producers[i], deadline > now ? deadline - now : 0);

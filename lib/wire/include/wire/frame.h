@@ -23,7 +23,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_PRODUCE =
 		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
 		      producer id, 0: none, whose messages may be sent again: generation is its epoch */
-	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0;
+	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0 | upper half of the tags
+				  wanted, as thmq_tag_filter() has them, whose lower half is tag_hash; 0: all;
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
 				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
@@ -48,7 +49,8 @@ enum thmqi_frame_type {
 		       whenever that was; arg0: a time, ns; generation. Of a member of a shared group */
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
-				    incarnation; arg1: largest message (key, tag, payload); len: version;
+				    incarnation; arg1: largest message (key, tag, payload); tag_hash: likewise of volatile
+				    topics; len: version;
 				    partition, extra: identity of its data, the same in each of its lives */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
@@ -107,7 +109,7 @@ struct thmqi_frame {
 	uint32_t partition; /* id, unique in the broker */
 	uint32_t len;
 	uint32_t
-		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) */
+		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) */
 	uint64_t seq;
 	uint64_t
 		data; /* address in the terms of the connection's memory; a pointer in one process */
@@ -123,6 +125,9 @@ _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
 #define THMQI_PRODUCE_TIMED 0x200u
+/* THMQ_RECORD_*: what lies behind the tag */
+#define THMQI_PRODUCE_WITH(record_flags) ((uint32_t)(record_flags) << 10)
+#define THMQI_PRODUCE_HAS(extra) ((uint8_t)((extra) >> 10 & 0x7e)) /* THMQ_RECORD_PART is the broker's own */
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_SHARED 0x20u
@@ -221,7 +226,7 @@ static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t coun
 
 enum thmqi_op {
 	THMQI_OP_TOPIC_CREATE =
-		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_* */
+		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_*, ttl_ns */
 	THMQI_OP_TOPIC_DELETE = 2, /* meta; name */
 	THMQI_OP_TOPIC_LIST =
 		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
@@ -255,6 +260,7 @@ struct thmqi_request {
 	uint64_t session_timeout_ns;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
 	char name[256];  /* NUL-terminated */
 	char group[256];
@@ -269,6 +275,7 @@ struct thmqi_topic_entry {
 	uint32_t reserved;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 	char name[256];
 };
 
