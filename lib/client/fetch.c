@@ -384,8 +384,6 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	struct thmqi_attributes a;
 	int rc;
 
-	if ((flags & THMQ_RECORD_PART) && c->shared)
-		return 0;
 	if (flags & THMQ_RECORD_PART) {
 		rc = thmqi_part_take(c, d, m, &flags);
 		if (rc <= 0)
@@ -459,7 +457,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 				last = offset;
 				n++;
 			} else if (thmqi_unlikely(c->shared)) {
-				thmqi_shared_over(c, d, offset, flags);
+				thmqi_shared_over(c, d, m, flags);
 			}
 		}
 		body += THMQI_MIN(thmqi_record_bytes(size), (uint64_t)(d->end - body));

@@ -399,9 +399,15 @@ enum shared_skip {
 	SHARED_WAITS = 2  /* nor is it, and it has to stay until there is room for dead letters */
 };
 enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d);
-void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, uint64_t offset, uint32_t flags); /* its tag or its time is none for the app */
-int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t offset); /* as acked. -EAGAIN; -THMQ_EFENCED */
-int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t offset, uint64_t delay_ns);
+void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m, uint32_t flags); /* its tag or its time is none for the app */
+int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last); /* as acked. -EAGAIN; -THMQ_EFENCED */
+int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last, uint64_t delay_ns);
+
+/* A message in parts has the offset of its last one. */
+static inline uint64_t thmqi_shared_first(const struct thmq_message *m)
+{
+	return m->offset - (m->reserved && m->reserved <= m->offset ? m->reserved - 1 : 0);
+}
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
 
 /* dead.c: where messages of a shared group go that were handed out too often */

@@ -102,6 +102,7 @@ int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_me
 		return -THMQ_ECORRUPT;
 	}
 	*ret_flags = a->flags;
+	m->reserved = c->shared ? a->parts : 0;
 	give(c, d, a, m);
 	return 1;
 }

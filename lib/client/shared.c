@@ -70,17 +70,17 @@ static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, str
 	return 0;
 }
 
-static int ack(struct reading *r, uint64_t offset)
+static int ack(struct reading *r, uint64_t first, uint64_t last)
 {
-	if (r->settle_from != r->settle_to && offset == r->settle_to &&
+	if (r->settle_from != r->settle_to && first == r->settle_to &&
 	    r->settle_to - r->settle_from < GATHER_MAX) {
-		r->settle_to++;
+		r->settle_to = last + 1;
 		return 0;
 	}
 	if (!thmqi_shared_ack_send(r))
 		return -EAGAIN;
-	r->settle_from = offset;
-	r->settle_to = offset + 1;
+	r->settle_from = first;
+	r->settle_to = last + 1;
 	thmqi_reading_later(r);
 	return 0;
 }
@@ -90,7 +90,7 @@ int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message
 	struct reading *r;
 	int rc = reading_of(c, message, &r);
 
-	return rc ? rc : ack(r, message->offset);
+	return rc ? rc : ack(r, thmqi_shared_first(message), message->offset);
 }
 
 /* Acks that were made before go first. */
@@ -107,7 +107,7 @@ static int tell(struct thmq_consumer *c, const struct thmq_message *m, uint32_t 
 		return rc;
 	d = thmqi_view_is_held(c, m) ? (const struct delivered *)(uintptr_t)m->internal[0] : NULL;
 	if (!thmqi_shared_ack_send(r) ||
-	    !say(r, what, m->offset, m->offset + 1, d ? d->deliveries : 0, time_ns))
+	    !say(r, what, thmqi_shared_first(m), m->offset + 1, d ? d->deliveries : 0, time_ns))
 		return -EAGAIN;
 	return 0;
 }
@@ -285,7 +285,7 @@ static enum shared_skip bury(struct thmq_consumer *c, struct delivered *d)
 	while (thmqi_run_next(c, d, &m)) {
 		rc = thmqi_dead_put(c, &m, d->deliveries - 1, "deliveries");
 		if (rc)
-			thmqi_shared_put_off(c, m.partition, m.offset,
+			thmqi_shared_put_off(c, m.partition, thmqi_shared_first(&m), m.offset,
 					     rc == -EAGAIN ? RETRY_NS : RETRY_ERROR_NS);
 		if (rc && rc != -EAGAIN)
 			thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, rc, m.offset);
@@ -311,28 +311,29 @@ enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d
 	return SHARED_SKIPS;
 }
 
-void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, uint64_t offset,
+void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m,
 		       uint32_t flags)
 {
-	if (flags & THMQ_RECORD_PART) /* its parts would have to go to one member */
-		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, -EMSGSIZE, offset);
-	else
-		ack(d->reading, offset); /* where there is no room it comes again */
+	(void)c;
+	if (!(flags & THMQ_RECORD_PART) || d->whole) /* else it has not come to its end yet */
+		ack(d->reading, thmqi_shared_first(m),
+		    m->offset); /* where there is no room it comes again */
 }
 
-int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t offset)
+int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first,
+			  uint64_t last)
 {
 	struct reading *r = &c->readings[partition];
 
 	if (r->state != READING_ON)
 		return r->state == READING_NONE ? -THMQ_EFENCED : -EAGAIN;
-	return ack(r, offset);
+	return ack(r, first, last);
 }
 
-int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t offset,
+int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last,
 			 uint64_t delay_ns)
 {
-	return say(&c->readings[partition], THMQI_SETTLE_NACK, offset, offset + 1, 0, delay_ns)
+	return say(&c->readings[partition], THMQI_SETTLE_NACK, first, last + 1, 0, delay_ns)
 		       ? 0
 		       : -EAGAIN;
 }

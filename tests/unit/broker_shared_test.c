@@ -566,6 +566,48 @@ Test(broker_shared, a_dead_letter_is_in_one_of_the_two_whenever_the_power_goes, 
 		cr_assert(seen[i], "%u is lost", i);
 }
 
+Test(broker_shared, a_message_in_parts_goes_to_one_member_as_a_whole, .init = begin, .fini = end)
+{
+	static uint8_t big[300000];
+	struct thmq_consumer *a = member(1, 0, 0, 0), *b;
+	uint32_t i, n;
+
+	for (i = 0; i < sizeof(big); i++)
+		big[i] = (uint8_t)(i * 7 + i / 251);
+	send_some(2);
+	for (i = 0; i < 3; i++)
+		cr_assert_gt(thmq_send(producer, big, sizeof(big) - i, NULL), 0);
+	send_some(2);
+	for (n = 0; n < 4; n += fetch(a, m + n, 1, 50 * MS))
+		;
+	for (i = 2; i < 4; i++)
+		cr_assert(m[i].len == sizeof(big) - (i - 2) &&
+				  memcmp(m[i].data, big, m[i].len) == 0,
+			  "%u: %u at %llu", i, m[i].len, (unsigned long long)m[i].offset);
+	cr_assert_eq(thmq_message_deliveries(a, &m[3]), 1);
+	done(a, m, 3);
+	cr_assert_eq(thmq_nack(a, &m[3], MS), 0);
+	cr_assert_eq(thmq_release(a, m + 3, 1), 0);
+	b = member(2, 0, 0, 0);
+	cr_assert_eq(thmq_consumer_close(a, SECOND), 0);
+	n = fetch(b, m, 4, 20 * MS);
+	cr_assert_eq(n, 4);
+	for (i = 0, n = 0; i < 4; i++) {
+		if (m[i].len < 100)
+			continue;
+		n++;
+		cr_assert(memcmp(m[i].data, big, m[i].len) == 0);
+		cr_assert_eq(thmq_message_deliveries(b, &m[i]), m[i].len == sizeof(big) - 1 ? 2 : 1,
+			     "%u: %d", m[i].len, thmq_message_deliveries(b, &m[i]));
+	}
+	cr_assert_eq(n, 2);
+	done(b, m, 4);
+	cr_assert_eq(thmq_consumer_flush(b, SECOND), 0);
+	cr_assert_eq(info().lag, 0);
+	restart(true);
+	cr_assert_eq(info().lag, 0);
+}
+
 Test(broker_shared, what_is_not_for_the_app_is_done, .init = begin, .fini = end)
 {
 	const char *const tags[] = {"red"};
