@@ -53,6 +53,14 @@ static const struct command {
 	 "                       and no failure, or until nobody reads the output\n"
 	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
 	 "                       headers, data\n"},
+	{"redrive", cmd_redrive, "thmq redrive DIR TOPIC",
+	 "Sends the dead letters of a topic again, to where they come from, and goes on where it\n"
+	 "stopped the last time.\n"
+	 "\n"
+	 "  --to TOPIC           all of them to this topic\n"
+	 "  --group GROUP        which group keeps how far it came (default: redrive)\n"
+	 "  --count N            at most N messages\n"
+	 "  --json               as JSON: sent, unknown (they do not say where they come from)\n"},
 	{"topic", cmd_topic, "thmq topic create|list|describe|delete DIR [TOPIC]",
 	 "Manages topics. create makes the directory too if it is absent; an empty data\n"
 	 "directory takes about 54 MB at once.\n"
@@ -150,7 +158,7 @@ static const struct command {
 };
 
 /* Of the commands that meet other processes. */
-static const char *const meeting[] = {"pub", "sub", "topic", "ping", "serve", "bench"};
+static const char *const meeting[] = {"pub", "sub", "redrive", "topic", "ping", "serve", "bench"};
 static const char tls_help[] =
 	"\n"
 	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"
@@ -274,7 +282,7 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub, topic, ping and bench take the URL of a broker, tcp://host:port or\n"
+		     "pub, sub, redrive, topic, ping and bench take the URL of a broker, tcp://host:port or\n"
 		     "tls://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");

@@ -120,6 +120,7 @@ int parse_policy(const char *text, uint32_t *ret_policy); /* 0, or an exit code 
 
 int cmd_pub(int argc, char **argv);
 int cmd_sub(int argc, char **argv);
+int cmd_redrive(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_topic(int argc, char **argv);

@@ -933,12 +933,20 @@ struct thmq_consumer_opts {
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
 				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
-	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied. Not of a shared group */
-	uint64_t invisible_ns; /* with THMQ_CONSUMER_SHARED: how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
-	uint32_t tag_count;    /* up to THMQ_CONSUMER_TAGS_MAX */
+	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied */
+	uint32_t tag_count;         /* up to THMQ_CONSUMER_TAGS_MAX */
+	uint32_t reserved;
+	/* With THMQ_CONSUMER_SHARED */
+	uint64_t invisible_ns; /* how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
 	uint32_t deliver_max;  /* a message that was handed out so often and came back is a dead letter; 0: no limit */
-	uint64_t reserved;
+	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
+	const uint64_t *backoff_ns; /* what THMQ_NACK_BACKOFF waits after the first delivery, after the second …, the last for all further
+				       ones; copied */
+	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
 };
+
+#define THMQ_CONSUMER_BACKOFF_MAX 64u
+#define THMQ_NACK_BACKOFF UINT64_MAX /* as a delay: as backoff_ns says */
 
 #define THMQ_CONSUMER_TAGS_MAX 64u
 #define THMQ_CONSUMER_START_ALWAYS 1u /* begin at start even where the group has an offset */
@@ -1046,7 +1054,7 @@ THMQ_API int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message 
 
 /**
  * thmq_nack() - give a message of a shared group back, to be handed out again
- * @delay_ns: not before this time has passed; 0: at once. A broker that is opened again has forgotten it, and hands it out at once
+ * @delay_ns: not before this time has passed; 0: at once; THMQ_NACK_BACKOFF: by how often it was handed out, if it is held. A broker that is opened again has forgotten it, and hands it out at once
  * The message need not be held any more, as with thmq_ack(). Where it is not this member's any more nothing happens.
  * Return: 0 taken; -EAGAIN queue full, or the connection is being made again; -EINVAL not a fetched message, or the group is not
  * shared; -ESHUTDOWN.
@@ -1060,6 +1068,17 @@ THMQ_API int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message
  * Return: as thmq_nack().
  */
 THMQ_API int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns);
+
+/**
+ * thmq_reject() - a message of a shared group is a dead letter: it will never succeed
+ * @message: held: fetched, and not released. It may be released at once
+ * @reason: text for whoever looks at dead letters, up to 1000 bytes of it; NULL: none
+ * It goes to dead_topic, with its key, tag and headers, and those that say where it comes from: doc/shared.md. It is done once that is
+ * stored, and comes again if it cannot be.
+ * Return: 0 taken; -EAGAIN no room now, poll and try again; -EOPNOTSUPP the consumer has no dead_topic; -EMSGSIZE it does not fit there;
+ * -EINVAL not a message that is held; -THMQ_ENOTOPIC dead_topic was deleted; -ESHUTDOWN.
+ */
+THMQ_API int thmq_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason);
 
 /**
  * thmq_message_deliveries() - how often a message of a shared group was handed out, this time included
@@ -1116,7 +1135,8 @@ enum thmq_event_type {
 					 _CLOSED follows */
 	THMQ_EVENT_RECONNECTED = 12, /* all is as before: what was not settled has been sent again */
 	THMQ_EVENT_DEAD_LETTER =
-		13 /* a message of a shared group, at offset, was handed out deliver_max times and is not any more; count: how often */
+		13 /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
+		      more; it is in dead_topic, if there is one. count: how often */
 };
 
 struct thmq_event {

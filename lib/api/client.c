@@ -384,10 +384,13 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
-	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)
-		return thmqi_fail(-EINVAL, "consumer: a shared group takes all tags: what one member does not want nobody would get");
-	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max))
-		return thmqi_fail(-EINVAL, "consumer: invisible_ns and deliver_max need THMQ_CONSUMER_SHARED");
+	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max || o.backoff_count || o.dead_topic))
+		return thmqi_fail(-EINVAL, "consumer: invisible_ns, deliver_max, backoff_ns and dead_topic need THMQ_CONSUMER_SHARED");
+	if (o.backoff_count > THMQ_CONSUMER_BACKOFF_MAX || (o.backoff_count && !o.backoff_ns))
+		return thmqi_fail(-EINVAL, "consumer: backoff_ns has 1 to %u delays", THMQ_CONSUMER_BACKOFF_MAX);
+	rc = o.dead_topic ? check_name(o.dead_topic, THMQ_TOPIC_NAME_MAX, "dead_topic") : 0;
+	if (rc)
+		return rc;
 	if (o.invisible_ns > 31536000000000000ull)
 		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
@@ -429,6 +432,13 @@ int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message *message
 	if (!is_consumer(consumer) || !message)
 		return -EINVAL;
 	return thmqi_client_nack(consumer, message, delay_ns);
+}
+
+int thmq_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_reject(consumer, message, reason);
 }
 
 int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns)

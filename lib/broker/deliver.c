@@ -426,7 +426,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	if (thmqi_sub_find(c, f->stream, f->partition))
 		return -EEXIST;
 	k = c->consumers[f->stream];
-	if (k && thmqi_list_empty(&k->subs) && !k->held_count) { /* an earlier consumer's: its credits were others */
+	if (k && thmqi_list_empty(&k->subs) && !k->held_count && !k->held_bytes) { /* an earlier consumer's: its credits were others */
 		consumer_free(k);
 		k = c->consumers[f->stream] = NULL;
 	}

@@ -226,6 +226,8 @@ struct sub {
 	struct span_holder lease; /* shared */
 	uint64_t lease_ns;     /* shared: how long a message is its own */
 	uint32_t settle_taken, settle_storing, settle_told; /* shared: serials of its acks */
+	uint64_t part_begin, part_next, part_end; /* shared: of a message in parts, which part goes next; none: both are the same */
+	uint32_t part_deliveries;
 };
 #define SUB_IS_SHARED 255u
 

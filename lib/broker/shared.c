@@ -6,6 +6,7 @@
  * the members are but by what they attach with: who is silent for too long, or gone, loses what it has.
  */
 #include "internal.h"
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #define OPEN_MAX 4096u          /* messages of a partition that are out or back, per group */
@@ -406,20 +407,11 @@ static bool has_records(const struct thmq_run_header *run)
 }
 
 /* The run of @d, from @from up to before @to, goes to @sub. */
-static void hand_over(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
-		      struct delivery *d, const struct pick *at, uint64_t from, uint64_t to)
+static void send_run(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d,
+		     uint64_t from, uint64_t to, uint32_t deliveries)
 {
-	struct shared *sh = sub->shared;
 	const struct thmq_run_header *run = d->view.run.header;
-	uint64_t due = now_of(sh) + sub->lease_ns;
-	uint32_t deliveries = 1;
 
-	if (at->span == UINT32_MAX) {
-		thmqi_spans_take(&sh->spans, to, &sub->lease, due);
-	} else {
-		deliveries += thmqi_spans_get(&sh->spans, at->span)->deliveries;
-		thmqi_spans_lend(&sh->spans, at->span, to, &sub->lease, due);
-	}
 	k->free = d->next;
 	d->out = true;
 	d->log = sub->partition->log;
@@ -442,9 +434,103 @@ static void hand_over(struct sub *sub, struct consumer *k, struct thmqi_frame *f
 	thmqi_conn_commit(sub->conn);
 	sub->conn->shard->messages_out += to - from;
 	sub->conn->shard->bytes_out += run->len;
+}
+
+static void hand_over(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
+		      const struct pick *at, uint64_t from, uint64_t to)
+{
+	struct shared *sh = sub->shared;
+	struct delivery *d = k->free;
+	uint64_t due = now_of(sh) + sub->lease_ns;
+	uint32_t deliveries = 1;
+
+	if (at->span == UINT32_MAX) {
+		thmqi_spans_take(&sh->spans, to, &sub->lease, due);
+	} else {
+		deliveries += thmqi_spans_get(&sh->spans, at->span)->deliveries;
+		thmqi_spans_lend(&sh->spans, at->span, to, &sub->lease, due);
+	}
+	send_run(sub, k, f, d, from, to, deliveries);
 	sh->out_ns = THMQI_MIN(sh->out_ns, due);
-	if (run->flags & THMQ_RUN_SPARSE)
-		give_up_holes(sh, run, from, to);
+	if (d->view.run.header->flags & THMQ_RUN_SPARSE)
+		give_up_holes(sh, d->view.run.header, from, to);
+}
+
+/* ------------------------------------------------------------- messages in parts */
+
+/* Is @run a part of a message, and which? */
+static bool is_part(const struct thmq_run_header *run, struct thmqi_part *ret)
+{
+	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
+	uint64_t table = thmqi_run_table_bytes(1, run->flags & THMQ_RUN_SPARSE), head;
+
+	if (run->count != 1 || !has_records(run) || !(record->flags & THMQ_RECORD_PART))
+		return false;
+	head = table + record->key_len + record->tag_len;
+	if (head + sizeof(*ret) > run->len)
+		return false;
+	memcpy(ret, (const char *)(run + 1) + head, sizeof(*ret));
+	return ret->part < ret->parts && ret->part <= run->base_offset;
+}
+
+/* All parts go to one member, from the first one on, whoever has them. */
+static void begin_parts(struct sub *sub, const struct thmq_run_header *run,
+			const struct thmqi_part *part)
+{
+	struct shared *sh = sub->shared;
+	uint64_t due = now_of(sh) + sub->lease_ns, had = sh->spans.end;
+	uint64_t begin = run->base_offset - part->part,
+		 end = THMQI_MIN(begin + part->parts, sub->partition->visible);
+
+	sub->part_begin = begin;
+	if (begin < thmqi_spans_floor(&sh->spans)) { /* a message that is done */
+		thmqi_spans_done(&sh->spans, begin, end);
+		soil(sh);
+		return;
+	}
+	thmqi_spans_seize(&sh->spans, begin, end, &sub->lease, due, &sub->part_deliveries);
+	if (end > had)
+		thmqi_spans_take(&sh->spans, end, &sub->lease, due);
+	sub->part_next = begin;
+	sub->part_end = end;
+	sh->out_ns = THMQI_MIN(sh->out_ns, due);
+}
+
+/* It was never ended, or is gone: nobody will have it. What comes behind is others'. */
+static void end_parts(struct sub *sub)
+{
+	struct shared *sh = sub->shared;
+	const struct span_part rest = {
+		.holder = &sub->lease, .from = sub->part_next, .to = sub->part_end};
+
+	thmqi_spans_done(&sh->spans, sub->part_begin, sub->part_next);
+	if (thmqi_spans_back(&sh->spans, &rest, 0, true))
+		sh->back_ns = 0;
+	sub->part_next = sub->part_end;
+	soil(sh);
+}
+
+/* The run of @k->free was read at the next part. */
+static void use_part(struct sub *sub, struct consumer *k, struct thmqi_frame *f)
+{
+	const struct thmq_run_header *run = k->free->view.run.header;
+	struct shared *sh = sub->shared;
+	const struct span_part all = {
+		.holder = &sub->lease, .from = sub->part_begin, .to = sub->part_end};
+	struct thmqi_part part;
+
+	sh->stands = run->base_offset + run->span;
+	if (run->base_offset != sub->part_next || !is_part(run, &part) ||
+	    part.part != sub->part_next - sub->part_begin) {
+		sh->stands = UINT64_MAX;
+		thmq_log_view_release(sub->partition->log, &k->free->view);
+		end_parts(sub);
+		return;
+	}
+	thmqi_spans_extend(&sh->spans, &all,
+			   now_of(sh) + sub->lease_ns); /* its time begins with the last */
+	sub->part_next++;
+	send_run(sub, k, f, k->free, run->base_offset, run->base_offset + 1, sub->part_deliveries);
 }
 
 /* A run was read. Return: messages handed out, 0: it has none of those that are wanted. */
@@ -457,6 +543,7 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 	uint64_t end = run->base_offset + run->span, from = THMQI_MAX(at->from, run->base_offset),
 		 to;
 	struct pick rest = *at;
+	struct thmqi_part part;
 
 	sh->stands = end;
 	if (from > at->from) { /* those before it are gone, or never were */
@@ -475,13 +562,19 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 		thmq_log_view_release(sub->partition->log, &d->view);
 		return 0;
 	}
+	if (thmqi_unlikely(is_part(run, &part))) {
+		begin_parts(sub, run, &part);
+		sh->stands = UINT64_MAX;
+		thmq_log_view_release(sub->partition->log, &d->view);
+		return 0;
+	}
 	to = THMQI_MIN(end, at->to);
 	to = THMQI_MIN(to, from + (k->credit_count - k->out_count));
 	if (at->span == UINT32_MAX)
 		to = THMQI_MIN(to, from + (sh->open_max - sh->spans.open));
 	if (to < end)
 		sh->stands = UINT64_MAX;
-	hand_over(sub, k, f, d, &rest, from, to);
+	hand_over(sub, k, f, &rest, from, to);
 	return (uint32_t)(to - from);
 }
 
@@ -565,9 +658,15 @@ uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget)
 
 	if (sh->finding && !find_begin(sh))
 		return 0;
-	while (pick(sh, &at)) {
-		if (!has_room(k)) {
-			k->starved = true;
+	for (;;) {
+		bool in_parts = sub->part_next < sub->part_end;
+
+		if (in_parts)
+			at = (struct pick){.from = sub->part_next, .to = sub->part_end};
+		else if (!pick(sh, &at))
+			break;
+		if (in_parts ? !thmqi_consumer_has_credit(k) : !has_room(k)) {
+			k->starved = !in_parts;
 			break;
 		}
 		if (done >= budget || messages >= TURN_MESSAGES) {
@@ -584,8 +683,13 @@ uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget)
 			thmq_log_reader_seek(sh->reader, at.from);
 		sh->stands = at.from;
 		rc = thmq_log_read(sh->reader, sub->partition->visible, &k->free->view);
-		if (rc == 1) {
+		if (rc == 1 && in_parts) {
+			use_part(sub, k, f);
+		} else if (rc == 1) {
 			messages += use(sub, k, f, &at);
+		} else if (rc == -THMQ_EOFFSETRANGE && in_parts) {
+			sh->stands = UINT64_MAX;
+			end_parts(sub);
 		} else if (rc == -THMQ_EOFFSETRANGE) {
 			skip_dropped(sub, &at);
 		} else if (rc) {

@@ -239,6 +239,29 @@ uint64_t thmqi_spans_extend(struct spans *s, const struct span_part *part, uint6
 	return n;
 }
 
+uint64_t thmqi_spans_seize(struct spans *s, uint64_t from, uint64_t to, struct span_holder *holder,
+			   uint64_t due_ns, uint32_t *ret_deliveries)
+{
+	uint32_t first, last, i;
+	uint64_t n = 0;
+
+	*ret_deliveries = 1;
+	if (!carve(s, from, to, &first, &last))
+		return 0;
+	for (i = first; i < last; i++) {
+		struct span *p = get(s, i);
+
+		if (p->state == SPAN_DONE)
+			continue;
+		n += len_of(s, i);
+		set(p, len_of(s, i), SPAN_OUT, holder, due_ns,
+		    (uint16_t)(p->deliveries + (p->deliveries < SPAN_DELIVERIES_MAX)));
+		*ret_deliveries = THMQI_MAX(*ret_deliveries, (uint32_t)p->deliveries);
+	}
+	join(s, first, last);
+	return n;
+}
+
 uint64_t thmqi_spans_drop(struct spans *s, struct span_holder *holder)
 {
 	const struct span_part all = {.holder = holder, .from = thmqi_spans_floor(s), .to = s->end};
@@ -319,7 +342,7 @@ bool thmqi_spans_load(struct spans *s, uint64_t floor, const struct span_stored 
 		end += stored[i].len;
 		open += stored[i].done ? 0 : stored[i].len;
 	}
-	if (open > open_max)
+	if (count > 2 * open_max + 1) /* offsets may be more: parts of a message stay together */
 		return false;
 	s->head = s->count = 0;
 	s->end = floor;

@@ -84,6 +84,9 @@ struct span_part {
 uint64_t thmqi_spans_back(struct spans *s, const struct span_part *part, uint64_t due_ns,
 			  bool uncount);
 uint64_t thmqi_spans_extend(struct spans *s, const struct span_part *part, uint64_t due_ns);
+/* What is not done of these is @holder's from now on, whoever has it; up to the end. Return: how many; *ret_deliveries: the most. */
+uint64_t thmqi_spans_seize(struct spans *s, uint64_t from, uint64_t to, struct span_holder *holder,
+			   uint64_t due_ns, uint32_t *ret_deliveries);
 /* All that @holder has goes back, due at once. Return: how many offsets. */
 uint64_t thmqi_spans_drop(struct spans *s, struct span_holder *holder);
 /* What is out and due goes back, due at once. Return: how many; *ret_next_ns: when the next is due, UINT64_MAX: none is out. */

@@ -75,13 +75,15 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 	uint32_t i;
 	int rc = 0;
 
+	if (c->dead)
+		rc = thmqi_dead_flush(c, timeout_ns);
 	for (i = 0; c->shared && i < c->reading_count; i++)
 		thmqi_shared_ack_send(&c->readings[i]);
 	for (i = 0; !c->shared && i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
 		if (c->readings[i].ack_error && !c->readings[i].shard_error && c->readings[i].state == READING_ON)
 			thmqi_reading_ack(&c->readings[i]);
 	c->awaited = 0;
-	if (!acks_stored(c))
+	if (!rc && !acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
 	for (i = 0; i < c->reading_count && !rc; i++)
 		rc = c->readings[i].state == READING_NONE ? 0 : c->readings[i].ack_error;
@@ -186,6 +188,8 @@ int thmqi_client_seek(struct thmq_consumer *c, uint32_t partition, uint32_t star
 static void consumer_free(struct thmq_consumer *c)
 {
 	thmqi_runs_fini(c);
+	thmqi_dead_close(c);
+	free(c->backoff_ns);
 	free(c->readings);
 	free(c->tags);
 	c->readings = NULL;
@@ -287,6 +291,20 @@ static int copy_tags(struct thmq_consumer *c)
 	return 0;
 }
 
+static int copy_backoff(struct thmq_consumer *c)
+{
+	size_t bytes = c->opts.backoff_count * sizeof(*c->backoff_ns);
+
+	if (!bytes)
+		return 0;
+	c->backoff_ns = malloc(bytes);
+	if (!c->backoff_ns)
+		return -ENOMEM;
+	memcpy(c->backoff_ns, c->opts.backoff_ns, bytes);
+	c->opts.backoff_ns = NULL;
+	return 0;
+}
+
 static void set_defaults(struct thmq_consumer_opts *o)
 {
 	if (!o->prefetch_count)
@@ -335,6 +353,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 		c->reading_count = 0;
 	rc = thmqi_runs_init(c);
 	rc = rc ? rc : copy_tags(c);
+	rc = rc ? rc : copy_backoff(c);
 	rc = c->readings ? rc : -ENOMEM;
 	for (i = 0; c->readings && i < c->reading_count; i++) {
 		c->readings[i].consumer = c;

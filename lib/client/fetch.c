@@ -391,8 +391,6 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	int rc;
 
 	if (flags & THMQ_RECORD_PART) {
-		if (c->shared) /* its parts go to several members */
-			return -ENOTSUP;
 		rc = thmqi_part_take(c, d, m, &flags);
 		if (rc <= 0)
 			return rc;
@@ -400,11 +398,8 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	rc = thmqi_attributes_read(flags, m->data, m->len, &a);
 	if (rc)
 		return rc;
-	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m)) {
-		if (c->shared)
-			thmqi_shared_pass(d->reading, m->offset);
+	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m))
 		return 0;
-	}
 	m->headers = a.headers;
 	m->headers_len = a.headers_len;
 	m->data = (const uint8_t *)m->data + a.len;
@@ -467,6 +462,8 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 				d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
 				last = offset;
 				n++;
+			} else if (thmqi_unlikely(c->shared)) {
+				thmqi_shared_over(c, d, m, flags);
 			}
 		}
 		body += THMQI_MIN(thmqi_record_bytes(size), (uint64_t)(d->end - body));
@@ -568,9 +565,16 @@ static int full(struct thmq_consumer *c, uint32_t n)
 int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
 {
 	struct delivered *d = c->first;
+	enum shared_skip skips;
 	uint32_t n = 0;
 
 	thmqi_session_beat(c->session);
+	if (thmqi_unlikely(c->shared)) {
+		if (c->dead)
+			thmqi_dead_tend(c);
+		if (c->session->untended) /* acks */
+			thmqi_consumers_tend(c->session);
+	}
 	while (thmqi_unlikely(d && gone(d->link))) {
 		/* what was prefetched went with the broker; the last frames still come in, and tell so */
 		thmqi_session_process(c->session);
@@ -584,10 +588,13 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return nothing(c);
 	}
 	while (n < max && (d = c->first)) {
-		if (thmqi_unlikely(c->shared) && thmqi_shared_skips(c, d))
+		if (thmqi_unlikely(c->shared) && (skips = thmqi_shared_skips(c, d)) != SHARED_SHOWS) {
+			if (skips == SHARED_WAITS)
+				break;
 			d->at = d->count;
-		else
+		} else {
 			n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
+		}
 		if (thmqi_unlikely(c->full))
 			return full(c, n);
 		if (d->at < d->count)
@@ -633,6 +640,14 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 		d->held_bits[index / 64] &= ~bit;
 	}
 	return true;
+}
+
+bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message)
+{
+	while (d->at < d->count)
+		if (hand_out(c, d, ret_message, 1))
+			return true;
+	return false;
 }
 
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m)

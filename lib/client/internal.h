@@ -121,9 +121,9 @@ struct delivered {
 	uint32_t generation; /* of this record's use, to know stale views; never 0 in a view */
 	bool queued;
 	bool former; /* its connection is lost: nobody wants it back */
-	struct assembly *whole; /* the message, if the run was its last part; else NULL */
 	uint32_t deliveries; /* shared: how often these were handed out */
 	uint64_t expires_ns; /* shared: what the app has not seen by then is somebody else's */
+	struct assembly *whole; /* the message, if the run was its last part; else NULL */
 };
 
 enum reading_state {
@@ -183,13 +183,15 @@ struct thmq_consumer {
 	uint32_t stream;
 	uint32_t topic_id;
 	bool grouped;
+	bool shared; /* its group is: grouped is not set then */
+	uint32_t clock_lead_ms; /* shared: our clock less the broker's, as the fastest frame told */
+	uint64_t clock_ns;      /* when that was looked at; 0: not yet */
+	struct dead_letters *dead; /* shared: NULL: they are dropped */
+	uint64_t *backoff_ns;      /* shared: opts.backoff_count of them */
 	bool odd;     /* each message has to be looked at before it is handed out */
 	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
 	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
 	uint64_t tag_filter;     /* of these, as thmq_tag_filter() */
-	bool shared; /* its group is: grouped is not set then */
-	uint32_t clock_lead_ms; /* shared: our clock less the broker's, as the fastest frame told */
-	uint64_t clock_ns;      /* when that was looked at; 0: not yet */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -248,6 +250,7 @@ struct thmq_producer {
 	uint32_t epoch; /* without an id one of the session's own numbers */
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
+	bool is_consumers; /* it sends its dead letters */
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
@@ -395,7 +398,6 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* co
 
 /* shared.c: members of shared groups */
 int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message);
-void thmqi_shared_pass(struct reading *r, uint64_t offset); /* nobody wants it any more */
 bool thmqi_shared_ack_send(struct reading *r); /* what was gathered; false: no room */
 bool thmqi_shared_acks_stored(const struct reading *r);
 void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f);
@@ -404,10 +406,32 @@ void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
 void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
 void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
-bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* it is not for the app */
+enum shared_skip {
+	SHARED_SHOWS = 0,
+	SHARED_SKIPS = 1, /* it is not for the app */
+	SHARED_WAITS = 2  /* nor is it, and it has to stay until there is room for dead letters */
+};
+enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d);
+void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m, uint32_t flags); /* its tag or its time is none for the app */
+int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last); /* as acked. -EAGAIN; -THMQ_EFENCED */
+int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last, uint64_t delay_ns);
+
+/* Of a message in parts the offset of its last one. */
+static inline uint64_t thmqi_shared_last(const struct thmq_message *m)
+{
+	return m->offset + (m->span && m->span <= UINT64_MAX - m->offset ? m->span - 1 : 0);
+}
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
 
+/* dead.c: where messages of a shared group go that were handed out too often */
+int thmqi_dead_open(struct thmq_consumer *c, const char *topic);
+int thmqi_dead_put(struct thmq_consumer *c, const struct thmq_message *m, uint32_t deliveries, const char *reason); /* -EAGAIN */
+void thmqi_dead_tend(struct thmq_consumer *c); /* those that are stored are done */
+int thmqi_dead_flush(struct thmq_consumer *c, uint64_t timeout_ns);
+void thmqi_dead_close(struct thmq_consumer *c);
+
 /* fetch.c: the runs that were handed over */
+bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */

@@ -811,7 +811,7 @@ int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
 		if ((s->producers[i] || s->consumers[i]) && thmqi_session_stuck(s))
 			return -EDEADLK;
 	for (i = 0; i < THMQI_STREAMS; i++) {
-		if (!s->producers[i])
+		if (!s->producers[i] || s->producers[i]->is_consumers) /* its consumer closes it */
 			continue;
 		now = thmqi_session_now(s);
 		one = thmqi_client_producer_close(s->producers[i], deadline > now ? deadline - now : 0);

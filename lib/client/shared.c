@@ -7,7 +7,9 @@
 
 #include "internal.h"
 
-#define GATHER_MAX 64u /* acks in one frame */
+#define GATHER_MAX 64u             /* acks in one frame */
+#define RETRY_NS 10000000u         /* a dead letter that found no room … */
+#define RETRY_ERROR_NS 1000000000u /* … or was refused */
 
 /* What is prefetched is the app's to see only while it certainly is ours. */
 static uint64_t shown_for_ns(const struct thmq_consumer *c)
@@ -57,7 +59,7 @@ static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, str
 	    m->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = &c->readings[m->partition];
-	if (m->offset >= r->handed)
+	if (thmqi_shared_last(m) >= r->handed)
 		return -EINVAL;
 	if (c->session->dead)
 		return c->session->dead;
@@ -68,26 +70,19 @@ static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, str
 	return 0;
 }
 
-static int ack(struct reading *r, uint64_t offset)
+static int ack(struct reading *r, uint64_t first, uint64_t last)
 {
-	if (r->settle_from != r->settle_to && offset == r->settle_to &&
+	if (r->settle_from != r->settle_to && first == r->settle_to &&
 	    r->settle_to - r->settle_from < GATHER_MAX) {
-		r->settle_to++;
+		r->settle_to = last + 1;
 		return 0;
 	}
 	if (!thmqi_shared_ack_send(r))
 		return -EAGAIN;
-	r->settle_from = offset;
-	r->settle_to = offset + 1;
+	r->settle_from = first;
+	r->settle_to = last + 1;
 	thmqi_reading_later(r);
 	return 0;
-}
-
-/* Where there is no room for it now, it comes again. */
-void thmqi_shared_pass(struct reading *r, uint64_t offset)
-{
-	if (r->state == READING_ON)
-		ack(r, offset);
 }
 
 int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message)
@@ -95,7 +90,7 @@ int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message
 	struct reading *r;
 	int rc = reading_of(c, message, &r);
 
-	return rc ? rc : ack(r, message->offset);
+	return rc ? rc : ack(r, message->offset, thmqi_shared_last(message));
 }
 
 /* Acks that were made before go first. */
@@ -112,14 +107,28 @@ static int tell(struct thmq_consumer *c, const struct thmq_message *m, uint32_t 
 		return rc;
 	d = thmqi_view_is_held(c, m) ? (const struct delivered *)(uintptr_t)m->internal[0] : NULL;
 	if (!thmqi_shared_ack_send(r) ||
-	    !say(r, what, m->offset, m->offset + 1, d ? d->deliveries : 0, time_ns))
+	    !say(r, what, m->offset, thmqi_shared_last(m) + 1, d ? d->deliveries : 0, time_ns))
 		return -EAGAIN;
 	return 0;
+}
+
+/* By how often it was handed out. */
+static uint64_t backoff(const struct thmq_consumer *c, const struct thmq_message *m)
+{
+	uint32_t n = c->opts.backoff_count, times = 1;
+
+	if (!n)
+		return 0;
+	if (thmqi_view_is_held(c, m))
+		times = ((const struct delivered *)(uintptr_t)m->internal[0])->deliveries;
+	return c->backoff_ns[THMQI_MIN(THMQI_MAX(times, 1u), n) - 1];
 }
 
 int thmqi_client_nack(struct thmq_consumer *c, const struct thmq_message *message,
 		      uint64_t delay_ns)
 {
+	if (delay_ns == THMQ_NACK_BACKOFF)
+		delay_ns = backoff(c, message);
 	return tell(c, message, THMQI_SETTLE_NACK, delay_ns);
 }
 
@@ -137,6 +146,19 @@ int thmqi_client_message_deliveries(const struct thmq_consumer *c,
 	if (!thmqi_view_is_held(c, message))
 		return -EINVAL;
 	return c->shared ? (int)d->deliveries : 0;
+}
+
+int thmqi_client_reject(struct thmq_consumer *c, const struct thmq_message *message,
+			const char *reason)
+{
+	const struct delivered *d = (const struct delivered *)(uintptr_t)message->internal[0];
+	struct reading *r;
+	int rc = c->dead ? reading_of(c, message, &r) : -EOPNOTSUPP;
+
+	if (rc)
+		return rc;
+	return thmqi_view_is_held(c, message) ? thmqi_dead_put(c, message, d->deliveries, reason)
+					      : -EINVAL;
 }
 
 /* --------------------------------------------------------------------- hear */
@@ -228,43 +250,92 @@ void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d)
 		say(d->reading, THMQI_SETTLE_RETURN, from, d->to, d->deliveries, 0);
 }
 
-/* It was handed out as often as may be: it is done, whatever it is. */
-static bool bury(struct thmq_consumer *c, struct delivered *d)
+static void tell_dead(struct thmq_consumer *c, const struct delivered *d)
 {
-	struct reading *r = d->reading;
 	struct thmq_event e = {.type = THMQ_EVENT_DEAD_LETTER,
 			       .consumer = c,
 			       .cookie = c->opts.cookie,
-			       .partition = r->index,
+			       .partition = d->reading->index,
+			       .offset = thmqi_run_next_offset(d),
 			       .count = d->deliveries - 1};
-	uint64_t offset;
+
+	thmqi_session_event(c->session, &e);
+}
+
+/* They were handed out as often as may be: they are done, whatever they are. False: not now, they come once more. */
+static bool drop_dead(struct thmq_consumer *c, struct delivered *d)
+{
+	struct reading *r = d->reading;
 
 	if (!thmqi_shared_ack_send(r) ||
 	    !say(r, THMQI_SETTLE_ACK, thmqi_run_next_offset(d), d->to, 0, 0))
-		return false; /* it comes once more */
-	for (; d->at < d->count; d->at++) {
-		offset = d->base_offset + (d->deltas ? d->deltas[d->at] : d->at);
-		if (offset < d->from || offset >= d->to)
-			continue;
-		e.offset = offset;
-		thmqi_session_event(c->session, &e);
-	}
+		return false;
+	for (; d->at < d->count; d->at++)
+		if (thmqi_run_next_offset(d) < d->to)
+			tell_dead(c, d);
 	return true;
 }
 
-bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d)
+/* The same where there is a topic for them: each is done once it is stored there. */
+static enum shared_skip bury(struct thmq_consumer *c, struct delivered *d)
+{
+	struct thmq_message m;
+	int rc;
+
+	while (thmqi_run_next(c, d, &m)) {
+		rc = thmqi_dead_put(c, &m, d->deliveries - 1, "deliveries");
+		if (rc)
+			thmqi_shared_put_off(c, m.partition, m.offset, thmqi_shared_last(&m),
+					     rc == -EAGAIN ? RETRY_NS : RETRY_ERROR_NS);
+		if (rc && rc != -EAGAIN)
+			thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, rc, m.offset);
+		thmqi_client_release(c, &m, 1);
+	}
+	return SHARED_SKIPS;
+}
+
+enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d)
 {
 	if (d->at == d->count)
-		return true;
-	if (c->opts.deliver_max && d->deliveries > c->opts.deliver_max) {
-		if (!bury(c, d))
-			thmqi_shared_return(c, d);
-		return true;
+		return SHARED_SKIPS;
+	if (thmqi_session_now(c->session) >= d->expires_ns) {
+		thmqi_shared_return(c, d);
+		return SHARED_SKIPS;
 	}
-	if (thmqi_session_now(c->session) < d->expires_ns)
-		return false;
-	thmqi_shared_return(c, d);
-	return true;
+	if (!c->opts.deliver_max || d->deliveries <= c->opts.deliver_max)
+		return SHARED_SHOWS;
+	if (c->dead)
+		return bury(c, d);
+	if (!drop_dead(c, d))
+		thmqi_shared_return(c, d);
+	return SHARED_SKIPS;
+}
+
+void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m,
+		       uint32_t flags)
+{
+	(void)c;
+	if (!(flags & THMQ_RECORD_PART) || d->whole) /* else it has not come to its end yet */
+		ack(d->reading, m->offset,
+		    thmqi_shared_last(m)); /* where there is no room it comes again */
+}
+
+int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first,
+			  uint64_t last)
+{
+	struct reading *r = &c->readings[partition];
+
+	if (r->state != READING_ON)
+		return r->state == READING_NONE ? -THMQ_EFENCED : -EAGAIN;
+	return ack(r, first, last);
+}
+
+int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last,
+			 uint64_t delay_ns)
+{
+	return say(&c->readings[partition], THMQI_SETTLE_NACK, first, last + 1, 0, delay_ns)
+		       ? 0
+		       : -EAGAIN;
 }
 
 /* --------------------------------------------------------------------- open */
@@ -275,7 +346,7 @@ int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadl
 	struct thmqi_request q = {
 		.op = THMQI_OP_JOIN, .stream = c->stream, .topic_flags = THMQI_JOIN_SHARED};
 	const struct thmqi_reply *reply;
-	uint32_t i;
+	uint32_t i, group_id;
 	int rc;
 
 	snprintf(q.name, sizeof(q.name), "%s", c->topic);
@@ -283,7 +354,13 @@ int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadl
 	rc = thmqi_session_meta(c->session, &q, &reply);
 	if (rc)
 		return rc;
+	group_id = (uint32_t)reply->value[0]; /* the next request takes its place */
+	if (c->opts.dead_topic)
+		rc = thmqi_dead_open(c, c->opts.dead_topic);
+	c->opts.dead_topic = NULL;
+	if (rc)
+		return rc;
 	for (i = 0; i < c->reading_count; i++)
-		c->readings[i].group_id = (uint32_t)reply->value[0];
+		c->readings[i].group_id = group_id;
 	return thmqi_consumer_attach_all(c, deadline);
 }

@@ -371,14 +371,12 @@ static void times_to_live_of_a_topic(void)
 /* Of a shared group it is done then, for all members. */
 static void times_to_live_in_a_shared_group(void)
 {
-	static const char *const tags[] = {"a"};
 	struct thmq_session *s = session_of(NULL);
 	struct thmq_producer *p;
 	struct thmq_consumer *c;
 	struct thmq_message m;
 
 	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = 0)) == 0);
-	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .tags = tags, .tag_count = 1), &c) == -EINVAL);
 	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
 	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 1);
 	CHECK(thmq_send(p, "lives", 5, THMQ_MESSAGE_OPTS(.ttl_ns = 3600 * SECOND)) == 2);

@@ -260,10 +260,12 @@ static struct thmq_session *session(void)
 
 #define PARTITIONS 3
 
+#define SEEN_MAX 65536u
+
 struct flow {
 	struct thmq_session *s;
 	struct thmq_producer *p;
-	struct thmq_consumer *alone, *grouped;
+	struct thmq_consumer *alone, *grouped, *shared;
 	uint64_t sent, settled, disconnected, reconnected;
 	uint64_t next_to[PARTITIONS]; /* number of the next message of a partition */
 	uint64_t next_of[2][PARTITIONS];
@@ -276,6 +278,8 @@ struct flow {
 	uint32_t claim_partition;
 	struct thmq_message held[2]; /* one that is kept for long */
 	bool holds[2];
+	uint8_t seen[PARTITIONS][SEEN_MAX]; /* by the shared group, whose messages may come again */
+	uint64_t got_shared;
 };
 
 struct body {
@@ -293,6 +297,7 @@ static void flow_open(struct flow *f, const char *topic)
 				 &f->p) == 0);
 	CHECK(thmq_consumer_open(f->s, topic, NULL, NULL, &f->alone) == 0);
 	CHECK(thmq_consumer_open(f->s, topic, "g", NULL, &f->grouped) == 0);
+	CHECK(thmq_consumer_open(f->s, topic, "shared", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &f->shared) == 0);
 }
 
 static void flow_events(struct flow *f)
@@ -396,6 +401,25 @@ static void flow_take(struct flow *f, int which)
 	}
 }
 
+/* At least once: what was said of a message on a connection that is lost may not have been heard. */
+static void flow_take_shared(struct flow *f)
+{
+	struct thmq_message m[16];
+	int n = thmq_fetch(f->shared, m, 16), i, rc;
+	struct body b;
+
+	CHECK(n >= 0);
+	for (i = 0; i < n; i++) {
+		memcpy(&b, m[i].data, sizeof(b));
+		CHECK(b.check == (b.number * 0x9e3779b97f4a7c15ull ^ m[i].partition) && b.number < SEEN_MAX);
+		f->got_shared += !f->seen[m[i].partition][b.number];
+		f->seen[m[i].partition][b.number] = 1;
+		rc = rand() % 20 ? thmq_ack(f->shared, &m[i]) : thmq_nack(f->shared, &m[i], MS);
+		CHECK(rc == 0 || rc == -EAGAIN);
+	}
+	CHECK(thmq_release(f->shared, m, (uint32_t)n) == 0);
+}
+
 static void flow_step(struct flow *f, uint64_t most)
 {
 	int i;
@@ -404,6 +428,7 @@ static void flow_step(struct flow *f, uint64_t most)
 		flow_send(f, most);
 	flow_take(f, 0);
 	flow_take(f, 1);
+	flow_take_shared(f);
 	flow_events(f);
 	if (rand() % 4 == 0)
 		thmq_session_wait(f->s, (uint64_t)(rand() % 1000) * 1000);
@@ -414,7 +439,7 @@ static void flow_end(struct flow *f)
 	uint64_t end = now() + 60 * SECOND;
 
 	while (f->claimed || thmq_watermark(f->p) != (int64_t)f->sent || f->got[0] != f->sent ||
-	       f->got[1] != f->sent || f->settled != f->sent) {
+	       f->got[1] != f->sent || f->got_shared != f->sent || f->settled != f->sent) {
 		flow_step(f, f->sent);
 		thmq_session_wait(f->s, MS);
 		CHECK(now() < end);
@@ -453,7 +478,7 @@ static void resets(bool threads)
 	/* how long a connection lives: from … from + more bytes, both ways together */
 	static const uint64_t lives[][2] = {
 		{50000, 40000}, {5000, 3000}, {1500, 1500}, {900, 20000}, {300, 3000}};
-	struct flow f;
+	static struct flow f;
 	char topic[16];
 	unsigned i;
 
@@ -493,7 +518,7 @@ static void test_resets_host(void)
 /* The broker closes, and is opened again at the same place while the session tries. */
 static void test_broker_reopened(void)
 {
-	struct flow f;
+	static struct flow f;
 	char listen[64];
 	int i, k;
 
@@ -871,7 +896,7 @@ static void faults(const char *listen)
 					   .sent = seen_sent,
 					   .received = seen_received};
 	static struct seen seen;
-	struct flow f;
+	static struct flow f;
 	char topic[16];
 	unsigned i;
 
@@ -928,7 +953,7 @@ static void test_corruption(void)
 	struct thmq_fault_stats st = {.size = sizeof(st)};
 	struct thmq_fault *fault;
 	uint64_t end = now() + 2 * SECOND;
-	struct flow f;
+	static struct flow f;
 
 	own_up("mine://here");
 	CHECK(thmq_fault_open(away, NULL, &fault) == 0);

@@ -142,6 +142,14 @@ printf 'r\n' | "$thmq" pub --create --tag red "$d" tags && printf 'b\n' | "$thmq
 	printf 'g\n' | "$thmq" pub --tag green "$d" tags || exit 1
 check "some tags" 0 "$thmq" sub --tag red,green "$d" tags; has out '^r$'; has out '^g$'
 [ "$(wc -l <"$dir/out")" = 2 ] || die "others than the tags that were asked for"
+check "a dead letter" 0 sh -c "echo lazarus | '$thmq' pub --create --quiet --key k --header thmq-dead-topic=back --header from=north '$d' dead"
+check "what is none" 0 sh -c "echo alive | '$thmq' pub --quiet '$d' dead"
+check "a topic to come back to" 0 "$thmq" topic create "$d" back
+check redrive 0 "$thmq" redrive "$d" dead; has out '^1 sent again; some do not say'
+check "it came back" 0 "$thmq" sub --json "$d" back; has out '"key":"k","headers":{"from":"north"},"data":"lazarus"'
+check "redrive goes on" 0 "$thmq" redrive --json "$d" dead; has out '{"sent":0,"unknown":0}'
+check "redrive elsewhere" 0 "$thmq" redrive --to back --group other --json "$d" dead; has out '{"sent":2,"unknown":0}'
+check "redrive in a circle" 2 "$thmq" redrive --to dead "$d" dead; has err 'dead letters are in'
 check "no tags" 2 "$thmq" sub --tag red,,green "$d" tags; has err 'separated by commas'
 check "ttl of a topic" 0 "$thmq" topic create --ttl 90m "$d" short
 check "ttl of a topic is told" 0 "$thmq" topic list "$d"; has out 'of use for 90m'

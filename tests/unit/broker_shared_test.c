@@ -418,3 +418,216 @@ Test(broker_shared, a_topic_that_is_deleted_ends_it, .init = begin, .fini = end)
 	cr_assert_eq(thmq_fetch(a, m2, 1), -THMQ_ENOTOPIC);
 	cr_assert_eq(thmq_consumer_close(a, SECOND), 0);
 }
+
+/* ---------------------------------------------------------------- dead letters */
+
+static const char *text_of(const struct thmq_message *msg, const char *name, char *to,
+			   uint32_t size)
+{
+	struct thmq_header h;
+
+	cr_assert_eq(thmq_header_find(msg, name, &h), 0, "%s", name);
+	cr_assert_eq(h.type, THMQ_HEADER_TEXT);
+	cr_assert_lt(h.value_len, size);
+	memcpy(to, h.value, h.value_len);
+	to[h.value_len] = 0;
+	return to;
+}
+
+static int64_t int_of(const struct thmq_message *msg, const char *name)
+{
+	struct thmq_header h;
+	int64_t value;
+
+	cr_assert_eq(thmq_header_find(msg, name, &h), 0, "%s", name);
+	cr_assert_eq(h.value_len, 8);
+	memcpy(&value, h.value, 8);
+	return value;
+}
+
+static struct thmq_consumer *burying_member(int session, uint32_t deliver_max)
+{
+	static const uint64_t delays[] = {5 * MS, 20 * MS};
+	struct thmq_consumer *c;
+
+	cr_assert_eq(thmq_consumer_open(sessions[session], "t", "g",
+					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
+							   .deliver_max = deliver_max,
+							   .backoff_ns = delays, .backoff_count = 2,
+							   .dead_topic = "t.dead"),
+					&c),
+		     0, "%s", thmq_errmsg());
+	return c;
+}
+
+static uint32_t dead_letters(struct thmq_message *to, uint32_t max,
+			     struct thmq_consumer **ret_reader)
+{
+	cr_assert_eq(thmq_consumer_open(sessions[2], "t.dead", NULL, NULL, ret_reader), 0, "%s",
+		     thmq_errmsg());
+	return fetch(*ret_reader, to, max, 5 * MS);
+}
+
+Test(broker_shared, a_dead_letter_goes_to_its_topic_with_all_that_it_had, .init = begin,
+     .fini = end)
+{
+	struct thmq_consumer *a = burying_member(1, 3), *reader;
+	const struct thmq_header trace = {
+		.name = "trace", .value = "abc", .value_len = 3, .type = THMQ_HEADER_TEXT};
+	const uint64_t waits[] = {5 * MS, 20 * MS};
+	struct thmq_event e = {0};
+	char text[64];
+	uint64_t then;
+	int i;
+
+	cr_assert_gt(thmq_send(producer, "boom", 4,
+			       THMQ_MESSAGE_OPTS(.key = "k", .key_len = 1, .tag = "red",
+						 .headers = &trace, .header_count = 1)),
+		     0);
+	for (i = 1; i <= 3; i++) {
+		then = thmqi_disk_sim_now(sim);
+		cr_assert_eq(fetch(a, m, 1, 100 * MS), 1, "the %d-th", i);
+		if (i > 1)
+			cr_assert_geq(thmqi_disk_sim_now(sim) - then + 1 * MS, waits[i - 2]);
+		cr_assert_eq(thmq_nack(a, &m[0], i < 3 ? THMQ_NACK_BACKOFF : 0), 0);
+		cr_assert_eq(thmq_release(a, m, 1), 0);
+	}
+	cr_assert_eq(fetch(a, m, 1, 10 * MS), 0);
+	cr_assert_eq(thmq_consumer_flush(a, SECOND), 0);
+	cr_assert_eq(info().lag, 0);
+	while (e.type != THMQ_EVENT_DEAD_LETTER)
+		cr_assert_eq(thmq_events(sessions[1], &e, 1), 1);
+	cr_assert_eq(e.count, 3);
+	cr_assert_eq(dead_letters(m, 2, &reader), 1);
+	cr_assert(m[0].len == 4 && memcmp(m[0].data, "boom", 4) == 0);
+	cr_assert(m[0].key_len == 1 && m[0].tag_len == 3 && memcmp(m[0].tag, "red", 3) == 0);
+	cr_assert_str_eq(text_of(&m[0], "trace", text, sizeof(text)), "abc");
+	cr_assert_str_eq(text_of(&m[0], "thmq-dead-topic", text, sizeof(text)), "t");
+	cr_assert_str_eq(text_of(&m[0], "thmq-dead-group", text, sizeof(text)), "g");
+	cr_assert_str_eq(text_of(&m[0], "thmq-dead-reason", text, sizeof(text)), "deliveries");
+	cr_assert_eq(int_of(&m[0], "thmq-dead-partition"), 0);
+	cr_assert_eq(int_of(&m[0], "thmq-dead-offset"), 0);
+	cr_assert_eq(int_of(&m[0], "thmq-dead-deliveries"), 3);
+}
+
+Test(broker_shared, a_message_that_is_rejected_is_a_dead_letter_at_once, .init = begin, .fini = end)
+{
+	struct thmq_consumer *a = burying_member(1, 0), *b = member(0, 0, 0, 0), *reader;
+	char text[64];
+
+	cr_assert_eq(thmq_consumer_close(b, SECOND), 0);
+	send_some(600);
+	for (uint32_t n, i, got = 0; got < 600; got += n) {
+		n = fetch(a, m, 300, 5 * MS);
+		for (i = 0; i < n; i++) {
+			while (thmq_reject(a, &m[i], "no such customer") == -EAGAIN)
+				pass(MS / 10);
+			cr_assert_eq(thmq_release(a, &m[i], 1), 0);
+		}
+	}
+	cr_assert_eq(thmq_consumer_flush(a, SECOND), 0);
+	cr_assert_eq(info().lag, 0);
+	cr_assert_eq(dead_letters(m, MAX, &reader), 600);
+	for (uint32_t i = 0; i < 600; i++)
+		cr_assert_eq(id_of(&m[i]), i);
+	cr_assert_str_eq(text_of(&m[599], "thmq-dead-reason", text, sizeof(text)),
+			 "no such customer");
+	cr_assert_eq(int_of(&m[599], "thmq-dead-offset"), 599);
+	b = member(0, 0, 0, 0);
+	cr_assert_eq(thmq_reject(b, &m[0], NULL), -EOPNOTSUPP);
+}
+
+Test(broker_shared, a_dead_letter_is_in_one_of_the_two_whenever_the_power_goes, .init = begin,
+     .fini = end)
+{
+	struct thmq_consumer *a, *reader;
+	uint8_t seen[64] = {0};
+	uint32_t i, n, round;
+
+	send_some(64);
+	for (round = 0; round < 12; round++) {
+		a = burying_member(1, 0);
+		n = fetch(a, m, 8, 2 * MS);
+		for (i = 0; i < n; i++)
+			cr_assert_eq(thmq_reject(a, &m[i], "x"), 0);
+		for (i = 0; i < round; i++) { /* somewhere on its way */
+			pass(100000);
+			cr_assert_geq(thmq_fetch(a, m2, 0), 0);
+		}
+		restart(true);
+	}
+	a = burying_member(1, 0);
+	for (n = fetch(a, m, 64, 10 * MS), i = 0; i < n; i++)
+		seen[id_of(&m[i])] = 1;
+	cr_assert_lt(n, 64);
+	for (n = dead_letters(m2, MAX, &reader), i = 0; i < n; i++)
+		seen[id_of(&m2[i])] = 1;
+	for (i = 0; i < 64; i++)
+		cr_assert(seen[i], "%u is lost", i);
+}
+
+Test(broker_shared, a_message_in_parts_goes_to_one_member_as_a_whole, .init = begin, .fini = end)
+{
+	static uint8_t big[300000];
+	struct thmq_consumer *a = member(1, 0, 0, 0), *b;
+	uint32_t i, n;
+
+	for (i = 0; i < sizeof(big); i++)
+		big[i] = (uint8_t)(i * 7 + i / 251);
+	send_some(2);
+	for (i = 0; i < 3; i++)
+		cr_assert_gt(thmq_send(producer, big, sizeof(big) - i, NULL), 0);
+	send_some(2);
+	for (n = 0; n < 4; n += fetch(a, m + n, 1, 50 * MS))
+		;
+	for (i = 2; i < 4; i++)
+		cr_assert(m[i].len == sizeof(big) - (i - 2) &&
+				  memcmp(m[i].data, big, m[i].len) == 0,
+			  "%u: %u at %llu", i, m[i].len, (unsigned long long)m[i].offset);
+	cr_assert_eq(thmq_message_deliveries(a, &m[3]), 1);
+	done(a, m, 3);
+	cr_assert_eq(thmq_nack(a, &m[3], MS), 0);
+	cr_assert_eq(thmq_release(a, m + 3, 1), 0);
+	b = member(2, 0, 0, 0);
+	cr_assert_eq(thmq_consumer_close(a, SECOND), 0);
+	n = fetch(b, m, 4, 20 * MS);
+	cr_assert_eq(n, 4);
+	for (i = 0, n = 0; i < 4; i++) {
+		if (m[i].len < 100)
+			continue;
+		n++;
+		cr_assert(memcmp(m[i].data, big, m[i].len) == 0);
+		cr_assert_eq(thmq_message_deliveries(b, &m[i]), m[i].len == sizeof(big) - 1 ? 2 : 1,
+			     "%u: %d", m[i].len, thmq_message_deliveries(b, &m[i]));
+	}
+	cr_assert_eq(n, 2);
+	done(b, m, 4);
+	cr_assert_eq(thmq_consumer_flush(b, SECOND), 0);
+	cr_assert_eq(info().lag, 0);
+	restart(true);
+	cr_assert_eq(info().lag, 0);
+}
+
+Test(broker_shared, what_is_not_for_the_app_is_done, .init = begin, .fini = end)
+{
+	const char *const tags[] = {"red"};
+	struct thmq_consumer *a;
+
+	for (int i = 0; i < 30; i++)
+		cr_assert_gt(thmq_send(producer, &i, sizeof(i),
+				       THMQ_MESSAGE_OPTS(.tag = i % 3 ? "blue" : "red",
+							 .ttl_ns = i < 15 ? MS : 0)),
+			     0);
+	cr_assert_eq(thmq_flush(producer, SECOND), 0);
+	pass(20 * MS);
+	cr_assert_eq(thmq_consumer_open(sessions[1], "t", "g",
+					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
+							   .tags = tags, .tag_count = 1),
+					&a),
+		     0);
+	cr_assert_eq(fetch(a, m, 30, 5 * MS), 5);
+	cr_assert_eq(id_of(&m[0]), 15);
+	done(a, m, 5);
+	cr_assert_eq(thmq_consumer_flush(a, SECOND), 0);
+	cr_assert_eq(info().lag, 0);
+}
