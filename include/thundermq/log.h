@@ -193,7 +193,9 @@ struct thmq_log_extent {
 enum thmq_log_life {
 	THMQ_LOG_DEAD = 0, /* nobody needs it */
 	THMQ_LOG_LIVE = 1, /* it must be kept for now: its segment waits */
-	THMQ_LOG_LASTS = 2 /* it must be kept for long: where it is little it is appended again, and its segment goes */
+	THMQ_LOG_LASTS =
+		2, /* it must be kept for long: where it is little, or much of the log behind it is dead, it is appended again, and its segment goes */
+	THMQ_LOG_MOVES = 3 /* as LIVE, but where much of the log behind it is dead: then as LASTS */
 };
 
 /* What the log tells its owner; called on its core, never inside the call that began the work. NULL: not wanted. */

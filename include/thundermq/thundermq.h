@@ -134,7 +134,7 @@ enum thmq_durability {
 
 /* How a core waits for work. */
 enum thmq_policy {
-	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_FIXED, and THMQ_POLICY_EVENT for more pinned
+	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_ADAPTIVE, and THMQ_POLICY_EVENT for more pinned
 				    cores than the process has processors, or a quota of its control group lets it use */
 	THMQ_POLICY_POLL = 1,    /* spin for ever: lowest latency, a whole processor */
 	THMQ_POLICY_EVENT = 2,   /* sleep as soon as nothing is to do */
@@ -164,7 +164,7 @@ struct thmq_env_opts {
 	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
 	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
 	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
-	 * takes about a millisecond */
+	 * takes about a millisecond; the wake-up also later, whenever a thread of the process makes one */
 	uint32_t wake_cpu_ns;
 	uint32_t wake_latency_ns;
 };
@@ -714,7 +714,8 @@ struct thmq_partition_info {
 	uint64_t end_offset;   /* one past the last visible message */
 	uint64_t group_offset; /* of the group asked for; UINT64_MAX if it has none */
 	uint64_t
-		lag; /* visible messages that the group has not acked; offsets that were never used count too */
+		lag; /* visible messages that the group has not acked; offsets that were never used count too; in a shared group
+			those acked out of order do not */
 };
 
 /**
@@ -932,13 +933,20 @@ struct thmq_consumer_opts {
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
 				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
-	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied */
-	uint32_t tag_count;         /* up to THMQ_CONSUMER_TAGS_MAX */
-	uint32_t reserved;
+	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied. Not of a shared group */
+	uint64_t invisible_ns; /* with THMQ_CONSUMER_SHARED: how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
+	uint32_t tag_count;    /* up to THMQ_CONSUMER_TAGS_MAX */
+	uint32_t deliver_max;  /* a message that was handed out so often and came back is a dead letter; 0: no limit */
+	uint64_t reserved;
 };
 
 #define THMQ_CONSUMER_TAGS_MAX 64u
 #define THMQ_CONSUMER_START_ALWAYS 1u /* begin at start even where the group has an offset */
+/*
+ * The members of the group share every partition: each message goes to one that has room, in no order, and is acknowledged by
+ * itself. All members of a group must say so. prefetch_count counts what is not acknowledged then, 0 means 1024. doc/shared.md
+ */
+#define THMQ_CONSUMER_SHARED 2u
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
@@ -950,7 +958,8 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
  * thmq_consumer_open() - read a topic
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
+ * members that do not share; -EOPNOTSUPP the topic is volatile.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 				const struct thmq_consumer_opts *opts,
@@ -1030,8 +1039,35 @@ THMQ_API int thmq_release(struct thmq_consumer *consumer, struct thmq_message *m
  * The message need not be held any more, but must be as it was fetched: keep a copy of the struct, not only its offset.
  * Return: 0 taken; -EAGAIN queue full, poll and try again; -EINVAL no group, or not a fetched message;
  * -THMQ_EFENCED the partition belongs to another member now; -ESHUTDOWN.
+ * In a shared group it says that this one message is done, whoever has it by now. It goes to the broker with the next call on the
+ * session, or sooner; -EAGAIN: not taken.
  */
 THMQ_API int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message *message);
+
+/**
+ * thmq_nack() - give a message of a shared group back, to be handed out again
+ * @delay_ns: not before this time has passed; 0: at once. A broker that is opened again has forgotten it, and hands it out at once
+ * The message need not be held any more, as with thmq_ack(). Where it is not this member's any more nothing happens.
+ * Return: 0 taken; -EAGAIN queue full, or the connection is being made again; -EINVAL not a fetched message, or the group is not
+ * shared; -ESHUTDOWN.
+ */
+THMQ_API int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t delay_ns);
+
+/**
+ * thmq_extend() - keep a message of a shared group for longer
+ * @invisible_ns: from now on; up to a year
+ * Where it is not this member's any more nothing happens.
+ * Return: as thmq_nack().
+ */
+THMQ_API int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns);
+
+/**
+ * thmq_message_deliveries() - how often a message of a shared group was handed out, this time included
+ * @message: held: fetched, and not released
+ * A crash of the broker may make it forget the last times.
+ * Return: 1 …; 0 the group is not shared; -EINVAL not a message that is held.
+ */
+THMQ_API int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message);
 
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
@@ -1063,7 +1099,8 @@ enum thmq_event_type {
 		      -THMQ_EFAILED the device failed under it: it may be stored or not */
 	THMQ_EVENT_LOST =
 		3, /* messages whose ack said less than durable are gone (error 0) or, since their shard failed, may be
-		      (-THMQ_EFAILED): doc/durability.md. A producer's: count of its own from offset on, the first one
+		      (-THMQ_EFAILED; another error: its broker died, or the connection was lost, and the offset is not known:
+		      UINT64_MAX): doc/durability.md. A producer's: count of its own from offset on, the first one
 		      being sequence, acked at durability or better. A consumer's: all from offset to offset + count, or, with count 0, an
 		      unknown number from offset on */
 	THMQ_EVENT_ASSIGNED = 4, /* the consumer now has this partition, from offset on */
@@ -1077,7 +1114,9 @@ enum thmq_event_type {
 	THMQ_EVENT_DROPPED = 10, /* count events were dropped because nobody took them */
 	THMQ_EVENT_DISCONNECTED = 11, /* a connection is lost, and tried to be made again; error: why. THMQ_EVENT_RECONNECTED or
 					 _CLOSED follows */
-	THMQ_EVENT_RECONNECTED = 12 /* all is as before: what was not settled has been sent again */
+	THMQ_EVENT_RECONNECTED = 12, /* all is as before: what was not settled has been sent again */
+	THMQ_EVENT_DEAD_LETTER =
+		13 /* a message of a shared group, at offset, was handed out deliver_max times and is not any more; count: how often */
 };
 
 struct thmq_event {

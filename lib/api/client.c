@@ -374,7 +374,7 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc == 0 && group)
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
-		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS, "consumer");
+		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED, "consumer");
 	if (rc)
 		return rc;
 	rc = check_tags(&o);
@@ -382,6 +382,14 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return rc;
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
+	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
+		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
+	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)
+		return thmqi_fail(-EINVAL, "consumer: a shared group takes all tags: what one member does not want nobody would get");
+	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max))
+		return thmqi_fail(-EINVAL, "consumer: invisible_ns and deliver_max need THMQ_CONSUMER_SHARED");
+	if (o.invisible_ns > 31536000000000000ull)
+		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
 }
 
@@ -414,6 +422,27 @@ int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message *message)
 	if (!is_consumer(consumer) || thmqi_unlikely(!message))
 		return -EINVAL;
 	return thmqi_client_ack(consumer, message);
+}
+
+int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t delay_ns)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_nack(consumer, message, delay_ns);
+}
+
+int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_extend(consumer, message, invisible_ns);
+}
+
+int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_message_deliveries(consumer, message);
 }
 
 int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)

@@ -15,8 +15,8 @@ static void on_ready(void *ctx)
 
 static void end(struct conn *c, struct key_search *k)
 {
-	if (k == &c->expected && k->partition && k->partition->parting == c)
-		k->partition->parting = NULL;
+	if (k == &c->expected && k->partition)
+		k->partition->parting = c->parts.partition == k->partition;
 	thmq_log_reader_close(k->reader);
 	free(k->key);
 	*k = (struct key_search){0};
@@ -85,7 +85,7 @@ static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partit
 		return -ENOTSUP;
 	if (!k->partition) {
 		rc = begin(k, p, key, f->key_len, UINT64_MAX);
-		p->parting = c;
+		p->parting = k->partition == p;
 	}
 	rc = rc ? rc : go(k, key, f->key_len);
 	if (rc == 0)
@@ -108,7 +108,7 @@ int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct par
 	if (f->len - f->key_len - THMQI_PRODUCE_TAG_LEN(f->extra) < sizeof(expected))
 		return -EINVAL;
 	memcpy(&expected, at, sizeof(expected));
-	*ret_is = p->logged_offset;
+	*ret_is = thmqi_logged_offset(p);
 	if (THMQI_PRODUCE_HAS(f->extra) & THMQ_RECORD_EXPECT_KEY)
 		rc = expect_key(c, f, p, ret_is);
 	return rc ? rc : expected == *ret_is ? 0 : -THMQ_ECONFLICT;

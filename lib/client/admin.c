@@ -220,6 +220,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 								  THMQI_MAX(info.group_offset, info.begin_offset);
 
 		info.lag = info.end_offset > from ? info.end_offset - from : 0;
+		info.lag -= THMQI_MIN(info.lag, reply->value[3]);
 	}
 	memset(ret_info, 0, info.size);
 	memcpy(ret_info, &info, THMQI_MIN(info.size, (uint32_t)sizeof(info)));

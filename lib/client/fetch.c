@@ -13,6 +13,7 @@
 	4096u /* of one shard, handed over and not given back; the broker keeps to it too */
 #define RELEASE_BATCH 16u /* runs that are given back together: each is a round of the core */
 #define IDLE_ROUNDS 64u   /* looks without news, after which nothing is held back any more */
+#define IDLE_ROUNDS_PACKED 4096u /* the same where it would be a packet of its own */
 
 /* What lies in a run may be another process's to change: what was checked is not read again. */
 #define read_once(x) (*(const volatile __typeof__(x) *)&(x))
@@ -148,8 +149,13 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 void thmqi_releases_tend(struct client_link *l, uint32_t news)
 {
 	l->unreleased_idle = news ? 0 : l->unreleased_idle + 1;
-	if (l->unreleased_count >= RELEASE_BATCH || l->unreleased_idle >= IDLE_ROUNDS)
+	if (l->unreleased_count >= RELEASE_BATCH || l->unreleased_idle >= (l->wire->packs ? IDLE_ROUNDS_PACKED : IDLE_ROUNDS))
 		flush_link(l);
+}
+
+void thmqi_releases_along(struct client_link *l)
+{
+	flush_link(l);
 }
 
 void thmqi_releases_flush(struct thmq_session *s)
@@ -173,6 +179,8 @@ void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r)
 			continue;
 		}
 		*at = d->next;
+		if (thmqi_unlikely(c->shared))
+			thmqi_shared_return(c, d);
 		d->queued = false;
 		d->at = d->count; /* nothing more is handed out */
 		if (!d->held)
@@ -320,6 +328,8 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 		d->bytes = d->count = 0;
 		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->arg[1] - 1);
 	}
+	if (thmqi_unlikely(c->shared))
+		thmqi_shared_delivered(c, d, f);
 	c->held_bytes += d->bytes;
 	c->held_count += d->count;
 	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON ||
@@ -381,6 +391,8 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	int rc;
 
 	if (flags & THMQ_RECORD_PART) {
+		if (c->shared) /* its parts go to several members */
+			return -ENOTSUP;
 		rc = thmqi_part_take(c, d, m, &flags);
 		if (rc <= 0)
 			return rc;
@@ -388,8 +400,11 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	rc = thmqi_attributes_read(flags, m->data, m->len, &a);
 	if (rc)
 		return rc;
-	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m))
+	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m)) {
+		if (c->shared)
+			thmqi_shared_pass(d->reading, m->offset);
 		return 0;
+	}
 	m->headers = a.headers;
 	m->headers_len = a.headers_len;
 	m->data = (const uint8_t *)m->data + a.len;
@@ -515,7 +530,8 @@ static bool window_held(const struct thmq_consumer *c)
 {
 	return c->app_held &&
 	       ((!c->free && c->pool_used == c->pool_count) ||
-		c->held_bytes >= c->opts.prefetch_bytes || c->held_count >= c->opts.prefetch_count);
+		c->held_bytes >= c->opts.prefetch_bytes ||
+		(c->held_count >= c->opts.prefetch_count && !c->shared));
 }
 
 /* Nothing is queued: why. */
@@ -568,7 +584,10 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return nothing(c);
 	}
 	while (n < max && (d = c->first)) {
-		n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
+		if (thmqi_unlikely(c->shared) && thmqi_shared_skips(c, d))
+			d->at = d->count;
+		else
+			n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
 		if (thmqi_unlikely(c->full))
 			return full(c, n);
 		if (d->at < d->count)
@@ -581,6 +600,16 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			run_put(c, d);
 	}
 	return (int)n;
+}
+
+uint64_t thmqi_run_next_offset(const struct delivered *d)
+{
+	uint64_t offset;
+
+	if (d->at == d->count)
+		return d->to;
+	offset = d->base_offset + (d->deltas ? d->deltas[d->at] : d->at);
+	return THMQI_MAX(offset, d->from);
 }
 
 static bool in_pool(const struct thmq_consumer *c, const struct delivered *d)
@@ -604,6 +633,14 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 		d->held_bits[index / 64] &= ~bit;
 	}
 	return true;
+}
+
+bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m)
+{
+	const struct delivered *d = (const struct delivered *)(uintptr_t)m->internal[0];
+	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
+
+	return in_pool(c, d) && d->held && view_of(c, d, index) == m->internal[1];
 }
 
 int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)

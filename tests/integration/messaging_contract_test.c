@@ -368,6 +368,30 @@ static void times_to_live_of_a_topic(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
+/* Of a shared group it is done then, for all members. */
+static void times_to_live_in_a_shared_group(void)
+{
+	static const char *const tags[] = {"a"};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = 0)) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .tags = tags, .tag_count = 1), &c) == -EINVAL);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 1);
+	CHECK(thmq_send(p, "lives", 5, THMQ_MESSAGE_OPTS(.ttl_ns = 3600 * SECOND)) == 2);
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .invisible_ns = 300 * MS), &c) == 0);
+	take(s, c, &m);
+	CHECK(is_payload(&m, "lives"));
+	CHECK(thmq_ack(c, &m) == 0);
+	CHECK(thmq_release(c, &m, 1) == 0);
+	CHECK(fetch(s, c, &m, 1, 500 * MS) == 0); /* it does not come again */
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
 /* ------------------------------------------------------------------------ tags */
 
 static void some_tags_in(struct thmq_session *s, const char *topic,
@@ -617,11 +641,12 @@ static void two_writers(void)
 		CHECK(thmq_session_close(s[who], SECOND) == 0);
 }
 
-static const struct contract_case cases[] = {
+static const struct test_case cases[] = {
 	{"expected_ends", expected_ends},
 	{"expected_keys", expected_keys},
 	{"two_writers", two_writers},
 	{"times_to_live_of_a_topic", times_to_live_of_a_topic},
+	{"times_to_live_in_a_shared_group", times_to_live_in_a_shared_group},
 	{"some_tags", some_tags},
 	{"large_messages", large_messages},
 	{"large_messages_held", large_messages_held},

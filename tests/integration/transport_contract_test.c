@@ -4,10 +4,11 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
- * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
+ * rdma-plain, rdma-two: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab), or the ports that THMQ_TEST_RDMA and
+ * THMQ_TEST_RDMA_FROM (if not set: the same) name by their addresses.
  */
 #include "contract.h"
 
@@ -311,6 +312,60 @@ static void groups(void)
 	CHECK(thmq_session_close(s1, SECOND) == 0);
 }
 
+/* Messages of a partition that several share: one by one, back after a delay, back when a member goes. */
+static void shared_groups(void)
+{
+	struct thmq_session *s1 = session_of(NULL), *s2 = session_of(NULL);
+	const struct thmq_consumer_opts o = {.size = sizeof(o), .flags = THMQ_CONSUMER_SHARED, .prefetch_count = 32};
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	struct thmq_consumer *c1, *c2;
+	struct thmq_producer *p;
+	struct thmq_message m[32];
+	uint32_t *seen = calloc(2000, sizeof(*seen)), got1 = 0, got2 = 0, i;
+	uint64_t number;
+	int n;
+
+	CHECK(thmq_topic_create(s1, "sg", NULL) == 0);
+	CHECK(thmq_producer_open(s1, "sg", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s1, "sg", "grp", &o, &c1) == 0);
+	CHECK(thmq_consumer_open(s2, "sg", "grp", &o, &c2) == 0);
+	send_numbers(p, 0, 2000);
+	while (got1 + got2 < 1500) {
+		n = fetch(s1, c1, m, 8, 20 * MS);
+		for (i = 0; i < (uint32_t)(n < 0 ? 0 : n); i++) {
+			memcpy(&number, m[i].data, 8);
+			CHECK(seen[number]++ == 0 && thmq_message_deliveries(c1, &m[i]) == 1 && thmq_ack(c1, &m[i]) == 0);
+		}
+		CHECK(n >= 0 && thmq_release(c1, m, (uint32_t)n) == 0);
+		got1 += (uint32_t)n;
+		n = fetch(s2, c2, m, 8, 20 * MS);
+		for (i = 0; i < (uint32_t)(n < 0 ? 0 : n); i++) {
+			memcpy(&number, m[i].data, 8);
+			CHECK(seen[number]++ == 0 && thmq_ack(c2, &m[i]) == 0);
+		}
+		CHECK(n >= 0 && thmq_release(c2, m, (uint32_t)n) == 0);
+		got2 += (uint32_t)n;
+	}
+	CHECK(got1 > 100 && got2 > 100);
+	CHECK(thmq_consumer_flush(c2, 5 * SECOND) == 0);
+	/* one is given back, and comes again; others are taken along by a session that goes, and come too */
+	n = fetch(s1, c1, m, 1, 5 * SECOND);
+	CHECK(n == 1 && thmq_nack(c1, &m[0], 10 * MS) == 0 && thmq_extend(c1, &m[0], SECOND) == 0);
+	n = fetch(s2, c2, m, 4, 5 * SECOND);
+	CHECK(n >= 1);
+	CHECK(thmq_session_close(s2, SECOND) == 0);
+	for (got1 += got2; got1 < 2000;)
+		got1 += take_all(s1, c1, seen, 20 * MS);
+	CHECK(got1 == 2000);
+	for (i = 0; i < 2000; i++)
+		CHECK(seen[i] == 1);
+	CHECK(thmq_consumer_flush(c1, 5 * SECOND) == 0);
+	CHECK(thmq_partition_describe(s1, "sg", 0, "grp", &part) == 0);
+	CHECK(part.lag == 0);
+	free(seen);
+	CHECK(thmq_session_close(s1, SECOND) == 0);
+}
+
 static void seeks(void)
 {
 	struct thmq_session *s = session_of(NULL);
@@ -569,13 +624,14 @@ static void broker_goes(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
-static const struct contract_case cases[] = {
+static const struct test_case cases[] = {
 	{"topics", topics},
 	{"messages_as_they_were", messages_as_they_were},
 	{"claims_and_reports", claims_and_reports},
 	{"big_messages", big_messages},
 	{"back_pressure", back_pressure},
 	{"groups", groups},
+	{"shared_groups", shared_groups},
 	{"seeks", seeks},
 	{"volatile_topics", volatile_topics},
 	{"alive_and_silent", alive_and_silent},
