@@ -29,6 +29,7 @@
 #define LIVES_MAX 1100
 #define PER_LIFE                                                                                   \
 	3000 /* messages of a publisher and partition, so that all can be read again after each kill */
+#define PARTS_MAX 2 /* of the largest message, but the last */
 #define TOPICS 4 /* that come and go */
 
 enum topic_state { TOPIC_GONE, TOPIC_CHANGING, TOPIC_THERE };
@@ -366,7 +367,9 @@ static bool read_all(struct thmq_session *s, const char *topic, uint32_t partiti
 		if (more && !n)
 			thmq_session_wait(s, SECOND / 20);
 	}
-	CHECK(!more);
+	/* what was stored of a message that was cut short may lie at the end, where a segment ended there: nobody sees it */
+	for (i = 0; i < partitions; i++)
+		CHECK(next[i] >= end[i] || end[i] - next[i] <= PARTS_MAX);
 	return thmq_consumer_close(c, SECOND) == 0;
 }
 
