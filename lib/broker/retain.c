@@ -58,6 +58,12 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 	end = thmqi_logged_offset(p);
 	if (e->end_offset >= end || (!r->ns && is_idle(r, end, s->core->now_ns)))
 		return THMQ_LOG_LASTS;
+	/*
+	 * In its order, if it comes to that, so that no other topic is held up for ever. Where a limit of bytes is near, what was moved would outlive
+	 * newer ones that it takes.
+	 */
+	if (!r->bytes || e->held_bytes <= r->bytes / 2)
+		return THMQ_LOG_MOVES;
 	return THMQ_LOG_LIVE;
 }
 
@@ -86,6 +92,14 @@ static int renew_offset(struct shard *s, uint64_t item)
 	return g && g->offset != UINT64_MAX ? thmqi_offsets_store(s, g) : 0;
 }
 
+static int renew_shared(struct shard *s, uint64_t item)
+{
+	struct partition *p = thmqi_shard_partition(s, (uint32_t)(item >> 32));
+	struct group_offset *g = p && !p->dead ? thmqi_offsets_get(p, (uint32_t)item, false) : NULL;
+
+	return g ? thmqi_shared_renew(g) : 0;
+}
+
 int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item)
 {
 	struct shard *s = ctx;
@@ -95,6 +109,8 @@ int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item)
 	switch (kind) {
 	case STATE_GROUP_OFFSET:
 		return renew_offset(s, item);
+	case STATE_GROUP_SHARED:
+		return renew_shared(s, item);
 	case STATE_PARTITION:
 		return thmqi_retain_leave(s, (uint32_t)item);
 	case THMQ_LOG_PRODUCER:

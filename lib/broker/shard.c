@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #define CTL_BUDGET 256u
@@ -66,13 +67,16 @@ static int ring_open(struct shard *s, struct partition *p, uint64_t bytes)
 static int retention_take(struct partition *p, const struct state_topic *topic)
 {
 	bool consumed = topic->flags & THMQ_TOPIC_RETAIN_CONSUMED;
+	uint64_t ns = topic->retention_ns;
 
-	if (!topic->retention_ns && !topic->retention_bytes && !consumed)
+	if (topic->ttl_ns && (!ns || topic->ttl_ns < ns))
+		ns = topic->ttl_ns;
+	if (!ns && !topic->retention_bytes && !consumed)
 		return 0;
 	p->retention = calloc(1, sizeof(*p->retention));
 	if (!p->retention)
 		return -ENOMEM;
-	p->retention->ns = topic->retention_ns;
+	p->retention->ns = ns;
 	p->retention->bytes = topic->retention_bytes;
 	p->retention->consumed = consumed;
 	return 0;
@@ -118,6 +122,7 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 {
 	struct partition *p = thmqi_shard_partition(s, id);
+	struct thmqi_list *it;
 
 	if (!p || p->dead)
 		return;
@@ -125,6 +130,8 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	while (!thmqi_list_empty(&p->subs))
 		thmqi_sub_close(thmqi_list_first(&p->subs, struct sub, partition_link),
 				-THMQ_ENOTOPIC, true);
+	thmqi_list_each(it, &s->conns)
+		thmqi_version_drop(thmqi_container(it, struct conn, link), p);
 	if (p->is_volatile)
 		thmq_log_close(p->log, 0);
 	else
@@ -132,6 +139,8 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	p->log = NULL;
 	p->index = NULL;
 	thmqi_writers_drop(s, id);
+	thmqi_list_each(it, &p->groups)
+		thmqi_shared_free(thmqi_container(it, struct group_offset, link));
 }
 
 static void partition_free(struct partition *p)
@@ -141,6 +150,7 @@ static void partition_free(struct partition *p)
 	while (!thmqi_list_empty(&p->groups)) {
 		g = thmqi_list_first(&p->groups, struct group_offset, link);
 		thmqi_list_del(&g->link);
+		thmqi_shared_free(g);
 		free(g);
 	}
 	rest_free(p);
@@ -175,7 +185,9 @@ static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 	g = p ? thmqi_offsets_get(p, state->group, true) : NULL;
 	if (!g)
 		return;
-	g->offset = g->durable_offset = state->offset;
+	/* where its members shared the partition since, this one is the older */
+	if (!g->shared || g->offset == UINT64_MAX || g->offset < state->offset)
+		g->offset = g->durable_offset = state->offset;
 	g->epoch = state->epoch;
 }
 
@@ -208,6 +220,9 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 	switch (h->partition) {
 	case STATE_GROUP_OFFSET:
 		replay_offset(s, run);
+		break;
+	case STATE_GROUP_SHARED:
+		thmqi_shared_replay(s, run);
 		break;
 	case STATE_PARTITION:
 		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
@@ -276,6 +291,8 @@ static void settle_recovery(struct shard *s)
 
 			if (g->offset != UINT64_MAX)
 				g->offset = g->durable_offset = THMQI_MIN(g->offset, p->visible);
+			if (g->shared)
+				thmqi_shared_settle_recovery(g);
 		}
 	}
 }
@@ -433,14 +450,16 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	struct thmq_broker *b = ctx;
 	struct shard *s = &b->shards[link->shard];
 	struct conn *c;
+	const uint32_t one_max = (uint32_t)(s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record));
 	struct thmqi_frame f = {
 		.type = THMQI_FRAME_WELCOME,
+		.tag_hash = one_max,
 		.seq = b->shard_count,
 		.len = THMQI_WIRE_VERSION,
 		.partition = (uint32_t)b->identity,
 		.extra = (uint32_t)(b->identity >> 32),
 		.arg = {b->incarnation,
-			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
+			s->log ? THMQI_MESSAGE_MAX : one_max}};
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
@@ -465,9 +484,13 @@ static void conn_forget(struct conn *c)
 	if (s->id == THMQI_SHARD_META)
 		thmqi_meta_conn_closed(s->broker->meta, c);
 	thmqi_settle_forget(s, c);
+	if (c->parts.partition)
+		thmqi_parts_end(c);
+	thmqi_version_drop(c, NULL);
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);
+	c->rests = false;
 	s->conn_count--;
 	free(c->backlog);
 	c->backlog = NULL;
@@ -519,6 +542,18 @@ void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
 	conn_free(c);
 }
 
+bool thmqi_shard_rest(void *ctx, struct thmqi_link *link)
+{
+	(void)ctx;
+	return thmqi_conn_rest(link->broker);
+}
+
+void thmqi_shard_rouse(void *ctx, struct thmqi_link *link)
+{
+	(void)ctx;
+	thmqi_conn_rouse(link->broker);
+}
+
 static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 {
 	switch (f->type) {
@@ -536,6 +571,9 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 		break;
 	case THMQI_FRAME_ACK:
 		thmqi_offsets_ack(c, f);
+		break;
+	case THMQI_FRAME_SETTLE:
+		thmqi_shared_settle(c, f);
 		break;
 	case THMQI_FRAME_RELEASE:
 		thmqi_sub_release(c, f);
@@ -564,6 +602,8 @@ static uint32_t take_frames(struct conn *c)
 
 	if (thmqi_unlikely(c->backlog_count != 0) && !thmqi_conn_flush_backlog(c))
 		return 0;
+	if (thmqi_unlikely(c->asked.partition != NULL))
+		thmqi_version_go(c);
 	/* each is answered by at most one frame */
 	while (done < CTL_BUDGET && (f = thmqi_frame_peek(ctl, 0)) && thmqi_conn_room(c, 4)) {
 		take_ctl(c, f);
@@ -610,6 +650,20 @@ static void tell_progress(struct shard *s)
 		s->stuck = true;
 }
 
+/* What goes to this client anyway takes it along. */
+static void tell_along(struct shard *s)
+{
+	struct thmqi_list *it, *tmp;
+
+	thmqi_list_each_safe(it, tmp, &s->dirty_conns)
+	{
+		struct conn *c = thmqi_container(it, struct conn, dirty_link);
+
+		if (c->wrote && c->wire->packs)
+			thmqi_conn_flush_progress(c);
+	}
+}
+
 static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 {
 	struct shard *s = thmqi_container(poller, struct shard, poller);
@@ -628,8 +682,12 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 		done += thmqi_sub_pump_all(s);
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
 		done += thmqi_offsets_flush(s);
-	if (!thmqi_list_empty(&s->dirty_conns) && progress_is_due(s))
-		tell_progress(s);
+	if (!thmqi_list_empty(&s->dirty_conns)) {
+		if (done)
+			tell_along(s);
+		if (progress_is_due(s))
+			tell_progress(s);
+	}
 	if (done)
 		thmqi_list_each(it, &s->conns)
 			thmqi_conn_kick(thmqi_container(it, struct conn, link));
@@ -687,6 +745,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->stuck_timer.fire = on_stuck;
 	s->run_max = (b->opts.batch_bytes ? b->opts.batch_bytes : 1u << 20) - 256;
 	thmqi_list_init(&s->conns);
+	thmqi_list_init(&s->resting);
 	thmqi_list_init(&s->ready);
 	thmqi_list_init(&s->dirty_offsets);
 	thmqi_list_init(&s->dirty_conns);
@@ -713,8 +772,8 @@ void thmqi_shard_shut(struct shard *s)
 	s->closing = true;
 	if (s->open)
 		shard_poll(&s->poller, 0);
-	while (!thmqi_list_empty(&s->conns)) {
-		c = thmqi_list_first(&s->conns, struct conn, link);
+	while (!thmqi_list_empty(&s->conns) || !thmqi_list_empty(&s->resting)) {
+		c = thmqi_list_first(thmqi_list_empty(&s->conns) ? &s->resting : &s->conns, struct conn, link);
 		thmqi_conn_flush_progress(c);
 		conn_leave(c);
 	}

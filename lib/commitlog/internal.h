@@ -547,17 +547,29 @@ struct relocation {
 };
 
 /* The cleaner: what it does with the oldest segment. */
+/* What is dead of a few segments from everywhere in the log; see clean/sample.c. */
+struct sample {
+	uint32_t at; /* of the segments that are looked at */
+	struct segment *segment; /* which it is now; NULL: the next */
+	struct extents extents;
+	uint64_t bytes, live_bytes;
+	uint64_t taken_ns, taken_position; /* when, and where the log ended; 0: never */
+	uint64_t sweep_end;		   /* segments below it go, and what must be kept of them moves */
+};
+
 struct clean {
 	uint32_t step; /* enum clean_step */
 	bool look;     /* at the oldest segment, when the poller runs */
 	bool forced;   /* it goes whatever is in it */
-	bool waits;    /* something of it must be kept where it is */
+	bool holds;    /* something of it must be kept where it is */
+	bool waits;    /* something of it is kept where it is, unless much behind it is dead */
 	bool rolls;    /* it is the active one: is all of it dead? */
 	uint64_t seen_index, seen_ns; /* last batch, and since when it is */
 	uint64_t position;   /* of the segment that is looked at */
 	struct extents extents;
 	struct extents_page page;
 	struct relocation relocation;
+	struct sample sample;
 	uint64_t bytes, live_bytes; /* of its runs */
 	uint32_t cursor, grown;     /* in the states */
 	uint64_t renewed;           /* batch that must be durable before it goes */
@@ -889,6 +901,12 @@ void thmqi_states_fini(struct thmq_log *log);
 void thmqi_extents_begin(struct extents *x, struct segment *s);
 int thmqi_extents_next(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret); /* 1; 0 the end; -EAGAIN; why not */
 void thmqi_extents_fini(struct thmq_log *log); /* nothing is in flight */
+/* Is it time to find out whether much behind the oldest segment is dead? begin, then step: 1 go on; 0 done; -EAGAIN an index is being read. */
+bool thmqi_sample_due(const struct thmq_log *log);
+void thmqi_sample_begin(struct thmq_log *log);
+int thmqi_sample_step(struct thmq_log *log);
+bool thmqi_sample_waits(const struct thmq_log *log);  /* for an index that is being opened */
+bool thmqi_sample_sweeps(const struct thmq_log *log); /* it was found so, and the oldest segment is to make way */
 bool thmqi_extent_in_memory(const struct segment *s, const struct run_index *run,
 			    struct thmq_log_extent *ret);                /* false: none */
 void thmqi_index_dropped(struct thmq_log *log, const struct segment *s); /* it was the first, and is gone: so are its entries */
