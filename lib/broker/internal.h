@@ -18,7 +18,8 @@
 #include "transport/transport.h"
 #include "wire/frame.h"
 
-#define PENDING_COUNT 16384u /* runs between append and settlement, per shard */
+#define PENDING_COUNT                                                                              \
+	32768u /* runs between append and settlement, per shard: of small ones still as much as a device has in flight */
 #define DELIVERY_MAX THMQI_DELIVERIES /* runs handed out and not released, per consumer and shard */
 #define OFFSET_JUMP                                                                                \
 	(1ull << 20) /* offsets skipped per term that may have lost messages; see doc/format.md */

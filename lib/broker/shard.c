@@ -408,6 +408,10 @@ struct pending *thmqi_shard_pending_room(struct shard *s)
 {
 	if (s->pending_tail - s->pending_head == PENDING_COUNT)
 		return NULL;
+	/* nothing is on its way: begin where the ring does, so that who never has much on its way touches no more */
+	if (s->pending_head == s->pending_tail)
+		s->pending_head = s->pending_tail = s->pending_written =
+			THMQI_ALIGN_UP(s->pending_tail, (uint64_t)PENDING_COUNT);
 	return &s->pending[s->pending_tail & (PENDING_COUNT - 1)];
 }
 
