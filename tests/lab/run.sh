@@ -53,7 +53,7 @@ build=$(cd "$build" && pwd)
 
 # the contract of transports over RDMA, in all ways to drive the two ends
 contract=''
-for m in rdma rdma-host rdma-same rdma-two rdma-plain; do
+for m in rdma rdma-host rdma-same rdma-plain; do
 	[ ! -x "$build/tests/rdma_peer_test" ] || contract="$contract transport_contract_$m"
 done
 if [ "$here" ]; then
@@ -77,7 +77,7 @@ if [ -z "$tests" ]; then
 			*) [ ! -f "$t" ] || [ ! -x "$t" ] || echo "$t" ;;
 			esac
 		done)
-		tests="$contract $tests nvme_512 nvme_unpolled nvme_cache nvme_errors pair_rdma"
+		tests="$contract $tests nvme_512 nvme_unpolled nvme_cache nvme_errors"
 	fi
 	tests="$tests kill_test tls_kernel nvme_4096 hello quickstart verify recorded_fua recorded_flush recorded_planted powercut"
 fi

@@ -183,23 +183,48 @@ int64_t thmqi_tls_kernel_send(struct tls *t, const struct iovec *iov, uint32_t c
 	return n < 0 ? -errno : n;
 }
 
+static uint8_t byte_of(const struct iovec *iov, size_t at)
+{
+	for (; at >= iov->iov_len; iov++)
+		at -= iov->iov_len;
+	return ((const uint8_t *)iov->iov_base)[at];
+}
+
+/* Of a record of handshake messages, which may come in pieces: tickets, and where they end. False: there is something else. */
+static bool only_tickets(struct tls *t, const struct iovec *iov, size_t n)
+{
+	size_t at = 0, k;
+
+	while (at < n) {
+		if (!t->ticket_left) {
+			if (n - at < 4 || byte_of(iov, at) != SSL3_MT_NEWSESSION_TICKET)
+				return false;
+			t->ticket_left =
+				4 + ((uint32_t)byte_of(iov, at + 1) << 16 |
+				     (uint32_t)byte_of(iov, at + 2) << 8 | byte_of(iov, at + 3));
+		}
+		k = THMQI_MIN(n - at, (size_t)t->ticket_left);
+		t->ticket_left -= (uint32_t)k;
+		at += k;
+	}
+	return true;
+}
+
 /* A record that is no data: an alert, a ticket that we did not ask for, or something that we do not know. */
 static int not_data(struct tls *t, uint8_t kind, const struct iovec *iov, ssize_t n)
 {
-	const uint8_t *at = iov->iov_base;
-
-	if (kind == RECORD_HANDSHAKE && n && iov->iov_len && at[0] == SSL3_MT_NEWSESSION_TICKET)
+	if (kind == RECORD_HANDSHAKE && n && only_tickets(t, iov, (size_t)n))
 		return -EAGAIN; /* others' servers send them; there may be more behind it */
-	if (kind != RECORD_ALERT || n < 2 || iov->iov_len < 2) {
-		snprintf(t->why, sizeof(t->why), "a TLS record of type %u, which is not spoken here",
-			 kind);
+	if (kind != RECORD_ALERT || n < 2) {
+		snprintf(t->why, sizeof(t->why),
+			 "a TLS record of type %u, which is not spoken here", kind);
 		return t->error = -EPROTO;
 	}
-	if (at[1] == SSL3_AD_CLOSE_NOTIFY) {
+	if (byte_of(iov, 1) == SSL3_AD_CLOSE_NOTIFY) {
 		t->closed = true;
 		return 0;
 	}
-	return t->error = thmqi_tls_alert(t, at[1]);
+	return t->error = thmqi_tls_alert(t, byte_of(iov, 1));
 }
 
 int64_t thmqi_tls_kernel_recv(struct tls *t, const struct iovec *iov, uint32_t count)

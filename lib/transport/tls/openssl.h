@@ -121,6 +121,7 @@ struct tls {
 	uint8_t *in;      /* as it came, from in_at to in_end; NULL: during the handshake */
 	uint32_t in_at, in_end;
 	uint32_t records; /* sent with the present key */
+	uint32_t ticket_left; /* of a ticket that the kernel gives us in pieces */
 	uint32_t budget;  /* encrypted bytes that may still be read in this call */
 	uint8_t *out;
 	uint32_t out_at, out_end;
