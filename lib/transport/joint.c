@@ -323,7 +323,7 @@ static int up_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret
 		break;
 	case THMQI_FRAME_REQUEST:
 		*ret_body = j->link->request;
-		*ret_len = sizeof(*j->link->request);
+		f->len = *ret_len = THMQI_REQUEST_LEAST + THMQI_MIN(j->link->request->key_len, THMQ_KEY_MAX);
 		f->data = 0;
 		break;
 	case THMQI_FRAME_ATTACH:
@@ -396,6 +396,7 @@ static int up_done(struct thmqi_joint *j, struct thmqi_frame *f)
 	if (f->type == THMQI_FRAME_REQUEST) {
 		link->request->name[sizeof(link->request->name) - 1] = 0;
 		link->request->group[sizeof(link->request->group) - 1] = 0;
+		link->request->key_len = THMQI_MIN(link->request->key_len, f->len - THMQI_REQUEST_LEAST);
 		j->request_out = true;
 	} else if (f->type == THMQI_FRAME_RELEASE) {
 		release_done(j, f);

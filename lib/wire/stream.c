@@ -92,7 +92,9 @@ static int64_t body_up(const struct thmqi_frame *f)
 	case THMQI_FRAME_PRODUCE:
 		return f->len <= THMQI_STREAM_AREA_MAX ? (int64_t)f->len : -EPROTO;
 	case THMQI_FRAME_REQUEST:
-		return sizeof(struct thmqi_request);
+		return f->len >= THMQI_REQUEST_LEAST && f->len <= sizeof(struct thmqi_request)
+			       ? (int64_t)f->len
+			       : -EPROTO;
 	default: /* a newer client's too: the broker knows what it does not answer */
 		return f->type && f->type < THMQI_FRAME_WELCOME ? 0 : -EPROTO;
 	}

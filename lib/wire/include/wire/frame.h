@@ -278,6 +278,8 @@ struct thmqi_request {
 	char group[256];
 	uint8_t key[THMQ_KEY_MAX];
 };
+/* Of a request between machines; what its key has is behind it. */
+#define THMQI_REQUEST_LEAST ((uint32_t)offsetof(struct thmqi_request, key))
 
 struct thmqi_topic_entry {
 	uint32_t topic_id;
