@@ -79,6 +79,7 @@ struct rig {
 static void open_rig(struct rig *r, const struct bench *b, const char *dir, uint32_t window,
 		     bool consume)
 {
+	static unsigned number;
 	uint32_t flags = dir ? 0 : THMQ_TOPIC_VOLATILE;
 	int ready[2];
 	char byte;
@@ -86,7 +87,8 @@ static void open_rig(struct rig *r, const struct bench *b, const char *dir, uint
 	memset(r, 0, sizeof(*r));
 	r->server.dir = dir;
 	r->server.policy = dir ? THMQ_POLICY_DEFAULT : THMQ_POLICY_POLL;
-	snprintf(r->server.url, sizeof(r->server.url), "shm://%s/b%d", b->dir, (int)getpid());
+	/* another one each time: the one before may not be closed yet in all its parts */
+	snprintf(r->server.url, sizeof(r->server.url), "shm://%s/b%u", b->dir, number++);
 	if (pipe(ready) != 0)
 		bench_die("pipe", -errno);
 	r->server.ready = ready[1];

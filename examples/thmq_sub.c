@@ -210,7 +210,7 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 			if (output_failed())
 				break;
 			if (m[i].partition < e->count)
-				e->next[m[i].partition] = m[i].offset + 1;
+				e->next[m[i].partition] = m[i].offset + m[i].span;
 		}
 		/* acked only once they are out of our hands */
 		if (group)

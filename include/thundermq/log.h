@@ -68,6 +68,8 @@ struct thmq_run_header {
 
 /* What the broker has put between a record's tag and its payload, in this order: doc/format.md */
 #define THMQ_RECORD_PART 1u     /* 16 bytes: one part of a message that is larger than a batch */
+#define THMQ_RECORD_EXPECT_END 2u /* 8 bytes: it was stored since this was the partition's end, … */
+#define THMQ_RECORD_EXPECT_KEY 4u /* … the offset of the newest with its key. One of the two */
 #define THMQ_RECORD_TTL 8u      /* 8 bytes: so many ns after its time it is of no use */
 #define THMQ_RECORD_HEADERS 16u /* 4 bytes: how many come; then these */
 
@@ -191,7 +193,9 @@ struct thmq_log_extent {
 enum thmq_log_life {
 	THMQ_LOG_DEAD = 0, /* nobody needs it */
 	THMQ_LOG_LIVE = 1, /* it must be kept for now: its segment waits */
-	THMQ_LOG_LASTS = 2 /* it must be kept for long: where it is little it is appended again, and its segment goes */
+	THMQ_LOG_LASTS =
+		2, /* it must be kept for long: where it is little, or much of the log behind it is dead, it is appended again, and its segment goes */
+	THMQ_LOG_MOVES = 3 /* as LIVE, but where much of the log behind it is dead: then as LASTS */
 };
 
 /* What the log tells its owner; called on its core, never inside the call that began the work. NULL: not wanted. */

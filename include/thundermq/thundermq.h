@@ -62,7 +62,8 @@ enum thmq_error {
 	THMQ_EVERSION = 1028,     /* data or peer of a version that this library does not speak */
 	THMQ_ENOTOPIC = 1029,     /* no such topic */
 	THMQ_ENOPARTITION = 1030, /* no such partition in the topic */
-	THMQ_EFAILED = 1031       /* the shard failed (device error) and serves reads only */
+	THMQ_EFAILED = 1031,      /* the shard failed (device error) and serves reads only */
+	THMQ_ECONFLICT = 1032     /* the partition's end, or a key's newest message, is another than the one expected */
 };
 
 /* What a caller can do about an error. */
@@ -133,7 +134,7 @@ enum thmq_durability {
 
 /* How a core waits for work. */
 enum thmq_policy {
-	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_FIXED, and THMQ_POLICY_EVENT for more pinned
+	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_ADAPTIVE, and THMQ_POLICY_EVENT for more pinned
 				    cores than the process has processors, or a quota of its control group lets it use */
 	THMQ_POLICY_POLL = 1,    /* spin for ever: lowest latency, a whole processor */
 	THMQ_POLICY_EVENT = 2,   /* sleep as soon as nothing is to do */
@@ -163,7 +164,7 @@ struct thmq_env_opts {
 	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
 	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
 	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
-	 * takes about a millisecond */
+	 * takes about a millisecond; the wake-up also later, whenever a thread of the process makes one */
 	uint32_t wake_cpu_ns;
 	uint32_t wake_latency_ns;
 };
@@ -726,6 +727,27 @@ THMQ_API int thmq_partition_describe(struct thmq_session *session, const char *t
 				     uint32_t partition, const char *group,
 				     struct thmq_partition_info *ret_info);
 
+/* The newest message with a key. */
+struct thmq_key_info {
+	uint32_t size;      /* in */
+	uint32_t partition; /* where it is */
+	uint64_t offset;
+	int64_t time_ns;
+};
+
+/**
+ * thmq_key_find() - where the newest message with a key is
+ * @partition: in this one; UINT32_MAX: in the one that the key's hash says, where its messages go by themselves
+ * @key: 1 to THMQ_KEY_MAX bytes
+ * @before_offset: only below it, such as the offset of one that was found: so all that a key had is found, newest first; UINT64_MAX: all
+ * It is found by the index: at most one device read for each segment whose filter and times do not rule the key out, and one for the
+ * message. A consumer without a group that seeks the offset gets it.
+ * Return: 0; -ENOENT there is none; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -ENOTSUP a volatile topic; -EINVAL; -ETIMEDOUT; -EDEADLK; -EIO,
+ * -THMQ_ECORRUPT it cannot be read.
+ */
+THMQ_API int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
+			   uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
+
 /* ----------------------------------------------------------------- producer */
 
 struct thmq_producer_opts {
@@ -807,10 +829,19 @@ struct thmq_message_opts {
 	uint32_t header_count;
 	uint32_t reserved2;
 	uint64_t ttl_ns; /* so long after its time it is of no use: it is not handed out any more; 0: for ever, or as the topic says */
+	/*
+	 * With THMQ_MESSAGE_EXPECT_END: it is stored only if this is its partition's end_offset then, one past the last message, as
+	 * thmq_partition_describe() tells once all is visible. With THMQ_MESSAGE_EXPECT_KEY: only if this is the offset of the newest message
+	 * with its key, UINT64_MAX if there is to be none: thmq_key_find(). Else it is refused with -THMQ_ECONFLICT by a THMQ_EVENT_FAILED,
+	 * whose offset says what is there. What is sent again after a lost connection is compared once.
+	 */
+	uint64_t expected;
 };
 
 #define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash; else in turns, up to 64 messages or 64 KiB to each */
 #define THMQ_MESSAGE_TIME 2u      /* time_ns is set */
+#define THMQ_MESSAGE_EXPECT_END 4u /* expected is set: an offset of the partition */
+#define THMQ_MESSAGE_EXPECT_KEY 8u /* expected is set: an offset of the key, which there must be. Not on a volatile topic */
 
 #define THMQ_MESSAGE_OPTS(...)                                                                     \
 	(&(struct thmq_message_opts){.size = sizeof(struct thmq_message_opts), __VA_ARGS__})
@@ -902,16 +933,16 @@ struct thmq_consumer_opts {
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
 				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
-	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied */
-	uint32_t tag_count;         /* up to THMQ_CONSUMER_TAGS_MAX */
-	uint32_t reserved;
-	/* With THMQ_CONSUMER_SHARED */
-	uint64_t invisible_ns; /* how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
+	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied. Not of a shared group */
+	uint64_t invisible_ns; /* with THMQ_CONSUMER_SHARED: how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
+	uint32_t tag_count;    /* up to THMQ_CONSUMER_TAGS_MAX */
 	uint32_t deliver_max;  /* a message that was handed out so often and came back is a dead letter; 0: no limit */
-	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
+	/* With THMQ_CONSUMER_SHARED */
 	const uint64_t *backoff_ns; /* what THMQ_NACK_BACKOFF waits after the first delivery, after the second …, the last for all further
 				       ones; copied */
 	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
+	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
+	uint32_t reserved;
 };
 
 #define THMQ_CONSUMER_BACKOFF_MAX 64u
@@ -967,7 +998,7 @@ struct thmq_message {
 	uint64_t internal[2];
 	const void *headers; /* NULL if none; thmq_header_next() and thmq_header_find() read them */
 	uint32_t headers_len;
-	uint32_t reserved;
+	uint32_t span; /* offsets that it takes: 1, or how many parts it was stored in: what comes next is at offset + span */
 };
 
 /**
@@ -1087,7 +1118,8 @@ enum thmq_event_type {
 		      -THMQ_EFAILED the device failed under it: it may be stored or not */
 	THMQ_EVENT_LOST =
 		3, /* messages whose ack said less than durable are gone (error 0) or, since their shard failed, may be
-		      (-THMQ_EFAILED): doc/durability.md. A producer's: count of its own from offset on, the first one
+		      (-THMQ_EFAILED; another error: its broker died, or the connection was lost, and the offset is not known:
+		      UINT64_MAX): doc/durability.md. A producer's: count of its own from offset on, the first one
 		      being sequence, acked at durability or better. A consumer's: all from offset to offset + count, or, with count 0, an
 		      unknown number from offset on */
 	THMQ_EVENT_ASSIGNED = 4, /* the consumer now has this partition, from offset on */

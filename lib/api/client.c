@@ -224,6 +224,21 @@ int thmq_partition_describe(struct thmq_session *session, const char *topic, uin
 	return rc ? rc : thmqi_client_partition_describe(session, topic, partition, group, ret_info);
 }
 
+int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key, uint32_t key_len,
+		  uint64_t before_offset, struct thmq_key_info *ret_info)
+{
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	if (!ret_info || ret_info->size < 8)
+		return thmqi_fail(-EINVAL, "find a key: set the size field");
+	if (!key || !key_len || key_len > THMQ_KEY_MAX)
+		return thmqi_fail(-EINVAL, "find a key: it has 1 to %u bytes", THMQ_KEY_MAX);
+	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
+	return rc ? rc : thmqi_client_key_find(session, topic, partition, key, key_len, before_offset, ret_info);
+}
+
 /* ---------------------------------------------------------------- producers */
 
 int thmq_producer_open(struct thmq_session *session, const char *topic, const struct thmq_producer_opts *opts,
@@ -369,6 +384,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
+	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)
+		return thmqi_fail(-EINVAL, "consumer: a shared group takes all tags: what one member does not want nobody would get");
 	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max || o.backoff_count || o.dead_topic))
 		return thmqi_fail(-EINVAL, "consumer: invisible_ns, deliver_max, backoff_ns and dead_topic need THMQ_CONSUMER_SHARED");
 	if (o.backoff_count > THMQ_CONSUMER_BACKOFF_MAX || (o.backoff_count && !o.backoff_ns))

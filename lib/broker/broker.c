@@ -366,6 +366,8 @@ static int open_all(struct thmq_broker *b)
 	struct thmqi_acceptor acceptor = {.core_of = core_of,
 					  .accept = thmqi_shard_accept,
 					  .closed = thmqi_shard_closed,
+					  .rest = thmqi_shard_rest,
+					  .rouse = thmqi_shard_rouse,
 					  .ctx = b,
 					  .end_bytes = sizeof(struct conn)};
 	uint64_t shards = b->opts.shard_count ? b->opts.shard_count : thmqi_env_core_count(b->env);

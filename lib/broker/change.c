@@ -552,6 +552,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		partition_info(c, id, &r);
 		return;
 	}
+	if (r.op == THMQI_OP_KEY_FIND) {
+		thmqi_version_request(c, id, &r);
+		return;
+	}
 	if (c->shard->id != THMQI_SHARD_META) {
 		thmqi_reply(c, id, -EINVAL);
 		return;

@@ -26,6 +26,30 @@ void thmqi_conn_commit(struct conn *c)
 {
 	thmqi_frame_commit(&c->wire->down);
 	c->wrote = true;
+	if (thmqi_unlikely(c->rests))
+		thmqi_conn_rouse(c);
+}
+
+/* Among those that are looked at in each iteration; and not. */
+void thmqi_conn_rouse(struct conn *c)
+{
+	if (!c->rests)
+		return;
+	c->rests = false;
+	thmqi_list_del(&c->link);
+	thmqi_list_add_tail(&c->shard->conns, &c->link);
+	thmqi_link_kick_client(c->wire); /* the link's reader rests too */
+}
+
+bool thmqi_conn_rest(struct conn *c)
+{
+	if (c->rests || c->backlog_count || c->wrote || thmqi_frame_peek(&c->wire->ctl, 0) ||
+	    thmqi_frame_peek(&c->wire->up, 0))
+		return c->rests;
+	c->rests = true;
+	thmqi_list_del(&c->link);
+	thmqi_list_add_tail(&c->shard->resting, &c->link);
+	return true;
 }
 
 /* All but the turn, which is the ring's. */
@@ -65,12 +89,14 @@ void thmqi_conn_send(struct conn *c, const struct thmqi_frame *frame)
 		grown = realloc(c->backlog, size * sizeof(*grown));
 		if (!grown) { /* the client cannot be told any more: it must not believe that all is well */
 			atomic_store(&c->wire->broker_closed, -ENOMEM);
+			thmqi_link_kick_client(c->wire);
 			return;
 		}
 		c->backlog = grown;
 		c->backlog_size = size;
 	}
 	c->backlog[c->backlog_count++] = *frame;
+	thmqi_conn_rouse(c); /* it is tried again */
 }
 
 /* Progress is a level and a number: only the newest needs to be told. */
@@ -98,7 +124,7 @@ void thmqi_conn_flush_progress(struct conn *c)
 		return;
 	for (i = 0; i < c->dirty_count; i++) {
 		p = &c->producers[c->dirty_streams[i]];
-		for (level = THMQ_DURABILITY_MEMORY; level <= THMQ_DURABILITY_DURABLE; level++) {
+		for (level = 0; level <= THMQ_DURABILITY_DURABLE; level++) {
 			if (!(p->dirty & (1u << level)))
 				continue;
 			f = thmqi_conn_claim(c);
@@ -112,7 +138,7 @@ void thmqi_conn_flush_progress(struct conn *c)
 			f->flags = (uint8_t)level;
 			f->stream = c->dirty_streams[i];
 			f->seq = p->progress[level];
-			f->status = 0;
+			f->generation = level ? 0 : p->life;
 			thmqi_conn_commit(c);
 			p->dirty &= (uint8_t) ~(1u << level);
 		}

@@ -144,9 +144,10 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 /* Runs to come may join the newest batch: it is not behind it yet. */
 static void caught_up(struct sub *sub)
 {
-	const struct partition *p = sub->partition;
+	const struct volatile_ring *ring = sub->partition->ring;
 
-	sub->read_bytes = p->appended_bytes - thmqi_batch_room(p->batch_bytes);
+	if (sub->partition->is_volatile)
+		sub->read_bytes = ring->appended_bytes - thmqi_batch_room(ring->batch_bytes);
 }
 
 /* Give @sub what it can have. Return: runs delivered. */
@@ -184,7 +185,7 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 			}
 			tell_gap(sub, begin);
 			sub->read_bytes =
-				p->is_volatile ? p->appended_bytes - p->ring_bytes / 2 : 0;
+				p->is_volatile ? p->ring->appended_bytes - p->ring->bytes / 2 : 0;
 			done++;
 		} else {
 			thmqi_sub_trouble(sub, sub->next, rc);
@@ -291,11 +292,13 @@ int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t
 static void place(struct sub *sub, uint64_t offset)
 {
 	struct partition *p = sub->partition;
-	uint64_t held = THMQI_MIN(p->appended_bytes, p->ring_bytes / 2);
+	const struct volatile_ring *ring = p->ring;
 
 	sub->next = offset;
 	sub->failed = false;
-	sub->read_bytes = p->appended_bytes - held;
+	if (p->is_volatile)
+		sub->read_bytes =
+			ring->appended_bytes - THMQI_MIN(ring->appended_bytes, ring->bytes / 2);
 	if (offset >= p->visible)
 		caught_up(sub);
 	thmq_log_reader_seek(sub->reader, offset);

@@ -22,6 +22,7 @@
 #define DELIVERY_MAX THMQI_DELIVERIES /* runs handed out and not released, per consumer and shard */
 #define OFFSET_JUMP                                                                                \
 	(1ull << 20) /* offsets skipped per term that may have lost messages; see doc/format.md */
+#define AHEAD 16u    /* frames whose partitions were looked up before their turn */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */
 #define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
 
@@ -103,6 +104,7 @@ struct state_producer {
 #define RECONNECT_MAX_NS 1800000000000ull /* a session tries no longer; see lib/api/client.c */
 
 struct thmq_broker;
+struct run_index;
 struct shard;
 struct conn;
 struct sub;
@@ -125,33 +127,56 @@ struct group_offset {
 	struct shared *shared; /* NULL: its members never shared this partition */
 };
 
-struct partition {
-	struct shard *shard;
-	uint32_t id;
-	uint32_t topic_id;
-	uint32_t visible_at;
-	bool is_volatile;
-	bool dead;            /* its topic was deleted */
-	bool retain_consumed; /* what all groups have acknowledged may go */
-	uint64_t retention_ns, retention_bytes; /* 0: no such limit */
-	uint64_t idle_offset, idle_ns; /* logged_offset as the cleaner saw it last, and since when it is that */
-	struct thmq_log *log; /* the shard's, or its own if volatile */
-	uint64_t next_offset; /* of the next message */
-	uint64_t
-		logged_offset; /* behind the last run that was appended: below next_offset after a jump */
-	uint64_t last_term;      /* in which it was last appended to, as far as replay saw */
-	uint64_t durable;        /* what lies below is on the medium */
-	uint64_t flush_asked;    /* next_offset when the log was last asked to make all durable */
-	uint64_t visible;        /* consumers see what lies below */
-	struct conn *parting;    /* a message of this one is being stored in parts: all others wait. NULL: none is */
-	uint64_t hole_begin, hole_end; /* offsets that were perhaps used before this life, and are gone */
-	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
-	uint64_t appended_bytes; /* volatile: sum of all memory that batches ever took */
-	uint64_t batch_index;    /* volatile: the newest batch, … */
-	uint64_t batch_bytes;    /* … and what is in it */
-	struct thmqi_list subs;
-	struct thmqi_list groups;
+/* What a topic's messages of one partition may take. */
+struct retention {
+	uint64_t ns, bytes; /* 0: no such limit */
+	bool consumed;      /* what all groups have acknowledged may go */
+	uint64_t idle_offset,
+		idle_ns; /* where it ended as the cleaner saw it last, and since when it is there */
 };
+
+/* A volatile partition's memory. */
+struct volatile_ring {
+	uint64_t bytes;          /* that consumers may hold up */
+	uint64_t appended_bytes; /* sum of all memory that batches ever took */
+	uint64_t batch_index;    /* the newest batch, … */
+	uint64_t batch_bytes;    /* … and what is in it */
+};
+
+/* There may be very many, each of which is in no cache when its turn comes: what a message's way in needs is in the first line. */
+struct partition {
+	struct thmq_log *log;    /* the shard's, or its own if volatile; NULL: it is dead */
+	struct run_index *index; /* its place in the log, once it is known: commitlog/hint.h */
+	uint64_t next_offset;    /* of the next message */
+	uint64_t durable;        /* what lies below is on the medium */
+	uint64_t visible;        /* consumers see what lies below */
+	struct thmqi_list subs;
+	uint32_t id;
+	uint8_t visible_at;
+	bool is_volatile;
+	bool dead : 1;    /* its topic was deleted */
+	bool parting : 1; /* for a message of some connection's, which is being stored in parts or waits for a look-up: all others wait */
+	bool jumped;      /* next_offset is beyond logged_offset, as long as nothing has been appended */
+	struct thmqi_list groups;
+	uint64_t flush_asked;   /* next_offset when the log was last asked to make all durable */
+	uint64_t logged_offset; /* thmqi_logged_offset() */
+	uint64_t last_term;     /* in which it was last appended to, as far as replay saw */
+	uint64_t hole_begin,
+		hole_end; /* offsets that were perhaps used before this life, and are gone */
+	union {
+		struct volatile_ring *ring;
+		struct retention *retention; /* NULL: its messages stay as long as there is room */
+	};
+};
+_Static_assert(offsetof(struct partition, groups) == THMQI_CACHELINE &&
+		       sizeof(struct partition) == 2 * THMQI_CACHELINE,
+	       "two cache lines");
+
+/* Behind the last run that was appended. */
+static inline uint64_t thmqi_logged_offset(const struct partition *p)
+{
+	return p->jumped ? p->logged_offset : p->next_offset;
+}
 
 /* -------------------------------------------------------------- consumers */
 
@@ -210,8 +235,20 @@ struct sub {
 
 struct producer {
 	uint64_t
-		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it */
+		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it; 0: that is durable, though told of less */
+	uint32_t life;                                 /* thmqi_producer_life() of its last message */
 	uint8_t dirty;                                 /* bits of levels to be told */
+};
+
+/* The newest message of a partition with a key, looked up: versions.c. */
+struct key_search {
+	struct partition *partition; /* NULL: nothing is looked up */
+	struct thmq_log_reader *reader;
+	struct thmq_log_hit hit;
+	bool has_hit; /* its record is to be read */
+	uint64_t request; /* who is to be answered */
+	uint32_t key_len;
+	uint8_t *key; /* of a request */
 };
 
 struct conn {
@@ -225,12 +262,18 @@ struct conn {
 	struct {
 		struct partition *partition; /* of the message that is being stored in parts; NULL: none is */
 		int64_t time_ns;
+		uint64_t offset; /* of its first part: the message's */
 		uint32_t next; /* part */
 	} parts;
+	struct partition *ahead
+		[AHEAD]; /* of PRODUCE frames that are near, by their place in the ring; some perhaps of others */
+	struct key_search asked;    /* by a request */
+	struct key_search expected; /* by the next message in its ring, whose partition is kept for it meanwhile */
 	uint32_t reports_pending; /* room in the down ring is kept for so many REPORT frames */
 	bool wrote;               /* frames down since the last kick */
 	bool held_up;             /* its next PRODUCE cannot be taken now */
 	bool dirty;
+	bool rests;               /* on the shard's other list: nothing will come until it is roused */
 	/* frames that found the ring full (control only), sent before all later ones */
 	struct thmqi_frame *backlog;
 	uint32_t backlog_count, backlog_size, backlog_sent;
@@ -265,6 +308,7 @@ struct pending {
 	uint64_t end_offset; /* of the run, or the group's offset */
 	uint32_t count;
 	uint32_t stream;
+	uint32_t life; /* of the stream's producer */
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
 	bool again;    /* it was stored before, and settles with that */
@@ -285,13 +329,15 @@ struct shard {
 	bool closing;
 	int failed; /* the log's error */
 	struct thmqi_list conns;
+	struct thmqi_list resting; /* struct conn: they need no look */
 	struct thmqi_list ready; /* subs that may have something to read */
 	struct thmqi_list dirty_offsets;
 	bool offsets_owed; /* some of them */
 	struct thmqi_list dirty_conns;
 	struct thmqi_map partitions;
-	struct thmqi_map writers; /* by their item in the log */
-	struct thmqi_map fences;  /* by producer with a name: the lowest epoch that may write */
+	struct partition_block *partition_blocks; /* their memory */
+	struct thmqi_map writers;                 /* by their item in the log */
+	struct thmqi_map fences; /* by producer with a name: the lowest epoch that may write */
 	struct thmqi_list writers_by_use;
 	bool writers_missing; /* there was no memory for all of them */
 	uint64_t last_serial; /* of connections */
@@ -351,6 +397,8 @@ int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, cons
 struct pending *thmqi_shard_pending_room(struct shard *s);
 int thmqi_shard_accept(void *ctx, struct thmqi_link *link);
 void thmqi_shard_closed(void *ctx, struct thmqi_link *link);
+bool thmqi_shard_rest(void *ctx, struct thmqi_link *link);
+void thmqi_shard_rouse(void *ctx, struct thmqi_link *link);
 
 /* conn.c: frames down */
 void thmqi_conn_send(struct conn *c,
@@ -363,6 +411,9 @@ bool thmqi_conn_room(struct conn *c,
 void thmqi_conn_progress(struct conn *c, uint32_t stream, uint32_t level, uint64_t seq);
 void thmqi_conn_flush_progress(struct conn *c);
 void thmqi_conn_kick(struct conn *c);
+/* Of one whose link's reader rests, or is about to. False: there is something to look at. */
+bool thmqi_conn_rest(struct conn *c);
+void thmqi_conn_rouse(struct conn *c);
 
 #define BATCH_HEAD 128u /* bytes of a batch before its runs: doc/format.md */
 
@@ -380,6 +431,13 @@ void thmqi_settle_forget(struct shard *s, struct conn *c);
 /* thmqi_broker_post() once all that was appended is durable. -EAGAIN: too much is on its way. */
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post));
+
+/* versions.c */
+/* Is what @f expects so? 0; -EAGAIN it is being looked up; -THMQ_ECONFLICT, and what is so; -EINVAL; an error */
+int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint64_t *ret_is);
+void thmqi_version_request(struct conn *c, uint64_t id, const struct thmqi_request *r);
+void thmqi_version_go(struct conn *c); /* a request is out */
+void thmqi_version_drop(struct conn *c, const struct partition *p); /* what is looked up in @p, NULL: in any */
 
 /* parts.c: a message that is larger than a batch */
 /*
@@ -462,7 +520,8 @@ void thmqi_lost_tell_hole(struct sub *sub, uint64_t offset); /* it remembers @of
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *extent);
 int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item);
 int thmqi_retain_leave(void *ctx, uint32_t partition);
-int thmqi_retain_partition(struct partition *p); /* what its runs do not say is appended */
+int thmqi_retain_partition(struct shard *s,
+			   struct partition *p); /* what its runs do not say is appended */
 
 /* offsets.c */
 int thmqi_offsets_store(struct shard *s, struct group_offset *g); /* append it as it is now */

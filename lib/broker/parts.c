@@ -91,7 +91,8 @@ static int append_part(struct conn *conn, const struct thmqi_frame *f, struct pa
 			      .count = 1,
 			      .part = true};
 	s->pending_tail++;
-	p->logged_offset = ++p->next_offset;
+	p->next_offset++;
+	p->jumped = false;
 	conn->parts.next++;
 	return 0;
 }
@@ -99,9 +100,10 @@ static int append_part(struct conn *conn, const struct thmqi_frame *f, struct pa
 static void begin(struct conn *conn, const struct thmqi_frame *f, struct partition *p)
 {
 	conn->parts.partition = p;
+	conn->parts.offset = p->next_offset;
 	conn->parts.next = 0;
 	conn->parts.time_ns = f->extra & THMQI_PRODUCE_TIMED ? (int64_t)f->arg[0] : (int64_t)conn->shard->core->wall_ns;
-	p->parting = conn;
+	p->parting = true;
 }
 
 int thmqi_parts_append(struct conn *conn, const struct thmqi_frame *f, struct partition *p, uint32_t room, uint32_t level,
@@ -136,7 +138,6 @@ void thmqi_parts_fill_last(struct conn *conn, const struct thmqi_frame *f, struc
 
 void thmqi_parts_end(struct conn *conn)
 {
-	if (conn->parts.partition->parting == conn)
-		conn->parts.partition->parting = NULL;
+	conn->parts.partition->parting = conn->expected.partition == conn->parts.partition;
 	conn->parts.partition = NULL;
 }

@@ -22,49 +22,99 @@ struct partition *thmqi_shard_partition(struct shard *s, uint32_t id)
 	return thmqi_map_get(&s->partitions, id);
 }
 
-static int volatile_log_open(struct partition *p, uint64_t bytes)
+/* So many side by side, each in cache lines of its own. They go with the shard only. */
+#define BLOCK_PARTITIONS 255u
+
+struct partition_block {
+	struct partition list[BLOCK_PARTITIONS];
+	struct partition_block *next; /* that was filled before */
+	uint32_t count;
+};
+
+/* Room for one more; it counts once it has been added. */
+static struct partition *partition_room(struct shard *s)
+{
+	struct partition_block *b = s->partition_blocks;
+
+	if (!b || b->count == BLOCK_PARTITIONS) {
+		b = aligned_alloc(THMQI_CACHELINE,
+				  THMQI_ALIGN_UP(sizeof(*b), (size_t)THMQI_CACHELINE));
+		if (!b)
+			return NULL;
+		b->next = s->partition_blocks;
+		b->count = 0;
+		s->partition_blocks = b;
+	}
+	return memset(&b->list[b->count], 0, sizeof(b->list[0]));
+}
+
+static int ring_open(struct shard *s, struct partition *p, uint64_t bytes)
 {
 	struct thmq_log_opts opts = {.size = sizeof(opts), .cache_bytes = bytes, .ctx = p};
+	int rc;
 
-	return thmq_log_open(p->shard->core, &opts, &p->log);
+	p->ring = calloc(1, sizeof(*p->ring));
+	if (!p->ring)
+		return -ENOMEM;
+	/* a quarter stays for the batch that is being formed and for what consumers hold */
+	p->ring->bytes = bytes / 4 * 3;
+	rc = thmq_log_open(s->core, &opts, &p->log);
+	if (rc)
+		free(p->ring);
+	return rc;
+}
+
+static int retention_take(struct partition *p, const struct state_topic *topic)
+{
+	bool consumed = topic->flags & THMQ_TOPIC_RETAIN_CONSUMED;
+	uint64_t ns = topic->retention_ns;
+
+	if (topic->ttl_ns && (!ns || topic->ttl_ns < ns))
+		ns = topic->ttl_ns;
+	if (!ns && !topic->retention_bytes && !consumed)
+		return 0;
+	p->retention = calloc(1, sizeof(*p->retention));
+	if (!p->retention)
+		return -ENOMEM;
+	p->retention->ns = ns;
+	p->retention->bytes = topic->retention_bytes;
+	p->retention->consumed = consumed;
+	return 0;
+}
+
+static void rest_free(struct partition *p)
+{
+	if (p->is_volatile) {
+		if (p->log)
+			thmq_log_close(p->log, 0);
+		free(p->ring);
+	} else {
+		free(p->retention);
+	}
 }
 
 int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic)
 {
-	struct partition *p = calloc(1, sizeof(*p));
+	struct partition *p = partition_room(s);
 	int rc;
 
 	if (!p)
 		return -ENOMEM;
-	p->shard = s;
 	p->id = id;
-	p->topic_id = topic->topic_id;
-	p->visible_at = topic->visible_at;
-	p->retention_ns = topic->retention_ns;
-	if (topic->ttl_ns && (!p->retention_ns || topic->ttl_ns < p->retention_ns))
-		p->retention_ns = topic->ttl_ns;
-	p->retention_bytes = topic->retention_bytes;
-	p->retain_consumed = (topic->flags & THMQ_TOPIC_RETAIN_CONSUMED) != 0;
+	p->visible_at = (uint8_t)THMQI_MIN(topic->visible_at, (uint32_t)THMQ_DURABILITY_ALL);
 	p->is_volatile = (id & VOLATILE_PARTITION) != 0;
 	p->log = s->log;
-	/* a quarter stays for the batch that is being formed and for what consumers hold */
-	p->ring_bytes = topic->volatile_bytes / 4 * 3;
 	p->last_term = s->term;
 	thmqi_list_init(&p->subs);
 	thmqi_list_init(&p->groups);
-	if (p->is_volatile) {
-		rc = volatile_log_open(p, topic->volatile_bytes);
-		if (rc) {
-			free(p);
-			return rc;
-		}
-	}
+	rc = p->is_volatile ? ring_open(s, p, topic->volatile_bytes) : retention_take(p, topic);
+	if (rc)
+		return rc;
 	rc = thmqi_map_put(&s->partitions, id, p);
-	if (rc) {
-		if (p->is_volatile)
-			thmq_log_close(p->log, 0);
-		free(p);
-	}
+	if (rc)
+		rest_free(p);
+	else
+		s->partition_blocks->count++;
 	return rc;
 }
 
@@ -80,11 +130,14 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	while (!thmqi_list_empty(&p->subs))
 		thmqi_sub_close(thmqi_list_first(&p->subs, struct sub, partition_link),
 				-THMQ_ENOTOPIC, true);
+	thmqi_list_each(it, &s->conns)
+		thmqi_version_drop(thmqi_container(it, struct conn, link), p);
 	if (p->is_volatile)
 		thmq_log_close(p->log, 0);
 	else
 		thmq_log_forget(p->log, p->id);
 	p->log = NULL;
+	p->index = NULL;
 	thmqi_writers_drop(s, id);
 	thmqi_list_each(it, &p->groups)
 		thmqi_shared_free(thmqi_container(it, struct group_offset, link));
@@ -100,9 +153,22 @@ static void partition_free(struct partition *p)
 		thmqi_shared_free(g);
 		free(g);
 	}
-	if (p->is_volatile && p->log)
-		thmq_log_close(p->log, 0);
-	free(p);
+	rest_free(p);
+}
+
+static void partitions_free(struct shard *s)
+{
+	struct partition_block *b, *next;
+	uint32_t i;
+
+	for (b = s->partition_blocks; b; b = next) {
+		next = b->next;
+		for (i = 0; i < b->count; i++)
+			partition_free(&b->list[i]);
+		free(b);
+	}
+	s->partition_blocks = NULL;
+	thmqi_map_fini(&s->partitions);
 }
 
 /* ------------------------------------------------------------------ replay */
@@ -214,7 +280,9 @@ static void settle_recovery(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (s->unclean && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
-		p->durable = p->next_offset; /* and visible is behind the last message that is there */
+		p->jumped = p->next_offset != p->logged_offset;
+		p->durable =
+			p->next_offset; /* and visible is behind the last message that is there */
 		p->hole_begin = p->visible;
 		p->hole_end = p->next_offset;
 		thmqi_list_each(l, &p->groups)
@@ -324,9 +392,12 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 	s->term = stats.term;
 	s->unclean = stats.unclean != 0;
 	s->durable_index = s->written_index = stats.last_index;
-	while ((p = thmqi_map_next(&s->partitions, &i)))
-		if (!p->is_volatile)
-			p->log = s->log;
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		if (p->is_volatile)
+			continue;
+		p->log = s->log;
+		p->index = NULL;
+	}
 	settle_recovery(s);
 	return 0;
 }
@@ -411,9 +482,11 @@ static void conn_forget(struct conn *c)
 	thmqi_settle_forget(s, c);
 	if (c->parts.partition)
 		thmqi_parts_end(c);
+	thmqi_version_drop(c, NULL);
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);
+	c->rests = false;
 	s->conn_count--;
 	free(c->backlog);
 	c->backlog = NULL;
@@ -465,6 +538,18 @@ void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
 	conn_free(c);
 }
 
+bool thmqi_shard_rest(void *ctx, struct thmqi_link *link)
+{
+	(void)ctx;
+	return thmqi_conn_rest(link->broker);
+}
+
+void thmqi_shard_rouse(void *ctx, struct thmqi_link *link)
+{
+	(void)ctx;
+	thmqi_conn_rouse(link->broker);
+}
+
 static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 {
 	switch (f->type) {
@@ -513,6 +598,8 @@ static uint32_t take_frames(struct conn *c)
 
 	if (thmqi_unlikely(c->backlog_count != 0) && !thmqi_conn_flush_backlog(c))
 		return 0;
+	if (thmqi_unlikely(c->asked.partition != NULL))
+		thmqi_version_go(c);
 	/* each is answered by at most one frame */
 	while (done < CTL_BUDGET && (f = thmqi_frame_peek(ctl, 0)) && thmqi_conn_room(c, 4)) {
 		take_ctl(c, f);
@@ -559,6 +646,20 @@ static void tell_progress(struct shard *s)
 		s->stuck = true;
 }
 
+/* What goes to this client anyway takes it along. */
+static void tell_along(struct shard *s)
+{
+	struct thmqi_list *it, *tmp;
+
+	thmqi_list_each_safe(it, tmp, &s->dirty_conns)
+	{
+		struct conn *c = thmqi_container(it, struct conn, dirty_link);
+
+		if (c->wrote && c->wire->packs)
+			thmqi_conn_flush_progress(c);
+	}
+}
+
 static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 {
 	struct shard *s = thmqi_container(poller, struct shard, poller);
@@ -577,8 +678,12 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 		done += thmqi_sub_pump_all(s);
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
 		done += thmqi_offsets_flush(s);
-	if (!thmqi_list_empty(&s->dirty_conns) && progress_is_due(s))
-		tell_progress(s);
+	if (!thmqi_list_empty(&s->dirty_conns)) {
+		if (done)
+			tell_along(s);
+		if (progress_is_due(s))
+			tell_progress(s);
+	}
 	if (done)
 		thmqi_list_each(it, &s->conns)
 			thmqi_conn_kick(thmqi_container(it, struct conn, link));
@@ -636,6 +741,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->stuck_timer.fire = on_stuck;
 	s->run_max = (b->opts.batch_bytes ? b->opts.batch_bytes : 1u << 20) - 256;
 	thmqi_list_init(&s->conns);
+	thmqi_list_init(&s->resting);
 	thmqi_list_init(&s->ready);
 	thmqi_list_init(&s->dirty_offsets);
 	thmqi_list_init(&s->dirty_conns);
@@ -662,8 +768,8 @@ void thmqi_shard_shut(struct shard *s)
 	s->closing = true;
 	if (s->open)
 		shard_poll(&s->poller, 0);
-	while (!thmqi_list_empty(&s->conns)) {
-		c = thmqi_list_first(&s->conns, struct conn, link);
+	while (!thmqi_list_empty(&s->conns) || !thmqi_list_empty(&s->resting)) {
+		c = thmqi_list_first(thmqi_list_empty(&s->conns) ? &s->resting : &s->conns, struct conn, link);
 		thmqi_conn_flush_progress(c);
 		conn_leave(c);
 	}
@@ -671,26 +777,21 @@ void thmqi_shard_shut(struct shard *s)
 		return;
 	thmqi_offsets_flush(s);
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
-		if (p->is_volatile || p->dead || p->logged_offset == p->next_offset)
+		if (p->is_volatile || p->dead || thmqi_logged_offset(p) == p->next_offset)
 			continue;
-		thmqi_retain_partition(p);
+		thmqi_retain_partition(s, p);
 	}
 	thmq_log_flush(s->log, &index);
 }
 
 void thmqi_shard_fini(struct shard *s)
 {
-	struct partition *p;
-	uint32_t i = 0;
-
 	if (s->open) {
 		thmqi_timer_stop(s->core, &s->stuck_timer);
 		thmqi_core_remove_poller(s->core, &s->poller);
 		s->open = false;
 	}
-	while ((p = thmqi_map_next(&s->partitions, &i)))
-		partition_free(p);
-	thmqi_map_fini(&s->partitions);
+	partitions_free(s);
 	thmqi_writers_fini(s);
 	free(s->pending);
 	s->pending = NULL;

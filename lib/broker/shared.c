@@ -17,6 +17,7 @@
 
 struct shared {
 	struct group_offset *group;
+	struct shard *shard;
 	struct thmq_log_reader *reader; /* NULL: nobody is attached */
 	uint64_t stands;                /* where it stands; UINT64_MAX: somewhere else */
 	struct thmqi_timer timer;
@@ -40,7 +41,7 @@ static struct partition *partition_of(const struct shared *sh)
 
 static uint64_t now_of(const struct shared *sh)
 {
-	return partition_of(sh)->shard->core->now_ns;
+	return sh->shard->core->now_ns;
 }
 
 static void wake(struct shared *sh)
@@ -76,14 +77,15 @@ static uint32_t open_max_of(const struct shard *s)
 	return THMQI_MIN(OPEN_MAX, (room / (uint32_t)sizeof(struct span_stored) - 2) / 2);
 }
 
-static struct shared *make(struct group_offset *g, uint64_t begin)
+static struct shared *make(struct shard *s, struct group_offset *g, uint64_t begin)
 {
 	struct shared *sh = calloc(1, sizeof(*sh));
 
 	if (!sh)
 		return NULL;
 	sh->group = g;
-	sh->open_max = open_max_of(g->partition->shard);
+	sh->shard = s;
+	sh->open_max = open_max_of(s);
 	sh->slice_max = 2 * sh->open_max + 2;
 	sh->slice = calloc(1, sizeof(*sh->slice) + sh->slice_max * sizeof(struct span_stored));
 	if (!sh->slice || thmqi_spans_init(&sh->spans, sh->open_max, begin) != 0) {
@@ -104,7 +106,7 @@ void thmqi_shared_free(struct group_offset *g)
 		return;
 	g->shared = NULL;
 	if (thmqi_timer_is_running(&sh->timer))
-		thmqi_timer_stop(g->partition->shard->core, &sh->timer);
+		thmqi_timer_stop(sh->shard->core, &sh->timer);
 	thmq_log_reader_close(sh->reader);
 	thmqi_spans_fini(&sh->spans);
 	free(sh->slice);
@@ -137,7 +139,7 @@ void thmqi_shared_advance(struct group_offset *g)
 static void soil(struct shared *sh)
 {
 	struct group_offset *g = sh->group;
-	struct shard *s = partition_of(sh)->shard;
+	struct shard *s = sh->shard;
 
 	g->offset = thmqi_spans_floor(&sh->spans);
 	sh->dirty = true;
@@ -164,7 +166,7 @@ static int append(struct group_offset *g, struct pending **ret_pending)
 					   .floor = thmqi_spans_floor(&sh->spans),
 					   .count = n};
 	return thmqi_shard_append_state(
-		g->partition->shard, STATE_GROUP_SHARED,
+		sh->shard, STATE_GROUP_SHARED,
 		(uint64_t)g->partition->id << 32 | g->group, sh->slice,
 		(uint32_t)(sizeof(*sh->slice) + n * sizeof(struct span_stored)), ret_pending);
 }
@@ -276,7 +278,7 @@ void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run)
 	if (!g)
 		return;
 	if (!g->shared)
-		g->shared = make(g, state->floor);
+		g->shared = make(s, g, state->floor);
 	if (!g->shared)
 		return; /* then all of it comes again */
 	if (!thmqi_spans_load(&g->shared->spans, state->floor,
@@ -310,7 +312,7 @@ static void arm(struct shared *sh)
 		return;
 	at = THMQI_MAX(at, now + TICK_NS);
 	if (!thmqi_timer_is_running(&sh->timer) || at < sh->timer.deadline_ns)
-		thmqi_timer_start(partition_of(sh)->shard->core, &sh->timer, at);
+		thmqi_timer_start(sh->shard->core, &sh->timer, at);
 }
 
 /* Something is back, or will be. */
@@ -773,7 +775,7 @@ void thmqi_shared_settle(struct conn *c, const struct thmqi_frame *f)
 /* -------------------------------------------------------------------- attach, leave */
 
 /* Where a group begins that nobody has attached to. */
-static int begin(struct group_offset *g, const struct thmqi_frame *f)
+static int begin(struct conn *c, struct group_offset *g, const struct thmqi_frame *f)
 {
 	struct partition *p = g->partition;
 	uint64_t offset = g->offset;
@@ -785,7 +787,7 @@ static int begin(struct group_offset *g, const struct thmqi_frame *f)
 	rc = offset == UINT64_MAX ? thmqi_sub_start(p, kind, f->arg[0], &offset) : 0;
 	if (rc)
 		return rc;
-	g->shared = make(g, offset);
+	g->shared = make(c->shard, g, offset);
 	if (!g->shared)
 		return -ENOMEM;
 	if (g->offset ==
@@ -815,7 +817,7 @@ int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct part
 		return -ENOMEM;
 	if (g->owner)
 		return -EBUSY;
-	rc = begin(g, f);
+	rc = begin(c, g, f);
 	if (!rc && !g->shared->reader)
 		rc = thmq_log_reader_open(p->log, p->id, on_reader_ready, g->shared,
 					  &g->shared->reader);
@@ -859,5 +861,5 @@ void thmqi_shared_leave(struct sub *sub)
 	sh->reader = NULL;
 	sh->stands = UINT64_MAX;
 	if (thmqi_timer_is_running(&sh->timer))
-		thmqi_timer_stop(partition_of(sh)->shard->core, &sh->timer);
+		thmqi_timer_stop(sh->shard->core, &sh->timer);
 }

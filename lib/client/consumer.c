@@ -15,6 +15,7 @@
 
 int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message)
 {
+	const uint64_t next = message->offset + THMQI_MAX(message->span, 1u);
 	struct reading *r;
 
 	if (thmqi_unlikely(!c->grouped && c->shared))
@@ -23,16 +24,16 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = &c->readings[message->partition];
-	if (message->offset >= r->handed) /* it was never given out: an ack of it would skip others */
+	if (next > r->handed) /* it was never given out: an ack of it would skip others */
 		return -EINVAL;
 	if (c->session->dead)
 		return c->session->dead;
 	thmqi_session_beat(c->session);
 	if (!thmqi_reading_is_ours(r))
 		return -THMQ_EFENCED;
-	if (r->ack_next != NO_OFFSET && message->offset + 1 <= r->ack_next)
+	if (r->ack_next != NO_OFFSET && next <= r->ack_next)
 		return 0;
-	r->ack_next = message->offset + 1;
+	r->ack_next = next;
 	if (thmqi_unlikely(r->resumes)) {
 		r->ack_dirty = true; /* it goes once we are back */
 		return 0;

@@ -13,6 +13,7 @@
 	4096u /* of one shard, handed over and not given back; the broker keeps to it too */
 #define RELEASE_BATCH 16u /* runs that are given back together: each is a round of the core */
 #define IDLE_ROUNDS 64u   /* looks without news, after which nothing is held back any more */
+#define IDLE_ROUNDS_PACKED 4096u /* the same where it would be a packet of its own */
 
 /* What lies in a run may be another process's to change: what was checked is not read again. */
 #define read_once(x) (*(const volatile __typeof__(x) *)&(x))
@@ -148,8 +149,13 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 void thmqi_releases_tend(struct client_link *l, uint32_t news)
 {
 	l->unreleased_idle = news ? 0 : l->unreleased_idle + 1;
-	if (l->unreleased_count >= RELEASE_BATCH || l->unreleased_idle >= IDLE_ROUNDS)
+	if (l->unreleased_count >= RELEASE_BATCH || l->unreleased_idle >= (l->wire->packs ? IDLE_ROUNDS_PACKED : IDLE_ROUNDS))
 		flush_link(l);
+}
+
+void thmqi_releases_along(struct client_link *l)
+{
+	flush_link(l);
 }
 
 void thmqi_releases_flush(struct thmq_session *s)
@@ -439,7 +445,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 			m->tag_len = tag_len;
 			m->headers_len = 0;
 			m->partition = r->index;
-			m->reserved = 0;
+			m->span = 1;
 			m->offset = offset;
 			m->time_ns = time;
 			m->internal[0] = (uint64_t)(uintptr_t)d;
@@ -499,7 +505,7 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 	m->tag_len = d->one.tag_len;
 	m->headers_len = 0;
 	m->partition = r->index;
-	m->reserved = 0;
+	m->span = 1;
 	m->offset = d->base_offset;
 	m->time_ns = d->first_time_ns;
 	m->internal[0] = (uint64_t)(uintptr_t)d;

@@ -64,6 +64,8 @@ struct client_link {
 	uint64_t lost_ns;        /* since when */
 	uint64_t retry_ns;       /* when to try again */
 	int error;               /* of the last try */
+	int lost_error;          /* why it was lost */
+	uint64_t incarnation;    /* of the broker that it leads to, or led */
 	struct thmqi_link *next; /* the next wire, which has not welcomed us yet */
 	struct former *formers;
 	struct kept *kept;       /* by slot; NULL: nothing is ever sent again */
@@ -77,7 +79,7 @@ struct client_link {
 	uint32_t slot_mask;
 	uint32_t slot_head, slot_tail; /* next to be made, oldest; free running */
 	uint64_t area_head, area_tail; /* free running */
-	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_DURABLE + 1];
+	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_DURABLE + 1]; /* by level; 0: durable, though told of less */
 	/* the one request that may be out */
 	uint64_t request_id;
 	bool replied;
@@ -219,11 +221,19 @@ struct thmq_consumer {
 
 /* ---------------------------------------------------------------- producers */
 
-/* An outstanding sequence. */
+/*
+ * An outstanding sequence. The ring of them is memory that is never touched as long as all is as usual: what went to the usual
+ * shard at the usual level is zero.
+ */
 struct sent {
-	uint16_t shard;
-	uint8_t level;
-	uint8_t failed; /* SENT_* */
+	union {
+		struct {
+			uint16_t shard; /* XOR the usual one */
+			uint8_t level;  /* likewise */
+			uint8_t failed; /* SENT_* */
+		};
+		uint32_t word;
+	};
 };
 
 #define SENT_FAILED 1u   /* and told so */
@@ -237,15 +247,15 @@ struct thmq_producer {
 	uint32_t level; /* default */
 	uint32_t topic_id;
 	uint32_t partition_count;
-	uint32_t epoch;
+	uint32_t epoch; /* without an id one of the session's own numbers */
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
 	bool is_consumers; /* it sends its dead letters */
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
-	struct sent *sent; /* ring by sequence */
-	struct sent last_sent;
+	struct sent *sent;            /* ring by sequence */
+	struct sent usual, last_sent; /* as they are */
 	uint32_t sent_mask;
 	uint64_t last_seq, watermark;
 	uint64_t uniform_from; /* from this sequence on all went to one shard at one level */
@@ -272,6 +282,7 @@ struct thmq_session {
 	uint64_t incarnation; /* of the broker */
 	int dead; /* error; 0: alive */
 	uint64_t next_request;
+	uint32_t lives; /* of producers */
 	uint64_t news; /* frames taken in */
 	struct thmq_producer *producers[THMQI_STREAMS];
 	struct thmq_consumer *consumers[THMQI_STREAMS];
@@ -354,6 +365,8 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, cons
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
 void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f);
+/* The broker behind @l died, or may have: what was acknowledged at less than durable, and not heard to be, is in doubt. */
+void thmqi_producers_doubt(struct client_link *l, int error);
 
 /* Control frames: claim, fill all but turn, commit. NULL: no room, or the link is not up. */
 static inline struct thmqi_frame *thmqi_ctl_claim(struct client_link *l)
@@ -403,10 +416,9 @@ void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struc
 int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last); /* as acked. -EAGAIN; -THMQ_EFENCED */
 int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last, uint64_t delay_ns);
 
-/* A message in parts has the offset of its last one. */
-static inline uint64_t thmqi_shared_first(const struct thmq_message *m)
+static inline uint64_t thmqi_shared_last(const struct thmq_message *m)
 {
-	return m->offset - (m->reserved && m->reserved <= m->offset ? m->reserved - 1 : 0);
+	return m->offset + THMQI_MAX(m->span, 1u) - 1;
 }
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
 
@@ -429,6 +441,7 @@ void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r); /* those that 
 void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l); /* its connection is lost: those that the app has not seen go */
 bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
+void thmqi_releases_along(struct client_link *l); /* a message goes, by a medium with packets: with it */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
 /* parts.c: messages that were stored in parts */
 /*

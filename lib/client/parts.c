@@ -63,6 +63,8 @@ static void give(struct thmq_consumer *c, struct delivered *d, struct assembly *
 	m->tag = a->tag_len ? (const char *)a->bytes + a->key_len : NULL;
 	m->data = a->bytes + a->key_len + a->tag_len;
 	m->len = (uint32_t)a->total;
+	m->offset -= a->parts - 1;
+	m->span = a->parts;
 	m->key_len = a->key_len;
 	m->tag_len = a->tag_len;
 	d->reading->parts = NULL;
@@ -102,7 +104,6 @@ int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_me
 		return -THMQ_ECORRUPT;
 	}
 	*ret_flags = a->flags;
-	m->reserved = c->shared ? a->parts : 0;
 	give(c, d, a, m);
 	return 1;
 }

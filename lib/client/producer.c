@@ -133,12 +133,22 @@ static inline int link_of(struct thmq_producer *p, uint32_t index, struct client
 
 /* ------------------------------------------------------------------- claim */
 
+#define EXPECTS (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)
+#define FLAGS_KNOWN (THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | EXPECTS)
+
+/* One thing, and what can be looked up. */
+static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_message_opts *o)
+{
+	return (o->flags & EXPECTS) == EXPECTS || (o->flags & THMQ_MESSAGE_EXPECT_KEY && (!o->key || p->is_volatile));
+}
+
 static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o,
 		      uint32_t *ret_level)
 {
 	uint32_t level = o && o->durability ? o->durability : p->level;
 
-	if (o && ((o->flags & ~(THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME)) || o->size < 8 ||
+	if (o && ((o->flags & ~FLAGS_KNOWN) || o->size < 8 ||
+		  (thmqi_unlikely(o->flags & EXPECTS) && expects_wrongly(p, o)) ||
 		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) ||
 		  (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
 		  o->durability > THMQ_DURABILITY_ALL || (o->key && !o->key_len) ||
@@ -249,7 +259,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	ret->key_len = opts ? opts->key_len : 0;
 	ret->tag_len = opts && opts->tag ? (uint32_t)strlen(opts->tag) : 0;
 	ret->has = ret->has_len = 0;
-	if (opts && (opts->header_count || opts->ttl_ns)) {
+	if (opts && (opts->header_count || opts->ttl_ns || (opts->flags & EXPECTS))) {
 		rc = thmqi_attributes_plan(opts, &ret->has, &ret->has_len);
 		if (rc)
 			return rc;
@@ -301,10 +311,9 @@ static void place_give_up(struct thmq_producer *p, struct client_link *l, struct
 }
 
 /* What it sends has its name, and may have to be sent again. */
-static __attribute__((noinline)) void push_id(const struct thmq_producer *p, const struct client_link *l,
+static __attribute__((noinline)) void push_id(const struct client_link *l,
 					      const struct slot *slot, struct thmqi_frame *f)
 {
-	f->generation = p->epoch;
 	if (!l->kept)
 		return;
 	l->kept[slot - l->slots] = (struct kept){.time_ns = (int64_t)f->arg[0],
@@ -316,12 +325,25 @@ static __attribute__((noinline)) void push_id(const struct thmq_producer *p, con
 						 .key_len = f->key_len};
 }
 
-static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
+/* As it is. */
+static struct sent sent_at(const struct thmq_producer *p, uint64_t seq)
+{
+	return (struct sent){.word = p->sent[seq & p->sent_mask].word ^ p->usual.word};
+}
+
+static void sent_mark(struct thmq_producer *p, uint64_t seq, uint8_t what)
+{
+	p->sent[seq & p->sent_mask].failed |= what;
+}
+
+static inline void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
 {
 	const struct sent e = {.shard = (uint16_t)shard, .level = level};
+	struct sent *kept = &p->sent[seq & p->sent_mask];
 
-	p->sent[seq & p->sent_mask] = e;
-	if (p->watermark + 1 == seq || p->last_sent.shard != e.shard || p->last_sent.level != level)
+	if (thmqi_unlikely(kept->word != (e.word ^ p->usual.word)))
+		kept->word = e.word ^ p->usual.word;
+	if (thmqi_unlikely(p->last_sent.word != e.word) || p->watermark + 1 == seq)
 		p->uniform_from = seq;
 	p->last_sent = e;
 }
@@ -364,10 +386,13 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
 	f->arg[1] = p->id;
+	f->generation = p->epoch;
 	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
 	if (thmqi_unlikely(p->id))
-		push_id(p, l, m->slot, f);
+		push_id(l, m->slot, f);
 	thmqi_frame_commit(up);
+	if (thmqi_unlikely(l->unreleased && l->wire->packs))
+		thmqi_releases_along(l);
 	thmqi_link_kick_broker(l->wire);
 	m->slot->seq = seq;
 	m->slot->state = SLOT_COMMITTED;
@@ -512,39 +537,40 @@ int64_t thmqi_client_watermark(struct thmq_producer *p)
 {
 	struct thmq_session *s = p->session;
 	const struct client_link *l;
-	const struct sent *e;
+	struct sent e;
 
 	if (s->links)
 		thmqi_session_process(s);
 	while (p->watermark < p->last_seq) {
-		e = &p->sent[(p->watermark + 1) & p->sent_mask];
-		l = e->shard < s->shard_count ? s->links[e->shard] : NULL;
+		e = sent_at(p, p->watermark + 1);
+		l = e.shard < s->shard_count ? s->links[e.shard] : NULL;
 		if (p->watermark + 1 >= p->uniform_from && l) {
 			/* all from here on went one way: the way's own progress is the answer */
-			uint64_t done = THMQI_MIN(l->progress[p->stream][e->level], p->last_seq);
+			uint64_t done = THMQI_MIN(l->progress[p->stream][e.level], p->last_seq);
 
 			if (done > p->watermark)
 				p->watermark = done;
-			else if (is_over(e))
+			else if (is_over(&e))
 				p->watermark++;
 			else
 				break;
 			continue;
 		}
-		if (!is_over(e) && !(l && l->progress[p->stream][e->level] >= p->watermark + 1))
+		if (!is_over(&e) && !(l && l->progress[p->stream][e.level] >= p->watermark + 1))
 			break;
 		p->watermark++;
 	}
 	return (int64_t)p->watermark;
 }
 
-static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error)
+static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error, uint64_t offset)
 {
 	struct thmq_event e = {.type = type,
 			       .error = error,
 			       .producer = p,
 			       .cookie = p->cookie,
 			       .sequence = seq,
+			       .offset = offset,
 			       .count = 1};
 
 	thmqi_session_event(p->session, &e);
@@ -576,16 +602,17 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l,
 	uint32_t n = 0;
 
 	for (; n < f->len && seq <= p->last_seq; seq++) {
-		struct sent *sent = &p->sent[seq & p->sent_mask];
+		const struct sent sent = sent_at(p, seq);
 
-		if (sent->shard != l->shard || is_over(sent))
+		if (sent.shard != l->shard || is_over(&sent))
 			continue;
 		e.sequence = seq;
 		e.offset = f->arg[0] == UINT64_MAX ? UINT64_MAX : f->arg[0] + n;
 		n++;
-		if (sent->failed & SENT_REPORTED) /* by a connection that was lost before it said more */
+		if (sent.failed &
+		    SENT_REPORTED) /* by a connection that was lost before it said more */
 			continue;
-		sent->failed |= SENT_REPORTED;
+		sent_mark(p, seq, SENT_REPORTED);
 		promise_kept(p);
 		thmqi_session_event(p->session, &e);
 	}
@@ -596,16 +623,16 @@ void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l)
 	uint64_t seq;
 
 	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
-		struct sent *e = &p->sent[seq & p->sent_mask];
+		const struct sent e = sent_at(p, seq);
 
-		if (e->shard == l->shard && l->progress[p->stream][e->level] >= seq)
-			e->failed |= SENT_SETTLED;
+		if (e.shard == l->shard && l->progress[p->stream][e.level] >= seq)
+			sent_mark(p, seq, SENT_SETTLED);
 	}
 }
 
 static void mark_failed(struct thmq_producer *p, uint64_t seq)
 {
-	p->sent[seq & p->sent_mask].failed |= SENT_FAILED;
+	sent_mark(p, seq, SENT_FAILED);
 	p->failed++;
 	promise_kept(p);
 }
@@ -629,7 +656,7 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
 	if (f->seq > p->last_seq || f->seq <= p->watermark || is_over(&p->sent[f->seq & p->sent_mask]))
 		return;
 	mark_failed(p, f->seq);
-	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
+	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status, f->arg[0]);
 	free_slot(p, l, f->seq);
 	if (f->status == -THMQ_ENOTOPIC || f->status == -THMQ_EFENCED)
 		p->error = f->status;
@@ -649,14 +676,14 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 		return;
 	p->error = -THMQ_EFAILED;
 	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
-		struct sent *e = &p->sent[seq & p->sent_mask];
-		struct client_link *l = s->links[e->shard];
+		const struct sent e = sent_at(p, seq);
+		struct client_link *l = s->links[e.shard];
 
-		if (e->shard != p->partitions[index].shard || is_over(e) ||
-		    (l && l->progress[p->stream][e->level] >= seq))
+		if (e.shard != p->partitions[index].shard || is_over(&e) ||
+		    (l && l->progress[p->stream][e.level] >= seq))
 			continue;
 		mark_failed(p, seq);
-		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED);
+		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED, 0);
 		if (l)
 			free_slot(p, l, seq);
 	}
@@ -677,6 +704,52 @@ void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f)
 
 	if (e.partition != UINT32_MAX)
 		thmqi_session_event(p->session, &e);
+}
+
+/* Of the sequences from @first to @last those that went by @l; 0: it is not known any more. */
+static uint64_t count_sent(const struct thmq_producer *p, const struct client_link *l, uint64_t first, uint64_t last)
+{
+	uint64_t seq, n = 0;
+
+	if (p->last_seq - first > p->sent_mask)
+		return 0;
+	for (seq = first; seq <= last; seq++) {
+		const struct sent *e = &p->sent[seq & p->sent_mask];
+
+		n += e->shard == l->shard && e->level < THMQ_DURABILITY_DURABLE && !(e->failed & SENT_FAILED);
+	}
+	return n;
+}
+
+static void doubt(struct thmq_producer *p, struct client_link *l, int error)
+{
+	uint64_t *progress = l->progress[p->stream];
+	uint64_t safe = THMQI_MAX(progress[0], progress[THMQ_DURABILITY_DURABLE]),
+		 told = THMQI_MAX(progress[THMQ_DURABILITY_MEMORY], progress[THMQ_DURABILITY_WRITTEN]);
+	struct thmq_event e = {.type = THMQ_EVENT_LOST,
+			       .error = error,
+			       .producer = p,
+			       .cookie = p->cookie,
+			       .sequence = safe + 1,
+			       .offset = UINT64_MAX,
+			       .partition = p->partition_count == 1 ? 0 : UINT32_MAX,
+			       .durability = progress[THMQ_DURABILITY_MEMORY] > safe ? THMQ_DURABILITY_MEMORY
+										     : THMQ_DURABILITY_WRITTEN};
+
+	if (p->is_volatile || told <= safe)
+		return;
+	e.count = count_sent(p, l, e.sequence, told);
+	progress[0] = told; /* once */
+	thmqi_session_event(p->session, &e);
+}
+
+void thmqi_producers_doubt(struct client_link *l, int error)
+{
+	uint32_t i;
+
+	for (i = 0; i < THMQI_STREAMS && error != -ESHUTDOWN; i++) /* who closes makes all durable first */
+		if (l->session->producers[i])
+			doubt(l->session->producers[i], l, error);
 }
 
 /* -------------------------------------------------------------------- flush */
@@ -793,12 +866,17 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	p->partition_count = entry.partition_count;
 	p->sent_mask = s->opts.window_count - 1;
 	p->uniform_from = 1;
+	p->epoch = ++s->lives;
 	p->sent = calloc(s->opts.window_count, sizeof(*p->sent));
 	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count,
 						&p->partitions)
 		     : -ENOMEM;
 	if (!rc)
 		rc = get_id(p, topic, opts->name);
+	if (!rc)
+		p->usual = (struct sent){
+			.shard = (uint16_t)p->partitions[0].shard,
+			.level = (uint8_t)THMQI_MIN(p->level, (uint32_t)THMQ_DURABILITY_DURABLE)};
 	if (rc) {
 		producer_free(p);
 		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));

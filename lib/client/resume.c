@@ -161,7 +161,7 @@ bool thmqi_resume_begin(struct client_link *l, int error)
 		tell(s, THMQ_EVENT_DISCONNECTED, error);
 	l->away = l->astray = true;
 	l->up = false;
-	l->error = error;
+	l->error = l->lost_error = error;
 	l->tries = 0;
 	l->retry_ns = l->lost_ns = thmqi_session_now(s);
 	free(l->again);
@@ -344,7 +344,7 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 {
 	struct thmqi_link *before = l->wire, *now = l->next;
 	struct thmq_session *s = l->session;
-	uint64_t incarnation = s->incarnation;
+	uint64_t incarnation = s->incarnation, led_to = l->incarnation;
 	uint32_t i;
 
 	if (f->status < 0) {
@@ -356,6 +356,8 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 									    : l->error);
 		return;
 	}
+	if (l->incarnation != led_to)
+		thmqi_producers_doubt(l, l->lost_error);
 	for (i = 0; i < THMQI_STREAMS; i++)
 		if (s->producers[i])
 			thmqi_producer_resume(s->producers[i], l);
@@ -379,7 +381,7 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 	l->refused = l->refused_told = 0;
 	l->seen_due = false;
 	if (l->shard == THMQI_SHARD_META && s->incarnation != incarnation)
-		all_lost(s, -ECONNRESET);
+		all_lost(s, l->lost_error);
 	send_again(l);
 }
 
@@ -406,21 +408,37 @@ static void try_now(struct client_link *l)
 	}
 }
 
+/* The first frame, as nobody can change it any more. 1; 0 it is not there; an error: the broker breaks the rules. */
+static int first_frame(struct thmqi_link *wire, struct thmqi_frame *ret)
+{
+	const struct thmqi_frame *slot = thmqi_frame_peek(&wire->down, 0);
+	int rc;
+
+	if (!slot)
+		return 0;
+	if (wire->far) {
+		rc = wire->far->take(wire, slot, ret);
+		return rc ? rc : 1;
+	}
+	memcpy((char *)ret + sizeof(ret->turn), (const char *)slot + sizeof(slot->turn), sizeof(*ret) - sizeof(ret->turn));
+	return 1;
+}
+
 static void look(struct client_link *l)
 {
-	const struct thmqi_frame *f = thmqi_frame_peek(&l->next->down, 0);
-	int error;
+	struct thmqi_frame f;
+	int rc = first_frame(l->next, &f), error;
 
-	if (!f && l->next->far)
+	if (!rc && l->next->far)
 		l->next->far->idle(l->next); /* nobody else looks whether the other is there */
 	error = atomic_load_explicit(&l->next->broker_closed, memory_order_acquire);
 
-	if (!f && error)
-		f = thmqi_frame_peek(&l->next->down, 0); /* it came before the end */
-	if (f && f->type == THMQI_FRAME_WELCOME)
-		welcome(l, f);
-	else if (f || error)
-		try_later(l, f ? -EPROTO : error);
+	if (!rc && error)
+		rc = first_frame(l->next, &f); /* it came before the end */
+	if (rc == 1 && f.type == THMQI_FRAME_WELCOME)
+		welcome(l, &f);
+	else if (rc || error)
+		try_later(l, rc == 1 ? -EPROTO : rc ? rc : error);
 }
 
 void thmqi_resume_step(struct client_link *l)

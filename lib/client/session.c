@@ -62,10 +62,15 @@ int thmqi_client_events(struct thmq_session *s, struct thmq_event *ret_events, u
 /* The last event of a session, told behind all others: it is never dropped. */
 void thmqi_session_died(struct thmq_session *s, int error)
 {
+	uint32_t i;
+
 	if (s->dead)
 		return;
 	s->dead = -ESHUTDOWN;
 	s->closed_due = error;
+	for (i = 0; i < s->shard_count; i++)
+		if (s->links[i])
+			thmqi_producers_doubt(s->links[i], s->links[i]->away ? s->links[i]->lost_error : error);
 }
 
 bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f)
@@ -86,6 +91,7 @@ bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const 
 		s->incarnation = f->arg[0];
 		s->identity = identity;
 	}
+	l->incarnation = f->arg[0];
 	/* none is larger than where it lies */
 	l->len_max = (uint32_t)THMQI_MIN(f->arg[1], (uint64_t)l->wire->area_bytes);
 	l->len_max_volatile = f->tag_hash ? THMQI_MIN(f->tag_hash, l->len_max) : l->len_max;
@@ -118,6 +124,15 @@ static bool status_ok(const struct thmqi_frame *f)
 	return f->type >= 64 || !(HAS_STATUS >> f->type & 1) || f->status <= 0;
 }
 
+/* It may speak of a producer that had the stream before. */
+static void take_durable(struct client_link *l, uint32_t stream, const struct thmqi_frame *f)
+{
+	const struct thmq_producer *p = l->session->producers[stream];
+
+	if (p && f->generation == thmqi_producer_life(p->id, p->epoch) && f->seq <= p->last_seq)
+		l->progress[stream][0] = THMQI_MAX(l->progress[stream][0], f->seq);
+}
+
 static void take(struct client_link *l, const struct thmqi_frame *f)
 {
 	struct thmq_session *s = l->session;
@@ -130,7 +145,9 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 	}
 	switch (f->type) {
 	case THMQI_FRAME_PROGRESS:
-		if (f->flags <= THMQ_DURABILITY_DURABLE)
+		if (thmqi_unlikely(!f->flags))
+			take_durable(l, stream, f);
+		else if (f->flags <= THMQ_DURABILITY_DURABLE)
 			l->progress[stream][f->flags] = f->seq;
 		break;
 	case THMQI_FRAME_WELCOME:
@@ -192,13 +209,17 @@ static void prefetch_run(const struct thmqi_frame *f)
 {
 	const char *run = (const char *)(uintptr_t)f->data;
 
+	if (f->type == THMQI_FRAME_DELIVER_ONE) { /* the frame has what the header says */
+		__builtin_prefetch(run + sizeof(struct thmq_run_header) + sizeof(struct thmq_record));
+		return;
+	}
 	__builtin_prefetch(run);
 	__builtin_prefetch(run + THMQI_CACHELINE);
 	__builtin_prefetch(run + 2 * THMQI_CACHELINE);
 }
 
 /* The same where another process writes the ring: no frame is looked at but as a copy. */
-static uint32_t process_far(struct client_link *l)
+static uint32_t take_far(struct client_link *l)
 {
 	struct thmqi_link *wire = l->wire;
 	const struct thmqi_frame *slot;
@@ -219,8 +240,19 @@ static uint32_t process_far(struct client_link *l)
 	}
 	if (done)
 		thmqi_frame_publish(&wire->down);
-	else
+	return done;
+}
+
+static uint32_t process_far(struct client_link *l)
+{
+	struct thmqi_link *wire = l->wire;
+	uint32_t done = take_far(l);
+
+	if (!done) {
 		wire->far->idle(wire);
+		/* that may have read the byte which was to wake us: what it tells of lies in the ring since the first look */
+		done = take_far(l);
+	}
 	if (thmqi_unlikely(atomic_load_explicit(&wire->broker_closed, memory_order_relaxed)) && !l->dead)
 		take_closed(l);
 	return done;

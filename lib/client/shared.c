@@ -90,7 +90,7 @@ int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message
 	struct reading *r;
 	int rc = reading_of(c, message, &r);
 
-	return rc ? rc : ack(r, thmqi_shared_first(message), message->offset);
+	return rc ? rc : ack(r, message->offset, thmqi_shared_last(message));
 }
 
 /* Acks that were made before go first. */
@@ -107,7 +107,7 @@ static int tell(struct thmq_consumer *c, const struct thmq_message *m, uint32_t 
 		return rc;
 	d = thmqi_view_is_held(c, m) ? (const struct delivered *)(uintptr_t)m->internal[0] : NULL;
 	if (!thmqi_shared_ack_send(r) ||
-	    !say(r, what, thmqi_shared_first(m), m->offset + 1, d ? d->deliveries : 0, time_ns))
+	    !say(r, what, m->offset, thmqi_shared_last(m) + 1, d ? d->deliveries : 0, time_ns))
 		return -EAGAIN;
 	return 0;
 }
@@ -285,7 +285,7 @@ static enum shared_skip bury(struct thmq_consumer *c, struct delivered *d)
 	while (thmqi_run_next(c, d, &m)) {
 		rc = thmqi_dead_put(c, &m, d->deliveries - 1, "deliveries");
 		if (rc)
-			thmqi_shared_put_off(c, m.partition, thmqi_shared_first(&m), m.offset,
+			thmqi_shared_put_off(c, m.partition, m.offset, thmqi_shared_last(&m),
 					     rc == -EAGAIN ? RETRY_NS : RETRY_ERROR_NS);
 		if (rc && rc != -EAGAIN)
 			thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, rc, m.offset);
@@ -316,8 +316,8 @@ void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struc
 {
 	(void)c;
 	if (!(flags & THMQ_RECORD_PART) || d->whole) /* else it has not come to its end yet */
-		ack(d->reading, thmqi_shared_first(m),
-		    m->offset); /* where there is no room it comes again */
+		ack(d->reading, m->offset,
+		    thmqi_shared_last(m)); /* where there is no room it comes again */
 }
 
 int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first,

@@ -37,6 +37,7 @@ struct watch {
 struct loop {
 	struct thmq_core core; /* what others see; first */
 	struct thmqi_list pollers;
+	struct thmqi_list resting; /* pollers that need no look until they are roused */
 	struct thmqi_list *cursor; /* next poller of the running walk */
 	uint64_t next_deadline; /* of the timers; 0: some wait for their turn already; UINT64_MAX: none */
 	uint32_t rounds;        /* iterations since the clock was read */
@@ -52,6 +53,7 @@ struct loop {
 	bool stop;
 	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_task *) inbox; /* newest first */
 	_Alignas(THMQI_CACHELINE) _Atomic uint64_t wakeups_sent;
+	_Atomic uint64_t woken_ns; /* the last of them, where the policy learns from it */
 	int wake_fd; /* eventfd: readable from a wake until the loop has seen it */
 	/* a host's own loop */
 	int epoll_fd, timer_fd;  /* -1 until asked for */

@@ -223,6 +223,9 @@ void thmqi_core_wake(struct thmq_core *core)
 	struct loop *l = loop_of(core);
 	uint64_t one = 1;
 
+	if (l->polling.learns_wake)
+		atomic_store_explicit(&l->woken_ns, core->clock->now_ns(core->clock->ctx),
+				      memory_order_relaxed);
 	atomic_fetch_add_explicit(&l->wakeups_sent, 1, memory_order_relaxed);
 	/* One wake is enough until it arms again. The flag before the write: who finds it down relies on this write. */
 	atomic_store_explicit(&core->sleeping, 0, memory_order_relaxed);
@@ -418,6 +421,7 @@ void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p)
 
 void thmqi_core_add_poller_first(struct thmq_core *core, struct thmqi_poller *p)
 {
+	p->is_first = true;
 	thmqi_list_add_tail(loop_of(core)->pollers.next, &p->link);
 }
 
@@ -428,6 +432,25 @@ void thmqi_core_remove_poller(struct thmq_core *core, struct thmqi_poller *p)
 	if (l->cursor == &p->link)
 		l->cursor = p->link.next;
 	thmqi_list_del(&p->link);
+	p->rests = false;
+}
+
+void thmqi_core_rest_poller(struct thmq_core *core, struct thmqi_poller *p)
+{
+	thmqi_core_remove_poller(core, p);
+	p->rests = true;
+	thmqi_list_add_tail(&loop_of(core)->resting, &p->link);
+}
+
+void thmqi_core_rouse_poller(struct thmq_core *core, struct thmqi_poller *p)
+{
+	if (!p->rests)
+		return;
+	thmqi_core_remove_poller(core, p);
+	if (p->is_first)
+		thmqi_core_add_poller_first(core, p);
+	else
+		thmqi_core_add_poller(core, p);
 }
 
 /* --------------------------------------------------------------- statistics */
@@ -496,6 +519,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	thmqi_polling_open(l);
 	atomic_store(&l->core.may_sleep, !l->polling.never_sleeps);
 	thmqi_list_init(&l->pollers);
+	thmqi_list_init(&l->resting);
 	l->cursor = &l->pollers;
 	thmqi_mail_init(l);
 	thmqi_watch_init(l);
@@ -523,19 +547,26 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	return 0;
 }
 
-void thmqi_loop_end_pollers(struct loop *l)
+static void end_pollers(struct thmqi_list *list)
 {
 	struct thmqi_list *it, *next;
 
-	thmqi_list_each_safe(it, next, &l->pollers)
+	thmqi_list_each_safe(it, next, list)
 	{
 		struct thmqi_poller *p = thmqi_container(it, struct thmqi_poller, link);
 
 		if (p->end) {
 			p->end(p);
-			next = l->pollers.next; /* it may have taken others with it */
+			next = list->next; /* it may have taken others with it */
 		}
 	}
+}
+
+/* Who rests first: the others may know of them, and rouse them. */
+void thmqi_loop_end_pollers(struct loop *l)
+{
+	end_pollers(&l->resting);
+	end_pollers(&l->pollers);
 }
 
 void thmqi_loop_close_ring(struct loop *l)

@@ -68,6 +68,10 @@ void thmqi_link_offer(struct thmqi_link *link);
 /* The same as thmqi_link_close() at once, by a client end on the link's own core, which was accepted there. */
 void thmqi_link_close_here(struct thmqi_link *link);
 
+/* By the reader, on the link's core: may it rest? After it was roused: the other end looks again. */
+bool thmqi_link_rest(struct thmqi_link *link);
+void thmqi_link_rouse(struct thmqi_link *link);
+
 /* inproc/inproc.c, shm/shm.c, tcp/tcp.c */
 extern const struct thmqi_medium thmqi_medium_inproc;
 extern const struct thmqi_medium thmqi_medium_shm;

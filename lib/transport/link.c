@@ -105,6 +105,22 @@ void thmqi_link_close_here(struct thmqi_link *link)
 	client_is_gone(link);
 }
 
+/* Once the broker's end has shut it nobody looks at it, and its acceptor may be gone. */
+bool thmqi_link_rest(struct thmqi_link *link)
+{
+	const struct thmqi_acceptor *a = &link->listener->acceptor;
+
+	return link->broker && a->rest && a->rest(a->ctx, link);
+}
+
+void thmqi_link_rouse(struct thmqi_link *link)
+{
+	const struct thmqi_acceptor *a = &link->listener->acceptor;
+
+	if (link->broker && a->rouse)
+		a->rouse(a->ctx, link);
+}
+
 void thmqi_link_offer(struct thmqi_link *link)
 {
 	link->task.run = run_accept;

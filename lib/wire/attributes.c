@@ -24,6 +24,18 @@ static bool value_fits(uint32_t type, uint32_t len)
 
 /* ------------------------------------------------------------------- read */
 
+/* Eight bytes, if @has. Return: false: they are not there. */
+static bool take_number(bool has, const uint8_t *at, uint32_t room, uint32_t *used, uint64_t *ret)
+{
+	if (!has)
+		return true;
+	if (room - *used < sizeof(*ret))
+		return false;
+	memcpy(ret, at + *used, sizeof(*ret));
+	*used += sizeof(*ret);
+	return true;
+}
+
 int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room, struct thmqi_attributes *ret)
 {
 	uint32_t used = 0;
@@ -31,12 +43,9 @@ int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room, stru
 	*ret = (struct thmqi_attributes){0};
 	if (flags & ~THMQI_RECORD_KNOWN)
 		return -THMQ_EVERSION;
-	if (flags & THMQ_RECORD_TTL) {
-		if (room < sizeof(ret->ttl_ns))
-			return -THMQ_ECORRUPT;
-		memcpy(&ret->ttl_ns, at, sizeof(ret->ttl_ns));
-		used = sizeof(ret->ttl_ns);
-	}
+	if (!take_number(flags & THMQI_RECORD_EXPECT, at, room, &used, &ret->expected) ||
+	    !take_number(flags & THMQ_RECORD_TTL, at, room, &used, &ret->ttl_ns))
+		return -THMQ_ECORRUPT;
 	if (flags & THMQ_RECORD_HEADERS) {
 		if (room - used < sizeof(ret->headers_len))
 			return -THMQ_ECORRUPT;
@@ -105,6 +114,10 @@ int thmqi_attributes_plan(const struct thmq_message_opts *opts, uint32_t *ret_fl
 	uint32_t flags = 0, len = 0, headers_len;
 	int rc;
 
+	if (opts->flags & (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)) {
+		flags |= opts->flags & THMQ_MESSAGE_EXPECT_END ? THMQ_RECORD_EXPECT_END : THMQ_RECORD_EXPECT_KEY;
+		len += sizeof(opts->expected);
+	}
 	if (opts->ttl_ns) {
 		flags |= THMQ_RECORD_TTL;
 		len += sizeof(opts->ttl_ns);
@@ -141,6 +154,10 @@ void thmqi_attributes_write(const struct thmq_message_opts *opts, uint8_t *to)
 	uint8_t *begin;
 	uint32_t i, len;
 
+	if (opts->flags & (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)) {
+		memcpy(to, &opts->expected, sizeof(opts->expected));
+		to += sizeof(opts->expected);
+	}
 	if (opts->ttl_ns) {
 		memcpy(to, &opts->ttl_ns, sizeof(opts->ttl_ns));
 		to += sizeof(opts->ttl_ns);

@@ -16,125 +16,21 @@
 #include <unistd.h>
 
 #include "../../lib/transport/shm/shm.h"
+#include "../friend.h"
 
-#define SECOND 1000000000ull
-#define MS 1000000ull
 #define HALF_OPEN 400
 #define TOPIC_PARTITION 0x80000001u
 
-/* Counters are written by their core alone and read as they are, which ThreadSanitizer cannot know. */
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN 1
-#elif defined(__has_feature)
-#define UNDER_TSAN __has_feature(thread_sanitizer)
-#else
-#define UNDER_TSAN 0
-#endif
-
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s, line %d: %s (%s)\n", running, __LINE__, #x,           \
-				thmq_errmsg());                                                    \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
-static const char *running;
-static struct thmq_env *env;
-static struct thmq_broker *broker;
-static struct thmq_session *friend;
-static struct thmq_producer *producer;
-static struct thmq_consumer *consumer;
-static char url[64], path[48];
+static char path[48];
 static struct thmqi_prng prng;
-static uint64_t next_number;
-
-static uint64_t now(void)
-{
-	return thmqi_clock_real.now_ns(NULL);
-}
-
-static void nap(uint64_t ns)
-{
-	struct timespec t = {.tv_sec = (time_t)(ns / SECOND), .tv_nsec = (long)(ns % SECOND)};
-
-	nanosleep(&t, NULL);
-}
-
 /* -------------------------------------------------------------- the good ones */
 
 static void up(void)
 {
-	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
-						.policy = THMQ_POLICY_EVENT,
-						.pool_bytes = 256 << 20)) == 0);
+	friend_opens_env();
 	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.listen = url, .peer_timeout_ns = 800 * MS),
 			       &broker) == 0);
-	CHECK(thmq_connect(env, url, NULL, &friend) == 0);
-	CHECK(thmq_topic_create(friend, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
-	CHECK(thmq_producer_open(friend, "t", NULL, &producer) == 0);
-	CHECK(thmq_consumer_open(friend, "t", NULL, NULL, &consumer) == 0);
-}
-
-#define OURS                                                                                       \
-	(0x5a5aull                                                                                 \
-	 << 48) /* in the numbers that the friend sends: others' messages may lie between them */
-
-/* Messages go and come as ever. */
-static void friend_is_well(void)
-{
-	uint64_t end = now() + 10 * SECOND, number = 0;
-	struct thmq_message m;
-	int i, n;
-
-	for (i = 0; i < 10; i++) {
-		next_number++;
-		number = OURS | next_number;
-		while (thmq_send(producer, &number, 8, NULL) < 0 && now() < end)
-			thmq_session_wait(friend, MS);
-		for (number = 0; number != (OURS | next_number);) {
-			while ((n = thmq_fetch(consumer, &m, 1)) == 0 && now() < end)
-				thmq_session_wait(friend, 10 * MS);
-			CHECK(n == 1);
-			if (m.len == 8)
-				memcpy(&number, m.data, 8);
-			CHECK((number & 0xffffull << 48) != OURS || number == (OURS | next_number));
-			CHECK(thmq_release(consumer, &m, 1) == 0);
-		}
-	}
-}
-
-/* What others sent, that it may go on. */
-static void friend_takes_all(uint64_t ns)
-{
-	struct thmq_message m[16];
-	int n;
-
-	do {
-		thmq_session_wait(friend, ns);
-		n = thmq_fetch(consumer, m, 16);
-		CHECK(n >= 0);
-		thmq_release(consumer, m, (uint32_t)n);
-	} while (n > 0);
-}
-
-static uint32_t sessions(void)
-{
-	struct thmq_broker_stats st = {.size = sizeof(st)};
-
-	CHECK(thmq_broker_stats(broker, &st) == 0);
-	return st.session_count;
-}
-
-static void only_the_friend_is_left(void)
-{
-	uint64_t end = now() + 5 * SECOND;
-
-	while (!UNDER_TSAN && sessions() != 1 && now() < end)
-		nap(5 * MS);
-	CHECK(UNDER_TSAN || sessions() == 1);
-	friend_is_well();
+	friend_connects(NULL);
 }
 
 /* ------------------------------------------------------------------ the bad one */
@@ -728,10 +624,7 @@ static void too_many_connections(void)
 	CHECK(thmq_session_close(last, SECOND) == 0);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static const struct test_case cases[] = {
 	{"garbage", garbage},
 	{"wrong_fields", wrong_fields},
 	{"wrong_memory", wrong_memory},
@@ -748,31 +641,13 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-	uint64_t begin;
-	size_t i;
-
-	running = "up";
 	snprintf(path, sizeof(path), "shm-peer-%d.sock", (int)getpid());
 	snprintf(url, sizeof(url), "shm://%s", path);
-	thmqi_prng_seed(&prng, getenv("THMQ_TEST_SEED")
-				       ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0)
-				       : 4711);
+	thmqi_prng_seed(&prng, getenv("THMQ_TEST_SEED") ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0) : 4711);
 	up();
 	friend_is_well();
-	for (i = 0; i < THMQI_ARRAY_COUNT(cases); i++) {
-		running = cases[i].name;
-		if (argc > 1 && strcmp(argv[1], running) != 0)
-			continue;
-		begin = now();
-		cases[i].run();
-		only_the_friend_is_left();
-		printf("ok %s (%llu ms)\n", running, (unsigned long long)((now() - begin) / MS));
-		fflush(stdout);
-	}
-	running = "down";
-	CHECK(thmq_session_close(friend, SECOND) == 0);
-	CHECK(thmq_broker_close(broker, SECOND) == 0);
-	CHECK(thmq_env_close(env, SECOND) == 0);
+	run_cases(cases, THMQI_ARRAY_COUNT(cases), argc - 1, argv + 1, NULL, only_the_friend_is_left);
+	friend_closes();
 	CHECK(access(path, F_OK) != 0); /* the socket's file goes with it */
 	return 0;
 }

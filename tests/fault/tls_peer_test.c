@@ -16,48 +16,22 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "../certs.h"
+#include "../friend.h"
 #include "wire/stream.h"
 
-#define SECOND 1000000000ull
-#define MS 1000000ull
 #define SILENCE                                                                                    \
 	((getenv("THMQ_TEST_SLOW") ? 8000 : 1000) * MS) /* a handshake has no longer than that */
 
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s, line %d: %s (%s)\n", running, __LINE__, #x,           \
-				thmq_errmsg());                                                    \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
-static const char *running;
+static const char *self;
 static char dir[] = "tls-peer-XXXXXX";
-static struct thmq_env *env;
-static struct thmq_broker *broker; /* certificates on both sides */
-static struct thmq_session *friend;
-static struct thmq_producer *producer;
-static struct thmq_consumer *consumer;
-static char url[64];
-
-static uint64_t now(void)
-{
-	return thmqi_clock_real.now_ns(NULL);
-}
-
-static void nap(uint64_t ns)
-{
-	struct timespec t = {.tv_sec = (time_t)(ns / SECOND), .tv_nsec = (long)(ns % SECOND)};
-
-	nanosleep(&t, NULL);
-}
 
 static const char *file(const char *name)
 {
@@ -130,41 +104,10 @@ static void up(void)
 {
 	struct thmq_tls_opts b = broker_tls(), c = client_tls();
 
-	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
-						.policy = THMQ_POLICY_EVENT,
-						.pool_bytes = 256 << 20)) == 0);
+	friend_opens_env();
 	broker = open_broker(&b, "tls://127.0.0.1:0", url);
 	CHECK(strncmp(url, "tls://", 6) == 0);
-	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.tls = &c), &friend) == 0);
-	CHECK(thmq_topic_create(friend, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
-	CHECK(thmq_producer_open(friend, "t", NULL, &producer) == 0);
-	CHECK(thmq_consumer_open(friend, "t", NULL, NULL, &consumer) == 0);
-}
-
-static void friend_is_well(void)
-{
-	static uint64_t number;
-	uint64_t end = now() + 10 * SECOND, got;
-	struct thmq_message m;
-	int i, n;
-
-	for (i = 0; i < 5; i++) {
-		number++;
-		CHECK(thmq_send(producer, &number, 8, NULL) > 0);
-		while ((n = thmq_fetch(consumer, &m, 1)) == 0 && now() < end)
-			thmq_session_wait(friend, 10 * MS);
-		CHECK(n == 1 && m.len == 8);
-		memcpy(&got, m.data, 8);
-		CHECK(got == number && thmq_release(consumer, &m, 1) == 0);
-	}
-}
-
-static struct thmq_broker_stats stats(struct thmq_broker *b)
-{
-	struct thmq_broker_stats st = {.size = sizeof(st)};
-
-	CHECK(thmq_broker_stats(b, &st) == 0);
-	return st;
+	friend_connects(&c);
 }
 
 /* The broker's own view, which may come a little later. */
@@ -858,10 +801,92 @@ static void false_brokers(void)
 	}
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+/* ----------------------------------------------------------- clients that die or hang */
+
+/* Publishes until its session ends, or it is killed. Exit: 3 its session was closed. */
+static int client(const char *to)
+{
+	static const uint8_t data[40000];
+	struct thmq_tls_opts c = client_tls();
+	int64_t rc;
+	int sent = 0;
+
+	running = "client";
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(try_connect(to, &c, &friend) == 0);
+	CHECK(thmq_topic_create(
+		      friend, "k",
+		      THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(thmq_producer_open(friend, "k", NULL, &producer) == 0);
+	for (;;) {
+		rc = thmq_send(producer, data, sent % 3 ? 100 : sizeof(data), NULL);
+		if (rc == -EAGAIN)
+			rc = thmq_session_wait(friend, 10 * MS);
+		if (rc == -ESHUTDOWN)
+			break;
+		CHECK(rc >= 0);
+		if (++sent == 20 && write(STDOUT_FILENO, "x", 1) != 1)
+			return 1;
+	}
+	thmq_env_close(env, SECOND);
+	return 3;
+}
+
+static pid_t start_client(int *ret_out)
+{
+	pid_t pid;
+	int out[2];
+	char c;
+
+	CHECK(pipe(out) == 0);
+	pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(out[1], STDOUT_FILENO);
+		close(out[0]);
+		close(out[1]);
+		execl(self, self, "--client", url, dir, (char *)NULL);
+		_exit(1);
+	}
+	close(out[1]);
+	CHECK(read(out[0], &c, 1) == 1); /* it publishes */
+	CHECK(stats(broker).session_count == 2);
+	*ret_out = out[0];
+	return pid;
+}
+
+static void killed(void)
+{
+	int i, out, status;
+	pid_t pid;
+
+	for (i = 0; i < 4; i++) { /* in the middle of a record, mostly */
+		pid = start_client(&out);
+		nap((uint64_t)i * 7 * MS);
+		kill(pid, SIGKILL);
+		CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+		close(out);
+		only_the_friend_is_left();
+		friend_is_well();
+	}
+}
+
+static void stopped(void)
+{
+	int out, status;
+	pid_t pid = start_client(&out);
+
+	kill(pid, SIGSTOP);
+	only_the_friend_is_left();
+	friend_is_well();
+	kill(pid, SIGCONT);
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+	close(out);
+}
+
+static const struct test_case cases[] = {
 	{"trust", trust},
 	{"clear_text", clear_text},
 	{"renewal", renewal},
@@ -875,40 +900,34 @@ static const struct {
 	{"random_frames", random_frames},
 	{"someone_between", someone_between},
 	{"false_brokers", false_brokers},
+	{"killed", killed},
+	{"stopped", stopped},
 };
 
 int main(int argc, char **argv)
 {
 	char command[64];
 	uint64_t begin;
-	size_t i;
 
-	running = "up";
+	self = argv[0];
+	if (argc == 4 && strcmp(argv[1], "--client") == 0) {
+		snprintf(dir, sizeof(dir), "%s", argv[3]);
+		return client(argv[2]);
+	}
 	signal(SIGPIPE,
 	       SIG_IGN); /* OpenSSL's own socket writes so; the library's never do: transport_contract_test */
 	CHECK(mkdtemp(dir));
 	certs_make(dir);
 	up();
 	friend_is_well();
-	for (i = 0; i < THMQI_ARRAY_COUNT(cases); i++) {
-		running = cases[i].name;
-		if (argc > 1 && strcmp(argv[1], running) != 0)
-			continue;
-		begin = now();
-		cases[i].run();
-		friend_is_well();
-		printf("ok %s (%llu ms)\n", running, (unsigned long long)((now() - begin) / MS));
-		fflush(stdout);
-	}
+	run_cases(cases, THMQI_ARRAY_COUNT(cases), argc - 1, argv + 1, NULL, friend_is_well);
 	running = "down";
 	/* nobody is left but the friend */
 	begin = now();
 	while (stats(broker).connection_count > 2 && now() - begin < 5 * SILENCE)
 		nap(5 * MS);
 	CHECK(stats(broker).connection_count <= 2 && stats(broker).session_count == 1);
-	CHECK(thmq_session_close(friend, SECOND) == 0);
-	CHECK(thmq_broker_close(broker, SECOND) == 0);
-	CHECK(thmq_env_close(env, SECOND) == 0);
+	friend_closes();
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	return system(command) != 0;
 }

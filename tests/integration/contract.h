@@ -7,48 +7,34 @@
 #define CONTRACT_H
 
 #include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <thundermq/thundermq.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../check.h"
 #if defined(HAVE_OPENSSL)
 #include "../certs.h"
 #endif
 
-#define SECOND 1000000000ull
-#define MS 1000000ull
 #define MAYBE __attribute__((unused)) static
 
-/* Counters are written by their core alone and read as they are, which ThreadSanitizer cannot know. */
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN 1
-#elif defined(__has_feature)
-#define UNDER_TSAN __has_feature(thread_sanitizer)
-#else
-#define UNDER_TSAN 0
-#endif
-
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s, %s, line %d: %s (%s)\n", medium, running, __LINE__,   \
-				#x, thmq_errmsg());                                                \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
-static const char *medium, *running;
+static const char *medium;
 static char dir[] = "contract-XXXXXX";
-static char url[64];
+static char url[128];
 static struct thmq_env *home, *away; /* the broker's, the clients': perhaps the same */
 static struct thmq_broker *broker;
 
@@ -114,14 +100,6 @@ static void tls_end(void)
 }
 #endif
 
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
-
 static void remove_data(void)
 {
 	char command[64];
@@ -178,9 +156,35 @@ static uint32_t env_flags(void)
 	return THMQ_ENV_NO_PIN | (is_of("-plain") ? THMQ_ENV_NO_URING : 0);
 }
 
+/* As containers do; from now on, in this whole process. 77 where nobody may filter. */
+static void refuse_uring(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+
+	if (is_of("-refused") && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+				  prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0))
+		exit(77);
+}
+
+/* With "from" the one that clients come from. */
+static const char *port_of(bool from)
+{
+	const char *at = getenv("THMQ_TEST_RDMA"), *of = getenv("THMQ_TEST_RDMA_FROM");
+
+	if (!at)
+		return from ? "10.0.0.2" : "10.0.0.1";
+	return from && of ? of : at;
+}
+
 static void open_broker(void)
 {
-	char socket[64];
+	char socket[64], device[64];
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
 			     : is("tls")  ? "tls://127.0.0.1:0"
@@ -189,8 +193,9 @@ static void open_broker(void)
 	snprintf(socket, sizeof(socket), "shm://%s/socket", dir);
 	if (is_shm())
 		listen = socket;
+	snprintf(device, sizeof(device), "rdma://%.40s:0", port_of(false));
 	if (is_rdma())
-		listen = "rdma://10.0.0.1:0";
+		listen = device;
 	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_alone() ? 0 : 2, .flags = env_flags(),
 						 .pool_bytes = 256 << 20,
 						 .policy = THMQ_POLICY_EVENT)) == 0);
@@ -219,7 +224,8 @@ static void serve(int fd)
 	int32_t answer;
 
 	open_broker();
-	CHECK(write(fd, "r", 1) == 1);
+	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) > 0);
+	CHECK(write(fd, url, sizeof(url)) == sizeof(url));
 	while (read(fd, &what, 1) == 1) {
 		if (what == 's')
 			answer = (int32_t)sessions_here();
@@ -241,7 +247,6 @@ static int32_t ask(char what)
 
 static void start_child(void)
 {
-	char ready;
 	int s[2];
 
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
@@ -254,7 +259,7 @@ static void start_child(void)
 	}
 	close(s[1]);
 	child = s[0];
-	CHECK(read(child, &ready, 1) == 1);
+	CHECK(read(child, url, sizeof(url)) == sizeof(url)); /* it listens */
 	broker = (struct thmq_broker *)&child; /* there is one */
 }
 
@@ -274,14 +279,21 @@ MAYBE int close_broker(void)
 
 /* --------------------------------------------------------------------- all of it */
 
+static void come_from(void)
+{
+	if (is_rdma())
+		snprintf(url + strlen(url), sizeof(url) - strlen(url), "?from=%.40s", port_of(true));
+}
+
 static void up(void)
 {
 	bool alone = is_alone(), host = is_of("-host") || is_of("-two");
 
 	if (is_of("-two")) {
 		start_child();
-		snprintf(url, sizeof(url), "shm://%s/socket", dir);
-		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_PIN, .pool_bytes = 64 << 20,
+		come_from();
+		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_PIN,
+							 .pool_bytes = is_rdma() ? 256 << 20 : 64 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
 		return;
 	}
@@ -292,8 +304,7 @@ static void up(void)
 		return;
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
-	if (is_rdma())
-		strcat(url, "?from=10.0.0.2");
+	come_from();
 	if (!alone)
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),
 							 .pool_bytes = 256 << 20,
@@ -393,44 +404,20 @@ MAYBE bool filled(const uint8_t *data, uint32_t len, uint32_t number)
 
 /* --------------------------------------------------------------------- cases */
 
-struct contract_case {
-	const char *name;
-	void (*run)(void);
-};
-
-MAYBE bool wanted(int argc, char **argv, const char *name)
+static void down_and_away(void)
 {
-	int i;
-
-	for (i = 2; i < argc; i++)
-		if (strcmp(argv[i], name) == 0)
-			return true;
-	return argc <= 2;
+	down();
+	remove_data();
 }
 
-MAYBE int contract_run(int argc, char **argv, const struct contract_case *cases, size_t count)
+MAYBE int contract_run(int argc, char **argv, const struct test_case *cases, size_t count)
 {
-	uint64_t begin;
-	size_t i;
-
 	medium = argc > 1 ? argv[1] : "inproc";
-	running = "begin";
 	if (!mkdtemp(dir))
 		return 1;
+	refuse_uring();
 	tls_begin();
-	for (i = 0; i < count; i++) {
-		running = cases[i].name;
-		if (!wanted(argc, argv, running))
-			continue;
-		begin = now();
-		up();
-		cases[i].run();
-		down();
-		printf("ok %s, %s (%llu ms)\n", medium, running,
-		       (unsigned long long)((now() - begin) / MS));
-		fflush(stdout);
-		remove_data();
-	}
+	run_cases(cases, count, argc > 2 ? argc - 2 : 0, argv + 2, up, down_and_away);
 	tls_end();
 	return 0;
 }

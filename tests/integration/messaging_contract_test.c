@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * messaging_contract_test.c - what a message may have and how it may be asked for, over any medium: headers, times to live, messages larger
- * than a batch, consumers of some tags.
+ * than a batch, consumers of some tags, what is stored only where it is expected, keys looked up.
  *
  * usage: messaging_contract_test MEDIUM [case …]; MEDIUM as of transport_contract_test.c.
  */
@@ -280,10 +280,11 @@ static void large_messages_held(void)
 	take(s, c, &m[1]);
 	check_large(&m[1], got);
 	/* an offset in the middle of the next: it is passed over; the begin of one: there it is */
-	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, m[1].offset + 2) == 0);
+	CHECK(m[1].span == 4 && m[0].offset + 4 == m[1].offset);
+	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, m[1].offset + m[1].span + 1) == 0);
 	CHECK(thmq_release(c, &m[1], 1) == 0);
 	CHECK(fetch(s, c, &m[2], 1, 50 * MS) == 0);
-	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, m[1].offset + 1) == 0);
+	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, m[1].offset + m[1].span) == 0);
 	take(s, c, &m[2]);
 	check_large(&m[2], got);
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0); /* with it held */
@@ -345,6 +346,30 @@ static void times_to_live_of_a_topic(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
+/* Of a shared group it is done then, for all members. */
+static void times_to_live_in_a_shared_group(void)
+{
+	static const char *const tags[] = {"a"};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = 0)) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .tags = tags, .tag_count = 1), &c) == -EINVAL);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 1);
+	CHECK(thmq_send(p, "lives", 5, THMQ_MESSAGE_OPTS(.ttl_ns = 3600 * SECOND)) == 2);
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .invisible_ns = 300 * MS), &c) == 0);
+	take(s, c, &m);
+	CHECK(is_payload(&m, "lives"));
+	CHECK(thmq_ack(c, &m) == 0);
+	CHECK(thmq_release(c, &m, 1) == 0);
+	CHECK(fetch(s, c, &m, 1, 500 * MS) == 0); /* it does not come again */
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
 /* ------------------------------------------------------------------------ tags */
 
 static void some_tags_in(struct thmq_session *s, const char *topic, const struct thmq_topic_opts *opts)
@@ -397,8 +422,190 @@ static void some_tags(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
-static const struct contract_case cases[] = {
+/* ----------------------------------------------------------- conditional appends */
+
+static uint64_t end_of(struct thmq_session *s, const char *topic)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+
+	CHECK(thmq_partition_describe(s, topic, 0, NULL, &info) == 0);
+	return info.end_offset;
+}
+
+/* What became of the last one: 0, or what is there instead. */
+static bool refused(struct thmq_session *s, struct thmq_producer *p, int64_t sequence, uint64_t *ret_is)
+{
+	struct thmq_event e;
+	int rc = thmq_flush(p, 5 * SECOND);
+
+	CHECK(rc == 0 || rc == -EIO);
+	if (!rc)
+		return false;
+	CHECK(next_event(s, THMQ_EVENT_FAILED, &e, SECOND));
+	CHECK(e.error == -THMQ_ECONFLICT && e.sequence == (uint64_t)sequence && e.producer == p);
+	*ret_is = e.offset;
+	return true;
+}
+
+static void expected_ends(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_END};
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint64_t is, end;
+	int64_t seq;
+	int i;
+
+	CHECK(thmq_topic_create(s, "ends", NULL) == 0);
+	CHECK(thmq_producer_open(s, "ends", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "ends", NULL, NULL, &c) == 0);
+	end = end_of(s, "ends");
+	for (i = 0; i < 10; i++) {
+		o.expected = end + (uint64_t)i;
+		seq = thmq_send(p, "right", 5, &o);
+		CHECK(seq > 0 && !refused(s, p, seq, &is));
+		seq = thmq_send(p, "wrong", 5, &o);
+		CHECK(seq > 0 && refused(s, p, seq, &is) && is == o.expected + 1);
+	}
+	/* one after the other, without waiting: each is compared when its turn comes */
+	for (i = 0; i < 10; i++, o.expected++) {
+		o.expected = end + 10 + (uint64_t)i;
+		CHECK(thmq_send(p, "right", 5, &o) > 0);
+	}
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	for (i = 0; i < 20; i++) {
+		take(s, c, &m);
+		CHECK(is_payload(&m, "right") && m.offset == end + (uint64_t)i);
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(end_of(s, "ends") == end + 20);
+	o.flags |= THMQ_MESSAGE_EXPECT_KEY;
+	o.key = "k";
+	o.key_len = 1;
+	CHECK(thmq_send(p, "x", 1, &o) == -EINVAL);
+	o.flags = THMQ_MESSAGE_EXPECT_KEY;
+	o.key = NULL;
+	o.key_len = 0;
+	CHECK(thmq_send(p, "x", 1, &o) == -EINVAL);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+/* A key-value store on a topic, against an array: each change names the version that it replaces. */
+#define KEYS 20u
+
+static void expected_keys(void)
+{
+	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = 8 << 20));
+	struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_KEY, .key_len = 8};
+	struct thmq_key_info info = {.size = sizeof(info)};
+	uint64_t versions[KEYS], is = 0, number, before;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint32_t i, k, sent = 0;
+	unsigned int chance = 1;
+	int64_t seq;
+
+	CHECK(thmq_topic_create(s, "keys", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_producer_open(s, "keys", NULL, &p) == 0);
+	for (k = 0; k < KEYS; k++)
+		versions[k] = UINT64_MAX;
+	for (i = 0; i < 150; i++) {
+		bool right = rand_r(&chance) % 3 != 0, large = i % 50 == 49;
+		static uint8_t data[2 << 20];
+
+		k = (uint32_t)rand_r(&chance) % KEYS;
+		number = k;
+		o.key = &number;
+		o.expected = right ? versions[k] : versions[k] - 1;
+		memcpy(data, &i, 4);
+		while ((seq = thmq_send(p, data, large ? sizeof(data) : 4, &o)) == -EAGAIN)
+			drive(MS);
+		CHECK(seq == i + 1);
+		if (refused(s, p, seq, &is)) {
+			CHECK(!right && is == versions[k]);
+			continue;
+		}
+		sent++;
+		CHECK(thmq_key_find(s, "keys", UINT32_MAX, &number, 8, UINT64_MAX, &info) == 0);
+		CHECK(right);
+		CHECK(versions[k] == UINT64_MAX || info.offset > versions[k]);
+		versions[k] = info.offset;
+	}
+	CHECK(sent > 50 && sent < 150);
+	/* all that a key had, newest first; and the messages themselves */
+	CHECK(thmq_consumer_open(s, "keys", NULL, NULL, &c) == 0);
+	for (k = 0; k < KEYS; k++) {
+		number = k;
+		for (before = UINT64_MAX; thmq_key_find(s, "keys", UINT32_MAX, &number, 8, before, &info) == 0; before = info.offset) {
+			CHECK(info.offset < before && (before != UINT64_MAX || info.offset == versions[k]));
+			CHECK(thmq_seek(c, UINT32_MAX, THMQ_START_END, 0) == 0);
+			CHECK(thmq_seek(c, info.partition, THMQ_START_OFFSET, info.offset) == 0);
+			take(s, c, &m);
+			CHECK(m.partition == info.partition && m.offset == info.offset && m.key_len == 8 && memcmp(m.key, &number, 8) == 0);
+			CHECK(m.span == (m.len > 4 ? 3u : 1u));
+			CHECK(thmq_release(c, &m, 1) == 0);
+			sent--;
+		}
+	}
+	CHECK(sent == 0);
+	CHECK(thmq_key_find(s, "keys", UINT32_MAX, "none", 4, UINT64_MAX, &info) == -ENOENT);
+	CHECK(thmq_key_find(s, "keys", 2, "none", 4, UINT64_MAX, &info) == -THMQ_ENOPARTITION);
+	CHECK(thmq_key_find(s, "nowhere", 0, "none", 4, UINT64_MAX, &info) == -THMQ_ENOTOPIC);
+	CHECK(thmq_key_find(s, "keys", 0, "none", 0, UINT64_MAX, &info) == -EINVAL);
+	CHECK(thmq_topic_create(s, "ring", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
+	CHECK(thmq_key_find(s, "ring", 0, "none", 4, UINT64_MAX, &info) == -ENOTSUP);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* Two at once, who each want the same counter to go up by one: no step is lost, and none is made twice. */
+static void two_writers(void)
+{
+	struct thmq_session *s[2] = {session_of(NULL), session_of(NULL)};
+	struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_KEY, .key = "n", .key_len = 1};
+	uint64_t version[2] = {UINT64_MAX, UINT64_MAX};
+	uint32_t made[2] = {0}, who;
+	struct thmq_producer *p[2];
+	struct thmq_event e;
+	int64_t seq[2];
+	int rc;
+
+	CHECK(thmq_topic_create(s[0], "two", NULL) == 0);
+	for (who = 0; who < 2; who++)
+		CHECK(thmq_producer_open(s[who], "two", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p[who]) == 0);
+	while (made[0] + made[1] < 60) {
+		for (who = 0; who < 2; who++) {
+			o.expected = version[who];
+			seq[who] = thmq_send(p[who], "x", 1, &o);
+			CHECK(seq[who] > 0);
+		}
+		rc = 0;
+		for (who = 0; who < 2; who++) {
+			if (thmq_flush(p[who], 5 * SECOND) == 0) {
+				CHECK(next_event(s[who], THMQ_EVENT_SETTLED, &e, SECOND) && e.sequence == (uint64_t)seq[who]);
+				made[who]++;
+				rc++;
+			} else {
+				CHECK(next_event(s[who], THMQ_EVENT_FAILED, &e, SECOND) && e.error == -THMQ_ECONFLICT);
+				CHECK(e.sequence == (uint64_t)seq[who]);
+			}
+			version[who] = e.offset;
+		}
+		CHECK(rc <= 1 || version[0] != version[1]);
+	}
+	CHECK(end_of(s[0], "two") == 60);
+	for (who = 0; who < 2; who++)
+		CHECK(thmq_session_close(s[who], SECOND) == 0);
+}
+
+static const struct test_case cases[] = {
+	{"expected_ends", expected_ends},
+	{"expected_keys", expected_keys},
+	{"two_writers", two_writers},
 	{"times_to_live_of_a_topic", times_to_live_of_a_topic},
+	{"times_to_live_in_a_shared_group", times_to_live_in_a_shared_group},
 	{"some_tags", some_tags},
 	{"large_messages", large_messages},
 	{"large_messages_held", large_messages_held},

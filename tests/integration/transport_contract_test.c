@@ -4,10 +4,11 @@
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp6; tls (as
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
- * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
+ * rdma-plain, rdma-two: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab), or the ports that THMQ_TEST_RDMA and
+ * THMQ_TEST_RDMA_FROM (if not set: the same) name by their addresses.
  */
 #include "contract.h"
 
@@ -623,7 +624,7 @@ static void broker_goes(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
-static const struct contract_case cases[] = {
+static const struct test_case cases[] = {
 	{"topics", topics},
 	{"messages_as_they_were", messages_as_they_were},
 	{"claims_and_reports", claims_and_reports},

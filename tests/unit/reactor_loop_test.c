@@ -19,7 +19,7 @@ struct source {
 	uint32_t ready; /* work there is */
 	uint32_t polled, finished, armed, disarmed, budget;
 	int arm_says;
-	struct source *removes, *adds;
+	struct source *removes, *adds, *rests, *rouses;
 	int nested; /* what a poll within the poll returned */
 	uint32_t order;
 };
@@ -40,7 +40,11 @@ static int source_poll(struct thmqi_poller *p, uint32_t budget)
 		thmqi_core_remove_poller(s->core, &s->removes->poller);
 	if (s->adds)
 		thmqi_core_add_poller(s->core, &s->adds->poller);
-	s->removes = s->adds = NULL;
+	if (s->rests)
+		thmqi_core_rest_poller(s->core, &s->rests->poller);
+	if (s->rouses)
+		thmqi_core_rouse_poller(s->core, &s->rouses->poller);
+	s->removes = s->adds = s->rests = s->rouses = NULL;
 	return done;
 }
 
@@ -58,6 +62,14 @@ static void source_disarm(struct thmqi_poller *p)
 static void source_finish(struct thmqi_poller *p)
 {
 	((struct source *)p)->finished++;
+}
+
+static void source_end(struct thmqi_poller *p)
+{
+	struct source *s = (struct source *)p;
+
+	thmqi_core_remove_poller(s->core, p);
+	s->order = 0;
 }
 
 static void source_init(struct source *s, struct thmq_core *core)
@@ -187,6 +199,63 @@ Test(reactor_loop, a_poller_may_add_another)
 	thmqi_core_poll(core, 0);
 	cr_assert_eq(a.polled, 2);
 	cr_assert_geq(b.polled, 1);
+	cr_assert_eq(thmqi_env_close(env), 0);
+}
+
+Test(reactor_loop, a_poller_that_rests_is_left_alone_until_it_is_roused_and_ends_with_the_core)
+{
+	struct thmq_env *env = open_env(0, THMQ_POLICY_EVENT);
+	struct thmq_core *core = thmqi_env_core(env, 0);
+	struct source first, second, resting;
+
+	source_init(&first, core);
+	source_init(&second, core);
+	source_init(&resting, core);
+	resting.poller.end = source_end;
+	thmqi_core_add_poller(core, &first.poller);
+	thmqi_core_add_poller_first(core, &resting.poller);
+	thmqi_core_add_poller(core, &second.poller);
+	thmqi_core_rest_poller(core, &resting.poller);
+	cr_assert(resting.poller.rests);
+	thmqi_core_poll(core, 2 * MS); /* and sleeps */
+	cr_assert(first.armed && second.armed);
+	cr_assert(!resting.polled && !resting.finished && !resting.armed && !resting.disarmed);
+	thmqi_core_rouse_poller(core, &resting.poller);
+	thmqi_core_rouse_poller(core, &resting.poller);
+	thmqi_core_poll(core, 0);
+	cr_assert_eq(resting.polled, 1);
+	cr_assert_lt(resting.order, first.order, "it is at its place again");
+	thmqi_core_rest_poller(core, &resting.poller);
+	thmqi_core_remove_poller(core, &first.poller);
+	thmqi_core_remove_poller(core, &second.poller);
+	cr_assert_eq(thmqi_env_close(env), 0);
+	cr_assert_eq(resting.order, 0, "it was told");
+}
+
+Test(reactor_loop, a_poller_may_rest_and_rouse_others_while_it_is_polled)
+{
+	struct thmq_env *env = open_env(0, THMQ_POLICY_EVENT);
+	struct thmq_core *core = thmqi_env_core(env, 0);
+	struct source s[3];
+	uint32_t i;
+
+	for (i = 0; i < 3; i++) {
+		source_init(&s[i], core);
+		thmqi_core_add_poller(core, &s[i].poller);
+	}
+	s[0].rests = &s[1]; /* the next one */
+	thmqi_core_poll(core, 0);
+	cr_assert_eq(s[1].polled, 0);
+	cr_assert_eq(s[2].polled, 1);
+	s[2].rests = &s[2]; /* itself */
+	s[0].rouses = &s[1];
+	thmqi_core_poll(core, 0);
+	cr_assert_eq(s[2].polled, 2);
+	cr_assert_eq(s[1].polled, 1, "in the same iteration");
+	thmqi_core_poll(core, 0);
+	cr_assert_eq(s[2].polled, 2);
+	for (i = 0; i < 3; i++)
+		thmqi_core_remove_poller(core, &s[i].poller);
 	cr_assert_eq(thmqi_env_close(env), 0);
 }
 

@@ -144,8 +144,14 @@ Test(transport_shm, a_process_runs_or_is_stopped_or_gone)
 	kill(pid, SIGSTOP);
 	cr_assert_eq(waitpid(pid, &status, WUNTRACED), pid);
 	cr_assert(!thmqi_shm_is_running(pid));
+	cr_assert(!thmqi_shm_is_dead(pid), "it is stopped, and may go on");
 	kill(pid, SIGKILL);
+	cr_assert_eq(waitid(P_PID, (id_t)pid, NULL, WEXITED | WNOWAIT), 0);
+	cr_assert(thmqi_shm_is_dead(pid), "though nobody has asked for its end");
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
 	cr_assert(!thmqi_shm_is_running(pid));
+	cr_assert(thmqi_shm_is_dead(pid));
+	cr_assert(!thmqi_shm_is_dead(getpid()));
+	cr_assert(!thmqi_shm_is_dead(0), "of another namespace: it cannot be known");
 	cr_assert(!thmqi_shm_is_running(0), "of another namespace: it cannot be known");
 }

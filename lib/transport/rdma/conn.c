@@ -6,15 +6,15 @@
  */
 #include "medium.h"
 
-#define TICK_MAX_NS 1000000000ull
-#define TICK_MIN_NS 25000000ull
-#define BEAT_NS 100000000ull /* how late a beat may be seen on the other side */
 #define STALL_NS 1000000ull  /* until memory is asked for again */
-#define UNTOLD_NS                                                                                  \
-	500000ull /* until the session's thread is looked at again: it does not tell what it has taken */
 #define LAST_ROUNDS 16u /* of sending, when the core closes */
 
 /* ---------------------------------------------------------------- made, freed */
+
+static void parted(struct thmqi_joint *j)
+{
+	thmqi_rdma_conn_free_if_done(thmqi_container(j, struct rdma_conn, joint));
+}
 
 struct rdma_conn *thmqi_rdma_conn_make(bool of_broker)
 {
@@ -22,65 +22,28 @@ struct rdma_conn *thmqi_rdma_conn_make(bool of_broker)
 
 	if (!c)
 		return NULL;
-	c->of_broker = of_broker;
+	thmqi_joint_init(&c->joint, of_broker);
+	c->joint.parted = parted;
 	c->deadline_ns = UINT64_MAX;
 	c->queue_end = &c->queue;
 	thmqi_list_init(&c->link);
-	thmqi_list_init(&c->greeting);
 	thmqi_stream_init(&c->in, of_broker);
 	return c;
 }
 
-struct tcp_stream *thmqi_rdma_stream(struct rdma_conn *c, uint32_t stream)
-{
-	if (!c->streams[stream])
-		c->streams[stream] = calloc(1, sizeof(*c->streams[stream]));
-	return c->streams[stream];
-}
-
-/* The runs that the client's end still had. On the core whose memory it is. */
-static void runs_free(struct rdma_conn *c)
-{
-	uint32_t i, j;
-
-	if (c->run)
-		thmqi_buf_unref(c->run);
-	c->run = NULL;
-	for (i = 0; i < THMQI_STREAMS; i++) {
-		for (j = 0; c->streams[i] && !c->of_broker && j < THMQI_DELIVERIES; j++)
-			if (c->streams[i]->bufs[j])
-				thmqi_buf_unref(c->streams[i]->bufs[j]);
-		free(c->streams[i]);
-		c->streams[i] = NULL;
-	}
-}
-
 void thmqi_rdma_conn_free_if_done(struct rdma_conn *c)
 {
-	if (!c->link_done || !c->queue_done)
+	if (!c->joint.link_done || !c->queue_done)
 		return;
-	runs_free(c);
+	thmqi_joint_free_runs(&c->joint);
 	if (c->mirror)
 		thmqi_link_unref(c->mirror);
 	if (c->trust)
 		thmqi_rdma_trust_unref(c->trust);
 	if (c->home)
 		thmqi_rdma_home_unref(c->home);
-	if (c->listener) {
-		atomic_fetch_sub(&c->listener->connections, 1);
-		thmqi_listener_unref(c->listener);
-	}
-	if (c->nobody)
-		thmqi_waiter_unref(c->nobody);
+	thmqi_guest_close(&c->guest);
 	free(c);
-}
-
-void thmqi_rdma_not_greeting(struct rdma_conn *c)
-{
-	if (thmqi_list_empty(&c->greeting))
-		return;
-	thmqi_list_del(&c->greeting);
-	c->home->greeting_count--;
 }
 
 /* -------------------------------------------------------------------- time */
@@ -102,7 +65,7 @@ static uint64_t next_tick(const struct rdma_conn *c)
 {
 	uint64_t now = c->core->now_ns;
 
-	return c->state == RDMA_OPEN ? now + c->tick_ns : THMQI_MAX(c->deadline_ns, now + 1000000u);
+	return c->state == RDMA_OPEN ? now + c->joint.tick_ns : THMQI_MAX(c->deadline_ns, now + 1000000u);
 }
 
 /* Who did not say anything for so long is dead, and so is who takes nothing. Time in which this core did not run (it registered
@@ -111,16 +74,16 @@ static void look_at_peer(struct rdma_conn *c)
 {
 	uint64_t now = c->core->now_ns, late = now - c->looked_ns;
 
-	if (late > 2 * c->tick_ns) {
-		c->heard_ns = THMQI_MIN(c->heard_ns + late, now);
-		c->moved_ns = THMQI_MIN(c->moved_ns + late, now);
+	if (late > 2 * c->joint.tick_ns) {
+		c->joint.heard_ns = THMQI_MIN(c->joint.heard_ns + late, now);
+		c->joint.moved_ns = THMQI_MIN(c->joint.moved_ns + late, now);
 	}
 	c->looked_ns = now;
-	if (!c->stalled && now - c->heard_ns > c->silence_ns)
+	if (!c->stalled && now - c->joint.heard_ns > c->joint.silence_ns)
 		thmqi_rdma_end(c, -ETIMEDOUT);
 	else if (!thmqi_rdma_out_blocked(c))
-		c->moved_ns = now;
-	else if (now - c->moved_ns > c->silence_ns)
+		c->joint.moved_ns = now;
+	else if (now - c->joint.moved_ns > c->joint.silence_ns)
 		thmqi_rdma_end(c, -ETIMEDOUT);
 }
 
@@ -135,36 +98,26 @@ static void tick(struct rdma_conn *c)
 		thmqi_rdma_end(c, -ETIMEDOUT);
 	else if (c->state == RDMA_OPEN)
 		look_at_peer(c);
-	if (c->state == RDMA_OPEN) {
-		if (now - c->said_ns >= c->say_ns ||
-		    (!c->of_broker &&
-		     c->beat_told != atomic_load_explicit(&c->wire->beat, memory_order_relaxed)))
-			c->say = true;
-	}
+	if (c->state == RDMA_OPEN)
+		thmqi_joint_tick(&c->joint);
 	if (c->state != RDMA_CLOSED)
 		thmqi_rdma_tick_at(c, next_tick(c));
 }
 
 void thmqi_rdma_opened(struct rdma_conn *c)
 {
-	uint64_t peer = THMQI_MAX(c->hello.silence_ms * 1000000ull, TCP_SILENCE_MIN_NS);
-
-	thmqi_rdma_not_greeting(c);
+	thmqi_lobby_leave(&c->guest);
 	c->state = RDMA_OPEN;
 	c->deadline_ns = UINT64_MAX;
 	c->in.reaches = c->grants;
-	c->heard_ns = c->said_ns = c->moved_ns = c->looked_ns = c->core->now_ns;
-	c->say_ns = peer / 4;
-	c->tick_ns = THMQI_MIN(THMQI_MIN(c->say_ns, c->silence_ns / 4), TICK_MAX_NS);
-	if (!c->of_broker && c->wire->shard == THMQI_SHARD_META)
-		c->tick_ns = THMQI_MIN(c->tick_ns, BEAT_NS);
-	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
-	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
+	thmqi_joint_opened(&c->joint, c->hello.silence_ms);
+	c->looked_ns = c->core->now_ns;
+	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->joint.tick_ns);
 }
 
 int thmqi_rdma_hello_send(struct rdma_conn *c, struct thmqi_hello *hello, uint32_t kind)
 {
-	hello->silence_ms = (uint32_t)THMQI_MIN(c->silence_ns / 1000000u, (uint64_t)UINT32_MAX);
+	hello->silence_ms = (uint32_t)THMQI_MIN(c->joint.silence_ns / 1000000u, (uint64_t)UINT32_MAX);
 	thmqi_hello_seal(hello, kind);
 	thmqi_rdma_put_bytes(c, hello, sizeof(*hello));
 	return c->state == RDMA_CLOSED ? c->error : 0;
@@ -172,51 +125,19 @@ int thmqi_rdma_hello_send(struct rdma_conn *c, struct thmqi_hello *hello, uint32
 
 /* --------------------------------------------------------------------- end */
 
-/* The client's end, which was told before, has closed now. */
-static void let_go(void *left)
-{
-	struct rdma_conn *c = left;
-
-	runs_free(c);
-	c->link_done = true;
-	thmqi_rdma_conn_free_if_done(c);
-}
-
-static void link_end(struct rdma_conn *c, int error)
-{
-	struct thmqi_link *link = c->wire;
-
-	c->wire = NULL;
-	if (!link) {
-		c->link_done = c->link_done || c->of_broker;
-		return;
-	}
-	if (c->of_broker) {
-		thmqi_link_close_here(link);
-		c->link_done = true;
-	} else if (c->client_gone) {
-		runs_free(c);
-		thmqi_link_unref(link);
-		c->link_done = true;
-	} else {
-		thmqi_link_shut(link, error);
-		thmqi_link_leave(link, let_go, c);
-	}
-}
-
 /* Memory that the other may reach, or that requests of ours do, is let go only when the queue pair is drained. */
 void thmqi_rdma_end(struct rdma_conn *c, int error)
 {
 	if (c->state == RDMA_CLOSED)
 		return;
-	thmqi_rdma_not_greeting(c);
+	thmqi_lobby_leave(&c->guest);
 	c->state = RDMA_CLOSED;
 	c->error = error;
 	thmqi_rdma_queue_fail(c);
 	if (c->connected) /* it hears of it now; whether it answers is not waited for */
 		c->home->world->cm.disconnect(c->id);
 	thmqi_rdma_offers_end(c);
-	link_end(c, error);
+	thmqi_joint_end(&c->joint, error);
 	c->deadline_ns = c->core->now_ns + RDMA_DRAIN_NS;
 	if (c->on_core)
 		thmqi_timer_start(c->core, &c->timer, c->deadline_ns);
@@ -280,8 +201,8 @@ bool thmqi_rdma_conn_arm(struct rdma_conn *c)
 		thmqi_rdma_tick_at(c, c->core->now_ns + STALL_NS);
 	if (thmqi_rdma_out_wanted(c))
 		return true;
-	if (!c->of_broker && thmqi_rdma_untold(c))
-		thmqi_rdma_tick_at(c, c->core->now_ns + UNTOLD_NS);
+	if (thmqi_joint_may_be_untold(&c->joint))
+		thmqi_rdma_tick_at(c, c->core->now_ns + JOINT_UNTOLD_NS);
 	return false;
 }
 
@@ -300,7 +221,7 @@ void thmqi_rdma_conn_start(struct rdma_conn *c, struct rdma_home *h)
 {
 	c->home = h;
 	h->refs++;
-	c->core = h->core;
+	c->core = c->joint.core = h->core;
 	c->timer = (struct thmqi_timer){.fire = on_timer};
 	thmqi_list_add_tail(&h->conns, &c->link);
 	c->on_core = true;

@@ -105,23 +105,20 @@ static void wait_anew(struct rdma_conn *c)
 
 static void say_hello(struct rdma_conn *c)
 {
-	struct thmqi_hello hello = {.instance = c->instance, .shard = c->wire->shard};
+	struct thmqi_hello hello = {.instance = c->instance};
 	int rc;
 
 	/* without it large messages go through the stream */
 	if (thmqi_rdma_register_area(c) == 0)
 		hello.capabilities |= THMQI_HELLO_ELSEWHERE;
 	if (c->area) {
-		hello.area_at = (uintptr_t)c->wire->area;
+		hello.area_at = (uintptr_t)c->joint.link->area;
 		hello.area_key = c->area->rkey;
 	}
 	if (c->trust->landing)
 		hello.capabilities |= THMQI_HELLO_GRANTS;
 	memcpy(hello.client_id, c->client_id, sizeof(hello.client_id));
-	hello.area_bytes = c->wire->area_bytes;
-	hello.up_frames = c->wire->up.mask + 1;
-	hello.ctl_frames = c->wire->ctl.mask + 1;
-	hello.down_frames = c->wire->down.mask + 1;
+	thmqi_joint_describe(c->joint.link, &hello);
 	c->state = RDMA_GREETING;
 	wait_anew(c);
 	rc = thmqi_rdma_hello_send(c, &hello, THMQI_HELLO_CLIENT);
@@ -193,7 +190,7 @@ static void connect_next(struct rdma_conn *c)
 
 static void ask(struct rdma_conn *c)
 {
-	struct rdma_ask a = {.shard = c->wire->shard, .instance = c->instance};
+	struct rdma_ask a = {.shard = c->joint.link->shard, .instance = c->instance};
 	struct rdma_conn_param param;
 	int rc = thmqi_rdma_queue_open(c);
 
@@ -300,14 +297,14 @@ static int client_accept(void *ctx, struct thmqi_link *link)
 	int rc = thmqi_rdma_home(w, link->core, &h);
 
 	if (rc) {
-		c->link_done = c->queue_done = true;
+		c->joint.link_done = c->queue_done = true;
 		thmqi_rdma_conn_free_if_done(c);
 		return rc;
 	}
 	c->state = RDMA_RESOLVING;
 	c->deadline_ns = link->core->now_ns + RDMA_GREETING_NS;
 	thmqi_rdma_conn_start(c, h);
-	c->wire = c->mirror = link;
+	c->joint.link = c->mirror = link;
 	atomic_fetch_add(&link->refs, 1);
 	link->broker = c;
 	connect_next(c);
@@ -320,21 +317,13 @@ static void client_closed(void *ctx, struct thmqi_link *link)
 	struct rdma_conn *c = ctx;
 
 	(void)link;
-	c->client_gone = true;
+	c->joint.client_gone = true;
 	if (c->state != RDMA_OPEN) {
 		thmqi_rdma_end(c, -ESHUTDOWN);
 		return;
 	}
 	c->deadline_ns = c->core->now_ns + RDMA_LEAVE_NS;
 	thmqi_rdma_tick_at(c, c->deadline_ns);
-}
-
-/* Of the client's environment: the calling thread's own, or else they take turns. */
-static struct thmq_core *core_for(struct thmqi_transport *t, uint32_t shard)
-{
-	struct thmq_core *mine = thmqi_core_mine(t->env);
-
-	return mine ? mine : thmqi_env_core(t->env, shard % thmqi_env_core_count(t->env));
 }
 
 /* Where another link of the session leads to: its connection is there as long as the link is. */
@@ -352,42 +341,11 @@ static int addresses_of(struct rdma_conn *c, const char *url, const struct thmqi
 	return 0;
 }
 
-static int make_link(struct thmqi_transport *t, const char *url, uint32_t shard,
-		     const struct thmqi_link_opts *opts, struct rdma_conn *c,
-		     struct thmqi_link **ret_link)
-{
-	struct thmqi_acceptor acceptor = {
-		.accept = client_accept, .closed = client_closed, .ctx = c};
-	struct thmqi_link_opts o = *opts;
-	struct thmqi_link *link;
-	int rc;
-
-	o.area_bytes = THMQI_MIN(o.area_bytes, (uint64_t)THMQI_STREAM_AREA_MAX);
-	o.up_frames = THMQI_MIN(o.up_frames, THMQI_STREAM_UP_MAX);
-	o.down_frames = THMQI_MIN(o.down_frames, THMQI_STREAM_DOWN_MAX);
-	rc = thmqi_link_make(&o, 0, &link);
-	if (rc)
-		return thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
-				  (unsigned long long)o.area_bytes);
-	link->shard = shard;
-	link->core = core_for(t, shard);
-	if (atomic_load(&link->core->owner) == 0)
-		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
-				link->core->index);
-	else if (thmqi_listener_make(t, NULL, &acceptor, &link->listener) != 0)
-		rc = thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
-	if (rc)
-		thmqi_link_free(link);
-	else
-		*ret_link = link;
-	return rc;
-}
-
 static int rdma_connect_link(struct thmqi_transport *t, const char *url, uint32_t shard,
 			     const struct thmqi_link_opts *opts, struct thmqi_waiter *waiter,
 			     struct thmqi_link **ret_link)
 {
-	struct thmqi_link *link = NULL;
+	struct thmqi_acceptor acceptor = {.accept = client_accept, .closed = client_closed};
 	struct rdma_world *w;
 	struct rdma_conn *c;
 	int rc = thmqi_rdma_world(t, &w);
@@ -397,23 +355,18 @@ static int rdma_connect_link(struct thmqi_transport *t, const char *url, uint32_
 	c = thmqi_rdma_conn_make(false);
 	if (!c)
 		return thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
-	c->silence_ns =
-		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
+	acceptor.ctx = c;
+	c->joint.silence_ns =
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : JOINT_SILENCE_NS, JOINT_SILENCE_MIN_NS);
 	memcpy(c->client_id, t->client_id, sizeof(c->client_id));
 	rc = addresses_of(c, url, opts->beside);
 	if (opts->anew)
 		c->instance = 0;
 	if (!rc)
-		rc = make_link(t, url, shard, opts, c, &link);
-	if (rc) {
+		rc = thmqi_joint_connect(t, url, shard, opts, &acceptor, waiter, ret_link);
+	if (rc)
 		free(c);
-		return rc;
-	}
-	thmqi_waiter_ref(waiter);
-	link->waiter = waiter;
-	thmqi_link_offer(link);
-	*ret_link = link;
-	return 0;
+	return rc;
 }
 
 /* ----------------------------------------------------------------- the medium */

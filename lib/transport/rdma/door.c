@@ -17,10 +17,7 @@ struct rdma_door {
 	struct thmqi_list link; /* of its home */
 	struct rdma_home *home;
 	struct rdma_world *world;
-	struct thmq_core *core;
-	struct thmqi_listener *listener; /* counted */
-	struct thmqi_waiter *nobody;     /* of the links that it makes */
-	struct thmqi_listen_opts opts;
+	struct thmqi_host host;
 	struct rdma_cm_id *id; /* NULL: its device has gone */
 	struct thmqi_timer timer;
 	struct tcp_address address;
@@ -40,9 +37,9 @@ static void reject(const struct rdma_world *w, struct rdma_cm_id *id, uint64_t i
 /* Once it is connected: it is told why not, and closes then. */
 static void refuse(struct rdma_conn *c, int status)
 {
-	struct thmqi_hello answer = {.status = status, .instance = c->listener->instance};
+	struct thmqi_hello answer = {.status = status, .instance = c->guest.listener->instance};
 
-	thmqi_rdma_not_greeting(c);
+	thmqi_lobby_leave(&c->guest);
 	if (thmqi_rdma_hello_send(c, &answer, THMQI_HELLO_BROKER) != 0)
 		return;
 	c->state = RDMA_LEAVING;
@@ -51,63 +48,29 @@ static void refuse(struct rdma_conn *c, int status)
 	thmqi_rdma_tick_at(c, c->deadline_ns);
 }
 
-/* The shard's end takes the link, or does not. */
-static int make_link(struct rdma_conn *c)
-{
-	const struct thmqi_link_opts opts = {.area_bytes = c->hello.area_bytes,
-					     .up_frames = c->hello.up_frames,
-					     .down_frames = c->hello.down_frames};
-	struct thmqi_listener *l = c->listener;
-	struct thmqi_link *link;
-	int rc = thmqi_link_make(&opts, l->acceptor.end_bytes, &link);
-
-	if (rc)
-		return rc;
-	link->shard = c->hello.shard;
-	link->core = c->core;
-	link->waiter = c->nobody;
-	thmqi_waiter_ref(c->nobody);
-	link->listener = l;
-	atomic_fetch_add(&l->refs, 1);
-	link->client = c;
-	rc = l->acceptor.accept(l->acceptor.ctx, link);
-	if (rc) {
-		thmqi_link_unref(link);
-		thmqi_link_unref(link);
-		return rc;
-	}
-	c->wire = c->mirror = link;
-	atomic_fetch_add(&link->refs, 1);
-	return 0;
-}
-
 int thmqi_rdma_adopt(struct rdma_conn *c)
 {
-	struct thmqi_hello answer = {.instance = c->listener->instance};
+	struct thmqi_hello answer = {.instance = c->guest.listener->instance};
 	uint64_t wanted = c->hello.capabilities;
+	struct thmqi_link *link;
 	int rc = thmqi_hello_check(&c->hello, THMQI_HELLO_CLIENT);
 
-	if (!rc && (c->hello.shard != c->ask.shard ||
-		    c->hello.ctl_frames != THMQI_MIN(c->hello.up_frames, THMQI_CTL_FRAMES_MAX)))
+	if (!rc && c->hello.shard != c->ask.shard)
 		rc = -EINVAL;
-	if (!rc && atomic_load(&c->listener->gone))
-		rc = -ECONNREFUSED;
 	if (!rc)
-		rc = make_link(c);
+		rc = thmqi_guest_greeted(&c->guest, c->core, &c->hello, &c->home->poller, &link);
 	if (rc) {
 		refuse(c, rc);
 		return 0;
 	}
+	c->joint.link = c->mirror = link;
+	atomic_fetch_add(&link->refs, 1);
 	c->elsewhere = (wanted & THMQI_HELLO_ELSEWHERE) && c->reads_max &&
 		       thmqi_rdma_register_area(c) == 0;
 	c->grants = (wanted & THMQI_HELLO_GRANTS) != 0;
-	answer.shard = c->hello.shard;
+	thmqi_joint_describe(link, &answer);
 	answer.capabilities =
 		(c->elsewhere ? THMQI_HELLO_ELSEWHERE : 0) | (c->grants ? THMQI_HELLO_GRANTS : 0);
-	answer.area_bytes = c->hello.area_bytes;
-	answer.up_frames = c->hello.up_frames;
-	answer.ctl_frames = c->hello.ctl_frames;
-	answer.down_frames = c->hello.down_frames;
 	rc = thmqi_rdma_hello_send(c, &answer, THMQI_HELLO_BROKER);
 	if (!rc)
 		thmqi_rdma_opened(c);
@@ -118,7 +81,7 @@ int thmqi_rdma_adopt(struct rdma_conn *c)
 
 static int accept_here(struct rdma_conn *c)
 {
-	struct rdma_ask answer = {.instance = c->listener->instance, .shard = c->ask.shard};
+	struct rdma_ask answer = {.instance = c->guest.listener->instance, .shard = c->ask.shard};
 	struct rdma_conn_param param;
 	int rc = thmqi_rdma_queue_open(c);
 
@@ -138,30 +101,30 @@ static int accept_here(struct rdma_conn *c)
 /* On the shard's core. */
 static void arrive(struct rdma_conn *c, struct rdma_world *w, struct thmq_core *core)
 {
+	struct thmqi_guest *oldest;
 	struct rdma_home *h = NULL;
 	int rc = thmqi_rdma_home(w, core, &h);
 
 	if (!rc && c->id->channel != h->channel && w->cm.migrate_id(c->id, h->channel) != 0)
 		rc = errno ? -errno : -EIO;
 	if (rc) {
-		reject(w, c->id, c->listener->instance, rc);
+		reject(w, c->id, c->guest.listener->instance, rc);
 		w->cm.destroy_id(c->id);
-		c->link_done = c->queue_done = true;
+		c->joint.link_done = c->queue_done = true;
 		thmqi_rdma_conn_free_if_done(c);
 		return;
 	}
-	if (h->greeting_count >= RDMA_GREETINGS_MAX)
-		thmqi_rdma_end(thmqi_list_first(&h->greetings, struct rdma_conn, greeting),
-			       -ETIMEDOUT);
+	oldest = thmqi_lobby_surplus(&h->lobby);
+	if (oldest)
+		thmqi_rdma_end(thmqi_container(oldest, struct rdma_conn, guest), -ETIMEDOUT);
 	c->id->context = c;
 	c->state = RDMA_GREETING;
-	c->deadline_ns = core->now_ns + THMQI_MIN(RDMA_GREETING_NS, c->silence_ns);
+	c->deadline_ns = core->now_ns + THMQI_MIN(RDMA_GREETING_NS, c->joint.silence_ns);
 	thmqi_rdma_conn_start(c, h);
-	thmqi_list_add_tail(&h->greetings, &c->greeting);
-	h->greeting_count++;
-	rc = atomic_load(&c->listener->gone) ? -ECONNREFUSED : accept_here(c);
+	thmqi_lobby_enter(&h->lobby, &c->guest);
+	rc = atomic_load(&c->guest.listener->gone) ? -ECONNREFUSED : accept_here(c);
 	if (rc) {
-		reject(w, c->id, c->listener->instance, rc);
+		reject(w, c->id, c->guest.listener->instance, rc);
 		thmqi_rdma_end(c, rc);
 	}
 }
@@ -169,25 +132,21 @@ static void arrive(struct rdma_conn *c, struct rdma_world *w, struct thmq_core *
 static void run_arrive(struct thmq_core *core, struct thmqi_task *task)
 {
 	struct rdma_conn *c = thmqi_container(task, struct rdma_conn, task);
-	void **state = thmqi_transport_state(c->listener->transport, &thmqi_medium_rdma);
+	void **state = thmqi_transport_state(c->guest.listener->transport, &thmqi_medium_rdma);
 
 	arrive(c, *state, core);
 }
 
-/* Who is meant? The acceptor is there unless the listener is gone, till this iteration ends. */
-static int shard_core(const struct rdma_door *d, const struct rdma_ask *a,
-		      struct thmq_core **ret_core)
+/* Who is meant? */
+static int shard_core(const struct rdma_door *d, const struct rdma_ask *a, struct thmq_core **ret_core)
 {
-	struct thmqi_listener *l = d->listener;
+	const struct thmqi_guest anybody = {.listener = d->host.listener};
 
 	if (a->status)
 		return -EPROTO;
-	if (atomic_load(&l->gone) || atomic_load(&l->connections) >= d->opts.connections_max)
+	if (thmqi_host_is_full(&d->host, 0))
 		return -ECONNREFUSED;
-	if (a->instance && a->instance != l->instance)
-		return -ESHUTDOWN; /* the broker that it knew is not there any more */
-	*ret_core = l->acceptor.core_of(l->acceptor.ctx, a->shard);
-	return *ret_core ? 0 : -ECONNREFUSED;
+	return thmqi_guest_core(&anybody, a->instance, a->shard, ret_core);
 }
 
 static void requested(struct rdma_door *d, struct rdma_cm_id *id,
@@ -205,7 +164,7 @@ static void requested(struct rdma_door *d, struct rdma_cm_id *id,
 		rc = c ? 0 : -ENOMEM;
 	}
 	if (rc) {
-		reject(d->world, id, d->listener->instance, rc);
+		reject(d->world, id, d->host.listener->instance, rc);
 		d->world->cm.destroy_id(id);
 		return;
 	}
@@ -213,13 +172,9 @@ static void requested(struct rdma_door *d, struct rdma_cm_id *id,
 	c->ask = a;
 	c->state = RDMA_MOVING;
 	c->reads_max = param->initiator_depth;
-	c->silence_ns = d->opts.silence_ns;
-	c->listener = d->listener;
-	atomic_fetch_add(&c->listener->refs, 1);
-	atomic_fetch_add(&c->listener->connections, 1);
-	c->nobody = d->nobody;
-	thmqi_waiter_ref(c->nobody);
-	if (core == d->core) {
+	c->joint.silence_ns = d->host.silence_ns;
+	thmqi_guest_open(&c->guest, &d->host);
+	if (core == d->host.core) {
 		arrive(c, d->world, core);
 		return;
 	}
@@ -259,7 +214,7 @@ static void on_again(struct thmqi_timer *t)
 	struct rdma_door *d = thmqi_container(t, struct rdma_door, timer);
 
 	if (start_listening(d) != 0)
-		thmqi_timer_start(d->core, &d->timer, d->core->now_ns + AGAIN_NS);
+		thmqi_timer_start(d->host.core, &d->timer, d->host.core->now_ns + AGAIN_NS);
 }
 
 void thmqi_rdma_door_event(struct rdma_door *d, struct rdma_cm_id *id,
@@ -271,7 +226,7 @@ void thmqi_rdma_door_event(struct rdma_door *d, struct rdma_cm_id *id,
 	} else if (event == RDMA_CM_EVENT_DEVICE_REMOVAL) {
 		/* the device's connections hear of it only when this is gone */
 		stop_listening(d);
-		thmqi_timer_start(d->core, &d->timer, d->core->now_ns + AGAIN_NS);
+		thmqi_timer_start(d->host.core, &d->timer, d->host.core->now_ns + AGAIN_NS);
 	}
 }
 
@@ -296,10 +251,7 @@ struct rdma_door *thmqi_rdma_door_of(struct thmqi_list *link)
 
 static void door_free(struct rdma_door *d)
 {
-	if (d->nobody)
-		thmqi_waiter_unref(d->nobody);
-	if (d->listener)
-		thmqi_listener_unref(d->listener);
+	thmqi_host_close(&d->host);
 	free(d);
 }
 
@@ -307,15 +259,15 @@ void thmqi_rdma_door_end(struct rdma_door *d)
 {
 	struct thmqi_list *it, *next;
 
-	thmqi_list_each_safe(it, next, &d->home->greetings)
+	thmqi_list_each_safe(it, next, &d->home->lobby.guests)
 	{
-		struct rdma_conn *c = thmqi_container(it, struct rdma_conn, greeting);
+		struct rdma_conn *c = thmqi_container(it, struct rdma_conn, guest.link);
 
-		if (c->listener == d->listener)
+		if (c->guest.listener == d->host.listener)
 			thmqi_rdma_end(c, -ECONNREFUSED);
 	}
 	stop_listening(d);
-	thmqi_timer_stop(d->core, &d->timer);
+	thmqi_timer_stop(d->host.core, &d->timer);
 	thmqi_list_del(&d->link);
 	door_free(d);
 }
@@ -421,18 +373,9 @@ int thmqi_rdma_listen(struct thmqi_listener *l, const char *url,
 		return thmqi_fail(-ENOMEM, "listen on %s: no memory", url);
 	thmqi_list_init(&d->link);
 	d->world = w;
-	d->opts = *opts;
-	d->opts.silence_ns =
-		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
-	d->opts.connections_max = opts->connections_max ? opts->connections_max : RDMA_CONNECTIONS;
-	d->core = thmqi_env_core(l->transport->env, 0);
 	d->address = addresses[0];
-	rc = thmqi_waiter_open(&d->nobody);
-	if (!rc) {
-		d->listener = l;
-		atomic_fetch_add(&l->refs, 1);
-		rc = thmqi_core_call(d->core, door_start, d, UINT64_MAX);
-	}
+	thmqi_host_open(&d->host, l, opts);
+	rc = thmqi_core_call(d->host.core, door_start, d, UINT64_MAX);
 	if (rc) {
 		door_free(d);
 		return why(url, rc);
@@ -449,7 +392,7 @@ void thmqi_rdma_unlisten(void *door)
 	struct rdma_door *d = door;
 
 	/* where nobody drives the core it ends with it */
-	thmqi_core_call(d->core, door_stop, d, UINT64_MAX);
+	thmqi_core_call(d->host.core, door_stop, d, UINT64_MAX);
 }
 
 const char *thmqi_rdma_url_of(const void *door)

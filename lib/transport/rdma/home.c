@@ -192,7 +192,7 @@ int thmqi_rdma_home(struct rdma_world *w, struct thmq_core *core, struct rdma_ho
 	thmqi_list_init(&h->hubs);
 	thmqi_list_init(&h->conns);
 	thmqi_list_init(&h->doors);
-	thmqi_list_init(&h->greetings);
+	thmqi_lobby_init(&h->lobby, RDMA_GREETINGS_MAX);
 	rc = open_channel(h);
 	if (rc) {
 		free(h);

@@ -6,173 +6,68 @@
  */
 #include "medium.h"
 
-/* -------------------------------------------------------- frames of the stream */
-
-static int take_taken(struct rdma_conn *c, uint32_t ring, uint64_t taken)
-{
-	if (taken < c->taken[ring] || taken > c->sent[ring])
-		return -EPROTO;
-	c->taken[ring] = taken;
-	return 0;
-}
-
-static int take_state(struct rdma_conn *c, const struct thmqi_frame *f)
-{
-	int rc = take_taken(c, 0, f->arg[0]);
-
-	if (c->of_broker)
-		atomic_store_explicit(&c->wire->beat, (uint32_t)f->data, memory_order_relaxed);
-	else if (!rc)
-		rc = take_taken(c, 1, f->arg[1]);
-	return rc;
-}
-
 /* ------------------------------------------------------- on the broker's side */
 
 /* 1: those before it that are being read come first, and there is no room to remember it. */
 static int produce_begin(struct rdma_conn *c, struct thmqi_frame *f)
 {
 	bool elsewhere = (f->extra & THMQI_PRODUCE_ELSEWHERE) != 0;
-	uint64_t at = f->data;
+	int rc;
 
 	if (elsewhere && (!c->elsewhere || !f->len))
 		return -EPROTO;
-	if (f->len && (at >= c->wire->area_bytes || f->len > c->wire->area_bytes - at))
-		return -EPROTO;
 	if (thmqi_rdma_pulls_full(c))
 		return 1;
-	at = f->len ? at : 0;
-	f->data = (uint64_t)(uintptr_t)(c->wire->area + at);
-	c->in.to = c->wire->area + at;
-	if (elsewhere)
+	rc = thmqi_joint_begin(&c->joint, f, &c->in.to);
+	if (!rc && elsewhere)
 		c->in.left = 0;
-	return 0;
+	return rc;
 }
 
 static int up_begin(struct rdma_conn *c, struct thmqi_frame *f)
 {
-	switch (f->type) {
-	case THMQI_FRAME_PRODUCE:
+	if (f->type == THMQI_FRAME_PRODUCE)
 		return produce_begin(c, f);
-	case THMQI_FRAME_REQUEST:
-		if (c->request_out) /* its page is the broker's until that has answered */
-			return -EPROTO;
-		c->in.to = (uint8_t *)c->wire->request;
-		return 0;
-	case THMQI_FRAME_ATTACH:
-		return f->stream >= THMQI_STREAMS || thmqi_rdma_stream(c, f->stream) ? 0 : -ENOMEM;
-	case THMQI_FRAME_RELEASE:
-		/* it has the run, and we have not seen yet that it was written: a moment */
+	/* it has the run, and we have not seen yet that it was written: a moment */
+	if (f->type == THMQI_FRAME_RELEASE)
 		return thmqi_rdma_is_being_written(c, f->stream, f->arg[0]);
-	default:
-		return 0;
-	}
+	return thmqi_joint_begin(&c->joint, f, &c->in.to);
 }
 
-/* Only what it has can be given back: the others may still be read from. True: the broker is to be told. */
-static int release(struct rdma_conn *c, const struct thmqi_frame *f, bool *ret_pass)
+/* Half of what it gives back is still here. */
+static bool is_being_sent(const struct rdma_conn *c, const struct thmqi_frame *f)
 {
-	struct tcp_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0], mark = (uint32_t)(f->arg[0] >> 32) + 1;
-
-	*ret_pass = s && index < THMQI_DELIVERIES && s->out[index] == mark;
-	if (!*ret_pass)
-		return 0;
-	if (c->rest_len && c->rest_of.stream == f->stream && c->rest_of.token == f->arg[0])
-		return -EPROTO; /* half of it is still here */
-	s->out[index] = 0;
-	return 0;
-}
-
-int thmqi_rdma_push(struct thmqi_frame_ring *ring, const struct thmqi_frame *f)
-{
-	struct thmqi_frame *slot = thmqi_frame_claim(ring, 0);
-
-	if (!slot)
-		return -EPROTO; /* it was told how much room there is */
-	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn),
-	       sizeof(*f) - sizeof(f->turn));
-	thmqi_frame_commit(ring);
-	return 0;
+	return c->rest_len && c->rest_of.stream == f->stream && c->rest_of.token == f->arg[0];
 }
 
 static int up_done(struct rdma_conn *c, struct thmqi_frame *f)
 {
-	bool pass = true;
-	int rc = 0;
-
-	if (f->type == THMQI_FRAME_REQUEST) {
-		c->wire->request->name[sizeof(c->wire->request->name) - 1] = 0;
-		c->wire->request->group[sizeof(c->wire->request->group) - 1] = 0;
-		c->request_out = true;
-	} else if (f->type == THMQI_FRAME_RELEASE) {
-		rc = release(c, f, &pass);
-	} else if (f->type == THMQI_FRAME_PRODUCE &&
-		   ((f->extra & THMQI_PRODUCE_ELSEWHERE) || c->pull_head != c->pull_tail)) {
+	if (f->type == THMQI_FRAME_RELEASE && is_being_sent(c, f) && thmqi_joint_has(&c->joint, f))
+		return -EPROTO;
+	if (f->type == THMQI_FRAME_PRODUCE &&
+	    ((f->extra & THMQI_PRODUCE_ELSEWHERE) || c->pull_head != c->pull_tail))
 		return thmqi_rdma_pull(c, f);
-	}
-	if (rc)
-		return rc;
-	if (!pass)
-		f->stream = THMQI_STREAMS; /* it counts, and means nothing */
-	return thmqi_rdma_push(f->type == THMQI_FRAME_PRODUCE ? &c->wire->up : &c->wire->ctl, f);
+	return thmqi_joint_done(&c->joint, f);
 }
 
 /* ------------------------------------------------------- on the client's side */
 
-/* The run gets a block of this core's pool, or is where it was granted one. 1: there is none now. */
-static int deliver_begin(struct rdma_conn *c, const struct thmqi_frame *f)
-{
-	struct tcp_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0];
-	struct rdma_offer *o;
-
-	if (!s || index >= THMQI_DELIVERIES || s->bufs[index] || s->held_bytes >= s->credit_bytes ||
-	    f->len < sizeof(struct thmq_run_header))
-		return -EPROTO;
-	o = c->offer_count ? thmqi_rdma_offer_find(c, f->stream, f->arg[0]) : NULL;
-	if (o) {
-		if (o->state != OFFER_TOLD || o->len != f->len)
-			return -EPROTO;
-		c->run = o->buf;
-		o->buf = NULL;
-		thmqi_rdma_offer_free(c, o);
-		c->home->counters.reach_bytes += f->len;
-		c->in.left = 0;
-		return 0;
-	}
-	if (thmq_buf_alloc(c->core->pool, f->len, THMQ_PURPOSE_GENERAL, &c->run) != 0)
-		return 1;
-	c->in.to = c->run->data;
-	return 0;
-}
-
+/* A run that was granted memory is there; the others get a block of this core's pool. 1: there is none now. */
 static int down_begin(struct rdma_conn *c, struct thmqi_frame *f)
 {
-	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE)
-		return deliver_begin(c, f);
-	f->data = 0;
-	if (f->type == THMQI_FRAME_REPLY) {
-		memset((char *)c->wire->reply + f->len, 0, sizeof(*c->wire->reply) - f->len);
-		c->in.to = (uint8_t *)c->wire->reply;
-	}
+	struct rdma_offer *o =
+		thmqi_is_run(f) && c->offer_count ? thmqi_rdma_offer_find(c, f->stream, f->arg[0]) : NULL;
+
+	if (!o)
+		return thmqi_joint_begin(&c->joint, f, &c->in.to);
+	if (thmqi_joint_run_check(&c->joint, f) != 0 || o->state != OFFER_TOLD || o->len != f->len)
+		return -EPROTO;
+	c->joint.run = o->buf;
+	o->buf = NULL;
+	thmqi_rdma_offer_free(c, o);
+	c->home->counters.reach_bytes += f->len;
+	c->in.left = 0;
 	return 0;
-}
-
-static int down_done(struct rdma_conn *c, struct thmqi_frame *f)
-{
-	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE) {
-		struct tcp_stream *s = c->streams[f->stream];
-
-		f->data = (uint64_t)(uintptr_t)c->run->data;
-		s->bufs[(uint32_t)f->arg[0]] = c->run;
-		/* credit is counted so by the broker */
-		c->run->user = f->len - (uint32_t)sizeof(struct thmq_run_header);
-		s->held_bytes += c->run->user;
-		c->run = NULL;
-	}
-	c->pushed++;
-	return thmqi_rdma_push(&c->wire->down, f);
 }
 
 /* -------------------------------------------------------------------- stream */
@@ -184,7 +79,7 @@ static int frame_begin(struct rdma_conn *c)
 
 	if (f->type >= THMQI_STREAM_STATE)
 		return 0;
-	return c->of_broker ? up_begin(c, f) : down_begin(c, f);
+	return c->joint.of_broker ? up_begin(c, f) : down_begin(c, f);
 }
 
 static int frame_done(struct rdma_conn *c)
@@ -192,16 +87,12 @@ static int frame_done(struct rdma_conn *c)
 	struct thmqi_frame *f = &c->in.frame;
 
 	switch (f->type) {
-	case THMQI_STREAM_STATE:
-		return take_state(c, f);
-	case THMQI_STREAM_BYE: /* to the broker it says nothing; the client is told why */
-		return f->status < 0 ? f->status : -ESHUTDOWN;
 	case THMQI_STREAM_OFFER:
 		return thmqi_rdma_take_offer(c, f);
 	case THMQI_STREAM_GRANT:
 		return thmqi_rdma_take_grant(c, f);
 	default:
-		return c->of_broker ? up_done(c, f) : down_done(c, f);
+		return c->joint.of_broker ? up_done(c, f) : thmqi_joint_done(&c->joint, f);
 	}
 }
 
@@ -276,19 +167,19 @@ static int run_queue(struct rdma_conn *c)
 
 static int settle(struct rdma_conn *c, uint64_t pushed, int rc)
 {
-	if (c->pushed != pushed)
-		thmqi_link_kick_client(c->wire);
+	if (c->joint.pushed != pushed)
+		thmqi_link_kick_client(c->joint.link);
 	if (rc < 0)
 		thmqi_rdma_end(c, rc);
-	return rc <= 0 || c->pushed != pushed;
+	return rc <= 0 || c->joint.pushed != pushed;
 }
 
 int thmqi_rdma_in(struct rdma_conn *c)
 {
-	uint64_t pushed = c->pushed;
+	uint64_t pushed = c->joint.pushed;
 	int rc = run_queue(c);
 
-	c->heard_ns = c->core->now_ns;
+	c->joint.heard_ns = c->core->now_ns;
 	return settle(c, pushed, rc);
 }
 
@@ -324,12 +215,12 @@ static int take_hello(struct rdma_conn *c, const struct rdma_slot *slot, uint32_
 	if (len != sizeof(c->hello))
 		return -EPROTO;
 	memcpy(&c->hello, slot->data + sizeof(struct rdma_chunk), sizeof(c->hello));
-	return c->of_broker ? thmqi_rdma_adopt(c) : thmqi_rdma_greeted(c);
+	return c->joint.of_broker ? thmqi_rdma_adopt(c) : thmqi_rdma_greeted(c);
 }
 
 void thmqi_rdma_received(struct rdma_conn *c, struct rdma_slot *slot, uint32_t bytes)
 {
-	uint64_t pushed = c->pushed;
+	uint64_t pushed = c->joint.pushed;
 	uint32_t len = 0;
 	int rc;
 
@@ -347,7 +238,7 @@ void thmqi_rdma_received(struct rdma_conn *c, struct rdma_slot *slot, uint32_t b
 			thmqi_rdma_end(c, rc);
 		return;
 	}
-	c->heard_ns = c->core->now_ns;
+	c->joint.heard_ns = c->core->now_ns;
 	slot->at = sizeof(struct rdma_chunk);
 	slot->end = bytes;
 	slot->next = NULL;

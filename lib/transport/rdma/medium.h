@@ -16,7 +16,8 @@
 #ifndef THMQI_RDMA_MEDIUM_H
 #define THMQI_RDMA_MEDIUM_H
 
-#include "../internal.h"
+#include "../gate.h"
+#include "../joint.h"
 #include "../tcp/tcp.h" /* addresses */
 #include "internal.h"
 #include "wire/stream.h"
@@ -41,7 +42,6 @@
 #define RDMA_GREETING_NS 10000000000ull /* of each step */
 #define RDMA_LEAVE_NS 2000000000ull
 #define RDMA_DRAIN_NS 1000000000ull
-#define RDMA_CONNECTIONS 1024u
 #define RDMA_DOMAINS 0x52440000u /* trust domains of brokers that we are clients of: from here on */
 
 /* What a side tells when it connects, or answers: the connection manager carries it. */
@@ -81,9 +81,9 @@ struct rdma_home {
 	struct thmq_core *core;
 	struct rdma_event_channel *channel;
 	struct thmq_watch *watch;
-	struct thmqi_list hubs, conns, doors, greetings;
+	struct thmqi_list hubs, conns, doors;
+	struct thmqi_lobby lobby;
 	uint32_t refs; /* hubs, connections, and the core's */
-	uint32_t greeting_count;
 	bool readable; /* events of the connection manager */
 	bool ended;
 	struct thmqi_rdma_counters counters;
@@ -180,28 +180,21 @@ struct rdma_conn {
 	struct thmq_core *core;
 	struct thmqi_link
 		*mirror; /* the link, or what was: counted, as long as its area may be reached */
-	struct thmqi_link *wire;         /* the link; NULL before there is one, and after its end */
-	struct thmqi_listener *listener; /* broker: counted */
-	struct thmqi_waiter *nobody;     /* broker: counted */
-	struct thmqi_list greeting;      /* of its home's */
+	struct thmqi_joint joint;
+	struct thmqi_guest guest; /* broker */
 	struct rdma_cm_id *id;
 	struct ibv_qp *qp;
 	uint8_t state; /* enum rdma_state */
-	bool of_broker;
 	bool on_core;
 	bool ticked;
 	bool connected;   /* the other is to be told of the end */
-	bool client_gone; /* client: its end has closed: what is left is sent */
-	bool link_done, queue_done;
+	bool queue_done;
 	bool last_seen; /* the queue pair takes no more receives */
 	bool draining;  /* the marker was posted */
-	bool bye_put;
-	bool request_out; /* broker: REQUEST came, and REPLY was not sent */
 	bool stalled;     /* the frame in the decoder has to wait */
 	bool held_up;     /* broker: the next run waits for its grant */
-	bool say;         /* STATE is due, for the sake of time or the beat */
 	int error;
-	uint64_t deadline_ns, silence_ns, say_ns, tick_ns, heard_ns, said_ns, moved_ns, looked_ns;
+	uint64_t deadline_ns, looked_ns;
 	/* greeting */
 	struct rdma_ask ask;      /* the other's */
 	struct thmqi_hello hello; /* the other's */
@@ -215,12 +208,10 @@ struct rdma_conn {
 	struct rdma_slot *queue, **queue_end; /* receives that were not read to their end */
 	uint32_t received, freed,
 		told_freed; /* receives that were used; that were given back; that the other knows of */
-	uint64_t pushed;                          /* client: frames that came down */
-	struct thmqi_buf *run;                    /* client: of the DELIVER that is being read */
 	struct rdma_pull pulls[RDMA_PULLS];       /* broker */
 	uint32_t pull_head, pull_tail, pull_next; /* next: the first that was not asked for */
 	uint32_t reads_out;
-	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
+	/* out */
 	struct rdma_memory tx;
 	uint32_t tx_posted, tx_done; /* chunks */
 	uint32_t chunk_len; /* of the one that is being filled, with its header; 0: there is none */
@@ -247,10 +238,6 @@ struct rdma_conn {
 	struct ibv_mr *area;        /* NULL: it is not registered */
 	bool elsewhere, grants;     /* agreed upon */
 	uint32_t number;            /* of the next frame */
-	uint64_t sent[2], taken[2]; /* frames of ours, sent and taken by the other */
-	uint64_t told[2]; /* frames of the other's, of which it knows that they were taken */
-	uint32_t beat_told;
-	struct tcp_stream *streams[THMQI_STREAMS];
 };
 
 /* connect.c */
@@ -341,21 +328,17 @@ void thmqi_rdma_conn_close(struct rdma_conn *c); /* its core closes */
 void thmqi_rdma_opened(struct rdma_conn *c);
 void thmqi_rdma_end(struct rdma_conn *c, int error);
 void thmqi_rdma_tick_at(struct rdma_conn *c, uint64_t ns);
-struct tcp_stream *thmqi_rdma_stream(struct rdma_conn *c, uint32_t stream);
-void thmqi_rdma_not_greeting(struct rdma_conn *c);
 int thmqi_rdma_hello_send(struct rdma_conn *c, struct thmqi_hello *hello, uint32_t kind);
 
 /* in.c */
 void thmqi_rdma_received(struct rdma_conn *c, struct rdma_slot *slot, uint32_t bytes);
 int thmqi_rdma_in(struct rdma_conn *c); /* what had to wait; work done */
 void thmqi_rdma_drop_queue(struct rdma_conn *c);
-int thmqi_rdma_push(struct thmqi_frame_ring *ring, const struct thmqi_frame *f);
 
 /* out.c */
 bool thmqi_rdma_out_wanted(const struct rdma_conn *c);  /* something could be sent now */
 bool thmqi_rdma_out_blocked(const struct rdma_conn *c); /* something waits for the other side */
 void thmqi_rdma_out(struct rdma_conn *c);
-bool thmqi_rdma_untold(const struct rdma_conn *c);
 void thmqi_rdma_put_bytes(struct rdma_conn *c, const void *bytes,
 			  uint32_t len); /* a greeting: there is room */
 

@@ -8,75 +8,10 @@
  */
 #include "medium.h"
 
-/* The rings that are read here: 0 and, of a client, 1. */
-static struct thmqi_frame_ring *ring_of(const struct rdma_conn *c, uint32_t ring)
-{
-	return c->of_broker ? &c->wire->down : ring ? &c->wire->ctl : &c->wire->up;
-}
-
-static uint32_t ring_count(const struct rdma_conn *c)
-{
-	return c->of_broker ? 1 : 2;
-}
-
-/* And those that the other side writes. */
-static struct thmqi_frame_ring *their_ring(const struct rdma_conn *c, uint32_t ring)
-{
-	return !c->of_broker ? &c->wire->down : ring ? &c->wire->ctl : &c->wire->up;
-}
-
-static uint64_t untold(const struct rdma_conn *c, uint32_t ring)
-{
-	return atomic_load_explicit(&their_ring(c, ring)->tail, memory_order_acquire) -
-	       c->told[ring];
-}
-
-static bool state_is_due(const struct rdma_conn *c)
-{
-	uint32_t i;
-
-	if (c->say)
-		return true;
-	for (i = 0; i < (c->of_broker ? 2u : 1u); i++)
-		if (untold(c, i) > their_ring(c, i)->mask / 4)
-			return true;
-	return false;
-}
-
-bool thmqi_rdma_untold(const struct rdma_conn *c)
-{
-	return c->pushed - c->told[0] > c->wire->down.mask / 4;
-}
-
-static bool has_room(const struct rdma_conn *c, uint32_t ring)
-{
-	return c->sent[ring] - c->taken[ring] <= ring_of(c, ring)->mask;
-}
-
-static bool ring_is_empty(const struct rdma_conn *c, uint32_t ring)
-{
-	return !thmqi_frame_peek(ring_of(c, ring), 0);
-}
-
 /* This side's end has closed, and all that it left was put. */
 static bool bye_is_due(const struct rdma_conn *c)
 {
-	bool closed = c->of_broker ? atomic_load_explicit(&c->wire->broker_closed,
-							  memory_order_acquire) != 0
-				   : c->client_gone;
-
-	return closed && !c->bye_put && !c->rest_len && ring_is_empty(c, 0) &&
-	       (c->of_broker || ring_is_empty(c, 1));
-}
-
-static bool frames_wait(const struct rdma_conn *c)
-{
-	uint32_t i;
-
-	for (i = 0; i < ring_count(c); i++)
-		if (!ring_is_empty(c, i) && has_room(c, i))
-			return true;
-	return false;
+	return !c->rest_len && thmqi_joint_bye_is_due(&c->joint);
 }
 
 static bool offers_wait(const struct rdma_conn *c)
@@ -120,14 +55,14 @@ bool thmqi_rdma_out_wanted(const struct rdma_conn *c)
 		return true;
 	if (!may_send(c, 1))
 		return false;
-	return c->rest_len || offers_wait(c) || state_is_due(c) || bye_is_due(c) ||
-	       (!c->held_up && frames_wait(c));
+	return c->rest_len || offers_wait(c) || thmqi_joint_state_is_due(&c->joint) || bye_is_due(c) ||
+	       (!c->held_up && thmqi_joint_frames_wait(&c->joint));
 }
 
 bool thmqi_rdma_out_blocked(const struct rdma_conn *c)
 {
 	return c->state == RDMA_OPEN && (c->held_up || !may_send(c, 1)) &&
-	       (c->rest_len || frames_wait(c) || bye_is_due(c));
+	       (c->rest_len || thmqi_joint_frames_wait(&c->joint) || bye_is_due(c));
 }
 
 /* -------------------------------------------------------------------- chunks */
@@ -244,37 +179,12 @@ static void put_rest(struct rdma_conn *c)
 
 /* -------------------------------------------------------- frames of the stream */
 
-static void put_state(struct rdma_conn *c)
-{
-	struct thmqi_frame f = {.type = THMQI_STREAM_STATE};
-	uint32_t i;
-
-	for (i = 0; i < (c->of_broker ? 2u : 1u); i++) {
-		c->told[i] += untold(c, i);
-		f.arg[i] = c->told[i];
-	}
-	if (!c->of_broker)
-		f.data = c->beat_told = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
-	c->say = false;
-	put_frame(c, &f);
-}
-
-static void put_bye(struct rdma_conn *c)
-{
-	struct thmqi_frame f = {.type = THMQI_STREAM_BYE};
-
-	if (c->of_broker)
-		f.status = atomic_load(&c->wire->broker_closed);
-	put_frame(c, &f);
-	c->bye_put = true;
-}
-
 static void put_offers(struct rdma_conn *c)
 {
 	struct rdma_offer *o;
 
 	for (o = c->offers; c->offer_count && o < c->offers + RDMA_OFFERS; o++) {
-		struct thmqi_frame f = {.type = c->of_broker ? THMQI_STREAM_OFFER
+		struct thmqi_frame f = {.type = c->joint.of_broker ? THMQI_STREAM_OFFER
 							     : THMQI_STREAM_GRANT,
 					.stream = o->stream,
 					.len = o->len,
@@ -282,10 +192,10 @@ static void put_offers(struct rdma_conn *c)
 
 		if (o->state != OFFER_TO_TELL || !frame_fits(c))
 			continue;
-		if (!c->of_broker)
+		if (!c->joint.of_broker)
 			f.data = o->to;
 		put_frame(c, &f);
-		if (c->of_broker || o->key)
+		if (c->joint.of_broker || o->key)
 			o->state = OFFER_TOLD;
 		else
 			thmqi_rdma_offer_free(c, o); /* it comes through the stream */
@@ -293,30 +203,6 @@ static void put_offers(struct rdma_conn *c)
 }
 
 /* ---------------------------------------------------------- the broker's frames */
-
-/* What a reply uses of its page. */
-static uint32_t reply_bytes(const struct rdma_conn *c)
-{
-	const struct thmqi_reply *r = c->wire->reply;
-	size_t each = 0, count = r->count, bytes;
-
-	switch (c->wire->request->op) {
-	case THMQI_OP_TOPIC_DESCRIBE:
-		count = 1;
-		each = sizeof(r->topics[0]);
-		break;
-	case THMQI_OP_TOPIC_LIST:
-		each = sizeof(r->topics[0]);
-		break;
-	case THMQI_OP_TOPIC_PARTITIONS:
-		each = sizeof(r->partitions[0]);
-		break;
-	default:
-		break;
-	}
-	bytes = offsetof(struct thmqi_reply, topics) + each * count;
-	return (uint32_t)THMQI_MIN(bytes, sizeof(*r));
-}
 
 /* Straight into the client's memory, if it lets us. False: not yet. *ret_written: the bytes need not follow. */
 static bool place_run(struct rdma_conn *c, const struct thmqi_frame *f, bool *ret_written)
@@ -343,86 +229,34 @@ static bool place_run(struct rdma_conn *c, const struct thmqi_frame *f, bool *re
 	return true;
 }
 
-/* False: it has to wait. */
-static bool put_down(struct rdma_conn *c, struct thmqi_frame *f)
-{
-	const void *body = NULL;
-	uint32_t len = 0;
-	bool written;
+/* ---------------------------------------------------------- the client's frames */
 
-	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE) {
-		if (!place_run(c, f, &written))
-			return false;
-		body = (const void *)(uintptr_t)f->data;
-		len = written ? 0 : f->len;
-		/* there is one since ATTACH */
-		if (c->streams[f->stream] && (uint32_t)f->arg[0] < THMQI_DELIVERIES)
-			c->streams[f->stream]->out[(uint32_t)f->arg[0]] =
-				(uint32_t)(f->arg[0] >> 32) + 1;
-	} else if (f->type == THMQI_FRAME_REPLY) {
-		body = c->wire->reply;
-		f->len = len = reply_bytes(c);
-		c->request_out = false;
-	}
-	f->data = 0; /* an address says nothing to others, and is none of their business */
-	put_frame(c, f);
-	put_body(c, f, body, len);
+/* Does the message stay where it is? Until it is settled, and that it cannot be before it was read. */
+static bool stays(const struct rdma_conn *c, struct thmqi_frame *f)
+{
+	if (f->type != THMQI_FRAME_PRODUCE || !c->elsewhere || f->len <= RDMA_LARGE_BYTES)
+		return false;
+	f->extra |= THMQI_PRODUCE_ELSEWHERE;
 	return true;
 }
 
-/* ---------------------------------------------------------- the client's frames */
+/* ------------------------------------------------------------------- both */
 
-/* A run that the session gives back: its memory goes at once. */
-static void release(struct rdma_conn *c, const struct thmqi_frame *f)
+/* 0; 1: it has to wait; -ENOMEM. */
+static int put(struct rdma_conn *c, struct thmqi_frame *f)
 {
-	struct tcp_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0];
+	bool apart = false;
+	const void *body;
+	uint32_t len;
+	int rc;
 
-	if (!s || index >= THMQI_DELIVERIES || !s->bufs[index])
-		return;
-	s->held_bytes -= s->bufs[index]->user;
-	thmqi_buf_unref(s->bufs[index]);
-	s->bufs[index] = NULL;
-}
-
-/* Return: how many bytes follow. */
-static uint32_t produce(struct rdma_conn *c, struct thmqi_frame *f)
-{
-	f->data -= (uint64_t)(uintptr_t)c->wire->area;
-	if (!c->elsewhere || f->len <= RDMA_LARGE_BYTES)
-		return f->len;
-	/* it stays where it is until it is settled, and that it cannot be before it was read */
-	f->extra |= THMQI_PRODUCE_ELSEWHERE;
-	return 0;
-}
-
-static int put_up(struct rdma_conn *c, struct thmqi_frame *f)
-{
-	const void *body = NULL;
-	struct tcp_stream *s;
-	uint32_t len = 0;
-
-	switch (f->type) {
-	case THMQI_FRAME_PRODUCE:
-		body = (const void *)(uintptr_t)f->data;
-		len = produce(c, f);
-		break;
-	case THMQI_FRAME_REQUEST:
-		body = c->wire->request;
-		len = sizeof(*c->wire->request);
-		break;
-	case THMQI_FRAME_ATTACH:
-		s = f->stream < THMQI_STREAMS ? thmqi_rdma_stream(c, f->stream) : NULL;
-		if (!s)
-			return -ENOMEM;
-		s->credit_bytes = THMQI_MAX(s->credit_bytes, (uint64_t)f->len);
-		break;
-	case THMQI_FRAME_RELEASE:
-		release(c, f);
-		break;
-	default:
-		break;
-	}
+	if (thmqi_is_run(f) && !place_run(c, f, &apart))
+		return 1;
+	rc = thmqi_joint_out(&c->joint, f, &body, &len);
+	if (rc)
+		return rc;
+	if (apart || stays(c, f))
+		len = 0;
 	put_frame(c, f);
 	put_body(c, f, body, len);
 	return 0;
@@ -432,27 +266,21 @@ static int put_up(struct rdma_conn *c, struct thmqi_frame *f)
 
 static int gather_ring(struct rdma_conn *c, uint32_t ring)
 {
-	struct thmqi_frame_ring *r = ring_of(c, ring);
-	struct thmqi_frame *slot, f;
+	struct thmqi_frame f;
 	int rc = 0;
 
-	while (!rc && !c->rest_len && has_room(c, ring) && (slot = thmqi_frame_peek(r, 0)) &&
-	       frame_fits(c)) {
-		memcpy((char *)&f + sizeof(f.turn), (const char *)slot + sizeof(f.turn),
-		       sizeof(f) - sizeof(f.turn));
-		if (!c->of_broker)
-			rc = put_up(c, &f);
-		else if (!put_down(c, &f))
-			break;
-		thmqi_frame_advance(r, 1);
-		c->sent[ring]++;
+	while (!rc && !c->rest_len && thmqi_joint_next(&c->joint, ring, &f) && frame_fits(c)) {
+		rc = put(c, &f);
+		if (rc <= 0)
+			thmqi_joint_went(&c->joint, ring);
 	}
-	thmqi_frame_publish(r);
-	return rc;
+	thmqi_frame_publish(thmqi_joint_ring(&c->joint, ring));
+	return THMQI_MIN(rc, 0);
 }
 
 static int gather(struct rdma_conn *c)
 {
+	struct thmqi_frame f;
 	uint32_t i;
 	int rc = 0;
 
@@ -461,18 +289,22 @@ static int gather(struct rdma_conn *c)
 	if (c->rest_len)
 		put_rest(c);
 	if (!c->rest_len) {
-		if (c->grants && c->of_broker)
+		if (c->grants && c->joint.of_broker)
 			thmqi_rdma_offer_ahead(c);
 		put_offers(c);
-		if (state_is_due(c) && frame_fits(c))
-			put_state(c);
+		if (thmqi_joint_state_is_due(&c->joint) && frame_fits(c)) {
+			thmqi_joint_state(&c->joint, &f);
+			put_frame(c, &f);
+		}
 		/* a client's control frames first: they make room */
-		for (i = ring_count(c); i-- > 0 && !rc;)
+		for (i = thmqi_joint_rings(&c->joint); i-- > 0 && !rc;)
 			rc = gather_ring(c, i);
 		if (c->held_up) /* by a run that was offered only now */
 			put_offers(c);
-		if (!rc && bye_is_due(c) && frame_fits(c))
-			put_bye(c);
+		if (!rc && bye_is_due(c) && frame_fits(c)) {
+			thmqi_joint_bye(&c->joint, &f);
+			put_frame(c, &f);
+		}
 	}
 	if (!rc && credits_are_due(c))
 		open_chunk(c, 0); /* with nothing in it, if it must be */
@@ -498,6 +330,6 @@ void thmqi_rdma_out(struct rdma_conn *c)
 		return;
 	}
 	thmqi_rdma_post(c);
-	if (c->bye_put && c->state == RDMA_OPEN)
+	if (c->joint.bye_put && c->state == RDMA_OPEN)
 		leave(c);
 }

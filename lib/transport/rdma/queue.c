@@ -16,7 +16,7 @@
 /* Rights of the other side. A broker gives none. */
 static int access_of(const struct rdma_conn *c)
 {
-	bool gives = !c->of_broker && !thmqi_rdma_info(c->trust->hub->device)->is_iwarp;
+	bool gives = !c->joint.of_broker && !thmqi_rdma_info(c->trust->hub->device)->is_iwarp;
 
 	return gives ? IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE : 0;
 }
@@ -44,9 +44,9 @@ static int modify(struct rdma_conn *c, enum ibv_qp_state state)
 	if (mask & IBV_QP_RETRY_CNT)
 		attr.retry_cnt = RETRIES;
 	if (mask & IBV_QP_MAX_DEST_RD_ATOMIC)
-		attr.max_dest_rd_atomic = (uint8_t)(c->of_broker ? 1 : reads_of(c));
+		attr.max_dest_rd_atomic = (uint8_t)(c->joint.of_broker ? 1 : reads_of(c));
 	if (mask & IBV_QP_MAX_QP_RD_ATOMIC)
-		attr.max_rd_atomic = c->of_broker ? c->reads_max : 1;
+		attr.max_rd_atomic = c->joint.of_broker ? c->reads_max : 1;
 	if (mask & IBV_QP_RNR_RETRY)
 		attr.rnr_retry = RNR_RETRIES;
 	rc = w->verbs.modify_qp(c->qp, &attr, mask);
@@ -81,7 +81,7 @@ static int create(struct rdma_conn *c)
 
 int thmqi_rdma_queue_open(struct rdma_conn *c)
 {
-	const struct tcp_address *where = c->of_broker ? NULL : &c->addresses[c->address_next - 1];
+	const struct tcp_address *where = c->joint.of_broker ? NULL : &c->addresses[c->address_next - 1];
 	struct rdma_hub *hub;
 	int rc;
 
@@ -128,8 +128,8 @@ void thmqi_rdma_param(const struct rdma_conn *c, const struct rdma_ask *ask,
 	*ret = (struct rdma_conn_param){.private_data = ask,
 					.private_data_len = sizeof(*ask),
 					.responder_resources =
-						c->of_broker ? 1 : (uint8_t)reads_of(c),
-					.initiator_depth = c->of_broker ? c->reads_max : 1,
+						c->joint.of_broker ? 1 : (uint8_t)reads_of(c),
+					.initiator_depth = c->joint.of_broker ? c->reads_max : 1,
 					.flow_control = 1,
 					.retry_count = RETRIES,
 					.rnr_retry_count = RNR_RETRIES,
@@ -140,14 +140,14 @@ void thmqi_rdma_param(const struct rdma_conn *c, const struct rdma_ask *ask,
 /* The link's data area, for reads: the client's that the broker asks, the broker's that take what was read. */
 int thmqi_rdma_register_area(struct rdma_conn *c)
 {
-	struct thmqi_link *link = c->wire;
+	struct thmqi_link *link = c->joint.link;
 
 	if (thmqi_rdma_info(c->trust->hub->device)->is_iwarp)
 		return -EOPNOTSUPP; /* there reads land only where peers may write */
 	errno = 0;
 	c->area = c->home->world->verbs.reg_mr(
 		thmqi_rdma_domain_pd(c->trust->domain), link->area, link->area_bytes,
-		c->of_broker ? IBV_ACCESS_LOCAL_WRITE : IBV_ACCESS_REMOTE_READ);
+		c->joint.of_broker ? IBV_ACCESS_LOCAL_WRITE : IBV_ACCESS_REMOTE_READ);
 	if (!c->area)
 		return errno ? -errno : -ENOMEM;
 	return 0;
@@ -203,7 +203,7 @@ void thmqi_rdma_post(struct rdma_conn *c)
 		return;
 	}
 	c->wr_count = 0;
-	c->said_ns = c->moved_ns = c->core->now_ns;
+	c->joint.said_ns = c->joint.moved_ns = c->core->now_ns;
 }
 
 static int error_of(enum ibv_wc_status status)

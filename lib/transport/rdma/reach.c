@@ -22,7 +22,7 @@ static int advance(struct rdma_conn *c)
 
 	while (!rc && c->pull_head != c->pull_tail &&
 	       c->pulls[c->pull_head % RDMA_PULLS].state == PULL_READY) {
-		rc = thmqi_rdma_push(&c->wire->up, &c->pulls[c->pull_head % RDMA_PULLS].frame);
+		rc = thmqi_joint_push(&c->joint.link->up, &c->pulls[c->pull_head % RDMA_PULLS].frame);
 		if (c->pull_next == c->pull_head)
 			c->pull_next++;
 		c->pull_head++;
@@ -38,7 +38,7 @@ int thmqi_rdma_pull(struct rdma_conn *c, const struct thmqi_frame *f)
 	p->state = PULL_READY;
 	if (f->extra & THMQI_PRODUCE_ELSEWHERE) {
 		p->state = PULL_WANTED;
-		p->from = c->hello.area_at + (f->data - (uint64_t)(uintptr_t)c->wire->area);
+		p->from = c->hello.area_at + (f->data - (uint64_t)(uintptr_t)c->joint.link->area);
 		p->key = c->hello.area_key;
 		p->frame.extra &= ~THMQI_PRODUCE_ELSEWHERE;
 	}
@@ -73,7 +73,7 @@ int thmqi_rdma_pulled(struct rdma_conn *c, uint32_t ref)
 	c->pulls[ref].state = PULL_READY;
 	c->reads_out--;
 	c->home->counters.reach_bytes += c->pulls[ref].frame.len;
-	return c->wire ? advance(c) : 0;
+	return c->joint.link ? advance(c) : 0;
 }
 
 /* ---------------------------------------------------------------------- runs */
@@ -140,7 +140,7 @@ void thmqi_rdma_offer_ahead(struct rdma_conn *c)
 	const struct thmqi_frame *f;
 	uint32_t i;
 
-	for (i = 0; i < RDMA_AHEAD && (f = thmqi_frame_peek(&c->wire->down, i)); i++)
+	for (i = 0; i < RDMA_AHEAD && (f = thmqi_frame_peek(&c->joint.link->down, i)); i++)
 		if ((f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE) &&
 		    f->len > RDMA_LARGE_BYTES && !thmqi_rdma_offer_find(c, f->stream, f->arg[0]))
 			thmqi_rdma_offer_make(c, f);
@@ -216,7 +216,7 @@ static void find_memory(struct rdma_conn *c, struct rdma_offer *o)
 
 int thmqi_rdma_take_offer(struct rdma_conn *c, const struct thmqi_frame *f)
 {
-	struct tcp_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
+	const struct thmqi_joint_stream *s = f->stream < THMQI_STREAMS ? c->joint.streams[f->stream] : NULL;
 	uint32_t index = (uint32_t)f->arg[0];
 	struct rdma_offer *o;
 

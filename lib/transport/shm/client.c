@@ -52,18 +52,33 @@ static void ring(struct thmqi_link *link)
 
 /* ---------------------------------------------------------------- from the broker */
 
+/*
+ * What will be read of a run. A header whose words the frame has stays where it was written: a line that is not fetched need not be
+ * taken away again for the next run there.
+ */
+static void prefetch_run(const struct thmqi_frame *f)
+{
+	const char *at = (const char *)(uintptr_t)f->data;
+
+	if (f->type == THMQI_FRAME_DELIVER_ONE) {
+		__builtin_prefetch(at + sizeof(struct thmq_run_header) + sizeof(struct thmq_record));
+		return;
+	}
+	__builtin_prefetch(at);
+	__builtin_prefetch(at + THMQI_CACHELINE);
+	__builtin_prefetch(at + 2 * THMQI_CACHELINE);
+}
+
 /* A run lies in the room, wholly. */
 static int take_run(struct shm_client *c, struct thmqi_frame *f)
 {
 	uint64_t room = c->arena.sizes.room_bytes;
 
 	if (f->len < sizeof(struct thmq_run_header) || f->data >= room || f->len > room - f->data ||
-	    f->data % THMQI_CACHELINE)
+	    f->data % 8)
 		return -EPROTO;
 	f->data = (uint64_t)(uintptr_t)(c->arena.room + f->data);
-	__builtin_prefetch((const void *)(uintptr_t)f->data);
-	__builtin_prefetch((const char *)(uintptr_t)f->data + THMQI_CACHELINE);
-	__builtin_prefetch((const char *)(uintptr_t)f->data + 2 * THMQI_CACHELINE);
+	prefetch_run(f);
 	return 0;
 }
 
@@ -351,7 +366,7 @@ int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard
 	c->guest.fd = -1;
 	c->place = place;
 	c->silence_ns =
-		THMQI_MAX(opts->silence_ns ? opts->silence_ns : SHM_SILENCE_NS, SHM_SILENCE_MIN_NS);
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : JOINT_SILENCE_NS, JOINT_SILENCE_MIN_NS);
 	c->link.shard = shard;
 	c->link.is_further = opts->beside != NULL;
 	c->link.core = thmqi_env_core(t->env, 0);

@@ -6,6 +6,7 @@
  * and given (in.c, out.c), nor who comes in (door.c).
  */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -14,8 +15,10 @@
 
 #define TICK_MAX_NS 1000000000ull
 #define TICK_MIN_NS 25000000ull
-#define BEAT_NS 100000000ull /* how late a beat may be seen here */
 #define RETRY_NS 500000ull   /* until a ring is looked at again whose reader does not tell */
+#define REST_ROUNDS 256u     /* polls without a look at the clock */
+#define DOZE_ROUNDS 16u
+#define REST_NS 20000000ull  /* without work, until a connection is not looked at any more: waking it costs some microseconds */
 #define LAST_ROUNDS 16u      /* of sending, when the core closes */
 #define PACKETS 16u          /* that are thrown away in one go */
 
@@ -29,7 +32,6 @@ struct shm_conn *thmqi_shm_make(void)
 		return NULL;
 	c->fd = c->pid_fd = c->memory_fd = -1;
 	c->deadline_ns = UINT64_MAX;
-	thmqi_list_init(&c->door_link);
 	return c;
 }
 
@@ -48,12 +50,7 @@ void thmqi_shm_free(struct shm_conn *c)
 	thmqi_shm_arena_drop(&c->arena);
 	thmqi_shm_room_fini(&c->room);
 	thmqi_shm_books_close(c->streams, THMQI_STREAMS * sizeof(*c->streams));
-	if (c->listener) {
-		atomic_fetch_sub(&c->listener->connections, 1);
-		thmqi_listener_unref(c->listener);
-	}
-	if (c->nobody)
-		thmqi_waiter_unref(c->nobody);
+	thmqi_guest_close(&c->guest);
 	free(c);
 }
 
@@ -63,6 +60,7 @@ static void on_ready(void *ctx, uint32_t events)
 {
 	struct shm_conn *c = ctx;
 
+	thmqi_core_rouse_poller(c->core, &c->poller);
 	c->readable = true;
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		c->hung_up = true;
@@ -73,6 +71,7 @@ static void on_exit_of_peer(void *ctx, uint32_t events)
 	struct shm_conn *c = ctx;
 
 	(void)events;
+	thmqi_core_rouse_poller(c->core, &c->poller);
 	c->hung_up = true;
 }
 
@@ -102,28 +101,53 @@ void thmqi_shm_tick_at(struct shm_conn *c, uint64_t ns)
 		thmqi_timer_start(c->core, &c->timer, ns);
 }
 
+static void tick(struct shm_conn *c);
+
+/* Who rests need not be roused for it. */
 static void on_timer(struct thmqi_timer *t)
 {
-	thmqi_container(t, struct shm_conn, timer)->ticked = true;
+	struct shm_conn *c = thmqi_container(t, struct shm_conn, timer);
+
+	c->ticked = true;
+	if (c->poller.rests)
+		tick(c);
 }
 
-bool thmqi_shm_is_running(int32_t pid)
+/* As in /proc: R, S, T …; 0: it is not known. */
+static char state_of(int32_t pid)
 {
 	char path[32], text[512], *at;
 	ssize_t n;
 	int fd;
 
-	if (pid <= 0)
-		return false;
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return false;
+		return 0;
 	n = read(fd, text, sizeof(text) - 1);
 	close(fd);
 	text[n > 0 ? n : 0] = 0;
 	at = strrchr(text, ')'); /* its name may have any character */
-	return at && at[1] == ' ' && at[2] && !strchr("TtZXx", at[2]);
+	return at && at[1] == ' ' ? at[2] : 0;
+}
+
+bool thmqi_shm_is_running(int32_t pid)
+{
+	char state = pid > 0 ? state_of(pid) : 0;
+
+	return state && !strchr("TtZXx", state);
+}
+
+bool thmqi_shm_is_dead(int32_t pid)
+{
+	char state;
+
+	if (pid <= 0)
+		return false;
+	if (kill(pid, 0) != 0 && errno == ESRCH)
+		return true;
+	state = state_of(pid);
+	return state && strchr("ZXx", state); /* nobody has asked for its end yet */
 }
 
 static void look_at_peer(struct shm_conn *c)
@@ -170,7 +194,7 @@ static void tick(struct shm_conn *c)
 
 void thmqi_shm_opened(struct shm_conn *c)
 {
-	uint64_t peer = THMQI_MAX(c->hello.hello.silence_ms * 1000000ull, SHM_SILENCE_MIN_NS);
+	uint64_t peer = THMQI_MAX(c->hello.hello.silence_ms * 1000000ull, JOINT_SILENCE_MIN_NS);
 	struct shm_head *head = c->arena.head;
 	uint32_t may_sleep = atomic_load_explicit(&c->core->may_sleep, memory_order_relaxed);
 
@@ -179,10 +203,10 @@ void thmqi_shm_opened(struct shm_conn *c)
 	c->heard_ns = c->core->now_ns;
 	c->tick_ns = THMQI_MIN(THMQI_MIN(peer, c->silence_ns) / 4, TICK_MAX_NS);
 	if (c->link->shard == THMQI_SHARD_META)
-		c->tick_ns = THMQI_MIN(c->tick_ns, BEAT_NS);
+		c->tick_ns = THMQI_MIN(c->tick_ns, JOINT_BEAT_NS);
 	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
 	atomic_store(&head->bell.may_sleep, may_sleep);
-	atomic_store(&head->instance, c->listener->instance);
+	atomic_store(&head->instance, c->guest.listener->instance);
 	beat(c);
 	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
 }
@@ -206,8 +230,7 @@ void thmqi_shm_end(struct shm_conn *c, int error)
 
 	if (c->state == SHM_CLOSED)
 		return;
-	if (c->door)
-		thmqi_shm_forget_greeting(c);
+	thmqi_lobby_leave(&c->guest);
 	c->state = SHM_CLOSED;
 	c->link = NULL;
 	tell_why(c, error);
@@ -215,8 +238,10 @@ void thmqi_shm_end(struct shm_conn *c, int error)
 		thmqi_link_close_here(link);
 	/* the other hears of it now, though all is given back a little later */
 	shutdown(c->fd, SHUT_RDWR);
-	if (c->on_core)
+	if (c->on_core) {
+		thmqi_core_rouse_poller(c->core, &c->poller);
 		thmqi_shm_tick_at(c, c->core->now_ns + TICK_MIN_NS);
+	}
 }
 
 static void unwatch(struct thmq_watch **watch)
@@ -257,6 +282,14 @@ static void leave(struct shm_conn *c)
 
 /* ------------------------------------------------------------------- poller */
 
+static void conn_disarm(struct thmqi_poller *p)
+{
+	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
+
+	if (c->state == SHM_OPEN)
+		atomic_store_explicit(&c->arena.head->bell.sleeping, 0, memory_order_relaxed);
+}
+
 static int poll_open(struct shm_conn *c)
 {
 	int done = 0;
@@ -270,20 +303,67 @@ static int poll_open(struct shm_conn *c)
 	return done;
 }
 
+static bool conn_arm(struct thmqi_poller *p);
+
+/*
+ * The client wakes us from now on. It does not look whether it has to where a core never sleeps: there what comes in is looked for
+ * now and then.
+ */
+static void rest(struct shm_conn *c)
+{
+	c->idle_rounds = 0;
+	if (c->core->now_ns - c->busy_ns < REST_NS || thmqi_frame_peek(&c->link->down, 0) || c->hung_up)
+		return;
+	c->dozes = !atomic_load_explicit(&c->core->may_sleep, memory_order_relaxed);
+	if (c->dozes)
+		return;
+	if (conn_arm(&c->poller) || !thmqi_link_rest(c->link)) {
+		conn_disarm(&c->poller);
+		return;
+	}
+	c->rested = true;
+	thmqi_core_rest_poller(c->core, &c->poller);
+}
+
+static void rest_if_idle(struct shm_conn *c, int done)
+{
+	if (done) {
+		c->busy_ns = c->core->now_ns;
+		c->dozes = false;
+	}
+	if (thmqi_unlikely(++c->idle_rounds >= REST_ROUNDS))
+		rest(c);
+}
+
+static void rise(struct shm_conn *c)
+{
+	c->rested = false;
+	conn_disarm(&c->poller);
+	if (c->link)
+		thmqi_link_rouse(c->link);
+}
+
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
 	int done = 0;
 
 	(void)budget;
+	if (thmqi_unlikely(c->rested))
+		rise(c);
+	if (c->dozes && ++c->idle_rounds % DOZE_ROUNDS && !c->readable && !c->ticked && !c->hung_up)
+		return 0; /* what goes down is seen by finish */
 	if (thmqi_likely(c->state == SHM_OPEN))
 		done = poll_open(c);
 	else if (c->state == SHM_GREETING)
 		done = thmqi_shm_greet(c);
 	if (thmqi_unlikely(c->ticked))
 		tick(c);
-	if (thmqi_likely(c->state == SHM_OPEN))
-		return done + thmqi_shm_out_wanted(c);
+	if (thmqi_likely(c->state == SHM_OPEN)) {
+		done += thmqi_shm_out_wanted(c);
+		rest_if_idle(c, done);
+		return done;
+	}
 	if (c->state == SHM_MOVING) {
 		thmqi_shm_move(c);
 		done++;
@@ -318,14 +398,6 @@ static bool conn_arm(struct thmqi_poller *p)
 	if ((!c->stalled && thmqi_frame_peek(&c->link->down, 0)) || c->hung_up)
 		thmqi_shm_tick_at(c, c->core->now_ns + RETRY_NS);
 	return false;
-}
-
-static void conn_disarm(struct thmqi_poller *p)
-{
-	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
-
-	if (c->state == SHM_OPEN)
-		atomic_store_explicit(&c->arena.head->bell.sleeping, 0, memory_order_relaxed);
 }
 
 /* The core closes: what there is room for is still told, and that is all. */

@@ -4,27 +4,16 @@
  * shard that he named. A greeting is one packet, with one descriptor: no other packet may bring any, and what is sent
  * all the same never reaches us. Nobody's memory is mapped before the greeting is right.
  */
-#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "shm.h"
 
-#define ACCEPT_BUDGET 16u
-#define RETRY_NS 50000000ull /* after accept had no descriptor or memory */
-
 /* ---------------------------------------------------------------- greeting */
-
-void thmqi_shm_forget_greeting(struct shm_conn *c)
-{
-	thmqi_list_del(&c->door_link);
-	c->door->greeting_count--;
-	c->door = NULL;
-}
 
 static void refuse(struct shm_conn *c, int status)
 {
-	struct thmqi_hello answer = {.status = status, .instance = c->listener->instance};
+	struct thmqi_hello answer = {.status = status, .instance = c->guest.listener->instance};
 
 	thmqi_hello_seal(&answer, THMQI_HELLO_BROKER);
 	/* nothing was sent before: there is room; who is gone need not hear it */
@@ -100,20 +89,6 @@ static struct shm_sizes sizes_of(const struct shm_hello *h)
 				  .room_bytes = h->room_bytes};
 }
 
-/* A greeting that is complete: who is meant? The acceptor is there unless the listener is gone, till this iteration ends. */
-static int shard_core(struct shm_conn *c, struct thmq_core **ret_core)
-{
-	const struct thmqi_hello *h = &c->hello.hello;
-	struct thmqi_listener *l = c->listener;
-
-	if (atomic_load(&l->gone))
-		return -ECONNREFUSED;
-	if (h->instance && h->instance != l->instance)
-		return -ESHUTDOWN; /* the broker that it knew is not there any more */
-	*ret_core = l->acceptor.core_of(l->acceptor.ctx, h->shard);
-	return *ret_core ? 0 : -ECONNREFUSED;
-}
-
 /* The rings of the arena as we read and write them. */
 static void set_rings(struct shm_conn *c)
 {
@@ -152,33 +127,14 @@ static int make_link(struct shm_conn *c, struct thmqi_link **ret_link)
 		.up_frames = THMQI_MIN(c->hello.hello.up_frames, SHM_PRIVATE_FRAMES),
 		.down_frames = THMQI_MIN(c->hello.hello.down_frames, SHM_PRIVATE_FRAMES),
 		.area = c->arena.area};
-	struct thmqi_listener *l = c->listener;
-	struct thmqi_link *link;
-	int rc = thmqi_link_make(&opts, l->acceptor.end_bytes, &link);
 
-	if (rc)
-		return rc;
-	link->shard = c->hello.hello.shard;
-	link->core = c->core;
-	link->waiter = c->nobody;
-	thmqi_waiter_ref(c->nobody);
-	link->listener = l;
-	atomic_fetch_add(&l->refs, 1);
-	link->client = c;
-	rc = l->acceptor.accept(l->acceptor.ctx, link);
-	if (rc) {
-		thmqi_link_unref(link);
-		thmqi_link_unref(link);
-		return rc;
-	}
-	*ret_link = link;
-	return 0;
+	return thmqi_guest_link(&c->guest, c->core, c->hello.hello.shard, &opts, &c->poller, ret_link);
 }
 
 /* On the shard's core: the arena is looked at, the link is made, and the shard asked. */
 static void adopt(struct shm_conn *c)
 {
-	int rc = atomic_load(&c->listener->gone) ? -ECONNREFUSED : map_arena(c);
+	int rc = atomic_load(&c->guest.listener->gone) ? -ECONNREFUSED : map_arena(c);
 
 	if (!rc)
 		rc = make_link(c, &c->link);
@@ -202,12 +158,12 @@ int thmqi_shm_greet(struct shm_conn *c)
 	if (rc == 1)
 		rc = c->denied ? -EACCES : check_hello(&c->hello);
 	if (!rc)
-		rc = shard_core(c, &core);
+		rc = thmqi_guest_core(&c->guest, c->hello.hello.instance, c->hello.hello.shard, &core);
 	if (rc) {
 		refuse(c, rc);
 		return 1;
 	}
-	thmqi_shm_forget_greeting(c);
+	thmqi_lobby_leave(&c->guest);
 	if (core == c->core)
 		adopt(c);
 	else
@@ -229,14 +185,12 @@ static void run_arrive(struct thmq_core *core, struct thmqi_task *task)
 
 void thmqi_shm_move(struct shm_conn *c)
 {
-	struct thmqi_listener *l = c->listener;
-	struct thmq_core *core = NULL;
-
+	struct thmq_core *core;
 	/* looked up again: several iterations may lie in between */
-	if (!atomic_load(&l->gone))
-		core = l->acceptor.core_of(l->acceptor.ctx, c->hello.hello.shard);
-	if (!core) {
-		refuse(c, -ECONNREFUSED);
+	int rc = thmqi_guest_core(&c->guest, 0, c->hello.hello.shard, &core);
+
+	if (rc) {
+		refuse(c, rc);
 		return;
 	}
 	thmqi_shm_off_core(c);
@@ -245,6 +199,11 @@ void thmqi_shm_move(struct shm_conn *c)
 }
 
 /* ------------------------------------------------------------------ accept */
+
+static struct shm_door *door_of(struct thmqi_gate *g)
+{
+	return thmqi_container(g, struct shm_door, gate);
+}
 
 /* A file has a mode that the kernel looks at; a name has none, so that we look. */
 static bool may_come_in(const struct shm_door *d, const struct ucred *who)
@@ -259,7 +218,7 @@ static int open_pid(int32_t pid)
 	return pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 }
 
-static void take_in(struct shm_door *d, int fd)
+static void take_in(struct thmqi_gate *g, int fd)
 {
 	struct shm_conn *c = thmqi_shm_make();
 	struct ucred who = {.uid = UINT32_MAX, .gid = UINT32_MAX};
@@ -269,158 +228,66 @@ static void take_in(struct shm_door *d, int fd)
 		close(fd);
 		return;
 	}
-	if (d->greeting_count >= SHM_GREETINGS_MAX)
-		thmqi_shm_end(thmqi_list_first(&d->greetings, struct shm_conn, door_link),
-			      -ETIMEDOUT);
 	c->fd = fd;
-	c->silence_ns = d->opts.silence_ns;
-	c->deadline_ns = d->core->now_ns + THMQI_MIN(SHM_GREETING_NS, c->silence_ns);
-	c->listener = d->listener;
-	atomic_fetch_add(&c->listener->refs, 1);
-	atomic_fetch_add(&c->listener->connections, 1);
-	c->nobody = d->nobody;
-	thmqi_waiter_ref(c->nobody);
+	c->silence_ns = g->host.silence_ns;
+	c->deadline_ns = g->host.core->now_ns + THMQI_MIN(SHM_GREETING_NS, c->silence_ns);
+	thmqi_guest_open(&c->guest, &g->host);
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) != 0)
 		who.pid = 0;
 	c->pid = who.pid;
 	c->pid_fd = open_pid(who.pid);
-	if (thmqi_shm_start(c, d->core) != 0) {
+	if (thmqi_shm_start(c, g->host.core) != 0) {
 		thmqi_shm_free(c);
 		return;
 	}
-	c->door = d;
-	thmqi_list_add_tail(&d->greetings, &c->door_link);
-	d->greeting_count++;
+	thmqi_lobby_enter(&g->lobby, &c->guest);
 	/* told once the greeting is there: what was not read would be lost with the answer */
-	c->denied = !may_come_in(d, &who);
+	c->denied = !may_come_in(door_of(g), &who);
 }
 
-/* Those that are waited for do not count: they give way to others. */
-static bool is_full(const struct shm_door *d)
+static void end_guest(struct thmqi_guest *guest, int error)
 {
-	return atomic_load(&d->listener->connections) - d->greeting_count >=
-	       d->opts.connections_max;
+	thmqi_shm_end(thmqi_container(guest, struct shm_conn, guest), error);
 }
 
-static int accept_some(struct shm_door *d)
+static void turn_away(struct thmqi_gate *g, int fd)
 {
-	uint32_t n;
-	int fd;
-
-	for (n = 0; n < ACCEPT_BUDGET; n++) {
-		fd = accept4(d->at.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd >= 0) {
-			if (is_full(d))
-				close(fd);
-			else
-				take_in(d, fd);
-			continue;
-		}
-		if (errno == EAGAIN)
-			d->readable = false;
-		else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-			thmqi_timer_start(d->core, &d->timer, d->core->now_ns + RETRY_NS);
-		else
-			continue; /* of that connection */
-		break;
-	}
-	return (int)n;
+	(void)g;
+	close(fd);
 }
 
-/* -------------------------------------------------------------------- door */
+static int take_next(struct thmqi_gate *g)
+{
+	return accept4(door_of(g)->at.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
 
 static void door_free(struct shm_door *d)
 {
 	thmqi_shm_listening_close(&d->at);
-	if (d->nobody)
-		thmqi_waiter_unref(d->nobody);
-	if (d->listener)
-		thmqi_listener_unref(d->listener);
+	thmqi_host_close(&d->gate.host);
 	free(d);
 }
 
-static void door_gone(struct shm_door *d)
+static void gate_free(struct thmqi_gate *g)
 {
-	thmqi_timer_stop(d->core, &d->timer);
-	thmqi_core_remove_poller(d->core, &d->poller);
-	door_free(d);
+	door_free(door_of(g));
 }
 
-static void door_shut(struct shm_door *d)
+static void shut(struct thmqi_gate *g)
 {
-	if (d->closed)
-		return;
-	d->closed = true;
-	while (!thmqi_list_empty(&d->greetings))
-		thmqi_shm_end(thmqi_list_first(&d->greetings, struct shm_conn, door_link),
-			      -ECONNREFUSED);
-	if (d->watch)
-		thmqi_watch_close(d->watch);
-	d->watch = NULL;
-	thmqi_shm_listening_close(&d->at);
+	thmqi_shm_listening_close(&door_of(g)->at);
 }
 
-static int door_poll(struct thmqi_poller *p, uint32_t budget)
-{
-	struct shm_door *d = thmqi_container(p, struct shm_door, poller);
-
-	(void)budget;
-	if (d->closed) {
-		door_gone(d);
-		return 1;
-	}
-	return d->readable && !thmqi_timer_is_running(&d->timer) ? accept_some(d) : 0;
-}
-
-static bool door_arm(struct thmqi_poller *p)
-{
-	struct shm_door *d = thmqi_container(p, struct shm_door, poller);
-
-	return d->closed || (d->readable && !thmqi_timer_is_running(&d->timer));
-}
-
-static void door_end(struct thmqi_poller *p)
-{
-	struct shm_door *d = thmqi_container(p, struct shm_door, poller);
-
-	door_shut(d);
-	door_gone(d);
-}
-
-static void door_ready(void *ctx, uint32_t events)
-{
-	struct shm_door *d = ctx;
-
-	(void)events;
-	d->readable = true;
-}
-
-static void door_retry(struct thmqi_timer *t)
-{
-	(void)t; /* the poller looks again */
-}
+static const struct thmqi_gate_ops gate_ops = {
+	.next = take_next,
+	.take = take_in,
+	.turn_away = turn_away,
+	.end = end_guest,
+	.shut = shut,
+	.free = gate_free,
+};
 
 /* ------------------------------------------------------------------ listen */
-
-static int door_start(struct thmq_core *core, void *arg)
-{
-	struct shm_door *d = arg;
-	int rc = thmqi_watch_open(core, d->at.fd, EPOLLIN, door_ready, d, &d->watch);
-
-	if (rc)
-		return rc;
-	d->timer.fire = door_retry;
-	d->poller = (struct thmqi_poller){.poll = door_poll, .arm = door_arm, .end = door_end};
-	thmqi_core_add_poller(core, &d->poller);
-	return 0;
-}
-
-static int door_stop(struct thmq_core *core, void *arg)
-{
-	(void)core;
-	door_shut(arg);
-	return 0;
-}
 
 int thmqi_shm_listen(struct thmqi_listener *l, const char *url,
 		     const struct thmqi_listen_opts *opts, void **ret_door)
@@ -430,20 +297,11 @@ int thmqi_shm_listen(struct thmqi_listener *l, const char *url,
 
 	if (!d)
 		return thmqi_fail(-ENOMEM, "listen on %s: no memory", url);
-	thmqi_list_init(&d->greetings);
-	d->opts = *opts;
-	d->opts.silence_ns =
-		THMQI_MAX(opts->silence_ns ? opts->silence_ns : SHM_SILENCE_NS, SHM_SILENCE_MIN_NS);
-	d->opts.connections_max = opts->connections_max ? opts->connections_max : SHM_CONNECTIONS;
-	d->core = thmqi_env_core(l->transport->env, 0);
+	thmqi_lobby_init(&d->gate.lobby, SHM_GREETINGS_MAX);
 	rc = thmqi_shm_listening_open(&d->at, url);
 	if (!rc) {
-		rc = thmqi_waiter_open(&d->nobody);
-		if (!rc) {
-			d->listener = l;
-			atomic_fetch_add(&l->refs, 1);
-			rc = thmqi_core_call(d->core, door_start, d, UINT64_MAX);
-		}
+		thmqi_host_open(&d->gate.host, l, opts);
+		rc = thmqi_gate_start(&d->gate, &gate_ops, d->at.fd);
 		if (rc)
 			thmqi_fail(rc, "listen on %s: %s", url, thmq_strerror(rc));
 	}
@@ -459,8 +317,7 @@ void thmqi_shm_unlisten(void *door)
 {
 	struct shm_door *d = door;
 
-	/* where nobody drives the core it ends with it */
-	thmqi_core_call(d->core, door_stop, d, UINT64_MAX);
+	thmqi_gate_stop(&d->gate);
 }
 
 const char *thmqi_shm_url_of(const void *door)

@@ -37,13 +37,20 @@ static int say(int rc, const char *url)
 	}
 }
 
-/* Does somebody listen there? A socket file without a listener refuses. */
+/*
+ * Does somebody listen there? A socket file without a listener refuses. Of a process that was killed the kernel may not have closed all yet
+ * (what a ring of its watched goes a little later): who called listen() is told by the connection.
+ */
 static bool is_alive(const struct sockaddr_un *address, socklen_t len)
 {
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	struct ucred who = {0};
+	socklen_t who_len = sizeof(who);
 	bool alive = fd < 0 || connect(fd, (const struct sockaddr *)address, len) == 0 ||
 		     errno != ECONNREFUSED;
 
+	if (alive && fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_len) == 0)
+		alive = !thmqi_shm_is_dead(who.pid);
 	if (fd >= 0)
 		close(fd);
 	return alive;

@@ -34,22 +34,21 @@ bool thmqi_shm_out_wanted(struct shm_conn *c)
 static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
 {
 	struct shm_stream *s = f->stream < THMQI_STREAMS ? &c->streams[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0], place;
+	uint32_t index = (uint32_t)f->arg[0], place, at = f->type == THMQI_FRAME_DELIVER_ONE ? SHM_ONE_AT : 0;
 
 	if (!s || index >= THMQI_DELIVERIES) { /* the broker has no more of them */
 		thmqi_assert(!"a run for nobody");
 		f->len = 0;
 		return true;
 	}
-	place = thmqi_shm_room_take(&c->room, f->len);
+	place = thmqi_shm_room_take(&c->room, at + f->len);
 	if (thmqi_unlikely(place == UINT32_MAX)) {
 		c->stalled = true;
 		return false;
 	}
-	memcpy(c->arena.room + thmqi_shm_room_offset(place), (const void *)(uintptr_t)f->data,
-	       f->len);
+	memcpy(c->arena.room + thmqi_shm_room_offset(place) + at, (const void *)(uintptr_t)f->data, f->len);
 	s->out[index] = (struct shm_out){.mark = (uint32_t)(f->arg[0] >> 32) + 1, .place = place};
-	f->data = thmqi_shm_room_offset(place);
+	f->data = thmqi_shm_room_offset(place) + at;
 	return true;
 }
 

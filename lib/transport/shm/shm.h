@@ -12,9 +12,9 @@
 
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <thundermq/log.h>
 
-#include "../internal.h"
+#include "../gate.h"
+#include "../joint.h"
 #include "wire/stream.h"
 
 #define SHM_VERSION 1u
@@ -22,9 +22,6 @@
 #define SHM_GREETINGS_MAX 256u
 #define SHM_GREETING_NS 5000000000ull
 #define SHM_LEAVE_NS 2000000000ull
-#define SHM_SILENCE_NS 30000000000ull
-#define SHM_SILENCE_MIN_NS 200000000ull
-#define SHM_CONNECTIONS 1024u
 #define SHM_ROOM_BYTES                                                                             \
 	(256ull << 20) /* address space for runs of a link; memory is used as they come */
 #define SHM_ROOM_MAX (1ull << 30)
@@ -117,6 +114,9 @@ void thmqi_shm_room_fini(struct shm_room *r);
 uint32_t thmqi_shm_room_take(struct shm_room *r, uint32_t len);
 void thmqi_shm_room_give(struct shm_room *r, uint32_t place);
 
+/* Where a run of one message begins in its block: header and record fill two lines that way, and the message begins a third. */
+#define SHM_ONE_AT (2u * THMQI_CACHELINE - (uint32_t)(sizeof(struct thmq_run_header) + sizeof(struct thmq_record)))
+
 static inline uint64_t thmqi_shm_room_offset(uint32_t place)
 {
 	return (uint64_t)(place & 0xffffffu) * SHM_GRANULE;
@@ -151,17 +151,8 @@ int thmqi_shm_listening_open(struct shm_listening *l, const char *url);
 void thmqi_shm_listening_close(struct shm_listening *l);
 
 struct shm_door {
-	struct thmqi_poller poller;
-	struct thmq_watch *watch; /* NULL: none */
-	struct thmqi_timer timer;
-	struct thmq_core *core;
-	struct thmqi_listener *listener; /* counted */
-	struct thmqi_waiter *nobody;     /* of the links that it makes */
-	struct thmqi_listen_opts opts;
-	struct thmqi_list greetings; /* struct shm_conn, oldest first */
-	uint32_t greeting_count;
+	struct thmqi_gate gate;
 	struct shm_listening at;
-	bool readable, closed;
 };
 
 enum shm_state {
@@ -187,15 +178,16 @@ struct shm_conn {
 	struct thmqi_timer timer;
 	struct thmqi_task task;
 	struct thmq_core *core;
-	struct thmqi_link *link;         /* NULL before there is one, and after its end */
-	struct thmqi_listener *listener; /* counted */
-	struct shm_door *door;           /* as long as it is on its list */
-	struct thmqi_list door_link;
-	struct thmqi_waiter *nobody; /* counted */
+	struct thmqi_link *link; /* NULL before there is one, and after its end */
+	struct thmqi_guest guest;
 	int fd, pid_fd, memory_fd;   /* the last one until the arena is mapped */
 	int32_t pid;                 /* 0: of another namespace */
 	uint8_t state;               /* enum shm_state */
 	bool readable, hung_up, on_core, ticked;
+	bool rested; /* since it was last polled */
+	bool dozes;  /* it was idle for so long that it is looked at less often */
+	uint32_t idle_rounds;
+	uint64_t busy_ns;
 	bool denied;      /* it may not come in */
 	bool request_out; /* REQUEST came, and REPLY was not sent */
 	bool stalled;     /* no room for a run that waits in the private ring */
@@ -215,7 +207,6 @@ void thmqi_shm_unlisten(void *door);
 const char *thmqi_shm_url_of(const void *door);
 int thmqi_shm_greet(struct shm_conn *c); /* in its state GREETING; work done */
 void thmqi_shm_move(struct shm_conn *c); /* in its state MOVING */
-void thmqi_shm_forget_greeting(struct shm_conn *c);
 
 /* conn.c */
 struct shm_conn *thmqi_shm_make(void);
@@ -228,6 +219,8 @@ void thmqi_shm_tick_at(struct shm_conn *c, uint64_t ns);
 void thmqi_shm_end(struct shm_conn *c, int error);
 /* A process that neither stopped nor died; false too where that cannot be known. */
 bool thmqi_shm_is_running(int32_t pid);
+/* A process that has died; false too where that cannot be known. */
+bool thmqi_shm_is_dead(int32_t pid);
 
 /* in.c */
 bool thmqi_shm_in_wanted(struct shm_conn *c);

@@ -10,15 +10,16 @@
 
 #include "tcp.h"
 
-#define TICK_MAX_NS 1000000000ull
-#define TICK_MIN_NS 25000000ull
-#define BEAT_NS 100000000ull /* how late a beat may be seen on the other side */
 #define STALL_NS 1000000ull  /* until memory is asked for again */
-#define UNTOLD_NS                                                                                  \
-	500000ull /* until the session's thread is looked at again: it does not tell what it has taken */
+#define REST_ROUNDS 256u /* of the core without work, before a connection is not looked at any more */
 #define LAST_ROUNDS 16u /* of sending, when the core closes */
 
 /* ---------------------------------------------------------------- made, freed */
+
+static void parted(struct thmqi_joint *j)
+{
+	thmqi_tcp_free_if_done(thmqi_container(j, struct tcp_conn, joint));
+}
 
 struct tcp_conn *thmqi_tcp_make(bool of_broker)
 {
@@ -27,9 +28,9 @@ struct tcp_conn *thmqi_tcp_make(bool of_broker)
 	if (!c)
 		return NULL;
 	c->fd = -1;
-	c->of_broker = of_broker;
+	thmqi_joint_init(&c->joint, of_broker);
+	c->joint.parted = parted;
 	c->deadline_ns = UINT64_MAX;
-	thmqi_list_init(&c->door_link);
 	thmqi_stream_init(&c->in, of_broker);
 	return c;
 }
@@ -41,56 +42,27 @@ int thmqi_tcp_buffers(struct tcp_conn *c)
 	return c->rx && c->tx ? 0 : -ENOMEM;
 }
 
-struct tcp_stream *thmqi_tcp_stream(struct tcp_conn *c, uint32_t stream)
-{
-	if (!c->streams[stream])
-		c->streams[stream] = calloc(1, sizeof(*c->streams[stream]));
-	return c->streams[stream];
-}
-
-/* The runs that the client's end still had. On the core whose memory it is. */
-static void runs_free(struct tcp_conn *c)
-{
-	uint32_t i, j;
-
-	if (c->run)
-		thmqi_buf_unref(c->run);
-	c->run = NULL;
-	for (i = 0; i < THMQI_STREAMS; i++) {
-		for (j = 0; c->streams[i] && !c->of_broker && j < THMQI_DELIVERIES; j++)
-			if (c->streams[i]->bufs[j])
-				thmqi_buf_unref(c->streams[i]->bufs[j]);
-		free(c->streams[i]);
-		c->streams[i] = NULL;
-	}
-}
-
 static void uncount_tls(struct tcp_conn *c)
 {
 	if (!c->secured)
 		return;
 	c->secured = false;
-	if (c->listener && c->tls->kernel)
-		atomic_fetch_sub(&c->listener->kernel_tls_connections, 1);
-	if (c->listener)
-		atomic_fetch_sub(&c->listener->tls_connections, 1);
+	if (c->guest.listener && c->tls->kernel)
+		atomic_fetch_sub(&c->guest.listener->kernel_tls_connections, 1);
+	if (c->guest.listener)
+		atomic_fetch_sub(&c->guest.listener->tls_connections, 1);
 }
 
 void thmqi_tcp_free_if_done(struct tcp_conn *c)
 {
-	if (!c->link_done || !c->socket_done)
+	if (!c->joint.link_done || !c->socket_done)
 		return;
-	runs_free(c);
+	thmqi_joint_free_runs(&c->joint);
 	uncount_tls(c);
 	thmqi_guards_close(&c->guards, -ESHUTDOWN);
 	thmqi_tls_close(c->tls);
 	thmqi_tls_config_unref(c->tls_config);
-	if (c->listener) {
-		atomic_fetch_sub(&c->listener->connections, 1);
-		thmqi_listener_unref(c->listener);
-	}
-	if (c->nobody)
-		thmqi_waiter_unref(c->nobody);
+	thmqi_guest_close(&c->guest);
 	free(c->url);
 	free(c->rx);
 	free(c->tx);
@@ -117,6 +89,7 @@ static void on_ready(void *ctx, uint32_t events)
 {
 	struct tcp_conn *c = ctx;
 
+	thmqi_core_rouse_poller(c->core, &c->poller);
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		c->readable = c->hung_up = true;
 	if (events & EPOLLIN)
@@ -138,11 +111,20 @@ void thmqi_tcp_tick_at(struct tcp_conn *c, uint64_t ns)
 		thmqi_timer_start(c->core, &c->timer, ns);
 }
 
+static void tick(struct tcp_conn *c);
+
+/* Who rests need not be roused for it, unless there is something to say. */
 static void on_timer(struct thmqi_timer *t)
 {
 	struct tcp_conn *c = thmqi_container(t, struct tcp_conn, timer);
 
-	c->ticked = true;
+	if (!c->poller.rests) {
+		c->ticked = true;
+		return;
+	}
+	tick(c);
+	if (c->state != TCP_OPEN || c->readable || thmqi_tcp_out_wanted(c))
+		thmqi_core_rouse_poller(c->core, &c->poller);
 }
 
 static uint64_t next_tick(const struct tcp_conn *c)
@@ -150,7 +132,7 @@ static uint64_t next_tick(const struct tcp_conn *c)
 	uint64_t now = c->core->now_ns;
 
 	return c->state == TCP_OPEN || c->state == TCP_CLOSED
-		       ? now + c->tick_ns
+		       ? now + c->joint.tick_ns
 		       : THMQI_MAX(c->deadline_ns, now + 1000000u);
 }
 
@@ -159,9 +141,9 @@ static void look_at_peer(struct tcp_conn *c)
 {
 	uint64_t now = c->core->now_ns;
 
-	if (!c->stalled && now - c->heard_ns > c->silence_ns)
+	if (!c->stalled && now - c->joint.heard_ns > c->joint.silence_ns)
 		thmqi_tcp_end(c, -ETIMEDOUT);
-	else if ((c->iov_at < c->iov_count || thmqi_tcp_unsent(c)) && now - c->moved_ns > c->silence_ns)
+	else if ((c->iov_at < c->iov_count || thmqi_tcp_unsent(c)) && now - c->joint.moved_ns > c->joint.silence_ns)
 		thmqi_tcp_end(c, -ETIMEDOUT);
 }
 
@@ -176,12 +158,8 @@ static void tick(struct tcp_conn *c)
 		thmqi_tcp_end(c, -ETIMEDOUT);
 	else if (c->state == TCP_OPEN)
 		look_at_peer(c);
-	if (c->state == TCP_OPEN) {
-		if (now - c->said_ns >= c->say_ns ||
-		    (!c->of_broker &&
-		     c->beat_told != atomic_load_explicit(&c->link->beat, memory_order_relaxed)))
-			c->say = true;
-	}
+	if (c->state == TCP_OPEN)
+		thmqi_joint_tick(&c->joint);
 	thmqi_tcp_tick_at(c, next_tick(c));
 	if (thmqi_unlikely(c->guards != NULL) && c->state != TCP_CLOSED)
 		thmqi_tcp_unhold(c);
@@ -189,72 +167,42 @@ static void tick(struct tcp_conn *c)
 
 void thmqi_tcp_opened(struct tcp_conn *c)
 {
-	uint64_t peer = THMQI_MAX(c->hello.silence_ms * 1000000ull, TCP_SILENCE_MIN_NS);
-
 	c->state = TCP_OPEN;
 	c->deadline_ns = UINT64_MAX;
-	c->heard_ns = c->said_ns = c->moved_ns = c->core->now_ns;
-	c->say_ns = peer / 4;
-	c->tick_ns = THMQI_MIN(THMQI_MIN(c->say_ns, c->silence_ns / 4), TICK_MAX_NS);
-	if (!c->of_broker && c->link->shard == THMQI_SHARD_META)
-		c->tick_ns = THMQI_MIN(c->tick_ns, BEAT_NS);
-	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
-	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
+	thmqi_joint_opened(&c->joint, c->hello.silence_ms);
+	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->joint.tick_ns);
 }
 
 /* --------------------------------------------------------------------- end */
 
-/* The client's end, which was told before, has closed now. */
-static void let_go(void *left)
-{
-	struct tcp_conn *c = left;
-
-	runs_free(c);
-	c->link_done = true;
-	thmqi_tcp_free_if_done(c);
-}
-
+/* What TLS says goes with the error, in words. */
 static void link_end(struct tcp_conn *c, int error)
 {
-	struct thmqi_link *link = c->link;
+	struct thmqi_link *link = c->joint.link;
 
-	c->link = NULL;
-	if (!link) {
-		c->link_done = c->link_done || c->of_broker;
-		return;
-	}
-	if (c->of_broker) {
-		thmqi_link_close_here(link);
-		c->link_done = true;
-	} else if (c->client_gone) {
-		runs_free(c);
-		thmqi_link_unref(link);
-		c->link_done = true;
-	} else {
-		if (c->tls && !link->why[0])
-			memcpy(link->why, thmqi_tls_why(c->tls),
-			       strnlen(thmqi_tls_why(c->tls), sizeof(link->why) - 1));
-		thmqi_link_shut(link, error);
-		thmqi_link_leave(link, let_go, c);
-	}
+	if (link && !c->joint.of_broker && !c->joint.client_gone && c->tls && !link->why[0])
+		memcpy(link->why, thmqi_tls_why(c->tls), strnlen(thmqi_tls_why(c->tls), sizeof(link->why) - 1));
+	thmqi_joint_end(&c->joint, error);
 }
 
 void thmqi_tcp_end(struct tcp_conn *c, int error)
 {
 	if (c->state == TCP_CLOSED)
 		return;
-	if (c->door)
-		thmqi_tcp_forget_greeting(c);
+	thmqi_lobby_leave(&c->guest);
+	c->door = NULL;
 	c->state = TCP_CLOSED;
-	c->tick_ns = BEAT_NS;
+	c->joint.tick_ns = JOINT_BEAT_NS;
 	c->iov_at = c->iov_count = 0;
 	thmqi_guards_close(&c->guards, error);
 	link_end(c, error);
 	/* the other hears of it now, though the descriptor is closed a little later */
 	shutdown(c->fd, SHUT_RDWR);
 	thmqi_tcp_unwatch(&c->watch);
-	if (c->on_core)
-		thmqi_tcp_tick_at(c, c->core->now_ns + c->tick_ns);
+	if (c->on_core) {
+		thmqi_core_rouse_poller(c->core, &c->poller);
+		thmqi_tcp_tick_at(c, c->core->now_ns + c->joint.tick_ns);
+	}
 }
 
 void thmqi_tcp_off_core(struct tcp_conn *c)
@@ -305,14 +253,11 @@ static int connect_next(struct tcp_conn *c);
 
 void thmqi_tcp_say_hello(struct tcp_conn *c)
 {
-	struct thmqi_hello hello = {.instance = c->instance, .shard = c->link->shard};
+	struct thmqi_hello hello = {.instance = c->instance};
 	int rc;
 
 	memcpy(hello.client_id, c->client_id, sizeof(hello.client_id));
-	hello.area_bytes = c->link->area_bytes;
-	hello.up_frames = c->link->up.mask + 1;
-	hello.ctl_frames = c->link->ctl.mask + 1;
-	hello.down_frames = c->link->down.mask + 1;
+	thmqi_joint_describe(c->joint.link, &hello);
 	rc = thmqi_tcp_hello_send(c, &hello, THMQI_HELLO_CLIENT);
 	if (rc)
 		thmqi_tcp_end(c, rc);
@@ -365,7 +310,7 @@ static int poll_answer(struct tcp_conn *c)
 	if (rc == 0 && c->hello.status)
 		rc = c->hello.status;
 	if (rc == -ENOKEY && !c->tls)
-		strcpy(c->link->why, "the broker speaks TLS there: connect to it by tls://");
+		strcpy(c->joint.link->why, "the broker speaks TLS there: connect to it by tls://");
 	if (rc == 0 && c->instance && c->instance != c->hello.instance)
 		rc = -ESHUTDOWN;
 	if (rc) {
@@ -377,6 +322,8 @@ static int poll_answer(struct tcp_conn *c)
 	return 1;
 }
 
+static bool conn_arm(struct thmqi_poller *p);
+
 static int poll_state(struct tcp_conn *c)
 {
 	switch (c->state) {
@@ -385,7 +332,7 @@ static int poll_state(struct tcp_conn *c)
 	case TCP_SHAKING:
 		return thmqi_tcp_shake(c);
 	case TCP_GREETING:
-		return c->of_broker ? thmqi_tcp_greet(c) : poll_answer(c);
+		return c->joint.of_broker ? thmqi_tcp_greet(c) : poll_answer(c);
 	case TCP_OPEN:
 		return (c->readable || c->stalled) ? thmqi_tcp_in(c) : 0;
 	case TCP_LEAVING:
@@ -395,18 +342,43 @@ static int poll_state(struct tcp_conn *c)
 	}
 }
 
+/* What is to be done is told by the socket's watch, or by the shard: of many connections most have nothing. */
+static void rest_if_idle(struct tcp_conn *c, int done)
+{
+	c->idle_rounds = done ? 0 : c->idle_rounds + 1;
+	if (thmqi_likely(c->idle_rounds < REST_ROUNDS))
+		return;
+	c->idle_rounds = 0;
+	if (!c->joint.of_broker || conn_arm(&c->poller) || !thmqi_link_rest(c->joint.link))
+		return;
+	c->rested = true;
+	thmqi_core_rest_poller(c->core, &c->poller);
+}
+
+static void rise(struct tcp_conn *c)
+{
+	c->rested = false;
+	if (c->joint.link)
+		thmqi_link_rouse(c->joint.link);
+}
+
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct tcp_conn *c = thmqi_container(p, struct tcp_conn, poller);
-	int done = poll_state(c);
+	int done;
 
 	(void)budget;
+	if (thmqi_unlikely(c->rested))
+		rise(c);
+	done = poll_state(c);
 	if (thmqi_unlikely(c->ticked))
 		tick(c);
 	if (c->state == TCP_OPEN)
 		done += thmqi_tcp_out_wanted(c);
-	if (thmqi_likely(c->state == TCP_OPEN))
+	if (thmqi_likely(c->state == TCP_OPEN)) {
+		rest_if_idle(c, done);
 		return done;
+	}
 	if (c->state == TCP_MOVING) {
 		thmqi_tcp_move(c);
 		done++;
@@ -441,8 +413,8 @@ static bool conn_arm(struct thmqi_poller *p)
 		return true;
 	if (thmqi_tcp_out_wanted(c))
 		return true;
-	if (!c->of_broker && thmqi_tcp_untold(c))
-		thmqi_tcp_tick_at(c, c->core->now_ns + UNTOLD_NS);
+	if (thmqi_joint_may_be_untold(&c->joint))
+		thmqi_tcp_tick_at(c, c->core->now_ns + JOINT_UNTOLD_NS);
 	return false;
 }
 
@@ -462,7 +434,7 @@ int thmqi_tcp_start(struct tcp_conn *c, struct thmq_core *core)
 {
 	int rc;
 
-	c->core = core;
+	c->core = c->joint.core = core;
 	rc = c->fd >= 0 ? watch(c) : 0;
 	if (rc)
 		return rc;
@@ -541,17 +513,17 @@ int thmqi_tcp_connect_begin(struct tcp_conn *c, struct thmqi_link *link)
 	int rc = thmqi_tcp_buffers(c);
 
 	c->state = TCP_CONNECTING;
-	c->deadline_ns = link->core->now_ns + THMQI_MIN(TCP_GREETING_NS, c->silence_ns);
+	c->deadline_ns = link->core->now_ns + THMQI_MIN(TCP_GREETING_NS, c->joint.silence_ns);
 	if (!rc)
 		rc = thmqi_guards_open(c->transport, false, c->own ? c->own->scheme : c->tls_config ? "tls" : "tcp", &c->guards);
 	if (!rc)
 		rc = thmqi_tcp_start(c, link->core);
 	if (rc) {
-		c->link_done = c->socket_done = true;
+		c->joint.link_done = c->socket_done = true;
 		thmqi_tcp_free_if_done(c);
 		return rc;
 	}
-	c->link = link;
+	c->joint.link = link;
 	link->broker = c;
 	connect_next(c);
 	return 0;

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * in.c - what arrives: from the socket into the link's rings, data area and pages, or into runs of this core's pool. Nothing
- * is believed: lengths, places, numbers of frames and tokens are checked before anything is done with them, since what they
- * could do harm to is ours. Who breaks the rules loses the connection.
+ * in.c - what arrives: from the socket to where it belongs: the link's rings, data area and pages, or runs of this core's pool, as
+ * the joint says. Who breaks the rules loses the connection. Knows not what frames mean.
  */
 #include "tcp.h"
 
@@ -11,41 +10,6 @@
 #define LARGE_BODY 16384u       /* bodies of so many bytes go to their place at once */
 #define LARGE_EXPECTED 8u       /* frames after such a one, in which another is expected */
 #define SIGN_OF_LIFE 512u /* so many bytes at a time are one; less only with a frame */
-
-/* -------------------------------------------------------- frames of the stream */
-
-static int take_taken(struct tcp_conn *c, uint32_t ring, uint64_t taken)
-{
-	if (taken < c->taken[ring] || taken > c->sent[ring])
-		return -EPROTO;
-	c->taken[ring] = taken;
-	return 0;
-}
-
-static int take_state(struct tcp_conn *c, const struct thmqi_frame *f)
-{
-	int rc = take_taken(c, 0, f->arg[0]);
-
-	if (c->of_broker)
-		atomic_store_explicit(&c->link->beat, (uint32_t)f->data, memory_order_relaxed);
-	else if (!rc)
-		rc = take_taken(c, 1, f->arg[1]);
-	return rc;
-}
-
-/* ------------------------------------------------------- on the broker's side */
-
-static int produce_begin(struct tcp_conn *c, struct thmqi_frame *f)
-{
-	uint64_t at = f->data;
-
-	if (f->len && (at >= c->link->area_bytes || f->len > c->link->area_bytes - at))
-		return -EPROTO;
-	at = f->len ? at : 0;
-	f->data = (uint64_t)(uintptr_t)(c->link->area + at);
-	c->in.to = c->link->area + at;
-	return 0;
-}
 
 static bool is_being_sent(const struct tcp_conn *c, const struct thmqi_frame *f)
 {
@@ -59,126 +23,7 @@ static bool is_being_sent(const struct tcp_conn *c, const struct thmqi_frame *f)
 	return false;
 }
 
-/* Only what it has can be given back: the others may still be read from. True: the broker is to be told. */
-static int release_begin(struct tcp_conn *c, const struct thmqi_frame *f, bool *ret_pass)
-{
-	struct tcp_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0], mark = (uint32_t)(f->arg[0] >> 32) + 1;
-
-	*ret_pass = s && index < THMQI_DELIVERIES && s->out[index] == mark;
-	if (!*ret_pass)
-		return 0;
-	if (is_being_sent(c, f))
-		return -EPROTO;
-	s->out[index] = 0;
-	return 0;
-}
-
-static int up_begin(struct tcp_conn *c, struct thmqi_frame *f)
-{
-	switch (f->type) {
-	case THMQI_FRAME_PRODUCE:
-		return produce_begin(c, f);
-	case THMQI_FRAME_REQUEST:
-		if (c->request_out) /* its page is the broker's until that has answered */
-			return -EPROTO;
-		c->in.to = (uint8_t *)c->link->request;
-		return 0;
-	case THMQI_FRAME_ATTACH:
-		return f->stream >= THMQI_STREAMS || thmqi_tcp_stream(c, f->stream) ? 0 : -ENOMEM;
-	default:
-		return 0;
-	}
-}
-
-static int push(struct thmqi_frame_ring *ring, const struct thmqi_frame *f)
-{
-	struct thmqi_frame *slot = thmqi_frame_claim(ring, 0);
-
-	if (!slot)
-		return -EPROTO; /* it was told how much room there is */
-	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn),
-	       sizeof(*f) - sizeof(f->turn));
-	thmqi_frame_commit(ring);
-	return 0;
-}
-
-static int up_done(struct tcp_conn *c, struct thmqi_frame *f)
-{
-	bool pass = true;
-	int rc = 0;
-
-	if (f->type == THMQI_FRAME_REQUEST) {
-		c->link->request->name[sizeof(c->link->request->name) - 1] = 0;
-		c->link->request->group[sizeof(c->link->request->group) - 1] = 0;
-		c->request_out = true;
-	} else if (f->type == THMQI_FRAME_RELEASE) {
-		rc = release_begin(c, f, &pass);
-	}
-	if (rc)
-		return rc;
-	if (!pass)
-		f->type = THMQI_FRAME_RELEASE,
-		f->stream = THMQI_STREAMS; /* it counts, and means nothing */
-	return push(f->type == THMQI_FRAME_PRODUCE ? &c->link->up : &c->link->ctl, f);
-}
-
-/* ------------------------------------------------------- on the client's side */
-
-/* The run gets a block of this core's pool. 1: there is none now. */
-static int deliver_begin(struct tcp_conn *c, const struct thmqi_frame *f)
-{
-	struct tcp_stream *s = f->stream < THMQI_STREAMS ? c->streams[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0];
-
-	if (!s || index >= THMQI_DELIVERIES || s->bufs[index] || s->held_bytes >= s->credit_bytes ||
-	    f->len < sizeof(struct thmq_run_header))
-		return -EPROTO;
-	if (thmq_buf_alloc(c->core->pool, f->len, THMQ_PURPOSE_GENERAL, &c->run) != 0)
-		return 1;
-	c->run->owner = THMQI_OWNER_RUN;
-	c->in.to = c->run->data;
-	return 0;
-}
-
-static int down_begin(struct tcp_conn *c, struct thmqi_frame *f)
-{
-	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE)
-		return deliver_begin(c, f);
-	f->data = 0;
-	if (f->type == THMQI_FRAME_REPLY) {
-		memset((char *)c->link->reply + f->len, 0, sizeof(*c->link->reply) - f->len);
-		c->in.to = (uint8_t *)c->link->reply;
-	}
-	return 0;
-}
-
-static int down_done(struct tcp_conn *c, struct thmqi_frame *f)
-{
-	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE) {
-		struct tcp_stream *s = c->streams[f->stream];
-
-		f->data = (uint64_t)(uintptr_t)c->run->data;
-		s->bufs[(uint32_t)f->arg[0]] = c->run;
-		c->run->user = f->len - (uint32_t)sizeof(struct thmq_run_header); /* credit is counted so by the broker */
-		s->held_bytes += c->run->user;
-		c->run = NULL;
-	}
-	c->pushed++;
-	return push(&c->link->down, f);
-}
-
 /* -------------------------------------------------------------------- stream */
-
-/* 0; 1: not now; an error. */
-static int frame_begin(struct tcp_conn *c)
-{
-	struct thmqi_frame *f = &c->in.frame;
-
-	if (f->type >= THMQI_STREAM_STATE)
-		return 0;
-	return c->of_broker ? up_begin(c, f) : down_begin(c, f);
-}
 
 static int frame_done(struct tcp_conn *c)
 {
@@ -187,17 +32,15 @@ static int frame_done(struct tcp_conn *c)
 	if (c->body_check && c->body_check != thmqi_crc32c(0, c->body, c->body_len))
 		return -EPROTO;
 	c->body_check = 0;
-	if (f->type == THMQI_STREAM_STATE)
-		return take_state(c, f);
-	if (f->type == THMQI_STREAM_BYE) /* to the broker it says nothing; the client is told why */
-		return f->status < 0 ? f->status : -ESHUTDOWN;
-	return c->of_broker ? up_done(c, f) : down_done(c, f);
+	if (f->type == THMQI_FRAME_RELEASE && c->ref_count && thmqi_joint_has(&c->joint, f) && is_being_sent(c, f))
+		return -EPROTO;
+	return thmqi_joint_done(&c->joint, f);
 }
 
 /* A frame is there: its body is awaited, or it is done. 1: it has to wait. */
 static int frame_arrived(struct tcp_conn *c)
 {
-	int rc = frame_begin(c);
+	int rc = thmqi_joint_begin(&c->joint, &c->in.frame, &c->in.to);
 
 	c->stalled = rc == 1;
 	if (c->in.left >= LARGE_BODY)
@@ -289,7 +132,7 @@ static int run_in(struct tcp_conn *c, uint32_t number)
 		rc = frame_arrived(c);
 		if (rc)
 			return rc < 0 ? rc : 0;
-		c->heard_ns = c->core->now_ns;
+		c->joint.heard_ns = c->core->now_ns;
 	}
 	if (c->rx_end)
 		rc = parse(c);
@@ -301,22 +144,22 @@ static int run_in(struct tcp_conn *c, uint32_t number)
 		bytes += n;
 		rc = parse(c);
 		if (n >= SIGN_OF_LIFE || c->in.number != number)
-			c->heard_ns = c->core->now_ns;
+			c->joint.heard_ns = c->core->now_ns;
 	}
 	return rc;
 }
 
 int thmqi_tcp_in(struct tcp_conn *c)
 {
-	uint64_t pushed = c->pushed;
+	uint64_t pushed = c->joint.pushed;
 	uint32_t number = c->in.number, at = c->rx_end;
 	int rc = run_in(c, number);
 
-	if (c->pushed != pushed)
-		thmqi_link_kick_client(c->link);
+	if (c->joint.pushed != pushed)
+		thmqi_link_kick_client(c->joint.link);
 	if (rc < 0)
 		thmqi_tcp_end(c, rc);
-	return rc < 0 || c->in.number != number || c->pushed != pushed || at != c->rx_end;
+	return rc < 0 || c->in.number != number || c->joint.pushed != pushed || at != c->rx_end;
 }
 
 void thmqi_tcp_discard(struct tcp_conn *c)

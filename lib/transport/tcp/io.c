@@ -54,7 +54,7 @@ int thmqi_tcp_flush(struct tcp_conn *c)
 
 	c->writable = !c->tls->blocked;
 	if (n > 0)
-		c->said_ns = c->moved_ns = c->core->now_ns;
+		c->joint.said_ns = c->joint.moved_ns = c->core->now_ns;
 	return n < 0 ? (int)n : 0;
 }
 
@@ -180,20 +180,20 @@ void thmqi_tcp_unhold(struct tcp_conn *c)
 
 void thmqi_tcp_count_refused(struct tcp_conn *c, int error)
 {
-	if (!c->listener)
+	if (!c->guest.listener)
 		return;
-	atomic_store_explicit(&c->listener->refused_error, error, memory_order_relaxed);
-	atomic_fetch_add_explicit(&c->listener->refused, 1, memory_order_relaxed);
+	atomic_store_explicit(&c->guest.listener->refused_error, error, memory_order_relaxed);
+	atomic_fetch_add_explicit(&c->guest.listener->refused, 1, memory_order_relaxed);
 }
 
 static void shaken(struct tcp_conn *c)
 {
 	c->secured = true;
 	c->readable = true; /* what came behind it was told already */
-	if (c->of_broker) {
-		atomic_fetch_add(&c->listener->tls_connections, 1);
+	if (c->joint.of_broker) {
+		atomic_fetch_add(&c->guest.listener->tls_connections, 1);
 		if (c->tls->kernel)
-			atomic_fetch_add(&c->listener->kernel_tls_connections, 1);
+			atomic_fetch_add(&c->guest.listener->kernel_tls_connections, 1);
 		c->state = TCP_GREETING;
 		return;
 	}
@@ -204,7 +204,7 @@ static void shaken(struct tcp_conn *c)
 static void not_shaken(struct tcp_conn *c, int error)
 {
 	thmqi_tcp_count_refused(c, error);
-	if (c->of_broker && error != -ECONNRESET)
+	if (c->joint.of_broker && error != -ECONNRESET)
 		thmqi_tcp_leave(c, error);
 	else
 		thmqi_tcp_end(c, error);
@@ -220,7 +220,7 @@ static int begin(struct tcp_conn *c)
 	char first;
 	int rc;
 
-	if (c->of_broker) {
+	if (c->joint.of_broker) {
 		n = recv(c->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 			c->readable = errno == EINTR;
@@ -247,6 +247,10 @@ static bool may_shake(struct tcp_conn *c)
 		return false;
 	if (!c->door)
 		return true;
+	if (c->door->shakes_loop != c->core->loops) {
+		c->door->shakes_loop = c->core->loops;
+		c->door->shakes = TCP_SHAKES_A_TURN;
+	}
 	if (!c->door->shakes)
 		return false; /* in the next iteration */
 	c->door->shakes--;
@@ -296,7 +300,7 @@ int thmqi_tcp_hello_send(struct tcp_conn *c, struct thmqi_hello *hello, uint32_t
 	int64_t n;
 
 	hello->capabilities = c->tls && !c->tls->kernel ? THMQI_CAN_CHANGE_KEYS : 0;
-	hello->silence_ms = (uint32_t)THMQI_MIN(c->silence_ns / 1000000u, (uint64_t)UINT32_MAX);
+	hello->silence_ms = (uint32_t)THMQI_MIN(c->joint.silence_ns / 1000000u, (uint64_t)UINT32_MAX);
 	thmqi_hello_seal(hello, kind);
 	/* nothing was sent before: there is room */
 	n = c->guards ? send_watched(c, &iov, 1, true) : send_some(c, &iov, 1);

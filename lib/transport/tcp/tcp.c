@@ -16,21 +16,13 @@ static void client_closed(void *ctx, struct thmqi_link *link)
 	struct tcp_conn *c = ctx;
 
 	(void)link;
-	c->client_gone = true;
+	c->joint.client_gone = true;
 	if (c->state != TCP_OPEN) {
 		thmqi_tcp_end(c, -ESHUTDOWN);
 		return;
 	}
 	c->deadline_ns = c->core->now_ns + TCP_LEAVE_NS;
 	thmqi_tcp_tick_at(c, c->deadline_ns);
-}
-
-/* Of the client's environment: the calling thread's own, or else they take turns. */
-static struct thmq_core *core_for(struct thmqi_transport *t, uint32_t shard)
-{
-	struct thmq_core *mine = thmqi_core_mine(t->env);
-
-	return mine ? mine : thmqi_env_core(t->env, shard % thmqi_env_core_count(t->env));
 }
 
 /* Where another link of the session leads to: its connection is there as long as the link is. */
@@ -57,8 +49,6 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 		       struct thmqi_link **ret_link)
 {
 	struct thmqi_acceptor acceptor = {.accept = client_accept, .closed = client_closed};
-	struct thmqi_link_opts o = *opts;
-	struct thmqi_link *link;
 	struct tcp_conn *c;
 	int rc;
 
@@ -67,8 +57,8 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 		return thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
 	c->transport = t;
 	c->own = thmqi_own_of(t, url);
-	c->silence_ns =
-		THMQI_MAX(opts->silence_ns ? opts->silence_ns : TCP_SILENCE_NS, TCP_SILENCE_MIN_NS);
+	c->joint.silence_ns =
+		THMQI_MAX(opts->silence_ns ? opts->silence_ns : JOINT_SILENCE_NS, JOINT_SILENCE_MIN_NS);
 	memcpy(c->client_id, t->client_id, sizeof(c->client_id));
 	c->tls_config = opts->tls;
 	if (c->tls_config)
@@ -78,32 +68,10 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 		goto fail;
 	if (opts->anew)
 		c->instance = 0;
-	o.area_bytes = THMQI_MIN(o.area_bytes, (uint64_t)THMQI_STREAM_AREA_MAX);
-	o.up_frames = THMQI_MIN(o.up_frames, THMQI_STREAM_UP_MAX);
-	o.down_frames = THMQI_MIN(o.down_frames, THMQI_STREAM_DOWN_MAX);
-	rc = thmqi_link_make(&o, 0, &link);
-	if (rc) {
-		thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
-			   (unsigned long long)o.area_bytes);
-		goto fail;
-	}
-	link->shard = shard;
-	link->core = core_for(t, shard);
 	acceptor.ctx = c;
-	if (atomic_load(&link->core->owner) == 0)
-		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
-				link->core->index);
-	else if (thmqi_listener_make(t, NULL, &acceptor, &link->listener) != 0)
-		rc = thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
-	if (rc) {
-		thmqi_link_free(link);
-		goto fail;
-	}
-	thmqi_waiter_ref(waiter);
-	link->waiter = waiter;
-	thmqi_link_offer(link);
-	*ret_link = link;
-	return 0;
+	rc = thmqi_joint_connect(t, url, shard, opts, &acceptor, waiter, ret_link);
+	if (!rc)
+		return 0;
 fail:
 	thmqi_tls_config_unref(c->tls_config);
 	free(c->url);

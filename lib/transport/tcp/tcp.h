@@ -11,10 +11,9 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "../internal.h"
+#include "../gate.h"
+#include "../joint.h"
 #include "../own.h"
-#include <thundermq/log.h>
-
 #include "wire/stream.h"
 
 #define TCP_RX_BYTES (128u << 10)
@@ -31,9 +30,6 @@
 	(1u << 23) /* TLS records with one key: half of what AES-GCM may have (RFC 8446, 5.5) */
 #define TCP_GREETING_NS 10000000000ull
 #define TCP_LEAVE_NS 2000000000ull
-#define TCP_SILENCE_NS 30000000000ull
-#define TCP_SILENCE_MIN_NS 200000000ull
-#define TCP_CONNECTIONS 1024u
 
 struct tcp_address {
 	struct sockaddr_storage addr;
@@ -42,23 +38,13 @@ struct tcp_address {
 
 /* A listening socket, on one core; what it accepts stays there until it has said which shard it wants. */
 struct tcp_door {
-	struct thmqi_poller poller;
-	struct thmq_watch *watch; /* NULL: none */
-	struct thmqi_timer timer;
-	struct thmq_core *core;
-	struct thmqi_listener *listener; /* counted */
-	struct thmqi_waiter
-		*nobody; /* of the links that it makes: their client ends look by themselves */
-	struct thmqi_listen_opts opts;
-	struct thmqi_list greetings; /* struct tcp_conn, oldest first */
-	uint32_t greeting_count;
-	uint32_t shakes;               /* left for this iteration */
+	struct thmqi_gate gate;
+	uint32_t shakes;              /* left for the iteration */
+	uint64_t shakes_loop;         /* … of the core that has this number */
 	struct thmqi_tls_config *tls; /* NULL: plain. Changed under the lock */
 	pthread_mutex_t lock;         /* taken for each connection that is accepted, and for nothing else */
 	const struct thmq_transport *own; /* NULL: sockets of ours */
 	int fd;
-	bool readable;
-	bool closed;
 	char url[128];
 };
 
@@ -72,27 +58,15 @@ enum tcp_state {
 	TCP_CLOSED   /* nobody's any more */
 };
 
-/* What one consumer, or what was one, has of runs on this connection. */
-struct tcp_stream {
-	uint64_t credit_bytes, held_bytes; /* client */
-	union {
-		struct thmqi_buf *bufs[THMQI_DELIVERIES]; /* client: by the token's lower half */
-		uint32_t out
-			[THMQI_DELIVERIES]; /* broker: the upper half + 1 of those that were sent; 0 */
-	};
-};
-
 struct tcp_conn {
 	struct thmqi_poller poller;
 	struct thmq_watch *watch; /* NULL: none */
 	struct thmqi_timer timer;
 	struct thmqi_task task; /* to the shard's core */
 	struct thmq_core *core;
-	struct thmqi_link *link;         /* NULL before there is one, and after its end */
-	struct thmqi_listener *listener; /* broker: counted */
-	struct tcp_door *door;           /* broker, as long as it is on its list */
-	struct thmqi_list door_link;
-	struct thmqi_waiter *nobody; /* broker: counted */
+	struct thmqi_joint joint;
+	struct thmqi_guest guest; /* broker */
+	struct tcp_door *door;    /* broker, as long as it waits there */
 	struct thmqi_tls_config *tls_config; /* NULL: plain */
 	struct thmqi_tls *tls;               /* NULL: plain, or nothing has come yet */
 	const struct thmq_transport *own; /* NULL: a socket of ours */
@@ -101,26 +75,18 @@ struct tcp_conn {
 	struct thmqi_guards *guards;      /* NULL: nobody looks on */
 	int fd;
 	uint8_t state; /* enum tcp_state */
-	bool of_broker;
 	bool readable, writable, hung_up; /* as the watch told */
 	bool on_core;                     /* poller and timer are there */
 	bool ticked;
+	bool rested;      /* since it was last polled */
+	uint32_t idle_rounds;
 	bool shake;       /* the handshake can go on without news */
 	bool secured;     /* it is over, and the listener counts it */
 	bool retry;       /* client: the next address */
-	bool client_gone; /* client: its end has closed: what is left is sent */
-	bool link_done, socket_done;
-	bool bye_put;         /* in what is being sent, or was */
-	bool request_out;     /* broker: REQUEST came, and REPLY was not sent */
+	bool socket_done;
 	bool stalled;         /* client: no memory for a run; its frame waits in the decoder */
-	bool say;             /* STATE is due, for the sake of time or the beat */
 	int error;            /* what the client's end gets */
 	uint64_t deadline_ns; /* of this state; UINT64_MAX */
-	uint64_t silence_ns;  /* of the other, that is taken for death */
-	uint64_t say_ns;      /* we say something at least so often */
-	uint64_t tick_ns;
-	uint64_t heard_ns, said_ns,
-		moved_ns; /* last time that something came, went, and that what waited to go moved */
 	/* greeting */
 	struct thmqi_hello hello; /* the other's */
 	uint32_t hello_have;
@@ -133,12 +99,10 @@ struct tcp_conn {
 	uint8_t *rx;
 	uint32_t rx_at, rx_end;
 	uint8_t large; /* frames in which one with a large body is expected */
-	uint64_t pushed;       /* client: frames that came down */
-	struct thmqi_buf *run; /* client: of the DELIVER that is being read */
 	const uint8_t *body;   /* that is being read: all of it, */
 	uint32_t body_len;
 	uint32_t body_check;   /* and its CRC; 0: not said */
-	/* out: rings 0 and 1 are the client's up and ctl, or the broker's down and none */
+	/* out */
 	uint8_t *tx;
 	uint32_t tx_len;
 	struct iovec iov[TCP_IOV];
@@ -150,10 +114,6 @@ struct tcp_conn {
 	} refs[TCP_IOV]; /* broker: runs that are sent from where they lie */
 	uint32_t ref_count;
 	uint32_t number;            /* of the next frame */
-	uint64_t sent[2], taken[2]; /* frames of ours, sent and taken by the other */
-	uint64_t told[2]; /* frames of the other's, of which it knows that they were taken */
-	uint32_t beat_told;
-	struct tcp_stream *streams[THMQI_STREAMS];
 };
 
 /* url.c */
@@ -176,7 +136,6 @@ const char *thmqi_tcp_url_of(const void *door);
 bool thmqi_tcp_renew(void *door, struct thmqi_tls_config *config);
 int thmqi_tcp_greet(struct tcp_conn *c); /* broker, in its state GREETING; work done */
 void thmqi_tcp_move(struct tcp_conn *c); /* broker, in its state MOVING */
-void thmqi_tcp_forget_greeting(struct tcp_conn *c);
 
 /* conn.c */
 struct tcp_conn *thmqi_tcp_make(bool of_broker);
@@ -190,8 +149,6 @@ int thmqi_tcp_buffers(struct tcp_conn *c);
 /* It is over. Frees nothing that the caller uses: the poller does. */
 void thmqi_tcp_end(struct tcp_conn *c, int error);
 void thmqi_tcp_tick_at(struct tcp_conn *c, uint64_t ns);
-struct tcp_stream *thmqi_tcp_stream(struct tcp_conn *c,
-				    uint32_t stream); /* made if absent; NULL: no memory */
 /* All is said: what comes is thrown away until the other has closed, or for TCP_LEAVE_NS. The other can read what it was sent. */
 void thmqi_tcp_leave(struct tcp_conn *c, int error);
 /* The connection to the broker is there, in clear or encrypted: what the client has to say first. */
@@ -225,8 +182,5 @@ void thmqi_tcp_discard(struct tcp_conn *c);
 /* out.c */
 bool thmqi_tcp_out_wanted(const struct tcp_conn *c); /* something could be sent now */
 void thmqi_tcp_out(struct tcp_conn *c);
-bool thmqi_tcp_untold(
-	const struct tcp_conn
-		*c); /* client: much came down that its thread may have taken meanwhile */
 
 #endif

@@ -34,6 +34,9 @@ int thmqi_client_partition_describe(struct thmq_session *session, const char *to
 				    uint32_t partition, const char *group,
 				    struct thmq_partition_info *ret_info);
 
+int thmqi_client_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
+			  uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
+
 int thmqi_client_producer_open(struct thmq_session *session, const char *topic,
 			       const struct thmq_producer_opts *opts,
 			       struct thmq_producer **ret_producer);

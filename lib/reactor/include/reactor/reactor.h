@@ -48,6 +48,7 @@ struct thmqi_poller {
 	void (*end)(struct thmqi_poller *p);
 	struct thmqi_list link; /* the core's */
 	const char *name;       /* for statistics; NULL: none */
+	bool is_first, rests;   /* the core's */
 };
 
 /* All zero but fire before its first start. Its memory may go when it is not running: before a start, after a stop, and
@@ -158,6 +159,13 @@ void thmqi_core_add_poller(struct thmq_core *core, struct thmqi_poller *p);
 void thmqi_core_add_poller_first(struct thmq_core *core, struct thmqi_poller *p);
 void thmqi_core_remove_poller(struct thmq_core *core,
 			      struct thmqi_poller *p); /* also from within a poll */
+/*
+ * One of very many that has nothing to do for now: it costs nothing until it is roused, by whoever gives it work, and is only
+ * told of the core's end. Also from within its poll. What would be found by a look must be told: its arm was called before, and
+ * found nothing.
+ */
+void thmqi_core_rest_poller(struct thmq_core *core, struct thmqi_poller *p);
+void thmqi_core_rouse_poller(struct thmq_core *core, struct thmqi_poller *p); /* at its place; also one that does not rest */
 /* Start, or start anew: fire is called once @deadline_ns has come, not earlier, and at most a tick (1024 ns) and the core's
  * own delay later, in an iteration after this call. UINT64_MAX: never. */
 void thmqi_timer_start(struct thmq_core *core, struct thmqi_timer *t, uint64_t deadline_ns);

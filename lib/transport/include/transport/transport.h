@@ -55,9 +55,11 @@ struct thmqi_link {
 	uint32_t area_bytes; /* power of two */
 	bool is_further;     /* of a session that has others */
 	bool area_is_lent;   /* the medium's, not the link's */
+	bool packs;          /* frames go in packets: what is written together costs little more than one of them */
 	uint8_t *area;       /* 64-byte aligned; PRODUCE data lies in it */
 	struct thmqi_waiter *
-		waiter; /* of the client's session: kicked by the broker end after it wrote frames */
+		waiter; /* of the client's session: kicked by the broker end after it wrote frames; NULL: it has a reader */
+	struct thmqi_poller *reader; /* what plays the client's end on this very core; NULL: the client's end is a session's */
 	/* rings and pages */
 	struct thmqi_frame_ring up;   /* client writes, broker reads: PRODUCE only, so that a full volatile
 					topic holds up producers but never the releases that would empty it */
@@ -98,6 +100,9 @@ struct thmqi_acceptor {
 	/* The client end is gone: drop all it had, then thmqi_link_unref(). Never called after the broker end's
 	 * thmqi_link_shut() or for a link that accept refused (its acceptor may be gone by then). */
 	void (*closed)(void *ctx, struct thmqi_link *link);
+	/* The link's reader has nothing to do, and will rest: its rings need no look until it is roused. False: they do. NULL likewise. */
+	bool (*rest)(void *ctx, struct thmqi_link *link);
+	void (*rouse)(void *ctx, struct thmqi_link *link);
 	void *ctx;
 	/* What the broker's end needs for a link: allocated by the one who connects, who can be told that there is none. */
 	size_t end_bytes;
@@ -226,7 +231,10 @@ static inline void thmqi_link_kick_broker(struct thmqi_link *link)
 /* Broker, after writing frames down: wake the session's thread if it sleeps. */
 static inline void thmqi_link_kick_client(struct thmqi_link *link)
 {
-	thmqi_waiter_kick(link->waiter);
+	if (!link->reader)
+		thmqi_waiter_kick(link->waiter);
+	else if (thmqi_unlikely(link->reader->rests))
+		thmqi_core_rouse_poller(link->core, link->reader);
 }
 
 #endif

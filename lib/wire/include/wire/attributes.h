@@ -12,7 +12,8 @@
 #include "base/base.h"
 
 /* Flags that a client may set. A body with others, but for THMQ_RECORD_PART, cannot be read. */
-#define THMQI_RECORD_KNOWN (THMQ_RECORD_TTL | THMQ_RECORD_HEADERS)
+#define THMQI_RECORD_EXPECT (THMQ_RECORD_EXPECT_END | THMQ_RECORD_EXPECT_KEY)
+#define THMQI_RECORD_KNOWN (THMQI_RECORD_EXPECT | THMQ_RECORD_TTL | THMQ_RECORD_HEADERS)
 
 /*
  * A message that is larger than a batch is stored as records with consecutive offsets, one in each of as many runs. Behind key and
@@ -27,6 +28,7 @@ _Static_assert(sizeof(struct thmqi_part) == 16, "as in doc/format.md");
 #define THMQI_MESSAGE_MAX (THMQ_MESSAGE_MAX + (128u << 10))
 
 struct thmqi_attributes {
+	uint64_t expected;
 	uint64_t ttl_ns;        /* 0: none */
 	const uint8_t *headers; /* NULL: none */
 	uint32_t headers_len;

@@ -22,7 +22,8 @@ enum thmqi_frame_type {
 		1, /* seq: request id; the page holds a struct thmqi_request. One at a time */
 	THMQI_FRAME_PRODUCE =
 		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
-		      producer id, 0: none, whose messages may be sent again: generation is its epoch */
+		      producer id, 0: none, whose messages may be sent again: generation is its epoch; of others a number that
+		      tells the producers of a stream apart that come one after the other */
 	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0 | upper half of the tags
 				  wanted, as thmq_tag_filter() has them, whose lower half is tag_hash; 0: all;
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
@@ -54,13 +55,15 @@ enum thmqi_frame_type {
 				    partition, extra: identity of its data, the same in each of its lives */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
-		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it */
+		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it. flags 0: those
+		       that were acknowledged at less are durable by now; generation: thmqi_producer_life() */
 	THMQI_FRAME_REPORT =
 		35, /* stream partition; flags: durability; seq: first sequence; len: count; arg0: base offset.
 				    Sequences of one connection only: seq, then the next ones sent on it.
 				    arg0 UINT64_MAX: stored before, where is not known */
 	THMQI_FRAME_REJECT =
-		36, /* stream partition; seq; status: that message is certainly not stored */
+		36, /* stream partition; seq; status: that message is certainly not stored; arg0: with -THMQ_ECONFLICT what is
+		       there */
 	THMQI_FRAME_DELIVER =
 		37, /* stream partition; data: a run (struct thmq_run_header in place); len: its bytes; seq: first
 				     offset wanted; to a member of a shared group, extra: how often these were handed out, tag_hash: when this was sent,
@@ -121,6 +124,12 @@ struct thmqi_frame {
 	};
 };
 _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
+
+/* Which of a stream's producers a PRODUCE frame is of. */
+static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
+{
+	return generation ^ (uint32_t)id;
+}
 
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
@@ -242,7 +251,9 @@ enum thmqi_op {
 	THMQI_OP_PARTITION_INFO =
 		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that */
 	THMQI_OP_PRODUCER_OPEN =
-		10 /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
+		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
+	THMQI_OP_KEY_FIND =
+		11 /* shard; partition, before_offset, key, key_len -> value[0..1]: offset and time of the newest message below it */
 };
 
 struct thmqi_request {
@@ -255,15 +266,17 @@ struct thmqi_request {
 	uint32_t index;
 	uint32_t stream;
 	uint32_t group_id;
-	uint32_t reserved;
+	uint32_t key_len;
 	uint64_t volatile_bytes;
 	uint64_t session_timeout_ns;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
 	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
+	uint64_t before_offset;
 	char name[256];  /* NUL-terminated */
 	char group[256];
+	uint8_t key[THMQ_KEY_MAX];
 };
 
 struct thmqi_topic_entry {
