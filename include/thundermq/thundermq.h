@@ -933,16 +933,16 @@ struct thmq_consumer_opts {
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
 				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
-	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied */
-	uint32_t tag_count;         /* up to THMQ_CONSUMER_TAGS_MAX */
-	uint32_t reserved;
-	/* With THMQ_CONSUMER_SHARED */
-	uint64_t invisible_ns; /* how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
+	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied. Not of a shared group */
+	uint64_t invisible_ns; /* with THMQ_CONSUMER_SHARED: how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
+	uint32_t tag_count;    /* up to THMQ_CONSUMER_TAGS_MAX */
 	uint32_t deliver_max;  /* a message that was handed out so often and came back is a dead letter; 0: no limit */
-	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
+	/* With THMQ_CONSUMER_SHARED */
 	const uint64_t *backoff_ns; /* what THMQ_NACK_BACKOFF waits after the first delivery, after the second …, the last for all further
 				       ones; copied */
 	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
+	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
+	uint32_t reserved;
 };
 
 #define THMQ_CONSUMER_BACKOFF_MAX 64u

@@ -384,6 +384,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
+	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)
+		return thmqi_fail(-EINVAL, "consumer: a shared group takes all tags: what one member does not want nobody would get");
 	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max || o.backoff_count || o.dead_topic))
 		return thmqi_fail(-EINVAL, "consumer: invisible_ns, deliver_max, backoff_ns and dead_topic need THMQ_CONSUMER_SHARED");
 	if (o.backoff_count > THMQ_CONSUMER_BACKOFF_MAX || (o.backoff_count && !o.backoff_ns))

@@ -22,7 +22,7 @@ struct dead_letters {
 	uint64_t failed;     /* of the producer's, when it was looked at last */
 	uint32_t head, tail; /* free running */
 	struct {
-		uint64_t first, offset, seq;
+		uint64_t offset, last, seq;
 		uint32_t partition, deliveries;
 	} out[OUT_MAX];
 };
@@ -130,8 +130,8 @@ int thmqi_dead_put(struct thmq_consumer *c, const struct thmq_message *m, uint32
 	}
 	if (seq < 0)
 		return (int)seq;
-	dead->out[dead->tail % OUT_MAX].offset = thmqi_shared_last(m);
-	dead->out[dead->tail % OUT_MAX].first = m->offset;
+	dead->out[dead->tail % OUT_MAX].offset = m->offset;
+	dead->out[dead->tail % OUT_MAX].last = thmqi_shared_last(m);
 	dead->out[dead->tail % OUT_MAX].seq = (uint64_t)seq;
 	dead->out[dead->tail % OUT_MAX].partition = m->partition;
 	dead->out[dead->tail++ % OUT_MAX].deliveries = deliveries;
@@ -165,9 +165,9 @@ void thmqi_dead_tend(struct thmq_consumer *c)
 	     dead->head++) {
 		uint32_t i = dead->head % OUT_MAX, partition = dead->out[i].partition;
 		uint64_t offset = dead->out[i].offset;
-		int rc = failed ? thmqi_shared_put_off(c, partition, dead->out[i].first, offset,
+		int rc = failed ? thmqi_shared_put_off(c, partition, offset, dead->out[i].last,
 						       RETRY_NS)
-				: thmqi_shared_say_done(c, partition, dead->out[i].first, offset);
+				: thmqi_shared_say_done(c, partition, offset, dead->out[i].last);
 
 		if (rc == -EAGAIN && !failed)
 			return; /* with the next call */

@@ -416,10 +416,9 @@ void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struc
 int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last); /* as acked. -EAGAIN; -THMQ_EFENCED */
 int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last, uint64_t delay_ns);
 
-/* Of a message in parts the offset of its last one. */
 static inline uint64_t thmqi_shared_last(const struct thmq_message *m)
 {
-	return m->offset + (m->span && m->span <= UINT64_MAX - m->offset ? m->span - 1 : 0);
+	return m->offset + THMQI_MAX(m->span, 1u) - 1;
 }
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
 

@@ -388,10 +388,10 @@ static void rules(void)
 	is_closed(&b, SECOND);
 	b = bad_open(0); /* two requests at a time */
 	for (i = 0; i < 2; i++) {
-		PUT(&b, .type = THMQI_FRAME_REQUEST, .seq = 1);
+		PUT(&b, .type = THMQI_FRAME_REQUEST, .seq = 1, .len = sizeof(request));
 		put(&b, &request, sizeof(request));
 	}
-	PUT(&b, .type = THMQI_FRAME_REQUEST, .seq = 1);
+	PUT(&b, .type = THMQI_FRAME_REQUEST, .seq = 1, .len = sizeof(request));
 	is_closed(&b, SILENCE + SECOND);
 	b = bad_open(1); /* it gives back what it does not have: that is no harm */
 	for (i = 0; i < 20; i++)

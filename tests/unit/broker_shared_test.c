@@ -608,26 +608,20 @@ Test(broker_shared, a_message_in_parts_goes_to_one_member_as_a_whole, .init = be
 	cr_assert_eq(info().lag, 0);
 }
 
-Test(broker_shared, what_is_not_for_the_app_is_done, .init = begin, .fini = end)
+Test(broker_shared, what_is_too_old_for_the_app_is_done, .init = begin, .fini = end)
 {
-	const char *const tags[] = {"red"};
 	struct thmq_consumer *a;
 
 	for (int i = 0; i < 30; i++)
 		cr_assert_gt(thmq_send(producer, &i, sizeof(i),
-				       THMQ_MESSAGE_OPTS(.tag = i % 3 ? "blue" : "red",
-							 .ttl_ns = i < 15 ? MS : 0)),
+				       THMQ_MESSAGE_OPTS(.ttl_ns = i < 15 ? MS : 0)),
 			     0);
 	cr_assert_eq(thmq_flush(producer, SECOND), 0);
 	pass(20 * MS);
-	cr_assert_eq(thmq_consumer_open(sessions[1], "t", "g",
-					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
-							   .tags = tags, .tag_count = 1),
-					&a),
-		     0);
-	cr_assert_eq(fetch(a, m, 30, 5 * MS), 5);
+	a = member(1, 0, 0, 0);
+	cr_assert_eq(fetch(a, m, 30, 5 * MS), 15);
 	cr_assert_eq(id_of(&m[0]), 15);
-	done(a, m, 5);
+	done(a, m, 15);
 	cr_assert_eq(thmq_consumer_flush(a, SECOND), 0);
 	cr_assert_eq(info().lag, 0);
 }
