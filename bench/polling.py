@@ -18,7 +18,8 @@ END = "<!-- END POLLING -->"
 POLICIES = ("poll", "event", "fixed", "ski", "adaptive", "predictive")
 COLOURS = {"poll": "#b3261e", "event": "#1f5fa8", "fixed": "#8a6d1a", "ski": "#7a4fa3", "adaptive": "#2a7f4f", "predictive": "#333333"}
 PANELS = (("inproc", "poisson", "in process, by chance"), ("inproc", "batches", "in process, 32 at a time"),
-          ("inproc", "onoff", "in process, bursts and silences"), ("tcp", "poisson", "over tcp, by chance"))
+          ("inproc", "onoff", "in process, bursts and silences"), ("shm", "poisson", "another process, by chance"),
+          ("tcp", "poisson", "over tcp, by chance"))
 
 
 def number(x):
@@ -72,6 +73,27 @@ def economy_table(by_load):
         cells = (by_load[load].get(policy) for policy in policies)
         out.append(f"| {load_text(load)} | " + " | ".join(
             f"{number(c['per_cpu_second'] / 1000)} k, {number(c['wakeups_per_message'])}" if c else "–" for c in cells) + " |")
+    return out
+
+
+def overall_table(cells):
+    """Cost of a message, processor time and what its latency is worth, by the best policy's at the same load: mean and worst over all loads."""
+    loads = [row for by_load in cells.values() for load, row in by_load.items() if load > 0]
+    loads = [row for row in loads if min(line["per_second"] for line in row.values()) > 0.98 * next(iter(row.values()))["load"]
+             or next(iter(row.values()))["pattern"] != "poisson"]  # what no policy can carry says nothing about waiting
+    policies = [p for p in POLICIES if all(p in row for row in loads)]
+    if not loads or not policies:
+        return []
+    out = ["| latency is | worth | " + " | ".join(policies) + " |", "|---|---:|" + "---:|" * len(policies)]
+    for key, what in (("p50_us", "p50"), ("p99_us", "p99")):
+        for worth in (1, 10, 100):
+            ratios = {p: [] for p in policies}
+            for row in loads:
+                cost = {p: row[p]["cpu_percent"] * 1e4 / row[p]["per_second"] + worth * row[p][key] for p in policies}
+                for p in policies:
+                    ratios[p].append(cost[p] / min(cost.values()))
+            out.append(f"| {what} | {worth} | " + " | ".join(
+                f"{math.exp(sum(map(math.log, ratios[p])) / len(ratios[p])):.2f}, {number(max(ratios[p]))}" for p in policies) + " |")
     return out
 
 
@@ -189,6 +211,10 @@ def main():
                 if pattern == "poisson":
                     out += ["Messages for a second of the core's processor time (thousands), and wake-ups for a message:", ""]
                     out += economy_table(cells[medium, pattern]) + [""]
+        overall = overall_table(cells)
+        if overall:
+            out += ["#### Over all loads", "", "Cost of a message (processor time, and its latency times what that is worth) by that of the best policy at the same load: mean, worst.",
+                    "`poll` never rests.", ""] + overall + [""]
         with open(os.path.join(args.root, "doc", "polling.svg"), "w", encoding="utf-8") as f:
             f.write(drawing(cells))
     forecast = forecast_table(lines)
@@ -200,7 +226,8 @@ def main():
     if elsewhere:
         out += ["### Elsewhere", "",
                 "What else might be decided by a forecast of the next tenth of a second, in models and in virtual time, relative to \"as in the last tick\" (below 1 the forecast",
-                "wins): *ready*, what lies idle of buffers or slabs that are kept ready so that one tick in twenty needs more; *cap*, the share of a processor above a cap that is",
+                "wins): *ready*, what lies idle of receive buffers that are posted so that one tick in twenty needs more; *slabs*, how many are fetched too late, beside fetching",
+                "none before they are needed, and *slabsidle*, those that are held for nothing then; *cap*, the share of a processor above a cap that is",
                 "told of rises before, and *capwait* what messages then wait for, which is its price; *group*, the cost of writing and waiting where a log waits for company if enough is expected.", ""] + elsewhere + [""]
     replace_block(os.path.join(args.root, "doc", "polling.md"), "<!-- POLLING", END, BEGIN + "\n".join(out) + END)
 

@@ -3,13 +3,16 @@
  * polling_elsewhere_bench.c - where a forecast of the next tenth of a second might help other than in spinning, each tried in a model, in
  * virtual time: no machine is measured, the same figures come out everywhere.
  *
- *   ready   how much to have ready for the next tick: receive buffers posted, slabs fetched from the pool ahead of a ramp. Each method adds
- *           a margin that it learns, such that one tick in twenty needs more than is ready; what is compared is what lies idle.
+ *   ready   how much to have ready for the next tick, such as receive buffers posted. Each method adds a margin that it learns, such that
+ *           one tick in twenty needs more than is ready; what is compared is what lies idle.
+ *   slabs   a core fetches slabs from the global pool as it needs them, which holds up the message that needs them, and keeps four that are
+ *           free; compared with fetching before the tick what the forecast says that it will need: slabs fetched late, and (idle) slabs held
+ *           for nothing, which is the price.
  *   cap     a core under a cap of its processor takes its worth of latency back before a rise that is forecast, and gives it again before a fall;
  *           compared is the share above the cap, beside a core that only looks at what it used, and what messages wait for.
  *   group   a log waits 50 us for company only where so much is expected that company comes; compared is the cost of writes and waiting.
  *
- * The rival is in each case what needs no forecast: the next tick will be as the last. Pairs are seeds of the noise. Matrix: square waves and tides of
+ * The rival is in each case what needs no forecast: the next tick will be as the last; for slabs, the pool as it is. Pairs are seeds of the noise. Matrix: square waves and tides of
  * some seconds, a random walk, bursts, and two traces of requests (NAB). No bars: below 1 the forecast wins, and what wins is kept.
  */
 #include <thundermq/forecast.h>
@@ -141,6 +144,31 @@ static double idle_when_ready(const double *x, const double *said)
 	return idle / sum;
 }
 
+/* ----------------------------------------------------------------------- slabs */
+
+#define PER_SLAB 50.0 /* messages of a tick whose memory is one slab */
+#define KEPT 4.0      /* free slabs that a core does not give back */
+
+/* Slabs fetched late, and held idle, a tick. @said NULL: none is fetched before. */
+static void fetched(const double *x, const double *said, double *ret_late, double *ret_idle)
+{
+	double held = 0, late = 0, idle = 0, need, expected;
+	uint32_t i;
+
+	for (i = 1; i < TICKS; i++) {
+		need = ceil(x[i] / PER_SLAB);
+		expected = said ? ceil(fmax(said[i], 0) / PER_SLAB) : 0;
+		held = fmax(held, expected);
+		if (i >= WARM) {
+			late += fmax(need - held, 0);
+			idle += fmax(held - need, 0);
+		}
+		held = fmin(fmax(held, need), need + KEPT);
+	}
+	*ret_late = late / (TICKS - WARM);
+	*ret_idle = idle / (TICKS - WARM);
+}
+
 /* ------------------------------------------------------------------------- cap */
 
 #define CAP 0.25
@@ -168,6 +196,7 @@ static void capped(const double *x, const double *said, uint64_t seed, double *r
 			p.omega = fmax(p.omega * x[i - 1] / said[i], costs.omega * 1e-3);
 		else if (said && said[i] < 0.8 * x[i - 1])
 			p.omega = fmin(p.omega * 1.25, costs.omega);
+		thmqi_policy_reckon(&p);
 		for (k = 0; k < SLICES; k++) {
 			double used = 0, at = 0, mean = TICK_NS / fmax(x[i], 1);
 
@@ -231,8 +260,10 @@ static double group_cost(const double *x, const double *said, uint64_t seed)
 static void line_of(struct bench *b, const char *what, enum shape shape, const char *model,
 		    const double *ours, const double *theirs, const char *unit)
 {
-	struct bench_line line = {
-		.unit = unit, .rival = "as the last tick", .measure = BENCH_RATIO};
+	struct bench_line line = {.unit = unit,
+				  .rival = strncmp(what, "slabs", 5) ? "as the last tick"
+								     : "none before",
+				  .measure = BENCH_RATIO};
 	char name[96];
 
 	snprintf(name, sizeof(name), "elsewhere_%s_%s_%s", what, shapes[shape], model);
@@ -252,7 +283,8 @@ static void compare(struct bench *b, enum shape shape)
 						 THMQ_FORECAST_MODES, THMQ_FORECAST_TRAFFIC};
 	static const char *const names[METHODS] = {"ses", "ar", "modes", "traffic"};
 	static double x[TICKS], naive[TICKS], said[TICKS];
-	double ready[METHODS + 1][SEEDS], cap[2][SEEDS], waits[2][SEEDS], group[2][SEEDS];
+	double ready[METHODS + 1][SEEDS], cap[2][SEEDS], waits[2][SEEDS], group[2][SEEDS],
+		late[2][SEEDS], idle[2][SEEDS];
 
 	for (unsigned s = 0; s < (b->smoke ? 1 : SEEDS); s++) {
 		make(shape, s + 1, 1000, x);
@@ -260,15 +292,19 @@ static void compare(struct bench *b, enum shape shape)
 		ready[METHODS][s] = idle_when_ready(x, naive);
 		group[1][s] = group_cost(x, naive, s + 1);
 		capped(x, NULL, s + 1, &cap[1][s], &waits[1][s]);
+		fetched(x, NULL, &late[1][s], &idle[1][s]);
 		for (unsigned m = 0; m < METHODS; m++) {
 			foretell(models[m], x, said);
 			ready[m][s] = idle_when_ready(x, said);
 		}
 		group[0][s] = group_cost(x, said, s + 1);
 		capped(x, said, s + 1, &cap[0][s], &waits[0][s]);
+		fetched(x, said, &late[0][s], &idle[0][s]);
 	}
 	for (unsigned m = 0; m < METHODS; m++)
 		line_of(b, "ready", shape, names[m], ready[m], ready[METHODS], "of the mean");
+	line_of(b, "slabs", shape, "traffic", late[0], late[1], "slabs a tick");
+	line_of(b, "slabsidle", shape, "traffic", idle[0], idle[1], "slabs");
 	line_of(b, "cap", shape, "traffic", cap[0], cap[1], "points");
 	line_of(b, "capwait", shape, "traffic", waits[0], waits[1], "ns");
 	line_of(b, "group", shape, "traffic", group[0], group[1], "ns");

@@ -3,7 +3,7 @@
  * polling_gates_bench.c - what a policy has to keep, each beside its limit in the same round: at rest it uses as little as event, one
  * message at a time it is as fast as poll, at saturation it carries what poll carries, and a cap is held.
  *
- * Matrix: adaptive, predictive (both with bars), fixed (without); in process and over tcp; the cap at 25 and 50 % of a processor, 30 thousand messages a
+ * Matrix: adaptive, predictive (both with bars), fixed (without); in process, over tcp and shm; the cap at 25 and 50 % of a processor, 30 thousand messages a
  * second that arrive by chance, for which adaptive alone would spin nearly always.
  */
 #include "rig_polling.h"
@@ -150,7 +150,7 @@ int main(int argc, char **argv)
 	}
 	bench_samples_init(&samples, SAMPLES);
 	for (unsigned gate = 0; gate < GATES; gate++)
-		for (unsigned medium = POLLING_INPROC; medium <= POLLING_TCP; medium++)
+		for (unsigned medium = POLLING_INPROC; medium <= POLLING_SHM; medium++)
 			hold(&b, medium, gate, &samples);
 	cap(&b, THMQ_POLICY_ADAPTIVE, 0, &samples);
 	cap(&b, THMQ_POLICY_ADAPTIVE, 50, &samples);

@@ -2,7 +2,7 @@
 /*
  * polling_load_bench.c - every policy under every load: latency and processor time from nothing to saturation.
  *
- * Matrix: medium (in process: Poisson, batches of 32, bursts with heavy-tailed silences; tcp: Poisson) x load (nothing, 0.3 to 300 thousand a
+ * Matrix: medium (in process: Poisson, batches of 32, bursts with heavy-tailed silences; shm, another process, and tcp: Poisson) x load (nothing, 0.3 to 300 thousand a
  * second, saturation) x policy (poll, event, fixed, ski, adaptive). In each round each policy takes its turn, the order moving on from round to
  * round; each turn has an environment of its own. Roofline: poll, which is what latency can be; event is what processor time can be at rest.
  * "predictive" needs seconds of history, so that in turns this short it is adaptive: polling_forecast_bench.c has it.
@@ -27,6 +27,7 @@ enum figure {
 	P50,
 	P99,
 	P999,
+	MEAN,
 	ADDED_P50,
 	ADDED_P99,
 	CPU,
@@ -40,6 +41,7 @@ enum figure {
 static const char *const figure_names[FIGURES] = {"p50_us",
 						  "p99_us",
 						  "p999_us",
+						  "mean_us",
 						  "added_p50_us",
 						  "added_p99_us",
 						  "cpu_percent",
@@ -87,6 +89,7 @@ static void keep(struct cell *c, unsigned round, const struct polling_figures *f
 	c->v[P50][round] = f->p50 / 1e3;
 	c->v[P99][round] = f->p99 / 1e3;
 	c->v[P999][round] = f->p999 / 1e3;
+	c->v[MEAN][round] = f->mean / 1e3;
 	c->v[ADDED_P50][round] = (f->p50 - poll->p50) / 1e3;
 	c->v[ADDED_P99][round] = (f->p99 - poll->p99) / 1e3;
 	c->v[CPU][round] = f->cpu / f->seconds / 1e7;
@@ -167,6 +170,7 @@ int main(int argc, char **argv)
 	} sweeps[] = {{POLLING_INPROC, POLLING_POISSON},
 		      {POLLING_INPROC, POLLING_BATCHES},
 		      {POLLING_INPROC, POLLING_ON_OFF},
+		      {POLLING_SHM, POLLING_POISSON},
 		      {POLLING_TCP, POLLING_POISSON}};
 	struct bench_samples samples;
 	struct bench b;

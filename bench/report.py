@@ -156,6 +156,8 @@ WORDS = {
     "partitions_1M_memory": "a million partitions: memory of each",
     "partitions_100k_1KiB": "durable 1 KiB to 100,000 partitions in turns",
     "partitions_100k_100B": "durable 100 B to 100,000 partitions in turns",
+    "partitions_100k_1KiB_stored": "the same in stored bytes, run headers included",
+    "partitions_100k_100B_stored": "the same in stored bytes, run headers included",
     "partitions_100k_spread_100B": "durable 100 B, spread over 100,000 partitions by the library",
     "reopen_killed_100GiB": "first durable message after SIGKILL, 100 GiB retained (segments with holes for bodies)",
     "reopen_killed_100GiB_full_tail": "first durable message after SIGKILL, 100 GiB retained, the last segment nearly full",

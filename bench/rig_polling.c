@@ -4,11 +4,14 @@
  */
 #include "rig_polling.h"
 
+#include "rig_process.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TOPIC "bench"
 #define SECOND 1000000000ull
@@ -17,7 +20,7 @@
 #define WINDOW_COUNT (RING / 2)
 #define BATCH 32u
 
-const char *const polling_mediums[2] = {"inproc", "tcp"};
+const char *const polling_mediums[POLLING_MEDIUMS] = {"inproc", "tcp", "shm", "rdma"};
 const char *const polling_policies[7] = {"default", "poll",     "event",     "fixed",
 					 "ski",     "adaptive", "predictive"};
 const char *const polling_patterns[POLLING_PATTERNS] = {"poisson", "batches", "onoff", "waves",
@@ -34,38 +37,155 @@ static void check(const char *what, int rc)
 	exit(2);
 }
 
+/* ------------------------------------------------------------------- counters */
+
+struct usage {
+	uint64_t cpu_ns, wakeups;
+	struct thmq_core_stats core;
+};
+
+static int thread_cpu(struct thmq_core *core, void *arg)
+{
+	struct timespec t;
+
+	(void)core;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	*(uint64_t *)arg = (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+	return 0;
+}
+
+static struct usage look(struct polling_rig *r)
+{
+	struct thmq_env_stats e = {.size = sizeof(e)};
+	struct usage u = {.core.size = sizeof(u.core)};
+
+	if (r->pid) {
+		if (write(r->ask, "?", 1) != 1 || read(r->answer, &u, sizeof(u)) != sizeof(u))
+			bench_die("the broker's process", EIO);
+		return u;
+	}
+	check("call", thmq_core_call(r->core, thread_cpu, &u.cpu_ns, 10 * SECOND));
+	check("counters", thmq_env_stats(r->env, &e));
+	check("counters", thmq_core_stats(r->core, &u.core));
+	u.wakeups = e.wakeups;
+	return u;
+}
+
 /* ---------------------------------------------------------------- open, close */
 
-void polling_open(struct polling_rig *r, const struct bench *b, enum polling_medium medium,
-		  const struct thmq_env_opts *waits)
+static void listen_url(enum polling_medium medium, char *ret_url, size_t size)
 {
-	struct thmq_env_opts o = *waits;
-	struct thmq_session_opts s;
-	char url[128] = "inproc://";
+	const char *at = getenv("THMQ_BENCH_RDMA");
 
-	*r = (struct polling_rig){.bench = b, .chance = 88172645463325252ull};
-	bench_spin_end();
-	bench_unpin();
+	if (medium == POLLING_RDMA)
+		snprintf(ret_url, size, "rdma://%.40s:0", at ? at : "10.0.0.1");
+	else
+		snprintf(ret_url, size, "tcp://127.0.0.1:0");
+}
+
+const char *polling_lacks(enum polling_medium medium)
+{
+	struct thmq_broker *broker;
+	struct thmq_env *env;
+	char url[64];
+	int rc;
+
+	if (medium != POLLING_RDMA)
+		return NULL;
+	listen_url(medium, url, sizeof(url));
+	check("open environment", thmq_env_open(&env, NULL));
+	rc = thmq_broker_open(env, THMQ_BROKER_OPTS(.listen = url), &broker);
+	check("close environment", thmq_env_close(env, SECOND));
+	return rc ? "no RDMA device" : NULL;
+}
+
+static void open_broker(struct polling_rig *r, const char *listen)
+{
+	struct thmq_env_opts o = r->waits;
+
 	o.core_count = 1;
 	o.flags = THMQ_ENV_FIRST_CPU; /* the first allowed one: bench.cpu_core */
 	check("open environment", thmq_env_open(&r->env, &o));
 	r->core = thmq_env_core(r->env, 0);
 	check("open broker",
-	      thmq_broker_open(r->env,
-			       THMQ_BROKER_OPTS(.listen = medium == POLLING_TCP
-								  ? "tcp://127.0.0.1:0"
-								  : NULL),
-			       &r->broker));
-	if (medium == POLLING_TCP) {
-		check("url", thmq_broker_listen_url(r->broker, 0, url, sizeof(url)));
-		bench_pin(b->cpu_app);
-		check("open environment",
-		      thmq_env_open(&r->app_env, THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL)));
+	      thmq_broker_open(r->env, THMQ_BROKER_OPTS(.listen = listen), &r->broker));
+}
+
+/* The broker's process: counters, whenever they are asked for. */
+static void serve(void *arg)
+{
+	struct polling_rig *r = arg;
+	struct usage u;
+	char byte;
+
+	r->pid = 0;
+	open_broker(r, r->url);
+	check("ready", write(r->answer, "r", 1) == 1 ? 0 : -EIO);
+	while (read(r->ask, &byte, 1) == 1) {
+		u = look(r);
+		if (write(r->answer, &u, sizeof(u)) != sizeof(u))
+			return;
 	}
+}
+
+static void start_broker(struct polling_rig *r)
+{
+	struct polling_rig there = *r;
+	int ask[2], answer[2];
+	char byte;
+
+	snprintf(there.url, sizeof(there.url), "shm://%s/polling-%d", r->bench->dir, (int)getpid());
+	memcpy(r->url, there.url, sizeof(r->url));
+	if (pipe(ask) != 0 || pipe(answer) != 0)
+		bench_die("pipe", errno);
+	there.ask = ask[0];
+	there.answer = answer[1];
+	r->pid = rig_process_start(serve, &there);
+	close(ask[0]);
+	close(answer[1]);
+	r->ask = ask[1];
+	r->answer = answer[0];
+	if (read(r->answer, &byte, 1) != 1)
+		bench_die("the broker's process", EIO);
+}
+
+static void open_side(struct polling_rig *r, enum polling_medium medium)
+{
+	char listen[64];
+
+	if (medium == POLLING_SHM) {
+		start_broker(r);
+	} else if (medium == POLLING_INPROC) {
+		open_broker(r, NULL);
+		snprintf(r->url, sizeof(r->url), "inproc://");
+		return;
+	} else {
+		listen_url(medium, listen, sizeof(listen));
+		open_broker(r, listen);
+		check("url", thmq_broker_listen_url(r->broker, 0, r->url, sizeof(r->url)));
+	}
+	bench_pin(r->bench->cpu_app);
+	/* in an emulated machine the kernel's part of a connect needs a processor, too */
+	check("open environment",
+	      thmq_env_open(&r->app_env,
+			    THMQ_ENV_OPTS(.policy = medium == POLLING_RDMA ? THMQ_POLICY_EVENT
+									   : THMQ_POLICY_POLL)));
+}
+
+void polling_open(struct polling_rig *r, const struct bench *b, enum polling_medium medium,
+		  const struct thmq_env_opts *waits)
+{
+	struct thmq_session_opts s;
+
+	*r = (struct polling_rig){.bench = b, .chance = 88172645463325252ull, .waits = *waits};
+	bench_spin_end();
+	bench_unpin();
+	open_side(r, medium);
 	thmq_session_opts_init(&s);
 	s.window_count = WINDOW_COUNT;
 	s.window_bytes = 16u << 20;
-	check("connect", thmq_connect(r->app_env ? r->app_env : r->env, url, &s, &r->session));
+	s.timeout_ns = 60 * SECOND;
+	check("connect", thmq_connect(r->app_env ? r->app_env : r->env, r->url, &s, &r->session));
 	check("create topic",
 	      thmq_topic_create(r->session, TOPIC, THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)));
 	check("open producer",
@@ -82,7 +202,13 @@ void polling_close(struct polling_rig *r)
 	check("close session", thmq_session_close(r->session, 10 * SECOND));
 	if (r->app_env)
 		check("close environment", thmq_env_close(r->app_env, 10 * SECOND));
-	check("close environment", thmq_env_close(r->env, 10 * SECOND));
+	if (r->pid) {
+		close(r->ask);
+		close(r->answer);
+		rig_process_stop(r->pid);
+	} else {
+		check("close environment", thmq_env_close(r->env, 10 * SECOND));
+	}
 	bench_unpin();
 }
 
@@ -124,34 +250,7 @@ static double gap(struct polling_rig *r, enum polling_pattern pattern, double ra
 	}
 }
 
-/* ------------------------------------------------------------------- counters */
-
-struct usage {
-	uint64_t cpu_ns, wakeups;
-	struct thmq_core_stats core;
-};
-
-static int thread_cpu(struct thmq_core *core, void *arg)
-{
-	struct timespec t;
-
-	(void)core;
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	*(uint64_t *)arg = (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-	return 0;
-}
-
-static struct usage look(struct polling_rig *r)
-{
-	struct thmq_env_stats e = {.size = sizeof(e)};
-	struct usage u = {.core.size = sizeof(u.core)};
-
-	check("call", thmq_core_call(r->core, thread_cpu, &u.cpu_ns, 10 * SECOND));
-	check("counters", thmq_env_stats(r->env, &e));
-	check("counters", thmq_core_stats(r->core, &u.core));
-	u.wakeups = e.wakeups;
-	return u;
-}
+/* ------------------------------------------------------------------- accounts */
 
 static void account(struct polling_rig *r, const struct usage *a, uint64_t begin, uint64_t messages,
 		    struct bench_samples *s, struct polling_figures *ret)
@@ -183,7 +282,7 @@ static void account(struct polling_rig *r, const struct usage *a, uint64_t begin
 
 static void pump(struct polling_rig *r)
 {
-	if (r->app_env)
+	if (r->app_env && !r->pid)
 		thmq_poll(r->app_env, 0);
 	else
 		bench_relax();

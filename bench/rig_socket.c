@@ -19,7 +19,6 @@ struct side {
 	int fd, cpu;
 	enum rig_socket how;
 	unsigned bytes, count;
-	uint64_t total;
 	int epoll;
 	struct io_uring ring;
 	char *buffer;
@@ -174,15 +173,12 @@ int rig_socket_pingpong(enum rig_socket how, int cpu_app, int cpu_core, unsigned
 static void *echo(void *arg)
 {
 	struct side *s = arg;
-	uint64_t in = 0, out = 0;
 	char *buffer = malloc(PIECE_MAX);
+	uint64_t in;
 	ssize_t n;
 
 	bench_pin(s->cpu);
-	while (out < s->total) {
-		n = recv(s->fd, buffer, PIECE_MAX, 0);
-		if (n <= 0)
-			break;
+	while ((n = recv(s->fd, buffer, PIECE_MAX, 0)) > 0) { /* to the end, which the other side makes */
 		for (in = 0; in < (uint64_t)n;) {
 			ssize_t m = send(s->fd, buffer + in, (size_t)n - in, MSG_NOSIGNAL);
 
@@ -190,7 +186,6 @@ static void *echo(void *arg)
 				bench_die("send", -errno);
 			in += (uint64_t)m;
 		}
-		out += (uint64_t)n;
 	}
 	free(buffer);
 	return NULL;
@@ -198,7 +193,7 @@ static void *echo(void *arg)
 
 double rig_socket_echo(int cpu_app, int cpu_core, unsigned bytes, uint64_t total)
 {
-	struct side there = {.cpu = cpu_core, .total = total};
+	struct side there = {.cpu = cpu_core};
 	uint64_t sent = 0, got = 0, begin;
 	char *from = calloc(1, bytes), *to = malloc(PIECE_MAX);
 	pthread_t thread;

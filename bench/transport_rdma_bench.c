@@ -5,13 +5,17 @@
  * the laboratory has an emulated one (tests/lab/run.sh transport_rdma_bench), whose times show relations only: there the
  * counts are what is judged.
  *
- * Both media loop back at the address THMQ_BENCH_RDMA (10.0.0.1): Soft-RoCE and TCP hand over within the kernel then.
+ * Both are reached at the address THMQ_BENCH_RDMA (10.0.0.1), where Soft-RoCE and TCP hand over within the kernel. If THMQ_BENCH_RDMA_FROM
+ * is the address of another port, RDMA goes from there, over the cable between them; THMQ_BENCH_TCP is an address which TCP reaches
+ * over the same cable, then.
  *
  * rdma_round_trip: one message of 64 B to a volatile topic and back by fetch; p50. Rival: tcp. No bar.
  * rdma_small: messages of 100 B, as many as the window takes; a second. Rival: tcp. No bar.
  * rdma_large: messages of 256 KiB; MB a second. Rival: tcp. No bar.
+ * rdma_produce: one durable message of 64 B to its acknowledgement; p50. Rival: tcp. No bar.
  * ..._requests, ..._doorbells, ..._completions: work requests, calls that post them, completions, of both sides together, per message
- *   that goes and comes. Bars: a large message at most 12 requests; small ones, many at a time, at most 0.5 doorbells.
+ *   that goes and comes; ..._polls: looks at a completion queue, ..._arms and ..._wakes: queues that were armed, reads of their channel.
+ *   Bars: a large message at most 12 requests; small ones, many at a time, at most 0.5 doorbells, 1 poll, 0.1 wakes.
  * rdma_large_copied: bytes that our processor copied per byte delivered, both sides. Bar: at most 0.01 (the run in the broker's log not counted).
  */
 #include <errno.h>
@@ -30,7 +34,7 @@
 
 struct side {
 	struct thmq_session *session;
-	struct thmq_producer *producer;
+	struct thmq_producer *producer, *durable;
 	struct thmq_consumer *consumer;
 };
 
@@ -38,6 +42,7 @@ struct rig {
 	struct thmq_env *home, *away;
 	struct thmq_broker *broker;
 	struct side rdma, tcp;
+	char data_dir[4096];
 };
 
 static uint8_t data[LARGE];
@@ -55,9 +60,12 @@ static void die(struct side *s)
 
 static void open_side(struct rig *r, struct side *s, uint32_t index)
 {
-	char url[128], topic[16];
-	int rc = thmq_broker_listen_url(r->broker, index, url, sizeof(url));
+	const char *from = getenv("THMQ_BENCH_RDMA_FROM");
+	char url[256], topic[16];
+	int rc = thmq_broker_listen_url(r->broker, index, url, 128);
 
+	if (rc > 0 && index == 0 && from)
+		snprintf(url + rc, sizeof(url) - (size_t)rc, "?from=%.40s", from);
 	if (rc > 0)
 		rc = thmq_connect(r->away, url, THMQ_SESSION_OPTS(.window_bytes = 16 << 20),
 				  &s->session);
@@ -70,17 +78,23 @@ static void open_side(struct rig *r, struct side *s, uint32_t index)
 	    thmq_producer_open(s->session, topic, NULL, &s->producer) ||
 	    thmq_consumer_open(s->session, topic, NULL, NULL, &s->consumer))
 		bench_die(thmq_errmsg(), EIO);
+	snprintf(topic, sizeof(topic), "d%u", index);
+	if (thmq_topic_create(s->session, topic, NULL) ||
+	    thmq_producer_open(s->session, topic, NULL, &s->durable))
+		bench_die(thmq_errmsg(), EIO);
 }
 
 /* NULL: good; else why not. */
-static const char *open_rig(struct rig *r)
+static const char *open_rig(struct bench *b, struct rig *r)
 {
-	const char *at = getenv("THMQ_BENCH_RDMA");
+	const char *at = getenv("THMQ_BENCH_RDMA"), *tcp = getenv("THMQ_BENCH_TCP");
 	static char listen[128];
 	int rc;
 
 	at = at ? at : "10.0.0.1";
-	snprintf(listen, sizeof(listen), "rdma://%.40s:0,tcp://%.40s:0", at, at);
+	snprintf(listen, sizeof(listen), "rdma://%.40s:0,tcp://%.40s:0", at, tcp ? tcp : at);
+	if (bench_mkdir(b, "broker", r->data_dir, sizeof(r->data_dir)))
+		bench_die("directory", EIO);
 	if (thmq_env_open(&r->home,
 			  THMQ_ENV_OPTS(.core_count = 1, .policy = THMQ_POLICY_EVENT,
 					.flags = THMQ_ENV_NO_PIN, .pool_bytes = 256 << 20)) ||
@@ -88,7 +102,8 @@ static const char *open_rig(struct rig *r)
 			  THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT,
 					.pool_bytes = 256 << 20)))
 		bench_die("environment", ENOMEM);
-	rc = thmq_broker_open(r->home, THMQ_BROKER_OPTS(.listen = listen), &r->broker);
+	rc = thmq_broker_open(r->home, THMQ_BROKER_OPTS(.listen = listen, .data_dir = r->data_dir),
+			      &r->broker);
 	if (rc == -ENODEV)
 		return thmq_errmsg();
 	if (rc)
@@ -149,6 +164,27 @@ static double p50_us(struct side *s, uint32_t rounds)
 	return result;
 }
 
+/* Of a durable message, to its acknowledgement. */
+static double produce_us(struct side *s, uint32_t rounds)
+{
+	struct bench_samples samples;
+	uint64_t begin;
+	double result;
+	uint32_t i;
+
+	bench_samples_init(&samples, rounds);
+	for (i = 0; i < rounds; i++) {
+		begin = bench_now();
+		if (thmq_send(s->durable, data, 64, NULL) < 0 ||
+		    thmq_flush(s->durable, 10 * SECOND))
+			die(s);
+		bench_samples_add(&samples, bench_now() - begin);
+	}
+	result = bench_percentile(&samples, 0.5) / 1000;
+	bench_samples_fini(&samples);
+	return result;
+}
+
 static double per_second(struct side *s, uint32_t len, uint32_t count, double unit)
 {
 	uint64_t begin = bench_now();
@@ -159,19 +195,20 @@ static double per_second(struct side *s, uint32_t len, uint32_t count, double un
 
 static void times(struct bench *b, struct rig *r)
 {
-	struct bench_line l[3] = {{.name = "rdma_round_trip", .unit = "us"},
+	struct bench_line l[4] = {{.name = "rdma_round_trip", .unit = "us"},
 				  {.name = "rdma_small", .unit = "1/s"},
-				  {.name = "rdma_large", .unit = "MB/s"}};
+				  {.name = "rdma_large", .unit = "MB/s"},
+				  {.name = "rdma_produce", .unit = "us"}};
 	uint32_t scale = b->smoke ? 1 : 10, i;
-	struct bench_line *lines[] = {&l[0], &l[1], &l[2]};
+	struct bench_line *lines[] = {&l[0], &l[1], &l[2], &l[3]};
 	double x;
 
-	for (i = 0; i < 3; i++) {
+	for (i = 0; i < 4; i++) {
 		l[i].rival = "our tcp";
 		l[i].measure = BENCH_RATIO;
 		l[i].sense = BENCH_NO_BAR;
 	}
-	for (unsigned round = 0; bench_more(b, round, lines, 3); round++) {
+	for (unsigned round = 0; bench_more(b, round, lines, 4); round++) {
 		x = p50_us(&r->rdma, 20 * scale);
 		bench_pairs_add(&l[0].pairs, x, p50_us(&r->tcp, 20 * scale));
 		x = per_second(&r->rdma, SMALL, 1000 * scale, 1);
@@ -179,8 +216,10 @@ static void times(struct bench *b, struct rig *r)
 		x = per_second(&r->rdma, LARGE, 10 * scale, LARGE / 1e6);
 		bench_pairs_add(&l[2].pairs, x,
 				per_second(&r->tcp, LARGE, 10 * scale, LARGE / 1e6));
+		x = produce_us(&r->rdma, 20 * scale);
+		bench_pairs_add(&l[3].pairs, x, produce_us(&r->tcp, 20 * scale));
 	}
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < 4; i++)
 		bench_report(b, &l[i]);
 }
 
@@ -228,10 +267,31 @@ static void counts(struct bench *b, struct rig *r, const char *name, uint32_t le
 	report(b, name, "completions", (double)(to.completions - from.completions) / count, 0);
 	report(b, name, "receive_doorbells",
 	       (double)(to.receive_doorbells - from.receive_doorbells) / count, 0);
-	report(b, name, "wakes", (double)(to.wakes - from.wakes) / count, 0);
+	report(b, name, "polls", (double)(to.polls - from.polls) / count, many ? 1 : 0);
+	report(b, name, "arms", (double)(to.arms - from.arms) / count, 0);
+	report(b, name, "wakes", (double)(to.wakes - from.wakes) / count, many ? 0.1 : 0);
 	report(b, name, "copied",
 	       (double)(to.copied_bytes - from.copied_bytes) / (double)len / count,
 	       large ? 0.01 : 0);
+}
+
+/* For a program that counts from outside, by the difference of two counts: nothing but so many messages of a kind, "small 1000". */
+static void only(struct rig *r, const char *what)
+{
+	uint32_t count = (uint32_t)strtoul(strchr(what, ' ') ? strchr(what, ' ') : "", NULL, 10);
+	struct thmqi_rdma_counters c;
+
+	run(&r->rdma,
+	    what[0] == 'l'   ? LARGE
+	    : what[0] == 's' ? SMALL
+			     : 64,
+	    count,
+	    what[0] == 'l'   ? 16
+	    : what[0] == 's' ? 4096
+			     : 1);
+	c = counted(r);
+	printf("doorbells %llu\n",
+	       (unsigned long long)(c.doorbells + c.receive_doorbells + c.arms));
 }
 
 int main(int argc, char **argv)
@@ -241,9 +301,11 @@ int main(int argc, char **argv)
 	const char *why;
 
 	bench_init(&b, argc, argv, "transport");
-	why = open_rig(&r);
+	why = open_rig(&b, &r);
 	if (why) {
 		bench_skip(&b, "rdma", why);
+	} else if (getenv("THMQ_BENCH_ONLY")) {
+		only(&r, getenv("THMQ_BENCH_ONLY"));
 	} else {
 		times(&b, &r);
 		counts(&b, &r, "rdma_round_trip", 64, b.smoke ? 20 : 200, 1);

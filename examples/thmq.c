@@ -32,6 +32,9 @@ static const struct command {
 	 "                       part of the message\n"
 	 "  --partition N        to this partition\n"
 	 "  --tag TAG            tag of every message, at most 255 bytes\n"
+	 "  --header NAME=VALUE  a header of every message; any number of them. NAME:int=VALUE, and\n"
+	 "                       likewise real and bool (true, false), for others than text\n"
+	 "  --ttl T              nobody is given a message that is older than this: 30s, 90m, 12h\n"
 	 "  --durability LEVEL   memory, written or durable (default)\n"
 	 "  --quiet              no progress, no summary\n"
 	 "  --json               the summary as JSON: messages (how many were stored), bytes,\n"
@@ -44,11 +47,12 @@ static const struct command {
 	 "  --from WHERE         begin, end, an offset (in every partition that holds it), a time\n"
 	 "                       as 2026-01-31T12:00:00Z, or a date as 2026-01-31: its midnight,\n"
 	 "                       both UTC (default: the group's offset, else begin)\n"
+	 "  --tag TAG[,TAG...]   only messages with one of these tags\n"
 	 "  --count N            at most N messages\n"
 	 "  --follow             wait for more at the end, until interrupted, which is its end\n"
 	 "                       and no failure, or until nobody reads the output\n"
 	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
-	 "                       data\n"},
+	 "                       headers, data\n"},
 	{"topic", cmd_topic, "thmq topic create|list|describe|delete DIR [TOPIC]",
 	 "Manages topics. create makes the directory too if it is absent; an empty data\n"
 	 "directory takes about 54 MB at once.\n"
@@ -58,6 +62,7 @@ static const struct command {
 	 "                       a message\n"
 	 "  --retention-time T   create: messages older than this may go: 30s, 90m, 12h, 7d, 2w\n"
 	 "  --retention-bytes N  create: of each partition all but the newest N bytes may go: 10G\n"
+	 "  --ttl T              create: nobody is given a message that is older than this: 30s, 90m\n"
 	 "  --retain-consumed    create: what all groups have acknowledged may go\n"
 	 "  --if-absent          create: succeed where it exists; what was asked for must be so\n"
 	 "  --group GROUP        describe: where this group stands\n"

@@ -11,6 +11,7 @@
 #include "thmq.h"
 
 #define CHUNK 65536u /* bytes of one read */
+#define HEADERS_MAX 64u
 #define WAIT_MS 200  /* a signal that comes just before the sleep is noticed so late at most */
 
 struct input {
@@ -20,10 +21,18 @@ struct input {
 	uint64_t line; /* number of the last one, from 1 */
 };
 
+union header_value {
+	int64_t whole;
+	double real;
+	char truth;
+};
+
 struct pub {
 	struct connection c;
 	struct thmq_producer *producer;
 	struct thmq_message_opts message;
+	struct thmq_header headers[HEADERS_MAX];
+	union header_value values[HEADERS_MAX]; /* of numbers and truths */
 	int separator; /* -1: none */
 	bool quiet, json, progress, shown;
 	uint64_t count, bytes, begin_ns, shown_ns; /* what the library took */
@@ -349,6 +358,70 @@ static int publish_all(struct pub *p, const char *topic, bool create, uint32_t p
 	return finish(p, rc);
 }
 
+/* ------------------------------------------------------------------ headers */
+
+/* "NAME=VALUE", or "NAME:int=VALUE" and the like; @text is cut into pieces. 0, or an exit code. */
+static int parse_header(char *text, struct thmq_header *ret, union header_value *value)
+{
+	char *equals = strchr(text, '='), *colon, *end = NULL;
+
+	if (!equals || equals == text)
+		return usage_error("--header is NAME=VALUE or NAME:TYPE=VALUE, not %s", text);
+	*equals = 0;
+	colon = strrchr(text, ':');
+	*ret = (struct thmq_header){.name = text, .value = equals + 1, .value_len = (uint32_t)strlen(equals + 1), .type = THMQ_HEADER_TEXT};
+	if (!colon || strcmp(colon, ":text") == 0) {
+		/* as it is */
+	} else if (strcmp(colon, ":int") == 0) {
+		errno = 0;
+		value->whole = strtoll(equals + 1, &end, 10);
+		*ret = (struct thmq_header){.name = text, .value = value, .value_len = 8, .type = THMQ_HEADER_INT};
+	} else if (strcmp(colon, ":real") == 0) {
+		errno = 0;
+		value->real = strtod(equals + 1, &end);
+		*ret = (struct thmq_header){.name = text, .value = value, .value_len = 8, .type = THMQ_HEADER_REAL};
+	} else if (strcmp(colon, ":bool") == 0 && (strcmp(equals + 1, "true") == 0 || strcmp(equals + 1, "false") == 0)) {
+		value->truth = equals[1] == 't';
+		*ret = (struct thmq_header){.name = text, .value = value, .value_len = 1, .type = THMQ_HEADER_BOOL};
+	} else {
+		return usage_error("--header %s: the type is text, int, real or bool (true or false)", text);
+	}
+	if (end && (end == equals + 1 || *end || errno))
+		return usage_error("--header %s: %s is no such number", text, equals + 1);
+	if (colon)
+		*colon = 0;
+	if (!*text || strlen(text) > THMQ_HEADER_NAME_MAX)
+		return usage_error("--header: a name has 1 to %u bytes", THMQ_HEADER_NAME_MAX);
+	return 0;
+}
+
+/* Takes --header out of argv: it may be there several times. 0, or an exit code. */
+static int take_headers(struct pub *p, int *argc, char **argv)
+{
+	int i, kept = 0, rc = 0;
+	char *text;
+
+	for (i = 0; i < *argc && strcmp(argv[i], "--") != 0 && !rc; i++) {
+		if (strncmp(argv[i], "--header=", 9) == 0)
+			text = argv[i] + 9;
+		else if (strcmp(argv[i], "--header") == 0 && i + 1 < *argc)
+			text = argv[++i];
+		else {
+			argv[kept++] = argv[i];
+			continue;
+		}
+		if (p->message.header_count == HEADERS_MAX)
+			return usage_error("--header: at most %u of them", HEADERS_MAX);
+		rc = parse_header(text, &p->headers[p->message.header_count], &p->values[p->message.header_count]);
+		p->message.header_count++;
+	}
+	while (i < *argc)
+		argv[kept++] = argv[i++];
+	*argc = kept;
+	p->message.headers = p->headers;
+	return rc;
+}
+
 /* ------------------------------------------------------------------ command */
 
 static bool parse_durability(const char *text, uint32_t *ret_level)
@@ -367,7 +440,7 @@ static bool parse_durability(const char *text, uint32_t *ret_level)
 int cmd_pub(int argc, char **argv)
 {
 	const char *key = NULL, *separator = NULL, *partition = NULL, *partitions = NULL,
-		   *tag = NULL, *level = NULL;
+		   *tag = NULL, *level = NULL, *ttl = NULL;
 	struct pub p = {.separator = -1};
 	bool create = false;
 	const struct option_spec specs[] = {{"--create", NULL, &create},
@@ -376,16 +449,23 @@ int cmd_pub(int argc, char **argv)
 					    {"--key-separator", &separator, NULL},
 					    {"--partition", &partition, NULL},
 					    {"--tag", &tag, NULL},
+					    {"--ttl", &ttl, NULL},
 					    {"--durability", &level, NULL},
 					    {"--quiet", NULL, &p.quiet},
 					    {"--json", NULL, &p.json},
 					    {NULL, NULL, NULL}};
 	uint64_t number = 0, count = 0;
 	uint32_t durability = 0;
-	int words = parse_options(argc, argv, specs), rc;
+	int words, rc;
 
+	thmq_message_opts_init(&p.message);
+	rc = take_headers(&p, &argc, argv);
+	words = rc ? -1 : parse_options(argc, argv, specs);
 	if (words < 0)
-		return EXIT_USAGE;
+		return rc ? rc : EXIT_USAGE;
+	rc = ttl ? parse_duration("--ttl", ttl, &p.message.ttl_ns) : 0;
+	if (rc)
+		return rc;
 	if (separator && strlen(separator) != 1)
 		return usage_error("--key-separator is one character of one byte, not \"%s\"", separator);
 	if (key && (!*key || strlen(key) > THMQ_KEY_MAX))
@@ -407,7 +487,6 @@ int cmd_pub(int argc, char **argv)
 	if (!rc)
 		rc = connect_dir(&p.c, argv[0], create, THMQ_POLICY_DEFAULT);
 	if (!rc) {
-		thmq_message_opts_init(&p.message);
 		p.message.key = key;
 		p.message.key_len = key ? (uint32_t)strlen(key) : 0;
 		p.message.tag = tag;

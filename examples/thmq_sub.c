@@ -3,12 +3,49 @@
 #define _XOPEN_SOURCE 700
 #define _DEFAULT_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <time.h>
 
 #include "thmq.h"
 
 #define FETCH_MAX 256
 #define STALL_NS (60 * SECOND)
+
+/* The values of numbers and truths as such, all others as strings. */
+static void print_header_value(const struct thmq_header *h)
+{
+	int64_t whole;
+	double real;
+
+	if (h->type == THMQ_HEADER_INT && h->value_len == sizeof(whole)) {
+		memcpy(&whole, h->value, sizeof(whole));
+		printf("%lld", (long long)whole);
+	} else if (h->type == THMQ_HEADER_REAL && h->value_len == sizeof(real)) {
+		memcpy(&real, h->value, sizeof(real));
+		printf(isfinite(real) ? "%.17g" : "null", real);
+	} else if (h->type == THMQ_HEADER_BOOL && h->value_len == 1) {
+		fputs(*(const char *)h->value ? "true" : "false", stdout);
+	} else {
+		print_json_string(stdout, h->value, h->value_len);
+	}
+}
+
+static void print_headers(const struct thmq_message *m)
+{
+	const char *before = ",\"headers\":{";
+	struct thmq_header h;
+	uint32_t cursor = 0;
+
+	while (thmq_header_next(m, &cursor, &h) == 1) {
+		fputs(before, stdout);
+		print_json_string(stdout, h.name, strlen(h.name));
+		fputc(':', stdout);
+		print_header_value(&h);
+		before = ",";
+	}
+	if (*before == ',' && !before[1])
+		fputc('}', stdout);
+}
 
 static void print_message(const struct thmq_message *m, bool json)
 {
@@ -27,6 +64,7 @@ static void print_message(const struct thmq_message *m, bool json)
 		fputs(",\"tag\":", stdout);
 		print_json_string(stdout, m->tag, m->tag_len);
 	}
+	print_headers(m);
 	fputs(",\"data\":", stdout);
 	print_json_string(stdout, m->data, m->len);
 	fputs("}\n", stdout);
@@ -78,7 +116,7 @@ static bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_valu
 struct ends {
 	uint32_t count;
 	uint64_t *begin, *end, *next;
-	bool by_time; /* what is older than the time asked for does not come: silence is an end too */
+	bool by_time; /* not all comes, such as what is older than the time asked for: silence is an end too */
 };
 
 static int find_ends(struct connection *c, const char *topic, const char *group, struct ends *e)
@@ -91,6 +129,7 @@ static int find_ends(struct connection *c, const char *topic, const char *group,
 	if (rc)
 		return rc;
 	e->count = info.partition_count;
+	e->by_time = info.ttl_ns != 0;
 	e->begin = calloc(e->count, sizeof(*e->begin));
 	e->end = calloc(e->count, sizeof(*e->end));
 	e->next = calloc(e->count, sizeof(*e->next));
@@ -171,7 +210,7 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 			if (output_failed())
 				break;
 			if (m[i].partition < e->count)
-				e->next[m[i].partition] = m[i].offset + 1;
+				e->next[m[i].partition] = m[i].offset + m[i].span;
 		}
 		/* acked only once they are out of our hands */
 		if (group)
@@ -231,7 +270,7 @@ static int seek(struct thmq_consumer *consumer, struct ends *e, uint32_t start, 
 		else if (start == THMQ_START_END)
 			e->next[i] = e->end[i];
 	}
-	e->by_time = start == THMQ_START_TIME;
+	e->by_time |= start == THMQ_START_TIME;
 	return thmq_seek(consumer, UINT32_MAX, start, value);
 }
 
@@ -253,14 +292,40 @@ static int seek_when_assigned(struct connection *c, struct thmq_consumer *consum
 	return seek(consumer, e, start, value);
 }
 
+struct tags {
+	char text[4096];
+	const char *tags[THMQ_CONSUMER_TAGS_MAX];
+	uint32_t count;
+};
+
+static bool split_tags(const char *list, struct tags *ret)
+{
+	char *at = ret->text, *comma;
+
+	if (strlen(list) >= sizeof(ret->text))
+		return false;
+	strcpy(at, list);
+	for (; at; at = comma) {
+		comma = strchr(at, ',');
+		if (comma)
+			*comma++ = 0;
+		if (!*at || strlen(at) > THMQ_TAG_MAX || ret->count == THMQ_CONSUMER_TAGS_MAX)
+			return false;
+		ret->tags[ret->count++] = at;
+	}
+	return true;
+}
+
 int cmd_sub(int argc, char **argv)
 {
-	const char *group = NULL, *from = NULL, *count_text = NULL;
+	const char *group = NULL, *from = NULL, *count_text = NULL, *tags = NULL;
+	struct tags wanted = {0};
 	bool follow = false, json = false;
 	const struct option_spec specs[] = {
 		{"--group", &group, NULL},      {"--from", &from, NULL},
 		{"--count", &count_text, NULL}, {"--follow", NULL, &follow},
-		{"--json", NULL, &json},        {NULL, NULL, NULL}};
+		{"--json", NULL, &json},        {"--tag", &tags, NULL},
+		{NULL, NULL, NULL}};
 	struct thmq_consumer *consumer;
 	struct connection c;
 	struct ends ends = {0};
@@ -278,6 +343,9 @@ int cmd_sub(int argc, char **argv)
 			"--from is begin, end, an offset, a date as 2026-01-31 or a time as "
 			"2026-01-31T12:00:00Z, not \"%s\"",
 			from);
+	if (tags && !split_tags(tags, &wanted))
+		return usage_error("--tag: up to %u tags of 1 to %u bytes, separated by commas, not \"%s\"",
+				   THMQ_CONSUMER_TAGS_MAX, THMQ_TAG_MAX, tags);
 	if (!count_words(argv, words, 2, "sub needs a directory and a topic"))
 		return EXIT_USAGE;
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_DEFAULT);
@@ -285,7 +353,9 @@ int cmd_sub(int argc, char **argv)
 		return rc;
 	rc = find_ends(&c, argv[1], group, &ends);
 	if (rc == 0)
-		rc = thmq_consumer_open(c.session, argv[1], group, NULL, &consumer);
+		rc = thmq_consumer_open(c.session, argv[1], group,
+					THMQ_CONSUMER_OPTS(.tags = wanted.tags, .tag_count = wanted.count), &consumer);
+	ends.by_time |= wanted.count != 0; /* others do not come */
 	if (rc == 0 && from)
 		rc = seek_when_assigned(&c, consumer, &ends, start, value);
 	rc = rc ? fail(rc, "%s", thmq_errmsg())

@@ -87,11 +87,13 @@ static void print_row(struct thmq_env *env, const struct thmq_core_stats *b, con
 	printf("%4u %9s  %-10s %6.2f %6.2f %6.2f %11.0f %9.0f %9.0f %9.0f %9s", b->core_index,
 	       cpu.text, policy_name(b->policy), 100 * s->busy, 100 * s->spun, 100 * s->slept,
 	       s->iterations, s->hits, s->misses, s->sleeps, budget_text(b->budget_ns, &budget));
-	if (b->forecast_ratio)
+	if (b->forecast_ratio && b->forecast_model != THMQ_FORECAST_NAIVE)
 		printf("  %s, %.2f of naive's error, %.2f %%", model_name(b->forecast_model),
 		       (double)b->forecast_ratio / 1e3, 100 * s->forecast);
-	else if (b->forecast_ticks)
+	else if (b->forecast_ratio)
 		printf("  none is better than naive, %.2f %%", 100 * s->forecast);
+	else if (b->forecast_ticks)
+		printf("  not measured yet, %.2f %%", 100 * s->forecast);
 	putchar('\n');
 }
 

@@ -23,6 +23,8 @@ static void print_retention(const struct thmq_topic_info *info)
 		fputs(", in memory only", stdout);
 	if (info->retention_ns)
 		printf(", kept for %s", duration_text(info->retention_ns, &text));
+	if (info->ttl_ns)
+		printf(", of use for %s", duration_text(info->ttl_ns, &text));
 	if (info->retention_bytes)
 		printf(", the newest %s of each partition",
 		       size_text(info->retention_bytes, &text));
@@ -34,10 +36,10 @@ static void print_retention(const struct thmq_topic_info *info)
 /* Fields of a JSON object, behind others. */
 static void print_retention_json(const struct thmq_topic_info *info)
 {
-	printf(",\"retention_ns\":%llu,\"retention_bytes\":%llu,\"retain_consumed\":%s,"
+	printf(",\"ttl_ns\":%llu,\"retention_ns\":%llu,\"retention_bytes\":%llu,\"retain_consumed\":%s,"
 	       "\"volatile\":%s",
-	       (unsigned long long)info->retention_ns, (unsigned long long)info->retention_bytes,
-	       info->flags & THMQ_TOPIC_RETAIN_CONSUMED ? "true" : "false",
+	       (unsigned long long)info->ttl_ns, (unsigned long long)info->retention_ns,
+	       (unsigned long long)info->retention_bytes, info->flags & THMQ_TOPIC_RETAIN_CONSUMED ? "true" : "false",
 	       info->flags & THMQ_TOPIC_VOLATILE ? "true" : "false");
 }
 
@@ -50,6 +52,10 @@ static int compare_retention(const struct thmq_topic_info *info,
 		return fail(-EEXIST, "topic %s exists, kept for %s, not %s", info->name,
 			    info->retention_ns ? duration_text(info->retention_ns, &is) : "ever",
 			    duration_text(wanted->retention_ns, &wants));
+	if (wanted->ttl_ns && wanted->ttl_ns != info->ttl_ns)
+		return fail(-EEXIST, "topic %s exists, its messages of use for %s, not %s", info->name,
+			    info->ttl_ns ? duration_text(info->ttl_ns, &is) : "ever",
+			    duration_text(wanted->ttl_ns, &wants));
 	if (wanted->retention_bytes && wanted->retention_bytes != info->retention_bytes)
 		return fail(-EEXIST, "topic %s exists, with %s of each partition kept, not %s",
 			    info->name,
@@ -214,11 +220,13 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 
 /* ------------------------------------------------------------------ command */
 
-static int parse_retention(const char *time, const char *bytes, bool consumed,
+static int parse_retention(const char *time, const char *bytes, bool consumed, const char *ttl,
 			   struct thmq_topic_opts *opts)
 {
 	int rc = time ? parse_duration("--retention-time", time, &opts->retention_ns) : EXIT_OK;
 
+	if (!rc && ttl)
+		rc = parse_duration("--ttl", ttl, &opts->ttl_ns);
 	if (!rc && bytes)
 		rc = parse_size("--retention-bytes", bytes, &opts->retention_bytes);
 	opts->flags = consumed ? THMQ_TOPIC_RETAIN_CONSUMED : 0;
@@ -240,7 +248,8 @@ static uint32_t find_verb(const char *name)
 
 int cmd_topic(int argc, char **argv)
 {
-	const char *partitions = NULL, *group = NULL, *visible = NULL, *time = NULL, *bytes = NULL;
+	const char *partitions = NULL, *group = NULL, *visible = NULL, *time = NULL, *bytes = NULL,
+		   *ttl = NULL;
 	bool if_absent = false, json = false, consumed = false;
 	const struct option_spec specs[] = {{"--partitions", &partitions, NULL},
 					    {"--group", &group, NULL},
@@ -248,6 +257,7 @@ int cmd_topic(int argc, char **argv)
 					    {"--retention-time", &time, NULL},
 					    {"--retention-bytes", &bytes, NULL},
 					    {"--retain-consumed", NULL, &consumed},
+					    {"--ttl", &ttl, NULL},
 					    {"--if-absent", NULL, &if_absent},
 					    {"--json", NULL, &json},
 					    {NULL, NULL, NULL}};
@@ -264,13 +274,14 @@ int cmd_topic(int argc, char **argv)
 	if (!verb)
 		return usage_error("topic create, list, describe or delete%s%s; thmq help topic",
 				   words > 0 ? ", not " : "", words > 0 ? argv[0] : "");
-	if ((partitions || visible || if_absent || time || bytes || consumed) && verb != CREATE)
+	if ((partitions || visible || if_absent || time || bytes || consumed || ttl) && verb != CREATE)
 		return usage_error("%s is of use only with topic create",
 				   partitions  ? "--partitions"
 				   : visible   ? "--visible-at"
 				   : time      ? "--retention-time"
 				   : bytes     ? "--retention-bytes"
 				   : if_absent ? "--if-absent"
+				   : ttl       ? "--ttl"
 					       : "--retain-consumed");
 	if (group && verb != DESCRIBE)
 		return usage_error("--group is of use only with topic describe");
@@ -285,7 +296,7 @@ int cmd_topic(int argc, char **argv)
 	if (visible && !level)
 		return usage_error("--visible-at is memory, written or durable, not %s", visible);
 	thmq_topic_opts_init(&opts);
-	rc = parse_retention(time, bytes, consumed, &opts);
+	rc = parse_retention(time, bytes, consumed, ttl, &opts);
 	if (rc)
 		return rc;
 	opts.partition_count = (uint32_t)count;

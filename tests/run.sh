@@ -98,7 +98,7 @@ laboratory() { # kernel, seconds at most (0: no limit), arguments of lab/run.sh
 	echo "== $kernel, emulated"
 	timeout -k 10 "$limit" sh tests/lab/run.sh --build $build --kernel $kernel "$@" >$build.lab || status=$?
 	cat $build.lab
-	sed -n "s/^\(PASS\|FAIL\|SKIP\) \([a-z0-9_]*\) .*/{\"name\": \"$kernel \2\", \"result\": \"\1\"}/p" $build.lab |
+	sed -n "s/^\(PASS\|FAIL\|SKIP\) \([a-z0-9_-]*\) .*/{\"name\": \"$kernel \2\", \"result\": \"\1\"}/p" $build.lab |
 		sed 's/"PASS"/"OK"/' >>$log
 	[ $status != 77 ] || echo "{\"name\": \"$kernel\", \"result\": \"SKIP\"}" >>$log
 	[ $status = 0 ] || [ $status = 77 ] || grep -q '^FAIL' $build.lab ||
@@ -108,8 +108,8 @@ if [ "${THMQ_TEST_FULL:-}" ]; then
 	laboratory linux-image-amd64 0 --full
 	laboratory linux-image-6.12-amd64 0 --full
 else
-	# a minute or two; rdma_peer_test, which takes ports and packets away, is of --full
-	laboratory linux-image-amd64 400 rdma_registrar_test transport_contract_rdma
+	# a minute or two; rdma_peer_test, which takes ports and packets away, and two machines on a network are of --full
+	laboratory linux-image-amd64 400 rdma_registrar_test transport_contract_rdma nvme_4096 reactor_far_timer_test
 fi
 
 python3 - $log <<'PY'

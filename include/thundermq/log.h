@@ -66,18 +66,25 @@ struct thmq_run_header {
 	uint32_t header_crc;  /* CRC32C of the 92 bytes before it; likewise */
 };
 
+/* What the broker has put between a record's tag and its payload, in this order: doc/format.md */
+#define THMQ_RECORD_PART 1u     /* 16 bytes: one part of a message that is larger than a batch */
+#define THMQ_RECORD_EXPECT_END 2u /* 8 bytes: it was stored since this was the partition's end, … */
+#define THMQ_RECORD_EXPECT_KEY 4u /* … the offset of the newest with its key. One of the two */
+#define THMQ_RECORD_TTL 8u      /* 8 bytes: so many ns after its time it is of no use */
+#define THMQ_RECORD_HEADERS 16u /* 4 bytes: how many come; then these */
+
 /*
  * Entry of the record table, 16 bytes. The table (count entries) is followed by the offset deltas if
  * THMQ_RUN_SPARSE (count uint32, padded to 8), then by the bodies: each begins at a multiple of 8 from
- * the run header and holds key, tag, payload, in this order.
+ * the run header and holds key, tag, what flags tell, payload, in this order.
  */
 struct thmq_record {
-	uint32_t size;          /* key, tag and payload together, without padding */
+	uint32_t size;          /* all of its body, without padding */
 	uint32_t tag_hash;      /* 0: no tag */
 	uint32_t time_delta_us; /* behind the run's first_time_ns */
 	uint16_t key_len;
 	uint8_t tag_len;
-	uint8_t flags; /* 0 */
+	uint8_t flags; /* THMQ_RECORD_* */
 };
 
 /*
@@ -123,11 +130,13 @@ struct thmq_record_view {
 	int64_t time_ns;  /* ns since 1970; stored in steps of a microsecond behind the run's smallest one */
 	const void *key;  /* with key_len 0: not looked at */
 	const void *tag;  /* likewise */
-	const void *data; /* likewise */
+	const void *data; /* likewise; behind the tag: what flags tell is its beginning */
 	uint32_t key_len; /* up to 65535 */
 	uint32_t tag_len; /* up to 255 */
 	uint32_t len;
 	uint32_t tag_hash; /* out; 0: no tag. Made by thmq_run_encode() */
+	uint32_t flags;    /* THMQ_RECORD_* */
+	uint32_t reserved;
 };
 
 /**
@@ -184,7 +193,9 @@ struct thmq_log_extent {
 enum thmq_log_life {
 	THMQ_LOG_DEAD = 0, /* nobody needs it */
 	THMQ_LOG_LIVE = 1, /* it must be kept for now: its segment waits */
-	THMQ_LOG_LASTS = 2 /* it must be kept for long: where it is little it is appended again, and its segment goes */
+	THMQ_LOG_LASTS =
+		2, /* it must be kept for long: where it is little, or much of the log behind it is dead, it is appended again, and its segment goes */
+	THMQ_LOG_MOVES = 3 /* as LIVE, but where much of the log behind it is dead: then as LASTS */
 };
 
 /* What the log tells its owner; called on its core, never inside the call that began the work. NULL: not wanted. */

@@ -44,6 +44,9 @@ struct thmq_consumer;
 #define THMQ_GROUP_NAME_MAX 249u
 #define THMQ_KEY_MAX 4096u /* bytes of a message key */
 #define THMQ_TAG_MAX 255u  /* bytes of a message tag */
+#define THMQ_MESSAGE_MAX (64u << 20) /* bytes of a payload, where the session's window has room for them */
+#define THMQ_HEADER_NAME_MAX 255u /* bytes of a header's name, without the final NUL */
+#define THMQ_HEADERS_MAX 65000u /* bytes of all headers of a message: names, values, and 5 for each */
 #define THMQ_PARTITION_COUNT_MAX 65536u
 #define THMQ_SHARD_COUNT_MAX 1024u
 #define THMQ_CORE_COUNT_MAX 256u
@@ -59,7 +62,8 @@ enum thmq_error {
 	THMQ_EVERSION = 1028,     /* data or peer of a version that this library does not speak */
 	THMQ_ENOTOPIC = 1029,     /* no such topic */
 	THMQ_ENOPARTITION = 1030, /* no such partition in the topic */
-	THMQ_EFAILED = 1031       /* the shard failed (device error) and serves reads only */
+	THMQ_EFAILED = 1031,      /* the shard failed (device error) and serves reads only */
+	THMQ_ECONFLICT = 1032     /* the partition's end, or a key's newest message, is another than the one expected */
 };
 
 /* What a caller can do about an error. */
@@ -130,7 +134,7 @@ enum thmq_durability {
 
 /* How a core waits for work. */
 enum thmq_policy {
-	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_FIXED, and THMQ_POLICY_EVENT for more pinned
+	THMQ_POLICY_DEFAULT = 0, /* the one that measures best; today: THMQ_POLICY_ADAPTIVE, and THMQ_POLICY_EVENT for more pinned
 				    cores than the process has processors, or a quota of its control group lets it use */
 	THMQ_POLICY_POLL = 1,    /* spin for ever: lowest latency, a whole processor */
 	THMQ_POLICY_EVENT = 2,   /* sleep as soon as nothing is to do */
@@ -160,7 +164,7 @@ struct thmq_env_opts {
 	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
 	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
 	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
-	 * takes about a millisecond */
+	 * takes about a millisecond; the wake-up also later, whenever a thread of the process makes one */
 	uint32_t wake_cpu_ns;
 	uint32_t wake_latency_ns;
 };
@@ -645,6 +649,7 @@ struct thmq_topic_opts {
 	 */
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns; /* of messages that have none of their own: see struct thmq_message_opts; what has outlived it need not be kept. 0: none */
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
@@ -685,6 +690,7 @@ struct thmq_topic_info {
 	char name[256];
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 };
 
 /**
@@ -708,7 +714,8 @@ struct thmq_partition_info {
 	uint64_t end_offset;   /* one past the last visible message */
 	uint64_t group_offset; /* of the group asked for; UINT64_MAX if it has none */
 	uint64_t
-		lag; /* visible messages that the group has not acked; offsets that were never used count too */
+		lag; /* visible messages that the group has not acked; offsets that were never used count too; in a shared group
+			those acked out of order do not */
 };
 
 /**
@@ -719,6 +726,27 @@ struct thmq_partition_info {
 THMQ_API int thmq_partition_describe(struct thmq_session *session, const char *topic,
 				     uint32_t partition, const char *group,
 				     struct thmq_partition_info *ret_info);
+
+/* The newest message with a key. */
+struct thmq_key_info {
+	uint32_t size;      /* in */
+	uint32_t partition; /* where it is */
+	uint64_t offset;
+	int64_t time_ns;
+};
+
+/**
+ * thmq_key_find() - where the newest message with a key is
+ * @partition: in this one; UINT32_MAX: in the one that the key's hash says, where its messages go by themselves
+ * @key: 1 to THMQ_KEY_MAX bytes
+ * @before_offset: only below it, such as the offset of one that was found: so all that a key had is found, newest first; UINT64_MAX: all
+ * It is found by the index: at most one device read for each segment whose filter and times do not rule the key out, and one for the
+ * message. A consumer without a group that seeks the offset gets it.
+ * Return: 0; -ENOENT there is none; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -ENOTSUP a volatile topic; -EINVAL; -ETIMEDOUT; -EDEADLK; -EIO,
+ * -THMQ_ECORRUPT it cannot be read.
+ */
+THMQ_API int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
+			   uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
 
 /* ----------------------------------------------------------------- producer */
 
@@ -762,8 +790,30 @@ THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
  */
 THMQ_API int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns);
 
-/** thmq_producer_len_max() - the largest payload that a claim can have here. Return: bytes; 0 if closed. */
+/**
+ * thmq_producer_len_max() - the largest payload that a claim can have here, key, tag and headers counted
+ * Up to THMQ_MESSAGE_MAX, where window_bytes of the session is larger than that: a message lies there in one piece. On a volatile
+ * topic it is what a batch of the broker holds.
+ * Return: bytes; 0 if closed.
+ */
 THMQ_API uint32_t thmq_producer_len_max(const struct thmq_producer *producer);
+
+/* What a header's value is. The library looks at none: it is what the two ends agree on. */
+enum thmq_header_type {
+	THMQ_HEADER_BYTES = 0,
+	THMQ_HEADER_TEXT = 1, /* UTF-8, without a final NUL */
+	THMQ_HEADER_INT = 2,  /* an int64_t of this machine, 8 bytes */
+	THMQ_HEADER_REAL = 3, /* a double of this machine, 8 bytes */
+	THMQ_HEADER_BOOL = 4  /* 1 byte, 0 or 1 */
+};
+
+/* A name and a value that go with a message: what it is about, who wrote it, how it was traced. Names may occur more than once. */
+struct thmq_header {
+	const char *name;   /* NUL-terminated, of 1 to THMQ_HEADER_NAME_MAX bytes */
+	const void *value;  /* may be NULL if value_len is 0. Of a fetched message: not aligned, memcpy() it */
+	uint32_t value_len; /* any number of BYTES and TEXT; else as enum thmq_header_type says */
+	uint32_t type;      /* enum thmq_header_type */
+};
 
 struct thmq_message_opts {
 	uint32_t size;
@@ -775,10 +825,23 @@ struct thmq_message_opts {
 	uint32_t durability; /* enum thmq_durability; default: the producer's */
 	uint32_t reserved;
 	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else 0: the broker's */
+	const struct thmq_header *headers; /* header_count of them, THMQ_HEADERS_MAX bytes at most; copied */
+	uint32_t header_count;
+	uint32_t reserved2;
+	uint64_t ttl_ns; /* so long after its time it is of no use: it is not handed out any more; 0: for ever, or as the topic says */
+	/*
+	 * With THMQ_MESSAGE_EXPECT_END: it is stored only if this is its partition's end_offset then, one past the last message, as
+	 * thmq_partition_describe() tells once all is visible. With THMQ_MESSAGE_EXPECT_KEY: only if this is the offset of the newest message
+	 * with its key, UINT64_MAX if there is to be none: thmq_key_find(). Else it is refused with -THMQ_ECONFLICT by a THMQ_EVENT_FAILED,
+	 * whose offset says what is there. What is sent again after a lost connection is compared once.
+	 */
+	uint64_t expected;
 };
 
 #define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash; else in turns, up to 64 messages or 64 KiB to each */
 #define THMQ_MESSAGE_TIME 2u      /* time_ns is set */
+#define THMQ_MESSAGE_EXPECT_END 4u /* expected is set: an offset of the partition */
+#define THMQ_MESSAGE_EXPECT_KEY 8u /* expected is set: an offset of the key, which there must be. Not on a volatile topic */
 
 #define THMQ_MESSAGE_OPTS(...)                                                                     \
 	(&(struct thmq_message_opts){.size = sizeof(struct thmq_message_opts), __VA_ARGS__})
@@ -870,9 +933,20 @@ struct thmq_consumer_opts {
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
 				       -THMQ_EFENCED; 0 means 10 s */
 	void *cookie;               /* repeated in its events */
+	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied. Not of a shared group */
+	uint64_t invisible_ns; /* with THMQ_CONSUMER_SHARED: how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
+	uint32_t tag_count;    /* up to THMQ_CONSUMER_TAGS_MAX */
+	uint32_t deliver_max;  /* a message that was handed out so often and came back is a dead letter; 0: no limit */
+	uint64_t reserved;
 };
 
+#define THMQ_CONSUMER_TAGS_MAX 64u
 #define THMQ_CONSUMER_START_ALWAYS 1u /* begin at start even where the group has an offset */
+/*
+ * The members of the group share every partition: each message goes to one that has room, in no order, and is acknowledged by
+ * itself. All members of a group must say so. prefetch_count counts what is not acknowledged then, 0 means 1024. doc/shared.md
+ */
+#define THMQ_CONSUMER_SHARED 2u
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
@@ -884,7 +958,8 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
  * thmq_consumer_open() - read a topic
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
+ * members that do not share; -EOPNOTSUPP the topic is volatile.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 				const struct thmq_consumer_opts *opts,
@@ -913,11 +988,17 @@ struct thmq_message {
 	uint64_t offset;
 	int64_t time_ns; /* when it was stored, or its own time, ns since 1970 */
 	uint64_t internal[2];
+	const void *headers; /* NULL if none; thmq_header_next() and thmq_header_find() read them */
+	uint32_t headers_len;
+	uint32_t span; /* offsets that it takes: 1, or how many parts it was stored in: what comes next is at offset + span */
 };
 
 /**
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
+ * What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
+ * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
+ * of a message whose last part is not stored.
  * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;
  * -EINVAL; -THMQ_ENOTOPIC deleted; -THMQ_EFENCED the group has taken this consumer for dead, since its session was silent
  * for session_timeout_ns: it gets nothing any more, open another; -ESHUTDOWN the broker is gone; -THMQ_EFAILED.
@@ -925,6 +1006,25 @@ struct thmq_message {
  */
 THMQ_API int thmq_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_messages,
 			uint32_t max);
+
+/**
+ * thmq_header_next() - the headers of a message, one after the other
+ * @message: fetched and not released
+ * @cursor: 0 at the first call, then as it was left
+ * @ret_header: out; name and value lie in the message, and are valid as long as it is
+ * Return: 1 one; 0 there are no more; -THMQ_ECORRUPT the bytes are no headers; -EINVAL.
+ * Threads: any; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_header_next(const struct thmq_message *message, uint32_t *cursor, struct thmq_header *ret_header);
+
+/**
+ * thmq_header_find() - the first header of that name
+ * @name: NUL-terminated; upper and lower case are different
+ * @ret_header: out; as of thmq_header_next()
+ * Return: 0; -ENOENT there is none; -THMQ_ECORRUPT the bytes are no headers; -EINVAL.
+ * Threads: any; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_header_find(const struct thmq_message *message, const char *name, struct thmq_header *ret_header);
 
 /**
  * thmq_release() - give fetched messages back, in any order
@@ -939,8 +1039,35 @@ THMQ_API int thmq_release(struct thmq_consumer *consumer, struct thmq_message *m
  * The message need not be held any more, but must be as it was fetched: keep a copy of the struct, not only its offset.
  * Return: 0 taken; -EAGAIN queue full, poll and try again; -EINVAL no group, or not a fetched message;
  * -THMQ_EFENCED the partition belongs to another member now; -ESHUTDOWN.
+ * In a shared group it says that this one message is done, whoever has it by now. It goes to the broker with the next call on the
+ * session, or sooner; -EAGAIN: not taken.
  */
 THMQ_API int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message *message);
+
+/**
+ * thmq_nack() - give a message of a shared group back, to be handed out again
+ * @delay_ns: not before this time has passed; 0: at once. A broker that is opened again has forgotten it, and hands it out at once
+ * The message need not be held any more, as with thmq_ack(). Where it is not this member's any more nothing happens.
+ * Return: 0 taken; -EAGAIN queue full, or the connection is being made again; -EINVAL not a fetched message, or the group is not
+ * shared; -ESHUTDOWN.
+ */
+THMQ_API int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t delay_ns);
+
+/**
+ * thmq_extend() - keep a message of a shared group for longer
+ * @invisible_ns: from now on; up to a year
+ * Where it is not this member's any more nothing happens.
+ * Return: as thmq_nack().
+ */
+THMQ_API int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns);
+
+/**
+ * thmq_message_deliveries() - how often a message of a shared group was handed out, this time included
+ * @message: held: fetched, and not released
+ * A crash of the broker may make it forget the last times.
+ * Return: 1 …; 0 the group is not shared; -EINVAL not a message that is held.
+ */
+THMQ_API int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message);
 
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
@@ -987,7 +1114,9 @@ enum thmq_event_type {
 	THMQ_EVENT_DROPPED = 10, /* count events were dropped because nobody took them */
 	THMQ_EVENT_DISCONNECTED = 11, /* a connection is lost, and tried to be made again; error: why. THMQ_EVENT_RECONNECTED or
 					 _CLOSED follows */
-	THMQ_EVENT_RECONNECTED = 12 /* all is as before: what was not settled has been sent again */
+	THMQ_EVENT_RECONNECTED = 12, /* all is as before: what was not settled has been sent again */
+	THMQ_EVENT_DEAD_LETTER =
+		13 /* a message of a shared group, at offset, was handed out deliver_max times and is not any more; count: how often */
 };
 
 struct thmq_event {

@@ -224,6 +224,21 @@ int thmq_partition_describe(struct thmq_session *session, const char *topic, uin
 	return rc ? rc : thmqi_client_partition_describe(session, topic, partition, group, ret_info);
 }
 
+int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key, uint32_t key_len,
+		  uint64_t before_offset, struct thmq_key_info *ret_info)
+{
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	if (!ret_info || ret_info->size < 8)
+		return thmqi_fail(-EINVAL, "find a key: set the size field");
+	if (!key || !key_len || key_len > THMQ_KEY_MAX)
+		return thmqi_fail(-EINVAL, "find a key: it has 1 to %u bytes", THMQ_KEY_MAX);
+	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
+	return rc ? rc : thmqi_client_key_find(session, topic, partition, key, key_len, before_offset, ret_info);
+}
+
 /* ---------------------------------------------------------------- producers */
 
 int thmq_producer_open(struct thmq_session *session, const char *topic, const struct thmq_producer_opts *opts,
@@ -333,6 +348,18 @@ int64_t thmq_watermark(struct thmq_producer *producer)
 
 /* ---------------------------------------------------------------- consumers */
 
+static int check_tags(const struct thmq_consumer_opts *o)
+{
+	uint32_t i;
+
+	if (o->tag_count > THMQ_CONSUMER_TAGS_MAX || (o->tag_count && !o->tags))
+		return thmqi_fail(-EINVAL, "consumer: tags: up to %u of them", THMQ_CONSUMER_TAGS_MAX);
+	for (i = 0; i < o->tag_count; i++)
+		if (!o->tags[i] || !*o->tags[i] || strnlen(o->tags[i], THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)
+			return thmqi_fail(-EINVAL, "consumer: a tag has 1 to %u bytes", THMQ_TAG_MAX);
+	return 0;
+}
+
 int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 		       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
 {
@@ -347,11 +374,22 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc == 0 && group)
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
-		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS, "consumer");
+		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED, "consumer");
+	if (rc)
+		return rc;
+	rc = check_tags(&o);
 	if (rc)
 		return rc;
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
+	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
+		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
+	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)
+		return thmqi_fail(-EINVAL, "consumer: a shared group takes all tags: what one member does not want nobody would get");
+	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max))
+		return thmqi_fail(-EINVAL, "consumer: invisible_ns and deliver_max need THMQ_CONSUMER_SHARED");
+	if (o.invisible_ns > 31536000000000000ull)
+		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
 }
 
@@ -384,6 +422,27 @@ int thmq_ack(struct thmq_consumer *consumer, const struct thmq_message *message)
 	if (!is_consumer(consumer) || thmqi_unlikely(!message))
 		return -EINVAL;
 	return thmqi_client_ack(consumer, message);
+}
+
+int thmq_nack(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t delay_ns)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_nack(consumer, message, delay_ns);
+}
+
+int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_extend(consumer, message, invisible_ns);
+}
+
+int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_message_deliveries(consumer, message);
 }
 
 int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)

@@ -7,8 +7,8 @@
 
 _Static_assert(sizeof(struct thmqi_record_iter) <= sizeof(struct thmq_record_cursor),
 	       "the walk lies in the cursor");
-_Static_assert(sizeof(struct thmq_record_view) == 56 &&
-		       offsetof(struct thmq_record_view, tag_hash) == 52,
+_Static_assert(sizeof(struct thmq_record_view) == 64 &&
+		       offsetof(struct thmq_record_view, flags) == 56,
 	       "public layout");
 
 void thmq_run_init(struct thmq_run_header *run, uint32_t encoding, uint32_t partition,

@@ -27,6 +27,8 @@ static const struct entry table[] = {
 	 "no such partition in the topic"},
 	{THMQ_EFAILED, THMQ_CLASS_ENVIRONMENT, "THMQ_EFAILED",
 	 "the shard failed on a device error and serves reads only"},
+	{THMQ_ECONFLICT, THMQ_CLASS_CALLER, "THMQ_ECONFLICT",
+	 "another offset is there than the one expected"},
 	{EAGAIN, THMQ_CLASS_BACKPRESSURE, "EAGAIN", "full for now: poll and try again"},
 	{ENOBUFS, THMQ_CLASS_BACKPRESSURE, "ENOBUFS",
 	 "no buffers left: release some and try again"},

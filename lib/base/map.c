@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* map.c - 64-bit key to pointer: open addressing, linear probing, deletion by shifting back. At most 3/4 full. */
+/* map.c - 64-bit key to pointer: open addressing, linear probing, deletion by shifting back. At most 7/8 full. */
 #include "base/base.h"
 
 static uint32_t slot_of(const struct thmqi_map *m, uint64_t key)
@@ -82,7 +82,7 @@ int thmqi_map_put(struct thmqi_map *m, uint64_t key, void *value)
 		s->value = value;
 		return 0;
 	}
-	if (!m->slots || (uint64_t)(m->count + 1) * 4 > ((uint64_t)m->mask + 1) * 3) {
+	if (!m->slots || (uint64_t)(m->count + 1) * 8 > ((uint64_t)m->mask + 1) * 7) {
 		rc = grow(m);
 		if (rc)
 			return rc;

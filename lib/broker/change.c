@@ -154,7 +154,10 @@ static void join_now(struct meta_change *change)
 
 	if (change->conn && g && !change->left) {
 		change->conn->wire->reply->value[0] = g->id;
-		rc = thmqi_group_join(m, g, change->conn, change->stream, change->timeout_ns, change->member);
+		if (change->shared)
+			rc = g->member_count ? -EBUSY : 0; /* its shards know their members */
+		else
+			rc = thmqi_group_join(m, g, change->conn, change->stream, change->timeout_ns, change->member);
 	}
 	change_end(change, rc);
 }
@@ -311,6 +314,7 @@ create:
 	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED);
 	change->topic.retention_ns = r->retention_ns;
 	change->topic.retention_bytes = r->retention_bytes;
+	change->topic.ttl_ns = r->ttl_ns;
 	change->topic.partition_count = r->partition_count;
 	change->topic.visible_at = r->visible_at ? r->visible_at : THMQ_DURABILITY_DURABLE;
 	if (is_volatile)
@@ -361,6 +365,7 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->visible_at = t->state.visible_at;
 	ret->retention_ns = t->state.retention_ns;
 	ret->retention_bytes = t->state.retention_bytes;
+	ret->ttl_ns = t->state.ttl_ns;
 	memcpy(ret->name, t->state.name, sizeof(ret->name));
 	thmqi_list_each(it, &t->groups) ret->group_count++;
 }
@@ -417,6 +422,7 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 	change->stream = r->stream;
 	change->timeout_ns = r->session_timeout_ns;
 	change->member = r->member;
+	change->shared = (r->topic_flags & THMQI_JOIN_SHARED) != 0;
 	change->group.topic_id = t->state.topic_id;
 	snprintf(change->group.name, sizeof(change->group.name), "%s", r->group);
 	if (g && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
@@ -435,6 +441,10 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 		return;
 	}
 	is_volatile = t->state.flags & THMQ_TOPIC_VOLATILE;
+	if (is_volatile && change->shared) {
+		change_end(change, -EOPNOTSUPP);
+		return;
+	}
 	change->group.group_id =
 		is_volatile ? m->next_volatile_group++ | VOLATILE_PARTITION : m->next_group++;
 	if (is_volatile)
@@ -526,6 +536,7 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	reply->value[0] = THMQI_MIN(reply->value[0], p->visible);
 	reply->value[1] = p->visible;
 	reply->value[2] = g ? g->offset : UINT64_MAX;
+	reply->value[3] = g ? thmqi_shared_done(g) : 0;
 	thmqi_reply(c, id, 0);
 }
 
@@ -539,6 +550,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 	c->wire->reply->count = c->wire->reply->total = 0;
 	if (r.op == THMQI_OP_PARTITION_INFO) {
 		partition_info(c, id, &r);
+		return;
+	}
+	if (r.op == THMQI_OP_KEY_FIND) {
+		thmqi_version_request(c, id, &r);
 		return;
 	}
 	if (c->shard->id != THMQI_SHARD_META) {

@@ -50,11 +50,6 @@ static void delivery_drop(struct consumer *k, struct delivery *d)
 	k->free = d;
 }
 
-static bool has_credit(const struct consumer *k)
-{
-	return k->free && k->held_bytes < k->credit_bytes && k->held_count < k->credit_count;
-}
-
 void thmqi_sub_ready(struct sub *sub)
 {
 	if (!sub->ready && !sub->failed) {
@@ -95,12 +90,12 @@ static void tell_gap(struct sub *sub, uint64_t offset)
 		thmqi_conn_send(sub->conn, &f);
 }
 
-static void tell_trouble(struct sub *sub, int error)
+void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error)
 {
 	struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
 				.stream = sub->stream,
 				.partition = sub->partition->id,
-				.seq = sub->next,
+				.seq = offset,
 				.status = error};
 
 	sub->failed = true;
@@ -110,6 +105,7 @@ static void tell_trouble(struct sub *sub, int error)
 static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d)
 {
 	const struct thmq_run_header *run = d->view.run.header;
+	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
 	uint64_t end = run->base_offset + run->span;
 	struct shard *s = sub->conn->shard;
 
@@ -121,9 +117,7 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	k->held_bytes += d->bytes;
 	k->held_count += d->count;
 	if (run->count == 1 && run->span == 1 && run->encoding == THMQ_RUN_RECORDS && !(run->flags & THMQ_RUN_SPARSE) &&
-	    run->len >= sizeof(struct thmq_record) && sub->next <= run->base_offset) {
-		const struct thmq_record *record = (const struct thmq_record *)(run + 1);
-
+	    run->len >= sizeof(struct thmq_record) && sub->next <= run->base_offset && !record->flags) {
 		f->type = THMQI_FRAME_DELIVER_ONE;
 		f->flags = record->tag_len;
 		f->key_len = record->key_len;
@@ -150,9 +144,10 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 /* Runs to come may join the newest batch: it is not behind it yet. */
 static void caught_up(struct sub *sub)
 {
-	const struct partition *p = sub->partition;
+	const struct volatile_ring *ring = sub->partition->ring;
 
-	sub->read_bytes = p->appended_bytes - thmqi_batch_room(p->batch_bytes);
+	if (sub->partition->is_volatile)
+		sub->read_bytes = ring->appended_bytes - thmqi_batch_room(ring->batch_bytes);
 }
 
 /* Give @sub what it can have. Return: runs delivered. */
@@ -165,9 +160,13 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 	uint32_t done = 0;
 	int rc;
 
-	if (thmqi_unlikely(sub->resolving) && !resolve(sub))
-		return 0;
-	while (done < budget && sub->next < p->visible && has_credit(k)) {
+	if (thmqi_unlikely(sub->resolving)) {
+		if (sub->shared)
+			return thmqi_shared_pump(sub, budget);
+		if (!resolve(sub))
+			return 0;
+	}
+	while (done < budget && sub->next < p->visible && thmqi_consumer_has_credit(k)) {
 		f = thmqi_conn_claim(sub->conn);
 		if (!f)
 			break;
@@ -181,15 +180,15 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 			if (thmq_log_bounds(p->log, p->id, &begin, &end) != 0)
 				begin = p->visible;
 			if (begin <= sub->next) { /* it is held all the same: what is there is never skipped */
-				tell_trouble(sub, -THMQ_ECORRUPT);
+				thmqi_sub_trouble(sub, sub->next, -THMQ_ECORRUPT);
 				return done;
 			}
 			tell_gap(sub, begin);
 			sub->read_bytes =
-				p->is_volatile ? p->appended_bytes - p->ring_bytes / 2 : 0;
+				p->is_volatile ? p->ring->appended_bytes - p->ring->bytes / 2 : 0;
 			done++;
 		} else {
-			tell_trouble(sub, rc);
+			thmqi_sub_trouble(sub, sub->next, rc);
 			return done;
 		}
 	}
@@ -197,7 +196,7 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 		caught_up(sub);
 	} else if (done == budget) {
 		thmqi_sub_ready(sub); /* others first */
-	} else if (has_credit(k) && !sub->failed) {
+	} else if (thmqi_consumer_has_credit(k) && !sub->failed) {
 		thmqi_sub_ready(sub); /* the ring is full: again when the client has read */
 		sub->conn->shard->stuck = true;
 	}
@@ -209,7 +208,7 @@ void thmqi_sub_offer(struct sub *sub)
 	struct consumer *k = sub->conn->consumers[sub->stream];
 	struct thmqi_frame *f;
 
-	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && has_credit(k)) &&
+	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && thmqi_consumer_has_credit(k)) &&
 	    (f = thmqi_conn_claim(sub->conn)) && thmqi_log_read_newest(sub->reader, &k->free->view)) {
 		deliver(sub, k, f, k->free);
 		caught_up(sub);
@@ -246,7 +245,7 @@ uint32_t thmqi_sub_pump_all(struct shard *s)
 
 /* ---------------------------------------------------------- attach, detach */
 
-static struct sub *find_sub(struct conn *c, uint32_t stream, uint32_t partition)
+struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition)
 {
 	if (stream >= THMQI_STREAMS || !c->consumers[stream])
 		return NULL;
@@ -263,7 +262,7 @@ static void bounds_of(const struct partition *p, uint64_t *ret_begin, uint64_t *
 	*ret_begin = THMQI_MIN(*ret_begin, *ret_end);
 }
 
-static int resolve_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset)
+int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset)
 {
 	uint64_t begin, end;
 
@@ -293,11 +292,13 @@ static int resolve_start(struct partition *p, uint32_t kind, uint64_t value, uin
 static void place(struct sub *sub, uint64_t offset)
 {
 	struct partition *p = sub->partition;
-	uint64_t held = THMQI_MIN(p->appended_bytes, p->ring_bytes / 2);
+	const struct volatile_ring *ring = p->ring;
 
 	sub->next = offset;
 	sub->failed = false;
-	sub->read_bytes = p->appended_bytes - held;
+	if (p->is_volatile)
+		sub->read_bytes =
+			ring->appended_bytes - THMQI_MIN(ring->appended_bytes, ring->bytes / 2);
 	if (offset >= p->visible)
 		caught_up(sub);
 	thmq_log_reader_seek(sub->reader, offset);
@@ -365,6 +366,8 @@ void thmqi_sub_close(struct sub *sub, int status, bool tell)
 	thmqi_list_del(&sub->consumer_link);
 	thmqi_map_remove(&sub->conn->consumers[sub->stream]->by_partition, sub->partition->id);
 	thmq_log_reader_close(sub->reader);
+	if (sub->shared)
+		thmqi_shared_leave(sub);
 	if (tell) {
 		thmqi_conn_send(sub->conn, &f);
 		thmqi_conn_kick(sub->conn);
@@ -377,6 +380,8 @@ static int take_over(struct group_offset *g, uint64_t epoch)
 {
 	if (epoch < g->epoch)
 		return -THMQ_EFENCED;
+	if (thmqi_shared_is_used(g))
+		return -EBUSY;
 	if (g->owner)
 		thmqi_sub_close(g->owner, -THMQ_EFENCED, true);
 	g->epoch = epoch;
@@ -390,7 +395,7 @@ static int resolve_attach(struct partition *p, uint32_t kind, uint64_t value, ui
 
 	bounds_of(p, &begin, &end);
 	if (kind != THMQ_START_OFFSET || value >= begin)
-		return resolve_start(p, kind, value, ret_offset);
+		return thmqi_sub_start(p, kind, value, ret_offset);
 	*ret_offset = value;
 	return 0;
 }
@@ -418,7 +423,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		return -EINVAL;
 	if (!p || p->dead)
 		return p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION;
-	if (find_sub(c, f->stream, f->partition))
+	if (thmqi_sub_find(c, f->stream, f->partition))
 		return -EEXIST;
 	k = c->consumers[f->stream];
 	if (k && thmqi_list_empty(&k->subs) && !k->held_count) { /* an earlier consumer's: its credits were others */
@@ -431,6 +436,8 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 			return -ENOMEM;
 		c->consumers[f->stream] = k;
 	}
+	if (f->flags & THMQI_ATTACH_SHARED)
+		return thmqi_shared_attach(c, f, p, ret_sub);
 	if (group_id) {
 		known = thmqi_offsets_get(p, group_id, false) != NULL;
 		g = thmqi_offsets_get(p, group_id, true);
@@ -469,6 +476,8 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		free(sub);
 		return rc;
 	}
+	if (!p->is_volatile) /* a ring's readers show by what they have read how far they are behind */
+		thmq_log_reader_filter(sub->reader, (f->arg[1] & ~(uint64_t)UINT32_MAX) | f->tag_hash);
 	thmqi_list_add_tail(&p->subs, &sub->partition_link);
 	thmqi_list_add_tail(&k->subs, &sub->consumer_link);
 	if (g)
@@ -501,17 +510,19 @@ void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
 	struct sub *sub = NULL;
 
 	out.status = attach(c, f, &sub, &out.flags);
-	if (sub && THMQI_ATTACH_KIND(f->flags) == THMQ_START_TIME && !(out.flags & THMQI_ATTACHED_AT_GROUP)) {
+	if (sub && !sub->shared && THMQI_ATTACH_KIND(f->flags) == THMQ_START_TIME && !(out.flags & THMQI_ATTACHED_AT_GROUP)) {
 		begin_at_time(sub, THMQI_FRAME_ATTACHED, (int64_t)f->arg[0], f->generation);
 		return;
 	}
 	if (sub) {
-		place(sub, sub->next);
+		if (!sub->shared)
+			place(sub, sub->next);
 		out.seq = sub->next;
+		out.tag_hash = sub->shared ? thmqi_shared_stamp(c->shard) : 0;
 		bounds_of(sub->partition, &out.arg[0], &out.arg[1]);
 	}
 	thmqi_conn_send(c, &out);
-	if (sub && sub->next < out.arg[0]) /* where its group stands was dropped */
+	if (sub && !sub->shared && sub->next < out.arg[0]) /* where its group stands was dropped */
 		tell_gap(sub, out.arg[0]);
 	if (sub && (f->flags & THMQI_ATTACH_RESUME))
 		thmqi_lost_tell_hole(sub, sub->next);
@@ -521,7 +532,7 @@ void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f)
 
 void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f)
 {
-	struct sub *sub = find_sub(c, f->stream, f->partition);
+	struct sub *sub = thmqi_sub_find(c, f->stream, f->partition);
 	struct thmqi_frame out = {.type = THMQI_FRAME_DETACHED,
 				  .stream = f->stream,
 				  .partition = f->partition,
@@ -536,10 +547,10 @@ void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f)
 {
 	struct thmqi_frame out = {
 		.type = THMQI_FRAME_SOUGHT, .stream = f->stream, .partition = f->partition};
-	struct sub *sub = find_sub(c, f->stream, f->partition);
+	struct sub *sub = thmqi_sub_find(c, f->stream, f->partition);
 	uint64_t offset;
 
-	out.status = !sub ? -EPERM : sub->resolving ? -EBUSY : resolve_start(sub->partition, f->flags, f->arg[0], &offset);
+	out.status = !sub ? -EPERM : sub->shared ? -EOPNOTSUPP : sub->resolving ? -EBUSY : thmqi_sub_start(sub->partition, f->flags, f->arg[0], &offset);
 	if (out.status == 0 && f->flags == THMQ_START_TIME) {
 		begin_at_time(sub, THMQI_FRAME_SOUGHT, (int64_t)f->arg[0], f->generation);
 		return;
@@ -567,9 +578,9 @@ void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f)
 	if (!k || index >= k->delivery_count || !k->deliveries[index].out ||
 	    k->deliveries[index].generation != generation)
 		return;
-	starved = !has_credit(k);
+	starved = !thmqi_consumer_has_credit(k);
 	delivery_drop(k, &k->deliveries[index]);
-	if (starved && has_credit(k)) {
+	if (starved && thmqi_consumer_has_credit(k)) {
 		thmqi_list_each(it, &k->subs)
 			thmqi_sub_ready(thmqi_container(it, struct sub, consumer_link));
 	}

@@ -14,6 +14,7 @@
 #include "broker/broker.h"
 #include "disk/disk.h"
 #include "reactor/reactor.h"
+#include "spans.h"
 #include "transport/transport.h"
 #include "wire/frame.h"
 
@@ -21,6 +22,7 @@
 #define DELIVERY_MAX THMQI_DELIVERIES /* runs handed out and not released, per consumer and shard */
 #define OFFSET_JUMP                                                                                \
 	(1ull << 20) /* offsets skipped per term that may have lost messages; see doc/format.md */
+#define AHEAD 16u    /* frames whose partitions were looked up before their turn */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */
 #define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
 
@@ -28,6 +30,7 @@
 enum state_kind {
 	STATE_GROUP_OFFSET = 1, /* item: partition << 32 | group */
 	STATE_PARTITION = 2,    /* item: partition; what its runs do not say */
+	STATE_GROUP_SHARED = 3, /* item: partition << 32 | group, whose members share it */
 	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
 	STATE_TOPIC = 17,       /* meta: item: topic id */
 	STATE_GROUP = 18,       /* meta: item: group id */
@@ -41,6 +44,15 @@ struct state_group_offset {
 	uint32_t group;
 	uint64_t offset;
 	uint64_t epoch;
+};
+
+/* count spans of 8 bytes (spans.h) follow: from floor on, side by side */
+struct state_shared {
+	uint32_t partition;
+	uint32_t group;
+	uint64_t floor;
+	uint32_t count;
+	uint32_t reserved;
 };
 
 struct state_partition {
@@ -66,7 +78,9 @@ struct state_topic {
 	uint64_t retention_ns; /* 0: as long as there is room */
 	uint64_t retention_bytes; /* of each partition; 0: all */
 	char name[256];
+	uint64_t ttl_ns; /* 0: none */
 };
+#define STATE_TOPIC_LEN_MIN offsetof(struct state_topic, ttl_ns) /* as the first ones were */
 #define TOPIC_DELETED 0x80000000u
 
 struct state_group {
@@ -90,9 +104,11 @@ struct state_producer {
 #define RECONNECT_MAX_NS 1800000000000ull /* a session tries no longer; see lib/api/client.c */
 
 struct thmq_broker;
+struct run_index;
 struct shard;
 struct conn;
 struct sub;
+struct shared; /* shared.c */
 
 /* ------------------------------------------------------------- partitions */
 
@@ -108,34 +124,59 @@ struct group_offset {
 	uint64_t durable_offset;
 	uint64_t epoch;    /* highest that attached */
 	struct sub *owner; /* who may ack; NULL: nobody is attached */
+	struct shared *shared; /* NULL: its members never shared this partition */
 };
 
-struct partition {
-	struct shard *shard;
-	uint32_t id;
-	uint32_t topic_id;
-	uint32_t visible_at;
-	bool is_volatile;
-	bool dead;            /* its topic was deleted */
-	bool retain_consumed; /* what all groups have acknowledged may go */
-	uint64_t retention_ns, retention_bytes; /* 0: no such limit */
-	uint64_t idle_offset, idle_ns; /* logged_offset as the cleaner saw it last, and since when it is that */
-	struct thmq_log *log; /* the shard's, or its own if volatile */
-	uint64_t next_offset; /* of the next message */
-	uint64_t
-		logged_offset; /* behind the last run that was appended: below next_offset after a jump */
-	uint64_t last_term;      /* in which it was last appended to, as far as replay saw */
-	uint64_t durable;        /* what lies below is on the medium */
-	uint64_t flush_asked;    /* next_offset when the log was last asked to make all durable */
-	uint64_t visible;        /* consumers see what lies below */
-	uint64_t hole_begin, hole_end; /* offsets that were perhaps used before this life, and are gone */
-	uint64_t ring_bytes;     /* volatile: capacity that consumers may hold up */
-	uint64_t appended_bytes; /* volatile: sum of all memory that batches ever took */
-	uint64_t batch_index;    /* volatile: the newest batch, … */
-	uint64_t batch_bytes;    /* … and what is in it */
-	struct thmqi_list subs;
-	struct thmqi_list groups;
+/* What a topic's messages of one partition may take. */
+struct retention {
+	uint64_t ns, bytes; /* 0: no such limit */
+	bool consumed;      /* what all groups have acknowledged may go */
+	uint64_t idle_offset,
+		idle_ns; /* where it ended as the cleaner saw it last, and since when it is there */
 };
+
+/* A volatile partition's memory. */
+struct volatile_ring {
+	uint64_t bytes;          /* that consumers may hold up */
+	uint64_t appended_bytes; /* sum of all memory that batches ever took */
+	uint64_t batch_index;    /* the newest batch, … */
+	uint64_t batch_bytes;    /* … and what is in it */
+};
+
+/* There may be very many, each of which is in no cache when its turn comes: what a message's way in needs is in the first line. */
+struct partition {
+	struct thmq_log *log;    /* the shard's, or its own if volatile; NULL: it is dead */
+	struct run_index *index; /* its place in the log, once it is known: commitlog/hint.h */
+	uint64_t next_offset;    /* of the next message */
+	uint64_t durable;        /* what lies below is on the medium */
+	uint64_t visible;        /* consumers see what lies below */
+	struct thmqi_list subs;
+	uint32_t id;
+	uint8_t visible_at;
+	bool is_volatile;
+	bool dead : 1;    /* its topic was deleted */
+	bool parting : 1; /* for a message of some connection's, which is being stored in parts or waits for a look-up: all others wait */
+	bool jumped;      /* next_offset is beyond logged_offset, as long as nothing has been appended */
+	struct thmqi_list groups;
+	uint64_t flush_asked;   /* next_offset when the log was last asked to make all durable */
+	uint64_t logged_offset; /* thmqi_logged_offset() */
+	uint64_t last_term;     /* in which it was last appended to, as far as replay saw */
+	uint64_t hole_begin,
+		hole_end; /* offsets that were perhaps used before this life, and are gone */
+	union {
+		struct volatile_ring *ring;
+		struct retention *retention; /* NULL: its messages stay as long as there is room */
+	};
+};
+_Static_assert(offsetof(struct partition, groups) == THMQI_CACHELINE &&
+		       sizeof(struct partition) == 2 * THMQI_CACHELINE,
+	       "two cache lines");
+
+/* Behind the last run that was appended. */
+static inline uint64_t thmqi_logged_offset(const struct partition *p)
+{
+	return p->jumped ? p->logged_offset : p->next_offset;
+}
 
 /* -------------------------------------------------------------- consumers */
 
@@ -156,6 +197,8 @@ struct consumer {
 	struct delivery *deliveries;
 	struct delivery *free;
 	uint32_t delivery_count;
+	bool starved; /* shared: it could have had more than its credit */
+	uint64_t out_count; /* shared: messages that it has not acknowledged, instead of held_count */
 	struct thmqi_list subs; /* of this stream */
 	struct thmqi_map by_partition; /* the same */
 };
@@ -176,10 +219,15 @@ struct sub {
 	uint64_t read_bytes; /* volatile: of partition->appended_bytes, what it certainly has behind it, if it is behind at all */
 	bool ready;
 	bool failed;
-	uint8_t resolving;           /* frame that is owed once the time to begin at is an offset; 0: none */
+	uint8_t resolving; /* frame that is owed once the time to begin at is an offset; 0: none. Or SUB_IS_SHARED */
 	uint32_t resolved_generation; /* of the seek */
 	int64_t time_ns;
+	struct shared *shared; /* of its group, if that is shared: it has no reader then, and next means nothing */
+	struct span_holder lease; /* shared */
+	uint64_t lease_ns;     /* shared: how long a message is its own */
+	uint32_t settle_taken, settle_storing, settle_told; /* shared: serials of its acks */
 };
+#define SUB_IS_SHARED 255u
 
 /* ------------------------------------------------------------ connections */
 
@@ -190,6 +238,17 @@ struct producer {
 	uint8_t dirty;                                 /* bits of levels to be told */
 };
 
+/* The newest message of a partition with a key, looked up: versions.c. */
+struct key_search {
+	struct partition *partition; /* NULL: nothing is looked up */
+	struct thmq_log_reader *reader;
+	struct thmq_log_hit hit;
+	bool has_hit; /* its record is to be read */
+	uint64_t request; /* who is to be answered */
+	uint32_t key_len;
+	uint8_t *key; /* of a request */
+};
+
 struct conn {
 	struct thmqi_list link;       /* of the shard */
 	uint64_t serial;              /* rises with each of the shard's */
@@ -198,6 +257,16 @@ struct conn {
 	struct thmqi_link *wire;
 	struct shard *shard;
 	struct partition *last_partition; /* of the last PRODUCE */
+	struct {
+		struct partition *partition; /* of the message that is being stored in parts; NULL: none is */
+		int64_t time_ns;
+		uint64_t offset; /* of its first part: the message's */
+		uint32_t next; /* part */
+	} parts;
+	struct partition *ahead
+		[AHEAD]; /* of PRODUCE frames that are near, by their place in the ring; some perhaps of others */
+	struct key_search asked;    /* by a request */
+	struct key_search expected; /* by the next message in its ring, whose partition is kept for it meanwhile */
 	uint32_t reports_pending; /* room in the down ring is kept for so many REPORT frames */
 	bool wrote;               /* frames down since the last kick */
 	bool held_up;             /* its next PRODUCE cannot be taken now */
@@ -241,7 +310,9 @@ struct pending {
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
 	bool again;    /* it was stored before, and settles with that */
+	bool part;     /* of a message, and not its last: nobody sees it yet */
 	uint8_t acked; /* weaker durability that its producer was told; 0: none */
+	bool shared;   /* the group's slice is a shared one's */
 };
 
 /* ----------------------------------------------------------------- shards */
@@ -262,8 +333,9 @@ struct shard {
 	bool offsets_owed; /* some of them */
 	struct thmqi_list dirty_conns;
 	struct thmqi_map partitions;
-	struct thmqi_map writers; /* by their item in the log */
-	struct thmqi_map fences;  /* by producer with a name: the lowest epoch that may write */
+	struct partition_block *partition_blocks; /* their memory */
+	struct thmqi_map writers;                 /* by their item in the log */
+	struct thmqi_map fences; /* by producer with a name: the lowest epoch that may write */
 	struct thmqi_list writers_by_use;
 	bool writers_missing; /* there was no memory for all of them */
 	uint64_t last_serial; /* of connections */
@@ -358,6 +430,24 @@ void thmqi_settle_forget(struct shard *s, struct conn *c);
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post));
 
+/* versions.c */
+/* Is what @f expects so? 0; -EAGAIN it is being looked up; -THMQ_ECONFLICT, and what is so; -EINVAL; an error */
+int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint64_t *ret_is);
+void thmqi_version_request(struct conn *c, uint64_t id, const struct thmqi_request *r);
+void thmqi_version_go(struct conn *c); /* a request is out */
+void thmqi_version_drop(struct conn *c, const struct partition *p); /* what is looked up in @p, NULL: in any */
+
+/* parts.c: a message that is larger than a batch */
+/*
+ * All parts of @f but the last, as far as there is room. @room: bytes of a run's table and body. 0: they are on their way, and the
+ * last is a record of *@ret_len bytes, with its table; -EAGAIN later; -EMSGSIZE; an error of the log
+ */
+int thmqi_parts_append(struct conn *c, const struct thmqi_frame *f, struct partition *p, uint32_t room, uint32_t level,
+		       uint32_t *ret_len);
+void thmqi_parts_fill_last(struct conn *c, const struct thmqi_frame *f, struct thmq_run_header *run,
+			   const struct partition *p, uint32_t room);
+void thmqi_parts_end(struct conn *c); /* the last is appended, or will never be */
+
 /* writers.c */
 enum writer_news {
 	WRITER_NEW = 0,   /* it is to be stored */
@@ -386,6 +476,38 @@ uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
 void thmqi_sub_close(struct sub *sub, int status, bool tell);
 void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */
 void thmqi_consumers_close(struct conn *c);
+struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition); /* NULL: there is none */
+int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset); /* of an enum thmq_start */
+void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error); /* it gets nothing any more, and is told */
+
+static inline bool thmqi_consumer_has_credit(const struct consumer *k)
+{
+	return k->free && k->held_bytes < k->credit_bytes && k->held_count < k->credit_count;
+}
+
+/* When a frame was sent to a member of a shared group, ms: it may lie in a ring for long. */
+static inline uint32_t thmqi_shared_stamp(const struct shard *s)
+{
+	return (uint32_t)(s->core->now_ns / 1000000u);
+}
+
+/* shared.c: groups whose members share a partition's messages */
+int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct sub **ret_sub);
+void thmqi_shared_leave(struct sub *sub); /* it is on no list any more */
+uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget); /* Return: runs read */
+void thmqi_shared_settle(struct conn *c, const struct thmqi_frame *f);
+bool thmqi_shared_is_used(const struct group_offset *g);
+uint64_t thmqi_shared_done(const struct group_offset *g); /* offsets behind its floor that are done */
+void thmqi_shared_advance(struct group_offset *g); /* its offset has moved by other means */
+bool thmqi_shared_is_dirty(const struct group_offset *g);
+int thmqi_shared_store(struct group_offset *g); /* append it as it is now */
+int thmqi_shared_renew(struct group_offset *g);
+void thmqi_shared_durable(struct group_offset *g, uint64_t floor);
+void thmqi_shared_failed(struct group_offset *g);
+void thmqi_shared_tell_owed(struct group_offset *g, int error);
+void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run);
+void thmqi_shared_settle_recovery(struct group_offset *g); /* once all is replayed */
+void thmqi_shared_free(struct group_offset *g);
 
 /* lost.c: after the log failed */
 void thmqi_lost_tell_producers(struct shard *s); /* while it is known who waits for what */
@@ -396,7 +518,8 @@ void thmqi_lost_tell_hole(struct sub *sub, uint64_t offset); /* it remembers @of
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *extent);
 int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item);
 int thmqi_retain_leave(void *ctx, uint32_t partition);
-int thmqi_retain_partition(struct partition *p); /* what its runs do not say is appended */
+int thmqi_retain_partition(struct shard *s,
+			   struct partition *p); /* what its runs do not say is appended */
 
 /* offsets.c */
 int thmqi_offsets_store(struct shard *s, struct group_offset *g); /* append it as it is now */

@@ -195,13 +195,13 @@ static bool ids_ok(const struct meta *m, const struct state_topic *s)
 /* Bytes from the log passed their checksum, but a name must end and counts must be sane all the same. */
 static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 {
-	struct state_topic state;
+	struct state_topic state = {0};
 	struct topic *t;
 	int rc;
 
-	if (run->header->len < sizeof(state))
+	if (run->header->len < STATE_TOPIC_LEN_MIN)
 		return -THMQ_ECORRUPT;
-	memcpy(&state, run->payload, sizeof(state));
+	memcpy(&state, run->payload, THMQI_MIN(run->header->len, (uint32_t)sizeof(state)));
 	if (!memchr(state.name, 0, sizeof(state.name)) || state.partition_count == 0 ||
 	    state.partition_count > THMQ_PARTITION_COUNT_MAX || !ids_ok(m, &state))
 		return -THMQ_ECORRUPT;

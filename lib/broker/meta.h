@@ -56,6 +56,7 @@ struct meta_change {
 	int status;
 	uint32_t stream;     /* JOIN */
 	bool left;           /* JOIN: the client has given up on it */
+	bool shared;         /* JOIN: the group is all that is wanted */
 	uint64_t timeout_ns; /* JOIN */
 	uint64_t member;     /* JOIN */
 	uint64_t value;      /* PRODUCER_OPEN: what the shards answered: the highest */

@@ -57,6 +57,8 @@ void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f)
 	/* offsets of a group only rise, whatever order acks are sent in */
 	if (g->offset == UINT64_MAX || f->seq > g->offset)
 		g->offset = f->seq;
+	if (thmqi_unlikely(g->shared != NULL))
+		thmqi_shared_advance(g);
 	if (p->is_volatile || g->offset == g->durable_offset) {
 		g->durable_offset = g->offset;
 		tell(c, f->stream, f->partition, g->offset, 0);
@@ -79,6 +81,8 @@ static void tell_owed(struct shard *s, int error)
 	thmqi_list_each(it, &s->dirty_offsets)
 	{
 		g = thmqi_container(it, struct group_offset, dirty_link);
+		if (g->owed && thmqi_shared_is_dirty(g))
+			thmqi_shared_tell_owed(g, error);
 		if (g->owed && g->owner) {
 			tell(g->owner->conn, g->owner->stream, g->partition->id, g->offset, error);
 			thmqi_conn_kick(g->owner->conn);
@@ -112,7 +116,7 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 
 	while (!thmqi_list_empty(&s->dirty_offsets)) {
 		g = thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link);
-		rc = thmqi_offsets_store(s, g);
+		rc = thmqi_shared_is_dirty(g) ? thmqi_shared_store(g) : thmqi_offsets_store(s, g);
 		if (rc && rc != -EAGAIN && s->offsets_owed)
 			tell_owed(s, rc);
 		if (rc)
@@ -136,6 +140,8 @@ void thmqi_offsets_failed(struct shard *s)
 		{
 			struct group_offset *g = thmqi_container(it, struct group_offset, link);
 
+			if (g->shared)
+				thmqi_shared_failed(g);
 			if (p->is_volatile || g->dirty || g->offset == g->durable_offset)
 				continue;
 			g->dirty = g->owed = s->offsets_owed = true;

@@ -5,6 +5,7 @@
  */
 #include "commitlog/hint.h"
 #include "internal.h"
+#include "wire/attributes.h"
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
 #define FLUSH_OFFSETS (OFFSET_JUMP / 4)
@@ -13,12 +14,16 @@
 #define TIME_SPAN_MAX 4294000000000ull
 #define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 
-static void reject(struct conn *c, const struct thmqi_frame *f, int error)
+/* Of a frame's extra: what keeps it from joining the run of those before it. */
+#define ALONE (THMQI_PRODUCE_REPORT | THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT))
+
+static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint64_t is)
 {
 	struct thmqi_frame out = {.type = THMQI_FRAME_REJECT,
 				  .stream = f->stream,
 				  .partition = f->partition,
 				  .seq = f->seq,
+				  .arg = {is, 0},
 				  .status = error};
 
 	c->refused++;
@@ -48,15 +53,36 @@ static uint32_t level_of(const struct thmqi_frame *f)
 	return f->flags > THMQ_DURABILITY_DURABLE ? THMQ_DURABILITY_DURABLE : f->flags;
 }
 
+/* Partitions stay where they are as long as there are connections. */
+static struct partition **ahead_of(struct conn *c, uint32_t frames)
+{
+	return &c->ahead[(c->wire->up.next + frames) % AHEAD];
+}
+
+/* Its index in the log need not be looked up again. */
+static void expect(struct partition *p)
+{
+	if (p->is_volatile || !p->log)
+		return;
+	if (thmqi_unlikely(!p->index)) /* there is none before its first run */
+		p->index = thmqi_log_index(p->log, p->id);
+	else
+		thmqi_log_expect(p->log, p->index);
+}
+
 static struct partition *partition_of(struct conn *c, uint32_t id)
 {
 	struct partition *p = c->last_partition;
 
 	if (thmqi_likely(p && p->id == id))
 		return p;
-	p = thmqi_shard_partition(c->shard, id);
-	if (p)
+	p = *ahead_of(c, 0);
+	if (!p || p->id != id)
+		p = thmqi_shard_partition(c->shard, id);
+	if (p) {
 		c->last_partition = p;
+		expect(p);
+	}
 	return p;
 }
 
@@ -84,40 +110,52 @@ static void prefetch_body(const struct thmqi_frame *f)
 }
 
 /* How many frames before its own each step is: each waits for what the one before has brought. */
-#define HINT_FAR 9u
-#define HINT_NEAR 6u
-#define HINT_NEXT 3u
+enum {
+	AHEAD_FRAME = 15, /* the frame itself, from the client's core */
+	AHEAD_SLOT = 13,  /* where its partition is told */
+	AHEAD_PARTITION = 10,
+	AHEAD_FAR = 7, /* the partition's index */
+	AHEAD_NEAR = 5,
+	AHEAD_NEXT = 2 /* and the message */
+};
+_Static_assert(AHEAD_PARTITION < AHEAD, "in its ring");
+
+static void hint(struct conn *c, uint32_t frames, enum thmqi_log_hint step)
+{
+	const struct partition *p = *ahead_of(c, frames);
+
+	if (p && p->index)
+		thmqi_log_hint(p->index, step);
+}
 
 /*
  * Frames of one partition after the other, of very many: what a run needs of its partition and of its index lies in no cache, and
  * is asked for while those before it are taken. The log's own of a volatile one is not worth it.
  */
-static void look_ahead(struct conn *c)
+static __attribute__((noinline)) void look_ahead(struct conn *c)
 {
 	struct thmqi_frame_ring *up = &c->wire->up;
 	struct shard *s = c->shard;
-	const struct thmqi_frame *f = thmqi_frame_peek(up, HINT_FAR);
-	const struct partition *p;
-	uint32_t at;
+	const struct thmqi_frame *f;
+	struct partition *p;
 
 	if (!s->log)
 		return;
-	if (f) {
+	__builtin_prefetch(thmqi_frame_at(up, AHEAD_FRAME));
+	f = thmqi_frame_peek(up, AHEAD_SLOT);
+	if (f)
 		thmqi_map_prefetch(&s->partitions, f->partition);
-		thmqi_log_hint(s->log, f->partition, THMQI_LOG_HINT_FAR);
-	}
-	f = thmqi_frame_peek(up, HINT_NEAR);
+	f = thmqi_frame_peek(up, AHEAD_PARTITION);
 	p = f ? thmqi_shard_partition(s, f->partition) : NULL;
-	if (p) {
-		for (at = 0; at < sizeof(*p); at += THMQI_CACHELINE)
-			thmqi_prefetch_write((const char *)p + at);
-		thmqi_log_hint(s->log, f->partition, THMQI_LOG_HINT_NEAR);
-	}
-	f = thmqi_frame_peek(up, HINT_NEXT);
-	if (f) {
+	*ahead_of(c, AHEAD_PARTITION) = p;
+	if (p)
+		thmqi_prefetch_write(p);
+	hint(c, AHEAD_FAR, THMQI_LOG_HINT_FAR);
+	hint(c, AHEAD_NEAR, THMQI_LOG_HINT_NEAR);
+	hint(c, AHEAD_NEXT, THMQI_LOG_HINT_NEXT);
+	f = thmqi_frame_peek(up, AHEAD_NEXT);
+	if (f)
 		prefetch_body(f);
-		thmqi_log_hint(s->log, f->partition, THMQI_LOG_HINT_NEXT);
-	}
 }
 
 /* With an id its sequences rise, by less than a run's header can tell. */
@@ -159,7 +197,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 			prefetch_body(f);
 	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
-		 (f->extra & THMQI_PRODUCE_REPORT) == report && level_of(f) == level &&
+		 (f->extra & ALONE) == report && level_of(f) == level &&
 		 (thmqi_likely(!(f->arg[1] | id)) ||
 		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - 1)->seq)) &&
 		 check(c, f) == 0);
@@ -172,7 +210,8 @@ static uint32_t run_room(const struct shard *s, const struct partition *p, const
 	uint64_t most = s->run_max - sizeof(struct thmq_run_header);
 
 	if (p->is_volatile)
-		most = THMQI_MIN(most, THMQI_MIN(THMQI_MAX(p->ring_bytes / 2, need), p->ring_bytes));
+		most = THMQI_MIN(most,
+				 THMQI_MIN(THMQI_MAX(p->ring->bytes / 2, need), p->ring->bytes));
 	return (uint32_t)most;
 }
 
@@ -213,7 +252,7 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 		record->time_delta_us = (uint32_t)(((uint64_t)time - (uint64_t)g->first_time) / 1000);
 		record->key_len = f->key_len;
 		record->tag_len = (uint8_t)THMQI_PRODUCE_TAG_LEN(f->extra);
-		record->flags = 0;
+		record->flags = THMQI_PRODUCE_HAS(f->extra);
 		padded = THMQI_ALIGN_UP(f->len, 8u);
 		if (padded != f->len)
 			memset(body + padded - 8, 0, 8);
@@ -222,22 +261,22 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	}
 }
 
-static void count_volatile(struct partition *p, uint64_t index, uint64_t run_bytes)
+static void count_volatile(struct volatile_ring *r, uint64_t index, uint64_t run_bytes)
 {
-	if (index != p->batch_index) {
-		p->batch_index = index;
-		p->batch_bytes = 0;
+	if (index != r->batch_index) {
+		r->batch_index = index;
+		r->batch_bytes = 0;
 	}
-	p->appended_bytes -= thmqi_batch_room(p->batch_bytes);
-	p->batch_bytes += (p->batch_bytes ? 0 : BATCH_HEAD) + run_bytes;
-	p->appended_bytes += thmqi_batch_room(p->batch_bytes);
+	r->appended_bytes -= thmqi_batch_room(r->batch_bytes);
+	r->batch_bytes += (r->batch_bytes ? 0 : BATCH_HEAD) + run_bytes;
+	r->appended_bytes += thmqi_batch_room(r->batch_bytes);
 }
 
 /* A volatile ring makes producers wait while an attached consumer has not read what would fall out. */
 static bool volatile_full(const struct partition *p, uint32_t len)
 {
 	uint64_t need = thmqi_batch_room(BATCH_HEAD + sizeof(struct thmq_run_header) + len);
-	uint64_t behind = p->appended_bytes;
+	uint64_t behind = p->ring->appended_bytes;
 	struct thmqi_list *it;
 
 	thmqi_list_each(it, &p->subs)
@@ -247,7 +286,8 @@ static bool volatile_full(const struct partition *p, uint32_t len)
 		if (sub->next < p->visible)
 			behind = THMQI_MIN(behind, sub->read_bytes);
 	}
-	return p->appended_bytes != behind && p->appended_bytes - behind + need > p->ring_bytes;
+	return p->ring->appended_bytes != behind &&
+	       p->ring->appended_bytes - behind + need > p->ring->bytes;
 }
 
 static void make_visible(struct partition *p, uint64_t offset)
@@ -324,7 +364,8 @@ static void send_report(struct conn *c, uint32_t stream, const struct partition 
 /* Long before the offsets, or the room for runs that are not durable, run out. */
 static bool flush_is_due(const struct shard *s, const struct partition *p)
 {
-	return p->next_offset - THMQI_MAX(p->durable, p->flush_asked) > FLUSH_OFFSETS ||
+	return (p->next_offset - p->durable > FLUSH_OFFSETS &&
+		p->next_offset - p->flush_asked > FLUSH_OFFSETS) ||
 	       s->pending_tail - THMQI_MAX(s->pending_head, s->flush_asked) > FLUSH_RUNS;
 }
 
@@ -398,6 +439,12 @@ static bool knows_refusals(const struct conn *c)
 	return c->refused == c->refused_seen;
 }
 
+/* What a run is written for: consumers wait for it, too. */
+static uint32_t append_level(const struct partition *p, uint32_t level)
+{
+	return THMQI_MAX(level, THMQI_MIN(p->visible_at, (uint32_t)THMQ_DURABILITY_DURABLE));
+}
+
 /* One run. Return: frames taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -409,9 +456,10 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct pending *e;
 	struct gather g;
 	struct writer *w = NULL;
-	uint64_t index;
+	uint64_t index, offset, is = 0;
 	uint32_t level;
-	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0;
+	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts;
+	uint32_t room;
 	int rc = check(c, first);
 
 	/* room for a refusal and, if wanted, for the report */
@@ -423,6 +471,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	rc = !p ? -THMQ_ENOPARTITION : p->dead ? -THMQ_ENOTOPIC : 0;
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
+	if (thmqi_unlikely(p->parting && c->parts.partition != p && c->expected.partition != p))
+		return 0;
 	level = level_of(first);
 	rc = p->is_volatile ? (level > THMQ_DURABILITY_MEMORY ? -ENOTSUP : 0)
 	     : s->failed    ? -THMQ_EFAILED
@@ -436,16 +486,29 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (rc != WRITER_NEW)
 			return rc == WRITER_AGAIN ? produce_again(c, first, p, w) : 1;
 	}
+	if (thmqi_unlikely(first->extra & THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT))) {
+		rc = thmqi_version_expect(c, first, p, &is);
+		if (rc == -EAGAIN)
+			return 0;
+		if (rc)
+			goto refuse;
+	}
 	e = thmqi_shard_pending_room(s);
 	if (thmqi_unlikely(!e || (!p->is_volatile &&
 				  (s->blocked ||
 				   p->next_offset - p->durable > OFFSET_JUMP - RUN_RECORDS_MAX))))
 		if (!p->is_volatile)
 			return 0;
-	gather(c, first, run_room(s, p, first), &g);
-	if (thmqi_unlikely(g.count == 0)) {
-		rc = -EMSGSIZE;
-		goto refuse;
+	room = run_room(s, p, first);
+	gather(c, first, room, &g);
+	in_parts = g.count == 0;
+	if (thmqi_unlikely(in_parts)) {
+		rc = thmqi_parts_append(c, first, p, room, append_level(p, level), &g.len);
+		if (rc == -EAGAIN || (!rc && !(e = thmqi_shard_pending_room(s))))
+			return 0;
+		if (rc)
+			goto refuse;
+		g.count = 1;
 	}
 	if (p->is_volatile && thmqi_unlikely(volatile_full(p, g.len)))
 		return 0;
@@ -461,24 +524,28 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmq_log_append_abort(p->log);
 		return 0;
 	}
-	fill(c, run, &g, p);
+	if (thmqi_unlikely(in_parts))
+		thmqi_parts_fill_last(c, first, run, p, room);
+	else
+		fill(c, run, &g, p);
 	last = thmqi_frame_at(&c->wire->up, g.count - 1);
-	rc = thmq_log_append_end(p->log, run,
-				 THMQI_MAX(level, p->visible_at > THMQ_DURABILITY_DURABLE
-							  ? THMQ_DURABILITY_DURABLE
-							  : p->visible_at));
+	rc = thmq_log_append_end(p->log, run, append_level(p, level));
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
 	if (thmqi_unlikely(w != NULL))
 		w->last_seq = last->seq;
+	offset = run->base_offset;
+	if (thmqi_unlikely(in_parts)) {
+		offset = c->parts.offset;
+		thmqi_parts_end(c);
+	}
 	p->next_offset += g.count;
-	p->logged_offset = p->next_offset;
+	p->jumped = false;
 	s->messages_in += g.count;
 	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
-			send_report(c, first->stream, p, level, first->seq, g.count,
-				    run->base_offset);
+			send_report(c, first->stream, p, level, first->seq, g.count, offset);
 		thmqi_conn_progress(c, first->stream, level, last->seq);
 		level = 0;
 	} else if (report) {
@@ -487,9 +554,11 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	if (thmqi_unlikely(c->producers[first->stream].life != thmqi_producer_life(first->arg[1], first->generation)))
 		begin_life(&c->producers[first->stream], first);
 	if (p->is_volatile) {
-		count_volatile(p, index, sizeof(*run) + g.len);
+		count_volatile(p->ring, index, sizeof(*run) + g.len);
 	} else {
 		note_pending(c, e, index, first, last, p, run, level);
+		if (thmqi_unlikely(in_parts))
+			e->base_offset = offset;
 	}
 	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY) {
 		p->visible = p->next_offset;
@@ -503,7 +572,9 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	return g.count;
 refuse:
-	reject(c, first, rc);
+	if (c->parts.partition)
+		thmqi_parts_end(c);
+	reject(c, first, rc, is);
 	return 1;
 }
 
@@ -534,7 +605,9 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 {
 	if (e->group) {
-		if (durability == THMQ_DURABILITY_DURABLE)
+		if (durability == THMQ_DURABILITY_DURABLE && e->shared)
+			thmqi_shared_durable(e->group, e->end_offset);
+		else if (durability == THMQ_DURABILITY_DURABLE)
 			thmqi_offsets_durable(e->group, e->end_offset);
 		return;
 	}
@@ -571,7 +644,7 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 		    e->life == e->conn->producers[e->stream].life)
 			thmqi_conn_progress(e->conn, e->stream, 0, e->seq);
 	}
-	if (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE)
+	if (thmqi_likely(!e->part) && (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE))
 		make_visible(e->partition, e->end_offset);
 }
 

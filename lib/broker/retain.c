@@ -23,60 +23,64 @@ static bool consumed(const struct partition *p, uint64_t end)
 }
 
 /* Has nothing been appended to it for some time? */
-static bool is_idle(struct partition *p)
+static bool is_idle(struct retention *r, uint64_t end, uint64_t now)
 {
-	uint64_t now = p->shard->core->now_ns;
-
-	if (!p->idle_ns || p->idle_offset != p->logged_offset) {
-		p->idle_offset = p->logged_offset;
-		p->idle_ns = now;
+	if (!r->idle_ns || r->idle_offset != end) {
+		r->idle_offset = end;
+		r->idle_ns = now;
 	}
-	return now - p->idle_ns >= IDLE_NS;
+	return now - r->idle_ns >= IDLE_NS;
 }
 
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 {
 	struct shard *s = ctx;
 	struct partition *p = thmqi_shard_partition(s, e->partition);
+	struct retention *r = p ? p->retention : NULL;
 	int64_t now = (int64_t)s->core->wall_ns;
+	uint64_t end;
 
 	if (!p || p->dead)
 		return THMQ_LOG_DEAD;
-	if (p->retention_ns && now > e->last_time_ns &&
-	    (uint64_t)now - (uint64_t)e->last_time_ns > p->retention_ns)
-		return THMQ_LOG_DEAD;
-	if (p->retention_bytes && e->held_bytes >= e->bytes &&
-	    e->held_bytes - e->bytes >= p->retention_bytes)
-		return THMQ_LOG_DEAD;
-	if (p->retain_consumed && consumed(p, e->end_offset))
-		return THMQ_LOG_DEAD;
-	if (!p->retention_ns && !p->retention_bytes && !p->retain_consumed)
+	if (!r)
 		return THMQ_LOG_LASTS;
+	if (r->ns && now > e->last_time_ns && (uint64_t)now - (uint64_t)e->last_time_ns > r->ns)
+		return THMQ_LOG_DEAD;
+	if (r->bytes && e->held_bytes >= e->bytes && e->held_bytes - e->bytes >= r->bytes)
+		return THMQ_LOG_DEAD;
+	if (r->consumed && consumed(p, e->end_offset))
+		return THMQ_LOG_DEAD;
 	/*
 	 * Copies would outlive newer messages that expire in their place; where there are none nobody has written for long. What no
 	 * clock takes, but only its own partition's next messages, would hold its segment up for ever if these do not come: its
 	 * newer messages follow it in their turn.
 	 */
-	if (e->end_offset >= p->logged_offset || (!p->retention_ns && is_idle(p)))
+	end = thmqi_logged_offset(p);
+	if (e->end_offset >= end || (!r->ns && is_idle(r, end, s->core->now_ns)))
 		return THMQ_LOG_LASTS;
+	/*
+	 * In its order, if it comes to that, so that no other topic is held up for ever. Where a limit of bytes is near, what was moved would outlive
+	 * newer ones that it takes.
+	 */
+	if (!r->bytes || e->held_bytes <= r->bytes / 2)
+		return THMQ_LOG_MOVES;
 	return THMQ_LOG_LIVE;
 }
 
-int thmqi_retain_partition(struct partition *p)
+int thmqi_retain_partition(struct shard *s, struct partition *p)
 {
 	struct state_partition state = {.next_offset = p->next_offset,
-					.end_offset = p->logged_offset};
+					.end_offset = thmqi_logged_offset(p)};
 	struct pending *e;
 
-	return thmqi_shard_append_state(p->shard, STATE_PARTITION, p->id, &state, sizeof(state),
-					&e);
+	return thmqi_shard_append_state(s, STATE_PARTITION, p->id, &state, sizeof(state), &e);
 }
 
 int thmqi_retain_leave(void *ctx, uint32_t partition)
 {
 	struct partition *p = thmqi_shard_partition(ctx, partition);
 
-	return p && !p->dead && p->log ? thmqi_retain_partition(p) : 0;
+	return p && !p->dead && p->log ? thmqi_retain_partition(ctx, p) : 0;
 }
 
 /* Its newest offset, also one that is on its way: an older one behind that would take it back. */
@@ -88,6 +92,14 @@ static int renew_offset(struct shard *s, uint64_t item)
 	return g && g->offset != UINT64_MAX ? thmqi_offsets_store(s, g) : 0;
 }
 
+static int renew_shared(struct shard *s, uint64_t item)
+{
+	struct partition *p = thmqi_shard_partition(s, (uint32_t)(item >> 32));
+	struct group_offset *g = p && !p->dead ? thmqi_offsets_get(p, (uint32_t)item, false) : NULL;
+
+	return g ? thmqi_shared_renew(g) : 0;
+}
+
 int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item)
 {
 	struct shard *s = ctx;
@@ -97,6 +109,8 @@ int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item)
 	switch (kind) {
 	case STATE_GROUP_OFFSET:
 		return renew_offset(s, item);
+	case STATE_GROUP_SHARED:
+		return renew_shared(s, item);
 	case STATE_PARTITION:
 		return thmqi_retain_leave(s, (uint32_t)item);
 	case THMQ_LOG_PRODUCER:

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "internal.h"
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #define CTL_BUDGET 256u
@@ -21,47 +22,99 @@ struct partition *thmqi_shard_partition(struct shard *s, uint32_t id)
 	return thmqi_map_get(&s->partitions, id);
 }
 
-static int volatile_log_open(struct partition *p, uint64_t bytes)
+/* So many side by side, each in cache lines of its own. They go with the shard only. */
+#define BLOCK_PARTITIONS 255u
+
+struct partition_block {
+	struct partition list[BLOCK_PARTITIONS];
+	struct partition_block *next; /* that was filled before */
+	uint32_t count;
+};
+
+/* Room for one more; it counts once it has been added. */
+static struct partition *partition_room(struct shard *s)
+{
+	struct partition_block *b = s->partition_blocks;
+
+	if (!b || b->count == BLOCK_PARTITIONS) {
+		b = aligned_alloc(THMQI_CACHELINE,
+				  THMQI_ALIGN_UP(sizeof(*b), (size_t)THMQI_CACHELINE));
+		if (!b)
+			return NULL;
+		b->next = s->partition_blocks;
+		b->count = 0;
+		s->partition_blocks = b;
+	}
+	return memset(&b->list[b->count], 0, sizeof(b->list[0]));
+}
+
+static int ring_open(struct shard *s, struct partition *p, uint64_t bytes)
 {
 	struct thmq_log_opts opts = {.size = sizeof(opts), .cache_bytes = bytes, .ctx = p};
+	int rc;
 
-	return thmq_log_open(p->shard->core, &opts, &p->log);
+	p->ring = calloc(1, sizeof(*p->ring));
+	if (!p->ring)
+		return -ENOMEM;
+	/* a quarter stays for the batch that is being formed and for what consumers hold */
+	p->ring->bytes = bytes / 4 * 3;
+	rc = thmq_log_open(s->core, &opts, &p->log);
+	if (rc)
+		free(p->ring);
+	return rc;
+}
+
+static int retention_take(struct partition *p, const struct state_topic *topic)
+{
+	bool consumed = topic->flags & THMQ_TOPIC_RETAIN_CONSUMED;
+	uint64_t ns = topic->retention_ns;
+
+	if (topic->ttl_ns && (!ns || topic->ttl_ns < ns))
+		ns = topic->ttl_ns;
+	if (!ns && !topic->retention_bytes && !consumed)
+		return 0;
+	p->retention = calloc(1, sizeof(*p->retention));
+	if (!p->retention)
+		return -ENOMEM;
+	p->retention->ns = ns;
+	p->retention->bytes = topic->retention_bytes;
+	p->retention->consumed = consumed;
+	return 0;
+}
+
+static void rest_free(struct partition *p)
+{
+	if (p->is_volatile) {
+		if (p->log)
+			thmq_log_close(p->log, 0);
+		free(p->ring);
+	} else {
+		free(p->retention);
+	}
 }
 
 int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic)
 {
-	struct partition *p = calloc(1, sizeof(*p));
+	struct partition *p = partition_room(s);
 	int rc;
 
 	if (!p)
 		return -ENOMEM;
-	p->shard = s;
 	p->id = id;
-	p->topic_id = topic->topic_id;
-	p->visible_at = topic->visible_at;
-	p->retention_ns = topic->retention_ns;
-	p->retention_bytes = topic->retention_bytes;
-	p->retain_consumed = (topic->flags & THMQ_TOPIC_RETAIN_CONSUMED) != 0;
+	p->visible_at = (uint8_t)THMQI_MIN(topic->visible_at, (uint32_t)THMQ_DURABILITY_ALL);
 	p->is_volatile = (id & VOLATILE_PARTITION) != 0;
 	p->log = s->log;
-	/* a quarter stays for the batch that is being formed and for what consumers hold */
-	p->ring_bytes = topic->volatile_bytes / 4 * 3;
 	p->last_term = s->term;
 	thmqi_list_init(&p->subs);
 	thmqi_list_init(&p->groups);
-	if (p->is_volatile) {
-		rc = volatile_log_open(p, topic->volatile_bytes);
-		if (rc) {
-			free(p);
-			return rc;
-		}
-	}
+	rc = p->is_volatile ? ring_open(s, p, topic->volatile_bytes) : retention_take(p, topic);
+	if (rc)
+		return rc;
 	rc = thmqi_map_put(&s->partitions, id, p);
-	if (rc) {
-		if (p->is_volatile)
-			thmq_log_close(p->log, 0);
-		free(p);
-	}
+	if (rc)
+		rest_free(p);
+	else
+		s->partition_blocks->count++;
 	return rc;
 }
 
@@ -69,6 +122,7 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 {
 	struct partition *p = thmqi_shard_partition(s, id);
+	struct thmqi_list *it;
 
 	if (!p || p->dead)
 		return;
@@ -76,12 +130,17 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	while (!thmqi_list_empty(&p->subs))
 		thmqi_sub_close(thmqi_list_first(&p->subs, struct sub, partition_link),
 				-THMQ_ENOTOPIC, true);
+	thmqi_list_each(it, &s->conns)
+		thmqi_version_drop(thmqi_container(it, struct conn, link), p);
 	if (p->is_volatile)
 		thmq_log_close(p->log, 0);
 	else
 		thmq_log_forget(p->log, p->id);
 	p->log = NULL;
+	p->index = NULL;
 	thmqi_writers_drop(s, id);
+	thmqi_list_each(it, &p->groups)
+		thmqi_shared_free(thmqi_container(it, struct group_offset, link));
 }
 
 static void partition_free(struct partition *p)
@@ -91,11 +150,25 @@ static void partition_free(struct partition *p)
 	while (!thmqi_list_empty(&p->groups)) {
 		g = thmqi_list_first(&p->groups, struct group_offset, link);
 		thmqi_list_del(&g->link);
+		thmqi_shared_free(g);
 		free(g);
 	}
-	if (p->is_volatile && p->log)
-		thmq_log_close(p->log, 0);
-	free(p);
+	rest_free(p);
+}
+
+static void partitions_free(struct shard *s)
+{
+	struct partition_block *b, *next;
+	uint32_t i;
+
+	for (b = s->partition_blocks; b; b = next) {
+		next = b->next;
+		for (i = 0; i < b->count; i++)
+			partition_free(&b->list[i]);
+		free(b);
+	}
+	s->partition_blocks = NULL;
+	thmqi_map_fini(&s->partitions);
 }
 
 /* ------------------------------------------------------------------ replay */
@@ -112,7 +185,9 @@ static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 	g = p ? thmqi_offsets_get(p, state->group, true) : NULL;
 	if (!g)
 		return;
-	g->offset = g->durable_offset = state->offset;
+	/* where its members shared the partition since, this one is the older */
+	if (!g->shared || g->offset == UINT64_MAX || g->offset < state->offset)
+		g->offset = g->durable_offset = state->offset;
 	g->epoch = state->epoch;
 }
 
@@ -145,6 +220,9 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 	switch (h->partition) {
 	case STATE_GROUP_OFFSET:
 		replay_offset(s, run);
+		break;
+	case STATE_GROUP_SHARED:
+		thmqi_shared_replay(s, run);
 		break;
 	case STATE_PARTITION:
 		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
@@ -202,7 +280,9 @@ static void settle_recovery(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (s->unclean && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
-		p->durable = p->next_offset; /* and visible is behind the last message that is there */
+		p->jumped = p->next_offset != p->logged_offset;
+		p->durable =
+			p->next_offset; /* and visible is behind the last message that is there */
 		p->hole_begin = p->visible;
 		p->hole_end = p->next_offset;
 		thmqi_list_each(l, &p->groups)
@@ -211,6 +291,8 @@ static void settle_recovery(struct shard *s)
 
 			if (g->offset != UINT64_MAX)
 				g->offset = g->durable_offset = THMQI_MIN(g->offset, p->visible);
+			if (g->shared)
+				thmqi_shared_settle_recovery(g);
 		}
 	}
 }
@@ -310,9 +392,12 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 	s->term = stats.term;
 	s->unclean = stats.unclean != 0;
 	s->durable_index = s->written_index = stats.last_index;
-	while ((p = thmqi_map_next(&s->partitions, &i)))
-		if (!p->is_volatile)
-			p->log = s->log;
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		if (p->is_volatile)
+			continue;
+		p->log = s->log;
+		p->index = NULL;
+	}
 	settle_recovery(s);
 	return 0;
 }
@@ -361,14 +446,16 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	struct thmq_broker *b = ctx;
 	struct shard *s = &b->shards[link->shard];
 	struct conn *c;
+	const uint32_t one_max = (uint32_t)(s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record));
 	struct thmqi_frame f = {
 		.type = THMQI_FRAME_WELCOME,
+		.tag_hash = one_max,
 		.seq = b->shard_count,
 		.len = THMQI_WIRE_VERSION,
 		.partition = (uint32_t)b->identity,
 		.extra = (uint32_t)(b->identity >> 32),
 		.arg = {b->incarnation,
-			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
+			s->log ? THMQI_MESSAGE_MAX : one_max}};
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
@@ -393,6 +480,9 @@ static void conn_forget(struct conn *c)
 	if (s->id == THMQI_SHARD_META)
 		thmqi_meta_conn_closed(s->broker->meta, c);
 	thmqi_settle_forget(s, c);
+	if (c->parts.partition)
+		thmqi_parts_end(c);
+	thmqi_version_drop(c, NULL);
 	if (c->dirty)
 		thmqi_list_del(&c->dirty_link);
 	thmqi_list_del(&c->link);
@@ -478,6 +568,9 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 	case THMQI_FRAME_ACK:
 		thmqi_offsets_ack(c, f);
 		break;
+	case THMQI_FRAME_SETTLE:
+		thmqi_shared_settle(c, f);
+		break;
 	case THMQI_FRAME_RELEASE:
 		thmqi_sub_release(c, f);
 		break;
@@ -505,6 +598,8 @@ static uint32_t take_frames(struct conn *c)
 
 	if (thmqi_unlikely(c->backlog_count != 0) && !thmqi_conn_flush_backlog(c))
 		return 0;
+	if (thmqi_unlikely(c->asked.partition != NULL))
+		thmqi_version_go(c);
 	/* each is answered by at most one frame */
 	while (done < CTL_BUDGET && (f = thmqi_frame_peek(ctl, 0)) && thmqi_conn_room(c, 4)) {
 		take_ctl(c, f);
@@ -682,26 +777,21 @@ void thmqi_shard_shut(struct shard *s)
 		return;
 	thmqi_offsets_flush(s);
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
-		if (p->is_volatile || p->dead || p->logged_offset == p->next_offset)
+		if (p->is_volatile || p->dead || thmqi_logged_offset(p) == p->next_offset)
 			continue;
-		thmqi_retain_partition(p);
+		thmqi_retain_partition(s, p);
 	}
 	thmq_log_flush(s->log, &index);
 }
 
 void thmqi_shard_fini(struct shard *s)
 {
-	struct partition *p;
-	uint32_t i = 0;
-
 	if (s->open) {
 		thmqi_timer_stop(s->core, &s->stuck_timer);
 		thmqi_core_remove_poller(s->core, &s->poller);
 		s->open = false;
 	}
-	while ((p = thmqi_map_next(&s->partitions, &i)))
-		partition_free(p);
-	thmqi_map_fini(&s->partitions);
+	partitions_free(s);
 	thmqi_writers_fini(s);
 	free(s->pending);
 	s->pending = NULL;

@@ -34,6 +34,7 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.volatile_bytes = opts->volatile_bytes;
 	r.retention_ns = opts->retention_ns;
 	r.retention_bytes = opts->retention_bytes;
+	r.ttl_ns = opts->ttl_ns;
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
@@ -62,7 +63,8 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 				       .visible_at = e->visible_at,
 				       .group_count = e->group_count,
 				       .retention_ns = e->retention_ns,
-				       .retention_bytes = e->retention_bytes};
+				       .retention_bytes = e->retention_bytes,
+				       .ttl_ns = e->ttl_ns};
 
 	memcpy(info.name, e->name, sizeof(info.name));
 	memset(ret_info, 0, size);
@@ -218,7 +220,47 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 								  THMQI_MAX(info.group_offset, info.begin_offset);
 
 		info.lag = info.end_offset > from ? info.end_offset - from : 0;
+		info.lag -= THMQI_MIN(info.lag, reply->value[3]);
 	}
+	memset(ret_info, 0, info.size);
+	memcpy(ret_info, &info, THMQI_MIN(info.size, (uint32_t)sizeof(info)));
+	return 0;
+}
+
+int thmqi_client_key_find(struct thmq_session *s, const char *topic, uint32_t partition, const void *key, uint32_t key_len,
+			  uint64_t before_offset, struct thmq_key_info *ret_info)
+{
+	uint64_t deadline = thmqi_session_deadline(s, s->opts.timeout_ns);
+	struct thmq_key_info info = {.size = ret_info->size};
+	struct thmqi_partition_entry *entries = NULL;
+	const struct thmqi_reply *reply;
+	struct thmqi_topic_entry about;
+	struct thmqi_request r;
+	struct client_link *l;
+	int rc;
+
+	rc = thmqi_session_topic(s, topic, &about);
+	if (!rc)
+		info.partition = partition == UINT32_MAX ? (uint32_t)(thmqi_hash64(key, key_len) % about.partition_count) : partition;
+	if (!rc && info.partition >= about.partition_count)
+		rc = -THMQ_ENOPARTITION;
+	if (!rc)
+		rc = thmqi_session_partitions(s, about.topic_id, about.partition_count, &entries);
+	if (!rc)
+		rc = thmqi_session_link_wait(s, entries[info.partition].shard, deadline, &l);
+	if (!rc) {
+		name_request(&r, THMQI_OP_KEY_FIND, NULL);
+		r.partition = entries[info.partition].partition;
+		r.before_offset = before_offset;
+		r.key_len = key_len;
+		memcpy(r.key, key, key_len);
+		rc = thmqi_session_request(s, l, &r, deadline, &reply);
+	}
+	free(entries);
+	if (rc)
+		return thmqi_fail(rc, "find a key in %s: %s", topic, thmq_strerror(rc));
+	info.offset = reply->value[0];
+	info.time_ns = (int64_t)reply->value[1];
 	memset(ret_info, 0, info.size);
 	memcpy(ret_info, &info, THMQI_MIN(info.size, (uint32_t)sizeof(info)));
 	return 0;

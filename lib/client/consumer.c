@@ -5,6 +5,8 @@
  */
 #include <stdio.h>
 
+#include "wire/run.h"
+
 #include "internal.h"
 
 #define NO_OFFSET UINT64_MAX
@@ -13,22 +15,25 @@
 
 int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message)
 {
+	const uint64_t next = message->offset + THMQI_MAX(message->span, 1u);
 	struct reading *r;
 
+	if (thmqi_unlikely(!c->grouped && c->shared))
+		return thmqi_shared_ack(c, message);
 	if (!c->grouped || message->partition >= c->reading_count ||
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = &c->readings[message->partition];
-	if (message->offset >= r->handed) /* it was never given out: an ack of it would skip others */
+	if (next > r->handed) /* it was never given out: an ack of it would skip others */
 		return -EINVAL;
 	if (c->session->dead)
 		return c->session->dead;
 	thmqi_session_beat(c->session);
 	if (!thmqi_reading_is_ours(r))
 		return -THMQ_EFENCED;
-	if (r->ack_next != NO_OFFSET && message->offset + 1 <= r->ack_next)
+	if (r->ack_next != NO_OFFSET && next <= r->ack_next)
 		return 0;
-	r->ack_next = message->offset + 1;
+	r->ack_next = next;
 	if (thmqi_unlikely(r->resumes)) {
 		r->ack_dirty = true; /* it goes once we are back */
 		return 0;
@@ -39,6 +44,8 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 
 static bool ack_stored(const struct reading *r)
 {
+	if (r->consumer->shared)
+		return thmqi_shared_acks_stored(r);
 	if (r->state == READING_NONE || r->ack_next == NO_OFFSET)
 		return !r->ack_unsure;
 	if (r->ack_error)
@@ -68,7 +75,9 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 	uint32_t i;
 	int rc = 0;
 
-	for (i = 0; i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
+	for (i = 0; c->shared && i < c->reading_count; i++)
+		thmqi_shared_ack_send(&c->readings[i]);
+	for (i = 0; !c->shared && i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
 		if (c->readings[i].ack_error && !c->readings[i].shard_error && c->readings[i].state == READING_ON)
 			thmqi_reading_ack(&c->readings[i]);
 	c->awaited = 0;
@@ -158,6 +167,9 @@ int thmqi_client_seek(struct thmq_consumer *c, uint32_t partition, uint32_t star
 	if (partition != UINT32_MAX && partition >= c->reading_count)
 		return thmqi_fail(-THMQ_ENOPARTITION, "seek: %s has %u partitions, not %u", c->topic,
 				  c->reading_count, partition);
+	if (c->shared)
+		return thmqi_fail(-EOPNOTSUPP, "seek: the members of group %s share %s; no one of them says where it goes on", c->group,
+				  c->topic);
 	thmqi_session_process(s);
 	for (i = first; i < end && !rc; i++) {
 		struct reading *r = &c->readings[i];
@@ -175,7 +187,9 @@ static void consumer_free(struct thmq_consumer *c)
 {
 	thmqi_runs_fini(c);
 	free(c->readings);
+	free(c->tags);
 	c->readings = NULL;
+	c->tags = NULL;
 	c->reading_count = 0;
 	thmqi_handle_bury(c->session->graveyard, &c->handle);
 }
@@ -190,7 +204,7 @@ static bool all_attached(void *arg)
 	return each_is(arg, is_attached);
 }
 
-static int attach_all(struct thmq_consumer *c, uint64_t deadline)
+int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 {
 	struct thmqi_partition_entry *entries;
 	struct thmq_session *s = c->session;
@@ -245,9 +259,39 @@ static int free_stream(struct thmq_session *s)
 
 static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc);
 
+/* One block: the places, then the strings. */
+static int copy_tags(struct thmq_consumer *c)
+{
+	const char *const *tags = c->opts.tags;
+	uint32_t i, n = c->opts.tag_count;
+	size_t bytes = n * sizeof(*c->tags);
+	char *at;
+
+	c->opts.tags = NULL;
+	for (i = 0; i < n; i++)
+		bytes += strlen(tags[i]);
+	if (!n)
+		return 0;
+	c->tags = malloc(bytes);
+	if (!c->tags)
+		return -ENOMEM;
+	at = (char *)(c->tags + n);
+	for (i = 0; i < n; i++) {
+		uint32_t len = (uint32_t)strlen(tags[i]), hash = thmqi_tag_hash(tags[i], len);
+
+		memcpy(at, tags[i], len);
+		c->tags[i] = (struct wanted_tag){.bytes = at, .len = len};
+		c->tag_filter |= 1ull << (hash % 64);
+		at += len;
+	}
+	return 0;
+}
+
 static void set_defaults(struct thmq_consumer_opts *o)
 {
-	o->prefetch_count = o->prefetch_count ? o->prefetch_count : 65536;
+	if (!o->prefetch_count)
+		o->prefetch_count = o->flags & THMQ_CONSUMER_SHARED ? 1024 : 65536;
+	o->invisible_ns = o->invisible_ns ? o->invisible_ns : 30000000000ull;
 	o->prefetch_bytes = o->prefetch_bytes ? o->prefetch_bytes : 4u << 20;
 	o->session_timeout_ns = o->session_timeout_ns ? o->session_timeout_ns : 10000000000ull;
 }
@@ -276,17 +320,21 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->stream = (uint32_t)stream;
 	c->topic_id = entry.topic_id;
 	c->reading_count = entry.partition_count;
-	c->grouped = group != NULL;
+	c->shared = (opts->flags & THMQ_CONSUMER_SHARED) != 0;
+	c->grouped = group != NULL && !c->shared;
+	c->ttl_ns = entry.ttl_ns;
+	c->odd = c->ttl_ns || opts->tag_count;
 	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);
 	snprintf(c->group, sizeof(c->group), "%s", group ? group : "");
-	if (group && s->opts.reconnect_ns) /* a member that it would be taken for is as likely as a bad checksum that fits */
+	if (c->grouped && s->opts.reconnect_ns) /* a member that it would be taken for is as likely as a bad checksum that fits */
 		while (!c->member)
 			c->member = thmqi_prng_next(&s->prng);
 	c->readings = calloc(c->reading_count, sizeof(*c->readings));
 	if (!c->readings)
 		c->reading_count = 0;
 	rc = thmqi_runs_init(c);
+	rc = rc ? rc : copy_tags(c);
 	rc = c->readings ? rc : -ENOMEM;
 	for (i = 0; c->readings && i < c->reading_count; i++) {
 		c->readings[i].consumer = c;
@@ -297,7 +345,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	}
 	s->consumers[stream] = c;
 	if (!rc)
-		rc = group ? join(c, group) : attach_all(c, deadline);
+		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c, group) : thmqi_consumer_attach_all(c, deadline);
 	if (rc) {
 		consumer_end(c, 0, rc);
 		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
@@ -373,7 +421,7 @@ int thmqi_client_consumer_close(struct thmq_consumer *c, uint64_t timeout_ns)
 
 	if (!s->dead && thmqi_session_stuck(s))
 		return -EDEADLK;
-	if (c->grouped)
+	if (c->grouped || c->shared)
 		rc = thmqi_client_consumer_flush(c, timeout_ns);
 	if (rc == -EDEADLK && !s->dead)
 		return rc;

@@ -4,6 +4,7 @@
  * run is read in place and given back when all of its messages were handed out and released. Knows of partitions
  * only what tells a wanted record from one to be skipped.
  */
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #include "internal.h"
@@ -50,6 +51,11 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 			}
 		}
 	}
+	for (i = 0; i < c->pool_used; i++)
+		if (c->pool[i].whole)
+			thmqi_whole_drop(c, &c->pool[i]);
+	for (i = 0; i < c->reading_count; i++)
+		thmqi_parts_drop(&c->readings[i]);
 	free(c->pool);
 	free(c->held_bits);
 	c->pool = NULL;
@@ -123,6 +129,8 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 	if (thmqi_unlikely(!++d->generation))
 		d->generation = 1;
 	d->run = NULL;
+	if (thmqi_unlikely(d->whole != NULL))
+		thmqi_whole_drop(c, d);
 	if (thmqi_unlikely(d->former)) {
 		d->former = false;
 		c->former_count--;
@@ -159,16 +167,20 @@ void thmqi_releases_flush(struct thmq_session *s)
 			flush_link(s->links[i]);
 }
 
-void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r)
+void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r)
 {
 	struct delivered **at = &c->first, *d;
 
+	if (r)
+		thmqi_parts_drop(r);
 	while ((d = *at)) {
 		if (d->reading != r) {
 			at = &d->next;
 			continue;
 		}
 		*at = d->next;
+		if (thmqi_unlikely(c->shared))
+			thmqi_shared_return(c, d);
 		d->queued = false;
 		d->at = d->count; /* nothing more is handed out */
 		if (!d->held)
@@ -316,6 +328,8 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 		d->bytes = d->count = 0;
 		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->arg[1] - 1);
 	}
+	if (thmqi_unlikely(c->shared))
+		thmqi_shared_delivered(c, d, f);
 	c->held_bytes += d->bytes;
 	c->held_count += d->count;
 	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON ||
@@ -343,10 +357,59 @@ static uint64_t view_of(const struct thmq_consumer *c, const struct delivered *d
 	       (uint64_t)(VIEW_MARK | c->stream) << 48;
 }
 
-static void corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset)
+static void corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset, int error)
 {
 	d->at = d->count;
-	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, -THMQ_ECORRUPT, offset);
+	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, error, offset);
+}
+
+/* What is older than its time to live is of no use. */
+static bool is_over(struct thmq_consumer *c, int64_t time_ns, uint64_t ttl_ns)
+{
+	return ttl_ns && thmqi_session_wall(c->session) > time_ns &&
+	       (uint64_t)thmqi_session_wall(c->session) - (uint64_t)time_ns > ttl_ns;
+}
+
+static bool is_wanted(const struct thmq_consumer *c, const struct thmq_message *m)
+{
+	uint32_t i;
+
+	for (i = 0; i < c->opts.tag_count; i++)
+		if (c->tags[i].len == m->tag_len && m->tag && memcmp(c->tags[i].bytes, m->tag, m->tag_len) == 0)
+			return true;
+	return !c->opts.tag_count;
+}
+
+/*
+ * A message with more than key, tag and payload, which @m has as if they were payload; or whose topic has a time to live. 1: it is
+ * put right; 0: it is not handed out; -ENOBUFS not now; -THMQ_ECORRUPT, -THMQ_EVERSION, -ENOMEM
+ */
+static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct delivered *d, uint32_t flags,
+					       struct thmq_message *m)
+{
+	struct thmqi_attributes a;
+	int rc;
+
+	if (flags & THMQ_RECORD_PART) {
+		if (c->shared) /* its parts go to several members */
+			return -ENOTSUP;
+		rc = thmqi_part_take(c, d, m, &flags);
+		if (rc <= 0)
+			return rc;
+	}
+	rc = thmqi_attributes_read(flags, m->data, m->len, &a);
+	if (rc)
+		return rc;
+	if (is_over(c, m->time_ns, a.ttl_ns ? a.ttl_ns : c->ttl_ns) || !is_wanted(c, m)) {
+		if (c->shared)
+			thmqi_shared_pass(d->reading, m->offset);
+		return 0;
+	}
+	m->headers = a.headers;
+	m->headers_len = a.headers_len;
+	m->data = (const uint8_t *)m->data + a.len;
+	m->len -= a.len;
+	return 1;
 }
 
 /* Messages of the records of @d that are left, at most @max. Return: how many. */
@@ -358,8 +421,9 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 	const uint8_t *body = d->body;
 	const uint64_t view = view_of(c, d, 0);
 	uint64_t offset, last = 0;
-	uint32_t index, head, size, key_len, tag_len, n = 0;
+	uint32_t index, head, size, key_len, tag_len, flags, n = 0;
 	int64_t time;
+	int rc;
 
 	for (index = d->at; index < d->count && n < max; index++, rec++) {
 		struct thmq_message *m = &messages[n];
@@ -371,7 +435,7 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 		tag_len = read_once(rec->tag_len);
 		head = key_len + tag_len;
 		if (thmqi_unlikely(size > (size_t)(d->end - body) || head > size)) {
-			corrupt(c, d, offset);
+			corrupt(c, d, offset, -THMQ_ECORRUPT);
 			break;
 		}
 		/* what is handed out first is late enough, and so is all behind it */
@@ -379,17 +443,31 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 				 (n || time >= r->not_before_ns))) {
 			m->key = key_len ? body : NULL;
 			m->tag = tag_len ? (const char *)body + key_len : NULL;
+			m->headers = NULL;
 			m->data = body + head;
 			m->len = size - head;
 			m->key_len = key_len;
 			m->tag_len = tag_len;
+			m->headers_len = 0;
 			m->partition = r->index;
-			m->offset = last = offset;
+			m->span = 1;
+			m->offset = offset;
 			m->time_ns = time;
 			m->internal[0] = (uint64_t)(uintptr_t)d;
 			m->internal[1] = view | (uint64_t)(index % HELD_BITS) << 32;
-			d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
-			n++;
+			flags = read_once(rec->flags);
+			rc = thmqi_likely(!(flags | c->odd)) ? 1 : put_right(c, d, flags, m);
+			if (thmqi_unlikely(rc < 0)) {
+				c->full = rc == -ENOBUFS;
+				if (!c->full)
+					corrupt(c, d, offset, rc);
+				break;
+			}
+			if (thmqi_likely(rc)) {
+				d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
+				last = offset;
+				n++;
+			}
 		}
 		body += THMQI_MIN(thmqi_record_bytes(size), (uint64_t)(d->end - body));
 	}
@@ -416,22 +494,27 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 
 	d->at = 1;
 	if (thmqi_unlikely(head > d->one.size)) {
-		corrupt(c, d, d->base_offset);
+		corrupt(c, d, d->base_offset, -THMQ_ECORRUPT);
 		return 0;
 	}
 	if (thmqi_unlikely(d->first_time_ns < r->not_before_ns))
 		return 0;
 	m->key = key_len ? d->body : NULL;
 	m->tag = head > key_len ? (const char *)d->body + key_len : NULL;
+	m->headers = NULL;
 	m->data = d->body + head;
 	m->len = d->one.size - head;
 	m->key_len = key_len;
 	m->tag_len = d->one.tag_len;
+	m->headers_len = 0;
 	m->partition = r->index;
+	m->span = 1;
 	m->offset = d->base_offset;
 	m->time_ns = d->first_time_ns;
 	m->internal[0] = (uint64_t)(uintptr_t)d;
 	m->internal[1] = view_of(c, d, 0);
+	if (thmqi_unlikely(c->odd) && put_right(c, d, 0, m) <= 0)
+		return 0;
 	d->held_bits[0] |= 1;
 	d->held = 1;
 	r->held++;
@@ -447,7 +530,8 @@ static bool window_held(const struct thmq_consumer *c)
 {
 	return c->app_held &&
 	       ((!c->free && c->pool_used == c->pool_count) ||
-		c->held_bytes >= c->opts.prefetch_bytes || c->held_count >= c->opts.prefetch_count);
+		c->held_bytes >= c->opts.prefetch_bytes ||
+		(c->held_count >= c->opts.prefetch_count && !c->shared));
 }
 
 /* Nothing is queued: why. */
@@ -461,6 +545,19 @@ static int nothing(struct thmq_consumer *c)
 	}
 	if (!window_held(c))
 		return 0;
+	if (!c->stalled) {
+		c->stalled = true;
+		thmqi_consumer_tell(c, THMQ_EVENT_STALLED, NULL, -ENOBUFS, 0);
+	}
+	return -ENOBUFS;
+}
+
+/* The next message has to wait until the app gives back others that are as large. */
+static int full(struct thmq_consumer *c, uint32_t n)
+{
+	c->full = false;
+	if (n)
+		return (int)n;
 	if (!c->stalled) {
 		c->stalled = true;
 		thmqi_consumer_tell(c, THMQ_EVENT_STALLED, NULL, -ENOBUFS, 0);
@@ -487,7 +584,12 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return nothing(c);
 	}
 	while (n < max && (d = c->first)) {
-		n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
+		if (thmqi_unlikely(c->shared) && thmqi_shared_skips(c, d))
+			d->at = d->count;
+		else
+			n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
+		if (thmqi_unlikely(c->full))
+			return full(c, n);
 		if (d->at < d->count)
 			continue;
 		c->first = d->next;
@@ -498,6 +600,16 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			run_put(c, d);
 	}
 	return (int)n;
+}
+
+uint64_t thmqi_run_next_offset(const struct delivered *d)
+{
+	uint64_t offset;
+
+	if (d->at == d->count)
+		return d->to;
+	offset = d->base_offset + (d->deltas ? d->deltas[d->at] : d->at);
+	return THMQI_MAX(offset, d->from);
 }
 
 static bool in_pool(const struct thmq_consumer *c, const struct delivered *d)
@@ -521,6 +633,14 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 		d->held_bits[index / 64] &= ~bit;
 	}
 	return true;
+}
+
+bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m)
+{
+	const struct delivered *d = (const struct delivered *)(uintptr_t)m->internal[0];
+	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
+
+	return in_pool(c, d) && d->held && view_of(c, d, index) == m->internal[1];
 }
 
 int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)

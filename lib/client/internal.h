@@ -73,6 +73,7 @@ struct client_link {
 	uint32_t again_at, again_count;
 	uint64_t refused, refused_told; /* REJECTs of this connection; of which the broker knows that they were taken */
 	uint32_t len_max; /* largest message that the broker takes */
+	uint32_t len_max_volatile; /* likewise, on a volatile topic */
 	/* claims */
 	struct slot *slots;
 	uint32_t slot_mask;
@@ -90,6 +91,8 @@ struct client_link {
 };
 
 /* ---------------------------------------------------------------- consumers */
+
+struct assembly;
 
 #define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
 
@@ -118,6 +121,9 @@ struct delivered {
 	uint32_t generation; /* of this record's use, to know stale views; never 0 in a view */
 	bool queued;
 	bool former; /* its connection is lost: nobody wants it back */
+	struct assembly *whole; /* the message, if the run was its last part; else NULL */
+	uint32_t deliveries; /* shared: how often these were handed out */
+	uint64_t expires_ns; /* shared: what the app has not seen by then is somebody else's */
 };
 
 enum reading_state {
@@ -157,8 +163,17 @@ struct reading {
 	bool seek_done; /* false: the answer to a seek is still to come */
 	int seek_status;
 	uint64_t seek_begin, seek_end;
+	struct assembly *parts; /* of a message that is not whole yet; NULL: none */
 	int64_t seek_not_before_ns; /* not_before_ns once it is done */
 	int status; /* of the last attach */
+	/* of a shared group: shared.c */
+	uint64_t settle_from, settle_to; /* acks that were not sent yet; none where both are the same */
+	uint32_t settle_sent, settle_stored; /* serials of acks */
+};
+
+struct wanted_tag {
+	const char *bytes;
+	uint32_t len, reserved;
 };
 
 struct thmq_consumer {
@@ -168,6 +183,13 @@ struct thmq_consumer {
 	uint32_t stream;
 	uint32_t topic_id;
 	bool grouped;
+	bool odd;     /* each message has to be looked at before it is handed out */
+	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
+	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
+	uint64_t tag_filter;     /* of these, as thmq_tag_filter() */
+	bool shared; /* its group is: grouped is not set then */
+	uint32_t clock_lead_ms; /* shared: our clock less the broker's, as the fastest frame told */
+	uint64_t clock_ns;      /* when that was looked at; 0: not yet */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -191,15 +213,25 @@ struct thmq_consumer {
 	uint32_t live_max;     /* how many the broker may have out */
 	uint64_t held_bytes, held_count; /* delivered and not given back */
 	uint64_t app_held; /* of these, messages in the app's hands */
+	uint64_t whole_bytes; /* of messages that were put together, and not given back */
+	bool full;            /* more of these than prefetch_bytes: the next one waits */
 };
 
 /* ---------------------------------------------------------------- producers */
 
-/* An outstanding sequence. */
+/*
+ * An outstanding sequence. The ring of them is memory that is never touched as long as all is as usual: what went to the usual
+ * shard at the usual level is zero.
+ */
 struct sent {
-	uint16_t shard;
-	uint8_t level;
-	uint8_t failed; /* SENT_* */
+	union {
+		struct {
+			uint16_t shard; /* XOR the usual one */
+			uint8_t level;  /* likewise */
+			uint8_t failed; /* SENT_* */
+		};
+		uint32_t word;
+	};
 };
 
 #define SENT_FAILED 1u   /* and told so */
@@ -219,8 +251,8 @@ struct thmq_producer {
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
-	struct sent *sent; /* ring by sequence */
-	struct sent last_sent;
+	struct sent *sent;            /* ring by sequence */
+	struct sent usual, last_sent; /* as they are */
 	uint32_t sent_mask;
 	uint64_t last_seq, watermark;
 	uint64_t uniform_from; /* from this sequence on all went to one shard at one level */
@@ -304,6 +336,7 @@ int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_l
 bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f); /* false: l->error */
 void thmqi_session_died(struct thmq_session *s, int error);
 uint64_t thmqi_session_now(struct thmq_session *s);
+int64_t thmqi_session_wall(struct thmq_session *s); /* ns since 1970 */
 
 /* resume.c: a connection that is lost is made again, and goes on where it was */
 bool thmqi_resume_begin(struct client_link *l, int error); /* false: it is over */
@@ -358,17 +391,44 @@ void thmqi_reading_lost(struct reading *r); /* its link is */
 bool thmqi_reading_is_ours(const struct reading *r);
 bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
+int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* consumer.c */
+
+/* shared.c: members of shared groups */
+int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message);
+void thmqi_shared_pass(struct reading *r, uint64_t offset); /* nobody wants it any more */
+bool thmqi_shared_ack_send(struct reading *r); /* what was gathered; false: no room */
+bool thmqi_shared_acks_stored(const struct reading *r);
+void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f);
+void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f);
+void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
+void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
+void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
+void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
+bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* it is not for the app */
+int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
+
 /* fetch.c: the runs that were handed over */
+uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
+bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
 void thmqi_runs_fini(struct thmq_consumer *c);
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
 			const struct thmqi_frame *f);
-void thmqi_runs_drop(struct thmq_consumer *c, const struct reading *r); /* those that the app has not seen */
+void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r); /* those that the app has not seen */
 void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l); /* its connection is lost: those that the app has not seen go */
 bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
 void thmqi_releases_along(struct client_link *l); /* a message goes, by a medium with packets: with it */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
+/* parts.c: messages that were stored in parts */
+/*
+ * @m is a part, with the bytes behind its tag as payload. 1: it was the last, and @m is the whole message likewise, with *@ret_flags; 0: it is not whole;
+ * -ENOBUFS the app holds too many; -ENOMEM; -THMQ_ECORRUPT
+ */
+int thmqi_part_take(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, uint32_t *ret_flags);
+void thmqi_parts_drop(struct reading *r);
+void thmqi_whole_drop(struct thmq_consumer *c, struct delivered *d); /* it is not needed any more */
+
 bool thmqi_consumer_has_news(const struct thmq_consumer *c);
 
 #endif

@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 #include "internal.h"
@@ -132,12 +133,22 @@ static inline int link_of(struct thmq_producer *p, uint32_t index, struct client
 
 /* ------------------------------------------------------------------- claim */
 
+#define EXPECTS (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)
+#define FLAGS_KNOWN (THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | EXPECTS)
+
+/* One thing, and what can be looked up. */
+static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_message_opts *o)
+{
+	return (o->flags & EXPECTS) == EXPECTS || (o->flags & THMQ_MESSAGE_EXPECT_KEY && (!o->key || p->is_volatile));
+}
+
 static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o,
 		      uint32_t *ret_level)
 {
 	uint32_t level = o && o->durability ? o->durability : p->level;
 
-	if (o && ((o->flags & ~(THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME)) || o->size < 8 ||
+	if (o && ((o->flags & ~FLAGS_KNOWN) || o->size < 8 ||
+		  (thmqi_unlikely(o->flags & EXPECTS) && expects_wrongly(p, o)) ||
 		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) ||
 		  (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
 		  o->durability > THMQ_DURABILITY_ALL || (o->key && !o->key_len) ||
@@ -198,12 +209,35 @@ static uint64_t room_claim_again(struct thmq_producer *p, struct client_link *l,
 struct place {
 	struct client_link *link;
 	struct slot *slot;
-	uint8_t *first; /* key, tag, payload */
+	uint8_t *first; /* key, tag, attributes, payload */
 	uint32_t index; /* of the partition */
 	uint32_t key_len, tag_len, len;
+	uint32_t has, has_len; /* attributes: THMQ_RECORD_*, and bytes */
 	bool timed;
 	int64_t time_ns;
 };
+
+static inline uint32_t head_of(const struct place *m)
+{
+	return m->key_len + m->tag_len + m->has_len;
+}
+
+/* What only messages with options have. */
+static void write_head(const struct thmq_message_opts *opts, const struct place *m)
+{
+	if (m->key_len)
+		memcpy(m->first, opts->key, m->key_len);
+	if (m->tag_len)
+		memcpy(m->first + m->key_len, opts->tag, m->tag_len);
+	if (m->has)
+		thmqi_attributes_write(opts, m->first + m->key_len + m->tag_len);
+}
+
+/* More than a batch holds: it may be stored in parts. */
+static bool is_too_long(const struct thmq_producer *p, const struct client_link *l, uint32_t head, uint32_t len)
+{
+	return p->is_volatile || len > l->len_max || head > l->len_max - len;
+}
 
 /* Compiled once for messages with options and once for those without. */
 static inline __attribute__((always_inline)) int place_take(struct thmq_producer *p,
@@ -211,7 +245,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 							    uint32_t len, struct place *ret)
 {
 	struct thmq_session *s = p->session;
-	uint32_t level, index, key_len = opts ? opts->key_len : 0, tag_len, head, bytes;
+	uint32_t level, index, head, bytes;
 	struct client_link *l;
 	struct slot *slot;
 	uint64_t at;
@@ -222,16 +256,24 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	rc = check_opts(p, opts, &level);
 	if (thmqi_unlikely(rc))
 		return rc;
-	tag_len = opts && opts->tag ? (uint32_t)strlen(opts->tag) : 0;
+	ret->key_len = opts ? opts->key_len : 0;
+	ret->tag_len = opts && opts->tag ? (uint32_t)strlen(opts->tag) : 0;
+	ret->has = ret->has_len = 0;
+	if (opts && (opts->header_count || opts->ttl_ns || (opts->flags & EXPECTS))) {
+		rc = thmqi_attributes_plan(opts, &ret->has, &ret->has_len);
+		if (rc)
+			return rc;
+	}
 	rc = choose_partition(p, opts, len, &index);
 	if (thmqi_unlikely(rc))
 		return rc;
 	rc = link_of(p, index, &l);
 	if (thmqi_unlikely(rc))
 		return rc;
-	if (thmqi_unlikely(len > l->len_max || key_len + tag_len > l->len_max - len))
+	if (thmqi_unlikely(len > l->len_max_volatile || head_of(ret) > l->len_max_volatile - len) &&
+	    is_too_long(p, l, head_of(ret), len))
 		return -EMSGSIZE;
-	head = THMQI_ALIGN_UP(key_len + tag_len, 8u);
+	head = THMQI_ALIGN_UP(head_of(ret), 8u);
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
 	if (thmqi_unlikely(bytes > l->wire->area_bytes))
 		return -EMSGSIZE;
@@ -250,17 +292,13 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	slot->state = SLOT_CLAIMED;
 	ret->link = l;
 	ret->slot = slot;
-	ret->first = l->wire->area + (at & (l->wire->area_bytes - 1)) + (head - key_len - tag_len);
+	ret->first = l->wire->area + (at & (l->wire->area_bytes - 1)) + (head - head_of(ret));
 	ret->index = index;
-	ret->key_len = key_len;
-	ret->tag_len = tag_len;
 	ret->len = len;
 	ret->timed = opts && (opts->flags & THMQ_MESSAGE_TIME);
 	ret->time_ns = ret->timed ? opts->time_ns : 0;
-	if (key_len)
-		memcpy(ret->first, opts->key, key_len);
-	if (tag_len)
-		memcpy(ret->first + key_len, opts->tag, tag_len);
+	if (opts)
+		write_head(opts, ret);
 	promise_event(p);
 	return 0;
 }
@@ -273,28 +311,39 @@ static void place_give_up(struct thmq_producer *p, struct client_link *l, struct
 }
 
 /* What it sends has its name, and may have to be sent again. */
-static __attribute__((noinline)) void push_id(const struct thmq_producer *p, const struct place *m,
-					      const struct thmqi_frame *f)
+static __attribute__((noinline)) void push_id(const struct client_link *l,
+					      const struct slot *slot, struct thmqi_frame *f)
 {
-	const struct client_link *l = m->link;
-
 	if (!l->kept)
 		return;
-	l->kept[m->slot - l->slots] = (struct kept){.time_ns = m->time_ns,
-						    .at = (uint32_t)(m->first - l->wire->area),
-						    .partition = p->partitions[m->index].partition,
-						    .len = f->len,
-						    .extra = f->extra,
-						    .tag_hash = f->tag_hash,
-						    .key_len = f->key_len};
+	l->kept[slot - l->slots] = (struct kept){.time_ns = (int64_t)f->arg[0],
+						 .at = (uint32_t)((const uint8_t *)(uintptr_t)f->data - l->wire->area),
+						 .partition = f->partition,
+						 .len = f->len,
+						 .extra = f->extra,
+						 .tag_hash = f->tag_hash,
+						 .key_len = f->key_len};
 }
 
-static void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
+/* As it is. */
+static struct sent sent_at(const struct thmq_producer *p, uint64_t seq)
+{
+	return (struct sent){.word = p->sent[seq & p->sent_mask].word ^ p->usual.word};
+}
+
+static void sent_mark(struct thmq_producer *p, uint64_t seq, uint8_t what)
+{
+	p->sent[seq & p->sent_mask].failed |= what;
+}
+
+static inline void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
 {
 	const struct sent e = {.shard = (uint16_t)shard, .level = level};
+	struct sent *kept = &p->sent[seq & p->sent_mask];
 
-	p->sent[seq & p->sent_mask] = e;
-	if (p->watermark + 1 == seq || p->last_sent.shard != e.shard || p->last_sent.level != level)
+	if (thmqi_unlikely(kept->word != (e.word ^ p->usual.word)))
+		kept->word = e.word ^ p->usual.word;
+	if (thmqi_unlikely(p->last_sent.word != e.word) || p->watermark + 1 == seq)
 		p->uniform_from = seq;
 	p->last_sent = e;
 }
@@ -330,9 +379,9 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->key_len = (uint16_t)m->key_len;
 	f->stream = p->stream;
 	f->partition = p->partitions[m->index].partition;
-	f->len = m->key_len + m->tag_len + m->len;
+	f->len = head_of(m) + m->len;
 	f->extra = m->tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0) |
-		   (m->timed ? THMQI_PRODUCE_TIMED : 0);
+		   (m->timed ? THMQI_PRODUCE_TIMED : 0) | THMQI_PRODUCE_WITH(m->has);
 	f->seq = seq;
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
@@ -340,7 +389,7 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->generation = p->epoch;
 	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
 	if (thmqi_unlikely(p->id))
-		push_id(p, m, f);
+		push_id(l, m->slot, f);
 	thmqi_frame_commit(up);
 	if (thmqi_unlikely(l->unreleased && l->wire->packs))
 		thmqi_releases_along(l);
@@ -348,17 +397,19 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	m->slot->seq = seq;
 	m->slot->state = SLOT_COMMITTED;
 	note_sent(p, seq, l->shard, m->slot->level);
-	expect_next(l, m->key_len + m->tag_len + m->len);
+	expect_next(l, head_of(m) + m->len);
 	return (int64_t)seq;
 }
 
 /* --------------------------------------------------- claim, commit and abort */
 
 /*
- * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16,
- * CLAIM_TIMED, shard << 32, [3] time.
+ * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16, attributes
+ * << 24 (7 bits), CLAIM_TIMED, shard << 32, bytes of attributes << 48, [3] time.
  */
 #define CLAIM_TIMED 0x80000000u
+_Static_assert(THMQ_HEADERS_MAX + 64 <= UINT16_MAX, "bytes of attributes");
+_Static_assert(THMQI_RECORD_KNOWN < 0x80, "attributes");
 
 int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
 		       struct thmq_claim *ret_claim)
@@ -368,13 +419,13 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 
 	if (thmqi_unlikely(rc))
 		return rc;
-	ret_claim->data = m.first + m.key_len + m.tag_len;
+	ret_claim->data = m.first + head_of(&m);
 	ret_claim->len = len;
 	ret_claim->partition = m.index;
 	ret_claim->internal[0] = m.link->slot_head - 1;
 	ret_claim->internal[1] = (uint64_t)(uintptr_t)m.first;
-	ret_claim->internal[2] = m.key_len | m.tag_len << 16 | (m.timed ? CLAIM_TIMED : 0) |
-				 (uint64_t)m.link->shard << 32;
+	ret_claim->internal[2] = m.key_len | m.tag_len << 16 | m.has << 24 | (m.timed ? CLAIM_TIMED : 0) |
+				 (uint64_t)m.link->shard << 32 | (uint64_t)m.has_len << 48;
 	ret_claim->internal[3] = (uint64_t)m.time_ns;
 	m.slot->life = m.link->life;
 	p->open_claims++;
@@ -384,7 +435,7 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 /* What @claim tells, if it is one of @p that is neither committed nor aborted. */
 static bool place_of(struct thmq_producer *p, const struct thmq_claim *claim, struct place *ret)
 {
-	uint32_t shard = (uint32_t)(claim->internal[2] >> 32),
+	uint32_t shard = (uint16_t)(claim->internal[2] >> 32),
 		 number = (uint32_t)claim->internal[0];
 	struct client_link *l = shard < p->session->shard_count ? p->session->links[shard] : NULL;
 	struct slot *slot;
@@ -399,6 +450,8 @@ static bool place_of(struct thmq_producer *p, const struct thmq_claim *claim, st
 			      .index = claim->partition,
 			      .key_len = claim->internal[2] & 0xffff,
 			      .tag_len = (uint32_t)(claim->internal[2] >> 16) & 0xff,
+			      .has = (uint32_t)(claim->internal[2] >> 24) & 0x7f,
+			      .has_len = (uint32_t)(claim->internal[2] >> 48),
 			      .len = claim->len,
 			      .timed = claim->internal[2] & CLAIM_TIMED,
 			      .time_ns = (int64_t)claim->internal[3]};
@@ -422,7 +475,7 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 			return p->session->dead ? thmqi_client_commit(p, claim) : -EAGAIN;
 	}
 	if (thmqi_unlikely(m.slot->life != m.link->life)) {
-		m.first = thmqi_resume_claim(m.link, m.slot, m.first, m.key_len + m.tag_len + m.len);
+		m.first = thmqi_resume_claim(m.link, m.slot, m.first, head_of(&m) + m.len);
 		claim->internal[1] = (uint64_t)(uintptr_t)m.first;
 	}
 	seq = place_push(p, &m);
@@ -460,7 +513,7 @@ static inline __attribute__((always_inline)) int64_t send_one(struct thmq_produc
 	if (thmqi_unlikely(rc))
 		return rc;
 	if (len)
-		memcpy(m.first + m.key_len + m.tag_len, data, len);
+		memcpy(m.first + head_of(&m), data, len);
 	seq = place_push(p, &m);
 	if (thmqi_unlikely(seq < 0))
 		place_give_up(p, m.link, m.slot);
@@ -484,39 +537,40 @@ int64_t thmqi_client_watermark(struct thmq_producer *p)
 {
 	struct thmq_session *s = p->session;
 	const struct client_link *l;
-	const struct sent *e;
+	struct sent e;
 
 	if (s->links)
 		thmqi_session_process(s);
 	while (p->watermark < p->last_seq) {
-		e = &p->sent[(p->watermark + 1) & p->sent_mask];
-		l = e->shard < s->shard_count ? s->links[e->shard] : NULL;
+		e = sent_at(p, p->watermark + 1);
+		l = e.shard < s->shard_count ? s->links[e.shard] : NULL;
 		if (p->watermark + 1 >= p->uniform_from && l) {
 			/* all from here on went one way: the way's own progress is the answer */
-			uint64_t done = THMQI_MIN(l->progress[p->stream][e->level], p->last_seq);
+			uint64_t done = THMQI_MIN(l->progress[p->stream][e.level], p->last_seq);
 
 			if (done > p->watermark)
 				p->watermark = done;
-			else if (is_over(e))
+			else if (is_over(&e))
 				p->watermark++;
 			else
 				break;
 			continue;
 		}
-		if (!is_over(e) && !(l && l->progress[p->stream][e->level] >= p->watermark + 1))
+		if (!is_over(&e) && !(l && l->progress[p->stream][e.level] >= p->watermark + 1))
 			break;
 		p->watermark++;
 	}
 	return (int64_t)p->watermark;
 }
 
-static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error)
+static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error, uint64_t offset)
 {
 	struct thmq_event e = {.type = type,
 			       .error = error,
 			       .producer = p,
 			       .cookie = p->cookie,
 			       .sequence = seq,
+			       .offset = offset,
 			       .count = 1};
 
 	thmqi_session_event(p->session, &e);
@@ -548,16 +602,17 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l,
 	uint32_t n = 0;
 
 	for (; n < f->len && seq <= p->last_seq; seq++) {
-		struct sent *sent = &p->sent[seq & p->sent_mask];
+		const struct sent sent = sent_at(p, seq);
 
-		if (sent->shard != l->shard || is_over(sent))
+		if (sent.shard != l->shard || is_over(&sent))
 			continue;
 		e.sequence = seq;
 		e.offset = f->arg[0] == UINT64_MAX ? UINT64_MAX : f->arg[0] + n;
 		n++;
-		if (sent->failed & SENT_REPORTED) /* by a connection that was lost before it said more */
+		if (sent.failed &
+		    SENT_REPORTED) /* by a connection that was lost before it said more */
 			continue;
-		sent->failed |= SENT_REPORTED;
+		sent_mark(p, seq, SENT_REPORTED);
 		promise_kept(p);
 		thmqi_session_event(p->session, &e);
 	}
@@ -568,16 +623,16 @@ void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l)
 	uint64_t seq;
 
 	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
-		struct sent *e = &p->sent[seq & p->sent_mask];
+		const struct sent e = sent_at(p, seq);
 
-		if (e->shard == l->shard && l->progress[p->stream][e->level] >= seq)
-			e->failed |= SENT_SETTLED;
+		if (e.shard == l->shard && l->progress[p->stream][e.level] >= seq)
+			sent_mark(p, seq, SENT_SETTLED);
 	}
 }
 
 static void mark_failed(struct thmq_producer *p, uint64_t seq)
 {
-	p->sent[seq & p->sent_mask].failed |= SENT_FAILED;
+	sent_mark(p, seq, SENT_FAILED);
 	p->failed++;
 	promise_kept(p);
 }
@@ -601,7 +656,7 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
 	if (f->seq > p->last_seq || f->seq <= p->watermark || is_over(&p->sent[f->seq & p->sent_mask]))
 		return;
 	mark_failed(p, f->seq);
-	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status);
+	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status, f->arg[0]);
 	free_slot(p, l, f->seq);
 	if (f->status == -THMQ_ENOTOPIC || f->status == -THMQ_EFENCED)
 		p->error = f->status;
@@ -621,14 +676,14 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 		return;
 	p->error = -THMQ_EFAILED;
 	for (seq = p->watermark + 1; seq <= p->last_seq; seq++) {
-		struct sent *e = &p->sent[seq & p->sent_mask];
-		struct client_link *l = s->links[e->shard];
+		const struct sent e = sent_at(p, seq);
+		struct client_link *l = s->links[e.shard];
 
-		if (e->shard != p->partitions[index].shard || is_over(e) ||
-		    (l && l->progress[p->stream][e->level] >= seq))
+		if (e.shard != p->partitions[index].shard || is_over(&e) ||
+		    (l && l->progress[p->stream][e.level] >= seq))
 			continue;
 		mark_failed(p, seq);
-		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED);
+		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED, 0);
 		if (l)
 			free_slot(p, l, seq);
 	}
@@ -818,6 +873,10 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 		     : -ENOMEM;
 	if (!rc)
 		rc = get_id(p, topic, opts->name);
+	if (!rc)
+		p->usual = (struct sent){
+			.shard = (uint16_t)p->partitions[0].shard,
+			.level = (uint8_t)THMQI_MIN(p->level, (uint32_t)THMQ_DURABILITY_DURABLE)};
 	if (rc) {
 		producer_free(p);
 		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
@@ -879,5 +938,9 @@ uint32_t thmqi_client_producer_len_max(const struct thmq_producer *p)
 	const struct thmq_session *s = p->session;
 	const struct client_link *l = s->links ? s->links[p->partitions[0].shard] : NULL;
 
-	return l ? THMQI_MIN(l->len_max, l->wire->area_bytes - 8) : 0;
+	if (!l)
+		return 0;
+	if (p->is_volatile)
+		return THMQI_MIN(l->len_max_volatile, l->wire->area_bytes - 8);
+	return THMQI_MIN(THMQI_MIN(l->len_max, THMQ_MESSAGE_MAX), l->wire->area_bytes - 8);
 }

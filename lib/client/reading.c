@@ -73,7 +73,9 @@ bool thmqi_reading_attach(struct reading *r)
 		return thmqi_reading_later(r);
 	r->generation++;
 	r->shard_error = 0;
-	if (!r->resumes)
+	if (c->shared)
+		r->not_before_ns = INT64_MIN; /* where the group begins is the broker's to find */
+	else if (!r->resumes)
 		r->not_before_ns = c->opts.start == THMQ_START_TIME ? (int64_t)c->opts.start_time_ns : INT64_MIN;
 	f->type = THMQI_FRAME_ATTACH;
 	f->flags = (uint8_t)(c->opts.start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? THMQI_ATTACH_ALWAYS : 0));
@@ -85,8 +87,11 @@ bool thmqi_reading_attach(struct reading *r)
 	f->extra = c->opts.prefetch_count;
 	f->seq = r->epoch;
 	f->arg[0] = r->resumes ? r->resume : c->opts.start_time_ns;
-	f->arg[1] = r->group_id;
+	f->arg[1] = r->group_id | (c->tag_filter >> 32 << 32);
+	f->tag_hash = (uint32_t)c->tag_filter;
 	f->generation = r->generation;
+	if (c->shared)
+		thmqi_shared_attaching(r, f);
 	r->state = READING_ATTACHING;
 	thmqi_ctl_commit(r->link);
 	return true;
@@ -167,6 +172,8 @@ static void lost(struct thmq_consumer *c, struct reading *r, int error)
 	thmqi_runs_drop(c, r);
 	r->state = READING_NONE;
 	r->resumes = false;
+	if (c->shared)
+		thmqi_shared_lost(r);
 	if (r->ack_dirty)
 		c->fenced = true;
 	r->ack_unsure = !r->ack_dirty && r->ack_sent != r->ack_stored;
@@ -194,6 +201,8 @@ void thmqi_reading_lost(struct reading *r)
 	struct thmq_consumer *c = r->consumer;
 
 	r->detach_due = r->ack_unsure = false;
+	if (c->shared)
+		thmqi_shared_lost(r);
 	if (!r->seek_done) {
 		r->seek_done = true;
 		r->seek_status = -ECONNRESET;
@@ -306,6 +315,8 @@ static void on_attached(struct thmq_consumer *c, struct reading *r, const struct
 		lost(c, r, f->status);
 		return;
 	}
+	if (c->shared)
+		thmqi_shared_attached(r, f);
 	r->state = READING_ON;
 	r->resume = f->seq;
 	if (f->flags & THMQI_ATTACHED_AT_GROUP) /* the start was not asked for its time */
@@ -442,6 +453,9 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 	case THMQI_FRAME_ACKED:
 		on_acked(c, r, f);
 		break;
+	case THMQI_FRAME_SETTLED:
+		thmqi_shared_settled(r, f);
+		break;
 	case THMQI_FRAME_SOUGHT:
 		on_sought(c, r, f);
 		break;
@@ -471,6 +485,8 @@ static void tend_one(struct reading *r)
 		let_go(r);
 	else if (r->detach_due)
 		send_detach(r, r->detach_epoch);
+	if (r->consumer->shared)
+		thmqi_shared_ack_send(r);
 	if (r->ack_dirty && (r->state == READING_ON || r->state == READING_DRAINING))
 		thmqi_reading_ack(r);
 }

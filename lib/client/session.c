@@ -94,6 +94,7 @@ bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const 
 	l->incarnation = f->arg[0];
 	/* none is larger than where it lies */
 	l->len_max = (uint32_t)THMQI_MIN(f->arg[1], (uint64_t)l->wire->area_bytes);
+	l->len_max_volatile = f->tag_hash ? THMQI_MIN(f->tag_hash, l->len_max) : l->len_max;
 	return true;
 }
 
@@ -115,7 +116,7 @@ static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
 	(1ull << THMQI_FRAME_REPLY | 1ull << THMQI_FRAME_REJECT | 1ull << THMQI_FRAME_ATTACHED |    \
 	 1ull << THMQI_FRAME_DETACHED | 1ull << THMQI_FRAME_SOUGHT | 1ull << THMQI_FRAME_ACKED |     \
 	 1ull << THMQI_FRAME_REVOKE | 1ull << THMQI_FRAME_TROUBLE | 1ull << THMQI_FRAME_EXPELLED |   \
-	 1ull << THMQI_FRAME_LOST)
+	 1ull << THMQI_FRAME_LOST | 1ull << THMQI_FRAME_SETTLED)
 
 /* A positive status would be taken for a count, by us or by the app. */
 static bool status_ok(const struct thmqi_frame *f)
@@ -218,7 +219,7 @@ static void prefetch_run(const struct thmqi_frame *f)
 }
 
 /* The same where another process writes the ring: no frame is looked at but as a copy. */
-static uint32_t process_far(struct client_link *l)
+static uint32_t take_far(struct client_link *l)
 {
 	struct thmqi_link *wire = l->wire;
 	const struct thmqi_frame *slot;
@@ -239,8 +240,19 @@ static uint32_t process_far(struct client_link *l)
 	}
 	if (done)
 		thmqi_frame_publish(&wire->down);
-	else
+	return done;
+}
+
+static uint32_t process_far(struct client_link *l)
+{
+	struct thmqi_link *wire = l->wire;
+	uint32_t done = take_far(l);
+
+	if (!done) {
 		wire->far->idle(wire);
+		/* that may have read the byte which was to wake us: what it tells of lies in the ring since the first look */
+		done = take_far(l);
+	}
 	if (thmqi_unlikely(atomic_load_explicit(&wire->broker_closed, memory_order_relaxed)) && !l->dead)
 		take_closed(l);
 	return done;
@@ -304,6 +316,13 @@ uint64_t thmqi_session_now(struct thmq_session *s)
 	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
 
 	return clock->now_ns(clock->ctx);
+}
+
+int64_t thmqi_session_wall(struct thmq_session *s)
+{
+	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
+
+	return (int64_t)clock->wall_ns(clock->ctx);
 }
 
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns)

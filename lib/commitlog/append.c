@@ -227,6 +227,7 @@ int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint3
 		/* a run that no reader could find must not be acknowledged */
 		if (thmqi_unlikely(!x || thmqi_index_add(log, x, run, log->chain.index + 1, f->used) != 0))
 			return -ENOMEM;
+		f->pressing |= durability > THMQ_DURABILITY_MEMORY;
 		if (thmqi_unlikely(run->flags & THMQ_RUN_KEYED) && log->disk)
 			thmqi_keys_note(log, log->active, run, f->used);
 		if (thmqi_unlikely(thmqi_run_has_producer(run)) && log->disk)
@@ -280,7 +281,7 @@ void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_du
 	flight->len = h->len;
 	flight->state = BATCH_WAITING;
 	flight->dsync = false;
-	flight->needs_durable = needs_durable;
+	flight->needs_durable = flight->pressing = needs_durable;
 	thmqi_segment_note(log->active, h->index, h->position, h->run_count);
 	thmqi_seal_term(log, h->index, h->term);
 	thmqi_chain_advance(&log->chain, h);
@@ -306,7 +307,7 @@ int thmqi_log_seal(struct thmq_log *log)
 	struct batch_header *h;
 	struct thmqi_buf *buf = f->buf;
 	uint32_t len;
-	bool needs_durable = f->needs_durable || log->copies.on;
+	bool needs_durable = f->needs_durable || log->copies.on, pressing = f->pressing;
 
 	if (!f->runs || f->open)
 		return 0;
@@ -328,6 +329,7 @@ int thmqi_log_seal(struct thmq_log *log)
 	log->last_len = len;
 	*f = (struct forming){0};
 	thmqi_log_launch(log, buf, needs_durable);
+	log->flights[(log->flight_tail - 1) % FLIGHTS_MAX].pressing = pressing;
 	if (thmqi_unlikely(log->chain.position >= log->part_due))
 		thmqi_seal_begin_part(log);
 	return 0;

@@ -146,6 +146,7 @@ static void stop_timers(struct thmq_log *log)
 	thmqi_timer_stop(log->core, &log->retry);
 	thmqi_timer_stop(log->core, &log->mark_timer);
 	thmqi_timer_stop(log->core, &log->pinch);
+	thmqi_timer_stop(log->core, &log->pace.timer);
 	thmqi_timer_stop(log->core, &log->linger);
 	thmqi_timer_stop(log->core, &log->flush_timer);
 }

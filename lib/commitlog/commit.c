@@ -37,6 +37,8 @@ static void on_written(struct thmqi_disk_op *op, int64_t result)
 	flight->buf = NULL;
 	flight->state = BATCH_WRITTEN;
 	log->writing--;
+	if (flight->pressing)
+		thmqi_pace_written(log, flight);
 	if (result < 0) {
 		thmqi_log_fail(log, (int)result);
 		return;
@@ -68,6 +70,8 @@ static bool submit(struct thmq_log *log, struct flight *flight)
 		return false;
 	flight->state = BATCH_WRITING;
 	log->writing++;
+	if (flight->pressing)
+		thmqi_pace_write(log, flight);
 	if (!flight->dsync) {
 		log->plain_index = flight->index;
 		flight->segment->unflushed = true;

@@ -69,6 +69,7 @@ static int begin(struct thmq_log *log)
 	}
 	log->active = s;
 	log->chain = (struct chain){0};
+	log->carry_from = 1;
 	memcpy(log->chain.log_id, log->vote.log_id, 16);
 	log->begin = log->chain;
 	return write_first(log);

@@ -233,7 +233,7 @@ struct making {
 struct entry {
 	uint64_t base_offset;
 	uint64_t batch;      /* index */
-	int64_t time_max_ns; /* largest last_time_ns of the partition up to this run: rises, so that it can be searched */
+	int64_t time_max_ns; /* largest last_time_ns of the partition in its segment up to this run: rises, so that it can be searched */
 	uint32_t at;         /* bytes from the begin of the batch */
 	uint32_t span;
 	uint64_t tag_filter; /* of its header */
@@ -315,34 +315,42 @@ struct arena {
 /*
  * Entries are numbered from 0; those before `first` are gone. Up to 8 lie in one piece, which is a ring; more lie in
  * pieces of 8, one behind the other, and a list of these. So a hundred thousand partitions cost what their entries need.
+ * Two cache lines, of which an append writes to both.
  */
+#define LINE_SHIFT 3u
+#define LINE_ENTRIES NARROW_ENTRIES
+
 struct run_index {
-	uint32_t partition;
-	bool thinned; /* held: segments between two samples may have runs of it too */
-	bool wide;    /* no piece of it is ever narrow: its entries are moved about */
-	uint8_t shift, mask; /* entry n: place n & mask of the chunk n >> shift; a ring has but one */
-	uint32_t chunk_count, directory_room;
-	uintptr_t *chunks; /* = few, a piece, or a mapping */
-	uintptr_t few[1];
 	uint64_t first,
 		count; /* entries first … count - 1 are there; the first chunk has the first one */
-	uint64_t room;         /* entries below it have their memory */
-	uint64_t end;          /* one past the last offset appended */
-	uint64_t sealed_end;   /* likewise of its runs in sealed segments, whose entries are in their indexes */
-	struct held *held;     /* those segments, oldest first; a piece */
-	uint16_t held_count, held_room;
+	union {
+		uintptr_t one;   /* directory 0: the ring, if chunk_count is 1 */
+		uintptr_t *list; /* else: a piece, or a mapping */
+	};
+	uint64_t end;        /* one past the last offset appended */
+	uint64_t held_bytes; /* of its runs in all segments, headers included */
+	uint32_t partition;
+	uint32_t chunk_count;
+	uint32_t generations[2]; /* numbers of those it is listed in by touched[], lower halves */
 	uint32_t part;
-	struct moved *moved;   /* runs that a cleaner appended again; NULL: none */
-	uint64_t held_bytes;   /* of its runs in all segments, headers included */
+	uint8_t directory;   /* its size: index.c; 0: there is none */
+	uint8_t mask : 6;    /* entry n is in place n & mask of its chunk */
+	uint8_t thinned : 1; /* held: segments between two samples may have runs of it too */
+	uint8_t wide : 1;    /* no piece of it is ever narrow: its entries are moved about */
+	uint16_t held_count : 12;
+	uint16_t held_kind : 4; /* enum piece */
+	struct touched {
+		struct run_index *next;
+		uint64_t bytes; /* of its runs in the generation, headers included */
+	} touched[2];
+	uint64_t
+		sealed_end; /* as end, of its runs in sealed segments, whose entries are in their indexes */
+	struct held *held;   /* those segments, oldest first; a piece */
+	struct moved *moved; /* runs that a cleaner appended again; NULL: none */
 	uint64_t
 		part_bytes; /* touched[].bytes as they were when part number `part` of the active segment's index was begun */
-	struct touched {
-		uint64_t number; /* of the generation it is listed in */
-		struct run_index *next;
-		uint64_t bytes; /* of its runs in it, headers included */
-	} touched[2];
 };
-_Static_assert(sizeof(struct run_index) == 160, "a piece");
+_Static_assert(sizeof(struct run_index) == 128, "a piece, and two cache lines");
 
 /*
  * Runs that were appended again with their old offsets. All of them lie below the partition's other runs that are held, or
@@ -382,6 +390,23 @@ struct flight {
 	uint8_t state; /* enum batch_state */
 	bool dsync;
 	bool needs_durable;
+	bool pressing;        /* a producer waits for it: pace.c */
+	bool beside;          /* something was being read when it was begun */
+	uint32_t reads_begun; /* up to then */
+	uint64_t since_ns;
+};
+
+/* How fast batches are read while producers wait for writes: pace.c. */
+struct pace {
+	uint64_t rate;       /* bytes a second */
+	int64_t allowance;   /* bytes that may be read now; below 0 so many too many were */
+	uint64_t filled_ns;  /* when it was counted */
+	uint64_t written_ns; /* when such a write has ended last; 0: never */
+	uint64_t usual_ns;   /* what few of them take with nothing read beside them; 0: not known */
+	uint32_t waited;     /* such writes in flight */
+	uint32_t reading;    /* windows that are being read */
+	uint32_t begun;      /* of these, free running */
+	struct thmqi_timer timer;
 };
 
 #define DEPTH_MAX 64u
@@ -398,6 +423,7 @@ struct forming {
 	uint32_t open; /* bytes of the run being filled; 0: none */
 	bool awaited;  /* somebody waits until a run of it is written */
 	bool needs_durable;
+	bool pressing;  /* a message of it is awaited */
 	bool hurried;   /* it waits for company no more */
 	uint64_t until; /* when that ends by itself, ns; 0: it does not wait yet */
 };
@@ -521,17 +547,29 @@ struct relocation {
 };
 
 /* The cleaner: what it does with the oldest segment. */
+/* What is dead of a few segments from everywhere in the log; see clean/sample.c. */
+struct sample {
+	uint32_t at; /* of the segments that are looked at */
+	struct segment *segment; /* which it is now; NULL: the next */
+	struct extents extents;
+	uint64_t bytes, live_bytes;
+	uint64_t taken_ns, taken_position; /* when, and where the log ended; 0: never */
+	uint64_t sweep_end;		   /* segments below it go, and what must be kept of them moves */
+};
+
 struct clean {
 	uint32_t step; /* enum clean_step */
 	bool look;     /* at the oldest segment, when the poller runs */
 	bool forced;   /* it goes whatever is in it */
-	bool waits;    /* something of it must be kept where it is */
+	bool holds;    /* something of it must be kept where it is */
+	bool waits;    /* something of it is kept where it is, unless much behind it is dead */
 	bool rolls;    /* it is the active one: is all of it dead? */
 	uint64_t seen_index, seen_ns; /* last batch, and since when it is */
 	uint64_t position;   /* of the segment that is looked at */
 	struct extents extents;
 	struct extents_page page;
 	struct relocation relocation;
+	struct sample sample;
 	uint64_t bytes, live_bytes; /* of its runs */
 	uint32_t cursor, grown;     /* in the states */
 	uint64_t renewed;           /* batch that must be durable before it goes */
@@ -624,12 +662,15 @@ struct thmq_log {
 	uint64_t flush_index, flush_position;
 	struct log_flush flushes[FLUSHES_MAX];
 	uint32_t reads; /* in flight */
+	struct pace pace;
 
 	/* segments, oldest first; the last one is active */
 	struct segment **segments;
 	uint32_t segment_count, segment_room;
 	uint32_t segment_base; /* ordinal of the first */
 	uint32_t sealed_next;  /* ordinal of the first whose runs have their entries in memory */
+	uint64_t
+		carry_from; /* batch: the first of the segment that entries come from; largest times up to a run begin anew there */
 	struct segment *active;
 	uint32_t cold_next; /* ordinal of the first that is not full and durable: the files of those before it need not be open */
 	uint32_t cold_count;
@@ -739,14 +780,15 @@ static inline struct touched *thmqi_touch(struct thmq_log *log, struct run_index
 {
 	struct generation *g = thmqi_generation(log);
 	struct touched *t = &x->touched[log->generation % 2];
+	uint32_t *number = &x->generations[log->generation % 2];
 
 	if (thmqi_unlikely(x->part != log->part)) { /* the part that was begun since is told of what was there before */
 		x->part = log->part;
-		x->part_bytes = t->number == g->number ? t->bytes : 0;
+		x->part_bytes = *number == (uint32_t)g->number ? t->bytes : 0;
 	}
-	if (thmqi_likely(t->number == g->number))
+	if (thmqi_likely(*number == (uint32_t)g->number))
 		return t;
-	t->number = g->number;
+	*number = (uint32_t)g->number;
 	t->next = g->first;
 	t->bytes = 0;
 	g->first = x;
@@ -859,6 +901,12 @@ void thmqi_states_fini(struct thmq_log *log);
 void thmqi_extents_begin(struct extents *x, struct segment *s);
 int thmqi_extents_next(struct thmq_log *log, struct extents *x, struct thmq_log_extent *ret); /* 1; 0 the end; -EAGAIN; why not */
 void thmqi_extents_fini(struct thmq_log *log); /* nothing is in flight */
+/* Is it time to find out whether much behind the oldest segment is dead? begin, then step: 1 go on; 0 done; -EAGAIN an index is being read. */
+bool thmqi_sample_due(const struct thmq_log *log);
+void thmqi_sample_begin(struct thmq_log *log);
+int thmqi_sample_step(struct thmq_log *log);
+bool thmqi_sample_waits(const struct thmq_log *log);  /* for an index that is being opened */
+bool thmqi_sample_sweeps(const struct thmq_log *log); /* it was found so, and the oldest segment is to make way */
 bool thmqi_extent_in_memory(const struct segment *s, const struct run_index *run,
 			    struct thmq_log_extent *ret);                /* false: none */
 void thmqi_index_dropped(struct thmq_log *log, const struct segment *s); /* it was the first, and is gone: so are its entries */
@@ -919,6 +967,16 @@ int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns);
 /* At the cache's cost. @owner: THMQI_OWNER_* */
 int thmqi_log_alloc(struct thmq_log *log, uint32_t size, uint32_t owner, struct thmqi_buf **ret_buf);
 
+/* pace.c */
+void thmqi_pace_init(struct thmq_log *log);
+void thmqi_pace_write(struct thmq_log *log,
+		      struct flight *flight); /* one that is pressing begins */
+void thmqi_pace_written(struct thmq_log *log, const struct flight *flight);
+/* May @bytes of batches be read now? False: readers are woken when it is worth asking again. */
+bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes);
+uint32_t thmqi_pace_bytes(const struct thmq_log *log,
+			  uint32_t bytes); /* how much of @bytes at a time */
+
 /* plant.c */
 bool thmqi_plant_header_ok(const struct thmq_log *log, const struct batch_header *h, uint64_t position);
 void thmqi_plant_rewrite(struct thmq_log *log);
@@ -940,9 +998,13 @@ struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool 
 int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry);
 int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run,
 		    uint64_t batch, uint32_t at);
+static inline uintptr_t thmqi_index_chunk(const struct run_index *x, uint64_t number)
+{
+	return x->directory ? x->list[(number >> LINE_SHIFT) - (x->first >> LINE_SHIFT)] : x->one;
+}
 static inline struct entry thmqi_index_entry(const struct run_index *x, uint64_t number)
 {
-	uintptr_t chunk = x->chunks[(number >> x->shift) - (x->first >> x->shift)];
+	uintptr_t chunk = thmqi_index_chunk(x, number);
 	uint32_t place = (uint32_t)number & x->mask;
 
 	return thmqi_likely(chunk & CHUNK_NARROW) ? thmqi_narrow_get(thmqi_chunk_at(chunk), place)
@@ -951,23 +1013,32 @@ static inline struct entry thmqi_index_entry(const struct run_index *x, uint64_t
 /* Of a list that is wide. */
 static inline struct entry *thmqi_index_wide(const struct run_index *x, uint64_t number)
 {
-	return (struct entry *)x->chunks[(number >> x->shift) - (x->first >> x->shift)] +
-	       (number & x->mask);
+	return (struct entry *)thmqi_index_chunk(x, number) + (number & x->mask);
 }
 /* Where it is written. */
 static inline const void *thmqi_index_place(const struct run_index *x, uint64_t number)
 {
-	uintptr_t chunk = x->chunks[(number >> x->shift) - (x->first >> x->shift)];
+	uintptr_t chunk = thmqi_index_chunk(x, number);
 	uint32_t place = (uint32_t)number & x->mask;
 
 	return chunk & CHUNK_NARROW
 		       ? (const void *)&((const struct narrow *)thmqi_chunk_at(chunk))->rows[place]
 		       : (const void *)((const struct entry *)chunk + place);
 }
-uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset); /* first entry whose end is behind offset */
-uint64_t thmqi_index_find_batch(const struct run_index *x, uint64_t batch); /* first entry in it or behind it */
-uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns); /* first entry that reaches it */
-void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch); /* entries of batches before it */
+/* Is there no place for entry number `count`? */
+static inline bool thmqi_index_full(const struct run_index *x)
+{
+	return x->directory ? (x->count >> LINE_SHIFT) - (x->first >> LINE_SHIFT) >= x->chunk_count
+			    : !x->chunk_count || x->count - x->first > x->mask;
+}
+uint64_t thmqi_index_find(const struct run_index *x,
+			  uint64_t offset); /* first entry whose end is behind offset */
+uint64_t thmqi_index_find_batch(const struct run_index *x,
+				uint64_t batch); /* first entry in it or behind it */
+uint64_t thmqi_index_find_time(const struct thmq_log *log, const struct run_index *x,
+			       int64_t time_ns); /* first entry that reaches it */
+void thmqi_index_trim(struct thmq_log *log, struct run_index *x,
+		      uint64_t batch);                     /* entries of batches before it */
 void thmqi_index_cut(struct run_index *x, uint64_t batch); /* truncation: batches from it on */
 void thmqi_index_empty(struct thmq_log *log, struct run_index *x); /* no entries; its memory goes back */
 void thmqi_index_free(struct thmq_log *log, struct run_index *x);

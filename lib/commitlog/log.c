@@ -372,6 +372,7 @@ int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts
 	}
 	log->term = log->incarnation = 1;
 	thmqi_map_init(&log->partitions);
+	thmqi_pace_init(log);
 	thmqi_list_init(&log->readers);
 	thmqi_files_init(log);
 	rc = copy_opts(log, opts);

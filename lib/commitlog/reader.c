@@ -405,7 +405,7 @@ int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, u
 			return rc;
 	}
 	/* in a ring the times of what fell out still count: it may be an earlier run that is held, never a later one */
-	i = thmqi_index_find_time(x, time_ns);
+	i = thmqi_index_find_time(reader->log, x, time_ns);
 	if (i == x->count)
 		return -ENOENT;
 	*ret_offset = thmqi_index_entry(x, i).base_offset;

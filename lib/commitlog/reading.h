@@ -76,7 +76,9 @@ struct key_search {
 	uint32_t entry;
 	uint32_t budget;
 	uint64_t scan_at; /* byte in the segment, or number of a batch where it has no index */
-	uint64_t version; /* of the index's moved */
+	uint32_t scan_runs,
+		scan_run_at; /* of that batch: so many were looked through, and where the next one begins */
+	uint64_t version;                   /* of the index's moved */
 	struct thmq_log_hit best[KEY_BEST]; /* newest first */
 	uint32_t best_count, best_next;
 	struct thmqi_disk_op op; /* reads a filter */

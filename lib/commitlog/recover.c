@@ -10,6 +10,14 @@
 #include "index/head.h"
 #include "index/keys.h"
 
+/* The last block of a batch that is whole, but for the zeros behind its payload, which no checksum covers. */
+struct torn {
+	struct torn *next;
+	struct segment *segment;
+	uint64_t at;    /* in its file */
+	uint8_t *block; /* as it is to be */
+};
+
 /* The directory, while it is looked at. */
 struct recovery {
 	struct listing found;
@@ -19,6 +27,7 @@ struct recovery {
 	struct stream stream;
 	struct claims claims;
 	bool vote_damaged; /* one of its blocks: the valid one may not be the newest */
+	struct torn *torn;
 };
 
 /* -------------------------------------------------------------- directory */
@@ -155,6 +164,64 @@ static int next_batch(struct thmq_log *log, struct stream *x, const struct segme
 	return 1;
 }
 
+/* -------------------------------------------------------------- torn zeros */
+
+/*
+ * A write that was torn may have lost nothing but zeros behind the payload of its batch, which is whole then: what the file held
+ * there before is still there. Nobody reads it, but copies of a log are equal byte for byte, and so the zeros are written again.
+ */
+static int note_torn(struct recovery *r, struct segment *s, const struct batch_header *h)
+{
+	uint32_t len = h->type == BATCH_PAD ? THMQI_BLOCK : h->len,
+		 used = (uint32_t)sizeof(*h) + h->payload_len, i = used;
+	const uint8_t *data = (const uint8_t *)h;
+	struct torn *t;
+
+	while (i < len && !data[i])
+		i++;
+	if (i >= len || len - used >= THMQI_BLOCK)
+		return 0;
+	t = malloc(sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	*t = (struct torn){.next = r->torn,
+			   .segment = s,
+			   .at = h->position - s->position + len - THMQI_BLOCK,
+			   .block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK)};
+	r->torn = t;
+	if (!t->block)
+		return -ENOMEM;
+	memcpy(t->block, data + len - THMQI_BLOCK, THMQI_BLOCK);
+	memset(t->block + THMQI_BLOCK - (len - used), 0, len - used);
+	return 0;
+}
+
+/* Before the segments are flushed. The payload that is in a block is written with the bytes that it has. */
+static int mend_torn(struct thmq_log *log, const struct recovery *r)
+{
+	struct thmqi_disk_file *file;
+	const struct torn *t;
+	int rc = 0;
+
+	for (t = r->torn; t && !rc; t = t->next) {
+		rc = thmqi_file_need(log, t->segment, SEGMENT_LOG, &file);
+		if (!rc)
+			rc = log->disk->file_write(file, t->block, THMQI_BLOCK, t->at, false);
+	}
+	return rc;
+}
+
+static void free_torn(struct recovery *r)
+{
+	struct torn *t;
+
+	while ((t = r->torn)) {
+		r->torn = t->next;
+		free(t->block);
+		free(t);
+	}
+}
+
 /* Return: 1 it is full and the log goes on; 0 the log ends in it; or an error. */
 static int replay_batches(struct thmq_log *log, struct recovery *r, struct segment *s, uint64_t at)
 {
@@ -178,6 +245,8 @@ static int replay_batches(struct thmq_log *log, struct recovery *r, struct segme
 		rc = thmqi_run_replay(log, s, h);
 		if (rc)
 			return rc;
+		if (h->position + h->len > log->vote.mark && note_torn(r, s, h) != 0)
+			return thmqi_fail(-ENOMEM, "open %s: out of memory", log->opts.dir);
 		log->stats.recovered_runs += h->run_count;
 		log->stats.recovered_batches++;
 		thmqi_claims_note(&r->claims, h);
@@ -197,6 +266,7 @@ static int replay_segment(struct thmq_log *log, struct recovery *r, struct segme
 	uint64_t at = 0;
 	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
 
+	log->carry_from = log->chain.index + 1;
 	rc = rc ? rc : thmqi_segment_map_blocks(s);
 	if (rc)
 		return thmqi_fail(rc, "open %s: %s", log->opts.dir, thmq_strerror(rc));
@@ -388,6 +458,9 @@ static int take_over(struct thmq_log *log, struct recovery *r)
 	int rc;
 
 	log->stats.unclean = !log->vote.clean;
+	rc = mend_torn(log, r);
+	if (rc)
+		return thmqi_fail(rc, "write %s: %s", log->opts.dir, thmq_strerror(rc));
 	for (i = 0; i <= r->last && !(log->defects & THMQI_LOG_NO_OPEN_FLUSH); i++) {
 		if (log->segments[i]->position + log->segments[i]->bytes <= log->vote.mark)
 			continue;
@@ -516,6 +589,7 @@ int thmqi_log_recover(struct thmq_log *log)
 		rc = begin_anew(log, &r.found);
 out:
 	thmqi_file_stream_fini(&r.stream);
+	free_torn(&r);
 	free(r.found.positions);
 	return rc;
 }

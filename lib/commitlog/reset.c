@@ -177,6 +177,7 @@ int thmqi_log_reset(struct thmq_log *log, const struct thmqi_log_origin *origin)
 	log->active = s;
 	s->prev_crc = origin->crc;
 	take_begin(log);
+	log->carry_from = log->chain.index + 1;
 	thmqi_seal_plan_part(log);
 	thmqi_segment_prepare(log);
 	log->file_bytes = thmqi_log_file_bytes(log);

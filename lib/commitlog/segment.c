@@ -390,6 +390,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 	thmqi_seal_begin(log, log->active);
 	log->active = log->next;
 	log->active->prev_crc = log->chain.crc;
+	log->carry_from = log->chain.index + 1;
 	thmqi_seal_plan_part(log);
 	log->next = NULL;
 	log->prepare = PREPARE_IDLE;

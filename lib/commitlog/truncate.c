@@ -197,6 +197,8 @@ static void forget(struct thmq_log *log, uint64_t index, const struct chain *cha
 	while ((x = thmqi_map_next(&log->partitions, &i)))
 		thmqi_index_cut(x, index);
 	cut_segments(log, index);
+	log->carry_from =
+		log->active->batch_count ? log->active->first_index : log->chain.index + 1;
 	thmqi_readers_cut(log);
 	log->tell_readers = true;
 }

@@ -10,20 +10,15 @@
 
 #define DECAY 0.8      /* of the histogram at each optimum */
 #define LAMBDA 0.5     /* how much the forecast is trusted: 0 wholly, 1 not at all */
+#define FAR 5.0        /* an expected gap that is so many times b, or less by as much */
 #define STALE_NS 1e9   /* a gap that long: what was known before it is not the present */
+#define RECENT 0.02    /* of the regret is the last wait's */
 #define STEP 1.05      /* of the correction at each outcome */
 #define WORTH_MIN 1e-3 /* of the user's omega: the cap takes no more */
-
-void thmqi_policy_init(struct thmqi_policy *p, uint32_t kind,
-		       const struct thmqi_policy_costs *costs)
-{
-	memset(p, 0, sizeof(*p));
-	p->kind = kind;
-	p->costs = *costs;
-	p->omega = costs->omega;
-	p->correction = 1;
-	p->budget_ns = fmin(thmqi_policy_sleep_cost(p), costs->spin_max_ns);
-}
+#define WAKE_STEP 1.05 /* of the latency at each wake-up */
+#define WAKE_MIN_NS 500.0
+#define WAKE_MAX_NS                                                                                \
+	100000.0 /* what takes longer was in a queue for the processor: no spinning helps against that */
 
 double thmqi_policy_sleep_cost(const struct thmqi_policy *p)
 {
@@ -37,6 +32,11 @@ static double predicted(const struct thmqi_policy *p)
 	double budget = (p->expected_ns < b ? b / LAMBDA : b * LAMBDA) * p->correction;
 
 	return fmin(fmax(budget, b * LAMBDA), b / LAMBDA);
+}
+
+static double adapted(const struct thmqi_policy *p)
+{
+	return p->knows ? p->budget_ns : thmqi_policy_sleep_cost(p);
 }
 
 static double budget(const struct thmqi_policy *p)
@@ -53,18 +53,33 @@ static double budget(const struct thmqi_policy *p)
 	case THMQI_POLICY_SKI:
 		return thmqi_policy_sleep_cost(p);
 	case THMQI_POLICY_PREDICTIVE:
-		if (p->trusted)
+		if (thmqi_policy_follows_forecast(p))
 			return predicted(p);
 		break;
 	}
-	return p->knows ? p->budget_ns : thmqi_policy_sleep_cost(p);
+	return adapted(p);
 }
 
-uint64_t thmqi_policy_budget_ns(const struct thmqi_policy *p)
+void thmqi_policy_reckon(struct thmqi_policy *p)
 {
 	double ns = budget(p);
 
-	return isinf(ns) ? UINT64_MAX : (uint64_t)fmin(fmax(ns, 0), p->costs.spin_max_ns);
+	if (!isinf(ns))
+		ns = fmin(fmax(ns, 0), p->costs.spin_max_ns);
+	/* what no integer holds is longer than any time */
+	p->spin_ns = ns >= 0x1p63 ? UINT64_MAX : (uint64_t)ns;
+}
+
+void thmqi_policy_init(struct thmqi_policy *p, uint32_t kind,
+		       const struct thmqi_policy_costs *costs)
+{
+	memset(p, 0, sizeof(*p));
+	p->kind = kind;
+	p->costs = *costs;
+	p->omega = costs->omega;
+	p->correction = 1;
+	p->budget_ns = fmin(thmqi_policy_sleep_cost(p), costs->spin_max_ns);
+	thmqi_policy_reckon(p);
 }
 
 uint32_t thmqi_policy_retries(const struct thmqi_policy *p)
@@ -75,33 +90,52 @@ uint32_t thmqi_policy_retries(const struct thmqi_policy *p)
 	return polls >= UINT32_MAX ? UINT32_MAX : (uint32_t)polls;
 }
 
-/* Spinning to the end of a bin catches all that fell into it and below. */
+/* Spinning to the end of a bin catches all that fell into it and below. A busy core does this every few microseconds. */
 static void optimise(struct thmqi_policy *p)
 {
-	double b = thmqi_policy_sleep_cost(p), left = 0, caught = 0, least, cost, end;
+	double b = thmqi_policy_sleep_cost(p), most = p->costs.spin_max_ns, left = 0, caught = 0,
+	       best = 0, begin = 1, least, cost, end;
 	uint32_t i;
 
 	for (i = 0; i < THMQI_POLICY_BINS; i++)
 		left += p->weight[i];
 	least = left * b; /* sleeping at once */
-	p->budget_ns = 0;
-	for (i = 0; i < THMQI_POLICY_BINS; i++) {
-		end = fmin(ldexp(1, (int)i + 1), p->costs.spin_max_ns);
-		if (ldexp(1, (int)i) >= p->costs.spin_max_ns)
-			break;
+	for (i = 0; i < THMQI_POLICY_BINS && begin < most && left > 0; i++, begin *= 2) {
+		end = 2 * begin < most ? 2 * begin : most;
 		left -= p->weight[i];
 		caught += p->sum_ns[i];
-		cost = caught + fmax(left, 0) * (end + b);
+		cost = caught + (left > 0 ? left : 0) * (end + b);
 		if (cost < least) {
 			least = cost;
-			p->budget_ns = end;
+			best = end;
 		}
 	}
 	for (i = 0; i < THMQI_POLICY_BINS; i++) {
 		p->weight[i] *= DECAY;
 		p->sum_ns[i] *= DECAY;
 	}
+	p->budget_ns = best;
 	p->knows = true;
+	thmqi_policy_reckon(p);
+}
+
+static double cost_of(double gap_ns, double budget_ns, double b)
+{
+	return gap_ns <= budget_ns ? gap_ns : budget_ns + b;
+}
+
+/* Outcomes count for a forecast, and both budgets are judged by every gap, whichever was in charge. */
+static void judge(struct thmqi_policy *p, double gap_ns, bool hit)
+{
+	double b = thmqi_policy_sleep_cost(p), dearer;
+
+	if (p->trusted) {
+		dearer = cost_of(gap_ns, predicted(p), b) - cost_of(gap_ns, adapted(p), b);
+		p->regret += RECENT * (dearer / b - p->regret);
+	}
+	p->correction *= hit ? STEP : 1 / STEP;
+	p->correction = fmin(fmax(p->correction, LAMBDA * LAMBDA), 1 / (LAMBDA * LAMBDA));
+	thmqi_policy_reckon(p);
 }
 
 void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit)
@@ -109,27 +143,42 @@ void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit)
 	uint32_t bin = gap_ns > 1 ? 63 - (uint32_t)__builtin_clzll(gap_ns) : 0;
 
 	bin = THMQI_MIN(bin, THMQI_POLICY_BINS - 1);
-	p->correction *= hit ? STEP : 1 / STEP;
-	p->correction = fmin(fmax(p->correction, LAMBDA * LAMBDA), 1 / (LAMBDA * LAMBDA));
+	if (p->kind == THMQI_POLICY_PREDICTIVE)
+		judge(p, (double)gap_ns, hit);
 	if ((double)gap_ns >= STALE_NS) {
 		memset(p->weight, 0, sizeof(p->weight));
 		memset(p->sum_ns, 0, sizeof(p->sum_ns));
 		p->gaps = 0;
 		p->knows = false;
+		thmqi_policy_reckon(p);
 		return;
 	}
 	p->weight[bin]++;
 	p->sum_ns[bin] += (double)gap_ns;
-	if (++p->gaps >= THMQI_POLICY_REFRESH) {
+	if (++p->gaps >= (p->knows ? THMQI_POLICY_REFRESH : THMQI_POLICY_FIRST)) {
 		p->gaps = 0;
 		optimise(p);
 	}
 }
 
+void thmqi_policy_woke(struct thmqi_policy *p, uint64_t late_ns)
+{
+	double ns = p->costs.wake_latency_ns;
+
+	ns *= (double)late_ns > ns ? WAKE_STEP : 1 / WAKE_STEP;
+	p->costs.wake_latency_ns = fmin(fmax(ns, WAKE_MIN_NS), WAKE_MAX_NS);
+	thmqi_policy_reckon(p);
+}
+
 void thmqi_policy_forecast(struct thmqi_policy *p, double rate, bool trusted)
 {
-	p->trusted = trusted && rate >= 0 && isfinite(rate);
+	double b = thmqi_policy_sleep_cost(p);
+
 	p->expected_ns = rate > 0 ? 1 / rate : INFINITY;
+	/* far from b there is no choice that a forecast could help with: the gaps themselves tell it better */
+	p->trusted =
+		trusted && isfinite(rate) && p->expected_ns > b / FAR && p->expected_ns < b * FAR;
+	thmqi_policy_reckon(p);
 }
 
 void thmqi_policy_cap(struct thmqi_policy *p, double share, double share_max)
@@ -138,4 +187,5 @@ void thmqi_policy_cap(struct thmqi_policy *p, double share, double share_max)
 		p->omega = fmax(p->omega * 0.8, p->costs.omega * WORTH_MIN);
 	else
 		p->omega = fmin(p->omega * 1.15, p->costs.omega);
+	thmqi_policy_reckon(p);
 }

@@ -301,7 +301,7 @@ int thmq_pool_tidy(struct thmq_pool *p)
 	return did;
 }
 
-int thmq_pool_prepare(struct thmq_pool *p)
+static int prepare(struct thmq_pool *p, uint64_t free_bytes)
 {
 	struct slab *slab, *none = NULL;
 	uint64_t in_use = __atomic_load_n(&p->in_use, __ATOMIC_RELAXED);
@@ -309,7 +309,7 @@ int thmq_pool_prepare(struct thmq_pool *p)
 
 	/* seen from outside: the reserves count as free, which their use then mends */
 	if (atomic_load_explicit(&p->spare, memory_order_relaxed) ||
-	    bytes >= in_use + p->opts.low_bytes)
+	    bytes >= in_use + free_bytes)
 		return 0;
 	if (p->opts.limit_bytes && bytes + THMQ_SLAB_BYTES > p->opts.limit_bytes)
 		return -ENOBUFS;
@@ -321,6 +321,18 @@ int thmq_pool_prepare(struct thmq_pool *p)
 		return 1;
 	thmqi_slabs_give(p->slabs, slab); /* another thread was faster */
 	return 0;
+}
+
+int thmq_pool_prepare(struct thmq_pool *p)
+{
+	return prepare(p, p->opts.low_bytes);
+}
+
+int thmqi_pool_prepare(struct thmq_pool *p, uint64_t bytes)
+{
+	if (atomic_load_explicit(&p->slabs->left, memory_order_relaxed) <= p->slabs->limit / 2)
+		return -ENOBUFS;
+	return prepare(p, bytes);
 }
 
 /* --------------------------------------------------------------------- counters */

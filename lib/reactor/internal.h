@@ -53,6 +53,7 @@ struct loop {
 	bool stop;
 	_Alignas(THMQI_CACHELINE) _Atomic(struct thmqi_task *) inbox; /* newest first */
 	_Alignas(THMQI_CACHELINE) _Atomic uint64_t wakeups_sent;
+	_Atomic uint64_t woken_ns; /* the last of them, where the policy learns from it */
 	int wake_fd; /* eventfd: readable from a wake until the loop has seen it */
 	/* a host's own loop */
 	int epoll_fd, timer_fd;  /* -1 until asked for */

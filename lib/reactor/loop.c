@@ -223,6 +223,9 @@ void thmqi_core_wake(struct thmq_core *core)
 	struct loop *l = loop_of(core);
 	uint64_t one = 1;
 
+	if (l->polling.learns_wake)
+		atomic_store_explicit(&l->woken_ns, core->clock->now_ns(core->clock->ctx),
+				      memory_order_relaxed);
 	atomic_fetch_add_explicit(&l->wakeups_sent, 1, memory_order_relaxed);
 	/* One wake is enough until it arms again. The flag before the write: who finds it down relies on this write. */
 	atomic_store_explicit(&core->sleeping, 0, memory_order_relaxed);

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "internal.h"
+#include "predict.h"
 
 #define NO_FD_NAP_NS 1000000u /* without a descriptor to sleep on they are looked at this often */
 
@@ -65,6 +66,8 @@ static void sleep_for_all(struct loop *lead, uint64_t now, uint64_t deadline)
 	for (l = lead; l; l = l->mates)
 		if (thmqi_pool_is_untidy(l->core.pool))
 			thmq_pool_tidy(l->core.pool);
+	if (lead->polling.predict)
+		thmqi_predict_slice(lead, now);
 	if (world->idle) {
 		uint64_t until = THMQI_MIN(deadline, next_deadline(lead));
 

@@ -28,7 +28,7 @@ _Static_assert((int)THMQ_POLICY_POLL == THMQI_POLICY_POLL + 1 &&
 
 uint32_t thmqi_polling_policy(uint32_t policy)
 {
-	return policy == THMQ_POLICY_DEFAULT ? (uint32_t)THMQ_POLICY_FIXED : policy;
+	return policy == THMQ_POLICY_DEFAULT ? (uint32_t)THMQ_POLICY_ADAPTIVE : policy;
 }
 
 int thmqi_polling_check(const struct thmq_env_opts *o)
@@ -54,7 +54,7 @@ int thmqi_polling_check(const struct thmq_env_opts *o)
 
 static bool weighs(uint32_t policy)
 {
-	return policy >= THMQ_POLICY_SKI;
+	return thmqi_polling_policy(policy) >= THMQ_POLICY_SKI;
 }
 
 static bool is_real(const struct thmqi_world *world)
@@ -75,19 +75,27 @@ void thmqi_polling_rules(const struct thmq_env_opts *o, const struct thmqi_world
 		.wake_latency_ns = (double)(o->wake_latency_ns ? o->wake_latency_ns : latency),
 		.omega = o->latency_worth ? o->latency_worth : WORTH,
 		.spin_max_ns = (double)(o->spin_ns ? o->spin_ns : most)};
+	ret->told_latency = o->wake_latency_ns != 0;
 	ret->share_max = o->cpu_cap_percent ? o->cpu_cap_percent / 100.0 : NO_CAP;
 }
 
-static void publish(struct loop *l, uint64_t budget)
+static void tell_round(struct loop *l)
+{
+	__atomic_store_n(&l->polling.told_round_ns, l->duty.round_ns, __ATOMIC_RELAXED);
+}
+
+/* Where something is new: not for every wait. */
+static __attribute__((noinline)) void publish(struct loop *l, uint64_t budget)
 {
 	const struct thmqi_policy *p = &l->polling.policy;
 	uint32_t id = p->kind + 1;
 
-	if (id == THMQ_POLICY_PREDICTIVE && !p->trusted)
+	if (id == THMQ_POLICY_PREDICTIVE && !thmqi_policy_follows_forecast(p))
 		id = THMQ_POLICY_ADAPTIVE;
 	__atomic_store_n(&l->polling.told_budget_ns, budget, __ATOMIC_RELAXED);
-	__atomic_store_n(&l->polling.told_round_ns, l->duty.round_ns, __ATOMIC_RELAXED);
 	__atomic_store_n(&l->polling.told_policy, id, __ATOMIC_RELAXED);
+	__atomic_store_n(&l->polling.told_latency_ns, (uint32_t)p->costs.wake_latency_ns,
+			 __ATOMIC_RELAXED);
 }
 
 void thmqi_polling_open(struct loop *l)
@@ -100,11 +108,13 @@ void thmqi_polling_open(struct loop *l)
 	p->never_sleeps = id == THMQ_POLICY_POLL;
 	p->learns = id == THMQ_POLICY_ADAPTIVE || id == THMQ_POLICY_PREDICTIVE;
 	p->has_thread = is_real(l->core.world);
+	p->learns_wake = p->has_thread && weighs(id) && !rules->told_latency;
 	p->share_max = rules->share_max;
 	p->crowded = rules->crowded && weighs(id);
 	if (p->crowded)
-		p->policy.omega =
-			0; /* it spins for no longer than a sleep takes of the processor that others want */
+		/* it spins for no longer than a sleep takes of the processor that others want */
+		p->policy.omega = 0;
+	thmqi_policy_reckon(&p->policy);
 	p->tick_ns =
 		weighs(id) || (id == THMQ_POLICY_FIXED && p->share_max < NO_CAP) ? 0 : UINT64_MAX;
 	publish(l, thmqi_policy_budget_ns(&p->policy));
@@ -177,10 +187,14 @@ uint64_t thmqi_polling_begin(struct loop *l, uint64_t now)
 	struct polling *p = &l->polling;
 	uint64_t budget;
 
-	if (thmqi_unlikely(now >= p->tick_ns))
+	if (thmqi_unlikely(now >= p->tick_ns)) {
 		tick(l, now);
+		publish(l, thmqi_policy_budget_ns(&p->policy));
+	}
 	budget = thmqi_policy_budget_ns(&p->policy);
-	publish(l, budget);
+	if (thmqi_unlikely(budget != p->told_budget_ns))
+		publish(l, budget);
+	tell_round(l);
 	p->seen_ns = now;
 	p->began_ns = now - THMQI_MIN(p->carried_ns, now);
 	p->slept = false;
@@ -191,11 +205,19 @@ uint64_t thmqi_polling_begin(struct loop *l, uint64_t now)
 
 void thmqi_polling_slept(struct loop *l, uint64_t from)
 {
-	uint64_t now = thmqi_loop_read_clock(l),
+	uint64_t now = thmqi_loop_read_clock(l), woken,
 		 late = (uint64_t)l->polling.policy.costs.wake_latency_ns;
 
 	l->polling.slept = true;
 	l->polling.seen_ns = THMQI_MAX(from, now - THMQI_MIN(late, now));
+	if (!l->polling.learns_wake)
+		return;
+	woken = atomic_load_explicit(&l->woken_ns, memory_order_relaxed);
+	/* by a thread, and while it slept; who came before that found it on its way */
+	if (woken > from && woken <= now) {
+		l->polling.seen_ns = woken;
+		thmqi_policy_woke(&l->polling.policy, now - woken);
+	}
 }
 
 void thmqi_polling_end(struct loop *l, bool found)
@@ -224,7 +246,7 @@ void thmqi_polling_stats(const struct loop *l, struct thmq_core_stats *ret)
 		       : round_ns                   ? ret->budget_ns / round_ns
 						    : 0;
 	ret->wake_cpu_ns = (uint32_t)p->policy.costs.wake_cpu_ns;
-	ret->wake_latency_ns = (uint32_t)p->policy.costs.wake_latency_ns;
+	ret->wake_latency_ns = __atomic_load_n(&p->told_latency_ns, __ATOMIC_RELAXED);
 	if (p->predict)
 		thmqi_predict_stats(p->predict, ret);
 }

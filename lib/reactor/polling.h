@@ -18,15 +18,17 @@ struct predict;
 /* What an environment's cores have in common. */
 struct polling_rules {
 	struct thmqi_policy_costs costs;
-	double share_max; /* of a processor */
-	bool crowded;     /* its cores have less than a processor each */
+	double share_max;  /* of a processor */
+	bool crowded;      /* its cores have less than a processor each */
+	bool told_latency; /* of a wake-up: by the options */
 };
 
 struct polling {
 	struct thmqi_policy policy;
 	bool never_sleeps;
-	bool learns;     /* from gaps */
-	bool has_thread; /* of its own world: the system's account of it counts */
+	bool learns;      /* from gaps */
+	bool has_thread;  /* of its own world: the system's account of it counts */
+	bool learns_wake; /* what a wake-up takes: nobody said it */
 	/* the wait under way */
 	uint64_t began_ns;   /* from here on there was nothing … */
 	uint64_t seen_ns;    /* … up to here, as far as was looked */
@@ -39,7 +41,7 @@ struct polling {
 	struct predict *predict; /* NULL: nothing is forecast */
 	/* for who asks, from any thread */
 	uint64_t told_budget_ns, told_round_ns;
-	uint32_t told_policy;
+	uint32_t told_policy, told_latency_ns;
 };
 
 /* policy.c. Check: options by themselves; rules: once for all cores, with the costs measured where the options leave that to us. */

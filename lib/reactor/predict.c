@@ -25,6 +25,8 @@
 #define PIECES 4u /* the thread looks whether it shall end after so many */
 #define NICE 10   /* it is in no hurry: cores come first */
 #define STACK_BYTES ((size_t)512 << 10)
+#define AHEAD_MAX_BYTES                                                                            \
+	(2ull * THMQI_SLAB_BYTES) /* of memory that lies ready for a rise: less than a core keeps anyway */
 
 /* What a core tells. */
 struct counted {
@@ -35,8 +37,11 @@ struct counted {
 
 struct predict {
 	struct thmq_forecast *forecast;
+	struct thmqi_pool *pool; /* the core's */
 	bool sliced;
-	bool unanswered; /* it was fed since the last answer: whose thread forecasts looks at it */
+	/* whose thread forecasts looks at these: it was fed since the last answer; with so much a tick */
+	bool unanswered;
+	double last;
 	/* the core's */
 	uint64_t tick_ns, events, slept_ns; /* at the last tick */
 	struct counted waiting;             /* not handed over yet */
@@ -95,9 +100,22 @@ static bool take(struct predict *p)
 		thmq_forecast_feed(p->forecast, 0);
 	for (i = 0; i < THMQI_MIN(c.ticks, WINDOW); i++)
 		thmq_forecast_feed(p->forecast, (double)c.events / (double)c.ticks);
+	p->last = c.ticks ? (double)c.events / (double)c.ticks : 0;
 	add(&p->fed, THMQI_MIN(c.quiet, WINDOW) + THMQI_MIN(c.ticks, WINDOW));
 	p->unanswered = true;
 	return true;
+}
+
+/* Memory goes with the traffic: what a rise will need is fetched before the message that needs it. */
+static void fetch_ahead(struct predict *p, double expected)
+{
+	struct thmqi_pool_stats st;
+
+	if (p->last <= 0 || expected <= p->last)
+		return;
+	thmqi_pool_stats(p->pool, &st);
+	thmqi_pool_prepare(p->pool, (uint64_t)fmin((double)st.in_use * (expected / p->last - 1),
+						   (double)AHEAD_MAX_BYTES));
 }
 
 static void answer(struct predict *p)
@@ -109,6 +127,8 @@ static void answer(struct predict *p)
 	if (thmq_forecast_predict(p->forecast, 1, &next) != 0 ||
 	    thmq_forecast_stats(p->forecast, &st) != 0)
 		return;
+	if (st.trusted)
+		fetch_ahead(p, next);
 	next = fmax(next, 0) / TICK_NS;
 	atomic_store_explicit(&p->rate, bits_of(st.trusted ? next : -next), memory_order_relaxed);
 	atomic_store_explicit(&p->model, st.model, memory_order_relaxed);
@@ -320,6 +340,7 @@ static int open_one(struct loop *l, bool sliced)
 		return -ENOMEM;
 	memset(p, 0, sizeof(*p));
 	p->sliced = sliced;
+	p->pool = l->core.pool;
 	atomic_init(&p->rate, bits_of(-0.0));
 	rc = thmq_forecast_open(
 		THMQ_FORECAST_OPTS(.window = WINDOW, .members = 20, .mode_max = 6, .horizon = 4),

@@ -100,6 +100,8 @@ int thmqi_record_next(struct thmqi_record_iter *it, struct thmq_record_view *ret
 	ret_view->data = it->body + r->key_len + r->tag_len;
 	ret_view->len = r->size - r->key_len - r->tag_len;
 	ret_view->tag_hash = r->tag_hash;
+	ret_view->flags = r->flags;
+	ret_view->reserved = 0;
 	/* the last body's padding may be left out of the run's length */
 	bytes = thmqi_record_bytes(r->size);
 	it->body += THMQI_MIN(bytes, left);
@@ -181,7 +183,8 @@ int thmqi_run_writer_add(struct thmqi_run_writer *w, const struct thmq_record_vi
 					    .tag_hash = rec->tag_hash,
 					    .time_delta_us = (uint32_t)(time_delta / TIME_UNIT_NS),
 					    .key_len = (uint16_t)rec->key_len,
-					    .tag_len = (uint8_t)rec->tag_len};
+					    .tag_len = (uint8_t)rec->tag_len,
+					    .flags = (uint8_t)rec->flags};
 	if (w->delta) {
 		*w->delta++ = (uint32_t)delta;
 		run->span = (uint32_t)THMQI_MAX(delta + 1, run->span);

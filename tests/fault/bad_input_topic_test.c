@@ -262,11 +262,11 @@ static void message_sizes(void)
 	MUST(thmq_consumer_open(w.session, "t", NULL, NULL, &c));
 	max = thmq_producer_len_max(p);
 	CHECK(max >= 1024);
-	RETURNS(-EMSGSIZE, thmq_claim(p, NULL, max + 1, &claim));
+	RETURNS(-EMSGSIZE, thmq_claim(p, NULL, max + 9, &claim));
 	RETURNS(-EMSGSIZE, thmq_claim(p, NULL, UINT32_MAX, &claim));
 	big = malloc((size_t)max + 1);
 	memset(big, 0xab, (size_t)max + 1);
-	RETURNS(-EMSGSIZE, thmq_send(p, big, max + 1, NULL));
+	RETURNS(-EMSGSIZE, thmq_send(p, big, max + 9, NULL));
 
 	MUST(thmq_send(p, NULL, 0, NULL)); /* nothing is a message too */
 	MUST(thmq_flush(p, 5 * SECOND));

@@ -16,8 +16,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,7 +30,9 @@
 #define SILENCE                                                                                    \
 	((getenv("THMQ_TEST_SLOW") ? 8000 : 1000) * MS) /* a handshake has no longer than that */
 
+static const char *self;
 static char dir[] = "tls-peer-XXXXXX";
+
 static const char *file(const char *name)
 {
 	return certs_path(dir, name);
@@ -797,6 +801,91 @@ static void false_brokers(void)
 	}
 }
 
+/* ----------------------------------------------------------- clients that die or hang */
+
+/* Publishes until its session ends, or it is killed. Exit: 3 its session was closed. */
+static int client(const char *to)
+{
+	static const uint8_t data[40000];
+	struct thmq_tls_opts c = client_tls();
+	int64_t rc;
+	int sent = 0;
+
+	running = "client";
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(try_connect(to, &c, &friend) == 0);
+	CHECK(thmq_topic_create(
+		      friend, "k",
+		      THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(thmq_producer_open(friend, "k", NULL, &producer) == 0);
+	for (;;) {
+		rc = thmq_send(producer, data, sent % 3 ? 100 : sizeof(data), NULL);
+		if (rc == -EAGAIN)
+			rc = thmq_session_wait(friend, 10 * MS);
+		if (rc == -ESHUTDOWN)
+			break;
+		CHECK(rc >= 0);
+		if (++sent == 20 && write(STDOUT_FILENO, "x", 1) != 1)
+			return 1;
+	}
+	thmq_env_close(env, SECOND);
+	return 3;
+}
+
+static pid_t start_client(int *ret_out)
+{
+	pid_t pid;
+	int out[2];
+	char c;
+
+	CHECK(pipe(out) == 0);
+	pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(out[1], STDOUT_FILENO);
+		close(out[0]);
+		close(out[1]);
+		execl(self, self, "--client", url, dir, (char *)NULL);
+		_exit(1);
+	}
+	close(out[1]);
+	CHECK(read(out[0], &c, 1) == 1); /* it publishes */
+	CHECK(stats(broker).session_count == 2);
+	*ret_out = out[0];
+	return pid;
+}
+
+static void killed(void)
+{
+	int i, out, status;
+	pid_t pid;
+
+	for (i = 0; i < 4; i++) { /* in the middle of a record, mostly */
+		pid = start_client(&out);
+		nap((uint64_t)i * 7 * MS);
+		kill(pid, SIGKILL);
+		CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+		close(out);
+		only_the_friend_is_left();
+		friend_is_well();
+	}
+}
+
+static void stopped(void)
+{
+	int out, status;
+	pid_t pid = start_client(&out);
+
+	kill(pid, SIGSTOP);
+	only_the_friend_is_left();
+	friend_is_well();
+	kill(pid, SIGCONT);
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+	close(out);
+}
+
 static const struct test_case cases[] = {
 	{"trust", trust},
 	{"clear_text", clear_text},
@@ -811,6 +900,8 @@ static const struct test_case cases[] = {
 	{"random_frames", random_frames},
 	{"someone_between", someone_between},
 	{"false_brokers", false_brokers},
+	{"killed", killed},
+	{"stopped", stopped},
 };
 
 int main(int argc, char **argv)
@@ -818,6 +909,11 @@ int main(int argc, char **argv)
 	char command[64];
 	uint64_t begin;
 
+	self = argv[0];
+	if (argc == 4 && strcmp(argv[1], "--client") == 0) {
+		snprintf(dir, sizeof(dir), "%s", argv[3]);
+		return client(argv[2]);
+	}
 	signal(SIGPIPE,
 	       SIG_IGN); /* OpenSSL's own socket writes so; the library's never do: transport_contract_test */
 	CHECK(mkdtemp(dir));

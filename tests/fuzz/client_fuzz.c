@@ -307,7 +307,11 @@ static void *make_run(uint32_t len)
 		records[i] = (struct thmq_record){.size = (uint32_t)number(),
 						  .key_len = (uint16_t)number(),
 						  .tag_len = (uint8_t)number(),
-						  .time_delta_us = (uint32_t)number()};
+						  .time_delta_us = (uint32_t)number(),
+						  .flags = fuzz_take(&b.in, 1) < 64 ? fuzz_take(&b.in, 1) : 0};
+	/* a part, a header, a time to live, whatever flags may tell */
+	for (; room >= (i + 1) * sizeof(*records) && fuzz_take(&b.in, 1) < 128; i++)
+		records[i] = (struct thmq_record){.size = (uint32_t)number(), .tag_hash = (uint32_t)number(), .time_delta_us = (uint32_t)number()};
 	return run;
 }
 
@@ -460,6 +464,19 @@ static void produce(uint32_t what)
 	}
 }
 
+static void touch_headers(const struct thmq_message *m)
+{
+	struct thmq_header h;
+	uint32_t cursor = 0;
+	int rc;
+
+	while ((rc = thmq_header_next(m, &cursor, &h)) == 1) {
+		FUZZ_CHECK(strlen(h.name) <= THMQ_HEADER_NAME_MAX);
+		fuzz_touch(h.value, h.value_len);
+	}
+	FUZZ_CHECK(rc == 0 || rc == -THMQ_ECORRUPT);
+}
+
 static void fetch(uint32_t i)
 {
 	uint32_t room = HELD_MAX - held_count[i];
@@ -474,6 +491,7 @@ static void fetch(uint32_t i)
 			fuzz_touch(m[k].key, m[k].key_len);
 		if (m[k].tag)
 			fuzz_touch(m[k].tag, m[k].tag_len);
+		touch_headers(&m[k]);
 	}
 	held_count[i] += n > 0 ? (uint32_t)n : 0;
 }

@@ -42,6 +42,7 @@ static char dir[] = "resume-XXXXXX";
 static struct thmq_env *home, *away;
 static struct thmq_broker *broker;
 static char direct[64], url[64];
+static uint32_t batch_bytes = 64 << 10; /* of the broker: what is larger is stored in parts */
 
 static uint64_t now(void)
 {
@@ -224,7 +225,7 @@ static void broker_up(const char *listen)
 						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(home,
 			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
-						.segment_bytes = 1 << 20, .batch_bytes = 64 << 10,
+						.segment_bytes = 1 << 20, .batch_bytes = batch_bytes,
 						.peer_timeout_ns = 5 * SECOND),
 			       &broker) == 0);
 	CHECK(thmq_broker_listen_url(broker, 0, direct, sizeof(direct)) > 0);
@@ -323,7 +324,7 @@ static void flow_send(struct flow *f, uint64_t most)
 
 	if (f->sent >= most && !f->claimed)
 		return;
-	if (f->big && rand() % 100 == 0)
+	if (f->big && rand() % (batch_bytes < sizeof(big) ? 5 : 100) == 0)
 		len = sizeof(big);
 	b.check = b.number * 0x9e3779b97f4a7c15ull ^ partition;
 	memcpy(big, &b, sizeof(b));
@@ -374,7 +375,7 @@ static void flow_take(struct flow *f, int which)
 		CHECK(b.check == (b.number * 0x9e3779b97f4a7c15ull ^ partition));
 		CHECK(b.number == f->next_of[which][partition]); /* in order, each once */
 		CHECK(b.number == 0 || m[i].offset > f->last_offset[which][partition]);
-		f->last_offset[which][partition] = m[i].offset;
+		f->last_offset[which][partition] = m[i].offset + m[i].span - 1;
 		f->next_of[which][partition]++;
 		f->got[which]++;
 		if (which)
@@ -515,6 +516,14 @@ static void test_broker_reopened(void)
 	flow_check_group(&f, "t");
 	flow_close(&f);
 	down();
+}
+
+/* Its larger messages are stored in parts: whole, in order, each once, whenever the broker was closed. */
+static void test_broker_reopened_parts(void)
+{
+	batch_bytes = 8192;
+	test_broker_reopened();
+	batch_bytes = 64 << 10;
 }
 
 /* Nobody comes back: after the time that was given the session is dead, as without it. */
@@ -988,6 +997,7 @@ static const struct {
 	{"faults-own", test_faults_own},
 	{"corruption", test_corruption},
 	{"broker-reopened", test_broker_reopened},
+	{"broker-reopened-parts", test_broker_reopened_parts},
 	{"resets-host", test_resets_host},
 	{"resets-threads", test_resets_threads},
 };

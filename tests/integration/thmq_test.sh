@@ -133,6 +133,19 @@ check "from the end" 0 "$thmq" sub --from end "$d" t
 check json 0 "$thmq" sub --json --count 1 "$d" t; has out '"data":"a"'
 printf 'k1:v1\nk2:v2\n' | "$thmq" pub --create --partitions 4 --key-separator : --tag x "$d" keyed || exit 1
 check "keys and tags" 0 "$thmq" sub --json "$d" keyed; has out '"key":"k1","tag":"x","data":"v1"'
+printf 'h\n' | "$thmq" pub --create --header from=north --header 'n:int=-5' --header=ok:bool=true --header 'r:real=0.5' --header 'x:y:text=a=b' "$d" headers || exit 1
+check "headers" 0 "$thmq" sub --json "$d" headers; has out '"headers":{"from":"north","n":-5,"ok":true,"r":0.5,"x:y":"a=b"},"data":"h"'
+check "a header that is none" 2 "$thmq" pub --header north "$d" t; has err 'NAME=VALUE'
+check "a header of no type" 2 "$thmq" pub --header n:long=5 "$d" t; has err 'text, int, real or bool'
+check "a header of no number" 2 "$thmq" pub --header n:int=5x "$d" t; has err '5x is no such number'
+printf 'r\n' | "$thmq" pub --create --tag red "$d" tags && printf 'b\n' | "$thmq" pub --tag blue "$d" tags &&
+	printf 'g\n' | "$thmq" pub --tag green "$d" tags || exit 1
+check "some tags" 0 "$thmq" sub --tag red,green "$d" tags; has out '^r$'; has out '^g$'
+[ "$(wc -l <"$dir/out")" = 2 ] || die "others than the tags that were asked for"
+check "no tags" 2 "$thmq" sub --tag red,,green "$d" tags; has err 'separated by commas'
+check "ttl of a topic" 0 "$thmq" topic create --ttl 90m "$d" short
+check "ttl of a topic is told" 0 "$thmq" topic list "$d"; has out 'of use for 90m'
+check "ttl elsewhere" 2 "$thmq" topic list --ttl 1s "$d"; has err -- --ttl
 printf '\377' | "$thmq" pub "$d" t || exit 1
 check "bytes that are no text" 0 "$thmq" sub --json --from 4 "$d" t; has out base64
 check list 0 "$thmq" topic list --json "$d"; has out '"name":"keyed"'

@@ -7,384 +7,10 @@
  * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
- * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab).
+ * rdma-plain, rdma-two: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab), or the ports that THMQ_TEST_RDMA and
+ * THMQ_TEST_RDMA_FROM (if not set: the same) name by their addresses.
  */
-#include <errno.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stddef.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <thundermq/thundermq.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "../check.h"
-#if defined(HAVE_OPENSSL)
-#include "../certs.h"
-#endif
-
-static const char *medium;
-static char dir[] = "contract-XXXXXX";
-static char url[64];
-static struct thmq_env *home, *away; /* the broker's, the clients': perhaps the same */
-static struct thmq_broker *broker;
-
-static bool is(const char *what)
-{
-	return strcmp(medium, what) == 0;
-}
-
-/* ----------------------------------------------------------------------- TLS */
-
-#if defined(HAVE_OPENSSL)
-static char certs[] = "contract-certs-XXXXXX";
-
-/* Of the broker, or of a session; NULL: none. */
-static const struct thmq_tls_opts *tls(bool of_broker)
-{
-	static _Thread_local struct thmq_tls_opts o;
-
-	thmq_tls_opts_init(&o);
-	if (is("tls-psk")) {
-		o.psk_file = of_broker ? certs_path(certs, "keys.psk") : NULL;
-		o.psk_identity = of_broker ? NULL : "client";
-		o.psk_key = of_broker ? NULL : CERTS_PSK;
-		return &o;
-	}
-	o.flags = is("tls-kernel") ? THMQ_TLS_KERNEL : 0;
-	o.ca_file = certs_path(certs, "ca.pem");
-	o.cert_file = certs_path(certs, of_broker ? "server.pem" : "client.pem");
-	o.key_file = certs_path(certs, of_broker ? "server.key" : "client.key");
-	return strncmp(medium, "tls", 3) == 0 ? &o : NULL;
-}
-
-static void tls_begin(void)
-{
-	if (strncmp(medium, "tls", 3) != 0)
-		return;
-	CHECK(mkdtemp(certs));
-	certs_make(certs);
-}
-
-static void tls_end(void)
-{
-	char command[64];
-
-	snprintf(command, sizeof(command), "rm -rf %s", certs);
-	if (strncmp(medium, "tls", 3) == 0)
-		CHECK(system(command) == 0);
-}
-#else
-static const struct thmq_tls_opts *tls(bool of_broker)
-{
-	return NULL;
-}
-
-static void tls_begin(void)
-{
-	if (strncmp(medium, "tls", 3) == 0)
-		exit(77);
-}
-
-static void tls_end(void)
-{
-}
-#endif
-
-static void remove_data(void)
-{
-	char command[64];
-
-	snprintf(command, sizeof(command), "rm -rf %s", dir);
-	CHECK(system(command) == 0);
-}
-
-/* What is to be tested may not be there. */
-static void look_for_kernel(void)
-{
-	struct thmq_broker_stats st = {.size = sizeof(st)};
-	struct thmq_session *s;
-
-	if (!is("tls-kernel"))
-		return;
-	CHECK(thmq_connect(away, url, THMQ_SESSION_OPTS(.tls = tls(false)), &s) == 0);
-	CHECK(thmq_broker_stats(broker, &st) == 0 && st.tls_count >= 1);
-	CHECK(thmq_session_close(s, SECOND) == 0);
-	if (st.kernel_tls_count == st.tls_count)
-		return;
-	CHECK(thmq_broker_close(broker, SECOND) == 0);
-	CHECK(thmq_env_close(away, SECOND) == 0 && thmq_env_close(home, SECOND) == 0);
-	remove_data();
-	tls_end();
-	puts("skipped: this kernel does not encrypt (modprobe tls)");
-	exit(77);
-}
-
-static bool is_shm(void)
-{
-	return strncmp(medium, "shm", 3) == 0;
-}
-
-static bool is_rdma(void)
-{
-	return strncmp(medium, "rdma", 4) == 0;
-}
-
-static bool is_of(const char *kind) /* "-same" and the like, of any medium */
-{
-	const char *dash = strchr(medium, '-');
-
-	return dash && strcmp(dash, kind) == 0;
-}
-
-static bool is_alone(void) /* one core for the broker and its client */
-{
-	return is_of("-same") || is("tls-psk");
-}
-
-static uint32_t env_flags(void)
-{
-	return THMQ_ENV_NO_PIN | (is_of("-plain") ? THMQ_ENV_NO_URING : 0);
-}
-
-/* As containers do; from now on, in this whole process. 77 where nobody may filter. */
-static void refuse_uring(void)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
-
-	if (is_of("-refused") && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-				  prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0))
-		exit(77);
-}
-
-static void open_broker(void)
-{
-	char socket[64];
-	const char *listen = is("inproc") ? NULL
-			     : is("tcp6") ? "tcp://[::1]:0"
-			     : is("tls")  ? "tls://127.0.0.1:0"
-					  : "tcp://127.0.0.1:0";
-
-	snprintf(socket, sizeof(socket), "shm://%s/socket", dir);
-	if (is_shm())
-		listen = socket;
-	if (is_rdma())
-		listen = "rdma://10.0.0.1:0";
-	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_alone() ? 0 : 2, .flags = env_flags(),
-						 .pool_bytes = 256 << 20,
-						 .policy = THMQ_POLICY_EVENT)) == 0);
-	CHECK(thmq_broker_open(home,
-			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
-						.segment_bytes = 16 << 20, .tls = tls(true)),
-			       &broker) == 0);
-}
-
-/* ------------------------------------------------- the broker in another process */
-
-static int child = -1; /* a socket to it; -1: the broker is in this one */
-static pid_t child_pid;
-
-static uint32_t sessions_here(void)
-{
-	struct thmq_broker_stats st = {.size = sizeof(st)};
-
-	CHECK(thmq_broker_stats(broker, &st) == 0);
-	return st.session_count;
-}
-
-static void serve(int fd)
-{
-	char what;
-	int32_t answer;
-
-	open_broker();
-	CHECK(write(fd, "r", 1) == 1);
-	while (read(fd, &what, 1) == 1) {
-		if (what == 's')
-			answer = (int32_t)sessions_here();
-		else
-			answer = thmq_broker_close(broker, 5 * SECOND);
-		CHECK(write(fd, &answer, sizeof(answer)) == sizeof(answer));
-	}
-	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
-	_exit(0);
-}
-
-static int32_t ask(char what)
-{
-	int32_t answer;
-
-	CHECK(write(child, &what, 1) == 1 && read(child, &answer, sizeof(answer)) == sizeof(answer));
-	return answer;
-}
-
-static void start_child(void)
-{
-	char ready;
-	int s[2];
-
-	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
-	fflush(stdout);
-	child_pid = fork();
-	if (child_pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(s[0]);
-		serve(s[1]);
-	}
-	close(s[1]);
-	child = s[0];
-	CHECK(read(child, &ready, 1) == 1);
-	broker = (struct thmq_broker *)&child; /* there is one */
-}
-
-static void end_child(void)
-{
-	int status;
-
-	close(child);
-	CHECK(waitpid(child_pid, &status, 0) == child_pid && status == 0);
-	child = -1;
-}
-
-static int close_broker(void)
-{
-	return child >= 0 ? ask('c') : thmq_broker_close(broker, 5 * SECOND);
-}
-
-/* --------------------------------------------------------------------- all of it */
-
-static void up(void)
-{
-	bool alone = is_alone(), host = is_of("-host") || is_of("-two");
-
-	if (is_of("-two")) {
-		start_child();
-		snprintf(url, sizeof(url), "shm://%s/socket", dir);
-		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.flags = THMQ_ENV_NO_PIN, .pool_bytes = 64 << 20,
-							 .policy = THMQ_POLICY_EVENT)) == 0);
-		return;
-	}
-	open_broker();
-	away = home;
-	if (is("inproc")) {
-		snprintf(url, sizeof(url), "inproc://");
-		return;
-	}
-	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
-	if (is_rdma())
-		strcat(url, "?from=10.0.0.2");
-	if (!alone)
-		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),
-							 .pool_bytes = 256 << 20,
-							 .policy = THMQ_POLICY_EVENT)) == 0);
-	look_for_kernel();
-}
-
-static uint32_t sessions(void)
-{
-	return child >= 0 ? (uint32_t)ask('s') : sessions_here();
-}
-
-static void drive(uint64_t ns)
-{
-	struct timespec t = {.tv_nsec = (long)ns};
-
-	if (thmq_poll(away, ns) == -EPERM)
-		nanosleep(&t, NULL);
-}
-
-static void down(void)
-{
-	uint64_t end = now() + 5 * SECOND;
-
-	/* nothing of a session is left behind at the broker */
-	while (!UNDER_TSAN && broker && sessions() && now() < end)
-		drive(MS);
-	CHECK(UNDER_TSAN || !broker || sessions() == 0);
-	if (away != home)
-		CHECK(thmq_env_close(away, SECOND) == 0);
-	if (child >= 0)
-		end_child();
-	else
-		CHECK(thmq_env_close(home, 5 * SECOND) == 0);
-	broker = NULL;
-}
-
-static struct thmq_session *session_of(const struct thmq_session_opts *opts)
-{
-	struct thmq_session_opts o = {.size = sizeof(o)};
-	struct thmq_session *s;
-
-	if (opts)
-		o = *opts;
-	o.tls = tls(false);
-	CHECK(thmq_connect(away, url, &o, &s) == 0);
-	return s;
-}
-
-/* Fetches until there is something, or @ns passed. */
-static int fetch(struct thmq_session *s, struct thmq_consumer *c, struct thmq_message *m,
-		 uint32_t max, uint64_t ns)
-{
-	uint64_t end = now() + ns;
-	int n;
-
-	while ((n = thmq_fetch(c, m, max)) == 0 && now() < end)
-		if (thmq_session_wait(s, 10 * MS) < 0)
-			return thmq_fetch(c, m, max);
-	return n;
-}
-
-static bool next_event(struct thmq_session *s, uint32_t type, struct thmq_event *ret, uint64_t ns)
-{
-	uint64_t end = now() + ns;
-
-	for (;;) {
-		while (thmq_events(s, ret, 1) == 1)
-			if (ret->type == type)
-				return true;
-		if (now() >= end)
-			return false;
-		if (thmq_session_wait(s, 10 * MS) < 0 && thmq_events(s, ret, 1) != 1)
-			return false;
-		if (ret->type == type && ret->type == THMQ_EVENT_CLOSED)
-			return true;
-	}
-}
-
-static void fill(uint8_t *data, uint32_t len, uint32_t number)
-{
-	uint32_t i;
-
-	for (i = 0; i < len; i++)
-		data[i] = (uint8_t)(number * 31 + i * 7 + (i >> 8));
-}
-
-static bool filled(const uint8_t *data, uint32_t len, uint32_t number)
-{
-	uint32_t i;
-
-	for (i = 0; i < len; i++)
-		if (data[i] != (uint8_t)(number * 31 + i * 7 + (i >> 8)))
-			return false;
-	return true;
-}
+#include "contract.h"
 
 /* --------------------------------------------------------------------- cases */
 
@@ -502,7 +128,7 @@ static void claims_and_reports(void)
 	CHECK(thmq_abort(p, &a) == 0);
 	CHECK(thmq_commit(p, &b) == 2);
 	CHECK(thmq_commit(p, &b) == -EINVAL);
-	CHECK(thmq_claim(p, NULL, thmq_producer_len_max(p) + 1, &a) == -EMSGSIZE);
+	CHECK(thmq_claim(p, NULL, thmq_producer_len_max(p) + 9, &a) == -EMSGSIZE);
 	for (i = 0; i < 2; i++) {
 		CHECK(next_event(s, THMQ_EVENT_SETTLED, &e, 5 * SECOND));
 		CHECK(e.sequence == i + 1 && e.offset == i && e.error == 0 && e.cookie == &e);
@@ -525,8 +151,8 @@ static void big_messages(void)
 	CHECK(thmq_topic_create(s, "big", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
 	CHECK(thmq_producer_open(s, "big", NULL, &p) == 0);
 	CHECK(thmq_consumer_open(s, "big", NULL, NULL, &c) == 0);
-	len = thmq_producer_len_max(p);
-	CHECK(len > 500000);
+	CHECK(thmq_producer_len_max(p) == (8 << 20) - 8);
+	len = 1040000; /* a whole batch; larger ones are of messaging_contract_test.c */
 	for (i = 0; i < 24; i++) {
 		struct thmq_message_opts o = {
 			.size = sizeof(o), .flags = THMQ_MESSAGE_PARTITION, .partition = i % 2};
@@ -682,6 +308,60 @@ static void groups(void)
 		got1 += take_all(s1, c1, seen, 20 * MS);
 	for (i = 0; i < 3000; i++)
 		CHECK(seen[i] == 1);
+	free(seen);
+	CHECK(thmq_session_close(s1, SECOND) == 0);
+}
+
+/* Messages of a partition that several share: one by one, back after a delay, back when a member goes. */
+static void shared_groups(void)
+{
+	struct thmq_session *s1 = session_of(NULL), *s2 = session_of(NULL);
+	const struct thmq_consumer_opts o = {.size = sizeof(o), .flags = THMQ_CONSUMER_SHARED, .prefetch_count = 32};
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	struct thmq_consumer *c1, *c2;
+	struct thmq_producer *p;
+	struct thmq_message m[32];
+	uint32_t *seen = calloc(2000, sizeof(*seen)), got1 = 0, got2 = 0, i;
+	uint64_t number;
+	int n;
+
+	CHECK(thmq_topic_create(s1, "sg", NULL) == 0);
+	CHECK(thmq_producer_open(s1, "sg", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s1, "sg", "grp", &o, &c1) == 0);
+	CHECK(thmq_consumer_open(s2, "sg", "grp", &o, &c2) == 0);
+	send_numbers(p, 0, 2000);
+	while (got1 + got2 < 1500) {
+		n = fetch(s1, c1, m, 8, 20 * MS);
+		for (i = 0; i < (uint32_t)(n < 0 ? 0 : n); i++) {
+			memcpy(&number, m[i].data, 8);
+			CHECK(seen[number]++ == 0 && thmq_message_deliveries(c1, &m[i]) == 1 && thmq_ack(c1, &m[i]) == 0);
+		}
+		CHECK(n >= 0 && thmq_release(c1, m, (uint32_t)n) == 0);
+		got1 += (uint32_t)n;
+		n = fetch(s2, c2, m, 8, 20 * MS);
+		for (i = 0; i < (uint32_t)(n < 0 ? 0 : n); i++) {
+			memcpy(&number, m[i].data, 8);
+			CHECK(seen[number]++ == 0 && thmq_ack(c2, &m[i]) == 0);
+		}
+		CHECK(n >= 0 && thmq_release(c2, m, (uint32_t)n) == 0);
+		got2 += (uint32_t)n;
+	}
+	CHECK(got1 > 100 && got2 > 100);
+	CHECK(thmq_consumer_flush(c2, 5 * SECOND) == 0);
+	/* one is given back, and comes again; others are taken along by a session that goes, and come too */
+	n = fetch(s1, c1, m, 1, 5 * SECOND);
+	CHECK(n == 1 && thmq_nack(c1, &m[0], 10 * MS) == 0 && thmq_extend(c1, &m[0], SECOND) == 0);
+	n = fetch(s2, c2, m, 4, 5 * SECOND);
+	CHECK(n >= 1);
+	CHECK(thmq_session_close(s2, SECOND) == 0);
+	for (got1 += got2; got1 < 2000;)
+		got1 += take_all(s1, c1, seen, 20 * MS);
+	CHECK(got1 == 2000);
+	for (i = 0; i < 2000; i++)
+		CHECK(seen[i] == 1);
+	CHECK(thmq_consumer_flush(c1, 5 * SECOND) == 0);
+	CHECK(thmq_partition_describe(s1, "sg", 0, "grp", &part) == 0);
+	CHECK(part.lag == 0);
 	free(seen);
 	CHECK(thmq_session_close(s1, SECOND) == 0);
 }
@@ -951,6 +631,7 @@ static const struct test_case cases[] = {
 	{"big_messages", big_messages},
 	{"back_pressure", back_pressure},
 	{"groups", groups},
+	{"shared_groups", shared_groups},
 	{"seeks", seeks},
 	{"volatile_topics", volatile_topics},
 	{"alive_and_silent", alive_and_silent},
@@ -961,20 +642,7 @@ static const struct test_case cases[] = {
 	{"broker_goes", broker_goes},
 };
 
-static void down_and_away(void)
-{
-	down();
-	remove_data();
-}
-
 int main(int argc, char **argv)
 {
-	medium = argc > 1 ? argv[1] : "inproc";
-	if (!mkdtemp(dir))
-		return 1;
-	refuse_uring();
-	tls_begin();
-	run_cases(cases, sizeof(cases) / sizeof(cases[0]), argc > 2 ? argc - 2 : 0, argv + 2, up, down_and_away);
-	tls_end();
-	return 0;
+	return contract_run(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
 }

@@ -186,6 +186,17 @@ static int send_burst(struct thmq_producer *producer, uint32_t partition, uint64
 	return 0;
 }
 
+/* Those that failed are settled too: their marks say nothing of what is there. */
+static bool has_failed(void)
+{
+	struct thmq_event e;
+	bool failed = false;
+
+	while (thmq_events(session, &e, 1) == 1)
+		failed = failed || e.type == THMQ_EVENT_FAILED || e.type == THMQ_EVENT_CLOSED;
+	return failed;
+}
+
 /* A batch with a durable message is written through the cache, unless one of written messages alone went before. */
 static bool is_due(uint32_t turn, uint32_t partition)
 {
@@ -198,6 +209,7 @@ static int publish(const char *dir, const char *name, const char *ready)
 {
 	uint64_t first[PARTITIONS], total = 0, count = strtoull(ready, NULL, 10);
 	struct thmq_producer *producers[PARTITIONS];
+	int64_t marks[PARTITIONS];
 	bool said = false;
 	uint32_t i, turn;
 	struct note n;
@@ -220,12 +232,13 @@ static int publish(const char *dir, const char *name, const char *ready)
 			if (is_due(turn, i))
 				CHECK(send_burst(producers[i], i, &n.sent[i]) == 0);
 		CHECK(thmq_poll(env, SECOND / 1000) >= 0);
+		for (i = 0; i < PARTITIONS; i++)
+			marks[i] = thmq_watermark(producers[i]);
+		CHECK(!has_failed());
 		for (i = 0, total = 0; i < PARTITIONS; i++) {
-			int64_t mark = thmq_watermark(producers[i]);
-
-			CHECK(mark >= 0);
-			n.acked[i] = first[i] + (uint64_t)mark;
-			total += (uint64_t)mark;
+			CHECK(marks[i] >= 0);
+			n.acked[i] = first[i] + (uint64_t)marks[i];
+			total += (uint64_t)marks[i];
 		}
 		if (!count && !said && total > READY_AT) {
 			CHECK(note_put(name, &n) == 0);

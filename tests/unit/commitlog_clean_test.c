@@ -20,7 +20,7 @@ static struct {
 	uint32_t renewed, left;
 	uint64_t state; /* what the newest slice of (KIND, 1) says */
 	uint64_t replayed_state, replayed_end;
-	bool refuse_renewal;
+	bool refuse_renewal, third_holds;
 } w;
 
 static int on_live(void *ctx, const struct thmq_log_extent *e)
@@ -547,6 +547,63 @@ Test(commitlog_clean, what_is_little_is_kept_by_being_appended_again, .fini = do
 	cr_assert_eq(rig_close(&w.r), 0);
 	cr_assert_eq(rig_open(&w.r), 0);
 	read_rare(rare);
+}
+
+/* A third of each segment is kept; the rest is, up to keep, dead. */
+static int on_live_third(void *ctx, const struct thmq_log_extent *e)
+{
+	(void)ctx;
+	return e->partition == RARE ? (w.third_holds ? THMQ_LOG_LIVE : THMQ_LOG_MOVES) : e->end_offset > w.keep ? THMQ_LOG_LIVE : THMQ_LOG_DEAD;
+}
+
+static uint64_t fill_third(uint64_t kept, uint32_t segments)
+{
+	uint64_t index;
+
+	for (uint32_t i = 0; i < segments; i++) {
+		cr_assert_eq(fill(11), 0);
+		for (uint32_t k = 0; k < 6; k++)
+			cr_assert_eq(rig_append_wait(&w.r, RARE, kept++, SIZE, THMQ_DURABILITY_WRITTEN, &index), 0);
+	}
+	return kept;
+}
+
+Test(commitlog_clean, one_partition_does_not_hold_up_a_log_that_is_mostly_dead_behind_it, .fini = down)
+{
+	struct thmq_log_stats stats, later;
+	uint64_t kept = 0, dropped = 0;
+
+	up_with(12, true);
+	w.r.events.live = on_live_third;
+	w.third_holds = true;
+	cr_assert_eq(rig_open(&w.r), 0);
+	for (uint32_t round = 0; round < 4; round++) {
+		kept = fill_third(kept, 12);
+		w.keep = w.next - 5;
+		settle();
+		stats = rig_stats(&w.r);
+		if (w.third_holds) {
+			cr_assert_eq(stats.dropped_segments, 0, "it is held");
+			w.third_holds = false;
+			continue;
+		}
+		/* half of it may be dead, and a quarter as much is appended before it is looked at again; and it comes to an end */
+		cr_assert_leq(stats.segment_count, kept * SIZE / (1u << 20) * 5 / 2 + 5, "round %u: %u segments", round, stats.segment_count);
+		dropped += stats.dropped_segments; /* of this life */
+		for (uint32_t i = 0; i < 1000; i++)
+			thmqi_core_poll(w.r.core, 1000000000);
+		settle();
+		later = rig_stats(&w.r);
+		cr_assert_leq(later.relocated_bytes - stats.relocated_bytes, 2 * kept * SIZE, "round %u: it goes round and round", round);
+		read_rare(kept);
+		if (round == 3)
+			rig_crash(&w.r, THMQI_DISK_SIM_CRASH_ANY);
+		else
+			cr_assert_eq(rig_close(&w.r), 0);
+		cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+		read_rare(kept);
+	}
+	cr_assert_gt(dropped, 11, "%llu", (unsigned long long)dropped);
 }
 
 /* Return: 1 all that must be is there after a cut at the nth operation; 0 something is missing; 2 there was no cut any more. */

@@ -533,6 +533,38 @@ Test(commitlog_key, a_segment_with_too_many_keys_is_read_instead)
 	down();
 }
 
+/* However many runs must be looked through in memory: others have their turn in between. */
+Test(commitlog_key, a_look_up_through_batches_takes_turns)
+{
+	enum { RUNS = 3000, EACH = 10 };
+	struct thmq_log_hit hit;
+	struct thmq_log_reader *reader;
+	uint32_t turns = 0;
+	uint64_t index = 0;
+	int rc;
+
+	rig_init(&r, 9, NULL);
+	r.opts.cache_bytes = 64u << 20;
+	r.opts.segment_bytes_min = r.opts.segment_bytes_max = 16u << 20;
+	r.defects = THMQI_LOG_NO_KEYS;
+	cr_assert_eq(rig_open(&r), 0);
+	for (uint64_t i = 0; i < RUNS; i++)
+		index = put(1, i * EACH, EACH, i == 5 ? "wanted" : "others", 6, NULL, 20, MEMORY);
+	settle(index);
+	cr_assert_eq(thmq_log_reader_open(r.log, 1, rig_ready, &r, &reader), 0);
+	cr_assert_eq(thmq_log_reader_seek_key(reader, "wanted", 6, ALL), 0);
+	while ((rc = thmq_log_reader_find_key(reader, 1, &hit)) == 0) {
+		thmqi_core_poll(r.core, 1000000);
+		turns++;
+	}
+	cr_assert_eq(rc, 1);
+	cr_assert_eq(hit.offset, 5 * EACH + EACH - 1);
+	cr_assert_geq(turns, RUNS * EACH / 4096); /* a call looks at no more */
+	thmq_log_reader_close(reader);
+	cr_assert_eq(find_in(1, "others", 6, ALL), (RUNS - 1) * EACH);
+	down();
+}
+
 static uint64_t reads(void)
 {
 	struct thmqi_disk_sim_stats s;

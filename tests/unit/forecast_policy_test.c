@@ -49,7 +49,7 @@ Test(forecast_policy, adaptive_spins_through_short_gaps_and_not_at_all_for_long_
 	struct thmqi_policy p = make(THMQI_POLICY_ADAPTIVE);
 
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 10000, "nothing is known yet: as ski");
-	feed(&p, 3000, THMQI_POLICY_REFRESH - 1);
+	feed(&p, 3000, THMQI_POLICY_FIRST - 1);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 10000);
 	feed(&p, 3000, 1);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 4096);
@@ -103,9 +103,7 @@ Test(forecast_policy, predictive_stays_within_its_bounds_whatever_happens)
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 10000, "not trusted: as adaptive");
 	thmqi_policy_forecast(&p, 1.0 / 3000, true);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 20000);
-	thmqi_policy_forecast(&p, 1.0 / 300000, true);
-	cr_assert_eq(thmqi_policy_budget_ns(&p), 5000);
-	thmqi_policy_forecast(&p, 0, true);
+	thmqi_policy_forecast(&p, 1.0 / 30000, true);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 5000);
 	for (int i = 0; i < 1000; i++)
 		thmqi_policy_report(&p, 4000,
@@ -114,9 +112,60 @@ Test(forecast_policy, predictive_stays_within_its_bounds_whatever_happens)
 	thmqi_policy_forecast(&p, 1.0 / 3000, true);
 	for (int i = 0; i < 1000; i++)
 		thmqi_policy_report(&p, 400000, false);
-	cr_assert_eq(thmqi_policy_budget_ns(&p), 5000);
+	cr_assert_eq(thmqi_policy_budget_ns(&p), 0, "what the gaps say alone is cheaper");
+	cr_assert_not(thmqi_policy_follows_forecast(&p));
 	thmqi_policy_forecast(&p, NAN, true);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 0, "no number is no forecast: the gaps decide");
+	p.regret = 0;
+	thmqi_policy_forecast(&p, 1.0 / 3000, true);
+	cr_assert_eq(thmqi_policy_budget_ns(&p), 5000);
+	thmqi_policy_forecast(&p, 1.0 / 300000, true);
+	cr_assert_eq(thmqi_policy_budget_ns(&p), 0, "so far that there is nothing to decide");
+	thmqi_policy_forecast(&p, 0, true);
+	cr_assert_eq(thmqi_policy_budget_ns(&p), 0);
+	thmqi_policy_forecast(&p, 1.0 / 100, true);
+	cr_assert_eq(thmqi_policy_budget_ns(&p), 0);
+}
+
+Test(forecast_policy, the_latency_of_a_wake_up_is_learned_as_a_median)
+{
+	struct thmqi_policy p = make(THMQI_POLICY_SKI);
+
+	for (int i = 0; i < 200; i++)
+		thmqi_policy_woke(&p, 60000);
+	cr_assert(p.costs.wake_latency_ns > 55000 && p.costs.wake_latency_ns < 65000);
+	cr_assert_gt(thmqi_policy_budget_ns(&p), 55000);
+	/* one in ten that took for ever changes little */
+	for (int i = 0; i < 1000; i++)
+		thmqi_policy_woke(&p, i % 10 ? 5000 : UINT64_MAX);
+	cr_assert(p.costs.wake_latency_ns > 4000 && p.costs.wake_latency_ns < 7000, "%f",
+		  p.costs.wake_latency_ns);
+	for (int i = 0; i < 1000; i++)
+		thmqi_policy_woke(&p, 0);
+	cr_assert_geq(p.costs.wake_latency_ns, 500);
+	for (int i = 0; i < 1000; i++)
+		thmqi_policy_woke(&p, UINT64_MAX);
+	cr_assert_leq(p.costs.wake_latency_ns, 100000);
+}
+
+Test(forecast_policy, bounds_beyond_all_time_are_for_ever)
+{
+	struct thmqi_policy_costs endless = costs;
+	struct thmqi_policy p;
+
+	endless.spin_max_ns = (double)UINT64_MAX;
+	for (uint32_t kind = THMQI_POLICY_POLL; kind <= THMQI_POLICY_PREDICTIVE; kind++) {
+		thmqi_policy_init(&p, kind, &endless);
+		cr_assert_eq(thmqi_policy_budget_ns(&p), kind == THMQI_POLICY_EVENT   ? 0
+							 : kind <= THMQI_POLICY_FIXED ? UINT64_MAX
+										      : 10000);
+		feed(&p, 3000, 1000);
+		feed(&p, UINT64_MAX - 1, 10);
+		feed(&p, 900000000, 1000);
+		thmqi_policy_cap(&p, INFINITY, 0.5);
+		thmqi_policy_cap(&p, NAN, 0.5);
+		thmqi_policy_cap(&p, 0, 0.5);
+	}
 }
 
 Test(forecast_policy, a_cap_takes_the_worth_of_latency_back_and_gives_it_again)

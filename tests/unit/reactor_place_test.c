@@ -148,7 +148,7 @@ Test(reactor_place, a_core_that_cannot_be_pinned_runs_where_the_process_may_and_
 	}
 	thmqi_env_stats(env, &stats);
 	cr_assert_eq(stats.pinned_cores, 0);
-	cr_assert_eq(stats.policy, THMQ_POLICY_FIXED, "there are as many as that");
+	cr_assert_eq(stats.policy, THMQ_POLICY_ADAPTIVE, "there are as many as that");
 	cr_assert_eq(thmqi_env_close(env), 0);
 }
 
@@ -178,12 +178,12 @@ Test(reactor_place, cores_that_outnumber_processors_or_quota_do_not_spin_unless_
 					  little = {.synthetic = "Core:8 PU:1",
 						    .quota_percent = 50};
 
-	cr_assert_eq(policy_of(&two, 2, THMQ_POLICY_DEFAULT), THMQ_POLICY_FIXED);
+	cr_assert_eq(policy_of(&two, 2, THMQ_POLICY_DEFAULT), THMQ_POLICY_ADAPTIVE);
 	cr_assert_eq(policy_of(&two, 3, THMQ_POLICY_DEFAULT), THMQ_POLICY_EVENT);
 	cr_assert_eq(policy_of(&two, 3, THMQ_POLICY_FIXED), THMQ_POLICY_FIXED);
-	cr_assert_eq(policy_of(&quota, 1, THMQ_POLICY_DEFAULT), THMQ_POLICY_FIXED);
+	cr_assert_eq(policy_of(&quota, 1, THMQ_POLICY_DEFAULT), THMQ_POLICY_ADAPTIVE);
 	cr_assert_eq(policy_of(&quota, 2, THMQ_POLICY_DEFAULT), THMQ_POLICY_EVENT);
-	cr_assert_eq(policy_of(&exact, 2, THMQ_POLICY_DEFAULT), THMQ_POLICY_FIXED);
+	cr_assert_eq(policy_of(&exact, 2, THMQ_POLICY_DEFAULT), THMQ_POLICY_ADAPTIVE);
 	cr_assert_eq(policy_of(&little, 1, THMQ_POLICY_DEFAULT), THMQ_POLICY_EVENT);
 	cr_assert_eq(policy_of(&little, 1, THMQ_POLICY_POLL), THMQ_POLICY_POLL);
 }

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <thundermq/forecast.h>
 #include <thundermq/reactor.h>
 #include <unistd.h>
@@ -236,6 +237,18 @@ Test(reactor_polling, fixed_spins_for_as_long_as_it_is_told)
 	end();
 }
 
+Test(reactor_polling, fixed_without_end_spins_without_end)
+{
+	static const struct plan plan = {"regular", regular, 5 * MS};
+
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_FIXED, .spin_ns = UINT64_MAX));
+	serve(20);
+	cr_assert_eq(stats().spin_hits, 20);
+	cr_assert_eq(stats().sleeps, 0);
+	cr_assert_eq(stats().budget_ns, UINT64_MAX);
+	end();
+}
+
 Test(reactor_polling, ski_spins_for_as_long_as_a_sleep_costs)
 {
 	static const struct plan plan = {"regular", regular, 200 * US};
@@ -396,7 +409,7 @@ Test(reactor_polling, the_same_plan_gives_the_same_bits)
 
 Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_than_naive)
 {
-	static const struct plan waving = {"waves, 50 us", waves, 50 * US},
+	static const struct plan waving = {"waves, 20 us", waves, 20 * US},
 				 none = {"poisson 20 k/s", exponential, 50 * US};
 	struct thmq_core_stats st;
 	bool trusted = false;
@@ -431,7 +444,123 @@ Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_tha
 	end();
 }
 
+Test(reactor_polling, cores_of_one_thread_have_forecasts_too)
+{
+	static const struct plan waving = {"waves, 20 us", waves, 20 * US};
+	struct thmq_core_stats st = {0};
+
+	begin(&waving, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE, .caller_cores = 3));
+	cr_assert_eq(thmqi_core_attach(sim.env, 1), 0);
+	cr_assert_eq(thmqi_core_attach(sim.env, 2), 0);
+	for (int i = 0; i < 60 && st.policy != THMQ_POLICY_PREDICTIVE; i++) {
+		serve(10000);
+		st = stats();
+	}
+	cr_assert_eq(st.policy, THMQ_POLICY_PREDICTIVE, "ticks %llu, model %u, ratio %llu",
+		     (unsigned long long)st.forecast_ticks, st.forecast_model,
+		     (unsigned long long)st.forecast_ratio);
+	end();
+}
+
+static uint64_t slab_bytes_after(uint32_t policy)
+{
+	static const struct plan waving = {"waves, 50 us", waves, 50 * US};
+	struct thmqi_pool_stats st;
+	struct thmqi_buf *held[7];
+	uint64_t bytes;
+
+	begin(&waving, THMQ_ENV_OPTS(.policy = policy));
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(held); i++)
+		cr_assert_eq(thmqi_buf_alloc(sim.core->pool, THMQI_SLAB_BYTES / 8, &held[i]), 0);
+	thmqi_pool_stats(sim.core->pool, &st);
+	cr_assert_eq(st.bytes, THMQI_SLAB_BYTES);
+	serve(60000);
+	thmqi_pool_stats(sim.core->pool, &st);
+	bytes = st.bytes;
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(held); i++)
+		thmqi_buf_unref(held[i]);
+	end();
+	return bytes;
+}
+
+/* Seven eighths of a slab are in use, and more traffic is foreseen. */
+Test(reactor_polling, memory_for_a_rise_that_is_foreseen_is_fetched_before)
+{
+	uint64_t bytes = slab_bytes_after(THMQ_POLICY_PREDICTIVE);
+
+	cr_assert_eq(slab_bytes_after(THMQ_POLICY_ADAPTIVE), THMQI_SLAB_BYTES);
+	cr_assert(bytes >= 2 * THMQI_SLAB_BYTES && bytes <= 4 * THMQI_SLAB_BYTES, "%llu",
+		  (unsigned long long)bytes);
+}
+
+/* A machine that was stopped for a while, or moved: time is suddenly much later. */
+Test(reactor_polling, a_clock_that_leaps_ahead_disturbs_nothing_for_long)
+{
+	static const struct plan plan = {"poisson 30 k/s", exponential, 33 * US};
+	static const uint32_t policies[] = {THMQ_POLICY_FIXED, THMQ_POLICY_SKI,
+					    THMQ_POLICY_ADAPTIVE, THMQ_POLICY_PREDICTIVE};
+
+	for (size_t k = 0; k < THMQI_ARRAY_COUNT(policies); k++) {
+		struct thmq_core_stats before, st;
+		double share;
+
+		begin(&plan, THMQ_ENV_OPTS(.policy = policies[k], .cpu_cap_percent = 50,
+					   .latency_worth = 100, .spin_ns = 500 * US));
+		serve(20000);
+		sim.now += 3600 * SECOND;
+		sim.arrival = sim.now + 1 * MS;
+		serve(20000);
+		before = stats();
+		serve(10000);
+		st = stats();
+		share = (double)(st.busy_ns + st.idle_ns - before.busy_ns - before.idle_ns +
+				 (st.sleeps - before.sleeps) * WAKE_CPU_NS) /
+			(double)(st.counted_ns - before.counted_ns);
+		cr_assert(share > 0.2 && share < 0.55, "policy %u: %.3f", policies[k], share);
+		end();
+	}
+}
+
+Test(reactor_polling, many_cores_of_one_thread_wait_by_every_policy)
+{
+	static const struct plan plan = {"regular", regular, 30 * US};
+
+	for (uint32_t policy = THMQ_POLICY_POLL; policy <= THMQ_POLICY_PREDICTIVE; policy++) {
+		begin(&plan, THMQ_ENV_OPTS(.policy = policy, .caller_cores = 64));
+		for (uint32_t i = 1; i < 64; i++)
+			cr_assert_eq(thmqi_core_attach(sim.env, i), 0);
+		serve(50);
+		cr_assert_eq(stats().spin_hits + stats().spin_misses, 50);
+		end();
+	}
+}
+
 /* -------------------------------------------------------------- the real world */
+
+/* In the child there are no threads but the one that forked: it calls exec, as it has to. */
+Test(reactor_polling, a_fork_while_it_forecasts_harms_neither)
+{
+	struct thmq_core_stats st = {.size = sizeof(st)};
+	struct thmq_env *env;
+	int status;
+
+	cr_assert_eq(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 2, .flags = THMQ_ENV_NO_PIN,
+						       .policy = THMQ_POLICY_PREDICTIVE)),
+		     0);
+	for (int i = 0; i < 10; i++) {
+		pid_t pid = fork();
+
+		cr_assert_geq(pid, 0);
+		if (pid == 0) {
+			execl("/bin/true", "true", (char *)NULL);
+			_exit(3);
+		}
+		cr_assert_eq(waitpid(pid, &status, 0), pid);
+		cr_assert_eq(status, 0);
+		cr_assert_eq(thmq_core_stats(thmq_env_core(env, (uint32_t)i % 2), &st), 0);
+	}
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+}
 
 static uint32_t threads(void)
 {

@@ -22,12 +22,13 @@
 #define STATES_SHARE 3u
 #define STATES_QUARTER 4u
 
-/* What must be kept is appended again where it is at most such a part of its segment. */
+/* What must be kept is appended again where it is at most such a part of its segment, or much behind it is dead (sample.c). */
 #define LIVE_QUARTER 4u
 
 enum clean_step {
 	CLEAN_IDLE,
 	CLEAN_JUDGE,
+	CLEAN_SAMPLE,
 	CLEAN_RELOCATE,
 	CLEAN_WEIGH,
 	CLEAN_STATES,
@@ -127,7 +128,7 @@ static int begin_roll(struct thmq_log *log)
 	thmqi_timer_stop(log->core, &c->timer);
 	c->position = log->active->position;
 	c->bytes = c->live_bytes = 0;
-	c->waits = c->forced = false;
+	c->holds = c->waits = c->forced = false;
 	c->rolls = true;
 	thmqi_extents_begin(&c->extents, log->active);
 	c->step = CLEAN_JUDGE;
@@ -143,6 +144,16 @@ static void roll(struct thmq_log *log)
 	rest(log);
 	if (now && thmqi_segment_switch(log) == -EAGAIN)
 		later(log, LOOK_NS);
+}
+
+static void judge_begin(struct thmq_log *log)
+{
+	struct clean *c = &log->clean;
+
+	c->bytes = c->live_bytes = 0;
+	c->holds = c->waits = false;
+	thmqi_extents_begin(&c->extents, log->segments[0]);
+	c->step = CLEAN_JUDGE;
 }
 
 static int begin(struct thmq_log *log)
@@ -161,11 +172,9 @@ static int begin(struct thmq_log *log)
 	thmqi_timer_stop(log->core, &c->timer);
 	c->position = s->position;
 	c->forced = is_full(log);
-	c->bytes = c->live_bytes = 0;
-	c->waits = c->rolls = false;
+	c->rolls = false;
 	c->renewed = 0;
-	thmqi_extents_begin(&c->extents, s);
-	c->step = CLEAN_JUDGE;
+	judge_begin(log);
 	return 1;
 }
 
@@ -183,6 +192,18 @@ static void weigh_begin(struct thmq_log *log, uint32_t step)
 	log->clean.step = step;
 }
 
+/* Judged: must it stay, with all behind it? */
+static bool stays(const struct thmq_log *log)
+{
+	const struct clean *c = &log->clean;
+
+	if (c->forced)
+		return false;
+	if (thmqi_sample_sweeps(log))
+		return c->holds;
+	return c->holds || c->waits || c->live_bytes > log->segments[0]->bytes / LIVE_QUARTER;
+}
+
 static int judge(struct thmq_log *log)
 {
 	struct clean *c = &log->clean;
@@ -193,7 +214,8 @@ static int judge(struct thmq_log *log)
 	while (budget-- && (rc = thmqi_extents_next(log, &c->extents, &e)) == 1) {
 		c->bytes += THMQI_MAX(e.bytes, 1u);
 		life = log->events.live ? log->events.live(log->opts.ctx, &e) : THMQ_LOG_LIVE;
-		c->waits |= life == THMQ_LOG_LIVE;
+		c->holds |= life == THMQ_LOG_LIVE;
+		c->waits |= life == THMQ_LOG_MOVES;
 		if (life != THMQ_LOG_DEAD)
 			c->live_bytes += THMQI_MAX(e.bytes, 1u);
 	}
@@ -206,7 +228,12 @@ static int judge(struct thmq_log *log)
 		roll(log);
 		return 1;
 	}
-	if (rc < 0 || ((c->waits || c->live_bytes > log->segments[0]->bytes / LIVE_QUARTER) && !c->forced)) {
+	if (rc == 0 && stays(log) && !c->holds && thmqi_sample_due(log)) {
+		thmqi_sample_begin(log);
+		c->step = CLEAN_SAMPLE;
+		return 1;
+	}
+	if (rc < 0 || stays(log)) {
 		rest(log);
 		return 1;
 	}
@@ -219,6 +246,19 @@ static int judge(struct thmq_log *log)
 	}
 	c->live_bytes = 0;
 	weigh_begin(log, CLEAN_WEIGH);
+	return 1;
+}
+
+static int sample(struct thmq_log *log)
+{
+	int rc = thmqi_sample_step(log);
+
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc == 0 && thmqi_sample_sweeps(log))
+		judge_begin(log);
+	else if (rc == 0)
+		rest(log);
 	return 1;
 }
 
@@ -405,7 +445,7 @@ static int drop(struct thmq_log *log)
 
 bool thmqi_clean_makes_room(const struct thmq_log *log)
 {
-	return log->clean.step > CLEAN_JUDGE || log->drop.step;
+	return log->clean.step > CLEAN_SAMPLE || log->drop.step;
 }
 
 /* -------------------------------------------------------------------- poll */
@@ -424,6 +464,8 @@ static int step(struct thmq_log *log)
 		return c->look && !log->drop.step ? begin(log) : 0;
 	case CLEAN_JUDGE:
 		return judge(log);
+	case CLEAN_SAMPLE:
+		return sample(log);
 	case CLEAN_RELOCATE:
 		return relocate(log);
 	case CLEAN_WEIGH:
@@ -469,6 +511,8 @@ bool thmqi_clean_wants(const struct thmq_log *log)
 	if (c->step == CLEAN_RELOCATE && (c->relocation.reader->reading || log->segments[0]->cold[SEGMENT_LOG].busy))
 		return false;
 	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && (c->page.reading || log->segments[0]->cold[SEGMENT_INDEX].busy))
+		return false;
+	if (c->step == CLEAN_SAMPLE && (c->page.reading || thmqi_sample_waits(log)))
 		return false;
 	return !thmqi_timer_is_running(&c->timer) && !(c->step == CLEAN_DROP && log->drop.step);
 }

@@ -251,6 +251,12 @@ static int look_in_pages(struct thmq_log_reader *r, struct segment *s, struct th
 
 /* --------------------------------------------------------- through the batches */
 
+static bool looks_into(const struct thmq_log_reader *r, const struct thmq_run_header *run)
+{
+	return run->encoding != THMQ_RUN_STATE && run->partition == r->partition &&
+	       (run->flags & THMQ_RUN_KEYED);
+}
+
 static void look_in_run(struct thmq_log_reader *r, const struct segment *s,
 			const struct thmq_run_header *run, uint32_t at, struct seal_key *key)
 {
@@ -258,8 +264,7 @@ static void look_in_run(struct thmq_log_reader *r, const struct segment *s,
 	struct thmq_record_view v;
 	struct thmq_log_hit hit;
 
-	if (run->encoding == THMQ_RUN_STATE || run->partition != r->partition ||
-	    !(run->flags & THMQ_RUN_KEYED) || thmqi_record_begin(&it, run) != 0)
+	if (!looks_into(r, run) || thmqi_record_begin(&it, run) != 0)
 		return;
 	key->place = seal_key_place(at, seal_key_blocks(key), run->flags & THMQ_RUN_RELOCATED);
 	while (thmqi_record_next(&it, &v) == 1) {
@@ -313,12 +318,35 @@ static int batch_on_device(struct thmq_log_reader *r, struct segment *s, uint8_t
 	return rc;
 }
 
+/* From where it was left on, as far as the budget reaches. False: others have their turn, and then it goes on there. */
+static bool look_in_batch(struct thmq_log_reader *r, const struct segment *s, const uint8_t *data,
+			  uint32_t runs, struct seal_key *key)
+{
+	struct key_search *k = &r->keys;
+	const struct thmq_run_header *run;
+
+	if (!k->scan_runs)
+		k->scan_run_at = sizeof(struct batch_header);
+	for (; k->scan_runs < runs; k->scan_runs++) {
+		if (!k->budget) {
+			r->waiting = r->log->tell_readers = true;
+			return false;
+		}
+		run = (const struct thmq_run_header *)(data + k->scan_run_at);
+		look_in_run(r, s, run, k->scan_run_at, key);
+		k->budget -= THMQI_MIN(k->budget, 1 + (looks_into(r, run) ? run->count : 0));
+		k->scan_run_at += (uint32_t)thmqi_run_bytes(run);
+	}
+	k->scan_runs = 0;
+	return true;
+}
+
 /* All of the segment's newest hits are collected then. */
 static int look_through(struct thmq_log_reader *r, struct segment *s)
 {
 	struct key_search *k = &r->keys;
 	struct seal_key key = {0};
-	uint32_t runs, at;
+	uint32_t runs;
 	uint8_t *data;
 	int rc;
 
@@ -332,9 +360,8 @@ static int look_through(struct thmq_log_reader *r, struct segment *s)
 			key.place = seal_key_place(
 				0, ((const struct batch_header *)data)->len / THMQI_BLOCK, false);
 		}
-		for (at = sizeof(struct batch_header); runs--;
-		     at += thmqi_run_bytes((const struct thmq_run_header *)(data + at)))
-			look_in_run(r, s, (const struct thmq_run_header *)(data + at), at, &key);
+		if (!look_in_batch(r, s, data, runs, &key))
+			return 0;
 		k->scan_at += s->blocks ? 1 : ((const struct batch_header *)data)->len;
 	}
 }
@@ -387,7 +414,7 @@ static bool next_segment(struct thmq_log_reader *r)
 		k->sealed = thmqi_segment_at(log, at)->sealed != NULL;
 		k->scanning = k->sealed ? thmqi_segment_at(log, at)->sealed->keys_missing
 					: thmqi_segment_at(log, at)->keys.missing;
-		k->scan_at = 0;
+		k->scan_at = k->scan_runs = 0;
 		return true;
 	}
 	k->segment = log->segment_base;

@@ -15,21 +15,17 @@ static uint32_t room_of(enum piece kind)
 	return thmqi_arena_bytes(kind) / (uint32_t)sizeof(struct held);
 }
 
-static enum piece kind_of(const struct run_index *x)
+static uint32_t room_in(const struct run_index *x)
 {
-	enum piece kind = PIECE_MITE;
-
-	while (kind < PIECE_CHUNK && room_of(kind) < x->held_room)
-		kind++;
-	return kind;
+	return x->held ? room_of(x->held_kind) : 0;
 }
 
 void thmqi_held_free(struct thmq_log *log, struct run_index *x)
 {
 	if (x->held)
-		thmqi_arena_put(&log->arena, kind_of(x), x->held);
+		thmqi_arena_put(&log->arena, x->held_kind, x->held);
 	x->held = NULL;
-	x->held_room = x->held_count = 0;
+	x->held_count = 0;
 }
 
 /* The first and the last one stay. */
@@ -41,7 +37,7 @@ static void thin(struct run_index *x)
 		x->held[to++] = x->held[from];
 	if (x->held_count % 2 == 0)
 		x->held[to++] = x->held[x->held_count - 1];
-	x->held_count = (uint16_t)to;
+	x->held_count = to & 4095;
 	x->thinned = true;
 }
 
@@ -50,21 +46,21 @@ static int grow(struct thmq_log *log, struct run_index *x)
 	enum piece most = log->partitions.count > MANY_PARTITIONS ? PIECE_FEW : PIECE_CHUNK, kind;
 	struct held *held;
 
-	if (x->held_room >= room_of(most)) {
+	if (room_in(x) >= room_of(most)) {
 		thin(x);
 		return 0;
 	}
 	/* where there are many partitions what one gives back is not another's need: few sizes */
-	kind = !x->held ? PIECE_MITE : most == PIECE_FEW ? most : kind_of(x) + 1;
+	kind = !x->held ? PIECE_MITE : most == PIECE_FEW ? most : x->held_kind + 1u;
 	held = thmqi_arena_get(&log->arena, kind);
 	if (!held)
 		return -ENOMEM;
 	if (x->held) {
 		memcpy(held, x->held, x->held_count * sizeof(*held));
-		thmqi_arena_put(&log->arena, kind_of(x), x->held);
+		thmqi_arena_put(&log->arena, x->held_kind, x->held);
 	}
 	x->held = held;
-	x->held_room = (uint16_t)room_of(kind);
+	x->held_kind = kind & 15;
 	return 0;
 }
 
@@ -76,7 +72,7 @@ static struct held held_of(uint32_t segment, uint64_t offset)
 int thmqi_held_add(struct thmq_log *log, struct run_index *x, uint32_t segment, uint64_t first_offset, uint64_t end_offset)
 {
 	thmqi_held_trim(log, x);
-	if (x->held_count == x->held_room && grow(log, x) != 0)
+	if (x->held_count == room_in(x) && grow(log, x) != 0)
 		return -ENOMEM;
 	x->held[x->held_count++] = held_of(segment, first_offset);
 	x->sealed_end = THMQI_MAX(x->sealed_end, end_offset);
@@ -96,7 +92,7 @@ void thmqi_held_trim(const struct thmq_log *log, struct run_index *x)
 	if (!gone)
 		return;
 	memmove(x->held, x->held + gone, (x->held_count - gone) * sizeof(*x->held));
-	x->held_count = (uint16_t)(x->held_count - gone);
+	x->held_count = (x->held_count - gone) & 4095;
 }
 
 void thmqi_held_dropped(const struct thmq_log *log, struct run_index *x, uint64_t end_offset)

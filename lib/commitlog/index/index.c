@@ -100,17 +100,16 @@ void *thmqi_arena_get(struct arena *a, enum piece kind)
 
 static struct run_index *make_index(struct thmq_log *log, uint32_t partition)
 {
-	struct run_index *x =
-		thmqi_arena_fill(&log->arena) ? NULL : thmqi_arena_get(&log->arena, PIECE_FEW);
+	struct run_index *x = thmqi_arena_fill(&log->arena)
+				      ? NULL
+				      : thmqi_arena_get(&log->arena, PIECE_NARROW); /* as large */
 
 	if (!x)
 		return NULL;
 	memset(x, 0, sizeof(*x));
 	x->partition = partition;
-	x->chunks = x->few;
-	x->directory_room = THMQI_ARRAY_COUNT(x->few);
 	if (thmqi_map_put(&log->partitions, partition, x) != 0) {
-		thmqi_arena_put(&log->arena, PIECE_FEW, x);
+		thmqi_arena_put(&log->arena, PIECE_NARROW, x);
 		return NULL;
 	}
 	return x;
@@ -130,23 +129,33 @@ struct run_index *thmqi_index_of(struct thmq_log *log, uint32_t partition, bool 
 	return x;
 }
 
-void thmqi_log_hint(struct thmq_log *log, uint32_t partition, enum thmqi_log_hint hint)
+struct run_index *thmqi_log_index(struct thmq_log *log, uint32_t partition)
 {
-	const struct run_index *x;
-	uint32_t at;
+	return thmqi_map_get(&log->partitions, partition);
+}
+
+void thmqi_log_expect(struct thmq_log *log, struct run_index *index)
+{
+	log->last_index = index;
+}
+
+void thmqi_log_hint(const struct run_index *x, enum thmqi_log_hint hint)
+{
+	uintptr_t chunk;
 
 	if (hint == THMQI_LOG_HINT_FAR) {
-		thmqi_map_prefetch(&log->partitions, partition);
+		thmqi_prefetch_write(x);
+		thmqi_prefetch_write((const char *)x + THMQI_CACHELINE);
+	} else if (thmqi_index_full(x)) {
 		return;
-	}
-	x = thmqi_map_get(&log->partitions, partition);
-	if (!x)
-		return;
-	if (hint == THMQI_LOG_HINT_NEAR)
-		for (at = 0; at < sizeof(*x); at += THMQI_CACHELINE)
-			thmqi_prefetch_write((const char *)x + at);
-	else if (x->count < x->room)
+	} else if (hint == THMQI_LOG_HINT_NEAR) {
+		if (x->directory)
+			__builtin_prefetch(&x->list[x->chunk_count - 1]);
+	} else { /* the head of what it goes to, and its place there */
+		chunk = thmqi_index_chunk(x, x->count);
+		thmqi_prefetch_write(thmqi_chunk_at(chunk));
 		thmqi_prefetch_write(thmqi_index_place(x, x->count));
+	}
 }
 
 /* ------------------------------------------------------------------ narrow */
@@ -181,19 +190,15 @@ static bool narrow_put(struct narrow *n, uint32_t place, const struct entry *e)
 
 /* -------------------------------------------------------------------- grow */
 
-#define RING_SHIFT 63u /* there is one chunk only */
-#define RING_FEW 3u    /* masks: of four entries, */
-#define RING_SOME 7u   /* and of eight */
-#define LINE_SHIFT 3u
-#define LINE_ENTRIES NARROW_ENTRIES
-#define DIRECTORY_MITE 5u
-#define DIRECTORY_TINY 10u
-#define DIRECTORY_FEW 20u
-#define DIRECTORY_CHUNK (CHUNK_BYTES / (uint32_t)sizeof(uintptr_t))
+#define RING_FEW 3u  /* masks: of four entries, */
+#define RING_SOME 7u /* and of eight */
+
+/* Sizes of the list of chunks: pieces, then mappings that grow eightfold. */
+enum { DIRECTORY_NONE, DIRECTORY_MITE, DIRECTORY_TINY, DIRECTORY_FEW, DIRECTORY_CHUNK };
 
 static bool is_ring(const struct run_index *x)
 {
-	return x->shift == RING_SHIFT;
+	return !x->directory && x->chunk_count;
 }
 
 static enum piece kind_of(const struct run_index *x, uintptr_t chunk)
@@ -248,58 +253,66 @@ static int chunk_set(struct thmq_log *log, uintptr_t *chunk, uint32_t place, con
 	return 0;
 }
 
-static enum piece directory_piece(uint32_t room)
+static enum piece directory_piece(uint32_t directory)
 {
-	return room == DIRECTORY_MITE   ? PIECE_MITE
-	       : room == DIRECTORY_TINY ? PIECE_TINY
-	       : room == DIRECTORY_FEW  ? PIECE_FEW
-					: PIECE_CHUNK;
+	return directory == DIRECTORY_MITE   ? PIECE_MITE
+	       : directory == DIRECTORY_TINY ? PIECE_TINY
+	       : directory == DIRECTORY_FEW  ? PIECE_FEW
+					     : PIECE_CHUNK;
+}
+
+static uint64_t directory_bytes(uint32_t directory)
+{
+	return directory <= DIRECTORY_CHUNK
+		       ? thmqi_arena_bytes(directory_piece(directory))
+		       : (uint64_t)CHUNK_BYTES << 3 * (directory - DIRECTORY_CHUNK);
+}
+
+static bool directory_full(const struct run_index *x)
+{
+	return x->chunk_count == directory_bytes(x->directory) / sizeof(uintptr_t);
 }
 
 static void directory_free(struct thmq_log *log, struct run_index *x)
 {
-	if (x->directory_room > DIRECTORY_CHUNK)
-		munmap(x->chunks, (uint64_t)x->directory_room * sizeof(*x->chunks));
-	else if (x->directory_room > THMQI_ARRAY_COUNT(x->few))
-		thmqi_arena_put(&log->arena, directory_piece(x->directory_room), x->chunks);
+	if (x->directory > DIRECTORY_CHUNK)
+		munmap(x->list, directory_bytes(x->directory));
+	else if (x->directory)
+		thmqi_arena_put(&log->arena, directory_piece(x->directory), x->list);
 }
 
-/* The list of chunks: a small piece (for 40 runs), larger ones, a chunk (5,120 runs), then mappings that grow eightfold. */
 static int directory_grow(struct thmq_log *log, struct run_index *x)
 {
-	uint32_t room = x->directory_room < DIRECTORY_MITE    ? DIRECTORY_MITE
-			: x->directory_room < DIRECTORY_TINY  ? DIRECTORY_TINY
-			: x->directory_room < DIRECTORY_FEW   ? DIRECTORY_FEW
-			: x->directory_room < DIRECTORY_CHUNK ? DIRECTORY_CHUNK
-							      : x->directory_room * 8;
+	uint32_t directory = x->directory + 1u;
 	uintptr_t *grown;
 
-	if (room <= DIRECTORY_CHUNK) {
-		grown = thmqi_arena_get(&log->arena, directory_piece(room));
+	if (directory <= DIRECTORY_CHUNK) {
+		grown = thmqi_arena_get(&log->arena, directory_piece(directory));
 	} else {
-		grown = mmap(NULL, (uint64_t)room * sizeof(*grown), PROT_READ | PROT_WRITE,
+		grown = mmap(NULL, directory_bytes(directory), PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		grown = grown == MAP_FAILED ? NULL : grown;
 	}
 	if (!grown)
 		return -ENOMEM;
-	memcpy(grown, x->chunks, x->chunk_count * sizeof(*grown));
+	memcpy(grown, x->list, x->chunk_count * sizeof(*grown));
 	directory_free(log, x);
-	x->chunks = grown;
-	x->directory_room = room;
+	x->list = grown;
+	x->directory = (uint8_t)directory;
 	return 0;
 }
 
 /* All pieces go back. */
 static void release(struct thmq_log *log, struct run_index *x)
 {
+	const uintptr_t *chunks = x->directory ? x->list : &x->one;
 	uint32_t i;
 
 	for (i = 0; i < x->chunk_count; i++)
-		chunk_put(log, x, x->chunks[i]);
+		chunk_put(log, x, chunks[i]);
 	directory_free(log, x);
-	x->chunks = x->few;
-	x->directory_room = THMQI_ARRAY_COUNT(x->few);
+	x->one = 0;
+	x->directory = DIRECTORY_NONE;
 	x->chunk_count = 0;
 }
 
@@ -327,11 +340,9 @@ static bool fill_ring(const struct run_index *x, uintptr_t chunk, uint32_t mask)
 static void become_ring(struct thmq_log *log, struct run_index *x, uintptr_t chunk, uint32_t mask)
 {
 	release(log, x);
-	x->few[0] = chunk;
+	x->one = chunk;
 	x->chunk_count = 1;
-	x->shift = RING_SHIFT;
-	x->mask = (uint8_t)mask;
-	x->room = x->first + mask + 1;
+	x->mask = mask & 63;
 }
 
 /* All entries, fewer than NARROW_ENTRIES, move to a ring that has room for one more: a narrow one if that will do, else @mask's. */
@@ -386,13 +397,18 @@ static int to_line(struct thmq_log *log, struct run_index *x)
 	release(log, x);
 	directory[0] = chunks[0];
 	directory[1] = chunks[1];
-	x->chunks = directory;
-	x->directory_room = DIRECTORY_MITE;
+	x->list = directory;
+	x->directory = DIRECTORY_MITE;
 	x->chunk_count = 2;
-	x->shift = LINE_SHIFT;
 	x->mask = LINE_ENTRIES - 1;
-	x->room = (base + 2) << LINE_SHIFT;
 	return 0;
+}
+
+/* Entries below it have their places. */
+static uint64_t room_of(const struct run_index *x)
+{
+	return is_ring(x) ? x->first + x->mask + 1
+			  : ((x->first >> LINE_SHIFT) + x->chunk_count) << LINE_SHIFT;
 }
 
 static int grow(struct thmq_log *log, struct run_index *x)
@@ -401,19 +417,20 @@ static int grow(struct thmq_log *log, struct run_index *x)
 
 	if (!log->disk)
 		thmqi_index_trim(log, x, log->cache_first);
-	if (x->room - x->count > x->mask / 2u) /* a ring that is never more than nearly full would be trimmed for each run */
-		return 0;
 	if (!x->chunk_count)
 		return to_ring(log, x, true, RING_FEW);
+	if (room_of(x) - x->count >
+	    x->mask /
+		    2u) /* a ring that is never more than nearly full would be trimmed for each run */
+		return 0;
 	if (is_ring(x))
 		return x->mask == RING_FEW ? to_ring(log, x, false, RING_SOME) : to_line(log, x);
-	if (x->chunk_count == x->directory_room && directory_grow(log, x) != 0)
+	if (directory_full(x) && directory_grow(log, x) != 0)
 		return -ENOMEM;
 	chunk = chunk_new(log, x);
 	if (!chunk)
 		return -ENOMEM;
-	x->chunks[x->chunk_count++] = chunk;
-	x->room += LINE_ENTRIES;
+	x->list[x->chunk_count++] = chunk;
 	return 0;
 }
 
@@ -423,9 +440,9 @@ static int put_far(struct thmq_log *log, struct run_index *x, const struct entry
 	uint32_t mask = x->count - x->first <= RING_FEW ? RING_FEW : RING_SOME;
 	int rc = x->count > x->first ? to_ring(log, x, true, mask) : 0;
 
-	if (!rc && (x->few[0] & CHUNK_NARROW)) {
+	if (!rc && (x->one & CHUNK_NARROW)) {
 		if (x->count > x->first &&
-		    narrow_put(thmqi_chunk_at(x->few[0]), (uint32_t)x->count & x->mask, e))
+		    narrow_put(thmqi_chunk_at(x->one), (uint32_t)x->count & x->mask, e))
 			return 0;
 		rc = to_ring(log, x, false, mask);
 	}
@@ -441,11 +458,10 @@ static int put(struct thmq_log *log, struct run_index *x, const struct entry *e)
 	struct narrow *n;
 
 	if (!is_ring(x))
-		return chunk_set(log,
-				 &x->chunks[(x->count >> LINE_SHIFT) - (x->first >> LINE_SHIFT)],
+		return chunk_set(log, &x->list[(x->count >> LINE_SHIFT) - (x->first >> LINE_SHIFT)],
 				 place, e, !place);
-	n = thmqi_chunk_at(x->few[0]);
-	if (!(x->few[0] & CHUNK_NARROW)) {
+	n = thmqi_chunk_at(x->one);
+	if (!(x->one & CHUNK_NARROW)) {
 		((struct entry *)n)[place] = *e;
 		return 0;
 	}
@@ -456,17 +472,21 @@ static int put(struct thmq_log *log, struct run_index *x, const struct entry *e)
 
 int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry)
 {
-	struct entry e = *entry;
+	struct entry e = *entry, before;
 	int rc;
 
-	if (thmqi_unlikely(x->count == x->room)) {
+	if (thmqi_unlikely(thmqi_index_full(x))) {
 		rc = grow(log, x);
 		if (rc)
 			return rc;
 	}
-	if (thmqi_likely(x->count > x->first))
-		e.time_max_ns =
-			THMQI_MAX(e.time_max_ns, thmqi_index_entry(x, x->count - 1).time_max_ns);
+	/* not beyond the segment: else one message of the far future would keep all that come after it from growing old */
+	if (thmqi_likely(x->count > x->first)) {
+		before = thmqi_index_entry(x, x->count - 1);
+		if (before.time_max_ns > e.time_max_ns && before.batch >= log->carry_from &&
+		    !x->wide)
+			e.time_max_ns = before.time_max_ns;
+	}
 	rc = put(log, x, &e);
 	if (thmqi_unlikely(rc))
 		return rc;
@@ -521,11 +541,12 @@ static bool reaches(const struct entry *e, uint64_t time_ns)
 	return e->time_max_ns >= (int64_t)time_ns;
 }
 
-/* The first entry that @is, as all behind it are; or the end. */
+/* The first entry from @lo on that @is, as all behind it are; or @hi. */
 static inline __attribute__((always_inline)) uint64_t
-find_first(const struct run_index *x, bool (*is)(const struct entry *e, uint64_t what), uint64_t what)
+find_first(const struct run_index *x, uint64_t lo, uint64_t hi,
+	   bool (*is)(const struct entry *e, uint64_t what), uint64_t what)
 {
-	uint64_t lo = x->first, hi = x->count, mid;
+	uint64_t mid;
 
 	while (lo < hi) {
 		struct entry e;
@@ -542,17 +563,32 @@ find_first(const struct run_index *x, bool (*is)(const struct entry *e, uint64_t
 
 uint64_t thmqi_index_find(const struct run_index *x, uint64_t offset)
 {
-	return find_first(x, ends_behind, offset);
+	return find_first(x, x->first, x->count, ends_behind, offset);
 }
 
 uint64_t thmqi_index_find_batch(const struct run_index *x, uint64_t batch)
 {
-	return find_first(x, is_in_or_behind, batch);
+	return find_first(x, x->first, x->count, is_in_or_behind, batch);
 }
 
-uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns)
+/* Times rise within a segment, and there are few that have no index yet. */
+uint64_t thmqi_index_find_time(const struct thmq_log *log, const struct run_index *x,
+			       int64_t time_ns)
 {
-	return find_first(x, reaches, (uint64_t)time_ns);
+	uint64_t lo = x->first, hi, at;
+	uint32_t i;
+
+	for (i = log->sealed_next - log->segment_base; i + 1 < log->segment_count; i++) {
+		const struct segment *next = log->segments[i + 1];
+
+		hi = thmqi_index_find_batch(x, next == log->active ? log->carry_from
+								   : next->first_index);
+		at = find_first(x, lo, hi, reaches, (uint64_t)time_ns);
+		if (at < hi)
+			return at;
+		lo = hi;
+	}
+	return find_first(x, lo, x->count, reaches, (uint64_t)time_ns);
 }
 
 /* -------------------------------------------------------------------- drop */
@@ -564,7 +600,7 @@ uint64_t thmqi_index_find_time(const struct run_index *x, int64_t time_ns)
 void thmqi_index_empty(struct thmq_log *log, struct run_index *x)
 {
 	release(log, x);
-	x->first = x->count = x->room = x->count + 1;
+	x->first = x->count = x->count + 1;
 }
 
 /* There is little left: it moves to a ring which that does not fill. Where there is none, it stays. */
@@ -574,7 +610,7 @@ static void shrink(struct thmq_log *log, struct run_index *x)
 	uint64_t room = is_ring(x) ? x->mask + 1u : (uint64_t)x->chunk_count << LINE_SHIFT;
 
 	if (left * 4 > room || left >= NARROW_ENTRIES ||
-	    (is_ring(x) && (x->mask == RING_FEW || (x->few[0] & CHUNK_NARROW))))
+	    (is_ring(x) && (x->mask == RING_FEW || (x->one & CHUNK_NARROW))))
 		return;
 	to_ring(log, x, true, left <= RING_FEW ? RING_FEW : RING_SOME);
 }
@@ -591,17 +627,15 @@ void thmqi_index_trim(struct thmq_log *log, struct run_index *x, uint64_t batch)
 		thmqi_index_empty(log, x);
 		return;
 	}
-	gone = (uint32_t)((first >> x->shift) - (x->first >> x->shift)); /* of a ring none */
+	gone = x->directory ? (uint32_t)((first >> LINE_SHIFT) - (x->first >> LINE_SHIFT)) : 0;
 	x->first = first;
 	if (!x->chunk_count)
 		return;
-	if (is_ring(x))
-		x->room = x->first + x->mask + 1;
 	for (i = 0; i < gone; i++)
-		chunk_put(log, x, x->chunks[i]);
+		chunk_put(log, x, x->list[i]);
 	if (gone) {
 		x->chunk_count -= gone;
-		memmove(x->chunks, x->chunks + gone, x->chunk_count * sizeof(*x->chunks));
+		memmove(x->list, x->list + gone, x->chunk_count * sizeof(*x->list));
 	}
 	if (log->disk) /* a ring in memory is trimmed whenever it is full */
 		shrink(log, x);
@@ -628,5 +662,5 @@ void thmqi_index_free(struct thmq_log *log, struct run_index *x)
 	thmqi_index_empty(log, x);
 	thmqi_moved_free(log, x);
 	thmqi_held_free(log, x);
-	thmqi_arena_put(&log->arena, PIECE_FEW, x);
+	thmqi_arena_put(&log->arena, PIECE_NARROW, x);
 }

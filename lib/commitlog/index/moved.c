@@ -17,8 +17,6 @@ static struct moved *moved_of(struct run_index *x)
 	list = &x->moved->entries;
 	list->partition = x->partition;
 	list->wide = true;
-	list->chunks = list->few;
-	list->directory_room = THMQI_ARRAY_COUNT(list->few);
 	x->moved->time_max_ns = INT64_MIN;
 	return x->moved;
 }

@@ -16,8 +16,13 @@
 #define GATHER_BUDGET 2048u
 #define GATHER_BUDGET_MAX 32768u
 #define TAKE_OVER_BUDGET 256u
-#define TAKE_OVER_BUDGET_MAX 4096u
-#define RUNS_AHEAD 4u /* entries for each run that was appended meanwhile */
+#define TAKE_OVER_BUDGET_MAX 8192u
+#define RUNS_AHEAD 8u /* entries for each run that was appended meanwhile */
+/*
+ * Entries of so many runs take so much memory (16 MiB at least) that their index does not wait behind the zeros of the next segment:
+ * it is written as if somebody waited for it.
+ */
+#define RUNS_HURRY (1u << 20)
 
 /*
  * So much of a segment that fills is behind the last part of its index when the next part is made. Each part has all that is
@@ -90,7 +95,7 @@ void thmqi_untouch(struct thmq_log *log, struct run_index *x)
 	for (i = 0; i < 2; i++) {
 		struct generation *g = &log->generations[i];
 
-		if (x->touched[i].number != g->number)
+		if (x->generations[i] != (uint32_t)g->number)
 			continue;
 		if (log->sealing.image.next == x) {
 			if (log->sealing.image
@@ -266,6 +271,7 @@ static void start_writing(struct thmq_log *log)
 	w->making.image = w->image.data;
 	w->making.bytes = w->image.bytes;
 	w->making.temporary = SEAL_TEMPORARY;
+	w->making.hurried = !is_part(w) && w->image.runs >= RUNS_HURRY;
 	if (is_part(w))
 		strcpy(w->making.name, SEAL_PART_NAME);
 	else
@@ -308,7 +314,7 @@ int thmqi_seal_step(struct thmq_log *log)
 		w->step = SEALING_GATHER;
 	}
 	if (w->step == SEALING_TAKE_OVER)
-		return take_over(log, (uint32_t)THMQI_MIN(THMQI_MAX(runs, TAKE_OVER_BUDGET),
+		return take_over(log, (uint32_t)THMQI_MIN(THMQI_MAX(runs * 2, TAKE_OVER_BUDGET),
 							  TAKE_OVER_BUDGET_MAX)) == 0;
 	if (w->step != SEALING_GATHER)
 		return 0;

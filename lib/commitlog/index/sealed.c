@@ -652,6 +652,7 @@ int thmqi_sealed_restore(struct thmq_log *log, struct segment *s)
 	struct thmqi_disk_file *file;
 	int rc = partitions ? load_blocks(log, s) : -ENOMEM;
 
+	log->carry_from = s->first_index;
 	if (!rc)
 		rc = thmqi_file_need(log, s, SEGMENT_INDEX, &file);
 	if (!rc)

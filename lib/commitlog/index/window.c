@@ -96,6 +96,8 @@ static int start(struct thmq_log_reader *r, struct window *w, struct segment *s,
 	struct thmqi_buf *buf;
 	int rc = thmqi_file_use(r->log, s, SEGMENT_LOG, &file);
 
+	if (!rc && !thmqi_pace_read(r->log, len))
+		rc = -EAGAIN;
 	if (!rc)
 		rc = thmqi_log_alloc(r->log, len, THMQI_OWNER_READ, &buf);
 	if (rc)
@@ -118,6 +120,8 @@ static int start(struct thmq_log_reader *r, struct window *w, struct segment *s,
 	w->reader = r;
 	w->segment = s;
 	w->reading = true;
+	r->log->pace.reading++;
+	r->log->pace.begun++;
 	return 0;
 }
 
@@ -135,12 +139,13 @@ static void read_ahead(struct thmq_log_reader *r, struct segment *s)
 	const struct window *w = &r->windows[0];
 	struct window *next = &r->windows[1];
 	uint64_t at = w->position - s->position + w->len;
+	uint32_t bytes = thmqi_pace_bytes(r->log, r->window_bytes);
 
 	if (r->streak < STREAK_AHEAD || next->reading)
 		return;
-	if (left(r->log, s, at) < r->window_bytes || next->position == s->position + at)
+	if (left(r->log, s, at) < bytes || next->position == s->position + at)
 		return;
-	start(r, next, s, at, r->window_bytes); /* what cannot be had now is asked for later */
+	start(r, next, s, at, bytes); /* what cannot be had now is asked for later */
 }
 
 static void on_read(struct thmqi_disk_op *op, int64_t result)
@@ -149,6 +154,7 @@ static void on_read(struct thmqi_disk_op *op, int64_t result)
 	struct thmq_log_reader *r = w->reader;
 
 	w->reading = false;
+	r->log->pace.reading--;
 	if (r->closed) {
 		thmqi_buf_unref(w->buf);
 		w->buf = NULL;
@@ -201,7 +207,8 @@ static uint32_t size_of(struct thmq_log_reader *r, uint64_t position, uint32_t l
 		r->streak = 0;
 		r->window_bytes = WINDOW_MIN;
 	}
-	return (uint32_t)THMQI_MIN((uint64_t)THMQI_MAX(len, r->window_bytes), most);
+	return (uint32_t)THMQI_MIN(
+		(uint64_t)THMQI_MAX(len, thmqi_pace_bytes(r->log, r->window_bytes)), most);
 }
 
 static int begin(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len)

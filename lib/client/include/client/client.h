@@ -34,6 +34,9 @@ int thmqi_client_partition_describe(struct thmq_session *session, const char *to
 				    uint32_t partition, const char *group,
 				    struct thmq_partition_info *ret_info);
 
+int thmqi_client_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
+			  uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
+
 int thmqi_client_producer_open(struct thmq_session *session, const char *topic,
 			       const struct thmq_producer_opts *opts,
 			       struct thmq_producer **ret_producer);
@@ -57,6 +60,9 @@ int thmqi_client_fetch(struct thmq_consumer *consumer, struct thmq_message *ret_
 int thmqi_client_release(struct thmq_consumer *consumer, struct thmq_message *messages,
 			 uint32_t count);
 int thmqi_client_ack(struct thmq_consumer *consumer, const struct thmq_message *message);
+int thmqi_client_nack(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t delay_ns);
+int thmqi_client_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns);
+int thmqi_client_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message);
 int thmqi_client_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
 int thmqi_client_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		      uint64_t value);

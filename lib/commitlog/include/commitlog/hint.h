@@ -10,11 +10,22 @@
 
 #include <thundermq/log.h>
 
+struct run_index;
+
+/*
+ * What @log knows of @partition's runs, to be given to the calls below; NULL: none was appended yet. Valid until
+ * thmq_log_forget() of it, or until the log is closed.
+ */
+struct run_index *thmqi_log_index(struct thmq_log *log, uint32_t partition);
+
 /* Each is cheap after the one before it, given a few appends earlier. */
 enum thmqi_log_hint { THMQI_LOG_HINT_FAR, THMQI_LOG_HINT_NEAR, THMQI_LOG_HINT_NEXT };
 
-/* A run of @partition is soon appended to @log, where none of it was lately: its index is in no cache. */
-void thmqi_log_hint(struct thmq_log *log, uint32_t partition, enum thmqi_log_hint hint);
+/* A run of @index's partition is soon appended to its log, where none of it was lately: it is in no cache. */
+void thmqi_log_hint(const struct run_index *index, enum thmqi_log_hint hint);
+
+/* The run that is appended next is of @index's partition: it need not be looked up. If it is not, it is. */
+void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
 
 /*
  * thmq_log_read(), for a reader that has read all but the run that was appended last, while its batch is being

@@ -31,10 +31,13 @@ struct thmqi_policy_costs {
 
 #define THMQI_POLICY_BINS 40u    /* of gaps: [2^i, 2^(i+1)) ns */
 #define THMQI_POLICY_REFRESH 64u /* gaps from one optimum to the next */
+#define THMQI_POLICY_FIRST 16u   /* to the first one */
 
 struct thmqi_policy {
 	uint32_t kind;
 	uint32_t gaps; /* since the last optimum */
+	uint64_t
+		spin_ns; /* what follows from all below: told for every wait, reckoned where something changes */
 	struct thmqi_policy_costs costs;
 	double omega;     /* below costs.omega while the CPU's share is over its cap */
 	double budget_ns; /* adaptive's */
@@ -45,6 +48,7 @@ struct thmqi_policy {
 	bool trusted;
 	double expected_ns; /* gap */
 	double correction;  /* by outcomes, within the bounds */
+	double regret; /* what its budgets have cost of late above what adaptive's would have, in sleeps a wait */
 };
 
 void thmqi_policy_init(struct thmqi_policy *p, uint32_t kind,
@@ -52,11 +56,24 @@ void thmqi_policy_init(struct thmqi_policy *p, uint32_t kind,
 /* What a sleep costs, as omega is now. */
 double thmqi_policy_sleep_cost(const struct thmqi_policy *p);
 /* How long to spin from the last work on; UINT64_MAX: for ever. */
-uint64_t thmqi_policy_budget_ns(const struct thmqi_policy *p);
+static inline uint64_t thmqi_policy_budget_ns(const struct thmqi_policy *p)
+{
+	return p->spin_ns;
+}
+#define THMQI_POLICY_REGRET 0.01 /* as much dearer, in sleeps a wait, is as good */
+/* Is it a forecast that decides? One that is trusted, and whose budgets are no dearer than those of the gaps alone. */
+static inline bool thmqi_policy_follows_forecast(const struct thmqi_policy *p)
+{
+	return p->kind == THMQI_POLICY_PREDICTIVE && p->trusted && p->regret <= THMQI_POLICY_REGRET;
+}
+/* @p->omega was changed from outside. */
+void thmqi_policy_reckon(struct thmqi_policy *p);
 /* The same as a number of empty polls, after which all is armed, polled once more, and slept. */
 uint32_t thmqi_policy_retries(const struct thmqi_policy *p);
 /* Nothing was there for @gap_ns, then there was; @hit: it was found spinning. */
 void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit);
+/* A wake-up took so long, by who made it and who was woken: what a sleep costs follows, by small steps, to the median. */
+void thmqi_policy_woke(struct thmqi_policy *p, uint64_t late_ns);
 /* Once a tick: @rate of events per ns that the forecast expects, and whether it has earned trust. */
 void thmqi_policy_forecast(struct thmqi_policy *p, double rate, bool trusted);
 /* Now and then: the thread's share of its CPU beside what it may have. Takes the worth of latency back until it fits. */

@@ -59,6 +59,8 @@ void thmqi_pool_subscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
 void thmqi_pool_unsubscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
 /* Make sure that @bytes are there without asking the system later. 0 or -ENOBUFS. */
 int thmqi_pool_reserve(struct thmqi_pool *p, uint64_t bytes);
+/* By any thread: fetch a slab for a pool with fewer than @bytes free, as thmq_pool_prepare() does, but none that others may need more. */
+int thmqi_pool_prepare(struct thmqi_pool *p, uint64_t bytes);
 
 /* A block of at least @size bytes, and of a device's block, with one reference. 0; -ENOBUFS; -EMSGSIZE above the largest. */
 static inline int thmqi_buf_alloc(struct thmqi_pool *p, uint32_t size, struct thmqi_buf **ret_buf)

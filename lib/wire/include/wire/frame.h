@@ -24,9 +24,11 @@ enum thmqi_frame_type {
 		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
 		      producer id, 0: none, whose messages may be sent again: generation is its epoch; of others a number that
 		      tells the producers of a stream apart that come one after the other */
-	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0;
+	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0 | upper half of the tags
+				  wanted, as thmq_tag_filter() has them, whose lower half is tag_hash; 0: all;
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
+				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
 				  len: credit bytes; extra: credit messages; generation */
 	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
 	THMQI_FRAME_SEEK =
@@ -42,9 +44,14 @@ enum thmqi_frame_type {
 	THMQI_FRAME_SEEN =
 		10, /* arg0: how many REJECTs of this connection the client has taken. What has a producer id is stored behind
 		       none that the client does not know of: so it never sends again what was passed over */
+	THMQI_FRAME_SETTLE =
+		16, /* stream partition; seq: first offset; len: how many; flags: THMQI_SETTLE_*; extra: serial of an ACK, one higher
+		       than the one before, from 1; of all others: how often they had been handed out then, 0: they are this member's
+		       whenever that was; arg0: a time, ns; generation. Of a member of a shared group */
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
-				    incarnation; arg1: largest message (key, tag, payload); len: version;
+				    incarnation; arg1: largest message (key, tag, payload); tag_hash: likewise of volatile
+				    topics; len: version;
 				    partition, extra: identity of its data, the same in each of its lives */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
@@ -55,13 +62,15 @@ enum thmqi_frame_type {
 				    Sequences of one connection only: seq, then the next ones sent on it.
 				    arg0 UINT64_MAX: stored before, where is not known */
 	THMQI_FRAME_REJECT =
-		36, /* stream partition; seq; status: that message is certainly not stored */
+		36, /* stream partition; seq; status: that message is certainly not stored; arg0: with -THMQ_ECONFLICT what is
+		       there */
 	THMQI_FRAME_DELIVER =
 		37, /* stream partition; data: a run (struct thmq_run_header in place); len: its bytes; seq: first
-				     offset wanted; arg0: token, whose lower half is below THMQI_DELIVERIES and of one run at a time; arg1: end offset (exclusive); generation */
+				     offset wanted; to a member of a shared group, extra: how often these were handed out, tag_hash: when this was sent,
+				     ms by some clock that goes on; arg0: token, whose lower half is below THMQI_DELIVERIES and of one run at a time; arg1: end offset (exclusive); generation */
 	THMQI_FRAME_ATTACHED =
 		38, /* stream partition; status; seq: offset it begins at; arg0, arg1: bounds;
-				     flags: THMQI_ATTACHED_AT_GROUP; extra: generation of the ATTACH */
+				     flags: THMQI_ATTACHED_AT_GROUP; extra: generation of the ATTACH; tag_hash as of a DELIVER */
 	THMQI_FRAME_DETACHED =
 		39, /* stream partition; status 0, or -THMQ_EFENCED where a newer member took it, -THMQ_ENOTOPIC */
 	THMQI_FRAME_SOUGHT =
@@ -84,6 +93,9 @@ enum thmqi_frame_type {
 		       offset + 1 */
 	THMQI_FRAME_EXPELLED =
 		48, /* meta; stream; status: -THMQ_EFENCED: the group took this silent member for dead, and has gone on without */
+	THMQI_FRAME_SETTLED =
+		56, /* stream partition; extra: all ACKs up to this serial are stored durably; status: as of ACKED; arg0: generation;
+		       seq: where the group stands */
 	THMQI_FRAME_LOST =
 		46 /* stream partition; seq: first offset; arg1: count, 0: not known: messages of a weaker ack or visibility, which
 		      is flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
@@ -100,7 +112,7 @@ struct thmqi_frame {
 	uint32_t partition; /* id, unique in the broker */
 	uint32_t len;
 	uint32_t
-		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) */
+		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) */
 	uint64_t seq;
 	uint64_t
 		data; /* address in the terms of the connection's memory; a pointer in one process */
@@ -122,9 +134,18 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 #define THMQI_PRODUCE_TAG_LEN(extra) ((extra)&0xffu)
 #define THMQI_PRODUCE_REPORT 0x100u
 #define THMQI_PRODUCE_TIMED 0x200u
+/* THMQ_RECORD_*: what lies behind the tag */
+#define THMQI_PRODUCE_WITH(record_flags) ((uint32_t)(record_flags) << 10)
+#define THMQI_PRODUCE_HAS(extra) ((uint8_t)((extra) >> 10 & 0x7e)) /* THMQ_RECORD_PART is the broker's own */
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
-#define THMQI_ATTACH_KIND(flags) ((flags)&0x3fu)
+#define THMQI_ATTACH_SHARED 0x20u
+#define THMQI_ATTACH_KIND(flags) ((flags)&0x1fu)
+#define THMQI_SETTLE_ACK 1u    /* done */
+#define THMQI_SETTLE_NACK 2u   /* to be handed out again, after arg0 */
+#define THMQI_SETTLE_EXTEND 3u /* its own for arg0 more, from now on */
+#define THMQI_SETTLE_RETURN 4u /* as NACK, but the app never saw it */
+#define THMQI_JOIN_SHARED 1u   /* in topic_flags of JOIN */
 #define THMQI_OF_PRODUCER 1u /* a number of a stream is a consumer's without it */
 #define THMQI_ATTACHED_AT_GROUP 0x80u /* it begins where the group stands, not where ATTACH asked for */
 
@@ -214,7 +235,7 @@ static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t coun
 
 enum thmqi_op {
 	THMQI_OP_TOPIC_CREATE =
-		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_* */
+		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_*, ttl_ns */
 	THMQI_OP_TOPIC_DELETE = 2, /* meta; name */
 	THMQI_OP_TOPIC_LIST =
 		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
@@ -222,14 +243,17 @@ enum thmqi_op {
 	THMQI_OP_TOPIC_PARTITIONS =
 		5, /* meta; topic_id, index: first -> count entries of struct thmqi_partition_entry, total */
 	THMQI_OP_JOIN =
-		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id; ASSIGN frames follow. A
+		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id; ASSIGN frames follow, but with
+		      topic_flags THMQI_JOIN_SHARED, which makes no member. A
 		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own */
 	THMQI_OP_LEAVE = 7,      /* meta; stream */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
-		9, /* shard; partition, group_id -> value[0..2]: begin, end, group offset or UINT64_MAX */
+		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that */
 	THMQI_OP_PRODUCER_OPEN =
-		10 /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
+		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
+	THMQI_OP_KEY_FIND =
+		11 /* shard; partition, before_offset, key, key_len -> value[0..1]: offset and time of the newest message below it */
 };
 
 struct thmqi_request {
@@ -242,14 +266,17 @@ struct thmqi_request {
 	uint32_t index;
 	uint32_t stream;
 	uint32_t group_id;
-	uint32_t reserved;
+	uint32_t key_len;
 	uint64_t volatile_bytes;
 	uint64_t session_timeout_ns;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
+	uint64_t before_offset;
 	char name[256];  /* NUL-terminated */
 	char group[256];
+	uint8_t key[THMQ_KEY_MAX];
 };
 
 struct thmqi_topic_entry {
@@ -261,6 +288,7 @@ struct thmqi_topic_entry {
 	uint32_t reserved;
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
+	uint64_t ttl_ns;
 	char name[256];
 };
 

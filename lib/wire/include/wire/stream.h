@@ -20,7 +20,7 @@
 #define THMQI_HELLO_BYTES 128u
 
 /* What the two sides must be able to hold: more is refused with -E2BIG. */
-#define THMQI_STREAM_AREA_MAX (64u << 20)
+#define THMQI_STREAM_AREA_MAX (128u << 20)
 #define THMQI_STREAM_UP_MAX (1u << 17) /* frames */
 #define THMQI_STREAM_CTL_MAX 4096u
 #define THMQI_STREAM_DOWN_MAX (1u << 16)

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shared.c - a member of a shared group: its acks, one message each, gathered to ranges while they follow each other; what
+ * it gives back, or keeps for longer; and what it may not hand to the app any more. Which messages it gets is the broker's to say.
+ */
+#include <stdio.h>
+
+#include "internal.h"
+
+#define GATHER_MAX 64u /* acks in one frame */
+
+/* What is prefetched is the app's to see only while it certainly is ours. */
+static uint64_t shown_for_ns(const struct thmq_consumer *c)
+{
+	return c->opts.invisible_ns - c->opts.invisible_ns / 8;
+}
+
+/* ---------------------------------------------------------------------- say */
+
+/* @deliveries: when these were handed out; 0: it is not known. */
+static bool say(struct reading *r, uint32_t what, uint64_t from, uint64_t to, uint32_t deliveries,
+		uint64_t time_ns)
+{
+	struct thmqi_frame *f = r->state == READING_ON ? thmqi_ctl_claim(r->link) : NULL;
+
+	if (!f)
+		return false;
+	f->type = THMQI_FRAME_SETTLE;
+	f->flags = (uint8_t)what;
+	f->stream = r->consumer->stream;
+	f->partition = r->partition;
+	f->seq = from;
+	f->len = (uint32_t)(to - from);
+	f->extra = what == THMQI_SETTLE_ACK ? ++r->settle_sent : deliveries;
+	f->arg[0] = time_ns;
+	f->generation = r->generation;
+	thmqi_ctl_commit(r->link);
+	return true;
+}
+
+bool thmqi_shared_ack_send(struct reading *r)
+{
+	if (r->settle_from == r->settle_to)
+		return true;
+	if (!say(r, THMQI_SETTLE_ACK, r->settle_from, r->settle_to, 0, 0))
+		return r->state == READING_ON ? thmqi_reading_later(r) : false;
+	r->settle_from = r->settle_to;
+	return true;
+}
+
+/* The reading that @m was fetched from. Return: 0, or why nothing can be said of it. */
+static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, struct reading **ret)
+{
+	struct reading *r;
+
+	if (!c->shared || m->partition >= c->reading_count ||
+	    m->internal[1] >> 48 != (VIEW_MARK | c->stream))
+		return -EINVAL;
+	r = &c->readings[m->partition];
+	if (m->offset >= r->handed)
+		return -EINVAL;
+	if (c->session->dead)
+		return c->session->dead;
+	thmqi_session_beat(c->session);
+	if (r->state != READING_ON)
+		return r->state == READING_NONE ? -THMQ_EFENCED : -EAGAIN;
+	*ret = r;
+	return 0;
+}
+
+static int ack(struct reading *r, uint64_t offset)
+{
+	if (r->settle_from != r->settle_to && offset == r->settle_to &&
+	    r->settle_to - r->settle_from < GATHER_MAX) {
+		r->settle_to++;
+		return 0;
+	}
+	if (!thmqi_shared_ack_send(r))
+		return -EAGAIN;
+	r->settle_from = offset;
+	r->settle_to = offset + 1;
+	thmqi_reading_later(r);
+	return 0;
+}
+
+/* Where there is no room for it now, it comes again. */
+void thmqi_shared_pass(struct reading *r, uint64_t offset)
+{
+	if (r->state == READING_ON)
+		ack(r, offset);
+}
+
+int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message)
+{
+	struct reading *r;
+	int rc = reading_of(c, message, &r);
+
+	return rc ? rc : ack(r, message->offset);
+}
+
+/* Acks that were made before go first. */
+static int tell(struct thmq_consumer *c, const struct thmq_message *m, uint32_t what,
+		uint64_t time_ns)
+{
+	const struct delivered *d;
+	struct reading *r;
+	int rc = reading_of(c, m, &r);
+
+	if (rc == -THMQ_EFENCED)
+		return 0; /* it is not this member's any more */
+	if (rc)
+		return rc;
+	d = thmqi_view_is_held(c, m) ? (const struct delivered *)(uintptr_t)m->internal[0] : NULL;
+	if (!thmqi_shared_ack_send(r) ||
+	    !say(r, what, m->offset, m->offset + 1, d ? d->deliveries : 0, time_ns))
+		return -EAGAIN;
+	return 0;
+}
+
+int thmqi_client_nack(struct thmq_consumer *c, const struct thmq_message *message,
+		      uint64_t delay_ns)
+{
+	return tell(c, message, THMQI_SETTLE_NACK, delay_ns);
+}
+
+int thmqi_client_extend(struct thmq_consumer *c, const struct thmq_message *message,
+			uint64_t invisible_ns)
+{
+	return tell(c, message, THMQI_SETTLE_EXTEND, invisible_ns);
+}
+
+int thmqi_client_message_deliveries(const struct thmq_consumer *c,
+				    const struct thmq_message *message)
+{
+	const struct delivered *d = (const struct delivered *)(uintptr_t)message->internal[0];
+
+	if (!thmqi_view_is_held(c, message))
+		return -EINVAL;
+	return c->shared ? (int)d->deliveries : 0;
+}
+
+/* --------------------------------------------------------------------- hear */
+
+bool thmqi_shared_acks_stored(const struct reading *r)
+{
+	if (r->state == READING_NONE || r->ack_error)
+		return true;
+	return r->settle_from == r->settle_to && r->settle_stored == r->settle_sent;
+}
+
+void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f)
+{
+	const struct thmq_consumer_opts *o = &r->consumer->opts;
+
+	f->flags = (uint8_t)(o->start | THMQI_ATTACH_SHARED);
+	f->seq = o->invisible_ns;
+	f->arg[0] = o->start_time_ns;
+	r->settle_sent = r->settle_stored = 0;
+}
+
+void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f)
+{
+	if ((uint32_t)f->arg[0] != r->generation || f->extra > r->settle_sent)
+		return;
+	if (f->status == -THMQ_EFENCED)
+		r->consumer->fenced = true;
+	r->ack_error = f->status == -THMQ_EFENCED ? 0 : f->status;
+	if (!f->status || f->status == -THMQ_EFENCED)
+		r->settle_stored = THMQI_MAX(r->settle_stored, f->extra);
+}
+
+void thmqi_shared_lost(struct reading *r)
+{
+	if (!thmqi_shared_acks_stored(r))
+		r->consumer->fenced = true;
+	r->settle_from = r->settle_to = 0;
+	r->settle_sent = r->settle_stored = 0;
+	r->ack_error = 0;
+}
+
+/* --------------------------------------------------------------------- runs */
+
+/*
+ * How old is a frame that was stamped by the broker's clock? It may have lain in the ring while nobody called. The fastest frame seen tells
+ * how far our clock is ahead; that may rise by what two clocks drift apart, 200 parts in a million.
+ */
+static uint64_t age_ns(struct thmq_consumer *c, uint32_t stamp_ms, uint64_t now)
+{
+	uint32_t lead = (uint32_t)(now / 1000000u) - stamp_ms;
+
+	if (!c->clock_ns) {
+		c->clock_lead_ms = lead;
+		c->clock_ns = now;
+	}
+	if (now - c->clock_ns >= 5000000000ull) {
+		c->clock_lead_ms += (uint32_t)((now - c->clock_ns) / 5000000000ull);
+		c->clock_ns = now;
+	}
+	if ((int32_t)(lead - c->clock_lead_ms) < 0)
+		c->clock_lead_ms = lead;
+	return (uint64_t)(lead - c->clock_lead_ms) * 1000000u;
+}
+
+void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f)
+{
+	if (r->resumes) /* perhaps another machine's */
+		r->consumer->clock_ns = 0;
+	age_ns(r->consumer, f->tag_hash, thmqi_session_now(r->consumer->session));
+}
+
+void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d,
+			    const struct thmqi_frame *f)
+{
+	const uint64_t now = thmqi_session_now(c->session);
+
+	d->deliveries = f->extra;
+	d->expires_ns =
+		now + shown_for_ns(c) - THMQI_MIN(age_ns(c, f->tag_hash, now), shown_for_ns(c));
+}
+
+/* Where there is no room to say so it comes back by itself, later. */
+void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d)
+{
+	uint64_t from = thmqi_run_next_offset(d);
+
+	(void)c;
+	if (d->reading && !d->former && from < d->to)
+		say(d->reading, THMQI_SETTLE_RETURN, from, d->to, d->deliveries, 0);
+}
+
+/* It was handed out as often as may be: it is done, whatever it is. */
+static bool bury(struct thmq_consumer *c, struct delivered *d)
+{
+	struct reading *r = d->reading;
+	struct thmq_event e = {.type = THMQ_EVENT_DEAD_LETTER,
+			       .consumer = c,
+			       .cookie = c->opts.cookie,
+			       .partition = r->index,
+			       .count = d->deliveries - 1};
+	uint64_t offset;
+
+	if (!thmqi_shared_ack_send(r) ||
+	    !say(r, THMQI_SETTLE_ACK, thmqi_run_next_offset(d), d->to, 0, 0))
+		return false; /* it comes once more */
+	for (; d->at < d->count; d->at++) {
+		offset = d->base_offset + (d->deltas ? d->deltas[d->at] : d->at);
+		if (offset < d->from || offset >= d->to)
+			continue;
+		e.offset = offset;
+		thmqi_session_event(c->session, &e);
+	}
+	return true;
+}
+
+bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d)
+{
+	if (d->at == d->count)
+		return true;
+	if (c->opts.deliver_max && d->deliveries > c->opts.deliver_max) {
+		if (!bury(c, d))
+			thmqi_shared_return(c, d);
+		return true;
+	}
+	if (thmqi_session_now(c->session) < d->expires_ns)
+		return false;
+	thmqi_shared_return(c, d);
+	return true;
+}
+
+/* --------------------------------------------------------------------- open */
+
+/* The group is made where it is not there yet; its members are known to the shards only. */
+int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline)
+{
+	struct thmqi_request q = {
+		.op = THMQI_OP_JOIN, .stream = c->stream, .topic_flags = THMQI_JOIN_SHARED};
+	const struct thmqi_reply *reply;
+	uint32_t i;
+	int rc;
+
+	snprintf(q.name, sizeof(q.name), "%s", c->topic);
+	snprintf(q.group, sizeof(q.group), "%s", group);
+	rc = thmqi_session_meta(c->session, &q, &reply);
+	if (rc)
+		return rc;
+	for (i = 0; i < c->reading_count; i++)
+		c->readings[i].group_id = (uint32_t)reply->value[0];
+	return thmqi_consumer_attach_all(c, deadline);
+}
