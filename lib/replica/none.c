@@ -50,3 +50,28 @@ NONE(thmq_replica_change, struct thmq_replica *replica, const struct thmq_member
 NONE(thmq_replica_catch_up, struct thmq_replica *replica, uint64_t id)
 NONE(thmq_replica_transfer, struct thmq_replica *replica, uint64_t id)
 NONE(thmq_replica_trim, struct thmq_replica *replica, uint64_t index)
+
+void thmq_carrier_opts_init(struct thmq_carrier_opts *opts)
+{
+	memset(opts, 0, sizeof(*opts));
+	opts->size = sizeof(*opts);
+}
+
+int thmq_carrier_open(struct thmq_core *core, const struct thmq_carrier_opts *opts,
+		      struct thmq_carrier **ret_carrier)
+{
+	(void)core;
+	(void)opts;
+	(void)ret_carrier;
+	return thmqi_fail(-EOPNOTSUPP, "this library was built without replication: build it where "
+				       "libraft 0.22.1 is installed");
+}
+
+int thmq_carrier_close(struct thmq_carrier *carrier)
+{
+	return carrier ? -EOPNOTSUPP : 0;
+}
+
+NONE(thmq_carrier_url, struct thmq_carrier *carrier, char *ret_url, uint32_t size)
+NONE(thmq_carrier_place, struct thmq_carrier *carrier, uint64_t id, const char *url)
+NONE(thmq_carrier_peer, struct thmq_carrier *carrier, uint32_t index, struct thmq_carrier_peer *ret_peer)
