@@ -16,6 +16,7 @@
 #include "transport/address.h"
 
 #define CARRY_PEERS 32u              /* nodes that are known, and connections, at a time */
+#define CARRY_CONNECTIONS 96u /* those that are open, those being made, and as many that have said nothing yet */
 #define CARRY_QUEUE 256u             /* messages that wait to go to one node: a power of two */
 #define CARRY_QUEUE_BYTES (8u << 20) /* and their bytes, but for one */
 #define CARRY_RX_BYTES (64u << 10)

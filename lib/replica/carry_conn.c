@@ -168,11 +168,30 @@ int thmqi_carry_watch(struct carry_conn *n)
 
 /* -------------------------------------------------------------- accept, call */
 
+/* Those that say nothing give way to others: the one that has been silent for longest. */
+static void make_way(struct thmqi_courier *c)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &c->conns)
+	{
+		struct carry_conn *n = thmqi_container(it, struct carry_conn, link);
+
+		if (!n->calls && (n->state == CARRY_SHAKING || n->state == CARRY_GREETING)) {
+			thmqi_carry_end(n, -ETIMEDOUT);
+			return;
+		}
+	}
+}
+
 static void take_in(struct thmqi_courier *c, int fd)
 {
-	/* those that are open, those being made, and as many that say nothing */
-	struct carry_conn *n = c->conn_count < 3 * CARRY_PEERS ? make(c) : NULL;
+	struct carry_conn *n;
 	int rc;
+
+	if (c->conn_count >= CARRY_CONNECTIONS)
+		make_way(c);
+	n = make(c);
 
 	if (!n) {
 		close(fd);

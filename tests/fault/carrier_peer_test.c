@@ -448,12 +448,14 @@ static void be_silent(void)
 {
 	int fds[200];
 
-	for (uint32_t i = 0; i < 200; i++)
+	for (uint32_t i = 0; i < 200; i++) {
 		fds[i] = call();
+		live();
+	}
+	close(befriend());
 	commit_some();
 	for (uint32_t i = 0; i < 200; i++)
 		await_cut(fds[i]);
-	close(befriend());
 	{ /* one that was friendly, and says nothing more */
 		int fd = befriend();
 
