@@ -110,8 +110,8 @@ static void on_role(void *ctx, uint32_t role, uint64_t term, uint64_t leader)
 
 	(void)leader;
 	n->head = n->tail; /* of an earlier term: nobody knows what becomes of these */
+	(void)role;
 	atomic_store(&shared->nodes[n->number].term, term);
-	atomic_store(&shared->nodes[n->number].role, role);
 }
 
 static void on_committed(void *ctx, uint64_t index)
@@ -241,6 +241,7 @@ static void node_main(uint32_t number)
 			;
 		CHECK(thmq_replica_state(n.replica, &state) == 0);
 		atomic_store(&shared->nodes[number].last, state.last_index);
+		atomic_store(&shared->nodes[number].role, state.role);
 	}
 	CHECK(thmq_replica_close(n.replica, 10 * SECOND) == 0);
 	CHECK(thmq_carrier_close(n.carrier) == 0);
