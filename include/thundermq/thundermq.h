@@ -435,11 +435,23 @@ struct thmq_broker_opts {
 				    1024; more are closed at once */
 	uint32_t reserved4;
 	const struct thmq_tls_opts *tls; /* for all of listen; NULL: tcp:// is plain, and there is no tls:// */
+	/*
+	 * Copies: this is one of several brokers that keep the same data, each in a data_dir of its own. One of them leads and serves
+	 * clients, what a majority has on its medium is committed, and where one fails another takes over. All of them, as
+	 * "1=inproc://a,2=inproc://b,3=inproc://c": a number, which is never given to another, and where it is reached. At creation, and the
+	 * same everywhere; later who belongs to them is in the data. NULL: one copy. doc/replication.md
+	 */
+	const char *cluster;
+	const char *cluster_name; /* the same on all of them, and no other cluster's; NULL: it is known by the text of cluster */
+	uint64_t node_id;         /* which of them this is. One that lost its directory comes back under another number */
+	uint32_t heartbeat_ms;    /* 0 means 30 */
+	uint32_t election_ms;     /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
 #define THMQ_BROKER_NO_BACKGROUND_FLUSH                                                            \
 	2u /* no flush_interval_ns and flush_bytes: messages of weaker durability become durable with the next durable one */
+#define THMQ_BROKER_JOIN 4u /* with an empty directory: it waits to be made a member of the cluster, whose cluster_name it gives */
 
 #define THMQ_BROKER_OPTS(...)                                                                      \
 	(&(struct thmq_broker_opts){.size = sizeof(struct thmq_broker_opts), __VA_ARGS__})
@@ -454,12 +466,12 @@ THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
  * @ret_broker: out
  *
  * A directory that does not exist, or is empty, is created with its shards. One broker at a time may
- * have a directory open, in any process.
+ * have a directory open, in any process. One of several copies is open before a majority is there: clients wait for that.
  *
  * Return: 0; -EBUSY another process has the directory (thmq_errmsg() names its pid); -ENOENT; -ENOTDIR;
  * -EACCES, -EROFS; -ENOSPC; -THMQ_EVERSION a newer format; -THMQ_ECORRUPT damage below what is known
  * durable, a shard that is missing or belongs to another directory; -EEXIST the name is taken;
- * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be; -EPROTONOSUPPORT listen has a scheme that this library does not
+ * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be, or there is a cluster and the library was built without libraft; -EPROTONOSUPPORT listen has a scheme that this library does not
  * speak; -EADDRINUSE, -EADDRNOTAVAIL, -EHOSTUNREACH where it cannot listen there; -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
  * Threads: any that may block. Owner: the app, until thmq_broker_close() or thmq_env_close().
  */
@@ -517,6 +529,14 @@ THMQ_API int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_st
  * Threads: any.
  */
 THMQ_API int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size);
+
+/**
+ * thmq_broker_leader() - which of several copies leads
+ * @ret_id: out, or NULL; its node_id; 0: none is known now, or there is one copy
+ * Return: 1 this broker leads and serves, as one with one copy always does; 0 it does not; -EINVAL not an open broker.
+ * Threads: any.
+ */
+THMQ_API int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id);
 
 /**
  * thmq_broker_copy() - copy the data directory of an open broker while it serves

@@ -98,7 +98,7 @@ void thmqi_conn_flush_progress(struct conn *c)
 		return;
 	for (i = 0; i < c->dirty_count; i++) {
 		p = &c->producers[c->dirty_streams[i]];
-		for (level = THMQ_DURABILITY_MEMORY; level <= THMQ_DURABILITY_DURABLE; level++) {
+		for (level = THMQ_DURABILITY_MEMORY; level <= THMQ_DURABILITY_ALL; level++) {
 			if (!(p->dirty & (1u << level)))
 				continue;
 			f = thmqi_conn_claim(c);

@@ -56,6 +56,7 @@ struct meta_change {
 	int status;
 	uint32_t stream;     /* JOIN */
 	bool left;           /* JOIN: the client has given up on it */
+	bool orphan;         /* another broker leads by now: what becomes of it is in the log */
 	uint64_t timeout_ns; /* JOIN */
 	uint64_t member;     /* JOIN */
 	uint64_t value;      /* PRODUCER_OPEN: what the shards answered: the highest */
@@ -80,6 +81,8 @@ struct meta {
 	struct state_cluster *cluster; /* NULL: none stored */
 	struct state_counters counters; /* as last stored */
 	struct meta_change *changes;   /* on their way */
+	struct carry *carries, **carries_last; /* follow.c: what another copy changed and is not committed */
+	uint32_t carrying; /* on its way to the shards */
 	uint64_t next_epoch;
 	uint64_t next_producer;
 	struct thmqi_timer timer; /* looks after silent members */

@@ -28,20 +28,30 @@ static int volatile_log_open(struct partition *p, uint64_t bytes)
 	return thmq_log_open(p->shard->core, &opts, &p->log);
 }
 
-int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic)
+static void name_partition(struct partition *p, const struct state_topic *topic)
 {
-	struct partition *p = calloc(1, sizeof(*p));
-	int rc;
-
-	if (!p)
-		return -ENOMEM;
-	p->shard = s;
-	p->id = id;
 	p->topic_id = topic->topic_id;
 	p->visible_at = topic->visible_at;
 	p->retention_ns = topic->retention_ns;
 	p->retention_bytes = topic->retention_bytes;
 	p->retain_consumed = (topic->flags & THMQ_TOPIC_RETAIN_CONSUMED) != 0;
+}
+
+int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic)
+{
+	struct partition *p = thmqi_shard_partition(s, id);
+	int rc;
+
+	if (p) { /* a copy's log told of it first, or it is told again */
+		name_partition(p, topic);
+		return 0;
+	}
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	p->shard = s;
+	p->id = id;
+	name_partition(p, topic);
 	p->is_volatile = (id & VOLATILE_PARTITION) != 0;
 	p->log = s->log;
 	/* a quarter stays for the batch that is being formed and for what consumers hold */
@@ -84,21 +94,39 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 	thmqi_writers_drop(s, id);
 }
 
-static void partition_free(struct partition *p)
+static void groups_free(struct partition *p)
 {
 	struct group_offset *g;
 
 	while (!thmqi_list_empty(&p->groups)) {
 		g = thmqi_list_first(&p->groups, struct group_offset, link);
+		if (g->dirty)
+			thmqi_list_del(&g->dirty_link);
 		thmqi_list_del(&g->link);
 		free(g);
 	}
+}
+
+static void partition_free(struct partition *p)
+{
+	groups_free(p);
 	if (p->is_volatile && p->log)
 		thmq_log_close(p->log, 0);
 	free(p);
 }
 
 /* ------------------------------------------------------------------ replay */
+
+/* Of a copy's log, which may be ahead of what is known of topics here: a partition is one before it has a topic. */
+static struct partition *told_of(struct shard *s, uint32_t id)
+{
+	const struct state_topic none = {.visible_at = THMQ_DURABILITY_QUORUM};
+	struct partition *p = thmqi_shard_partition(s, id);
+
+	if (!p && s->lead && thmqi_shard_partition_add(s, id, &none) == 0)
+		p = thmqi_shard_partition(s, id);
+	return p;
+}
 
 static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 {
@@ -108,11 +136,11 @@ static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 
 	if (run->header->len < sizeof(*state))
 		return;
-	p = thmqi_shard_partition(s, state->partition);
+	p = told_of(s, state->partition);
 	g = p ? thmqi_offsets_get(p, state->group, true) : NULL;
 	if (!g)
 		return;
-	g->offset = g->durable_offset = state->offset;
+	g->offset = g->durable_offset = g->logged_offset = state->offset;
 	g->epoch = state->epoch;
 }
 
@@ -134,6 +162,7 @@ static void replay_producer(struct shard *s, const struct thmq_log_run *run)
 	if (run->header->len < sizeof(state))
 		return;
 	memcpy(&state, run->payload, sizeof(state));
+	told_of(s, state.partition);
 	thmqi_writer_replay(s, &state);
 }
 
@@ -147,7 +176,7 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 		replay_offset(s, run);
 		break;
 	case STATE_PARTITION:
-		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
+		p = told_of(s, (uint32_t)h->base_offset);
 		if (p && h->len >= sizeof(struct state_partition))
 			replay_partition(p, run);
 		break;
@@ -159,9 +188,8 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 	}
 }
 
-static int on_replay(void *ctx, const struct thmq_log_run *run)
+int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run)
 {
-	struct shard *s = ctx;
 	const struct thmq_run_header *h = run->header;
 	struct partition *p;
 
@@ -171,9 +199,9 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 		replay_state(s, run);
 		return 0;
 	}
-	p = thmqi_shard_partition(s, h->partition);
+	p = told_of(s, h->partition);
 	if (!p || (h->flags & THMQ_RUN_RELOCATED))
-		return 0;
+		return p || !s->lead ? 0 : -ENOMEM;
 	p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
 	p->next_offset = THMQI_MAX(p->next_offset, p->visible);
 	p->logged_offset = p->next_offset;
@@ -191,17 +219,28 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 /*
  * Offsets are never used twice: those of messages that were acknowledged at less than `durable` and lost may have
  * been seen. After an unclean close every term since a partition's last stored run may have used up to OFFSET_JUMP of
- * them, so its next offset lies behind all of those.
+ * them, so its next offset lies behind all of those. With copies that is so of each term but where nothing was ever stored, and none
+ * could be seen that was not.
  */
-static void settle_recovery(struct shard *s)
+static bool may_have_lost(const struct shard *s, const struct partition *p)
+{
+	if (!s->lead)
+		return s->unclean;
+	return p->next_offset || p->visible_at < s->final;
+}
+
+void thmqi_shard_begin_term(struct shard *s)
 {
 	struct partition *p;
 	struct thmqi_list *l;
 	uint32_t i = 0;
 
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
-		if (s->unclean && s->term > p->last_term)
+		if (p->is_volatile || p->dead)
+			continue;
+		if (may_have_lost(s, p) && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
+		p->last_term = THMQI_MAX(p->last_term, s->term);
 		p->durable = p->next_offset; /* and visible is behind the last message that is there */
 		p->hole_begin = p->visible;
 		p->hole_end = p->next_offset;
@@ -213,6 +252,23 @@ static void settle_recovery(struct shard *s)
 				g->offset = g->durable_offset = THMQI_MIN(g->offset, p->visible);
 		}
 	}
+}
+
+void thmqi_shard_reset(struct shard *s)
+{
+	struct partition *p;
+	uint32_t i = 0;
+
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		if (p->is_volatile)
+			continue;
+		groups_free(p);
+		p->log = NULL;
+		p->next_offset = p->logged_offset = p->last_term = p->durable = p->flush_asked = 0;
+		p->visible = p->hole_begin = p->hole_end = p->idle_offset = p->idle_ns = 0;
+	}
+	thmqi_writers_clear(s);
+	memset(s->settled_index, 0, sizeof(s->settled_index));
 }
 
 /* ---------------------------------------------------------------- log side */
@@ -240,6 +296,11 @@ static void on_failed(void *ctx, int error)
 		}
 	}
 	thmqi_offsets_failed(s);
+}
+
+static int on_replay(void *ctx, const struct thmq_log_run *run)
+{
+	return thmqi_shard_replay(ctx, run);
 }
 
 static void on_room(void *ctx)
@@ -301,7 +362,7 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 		opts.segment_bytes_min = opts.segment_bytes_max;
 	if (log_id)
 		memcpy(opts.log_id, log_id, sizeof(opts.log_id));
-	rc = thmq_log_open(s->core, &opts, &s->log);
+	rc = s->broker->cluster ? thmqi_lead_open(s, &opts) : thmq_log_open(s->core, &opts, &s->log);
 	if (rc)
 		return rc;
 	if (s->writers_missing) /* what is sent again would be stored twice */
@@ -309,11 +370,14 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 	thmq_log_stats(s->log, &stats);
 	s->term = stats.term;
 	s->unclean = stats.unclean != 0;
-	s->durable_index = s->written_index = stats.last_index;
+	for (i = THMQ_DURABILITY_WRITTEN; i <= s->final && !s->lead; i++)
+		s->settled_index[i] = stats.last_index;
+	i = 0;
 	while ((p = thmqi_map_next(&s->partitions, &i)))
-		if (!p->is_volatile)
+		if (!p->is_volatile && !p->dead)
 			p->log = s->log;
-	settle_recovery(s);
+	if (!s->lead) /* else when it leads */
+		thmqi_shard_begin_term(s);
 	return 0;
 }
 
@@ -356,19 +420,31 @@ int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, cons
 
 /* ------------------------------------------------------------- connections */
 
+void thmqi_shard_welcome(struct conn *c)
+{
+	struct shard *s = c->shard;
+	struct thmq_broker *b = s->broker;
+	const struct thmqi_frame f = {
+		.type = THMQI_FRAME_WELCOME,
+		.flags = s->lead ? (uint8_t)s->final : 0,
+		.seq = b->shard_count,
+		.len = THMQI_WIRE_VERSION,
+		.partition = (uint32_t)b->identity,
+		.extra = (uint32_t)(b->identity >> 32),
+		.arg = {atomic_load(&b->incarnation),
+			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
+
+	c->waits = false;
+	thmqi_list_add_tail(&s->conns, &c->link);
+	thmqi_conn_send(c, &f);
+	thmqi_conn_kick(c);
+}
+
 int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 {
 	struct thmq_broker *b = ctx;
 	struct shard *s = &b->shards[link->shard];
 	struct conn *c;
-	struct thmqi_frame f = {
-		.type = THMQI_FRAME_WELCOME,
-		.seq = b->shard_count,
-		.len = THMQI_WIRE_VERSION,
-		.partition = (uint32_t)b->identity,
-		.extra = (uint32_t)(b->identity >> 32),
-		.arg = {b->incarnation,
-			s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record)}};
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
@@ -378,10 +454,10 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	c->shard = s;
 	c->serial = ++s->last_serial;
 	link->broker = c;
-	thmqi_list_add_tail(&s->conns, &c->link);
+	thmqi_list_init(&c->link);
 	s->conn_count++;
-	thmqi_conn_send(c, &f);
-	thmqi_conn_kick(c);
+	if (!s->lead || !thmqi_lead_keep(c))
+		thmqi_shard_welcome(c);
 	return 0;
 }
 
@@ -422,12 +498,12 @@ static void conn_let_go(void *arg)
  * The broker goes while a client's thread may be reading the runs that it holds, and so may the app: they stay in the pool
  * until the client end closes. The log that they came from need not be there for that.
  */
-static void conn_leave(struct conn *c)
+void thmqi_conn_leave(struct conn *c, int error)
 {
 	struct thmqi_list *subs;
 	uint32_t i;
 
-	thmqi_link_shut(c->wire, -ESHUTDOWN);
+	thmqi_link_shut(c->wire, error);
 	conn_forget(c);
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		subs = c->consumers[i] ? &c->consumers[i]->subs : NULL;
@@ -443,7 +519,8 @@ void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
 	struct conn *c = link->broker;
 
 	/* what it committed before it left is taken; what cannot be taken now is dropped with the client */
-	thmqi_produce(c, UINT32_MAX);
+	if (!c->waits)
+		thmqi_produce(c, UINT32_MAX);
 	conn_free(c);
 }
 
@@ -547,6 +624,8 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 
 	(void)budget;
 	s->stuck = false;
+	if (thmqi_unlikely(s->lead != NULL))
+		thmqi_lead_poll(s);
 	thmqi_list_each_safe(it, tmp, &s->conns)
 	{
 		c = thmqi_container(it, struct conn, link);
@@ -572,6 +651,8 @@ static bool shard_arm(struct thmqi_poller *poller)
 	struct conn *c;
 
 	tell_progress(s);
+	if (thmqi_unlikely(s->lead != NULL) && thmqi_lead_waits(s))
+		s->stuck = true;
 	thmqi_list_each(it, &s->conns)
 	{
 		c = thmqi_container(it, struct conn, link);
@@ -620,6 +701,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	thmqi_list_init(&s->dirty_conns);
 	thmqi_map_init(&s->partitions);
 	thmqi_writers_init(s);
+	s->final = b->cluster ? THMQ_DURABILITY_QUORUM : THMQ_DURABILITY_DURABLE;
 	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
 	return s->pending ? 0 : -ENOMEM;
 }
@@ -641,12 +723,14 @@ void thmqi_shard_shut(struct shard *s)
 	s->closing = true;
 	if (s->open)
 		shard_poll(&s->poller, 0);
+	if (s->lead)
+		thmqi_lead_shut(s);
 	while (!thmqi_list_empty(&s->conns)) {
 		c = thmqi_list_first(&s->conns, struct conn, link);
 		thmqi_conn_flush_progress(c);
-		conn_leave(c);
+		thmqi_conn_leave(c, -ESHUTDOWN);
 	}
-	if (!s->log || s->failed)
+	if (!s->log || s->failed || !thmqi_lead_serves(s))
 		return;
 	thmqi_offsets_flush(s);
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
@@ -671,6 +755,7 @@ void thmqi_shard_fini(struct shard *s)
 		partition_free(p);
 	thmqi_map_fini(&s->partitions);
 	thmqi_writers_fini(s);
+	thmqi_lead_fini(s);
 	free(s->pending);
 	s->pending = NULL;
 }

@@ -580,15 +580,25 @@ int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts
 static void on_gone(void *arg)
 {
 	struct thmqi_group *g = arg;
+	void (*gone)(void *arg) = g->gone;
+	void *gone_arg = g->gone_arg;
 
 	thmqi_engine_close(g->engine);
 	free(g);
+	if (gone)
+		gone(gone_arg);
 }
 
 int thmqi_group_close(struct thmqi_group *g, uint64_t timeout_ns)
 {
-	if (!g)
-		return 0;
+	return g ? thmqi_group_close_notify(g, timeout_ns, NULL, NULL) : 0;
+}
+
+int thmqi_group_close_notify(struct thmqi_group *g, uint64_t timeout_ns, void (*gone)(void *arg),
+			     void *arg)
+{
+	g->gone = gone;
+	g->gone_arg = arg;
 	g->closing = true;
 	g->failed = g->failed ? g->failed : -ESHUTDOWN;
 	thmqi_timer_stop(g->core, &g->timer);

@@ -50,6 +50,8 @@ struct thmqi_group {
 	uint64_t timer_ms; /* what it is set to */
 	int failed;
 	bool tell_failed, closing;
+	void (*gone)(void *arg); /* at the end; NULL: nobody wants to know */
+	void *gone_arg;
 
 	/* the duties of the last event, while its term and vote are being stored */
 	bool parked, unparked;

@@ -142,6 +142,9 @@ int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts
 		     struct thmqi_group **ret_group);
 /* As thmq_log_close(). Nothing is sent any more; another copy finds out by itself: transfer first. */
 int thmqi_group_close(struct thmqi_group *g, uint64_t timeout_ns);
+/* The same; @gone is called with @arg once the device has nothing of it any more. */
+int thmqi_group_close_notify(struct thmqi_group *g, uint64_t timeout_ns, void (*gone)(void *arg),
+			     void *arg);
 struct thmq_log *thmqi_group_log(struct thmqi_group *g);
 
 /*

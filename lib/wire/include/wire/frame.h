@@ -44,7 +44,9 @@ enum thmqi_frame_type {
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
 				    incarnation; arg1: largest message (key, tag, payload); len: version;
-				    partition, extra: identity of its data, the same in each of its lives */
+				    partition, extra: identity of its data, the same in each of its lives; flags: what a message waits
+				    for that says nothing, 0: DURABLE, and no more can be had. Where there are copies meta's comes behind a
+				    REPLY of request 0, which has nodes; from who does not lead only that comes, and the end: -THMQ_ENOTLEADER */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
 		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it */
@@ -261,6 +263,13 @@ struct thmqi_partition_entry {
 	uint32_t shard;
 };
 
+/* One of the brokers that have copies of the same data; value[0] is the id of the one that leads, 0: none is known. */
+struct thmqi_node_entry {
+	uint64_t id;
+	char url[256]; /* NUL-terminated */
+};
+#define THMQI_NODES_MAX 15u
+
 #define THMQI_REPLY_BYTES 16384u
 
 struct thmqi_reply {
@@ -274,6 +283,7 @@ struct thmqi_reply {
 			topics[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_topic_entry)];
 		struct thmqi_partition_entry
 			partitions[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_partition_entry)];
+		struct thmqi_node_entry nodes[THMQI_NODES_MAX];
 	};
 };
 
