@@ -251,7 +251,7 @@ struct thmq_carrier_opts {
 	 * port can say that he is a node, and change what is stored: for one machine, or a network of its own.
 	 */
 	const struct thmq_tls_opts *tls;
-	uint32_t lane; /* below 64. Of a node with several carriers: a number for each; a group has the same lane on all nodes */
+	uint32_t lane; /* below 1024. Of a node with several carriers: a number for each; a group has the same lane on all nodes */
 	uint32_t silence_ms; /* a node that says nothing for so long is called anew; 100 at least; 0 means 1000 */
 	/*
 	 * Another carrier of this node, on another core of the environment: it listens for this one, too, which has no listen of its own. It is

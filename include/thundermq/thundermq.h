@@ -446,6 +446,13 @@ struct thmq_broker_opts {
 	uint64_t node_id;         /* which of them this is. One that lost its directory comes back under another number */
 	uint32_t heartbeat_ms;    /* 0 means 30 */
 	uint32_t election_ms;     /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
+	/*
+	 * Brokers on several machines, or in several processes: cluster is "1=tcp://host:port+other,2=...": clients come by port (see listen), the other
+	 * brokers by `other`, without it by port + 10000. cluster_key proves that a broker belongs to them, and encrypts what they say to each other: 32 to
+	 * 128 hexadecimal digits by chance, the same on all. NULL: whoever reaches that port can change what is stored.
+	 */
+	const char *cluster_key;
+	const char *cluster_listen; /* tcp://address:other, where it listens for the others; NULL: as cluster says */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */

@@ -436,6 +436,7 @@ static int open_all(struct thmq_broker *b)
 									   .connections_max = b->opts.connection_max,
 									   .tls = b->opts.tls});
 	b->opts.tls = NULL; /* the caller's, during the open only */
+	b->opts.cluster_key = b->opts.cluster_listen = NULL;
 	if (rc == 0 && b->cluster && b->name)
 		rc = thmqi_transport_reach_add(b->transport, b->name, b, &b->reach);
 	return rc;

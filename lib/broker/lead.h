@@ -4,6 +4,7 @@
 #define THMQI_BROKER_LEAD_H
 
 #include "internal.h"
+#include "replica/courier.h"
 
 struct lead {
 	struct shard *shard;
@@ -21,6 +22,8 @@ struct lead {
 	struct thmqi_list waiting; /* connections that are welcomed once it serves */
 	struct thmqi_timer timer;
 	bool wire_full; /* a message was refused for now */
+	struct thmqi_courier *courier; /* to brokers in other processes; NULL: they are in this environment */
+	struct thmqi_carried carried;
 
 	/* what came from other brokers of the environment */
 	pthread_mutex_t lock;
@@ -30,5 +33,16 @@ struct lead {
 	struct thmqi_task mail;
 	struct letter *taken; /* to be given to the group, in order */
 };
+
+/* afar.c: brokers in other processes */
+bool thmqi_afar_is(const char *address);
+/* Where a member's carrier listens, of its address. 0; -EINVAL */
+int thmqi_afar_url(const char *address, char *ret_url, size_t size);
+/* And where clients find it. Zeros behind. */
+void thmqi_afar_client_url(const char *address, char *ret_url, size_t size);
+int thmqi_afar_open(struct shard *s);   /* on its core, before its group; nothing to do in one environment */
+int thmqi_afar_join(struct shard *s);   /* its group is open */
+void thmqi_afar_leave(struct shard *s); /* before that closes */
+void thmqi_afar_close(struct shard *s);
 
 #endif

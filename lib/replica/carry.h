@@ -44,7 +44,7 @@ enum carry_state {
 };
 
 /* What the carriers of one node share that are on different cores: who takes which lane's connections. */
-#define CARRY_LANES 64u
+#define CARRY_LANES 1024u
 struct carry_door {
 	pthread_mutex_t lock; /* held for a look only */
 	uint32_t refs;
@@ -105,6 +105,7 @@ struct thmqi_courier {
 	uint64_t id, instance;
 	uint32_t lane;
 	struct carry_door *door; /* counted */
+	int (*address_of)(const char *address, char *ret_url, size_t size); /* NULL */
 	uint64_t silence_ns;
 	char cluster[THMQI_CLUSTER_NAME_MAX + 1];
 	char url[THMQI_ADDRESS_MAX];

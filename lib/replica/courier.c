@@ -109,6 +109,17 @@ int thmqi_courier_place(struct thmqi_courier *c, uint64_t id, const char *url)
 	return rc;
 }
 
+static int place_member(struct thmqi_courier *c, struct carry_peer *p, const char *address)
+{
+	char url[THMQI_ADDRESS_MAX];
+
+	if (!c->address_of)
+		return place(c, p, address);
+	if (c->address_of(address, url, sizeof(url)) != 0)
+		return -EINVAL;
+	return place(c, p, url);
+}
+
 static void learn(struct thmqi_courier *c, const struct thmqi_members *members)
 {
 	struct carry_peer *p;
@@ -122,7 +133,7 @@ static void learn(struct thmqi_courier *c, const struct thmqi_members *members)
 		if (!p)
 			continue;
 		p->member = true;
-		rc = p->placed ? 0 : place(c, p, members->list[i].address);
+		rc = p->placed ? 0 : place_member(c, p, members->list[i].address);
 		if (rc) /* it may still call us */
 			p->told.error = rc;
 	}
@@ -412,6 +423,7 @@ static int set_up(struct thmqi_courier *c, const struct thmqi_courier_opts *opts
 				  THMQI_CLUSTER_NAME_MAX);
 	c->id = opts->id;
 	c->lane = opts->lane;
+	c->address_of = opts->address_of;
 	c->silence_ns = THMQI_MAX(silence, CARRY_SILENCE_MIN_MS) * 1000000ull;
 	if (opts->cluster)
 		strcpy(c->cluster, opts->cluster);

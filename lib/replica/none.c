@@ -3,6 +3,7 @@
 #include <thundermq/replica.h>
 
 #include "base/base.h"
+#include "replica/courier.h"
 #include "replica/group.h"
 
 void thmq_replica_opts_init(struct thmq_replica_opts *opts)
@@ -130,3 +131,30 @@ NONE(thmqi_group_change, struct thmqi_group *g, const struct thmqi_member *membe
 NONE(thmqi_group_catch_up, struct thmqi_group *g, uint64_t id)
 NONE(thmqi_group_transfer, struct thmqi_group *g, uint64_t id)
 NONE(thmqi_group_trim, struct thmqi_group *g, uint64_t index)
+
+int thmqi_courier_open(struct thmq_core *core, const struct thmqi_courier_opts *opts,
+		       struct thmqi_courier **ret_courier)
+{
+	(void)opts;
+	(void)ret_courier;
+	return thmq_replica_open(core, NULL, NULL);
+}
+
+void thmqi_courier_close(struct thmqi_courier *c)
+{
+	(void)c;
+}
+
+void thmqi_courier_leave(struct thmqi_carried *carried)
+{
+	(void)carried;
+}
+
+void thmqi_courier_members(struct thmqi_courier *c)
+{
+	(void)c;
+}
+
+NONE(thmqi_carried_send, void *carried, const struct thmqi_message *message, struct thmqi_buf *buf)
+NONE(thmqi_courier_place, struct thmqi_courier *c, uint64_t id, const char *url)
+NONE(thmqi_courier_join, struct thmqi_courier *c, struct thmqi_carried *carried, struct thmqi_group *group, uint64_t number)
