@@ -204,7 +204,7 @@ int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run)
 		return p || !s->lead ? 0 : -ENOMEM;
 	p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
 	p->next_offset = THMQI_MAX(p->next_offset, p->visible);
-	p->logged_offset = p->next_offset;
+	p->logged_offset = s->lead ? p->visible : p->next_offset;
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 	s->recovered_messages += h->count;
 	if (run->payload && thmqi_run_has_producer(h)) {
@@ -241,6 +241,8 @@ void thmqi_shard_begin_term(struct shard *s)
 		if (may_have_lost(s, p) && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
 		p->last_term = THMQI_MAX(p->last_term, s->term);
+		if (s->lead) /* what it appended when it led before is committed by now, too */
+			p->visible = THMQI_MAX(p->visible, p->logged_offset);
 		p->durable = p->next_offset; /* and visible is behind the last message that is there */
 		p->hole_begin = p->visible;
 		p->hole_end = p->next_offset;
