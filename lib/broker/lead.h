@@ -22,13 +22,8 @@ struct lead {
 	struct thmqi_timer timer;
 	bool wire_full; /* a message was refused for now */
 
-	/* what came from other brokers of the environment */
-	pthread_mutex_t lock;
-	struct letter *first, **last; /* under the lock, as are the next two */
-	uint32_t letter_count;
-	bool posted;
-	struct thmqi_task mail;
-	struct letter *taken; /* to be given to the group, in order */
+	struct mailbox *box;  /* what came from other brokers of the environment: cluster.c */
+	struct letter *taken; /* of these, to be given to the group, in order */
 };
 
 #endif

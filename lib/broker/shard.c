@@ -256,6 +256,20 @@ void thmqi_shard_begin_term(struct shard *s)
 	}
 }
 
+/* They are waited for, what they have acknowledged is told again. */
+static void groups_reset(struct partition *p)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &p->groups)
+	{
+		struct group_offset *g = thmqi_container(it, struct group_offset, link);
+
+		g->offset = g->durable_offset = g->logged_offset = UINT64_MAX;
+		g->epoch = 0;
+	}
+}
+
 void thmqi_shard_reset(struct shard *s)
 {
 	struct partition *p;
@@ -264,7 +278,7 @@ void thmqi_shard_reset(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (p->is_volatile)
 			continue;
-		groups_free(p);
+		groups_reset(p);
 		p->log = NULL;
 		p->next_offset = p->logged_offset = p->last_term = p->durable = p->flush_asked = 0;
 		p->visible = p->hole_begin = p->hole_end = p->idle_offset = p->idle_ns = 0;
