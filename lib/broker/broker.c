@@ -150,7 +150,7 @@ static int has_no_changes(struct core_job *job)
 
 	while (c && job->shard->failed && !c->waiting) /* what a failed log has not stored stays where it is */
 		c = c->next;
-	return !c && !(m && m->carrying);
+	return !c && !atomic_load(&job->broker->carrying);
 }
 
 /* -------------------------------------------------------------------- open */

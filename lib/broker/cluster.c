@@ -156,6 +156,16 @@ void thmqi_broker_writable(struct thmq_broker *b, uint64_t group, uint64_t peer)
 
 /* ---------------------------------------------------------- one environment */
 
+/* A task of it that is posted may run when its shard is gone. */
+struct mailbox {
+	struct thmqi_task task;
+	pthread_mutex_t lock; /* of all the rest */
+	struct shard *shard;  /* NULL: gone */
+	struct letter *first, **last;
+	uint32_t count;
+	bool posted;
+};
+
 struct letter {
 	struct letter *next;
 	struct thmqi_message message;
@@ -194,40 +204,74 @@ void thmqi_letters_deliver(struct shard *s)
 	}
 	if (!done)
 		return;
-	pthread_mutex_lock(&l->lock);
-	l->letter_count -= done;
-	pthread_mutex_unlock(&l->lock);
+	pthread_mutex_lock(&l->box->lock);
+	l->box->count -= done;
+	pthread_mutex_unlock(&l->box->lock);
+}
+
+static void box_free(struct mailbox *box)
+{
+	pthread_mutex_destroy(&box->lock);
+	free(box);
 }
 
 static void on_mail(struct thmq_core *core, struct thmqi_task *task)
 {
-	struct lead *l = thmqi_container(task, struct lead, mail);
-	struct letter **end = &l->taken;
+	struct mailbox *box = thmqi_container(task, struct mailbox, task);
+	struct shard *s = box->shard; /* changed on this core only */
+	struct letter **end;
 
 	(void)core;
-	while (*end)
-		end = &(*end)->next;
-	pthread_mutex_lock(&l->lock);
-	*end = l->first;
-	l->first = NULL;
-	l->last = &l->first;
-	l->posted = false;
-	pthread_mutex_unlock(&l->lock);
-	thmqi_letters_deliver(l->shard);
+	if (!s) {
+		box_free(box);
+		return;
+	}
+	for (end = &s->lead->taken; *end; end = &(*end)->next)
+		;
+	pthread_mutex_lock(&box->lock);
+	*end = box->first;
+	box->first = NULL;
+	box->last = &box->first;
+	box->posted = false;
+	pthread_mutex_unlock(&box->lock);
+	thmqi_letters_deliver(s);
 }
 
+int thmqi_letters_init(struct shard *s)
+{
+	struct mailbox *box = calloc(1, sizeof(*box));
+
+	if (!box)
+		return -ENOMEM;
+	pthread_mutex_init(&box->lock, NULL);
+	box->task.run = on_mail;
+	box->shard = s;
+	box->last = &box->first;
+	s->lead->box = box;
+	return 0;
+}
+
+static void letters_free(struct letter *first)
+{
+	struct letter *next;
+
+	for (; first; first = next) {
+		next = first->next;
+		free(first);
+	}
+}
+
+/* Nobody else finds it any more. */
 void thmqi_letters_fini(struct shard *s)
 {
-	struct lead *l = s->lead;
-	struct letter *letter;
+	struct mailbox *box = s->lead->box;
 
-	while ((letter = l->taken ? l->taken : l->first)) {
-		if (l->taken)
-			l->taken = letter->next;
-		else
-			l->first = letter->next;
-		free(letter);
-	}
+	letters_free(s->lead->taken);
+	letters_free(box->first);
+	box->first = NULL;
+	box->shard = NULL;
+	if (!box->posted)
+		box_free(box);
 }
 
 struct sending {
@@ -255,28 +299,26 @@ static int put(void *broker, void *arg)
 	const struct sending *sending = arg;
 	struct shard *s = thmqi_lead_shard(broker, sending->message->group);
 	struct letter *letter;
-	struct lead *l;
+	struct mailbox *box;
 	int rc = 0;
 
 	if (!s || !s->lead)
 		return -ECONNREFUSED;
-	l = s->lead;
-	pthread_mutex_lock(&l->lock);
-	if (l->letter_count == LETTERS_MAX) {
+	box = s->lead->box;
+	pthread_mutex_lock(&box->lock);
+	if (box->count == LETTERS_MAX) {
 		rc = -EAGAIN;
 	} else if (!(letter = write_letter(sending))) {
 		rc = -ENOMEM;
 	} else {
-		*l->last = letter;
-		l->last = &letter->next;
-		l->letter_count++;
-		if (!l->posted) {
-			l->posted = true;
-			l->mail.run = on_mail;
-			thmqi_core_post(s->core, &l->mail);
-		}
+		*box->last = letter;
+		box->last = &letter->next;
+		box->count++;
+		if (!box->posted)
+			thmqi_core_post(s->core, &box->task);
+		box->posted = true;
 	}
-	pthread_mutex_unlock(&l->lock);
+	pthread_mutex_unlock(&box->lock);
 	return rc;
 }
 

@@ -310,6 +310,7 @@ struct thmq_broker {
 	struct thmqi_reach *reach; /* where others of the environment find it; NULL: nowhere */
 	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none */
 	_Atomic bool leads;      /* meta, and serves */
+	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
 	_Atomic bool ill;        /* a shard of it has failed: another one is to lead */
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
@@ -360,6 +361,7 @@ int thmqi_cluster_init(struct thmq_broker *b); /* of the options */
 void thmqi_cluster_log_id(const struct thmq_broker *b, uint32_t shard, uint8_t ret_id[16]);
 extern const struct thmqi_carrier thmqi_carrier_inproc;
 struct letter;
+int thmqi_letters_init(struct shard *s); /* -ENOMEM */
 void thmqi_letters_deliver(struct shard *s);
 void thmqi_letters_fini(struct shard *s);
 

@@ -339,6 +339,9 @@ static const struct thmq_log_events log_events = {
 	.settled = on_settled,
 	.unappended = on_unappended,
 	.room = on_room,
+	.live = thmqi_retain_live,
+	.renew = thmqi_retain_renew,
+	.leave = thmqi_retain_leave,
 };
 
 static int open_group(struct shard *s, const struct thmq_log_opts *log)
@@ -360,6 +363,7 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 		.members = b->opts.flags & THMQ_BROKER_JOIN ? NULL : b->cluster,
 		.heartbeat_ms = b->opts.heartbeat_ms,
 		.election_ms = b->opts.election_ms,
+		.cleans = true,
 		.defects = b->carrier.defects,
 	};
 	int rc;
@@ -382,16 +386,16 @@ static int make(struct shard *s, const char *dir)
 	if (!l)
 		return thmqi_fail(-ENOMEM, "no memory for a shard with copies");
 	l->dir = strdup(dir);
-	if (!l->dir) {
+	s->lead = l;
+	if (!l->dir || thmqi_letters_init(s) != 0) {
+		s->lead = NULL;
+		free(l->dir);
 		free(l);
 		return thmqi_fail(-ENOMEM, "no memory for a shard with copies");
 	}
 	l->shard = s;
 	thmqi_list_init(&l->waiting);
-	pthread_mutex_init(&l->lock, NULL);
-	l->last = &l->first;
 	l->timer.fire = on_timer;
-	s->lead = l;
 	thmqi_timer_start(s->core, &l->timer, s->core->now_ns + BALANCE_NS);
 	return thmqi_afar_open(s);
 }
@@ -447,7 +451,6 @@ void thmqi_lead_fini(struct shard *s)
 	thmqi_timer_stop(s->core, &l->timer);
 	thmqi_afar_close(s);
 	thmqi_letters_fini(s);
-	pthread_mutex_destroy(&l->lock);
 	free(l->dir);
 	free(l);
 	s->lead = NULL;

@@ -25,13 +25,8 @@ struct lead {
 	struct thmqi_courier *courier; /* to brokers in other processes; NULL: they are in this environment */
 	struct thmqi_carried carried;
 
-	/* what came from other brokers of the environment */
-	pthread_mutex_t lock;
-	struct letter *first, **last; /* under the lock, as are the next two */
-	uint32_t letter_count;
-	bool posted;
-	struct thmqi_task mail;
-	struct letter *taken; /* to be given to the group, in order */
+	struct mailbox *box;  /* what came from other brokers of the environment: cluster.c */
+	struct letter *taken; /* of these, to be given to the group, in order */
 };
 
 /* afar.c: brokers in other processes */

@@ -82,7 +82,6 @@ struct meta {
 	struct state_counters counters; /* as last stored */
 	struct meta_change *changes;   /* on their way */
 	struct carry *carries, **carries_last; /* follow.c: what another copy changed and is not committed */
-	uint32_t carrying; /* on its way to the shards */
 	uint64_t next_epoch;
 	uint64_t next_producer;
 	struct thmqi_timer timer; /* looks after silent members */

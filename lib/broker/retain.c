@@ -34,13 +34,19 @@ static bool is_idle(struct partition *p)
 	return now - p->idle_ns >= IDLE_NS;
 }
 
+/* A copy's log tells of partitions whose topics are gone. Of those that are not meta has told, once it is led here. */
+static bool was_deleted(const struct shard *s, const struct partition *p)
+{
+	return s->lead && !p->topic_id && atomic_load(&s->broker->leads) && !atomic_load(&s->broker->carrying);
+}
+
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 {
 	struct shard *s = ctx;
 	struct partition *p = thmqi_shard_partition(s, e->partition);
 	int64_t now = (int64_t)s->core->wall_ns;
 
-	if (!p || p->dead)
+	if (!p || p->dead || was_deleted(s, p))
 		return THMQ_LOG_DEAD;
 	if (p->retention_ns && now > e->last_time_ns &&
 	    (uint64_t)now - (uint64_t)e->last_time_ns > p->retention_ns)

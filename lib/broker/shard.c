@@ -204,7 +204,7 @@ int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run)
 		return p || !s->lead ? 0 : -ENOMEM;
 	p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
 	p->next_offset = THMQI_MAX(p->next_offset, p->visible);
-	p->logged_offset = p->next_offset;
+	p->logged_offset = s->lead ? p->visible : p->next_offset;
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 	s->recovered_messages += h->count;
 	if (run->payload && thmqi_run_has_producer(h)) {
@@ -241,6 +241,8 @@ void thmqi_shard_begin_term(struct shard *s)
 		if (may_have_lost(s, p) && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
 		p->last_term = THMQI_MAX(p->last_term, s->term);
+		if (s->lead) /* what it appended when it led before is committed by now, too */
+			p->visible = THMQI_MAX(p->visible, p->logged_offset);
 		p->durable = p->next_offset; /* and visible is behind the last message that is there */
 		p->hole_begin = p->visible;
 		p->hole_end = p->next_offset;
@@ -254,6 +256,20 @@ void thmqi_shard_begin_term(struct shard *s)
 	}
 }
 
+/* They are waited for, what they have acknowledged is told again. */
+static void groups_reset(struct partition *p)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &p->groups)
+	{
+		struct group_offset *g = thmqi_container(it, struct group_offset, link);
+
+		g->offset = g->durable_offset = g->logged_offset = UINT64_MAX;
+		g->epoch = 0;
+	}
+}
+
 void thmqi_shard_reset(struct shard *s)
 {
 	struct partition *p;
@@ -262,7 +278,7 @@ void thmqi_shard_reset(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (p->is_volatile)
 			continue;
-		groups_free(p);
+		groups_reset(p);
 		p->log = NULL;
 		p->next_offset = p->logged_offset = p->last_term = p->durable = p->flush_asked = 0;
 		p->visible = p->hole_begin = p->hole_end = p->idle_offset = p->idle_ns = 0;

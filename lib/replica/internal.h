@@ -42,6 +42,7 @@ struct thmqi_group {
 	struct thmqi_group_opts opts;
 	struct thmq_log_opts log_opts;
 	struct thmq_log_events owner; /* the log's owner's */
+	struct thmq_log_events events; /* and what the log is given */
 	void *owner_ctx;
 	struct thmq_log *log;
 	struct thmqi_engine *engine;

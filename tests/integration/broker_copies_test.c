@@ -214,11 +214,134 @@ static void lose_leader(struct world *w, bool kill)
 	catch_up(w);
 }
 
-static void run(const char *name, uint32_t cores, uint32_t shards)
+/* ------------------------------------------------------------------ retention */
+
+static uint64_t bytes_of(const struct world *w, uint32_t broker)
+{
+	char command[192];
+	uint64_t kib = 0;
+	FILE *f;
+
+	snprintf(command, sizeof(command), "du -sk %s/%u/shard-000 2>/dev/null", w->dir, broker + 1);
+	f = popen(command, "r");
+	CHECK(f && fscanf(f, "%lu", &kib) == 1);
+	pclose(f);
+	return kib << 10;
+}
+
+static void send_much(struct world *w, uint32_t count)
+{
+	static uint8_t body[8192];
+
+	while (count) {
+		int64_t rc = thmq_send(w->producer, body, sizeof(body), NULL);
+
+		CHECK(rc > 0 || rc == -EAGAIN);
+		count -= rc > 0;
+		if (rc < 0)
+			CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+	}
+	CHECK(thmq_flush(w->producer, 30 * SECOND) == 0);
+}
+
+static void bounds(struct world *w, uint64_t *ret_begin, uint64_t *ret_end)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+
+	CHECK(thmq_partition_describe(w->session, "t", 0, "g", &info) == 0);
+	*ret_begin = info.begin_offset;
+	*ret_end = info.end_offset;
+}
+
+static void wait_for_leader(struct world *w)
+{
+	uint64_t end = now() + 30 * SECOND;
+
+	while (leader(w) < 0) {
+		CHECK(now() < end);
+		CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+	}
+}
+
+/* What is old goes on all of them; one that was away meanwhile begins anew behind it, and can lead then. */
+static void retention(struct world *w)
+{
+	uint64_t begin_offset, end_offset, until = now() + 60 * SECOND, at;
+	uint32_t away, i, reads = 0;
+	struct thmq_consumer *reader;
+	struct thmq_message m[16];
+	int n;
+
+	CHECK(thmq_env_open(&w->env,
+			    THMQ_ENV_OPTS(.core_count = w->cores, .pool_bytes = 256u << 20)) == 0);
+	for (i = 0; i < BROKERS; i++)
+		open_broker(w, i);
+	CHECK(thmq_connect(w->env, "inproc://b1", NULL, &w->session) == 0);
+	CHECK(thmq_topic_create(w->session, "t", THMQ_TOPIC_OPTS(.retention_bytes = 1u << 20)) ==
+	      0);
+	CHECK(thmq_producer_open(w->session, "t", NULL, &w->producer) == 0);
+	wait_for_leader(w);
+	away = ((uint32_t)leader(w) + 1) % BROKERS;
+	send_much(w, 100);
+	CHECK(thmq_broker_close(w->brokers[away], SECOND) == 0);
+	w->brokers[away] = NULL;
+	send_much(w, 1500);
+	do {
+		CHECK(now() < until);
+		CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+		bounds(w, &begin_offset, &end_offset);
+		for (n = i = 0; i < BROKERS; i++)
+			n += i != away && bytes_of(w, i) > 7u << 20;
+	} while (n || begin_offset < 200);
+	open_broker(w, away);
+	while (bytes_of(w, away) > 7u << 20 || thmq_broker_leader(w->brokers[away], NULL) != 1) {
+		CHECK(now() < until);
+		if (leader(w) >= 0 &&
+		    (uint32_t)leader(w) != away) { /* until it is that one's turn */
+			i = (uint32_t)leader(w);
+			thmq_broker_close(w->brokers[i], 10 * SECOND);
+			w->brokers[i] = NULL;
+			wait_for_leader(w);
+			open_broker(w, i);
+			send_much(w, 10);
+			CHECK(thmq_session_wait(w->session, SECOND / 2) >= 0);
+		}
+		CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+	}
+	send_much(w, 1);
+	bounds(w, &begin_offset, &end_offset);
+	CHECK(thmq_consumer_open(w->session, "t", NULL,
+				 THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
+	for (at = begin_offset; at < end_offset;) {
+		CHECK(now() < until);
+		n = thmq_fetch(reader, m, 16);
+		CHECK(n >= 0);
+		for (i = 0; i < (uint32_t)n; i++, reads++) {
+			CHECK(m[i].offset >= at && m[i].len == 8192);
+			at = m[i].offset + 1;
+		}
+		CHECK(thmq_release(reader, m, (uint32_t)n) == 0);
+		if (!n)
+			CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+	}
+	printf("%u of 1600 messages and some are left, and the one that was away leads\n", reads);
+	CHECK(reads >= 100 && reads < 1000);
+	CHECK(thmq_session_close(w->session, 30 * SECOND) == 0);
+	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
+}
+
+static void lose_leaders(struct world *w)
+{
+	begin(w);
+	for (uint32_t i = 0; i < (getenv("THMQ_TEST_FULL") ? 20 : 2); i++)
+		lose_leader(w, i % 2 == 0);
+	end(w);
+}
+
+static void run(const char *name, uint32_t cores, uint32_t shards, void (*what)(struct world *w))
 {
 	struct world *w = calloc(1, sizeof(*w));
 	char command[192];
-	uint32_t i;
 
 	CHECK(w);
 	printf("%s\n", name);
@@ -228,10 +351,7 @@ static void run(const char *name, uint32_t cores, uint32_t shards)
 	snprintf(w->dir, sizeof(w->dir), "broker-copies-%d", (int)getpid());
 	snprintf(command, sizeof(command), "rm -rf %s && mkdir %s", w->dir, w->dir);
 	CHECK(system(command) == 0);
-	begin(w);
-	for (i = 0; i < (getenv("THMQ_TEST_FULL") ? 20 : 2); i++)
-		lose_leader(w, i % 2 == 0);
-	end(w);
+	what(w);
 	snprintf(command, sizeof(command), "rm -rf %s", w->dir);
 	CHECK(system(command) == 0);
 	free(w);
@@ -243,8 +363,10 @@ int main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (!*only || strcmp(only, "threads") == 0)
-		run("threads", 2, 2);
+		run("threads", 2, 2, lose_leaders);
 	if (!*only || strcmp(only, "alone") == 0)
-		run("alone", 0, 1);
+		run("alone", 0, 1, lose_leaders);
+	if (!*only || strcmp(only, "retention") == 0)
+		run("retention", 1, 1, retention);
 	return 0;
 }

@@ -18,6 +18,7 @@
 #define BROKERS 3u
 #define PARTITIONS 3u
 #define MESSAGES 300u
+#define TOPICS 6u
 #define MS 1000000ull
 #define SECOND 1000000000ull
 #define PACKETS_MAX 400u
@@ -49,7 +50,8 @@ struct world {
 	struct thmq_session *session;
 	struct thmq_producer *producer;
 	struct thmq_consumer *consumers[2];
-	uint32_t sent, settled, lost, kills, cuts;
+	uint32_t sent, settled, lost, kills, cuts, topics;
+	enum { ABSENT, PRESENT, UNKNOWN } topic[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
 };
@@ -147,6 +149,15 @@ static void on_net_timer(struct thmqi_timer *t)
 	(void)t;
 }
 
+/* Also while the session waits in a call. */
+static void heal(struct world *w)
+{
+	if (w->heal_at && (w->healed || now(w) >= w->heal_at)) {
+		memset(w->cut, 0, sizeof(w->cut));
+		w->heal_at = 0;
+	}
+}
+
 static int net_poll(struct thmqi_poller *poller, uint32_t budget)
 {
 	struct world *w = thmqi_container(poller, struct world, net);
@@ -154,6 +165,7 @@ static int net_poll(struct thmqi_poller *poller, uint32_t budget)
 	int done = 0;
 
 	(void)budget;
+	heal(w);
 	while ((p = w->packets) && p->due <= w->core->now_ns) {
 		w->packets = p->next;
 		if (!deliver(w, p)) {
@@ -268,10 +280,7 @@ static int tend(struct world *w)
 {
 	uint32_t i;
 
-	if (w->heal_at && (w->healed || now(w) >= w->heal_at)) {
-		memset(w->cut, 0, sizeof(w->cut));
-		w->heal_at = 0;
-	}
+	heal(w);
 	for (i = 0; i < BROKERS; i++)
 		if (!w->brokers[i] && (w->healed || now(w) >= w->back_at[i]) && broker_up(w, i))
 			return -1;
@@ -343,9 +352,56 @@ static int take_events(struct world *w)
 	return 0;
 }
 
+/* What is said of one is true for ever; only where the connection was lost nobody knows. */
+static int change_topic(struct world *w)
+{
+	uint32_t i = (uint32_t)chance(w, TOPICS);
+	bool create = w->topic[i] == ABSENT || (w->topic[i] == UNKNOWN && chance(w, 2));
+	char name[16];
+	int rc;
+
+	at = create ? "create a topic" : "delete a topic";
+	for (uint32_t k = 0; k < BROKERS; k++)
+		if (!w->brokers[k])
+			return 0; /* a majority may be missing until this test brings one back */
+	snprintf(name, sizeof(name), "topic%u", i);
+	rc = create ? thmq_topic_create(
+			      w->session, name,
+			      THMQ_TOPIC_OPTS(.partition_count = 1 + (uint32_t)chance(w, 4)))
+		    : thmq_topic_delete(w->session, name);
+	if (rc == -ECONNRESET || rc == -THMQ_ENOTLEADER) {
+		w->topic[i] = UNKNOWN;
+		return 0;
+	}
+	CHECK(w, rc == 0 || (w->topic[i] == UNKNOWN && (rc == -EEXIST || rc == -THMQ_ENOTOPIC)));
+	w->topic[i] = create ? PRESENT : ABSENT;
+	w->topics++;
+	return 0;
+}
+
+static int check_topics(struct world *w)
+{
+	struct thmq_topic_info infos[TOPICS + 1] = {{.size = sizeof(infos[0])}};
+	bool found[TOPICS] = {false};
+	int n, i;
+
+	at = "topics";
+	for (i = 0; i <= (int)TOPICS; i++)
+		infos[i].size = sizeof(infos[i]);
+	n = thmq_topic_list(w->session, infos, TOPICS + 1);
+	CHECK(w, n >= 1 && n <= (int)TOPICS + 1);
+	for (i = 0; i < n; i++)
+		if (strncmp(infos[i].name, "topic", 5) == 0)
+			found[infos[i].name[5] - '0'] = true;
+	for (i = 0; i < (int)TOPICS; i++)
+		CHECK(w, w->topic[i] == UNKNOWN || found[i] == (w->topic[i] == PRESENT));
+	return 0;
+}
+
 static int step(struct world *w)
 {
-	if (tend(w) || send_some(w) || take_some(w, 0) || take_some(w, 1) || take_events(w))
+	if (tend(w) || (chance(w, 40) == 0 && change_topic(w)) || send_some(w) || take_some(w, 0) ||
+	    take_some(w, 1) || take_events(w))
 		return -1;
 	thmq_poll(w->env, chance(w, 2) ? 0 : chance(w, 4 * MS));
 	return 0;
@@ -403,11 +459,13 @@ static void tell_broker(struct thmq_broker *b)
 		if (s->lead && s->lead->group)
 			thmqi_group_state(s->lead->group, &state);
 		fprintf(stderr,
-			"broker %u, %s: role %u, serves %d, term %u, leader %u, last %u, durable %u, committed %u, begins %u, error %d, rebuild %d\n",
+			"broker %u, %s: role %u, serves %d, term %u, leader %u, last %u, durable "
+			"%u, committed %u, begins %u, error %d, rebuild %d\n",
 			(unsigned)b->opts.node_id, s->name, state.role, s->lead && s->lead->serves,
 			(unsigned)state.term, (unsigned)state.leader, (unsigned)state.last,
 			(unsigned)state.durable, (unsigned)state.committed,
-			s->lead ? (unsigned)s->lead->begin_index : 0, s->failed ? s->failed : state.failed, s->lead && s->lead->rebuild);
+			s->lead ? (unsigned)s->lead->begin_index : 0,
+			s->failed ? s->failed : state.failed, s->lead && s->lead->rebuild);
 	}
 }
 
@@ -437,6 +495,8 @@ static int end(struct world *w)
 		CHECK(w, thmq_partition_describe(w->session, "t", i, "g", &info) == 0);
 		CHECK(w, !w->next_to[i] || info.group_offset == w->offsets[1][i] + 1);
 	}
+	if (check_topics(w))
+		return -1;
 	CHECK(w, thmq_session_close(w->session, 100 * SECOND) == 0);
 	return 0;
 }
@@ -484,6 +544,7 @@ static int run(uint64_t seed, uint32_t defects, struct world *sum)
 	sum->lost += w->lost;
 	sum->kills += w->kills;
 	sum->cuts += w->cuts;
+	sum->topics += w->topics;
 	finish(w);
 	free(w);
 	return rc;
@@ -520,8 +581,9 @@ int main(int argc, char **argv)
 	for (seed = first; seed < first + count; seed++)
 		if (run(seed, 0, &sum) && ++failed == 3)
 			break;
-	printf("%llu seeds, %u times disconnected, %u kills, %u power cuts, %llu failed\n",
-	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts,
+	printf("%llu seeds, %u times disconnected, %u kills, %u power cuts, %u topics made and "
+	       "deleted, %llu failed\n",
+	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics,
 	       (unsigned long long)failed);
 	return failed != 0 || (count >= 10 && (!sum.lost || !is_caught(first)));
 }

@@ -130,6 +130,8 @@ struct thmqi_group_opts {
 	uint32_t heartbeat_ms; /* 0 means 30 */
 	uint32_t
 		election_ms; /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
+	/* The log's events live, renew and leave are asked where it leads, and what need not be kept goes: thmqi_group_trim(). */
+	bool cleans;
 	uint32_t defects;     /* enum thmqi_group_defect */
 	uint32_t log_defects; /* enum thmqi_log_defect */
 	/* For tests, called between any two duties: true: this copy dies here. NULL: never. */
