@@ -668,6 +668,7 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 	}
 	dir_hold_drop(b->dir_hold);
 	free(b->shards);
+	thmqi_roll_close(b);
 	free(b->cluster);
 	free(b->data_dir);
 	free(b->name);

@@ -122,6 +122,9 @@ int thmqi_cluster_init(struct thmq_broker *b)
 	if (!b->opts.shard_count) /* machines differ, and this must not */
 		b->opts.shard_count = 1;
 	identify(b);
+	rc = thmqi_roll_open(b);
+	if (rc)
+		return rc;
 	if (!b->carrier.send)
 		b->carrier = thmqi_carrier_inproc;
 	return 0;

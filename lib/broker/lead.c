@@ -173,6 +173,7 @@ static void on_timer(struct thmqi_timer *t)
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
 	    leader != s->broker->opts.node_id && mark_term(s))
 		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);
+	thmqi_roll_step(s);
 	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);
 }
 

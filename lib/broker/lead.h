@@ -29,6 +29,17 @@ struct lead {
 	struct letter *taken; /* of these, to be given to the group, in order */
 };
 
+/* What was asked for last: under the lock. */
+struct roll {
+	pthread_mutex_t lock;
+	uint64_t number; /* 0: nothing was */
+	struct thmqi_member wish;
+	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
+};
+
+/* roll.c: a step nearer to it, from time to time */
+void thmqi_roll_step(struct shard *s);
+
 /* afar.c: brokers in other processes */
 bool thmqi_afar_is(const char *address);
 /* Where a member's carrier listens, of its address. 0; -EINVAL */

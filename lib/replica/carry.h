@@ -44,7 +44,7 @@ enum carry_state {
 };
 
 /* What the carriers of one node share that are on different cores: who takes which lane's connections. */
-#define CARRY_LANES 1024u
+#define CARRY_LANES 1088u /* shards of a broker and some more */
 struct carry_door {
 	pthread_mutex_t lock; /* held for a look only */
 	uint32_t refs;
