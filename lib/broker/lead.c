@@ -149,7 +149,7 @@ bool thmqi_lead_waits(struct shard *s)
  * One that has more than is committed takes no lead over: it must hear first that it is to go. The engine appends nothing of its own where
  * all that it begins with is committed.
  */
-static bool mark_term(struct shard *s)
+bool thmqi_lead_mark_term(struct shard *s)
 {
 	struct lead *l = s->lead;
 	const uint64_t term = l->term;
@@ -171,7 +171,7 @@ static void on_timer(struct thmqi_timer *t)
 	if (is_meta(s))
 		leader = atomic_load(&s->broker->ill) ? UINT64_MAX : s->broker->opts.node_id;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
-	    leader != s->broker->opts.node_id && mark_term(s))
+	    leader != s->broker->opts.node_id && thmqi_lead_mark_term(s))
 		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);
 	thmqi_roll_step(s);
 	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);

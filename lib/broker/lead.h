@@ -37,6 +37,9 @@ struct roll {
 	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
 };
 
+/* Something of the term in which it leads is appended. True: it was before, or is now. */
+bool thmqi_lead_mark_term(struct shard *s);
+
 /* roll.c: a step nearer to it, from time to time */
 void thmqi_roll_step(struct shard *s);
 

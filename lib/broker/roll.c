@@ -78,6 +78,9 @@ static int step(struct shard *s, const struct thmqi_member *wish)
 	for (uint32_t i = 0; i < thmqi_group_members(g)->count; i++)
 		if (thmqi_group_members(g)->list[i].id == m.id)
 			found = &thmqi_group_members(g)->list[i];
+	/* members change only once something of this term is committed, and where nobody writes nothing is */
+	if (!thmqi_lead_mark_term(s))
+		return -EAGAIN;
 	rc = m.role == THMQI_MEMBER_REMOVED ? step_out(g, found, state.members_committed, &m)
 					    : step_in(g, found, state.members_committed, &m);
 	return rc == -THMQ_ENOTLEADER ? -EAGAIN : rc;
