@@ -47,7 +47,6 @@ struct copy {
 struct cluster {
 	struct thmq_env *env;
 	struct copy copies[COPIES];
-	uint64_t next;
 };
 
 static void on_role(void *ctx, uint32_t role, uint64_t term, uint64_t leader)
@@ -144,23 +143,25 @@ static struct copy *cluster_leader(struct cluster *c)
 }
 
 /* Return: its batch; 0: no room now. */
-static uint64_t append(struct cluster *c, struct copy *l, uint32_t count, uint32_t len)
+static uint64_t append(struct copy *l, uint32_t count, uint32_t len)
 {
 	struct thmq_log *log = thmq_replica_log(l->replica);
 	struct thmq_run_header *run;
-	uint64_t index;
-	int rc = thmq_log_append(log, (uint32_t)sizeof(*run) + len, &run, &index);
+	uint64_t index, begin, next = 0;
+	int rc;
+
+	thmq_log_bounds(log, 1, &begin, &next);
+	rc = thmq_log_append(log, (uint32_t)sizeof(*run) + len, &run, &index);
 
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc)
 		bench_die("append", rc);
-	thmq_run_init(run, THMQ_RUN_OPAQUE, 1, c->next, count, len);
-	memset(run + 1, (int)c->next, len);
+	thmq_run_init(run, THMQ_RUN_OPAQUE, 1, next, count, len);
+	memset(run + 1, (int)next, len);
 	rc = thmq_log_append_end(log, run, THMQ_DURABILITY_DURABLE);
 	if (rc)
 		bench_die("append", rc);
-	c->next += count;
 	return index;
 }
 
@@ -210,7 +211,7 @@ static void latency(struct bench *b)
 		for (unsigned i = 0; i < count; i++) {
 			uint64_t t0 = bench_now(), index;
 
-			while (!(index = append(&c, l, 1, MESSAGE_BYTES)))
+			while (!(index = append(l, 1, MESSAGE_BYTES)))
 				thmq_poll(c.env, 0);
 			await(&c, l, index);
 			bench_samples_add(&ours, bench_now() - t0);
@@ -235,7 +236,7 @@ static double stream(struct cluster *c, uint64_t bytes)
 	uint64_t t0 = bench_now(), sent = 0, index = 0;
 
 	while (sent < bytes) {
-		uint64_t at = append(c, l, RUN_MESSAGES, RUN_BYTES);
+		uint64_t at = append(l, RUN_MESSAGES, RUN_BYTES);
 
 		if (!at) {
 			thmq_poll(c->env, 0);
@@ -542,7 +543,7 @@ static void node_main(const struct bench *b, unsigned number)
 			index = 0;
 		}
 		if (!index)
-			index = append(&c, me, 1, MESSAGE_BYTES);
+			index = append(me, 1, MESSAGE_BYTES);
 	}
 	_exit(0);
 }
