@@ -61,11 +61,17 @@ static void on_committed(void *ctx, uint64_t index)
 	((struct copy *)ctx)->committed = index;
 }
 
+static void on_failed(void *ctx, int error)
+{
+	(void)ctx;
+	bench_die("a copy has failed", error);
+}
+
 static const struct thmq_replica_events events = {
-	.size = sizeof(events), .role = on_role, .committed = on_committed};
+	.size = sizeof(events), .role = on_role, .committed = on_committed, .failed = on_failed};
 
 static void open_copy(struct cluster *c, const struct bench *b, unsigned number,
-		      const struct thmq_member *members, const char *name)
+		      const struct thmq_member *members, const char *name, uint32_t election_ms)
 {
 	struct copy *copy = &c->copies[number];
 	char dir[4096], word[64];
@@ -84,7 +90,8 @@ static void open_copy(struct cluster *c, const struct bench *b, unsigned number,
 	rc = thmq_replica_open(thmq_env_core(c->env, 0),
 			       THMQ_REPLICA_OPTS(.log = &log, .events = &events, .ctx = copy,
 						 .id = number + 1, .group = 1, .members = members,
-						 .member_count = COPIES, .carrier = copy->carrier),
+						 .member_count = COPIES, .carrier = copy->carrier,
+						 .election_ms = election_ms),
 			       &copy->replica);
 	if (rc)
 		bench_die(thmq_errmsg(), rc);
@@ -116,7 +123,8 @@ static bool cluster_open(struct cluster *c, const struct bench *b, const char *n
 	if (rc)
 		bench_die(thmq_errmsg(), rc);
 	for (unsigned i = 0; i < COPIES; i++)
-		open_copy(c, b, i, members, name);
+		open_copy(c, b, i, members, name,
+			  3000); /* one thread for all: nobody is to be missed */
 	return true;
 }
 
@@ -530,7 +538,7 @@ static void node_main(const struct bench *b, unsigned number)
 		fprintf(stderr, "%s\n", thmq_errmsg());
 		_exit(2);
 	}
-	open_copy(&c, b, number, members, "failover");
+	open_copy(&c, b, number, members, "failover", 0);
 	while (getppid() != 1) {
 		thmq_poll(c.env, 1000000);
 		if (me->role != THMQ_REPLICA_LEADER) {

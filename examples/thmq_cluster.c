@@ -66,11 +66,14 @@ static int create(const char *dir, char **members, int count, const char *name)
 	int i, rc;
 
 	if (count < 1 || count > NODES_MAX)
-		return usage_error("a cluster has 1 to %d brokers, best 3 or 5: 1=tcp://host:port 2=...", NODES_MAX);
+		return usage_error(
+			"a cluster has 1 to %d brokers, best 3 or 5: 1=tcp://host:port 2=...",
+			NODES_MAX);
 	for (i = 0; i < count; i++) {
 		size_t at = strlen(cluster);
 
-		if (strcspn(members[i], "=") == strlen(members[i]) || strcspn(members[i], "=") >= sizeof(id) ||
+		if (strcspn(members[i], "=") == strlen(members[i]) ||
+		    strcspn(members[i], "=") >= sizeof(id) ||
 		    strspn(members[i], "0123456789") != strcspn(members[i], "="))
 			return usage_error("%s: write 1=tcp://host:port", members[i]);
 		snprintf(cluster + at, sizeof(cluster) - at, "%s%s", i ? "," : "", members[i]);
@@ -115,7 +118,7 @@ static int status(struct connection *c, bool json)
 		}
 		printf("%-4llu %-32s %-8s %s%s%s\n", (unsigned long long)node->id, node->address,
 		       role_name(node->role),
-		       node->leads	 ? "leads"
+		       node->leads       ? "leads"
 		       : node->connected ? "follows"
 					 : "is not reached",
 		       !node->connected && node->error ? ": " : "",
@@ -147,14 +150,17 @@ static int drain(struct connection *c, uint64_t id, uint64_t timeout_ns)
 		    "leads nothing, and can be stopped", id);
 }
 
-static int act(struct connection *c, const char *verb, char **words, uint64_t id, uint64_t timeout_ns, bool json)
+static int act(struct connection *c, const char *verb, char **words, uint64_t id,
+	       uint64_t timeout_ns, bool json)
 {
 	if (strcmp(verb, "status") == 0)
 		return status(c, json);
 	if (strcmp(verb, "add") == 0)
-		return done(thmq_cluster_add(c->session, id, words[3], timeout_ns), "has all, and a vote", id);
+		return done(thmq_cluster_add(c->session, id, words[3], timeout_ns),
+			    "has all, and a vote", id);
 	if (strcmp(verb, "remove") == 0)
-		return done(thmq_cluster_remove(c->session, id, timeout_ns), "is none of them any more", id);
+		return done(thmq_cluster_remove(c->session, id, timeout_ns),
+			    "is none of them any more", id);
 	if (strcmp(verb, "transfer") == 0)
 		return done(thmq_cluster_lead(c->session, id, timeout_ns), "leads", id);
 	return drain(c, id, timeout_ns);
@@ -186,13 +192,15 @@ static int try_out(const char *dir)
 	snprintf(path, sizeof(path), "%s/node-1.conf", dir);
 	if (access(path, F_OK) != 0) {
 		for (i = 0; i < 3; i++)
-			snprintf(members[i], sizeof(one), "%d=tcp://127.0.0.1:%d", i + 1, TRY_PORT + i);
+			snprintf(members[i], sizeof(one), "%d=tcp://127.0.0.1:%d", i + 1,
+				 TRY_PORT + i);
 		rc = create(dir, members, 3, "try");
 	}
 	for (i = 0; i < 3 && rc == EXIT_OK; i++)
 		pids[i] = serve_one(dir, i + 1);
 	if (rc == EXIT_OK)
-		printf("three brokers on this machine: thmq cluster status tcp://127.0.0.1:%d,tcp://127.0.0.1:%d,tcp://127.0.0.1:%d\n"
+		printf("three brokers on this machine: thmq cluster status "
+		       "tcp://127.0.0.1:%d,tcp://127.0.0.1:%d,tcp://127.0.0.1:%d\n"
 		       "kill -9 %d or any other of them, and see who leads\n",
 		       TRY_PORT, TRY_PORT + 1, TRY_PORT + 2, (int)pids[0]);
 	fflush(stdout);
@@ -201,7 +209,8 @@ static int try_out(const char *dir)
 
 		for (i = 0; i < 3 && gone > 0; i++)
 			if (pids[i] == gone) {
-				printf("broker %d has ended: thmq serve --config %s/node-%d.conf\n", i + 1, dir, i + 1);
+				printf("broker %d has ended: thmq serve --config %s/node-%d.conf\n",
+				       i + 1, dir, i + 1);
 				fflush(stdout);
 				pids[i] = 0;
 			}
@@ -242,13 +251,17 @@ int cmd_cluster(int argc, char **argv)
 		return EXIT_USAGE;
 	if (!words)
 		return usage_error("cluster create, status, add, remove, transfer, drain or try?");
-	if (timeout_text && (rc = parse_duration("--timeout", timeout_text, &timeout_ns)) != EXIT_OK)
+	if (timeout_text &&
+	    (rc = parse_duration("--timeout", timeout_text, &timeout_ns)) != EXIT_OK)
 		return rc;
 	if (strcmp(argv[0], "create") == 0)
-		return words < 3 ? usage_error("cluster create needs a directory and its brokers: 1=tcp://host:port 2=...")
+		return words < 3 ? usage_error("cluster create needs a directory and its brokers: "
+					       "1=tcp://host:port 2=...")
 				 : create(argv[1], argv + 2, words - 2, name);
 	if (strcmp(argv[0], "try") == 0)
-		return count_words(argv, words, 2, "cluster try needs a directory") ? try_out(argv[1]) : EXIT_USAGE;
+		return count_words(argv, words, 2, "cluster try needs a directory")
+			       ? try_out(argv[1])
+			       : EXIT_USAGE;
 	for (i = 0; i < sizeof(needs) / sizeof(needs[0]) && strcmp(argv[0], needs[i][0]) != 0; i++)
 		;
 	if (i == sizeof(needs) / sizeof(needs[0]))

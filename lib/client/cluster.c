@@ -69,8 +69,7 @@ static int repeat(struct thmq_session *s, const struct thmqi_request *r, uint64_
 static int change(struct thmq_session *s, uint64_t id, const char *address, uint32_t role,
 		  uint64_t timeout_ns)
 {
-	struct thmqi_request r = {
-		.op = THMQI_OP_NODE_CHANGE, .volatile_bytes = id, .index = role};
+	struct thmqi_request r = {.op = THMQI_OP_NODE_CHANGE, .volatile_bytes = id, .index = role};
 	int rc;
 
 	thmqi_random_bytes(&r.member, sizeof(r.member));
@@ -91,12 +90,16 @@ int thmqi_client_cluster_add(struct thmq_session *s, uint64_t id, const char *ad
 				  (unsigned long long)id);
 	rc = change(s, id, address, THMQ_NODE_VOTER, timeout_ns);
 	if (rc == -EEXIST)
-		return thmqi_fail(rc, "add node %llu: there is one of this number, at another address",
+		return thmqi_fail(rc,
+				  "add node %llu: there is one of this number, at another address",
 				  (unsigned long long)id);
 	if (rc == -EINVAL)
-		return thmqi_fail(rc, "add node %llu: write its address as tcp://host:port, as a cluster has it",
-				  (unsigned long long)id);
-	return rc ? thmqi_fail(rc, "add node %llu: %s", (unsigned long long)id, thmq_strerror(rc)) : 0;
+		return thmqi_fail(
+			rc,
+			"add node %llu: write its address as tcp://host:port, as a cluster has it",
+			(unsigned long long)id);
+	return rc ? thmqi_fail(rc, "add node %llu: %s", (unsigned long long)id, thmq_strerror(rc))
+		  : 0;
 }
 
 int thmqi_client_cluster_remove(struct thmq_session *s, uint64_t id, uint64_t timeout_ns)
@@ -106,7 +109,8 @@ int thmqi_client_cluster_remove(struct thmq_session *s, uint64_t id, uint64_t ti
 	if (rc == -EBUSY)
 		return thmqi_fail(rc, "remove node %llu: it leads; let another one lead first",
 				  (unsigned long long)id);
-	return rc ? thmqi_fail(rc, "remove node %llu: %s", (unsigned long long)id, thmq_strerror(rc))
+	return rc ? thmqi_fail(rc, "remove node %llu: %s", (unsigned long long)id,
+			       thmq_strerror(rc))
 		  : 0;
 }
 
@@ -143,7 +147,8 @@ int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t time
 			rc = who_leads(s, &now_leads);
 	}
 	if (rc == -EINVAL)
-		return thmqi_fail(rc, "transfer to node %llu: no other node of this number has a vote",
+		return thmqi_fail(rc,
+				  "transfer to node %llu: no other node of this number has a vote",
 				  (unsigned long long)id);
 	return rc ? thmqi_fail(rc, "transfer to node %llu: %s", (unsigned long long)id,
 			       thmq_strerror(rc))

@@ -15,8 +15,9 @@
 #include "tls/tls.h"
 #include "transport/address.h"
 
-#define CARRY_PEERS 32u              /* nodes that are known, and connections, at a time */
-#define CARRY_CONNECTIONS 96u /* those that are open, those being made, and as many that have said nothing yet */
+#define CARRY_PEERS 32u /* nodes that are known, and connections, at a time */
+#define CARRY_CONNECTIONS                                                                          \
+	96u /* those that are open, those being made, and as many that have said nothing yet */
 #define CARRY_QUEUE 256u             /* messages that wait to go to one node: a power of two */
 #define CARRY_QUEUE_BYTES (8u << 20) /* and their bytes, but for one */
 #define CARRY_RX_BYTES (64u << 10)
@@ -104,7 +105,7 @@ struct thmqi_courier {
 	struct thmq_core *core;
 	uint64_t id, instance;
 	uint32_t lane;
-	struct carry_door *door; /* counted */
+	struct carry_door *door;                                            /* counted */
 	int (*address_of)(const char *address, char *ret_url, size_t size); /* NULL */
 	uint64_t silence_ns;
 	char cluster[THMQI_CLUSTER_NAME_MAX + 1];
@@ -118,6 +119,7 @@ struct thmqi_courier {
 	bool knocked;                /* somebody may wait to be accepted */
 	struct thmqi_poller in, out; /* before and behind the groups' own */
 	struct thmqi_timer timer;
+	uint64_t ticked_ns; /* last */
 	bool ticked, closing;
 	struct thmqi_list conns;
 	uint32_t conn_count;
@@ -147,7 +149,8 @@ void thmqi_carry_welcome(struct carry_conn *n); /* its greeting, for this carrie
 int thmqi_carry_watch(struct carry_conn *n);    /* on its carrier's core */
 
 /* carry_door.c */
-int thmqi_carry_door_open(struct thmqi_courier *c, struct thmqi_courier *beside); /* 0; -EEXIST; -EINVAL; -ENOMEM */
+int thmqi_carry_door_open(struct thmqi_courier *c,
+			  struct thmqi_courier *beside); /* 0; -EEXIST; -EINVAL; -ENOMEM */
 void thmqi_carry_door_close(struct thmqi_courier *c);
 /* To the core of the carrier of that lane. False: there is none. True: it is not this carrier's any more. */
 bool thmqi_carry_hand_over(struct carry_conn *n, uint32_t lane);

@@ -360,7 +360,8 @@ void thmqi_carry_welcome(struct carry_conn *n)
 	struct carry_peer *p = NULL;
 	int rc, said;
 
-	if (n->hello.from == n->carrier->id) { /* two have one number: there is nothing to be said to that */
+	if (n->hello.from ==
+	    n->carrier->id) { /* two have one number: there is nothing to be said to that */
 		thmqi_carry_end(n, -ENOTUNIQ);
 		return;
 	}
@@ -406,8 +407,8 @@ static int greet(struct carry_conn *n)
 		thmqi_carry_end(n, rc);
 	else if (rc && n->calls)
 		on_answered(n);
-	else if (rc && (n->hello.lane == n->carrier->lane ||
-			!thmqi_carry_hand_over(n, n->hello.lane)))
+	else if (rc &&
+		 (n->hello.lane == n->carrier->lane || !thmqi_carry_hand_over(n, n->hello.lane)))
 		thmqi_carry_welcome(n);
 	return 1;
 }

@@ -20,9 +20,10 @@ int thmqi_carry_door_open(struct thmqi_courier *c, struct thmqi_courier *beside)
 	if (c->lane < CARRY_LANES && !d->lanes[c->lane])
 		d->lanes[c->lane] = c;
 	else
-		rc = thmqi_fail(c->lane < CARRY_LANES ? -EEXIST : -EINVAL,
-				"a carrier: its lane is below %u, and no other carrier's of this node",
-				CARRY_LANES);
+		rc = thmqi_fail(
+			c->lane < CARRY_LANES ? -EEXIST : -EINVAL,
+			"a carrier: its lane is below %u, and no other carrier's of this node",
+			CARRY_LANES);
 	d->refs += !rc;
 	pthread_mutex_unlock(&d->lock);
 	if (!rc)

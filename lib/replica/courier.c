@@ -270,11 +270,29 @@ static uint64_t look_at_peers(struct thmqi_courier *c)
 	return next;
 }
 
+/* Whoever was not looked at for long because this thread was elsewhere is not taken for dead. */
+static void excuse(struct thmqi_courier *c)
+{
+	uint64_t now = c->core->now_ns, away = now - c->ticked_ns;
+	struct thmqi_list *it;
+
+	c->ticked_ns = now;
+	if (away <= c->silence_ns / 2)
+		return;
+	thmqi_list_each(it, &c->conns)
+	{
+		struct carry_conn *n = thmqi_container(it, struct carry_conn, link);
+
+		n->heard_ns = n->moved_ns = now;
+	}
+}
+
 static void tick(struct thmqi_courier *c)
 {
 	struct thmqi_list *it;
 	uint64_t next;
 
+	excuse(c);
 	c->ticked = false;
 	c->knocked = c->fd >= 0;
 	thmqi_list_each(it, &c->conns)
@@ -297,8 +315,8 @@ static int in_poll(struct thmqi_poller *poller, uint32_t budget)
 	(void)budget;
 	if (thmqi_unlikely(c->knocked))
 		thmqi_carry_accept(c);
-	thmqi_list_each_safe(it, next, &c->conns)
-		done += thmqi_carry_poll(thmqi_container(it, struct carry_conn, link));
+	thmqi_list_each_safe(it, next, &c->conns) done +=
+		thmqi_carry_poll(thmqi_container(it, struct carry_conn, link));
 	/* behind what has come: it may be the sign of life that was waited for */
 	if (thmqi_unlikely(c->ticked))
 		tick(c);

@@ -208,7 +208,9 @@ static void begin(void)
 	int rc;
 
 	CHECK(thmq_env_open(&w.env, THMQ_ENV_OPTS(.pool_bytes = 128u << 20)) == 0);
-	while ((rc = thmq_connect(w.env, w.urls, THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND, .peer_timeout_ns = SECOND / 2),
+	while ((rc = thmq_connect(w.env, w.urls,
+				  THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND,
+						    .peer_timeout_ns = SECOND / 2),
 				  &w.session)) != 0) {
 		if (now_ns() > end)
 			fprintf(stderr, "connect: %d %s\n", rc, thmq_errmsg());

@@ -27,7 +27,8 @@ struct thmqi_courier_opts {
 		lane; /* carriers of one node have different ones; both sides of a connection have the same */
 	/* Where a node's carrier listens, of its address as a member. 0; -EINVAL. NULL: there. */
 	int (*address_of)(const char *address, char *ret_url, size_t size);
-	struct thmqi_courier *beside; /* another one of this node, of another core: it listens for both; NULL */
+	struct thmqi_courier
+		*beside; /* another one of this node, of another core: it listens for both; NULL */
 	uint32_t silence_ms; /* a node that says nothing for so long is called anew; 0: 1000 */
 };
 
