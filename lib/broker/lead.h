@@ -22,6 +22,9 @@ struct lead {
 	struct thmqi_timer timer;
 	bool wire_full; /* a message was refused for now */
 
+	/* runs that are committed and wait for all copies: a ring of PENDING_COUNT */
+	struct pending *all;
+	uint64_t all_head, all_tail;
 	struct mailbox *box;  /* what came from other brokers of the environment: cluster.c */
 	struct letter *taken; /* of these, to be given to the group, in order */
 };

@@ -718,6 +718,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	thmqi_map_init(&s->partitions);
 	thmqi_writers_init(s);
 	s->final = b->cluster ? THMQ_DURABILITY_QUORUM : THMQ_DURABILITY_DURABLE;
+	s->level_max = b->cluster ? THMQ_DURABILITY_ALL : THMQ_DURABILITY_DURABLE;
 	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
 	return s->pending ? 0 : -ENOMEM;
 }

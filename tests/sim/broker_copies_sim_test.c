@@ -300,7 +300,8 @@ static int send_some(struct world *w)
 		body[0] = w->next_to[partition];
 		rc = thmq_send(
 			w->producer, body, 4 + 4 * (uint32_t)chance(w, 99),
-			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition));
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition,
+					  .durability = chance(w, 8) ? 0 : THMQ_DURABILITY_ALL));
 		if (rc == -EAGAIN)
 			return 0;
 		CHECK(w, rc == w->sent + 1);
