@@ -609,7 +609,7 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
  * @env: environment
  * @url: inproc://name, or inproc:// for the environment's only broker; shm:///path for one in any process of the machine;
  * tcp://host:port or tcp://[address]:port for one anywhere; tls://… for the same over TLS; rdma://host:port[?from=address] likewise, where
- * from is the address of this machine's port. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
+ * from is the address of this machine's port. Several with commas between where brokers keep the same data: the one that leads is found. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
  * takes its name then. A remote one is spoken to by the calling thread's own core, if it has one, or else by any core of
  * @env, which must be driven: at least every peer_timeout_ns, also while nothing is sent.
  * @opts: NULL means defaults

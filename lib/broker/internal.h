@@ -252,6 +252,7 @@ struct shard {
 	struct thmq_log *log; /* NULL: no directory */
 	struct lead *lead;    /* of a shard with copies: lead.c; NULL: one copy, which always leads */
 	uint32_t final;       /* durability from which on nothing is taken back: DURABLE, with copies QUORUM */
+	uint32_t level_max;   /* the highest that a message can wait for: DURABLE, with copies ALL */
 	struct thmqi_poller poller;
 	uint32_t id;
 	bool open; /* poller is added */
@@ -351,6 +352,7 @@ struct shard *thmqi_lead_shard(struct thmq_broker *b, uint64_t group); /* NULL: 
 uint64_t thmqi_lead_group(const struct thmq_broker *b, uint32_t shard);
 /* What was appended here and not committed when it ceased to lead is somebody else's to settle. */
 void thmqi_settle_deposed(struct shard *s);
+void thmqi_settle_everywhere(struct shard *s, uint64_t index); /* all copies have it */
 void thmqi_shard_welcome(struct conn *c);
 void thmqi_conn_leave(struct conn *c, int error);
 void thmqi_shard_begin_term(struct shard *s); /* offsets that may have been seen and lost are stepped over */

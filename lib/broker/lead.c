@@ -110,6 +110,17 @@ static void rebuild(struct shard *s)
 	}
 }
 
+/* What it is told of while another one leads, or leads again, has nothing to do with what was appended here. */
+static bool leads_still(const struct lead *l)
+{
+	struct thmqi_group_state state;
+
+	if (!l->serves || l->rebuild || !l->group)
+		return false;
+	thmqi_group_state(l->group, &state);
+	return state.role == THMQI_ROLE_LEADER && state.term == l->term;
+}
+
 void thmqi_lead_poll(struct shard *s)
 {
 	struct lead *l = s->lead;
@@ -120,6 +131,8 @@ void thmqi_lead_poll(struct shard *s)
 		rebuild(s);
 	if (l->taken)
 		thmqi_letters_deliver(s);
+	if (l->all_head != l->all_tail && leads_still(l))
+		thmqi_settle_everywhere(s, thmqi_group_everywhere(l->group));
 	if (thmqi_unlikely(l->wire_full) && l->group) {
 		const struct thmqi_members *m = thmqi_group_members(l->group);
 		uint32_t i;
@@ -218,17 +231,6 @@ bool thmqi_lead_keep(struct conn *c)
 }
 
 /* ----------------------------------------------------------------- the group */
-
-/* What it is told of while another one leads, or leads again, has nothing to do with what was appended here. */
-static bool leads_still(const struct lead *l)
-{
-	struct thmqi_group_state state;
-
-	if (!l->serves || l->rebuild || !l->group)
-		return false;
-	thmqi_group_state(l->group, &state);
-	return state.role == THMQI_ROLE_LEADER && state.term == l->term;
-}
 
 static void on_settled(void *ctx, uint32_t durability, uint64_t index)
 {
@@ -388,8 +390,10 @@ static int make(struct shard *s, const char *dir)
 		return thmqi_fail(-ENOMEM, "no memory for a shard with copies");
 	l->dir = strdup(dir);
 	s->lead = l;
-	if (!l->dir || thmqi_letters_init(s) != 0) {
+	l->all = calloc(PENDING_COUNT, sizeof(*l->all)); /* mostly never touched */
+	if (!l->dir || !l->all || thmqi_letters_init(s) != 0) {
 		s->lead = NULL;
+		free(l->all);
 		free(l->dir);
 		free(l);
 		return thmqi_fail(-ENOMEM, "no memory for a shard with copies");
@@ -452,6 +456,7 @@ void thmqi_lead_fini(struct shard *s)
 	thmqi_timer_stop(s->core, &l->timer);
 	thmqi_afar_close(s);
 	thmqi_letters_fini(s);
+	free(l->all);
 	free(l->dir);
 	free(l);
 	s->lead = NULL;

@@ -25,6 +25,9 @@ struct lead {
 	struct thmqi_courier *courier; /* to brokers in other processes; NULL: they are in this environment */
 	struct thmqi_carried carried;
 
+	/* runs that are committed and wait for all copies: a ring of PENDING_COUNT */
+	struct pending *all;
+	uint64_t all_head, all_tail;
 	struct mailbox *box;  /* what came from other brokers of the environment: cluster.c */
 	struct letter *taken; /* of these, to be given to the group, in order */
 };

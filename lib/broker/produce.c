@@ -4,7 +4,7 @@
  * and settle when the log says so. Nothing here allocates, locks or blocks.
  */
 #include "commitlog/hint.h"
-#include "internal.h"
+#include "lead.h"
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
 #define FLUSH_OFFSETS (OFFSET_JUMP / 4)
@@ -45,7 +45,7 @@ static int check(const struct conn *c, const struct thmqi_frame *f)
 /* With one copy the rungs above DURABLE prove just that. */
 static uint32_t level_of(const struct conn *c, const struct thmqi_frame *f)
 {
-	return THMQI_MIN((uint32_t)f->flags, c->shard->final);
+	return THMQI_MIN((uint32_t)f->flags, c->shard->level_max);
 }
 
 static struct partition *partition_of(struct conn *c, uint32_t id)
@@ -337,12 +337,22 @@ static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, con
 	return n;
 }
 
+/* False: so many wait already, and those that come wait behind. */
+static bool keep_for_all(struct lead *l, const struct pending *e)
+{
+	if (l->all_tail - l->all_head == PENDING_COUNT)
+		return false;
+	l->all[l->all_tail++ & (PENDING_COUNT - 1)] = *e;
+	return true;
+}
+
 /* All that is on its way has reached @level. */
 static bool nothing_before(const struct shard *s, const struct partition *p, uint32_t level)
 {
 	const struct pending *last = &s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)];
 
-	return p->is_volatile || level <= THMQ_DURABILITY_MEMORY || s->pending_head == s->pending_tail ||
+	return p->is_volatile || level <= THMQ_DURABILITY_MEMORY ||
+	       (level <= s->final && s->pending_head == s->pending_tail) ||
 	       (level < s->final && last->index <= s->settled_index[level]);
 }
 
@@ -355,6 +365,7 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 	uint64_t last = thmqi_frame_at(&c->wire->up, n - 1)->seq, index;
 	struct shard *s = c->shard;
 	struct pending *e;
+	bool committed;
 
 	if (nothing_before(s, p, level)) {
 		if (report)
@@ -365,7 +376,9 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 	e = thmqi_shard_pending_room(s);
 	if (!e)
 		return 0;
-	*e = (struct pending){.index = s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].index,
+	committed = s->pending_head == s->pending_tail; /* and not on all copies, as far as is known */
+	*e = (struct pending){.index = committed ? s->lead->committed
+						 : s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].index,
 			      .conn = c,
 			      .partition = p,
 			      .seq = last,
@@ -376,7 +389,9 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 			      .level = (uint8_t)level,
 			      .report = report,
 			      .again = true};
-	s->pending_tail++;
+	if (committed && !keep_for_all(s->lead, e))
+		return 0;
+	s->pending_tail += !committed;
 	if (report)
 		c->reports_pending++;
 	thmq_log_flush(p->log, &index);
@@ -573,6 +588,21 @@ static void tell_dirty(struct shard *s)
 	}
 }
 
+void thmqi_settle_everywhere(struct shard *s, uint64_t index)
+{
+	struct lead *l = s->lead;
+	struct pending *e;
+
+	while (l->all_head != l->all_tail) {
+		e = &l->all[l->all_head & (PENDING_COUNT - 1)];
+		if (e->index > index)
+			break;
+		settle_one(s, e, THMQ_DURABILITY_ALL);
+		l->all_head++;
+	}
+	tell_dirty(s);
+}
+
 void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index)
 {
 	struct pending *e;
@@ -586,6 +616,8 @@ void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index)
 			if (e->index > index)
 				break;
 			__builtin_prefetch(s->pending[(s->pending_head + SETTLE_AHEAD) & (PENDING_COUNT - 1)].partition, 1);
+			if (thmqi_unlikely(e->level > s->final && e->conn) && !keep_for_all(s->lead, e))
+				break;
 			settle_one(s, e, s->final);
 			s->pending_head++;
 		}
@@ -609,6 +641,8 @@ static void forget_all(struct shard *s)
 
 	for (i = THMQ_DURABILITY_WRITTEN; i < s->final; i++)
 		s->pending_at[i] = s->pending_head;
+	if (s->lead)
+		s->lead->all_head = s->lead->all_tail;
 	s->flush_asked = s->pending_head;
 }
 
@@ -664,9 +698,14 @@ void thmqi_settle_forget(struct shard *s, struct conn *c)
 {
 	uint64_t i;
 
+	struct lead *l = s->lead;
+
 	for (i = s->pending_head; i != s->pending_tail; i++)
 		if (s->pending[i & (PENDING_COUNT - 1)].conn == c)
 			s->pending[i & (PENDING_COUNT - 1)].conn = NULL;
+	for (i = l ? l->all_head : 0; l && i != l->all_tail; i++)
+		if (l->all[i & (PENDING_COUNT - 1)].conn == c)
+			l->all[i & (PENDING_COUNT - 1)].conn = NULL;
 }
 
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,

@@ -314,8 +314,18 @@ static void on_failed(void *ctx, int error)
 	thmqi_offsets_failed(s);
 }
 
+/* What a log says of who votes is the number of its only copy, or else much more. */
+static bool is_of_several(const struct thmq_run_header *h)
+{
+	return h->encoding == THMQ_RUN_STATE && h->partition == 0 && h->base_offset == 0 &&
+	       h->len > sizeof(uint64_t);
+}
+
 static int on_replay(void *ctx, const struct thmq_log_run *run)
 {
+	if (is_of_several(run->header)) /* alone it would go another way than the others */
+		return thmqi_fail(-EINVAL, "open %s: it is one of several copies; say by cluster and node_id which one",
+				  ((struct shard *)ctx)->broker->data_dir);
 	return thmqi_shard_replay(ctx, run);
 }
 
@@ -718,6 +728,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	thmqi_map_init(&s->partitions);
 	thmqi_writers_init(s);
 	s->final = b->cluster ? THMQ_DURABILITY_QUORUM : THMQ_DURABILITY_DURABLE;
+	s->level_max = b->cluster ? THMQ_DURABILITY_ALL : THMQ_DURABILITY_DURABLE;
 	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
 	return s->pending ? 0 : -ENOMEM;
 }

@@ -265,7 +265,7 @@ struct thmq_session {
 	struct thmqi_node_entry *nodes;
 	uint32_t node_count, node_at;
 	uint64_t leader;   /* of them, as one of them said; 0 */
-	uint32_t level;    /* that a message waits for which says nothing, and the highest that there is */
+	uint32_t level;    /* that a message waits for which says nothing: DURABLE, with copies QUORUM */
 	uint64_t rejoin_id; /* request that is out for a consumer, without anybody who waits; 0 */
 	uint32_t rejoin_stream;
 	struct thmqi_prng prng;

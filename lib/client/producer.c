@@ -145,8 +145,8 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 		  (o->tag && strnlen(o->tag, THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)))
 		return -EINVAL;
 	/* with one copy the upper rungs mean durable; a volatile topic has the lowest only */
-	if (level > p->session->level)
-		level = p->session->level;
+	if (level > THMQ_DURABILITY_DURABLE && p->session->level == THMQ_DURABILITY_DURABLE)
+		level = THMQ_DURABILITY_DURABLE;
 	if (p->is_volatile && level > THMQ_DURABILITY_MEMORY) {
 		if (o && o->durability)
 			return -ENOTSUP;

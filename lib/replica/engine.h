@@ -100,6 +100,8 @@ uint64_t thmqi_engine_term(const struct thmqi_engine *e);
 uint64_t thmqi_engine_voted_for(const struct thmqi_engine *e);
 uint64_t thmqi_engine_leader(const struct thmqi_engine *e); /* 0: none is known */
 uint64_t thmqi_engine_committed(const struct thmqi_engine *e);
+/* While it leads: up to it @members that vote have all stored what it has. */
+uint64_t thmqi_engine_everywhere(const struct thmqi_engine *e, const struct thmqi_members *members);
 uint64_t
 thmqi_engine_stored(const struct thmqi_engine *e); /* last one that it was told to be durable */
 uint64_t

@@ -661,6 +661,13 @@ void thmqi_group_state(const struct thmqi_group *g, struct thmqi_group_state *re
 					  .transferring = thmqi_engine_transferring(g->engine)};
 }
 
+uint64_t thmqi_group_everywhere(const struct thmqi_group *g)
+{
+	uint64_t index = thmqi_engine_everywhere(g->engine, &g->membership.members);
+
+	return g->failed ? 0 : THMQI_MIN(index, g->committed);
+}
+
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g)
 {
 	return &g->membership.members;

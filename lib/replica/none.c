@@ -119,6 +119,12 @@ void thmqi_group_state(const struct thmqi_group *g, struct thmqi_group_state *re
 	memset(ret, 0, sizeof(*ret));
 }
 
+uint64_t thmqi_group_everywhere(const struct thmqi_group *g)
+{
+	(void)g;
+	return 0;
+}
+
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g)
 {
 	(void)g;

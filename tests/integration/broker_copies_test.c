@@ -222,7 +222,8 @@ static uint64_t bytes_of(const struct world *w, uint32_t broker)
 	uint64_t kib = 0;
 	FILE *f;
 
-	snprintf(command, sizeof(command), "du -sk %s/%u/shard-000 2>/dev/null", w->dir, broker + 1);
+	snprintf(command, sizeof(command), "du -sk %s/%u/shard-000 2>/dev/null", w->dir,
+		 broker + 1);
 	f = popen(command, "r");
 	CHECK(f && fscanf(f, "%lu", &kib) == 1);
 	pclose(f);
@@ -261,6 +262,49 @@ static void wait_for_leader(struct world *w)
 		CHECK(now() < end);
 		CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
 	}
+}
+
+/* Directories and options that do not belong together; each refusal changes nothing. */
+static void refusals(struct world *w)
+{
+	struct thmq_broker *b = w->brokers[0];
+	char dir[96], command[192];
+
+	thmq_broker_close(b, 0);
+	w->brokers[0] = NULL;
+	snprintf(dir, sizeof(dir), "%s/1", w->dir);
+	CHECK(thmq_broker_open(w->env, THMQ_BROKER_OPTS(.data_dir = dir, .name = "b1"), &b) ==
+	      -EINVAL);
+	CHECK(thmq_broker_open(
+		      w->env,
+		      THMQ_BROKER_OPTS(.data_dir = dir, .name = "b1", .node_id = 1,
+				       .cluster_name = "another",
+				       .cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3"),
+		      &b) == -THMQ_ECORRUPT);
+	CHECK(thmq_broker_open(
+		      w->env,
+		      THMQ_BROKER_OPTS(.data_dir = dir, .name = "b1", .node_id = 4,
+				       .cluster_name = "test",
+				       .cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3"),
+		      &b) == -EINVAL);
+	CHECK(thmq_broker_open(w->env,
+			       THMQ_BROKER_OPTS(.data_dir = dir, .name = "b1", .node_id = 1,
+						.cluster = "1=b1"),
+			       &b) == -EINVAL);
+	CHECK(thmq_broker_open(w->env, THMQ_BROKER_OPTS(.data_dir = dir, .node_id = 1), &b) ==
+	      -EINVAL);
+	/* a shard that is lost has voted */
+	snprintf(command, sizeof(command), "mv %s/shard-000 %s/away", dir, w->dir);
+	CHECK(system(command) == 0);
+	CHECK(thmq_broker_open(
+		      w->env,
+		      THMQ_BROKER_OPTS(.data_dir = dir, .name = "b1", .node_id = 1,
+				       .cluster_name = "test", .shard_count = 1,
+				       .cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3"),
+		      &b) == -THMQ_ECORRUPT);
+	snprintf(command, sizeof(command), "mv %s/away %s/shard-000", w->dir, dir);
+	CHECK(system(command) == 0);
+	open_broker(w, 0);
 }
 
 /* What is old goes on all of them; one that was away meanwhile begins anew behind it, and can lead then. */
@@ -327,6 +371,7 @@ static void retention(struct world *w)
 	printf("%u of 1600 messages and some are left, and the one that was away leads\n", reads);
 	CHECK(reads >= 100 && reads < 1000);
 	CHECK(thmq_session_close(w->session, 30 * SECOND) == 0);
+	refusals(w);
 	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
 }
 

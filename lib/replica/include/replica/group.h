@@ -170,6 +170,8 @@ struct thmqi_group_state {
 	bool transferring;
 };
 void thmqi_group_state(const struct thmqi_group *g, struct thmqi_group_state *ret);
+/* While it leads: up to it all voters have it on their media; not more than is committed. */
+uint64_t thmqi_group_everywhere(const struct thmqi_group *g);
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g);
 
 /* --------------------------------------------------------------- membership */
