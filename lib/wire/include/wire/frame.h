@@ -224,10 +224,10 @@ enum thmqi_op {
 		9, /* shard; partition, group_id -> value[0..2]: begin, end, group offset or UINT64_MAX */
 	THMQI_OP_PRODUCER_OPEN =
 		10 /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */,
-	THMQI_OP_NODES = 11, /* meta, of a cluster -> states; value[0..1]: which leads, in which term */
-	THMQI_OP_NODE_CHANGE = 12, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
+	THMQI_OP_NODES = 12, /* meta, of a cluster -> states; value[0..1]: which leads, in which term */
+	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
 				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
-	THMQI_OP_LEAD = 13 /* likewise; volatile_bytes: the node that is to lead, 0: any other */
+	THMQI_OP_LEAD = 14 /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 };
 
 struct thmqi_request {
