@@ -446,6 +446,13 @@ struct thmq_broker_opts {
 	uint64_t node_id;         /* which of them this is. One that lost its directory comes back under another number */
 	uint32_t heartbeat_ms;    /* 0 means 30 */
 	uint32_t election_ms;     /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
+	/*
+	 * Brokers on several machines, or in several processes: cluster is "1=tcp://host:port+other,2=...": clients come by port (see listen), the other
+	 * brokers by `other`, without it by port + 10000. cluster_key proves that a broker belongs to them, and encrypts what they say to each other: 32 to
+	 * 128 hexadecimal digits by chance, the same on all. NULL: whoever reaches that port can change what is stored.
+	 */
+	const char *cluster_key;
+	const char *cluster_listen; /* tcp://address:other, where it listens for the others; NULL: as cluster says */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -739,6 +746,63 @@ struct thmq_partition_info {
 THMQ_API int thmq_partition_describe(struct thmq_session *session, const char *topic,
 				     uint32_t partition, const char *group,
 				     struct thmq_partition_info *ret_info);
+
+/* ------------------------------------------------------------------ cluster */
+
+enum thmq_node_role {
+	THMQ_NODE_SPARE = 0,   /* known, and gets nothing yet */
+	THMQ_NODE_STANDBY = 1, /* gets all, and counts for nothing yet */
+	THMQ_NODE_VOTER = 2
+};
+
+/* A broker that keeps the same data as others, as the one that leads knows it. */
+struct thmq_node {
+	uint32_t size;      /* in */
+	uint32_t role;      /* enum thmq_node_role, of its copy of the metadata; the shards' follow */
+	uint64_t id;        /* its node_id */
+	uint32_t leads;     /* 1: it is this one */
+	uint32_t connected; /* 1: the one that leads reaches it */
+	int32_t error;      /* else why not, or 0 */
+	uint32_t reserved;
+	char address[256]; /* as in struct thmq_broker_opts */
+};
+
+/**
+ * thmq_cluster_nodes() - the brokers that keep the same data
+ * @ret_nodes: out, @max elements, each with its size field set by the caller in the first one
+ * Return: how many there are (perhaps more than @max); -ENOTSUP this broker has the only copy; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_nodes(struct thmq_session *session, struct thmq_node *ret_nodes,
+				uint32_t max);
+
+/**
+ * thmq_cluster_add() - make a broker one of them
+ * @id: its node_id, which no other broker has or had  @address: where it is reached, as in struct thmq_broker_opts
+ * @timeout_ns: 0: the session's
+ * It is open, with an empty directory and THMQ_BROKER_JOIN. It gets all data first, and its vote then. What a call that timed out has begun stays; another
+ * one goes on.
+ * Return: 0 it has a vote in all shards; -EEXIST there is such a number, at another address; -EINVAL; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_add(struct thmq_session *session, uint64_t id, const char *address,
+			      uint64_t timeout_ns);
+
+/**
+ * thmq_cluster_remove() - a broker is none of them any more, whether it lives or not
+ * It may be closed then; its directory and its number are never used again.
+ * Return: 0 also if it is none; -EBUSY it leads: thmq_cluster_lead() first; -EINVAL nobody would be left; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_remove(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
+
+/**
+ * thmq_cluster_lead() - another broker is to lead: before a planned stop of the one that does
+ * @id: which; 0: the one that has most
+ * Return: 0 it does; -EINVAL no such node has a vote; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_lead(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
 
 /* ----------------------------------------------------------------- producer */
 

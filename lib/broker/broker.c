@@ -436,6 +436,7 @@ static int open_all(struct thmq_broker *b)
 									   .connections_max = b->opts.connection_max,
 									   .tls = b->opts.tls});
 	b->opts.tls = NULL; /* the caller's, during the open only */
+	b->opts.cluster_key = b->opts.cluster_listen = NULL;
 	if (rc == 0 && b->cluster && b->name)
 		rc = thmqi_transport_reach_add(b->transport, b->name, b, &b->reach);
 	return rc;
@@ -667,6 +668,7 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 	}
 	dir_hold_drop(b->dir_hold);
 	free(b->shards);
+	thmqi_roll_close(b);
 	free(b->cluster);
 	free(b->data_dir);
 	free(b->name);

@@ -581,6 +581,11 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 	case THMQI_OP_PRODUCER_OPEN:
 		producer_open(m, c, id, &r);
 		break;
+	case THMQI_OP_NODES:
+	case THMQI_OP_NODE_CHANGE:
+	case THMQI_OP_LEAD:
+		thmqi_roll_request(c, id, &r);
+		break;
 	default:
 		thmqi_reply(c, id, -ENOTSUP);
 	}

@@ -35,6 +35,15 @@ static int parse_one(const char *text, size_t len, struct thmqi_member *ret)
 		return bad("an address is too long", text);
 	memcpy(ret->address, at + 1, url);
 	ret->address[url] = 0;
+	if (thmqi_afar_is(ret->address)) {
+		char other[THMQI_ADDRESS_MAX];
+
+		return thmqi_afar_url(ret->address, other, sizeof(other)) == 0
+			       ? 0
+			       : bad("a port up to 55535 is missing, or one for the others: "
+				     "tcp://host:port+other",
+				     text);
+	}
 	return strstr(ret->address, "://") ? 0 : bad("an address is a URL", text);
 }
 
@@ -113,6 +122,9 @@ int thmqi_cluster_init(struct thmq_broker *b)
 	if (!b->opts.shard_count) /* machines differ, and this must not */
 		b->opts.shard_count = 1;
 	identify(b);
+	rc = thmqi_roll_open(b);
+	if (rc)
+		return rc;
 	if (!b->carrier.send)
 		b->carrier = thmqi_carrier_inproc;
 	return 0;

@@ -305,6 +305,7 @@ struct thmq_broker {
 	uint64_t identity; /* of the directory; of a broker without one: its own */
 	bool has_shards, has_meta; /* there were some in the directory */
 	/* copies: cluster.c */
+	struct roll *roll; /* NULL: one copy */
 	struct thmqi_members *cluster; /* as the options say; NULL: one copy */
 	uint8_t cluster_id[16];
 	struct thmqi_carrier carrier;
@@ -357,6 +358,11 @@ void thmqi_conn_leave(struct conn *c, int error);
 void thmqi_shard_begin_term(struct shard *s); /* offsets that may have been seen and lost are stepped over */
 void thmqi_shard_reset(struct shard *s);      /* what its log told is forgotten: it tells it again */
 int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run);
+
+/* roll.c: who belongs to the cluster, on request */
+int thmqi_roll_open(struct thmq_broker *b);
+void thmqi_roll_close(struct thmq_broker *b);
+void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request *request);
 
 /* cluster.c: which brokers there are, and the way between those of one environment */
 int thmqi_cluster_init(struct thmq_broker *b); /* of the options */

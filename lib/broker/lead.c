@@ -93,6 +93,7 @@ static void rebuild(struct shard *s)
 	l->rebuild = false;
 	if (s->closing || s->failed)
 		return;
+	thmqi_afar_leave(s);
 	thmqi_group_close(l->group, 0);
 	l->group = NULL;
 	s->log = NULL;
@@ -161,7 +162,7 @@ bool thmqi_lead_waits(struct shard *s)
  * One that has more than is committed takes no lead over: it must hear first that it is to go. The engine appends nothing of its own where
  * all that it begins with is committed.
  */
-static bool mark_term(struct shard *s)
+bool thmqi_lead_mark_term(struct shard *s)
 {
 	struct lead *l = s->lead;
 	const uint64_t term = l->term;
@@ -183,8 +184,9 @@ static void on_timer(struct thmqi_timer *t)
 	if (is_meta(s))
 		leader = atomic_load(&s->broker->ill) ? UINT64_MAX : s->broker->opts.node_id;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
-	    leader != s->broker->opts.node_id && mark_term(s))
+	    leader != s->broker->opts.node_id && thmqi_lead_mark_term(s))
 		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);
+	thmqi_roll_step(s);
 	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);
 }
 
@@ -204,7 +206,8 @@ static void tell_nodes(struct conn *c)
 	reply->count = reply->total = THMQI_MIN(m->count, THMQI_NODES_MAX);
 	for (i = 0; i < reply->count; i++) {
 		reply->nodes[i].id = m->list[i].id;
-		memcpy(reply->nodes[i].url, m->list[i].address, sizeof(reply->nodes[i].url));
+		thmqi_afar_client_url(m->list[i].address, reply->nodes[i].url,
+				      sizeof(reply->nodes[i].url));
 	}
 	thmqi_reply(c, 0, 0);
 }
@@ -317,6 +320,22 @@ static int on_send(void *ctx, const struct thmqi_message *message, struct thmqi_
 
 /* --------------------------------------------------------------------- open */
 
+static void on_members(void *ctx, const struct thmqi_members *members, uint64_t index)
+{
+	const struct shard *s = ctx;
+	struct thmqi_courier *c = s->lead->carried.carrier;
+	uint32_t i;
+
+	(void)index;
+	if (!c)
+		return;
+	/* now the log says where they are, and not what this one began with */
+	for (i = 0; i < s->broker->cluster->count && members->count; i++)
+		if (s->broker->cluster->list[i].id != s->broker->opts.node_id)
+			thmqi_courier_place(c, s->broker->cluster->list[i].id, NULL);
+	thmqi_courier_members(c);
+}
+
 static const struct thmq_log_events log_events = {
 	.size = sizeof(log_events),
 	.replay = on_replay,
@@ -337,9 +356,11 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 		.log = &opts,
 		.events = {.role = on_role,
 			   .committed = on_committed,
+			   .members = on_members,
 			   .failed = on_failed,
 			   .ctx = s},
-		.wire = {.send = on_send, .ctx = s},
+		.wire = {.send = l->courier ? thmqi_carried_send : on_send,
+			 .ctx = l->courier ? (void *)&l->carried : s},
 		.id = b->opts.node_id,
 		.group = thmqi_lead_group(b, s->id),
 		.members = b->opts.flags & THMQ_BROKER_JOIN ? NULL : b->cluster,
@@ -354,6 +375,8 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 	opts.ctx = s;
 	thmqi_cluster_log_id(b, s->id, opts.log_id);
 	rc = thmqi_group_open(s->core, &g, &l->group);
+	if (!rc)
+		rc = thmqi_afar_join(s);
 	if (!rc)
 		s->log = thmqi_group_log(l->group);
 	return rc;
@@ -379,7 +402,7 @@ static int make(struct shard *s, const char *dir)
 	thmqi_list_init(&l->waiting);
 	l->timer.fire = on_timer;
 	thmqi_timer_start(s->core, &l->timer, s->core->now_ns + BALANCE_NS);
-	return 0;
+	return thmqi_afar_open(s);
 }
 
 int thmqi_lead_open(struct shard *s, const struct thmq_log_opts *opts)
@@ -388,8 +411,11 @@ int thmqi_lead_open(struct shard *s, const struct thmq_log_opts *opts)
 	int rc = anew ? make(s, opts->dir) : 0;
 
 	rc = rc ? rc : open_group(s, opts);
-	if (rc && anew)
+	if (rc && anew && s->lead) {
+		thmqi_group_close(s->lead->group, 0);
+		s->lead->group = NULL;
 		thmqi_lead_fini(s);
+	}
 	return rc;
 }
 
@@ -412,6 +438,7 @@ int thmqi_lead_close(struct shard *s, uint64_t timeout_ns, void (*gone)(void *ar
 {
 	struct thmqi_group *g = s->lead->group;
 
+	thmqi_afar_leave(s);
 	s->lead->group = NULL;
 	s->log = NULL;
 	if (g)
@@ -427,6 +454,7 @@ void thmqi_lead_fini(struct shard *s)
 	if (!l)
 		return;
 	thmqi_timer_stop(s->core, &l->timer);
+	thmqi_afar_close(s);
 	thmqi_letters_fini(s);
 	free(l->all);
 	free(l->dir);

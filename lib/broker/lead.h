@@ -4,6 +4,7 @@
 #define THMQI_BROKER_LEAD_H
 
 #include "internal.h"
+#include "replica/courier.h"
 
 struct lead {
 	struct shard *shard;
@@ -21,6 +22,8 @@ struct lead {
 	struct thmqi_list waiting; /* connections that are welcomed once it serves */
 	struct thmqi_timer timer;
 	bool wire_full; /* a message was refused for now */
+	struct thmqi_courier *courier; /* to brokers in other processes; NULL: they are in this environment */
+	struct thmqi_carried carried;
 
 	/* runs that are committed and wait for all copies: a ring of PENDING_COUNT */
 	struct pending *all;
@@ -28,5 +31,30 @@ struct lead {
 	struct mailbox *box;  /* what came from other brokers of the environment: cluster.c */
 	struct letter *taken; /* of these, to be given to the group, in order */
 };
+
+/* What was asked for last: under the lock. */
+struct roll {
+	pthread_mutex_t lock;
+	uint64_t number; /* 0: nothing was */
+	struct thmqi_member wish;
+	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
+};
+
+/* Something of the term in which it leads is appended. True: it was before, or is now. */
+bool thmqi_lead_mark_term(struct shard *s);
+
+/* roll.c: a step nearer to it, from time to time */
+void thmqi_roll_step(struct shard *s);
+
+/* afar.c: brokers in other processes */
+bool thmqi_afar_is(const char *address);
+/* Where a member's carrier listens, of its address. 0; -EINVAL */
+int thmqi_afar_url(const char *address, char *ret_url, size_t size);
+/* And where clients find it. Zeros behind. */
+void thmqi_afar_client_url(const char *address, char *ret_url, size_t size);
+int thmqi_afar_open(struct shard *s);   /* on its core, before its group; nothing to do in one environment */
+int thmqi_afar_join(struct shard *s);   /* its group is open */
+void thmqi_afar_leave(struct shard *s); /* before that closes */
+void thmqi_afar_close(struct shard *s);
 
 #endif

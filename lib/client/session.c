@@ -659,6 +659,8 @@ static bool may_repeat(const struct thmqi_request *r)
 	switch (r->op) {
 	case THMQI_OP_TOPIC_DELETE:
 		return false;
+	case THMQI_OP_LEAD: /* another one may lead already */
+		return r->volatile_bytes != 0;
 	case THMQI_OP_TOPIC_CREATE:
 		return r->topic_flags & THMQ_TOPIC_IF_ABSENT;
 	case THMQI_OP_JOIN:

@@ -598,6 +598,13 @@ int thmqi_engine_caught_up(struct thmqi_engine *e, uint64_t id)
 						 : -ENOENT;
 }
 
+uint64_t thmqi_engine_match(const struct thmqi_engine *e, uint64_t id)
+{
+	raft_index match = 0;
+
+	return raft_match_index(&e->raft, id, &match) == 0 ? match : 0;
+}
+
 /* -------------------------------------------------------------------- state */
 
 uint32_t thmqi_engine_role(const struct thmqi_engine *e)

@@ -91,6 +91,8 @@ int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id,
 			  struct thmqi_duties *ret); /* likewise */
 /* 1 it has; 0 not yet; -ENOENT it was not begun; -ETIMEDOUT; -THMQ_ENOTLEADER; -EINVAL */
 int thmqi_engine_caught_up(struct thmqi_engine *e, uint64_t id);
+/* By the leader: the last batch that this member is known to have on its medium; 0: none is known. */
+uint64_t thmqi_engine_match(const struct thmqi_engine *e, uint64_t id);
 
 /* State. */
 uint32_t thmqi_engine_role(const struct thmqi_engine *e); /* enum thmqi_role */

@@ -180,6 +180,9 @@ static uint32_t reply_bytes(const struct tcp_conn *c)
 	case THMQI_OP_TOPIC_PARTITIONS:
 		each = sizeof(r->partitions[0]);
 		break;
+	case THMQI_OP_NODES:
+		each = sizeof(r->states[0]);
+		break;
 	case 0: /* no request yet: who else there is */
 		each = sizeof(r->nodes[0]);
 		break;

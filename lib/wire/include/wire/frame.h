@@ -223,7 +223,11 @@ enum thmqi_op {
 	THMQI_OP_PARTITION_INFO =
 		9, /* shard; partition, group_id -> value[0..2]: begin, end, group offset or UINT64_MAX */
 	THMQI_OP_PRODUCER_OPEN =
-		10 /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
+		10 /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */,
+	THMQI_OP_NODES = 11, /* meta, of a cluster -> states; value[0..1]: which leads, in which term */
+	THMQI_OP_NODE_CHANGE = 12, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
+				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
+	THMQI_OP_LEAD = 13 /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 };
 
 struct thmqi_request {
@@ -270,6 +274,16 @@ struct thmqi_node_entry {
 };
 #define THMQI_NODES_MAX 15u
 
+/* The same in full, as the one that leads knows it. */
+struct thmqi_node_state {
+	uint64_t id;
+	uint32_t role; /* 0 spare, 1 standby, 2 voter */
+	uint32_t connected;
+	int32_t error; /* why not */
+	uint32_t reserved;
+	char url[256];
+};
+
 #define THMQI_REPLY_BYTES 16384u
 
 struct thmqi_reply {
@@ -284,6 +298,7 @@ struct thmqi_reply {
 		struct thmqi_partition_entry
 			partitions[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_partition_entry)];
 		struct thmqi_node_entry nodes[THMQI_NODES_MAX];
+		struct thmqi_node_state states[THMQI_NODES_MAX];
 	};
 };
 
