@@ -310,7 +310,7 @@ static void refusals(struct world *w)
 /* What is old goes on all of them; one that was away meanwhile begins anew behind it, and can lead then. */
 static void retention(struct world *w)
 {
-	uint64_t begin_offset, end_offset, until = now() + 60 * SECOND, at;
+	uint64_t begin_offset = 0, end_offset = 0, until = now() + 60 * SECOND, at;
 	uint32_t away, i, reads = 0;
 	struct thmq_consumer *reader;
 	struct thmq_message m[16];
@@ -331,6 +331,13 @@ static void retention(struct world *w)
 	w->brokers[away] = NULL;
 	send_much(w, 1500);
 	do {
+		if (now() >= until)
+			fprintf(stderr,
+				"broker %d leads, from %llu to %llu, %llu %llu %llu bytes\n",
+				leader(w) + 1, (unsigned long long)begin_offset,
+				(unsigned long long)end_offset, (unsigned long long)bytes_of(w, 0),
+				(unsigned long long)bytes_of(w, 1),
+				(unsigned long long)bytes_of(w, 2));
 		CHECK(now() < until);
 		CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
 		bounds(w, &begin_offset, &end_offset);

@@ -9,6 +9,7 @@
 
 #define LOOK_NS 1000000000ull
 #define AGAIN_NS 1000000ull
+#define TRIM_LOOK_NS (10 * AGAIN_NS)
 /*
  * What has expired goes with its segment, and the one that is being written does not go: so where nothing was appended for a
  * while, and nothing in it must be kept, it is ended early. Not at once: the next one is as large or larger.
@@ -99,6 +100,7 @@ void thmqi_clean_stop(struct thmq_log *log)
 	thmqi_relocate_end(log);
 	log->clean.step = CLEAN_IDLE;
 	log->clean.look = log->clean.rolls = false;
+	log->clean.trimmed = 0;
 	thmqi_timer_stop(log->core, &log->clean.timer);
 }
 
@@ -157,6 +159,10 @@ static int begin(struct thmq_log *log)
 	struct segment *s = log->segments[0];
 
 	c->look = false;
+	if (c->trimmed == s->position + 1) { /* that is not committed yet */
+		later(log, TRIM_LOOK_NS);
+		return 0;
+	}
 	if (log->segment_count == 1)
 		return begin_roll(log);
 	if ( log->states.incomplete || s == log->sealing.segment ||
@@ -398,8 +404,13 @@ static int trim(struct thmq_log *log)
 {
 	int rc = log->copies.owner.trim(log->copies.owner.ctx, last_batch(log) + 1);
 
-	if (rc != -EAGAIN)
-		rest(log);
+	if (rc == -EAGAIN)
+		return rc;
+	rest(log);
+	if (!rc) {
+		log->clean.trimmed = log->segments[0]->position + 1;
+		later(log, TRIM_LOOK_NS);
+	}
 	return rc;
 }
 
