@@ -29,7 +29,7 @@
 enum state_kind {
 	STATE_GROUP_OFFSET = 1, /* item: partition << 32 | group */
 	STATE_PARTITION = 2,    /* item: partition; what its runs do not say */
-	STATE_TERM = 3,         /* item 0: nothing but that another term has begun; lead.c */
+	STATE_TERM = 8,         /* item 0: nothing but that another term has begun; lead.c */
 	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
 	STATE_TOPIC = 17,       /* meta: item: topic id */
 	STATE_GROUP = 18,       /* meta: item: group id */
