@@ -89,7 +89,33 @@ static const struct command {
 	 "                       tls://host:port or shm:///path; several, separated by commas\n"
 	 "  --cores N            threads that serve (default 1), and shards of a new directory\n"
 	 "  --policy NAME        how they wait: poll, event, fixed, ski, adaptive, predictive\n"
-	 "  --cpu-cap N          a thread that uses more than N percent of a processor spins less\n"},
+	 "  --cpu-cap N          a thread that uses more than N percent of a processor spins less\n"
+	 "  --config FILE        lines name = value, each one of these options without dashes, and\n"
+	 "                       dir = DIR; a flag is name = yes; # begins a comment\n"
+	 "\n"
+	 "One of several brokers that keep the same data (see thmq cluster):\n"
+	 "  --node N             which of them this is\n"
+	 "  --cluster LIST       all of them: 1=tcp://host:port,2=...; it listens at its own\n"
+	 "  --cluster-name NAME  the same on all, and no other cluster's\n"
+	 "  --cluster-key FILE   a key of 32 to 128 hexadecimal digits, the same on all\n"
+	 "  --cluster-listen URL where it listens for the others, if not as --cluster says\n"
+	 "  --join               it comes with an empty directory, to be added\n"},
+	{"cluster", cmd_cluster, "thmq cluster create|status|add|remove|transfer|drain|try ...",
+	 "Brokers that keep the same data: what a majority has stored stays, and where one fails\n"
+	 "another takes over. URL: of one of them, or of several, separated by commas.\n"
+	 "\n"
+	 "  create DIR 1=tcp://host:port 2=...  makes a key and a config file for each broker in\n"
+	 "                       DIR: copy these to their machines, with paths as they are there\n"
+	 "  status URL           who they are, who leads, who is not reached\n"
+	 "  add URL N ADDRESS    a new one, that was started with --join; waits till it has all\n"
+	 "  remove URL N         one leaves, or is lost; its number is never used again\n"
+	 "  transfer URL N       broker N is to lead\n"
+	 "  drain URL N          broker N is not to lead: before it is stopped\n"
+	 "  try DIR              three brokers on this machine, until interrupted\n"
+	 "\n"
+	 "  --name NAME          create: the cluster's (default thmq)\n"
+	 "  --timeout T          how long to wait: 30s, 5m (default 1m)\n"
+	 "  --json               status: one JSON object a broker\n"},
 	{"top", cmd_top, "thmq top DIR",
 	 "Serves as thmq serve does, with the same options, and shows once a second what each core\n"
 	 "of this process spends its time on, and how it waits. Where standard output is no terminal\n"
@@ -158,7 +184,7 @@ static const struct command {
 };
 
 /* Of the commands that meet other processes. */
-static const char *const meeting[] = {"pub", "sub", "redrive", "topic", "ping", "serve", "bench"};
+static const char *const meeting[] = {"pub", "sub", "redrive", "topic", "ping", "serve", "bench", "cluster"};
 static const char tls_help[] =
 	"\n"
 	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"

@@ -20,6 +20,7 @@ extern "C" {
 #endif
 
 struct thmq_replica;
+struct thmq_carrier;
 
 /* ------------------------------------------------------------------ members */
 
@@ -108,6 +109,11 @@ struct thmq_replica_opts {
 	uint32_t
 		election_ms; /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
 	uint32_t reserved;
+	/*
+	 * It carries the messages: events->send, thmq_replica_receive() and thmq_replica_writable() are not needed then. It is on the same core, @id is
+	 * its node's, and members' addresses are where the carriers of their nodes listen. NULL: the owner carries them.
+	 */
+	struct thmq_carrier *carrier;
 };
 
 #define THMQ_REPLICA_OPTS(...)                                                                     \
@@ -227,6 +233,82 @@ THMQ_API int thmq_replica_transfer(struct thmq_replica *replica, uint64_t id);
  * Return: 0; -EAGAIN something must be committed first: again later; -EINVAL; -THMQ_ENOTLEADER; -THMQ_EFAILED; -EPERM; -ENOSPC …
  */
 THMQ_API int thmq_replica_trim(struct thmq_replica *replica, uint64_t index);
+
+/* ------------------------------------------------------------------ carrier */
+
+/*
+ * A carrier takes messages from node to node over TCP: one connection for each other node, for all replicas of a core. It finds the nodes by the addresses
+ * of the members, calls those that it has lost again and again, and notices who is silent. doc/replication.md tells more.
+ */
+struct thmq_carrier_opts {
+	uint32_t size;
+	uint32_t flags;      /* 0 */
+	uint64_t id;         /* of this node: the member number of all its copies */
+	const char *cluster; /* a name of up to 31 characters: nodes of another one are refused; NULL: "" */
+	const char *listen;  /* tcp://host:port or, with tls, tls://host:port; port 0: any; NULL: it calls the others, and is not called */
+	/*
+	 * Who the others are: psk_identity and psk_key, the same on all nodes, or certificates of one signer. NULL: in clear, and whoever reaches the
+	 * port can say that he is a node, and change what is stored: for one machine, or a network of its own.
+	 */
+	const struct thmq_tls_opts *tls;
+	uint32_t lane; /* below 1024. Of a node with several carriers: a number for each; a group has the same lane on all nodes */
+	uint32_t silence_ms; /* a node that says nothing for so long is called anew; 100 at least; 0 means 1000 */
+	/*
+	 * Another carrier of this node, on another core of the environment: it listens for this one, too, which has no listen of its own. It is
+	 * closed after this one.
+	 */
+	struct thmq_carrier *beside;
+};
+
+#define THMQ_CARRIER_OPTS(...)                                                                     \
+	(&(struct thmq_carrier_opts){.size = sizeof(struct thmq_carrier_opts), __VA_ARGS__})
+
+/** thmq_carrier_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_carrier_opts_init(struct thmq_carrier_opts *opts);
+
+/**
+ * thmq_carrier_open() - begin to listen for other nodes
+ * @core: whose replicas it carries messages for; the calling thread drives it
+ * What @opts points to is copied. Names of hosts are looked up when a member becomes known, which may block the core: addresses are not.
+ * Return: 0; -EINVAL an option, thmq_errmsg() says which; -EADDRINUSE …; -EHOSTUNREACH; as for TLS; -EOPNOTSUPP the library was built without
+ * libraft; -EPERM; -ENOMEM.
+ * Threads: the one that drives @core. Owner: the app, until thmq_carrier_close() or its environment closes.
+ */
+THMQ_API int thmq_carrier_open(struct thmq_core *core, const struct thmq_carrier_opts *opts,
+			       struct thmq_carrier **ret_carrier);
+
+/** thmq_carrier_close() - end all connections; its replicas are closed before, or send nothing any more. Return: 0; -EPERM. NULL is allowed */
+THMQ_API int thmq_carrier_close(struct thmq_carrier *carrier);
+
+/** thmq_carrier_url() - where it listens, with its real port, NUL-terminated. Return: its length, 0: nowhere; -ENOSPC; -EPERM */
+THMQ_API int thmq_carrier_url(struct thmq_carrier *carrier, char *ret_url, uint32_t size);
+
+/**
+ * thmq_carrier_place() - node @id is to be found at @url, whatever its address as a member is; NULL: there again
+ * For one that listens elsewhere than others see it: behind a translation of addresses, or a proxy.
+ * Return: 0; -EINVAL; -EHOSTUNREACH such a host is not known now: it is looked up again later; -EUSERS there are too many; -EPERM; -ENOMEM.
+ */
+THMQ_API int thmq_carrier_place(struct thmq_carrier *carrier, uint64_t id, const char *url);
+
+/* Another node, as a carrier knows it. */
+struct thmq_carrier_peer {
+	uint32_t size; /* in */
+	uint32_t connected;
+	uint64_t id;
+	int32_t error;   /* why it was not reached the last time, or was lost; 0 */
+	uint32_t secure; /* by TLS */
+	uint64_t connections; /* made so far */
+	uint64_t messages_out, messages_in, bytes_out, bytes_in;
+	uint64_t refused; /* messages that came and were not taken: of a group that is not here, or there was no room */
+	char url[THMQ_ADDRESS_MAX]; /* where it is called; "": it has called */
+};
+
+/**
+ * thmq_carrier_peer() - the @index-th other node
+ * @ret_peer: in: its size field. Return: 0; -ENOENT there are no more; -EINVAL; -EPERM.
+ */
+THMQ_API int thmq_carrier_peer(struct thmq_carrier *carrier, uint32_t index,
+			       struct thmq_carrier_peer *ret_peer);
 
 #ifdef __cplusplus
 }

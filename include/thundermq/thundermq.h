@@ -439,11 +439,30 @@ struct thmq_broker_opts {
 				    1024; more are closed at once */
 	uint32_t reserved4;
 	const struct thmq_tls_opts *tls; /* for all of listen; NULL: tcp:// is plain, and there is no tls:// */
+	/*
+	 * Copies: this is one of several brokers that keep the same data, each in a data_dir of its own. One of them leads and serves
+	 * clients, what a majority has on its medium is committed, and where one fails another takes over. All of them, as
+	 * "1=inproc://a,2=inproc://b,3=inproc://c": a number, which is never given to another, and where it is reached. At creation, and the
+	 * same everywhere; later who belongs to them is in the data. NULL: one copy. doc/replication.md
+	 */
+	const char *cluster;
+	const char *cluster_name; /* the same on all of them, and no other cluster's; NULL: it is known by the text of cluster */
+	uint64_t node_id;         /* which of them this is. One that lost its directory comes back under another number */
+	uint32_t heartbeat_ms;    /* 0 means 30 */
+	uint32_t election_ms;     /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
+	/*
+	 * Brokers on several machines, or in several processes: cluster is "1=tcp://host:port+other,2=...": clients come by port (see listen), the other
+	 * brokers by `other`, without it by port + 10000. cluster_key proves that a broker belongs to them, and encrypts what they say to each other: 32 to
+	 * 128 hexadecimal digits by chance, the same on all. NULL: whoever reaches that port can change what is stored.
+	 */
+	const char *cluster_key;
+	const char *cluster_listen; /* tcp://address:other, where it listens for the others; NULL: as cluster says */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
 #define THMQ_BROKER_NO_BACKGROUND_FLUSH                                                            \
 	2u /* no flush_interval_ns and flush_bytes: messages of weaker durability become durable with the next durable one */
+#define THMQ_BROKER_JOIN 4u /* with an empty directory: it waits to be made a member of the cluster, whose cluster_name it gives */
 
 #define THMQ_BROKER_OPTS(...)                                                                      \
 	(&(struct thmq_broker_opts){.size = sizeof(struct thmq_broker_opts), __VA_ARGS__})
@@ -458,12 +477,12 @@ THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
  * @ret_broker: out
  *
  * A directory that does not exist, or is empty, is created with its shards. One broker at a time may
- * have a directory open, in any process.
+ * have a directory open, in any process. One of several copies is open before a majority is there: clients wait for that.
  *
  * Return: 0; -EBUSY another process has the directory (thmq_errmsg() names its pid); -ENOENT; -ENOTDIR;
  * -EACCES, -EROFS; -ENOSPC; -THMQ_EVERSION a newer format; -THMQ_ECORRUPT damage below what is known
  * durable, a shard that is missing or belongs to another directory; -EEXIST the name is taken;
- * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be; -EPROTONOSUPPORT listen has a scheme that this library does not
+ * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be, or there is a cluster and the library was built without libraft; -EPROTONOSUPPORT listen has a scheme that this library does not
  * speak; -EADDRINUSE, -EADDRNOTAVAIL, -EHOSTUNREACH where it cannot listen there; -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
  * Threads: any that may block. Owner: the app, until thmq_broker_close() or thmq_env_close().
  */
@@ -521,6 +540,14 @@ THMQ_API int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_st
  * Threads: any.
  */
 THMQ_API int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size);
+
+/**
+ * thmq_broker_leader() - which of several copies leads
+ * @ret_id: out, or NULL; its node_id; 0: none is known now, or there is one copy
+ * Return: 1 this broker leads and serves, as one with one copy always does; 0 it does not; -EINVAL not an open broker.
+ * Threads: any.
+ */
+THMQ_API int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id);
 
 /**
  * thmq_broker_copy() - copy the data directory of an open broker while it serves
@@ -586,7 +613,7 @@ THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
  * @env: environment
  * @url: inproc://name, or inproc:// for the environment's only broker; shm:///path for one in any process of the machine;
  * tcp://host:port or tcp://[address]:port for one anywhere; tls://… for the same over TLS; rdma://host:port[?from=address] likewise, where
- * from is the address of this machine's port. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
+ * from is the address of this machine's port. Several with commas between where brokers keep the same data: the one that leads is found. It is looked up once: the session stays with that broker, whatever else is opened later, and ends with it, whoever
  * takes its name then. A remote one is spoken to by the calling thread's own core, if it has one, or else by any core of
  * @env, which must be driven: at least every peer_timeout_ns, also while nothing is sent.
  * @opts: NULL means defaults
@@ -747,6 +774,63 @@ struct thmq_key_info {
  */
 THMQ_API int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
 			   uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
+
+/* ------------------------------------------------------------------ cluster */
+
+enum thmq_node_role {
+	THMQ_NODE_SPARE = 0,   /* known, and gets nothing yet */
+	THMQ_NODE_STANDBY = 1, /* gets all, and counts for nothing yet */
+	THMQ_NODE_VOTER = 2
+};
+
+/* A broker that keeps the same data as others, as the one that leads knows it. */
+struct thmq_node {
+	uint32_t size;      /* in */
+	uint32_t role;      /* enum thmq_node_role, of its copy of the metadata; the shards' follow */
+	uint64_t id;        /* its node_id */
+	uint32_t leads;     /* 1: it is this one */
+	uint32_t connected; /* 1: the one that leads reaches it */
+	int32_t error;      /* else why not, or 0 */
+	uint32_t reserved;
+	char address[256]; /* as in struct thmq_broker_opts */
+};
+
+/**
+ * thmq_cluster_nodes() - the brokers that keep the same data
+ * @ret_nodes: out, @max elements, each with its size field set by the caller in the first one
+ * Return: how many there are (perhaps more than @max); -ENOTSUP this broker has the only copy; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_nodes(struct thmq_session *session, struct thmq_node *ret_nodes,
+				uint32_t max);
+
+/**
+ * thmq_cluster_add() - make a broker one of them
+ * @id: its node_id, which no other broker has or had  @address: where it is reached, as in struct thmq_broker_opts
+ * @timeout_ns: 0: the session's
+ * It is open, with an empty directory and THMQ_BROKER_JOIN. It gets all data first, and its vote then. What a call that timed out has begun stays; another
+ * one goes on.
+ * Return: 0 it has a vote in all shards; -EEXIST there is such a number, at another address; -EINVAL; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_add(struct thmq_session *session, uint64_t id, const char *address,
+			      uint64_t timeout_ns);
+
+/**
+ * thmq_cluster_remove() - a broker is none of them any more, whether it lives or not
+ * It may be closed then; its directory and its number are never used again.
+ * Return: 0 also if it is none; -EBUSY it leads: thmq_cluster_lead() first; -EINVAL nobody would be left; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_remove(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
+
+/**
+ * thmq_cluster_lead() - another broker is to lead: before a planned stop of the one that does
+ * @id: which; 0: the one that has most
+ * Return: 0 it does; -EINVAL no such node has a vote; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_lead(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
 
 /* ----------------------------------------------------------------- producer */
 

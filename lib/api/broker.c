@@ -3,7 +3,7 @@
 #include "api/api.h"
 #include "broker/broker.h"
 
-#define FLAGS (THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH)
+#define FLAGS (THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH | THMQ_BROKER_JOIN)
 
 void thmq_broker_opts_init(struct thmq_broker_opts *opts)
 {
@@ -47,6 +47,20 @@ static int check_flush(const struct thmq_broker_opts *o)
 	return 0;
 }
 
+static int check_cluster(const struct thmq_broker_opts *o)
+{
+	if (!o->cluster)
+		return o->node_id || o->cluster_name || (o->flags & THMQ_BROKER_JOIN) || o->heartbeat_ms || o->election_ms || o->cluster_key ||
+				       o->cluster_listen
+			       ? thmqi_fail(-EINVAL, "broker: node_id and what goes with it are of a cluster, which is not named")
+			       : 0;
+	if (!o->data_dir)
+		return thmqi_fail(-EINVAL, "broker: one of several copies needs a data_dir");
+	if (o->limit_bytes || o->full_policy)
+		return thmqi_fail(-EOPNOTSUPP, "broker: copies have no limit_bytes yet");
+	return 0;
+}
+
 static int check(const struct thmq_broker_opts *o)
 {
 	int rc;
@@ -75,12 +89,20 @@ static int check(const struct thmq_broker_opts *o)
 	if (o->polled_io > THMQ_POLLED_ON)
 		return thmqi_fail(-EINVAL, "broker: unknown polled_io %u", o->polled_io);
 	rc = check_flush(o);
+	if (!rc)
+		rc = check_cluster(o);
 	if (!rc && o->name)
 		rc = check_name(o->name);
 	return rc ? rc : check_peers(o);
 }
 
 int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker)
+{
+	return thmqi_api_broker_open(env, opts, NULL, ret_broker);
+}
+
+int thmqi_api_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, const struct thmqi_carrier *carrier,
+			  struct thmq_broker **ret_broker)
 {
 	struct thmq_broker_opts o;
 	struct thmq_core *mine;
@@ -101,7 +123,7 @@ int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, 
 	if (rc)
 		return rc;
 	api = thmqi_api_of(env);
-	rc = thmqi_broker_open(env, api->transport, &o, &broker);
+	rc = thmqi_broker_open(env, api->transport, &o, carrier, &broker);
 	if (rc && thmqi_fail_count() == texts)
 		return thmqi_fail(rc, "open %s: %s", o.data_dir ? o.data_dir : "a broker", thmq_strerror(rc));
 	if (rc)
@@ -178,6 +200,21 @@ int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_
 	memset((char *)ret_stats, 0, stats.size);
 	memcpy(ret_stats, &stats, THMQI_MIN(stats.size, (uint32_t)sizeof(stats)));
 	return 0;
+}
+
+int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id)
+{
+	struct thmqi_api *api;
+	int rc = -EINVAL;
+
+	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		return bad_broker(broker);
+	api = thmqi_api_of(thmqi_broker_env(broker));
+	pthread_mutex_lock(&api->lock);
+	if (thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		rc = thmqi_broker_leader(broker, ret_id);
+	pthread_mutex_unlock(&api->lock);
+	return rc < 0 ? bad_broker(broker) : rc;
 }
 
 int thmq_broker_tls_renew(struct thmq_broker *broker, const struct thmq_tls_opts *opts)

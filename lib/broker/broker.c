@@ -150,7 +150,7 @@ static int has_no_changes(struct core_job *job)
 
 	while (c && job->shard->failed && !c->waiting) /* what a failed log has not stored stays where it is */
 		c = c->next;
-	return !c;
+	return !c && !atomic_load(&job->broker->carrying);
 }
 
 /* -------------------------------------------------------------------- open */
@@ -219,7 +219,8 @@ static int dir_open(struct thmq_broker *b)
 	if (rc)
 		return thmqi_fail(rc, "read %s: %s", b->data_dir, thmq_strerror(rc));
 	b->has_shards = l.shards;
-	if (!l.meta && l.shards)
+	b->has_meta = l.meta;
+	if (!l.meta && l.shards && !b->cluster)
 		return meta_missing(b);
 	if (!l.meta && !create)
 		return thmqi_fail(-ENOENT, "open %s: there is no data in it yet", b->data_dir);
@@ -361,6 +362,58 @@ static struct thmq_core *core_of(void *ctx, uint32_t shard)
 	return shard < b->shard_count ? b->shards[shard].core : NULL;
 }
 
+/* ------------------------------------------------------------------- copies */
+
+/* One that was lost, or made just now beside others that were not, may have voted. */
+static int copy_missing(const char *path)
+{
+	return thmqi_fail(-THMQ_ECORRUPT,
+			  "open %s: this copy is missing, so that this broker may no longer vote: remove it from its cluster, and let it "
+			  "join anew with an empty directory and another node_id",
+			  path);
+}
+
+/* Meta is made last: where it is, all are. */
+static int open_copy(struct core_job *job)
+{
+	struct thmq_log_stats stats = {.size = sizeof(stats)};
+	struct thmq_broker *b = job->broker;
+	struct shard *s = job->shard;
+	char path[4096];
+	int rc;
+
+	shard_path(b, s->id, path, sizeof(path));
+	rc = s->id == THMQI_SHARD_META ? thmqi_meta_open(b, &b->meta) : 0;
+	if (!rc)
+		rc = thmqi_shard_log_open(s, path, NULL, s->id == THMQI_SHARD_META || !b->has_meta);
+	if (rc)
+		return rc == -ENOENT ? copy_missing(path) : rc;
+	if (!b->has_meta && b->cluster->count > 1 && thmq_log_stats(s->log, &stats) == 0 &&
+	    stats.last_index > 1)
+		return copy_missing(path);
+	thmqi_shard_start(s);
+	return 0;
+}
+
+static int open_copies(struct thmq_broker *b)
+{
+	uint32_t cores = thmqi_env_core_count(b->env), count = b->opts.shard_count, i;
+	int rc = 0;
+
+	for (i = 0; i <= count && !rc; i++) {
+		rc = thmqi_shard_init(&b->shards[i], b, i, thmqi_env_core(b->env, i ? (i - 1) % cores : 0));
+		if (!rc)
+			b->shard_count = i + 1;
+	}
+	for (i = 1; i <= count && !rc; i++)
+		rc = on_core(b, &b->shards[i], open_copy, NULL);
+	if (!rc)
+		rc = on_core(b, &b->shards[THMQI_SHARD_META], open_copy, NULL);
+	return rc ? rc : b->disk->dir_sync(b->dir);
+}
+
+static int open_logs(struct thmq_broker *b);
+
 static int open_all(struct thmq_broker *b)
 {
 	struct thmqi_acceptor acceptor = {.core_of = core_of,
@@ -370,6 +423,29 @@ static int open_all(struct thmq_broker *b)
 					  .rouse = thmqi_shard_rouse,
 					  .ctx = b,
 					  .end_bytes = sizeof(struct conn)};
+	int rc = b->cluster ? open_copies(b) : open_logs(b);
+
+	if (rc)
+		return rc;
+	rc = thmqi_transport_listen(b->transport, b->name, &acceptor, &b->listener);
+	if (rc == -EEXIST)
+		return thmqi_fail(rc,
+				  "inproc://%s is the name of another broker of this environment",
+				  b->name ? b->name : "");
+	if (rc == 0 && b->opts.listen)
+		rc = thmqi_transport_listen_at(b->listener, b->opts.listen,
+					       &(struct thmqi_listen_opts){.silence_ns = b->opts.peer_timeout_ns,
+									   .connections_max = b->opts.connection_max,
+									   .tls = b->opts.tls});
+	b->opts.tls = NULL; /* the caller's, during the open only */
+	b->opts.cluster_key = b->opts.cluster_listen = NULL;
+	if (rc == 0 && b->cluster && b->name)
+		rc = thmqi_transport_reach_add(b->transport, b->name, b, &b->reach);
+	return rc;
+}
+
+static int open_logs(struct thmq_broker *b)
+{
 	uint64_t shards = b->opts.shard_count ? b->opts.shard_count : thmqi_env_core_count(b->env);
 	int rc;
 
@@ -397,22 +473,12 @@ static int open_all(struct thmq_broker *b)
 		if (rc)
 			return thmqi_fail(rc, "write %s/meta: %s", b->data_dir, thmq_strerror(rc));
 	}
-	rc = thmqi_transport_listen(b->transport, b->name, &acceptor, &b->listener);
-	if (rc == -EEXIST)
-		return thmqi_fail(rc,
-				  "inproc://%s is the name of another broker of this environment",
-				  b->name ? b->name : "");
-	if (rc == 0 && b->opts.listen)
-		rc = thmqi_transport_listen_at(b->listener, b->opts.listen,
-					       &(struct thmqi_listen_opts){.silence_ns = b->opts.peer_timeout_ns,
-									   .connections_max = b->opts.connection_max,
-									   .tls = b->opts.tls});
-	b->opts.tls = NULL; /* the caller's, during the open only */
 	return rc;
 }
 
 int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
-		      const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker)
+		      const struct thmq_broker_opts *opts, const struct thmqi_carrier *carrier,
+		      struct thmq_broker **ret_broker)
 {
 	struct thmq_broker *b = calloc(1, sizeof(*b));
 	int rc = -ENOMEM;
@@ -434,6 +500,12 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 	}
 	b->opts.data_dir = b->data_dir;
 	b->opts.name = b->name;
+	if (carrier)
+		b->carrier = *carrier;
+	rc = opts->cluster ? thmqi_cluster_init(b) : 0;
+	b->opts.cluster = b->opts.cluster_name = NULL;
+	if (rc)
+		goto fail;
 	if (opts->listen) {
 		rc = thmqi_transport_check_urls(transport, opts->listen);
 		if (rc)
@@ -467,7 +539,8 @@ static int close_shard(struct core_job *job)
 	if (s->log) {
 		if (job->broker->dir_hold)
 			atomic_fetch_add_explicit(&job->broker->dir_hold->refs, 1, memory_order_relaxed);
-		rc = thmqi_log_close_notify(s->log, job->value, dir_hold_drop, job->broker->dir_hold);
+		rc = s->lead ? thmqi_lead_close(s, job->value, dir_hold_drop, job->broker->dir_hold)
+			     : thmqi_log_close_notify(s->log, job->value, dir_hold_drop, job->broker->dir_hold);
 		s->log = NULL;
 	}
 	if (s->id == THMQI_SHARD_META && job->broker->meta) {
@@ -494,6 +567,29 @@ int thmqi_broker_can_close(struct thmq_broker *b)
 	const struct shard *s = orphan(b);
 
 	return s ? thmqi_fail(-EDEADLK, "close a broker: core %u has no thread that drives it; attach one", s->core->index) : 0;
+}
+
+static int hand_over(struct core_job *job)
+{
+	return job->shard->lead ? thmqi_lead_hand_over(job->shard) : 1;
+}
+
+/* Nobody is to wait until it is missed. What it has not settled yet it needs the others for. */
+static void leave_cluster(struct thmq_broker *b, uint64_t timeout_ns, uint64_t deadline)
+{
+	uint64_t most;
+	uint32_t i;
+
+	for (i = b->shard_count; i-- > 0 && timeout_ns;) {
+		if (!b->shards[i].open)
+			continue;
+		wait_for(b, &b->shards[i], is_settled, deadline);
+		most = now_of(b) + 1000000ull * (b->opts.election_ms ? b->opts.election_ms : 300);
+		wait_for(b, &b->shards[i], hand_over, THMQI_MIN(most, deadline));
+	}
+	if (b->reach)
+		thmqi_transport_reach_remove(b->transport, b->reach);
+	b->reach = NULL;
 }
 
 #define CLOSE_GRACE_NS 1000000000u /* what a close may take longer than its time-out */
@@ -565,6 +661,8 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 		if (b->shards[0].open)
 			wait_for(b, &b->shards[0], has_no_changes,
 				 THMQI_MAX(deadline, now + 1000000000ull));
+		if (b->cluster)
+			leave_cluster(b, timeout_ns, deadline);
 		for (i = b->shard_count; i-- > 0;) {
 			one = close_one(b, &b->shards[i], deadline);
 			rc = rc ? rc : one;
@@ -572,6 +670,8 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 	}
 	dir_hold_drop(b->dir_hold);
 	free(b->shards);
+	thmqi_roll_close(b);
+	free(b->cluster);
 	free(b->data_dir);
 	free(b->name);
 	b->shards = NULL;
@@ -598,6 +698,13 @@ void thmqi_broker_copy_let_go(struct thmq_broker *b)
 struct thmq_env *thmqi_broker_env(const struct thmq_broker *broker)
 {
 	return broker->env;
+}
+
+int thmqi_broker_leader(struct thmq_broker *b, uint64_t *ret_id)
+{
+	if (ret_id)
+		*ret_id = b->cluster ? atomic_load(&b->leader) : 0;
+	return !b->cluster || atomic_load(&b->leads);
 }
 
 int thmqi_broker_listen_url(struct thmq_broker *b, uint32_t index, char *ret_url, uint32_t size)

@@ -74,7 +74,9 @@ static void on_shard_answered(struct thmqi_broker_post *post)
 	change->value = THMQI_MAX(change->value, post->value);
 	if (--change->waiting)
 		return;
-	if (change->op == THMQI_OP_JOIN && !change->status)
+	if (change->orphan)
+		change_end(change, -THMQ_ENOTLEADER);
+	else if (change->op == THMQI_OP_JOIN && !change->status)
 		join_now(change);
 	else if (change->op == THMQI_OP_TOPIC_CREATE && change->status)
 		create_undo(change);
@@ -186,8 +188,8 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 	struct meta *m = change->meta;
 	struct topic *t;
 
-	if (error) {
-		change_end(change, error);
+	if (error || change->orphan) {
+		change_end(change, error ? error : -THMQ_ENOTLEADER);
 		return;
 	}
 	switch (change->op) {
@@ -294,7 +296,7 @@ static void topic_create(struct meta *m, struct conn *c, uint64_t id, const stru
 	else if (r->partition_count == 0 || r->partition_count > THMQ_PARTITION_COUNT_MAX ||
 		 r->visible_at > THMQ_DURABILITY_ALL)
 		rc = -EINVAL;
-	else if (!is_volatile && !m->shard->log)
+	else if (is_volatile ? m->broker->cluster != NULL : !m->shard->log)
 		rc = -ENOTSUP;
 	else
 		goto create;
@@ -316,7 +318,9 @@ create:
 	change->topic.retention_bytes = r->retention_bytes;
 	change->topic.ttl_ns = r->ttl_ns;
 	change->topic.partition_count = r->partition_count;
-	change->topic.visible_at = r->visible_at ? r->visible_at : THMQ_DURABILITY_DURABLE;
+	change->topic.visible_at = r->visible_at ? r->visible_at : m->shard->final;
+	if (m->broker->cluster && r->visible_at >= THMQ_DURABILITY_DURABLE) /* it could be taken back before */
+		change->topic.visible_at = m->shard->final;
 	if (is_volatile)
 		change->topic.visible_at = THMQ_DURABILITY_MEMORY;
 	change->topic.volatile_bytes = r->volatile_bytes ? r->volatile_bytes : 16u << 20;
@@ -591,6 +595,11 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		break;
 	case THMQI_OP_PRODUCER_OPEN:
 		producer_open(m, c, id, &r);
+		break;
+	case THMQI_OP_NODES:
+	case THMQI_OP_NODE_CHANGE:
+	case THMQI_OP_LEAD:
+		thmqi_roll_request(c, id, &r);
 		break;
 	default:
 		thmqi_reply(c, id, -ENOTSUP);

@@ -43,6 +43,8 @@ void thmqi_conn_rouse(struct conn *c)
 
 bool thmqi_conn_rest(struct conn *c)
 {
+	if (c->waits)
+		return false;
 	if (c->rests || c->backlog_count || c->wrote || thmqi_frame_peek(&c->wire->ctl, 0) ||
 	    thmqi_frame_peek(&c->wire->up, 0))
 		return c->rests;
@@ -124,7 +126,7 @@ void thmqi_conn_flush_progress(struct conn *c)
 		return;
 	for (i = 0; i < c->dirty_count; i++) {
 		p = &c->producers[c->dirty_streams[i]];
-		for (level = 0; level <= THMQ_DURABILITY_DURABLE; level++) {
+		for (level = 0; level <= THMQ_DURABILITY_ALL; level++) {
 			if (!(p->dirty & (1u << level)))
 				continue;
 			f = thmqi_conn_claim(c);

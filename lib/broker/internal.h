@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "base/handle.h"
 #include "broker/broker.h"
+#include "broker/carrier.h"
 #include "disk/disk.h"
 #include "reactor/reactor.h"
 #include "spans.h"
@@ -32,6 +33,7 @@ enum state_kind {
 	STATE_GROUP_OFFSET = 1, /* item: partition << 32 | group */
 	STATE_PARTITION = 2,    /* item: partition; what its runs do not say */
 	STATE_GROUP_SHARED = 3, /* item: partition << 32 | group, whose members share it */
+	STATE_TERM = 8,         /* item 0: nothing but that another term has begun; lead.c */
 	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
 	STATE_TOPIC = 17,       /* meta: item: topic id */
 	STATE_GROUP = 18,       /* meta: item: group id */
@@ -123,6 +125,7 @@ struct group_offset {
 	bool owed;       /* its owner is to be told if it cannot be stored now */
 	uint64_t offset; /* next message to be read */
 	uint64_t durable_offset;
+	uint64_t logged_offset; /* as last appended, or told by the log */
 	uint64_t epoch;    /* highest that attached */
 	struct sub *owner; /* who may ack; NULL: nobody is attached */
 	struct shared *shared; /* NULL: its members never shared this partition */
@@ -156,6 +159,7 @@ struct partition {
 	uint8_t visible_at;
 	bool is_volatile;
 	bool dead : 1;    /* its topic was deleted */
+	bool named : 1;   /* it has a topic: a copy's log may tell of it before meta does */
 	bool parting : 1; /* for a message of some connection's, which is being stored in parts or waits for a look-up: all others wait */
 	bool jumped;      /* next_offset is beyond logged_offset, as long as nothing has been appended */
 	struct thmqi_list groups;
@@ -236,7 +240,7 @@ struct sub {
 
 struct producer {
 	uint64_t
-		progress[THMQ_DURABILITY_DURABLE + 1]; /* by level: last sequence that reached it; 0: that is durable, though told of less */
+		progress[THMQ_DURABILITY_ALL + 1]; /* by level: last sequence that reached it; 0: that is durable, though told of less */
 	uint32_t life;                                 /* thmqi_producer_life() of its last message */
 	uint8_t dirty;                                 /* bits of levels to be told */
 };
@@ -275,6 +279,7 @@ struct conn {
 	bool held_up;             /* its next PRODUCE cannot be taken now */
 	bool dirty;
 	bool rests;               /* on the shard's other list: nothing will come until it is roused */
+	bool waits; /* it was not welcomed yet: lead.c */
 	/* frames that found the ring full (control only), sent before all later ones */
 	struct thmqi_frame *backlog;
 	uint32_t backlog_count, backlog_size, backlog_sent;
@@ -324,6 +329,9 @@ struct shard {
 	struct thmq_broker *broker;
 	struct thmq_core *core;
 	struct thmq_log *log; /* NULL: no directory */
+	struct lead *lead;    /* of a shard with copies: lead.c; NULL: one copy, which always leads */
+	uint32_t final;       /* durability from which on nothing is taken back: DURABLE, with copies QUORUM */
+	uint32_t level_max;   /* the highest that a message can wait for: DURABLE, with copies ALL */
 	struct thmqi_poller poller;
 	uint32_t id;
 	bool open; /* poller is added */
@@ -343,9 +351,10 @@ struct shard {
 	bool writers_missing; /* there was no memory for all of them */
 	uint64_t last_serial; /* of connections */
 	struct pending *pending; /* ring: head … tail */
-	uint64_t pending_head, pending_tail, pending_written;
+	uint64_t pending_head, pending_tail;
+	uint64_t pending_at[THMQ_DURABILITY_QUORUM]; /* by level below `final`: the first that has not reached it */
 	uint64_t flush_asked; /* tail when the log was last asked to make all durable, so that head follows */
-	uint64_t durable_index, written_index;
+	uint64_t settled_index[THMQ_DURABILITY_QUORUM + 1]; /* by level: all up to it has reached it */
 	uint32_t run_max; /* bytes of the largest run that fits a batch */
 	uint64_t term;    /* of its log */
 	bool unclean;
@@ -373,9 +382,19 @@ struct thmq_broker {
 	char *data_dir;
 	char *name;
 	struct thmq_broker_opts opts;
-	uint64_t incarnation;
+	_Atomic uint64_t incarnation;
 	uint64_t identity; /* of the directory; of a broker without one: its own */
-	bool has_shards; /* there were some in the directory */
+	bool has_shards, has_meta; /* there were some in the directory */
+	/* copies: cluster.c */
+	struct roll *roll; /* NULL: one copy */
+	struct thmqi_members *cluster; /* as the options say; NULL: one copy */
+	uint8_t cluster_id[16];
+	struct thmqi_carrier carrier;
+	struct thmqi_reach *reach; /* where others of the environment find it; NULL: nowhere */
+	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none */
+	_Atomic bool leads;      /* meta, and serves */
+	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
+	_Atomic bool ill;        /* a shard of it has failed: another one is to lead */
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
 	struct meta *meta;    /* belongs to the core of shards[0] */
@@ -400,6 +419,47 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link);
 void thmqi_shard_closed(void *ctx, struct thmqi_link *link);
 bool thmqi_shard_rest(void *ctx, struct thmqi_link *link);
 void thmqi_shard_rouse(void *ctx, struct thmqi_link *link);
+
+/* lead.c: a shard that is one of several copies */
+int thmqi_lead_open(struct shard *s, const struct thmq_log_opts *opts); /* as thmq_log_open() */
+int thmqi_lead_close(struct shard *s, uint64_t timeout_ns, void (*gone)(void *arg), void *arg);
+void thmqi_lead_fini(struct shard *s);
+void thmqi_lead_poll(struct shard *s);  /* of the shard's poller */
+void thmqi_lead_shut(struct shard *s);
+int thmqi_lead_hand_over(struct shard *s); /* 1: another one leads it; 0 not yet */
+bool thmqi_lead_waits(struct shard *s); /* before it sleeps: there is something that nobody tells of */
+bool thmqi_lead_serves(const struct shard *s); /* it leads, and all that it leads with is committed */
+/* A new connection of a shard with copies. False: it is to be welcomed now. True: it waits, or was sent away. */
+bool thmqi_lead_keep(struct conn *c);
+struct shard *thmqi_lead_shard(struct thmq_broker *b, uint64_t group); /* NULL: none of its shards is that group */
+uint64_t thmqi_lead_group(const struct thmq_broker *b, uint32_t shard);
+/* What was appended here and not committed when it ceased to lead is somebody else's to settle. */
+void thmqi_settle_deposed(struct shard *s);
+void thmqi_settle_everywhere(struct shard *s, uint64_t index); /* all copies have it */
+void thmqi_shard_welcome(struct conn *c);
+void thmqi_conn_leave(struct conn *c, int error);
+void thmqi_shard_begin_term(struct shard *s); /* offsets that may have been seen and lost are stepped over */
+void thmqi_shard_reset(struct shard *s);      /* what its log told is forgotten: it tells it again */
+int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run);
+
+/* roll.c: who belongs to the cluster, on request */
+int thmqi_roll_open(struct thmq_broker *b);
+void thmqi_roll_close(struct thmq_broker *b);
+void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request *request);
+
+/* cluster.c: which brokers there are, and the way between those of one environment */
+int thmqi_cluster_init(struct thmq_broker *b); /* of the options */
+void thmqi_cluster_log_id(const struct thmq_broker *b, uint32_t shard, uint8_t ret_id[16]);
+extern const struct thmqi_carrier thmqi_carrier_inproc;
+struct letter;
+int thmqi_letters_init(struct shard *s); /* -ENOMEM */
+void thmqi_letters_deliver(struct shard *s);
+void thmqi_letters_fini(struct shard *s);
+
+/* follow.c: what another copy changed of the metadata comes to the shards here once it is committed */
+int thmqi_follow_note(struct meta *m, const struct thmq_log_run *run);
+void thmqi_follow_committed(struct meta *m, uint64_t index);
+void thmqi_follow_drop(struct meta *m); /* what was not carried yet */
 
 /* conn.c: frames down */
 void thmqi_conn_send(struct conn *c,
@@ -466,6 +526,7 @@ int thmqi_writer_renew(struct shard *s, uint64_t item);
 int thmqi_writer_fence(struct shard *s, uint64_t producer, uint32_t epoch); /* older ones write no more. -ENOMEM */
 uint64_t thmqi_writer_highest(const struct shard *s, uint64_t producer); /* sequence in any partition */
 void thmqi_writers_drop(struct shard *s, uint32_t partition);
+void thmqi_writers_clear(struct shard *s); /* all but the fences */
 void thmqi_writers_init(struct shard *s);
 void thmqi_writers_fini(struct shard *s);
 
@@ -531,6 +592,7 @@ struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool
 void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f);
 uint32_t thmqi_offsets_flush(struct shard *s); /* append what is dirty */
 void thmqi_offsets_durable(struct group_offset *g, uint64_t offset);
+void thmqi_offsets_deposed(struct shard *s); /* another copy leads: what was not appended is not acknowledged */
 void thmqi_offsets_failed(struct shard *s); /* its log has: what was on the way to it will not be stored */
 
 /* meta.c: topics and groups; group.c: membership. On the meta core. */
@@ -539,6 +601,8 @@ struct meta_change;
 int thmqi_meta_open(struct thmq_broker *b, struct meta **ret_meta);
 void thmqi_meta_close(struct meta *m);
 int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run);
+void thmqi_meta_reset(struct meta *m); /* forget all that the log told: it tells it again */
+void thmqi_meta_lead(struct meta *m);  /* from now on it is changed here */
 int thmqi_meta_cluster_ensure(struct meta *m); /* after replay: which shards there are */
 const struct state_cluster *thmqi_meta_cluster(struct meta *m);
 int thmqi_meta_cluster_ready(struct meta *m);

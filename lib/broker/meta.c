@@ -300,7 +300,7 @@ static int replay_counters(struct meta *m, const struct thmq_log_run *run)
 	return 0;
 }
 
-int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run)
+static int replay(struct meta *m, const struct thmq_log_run *run)
 {
 	switch (run->header->partition) {
 	case STATE_TOPIC:
@@ -318,6 +318,13 @@ int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run)
 	}
 }
 
+int thmqi_meta_replay(struct meta *m, const struct thmq_log_run *run)
+{
+	int rc = replay(m, run);
+
+	return rc || !m->broker->cluster ? rc : thmqi_follow_note(m, run);
+}
+
 /* ----------------------------------------------------------------- cluster */
 
 static int cluster_store(struct meta *m)
@@ -331,6 +338,18 @@ static int cluster_store(struct meta *m)
 				      (uint32_t)sizeof(*m->cluster) + m->cluster->shard_count * 16u,
 				      &e);
 	return rc;
+}
+
+/* With copies the logs are known without it, and made. */
+static int name_copies(struct meta *m)
+{
+	uint8_t *ids = (uint8_t *)(m->cluster + 1);
+	uint32_t i;
+
+	m->cluster->ready = 1;
+	for (i = 0; i < m->cluster->shard_count; i++)
+		thmqi_cluster_log_id(m->broker, i + 1, ids + i * 16u);
+	return 0;
 }
 
 /* A new directory: decide which shards there will be, and store it before any of them is made. */
@@ -347,8 +366,16 @@ int thmqi_meta_cluster_ensure(struct meta *m)
 		return -ENOMEM;
 	m->cluster->shard_count = count;
 	m->cluster->segment_bytes = o->segment_bytes;
-	rc = thmqi_random_bytes(m->cluster + 1, count * 16u);
+	rc = m->broker->cluster ? name_copies(m) : thmqi_random_bytes(m->cluster + 1, count * 16u);
 	return rc ? rc : cluster_store(m);
+}
+
+/* Whatever another one gave out was of a lower term. */
+void thmqi_meta_lead(struct meta *m)
+{
+	m->next_epoch = m->shard->term << 32;
+	m->next_producer = 0;
+	thmqi_meta_cluster_ensure(m); /* for those that look at a closed directory; else the next one that leads does it */
 }
 
 const struct state_cluster *thmqi_meta_cluster(struct meta *m)
@@ -541,9 +568,27 @@ int thmqi_meta_open(struct thmq_broker *b, struct meta **ret_meta)
 	m->shard = &b->shards[THMQI_SHARD_META];
 	m->next_topic = m->next_partition = m->next_group = 1;
 	m->next_volatile_topic = m->next_volatile_partition = m->next_volatile_group = 1;
+	m->carries_last = &m->carries;
 	thmqi_group_timer_init(m);
 	*ret_meta = m;
 	return 0;
+}
+
+/* What shards are still at ends when they have answered. */
+void thmqi_meta_reset(struct meta *m)
+{
+	struct meta_change *c;
+
+	thmqi_follow_drop(m);
+	for (c = m->changes; c; c = c->next)
+		c->orphan = true;
+	while (m->topic_count)
+		thmqi_meta_topic_remove(m, m->topics[m->topic_count - 1]);
+	free(m->cluster);
+	m->cluster = NULL;
+	m->next_topic = m->next_partition = m->next_group = 1;
+	m->next_shard = 0;
+	memset(&m->counters, 0, sizeof(m->counters));
 }
 
 /* On the meta core: its timer runs there. */
@@ -553,6 +598,7 @@ void thmqi_meta_close(struct meta *m)
 
 	if (m->timer_on)
 		thmqi_timer_stop(m->shard->core, &m->timer);
+	thmqi_follow_drop(m);
 	while ((change = m->changes)) {
 		m->changes = change->next;
 		free(change->new_topic);

@@ -57,6 +57,7 @@ struct meta_change {
 	uint32_t stream;     /* JOIN */
 	bool left;           /* JOIN: the client has given up on it */
 	bool shared;         /* JOIN: the group is all that is wanted */
+	bool orphan;         /* another broker leads by now: what becomes of it is in the log */
 	uint64_t timeout_ns; /* JOIN */
 	uint64_t member;     /* JOIN */
 	uint64_t value;      /* PRODUCER_OPEN: what the shards answered: the highest */
@@ -81,6 +82,7 @@ struct meta {
 	struct state_cluster *cluster; /* NULL: none stored */
 	struct state_counters counters; /* as last stored */
 	struct meta_change *changes;   /* on their way */
+	struct carry *carries, **carries_last; /* follow.c: what another copy changed and is not committed */
 	uint64_t next_epoch;
 	uint64_t next_producer;
 	struct thmqi_timer timer; /* looks after silent members */

@@ -23,7 +23,7 @@ struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool
 		return NULL;
 	g->partition = p;
 	g->group = group;
-	g->offset = g->durable_offset = UINT64_MAX; /* none yet */
+	g->offset = g->durable_offset = g->logged_offset = UINT64_MAX; /* none yet */
 	thmqi_list_init(&g->dirty_link);
 	thmqi_list_add_tail(&p->groups, &g->link);
 	return g;
@@ -104,7 +104,7 @@ int thmqi_offsets_store(struct shard *s, struct group_offset *g)
 	if (rc)
 		return rc;
 	e->group = g;
-	e->end_offset = g->offset;
+	e->end_offset = g->logged_offset = g->offset;
 	return 0;
 }
 
@@ -126,6 +126,27 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 		done++;
 	}
 	return done;
+}
+
+void thmqi_offsets_deposed(struct shard *s)
+{
+	struct group_offset *g;
+	struct partition *p;
+	struct thmqi_list *it;
+	uint32_t i = 0;
+
+	while (!thmqi_list_empty(&s->dirty_offsets)) {
+		g = thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link);
+		thmqi_list_del(&g->dirty_link);
+		g->dirty = g->owed = false;
+	}
+	s->offsets_owed = false;
+	while ((p = thmqi_map_next(&s->partitions, &i)))
+		thmqi_list_each(it, &p->groups)
+		{
+			g = thmqi_container(it, struct group_offset, link);
+			g->offset = g->durable_offset = g->logged_offset;
+		}
 }
 
 /* Nobody will call thmqi_offsets_durable() for those that were appended: they are dirty again, and their owners told. */

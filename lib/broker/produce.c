@@ -4,7 +4,7 @@
  * and settle when the log says so. Nothing here allocates, locks or blocks.
  */
 #include "commitlog/hint.h"
-#include "internal.h"
+#include "lead.h"
 #include "wire/attributes.h"
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
@@ -48,9 +48,9 @@ static int check(const struct conn *c, const struct thmqi_frame *f)
 }
 
 /* With one copy the rungs above DURABLE prove just that. */
-static uint32_t level_of(const struct thmqi_frame *f)
+static uint32_t level_of(const struct conn *c, const struct thmqi_frame *f)
 {
-	return f->flags > THMQ_DURABILITY_DURABLE ? THMQ_DURABILITY_DURABLE : f->flags;
+	return THMQI_MIN((uint32_t)f->flags, c->shard->level_max);
 }
 
 /* Partitions stay where they are as long as there are connections. */
@@ -169,7 +169,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 {
 	int64_t wall = (int64_t)c->shard->core->wall_ns, time, lo, hi;
 	const struct thmqi_frame *f = first;
-	uint32_t level = level_of(first), report = first->extra & THMQI_PRODUCE_REPORT, need;
+	uint32_t level = level_of(c, first), report = first->extra & THMQI_PRODUCE_REPORT, need;
 	uint64_t id = first->arg[1];
 
 	g->count = 0;
@@ -197,7 +197,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 			prefetch_body(f);
 	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
-		 (f->extra & ALONE) == report && level_of(f) == level &&
+		 (f->extra & ALONE) == report && level_of(c, f) == level &&
 		 (thmqi_likely(!(f->arg[1] | id)) ||
 		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - 1)->seq)) &&
 		 check(c, f) == 0);
@@ -373,18 +373,27 @@ static bool flush_is_due(const struct shard *s, const struct partition *p)
 
 static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, const struct writer *w)
 {
-	uint32_t report = first->extra & THMQI_PRODUCE_REPORT, level = level_of(first), n = 1;
+	uint32_t report = first->extra & THMQI_PRODUCE_REPORT, level = level_of(c, first), n = 1;
 	const struct thmqi_frame *f;
 	uint64_t seq = first->seq;
 
 	while (n < RUN_RECORDS_MAX && (f = thmqi_frame_peek(&c->wire->up, n)) &&
 	       f->stream == first->stream && f->partition == first->partition &&
 	       f->type == THMQI_FRAME_PRODUCE && (f->extra & THMQI_PRODUCE_REPORT) == report &&
-	       level_of(f) == level && same_id(f, first, seq) && f->seq <= w->last_seq && check(c, f) == 0) {
+	       level_of(c, f) == level && same_id(f, first, seq) && f->seq <= w->last_seq && check(c, f) == 0) {
 		seq = f->seq;
 		n++;
 	}
 	return n;
+}
+
+/* False: so many wait already, and those that come wait behind. */
+static bool keep_for_all(struct lead *l, const struct pending *e)
+{
+	if (l->all_tail - l->all_head == PENDING_COUNT)
+		return false;
+	l->all[l->all_tail++ & (PENDING_COUNT - 1)] = *e;
+	return true;
 }
 
 /* All that is on its way has reached @level. */
@@ -392,19 +401,21 @@ static bool nothing_before(const struct shard *s, const struct partition *p, uin
 {
 	const struct pending *last = &s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)];
 
-	return p->is_volatile || level <= THMQ_DURABILITY_MEMORY || s->pending_head == s->pending_tail ||
-	       (level == THMQ_DURABILITY_WRITTEN && last->index <= s->written_index);
+	return p->is_volatile || level <= THMQ_DURABILITY_MEMORY ||
+	       (level <= s->final && s->pending_head == s->pending_tail) ||
+	       (level < s->final && last->index <= s->settled_index[level]);
 }
 
 /* Its first copy is stored, or on its way: it settles with all that was appended up to now, and never before. */
 static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, struct partition *p,
 			      const struct writer *w)
 {
-	uint32_t level = level_of(first), n = count_again(c, first, w);
+	uint32_t level = level_of(c, first), n = count_again(c, first, w);
 	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0;
 	uint64_t last = thmqi_frame_at(&c->wire->up, n - 1)->seq, index;
 	struct shard *s = c->shard;
 	struct pending *e;
+	bool committed;
 
 	if (nothing_before(s, p, level)) {
 		if (report)
@@ -415,7 +426,9 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 	e = thmqi_shard_pending_room(s);
 	if (!e)
 		return 0;
-	*e = (struct pending){.index = s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].index,
+	committed = s->pending_head == s->pending_tail; /* and not on all copies, as far as is known */
+	*e = (struct pending){.index = committed ? s->lead->committed
+						 : s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].index,
 			      .conn = c,
 			      .partition = p,
 			      .seq = last,
@@ -426,7 +439,9 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 			      .level = (uint8_t)level,
 			      .report = report,
 			      .again = true};
-	s->pending_tail++;
+	if (committed && !keep_for_all(s->lead, e))
+		return 0;
+	s->pending_tail += !committed;
 	if (report)
 		c->reports_pending++;
 	thmq_log_flush(p->log, &index);
@@ -442,7 +457,7 @@ static bool knows_refusals(const struct conn *c)
 /* What a run is written for: consumers wait for it, too. */
 static uint32_t append_level(const struct partition *p, uint32_t level)
 {
-	return THMQI_MAX(level, THMQI_MIN(p->visible_at, (uint32_t)THMQ_DURABILITY_DURABLE));
+	return THMQI_MIN(THMQI_MAX(level, p->visible_at), (uint32_t)THMQ_DURABILITY_DURABLE);
 }
 
 /* Of the partition that was kept for the next message: it will not be stored. */
@@ -482,7 +497,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		goto refuse;
 	if (thmqi_unlikely(p->parting && c->parts.partition != p && c->expected.partition != p))
 		return 0;
-	level = level_of(first);
+	level = level_of(c, first);
 	rc = p->is_volatile ? (level > THMQ_DURABILITY_MEMORY ? -ENOTSUP : 0)
 	     : s->failed    ? -THMQ_EFAILED
 			    : 0;
@@ -529,6 +544,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 			s->blocked = !p->is_volatile;
 			return 0;
 		}
+		if (rc == -THMQ_ENOTLEADER) /* its session hears of that, and says it to another broker */
+			return 0;
 		goto refuse;
 	}
 	if (thmqi_unlikely(w && !knows_refusals(c))) {
@@ -615,19 +632,19 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 {
 	if (e->group) {
-		if (durability == THMQ_DURABILITY_DURABLE && e->shared)
+		if (durability == s->final && e->shared)
 			thmqi_shared_durable(e->group, e->end_offset);
-		else if (durability == THMQ_DURABILITY_DURABLE)
+		else if (durability == s->final)
 			thmqi_offsets_durable(e->group, e->end_offset);
 		return;
 	}
 	if (e->change) {
-		if (durability == THMQ_DURABILITY_DURABLE)
+		if (durability == s->final)
 			thmqi_meta_durable(e->change, 0);
 		return;
 	}
 	if (e->post) {
-		if (durability == THMQ_DURABILITY_DURABLE)
+		if (durability == s->final)
 			thmqi_broker_post(e->post, e->post->shard, e->post->run);
 		return;
 	}
@@ -647,14 +664,14 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 	}
 	if (thmqi_unlikely(e->again))
 		return;
-	if (durability == THMQ_DURABILITY_DURABLE) {
+	if (durability == s->final) {
 		e->partition->durable = e->end_offset;
 		/* its producer was told of less, and asks what is lost if this process dies */
-		if (e->acked && e->acked < THMQ_DURABILITY_DURABLE && e->conn &&
+		if (e->acked && e->acked < s->final && e->conn &&
 		    e->life == e->conn->producers[e->stream].life)
 			thmqi_conn_progress(e->conn, e->stream, 0, e->seq);
 	}
-	if (thmqi_likely(!e->part) && (e->partition->visible_at <= durability || durability == THMQ_DURABILITY_DURABLE))
+	if (thmqi_likely(!e->part) && (e->partition->visible_at <= durability || durability == s->final))
 		make_visible(e->partition, e->end_offset);
 }
 
@@ -671,33 +688,62 @@ static void tell_dirty(struct shard *s)
 	}
 }
 
+void thmqi_settle_everywhere(struct shard *s, uint64_t index)
+{
+	struct lead *l = s->lead;
+	struct pending *e;
+
+	while (l->all_head != l->all_tail) {
+		e = &l->all[l->all_head & (PENDING_COUNT - 1)];
+		if (e->index > index)
+			break;
+		settle_one(s, e, THMQ_DURABILITY_ALL);
+		l->all_head++;
+	}
+	tell_dirty(s);
+}
+
 void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index)
 {
 	struct pending *e;
+	uint64_t *at;
+	uint32_t i;
 
-	if (durability >= THMQ_DURABILITY_DURABLE) {
-		s->durable_index = index;
+	s->settled_index[THMQI_MIN(durability, s->final)] = index;
+	if (durability >= s->final) {
 		while (s->pending_head != s->pending_tail) {
 			e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
 			if (e->index > index)
 				break;
 			__builtin_prefetch(s->pending[(s->pending_head + SETTLE_AHEAD) & (PENDING_COUNT - 1)].partition, 1);
-			settle_one(s, e, THMQ_DURABILITY_DURABLE);
+			if (thmqi_unlikely(e->level > s->final && e->conn) && !keep_for_all(s->lead, e))
+				break;
+			settle_one(s, e, s->final);
 			s->pending_head++;
 		}
-		if (s->pending_written < s->pending_head)
-			s->pending_written = s->pending_head;
+		for (i = THMQ_DURABILITY_WRITTEN; i < s->final; i++)
+			s->pending_at[i] = THMQI_MAX(s->pending_at[i], s->pending_head);
 	} else {
-		s->written_index = index;
-		for (; s->pending_written != s->pending_tail; s->pending_written++) {
-			e = &s->pending[s->pending_written & (PENDING_COUNT - 1)];
+		for (at = &s->pending_at[durability]; *at != s->pending_tail; ++*at) {
+			e = &s->pending[*at & (PENDING_COUNT - 1)];
 			if (e->index > index)
 				break;
-			settle_one(s, e, THMQ_DURABILITY_WRITTEN);
+			settle_one(s, e, durability);
 		}
 	}
 	tell_dirty(s);
 	thmqi_sub_pump_all(s);
+}
+
+static void forget_all(struct shard *s)
+{
+	uint32_t i;
+
+	for (i = THMQ_DURABILITY_WRITTEN; i < s->final; i++)
+		s->pending_at[i] = s->pending_head;
+	if (s->lead)
+		s->lead->all_head = s->lead->all_tail;
+	s->flush_asked = s->pending_head;
 }
 
 /* The log failed: what was not settled is unknown to be stored; its producers get an error for every run. */
@@ -729,16 +775,37 @@ void thmqi_settle_failed(struct shard *s, int error)
 			thmqi_conn_kick(e->conn);
 		}
 	}
-	s->pending_written = s->pending_head;
+	forget_all(s);
+}
+
+void thmqi_settle_deposed(struct shard *s)
+{
+	struct pending *e;
+
+	for (; s->pending_head != s->pending_tail; s->pending_head++) {
+		e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
+		if (e->change)
+			thmqi_meta_durable(e->change, -THMQ_ENOTLEADER);
+		if (e->post) {
+			e->post->status = -THMQ_ENOTLEADER;
+			thmqi_broker_post(e->post, e->post->shard, e->post->run);
+		}
+	}
+	forget_all(s);
 }
 
 void thmqi_settle_forget(struct shard *s, struct conn *c)
 {
 	uint64_t i;
 
+	struct lead *l = s->lead;
+
 	for (i = s->pending_head; i != s->pending_tail; i++)
 		if (s->pending[i & (PENDING_COUNT - 1)].conn == c)
 			s->pending[i & (PENDING_COUNT - 1)].conn = NULL;
+	for (i = l ? l->all_head : 0; l && i != l->all_tail; i++)
+		if (l->all[i & (PENDING_COUNT - 1)].conn == c)
+			l->all[i & (PENDING_COUNT - 1)].conn = NULL;
 }
 
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,

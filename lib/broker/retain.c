@@ -32,6 +32,12 @@ static bool is_idle(struct retention *r, uint64_t end, uint64_t now)
 	return now - r->idle_ns >= IDLE_NS;
 }
 
+/* A copy's log tells of partitions whose topics are gone. Of those that are not meta has told, once it is led here. */
+static bool was_deleted(const struct shard *s, const struct partition *p)
+{
+	return s->lead && !p->named && atomic_load(&s->broker->leads) && !atomic_load(&s->broker->carrying);
+}
+
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 {
 	struct shard *s = ctx;
@@ -40,7 +46,7 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 	int64_t now = (int64_t)s->core->wall_ns;
 	uint64_t end;
 
-	if (!p || p->dead)
+	if (!p || p->dead || was_deleted(s, p))
 		return THMQ_LOG_DEAD;
 	if (!r)
 		return THMQ_LOG_LASTS;

@@ -73,7 +73,8 @@ static int retention_take(struct partition *p, const struct state_topic *topic)
 		ns = topic->ttl_ns;
 	if (!ns && !topic->retention_bytes && !consumed)
 		return 0;
-	p->retention = calloc(1, sizeof(*p->retention));
+	if (!p->retention)
+		p->retention = calloc(1, sizeof(*p->retention));
 	if (!p->retention)
 		return -ENOMEM;
 	p->retention->ns = ns;
@@ -93,15 +94,26 @@ static void rest_free(struct partition *p)
 	}
 }
 
+static void name_partition(struct partition *p, const struct state_topic *topic)
+{
+	p->visible_at = (uint8_t)THMQI_MIN(topic->visible_at, (uint32_t)THMQ_DURABILITY_ALL);
+	p->named = topic->topic_id != 0;
+}
+
 int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic)
 {
-	struct partition *p = partition_room(s);
+	struct partition *p = thmqi_shard_partition(s, id);
 	int rc;
 
+	if (p) { /* a copy's log told of it first, or it is told again */
+		name_partition(p, topic);
+		return p->is_volatile ? 0 : retention_take(p, topic);
+	}
+	p = partition_room(s);
 	if (!p)
 		return -ENOMEM;
 	p->id = id;
-	p->visible_at = (uint8_t)THMQI_MIN(topic->visible_at, (uint32_t)THMQ_DURABILITY_ALL);
+	name_partition(p, topic);
 	p->is_volatile = (id & VOLATILE_PARTITION) != 0;
 	p->log = s->log;
 	p->last_term = s->term;
@@ -143,16 +155,23 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 		thmqi_shared_free(thmqi_container(it, struct group_offset, link));
 }
 
-static void partition_free(struct partition *p)
+static void groups_free(struct partition *p)
 {
 	struct group_offset *g;
 
 	while (!thmqi_list_empty(&p->groups)) {
 		g = thmqi_list_first(&p->groups, struct group_offset, link);
+		if (g->dirty)
+			thmqi_list_del(&g->dirty_link);
 		thmqi_list_del(&g->link);
 		thmqi_shared_free(g);
 		free(g);
 	}
+}
+
+static void partition_free(struct partition *p)
+{
+	groups_free(p);
 	rest_free(p);
 }
 
@@ -173,6 +192,17 @@ static void partitions_free(struct shard *s)
 
 /* ------------------------------------------------------------------ replay */
 
+/* Of a copy's log, which may be ahead of what is known of topics here: a partition is one before it has a topic. */
+static struct partition *told_of(struct shard *s, uint32_t id)
+{
+	const struct state_topic none = {.visible_at = THMQ_DURABILITY_QUORUM};
+	struct partition *p = thmqi_shard_partition(s, id);
+
+	if (!p && s->lead && thmqi_shard_partition_add(s, id, &none) == 0)
+		p = thmqi_shard_partition(s, id);
+	return p;
+}
+
 static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 {
 	const struct state_group_offset *state = run->payload;
@@ -181,13 +211,14 @@ static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 
 	if (run->header->len < sizeof(*state))
 		return;
-	p = thmqi_shard_partition(s, state->partition);
+	p = told_of(s, state->partition);
 	g = p ? thmqi_offsets_get(p, state->group, true) : NULL;
 	if (!g)
 		return;
 	/* where its members shared the partition since, this one is the older */
 	if (!g->shared || g->offset == UINT64_MAX || g->offset < state->offset)
 		g->offset = g->durable_offset = state->offset;
+	g->logged_offset = state->offset;
 	g->epoch = state->epoch;
 }
 
@@ -199,6 +230,7 @@ static void replay_partition(struct partition *p, const struct thmq_log_run *run
 	p->next_offset = THMQI_MAX(p->next_offset, state->next_offset);
 	p->visible = THMQI_MAX(p->visible, state->end_offset);
 	p->logged_offset = THMQI_MAX(p->logged_offset, p->visible);
+	p->jumped = p->next_offset != p->logged_offset;
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 }
 
@@ -209,6 +241,7 @@ static void replay_producer(struct shard *s, const struct thmq_log_run *run)
 	if (run->header->len < sizeof(state))
 		return;
 	memcpy(&state, run->payload, sizeof(state));
+	told_of(s, state.partition);
 	thmqi_writer_replay(s, &state);
 }
 
@@ -225,7 +258,7 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 		thmqi_shared_replay(s, run);
 		break;
 	case STATE_PARTITION:
-		p = thmqi_shard_partition(s, (uint32_t)h->base_offset);
+		p = told_of(s, (uint32_t)h->base_offset);
 		if (p && h->len >= sizeof(struct state_partition))
 			replay_partition(p, run);
 		break;
@@ -237,9 +270,8 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 	}
 }
 
-static int on_replay(void *ctx, const struct thmq_log_run *run)
+int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run)
 {
-	struct shard *s = ctx;
 	const struct thmq_run_header *h = run->header;
 	struct partition *p;
 
@@ -249,14 +281,15 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 		replay_state(s, run);
 		return 0;
 	}
-	p = thmqi_shard_partition(s, h->partition);
+	p = told_of(s, h->partition);
 	if (!p || (h->flags & THMQ_RUN_RELOCATED))
-		return 0;
+		return p || !s->lead ? 0 : -ENOMEM;
 	/* a message whose last part is not there was cut short: the partition does not end behind it */
 	if (!run->payload || !thmqi_run_is_inner_part(h))
 		p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
 	p->next_offset = THMQI_MAX(p->next_offset, h->base_offset + h->span);
-	p->logged_offset = p->next_offset;
+	p->logged_offset = s->lead ? THMQI_MAX(p->logged_offset, h->base_offset + h->span) : p->next_offset;
+	p->jumped = p->next_offset != p->logged_offset;
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 	s->recovered_messages += h->count;
 	if (run->payload && thmqi_run_has_producer(h)) {
@@ -271,17 +304,31 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 /*
  * Offsets are never used twice: those of messages that were acknowledged at less than `durable` and lost may have
  * been seen. After an unclean close every term since a partition's last stored run may have used up to OFFSET_JUMP of
- * them, so its next offset lies behind all of those.
+ * them, so its next offset lies behind all of those. With copies that is so of each term but where nothing was ever stored, and none
+ * could be seen that was not.
  */
-static void settle_recovery(struct shard *s)
+static bool may_have_lost(const struct shard *s, const struct partition *p)
+{
+	if (!s->lead)
+		return s->unclean;
+	return p->next_offset || p->visible_at < s->final;
+}
+
+void thmqi_shard_begin_term(struct shard *s)
 {
 	struct partition *p;
 	struct thmqi_list *l;
 	uint32_t i = 0;
 
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
-		if (s->unclean && s->term > p->last_term)
+		if (p->is_volatile || p->dead)
+			continue;
+		if (may_have_lost(s, p) && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
+		p->last_term = THMQI_MAX(p->last_term, s->term);
+		p->index = NULL; /* a copy's log may have been cut, and begun another one */
+		if (s->lead) /* what it appended when it led before is committed by now, too */
+			p->visible = THMQI_MAX(p->visible, p->logged_offset);
 		p->jumped = p->next_offset != p->logged_offset;
 		p->durable =
 			p->next_offset; /* and visible is behind the last message that is there */
@@ -297,6 +344,42 @@ static void settle_recovery(struct shard *s)
 				thmqi_shared_settle_recovery(g);
 		}
 	}
+}
+
+/* They are waited for, what they have acknowledged is told again. */
+static void groups_reset(struct partition *p)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &p->groups)
+	{
+		struct group_offset *g = thmqi_container(it, struct group_offset, link);
+
+		g->offset = g->durable_offset = g->logged_offset = UINT64_MAX;
+		g->epoch = 0;
+		thmqi_shared_free(g);
+	}
+}
+
+void thmqi_shard_reset(struct shard *s)
+{
+	struct partition *p;
+	uint32_t i = 0;
+
+	while ((p = thmqi_map_next(&s->partitions, &i))) {
+		if (p->is_volatile)
+			continue;
+		groups_reset(p);
+		p->log = NULL;
+		p->index = NULL;
+		p->jumped = p->parting = false;
+		p->next_offset = p->logged_offset = p->last_term = p->durable = p->flush_asked = 0;
+		p->visible = p->hole_begin = p->hole_end = 0;
+		if (p->retention)
+			p->retention->idle_offset = p->retention->idle_ns = 0;
+	}
+	thmqi_writers_clear(s);
+	memset(s->settled_index, 0, sizeof(s->settled_index));
 }
 
 /* ---------------------------------------------------------------- log side */
@@ -324,6 +407,21 @@ static void on_failed(void *ctx, int error)
 		}
 	}
 	thmqi_offsets_failed(s);
+}
+
+/* What a log says of who votes is the number of its only copy, or else much more. */
+static bool is_of_several(const struct thmq_run_header *h)
+{
+	return h->encoding == THMQ_RUN_STATE && h->partition == 0 && h->base_offset == 0 &&
+	       h->len > sizeof(uint64_t);
+}
+
+static int on_replay(void *ctx, const struct thmq_log_run *run)
+{
+	if (is_of_several(run->header)) /* alone it would go another way than the others */
+		return thmqi_fail(-EINVAL, "open %s: it is one of several copies; say by cluster and node_id which one",
+				  ((struct shard *)ctx)->broker->data_dir);
+	return thmqi_shard_replay(ctx, run);
 }
 
 static void on_room(void *ctx)
@@ -385,7 +483,7 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 		opts.segment_bytes_min = opts.segment_bytes_max;
 	if (log_id)
 		memcpy(opts.log_id, log_id, sizeof(opts.log_id));
-	rc = thmq_log_open(s->core, &opts, &s->log);
+	rc = s->broker->cluster ? thmqi_lead_open(s, &opts) : thmq_log_open(s->core, &opts, &s->log);
 	if (rc)
 		return rc;
 	if (s->writers_missing) /* what is sent again would be stored twice */
@@ -393,15 +491,27 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 	thmq_log_stats(s->log, &stats);
 	s->term = stats.term;
 	s->unclean = stats.unclean != 0;
-	s->durable_index = s->written_index = stats.last_index;
+	for (i = THMQ_DURABILITY_WRITTEN; i <= s->final && !s->lead; i++)
+		s->settled_index[i] = stats.last_index;
+	i = 0;
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
-		if (p->is_volatile)
+		if (p->is_volatile || p->dead)
 			continue;
 		p->log = s->log;
 		p->index = NULL;
 	}
-	settle_recovery(s);
+	if (!s->lead) /* else when it leads */
+		thmqi_shard_begin_term(s);
 	return 0;
+}
+
+static void pending_begin(struct shard *s, uint64_t at)
+{
+	uint32_t i;
+
+	s->pending_head = s->pending_tail = at;
+	for (i = 0; i < THMQI_ARRAY_COUNT(s->pending_at); i++)
+		s->pending_at[i] = at;
 }
 
 struct pending *thmqi_shard_pending_room(struct shard *s)
@@ -410,8 +520,7 @@ struct pending *thmqi_shard_pending_room(struct shard *s)
 		return NULL;
 	/* nothing is on its way: begin where the ring does, so that who never has much on its way touches no more */
 	if (s->pending_head == s->pending_tail)
-		s->pending_head = s->pending_tail = s->pending_written =
-			THMQI_ALIGN_UP(s->pending_tail, (uint64_t)PENDING_COUNT);
+		pending_begin(s, THMQI_ALIGN_UP(s->pending_tail, (uint64_t)PENDING_COUNT));
 	return &s->pending[s->pending_tail & (PENDING_COUNT - 1)];
 }
 
@@ -447,21 +556,33 @@ int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, cons
 
 /* ------------------------------------------------------------- connections */
 
+void thmqi_shard_welcome(struct conn *c)
+{
+	struct shard *s = c->shard;
+	struct thmq_broker *b = s->broker;
+	const uint32_t one_max = (uint32_t)(s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record));
+	const struct thmqi_frame f = {
+		.type = THMQI_FRAME_WELCOME,
+		.tag_hash = one_max,
+		.flags = s->lead ? (uint8_t)s->final : 0,
+		.seq = b->shard_count,
+		.len = THMQI_WIRE_VERSION,
+		.partition = (uint32_t)b->identity,
+		.extra = (uint32_t)(b->identity >> 32),
+		.arg = {atomic_load(&b->incarnation),
+			s->log ? THMQI_MESSAGE_MAX : one_max}};
+
+	c->waits = false;
+	thmqi_list_add_tail(&s->conns, &c->link);
+	thmqi_conn_send(c, &f);
+	thmqi_conn_kick(c);
+}
+
 int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 {
 	struct thmq_broker *b = ctx;
 	struct shard *s = &b->shards[link->shard];
 	struct conn *c;
-	const uint32_t one_max = (uint32_t)(s->run_max - sizeof(struct thmq_run_header) - sizeof(struct thmq_record));
-	struct thmqi_frame f = {
-		.type = THMQI_FRAME_WELCOME,
-		.tag_hash = one_max,
-		.seq = b->shard_count,
-		.len = THMQI_WIRE_VERSION,
-		.partition = (uint32_t)b->identity,
-		.extra = (uint32_t)(b->identity >> 32),
-		.arg = {b->incarnation,
-			s->log ? THMQI_MESSAGE_MAX : one_max}};
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
@@ -471,10 +592,10 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 	c->shard = s;
 	c->serial = ++s->last_serial;
 	link->broker = c;
-	thmqi_list_add_tail(&s->conns, &c->link);
+	thmqi_list_init(&c->link);
 	s->conn_count++;
-	thmqi_conn_send(c, &f);
-	thmqi_conn_kick(c);
+	if (!s->lead || !thmqi_lead_keep(c))
+		thmqi_shard_welcome(c);
 	return 0;
 }
 
@@ -519,12 +640,12 @@ static void conn_let_go(void *arg)
  * The broker goes while a client's thread may be reading the runs that it holds, and so may the app: they stay in the pool
  * until the client end closes. The log that they came from need not be there for that.
  */
-static void conn_leave(struct conn *c)
+void thmqi_conn_leave(struct conn *c, int error)
 {
 	struct thmqi_list *subs;
 	uint32_t i;
 
-	thmqi_link_shut(c->wire, -ESHUTDOWN);
+	thmqi_link_shut(c->wire, error);
 	conn_forget(c);
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		subs = c->consumers[i] ? &c->consumers[i]->subs : NULL;
@@ -540,7 +661,8 @@ void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
 	struct conn *c = link->broker;
 
 	/* what it committed before it left is taken; what cannot be taken now is dropped with the client */
-	thmqi_produce(c, UINT32_MAX);
+	if (!c->waits)
+		thmqi_produce(c, UINT32_MAX);
 	conn_free(c);
 }
 
@@ -675,6 +797,8 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 
 	(void)budget;
 	s->stuck = false;
+	if (thmqi_unlikely(s->lead != NULL))
+		thmqi_lead_poll(s);
 	thmqi_list_each_safe(it, tmp, &s->conns)
 	{
 		c = thmqi_container(it, struct conn, link);
@@ -704,6 +828,8 @@ static bool shard_arm(struct thmqi_poller *poller)
 	struct conn *c;
 
 	tell_progress(s);
+	if (thmqi_unlikely(s->lead != NULL) && thmqi_lead_waits(s))
+		s->stuck = true;
 	thmqi_list_each(it, &s->conns)
 	{
 		c = thmqi_container(it, struct conn, link);
@@ -753,6 +879,8 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	thmqi_list_init(&s->dirty_conns);
 	thmqi_map_init(&s->partitions);
 	thmqi_writers_init(s);
+	s->final = b->cluster ? THMQ_DURABILITY_QUORUM : THMQ_DURABILITY_DURABLE;
+	s->level_max = b->cluster ? THMQ_DURABILITY_ALL : THMQ_DURABILITY_DURABLE;
 	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
 	return s->pending ? 0 : -ENOMEM;
 }
@@ -774,12 +902,14 @@ void thmqi_shard_shut(struct shard *s)
 	s->closing = true;
 	if (s->open)
 		shard_poll(&s->poller, 0);
+	if (s->lead)
+		thmqi_lead_shut(s);
 	while (!thmqi_list_empty(&s->conns) || !thmqi_list_empty(&s->resting)) {
 		c = thmqi_list_first(thmqi_list_empty(&s->conns) ? &s->resting : &s->conns, struct conn, link);
 		thmqi_conn_flush_progress(c);
-		conn_leave(c);
+		thmqi_conn_leave(c, -ESHUTDOWN);
 	}
-	if (!s->log || s->failed)
+	if (!s->log || s->failed || !thmqi_lead_serves(s))
 		return;
 	thmqi_offsets_flush(s);
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
@@ -799,6 +929,7 @@ void thmqi_shard_fini(struct shard *s)
 	}
 	partitions_free(s);
 	thmqi_writers_fini(s);
+	thmqi_lead_fini(s);
 	free(s->pending);
 	s->pending = NULL;
 }

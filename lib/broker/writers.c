@@ -170,6 +170,12 @@ void thmqi_writers_drop(struct shard *s, uint32_t partition)
 	}
 }
 
+void thmqi_writers_clear(struct shard *s)
+{
+	while (!thmqi_list_empty(&s->writers_by_use))
+		forget(s, thmqi_list_first(&s->writers_by_use, struct writer, link));
+}
+
 void thmqi_writers_init(struct shard *s)
 {
 	thmqi_map_init(&s->writers);
@@ -179,8 +185,7 @@ void thmqi_writers_init(struct shard *s)
 
 void thmqi_writers_fini(struct shard *s)
 {
-	while (!thmqi_list_empty(&s->writers_by_use))
-		forget(s, thmqi_list_first(&s->writers_by_use, struct writer, link));
+	thmqi_writers_clear(s);
 	thmqi_map_fini(&s->writers);
 	thmqi_map_fini(&s->fences);
 }

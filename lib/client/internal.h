@@ -79,7 +79,7 @@ struct client_link {
 	uint32_t slot_mask;
 	uint32_t slot_head, slot_tail; /* next to be made, oldest; free running */
 	uint64_t area_head, area_tail; /* free running */
-	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_DURABLE + 1]; /* by level; 0: durable, though told of less */
+	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_ALL + 1]; /* by level; 0: durable, though told of less */
 	/* the one request that may be out */
 	uint64_t request_id;
 	bool replied;
@@ -299,6 +299,11 @@ struct thmq_session {
 	bool has_ids;   /* a producer with an id */
 	uint32_t away_count; /* links that are */
 	uint64_t identity; /* of the broker's data */
+	/* where that may be: nodes.c */
+	struct thmqi_node_entry *nodes;
+	uint32_t node_count, node_at;
+	uint64_t leader;   /* of them, as one of them said; 0 */
+	uint32_t level;    /* that a message waits for which says nothing: DURABLE, with copies QUORUM */
 	uint64_t rejoin_id; /* request that is out for a consumer, without anybody who waits; 0 */
 	uint32_t rejoin_stream;
 	struct thmqi_prng prng;
@@ -340,6 +345,12 @@ bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const 
 void thmqi_session_died(struct thmq_session *s, int error);
 uint64_t thmqi_session_now(struct thmq_session *s);
 int64_t thmqi_session_wall(struct thmq_session *s); /* ns since 1970 */
+
+/* nodes.c */
+int thmqi_nodes_init(struct thmq_session *s, const char *urls); /* one, or several with commas between. The first is s->url */
+void thmqi_nodes_learn(struct thmq_session *s, const struct thmqi_reply *reply);
+bool thmqi_nodes_may_go(const struct thmq_session *s, int error); /* could it be better elsewhere? */
+bool thmqi_nodes_go(struct thmq_session *s, int error); /* s->url is another. True: the one that leads, as was said */
 
 /* resume.c: a connection that is lost is made again, and goes on where it was */
 bool thmqi_resume_begin(struct client_link *l, int error); /* false: it is over */

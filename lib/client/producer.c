@@ -156,7 +156,7 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 		  (o->tag && strnlen(o->tag, THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)))
 		return -EINVAL;
 	/* with one copy the upper rungs mean durable; a volatile topic has the lowest only */
-	if (level > THMQ_DURABILITY_DURABLE)
+	if (level > THMQ_DURABILITY_DURABLE && p->session->level == THMQ_DURABILITY_DURABLE)
 		level = THMQ_DURABILITY_DURABLE;
 	if (p->is_volatile && level > THMQ_DURABILITY_MEMORY) {
 		if (o && o->durability)
@@ -859,7 +859,7 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	p->is_volatile = entry.topic_flags & THMQ_TOPIC_VOLATILE;
 	p->level = opts->durability ? opts->durability
 		   : p->is_volatile ? THMQ_DURABILITY_MEMORY
-				    : THMQ_DURABILITY_DURABLE;
+				    : s->level;
 	p->report = opts->flags & THMQ_PRODUCER_REPORT;
 	p->cookie = opts->cookie;
 	p->topic_id = entry.topic_id;

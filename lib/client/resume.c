@@ -13,6 +13,8 @@
 #define BACKOFF_MAX_NS                                                                             \
 	1000000000ull /* … up to this; half of each is by chance, so that not all come back at once */
 
+#define BACKOFF_NODES_NS 50000000ull /* where there are copies */
+
 /* ------------------------------------------------------------------ formers */
 
 static struct former **find_life(struct client_link *l, uint32_t life)
@@ -304,7 +306,11 @@ static void try_later(struct client_link *l, int error)
 	l->tries++;
 	l->error = error;
 	wait = THMQI_MIN(wait, BACKOFF_MAX_NS);
+	if (s->node_count) /* one of them will lead soon */
+		wait = THMQI_MIN(wait, BACKOFF_NODES_NS);
 	l->retry_ns = thmqi_session_now(s) + wait / 2 + thmqi_prng_below(&s->prng, wait / 2);
+	if (l->shard == THMQI_SHARD_META && s->node_count && thmqi_nodes_go(s, error))
+		l->retry_ns = 0;
 	thmqi_alarm(l->wire->core, s->waiter, l->retry_ns);
 }
 
@@ -395,7 +401,7 @@ static void try_now(struct client_link *l)
 	if (l != meta && meta->away)
 		return; /* it leads the way */
 	rc = thmqi_session_prepare(s, l->shard, &opts);
-	if (l == meta) {
+	if (l == meta && !s->node_count) {
 		opts.beside = l->wire;
 		opts.anew = true;
 	}
@@ -424,6 +430,19 @@ static int first_frame(struct thmqi_link *wire, struct thmqi_frame *ret)
 	return 1;
 }
 
+/* Where there are copies their list comes first. */
+static bool learn(struct client_link *l)
+{
+	struct thmqi_link *next = l->next;
+	const struct thmqi_frame *slot = thmqi_frame_peek(&next->down, 0);
+
+	if (slot->seq || l->shard != THMQI_SHARD_META)
+		return false;
+	thmqi_nodes_learn(l->session, next->reply);
+	thmqi_frame_advance(&next->down, 1);
+	return true;
+}
+
 static void look(struct client_link *l)
 {
 	struct thmqi_frame f;
@@ -435,6 +454,8 @@ static void look(struct client_link *l)
 
 	if (!rc && error)
 		rc = first_frame(l->next, &f); /* it came before the end */
+	if (rc == 1 && f.type == THMQI_FRAME_REPLY && learn(l))
+		rc = first_frame(l->next, &f);
 	if (rc == 1 && f.type == THMQI_FRAME_WELCOME)
 		welcome(l, &f);
 	else if (rc || error)

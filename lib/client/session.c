@@ -73,6 +73,18 @@ void thmqi_session_died(struct thmq_session *s, int error)
 			thmqi_producers_doubt(s->links[i], s->links[i]->away ? s->links[i]->lost_error : error);
 }
 
+#define RECONNECT_NS 30000000000ull
+
+/* With copies what counts is a majority, and a connection that is lost is the rule, not the end. */
+static void use_copies(struct thmq_session *s, uint8_t level)
+{
+	s->level = level > THMQ_DURABILITY_DURABLE && level <= THMQ_DURABILITY_ALL
+			   ? level
+			   : THMQ_DURABILITY_DURABLE;
+	if (s->level > THMQ_DURABILITY_DURABLE && !s->opts.reconnect_ns)
+		s->opts.reconnect_ns = RECONNECT_NS;
+}
+
 bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f)
 {
 	uint64_t identity = f->partition | (uint64_t)f->extra << 32;
@@ -90,6 +102,7 @@ bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const 
 		s->shard_count = (uint32_t)f->seq;
 		s->incarnation = f->arg[0];
 		s->identity = identity;
+		use_copies(s, f->flags);
 	}
 	l->incarnation = f->arg[0];
 	/* none is larger than where it lies */
@@ -147,14 +160,16 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 	case THMQI_FRAME_PROGRESS:
 		if (thmqi_unlikely(!f->flags))
 			take_durable(l, stream, f);
-		else if (f->flags <= THMQ_DURABILITY_DURABLE)
+		else if (f->flags <= THMQ_DURABILITY_ALL)
 			l->progress[stream][f->flags] = f->seq;
 		break;
 	case THMQI_FRAME_WELCOME:
 		take_welcome(l, f);
 		break;
 	case THMQI_FRAME_REPLY:
-		if (f->seq == l->request_id) {
+		if (!f->seq && l->shard == THMQI_SHARD_META)
+			thmqi_nodes_learn(s, l->wire->reply);
+		else if (f->seq == l->request_id) {
 			l->replied = true;
 			l->reply_status = f->status;
 			if (thmqi_unlikely(s->rejoin_id) && l->shard == THMQI_SHARD_META)
@@ -684,6 +699,8 @@ static bool may_repeat(const struct thmqi_request *r)
 	switch (r->op) {
 	case THMQI_OP_TOPIC_DELETE:
 		return false;
+	case THMQI_OP_LEAD: /* another one may lead already */
+		return r->volatile_bytes != 0;
 	case THMQI_OP_TOPIC_CREATE:
 		return r->topic_flags & THMQ_TOPIC_IF_ABSENT;
 	case THMQI_OP_JOIN:
@@ -701,7 +718,7 @@ int thmqi_session_request(struct thmq_session *s, struct client_link *l, const s
 
 	do
 		rc = request_once(s, l, request, deadline, ret_reply);
-	while (rc == -ECONNRESET && !s->dead && may_repeat(request));
+	while ((rc == -ECONNRESET || rc == -THMQ_ENOTLEADER) && !s->dead && may_repeat(request));
 	return rc;
 }
 
@@ -731,6 +748,9 @@ static void session_free(struct thmq_session *s)
 	free(s->links);
 	free(s->events);
 	free(s->url);
+	free(s->nodes);
+	s->nodes = NULL;
+	s->node_count = 0;
 	thmqi_transport_unsecure(s->tls);
 	if (s->waiter)
 		thmqi_waiter_unref(s->waiter);
@@ -752,11 +772,53 @@ static uint64_t seed_of(const struct thmq_session *s)
 	return seed;
 }
 
+static int connect_once(struct thmq_session *s, uint64_t deadline)
+{
+	struct client_link *meta;
+	int rc = thmqi_session_link(s, THMQI_SHARD_META, &meta);
+
+	if (rc)
+		return rc;
+	rc = thmqi_session_wait_up(s, meta, deadline);
+	if (rc == -EDEADLK)
+		thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", s->url);
+	else if (rc)
+		thmqi_fail(rc, "%s: %s", s->url, meta->wire->why[0] ? meta->wire->why : thmq_strerror(rc));
+	return rc;
+}
+
+static bool never(void *arg)
+{
+	(void)arg;
+	return false;
+}
+
+#define LOOK_AGAIN_NS 10000000u
+
+/* The one of them that leads; while none does, until there is one. */
+static int find_broker(struct thmq_session *s, uint64_t deadline)
+{
+	uint64_t now;
+	int rc;
+
+	for (;;) {
+		rc = connect_once(s, deadline);
+		now = thmqi_session_now(s);
+		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc) || now >= deadline)
+			return rc;
+		if (s->links[THMQI_SHARD_META])
+			link_free(s->links[THMQI_SHARD_META]);
+		s->links[THMQI_SHARD_META] = NULL;
+		if (!thmqi_nodes_go(s, rc) &&
+		    thmqi_session_block(s, never, NULL, THMQI_MIN(deadline, now + LOOK_AGAIN_NS)) != -ETIMEDOUT)
+			return rc;
+	}
+}
+
 int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport, struct thmqi_graveyard *graveyard,
 			 const char *url, const struct thmq_session_opts *opts, struct thmq_session **ret_session)
 {
 	struct thmq_session *s = calloc(1, sizeof(*s));
-	struct client_link *meta;
 	int rc = -ENOMEM;
 
 	if (!s)
@@ -774,24 +836,18 @@ int thmqi_client_connect(struct thmq_env *env, struct thmqi_transport *transport
 	thmqi_prng_seed(&s->prng, seed_of(s));
 	s->events = calloc(s->opts.event_count, sizeof(*s->events));
 	s->links = calloc(THMQ_SHARD_COUNT_MAX + 1, sizeof(*s->links));
-	s->url = strdup(url);
 	s->shard_count = 1;
-	if (!s->events || !s->links || !s->url)
+	if (!s->events || !s->links)
 		thmqi_fail(rc, "no memory for a session");
+	else if ((rc = thmqi_nodes_init(s, url)) != 0)
+		;
 	else if ((rc = thmqi_waiter_open(&s->waiter)) != 0)
 		thmqi_fail(rc, "no file descriptor for a session: %s", thmq_strerror(rc));
 	else
-		rc = thmqi_transport_secure(transport, url, opts->tls, &s->tls);
+		rc = thmqi_transport_secure(transport, s->url, opts->tls, &s->tls);
 	s->opts.tls = NULL; /* the caller's, during this call only */
 	if (!rc)
-		rc = thmqi_session_link(s, THMQI_SHARD_META, &meta);
-	if (!rc) {
-		rc = thmqi_session_wait_up(s, meta, thmqi_session_deadline(s, s->opts.timeout_ns));
-		if (rc == -EDEADLK)
-			thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", url);
-		else if (rc)
-			thmqi_fail(rc, "%s: %s", url, meta->wire->why[0] ? meta->wire->why : thmq_strerror(rc));
-	}
+		rc = find_broker(s, thmqi_session_deadline(s, s->opts.timeout_ns));
 	if (rc) {
 		session_free(s);
 		return rc;

@@ -153,10 +153,13 @@ void thmqi_log_lead(struct thmq_log *log, bool leads)
 		return;
 	log->copies.leads = leads;
 	log->copies.held = false;
-	if (leads)
+	if (leads) {
 		log->tell_room = log->starved = true;
-	else
+		thmqi_clean_look(log);
+	} else {
+		thmqi_clean_stop(log);
 		abandon(log);
+	}
 }
 
 void thmqi_copies_stop(struct thmq_log *log)

@@ -558,6 +558,7 @@ struct sample {
 };
 
 struct clean {
+	uint64_t trimmed; /* with copies: position of the segment that was said to go, and 1; 0: none */
 	uint32_t step; /* enum clean_step */
 	bool look;     /* at the oldest segment, when the poller runs */
 	bool forced;   /* it goes whatever is in it */

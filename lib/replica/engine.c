@@ -598,6 +598,13 @@ int thmqi_engine_caught_up(struct thmqi_engine *e, uint64_t id)
 						 : -ENOENT;
 }
 
+uint64_t thmqi_engine_match(const struct thmqi_engine *e, uint64_t id)
+{
+	raft_index match = 0;
+
+	return raft_match_index(&e->raft, id, &match) == 0 ? match : 0;
+}
+
 /* -------------------------------------------------------------------- state */
 
 uint32_t thmqi_engine_role(const struct thmqi_engine *e)
@@ -627,6 +634,23 @@ uint64_t thmqi_engine_leader(const struct thmqi_engine *e)
 uint64_t thmqi_engine_committed(const struct thmqi_engine *e)
 {
 	return e->raft.commit_index;
+}
+
+uint64_t thmqi_engine_everywhere(const struct thmqi_engine *e, const struct thmqi_members *members)
+{
+	raft_index least = e->raft.last_stored, match;
+	uint32_t i;
+
+	if (e->raft.state != RAFT_LEADER)
+		return 0;
+	for (i = 0; i < members->count; i++) {
+		if (members->list[i].role != THMQI_MEMBER_VOTER || members->list[i].id == e->raft.id)
+			continue;
+		if (raft_match_index(&e->raft, members->list[i].id, &match) != 0)
+			return 0;
+		least = THMQI_MIN(least, match);
+	}
+	return least;
 }
 
 uint64_t thmqi_engine_stored(const struct thmqi_engine *e)

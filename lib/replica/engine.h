@@ -91,6 +91,8 @@ int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id,
 			  struct thmqi_duties *ret); /* likewise */
 /* 1 it has; 0 not yet; -ENOENT it was not begun; -ETIMEDOUT; -THMQ_ENOTLEADER; -EINVAL */
 int thmqi_engine_caught_up(struct thmqi_engine *e, uint64_t id);
+/* By the leader: the last batch that this member is known to have on its medium; 0: none is known. */
+uint64_t thmqi_engine_match(const struct thmqi_engine *e, uint64_t id);
 
 /* State. */
 uint32_t thmqi_engine_role(const struct thmqi_engine *e); /* enum thmqi_role */
@@ -98,6 +100,8 @@ uint64_t thmqi_engine_term(const struct thmqi_engine *e);
 uint64_t thmqi_engine_voted_for(const struct thmqi_engine *e);
 uint64_t thmqi_engine_leader(const struct thmqi_engine *e); /* 0: none is known */
 uint64_t thmqi_engine_committed(const struct thmqi_engine *e);
+/* While it leads: up to it @members that vote have all stored what it has. */
+uint64_t thmqi_engine_everywhere(const struct thmqi_engine *e, const struct thmqi_members *members);
 uint64_t
 thmqi_engine_stored(const struct thmqi_engine *e); /* last one that it was told to be durable */
 uint64_t

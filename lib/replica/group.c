@@ -425,6 +425,32 @@ static void on_checkpoint(void *ctx)
 		g->owner.checkpoint(g->owner_ctx);
 }
 
+static int on_live(void *ctx, const struct thmq_log_extent *extent)
+{
+	struct thmqi_group *g = ctx;
+
+	return g->owner.live(g->owner_ctx, extent);
+}
+
+static int on_renew(void *ctx, uint32_t kind, uint64_t item)
+{
+	struct thmqi_group *g = ctx;
+
+	return g->owner.renew ? g->owner.renew(g->owner_ctx, kind, item) : 0;
+}
+
+static int on_leave(void *ctx, uint32_t partition)
+{
+	struct thmqi_group *g = ctx;
+
+	return g->owner.leave ? g->owner.leave(g->owner_ctx, partition) : 0;
+}
+
+static int on_trim(void *ctx, uint64_t index)
+{
+	return thmqi_group_trim(ctx, index);
+}
+
 static const struct thmq_log_events log_events = {
 	.size = sizeof(log_events),
 	.replay = on_replay,
@@ -441,7 +467,8 @@ static int open_log(struct thmqi_group *g)
 {
 	struct thmqi_membership m = {.index = 1};
 	uint8_t *first = malloc(THMQI_MEMBERSHIP_BYTES_MAX);
-	struct thmqi_log_copies copies = {.formed = on_formed, .ctx = g, .first = NULL};
+	struct thmqi_log_copies copies = {
+		.formed = on_formed, .trim = g->events.live ? on_trim : NULL, .ctx = g, .first = NULL};
 	int rc;
 
 	if (!first)
@@ -538,7 +565,13 @@ static int check_opts(struct thmqi_group *g, const struct thmqi_group_opts *opts
 		return thmqi_fail(-EINVAL,
 				  "options of a log of a size that this library cannot take");
 	g->owner_ctx = g->log_opts.ctx;
-	g->log_opts.events = &log_events;
+	g->events = log_events;
+	if (opts->cleans && g->owner.live) {
+		g->events.live = on_live;
+		g->events.renew = on_renew;
+		g->events.leave = on_leave;
+	}
+	g->log_opts.events = &g->events;
 	g->log_opts.ctx = g;
 	return 0;
 }
@@ -580,15 +613,25 @@ int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts
 static void on_gone(void *arg)
 {
 	struct thmqi_group *g = arg;
+	void (*gone)(void *arg) = g->gone;
+	void *gone_arg = g->gone_arg;
 
 	thmqi_engine_close(g->engine);
 	free(g);
+	if (gone)
+		gone(gone_arg);
 }
 
 int thmqi_group_close(struct thmqi_group *g, uint64_t timeout_ns)
 {
-	if (!g)
-		return 0;
+	return g ? thmqi_group_close_notify(g, timeout_ns, NULL, NULL) : 0;
+}
+
+int thmqi_group_close_notify(struct thmqi_group *g, uint64_t timeout_ns, void (*gone)(void *arg),
+			     void *arg)
+{
+	g->gone = gone;
+	g->gone_arg = arg;
 	g->closing = true;
 	g->failed = g->failed ? g->failed : -ESHUTDOWN;
 	thmqi_timer_stop(g->core, &g->timer);
@@ -616,6 +659,13 @@ void thmqi_group_state(const struct thmqi_group *g, struct thmqi_group_state *re
 					  .members_index = g->membership.index,
 					  .members_committed = g->members_committed,
 					  .transferring = thmqi_engine_transferring(g->engine)};
+}
+
+uint64_t thmqi_group_everywhere(const struct thmqi_group *g)
+{
+	uint64_t index = thmqi_engine_everywhere(g->engine, &g->membership.members);
+
+	return g->failed ? 0 : THMQI_MIN(index, g->committed);
 }
 
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g)

@@ -42,6 +42,7 @@ struct thmqi_group {
 	struct thmqi_group_opts opts;
 	struct thmq_log_opts log_opts;
 	struct thmq_log_events owner; /* the log's owner's */
+	struct thmq_log_events events; /* and what the log is given */
 	void *owner_ctx;
 	struct thmq_log *log;
 	struct thmqi_engine *engine;
@@ -50,6 +51,8 @@ struct thmqi_group {
 	uint64_t timer_ms; /* what it is set to */
 	int failed;
 	bool tell_failed, closing;
+	void (*gone)(void *arg); /* at the end; NULL: nobody wants to know */
+	void *gone_arg;
 
 	/* the duties of the last event, while its term and vote are being stored */
 	bool parked, unparked;

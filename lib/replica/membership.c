@@ -82,6 +82,9 @@ int thmqi_group_catch_up(struct thmqi_group *g, uint64_t id)
 	rc = thmqi_engine_caught_up(g->engine, id);
 	if (rc != -ENOENT && rc != -ETIMEDOUT)
 		return rc;
+	/* raft looks only when one gets more: who has all and gets nothing would be waited for till something is appended */
+	if (thmqi_engine_match(g->engine, id) == thmqi_log_last(g->log))
+		return 1;
 	was = rc == -ETIMEDOUT ? rc : 0; /* told once, and begun again */
 	rc = thmqi_engine_catch_up(g->engine, thmqi_group_now_ms(g), id, &d);
 	if (!rc)

@@ -3,6 +3,7 @@
 #include <thundermq/replica.h>
 
 #include "internal.h"
+#include "replica/courier.h"
 
 _Static_assert(sizeof(struct thmq_replica_message) == sizeof(struct thmqi_message),
 	       "as it is sent");
@@ -27,6 +28,8 @@ struct thmq_replica {
 	struct thmqi_group *group;
 	struct thmq_replica_events events;
 	void *ctx;
+	struct thmqi_carried carried;
+	struct thmqi_courier *carrier; /* NULL: the owner carries */
 };
 
 void thmq_replica_opts_init(struct thmq_replica_opts *opts)
@@ -75,6 +78,8 @@ static void on_members(void *ctx, const struct thmqi_members *members, uint64_t 
 	struct thmq_member list[THMQ_MEMBERS_MAX];
 	struct thmq_replica *r = ctx;
 
+	if (r->carried.carrier)
+		thmqi_courier_members(r->carried.carrier);
 	if (!r->events.members)
 		return;
 	copy_members(members, list, THMQ_MEMBERS_MAX);
@@ -109,8 +114,9 @@ static int check(struct thmq_replica *r, const struct thmq_replica_opts *opts,
 	if (rc)
 		return thmqi_fail(rc, "a replica: options or events of a size that this library "
 				      "cannot take; set their size fields");
-	if (!r->events.send || ret->flags)
-		return thmqi_fail(-EINVAL, "a replica needs events->send, and knows no flags");
+	if ((!r->events.send && !ret->carrier) || ret->flags)
+		return thmqi_fail(-EINVAL,
+				  "a replica needs a carrier or events->send, and knows no flags");
 	memset(ret_members, 0, sizeof(*ret_members));
 	if (!ret->members)
 		return 0;
@@ -132,6 +138,10 @@ static int open_group(struct thmq_replica *r, const struct thmq_replica_opts *op
 	if (rc)
 		return rc;
 	r->ctx = o.ctx;
+	r->carrier = (struct thmqi_courier *)o.carrier;
+	rc = r->carrier ? thmqi_courier_fits(r->carrier, r->core, o.id) : 0;
+	if (rc)
+		return rc;
 	g = (struct thmqi_group_opts){
 		.log = o.log,
 		.events = {.role = on_role,
@@ -139,14 +149,21 @@ static int open_group(struct thmq_replica *r, const struct thmq_replica_opts *op
 			   .members = on_members,
 			   .failed = on_failed,
 			   .ctx = r},
-		.wire = {.send = on_send, .ctx = r},
+		.wire = {.send = r->carrier ? thmqi_carried_send : on_send,
+			 .ctx = r->carrier ? (void *)&r->carried : r},
 		.id = o.id,
 		.group = o.group,
 		.members = o.members ? &members : NULL,
 		.heartbeat_ms = o.heartbeat_ms,
 		.election_ms = o.election_ms,
 	};
-	return thmqi_group_open(r->core, &g, &r->group);
+	rc = thmqi_group_open(r->core, &g, &r->group);
+	if (rc || !r->carrier)
+		return rc;
+	rc = thmqi_courier_join(r->carrier, &r->carried, r->group, o.group);
+	if (rc)
+		thmqi_group_close(r->group, 0);
+	return rc;
 }
 
 int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *opts,
@@ -184,6 +201,7 @@ int thmq_replica_close(struct thmq_replica *replica, uint64_t timeout_ns)
 		return 0;
 	if (!thmqi_core_is_mine(replica->core))
 		return thmqi_fail(-EPERM, "a replica is closed by the thread that drives its core");
+	thmqi_courier_leave(&replica->carried);
 	rc = thmqi_group_close(replica->group, timeout_ns);
 	free(replica);
 	return rc ? thmqi_fail(rc, "close a replica: %s; its last batches may not be stored here",

@@ -40,6 +40,7 @@ struct thmqi_transport {
 	struct thmq_env *env;
 	pthread_mutex_t lock;
 	struct thmqi_list listeners;
+	struct thmqi_list reaches; /* struct thmqi_reach, under the lock */
 	uint32_t count;
 	uint32_t medium_count;
 	const struct thmqi_medium *media[THMQI_MEDIA_MAX];

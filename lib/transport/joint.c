@@ -208,6 +208,12 @@ static uint32_t reply_bytes(const struct thmqi_link *link)
 	case THMQI_OP_TOPIC_PARTITIONS:
 		each = sizeof(r->partitions[0]);
 		break;
+	case THMQI_OP_NODES:
+		each = sizeof(r->states[0]);
+		break;
+	case 0: /* no request yet: who else there is */
+		each = sizeof(r->nodes[0]);
+		break;
 	default:
 		break;
 	}

@@ -17,6 +17,7 @@ int thmqi_transport_open(struct thmq_env *env, struct thmqi_transport **ret_tran
 	t->env = env;
 	pthread_mutex_init(&t->lock, NULL);
 	thmqi_list_init(&t->listeners);
+	thmqi_list_init(&t->reaches);
 	thmqi_random_bytes(t->client_id, sizeof(t->client_id));
 	thmqi_transport_add(t, &thmqi_medium_inproc);
 	thmqi_transport_add(t, &thmqi_medium_shm);
@@ -228,6 +229,79 @@ void thmqi_transport_unlisten(struct thmqi_listener *l)
 	for (i = 0; i < thmqi_env_core_count(t->env); i++)
 		thmqi_core_barrier(thmqi_env_core(t->env, i), UINT64_MAX);
 	thmqi_listener_unref(l);
+}
+
+/* ------------------------------------------------------------------- reach */
+
+struct thmqi_reach {
+	struct thmqi_list link;
+	void *ctx;
+	char name[];
+};
+
+/* Under the lock. */
+static struct thmqi_reach *find_reach(struct thmqi_transport *t, const char *name)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &t->reaches)
+	{
+		struct thmqi_reach *r = thmqi_container(it, struct thmqi_reach, link);
+
+		if (strcmp(r->name, name) == 0)
+			return r;
+	}
+	return NULL;
+}
+
+int thmqi_transport_reach(struct thmqi_transport *t, const char *name,
+			  int (*with)(void *ctx, void *arg), void *arg)
+{
+	struct thmqi_reach *r;
+	int rc = -ECONNREFUSED;
+
+	pthread_mutex_lock(&t->lock);
+	r = find_reach(t, name);
+	if (r)
+		rc = with(r->ctx, arg);
+	pthread_mutex_unlock(&t->lock);
+	return rc;
+}
+
+int thmqi_transport_reach_add(struct thmqi_transport *t, const char *name, void *ctx,
+			      struct thmqi_reach **ret_reach)
+{
+	size_t len = strlen(name) + 1;
+	struct thmqi_reach *r = calloc(1, sizeof(*r) + len);
+	int rc = 0;
+
+	if (!r)
+		return -ENOMEM;
+	r->ctx = ctx;
+	memcpy(r->name, name, len);
+	pthread_mutex_lock(&t->lock);
+	if (find_reach(t, name))
+		rc = -EEXIST;
+	else
+		thmqi_list_add_tail(&t->reaches, &r->link);
+	pthread_mutex_unlock(&t->lock);
+	if (rc)
+		free(r);
+	else
+		*ret_reach = r;
+	return rc;
+}
+
+void thmqi_transport_reach_remove(struct thmqi_transport *t, struct thmqi_reach *reach)
+{
+	uint32_t i;
+
+	pthread_mutex_lock(&t->lock);
+	thmqi_list_del(&reach->link);
+	pthread_mutex_unlock(&t->lock);
+	for (i = 0; i < thmqi_env_core_count(t->env); i++)
+		thmqi_core_barrier(thmqi_env_core(t->env, i), UINT64_MAX);
+	free(reach);
 }
 
 /* ------------------------------------------------------------------- doors */

@@ -9,6 +9,7 @@
 
 #define LOOK_NS 1000000000ull
 #define AGAIN_NS 1000000ull
+#define TRIM_LOOK_NS (10 * AGAIN_NS)
 /*
  * What has expired goes with its segment, and the one that is being written does not go: so where nothing was appended for a
  * while, and nothing in it must be kept, it is ended early. Not at once: the next one is as large or larger.
@@ -69,9 +70,15 @@ static void later(struct thmq_log *log, uint64_t ns)
 	thmqi_timer_start(log->core, &c->timer, log->core->now_ns + ns);
 }
 
+/* Only one of several copies cleans, and only if somebody takes care that the others do the same. */
+static bool cleans(const struct thmq_log *log)
+{
+	return log->disk && (!log->copies.on || (log->copies.leads && log->copies.owner.trim));
+}
+
 void thmqi_clean_look(struct thmq_log *log)
 {
-	if (log->disk && !log->copies.on && (log->events.live || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
+	if (cleans(log) && (log->events.live || log->opts.full_policy == THMQ_FULL_DROP_OLDEST))
 		log->clean.look = true;
 }
 
@@ -94,6 +101,7 @@ void thmqi_clean_stop(struct thmq_log *log)
 	thmqi_relocate_end(log);
 	log->clean.step = CLEAN_IDLE;
 	log->clean.look = log->clean.rolls = false;
+	log->clean.trimmed = 0;
 	thmqi_timer_stop(log->core, &log->clean.timer);
 }
 
@@ -120,7 +128,7 @@ static int begin_roll(struct thmq_log *log)
 		c->seen_index = log->chain.index;
 		c->seen_ns = now;
 	}
-	if (!log->events.live || now - c->seen_ns < ROLL_IDLE_NS || log->durable_position != log->chain.position ||
+	if (log->copies.on || !log->events.live || now - c->seen_ns < ROLL_IDLE_NS || log->durable_position != log->chain.position ||
 	    log->states.incomplete) {
 		rest(log);
 		return 0;
@@ -162,6 +170,10 @@ static int begin(struct thmq_log *log)
 	struct segment *s = log->segments[0];
 
 	c->look = false;
+	if (c->trimmed == s->position + 1) { /* that is not committed yet */
+		later(log, TRIM_LOOK_NS);
+		return 0;
+	}
 	if (log->segment_count == 1)
 		return begin_roll(log);
 	if ( log->states.incomplete || s == log->sealing.segment ||
@@ -228,6 +240,8 @@ static int judge(struct thmq_log *log)
 		roll(log);
 		return 1;
 	}
+	/* copies: what lasts stays where it is */
+	c->holds |= log->copies.on && c->live_bytes;
 	if (rc == 0 && stays(log) && !c->holds && thmqi_sample_due(log)) {
 		thmqi_sample_begin(log);
 		c->step = CLEAN_SAMPLE;
@@ -340,6 +354,8 @@ static int renew(struct thmq_log *log, const struct state_place *p)
 	uint64_t item = p->item, batch = p->batch, reserve = log->reserve;
 	int rc = 0;
 
+	if (kind == 0 && log->copies.on) /* who takes care of the others has these */
+		return 0;
 	log->reserve = 0; /* it is for this */
 	if (kind == 0)
 		rc = renew_voters(log);
@@ -417,8 +433,25 @@ static int leave(struct thmq_log *log)
 	}
 	if (!(log->defects & THMQI_LOG_EARLY_DROP) && thmqi_log_flush(log, &c->renewed) != 0)
 		return 0;
+	if (log->copies.on)
+		c->renewed = log->chain.index + (log->forming.runs != 0);
 	c->step = CLEAN_WAIT;
 	return 1;
+}
+
+/* Once that is committed it goes, here as elsewhere; what comes then is looked at anew. */
+static int trim(struct thmq_log *log)
+{
+	int rc = log->copies.owner.trim(log->copies.owner.ctx, last_batch(log) + 1);
+
+	if (rc == -EAGAIN)
+		return rc;
+	rest(log);
+	if (!rc) {
+		log->clean.trimmed = log->segments[0]->position + 1;
+		later(log, TRIM_LOOK_NS);
+	}
+	return rc;
 }
 
 static int drop(struct thmq_log *log)
@@ -435,7 +468,7 @@ static int drop(struct thmq_log *log)
 	}
 	if (log->drop.step)
 		return 0;
-	rc = thmqi_log_drop_oldest(log);
+	rc = log->copies.on ? trim(log) : thmqi_log_drop_oldest(log);
 	if (rc == -EAGAIN)
 		later(log, AGAIN_NS);
 	else if (rc)
@@ -449,6 +482,14 @@ bool thmqi_clean_makes_room(const struct thmq_log *log)
 }
 
 /* -------------------------------------------------------------------- poll */
+
+/* What was appended again will not be lost. */
+static bool is_kept(const struct thmq_log *log)
+{
+	uint64_t kept = log->copies.on ? log->copies.committed : log->durable_index;
+
+	return kept >= log->clean.renewed || (log->defects & THMQI_LOG_EARLY_DROP);
+}
 
 static int step(struct thmq_log *log)
 {
@@ -475,7 +516,7 @@ static int step(struct thmq_log *log)
 	case CLEAN_LEAVE:
 		return leave(log);
 	case CLEAN_WAIT:
-		if (log->durable_index < c->renewed && !(log->defects & THMQI_LOG_EARLY_DROP))
+		if (!is_kept(log))
 			return 0;
 		c->step = CLEAN_DROP;
 		return 1;
@@ -507,7 +548,7 @@ bool thmqi_clean_wants(const struct thmq_log *log)
 	if (c->step == CLEAN_IDLE)
 		return c->look && !log->drop.step;
 	if (c->step == CLEAN_WAIT)
-		return log->durable_index >= c->renewed || log->defects & THMQI_LOG_EARLY_DROP;
+		return is_kept(log);
 	if (c->step == CLEAN_RELOCATE && (c->relocation.reader->reading || log->segments[0]->cold[SEGMENT_LOG].busy))
 		return false;
 	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && (c->page.reading || log->segments[0]->cold[SEGMENT_INDEX].busy))

@@ -31,4 +31,9 @@ void thmqi_api_forget(struct thmqi_api *api, struct thmqi_list *list, void *hand
 int thmqi_api_env_check(const struct thmq_env_opts *o);
 int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world, struct thmq_env **ret_env);
 
+struct thmqi_carrier;
+/* thmq_broker_open(), with a way of its own between copies; NULL: as their addresses say. */
+int thmqi_api_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, const struct thmqi_carrier *carrier,
+			  struct thmq_broker **ret_broker);
+
 #endif

@@ -11,9 +11,17 @@
 #include "reactor/reactor.h"
 #include "transport/transport.h"
 
-/* Arguments are checked and options copied by lib/api. The returned object begins with a struct thmqi_handle. */
+struct thmqi_carrier;
+
+/*
+ * Arguments are checked and options copied by lib/api. The returned object begins with a struct thmqi_handle. @carrier: how messages
+ * of copies travel; NULL: as the addresses of the cluster say.
+ */
 int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
-		      const struct thmq_broker_opts *opts, struct thmq_broker **ret_broker);
+		      const struct thmq_broker_opts *opts, const struct thmqi_carrier *carrier,
+		      struct thmq_broker **ret_broker);
+/* thmq_broker_leader(). While the broker cannot be closed. */
+int thmqi_broker_leader(struct thmq_broker *broker, uint64_t *ret_id);
 /* Return: 0; -EDEADLK it cannot be closed now: a core of it has no thread. */
 int thmqi_broker_can_close(struct thmq_broker *broker);
 /* Frees the broker's memory but not the struct itself when @graveyard is given: it is buried there. */

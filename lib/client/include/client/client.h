@@ -36,6 +36,11 @@ int thmqi_client_partition_describe(struct thmq_session *session, const char *to
 
 int thmqi_client_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
 			  uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
+int thmqi_client_cluster_nodes(struct thmq_session *session, struct thmq_node *ret_nodes, uint32_t max);
+int thmqi_client_cluster_add(struct thmq_session *session, uint64_t id, const char *address,
+			     uint64_t timeout_ns);
+int thmqi_client_cluster_remove(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
+int thmqi_client_cluster_lead(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
 
 int thmqi_client_producer_open(struct thmq_session *session, const char *topic,
 			       const struct thmq_producer_opts *opts,

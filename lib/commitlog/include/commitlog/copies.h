@@ -33,6 +33,11 @@ struct thmqi_log_copies {
 	 */
 	void (*formed)(void *ctx, uint64_t index, uint64_t term,
 		       uint32_t type); /* enum thmqi_log_batch_type */
+	/*
+	 * While this copy leads: what counts of the segments before batch @index was appended again, and is committed: they may go, on
+	 * all copies. NULL: the log's events live, renew and leave are not asked. 0; -EAGAIN again later; another error: not now.
+	 */
+	int (*trim)(void *ctx, uint64_t index);
 	void *ctx;
 	/* At creation: what the first batch says, the membership. NULL: a log without batches, which one that leads will fill. */
 	const void *first;

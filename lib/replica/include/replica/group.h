@@ -130,6 +130,8 @@ struct thmqi_group_opts {
 	uint32_t heartbeat_ms; /* 0 means 30 */
 	uint32_t
 		election_ms; /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
+	/* The log's events live, renew and leave are asked where it leads, and what need not be kept goes: thmqi_group_trim(). */
+	bool cleans;
 	uint32_t defects;     /* enum thmqi_group_defect */
 	uint32_t log_defects; /* enum thmqi_log_defect */
 	/* For tests, called between any two duties: true: this copy dies here. NULL: never. */
@@ -142,6 +144,9 @@ int thmqi_group_open(struct thmq_core *core, const struct thmqi_group_opts *opts
 		     struct thmqi_group **ret_group);
 /* As thmq_log_close(). Nothing is sent any more; another copy finds out by itself: transfer first. */
 int thmqi_group_close(struct thmqi_group *g, uint64_t timeout_ns);
+/* The same; @gone is called with @arg once the device has nothing of it any more. */
+int thmqi_group_close_notify(struct thmqi_group *g, uint64_t timeout_ns, void (*gone)(void *arg),
+			     void *arg);
 struct thmq_log *thmqi_group_log(struct thmqi_group *g);
 
 /*
@@ -165,6 +170,8 @@ struct thmqi_group_state {
 	bool transferring;
 };
 void thmqi_group_state(const struct thmqi_group *g, struct thmqi_group_state *ret);
+/* While it leads: up to it all voters have it on their media; not more than is committed. */
+uint64_t thmqi_group_everywhere(const struct thmqi_group *g);
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g);
 
 /* --------------------------------------------------------------- membership */

@@ -136,6 +136,18 @@ void thmqi_listener_stats(const struct thmqi_listener *l, struct thmq_broker_sta
 /* No new links; links there are stay until closed. Returns once no accept or connect refers to the acceptor any more. */
 void thmqi_transport_unlisten(struct thmqi_listener *l);
 
+/*
+ * What is no link: a place of this environment that others of it find by a name, such as a broker that others have copies with. @with is
+ * called with what was given, which cannot go meanwhile, under a lock: it is brief. Return: what it returns; -ECONNREFUSED there is none.
+ */
+int thmqi_transport_reach(struct thmqi_transport *t, const char *name,
+			  int (*with)(void *ctx, void *arg), void *arg);
+struct thmqi_reach;
+int thmqi_transport_reach_add(struct thmqi_transport *t, const char *name, void *ctx,
+			      struct thmqi_reach **ret_reach); /* -EEXIST; -ENOMEM */
+/* Returns once what was posted to any core meanwhile has run. By a thread that may make calls on the cores. */
+void thmqi_transport_reach_remove(struct thmqi_transport *t, struct thmqi_reach *reach);
+
 struct thmqi_link_opts {
 	uint64_t area_bytes;
 	uint32_t up_frames; /* powers of two */

@@ -52,7 +52,9 @@ enum thmqi_frame_type {
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
 				    incarnation; arg1: largest message (key, tag, payload); tag_hash: likewise of volatile
 				    topics; len: version;
-				    partition, extra: identity of its data, the same in each of its lives */
+				    partition, extra: identity of its data, the same in each of its lives; flags: what a message waits
+				    for that says nothing, 0: DURABLE, and no more can be had. Where there are copies meta's comes behind a
+				    REPLY of request 0, which has nodes; from who does not lead only that comes, and the end: -THMQ_ENOTLEADER */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
 		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it. flags 0: those
@@ -253,7 +255,11 @@ enum thmqi_op {
 	THMQI_OP_PRODUCER_OPEN =
 		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
 	THMQI_OP_KEY_FIND =
-		11 /* shard; partition, before_offset, key, key_len -> value[0..1]: offset and time of the newest message below it */
+		11 /* shard; partition, before_offset, key, key_len -> value[0..1]: offset and time of the newest message below it */,
+	THMQI_OP_NODES = 12, /* meta, of a cluster -> states; value[0..1]: which leads, in which term */
+	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
+				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
+	THMQI_OP_LEAD = 14 /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 };
 
 struct thmqi_request {
@@ -299,6 +305,23 @@ struct thmqi_partition_entry {
 	uint32_t shard;
 };
 
+/* One of the brokers that have copies of the same data; value[0] is the id of the one that leads, 0: none is known. */
+struct thmqi_node_entry {
+	uint64_t id;
+	char url[256]; /* NUL-terminated */
+};
+#define THMQI_NODES_MAX 15u
+
+/* The same in full, as the one that leads knows it. */
+struct thmqi_node_state {
+	uint64_t id;
+	uint32_t role; /* 0 spare, 1 standby, 2 voter */
+	uint32_t connected;
+	int32_t error; /* why not */
+	uint32_t reserved;
+	char url[256];
+};
+
 #define THMQI_REPLY_BYTES 16384u
 
 struct thmqi_reply {
@@ -312,6 +335,8 @@ struct thmqi_reply {
 			topics[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_topic_entry)];
 		struct thmqi_partition_entry
 			partitions[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_partition_entry)];
+		struct thmqi_node_entry nodes[THMQI_NODES_MAX];
+		struct thmqi_node_state states[THMQI_NODES_MAX];
 	};
 };
 

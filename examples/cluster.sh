@@ -1,0 +1,76 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Three brokers on this machine that keep the same data, by the thmq program: messages are published, the broker that leads is killed, another one takes over, a fourth
+# joins, the dead one is removed, leading is handed over, and all messages are read back.
+# usage: cluster.sh PROGRAM
+set -eu
+thmq=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+# addresses of this run's own, so that several may run at a time
+net=127.$((($$ / 250) % 250 + 1)).$(($$ % 250))
+dir=$(mktemp -d "$PWD/cluster-XXXXXX")
+pids=
+stop() {
+	for pid in $pids; do kill "$pid" 2>/dev/null || true; done
+	for pid in $pids; do wait "$pid" 2>/dev/null || true; done
+	rm -rf "$dir"
+}
+trap stop EXIT
+trap 'exit 1' INT TERM
+url() { echo "tcp://$net.$1:7471"; }
+all=$(url 1),$(url 2),$(url 3)
+
+start() {
+	"$thmq" serve --config "$dir/node-$1.conf" > "$dir/out-$1" 2>&1 &
+	eval "pid$1=$!"
+	pids="$pids $!"
+}
+
+# await COMMAND...: until it is true
+await() {
+	tries=0
+	until "$@"; do
+		tries=$((tries + 1))
+		if [ "$tries" -gt 300 ]; then
+			echo "waited for $* in vain" >&2
+			cat "$dir"/out-* >&2
+			exit 1
+		fi
+		sleep 0.1
+	done
+}
+
+status() { "$thmq" cluster status "$1" 2> /dev/null; }
+leader() { status "$all" | awk '$4 == "leads" { print $1 }'; }
+somebody_leads() { [ "$(leader)" ]; }
+another_leads() { [ "$(leader)" ] && [ "$(leader)" != "$1" ]; }
+
+"$thmq" cluster create "$dir" 1="$(url 1)" 2="$(url 2)" 3="$(url 3)" --name example
+for n in 1 2 3; do start $n; done
+sleep 0.3
+if grep -q 'built without' "$dir"/out-*; then
+	cat "$dir/out-1"
+	exit 77
+fi
+await somebody_leads
+status "$all"
+"$thmq" topic create "$all" orders
+seq 1 500 | "$thmq" pub --quiet "$all" orders
+
+first=$(leader)
+eval "kill -9 \$pid$first"
+await another_leads "$first"
+echo "broker $first led and was killed; broker $(leader) leads"
+seq 501 1000 | "$thmq" pub --quiet "$all" orders
+
+# a fourth comes in place of the one that was killed
+sed -e "s|^dir = .*|dir = $dir/node-4|" -e 's/^node = .*/node = 4/' "$dir/node-1.conf" > "$dir/node-4.conf"
+printf 'join = yes\nlisten = %s\ncluster-listen = tcp://%s.4:17471\n' "$(url 4)" "$net" >> "$dir/node-4.conf"
+start 4
+"$thmq" cluster add "$all" 4 "$(url 4)"
+"$thmq" cluster remove "$all" "$first"
+"$thmq" cluster transfer "$all" 4
+status "$(url 4)"
+"$thmq" cluster drain "$(url 4)" 4
+"$thmq" sub --count 1000 "$(url 4)" orders > "$dir/got"
+seq 1 1000 | cmp - "$dir/got"
+echo "1000 messages, in order"

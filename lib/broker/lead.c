@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lead.c - a shard that is one of several copies: it serves clients while it leads, and what it leads with is committed; else it only
+ * takes what another one appends, as at an open. Where something that it was told is taken back the log is opened anew, so that
+ * the one way in which state comes from a log is enough. All shards of a broker are led by the one that leads meta: a session has
+ * one broker. Knows nothing of elections, and not how messages travel.
+ */
+#include "lead.h"
+
+#define BALANCE_NS 50000000u
+
+bool thmqi_lead_serves(const struct shard *s)
+{
+	return !s->lead || s->lead->serves;
+}
+
+uint64_t thmqi_lead_group(const struct thmq_broker *b, uint32_t shard)
+{
+	return (thmqi_hash64(b->cluster_id, sizeof(b->cluster_id)) & ~(uint64_t)0xffff) | shard;
+}
+
+struct shard *thmqi_lead_shard(struct thmq_broker *b, uint64_t group)
+{
+	uint32_t i = (uint32_t)group & 0xffff;
+
+	return b->cluster && i < b->shard_count && thmqi_lead_group(b, i) == group ? &b->shards[i]
+										   : NULL;
+}
+
+/* ---------------------------------------------------------------- serving */
+
+static bool is_meta(const struct shard *s)
+{
+	return s->id == THMQI_SHARD_META;
+}
+
+static void begin(struct shard *s)
+{
+	struct lead *l = s->lead;
+	struct thmq_broker *b = s->broker;
+
+	l->serves = true;
+	s->term = l->term;
+	thmqi_shard_begin_term(s);
+	if (is_meta(s)) {
+		atomic_store(&b->incarnation, l->term);
+		thmqi_meta_lead(b->meta);
+		atomic_store(&b->leads, true);
+	}
+	while (!thmqi_list_empty(&l->waiting)) {
+		struct conn *c = thmqi_list_first(&l->waiting, struct conn, link);
+
+		thmqi_list_del(&c->link);
+		thmqi_shard_welcome(c);
+	}
+}
+
+static void send_away(struct thmqi_list *conns, int error)
+{
+	while (!thmqi_list_empty(conns)) {
+		struct conn *c = thmqi_list_first(conns, struct conn, link);
+
+		thmqi_conn_flush_progress(c);
+		thmqi_conn_leave(c, error);
+	}
+}
+
+/* Sessions look for who leads now. What was appended here and is not committed may come true all the same. */
+static void depose(struct shard *s)
+{
+	s->lead->serves = false;
+	thmqi_lost_tell_producers(s);
+	send_away(&s->conns, -THMQ_ENOTLEADER);
+	send_away(&s->resting, -THMQ_ENOTLEADER);
+	thmqi_settle_deposed(s);
+	thmqi_offsets_deposed(s);
+	s->blocked = false;
+	if (is_meta(s)) {
+		atomic_store(&s->broker->leads, false);
+		s->lead->rebuild = true; /* it applies what it changes later than it appends it */
+	}
+}
+
+/* --------------------------------------------------------------- rebuilding */
+
+static int open_group(struct shard *s, const struct thmq_log_opts *log);
+
+/* The log tells all again, as at an open: who was here before is forgotten. */
+static void rebuild(struct shard *s)
+{
+	struct lead *l = s->lead;
+	int rc;
+
+	l->rebuild = false;
+	if (s->closing || s->failed)
+		return;
+	thmqi_afar_leave(s);
+	thmqi_group_close(l->group, 0);
+	l->group = NULL;
+	s->log = NULL;
+	l->role = 0;
+	l->term = l->leader = l->committed = 0;
+	thmqi_shard_reset(s);
+	if (is_meta(s))
+		thmqi_meta_reset(s->broker->meta);
+	rc = thmqi_shard_log_open(s, l->dir, NULL, false);
+	if (rc) {
+		s->failed = rc;
+		atomic_store(&s->broker->ill, true);
+		send_away(&l->waiting, -THMQ_EFAILED);
+	}
+}
+
+/* What it is told of while another one leads, or leads again, has nothing to do with what was appended here. */
+static bool leads_still(const struct lead *l)
+{
+	struct thmqi_group_state state;
+
+	if (!l->serves || l->rebuild || !l->group)
+		return false;
+	thmqi_group_state(l->group, &state);
+	return state.role == THMQI_ROLE_LEADER && state.term == l->term;
+}
+
+void thmqi_lead_poll(struct shard *s)
+{
+	struct lead *l = s->lead;
+
+	if (thmqi_unlikely(l->serves && (l->role != THMQI_ROLE_LEADER || l->rebuild)))
+		depose(s);
+	if (thmqi_unlikely(l->rebuild))
+		rebuild(s);
+	if (l->taken)
+		thmqi_letters_deliver(s);
+	if (l->all_head != l->all_tail && leads_still(l))
+		thmqi_settle_everywhere(s, thmqi_group_everywhere(l->group));
+	if (thmqi_unlikely(l->wire_full) && l->group) {
+		const struct thmqi_members *m = thmqi_group_members(l->group);
+		uint32_t i;
+
+		l->wire_full = false;
+		for (i = 0; i < m->count; i++)
+			thmqi_group_writable(l->group, m->list[i].id);
+	}
+	if (thmqi_unlikely(!l->serves && l->role == THMQI_ROLE_LEADER && !s->failed &&
+			   !s->closing && l->committed >= l->begin_index))
+		begin(s);
+	/* they came beside a connection to meta, which is elsewhere now */
+	if (thmqi_unlikely(!thmqi_list_empty(&l->waiting) && !atomic_load(&s->broker->leads)))
+		send_away(&l->waiting, -THMQ_ENOTLEADER);
+}
+
+bool thmqi_lead_waits(struct shard *s)
+{
+	const struct lead *l = s->lead;
+
+	return l->taken || l->wire_full || l->rebuild ||
+	       (l->serves && l->role != THMQI_ROLE_LEADER) ||
+	       (!thmqi_list_empty(&l->waiting) && !atomic_load(&s->broker->leads));
+}
+
+/*
+ * One that has more than is committed takes no lead over: it must hear first that it is to go. The engine appends nothing of its own where
+ * all that it begins with is committed.
+ */
+bool thmqi_lead_mark_term(struct shard *s)
+{
+	struct lead *l = s->lead;
+	const uint64_t term = l->term;
+	struct pending *e;
+
+	if (l->marked_term != term &&
+	    thmqi_shard_append_state(s, STATE_TERM, 0, &term, sizeof(term), &e) == 0)
+		l->marked_term = term;
+	return l->marked_term == term;
+}
+
+/* Who leads meta is to lead all, and one that cannot is not to lead it. */
+static void on_timer(struct thmqi_timer *t)
+{
+	struct lead *l = thmqi_container(t, struct lead, timer);
+	struct shard *s = l->shard;
+	uint64_t leader = atomic_load(&s->broker->leader);
+
+	if (is_meta(s))
+		leader = atomic_load(&s->broker->ill) ? UINT64_MAX : s->broker->opts.node_id;
+	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
+	    leader != s->broker->opts.node_id && thmqi_lead_mark_term(s))
+		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);
+	thmqi_roll_step(s);
+	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);
+}
+
+/* -------------------------------------------------------------- connections */
+
+static void tell_nodes(struct conn *c)
+{
+	const struct lead *l = c->shard->lead;
+	const struct thmqi_members *m = l->group ? thmqi_group_members(l->group) : NULL;
+	struct thmqi_reply *reply = c->wire->reply;
+	uint32_t i;
+
+	if (!m || !m->count)
+		m = c->shard->broker->cluster;
+	memset(reply->value, 0, sizeof(reply->value));
+	reply->value[0] = l->leader;
+	reply->count = reply->total = THMQI_MIN(m->count, THMQI_NODES_MAX);
+	for (i = 0; i < reply->count; i++) {
+		reply->nodes[i].id = m->list[i].id;
+		thmqi_afar_client_url(m->list[i].address, reply->nodes[i].url,
+				      sizeof(reply->nodes[i].url));
+	}
+	thmqi_reply(c, 0, 0);
+}
+
+bool thmqi_lead_keep(struct conn *c)
+{
+	struct shard *s = c->shard;
+	struct lead *l = s->lead;
+
+	if (is_meta(s))
+		tell_nodes(c);
+	if (l->serves && l->role == THMQI_ROLE_LEADER)
+		return false;
+	if (is_meta(s) || s->failed || !atomic_load(&s->broker->leads)) {
+		thmqi_conn_leave(c, -THMQ_ENOTLEADER);
+	} else {
+		c->waits = true;
+		thmqi_list_add_tail(&l->waiting, &c->link);
+	}
+	return true;
+}
+
+/* ----------------------------------------------------------------- the group */
+
+static void on_settled(void *ctx, uint32_t durability, uint64_t index)
+{
+	struct shard *s = ctx;
+
+	if (leads_still(s->lead))
+		thmqi_settle(s, durability, index);
+}
+
+static int on_replay(void *ctx, const struct thmq_log_run *run)
+{
+	struct shard *s = ctx;
+
+	return s->lead->rebuild ? 0 : thmqi_shard_replay(s, run);
+}
+
+static void on_unappended(void *ctx, uint64_t index)
+{
+	(void)index;
+	((struct shard *)ctx)->lead->rebuild = true;
+}
+
+static void on_room(void *ctx)
+{
+	((struct shard *)ctx)->blocked = false;
+}
+
+static void on_role(void *ctx, uint32_t role, uint64_t term, uint64_t leader)
+{
+	struct shard *s = ctx;
+	struct lead *l = s->lead;
+	struct thmqi_group_state state;
+
+	if (role == THMQI_ROLE_LEADER && (l->role != role || l->term != term)) {
+		thmqi_group_state(l->group, &state);
+		l->begin_index = state.last;
+		if (l->serves) /* it did before, in another term */
+			depose(s);
+	}
+	l->role = role;
+	l->term = term;
+	l->leader = leader;
+	if (is_meta(s))
+		atomic_store(&s->broker->leader, leader);
+}
+
+static void on_committed(void *ctx, uint64_t index)
+{
+	struct shard *s = ctx;
+
+	s->lead->committed = index;
+	if (is_meta(s) && !s->lead->rebuild)
+		thmqi_follow_committed(s->broker->meta, index);
+}
+
+/* Another copy takes over; what is here can be mended only by opening the broker again. */
+static void on_failed(void *ctx, int error)
+{
+	struct shard *s = ctx;
+
+	if (s->failed)
+		return;
+	s->lead->role = 0;
+	s->failed = error;
+	atomic_store(&s->broker->ill, true);
+}
+
+static int on_send(void *ctx, const struct thmqi_message *message, struct thmqi_buf *buf)
+{
+	struct shard *s = ctx;
+	struct lead *l = s->lead;
+	const struct thmqi_carrier *carrier = &s->broker->carrier;
+	const struct thmqi_members *m = thmqi_group_members(l->group);
+	uint32_t i;
+	int rc = -EHOSTUNREACH;
+
+	for (i = 0; i < m->count; i++)
+		if (m->list[i].id == message->to) {
+			rc = carrier->send(carrier->ctx, s->broker, m->list[i].address, message,
+					   buf);
+			break;
+		}
+	if (rc == -EAGAIN)
+		l->wire_full = true;
+	return rc;
+}
+
+/* --------------------------------------------------------------------- open */
+
+static void on_members(void *ctx, const struct thmqi_members *members, uint64_t index)
+{
+	const struct shard *s = ctx;
+	struct thmqi_courier *c = s->lead->carried.carrier;
+	uint32_t i;
+
+	(void)index;
+	if (!c)
+		return;
+	/* now the log says where they are, and not what this one began with */
+	for (i = 0; i < s->broker->cluster->count && members->count; i++)
+		if (s->broker->cluster->list[i].id != s->broker->opts.node_id)
+			thmqi_courier_place(c, s->broker->cluster->list[i].id, NULL);
+	thmqi_courier_members(c);
+}
+
+static const struct thmq_log_events log_events = {
+	.size = sizeof(log_events),
+	.replay = on_replay,
+	.settled = on_settled,
+	.unappended = on_unappended,
+	.room = on_room,
+	.live = thmqi_retain_live,
+	.renew = thmqi_retain_renew,
+	.leave = thmqi_retain_leave,
+};
+
+static int open_group(struct shard *s, const struct thmq_log_opts *log)
+{
+	struct lead *l = s->lead;
+	struct thmq_broker *b = s->broker;
+	struct thmq_log_opts opts = *log;
+	const struct thmqi_group_opts g = {
+		.log = &opts,
+		.events = {.role = on_role,
+			   .committed = on_committed,
+			   .members = on_members,
+			   .failed = on_failed,
+			   .ctx = s},
+		.wire = {.send = l->courier ? thmqi_carried_send : on_send,
+			 .ctx = l->courier ? (void *)&l->carried : s},
+		.id = b->opts.node_id,
+		.group = thmqi_lead_group(b, s->id),
+		.members = b->opts.flags & THMQ_BROKER_JOIN ? NULL : b->cluster,
+		.heartbeat_ms = b->opts.heartbeat_ms,
+		.election_ms = b->opts.election_ms,
+		.cleans = true,
+		.defects = b->carrier.defects,
+	};
+	int rc;
+
+	opts.events = &log_events;
+	opts.ctx = s;
+	thmqi_cluster_log_id(b, s->id, opts.log_id);
+	rc = thmqi_group_open(s->core, &g, &l->group);
+	if (!rc)
+		rc = thmqi_afar_join(s);
+	if (!rc)
+		s->log = thmqi_group_log(l->group);
+	return rc;
+}
+
+static int make(struct shard *s, const char *dir)
+{
+	struct lead *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return thmqi_fail(-ENOMEM, "no memory for a shard with copies");
+	l->dir = strdup(dir);
+	s->lead = l;
+	l->all = calloc(PENDING_COUNT, sizeof(*l->all)); /* mostly never touched */
+	if (!l->dir || !l->all || thmqi_letters_init(s) != 0) {
+		s->lead = NULL;
+		free(l->all);
+		free(l->dir);
+		free(l);
+		return thmqi_fail(-ENOMEM, "no memory for a shard with copies");
+	}
+	l->shard = s;
+	thmqi_list_init(&l->waiting);
+	l->timer.fire = on_timer;
+	thmqi_timer_start(s->core, &l->timer, s->core->now_ns + BALANCE_NS);
+	return thmqi_afar_open(s);
+}
+
+int thmqi_lead_open(struct shard *s, const struct thmq_log_opts *opts)
+{
+	bool anew = !s->lead;
+	int rc = anew ? make(s, opts->dir) : 0;
+
+	rc = rc ? rc : open_group(s, opts);
+	if (rc && anew && s->lead) {
+		thmqi_group_close(s->lead->group, 0);
+		s->lead->group = NULL;
+		thmqi_lead_fini(s);
+	}
+	return rc;
+}
+
+void thmqi_lead_shut(struct shard *s)
+{
+	send_away(&s->lead->waiting, -ESHUTDOWN);
+}
+
+int thmqi_lead_hand_over(struct shard *s)
+{
+	struct thmqi_group *g = s->lead->group;
+
+	if (!g || s->lead->role != THMQI_ROLE_LEADER)
+		return 1;
+	/* nobody else could: it is over with it */
+	return thmqi_group_transfer(g, 0) == -EINVAL;
+}
+
+int thmqi_lead_close(struct shard *s, uint64_t timeout_ns, void (*gone)(void *arg), void *arg)
+{
+	struct thmqi_group *g = s->lead->group;
+
+	thmqi_afar_leave(s);
+	s->lead->group = NULL;
+	s->log = NULL;
+	if (g)
+		return thmqi_group_close_notify(g, timeout_ns, gone, arg);
+	gone(arg);
+	return 0;
+}
+
+void thmqi_lead_fini(struct shard *s)
+{
+	struct lead *l = s->lead;
+
+	if (!l)
+		return;
+	thmqi_timer_stop(s->core, &l->timer);
+	thmqi_afar_close(s);
+	thmqi_letters_fini(s);
+	free(l->all);
+	free(l->dir);
+	free(l);
+	s->lead = NULL;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lead.h - what a shard has besides where it is one of several copies; of its core, but for what is under the lock. */
+#ifndef THMQI_BROKER_LEAD_H
+#define THMQI_BROKER_LEAD_H
+
+#include "internal.h"
+#include "replica/courier.h"
+
+struct lead {
+	struct shard *shard;
+	struct thmqi_group
+		*group; /* NULL: it could not be opened again, and the shard has failed */
+	char *dir;
+	/* as the group has told */
+	uint32_t role; /* enum thmqi_role */
+	uint64_t term, leader;
+	uint64_t committed;
+	uint64_t begin_index; /* of the first batch of the term in which it leads */
+	uint64_t marked_term; /* in which something was appended so that all have the same */
+	bool serves; /* it leads, and all up to begin_index is committed: what the log told is true */
+	bool rebuild; /* something that was told was taken back: all of it is to be told again */
+	struct thmqi_list waiting; /* connections that are welcomed once it serves */
+	struct thmqi_timer timer;
+	bool wire_full; /* a message was refused for now */
+	struct thmqi_courier *courier; /* to brokers in other processes; NULL: they are in this environment */
+	struct thmqi_carried carried;
+
+	/* runs that are committed and wait for all copies: a ring of PENDING_COUNT */
+	struct pending *all;
+	uint64_t all_head, all_tail;
+	struct mailbox *box;  /* what came from other brokers of the environment: cluster.c */
+	struct letter *taken; /* of these, to be given to the group, in order */
+};
+
+/* What was asked for last: under the lock. */
+struct roll {
+	pthread_mutex_t lock;
+	uint64_t number; /* 0: nothing was */
+	struct thmqi_member wish;
+	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
+};
+
+/* Something of the term in which it leads is appended. True: it was before, or is now. */
+bool thmqi_lead_mark_term(struct shard *s);
+
+/* roll.c: a step nearer to it, from time to time */
+void thmqi_roll_step(struct shard *s);
+
+/* afar.c: brokers in other processes */
+bool thmqi_afar_is(const char *address);
+/* Where a member's carrier listens, of its address. 0; -EINVAL */
+int thmqi_afar_url(const char *address, char *ret_url, size_t size);
+/* And where clients find it. Zeros behind. */
+void thmqi_afar_client_url(const char *address, char *ret_url, size_t size);
+int thmqi_afar_open(struct shard *s);   /* on its core, before its group; nothing to do in one environment */
+int thmqi_afar_join(struct shard *s);   /* its group is open */
+void thmqi_afar_leave(struct shard *s); /* before that closes */
+void thmqi_afar_close(struct shard *s);
+
+#endif

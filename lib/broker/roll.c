@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * roll.c - who belongs to a cluster, on request: one wish at a time, which each shard comes nearer to by the steps of its group, until all have it. The client asks
+ * again until they do; a leader that begins anew knows nothing of it, and goes on from what is there. Knows nothing of elections.
+ */
+#include "lead.h"
+
+int thmqi_roll_open(struct thmq_broker *b)
+{
+	uint32_t i;
+
+	b->roll = calloc(1, sizeof(*b->roll));
+	if (!b->roll)
+		return thmqi_fail(-ENOMEM, "no memory for a broker");
+	pthread_mutex_init(&b->roll->lock, NULL);
+	for (i = 0; i < THMQI_ARRAY_COUNT(b->roll->status); i++)
+		b->roll->status[i] = -EAGAIN;
+	return 0;
+}
+
+void thmqi_roll_close(struct thmq_broker *b)
+{
+	if (!b->roll)
+		return;
+	pthread_mutex_destroy(&b->roll->lock);
+	free(b->roll);
+	b->roll = NULL;
+}
+
+/* -------------------------------------------------------------------- steps */
+
+static int step_out(struct thmqi_group *g, const struct thmqi_member *found, bool committed,
+		    struct thmqi_member *m)
+{
+	int rc;
+
+	if (!found)
+		return committed ? 0 : -EAGAIN;
+	rc = thmqi_group_change(g, m);
+	return rc ? rc : -EAGAIN;
+}
+
+static int step_in(struct thmqi_group *g, const struct thmqi_member *found, bool committed,
+		   struct thmqi_member *m)
+{
+	int rc;
+
+	if (!committed)
+		return -EAGAIN;
+	if (found && strcmp(found->address, m->address) != 0)
+		return -EEXIST;
+	if (found && found->role == THMQI_MEMBER_VOTER)
+		return 0;
+	m->role = !found ? THMQI_MEMBER_SPARE : THMQI_MEMBER_STANDBY;
+	if (found && found->role == THMQI_MEMBER_STANDBY) {
+		rc = thmqi_group_catch_up(g, found->id);
+		if (rc != 1)
+			return rc == 0 || rc == -ETIMEDOUT ? -EAGAIN : rc;
+		m->role = THMQI_MEMBER_VOTER;
+	}
+	rc = thmqi_group_change(g, m);
+	return rc ? rc : -EAGAIN;
+}
+
+/* Return: 0 it is so, for good; -EAGAIN not yet; or it cannot be. */
+static int step(struct shard *s, const struct thmqi_member *wish)
+{
+	struct thmqi_group *g = s->lead->group;
+	struct thmqi_group_state state;
+	struct thmqi_member m = *wish;
+	const struct thmqi_member *found;
+	int rc;
+
+	if (!g || !s->lead->serves || s->lead->role != THMQI_ROLE_LEADER)
+		return -EAGAIN;
+	thmqi_group_state(g, &state);
+	found = NULL;
+	for (uint32_t i = 0; i < thmqi_group_members(g)->count; i++)
+		if (thmqi_group_members(g)->list[i].id == m.id)
+			found = &thmqi_group_members(g)->list[i];
+	/* members change only once something of this term is committed, and where nobody writes nothing is */
+	if (!thmqi_lead_mark_term(s))
+		return -EAGAIN;
+	rc = m.role == THMQI_MEMBER_REMOVED ? step_out(g, found, state.members_committed, &m)
+					    : step_in(g, found, state.members_committed, &m);
+	return rc == -THMQ_ENOTLEADER ? -EAGAIN : rc;
+}
+
+void thmqi_roll_step(struct shard *s)
+{
+	struct roll *r = s->broker->roll;
+	struct thmqi_member wish;
+	uint64_t number;
+	int rc;
+
+	pthread_mutex_lock(&r->lock);
+	number = r->number;
+	wish = r->wish;
+	rc = r->status[s->id];
+	pthread_mutex_unlock(&r->lock);
+	if (!number || rc != -EAGAIN)
+		return;
+	rc = step(s, &wish);
+	pthread_mutex_lock(&r->lock);
+	if (r->number == number)
+		r->status[s->id] = rc;
+	pthread_mutex_unlock(&r->lock);
+}
+
+/* ----------------------------------------------------------------- requests */
+
+static int wish_for(struct thmq_broker *b, const struct thmqi_request *q)
+{
+	struct roll *r = b->roll;
+	uint32_t i;
+	int rc = 0;
+
+	if (!q->member || !q->volatile_bytes ||
+	    (q->index != THMQI_MEMBER_VOTER && q->index != THMQI_MEMBER_REMOVED))
+		return -EINVAL;
+	if (q->index == THMQI_MEMBER_VOTER) {
+		char url[THMQI_ADDRESS_MAX];
+
+		if (thmqi_afar_is(q->name) ? thmqi_afar_url(q->name, url, sizeof(url)) != 0
+					   : strncmp(q->name, "inproc://", 9) != 0)
+			return -EINVAL;
+	}
+	if (q->index == THMQI_MEMBER_REMOVED && q->volatile_bytes == b->opts.node_id)
+		return -EBUSY; /* it leads */
+	pthread_mutex_lock(&r->lock);
+	if (r->number != q->member) {
+		r->number = q->member;
+		r->wish = (struct thmqi_member){.id = q->volatile_bytes, .role = q->index};
+		memcpy(r->wish.address, q->name, sizeof(r->wish.address));
+		for (i = 0; i < b->shard_count; i++)
+			r->status[i] = -EAGAIN;
+	}
+	for (i = 0; i < b->shard_count; i++)
+		if (r->status[i] && (!rc || rc == -EAGAIN))
+			rc = r->status[i];
+	pthread_mutex_unlock(&r->lock);
+	return rc;
+}
+
+static void tell_states(struct conn *c)
+{
+	const struct lead *l = c->shard->lead;
+	const struct thmqi_members *m = thmqi_group_members(l->group);
+	struct thmqi_reply *reply = c->wire->reply;
+	uint32_t i, k;
+
+	reply->value[0] = l->leader;
+	reply->value[1] = l->term;
+	reply->count = reply->total = THMQI_MIN(m->count, THMQI_NODES_MAX);
+	for (i = 0; i < reply->count; i++) {
+		struct thmqi_node_state *state = &reply->states[i];
+		struct thmqi_courier_peer p;
+
+		memset(state, 0, sizeof(*state));
+		state->id = m->list[i].id;
+		state->role = m->list[i].role;
+		memcpy(state->url, m->list[i].address, sizeof(state->url));
+		/* this one, and those of the same environment, need no connection */
+		state->connected = !l->courier || state->id == c->shard->broker->opts.node_id;
+		for (k = 0; l->courier && thmqi_courier_peer(l->courier, k, &p); k++)
+			if (p.id == state->id) {
+				state->connected = p.connected;
+				state->error = p.error;
+			}
+	}
+}
+
+void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request *q)
+{
+	struct thmq_broker *b = c->shard->broker;
+	int rc = 0;
+
+	if (!b->cluster || !c->shard->lead->group) {
+		thmqi_reply(c, id, -ENOTSUP);
+		return;
+	}
+	if (q->op == THMQI_OP_NODES)
+		tell_states(c);
+	else if (q->op == THMQI_OP_NODE_CHANGE)
+		rc = wish_for(b, q);
+	else if (q->volatile_bytes != b->opts.node_id)
+		rc = thmqi_group_transfer(c->shard->lead->group, q->volatile_bytes);
+	thmqi_reply(c, id, rc);
+}

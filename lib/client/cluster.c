@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cluster.c - which brokers keep the same data, and changes of that: blocking, by requests to the one that leads, which are repeated until what was asked
+ * for is so.
+ */
+#include "internal.h"
+
+#define AGAIN_NS 20000000u
+
+static void node_of(const struct thmqi_node_state *e, uint64_t leader, uint32_t size,
+		    void *ret_node)
+{
+	struct thmq_node node = {.size = size,
+				 .role = e->role,
+				 .id = e->id,
+				 .leads = e->id == leader,
+				 .connected = e->connected != 0,
+				 .error = e->error};
+
+	memcpy(node.address, e->url, sizeof(node.address));
+	node.address[sizeof(node.address) - 1] = 0; /* the other end could have written anything */
+	memset(ret_node, 0, size);
+	memcpy(ret_node, &node, THMQI_MIN(size, (uint32_t)sizeof(node)));
+}
+
+int thmqi_client_cluster_nodes(struct thmq_session *s, struct thmq_node *ret_nodes, uint32_t max)
+{
+	uint32_t size = max ? ret_nodes[0].size : (uint32_t)sizeof(*ret_nodes), count, i;
+	struct thmqi_request r = {.op = THMQI_OP_NODES};
+	const struct thmqi_reply *reply;
+	int rc = thmqi_session_meta(s, &r, &reply);
+
+	if (rc == -ENOTSUP)
+		return thmqi_fail(rc, "this broker has the only copy: it is of no cluster");
+	if (rc)
+		return thmqi_fail(rc, "list nodes: %s", thmq_strerror(rc));
+	count = THMQI_MIN(reply->count, THMQI_NODES_MAX);
+	for (i = 0; i < count && i < max; i++)
+		node_of(&reply->states[i], reply->value[0], size,
+			(char *)ret_nodes + (size_t)i * size);
+	return (int)count;
+}
+
+/* Until it is not -EAGAIN any more. */
+static int repeat(struct thmq_session *s, const struct thmqi_request *r, uint64_t timeout_ns)
+{
+	uint64_t deadline = thmqi_session_deadline(s, timeout_ns ? timeout_ns : s->opts.timeout_ns);
+	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
+	uint64_t until;
+	int rc;
+
+	for (;;) {
+		rc = thmqi_session_meta(s, r, NULL);
+		if (rc != -EAGAIN)
+			return rc;
+		until = clock->now_ns(clock->ctx) + AGAIN_NS;
+		if (until >= deadline)
+			return -ETIMEDOUT;
+		do { /* events may come meanwhile, and wait to be taken */
+			rc = thmqi_client_session_wait(s, until - clock->now_ns(clock->ctx));
+			if (rc < 0)
+				return rc;
+			if (rc > 0)
+				break;
+		} while (clock->now_ns(clock->ctx) < until);
+	}
+}
+
+static int change(struct thmq_session *s, uint64_t id, const char *address, uint32_t role,
+		  uint64_t timeout_ns)
+{
+	struct thmqi_request r = {.op = THMQI_OP_NODE_CHANGE, .volatile_bytes = id, .index = role};
+	int rc;
+
+	thmqi_random_bytes(&r.member, sizeof(r.member));
+	r.member |= 1;
+	if (address)
+		strcpy(r.name, address);
+	rc = repeat(s, &r, timeout_ns);
+	return rc;
+}
+
+int thmqi_client_cluster_add(struct thmq_session *s, uint64_t id, const char *address,
+			     uint64_t timeout_ns)
+{
+	int rc;
+
+	if (strlen(address) >= sizeof(((struct thmqi_request *)0)->name))
+		return thmqi_fail(-EINVAL, "add node %llu: its address is too long",
+				  (unsigned long long)id);
+	rc = change(s, id, address, THMQ_NODE_VOTER, timeout_ns);
+	if (rc == -EEXIST)
+		return thmqi_fail(rc,
+				  "add node %llu: there is one of this number, at another address",
+				  (unsigned long long)id);
+	if (rc == -EINVAL)
+		return thmqi_fail(
+			rc,
+			"add node %llu: write its address as tcp://host:port, as a cluster has it",
+			(unsigned long long)id);
+	return rc ? thmqi_fail(rc, "add node %llu: %s", (unsigned long long)id, thmq_strerror(rc))
+		  : 0;
+}
+
+int thmqi_client_cluster_remove(struct thmq_session *s, uint64_t id, uint64_t timeout_ns)
+{
+	int rc = change(s, id, NULL, 255, timeout_ns);
+
+	if (rc == -EBUSY)
+		return thmqi_fail(rc, "remove node %llu: it leads; let another one lead first",
+				  (unsigned long long)id);
+	return rc ? thmqi_fail(rc, "remove node %llu: %s", (unsigned long long)id,
+			       thmq_strerror(rc))
+		  : 0;
+}
+
+static int who_leads(struct thmq_session *s, uint64_t *ret_id)
+{
+	struct thmqi_request r = {.op = THMQI_OP_NODES};
+	const struct thmqi_reply *reply;
+	int rc = thmqi_session_meta(s, &r, &reply);
+
+	if (!rc)
+		*ret_id = reply->value[0];
+	return rc;
+}
+
+int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t timeout_ns)
+{
+	uint64_t deadline = thmqi_session_deadline(s, timeout_ns ? timeout_ns : s->opts.timeout_ns);
+	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
+	struct thmqi_request r = {.op = THMQI_OP_LEAD, .volatile_bytes = id};
+	uint64_t before = 0, now_leads = 0;
+	int rc = who_leads(s, &before);
+
+	now_leads = before;
+	while (!rc && (id ? now_leads != id : now_leads == before)) {
+		if (clock->now_ns(clock->ctx) >= deadline)
+			rc = -ETIMEDOUT;
+		if (!rc)
+			rc = thmqi_session_meta(s, &r, NULL);
+		if (rc == -EAGAIN) /* it is under way */
+			rc = 0;
+		if (!rc)
+			rc = THMQI_MIN(thmqi_client_session_wait(s, AGAIN_NS), 0);
+		if (!rc)
+			rc = who_leads(s, &now_leads);
+	}
+	if (rc == -EINVAL)
+		return thmqi_fail(rc,
+				  "transfer to node %llu: no other node of this number has a vote",
+				  (unsigned long long)id);
+	return rc ? thmqi_fail(rc, "transfer to node %llu: %s", (unsigned long long)id,
+			       thmq_strerror(rc))
+		  : 0;
+}

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Three brokers in three processes that keep the same data, over TCP on loopback, and a client in a fourth one: the broker that leads is killed, stopped, or leaves in good
+ * order, and comes back; the session finds who leads by itself. What was acknowledged is there, each message once and in order.
+ *
+ * usage: cluster_kill_test [rounds] [seed] - THMQ_TEST_FULL=1 means 30 rounds
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <thundermq/thundermq.h>
+
+#define SECOND 1000000000ull
+#define NODES 3u
+#define PARTITIONS 3u
+#define PATIENCE_NS (60 * SECOND)
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s:%d: %s (%s)\n", __func__, __LINE__, #x,                \
+				thmq_errmsg());                                                    \
+			exit(1);                                                                   \
+		}                                                                                  \
+	} while (0)
+
+static struct shared {
+	_Atomic uint32_t leads[NODES], ready[NODES];
+} * shared;
+
+static struct {
+	uint64_t seed;
+	uint32_t net;
+	pid_t parent, pids[NODES];
+	bool secure;
+	char dirs[NODES][64], cluster[256], urls[256];
+
+	struct thmq_env *env;
+	struct thmq_session *session;
+	struct thmq_producer *producer;
+	struct thmq_consumer *consumer;
+	uint32_t sent, settled, messages, lost;
+	uint32_t next_to[PARTITIONS], next_of[PARTITIONS];
+} w;
+
+static volatile sig_atomic_t asked;
+
+static void on_term(int number)
+{
+	(void)number;
+	asked = 1;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t chance(uint64_t below)
+{
+	w.seed ^= w.seed << 13;
+	w.seed ^= w.seed >> 7;
+	w.seed ^= w.seed << 17;
+	return w.seed % below;
+}
+
+/* --------------------------------------------------------------------- brokers */
+
+static void node_main(uint32_t number)
+{
+	const struct timespec nap = {.tv_nsec = 1000000};
+	struct thmq_broker *broker;
+	struct thmq_env *env;
+	char url[64];
+
+	signal(SIGTERM, on_term);
+	snprintf(url, sizeof(url), "tcp://127.%u.%u.%u:7471", w.net >> 8, w.net & 255, number + 1);
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 2, .pool_bytes = 128u << 20)) == 0);
+	CHECK(thmq_broker_open(
+		      env,
+		      THMQ_BROKER_OPTS(.data_dir = w.dirs[number], .listen = url, .shard_count = 2,
+				       .segment_bytes = 16u << 20, .batch_bytes = 256u << 10,
+				       .cluster = w.cluster, .cluster_name = "kill",
+				       .node_id = number + 1,
+				       .cluster_key = w.secure ? "00112233445566778899aabbccddeeff"
+							       : NULL),
+		      &broker) == 0);
+	atomic_store(&shared->ready[number], 1);
+	while (!asked && getppid() == w.parent) {
+		atomic_store(&shared->leads[number], thmq_broker_leader(broker, NULL) == 1);
+		nanosleep(&nap, NULL);
+	}
+	atomic_store(&shared->leads[number], 0);
+	CHECK(thmq_broker_close(broker, 10 * SECOND) == 0);
+	CHECK(thmq_env_close(env, SECOND) == 0);
+	exit(0);
+}
+
+static void start(uint32_t number)
+{
+	pid_t pid;
+
+	atomic_store(&shared->leads[number], 0);
+	atomic_store(&shared->ready[number], 0);
+	fflush(NULL);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		close_range(3, ~0u, 0);
+		node_main(number);
+	}
+	w.pids[number] = pid;
+}
+
+/* ---------------------------------------------------------------------- client */
+
+static void send_some(void)
+{
+	uint32_t n = (uint32_t)chance(40), partition, body[100] = {0};
+	int64_t rc;
+
+	while (n-- && w.sent < w.messages) {
+		partition = (uint32_t)chance(PARTITIONS);
+		body[0] = w.next_to[partition];
+		rc = thmq_send(
+			w.producer, body, 4 + 4 * (uint32_t)chance(99),
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition));
+		if (rc == -EAGAIN)
+			return;
+		CHECK(rc == w.sent + 1);
+		w.sent++;
+		w.next_to[partition]++;
+	}
+}
+
+static void take_some(void)
+{
+	struct thmq_message m[64];
+	int n = thmq_fetch(w.consumer, m, 64), i;
+	uint32_t number;
+
+	CHECK(n >= 0);
+	for (i = 0; i < n; i++) {
+		memcpy(&number, m[i].data, 4);
+		CHECK(number == w.next_of[m[i].partition]);
+		w.next_of[m[i].partition]++;
+	}
+	CHECK(thmq_release(w.consumer, m, (uint32_t)n) == 0);
+}
+
+static void take_events(void)
+{
+	struct thmq_event e;
+
+	while (thmq_events(w.session, &e, 1) == 1) {
+		if (e.type != THMQ_EVENT_SETTLED && e.type != THMQ_EVENT_DISCONNECTED &&
+		    e.type != THMQ_EVENT_RECONNECTED && e.type != THMQ_EVENT_ASSIGNED)
+			fprintf(stderr, "event %u, error %d\n", e.type, e.error);
+		CHECK(e.type == THMQ_EVENT_SETTLED || e.type == THMQ_EVENT_DISCONNECTED ||
+		      e.type == THMQ_EVENT_RECONNECTED || e.type == THMQ_EVENT_ASSIGNED);
+		CHECK(e.type != THMQ_EVENT_SETTLED || e.durability == THMQ_DURABILITY_QUORUM);
+		w.settled += e.type == THMQ_EVENT_SETTLED;
+		w.lost += e.type == THMQ_EVENT_DISCONNECTED;
+	}
+	CHECK(w.settled <= w.sent);
+}
+
+static void step(void)
+{
+	send_some();
+	take_some();
+	take_events();
+	CHECK(thmq_session_wait(w.session, SECOND / 1000) >= 0);
+}
+
+/* All that was to be sent has been, and has come back. */
+static void catch_up(uint32_t more)
+{
+	uint64_t end = now_ns() + PATIENCE_NS;
+	uint32_t got;
+
+	w.messages += more;
+	do {
+		step();
+		got = w.next_of[0] + w.next_of[1] + w.next_of[2];
+		if (now_ns() > end)
+			fprintf(stderr, "%u to send, %u sent, %u settled, %u came\n", w.messages,
+				w.sent, w.settled, got);
+		CHECK(now_ns() < end);
+	} while (w.sent != w.messages || got != w.sent || w.settled != w.sent);
+}
+
+static void begin(void)
+{
+	uint64_t end = now_ns() + PATIENCE_NS;
+	int rc;
+
+	CHECK(thmq_env_open(&w.env, THMQ_ENV_OPTS(.pool_bytes = 128u << 20)) == 0);
+	while ((rc = thmq_connect(w.env, w.urls,
+				  THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND,
+						    .peer_timeout_ns = SECOND / 2),
+				  &w.session)) != 0) {
+		if (now_ns() > end)
+			fprintf(stderr, "connect: %d %s\n", rc, thmq_errmsg());
+		CHECK(now_ns() < end);
+	}
+	CHECK(thmq_topic_create(w.session, "t", THMQ_TOPIC_OPTS(.partition_count = PARTITIONS)) ==
+	      0);
+	CHECK(thmq_producer_open(w.session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT),
+				 &w.producer) == 0);
+	CHECK(thmq_consumer_open(w.session, "t", NULL, NULL, &w.consumer) == 0);
+	catch_up(200);
+}
+
+/* ----------------------------------------------------------------------- story */
+
+static uint32_t leader(void)
+{
+	uint64_t end = now_ns() + PATIENCE_NS;
+
+	for (;; step()) {
+		CHECK(now_ns() < end);
+		for (uint32_t i = 0; i < NODES; i++)
+			if (w.pids[i] && atomic_load(&shared->leads[i]))
+				return i;
+	}
+}
+
+static void lose(uint32_t who, uint32_t how)
+{
+	static const char *const ways[] = {"killed", "stopped", "sent home"};
+	static const int signals[] = {SIGKILL, SIGSTOP, SIGTERM};
+	uint64_t began = now_ns();
+	int status;
+
+	CHECK(kill(w.pids[who], signals[how]) == 0);
+	atomic_store(&shared->leads[who], 0);
+	if (how == 0)
+		CHECK(waitpid(w.pids[who], NULL, 0) == w.pids[who]);
+	catch_up(300);
+	printf("broker %u was %s: all goes on after %u ms\n", who + 1, ways[how],
+	       (unsigned)((now_ns() - began) / 1000000));
+	if (how == 1) {
+		CHECK(kill(w.pids[who], SIGCONT) == 0);
+	} else {
+		if (how == 2) {
+			while (waitpid(w.pids[who], &status, WNOHANG) == 0)
+				step();
+			CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+		}
+		w.pids[who] = 0;
+		start(who);
+	}
+	catch_up(200);
+}
+
+static void end(void)
+{
+	int status;
+	uint32_t i;
+
+	CHECK(thmq_flush(w.producer, 30 * SECOND) == 0);
+	CHECK(thmq_session_close(w.session, 30 * SECOND) == 0);
+	CHECK(thmq_env_close(w.env, 10 * SECOND) == 0);
+	for (i = 0; i < NODES; i++) {
+		uint64_t begin = now_ns();
+
+		while (!atomic_load(&shared->ready[i])) {
+			usleep(10000);
+			CHECK(now_ns() - begin < PATIENCE_NS);
+		}
+		CHECK(kill(w.pids[i], SIGTERM) == 0);
+	}
+	for (i = 0; i < NODES; i++) {
+		CHECK(waitpid(w.pids[i], &status, 0) == w.pids[i]);
+		CHECK(WIFEXITED(status));
+		w.pids[i] = 0;
+	}
+}
+
+static void end_all(void)
+{
+	if (getpid() != w.parent)
+		return;
+	for (uint32_t i = 0; i < NODES; i++)
+		if (w.pids[i] > 0)
+			kill(w.pids[i], SIGKILL);
+}
+
+static void prepare(void)
+{
+	char command[128];
+	size_t at = 0, to = 0;
+
+	for (uint32_t i = 0; i < NODES; i++) {
+		char url[64];
+
+		snprintf(url, sizeof(url), "tcp://127.%u.%u.%u:7471", w.net >> 8, w.net & 255,
+			 i + 1);
+		at += (size_t)snprintf(w.cluster + at, sizeof(w.cluster) - at, "%s%u=%s",
+				       i ? "," : "", i + 1, url);
+		to += (size_t)snprintf(w.urls + to, sizeof(w.urls) - to, "%s%s", i ? "," : "", url);
+		snprintf(w.dirs[i], sizeof(w.dirs[i]), "cluster_kill.%u.%d", i, (int)getpid());
+		snprintf(command, sizeof(command), "rm -rf %s", w.dirs[i]);
+		CHECK(system(command) == 0);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	bool full = getenv("THMQ_TEST_FULL") != NULL;
+	uint32_t rounds = argc > 1 ? (uint32_t)atoi(argv[1]) : full ? 30 : 3, i;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	w.parent = getpid();
+	w.seed = (argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)getpid() * 2654435761u) | 1;
+	w.net = ((uint32_t)getpid() & 0x7fff) +
+		0x8000; /* another half of 127/8 than the other test's */
+	w.secure = chance(2);
+	printf("seed %llu%s\n", (unsigned long long)w.seed, w.secure ? ", with a key" : "");
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		      0);
+	CHECK(shared != MAP_FAILED);
+	prepare();
+	atexit(end_all);
+	for (i = 0; i < NODES; i++)
+		start(i);
+	begin();
+	for (i = 0; i < rounds; i++)
+		lose(i < 3 || chance(3) ? leader() : (leader() + 1) % NODES,
+		     i < 3 ? i : (uint32_t)chance(3));
+	end();
+	printf("%u messages, %u times reconnected\n", w.sent, w.lost);
+	prepare();
+	return 0;
+}
