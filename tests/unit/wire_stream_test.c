@@ -175,7 +175,8 @@ Test(wire_stream, each_side_says_only_what_is_its_own_and_not_too_much)
 	uint32_t type;
 
 	for (type = 0; type < 256; type++) {
-		struct thmqi_frame f = {.type = (uint8_t)type, .len = 100};
+		struct thmqi_frame f = {.type = (uint8_t)type,
+					.len = type == THMQI_FRAME_REQUEST ? THMQI_REQUEST_LEAST : 100};
 		bool stream = type == THMQI_STREAM_STATE || type == THMQI_STREAM_BYE;
 
 		cr_assert_eq(thmqi_stream_body(&f, true) >= 0,
@@ -194,4 +195,11 @@ Test(wire_stream, each_side_says_only_what_is_its_own_and_not_too_much)
 	cr_assert_lt(thmqi_stream_body(&f, false), 0);
 	f = (struct thmqi_frame){.type = THMQI_FRAME_REPLY, .len = sizeof(struct thmqi_reply) + 1};
 	cr_assert_lt(thmqi_stream_body(&f, false), 0);
+	/* a request is as long as its key */
+	f = (struct thmqi_frame){.type = THMQI_FRAME_REQUEST, .len = sizeof(struct thmqi_request)};
+	cr_assert_eq(thmqi_stream_body(&f, true), sizeof(struct thmqi_request));
+	f.len++;
+	cr_assert_lt(thmqi_stream_body(&f, true), 0);
+	f.len = THMQI_REQUEST_LEAST - 1;
+	cr_assert_lt(thmqi_stream_body(&f, true), 0);
 }
