@@ -704,7 +704,7 @@ static bool may_repeat(const struct thmqi_request *r)
 	case THMQI_OP_TOPIC_CREATE:
 		return r->topic_flags & THMQ_TOPIC_IF_ABSENT;
 	case THMQI_OP_JOIN:
-		return r->member != 0;
+		return r->member != 0 || (r->topic_flags & THMQI_JOIN_SHARED); /* that makes no member */
 	default:
 		return true;
 	}
