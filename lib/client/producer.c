@@ -714,9 +714,9 @@ static uint64_t count_sent(const struct thmq_producer *p, const struct client_li
 	if (p->last_seq - first > p->sent_mask)
 		return 0;
 	for (seq = first; seq <= last; seq++) {
-		const struct sent *e = &p->sent[seq & p->sent_mask];
+		const struct sent e = sent_at(p, seq);
 
-		n += e->shard == l->shard && e->level < THMQ_DURABILITY_DURABLE && !(e->failed & SENT_FAILED);
+		n += e.shard == l->shard && e.level < THMQ_DURABILITY_DURABLE && !(e.failed & SENT_FAILED);
 	}
 	return n;
 }

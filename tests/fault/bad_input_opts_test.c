@@ -112,9 +112,9 @@ static const struct subject subjects[] = {
 	 THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED,
 	 call_topic, false},
 	{"producer", sizeof(struct thmq_producer_opts), THMQ_PRODUCER_REPORT, call_producer, false},
-	{"message", sizeof(struct thmq_message_opts), THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME,
+	{"message", sizeof(struct thmq_message_opts), THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY,
 	 call_message, true},
-	{"consumer", sizeof(struct thmq_consumer_opts), THMQ_CONSUMER_START_ALWAYS, call_consumer,
+	{"consumer", sizeof(struct thmq_consumer_opts), THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED, call_consumer,
 	 false},
 };
 
