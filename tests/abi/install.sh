@@ -91,6 +91,7 @@ readelf -d "$tmp/static" | grep -q libthundermq && fail "not linked statically"
 include=$(dirname "$(find "$tmp/root" -path "*/include/thundermq" -type d)")
 line=$(sed -n 's/^ *cc hello.c libthundermq.a \(-l.*\)$/\1/p' "$(dirname "$0")/../../README.md")
 [ "$line" ] || fail "README.md does not tell how to link statically"
+case "$(pkg --static --libs)" in *-lraft*) line="$line -lraft" ;; esac # as it says below
 # shellcheck disable=SC2086
 "$cc" -Wall -Werror "$tmp/x.c" -o "$tmp/named" -I"$include" "$lib/libthundermq.a" $line || fail "README's static line does not link"
 [ "$("$tmp/named")" = "$version" ] || fail "the library linked by README's line is not version $version"
