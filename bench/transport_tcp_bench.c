@@ -169,6 +169,7 @@ static void round_trip(struct bench *b)
 		double limit = bare_trip(b, count, &bare), ours = ours_trip(b, false, count, &mine);
 
 		bench_pairs_add(&plain.pairs, ours, limit);
+		plain.detail[0] = 0; /* of the last round */
 		bench_detail(&plain, "ours_us", &mine);
 		bench_pairs_add(&tls.pairs, ours_trip(b, true, count, &mine), ours);
 	}

@@ -101,13 +101,16 @@ bool bench_more(const struct bench *b, unsigned round, struct bench_line *const 
 void bench_detail(struct bench_line *l, const char *key, struct bench_samples *s)
 {
 	size_t at = strlen(l->detail);
+	int len;
 
-	snprintf(l->detail + at, sizeof(l->detail) - at,
+	len = snprintf(l->detail + at, sizeof(l->detail) - at,
 		 "%s\"%s\":{\"count\":%zu,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"p999\":%.3f,"
 		 "\"max\":%.3f}",
 		 at ? "," : "", key, s->count, bench_percentile(s, 0.5) / 1e3,
 		 bench_percentile(s, 0.9) / 1e3, bench_percentile(s, 0.99) / 1e3,
 		 bench_percentile(s, 0.999) / 1e3, bench_percentile(s, 1) / 1e3);
+	if (len < 0 || (size_t)len >= sizeof(l->detail) - at)
+		l->detail[at] = 0; /* half of it would be no JSON */
 }
 
 /* ------------------------------------------------------------------- output */

@@ -5,7 +5,7 @@
  * One that is only stopped is noticed too, a little later, on either side. A session that comes back goes on through all of the
  * broker's lives.
  *
- * usage: process_kill_test tcp|shm [kills]; default 12 of each, with THMQ_TEST_FULL 200.
+ * usage: process_kill_test tcp|shm [kills]; default 8 of each, with THMQ_TEST_FULL 200.
  */
 #include <errno.h>
 #include <signal.h>
@@ -491,7 +491,7 @@ static void broker_stops(void)
 
 int main(int argc, char **argv)
 {
-	uint32_t kills = argc == 3 ? (uint32_t)atoi(argv[2]) : getenv("THMQ_TEST_FULL") ? 200 : 12;
+	uint32_t kills = argc == 3 ? (uint32_t)atoi(argv[2]) : getenv("THMQ_TEST_FULL") ? 200 : 8;
 	static char program[4096];
 	char command[64];
 	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
