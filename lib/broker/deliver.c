@@ -408,6 +408,28 @@ static bool goes_before(const struct group_offset *g, const struct thmqi_frame *
 	return !(f->flags & THMQI_ATTACH_ALWAYS);
 }
 
+int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct group_offset *g,
+		   struct sub **ret_sub)
+{
+	struct sub *sub = calloc(1, sizeof(*sub));
+	int rc;
+
+	if (!sub)
+		return -ENOMEM;
+	rc = thmqi_map_put(&c->consumers[f->stream]->by_partition, p->id, sub);
+	if (rc) {
+		free(sub);
+		return rc;
+	}
+	sub->conn = c;
+	sub->partition = p;
+	sub->group = g;
+	sub->stream = f->stream;
+	sub->generation = f->generation;
+	*ret_sub = sub;
+	return 0;
+}
+
 static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_sub, uint8_t *ret_flags)
 {
 	struct partition *p = thmqi_shard_partition(c->shard, f->partition);
@@ -456,19 +478,9 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	}
 	if (rc)
 		return rc;
-	sub = calloc(1, sizeof(*sub));
-	if (!sub)
-		return -ENOMEM;
-	rc = thmqi_map_put(&k->by_partition, p->id, sub);
-	if (rc) {
-		free(sub);
+	rc = thmqi_sub_make(c, f, p, g, &sub);
+	if (rc)
 		return rc;
-	}
-	sub->conn = c;
-	sub->partition = p;
-	sub->group = g;
-	sub->stream = f->stream;
-	sub->generation = f->generation;
 	sub->epoch = f->seq;
 	rc = thmq_log_reader_open(p->log, p->id, on_reader_ready, sub, &sub->reader);
 	if (rc) {

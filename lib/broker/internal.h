@@ -557,6 +557,9 @@ static inline uint32_t thmqi_shared_stamp(const struct shard *s)
 }
 
 /* shared.c: groups whose members share a partition's messages */
+/* deliver.c: of frame @f's consumer, which knows it from now on; it is on no list yet. 0; -ENOMEM */
+int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct group_offset *g,
+		   struct sub **ret_sub);
 int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct sub **ret_sub);
 void thmqi_shared_leave(struct sub *sub); /* it is on no list any more */
 uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget); /* Return: runs read */

@@ -823,22 +823,12 @@ int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct part
 					  &g->shared->reader);
 	if (rc)
 		return rc;
-	sub = calloc(1, sizeof(*sub));
-	if (!sub)
-		return -ENOMEM;
-	rc = thmqi_map_put(&k->by_partition, p->id, sub);
-	if (rc) {
-		free(sub);
+	rc = thmqi_sub_make(c, f, p, g, &sub);
+	if (rc)
 		return rc;
-	}
-	sub->conn = c;
-	sub->partition = p;
-	sub->group = g;
 	sub->shared = g->shared;
 	sub->lease.total = &k->out_count;
 	sub->resolving = SUB_IS_SHARED;
-	sub->stream = f->stream;
-	sub->generation = f->generation;
 	sub->lease_ns = lease_of(f->seq);
 	sub->next = thmqi_spans_floor(&g->shared->spans);
 	thmqi_list_add_tail(&p->subs, &sub->partition_link);

@@ -54,9 +54,9 @@ else
 	done
 	mount -t ext4 "$drive" /mnt || off 125
 fi
-mkdir -p /mnt/tmp /mnt/work
+mkdir -p /mnt/tmp /mnt/room
 mount --bind /mnt/tmp /tmp
-cd /mnt/work || off 125
+cd /mnt/room || off 125
 cut -d ' ' -f 1 /proc/uptime >/run/lab/begun
 
 publisher=/run/build/tests/powercut_pub
@@ -90,7 +90,7 @@ while read -r j; do
 	begin=$(date +%s)
 	job "$j" </dev/null >$out 2>&1
 	s=$?
-	cd /mnt/work || off 1
+	cd /mnt/room || off 1
 	last=$(grep -v '^$' $out | tail -n 1 | sed 's/\x1b\[[0-9;]*m//g')
 	case $s in
 	0)

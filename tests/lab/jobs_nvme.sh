@@ -4,7 +4,7 @@
 # that are polled, with and without a volatile cache, and on one that fails.
 
 leave_namespace() {
-	cd /mnt/work || return 1
+	cd /mnt/room || return 1
 	! mountpoint -q /drive || { umount /tmp && umount /drive; }
 }
 
@@ -106,9 +106,9 @@ nvme_errors() {
 	rm /run/lab/fail-write
 	cat said
 	[ $s = 1 ] || { echo "it ended with $s"; return 1; }
-	cp said /mnt/work/said
+	cp said /mnt/room/said
 	leave_namespace || return 1
-	e2fsck -fy "/dev/$space" >/mnt/work/fsck 2>&1 # the file system's own writes have failed too
+	e2fsck -fy "/dev/$space" >/mnt/room/fsck 2>&1 # the file system's own writes have failed too
 	mount -t ext4 "/dev/$space" /drive || return 1
 	: >/run/lab/fail-read
 	timeout 120 $publisher check durable /drive/data /run/lab/note-errors
