@@ -574,6 +574,15 @@ static int hand_over(struct core_job *job)
 	return job->shard->lead ? thmqi_lead_hand_over(job->shard) : 1;
 }
 
+#define CLOSE_GRACE_NS 1000000000u /* what a close may take longer than its time-out */
+
+static int follow_no_more(struct core_job *job)
+{
+	if (job->broker->meta)
+		job->broker->meta->follows_no_more = true;
+	return 0;
+}
+
 /* Nobody is to wait until it is missed. What it has not settled yet it needs the others for. */
 static void leave_cluster(struct thmq_broker *b, uint64_t timeout_ns, uint64_t deadline)
 {
@@ -590,9 +599,12 @@ static void leave_cluster(struct thmq_broker *b, uint64_t timeout_ns, uint64_t d
 	if (b->reach)
 		thmqi_transport_reach_remove(b->transport, b->reach);
 	b->reach = NULL;
+	/* what others still commit of the metadata is in its log; shards that are about to go must not be on its way */
+	if (b->shards[THMQI_SHARD_META].open) {
+		on_core(b, &b->shards[THMQI_SHARD_META], follow_no_more, NULL);
+		wait_for(b, &b->shards[THMQI_SHARD_META], has_no_changes, THMQI_MAX(deadline, now_of(b) + CLOSE_GRACE_NS));
+	}
 }
-
-#define CLOSE_GRACE_NS 1000000000u /* what a close may take longer than its time-out */
 
 /* A core may have a thread that has stopped to drive it, or waits for the one that closes: nothing is begun then. */
 static int are_driven(struct thmq_broker *b, uint64_t timeout_ns)
@@ -660,7 +672,7 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 		/* the answers of other shards come home before what they refer to goes */
 		if (b->shards[0].open)
 			wait_for(b, &b->shards[0], has_no_changes,
-				 THMQI_MAX(deadline, now + 1000000000ull));
+				 THMQI_MAX(deadline, now + CLOSE_GRACE_NS));
 		if (b->cluster)
 			leave_cluster(b, timeout_ns, deadline);
 		for (i = b->shard_count; i-- > 0;) {

@@ -110,6 +110,8 @@ void thmqi_follow_committed(struct meta *m, uint64_t index)
 	struct carry *c;
 	uint32_t i, count = b->shard_count - 1;
 
+	if (m->follows_no_more)
+		return;
 	while ((c = m->carries) && c->index <= index) {
 		m->carries = c->next;
 		if (!m->carries)

@@ -83,6 +83,7 @@ struct meta {
 	struct state_counters counters; /* as last stored */
 	struct meta_change *changes;   /* on their way */
 	struct carry *carries, **carries_last; /* follow.c: what another copy changed and is not committed */
+	bool follows_no_more;          /* its broker closes: they stay here */
 	uint64_t next_epoch;
 	uint64_t next_producer;
 	struct thmqi_timer timer; /* looks after silent members */
