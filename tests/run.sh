@@ -2,15 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds the library and passes all its tests, on a fresh Debian 12 too (root or sudo, to install what is missing).
 #
-#   sh tests/run.sh [--full]      --full: the large counts, an hour or so
+#   sh tests/run.sh [--full]      --full: the large counts, every test in both, some hours
 #
-# Twice: an optimised build, and one with AddressSanitizer and UndefinedBehaviorSanitizer; then the integration tests
-# once more as an unprivileged user with 64 KiB of lockable memory. The last line is 'N passed, N failed, N skipped'.
+# Two builds: an optimised one, and one with AddressSanitizer and UndefinedBehaviorSanitizer for what takes bytes and calls from
+# outside (with --full every test runs in both). The last line is 'N passed, N failed, N skipped'.
 set -eu
 cd "$(dirname "$0")/.."
 case ${1:-} in
---full) THMQ_TEST_FULL=1; export THMQ_TEST_FULL; times=20; but='' short='' ;;
-'') times=1; but='--no-suite slow' short='--no-suite long' ;;
+--full)
+	THMQ_TEST_FULL=1; export THMQ_TEST_FULL; times=20
+	optimised='' sanitized='--suite unit --suite fault --suite sim --suite integration --suite fuzz'
+	;;
+'')
+	times=1
+	optimised='--no-suite slow --no-suite unit --no-suite fault --no-suite fuzz'
+	sanitized='--no-suite slow --no-suite long --suite unit --suite fault --suite sim --suite fuzz --suite contract'
+	;;
 *) sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
@@ -25,7 +32,6 @@ log=$build/results
 [ -d $build-asan ] || meson setup -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false \
 	-Dbench=false -Dexamples=false $build-asan >$build.log || { cat $build.log; exit 1; }
 ninja -C $build --quiet
-ninja -C $build-asan --quiet
 : >$log
 
 # meson's own summary goes to the terminal; its JSON lines are counted at the end
@@ -34,15 +40,16 @@ run() { # build, what to say, meson test arguments …
 	shift
 	echo "== $1"
 	shift
-	# shellcheck disable=SC2086 # two words or none
-	meson test -C "$b" --no-rebuild --print-errorlogs -t $times $but "$@" || :
+	rm -f "$b/meson-logs/testlog.json"
+	meson test -C "$b" --print-errorlogs -t $times "$@" || :
 	cat "$b/meson-logs/testlog.json" >>$log
 }
-run $build "all tests" --num-processes 2
-# shellcheck disable=SC2086 # two words or none
+# shellcheck disable=SC2086 # many words or none
+run $build "optimised" --num-processes 3 $optimised
+# builds what it runs
+# shellcheck disable=SC2086
 LSAN_OPTIONS=suppressions=$PWD/tests/leaks.txt:print_suppressions=0 ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 THMQ_TEST_SMALL=1 \
-	run $build-asan "the suite under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 2 $short \
-	--suite unit --suite fault --suite sim --suite integration --suite fuzz
+	run $build-asan "under AddressSanitizer and UndefinedBehaviorSanitizer" --num-processes 3 $sanitized
 
 # threads that meet: plain programs, since the test framework does not work under ThreadSanitizer
 races() {

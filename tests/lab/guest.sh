@@ -79,6 +79,11 @@ job() {
 	powercut_verify) /run/build/examples/thmq verify durable ;;
 	transport_rdma_bench) rdma_bench ;;
 	*_bench) with_rdma "/run/build/bench/$1" --pairs 3 --pairs-max 3 ;;
+	transport_contract_rdma)
+		set -- messages_as_they_were big_messages back_pressure broker_goes
+		[ -z "$full" ] || set --
+		with_rdma /run/build/tests/transport_contract_test rdma "$@"
+		;;
 	transport_contract_rdma*) with_rdma /run/build/tests/transport_contract_test "${1#transport_contract_}" ;;
 	rdma_*) with_rdma "/run/build/tests/$1" ;;
 	*) timeout 600 "/run/build/tests/$1" ;;
