@@ -90,6 +90,11 @@ static const struct command {
 	 "  --cores N            threads that serve (default 1), and shards of a new directory\n"
 	 "  --policy NAME        how they wait: poll, event, fixed, ski, adaptive, predictive\n"
 	 "  --cpu-cap N          a thread that uses more than N percent of a processor spins less\n"
+	 "  --access FILE        rules: who may do what, and how much; read again when it changes.\n"
+	 "                       What is denied is told on standard error\n"
+	 "  --stats FILE         keep the statistics there (default: the file stats in DIR)\n"
+	 "  --no-stats           keep none\n"
+	 "  --trace N            show each N-th group commit step by step: thmq explain\n"
 	 "  --config FILE        lines name = value, each one of these options without dashes, and\n"
 	 "                       dir = DIR; a flag is name = yes; # begins a comment\n"
 	 "\n"
@@ -119,11 +124,26 @@ static const struct command {
 	{"top", cmd_top, "thmq top DIR",
 	 "Serves as thmq serve does, with the same options, and shows once a second what each core\n"
 	 "of this process spends its time on, and how it waits. Where standard output is no terminal\n"
-	 "it shows that once, after a second, and ends. Other processes are not looked into.\n"
+	 "it shows that once, after a second, and ends. Where another process has DIR open, and keeps\n"
+	 "statistics, it shows what that one does.\n"
 	 "\n"
 	 "  --once               one second, shown once\n"
 	 "  --json               once, one JSON object a core: core, policy, budget_ns (null: it\n"
 	 "                       spins for ever), shares of the time, and counts a second\n"},
+	{"stat", cmd_stat, "thmq stat DIR",
+	 "Shows what the process that has DIR open has counted and measured since, or had, if it\n"
+	 "has died: its cores, shards, topics and ways to reach it. It is not disturbed. DIR may be\n"
+	 "the file of statistics itself.\n"
+	 "\n"
+	 "  --all                values that are 0, too\n"
+	 "  --json               one JSON object for the process, then one for each row\n"
+	 "  --prometheus         in the text format that Prometheus reads\n"},
+	{"explain", cmd_explain, "thmq explain DIR",
+	 "Shows where the last group commits that were looked at (thmq serve --trace N) have spent\n"
+	 "their time: in the queue, until the device took them; at the device; and until a flush had\n"
+	 "proven that they last.\n"
+	 "\n"
+	 "  --json               one JSON object each\n"},
 	{"verify", cmd_verify, "thmq verify DIR",
 	 "Checks every stored byte of a closed directory, indexes too, and that its logs belong\n"
 	 "together, and changes nothing. Exit status 4 if something is damaged. A directory of\n"

@@ -118,6 +118,9 @@ int copy_log(const char *dir, const char *dest);
 int top(struct thmq_env *env, const char *title, bool once, bool json);
 int parse_policy(const char *text, uint32_t *ret_policy); /* 0, or an exit code after saying what is wrong */
 
+/* thmq_stat.c: what another process does that has @dir open. -1: none has, or it keeps no statistics; else an exit code. */
+int top_of_other(const char *dir, bool once, bool json);
+
 /* thmq_config.c: with the words of the files that --config names in front. 0, or an exit code, said. */
 int config_words(int argc, char **argv, int *ret_argc, char ***ret_argv);
 
@@ -128,6 +131,8 @@ int cmd_serve(int argc, char **argv);
 int serve_as_child(int argc, char **argv); /* of thmq cluster try: ends with its parent */
 int cmd_cluster(int argc, char **argv);
 int cmd_top(int argc, char **argv);
+int cmd_stat(int argc, char **argv);
+int cmd_explain(int argc, char **argv);
 int cmd_topic(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_dump(int argc, char **argv);

@@ -6,6 +6,9 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include <pthread.h>
+#include <thundermq/access.h>
+
 #include "thmq.h"
 
 #define LISTEN "tcp://127.0.0.1:7471"
@@ -41,6 +44,59 @@ static void renew(struct thmq_broker *broker, const struct thmq_tls_opts *tls, t
 		fail(-EINVAL, "%s; what there was stays", thmq_errmsg());
 }
 
+/* -------------------------------------------------------------------- access */
+
+#define DENIED_MAX 64u
+
+/* What was denied since it was said last: the cores only write it down. */
+static struct {
+	pthread_mutex_t lock;
+	char lines[DENIED_MAX][640];
+	uint32_t count;
+	uint64_t lost;
+} denied = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void on_denied(void *ctx, const struct thmq_access *what)
+{
+	static const char *const operations[] = {"?", "connect", "create", "delete", "describe", "produce", "consume", "administrate"};
+	const char *operation = what->operation <= THMQ_OPERATION_ADMIN ? operations[what->operation] : "?";
+
+	(void)ctx;
+	pthread_mutex_lock(&denied.lock);
+	if (denied.count < DENIED_MAX)
+		snprintf(denied.lines[denied.count++], sizeof(denied.lines[0]), "denied: %s may not %s%s%s", what->identity, operation,
+			 what->topic ? " " : "", what->topic ? what->topic : "");
+	else
+		denied.lost++;
+	pthread_mutex_unlock(&denied.lock);
+}
+
+static void say_denied(void)
+{
+	uint32_t i;
+
+	pthread_mutex_lock(&denied.lock);
+	for (i = 0; i < denied.count; i++)
+		fprintf(stderr, "thmq: %s\n", denied.lines[i]);
+	if (denied.lost)
+		fprintf(stderr, "thmq: denied: and %llu more\n", (unsigned long long)denied.lost);
+	denied.count = 0;
+	denied.lost = 0;
+	pthread_mutex_unlock(&denied.lock);
+}
+
+static void renew_rules(struct thmq_broker *broker, const char *file, time_t *seen)
+{
+	time_t clock = time(NULL);
+	struct stat st;
+
+	if (stat(file, &st) != 0 || st.st_mtime < *seen)
+		return;
+	*seen = clock;
+	if (thmq_broker_access_renew(broker) != 0)
+		fail(-EINVAL, "%s; the rules that there were stay", thmq_errmsg());
+}
+
 /* One line for each URL; what does not fit is left out. */
 static void where(struct thmq_broker *broker, const char *dir, char *ret_text)
 {
@@ -54,19 +110,23 @@ static void where(struct thmq_broker *broker, const char *dir, char *ret_text)
 		at += (size_t)snprintf(ret_text + at, TITLE_BYTES - at, "%s at %s\n", dir, url);
 }
 
-static int serve(struct thmq_broker *broker, const char *title, const struct thmq_tls_opts *tls)
+static int serve(struct thmq_broker *broker, const char *title, const struct thmq_tls_opts *tls, const char *rules)
 {
 	struct timespec nap = {.tv_nsec = 100000000};
-	time_t seen = time(NULL), looked = seen;
+	time_t seen = time(NULL), looked = seen, rules_seen = seen;
 
 	fputs(title, stdout);
 	fflush(stdout); /* whoever waits for it to be ready reads this */
 	while (!interrupted) {
 		nanosleep(&nap, NULL);
-		if (!tls || time(NULL) - looked < LOOK_SECONDS)
+		say_denied();
+		if ((!tls && !rules) || time(NULL) - looked < LOOK_SECONDS)
 			continue;
 		looked = time(NULL);
-		renew(broker, tls, &seen);
+		if (tls)
+			renew(broker, tls, &seen);
+		if (rules)
+			renew_rules(broker, rules, &rules_seen);
 	}
 	return EXIT_OK;
 }
@@ -121,16 +181,27 @@ static int check_cluster(struct cluster *k, const char **listen)
 	return k->key_file ? read_key(k) : EXIT_OK;
 }
 
+/* Who may do what, and what others may see. */
+struct watched {
+	const char *access, *stats, *trace_text;
+	bool no_stats;
+	uint64_t trace;
+};
+
 /*
  * Beside what was asked for, at a socket in the directory, by which pub, sub and topic join this process when they are given the
  * directory. Where the file system has no sockets it goes without.
  */
 static int open_broker(struct connection *c, const char *dir, const char *listen, const struct thmq_tls_opts *tls,
-		       const struct cluster *k)
+		       const struct cluster *k, const struct watched *w)
 {
 	char *own = socket_url(dir), *both = own ? malloc(strlen(listen) + strlen(own) + 2) : NULL;
 	struct thmq_broker_opts opts = {.size = sizeof(opts),
-					.flags = k->join ? THMQ_BROKER_JOIN : 0,
+					.flags = (k->join ? THMQ_BROKER_JOIN : 0) | (w->no_stats ? THMQ_BROKER_NO_STATS : 0),
+					.access_file = w->access,
+					.audit = w->access ? on_denied : NULL,
+					.stats_path = w->stats,
+					.trace_every = (uint32_t)w->trace,
 					.data_dir = dir,
 					.listen = both,
 					.tls = tls,
@@ -160,7 +231,12 @@ static int run(int argc, char **argv, bool tops)
 	const char *listen = NULL, *cores_text = NULL, *policy_text = NULL, *cap_text = NULL;
 	bool once = false, json = false;
 	struct cluster k = {0};
+	struct watched w = {0};
 	const struct option_spec specs[] = {
+		{"--access", &w.access, NULL},
+		{"--stats", &w.stats, NULL},
+		{"--no-stats", NULL, &w.no_stats},
+		{"--trace", &w.trace_text, NULL},
 		{"--listen", &listen, NULL},
 		{"--cores", &cores_text, NULL},
 		{"--policy", &policy_text, NULL},
@@ -195,6 +271,8 @@ static int run(int argc, char **argv, bool tops)
 	if (cap_text && (!parse_number(cap_text, 100, &cap) || !cap))
 		return usage_error("--cpu-cap is a number from 1 to 100, of percent, not %s",
 				   cap_text);
+	if (w.trace_text && (!parse_number(w.trace_text, UINT32_MAX, &w.trace) || !w.trace))
+		return usage_error("--trace is a number: each N-th group commit is looked at");
 	if (policy_text && parse_policy(policy_text, &policy) != EXIT_OK)
 		return EXIT_USAGE;
 	if (!count_words(argv, words, 1,
@@ -204,20 +282,22 @@ static int run(int argc, char **argv, bool tops)
 		return usage_error(
 			"%s needs a directory; a URL to listen at stands behind --listen",
 			tops ? "top" : "serve");
+	if (tops && (rc = top_of_other(argv[0], once, json)) >= 0)
+		return rc;
 	rc = tls_given(true, &tls);
 	if (rc)
 		return rc;
 	rc = thmq_env_open(&c.env, THMQ_ENV_OPTS(.core_count = (uint32_t)cores, .policy = policy,
 						 .cpu_cap_percent = (uint32_t)cap));
 	if (rc == 0)
-		rc = open_broker(&c, argv[0], listen ? listen : LISTEN, tls, &k);
+		rc = open_broker(&c, argv[0], listen ? listen : LISTEN, tls, &k, &w);
 	if (rc) {
 		rc = fail(rc, "%s", thmq_errmsg());
 		thmq_env_close(c.env, 0);
 		return rc;
 	}
 	where(c.broker, argv[0], title);
-	return disconnect(&c, tops ? top(c.env, title, once, json) : serve(c.broker, title, tls));
+	return disconnect(&c, tops ? top(c.env, title, once, json) : serve(c.broker, title, tls, w.access));
 }
 
 int cmd_serve(int argc, char **argv)

@@ -382,7 +382,25 @@ struct thmq_tls_opts {
 /** thmq_tls_opts_init() - set @opts to the defaults */
 THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts);
 
+/* ------------------------------------------------------------------- limits */
+
+/*
+ * How much of something may go through a topic, or be had by a client: a second, in bursts of a tenth of it; 0: no limit. Who has had it
+ * waits: his messages stay where they are, so that his claims are -EAGAIN once his window is full, and his consumers get more later. Nothing
+ * is dropped. doc/access.md
+ */
+struct thmq_limits {
+	uint32_t size;        /* sizeof(struct thmq_limits) */
+	uint32_t outstanding; /* of a client: messages that a consumer of his holds, on each of its connections; a topic has no such limit */
+	uint64_t produce_bytes;
+	uint64_t produce_messages;
+	uint64_t consume_bytes;
+	uint64_t consume_messages;
+};
+
 /* ------------------------------------------------------------------- broker */
+
+struct thmq_access; /* <thundermq/access.h> */
 
 /* What happens when a shard has reached its limit, or its file system is full. */
 enum thmq_full_policy {
@@ -457,11 +475,25 @@ struct thmq_broker_opts {
 	 */
 	const char *cluster_key;
 	const char *cluster_listen; /* tcp://address:other, where it listens for the others; NULL: as cluster says */
+	/* What is counted and measured is in a file that other processes read, also after a crash: <thundermq/stats.h>, thmq stat. Where it
+	 * cannot be made the broker goes without. */
+	const char *stats_path; /* NULL: data_dir/stats; without a data_dir: none */
+	/*
+	 * Who may do what: a file of rules, a function, or both, of which each has to allow it; <thundermq/access.h>. NULL both: whoever reaches the
+	 * broker may do everything. The functions are called on any core, by several at a time: they neither block nor call the library.
+	 */
+	const char *access_file; /* needed during the call only */
+	int (*access)(void *ctx, const struct thmq_access *what); /* 0: allowed; negative: denied, which the client gets as -EACCES */
+	void (*audit)(void *ctx, const struct thmq_access *what); /* it was denied; NULL: nobody asks */
+	void *access_ctx;
+	uint32_t trace_every; /* each n-th group commit is shown step by step in the file of statistics: thmq explain; 0: none */
+	uint32_t reserved5;
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
 #define THMQ_BROKER_NO_BACKGROUND_FLUSH                                                            \
 	2u /* no flush_interval_ns and flush_bytes: messages of weaker durability become durable with the next durable one */
+#define THMQ_BROKER_NO_STATS 8u /* no file of statistics */
 #define THMQ_BROKER_JOIN 4u /* with an empty directory: it waits to be made a member of the cluster, whose cluster_name it gives */
 
 #define THMQ_BROKER_OPTS(...)                                                                      \
@@ -482,6 +514,7 @@ THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
  * Return: 0; -EBUSY another process has the directory (thmq_errmsg() names its pid); -ENOENT; -ENOTDIR;
  * -EACCES, -EROFS; -ENOSPC; -THMQ_EVERSION a newer format; -THMQ_ECORRUPT damage below what is known
  * durable, a shard that is missing or belongs to another directory; -EEXIST the name is taken;
+ * -ENOENT, -EINVAL, … of access_file, with the line that is wrong;
  * -EOPNOTSUPP polled_io is THMQ_POLLED_ON where it cannot be, or there is a cluster and the library was built without libraft; -EPROTONOSUPPORT listen has a scheme that this library does not
  * speak; -EADDRINUSE, -EADDRNOTAVAIL, -EHOSTUNREACH where it cannot listen there; -EINVAL; -EDEADLK a core of a caller-driven environment has no owner.
  * Threads: any that may block. Owner: the app, until thmq_broker_close() or thmq_env_close().
@@ -677,6 +710,7 @@ struct thmq_topic_opts {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns; /* of messages that have none of their own: see struct thmq_message_opts; what has outlived it need not be kept. 0: none */
+	const struct thmq_limits *limits; /* of all that goes through the topic; NULL: none. Copied */
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
@@ -693,7 +727,7 @@ THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts);
  * thmq_topic_create() - create a topic
  * @name: 1 … THMQ_TOPIC_NAME_MAX bytes of A-Z a-z 0-9 . _ -, not "." or ".."
  * @opts: NULL means defaults
- * Return: 0 when durable; -EEXIST; -EINVAL malformed name or options; -ENAMETOOLONG; -ENOSPC;
+ * Return: 0 when durable; -EEXIST; -EACCES the broker's rules do not allow it; -EINVAL malformed name or options; -ENAMETOOLONG; -ENOSPC;
  * -ENOTSUP a logged topic at a broker without a directory; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
  */
 THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
@@ -703,7 +737,7 @@ THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
  * thmq_topic_delete() - delete a topic, its messages and its groups' offsets
  * Its open producers and consumers, of this session too, get -THMQ_ENOTOPIC as soon as they hear of it: what is sent until
  * then is refused by an event.
- * Return: 0 when durable; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
+ * Return: 0 when durable; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EINVAL; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
  */
 THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
 
@@ -718,6 +752,9 @@ struct thmq_topic_info {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
+	/* as in struct thmq_limits */
+	uint64_t produce_bytes, produce_messages;
+	uint64_t consume_bytes, consume_messages;
 };
 
 /**
@@ -860,7 +897,7 @@ THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
 
 /**
  * thmq_producer_open() - open a producer for a topic
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -EBUSY another is just being opened by its name; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ * Return: 0; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EINVAL; -EBUSY another is just being opened by its name; -ENOMEM; -ETIMEDOUT; -EDEADLK.
  */
 THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
 				const struct thmq_producer_opts *opts,
@@ -1050,7 +1087,7 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
  * thmq_consumer_open() - read a topic
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
+ * Return: 0; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
  * members that do not share; -EOPNOTSUPP the topic is volatile.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,

@@ -2,8 +2,9 @@
 /* broker.c - the public face of brokers: checks, then calls down. */
 #include "api/api.h"
 #include "broker/broker.h"
+#include <thundermq/access.h>
 
-#define FLAGS (THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH | THMQ_BROKER_JOIN)
+#define FLAGS (THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH | THMQ_BROKER_JOIN | THMQ_BROKER_NO_STATS)
 
 void thmq_broker_opts_init(struct thmq_broker_opts *opts)
 {
@@ -91,6 +92,10 @@ static int check(const struct thmq_broker_opts *o)
 	rc = check_flush(o);
 	if (!rc)
 		rc = check_cluster(o);
+	if (!rc && o->stats_path && ((o->flags & THMQ_BROKER_NO_STATS) || !*o->stats_path || strlen(o->stats_path) > 3800))
+		rc = thmqi_fail(-EINVAL, "broker: stats_path is empty, too long, or not wanted");
+	if (!rc && o->audit && !o->access && !o->access_file)
+		rc = thmqi_fail(-EINVAL, "broker: audit needs access or access_file");
 	if (!rc && o->name)
 		rc = check_name(o->name);
 	return rc ? rc : check_peers(o);
@@ -230,6 +235,23 @@ int thmq_broker_tls_renew(struct thmq_broker *broker, const struct thmq_tls_opts
 	open = thmqi_handle_is(broker, THMQI_HANDLE_BROKER);
 	if (open)
 		rc = thmqi_broker_tls_renew(broker, opts);
+	pthread_mutex_unlock(&api->lock);
+	return open ? rc : bad_broker(broker);
+}
+
+int thmq_broker_access_renew(struct thmq_broker *broker)
+{
+	struct thmqi_api *api;
+	bool open;
+	int rc = 0;
+
+	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		return bad_broker(broker);
+	api = thmqi_api_of(thmqi_broker_env(broker));
+	pthread_mutex_lock(&api->lock);
+	open = thmqi_handle_is(broker, THMQI_HANDLE_BROKER);
+	if (open)
+		rc = thmqi_broker_access_renew(broker);
 	pthread_mutex_unlock(&api->lock);
 	return open ? rc : bad_broker(broker);
 }

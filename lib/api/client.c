@@ -151,8 +151,33 @@ int thmq_events(struct thmq_session *session, struct thmq_event *ret_events, uin
 
 /* ------------------------------------------------------------------- topics */
 
+static bool is_rate(uint64_t per_s)
+{
+	return per_s <= 1000000000000ull;
+}
+
+/* @ret_limits: where they are copied to. */
+static int check_limits(const char *name, struct thmq_topic_opts *o, struct thmq_limits *ret_limits)
+{
+	int rc;
+
+	if (!o->limits)
+		return 0;
+	rc = thmqi_opts_copy(ret_limits, sizeof(*ret_limits), o->limits);
+	if (rc)
+		return thmqi_fail(rc, "topic %s: limits of a size that this library cannot take", name);
+	o->limits = ret_limits;
+	if (ret_limits->outstanding)
+		return thmqi_fail(-EINVAL, "topic %s: outstanding is a client's limit", name);
+	if (!is_rate(ret_limits->produce_bytes) || !is_rate(ret_limits->produce_messages) ||
+	    !is_rate(ret_limits->consume_bytes) || !is_rate(ret_limits->consume_messages))
+		return thmqi_fail(-EINVAL, "topic %s: a limit is at most 10^12 a second", name);
+	return 0;
+}
+
 int thmq_topic_create(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts)
 {
+	struct thmq_limits limits;
 	struct thmq_topic_opts o;
 	int rc;
 
@@ -175,7 +200,8 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 	if ((o.flags & THMQ_TOPIC_VOLATILE) &&
 	    ((o.flags & THMQ_TOPIC_RETAIN_CONSUMED) || o.retention_ns || o.retention_bytes))
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic keeps what fits into volatile_bytes, no more", name);
-	return thmqi_client_topic_create(session, name, &o);
+	rc = check_limits(name, &o, &limits);
+	return rc ? rc : thmqi_client_topic_create(session, name, &o);
 }
 
 int thmq_topic_delete(struct thmq_session *session, const char *name)

@@ -168,7 +168,7 @@ static int look_at_entry(void *arg, const char *name)
 		l->meta = true;
 	} else if (strncmp(name, "shard-", 6) == 0 && name[6] >= '0' && name[6] <= '9') {
 		l->shards = true;
-	} else if (strcmp(name, "lock") != 0 && strcmp(name, "socket") != 0 && strncmp(name, "shard-", 6) != 0 && name[0] != '.' &&
+	} else if (strcmp(name, "lock") != 0 && strcmp(name, "socket") != 0 && strcmp(name, "stats") != 0 && strncmp(name, "shard-", 6) != 0 && name[0] != '.' &&
 		   strcmp(name, "lost+found") != 0) {
 		l->foreign = true;
 		snprintf(l->first, sizeof(l->first), "%.63s", name);
@@ -414,6 +414,21 @@ static int open_copies(struct thmq_broker *b)
 
 static int open_logs(struct thmq_broker *b);
 
+static int begin_to_publish(struct core_job *job)
+{
+	return thmqi_publish_begin(job->shard);
+}
+
+/* A broker that cannot works without. */
+static void publish(struct thmq_broker *b)
+{
+	uint32_t i;
+
+	thmqi_publish_open(b);
+	for (i = 0; b->publication && i < b->shard_count; i++)
+		on_core(b, &b->shards[i], begin_to_publish, NULL);
+}
+
 static int open_all(struct thmq_broker *b)
 {
 	struct thmqi_acceptor acceptor = {.core_of = core_of,
@@ -427,6 +442,7 @@ static int open_all(struct thmq_broker *b)
 
 	if (rc)
 		return rc;
+	publish(b);
 	rc = thmqi_transport_listen(b->transport, b->name, &acceptor, &b->listener);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc,
@@ -486,6 +502,10 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 	if (!b)
 		return thmqi_fail(-ENOMEM, "no memory for a broker");
 	b->handle.kind = THMQI_HANDLE_BROKER;
+	pthread_mutex_init(&b->guard.lock, NULL);
+	thmqi_list_init(&b->guard.clients);
+	thmqi_list_init(&b->guard.rates);
+	thmqi_list_init(&b->guard.retired);
 	b->env = env;
 	b->transport = transport;
 	b->opts = *opts;
@@ -494,7 +514,8 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 	b->shards = calloc(THMQ_SHARD_COUNT_MAX + 1, sizeof(*b->shards));
 	b->data_dir = opts->data_dir ? strdup(opts->data_dir) : NULL;
 	b->name = opts->name ? strdup(opts->name) : NULL;
-	if (!b->shards || (opts->data_dir && !b->data_dir) || (opts->name && !b->name)) {
+	b->stats_path = opts->stats_path ? strdup(opts->stats_path) : NULL;
+	if (!b->shards || (opts->stats_path && !b->stats_path) || (opts->data_dir && !b->data_dir) || (opts->name && !b->name)) {
 		thmqi_fail(rc, "no memory for a broker");
 		goto fail;
 	}
@@ -502,6 +523,10 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 	b->opts.name = b->name;
 	if (carrier)
 		b->carrier = *carrier;
+	b->opts.stats_path = NULL;
+	rc = thmqi_guard_open(b);
+	if (rc)
+		goto fail;
 	rc = opts->cluster ? thmqi_cluster_init(b) : 0;
 	b->opts.cluster = b->opts.cluster_name = NULL;
 	if (rc)
@@ -680,12 +705,15 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 			rc = rc ? rc : one;
 		}
 	}
+	thmqi_publish_close(b);
+	thmqi_guard_close(b);
 	dir_hold_drop(b->dir_hold);
 	free(b->shards);
 	thmqi_roll_close(b);
 	free(b->cluster);
 	free(b->data_dir);
 	free(b->name);
+	free(b->stats_path);
 	b->shards = NULL;
 	b->data_dir = b->name = NULL;
 	if (graveyard)
@@ -725,6 +753,11 @@ int thmqi_broker_listen_url(struct thmq_broker *b, uint32_t index, char *ret_url
 }
 
 #define read_counter(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+
+int thmqi_broker_access_renew(struct thmq_broker *b)
+{
+	return thmqi_guard_renew(b);
+}
 
 int thmqi_broker_tls_renew(struct thmq_broker *b, const struct thmq_tls_opts *opts)
 {

@@ -317,6 +317,7 @@ create:
 	change->topic.retention_ns = r->retention_ns;
 	change->topic.retention_bytes = r->retention_bytes;
 	change->topic.ttl_ns = r->ttl_ns;
+	memcpy(change->topic.rates, r->rates, sizeof(change->topic.rates));
 	change->topic.partition_count = r->partition_count;
 	change->topic.visible_at = r->visible_at ? r->visible_at : m->shard->final;
 	if (m->broker->cluster && r->visible_at >= THMQ_DURABILITY_DURABLE) /* it could be taken back before */
@@ -370,8 +371,26 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->retention_ns = t->state.retention_ns;
 	ret->retention_bytes = t->state.retention_bytes;
 	ret->ttl_ns = t->state.ttl_ns;
+	memcpy(ret->rates, t->state.rates, sizeof(ret->rates));
 	memcpy(ret->name, t->state.name, sizeof(ret->name));
 	thmqi_list_each(it, &t->groups) ret->group_count++;
+}
+
+/* Those that it may know of, as if there were no others. */
+static void topic_list_allowed(struct meta *m, struct conn *c, uint64_t id, uint32_t first)
+{
+	struct thmqi_reply *reply = c->wire->reply;
+	uint32_t i, seen = 0, count = 0;
+
+	for (i = 0; i < m->topic_count; i++) {
+		if (!thmqi_guard_allows(c, THMQ_OPERATION_DESCRIBE, m->topics[i]->state.name))
+			continue;
+		if (seen++ >= first && count < THMQI_ARRAY_COUNT(reply->topics))
+			entry_of(m->topics[i], &reply->topics[count++]);
+	}
+	reply->total = seen;
+	reply->count = count;
+	thmqi_reply(c, id, 0);
 }
 
 static void topic_list(struct meta *m, struct conn *c, uint64_t id, uint32_t first)
@@ -379,6 +398,10 @@ static void topic_list(struct meta *m, struct conn *c, uint64_t id, uint32_t fir
 	struct thmqi_reply *reply = c->wire->reply;
 	uint32_t i;
 
+	if (c->guarded) {
+		topic_list_allowed(m, c, id, first);
+		return;
+	}
 	reply->total = m->topic_count;
 	reply->count = 0;
 	for (i = first; i < m->topic_count && reply->count < THMQI_ARRAY_COUNT(reply->topics); i++)
@@ -544,6 +567,62 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	thmqi_reply(c, id, 0);
 }
 
+/* Where its topic is is known to whoever may do anything with it. */
+static int ask_any(struct conn *c, const char *topic)
+{
+	return thmqi_guard_allows(c, THMQ_OPERATION_PRODUCE, topic) || thmqi_guard_allows(c, THMQ_OPERATION_CONSUME, topic)
+		       ? 0
+		       : thmqi_guard_ask(c, THMQ_OPERATION_DESCRIBE, topic);
+}
+
+static int ask_partition(struct conn *c, const struct thmqi_request *r)
+{
+	const struct partition *p = thmqi_shard_partition(c->shard, r->partition);
+
+	if (!p) /* which is told */
+		return 0;
+	if (r->op == THMQI_OP_KEY_FIND || thmqi_guard_allows(c, THMQ_OPERATION_CONSUME, c->shard->topics.at[p->topic]->name))
+		return thmqi_guard_ask_partition(c, THMQ_OPERATION_CONSUME, p);
+	return thmqi_guard_ask_partition(c, THMQ_OPERATION_DESCRIBE, p);
+}
+
+/* May it ask for that? What is not known here is for those who may do everything. */
+static int ask(struct conn *c, const struct thmqi_request *r)
+{
+	const struct topic *t;
+
+	switch (r->op) {
+	case THMQI_OP_TOPIC_CREATE:
+		return thmqi_guard_ask(c, THMQ_OPERATION_CREATE, r->name);
+	case THMQI_OP_TOPIC_DELETE:
+		return thmqi_guard_ask(c, THMQ_OPERATION_DELETE, r->name);
+	case THMQI_OP_TOPIC_DESCRIBE:
+		return thmqi_guard_ask(c,
+				       r->purpose == THMQI_TO_PRODUCE   ? THMQ_OPERATION_PRODUCE
+				       : r->purpose == THMQI_TO_CONSUME ? THMQ_OPERATION_CONSUME
+									: THMQ_OPERATION_DESCRIBE,
+				       r->name);
+	case THMQI_OP_TOPIC_PARTITIONS:
+		t = c->shard->id == THMQI_SHARD_META ? thmqi_meta_topic_by_id(c->shard->broker->meta, r->topic_id) : NULL;
+		return t ? ask_any(c, t->state.name) : 0;
+	case THMQI_OP_JOIN:
+		return thmqi_guard_ask(c, THMQ_OPERATION_CONSUME, r->name);
+	case THMQI_OP_GROUP_FIND:
+		return ask_any(c, r->name);
+	case THMQI_OP_PRODUCER_OPEN:
+		return thmqi_guard_ask(c, THMQ_OPERATION_PRODUCE, r->name);
+	case THMQI_OP_PARTITION_INFO:
+	case THMQI_OP_KEY_FIND:
+		return ask_partition(c, r);
+	case THMQI_OP_TOPIC_LIST: /* of those that it may know of */
+	case THMQI_OP_LEAVE:
+	case THMQI_OP_NODES: /* how the one that leads is found */
+		return 0;
+	default:
+		return thmqi_guard_ask(c, THMQ_OPERATION_ADMIN, NULL);
+	}
+}
+
 void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request *request)
 {
 	struct meta *m = c->shard->broker->meta;
@@ -552,6 +631,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 
 	r.name[sizeof(r.name) - 1] = r.group[sizeof(r.group) - 1] = 0;
 	c->wire->reply->count = c->wire->reply->total = 0;
+	if (c->guarded && ask(c, &r) != 0) {
+		thmqi_reply(c, id, -EACCES);
+		return;
+	}
 	if (r.op == THMQI_OP_PARTITION_INFO) {
 		partition_info(c, id, &r);
 		return;

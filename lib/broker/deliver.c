@@ -102,12 +102,42 @@ void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error)
 	thmqi_conn_send(sub->conn, &f);
 }
 
+void thmqi_sub_count(struct sub *sub, uint32_t messages, uint32_t bytes)
+{
+	struct shard *s = sub->conn->shard;
+	struct topic_here *t = s->topics.at[sub->partition->topic];
+	struct conn *c = sub->conn;
+
+	s->messages_out += messages;
+	s->bytes_out += bytes;
+	t->messages_out += messages;
+	t->bytes_out += bytes;
+	if (thmqi_unlikely(sub->limited))
+		thmqi_rates_take(t->rates, c->limited ? &c->client->rates : NULL, true, s->core->now_ns, bytes, messages);
+}
+
+bool thmqi_sub_may(struct sub *sub)
+{
+	struct shard *s = sub->conn->shard;
+	struct topic_here *t = s->topics.at[sub->partition->topic];
+	struct conn *c = sub->conn;
+	struct allowance a;
+
+	if (thmqi_rates_allow(t->rates, c->limited ? &c->client->rates : NULL, true, s->core->now_ns, &a)) {
+		sub->held = false;
+		return true;
+	}
+	t->throttled += !sub->held;
+	s->throttled += !sub->held;
+	sub->held = true;
+	return false;
+}
+
 static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d)
 {
 	const struct thmq_run_header *run = d->view.run.header;
 	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
 	uint64_t end = run->base_offset + run->span;
-	struct shard *s = sub->conn->shard;
 
 	k->free = d->next;
 	d->out = true;
@@ -137,8 +167,7 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	f->generation = sub->generation;
 	thmqi_conn_commit(sub->conn);
 	sub->next = end;
-	s->messages_out += run->count;
-	s->bytes_out += run->len;
+	thmqi_sub_count(sub, run->count, run->len);
 }
 
 /* Runs to come may join the newest batch: it is not behind it yet. */
@@ -148,6 +177,20 @@ static void caught_up(struct sub *sub)
 
 	if (sub->partition->is_volatile)
 		sub->read_bytes = ring->appended_bytes - thmqi_batch_room(ring->batch_bytes);
+}
+
+/* By the time of its newest message, which may be its producer's own. */
+static void note_age(struct shard *s, const struct thmq_run_header *run)
+{
+	int64_t age = (int64_t)s->core->wall_ns - run->last_time_ns;
+
+	thmqi_hist_add(&s->publisher.delivered, age > 0 ? (uint64_t)age : 0);
+}
+
+void thmqi_sub_later(struct sub *sub)
+{
+	thmqi_sub_ready(sub);
+	sub->conn->shard->stuck = true;
 }
 
 /* Give @sub what it can have. Return: runs delivered. */
@@ -167,13 +210,18 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 			return 0;
 	}
 	while (done < budget && sub->next < p->visible && thmqi_consumer_has_credit(k)) {
+		if (thmqi_unlikely(sub->limited) && !thmqi_sub_may(sub)) {
+			thmqi_sub_later(sub);
+			return done;
+		}
 		f = thmqi_conn_claim(sub->conn);
 		if (!f)
 			break;
 		rc = thmq_log_read(sub->reader, p->visible, &k->free->view);
 		if (rc == 1) {
+			if (!done++ && sub->conn->shard->publisher.to)
+				note_age(sub->conn->shard, k->free->view.run.header);
 			deliver(sub, k, f, k->free);
-			done++;
 		} else if (rc == 0) {
 			return done; /* the reader calls when it has read */
 		} else if (rc == -THMQ_EOFFSETRANGE) {
@@ -208,7 +256,7 @@ void thmqi_sub_offer(struct sub *sub)
 	struct consumer *k = sub->conn->consumers[sub->stream];
 	struct thmqi_frame *f;
 
-	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && thmqi_consumer_has_credit(k)) &&
+	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && !sub->limited && thmqi_consumer_has_credit(k)) &&
 	    (f = thmqi_conn_claim(sub->conn)) && thmqi_log_read_newest(sub->reader, &k->free->view)) {
 		deliver(sub, k, f, k->free);
 		caught_up(sub);
@@ -422,6 +470,7 @@ int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition
 		return rc;
 	}
 	sub->conn = c;
+	sub->limited = c->limited || c->shard->topics.at[p->topic]->rates;
 	sub->partition = p;
 	sub->group = g;
 	sub->stream = f->stream;
@@ -445,6 +494,8 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		return -EINVAL;
 	if (!p || p->dead)
 		return p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION;
+	if (c->guarded && thmqi_guard_ask_partition(c, THMQ_OPERATION_CONSUME, p) != 0)
+		return -EACCES;
 	if (thmqi_sub_find(c, f->stream, f->partition))
 		return -EEXIST;
 	k = c->consumers[f->stream];
@@ -453,7 +504,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		k = c->consumers[f->stream] = NULL;
 	}
 	if (!k) {
-		k = consumer_make(f->len, f->extra);
+		k = consumer_make(f->len, c->outstanding ? THMQI_MIN(f->extra, c->outstanding) : f->extra);
 		if (!k)
 			return -ENOMEM;
 		c->consumers[f->stream] = k;

@@ -14,6 +14,8 @@
 #include "broker/broker.h"
 #include "broker/carrier.h"
 #include "disk/disk.h"
+#include "guard.h"
+#include "publish.h"
 #include "reactor/reactor.h"
 #include "spans.h"
 #include "transport/transport.h"
@@ -26,6 +28,7 @@
 	(1ull << 20) /* offsets skipped per term that may have lost messages; see doc/format.md */
 #define AHEAD 16u    /* frames whose partitions were looked up before their turn */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */
+#define MEDIA 6u /* ways for connections to come, as they are counted */
 #define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
 
 /* What a state slice in a log is about: its run's partition field. */
@@ -82,6 +85,7 @@ struct state_topic {
 	uint64_t retention_bytes; /* of each partition; 0: all */
 	char name[256];
 	uint64_t ttl_ns; /* 0: none */
+	uint64_t rates[RATES]; /* a second, as of struct thmq_limits: produce bytes, messages, consume bytes, messages; 0: no limit */
 };
 #define STATE_TOPIC_LEN_MIN offsetof(struct state_topic, ttl_ns) /* as the first ones were */
 #define TOPIC_DELETED 0x80000000u
@@ -156,12 +160,13 @@ struct partition {
 	uint64_t visible;        /* consumers see what lies below */
 	struct thmqi_list subs;
 	uint32_t id;
+	uint16_t topic; /* its place in the shard's topics; 0: not known */
 	uint8_t visible_at;
-	bool is_volatile;
+	bool is_volatile : 1;
 	bool dead : 1;    /* its topic was deleted */
 	bool named : 1;   /* it has a topic: a copy's log may tell of it before meta does */
 	bool parting : 1; /* for a message of some connection's, which is being stored in parts or waits for a look-up: all others wait */
-	bool jumped;      /* next_offset is beyond logged_offset, as long as nothing has been appended */
+	bool jumped : 1;  /* next_offset is beyond logged_offset, as long as nothing has been appended */
 	struct thmqi_list groups;
 	uint64_t flush_asked;   /* next_offset when the log was last asked to make all durable */
 	uint64_t logged_offset; /* thmqi_logged_offset() */
@@ -224,6 +229,8 @@ struct sub {
 	uint64_t read_bytes; /* volatile: of partition->appended_bytes, what it certainly has behind it, if it is behind at all */
 	bool ready;
 	bool failed;
+	bool limited; /* its topic or its client may have only so much */
+	bool held;    /* it has had that for now */
 	uint8_t resolving; /* frame that is owed once the time to begin at is an offset; 0: none. Or SUB_IS_SHARED */
 	uint32_t resolved_generation; /* of the seek */
 	int64_t time_ns;
@@ -280,6 +287,11 @@ struct conn {
 	bool dirty;
 	bool rests;               /* on the shard's other list: nothing will come until it is roused */
 	bool waits; /* it was not welcomed yet: lead.c */
+	/* guard.h */
+	bool guarded, limited; /* there are rules; its client may have only so much */
+	bool denied;           /* PRODUCE to last_partition */
+	bool leaving;          /* what it sent is taken at once, whatever its limits */
+	uint8_t medium;
 	/* frames that found the ring full (control only), sent before all later ones */
 	struct thmqi_frame *backlog;
 	uint32_t backlog_count, backlog_size, backlog_sent;
@@ -287,6 +299,9 @@ struct conn {
 	uint32_t dirty_count;
 	struct producer producers[THMQI_STREAMS];
 	struct consumer *consumers[THMQI_STREAMS];
+	uint32_t outstanding;  /* 0: no limit */
+	struct client *client; /* NULL: there are no rules */
+	struct grant grants[GRANTS];
 };
 
 /* How far a producer has come in a partition. */
@@ -364,7 +379,10 @@ struct shard {
 	bool tells_at_once; /* progress from memory, not when there is time */
 	uint32_t untold;    /* rounds since progress was told */
 	uint64_t told_messages;
+	struct topics topics;
+	struct publisher publisher;
 	/* counters, owner only */
+	uint64_t throttled;
 	uint64_t messages_in, bytes_in, messages_out, bytes_out, recovered_messages;
 	uint32_t conn_count;
 	char name[24]; /* as its directory's */
@@ -398,6 +416,12 @@ struct thmq_broker {
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
 	struct meta *meta;    /* belongs to the core of shards[0] */
+	struct guard guard;
+	struct publication *publication; /* NULL: nothing is published */
+	char *stats_path;
+	struct {
+		_Atomic uint64_t open, accepted;
+	} media[MEDIA]; /* connections, by thmqi_medium_number() */
 	_Atomic uint32_t copies; /* being made: closing waits for them */
 	_Atomic bool closing;    /* and they end when they see it */
 };
@@ -460,6 +484,8 @@ void thmqi_letters_fini(struct shard *s);
 int thmqi_follow_note(struct meta *m, const struct thmq_log_run *run);
 void thmqi_follow_committed(struct meta *m, uint64_t index);
 void thmqi_follow_drop(struct meta *m); /* what was not carried yet */
+
+uint32_t thmqi_medium_number(const char *medium); /* publish.c */
 
 /* conn.c: frames down */
 void thmqi_conn_send(struct conn *c,
@@ -536,6 +562,9 @@ void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_ready(struct sub *sub);
+void thmqi_sub_count(struct sub *sub, uint32_t messages, uint32_t bytes); /* handed out */
+bool thmqi_sub_may(struct sub *sub);   /* of one that is limited: have more now? */
+void thmqi_sub_later(struct sub *sub); /* it is looked at again soon */
 void thmqi_sub_offer(struct sub *sub); /* a run was appended and is visible: at once, or when it is its turn */
 uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
 void thmqi_sub_close(struct sub *sub, int status, bool tell);

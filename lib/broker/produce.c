@@ -3,6 +3,7 @@
  * produce.c - the path of a message in: frames from a client's ring become one run in the batch that is being formed,
  * and settle when the log says so. Nothing here allocates, locks or blocks.
  */
+#include "base/probe.h"
 #include "commitlog/hint.h"
 #include "lead.h"
 #include "wire/attributes.h"
@@ -81,6 +82,8 @@ static struct partition *partition_of(struct conn *c, uint32_t id)
 		p = thmqi_shard_partition(c->shard, id);
 	if (p) {
 		c->last_partition = p;
+		if (thmqi_unlikely(c->guarded))
+			c->denied = thmqi_guard_ask_partition(c, THMQ_OPERATION_PRODUCE, p) != 0;
 		expect(p);
 	}
 	return p;
@@ -89,6 +92,7 @@ static struct partition *partition_of(struct conn *c, uint32_t id)
 /* Which frames, from the next one on, go into one run. */
 struct gather {
 	uint32_t count;
+	uint32_t most; /* messages */
 	uint32_t len; /* of table and bodies */
 	int64_t first_time, last_time;
 	uint64_t tag_filter;
@@ -195,7 +199,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 		f = thmqi_frame_peek(&c->wire->up, g->count);
 		if (f)
 			prefetch_body(f);
-	} while (f && g->count < RUN_RECORDS_MAX && f->stream == first->stream &&
+	} while (f && g->count < g->most && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
 		 (f->extra & ALONE) == report && level_of(c, f) == level &&
 		 (thmqi_likely(!(f->arg[1] | id)) ||
@@ -469,6 +473,26 @@ static void let_go(struct conn *c)
 		thmqi_version_forget(c);
 }
 
+/* What its topic and its client may have now bounds the run, which has one message at least. False: nothing, and it is looked at again. */
+static __attribute__((noinline)) bool is_allowed(struct conn *c, struct topic_here *t, const struct thmqi_frame *first, uint32_t *room,
+						 struct gather *g)
+{
+	uint32_t need = (uint32_t)sizeof(struct thmq_record) + THMQI_ALIGN_UP(first->len, 8u);
+	struct allowance a;
+
+	if (c->leaving)
+		return true;
+	if (!thmqi_rates_allow(t->rates, c->limited ? &c->client->rates : NULL, false, c->shard->core->now_ns, &a)) {
+		t->throttled += !c->held_up;
+		c->shard->throttled += !c->held_up;
+		return false;
+	}
+	g->most = (uint32_t)THMQI_MIN(a.messages, (uint64_t)RUN_RECORDS_MAX);
+	if (need <= *room)
+		*room = (uint32_t)THMQI_MIN((uint64_t)*room, THMQI_MAX(a.bytes, (uint64_t)need));
+	return true;
+}
+
 /* One run. Return: frames taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -482,7 +506,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct writer *w = NULL;
 	uint64_t index, offset, is = 0;
 	uint32_t level;
-	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts;
+	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts, is_limited;
+	struct topic_here *t;
 	uint32_t room;
 	int rc = check(c, first);
 
@@ -492,7 +517,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
 	p = partition_of(c, first->partition);
-	rc = !p ? -THMQ_ENOPARTITION : p->dead ? -THMQ_ENOTOPIC : 0;
+	rc = !p ? -THMQ_ENOPARTITION : p->dead ? -THMQ_ENOTOPIC : thmqi_unlikely(c->denied) ? -EACCES : 0;
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
 	if (thmqi_unlikely(p->parting && c->parts.partition != p && c->expected.partition != p))
@@ -526,6 +551,11 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (!p->is_volatile)
 			return 0;
 	room = run_room(s, p, first);
+	t = s->topics.at[p->topic];
+	g.most = RUN_RECORDS_MAX;
+	is_limited = t->rates || c->limited;
+	if (thmqi_unlikely(is_limited) && !is_allowed(c, t, first, &room, &g))
+		return 0;
 	gather(c, first, room, &g);
 	in_parts = g.count == 0;
 	if (thmqi_unlikely(in_parts)) {
@@ -570,7 +600,13 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	p->next_offset += g.count;
 	p->jumped = false;
 	s->messages_in += g.count;
+	t->messages_in += g.count;
 	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);
+	t->bytes_in += g.len - g.count * sizeof(struct thmq_record);
+	if (thmqi_unlikely(is_limited))
+		thmqi_rates_take(t->rates, c->limited ? &c->client->rates : NULL, false, s->core->now_ns,
+				 in_parts ? first->len : g.len - g.count * sizeof(struct thmq_record), g.count);
+	THMQI_PROBE3(taken, p->id, run->base_offset, g.count);
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
 			send_report(c, first->stream, p, level, first->seq, g.count, offset);

@@ -106,6 +106,9 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 	int rc;
 
 	if (p) { /* a copy's log told of it first, or it is told again */
+		rc = thmqi_topics_enter(s, p, topic);
+		if (rc)
+			return rc;
 		name_partition(p, topic);
 		return p->is_volatile ? 0 : retention_take(p, topic);
 	}
@@ -122,7 +125,11 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 	rc = p->is_volatile ? ring_open(s, p, topic->volatile_bytes) : retention_take(p, topic);
 	if (rc)
 		return rc;
-	rc = thmqi_map_put(&s->partitions, id, p);
+	rc = thmqi_topics_enter(s, p, topic);
+	if (!rc)
+		rc = thmqi_map_put(&s->partitions, id, p);
+	if (rc)
+		thmqi_topics_leave(s, p);
 	if (rc)
 		rest_free(p);
 	else
@@ -150,6 +157,7 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 		thmq_log_forget(p->log, p->id);
 	p->log = NULL;
 	p->index = NULL;
+	thmqi_topics_leave(s, p);
 	thmqi_writers_drop(s, id);
 	thmqi_list_each(it, &p->groups)
 		thmqi_shared_free(thmqi_container(it, struct group_offset, link));
@@ -582,14 +590,22 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 {
 	struct thmq_broker *b = ctx;
 	struct shard *s = &b->shards[link->shard];
-	struct conn *c;
+	struct conn *c = link->room;
+	int rc;
 
 	if (s->closing || !s->open)
 		return -ESHUTDOWN;
-	c = link->room;
-	link->room = NULL;
 	c->wire = link;
 	c->shard = s;
+	rc = thmqi_guard_enter(c);
+	if (rc) {
+		snprintf(link->why, sizeof(link->why), "the broker does not let %.100s in", link->peer);
+		return rc;
+	}
+	link->room = NULL;
+	c->medium = (uint8_t)thmqi_medium_number(link->medium);
+	atomic_fetch_add_explicit(&b->media[c->medium].open, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&b->media[c->medium].accepted, 1, memory_order_relaxed);
 	c->serial = ++s->last_serial;
 	link->broker = c;
 	thmqi_list_init(&c->link);
@@ -615,6 +631,8 @@ static void conn_forget(struct conn *c)
 	thmqi_list_del(&c->link);
 	c->rests = false;
 	s->conn_count--;
+	atomic_fetch_sub_explicit(&s->broker->media[c->medium].open, 1, memory_order_relaxed);
+	thmqi_guard_leave(c);
 	free(c->backlog);
 	c->backlog = NULL;
 }
@@ -661,6 +679,7 @@ void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
 	struct conn *c = link->broker;
 
 	/* what it committed before it left is taken; what cannot be taken now is dropped with the client */
+	c->leaving = true;
 	if (!c->waits)
 		thmqi_produce(c, UINT32_MAX);
 	conn_free(c);
@@ -814,9 +833,12 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 		else if (done)
 			tell_along(s);
 	}
-	if (done)
+	if (done) {
+		if (thmqi_unlikely(s->publisher.idle) && s->publisher.to)
+			thmqi_publish_stir(s);
 		thmqi_list_each(it, &s->conns)
 			thmqi_conn_kick(thmqi_container(it, struct conn, link));
+	}
 	return (int)done;
 }
 
@@ -882,7 +904,7 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->final = b->cluster ? THMQ_DURABILITY_QUORUM : THMQ_DURABILITY_DURABLE;
 	s->level_max = b->cluster ? THMQ_DURABILITY_ALL : THMQ_DURABILITY_DURABLE;
 	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
-	return s->pending ? 0 : -ENOMEM;
+	return s->pending && thmqi_topics_init(s) == 0 ? 0 : -ENOMEM;
 }
 
 void thmqi_shard_start(struct shard *s)
@@ -927,7 +949,9 @@ void thmqi_shard_fini(struct shard *s)
 		thmqi_core_remove_poller(s->core, &s->poller);
 		s->open = false;
 	}
+	thmqi_publish_end(s);
 	partitions_free(s);
+	thmqi_topics_fini(s);
 	thmqi_writers_fini(s);
 	thmqi_lead_fini(s);
 	free(s->pending);

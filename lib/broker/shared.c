@@ -432,8 +432,7 @@ static void send_run(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 	f->tag_hash = thmqi_shared_stamp(sub->conn->shard);
 	f->generation = sub->generation;
 	thmqi_conn_commit(sub->conn);
-	sub->conn->shard->messages_out += to - from;
-	sub->conn->shard->bytes_out += run->len;
+	thmqi_sub_count(sub, (uint32_t)(to - from), run->len);
 }
 
 static void hand_over(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
@@ -667,6 +666,10 @@ uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget)
 			break;
 		if (in_parts ? !thmqi_consumer_has_credit(k) : !has_room(k)) {
 			k->starved = !in_parts;
+			break;
+		}
+		if (thmqi_unlikely(sub->limited) && !in_parts && !thmqi_sub_may(sub)) {
+			thmqi_sub_later(sub);
 			break;
 		}
 		if (done >= budget || messages >= TURN_MESSAGES) {

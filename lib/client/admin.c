@@ -14,6 +14,11 @@ static bool topic_ok(const struct thmqi_topic_entry *e)
 	       memchr(e->name, 0, sizeof(e->name));
 }
 
+const char *thmqi_session_why(int error)
+{
+	return error == -EACCES ? "the broker's rules do not allow it to this client" : thmq_strerror(error);
+}
+
 static void name_request(struct thmqi_request *r, uint32_t op, const char *name)
 {
 	memset(r, 0, sizeof(*r));
@@ -35,12 +40,18 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.retention_ns = opts->retention_ns;
 	r.retention_bytes = opts->retention_bytes;
 	r.ttl_ns = opts->ttl_ns;
+	if (opts->limits) {
+		r.rates[0] = opts->limits->produce_bytes;
+		r.rates[1] = opts->limits->produce_messages;
+		r.rates[2] = opts->limits->consume_bytes;
+		r.rates[3] = opts->limits->consume_messages;
+	}
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
 	if (rc == -ENOTSUP)
 		return thmqi_fail(rc, "topic %s: this broker has no directory: make it volatile", name);
-	return rc ? thmqi_fail(rc, "create topic %s: %s", name, thmq_strerror(rc)) : 0;
+	return rc ? thmqi_fail(rc, "create topic %s: %s", name, thmqi_session_why(rc)) : 0;
 }
 
 int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
@@ -50,7 +61,7 @@ int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
 
 	name_request(&r, THMQI_OP_TOPIC_DELETE, name);
 	rc = thmqi_session_meta(s, &r, NULL);
-	return rc ? thmqi_fail(rc, "delete topic %s: %s", name, thmq_strerror(rc)) : 0;
+	return rc ? thmqi_fail(rc, "delete topic %s: %s", name, thmqi_session_why(rc)) : 0;
 }
 
 /* @size: what the caller's struct holds. */
@@ -64,7 +75,11 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 				       .group_count = e->group_count,
 				       .retention_ns = e->retention_ns,
 				       .retention_bytes = e->retention_bytes,
-				       .ttl_ns = e->ttl_ns};
+				       .ttl_ns = e->ttl_ns,
+				       .produce_bytes = e->rates[0],
+				       .produce_messages = e->rates[1],
+				       .consume_bytes = e->rates[2],
+				       .consume_messages = e->rates[3]};
 
 	memcpy(info.name, e->name, sizeof(info.name));
 	memset(ret_info, 0, size);
@@ -104,7 +119,8 @@ int thmqi_client_topic_list(struct thmq_session *s, struct thmq_topic_info *ret_
 	return (int)reply->total;
 }
 
-int thmqi_session_topic(struct thmq_session *s, const char *name, struct thmqi_topic_entry *ret_entry)
+int thmqi_session_topic(struct thmq_session *s, const char *name, enum thmqi_purpose purpose,
+			struct thmqi_topic_entry *ret_entry)
 {
 	struct thmqi_topic_entry entry;
 	const struct thmqi_reply *reply;
@@ -112,6 +128,7 @@ int thmqi_session_topic(struct thmq_session *s, const char *name, struct thmqi_t
 	int rc;
 
 	name_request(&r, THMQI_OP_TOPIC_DESCRIBE, name);
+	r.purpose = purpose;
 	rc = thmqi_session_meta(s, &r, &reply);
 	if (rc)
 		return rc;
@@ -125,10 +142,10 @@ int thmqi_session_topic(struct thmq_session *s, const char *name, struct thmqi_t
 int thmqi_client_topic_describe(struct thmq_session *s, const char *name, struct thmq_topic_info *ret_info)
 {
 	struct thmqi_topic_entry entry;
-	int rc = thmqi_session_topic(s, name, &entry);
+	int rc = thmqi_session_topic(s, name, THMQI_TO_DESCRIBE, &entry);
 
 	if (rc)
-		return thmqi_fail(rc, "describe topic %s: %s", name, thmq_strerror(rc));
+		return thmqi_fail(rc, "describe topic %s: %s", name, thmqi_session_why(rc));
 	info_of(&entry, ret_info->size, ret_info);
 	return 0;
 }
@@ -193,7 +210,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	uint32_t group_id = 0;
 	int rc;
 
-	rc = thmqi_session_topic(s, topic, &about);
+	rc = thmqi_session_topic(s, topic, THMQI_TO_DESCRIBE, &about);
 	if (!rc && partition >= about.partition_count)
 		rc = -THMQ_ENOPARTITION;
 	if (!rc)
@@ -211,7 +228,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	}
 	free(entries);
 	if (rc)
-		return thmqi_fail(rc, "describe partition %u of %s: %s", partition, topic, thmq_strerror(rc));
+		return thmqi_fail(rc, "describe partition %u of %s: %s", partition, topic, thmqi_session_why(rc));
 	info.begin_offset = reply->value[0];
 	info.end_offset = reply->value[1];
 	info.group_offset = reply->value[2];
@@ -239,7 +256,7 @@ int thmqi_client_key_find(struct thmq_session *s, const char *topic, uint32_t pa
 	struct client_link *l;
 	int rc;
 
-	rc = thmqi_session_topic(s, topic, &about);
+	rc = thmqi_session_topic(s, topic, THMQI_TO_CONSUME, &about);
 	if (!rc)
 		info.partition = partition == UINT32_MAX ? (uint32_t)(thmqi_hash64(key, key_len) % about.partition_count) : partition;
 	if (!rc && info.partition >= about.partition_count)
@@ -258,7 +275,7 @@ int thmqi_client_key_find(struct thmq_session *s, const char *topic, uint32_t pa
 	}
 	free(entries);
 	if (rc)
-		return thmqi_fail(rc, "find a key in %s: %s", topic, thmq_strerror(rc));
+		return thmqi_fail(rc, "find a key in %s: %s", topic, thmqi_session_why(rc));
 	info.offset = reply->value[0];
 	info.time_ns = (int64_t)reply->value[1];
 	memset(ret_info, 0, info.size);

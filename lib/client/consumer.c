@@ -325,9 +325,9 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 
 	if (stream < 0)
 		return stream;
-	rc = thmqi_session_topic(s, topic, &entry);
+	rc = thmqi_session_topic(s, topic, THMQI_TO_CONSUME, &entry);
 	if (rc)
-		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
+		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmqi_session_why(rc));
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return thmqi_fail(-ENOMEM, "no memory for a consumer");
@@ -367,7 +367,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c, group) : thmqi_consumer_attach_all(c, deadline);
 	if (rc) {
 		consumer_end(c, 0, rc);
-		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
+		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmqi_session_why(rc));
 	}
 	*ret_consumer = c;
 	return 0;

@@ -336,7 +336,9 @@ bool thmqi_session_events_full(const struct thmq_session *s);
 /* Room for a control frame, waited for. */
 int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint64_t deadline,
 			    struct thmqi_frame **ret_frame);
-int thmqi_session_topic(struct thmq_session *s, const char *name, struct thmqi_topic_entry *ret_entry);
+int thmqi_session_topic(struct thmq_session *s, const char *name, enum thmqi_purpose purpose,
+			struct thmqi_topic_entry *ret_entry);
+const char *thmqi_session_why(int error); /* in words, where a broker's answer is one */
 int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
 			     struct thmqi_partition_entry **ret_entries);
 

@@ -845,9 +845,9 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 
 	if (stream < 0)
 		return stream;
-	rc = thmqi_session_topic(s, topic, &entry);
+	rc = thmqi_session_topic(s, topic, THMQI_TO_PRODUCE, &entry);
 	if (rc)
-		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
+		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmqi_session_why(rc));
 	if ((entry.topic_flags & THMQ_TOPIC_VOLATILE) && opts->durability > THMQ_DURABILITY_MEMORY)
 		return thmqi_fail(-ENOTSUP, "%s is volatile: it has durability memory only", topic);
 	p = calloc(1, sizeof(*p));

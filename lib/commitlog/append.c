@@ -237,7 +237,8 @@ int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint3
 		thmqi_states_note(log, run, log->chain.index + 1);
 	}
 	f->used += thmqi_run_bytes(run);
-	f->runs++;
+	if (!f->runs++)
+		f->begun_ns = log->core->now_ns;
 	/* a consumer elsewhere has read these lines when they held something else */
 	for (tail = 0; tail < PREFETCH_BYTES; tail += THMQI_CACHELINE)
 		thmqi_prefetch_write(f->buf->data + f->used + tail);
@@ -281,6 +282,7 @@ void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_du
 	flight->len = h->len;
 	flight->state = BATCH_WAITING;
 	flight->dsync = false;
+	flight->begun_ns = log->core->now_ns;
 	flight->needs_durable = flight->pressing = needs_durable;
 	thmqi_segment_note(log->active, h->index, h->position, h->run_count);
 	thmqi_seal_term(log, h->index, h->term);
@@ -307,6 +309,7 @@ int thmqi_log_seal(struct thmq_log *log)
 	struct batch_header *h;
 	struct thmqi_buf *buf = f->buf;
 	uint32_t len;
+	uint64_t begun_ns = f->begun_ns;
 	bool needs_durable = f->needs_durable || log->copies.on, pressing = f->pressing;
 
 	if (!f->runs || f->open)
@@ -330,6 +333,7 @@ int thmqi_log_seal(struct thmq_log *log)
 	*f = (struct forming){0};
 	thmqi_log_launch(log, buf, needs_durable);
 	log->flights[(log->flight_tail - 1) % FLIGHTS_MAX].pressing = pressing;
+	log->flights[(log->flight_tail - 1) % FLIGHTS_MAX].begun_ns = begun_ns;
 	if (thmqi_unlikely(log->chain.position >= log->part_due))
 		thmqi_seal_begin_part(log);
 	return 0;

@@ -34,6 +34,7 @@ void thmqi_log_free(struct thmq_log *log)
 		thmqi_segment_free(log, log->next);
 	free(log->segments);
 	free(log->copies.terms);
+	free(log->times);
 	thmqi_keys_fini(log);
 	for (i = log->flight_head; i != log->flight_tail; i++) /* after a failure: never written */
 		if (log->flights[i % FLIGHTS_MAX].buf)

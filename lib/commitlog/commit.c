@@ -5,6 +5,7 @@
  * and a flush follows. What nobody waits for to be durable is flushed in the background, so that a crash takes a bounded
  * piece of it.
  */
+#include "base/probe.h"
 #include "internal.h"
 
 /* Below this a batch waits for a write in flight to end rather than go alone: what arrives meanwhile joins it. */
@@ -39,6 +40,9 @@ static void on_written(struct thmqi_disk_op *op, int64_t result)
 	log->writing--;
 	if (flight->pressing)
 		thmqi_pace_written(log, flight);
+	if (log->times)
+		thmqi_times_written(log, flight);
+	THMQI_PROBE3(batch_written, flight->index, flight->len, result);
 	if (result < 0) {
 		thmqi_log_fail(log, (int)result);
 		return;
@@ -69,7 +73,9 @@ static bool submit(struct thmq_log *log, struct flight *flight)
 	if (log->disk->queue_submit(log->queue, &flight->op) != 0)
 		return false;
 	flight->state = BATCH_WRITING;
+	flight->given_ns = log->core->now_ns;
 	log->writing++;
+	THMQI_PROBE3(batch_given, flight->index, flight->len, flight->dsync);
 	if (flight->pressing)
 		thmqi_pace_write(log, flight);
 	if (!flight->dsync) {
@@ -148,6 +154,8 @@ static void on_flushed(struct thmqi_disk_op *op, int64_t result)
 	}
 	if (log->flushing || log->failed)
 		return;
+	if (log->times)
+		thmqi_times_flushed(log, !log->flush_partial);
 	if (!log->flush_partial && log->flush_index > log->durable_index) {
 		log->durable_index = log->flush_index;
 		log->durable_position = log->flush_position;
@@ -184,6 +192,8 @@ static void flush(struct thmq_log *log)
 	log->flush_position = log->written_position;
 	log->flush_partial = false;
 	log->plain_bytes = 0;
+	if (log->times)
+		thmqi_times_flush(log);
 	for (i = log->segment_count; i-- > 0 && !log->flush_partial && log->segments[i]->ordinal >= log->cold_next;)
 		if (log->segments[i]->unflushed)
 			log->flush_partial = !flush_segment(log, log->segments[i]);
@@ -194,6 +204,8 @@ static void flush(struct thmq_log *log)
 		if (flight->state >= BATCH_WRITING && !flight->dsync)
 			flight->segment->unflushed = true;
 	}
+	if (log->times && !log->flushing)
+		thmqi_times_flushed(log, !log->flush_partial);
 	if (!log->flushing && !log->flush_partial) { /* every plain write was covered by an earlier one */
 		log->durable_index = log->flush_index;
 		log->durable_position = log->flush_position;
@@ -259,6 +271,7 @@ void thmqi_log_tell(struct thmq_log *log)
 {
 	if (log->durable_index > log->told_durable) {
 		log->told_durable = log->durable_index;
+		THMQI_PROBE1(durable, log->told_durable);
 		if (log->events.settled)
 			log->events.settled(log->opts.ctx, THMQ_DURABILITY_DURABLE, log->told_durable);
 	}
@@ -294,6 +307,8 @@ static void settle(struct thmq_log *log)
 			if (flight->needs_durable || much_is_plain(log))
 				log->flush_due = flight->index;
 		}
+		if (log->times)
+			thmqi_times_settled(log, flight);
 		flight->state = BATCH_FREE;
 		log->flight_head++;
 	}

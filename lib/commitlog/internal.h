@@ -394,6 +394,7 @@ struct flight {
 	bool beside;          /* something was being read when it was begun */
 	uint32_t reads_begun; /* up to then */
 	uint64_t since_ns;
+	uint64_t begun_ns, given_ns; /* its first run was appended; the device got it: times.c */
 };
 
 /* How fast batches are read while producers wait for writes: pace.c. */
@@ -426,6 +427,7 @@ struct forming {
 	bool pressing;  /* a message of it is awaited */
 	bool hurried;   /* it waits for company no more */
 	uint64_t until; /* when that ends by itself, ns; 0: it does not wait yet */
+	uint64_t begun_ns; /* its first run was appended */
 };
 
 /* ------------------------------------------------------------------- seals */
@@ -730,7 +732,14 @@ struct thmq_log {
 	void *gone_arg;
 
 	struct thmq_log_stats stats;
+	struct log_times *times; /* NULL: nobody asks how long things take */
 };
+
+/* times.c: by the steps that they are about; only where log->times is not NULL */
+void thmqi_times_written(struct thmq_log *log, const struct flight *flight);
+void thmqi_times_settled(struct thmq_log *log, const struct flight *flight); /* in log order */
+void thmqi_times_flush(struct thmq_log *log);   /* one begins */
+void thmqi_times_flushed(struct thmq_log *log, bool proves); /* all of it has ended; does all up to flush_index last now? */
 
 /* segment.c */
 uint64_t thmqi_segment_bytes(const struct vote *v, uint64_t position);

@@ -2,6 +2,7 @@
 /*
  * gate.c - who listens, who may come in, and who waits to be let in; and the poller of a socket that listens. gate.h has the words.
  */
+#include <stdio.h>
 #include <sys/epoll.h>
 
 #include "gate.h"
@@ -86,6 +87,8 @@ int thmqi_guest_link(const struct thmqi_guest *g, struct thmq_core *core, uint32
 	link->shard = shard;
 	link->core = core;
 	link->reader = reader;
+	link->medium = g->medium ? g->medium : "";
+	snprintf(link->peer, sizeof(link->peer), "%s", g->peer[0] ? g->peer : "anonymous");
 	link->listener = l;
 	atomic_fetch_add(&l->refs, 1);
 	rc = l->acceptor.accept(l->acceptor.ctx, link);

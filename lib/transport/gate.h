@@ -28,6 +28,8 @@ struct thmqi_host {
 struct thmqi_guest {
 	struct thmqi_listener *listener; /* counted, and its connections with it */
 	struct thmqi_lobby *lobby;       /* where it waits, or NULL */
+	const char *medium;              /* by which it came; NULL: not told yet */
+	char peer[THMQI_PEER_BYTES];     /* as in struct thmqi_link; "": anonymous */
 	struct thmqi_list link;
 };
 

@@ -134,6 +134,8 @@ static int inproc_connect(struct thmqi_transport *t, const char *url, uint32_t s
 		return thmqi_fail(rc, "%s: no memory for a connection of %llu bytes", url,
 				  (unsigned long long)opts->area_bytes);
 	link->shard = shard;
+	link->medium = "inproc";
+	strcpy(link->peer, "local");
 	link->is_further = opts->beside != NULL;
 	thmqi_waiter_ref(waiter);
 	link->waiter = waiter;

@@ -57,6 +57,7 @@ int thmqi_rdma_adopt(struct rdma_conn *c)
 
 	if (!rc && c->hello.shard != c->ask.shard)
 		rc = -EINVAL;
+	c->guest.medium = "rdma";
 	if (!rc)
 		rc = thmqi_guest_greeted(&c->guest, c->core, &c->hello, &c->home->poller, &link);
 	if (rc) {

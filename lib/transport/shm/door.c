@@ -4,6 +4,7 @@
  * shard that he named. A greeting is one packet, with one descriptor: no other packet may bring any, and what is sent
  * all the same never reaches us. Nobody's memory is mapped before the greeting is right.
  */
+#include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -235,6 +236,9 @@ static void take_in(struct thmqi_gate *g, int fd)
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) != 0)
 		who.pid = 0;
 	c->pid = who.pid;
+	c->guest.medium = "shm";
+	if (who.pid) /* else it is not known */
+		snprintf(c->guest.peer, sizeof(c->guest.peer), "uid:%u", who.uid);
 	c->pid_fd = open_pid(who.pid);
 	if (thmqi_shm_start(c, g->host.core) != 0) {
 		thmqi_shm_free(c);

@@ -3,6 +3,7 @@
  * door.c - the broker's side until a connection is open: the listening socket, those that have not said what they want, and
  * their way to the core of the shard that they named. Nobody gets memory worth mentioning before the greeting is right.
  */
+#include <stdio.h>
 #include <unistd.h>
 
 #include "tcp.h"
@@ -39,6 +40,9 @@ static void adopt(struct tcp_conn *c)
 	struct thmqi_link *link;
 	int rc = thmqi_tcp_buffers(c);
 
+	c->guest.medium = c->own ? c->own->scheme : c->tls ? "tls" : "tcp";
+	if (c->tls)
+		snprintf(c->guest.peer, sizeof(c->guest.peer), "%s", thmqi_tls_peer(c->tls));
 	if (!rc)
 		rc = thmqi_guest_greeted(&c->guest, c->core, &c->hello, &c->poller, &link);
 	if (rc) {

@@ -3,6 +3,7 @@
  * config.c - from options to what OpenSSL calls a context: TLS 1.3 and nothing older, no tickets, no resumption, no early data;
  * both sides show who they are unless the options say otherwise. Control path only.
  */
+#include <stdio.h>
 #include <unistd.h>
 
 #include "openssl.h"
@@ -135,6 +136,8 @@ static unsigned int on_psk_server(SSL *ssl, const char *identity, unsigned char 
 	if (!psk || psk->key_bytes > key_size)
 		return 0;
 	memcpy(key, psk->key, psk->key_bytes);
+	/* told for good once the handshake is over: who does not have the key gets no further */
+	snprintf(thmqi_tls_current()->peer, sizeof(thmqi_tls_current()->peer), "psk:%s", identity);
 	return psk->key_bytes;
 }
 

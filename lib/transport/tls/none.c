@@ -31,6 +31,11 @@ int thmqi_tls_handshake(struct thmqi_tls *tls)
 	return -EPROTONOSUPPORT;
 }
 
+const char *thmqi_tls_peer(const struct thmqi_tls *tls)
+{
+	return "";
+}
+
 const char *thmqi_tls_why(const struct thmqi_tls *tls)
 {
 	return "";

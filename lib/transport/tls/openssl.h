@@ -8,6 +8,7 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/ssl.h>
+#include <openssl/x509.h>
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
@@ -50,6 +51,14 @@
 	X(SSL_shutdown)                                                                            \
 	X(SSL_get_error)                                                                           \
 	X(SSL_get_verify_result)                                                                   \
+	X(SSL_session_reused)                                                                      \
+	X(SSL_get1_peer_certificate)                                                               \
+	X(X509_get_subject_name)                                                                   \
+	X(X509_NAME_print_ex)                                                                      \
+	X(X509_free)                                                                               \
+	X(BIO_s_mem)                                                                               \
+	X(BIO_read)                                                                                \
+	X(BIO_free)                                                                                \
 	X(SSL_get_current_cipher)                                                                  \
 	X(SSL_CIPHER_get_protocol_id)                                                              \
 	X(X509_VERIFY_PARAM_add1_host)                                                             \
@@ -128,6 +137,7 @@ struct tls {
 	struct tls_secret secrets
 		[2]; /* of the client's stream and of the broker's, between the handshake and the kernel */
 	char why[160];
+	char peer[256]; /* thmqi_tls_peer() */
 };
 
 static inline struct tls *tls_of(struct thmqi_tls *pub)
@@ -137,6 +147,9 @@ static inline struct tls *tls_of(struct thmqi_tls *pub)
 
 /* names.c: the names that the other's certificate may have. */
 int thmqi_tls_names(struct thmqi_tls_config *c, const struct thmq_tls_opts *o, const char *host);
+
+/* peer.c: who the other has proven to be, into t->peer. */
+void thmqi_tls_peer_learn(struct tls *t);
 
 /* psk.c */
 int thmqi_psk_read(struct thmqi_tls_config *c, const struct thmq_tls_opts *o);

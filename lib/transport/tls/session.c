@@ -204,6 +204,8 @@ static int established(struct tls *t)
 	if (rc < 0)
 		return rc;
 	t->established = true;
+	if (t->config->of_broker)
+		thmqi_tls_peer_learn(t);
 	t->pub.kernel = rc == 1;
 	if (rc == 1) {
 		free(t->out);

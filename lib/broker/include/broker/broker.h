@@ -35,6 +35,7 @@ int thmqi_broker_copy(struct thmq_broker *broker, const char *dest, uint64_t tim
 /* While the broker cannot be closed. */
 int thmqi_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size);
 /* thmq_broker_tls_renew() */
+int thmqi_broker_access_renew(struct thmq_broker *broker);
 int thmqi_broker_tls_renew(struct thmq_broker *b, const struct thmq_tls_opts *opts);
 void thmqi_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret);
 

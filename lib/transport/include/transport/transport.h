@@ -46,8 +46,13 @@ struct thmqi_far {
 	void (*close)(struct thmqi_link *link); /* thmqi_link_close() */
 };
 
+/* Who is at the other end, as its medium has proven it: "local" (inproc), "uid:1000" (shm), "cert:CN=name,O=…" or "psk:name" (TLS), "anonymous". */
+#define THMQI_PEER_BYTES 256u
+
 struct thmqi_link {
 	/* constant after connect */
+	char peer[THMQI_PEER_BYTES];
+	const char *medium; /* by which it came: "inproc", "shm", "tcp", "tls", "rdma" */
 	struct thmq_core *core; /* of the broker end; with @far one of the client's environment, which has nothing to do with it */
 	const struct thmqi_far *far; /* NULL: the broker's end is in this process */
 	_Atomic uint32_t *pulse; /* what the client's end beats: the beat below, or one in shared memory */

@@ -262,6 +262,9 @@ enum thmqi_op {
 	THMQI_OP_LEAD = 14 /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 };
 
+/* What a topic is described for: who may do that may see it. */
+enum thmqi_purpose { THMQI_TO_DESCRIBE, THMQI_TO_PRODUCE, THMQI_TO_CONSUME };
+
 struct thmqi_request {
 	uint32_t op; /* enum thmqi_op */
 	uint32_t topic_flags;
@@ -280,6 +283,9 @@ struct thmqi_request {
 	uint64_t ttl_ns;
 	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
 	uint64_t before_offset;
+	uint64_t rates[4]; /* TOPIC_CREATE: as of struct thmq_limits: produce bytes, messages, consume bytes, messages */
+	uint32_t purpose;  /* TOPIC_DESCRIBE: enum thmqi_purpose */
+	uint32_t reserved;
 	char name[256];  /* NUL-terminated */
 	char group[256];
 	uint8_t key[THMQ_KEY_MAX];
@@ -297,6 +303,7 @@ struct thmqi_topic_entry {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
+	uint64_t rates[4];
 	char name[256];
 };
 

@@ -49,6 +49,8 @@ void thmqi_tls_close(struct thmqi_tls *tls); /* NULL is allowed */
  * -ECONNRESET; another error of the socket. What can be said to the other side lies in unsent then.
  */
 int thmqi_tls_handshake(struct thmqi_tls *tls);
+/* Of a broker's stream whose handshake is over: "psk:identity", "cert:CN=name,O=…" (RFC 2253), or "": it asked for neither. */
+const char *thmqi_tls_peer(const struct thmqi_tls *tls);
 const char *thmqi_tls_why(const struct thmqi_tls *tls); /* "" if there is nothing to say */
 
 /*

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * limits.c - so many messages and bytes a second: token buckets that shards share without a lock. Knows neither topics nor clients, only
+ * what was taken and when that is paid.
+ */
+#include "guard.h"
+
+#define BURST_NS 100000000u
+#define SECOND_NS 1e9
+
+/* 0: nothing yet; UINT64_MAX: as much as there is */
+static uint64_t allowed(struct rate *r, uint64_t now)
+{
+	uint64_t at, per_s = atomic_load_explicit(&r->per_s, memory_order_relaxed);
+
+	if (!per_s)
+		return UINT64_MAX;
+	at = atomic_load_explicit(&r->at_ns, memory_order_relaxed);
+	if (at >= now)
+		return 0;
+	at = now - THMQI_MIN(now - at, (uint64_t)BURST_NS);
+	return THMQI_MAX((uint64_t)((double)(now - at) * (double)per_s / SECOND_NS), 1u);
+}
+
+static void take(struct rate *r, uint64_t now, uint64_t n)
+{
+	uint64_t at, from, cost, per_s = atomic_load_explicit(&r->per_s, memory_order_relaxed);
+
+	if (!per_s)
+		return;
+	cost = (uint64_t)((double)n * SECOND_NS / (double)per_s);
+	at = atomic_load_explicit(&r->at_ns, memory_order_relaxed);
+	do
+		from = THMQI_MAX(at, now > BURST_NS ? now - BURST_NS : 0);
+	while (!atomic_compare_exchange_weak_explicit(&r->at_ns, &at, from + cost, memory_order_relaxed, memory_order_relaxed));
+}
+
+bool thmqi_rates_allow(struct rates *topic, struct rates *client, bool out, uint64_t now_ns, struct allowance *ret)
+{
+	struct rates *both[2] = {topic, client};
+	uint32_t i, first = out ? RATE_OUT_BYTES : RATE_IN_BYTES;
+	uint64_t bytes, messages;
+
+	ret->bytes = ret->messages = UINT64_MAX;
+	for (i = 0; i < 2; i++) {
+		if (!both[i])
+			continue;
+		bytes = allowed(&both[i]->rate[first], now_ns);
+		messages = allowed(&both[i]->rate[first + 1], now_ns);
+		ret->bytes = THMQI_MIN(ret->bytes, bytes);
+		ret->messages = THMQI_MIN(ret->messages, messages);
+	}
+	return ret->bytes && ret->messages;
+}
+
+void thmqi_rates_take(struct rates *topic, struct rates *client, bool out, uint64_t now_ns, uint64_t bytes,
+		      uint64_t messages)
+{
+	struct rates *both[2] = {topic, client};
+	uint32_t i, first = out ? RATE_OUT_BYTES : RATE_IN_BYTES;
+
+	for (i = 0; i < 2; i++) {
+		if (!both[i])
+			continue;
+		take(&both[i]->rate[first], now_ns, bytes);
+		take(&both[i]->rate[first + 1], now_ns, messages);
+	}
+}
+
+void thmqi_rates_set(struct rates *r, const struct thmq_limits *limits)
+{
+	atomic_store_explicit(&r->rate[RATE_IN_BYTES].per_s, limits->produce_bytes, memory_order_relaxed);
+	atomic_store_explicit(&r->rate[RATE_IN_MESSAGES].per_s, limits->produce_messages, memory_order_relaxed);
+	atomic_store_explicit(&r->rate[RATE_OUT_BYTES].per_s, limits->consume_bytes, memory_order_relaxed);
+	atomic_store_explicit(&r->rate[RATE_OUT_MESSAGES].per_s, limits->consume_messages, memory_order_relaxed);
+}
+
+bool thmqi_limits_any(const struct thmq_limits *l)
+{
+	return l->produce_bytes || l->produce_messages || l->consume_bytes || l->consume_messages;
+}

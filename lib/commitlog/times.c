@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* times.c - how long a batch waits, is written and is flushed: per batch, by the times that the loop knows anyway. */
+#include "commitlog/times.h"
+#include "internal.h"
+
+struct log_times {
+	struct thmqi_log_times pub;
+	uint32_t every;
+	uint64_t traced;      /* how many batches were looked at */
+	uint64_t oldest_ns;   /* first run of the oldest batch that somebody waits for and only a flush will prove; 0: there is none */
+	uint64_t flushing_ns; /* the flush that is under way began then, … */
+	uint64_t covered_ns;  /* … and this is the oldest that it will prove */
+};
+
+const struct thmqi_log_times *thmqi_log_times(struct thmq_log *log, uint32_t every)
+{
+	if (!log->disk)
+		return NULL;
+	if (!log->times)
+		log->times = calloc(1, sizeof(*log->times));
+	if (!log->times)
+		return NULL;
+	log->times->every = every;
+	return &log->times->pub;
+}
+
+static uint64_t since(const struct thmq_log *log, uint64_t ns)
+{
+	uint64_t now = log->core->now_ns;
+
+	return now > ns ? now - ns : 0;
+}
+
+void thmqi_times_written(struct thmq_log *log, const struct flight *flight)
+{
+	struct thmqi_log_times *t = &log->times->pub;
+
+	thmqi_hist_add(&t->wait, flight->given_ns > flight->begun_ns ? flight->given_ns - flight->begun_ns : 0);
+	thmqi_hist_add(&t->write, since(log, flight->given_ns));
+}
+
+static void trace(struct log_times *t, const struct flight *flight, uint64_t now)
+{
+	struct thmqi_log_trace *to = &t->pub.traces[t->traced % THMQI_LOG_TRACES];
+
+	*to = (struct thmqi_log_trace){.number = ++t->traced,
+				       .index = flight->index,
+				       .position = flight->position,
+				       .bytes = flight->len,
+				       .begun_ns = flight->begun_ns,
+				       .given_ns = flight->given_ns,
+				       .written_ns = now,
+				       .durable_ns = flight->dsync ? now : 0};
+}
+
+void thmqi_times_settled(struct thmq_log *log, const struct flight *flight)
+{
+	struct log_times *t = log->times;
+
+	if (flight->dsync)
+		thmqi_hist_add(&t->pub.durable, since(log, flight->begun_ns));
+	else if (flight->needs_durable && !t->oldest_ns)
+		t->oldest_ns = flight->begun_ns;
+	if (t->every && flight->index % t->every == 0)
+		trace(t, flight, log->core->now_ns);
+}
+
+void thmqi_times_flush(struct thmq_log *log)
+{
+	struct log_times *t = log->times;
+
+	t->flushing_ns = log->core->now_ns;
+	t->covered_ns = t->oldest_ns;
+	t->oldest_ns = 0;
+}
+
+void thmqi_times_flushed(struct thmq_log *log, bool proves)
+{
+	struct log_times *t = log->times;
+	uint32_t i;
+
+	thmqi_hist_add(&t->pub.flush, since(log, t->flushing_ns));
+	if (!proves) {
+		t->oldest_ns = t->covered_ns ? t->covered_ns : t->oldest_ns;
+		return;
+	}
+	if (t->covered_ns)
+		thmqi_hist_add(&t->pub.durable, since(log, t->covered_ns));
+	for (i = 0; t->every && i < THMQI_LOG_TRACES; i++) {
+		struct thmqi_log_trace *one = &t->pub.traces[i];
+
+		if (one->number && !one->durable_ns && one->index <= log->flush_index)
+			one->durable_ns = log->core->now_ns;
+	}
+}
