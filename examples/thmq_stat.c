@@ -72,6 +72,18 @@ static void print_value(const struct thmq_stats_value *v)
 		printf("  %-18s %12llu%s\n", v->name, (unsigned long long)v->value, v->unit == THMQ_STATS_BYTES ? " bytes" : "");
 }
 
+/* As it is, if it is a word; else so that nothing in it means something to a terminal. */
+static void print_key(const char *key)
+{
+	if (!*key)
+		return;
+	putchar(' ');
+	if (strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == strlen(key))
+		fputs(key, stdout);
+	else
+		print_json_string(stdout, key, strlen(key));
+}
+
 static bool same_row(const struct thmq_stats_value *a, const struct thmq_stats_value *b)
 {
 	return a->table && a->table == b->table && a->key == b->key; /* of one handle */
@@ -88,9 +100,7 @@ static void print_plain(const struct thmq_stats *stats, bool all)
 			continue;
 		if (!same_row(&v, &before)) {
 			printf("%s", v.table);
-			if (*v.key)
-				putchar(' ');
-			print_json_string(stdout, v.key, strlen(v.key));
+			print_key(v.key);
 			if (*v.of)
 				printf(" of %s", v.of);
 			puts(v.torn ? " (being written)" : "");

@@ -561,6 +561,7 @@ static int close_shard(struct core_job *job)
 	struct shard *s = job->shard;
 	int rc = 0;
 
+	thmqi_publish_end(s); /* its log's numbers go with the log */
 	if (s->log) {
 		if (job->broker->dir_hold)
 			atomic_fetch_add_explicit(&job->broker->dir_hold->refs, 1, memory_order_relaxed);

@@ -427,6 +427,7 @@ static void publish(struct shard *s)
 {
 	struct publisher *p = &s->publisher;
 
+	p->times = s->log ? thmqi_log_times(s->log, s->broker->opts.trace_every) : NULL;
 	if (s->id == THMQI_SHARD_META)
 		publish_broker(s);
 	if (p->first)
@@ -481,7 +482,6 @@ int thmqi_publish_begin(struct shard *s)
 	}
 	p->to = s->broker->publication;
 	p->first = is_first(s);
-	p->times = s->log ? thmqi_log_times(s->log, s->broker->opts.trace_every) : NULL;
 	p->timer.fire = on_timer;
 	publish(s);
 	p->seen = activity(s);

@@ -37,6 +37,8 @@ static char dir[] = "contract-XXXXXX";
 static char url[128];
 static struct thmq_env *home, *away; /* the broker's, the clients': perhaps the same */
 static struct thmq_broker *broker;
+static const char *access_rules; /* the broker's file of them; NULL: none */
+static void (*on_denied)(void *ctx, const struct thmq_access *what);
 
 static bool is(const char *what)
 {
@@ -201,7 +203,8 @@ static void open_broker(void)
 						 .policy = THMQ_POLICY_EVENT)) == 0);
 	CHECK(thmq_broker_open(home,
 			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
-						.segment_bytes = 16 << 20, .tls = tls(true)),
+						.segment_bytes = 16 << 20, .tls = tls(true),
+						.access_file = access_rules, .audit = on_denied),
 			       &broker) == 0);
 }
 

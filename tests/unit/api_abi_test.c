@@ -6,7 +6,9 @@
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <thundermq/access.h>
 #include <thundermq/log.h>
+#include <thundermq/stats.h>
 #include <thundermq/forecast.h>
 #include <thundermq/pool.h>
 #include <thundermq/reactor.h>
@@ -32,12 +34,16 @@ static const struct {
 	STRUCT(thmq_env_stats, 136, reserved, 132),
 	STRUCT(thmq_place, 32, error, 28),
 	STRUCT(thmq_machine, 64, path_device, 32),
-	STRUCT(thmq_broker_opts, 192, cluster_listen, 184),
+	STRUCT(thmq_broker_opts, 240, reserved5, 236),
 	STRUCT(thmq_broker_stats, 128, refused_count, 120),
 	STRUCT(thmq_session_opts, 56, reconnect_ns, 48),
 	STRUCT(thmq_tls_opts, 88, cipher_suites, 80),
-	STRUCT(thmq_topic_opts, 48, ttl_ns, 40),
-	STRUCT(thmq_topic_info, 304, ttl_ns, 296),
+	STRUCT(thmq_topic_opts, 56, limits, 48),
+	STRUCT(thmq_topic_info, 336, consume_messages, 328),
+	STRUCT(thmq_limits, 40, consume_messages, 32),
+	STRUCT(thmq_access, 48, reserved, 44),
+	STRUCT(thmq_stats_info, 152, name, 88),
+	STRUCT(thmq_stats_value, 120, p999, 112),
 	STRUCT(thmq_partition_info, 48, lag, 40),
 	STRUCT(thmq_key_info, 24, time_ns, 16),
 	STRUCT(thmq_producer_opts, 32, name, 24),

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * access_contract_test.c - who may do what, and how much of it, over any medium: clients are known by what their medium proves, what the rules
+ * do not allow is refused with -EACCES and told to whoever audits, and what is too much comes later and is not lost.
+ *
+ * usage: access_contract_test MEDIUM [case …]; MEDIUM as of transport_contract_test.c.
+ */
+#include <thundermq/access.h>
+
+#include "contract.h"
+
+static char rules_path[] = "access-rules-XXXXXX";
+
+static struct {
+	pthread_mutex_t lock;
+	uint32_t count;
+	uint32_t operation;
+	int32_t error;
+	char identity[THMQ_IDENTITY_MAX + 1], topic[256];
+} denied = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void note_denied(void *ctx, const struct thmq_access *what)
+{
+	(void)ctx;
+	pthread_mutex_lock(&denied.lock);
+	denied.count++;
+	denied.operation = what->operation;
+	denied.error = what->error;
+	snprintf(denied.identity, sizeof(denied.identity), "%s", what->identity);
+	snprintf(denied.topic, sizeof(denied.topic), "%s", what->topic ? what->topic : "");
+	pthread_mutex_unlock(&denied.lock);
+}
+
+/* Who we are, as the broker sees it: a pattern of the rules. */
+static const char *me(void)
+{
+	static char uid[32];
+
+	if (is("inproc"))
+		return "local";
+	if (is("tls"))
+		return "\"cert:*CN=client*\"";
+	if (is("tls-psk"))
+		return "psk:client";
+	snprintf(uid, sizeof(uid), "uid:%u", (unsigned)getuid());
+	return is("shm") ? uid : "anonymous";
+}
+
+/* "ME" stands for us. */
+static void put_rules(const char *text)
+{
+	FILE *f = fopen(rules_path, "w");
+	const char *at;
+
+	CHECK(f);
+	for (; (at = strstr(text, "ME")); text = at + 2)
+		fprintf(f, "%.*s%s", (int)(at - text), text, me());
+	fprintf(f, "%s", text);
+	CHECK(fclose(f) == 0);
+}
+
+static void rules(const char *text)
+{
+	put_rules(text);
+	CHECK(thmq_broker_access_renew(broker) == 0);
+}
+
+static bool was_denied(uint32_t before, uint32_t operation, const char *topic)
+{
+	bool is_so;
+
+	pthread_mutex_lock(&denied.lock);
+	is_so = denied.count == before + 1 && denied.operation == operation && denied.error == -EACCES &&
+		strcmp(denied.topic, topic) == 0 && denied.identity[0];
+	pthread_mutex_unlock(&denied.lock);
+	return is_so;
+}
+
+/* --------------------------------------------------------------------- access */
+
+#define DENIED(call, operation, topic)                                                             \
+	do {                                                                                       \
+		uint32_t before_ = denied.count;                                                   \
+		CHECK((call) == -EACCES && strstr(thmq_errmsg(), "rules"));                        \
+		CHECK(was_denied(before_, operation, topic));                                      \
+	} while (0)
+
+static void everybody_by_his_rules(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_topic_info infos[8] = {{.size = sizeof(infos[0])}};
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	struct thmq_key_info key = {.size = sizeof(key)};
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+
+	rules("allow * all *\n");
+	CHECK(thmq_topic_create(s, "in", NULL) == 0 && thmq_topic_create(s, "out", NULL) == 0);
+	CHECK(thmq_topic_create(s, "see", NULL) == 0 && thmq_topic_create(s, "none", NULL) == 0);
+	rules("# what we may\n"
+	      "deny nobody all *\n"
+	      "allow ME produce in\n"
+	      "allow ME consume ou?\n"
+	      "allow ME describe s*e\n"
+	      "allow ME create,delete mine-*\n"
+	      "allow somebody-else all *\n");
+	CHECK(thmq_producer_open(s, "in", NULL, &p) == 0);
+	CHECK(thmq_send(p, "x", 1, NULL) == 1 && thmq_flush(p, 10 * SECOND) == 0);
+	CHECK(thmq_producer_close(p, SECOND) == 0);
+	DENIED(thmq_consumer_open(s, "in", NULL, NULL, &c), THMQ_OPERATION_CONSUME, "in");
+	DENIED(thmq_consumer_open(s, "in", "group", NULL, &c), THMQ_OPERATION_CONSUME, "in");
+	DENIED(thmq_producer_open(s, "out", NULL, &p), THMQ_OPERATION_PRODUCE, "out");
+	CHECK(thmq_consumer_open(s, "out", NULL, NULL, &c) == 0 && thmq_consumer_close(c, SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "out", "group", NULL, &c) == 0 && thmq_consumer_close(c, SECOND) == 0);
+	DENIED(thmq_topic_describe(s, "out", &infos[0]), THMQ_OPERATION_DESCRIBE, "out");
+	DENIED(thmq_key_find(s, "in", 0, "k", 1, UINT64_MAX, &key), THMQ_OPERATION_CONSUME, "in");
+	CHECK(thmq_key_find(s, "out", 0, "k", 1, UINT64_MAX, &key) == -ENOENT);
+	infos[0].size = sizeof(infos[0]);
+	CHECK(thmq_topic_describe(s, "see", &infos[0]) == 0);
+	CHECK(thmq_partition_describe(s, "see", 0, NULL, &part) == 0);
+	DENIED(thmq_partition_describe(s, "none", 0, NULL, &part), THMQ_OPERATION_DESCRIBE, "none");
+	CHECK(thmq_topic_list(s, infos, 8) == 1 && strcmp(infos[0].name, "see") == 0);
+	DENIED(thmq_topic_create(s, "other", NULL), THMQ_OPERATION_CREATE, "other");
+	CHECK(thmq_topic_create(s, "mine-1", NULL) == 0 && thmq_topic_delete(s, "mine-1") == 0);
+	DENIED(thmq_topic_delete(s, "in"), THMQ_OPERATION_DELETE, "in");
+	DENIED(thmq_topic_delete(s, "not-there"), THMQ_OPERATION_DELETE, "not-there");
+	(void)m;
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+/* A client that opens nothing anew, or lies about what it has opened: the shard asks, too. */
+static void the_shard_asks_too(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_event e;
+	uint32_t before;
+	int i, n;
+
+	rules("allow * all *\n");
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	rules("allow ME consume t\n");
+	before = denied.count;
+	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 1)) == 1);
+	CHECK(thmq_flush(p, 10 * SECOND) == -EIO);
+	for (i = 0, n = 0; i < 100 && !n; i++)
+		n = thmq_events(s, &e, 1);
+	CHECK(n == 1 && e.type == THMQ_EVENT_FAILED && e.error == -EACCES && e.sequence == 1);
+	CHECK(was_denied(before, THMQ_OPERATION_PRODUCE, "t"));
+	/* it is remembered, and not told for each message */
+	for (i = 0; i < 10; i++)
+		CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 1)) > 0);
+	CHECK(thmq_flush(p, 10 * SECOND) == -EIO && denied.count == before + 1);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void rules_that_say_nothing_sensible(void)
+{
+	static const char *const wrong[] = {"permit * all *\n",
+					    "allow *\n",
+					    "allow * everything *\n",
+					    "allow * produce,, * *\n",
+					    "allow * produce a b\n",
+					    "allow \"half all *\n",
+					    "limit *\n",
+					    "limit * produce-bytes\n",
+					    "limit * produce-bytes=0\n",
+					    "limit * produce-bytes=99999999999999999999\n",
+					    "limit * produce-bytes=10T\n",
+					    "limit * outstanding=4G9\n",
+					    "limit * speed=1\n"};
+	struct thmq_session *s = session_of(NULL);
+	size_t i;
+
+	rules("allow * all *\n");
+	for (i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		FILE *f = fopen(rules_path, "w");
+
+		CHECK(f && fprintf(f, "# one\n%s", wrong[i]) > 0 && fclose(f) == 0);
+		CHECK(thmq_broker_access_renew(broker) == -EINVAL && strstr(thmq_errmsg(), "line 2"));
+	}
+	CHECK(unlink(rules_path) == 0);
+	CHECK(thmq_broker_access_renew(broker) == -ENOENT);
+	CHECK(thmq_topic_create(s, "still", NULL) == 0); /* the rules that there were */
+	put_rules("allow * all *\n");
+	CHECK(thmq_broker_access_renew(broker) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+/* --------------------------------------------------------------------- limits */
+
+static double send_all(struct thmq_session *s, const char *topic, uint32_t count, uint32_t len)
+{
+	static char bytes[8192];
+	uint64_t begin;
+	struct thmq_producer *p;
+	uint32_t i;
+
+	CHECK(thmq_producer_open(s, topic, NULL, &p) == 0);
+	begin = now();
+	for (i = 0; i < count; i++) {
+		while (thmq_send(p, bytes, len, NULL) < 0)
+			thmq_session_wait(s, MS);
+		if (i % 4 == 3)
+			CHECK(thmq_flush(p, 30 * SECOND) == 0);
+	}
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
+	CHECK(thmq_producer_close(p, SECOND) == 0);
+	return (double)(now() - begin) / 1e9;
+}
+
+static double fetch_all(struct thmq_session *s, const char *topic, uint32_t count, const struct thmq_consumer_opts *opts)
+{
+	uint64_t begin, end = now() + 60 * SECOND;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint32_t got = 0;
+
+	begin = now();
+	CHECK(thmq_consumer_open(s, topic, NULL, opts, &c) == 0);
+	while (got < count) {
+		CHECK(now() < end);
+		if (thmq_fetch(c, &m, 1) != 1) {
+			thmq_session_wait(s, MS);
+			continue;
+		}
+		CHECK(m.offset == got++);
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+	return (double)(now() - begin) / 1e9;
+}
+
+/* A tenth of a second's worth comes at once, and one message may be had on credit. */
+static void limits_of_a_topic(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_limits l = {.size = sizeof(l), .produce_messages = 200};
+	double t;
+
+	rules("allow * all *\n");
+	CHECK(thmq_topic_create(s, "messages", THMQ_TOPIC_OPTS(.limits = &l)) == 0);
+	CHECK(thmq_topic_describe(s, "messages", &info) == 0 && info.produce_messages == 200 && !info.consume_bytes);
+	t = send_all(s, "messages", 80, 10);
+	CHECK(t >= (80 - 20 - 4) / 200.0 * 0.95);
+	CHECK(fetch_all(s, "messages", 80, NULL) < 30);
+	l = (struct thmq_limits){.size = sizeof(l), .produce_bytes = 100000, .consume_bytes = 100000};
+	CHECK(thmq_topic_create(s, "bytes", THMQ_TOPIC_OPTS(.limits = &l)) == 0);
+	t = send_all(s, "bytes", 16, 4000);
+	CHECK(t >= (64000 - 10000 - 4 * 4000) / 1e5 * 0.95);
+	t = fetch_all(s, "bytes", 16, NULL);
+	CHECK(t >= (64000 - 10000 - 4 * 4200) / 1e5 * 0.95);
+	l.outstanding = 5;
+	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.limits = &l)) == -EINVAL);
+	l = (struct thmq_limits){.size = sizeof(l), .consume_messages = UINT64_MAX};
+	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.limits = &l)) == -EINVAL);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void limits_of_a_client(void)
+{
+	struct thmq_session *s, *other;
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+	double t;
+	int n = 0, i;
+
+	rules("limit ME produce-messages=200 consume-bytes=100K outstanding=6\nallow * all *\n");
+	s = session_of(NULL); /* limits come with the connection */
+	CHECK(thmq_topic_create(s, "c", NULL) == 0);
+	t = send_all(s, "c", 60, 1000);
+	CHECK(t >= (60 - 20 - 4) / 200.0 * 0.95);
+	CHECK(thmq_consumer_open(s, "c", NULL, NULL, &c) == 0);
+	for (i = 0; i < 50; i++) {
+		n += thmq_fetch(c, m + n, (uint32_t)(16 - n));
+		CHECK(n < 16);
+		thmq_session_wait(s, 2 * MS);
+	}
+	/* runs come whole: what is beyond the limit came with the last one */
+	CHECK(n > 0 && n <= 6 + 4);
+	CHECK(thmq_release(c, m, (uint32_t)n) == 0 && thmq_consumer_close(c, SECOND) == 0);
+	t = fetch_all(s, "c", 60, NULL);
+	CHECK(t >= (60000 - 10000 - 2 * 4200) / 1e5 * 0.9 - 0.1);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	/* and where there is no such rule any more there is no limit */
+	rules("allow * all *\n");
+	other = session_of(NULL);
+	send_all(other, "c", 10, 10);
+	CHECK(thmq_session_close(other, SECOND) == 0);
+}
+
+static const struct test_case cases[] = {
+	{"everybody_by_his_rules", everybody_by_his_rules},
+	{"the_shard_asks_too", the_shard_asks_too},
+	{"rules_that_say_nothing_sensible", rules_that_say_nothing_sensible},
+	{"limits_of_a_topic", limits_of_a_topic},
+	{"limits_of_a_client", limits_of_a_client},
+};
+
+int main(int argc, char **argv)
+{
+	int fd = mkstemp(rules_path), rc;
+
+	CHECK(fd >= 0 && close(fd) == 0);
+	medium = argc > 1 ? argv[1] : "";
+	put_rules("allow * all *\n");
+	access_rules = rules_path;
+	on_denied = note_denied;
+	rc = contract_run(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
+	unlink(rules_path);
+	return rc;
+}
