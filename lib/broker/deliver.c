@@ -102,18 +102,13 @@ void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error)
 	thmqi_conn_send(sub->conn, &f);
 }
 
-void thmqi_sub_count(struct sub *sub, uint32_t messages, uint32_t bytes)
+void thmqi_sub_pay(struct sub *sub, uint32_t messages, uint32_t bytes)
 {
 	struct shard *s = sub->conn->shard;
 	struct topic_here *t = s->topics.at[sub->partition->topic];
 	struct conn *c = sub->conn;
 
-	s->messages_out += messages;
-	s->bytes_out += bytes;
-	t->messages_out += messages;
-	t->bytes_out += bytes;
-	if (thmqi_unlikely(sub->limited))
-		thmqi_rates_take(t->rates, c->limited ? &c->client->rates : NULL, true, s->core->now_ns, bytes, messages);
+	thmqi_rates_take(t->rates, c->limited ? &c->client->rates : NULL, true, s->core->now_ns, bytes, messages);
 }
 
 bool thmqi_sub_may(struct sub *sub)

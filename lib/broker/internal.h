@@ -271,6 +271,7 @@ struct conn {
 	struct thmqi_link *wire;
 	struct shard *shard;
 	struct partition *last_partition; /* of the last PRODUCE */
+	struct topic_here *last_topic;    /* its; as long as it is not dead */
 	struct {
 		struct partition *partition; /* of the message that is being stored in parts; NULL: none is */
 		int64_t time_ns;
@@ -289,6 +290,7 @@ struct conn {
 	bool waits; /* it was not welcomed yet: lead.c */
 	/* guard.h */
 	bool guarded, limited; /* there are rules; its client may have only so much */
+	bool last_limited;     /* that, or last_topic may */
 	bool denied;           /* PRODUCE to last_partition */
 	bool leaving;          /* what it sent is taken at once, whatever its limits */
 	uint8_t medium;
@@ -562,7 +564,7 @@ void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_ready(struct sub *sub);
-void thmqi_sub_count(struct sub *sub, uint32_t messages, uint32_t bytes); /* handed out */
+void thmqi_sub_pay(struct sub *sub, uint32_t messages, uint32_t bytes); /* of one that is limited: they were handed out */
 bool thmqi_sub_may(struct sub *sub);   /* of one that is limited: have more now? */
 void thmqi_sub_later(struct sub *sub); /* it is looked at again soon */
 void thmqi_sub_offer(struct sub *sub); /* a run was appended and is visible: at once, or when it is its turn */
@@ -573,6 +575,20 @@ void thmqi_consumers_close(struct conn *c);
 struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition); /* NULL: there is none */
 int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset); /* of an enum thmq_start */
 void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error); /* it gets nothing any more, and is told */
+
+/* Messages were handed out. */
+static inline void thmqi_sub_count(struct sub *sub, uint32_t messages, uint32_t bytes)
+{
+	struct shard *s = sub->conn->shard;
+	struct topic_here *t = s->topics.at[sub->partition->topic];
+
+	s->messages_out += messages;
+	s->bytes_out += bytes;
+	t->messages_out += messages;
+	t->bytes_out += bytes;
+	if (thmqi_unlikely(sub->limited))
+		thmqi_sub_pay(sub, messages, bytes);
+}
 
 static inline bool thmqi_consumer_has_credit(const struct consumer *k)
 {

@@ -82,6 +82,8 @@ static struct partition *partition_of(struct conn *c, uint32_t id)
 		p = thmqi_shard_partition(c->shard, id);
 	if (p) {
 		c->last_partition = p;
+		c->last_topic = c->shard->topics.at[p->topic];
+		c->last_limited = c->limited || c->last_topic->rates;
 		if (thmqi_unlikely(c->guarded))
 			c->denied = thmqi_guard_ask_partition(c, THMQ_OPERATION_PRODUCE, p) != 0;
 		expect(p);
@@ -493,6 +495,11 @@ static __attribute__((noinline)) bool is_allowed(struct conn *c, struct topic_he
 	return true;
 }
 
+static __attribute__((noinline)) void pay(struct conn *c, struct topic_here *t, uint32_t bytes, uint32_t messages)
+{
+	thmqi_rates_take(t->rates, c->limited ? &c->client->rates : NULL, false, c->shard->core->now_ns, bytes, messages);
+}
+
 /* One run. Return: frames taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -506,7 +513,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct writer *w = NULL;
 	uint64_t index, offset, is = 0;
 	uint32_t level;
-	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts, is_limited;
+	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts;
 	struct topic_here *t;
 	uint32_t room;
 	int rc = check(c, first);
@@ -551,10 +558,9 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (!p->is_volatile)
 			return 0;
 	room = run_room(s, p, first);
-	t = s->topics.at[p->topic];
 	g.most = RUN_RECORDS_MAX;
-	is_limited = t->rates || c->limited;
-	if (thmqi_unlikely(is_limited) && !is_allowed(c, t, first, &room, &g))
+	t = c->last_topic;
+	if (thmqi_unlikely(c->last_limited) && !is_allowed(c, t, first, &room, &g))
 		return 0;
 	gather(c, first, room, &g);
 	in_parts = g.count == 0;
@@ -603,9 +609,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	t->messages_in += g.count;
 	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);
 	t->bytes_in += g.len - g.count * sizeof(struct thmq_record);
-	if (thmqi_unlikely(is_limited))
-		thmqi_rates_take(t->rates, c->limited ? &c->client->rates : NULL, false, s->core->now_ns,
-				 in_parts ? first->len : g.len - g.count * sizeof(struct thmq_record), g.count);
+	if (thmqi_unlikely(c->last_limited))
+		pay(c, t, in_parts ? first->len : g.len - g.count * (uint32_t)sizeof(struct thmq_record), g.count);
 	THMQI_PROBE3(taken, p->id, run->base_offset, g.count);
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)

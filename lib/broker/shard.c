@@ -904,7 +904,11 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->final = b->cluster ? THMQ_DURABILITY_QUORUM : THMQ_DURABILITY_DURABLE;
 	s->level_max = b->cluster ? THMQ_DURABILITY_ALL : THMQ_DURABILITY_DURABLE;
 	s->pending = calloc(PENDING_COUNT, sizeof(*s->pending));
-	return s->pending && thmqi_topics_init(s) == 0 ? 0 : -ENOMEM;
+	if (s->pending && thmqi_topics_init(s) == 0)
+		return 0;
+	free(s->pending); /* nobody knows of it yet */
+	s->pending = NULL;
+	return -ENOMEM;
 }
 
 void thmqi_shard_start(struct shard *s)

@@ -144,6 +144,20 @@ static void drop(struct shard *s, struct topic_here *h)
 	free(h);
 }
 
+/* A copy's partition may have been used before it was known what it is. */
+static void look_again(struct thmqi_list *conns, const struct partition *p)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, conns)
+	{
+		struct conn *c = thmqi_container(it, struct conn, link);
+
+		if (c->last_partition == p)
+			c->last_partition = NULL;
+	}
+}
+
 int thmqi_topics_enter(struct shard *s, struct partition *p, const struct state_topic *state)
 {
 	struct topics *t = &s->topics;
@@ -158,6 +172,8 @@ int thmqi_topics_enter(struct shard *s, struct partition *p, const struct state_
 		return rc;
 	p->topic = (uint16_t)h->place;
 	h->partitions++;
+	look_again(&s->conns, p);
+	look_again(&s->resting, p);
 	return 0;
 }
 

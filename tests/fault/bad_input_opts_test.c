@@ -106,7 +106,7 @@ static const struct subject subjects[] = {
 	{"env", sizeof(struct thmq_env_opts),
 	 THMQ_ENV_FIRST_CPU | THMQ_ENV_NO_PIN | THMQ_ENV_ALLOW_THREADS | THMQ_ENV_NO_URING | THMQ_ENV_LOCK_MEMORY,
 	 call_env, false},
-	{"broker", sizeof(struct thmq_broker_opts), THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH, call_broker, false},
+	{"broker", sizeof(struct thmq_broker_opts), THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH | THMQ_BROKER_NO_STATS, call_broker, false},
 	{"session", sizeof(struct thmq_session_opts), 0, call_session, false},
 	{"topic", sizeof(struct thmq_topic_opts),
 	 THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED,

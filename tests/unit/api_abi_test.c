@@ -41,7 +41,7 @@ static const struct {
 	STRUCT(thmq_topic_opts, 56, limits, 48),
 	STRUCT(thmq_topic_info, 336, consume_messages, 328),
 	STRUCT(thmq_limits, 40, consume_messages, 32),
-	STRUCT(thmq_access, 48, reserved, 44),
+	STRUCT(thmq_access, 40, reserved, 36),
 	STRUCT(thmq_stats_info, 152, name, 88),
 	STRUCT(thmq_stats_value, 120, p999, 112),
 	STRUCT(thmq_partition_info, 48, lag, 40),
