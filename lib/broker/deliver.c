@@ -6,6 +6,8 @@
 #include "commitlog/hint.h"
 #include "internal.h"
 
+#define AGE_TURNS 16u /* in one of so many is it measured how old messages are */
+
 /* ------------------------------------------------------------- deliveries */
 
 static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_count)
@@ -214,7 +216,7 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 			break;
 		rc = thmq_log_read(sub->reader, p->visible, &k->free->view);
 		if (rc == 1) {
-			if (!done++ && sub->conn->shard->publisher.to)
+			if (!done++ && thmqi_unlikely(!(++sub->conn->shard->publisher.turns % AGE_TURNS)))
 				note_age(sub->conn->shard, k->free->view.run.header);
 			deliver(sub, k, f, k->free);
 		} else if (rc == 0) {

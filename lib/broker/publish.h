@@ -20,7 +20,7 @@ struct publisher {
 	bool idle;       /* the timer goes slowly: to be stirred once there is something to do */
 	bool first;      /* of its core: it writes the core's row */
 	uint32_t topic_cursor;
-	uint32_t rows_used; /* of topics, bits beyond are in rows */
+	uint32_t turns; /* of consumers: in some it is measured how old messages are */
 	uint64_t *rows;     /* which rows of topics are taken, a bit each */
 	uint64_t seen;      /* of what moves, as of the last time */
 	const struct thmqi_log_times *times; /* NULL: no log */
