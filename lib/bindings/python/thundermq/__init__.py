@@ -546,7 +546,10 @@ class Message:
 
     @property
     def tag(self) -> str | None:
-        return ffi.unpack(self._c.tag, self._c.tag_len).decode(errors="surrogateescape") if self._c.tag else None
+        if not self._c.tag:
+            return None
+        self._here()
+        return ffi.unpack(self._c.tag, self._c.tag_len).decode(errors="surrogateescape")
 
     @property
     def headers(self) -> list[tuple[str, HeaderValue]]:
