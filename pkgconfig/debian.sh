@@ -22,7 +22,8 @@ multiarch=$(dpkg-architecture -qDEB_HOST_MULTIARCH)
 arch=$(dpkg-architecture -qDEB_HOST_ARCH)
 if [ -z "$build" ]; then
 	build=$PWD/build-deb
-	[ -d "$build" ] || meson setup --prefix=/usr --sysconfdir=/etc --libdir="lib/$multiarch" --buildtype=release -Dtests=false -Dbench=false "$build"
+	# Debian's Python, whatever else is there
+	[ -d "$build" ] || PATH=/usr/bin:$PATH meson setup --prefix=/usr --sysconfdir=/etc --libdir="lib/$multiarch" --buildtype=release -Dtests=false -Dbench=false "$build"
 	ninja -C "$build"
 fi
 
@@ -56,6 +57,7 @@ pack() {
 	[ -d "$root" ] || return 0
 	find "$root" -type f \( -path '*/bin/*' -o -name '*.so.*' \) >"$tmp/elf"
 	xargs -r strip --strip-unneeded <"$tmp/elf"
+	find "$root" -name '*.a' -exec strip --strip-debug {} +
 	mkdir -p "$tmp/src/debian" "$root/DEBIAN" "$root/usr/share/doc/$package"
 	cp LICENSE "$root/usr/share/doc/$package/copyright"
 	printf 'Source: thundermq\n\nPackage: %s\nArchitecture: any\n' "$package" >"$tmp/src/debian/control"

@@ -407,14 +407,14 @@ public:
 
 private:
 	friend class producer;
-	claim(thmq_producer *p, std::shared_ptr<detail::root> r, const thmq_claim &c)
+	claim(thmq_producer *p, std::shared_ptr<detail::root> r, const struct ::thmq_claim &c)
 		: producer_(p), root_(std::move(r)), claim_(c)
 	{
 	}
 
 	thmq_producer *producer_;
 	std::shared_ptr<detail::root> root_;
-	thmq_claim claim_;
+	struct ::thmq_claim claim_;
 };
 
 class producer : public detail::handle<thmq_producer, thmq_producer_close> {
@@ -427,7 +427,7 @@ public:
 	/* empty: the window is full; wait for the session, and try again */
 	std::optional<claim> try_claim(uint32_t len, const message_options &opts = {})
 	{
-		thmq_claim c;
+		struct ::thmq_claim c;
 
 		if (!detail::taken(thmq_claim(raw(), &opts, len, &c), "thmq_claim"))
 			return {};

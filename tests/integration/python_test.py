@@ -101,6 +101,12 @@ class Calls(Case):
             self.assertGreaterEqual(n, 15)
             self.assertEqual(producer.send(b"x"), n + 1)
 
+    def test_a_reader_without_a_group_has_nothing_to_acknowledge(self):
+        self.send("a")
+        consumer = self.session.consumer("t")
+        with self.assertRaises(ValueError):
+            consumer.ack(consumer.get(5))
+
     def test_groups_and_topics(self):
         self.send("a", "b")
         consumer = self.session.consumer("t", group="g")
@@ -223,7 +229,7 @@ class Loops(unittest.TestCase):
                     await producer.flush_async(10)
 
                 idle = one.consumer("t")  # whose messages nobody takes: the others go on
-                await asyncio.wait_for(asyncio.gather(read(two.consumer("t"), 200), write(one.producer("t"))), 20)
+                await asyncio.wait_for(asyncio.gather(read(two.consumer("t", group="g"), 200), write(one.producer("t"))), 20)
                 self.assertEqual(got, [b"%d" % i for i in range(200)])
                 idle.close()
                 self.assertIsNone(await two.consumer("t", start=thundermq.Start.END).get_async(0.01))

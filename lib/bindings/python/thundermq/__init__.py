@@ -613,6 +613,7 @@ class Message:
 class Consumer(_Stream):
     def __init__(self, session: Session, topic: str, group: str | None, fields: Mapping[str, Any], keep: list[Any]) -> None:
         self._session = session
+        self._group = group
         self._views = 0
         self._ahead: list[Message] = []  # fetched, newest first
         p = ffi.new("struct thmq_consumer **")
@@ -667,6 +668,8 @@ class Consumer(_Stream):
 
     def ack(self, message: Message) -> None:
         """All up to this one, of its partition, is done; in a shared group this one is. The message may have been released."""
+        if self._group is None:
+            raise ValueError("a reader without a group has nothing to acknowledge")
         self._until_taken(lambda: lib.thmq_ack(self._raw(), message._c))
 
     def nack(self, message: Message, delay: float | None = 0.0) -> None:
