@@ -1027,8 +1027,15 @@ struct thmq_consumer_opts {
 	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
 	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
 	uint32_t reserved;
+	/*
+	 * Only messages of which this is true, such as "price > 10 AND region LIKE 'eu%'": an expression over headers, KEY, TAG and
+	 * TIMESTAMP that the broker looks at before it hands a message out. What it is not true of counts as done for the group.
+	 * NULL: all. Copied. doc/filters.md
+	 */
+	const char *filter;
 };
 
+#define THMQ_FILTER_MAX 1024u /* bytes of a filter */
 #define THMQ_CONSUMER_BACKOFF_MAX 64u
 #define THMQ_NACK_BACKOFF UINT64_MAX /* as a delay: as backoff_ns says */
 
@@ -1050,12 +1057,22 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
  * thmq_consumer_open() - read a topic
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
+ * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
  * members that do not share; -EOPNOTSUPP the topic is volatile.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 				const struct thmq_consumer_opts *opts,
 				struct thmq_consumer **ret_consumer);
+
+/**
+ * thmq_filter_check() - does a filter make sense?
+ * @filter: as in struct thmq_consumer_opts
+ * @ret_at: out, or NULL; where it does not: which of its bytes is the first that is wrong, from 0
+ * Return: 0; -EINVAL: thmq_errmsg() says at which character, and why; -ENOMEM.
+ * Threads: any; never blocks.
+ */
+THMQ_API int thmq_filter_check(const char *filter, uint32_t *ret_at);
 
 /**
  * thmq_consumer_close() - give up the partitions and close

@@ -2,6 +2,7 @@
 /* client.c - the public face of sessions, topics, producers and consumers: checks, then calls down. */
 #include "api/api.h"
 #include "client/client.h"
+#include "filter/filter.h"
 
 #define is_session(s) thmqi_handle_is(s, THMQI_HANDLE_SESSION)
 #define is_producer(p) thmqi_likely(thmqi_handle_is(p, THMQI_HANDLE_PRODUCER))
@@ -396,6 +397,22 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (o.invisible_ns > 31536000000000000ull)
 		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
+}
+
+int thmq_filter_check(const char *filter, uint32_t *ret_at)
+{
+	struct thmqi_filter_error error;
+	struct thmqi_filter *f;
+	int rc;
+
+	if (!filter)
+		return thmqi_fail(-EINVAL, "filter: there is none");
+	rc = thmqi_filter_make(filter, (uint32_t)strnlen(filter, THMQ_FILTER_MAX + 1), &f, &error);
+	if (rc == 0)
+		thmqi_filter_free(f);
+	if (rc == -EINVAL && ret_at)
+		*ret_at = error.at;
+	return rc == -EINVAL ? thmqi_fail(rc, "filter: at character %u: %s", error.at + 1, error.what) : rc;
 }
 
 int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns)

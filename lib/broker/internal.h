@@ -112,6 +112,7 @@ struct shard;
 struct conn;
 struct sub;
 struct shared; /* shared.c */
+struct sift;   /* sift.c */
 
 /* ------------------------------------------------------------- partitions */
 
@@ -233,6 +234,9 @@ struct sub {
 	uint32_t settle_taken, settle_storing, settle_told; /* shared: serials of its acks */
 	uint64_t part_begin, part_next, part_end; /* shared: of a message in parts, which part goes next; none: both are the same */
 	uint32_t part_deliveries;
+	struct sift *sift;  /* NULL: it wants all */
+	uint64_t sift_from; /* sift: what lies from here up to before `next` is not wanted */
+	bool sift_drops_parts; /* sift: the message whose parts come is not */
 };
 #define SUB_IS_SHARED 255u
 
@@ -287,6 +291,7 @@ struct conn {
 	uint32_t dirty_count;
 	struct producer producers[THMQI_STREAMS];
 	struct consumer *consumers[THMQI_STREAMS];
+	struct sift *sifts; /* of its streams */
 };
 
 /* How far a producer has come in a partition. */
@@ -576,6 +581,21 @@ void thmqi_shared_tell_owed(struct group_offset *g, int error);
 void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run);
 void thmqi_shared_settle_recovery(struct group_offset *g); /* once all is replayed */
 void thmqi_shared_free(struct group_offset *g);
+
+/* sift.c: consumers that want some messages only */
+void thmqi_sift_text(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sift_forget(struct conn *c);
+int thmqi_sift_attach(struct sub *sub, const struct thmqi_frame *f); /* 0, also where it wants all; -EINVAL */
+void thmqi_sift_detach(struct sub *sub);
+struct sifted {
+	uint64_t first, end; /* the first that is wanted; behind the last */
+	uint32_t wanted, looked; /* how many */
+};
+/* Has @run a message from @from on that is wanted? One that only the consumer can read counts as such. */
+bool thmqi_sift_run(struct sub *sub, const struct thmq_run_header *run, uint64_t from, struct sifted *ret);
+void thmqi_sift_place(struct sub *sub, uint64_t offset); /* it goes on there */
+bool thmqi_sift_acked(const struct sub *sub, uint64_t offset); /* all up to before sub->next is done with @offset */
+void thmqi_sift_settle(struct sub *sub); /* its group's offset moves over what was passed over, if all before that is done */
 
 /* lost.c: after the log failed */
 void thmqi_lost_tell_producers(struct shard *s); /* while it is known who waits for what */

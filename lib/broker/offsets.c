@@ -57,6 +57,8 @@ void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f)
 	/* offsets of a group only rise, whatever order acks are sent in */
 	if (g->offset == UINT64_MAX || f->seq > g->offset)
 		g->offset = f->seq;
+	if (thmqi_unlikely(g->owner->sift && thmqi_sift_acked(g->owner, g->offset)))
+		g->offset = g->owner->next;
 	if (thmqi_unlikely(g->shared != NULL))
 		thmqi_shared_advance(g);
 	if (p->is_volatile || g->offset == g->durable_offset) {

@@ -189,6 +189,7 @@ static void consumer_free(struct thmq_consumer *c)
 {
 	thmqi_runs_fini(c);
 	thmqi_dead_close(c);
+	thmqi_select_close(c);
 	free(c->backoff_ns);
 	free(c->readings);
 	free(c->tags);
@@ -341,7 +342,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->shared = (opts->flags & THMQ_CONSUMER_SHARED) != 0;
 	c->grouped = group != NULL && !c->shared;
 	c->ttl_ns = entry.ttl_ns;
-	c->odd = c->ttl_ns || opts->tag_count;
+	c->odd = c->ttl_ns || opts->tag_count || opts->filter;
 	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);
 	snprintf(c->group, sizeof(c->group), "%s", group ? group : "");
@@ -354,6 +355,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	rc = thmqi_runs_init(c);
 	rc = rc ? rc : copy_tags(c);
 	rc = rc ? rc : copy_backoff(c);
+	rc = rc || !opts->filter ? rc : thmqi_select_open(c, opts->filter);
+	c->opts.filter = NULL;
 	rc = c->readings ? rc : -ENOMEM;
 	for (i = 0; c->readings && i < c->reading_count; i++) {
 		c->readings[i].consumer = c;

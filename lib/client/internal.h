@@ -93,6 +93,7 @@ struct client_link {
 /* ---------------------------------------------------------------- consumers */
 
 struct assembly;
+struct selection; /* select.c */
 
 #define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
 
@@ -191,7 +192,8 @@ struct thmq_consumer {
 	bool odd;     /* each message has to be looked at before it is handed out */
 	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
 	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
-	uint64_t tag_filter;     /* of these, as thmq_tag_filter() */
+	uint64_t tag_filter;     /* of these and of the filter, as thmq_tag_filter() */
+	struct selection *selection; /* its filter; NULL: it wants all */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -439,6 +441,12 @@ int thmqi_dead_put(struct thmq_consumer *c, const struct thmq_message *m, uint32
 void thmqi_dead_tend(struct thmq_consumer *c); /* those that are stored are done */
 int thmqi_dead_flush(struct thmq_consumer *c, uint64_t timeout_ns);
 void thmqi_dead_close(struct thmq_consumer *c);
+
+/* select.c: a consumer's filter */
+int thmqi_select_open(struct thmq_consumer *c, const char *text); /* 0; -EINVAL and a text; -ENOMEM */
+void thmqi_select_close(struct thmq_consumer *c);
+bool thmqi_select_say(struct thmq_consumer *c, struct client_link *l); /* before an ATTACH; false: not all found room */
+bool thmqi_select_wants(const struct thmq_consumer *c, const struct thmq_message *m);
 
 /* fetch.c: the runs that were handed over */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */

@@ -28,6 +28,7 @@ enum thmqi_frame_type {
 				  wanted, as thmq_tag_filter() has them, whose lower half is tag_hash; 0: all;
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
+				  | THMQI_ATTACH_FILTERED: by the text that came in FILTER frames;
 				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
 				  len: credit bytes; extra: credit messages; generation */
 	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
@@ -48,6 +49,9 @@ enum thmqi_frame_type {
 		16, /* stream partition; seq: first offset; len: how many; flags: THMQI_SETTLE_*; extra: serial of an ACK, one higher
 		       than the one before, from 1; of all others: how often they had been handed out then, 0: they are this member's
 		       whenever that was; arg0: a time, ns; generation. Of a member of a shared group */
+	THMQI_FRAME_FILTER =
+		24, /* stream; len: bytes of the whole text; extra: which of them come first here; seq, arg0, arg1: THMQI_FILTER_PIECE of
+		       them, one after the other: what the consumers that attach with THMQI_ATTACH_FILTERED want. No answer */
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
 				    incarnation; arg1: largest message (key, tag, payload); tag_hash: likewise of volatile
@@ -142,7 +146,9 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_SHARED 0x20u
-#define THMQI_ATTACH_KIND(flags) ((flags)&0x1fu)
+#define THMQI_ATTACH_FILTERED 0x10u
+#define THMQI_ATTACH_KIND(flags) ((flags)&0x0fu)
+#define THMQI_FILTER_PIECE 24u
 #define THMQI_SETTLE_ACK 1u    /* done */
 #define THMQI_SETTLE_NACK 2u   /* to be handed out again, after arg0 */
 #define THMQI_SETTLE_EXTEND 3u /* its own for arg0 more, from now on */
