@@ -64,6 +64,11 @@ static int check_name(const char *name, uint32_t max, const char *what)
 	return 0;
 }
 
+int thmqi_api_name(const char *name, uint32_t max, const char *what)
+{
+	return check_name(name, max, what);
+}
+
 /* ----------------------------------------------------------------- sessions */
 
 int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_session_opts *opts,
@@ -162,7 +167,7 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	if (rc == 0)
 		rc = copy_opts(&o, sizeof(o), opts,
-			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED, "topic");
+			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_TEMPORARY, "topic");
 	if (rc)
 		return rc;
 	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
@@ -379,8 +384,15 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc)
 		return rc;
 	rc = check_tags(&o);
+	if (rc == 0 && o.filter)
+		rc = thmq_filter_check(o.filter, NULL);
 	if (rc)
 		return rc;
+	if (o.instance && (!group || (o.flags & THMQ_CONSUMER_SHARED) || !*o.instance ||
+			   strnlen(o.instance, THMQ_INSTANCE_MAX + 1) > THMQ_INSTANCE_MAX))
+		return thmqi_fail(-EINVAL, "consumer: instance has 1 to %u bytes, and is of a group whose members do not share", THMQ_INSTANCE_MAX);
+	if (o.assignor > THMQ_ASSIGN_STICKY)
+		return thmqi_fail(-EINVAL, "consumer: unknown assignor %u", o.assignor);
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))

@@ -130,6 +130,24 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 	return done;
 }
 
+int thmqi_offsets_reset(struct shard *s, struct group_offset *g, uint64_t offset)
+{
+	int rc;
+
+	g->offset = offset;
+	rc = thmqi_offsets_store(s, g);
+	if (rc && rc != -EAGAIN)
+		return rc;
+	/* where members ever shared it both slices have to say so: none is older than the other then */
+	if (g->shared)
+		thmqi_shared_reset(g, offset);
+	else if (rc && !g->dirty) {
+		g->dirty = true;
+		thmqi_list_add_tail(&s->dirty_offsets, &g->dirty_link);
+	}
+	return -EAGAIN;
+}
+
 void thmqi_offsets_deposed(struct shard *s)
 {
 	struct group_offset *g;
@@ -163,6 +181,8 @@ void thmqi_offsets_failed(struct shard *s)
 		{
 			struct group_offset *g = thmqi_container(it, struct group_offset, link);
 
+			if (!g->group)
+				continue;
 			if (g->shared)
 				thmqi_shared_failed(g);
 			if (p->is_volatile || g->dirty || g->offset == g->durable_offset)

@@ -151,6 +151,21 @@ static void soil(struct shared *sh)
 	}
 }
 
+bool thmqi_shared_is_stored(const struct group_offset *g)
+{
+	return !g->shared || (!g->shared->dirty && !g->shared->storing);
+}
+
+void thmqi_shared_reset(struct group_offset *g, uint64_t offset)
+{
+	struct shared *sh = g->shared;
+
+	thmqi_spans_load(&sh->spans, offset, NULL, 0, 0);
+	sh->finding = false;
+	sh->stands = UINT64_MAX;
+	soil(sh);
+}
+
 bool thmqi_shared_is_dirty(const struct group_offset *g)
 {
 	return g->shared && g->shared->dirty;
@@ -270,6 +285,7 @@ void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run)
 	uint32_t room = run->header->len;
 	struct partition *p;
 	struct group_offset *g;
+	bool was_reset;
 
 	if (room < sizeof(*state) ||
 	    (room - sizeof(*state)) / sizeof(struct span_stored) < state->count)
@@ -282,11 +298,12 @@ void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run)
 		g->shared = make(s, g, state->floor);
 	if (!g->shared)
 		return; /* then all of it comes again */
+	was_reset = state->floor < thmqi_spans_floor(&g->shared->spans); /* by nothing else does it fall */
 	if (!thmqi_spans_load(&g->shared->spans, state->floor,
 			      (const struct span_stored *)(state + 1), state->count,
 			      g->shared->open_max))
 		thmqi_spans_load(&g->shared->spans, state->floor, NULL, 0, 0);
-	if (g->offset == UINT64_MAX || g->offset < state->floor)
+	if (g->offset == UINT64_MAX || g->offset < state->floor || was_reset)
 		g->offset = g->durable_offset = state->floor;
 }
 
