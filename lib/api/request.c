@@ -6,7 +6,7 @@
 #define is_session(s) thmqi_likely(thmqi_handle_is(s, THMQI_HANDLE_SESSION))
 #define is_producer(p) thmqi_likely(thmqi_handle_is(p, THMQI_HANDLE_PRODUCER))
 
-_Static_assert(sizeof(struct thmq_response) == 144, "public layout");
+_Static_assert(sizeof(struct thmq_response) == 120, "public layout");
 
 /* Options of another version of the library are copied; ours are used in place. */
 static int message_opts(const struct thmq_message_opts **opts, struct thmq_message_opts *copy)

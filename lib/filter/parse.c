@@ -174,7 +174,7 @@ static bool time_of(const char *at, uint32_t len, int64_t *ret_ns)
 static int parse_timestamp(struct parser *p, struct node *ret)
 {
 	struct value v = {.kind = KIND_INT};
-	uint32_t index, len;
+	uint32_t index = 0, len;
 	char text[TEXT_MAX];
 	int rc = next(p);
 
@@ -221,7 +221,7 @@ static int parse_constant(struct parser *p, struct node *ret)
 {
 	struct value v = {0};
 	enum type type;
-	uint32_t index;
+	uint32_t index = 0;
 	int rc = take_constant(p, &v, &type);
 
 	if (rc == 1)
@@ -247,7 +247,7 @@ static int parse_brackets(struct parser *p, struct node *ret)
 
 static int parse_primary(struct parser *p, struct node *ret)
 {
-	uint32_t index;
+	uint32_t index = 0;
 	int rc;
 
 	*ret = node_of(TYPE_UNKNOWN);

@@ -129,7 +129,7 @@ Test(filter_match, logic_has_three_values, .init = setup)
 	TRUE_OF("paid OR nothing");
 	TRUE_OF("nothing IS NULL AND price IS NOT NULL AND NOT nothing IS NOT NULL AND empty IS NOT NULL");
 	TRUE_OF("(nothing = 1) IS NULL");
-	TRUE_OF("price BETWEEN 12 AND 12 AND price NOT BETWEEN 13 AND 20 AND NOT price BETWEEN 1 AND nothing IS NULL OR TRUE");
+	TRUE_OF("price BETWEEN 12 AND 12 AND price NOT BETWEEN 13 AND 20 AND NOT (price BETWEEN 1 AND nothing) OR TRUE");
 	FALSE_OF("price BETWEEN 13 AND nothing");
 	TRUE_OF("price NOT BETWEEN 13 AND nothing");
 }
