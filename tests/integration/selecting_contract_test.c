@@ -436,6 +436,274 @@ static void calls(void)
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
 }
 
+/* --------------------------------------------------------------------- groups */
+
+static void sends(struct thmq_producer *p, uint32_t count, uint32_t partitions)
+{
+	uint32_t i, k;
+
+	for (k = 0; k < partitions; k++)
+		for (i = 0; i < count; i++)
+			while (thmq_send(p, &i, 4, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = k)) == -EAGAIN)
+				drive(MS);
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+}
+
+static struct thmq_group_info about(struct thmq_session *s, const char *topic, const char *group)
+{
+	struct thmq_group_info info = {.size = sizeof(info)};
+
+	CHECK(thmq_group_describe(s, topic, group, &info) == 0);
+	CHECK(strcmp(info.name, group) == 0);
+	return info;
+}
+
+/* The first message of partition 0 that a new member of the group gets. */
+static uint64_t goes_on_at(struct thmq_session *s, const char *topic, const char *group, uint32_t flags)
+{
+	struct thmq_consumer *c;
+	struct thmq_message m;
+
+	CHECK(thmq_consumer_open(s, topic, group, THMQ_CONSUMER_OPTS(.flags = flags), &c) == 0);
+	do {
+		take(s, c, &m);
+		CHECK(thmq_release(c, &m, 1) == 0);
+	} while (m.partition);
+	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0);
+	return m.offset;
+}
+
+static void reset_to(struct thmq_session *s, const char *group, uint32_t flags)
+{
+	uint64_t before;
+
+	CHECK(thmq_group_reset(s, "t", group, 0, THMQ_START_OFFSET, 30, 0) == 0);
+	CHECK(stands(s, "t", 0, group).group_offset == 30 && goes_on_at(s, "t", group, flags) == 30);
+	CHECK(thmq_group_reset(s, "t", group, 0, THMQ_START_OFFSET, 3000, 0) == -THMQ_EOFFSETRANGE);
+	CHECK(stands(s, "t", 0, group).group_offset == 30);
+	CHECK(thmq_group_reset(s, "t", group, UINT32_MAX, THMQ_START_BEGIN, 0, 0) == 0);
+	CHECK(stands(s, "t", 1, group).lag == 100 && goes_on_at(s, "t", group, flags) == 0);
+	CHECK(thmq_group_reset(s, "t", group, 0, THMQ_START_TIME, 1, 0) == 0 && goes_on_at(s, "t", group, flags) == 0);
+	CHECK(thmq_group_reset(s, "t", group, UINT32_MAX, THMQ_START_TIME, (uint64_t)INT64_MAX, 0) == 0);
+	CHECK(about(s, "t", group).lag == 0);
+	CHECK(thmq_group_reset(s, "t", group, 1, THMQ_START_OFFSET, 50, 0) == 0);
+	before = about(s, "t", group).lag;
+	CHECK(before == 50);
+	CHECK(thmq_group_reset(s, "t", group, UINT32_MAX, THMQ_START_END, 0, 0) == 0 && about(s, "t", group).lag == 0);
+	CHECK(thmq_group_reset(s, "t", group, 2, THMQ_START_END, 0, 0) == -THMQ_ENOPARTITION);
+	CHECK(thmq_group_reset(s, "t", "nobody", 0, THMQ_START_END, 0, 0) == -ENOENT);
+	CHECK(thmq_group_reset(s, "nowhere", group, 0, THMQ_START_END, 0, 0) == -THMQ_ENOTOPIC);
+	CHECK(thmq_group_reset(s, "t", group, 0, 7, 0, 0) == -EINVAL && thmq_group_reset(s, "t", group, 0, 1, 0, 8) == -EINVAL);
+}
+
+static void groups_are_reset(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_event e;
+	uint32_t i;
+	int n;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	sends(p, 100, 2);
+	CHECK(goes_on_at(s, "t", "g", 0) == 0);
+	reset_to(s, "g", 0);
+	CHECK(goes_on_at(s, "t", "shared", THMQ_CONSUMER_SHARED) == 0);
+	reset_to(s, "shared", THMQ_CONSUMER_SHARED);
+	/* one that has members is not, unless by force: then these are told, and what they say of it counts no more */
+	CHECK(thmq_group_reset(s, "t", "g", 0, THMQ_START_BEGIN, 0, 0) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g", NULL, &c) == 0);
+	take(s, c, &m);
+	CHECK(thmq_group_reset(s, "t", "g", 0, THMQ_START_OFFSET, 10, 0) == -EBUSY);
+	CHECK(thmq_group_delete(s, "t", "g", 0) == -EBUSY);
+	CHECK(about(s, "t", "g").member_count == 1 && about(s, "t", "g").reader_count == 2);
+	CHECK(thmq_group_reset(s, "t", "g", 0, THMQ_START_OFFSET, 10, THMQ_GROUP_FORCE) == 0);
+	CHECK(next_event(s, THMQ_EVENT_REVOKED, &e, 5 * SECOND));
+	n = thmq_ack(c, &m);
+	CHECK(n == 0 || n == -THMQ_EFENCED);
+	for (n = 0, i = 0; n != -THMQ_EFENCED && i < 1000; i++) {
+		n = thmq_fetch(c, &m, 1);
+		thmq_session_wait(s, n < 0 ? 0 : MS);
+	}
+	CHECK(n == -THMQ_EFENCED);
+	thmq_consumer_close(c, 5 * SECOND);
+	CHECK(stands(s, "t", 0, "g").group_offset == 10 && goes_on_at(s, "t", "g", 0) == 10);
+	CHECK(about(s, "t", "g").member_count == 0);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+static void groups_are_deleted(void)
+{
+	struct thmq_group_info infos[4] = {{.size = sizeof(infos[0])}};
+	struct thmq_session *s = session_of(NULL);
+	const char *const topics[] = {"t", "v"};
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint32_t i;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_topic_create(s, "v", THMQ_TOPIC_OPTS(.partition_count = 2, .flags = THMQ_TOPIC_VOLATILE)) == 0);
+	for (i = 0; i < 2; i++) {
+		CHECK(thmq_producer_open(s, topics[i], NULL, &p) == 0);
+		sends(p, 10, 2);
+		CHECK(goes_on_at(s, topics[i], "a", 0) == 0 && goes_on_at(s, topics[i], "b", 0) == 0);
+		CHECK(thmq_group_reset(s, topics[i], "a", UINT32_MAX, THMQ_START_OFFSET, 5, 0) == 0);
+		CHECK(thmq_group_list(s, topics[i], infos, 4) == 2 && strcmp(infos[0].name, "a") == 0 && strcmp(infos[1].name, "b") == 0);
+		CHECK(thmq_group_list(s, topics[i], NULL, 0) == 2);
+		CHECK(thmq_group_delete(s, topics[i], "a", 0) == 0);
+		CHECK(thmq_group_delete(s, topics[i], "a", 0) == -ENOENT);
+		CHECK(thmq_group_list(s, topics[i], infos, 4) == 1 && strcmp(infos[0].name, "b") == 0);
+		CHECK(thmq_group_describe(s, topics[i], "a", infos) == -ENOENT);
+		/* another of its name begins anew; and by force one with a member goes too */
+		CHECK(goes_on_at(s, topics[i], "a", 0) == 0);
+		CHECK(thmq_consumer_open(s, topics[i], "b", NULL, &c) == 0);
+		take(s, c, &m);
+		CHECK(thmq_group_delete(s, topics[i], "b", THMQ_GROUP_FORCE) == 0);
+		CHECK(thmq_group_list(s, topics[i], infos, 4) == 1 && strcmp(infos[0].name, "a") == 0);
+		thmq_consumer_close(c, 5 * SECOND);
+	}
+	CHECK(thmq_consumer_open(s, "t", "shared", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &c) == 0);
+	take(s, c, &m);
+	CHECK(thmq_group_delete(s, "t", "shared", 0) == -EBUSY);
+	CHECK(thmq_ack(c, &m) == 0 && thmq_consumer_flush(c, 5 * SECOND) == 0);
+	CHECK(thmq_group_delete(s, "t", "shared", THMQ_GROUP_FORCE) == 0);
+	thmq_consumer_close(c, 5 * SECOND);
+	CHECK(goes_on_at(s, "t", "shared", THMQ_CONSUMER_SHARED) == 0);
+	CHECK(thmq_group_list(s, "nowhere", NULL, 0) == -THMQ_ENOTOPIC && thmq_group_list(s, "t", infos, 4) == 2);
+	CHECK(thmq_group_delete(s, "t", "a", 8) == -EINVAL && thmq_group_delete(s, "t", NULL, 0) == -EINVAL);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+#define PARTS 12u
+#define MEMBERS 5u
+
+/* Until each partition has an owner, and those are as many as @members. Return: how many partitions the one with most has. */
+static uint32_t settled(struct thmq_session *s, struct thmq_consumer **c, uint32_t members, uint32_t owners[PARTS])
+{
+	uint64_t end = now() + 10 * SECOND;
+	uint32_t counts[MEMBERS], i, most, least;
+	struct thmq_message m;
+
+	for (;;) {
+		CHECK(now() < end);
+		memset(counts, 0, sizeof(counts));
+		for (i = 0; i < MEMBERS; i++)
+			CHECK(!c[i] || thmq_fetch(c[i], &m, 1) == 0);
+		CHECK(thmq_group_owners(s, "t", "g", owners, PARTS) == PARTS);
+		for (i = 0; i < PARTS && owners[i] < members; i++)
+			counts[owners[i]]++;
+		for (most = 0, least = PARTS, i += i < PARTS ? PARTS : 0; i == PARTS && members; i++)
+			for (uint32_t k = 0; k < members; k++) {
+				most = counts[k] > most ? counts[k] : most;
+				least = counts[k] < least ? counts[k] : least;
+			}
+		if (most && most - least <= 1)
+			return most;
+		thmq_session_wait(s, 2 * MS);
+	}
+}
+
+static void members_share_out(void)
+{
+	static const uint32_t how[] = {THMQ_ASSIGN_DEFAULT, THMQ_ASSIGN_ROUND_ROBIN, THMQ_ASSIGN_STICKY};
+	struct thmq_group_member all[MEMBERS] = {{.size = sizeof(all[0])}};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_consumer *c[MEMBERS] = {NULL};
+	uint32_t before[PARTS], after[PARTS], i, k, h, moved;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = PARTS)) == 0);
+	for (h = 0; h < 3; h++) {
+		for (i = 0; i < MEMBERS; i++) {
+			CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.assignor = how[h]), &c[i]) == 0);
+			settled(s, c, i + 1, after);
+			for (k = 0, moved = 0; i && k < PARTS; k++)
+				moved += after[k] != before[k];
+			/* a sticky one that comes takes its share, and nothing else moves */
+			CHECK(how[h] != THMQ_ASSIGN_STICKY || !i || moved == PARTS / (i + 1));
+			memcpy(before, after, sizeof(before));
+			if (how[h] == THMQ_ASSIGN_ROUND_ROBIN)
+				for (k = 0; k < PARTS; k++)
+					CHECK(after[k] == k % (i + 1));
+			if (how[h] == THMQ_ASSIGN_DEFAULT)
+				for (k = 1; k < PARTS; k++)
+					CHECK(after[k] >= after[k - 1]);
+		}
+		CHECK(thmq_group_members(s, "t", "g", all, MEMBERS) == MEMBERS);
+		for (i = 0, k = 0; i < MEMBERS; i++) {
+			CHECK(!all[i].away && !all[i].instance[0] && all[i].size == sizeof(all[0]));
+			k += all[i].partition_count;
+		}
+		CHECK(k == PARTS && about(s, "t", "g").member_count == MEMBERS);
+		CHECK(about(s, "t", "g").assignor == how[h]);
+		/* of one that goes only what it had moves, where they are sticky */
+		CHECK(thmq_consumer_close(c[1], 5 * SECOND) == 0);
+		c[1] = NULL;
+		settled(s, c, MEMBERS - 1, after);
+		for (k = 0, moved = 0; k < PARTS; k++)
+			moved += before[k] != 1 && after[k] != (before[k] > 1 ? before[k] - 1 : before[k]);
+		CHECK(how[h] != THMQ_ASSIGN_STICKY || !moved);
+		for (i = 0; i < MEMBERS; i++) {
+			CHECK(!c[i] || thmq_consumer_close(c[i], 5 * SECOND) == 0);
+			c[i] = NULL;
+		}
+	}
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.assignor = 9), &c[0]) == -EINVAL);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* Who has a name, goes, and comes back, has what it had; nobody else got it meanwhile. */
+static void members_with_names(void)
+{
+	struct thmq_group_member all[MEMBERS] = {{.size = sizeof(all[0])}};
+	struct thmq_session *s[2] = {session_of(NULL), session_of(NULL)};
+	struct thmq_consumer *c[MEMBERS] = {NULL}, *again;
+	uint32_t before[PARTS], after[PARTS], i;
+	struct thmq_message m;
+	struct thmq_event e;
+	char name[8];
+	int n;
+
+	CHECK(thmq_topic_create(s[0], "t", THMQ_TOPIC_OPTS(.partition_count = PARTS)) == 0);
+	for (i = 0; i < 3; i++) {
+		snprintf(name, sizeof(name), "node-%u", i);
+		CHECK(thmq_consumer_open(s[0], "t", "g",
+					 THMQ_CONSUMER_OPTS(.instance = name, .session_timeout_ns = i == 2 ? 300 * MS : 20 * SECOND),
+					 &c[i]) == 0);
+	}
+	settled(s[0], c, 3, before);
+	CHECK(thmq_consumer_close(c[1], 5 * SECOND) == 0);
+	c[1] = NULL;
+	CHECK(thmq_group_members(s[0], "t", "g", all, MEMBERS) == 3 && strcmp(all[1].instance, "node-1") == 0);
+	CHECK(all[1].away && !all[0].away && all[1].partition_count == PARTS / 3);
+	settled(s[0], c, 3, after);
+	CHECK(memcmp(before, after, sizeof(before)) == 0);
+	CHECK(thmq_consumer_open(s[1], "t", "g", THMQ_CONSUMER_OPTS(.instance = "node-1", .session_timeout_ns = 20 * SECOND), &c[1]) == 0);
+	for (i = 0; i < PARTS / 3; i++)
+		CHECK(next_event(s[1], THMQ_EVENT_ASSIGNED, &e, 5 * SECOND) && before[e.partition] == 1);
+	/* a second one of a name takes it from the first */
+	CHECK(thmq_consumer_open(s[0], "t", "g", THMQ_CONSUMER_OPTS(.instance = "node-1", .session_timeout_ns = 20 * SECOND), &again) == 0);
+	for (n = 0, i = 0; n != -THMQ_EFENCED && i < 1000; i++) {
+		n = thmq_fetch(c[1], &m, 1);
+		thmq_session_wait(s[1], n < 0 ? 0 : MS);
+	}
+	CHECK(n == -THMQ_EFENCED);
+	CHECK(thmq_group_members(s[0], "t", "g", all, MEMBERS) == 3);
+	thmq_consumer_close(c[1], 5 * SECOND);
+	c[1] = again;
+	settled(s[0], c, 3, after);
+	CHECK(memcmp(before, after, sizeof(before)) == 0);
+	/* who does not come back in time is out of it */
+	CHECK(thmq_consumer_close(c[2], 5 * SECOND) == 0);
+	c[2] = NULL;
+	settled(s[0], c, 2, after);
+	CHECK(thmq_consumer_open(s[0], "t", NULL, THMQ_CONSUMER_OPTS(.instance = "x"), &again) == -EINVAL);
+	CHECK(thmq_session_close(s[1], 5 * SECOND) == 0 && thmq_session_close(s[0], 5 * SECOND) == 0);
+}
+
 static const struct test_case cases[] = {
 	{"filters", filters},
 	{"filters_that_make_no_sense", filters_that_make_no_sense},
@@ -444,6 +712,10 @@ static const struct test_case cases[] = {
 	{"requests", requests},
 	{"requests_that_expire", requests_that_expire},
 	{"calls", calls},
+	{"groups_are_reset", groups_are_reset},
+	{"groups_are_deleted", groups_are_deleted},
+	{"members_share_out", members_share_out},
+	{"members_with_names", members_with_names},
 };
 
 int main(int argc, char **argv)
