@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <thundermq/thundermq.h>
@@ -31,7 +32,7 @@ static void *answer(void *arg)
 	struct thmq_consumer *consumer;
 	struct thmq_message m;
 	long square;
-	int64_t rc;
+	int64_t rc = 0;
 
 	(void)arg;
 	check(thmq_connect(env, "inproc://", NULL, &session), "connect");
