@@ -40,8 +40,7 @@ static void on_written(struct thmqi_disk_op *op, int64_t result)
 	log->writing--;
 	if (flight->pressing)
 		thmqi_pace_written(log, flight);
-	if (log->times)
-		thmqi_times_written(log, flight);
+	flight->written_ns = log->core->now_ns;
 	THMQI_PROBE3(batch_written, flight->index, flight->len, result);
 	if (result < 0) {
 		thmqi_log_fail(log, (int)result);

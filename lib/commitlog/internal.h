@@ -394,7 +394,7 @@ struct flight {
 	bool beside;          /* something was being read when it was begun */
 	uint32_t reads_begun; /* up to then */
 	uint64_t since_ns;
-	uint64_t begun_ns, given_ns; /* its first run was appended; the device got it: times.c */
+	uint64_t begun_ns, given_ns, written_ns; /* its first run was appended; the device got it, and had written it: times.c */
 };
 
 /* How fast batches are read while producers wait for writes: pace.c. */
@@ -736,7 +736,6 @@ struct thmq_log {
 };
 
 /* times.c: by the steps that they are about; only where log->times is not NULL */
-void thmqi_times_written(struct thmq_log *log, const struct flight *flight);
 void thmqi_times_settled(struct thmq_log *log, const struct flight *flight); /* in log order */
 void thmqi_times_flush(struct thmq_log *log);   /* one begins */
 void thmqi_times_flushed(struct thmq_log *log, bool proves); /* all of it has ended; does all up to flush_index last now? */

@@ -31,14 +31,6 @@ static uint64_t since(const struct thmq_log *log, uint64_t ns)
 	return now > ns ? now - ns : 0;
 }
 
-void thmqi_times_written(struct thmq_log *log, const struct flight *flight)
-{
-	struct thmqi_log_times *t = &log->times->pub;
-
-	thmqi_hist_add(&t->wait, flight->given_ns > flight->begun_ns ? flight->given_ns - flight->begun_ns : 0);
-	thmqi_hist_add(&t->write, since(log, flight->given_ns));
-}
-
 static void trace(struct log_times *t, const struct flight *flight, uint64_t now)
 {
 	struct thmqi_log_trace *to = &t->pub.traces[t->traced % THMQI_LOG_TRACES];
@@ -49,19 +41,26 @@ static void trace(struct log_times *t, const struct flight *flight, uint64_t now
 				       .bytes = flight->len,
 				       .begun_ns = flight->begun_ns,
 				       .given_ns = flight->given_ns,
-				       .written_ns = now,
+				       .written_ns = flight->written_ns,
 				       .durable_ns = flight->dsync ? now : 0};
 }
 
+/* Most go to the device at once, and last once they are written: what is measured is the same then. */
 void thmqi_times_settled(struct thmq_log *log, const struct flight *flight)
 {
 	struct log_times *t = log->times;
+	uint64_t wait = flight->given_ns - flight->begun_ns, write = flight->written_ns - flight->given_ns;
 
+	thmqi_hist_add(&t->pub.write, write);
+	if (thmqi_likely(!wait))
+		t->pub.wait.counts[0]++;
+	else
+		thmqi_hist_add(&t->pub.wait, wait);
 	if (flight->dsync)
-		thmqi_hist_add(&t->pub.durable, since(log, flight->begun_ns));
+		thmqi_hist_add(&t->pub.durable, log->core->now_ns - flight->begun_ns);
 	else if (flight->needs_durable && !t->oldest_ns)
 		t->oldest_ns = flight->begun_ns;
-	if (t->every && flight->index % t->every == 0)
+	if (thmqi_unlikely(t->every) && flight->index % t->every == 0)
 		trace(t, flight, log->core->now_ns);
 }
 
