@@ -665,6 +665,8 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 	case THMQI_OP_TOPIC_DELETE:
 		return thmqi_guard_ask(c, THMQ_OPERATION_DELETE, r->name);
 	case THMQI_OP_TOPIC_DESCRIBE:
+		if (r->purpose == THMQI_TO_ANY)
+			return ask_any(c, r->name);
 		return thmqi_guard_ask(c,
 				       r->purpose == THMQI_TO_PRODUCE   ? THMQ_OPERATION_PRODUCE
 				       : r->purpose == THMQI_TO_CONSUME ? THMQ_OPERATION_CONSUME

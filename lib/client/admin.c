@@ -210,7 +210,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	uint32_t group_id = 0;
 	int rc;
 
-	rc = thmqi_session_topic(s, topic, THMQI_TO_DESCRIBE, &about);
+	rc = thmqi_session_topic(s, topic, THMQI_TO_ANY, &about);
 	if (!rc && partition >= about.partition_count)
 		rc = -THMQ_ENOPARTITION;
 	if (!rc)

@@ -160,7 +160,7 @@ static int learn(struct thmq_session *s, const char *topic, const char *group, s
 	ret->info.assignor = (uint32_t)reply->value[1];
 	ret->info.member_count = (uint32_t)reply->value[3];
 	snprintf(ret->info.name, sizeof(ret->info.name), "%s", group);
-	rc = thmqi_session_topic(s, topic, &ret->topic);
+	rc = thmqi_session_topic(s, topic, THMQI_TO_ANY, &ret->topic);
 	if (rc)
 		return rc;
 	ret->info.partition_count = ret->topic.partition_count;

@@ -281,7 +281,7 @@ enum thmqi_op {
 #define THMQI_GROUP_FORCE 1u
 
 /* What a topic is described for: who may do that may see it. */
-enum thmqi_purpose { THMQI_TO_DESCRIBE, THMQI_TO_PRODUCE, THMQI_TO_CONSUME };
+enum thmqi_purpose { THMQI_TO_DESCRIBE, THMQI_TO_PRODUCE, THMQI_TO_CONSUME, THMQI_TO_ANY };
 
 struct thmqi_request {
 	uint32_t op; /* enum thmqi_op */
