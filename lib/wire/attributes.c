@@ -57,6 +57,16 @@ int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
 		ret->headers = at + used;
 		used += ret->headers_len;
 	}
+	if (flags & THMQ_RECORD_PACKED) {
+		struct thmqi_packed packed;
+
+		if (room - used < sizeof(packed))
+			return -THMQ_ECORRUPT;
+		memcpy(&packed, at + used, sizeof(packed));
+		used += (uint32_t)sizeof(packed);
+		ret->codec = packed.codec;
+		ret->unpacked_len = packed.len;
+	}
 	ret->len = used;
 	return 0;
 }

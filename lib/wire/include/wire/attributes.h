@@ -13,7 +13,15 @@
 
 /* Flags that a client may set. A body with others, but for THMQ_RECORD_PART, cannot be read. */
 #define THMQI_RECORD_EXPECT (THMQ_RECORD_EXPECT_END | THMQ_RECORD_EXPECT_KEY)
-#define THMQI_RECORD_KNOWN (THMQI_RECORD_EXPECT | THMQ_RECORD_TTL | THMQ_RECORD_HEADERS)
+#define THMQI_RECORD_KNOWN (THMQI_RECORD_EXPECT | THMQ_RECORD_TTL | THMQ_RECORD_HEADERS | THMQ_RECORD_PACKED)
+
+/* The last of the attributes: right before the payload. */
+struct thmqi_packed {
+	uint32_t len; /* of the payload, once it is unpacked */
+	uint8_t codec; /* enum thmq_compression; NONE: it is as it was */
+	uint8_t reserved[3];
+};
+_Static_assert(sizeof(struct thmqi_packed) == 8, "as in doc/format.md");
 
 /*
  * A message that is larger than a batch is stored as records with consecutive offsets, one in each of as many runs. Behind key and
@@ -32,6 +40,8 @@ struct thmqi_attributes {
 	uint64_t ttl_ns;        /* 0: none */
 	const uint8_t *headers; /* NULL: none */
 	uint32_t headers_len;
+	uint32_t codec; /* enum thmq_compression */
+	uint32_t unpacked_len; /* if it is not NONE */
 	uint32_t len; /* of all; the payload is behind them */
 };
 
