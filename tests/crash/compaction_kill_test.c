@@ -59,7 +59,7 @@ static void publish(uint32_t cores)
 	static uint64_t data[1500];
 	struct thmq_producer *producer;
 	uint64_t key, version, mark = 0;
-	int64_t seq = 0;
+	int64_t seq, last = 0;
 
 	open_all(cores);
 	CHECK(thmq_producer_open(p.session, "t", NULL, &producer) == 0);
@@ -71,15 +71,15 @@ static void publish(uint32_t cores)
 		data[1] = version;
 		shared->version = version; /* given out before it is sent */
 		shared->sent[key] = version;
-		while ((uint64_t)seq - mark >= OUT - 1 ||
+		while ((uint64_t)last - mark >= OUT - 1 ||
 		       (seq = thmq_send(producer, data, is_deletion(version) ? 0 : (uint32_t)(16 + version % 11000),
 					THMQ_MESSAGE_OPTS(.key = &key, .key_len = 8))) == -EAGAIN) {
 			CHECK(thmq_poll(p.env, 1000000) >= 0 || cores);
 			for (; mark < (uint64_t)thmq_watermark(producer); mark++)
 				shared->acked[out[(mark + 1) % OUT].key] = out[(mark + 1) % OUT].version;
-			seq = seq == -EAGAIN ? (int64_t)mark : seq;
 		}
 		CHECK(seq > 0);
+		last = seq;
 		out[seq % OUT].key = key;
 		out[seq % OUT].version = version;
 	}
