@@ -17,6 +17,7 @@
 #include "reactor/reactor.h"
 #include "spans.h"
 #include "transport/transport.h"
+#include "wire/attributes.h"
 #include "wire/frame.h"
 
 #define PENDING_COUNT                                                                              \
@@ -256,6 +257,8 @@ struct key_search {
 	struct thmq_log_reader *reader;
 	struct thmq_log_hit hit;
 	bool has_hit; /* its record is to be read */
+	bool in_parts; /* that was, and is the first part of a message whose last one is to be read */
+	struct thmqi_part part;
 	uint64_t request; /* who is to be answered */
 	uint32_t key_len;
 	uint8_t *key; /* of a request */

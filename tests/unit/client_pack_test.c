@@ -44,7 +44,7 @@ Test(client_pack, what_is_unpacked_is_what_was_packed)
 
 			write_text(&p, lens[i], 20);
 			n = thmqi_pack(packer, from, lens[i], to, sizeof(to));
-			cr_assert(n > 0 && (lens[i] < 500 || n < lens[i]), "%s: %u of %u", thmqi_pack_name(codec), n, lens[i]);
+			cr_assert(n > 0 && (lens[i] < 500 || codec == THMQ_COMPRESSION_LZ4 || n < lens[i]), "%s: %u of %u", thmqi_pack_name(codec), n, lens[i]);
 			cr_assert(thmqi_pack_may_be(unpacker, to, n, lens[i]));
 			cr_assert_eq(thmqi_unpack(unpacker, to, n, back, lens[i]), 0);
 			cr_assert_eq(memcmp(from, back, lens[i]), 0);

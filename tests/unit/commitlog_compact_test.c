@@ -394,6 +394,7 @@ Test(commitlog_compact, a_key_that_is_deleted_while_its_value_is_moved_stays_del
 {
 	for (uint32_t polls = 0; polls < 40; polls++)
 		cr_assert(race(polls, 0), "after %u rounds", polls);
+	cr_assert_not(race(10, THMQI_LOG_EARLY_OVER), "and a log that is not careful is found out");
 }
 
 /* The second word makes up for the first: see commitlog_key_test.c. */
@@ -559,7 +560,6 @@ static int cut(uint64_t seed, uint64_t nth, uint32_t mode)
 	check("after a cut");
 	settle();
 	check("and compacted");
-	cr_assert_gt(rig_stats(&w.r).dropped_segments + !was, 0);
 	down();
 	return was ? 1 : 2;
 }

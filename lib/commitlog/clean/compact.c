@@ -8,6 +8,7 @@
  */
 #include "../internal.h"
 #include "../reading.h"
+#include "commitlog/hint.h"
 #include "wire/attributes.h"
 
 #define RECORDS_BUDGET 64u /* looked at in one iteration: others have their turn */
@@ -89,39 +90,27 @@ static int prepare(struct thmq_log *log, struct compaction *c, struct run_index 
 
 /* ------------------------------------------------------------------- reading */
 
-/* 1 the record of @hit, to be released; 0 there is none such; -EAGAIN */
-static int read_record(struct compaction *c, const struct thmq_log_hit *hit, struct thmq_log_view *view, struct thmq_record_view *record)
+/* Of a read: 1 there is a record, to be released; 0 there is none such; -EAGAIN; an error */
+static int answer(struct compaction *c, int rc)
 {
-	int rc = thmq_log_read_hit(c->runs, hit, view, record);
-
 	if (rc == 1)
 		return 1;
-	if (rc == 0 && (c->runs->reading || c->runs->waiting))
+	if (rc == 0)
 		return -EAGAIN;
 	thmq_log_reader_seek(c->runs, 0); /* it may stand in the middle of looking for that */
-	return rc == 0 || rc == -ENOENT || rc == -EINVAL ? 0 : rc;
-}
-
-static bool part_of(const struct thmq_record_view *record, struct thmqi_part *ret_part)
-{
-	if (!(record->flags & THMQ_RECORD_PART) || record->len < sizeof(*ret_part))
-		return false;
-	memcpy(ret_part, record->data, sizeof(*ret_part));
-	return ret_part->parts > 1 && ret_part->part < ret_part->parts;
+	return rc == -ENOENT || rc == -EINVAL ? 0 : rc;
 }
 
 /* Is part @number of the message that @part is of at @offset? Its key is kept, if it has one. 1; 0; -EAGAIN; an error */
 static int read_part(struct compaction *c, const struct thmqi_part *part, uint32_t number, uint64_t offset)
 {
-	const struct thmq_log_hit hit = {.offset = offset, .internal = {THMQI_HIT_NO_PLACE, 0}};
 	struct thmq_record_view record;
 	struct thmq_log_view view;
-	struct thmqi_part is;
-	int rc = read_record(c, &hit, &view, &record);
+	int rc = answer(c, thmqi_log_read_at(c->runs, offset, &view, &record));
 
 	if (rc != 1)
 		return rc;
-	rc = part_of(&record, &is) && is.part == number && is.parts == part->parts && is.total == part->total;
+	rc = thmqi_part_is(&record, part, number);
 	if (rc && number == 0) {
 		c->key_len = record.key_len;
 		memcpy(c->key, record.key, record.key_len);
@@ -153,7 +142,7 @@ static int begin(struct compaction *c, const struct subject *s)
 	c->hits = 0;
 	c->offset = v->offset;
 	if (v->flags & THMQ_RECORD_PART) {
-		if (!part_of(v, &c->part) || c->part.part > v->offset)
+		if (!thmqi_part_of(v, &c->part) || c->part.part > v->offset)
 			return STAYS;
 		c->offset -= c->part.part;
 		c->step = c->part.part ? RECORD_FIRST : RECORD_WHOLE;
@@ -228,7 +217,7 @@ static int read_newer(struct compaction *c)
 	struct thmq_record_view record;
 	struct thmq_log_view view;
 	bool same, in_parts;
-	int rc = read_record(c, &c->hit, &view, &record);
+	int rc = answer(c, thmq_log_read_hit(c->runs, &c->hit, &view, &record));
 
 	if (rc == -EAGAIN)
 		return rc;
@@ -237,7 +226,7 @@ static int read_newer(struct compaction *c)
 	same = record.key_len == c->key_len && memcmp(record.key, c->key, c->key_len) == 0;
 	in_parts = record.flags & THMQ_RECORD_PART;
 	if (same && in_parts)
-		same = part_of(&record, &c->hit_part) && c->hit_part.part == 0;
+		same = thmqi_part_of(&record, &c->hit_part) && c->hit_part.part == 0;
 	thmq_log_view_release(c->runs->log, &view);
 	if (!same)
 		return next_hit(c, RECORD_NEWER);

@@ -45,6 +45,10 @@ struct thmqi_attributes {
 	uint32_t len; /* of all; the payload is behind them */
 };
 
+/* Which part of a message @record is. False: it is none. */
+bool thmqi_part_of(const struct thmq_record_view *record, struct thmqi_part *ret_part);
+/* Is @record part @number of the message that @part is of? */
+bool thmqi_part_is(const struct thmq_record_view *record, const struct thmqi_part *part, uint32_t number);
 /* Is @run a part of a message, and not its last? Its payload follows it, of run->len bytes. */
 bool thmqi_run_is_inner_part(const struct thmq_run_header *run);
 
