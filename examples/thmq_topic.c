@@ -38,11 +38,12 @@ static void print_retention(const struct thmq_topic_info *info)
 /* Fields of a JSON object, behind others. */
 static void print_retention_json(const struct thmq_topic_info *info)
 {
+	printf(",\"compact\":%s,\"tombstone_ns\":%llu", info->flags & THMQ_TOPIC_COMPACT ? "true" : "false",
+	       (unsigned long long)info->tombstone_ns);
 	printf(",\"ttl_ns\":%llu,\"retention_ns\":%llu,\"retention_bytes\":%llu,\"retain_consumed\":%s,"
-	       "\"compact\":%s,\"tombstone_ns\":%llu,\"volatile\":%s",
+	       "\"volatile\":%s",
 	       (unsigned long long)info->ttl_ns, (unsigned long long)info->retention_ns,
 	       (unsigned long long)info->retention_bytes, info->flags & THMQ_TOPIC_RETAIN_CONSUMED ? "true" : "false",
-	       info->flags & THMQ_TOPIC_COMPACT ? "true" : "false", (unsigned long long)info->tombstone_ns,
 	       info->flags & THMQ_TOPIC_VOLATILE ? "true" : "false");
 }
 

@@ -21,6 +21,7 @@ void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d)
 {
 	struct unpacked *b;
 
+	c->stalled = false;
 	while ((b = d->unpacked)) {
 		d->unpacked = b->next;
 		c->whole_bytes -= b->size;
