@@ -501,6 +501,7 @@ static int reader_open(struct partition *p, struct reader **ret)
 	if (!r)
 		return rc;
 	r->partition = p;
+	r->next_offset = -1; /* nowhere yet */
 	r->lane = lane_for(t->server, true);
 	if (r->lane)
 		rc = thmq_consumer_open(r->lane->session, t->name, NULL,
