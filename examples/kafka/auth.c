@@ -161,6 +161,12 @@ static bool decode64(struct text t, uint8_t *ret, size_t len)
 	return true;
 }
 
+/* It ends with ours, which is what Kafka asks for: librdkafka before 2.6.1 puts its own part before it once more. */
+static bool nonce_is(struct text nonce, struct text ours)
+{
+	return ours.len && nonce.len >= ours.len && memcmp(nonce.data + nonce.len - ours.len, ours.data, ours.len) == 0;
+}
+
 static bool scram_last(struct auth *a, struct text token, struct out *out)
 {
 	const struct scram *x = &a->user->scram[a->mechanism - SCRAM_256];
@@ -174,7 +180,7 @@ static bool scram_last(struct auth *a, struct text token, struct out *out)
 	bool ok;
 	size_t i;
 
-	if (!proof64.data || !text_same(nonce, ours) || !decode64(proof64, proof, len) ||
+	if (!proof64.data || !nonce_is(nonce, ours) || !decode64(proof64, proof, len) ||
 	    !(text_is(binding, "biws") || text_is(binding, "eSws")))
 		return false;
 	said_len = asprintf(&said, "%s,%s,%.*s", a->first_bare, a->server_first, (int)(proof64.data - token.data) - 3, token.data);
