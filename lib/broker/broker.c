@@ -326,8 +326,15 @@ static int open_shard(struct core_job *job)
 					  "open %s: this shard is missing; put it back from a copy", path);
 		if (rc)
 			return rc;
+		thmqi_groups_purge(s);
 	}
 	thmqi_shard_start(s);
+	return 0;
+}
+
+static int look_after(struct core_job *job)
+{
+	thmqi_meta_look_after(job->broker->meta);
 	return 0;
 }
 
@@ -425,6 +432,8 @@ static int open_all(struct thmq_broker *b)
 					  .end_bytes = sizeof(struct conn)};
 	int rc = b->cluster ? open_copies(b) : open_logs(b);
 
+	if (!rc && !b->cluster)
+		rc = on_core(b, &b->shards[THMQI_SHARD_META], look_after, NULL);
 	if (rc)
 		return rc;
 	rc = thmqi_transport_listen(b->transport, b->name, &acceptor, &b->listener);
