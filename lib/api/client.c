@@ -411,6 +411,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	rc = o.dead_topic ? check_name(o.dead_topic, THMQ_TOPIC_NAME_MAX, "dead_topic") : 0;
 	if (rc)
 		return rc;
+	if (o.dead_topic && strcmp(o.dead_topic, topic) == 0)
+		return thmqi_fail(-EINVAL, "consumer: dead letters of %s would come back to it; name another dead_topic", topic);
 	if (o.invisible_ns > 31536000000000000ull)
 		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
