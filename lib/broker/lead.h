@@ -19,6 +19,8 @@ struct lead {
 	uint64_t marked_term; /* in which something was appended so that all have the same */
 	bool serves; /* it leads, and all up to begin_index is committed: what the log told is true */
 	bool rebuild; /* something that was told was taken back: all of it is to be told again */
+	bool reopens; /* its log was closed for that, and is opened once the device has nothing of it any more: … */
+	struct leaving *leaving; /* … while this is there */
 	struct thmqi_list waiting; /* connections that are welcomed once it serves */
 	struct thmqi_timer timer;
 	bool wire_full; /* a message was refused for now */

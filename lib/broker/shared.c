@@ -262,6 +262,15 @@ void thmqi_shared_failed(struct group_offset *g)
 	soil(sh);
 }
 
+/* What was on its way is in the log, or it is told anew; what is done stays so, whoever has heard of it. */
+void thmqi_shared_deposed(struct group_offset *g)
+{
+	struct shared *sh = g->shared;
+
+	sh->dirty = sh->storing = false;
+	g->offset = g->durable_offset = thmqi_spans_floor(&sh->spans);
+}
+
 /* Bytes from the log passed their checksum, but lengths must be sane all the same. */
 void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run)
 {
