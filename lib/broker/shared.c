@@ -77,6 +77,16 @@ static uint32_t open_max_of(const struct shard *s)
 	return THMQI_MIN(OPEN_MAX, (room / (uint32_t)sizeof(struct span_stored) - 2) / 2);
 }
 
+/* Of one message, whatever its key: they stay together, beyond open_max, and a member may speak of each by itself. */
+static uint32_t parts_max(const struct shard *s)
+{
+	uint32_t used = (uint32_t)(sizeof(struct thmq_run_header) + sizeof(struct thmq_record) +
+				   sizeof(struct thmqi_part)) +
+			THMQ_KEY_MAX + THMQ_TAG_MAX + 8;
+
+	return THMQI_MESSAGE_MAX / (s->run_max > used + 64 ? s->run_max - used : 64) + 2;
+}
+
 static struct shared *make(struct shard *s, struct group_offset *g, uint64_t begin)
 {
 	struct shared *sh = calloc(1, sizeof(*sh));
@@ -88,7 +98,8 @@ static struct shared *make(struct shard *s, struct group_offset *g, uint64_t beg
 	sh->open_max = open_max_of(s);
 	sh->slice_max = 2 * sh->open_max + 2;
 	sh->slice = calloc(1, sizeof(*sh->slice) + sh->slice_max * sizeof(struct span_stored));
-	if (!sh->slice || thmqi_spans_init(&sh->spans, sh->open_max, begin) != 0) {
+	if (!sh->slice ||
+	    thmqi_spans_init(&sh->spans, sh->open_max + parts_max(s), begin) != 0) {
 		free(sh->slice);
 		free(sh);
 		return NULL;

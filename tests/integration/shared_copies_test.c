@@ -122,7 +122,8 @@ static void join(void)
 {
 	CHECK(thmq_consumer_open(w.session, "t", "workers",
 				 THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
-						    .invisible_ns = SECOND, .prefetch_count = 32),
+						    .invisible_ns = 600 * SECOND,
+						    .prefetch_count = 32),
 				 &w.member) == 0);
 }
 

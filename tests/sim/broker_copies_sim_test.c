@@ -580,7 +580,7 @@ static int begin(struct world *w)
 				    &w->members[0]) == 0);
 	CHECK(w, thmq_consumer_open(w->other, "t", "s",
 				    THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
-						       .invisible_ns = SECOND,
+						       .invisible_ns = 1000 * SECOND,
 						       .prefetch_count = 16),
 				    &w->sharer) == 0);
 	return 0;
