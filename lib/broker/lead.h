@@ -38,6 +38,7 @@ struct lead {
 struct roll {
 	pthread_mutex_t lock;
 	uint64_t number; /* 0: nothing was */
+	uint64_t asked_ns; /* when it was asked for last */
 	struct thmqi_member wish;
 	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
 };

@@ -6,6 +6,7 @@
  * usage: cluster_identity_test [tcp|inproc]
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -197,6 +198,51 @@ static void read_all(void)
 	}
 }
 
+/* ----------------------------------------------------------------- two at a time */
+
+static void *add_one(void *arg)
+{
+	uint32_t id = *(uint32_t *)arg;
+	struct thmq_session *s;
+	char address[32];
+
+	snprintf(address, sizeof(address), "inproc://b%u", id);
+	CHECK(thmq_connect(w.env, w.all, THMQ_SESSION_OPTS(.timeout_ns = 30 * SECOND), &s) == 0);
+	CHECK(thmq_cluster_add(s, id, address, 30 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+	return NULL;
+}
+
+/* Each by a session of its own: they do not keep each other from it. */
+static void two_join(void)
+{
+	struct thmq_node nodes[8] = {{.size = sizeof(nodes[0])}};
+	struct thmq_broker *more[2];
+	uint32_t ids[2] = {4, 5}, i;
+	pthread_t threads[2];
+	char dir[96], name[16];
+
+	for (i = 0; i < 2; i++) {
+		snprintf(dir, sizeof(dir), "%s/%u", w.dir, ids[i]);
+		snprintf(name, sizeof(name), "b%u", ids[i]);
+		CHECK(thmq_broker_open(w.env,
+				       THMQ_BROKER_OPTS(.data_dir = dir, .name = name,
+							.shard_count = 1, .segment_bytes = 1u << 20,
+							.flags = THMQ_BROKER_JOIN,
+							.cluster = w.cluster, .cluster_name = "who",
+							.node_id = ids[i], .heartbeat_ms = 30,
+							.election_ms = 150),
+				       &more[i]) == 0);
+	}
+	for (i = 0; i < 2; i++)
+		CHECK(pthread_create(&threads[i], NULL, add_one, &ids[i]) == 0);
+	for (i = 0; i < 2; i++)
+		CHECK(pthread_join(threads[i], NULL) == 0);
+	CHECK(thmq_cluster_nodes(w.session, nodes, 8) == 5);
+	for (i = 0; i < 2; i++)
+		CHECK(thmq_broker_close(more[i], 5 * SECOND) != -EDEADLK);
+}
+
 static void story(bool far)
 {
 	uint32_t i;
@@ -249,6 +295,8 @@ static void story(bool far)
 	wait_for_leader();
 	send_some();
 	read_all();
+	if (!far)
+		two_join();
 	CHECK(thmq_session_close(w.session, 10 * SECOND) == 0);
 	for (i = 0; i < BROKERS; i++)
 		if (w.brokers[i])
