@@ -100,9 +100,11 @@ static void lead(uint32_t who)
 static void send_some(uint32_t count)
 {
 	uint64_t end = now_ns() + 30 * SECOND;
+	static uint8_t body[4096]; /* so that segments are filled */
 
 	while (count) {
-		int64_t rc = thmq_send(w.producer, &w.sent, sizeof(w.sent),
+		memcpy(body, &w.sent, sizeof(w.sent));
+		int64_t rc = thmq_send(w.producer, body, sizeof(body),
 				       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
 							 .partition = w.sent % PARTITIONS));
 
@@ -262,6 +264,23 @@ static void lose_leader(void)
 		flush();
 }
 
+/* What a log tells of a group may come before all else of its partition. */
+static void restart_all(void)
+{
+	uint32_t i;
+
+	send_some(300);
+	work(100, SECOND, 3);
+	leave();
+	for (i = 0; i < BROKERS; i++)
+		CHECK(thmq_broker_close(w.brokers[i], SECOND) != -EDEADLK);
+	memset(w.brokers, 0, sizeof(w.brokers));
+	for (i = 0; i < BROKERS; i++)
+		open_broker(i);
+	join();
+	work(50, SECOND, 3);
+}
+
 static void begin(void)
 {
 	char command[128];
@@ -292,6 +311,7 @@ int main(int argc, char **argv)
 		there_and_back(false);
 		there_and_back(true);
 		lose_leader();
+		restart_all();
 	}
 	finish();
 	printf("%u messages, handed out %u times\n", w.sent, w.handed);
