@@ -19,7 +19,7 @@
 #define SECOND 1000000000ull
 #define BROKERS 3u
 #define PARTITIONS 2u
-#define MESSAGES 4096u
+#define MESSAGES 16384u
 
 #define CHECK(x)                                                                                   \
 	do {                                                                                       \
@@ -91,8 +91,13 @@ static uint32_t leader(void)
 
 static void lead(uint32_t who)
 {
+	uint64_t end = now_ns() + 30 * SECOND;
+
 	CHECK(thmq_cluster_lead(w.session, who + 1, 30 * SECOND) == 0);
-	CHECK(leader() == who);
+	while (leader() != who) { /* the one before may not have heard of it yet */
+		CHECK(now_ns() < end);
+		usleep(1000);
+	}
 }
 
 /* ---------------------------------------------------------------------- flow */
