@@ -347,21 +347,28 @@ static void on_failed(void *ctx, int error)
 	atomic_store(&s->broker->ill, true);
 }
 
+static const char *address_in(const struct thmqi_members *m, uint64_t id)
+{
+	uint32_t i;
+
+	for (i = 0; i < m->count; i++)
+		if (m->list[i].id == id)
+			return m->list[i].address;
+	return NULL;
+}
+
 static int on_send(void *ctx, const struct thmqi_message *message, struct thmqi_buf *buf)
 {
 	struct shard *s = ctx;
 	struct lead *l = s->lead;
 	const struct thmqi_carrier *carrier = &s->broker->carrier;
-	const struct thmqi_members *m = thmqi_group_members(l->group);
-	uint32_t i;
+	const char *address = address_in(thmqi_group_members(l->group), message->to);
 	int rc = -EHOSTUNREACH;
 
-	for (i = 0; i < m->count; i++)
-		if (m->list[i].id == message->to) {
-			rc = carrier->send(carrier->ctx, s->broker, m->list[i].address, message,
-					   buf);
-			break;
-		}
+	if (!address) /* one that joins knows from its options whom it may answer, until its log says who there is */
+		address = address_in(s->broker->cluster, message->to);
+	if (address)
+		rc = carrier->send(carrier->ctx, s->broker, address, message, buf);
 	if (rc == -EAGAIN)
 		l->wire_full = true;
 	return rc;

@@ -163,7 +163,7 @@ static uint32_t take(uint32_t acks)
 	CHECK(thmq_release(w.member, m, (uint32_t)n) == 0);
 	while (thmq_events(w.session, &e, 1) == 1)
 		CHECK(e.type == THMQ_EVENT_DISCONNECTED || e.type == THMQ_EVENT_RECONNECTED ||
-		      e.type == THMQ_EVENT_SETTLED || e.type == THMQ_EVENT_ASSIGNED);
+		      e.type == THMQ_EVENT_REVOKED || e.type == THMQ_EVENT_ASSIGNED);
 	return (uint32_t)n;
 }
 
@@ -288,7 +288,7 @@ static void restart_all(void)
 
 static void begin(void)
 {
-	char command[128];
+	char command[192];
 	uint32_t i;
 
 	snprintf(w.dir, sizeof(w.dir), "shared-copies-%d", (int)getpid());
@@ -306,7 +306,7 @@ static void begin(void)
 int main(int argc, char **argv)
 {
 	uint32_t rounds = getenv("THMQ_TEST_FULL") ? 20 : 1, i;
-	char command[128];
+	char command[192];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	w.seed = (argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)getpid() * 2654435761u) | 1;
