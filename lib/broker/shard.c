@@ -333,6 +333,7 @@ void thmqi_shard_begin_term(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (p->is_volatile || p->dead)
 			continue;
+		p->logged_offset = thmqi_logged_offset(p); /* it may have led before */
 		if (may_have_lost(s, p) && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
 		p->last_term = THMQI_MAX(p->last_term, s->term);

@@ -238,7 +238,7 @@ static void finish(void)
 /* It leads, another one does, and it leads again, before anything of the group is stored. */
 static void there_and_back(bool attached)
 {
-	uint32_t first = leader(), other = (first + 1) % BROKERS;
+	uint32_t first = leader(), other = (first + 1) % BROKERS, i;
 
 	send_some(100);
 	if (!w.member)
@@ -246,8 +246,12 @@ static void there_and_back(bool attached)
 	work(30, SECOND, 3);
 	if (!attached)
 		leave();
-	lead(other);
-	lead(first);
+	for (i = 0; i < 4; i++) { /* sometimes there is nothing to be taken back */
+		usleep(20000);
+		lead(other);
+		usleep(20000);
+		lead(first);
+	}
 	if (!attached)
 		join();
 	work(20, SECOND, 3);
