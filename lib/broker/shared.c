@@ -314,6 +314,8 @@ void thmqi_shared_settle_recovery(struct group_offset *g)
 {
 	struct shared *sh = g->shared;
 
+	sh->back_ns = 0; /* what it was when this one led before says nothing: all that is not done is back */
+	sh->out_ns = sh->stands = UINT64_MAX;
 	thmqi_spans_cut(&sh->spans, THMQI_MAX(g->partition->visible, g->offset));
 	if (g->offset > thmqi_spans_floor(&sh->spans))
 		thmqi_shared_advance(g);
