@@ -33,4 +33,7 @@ void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
  */
 bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view *ret_view);
 
+/* All below was returned, or passed over for its tags. */
+uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader);
+
 #endif
