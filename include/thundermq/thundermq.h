@@ -710,12 +710,18 @@ struct thmq_topic_opts {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns; /* of messages that have none of their own: see struct thmq_message_opts; what has outlived it need not be kept. 0: none */
+	uint64_t tombstone_ns; /* with THMQ_TOPIC_COMPACT: how long it is kept at least that a key was deleted, so that slow readers hear of it; 0 means a day */
 	const struct thmq_limits *limits; /* of all that goes through the topic; NULL: none. Copied */
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
 #define THMQ_TOPIC_IF_ABSENT 2u /* succeed where the topic exists already, whatever its options */
 #define THMQ_TOPIC_RETAIN_CONSUMED 4u /* what all its groups have acknowledged may go */
+/*
+ * Of each key the newest message is kept, and older ones may go; a message with a key and without a payload deletes the key. Messages without a key stay, as
+ * far as the other limits say so. Not with RETAIN_CONSUMED, nor on a volatile topic. doc/compaction.md
+ */
+#define THMQ_TOPIC_COMPACT 8u
 #define THMQ_TOPIC_TEMPORARY 0x100u /* deleted once no group of it has had a member (one that does not share) for half a minute */
 
 #define THMQ_TOPIC_OPTS(...)                                                                       \
@@ -744,7 +750,7 @@ THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
 
 struct thmq_topic_info {
 	uint32_t size;  /* in: of each element */
-	uint32_t flags; /* THMQ_TOPIC_VOLATILE */
+	uint32_t flags; /* THMQ_TOPIC_VOLATILE, _RETAIN_CONSUMED, _COMPACT */
 	uint32_t topic_id;
 	uint32_t partition_count;
 	uint32_t visible_at;
@@ -753,6 +759,7 @@ struct thmq_topic_info {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
+	uint64_t tombstone_ns; /* 0: it is not compacted */
 	/* as in struct thmq_limits */
 	uint64_t produce_bytes, produce_messages;
 	uint64_t consume_bytes, consume_messages;
@@ -872,12 +879,22 @@ THMQ_API int thmq_cluster_lead(struct thmq_session *session, uint64_t id, uint64
 
 /* ----------------------------------------------------------------- producer */
 
+/*
+ * How payloads are made small on their way to the broker, in its log, and on their way out: each by itself, by the producer, and unpacked
+ * by thmq_fetch(). Keys, tags and headers are not. The codec's library (liblz4, libzstd) is loaded when it is needed.
+ */
+enum thmq_compression {
+	THMQ_COMPRESSION_NONE = 0,
+	THMQ_COMPRESSION_LZ4 = 1, /* fast */
+	THMQ_COMPRESSION_ZSTD = 2 /* small */
+};
+
 struct thmq_producer_opts {
 	uint32_t size;
 	uint32_t flags; /* THMQ_PRODUCER_* */
 	uint32_t
 		durability; /* enum thmq_durability of its messages; default DURABLE (MEMORY on a volatile topic) */
-	uint32_t reserved;
+	uint32_t compression; /* enum thmq_compression; what does not become smaller goes as it is */
 	void *cookie; /* repeated in its events */
 	/*
 	 * A name, as a topic's, that only one producer of the topic has at a time: who opens it takes over from whoever had it before,
@@ -886,6 +903,8 @@ struct thmq_producer_opts {
 	 * They are kept with the messages, through restarts, until the topic is deleted. NULL: none
 	 */
 	const char *name;
+	uint32_t compress_min;  /* payloads below so many bytes are not compressed, nor those above a quarter of the session's window; 0 means 512 */
+	int32_t compress_level; /* ZSTD: 1 … 19, negative ones are faster; LZ4: from 1 on, higher ones are faster; 0 means 1 */
 };
 
 #define THMQ_PRODUCER_REPORT 1u /* a THMQ_EVENT_SETTLED for every message; its offset is UINT64_MAX if it was sent again */
@@ -898,7 +917,8 @@ THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
 
 /**
  * thmq_producer_open() - open a producer for a topic
- * Return: 0; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EINVAL; -EBUSY another is just being opened by its name; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ * Return: 0; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EINVAL; -EBUSY another is just being opened by its name; -EOPNOTSUPP the compression's library is not there (thmq_errmsg()
+ * names it); -ENOMEM; -ETIMEDOUT; -EDEADLK.
  */
 THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
 				const struct thmq_producer_opts *opts,
@@ -1064,7 +1084,7 @@ struct thmq_consumer_opts {
 				       ones; copied */
 	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
 	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
-	uint32_t reserved;
+	uint32_t partition;     /* with THMQ_CONSUMER_PARTITION, else 0 */
 	/*
 	 * Only messages of which this is true, such as "price > 10 AND region LIKE 'eu%'": an expression over headers, KEY, TAG and
 	 * TIMESTAMP that the broker looks at before it hands a message out. What it is not true of counts as done for the group.
@@ -1102,6 +1122,8 @@ enum thmq_assignor {
  * itself. All members of a group must say so. prefetch_count counts what is not acknowledged then, 0 means 1024. doc/shared.md
  */
 #define THMQ_CONSUMER_SHARED 2u
+/* Without a group: only this partition, partition being set. For those who share out partitions themselves, as a broker of another protocol does. */
+#define THMQ_CONSUMER_PARTITION 4u
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
@@ -1112,8 +1134,8 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
 /**
  * thmq_consumer_open() - read a topic
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
- * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
- * Return: 0; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
+ * acks are kept with the messages. NULL: a reader of its own that gets all partitions, or the one that it names, and keeps no offset.
+ * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EACCES the broker's rules do not allow it; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
  * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
  * members that do not share; -EOPNOTSUPP the topic is volatile.
  */
@@ -1161,7 +1183,8 @@ struct thmq_message {
 /**
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
- * What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
+ * What was compressed is unpacked into memory that is taken for it; where the codec's library is not there a THMQ_EVENT_ERROR with -EOPNOTSUPP comes instead
+ * of the run that it is in. What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
  * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
  * of a message whose last part is not stored.
  * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;

@@ -194,7 +194,7 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	if (rc == 0)
 		rc = copy_opts(&o, sizeof(o), opts,
-			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_TEMPORARY, "topic");
+			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_COMPACT | THMQ_TOPIC_TEMPORARY, "topic");
 	if (rc)
 		return rc;
 	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
@@ -208,6 +208,10 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 	if ((o.flags & THMQ_TOPIC_VOLATILE) &&
 	    ((o.flags & THMQ_TOPIC_RETAIN_CONSUMED) || o.retention_ns || o.retention_bytes))
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic keeps what fits into volatile_bytes, no more", name);
+	if ((o.flags & THMQ_TOPIC_COMPACT) && (o.flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED)))
+		return thmqi_fail(-EINVAL, "topic %s: what is compacted is neither volatile nor goes when it was consumed", name);
+	if (o.tombstone_ns && !(o.flags & THMQ_TOPIC_COMPACT))
+		return thmqi_fail(-EINVAL, "topic %s: tombstone_ns is for THMQ_TOPIC_COMPACT", name);
 	rc = check_limits(name, &o, &limits);
 	return rc ? rc : thmqi_client_topic_create(session, name, &o);
 }
@@ -292,6 +296,10 @@ int thmq_producer_open(struct thmq_session *session, const char *topic, const st
 		return rc;
 	if (o.durability > THMQ_DURABILITY_ALL)
 		return thmqi_fail(-EINVAL, "producer: unknown durability %u", o.durability);
+	if (o.compression > THMQ_COMPRESSION_ZSTD)
+		return thmqi_fail(-EINVAL, "producer: unknown compression %u", o.compression);
+	if (o.compress_level < -100 || o.compress_level > 19)
+		return thmqi_fail(-EINVAL, "producer: compress_level is -100 to 19");
 	rc = o.name ? check_name(o.name, THMQ_TOPIC_NAME_MAX, "producer") : 0;
 	if (rc)
 		return rc;
@@ -408,7 +416,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc == 0 && group)
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
-		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED, "consumer");
+		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION,
+			       "consumer");
 	if (rc)
 		return rc;
 	rc = check_tags(&o);
@@ -423,6 +432,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: unknown assignor %u", o.assignor);
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
+	if (o.flags & THMQ_CONSUMER_PARTITION ? group != NULL : o.partition != 0)
+		return thmqi_fail(-EINVAL, "consumer: partition goes with THMQ_CONSUMER_PARTITION, and both without a group");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)

@@ -40,6 +40,7 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.retention_ns = opts->retention_ns;
 	r.retention_bytes = opts->retention_bytes;
 	r.ttl_ns = opts->ttl_ns;
+	r.tombstone_ns = opts->tombstone_ns;
 	if (opts->limits) {
 		r.rates[0] = opts->limits->produce_bytes;
 		r.rates[1] = opts->limits->produce_messages;
@@ -76,6 +77,7 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 				       .retention_ns = e->retention_ns,
 				       .retention_bytes = e->retention_bytes,
 				       .ttl_ns = e->ttl_ns,
+				       .tombstone_ns = e->tombstone_ns,
 				       .produce_bytes = e->rates[0],
 				       .produce_messages = e->rates[1],
 				       .consume_bytes = e->rates[2],
