@@ -223,6 +223,8 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 
 		r->partition = entries[i].partition;
 		r->shard = entries[i].shard;
+		if ((c->opts.flags & THMQ_CONSUMER_PARTITION) && i != c->opts.partition)
+			continue; /* it stays READING_NONE */
 		r->state = READING_WANTED;
 		rc = thmqi_session_link_wait(s, r->shard, deadline, &r->link);
 		if (!rc)
@@ -325,6 +327,17 @@ static void set_defaults(struct thmq_consumer_opts *o)
 	o->session_timeout_ns = o->session_timeout_ns ? o->session_timeout_ns : 10000000000ull;
 }
 
+/* In words, where the number says little. */
+static const char *why_not(const struct thmq_consumer *c, int rc)
+{
+	if (rc == -EOPNOTSUPP && c->shared)
+		return "it is volatile, and has no shared groups";
+	if (rc == -EBUSY && c->group[0])
+		return c->shared ? "its group has members without THMQ_CONSUMER_SHARED: all say it, or none"
+				 : "its group has members with THMQ_CONSUMER_SHARED: all say it, or none";
+	return thmq_strerror(rc);
+}
+
 int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const char *group,
 			       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
 {
@@ -339,6 +352,9 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	rc = thmqi_session_topic(s, topic, &entry);
 	if (rc)
 		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
+	if ((opts->flags & THMQ_CONSUMER_PARTITION) && opts->partition >= entry.partition_count)
+		return thmqi_fail(-THMQ_ENOPARTITION, "open a consumer of %s: it has %u partitions, not %u", topic, entry.partition_count,
+				  opts->partition);
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return thmqi_fail(-ENOMEM, "no memory for a consumer");
@@ -383,8 +399,10 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	if (!rc)
 		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c) : thmqi_consumer_attach_all(c, deadline);
 	if (rc) {
+		const char *why = why_not(c, rc);
+
 		consumer_end(c, 0, rc);
-		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
+		return thmqi_fail(rc, "open a consumer of %s: %s", topic, why);
 	}
 	*ret_consumer = c;
 	return 0;

@@ -776,8 +776,9 @@ static uint64_t seed_of(const struct thmq_session *s)
 {
 	uint64_t seed = thmqi_env_world(s->env)->seed;
 
-	if (!seed)
-		thmqi_random_bytes(&seed, sizeof(seed));
+	if (seed) /* simulated, in one thread: sessions must differ all the same */
+		return thmqi_prng_next(&thmqi_env_core(s->env, 0)->prng);
+	thmqi_random_bytes(&seed, sizeof(seed));
 	return seed;
 }
 
@@ -792,7 +793,8 @@ static int connect_once(struct thmq_session *s, uint64_t deadline)
 	if (rc == -EDEADLK)
 		thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", s->url);
 	else if (rc)
-		thmqi_fail(rc, "%s: %s", s->url, meta->wire->why[0] ? meta->wire->why : thmq_strerror(rc));
+		thmqi_fail(rc, "%s: %s", s->url, meta->wire->why[0] ? meta->wire->why :
+			   rc == -ETIMEDOUT ? "no answer within the time; is the broker's core driven, and can it be reached?" : thmq_strerror(rc));
 	return rc;
 }
 
