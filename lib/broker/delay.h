@@ -8,6 +8,7 @@
 #ifndef THMQI_BROKER_DELAY_H
 #define THMQI_BROKER_DELAY_H
 
+#include "commitlog/hint.h"
 #include "internal.h"
 #include "waiting.h"
 

@@ -285,10 +285,11 @@ static void gather(const struct delay *d, const struct partition *p, uint64_t wa
 /* The first @count are over, and it is said so before it is done. */
 static int say(struct delay *d, uint32_t count)
 {
-	uint64_t says[DELAY_SLOTS], number;
+	uint64_t says[DELAY_SLOTS], number = 0;
 	uint32_t i;
 	int rc;
 
+	says[0] = 0;
 	for (i = 0; i < count; i++)
 		says[i] = d->order[i]->entry.offset;
 	rc = thmqi_delay_say(d, says, count, &number);

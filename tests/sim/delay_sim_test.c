@@ -37,6 +37,7 @@ struct world {
 	uint32_t next_id, first_of_life;
 	uint64_t wall_max_ns; /* that anybody ever saw */
 	uint32_t came, cancelled;
+	bool sets_clock; /* somebody does, now and then */
 };
 
 static const char *at = "";
@@ -78,7 +79,7 @@ static int open_all(struct world *w)
 	CHECK(w, thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20), &world_here, &w->env) == 0);
 	CHECK(w, thmq_broker_open(w->env,
 				  THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 1, .segment_bytes = 1u << 20,
-						   .batch_bytes = 64u << 10, .cache_bytes = 256u << 10),
+						   .batch_bytes = 64u << 10, .cache_bytes = 1u << 20),
 				  &w->broker) == 0);
 	CHECK(w, thmq_connect(w->env, "inproc://", NULL, &w->session) == 0);
 	CHECK(w, thmq_topic_create(w->session, "t",
@@ -137,7 +138,7 @@ static int send_some(struct world *w)
 		int64_t seq;
 
 		o.key = o.key_len ? o.key : NULL;
-		if (delay && below(w, 2))
+		if (delay && !w->sets_clock && below(w, 2)) /* by which clock? */
 			o.delay_ns = delay;
 		else
 			o.deliver_at_ns = (int64_t)(now + delay);
@@ -180,8 +181,18 @@ static int cancel_one(struct world *w)
 	return 0;
 }
 
-/* All that is there, from the begin. */
-static int read_all(struct world *w)
+static bool all_seen(const struct world *w)
+{
+	uint32_t i;
+
+	for (i = 0; i < w->next_id; i++)
+		if (!w->known[i].seen && w->known[i].settled && !w->known[i].cancelled)
+			return false;
+	return true;
+}
+
+/* All that is there, from the begin. @all: until all that should be there are. */
+static int read_all(struct world *w, bool all)
 {
 	struct thmq_consumer *c;
 	struct thmq_message m[64];
@@ -192,7 +203,7 @@ static int read_all(struct world *w)
 	for (i = 0; i < w->next_id; i++)
 		w->known[i].seen = false;
 	CHECK(w, thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
-	while (idle < 30) {
+	while (idle < 30 || (all && idle < 3000 && !all_seen(w))) {
 		n = thmq_fetch(c, m, 64);
 		CHECK(w, n >= 0);
 		wall(w);
@@ -201,7 +212,8 @@ static int read_all(struct world *w)
 			memcpy(&id, m[k].data, 4);
 			CHECK(w, id < w->next_id);
 			CHECK(w, !w->known[id].seen); /* once */
-			CHECK(w, w->known[id].due_ns <= w->wall_max_ns);
+			/* a core looks at the wall's clock each millisecond: what is set back is noticed then */
+			CHECK(w, w->known[id].due_ns <= w->wall_max_ns + (w->sets_clock ? MS : 0));
 			CHECK(w, !w->known[id].cancelled);
 			CHECK(w, m[k].partition == w->known[id].partition);
 			w->known[id].seen = true;
@@ -226,7 +238,7 @@ static int read_the_rest(struct world *w)
 		thmq_poll(w->env, last + 100 * MS - wall(w));
 	for (i = 0; i < 50; i++)
 		thmq_poll(w->env, MS);
-	if (read_all(w))
+	if (read_all(w, true))
 		return -1;
 	for (i = 0; i < w->next_id; i++) {
 		CHECK(w, w->known[i].seen || !w->known[i].settled || w->known[i].cancelled);
@@ -250,13 +262,17 @@ static int life(struct world *w, bool last)
 			return -1;
 		if (below(w, 4) == 0 && cancel_one(w))
 			return -1;
-		if (below(w, 60) == 0) /* somebody sets the clock */
+		wall(w);
+		if (w->sets_clock && below(w, 60) == 0) {
 			wall_shift_ns += (int64_t)below(w, 2 * SECOND) - (int64_t)SECOND;
+			thmqi_disk_sim_advance(w->sim, 2 * MS); /* so that it is noticed before something is sent */
+			thmq_poll(w->env, 0);
+		}
 		wall(w);
 		thmq_poll(w->env, below(w, 3) ? 0 : below(w, 8) ? below(w, MS) : below(w, 60 * MS));
 		take_events(w);
 	}
-	if (below(w, 2) && read_all(w))
+	if (below(w, 2) && read_all(w, false))
 		return -1;
 	if (last) {
 		at = "last";
@@ -296,6 +312,7 @@ static int run(uint64_t seed, uint64_t *ret_came, uint64_t *ret_cancelled)
 	world_here.clock = &clock_here;
 	wall_shift_ns = 0;
 	lives = 1 + (uint32_t)below(w, 5);
+	w->sets_clock = below(w, 2);
 	for (i = 0; i < lives && !rc; i++)
 		rc = life(w, i + 1 == lives);
 	thmqi_disk_sim_close(w->sim);
@@ -310,7 +327,7 @@ int main(int argc, char **argv)
 	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
 	uint64_t count = argc > 2                   ? strtoull(argv[2], NULL, 0)
 			 : getenv("THMQ_TEST_FULL") ? 5000
-						    : 40;
+						    : 5;
 	uint64_t seed, failed = 0, came = 0, cancelled = 0;
 
 	for (seed = first; seed < first + count; seed++)
@@ -318,5 +335,5 @@ int main(int argc, char **argv)
 			break;
 	printf("%llu seeds, %llu failed; %llu messages came, %llu were cancelled\n", (unsigned long long)(seed - first),
 	       (unsigned long long)failed, (unsigned long long)came, (unsigned long long)cancelled);
-	return failed != 0 || (count >= 40 && (!came || !cancelled));
+	return failed != 0 || (count >= 5 && (!came || !cancelled));
 }
