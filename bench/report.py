@@ -5,7 +5,7 @@ doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg
 
 usage: sh bench/run.sh --json cores commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
 
-Each figure stands beside its rival or limit of the same run, with the 95 % interval over the pairs of runs.
+What is measured anew takes the place of what doc/measured.jsonl keeps under the same name; the rest stays, so that one part can be measured alone. Each figure stands beside its rival or limit of the same run, with the 95 % interval over the pairs of runs.
 """
 import argparse
 import json
@@ -20,8 +20,8 @@ END = "<!-- END MEASURED -->"
 
 ALL = """# All measured figures
 
-Written by bench/report.py from a run of bench/run.sh: no figure here was measured apart from its rival or limit. On {machine}; a shared
-virtual machine. The two left columns are medians, each of its own runs; what is compared is the median of the ratios (or differences) of the
+Written by bench/report.py from runs of bench/run.sh: no figure here was measured apart from its rival or limit; parts were measured at different
+times. On {machine}; a shared virtual machine. The two left columns are medians, each of its own runs; what is compared is the median of the ratios (or differences) of the
 pairs of runs, in brackets with its 95 % interval, and need not be the ratio of the two columns.
 
 {table}
@@ -55,6 +55,10 @@ WORDS = {
     "durable_100B_event_pinned_flush_p99": "the same, p99",
     "durable_100B_fixed_pinned_flush_p50": "policy fixed, a plain write and a flush, p50",
     "durable_100B_fixed_pinned_flush_p99": "the same, p99",
+    "quorum_ack_p50": "three brokers, one message of 1 KiB at a time, on a majority's devices: p50",
+    "quorum_1KiB": "three brokers, 1 KiB, many outstanding, on a majority's devices",
+    "consensus_cpu": "three brokers: processor time of the consensus, each entry",
+    "failover_p99": "the leader is killed: until the next one acknowledges, p99",
     "durable_1KiB_growing": "durable 1 KiB, many outstanding, while the log grows",
     "durable_1KiB_steady": "durable 1 KiB, many outstanding, prepared segments",
     "durable_1KiB_steady_fio": "durable 1 KiB, many outstanding, beside fio",
@@ -166,7 +170,7 @@ WORDS = {
 # what stands in README.md beside every figure that misses its bar
 HEADLINES = ("durable_100B_poll_caller_p50", "durable_100B_event_pinned_p50", "durable_1KiB_steady_fio", "durable_64KiB_steady_fio",
              "durable_100B_many", "durable_100B_many_lmdb", "roundtrip_100B_volatile_p50", "oneway_100B_volatile", "mailbox_roundtrip_p50",
-             "alloc_free_1k", "model_durable_64_event_cpu", "backlog_1KiB", "lookup_offset_reads", "reopen_killed_100GiB_full_tail", "idle_cpu_event")
+             "quorum_ack_p50", "failover_p99", "alloc_free_1k", "model_durable_64_event_cpu", "backlog_1KiB", "lookup_offset_reads", "reopen_killed_100GiB_full_tail", "idle_cpu_event")
 
 
 def number(x):
@@ -422,6 +426,25 @@ def write_rivals(lines, machine, root):
         f.write(rivals_drawing(systems, mechanism))
 
 
+KEPT = ("part", "name", "unit", "value", "rival", "rival_value", "measure", "mid", "low", "high", "sense", "bar", "verdict")
+
+
+def with_kept(lines, path):
+    """@lines and what was measured before under other names, parts together; the file gets all of it."""
+    kept = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            kept = [json.loads(row) for row in f]
+    fresh = {line["name"]: {k: line[k] for k in KEPT if k in line} for line in lines}
+    out = [fresh.pop(line["name"], line) for line in kept]
+    for line in fresh.values():
+        at = [i for i, other in enumerate(out) if other["part"] == line["part"]]
+        out.insert(at[-1] + 1 if at else len(out), line)
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(line) + "\n" for line in out)
+    return out
+
+
 def cpu_model():
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
@@ -448,6 +471,9 @@ def main():
     lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped" and not line["name"].startswith(("load_", "elsewhere_"))]
     if not lines:
         return
+    if any(line["verdict"] == "smoke" for line in lines):
+        sys.exit("report: a short run, which only shows that it works, is not written down")
+    lines = with_kept(lines, os.path.join(args.root, "doc", "measured.jsonl"))
     barred = [line for line in lines if bar_of(line) != "–"]
     headlines = [line for line in barred if line["name"] in HEADLINES or line["verdict"] == "MISS"]
     block = (

@@ -139,7 +139,9 @@ int thmq_session_wait(struct thmq_session *session, uint64_t timeout_ns)
 
 	if (rc == -EDEADLK)
 		return thmqi_fail(rc, "wait: no thread drives the broker's core, or this is called from within one");
-	return rc == -ESHUTDOWN ? thmqi_fail(rc, "wait: this session's broker is closed") : rc;
+	if (rc == -ESHUTDOWN)
+		return thmqi_fail(rc, "wait: this session's broker is closed");
+	return rc < 0 ? thmqi_fail(rc, "wait: %s", thmq_strerror(rc)) : rc;
 }
 
 int thmq_events(struct thmq_session *session, struct thmq_event *ret_events, uint32_t max)
