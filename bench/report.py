@@ -245,6 +245,36 @@ def drawing(lines):
     return "\n".join(svg)
 
 
+def fragmentation_drawing(ages):
+    """Over the pool's life, in operations on a logarithmic axis: what rounding wastes, and the largest free block."""
+    left, width, high, top = 70, 560, 180, 50
+    first, last = math.log10(ages[0][0]), math.log10(ages[-1][0])
+    x_of = lambda n: left + (math.log10(n) - first) / (last - first) * width
+    most = max(a[2] for a in ages)
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 80} {top + high + 60}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        '<text x="12" y="22" font-size="14" font-weight="bold">A core\'s pool in a long life: waste by rounding, and the largest free block</text>',
+    ]
+    for e in range(math.ceil(first), math.floor(last) + 1):
+        x = x_of(10.0**e)
+        svg.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + high}" stroke="#ddd"/>')
+        svg.append(f'<text x="{x:.1f}" y="{top + high + 18}" text-anchor="middle">10^{e}</text>')
+    svg.append(f'<text x="{left + width / 2}" y="{top + high + 40}" text-anchor="middle">operations</text>')
+    for share in (0, 0.25, 0.5):
+        y = top + high - share / 0.5 * high
+        svg.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + width}" y2="{y:.1f}" stroke="#ddd"/>')
+        svg.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#1f5fa8">{share * 100:.0f} %</text>')
+        svg.append(f'<text x="{left + width + 8}" y="{y + 4:.1f}" fill="#b5651d">{share / 0.5 * most / 1024:.0f} MiB</text>')
+    for colour, value in (("#1f5fa8", lambda a: a[1] / 0.5), ("#b5651d", lambda a: a[2] / most)):
+        points = " ".join(f"{x_of(a[0]):.1f},{top + high - value(a) * high:.1f}" for a in ages)
+        svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    svg.append(f'<text x="{left}" y="{top - 8}" fill="#1f5fa8">wasted share of what is used</text>')
+    svg.append(f'<text x="{left + width}" y="{top - 8}" text-anchor="end" fill="#b5651d">largest free block</text>')
+    svg.append("</svg>\n")
+    return "\n".join(svg)
+
+
 # ---------------------------------------------------------------------- rivals
 
 RIVALS_BEGIN = "<!-- RIVALS: written by bench/report.py from a run of bench/run.sh; no number may stand here that was not\nmeasured in the same run as what it is compared with. -->\n"
@@ -426,7 +456,7 @@ def write_rivals(lines, machine, root):
         f.write(rivals_drawing(systems, mechanism))
 
 
-KEPT = ("part", "name", "unit", "value", "rival", "rival_value", "measure", "mid", "low", "high", "sense", "bar", "verdict")
+KEPT = ("part", "name", "unit", "value", "rival", "rival_value", "measure", "mid", "low", "high", "sense", "bar", "verdict", "ages")
 
 
 def with_kept(lines, path):
@@ -474,6 +504,10 @@ def main():
     if any(line["verdict"] == "smoke" for line in lines):
         sys.exit("report: a short run, which only shows that it works, is not written down")
     lines = with_kept(lines, os.path.join(args.root, "doc", "measured.jsonl"))
+    for line in lines:
+        if line.get("ages"):
+            with open(os.path.join(args.root, "doc", "fragmentation.svg"), "w", encoding="utf-8") as f:
+                f.write(fragmentation_drawing(line["ages"]))
     barred = [line for line in lines if bar_of(line) != "–"]
     headlines = [line for line in barred if line["name"] in HEADLINES or line["verdict"] == "MISS"]
     block = (

@@ -215,7 +215,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	info.begin_offset = reply->value[0];
 	info.end_offset = reply->value[1];
 	info.group_offset = reply->value[2];
-	info.delayed = reply->total;
+	info.delayed = reply->count;
 	if (group) {
 		uint64_t from = info.group_offset == UINT64_MAX ? info.begin_offset :
 								  THMQI_MAX(info.group_offset, info.begin_offset);

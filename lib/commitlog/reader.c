@@ -374,6 +374,11 @@ bool thmqi_log_reader_waits(const struct thmq_log_reader *reader)
 	return reader->log && (reader->reading || reader->waiting);
 }
 
+uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader)
+{
+	return reader->want;
+}
+
 int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, uint64_t *ret_offset)
 {
 	struct run_index *x = reader->index;

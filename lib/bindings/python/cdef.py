@@ -7,6 +7,7 @@ It is cffi's out-of-line ABI mode: plain Python, no compiler. The header is mean
 number, and no macro is needed to call anything.
 """
 
+import contextlib
 import re
 import sys
 
@@ -57,7 +58,8 @@ def main(header, output):
     for name, value in numbers.items():  # as sizes of arrays
         text = re.sub(rf"\b{name}\b", str(value), text)
     ffi.cdef(text)
-    ffi.emit_python_code(output)
+    with contextlib.redirect_stdout(None):  # it tells that it generates
+        ffi.emit_python_code(output)
 
 
 if __name__ == "__main__":

@@ -101,9 +101,10 @@ def _control(rc: int) -> int:
     return rc
 
 
-def _data(rc: int) -> int:
+def _data(rc: int, call: str) -> int:
+    """Of one that leaves none: its page says what the number means there."""
     if rc < 0:
-        raise Error(rc)
+        raise Error(rc, f"{call}: {ffi.string(lib.thmq_strerror(rc)).decode()}")
     return rc
 
 
@@ -217,7 +218,7 @@ class Environment(_Handle):
 
     def poll(self, timeout: float = 0.0) -> int:
         """Drives the calling thread's core; how much was done."""
-        return _data(lib.thmq_poll(self._raw(), _ns(timeout)))
+        return _data(lib.thmq_poll(self._raw(), _ns(timeout)), "thmq_poll")
 
     def stats(self) -> dict[str, Any]:
         s = _struct("thmq_env_stats")
@@ -370,7 +371,7 @@ class Session(_Handle):
     def events(self, most: int = 64) -> list[Event]:
         """What happened since the last call; most of them."""
         all_ = ffi.new("struct thmq_event[]", most)
-        return [Event(self, all_[i]) for i in range(_data(lib.thmq_events(self._raw(), all_, most)))]
+        return [Event(self, all_[i]) for i in range(_data(lib.thmq_events(self._raw(), all_, most), "thmq_events"))]
 
     def fileno(self) -> int:
         return _control(lib.thmq_session_fd(self._raw()))
@@ -471,7 +472,7 @@ class Producer(_Stream):
         rc = lib.thmq_send(self._raw(), b, len(b), o)
         if rc == -_errno.EAGAIN:
             return None
-        self._last = _data(rc)
+        self._last = _data(rc, "thmq_send")
         return rc
 
     def claim(self, length: int, **options: Any) -> Claim:
@@ -491,7 +492,7 @@ class Producer(_Stream):
     @property
     def watermark(self) -> int:
         """The highest sequence up to which all is settled."""
-        return _data(lib.thmq_watermark(self._raw()))
+        return _data(lib.thmq_watermark(self._raw()), "thmq_watermark")
 
     def _close(self, c: Any, timeout_ns: int) -> int:
         return self._leave(c, lib.thmq_producer_close(c, timeout_ns))
@@ -505,7 +506,7 @@ class Claim:
         self.sequence: int | None = None
         while (rc := lib.thmq_claim(producer._raw(), options, length, self._c)) == -_errno.EAGAIN:
             producer._session.wait(_SLICE)
-        _data(rc)
+        _data(rc, "thmq_claim")
         self._open = True
 
     def __enter__(self) -> memoryview:
@@ -520,7 +521,7 @@ class Claim:
         while (rc := lib.thmq_commit(self._producer._raw(), self._c)) == -_errno.EAGAIN:
             self._producer._session.wait(_SLICE)
         self._open = False
-        self.sequence = self._producer._last = _data(rc)
+        self.sequence = self._producer._last = _data(rc, "thmq_commit")
 
     def abort(self) -> None:
         if self._open and self._producer._c is not None and self._producer._alive():
@@ -556,7 +557,7 @@ class Message:
         """Copies, in their order: a name may occur more than once."""
         self._here()
         out, cursor, h = [], ffi.new("uint32_t *"), ffi.new("struct thmq_header *")
-        while _data(lib.thmq_header_next(self._c, cursor, h)):
+        while _data(lib.thmq_header_next(self._c, cursor, h), "thmq_header_next"):
             out.append((ffi.string(h.name).decode(errors="surrogateescape"), _header_value(h)))
         return out
 
@@ -577,7 +578,7 @@ class Message:
     def deliveries(self) -> int:
         """How often it was handed out, in a shared group."""
         self._here()
-        return _data(lib.thmq_message_deliveries(self._consumer._raw(), self._c))
+        return _data(lib.thmq_message_deliveries(self._consumer._raw(), self._c), "thmq_message_deliveries")
 
     def release(self) -> None:
         """Gives it back now, and not when it and its views are gone."""
@@ -629,7 +630,7 @@ class Consumer(_Stream):
             return taken
         self._session._give_back()
         all_ = ffi.new("struct thmq_message[]", most)
-        n = _data(lib.thmq_fetch(self._raw(), all_, most))
+        n = _data(lib.thmq_fetch(self._raw(), all_, most), "thmq_fetch")
         return [Message(self, ffi.new("struct thmq_message *", all_[i])) for i in range(n)]
 
     def _look(self) -> bool:
@@ -670,20 +671,20 @@ class Consumer(_Stream):
         """All up to this one, of its partition, is done; in a shared group this one is. The message may have been released."""
         if self._group is None:
             raise ValueError("a reader without a group has nothing to acknowledge")
-        self._until_taken(lambda: lib.thmq_ack(self._raw(), message._c))
+        self._until_taken("thmq_ack", lambda: lib.thmq_ack(self._raw(), message._c))
 
     def nack(self, message: Message, delay: float | None = 0.0) -> None:
         """Gives a message of a shared group back, to be handed out again behind the delay; None: as backoff says."""
-        self._until_taken(lambda: lib.thmq_nack(self._raw(), message._c, _ns(delay)))
+        self._until_taken("thmq_nack", lambda: lib.thmq_nack(self._raw(), message._c, _ns(delay)))
 
     def extend(self, message: Message, invisible: float) -> None:
         """Keeps a message of a shared group for longer."""
-        self._until_taken(lambda: lib.thmq_extend(self._raw(), message._c, _ns(invisible)))
+        self._until_taken("thmq_extend", lambda: lib.thmq_extend(self._raw(), message._c, _ns(invisible)))
 
     def reject(self, message: Message, reason: str | None = None) -> None:
         """A message of a shared group is a dead letter."""
         message._here()
-        self._until_taken(lambda: lib.thmq_reject(self._raw(), message._c, _name(reason)))
+        self._until_taken("thmq_reject", lambda: lib.thmq_reject(self._raw(), message._c, _name(reason)))
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until all acknowledgements are stored durably."""
@@ -694,11 +695,11 @@ class Consumer(_Stream):
         self._ahead.clear()
         _control(lib.thmq_seek(self._raw(), partition, start, value))
 
-    def _until_taken(self, call: Any) -> None:
+    def _until_taken(self, name: str, call: Any) -> None:
         self._session._give_back()
         while (rc := call()) == -_errno.EAGAIN:
             self._session.wait(0.01)
-        _data(rc)
+        _data(rc, name)
 
     def _in_use(self) -> int:
         return self._views

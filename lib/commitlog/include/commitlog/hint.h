@@ -35,5 +35,7 @@ bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view 
 
 /* After a thmq_log_read() that returned 0: does it wait for the device, so that it will be called? Else there was none below its end. */
 bool thmqi_log_reader_waits(const struct thmq_log_reader *reader);
+/* All below was returned, or passed over for its tags. */
+uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader);
 
 #endif
