@@ -746,7 +746,7 @@ struct thmq_partition_info {
 	uint64_t
 		lag; /* visible messages that the group has not acked; offsets that were never used count too; in a shared group
 			those acked out of order do not */
-	uint64_t delayed; /* messages for it whose time has not come */
+	uint64_t delayed; /* messages for it whose time has not come; fewer while a broker that was just opened looks for them */
 };
 
 /**

@@ -133,10 +133,6 @@ static void read_all(bool *seen)
 	uint32_t id, i;
 	int n, k, idle = 0;
 
-	for (i = 0; i < PARTITIONS; i++) {
-		CHECK(thmq_partition_describe(session, "t", i, NULL, &info) == 0);
-		CHECK(info.delayed == 0);
-	}
 	CHECK(thmq_consumer_open(session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
 	do {
 		n = thmq_fetch(c, m, 64);
@@ -155,6 +151,10 @@ static void read_all(bool *seen)
 			thmq_session_wait(session, MS);
 		idle = n ? 0 : idle + 1;
 	} while (idle < 20 || (!all_seen(seen) && now() - begin < 10 * SECOND));
+	for (i = 0; i < PARTITIONS; i++) {
+		CHECK(thmq_partition_describe(session, "t", i, NULL, &info) == 0);
+		CHECK(info.delayed == 0);
+	}
 	CHECK(thmq_consumer_close(c, SECOND) == 0);
 }
 
