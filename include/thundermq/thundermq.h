@@ -9,8 +9,10 @@
  * Threads: a session and all that was opened on it belong to one thread at a time. Environments and
  * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits.
  *
- * Options: the THMQ_..._OPTS() macros are C only (the address of a compound literal). In C++ declare the struct, set it by its
- * ..._opts_init(), change fields.
+ * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
+ * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
+ * thundermq.hpp. A ..._opts_init() writes as much as the *library's* struct has: it is for programs that run with the very
+ * version whose headers they were compiled with, not for those that may meet a newer one.
  */
 #ifndef THUNDERMQ_THUNDERMQ_H
 #define THUNDERMQ_THUNDERMQ_H
