@@ -35,6 +35,7 @@ static struct {
 	struct sent sent[2][SENT_MAX];      /* by sequence */
 	uint64_t noted[2];                  /* watermarks that were taken in */
 	struct thmq_consumer *follower;     /* of a group: its table is kept up by what it reads */
+	struct thmq_consumer *worker;       /* of a shared one: it is done with all, whatever has gone */
 	struct thmqi_prng prng;
 	uint64_t seed;
 	uint32_t version;
@@ -90,6 +91,7 @@ static void open_clients(void)
 		w.noted[i] = 0;
 	}
 	CHECK(thmq_consumer_open(w.session, "t", "follower", NULL, &w.follower) == 0);
+	CHECK(thmq_consumer_open(w.session, "t", "workers", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &w.worker) == 0);
 }
 
 static void start(void)
@@ -335,6 +337,34 @@ static void follow(bool certain)
 			CHECK(w.kind[w.acked[k]] == VALUE ? w.table[k] == w.acked[k] : !w.table[k]);
 }
 
+/* Of a shared group nothing is left to do, though offsets are missing. */
+static void work(void)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_message m;
+	uint32_t idle = 0, key, i;
+	int n;
+
+	while (idle < 200) {
+		n = thmq_fetch(w.worker, &m, 1);
+		CHECK(n >= 0);
+		if (!n) {
+			idle++;
+			thmq_poll(w.env, 1000000);
+			continue;
+		}
+		idle = 0;
+		version_of(&m, &key);
+		CHECK(thmq_ack(w.worker, &m) == 0);
+		CHECK(thmq_release(w.worker, &m, 1) == 0);
+	}
+	CHECK(thmq_consumer_flush(w.worker, 60 * SECOND) == 0);
+	for (i = 0; i < PARTITIONS; i++) {
+		CHECK(thmq_partition_describe(w.session, "t", i, "workers", &info) == 0);
+		CHECK(info.lag == 0);
+	}
+}
+
 /* ------------------------------------------------------------------------ runs */
 
 /* What a cut took back was not acknowledged: what is there now is what counts. */
@@ -392,6 +422,8 @@ static void run(uint64_t seed)
 		check_newest();
 		check_keys();
 		follow(false);
+		if (round % 2)
+			work();
 	}
 	/* all is deleted, and nothing is left of it but what lies in the last segments */
 	for (k = 0; k < KEYS; k++)
