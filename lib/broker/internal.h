@@ -248,6 +248,7 @@ struct sub {
 	uint32_t part_deliveries;
 	struct sift *sift;  /* NULL: it wants all */
 	uint64_t sift_from; /* sift: what lies from here up to before `next` is not wanted */
+	uint64_t sift_begin; /* sift: where it was placed */
 	bool sift_drops_parts; /* sift: the message whose parts come is not */
 };
 #define SUB_IS_SHARED 255u
