@@ -317,7 +317,7 @@ def requests_by_chance(b):
     rng = random.Random(seed)
 
     def piece(flex):
-        name = rng.choice([b'checked', b'team', b'', b'x' * rng.randrange(300), bytes(rng.randrange(256) for _ in range(rng.randrange(9)))])
+        name = rng.choice([b'checked', b'team', b'packed', b'', b'x' * rng.randrange(300), bytes(rng.randrange(256) for _ in range(rng.randrange(9)))])
         kind = rng.randrange(8)
         if kind < 3:
             return bytes([min(len(name) + 1, 127)]) + name if flex else struct.pack('>h', len(name)) + name
@@ -350,7 +350,8 @@ def requests_by_chance(b):
                 except ConnectionResetError:
                     pass
             check(b.process.poll() is None, 'the broker is gone')
-        same(read_all(b, 'checked')[:1], ['x'])
+        kcat(b, '-P', '-t', 'after', stdin='x\n')
+        same(read_all(b, 'after'), ['x'])
     except BaseException:
         print('THMQ_TEST_SEED=%d' % seed)
         raise
