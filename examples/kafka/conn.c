@@ -265,10 +265,12 @@ static void take_answers(struct conn *c)
 		if (!c->first)
 			c->last = &c->first;
 		c->pending--;
+		if (r == c->newest)
+			c->newest = NULL;
 		if (r->out.failed)
 			c->closing = true;
 		else if (!r->silent) {
-			bool tags = r->out.flex && r->api != 18;
+			bool tags = r->out.flex && r->api != API_VERSIONS;
 
 			c->out.flex = false;
 			out_i32(&c->out, (int32_t)(r->out.len + 4 + tags));
@@ -302,6 +304,11 @@ static void send_some(struct conn *c)
 		c->out_at += (size_t)n;
 		c->used_ns = c->server->now_ns;
 	}
+	if (c->out_at > KEEP_BYTES && c->out_at > c->out.len / 2) { /* who takes slowly never empties it */
+		memmove(c->out.data, c->out.data + c->out_at, c->out.len - c->out_at);
+		c->out.len -= c->out_at;
+		c->out_at = 0;
+	}
 	if (c->out_at == c->out.len && c->out.len) {
 		if (c->out.room > KEEP_BYTES)
 			out_free(&c->out);
@@ -309,9 +316,10 @@ static void send_some(struct conn *c)
 	}
 }
 
+/* Of what waits for something else than the device there is one at a time, as in Kafka: it may hold much. */
 static bool is_full(const struct conn *c)
 {
-	return c->closing || c->pending >= PIPELINE_MAX || c->out.len - c->out_at > OUT_BYTES_MAX;
+	return c->closing || (c->newest && !c->newest->done && c->newest->api != API_PRODUCE) || c->pending >= PIPELINE_MAX || c->out.len - c->out_at > OUT_BYTES_MAX;
 }
 
 static void take_token(struct conn *c, const uint8_t *data, size_t len)
@@ -356,6 +364,7 @@ static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 	*c->last = r;
 	c->last = &r->next;
 	c->pending++;
+	c->newest = r;
 	api_run(r);
 }
 

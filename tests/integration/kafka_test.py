@@ -311,6 +311,39 @@ VERSIONS = {0: (3, 9), 1: (4, 12), 2: (1, 7), 3: (0, 12), 8: (2, 8), 9: (1, 8), 
 FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14: 4, 15: 5, 16: 3, 18: 3, 19: 5, 20: 4, 22: 2, 32: 4, 36: 2, 37: 2, 42: 2}
 
 
+def who_does_not_read(b):
+    """A client that asks and asks, and takes no answer, costs what its answers may wait in, and nobody else anything."""
+    p = kafka.KafkaProducer(bootstrap_servers=b.url)
+    for i in range(4):
+        p.send('large', b'x' * 900000)
+    p.flush(10)
+    p.close()
+
+    def memory():
+        with open('/proc/%d/statm' % b.process.pid) as f:
+            return int(f.read().split()[1]) * 4096
+
+    before = memory()
+    want = struct.pack('>iiiibii', -1, 500, 1, 1 << 20, 0, 0, -1) + struct.pack('>i', 1) + b'\0\5large' + struct.pack('>i', 1)
+    want += struct.pack('>iiqqi', 0, -1, 0, -1, 1 << 20) + struct.pack('>i', 0) + b'\0\0'
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(('127.0.0.1', b.port))
+        s.settimeout(0.3)
+        try:
+            for i in range(300):
+                s.sendall(frame(1, 11, want, correlation=i))
+        except socket.timeout:
+            pass
+        same(len(read_all(b, 'large')), 4)
+        check(memory() - before < 100 << 20, 'memory:', memory() - before)
+        s.settimeout(10)
+        for i in range(3):
+            r = answer(s)
+            same(r[:4], struct.pack('>i', i))
+            check(len(r) > 900000)
+
+
 def requests_by_chance(b):
     """What looks like requests and is none: whatever comes, the broker lives, and others are served."""
     seed = int(os.environ.get('THMQ_TEST_SEED', time.time_ns() % 1000000007))
@@ -435,7 +468,7 @@ def who_the_client_is(b):
 
 
 CASES = [every_compression, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
-         what_makes_no_sense, requests_by_chance, newest_versions, who_the_client_is]
+         what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, who_the_client_is]
 
 
 def main():
