@@ -248,7 +248,8 @@ int conn_listen(struct server *s, const char *where, bool tls, int *ret_fd, uint
 
 void conn_event(struct conn *c, uint32_t events)
 {
-	(void)events; /* it tells of changes only, and TLS may want the one for the other */
+	c->gone |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+	/* it tells of changes only, and TLS may want the one for the other */
 	c->readable = c->writable = true;
 	conn_dirty(c);
 }
@@ -317,9 +318,14 @@ static void send_some(struct conn *c)
 }
 
 /* Of what waits for something else than the device there is one at a time, as in Kafka: it may hold much. */
+static bool waits_alone(const struct conn *c)
+{
+	return c->newest && !c->newest->done && c->newest->api != API_PRODUCE;
+}
+
 static bool is_full(const struct conn *c)
 {
-	return c->closing || (c->newest && !c->newest->done && c->newest->api != API_PRODUCE) || c->pending >= PIPELINE_MAX || c->out.len - c->out_at > OUT_BYTES_MAX;
+	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX || c->out.len - c->out_at > OUT_BYTES_MAX;
 }
 
 static void take_token(struct conn *c, const uint8_t *data, size_t len)
@@ -436,6 +442,8 @@ static void conn_run(struct conn *c)
 	}
 	take_answers(c);
 	send_some(c);
+	if (c->gone && waits_alone(c)) /* nothing is read meanwhile, not even the end */
+		c->closing = true;
 	if (c->closing)
 		conn_close(c);
 	else if ((c->readable && !is_full(c)) || (c->first && c->first->done))

@@ -79,7 +79,7 @@ struct conn {
 	size_t out_at;
 	struct request *first, **last, *newest; /* not answered yet, in their order */
 	uint32_t pending;
-	bool readable, writable, closing, dirty;
+	bool readable, writable, closing, dirty, gone; /* gone: the client sends nothing any more */
 	struct conn *next_dirty;
 	int64_t used_ns;
 	char peer[64], local_host[64];
