@@ -66,12 +66,12 @@ static int ring_open(struct shard *s, struct partition *p, uint64_t bytes)
 
 static int retention_take(struct partition *p, const struct state_topic *topic)
 {
-	bool consumed = topic->flags & THMQ_TOPIC_RETAIN_CONSUMED;
+	bool consumed = topic->flags & THMQ_TOPIC_RETAIN_CONSUMED, compacts = topic->flags & THMQ_TOPIC_COMPACT;
 	uint64_t ns = topic->retention_ns;
 
 	if (topic->ttl_ns && (!ns || topic->ttl_ns < ns))
 		ns = topic->ttl_ns;
-	if (!ns && !topic->retention_bytes && !consumed)
+	if (!ns && !topic->retention_bytes && !consumed && !compacts)
 		return 0;
 	if (!p->retention)
 		p->retention = calloc(1, sizeof(*p->retention));
@@ -80,6 +80,9 @@ static int retention_take(struct partition *p, const struct state_topic *topic)
 	p->retention->ns = ns;
 	p->retention->bytes = topic->retention_bytes;
 	p->retention->consumed = consumed;
+	p->retention->compacts = compacts;
+	p->retention->tombstone_ns = topic->tombstone_ns;
+	p->retention->ttl_ns = topic->ttl_ns;
 	return 0;
 }
 
@@ -146,7 +149,7 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 		thmqi_version_drop(thmqi_container(it, struct conn, link), p);
 	if (p->is_volatile)
 		thmq_log_close(p->log, 0);
-	else
+	else if (p->log) /* else its copy is being opened anew, or could not be */
 		thmq_log_forget(p->log, p->id);
 	p->log = NULL;
 	p->index = NULL;
@@ -245,6 +248,16 @@ static void replay_producer(struct shard *s, const struct thmq_log_run *run)
 	thmqi_writer_replay(s, &state);
 }
 
+static void replay_shared(struct shard *s, const struct thmq_log_run *run)
+{
+	const struct state_shared *state = run->payload;
+
+	if (run->header->len < sizeof(*state))
+		return;
+	told_of(s, state->partition);
+	thmqi_shared_replay(s, run);
+}
+
 static void replay_state(struct shard *s, const struct thmq_log_run *run)
 {
 	const struct thmq_run_header *h = run->header;
@@ -255,7 +268,7 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 		replay_offset(s, run);
 		break;
 	case STATE_GROUP_SHARED:
-		thmqi_shared_replay(s, run);
+		replay_shared(s, run);
 		break;
 	case STATE_PARTITION:
 		p = told_of(s, (uint32_t)h->base_offset);
@@ -323,6 +336,7 @@ void thmqi_shard_begin_term(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (p->is_volatile || p->dead)
 			continue;
+		p->logged_offset = thmqi_logged_offset(p); /* it may have led before */
 		if (may_have_lost(s, p) && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
 		p->last_term = THMQI_MAX(p->last_term, s->term);
@@ -438,6 +452,7 @@ static const struct thmq_log_events log_events = {
 	.live = thmqi_retain_live,
 	.renew = thmqi_retain_renew,
 	.leave = thmqi_retain_leave,
+	.over = thmqi_retain_over,
 };
 
 /* All that is written to meta is durable, and somebody waits for it. */
