@@ -205,7 +205,7 @@ struct topic {
 	char name[THMQ_TOPIC_NAME_MAX + 1];
 	uint32_t id, partition_count, refs;
 	uint64_t retention_ns, retention_bytes;
-	bool gone;
+	bool gone, compacted;
 	struct lane *lane;
 	struct thmq_producer *producer;
 	uint32_t len_max;

@@ -266,6 +266,7 @@ struct topic *store_known(struct server *s, const struct thmq_topic_info *info)
 	memcpy(t->name, info->name, sizeof(t->name));
 	t->id = info->topic_id;
 	t->partition_count = info->partition_count;
+	t->compacted = info->flags & THMQ_TOPIC_COMPACT;
 	t->retention_ns = info->retention_ns;
 	t->retention_bytes = info->retention_bytes;
 	for (i = 0; i < t->partition_count; i++) {

@@ -228,6 +228,9 @@ def topics_and_settings(b):
     same(result(a.create_partitions([confluent_kafka.admin.NewPartitions('made', 5)])), 'INVALID_PARTITIONS')
     r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, 'made')
     same(a.describe_configs([r])[r].result(10)['retention.ms'].value, '1000000')
+    same(result(a.create_topics([new('table', 1, 1, config={'cleanup.policy': 'compact', 'delete.retention.ms': '5000'})])), None)
+    r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, 'table')
+    same(a.describe_configs([r])[r].result(10)['cleanup.policy'].value, 'compact')
     same(len(a.list_topics('made', 10).topics['made'].partitions), 3)
     same(result(a.delete_topics(['made'])), None)
     same(result(a.delete_topics(['made'])), 'UNKNOWN_TOPIC_OR_PART')
@@ -327,7 +330,7 @@ def who_does_not_read(b):
     want = struct.pack('>iiiibii', -1, 500, 1, 1 << 20, 0, 0, -1) + struct.pack('>i', 1) + b'\0\5large' + struct.pack('>i', 1)
     want += struct.pack('>iiqqi', 0, -1, 0, -1, 1 << 20) + struct.pack('>i', 0) + b'\0\0'
     with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         s.connect(('127.0.0.1', b.port))
         s.settimeout(0.3)
         try:
