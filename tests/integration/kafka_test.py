@@ -101,7 +101,7 @@ def every_compression(b):
     lines = read_all(b, 'packed', '-f', '%o %k %h %s\n')
     same(lines, [f'{n * 50 + i} key-{z} how={z} {z} {i}' for n, z in enumerate(('none', 'gzip', 'snappy', 'lz4', 'zstd')) for i in range(50)])
     p = kafka.KafkaProducer(bootstrap_servers=b.url, acks=1)
-    sent = [(None, b'v', []), (b'k', None, []), (b'', b'', [('e', b'')]), (b'k', b'x' * 500000, [('a', b'1'), ('a', b'2')])]
+    sent = [(None, b'v', []), (b'k', None, []), (b'', b'', [('e', b'')]), (b'k', b'x' * 50000, [('a', b'1'), ('a', b'2')])]
     for i, (k, v, h) in enumerate(sent):
         r = p.send('odd', key=k, value=v, headers=h, timestamp_ms=1600000000000 + i).get(10)
         same((r.partition, r.offset), (0, i))
@@ -316,11 +316,7 @@ FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14:
 
 def who_does_not_read(b):
     """A client that asks and asks, and takes no answer, costs what its answers may wait in, and nobody else anything."""
-    p = kafka.KafkaProducer(bootstrap_servers=b.url)
-    for i in range(4):
-        p.send('large', b'x' * 900000)
-    p.flush(10)
-    p.close()
+    kcat(b, '-P', '-t', 'large', stdin=('x' * 900000 + '\n') * 4)
 
     def memory():
         with open('/proc/%d/statm' % b.process.pid) as f:
