@@ -68,6 +68,8 @@ struct key_search {
 	bool telling;  /* what was collected is handed out */
 	bool ended;
 	bool reading;  /* a filter */
+	bool indexed_only; /* segments without an index of keys are passed over … */
+	bool passed_over;  /* … and there was one */
 	uint64_t hash, limit; /* offsets below it are wanted */
 	int64_t from_ns, to_ns;
 	uint32_t segment; /* ordinal; if not placed: those before it are left */

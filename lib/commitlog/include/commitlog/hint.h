@@ -33,6 +33,9 @@ void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
  */
 bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view *ret_view);
 
+/* thmq_log_read_hit() of the record at @offset, wherever it is: -ENOENT there is none, and none is being read. */
+int thmqi_log_read_at(struct thmq_log_reader *reader, uint64_t offset, struct thmq_log_view *ret_view, struct thmq_record_view *ret_record);
+
 /* All below was returned, or passed over for its tags. */
 uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader);
 
