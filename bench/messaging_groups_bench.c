@@ -87,8 +87,10 @@ static void open_rig(struct rig *r)
 	r->consumers = calloc(r->members, sizeof(struct thmq_consumer *));
 	if (!r->consumers)
 		bench_die("memory", ENOMEM);
-	for (i = 0; i < r->members; i++)
+	for (i = 0; i < r->members; i++) {
 		join(r, i);
+		hear(r);
+	}
 	settle(r);
 }
 
