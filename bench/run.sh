@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the benchmarks of the parts named (machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, messaging, replica, rivals; default: commitlog) from a release
+# Runs the benchmarks of the parts named (machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, replica, messaging, rivals; default: commitlog) from a release
 # build in build-bench/.
 #
 #   sh bench/run.sh [--json] [--smoke] [--full] [--verbose] [--only WORD] [--dir DIR] [--pairs N] [--pairs-max N] [part ...]
@@ -33,10 +33,10 @@ programs() {
 		echo transport_shm_bench transport_tcp_bench transport_ack_bench
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench
 		;;
-	messaging) echo messaging_groups_bench ;;
 	replica) echo replica_bench ;;
+	messaging) echo messaging_groups_bench messaging_pack_bench ;;
 	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
-	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, messaging, replica, rivals" >&2; exit 2 ;;
+	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, replica, messaging, rivals" >&2; exit 2 ;;
 	esac
 }
 
