@@ -192,7 +192,7 @@ int thmq_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_in
 {
 	if (!is_session(session))
 		return bad("session");
-	if (max && (!ret_infos || ret_infos[0].size < 8))
+	if (max && (!ret_infos || thmqi_size_is_wrong(ret_infos[0].size)))
 		return thmqi_fail(-EINVAL, "list topics: set the size field of the first element");
 	return thmqi_client_topic_list(session, ret_infos, max);
 }
@@ -203,7 +203,7 @@ int thmq_topic_describe(struct thmq_session *session, const char *name, struct t
 
 	if (!is_session(session))
 		return bad("session");
-	if (!ret_info || ret_info->size < 8)
+	if (!ret_info || thmqi_size_is_wrong(ret_info->size))
 		return thmqi_fail(-EINVAL, "describe a topic: set the size field");
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	return rc ? rc : thmqi_client_topic_describe(session, name, ret_info);
@@ -216,7 +216,7 @@ int thmq_partition_describe(struct thmq_session *session, const char *topic, uin
 
 	if (!is_session(session))
 		return bad("session");
-	if (!ret_info || ret_info->size < 8)
+	if (!ret_info || thmqi_size_is_wrong(ret_info->size))
 		return thmqi_fail(-EINVAL, "describe a partition: set the size field");
 	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
 	if (rc == 0 && group)
@@ -231,7 +231,7 @@ int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t part
 
 	if (!is_session(session))
 		return bad("session");
-	if (!ret_info || ret_info->size < 8)
+	if (!ret_info || thmqi_size_is_wrong(ret_info->size))
 		return thmqi_fail(-EINVAL, "find a key: set the size field");
 	if (!key || !key_len || key_len > THMQ_KEY_MAX)
 		return thmqi_fail(-EINVAL, "find a key: it has 1 to %u bytes", THMQ_KEY_MAX);

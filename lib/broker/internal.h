@@ -17,6 +17,7 @@
 #include "reactor/reactor.h"
 #include "spans.h"
 #include "transport/transport.h"
+#include "wire/attributes.h"
 #include "wire/frame.h"
 
 #define PENDING_COUNT                                                                              \
@@ -250,7 +251,9 @@ struct key_search {
 	struct partition *partition; /* NULL: nothing is looked up */
 	struct thmq_log_reader *reader;
 	struct thmq_log_hit hit;
-	bool has_hit; /* its record is to be read */
+	bool has_hit;  /* its record is to be read */
+	bool in_parts; /* it was: and it is the first one of a message, whose last is to be there */
+	struct thmqi_part part;
 	uint64_t request; /* who is to be answered */
 	uint32_t key_len;
 	uint8_t *key; /* of a request */

@@ -4,8 +4,8 @@
  * that is the one which its producer expects. The partition is kept for such a message while it is looked up: nobody else appends, so that
  * what was found is still so when it is stored.
  */
+#include "commitlog/hint.h"
 #include "internal.h"
-#include "wire/attributes.h"
 
 /* The iteration that this is called in looks at the rings again. */
 static void on_ready(void *ctx)
@@ -43,8 +43,34 @@ static int read_hit(struct key_search *k, const void *key, uint32_t key_len)
 	if (rc != 1)
 		return rc;
 	rc = record.key_len == key_len && memcmp(record.key, key, key_len) == 0;
+	if (rc && (record.flags & THMQ_RECORD_PART)) {
+		if (record.len >= sizeof(k->part))
+			memcpy(&k->part, record.data, sizeof(k->part));
+		k->in_parts = rc = record.len >= sizeof(k->part) && k->part.part < k->part.parts;
+	}
 	thmq_log_view_release(k->partition->log, &view);
 	return rc ? 1 : -ENOENT;
+}
+
+/* Its first part is there: is the last one, too? What was cut short is no message. Return: as of read_hit() */
+static int read_last_part(struct key_search *k)
+{
+	struct thmq_log_hit last = thmqi_log_hit_at(k->hit.offset + (k->part.parts - 1 - k->part.part));
+	struct thmq_record_view record;
+	struct thmq_log_view view;
+	struct thmqi_part part;
+	int rc = thmq_log_read_hit(k->reader, &last, &view, &record);
+
+	if (rc != 1)
+		return rc;
+	rc = -ENOENT;
+	if ((record.flags & THMQ_RECORD_PART) && record.len >= sizeof(part)) {
+		memcpy(&part, record.data, sizeof(part));
+		if (part.part == part.parts - 1 && part.parts == k->part.parts && part.total == k->part.total)
+			rc = 1;
+	}
+	thmq_log_view_release(k->partition->log, &view);
+	return rc;
 }
 
 /* 1: *@k->hit is it; 0 later; -ENOENT there is none; an error */
@@ -59,10 +85,12 @@ static int go(struct key_search *k, const void *key, uint32_t key_len)
 				return rc;
 			k->has_hit = true;
 		}
-		rc = read_hit(k, key, key_len);
+		rc = k->in_parts ? 1 : read_hit(k, key, key_len);
+		if (rc == 1 && k->in_parts)
+			rc = read_last_part(k);
 		if (rc != -ENOENT)
 			return rc;
-		k->has_hit = false;
+		k->has_hit = k->in_parts = false;
 		rc = thmq_log_reader_seek_key(k->reader, key, key_len, INT64_MIN, INT64_MAX,
 					      k->hit.offset);
 		if (rc)
@@ -71,6 +99,14 @@ static int go(struct key_search *k, const void *key, uint32_t key_len)
 }
 
 /* ------------------------------------------------------------------- expected */
+
+/* One past the last message. Behind it may lie parts of one that was cut short, which nobody is told of. */
+static uint64_t message_end(const struct partition *p)
+{
+	uint64_t logged = thmqi_logged_offset(p);
+
+	return p->durable >= logged ? p->visible : logged; /* all that is durable is visible, if it is to be */
+}
 
 static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partition *p,
 		      uint64_t *ret_is)
@@ -108,7 +144,7 @@ int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct par
 	if (f->len - f->key_len - THMQI_PRODUCE_TAG_LEN(f->extra) < sizeof(expected))
 		return -EINVAL;
 	memcpy(&expected, at, sizeof(expected));
-	*ret_is = thmqi_logged_offset(p);
+	*ret_is = message_end(p);
 	if (THMQI_PRODUCE_HAS(f->extra) & THMQ_RECORD_EXPECT_KEY)
 		rc = expect_key(c, f, p, ret_is);
 	return rc ? rc : expected == *ret_is ? 0 : -THMQ_ECONFLICT;

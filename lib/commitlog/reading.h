@@ -3,6 +3,7 @@
 #ifndef THMQI_COMMITLOG_READING_H
 #define THMQI_COMMITLOG_READING_H
 
+#include "commitlog/hint.h"
 #include "internal.h"
 
 /* Batches read from the device, side by side, checked. */
@@ -54,7 +55,7 @@ struct search {
 };
 
 #define KEY_BEST 16u /* hits that come in any order, of which the newest are wanted */
-#define THMQI_HIT_NO_PLACE UINT64_MAX /* thmq_log_hit.internal[0]: it is found by its offset. Else its batch's position; [1]: blocks of that, and bytes to the run */
+/* thmq_log_hit.internal[0]: THMQI_HIT_NO_PLACE, it is found by its offset. Else its batch's position; [1]: blocks of that, and bytes to the run */
 
 /* A reader's search for a key: from the newest segment backwards. */
 struct key_search {

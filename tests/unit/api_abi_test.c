@@ -43,7 +43,7 @@ static const struct {
 	STRUCT(thmq_producer_opts, 32, name, 24),
 	STRUCT(thmq_message_opts, 80, expected, 72),
 	STRUCT(thmq_consumer_opts, 96, reserved, 92),
-	STRUCT(thmq_log_events, 80, leave, 72),
+	STRUCT(thmq_log_events, 88, progress, 80),
 	STRUCT(thmq_log_opts, 136, reserved2, 132),
 	STRUCT(thmq_log_stats, 216, relocated_bytes, 208),
 	STRUCT(thmq_log_visitor, 56, loss, 48),

@@ -33,4 +33,12 @@ void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
  */
 bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view *ret_view);
 
+/* For thmq_log_read_hit(): the record at @offset, wherever it is. */
+#define THMQI_HIT_NO_PLACE UINT64_MAX
+
+static inline struct thmq_log_hit thmqi_log_hit_at(uint64_t offset)
+{
+	return (struct thmq_log_hit){.offset = offset, .internal = {THMQI_HIT_NO_PLACE, 0}};
+}
+
 #endif
