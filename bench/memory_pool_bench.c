@@ -569,15 +569,35 @@ static void record(void)
 	}
 }
 
+/* The pool as it is: operations so far, share lost to rounding, largest free block in KiB, share of what is free that lies in smaller ones. */
+static void note_state(struct thmq_pool *pool, uint64_t operations, double waste, char *series,
+		       size_t size)
+{
+	struct thmq_pool_stats st = {.size = sizeof(st)};
+	size_t used = strlen(series);
+
+	thmq_pool_stats(pool, &st);
+	snprintf(series + used, size - used, "%s[%llu,%.3f,%u,%.3f]", used ? "," : "",
+		 (unsigned long long)operations, waste, st.largest_free >> 10,
+		 st.fragmentation / 1000.0);
+}
+
 static void play(struct thmq_pool *pool, uint64_t operations, double *ret_waste,
-		 double *ret_largest)
+		 double *ret_largest, char *series, size_t series_size)
 {
 	static struct thmq_buf *held[SLOTS];
-	uint64_t asked = 0, used = 0, i;
+	uint64_t asked = 0, used = 0, next = 10000, decade, i;
 	struct thmq_pool_stats st = {.size = sizeof(st)};
 
 	memset(held, 0, sizeof(held));
 	for (i = 0; i < operations; i++) {
+		if (i == next) {
+			note_state(pool, i, asked ? (double)(used - asked) / (double)used : 0,
+				   series, series_size);
+			for (decade = 1; next / decade >= 10; decade *= 10)
+				;
+			next += (next / decade == 2 ? 3 : next / decade) * decade; /* 1, 2, 5, 10 … */
+		}
 		const struct step *step = &trace[i % TRACE];
 		struct thmq_buf **b = &held[step->slot];
 
@@ -593,6 +613,8 @@ static void play(struct thmq_pool *pool, uint64_t operations, double *ret_waste,
 			asked += step->size;
 		}
 	}
+	note_state(pool, operations, asked ? (double)(used - asked) / (double)used : 0, series,
+		   series_size);
 	thmq_pool_tidy(pool);
 	thmq_pool_stats(pool, &st);
 	*ret_waste = asked ? (double)(used - asked) / (double)used : 0;
@@ -617,6 +639,7 @@ static void fragmentation(struct bench *b)
 				   .bar = 0.27};
 	uint64_t operations = b->smoke ? 10000000u : 1000000000u, start;
 	static struct allocator ours;
+	static char series[600];
 	double share, bytes;
 
 	if (!bench_wants(b, "fragmentation"))
@@ -624,11 +647,12 @@ static void fragmentation(struct bench *b)
 	record();
 	pool_make(&ours, POOL_BYTES);
 	start = bench_now();
-	play(ours.pool, operations, &share, &bytes);
+	play(ours.pool, operations, &share, &bytes, series, sizeof(series));
 	start = bench_now() - start;
 	snprintf(largest.detail, sizeof(largest.detail),
 		 "\"operations\":%llu,\"ns_per_operation\":%.1f", (unsigned long long)operations,
 		 (double)start / (double)operations);
+	snprintf(waste.detail, sizeof(waste.detail), "\"series\":[%s]", series);
 	/* the same from the same trace each time: one run is all there is */
 	bench_pairs_add(&largest.pairs, bytes / 1024, THMQ_BLOCK_MAX / 1024);
 	bench_pairs_add(&waste.pairs, share, 0.25);

@@ -422,6 +422,36 @@ def write_rivals(lines, machine, root):
         f.write(rivals_drawing(systems, mechanism))
 
 
+def write_fragmentation(series, root):
+    """How a pool ages: what is lost to rounding, and how much of what is free is not in one piece."""
+    left, top, width, height = 60, 50, 560, 220
+    last = math.log10(series[-1][0])
+    first = math.log10(series[0][0])
+
+    def at(operations, share):
+        return f"{left + (math.log10(operations) - first) / (last - first) * width:.1f},{top + (1 - share) * height:.1f}"
+
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 40} {top + height + 50}" font-family="sans-serif" font-size="12">',
+        f'<rect width="100%" height="100%" fill="white"/><text x="{left}" y="20" font-weight="bold">A pool\'s long life: a recorded mix of sizes, half of the pool in use</text>',
+    ]
+    for i, (name, colour) in enumerate((("lost to rounding, of what is in use", "#1f77b4"), ("not in a block of the largest size, of what is free", "#d62728"))):
+        points = " ".join(at(row[0], row[1 if i == 0 else 3]) for row in series)
+        svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        svg.append(f'<circle cx="{left + 8 + 230 * i}" cy="36" r="4.5" fill="{colour}"/><text x="{left + 18 + 230 * i}" y="40">{name}</text>')
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        y = top + (1 - share) * height
+        svg.append(f'<line x1="{left}" y1="{y}" x2="{left + width}" y2="{y}" stroke="#ddd"/><text x="{left - 8}" y="{y + 4}" text-anchor="end">{share:.0%}</text>')
+    for row in series:
+        if round(math.log10(row[0]), 6).is_integer() or row is series[-1]:
+            x = float(at(row[0], 0).split(",")[0])
+            svg.append(f'<text x="{x:.0f}" y="{top + height + 18}" text-anchor="middle">10<tspan dy="-4" font-size="9">{math.log10(row[0]):.0f}</tspan></text>')
+    smallest = min(row[2] for row in series)
+    svg.append(f'<text x="{left}" y="{top + height + 38}">operations; the largest free block is never below {smallest:,} KiB of {8192:,}</text></svg>\n')
+    with open(os.path.join(root, "doc", "fragmentation.svg"), "w", encoding="utf-8") as f:
+        f.write("\n".join(svg))
+
+
 def cpu_model():
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
@@ -444,6 +474,9 @@ def main():
     rivals = [line for line in lines if line["part"] == "rivals"]
     if rivals:
         write_rivals(rivals, args.machine, args.root)
+    for line in lines:
+        if line["name"] == "fragmentation_waste" and len(line.get("series", [])) > 1:
+            write_fragmentation(line["series"], args.root)
     # the sweep of the loads is bench/polling.py's
     lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped" and not line["name"].startswith(("load_", "elsewhere_"))]
     if not lines:

@@ -375,7 +375,7 @@ static uint64_t batches_in(const struct thmq_log *log, uint64_t bytes)
 int thmqi_log_room_for(const struct thmq_log *log, uint32_t count)
 {
 	const uint64_t largest = log->vote.segment_bytes_max, limit = log->opts.limit_bytes;
-	uint64_t at = log->active->position + log->active->bytes, left = at - log->chain.position, files, room, bytes;
+	uint64_t at, left, files, room, bytes;
 
 	if (!log->disk || !limit)
 		return 0;
@@ -384,6 +384,8 @@ int thmqi_log_room_for(const struct thmq_log *log, uint32_t count)
 		return -EMSGSIZE;
 	if (log->opts.full_policy == THMQ_FULL_DROP_OLDEST)
 		return 0;
+	at = log->active->position + log->active->bytes;
+	left = at - log->chain.position;
 	left -= THMQI_MIN(left, log->forming.used + log->active->bytes / RESERVE_SHARE);
 	room = batches_in(log, left);
 	files = thmqi_log_file_bytes(log);
