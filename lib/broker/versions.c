@@ -46,7 +46,8 @@ static int read_hit(struct key_search *k, const void *key, uint32_t key_len)
 	if (rc && (record.flags & THMQ_RECORD_PART)) {
 		if (record.len >= sizeof(k->part))
 			memcpy(&k->part, record.data, sizeof(k->part));
-		k->in_parts = rc = record.len >= sizeof(k->part) && k->part.part < k->part.parts;
+		rc = record.len >= sizeof(k->part) && k->part.part < k->part.parts;
+		k->in_parts = rc != 0;
 	}
 	thmq_log_view_release(k->partition->log, &view);
 	return rc ? 1 : -ENOENT;

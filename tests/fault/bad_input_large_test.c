@@ -181,6 +181,7 @@ static void larger_than_the_limit(void)
 		RETURNS(0, put(w.session, p, 8, NULL, &at));
 		RETURNS(1, at);
 		RETURNS(0, put(w.session, p, MIB / 2, NULL, &at));
+		RETURNS(-EIO, thmq_producer_close(p, SECOND)); /* as it was told */
 		world_down(&w);
 	}
 }
@@ -209,6 +210,8 @@ static void no_room_for_all_of_it(void)
 		small++;
 	RETURNS(-ENOSPC, rc);
 	CHECK(small);
+	RETURNS(-EIO, thmq_producer_close(p, SECOND));
+	RETURNS(-EIO, thmq_producer_close(filler, SECOND));
 	world_down(&w);
 }
 
