@@ -617,7 +617,7 @@ void thmq_log_forget(struct thmq_log *log, uint32_t partition)
 		if (r->index == x) {
 			r->index = NULL;
 			r->keys.ended = true;
-			r->keys.telling = false;
+			r->keys.telling = r->keys.moved = r->keys.placed = false;
 			r->cursor = (struct cursor){0};
 			r->search.active = false;
 			r->want = 0;
