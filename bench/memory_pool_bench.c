@@ -569,34 +569,37 @@ static void record(void)
 	}
 }
 
-/* The pool as it is: operations so far, share lost to rounding, largest free block in KiB, share of what is free that lies in smaller ones. */
-static void note_state(struct thmq_pool *pool, uint64_t operations, double waste, char *series,
-		       size_t size)
+/* How it stands after so many operations. */
+struct age {
+	uint64_t operations;
+	double waste;	/* share of what is used */
+	double largest; /* bytes */
+};
+
+static struct age age_of(struct thmq_pool *pool, uint64_t operations, uint64_t used, uint64_t asked)
 {
 	struct thmq_pool_stats st = {.size = sizeof(st)};
-	size_t used = strlen(series);
 
+	thmq_pool_tidy(pool);
 	thmq_pool_stats(pool, &st);
-	snprintf(series + used, size - used, "%s[%llu,%.3f,%u,%.3f]", used ? "," : "",
-		 (unsigned long long)operations, waste, st.largest_free >> 10,
-		 st.fragmentation / 1000.0);
+	return (struct age){operations, used ? (double)(used - asked) / (double)used : 0,
+			    (double)st.largest_free};
 }
 
-static void play(struct thmq_pool *pool, uint64_t operations, double *ret_waste,
-		 double *ret_largest, char *series, size_t series_size)
+#define AGES 16u /* a thousand operations, three thousand, … */
+
+/* Return: the ages noted, the last of which is after @operations. */
+static uint32_t play(struct thmq_pool *pool, uint64_t operations, struct age *ret_ages)
 {
 	static struct thmq_buf *held[SLOTS];
-	uint64_t asked = 0, used = 0, next = 10000, decade, i;
-	struct thmq_pool_stats st = {.size = sizeof(st)};
+	uint64_t asked = 0, used = 0, i, next = 1000;
+	uint32_t count = 0;
 
 	memset(held, 0, sizeof(held));
 	for (i = 0; i < operations; i++) {
-		if (i == next) {
-			note_state(pool, i, asked ? (double)(used - asked) / (double)used : 0,
-				   series, series_size);
-			for (decade = 1; next / decade >= 10; decade *= 10)
-				;
-			next += (next / decade == 2 ? 3 : next / decade) * decade; /* 1, 2, 5, 10 … */
+		if (i == next && count < AGES - 1) {
+			ret_ages[count++] = age_of(pool, i, used, asked);
+			next = count % 2 ? 3 * next : next / 3 * 10;
 		}
 		const struct step *step = &trace[i % TRACE];
 		struct thmq_buf **b = &held[step->slot];
@@ -613,15 +616,11 @@ static void play(struct thmq_pool *pool, uint64_t operations, double *ret_waste,
 			asked += step->size;
 		}
 	}
-	note_state(pool, operations, asked ? (double)(used - asked) / (double)used : 0, series,
-		   series_size);
-	thmq_pool_tidy(pool);
-	thmq_pool_stats(pool, &st);
-	*ret_waste = asked ? (double)(used - asked) / (double)used : 0;
-	*ret_largest = st.largest_free;
+	ret_ages[count++] = age_of(pool, operations, used, asked);
 	for (i = 0; i < SLOTS; i++)
 		if (held[i])
 			thmq_buf_unref(held[i]);
+	return count;
 }
 
 static void fragmentation(struct bench *b)
@@ -639,23 +638,30 @@ static void fragmentation(struct bench *b)
 				   .bar = 0.27};
 	uint64_t operations = b->smoke ? 10000000u : 1000000000u, start;
 	static struct allocator ours;
-	static char series[600];
-	double share, bytes;
+	struct age ages[AGES];
+	uint32_t count, i;
+	size_t at;
 
 	if (!bench_wants(b, "fragmentation"))
 		return;
 	record();
 	pool_make(&ours, POOL_BYTES);
 	start = bench_now();
-	play(ours.pool, operations, &share, &bytes, series, sizeof(series));
+	count = play(ours.pool, operations, ages);
 	start = bench_now() - start;
-	snprintf(largest.detail, sizeof(largest.detail),
-		 "\"operations\":%llu,\"ns_per_operation\":%.1f", (unsigned long long)operations,
-		 (double)start / (double)operations);
-	snprintf(waste.detail, sizeof(waste.detail), "\"series\":[%s]", series);
+	at = (size_t)snprintf(largest.detail, sizeof(largest.detail),
+			      "\"operations\":%llu,\"ns_per_operation\":%.1f,\"ages\":[",
+			      (unsigned long long)operations, (double)start / (double)operations);
+	/* [operations, share wasted, KiB of the largest free block] */
+	for (i = 0; i < count; i++)
+		at += (size_t)snprintf(largest.detail + at, sizeof(largest.detail) - at,
+				       "%s[%llu,%.4f,%.0f]", i ? "," : "",
+				       (unsigned long long)ages[i].operations, ages[i].waste,
+				       ages[i].largest / 1024);
+	snprintf(largest.detail + at, sizeof(largest.detail) - at, "]");
 	/* the same from the same trace each time: one run is all there is */
-	bench_pairs_add(&largest.pairs, bytes / 1024, THMQ_BLOCK_MAX / 1024);
-	bench_pairs_add(&waste.pairs, share, 0.25);
+	bench_pairs_add(&largest.pairs, ages[count - 1].largest / 1024, THMQ_BLOCK_MAX / 1024);
+	bench_pairs_add(&waste.pairs, ages[count - 1].waste, 0.25);
 	bench_report(b, &largest);
 	bench_report(b, &waste);
 	pool_unmake(&ours);

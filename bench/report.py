@@ -5,7 +5,7 @@ doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg
 
 usage: sh bench/run.sh --json cores commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
 
-Each figure stands beside its rival or limit of the same run, with the 95 % interval over the pairs of runs.
+What is measured anew takes the place of what doc/measured.jsonl keeps under the same name; the rest stays, so that one part can be measured alone. Each figure stands beside its rival or limit of the same run, with the 95 % interval over the pairs of runs.
 """
 import argparse
 import json
@@ -20,8 +20,8 @@ END = "<!-- END MEASURED -->"
 
 ALL = """# All measured figures
 
-Written by bench/report.py from a run of bench/run.sh: no figure here was measured apart from its rival or limit. On {machine}; a shared
-virtual machine. The two left columns are medians, each of its own runs; what is compared is the median of the ratios (or differences) of the
+Written by bench/report.py from runs of bench/run.sh: no figure here was measured apart from its rival or limit; parts were measured at different
+times. On {machine}; a shared virtual machine. The two left columns are medians, each of its own runs; what is compared is the median of the ratios (or differences) of the
 pairs of runs, in brackets with its 95 % interval, and need not be the ratio of the two columns.
 
 {table}
@@ -55,6 +55,10 @@ WORDS = {
     "durable_100B_event_pinned_flush_p99": "the same, p99",
     "durable_100B_fixed_pinned_flush_p50": "policy fixed, a plain write and a flush, p50",
     "durable_100B_fixed_pinned_flush_p99": "the same, p99",
+    "quorum_ack_p50": "three brokers, one message of 1 KiB at a time, on a majority's devices: p50",
+    "quorum_1KiB": "three brokers, 1 KiB, many outstanding, on a majority's devices",
+    "consensus_cpu": "three brokers: processor time of the consensus, each entry",
+    "failover_p99": "the leader is killed: until the next one acknowledges, p99",
     "durable_1KiB_growing": "durable 1 KiB, many outstanding, while the log grows",
     "durable_1KiB_steady": "durable 1 KiB, many outstanding, prepared segments",
     "durable_1KiB_steady_fio": "durable 1 KiB, many outstanding, beside fio",
@@ -166,7 +170,7 @@ WORDS = {
 # what stands in README.md beside every figure that misses its bar
 HEADLINES = ("durable_100B_poll_caller_p50", "durable_100B_event_pinned_p50", "durable_1KiB_steady_fio", "durable_64KiB_steady_fio",
              "durable_100B_many", "durable_100B_many_lmdb", "roundtrip_100B_volatile_p50", "oneway_100B_volatile", "mailbox_roundtrip_p50",
-             "alloc_free_1k", "model_durable_64_event_cpu", "backlog_1KiB", "lookup_offset_reads", "reopen_killed_100GiB_full_tail", "idle_cpu_event")
+             "quorum_ack_p50", "failover_p99", "alloc_free_1k", "model_durable_64_event_cpu", "backlog_1KiB", "lookup_offset_reads", "reopen_killed_100GiB_full_tail", "idle_cpu_event")
 
 
 def number(x):
@@ -237,6 +241,36 @@ def drawing(lines):
     svg.append(f'<text x="{x_of(1):.1f}" y="{height - 8}" text-anchor="middle">the bar</text>')
     svg.append(f'<text x="{left}" y="{height - 8}" text-anchor="middle">0</text>')
     svg.append(f'<text x="{x_of(2):.1f}" y="{height - 8}" text-anchor="middle">twice as bad</text>')
+    svg.append("</svg>\n")
+    return "\n".join(svg)
+
+
+def fragmentation_drawing(ages):
+    """Over the pool's life, in operations on a logarithmic axis: what rounding wastes, and the largest free block."""
+    left, width, high, top = 70, 560, 180, 50
+    first, last = math.log10(ages[0][0]), math.log10(ages[-1][0])
+    x_of = lambda n: left + (math.log10(n) - first) / (last - first) * width
+    most = max(a[2] for a in ages)
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 80} {top + high + 60}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        '<text x="12" y="22" font-size="14" font-weight="bold">A core\'s pool in a long life: waste by rounding, and the largest free block</text>',
+    ]
+    for e in range(math.ceil(first), math.floor(last) + 1):
+        x = x_of(10.0**e)
+        svg.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + high}" stroke="#ddd"/>')
+        svg.append(f'<text x="{x:.1f}" y="{top + high + 18}" text-anchor="middle">10^{e}</text>')
+    svg.append(f'<text x="{left + width / 2}" y="{top + high + 40}" text-anchor="middle">operations</text>')
+    for share in (0, 0.25, 0.5):
+        y = top + high - share / 0.5 * high
+        svg.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + width}" y2="{y:.1f}" stroke="#ddd"/>')
+        svg.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#1f5fa8">{share * 100:.0f} %</text>')
+        svg.append(f'<text x="{left + width + 8}" y="{y + 4:.1f}" fill="#b5651d">{share / 0.5 * most / 1024:.0f} MiB</text>')
+    for colour, value in (("#1f5fa8", lambda a: a[1] / 0.5), ("#b5651d", lambda a: a[2] / most)):
+        points = " ".join(f"{x_of(a[0]):.1f},{top + high - value(a) * high:.1f}" for a in ages)
+        svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    svg.append(f'<text x="{left}" y="{top - 8}" fill="#1f5fa8">wasted share of what is used</text>')
+    svg.append(f'<text x="{left + width}" y="{top - 8}" text-anchor="end" fill="#b5651d">largest free block</text>')
     svg.append("</svg>\n")
     return "\n".join(svg)
 
@@ -422,34 +456,23 @@ def write_rivals(lines, machine, root):
         f.write(rivals_drawing(systems, mechanism))
 
 
-def write_fragmentation(series, root):
-    """How a pool ages: what is lost to rounding, and how much of what is free is not in one piece."""
-    left, top, width, height = 60, 50, 560, 220
-    last = math.log10(series[-1][0])
-    first = math.log10(series[0][0])
+KEPT = ("part", "name", "unit", "value", "rival", "rival_value", "measure", "mid", "low", "high", "sense", "bar", "verdict", "ages")
 
-    def at(operations, share):
-        return f"{left + (math.log10(operations) - first) / (last - first) * width:.1f},{top + (1 - share) * height:.1f}"
 
-    svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 40} {top + height + 50}" font-family="sans-serif" font-size="12">',
-        f'<rect width="100%" height="100%" fill="white"/><text x="{left}" y="20" font-weight="bold">A pool\'s long life: a recorded mix of sizes, half of the pool in use</text>',
-    ]
-    for i, (name, colour) in enumerate((("lost to rounding, of what is in use", "#1f77b4"), ("not in a block of the largest size, of what is free", "#d62728"))):
-        points = " ".join(at(row[0], row[1 if i == 0 else 3]) for row in series)
-        svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        svg.append(f'<circle cx="{left + 8 + 230 * i}" cy="36" r="4.5" fill="{colour}"/><text x="{left + 18 + 230 * i}" y="40">{name}</text>')
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = top + (1 - share) * height
-        svg.append(f'<line x1="{left}" y1="{y}" x2="{left + width}" y2="{y}" stroke="#ddd"/><text x="{left - 8}" y="{y + 4}" text-anchor="end">{share:.0%}</text>')
-    for row in series:
-        if round(math.log10(row[0]), 6).is_integer() or row is series[-1]:
-            x = float(at(row[0], 0).split(",")[0])
-            svg.append(f'<text x="{x:.0f}" y="{top + height + 18}" text-anchor="middle">10<tspan dy="-4" font-size="9">{math.log10(row[0]):.0f}</tspan></text>')
-    smallest = min(row[2] for row in series)
-    svg.append(f'<text x="{left}" y="{top + height + 38}">operations; the largest free block is never below {smallest:,} KiB of {8192:,}</text></svg>\n')
-    with open(os.path.join(root, "doc", "fragmentation.svg"), "w", encoding="utf-8") as f:
-        f.write("\n".join(svg))
+def with_kept(lines, path):
+    """@lines and what was measured before under other names, parts together; the file gets all of it."""
+    kept = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            kept = [json.loads(row) for row in f]
+    fresh = {line["name"]: {k: line[k] for k in KEPT if k in line} for line in lines}
+    out = [fresh.pop(line["name"], line) for line in kept]
+    for line in fresh.values():
+        at = [i for i, other in enumerate(out) if other["part"] == line["part"]]
+        out.insert(at[-1] + 1 if at else len(out), line)
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(line) + "\n" for line in out)
+    return out
 
 
 def cpu_model():
@@ -474,13 +497,17 @@ def main():
     rivals = [line for line in lines if line["part"] == "rivals"]
     if rivals:
         write_rivals(rivals, args.machine, args.root)
-    for line in lines:
-        if line["name"] == "fragmentation_waste" and len(line.get("series", [])) > 1:
-            write_fragmentation(line["series"], args.root)
     # the sweep of the loads is bench/polling.py's
     lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped" and not line["name"].startswith(("load_", "elsewhere_"))]
     if not lines:
         return
+    if any(line["verdict"] == "smoke" for line in lines):
+        sys.exit("report: a short run, which only shows that it works, is not written down")
+    lines = with_kept(lines, os.path.join(args.root, "doc", "measured.jsonl"))
+    for line in lines:
+        if line.get("ages"):
+            with open(os.path.join(args.root, "doc", "fragmentation.svg"), "w", encoding="utf-8") as f:
+                f.write(fragmentation_drawing(line["ages"]))
     barred = [line for line in lines if bar_of(line) != "–"]
     headlines = [line for line in barred if line["name"] in HEADLINES or line["verdict"] == "MISS"]
     block = (

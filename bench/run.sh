@@ -7,7 +7,7 @@
 #
 # One line each: what was measured, its rival or physical limit measured beside it, their ratio with its 95 % interval,
 # the bar, and ok, MISS or inconclusive (too noisy to tell). Exits 1 when a bar is missed, 2 when something fails.
-# "commitlog-large" is what needs large logs or many partitions: some GiB of room, and the log as it grows. --full: what takes long.
+# "memory" is the pool and the cores, "cores" these alone. "commitlog-large" is what needs large logs or many partitions: some GiB of room, and the log as it grows. --full: what takes long.
 # "memory", "commitlog", "transport" and "rivals" install what is missing of the Debian packages that they measure against, and leave out what is not there.
 # DIR (default: build-bench/) has to be on the device under test; /tmp may be memory.
 set -eu
@@ -19,7 +19,7 @@ dir='' parts='' args=''
 programs() {
 	case $1 in
 	memory)
-		echo memory_pool_bench
+		echo memory_pool_bench cores_mailbox_bench cores_model_bench cores_scaling_bench
 		# built only with rdma-core's headers; it says by itself where there is no device
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo memory_register_bench
 		;;

@@ -28,6 +28,13 @@ static void fail(const char *what)
 	exit(1);
 }
 
+/* Of a call on a message's way, which leaves no text. */
+static void fail_with(const char *what, int rc)
+{
+	fprintf(stderr, "%s: %s\n", what, thmq_strerror(rc));
+	exit(1);
+}
+
 static void open_broker(int number, const char *directory)
 {
 	char dir[512];
@@ -59,7 +66,7 @@ static void send_some(struct thmq_producer *producer, unsigned first, unsigned c
 		while ((rc = thmq_send(producer, text, (uint32_t)strlen(text), NULL)) == -EAGAIN)
 			thmq_flush(producer, SECOND / 100);
 		if (rc < 0)
-			fail("send");
+			fail_with("send", (int)rc);
 	}
 	if (thmq_flush(producer, 30 * SECOND) != 0)
 		fail("flush");
@@ -80,10 +87,10 @@ static unsigned read_all(struct thmq_session *session, unsigned from)
 		int n = thmq_fetch(consumer, m, 64);
 
 		if (n < 0)
-			fail("fetch");
+			fail_with("fetch", n);
 		for (int i = 0; i < n; i++) {
 			if (sscanf(m[i].data, "message %u", &number) != 1 || number != next)
-				fail("a message is missing, or out of order");
+				fail_with("a message is missing, or out of order", -EIO);
 			next++;
 		}
 		thmq_release(consumer, m, (uint32_t)n);

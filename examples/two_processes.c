@@ -4,6 +4,7 @@
  * reads what it sends. They could be on two machines as well.
  */
 #define _DEFAULT_SOURCE
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@ static int produce(const char *url)
 	struct thmq_session *session;
 	struct thmq_env *env;
 	char job[32];
+	int64_t rc;
 	int i, len;
 
 	if (thmq_env_open(&env, NULL) || thmq_connect(env, url, NULL, &session) ||
@@ -34,9 +36,11 @@ static int produce(const char *url)
 		return failed("producer");
 	for (i = 0; i < JOBS; i++) {
 		len = snprintf(job, sizeof(job), "job %d", i);
-		while (thmq_send(producer, job, (uint32_t)len, NULL) < 0) /* the window is full */
-			if (thmq_session_wait(session, SECOND) < 0)
-				return failed("send");
+		while ((rc = thmq_send(producer, job, (uint32_t)len, NULL)) == -EAGAIN)
+			if (thmq_session_wait(session, SECOND) < 0) /* the window is full */
+				return failed("wait");
+		if (rc < 0) /* a call on a message's way: it leaves no text */
+			return fprintf(stderr, "send: %s\n", thmq_strerror((int)rc)), 1;
 	}
 	if (thmq_flush(producer, 10 * SECOND)) /* all are on the broker's medium */
 		return failed("flush");

@@ -21,8 +21,8 @@ case ${1:-} in
 *) sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
-sh tests/install.sh gcc libc6-dev meson ninja-build pkg-config liburing-dev libhwloc-dev libisal-dev libcriterion-dev \
-	libseccomp-dev liblmdb-dev libibverbs-dev librdmacm-dev ibverbs-providers libssl-dev python3 groff-base util-linux valgrind strace
+sh tests/install.sh gcc g++ libc6-dev meson ninja-build pkg-config liburing-dev libhwloc-dev libisal-dev libcriterion-dev \
+	libseccomp-dev liblmdb-dev libibverbs-dev librdmacm-dev ibverbs-providers libssl-dev python3 python3-cffi dpkg-dev groff-base util-linux valgrind strace
 
 sh tests/raft.sh || : # without it the library has one copy of everything, and says so
 

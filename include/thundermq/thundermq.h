@@ -682,6 +682,7 @@ struct thmq_topic_opts {
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
 #define THMQ_TOPIC_IF_ABSENT 2u /* succeed where the topic exists already, whatever its options */
 #define THMQ_TOPIC_RETAIN_CONSUMED 4u /* what all its groups have acknowledged may go */
+#define THMQ_TOPIC_TEMPORARY 0x100u /* deleted once no group of it has had a member (one that does not share) for half a minute */
 
 #define THMQ_TOPIC_OPTS(...)                                                                       \
 	(&(struct thmq_topic_opts){.size = sizeof(struct thmq_topic_opts), __VA_ARGS__})
@@ -1027,8 +1028,33 @@ struct thmq_consumer_opts {
 	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
 	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
 	uint32_t reserved;
+	/*
+	 * Only messages of which this is true, such as "price > 10 AND region LIKE 'eu%'": an expression over headers, KEY, TAG and
+	 * TIMESTAMP that the broker looks at before it hands a message out. What it is not true of counts as done for the group.
+	 * NULL: all. Copied. doc/filters.md
+	 */
+	const char *filter;
+	/*
+	 * Of a group whose members do not share: a name of this member, THMQ_INSTANCE_MAX bytes at most. Who closes its consumer, or dies, and
+	 * comes back by the same name within session_timeout_ns has its partitions still: nobody else got them meanwhile. Of two that
+	 * use one name at a time the later one has it, the other gets -THMQ_EFENCED. NULL: none. Copied
+	 */
+	const char *instance;
+	uint32_t assignor; /* enum thmq_assignor; where members say different things the one that has been in the group longest counts */
+	uint32_t reserved2;
 };
 
+/* Who of a group's members reads which partition. */
+enum thmq_assignor {
+	THMQ_ASSIGN_DEFAULT = 0,     /* RANGE */
+	THMQ_ASSIGN_RANGE = 1,       /* neighbours together, by the order in which members came; when one comes or goes many move */
+	THMQ_ASSIGN_ROUND_ROBIN = 2, /* in turns */
+	THMQ_ASSIGN_STICKY = 3 /* none has more than one more than another, and as few move as that allows: one that comes takes from those
+				  that have most, what one had that goes is shared out */
+};
+
+#define THMQ_INSTANCE_MAX 63u /* bytes of a member's name */
+#define THMQ_FILTER_MAX 1024u /* bytes of a filter */
 #define THMQ_CONSUMER_BACKOFF_MAX 64u
 #define THMQ_NACK_BACKOFF UINT64_MAX /* as a delay: as backoff_ns says */
 
@@ -1050,12 +1076,22 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
  * thmq_consumer_open() - read a topic
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
+ * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
  * members that do not share; -EOPNOTSUPP the topic is volatile.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 				const struct thmq_consumer_opts *opts,
 				struct thmq_consumer **ret_consumer);
+
+/**
+ * thmq_filter_check() - does a filter make sense?
+ * @filter: as in struct thmq_consumer_opts
+ * @ret_at: out, or NULL; where it does not: which of its bytes is the first that is wrong, from 0
+ * Return: 0; -EINVAL: thmq_errmsg() says at which character, and why; -ENOMEM.
+ * Threads: any; never blocks.
+ */
+THMQ_API int thmq_filter_check(const char *filter, uint32_t *ret_at);
 
 /**
  * thmq_consumer_close() - give up the partitions and close
@@ -1192,6 +1228,153 @@ THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeou
 THMQ_API int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		       uint64_t value);
 
+/* ------------------------------------------------------------------- groups */
+
+struct thmq_group_info {
+	uint32_t size; /* in: of each element */
+	uint32_t group_id;
+	uint32_t member_count; /* of those that do not share */
+	uint32_t assignor;     /* enum thmq_assignor of these */
+	char name[256];
+	/* of thmq_group_describe() only */
+	uint32_t partition_count;
+	uint32_t reader_count; /* partitions that are read at the moment; in a shared group readers of each, added up */
+	uint64_t lag;          /* of all partitions, as in struct thmq_partition_info */
+};
+
+struct thmq_group_member {
+	uint32_t size; /* in: of each element */
+	uint32_t partition_count; /* that it reads, or will when others have let go of them */
+	uint64_t id;
+	uint64_t silent_ns; /* since its session was last heard of */
+	uint32_t away;      /* 1: its connection is lost, or it has closed; it has its partitions while it may come back */
+	uint32_t reserved;
+	char instance[64]; /* "" if none */
+};
+
+#define THMQ_GROUP_FORCE 1u /* members are put out of the group first: they get -THMQ_EFENCED */
+
+/**
+ * thmq_group_list() - the groups of a topic, oldest first
+ * @ret_infos: out, @max elements, each with its size field set by the caller in the first one
+ * Return: the number of groups there are (perhaps more than @max: the first @max are filled); -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT;
+ * -EDEADLK.
+ */
+THMQ_API int thmq_group_list(struct thmq_session *session, const char *topic, struct thmq_group_info *ret_infos, uint32_t max);
+
+/**
+ * thmq_group_describe() - one group, with its lag
+ * Each shard is asked for each of its partitions. thmq_partition_describe() tells of one.
+ * Return: 0; -ENOENT; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ */
+THMQ_API int thmq_group_describe(struct thmq_session *session, const char *topic, const char *group, struct thmq_group_info *ret_info);
+
+/**
+ * thmq_group_members() - who is in a group, in the order of joining
+ * Those of a shared group are not known one by one.
+ * Return: as thmq_group_list(), of members; -ENOENT no such group.
+ */
+THMQ_API int thmq_group_members(struct thmq_session *session, const char *topic, const char *group, struct thmq_group_member *ret_members,
+				uint32_t max);
+
+/**
+ * thmq_group_owners() - which member reads which partition
+ * @ret_members: out, @max elements: of partition i the place of its reader in what thmq_group_members() gives at that moment;
+ * UINT32_MAX: nobody, or it is changing hands
+ * Return: the number of partitions (perhaps more than @max); -ENOENT; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ */
+THMQ_API int thmq_group_owners(struct thmq_session *session, const char *topic, const char *group, uint32_t *ret_members, uint32_t max);
+
+/**
+ * thmq_group_reset() - say where a group goes on
+ * @partition: which one; UINT32_MAX: all
+ * @start: THMQ_START_BEGIN, _END, _OFFSET or _TIME; by TIME it goes on with the run that has the first message of that time, so that a
+ * few that are older may come with it
+ * @value: the offset or the time; else 0
+ * @flags: THMQ_GROUP_FORCE, or 0
+ * In a shared group what lay behind is not done any more, and all before is.
+ * Return: 0 when durable; -EBUSY it has members, or readers; -ENOENT no such group; -THMQ_EOFFSETRANGE; -THMQ_ENOPARTITION;
+ * -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT, -EDEADLK. Where it fails half-way some partitions are reset.
+ */
+THMQ_API int thmq_group_reset(struct thmq_session *session, const char *topic, const char *group, uint32_t partition, uint32_t start,
+			      uint64_t value, uint32_t flags);
+
+/**
+ * thmq_group_delete() - forget a group, and what it has acknowledged
+ * @flags: THMQ_GROUP_FORCE, or 0
+ * A group of that name that is opened later is another one.
+ * Return: 0 when durable; -EBUSY it has members, or readers; -ENOENT no such group; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT, -ECONNRESET
+ * outcome unknown; -EDEADLK.
+ */
+THMQ_API int thmq_group_delete(struct thmq_session *session, const char *topic, const char *group, uint32_t flags);
+
+/* --------------------------------------------------------- requests, replies */
+
+/*
+ * A request is a message of any topic that says in headers where its answer goes: THMQ_REPLY_TOPIC, and THMQ_REPLY_ID, by which the
+ * asker knows it. The answer goes to a topic of the asker's session alone, in memory, which is made with its first request and is gone
+ * with it. Whoever reads the request answers by thmq_reply(), from any session. doc/requests.md
+ */
+#define THMQ_REPLY_TOPIC "thmq-reply-topic" /* text */
+#define THMQ_REPLY_ID "thmq-reply-id"       /* int */
+
+struct thmq_response {
+	uint64_t request; /* what thmq_request() returned */
+	void *cookie;     /* and was given */
+	struct thmq_message message; /* valid until thmq_response_release() */
+	uint64_t reserved[2];
+};
+
+/**
+ * thmq_request() - send a message, and expect an answer to it
+ * @data, @len, @opts: as of thmq_send(); two more headers are added
+ * @timeout_ns: how long the answer may take; up to a day
+ * @cookie: repeated with the answer, or the event
+ * The first request of a session blocks while its topic for answers is made, and so does the first after a broker was opened again. An
+ * answer comes by thmq_responses(); where none does in time THMQ_EVENT_REQUEST_EXPIRED comes, and an answer that is late is dropped.
+ * Return: a number of the request, above 0; -EAGAIN window full, or THMQ_REQUESTS_MAX are out; the errors of thmq_send(); first: those
+ * of thmq_topic_create(), thmq_consumer_open().
+ * Threads: the session's.
+ */
+THMQ_API int64_t thmq_request(struct thmq_producer *producer, const void *data, uint32_t len, const struct thmq_message_opts *opts,
+			      uint64_t timeout_ns, void *cookie);
+
+#define THMQ_REQUESTS_MAX 16384u /* of a session, unanswered */
+
+/**
+ * thmq_responses() - take answers that have come
+ * @ret_responses: out, room for @max
+ * Return: how many; 0 none is there now; -ENOBUFS the app holds too many: release first; -EINVAL; -ESHUTDOWN. Never blocks.
+ */
+THMQ_API int thmq_responses(struct thmq_session *session, struct thmq_response *ret_responses, uint32_t max);
+
+/**
+ * thmq_response_release() - give answers back, in any order
+ * Return: 0; -EINVAL one of them is not held (those before it were released).
+ */
+THMQ_API int thmq_response_release(struct thmq_session *session, struct thmq_response *responses, uint32_t count);
+
+/**
+ * thmq_call() - ask, and wait for the answer
+ * @ret_response: out; to be released. Answers to other requests that come meanwhile wait for thmq_responses().
+ * Return: 0; -ETIMEDOUT; the errors of thmq_request(), where -EAGAIN is waited for; -EDEADLK nobody drives a core; -ESHUTDOWN.
+ */
+THMQ_API int thmq_call(struct thmq_producer *producer, const void *data, uint32_t len, const struct thmq_message_opts *opts,
+		       uint64_t timeout_ns, struct thmq_response *ret_response);
+
+/**
+ * thmq_reply() - answer a request
+ * @session: any, of this broker
+ * @request: a message that was fetched and is held, with the headers of a request
+ * @data, @len, @opts: of the answer; partition and conditions must not be set
+ * The first answer to an asker blocks while its topic is looked up; a session remembers the latest 64.
+ * Return: above 0: it is on its way, and whether it arrives the asker alone learns; -ENOENT the message is no request; -THMQ_ENOTOPIC
+ * the asker is gone; -EAGAIN window full: poll and try again; the errors of thmq_send() and thmq_producer_open().
+ * Threads: the session's.
+ */
+THMQ_API int64_t thmq_reply(struct thmq_session *session, const struct thmq_message *request, const void *data, uint32_t len,
+			    const struct thmq_message_opts *opts);
+
 /* ------------------------------------------------------------------- events */
 
 enum thmq_event_type {
@@ -1219,8 +1402,11 @@ enum thmq_event_type {
 					 _CLOSED follows */
 	THMQ_EVENT_RECONNECTED = 12, /* all is as before: what was not settled has been sent again */
 	THMQ_EVENT_DEAD_LETTER =
-		13 /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
+		13, /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
 		      more; it is in dead_topic, if there is one. count: how often */
+	THMQ_EVENT_REQUEST_EXPIRED =
+		20 /* a request, whose number is sequence, was not answered in time; cookie: its own. error: -ETIMEDOUT; -ECONNRESET its
+		      answer was there, not taken, and is gone with the broker that held it */
 };
 
 struct thmq_event {

@@ -2,6 +2,7 @@
 /* client.c - the public face of sessions, topics, producers and consumers: checks, then calls down. */
 #include "api/api.h"
 #include "client/client.h"
+#include "filter/filter.h"
 
 #define is_session(s) thmqi_handle_is(s, THMQI_HANDLE_SESSION)
 #define is_producer(p) thmqi_likely(thmqi_handle_is(p, THMQI_HANDLE_PRODUCER))
@@ -61,6 +62,11 @@ static int check_name(const char *name, uint32_t max, const char *what)
 	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return thmqi_fail(-EINVAL, "%s: . and .. are no names", what);
 	return 0;
+}
+
+int thmqi_api_name(const char *name, uint32_t max, const char *what)
+{
+	return check_name(name, max, what);
 }
 
 /* ----------------------------------------------------------------- sessions */
@@ -139,7 +145,9 @@ int thmq_session_wait(struct thmq_session *session, uint64_t timeout_ns)
 
 	if (rc == -EDEADLK)
 		return thmqi_fail(rc, "wait: no thread drives the broker's core, or this is called from within one");
-	return rc == -ESHUTDOWN ? thmqi_fail(rc, "wait: this session's broker is closed") : rc;
+	if (rc == -ESHUTDOWN)
+		return thmqi_fail(rc, "wait: this session's broker is closed");
+	return rc < 0 ? thmqi_fail(rc, "wait: %s", thmq_strerror(rc)) : rc;
 }
 
 int thmq_events(struct thmq_session *session, struct thmq_event *ret_events, uint32_t max)
@@ -161,7 +169,7 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	if (rc == 0)
 		rc = copy_opts(&o, sizeof(o), opts,
-			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED, "topic");
+			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_TEMPORARY, "topic");
 	if (rc)
 		return rc;
 	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
@@ -378,8 +386,15 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc)
 		return rc;
 	rc = check_tags(&o);
+	if (rc == 0 && o.filter)
+		rc = thmq_filter_check(o.filter, NULL);
 	if (rc)
 		return rc;
+	if (o.instance && (!group || (o.flags & THMQ_CONSUMER_SHARED) || !*o.instance ||
+			   strnlen(o.instance, THMQ_INSTANCE_MAX + 1) > THMQ_INSTANCE_MAX))
+		return thmqi_fail(-EINVAL, "consumer: instance has 1 to %u bytes, and is of a group whose members do not share", THMQ_INSTANCE_MAX);
+	if (o.assignor > THMQ_ASSIGN_STICKY)
+		return thmqi_fail(-EINVAL, "consumer: unknown assignor %u", o.assignor);
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
@@ -393,9 +408,27 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	rc = o.dead_topic ? check_name(o.dead_topic, THMQ_TOPIC_NAME_MAX, "dead_topic") : 0;
 	if (rc)
 		return rc;
+	if (o.dead_topic && strcmp(o.dead_topic, topic) == 0)
+		return thmqi_fail(-EINVAL, "consumer: dead letters of %s would come back to it; name another dead_topic", topic);
 	if (o.invisible_ns > 31536000000000000ull)
 		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
+}
+
+int thmq_filter_check(const char *filter, uint32_t *ret_at)
+{
+	struct thmqi_filter_error error;
+	struct thmqi_filter *f;
+	int rc;
+
+	if (!filter)
+		return thmqi_fail(-EINVAL, "filter: there is none");
+	rc = thmqi_filter_make(filter, (uint32_t)strnlen(filter, THMQ_FILTER_MAX + 1), &f, &error);
+	if (rc == 0)
+		thmqi_filter_free(f);
+	if (rc == -EINVAL && ret_at)
+		*ret_at = error.at;
+	return rc == -EINVAL ? thmqi_fail(rc, "filter: at character %u: %s", error.at + 1, error.what) : rc;
 }
 
 int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns)

@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "commitlog/close.h"
 #include "commitlog/limit.h"
@@ -203,6 +204,8 @@ static int dir_find(struct thmq_broker *b, bool create)
 	}
 	if (!rc)
 		rc = dir_hold_make(b);
+	if (rc == -ENOENT && !create)
+		return thmqi_fail(rc, "open %s: it is not there, and THMQ_BROKER_NO_CREATE is set", b->data_dir);
 	return rc ? thmqi_fail(rc, "open %s: %s", b->data_dir, thmq_strerror(rc)) : 0;
 }
 
@@ -234,8 +237,8 @@ static int dir_open(struct thmq_broker *b)
 		return rc;
 	rc = b->disk->dir_lock(b->dir, "lock", &pid);
 	if (rc == -EBUSY)
-		return thmqi_fail(rc, "open %s: process %llu has it open; close it there first",
-				  b->data_dir, (unsigned long long)pid);
+		return thmqi_fail(rc, "open %s: process %llu%s has it open; close it there first",
+				  b->data_dir, (unsigned long long)pid, pid == (uint64_t)getpid() ? " (this one)" : "");
 	if (rc)
 		return thmqi_fail(rc, "lock %s/lock: %s", b->data_dir, thmq_strerror(rc));
 	return 0;
@@ -326,8 +329,15 @@ static int open_shard(struct core_job *job)
 					  "open %s: this shard is missing; put it back from a copy", path);
 		if (rc)
 			return rc;
+		thmqi_groups_purge(s);
 	}
 	thmqi_shard_start(s);
+	return 0;
+}
+
+static int look_after(struct core_job *job)
+{
+	thmqi_meta_look_after(job->broker->meta);
 	return 0;
 }
 
@@ -425,6 +435,8 @@ static int open_all(struct thmq_broker *b)
 					  .end_bytes = sizeof(struct conn)};
 	int rc = b->cluster ? open_copies(b) : open_logs(b);
 
+	if (!rc && !b->cluster)
+		rc = on_core(b, &b->shards[THMQI_SHARD_META], look_after, NULL);
 	if (rc)
 		return rc;
 	rc = thmqi_transport_listen(b->transport, b->name, &acceptor, &b->listener);

@@ -44,6 +44,8 @@ static void create_end(struct meta_change *change, int status)
 {
 	thmqi_meta_topic_add(change->meta, change->new_topic, &change->topic);
 	change->new_topic = NULL;
+	if (change->topic.flags & THMQ_TOPIC_TEMPORARY)
+		thmqi_group_timer_start(change->meta);
 	change_end(change, status);
 }
 
@@ -128,6 +130,8 @@ static void on_shard_change(struct thmqi_broker_post *post)
 			rc = thmqi_shard_partition_add(s, t->first_partition + i, t);
 		else if (change->op == THMQI_OP_JOIN)
 			rc = add_group(s, t->first_partition + i, change->group.group_id);
+		else if (change->op == THMQI_OP_GROUP_DELETE)
+			thmqi_groups_drop(s, thmqi_shard_partition(s, t->first_partition + i), change->group.group_id);
 		else
 			thmqi_shard_partition_drop(s, t->first_partition + i);
 	}
@@ -159,7 +163,7 @@ static void join_now(struct meta_change *change)
 		if (change->shared)
 			rc = g->member_count ? -EBUSY : 0; /* its shards know their members */
 		else
-			rc = thmqi_group_join(m, g, change->conn, change->stream, change->timeout_ns, change->member);
+			rc = thmqi_group_join(m, g, change);
 	}
 	change_end(change, rc);
 }
@@ -179,6 +183,20 @@ static void producer_durable(struct meta_change *change)
 		thmqi_meta_named_add(t, n, &change->producer);
 	}
 	n->state = change->producer;
+	change_carry(change);
+}
+
+static void group_deleted(struct meta_change *change)
+{
+	struct topic *t = thmqi_meta_topic_by_id(change->meta, change->topic.topic_id);
+	struct group *g = t ? thmqi_meta_group_by_id(t, change->group.group_id) : NULL;
+
+	if (!g) { /* with its topic */
+		change_end(change, 0);
+		return;
+	}
+	thmqi_group_expel(change->meta, g);
+	thmqi_group_drop(change->meta, g);
 	change_carry(change);
 }
 
@@ -218,14 +236,17 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 	case THMQI_OP_PRODUCER_OPEN:
 		producer_durable(change);
 		break;
+	case THMQI_OP_GROUP_DELETE:
+		group_deleted(change);
+		break;
 	default:
 		change_end(change, -EINVAL);
 	}
 }
 
-static struct meta_change *change_begin(struct conn *c, uint64_t id, uint32_t op)
+/* @c may be NULL: nobody asked for it. */
+static struct meta_change *change_begin(struct meta *m, struct conn *c, uint64_t id, uint32_t op)
 {
-	struct meta *m = c->shard->broker->meta;
 	uint32_t shards = m->broker->shard_count - 1;
 	struct meta_change *change = calloc(1, sizeof(*change) + shards * sizeof(change->posts[0]));
 
@@ -303,7 +324,7 @@ static void topic_create(struct meta *m, struct conn *c, uint64_t id, const stru
 	thmqi_reply(c, id, rc);
 	return;
 create:
-	change = change_begin(c, id, THMQI_OP_TOPIC_CREATE);
+	change = change_begin(m, c, id, THMQI_OP_TOPIC_CREATE);
 	if (!change) {
 		thmqi_reply(c, id, -ENOMEM);
 		return;
@@ -313,7 +334,7 @@ create:
 		change_end(change, -ENOMEM);
 		return;
 	}
-	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED);
+	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_TEMPORARY);
 	change->topic.retention_ns = r->retention_ns;
 	change->topic.retention_bytes = r->retention_bytes;
 	change->topic.ttl_ns = r->ttl_ns;
@@ -335,18 +356,13 @@ create:
 			     sizeof(change->topic));
 }
 
-static void topic_delete(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
+static void delete_topic(struct meta *m, struct conn *c, uint64_t id, struct topic *t)
 {
-	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
-	struct meta_change *change;
+	struct meta_change *change = change_begin(m, c, id, THMQI_OP_TOPIC_DELETE);
 
-	if (!t || in_change(m, r->name)) {
-		thmqi_reply(c, id, t ? -EBUSY : -THMQ_ENOTOPIC);
-		return;
-	}
-	change = change_begin(c, id, THMQI_OP_TOPIC_DELETE);
 	if (!change) {
-		thmqi_reply(c, id, -ENOMEM);
+		if (c)
+			thmqi_reply(c, id, -ENOMEM);
 		return;
 	}
 	change->topic = t->state;
@@ -356,6 +372,55 @@ static void topic_delete(struct meta *m, struct conn *c, uint64_t id, const stru
 	else
 		change_store(change, STATE_TOPIC, change->topic.topic_id, &change->topic,
 			     sizeof(change->topic));
+}
+
+static void topic_delete(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
+{
+	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
+
+	if (!t || in_change(m, r->name))
+		thmqi_reply(c, id, t ? -EBUSY : -THMQ_ENOTOPIC);
+	else
+		delete_topic(m, c, id, t);
+}
+
+void thmqi_change_topic_delete(struct meta *m, struct topic *t)
+{
+	if (!in_change(m, t->state.name))
+		delete_topic(m, NULL, 0, t);
+}
+
+static bool group_in_change(const struct meta *m, const struct group *g)
+{
+	const struct meta_change *c;
+
+	for (c = m->changes; c; c = c->next)
+		if ((c->op == THMQI_OP_JOIN || c->op == THMQI_OP_GROUP_DELETE) && c->group.group_id == g->id)
+			return true;
+	return false;
+}
+
+/* A slice without a name says that the group is gone. */
+void thmqi_change_group_delete(struct meta *m, struct conn *c, uint64_t id, struct group *g, bool force)
+{
+	struct meta_change *change;
+
+	if ((g->member_count && !force) || group_in_change(m, g)) {
+		thmqi_reply(c, id, -EBUSY);
+		return;
+	}
+	change = change_begin(m, c, id, THMQI_OP_GROUP_DELETE);
+	if (!change) {
+		thmqi_reply(c, id, -ENOMEM);
+		return;
+	}
+	change->topic = g->topic->state;
+	change->group.group_id = g->id;
+	change->group.topic_id = g->topic->state.topic_id;
+	if (g->id & VOLATILE_PARTITION)
+		thmqi_meta_durable(change, 0);
+	else
+		change_store(change, STATE_GROUP, g->id, &change->group, sizeof(change->group));
 }
 
 static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
@@ -418,7 +483,7 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 		thmqi_reply(c, id, t ? -EINVAL : -THMQ_ENOTOPIC);
 		return;
 	}
-	change = change_begin(c, id, THMQI_OP_JOIN);
+	change = change_begin(m, c, id, THMQI_OP_JOIN);
 	if (!change) {
 		thmqi_reply(c, id, -ENOMEM);
 		return;
@@ -426,6 +491,8 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 	change->stream = r->stream;
 	change->timeout_ns = r->session_timeout_ns;
 	change->member = r->member;
+	change->assignor = r->index;
+	memcpy(change->instance, r->key, THMQI_MIN(r->key_len, THMQ_INSTANCE_MAX));
 	change->shared = (r->topic_flags & THMQI_JOIN_SHARED) != 0;
 	change->group.topic_id = t->state.topic_id;
 	snprintf(change->group.name, sizeof(change->group.name), "%s", r->group);
@@ -490,7 +557,7 @@ static void producer_open(struct meta *m, struct conn *c, uint64_t id, const str
 		thmqi_reply(c, id, 0);
 		return;
 	}
-	change = change_begin(c, id, THMQI_OP_PRODUCER_OPEN);
+	change = change_begin(m, c, id, THMQI_OP_PRODUCER_OPEN);
 	if (change)
 		change->new_named = calloc(1, sizeof(*change->new_named));
 	if (!change || !change->new_named) {
@@ -541,6 +608,7 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	reply->value[1] = p->visible;
 	reply->value[2] = g ? g->offset : UINT64_MAX;
 	reply->value[3] = g ? thmqi_shared_done(g) : 0;
+	reply->total = g ? thmqi_groups_readers(p, g) : 0;
 	thmqi_reply(c, id, 0);
 }
 
@@ -554,6 +622,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 	c->wire->reply->count = c->wire->reply->total = 0;
 	if (r.op == THMQI_OP_PARTITION_INFO) {
 		partition_info(c, id, &r);
+		return;
+	}
+	if (r.op == THMQI_OP_GROUP_RESET) {
+		thmqi_groups_reset(c, id, &r);
 		return;
 	}
 	if (r.op == THMQI_OP_KEY_FIND) {
@@ -587,7 +659,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		join(m, c, id, &r);
 		break;
 	case THMQI_OP_LEAVE:
-		thmqi_group_leave(m, c, r.stream);
+		if (r.topic_flags & THMQI_LEAVE_AWAY)
+			thmqi_group_away(m, c, r.stream);
+		else
+			thmqi_group_leave(m, c, r.stream);
 		thmqi_reply(c, id, 0);
 		break;
 	case THMQI_OP_GROUP_FIND:
@@ -602,6 +677,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		thmqi_roll_request(c, id, &r);
 		break;
 	default:
-		thmqi_reply(c, id, -ENOTSUP);
+		if (!thmqi_groups_request(m, c, id, &r))
+			thmqi_reply(c, id, -ENOTSUP);
 	}
 }

@@ -139,6 +139,7 @@ static int group_name(const struct thmq_log_run *run, struct thmq_data_name *nam
 	name->id = state.group_id;
 	name->topic_id = state.topic_id;
 	memcpy(name->name, state.name, sizeof(name->name) - 1);
+	name->deleted = !name->name[0];
 	return 1;
 }
 

@@ -6,6 +6,8 @@
 #include "commitlog/hint.h"
 #include "internal.h"
 
+#define SIFT_COST 64u /* messages that are looked at cost as much as a run that is handed over */
+
 /* ------------------------------------------------------------- deliveries */
 
 static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_count)
@@ -85,6 +87,7 @@ static void tell_gap(struct sub *sub, uint64_t offset)
 	bool is_news = !never_held(sub->partition, sub->next, offset);
 
 	sub->next = offset;
+	thmqi_sift_place(sub, offset);
 	thmq_log_reader_seek(sub->reader, offset);
 	if (is_news)
 		thmqi_conn_send(sub->conn, &f);
@@ -150,6 +153,34 @@ static void caught_up(struct sub *sub)
 		sub->read_bytes = ring->appended_bytes - thmqi_batch_room(ring->batch_bytes);
 }
 
+/* A run that was read for one that wants some messages only. Return: what it costs of the budget. */
+static uint32_t deliver_sifted(struct sub *sub, struct consumer *k, struct thmqi_frame *f)
+{
+	const struct thmq_run_header *run = k->free->view.run.header;
+	uint64_t end = run->base_offset + run->span;
+	struct sifted is;
+
+	if (!thmqi_sift_run(sub, run, sub->next, &is)) {
+		sub->next = THMQI_MAX(sub->next, end);
+		thmq_log_view_release(sub->partition->log, &k->free->view);
+		return 1 + is.looked / SIFT_COST;
+	}
+	sub->next = THMQI_MAX(sub->next, is.first);
+	deliver(sub, k, f, k->free);
+	sub->sift_from = is.end;
+	return 1 + is.looked / SIFT_COST;
+}
+
+/* Nothing can be read now: what the index said of tags is behind it all the same. */
+static void pass_over(struct sub *sub)
+{
+	uint64_t stands = thmqi_log_reader_stands(sub->reader);
+
+	sub->next = THMQI_MAX(sub->next, THMQI_MIN(stands, sub->partition->visible));
+	if (sub->next >= sub->partition->visible)
+		caught_up(sub);
+}
+
 /* Give @sub what it can have. Return: runs delivered. */
 static uint32_t pump(struct sub *sub, uint32_t budget)
 {
@@ -171,10 +202,14 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 		if (!f)
 			break;
 		rc = thmq_log_read(sub->reader, p->visible, &k->free->view);
-		if (rc == 1) {
+		if (thmqi_unlikely(rc == 1 && sub->sift)) {
+			done += deliver_sifted(sub, k, f);
+		} else if (rc == 1) {
 			deliver(sub, k, f, k->free);
 			done++;
 		} else if (rc == 0) {
+			if (thmqi_unlikely(sub->sift != NULL))
+				pass_over(sub);
 			return done; /* the reader calls when it has read */
 		} else if (rc == -THMQ_EOFFSETRANGE) {
 			if (thmq_log_bounds(p->log, p->id, &begin, &end) != 0)
@@ -194,7 +229,7 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 	}
 	if (sub->next >= p->visible) {
 		caught_up(sub);
-	} else if (done == budget) {
+	} else if (done >= budget) {
 		thmqi_sub_ready(sub); /* others first */
 	} else if (thmqi_consumer_has_credit(k) && !sub->failed) {
 		thmqi_sub_ready(sub); /* the ring is full: again when the client has read */
@@ -203,12 +238,24 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 	return done;
 }
 
+/* It is closed by what it does at its begin only: pump() calls resolve(), and then does nothing. */
+static uint32_t pump_sifted(struct sub *sub)
+{
+	uint32_t done;
+
+	if (sub->resolving && !resolve(sub))
+		return 0;
+	done = pump(sub, 64);
+	thmqi_sift_settle(sub);
+	return done;
+}
+
 void thmqi_sub_offer(struct sub *sub)
 {
 	struct consumer *k = sub->conn->consumers[sub->stream];
 	struct thmqi_frame *f;
 
-	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && thmqi_consumer_has_credit(k)) &&
+	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && !sub->sift && thmqi_consumer_has_credit(k)) &&
 	    (f = thmqi_conn_claim(sub->conn)) && thmqi_log_read_newest(sub->reader, &k->free->view)) {
 		deliver(sub, k, f, k->free);
 		caught_up(sub);
@@ -237,7 +284,10 @@ uint32_t thmqi_sub_pump_all(struct shard *s)
 		sub = thmqi_container(it, struct sub, ready_link);
 		sub->ready = false;
 		conn = sub->conn;
-		done += pump(sub, 64); /* it may be closed then */
+		if (thmqi_unlikely(sub->sift && !sub->shared))
+			done += pump_sifted(sub);
+		else
+			done += pump(sub, 64); /* it may be closed then */
 		thmqi_conn_kick(conn);
 	}
 	return done;
@@ -296,6 +346,7 @@ static void place(struct sub *sub, uint64_t offset)
 
 	sub->next = offset;
 	sub->failed = false;
+	thmqi_sift_place(sub, offset);
 	if (p->is_volatile)
 		sub->read_bytes =
 			ring->appended_bytes - THMQI_MIN(ring->appended_bytes, ring->bytes / 2);
@@ -368,6 +419,8 @@ void thmqi_sub_close(struct sub *sub, int status, bool tell)
 	thmq_log_reader_close(sub->reader);
 	if (sub->shared)
 		thmqi_shared_leave(sub);
+	if (thmqi_unlikely(sub->sift != NULL))
+		thmqi_sift_detach(sub);
 	if (tell) {
 		thmqi_conn_send(sub->conn, &f);
 		thmqi_conn_kick(sub->conn);
@@ -426,6 +479,12 @@ int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition
 	sub->group = g;
 	sub->stream = f->stream;
 	sub->generation = f->generation;
+	rc = thmqi_sift_attach(sub, f);
+	if (rc) {
+		thmqi_map_remove(&c->consumers[f->stream]->by_partition, p->id);
+		free(sub);
+		return rc;
+	}
 	*ret_sub = sub;
 	return 0;
 }
@@ -485,6 +544,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	rc = thmq_log_reader_open(p->log, p->id, on_reader_ready, sub, &sub->reader);
 	if (rc) {
 		thmqi_map_remove(&k->by_partition, p->id);
+		thmqi_sift_detach(sub);
 		free(sub);
 		return rc;
 	}
@@ -495,6 +555,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	if (g)
 		g->owner = sub;
 	sub->next = offset;
+	thmqi_sift_place(sub, offset);
 	*ret_sub = sub;
 	return 0;
 }

@@ -37,7 +37,7 @@ int thmqi_follow_note(struct meta *m, const struct thmq_log_run *run)
 	else if (kind == STATE_PRODUCER)
 		memcpy(&c->producer, run->payload, sizeof(c->producer));
 	else
-		memcpy(&c->group, run->payload, offsetof(struct state_group, name));
+		memcpy(&c->group, run->payload, offsetof(struct state_group, name) + 1); /* without a name it was deleted */
 	*m->carries_last = c;
 	m->carries_last = &c->next;
 	return 0;
@@ -71,7 +71,9 @@ static int apply(struct shard *s, const struct carry *c)
 	for (i = 0; i < t->partition_count && !rc; i++) {
 		if (thmqi_meta_shard_of(c->meta, t, i) != s->id)
 			continue;
-		if (c->kind == STATE_GROUP)
+		if (c->kind == STATE_GROUP && !c->group.name[0])
+			thmqi_groups_drop(s, thmqi_shard_partition(s, t->first_partition + i), c->group.group_id);
+		else if (c->kind == STATE_GROUP)
 			rc = add_group(s, t->first_partition + i, c->group.group_id);
 		else if (t->flags & TOPIC_DELETED)
 			thmqi_shard_partition_drop(s, t->first_partition + i);
@@ -98,7 +100,7 @@ static bool is_waited_for(struct meta *m, struct carry *c)
 {
 	const struct topic *t = thmqi_meta_topic_by_id(m, c->group.topic_id);
 
-	if (!t || !(t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED))
+	if (!t || (c->group.name[0] && !(t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)))
 		return false;
 	c->topic = t->state;
 	return true;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * group.c - membership: which consumer of a group reads which partition. Partitions are split in ranges by order of
- * joining. A partition changes hands in three steps: the old owner is asked, lets go, the new one gets it with a higher
+ * group.c - membership: which consumer of a group reads which partition. How they are shared out is assign.c's. A partition changes hands in three steps: the old owner is asked, lets go, the new one gets it with a higher
  * epoch; an owner that is dead or silent for too long is not waited for: the higher epoch fences it at the shard.
  */
 #include "meta.h"
@@ -60,12 +59,9 @@ static void ask_back(struct meta *m, struct group *g, uint32_t i, int status)
 	send(a->owner->conn, &f);
 }
 
-/* Partition i of n goes to the member at i * members / n: ranges whose sizes differ by one at most. */
 static void rebalance(struct meta *m, struct group *g)
 {
-	uint32_t count = g->topic->state.partition_count, i = 0, rank = 0, end;
-	struct thmqi_list *it;
-	struct member *member;
+	uint32_t count = g->topic->state.partition_count, i;
 
 	if (!g->assignments)
 		return;
@@ -74,27 +70,19 @@ static void rebalance(struct meta *m, struct group *g)
 			g->assignments[i].owner = g->assignments[i].target = NULL;
 		return;
 	}
-	thmqi_list_each(it, &g->members)
-	{
-		member = thmqi_container(it, struct member, link);
-		end = (uint32_t)((uint64_t)(rank + 1) * count / g->member_count);
-		for (; i < end; i++) {
-			struct assignment *a = &g->assignments[i];
+	thmqi_assign(g);
+	for (i = 0; i < count; i++) {
+		struct assignment *a = &g->assignments[i];
 
-			a->target = member;
-			if (!a->owner)
-				give(m, g, i);
-			else if (a->owner != member)
-				ask_back(m, g, i, 0);
-			else
-				/* it keeps it: if it was asked before, it gets it again once it has let go */
-				continue;
-		}
-		rank++;
+		if (!a->owner)
+			give(m, g, i);
+		else if (a->owner != a->target) /* if it keeps it, and was asked before, it gets it again once it has let go */
+			ask_back(m, g, i, 0);
 	}
 }
 
-static void remove_member(struct meta *m, struct group *g, struct member *member)
+/* The others keep what they have for now. */
+static void forget_member(struct meta *m, struct group *g, struct member *member)
 {
 	uint32_t i;
 
@@ -108,6 +96,11 @@ static void remove_member(struct meta *m, struct group *g, struct member *member
 			g->assignments[i].target = NULL;
 	}
 	free(member);
+}
+
+static void remove_member(struct meta *m, struct group *g, struct member *member)
+{
+	forget_member(m, g, member);
 	rebalance(m, g);
 }
 
@@ -147,7 +140,7 @@ static void look_at_group(struct meta *m, struct group *g, uint64_t now, uint64_
 			remove_member(m, g, member);
 		}
 	}
-	for (i = 0; g->assignments && i < g->topic->state.partition_count; i++) {
+	for (i = 0; g->member_count && i < g->topic->state.partition_count; i++) {
 		struct assignment *a = &g->assignments[i];
 
 		/* alive, but does not let go: the app sits on its messages */
@@ -158,19 +151,61 @@ static void look_at_group(struct meta *m, struct group *g, uint64_t now, uint64_
 	}
 }
 
+#define LONELY_NS 30000000000ull /* so long a temporary topic is kept that nobody reads */
+
+static bool has_members(const struct topic *t)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &t->groups)
+		if (thmqi_container(it, struct group, link)->member_count)
+			return true;
+	return false;
+}
+
+/* True: it is to go, and will: the topics are not as they were then. */
+static bool look_at_temporary(struct meta *m, struct topic *t, uint64_t now)
+{
+	if (has_members(t) || (m->shard->lead && !thmqi_lead_serves(m->shard))) {
+		t->lonely_ns = 0;
+		return false;
+	}
+	t->lonely_ns = t->lonely_ns ? t->lonely_ns : now;
+	if (now - t->lonely_ns < LONELY_NS)
+		return false;
+	t->lonely_ns = now; /* where it cannot be deleted now it is tried again, as late */
+	thmqi_change_topic_delete(m, t);
+	return true;
+}
+
 static void on_timer(struct thmqi_timer *t)
 {
 	struct meta *m = thmqi_container(t, struct meta, timer);
 	uint64_t now = m->shard->core->now_ns, shortest = UINT64_MAX;
+	bool temporary = false, gone = false;
 	struct thmqi_list *it;
 	uint32_t i;
 
-	for (i = 0; i < m->topic_count; i++)
+	for (i = 0; i < m->topic_count && !gone; i++) {
 		thmqi_list_each(it, &m->topics[i]->groups)
 			look_at_group(m, thmqi_container(it, struct group, link), now, &shortest);
-	m->timer_on = m->member_count > 0;
+		if (!(m->topics[i]->state.flags & THMQ_TOPIC_TEMPORARY))
+			continue;
+		temporary = true;
+		shortest = THMQI_MIN(shortest, LONELY_NS / 3);
+		gone = look_at_temporary(m, m->topics[i], now);
+	}
+	m->timer_on = m->member_count > 0 || temporary;
 	if (m->timer_on)
-		thmqi_timer_start(m->shard->core, t, now + THMQI_MAX(shortest / 4, LOOK_NS));
+		thmqi_timer_start(m->shard->core, t, now + (gone ? LOOK_NS : THMQI_MAX(shortest / 4, LOOK_NS)));
+}
+
+void thmqi_group_timer_start(struct meta *m)
+{
+	if (m->timer_on)
+		return;
+	m->timer_on = true;
+	thmqi_timer_start(m->shard->core, &m->timer, m->shard->core->now_ns + LOOK_NS);
 }
 
 void thmqi_group_timer_init(struct meta *m)
@@ -194,11 +229,22 @@ static struct member *member_by_id(struct group *g, uint64_t id)
 	return NULL;
 }
 
+/* Somebody else has its name now. */
+static void replace(struct member *member)
+{
+	struct thmqi_frame f = {
+		.type = THMQI_FRAME_EXPELLED, .stream = member->stream, .status = -THMQ_EFENCED};
+
+	send(member->conn, &f);
+}
+
 /* It hears again what it has, and what it was asked for meanwhile. */
 static void come_back(struct meta *m, struct group *g, struct member *member, struct conn *c, uint32_t stream)
 {
 	uint32_t i;
 
+	if (member->instance[0] && (member->conn != c || member->stream != stream))
+		replace(member);
 	member->conn = c;
 	member->stream = stream;
 	member->beat = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
@@ -216,13 +262,13 @@ static void come_back(struct meta *m, struct group *g, struct member *member, st
 	}
 }
 
-int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t stream,
-		     uint64_t timeout_ns, uint64_t id)
+int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *wish)
 {
-	struct member *member = member_by_id(g, id);
+	struct member *member = member_by_id(g, wish->member);
+	struct conn *c = wish->conn;
 
 	if (member) {
-		come_back(m, g, member, c, stream);
+		come_back(m, g, member, c, wish->stream);
 		return 0;
 	}
 	member = calloc(1, sizeof(*member));
@@ -236,9 +282,12 @@ int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t s
 		}
 	}
 	member->conn = c;
-	member->stream = stream;
-	member->id = id;
-	member->timeout_ns = THMQI_MAX(timeout_ns, 1000000ull);
+	member->stream = wish->stream;
+	member->id = wish->member;
+	memcpy(member->instance, wish->instance, sizeof(member->instance));
+	if (!g->member_count)
+		g->assignor = wish->assignor;
+	member->timeout_ns = THMQI_MAX(wish->timeout_ns, 1000000ull);
 	member->beat = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
 	member->beat_ns = m->shard->core->now_ns;
 	thmqi_list_add_tail(&g->members, &member->link);
@@ -343,6 +392,34 @@ static void go_away(struct meta *m, struct conn *c)
 				member->conn = NULL;
 				member->beat_ns = m->shard->core->now_ns;
 			}
+}
+
+void thmqi_group_away(struct meta *m, struct conn *c, uint32_t stream)
+{
+	struct thmqi_list *it;
+	struct member *member;
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++)
+		thmqi_list_each(it, &m->topics[i]->groups)
+		{
+			member = find_member(thmqi_container(it, struct group, link), c, stream);
+			if (!member)
+				continue;
+			member->conn = NULL;
+			member->beat_ns = m->shard->core->now_ns;
+		}
+}
+
+void thmqi_group_expel(struct meta *m, struct group *g)
+{
+	struct member *member;
+
+	while (!thmqi_list_empty(&g->members)) {
+		member = thmqi_list_first(&g->members, struct member, link);
+		fence(m, g, member);
+		forget_member(m, g, member);
+	}
 }
 
 void thmqi_meta_conn_closed(struct meta *m, struct conn *c)

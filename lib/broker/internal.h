@@ -113,6 +113,7 @@ struct shard;
 struct conn;
 struct sub;
 struct shared; /* shared.c */
+struct sift;   /* sift.c */
 
 /* ------------------------------------------------------------- partitions */
 
@@ -121,7 +122,7 @@ struct group_offset {
 	struct thmqi_list link;       /* of the partition */
 	struct thmqi_list dirty_link; /* of the shard, while dirty */
 	struct partition *partition;
-	uint32_t group;
+	uint32_t group;  /* 0: it was deleted */
 	bool dirty;      /* offset is not in the log yet */
 	bool owed;       /* its owner is to be told if it cannot be stored now */
 	uint64_t offset; /* next message to be read */
@@ -234,6 +235,9 @@ struct sub {
 	uint32_t settle_taken, settle_storing, settle_told; /* shared: serials of its acks */
 	uint64_t part_begin, part_next, part_end; /* shared: of a message in parts, which part goes next; none: both are the same */
 	uint32_t part_deliveries;
+	struct sift *sift;  /* NULL: it wants all */
+	uint64_t sift_from; /* sift: what lies from here up to before `next` is not wanted */
+	bool sift_drops_parts; /* sift: the message whose parts come is not */
 };
 #define SUB_IS_SHARED 255u
 
@@ -290,6 +294,7 @@ struct conn {
 	uint32_t dirty_count;
 	struct producer producers[THMQI_STREAMS];
 	struct consumer *consumers[THMQI_STREAMS];
+	struct sift *sifts; /* of its streams */
 };
 
 /* How far a producer has come in a partition. */
@@ -578,7 +583,24 @@ void thmqi_shared_failed(struct group_offset *g);
 void thmqi_shared_tell_owed(struct group_offset *g, int error);
 void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run);
 void thmqi_shared_settle_recovery(struct group_offset *g); /* once all is replayed */
+bool thmqi_shared_is_stored(const struct group_offset *g); /* as it is now */
+void thmqi_shared_reset(struct group_offset *g, uint64_t offset); /* nobody is attached */
 void thmqi_shared_free(struct group_offset *g);
+
+/* sift.c: consumers that want some messages only */
+void thmqi_sift_text(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sift_forget(struct conn *c);
+int thmqi_sift_attach(struct sub *sub, const struct thmqi_frame *f); /* 0, also where it wants all; -EINVAL */
+void thmqi_sift_detach(struct sub *sub);
+struct sifted {
+	uint64_t first, end; /* the first that is wanted; behind the last */
+	uint32_t wanted, looked; /* how many */
+};
+/* Has @run a message from @from on that is wanted? One that only the consumer can read counts as such. */
+bool thmqi_sift_run(struct sub *sub, const struct thmq_run_header *run, uint64_t from, struct sifted *ret);
+void thmqi_sift_place(struct sub *sub, uint64_t offset); /* it goes on there */
+bool thmqi_sift_acked(const struct sub *sub, uint64_t offset); /* all up to before sub->next is done with @offset */
+void thmqi_sift_settle(struct sub *sub); /* its group's offset moves over what was passed over, if all before that is done */
 
 /* lost.c: after the log failed */
 void thmqi_lost_tell_producers(struct shard *s); /* while it is known who waits for what */
@@ -601,6 +623,14 @@ void thmqi_offsets_durable(struct group_offset *g, uint64_t offset);
 void thmqi_offsets_deposed(struct shard *s); /* another copy leads: what was not appended is not acknowledged */
 void thmqi_offsets_failed(struct shard *s); /* its log has: what was on the way to it will not be stored */
 
+int thmqi_offsets_reset(struct shard *s, struct group_offset *g, uint64_t offset); /* -EAGAIN: it is on its way to the log */
+
+/* groups.c: of those who administer them */
+void thmqi_groups_reset(struct conn *c, uint64_t id, const struct thmqi_request *r);
+void thmqi_groups_drop(struct shard *s, struct partition *p, uint32_t group);
+uint32_t thmqi_groups_readers(const struct partition *p, const struct group_offset *g);
+void thmqi_groups_purge(struct shard *s); /* those that meta does not know; when it is opened */
+
 /* meta.c: topics and groups; group.c: membership. On the meta core. */
 struct meta;
 struct meta_change;
@@ -612,6 +642,7 @@ void thmqi_meta_lead(struct meta *m);  /* from now on it is changed here */
 int thmqi_meta_cluster_ensure(struct meta *m); /* after replay: which shards there are */
 const struct state_cluster *thmqi_meta_cluster(struct meta *m);
 int thmqi_meta_cluster_ready(struct meta *m);
+void thmqi_meta_look_after(struct meta *m); /* temporary topics that were there before; once all shards are */
 void thmqi_meta_each_partition(struct meta *m, uint32_t shard,
 			       int (*each)(void *ctx, const struct state_topic *topic,
 					   uint32_t partition),

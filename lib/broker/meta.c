@@ -53,6 +53,16 @@ struct group *thmqi_meta_group(struct topic *t, const char *name)
 	return NULL;
 }
 
+struct group *thmqi_meta_group_by_id(struct topic *t, uint32_t id)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &t->groups)
+		if (thmqi_container(it, struct group, link)->id == id)
+			return thmqi_container(it, struct group, link);
+	return NULL;
+}
+
 struct named *thmqi_meta_named(struct topic *t, const char *name)
 {
 	struct thmqi_list *it;
@@ -235,6 +245,13 @@ static int replay_group(struct meta *m, const struct thmq_log_run *run)
 	m->next_group = THMQI_MAX(m->next_group, state.group_id + 1);
 	t = thmqi_meta_topic_by_id(m, state.topic_id);
 	state.name[sizeof(state.name) - 1] = 0;
+	if (t && !state.name[0]) { /* it was deleted */
+		struct group *g = thmqi_meta_group_by_id(t, state.group_id);
+
+		if (g)
+			thmqi_group_drop(m, g);
+		return 0;
+	}
 	if (!t || thmqi_meta_group(t, state.name))
 		return 0; /* its topic is gone, or written again */
 	rc = group_apply(m, &state);
@@ -370,11 +387,21 @@ int thmqi_meta_cluster_ensure(struct meta *m)
 	return rc ? rc : cluster_store(m);
 }
 
+void thmqi_meta_look_after(struct meta *m)
+{
+	uint32_t i;
+
+	for (i = 0; i < m->topic_count; i++)
+		if (m->topics[i]->state.flags & THMQ_TOPIC_TEMPORARY)
+			thmqi_group_timer_start(m);
+}
+
 /* Whatever another one gave out was of a lower term. */
 void thmqi_meta_lead(struct meta *m)
 {
 	m->next_epoch = m->shard->term << 32;
 	m->next_producer = 0;
+	thmqi_meta_look_after(m);
 	thmqi_meta_cluster_ensure(m); /* for those that look at a closed directory; else the next one that leads does it */
 }
 

@@ -9,6 +9,7 @@ struct topic {
 	struct state_topic state;
 	struct thmqi_list groups;
 	struct thmqi_list producers; /* with a name: struct named */
+	uint64_t lonely_ns; /* temporary: since when it has no members; 0: it has, or nobody has looked */
 };
 
 struct named {
@@ -25,6 +26,9 @@ struct member {
 	uint64_t id;      /* its client's choice; 0: it does not come back */
 	uint64_t beat_ns; /* when it changed, or went away */
 	uint64_t timeout_ns;
+	uint32_t has, share; /* partitions that are meant for it, of so many: assign.c */
+	uint32_t rank;       /* groups.c */
+	char instance[THMQ_INSTANCE_MAX + 1]; /* "": none */
 };
 
 /* Who reads a partition. */
@@ -41,6 +45,7 @@ struct group {
 	struct topic *topic;
 	struct thmqi_list members;
 	uint32_t member_count;
+	uint32_t assignor; /* enum thmq_assignor of its oldest member */
 	struct assignment *assignments; /* one a partition; made with the first member */
 	char name[256];
 };
@@ -60,6 +65,8 @@ struct meta_change {
 	bool orphan;         /* another broker leads by now: what becomes of it is in the log */
 	uint64_t timeout_ns; /* JOIN */
 	uint64_t member;     /* JOIN */
+	uint32_t assignor;   /* JOIN */
+	char instance[THMQ_INSTANCE_MAX + 1]; /* JOIN */
 	uint64_t value;      /* PRODUCER_OPEN: what the shards answered: the highest */
 	struct state_topic topic;
 	struct state_group group;
@@ -94,6 +101,7 @@ struct meta {
 struct topic *thmqi_meta_topic(struct meta *m, const char *name, uint32_t *ret_place);
 struct topic *thmqi_meta_topic_by_id(struct meta *m, uint32_t id);
 struct group *thmqi_meta_group(struct topic *t, const char *name);
+struct group *thmqi_meta_group_by_id(struct topic *t, uint32_t id);
 struct named *thmqi_meta_named(struct topic *t, const char *name);
 void thmqi_meta_named_add(struct topic *t, struct named *n, const struct state_producer *state); /* @n is the topic's from now on */
 /* Room for all topics that are on their way and one more. */
@@ -104,9 +112,21 @@ void thmqi_meta_topic_remove(struct meta *m, struct topic *t);
 void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_group *state); /* @g is the topic's from now on */
 uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, uint32_t partition);
 
+/* change.c */
+void thmqi_change_group_delete(struct meta *m, struct conn *c, uint64_t id, struct group *g, bool force);
+void thmqi_change_topic_delete(struct meta *m, struct topic *t); /* nobody asked for it */
+
+/* assign.c */
+void thmqi_assign(struct group *g); /* the targets of its partitions; it has members */
+
+/* groups.c: false: it is none of its requests */
+bool thmqi_groups_request(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r);
+
 /* group.c */
-int thmqi_group_join(struct meta *m, struct group *g, struct conn *c, uint32_t stream,
-		     uint64_t timeout_ns, uint64_t id);
+int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *wish);
+void thmqi_group_away(struct meta *m, struct conn *c, uint32_t stream); /* it may come back */
+void thmqi_group_expel(struct meta *m, struct group *g); /* all its members */
+void thmqi_group_timer_start(struct meta *m); /* there is something to look after */
 void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream);
 void thmqi_group_drop(struct meta *m, struct group *g); /* its topic was deleted */
 void thmqi_group_timer_init(struct meta *m);

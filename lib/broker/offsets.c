@@ -57,6 +57,8 @@ void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f)
 	/* offsets of a group only rise, whatever order acks are sent in */
 	if (g->offset == UINT64_MAX || f->seq > g->offset)
 		g->offset = f->seq;
+	if (thmqi_unlikely(g->owner->sift && thmqi_sift_acked(g->owner, g->offset)))
+		g->offset = g->owner->next;
 	if (thmqi_unlikely(g->shared != NULL))
 		thmqi_shared_advance(g);
 	if (p->is_volatile || g->offset == g->durable_offset) {
@@ -128,6 +130,24 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 	return done;
 }
 
+int thmqi_offsets_reset(struct shard *s, struct group_offset *g, uint64_t offset)
+{
+	int rc;
+
+	g->offset = offset;
+	rc = thmqi_offsets_store(s, g);
+	if (rc && rc != -EAGAIN)
+		return rc;
+	/* where members ever shared it both slices have to say so: none is older than the other then */
+	if (g->shared)
+		thmqi_shared_reset(g, offset);
+	else if (rc && !g->dirty) {
+		g->dirty = true;
+		thmqi_list_add_tail(&s->dirty_offsets, &g->dirty_link);
+	}
+	return -EAGAIN;
+}
+
 void thmqi_offsets_deposed(struct shard *s)
 {
 	struct group_offset *g;
@@ -161,6 +181,8 @@ void thmqi_offsets_failed(struct shard *s)
 		{
 			struct group_offset *g = thmqi_container(it, struct group_offset, link);
 
+			if (!g->group)
+				continue;
 			if (g->shared)
 				thmqi_shared_failed(g);
 			if (p->is_volatile || g->dirty || g->offset == g->durable_offset)

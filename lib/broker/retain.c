@@ -11,15 +11,19 @@
 static bool consumed(const struct partition *p, uint64_t end)
 {
 	struct thmqi_list *it;
+	bool some = false;
 
 	thmqi_list_each(it, &p->groups)
 	{
 		const struct group_offset *g = thmqi_container(it, struct group_offset, link);
 
+		if (!g->group) /* deleted */
+			continue;
+		some = true;
 		if (g->durable_offset == UINT64_MAX || g->durable_offset < end)
 			return false;
 	}
-	return !thmqi_list_empty(&p->groups);
+	return some;
 }
 
 /* Has nothing been appended to it for some time? */

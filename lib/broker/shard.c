@@ -617,6 +617,7 @@ static void conn_forget(struct conn *c)
 	s->conn_count--;
 	free(c->backlog);
 	c->backlog = NULL;
+	thmqi_sift_forget(c);
 }
 
 static void conn_free(struct conn *c)
@@ -695,6 +696,9 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 		break;
 	case THMQI_FRAME_ACK:
 		thmqi_offsets_ack(c, f);
+		break;
+	case THMQI_FRAME_FILTER:
+		thmqi_sift_text(c, f);
 		break;
 	case THMQI_FRAME_SETTLE:
 		thmqi_shared_settle(c, f);

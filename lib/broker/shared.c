@@ -12,6 +12,7 @@
 #define OPEN_MAX 4096u          /* messages of a partition that are out or back, per group */
 #define WINDOW_MAX (1ull << 31) /* offsets between floor and cursor */
 #define TURN_MESSAGES 256u      /* then others have theirs */
+#define SIFT_COST 16u           /* messages that are looked at, and not wanted, cost as much as one that is handed out */
 #define TICK_NS 1000000ull      /* time-outs are looked at no more often */
 #define LEASE_MAX_NS 31536000000000000ull /* a year: so that no sum overflows */
 
@@ -150,6 +151,21 @@ static void soil(struct shared *sh)
 	}
 }
 
+bool thmqi_shared_is_stored(const struct group_offset *g)
+{
+	return !g->shared || (!g->shared->dirty && !g->shared->storing);
+}
+
+void thmqi_shared_reset(struct group_offset *g, uint64_t offset)
+{
+	struct shared *sh = g->shared;
+
+	thmqi_spans_load(&sh->spans, offset, NULL, 0, 0);
+	sh->finding = false;
+	sh->stands = UINT64_MAX;
+	soil(sh);
+}
+
 bool thmqi_shared_is_dirty(const struct group_offset *g)
 {
 	return g->shared && g->shared->dirty;
@@ -269,6 +285,7 @@ void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run)
 	uint32_t room = run->header->len;
 	struct partition *p;
 	struct group_offset *g;
+	bool was_reset;
 
 	if (room < sizeof(*state) ||
 	    (room - sizeof(*state)) / sizeof(struct span_stored) < state->count)
@@ -281,11 +298,12 @@ void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run)
 		g->shared = make(s, g, state->floor);
 	if (!g->shared)
 		return; /* then all of it comes again */
+	was_reset = state->floor < thmqi_spans_floor(&g->shared->spans); /* by nothing else does it fall */
 	if (!thmqi_spans_load(&g->shared->spans, state->floor,
 			      (const struct span_stored *)(state + 1), state->count,
 			      g->shared->open_max))
 		thmqi_spans_load(&g->shared->spans, state->floor, NULL, 0, 0);
-	if (g->offset == UINT64_MAX || g->offset < state->floor)
+	if (g->offset == UINT64_MAX || g->offset < state->floor || was_reset)
 		g->offset = g->durable_offset = state->floor;
 }
 
@@ -544,6 +562,8 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 		 to;
 	struct pick rest = *at;
 	struct thmqi_part part;
+	struct sifted is;
+	uint32_t looked = 0;
 
 	sh->stands = end;
 	if (from > at->from) { /* those before it are gone, or never were */
@@ -568,6 +588,18 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 		thmq_log_view_release(sub->partition->log, &d->view);
 		return 0;
 	}
+	if (thmqi_unlikely(sub->sift && at->span == UINT32_MAX)) {
+		bool has = thmqi_sift_run(sub, run, from, &is);
+
+		looked = is.looked / SIFT_COST;
+		if (!has || is.first > from)
+			give_up(sh, &rest, has ? is.first : end);
+		if (!has) {
+			thmq_log_view_release(sub->partition->log, &d->view);
+			return looked;
+		}
+		rest.from = from = is.first;
+	}
 	to = THMQI_MIN(end, at->to);
 	to = THMQI_MIN(to, from + (k->credit_count - k->out_count));
 	if (at->span == UINT32_MAX)
@@ -575,7 +607,7 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 	if (to < end)
 		sh->stands = UINT64_MAX;
 	hand_over(sub, k, f, &rest, from, to);
-	return (uint32_t)(to - from);
+	return (uint32_t)(to - from) + looked;
 }
 
 /* The time that it begins at. False: not yet. */

@@ -189,6 +189,7 @@ static void consumer_free(struct thmq_consumer *c)
 {
 	thmqi_runs_fini(c);
 	thmqi_dead_close(c);
+	thmqi_select_close(c);
 	free(c->backoff_ns);
 	free(c->readings);
 	free(c->tags);
@@ -239,15 +240,25 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 	return rc;
 }
 
-static int join(struct thmq_consumer *c, const char *group)
+void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *ret)
 {
-	struct thmqi_request r = {.op = THMQI_OP_JOIN,
-				  .stream = c->stream,
-				  .member = c->member,
-				  .session_timeout_ns = c->opts.session_timeout_ns};
+	memset(ret, 0, THMQI_REQUEST_LEAST);
+	ret->op = THMQI_OP_JOIN;
+	ret->stream = c->stream;
+	ret->member = c->member;
+	ret->session_timeout_ns = c->opts.session_timeout_ns;
+	ret->index = c->opts.assignor;
+	ret->key_len = (uint32_t)strlen(c->instance);
+	memcpy(ret->key, c->instance, ret->key_len);
+	memcpy(ret->name, c->topic, sizeof(ret->name));
+	memcpy(ret->group, c->group, sizeof(ret->group));
+}
 
-	snprintf(r.name, sizeof(r.name), "%s", c->topic);
-	snprintf(r.group, sizeof(r.group), "%s", group);
+static int join(struct thmq_consumer *c)
+{
+	struct thmqi_request r;
+
+	thmqi_consumer_join(c, &r);
 	return thmqi_session_meta(c->session, &r, NULL);
 }
 
@@ -314,6 +325,17 @@ static void set_defaults(struct thmq_consumer_opts *o)
 	o->session_timeout_ns = o->session_timeout_ns ? o->session_timeout_ns : 10000000000ull;
 }
 
+/* In words, where the number says little. */
+static const char *why_not(const struct thmq_consumer *c, int rc)
+{
+	if (rc == -EOPNOTSUPP && c->shared)
+		return "it is volatile, and has no shared groups";
+	if (rc == -EBUSY && c->group[0])
+		return c->shared ? "its group has members without THMQ_CONSUMER_SHARED: all say it, or none"
+				 : "its group has members with THMQ_CONSUMER_SHARED: all say it, or none";
+	return thmq_strerror(rc);
+}
+
 int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const char *group,
 			       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
 {
@@ -341,11 +363,15 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->shared = (opts->flags & THMQ_CONSUMER_SHARED) != 0;
 	c->grouped = group != NULL && !c->shared;
 	c->ttl_ns = entry.ttl_ns;
-	c->odd = c->ttl_ns || opts->tag_count;
+	c->odd = c->ttl_ns || opts->tag_count || opts->filter;
 	thmqi_list_init(&c->due);
 	snprintf(c->topic, sizeof(c->topic), "%s", topic);
 	snprintf(c->group, sizeof(c->group), "%s", group ? group : "");
-	if (c->grouped && s->opts.reconnect_ns) /* a member that it would be taken for is as likely as a bad checksum that fits */
+	snprintf(c->instance, sizeof(c->instance), "%s", opts->instance ? opts->instance : "");
+	c->opts.instance = NULL;
+	if (c->instance[0]) /* the same in each of its lives */
+		c->member = thmqi_hash64(c->instance, (uint32_t)strlen(c->instance)) | 1;
+	else if (c->grouped && s->opts.reconnect_ns) /* a member that it would be taken for is as likely as a bad checksum that fits */
 		while (!c->member)
 			c->member = thmqi_prng_next(&s->prng);
 	c->readings = calloc(c->reading_count, sizeof(*c->readings));
@@ -354,6 +380,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	rc = thmqi_runs_init(c);
 	rc = rc ? rc : copy_tags(c);
 	rc = rc ? rc : copy_backoff(c);
+	rc = rc || !opts->filter ? rc : thmqi_select_open(c, opts->filter);
+	c->opts.filter = NULL;
 	rc = c->readings ? rc : -ENOMEM;
 	for (i = 0; c->readings && i < c->reading_count; i++) {
 		c->readings[i].consumer = c;
@@ -364,10 +392,12 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	}
 	s->consumers[stream] = c;
 	if (!rc)
-		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c, group) : thmqi_consumer_attach_all(c, deadline);
+		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c) : thmqi_consumer_attach_all(c, deadline);
 	if (rc) {
+		const char *why = why_not(c, rc);
+
 		consumer_end(c, 0, rc);
-		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
+		return thmqi_fail(rc, "open a consumer of %s: %s", topic, why);
 	}
 	*ret_consumer = c;
 	return 0;
@@ -402,7 +432,8 @@ static int end_wait(struct thmq_consumer *c, bool (*done)(void *arg), uint64_t d
 /* Whatever happens, the consumer is gone afterwards. @rc: an error so far. */
 static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 {
-	struct thmqi_request request = {.op = THMQI_OP_LEAVE, .stream = c->stream};
+	struct thmqi_request request = {
+		.op = THMQI_OP_LEAVE, .stream = c->stream, .topic_flags = c->instance[0] ? THMQI_LEAVE_AWAY : 0};
 	struct thmq_session *s = c->session;
 	uint32_t i;
 	int left;

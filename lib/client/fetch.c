@@ -404,6 +404,8 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	m->headers_len = a.headers_len;
 	m->data = (const uint8_t *)m->data + a.len;
 	m->len -= a.len;
+	if (c->selection && !thmqi_select_wants(c, m))
+		return 0;
 	return 1;
 }
 

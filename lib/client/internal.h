@@ -93,6 +93,9 @@ struct client_link {
 /* ---------------------------------------------------------------- consumers */
 
 struct assembly;
+struct selection; /* select.c */
+struct asking;    /* request.c */
+struct answering; /* reply.c */
 
 #define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
 
@@ -191,7 +194,9 @@ struct thmq_consumer {
 	bool odd;     /* each message has to be looked at before it is handed out */
 	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
 	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
-	uint64_t tag_filter;     /* of these, as thmq_tag_filter() */
+	uint64_t tag_filter;     /* of these and of the filter, as thmq_tag_filter() */
+	struct selection *selection; /* its filter; NULL: it wants all */
+	bool hidden;  /* the app knows nothing of it, and hears nothing: request.c */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -200,6 +205,7 @@ struct thmq_consumer {
 	bool error_told; /* fetch has returned it */
 	char topic[256];
 	char group[256];
+	char instance[THMQ_INSTANCE_MAX + 1]; /* "": none */
 	uint64_t member; /* in its group; 0: it does not come back */
 	struct reading *readings;
 	uint32_t reading_count;
@@ -251,6 +257,7 @@ struct thmq_producer {
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
 	bool is_consumers; /* it sends its dead letters */
+	bool hidden;       /* the app knows nothing of it, and hears nothing: reply.c */
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
@@ -307,6 +314,8 @@ struct thmq_session {
 	uint64_t rejoin_id; /* request that is out for a consumer, without anybody who waits; 0 */
 	uint32_t rejoin_stream;
 	struct thmqi_prng prng;
+	struct asking *asking;       /* request.c; NULL: it never asked */
+	struct answering *answering; /* reply.c; NULL: it never answered */
 	bool untended; /* a consumer, or resume.c, has something to send that found no room */
 };
 
@@ -405,6 +414,7 @@ void thmqi_reading_lost(struct reading *r); /* its link is */
 bool thmqi_reading_is_ours(const struct reading *r);
 bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
+void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *ret);
 int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* consumer.c */
 
 /* shared.c: members of shared groups */
@@ -433,12 +443,25 @@ static inline uint64_t thmqi_shared_last(const struct thmq_message *m)
 }
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
 
+/* request.c, reply.c */
+void thmqi_asking_tend(struct thmq_session *s); /* of one that has asked */
+void thmqi_asking_arm(struct thmq_session *s);  /* its thread may sleep: it is woken when something is due */
+uint64_t thmqi_asking_nap_ns(const struct thmq_session *s);
+void thmqi_asking_close(struct thmq_session *s, uint64_t deadline);
+void thmqi_answering_close(struct thmq_session *s, uint64_t deadline);
+
 /* dead.c: where messages of a shared group go that were handed out too often */
 int thmqi_dead_open(struct thmq_consumer *c, const char *topic);
 int thmqi_dead_put(struct thmq_consumer *c, const struct thmq_message *m, uint32_t deliveries, const char *reason); /* -EAGAIN */
 void thmqi_dead_tend(struct thmq_consumer *c); /* those that are stored are done */
 int thmqi_dead_flush(struct thmq_consumer *c, uint64_t timeout_ns);
 void thmqi_dead_close(struct thmq_consumer *c);
+
+/* select.c: a consumer's filter */
+int thmqi_select_open(struct thmq_consumer *c, const char *text); /* 0; -EINVAL and a text; -ENOMEM */
+void thmqi_select_close(struct thmq_consumer *c);
+bool thmqi_select_say(struct thmq_consumer *c, struct client_link *l); /* before an ATTACH; false: not all found room */
+bool thmqi_select_wants(const struct thmq_consumer *c, const struct thmq_message *m);
 
 /* fetch.c: the runs that were handed over */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */

@@ -68,6 +68,8 @@ bool thmqi_reading_attach(struct reading *r)
 	if (r->detach_due && !send_detach(r, r->detach_epoch))
 		return false;
 	/* where the app still holds that much of connections that are lost, there is no room for what would come */
+	if (thmqi_unlikely(c->selection && c->former_count <= c->live_max && !thmqi_select_say(c, r->link)))
+		return thmqi_reading_later(r);
 	f = c->former_count <= c->live_max ? thmqi_ctl_claim(r->link) : NULL;
 	if (!f)
 		return thmqi_reading_later(r);
@@ -92,6 +94,8 @@ bool thmqi_reading_attach(struct reading *r)
 	f->generation = r->generation;
 	if (c->shared)
 		thmqi_shared_attaching(r, f);
+	if (c->selection)
+		f->flags |= THMQI_ATTACH_FILTERED;
 	r->state = READING_ATTACHING;
 	thmqi_ctl_commit(r->link);
 	return true;

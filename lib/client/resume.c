@@ -521,16 +521,10 @@ static void rejoin(struct thmq_session *s, struct thmq_consumer *c)
 {
 	struct client_link *meta = s->links[THMQI_SHARD_META];
 	struct thmqi_frame *f = meta->replied ? thmqi_ctl_claim(meta) : NULL;
-	struct thmqi_request r = {.op = THMQI_OP_JOIN,
-				  .stream = c->stream,
-				  .member = c->member,
-				  .session_timeout_ns = c->opts.session_timeout_ns};
 
 	if (!f)
 		return;
-	memcpy(r.name, c->topic, sizeof(r.name));
-	memcpy(r.group, c->group, sizeof(r.group));
-	*meta->wire->request = r;
+	thmqi_consumer_join(c, meta->wire->request);
 	c->rejoin = false;
 	s->rejoin_stream = c->stream;
 	s->rejoin_id = meta->request_id = ++s->next_request;

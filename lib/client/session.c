@@ -27,6 +27,8 @@ bool thmqi_session_events_full(const struct thmq_session *s)
 /* The report of a message gives up its promised room first, so that it is never dropped. */
 void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e)
 {
+	if (thmqi_unlikely((e->consumer && e->consumer->hidden) || (e->producer && e->producer->hidden)))
+		return;
 	if (thmqi_session_events_full(s)) {
 		s->dropped++;
 		return;
@@ -319,6 +321,8 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 			thmqi_releases_tend(l, taken);
 	}
 	s->news += done;
+	if (thmqi_unlikely(s->asking != NULL))
+		thmqi_asking_tend(s);
 	if (thmqi_unlikely(s->untended))
 		thmqi_consumers_tend(s);
 	return done;
@@ -387,6 +391,8 @@ static bool all_mine(const struct thmq_session *s)
 static uint64_t nap_ns(const struct thmq_session *s, uint64_t ns)
 {
 	ns = THMQI_MIN(ns, (uint64_t)NAP_NS);
+	if (thmqi_unlikely(s->asking != NULL))
+		ns = THMQI_MIN(ns, thmqi_asking_nap_ns(s));
 	return thmqi_likely(!s->away_count) ? ns : THMQI_MIN(ns, thmqi_resume_nap_ns(s));
 }
 
@@ -540,6 +546,8 @@ int thmqi_client_session_arm(struct thmq_session *s)
 	if (s->dead && s->event_head == s->event_tail && !s->closed_due)
 		return s->dead;
 	thmqi_releases_flush(s);
+	if (s->asking)
+		thmqi_asking_arm(s);
 	thmqi_waiter_disarm(s->waiter);
 	thmqi_waiter_arm(s->waiter);
 	if (thmqi_session_process(s) == 0 && !has_news(s))
@@ -698,6 +706,7 @@ static bool may_repeat(const struct thmqi_request *r)
 {
 	switch (r->op) {
 	case THMQI_OP_TOPIC_DELETE:
+	case THMQI_OP_GROUP_DELETE:
 		return false;
 	case THMQI_OP_LEAD: /* another one may lead already */
 		return r->volatile_bytes != 0;
@@ -783,7 +792,8 @@ static int connect_once(struct thmq_session *s, uint64_t deadline)
 	if (rc == -EDEADLK)
 		thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", s->url);
 	else if (rc)
-		thmqi_fail(rc, "%s: %s", s->url, meta->wire->why[0] ? meta->wire->why : thmq_strerror(rc));
+		thmqi_fail(rc, "%s: %s", s->url, meta->wire->why[0] ? meta->wire->why :
+			   rc == -ETIMEDOUT ? "no answer within the time; is the broker's core driven, and can it be reached?" : thmq_strerror(rc));
 	return rc;
 }
 
@@ -866,6 +876,8 @@ int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
 	for (i = 0; i < THMQI_STREAMS && !s->dead; i++)
 		if ((s->producers[i] || s->consumers[i]) && thmqi_session_stuck(s))
 			return -EDEADLK;
+	thmqi_answering_close(s, deadline);
+	thmqi_asking_close(s, deadline);
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (!s->producers[i] || s->producers[i]->is_consumers) /* its consumer closes it */
 			continue;

@@ -373,6 +373,11 @@ bool thmqi_log_read_newest(struct thmq_log_reader *r, struct thmq_log_view *ret_
 	return true;
 }
 
+uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader)
+{
+	return reader->want;
+}
+
 int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, uint64_t *ret_offset)
 {
 	struct run_index *x;

@@ -211,6 +211,15 @@ static uint32_t reply_bytes(const struct thmqi_link *link)
 	case THMQI_OP_NODES:
 		each = sizeof(r->states[0]);
 		break;
+	case THMQI_OP_GROUP_LIST:
+		each = sizeof(r->groups[0]);
+		break;
+	case THMQI_OP_GROUP_MEMBERS:
+		each = sizeof(r->members[0]);
+		break;
+	case THMQI_OP_GROUP_OWNERS:
+		each = sizeof(r->owners[0]);
+		break;
 	case 0: /* no request yet: who else there is */
 		each = sizeof(r->nodes[0]);
 		break;

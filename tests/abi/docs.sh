@@ -170,5 +170,18 @@ for doc in doc/log.md doc/cores.md; do
 		"$tmp/snippets.c" || wrong "$doc shows what does not compile"
 done
 
+# what doc/custom-brokers.md shows are pieces of its program, which the tests build and run
+if command -v python3 > /dev/null; then
+	python3 - > "$tmp/pieces" <<- 'END' || wrong "$(cat "$tmp/pieces")"
+		import re, sys
+		program = open("examples/queue-broker/queue_broker.c", encoding="utf-8").read()
+		pieces = re.findall(r"^```c\n(.*?)^```$", open("doc/custom-brokers.md", encoding="utf-8").read(), re.S | re.M)
+		strange = [p for p in pieces if p not in program]
+		for p in strange:
+		    print("doc/custom-brokers.md shows what is not in examples/queue-broker/queue_broker.c:\n" + p)
+		sys.exit(bool(strange) or len(pieces) < 6)
+	END
+fi
+
 [ $bad = 0 ] && echo "documents agree with the headers: $(wc -l < "$tmp/functions") functions"
 exit $bad

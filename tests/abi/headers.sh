@@ -36,6 +36,16 @@ for header in include/thundermq/*.h; do
 	fi
 done
 
+# those of C++; templates that are not used are not padded
+for header in include/thundermq/*.hpp; do
+	command -v "$cxx" > /dev/null || break
+	name=thundermq/$(basename "$header")
+	printf '#include <%s>\n#include <%s>\nextern int not_empty;\n' "$name" "$name" > "$tmp/alone.cc"
+	for std in c++17 c++20; do
+		check "$cxx" -std=$std $strict -Wold-style-cast "$tmp/alone.cc"
+	done
+done
+
 # every macro that makes options
 {
 	echo '#include <thundermq/thundermq.h>'

@@ -105,6 +105,13 @@ export LD_LIBRARY_PATH
 for example in "$source"/examples/*.c; do
 	"$cc" -std=c11 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I"$include" "$example" || fail "$example is not plain C11"
 done
+# and the C++ one C++17
+if command -v "${CXX:-c++}" > /dev/null; then
+	# shellcheck disable=SC2046
+	"${CXX:-c++}" -std=c++17 -Wall -Wextra -Wpedantic -Werror "$source/examples/hello.cpp" -o "$tmp/hello-cpp" $(pkg --cflags --libs) ||
+		fail "hello.cpp does not build"
+	(cd "$tmp" && ./hello-cpp) | grep -q '^hello at offset' || fail "hello.cpp does not run"
+fi
 "$tmp/wal" "$tmp/store" put color blue shape round || fail "wal does not write"
 [ "$("$tmp/wal" "$tmp/store" get shape)" = round ] || fail "wal does not read what it wrote"
 echo "version $version, shared and static"

@@ -6,7 +6,7 @@
  * partition, the group's offset between what was confirmed and what was acked, topics as create and delete said, and
  * the reader that remembers a lost message is told.
  *
- * usage: kill_storm_test [kills]; default 8, and 1000 with THMQ_TEST_FULL=1. THMQ_TEST_SEED repeats the moments.
+ * usage: kill_storm_test [kills]; default 8, and 250 with THMQ_TEST_FULL=1. THMQ_TEST_SEED repeats the moments.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -594,7 +594,7 @@ static bool one_kill(struct result *r)
 
 int main(int argc, char **argv)
 {
-	uint32_t kills = argc > 1 ? (uint32_t)atoi(argv[1]) : getenv("THMQ_TEST_FULL") ? 1000 : 8;
+	uint32_t kills = argc > 1 ? (uint32_t)atoi(argv[1]) : getenv("THMQ_TEST_FULL") ? 250 : 8;
 	uint64_t seed = getenv("THMQ_TEST_SEED") ? strtoull(getenv("THMQ_TEST_SEED"), NULL, 0)
 						 : (uint64_t)time(NULL);
 	struct result *r;

@@ -269,7 +269,7 @@ int main(int argc, char **argv)
 	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) :
 			 getenv("THMQ_TEST_FULL") ? 20000 :
 			 getenv("THMQ_TEST_SMALL") ? 100 : /* beside sanitizers */
-						     300;
+						     200;
 	uint64_t seed, failed = 0;
 
 	for (seed = first; seed < first + count; seed++)

@@ -398,6 +398,11 @@ Test(broker_shared, calls_that_make_no_sense_are_refused, .init = begin, .fini =
 	cr_assert_eq(thmq_consumer_open(sessions[0], "v", "x",
 					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &b),
 		     -EOPNOTSUPP);
+	cr_assert(strstr(thmq_errmsg(), "volatile"), "%s", thmq_errmsg());
+	cr_assert_eq(thmq_consumer_open(sessions[0], "t", "x",
+					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .deliver_max = 1, .dead_topic = "t"), &b),
+		     -EINVAL);
+	cr_assert(strstr(thmq_errmsg(), "dead_topic"), "%s", thmq_errmsg());
 	cr_assert_eq(thmq_consumer_open(sessions[0], "t", "x", NULL, &b), 0);
 	pass(MS);
 	cr_assert_eq(fetch(b, m2, 1, 2 * MS), 1);

@@ -26,6 +26,9 @@ struct thmqi_api *thmqi_api_of(struct thmq_env *env);
 int thmqi_api_note(struct thmqi_api *api, struct thmqi_list *list, void *handle);
 void thmqi_api_forget(struct thmqi_api *api, struct thmqi_list *list, void *handle);
 
+/* Is it a name as topics and groups have, of at most so many bytes? 0, or an error with a text. */
+int thmqi_api_name(const char *name, uint32_t max, const char *what);
+
 /* thmq_env_open() in a world of its own: virtual time, a simulated disk. */
 /* Of options by themselves. 0 or an error with a text. */
 int thmqi_api_env_check(const struct thmq_env_opts *o);

@@ -73,6 +73,31 @@ int thmqi_client_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout
 int thmqi_client_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		      uint64_t value);
 
+int thmqi_client_group_list(struct thmq_session *session, const char *topic,
+			    struct thmq_group_info *ret_infos, uint32_t max);
+int thmqi_client_group_describe(struct thmq_session *session, const char *topic, const char *group,
+				struct thmq_group_info *ret_info);
+int thmqi_client_group_members(struct thmq_session *session, const char *topic, const char *group,
+			       struct thmq_group_member *ret_members, uint32_t max);
+int thmqi_client_group_owners(struct thmq_session *session, const char *topic, const char *group,
+			      uint32_t *ret_members, uint32_t max);
+int thmqi_client_group_reset(struct thmq_session *session, const char *topic, const char *group,
+			     uint32_t partition, uint32_t start, uint64_t value, uint32_t flags);
+int thmqi_client_group_delete(struct thmq_session *session, const char *topic, const char *group,
+			      uint32_t flags);
+
+int64_t thmqi_client_request(struct thmq_producer *producer, const void *data, uint32_t len,
+			     const struct thmq_message_opts *opts, uint64_t timeout_ns, void *cookie);
+int thmqi_client_call(struct thmq_producer *producer, const void *data, uint32_t len,
+		      const struct thmq_message_opts *opts, uint64_t timeout_ns,
+		      struct thmq_response *ret_response);
+int thmqi_client_responses(struct thmq_session *session, struct thmq_response *ret_responses,
+			   uint32_t max);
+int thmqi_client_response_release(struct thmq_session *session, struct thmq_response *responses,
+				  uint32_t count);
+int64_t thmqi_client_reply(struct thmq_session *session, const struct thmq_message *request,
+			   const void *data, uint32_t len, const struct thmq_message_opts *opts);
+
 /* Environment close: all sessions of it, in any state, without their threads. */
 struct thmq_env *thmqi_client_env(const struct thmq_session *session);
 

@@ -33,6 +33,9 @@ void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
  */
 bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view *ret_view);
 
+/* All below was returned, or passed over for its tags. */
+uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader);
+
 /* For thmq_log_read_hit(): the record at @offset, wherever it is. */
 #define THMQI_HIT_NO_PLACE UINT64_MAX
 

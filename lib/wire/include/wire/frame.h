@@ -28,6 +28,7 @@ enum thmqi_frame_type {
 				  wanted, as thmq_tag_filter() has them, whose lower half is tag_hash; 0: all;
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
+				  | THMQI_ATTACH_FILTERED: by the text that came in FILTER frames;
 				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
 				  len: credit bytes; extra: credit messages; generation */
 	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
@@ -48,6 +49,9 @@ enum thmqi_frame_type {
 		16, /* stream partition; seq: first offset; len: how many; flags: THMQI_SETTLE_*; extra: serial of an ACK, one higher
 		       than the one before, from 1; of all others: how often they had been handed out then, 0: they are this member's
 		       whenever that was; arg0: a time, ns; generation. Of a member of a shared group */
+	THMQI_FRAME_FILTER =
+		24, /* stream; len: bytes of the whole text; extra: which of them come first here; seq, arg0, arg1: THMQI_FILTER_PIECE of
+		       them, one after the other: what the consumers that attach with THMQI_ATTACH_FILTERED want. No answer */
 	/* broker to client */
 	THMQI_FRAME_WELCOME = 32, /* status; seq: number of shards, meta included; arg0: broker's
 				    incarnation; arg1: largest message (key, tag, payload); tag_hash: likewise of volatile
@@ -142,11 +146,14 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_SHARED 0x20u
-#define THMQI_ATTACH_KIND(flags) ((flags)&0x1fu)
+#define THMQI_ATTACH_FILTERED 0x10u
+#define THMQI_ATTACH_KIND(flags) ((flags)&0x0fu)
+#define THMQI_FILTER_PIECE 24u
 #define THMQI_SETTLE_ACK 1u    /* done */
 #define THMQI_SETTLE_NACK 2u   /* to be handed out again, after arg0 */
 #define THMQI_SETTLE_EXTEND 3u /* its own for arg0 more, from now on */
 #define THMQI_SETTLE_RETURN 4u /* as NACK, but the app never saw it */
+#define THMQI_LEAVE_AWAY 1u   /* in topic_flags of LEAVE: it may come back */
 #define THMQI_JOIN_SHARED 1u   /* in topic_flags of JOIN */
 #define THMQI_OF_PRODUCER 1u /* a number of a stream is a consumer's without it */
 #define THMQI_ATTACHED_AT_GROUP 0x80u /* it begins where the group stands, not where ATTACH asked for */
@@ -247,7 +254,8 @@ enum thmqi_op {
 	THMQI_OP_JOIN =
 		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id; ASSIGN frames follow, but with
 		      topic_flags THMQI_JOIN_SHARED, which makes no member. A
-		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own */
+		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own;
+		      index: enum thmq_assignor; key, key_len: its name, if it has one */
 	THMQI_OP_LEAVE = 7,      /* meta; stream */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
@@ -259,8 +267,18 @@ enum thmqi_op {
 	THMQI_OP_NODES = 12, /* meta, of a cluster -> states; value[0..1]: which leads, in which term */
 	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
 				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
-	THMQI_OP_LEAD = 14 /* likewise; volatile_bytes: the node that is to lead, 0: any other */
+	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
+	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
+	THMQI_OP_GROUP_MEMBERS = 41, /* meta; name, group, index: first -> count entries of struct thmqi_member_entry, total; value[0]: group
+					id, value[1]: assignor, value[2]: partitions, value[3]: members */
+	THMQI_OP_GROUP_OWNERS = 42, /* meta; name, group, index: first -> count numbers: of each partition the place of the member that has it,
+				       UINT32_MAX: none; total */
+	THMQI_OP_GROUP_EXPEL = 43, /* meta; name, group: all its members are put out */
+	THMQI_OP_GROUP_DELETE = 44, /* meta; name, group; topic_flags: THMQI_GROUP_FORCE, else -EBUSY where it has members */
+	THMQI_OP_GROUP_RESET = 45 /* shard; partition, group_id, index: enum thmq_start, before_offset: its value, topic_flags likewise ->
+				     value[0]: the offset; 0: it is stored; -EAGAIN: it is being stored, ask again for this offset */
 };
+#define THMQI_GROUP_FORCE 1u
 
 struct thmqi_request {
 	uint32_t op; /* enum thmqi_op */
@@ -322,6 +340,22 @@ struct thmqi_node_state {
 	char url[256];
 };
 
+struct thmqi_group_entry {
+	uint32_t group_id;
+	uint32_t member_count;
+	uint32_t assignor;
+	uint32_t reserved;
+	char name[256]; /* NUL-terminated */
+};
+
+struct thmqi_member_entry {
+	uint64_t id;
+	uint64_t silent_ns;
+	uint32_t partition_count;
+	uint32_t away;
+	char instance[64]; /* NUL-terminated */
+};
+
 #define THMQI_REPLY_BYTES 16384u
 
 struct thmqi_reply {
@@ -337,6 +371,9 @@ struct thmqi_reply {
 			partitions[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_partition_entry)];
 		struct thmqi_node_entry nodes[THMQI_NODES_MAX];
 		struct thmqi_node_state states[THMQI_NODES_MAX];
+		struct thmqi_group_entry groups[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_group_entry)];
+		struct thmqi_member_entry members[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_member_entry)];
+		uint32_t owners[(THMQI_REPLY_BYTES - 64) / sizeof(uint32_t)];
 	};
 };
 

@@ -1,0 +1,603 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * thundermq.hpp - thundermq.h for C++17: handles that close themselves, views instead of pointers and lengths, exceptions
+ * instead of negative numbers. Header only: it calls what thundermq.h declares, and adds nothing that is compiled into the library.
+ *
+ * Errors: what fails throws thmq::error, a std::system_error whose code says which, by its number as thmq_strerror() knows it. What
+ * cannot be done *now* (-EAGAIN) is no failure: try_claim(), try_send(), try_commit() give an empty optional, ack() and its like
+ * give false.
+ *
+ * Ends: a destructor closes, waits a second at most for what is unsettled, and tells nobody what came of it; who wants to know calls
+ * close() before. Objects may go in any order: after environment::close() all others do nothing, and throw ESHUTDOWN.
+ *
+ * Threads: as in thundermq.h. A session and all that was opened on it belong to one thread at a time.
+ */
+#ifndef THUNDERMQ_THUNDERMQ_HPP
+#define THUNDERMQ_THUNDERMQ_HPP
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <thundermq/thundermq.h>
+
+namespace thmq {
+
+using nanoseconds = std::chrono::nanoseconds;
+
+constexpr nanoseconds forever = nanoseconds::max();
+constexpr nanoseconds linger = std::chrono::seconds(1); /* what a destructor waits at most */
+
+/* ------------------------------------------------------------------- errors */
+
+class category_type : public std::error_category {
+public:
+	const char *name() const noexcept override { return "thundermq"; }
+	std::string message(int number) const override { return thmq_strerror(number); }
+	/* so that e.code() == std::errc::no_space_on_device holds where it should */
+	std::error_condition default_error_condition(int number) const noexcept override
+	{
+		return number < THMQ_ECORRUPT ? std::generic_category().default_error_condition(number)
+					      : std::error_condition(number, *this);
+	}
+};
+
+inline const std::error_category &category() noexcept
+{
+	static const category_type one;
+	return one;
+}
+
+/* code().value() is a positive errno or enum thmq_error. */
+class error : public std::system_error {
+public:
+	error(int rc, const std::string &text) : std::system_error(rc < 0 ? -rc : rc, category(), text) {}
+	/* what can be done about it: enum thmq_error_class */
+	int error_class() const noexcept { return thmq_errclass(code().value()); }
+};
+
+namespace detail {
+
+/* Of a control call, whose text the library has. */
+inline int control(int rc)
+{
+	if (rc < 0)
+		throw error(rc, thmq_errmsg());
+	return rc;
+}
+
+/* Of a data call, which sets no text. */
+template <class T> T data(T rc, const char *call)
+{
+	if (rc < 0)
+		throw error(static_cast<int>(rc), call);
+	return rc;
+}
+
+/* As above; false: not now. */
+template <class T> bool taken(T rc, const char *call)
+{
+	if (rc == -EAGAIN)
+		return false;
+	data(rc, call);
+	return true;
+}
+
+inline uint64_t count(nanoseconds t)
+{
+	return t == forever ? UINT64_MAX : t.count() < 0 ? 0 : static_cast<uint64_t>(t.count());
+}
+
+inline uint32_t length(std::string_view bytes)
+{
+	if (bytes.size() > UINT32_MAX)
+		throw error(-EMSGSIZE, "thmq");
+	return static_cast<uint32_t>(bytes.size());
+}
+
+/* What everything else holds on to, so that the environment goes last, or is known to be gone. */
+struct root {
+	thmq_env *env = nullptr;
+
+	root() = default;
+	root(const root &) = delete;
+	root &operator=(const root &) = delete;
+	~root()
+	{
+		if (env)
+			thmq_env_close(env, count(linger));
+	}
+};
+
+/* A handle below an environment. */
+template <class T, int (*Close)(T *, uint64_t)> class handle {
+public:
+	handle(handle &&other) noexcept
+		: root_(std::move(other.root_)), raw_(std::exchange(other.raw_, nullptr))
+	{
+	}
+	handle &operator=(handle &&other) noexcept
+	{
+		if (this != &other) {
+			drop();
+			root_ = std::move(other.root_);
+			raw_ = std::exchange(other.raw_, nullptr);
+		}
+		return *this;
+	}
+	handle(const handle &) = delete;
+	handle &operator=(const handle &) = delete;
+
+	/* for calls of thundermq.h */
+	T *raw() const
+	{
+		if (!raw_ || !root_->env)
+			throw error(-ESHUTDOWN, "closed");
+		return raw_;
+	}
+
+	/* It is closed also where this throws. A second time does nothing. */
+	void close(nanoseconds timeout = linger)
+	{
+		T *raw = std::exchange(raw_, nullptr);
+
+		if (raw && root_->env)
+			control(Close(raw, count(timeout)));
+	}
+
+protected:
+	explicit handle(std::shared_ptr<root> r) : root_(std::move(r)) {}
+	~handle() { drop(); }
+
+	std::shared_ptr<root> root_;
+	T *raw_ = nullptr;
+
+private:
+	void drop() noexcept
+	{
+		if (raw_ && root_->env)
+			Close(raw_, count(linger));
+		raw_ = nullptr;
+	}
+};
+
+} /* namespace detail */
+
+/* ------------------------------------------------------------------ options */
+
+/* The structs of thundermq.h, set to the defaults: change fields. What they point to is needed as thundermq.h says. */
+struct environment_options : thmq_env_opts {
+	environment_options() { thmq_env_opts_init(this); }
+};
+struct tls_options : thmq_tls_opts {
+	tls_options() { thmq_tls_opts_init(this); }
+};
+struct broker_options : thmq_broker_opts {
+	broker_options() { thmq_broker_opts_init(this); }
+};
+struct session_options : thmq_session_opts {
+	session_options() { thmq_session_opts_init(this); }
+};
+struct topic_options : thmq_topic_opts {
+	topic_options() { thmq_topic_opts_init(this); }
+};
+struct producer_options : thmq_producer_opts {
+	producer_options() { thmq_producer_opts_init(this); }
+};
+struct consumer_options : thmq_consumer_opts {
+	consumer_options() { thmq_consumer_opts_init(this); }
+};
+struct message_options : thmq_message_opts {
+	message_options() { thmq_message_opts_init(this); }
+	message_options &with_key(std::string_view bytes)
+	{
+		key = bytes.data();
+		key_len = detail::length(bytes);
+		return *this;
+	}
+};
+
+/* -------------------------------------------------------------- environment */
+
+class environment {
+public:
+	explicit environment(const environment_options &opts = {}) : root_(std::make_shared<detail::root>())
+	{
+		detail::control(thmq_env_open(&root_->env, &opts));
+	}
+
+	thmq_env *raw() const
+	{
+		if (!root_->env)
+			throw error(-ESHUTDOWN, "closed");
+		return root_->env;
+	}
+	/* drives the calling thread's core; how much was done */
+	int poll(nanoseconds timeout = {}) { return detail::control(thmq_poll(raw(), detail::count(timeout))); }
+	int fd() { return detail::control(thmq_env_fd(raw())); }
+	/* true: sleep on fd(); false: something is there, poll first */
+	bool arm() { return detail::control(thmq_env_arm(raw())) == 0; }
+	/* the function of this name hides the struct's in C++, hence the word struct */
+	struct ::thmq_env_stats stats() const
+	{
+		struct ::thmq_env_stats s = {};
+
+		s.size = sizeof(s);
+		detail::control(::thmq_env_stats(raw(), &s));
+		return s;
+	}
+
+	/* All that is open on it is closed too. With EDEADLK nothing was done. */
+	void close(nanoseconds timeout = linger)
+	{
+		thmq_env *env = std::exchange(root_->env, nullptr);
+		int rc = env ? thmq_env_close(env, detail::count(timeout)) : 0;
+
+		if (rc == -EDEADLK)
+			root_->env = env;
+		detail::control(rc);
+	}
+
+private:
+	friend class broker;
+	friend class session;
+	std::shared_ptr<detail::root> root_;
+};
+
+/* ------------------------------------------------------------------- broker */
+
+class broker : public detail::handle<thmq_broker, thmq_broker_close> {
+public:
+	explicit broker(environment &env, const broker_options &opts = {}) : handle(env.root_)
+	{
+		detail::control(thmq_broker_open(env.raw(), &opts, &raw_));
+	}
+
+	/* where it listens, with the port that it got; empty: there are no more */
+	std::optional<std::string> listen_url(uint32_t index = 0) const
+	{
+		char url[512];
+		int rc = thmq_broker_listen_url(raw(), index, url, sizeof(url));
+
+		if (rc == -ENOENT)
+			return {};
+		detail::control(rc);
+		return url;
+	}
+	struct ::thmq_broker_stats stats() const
+	{
+		struct ::thmq_broker_stats s = {};
+
+		s.size = sizeof(s);
+		detail::control(::thmq_broker_stats(raw(), &s));
+		return s;
+	}
+	void copy(const char *dest, nanoseconds timeout)
+	{
+		detail::control(thmq_broker_copy(raw(), dest, detail::count(timeout)));
+	}
+};
+
+/* ------------------------------------------------------------------ session */
+
+class session : public detail::handle<thmq_session, thmq_session_close> {
+public:
+	session(environment &env, const char *url, const session_options &opts = {}) : handle(env.root_)
+	{
+		detail::control(thmq_connect(env.raw(), url, &opts, &raw_));
+	}
+
+	/* true: something is there; false: the time has passed */
+	bool wait(nanoseconds timeout)
+	{
+		return detail::control(thmq_session_wait(raw(), detail::count(timeout))) == 1;
+	}
+	int fd() { return detail::control(thmq_session_fd(raw())); }
+	/* true: sleep on fd(); false: something is there already */
+	bool arm() { return detail::control(thmq_session_arm(raw())) == 0; }
+
+	void create_topic(const char *name, const topic_options &opts = {})
+	{
+		detail::control(thmq_topic_create(raw(), name, &opts));
+	}
+	void delete_topic(const char *name) { detail::control(thmq_topic_delete(raw(), name)); }
+	thmq_topic_info topic(const char *name)
+	{
+		thmq_topic_info info = {};
+
+		info.size = sizeof(info);
+		detail::control(thmq_topic_describe(raw(), name, &info));
+		return info;
+	}
+	std::vector<thmq_topic_info> topics()
+	{
+		std::vector<thmq_topic_info> all(16);
+
+		for (;;) {
+			for (auto &info : all)
+				info.size = sizeof(info);
+			size_t n = static_cast<size_t>(
+				detail::control(thmq_topic_list(raw(), all.data(), static_cast<uint32_t>(all.size()))));
+			bool fits = n <= all.size();
+
+			all.resize(n);
+			if (fits)
+				return all;
+		}
+	}
+	thmq_partition_info partition(const char *topic, uint32_t partition, const char *group = nullptr)
+	{
+		thmq_partition_info info = {};
+
+		info.size = sizeof(info);
+		detail::control(thmq_partition_describe(raw(), topic, partition, group, &info));
+		return info;
+	}
+	/* the newest message with a key, if there is one */
+	std::optional<thmq_key_info> find_key(const char *topic, std::string_view key, uint64_t before_offset = UINT64_MAX,
+					      uint32_t partition = UINT32_MAX)
+	{
+		thmq_key_info info = {};
+
+		info.size = sizeof(info);
+		int rc = thmq_key_find(raw(), topic, partition, key.data(), detail::length(key), before_offset, &info);
+
+		if (rc == -ENOENT)
+			return {};
+		detail::control(rc);
+		return info;
+	}
+	/* what happened, if anything */
+	std::optional<thmq_event> next_event()
+	{
+		thmq_event e;
+
+		if (detail::data(thmq_events(raw(), &e, 1), "thmq_events") == 0)
+			return {};
+		return e;
+	}
+
+private:
+	friend class producer;
+	friend class consumer;
+};
+
+/* ----------------------------------------------------------------- producer */
+
+class producer;
+
+/* Room for a message in the library's memory. Aborted by its end, unless it was committed. Goes before its producer does. */
+class claim {
+public:
+	claim(claim &&other) noexcept
+		: producer_(std::exchange(other.producer_, nullptr)), root_(std::move(other.root_)), claim_(other.claim_)
+	{
+	}
+	claim(const claim &) = delete;
+	claim &operator=(const claim &) = delete;
+	claim &operator=(claim &&) = delete;
+	~claim()
+	{
+		if (producer_ && root_->env)
+			thmq_abort(producer_, &claim_);
+	}
+
+	char *data() { return static_cast<char *>(claim_.data); }
+	uint32_t size() const { return claim_.len; }
+	uint32_t partition() const { return claim_.partition; }
+	/* its sequence; empty: the broker's queue is full, and the claim still held */
+	std::optional<uint64_t> try_commit()
+	{
+		if (!producer_ || !root_->env)
+			throw error(-ESHUTDOWN, "thmq_commit");
+		int64_t rc = thmq_commit(producer_, &claim_);
+
+		if (rc == -EAGAIN)
+			return {};
+		producer_ = nullptr;
+		return static_cast<uint64_t>(detail::data(rc, "thmq_commit"));
+	}
+
+private:
+	friend class producer;
+	claim(thmq_producer *p, std::shared_ptr<detail::root> r, const struct ::thmq_claim &c)
+		: producer_(p), root_(std::move(r)), claim_(c)
+	{
+	}
+
+	thmq_producer *producer_;
+	std::shared_ptr<detail::root> root_;
+	struct ::thmq_claim claim_;
+};
+
+class producer : public detail::handle<thmq_producer, thmq_producer_close> {
+public:
+	producer(session &s, const char *topic, const producer_options &opts = {}) : handle(s.root_), session_(s.raw())
+	{
+		detail::control(thmq_producer_open(session_, topic, &opts, &raw_));
+	}
+
+	/* empty: the window is full; wait for the session, and try again */
+	std::optional<claim> try_claim(uint32_t len, const message_options &opts = {})
+	{
+		struct ::thmq_claim c;
+
+		if (!detail::taken(thmq_claim(raw(), &opts, len, &c), "thmq_claim"))
+			return {};
+		return claim(raw_, root_, c);
+	}
+	/* its sequence; empty: full, nothing was taken */
+	std::optional<uint64_t> try_send(std::string_view bytes, const message_options &opts = {})
+	{
+		int64_t rc = thmq_send(raw(), bytes.data(), detail::length(bytes), &opts);
+
+		if (!detail::taken(rc, "thmq_send"))
+			return {};
+		return static_cast<uint64_t>(rc);
+	}
+	/* Waits while the window is full; ETIMEDOUT if nothing moves for so long. Its sequence: taken, not yet durable, see flush() */
+	uint64_t send(std::string_view bytes, const message_options &opts = {}, nanoseconds timeout = std::chrono::seconds(30))
+	{
+		for (;;) {
+			if (auto sequence = try_send(bytes, opts))
+				return *sequence;
+			if (detail::control(thmq_session_wait(session_, detail::count(timeout))) == 0)
+				throw error(-ETIMEDOUT, "send");
+		}
+	}
+	/* Until all that was sent has the durability that was asked for. EIO: some of it failed, and events tell which */
+	void flush(nanoseconds timeout = std::chrono::seconds(30))
+	{
+		detail::control(thmq_flush(raw(), detail::count(timeout)));
+	}
+	/* the highest sequence up to which all is settled */
+	uint64_t watermark() { return static_cast<uint64_t>(detail::data(thmq_watermark(raw()), "thmq_watermark")); }
+	uint32_t len_max() const { return thmq_producer_len_max(raw()); }
+
+private:
+	thmq_session *session_;
+};
+
+/* ----------------------------------------------------------------- consumer */
+
+/* One message, in the library's memory: nothing is copied, and nothing here outlives the batch that it is of. */
+class message {
+public:
+	explicit message(const thmq_message &m) : m_(&m) {}
+
+	std::string_view data() const { return {static_cast<const char *>(m_->data), m_->len}; }
+	std::string_view key() const { return {static_cast<const char *>(m_->key), m_->key_len}; }
+	std::string_view tag() const { return {m_->tag, m_->tag_len}; }
+	uint32_t partition() const { return m_->partition; }
+	uint64_t offset() const { return m_->offset; }
+	std::chrono::time_point<std::chrono::system_clock, nanoseconds> time() const
+	{
+		return std::chrono::time_point<std::chrono::system_clock, nanoseconds>(nanoseconds(m_->time_ns));
+	}
+	/* the first header of that name; its value's bytes, whose type is of enum thmq_header_type */
+	std::optional<std::string_view> header(const char *name) const
+	{
+		thmq_header h;
+		int rc = thmq_header_find(m_, name, &h);
+
+		if (rc == -ENOENT)
+			return {};
+		detail::data(rc, "thmq_header_find");
+		return std::string_view(static_cast<const char *>(h.value), h.value_len);
+	}
+	/* f(const thmq_header &) for each, in their order */
+	template <class F> void each_header(F &&f) const
+	{
+		uint32_t cursor = 0;
+		thmq_header h;
+
+		while (detail::data(thmq_header_next(m_, &cursor, &h), "thmq_header_next") == 1)
+			f(static_cast<const thmq_header &>(h));
+	}
+	/* A copy of it may be acknowledged after the batch was released */
+	const thmq_message &raw() const { return *m_; }
+
+private:
+	const thmq_message *m_;
+};
+
+class consumer;
+
+/* What one fetch gave. Its end gives the messages back (which does not acknowledge them). Goes before its consumer does. */
+template <uint32_t Max> class batch {
+public:
+	batch(const batch &) = delete;
+	batch &operator=(const batch &) = delete;
+	~batch()
+	{
+		if (count_ && root_->env)
+			thmq_release(consumer_, messages_, count_);
+	}
+
+	class iterator {
+	public:
+		explicit iterator(const thmq_message *at) : at_(at) {}
+		message operator*() const { return message(*at_); }
+		iterator &operator++()
+		{
+			++at_;
+			return *this;
+		}
+		bool operator!=(const iterator &other) const { return at_ != other.at_; }
+
+	private:
+		const thmq_message *at_;
+	};
+
+	iterator begin() const { return iterator(messages_); }
+	iterator end() const { return iterator(messages_ + count_); }
+	uint32_t size() const { return count_; }
+	bool empty() const { return count_ == 0; }
+	message operator[](uint32_t i) const { return message(messages_[i]); }
+
+private:
+	friend class consumer;
+	batch(thmq_consumer *c, const std::shared_ptr<detail::root> &r)
+		: consumer_(c), root_(r),
+		  count_(static_cast<uint32_t>(detail::data(thmq_fetch(c, messages_, Max), "thmq_fetch")))
+	{
+	}
+
+	thmq_consumer *consumer_;
+	std::shared_ptr<detail::root> root_;
+	thmq_message messages_[Max];
+	uint32_t count_;
+};
+
+class consumer : public detail::handle<thmq_consumer, thmq_consumer_close> {
+public:
+	/* group: nullptr for a reader of its own */
+	consumer(session &s, const char *topic, const char *group, const consumer_options &opts = {}) : handle(s.root_)
+	{
+		detail::control(thmq_consumer_open(s.raw(), topic, group, &opts, &raw_));
+	}
+
+	/* What is there, which may be nothing. Never waits; throws ENOBUFS where the whole prefetch is held. */
+	template <uint32_t Max = 64> batch<Max> fetch() { return batch<Max>(raw(), root_); }
+
+	/* false: not taken now, poll or wait and do it again (or leave it to the next one of the partition, outside of shared groups) */
+	bool ack(const message &m) { return detail::taken(thmq_ack(raw(), &m.raw()), "thmq_ack"); }
+	bool nack(const message &m, nanoseconds delay)
+	{
+		return detail::taken(thmq_nack(raw(), &m.raw(), detail::count(delay)), "thmq_nack");
+	}
+	/* as backoff_ns of its options says */
+	bool nack(const message &m) { return detail::taken(thmq_nack(raw(), &m.raw(), THMQ_NACK_BACKOFF), "thmq_nack"); }
+	bool extend(const message &m, nanoseconds invisible)
+	{
+		return detail::taken(thmq_extend(raw(), &m.raw(), detail::count(invisible)), "thmq_extend");
+	}
+	bool reject(const message &m, const char *reason = nullptr)
+	{
+		return detail::taken(thmq_reject(raw(), &m.raw(), reason), "thmq_reject");
+	}
+	uint32_t deliveries(const message &m) const
+	{
+		return static_cast<uint32_t>(detail::data(thmq_message_deliveries(raw(), &m.raw()), "thmq_message_deliveries"));
+	}
+	/* until all acknowledgements are stored durably */
+	void flush(nanoseconds timeout = std::chrono::seconds(30))
+	{
+		detail::control(thmq_consumer_flush(raw(), detail::count(timeout)));
+	}
+	void seek(uint32_t start, uint64_t value = 0, uint32_t partition = UINT32_MAX)
+	{
+		detail::control(thmq_seek(raw(), partition, start, value));
+	}
+};
+
+} /* namespace thmq */
+
+#endif

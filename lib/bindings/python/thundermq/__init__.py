@@ -1,0 +1,772 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ThunderMQ: a durable message broker inside this process, or a way to one in another.
+
+    import thundermq
+
+    with thundermq.Environment() as env, env.broker(data_dir="data"), env.connect("inproc://") as session:
+        session.create_topic("greetings", if_absent=True)
+        producer = session.producer("greetings")
+        producer.send(b"hello")
+        producer.flush()                                    # it is on the medium
+        consumer = session.consumer("greetings", group="readers")
+        message = consumer.get(timeout=1)
+        print(bytes(message.data), message.offset)
+        consumer.ack(message)
+
+Times are in seconds. Options of the C library that have no parameter of their own are given by their C names, with their units:
+connect(url, reconnect_ns=60 * 10**9). What fails raises Error.
+
+Threads: an Environment may be used from any; a Session and all that was opened on it belong to one thread at a time. Calls that wait
+let other Python threads run, and can be interrupted.
+
+Views: Message.data and its like are memoryviews of the library's own memory. A message stays there until it and all views of it are
+gone, or release() is called; a consumer or session with views in use does not close (BufferError). Keep bytes(message.data)
+of what is to stay.
+
+asyncio: `async for message in consumer`, send_async(), flush_async(), get_async(). With Environment(cores=1) the library's own thread works
+meanwhile; without, the loop drives the environment's core.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno as _errno
+import os
+import time
+from typing import Any, AsyncIterator, Iterable, Iterator, Mapping, Sequence, Union
+
+from _thundermq import ffi
+
+from ._wait import Bell, until
+
+__all__ = ["Broker", "Consumer", "Durability", "Environment", "Error", "ErrorClass", "Event", "EventType", "Message", "Policy",
+           "Producer", "Session", "Start", "version"]
+
+lib = ffi.dlopen(os.environ.get("THUNDERMQ_LIBRARY") or "libthundermq.so.0")
+
+Bytes = Union[bytes, bytearray, memoryview, str]
+HeaderValue = Union[bytes, str, int, float, bool]
+_SLICE = 0.2  # a call that waits comes back so often, for Ctrl-C
+_FOREVER = (1 << 64) - 1
+_ALL = (1 << 32) - 1
+
+
+class Durability(enum.IntEnum):
+    """What an acknowledgement proves; each includes those before it."""
+
+    DEFAULT, MEMORY, WRITTEN, DURABLE, QUORUM, ALL = range(6)
+
+
+class Policy(enum.IntEnum):
+    """How a core waits."""
+
+    DEFAULT, POLL, EVENT, FIXED, SKI, ADAPTIVE, PREDICTIVE = range(7)
+
+
+class Start(enum.IntEnum):
+    """Where reading begins, or goes on."""
+
+    DEFAULT, BEGIN, END, OFFSET, TIME = range(5)
+
+
+class ErrorClass(enum.IntEnum):
+    """What can be done about an error."""
+
+    OK, RETRY, BACKPRESSURE, HANDLE, ENVIRONMENT, CALLER = range(6)
+
+
+EventType = enum.IntEnum(  # type: ignore[misc]
+    "EventType", {n[len("THMQ_EVENT_"):]: getattr(lib, n) for n in dir(lib) if n.startswith("THMQ_EVENT_")})
+
+
+class Error(Exception):
+    """What failed: number (errno's, or ours from 1024 on), name, and what can be done (kind)."""
+
+    def __init__(self, rc: int, text: str = "") -> None:
+        self.number = abs(rc)
+        self.name = ffi.string(lib.thmq_errname(rc)).decode()
+        self.kind = ErrorClass(lib.thmq_errclass(rc))
+        super().__init__(text or ffi.string(lib.thmq_strerror(rc)).decode())
+
+
+def version() -> str:
+    """Of the C library."""
+    return ffi.string(lib.thmq_version()).decode()
+
+
+def _control(rc: int) -> int:
+    """Of a call that leaves a text."""
+    if rc < 0:
+        raise Error(rc, ffi.string(lib.thmq_errmsg()).decode(errors="replace"))
+    return rc
+
+
+def _data(rc: int, call: str) -> int:
+    """Of one that leaves none: its page says what the number means there."""
+    if rc < 0:
+        raise Error(rc, f"{call}: {ffi.string(lib.thmq_strerror(rc)).decode()}")
+    return rc
+
+
+def _ns(seconds: float | None) -> int:
+    return _FOREVER if seconds is None else max(0, int(seconds * 1e9))
+
+
+def _name(text: str | None) -> Any:
+    return ffi.NULL if text is None else text.encode()
+
+
+def _options(name: str, fields: Mapping[str, Any], keep: list[Any]) -> Any:
+    """An options struct; what it points to lives as long as keep."""
+    o = ffi.new(f"struct {name} *")
+    getattr(lib, name + "_init")(o)
+    for field, value in fields.items():
+        if field == "size" or not hasattr(o, field):
+            raise TypeError(f"there is no option {field}")
+        if value is None:
+            continue
+        if isinstance(value, (str, bytes, os.PathLike)):
+            value = ffi.new("char[]", os.fsencode(value))
+            keep.append(value)
+        elif isinstance(value, Mapping):  # tls
+            value = _options("thmq_tls_opts", value, keep)
+            keep.append(value)
+        setattr(o, field, value)
+    keep.append(o)
+    return o
+
+
+def _struct(name: str) -> Any:
+    s = ffi.new(f"struct {name} *")
+    s.size = ffi.sizeof(f"struct {name}")
+    return s
+
+
+def _plain(s: Any) -> dict[str, Any]:
+    """A struct of numbers and names as a dict."""
+    out = {}
+    for field, info in ffi.typeof(s).item.fields:
+        if field in ("size", "reserved"):
+            continue
+        value = getattr(s, field)
+        if info.type.kind == "array":
+            value = ffi.string(value).decode() if info.type.item.cname == "char" else list(value)
+        out[field] = value
+    return out
+
+
+class _Handle:
+    """What closes once, at the end of a with statement at the latest."""
+
+    _c: Any = None
+
+    def _raw(self) -> Any:
+        if self._c is None or not self._alive():
+            raise Error(-_errno.ESHUTDOWN, f"this {type(self).__name__.lower()} is closed")
+        return self._c
+
+    def _alive(self) -> bool:
+        return True
+
+    def _in_use(self) -> int:
+        return 0
+
+    def _close(self, c: Any, timeout_ns: int) -> int:
+        raise NotImplementedError
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Closes it, and all that is open on it; waits so long for what is unsettled. A second time does nothing."""
+        if self._c is None or not self._alive():
+            return
+        if self._in_use():
+            raise BufferError("views of its messages are still in use: let go of them, or keep bytes() of them")
+        rc = self._close(self._c, _ns(timeout))
+        if rc != -_errno.EDEADLK:  # then nothing was done
+            self._c = None
+        _control(rc)
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        return self
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        try:
+            self.close()
+        except (BufferError, Error):
+            if kind is None:  # else what was raised first is what counts, and its frames may hold views
+                raise
+
+
+class Environment(_Handle):
+    """Memory, cores, clock. cores: how many threads of the library drive them; 0: one core, driven by the calls of the thread that made this."""
+
+    def __init__(self, cores: int = 0, policy: int = Policy.DEFAULT, **options: Any) -> None:
+        keep: list[Any] = []
+        p = ffi.new("struct thmq_env **")
+        _control(lib.thmq_env_open(p, _options("thmq_env_opts", {"core_count": cores, "policy": policy, **options}, keep)))
+        self._c = p[0]
+        self._own = cores == 0
+        self._sessions: list[Session] = []
+        self._bells: dict[Any, Bell] = {}
+
+    def broker(self, data_dir: str | os.PathLike[str] | None = None, listen: str | None = None, **options: Any) -> Broker:
+        """A broker on a directory; without one for volatile topics only."""
+        return Broker(self, {"data_dir": data_dir, "listen": listen, **options})
+
+    def connect(self, url: str = "inproc://", **options: Any) -> Session:
+        """A session with a broker: inproc://, shm:///path, tcp://host:port, tls://…"""
+        return Session(self, url, options)
+
+    def poll(self, timeout: float = 0.0) -> int:
+        """Drives the calling thread's core; how much was done."""
+        return _data(lib.thmq_poll(self._raw(), _ns(timeout)), "thmq_poll")
+
+    def stats(self) -> dict[str, Any]:
+        s = _struct("thmq_env_stats")
+        _control(lib.thmq_env_stats(self._raw(), s))
+        return _plain(s)
+
+    def _in_use(self) -> int:
+        return sum(s._in_use() for s in self._sessions)
+
+    def _close(self, c: Any, timeout_ns: int) -> int:
+        return lib.thmq_env_close(c, timeout_ns)
+
+
+class Broker(_Handle):
+    def __init__(self, env: Environment, fields: Mapping[str, Any]) -> None:
+        self._env = env
+        p, keep = ffi.new("struct thmq_broker **"), []  # type: ignore[var-annotated]
+        _control(lib.thmq_broker_open(env._raw(), _options("thmq_broker_opts", fields, keep), p))
+        self._c = p[0]
+
+    def listen_urls(self) -> list[str]:
+        """Where it listens, with the ports that it got."""
+        urls, place = [], ffi.new("char[]", 512)
+        while lib.thmq_broker_listen_url(self._raw(), len(urls), place, 512) >= 0:
+            urls.append(ffi.string(place).decode())
+        return urls
+
+    def stats(self) -> dict[str, Any]:
+        s = _struct("thmq_broker_stats")
+        _control(lib.thmq_broker_stats(self._raw(), s))
+        return _plain(s)
+
+    def copy(self, dest: str | os.PathLike[str], timeout: float | None = None) -> None:
+        """Copies its directory while it serves."""
+        _control(lib.thmq_broker_copy(self._raw(), os.fsencode(dest), _ns(timeout)))
+
+    def _alive(self) -> bool:
+        return self._env._c is not None
+
+    def _close(self, c: Any, timeout_ns: int) -> int:
+        return lib.thmq_broker_close(c, timeout_ns)
+
+
+class Event:
+    """What happened on a session."""
+
+    def __init__(self, session: Session, e: Any) -> None:
+        self.type = EventType(e.type)
+        self.error = Error(e.error) if e.error else None
+        self.sequence: int = e.sequence
+        self.offset: int = e.offset
+        self.count: int = e.count
+        self.partition: int = e.partition
+        self.durability = Durability(e.durability)
+        at = e.producer if e.producer else e.consumer
+        #: the Producer or Consumer, or None
+        self.source: Producer | Consumer | None = session._streams.get(int(ffi.cast("uintptr_t", at)))
+
+    def __repr__(self) -> str:
+        return f"<{self.type.name} partition {self.partition} sequence {self.sequence} offset {self.offset} error {self.error}>"
+
+
+class Session(_Handle):
+    """One thread's way into a broker."""
+
+    def __init__(self, env: Environment, url: str, fields: Mapping[str, Any]) -> None:
+        self._env = env
+        self._streams: dict[int, Any] = {}
+        self._done: list[Any] = []  # messages that nobody looks at any more, from whatever thread; given back by this one
+        p, keep = ffi.new("struct thmq_session **"), []  # type: ignore[var-annotated]
+        _control(lib.thmq_connect(env._raw(), url.encode(), _options("thmq_session_opts", fields, keep), p))
+        self._c = p[0]
+        env._sessions.append(self)
+
+    # topics
+
+    def create_topic(self, name: str, partitions: int = 1, *, if_absent: bool = False, volatile: bool = False,
+                     retain_consumed: bool = False, flags: int = 0, **options: Any) -> None:
+        """retention_ns, retention_bytes, ttl_ns, visible_at, …: as in C."""
+        flags |= (lib.THMQ_TOPIC_IF_ABSENT if if_absent else 0) | (lib.THMQ_TOPIC_VOLATILE if volatile else 0) | \
+            (lib.THMQ_TOPIC_RETAIN_CONSUMED if retain_consumed else 0)
+        keep: list[Any] = []
+        o = _options("thmq_topic_opts", {"partition_count": partitions, "flags": flags, **options}, keep)
+        _control(lib.thmq_topic_create(self._raw(), name.encode(), o))
+
+    def delete_topic(self, name: str) -> None:
+        _control(lib.thmq_topic_delete(self._raw(), name.encode()))
+
+    def topic(self, name: str) -> dict[str, Any]:
+        s = _struct("thmq_topic_info")
+        _control(lib.thmq_topic_describe(self._raw(), name.encode(), s))
+        return _plain(s)
+
+    def topics(self) -> list[dict[str, Any]]:
+        room = 16
+        while True:
+            all_ = ffi.new("struct thmq_topic_info[]", room)
+            all_[0].size = ffi.sizeof("struct thmq_topic_info")
+            n = _control(lib.thmq_topic_list(self._raw(), all_, room))
+            if n <= room:
+                return [_plain(ffi.addressof(all_, i)) for i in range(n)]
+            room = n
+
+    def partition(self, topic: str, partition: int = 0, group: str | None = None) -> dict[str, Any]:
+        """Bounds of a partition, and where a group stands in it (lag)."""
+        s = _struct("thmq_partition_info")
+        _control(lib.thmq_partition_describe(self._raw(), topic.encode(), partition, _name(group), s))
+        return _plain(s)
+
+    def find_key(self, topic: str, key: Bytes, before_offset: int = _FOREVER, partition: int = _ALL) -> dict[str, Any] | None:
+        """Where the newest message with a key is."""
+        s, k = _struct("thmq_key_info"), key.encode() if isinstance(key, str) else bytes(key)
+        rc = lib.thmq_key_find(self._raw(), topic.encode(), partition, k, len(k), before_offset, s)
+        return None if rc == -_errno.ENOENT else (_control(rc), _plain(s))[1]
+
+    # streams
+
+    def producer(self, topic: str, *, durability: int = Durability.DEFAULT, name: str | None = None, report: bool = False,
+                 **options: Any) -> Producer:
+        flags = options.pop("flags", 0) | (lib.THMQ_PRODUCER_REPORT if report else 0)
+        return Producer(self, topic, {"durability": durability, "name": name, "flags": flags, **options})
+
+    def consumer(self, topic: str, group: str | None = None, *, shared: bool = False, start: int = Start.DEFAULT,
+                 start_always: bool = False, tags: Sequence[str] = (), backoff: Sequence[float] = (), **options: Any) -> Consumer:
+        """group: None for a reader of its own. backoff: seconds after the first delivery, the second, … of a shared group."""
+        flags = options.pop("flags", 0) | (lib.THMQ_CONSUMER_SHARED if shared else 0) | \
+            (lib.THMQ_CONSUMER_START_ALWAYS if start_always else 0)
+        fields = {"start": start, "flags": flags, **options}
+        keep: list[Any] = []
+        if tags:
+            keep += [ffi.new("char[]", t.encode()) for t in tags]
+            fields["tags"], fields["tag_count"] = ffi.new("const char *[]", keep[:]), len(tags)
+        if backoff:
+            fields["backoff_ns"], fields["backoff_count"] = ffi.new("uint64_t[]", [_ns(b) for b in backoff]), len(backoff)
+        return Consumer(self, topic, group, fields, keep)
+
+    # what happens
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """True: something is there; False: the time has passed."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._give_back()
+            left = _SLICE if end is None else min(_SLICE, end - time.monotonic())
+            if _control(lib.thmq_session_wait(self._raw(), _ns(left))):
+                return True
+            if end is not None and time.monotonic() >= end:
+                return False
+
+    def events(self, most: int = 64) -> list[Event]:
+        """What happened since the last call; most of them."""
+        all_ = ffi.new("struct thmq_event[]", most)
+        return [Event(self, all_[i]) for i in range(_data(lib.thmq_events(self._raw(), all_, most), "thmq_events"))]
+
+    def fileno(self) -> int:
+        return _control(lib.thmq_session_fd(self._raw()))
+
+    def _give_back(self) -> None:
+        if self._c is None or not self._alive():
+            self._done.clear()
+        while self._done:
+            consumer, message = self._done.pop()
+            if consumer._c is not None:
+                lib.thmq_release(consumer._c, message, 1)
+
+    def _blocking(self, call: Any, timeout: float | None) -> None:
+        """A call that waits, in slices."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._give_back()
+            left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
+            rc = call(_ns(left))
+            if rc != -_errno.ETIMEDOUT or (end is not None and time.monotonic() >= end):
+                _control(rc)
+                return
+
+    def _alive(self) -> bool:
+        return self._env._c is not None
+
+    def _in_use(self) -> int:
+        return sum(s._views for s in self._streams.values() if isinstance(s, Consumer)) if self._c is not None else 0
+
+    def _close(self, c: Any, timeout_ns: int) -> int:
+        self._give_back()
+        for bell in list(self._env._bells.values()):
+            bell.forget(lambda one: one.session is self)
+        rc = lib.thmq_session_close(c, timeout_ns)
+        if rc != -_errno.EDEADLK:
+            if self in self._env._sessions:
+                self._env._sessions.remove(self)
+            for stream in self._streams.values():
+                stream._c = None
+        return rc
+
+
+class _Stream(_Handle):
+    _session: Session
+
+    def _alive(self) -> bool:
+        return self._session._c is not None and self._session._alive()
+
+    def _enter(self, c: Any) -> None:
+        self._c = c
+        self._session._streams[int(ffi.cast("uintptr_t", c))] = self
+
+    def _leave(self, c: Any, rc: int) -> int:
+        if rc != -_errno.EDEADLK:
+            self._session._streams.pop(int(ffi.cast("uintptr_t", c)), None)
+        return rc
+
+
+class Producer(_Stream):
+    def __init__(self, session: Session, topic: str, fields: Mapping[str, Any]) -> None:
+        self._session = session
+        p, keep = ffi.new("struct thmq_producer **"), []  # type: ignore[var-annotated]
+        _control(lib.thmq_producer_open(session._raw(), topic.encode(), _options("thmq_producer_opts", fields, keep), p))
+        self._enter(p[0])
+        self._last = self.watermark
+
+    def try_send(self, data: Bytes, **options: Any) -> int | None:
+        """As send(); None: the window is full, and nothing was taken."""
+        keep: list[Any] = []
+        return self._try(_bytes(data, keep), _message_options(options, keep) if options else ffi.NULL)
+
+    def send(self, data: Bytes, **options: Any) -> int:
+        """Takes a message, and gives its sequence; waits while the window is full. It is not durable yet: flush().
+
+        key (bytes or str), tag, headers (a mapping, or pairs), partition, ttl (seconds), time_ns, durability; expect_end, expect_key: an offset.
+        """
+        keep: list[Any] = []
+        b, o = _bytes(data, keep), _message_options(options, keep) if options else ffi.NULL
+        while (sequence := self._try(b, o)) is None:
+            self._session.wait(_SLICE)
+        return sequence
+
+    async def send_async(self, data: Bytes, **options: Any) -> int:
+        keep: list[Any] = []
+        b, o = _bytes(data, keep), _message_options(options, keep) if options else ffi.NULL
+        taken: list[int] = []
+
+        def done() -> bool:
+            sequence = self._try(b, o)
+            if sequence is not None:
+                taken.append(sequence)
+            return sequence is not None
+
+        await until(self._session, done)
+        return taken[0]
+
+    def _try(self, b: Any, o: Any) -> int | None:
+        rc = lib.thmq_send(self._raw(), b, len(b), o)
+        if rc == -_errno.EAGAIN:
+            return None
+        self._last = _data(rc, "thmq_send")
+        return rc
+
+    def claim(self, length: int, **options: Any) -> Claim:
+        """Room in the library's memory: with producer.claim(5) as room: room[:] = b"hello". Sent at the end of the with statement."""
+        keep: list[Any] = []
+        return Claim(self, length, _message_options(options, keep) if options else ffi.NULL, keep)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Waits until all that was sent has the durability that was asked for; EIO: some failed, and events tell which."""
+        self._session._blocking(lambda ns: lib.thmq_flush(self._raw(), ns), timeout)
+
+    async def flush_async(self, timeout: float | None = None) -> None:
+        last = self._last
+        await until(self._session, lambda: self.watermark >= last, timeout)
+        _control(lib.thmq_flush(self._raw(), 0))
+
+    @property
+    def watermark(self) -> int:
+        """The highest sequence up to which all is settled."""
+        return _data(lib.thmq_watermark(self._raw()), "thmq_watermark")
+
+    def _close(self, c: Any, timeout_ns: int) -> int:
+        return self._leave(c, lib.thmq_producer_close(c, timeout_ns))
+
+
+class Claim:
+    def __init__(self, producer: Producer, length: int, options: Any, keep: list[Any]) -> None:
+        self._producer, self._room = producer, memoryview(b"")
+        self._c = ffi.new("struct thmq_claim *")
+        #: known behind the with statement
+        self.sequence: int | None = None
+        while (rc := lib.thmq_claim(producer._raw(), options, length, self._c)) == -_errno.EAGAIN:
+            producer._session.wait(_SLICE)
+        _data(rc, "thmq_claim")
+        self._open = True
+
+    def __enter__(self) -> memoryview:
+        self._room = memoryview(ffi.buffer(self._c.data, self._c.len))
+        return self._room
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        self._room.release()
+        if kind is not None:
+            self.abort()
+            return
+        while (rc := lib.thmq_commit(self._producer._raw(), self._c)) == -_errno.EAGAIN:
+            self._producer._session.wait(_SLICE)
+        self._open = False
+        self.sequence = self._producer._last = _data(rc, "thmq_commit")
+
+    def abort(self) -> None:
+        if self._open and self._producer._c is not None and self._producer._alive():
+            lib.thmq_abort(self._producer._c, self._c)
+        self._open = False
+
+
+class Message:
+    """A message in the library's memory."""
+
+    __slots__ = ("_c", "_consumer", "_views")
+
+    def __init__(self, consumer: Consumer, c: Any) -> None:
+        self._consumer, self._c, self._views = consumer, c, 0
+
+    @property
+    def data(self) -> memoryview:
+        return self._view(self._c.data, self._c.len)
+
+    @property
+    def key(self) -> memoryview | None:
+        return self._view(self._c.key, self._c.key_len) if self._c.key else None
+
+    @property
+    def tag(self) -> str | None:
+        if not self._c.tag:
+            return None
+        self._here()
+        return ffi.unpack(self._c.tag, self._c.tag_len).decode(errors="surrogateescape")
+
+    @property
+    def headers(self) -> list[tuple[str, HeaderValue]]:
+        """Copies, in their order: a name may occur more than once."""
+        self._here()
+        out, cursor, h = [], ffi.new("uint32_t *"), ffi.new("struct thmq_header *")
+        while _data(lib.thmq_header_next(self._c, cursor, h), "thmq_header_next"):
+            out.append((ffi.string(h.name).decode(errors="surrogateescape"), _header_value(h)))
+        return out
+
+    @property
+    def partition(self) -> int:
+        return self._c.partition
+
+    @property
+    def offset(self) -> int:
+        return self._c.offset
+
+    @property
+    def time_ns(self) -> int:
+        """When it was stored, or its own time; nanoseconds since 1970, as time.time_ns()."""
+        return self._c.time_ns
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was handed out, in a shared group."""
+        self._here()
+        return _data(lib.thmq_message_deliveries(self._consumer._raw(), self._c), "thmq_message_deliveries")
+
+    def release(self) -> None:
+        """Gives it back now, and not when it and its views are gone."""
+        if self._views:
+            raise BufferError("views of this message are still in use")
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer._session._done.append((consumer, self._c))
+
+    def _here(self) -> None:
+        if self._consumer is None or not self._consumer._alive() or self._consumer._c is None:
+            raise ValueError("this message was released, or its consumer has closed")
+
+    def _view(self, at: Any, length: int) -> memoryview:
+        self._here()
+        if not length:
+            return memoryview(b"")
+        self._views += 1
+        self._consumer._views += 1
+        # whatever is cut from the view holds this, and this holds the message
+        held = ffi.gc(ffi.cast("char *", at), self._view_gone)
+        return memoryview(ffi.buffer(held, length)).toreadonly()
+
+    def _view_gone(self, at: Any) -> None:
+        self._views -= 1
+        self._consumer._views -= 1
+
+    def __del__(self) -> None:
+        if getattr(self, "_consumer", None) is not None:  # whatever thread this is: the session's gives it back
+            self._consumer._session._done.append((self._consumer, self._c))
+
+
+class Consumer(_Stream):
+    def __init__(self, session: Session, topic: str, group: str | None, fields: Mapping[str, Any], keep: list[Any]) -> None:
+        self._session = session
+        self._group = group
+        self._views = 0
+        self._ahead: list[Message] = []  # fetched, newest first
+        p = ffi.new("struct thmq_consumer **")
+        o = _options("thmq_consumer_opts", fields, keep)
+        _control(lib.thmq_consumer_open(session._raw(), topic.encode(), _name(group), o, p))
+        self._enter(p[0])
+
+    def fetch(self, most: int = 64) -> list[Message]:
+        """What is there, most of them; may be none. Never waits."""
+        if self._ahead:
+            taken = self._ahead[-most:][::-1]
+            del self._ahead[-most:]
+            return taken
+        self._session._give_back()
+        all_ = ffi.new("struct thmq_message[]", most)
+        n = _data(lib.thmq_fetch(self._raw(), all_, most), "thmq_fetch")
+        return [Message(self, ffi.new("struct thmq_message *", all_[i])) for i in range(n)]
+
+    def _look(self) -> bool:
+        if not self._ahead:
+            self._ahead = self.fetch(64)[::-1]
+        return bool(self._ahead)
+
+    def get(self, timeout: float | None = None) -> Message | None:
+        """The next message; None: none came in that time."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._look():
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self._session.wait(left)
+        return self._ahead.pop()
+
+    async def get_async(self, timeout: float | None = None) -> Message | None:
+        try:
+            await until(self._session, self._look, timeout)
+        except TimeoutError:
+            return None
+        return self._ahead.pop() if self._ahead else await self.get_async(timeout)
+
+    def __iter__(self) -> Iterator[Message]:
+        while True:
+            message = self.get()
+            assert message is not None
+            yield message
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        while True:
+            message = await self.get_async()
+            assert message is not None
+            yield message
+
+    def ack(self, message: Message) -> None:
+        """All up to this one, of its partition, is done; in a shared group this one is. The message may have been released."""
+        if self._group is None:
+            raise ValueError("a reader without a group has nothing to acknowledge")
+        self._until_taken("thmq_ack", lambda: lib.thmq_ack(self._raw(), message._c))
+
+    def nack(self, message: Message, delay: float | None = 0.0) -> None:
+        """Gives a message of a shared group back, to be handed out again behind the delay; None: as backoff says."""
+        self._until_taken("thmq_nack", lambda: lib.thmq_nack(self._raw(), message._c, _ns(delay)))
+
+    def extend(self, message: Message, invisible: float) -> None:
+        """Keeps a message of a shared group for longer."""
+        self._until_taken("thmq_extend", lambda: lib.thmq_extend(self._raw(), message._c, _ns(invisible)))
+
+    def reject(self, message: Message, reason: str | None = None) -> None:
+        """A message of a shared group is a dead letter."""
+        message._here()
+        self._until_taken("thmq_reject", lambda: lib.thmq_reject(self._raw(), message._c, _name(reason)))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Waits until all acknowledgements are stored durably."""
+        self._session._blocking(lambda ns: lib.thmq_consumer_flush(self._raw(), ns), timeout)
+
+    def seek(self, start: int, value: int = 0, partition: int = _ALL) -> None:
+        """Goes on elsewhere; value: an offset, or ns since 1970."""
+        self._ahead.clear()
+        _control(lib.thmq_seek(self._raw(), partition, start, value))
+
+    def _until_taken(self, name: str, call: Any) -> None:
+        self._session._give_back()
+        while (rc := call()) == -_errno.EAGAIN:
+            self._session.wait(0.01)
+        _data(rc, name)
+
+    def _in_use(self) -> int:
+        return self._views
+
+    def _close(self, c: Any, timeout_ns: int) -> int:
+        self._ahead.clear()
+        self._session._give_back()
+        return self._leave(c, lib.thmq_consumer_close(c, timeout_ns))
+
+
+# ---------------------------------------------------------------- conversions
+
+
+def _bytes(data: Bytes, keep: list[Any]) -> Any:
+    return ffi.from_buffer(data.encode() if isinstance(data, str) else data)
+
+
+def _header(h: Any, name: str, value: HeaderValue, keep: list[Any]) -> None:
+    if isinstance(value, bool):
+        h.type, b = lib.THMQ_HEADER_BOOL, bytes([value])
+    elif isinstance(value, int):
+        h.type, b = lib.THMQ_HEADER_INT, value.to_bytes(8, "little", signed=True)
+    elif isinstance(value, float):
+        h.type, b = lib.THMQ_HEADER_REAL, bytes(ffi.buffer(ffi.new("double *", value)))
+    elif isinstance(value, str):
+        h.type, b = lib.THMQ_HEADER_TEXT, value.encode()
+    else:
+        h.type, b = lib.THMQ_HEADER_BYTES, bytes(value)
+    keep += [ffi.new("char[]", name.encode()), ffi.new("char[]", b)]
+    h.name, h.value, h.value_len = keep[-2], keep[-1], len(b)
+
+
+def _header_value(h: Any) -> HeaderValue:
+    b = bytes(ffi.buffer(h.value, h.value_len)) if h.value_len else b""
+    if h.type == lib.THMQ_HEADER_TEXT:
+        return b.decode(errors="surrogateescape")
+    if h.type == lib.THMQ_HEADER_INT and len(b) == 8:
+        return int.from_bytes(b, "little", signed=True)
+    if h.type == lib.THMQ_HEADER_REAL and len(b) == 8:
+        return ffi.cast("double *", ffi.from_buffer(b))[0]
+    if h.type == lib.THMQ_HEADER_BOOL and len(b) == 1:
+        return b != b"\0"
+    return b
+
+
+def _message_options(given: Mapping[str, Any], keep: list[Any]) -> Any:
+    fields = dict(given)
+    key, headers = fields.pop("key", None), fields.pop("headers", ())
+    partition, ttl, when = fields.pop("partition", None), fields.pop("ttl", None), fields.pop("time_ns", None)
+    ends, keys = fields.pop("expect_end", None), fields.pop("expect_key", None)
+    o = _options("thmq_message_opts", fields, keep)
+    if key is not None:
+        keep.append(ffi.from_buffer(key.encode() if isinstance(key, str) else key))
+        o.key, o.key_len = keep[-1], len(keep[-1])
+    pairs: Iterable[tuple[str, HeaderValue]] = headers.items() if isinstance(headers, Mapping) else headers
+    pairs = list(pairs)
+    if pairs:
+        array = ffi.new("struct thmq_header[]", len(pairs))
+        keep.append(array)
+        for i, (name, value) in enumerate(pairs):
+            _header(array[i], name, value, keep)
+        o.headers, o.header_count = array, len(pairs)
+    for flag, field, value in ((lib.THMQ_MESSAGE_PARTITION, "partition", partition), (lib.THMQ_MESSAGE_TIME, "time_ns", when),
+                               (lib.THMQ_MESSAGE_EXPECT_END, "expected", ends), (lib.THMQ_MESSAGE_EXPECT_KEY, "expected", keys)):
+        if value is not None:
+            o.flags |= flag
+            setattr(o, field, value)
+    if ttl is not None:
+        o.ttl_ns = _ns(ttl)
+    return o

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * assign.c - which member of a group each partition is meant for. Says only where all is to go: who has it now, and how it changes
+ * hands, is group.c's. One look at each partition and each member.
+ */
+#include "meta.h"
+
+static struct member *next_member(struct group *g, struct member *m)
+{
+	struct thmqi_list *it = m ? m->link.next : g->members.next;
+
+	return it == &g->members ? NULL : thmqi_container(it, struct member, link);
+}
+
+/* Partition i of n goes to the member at i * members / n: ranges whose sizes differ by one at most. */
+static void ranges(struct group *g, uint32_t count)
+{
+	struct member *m = NULL;
+	uint32_t rank = 0, i = 0, end;
+
+	while ((m = next_member(g, m))) {
+		end = (uint32_t)((uint64_t)++rank * count / g->member_count);
+		for (; i < end; i++)
+			g->assignments[i].target = m;
+	}
+}
+
+static void in_turns(struct group *g, uint32_t count)
+{
+	struct member *m = NULL;
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		m = next_member(g, m);
+		m = m ? m : next_member(g, NULL);
+		g->assignments[i].target = m;
+	}
+}
+
+/*
+ * Each has a share, of which some are larger by one: those of members that have that much. What a member has beyond its share, and
+ * what is nobody's, fills up the others.
+ */
+static void sticky(struct group *g, uint32_t count)
+{
+	uint32_t share = count / g->member_count, larger = count % g->member_count, i;
+	struct member *m = NULL;
+
+	while ((m = next_member(g, m)))
+		m->has = m->share = 0;
+	for (i = 0; i < count; i++)
+		if (g->assignments[i].target)
+			g->assignments[i].target->has++;
+	while ((m = next_member(g, m))) {
+		m->share = share + (larger && m->has > share);
+		larger -= m->share - share;
+	}
+	while (larger && (m = next_member(g, m))) {
+		larger -= m->share == share;
+		m->share = share + 1;
+	}
+	while ((m = next_member(g, m)))
+		m->has = 0;
+	for (i = 0; i < count; i++) {
+		m = g->assignments[i].target;
+		if (m && m->has < m->share)
+			m->has++;
+		else
+			g->assignments[i].target = NULL;
+	}
+	for (i = 0, m = next_member(g, NULL); i < count; i++) {
+		if (g->assignments[i].target)
+			continue;
+		while (m->has == m->share) /* the shares add up to count: there is one */
+			m = next_member(g, m);
+		g->assignments[i].target = m;
+		m->has++;
+	}
+}
+
+void thmqi_assign(struct group *g)
+{
+	uint32_t count = g->topic->state.partition_count;
+
+	switch (g->assignor) {
+	case THMQ_ASSIGN_ROUND_ROBIN:
+		in_turns(g, count);
+		break;
+	case THMQ_ASSIGN_STICKY:
+		sticky(g, count);
+		break;
+	default:
+		ranges(g, count);
+	}
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpp_test.cpp - thundermq.hpp: what it promises beyond the calls that it makes: errors as exceptions, full as an empty optional, ends in any
+ * order. It must not know how the library is made: it has the public headers only.
+ */
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <thundermq/thundermq.hpp>
+#include <type_traits>
+
+using namespace std::chrono_literals;
+
+#define CHECK(what)                                                                                \
+	do {                                                                                       \
+		if (!(what)) {                                                                     \
+			std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what);            \
+			std::exit(1);                                                              \
+		}                                                                                  \
+	} while (0)
+
+/* The number of what it throws; 0: nothing. */
+template <class F> static int thrown(F &&f)
+{
+	try {
+		f();
+	} catch (const thmq::error &e) {
+		CHECK(e.what()[0]);
+		return e.code().value();
+	}
+	return 0;
+}
+
+struct place {
+	thmq::environment env;
+	thmq::broker broker;
+	thmq::session session;
+
+	explicit place(const thmq::session_options &so = {}) : broker(env), session(env, "inproc://", so)
+	{
+		thmq::topic_options to;
+
+		to.flags = THMQ_TOPIC_VOLATILE;
+		session.create_topic("t", to);
+	}
+};
+
+static void errors_say_which()
+{
+	place p;
+
+	CHECK(thrown([&] { p.session.create_topic("t"); }) == EEXIST);
+	CHECK(thrown([&] { p.session.delete_topic("absent"); }) == THMQ_ENOTOPIC);
+	CHECK(thrown([&] { thmq::session(p.env, "nothing://here"); }) == EPROTONOSUPPORT);
+	try {
+		p.session.create_topic("bad name");
+		CHECK(!"refused");
+	} catch (const thmq::error &e) {
+		CHECK(e.code() == std::errc::invalid_argument); /* errno's are errno's in the standard's words too */
+		CHECK(e.error_class() == THMQ_CLASS_CALLER);
+	}
+	try {
+		thmq::consumer(p.session, "absent", nullptr);
+		CHECK(!"refused");
+	} catch (const std::system_error &e) {
+		CHECK(e.code().category() == thmq::category());
+		CHECK(std::string(e.what()).find("absent") != std::string::npos);
+	}
+}
+
+static void messages_come_as_they_went()
+{
+	place p;
+	thmq::producer producer(p.session, "t");
+	thmq::consumer consumer(p.session, "t", "g");
+	thmq_header region = {"region", "north", 5, THMQ_HEADER_TEXT};
+	thmq::message_options mo;
+	int got = 0;
+
+	mo.tag = "red";
+	mo.headers = &region;
+	mo.header_count = 1;
+	mo.with_key("k1");
+	CHECK(producer.send("first", mo) == 1);
+	auto claim = producer.try_claim(6);
+	CHECK(claim && claim->size() == 6);
+	std::memcpy(claim->data(), "second", 6);
+	CHECK(claim->try_commit() == 2u);
+	CHECK(thrown([&] { claim->try_commit(); }) == ESHUTDOWN); /* spent */
+	{
+		auto given_back = producer.try_claim(100);
+		CHECK(given_back);
+	}
+	CHECK(producer.send("") == 3);
+	producer.flush();
+	CHECK(producer.watermark() == 3);
+	while (got < 3) {
+		for (auto m : consumer.fetch<2>()) {
+			if (got == 0) {
+				int headers = 0;
+
+				CHECK(m.data() == "first" && m.key() == "k1" && m.tag() == "red");
+				CHECK(m.header("region") == "north" && !m.header("Region"));
+				m.each_header([&](const thmq_header &h) { headers += h.type == THMQ_HEADER_TEXT; });
+				CHECK(headers == 1);
+				CHECK(std::chrono::system_clock::now() - m.time() < 1h);
+			} else {
+				CHECK(m.key().empty() && m.tag().empty() && !m.header("region"));
+				CHECK(m.data() == (got == 1 ? "second" : ""));
+			}
+			CHECK(consumer.ack(m));
+			got++;
+		}
+		p.session.wait(1s);
+	}
+	consumer.flush();
+	CHECK(p.session.partition("t", 0, "g").lag == 0);
+	CHECK(p.session.topics().size() == 1 && p.session.topic("t").group_count == 1);
+	CHECK(p.broker.stats().messages_in == 3 && p.env.stats().core_count == 1);
+	CHECK(!p.broker.listen_url());
+}
+
+static void full_is_an_empty_optional()
+{
+	thmq::session_options so;
+
+	so.window_count = 16;
+	place p(so);
+	thmq::producer producer(p.session, "t");
+	unsigned n = 0;
+
+	while (producer.try_send("x") && n < 100)
+		n++;
+	CHECK(n >= 15 && n < 100);
+	CHECK(!producer.try_claim(1));
+	CHECK(producer.send("waits") == n + 1); /* which drives the core, and then there is room */
+	CHECK(thrown([&] { producer.try_claim(1u << 30); }) == EMSGSIZE);
+}
+
+static void batches_give_back()
+{
+	place p;
+	thmq::producer producer(p.session, "t");
+	thmq::consumer_options co;
+
+	co.prefetch_count = 1;
+	thmq::consumer consumer(p.session, "t", nullptr, co);
+	for (int i = 0; i < 3; i++) {
+		producer.send("x");
+		producer.flush();
+	}
+	for (int got = 0; got < 3;) {
+		{
+			auto b = consumer.fetch<1>();
+			got += static_cast<int>(b.size());
+			if (!b.empty())
+				CHECK(b[0].data() == "x");
+		}
+		p.session.wait(10ms);
+	}
+	CHECK(consumer.fetch().empty());
+}
+
+static void ends_in_any_order()
+{
+	auto p = std::make_unique<place>();
+	auto producer = std::make_unique<thmq::producer>(p->session, "t");
+	thmq::consumer consumer(p->session, "t", nullptr);
+	auto claim = producer->try_claim(8);
+
+	static_assert(!std::is_copy_constructible_v<thmq::session> && std::is_nothrow_move_constructible_v<thmq::session>);
+	producer->send("left lying");
+	producer->flush();
+	p->session.wait(1s);
+	auto batch = consumer.fetch();
+	thmq::session moved = std::move(p->session);
+
+	CHECK(thrown([&] { p->session.wait(0s); }) == ESHUTDOWN);
+	moved.close();
+	moved.close(); /* does nothing */
+	CHECK(thrown([&] { producer->send("x"); }) == EINVAL); /* its session took it along */
+	p->env.close();
+	CHECK(thrown([&] { consumer.fetch(); }) == ESHUTDOWN);
+	CHECK(thrown([&] { p->env.poll(); }) == ESHUTDOWN);
+	producer.reset();
+	p.reset();
+	/* batch, consumer, claim go last, and touch nothing */
+}
+
+static void a_loop_of_ones_own()
+{
+	place p;
+	thmq::producer producer(p.session, "t");
+	uint64_t sequence = producer.send("x");
+
+	CHECK(p.env.fd() >= 0 && p.session.fd() >= 0);
+	while (producer.watermark() < sequence)
+		p.env.poll();
+	while (!p.env.arm())
+		while (p.env.poll() > 0)
+			;
+	while (auto e = p.session.next_event())
+		CHECK(e->type);
+}
+
+int main()
+{
+	errors_say_which();
+	messages_come_as_they_went();
+	full_is_an_empty_optional();
+	batches_give_back();
+	ends_in_any_order();
+	a_loop_of_ones_own();
+	return 0;
+}

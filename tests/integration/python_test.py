@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python package: what it promises beyond the calls that it makes. Exit: 0, or a traceback."""
+
+import asyncio
+import gc
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+import thundermq
+from thundermq import ffi, lib
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.env = thundermq.Environment()
+        self.broker = self.env.broker()
+        self.session = self.env.connect()
+        self.session.create_topic("t", volatile=True)
+
+    def tearDown(self):
+        gc.collect()
+        self.env.close()
+
+    def send(self, *texts):
+        producer = self.session.producer("t")
+        for text in texts:
+            producer.send(text)
+        producer.flush(5)
+
+
+class Bindable(Case):
+    """Nothing of the header needs a macro."""
+
+    def test_every_options_struct_has_its_defaults_by_a_call(self):
+        names = [n[: -len("_init")] for n in dir(lib) if n.endswith("_opts_init")]
+        self.assertGreaterEqual(len(names), 8)
+        for name in names:
+            o = ffi.new(f"struct {name} *")
+            getattr(lib, name + "_init")(o)
+            self.assertEqual(o.size, ffi.sizeof(f"struct {name}"), name)
+
+    def test_every_function_of_the_header_is_there(self):
+        # a name that the library lacks would raise here
+        self.assertGreaterEqual(sum(callable(getattr(lib, n)) for n in dir(lib) if n.startswith("thmq_")), 60)
+
+    def test_enums_are_those_of_the_header(self):
+        for kind, prefix in ((thundermq.Durability, "THMQ_DURABILITY_"), (thundermq.Policy, "THMQ_POLICY_"),
+                             (thundermq.ErrorClass, "THMQ_CLASS_"), (thundermq.EventType, "THMQ_EVENT_")):
+            self.assertEqual({prefix + k.name: k.value for k in kind}, {n: getattr(lib, n) for n in dir(lib) if n.startswith(prefix)})
+        for k in thundermq.Start:
+            self.assertEqual(k.value, getattr(lib, "THMQ_START_" + k.name))
+
+
+class Calls(Case):
+    def test_errors_have_number_name_class_and_text(self):
+        with self.assertRaises(thundermq.Error) as e:
+            self.session.delete_topic("absent")
+        self.assertEqual((e.exception.name, e.exception.number), ("THMQ_ENOTOPIC", 1029))
+        self.assertEqual(e.exception.kind, thundermq.ErrorClass.CALLER)
+        self.assertIn("absent", str(e.exception))
+        with self.assertRaises(TypeError):
+            self.env.broker(no_such_option=1)
+
+    def test_a_message_comes_with_all_that_it_had(self):
+        consumer = self.session.consumer("t")
+        producer = self.session.producer("t")
+        headers = [("n", -5), ("r", 2.5), ("b", True), ("s", "ä"), ("raw", b"\0\xff"), ("n", 6)]
+        producer.send("ä", key=b"k", tag="red", headers=headers, time_ns=1_600_000_000_000_000_000)
+        producer.send(b"", key="text")
+        producer.flush(5)
+        m = consumer.get(5)
+        self.assertEqual((bytes(m.data).decode(), bytes(m.key), m.tag, m.headers), ("ä", b"k", "red", headers))
+        self.assertEqual((m.time_ns, m.partition, m.offset), (1_600_000_000_000_000_000, 0, 0))
+        m = consumer.get(5)
+        self.assertEqual((bytes(m.data), bytes(m.key), m.tag, m.headers), (b"", b"text", None, []))
+        self.assertIsNone(consumer.get(0.01))
+
+    def test_a_claim_is_written_in_place(self):
+        producer, consumer = self.session.producer("t"), self.session.consumer("t")
+        claim = producer.claim(5)
+        with claim as room:
+            room[:] = b"hello"
+        self.assertEqual(claim.sequence, 1)
+        with self.assertRaises(ValueError):
+            room[0] = 0  # it is the library's now
+        with self.assertRaises(ZeroDivisionError), producer.claim(5):
+            1 / 0
+        producer.flush(5)
+        self.assertEqual([bytes(consumer.get(5).data), consumer.get(0.05)], [b"hello", None])
+
+    def test_full_is_none_and_send_waits(self):
+        with self.env.connect(window_count=16) as small:
+            producer = small.producer("t")
+            n = 0
+            while producer.try_send(b"x"):
+                n += 1
+            self.assertGreaterEqual(n, 15)
+            self.assertEqual(producer.send(b"x"), n + 1)
+
+    def test_a_reader_without_a_group_has_nothing_to_acknowledge(self):
+        self.send("a")
+        consumer = self.session.consumer("t")
+        with self.assertRaises(ValueError):
+            consumer.ack(consumer.get(5))
+
+    def test_groups_and_topics(self):
+        self.send("a", "b")
+        consumer = self.session.consumer("t", group="g")
+        m = consumer.get(5)
+        consumer.ack(m)
+        consumer.flush(5)
+        self.assertEqual(self.session.partition("t", 0, "g")["lag"], 1)
+        self.assertEqual(self.session.topic("t")["group_count"], 1)
+        self.assertEqual([t["name"] for t in self.session.topics()], ["t"])
+        consumer.seek(thundermq.Start.BEGIN)
+        self.assertEqual(consumer.get(5).offset, 0)
+        kinds = [e.type for e in self.session.events()]
+        self.assertIn(thundermq.EventType.ASSIGNED, kinds)
+
+    def test_events_tell_whose_they_are(self):
+        producer = self.session.producer("t", report=True)
+        producer.send(b"x")
+        producer.flush(5)
+        e = [e for e in self.session.events() if e.type == thundermq.EventType.SETTLED][0]
+        self.assertIs(e.source, producer)
+        self.assertIsNone(e.error)
+
+
+class Durable(unittest.TestCase):
+    def test_shared_groups_retries_and_keys_on_disk_and_over_tcp(self):
+        with tempfile.TemporaryDirectory(dir=".") as d, thundermq.Environment(cores=1) as env, \
+                env.broker(Path(d) / "data", listen="tcp://127.0.0.1:0") as broker, env.connect(broker.listen_urls()[0]) as session:
+            session.create_topic("jobs")
+            session.create_topic("dead")
+            producer = session.producer("jobs", name="me")
+            producer.send(b"bad", key="k")
+            producer.flush(10)
+            self.assertEqual(session.find_key("jobs", "k")["offset"], 0)
+            self.assertIsNone(session.find_key("jobs", "none"))
+            with self.assertRaises(thundermq.Error):
+                producer.send(b"x", expect_end=7)
+                producer.flush(10)
+            worker = session.consumer("jobs", "w", shared=True, deliver_max=5, dead_topic="dead", backoff=[0.001])
+            m = worker.get(10)
+            self.assertEqual(m.deliveries, 1)
+            worker.nack(m, None)
+            del m
+            m = worker.get(10)
+            self.assertEqual(m.deliveries, 2)
+            worker.reject(m, "no good")
+            m.release()
+            m = session.consumer("dead").get(10)
+            self.assertEqual(dict(m.headers)["thmq-dead-reason"], "no good")
+            del m
+
+
+class Views(Case):
+    """Zero copies, and no way to a byte that is not there any more."""
+
+    def test_a_view_keeps_its_message(self):
+        self.send("a" * 100)
+        consumer = self.session.consumer("t", prefetch_count=1)
+        view = consumer.get(5).data[10:20]  # the message itself is gone, a part of it is looked at
+        gc.collect()
+        self.assertTrue(view.readonly)
+        self.assertEqual(bytes(view), b"a" * 10)
+        for close in (consumer.close, self.session.close, self.env.close):
+            with self.assertRaises(BufferError):
+                close()
+        self.assertEqual(bytes(view), b"a" * 10)
+        del view
+        consumer.close()
+
+    def test_messages_that_nobody_has_are_given_back(self):
+        consumer = self.session.consumer("t", prefetch_count=4)
+        self.send(*"abcdefghijklmnop")
+        self.assertEqual(b"".join(bytes(consumer.get(5).data) for _ in range(16)), b"abcdefghijklmnop")
+
+    def test_released_is_released(self):
+        self.send("a")
+        m = self.session.consumer("t").get(5)
+        view = m.data
+        with self.assertRaises(BufferError):
+            m.release()
+        del view
+        m.release()
+        m.release()
+        with self.assertRaises(ValueError):
+            m.data
+
+    def test_what_outlives_its_environment_says_so(self):
+        self.send("a")
+        consumer = self.session.consumer("t")
+        m = consumer.get(5)
+        self.env.close()
+        with self.assertRaises(ValueError):
+            m.data
+        for call in (consumer.fetch, lambda: self.session.wait(0), self.session.topics, self.env.poll):
+            with self.assertRaises(thundermq.Error) as e:
+                call()
+            self.assertEqual(e.exception.name, "ESHUTDOWN")
+        consumer.close()
+        self.session.close()
+
+
+class Loops(unittest.TestCase):
+    def run_both(self, cores):
+        async def main():
+            with thundermq.Environment(cores=cores) as env, env.broker(), env.connect() as one, env.connect() as two:
+                one.create_topic("t", volatile=True)
+                got = []
+
+                async def read(consumer, n):
+                    async for m in consumer:
+                        got.append(bytes(m.data))
+                        consumer.ack(m)
+                        if len(got) >= n:
+                            return
+
+                async def write(producer):
+                    for i in range(200):
+                        await producer.send_async(b"%d" % i)
+                        if i % 50 == 0:
+                            await asyncio.sleep(0.001)
+                    await producer.flush_async(10)
+
+                idle = one.consumer("t")  # whose messages nobody takes: the others go on
+                await asyncio.wait_for(asyncio.gather(read(two.consumer("t", group="g"), 200), write(one.producer("t"))), 20)
+                self.assertEqual(got, [b"%d" % i for i in range(200)])
+                idle.close()
+                self.assertIsNone(await two.consumer("t", start=thundermq.Start.END).get_async(0.01))
+                self.assertEqual(env._bells, {})
+
+        asyncio.run(main())
+
+    def test_a_loop_that_drives_the_core(self):
+        self.run_both(0)
+
+    def test_a_loop_beside_a_core_of_the_library(self):
+        self.run_both(1)
+
+    def test_a_session_that_closes_lets_nobody_wait(self):
+        async def main():
+            with thundermq.Environment() as env, env.broker(), env.connect() as session:
+                session.create_topic("t", volatile=True)
+                waits = asyncio.ensure_future(session.consumer("t").get_async())
+                await asyncio.sleep(0.01)
+                session.close()
+                with self.assertRaises((asyncio.CancelledError, thundermq.Error)):
+                    await waits
+
+        asyncio.run(main())
+
+
+class Threads(unittest.TestCase):
+    def test_a_wait_lets_others_run_and_wakes(self):
+        with thundermq.Environment(cores=1) as env, env.broker(), env.connect() as session:
+            session.create_topic("t", volatile=True)
+            consumer = session.consumer("t")
+
+            def later():
+                time.sleep(0.05)
+                with env.connect() as other:
+                    with other.producer("t") as producer:
+                        producer.send(b"from a thread")
+                        producer.flush(5)
+
+            thread = threading.Thread(target=later)
+            thread.start()
+            message = consumer.get(10)
+            thread.join()
+            self.assertEqual(bytes(message.data), b"from a thread")
+            del message
+
+
+if __name__ == "__main__":
+    print(thundermq.version(), sys.version)
+    unittest.main()
