@@ -59,10 +59,21 @@ static int read_config(const char *path, char **words, int *count)
 	if (!f)
 		return fail(-errno, "%s: %s", path, strerror(errno));
 	while (rc == EXIT_OK && fgets(line, sizeof(line), f)) {
-		word = word_of(line, path, ++number, &dir, &rc);
-		if (word && *count < WORDS_MAX)
+		number++;
+		if (!strchr(line, '\n') && !feof(f)) {
+			rc = usage_error("%s, line %u: a line has up to %d bytes", path, number,
+					 LINE_MAX_BYTES - 2);
+			break;
+		}
+		word = word_of(line, path, number, &dir, &rc);
+		if (word && *count == WORDS_MAX)
+			rc = usage_error("%s, line %u: there are more than %d options", path,
+					 number, WORDS_MAX);
+		else if (word)
 			words[(*count)++] = word;
 	}
+	if (rc == EXIT_OK && ferror(f))
+		rc = fail(-errno, "%s: %s", path, strerror(errno));
 	fclose(f);
 	if (rc == EXIT_OK && dir)
 		words[(*count)++] = dir;

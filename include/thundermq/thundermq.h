@@ -1027,7 +1027,7 @@ struct thmq_consumer_opts {
 				       ones; copied */
 	const char *dead_topic; /* where dead letters go, made with one partition where it is not there; NULL: they are dropped. Copied */
 	uint32_t backoff_count; /* up to THMQ_CONSUMER_BACKOFF_MAX */
-	uint32_t reserved;
+	uint32_t partition;     /* with THMQ_CONSUMER_PARTITION, else 0 */
 	/*
 	 * Only messages of which this is true, such as "price > 10 AND region LIKE 'eu%'": an expression over headers, KEY, TAG and
 	 * TIMESTAMP that the broker looks at before it hands a message out. What it is not true of counts as done for the group.
@@ -1065,6 +1065,8 @@ enum thmq_assignor {
  * itself. All members of a group must say so. prefetch_count counts what is not acknowledged then, 0 means 1024. doc/shared.md
  */
 #define THMQ_CONSUMER_SHARED 2u
+/* Without a group: only this partition, partition being set. For those who share out partitions themselves, as a broker of another protocol does. */
+#define THMQ_CONSUMER_PARTITION 4u
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
@@ -1075,8 +1077,8 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
 /**
  * thmq_consumer_open() - read a topic
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
- * acks are kept with the messages. NULL: a reader of its own that gets all partitions and keeps no offset.
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
+ * acks are kept with the messages. NULL: a reader of its own that gets all partitions, or the one that it names, and keeps no offset.
+ * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
  * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
  * members that do not share; -EOPNOTSUPP the topic is volatile.
  */

@@ -382,7 +382,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc == 0 && group)
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
-		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED, "consumer");
+		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION,
+			       "consumer");
 	if (rc)
 		return rc;
 	rc = check_tags(&o);
@@ -397,6 +398,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: unknown assignor %u", o.assignor);
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
+	if (o.flags & THMQ_CONSUMER_PARTITION ? group != NULL : o.partition != 0)
+		return thmqi_fail(-EINVAL, "consumer: partition goes with THMQ_CONSUMER_PARTITION, and both without a group");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)

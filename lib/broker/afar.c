@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "lead.h"
+#include "node.h"
 #include "replica/courier.h"
 
 #define OTHER_PORT 10000u
@@ -114,6 +115,9 @@ int thmqi_afar_open(struct shard *s)
 				       .tls = b->opts.cluster_key ? &tls : NULL,
 				       .lane = s->id,
 				       .address_of = thmqi_afar_url,
+				       .mark = *thmqi_node_mark(b),
+				       .meet = thmqi_node_meet,
+				       .meet_ctx = b,
 				       .beside = other_of(s)};
 	uint32_t i;
 	int rc;

@@ -10,6 +10,7 @@
 #include "commitlog/close.h"
 #include "commitlog/limit.h"
 #include "meta.h"
+#include "node.h"
 
 /* What is to be done on a core, with the error's text carried back from that core's thread. */
 struct core_job {
@@ -75,7 +76,14 @@ struct dir_hold {
 	_Atomic uint32_t refs;
 };
 
-static void dir_hold_drop(void *arg)
+void *thmqi_broker_dir_keep(struct thmq_broker *b)
+{
+	if (b->dir_hold)
+		atomic_fetch_add_explicit(&b->dir_hold->refs, 1, memory_order_relaxed);
+	return b->dir_hold;
+}
+
+void thmqi_broker_dir_let_go(void *arg)
 {
 	struct dir_hold *h = arg;
 
@@ -154,6 +162,17 @@ static int has_no_changes(struct core_job *job)
 	return !c && !atomic_load(&job->broker->carrying);
 }
 
+/* Nothing is between meta and the other shards. */
+static int has_no_posts(struct core_job *job)
+{
+	struct meta *m = job->broker->meta;
+	const struct meta_change *c = m ? m->changes : NULL;
+
+	while (c && !c->waiting)
+		c = c->next;
+	return !c && !atomic_load(&job->broker->carrying);
+}
+
 /* -------------------------------------------------------------------- open */
 
 struct listing {
@@ -170,7 +189,7 @@ static int look_at_entry(void *arg, const char *name)
 	} else if (strncmp(name, "shard-", 6) == 0 && name[6] >= '0' && name[6] <= '9') {
 		l->shards = true;
 	} else if (strcmp(name, "lock") != 0 && strcmp(name, "socket") != 0 && strncmp(name, "shard-", 6) != 0 && name[0] != '.' &&
-		   strcmp(name, "lost+found") != 0) {
+		   strcmp(name, "lost+found") != 0 && strcmp(name, "node") != 0 && strcmp(name, "node.tmp") != 0) {
 		l->foreign = true;
 		snprintf(l->first, sizeof(l->first), "%.63s", name);
 	}
@@ -408,7 +427,7 @@ static int open_copy(struct core_job *job)
 static int open_copies(struct thmq_broker *b)
 {
 	uint32_t cores = thmqi_env_core_count(b->env), count = b->opts.shard_count, i;
-	int rc = 0;
+	int rc = thmqi_node_open(b);
 
 	for (i = 0; i <= count && !rc; i++) {
 		rc = thmqi_shard_init(&b->shards[i], b, i, thmqi_env_core(b->env, i ? (i - 1) % cores : 0));
@@ -419,7 +438,8 @@ static int open_copies(struct thmq_broker *b)
 		rc = on_core(b, &b->shards[i], open_copy, NULL);
 	if (!rc)
 		rc = on_core(b, &b->shards[THMQI_SHARD_META], open_copy, NULL);
-	return rc ? rc : b->disk->dir_sync(b->dir);
+	rc = rc ? rc : b->disk->dir_sync(b->dir);
+	return rc ? rc : thmqi_node_made(b);
 }
 
 static int open_logs(struct thmq_broker *b);
@@ -549,10 +569,10 @@ static int close_shard(struct core_job *job)
 	int rc = 0;
 
 	if (s->log) {
-		if (job->broker->dir_hold)
-			atomic_fetch_add_explicit(&job->broker->dir_hold->refs, 1, memory_order_relaxed);
-		rc = s->lead ? thmqi_lead_close(s, job->value, dir_hold_drop, job->broker->dir_hold)
-			     : thmqi_log_close_notify(s->log, job->value, dir_hold_drop, job->broker->dir_hold);
+		void *hold = thmqi_broker_dir_keep(job->broker);
+
+		rc = s->lead ? thmqi_lead_close(s, job->value, thmqi_broker_dir_let_go, hold)
+			     : thmqi_log_close_notify(s->log, job->value, thmqi_broker_dir_let_go, hold);
 		s->log = NULL;
 	}
 	if (s->id == THMQI_SHARD_META && job->broker->meta) {
@@ -588,10 +608,17 @@ static int hand_over(struct core_job *job)
 
 #define CLOSE_GRACE_NS 1000000000u /* what a close may take longer than its time-out */
 
-static int follow_no_more(struct core_job *job)
+/* What is stored from now on, of its own or of others, is the next open's to carry: its shards are about to go. */
+static int carry_no_more(struct core_job *job)
 {
-	if (job->broker->meta)
-		job->broker->meta->follows_no_more = true;
+	struct meta *m = job->broker->meta;
+	struct meta_change *c;
+
+	if (!m)
+		return 0;
+	m->follows_no_more = true;
+	for (c = m->changes; c; c = c->next)
+		c->orphan = true;
 	return 0;
 }
 
@@ -611,11 +638,15 @@ static void leave_cluster(struct thmq_broker *b, uint64_t timeout_ns, uint64_t d
 	if (b->reach)
 		thmqi_transport_reach_remove(b->transport, b->reach);
 	b->reach = NULL;
-	/* what others still commit of the metadata is in its log; shards that are about to go must not be on its way */
-	if (b->shards[THMQI_SHARD_META].open) {
-		on_core(b, &b->shards[THMQI_SHARD_META], follow_no_more, NULL);
-		wait_for(b, &b->shards[THMQI_SHARD_META], has_no_changes, THMQI_MAX(deadline, now_of(b) + CLOSE_GRACE_NS));
-	}
+}
+
+/* The answers of shards come home before what they refer to goes. */
+static void end_changes(struct thmq_broker *b, uint64_t deadline)
+{
+	if (!b->shards[THMQI_SHARD_META].open)
+		return;
+	on_core(b, &b->shards[THMQI_SHARD_META], carry_no_more, NULL);
+	wait_for(b, &b->shards[THMQI_SHARD_META], has_no_posts, THMQI_MAX(deadline, now_of(b) + CLOSE_GRACE_NS));
 }
 
 /* A core may have a thread that has stopped to drive it, or waits for the one that closes: nothing is begun then. */
@@ -687,12 +718,14 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 				 THMQI_MAX(deadline, now + CLOSE_GRACE_NS));
 		if (b->cluster)
 			leave_cluster(b, timeout_ns, deadline);
+		end_changes(b, deadline);
 		for (i = b->shard_count; i-- > 0;) {
 			one = close_one(b, &b->shards[i], deadline);
 			rc = rc ? rc : one;
 		}
 	}
-	dir_hold_drop(b->dir_hold);
+	thmqi_node_close(b);
+	thmqi_broker_dir_let_go(b->dir_hold);
 	free(b->shards);
 	thmqi_roll_close(b);
 	free(b->cluster);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "lead.h"
+#include "node.h"
 
 #define LETTERS_MAX 512u /* that wait for one shard */
 
@@ -278,6 +279,7 @@ void thmqi_letters_fini(struct shard *s)
 }
 
 struct sending {
+	struct thmq_broker *from;
 	const struct thmqi_message *message;
 	const struct thmqi_buf *buf;
 };
@@ -307,6 +309,9 @@ static int put(void *broker, void *arg)
 
 	if (!s || !s->lead)
 		return -ECONNREFUSED;
+	rc = thmqi_node_meet(broker, sending->from->opts.node_id, thmqi_node_mark(sending->from));
+	if (rc)
+		return rc;
 	box = s->lead->box;
 	pthread_mutex_lock(&box->lock);
 	if (box->count == LETTERS_MAX) {
@@ -328,7 +333,7 @@ static int put(void *broker, void *arg)
 static int inproc_send(void *ctx, struct thmq_broker *from, const char *address,
 		       const struct thmqi_message *message, struct thmqi_buf *buf)
 {
-	struct sending sending = {.message = message, .buf = buf};
+	struct sending sending = {.from = from, .message = message, .buf = buf};
 
 	(void)ctx;
 	if (strncmp(address, "inproc://", 9) != 0)

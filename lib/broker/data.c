@@ -301,7 +301,8 @@ static int note_foreign(void *arg, const char *name)
 	uint32_t shard;
 
 	if (strcmp(name, "meta") == 0 || shard_of(name, &shard) || strcmp(name, "lock") == 0 ||
-	    strcmp(name, "socket") == 0 || strcmp(name, "lost+found") == 0)
+	    strcmp(name, "socket") == 0 || strcmp(name, "lost+found") == 0 || strcmp(name, "node") == 0 ||
+	    strcmp(name, "node.tmp") == 0)
 		return 0;
 	return thmqi_data_finding(arg, THMQ_FINDING_FOREIGN, "%s", name);
 }

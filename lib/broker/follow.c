@@ -90,8 +90,10 @@ static void on_shard(struct thmqi_broker_post *post)
 	struct shard *s = post->shard;
 	int rc = apply(s, c);
 
-	if (rc && !s->failed) /* it would serve less than there is: another copy may */
+	if (rc && !s->failed) { /* it would serve less than there is: another copy may */
 		s->failed = rc;
+		atomic_store(&s->broker->ill, true);
+	}
 	thmqi_broker_post(post, &c->meta->broker->shards[THMQI_SHARD_META], on_answered);
 }
 

@@ -208,6 +208,14 @@ void thmqi_group_timer_start(struct meta *m)
 	thmqi_timer_start(m->shard->core, &m->timer, m->shard->core->now_ns + LOOK_NS);
 }
 
+/* A short time-out must not wait for a long one's turn, and who is silent not until nobody joins any more. */
+static void look_by(struct meta *m, uint64_t ns)
+{
+	if (!m->timer_on || m->timer.deadline_ns > ns)
+		thmqi_timer_start(m->shard->core, &m->timer, ns);
+	m->timer_on = true;
+}
+
 void thmqi_group_timer_init(struct meta *m)
 {
 	m->timer.fire = on_timer;
@@ -294,10 +302,7 @@ int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *
 	g->member_count++;
 	m->member_count++;
 	rebalance(m, g);
-	/* a short time-out must not wait for a long one's turn */
-	thmqi_timer_start(m->shard->core, &m->timer,
-			  m->shard->core->now_ns + THMQI_MAX(member->timeout_ns / 4, LOOK_NS));
-	m->timer_on = true;
+	look_by(m, m->shard->core->now_ns + THMQI_MAX(member->timeout_ns / 4, LOOK_NS));
 	return 0;
 }
 

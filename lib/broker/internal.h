@@ -397,6 +397,7 @@ struct thmq_broker {
 	struct roll *roll; /* NULL: one copy */
 	struct thmqi_members *cluster; /* as the options say; NULL: one copy */
 	uint8_t cluster_id[16];
+	struct node *node; /* node.c; NULL: one copy */
 	struct thmqi_carrier carrier;
 	struct thmqi_reach *reach; /* where others of the environment find it; NULL: nowhere */
 	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none */
@@ -409,6 +410,10 @@ struct thmq_broker {
 	_Atomic uint32_t copies; /* being made: closing waits for them */
 	_Atomic bool closing;    /* and they end when they see it */
 };
+
+/* broker.c: the directory stays open, and locked, until it is let go. Any core */
+void *thmqi_broker_dir_keep(struct thmq_broker *b);
+void thmqi_broker_dir_let_go(void *hold);
 
 /* shard.c */
 int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct thmq_core *core);
@@ -580,6 +585,7 @@ int thmqi_shared_store(struct group_offset *g); /* append it as it is now */
 int thmqi_shared_renew(struct group_offset *g);
 void thmqi_shared_durable(struct group_offset *g, uint64_t floor);
 void thmqi_shared_failed(struct group_offset *g);
+void thmqi_shared_deposed(struct group_offset *g); /* another copy leads; nobody is attached any more */
 void thmqi_shared_tell_owed(struct group_offset *g, int error);
 void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run);
 void thmqi_shared_settle_recovery(struct group_offset *g); /* once all is replayed */

@@ -85,30 +85,73 @@ static void depose(struct shard *s)
 
 static int open_group(struct shard *s, const struct thmq_log_opts *log);
 
+/* A log that is closed: a device that is slow may have writes of it for some time. */
+struct leaving {
+	struct lead *lead; /* NULL: it did not wait */
+	void *hold;
+};
+
+static void on_left(void *arg)
+{
+	struct leaving *x = arg;
+
+	thmqi_broker_dir_let_go(x->hold);
+	if (x->lead)
+		x->lead->leaving = NULL;
+	free(x);
+}
+
+static void fail(struct shard *s, int error)
+{
+	s->failed = error;
+	atomic_store(&s->broker->ill, true);
+	send_away(&s->lead->waiting, -THMQ_EFAILED);
+}
+
+static void reopen(struct shard *s)
+{
+	int rc;
+
+	s->lead->reopens = false;
+	if (s->closing || s->failed)
+		return;
+	rc = thmqi_shard_log_open(s, s->lead->dir, NULL, false);
+	if (rc)
+		fail(s, rc);
+}
+
 /* The log tells all again, as at an open: who was here before is forgotten. */
 static void rebuild(struct shard *s)
 {
 	struct lead *l = s->lead;
+	struct thmqi_group *g = l->group;
+	struct leaving *x;
 	int rc;
 
-	l->rebuild = false;
-	if (s->closing || s->failed)
+	if (s->closing || s->failed || !g) {
+		l->rebuild = false;
 		return;
+	}
+	x = malloc(sizeof(*x));
+	if (!x)
+		return; /* once there is memory */
+	*x = (struct leaving){.lead = l, .hold = thmqi_broker_dir_keep(s->broker)};
+	l->rebuild = false;
+	l->leaving = x;
 	thmqi_afar_leave(s);
-	thmqi_group_close(l->group, 0);
 	l->group = NULL;
 	s->log = NULL;
 	l->role = 0;
 	l->term = l->leader = l->committed = 0;
+	l->wire_full = false;
+	rc = thmqi_group_close_notify(g, 0, on_left, x);
 	thmqi_shard_reset(s);
 	if (is_meta(s))
 		thmqi_meta_reset(s->broker->meta);
-	rc = thmqi_shard_log_open(s, l->dir, NULL, false);
-	if (rc) {
-		s->failed = rc;
-		atomic_store(&s->broker->ill, true);
-		send_away(&l->waiting, -THMQ_EFAILED);
-	}
+	if (rc && rc != -ETIMEDOUT) /* nobody knows what it has stored */
+		fail(s, rc);
+	else
+		l->reopens = true;
 }
 
 /* What it is told of while another one leads, or leads again, has nothing to do with what was appended here. */
@@ -130,6 +173,8 @@ void thmqi_lead_poll(struct shard *s)
 		depose(s);
 	if (thmqi_unlikely(l->rebuild))
 		rebuild(s);
+	if (thmqi_unlikely(l->reopens && !l->leaving)) /* two at a time would write over each other */
+		reopen(s);
 	if (l->taken)
 		thmqi_letters_deliver(s);
 	if (l->all_head != l->all_tail && leads_still(l))
@@ -154,7 +199,7 @@ bool thmqi_lead_waits(struct shard *s)
 {
 	const struct lead *l = s->lead;
 
-	return l->taken || l->wire_full || l->rebuild ||
+	return l->taken || l->wire_full || l->rebuild || l->reopens ||
 	       (l->serves && l->role != THMQI_ROLE_LEADER) ||
 	       (!thmqi_list_empty(&l->waiting) && !atomic_load(&s->broker->leads));
 }
@@ -187,6 +232,9 @@ static void on_timer(struct thmqi_timer *t)
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
 	    leader != s->broker->opts.node_id && thmqi_lead_mark_term(s))
 		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);
+	/* it will never serve: another one may */
+	if (s->failed && l->group && l->role == THMQI_ROLE_LEADER)
+		thmqi_group_transfer(l->group, 0);
 	thmqi_roll_step(s);
 	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);
 }
@@ -299,21 +347,28 @@ static void on_failed(void *ctx, int error)
 	atomic_store(&s->broker->ill, true);
 }
 
+static const char *address_in(const struct thmqi_members *m, uint64_t id)
+{
+	uint32_t i;
+
+	for (i = 0; i < m->count; i++)
+		if (m->list[i].id == id)
+			return m->list[i].address;
+	return NULL;
+}
+
 static int on_send(void *ctx, const struct thmqi_message *message, struct thmqi_buf *buf)
 {
 	struct shard *s = ctx;
 	struct lead *l = s->lead;
 	const struct thmqi_carrier *carrier = &s->broker->carrier;
-	const struct thmqi_members *m = thmqi_group_members(l->group);
-	uint32_t i;
+	const char *address = address_in(thmqi_group_members(l->group), message->to);
 	int rc = -EHOSTUNREACH;
 
-	for (i = 0; i < m->count; i++)
-		if (m->list[i].id == message->to) {
-			rc = carrier->send(carrier->ctx, s->broker, m->list[i].address, message,
-					   buf);
-			break;
-		}
+	if (!address) /* one that joins knows from its options whom it may answer, until its log says who there is */
+		address = address_in(s->broker->cluster, message->to);
+	if (address)
+		rc = carrier->send(carrier->ctx, s->broker, address, message, buf);
 	if (rc == -EAGAIN)
 		l->wire_full = true;
 	return rc;
@@ -454,6 +509,8 @@ void thmqi_lead_fini(struct shard *s)
 
 	if (!l)
 		return;
+	if (l->leaving)
+		l->leaving->lead = NULL;
 	thmqi_timer_stop(s->core, &l->timer);
 	thmqi_afar_close(s);
 	thmqi_letters_fini(s);

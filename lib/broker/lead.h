@@ -19,6 +19,8 @@ struct lead {
 	uint64_t marked_term; /* in which something was appended so that all have the same */
 	bool serves; /* it leads, and all up to begin_index is committed: what the log told is true */
 	bool rebuild; /* something that was told was taken back: all of it is to be told again */
+	bool reopens; /* its log was closed for that, and is opened once the device has nothing of it any more: … */
+	struct leaving *leaving; /* … while this is there */
 	struct thmqi_list waiting; /* connections that are welcomed once it serves */
 	struct thmqi_timer timer;
 	bool wire_full; /* a message was refused for now */
@@ -36,6 +38,7 @@ struct lead {
 struct roll {
 	pthread_mutex_t lock;
 	uint64_t number; /* 0: nothing was */
+	uint64_t asked_ns; /* when it was asked for last */
 	struct thmqi_member wish;
 	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
 };

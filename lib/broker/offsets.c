@@ -165,7 +165,10 @@ void thmqi_offsets_deposed(struct shard *s)
 		thmqi_list_each(it, &p->groups)
 		{
 			g = thmqi_container(it, struct group_offset, link);
-			g->offset = g->durable_offset = g->logged_offset;
+			if (g->shared)
+				thmqi_shared_deposed(g);
+			else
+				g->offset = g->durable_offset = g->logged_offset;
 		}
 }
 

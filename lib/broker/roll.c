@@ -5,6 +5,8 @@
  */
 #include "lead.h"
 
+#define KEEP_NS 500000000u /* who wished last asks again sooner */
+
 int thmqi_roll_open(struct thmq_broker *b)
 {
 	uint32_t i;
@@ -109,9 +111,22 @@ void thmqi_roll_step(struct shard *s)
 
 /* ----------------------------------------------------------------- requests */
 
+/* Two that wish at the same time would take it from each other, and neither would come to an end. */
+static bool is_taken(const struct thmq_broker *b, uint64_t number, uint64_t now)
+{
+	const struct roll *r = b->roll;
+	bool waits = false;
+	uint32_t i;
+
+	for (i = 0; i < b->shard_count; i++)
+		waits |= r->status[i] == -EAGAIN;
+	return r->number && r->number != number && waits && now - r->asked_ns < KEEP_NS;
+}
+
 static int wish_for(struct thmq_broker *b, const struct thmqi_request *q)
 {
 	struct roll *r = b->roll;
+	uint64_t now = b->shards[THMQI_SHARD_META].core->now_ns;
 	uint32_t i;
 	int rc = 0;
 
@@ -128,6 +143,11 @@ static int wish_for(struct thmq_broker *b, const struct thmqi_request *q)
 	if (q->index == THMQI_MEMBER_REMOVED && q->volatile_bytes == b->opts.node_id)
 		return -EBUSY; /* it leads */
 	pthread_mutex_lock(&r->lock);
+	if (is_taken(b, q->member, now)) {
+		pthread_mutex_unlock(&r->lock);
+		return -EAGAIN;
+	}
+	r->asked_ns = now;
 	if (r->number != q->member) {
 		r->number = q->member;
 		r->wish = (struct thmqi_member){.id = q->volatile_bytes, .role = q->index};

@@ -146,7 +146,7 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id)
 		thmqi_version_drop(thmqi_container(it, struct conn, link), p);
 	if (p->is_volatile)
 		thmq_log_close(p->log, 0);
-	else
+	else if (p->log) /* else its copy is being opened anew, or could not be */
 		thmq_log_forget(p->log, p->id);
 	p->log = NULL;
 	p->index = NULL;
@@ -245,6 +245,16 @@ static void replay_producer(struct shard *s, const struct thmq_log_run *run)
 	thmqi_writer_replay(s, &state);
 }
 
+static void replay_shared(struct shard *s, const struct thmq_log_run *run)
+{
+	const struct state_shared *state = run->payload;
+
+	if (run->header->len < sizeof(*state))
+		return;
+	told_of(s, state->partition);
+	thmqi_shared_replay(s, run);
+}
+
 static void replay_state(struct shard *s, const struct thmq_log_run *run)
 {
 	const struct thmq_run_header *h = run->header;
@@ -255,7 +265,7 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 		replay_offset(s, run);
 		break;
 	case STATE_GROUP_SHARED:
-		thmqi_shared_replay(s, run);
+		replay_shared(s, run);
 		break;
 	case STATE_PARTITION:
 		p = told_of(s, (uint32_t)h->base_offset);
@@ -323,6 +333,7 @@ void thmqi_shard_begin_term(struct shard *s)
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (p->is_volatile || p->dead)
 			continue;
+		p->logged_offset = thmqi_logged_offset(p); /* it may have led before */
 		if (may_have_lost(s, p) && s->term > p->last_term)
 			p->next_offset += OFFSET_JUMP * (s->term - p->last_term);
 		p->last_term = THMQI_MAX(p->last_term, s->term);

@@ -78,6 +78,16 @@ static uint32_t open_max_of(const struct shard *s)
 	return THMQI_MIN(OPEN_MAX, (room / (uint32_t)sizeof(struct span_stored) - 2) / 2);
 }
 
+/* Of one message, whatever its key: they stay together, beyond open_max, and a member may speak of each by itself. */
+static uint32_t parts_max(const struct shard *s)
+{
+	uint32_t used = (uint32_t)(sizeof(struct thmq_run_header) + sizeof(struct thmq_record) +
+				   sizeof(struct thmqi_part)) +
+			THMQ_KEY_MAX + THMQ_TAG_MAX + 8;
+
+	return THMQI_MESSAGE_MAX / (s->run_max > used + 64 ? s->run_max - used : 64) + 2;
+}
+
 static struct shared *make(struct shard *s, struct group_offset *g, uint64_t begin)
 {
 	struct shared *sh = calloc(1, sizeof(*sh));
@@ -89,7 +99,8 @@ static struct shared *make(struct shard *s, struct group_offset *g, uint64_t beg
 	sh->open_max = open_max_of(s);
 	sh->slice_max = 2 * sh->open_max + 2;
 	sh->slice = calloc(1, sizeof(*sh->slice) + sh->slice_max * sizeof(struct span_stored));
-	if (!sh->slice || thmqi_spans_init(&sh->spans, sh->open_max, begin) != 0) {
+	if (!sh->slice ||
+	    thmqi_spans_init(&sh->spans, sh->open_max + parts_max(s), begin) != 0) {
 		free(sh->slice);
 		free(sh);
 		return NULL;
@@ -278,6 +289,15 @@ void thmqi_shared_failed(struct group_offset *g)
 	soil(sh);
 }
 
+/* What was on its way is in the log, or it is told anew; what is done stays so, whoever has heard of it. */
+void thmqi_shared_deposed(struct group_offset *g)
+{
+	struct shared *sh = g->shared;
+
+	sh->dirty = sh->storing = false;
+	g->offset = g->durable_offset = thmqi_spans_floor(&sh->spans);
+}
+
 /* Bytes from the log passed their checksum, but lengths must be sane all the same. */
 void thmqi_shared_replay(struct shard *s, const struct thmq_log_run *run)
 {
@@ -312,6 +332,8 @@ void thmqi_shared_settle_recovery(struct group_offset *g)
 {
 	struct shared *sh = g->shared;
 
+	sh->back_ns = 0; /* what it was when this one led before says nothing: all that is not done is back */
+	sh->out_ns = sh->stands = UINT64_MAX;
 	thmqi_spans_cut(&sh->spans, THMQI_MAX(g->partition->visible, g->offset));
 	if (g->offset > thmqi_spans_floor(&sh->spans))
 		thmqi_shared_advance(g);

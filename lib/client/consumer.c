@@ -223,6 +223,8 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 
 		r->partition = entries[i].partition;
 		r->shard = entries[i].shard;
+		if ((c->opts.flags & THMQ_CONSUMER_PARTITION) && i != c->opts.partition)
+			continue; /* it stays READING_NONE */
 		r->state = READING_WANTED;
 		rc = thmqi_session_link_wait(s, r->shard, deadline, &r->link);
 		if (!rc)
@@ -350,6 +352,9 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	rc = thmqi_session_topic(s, topic, &entry);
 	if (rc)
 		return thmqi_fail(rc, "open a consumer of %s: %s", topic, thmq_strerror(rc));
+	if ((opts->flags & THMQ_CONSUMER_PARTITION) && opts->partition >= entry.partition_count)
+		return thmqi_fail(-THMQ_ENOPARTITION, "open a consumer of %s: it has %u partitions, not %u", topic, entry.partition_count,
+				  opts->partition);
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return thmqi_fail(-ENOMEM, "no memory for a consumer");

@@ -776,8 +776,9 @@ static uint64_t seed_of(const struct thmq_session *s)
 {
 	uint64_t seed = thmqi_env_world(s->env)->seed;
 
-	if (!seed)
-		thmqi_random_bytes(&seed, sizeof(seed));
+	if (seed) /* simulated, in one thread: sessions must differ all the same */
+		return thmqi_prng_next(&thmqi_env_core(s->env, 0)->prng);
+	thmqi_random_bytes(&seed, sizeof(seed));
 	return seed;
 }
 

@@ -104,6 +104,9 @@ struct carry_peer {
 struct thmqi_courier {
 	struct thmq_core *core;
 	uint64_t id, instance;
+	struct thmqi_node_mark mark;
+	int (*meet)(void *ctx, uint64_t id, const struct thmqi_node_mark *mark);
+	void *meet_ctx;
 	uint32_t lane;
 	struct carry_door *door;                                            /* counted */
 	int (*address_of)(const char *address, char *ret_url, size_t size); /* NULL */

@@ -276,6 +276,7 @@ static int say_hello(struct carry_conn *n, uint32_t kind, uint64_t to, int statu
 
 	h.can = n->tls && !n->tls->kernel ? CARRY_CAN_CHANGE_KEYS : 0;
 	memcpy(h.cluster, c->cluster, sizeof(h.cluster));
+	memcpy(h.mark, &c->mark, sizeof(h.mark));
 	thmqi_carry_hello_seal(&h);
 	/* nothing was sent before: there is room */
 	went = thmqi_carry_send(n, &iov, 1);
@@ -337,15 +338,29 @@ static bool replaces(const struct carry_conn *n, const struct carry_conn *there)
 	return caller < before;
 }
 
+/* Is it still the one that it was? */
+static int meet(const struct carry_conn *n)
+{
+	const struct thmqi_courier *c = n->carrier;
+	struct thmqi_node_mark mark;
+
+	memcpy(&mark, n->hello.mark, sizeof(mark));
+	return c->meet ? c->meet(c->meet_ctx, n->hello.from, &mark) : 0;
+}
+
 static int who_calls(struct carry_conn *n, struct carry_peer **ret_peer)
 {
 	struct thmqi_courier *c = n->carrier;
 	struct carry_peer *p;
+	int rc;
 
 	if (memcmp(n->hello.cluster, c->cluster, sizeof(c->cluster)) != 0)
 		return -ENOTUNIQ; /* another cluster */
 	if (n->hello.to != c->id || n->hello.lane != c->lane)
 		return -EHOSTUNREACH; /* another node is meant */
+	rc = meet(n);
+	if (rc)
+		return rc;
 	p = thmqi_carry_peer(c, n->hello.from, true);
 	if (!p)
 		return -EUSERS;
@@ -385,6 +400,7 @@ static void on_answered(struct carry_conn *n)
 	if (!rc && (n->hello.from != p->id || n->hello.to != n->carrier->id ||
 		    memcmp(n->hello.cluster, n->carrier->cluster, sizeof(n->hello.cluster)) != 0))
 		rc = -EHOSTUNREACH;
+	rc = rc ? rc : meet(n);
 	if (!rc && p->conn && !replaces(n, p->conn))
 		rc = -EALREADY;
 	if (rc) {

@@ -442,6 +442,9 @@ static int set_up(struct thmqi_courier *c, const struct thmqi_courier_opts *opts
 	c->id = opts->id;
 	c->lane = opts->lane;
 	c->address_of = opts->address_of;
+	c->mark = opts->mark;
+	c->meet = opts->meet;
+	c->meet_ctx = opts->meet_ctx;
 	c->silence_ns = THMQI_MAX(silence, CARRY_SILENCE_MIN_MS) * 1000000ull;
 	if (opts->cluster)
 		strcpy(c->cluster, opts->cluster);

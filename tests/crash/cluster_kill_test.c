@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Three brokers in three processes that keep the same data, over TCP on loopback, and a client in a fourth one: the broker that leads is killed, stopped, or leaves in good
- * order, and comes back; the session finds who leads by itself. What was acknowledged is there, each message once and in order.
+ * order, and comes back; the session finds who leads by itself. What was acknowledged is there, each message once and in order. Members of groups work meanwhile, by
+ * sessions of their own: of an exclusive one, of which one member comes and goes, nobody misses anything, and what they acknowledged stays so; of a shared one
+ * each message comes at least once, and never again where a member was told that its acknowledgement is stored.
  *
  * usage: cluster_kill_test [rounds] [seed] - THMQ_TEST_FULL=1 means 30 rounds
  */
@@ -22,6 +24,8 @@
 #define SECOND 1000000000ull
 #define NODES 3u
 #define PARTITIONS 3u
+#define NUMBERS_MAX 16384u /* messages of a partition */
+#define WORKERS 2u
 #define PATIENCE_NS (60 * SECOND)
 
 #define CHECK(x)                                                                                   \
@@ -50,6 +54,17 @@ static struct {
 	struct thmq_consumer *consumer;
 	uint32_t sent, settled, messages, lost;
 	uint32_t next_to[PARTITIONS], next_of[PARTITIONS];
+
+	struct worker {
+		struct thmq_session *session;
+		struct thmq_consumer *member; /* of the exclusive group; NULL: it has left */
+		struct thmq_consumer *sharer;
+		bool acked[PARTITIONS][NUMBERS_MAX]; /* of the shared one, since the last flush */
+	} workers[WORKERS];
+	uint32_t seen[PARTITIONS]; /* by any of the exclusive group's */
+	/* in the shared group: it came to somebody; somebody was told that it is done */
+	bool came[PARTITIONS][NUMBERS_MAX], stored[PARTITIONS][NUMBERS_MAX];
+	uint32_t shared_came, again, unsure;
 } w;
 
 static volatile sig_atomic_t asked;
@@ -133,6 +148,7 @@ static void send_some(void)
 
 	while (n-- && w.sent < w.messages) {
 		partition = (uint32_t)chance(PARTITIONS);
+		CHECK(w.next_to[partition] < NUMBERS_MAX);
 		body[0] = w.next_to[partition];
 		rc = thmq_send(
 			w.producer, body, 4 + 4 * (uint32_t)chance(99),
@@ -177,11 +193,157 @@ static void take_events(void)
 	CHECK(w.settled <= w.sent);
 }
 
+/* -------------------------------------------------------------------- workers */
+
+/* Where a partition changes hands, or a broker, some of it comes twice, and nothing is left out. */
+static void work_alone(struct worker *k)
+{
+	struct thmq_message m[32];
+	uint32_t number, p;
+	int n, i, rc;
+
+	if (!k->member)
+		return;
+	n = thmq_fetch(k->member, m, 32);
+	CHECK(n >= 0);
+	for (i = 0; i < n; i++) {
+		memcpy(&number, m[i].data, 4);
+		p = m[i].partition;
+		if (number > w.seen[p])
+			fprintf(stderr, "group, partition %u: %u where %u was to come\n", p, number,
+				w.seen[p]);
+		CHECK(number <= w.seen[p]);
+		w.again += number < w.seen[p];
+		w.seen[p] = number < w.seen[p] ? w.seen[p] : number + 1;
+		rc = thmq_ack(k->member, &m[i]);
+		CHECK(rc == 0 || rc == -EAGAIN || rc == -THMQ_EFENCED);
+	}
+	CHECK(thmq_release(k->member, m, (uint32_t)n) == 0);
+}
+
+static void share(struct worker *k)
+{
+	struct thmq_message m[16];
+	int n = thmq_fetch(k->sharer, m, 16), i, rc;
+	uint32_t number, p;
+	bool acks;
+
+	CHECK(n >= 0);
+	for (i = 0; i < n; i++) {
+		memcpy(&number, m[i].data, 4);
+		p = m[i].partition;
+		CHECK(number < w.next_to[p]);
+		if (w.stored[p][number])
+			fprintf(stderr, "shared group, partition %u: %u comes again\n", p, number);
+		CHECK(!w.stored[p][number]);
+		w.shared_came += !w.came[p][number];
+		w.came[p][number] = true;
+		acks = chance(10) != 0;
+		rc = acks ? thmq_ack(k->sharer, &m[i])
+			  : thmq_nack(k->sharer, &m[i], chance(SECOND / 10));
+		CHECK(rc == 0 || rc == -EAGAIN || rc == -THMQ_EFENCED);
+		k->acked[p][number] |= acks && rc == 0;
+	}
+	CHECK(thmq_release(k->sharer, m, (uint32_t)n) == 0);
+}
+
+/* @forgets: nothing of it is known to be stored. */
+static void settle(struct worker *k, bool forgets)
+{
+	for (uint32_t p = 0; p < PARTITIONS; p++)
+		for (uint32_t i = 0; i < w.next_to[p]; i++) {
+			w.stored[p][i] |= k->acked[p][i] && !forgets;
+			k->acked[p][i] = false;
+		}
+}
+
+static void flush_shared(struct worker *k)
+{
+	int rc = thmq_consumer_flush(k->sharer, SECOND / 100);
+
+	CHECK(rc == 0 || rc == -ETIMEDOUT || rc == -THMQ_EFENCED);
+	w.unsure += rc == -THMQ_EFENCED;
+	if (rc != -ETIMEDOUT)
+		settle(k, rc != 0);
+}
+
+static void join(struct worker *k)
+{
+	CHECK(thmq_consumer_open(k->session, "t", "g",
+				 THMQ_CONSUMER_OPTS(.session_timeout_ns = 60 * SECOND),
+				 &k->member) == 0);
+}
+
+static void come_or_go(struct worker *k)
+{
+	int rc;
+
+	if (!k->member) {
+		join(k);
+		return;
+	}
+	rc = thmq_consumer_close(k->member, 10 * SECOND);
+	CHECK(rc == 0 || rc == -THMQ_EFENCED || rc == -ETIMEDOUT);
+	k->member = NULL;
+}
+
+static void work(void)
+{
+	struct thmq_event e;
+
+	for (uint32_t i = 0; i < WORKERS; i++) {
+		struct worker *k = &w.workers[i];
+
+		if (!k->session)
+			return;
+		work_alone(k);
+		share(k);
+		if (chance(50) == 0)
+			flush_shared(k);
+		while (thmq_events(k->session, &e, 1) == 1)
+			CHECK(e.type == THMQ_EVENT_DISCONNECTED ||
+			      e.type == THMQ_EVENT_RECONNECTED || e.type == THMQ_EVENT_ASSIGNED ||
+			      e.type == THMQ_EVENT_REVOKED || e.type == THMQ_EVENT_OFFSETRANGE);
+	}
+}
+
+static void hire(void)
+{
+	for (uint32_t i = 0; i < WORKERS; i++) {
+		struct worker *k = &w.workers[i];
+
+		CHECK(thmq_connect(w.env, w.urls,
+				   THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND,
+						     .timeout_ns = 30 * SECOND,
+						     .peer_timeout_ns = SECOND / 2),
+				   &k->session) == 0);
+		join(k);
+		CHECK(thmq_consumer_open(k->session, "t", "s",
+					 THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
+							    /* whose time has passed another may have */
+							    .invisible_ns = 600 * SECOND,
+							    .prefetch_count = 64),
+					 &k->sharer) == 0);
+	}
+}
+
+static uint32_t seen_by_all(void)
+{
+	uint32_t n = 0;
+
+	for (uint32_t p = 0; p < PARTITIONS; p++)
+		n += w.seen[p];
+	return n;
+}
+
+/* ----------------------------------------------------------------------- both */
+
 static void step(void)
 {
 	send_some();
 	take_some();
 	take_events();
+	work();
 	CHECK(thmq_session_wait(w.session, SECOND / 1000) >= 0);
 }
 
@@ -196,10 +358,13 @@ static void catch_up(uint32_t more)
 		step();
 		got = w.next_of[0] + w.next_of[1] + w.next_of[2];
 		if (now_ns() > end)
-			fprintf(stderr, "%u to send, %u sent, %u settled, %u came\n", w.messages,
-				w.sent, w.settled, got);
+			fprintf(stderr,
+				"%u to send, %u sent, %u settled, %u came, %u by the group, %u by "
+				"the shared one\n",
+				w.messages, w.sent, w.settled, got, seen_by_all(), w.shared_came);
 		CHECK(now_ns() < end);
-	} while (w.sent != w.messages || got != w.sent || w.settled != w.sent);
+	} while (w.sent != w.messages || got != w.sent || w.settled != w.sent ||
+		 (w.workers[0].session && (seen_by_all() != w.sent || w.shared_came != w.sent)));
 }
 
 static void begin(void)
@@ -221,6 +386,7 @@ static void begin(void)
 	CHECK(thmq_producer_open(w.session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT),
 				 &w.producer) == 0);
 	CHECK(thmq_consumer_open(w.session, "t", NULL, NULL, &w.consumer) == 0);
+	hire();
 	catch_up(200);
 }
 
@@ -264,6 +430,22 @@ static void lose(uint32_t who, uint32_t how)
 		start(who);
 	}
 	catch_up(200);
+	come_or_go(&w.workers[1]);
+}
+
+/* All is done, and stays so. */
+static void end_shared(void)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	uint64_t end = now_ns() + PATIENCE_NS;
+	uint32_t p;
+
+	for (p = 0; p < PARTITIONS;) {
+		CHECK(now_ns() < end);
+		step();
+		CHECK(thmq_partition_describe(w.session, "t", p, "s", &info) == 0);
+		p += info.group_offset == info.end_offset;
+	}
 }
 
 static void end(void)
@@ -271,6 +453,9 @@ static void end(void)
 	int status;
 	uint32_t i;
 
+	end_shared();
+	for (i = 0; i < WORKERS; i++)
+		CHECK(thmq_session_close(w.workers[i].session, 30 * SECOND) == 0);
 	CHECK(thmq_flush(w.producer, 30 * SECOND) == 0);
 	CHECK(thmq_session_close(w.session, 30 * SECOND) == 0);
 	CHECK(thmq_env_close(w.env, 10 * SECOND) == 0);
@@ -342,7 +527,9 @@ int main(int argc, char **argv)
 		lose(i < 3 || chance(3) ? leader() : (leader() + 1) % NODES,
 		     i < 3 ? i : (uint32_t)chance(3));
 	end();
-	printf("%u messages, %u times reconnected\n", w.sent, w.lost);
+	printf("%u messages, %u times reconnected; %u came twice to the group, %u times a member of the "
+	       "shared one was not sure\n",
+	       w.sent, w.lost, w.again, w.unsure);
 	prepare();
 	return 0;
 }

@@ -295,6 +295,34 @@ static void forks(void)
 	CHECK(thmq_broker_close(b, SECOND) == 0);
 }
 
+/* What a ring watched goes a little after the ring: nobody else must have the name for that long. */
+static void free_again(void)
+{
+	struct thmq_broker *b, *second;
+	struct thmq_env *one;
+	char url[64];
+	int i;
+
+	snprintf(url, sizeof(url), "shm://@thundermq-again-%d", (int)getpid());
+	for (i = 0; i < 40; i++) {
+		CHECK(thmq_env_open(&one, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+							.policy = THMQ_POLICY_EVENT)) == 0);
+		CHECK(thmq_broker_open(one, THMQ_BROKER_OPTS(.name = "x", .listen = url), &b) == 0);
+		if (i % 2)
+			works(url);
+		if (i % 4 < 2)
+			CHECK(thmq_broker_close(b, SECOND) == 0);
+		CHECK(thmq_env_close(one, SECOND) == 0);
+	}
+	CHECK(open_at(url, &b) == 0); /* and who listens keeps it */
+	CHECK(thmq_env_open(&one, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN)) == 0);
+	CHECK(thmq_broker_open(one, THMQ_BROKER_OPTS(.name = "x", .listen = url), &second) ==
+	      -EADDRINUSE);
+	CHECK(thmq_env_close(one, SECOND) == 0);
+	works(url);
+	CHECK(thmq_broker_close(b, SECOND) == 0);
+}
+
 int main(void)
 {
 	char command[64];
@@ -306,6 +334,7 @@ int main(void)
 	names_and_lists();
 	taken();
 	modes();
+	free_again();
 	forks();
 	CHECK(thmq_env_close(env, SECOND) == 0);
 	snprintf(command, sizeof(command), "rm -rf %s", dir);

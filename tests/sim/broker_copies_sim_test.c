@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Three brokers that keep the same data, and a session, in one thread under virtual time: between the brokers a network that loses, delays, doubles
- * and cuts; brokers that are killed and come back; now and then the power of all of them goes at once, with writes in flight. From one seed. What
- * was sent arrives once, in order, at a reader of its own and at a group's; what was acknowledged stays; nothing fails for good.
+ * and cuts; brokers that are killed and come back; now and then the power of all of them goes at once, with writes in flight, or the disk stands still for longer
+ * than anybody waits. From one seed. What was sent arrives once, in order, at a reader of its own and at a group's, and once at least at a shared group's, never
+ * again where that was told; what was acknowledged stays; nothing fails for good.
  * With an acknowledgement before a majority has it (planted) it must fail.
  *
  * usage: broker_copies_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
@@ -54,6 +55,9 @@ struct world {
 	struct thmq_session *other;
 	struct thmq_consumer *members[2];
 	uint32_t seen[PARTITIONS], moves; /* by any of them: next one */
+	/* a shared group: what came; what was acknowledged since the last flush; what of that is stored */
+	struct thmq_consumer *sharer;
+	bool came[PARTITIONS][MESSAGES], acked[PARTITIONS][MESSAGES], stored[PARTITIONS][MESSAGES];
 	uint32_t sent, settled, lost, kills, cuts, topics;
 	enum { ABSENT, PRESENT, UNKNOWN } topic[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
@@ -201,21 +205,29 @@ static bool net_arm(struct thmqi_poller *poller)
 static int broker_up(struct world *w, uint32_t i)
 {
 	char dir[32], name[16];
+	int rc;
 
 	at = "open";
 	snprintf(dir, sizeof(dir), "data%u", i + 1);
 	snprintf(name, sizeof(name), "b%u", i + 1);
 	w->carriers[i] = (struct thmqi_carrier){.send = on_send, .ctx = w, .defects = w->defects};
 	w->back_at[i] = 0;
-	CHECK(w, thmqi_api_broker_open(
-			 w->env,
-			 THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 2,
-					  .segment_bytes = 1u << 20, .batch_bytes = 64u << 10,
-					  .cache_bytes = 1u << 20,
-					  .cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3",
-					  .cluster_name = "sim", .node_id = i + 1,
-					  .heartbeat_ms = 10, .election_ms = 50),
-			 &w->carriers[i], &w->brokers[i]) == 0);
+	rc = thmqi_api_broker_open(w->env,
+				   THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 2,
+						    .segment_bytes = 1u << 20,
+						    .batch_bytes = 64u << 10,
+						    .cache_bytes = 1u << 20,
+						    .cluster =
+							    "1=inproc://b1,2=inproc://b2,3=inproc://b3",
+						    .cluster_name = "sim", .node_id = i + 1,
+						    .heartbeat_ms = 10, .election_ms = 50),
+				   &w->carriers[i], &w->brokers[i]);
+	if (rc == -EBUSY) { /* the disk stands still, and has writes of the life before */
+		w->brokers[i] = NULL;
+		w->back_at[i] = now(w) + 100 * MS;
+		return 0;
+	}
+	CHECK(w, rc == 0);
 	return 0;
 }
 
@@ -255,7 +267,16 @@ static void trouble(struct world *w)
 {
 	uint32_t i, k;
 
-	switch (chance(w, 8)) {
+	switch (chance(w, 9)) {
+	case 8: /* longer than a close waits */
+		thmqi_disk_sim_fault_add(w->sim,
+					 &(struct thmqi_disk_sim_fault){
+						 .opcode = THMQI_DISK_WRITE,
+						 .effect = THMQI_DISK_SIM_STALL,
+						 .nth = 1 + chance(w, 8),
+						 .repeat = chance(w, 3),
+						 .arg = (int64_t)(chance(w, 2500) * MS)});
+		break;
 	case 0:
 		power_cut(w);
 		break;
@@ -361,6 +382,59 @@ static int take_by_members(struct world *w)
 	return 0;
 }
 
+/* Each at least once, and never again once it is stored that it is done. */
+static int take_by_sharer(struct world *w)
+{
+	struct thmq_message m[8];
+	int n = thmq_fetch(w->sharer, m, 8), i, rc;
+	uint32_t number;
+
+	at = "shared group";
+	CHECK(w, n >= 0);
+	for (i = 0; i < n; i++) {
+		memcpy(&number, m[i].data, 4);
+		CHECK(w, number < w->next_to[m[i].partition]);
+		CHECK(w, !w->stored[m[i].partition][number]);
+		w->came[m[i].partition][number] = true;
+		if (!w->healed && chance(w, 5) == 0) {
+			rc = thmq_nack(w->sharer, &m[i], chance(w, 50) * MS);
+			CHECK(w, rc == 0 || rc == -EAGAIN);
+		} else {
+			rc = thmq_ack(w->sharer, &m[i]);
+			CHECK(w, rc == 0 || rc == -EAGAIN || rc == -THMQ_EFENCED);
+			w->acked[m[i].partition][number] |= rc == 0;
+		}
+	}
+	CHECK(w, thmq_release(w->sharer, m, (uint32_t)n) == 0);
+	if (chance(w, 12))
+		return 0;
+	at = "shared group, flush";
+	rc = thmq_consumer_flush(w->sharer, chance(w, 2) * 20 * MS);
+	CHECK(w, rc == 0 || rc == -ETIMEDOUT || rc == -THMQ_EFENCED);
+	for (uint32_t p = 0; p < PARTITIONS; p++)
+		for (uint32_t k = 0; k < MESSAGES && rc != -ETIMEDOUT; k++) {
+			w->stored[p][k] |= w->acked[p][k] && rc == 0;
+			w->acked[p][k] = false;
+		}
+	return 0;
+}
+
+static bool shared_is_done(struct world *w)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	uint32_t p, k;
+
+	for (p = 0; p < PARTITIONS; p++) {
+		for (k = 0; k < w->next_to[p]; k++)
+			if (!w->came[p][k])
+				return false;
+		if (thmq_partition_describe(w->session, "t", p, "s", &info) != 0 ||
+		    (w->next_to[p] && info.group_offset != info.end_offset))
+			return false;
+	}
+	return true;
+}
+
 static int member_moves(struct world *w)
 {
 	int rc;
@@ -459,7 +533,8 @@ static int check_topics(struct world *w)
 static int step(struct world *w)
 {
 	if (tend(w) || (chance(w, 40) == 0 && change_topic(w)) ||
-	    (chance(w, 60) == 0 && member_moves(w)) || take_by_members(w) || send_some(w) ||
+	    (chance(w, 60) == 0 && member_moves(w)) || take_by_members(w) || take_by_sharer(w) ||
+	    send_some(w) ||
 	    take_some(w, 0) || take_some(w, 1) || take_events(w))
 		return -1;
 	thmq_poll(w->env, chance(w, 2) ? 0 : chance(w, 4 * MS));
@@ -511,6 +586,11 @@ static int begin(struct world *w)
 	CHECK(w, thmq_consumer_open(w->session, "t", "h",
 				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND),
 				    &w->members[0]) == 0);
+	CHECK(w, thmq_consumer_open(w->other, "t", "s",
+				    THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
+						       .invisible_ns = 1000 * SECOND,
+						       .prefetch_count = 16),
+				    &w->sharer) == 0);
 	return 0;
 }
 
@@ -555,6 +635,12 @@ static int end(struct world *w)
 			tell_broker(w->brokers[i]);
 	}
 	CHECK(w, is_done(w));
+	for (i = 0; i < 20000 && !shared_is_done(w); i++)
+		if (step(w))
+			return -1;
+	at = "shared group, end";
+	CHECK(w, shared_is_done(w));
+	at = "end";
 	CHECK(w, thmq_flush(w->producer, 100 * SECOND) == 0);
 	CHECK(w, thmq_consumer_flush(w->consumers[1], 100 * SECOND) == 0);
 	for (i = 0; i < PARTITIONS; i++) {

@@ -323,7 +323,7 @@ int main(int argc, char **argv)
 	uint64_t count = argc > 2                    ? strtoull(argv[2], NULL, 0)
 			 : getenv("THMQ_TEST_FULL")  ? 3000
 			 : getenv("THMQ_TEST_SMALL") ? 20
-XX
+						     : 30;
 	uint32_t lost = 0;
 
 	for (seed = first; seed < first + count; seed++)

@@ -2,6 +2,7 @@
 /* Truncation and look-ups by index, as consensus needs them. */
 #include <criterion/criterion.h>
 
+#include "commitlog/offline.h"
 #include "commitlog_rig.h"
 
 #define DURABLE THMQ_DURABILITY_DURABLE
@@ -258,4 +259,18 @@ Test(commitlog_truncate, a_batch_is_found_by_its_index, .init = up, .fini = down
 		cr_assert_eq(rig_close(&r), 0);
 		cr_assert_eq(rig_open(&r), 0);
 	}
+}
+
+/* As a copy's is that others have contradicted: what was read of it meanwhile says nothing. */
+Test(commitlog_truncate, who_copies_a_log_that_is_opened_anew_meanwhile_is_told, .init = up, .fini = down)
+{
+	struct thmqi_log_snapshot snap, good;
+
+	store(0, 10, 100);
+	cr_assert_eq(thmqi_log_snapshot_take(r.log, &snap), 0);
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(rig_open(&r), 0);
+	cr_assert_eq(thmqi_log_snapshot_let_go(r.log, &snap), -ECANCELED);
+	cr_assert_eq(thmqi_log_snapshot_take(r.log, &good), 0);
+	cr_assert_eq(thmqi_log_snapshot_let_go(r.log, &good), 0);
 }

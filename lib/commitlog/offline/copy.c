@@ -375,8 +375,9 @@ int thmqi_log_snapshot_let_go(struct thmq_log *log, struct thmqi_log_snapshot *s
 
 	while (*at && *at != snap)
 		at = &(*at)->next;
-	if (*at)
-		*at = snap->next;
+	if (!*at) /* the log was closed since, as a copy's is that others have contradicted: this is another one */
+		return -ECANCELED;
+	*at = snap->next;
 	log->holds--;
 	return snap->cut ? -ECANCELED : 0;
 }

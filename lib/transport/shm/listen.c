@@ -100,6 +100,19 @@ static int bind_name(struct shm_listening *l, const struct sockaddr_un *address,
 	return bind(l->fd, (const struct sockaddr *)address, len) == 0 ? 0 : -errno;
 }
 
+/* A name without a file goes with its socket, and that with the ring that watched it: a little after whoever closed it, or died. */
+static int bind_free_name(struct shm_listening *l, const struct sockaddr_un *address, socklen_t len)
+{
+	const struct timespec nap = {.tv_nsec = LOCK_NAP_NS};
+	int rc = bind_name(l, address, len), i;
+
+	for (i = 0; rc == -EADDRINUSE && i < LOCK_ROUNDS && !is_alive(address, len); i++) {
+		nanosleep(&nap, NULL);
+		rc = bind_name(l, address, len);
+	}
+	return rc;
+}
+
 static int bind_path(struct shm_listening *l, const struct sockaddr_un *address, socklen_t len)
 {
 	int lock = lock_directory(&l->place), rc;
@@ -148,7 +161,7 @@ int thmqi_shm_listening_open(struct shm_listening *l, const char *url)
 		rc = l->fd < 0 ? -errno : 0;
 	}
 	if (!rc && l->is_name) {
-		rc = bind_name(l, &address, len);
+		rc = bind_free_name(l, &address, len);
 		if (!rc && listen(l->fd, BACKLOG) != 0)
 			rc = -errno;
 	} else if (!rc) {
@@ -169,8 +182,10 @@ void thmqi_shm_listening_close(struct shm_listening *l)
 	if (l->bound && lstat(l->place.path, &st) == 0 && st.st_dev == l->device &&
 	    st.st_ino == l->inode)
 		unlink(l->place.path);
-	if (l->fd >= 0)
+	if (l->fd >= 0) {
+		shutdown(l->fd, SHUT_RDWR); /* nobody is let in from now on, whoever else still has the socket */
 		close(l->fd);
+	}
 	l->fd = -1;
 	l->bound = false;
 }

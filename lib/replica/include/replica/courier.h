@@ -16,6 +16,13 @@ struct thmq_tls_opts;
 
 #define THMQI_CLUSTER_NAME_MAX 31u
 
+/* What a node is known by beside its number: a directory that is emptied, or put back from a copy, has another one, or an older one. */
+struct thmqi_node_mark {
+	uint64_t directory; /* by chance, when it was made; 0: it has none */
+	uint64_t life;      /* rises with each open */
+	uint64_t opening;   /* by chance, of that open */
+};
+
 struct thmqi_courier_opts {
 	uint64_t id;         /* of this node */
 	const char *cluster; /* its name: nodes of another one are refused; NULL: "" */
@@ -29,6 +36,10 @@ struct thmqi_courier_opts {
 	int (*address_of)(const char *address, char *ret_url, size_t size);
 	struct thmqi_courier
 		*beside; /* another one of this node, of another core: it listens for both; NULL */
+	struct thmqi_node_mark mark; /* of this node; zeros: none */
+	/* Is a node that calls, or answers, the one that it was? 0; an error: nothing is taken from it. Any core. NULL: nobody asks. */
+	int (*meet)(void *ctx, uint64_t id, const struct thmqi_node_mark *mark);
+	void *meet_ctx;
 	uint32_t silence_ms; /* a node that says nothing for so long is called anew; 0: 1000 */
 };
 

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api.c - which requests there are, in which versions, and whose they are. Versions that older clients look for are named although
+ * nobody uses them any more (Kafka itself does so: KAFKA-18659): what is below @works is refused.
+ */
+#include <stdio.h>
+
+#include "kafka.h"
+
+struct api {
+	int16_t key, min, works, max, flexible; /* versions; flexible from that one on */
+	void (*run)(struct request *r);
+	const char *name;
+};
+
+#define NEVER INT16_MAX
+static const struct api apis[] = {
+	{0, 0, 3, 9, 9, produce_run, "Produce"},
+	{1, 0, 4, 12, 12, fetch_run, "Fetch"},
+	{2, 0, 1, 7, 6, list_offsets_run, "ListOffsets"},
+	{3, 0, 0, 12, 9, metadata_run, "Metadata"},
+	{8, 0, 2, 8, 8, offset_commit_run, "OffsetCommit"},
+	{9, 0, 1, 8, 6, offset_fetch_run, "OffsetFetch"},
+	{10, 0, 0, 4, 3, find_coordinator_run, "FindCoordinator"},
+	{11, 0, 0, 9, 6, join_group_run, "JoinGroup"},
+	{12, 0, 0, 4, 4, heartbeat_run, "Heartbeat"},
+	{13, 0, 0, 5, 4, leave_group_run, "LeaveGroup"},
+	{14, 0, 0, 5, 4, sync_group_run, "SyncGroup"},
+	{15, 0, 0, 5, 5, describe_groups_run, "DescribeGroups"},
+	{16, 0, 0, 4, 3, list_groups_run, "ListGroups"},
+	{17, 0, 0, 1, NEVER, auth_handshake, "SaslHandshake"},
+	{18, 0, 0, 3, 3, api_versions, "ApiVersions"},
+	{19, 0, 0, 7, 5, create_topics_run, "CreateTopics"},
+	{20, 0, 0, 5, 4, delete_topics_run, "DeleteTopics"},
+	{22, 0, 0, 4, 2, init_producer_id_run, "InitProducerId"},
+	{32, 0, 0, 4, 4, describe_configs_run, "DescribeConfigs"},
+	{36, 0, 0, 2, 2, auth_authenticate, "SaslAuthenticate"},
+	{37, 0, 0, 3, 2, create_partitions_run, "CreatePartitions"},
+	{42, 0, 0, 2, 2, delete_groups_run, "DeleteGroups"},
+};
+#define API_COUNT ((int32_t)(sizeof(apis) / sizeof(apis[0])))
+#define API_VERSIONS 18
+
+static const struct api *api_find(int16_t key)
+{
+	int32_t i;
+
+	for (i = 0; i < API_COUNT; i++)
+		if (apis[i].key == key)
+			return &apis[i];
+	return NULL;
+}
+
+bool api_begin(struct request *r, size_t len)
+{
+	const struct api *a;
+	struct in *in = &r->in;
+
+	in_init(in, r->frame, len, false);
+	r->api = in_i16(in);
+	r->version = in_i16(in);
+	r->correlation = in_i32(in);
+	a = api_find(r->api);
+	if (in->bad || !a)
+		return false;
+	/* A newer one of this is answered in the oldest way, that the client can read what there is: it speaks first. */
+	if (r->api == API_VERSIONS && (r->version < 0 || r->version > a->max)) {
+		r->version = -1;
+		return true;
+	}
+	if (r->version < a->works || r->version > a->max)
+		return false;
+	r->client_id = in_plain_text(in);
+	in->flex = r->version >= a->flexible;
+	in_tags(in);
+	r->out.flex = in->flex;
+	return !in->bad;
+}
+
+void api_run(struct request *r)
+{
+	const struct api *a = api_find(r->api);
+
+	if (r->server->o.verbose)
+		fprintf(stderr, "%s %u: %s %d\n", r->conn->peer, r->conn->id, a->name, r->version);
+	a->run(r);
+}
+
+void api_versions(struct request *r)
+{
+	struct out *out = &r->out;
+	int32_t i;
+
+	out_i16(out, r->version < 0 ? K_UNSUPPORTED_VERSION : K_NONE);
+	out_array(out, API_COUNT);
+	for (i = 0; i < API_COUNT; i++) {
+		out_i16(out, apis[i].key);
+		out_i16(out, apis[i].min);
+		out_i16(out, apis[i].max);
+		out_tags(out);
+	}
+	if (r->version >= 1)
+		out_i32(out, 0);
+	out_tags(out);
+	request_done(r);
+}

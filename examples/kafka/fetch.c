@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fetch.c - Fetch and ListOffsets: messages of the library become record batches again, as soon as there are as many bytes as the
+ * client wants, or its time is over. Offsets that are not there (the library never uses some) are stepped over, as clients do with those
+ * of a compacted topic.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kafka.h"
+
+#define PARTS_MAX 65536
+#define BATCH_DELTA_MAX INT32_MAX
+#define BATCH_RECORDS_MAX 100000
+#define TIME_LOOK_NS (300 * MILLISECOND) /* for the first message of a time: if none comes in it, there is none */
+
+struct part {
+	struct text topic;
+	struct partition *partition; /* with a reference, if reader is not NULL */
+	struct reader *reader;
+	bool first_of_topic;
+	int32_t index, same_topic, bytes_max;
+	int64_t offset, time_ms;
+	int error;
+};
+
+struct fetch {
+	struct part *parts;
+	uint32_t count;
+	int32_t topic_count, bytes_max, bytes_min;
+	int8_t isolation;
+	struct out headers; /* of one record */
+};
+
+/* ------------------------------------------------- messages become records */
+
+static void add_number(struct out *headers, struct text name, const struct thmq_header *h)
+{
+	char text[32];
+	int64_t i;
+	double d;
+
+	if (h->type == THMQ_HEADER_BOOL && h->value_len == 1) {
+		snprintf(text, sizeof(text), "%s", *(const char *)h->value ? "true" : "false");
+	} else if (h->type == THMQ_HEADER_INT && h->value_len == 8) {
+		memcpy(&i, h->value, 8);
+		snprintf(text, sizeof(text), "%" PRId64, i);
+	} else if (h->value_len == 8) {
+		memcpy(&d, h->value, 8);
+		snprintf(text, sizeof(text), "%.17g", d);
+	} else {
+		text[0] = '\0';
+	}
+	batch_add_header(headers, name, text_of(text));
+}
+
+/* Return: how many headers; *ret_empty: what EMPTY_HEADER says */
+static int32_t add_headers(struct out *headers, const struct thmq_message *m, uint8_t *ret_empty)
+{
+	struct thmq_header h;
+	uint32_t cursor = 0;
+	int32_t n = 0;
+
+	headers->len = 0;
+	if (m->tag) {
+		batch_add_header(headers, text_of(THMQ_TAG_HEADER), (struct text){m->tag, m->tag_len});
+		n++;
+	}
+	while (m->headers && thmq_header_next(m, &cursor, &h) == 1) {
+		struct text value = {h.value, h.value_len};
+
+		if (strcmp(h.name, PRODUCER_HEADER) == 0)
+			continue;
+		if (strcmp(h.name, EMPTY_HEADER) == 0 && h.value_len == 1) {
+			*ret_empty = *(const uint8_t *)h.value;
+			continue;
+		}
+		n++;
+		if (h.type != THMQ_HEADER_BYTES && h.type != THMQ_HEADER_TEXT) {
+			add_number(headers, text_of(h.name), &h);
+			continue;
+		}
+		if (!h.value_len)
+			value.data = h.type == THMQ_HEADER_TEXT ? NULL : "";
+		batch_add_header(headers, text_of(h.name), value);
+	}
+	return n;
+}
+
+static size_t message_bytes(const struct thmq_message *m)
+{
+	return (size_t)m->len + m->key_len + m->headers_len + m->tag_len + RECORD_OVERHEAD;
+}
+
+static void add_message(struct batch_making *b, const struct thmq_message *m, struct out *headers)
+{
+	struct text key = {m->key, m->key_len}, value = {m->data, m->len};
+	uint8_t empty = 0;
+	int32_t n = add_headers(headers, m, &empty);
+
+	if (!m->key_len)
+		key.data = empty & 2 ? "" : NULL;
+	if (!m->len)
+		value.data = empty & 1 ? "" : NULL;
+	batch_add(b, (int64_t)m->offset, m->time_ns / MILLISECOND, key, value, headers, n);
+}
+
+/* What the reader has, up to @bytes_max; one message at least, if @always. Return: bytes that were added */
+static size_t add_records(struct fetch *f, struct reader *r, struct out *out, size_t bytes_max, bool always)
+{
+	const struct thmq_message *m = reader_peek(r);
+	struct batch_making b = {.out = NULL};
+	size_t begun = out->len;
+	int64_t next = 0;
+
+	for (; m; m = reader_peek(r)) {
+		if (out->len - begun + message_bytes(m) + BATCH_HEADER > bytes_max && !(always && out->len == begun))
+			break;
+		if (b.out && ((int64_t)m->offset - b.base_offset > BATCH_DELTA_MAX - (1 << 20) || b.count == BATCH_RECORDS_MAX)) {
+			batch_end(&b, next - 1);
+			b.out = NULL;
+		}
+		if (!b.out)
+			batch_begin(&b, out, (int64_t)m->offset, m->time_ns / MILLISECOND);
+		add_message(&b, m, &f->headers);
+		reader_step(r);
+		next = r->next_offset;
+	}
+	if (b.out)
+		batch_end(&b, next - 1);
+	return out->len - begun;
+}
+
+/* -------------------------------------------------------------------- Fetch */
+
+static void fetch_free(struct fetch *f)
+{
+	uint32_t i;
+
+	for (i = 0; i < f->count; i++) {
+		struct topic *t = f->parts[i].partition ? f->parts[i].partition->topic : NULL;
+
+		if (f->parts[i].reader)
+			reader_put(f->parts[i].reader);
+		if (t)
+			store_unref(t);
+	}
+	out_free(&f->headers);
+	free(f->parts);
+	free(f);
+}
+
+static void fetch_drop(struct request *r)
+{
+	fetch_free(r->state);
+	request_free(r);
+}
+
+static void fetch_part_answer(struct request *r, struct fetch *f, struct part *part, size_t *left)
+{
+	struct partition *p = part->partition;
+	struct out *out = &r->out;
+	size_t at, head = out->len, bytes = 0;
+
+	out_i32(out, part->index);
+	out_i16(out, (int16_t)part->error);
+	out_raw(out, 16); /* the two ends: known once the records are there */
+	if (r->version >= 5)
+		out_i64(out, part->error ? -1 : p->begin);
+	out_array(out, f->isolation ? 0 : -1); /* aborted transactions: there are none */
+	if (r->version >= 11)
+		out_i32(out, -1);
+	at = out_bytes_begin(out);
+	if (!part->error && part->reader)
+		bytes = add_records(f, part->reader, out, (size_t)part->bytes_max < *left ? (size_t)part->bytes_max : *left,
+				    *left == (size_t)f->bytes_max);
+	*left -= bytes < *left ? bytes : *left;
+	out_bytes_end(out, at);
+	out_tags(out);
+	if (!part->error && !bytes)
+		store_describe(p); /* the end may be further than what we have seen of it */
+	if (!out->failed) {
+		put_i64(out->data + head + 6, part->error ? -1 : p->end);
+		put_i64(out->data + head + 14, part->error ? -1 : p->end);
+	}
+}
+
+static void fetch_answer(struct request *r)
+{
+	struct fetch *f = r->state;
+	size_t left = (size_t)f->bytes_max;
+	struct out *out = &r->out;
+	uint32_t i;
+
+	out_i32(out, 0);
+	if (r->version >= 7) {
+		out_i16(out, 0);
+		out_i32(out, 0); /* no session: all partitions are named each time */
+	}
+	out_array(out, f->topic_count);
+	for (i = 0; i < f->count; i++) {
+		if (f->parts[i].first_of_topic) {
+			out_text(out, f->parts[i].topic);
+			out_array(out, f->parts[i].same_topic);
+		}
+		fetch_part_answer(r, f, &f->parts[i], &left);
+		if (i + 1 == f->count || f->parts[i + 1].first_of_topic)
+			out_tags(out);
+	}
+	out_tags(out);
+	fetch_free(f);
+	r->state = NULL;
+	request_done(r);
+}
+
+/* Is there enough? An error of a partition is told at once. */
+static bool fetch_ready(struct fetch *f)
+{
+	int64_t bytes = 0;
+	uint32_t i;
+
+	for (i = 0; i < f->count; i++) {
+		struct part *part = &f->parts[i];
+		int64_t n = part->reader && !part->error ? reader_fill(part->reader) : 0;
+
+		if (n < 0)
+			part->error = store_error((int)n);
+		if (part->error || n >= f->bytes_min - bytes)
+			return true;
+		bytes += n;
+	}
+	return bytes >= f->bytes_min;
+}
+
+static bool fetch_look(struct request *r)
+{
+	if (clock_ns() < r->deadline_ns && !fetch_ready(r->state))
+		return false;
+	fetch_answer(r);
+	return true;
+}
+
+static void fetch_open(struct server *s, struct part *part)
+{
+	struct partition *p;
+
+	part->error = store_partition(s, part->topic, part->index, &p);
+	if (part->error)
+		return;
+	store_ref(p->topic);
+	part->partition = p;
+	if (part->bytes_max < 0)
+		part->bytes_max = 0;
+	if (p->end < 0)
+		part->error = store_describe(p);
+	if (!part->error)
+		part->error = reader_get(p, part->offset, &part->reader);
+}
+
+/* Room for one more. */
+static struct part *part_add(struct fetch *f)
+{
+	struct part *parts;
+
+	if ((f->count & (f->count - 1)) == 0) { /* a power of two, or 0: twice as many */
+		parts = f->count < PARTS_MAX ? realloc(f->parts, (f->count ? f->count * 2 : 1) * sizeof(*parts)) : NULL;
+		if (!parts)
+			return NULL;
+		f->parts = parts;
+	}
+	memset(&f->parts[f->count], 0, sizeof(*f->parts));
+	return &f->parts[f->count++];
+}
+
+static void fetch_read_part(struct request *r, struct part *part)
+{
+	struct in *in = &r->in;
+
+	part->index = in_i32(in);
+	if (r->version >= 9)
+		in_i32(in); /* the leader's epoch that the client knows: there are none */
+	part->offset = in_i64(in);
+	if (r->version >= 12)
+		in_i32(in);
+	if (r->version >= 5)
+		in_i64(in);
+	part->bytes_max = in_i32(in);
+	in_tags(in);
+}
+
+static void fetch_read(struct request *r, struct fetch *f)
+{
+	struct in *in = &r->in;
+	int32_t topics = in_array(in, 6), parts, i, k;
+
+	for (i = 0; i < topics && !in->bad; i++) {
+		struct text topic = in_text(in);
+
+		parts = in_array(in, 16);
+		f->topic_count += parts > 0;
+		for (k = 0; k < parts && !in->bad; k++) {
+			struct part *part = part_add(f);
+
+			if (!part) {
+				in->bad = true;
+				break;
+			}
+			part->topic = topic;
+			part->first_of_topic = k == 0;
+			part->same_topic = parts;
+			fetch_read_part(r, part);
+		}
+		in_tags(in);
+	}
+	if (r->version >= 7) { /* what a session would forget */
+		topics = in_array(in, 6);
+		for (i = 0; i < topics && !in->bad; i++) {
+			in_text(in);
+			for (parts = in_array(in, 4); parts > 0 && !in->bad; parts--)
+				in_i32(in);
+			in_tags(in);
+		}
+	}
+	if (r->version >= 11)
+		in_text(in); /* the client's rack */
+	in_tags(in);
+}
+
+void fetch_run(struct request *r)
+{
+	struct fetch *f = calloc(1, sizeof(*f));
+	struct in *in = &r->in;
+	int32_t wait_ms;
+	uint32_t i;
+
+	if (!f) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	r->state = f;
+	in_i32(in); /* which copy asks: none of ours */
+	wait_ms = in_i32(in);
+	f->bytes_min = in_i32(in);
+	f->bytes_max = in_i32(in);
+	f->isolation = in_i8(in);
+	if (f->bytes_max < 0 || f->bytes_max > (int32_t)FETCH_BYTES_MAX)
+		f->bytes_max = FETCH_BYTES_MAX;
+	if (r->version >= 7) {
+		in_i32(in);
+		in_i32(in);
+	}
+	fetch_read(r, f);
+	if (in->bad) {
+		fetch_free(f);
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	for (i = 0; i < f->count; i++)
+		fetch_open(r->server, &f->parts[i]);
+	r->drop = fetch_drop;
+	request_wait(r, fetch_look, clock_ns() + (wait_ms > 0 ? wait_ms : 0) * MILLISECOND);
+}
+
+/* -------------------------------------------------------------- ListOffsets */
+
+#define LATEST (-1)
+#define EARLIEST (-2)
+#define NEWEST_TIME (-3)
+
+static void list_answer(struct request *r)
+{
+	struct fetch *f = r->state;
+	struct out *out = &r->out;
+	uint32_t i;
+
+	if (r->version >= 2)
+		out_i32(out, 0);
+	out_array(out, f->topic_count);
+	for (i = 0; i < f->count; i++) {
+		struct part *part = &f->parts[i];
+
+		if (part->first_of_topic) {
+			out_text(out, part->topic);
+			out_array(out, part->same_topic);
+		}
+		out_i32(out, part->index);
+		out_i16(out, (int16_t)part->error);
+		out_i64(out, part->time_ms);
+		out_i64(out, part->offset);
+		if (r->version >= 4)
+			out_i32(out, -1);
+		out_tags(out);
+		if (i + 1 == f->count || f->parts[i + 1].first_of_topic)
+			out_tags(out);
+	}
+	out_tags(out);
+	fetch_free(f);
+	r->state = NULL;
+	request_done(r);
+}
+
+/* One look for the first message of a time. Return: it is not known yet. */
+static bool list_part_waits(struct part *part, bool late)
+{
+	const struct thmq_message *m = reader_peek(part->reader);
+
+	if (!m && !late)
+		return true;
+	if (m) {
+		part->offset = (int64_t)m->offset;
+		part->time_ms = m->time_ns / MILLISECOND;
+	}
+	part->reader->next_offset = -1; /* what it holds is where nobody looks for it */
+	reader_put(part->reader);
+	part->reader = NULL;
+	return false;
+}
+
+static bool list_look(struct request *r)
+{
+	struct fetch *f = r->state;
+	bool late = clock_ns() >= r->deadline_ns, waits = false;
+	uint32_t i;
+
+	for (i = 0; i < f->count; i++)
+		if (f->parts[i].reader)
+			waits |= list_part_waits(&f->parts[i], late);
+	if (waits)
+		return false;
+	list_answer(r);
+	return true;
+}
+
+static void list_open(struct server *s, struct part *part)
+{
+	int64_t wanted = part->time_ms;
+	struct partition *p;
+
+	part->time_ms = part->offset = -1;
+	part->error = store_partition(s, part->topic, part->index, &p);
+	if (part->error)
+		return;
+	store_ref(p->topic);
+	part->partition = p;
+	part->error = store_describe(p);
+	if (part->error)
+		return;
+	if (wanted == LATEST)
+		part->offset = p->end;
+	else if (wanted == EARLIEST)
+		part->offset = p->begin;
+	else if (wanted == NEWEST_TIME && p->end > p->begin) /* by their order, not their times */
+		part->error = reader_get(p, p->end - 1, &part->reader);
+	else if (wanted >= 0 && wanted < INT64_MAX / MILLISECOND && p->end > p->begin)
+		part->error = reader_get_time(p, wanted * MILLISECOND, &part->reader);
+	if (part->error == K_OFFSET_OUT_OF_RANGE)
+		part->error = 0; /* there is none */
+}
+
+void list_offsets_run(struct request *r)
+{
+	struct fetch *f = calloc(1, sizeof(*f));
+	struct in *in = &r->in;
+	int32_t topics, parts, i, k;
+	uint32_t n;
+
+	if (!f) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	r->state = f;
+	in_i32(in);
+	if (r->version >= 2)
+		in_i8(in);
+	topics = in_array(in, 6);
+	for (i = 0; i < topics && !in->bad; i++) {
+		struct text topic = in_text(in);
+
+		parts = in_array(in, 12);
+		f->topic_count += parts > 0;
+		for (k = 0; k < parts && !in->bad; k++) {
+			struct part *part = part_add(f);
+
+			if (!part) {
+				in->bad = true;
+				break;
+			}
+			part->topic = topic;
+			part->first_of_topic = k == 0;
+			part->same_topic = parts;
+			part->index = in_i32(in);
+			if (r->version >= 4)
+				in_i32(in);
+			part->time_ms = in_i64(in);
+			in_tags(in);
+		}
+		in_tags(in);
+	}
+	if (in->bad) {
+		fetch_free(f);
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	for (n = 0; n < f->count; n++)
+		list_open(r->server, &f->parts[n]);
+	r->drop = fetch_drop;
+	request_wait(r, list_look, clock_ns() + TIME_LOOK_NS);
+}

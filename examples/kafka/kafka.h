@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kafka.h - what the files of this broker know of each other. One thread does all: it drives the library's core, whose broker has the
+ * messages, and the sockets of Kafka's clients.
+ *
+ *   conn.c   sockets, frames; tls.c below it      produce.c  Produce, InitProducerId     group.c    who is in which group
+ *   api.c    which request is whose               fetch.c    Fetch, ListOffsets          offsets.c  what groups have committed
+ *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
+ */
+#ifndef KAFKA_KAFKA_H
+#define KAFKA_KAFKA_H
+
+#include <thundermq/thundermq.h>
+
+#include "batch.h"
+#include "codec.h"
+#include "errors.h"
+
+#define MILLISECOND 1000000ll
+#define SECOND 1000000000ll
+#define FRAME_MAX (100u << 20)	  /* bytes of a request; Kafka's socket.request.max.bytes */
+#define STRANGER_FRAME_MAX 65536u /* the same before a client has said who it is */
+#define PIPELINE_MAX 256u	  /* requests of a connection that are not answered yet */
+#define OUT_BYTES_MAX (16u << 20) /* bytes for a client that it does not take: nothing more is done for it then */
+#define FETCH_BYTES_MAX (55u << 20)
+#define OFFSETS_TOPIC "kafka.group-offsets"
+/* Headers by which a message says what Kafka's records have beside the library's; clients of Kafka see THMQ_TAG_HEADER only. */
+#define EMPTY_HEADER "kafka.empty"     /* its value (bit 0) or its key (bit 1) is empty, not null */
+#define PRODUCER_HEADER "kafka.batch"  /* first of a batch: producer's id, epoch, first sequence, count */
+#define THMQ_TAG_HEADER "thmq.tag"     /* a message's tag */
+
+struct options {
+	const char *data_dir, *listen, *listen_tls, *advertise, *thmq_listen;
+	const char *cert_file, *key_file, *client_ca_file, *users_file;
+	const char *cluster_id;
+	int32_t node_id, default_partitions;
+	uint32_t connection_max, batch_bytes;
+	bool auto_create, verbose;
+};
+
+struct server;
+struct conn;
+struct request;
+struct topic;
+struct partition;
+struct lane;
+
+/* ------------------------------------------------------------- connections */
+
+struct user;
+struct tls;
+struct tls_context;
+
+/* What a client has proven. */
+enum auth_state { AUTH_NONE, AUTH_HANDSHAKE, AUTH_SCRAM_FIRST, AUTH_DONE };
+
+struct auth {
+	enum auth_state state;
+	int mechanism;
+	bool raw; /* tokens come as they are, without a request around them: since a handshake of version 0 */
+	const struct user *user;
+	char *first_bare, *server_first; /* of SCRAM's conversation */
+};
+
+struct conn {
+	struct server *server;
+	struct conn *next, *before; /* of all */
+	int fd;
+	uint32_t id;
+	struct tls *tls; /* NULL: plain */
+	struct auth auth;
+	struct out in; /* what was received; in_at of it is done */
+	size_t in_at;
+	struct out out; /* what is to be sent; out_at of it is */
+	size_t out_at;
+	struct request *first, **last; /* not answered yet, in their order */
+	uint32_t pending;
+	bool readable, writable, closing, dirty;
+	struct conn *next_dirty;
+	int64_t used_ns;
+	char peer[64], local_host[64];
+	uint16_t local_port;
+};
+
+int conn_listen(struct server *s, const char *where, bool tls, int *ret_fd, uint16_t *ret_port);
+void conn_accept(struct server *s, int listen_fd, bool tls);
+void conn_event(struct conn *c, uint32_t events);
+void conn_run_dirty(struct server *s); /* what is to be read, answered and sent is; or the connection ends */
+void conn_dirty(struct conn *c);
+void conn_close(struct conn *c);
+void conn_tick(struct server *s);
+
+/* One request, from its frame to its answer. */
+struct request {
+	struct request *next; /* of its connection */
+	struct server *server;
+	struct conn *conn; /* NULL: it is gone, and nobody wants the answer */
+	uint8_t *frame;
+	struct in in;
+	struct out out;
+	int32_t correlation;
+	int16_t api, version;
+	struct text client_id;
+	bool done, silent; /* silent: no answer */
+	/* What waits: called from time to time until it says that the answer is there. */
+	bool (*look)(struct request *r);
+	void (*drop)(struct request *r); /* the connection is gone: free it now, or when it is done */
+	void *state;
+	int64_t deadline_ns;
+	struct request *next_waiting, **at_waiting;
+};
+
+void request_done(struct request *r); /* the answer is in out; frees it where nobody wants it */
+void request_fail(struct request *r); /* no answer: the connection ends, what was said makes no sense */
+void request_wait(struct request *r, bool (*look)(struct request *r), int64_t deadline_ns);
+void request_free(struct request *r);
+void request_look_all(struct server *s, bool news);
+
+/* api.c */
+bool api_begin(struct request *r, size_t len); /* false: no request that we know */
+void api_run(struct request *r);
+void api_versions(struct request *r);
+
+/* tls.c; tls_read() and tls_write() return as read(2) and write(2) do, 0 at the end, -1 with errno EAGAIN */
+int tls_context_open(const struct options *o, struct tls_context **ret);
+void tls_context_close(struct tls_context *x);
+struct tls *tls_open(struct tls_context *x, int fd);
+void tls_close(struct tls *t);
+long tls_read(struct tls *t, void *data, size_t len);
+long tls_write(struct tls *t, const void *data, size_t len);
+
+/* auth.c */
+int auth_load(struct server *s, const char *file);
+void auth_unload(struct server *s);
+void auth_end(struct auth *a);
+bool auth_allows(const struct conn *c, int16_t api);
+void auth_handshake(struct request *r);
+void auth_authenticate(struct request *r);
+/* A token without a request around it. Return: false, it is refused. */
+bool auth_raw(struct conn *c, struct text token, struct out *out);
+
+/* -------------------------------------------------------------------- store */
+
+/* Messages of one partition that were sent together and are not settled. */
+struct sending {
+	struct sending *next;
+	struct partition *partition;
+	uint64_t first, last; /* the library's sequences */
+	uint32_t count, settled, failed_at; /* failed_at: how many were stored before one was not */
+	int error;		    /* of the library, negative */
+	int64_t base_offset;
+	struct settled_call *calls;
+};
+
+/* Who wants to hear of it. A member of something that stays until it is called. */
+struct settled_call {
+	struct settled_call *next;
+	void (*settled)(struct settled_call *call, int error, int64_t base_offset);
+};
+
+/* How far an idempotent producer has come in a partition. */
+#define PRODUCER_BATCHES 5u /* that may be on their way; Kafka's limit too */
+struct producer_batch {
+	int32_t first, last;
+	int64_t base_offset; /* -1: not settled */
+	struct sending *sending;
+};
+struct producer_state {
+	struct producer_state *next;
+	int64_t id, used_ns;
+	int16_t epoch;
+	int32_t expected;
+	struct producer_batch batches[PRODUCER_BATCHES]; /* the newest first */
+	uint32_t batch_count;
+};
+
+struct reader {
+	struct reader *next; /* of its partition */
+	struct partition *partition;
+	struct lane *lane;
+	struct thmq_consumer *consumer;
+	int64_t next_offset, used_ns;
+	bool busy, full;
+	uint32_t at, count, given; /* of messages: at are done, count there, given not released */
+	struct thmq_message messages[512];
+};
+
+struct partition {
+	struct topic *topic;
+	uint32_t index;
+	struct sending *first, **last;
+	struct reader *readers;
+	struct producer_state *producers;
+	bool producers_known; /* those of an earlier life too */
+	int64_t begin, end;
+};
+
+struct topic {
+	struct topic *next;
+	struct server *server;
+	char name[THMQ_TOPIC_NAME_MAX + 1];
+	uint32_t id, partition_count, refs;
+	uint64_t retention_ns, retention_bytes;
+	bool gone;
+	struct lane *lane;
+	struct thmq_producer *producer;
+	uint32_t len_max;
+	struct partition *partitions;
+};
+
+int store_open(struct server *s);
+void store_close(struct server *s);
+void store_tick(struct server *s); /* once in a while */
+/* Drives the library, and hears what has settled. Return: something was done. */
+bool store_pump(struct server *s, uint64_t timeout_ns);
+/* A topic by its name. Return: 0, or an error of the protocol. */
+int store_topic(struct server *s, struct text name, struct topic **ret);
+int store_partition(struct server *s, struct text name, int32_t index, struct partition **ret);
+struct topic *store_known(struct server *s, const struct thmq_topic_info *info); /* as it was just listed; NULL: no memory */
+void store_ref(struct topic *t);
+void store_unref(struct topic *t);
+void store_topic_gone(struct server *s, struct topic *t);
+int store_ready(struct topic *t);	 /* it has a producer, and len_max. Return: an error of the library */
+int store_describe(struct partition *p); /* its begin and end anew. Return: 0, or an error of the protocol */
+int store_error(int rc);		 /* an error of the library as one of the protocol */
+
+/*
+ * Messages of one partition, one after the other, which nobody comes between but those who speak to the library themselves: begin, add
+ * each, end. An error of add is of all; what was added before may be stored.
+ */
+int sending_begin(struct partition *p, struct sending **ret);
+int sending_add(struct sending *g, struct text value, const struct thmq_message_opts *opts);
+void sending_end(struct sending *g, struct settled_call *call); /* call may be NULL; it may be called at once */
+
+/* A reader of the partition at @offset, ours alone until it is put. Return: 0, or an error of the protocol. */
+int reader_get(struct partition *p, int64_t offset, struct reader **ret);
+int reader_get_time(struct partition *p, int64_t time_ns, struct reader **ret);
+void reader_put(struct reader *r);
+/* Takes in what has come. Return: bytes that are there, INT64_MAX if there is no room for more; or an error of the library, negative */
+int64_t reader_fill(struct reader *r);
+const struct thmq_message *reader_peek(struct reader *r); /* NULL: nothing is there now */
+void reader_step(struct reader *r);
+
+/* ----------------------------------------------------------------- requests */
+
+void produce_run(struct request *r);
+void init_producer_id_run(struct request *r);
+void fetch_run(struct request *r);
+void list_offsets_run(struct request *r);
+void metadata_run(struct request *r);
+void create_topics_run(struct request *r);
+void delete_topics_run(struct request *r);
+void create_partitions_run(struct request *r);
+void describe_configs_run(struct request *r);
+void find_coordinator_run(struct request *r);
+void join_group_run(struct request *r);
+void sync_group_run(struct request *r);
+void heartbeat_run(struct request *r);
+void leave_group_run(struct request *r);
+void describe_groups_run(struct request *r);
+void list_groups_run(struct request *r);
+void delete_groups_run(struct request *r);
+void offset_commit_run(struct request *r);
+void offset_fetch_run(struct request *r);
+
+/* group.c: @generation -1 and an empty @member: a client that is in no group; 0 or an error of the protocol */
+struct group;
+int group_may_commit(struct server *s, struct text group, int32_t generation, struct text member, struct text instance);
+bool group_has_members(struct server *s, struct text group);
+void group_tick(struct server *s);
+void group_close_all(struct server *s);
+int64_t group_next_ns(struct server *s);
+
+/* offsets.c */
+int offsets_load(struct server *s);
+void offsets_unload(struct server *s);
+bool offsets_known(struct server *s, struct text group);
+void offsets_each_group(struct server *s, void (*fn)(void *ctx, struct text group), void *ctx);
+void offsets_forget(struct server *s, struct text group);
+
+#define BUCKETS 1024u
+struct server {
+	struct options o;
+	struct thmq_env *env;
+	struct thmq_broker *broker;
+	struct thmq_session *control;
+	struct lane *lanes;
+	struct topic *topics[BUCKETS];
+	struct conn *conns, *dirty;
+	uint32_t conn_count, conn_serial;
+	struct request *waiting;
+	struct group *groups;
+	uint64_t member_serial;
+	struct offset_item *offsets[BUCKETS];
+	struct user *users;
+	struct tls_context *tls;
+	int epoll, listen_fd, listen_tls_fd;
+	uint16_t port, port_tls;
+	int64_t now_ns, last_producer_id;
+	bool stopping;
+};
+
+int64_t clock_ns(void); /* monotonic */
+uint32_t hash_bytes(const void *data, size_t len);
+
+#endif

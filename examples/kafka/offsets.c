@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * offsets.c - what groups of Kafka's clients have committed: OffsetCommit and OffsetFetch. They are messages of a topic of their own,
+ * OFFSETS_TOPIC, the newest of each key counts, and all of them are in memory as well. Knows nothing of who is in a group.
+ *
+ *   key      group/topic/partition
+ *   payload  offset, leader's epoch, milliseconds since 1970, the topic's number in the library, and the client's text, with a space
+ *            between each; or nothing: forgotten
+ *
+ * The library keeps offsets of its own groups with the messages; those only rise, while a client of Kafka may go back.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kafka.h"
+
+#define METADATA_MAX 4096u
+#define GROUP_MAX 249u
+#define KEY_MAX (GROUP_MAX + THMQ_TOPIC_NAME_MAX + 16)
+#define LOAD_NS (60 * SECOND)
+
+struct offset_item {
+	struct offset_item *next;
+	int64_t offset;
+	int32_t epoch;
+	uint32_t topic_id;
+	uint32_t group_len, topic_len;
+	struct text metadata;
+	uint32_t key_len;
+	char key[]; /* its metadata lies behind it */
+};
+
+/* -------------------------------------------------------------- the table */
+
+static struct offset_item **item_place(struct server *s, struct text key)
+{
+	struct offset_item **at = &s->offsets[hash_bytes(key.data, key.len) % BUCKETS];
+
+	while (*at && !text_same(key, (struct text){(*at)->key, (*at)->key_len}))
+		at = &(*at)->next;
+	return at;
+}
+
+/* "group/topic/partition"; the group may have any byte, the others have no slash. false: it is none */
+static bool key_split(struct text key, uint32_t *ret_group, uint32_t *ret_topic)
+{
+	uint32_t slash = key.len, before;
+
+	while (slash > 0 && key.data[--slash] != '/')
+		;
+	before = slash;
+	while (before > 0 && key.data[--before] != '/')
+		;
+	if (!before || slash <= before + 1)
+		return false;
+	*ret_group = before;
+	*ret_topic = slash - before - 1;
+	return true;
+}
+
+static uint32_t key_make(char *key, struct text group, struct text topic, int32_t partition)
+{
+	return (uint32_t)snprintf(key, KEY_MAX, "%.*s/%.*s/%" PRId32, (int)group.len, group.data, (int)topic.len, topic.data, partition);
+}
+
+static struct text item_group(const struct offset_item *i)
+{
+	return (struct text){i->key, i->group_len};
+}
+
+static struct text item_topic(const struct offset_item *i)
+{
+	return (struct text){i->key + i->group_len + 1, i->topic_len};
+}
+
+static int32_t item_partition(const struct offset_item *i)
+{
+	return (int32_t)strtol(i->key + i->group_len + i->topic_len + 2, NULL, 10); /* a NUL lies behind the key */
+}
+
+static void item_set(struct server *s, struct text key, int64_t offset, int32_t epoch, uint32_t topic_id, struct text metadata)
+{
+	struct offset_item **at = item_place(s, key), *old = *at, *i;
+	uint32_t group_len, topic_len;
+
+	if (!key_split(key, &group_len, &topic_len))
+		return;
+	if (old) {
+		*at = old->next;
+		free(old);
+	}
+	if (offset < 0)
+		return;
+	i = malloc(sizeof(*i) + key.len + 1 + metadata.len);
+	if (!i)
+		return;
+	*i = (struct offset_item){.next = *at,
+				  .offset = offset,
+				  .epoch = epoch,
+				  .topic_id = topic_id,
+				  .group_len = group_len,
+				  .topic_len = topic_len,
+				  .key_len = key.len};
+	memcpy(i->key, key.data, key.len);
+	i->key[key.len] = '\0';
+	i->metadata = (struct text){i->key + key.len + 1, metadata.len};
+	if (metadata.len)
+		memcpy(i->key + key.len + 1, metadata.data, metadata.len);
+	*at = i;
+}
+
+static void item_load(struct server *s, const struct thmq_message *m)
+{
+	struct text key = {m->key, m->key_len}, metadata = {NULL, 0};
+	char head[96];
+	uint32_t len = m->len < sizeof(head) - 1 ? m->len : sizeof(head) - 1, topic_id;
+	int64_t offset, time_ms;
+	int32_t epoch;
+	int taken = 0;
+
+	if (!key.len)
+		return;
+	if (!m->len) {
+		item_set(s, key, -1, -1, 0, metadata);
+		return;
+	}
+	memcpy(head, m->data, len);
+	head[len] = '\0';
+	if (sscanf(head, "%" SCNd64 " %" SCNd32 " %" SCNd64 " %" SCNu32 "%n", &offset, &epoch, &time_ms, &topic_id, &taken) != 4)
+		return; /* not ours */
+	if ((uint32_t)taken < m->len)
+		metadata = (struct text){(const char *)m->data + taken + 1, m->len - (uint32_t)taken - 1};
+	item_set(s, key, offset, epoch, topic_id, metadata);
+}
+
+static int offsets_partition(struct server *s, struct partition **ret)
+{
+	return store_partition(s, text_of(OFFSETS_TOPIC), 0, ret);
+}
+
+int offsets_load(struct server *s)
+{
+	int64_t deadline = clock_ns() + LOAD_NS;
+	const struct thmq_message *m;
+	struct partition *p;
+	struct reader *r;
+	int rc = thmq_topic_create(s->control, OFFSETS_TOPIC, THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT));
+
+	if (rc)
+		return rc;
+	if (offsets_partition(s, &p) || store_describe(p))
+		return -1;
+	if (p->end <= p->begin)
+		return 0;
+	if (reader_get(p, p->begin, &r))
+		return -1;
+	while (r->next_offset < p->end && clock_ns() < deadline) {
+		m = reader_peek(r);
+		if (!m) {
+			store_pump(s, MILLISECOND);
+			continue;
+		}
+		item_load(s, m);
+		reader_step(r);
+	}
+	rc = r->next_offset < p->end ? -1 : 0;
+	reader_put(r);
+	return rc;
+}
+
+void offsets_unload(struct server *s)
+{
+	struct offset_item *i, *next;
+	uint32_t b;
+
+	for (b = 0; b < BUCKETS; b++) {
+		for (i = s->offsets[b]; i; i = next) {
+			next = i->next;
+			free(i);
+		}
+		s->offsets[b] = NULL;
+	}
+}
+
+/* Calls @fn for each that is @group's, or for all. It may not change them. */
+static void each_item(struct server *s, struct text group, void (*fn)(void *ctx, const struct offset_item *i), void *ctx)
+{
+	struct offset_item *i;
+	uint32_t b;
+
+	for (b = 0; b < BUCKETS; b++)
+		for (i = s->offsets[b]; i; i = i->next)
+			if (!group.data || text_same(group, item_group(i)))
+				fn(ctx, i);
+}
+
+static void count_item(void *ctx, const struct offset_item *i)
+{
+	(void)i;
+	++*(uint32_t *)ctx;
+}
+
+bool offsets_known(struct server *s, struct text group)
+{
+	uint32_t n = 0;
+
+	each_item(s, group, count_item, &n);
+	return n > 0;
+}
+
+struct group_walk {
+	struct text seen[1024]; /* a list of more than so many groups may name some twice */
+	uint32_t count;
+	void (*fn)(void *ctx, struct text group);
+	void *ctx;
+};
+
+static void group_of_item(void *ctx, const struct offset_item *i)
+{
+	struct group_walk *w = ctx;
+	uint32_t k;
+
+	for (k = 0; k < w->count; k++)
+		if (text_same(w->seen[k], item_group(i)))
+			return;
+	if (w->count < 1024)
+		w->seen[w->count++] = item_group(i);
+	w->fn(w->ctx, item_group(i));
+}
+
+void offsets_each_group(struct server *s, void (*fn)(void *ctx, struct text group), void *ctx)
+{
+	struct group_walk w = {.fn = fn, .ctx = ctx};
+
+	each_item(s, (struct text){NULL, 0}, group_of_item, &w);
+}
+
+/* ------------------------------------------------------------------- commit */
+
+/* One of a request, as the topic keeps it. @offset -1: forgotten. Return: an error of the library */
+static int item_send(struct sending *g, struct text key, int64_t offset, int32_t epoch, uint32_t topic_id, struct text metadata)
+{
+	struct thmq_message_opts opts = {.size = sizeof(opts), .flags = THMQ_MESSAGE_PARTITION, .key = key.data, .key_len = key.len};
+	char value[96 + METADATA_MAX];
+	struct timespec now;
+	int len = 0;
+
+	opts.durability = THMQ_DURABILITY_QUORUM;
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (offset >= 0) {
+		len = snprintf(value, 96, "%" PRId64 " %" PRId32 " %" PRId64 " %" PRIu32 " ", offset, epoch,
+			       (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000, topic_id);
+		if (metadata.len)
+			memcpy(value + len, metadata.data, metadata.len);
+		len += (int)metadata.len;
+	}
+	return sending_add(g, (struct text){value, (uint32_t)len}, &opts);
+}
+
+struct commit {
+	struct settled_call call; /* first */
+	struct request *request;
+	struct in topics;
+	int32_t topic_count;
+	struct text group;
+	int error; /* of all */
+};
+
+struct commit_item {
+	struct text topic, metadata;
+	int32_t partition, epoch;
+	int64_t offset;
+};
+
+static void commit_read_item(struct request *r, struct in *in, struct commit_item *i)
+{
+	i->partition = in_i32(in);
+	i->offset = in_i64(in);
+	i->epoch = r->version >= 6 ? in_i32(in) : -1;
+	i->metadata = in_text(in);
+	in_tags(in);
+}
+
+static int commit_item_check(struct commit *c, const struct commit_item *i, struct partition **ret)
+{
+	if (c->error)
+		return c->error;
+	if (i->metadata.len > METADATA_MAX)
+		return K_OFFSET_METADATA_TOO_LARGE;
+	if (i->offset < 0)
+		return K_INVALID_REQUEST;
+	return store_partition(c->request->server, i->topic, i->partition, ret);
+}
+
+/* Walks all of the request: sends each, or, with @g NULL, answers and notes what has been sent. */
+static void commit_walk(struct commit *c, struct sending *g)
+{
+	struct request *r = c->request;
+	struct in in = c->topics;
+	struct out *out = &r->out;
+	struct commit_item item;
+	struct partition *p;
+	char key[KEY_MAX + 1];
+	int32_t i, k, parts;
+
+	for (i = 0; i < c->topic_count; i++) {
+		item.topic = in_text(&in);
+		parts = in_array(&in, 14);
+		if (!g) {
+			out_text(out, item.topic);
+			out_array(out, parts);
+		}
+		for (k = 0; k < parts; k++) {
+			int error;
+
+			commit_read_item(r, &in, &item);
+			error = commit_item_check(c, &item, &p);
+			if (!error) {
+				uint32_t len = key_make(key, c->group, item.topic, item.partition);
+
+				if (g)
+					item_send(g, (struct text){key, len}, item.offset, item.epoch, p->topic->id, item.metadata);
+				else
+					item_set(r->server, (struct text){key, len}, item.offset, item.epoch, p->topic->id, item.metadata);
+			}
+			if (!g) {
+				out_i32(out, item.partition);
+				out_i16(out, (int16_t)error);
+				out_tags(out);
+			}
+		}
+		in_tags(&in);
+		if (!g)
+			out_tags(out);
+	}
+}
+
+static void commit_answer(struct settled_call *call, int error, int64_t base_offset)
+{
+	struct commit *c = (struct commit *)call;
+	struct request *r = c->request;
+
+	(void)base_offset;
+	if (error)
+		c->error = error == -THMQ_ENOTOPIC ? K_COORDINATOR_NOT_AVAILABLE : store_error(error);
+	if (r->version >= 3)
+		out_i32(&r->out, 0);
+	out_array(&r->out, c->topic_count);
+	commit_walk(c, NULL);
+	out_tags(&r->out);
+	free(c);
+	request_done(r);
+}
+
+static bool commit_read(struct request *r, struct commit *c, int32_t *ret_generation, struct text *ret_member, struct text *ret_instance)
+{
+	struct in *in = &r->in;
+	struct commit_item item;
+	int32_t i, parts;
+
+	c->group = in_text(in);
+	*ret_generation = in_i32(in);
+	*ret_member = in_text(in);
+	if (r->version >= 7)
+		*ret_instance = in_text(in);
+	if (r->version <= 4)
+		in_i64(in); /* for how long it is to be kept: for ever */
+	c->topic_count = in_array(in, 6);
+	c->topics = *in;
+	for (i = 0; i < c->topic_count && !in->bad; i++) {
+		in->bad |= !in_text(in).data;
+		for (parts = in_array(in, 14); parts > 0 && !in->bad; parts--)
+			commit_read_item(r, in, &item);
+		in_tags(in);
+	}
+	in_tags(in);
+	if (c->topic_count < 0)
+		in->bad = true;
+	return !in->bad;
+}
+
+static void stay(struct request *r)
+{
+	(void)r; /* what it has sent goes on */
+}
+
+void offset_commit_run(struct request *r)
+{
+	struct text member, instance = {NULL, 0};
+	struct commit *c = calloc(1, sizeof(*c));
+	struct partition *p;
+	struct sending *g;
+	int32_t generation;
+	int rc;
+
+	if (!c || !commit_read(r, c, &generation, &member, &instance)) {
+		free(c);
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	c->request = r;
+	c->call.settled = commit_answer;
+	c->error = group_may_commit(r->server, c->group, generation, member, instance);
+	if (c->error || offsets_partition(r->server, &p)) {
+		c->error = c->error ? c->error : K_COORDINATOR_NOT_AVAILABLE;
+		commit_answer(&c->call, 0, -1);
+		return;
+	}
+	r->drop = stay;
+	rc = sending_begin(p, &g);
+	if (rc) {
+		commit_answer(&c->call, rc, -1);
+		return;
+	}
+	commit_walk(c, g);
+	sending_end(g, &c->call);
+}
+
+/* -------------------------------------------------------------------- fetch */
+
+static void out_offset(struct request *r, const struct offset_item *i, int32_t partition)
+{
+	struct out *out = &r->out;
+
+	out_i32(out, partition);
+	out_i64(out, i ? i->offset : -1);
+	if (r->version >= 5)
+		out_i32(out, i ? i->epoch : -1);
+	out_text(out, i ? i->metadata : text_of(""));
+	out_i16(out, 0);
+	out_tags(out);
+}
+
+/* NULL too where the topic of that time is not there any more */
+static const struct offset_item *item_now(struct server *s, struct text group, struct text topic, int32_t partition)
+{
+	char key[KEY_MAX + 1];
+	struct offset_item *i;
+	struct topic *t;
+
+	if (!group.data || group.len > GROUP_MAX || !topic.data || topic.len > THMQ_TOPIC_NAME_MAX)
+		return NULL;
+	i = *item_place(s, (struct text){key, key_make(key, group, topic, partition)});
+	return i && !store_topic(s, topic, &t) && t->id == i->topic_id ? i : NULL;
+}
+
+static void fetch_named(struct request *r, struct text group, int32_t topics)
+{
+	struct in *in = &r->in;
+	struct out *out = &r->out;
+	int32_t i, k, parts;
+
+	out_array(out, topics);
+	for (i = 0; i < topics && !in->bad; i++) {
+		struct text topic = in_text(in);
+
+		parts = in_array(in, 4);
+		out_text(out, topic);
+		out_array(out, parts > 0 ? parts : 0);
+		for (k = 0; k < parts && !in->bad; k++) {
+			int32_t partition = in_i32(in);
+
+			out_offset(r, item_now(r->server, group, topic, partition), partition);
+		}
+		in_tags(in);
+		out_tags(out);
+	}
+}
+
+/* All that the group has: one topic for each, which may be named several times. */
+struct walk {
+	struct request *request;
+	uint32_t count;
+};
+
+static void fetch_one_of_all(void *ctx, const struct offset_item *i)
+{
+	struct walk *w = ctx;
+	struct out *out = &w->request->out;
+
+	out_text(out, item_topic(i));
+	out_array(out, 1);
+	out_offset(w->request, i, item_partition(i));
+	out_tags(out);
+}
+
+static void fetch_group(struct request *r, struct text group)
+{
+	int32_t topics = in_array(&r->in, 3);
+	struct walk w = {.request = r};
+
+	if (topics >= 0) {
+		fetch_named(r, group, topics);
+		return;
+	}
+	if (!group.data)
+		group = text_of("");
+	each_item(r->server, group, count_item, &w.count);
+	out_array(&r->out, (int32_t)w.count);
+	each_item(r->server, group, fetch_one_of_all, &w);
+}
+
+void offset_fetch_run(struct request *r)
+{
+	struct in *in = &r->in;
+	struct out *out = &r->out;
+	int32_t i, count;
+
+	if (r->version >= 3)
+		out_i32(out, 0);
+	if (r->version < 8) {
+		fetch_group(r, in_text(in));
+		if (r->version >= 2)
+			out_i16(out, 0);
+		if (r->version >= 7)
+			in_bool(in);
+	} else {
+		count = in_array(in, 3);
+		out_array(out, count > 0 ? count : 0);
+		for (i = 0; i < count && !in->bad; i++) {
+			struct text group = in_text(in);
+
+			out_text(out, group.data ? group : text_of(""));
+			fetch_group(r, group);
+			in_tags(in);
+			out_i16(out, 0);
+			out_tags(out);
+		}
+		in_bool(in);
+	}
+	in_tags(in);
+	if (in->bad)
+		request_fail(r);
+	out_tags(out);
+	request_done(r);
+}
+
+/* A group is deleted: what it had, one after the other. */
+void offsets_forget(struct server *s, struct text group)
+{
+	struct sending *g = NULL;
+	struct partition *p;
+	char key[KEY_MAX + 1];
+	uint32_t b;
+
+	if (!offsets_partition(s, &p) && sending_begin(p, &g))
+		g = NULL;
+	for (b = 0; b < BUCKETS; b++) {
+		struct offset_item **at = &s->offsets[b], *i;
+
+		while ((i = *at)) {
+			if (!text_same(group, item_group(i))) {
+				at = &i->next;
+				continue;
+			}
+			memcpy(key, i->key, i->key_len < KEY_MAX ? i->key_len : KEY_MAX);
+			if (g)
+				item_send(g, (struct text){key, i->key_len}, -1, -1, 0, (struct text){NULL, 0});
+			*at = i->next;
+			free(i);
+		}
+	}
+	if (g)
+		sending_end(g, NULL);
+}

@@ -1,0 +1,645 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * topics.c - Metadata, CreateTopics, DeleteTopics, CreatePartitions, DescribeConfigs: Kafka's topics are the library's. One node, which
+ * leads all; how many copies there are is the library's business.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kafka.h"
+
+#define LIST_SLACK 64u
+
+/* All topics. Return: how many, *ret_infos of malloc(); negative: an error of the library */
+static int list_all(struct server *s, struct thmq_topic_info **ret_infos)
+{
+	struct thmq_topic_info *infos = NULL, *more;
+	uint32_t room = 0;
+	int n = 0;
+
+	do {
+		room = (uint32_t)n + LIST_SLACK;
+		more = realloc(infos, room * sizeof(*infos));
+		if (!more) {
+			free(infos);
+			return -ENOMEM;
+		}
+		infos = more;
+		infos[0].size = sizeof(*infos);
+		n = thmq_topic_list(s->control, infos, room);
+	} while (n > (int)room);
+	if (n < 0)
+		free(infos);
+	else
+		*ret_infos = infos;
+	return n;
+}
+
+/* ----------------------------------------------------------------- Metadata */
+
+/* Zeros, and the library's number of the topic, which is never given to another; 0: none */
+static void out_topic_id(struct out *out, uint32_t id)
+{
+	out_i64(out, id ? 0x74686d7100000000ll : 0);
+	out_i64(out, id);
+}
+
+static uint32_t in_topic_id(struct in *in)
+{
+	in_i64(in);
+	return (uint32_t)in_i64(in);
+}
+
+static void out_node(struct request *r)
+{
+	struct server *s = r->server;
+	struct conn *c = r->conn;
+
+	out_i32(&r->out, s->o.node_id);
+	if (s->o.advertise) {
+		const char *colon = strrchr(s->o.advertise, ':');
+
+		out_text(&r->out, (struct text){s->o.advertise, (uint32_t)(colon - s->o.advertise)});
+		out_i32(&r->out, atoi(colon + 1));
+	} else { /* where this client has found us */
+		out_string(&r->out, c ? c->local_host : "");
+		out_i32(&r->out, c ? c->local_port : 0);
+	}
+}
+
+static void out_topic(struct request *r, const struct thmq_topic_info *t)
+{
+	struct out *out = &r->out;
+	const int32_t node = r->server->o.node_id;
+	uint32_t i;
+
+	out_i16(out, 0);
+	out_string(out, t->name);
+	if (r->version >= 10)
+		out_topic_id(out, t->topic_id);
+	if (r->version >= 1)
+		out_bool(out, strcmp(t->name, OFFSETS_TOPIC) == 0);
+	out_array(out, (int32_t)t->partition_count);
+	for (i = 0; i < t->partition_count; i++) {
+		out_i16(out, 0);
+		out_i32(out, (int32_t)i);
+		out_i32(out, node);
+		if (r->version >= 7)
+			out_i32(out, -1);
+		out_array(out, 1);
+		out_i32(out, node);
+		out_array(out, 1);
+		out_i32(out, node);
+		if (r->version >= 5)
+			out_array(out, 0);
+		out_tags(out);
+	}
+	if (r->version >= 8)
+		out_i32(out, INT32_MIN);
+	out_tags(out);
+}
+
+static void out_no_topic(struct request *r, struct text name, uint32_t id, int error)
+{
+	struct out *out = &r->out;
+
+	out_i16(out, (int16_t)error);
+	out_text(out, name.data || r->version >= 12 ? name : text_of(""));
+	if (r->version >= 10)
+		out_topic_id(out, id);
+	if (r->version >= 1)
+		out_bool(out, false);
+	out_array(out, 0);
+	if (r->version >= 8)
+		out_i32(out, INT32_MIN);
+	out_tags(out);
+}
+
+static int create(struct server *s, struct text name, int32_t partitions, uint64_t retention_ns, uint64_t retention_bytes)
+{
+	char copy[THMQ_TOPIC_NAME_MAX + 1];
+	int rc;
+
+	if (!text_copy(name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
+		return K_INVALID_TOPIC;
+	rc = thmq_topic_create(s->control, copy,
+			       THMQ_TOPIC_OPTS(.partition_count = (uint32_t)partitions, .retention_ns = retention_ns,
+					       .retention_bytes = retention_bytes));
+	return rc == -EINVAL || rc == -ENAMETOOLONG ? K_INVALID_TOPIC : store_error(rc);
+}
+
+/* One that the client has named, or has by its number. */
+static void metadata_one(struct request *r, struct text name, uint32_t id, bool may_create)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)}, *all;
+	char copy[THMQ_TOPIC_NAME_MAX + 1];
+	int error, i, n;
+
+	if (!name.data) {
+		n = list_all(r->server, &all);
+		for (i = 0; i < n && all[i].topic_id != id;)
+			i++;
+		if (i < n)
+			out_topic(r, &all[i]);
+		else
+			out_no_topic(r, name, id, K_UNKNOWN_TOPIC_ID);
+		if (n >= 0)
+			free(all);
+		return;
+	}
+	if (!text_copy(name, copy, sizeof(copy)) || !*copy) {
+		out_no_topic(r, name, 0, K_INVALID_TOPIC);
+		return;
+	}
+	error = thmq_topic_describe(r->server->control, copy, &info);
+	if (error == -THMQ_ENOTOPIC && may_create) {
+		error = create(r->server, name, r->server->o.default_partitions, 0, 0);
+		if (!error || error == K_TOPIC_ALREADY_EXISTS)
+			error = store_error(thmq_topic_describe(r->server->control, copy, &info));
+	} else {
+		error = error == -EINVAL ? K_INVALID_TOPIC : store_error(error);
+	}
+	if (error) {
+		out_no_topic(r, name, 0, error);
+		return;
+	}
+	store_known(r->server, &info);
+	out_topic(r, &info);
+}
+
+static void metadata_all(struct request *r)
+{
+	struct thmq_topic_info *infos;
+	int i, n = list_all(r->server, &infos);
+
+	out_array(&r->out, n > 0 ? n : 0);
+	for (i = 0; i < n; i++)
+		out_topic(r, &infos[i]);
+	if (n >= 0)
+		free(infos);
+}
+
+void metadata_run(struct request *r)
+{
+	struct in *in = &r->in, names;
+	struct out *out = &r->out;
+	bool may_create = true;
+	int32_t i, count = in_array(in, r->version >= 10 ? 17 : 2);
+
+	names = *in;
+	for (i = 0; i < count && !in->bad; i++) {
+		if (r->version >= 10)
+			in_topic_id(in);
+		in_text(in);
+		in_tags(in);
+	}
+	if (r->version >= 4)
+		may_create = in_bool(in);
+	if (r->version >= 8 && r->version <= 10)
+		in_bool(in);
+	if (r->version >= 8)
+		in_bool(in);
+	in_tags(in);
+	if (in->bad) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	if (r->version >= 3)
+		out_i32(out, 0);
+	out_array(out, 1);
+	out_node(r);
+	if (r->version >= 1)
+		out_string(out, NULL);
+	out_tags(out);
+	if (r->version >= 2)
+		out_string(out, r->server->o.cluster_id);
+	if (r->version >= 1)
+		out_i32(out, r->server->o.node_id);
+	if (count < 0 || (count == 0 && r->version == 0)) {
+		metadata_all(r);
+	} else {
+		out_array(out, count);
+		for (i = 0; i < count; i++) {
+			uint32_t id = r->version >= 10 ? in_topic_id(&names) : 0;
+			struct text name = in_text(&names);
+
+			in_tags(&names);
+			metadata_one(r, name, id, may_create && r->server->o.auto_create);
+		}
+	}
+	if (r->version >= 8 && r->version <= 10)
+		out_i32(out, INT32_MIN);
+	out_tags(out);
+	request_done(r);
+}
+
+/* ------------------------------------------------------------- CreateTopics */
+
+struct wish {
+	struct text name;
+	int32_t partitions;
+	int16_t copies;
+	uint64_t retention_ns, retention_bytes;
+	int error;
+	const char *why;
+};
+
+static bool to_number(struct text t, int64_t *ret)
+{
+	char copy[24], *end;
+
+	if (!text_copy(t, copy, sizeof(copy)) || !*copy)
+		return false;
+	errno = 0;
+	*ret = strtoll(copy, &end, 10);
+	return !*end && !errno;
+}
+
+static void wish_config(struct wish *w, struct text name, struct text value)
+{
+	/* what this broker does whatever is asked, or what does not matter here */
+	static const char *const taken[] = {"segment.bytes",	   "segment.ms",	"min.insync.replicas",	  "flush.messages",
+					    "flush.ms",		   "index.interval.bytes", "segment.index.bytes", "preallocate",
+					    "segment.jitter.ms",   "file.delete.delay.ms", "max.message.bytes"};
+	int64_t n;
+	uint32_t i;
+
+	if (w->error || !value.data)
+		return;
+	if (text_is(name, "retention.ms") || text_is(name, "retention.bytes")) {
+		if (!to_number(value, &n) || n < -1 || n > INT64_MAX / MILLISECOND) {
+			w->error = K_INVALID_CONFIG;
+			w->why = "retention is a number, or -1";
+		} else if (text_is(name, "retention.ms")) {
+			w->retention_ns = n > 0 ? (uint64_t)n * MILLISECOND : n == 0 ? 1 : 0;
+		} else {
+			w->retention_bytes = n > 0 ? (uint64_t)n : n == 0 ? 1 : 0;
+		}
+		return;
+	}
+	if ((text_is(name, "cleanup.policy") && text_is(value, "delete")) ||
+	    (text_is(name, "message.timestamp.type") && text_is(value, "CreateTime")) ||
+	    (text_is(name, "compression.type") && (text_is(value, "producer") || text_is(value, "uncompressed"))))
+		return;
+	for (i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
+		if (text_is(name, taken[i]))
+			return;
+	w->error = K_INVALID_CONFIG;
+	w->why = "this broker does not know one of the topic's settings, or not with this value";
+}
+
+static void wish_read(struct request *r, struct wish *w)
+{
+	struct in *in = &r->in;
+	int32_t count, brokers;
+
+	*w = (struct wish){.name = in_text(in)};
+	w->partitions = in_i32(in);
+	w->copies = in_i16(in);
+	count = in_array(in, 8);
+	if (count > 0)
+		w->partitions = count; /* one each; there is one node that they can be on */
+	for (; count > 0 && !in->bad; count--) {
+		in_i32(in);
+		for (brokers = in_array(in, 4); brokers > 0 && !in->bad; brokers--)
+			in_i32(in);
+		in_tags(in);
+	}
+	for (count = in_array(in, 3); count > 0 && !in->bad; count--) {
+		struct text name = in_text(in), value = in_text(in);
+
+		in_tags(in);
+		wish_config(w, name, value);
+	}
+	in_tags(in);
+	if (w->partitions == -1)
+		w->partitions = r->server->o.default_partitions;
+	if (!w->error && (w->partitions < 1 || w->partitions > (int32_t)THMQ_PARTITION_COUNT_MAX)) {
+		w->error = K_INVALID_PARTITIONS;
+		w->why = "a topic has 1 to 65536 partitions";
+	}
+	if (!w->error && w->copies != -1 && w->copies != 1) {
+		w->error = K_INVALID_REPLICATION_FACTOR;
+		w->why = "there is one node; how many copies it keeps is its own business";
+	}
+}
+
+static void wish_answer(struct request *r, const struct wish *w)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	char copy[THMQ_TOPIC_NAME_MAX + 1];
+	struct out *out = &r->out;
+
+	if (r->version >= 7 && !w->error && text_copy(w->name, copy, sizeof(copy)))
+		thmq_topic_describe(r->server->control, copy, &info);
+	out_text(out, w->name);
+	if (r->version >= 7)
+		out_topic_id(out, info.topic_id);
+	out_i16(out, (int16_t)w->error);
+	if (r->version >= 1)
+		out_string(out, w->why);
+	if (r->version >= 5) {
+		out_i32(out, w->error ? -1 : w->partitions);
+		out_i16(out, w->error ? -1 : 1);
+		out_array(out, 0);
+	}
+	out_tags(out);
+}
+
+void create_topics_run(struct request *r)
+{
+	struct in *in = &r->in, again;
+	struct out *out = &r->out;
+	int32_t i, count = in_array(in, 14);
+	bool only_look = false;
+	struct wish w;
+
+	again = *in;
+	for (i = 0; i < count && !in->bad; i++)
+		wish_read(r, &w);
+	in_i32(in);
+	if (r->version >= 1)
+		only_look = in_bool(in);
+	in_tags(in);
+	if (in->bad || count < 0) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	if (r->version >= 2)
+		out_i32(out, 0);
+	out_array(out, count);
+	*in = again;
+	for (i = 0; i < count; i++) {
+		wish_read(r, &w);
+		if (!w.error && !only_look)
+			w.error = create(r->server, w.name, w.partitions, w.retention_ns, w.retention_bytes);
+		wish_answer(r, &w);
+	}
+	out_tags(out);
+	request_done(r);
+}
+
+/* ------------------------------------------------------------- DeleteTopics */
+
+static int delete(struct server *s, struct text name)
+{
+	char copy[THMQ_TOPIC_NAME_MAX + 1];
+	struct topic *t;
+	int rc;
+
+	if (!text_copy(name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
+		return K_INVALID_TOPIC;
+	rc = thmq_topic_delete(s->control, copy);
+	if (!rc && !store_topic(s, name, &t))
+		store_topic_gone(s, t);
+	return store_error(rc);
+}
+
+void delete_topics_run(struct request *r)
+{
+	struct in *in = &r->in, again;
+	struct out *out = &r->out;
+	int32_t i, count = in_array(in, 2);
+
+	again = *in;
+	for (i = 0; i < count && !in->bad; i++)
+		in_text(in);
+	in_i32(in);
+	in_tags(in);
+	if (in->bad || count < 0) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	if (r->version >= 1)
+		out_i32(out, 0);
+	out_array(out, count);
+	for (i = 0; i < count; i++) {
+		struct text name = in_text(&again);
+
+		out_text(out, name);
+		out_i16(out, (int16_t)delete(r->server, name));
+		if (r->version >= 5)
+			out_string(out, NULL);
+		out_tags(out);
+	}
+	out_tags(out);
+	request_done(r);
+}
+
+/* ------------------------------------------ CreatePartitions, DescribeConfigs */
+
+/* The number of partitions is fixed when the topic is made. */
+void create_partitions_run(struct request *r)
+{
+	struct in *in = &r->in;
+	struct out *out = &r->out;
+	int32_t i, k, count = in_array(in, 6);
+
+	out_i32(out, 0);
+	out_array(out, count > 0 ? count : 0);
+	for (i = 0; i < count && !in->bad; i++) {
+		struct text name = in_text(in);
+		struct topic *t;
+		int error = store_topic(r->server, name, &t);
+
+		in_i32(in);
+		for (k = in_array(in, 4); k > 0 && !in->bad; k--) {
+			int32_t brokers = in_array(in, 4);
+
+			for (; brokers > 0 && !in->bad; brokers--)
+				in_i32(in);
+			in_tags(in);
+		}
+		in_tags(in);
+		out_text(out, name);
+		out_i16(out, (int16_t)(error ? error : K_INVALID_PARTITIONS));
+		out_string(out, error ? NULL : "the number of partitions is fixed when the topic is made");
+		out_tags(out);
+	}
+	if (in->bad)
+		request_fail(r);
+	out_tags(out);
+	request_done(r);
+}
+
+enum config_source { SOURCE_TOPIC = 1, SOURCE_STATIC = 4, SOURCE_DEFAULT = 5 };
+enum config_type { TYPE_BOOLEAN = 1, TYPE_STRING = 2, TYPE_INT = 3, TYPE_LONG = 5, TYPE_LIST = 7 };
+
+struct config {
+	const char *name;
+	char value[64];
+	int8_t source, type;
+};
+
+static void config_set(struct config *c, const char *name, int8_t type, int8_t source, const char *format, ...)
+	__attribute__((format(printf, 5, 6)));
+static void config_set(struct config *c, const char *name, int8_t type, int8_t source, const char *format, ...)
+{
+	va_list args;
+
+	c->name = name;
+	c->type = type;
+	c->source = source;
+	va_start(args, format);
+	vsnprintf(c->value, sizeof(c->value), format, args);
+	va_end(args);
+}
+
+#define CONFIGS_MAX 8
+static int configs_of_topic(const struct topic *t, struct config *c)
+{
+	int n = 0;
+
+	config_set(&c[n++], "cleanup.policy", TYPE_LIST, SOURCE_DEFAULT, "delete");
+	config_set(&c[n++], "retention.ms", TYPE_LONG, t->retention_ns ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
+		   t->retention_ns ? (long long)(t->retention_ns / MILLISECOND) : -1ll);
+	config_set(&c[n++], "retention.bytes", TYPE_LONG, t->retention_bytes ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
+		   t->retention_bytes ? (long long)t->retention_bytes : -1ll);
+	config_set(&c[n++], "max.message.bytes", TYPE_INT, SOURCE_DEFAULT, "%u", t->len_max ? t->len_max : BATCH_BYTES_MAX / 4);
+	config_set(&c[n++], "message.timestamp.type", TYPE_STRING, SOURCE_DEFAULT, "CreateTime");
+	config_set(&c[n++], "compression.type", TYPE_STRING, SOURCE_DEFAULT, "uncompressed");
+	config_set(&c[n++], "min.insync.replicas", TYPE_INT, SOURCE_DEFAULT, "1");
+	return n;
+}
+
+static int configs_of_broker(const struct server *s, struct config *c)
+{
+	int n = 0;
+
+	config_set(&c[n++], "broker.id", TYPE_INT, SOURCE_STATIC, "%d", s->o.node_id);
+	config_set(&c[n++], "num.partitions", TYPE_INT, SOURCE_STATIC, "%d", s->o.default_partitions);
+	config_set(&c[n++], "auto.create.topics.enable", TYPE_BOOLEAN, SOURCE_STATIC, "%s", s->o.auto_create ? "true" : "false");
+	config_set(&c[n++], "default.replication.factor", TYPE_INT, SOURCE_DEFAULT, "1");
+	return n;
+}
+
+static void out_config(struct request *r, const struct config *c)
+{
+	struct out *out = &r->out;
+
+	out_string(out, c->name);
+	out_string(out, c->value);
+	out_bool(out, true);
+	if (r->version == 0)
+		out_bool(out, c->source == SOURCE_DEFAULT);
+	else
+		out_i8(out, c->source);
+	out_bool(out, false);
+	if (r->version >= 1)
+		out_array(out, 0);
+	if (r->version >= 3) {
+		out_i8(out, c->type);
+		out_string(out, NULL);
+	}
+	out_tags(out);
+}
+
+#define RESOURCE_TOPIC 2
+#define RESOURCE_BROKER 4
+
+static void describe_one(struct request *r)
+{
+	struct config configs[CONFIGS_MAX];
+	struct in *in = &r->in, names;
+	struct out *out = &r->out;
+	int8_t type = in_i8(in);
+	struct text name = in_text(in);
+	int32_t wanted = in_array(in, 2), k;
+	bool chosen[CONFIGS_MAX] = {false};
+	int error = 0, i, n = 0, shown = 0;
+	struct topic *t;
+
+	names = *in;
+	for (k = 0; k < wanted && !in->bad; k++)
+		in_text(in);
+	in_tags(in);
+	if (in->bad)
+		return;
+	if (type == RESOURCE_TOPIC) {
+		error = store_topic(r->server, name, &t);
+		n = error ? 0 : configs_of_topic(t, configs);
+	} else if (type == RESOURCE_BROKER) {
+		n = configs_of_broker(r->server, configs);
+	} else {
+		error = K_INVALID_REQUEST;
+	}
+	for (i = 0; i < n; i++)
+		chosen[i] = wanted < 0;
+	for (k = 0; k < wanted; k++) {
+		struct text one = in_text(&names);
+
+		for (i = 0; i < n; i++)
+			chosen[i] |= text_is(one, configs[i].name);
+	}
+	for (i = 0; i < n; i++)
+		shown += chosen[i];
+	out_i16(out, (int16_t)error);
+	out_string(out, NULL);
+	out_i8(out, type);
+	out_text(out, name.data ? name : text_of(""));
+	out_array(out, shown);
+	for (i = 0; i < n; i++)
+		if (chosen[i])
+			out_config(r, &configs[i]);
+	out_tags(out);
+}
+
+void describe_configs_run(struct request *r)
+{
+	struct in *in = &r->in;
+	struct out *out = &r->out;
+	int32_t i, count = in_array(in, 4);
+
+	out_i32(out, 0);
+	out_array(out, count > 0 ? count : 0);
+	for (i = 0; i < count && !in->bad; i++)
+		describe_one(r);
+	if (in->bad)
+		request_fail(r);
+	out_tags(out);
+	request_done(r);
+}
+
+/* ----------------------------------------------------------- FindCoordinator */
+
+void find_coordinator_run(struct request *r)
+{
+	struct in *in = &r->in, keys;
+	struct out *out = &r->out;
+	int32_t i, count;
+
+	if (r->version < 4)
+		in_text(in);
+	if (r->version >= 1)
+		in_i8(in); /* of a group, or of a transaction: the same node */
+	if (r->version >= 1)
+		out_i32(out, 0);
+	if (r->version < 4) {
+		out_i16(out, 0);
+		if (r->version >= 1)
+			out_string(out, NULL);
+		out_node(r);
+	} else {
+		count = in_array(in, 1);
+		keys = *in;
+		out_array(out, count > 0 ? count : 0);
+		for (i = 0; i < count; i++) {
+			out_text(out, in_text(&keys));
+			out_node(r);
+			out_i16(out, 0);
+			out_string(out, NULL);
+			out_tags(out);
+		}
+		in->bad |= keys.bad;
+	}
+	if (in->bad)
+		request_fail(r);
+	out_tags(out);
+	request_done(r);
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * node.c - whose copy a directory is, and which directories the other brokers of the cluster had when they were met: so that one that
+ * was emptied, or is an older copy of itself, or two with one number, are not let in by those that know better. They have forgotten what
+ * they voted for. Kept in the file `node`: doc/format.md. Knows nothing of shards, and not how brokers meet.
+ */
+#include <stdio.h>
+
+#include "internal.h"
+#include "node.h"
+
+#define NODE_MAGIC 0x31444f4eu /* "NOD1" */
+#define NODE_VERSION 1u
+#define PEERS_MAX 32u
+
+struct node_peer {
+	uint64_t id; /* 0: none */
+	struct thmqi_node_mark mark;
+};
+
+struct node_file {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t made; /* 1: all copies were made, and are there */
+	uint64_t id;
+	uint8_t cluster[16];
+	struct thmqi_node_mark own;
+	struct node_peer peers[PEERS_MAX]; /* those that were met last are first */
+	uint32_t reserved;
+	uint32_t crc; /* CRC32C of all before it */
+};
+_Static_assert(sizeof(struct node_file) == 32 + 24 + PEERS_MAX * 32 + 8 &&
+		       sizeof(struct node_file) <= THMQI_BLOCK,
+	       "as in doc/format.md");
+
+struct node {
+	const struct thmqi_disk_table *disk;
+	struct thmqi_disk_dir *dir;
+	pthread_mutex_t lock; /* of what follows: brokers are met on any core */
+	struct node_file file;
+};
+
+/* --------------------------------------------------------------------- file */
+
+/* 0; -ENOENT; -THMQ_ECORRUPT; -THMQ_EVERSION; an error of the device */
+static int load(struct node *n)
+{
+	struct thmqi_disk_file *file;
+	struct node_file *f;
+	int rc = n->disk->file_open(n->dir, "node", false, &file);
+	int64_t got;
+
+	if (rc)
+		return rc;
+	f = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	if (!f) {
+		n->disk->file_close(file);
+		return -ENOMEM;
+	}
+	memset(f, 0, THMQI_BLOCK);
+	got = n->disk->file_read(file, f, THMQI_BLOCK, 0);
+	n->disk->file_close(file);
+	if (got < 0)
+		rc = (int)got;
+	else if (f->magic != NODE_MAGIC || f->crc != thmqi_crc32c(0, f, offsetof(struct node_file, crc)))
+		rc = -THMQ_ECORRUPT;
+	else if (f->version != NODE_VERSION)
+		rc = -THMQ_EVERSION;
+	else
+		n->file = *f;
+	free(f);
+	return rc;
+}
+
+/* In place of the one before, or not at all. */
+static int store(struct node *n)
+{
+	const struct thmqi_disk_table *disk = n->disk;
+	struct thmqi_disk_file *file;
+	void *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
+	int rc;
+
+	if (!block)
+		return -ENOMEM;
+	n->file.crc = thmqi_crc32c(0, &n->file, offsetof(struct node_file, crc));
+	memset(block, 0, THMQI_BLOCK);
+	memcpy(block, &n->file, sizeof(n->file));
+	rc = disk->file_open(n->dir, "node.tmp", true, &file);
+	if (!rc) {
+		rc = disk->file_write(file, block, THMQI_BLOCK, 0, false);
+		rc = rc ? rc : disk->file_flush(file);
+		disk->file_close(file);
+		rc = rc ? rc : disk->rename(n->dir, "node.tmp", "node");
+		rc = rc ? rc : disk->dir_sync(n->dir);
+	}
+	free(block);
+	return rc;
+}
+
+/* --------------------------------------------------------------------- open */
+
+static int check(const struct thmq_broker *b, const struct node_file *f)
+{
+	if (f->id != b->opts.node_id)
+		return thmqi_fail(-EINVAL, "open %s: it is the directory of node %llu, and not of node %llu", b->data_dir,
+				  (unsigned long long)f->id, (unsigned long long)b->opts.node_id);
+	if (memcmp(f->cluster, b->cluster_id, sizeof(f->cluster)) != 0)
+		return thmqi_fail(-THMQ_ECORRUPT, "open %s: it is of another cluster, or one with another number of shards", b->data_dir);
+	if (f->made && !b->has_meta)
+		return thmqi_fail(-THMQ_ECORRUPT,
+				  "open %s: its copies are missing, so that this broker may no longer vote: remove it from its cluster, "
+				  "and let it join anew with an empty directory and another node_id",
+				  b->data_dir);
+	return 0;
+}
+
+/* It was never opened, or by nobody who kept this, or it is a copy that was made while it was open. */
+static int begin(struct thmq_broker *b, struct node_file *f)
+{
+	*f = (struct node_file){.magic = NODE_MAGIC, .version = NODE_VERSION, .id = b->opts.node_id};
+	memcpy(f->cluster, b->cluster_id, sizeof(f->cluster));
+	return thmqi_random_bytes(&f->own.directory, sizeof(f->own.directory));
+}
+
+int thmqi_node_open(struct thmq_broker *b)
+{
+	struct node *n = calloc(1, sizeof(*n));
+	int rc;
+
+	if (!n)
+		return thmqi_fail(-ENOMEM, "no memory for a broker");
+	pthread_mutex_init(&n->lock, NULL);
+	n->disk = b->disk;
+	n->dir = b->dir;
+	b->node = n;
+	rc = load(n);
+	if (rc == -ENOENT)
+		rc = begin(b, &n->file);
+	else if (rc == -THMQ_ECORRUPT)
+		return thmqi_fail(rc,
+				  "open %s: the file node is damaged, so that nobody knows whose copy this is: remove this broker from its "
+				  "cluster, and let it join anew with an empty directory and another node_id",
+				  b->data_dir);
+	else if (!rc && (rc = check(b, &n->file)) != 0)
+		return rc;
+	rc = rc ? rc : thmqi_random_bytes(&n->file.own.opening, sizeof(n->file.own.opening));
+	n->file.own.directory |= 1; /* 0 says that nobody knows */
+	n->file.own.life++;
+	rc = rc ? rc : store(n);
+	return rc ? thmqi_fail(rc, "open %s/node: %s", b->data_dir, thmq_strerror(rc)) : 0;
+}
+
+int thmqi_node_made(struct thmq_broker *b)
+{
+	struct node *n = b->node;
+	int rc;
+
+	if (n->file.made)
+		return 0;
+	pthread_mutex_lock(&n->lock);
+	n->file.made = 1;
+	rc = store(n);
+	pthread_mutex_unlock(&n->lock);
+	return rc ? thmqi_fail(rc, "write %s/node: %s", b->data_dir, thmq_strerror(rc)) : 0;
+}
+
+void thmqi_node_close(struct thmq_broker *b)
+{
+	if (!b->node)
+		return;
+	pthread_mutex_destroy(&b->node->lock);
+	free(b->node);
+	b->node = NULL;
+}
+
+/* --------------------------------------------------------------------- meet */
+
+const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b)
+{
+	return &b->node->file.own; /* as it was since the open */
+}
+
+/* Return: 1 it is news; 0; -ENOTUNIQ */
+static int compare(const struct thmqi_node_mark *known, const struct thmqi_node_mark *now)
+{
+	if (known->directory != now->directory || now->life < known->life)
+		return -ENOTUNIQ;
+	if (now->life > known->life)
+		return 1;
+	return now->opening == known->opening ? 0 : -ENOTUNIQ;
+}
+
+/* Who was met longest ago is forgotten: a cluster has less than there is room for, but numbers come and go. */
+static void remember(struct node_file *f, uint32_t at, uint64_t id, const struct thmqi_node_mark *mark)
+{
+	at = THMQI_MIN(at, PEERS_MAX - 1);
+	memmove(&f->peers[1], &f->peers[0], at * sizeof(f->peers[0]));
+	f->peers[0] = (struct node_peer){.id = id, .mark = *mark};
+}
+
+int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark)
+{
+	struct node *n = ((struct thmq_broker *)broker)->node;
+	uint32_t i;
+	int rc;
+
+	pthread_mutex_lock(&n->lock);
+	for (i = 0; i < PEERS_MAX && n->file.peers[i].id && n->file.peers[i].id != id; i++)
+		;
+	if (i < PEERS_MAX && n->file.peers[i].id)
+		rc = compare(&n->file.peers[i].mark, mark);
+	else
+		rc = mark->directory != 0;
+	if (rc == 1) {
+		remember(&n->file, i, id, mark);
+		/* where it cannot be stored now it is known as long as this broker is open: to be cut off from the others is worse */
+		store(n);
+		rc = 0;
+	}
+	pthread_mutex_unlock(&n->lock);
+	return rc;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* node.h - whose copy a directory is: node.c. */
+#ifndef THMQI_BROKER_NODE_H
+#define THMQI_BROKER_NODE_H
+
+#include "replica/courier.h"
+
+struct thmq_broker;
+
+/* Its directory is locked. Of another node: -EINVAL, of another cluster, damaged, or emptied: -THMQ_ECORRUPT; with a text. */
+int thmqi_node_open(struct thmq_broker *b);
+int thmqi_node_made(struct thmq_broker *b); /* all copies are there, and durable */
+void thmqi_node_close(struct thmq_broker *b);
+/* Of this broker, as others are to see it. */
+const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b);
+/* Is another one of number @id, and of @mark, the one that was met before? 0; -ENOTUNIQ. Any core; writes where it is news. */
+int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark);
+
+#endif

@@ -1,0 +1,363 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""kafka_test.py - Kafka's clients as they are, against examples/kafka. Usage: kafka_test.py KAFKA THMQ [CASE...]
+
+Needs kcat, python3-kafka and python3-confluent-kafka of the distribution; exit 77 where they are not. With THMQ_TEST_FULL=1 more kills and
+more messages."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+FULL = bool(os.environ.get('THMQ_TEST_FULL'))
+KAFKA, THMQ = sys.argv[1:3]
+
+try:
+    import confluent_kafka
+    import confluent_kafka.admin
+    import kafka
+    import kafka.admin
+except ImportError as e:
+    print('kafka_test: skipped:', e)
+    sys.exit(77)
+if not shutil.which('kcat'):
+    print('kafka_test: skipped: no kcat')
+    sys.exit(77)
+
+
+def check(ok, *what):
+    if not ok:
+        raise AssertionError(' '.join(str(w) for w in what))
+
+
+def same(a, b, what=''):
+    check(a == b, what, repr(a)[:600], 'is not', repr(b)[:600])
+
+
+class Broker:
+    def __init__(self, dir, *args):
+        self.dir, self.args = dir, args
+        self.port = self.port_tls = None
+        self.start()
+
+    def start(self, port=0):
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            self.native = 'tcp://127.0.0.1:%d' % s.getsockname()[1]
+        self.log = open(self.dir + '.log', 'a')
+        self.process = subprocess.Popen([KAFKA, '--data', self.dir, '--listen', '127.0.0.1:%d' % port, '--thmq', self.native,
+                                         *self.args], stdout=subprocess.PIPE, stderr=self.log, text=True)
+        line = self.process.stdout.readline()
+        check('serving' in line, 'the broker says:', line, open(self.dir + '.log').read()[-2000:])
+        words = line.replace(',', '').split()
+        ports = [int(words[i + 1]) for i, w in enumerate(words) if w == 'port']
+        self.port, self.port_tls = ports[0], ports[-1]
+        self.url = '127.0.0.1:%d' % self.port
+
+    def stop(self, sig=signal.SIGTERM):
+        self.process.send_signal(sig)
+        status = self.process.wait(30)
+        same(status, 0 if sig == signal.SIGTERM else -sig, open(self.dir + '.log').read()[-2000:])
+        self.log.close()
+
+    def restart(self, sig=signal.SIGTERM):
+        self.stop(sig)
+        self.start(self.port)
+
+
+def kcat(broker, *args, stdin=None, url=None, fails=False, timeout=30):
+    p = subprocess.run(['kcat', '-b', url or broker.url, *args], input=stdin, capture_output=True, text=True, timeout=timeout)
+    check(fails == (p.returncode != 0), 'kcat', args, p.returncode, p.stderr)
+    return p.stderr if fails else p.stdout
+
+
+def thmq(*args, stdin=None):
+    p = subprocess.run([THMQ, *args], input=stdin, capture_output=True, text=True, timeout=30)
+    same(p.returncode, 0, str(args) + p.stderr)
+    return p.stdout
+
+
+def read_all(broker, topic, *args):
+    return kcat(broker, '-C', '-t', topic, '-o', 'beginning', '-e', '-q', *args).splitlines()
+
+
+# ---------------------------------------------------------------------- cases
+
+
+def every_compression(b):
+    """What is sent compressed is stored as it was meant, keys, headers, nulls and times with it."""
+    for z in 'none', 'gzip', 'snappy', 'lz4', 'zstd':
+        kcat(b, '-P', '-t', 'packed', '-p', '0', '-z', z, '-k', 'key-' + z, '-H', 'how=' + z, stdin=''.join(f'{z} {i}\n' for i in range(50)))
+    lines = read_all(b, 'packed', '-f', '%o %k %h %s\n')
+    same(lines, [f'{n * 50 + i} key-{z} how={z} {z} {i}' for n, z in enumerate(('none', 'gzip', 'snappy', 'lz4', 'zstd')) for i in range(50)])
+    p = kafka.KafkaProducer(bootstrap_servers=b.url, acks=1)
+    sent = [(None, b'v', []), (b'k', None, []), (b'', b'', [('e', b'')]), (b'k', b'x' * 500000, [('a', b'1'), ('a', b'2')])]
+    for i, (k, v, h) in enumerate(sent):
+        r = p.send('odd', key=k, value=v, headers=h, timestamp_ms=1600000000000 + i).get(10)
+        same((r.partition, r.offset), (0, i))
+    p.close()
+    c = kafka.KafkaConsumer('odd', bootstrap_servers=b.url, auto_offset_reset='earliest', consumer_timeout_ms=10000)
+    got = [next(c) for _ in sent]
+    same([(m.key, m.value, m.headers, m.timestamp) for m in got], [(k, v, h, 1600000000000 + i) for i, (k, v, h) in enumerate(sent)])
+    tp = kafka.TopicPartition('odd', 0)
+    same(c.offsets_for_times({tp: 1600000000002})[tp].offset, 2)
+    same(c.offsets_for_times({tp: 1700000000000})[tp], None)
+    same((c.beginning_offsets([tp])[tp], c.end_offsets([tp])[tp]), (0, 4))
+    c.close()
+
+
+def both_ways_with_the_library(b):
+    """thmq sub reads what kcat has written, kcat what thmq pub has."""
+    kcat(b, '-P', '-t', 'ours', '-p', '0', '-k', 'k', '-H', 'thmq.tag=red', '-H', 'h=1', stdin='from kcat\n')
+    thmq('pub', b.native, 'ours', '--key', 'k2', '--tag', 'blue', '--header', 'n:int=5', '--quiet', stdin='from thmq\n')
+    m = [json.loads(line) for line in thmq('sub', b.native, 'ours', '--json').splitlines()]
+    same([(x['data'], x['key'], x['tag'], x['offset']) for x in m], [('from kcat', 'k', 'red', 0), ('from thmq', 'k2', 'blue', 1)])
+    same(read_all(b, 'ours', '-f', '%o %k %h %s\n'), ['0 k thmq.tag=red,h=1 from kcat', '1 k2 thmq.tag=blue,n=5 from thmq'])
+    thmq('topic', 'delete', b.native, 'ours')
+    kcat(b, '-P', '-t', 'ours', stdin='anew\n')
+    same(read_all(b, 'ours', '-f', '%o %s\n'), ['0 anew'])
+
+
+def groups_share_and_go_on(b):
+    """Two members share four partitions; one leaves; what was committed outlives a restart."""
+    a = kafka.admin.KafkaAdminClient(bootstrap_servers=b.url)
+    a.create_topics([kafka.admin.NewTopic('work', 4, 1)])
+    p = kafka.KafkaProducer(bootstrap_servers=b.url)
+    for i in range(40):
+        p.send('work', b'%d' % i, partition=i % 4)
+    p.flush(10)
+
+    def member():
+        return kafka.KafkaConsumer('work', bootstrap_servers=b.url, group_id='team', auto_offset_reset='earliest', session_timeout_ms=6000,
+                                   heartbeat_interval_ms=100, enable_auto_commit=False)
+
+    def drive(members, until, seconds=20):
+        end = time.time() + seconds
+        while not until():
+            check(time.time() < end, 'in time:', [m.assignment() for m in members])
+            for m in members:
+                for batch in m.poll(20).values():
+                    seen.extend(int(x.value) for x in batch)
+
+    seen = []
+    one, two = member(), member()
+    threads = [threading.Thread(target=m.poll, args=(3000,)) for m in (one, two)]  # a join waits for the others
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    one.seek_to_beginning()
+    two.seek_to_beginning()
+    drive([one, two], lambda: set(seen) == set(range(40)))
+    same((len(one.assignment()), len(two.assignment())), (2, 2))
+    one.commit()
+    two.commit()
+    d = a.describe_consumer_groups(['team'])[0]
+    same((d.state, d.protocol_type, len(d.members)), ('Stable', 'consumer', 2))
+    same(a.list_consumer_groups(), [('team', 'consumer')])
+    two.close()
+    drive([one], lambda: len(one.assignment()) == 4)
+    one.close()
+    b.restart()
+    p.close()
+    a.close()
+    a = kafka.admin.KafkaAdminClient(bootstrap_servers=b.url)
+    same({t.partition: o.offset for t, o in a.list_consumer_group_offsets('team').items()}, {0: 10, 1: 10, 2: 10, 3: 10})
+    p = kafka.KafkaProducer(bootstrap_servers=b.url)
+    for i in range(40, 44):
+        p.send('work', b'%d' % i, partition=i % 4)
+    p.flush(10)
+    p.close()
+    seen.clear()
+    one = member()
+    drive([one], lambda: len(seen) >= 4)
+    same(sorted(seen), [40, 41, 42, 43])
+    one.close()
+    same([str(e[1].__name__) for e in a.delete_consumer_groups(['team'])], ['NoError'])
+    same(a.list_consumer_group_offsets('team'), {})
+    a.close()
+
+
+def idempotent_producers_through_kills(b):
+    """A producer that sends again what it got no answer for: all is stored once, in order."""
+    kills = 10 if FULL else 1
+    count = 200 * 100 * (5 if FULL else 1)
+    failed = []
+    p = confluent_kafka.Producer({'bootstrap.servers': b.url, 'enable.idempotence': True, 'linger.ms': 1, 'batch.num.messages': 100,
+                                  'reconnect.backoff.max.ms': 100, 'retry.backoff.ms': 50, 'message.timeout.ms': 60000,
+                                  'log_level': 0, 'error_cb': lambda e: failed.append(e) if e.code() == confluent_kafka.KafkaError._FATAL else None})
+    for i in range(count):
+        while True:
+            try:
+                p.produce('once', b'%d' % i, partition=0, on_delivery=lambda e, m: failed.append(e) if e else None)
+                break
+            except BufferError:
+                p.poll(0.1)
+        if i % (count // (kills + 1)) == count // (kills + 1) - 1 and i + 1 < count:
+            b.restart(signal.SIGKILL)
+    same(p.flush(60), 0)
+    check(not failed, failed[:3])
+    same(read_all(b, 'once'), [str(i) for i in range(count)])
+
+
+def topics_and_settings(b):
+    a = confluent_kafka.admin.AdminClient({'bootstrap.servers': b.url})
+    new = confluent_kafka.admin.NewTopic
+
+    def result(futures):
+        try:
+            return next(iter(futures.values())).result(10) and ''
+        except confluent_kafka.KafkaException as e:
+            return e.args[0].name()
+
+    same(result(a.create_topics([new('made', 3, 1, config={'retention.ms': '1000000'})])), None)
+    same(result(a.create_topics([new('made', 3, 1)])), 'TOPIC_ALREADY_EXISTS')
+    same(result(a.create_topics([new('bad name', 3, 1)])), 'TOPIC_EXCEPTION')
+    same(result(a.create_topics([new('x', 3, 2)])), 'INVALID_REPLICATION_FACTOR')
+    same(result(a.create_topics([new('x', 3, 1, config={'no.such': '1'})])), 'INVALID_CONFIG')
+    same(result(a.create_partitions([confluent_kafka.admin.NewPartitions('made', 5)])), 'INVALID_PARTITIONS')
+    r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, 'made')
+    same(a.describe_configs([r])[r].result(10)['retention.ms'].value, '1000000')
+    same(len(a.list_topics('made', 10).topics['made'].partitions), 3)
+    same(result(a.delete_topics(['made'])), None)
+    same(result(a.delete_topics(['made'])), 'UNKNOWN_TOPIC_OR_PART')
+    check('made' not in a.list_topics(timeout=10).topics)
+    t = confluent_kafka.Producer({'bootstrap.servers': b.url, 'transactional.id': 't', 'log_level': 0})
+    begun = time.time()
+    try:
+        t.init_transactions(20)
+        check(False, 'transactions begin')
+    except confluent_kafka.KafkaException as e:
+        check(time.time() - begun < 10, 'it says so late:', e)
+
+
+def frame(api, version, body=b'', correlation=7):
+    head = struct.pack('>hhih', api, version, correlation, 1) + b'x'
+    return struct.pack('>i', len(head) + len(body)) + head + body
+
+
+def answer(s):
+    def exactly(n):
+        got = b''
+        while len(got) < n:
+            more = s.recv(n - len(got))
+            if not more:
+                return None
+            got += more
+        return got
+
+    head = exactly(4)
+    return head and exactly(struct.unpack('>i', head)[0])
+
+
+def what_makes_no_sense(b):
+    """Each ends its own connection, or gets its error; others notice nothing."""
+    def talk(*parts, end=True):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+            try:
+                for part in parts:
+                    s.sendall(part)
+                got = answer(s)
+            except (ConnectionResetError, BrokenPipeError):
+                got = None
+            check((got is None) == end, parts[0][:60], 'was answered:', got)
+            return got
+
+    good = socket.create_connection(('127.0.0.1', b.port), timeout=10)
+    talk(b'GET / HTTP/1.1\r\n\r\n')
+    talk(struct.pack('>i', -1))
+    talk(struct.pack('>i', 0x7fffffff))
+    talk(struct.pack('>i', 3) + b'abc')
+    talk(frame(999, 0))
+    talk(frame(0, 2))
+    talk(frame(3, 99))
+    talk(frame(3, 1, struct.pack('>i', 0x7fffffff)))
+    talk(frame(0, 7, b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + struct.pack('>h', 1000)))
+    talk(frame(1, 11, b'\0' * 10))
+    talk(frame(11, 5, b'\0\1g' + b'\0' * 10))
+    same(talk(frame(18, 99), end=False)[4:6], b'\0\x23')
+    # records whose checksum is wrong, of an old version, and none: the protocol's errors
+    kcat(b, '-P', '-t', 'checked', stdin='x\n')
+    for records, error in ((b'\0' * 16 + b'\2' + b'\0' * 60, 2), (b'\0' * 16 + b'\1' + b'\0' * 60, 43), (b'', 87), (b'abc', 2)):
+        body = b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + b'\0\7checked' + struct.pack('>iii', 1, 0, len(records)) + records
+        r = talk(frame(0, 7, body), end=False)
+        same(struct.unpack('>h', r[4 + 4 + 9 + 4 + 4:][:2])[0], error)
+    # one byte after the other, two requests in one, and one that leaves in the middle
+    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+        for byte in frame(18, 0):
+            s.sendall(bytes([byte]))
+        check(answer(s))
+        s.sendall(frame(18, 0, correlation=1) + frame(3, 1, b'\0\0\0\0', correlation=2))
+        same([answer(s)[:4], answer(s)[:4]], [struct.pack('>i', 1), struct.pack('>i', 2)])
+        s.sendall(struct.pack('>i', 1000) + b'half')
+    good.sendall(frame(18, 0))
+    check(answer(good))
+    good.close()
+    same(read_all(b, 'checked'), ['x'])
+
+
+def who_the_client_is(b):
+    """TLS and SASL: the right password, by each mechanism, and no other."""
+    dir = b.dir + '.keys'
+    os.makedirs(dir)
+    if subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost', '-addext',
+                       'subjectAltName=IP:127.0.0.1,DNS:localhost', '-keyout', dir + '/key', '-out', dir + '/cert'],
+                      capture_output=True).returncode:
+        print('no openssl: TLS is not tried')
+        return
+    with open(dir + '/users', 'w') as f:
+        f.write('# those who may come\nann:se:cret\nbob,b=b:x\n')
+    b.stop()
+    b.args = ('--users', dir + '/users', '--listen-tls', '127.0.0.1:0', '--cert', dir + '/cert', '--key', dir + '/key')
+    b.start()
+    tls = '127.0.0.1:%d' % b.port_tls
+    who = lambda m, name='ann', word='se:cret', over='SASL_SSL': (
+        '-X', 'security.protocol=' + over, '-X', 'sasl.mechanisms=' + m, '-X', 'sasl.username=' + name, '-X', 'sasl.password=' + word,
+        '-X', 'ssl.ca.location=' + dir + '/cert')
+    kcat(b, '-P', '-t', 'secret', *who('SCRAM-SHA-512'), stdin='1\n', url=tls)
+    same(kcat(b, '-C', '-t', 'secret', '-e', '-q', *who('SCRAM-SHA-256', 'bob,b=b', 'x'), url=tls), '1\n')
+    same(kcat(b, '-C', '-t', 'secret', '-e', '-q', *who('PLAIN', over='SASL_PLAINTEXT')), '1\n')
+    for m in ('PLAIN', 'SCRAM-SHA-256') if FULL else ('SCRAM-SHA-256',):
+        kcat(b, '-L', '-m', '1', *who(m, word='wrong'), url=tls, fails=True)
+    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+        s.sendall(frame(3, 1, b'\xff\xff\xff\xff'))
+        same(answer(s), None)
+    for m in 'PLAIN', 'SCRAM-SHA-256':  # this one speaks without requests around its tokens
+        c = kafka.KafkaConsumer(bootstrap_servers=b.url, security_protocol='SASL_PLAINTEXT', sasl_mechanism=m, sasl_plain_username='ann',
+                                sasl_plain_password='se:cret')
+        check('secret' in c.topics())
+        c.close()
+
+
+CASES = [every_compression, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
+         what_makes_no_sense, who_the_client_is]
+
+
+def main():
+    dir = tempfile.mkdtemp(prefix='kafka-test-', dir='.')
+    b = Broker(dir + '/data')
+    try:
+        for case in CASES:
+            if len(sys.argv) > 3 and case.__name__ not in sys.argv[3:]:
+                continue
+            begun = time.time()
+            case(b)
+            print('%s: %.1f s' % (case.__name__, time.time() - begun), flush=True)
+        b.stop()
+    except BaseException:
+        b.process.kill()
+        print(open(b.dir + '.log').read()[-3000:])
+        raise
+    finally:
+        shutil.rmtree(dir, ignore_errors=True)
+
+
+main()
