@@ -141,8 +141,11 @@ int thmq_session_arm(struct thmq_session *session)
 
 int thmq_session_wait(struct thmq_session *session, uint64_t timeout_ns)
 {
-	int rc = is_session(session) ? thmqi_client_session_wait(session, timeout_ns) : bad("session");
+	int rc;
 
+	if (!is_session(session))
+		return bad("session");
+	rc = thmqi_client_session_wait(session, timeout_ns);
 	if (rc == -EDEADLK)
 		return thmqi_fail(rc, "wait: no thread drives the broker's core, or this is called from within one");
 	if (rc == -ESHUTDOWN)
