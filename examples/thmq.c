@@ -35,6 +35,7 @@ static const struct command {
 	 "  --header NAME=VALUE  a header of every message; any number of them. NAME:int=VALUE, and\n"
 	 "                       likewise real and bool (true, false), for others than text\n"
 	 "  --ttl T              nobody is given a message that is older than this: 30s, 90m, 12h\n"
+	 "  --compress NAME      lz4 or zstd: what is sent is stored so, and unpacked by who reads it\n"
 	 "  --durability LEVEL   memory, written or durable (default)\n"
 	 "  --quiet              no progress, no summary\n"
 	 "  --json               the summary as JSON: messages (how many were stored), bytes,\n"
@@ -48,11 +49,24 @@ static const struct command {
 	 "                       as 2026-01-31T12:00:00Z, or a date as 2026-01-31: its midnight,\n"
 	 "                       both UTC (default: the group's offset, else begin)\n"
 	 "  --tag TAG[,TAG...]   only messages with one of these tags\n"
+	 "  --filter TEXT        only messages of which this is true, such as\n"
+	 "                       \"price > 10 AND region LIKE 'eu%'\": of headers, KEY, TAG, TIMESTAMP\n"
 	 "  --count N            at most N messages\n"
 	 "  --follow             wait for more at the end, until interrupted, which is its end\n"
 	 "                       and no failure, or until nobody reads the output\n"
 	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
 	 "                       headers, data\n"},
+	{"browse", cmd_browse, "thmq browse DIR TOPIC",
+	 "Looks at messages without a group: prints those of a range, or of a key, and stores\n"
+	 "nothing.\n"
+	 "\n"
+	 "  --from WHERE         begin (default), end, an offset, or a time or date as of sub\n"
+	 "  --to WHERE           before this offset, or time\n"
+	 "  --key KEY            those with this key, newest first, found by the index\n"
+	 "  --filter TEXT        only messages of which this is true\n"
+	 "  --partition N        of this partition only\n"
+	 "  --count N            at most N messages\n"
+	 "  --json               one JSON object a message, as sub\n"},
 	{"redrive", cmd_redrive, "thmq redrive DIR TOPIC",
 	 "Sends the dead letters of a topic again, to where they come from, and goes on where it\n"
 	 "stopped the last time.\n"
@@ -72,6 +86,9 @@ static const struct command {
 	 "  --retention-bytes N  create: of each partition all but the newest N bytes may go: 10G\n"
 	 "  --ttl T              create: nobody is given a message that is older than this: 30s, 90m\n"
 	 "  --retain-consumed    create: what all groups have acknowledged may go\n"
+	 "  --compact            create: of each key only the newest message is kept; one without\n"
+	 "                       data deletes its key\n"
+	 "  --tombstones T       create: for how long it is kept that a key was deleted (1d)\n"
 	 "  --if-absent          create: succeed where it exists; what was asked for must be so\n"
 	 "  --group GROUP        describe: where this group stands\n"
 	 "  --json               list, describe: as JSON, one object a topic or partition\n"
@@ -79,6 +96,14 @@ static const struct command {
 	 "In text, \"offsets A to B\" has both A and B. In JSON, end is one past the last offset,\n"
 	 "and lag the number of messages from where the group is to the end; while begun is\n"
 	 "false, from where it would begin. Offsets that a crash left unused count too.\n"},
+	{"group", cmd_group, "thmq group list|describe|reset|delete DIR TOPIC [GROUP]",
+	 "Tells of the groups of a topic: who is in them, who reads what, how far behind they\n"
+	 "are; says where one goes on, or forgets it.\n"
+	 "\n"
+	 "  --to WHERE           reset: begin, end, an offset, or a time or date as of sub\n"
+	 "  --partition N        reset: in this partition only\n"
+	 "  --force              reset, delete: also a group that has members; they are put out\n"
+	 "  --json               list, describe: as JSON\n"},
 	{"serve", cmd_serve, "thmq serve DIR",
 	 "Opens the directory, which is made if it is absent, for other processes, until it is\n"
 	 "interrupted. They name the URL where DIR stands in pub, sub and topic; on the same\n"
@@ -184,7 +209,7 @@ static const struct command {
 };
 
 /* Of the commands that meet other processes. */
-static const char *const meeting[] = {"pub", "sub", "redrive", "topic", "ping", "serve", "bench", "cluster"};
+static const char *const meeting[] = {"pub", "sub", "browse", "redrive", "topic", "group", "ping", "serve", "bench", "cluster"};
 static const char tls_help[] =
 	"\n"
 	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"
@@ -308,7 +333,7 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub, redrive, topic, ping and bench take the URL of a broker, tcp://host:port or\n"
+		     "pub, sub, browse, redrive, topic, group, ping and bench take the URL of a broker, tcp://host:port or\n"
 		     "tls://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");

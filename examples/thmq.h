@@ -50,6 +50,10 @@ uint64_t clock_ns(void);
 void print_json_string(FILE *out, const void *data,
 		       size_t len); /* as "…", or as {"base64": …} if it is not UTF-8 */
 
+/* thmq_sub.c */
+void print_message(const struct thmq_message *m, bool json);
+bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value); /* begin, end, an offset, or a time: an enum thmq_start */
+
 /* thmq_units.c: 0, or an exit code after saying what is wrong with @option's value. */
 int parse_duration(const char *option, const char *text, uint64_t *ret_ns);
 int parse_size(const char *option, const char *text, uint64_t *ret_bytes);
@@ -129,6 +133,8 @@ int serve_as_child(int argc, char **argv); /* of thmq cluster try: ends with its
 int cmd_cluster(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_topic(int argc, char **argv);
+int cmd_group(int argc, char **argv);
+int cmd_browse(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
 int cmd_repair(int argc, char **argv);

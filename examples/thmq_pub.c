@@ -335,7 +335,7 @@ static int finish(struct pub *p, int code)
 
 /* With the connection made: the topic, a producer, and every line. */
 static int publish_all(struct pub *p, const char *topic, bool create, uint32_t partition_count,
-		       uint32_t durability)
+		       uint32_t durability, uint32_t compression)
 {
 	int rc = 0, i;
 
@@ -343,8 +343,8 @@ static int publish_all(struct pub *p, const char *topic, bool create, uint32_t p
 		rc = make_topic(&p->c, topic, THMQ_TOPIC_OPTS(.partition_count = partition_count), true);
 	if (rc)
 		return rc;
-	rc = thmq_producer_open(p->c.session, topic, THMQ_PRODUCER_OPTS(.durability = durability),
-				&p->producer);
+	rc = thmq_producer_open(p->c.session, topic,
+				THMQ_PRODUCER_OPTS(.durability = durability, .compression = compression), &p->producer);
 	if (rc)
 		return fail(rc, "%s%s", thmq_errmsg(),
 			    rc == -THMQ_ENOTOPIC ? "; --create makes it" : "");
@@ -437,10 +437,23 @@ static bool parse_durability(const char *text, uint32_t *ret_level)
 	return false;
 }
 
+static bool parse_compression(const char *text, uint32_t *ret_codec)
+{
+	static const char *const names[] = {"none", "lz4", "zstd"};
+	uint32_t i;
+
+	for (i = THMQ_COMPRESSION_NONE; i <= THMQ_COMPRESSION_ZSTD; i++)
+		if (strcmp(text, names[i]) == 0) {
+			*ret_codec = i;
+			return true;
+		}
+	return false;
+}
+
 int cmd_pub(int argc, char **argv)
 {
 	const char *key = NULL, *separator = NULL, *partition = NULL, *partitions = NULL,
-		   *tag = NULL, *level = NULL, *ttl = NULL;
+		   *tag = NULL, *level = NULL, *ttl = NULL, *compress = NULL;
 	struct pub p = {.separator = -1};
 	bool create = false;
 	const struct option_spec specs[] = {{"--create", NULL, &create},
@@ -450,12 +463,13 @@ int cmd_pub(int argc, char **argv)
 					    {"--partition", &partition, NULL},
 					    {"--tag", &tag, NULL},
 					    {"--ttl", &ttl, NULL},
+					    {"--compress", &compress, NULL},
 					    {"--durability", &level, NULL},
 					    {"--quiet", NULL, &p.quiet},
 					    {"--json", NULL, &p.json},
 					    {NULL, NULL, NULL}};
 	uint64_t number = 0, count = 0;
-	uint32_t durability = 0;
+	uint32_t durability = 0, compression = THMQ_COMPRESSION_NONE;
 	int words, rc;
 
 	thmq_message_opts_init(&p.message);
@@ -481,6 +495,8 @@ int cmd_pub(int argc, char **argv)
 		return usage_error("--partitions is of use only with --create");
 	if (level && !parse_durability(level, &durability))
 		return usage_error("--durability is memory, written or durable, not %s", level);
+	if (compress && !parse_compression(compress, &compression))
+		return usage_error("--compress is none, lz4 or zstd, not %s", compress);
 	if (words < 2)
 		return usage_error("pub needs a directory and a topic; thmq help pub");
 	rc = open_inputs(&p, words - 2, argv + 2);
@@ -495,7 +511,7 @@ int cmd_pub(int argc, char **argv)
 		p.separator = separator ? (unsigned char)separator[0] : -1;
 		p.progress = !p.quiet && !p.json && isatty(STDERR_FILENO);
 		rc = disconnect(&p.c,
-				publish_all(&p, argv[1], create, (uint32_t)count, durability));
+				publish_all(&p, argv[1], create, (uint32_t)count, durability, compression));
 	}
 	close_inputs(&p);
 	return rc;

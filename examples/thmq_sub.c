@@ -47,7 +47,7 @@ static void print_headers(const struct thmq_message *m)
 		fputc('}', stdout);
 }
 
-static void print_message(const struct thmq_message *m, bool json)
+void print_message(const struct thmq_message *m, bool json)
 {
 	if (!json) {
 		fwrite(m->data, 1, m->len, stdout);
@@ -93,7 +93,7 @@ static bool parse_time(const char *text, uint64_t *ret_ns)
 }
 
 /* begin, end, an offset, or a time. */
-static bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value)
+bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value)
 {
 	*ret_value = 0;
 	if (strcmp(text, "begin") == 0)
@@ -318,13 +318,14 @@ static bool split_tags(const char *list, struct tags *ret)
 
 int cmd_sub(int argc, char **argv)
 {
-	const char *group = NULL, *from = NULL, *count_text = NULL, *tags = NULL;
+	const char *group = NULL, *from = NULL, *count_text = NULL, *tags = NULL, *filter = NULL;
 	struct tags wanted = {0};
 	bool follow = false, json = false;
 	const struct option_spec specs[] = {
 		{"--group", &group, NULL},      {"--from", &from, NULL},
 		{"--count", &count_text, NULL}, {"--follow", NULL, &follow},
 		{"--json", NULL, &json},        {"--tag", &tags, NULL},
+		{"--filter", &filter, NULL},
 		{NULL, NULL, NULL}};
 	struct thmq_consumer *consumer;
 	struct connection c;
@@ -346,6 +347,8 @@ int cmd_sub(int argc, char **argv)
 	if (tags && !split_tags(tags, &wanted))
 		return usage_error("--tag: up to %u tags of 1 to %u bytes, separated by commas, not \"%s\"",
 				   THMQ_CONSUMER_TAGS_MAX, THMQ_TAG_MAX, tags);
+	if (filter && thmq_filter_check(filter, NULL))
+		return usage_error("--%s", thmq_errmsg());
 	if (!count_words(argv, words, 2, "sub needs a directory and a topic"))
 		return EXIT_USAGE;
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_DEFAULT);
@@ -354,8 +357,8 @@ int cmd_sub(int argc, char **argv)
 	rc = find_ends(&c, argv[1], group, &ends);
 	if (rc == 0)
 		rc = thmq_consumer_open(c.session, argv[1], group,
-					THMQ_CONSUMER_OPTS(.tags = wanted.tags, .tag_count = wanted.count), &consumer);
-	ends.by_time |= wanted.count != 0; /* others do not come */
+					THMQ_CONSUMER_OPTS(.tags = wanted.tags, .tag_count = wanted.count, .filter = filter), &consumer);
+	ends.by_time |= wanted.count || filter; /* others do not come */
 	if (rc == 0 && from)
 		rc = seek_when_assigned(&c, consumer, &ends, start, value);
 	rc = rc ? fail(rc, "%s", thmq_errmsg())

@@ -30,12 +30,16 @@ static void print_retention(const struct thmq_topic_info *info)
 		       size_text(info->retention_bytes, &text));
 	if (info->flags & THMQ_TOPIC_RETAIN_CONSUMED)
 		fputs(", until all groups have it", stdout);
+	if (info->flags & THMQ_TOPIC_COMPACT)
+		printf(", the newest of each key, deleted ones for %s", duration_text(info->tombstone_ns, &text));
 	putchar('\n');
 }
 
 /* Fields of a JSON object, behind others. */
 static void print_retention_json(const struct thmq_topic_info *info)
 {
+	printf(",\"compact\":%s,\"tombstone_ns\":%llu", info->flags & THMQ_TOPIC_COMPACT ? "true" : "false",
+	       (unsigned long long)info->tombstone_ns);
 	printf(",\"ttl_ns\":%llu,\"retention_ns\":%llu,\"retention_bytes\":%llu,\"retain_consumed\":%s,"
 	       "\"volatile\":%s",
 	       (unsigned long long)info->ttl_ns, (unsigned long long)info->retention_ns,
@@ -64,6 +68,11 @@ static int compare_retention(const struct thmq_topic_info *info,
 	if (wanted->flags & ~info->flags & THMQ_TOPIC_RETAIN_CONSUMED)
 		return fail(-EEXIST, "topic %s exists, kept also when all groups have it",
 			    info->name);
+	if (wanted->flags & ~info->flags & THMQ_TOPIC_COMPACT)
+		return fail(-EEXIST, "topic %s exists, and is not compacted", info->name);
+	if (wanted->tombstone_ns && wanted->tombstone_ns != info->tombstone_ns)
+		return fail(-EEXIST, "topic %s exists, deleted keys kept for %s, not %s", info->name,
+			    duration_text(info->tombstone_ns, &is), duration_text(wanted->tombstone_ns, &wants));
 	return EXIT_OK;
 }
 
@@ -220,6 +229,14 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 
 /* ------------------------------------------------------------------ command */
 
+static int parse_compaction(bool compact, const char *tombstones, struct thmq_topic_opts *opts)
+{
+	if (tombstones && !compact)
+		return usage_error("--tombstones is of use only with --compact");
+	opts->flags |= compact ? THMQ_TOPIC_COMPACT : 0;
+	return tombstones ? parse_duration("--tombstones", tombstones, &opts->tombstone_ns) : EXIT_OK;
+}
+
 static int parse_retention(const char *time, const char *bytes, bool consumed, const char *ttl,
 			   struct thmq_topic_opts *opts)
 {
@@ -249,8 +266,8 @@ static uint32_t find_verb(const char *name)
 int cmd_topic(int argc, char **argv)
 {
 	const char *partitions = NULL, *group = NULL, *visible = NULL, *time = NULL, *bytes = NULL,
-		   *ttl = NULL;
-	bool if_absent = false, json = false, consumed = false;
+		   *ttl = NULL, *tombstones = NULL;
+	bool if_absent = false, json = false, consumed = false, compact = false;
 	const struct option_spec specs[] = {{"--partitions", &partitions, NULL},
 					    {"--group", &group, NULL},
 					    {"--visible-at", &visible, NULL},
@@ -258,6 +275,8 @@ int cmd_topic(int argc, char **argv)
 					    {"--retention-bytes", &bytes, NULL},
 					    {"--retain-consumed", NULL, &consumed},
 					    {"--ttl", &ttl, NULL},
+					    {"--compact", NULL, &compact},
+					    {"--tombstones", &tombstones, NULL},
 					    {"--if-absent", NULL, &if_absent},
 					    {"--json", NULL, &json},
 					    {NULL, NULL, NULL}};
@@ -274,7 +293,7 @@ int cmd_topic(int argc, char **argv)
 	if (!verb)
 		return usage_error("topic create, list, describe or delete%s%s; thmq help topic",
 				   words > 0 ? ", not " : "", words > 0 ? argv[0] : "");
-	if ((partitions || visible || if_absent || time || bytes || consumed || ttl) && verb != CREATE)
+	if ((partitions || visible || if_absent || time || bytes || consumed || ttl || compact || tombstones) && verb != CREATE)
 		return usage_error("%s is of use only with topic create",
 				   partitions  ? "--partitions"
 				   : visible   ? "--visible-at"
@@ -282,6 +301,8 @@ int cmd_topic(int argc, char **argv)
 				   : bytes     ? "--retention-bytes"
 				   : if_absent ? "--if-absent"
 				   : ttl       ? "--ttl"
+				   : compact   ? "--compact"
+				   : tombstones ? "--tombstones"
 					       : "--retain-consumed");
 	if (group && verb != DESCRIBE)
 		return usage_error("--group is of use only with topic describe");
@@ -297,6 +318,7 @@ int cmd_topic(int argc, char **argv)
 		return usage_error("--visible-at is memory, written or durable, not %s", visible);
 	thmq_topic_opts_init(&opts);
 	rc = parse_retention(time, bytes, consumed, ttl, &opts);
+	rc = rc ? rc : parse_compaction(compact, tombstones, &opts);
 	if (rc)
 		return rc;
 	opts.partition_count = (uint32_t)count;

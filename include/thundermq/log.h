@@ -72,6 +72,7 @@ struct thmq_run_header {
 #define THMQ_RECORD_EXPECT_KEY 4u /* … the offset of the newest with its key. One of the two */
 #define THMQ_RECORD_TTL 8u      /* 8 bytes: so many ns after its time it is of no use */
 #define THMQ_RECORD_HEADERS 16u /* 4 bytes: how many come; then these */
+#define THMQ_RECORD_PACKED 64u  /* 8 bytes: the payload is compressed, how, and how long it is then */
 
 /*
  * Entry of the record table, 16 bytes. The table (count entries) is followed by the offset deltas if
@@ -195,7 +196,12 @@ enum thmq_log_life {
 	THMQ_LOG_LIVE = 1, /* it must be kept for now: its segment waits */
 	THMQ_LOG_LASTS =
 		2, /* it must be kept for long: where it is little, or much of the log behind it is dead, it is appended again, and its segment goes */
-	THMQ_LOG_MOVES = 3 /* as LIVE, but where much of the log behind it is dead: then as LASTS */
+	THMQ_LOG_MOVES = 3, /* as LIVE, but where much of the log behind it is dead: then as LASTS */
+	/*
+	 * As LASTS, but of its runs of records only the newest record of each key, and those without a key: doc/compaction.md. What
+	 * is new in the log is taken for as much that is dead: so it is gone through when it has doubled.
+	 */
+	THMQ_LOG_COMPACTS = 4
 };
 
 /* What the log tells its owner; called on its core, never inside the call that began the work. NULL: not wanted. */
@@ -237,6 +243,12 @@ struct thmq_log_events {
 	 * comes next. Return: as of renew. NULL: nothing must.
 	 */
 	int (*leave)(void *ctx, uint32_t partition);
+	/*
+	 * Where THMQ_LOG_COMPACTS was said, of the newest record of a key, or of one without: 1: nobody needs it any more, such as one that says that
+	 * the key is deleted, and has said so for long enough. It goes then, once no older record of its key is left that would be the
+	 * newest in its place. Quick, appends nothing. NULL: all are needed.
+	 */
+	int (*over)(void *ctx, const struct thmq_log_run *run, const struct thmq_record_view *record);
 	/*
 	 * At open, before the first replay, behind the last, and between them every 16 MiB or so: @done bytes of at most @total are known by
 	 * now, most of them from indexes, without being read. Non-zero ends the open, as of replay.
@@ -510,6 +522,7 @@ struct thmq_log_stats {
 	uint64_t recycled_segments; /* of them, made the next one */
 	uint64_t relocated_runs;    /* appended again by the cleaner, since open */
 	uint64_t relocated_bytes;
+	uint64_t compacted_messages; /* that were left out where their runs would have been appended again */
 };
 
 /**

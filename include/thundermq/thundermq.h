@@ -9,8 +9,10 @@
  * Threads: a session and all that was opened on it belong to one thread at a time. Environments and
  * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits.
  *
- * Options: the THMQ_..._OPTS() macros are C only (the address of a compound literal). In C++ declare the struct, set it by its
- * ..._opts_init(), change fields.
+ * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
+ * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
+ * thundermq.hpp. A ..._opts_init() writes as much as the *library's* struct has: it is for programs that run with the very
+ * version whose headers they were compiled with, not for those that may meet a newer one.
  */
 #ifndef THUNDERMQ_THUNDERMQ_H
 #define THUNDERMQ_THUNDERMQ_H
@@ -677,11 +679,17 @@ struct thmq_topic_opts {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns; /* of messages that have none of their own: see struct thmq_message_opts; what has outlived it need not be kept. 0: none */
+	uint64_t tombstone_ns; /* with THMQ_TOPIC_COMPACT: how long it is kept at least that a key was deleted, so that slow readers hear of it; 0 means a day */
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
 #define THMQ_TOPIC_IF_ABSENT 2u /* succeed where the topic exists already, whatever its options */
 #define THMQ_TOPIC_RETAIN_CONSUMED 4u /* what all its groups have acknowledged may go */
+/*
+ * Of each key the newest message is kept, and older ones may go; a message with a key and without a payload deletes the key. Messages without a key stay, as
+ * far as the other limits say so. Not with RETAIN_CONSUMED, nor on a volatile topic. doc/compaction.md
+ */
+#define THMQ_TOPIC_COMPACT 8u
 #define THMQ_TOPIC_TEMPORARY 0x100u /* deleted once no group of it has had a member (one that does not share) for half a minute */
 
 #define THMQ_TOPIC_OPTS(...)                                                                       \
@@ -710,7 +718,7 @@ THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
 
 struct thmq_topic_info {
 	uint32_t size;  /* in: of each element */
-	uint32_t flags; /* THMQ_TOPIC_VOLATILE */
+	uint32_t flags; /* THMQ_TOPIC_VOLATILE, _RETAIN_CONSUMED, _COMPACT */
 	uint32_t topic_id;
 	uint32_t partition_count;
 	uint32_t visible_at;
@@ -719,6 +727,7 @@ struct thmq_topic_info {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
+	uint64_t tombstone_ns; /* 0: it is not compacted */
 };
 
 /**
@@ -835,12 +844,22 @@ THMQ_API int thmq_cluster_lead(struct thmq_session *session, uint64_t id, uint64
 
 /* ----------------------------------------------------------------- producer */
 
+/*
+ * How payloads are made small on their way to the broker, in its log, and on their way out: each by itself, by the producer, and unpacked
+ * by thmq_fetch(). Keys, tags and headers are not. The codec's library (liblz4, libzstd) is loaded when it is needed.
+ */
+enum thmq_compression {
+	THMQ_COMPRESSION_NONE = 0,
+	THMQ_COMPRESSION_LZ4 = 1, /* fast */
+	THMQ_COMPRESSION_ZSTD = 2 /* small */
+};
+
 struct thmq_producer_opts {
 	uint32_t size;
 	uint32_t flags; /* THMQ_PRODUCER_* */
 	uint32_t
 		durability; /* enum thmq_durability of its messages; default DURABLE (MEMORY on a volatile topic) */
-	uint32_t reserved;
+	uint32_t compression; /* enum thmq_compression; what does not become smaller goes as it is */
 	void *cookie; /* repeated in its events */
 	/*
 	 * A name, as a topic's, that only one producer of the topic has at a time: who opens it takes over from whoever had it before,
@@ -849,6 +868,8 @@ struct thmq_producer_opts {
 	 * They are kept with the messages, through restarts, until the topic is deleted. NULL: none
 	 */
 	const char *name;
+	uint32_t compress_min;  /* payloads below so many bytes are not compressed, nor those above a quarter of the session's window; 0 means 512 */
+	int32_t compress_level; /* ZSTD: 1 … 19, negative ones are faster; LZ4: from 1 on, higher ones are faster; 0 means 1 */
 };
 
 #define THMQ_PRODUCER_REPORT 1u /* a THMQ_EVENT_SETTLED for every message; its offset is UINT64_MAX if it was sent again */
@@ -861,7 +882,8 @@ THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
 
 /**
  * thmq_producer_open() - open a producer for a topic
- * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -EBUSY another is just being opened by its name; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ * Return: 0; -THMQ_ENOTOPIC; -EINVAL; -EBUSY another is just being opened by its name; -EOPNOTSUPP the compression's library is not there (thmq_errmsg()
+ * names it); -ENOMEM; -ETIMEDOUT; -EDEADLK.
  */
 THMQ_API int thmq_producer_open(struct thmq_session *session, const char *topic,
 				const struct thmq_producer_opts *opts,
@@ -1126,7 +1148,8 @@ struct thmq_message {
 /**
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
- * What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
+ * What was compressed is unpacked into memory that is taken for it; where the codec's library is not there a THMQ_EVENT_ERROR with -EOPNOTSUPP comes instead
+ * of the run that it is in. What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
  * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
  * of a message whose last part is not stored.
  * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;

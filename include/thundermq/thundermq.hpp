@@ -172,30 +172,33 @@ private:
 
 /* ------------------------------------------------------------------ options */
 
-/* The structs of thundermq.h, set to the defaults: change fields. What they point to is needed as thundermq.h says. */
+/*
+ * The structs of thundermq.h, set to the defaults: change fields. What they point to is needed as thundermq.h says. Not by their
+ * ..._opts_init(): a newer library would write more than there is here.
+ */
 struct environment_options : thmq_env_opts {
-	environment_options() { thmq_env_opts_init(this); }
+	environment_options() : thmq_env_opts() { size = sizeof(thmq_env_opts); }
 };
 struct tls_options : thmq_tls_opts {
-	tls_options() { thmq_tls_opts_init(this); }
+	tls_options() : thmq_tls_opts() { size = sizeof(thmq_tls_opts); }
 };
 struct broker_options : thmq_broker_opts {
-	broker_options() { thmq_broker_opts_init(this); }
+	broker_options() : thmq_broker_opts() { size = sizeof(thmq_broker_opts); }
 };
 struct session_options : thmq_session_opts {
-	session_options() { thmq_session_opts_init(this); }
+	session_options() : thmq_session_opts() { size = sizeof(thmq_session_opts); }
 };
 struct topic_options : thmq_topic_opts {
-	topic_options() { thmq_topic_opts_init(this); }
+	topic_options() : thmq_topic_opts() { size = sizeof(thmq_topic_opts); }
 };
 struct producer_options : thmq_producer_opts {
-	producer_options() { thmq_producer_opts_init(this); }
+	producer_options() : thmq_producer_opts() { size = sizeof(thmq_producer_opts); }
 };
 struct consumer_options : thmq_consumer_opts {
-	consumer_options() { thmq_consumer_opts_init(this); }
+	consumer_options() : thmq_consumer_opts() { size = sizeof(thmq_consumer_opts); }
 };
 struct message_options : thmq_message_opts {
-	message_options() { thmq_message_opts_init(this); }
+	message_options() : thmq_message_opts() { size = sizeof(thmq_message_opts); }
 	message_options &with_key(std::string_view bytes)
 	{
 		key = bytes.data();

@@ -172,7 +172,7 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	if (rc == 0)
 		rc = copy_opts(&o, sizeof(o), opts,
-			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_TEMPORARY, "topic");
+			       THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_COMPACT | THMQ_TOPIC_TEMPORARY, "topic");
 	if (rc)
 		return rc;
 	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
@@ -186,6 +186,10 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 	if ((o.flags & THMQ_TOPIC_VOLATILE) &&
 	    ((o.flags & THMQ_TOPIC_RETAIN_CONSUMED) || o.retention_ns || o.retention_bytes))
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic keeps what fits into volatile_bytes, no more", name);
+	if ((o.flags & THMQ_TOPIC_COMPACT) && (o.flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED)))
+		return thmqi_fail(-EINVAL, "topic %s: what is compacted is neither volatile nor goes when it was consumed", name);
+	if (o.tombstone_ns && !(o.flags & THMQ_TOPIC_COMPACT))
+		return thmqi_fail(-EINVAL, "topic %s: tombstone_ns is for THMQ_TOPIC_COMPACT", name);
 	return thmqi_client_topic_create(session, name, &o);
 }
 
@@ -269,6 +273,10 @@ int thmq_producer_open(struct thmq_session *session, const char *topic, const st
 		return rc;
 	if (o.durability > THMQ_DURABILITY_ALL)
 		return thmqi_fail(-EINVAL, "producer: unknown durability %u", o.durability);
+	if (o.compression > THMQ_COMPRESSION_ZSTD)
+		return thmqi_fail(-EINVAL, "producer: unknown compression %u", o.compression);
+	if (o.compress_level < -100 || o.compress_level > 19)
+		return thmqi_fail(-EINVAL, "producer: compress_level is -100 to 19");
 	rc = o.name ? check_name(o.name, THMQ_TOPIC_NAME_MAX, "producer") : 0;
 	if (rc)
 		return rc;

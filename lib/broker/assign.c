@@ -44,23 +44,24 @@ static void in_turns(struct group *g, uint32_t count)
 static void sticky(struct group *g, uint32_t count)
 {
 	uint32_t share = count / g->member_count, larger = count % g->member_count, i;
-	struct member *m = NULL;
+	struct member *m;
 
-	while ((m = next_member(g, m)))
-		m->has = m->share = 0;
+	for (m = next_member(g, NULL); m; m = next_member(g, m))
+		m->has = 0;
 	for (i = 0; i < count; i++)
 		if (g->assignments[i].target)
 			g->assignments[i].target->has++;
-	while ((m = next_member(g, m))) {
+	for (m = next_member(g, NULL); m; m = next_member(g, m)) {
 		m->share = share + (larger && m->has > share);
 		larger -= m->share - share;
 	}
-	while (larger && (m = next_member(g, m))) {
-		larger -= m->share == share;
-		m->share = share + 1;
-	}
-	while ((m = next_member(g, m)))
+	for (m = next_member(g, NULL); m; m = next_member(g, m)) {
+		if (larger && m->share == share) {
+			m->share++;
+			larger--;
+		}
 		m->has = 0;
+	}
 	for (i = 0; i < count; i++) {
 		m = g->assignments[i].target;
 		if (m && m->has < m->share)

@@ -334,10 +334,12 @@ create:
 		change_end(change, -ENOMEM);
 		return;
 	}
-	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_TEMPORARY);
+	change->topic.flags = r->topic_flags & (THMQ_TOPIC_VOLATILE | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_COMPACT | THMQ_TOPIC_TEMPORARY);
 	change->topic.retention_ns = r->retention_ns;
 	change->topic.retention_bytes = r->retention_bytes;
 	change->topic.ttl_ns = r->ttl_ns;
+	if (r->topic_flags & THMQ_TOPIC_COMPACT)
+		change->topic.tombstone_ns = r->tombstone_ns ? r->tombstone_ns : TOMBSTONE_NS;
 	change->topic.partition_count = r->partition_count;
 	change->topic.visible_at = r->visible_at ? r->visible_at : m->shard->final;
 	if (m->broker->cluster && r->visible_at >= THMQ_DURABILITY_DURABLE) /* it could be taken back before */
@@ -435,6 +437,7 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->retention_ns = t->state.retention_ns;
 	ret->retention_bytes = t->state.retention_bytes;
 	ret->ttl_ns = t->state.ttl_ns;
+	ret->tombstone_ns = t->state.tombstone_ns;
 	memcpy(ret->name, t->state.name, sizeof(ret->name));
 	thmqi_list_each(it, &t->groups) ret->group_count++;
 }

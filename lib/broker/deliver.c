@@ -84,7 +84,8 @@ static void tell_gap(struct sub *sub, uint64_t offset)
 				.arg = {sub->next, 0},
 				.generation = sub->generation};
 
-	bool is_news = !never_held(sub->partition, sub->next, offset);
+	/* what was compacted is no loss: something newer is there for it */
+	bool is_news = !never_held(sub->partition, sub->next, offset) && !thmqi_retain_only_compacts(sub->partition);
 
 	sub->next = offset;
 	thmqi_sift_place(sub, offset);
@@ -327,7 +328,7 @@ int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t
 		return 0;
 	case THMQ_START_OFFSET:
 		/* behind the end lie numbers that will not be used: whoever remembers one goes on at the next message */
-		if (value < begin || value > THMQI_MAX(end, p->next_offset))
+		if ((value < begin && !thmqi_retain_only_compacts(p)) || value > THMQI_MAX(end, p->next_offset))
 			return -THMQ_EOFFSETRANGE;
 		*ret_offset = value;
 		return 0;

@@ -176,18 +176,21 @@ static int reset(struct shard *s, struct partition *p, struct group_offset *g, c
 	if (r->index < THMQ_START_BEGIN || r->index > THMQ_START_OFFSET)
 		return -EINVAL;
 	rc = thmqi_sub_start(p, r->index, r->before_offset, &offset);
+	if (rc && r->index == THMQ_START_OFFSET && r->before_offset == g->offset)
+		rc = 0, offset = g->offset; /* it was there when it was asked for the first time */
 	if (rc)
 		return rc;
 	*ret_offset = offset;
 	if (s->failed)
 		return s->failed;
-	if (g->offset == offset && thmqi_shared_is_stored(g) && !thmqi_shared_done(g) && g->durable_offset == offset)
+	if (r->topic_flags & THMQI_GROUP_FORCE) /* also where it stands there already: what they say later would count */
+		put_out(p, g);
+	if (g->offset == offset && !thmqi_shared_done(g) && thmqi_shared_is_stored(g) && g->durable_offset == offset)
 		return 0;
-	if (thmqi_groups_readers(p, g) && !(r->topic_flags & THMQI_GROUP_FORCE))
-		return -EBUSY;
 	if (g->offset == offset && !thmqi_shared_done(g) && (g->dirty || g->logged_offset == offset))
 		return -EAGAIN; /* on its way */
-	put_out(p, g);
+	if (thmqi_groups_readers(p, g))
+		return -EBUSY;
 	if (p->is_volatile) {
 		g->offset = g->durable_offset = offset;
 		return 0;

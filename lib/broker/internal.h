@@ -83,6 +83,7 @@ struct state_topic {
 	uint64_t retention_bytes; /* of each partition; 0: all */
 	char name[256];
 	uint64_t ttl_ns; /* 0: none */
+	uint64_t tombstone_ns; /* of a compacted one; else 0 */
 };
 #define STATE_TOPIC_LEN_MIN offsetof(struct state_topic, ttl_ns) /* as the first ones were */
 #define TOPIC_DELETED 0x80000000u
@@ -105,6 +106,7 @@ struct state_producer {
 	char name[256];
 };
 #define NAMED_PRODUCER (1ull << 63) /* in its id; of the others nothing is stored but with their runs */
+#define TOMBSTONE_NS 86400000000000ull /* a day */
 #define RECONNECT_MAX_NS 1800000000000ull /* a session tries no longer; see lib/api/client.c */
 
 struct thmq_broker;
@@ -137,6 +139,9 @@ struct group_offset {
 struct retention {
 	uint64_t ns, bytes; /* 0: no such limit */
 	bool consumed;      /* what all groups have acknowledged may go */
+	bool compacts;      /* of each key the newest message stays, … */
+	uint64_t tombstone_ns; /* … for so long if it says that the key is deleted */
+	uint64_t ttl_ns;       /* of messages that have none of their own; 0: none */
 	uint64_t idle_offset,
 		idle_ns; /* where it ended as the cleaner saw it last, and since when it is there */
 };
@@ -237,6 +242,7 @@ struct sub {
 	uint32_t part_deliveries;
 	struct sift *sift;  /* NULL: it wants all */
 	uint64_t sift_from; /* sift: what lies from here up to before `next` is not wanted */
+	uint64_t sift_begin; /* sift: where it was placed */
 	bool sift_drops_parts; /* sift: the message whose parts come is not */
 };
 #define SUB_IS_SHARED 255u
@@ -255,8 +261,8 @@ struct key_search {
 	struct partition *partition; /* NULL: nothing is looked up */
 	struct thmq_log_reader *reader;
 	struct thmq_log_hit hit;
-	bool has_hit;  /* its record is to be read */
-	bool in_parts; /* it was: and it is the first one of a message, whose last is to be there */
+	bool has_hit; /* its record is to be read */
+	bool in_parts; /* that was, and is the first part of a message whose last one is to be read */
 	struct thmqi_part part;
 	uint64_t request; /* who is to be answered */
 	uint32_t key_len;
@@ -617,6 +623,8 @@ void thmqi_lost_tell_hole(struct sub *sub, uint64_t offset); /* it remembers @of
 int thmqi_retain_live(void *ctx, const struct thmq_log_extent *extent);
 int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item);
 int thmqi_retain_leave(void *ctx, uint32_t partition);
+int thmqi_retain_over(void *ctx, const struct thmq_log_run *run, const struct thmq_record_view *record);
+bool thmqi_retain_only_compacts(const struct partition *p); /* nothing of it goes but for something newer */
 int thmqi_retain_partition(struct shard *s,
 			   struct partition *p); /* what its runs do not say is appended */
 

@@ -4,6 +4,7 @@
  * segment: offsets of groups, next offsets of partitions, metadata. Decides; the log does the rest.
  */
 #include "internal.h"
+#include "wire/attributes.h"
 
 #define IDLE_NS 60000000000ull
 
@@ -60,6 +61,8 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 		return THMQ_LOG_DEAD;
 	if (r->consumed && consumed(p, e->end_offset))
 		return THMQ_LOG_DEAD;
+	if (r->compacts)
+		return THMQ_LOG_COMPACTS;
 	/*
 	 * Copies would outlive newer messages that expire in their place; where there are none nobody has written for long. What no
 	 * clock takes, but only its own partition's next messages, would hold its segment up for ever if these do not come: its
@@ -75,6 +78,33 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 	if (!r->bytes || e->held_bytes <= r->bytes / 2)
 		return THMQ_LOG_MOVES;
 	return THMQ_LOG_LIVE;
+}
+
+/* The newest message of its key: does it say that the key is deleted, for long enough, or is it of no use any more? */
+int thmqi_retain_over(void *ctx, const struct thmq_log_run *run, const struct thmq_record_view *record)
+{
+	struct shard *s = ctx;
+	struct partition *p = thmqi_shard_partition(s, run->header->partition);
+	const struct retention *r = p ? p->retention : NULL;
+	int64_t now = (int64_t)s->core->wall_ns;
+	uint64_t age = now > record->time_ns ? (uint64_t)now - (uint64_t)record->time_ns : 0, ttl_ns;
+	struct thmqi_attributes a;
+
+	/* of one in parts the attributes may be in parts too, and it has a payload */
+	if (!r || !r->compacts || record->flags & THMQ_RECORD_PART ||
+	    thmqi_attributes_read(record->flags, record->data, record->len, &a) != 0)
+		return 0;
+	ttl_ns = a.ttl_ns ? a.ttl_ns : r->ttl_ns;
+	if (ttl_ns && age > ttl_ns)
+		return 1;
+	return record->key_len && a.len == record->len && age > r->tombstone_ns;
+}
+
+bool thmqi_retain_only_compacts(const struct partition *p)
+{
+	const struct retention *r = p->is_volatile ? NULL : p->retention;
+
+	return r && r->compacts && !r->ns && !r->bytes;
 }
 
 int thmqi_retain_partition(struct shard *s, struct partition *p)

@@ -66,12 +66,12 @@ static int ring_open(struct shard *s, struct partition *p, uint64_t bytes)
 
 static int retention_take(struct partition *p, const struct state_topic *topic)
 {
-	bool consumed = topic->flags & THMQ_TOPIC_RETAIN_CONSUMED;
+	bool consumed = topic->flags & THMQ_TOPIC_RETAIN_CONSUMED, compacts = topic->flags & THMQ_TOPIC_COMPACT;
 	uint64_t ns = topic->retention_ns;
 
 	if (topic->ttl_ns && (!ns || topic->ttl_ns < ns))
 		ns = topic->ttl_ns;
-	if (!ns && !topic->retention_bytes && !consumed)
+	if (!ns && !topic->retention_bytes && !consumed && !compacts)
 		return 0;
 	if (!p->retention)
 		p->retention = calloc(1, sizeof(*p->retention));
@@ -80,6 +80,9 @@ static int retention_take(struct partition *p, const struct state_topic *topic)
 	p->retention->ns = ns;
 	p->retention->bytes = topic->retention_bytes;
 	p->retention->consumed = consumed;
+	p->retention->compacts = compacts;
+	p->retention->tombstone_ns = topic->tombstone_ns;
+	p->retention->ttl_ns = topic->ttl_ns;
 	return 0;
 }
 
@@ -449,6 +452,7 @@ static const struct thmq_log_events log_events = {
 	.live = thmqi_retain_live,
 	.renew = thmqi_retain_renew,
 	.leave = thmqi_retain_leave,
+	.over = thmqi_retain_over,
 };
 
 /* All that is written to meta is durable, and somebody waits for it. */

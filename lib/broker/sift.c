@@ -179,7 +179,7 @@ bool thmqi_sift_run(struct sub *sub, const struct thmq_run_header *run, uint64_t
 
 void thmqi_sift_place(struct sub *sub, uint64_t offset)
 {
-	sub->sift_from = offset;
+	sub->sift_from = sub->sift_begin = offset;
 	sub->sift_drops_parts = false;
 }
 
@@ -195,7 +195,8 @@ void thmqi_sift_settle(struct sub *sub)
 
 	if (!g || g->owner != sub || sub->sift_from >= sub->next)
 		return;
-	if (g->offset != UINT64_MAX && !thmqi_sift_acked(sub, g->offset))
+	/* a group that has not begun does so where its first member does, unless that has got something */
+	if (g->offset == UINT64_MAX ? sub->sift_from != sub->sift_begin : !thmqi_sift_acked(sub, g->offset))
 		return;
 	g->offset = sub->next;
 	if (g->shared)

@@ -6,6 +6,7 @@
  */
 #include "commitlog/hint.h"
 #include "internal.h"
+#include "wire/attributes.h"
 
 /* The iteration that this is called in looks at the rings again. */
 static void on_ready(void *ctx)
@@ -33,45 +34,37 @@ static int begin(struct key_search *k, struct partition *p, const void *key, uin
 	return thmq_log_reader_seek_key(k->reader, key, key_len, INT64_MIN, INT64_MAX, before);
 }
 
+/* A message in parts is one if its last part is there: whoever stored the others may have died. Return: as read_hit() */
+static int read_last_part(struct key_search *k)
+{
+	uint32_t last = k->part.parts - 1;
+	struct thmq_record_view record;
+	struct thmq_log_view view;
+	int rc = thmqi_log_read_at(k->reader, k->hit.offset + last, &view, &record);
+
+	if (rc != 1)
+		return rc;
+	rc = thmqi_part_is(&record, &k->part, last);
+	thmq_log_view_release(k->partition->log, &view);
+	return rc ? 1 : -ENOENT;
+}
+
 /* The index knows hashes. Return: 1 it is the one; 0 being read; -ENOENT another's, or it is gone: on to the one before; an error */
 static int read_hit(struct key_search *k, const void *key, uint32_t key_len)
 {
 	struct thmq_record_view record;
 	struct thmq_log_view view;
-	int rc = thmq_log_read_hit(k->reader, &k->hit, &view, &record);
+	int rc;
 
+	if (k->in_parts)
+		return read_last_part(k);
+	rc = thmq_log_read_hit(k->reader, &k->hit, &view, &record);
 	if (rc != 1)
 		return rc;
 	rc = record.key_len == key_len && memcmp(record.key, key, key_len) == 0;
-	if (rc && (record.flags & THMQ_RECORD_PART)) {
-		if (record.len >= sizeof(k->part))
-			memcpy(&k->part, record.data, sizeof(k->part));
-		rc = record.len >= sizeof(k->part) && k->part.part < k->part.parts;
-		k->in_parts = rc != 0;
-	}
+	k->in_parts = rc && thmqi_part_of(&record, &k->part) && !k->part.part;
 	thmq_log_view_release(k->partition->log, &view);
-	return rc ? 1 : -ENOENT;
-}
-
-/* Its first part is there: is the last one, too? What was cut short is no message. Return: as of read_hit() */
-static int read_last_part(struct key_search *k)
-{
-	struct thmq_log_hit last = thmqi_log_hit_at(k->hit.offset + (k->part.parts - 1 - k->part.part));
-	struct thmq_record_view record;
-	struct thmq_log_view view;
-	struct thmqi_part part;
-	int rc = thmq_log_read_hit(k->reader, &last, &view, &record);
-
-	if (rc != 1)
-		return rc;
-	rc = -ENOENT;
-	if ((record.flags & THMQ_RECORD_PART) && record.len >= sizeof(part)) {
-		memcpy(&part, record.data, sizeof(part));
-		if (part.part == part.parts - 1 && part.parts == k->part.parts && part.total == k->part.total)
-			rc = 1;
-	}
-	thmq_log_view_release(k->partition->log, &view);
-	return rc;
+	return k->in_parts ? read_last_part(k) : rc ? 1 : -ENOENT;
 }
 
 /* 1: *@k->hit is it; 0 later; -ENOENT there is none; an error */
@@ -85,13 +78,12 @@ static int go(struct key_search *k, const void *key, uint32_t key_len)
 			if (rc <= 0)
 				return rc;
 			k->has_hit = true;
+			k->in_parts = false;
 		}
-		rc = k->in_parts ? 1 : read_hit(k, key, key_len);
-		if (rc == 1 && k->in_parts)
-			rc = read_last_part(k);
+		rc = read_hit(k, key, key_len);
 		if (rc != -ENOENT)
 			return rc;
-		k->has_hit = k->in_parts = false;
+		k->has_hit = false;
 		rc = thmq_log_reader_seek_key(k->reader, key, key_len, INT64_MIN, INT64_MAX,
 					      k->hit.offset);
 		if (rc)

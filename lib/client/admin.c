@@ -35,6 +35,7 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.retention_ns = opts->retention_ns;
 	r.retention_bytes = opts->retention_bytes;
 	r.ttl_ns = opts->ttl_ns;
+	r.tombstone_ns = opts->tombstone_ns;
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
@@ -64,7 +65,8 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 				       .group_count = e->group_count,
 				       .retention_ns = e->retention_ns,
 				       .retention_bytes = e->retention_bytes,
-				       .ttl_ns = e->ttl_ns};
+				       .ttl_ns = e->ttl_ns,
+				       .tombstone_ns = e->tombstone_ns};
 
 	memcpy(info.name, e->name, sizeof(info.name));
 	memset(ret_info, 0, size);

@@ -51,9 +51,12 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 			}
 		}
 	}
-	for (i = 0; i < c->pool_used; i++)
+	for (i = 0; i < c->pool_used; i++) {
 		if (c->pool[i].whole)
 			thmqi_whole_drop(c, &c->pool[i]);
+		thmqi_unpacked_drop(c, &c->pool[i]);
+	}
+	thmqi_unpacked_fini(c);
 	for (i = 0; i < c->reading_count; i++)
 		thmqi_parts_drop(&c->readings[i]);
 	free(c->pool);
@@ -131,6 +134,8 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 	d->run = NULL;
 	if (thmqi_unlikely(d->whole != NULL))
 		thmqi_whole_drop(c, d);
+	if (thmqi_unlikely(d->unpacked != NULL))
+		thmqi_unpacked_drop(c, d);
 	if (thmqi_unlikely(d->former)) {
 		d->former = false;
 		c->former_count--;
@@ -382,7 +387,7 @@ static bool is_wanted(const struct thmq_consumer *c, const struct thmq_message *
 
 /*
  * A message with more than key, tag and payload, which @m has as if they were payload; or whose topic has a time to live. 1: it is
- * put right; 0: it is not handed out; -ENOBUFS not now; -THMQ_ECORRUPT, -THMQ_EVERSION, -ENOMEM
+ * put right; 0: it is not handed out; -ENOBUFS not now; -THMQ_ECORRUPT, -THMQ_EVERSION, -EOPNOTSUPP, -ENOMEM
  */
 static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct delivered *d, uint32_t flags,
 					       struct thmq_message *m)
@@ -406,7 +411,8 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	m->len -= a.len;
 	if (c->selection && !thmqi_select_wants(c, m))
 		return 0;
-	return 1;
+	rc = a.codec ? thmqi_message_unpack(c, d, m, &a) : 0;
+	return rc ? rc : 1;
 }
 
 /* Messages of the records of @d that are left, at most @max. Return: how many. */
@@ -422,6 +428,8 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 	int64_t time;
 	int rc;
 
+	if (thmqi_unlikely(d->unpacked != NULL) && !d->held) /* the app has given all of these back */
+		thmqi_unpacked_drop(c, d);
 	for (index = d->at; index < d->count && n < max; index++, rec++) {
 		struct thmq_message *m = &messages[n];
 

@@ -247,6 +247,7 @@ static int reset_one(struct thmq_session *s, struct about *a, uint32_t i, uint32
 	while ((rc = ask_partition(s, a, i, &r, &reply)) == -EAGAIN) {
 		r.index = THMQ_START_OFFSET; /* where the end is may change */
 		r.before_offset = reply->value[0];
+		r.topic_flags = 0; /* who comes meanwhile stays */
 		if (thmqi_session_deadline(s, 0) >= a->deadline)
 			return -ETIMEDOUT;
 		rc = thmqi_session_block(s, never, NULL, thmqi_session_deadline(s, AGAIN_NS));

@@ -93,6 +93,9 @@ struct client_link {
 /* ---------------------------------------------------------------- consumers */
 
 struct assembly;
+struct unpacked;
+struct thmqi_pack;
+struct thmqi_attributes;
 struct selection; /* select.c */
 struct asking;    /* request.c */
 struct answering; /* reply.c */
@@ -127,6 +130,7 @@ struct delivered {
 	uint32_t deliveries; /* shared: how often these were handed out */
 	uint64_t expires_ns; /* shared: what the app has not seen by then is somebody else's */
 	struct assembly *whole; /* the message, if the run was its last part; else NULL */
+	struct unpacked *unpacked; /* memory of messages that were packed; NULL: none was */
 };
 
 enum reading_state {
@@ -223,6 +227,9 @@ struct thmq_consumer {
 	uint64_t app_held; /* of these, messages in the app's hands */
 	uint64_t whole_bytes; /* of messages that were put together, and not given back */
 	bool full;            /* more of these than prefetch_bytes: the next one waits */
+	struct unpacked *blocks; /* memory for the next packed messages */
+	uint32_t block_count;
+	struct thmqi_pack *unpackers[THMQ_COMPRESSION_ZSTD + 1]; /* by codec; NULL: none of it came yet */
 };
 
 /* ---------------------------------------------------------------- producers */
@@ -257,6 +264,9 @@ struct thmq_producer {
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
 	bool is_consumers; /* it sends its dead letters */
+	uint32_t compression; /* enum thmq_compression */
+	struct thmqi_pack *pack; /* NULL: what it sends goes as it is */
+	uint32_t pack_min;       /* bytes of a payload from which on it is packed */
 	bool hidden;       /* the app knows nothing of it, and hears nothing: reply.c */
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
@@ -477,6 +487,12 @@ bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: 
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
 void thmqi_releases_along(struct client_link *l); /* a message goes, by a medium with packets: with it */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
+/* unpack.c: messages that were packed */
+/* The payload of @m, one of @d, is unpacked: 0; -ENOBUFS the app holds too much; -EOPNOTSUPP; -ENOMEM; -THMQ_ECORRUPT; -THMQ_EVERSION no such codec is known */
+int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);
+void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d);
+void thmqi_unpacked_fini(struct thmq_consumer *c); /* all runs are given back */
+
 /* parts.c: messages that were stored in parts */
 /*
  * @m is a part, with the bytes behind its tag as payload. 1: it was the last, and @m is the whole message likewise, with *@ret_flags; 0: it is not whole;

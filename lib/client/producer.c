@@ -5,10 +5,10 @@
  */
 #include <stdio.h>
 
+#include "client/pack.h"
+#include "internal.h"
 #include "wire/attributes.h"
 #include "wire/run.h"
-
-#include "internal.h"
 
 #define STICKY_MESSAGES 64u      /* round robin stays on a partition for so many … */
 #define STICKY_BYTES (64u << 10) /* … or so much */
@@ -239,10 +239,56 @@ static bool is_too_long(const struct thmq_producer *p, const struct client_link 
 	return p->is_volatile || len > l->len_max || head > l->len_max - len;
 }
 
-/* Compiled once for messages with options and once for those without. */
+/* ----------------------------------------------------------------- packing */
+
+#define PACK_MIN 512u
+#define PACK_WINDOW_PART 4u /* of a session's window: what is larger is sent as it is */
+
+/* Is a payload of @len to be packed? Then it has an attribute more. */
+static bool place_packs(const struct thmq_producer *p, const struct client_link *l, uint32_t len)
+{
+	return len >= p->pack_min && len <= l->wire->area_bytes / PACK_WINDOW_PART;
+}
+
+/* Where a claim's payload lies until it is packed: behind the room for that. */
+static uint8_t *staged_at(const struct place *m)
+{
+	return m->first + head_of(m) + THMQI_ALIGN_UP(m->len, 8u);
+}
+
+/* Room behind it that was not needed, if nobody has taken more since. */
+static void give_back_tail(struct client_link *l, struct slot *slot, const uint8_t *end)
+{
+	uint64_t size = l->wire->area_bytes, begin = (slot->end - 1) & ~(size - 1),
+		 at = begin + (uint64_t)(end - l->wire->area);
+
+	if (slot == &l->slots[(l->slot_head - 1) & l->slot_mask] && l->area_head == slot->end && at < slot->end)
+		slot->end = l->area_head = at;
+}
+
+/* The payload, @len bytes at @from, goes to its place, packed if that makes it smaller. */
+static __attribute__((noinline)) void place_pack(struct thmq_producer *p, struct place *m, const void *from)
+{
+	uint8_t *to = m->first + head_of(m);
+	struct thmqi_packed is = {.len = m->len};
+	uint32_t n = thmqi_pack(p->pack, from, m->len, to, m->len - 1);
+
+	if (n) {
+		is.codec = (uint8_t)p->compression;
+		m->len = n;
+	} else {
+		memmove(to, from, m->len);
+	}
+	memcpy(to - sizeof(is), &is, sizeof(is));
+	give_back_tail(m->link, m->slot, to + THMQI_ALIGN_UP(m->len, 8u));
+}
+
+/* ------------------------------------------------------------------- place */
+
+/* Compiled once for messages with options and once for those without. @staged: what is packed is written elsewhere first. */
 static inline __attribute__((always_inline)) int place_take(struct thmq_producer *p,
 							    const struct thmq_message_opts *opts,
-							    uint32_t len, struct place *ret)
+							    uint32_t len, bool staged, struct place *ret)
 {
 	struct thmq_session *s = p->session;
 	uint32_t level, index, head, bytes;
@@ -270,11 +316,17 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	rc = link_of(p, index, &l);
 	if (thmqi_unlikely(rc))
 		return rc;
+	if (thmqi_unlikely(p->pack != NULL) && place_packs(p, l, len)) {
+		ret->has |= THMQ_RECORD_PACKED;
+		ret->has_len += (uint32_t)sizeof(struct thmqi_packed);
+	}
 	if (thmqi_unlikely(len > l->len_max_volatile || head_of(ret) > l->len_max_volatile - len) &&
 	    is_too_long(p, l, head_of(ret), len))
 		return -EMSGSIZE;
 	head = THMQI_ALIGN_UP(head_of(ret), 8u);
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
+	if (staged && thmqi_unlikely(ret->has & THMQ_RECORD_PACKED))
+		bytes += THMQI_ALIGN_UP(len, 8u);
 	if (thmqi_unlikely(bytes > l->wire->area_bytes))
 		return -EMSGSIZE;
 	thmqi_session_beat(s);
@@ -415,11 +467,11 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 		       struct thmq_claim *ret_claim)
 {
 	struct place m;
-	int rc = place_take(p, opts, len, &m);
+	int rc = place_take(p, opts, len, true, &m);
 
 	if (thmqi_unlikely(rc))
 		return rc;
-	ret_claim->data = m.first + head_of(&m);
+	ret_claim->data = thmqi_unlikely(m.has & THMQ_RECORD_PACKED) ? staged_at(&m) : m.first + head_of(&m);
 	ret_claim->len = len;
 	ret_claim->partition = m.index;
 	ret_claim->internal[0] = m.link->slot_head - 1;
@@ -458,6 +510,12 @@ static bool place_of(struct thmq_producer *p, const struct thmq_claim *claim, st
 	return slot->state == SLOT_CLAIMED && slot->stream == p->stream;
 }
 
+/* That a claim takes, from its first one on. */
+static uint32_t bytes_of(const struct place *m)
+{
+	return head_of(m) + m->len + (m->has & THMQ_RECORD_PACKED ? THMQI_ALIGN_UP(m->len, 8u) : 0);
+}
+
 int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 {
 	struct place m;
@@ -475,8 +533,15 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 			return p->session->dead ? thmqi_client_commit(p, claim) : -EAGAIN;
 	}
 	if (thmqi_unlikely(m.slot->life != m.link->life)) {
-		m.first = thmqi_resume_claim(m.link, m.slot, m.first, head_of(&m) + m.len);
+		m.first = thmqi_resume_claim(m.link, m.slot, m.first, bytes_of(&m));
 		claim->internal[1] = (uint64_t)(uintptr_t)m.first;
+	}
+	if (thmqi_unlikely(m.has & THMQ_RECORD_PACKED)) {
+		if (!thmqi_frame_claim(&m.link->wire->up, 0)) { /* once packed it is not unpacked again */
+			thmqi_session_process(p->session);
+			return -EAGAIN;
+		}
+		place_pack(p, &m, staged_at(&m));
 	}
 	seq = place_push(p, &m);
 	if (thmqi_unlikely(seq < 0))
@@ -508,11 +573,13 @@ static inline __attribute__((always_inline)) int64_t send_one(struct thmq_produc
 {
 	struct place m;
 	int64_t seq;
-	int rc = place_take(p, opts, len, &m);
+	int rc = place_take(p, opts, len, false, &m);
 
 	if (thmqi_unlikely(rc))
 		return rc;
-	if (len)
+	if (thmqi_unlikely(m.has & THMQ_RECORD_PACKED))
+		place_pack(p, &m, data);
+	else if (len)
 		memcpy(m.first + head_of(&m), data, len);
 	seq = place_push(p, &m);
 	if (thmqi_unlikely(seq < 0))
@@ -801,6 +868,8 @@ static void forget_progress(struct thmq_session *s, uint32_t stream)
 
 static void producer_free(struct thmq_producer *p)
 {
+	thmqi_pack_close(p->pack);
+	p->pack = NULL;
 	free(p->partitions);
 	free(p->sent);
 	p->partitions = NULL;
@@ -831,6 +900,21 @@ static int get_id(struct thmq_producer *p, const char *topic, const char *name)
 	p->uniform_from = p->last_seq + 1;
 	s->has_ids = s->untended = true;
 	return 0;
+}
+
+static int open_pack(struct thmq_producer *p, const struct thmq_producer_opts *opts)
+{
+	int rc;
+
+	if (!opts->compression)
+		return 0;
+	p->compression = opts->compression;
+	p->pack_min = opts->compress_min ? opts->compress_min : PACK_MIN;
+	rc = thmqi_pack_open(opts->compression, true, opts->compress_level, &p->pack);
+	return rc == -EOPNOTSUPP ? thmqi_fail(rc, "a producer: this library or machine has no %s: install lib%s%s, or build with it",
+					      thmqi_pack_name(opts->compression), thmqi_pack_name(opts->compression),
+					      opts->compression == THMQ_COMPRESSION_LZ4 ? "-1" : "1")
+				 : rc;
 }
 
 int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
@@ -868,6 +952,11 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	p->uniform_from = 1;
 	p->epoch = ++s->lives;
 	p->sent = calloc(s->opts.window_count, sizeof(*p->sent));
+	rc = open_pack(p, opts);
+	if (rc) {
+		producer_free(p);
+		return rc == -EOPNOTSUPP ? rc : thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
+	}
 	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count,
 						&p->partitions)
 		     : -ENOMEM;

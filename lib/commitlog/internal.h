@@ -20,6 +20,7 @@
 #include "disk/disk.h"
 #include "memory/memory.h"
 #include "reactor/reactor.h"
+#include "wire/attributes.h"
 #include "wire/run.h"
 
 struct thmq_log;
@@ -524,6 +525,7 @@ struct extents {
 	struct segment *segment;
 	bool sealed;     /* they are in its index */
 	uint32_t cursor; /* place in the pages of partitions, or in the map */
+	uint64_t fresh_bytes; /* of what was told last: of runs that were never appended again */
 };
 
 /* The page of partitions that was read last, for extents. */
@@ -537,6 +539,26 @@ struct extents_page {
 	struct thmqi_disk_op op;
 };
 
+/* Which records of a run must be kept, where of each key only the newest is: clean/compact.c. */
+struct compaction {
+	struct thmq_log_reader *keys; /* looks for records with the same key; NULL: nothing was looked at yet */
+	struct thmq_log_reader *runs; /* reads those, and parts of messages */
+	uint8_t *key;                 /* that is looked for */
+	uint64_t *kept;               /* a bit for each record */
+	uint32_t kept_room, kept_count;
+	uint64_t kept_bytes; /* of bodies */
+	bool begun, done;    /* with the run that is relocated: done until it is appended */
+	uint32_t record;     /* the next of it */
+	uint64_t body_at;    /* where its body is, behind the run's table */
+	/* of that record */
+	uint32_t step;
+	uint32_t hits; /* that were looked at, and are no answer */
+	uint32_t key_len;
+	uint64_t offset; /* of its message */
+	struct thmq_log_hit hit;
+	struct thmqi_part part, hit_part;
+};
+
 /* What of the oldest segment is being appended again. */
 struct relocation {
 	struct thmq_log_reader *reader; /* of its batches; NULL: nothing is */
@@ -544,6 +566,8 @@ struct relocation {
 	uint64_t at;     /* batch, in the segment */
 	uint32_t run_at; /* run, in the batch */
 	uint32_t budget; /* bytes, in this iteration */
+	bool goes_on;    /* it stopped for something that is being read, or to let others have their turn */
+	struct compaction compaction;
 };
 
 /* The cleaner: what it does with the oldest segment. */
@@ -911,6 +935,14 @@ bool thmqi_sample_sweeps(const struct thmq_log *log); /* it was found so, and th
 bool thmqi_extent_in_memory(const struct segment *s, const struct run_index *run,
 			    struct thmq_log_extent *ret);                /* false: none */
 void thmqi_index_dropped(struct thmq_log *log, const struct segment *s); /* it was the first, and is gone: so are its entries */
+
+/* compact.c: which records of a run must be kept. Return: 0 it is known; -EAGAIN something is being read, or others have their turn; or an error. */
+int thmqi_compact_judge(struct thmq_log *log, struct run_index *x, const struct thmq_log_run *run);
+uint32_t thmqi_compact_bytes(const struct thmq_log *log); /* behind the header, of a run with those alone */
+/* @to: that run, of which all but what the log sets is set. */
+void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header *from, struct thmq_run_header *to);
+bool thmqi_compact_waits(const struct thmq_log *log); /* for something that is being read */
+void thmqi_compact_end(struct thmq_log *log);
 
 /* relocate.c: of the oldest segment. The step: 0 all is done; -EAGAIN not yet, *@ret_pause_ns from now; or an error. */
 int thmqi_relocate_begin(struct thmq_log *log);

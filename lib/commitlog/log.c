@@ -508,6 +508,7 @@ int thmq_log_stats(struct thmq_log *log, struct thmq_log_stats *ret_stats)
 	s.dropped_segments = read_counter(log->stats.dropped_segments);
 	s.relocated_runs = read_counter(log->stats.relocated_runs);
 	s.relocated_bytes = read_counter(log->stats.relocated_bytes);
+	s.compacted_messages = read_counter(log->stats.compacted_messages);
 	s.recycled_segments = read_counter(log->stats.recycled_segments);
 	s.flush_method = log->stats.flush_method;
 	s.polled_io = log->stats.polled_io;

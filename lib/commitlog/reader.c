@@ -525,6 +525,18 @@ int thmq_log_read_hit(struct thmq_log_reader *reader, const struct thmq_log_hit 
 	return rc;
 }
 
+int thmqi_log_read_at(struct thmq_log_reader *r, uint64_t offset, struct thmq_log_view *ret_view, struct thmq_record_view *ret_record)
+{
+	const struct thmq_log_hit hit = {.offset = offset, .internal = {THMQI_HIT_NO_PLACE, 0}};
+	int rc = thmq_log_read_hit(r, &hit, ret_view, ret_record);
+
+	if (rc != 0 || r->reading || r->waiting)
+		return rc;
+	/* behind all that is held, though the partition goes on further */
+	thmq_log_reader_seek(r, 0);
+	return -ENOENT;
+}
+
 void thmq_log_view_release(struct thmq_log *log, struct thmq_log_view *view)
 {
 	struct thmqi_buf *buf = view ? view->internal[0] : NULL;

@@ -3,7 +3,6 @@
 #ifndef THMQI_COMMITLOG_READING_H
 #define THMQI_COMMITLOG_READING_H
 
-#include "commitlog/hint.h"
 #include "internal.h"
 
 /* Batches read from the device, side by side, checked. */
@@ -55,7 +54,7 @@ struct search {
 };
 
 #define KEY_BEST 16u /* hits that come in any order, of which the newest are wanted */
-/* thmq_log_hit.internal[0]: THMQI_HIT_NO_PLACE, it is found by its offset. Else its batch's position; [1]: blocks of that, and bytes to the run */
+#define THMQI_HIT_NO_PLACE UINT64_MAX /* thmq_log_hit.internal[0]: it is found by its offset. Else its batch's position; [1]: blocks of that, and bytes to the run */
 
 /* A reader's search for a key: from the newest segment backwards. */
 struct key_search {
@@ -69,6 +68,8 @@ struct key_search {
 	bool telling;  /* what was collected is handed out */
 	bool ended;
 	bool reading;  /* a filter */
+	bool indexed_only; /* segments without an index of keys are passed over … */
+	bool passed_over;  /* … and there was one */
 	uint64_t hash, limit; /* offsets below it are wanted */
 	int64_t from_ns, to_ns;
 	uint32_t segment; /* ordinal; if not placed: those before it are left */

@@ -57,8 +57,33 @@ int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
 		ret->headers = at + used;
 		used += ret->headers_len;
 	}
+	if (flags & THMQ_RECORD_PACKED) {
+		struct thmqi_packed packed;
+
+		if (room - used < sizeof(packed))
+			return -THMQ_ECORRUPT;
+		memcpy(&packed, at + used, sizeof(packed));
+		used += (uint32_t)sizeof(packed);
+		ret->codec = packed.codec;
+		ret->unpacked_len = packed.len;
+	}
 	ret->len = used;
 	return 0;
+}
+
+bool thmqi_part_of(const struct thmq_record_view *record, struct thmqi_part *ret_part)
+{
+	if (!(record->flags & THMQ_RECORD_PART) || record->len < sizeof(*ret_part))
+		return false;
+	memcpy(ret_part, record->data, sizeof(*ret_part));
+	return ret_part->parts > 1 && ret_part->part < ret_part->parts;
+}
+
+bool thmqi_part_is(const struct thmq_record_view *record, const struct thmqi_part *part, uint32_t number)
+{
+	struct thmqi_part is;
+
+	return thmqi_part_of(record, &is) && is.part == number && is.parts == part->parts && is.total == part->total;
 }
 
 bool thmqi_run_is_inner_part(const struct thmq_run_header *run)

@@ -109,7 +109,7 @@ static const struct subject subjects[] = {
 	{"broker", sizeof(struct thmq_broker_opts), THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH, call_broker, false},
 	{"session", sizeof(struct thmq_session_opts), 0, call_session, false},
 	{"topic", sizeof(struct thmq_topic_opts),
-	 THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED,
+	 THMQ_TOPIC_VOLATILE | THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_RETAIN_CONSUMED | THMQ_TOPIC_COMPACT | THMQ_TOPIC_TEMPORARY,
 	 call_topic, false},
 	{"producer", sizeof(struct thmq_producer_opts), THMQ_PRODUCER_REPORT, call_producer, false},
 	{"message", sizeof(struct thmq_message_opts), THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY,

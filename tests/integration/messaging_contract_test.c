@@ -594,6 +594,194 @@ static void expected_keys(void)
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
 }
 
+/* ---------------------------------------------------------------- compression */
+
+/* Of number @number: much of it comes again, by how much depends on @kind. */
+static void fill_packed(uint8_t *to, uint32_t len, uint32_t number, uint32_t kind)
+{
+	uint64_t x = number * 0x9e3779b97f4a7c15ull + 1;
+	uint32_t i;
+
+	for (i = 0; i < len; i++) {
+		x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+		to[i] = kind == 0 ? (uint8_t)x : kind == 1 ? (uint8_t)number : (uint8_t)("abcd"[x % 4]);
+	}
+}
+
+static uint32_t len_packed(uint32_t number)
+{
+	static const uint32_t lens[] = {0, 1, 8, 511, 512, 513, 4096, 100000, 900000};
+
+	return lens[number % 9] + (number % 9 > 5 ? number : 0);
+}
+
+static void put_packed(struct thmq_producer *p, uint32_t number)
+{
+	static uint8_t bytes[1000000];
+	const struct thmq_header h = text("n", "packed");
+	struct thmq_message_opts o = {.size = sizeof(o),
+				      .key = number % 2 ? &number : NULL,
+				      .key_len = number % 2 ? sizeof(number) : 0,
+				      .tag = number % 3 ? "tag" : NULL,
+				      .headers = &h,
+				      .header_count = number % 4 == 0};
+	uint32_t len = len_packed(number);
+	struct thmq_claim claim;
+	int64_t seq = -EAGAIN;
+
+	fill_packed(bytes, len, number, number % 5 % 3);
+	while (number % 7 < 4 && (seq = thmq_send(p, bytes, len, &o)) == -EAGAIN)
+		drive(MS);
+	if (number % 7 >= 4) {
+		while (thmq_claim(p, &o, len, &claim) == -EAGAIN)
+			drive(MS);
+		CHECK((uintptr_t)claim.data % 8 == 0 && claim.len == len);
+		memcpy(claim.data, bytes, len);
+		if (number % 7 == 6) { /* others may be claimed and committed before */
+			struct thmq_claim other;
+
+			if (thmq_claim(p, NULL, 5000, &other) == 0)
+				CHECK(thmq_abort(p, &other) == 0);
+		}
+		while ((seq = thmq_commit(p, &claim)) == -EAGAIN)
+			drive(MS);
+	}
+	CHECK(seq > 0);
+}
+
+static void check_packed(const struct thmq_message *m, uint32_t number)
+{
+	static uint8_t bytes[1000000];
+	uint32_t len = len_packed(number);
+
+	fill_packed(bytes, len, number, number % 5 % 3);
+	CHECK(m->len == len && memcmp(m->data, bytes, len) == 0);
+	CHECK(m->key_len == (number % 2 ? 4u : 0u) && m->tag_len == (number % 3 ? 3u : 0u));
+	CHECK(has_text(m, "n", "packed") == (number % 4 == 0));
+}
+
+static void packed_by(const char *topic, uint32_t codec)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	struct thmq_message m[16];
+	uint32_t sent = 0, got = 0, i;
+	int n, rc;
+
+	CHECK(thmq_topic_create(s, topic, NULL) == 0);
+	rc = thmq_producer_open(s, topic, THMQ_PRODUCER_OPTS(.compression = codec), &p);
+	if (rc == -EOPNOTSUPP) { /* this machine has it not */
+		CHECK(thmq_session_close(s, SECOND) == 0);
+		return;
+	}
+	CHECK(rc == 0);
+	CHECK(thmq_consumer_open(s, topic, NULL, THMQ_CONSUMER_OPTS(.prefetch_bytes = 2 << 20), &c) == 0);
+	while (got < 90) {
+		if (sent < 90)
+			put_packed(p, sent++);
+		n = thmq_fetch(c, m, 16);
+		CHECK(n >= 0);
+		if (!n)
+			drive(MS);
+		for (i = 0; i < (uint32_t)n; i++)
+			check_packed(&m[i], got++);
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+	}
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+static void packed(void)
+{
+	packed_by("lz4", THMQ_COMPRESSION_LZ4);
+	packed_by("zstd", THMQ_COMPRESSION_ZSTD);
+}
+
+/* What is small when it comes, and large in the app's hands: there is a bound to that too. */
+static void packed_held(void)
+{
+	static uint8_t zeros[500000];
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	struct thmq_message m[64];
+	struct thmq_event e;
+	uint32_t held = 0, got = 0, i;
+	int n;
+
+	CHECK(thmq_topic_create(s, "small", NULL) == 0);
+	n = thmq_producer_open(s, "small", THMQ_PRODUCER_OPTS(.compression = THMQ_COMPRESSION_ZSTD), &p);
+	if (n == -EOPNOTSUPP) {
+		CHECK(thmq_session_close(s, SECOND) == 0);
+		return;
+	}
+	CHECK(n == 0 && thmq_consumer_open(s, "small", NULL, THMQ_CONSUMER_OPTS(.prefetch_bytes = 2 << 20), &c) == 0);
+	for (i = 0; i < 40; i++) {
+		zeros[0] = (uint8_t)i;
+		while (thmq_send(p, zeros, sizeof(zeros), NULL) == -EAGAIN)
+			drive(MS);
+	}
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	while (got < 40) {
+		n = thmq_fetch(c, m + held, 1);
+		if (n == 0) {
+			drive(MS);
+			continue;
+		}
+		if (n == 1) {
+			CHECK(m[held].len == sizeof(zeros) && *(const uint8_t *)m[held].data == got);
+			held++;
+			got++;
+			CHECK(held <= 5);
+			continue;
+		}
+		CHECK(n == -ENOBUFS && held >= 4);
+		CHECK(next_event(s, THMQ_EVENT_STALLED, &e, SECOND));
+		CHECK(thmq_release(c, m, held) == 0);
+		held = 0;
+	}
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* ------------------------------------------------------------------ compaction */
+
+static void compacted(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_message_opts o = {.size = sizeof(o), .key = "key", .key_len = 3};
+	struct thmq_key_info newest = {.size = sizeof(newest)};
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	struct thmq_message m;
+	uint32_t i;
+
+	CHECK(thmq_topic_create(s, "latest",
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT, .tombstone_ns = 7 * SECOND)) == 0);
+	CHECK(thmq_topic_describe(s, "latest", &info) == 0);
+	CHECK(info.flags == THMQ_TOPIC_COMPACT && info.tombstone_ns == 7 * SECOND);
+	CHECK(thmq_topic_create(s, "latest-day", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT)) == 0);
+	CHECK(thmq_topic_describe(s, "latest-day", &info) == 0 && info.tombstone_ns == 86400 * SECOND);
+	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_VOLATILE)) == -EINVAL);
+	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_RETAIN_CONSUMED)) == -EINVAL);
+	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.tombstone_ns = 1)) == -EINVAL);
+	CHECK(thmq_producer_open(s, "latest", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "latest", NULL, NULL, &c) == 0);
+	for (i = 0; i < 3; i++)
+		CHECK(thmq_send(p, "value", i < 2 ? 5 : 0, &o) == i + 1);
+	for (i = 0; i < 3; i++) { /* until it is compacted all of it is there, and that the key was deleted */
+		take(s, c, &m);
+		CHECK(m.offset == i && m.len == (i < 2 ? 5u : 0u) && m.key_len == 3);
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(thmq_key_find(s, "latest", 0, "key", 3, UINT64_MAX, &newest) == 0 && newest.offset == 2);
+	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 1) == 0);
+	take(s, c, &m);
+	CHECK(m.offset == 1);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
 /* Two at once, who each want the same counter to go up by one: no step is lost, and none is made twice. */
 static void two_writers(void)
 {
@@ -650,6 +838,9 @@ static const struct test_case cases[] = {
 	{"large_messages_held", large_messages_held},
 	{"the_largest", the_largest},
 	{"headers", headers},
+	{"packed", packed},
+	{"packed_held", packed_held},
+	{"compacted", compacted},
 	{"times_to_live", times_to_live},
 };
 

@@ -277,6 +277,30 @@ class Threads(unittest.TestCase):
             del message
 
 
+class Requests(unittest.TestCase):
+    def test_a_question_is_answered_and_groups_tell_who_listens(self):
+        with thundermq.Environment(cores=1) as env, env.broker(), env.connect() as session:
+            session.create_topic("questions", volatile=True)
+
+            def answer():
+                with env.connect() as mine, mine.consumer("questions", "clerks", filter="lang = 'en'") as consumer:
+                    m = consumer.get(10)
+                    groups = mine.groups("questions")
+                    mine.reply(m, bytes(m.data).upper() + groups[0]["name"].encode())
+                    consumer.ack(m)
+                    m.release()
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            producer = session.producer("questions")
+            producer.send(b"was?", headers={"lang": "de"})
+            self.assertEqual(producer.call(b"what? ", 10, headers={"lang": "en"}), b"WHAT? clerks")
+            thread.join()
+            with self.assertRaises(thundermq.Error) as e:
+                producer.call(b"nobody", 0.05)
+            self.assertEqual(e.exception.name, "ETIMEDOUT")
+
+
 if __name__ == "__main__":
     print(thundermq.version(), sys.version)
     unittest.main()

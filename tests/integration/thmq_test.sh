@@ -150,6 +150,28 @@ check "it came back" 0 "$thmq" sub --json "$d" back; has out '"key":"k","headers
 check "redrive goes on" 0 "$thmq" redrive --json "$d" dead; has out '{"sent":0,"unknown":0}'
 check "redrive elsewhere" 0 "$thmq" redrive --to back --group other --json "$d" dead; has out '{"sent":2,"unknown":0}'
 check "redrive in a circle" 2 "$thmq" redrive --to dead "$d" dead; has err 'dead letters are in'
+
+# filters, browsing, groups
+seq 1 20 | sed 's/.*/k&:v&/' > "$dir/numbered"
+check "publish with headers" 0 "$thmq" pub --quiet --create --key-separator : --header n:int=7 "$d" chosen "$dir/numbered"
+check "and others" 0 "$thmq" pub --quiet --header n:int=9 --tag red "$d" chosen "$dir/numbered"
+check "a filter" 0 "$thmq" sub --filter "n = 9 AND TAG = 'red' AND KEY IS NULL" "$d" chosen; cmp -s "$dir/out" "$dir/numbered" || die "other messages came"
+check "a filter that makes no sense" 2 "$thmq" sub --filter "n == 9" "$d" chosen; has err 'at character 4'
+check "browse a range" 0 "$thmq" browse --from 5 --to 8 "$d" chosen; [ "$(tr '\n' ' ' < "$dir/out")" = "v6 v7 v8 " ] || die "browse: other messages"
+check "browse a key" 0 "$thmq" browse --key k3 --json "$d" chosen; has out '"offset":2,.*"key":"k3"'
+check "browse by a filter" 0 "$thmq" browse --filter "KEY LIKE '_2_' OR n > 9" --count 3 "$d" chosen; [ "$(cat "$dir/out")" = v20 ] || die "browse: other messages"
+check "browse a partition that is not there" 3 "$thmq" browse --partition 7 "$d" chosen; has err '1 partition'
+check "no groups" 0 "$thmq" group list "$d" chosen; [ ! -s "$dir/out" ] || die "there are groups"
+check "read in a group" 0 "$thmq" sub --group g --count 7 "$d" chosen
+check "list groups" 0 "$thmq" group list "$d" chosen; has out '^g  *0 members'
+check "describe a group" 0 "$thmq" group describe "$d" chosen g; has out 'at 7 of 40, 33 behind'
+check "describe it as JSON" 0 "$thmq" group describe --json "$d" chosen g; has out '"lag":33,"members":\[\],"partitions":\[{"partition":0,.*"group_offset":7'
+check "reset a group" 0 "$thmq" group reset --to 3 "$d" chosen g
+check "it goes on there" 0 "$thmq" sub --group g --count 1 "$d" chosen; has out '^v4$'
+check "reset it to nowhere" 1 "$thmq" group reset --to 300 "$d" chosen g; has err 'outside'
+check "reset without a place" 2 "$thmq" group reset "$d" chosen g; has err -- --to
+check "delete a group" 0 "$thmq" group delete "$d" chosen g
+check "describe one that is not there" 3 "$thmq" group describe "$d" chosen g; has err 'no such group'
 check "no tags" 2 "$thmq" sub --tag red,,green "$d" tags; has err 'separated by commas'
 check "ttl of a topic" 0 "$thmq" topic create --ttl 90m "$d" short
 check "ttl of a topic is told" 0 "$thmq" topic list "$d"; has out 'of use for 90m'

@@ -122,8 +122,24 @@ Test(wire_attributes, what_lies_is_not_read_beyond)
 		free(copy);
 		free(bytes);
 	}
-	cr_assert_eq(thmqi_attributes_read(0x40, NULL, 0, &a), -THMQ_EVERSION,
+	cr_assert_eq(thmqi_attributes_read(0x80, NULL, 0, &a), -THMQ_EVERSION,
 		     "of a newer library");
+}
+
+Test(wire_attributes, what_is_packed_says_so_right_before_the_payload)
+{
+	const struct thmqi_packed packed = {.len = 4711, .codec = THMQ_COMPRESSION_ZSTD};
+	const uint64_t ttl = 99;
+	struct thmqi_attributes a;
+	uint8_t bytes[16];
+
+	memcpy(bytes, &ttl, 8);
+	memcpy(bytes + 8, &packed, 8);
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL | THMQ_RECORD_PACKED, bytes, 16, &a), 0);
+	cr_assert(a.ttl_ns == 99 && a.codec == THMQ_COMPRESSION_ZSTD && a.unpacked_len == 4711 && a.len == 16);
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL | THMQ_RECORD_PACKED, bytes, 15, &a), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL, bytes, 16, &a), 0);
+	cr_assert(a.codec == THMQ_COMPRESSION_NONE && a.len == 8);
 }
 
 Test(wire_attributes, headers_that_are_none_are_refused)

@@ -549,6 +549,8 @@ bool thmqi_clean_wants(const struct thmq_log *log)
 		return c->look && !log->drop.step;
 	if (c->step == CLEAN_WAIT)
 		return is_kept(log);
+	if (c->step == CLEAN_RELOCATE && thmqi_compact_waits(log))
+		return false;
 	if (c->step == CLEAN_RELOCATE && (c->relocation.reader->reading || log->segments[0]->cold[SEGMENT_LOG].busy))
 		return false;
 	if ((c->step == CLEAN_JUDGE || c->step == CLEAN_LEAVE) && (c->page.reading || log->segments[0]->cold[SEGMENT_INDEX].busy))

@@ -64,8 +64,10 @@ static int from_memory(struct thmq_log *log, struct extents *x, struct thmq_log_
 	const struct run_index *run;
 
 	while ((run = thmqi_map_next(&log->partitions, &x->cursor)))
-		if (thmqi_extent_in_memory(x->segment, run, ret))
+		if (thmqi_extent_in_memory(x->segment, run, ret)) {
+			x->fresh_bytes = run->moved ? ret->bytes / 2 : ret->bytes; /* a guess: its index will tell */
 			return 1;
+		}
 	return 0;
 }
 
@@ -149,6 +151,7 @@ static int from_index(struct thmq_log *log, struct extents *x, struct thmq_log_e
 						.bytes = p->bytes,
 						.last_time_ns = p->last_time_ns,
 						.held_bytes = run ? run->held_bytes : 0};
+		x->fresh_bytes = p->bytes / p->count * (p->count - THMQI_MIN(p->moved, p->count));
 		x->cursor++;
 		return 1;
 	}

@@ -38,9 +38,10 @@ void thmqi_relocate_end(struct thmq_log *log)
 	if (m->copies)
 		thmqi_reader_close(m->copies);
 	m->reader = m->copies = NULL;
+	thmqi_compact_end(log);
 }
 
-static bool is_live(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run)
+static int life_of(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run)
 {
 	const struct thmq_log_extent e = {.partition = run->partition,
 					  .begin_offset = run->base_offset,
@@ -50,7 +51,7 @@ static bool is_live(struct thmq_log *log, struct run_index *x, const struct thmq
 					  .last_time_ns = run->last_time_ns,
 					  .held_bytes = x->held_bytes};
 
-	return log->events.live(log->opts.ctx, &e) != THMQ_LOG_DEAD;
+	return log->events.live(log->opts.ctx, &e);
 }
 
 /* Is there a copy of @run among those whose entries are in memory, behind the segment that goes? */
@@ -111,24 +112,20 @@ static int has_copy(struct thmq_log *log, struct run_index *x, const struct thmq
 	return rc == 1 && p.segment && p.segment != log->segments[0] && p.base_offset == run->base_offset && p.span == run->span;
 }
 
-/* Return: 0 it is not to be kept, or is appended; or why it cannot be now. */
-static int relocate(struct thmq_log *log, const struct thmq_run_header *run)
+/* Its records that must be kept, or all of it. */
+static int append(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run, uint32_t kept)
 {
-	uint32_t bytes = (uint32_t)sizeof(*run) + run->len;
-	struct run_index *x = thmqi_map_get(&log->partitions, run->partition);
+	uint32_t bytes = (uint32_t)sizeof(*run) + (kept == run->count ? run->len : thmqi_compact_bytes(log));
 	struct thmq_run_header *copy;
 	uint64_t index;
-	int rc;
+	int rc = thmq_log_append(log, bytes, &copy, &index);
 
-	if (!x || !is_live(log, x, run))
-		return 0;
-	rc = has_copy(log, x, run);
-	if (rc)
-		return THMQI_MIN(rc, 0);
-	rc = thmq_log_append(log, bytes, &copy, &index);
 	if (rc)
 		return rc;
-	memcpy(copy, run, bytes);
+	if (kept == run->count)
+		memcpy(copy, run, bytes);
+	else
+		thmqi_compact_fill(log, run, copy);
 	copy->flags |= THMQ_RUN_RELOCATED;
 	rc = thmq_log_append_end(log, copy, THMQ_DURABILITY_MEMORY);
 	if (rc)
@@ -138,6 +135,39 @@ static int relocate(struct thmq_log *log, const struct thmq_run_header *run)
 	log->clean.relocation.budget -= THMQI_MIN(log->clean.relocation.budget, bytes);
 	log->stats.relocated_runs++;
 	log->stats.relocated_bytes += bytes;
+	return 0;
+}
+
+/* Return: 0 it is not to be kept, or is appended; or why it cannot be now. */
+static int relocate(struct thmq_log *log, const struct batch_header *h, const struct thmq_run_header *run)
+{
+	struct run_index *x = thmqi_map_get(&log->partitions, run->partition);
+	struct relocation *m = &log->clean.relocation;
+	const struct thmq_log_run is = {
+		.header = run, .payload = run + 1, .position = h->position, .index = h->index, .term = h->term};
+	struct compaction *c = &m->compaction;
+	int life = x ? life_of(log, x, run) : THMQ_LOG_DEAD, rc;
+	uint32_t kept = run->count;
+
+	if (life != THMQ_LOG_COMPACTS)
+		c->begun = c->done = false;
+	if (life == THMQ_LOG_DEAD)
+		return 0;
+	rc = c->begun || c->done ? 0 : has_copy(log, x, run);
+	if (rc)
+		return THMQI_MIN(rc, 0);
+	if (life == THMQ_LOG_COMPACTS) {
+		rc = c->done ? 0 : thmqi_compact_judge(log, x, &is);
+		m->goes_on = rc == -EAGAIN;
+		if (rc)
+			return rc;
+		kept = c->kept_count;
+	}
+	rc = kept || !run->count ? append(log, x, run, kept) : 0;
+	if (rc)
+		return rc;
+	c->done = false;
+	log->stats.compacted_messages += run->count - kept;
 	return 0;
 }
 
@@ -154,7 +184,7 @@ static int relocate_batch(struct thmq_log *log, const struct batch_header *h)
 		if (at >= m->run_at && run->encoding != THMQ_RUN_STATE) {
 			if (!m->budget)
 				return 0;
-			rc = relocate(log, run);
+			rc = relocate(log, h, run);
 			if (rc)
 				return rc == -EAGAIN ? 0 : rc;
 		}
@@ -175,6 +205,7 @@ int thmqi_relocate_step(struct thmq_log *log, uint64_t *ret_pause_ns)
 	int rc;
 
 	m->budget = PIECE_BYTES;
+	m->goes_on = false;
 	*ret_pause_ns = 0;
 	while (m->at < s->bytes) {
 		rc = thmqi_window_get(m->reader, s, m->at, 0, &w, &data);
@@ -191,7 +222,7 @@ int thmqi_relocate_step(struct thmq_log *log, uint64_t *ret_pause_ns)
 		thmqi_buf_unref(buf);
 		if (rc == 1)
 			continue;
-		*ret_pause_ns = PAUSE_NS;
+		*ret_pause_ns = m->goes_on ? 0 : PAUSE_NS;
 		return rc ? rc : -EAGAIN;
 	}
 	return 0;

@@ -93,7 +93,7 @@ int thmqi_sample_step(struct thmq_log *log)
 	struct sample *m = &log->clean.sample;
 	uint32_t budget = EXTENTS_BUDGET;
 	struct thmq_log_extent e;
-	int rc;
+	int rc, life;
 
 	if (!m->segment) {
 		m->segment = next_segment(log);
@@ -116,7 +116,10 @@ int thmqi_sample_step(struct thmq_log *log)
 			return 1;
 		}
 		m->bytes += e.bytes;
-		if (log->events.live(log->opts.ctx, &e) != THMQ_LOG_DEAD)
+		life = log->events.live(log->opts.ctx, &e);
+		if (life == THMQ_LOG_COMPACTS) /* each byte that is new may take the place of an older one, and most do */
+			m->live_bytes += e.bytes - THMQI_MIN(e.bytes, m->extents.fresh_bytes);
+		else if (life != THMQ_LOG_DEAD)
 			m->live_bytes += e.bytes;
 	}
 	return 1;

@@ -396,6 +396,11 @@ static bool step_back(const struct thmq_log_reader *r, uint32_t ordinal, uint32_
 	return false;
 }
 
+static bool keys_missing(const struct segment *s)
+{
+	return s->sealed ? s->sealed->keys_missing : s->keys.missing;
+}
+
 /* The newest that was not looked at. */
 static bool next_segment(struct thmq_log_reader *r)
 {
@@ -408,12 +413,15 @@ static bool next_segment(struct thmq_log_reader *r)
 			break;
 		if (!may_have(k, thmqi_segment_at(log, at)))
 			continue;
+		if (k->indexed_only && keys_missing(thmqi_segment_at(log, at))) {
+			k->passed_over = true;
+			continue;
+		}
 		k->segment = at;
 		k->placed = true;
 		k->begun = false;
 		k->sealed = thmqi_segment_at(log, at)->sealed != NULL;
-		k->scanning = k->sealed ? thmqi_segment_at(log, at)->sealed->keys_missing
-					: thmqi_segment_at(log, at)->keys.missing;
+		k->scanning = keys_missing(thmqi_segment_at(log, at));
 		k->scan_at = k->scan_runs = 0;
 		return true;
 	}
@@ -432,8 +440,12 @@ static int look(struct thmq_log_reader *r, struct thmq_log_hit *ret_hit)
 		rc = k->sealed ? look_in_pages(r, s, ret_hit) : look_in_memory(r, s, ret_hit);
 		if (rc >= 0 || rc == -ENOENT)
 			return rc;
-		k->scanning = true; /* a bad index costs time, nothing else */
 		s->index_bad = true;
+		if (k->indexed_only) {
+			k->passed_over = true;
+			return -ENOENT;
+		}
+		k->scanning = true; /* a bad index costs time, nothing else */
 	}
 	return look_through(r, s);
 }
@@ -539,7 +551,7 @@ int thmq_log_reader_seek_key(struct thmq_log_reader *reader, const void *key, ui
 	k->to_ns = to_time_ns;
 	k->limit = before_offset;
 	k->segment = UNKNOWN;
-	k->placed = k->moved = k->telling = k->ended = false;
+	k->placed = k->moved = k->telling = k->ended = k->passed_over = false;
 	k->best_count = k->best_next = 0;
 	return 0;
 }

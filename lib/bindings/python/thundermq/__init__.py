@@ -118,8 +118,7 @@ def _name(text: str | None) -> Any:
 
 def _options(name: str, fields: Mapping[str, Any], keep: list[Any]) -> Any:
     """An options struct; what it points to lives as long as keep."""
-    o = ffi.new(f"struct {name} *")
-    getattr(lib, name + "_init")(o)
+    o = _struct(name)  # all zero: the defaults. Its _init() would write what a newer library has beyond it
     for field, value in fields.items():
         if field == "size" or not hasattr(o, field):
             raise TypeError(f"there is no option {field}")
@@ -334,6 +333,23 @@ class Session(_Handle):
         rc = lib.thmq_key_find(self._raw(), topic.encode(), partition, k, len(k), before_offset, s)
         return None if rc == -_errno.ENOENT else (_control(rc), _plain(s))[1]
 
+    def groups(self, topic: str) -> list[dict[str, Any]]:
+        """The groups of a topic, with their members and lag."""
+        room = 16
+        while True:
+            all_ = ffi.new("struct thmq_group_info[]", room)
+            all_[0].size = ffi.sizeof("struct thmq_group_info")
+            n = _control(lib.thmq_group_list(self._raw(), topic.encode(), all_, room))
+            if n <= room:
+                break
+            room = n
+        out = []
+        for i in range(n):
+            s = _struct("thmq_group_info")
+            _control(lib.thmq_group_describe(self._raw(), topic.encode(), all_[i].name, s))
+            out.append(_plain(s))
+        return out
+
     # streams
 
     def producer(self, topic: str, *, durability: int = Durability.DEFAULT, name: str | None = None, report: bool = False,
@@ -354,6 +370,15 @@ class Session(_Handle):
         if backoff:
             fields["backoff_ns"], fields["backoff_count"] = ffi.new("uint64_t[]", [_ns(b) for b in backoff]), len(backoff)
         return Consumer(self, topic, group, fields, keep)
+
+    def reply(self, request: Message, data: Bytes, **options: Any) -> None:
+        """Answers a request: a message that somebody sent by Producer.call(). Acknowledge it behind that."""
+        keep: list[Any] = []
+        b, o = _bytes(data, keep), _message_options(options, keep) if options else ffi.NULL
+        request._here()
+        while (rc := lib.thmq_reply(self._raw(), request._c, b, len(b), o)) == -_errno.EAGAIN:
+            self.wait(0.01)
+        _data(rc, "thmq_reply")
 
     # what happens
 
@@ -474,6 +499,17 @@ class Producer(_Stream):
             return None
         self._last = _data(rc, "thmq_send")
         return rc
+
+    def call(self, data: Bytes, timeout: float = 30.0, **options: Any) -> bytes:
+        """Sends a request, and waits for its answer."""
+        keep: list[Any] = []
+        b, o = _bytes(data, keep), _message_options(options, keep) if options else ffi.NULL
+        r = ffi.new("struct thmq_response *")
+        _data(lib.thmq_call(self._raw(), b, len(b), o, _ns(timeout), r), "thmq_call")
+        try:
+            return bytes(ffi.buffer(r.message.data, r.message.len)) if r.message.len else b""
+        finally:
+            lib.thmq_response_release(self._session._raw(), r, 1)
 
     def claim(self, length: int, **options: Any) -> Claim:
         """Room in the library's memory: with producer.claim(5) as room: room[:] = b"hello". Sent at the end of the with statement."""

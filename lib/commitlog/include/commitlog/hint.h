@@ -33,15 +33,10 @@ void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
  */
 bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view *ret_view);
 
+/* thmq_log_read_hit() of the record at @offset, wherever it is: -ENOENT there is none, and none is being read. */
+int thmqi_log_read_at(struct thmq_log_reader *reader, uint64_t offset, struct thmq_log_view *ret_view, struct thmq_record_view *ret_record);
+
 /* All below was returned, or passed over for its tags. */
 uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader);
-
-/* For thmq_log_read_hit(): the record at @offset, wherever it is. */
-#define THMQI_HIT_NO_PLACE UINT64_MAX
-
-static inline struct thmq_log_hit thmqi_log_hit_at(uint64_t offset)
-{
-	return (struct thmq_log_hit){.offset = offset, .internal = {THMQI_HIT_NO_PLACE, 0}};
-}
 
 #endif

@@ -24,6 +24,7 @@ enum thmqi_log_defect {
 	THMQI_LOG_PLAIN_VOTE = 8192,    /* vote is not flushed before what depends on it */
 	THMQI_LOG_EARLY_DROP = 16384,   /* a segment goes before what was appended again of it is durable */
 	THMQI_LOG_NO_KEYS = 32768,      /* no defect: segments have more keys than are kept */
+	THMQI_LOG_EARLY_OVER = 131072,  /* what is the newest of its key and not needed goes, though older ones are left */
 	THMQI_LOG_EARLY_PARTS = 65536   /* no defect: a part of the open segment's index is made each 256 KiB */
 };
 

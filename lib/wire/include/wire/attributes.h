@@ -13,7 +13,15 @@
 
 /* Flags that a client may set. A body with others, but for THMQ_RECORD_PART, cannot be read. */
 #define THMQI_RECORD_EXPECT (THMQ_RECORD_EXPECT_END | THMQ_RECORD_EXPECT_KEY)
-#define THMQI_RECORD_KNOWN (THMQI_RECORD_EXPECT | THMQ_RECORD_TTL | THMQ_RECORD_HEADERS)
+#define THMQI_RECORD_KNOWN (THMQI_RECORD_EXPECT | THMQ_RECORD_TTL | THMQ_RECORD_HEADERS | THMQ_RECORD_PACKED)
+
+/* The last of the attributes: right before the payload. */
+struct thmqi_packed {
+	uint32_t len; /* of the payload, once it is unpacked */
+	uint8_t codec; /* enum thmq_compression; NONE: it is as it was */
+	uint8_t reserved[3];
+};
+_Static_assert(sizeof(struct thmqi_packed) == 8, "as in doc/format.md");
 
 /*
  * A message that is larger than a batch is stored as records with consecutive offsets, one in each of as many runs. Behind key and
@@ -32,9 +40,15 @@ struct thmqi_attributes {
 	uint64_t ttl_ns;        /* 0: none */
 	const uint8_t *headers; /* NULL: none */
 	uint32_t headers_len;
+	uint32_t codec; /* enum thmq_compression */
+	uint32_t unpacked_len; /* if it is not NONE */
 	uint32_t len; /* of all; the payload is behind them */
 };
 
+/* Which part of a message @record is. False: it is none. */
+bool thmqi_part_of(const struct thmq_record_view *record, struct thmqi_part *ret_part);
+/* Is @record part @number of the message that @part is of? */
+bool thmqi_part_is(const struct thmq_record_view *record, const struct thmqi_part *part, uint32_t number);
 /* Is @run a part of a message, and not its last? Its payload follows it, of run->len bytes. */
 bool thmqi_run_is_inner_part(const struct thmq_run_header *run);
 

@@ -244,7 +244,7 @@ static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t coun
 
 enum thmqi_op {
 	THMQI_OP_TOPIC_CREATE =
-		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_*, ttl_ns */
+		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_*, ttl_ns, tombstone_ns */
 	THMQI_OP_TOPIC_DELETE = 2, /* meta; name */
 	THMQI_OP_TOPIC_LIST =
 		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
@@ -296,6 +296,7 @@ struct thmqi_request {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
+	uint64_t tombstone_ns;
 	uint64_t member; /* chosen by the client, by chance; 0: it does not come back */
 	uint64_t before_offset;
 	char name[256];  /* NUL-terminated */
@@ -315,6 +316,7 @@ struct thmqi_topic_entry {
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
+	uint64_t tombstone_ns; /* 0: it is not compacted */
 	char name[256];
 };
 
