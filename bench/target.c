@@ -73,6 +73,7 @@ void target_open(struct target *t, const struct bench *b, const struct target_op
 	check("create topic", thmq_topic_create(t->session, TOPIC, &to));
 	thmq_producer_opts_init(&p);
 	p.durability = opts->durability;
+	p.compression = opts->compression;
 	check("open producer", thmq_producer_open(t->session, TOPIC, &p, &t->producer));
 	if (opts->consumer)
 		open_consumer(t);

@@ -22,6 +22,7 @@ struct target_opts {
 	uint32_t topic_flags;  /* THMQ_TOPIC_VOLATILE */
 	uint32_t visible_at;   /* enum thmq_durability */
 	uint32_t durability;   /* of the producer */
+	uint32_t compression;  /* likewise, enum thmq_compression */
 	uint64_t window_bytes; /* of the session */
 	uint32_t window_count;
 	bool consumer; /* open one, at the end of the topic */

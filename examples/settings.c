@@ -30,7 +30,8 @@ static void take(const struct thmq_message *m)
 
 	for (i = 0; i < NAMES; i++)
 		if (m->key_len == strlen(names[i]) && memcmp(m->key, names[i], m->key_len) == 0)
-			snprintf(table[i], sizeof(table[i]), "%.*s", (int)m->len, (const char *)m->data);
+			snprintf(table[i], sizeof(table[i]), "%.*s", (int)m->len,
+				 (const char *)m->data);
 }
 
 /* All up to the end, as it is now. */
@@ -39,7 +40,8 @@ static int read_table(struct thmq_consumer *reader)
 	struct thmq_message m;
 	int n;
 
-	while ((n = thmq_fetch(reader, &m, 1)) == 1 || (n == 0 && thmq_session_wait(session, SECOND / 5) == 1)) {
+	while ((n = thmq_fetch(reader, &m, 1)) == 1 ||
+	       (n == 0 && thmq_session_wait(session, SECOND / 5) == 1)) {
 		if (n == 0)
 			continue;
 		take(&m);
@@ -58,13 +60,14 @@ int main(void)
 	if (thmq_env_open(&env, NULL) ||
 	    thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = "settings-data"), &broker) ||
 	    thmq_connect(env, "inproc://", NULL, &session) ||
-	    thmq_topic_create(session, "settings",
-			      THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_IF_ABSENT)) ||
+	    thmq_topic_create(
+		    session, "settings",
+		    THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_IF_ABSENT)) ||
 	    thmq_producer_open(session, "settings", NULL, &producer) ||
 	    thmq_consumer_open(session, "settings", NULL, NULL, &reader))
 		return fprintf(stderr, "%s\n", thmq_errmsg()), 1;
-	if (set("color", "blue") || set("size", "large") || set("color", "green") || set("theme", "dark") ||
-	    set("theme", NULL) || read_table(reader))
+	if (set("color", "blue") || set("size", "large") || set("color", "green") ||
+	    set("theme", "dark") || set("theme", NULL) || read_table(reader))
 		return fprintf(stderr, "something failed\n"), 1;
 	for (i = 0; i < NAMES; i++)
 		printf("%s = %s\n", names[i], *table[i] ? table[i] : "(not set)");

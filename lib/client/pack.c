@@ -19,8 +19,10 @@ struct codec {
 	const char *name, *library;
 	int (*open)(struct thmqi_pack *pack, void *library);
 	void (*close)(struct thmqi_pack *pack);
-	uint32_t (*pack)(struct thmqi_pack *pack, const void *from, uint32_t len, void *to, uint32_t room);
-	int64_t (*unpack)(struct thmqi_pack *pack, const void *from, uint32_t len, void *to, uint32_t room);
+	uint32_t (*pack)(struct thmqi_pack *pack, const void *from, uint32_t len, void *to,
+			 uint32_t room);
+	int64_t (*unpack)(struct thmqi_pack *pack, const void *from, uint32_t len, void *to,
+			  uint32_t room);
 };
 
 struct thmqi_pack {
@@ -56,7 +58,8 @@ struct symbol {
 	size_t place; /* in struct thmqi_pack */
 };
 
-static __attribute__((unused)) int load(struct thmqi_pack *p, void *library, const struct symbol *symbols, uint32_t count)
+static __attribute__((unused)) int load(struct thmqi_pack *p, void *library,
+					const struct symbol *symbols, uint32_t count)
 {
 	uint32_t i;
 
@@ -70,7 +73,10 @@ static __attribute__((unused)) int load(struct thmqi_pack *p, void *library, con
 	return 0;
 }
 
-#define SYMBOL(call, member) {#call, offsetof(struct thmqi_pack, member)}
+#define SYMBOL(call, member)                                                                       \
+	{                                                                                          \
+#call, offsetof(struct thmqi_pack, member)                                         \
+	}
 
 /* --------------------------------------------------------------------- LZ4 */
 
@@ -93,7 +99,8 @@ static void lz4_close(struct thmqi_pack *p)
 	free(p->context);
 }
 
-static uint32_t lz4_pack(struct thmqi_pack *p, const void *from, uint32_t len, void *to, uint32_t room)
+static uint32_t lz4_pack(struct thmqi_pack *p, const void *from, uint32_t len, void *to,
+			 uint32_t room)
 {
 	/* its level is an acceleration: the higher the faster, and the larger */
 	int n = p->lz4.pack(p->context, from, to, (int)len, (int)room, THMQI_MAX(p->level, 1));
@@ -101,13 +108,20 @@ static uint32_t lz4_pack(struct thmqi_pack *p, const void *from, uint32_t len, v
 	return n > 0 ? (uint32_t)n : 0;
 }
 
-static int64_t lz4_unpack(struct thmqi_pack *p, const void *from, uint32_t len, void *to, uint32_t room)
+static int64_t lz4_unpack(struct thmqi_pack *p, const void *from, uint32_t len, void *to,
+			  uint32_t room)
 {
 	return p->lz4.unpack(from, to, (int)len, (int)room);
 }
-#define LZ4 {"lz4", "liblz4.so.1", lz4_open, lz4_close, lz4_pack, lz4_unpack}
+#define LZ4                                                                                        \
+	{                                                                                          \
+		"lz4", "liblz4.so.1", lz4_open, lz4_close, lz4_pack, lz4_unpack                    \
+	}
 #else
-#define LZ4 {.name = "lz4"}
+#define LZ4                                                                                        \
+	{                                                                                          \
+		.name = "lz4"                                                                      \
+	}
 #endif
 
 /* -------------------------------------------------------------------- Zstd */
@@ -117,15 +131,16 @@ static int64_t lz4_unpack(struct thmqi_pack *p, const void *from, uint32_t len, 
 
 static int zstd_open(struct thmqi_pack *p, void *library)
 {
-	static const struct symbol symbols[] = {SYMBOL(ZSTD_createCCtx, zstd.make_packer),
-						SYMBOL(ZSTD_freeCCtx, zstd.free_packer),
-						SYMBOL(ZSTD_CCtx_setParameter, zstd.set),
-						SYMBOL(ZSTD_compress2, zstd.pack),
-						SYMBOL(ZSTD_createDCtx, zstd.make_unpacker),
-						SYMBOL(ZSTD_freeDCtx, zstd.free_unpacker),
-						SYMBOL(ZSTD_decompressDCtx, zstd.unpack),
-						SYMBOL(ZSTD_isError, zstd.is_error),
-						SYMBOL(ZSTD_getFrameContentSize, zstd.content_size)};
+	static const struct symbol symbols[] = {
+		SYMBOL(ZSTD_createCCtx, zstd.make_packer),
+		SYMBOL(ZSTD_freeCCtx, zstd.free_packer),
+		SYMBOL(ZSTD_CCtx_setParameter, zstd.set),
+		SYMBOL(ZSTD_compress2, zstd.pack),
+		SYMBOL(ZSTD_createDCtx, zstd.make_unpacker),
+		SYMBOL(ZSTD_freeDCtx, zstd.free_unpacker),
+		SYMBOL(ZSTD_decompressDCtx, zstd.unpack),
+		SYMBOL(ZSTD_isError, zstd.is_error),
+		SYMBOL(ZSTD_getFrameContentSize, zstd.content_size)};
 	int rc = load(p, library, symbols, THMQI_ARRAY_COUNT(symbols));
 
 	if (rc)
@@ -133,8 +148,10 @@ static int zstd_open(struct thmqi_pack *p, void *library)
 	p->context = p->packs ? (void *)p->zstd.make_packer() : (void *)p->zstd.make_unpacker();
 	if (!p->context)
 		return -ENOMEM;
-	if (p->packs && (p->zstd.is_error(p->zstd.set(p->context, ZSTD_c_compressionLevel, p->level ? p->level : 1)) ||
-			 p->zstd.is_error(p->zstd.set(p->context, ZSTD_c_windowLog, WINDOW_LOG_MAX))))
+	if (p->packs &&
+	    (p->zstd.is_error(
+		     p->zstd.set(p->context, ZSTD_c_compressionLevel, p->level ? p->level : 1)) ||
+	     p->zstd.is_error(p->zstd.set(p->context, ZSTD_c_windowLog, WINDOW_LOG_MAX))))
 		return -EINVAL;
 	return 0;
 }
@@ -147,22 +164,30 @@ static void zstd_close(struct thmqi_pack *p)
 		p->zstd.free_unpacker(p->context);
 }
 
-static uint32_t zstd_pack(struct thmqi_pack *p, const void *from, uint32_t len, void *to, uint32_t room)
+static uint32_t zstd_pack(struct thmqi_pack *p, const void *from, uint32_t len, void *to,
+			  uint32_t room)
 {
 	size_t n = p->zstd.pack(p->context, to, room, from, len);
 
 	return p->zstd.is_error(n) ? 0 : (uint32_t)n;
 }
 
-static int64_t zstd_unpack(struct thmqi_pack *p, const void *from, uint32_t len, void *to, uint32_t room)
+static int64_t zstd_unpack(struct thmqi_pack *p, const void *from, uint32_t len, void *to,
+			   uint32_t room)
 {
 	size_t n = p->zstd.unpack(p->context, to, room, from, len);
 
 	return p->zstd.is_error(n) ? -1 : (int64_t)n;
 }
-#define ZSTD {"zstd", "libzstd.so.1", zstd_open, zstd_close, zstd_pack, zstd_unpack}
+#define ZSTD                                                                                       \
+	{                                                                                          \
+		"zstd", "libzstd.so.1", zstd_open, zstd_close, zstd_pack, zstd_unpack              \
+	}
 #else
-#define ZSTD {.name = "zstd"}
+#define ZSTD                                                                                       \
+	{                                                                                          \
+		.name = "zstd"                                                                     \
+	}
 #endif
 
 /* --------------------------------------------------------------------- both */
@@ -211,14 +236,16 @@ void thmqi_pack_close(struct thmqi_pack *pack)
 	free(pack);
 }
 
-uint32_t thmqi_pack(struct thmqi_pack *pack, const void *from, uint32_t len, void *to, uint32_t room)
+uint32_t thmqi_pack(struct thmqi_pack *pack, const void *from, uint32_t len, void *to,
+		    uint32_t room)
 {
 	return room ? pack->codec->pack(pack, from, len, to, room) : 0;
 }
 
 int thmqi_unpack(struct thmqi_pack *pack, const void *from, uint32_t len, void *to, uint32_t to_len)
 {
-	return pack->codec->unpack(pack, from, len, to, to_len) == (int64_t)to_len ? 0 : -THMQ_ECORRUPT;
+	return pack->codec->unpack(pack, from, len, to, to_len) == (int64_t)to_len ? 0
+										   : -THMQ_ECORRUPT;
 }
 
 bool thmqi_pack_may_be(struct thmqi_pack *pack, const void *from, uint32_t len, uint32_t to_len)

@@ -285,10 +285,17 @@ static __attribute__((noinline)) void place_pack(struct thmq_producer *p, struct
 
 /* ------------------------------------------------------------------- place */
 
-/* Compiled once for messages with options and once for those without. @staged: what is packed is written elsewhere first. */
+/* How a payload goes to its place. */
+enum packing {
+	AS_IT_IS,
+	PACKED, /* from where the app has it */
+	STAGED  /* it is a claim, which is packed when it is committed */
+};
+
+/* Compiled once for messages with options and once for those without, and for each packing. */
 static inline __attribute__((always_inline)) int place_take(struct thmq_producer *p,
 							    const struct thmq_message_opts *opts,
-							    uint32_t len, bool staged, struct place *ret)
+							    uint32_t len, enum packing packing, struct place *ret)
 {
 	struct thmq_session *s = p->session;
 	uint32_t level, index, head, bytes;
@@ -316,7 +323,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	rc = link_of(p, index, &l);
 	if (thmqi_unlikely(rc))
 		return rc;
-	if (thmqi_unlikely(p->pack != NULL) && place_packs(p, l, len)) {
+	if (packing != AS_IT_IS && place_packs(p, l, len)) {
 		ret->has |= THMQ_RECORD_PACKED;
 		ret->has_len += (uint32_t)sizeof(struct thmqi_packed);
 	}
@@ -325,7 +332,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 		return -EMSGSIZE;
 	head = THMQI_ALIGN_UP(head_of(ret), 8u);
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
-	if (staged && thmqi_unlikely(ret->has & THMQ_RECORD_PACKED))
+	if (packing == STAGED && ret->has & THMQ_RECORD_PACKED)
 		bytes += THMQI_ALIGN_UP(len, 8u);
 	if (thmqi_unlikely(bytes > l->wire->area_bytes))
 		return -EMSGSIZE;
@@ -463,15 +470,15 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 _Static_assert(THMQ_HEADERS_MAX + 64 <= UINT16_MAX, "bytes of attributes");
 _Static_assert(THMQI_RECORD_KNOWN < 0x80, "attributes");
 
-int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
-		       struct thmq_claim *ret_claim)
+static inline __attribute__((always_inline)) int claim_one(struct thmq_producer *p, const struct thmq_message_opts *opts,
+							   uint32_t len, enum packing packing, struct thmq_claim *ret_claim)
 {
 	struct place m;
-	int rc = place_take(p, opts, len, true, &m);
+	int rc = place_take(p, opts, len, packing, &m);
 
 	if (thmqi_unlikely(rc))
 		return rc;
-	ret_claim->data = thmqi_unlikely(m.has & THMQ_RECORD_PACKED) ? staged_at(&m) : m.first + head_of(&m);
+	ret_claim->data = packing == STAGED && m.has & THMQ_RECORD_PACKED ? staged_at(&m) : m.first + head_of(&m);
 	ret_claim->len = len;
 	ret_claim->partition = m.index;
 	ret_claim->internal[0] = m.link->slot_head - 1;
@@ -482,6 +489,19 @@ int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *
 	m.slot->life = m.link->life;
 	p->open_claims++;
 	return 0;
+}
+
+static __attribute__((noinline)) int claim_staged(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
+						  struct thmq_claim *ret_claim)
+{
+	return claim_one(p, opts, len, STAGED, ret_claim);
+}
+
+int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
+		       struct thmq_claim *ret_claim)
+{
+	return thmqi_unlikely(p->pack != NULL) ? claim_staged(p, opts, len, ret_claim)
+					       : claim_one(p, opts, len, AS_IT_IS, ret_claim);
 }
 
 /* What @claim tells, if it is one of @p that is neither committed nor aborted. */
@@ -569,15 +589,15 @@ int thmqi_client_abort(struct thmq_producer *p, struct thmq_claim *claim)
 
 static inline __attribute__((always_inline)) int64_t send_one(struct thmq_producer *p,
 							      const void *data, uint32_t len,
-							      const struct thmq_message_opts *opts)
+							      const struct thmq_message_opts *opts, enum packing packing)
 {
 	struct place m;
 	int64_t seq;
-	int rc = place_take(p, opts, len, false, &m);
+	int rc = place_take(p, opts, len, packing, &m);
 
 	if (thmqi_unlikely(rc))
 		return rc;
-	if (thmqi_unlikely(m.has & THMQ_RECORD_PACKED))
+	if (packing == PACKED && m.has & THMQ_RECORD_PACKED)
 		place_pack(p, &m, data);
 	else if (len)
 		memcpy(m.first + head_of(&m), data, len);
@@ -587,10 +607,18 @@ static inline __attribute__((always_inline)) int64_t send_one(struct thmq_produc
 	return seq;
 }
 
+static __attribute__((noinline)) int64_t send_packed(struct thmq_producer *p, const void *data, uint32_t len,
+						     const struct thmq_message_opts *opts)
+{
+	return send_one(p, data, len, opts, PACKED);
+}
+
 int64_t thmqi_client_send(struct thmq_producer *p, const void *data, uint32_t len,
 			  const struct thmq_message_opts *opts)
 {
-	return opts ? send_one(p, data, len, opts) : send_one(p, data, len, NULL);
+	if (thmqi_unlikely(p->pack != NULL))
+		return send_packed(p, data, len, opts);
+	return opts ? send_one(p, data, len, opts, AS_IT_IS) : send_one(p, data, len, NULL, AS_IT_IS);
 }
 
 /* ------------------------------------------------------------- what became */

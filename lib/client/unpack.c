@@ -91,9 +91,11 @@ static int room(struct thmq_consumer *c, struct delivered *d, uint32_t bytes, ui
 	return 0;
 }
 
-int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a)
+int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m,
+			 const struct thmqi_attributes *a)
 {
-	struct thmqi_pack **pack = a->codec < THMQI_ARRAY_COUNT(c->unpackers) ? &c->unpackers[a->codec] : NULL;
+	struct thmqi_pack **pack =
+		a->codec < THMQI_ARRAY_COUNT(c->unpackers) ? &c->unpackers[a->codec] : NULL;
 	uint8_t *to;
 	int rc;
 
@@ -103,7 +105,8 @@ int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct th
 	if (rc)
 		return rc;
 	/* before there is any room for it */
-	if (a->unpacked_len > THMQI_MESSAGE_MAX || !thmqi_pack_may_be(*pack, m->data, m->len, a->unpacked_len))
+	if (a->unpacked_len > THMQI_MESSAGE_MAX ||
+	    !thmqi_pack_may_be(*pack, m->data, m->len, a->unpacked_len))
 		return -THMQ_ECORRUPT;
 	rc = room(c, d, a->unpacked_len, &to);
 	rc = rc ? rc : thmqi_unpack(*pack, m->data, m->len, to, a->unpacked_len);

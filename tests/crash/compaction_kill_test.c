@@ -42,10 +42,14 @@ static bool is_deletion(uint64_t version)
 static void open_all(uint32_t cores)
 {
 	CHECK(thmq_env_open(&p.env, THMQ_ENV_OPTS(.core_count = cores)) == 0);
-	CHECK(thmq_broker_open(p.env, THMQ_BROKER_OPTS(.data_dir = dir, .shard_count = 1, .segment_bytes = 1u << 20), &p.broker) == 0);
+	CHECK(thmq_broker_open(p.env,
+			       THMQ_BROKER_OPTS(.data_dir = dir, .shard_count = 1,
+						.segment_bytes = 1u << 20),
+			       &p.broker) == 0);
 	CHECK(thmq_connect(p.env, "inproc://", NULL, &p.session) == 0);
 	CHECK(thmq_topic_create(p.session, "t",
-				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_IF_ABSENT, .tombstone_ns = 200 * MS)) == 0);
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_IF_ABSENT,
+						.tombstone_ns = 200 * MS)) == 0);
 }
 
 /* Versions in flight, by sequence. */
@@ -72,11 +76,13 @@ static void publish(uint32_t cores)
 		shared->version = version; /* given out before it is sent */
 		shared->sent[key] = version;
 		while ((uint64_t)last - mark >= OUT - 1 ||
-		       (seq = thmq_send(producer, data, is_deletion(version) ? 0 : (uint32_t)(16 + version % 11000),
+		       (seq = thmq_send(producer, data,
+					is_deletion(version) ? 0 : (uint32_t)(16 + version % 11000),
 					THMQ_MESSAGE_OPTS(.key = &key, .key_len = 8))) == -EAGAIN) {
 			CHECK(thmq_poll(p.env, 1000000) >= 0 || cores);
 			for (; mark < (uint64_t)thmq_watermark(producer); mark++)
-				shared->acked[out[(mark + 1) % OUT].key] = out[(mark + 1) % OUT].version;
+				shared->acked[out[(mark + 1) % OUT].key] =
+					out[(mark + 1) % OUT].version;
 		}
 		CHECK(seq > 0);
 		last = seq;
@@ -107,7 +113,8 @@ static void check(void)
 	CHECK(thmq_data_scan(dir, &visitor, &findings) == 0 && !findings);
 	open_all(0);
 	CHECK(thmq_partition_describe(p.session, "t", 0, NULL, &info) == 0);
-	CHECK(thmq_consumer_open(p.session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
+	CHECK(thmq_consumer_open(p.session, "t", NULL,
+				 THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
 	memset(seen, 0, sizeof(seen));
 	while (next < info.end_offset && idle < 100) { /* the last offsets may be holes */
 		n = thmq_fetch(reader, &m, 1);
@@ -125,7 +132,8 @@ static void check(void)
 		seen[key] = UINT64_MAX;
 		if (m.len) {
 			memcpy(is, m.data, sizeof(is));
-			CHECK(is[0] == key && is[1] > last[key] && is[1] <= shared->version && !is_deletion(is[1]));
+			CHECK(is[0] == key && is[1] > last[key] && is[1] <= shared->version &&
+			      !is_deletion(is[1]));
 			seen[key] = last[key] = is[1];
 		}
 		CHECK(thmq_release(reader, &m, 1) == 0);
@@ -163,7 +171,8 @@ static void one_kill(uint32_t round)
 		nap(MS);
 	nap((uint64_t)(random() % 250) * MS);
 	kill(pid, SIGKILL);
-	CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) &&
+	      WTERMSIG(status) == SIGKILL);
 	check();
 }
 
@@ -173,7 +182,8 @@ int main(int argc, char **argv)
 	char command[64];
 
 	srandom((unsigned)now());
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		      0);
 	CHECK(shared != MAP_FAILED && mkdtemp(dir));
 	for (i = 0; i < kills; i++)
 		one_kill(i);

@@ -198,6 +198,37 @@ static void ack_on_its_way_when_the_device_fails(void)
 	thmq_env_close(w.env, SECOND);
 }
 
+/* Whoever comes and goes meanwhile does not keep the broker from looking. */
+static void silent_member_while_others_join(void)
+{
+	struct thmq_session *silent, *busy;
+	struct thmq_consumer *c, *heir, *other;
+	struct thmq_message m[8];
+	struct world w;
+	uint64_t end;
+	int n, got = 0;
+
+	up(&w);
+	publish(&w, 5);
+	MUST(thmq_connect(w.env, "inproc://", NULL, &silent));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &busy));
+	MUST(thmq_consumer_open(silent, "t", "g",
+				THMQ_CONSUMER_OPTS(.session_timeout_ns = SECOND / 4), &c));
+	MUST(thmq_consumer_open(w.session, "t", "g", NULL, &heir));
+	end = now() + 8 * SECOND;
+	while (got < 10 && now() < end) { /* five of them are the silent one's */
+		MUST(thmq_consumer_open(busy, "t", "h", NULL, &other));
+		MUST(thmq_consumer_close(other, SECOND));
+		n = thmq_fetch(heir, m, 8);
+		MUST(n);
+		got += n;
+		MUST(thmq_release(heir, m, (uint32_t)n));
+		thmq_session_wait(w.session, SECOND / 50);
+	}
+	CHECK(got == 10);
+	thmq_env_close(w.env, SECOND);
+}
+
 static void close_while_the_device_does_not_answer(void)
 {
 	struct thmq_broker *other;
@@ -230,6 +261,7 @@ int main(int argc, char **argv)
 		{"close_while_the_device_does_not_answer", close_while_the_device_does_not_answer},
 		{"join_given_up", join_given_up},
 		{"silent_member_is_told", silent_member_is_told},
+		{"silent_member_while_others_join", silent_member_while_others_join},
 		{"ack_on_its_way_when_the_device_fails", ack_on_its_way_when_the_device_fails},
 	};
 

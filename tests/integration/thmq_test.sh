@@ -97,6 +97,19 @@ has err 'kept for 14d, not 15d'
 check "if absent, kept for ever" 1 "$thmq" topic create --if-absent --retention-bytes 1500 "$d" t
 has err 'all of each partition kept, not 1500 bytes'
 check "delete it" 0 "$thmq" topic delete "$d" kept
+check "compacted" 0 "$thmq" topic create --compact --tombstones 2h "$d" latest
+check "compacted, described" 0 "$thmq" topic describe "$d" latest; has out 'the newest of each key, deleted ones for 2h$'
+check "compacted, as JSON" 0 "$thmq" topic list --json "$d"; has out '"name":"latest".*"compact":true,"tombstone_ns":7200000000000'
+check "if absent, compacted" 1 "$thmq" topic create --if-absent --compact "$d" t; has err 'not compacted'
+check "tombstones of what is not" 2 "$thmq" topic create --tombstones 2h "$d" other; has err -- --compact
+check "by no codec" 2 "$thmq" pub --compress zip "$d" latest "$dir/in"; has err 'none, lz4 or zstd'
+printf 'k:%s\nk:\n' "$long$long" >"$dir/packed"
+if "$thmq" pub --compress zstd --key-separator : "$d" latest "$dir/packed" >"$dir/out" 2>"$dir/err"; then
+	check "unpacked by who reads" 0 "$thmq" sub "$d" latest; has out "$long$long"
+else
+	has err 'zstd' # this machine has it not
+fi
+check "delete that too" 0 "$thmq" topic delete "$d" latest
 check "an empty topic" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0 or more'
 check "a file that is not there" 1 "$thmq" pub "$d" t "$dir/in" "$dir/none"; has err 'none: No such file'
 check "a folder as a file" 1 "$thmq" pub "$d" t "$dir/in" "$dir"; has err 'directory'

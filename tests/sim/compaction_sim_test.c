@@ -35,6 +35,7 @@ static struct {
 	struct sent sent[2][SENT_MAX];      /* by sequence */
 	uint64_t noted[2];                  /* watermarks that were taken in */
 	struct thmq_consumer *follower;     /* of a group: its table is kept up by what it reads */
+	struct thmq_consumer *worker;       /* of a shared one: it is done with all, whatever has gone */
 	struct thmqi_prng prng;
 	uint64_t seed;
 	uint32_t version;
@@ -70,13 +71,18 @@ static void open_clients(void)
 
 	CHECK(thmq_connect(w.env, "inproc://", NULL, &w.session) == 0);
 	CHECK(thmq_topic_create(w.session, "t",
-				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_IF_ABSENT, .partition_count = PARTITIONS,
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_IF_ABSENT,
+						.partition_count = PARTITIONS,
 						.tombstone_ns = TOMBSTONE)) == 0);
-	CHECK(thmq_topic_create(w.session, "noise", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .retention_ns = 1)) == 0);
+	CHECK(thmq_topic_create(
+		      w.session, "noise",
+		      THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .retention_ns = 1)) == 0);
 	for (i = 0; i < 2; i++) {
-		int rc = thmq_producer_open(w.session, "t",
-					    THMQ_PRODUCER_OPTS(.compression = i ? THMQ_COMPRESSION_ZSTD : THMQ_COMPRESSION_NONE),
-					    &w.producers[i]);
+		int rc = thmq_producer_open(
+			w.session, "t",
+			THMQ_PRODUCER_OPTS(.compression = i ? THMQ_COMPRESSION_ZSTD
+							    : THMQ_COMPRESSION_NONE),
+			&w.producers[i]);
 
 		w.packs = rc == 0;
 		if (rc == -EOPNOTSUPP)
@@ -85,13 +91,16 @@ static void open_clients(void)
 		w.noted[i] = 0;
 	}
 	CHECK(thmq_consumer_open(w.session, "t", "follower", NULL, &w.follower) == 0);
+	CHECK(thmq_consumer_open(w.session, "t", "workers", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &w.worker) == 0);
 }
 
 static void start(void)
 {
-	CHECK(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 128u << 20), thmqi_disk_sim_world(w.sim), &w.env) == 0);
+	CHECK(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 128u << 20),
+				 thmqi_disk_sim_world(w.sim), &w.env) == 0);
 	CHECK(thmq_broker_open(w.env,
-			       THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 1, .segment_bytes = 1u << 20,
+			       THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 1,
+						.segment_bytes = 1u << 20,
 						.batch_bytes = 128u << 10, .cache_bytes = 1u << 20),
 			       &w.broker) == 0);
 	open_clients();
@@ -119,7 +128,8 @@ static void note_acked(uint32_t p)
 	}
 }
 
-static void send(uint32_t p, uint32_t key, enum kind kind, uint32_t len, const struct thmq_message_opts *more)
+static void send(uint32_t p, uint32_t key, enum kind kind, uint32_t len,
+		 const struct thmq_message_opts *more)
 {
 	uint64_t name = key;
 	struct thmq_message_opts o = more ? *more : (struct thmq_message_opts){.size = sizeof(o)};
@@ -188,7 +198,8 @@ static uint32_t version_of(const struct thmq_message *m, uint32_t *ret_key)
 		return 0;
 	CHECK(m->len >= sizeof(is));
 	memcpy(is, m->data, sizeof(is));
-	CHECK(is[0] == key && is[1] && is[1] <= w.version && w.key_of[is[1]] == key && w.kind[is[1]] == VALUE);
+	CHECK(is[0] == key && is[1] && is[1] <= w.version && w.key_of[is[1]] == key &&
+	      w.kind[is[1]] == VALUE);
 	for (i = sizeof(is); i < m->len; i += 1 + m->len / 64)
 		CHECK(((const uint8_t *)m->data)[i] == 'a' + key % 20);
 	return is[1];
@@ -217,7 +228,8 @@ static void read_all(void)
 	uint32_t rising[KEYS] = {0};
 
 	memset(w.seen, 0, sizeof(w.seen));
-	CHECK(thmq_consumer_open(w.session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
+	CHECK(thmq_consumer_open(w.session, "t", NULL,
+				 THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
 	/* the last offsets may be holes: nothing comes for them */
 	while (idle < 400) {
 		int n = thmq_fetch(c, &m, 1);
@@ -263,7 +275,8 @@ static void check_newest(void)
 		if (!acked)
 			continue;
 		if (seen && seen != UINT32_MAX)
-			CHECK(seen >= acked); /* else the last one is lost, or an older one has come back */
+			CHECK(seen >=
+			      acked); /* else the last one is lost, or an older one has come back */
 		else
 			CHECK(deleted_since(k, acked));
 	}
@@ -278,7 +291,8 @@ static void check_keys(void)
 
 	for (k = 0; k < KEYS; k += 1 + below(4)) {
 		name = k;
-		rc = thmq_key_find(w.session, "t", UINT32_MAX, &name, sizeof(name), UINT64_MAX, &info);
+		rc = thmq_key_find(w.session, "t", UINT32_MAX, &name, sizeof(name), UINT64_MAX,
+				   &info);
 		if (w.seen[k] == UINT32_MAX) /* that it was deleted may be over by now */
 			CHECK(rc == -ENOENT || (rc == 0 && info.offset == w.seen_offset[k]));
 		else if (w.seen[k])
@@ -291,7 +305,8 @@ static void check_keys(void)
 		k = below(KEYS);
 	while (w.seen[k] == UINT32_MAX);
 	send(0, k, VALUE, 100,
-	     &(struct thmq_message_opts){.flags = THMQ_MESSAGE_EXPECT_KEY, .expected = w.seen[k] ? w.seen_offset[k] : UINT64_MAX});
+	     &(struct thmq_message_opts){.flags = THMQ_MESSAGE_EXPECT_KEY,
+					 .expected = w.seen[k] ? w.seen_offset[k] : UINT64_MAX});
 	settle();
 }
 
@@ -322,6 +337,34 @@ static void follow(bool certain)
 			CHECK(w.kind[w.acked[k]] == VALUE ? w.table[k] == w.acked[k] : !w.table[k]);
 }
 
+/* Of a shared group nothing is left to do, though offsets are missing. */
+static void work(void)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_message m;
+	uint32_t idle = 0, key, i;
+	int n;
+
+	while (idle < 200) {
+		n = thmq_fetch(w.worker, &m, 1);
+		CHECK(n >= 0);
+		if (!n) {
+			idle++;
+			thmq_poll(w.env, 1000000);
+			continue;
+		}
+		idle = 0;
+		version_of(&m, &key);
+		CHECK(thmq_ack(w.worker, &m) == 0);
+		CHECK(thmq_release(w.worker, &m, 1) == 0);
+	}
+	CHECK(thmq_consumer_flush(w.worker, 60 * SECOND) == 0);
+	for (i = 0; i < PARTITIONS; i++) {
+		CHECK(thmq_partition_describe(w.session, "t", i, "workers", &info) == 0);
+		CHECK(info.lag == 0);
+	}
+}
+
 /* ------------------------------------------------------------------------ runs */
 
 /* What a cut took back was not acknowledged: what is there now is what counts. */
@@ -333,8 +376,10 @@ static void adopt(void)
 		if (w.seen[k] && w.seen[k] != UINT32_MAX && w.seen[k] > w.acked[k])
 			w.acked[k] = w.seen[k];
 		else if (w.seen[k] == UINT32_MAX)
-			while (deleted_since(k, w.acked[k] + 1) && (!w.acked[k] || w.kind[w.acked[k]] == VALUE))
-				while (w.kind[++w.acked[k]] != DELETION || w.key_of[w.acked[k]] != k)
+			while (deleted_since(k, w.acked[k] + 1) &&
+			       (!w.acked[k] || w.kind[w.acked[k]] == VALUE))
+				while (w.kind[++w.acked[k]] != DELETION ||
+				       w.key_of[w.acked[k]] != k)
 					;
 }
 
@@ -377,6 +422,8 @@ static void run(uint64_t seed)
 		check_newest();
 		check_keys();
 		follow(false);
+		if (round % 2)
+			work();
 	}
 	/* all is deleted, and nothing is left of it but what lies in the last segments */
 	for (k = 0; k < KEYS; k++)
@@ -399,7 +446,9 @@ static void run(uint64_t seed)
 int main(int argc, char **argv)
 {
 	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : getenv("THMQ_TEST_FULL") ? 200 : 3;
+	uint64_t count = argc > 2                   ? strtoull(argv[2], NULL, 10)
+			 : getenv("THMQ_TEST_FULL") ? 200
+						    : 3;
 	uint64_t seed;
 
 	for (seed = first; seed < first + count; seed++)

@@ -14,11 +14,13 @@ static uint8_t from[200000], to[200000 + 4096], back[200000 + BEHIND];
 static void write_text(struct thmqi_prng *p, uint32_t len, uint32_t letters)
 {
 	for (uint32_t i = 0; i < len; i++)
-		from[i] = i > 64 && thmqi_prng_below(p, 4) ? from[i - 1 - thmqi_prng_below(p, 60)]
-							    : (uint8_t)('a' + thmqi_prng_below(p, letters));
+		from[i] = i > 64 && thmqi_prng_below(p, 4)
+				  ? from[i - 1 - thmqi_prng_below(p, 60)]
+				  : (uint8_t)('a' + thmqi_prng_below(p, letters));
 }
 
-static bool open_both(uint32_t codec, struct thmqi_pack **ret_packer, struct thmqi_pack **ret_unpacker)
+static bool open_both(uint32_t codec, struct thmqi_pack **ret_packer,
+		      struct thmqi_pack **ret_unpacker)
 {
 	int rc = thmqi_pack_open(codec, true, 0, ret_packer);
 
@@ -44,16 +46,21 @@ Test(client_pack, what_is_unpacked_is_what_was_packed)
 
 			write_text(&p, lens[i], 20);
 			n = thmqi_pack(packer, from, lens[i], to, sizeof(to));
-			cr_assert(n > 0 && (lens[i] < 500 || codec == THMQ_COMPRESSION_LZ4 || n < lens[i]), "%s: %u of %u", thmqi_pack_name(codec), n, lens[i]);
+			cr_assert(n > 0 && (lens[i] < 500 || codec == THMQ_COMPRESSION_LZ4 ||
+					    n < lens[i]),
+				  "%s: %u of %u", thmqi_pack_name(codec), n, lens[i]);
 			cr_assert(thmqi_pack_may_be(unpacker, to, n, lens[i]));
 			cr_assert_eq(thmqi_unpack(unpacker, to, n, back, lens[i]), 0);
 			cr_assert_eq(memcmp(from, back, lens[i]), 0);
 			if (lens[i] < 2)
 				continue;
 			/* another length is none of it */
-			cr_assert_eq(thmqi_unpack(unpacker, to, n, back, lens[i] - 1), -THMQ_ECORRUPT);
-			cr_assert_eq(thmqi_unpack(unpacker, to, n, back, lens[i] + 1), -THMQ_ECORRUPT);
-			cr_assert_eq(thmqi_unpack(unpacker, to, n - 1, back, lens[i]), -THMQ_ECORRUPT);
+			cr_assert_eq(thmqi_unpack(unpacker, to, n, back, lens[i] - 1),
+				     -THMQ_ECORRUPT);
+			cr_assert_eq(thmqi_unpack(unpacker, to, n, back, lens[i] + 1),
+				     -THMQ_ECORRUPT);
+			cr_assert_eq(thmqi_unpack(unpacker, to, n - 1, back, lens[i]),
+				     -THMQ_ECORRUPT);
 		}
 		thmqi_pack_close(packer);
 		thmqi_pack_close(unpacker);

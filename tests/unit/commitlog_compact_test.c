@@ -21,7 +21,8 @@ struct value {
 static struct {
 	struct rig r; /* its events are given this */
 	uint64_t next, version;
-	uint64_t offset[KEYS], newest[KEYS]; /* by key: of the last record; version 0: there is none */
+	uint64_t offset[KEYS],
+		newest[KEYS]; /* by key: of the last record; version 0: there is none */
 	bool deleted[KEYS];
 	bool over; /* what says that a key is deleted is needed no more */
 	uint64_t seen_version[KEYS];
@@ -98,17 +99,20 @@ static uint64_t put(const uint32_t *keys, uint32_t count, uint32_t size)
 		names[i] = k;
 		values[i] = (struct value){k, ++w.version};
 		memset(bytes, (int)k, sizeof(bytes));
-		views[i] = (struct thmq_record_view){.offset = w.next,
-						     .time_ns = (int64_t)(w.next * 1000),
-						     .key = &names[i],
-						     .key_len = 8,
-						     .data = size == sizeof(struct value) ? (void *)&values[i] : bytes,
-						     .len = size};
+		views[i] = (struct thmq_record_view){
+			.offset = w.next,
+			.time_ns = (int64_t)(w.next * 1000),
+			.key = &names[i],
+			.key_len = 8,
+			.data = size == sizeof(struct value) ? (void *)&values[i] : bytes,
+			.len = size};
 		w.newest[k] = w.version;
 		w.offset[k] = w.next++;
 		w.deleted[k] = !size;
 	}
-	if (size > sizeof(struct value)) { /* the value is at the begin of the bytes, which are the run's only ones */
+	if (size >
+	    sizeof(struct
+		   value)) { /* the value is at the begin of the bytes, which are the run's only ones */
 		cr_assert_eq(count, 1);
 		memcpy(bytes, &values[0], sizeof(values[0]));
 	}
@@ -127,7 +131,9 @@ static uint64_t fill(uint32_t runs)
 	uint64_t index = 0;
 
 	while (runs--)
-		cr_assert_eq(rig_append_wait(&w.r, OTHER, next++, 60000, THMQ_DURABILITY_WRITTEN, &index), 0);
+		cr_assert_eq(rig_append_wait(&w.r, OTHER, next++, 60000, THMQ_DURABILITY_WRITTEN,
+					     &index),
+			     0);
 	return index;
 }
 
@@ -208,10 +214,13 @@ static void check(const char *when)
 	cr_assert(look(begin), "%s", when);
 	for (uint32_t k = 0; k < KEYS; k++)
 		if (w.deleted[k])
-			cr_assert(w.seen_deleted[k] || !w.seen_version[k], "%s: key %u has come back", when, k);
+			cr_assert(w.seen_deleted[k] || !w.seen_version[k],
+				  "%s: key %u has come back", when, k);
 		else
-			cr_assert_eq(w.seen_version[k], w.newest[k], "%s: key %u has version %llu, not %llu", when, k,
-				     (unsigned long long)w.seen_version[k], (unsigned long long)w.newest[k]);
+			cr_assert_eq(w.seen_version[k], w.newest[k],
+				     "%s: key %u has version %llu, not %llu", when, k,
+				     (unsigned long long)w.seen_version[k],
+				     (unsigned long long)w.newest[k]);
 }
 
 /* Offset of the newest record with @key as the index has it; UINT64_MAX: none. */
@@ -222,7 +231,8 @@ static uint64_t find(uint64_t key)
 	int rc;
 
 	cr_assert_eq(thmq_log_reader_open(w.r.log, PART, rig_ready, &w.r, &reader), 0);
-	cr_assert_eq(thmq_log_reader_seek_key(reader, &key, 8, INT64_MIN, INT64_MAX, UINT64_MAX), 0);
+	cr_assert_eq(thmq_log_reader_seek_key(reader, &key, 8, INT64_MIN, INT64_MAX, UINT64_MAX),
+		     0);
 	while ((rc = thmq_log_reader_find_key(reader, 1, &hit)) == 0)
 		thmqi_core_poll(w.r.core, 1000000);
 	thmq_log_reader_close(reader);
@@ -239,7 +249,8 @@ static void write_some(uint32_t rounds, uint64_t seed)
 	for (uint32_t i = 0; i < rounds; i++) {
 		count = 1 + (uint32_t)thmqi_prng_below(&prng, 8);
 		for (uint32_t k = 0; k < count; k++)
-			keys[k] = (uint32_t)thmqi_prng_below(&prng, KEYS - 4); /* the last ones are the tests' own */
+			keys[k] = (uint32_t)thmqi_prng_below(
+				&prng, KEYS - 4); /* the last ones are the tests' own */
 		if (i % 4 == 0)
 			put_one(keys[0], 20000);
 		else
@@ -258,7 +269,8 @@ Test(commitlog_compact, of_each_key_the_newest_stays_and_the_rest_goes, .init = 
 		settle();
 		stats = rig_stats(&w.r);
 		cr_assert_gt(stats.compacted_messages, 0);
-		cr_assert_leq(stats.segment_count, 9, "round %u: %u segments", round, stats.segment_count);
+		cr_assert_leq(stats.segment_count, 9, "round %u: %u segments", round,
+			      stats.segment_count);
 		check("compacted");
 		for (uint32_t k = 0; k < KEYS - 4; k++)
 			cr_assert_eq(find(k), w.offset[k], "key %u", k);
@@ -290,7 +302,8 @@ Test(commitlog_compact, readers_go_on_from_any_offset_over_what_is_gone, .init =
 	cr_assert_leq(before, w.next);
 }
 
-Test(commitlog_compact, a_log_of_which_nothing_is_dead_is_not_gone_through_for_ever, .init = up, .fini = down)
+Test(commitlog_compact, a_log_of_which_nothing_is_dead_is_not_gone_through_for_ever, .init = up,
+     .fini = down)
 {
 	uint64_t relocated;
 
@@ -357,8 +370,11 @@ static bool race(uint32_t polls, uint32_t defects)
 
 		names[i] = k;
 		values[i] = (struct value){k, ++w.version};
-		views[i] = (struct thmq_record_view){
-			.offset = w.next, .key = &names[i], .key_len = 8, .data = &values[i], .len = sizeof(values[i])};
+		views[i] = (struct thmq_record_view){.offset = w.next,
+						     .key = &names[i],
+						     .key_len = 8,
+						     .data = &values[i],
+						     .len = sizeof(values[i])};
 		w.newest[k] = w.version;
 		w.offset[k] = w.next++;
 	}
@@ -424,10 +440,12 @@ Test(commitlog_compact, keys_of_one_hash_do_not_take_each_others_place, .init = 
 	collide(keys[0], 77, keys[1]);
 	collide(keys[0], 78, keys[2]);
 	cr_assert_eq(thmqi_hash64(keys[0], 16), thmqi_hash64(keys[2], 16));
-	for (uint32_t i = 0; i < 60; i++) { /* the first one early, the others again and again behind it */
+	for (uint32_t i = 0; i < 60;
+	     i++) { /* the first one early, the others again and again behind it */
 		uint32_t k = i < 2 ? 0 : 1 + i % 2;
 
-		v = (struct thmq_record_view){.offset = w.next, .key = keys[k], .key_len = 16, .data = bytes, .len = 100};
+		v = (struct thmq_record_view){
+			.offset = w.next, .key = keys[k], .key_len = 16, .data = bytes, .len = 100};
 		last[k] = w.next++;
 		append(&v, 1, PART);
 		fill(2);
@@ -470,7 +488,8 @@ Test(commitlog_compact, what_has_no_index_of_keys_stays, .fini = down)
 static void put_parts(uint64_t key, uint32_t parts, uint32_t there)
 {
 	static uint8_t body[30000];
-	struct thmqi_part part = {.parts = parts, .total = (uint64_t)parts * (sizeof(body) - sizeof(part))};
+	struct thmqi_part part = {.parts = parts,
+				  .total = (uint64_t)parts * (sizeof(body) - sizeof(part))};
 
 	for (; part.part < there; part.part++) {
 		struct thmq_record_view v = {.offset = w.next++,
@@ -511,7 +530,8 @@ static uint32_t count_parts(uint64_t from, uint64_t *ret_first)
 	return n;
 }
 
-Test(commitlog_compact, a_message_in_parts_goes_as_one_and_only_for_a_whole_one, .init = up, .fini = down)
+Test(commitlog_compact, a_message_in_parts_goes_as_one_and_only_for_a_whole_one, .init = up,
+     .fini = down)
 {
 	uint64_t begin, end, whole, first = 0;
 	uint32_t n;
@@ -528,7 +548,8 @@ Test(commitlog_compact, a_message_in_parts_goes_as_one_and_only_for_a_whole_one,
 	settle();
 	cr_assert_eq(thmq_log_bounds(w.r.log, PART, &begin, &end), 0);
 	n = count_parts(begin, &first);
-	cr_assert_eq(begin, whole, "%llu, not %llu", (unsigned long long)begin, (unsigned long long)whole);
+	cr_assert_eq(begin, whole, "%llu, not %llu", (unsigned long long)begin,
+		     (unsigned long long)whole);
 	cr_assert_eq(first, w.next - 5);
 	cr_assert_eq(n, 14, "%u parts: those of two messages", n);
 	cr_assert_eq(rig_close(&w.r), 0);
@@ -556,7 +577,8 @@ static int cut(uint64_t seed, uint64_t nth, uint32_t mode)
 		thmqi_core_poll(w.r.core, 10000000);
 	was = thmqi_disk_sim_is_down(w.r.sim);
 	rig_crash(&w.r, mode);
-	cr_assert_eq(rig_open(&w.r), 0, "cut %llu of mode %u: %s", (unsigned long long)nth, mode, thmq_errmsg());
+	cr_assert_eq(rig_open(&w.r), 0, "cut %llu of mode %u: %s", (unsigned long long)nth, mode,
+		     thmq_errmsg());
 	check("after a cut");
 	settle();
 	check("and compacted");

@@ -12,7 +12,8 @@
 #include "wire/attributes.h"
 
 #define RECORDS_BUDGET 64u /* looked at in one iteration: others have their turn */
-#define HITS_MAX 64u       /* that are no answer, of one record: keys of one hash, or versions that go with it */
+#define HITS_MAX                                                                                   \
+	64u /* that are no answer, of one record: keys of one hash, or versions that go with it */
 
 enum { DIES = 0, STAYS = 1 }; /* or a negative error: -EAGAIN something is being read */
 
@@ -50,7 +51,8 @@ bool thmqi_compact_waits(const struct thmq_log *log)
 {
 	const struct compaction *c = &log->clean.relocation.compaction;
 
-	return c->keys && (c->keys->reading || c->keys->waiting || c->runs->reading || c->runs->waiting);
+	return c->keys &&
+	       (c->keys->reading || c->keys->waiting || c->runs->reading || c->runs->waiting);
 }
 
 /* Room for a run of @count records, of partition @x. */
@@ -102,7 +104,8 @@ static int answer(struct compaction *c, int rc)
 }
 
 /* Is part @number of the message that @part is of at @offset? Its key is kept, if it has one. 1; 0; -EAGAIN; an error */
-static int read_part(struct compaction *c, const struct thmqi_part *part, uint32_t number, uint64_t offset)
+static int read_part(struct compaction *c, const struct thmqi_part *part, uint32_t number,
+		     uint64_t offset)
 {
 	struct thmq_record_view record;
 	struct thmq_log_view view;
@@ -190,7 +193,10 @@ static int whole(struct compaction *c, const struct subject *s)
 static int seek(struct compaction *c)
 {
 	c->step = RECORD_NEWER;
-	return thmq_log_reader_seek_key(c->keys, c->key, c->key_len, INT64_MIN, INT64_MAX, UINT64_MAX) == 0 ? -EINPROGRESS : STAYS;
+	return thmq_log_reader_seek_key(c->keys, c->key, c->key_len, INT64_MIN, INT64_MAX,
+					UINT64_MAX) == 0
+		       ? -EINPROGRESS
+		       : STAYS;
 }
 
 static int newer(struct compaction *c)
@@ -236,7 +242,8 @@ static int read_newer(struct compaction *c)
 
 static int read_newer_whole(struct compaction *c)
 {
-	int rc = read_part(c, &c->hit_part, c->hit_part.parts - 1, c->hit.offset + c->hit_part.parts - 1);
+	int rc = read_part(c, &c->hit_part, c->hit_part.parts - 1,
+			   c->hit.offset + c->hit_part.parts - 1);
 
 	if (rc == -EAGAIN)
 		return rc;
@@ -251,7 +258,10 @@ static int alone(struct compaction *c, const struct subject *s)
 	if (s->log->defects & THMQI_LOG_EARLY_OVER)
 		return DIES;
 	c->step = RECORD_OLDER;
-	return thmq_log_reader_seek_key(c->keys, c->key, c->key_len, INT64_MIN, INT64_MAX, c->offset) == 0 ? -EINPROGRESS : STAYS;
+	return thmq_log_reader_seek_key(c->keys, c->key, c->key_len, INT64_MIN, INT64_MAX,
+					c->offset) == 0
+		       ? -EINPROGRESS
+		       : STAYS;
 }
 
 /*
@@ -267,7 +277,8 @@ static int older(struct compaction *c, const struct subject *s)
 		return -EAGAIN;
 	if (rc == -ENOENT)
 		return c->keys->keys.passed_over ? STAYS : DIES;
-	if (rc < 0 || c->hit.internal[0] == THMQI_HIT_NO_PLACE || c->hit.internal[0] - goes->position >= goes->bytes)
+	if (rc < 0 || c->hit.internal[0] == THMQI_HIT_NO_PLACE ||
+	    c->hit.internal[0] - goes->position >= goes->bytes)
 		return STAYS;
 	return next_hit(c, RECORD_OLDER);
 }
@@ -377,7 +388,8 @@ uint32_t thmqi_compact_bytes(const struct thmq_log *log)
 	return (uint32_t)(thmqi_run_table_bytes(c->kept_count, true) + c->kept_bytes);
 }
 
-void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header *from, struct thmq_run_header *to)
+void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header *from,
+			struct thmq_run_header *to)
 {
 	const struct compaction *c = &log->clean.relocation.compaction;
 	int64_t first_ns = INT64_MAX;

@@ -39,7 +39,7 @@ from _thundermq import ffi
 
 from ._wait import Bell, until
 
-__all__ = ["Broker", "Consumer", "Durability", "Environment", "Error", "ErrorClass", "Event", "EventType", "Message", "Policy",
+__all__ = ["Broker", "Compression", "Consumer", "Durability", "Environment", "Error", "ErrorClass", "Event", "EventType", "Message", "Policy",
            "Producer", "Session", "Start", "version"]
 
 lib = ffi.dlopen(os.environ.get("THUNDERMQ_LIBRARY") or "libthundermq.so.0")
@@ -55,6 +55,12 @@ class Durability(enum.IntEnum):
     """What an acknowledgement proves; each includes those before it."""
 
     DEFAULT, MEMORY, WRITTEN, DURABLE, QUORUM, ALL = range(6)
+
+
+class Compression(enum.IntEnum):
+    """How a producer makes its payloads small: compression=Compression.ZSTD."""
+
+    NONE, LZ4, ZSTD = range(3)
 
 
 class Policy(enum.IntEnum):
@@ -295,10 +301,10 @@ class Session(_Handle):
     # topics
 
     def create_topic(self, name: str, partitions: int = 1, *, if_absent: bool = False, volatile: bool = False,
-                     retain_consumed: bool = False, flags: int = 0, **options: Any) -> None:
-        """retention_ns, retention_bytes, ttl_ns, visible_at, …: as in C."""
+                     retain_consumed: bool = False, compact: bool = False, flags: int = 0, **options: Any) -> None:
+        """compact: of each key the newest message stays. retention_ns, retention_bytes, ttl_ns, tombstone_ns, visible_at, …: as in C."""
         flags |= (lib.THMQ_TOPIC_IF_ABSENT if if_absent else 0) | (lib.THMQ_TOPIC_VOLATILE if volatile else 0) | \
-            (lib.THMQ_TOPIC_RETAIN_CONSUMED if retain_consumed else 0)
+            (lib.THMQ_TOPIC_RETAIN_CONSUMED if retain_consumed else 0) | (lib.THMQ_TOPIC_COMPACT if compact else 0)
         keep: list[Any] = []
         o = _options("thmq_topic_opts", {"partition_count": partitions, "flags": flags, **options}, keep)
         _control(lib.thmq_topic_create(self._raw(), name.encode(), o))

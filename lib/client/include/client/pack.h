@@ -19,9 +19,11 @@ void thmqi_pack_close(struct thmqi_pack *pack); /* NULL is allowed */
 const char *thmqi_pack_name(uint32_t codec);    /* NULL: there is no such codec */
 
 /* Return: bytes in @to; 0: they would be more than @room. */
-uint32_t thmqi_pack(struct thmqi_pack *pack, const void *from, uint32_t len, void *to, uint32_t room);
+uint32_t thmqi_pack(struct thmqi_pack *pack, const void *from, uint32_t len, void *to,
+		    uint32_t room);
 /* 0: exactly @to_len bytes are at @to; -THMQ_ECORRUPT */
-int thmqi_unpack(struct thmqi_pack *pack, const void *from, uint32_t len, void *to, uint32_t to_len);
+int thmqi_unpack(struct thmqi_pack *pack, const void *from, uint32_t len, void *to,
+		 uint32_t to_len);
 /* Before there is room for it: may these bytes be as many as they are said to be? */
 bool thmqi_pack_may_be(struct thmqi_pack *pack, const void *from, uint32_t len, uint32_t to_len);
 
