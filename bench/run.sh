@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the benchmarks of the parts named (machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, replica, messaging, rivals; default: commitlog) from a release
+# Runs the benchmarks of the parts named (machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, replica, messaging, kafka, rivals; default: commitlog) from a release
 # build in build-bench/.
 #
 #   sh bench/run.sh [--json] [--smoke] [--full] [--verbose] [--only WORD] [--dir DIR] [--pairs N] [--pairs-max N] [part ...]
@@ -8,7 +8,7 @@
 # One line each: what was measured, its rival or physical limit measured beside it, their ratio with its 95 % interval,
 # the bar, and ok, MISS or inconclusive (too noisy to tell). Exits 1 when a bar is missed, 2 when something fails.
 # "memory" is the pool and the cores, "cores" these alone. "commitlog-large" is what needs large logs or many partitions: some GiB of room, and the log as it grows. --full: what takes long.
-# "memory", "commitlog", "transport" and "rivals" install what is missing of the Debian packages that they measure against, and leave out what is not there.
+# "memory", "commitlog", "transport", "kafka" and "rivals" install what is missing of the Debian packages that they measure against, and leave out what is not there.
 # DIR (default: build-bench/) has to be on the device under test; /tmp may be memory.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -35,8 +35,9 @@ programs() {
 		;;
 	replica) echo replica_bench ;;
 	messaging) echo messaging_pack_bench ;;
+	kafka) [ ! -f /usr/include/librdkafka/rdkafka.h ] || echo kafka_bench ;;
 	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
-	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, replica, messaging, rivals" >&2; exit 2 ;;
+	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, replica, messaging, kafka, rivals" >&2; exit 2 ;;
 	esac
 }
 
@@ -47,6 +48,7 @@ install_rivals() {
 	case " $parts " in *' commitlog '*) packages='fio liblmdb-dev' ;; esac
 	case " $parts " in *' memory '*) packages="$packages libibverbs-dev" ;; esac
 	case " $parts " in *' transport '*) packages="$packages libzmq3-dev libnng-dev" ;; esac
+	case " $parts " in *' kafka '*) packages="$packages librdkafka-dev" ;; esac
 	case " $parts " in *' rivals '*)
 		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev libhiredis-dev"
 		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"

@@ -39,7 +39,6 @@ static const struct api apis[] = {
 	{42, 0, 0, 2, 2, delete_groups_run, "DeleteGroups"},
 };
 #define API_COUNT ((int32_t)(sizeof(apis) / sizeof(apis[0])))
-#define API_VERSIONS 18
 
 static const struct api *api_find(int16_t key)
 {

@@ -270,7 +270,7 @@ bool auth_raw(struct conn *c, struct text token, struct out *out)
 
 bool auth_allows(const struct conn *c, int16_t api)
 {
-	return c->auth.state == AUTH_DONE || api == 17 || api == 18 || api == 36;
+	return c->auth.state == AUTH_DONE || api == API_SASL_HANDSHAKE || api == API_VERSIONS || api == API_SASL_AUTHENTICATE;
 }
 
 void auth_handshake(struct request *r)

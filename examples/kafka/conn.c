@@ -248,7 +248,8 @@ int conn_listen(struct server *s, const char *where, bool tls, int *ret_fd, uint
 
 void conn_event(struct conn *c, uint32_t events)
 {
-	(void)events; /* it tells of changes only, and TLS may want the one for the other */
+	c->gone |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+	/* it tells of changes only, and TLS may want the one for the other */
 	c->readable = c->writable = true;
 	conn_dirty(c);
 }
@@ -265,10 +266,12 @@ static void take_answers(struct conn *c)
 		if (!c->first)
 			c->last = &c->first;
 		c->pending--;
+		if (r == c->newest)
+			c->newest = NULL;
 		if (r->out.failed)
 			c->closing = true;
 		else if (!r->silent) {
-			bool tags = r->out.flex && r->api != 18;
+			bool tags = r->out.flex && r->api != API_VERSIONS;
 
 			c->out.flex = false;
 			out_i32(&c->out, (int32_t)(r->out.len + 4 + tags));
@@ -302,6 +305,11 @@ static void send_some(struct conn *c)
 		c->out_at += (size_t)n;
 		c->used_ns = c->server->now_ns;
 	}
+	if (c->out_at > KEEP_BYTES && c->out_at > c->out.len / 2) { /* who takes slowly never empties it */
+		memmove(c->out.data, c->out.data + c->out_at, c->out.len - c->out_at);
+		c->out.len -= c->out_at;
+		c->out_at = 0;
+	}
 	if (c->out_at == c->out.len && c->out.len) {
 		if (c->out.room > KEEP_BYTES)
 			out_free(&c->out);
@@ -309,9 +317,15 @@ static void send_some(struct conn *c)
 	}
 }
 
+/* Of what waits for something else than the device there is one at a time, as in Kafka: it may hold much. */
+static bool waits_alone(const struct conn *c)
+{
+	return c->newest && !c->newest->done && c->newest->api != API_PRODUCE;
+}
+
 static bool is_full(const struct conn *c)
 {
-	return c->closing || c->pending >= PIPELINE_MAX || c->out.len - c->out_at > OUT_BYTES_MAX;
+	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX || c->out.len - c->out_at > OUT_BYTES_MAX;
 }
 
 static void take_token(struct conn *c, const uint8_t *data, size_t len)
@@ -356,6 +370,7 @@ static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 	*c->last = r;
 	c->last = &r->next;
 	c->pending++;
+	c->newest = r;
 	api_run(r);
 }
 
@@ -427,6 +442,8 @@ static void conn_run(struct conn *c)
 	}
 	take_answers(c);
 	send_some(c);
+	if (c->gone && waits_alone(c)) /* nothing is read meanwhile, not even the end */
+		c->closing = true;
 	if (c->closing)
 		conn_close(c);
 	else if ((c->readable && !is_full(c)) || (c->first && c->first->done))

@@ -23,6 +23,10 @@
 #define PIPELINE_MAX 256u	  /* requests of a connection that are not answered yet */
 #define OUT_BYTES_MAX (16u << 20) /* bytes for a client that it does not take: nothing more is done for it then */
 #define FETCH_BYTES_MAX (55u << 20)
+#define API_PRODUCE 0
+#define API_SASL_HANDSHAKE 17
+#define API_VERSIONS 18
+#define API_SASL_AUTHENTICATE 36
 #define OFFSETS_TOPIC "kafka.group-offsets"
 /* Headers by which a message says what Kafka's records have beside the library's; clients of Kafka see THMQ_TAG_HEADER only. */
 #define EMPTY_HEADER "kafka.empty"     /* its value (bit 0) or its key (bit 1) is empty, not null */
@@ -73,9 +77,9 @@ struct conn {
 	size_t in_at;
 	struct out out; /* what is to be sent; out_at of it is */
 	size_t out_at;
-	struct request *first, **last; /* not answered yet, in their order */
+	struct request *first, **last, *newest; /* not answered yet, in their order */
 	uint32_t pending;
-	bool readable, writable, closing, dirty;
+	bool readable, writable, closing, dirty, gone; /* gone: the client sends nothing any more */
 	struct conn *next_dirty;
 	int64_t used_ns;
 	char peer[64], local_host[64];
@@ -201,7 +205,7 @@ struct topic {
 	char name[THMQ_TOPIC_NAME_MAX + 1];
 	uint32_t id, partition_count, refs;
 	uint64_t retention_ns, retention_bytes;
-	bool gone;
+	bool gone, compacted;
 	struct lane *lane;
 	struct thmq_producer *producer;
 	uint32_t len_max;
@@ -285,6 +289,7 @@ struct server {
 	struct thmq_broker *broker;
 	struct thmq_session *control;
 	struct lane *lanes;
+	uint32_t reader_count;
 	struct topic *topics[BUCKETS];
 	struct conn *conns, *dirty;
 	uint32_t conn_count, conn_serial;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * offsets.c - what groups of Kafka's clients have committed: OffsetCommit and OffsetFetch. They are messages of a topic of their own,
- * OFFSETS_TOPIC, the newest of each key counts, and all of them are in memory as well. Knows nothing of who is in a group.
+ * OFFSETS_TOPIC, a compacted one, the newest of each key counts, and all of them are in memory as well. Knows nothing of who is in a group.
  *
  *   key      group/topic/partition
  *   payload  offset, leader's epoch, milliseconds since 1970, the topic's number in the library, and the client's text, with a space
@@ -9,6 +9,7 @@
  *
  * The library keeps offsets of its own groups with the messages; those only rise, while a client of Kafka may go back.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,23 +142,64 @@ static int offsets_partition(struct server *s, struct partition **ret)
 	return store_partition(s, text_of(OFFSETS_TOPIC), 0, ret);
 }
 
+struct mark {
+	struct settled_call call; /* first */
+	bool settled;
+	int error;
+	int64_t offset;
+};
+
+static void mark_settled(struct settled_call *call, int error, int64_t base_offset)
+{
+	struct mark *m = (struct mark *)call;
+
+	m->settled = true;
+	m->error = error;
+	m->offset = base_offset;
+}
+
+/*
+ * A message of our own at the end: when it comes, all before it has. The end alone does not tell: what was before it may have gone. Its key
+ * is no group's, and always the same, so that one is kept.
+ */
+static int mark_end(struct partition *p, int64_t *ret_offset)
+{
+	struct thmq_message_opts opts = {.size = sizeof(opts), .flags = THMQ_MESSAGE_PARTITION, .key = "opened", .key_len = 6};
+	int64_t deadline = clock_ns() + LOAD_NS;
+	struct mark m = {.call.settled = mark_settled};
+	struct sending *g;
+	int rc = sending_begin(p, &g);
+
+	if (rc)
+		return rc;
+	opts.durability = THMQ_DURABILITY_DURABLE;
+	sending_add(g, text_of("1"), &opts);
+	sending_end(g, &m.call);
+	while (!m.settled && clock_ns() < deadline)
+		store_pump(p->topic->server, 10 * MILLISECOND);
+	*ret_offset = m.offset;
+	return m.settled ? m.error : -ETIMEDOUT; /* the program ends then, and nobody calls it */
+}
+
 int offsets_load(struct server *s)
 {
-	int64_t deadline = clock_ns() + LOAD_NS;
+	int64_t deadline, end;
 	const struct thmq_message *m;
 	struct partition *p;
 	struct reader *r;
-	int rc = thmq_topic_create(s->control, OFFSETS_TOPIC, THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT));
+	int rc = thmq_topic_create(s->control, OFFSETS_TOPIC, THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_COMPACT));
 
 	if (rc)
 		return rc;
 	if (offsets_partition(s, &p) || store_describe(p))
 		return -1;
-	if (p->end <= p->begin)
-		return 0;
+	rc = mark_end(p, &end);
+	if (rc)
+		return rc;
+	deadline = clock_ns() + LOAD_NS;
 	if (reader_get(p, p->begin, &r))
 		return -1;
-	while (r->next_offset < p->end && clock_ns() < deadline) {
+	while (r->next_offset <= end && clock_ns() < deadline) {
 		m = reader_peek(r);
 		if (!m) {
 			store_pump(s, MILLISECOND);
@@ -166,7 +208,7 @@ int offsets_load(struct server *s)
 		item_load(s, m);
 		reader_step(r);
 	}
-	rc = r->next_offset < p->end ? -1 : 0;
+	rc = r->next_offset <= end ? -ETIMEDOUT : 0;
 	reader_put(r);
 	return rc;
 }

@@ -13,7 +13,7 @@
 #include "kafka.h"
 
 #define HEADERS_MAX 1024u /* of a record */
-#define SCAN_OFFSETS 4096 /* of a partition's end, looked at for producers of an earlier life */
+#define SCAN_OFFSETS 65536 /* of a partition's end, looked at for producers of an earlier life: more than the batches of one that may be on their way */
 #define PRODUCERS_SOME 256u /* of a partition: from here on those that were silent for long go */
 #define PRODUCER_SILENT_NS (3600 * SECOND)
 
@@ -316,7 +316,7 @@ static void producers_learn(struct partition *p)
 {
 	struct producer_state *at = NULL;
 	const struct thmq_message *m;
-	int64_t end, deadline = clock_ns() + 2 * SECOND;
+	int64_t end, quiet_since = clock_ns();
 	struct reader *r;
 	int32_t left = 0;
 
@@ -326,8 +326,11 @@ static void producers_learn(struct partition *p)
 	end = p->end;
 	if (reader_get(p, p->end - SCAN_OFFSETS > p->begin ? p->end - SCAN_OFFSETS : p->begin, &r))
 		return;
-	while (r->next_offset < end && clock_ns() < deadline && !p->topic->gone) {
+	/* what was last may have gone, by compaction for one: then nothing comes for a while */
+	while (r->next_offset < end && clock_ns() - quiet_since < SECOND && !p->topic->gone) {
 		m = reader_peek(r);
+		if (m)
+			quiet_since = clock_ns();
 		if (!m) {
 			store_pump(p->topic->server, MILLISECOND);
 			continue;

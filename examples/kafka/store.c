@@ -15,7 +15,7 @@
 #define LANE_HANDLES 200u /* of either kind: some of its 256 numbers may be out of use for a while */
 #define WINDOW_BYTES (16u << 20)
 #define WINDOW_COUNT 65536u
-#define PREFETCH_BYTES (2u << 20)
+#define READERS_MAX 4096u
 #define READER_SPARE_NS (5 * SECOND) /* an idle reader may be sent elsewhere after this … */
 #define READER_IDLE_NS (60 * SECOND) /* … and goes after this */
 #define STUCK_NS (30 * SECOND)	     /* no room for a message in all that time */
@@ -266,6 +266,7 @@ struct topic *store_known(struct server *s, const struct thmq_topic_info *info)
 	memcpy(t->name, info->name, sizeof(t->name));
 	t->id = info->topic_id;
 	t->partition_count = info->partition_count;
+	t->compacted = info->flags & THMQ_TOPIC_COMPACT;
 	t->retention_ns = info->retention_ns;
 	t->retention_bytes = info->retention_bytes;
 	for (i = 0; i < t->partition_count; i++) {
@@ -289,8 +290,27 @@ static void reader_close(struct reader *r)
 	*at = r->next;
 	thmq_consumer_close(r->consumer, 0);
 	r->lane->readers--;
+	r->partition->topic->server->reader_count--;
 	store_unref(r->partition->topic);
 	free(r);
+}
+
+/* Those that nobody has wanted for so long go. */
+static void readers_sweep(struct server *s, int64_t idle_ns)
+{
+	int64_t now = clock_ns();
+	struct reader *r, *next;
+	struct topic *t;
+	uint32_t b, i;
+
+	for (b = 0; b < BUCKETS; b++)
+		for (t = s->topics[b]; t; t = t->next)
+			for (i = 0; i < t->partition_count; i++)
+				for (r = t->partitions[i].readers; r; r = next) {
+					next = r->next;
+					if (!r->busy && now - r->used_ns >= idle_ns)
+						reader_close(r);
+				}
 }
 
 static void sendings_fail(struct partition *p, int error)
@@ -492,12 +512,23 @@ static int reader_seek(struct reader *r, uint32_t start, uint64_t value)
 	return rc;
 }
 
+/* What all readers hold together stays well below the memory that the library may take. */
+static uint64_t prefetch_bytes(const struct server *s)
+{
+	return s->reader_count < 64 ? 2u << 20 : s->reader_count < 256 ? 512u << 10 : 64u << 10;
+}
+
 static int reader_open(struct partition *p, struct reader **ret)
 {
 	struct topic *t = p->topic;
-	struct reader *r = calloc(1, sizeof(*r));
+	struct reader *r;
 	int rc = -ENOMEM;
 
+	if (t->server->reader_count >= READERS_MAX)
+		readers_sweep(t->server, 0);
+	if (t->server->reader_count >= READERS_MAX)
+		return -EAGAIN; /* the client comes again */
+	r = calloc(1, sizeof(*r));
 	if (!r)
 		return rc;
 	r->partition = p;
@@ -506,7 +537,7 @@ static int reader_open(struct partition *p, struct reader **ret)
 	if (r->lane)
 		rc = thmq_consumer_open(r->lane->session, t->name, NULL,
 					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION, .partition = p->index, .start = THMQ_START_END,
-							   .prefetch_bytes = PREFETCH_BYTES, .prefetch_count = 32768),
+							   .prefetch_bytes = prefetch_bytes(t->server), .prefetch_count = 32768),
 					&r->consumer);
 	if (rc) {
 		if (rc == -THMQ_ENOTOPIC)
@@ -515,6 +546,7 @@ static int reader_open(struct partition *p, struct reader **ret)
 		return rc;
 	}
 	r->lane->readers++;
+	t->server->reader_count++;
 	store_ref(t);
 	r->next = p->readers;
 	p->readers = r;
@@ -644,23 +676,11 @@ void reader_step(struct reader *r)
 		r->partition->end = next;
 }
 
-/* -------------------------------------------------------------- tick, close */
+/* -------------------------------------------------------------------- close */
 
 void store_tick(struct server *s)
 {
-	int64_t now = clock_ns();
-	struct reader *r, *next;
-	struct topic *t;
-	uint32_t b, i;
-
-	for (b = 0; b < BUCKETS; b++)
-		for (t = s->topics[b]; t; t = t->next)
-			for (i = 0; i < t->partition_count; i++)
-				for (r = t->partitions[i].readers; r; r = next) {
-					next = r->next;
-					if (!r->busy && now - r->used_ns > READER_IDLE_NS)
-						reader_close(r);
-				}
+	readers_sweep(s, READER_IDLE_NS);
 }
 
 /* The library's handles go with the environment. */

@@ -118,16 +118,27 @@ static void out_no_topic(struct request *r, struct text name, uint32_t id, int e
 	out_tags(out);
 }
 
-static int create(struct server *s, struct text name, int32_t partitions, uint64_t retention_ns, uint64_t retention_bytes)
+struct wish {
+	struct text name;
+	int32_t partitions;
+	int16_t copies;
+	bool compact, keeps; /* keeps: the newest of each key, however old it is */
+	uint64_t retention_ns, retention_bytes, tombstone_ns;
+	int error;
+	const char *why;
+};
+
+static int create(struct server *s, const struct wish *w)
 {
 	char copy[THMQ_TOPIC_NAME_MAX + 1];
 	int rc;
 
-	if (!text_copy(name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
+	if (!text_copy(w->name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
 		return K_INVALID_TOPIC;
 	rc = thmq_topic_create(s->control, copy,
-			       THMQ_TOPIC_OPTS(.partition_count = (uint32_t)partitions, .retention_ns = retention_ns,
-					       .retention_bytes = retention_bytes));
+			       THMQ_TOPIC_OPTS(.flags = w->compact ? THMQ_TOPIC_COMPACT : 0, .partition_count = (uint32_t)w->partitions,
+					       .retention_ns = w->retention_ns, .retention_bytes = w->retention_bytes,
+					       .tombstone_ns = w->compact ? w->tombstone_ns : 0));
 	return rc == -EINVAL || rc == -ENAMETOOLONG ? K_INVALID_TOPIC : store_error(rc);
 }
 
@@ -156,7 +167,7 @@ static void metadata_one(struct request *r, struct text name, uint32_t id, bool 
 	}
 	error = thmq_topic_describe(r->server->control, copy, &info);
 	if (error == -THMQ_ENOTOPIC && may_create) {
-		error = create(r->server, name, r->server->o.default_partitions, 0, 0);
+		error = create(r->server, &(struct wish){.name = name, .partitions = r->server->o.default_partitions});
 		if (!error || error == K_TOPIC_ALREADY_EXISTS)
 			error = store_error(thmq_topic_describe(r->server->control, copy, &info));
 	} else {
@@ -239,15 +250,6 @@ void metadata_run(struct request *r)
 
 /* ------------------------------------------------------------- CreateTopics */
 
-struct wish {
-	struct text name;
-	int32_t partitions;
-	int16_t copies;
-	uint64_t retention_ns, retention_bytes;
-	int error;
-	const char *why;
-};
-
 static bool to_number(struct text t, int64_t *ret)
 {
 	char copy[24], *end;
@@ -262,7 +264,7 @@ static bool to_number(struct text t, int64_t *ret)
 static void wish_config(struct wish *w, struct text name, struct text value)
 {
 	/* what this broker does whatever is asked, or what does not matter here */
-	static const char *const taken[] = {"segment.bytes",	   "segment.ms",	"min.insync.replicas",	  "flush.messages",
+	static const char *const taken[] = {"min.cleanable.dirty.ratio", "min.compaction.lag.ms", "max.compaction.lag.ms", "segment.bytes",	   "segment.ms",	"min.insync.replicas",	  "flush.messages",
 					    "flush.ms",		   "index.interval.bytes", "segment.index.bytes", "preallocate",
 					    "segment.jitter.ms",   "file.delete.delay.ms", "max.message.bytes"};
 	int64_t n;
@@ -270,15 +272,23 @@ static void wish_config(struct wish *w, struct text name, struct text value)
 
 	if (w->error || !value.data)
 		return;
-	if (text_is(name, "retention.ms") || text_is(name, "retention.bytes")) {
+	if (text_is(name, "retention.ms") || text_is(name, "retention.bytes") || text_is(name, "delete.retention.ms")) {
 		if (!to_number(value, &n) || n < -1 || n > INT64_MAX / MILLISECOND) {
 			w->error = K_INVALID_CONFIG;
 			w->why = "retention is a number, or -1";
+		} else if (text_is(name, "delete.retention.ms")) {
+			w->tombstone_ns = n > 0 ? (uint64_t)n * MILLISECOND : 1;
 		} else if (text_is(name, "retention.ms")) {
 			w->retention_ns = n > 0 ? (uint64_t)n * MILLISECOND : n == 0 ? 1 : 0;
 		} else {
 			w->retention_bytes = n > 0 ? (uint64_t)n : n == 0 ? 1 : 0;
 		}
+		return;
+	}
+	if (text_is(name, "cleanup.policy") &&
+	    (text_is(value, "compact") || text_is(value, "compact,delete") || text_is(value, "delete,compact"))) {
+		w->compact = true;
+		w->keeps = value.len == strlen("compact");
 		return;
 	}
 	if ((text_is(name, "cleanup.policy") && text_is(value, "delete")) ||
@@ -316,6 +326,8 @@ static void wish_read(struct request *r, struct wish *w)
 		wish_config(w, name, value);
 	}
 	in_tags(in);
+	if (w->keeps)
+		w->retention_ns = w->retention_bytes = 0;
 	if (w->partitions == -1)
 		w->partitions = r->server->o.default_partitions;
 	if (!w->error && (w->partitions < 1 || w->partitions > (int32_t)THMQ_PARTITION_COUNT_MAX)) {
@@ -377,7 +389,7 @@ void create_topics_run(struct request *r)
 	for (i = 0; i < count; i++) {
 		wish_read(r, &w);
 		if (!w.error && !only_look)
-			w.error = create(r->server, w.name, w.partitions, w.retention_ns, w.retention_bytes);
+			w.error = create(r->server, &w);
 		wish_answer(r, &w);
 	}
 	out_tags(out);
@@ -496,7 +508,10 @@ static int configs_of_topic(const struct topic *t, struct config *c)
 {
 	int n = 0;
 
-	config_set(&c[n++], "cleanup.policy", TYPE_LIST, SOURCE_DEFAULT, "delete");
+	config_set(&c[n++], "cleanup.policy", TYPE_LIST, t->compacted ? SOURCE_TOPIC : SOURCE_DEFAULT, "%s",
+		   !t->compacted					   ? "delete"
+		   : t->retention_ns || t->retention_bytes ? "compact,delete"
+							   : "compact");
 	config_set(&c[n++], "retention.ms", TYPE_LONG, t->retention_ns ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
 		   t->retention_ns ? (long long)(t->retention_ns / MILLISECOND) : -1ll);
 	config_set(&c[n++], "retention.bytes", TYPE_LONG, t->retention_bytes ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",

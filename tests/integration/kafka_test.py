@@ -7,6 +7,7 @@ more messages."""
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ try:
     import confluent_kafka.admin
     import kafka
     import kafka.admin
+    import kafka.record
 except ImportError as e:
     print('kafka_test: skipped:', e)
     sys.exit(77)
@@ -99,7 +101,7 @@ def every_compression(b):
     lines = read_all(b, 'packed', '-f', '%o %k %h %s\n')
     same(lines, [f'{n * 50 + i} key-{z} how={z} {z} {i}' for n, z in enumerate(('none', 'gzip', 'snappy', 'lz4', 'zstd')) for i in range(50)])
     p = kafka.KafkaProducer(bootstrap_servers=b.url, acks=1)
-    sent = [(None, b'v', []), (b'k', None, []), (b'', b'', [('e', b'')]), (b'k', b'x' * 500000, [('a', b'1'), ('a', b'2')])]
+    sent = [(None, b'v', []), (b'k', None, []), (b'', b'', [('e', b'')]), (b'k', b'x' * 50000, [('a', b'1'), ('a', b'2')])]
     for i, (k, v, h) in enumerate(sent):
         r = p.send('odd', key=k, value=v, headers=h, timestamp_ms=1600000000000 + i).get(10)
         same((r.partition, r.offset), (0, i))
@@ -226,6 +228,9 @@ def topics_and_settings(b):
     same(result(a.create_partitions([confluent_kafka.admin.NewPartitions('made', 5)])), 'INVALID_PARTITIONS')
     r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, 'made')
     same(a.describe_configs([r])[r].result(10)['retention.ms'].value, '1000000')
+    same(result(a.create_topics([new('table', 1, 1, config={'cleanup.policy': 'compact', 'delete.retention.ms': '5000'})])), None)
+    r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, 'table')
+    same(a.describe_configs([r])[r].result(10)['cleanup.policy'].value, 'compact')
     same(len(a.list_topics('made', 10).topics['made'].partitions), 3)
     same(result(a.delete_topics(['made'])), None)
     same(result(a.delete_topics(['made'])), 'UNKNOWN_TOPIC_OR_PART')
@@ -304,6 +309,130 @@ def what_makes_no_sense(b):
     same(read_all(b, 'checked'), ['x'])
 
 
+VERSIONS = {0: (3, 9), 1: (4, 12), 2: (1, 7), 3: (0, 12), 8: (2, 8), 9: (1, 8), 10: (0, 4), 11: (0, 9), 12: (0, 4), 13: (0, 5), 14: (0, 5), 15: (0, 5),
+            16: (0, 4), 17: (0, 1), 18: (0, 3), 19: (0, 7), 20: (0, 5), 22: (0, 4), 32: (0, 4), 36: (0, 2), 37: (0, 3), 42: (0, 2)}
+FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14: 4, 15: 5, 16: 3, 18: 3, 19: 5, 20: 4, 22: 2, 32: 4, 36: 2, 37: 2, 42: 2}
+
+
+def who_does_not_read(b):
+    """A client that asks and asks, and takes no answer, costs what its answers may wait in, and nobody else anything."""
+    kcat(b, '-P', '-t', 'large', stdin=('x' * 900000 + '\n') * 4)
+
+    def memory():
+        with open('/proc/%d/statm' % b.process.pid) as f:
+            return int(f.read().split()[1]) * 4096
+
+    before = memory()
+    want = struct.pack('>iiiibii', -1, 500, 1, 1 << 20, 0, 0, -1) + struct.pack('>i', 1) + b'\0\5large' + struct.pack('>i', 1)
+    want += struct.pack('>iiqqi', 0, -1, 0, -1, 1 << 20) + struct.pack('>i', 0) + b'\0\0'
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        s.connect(('127.0.0.1', b.port))
+        s.settimeout(0.3)
+        try:
+            for i in range(600):
+                s.sendall(frame(1, 11, want, correlation=i))
+        except socket.timeout:
+            pass
+        same(len(read_all(b, 'large')), 4)
+        check(memory() - before < 250 << 20, 'memory:', memory() - before)
+        s.settimeout(10)
+        for i in range(3):
+            r = answer(s)
+            same(r[:4], struct.pack('>i', i))
+            check(len(r) > 900000)
+
+
+def requests_by_chance(b):
+    """What looks like requests and is none: whatever comes, the broker lives, and others are served."""
+    seed = int(os.environ.get('THMQ_TEST_SEED', time.time_ns() % 1000000007))
+    rng = random.Random(seed)
+
+    def piece(flex):
+        name = rng.choice([b'checked', b'team', b'packed', b'', b'x' * rng.randrange(300), bytes(rng.randrange(256) for _ in range(rng.randrange(9)))])
+        kind = rng.randrange(8)
+        if kind < 3:
+            return bytes([min(len(name) + 1, 127)]) + name if flex else struct.pack('>h', len(name)) + name
+        if kind == 3:
+            return bytes([rng.choice([0, 1, 2, 3, 127, 255])]) if flex else struct.pack('>i', rng.choice([-1, 0, 1, 1, 2, 3, 2**31 - 1, -2]))
+        if kind == 4:
+            return struct.pack('>i', rng.choice([0, 1, 2, 5, -1, -2, 6000, 10, 2**31 - 1]))
+        if kind == 5:
+            return struct.pack('>q', rng.choice([0, 1, -1, -2, 5, 2**62]))
+        if kind == 6:
+            return bytes([rng.choice([0, 0, 0, 1, 255, rng.randrange(256)])])
+        return struct.pack('>h', rng.choice([0, 1, -1]))
+
+    try:
+        for i in range(20000 if FULL else 400):
+            frames = b''
+            for _ in range(rng.randrange(1, 4)):
+                api = rng.choice(list(VERSIONS))
+                version = rng.randint(*VERSIONS[api])
+                flex = version >= FLEXIBLE.get(api, 99)
+                body = (b'\0' if flex else b'') + b''.join(piece(flex) for _ in range(rng.randrange(14)))
+                frames += frame(api, version, body + (b'\0' * rng.choice([0, 0, 40])))
+            with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+                s.sendall(frames)
+                try:
+                    if rng.randrange(2):
+                        s.shutdown(socket.SHUT_WR)
+                        while s.recv(65536):
+                            pass
+                except ConnectionResetError:
+                    pass
+            check(b.process.poll() is None, 'the broker is gone')
+        kcat(b, '-P', '-t', 'after', stdin='x\n')
+        same(read_all(b, 'after'), ['x'])
+    except BaseException:
+        print('THMQ_TEST_SEED=%d' % seed)
+        raise
+
+
+def text(s):  # a compact string
+    return bytes([len(s) + 1]) + s
+
+
+def newest_versions(b):
+    """The newest versions of what matters most, whose bytes no client here speaks yet: by hand."""
+    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+        def ask(api, version, body):
+            s.sendall(frame(api, version, b'\0' + body))
+            r = answer(s)
+            same(r[:5], struct.pack('>i', 7) + b'\0')
+            return r[5:]
+
+        records = kafka.record.MemoryRecordsBuilder(2, 0, 10000)
+        records.append(1234, b'k', b'v', [])
+        records.close()
+        records = bytes(records.buffer())
+        r = ask(3, 12, b'\2' + b'\0' * 16 + text(b'new') + b'\0' + b'\1\0' + b'\0')
+        check(r.startswith(struct.pack('>i', 0) + b'\2' + struct.pack('>i', 1) + text(b'127.0.0.1') + struct.pack('>i', b.port) + b'\0\0'), r)
+        check(text(b'new') in r)
+        topic = r[r.index(text(b'new')) + 4:][:16]
+        check(topic != b'\0' * 16)
+        r = ask(3, 12, b'\2' + topic + b'\0\0' + b'\1\0' + b'\0')  # by its number
+        check(text(b'new') in r, r)
+        length = len(records) + 1
+        body = b'\0' + struct.pack('>hi', -1, 1000) + b'\2' + text(b'new') + b'\2' + struct.pack('>i', 0)
+        body += bytes([length & 127 | 128, length >> 7]) + records + b'\0\0\0'
+        r = ask(0, 9, body)
+        same(r, b'\2' + text(b'new') + b'\2' + struct.pack('>ihqqq', 0, 0, 0, -1, 0) + b'\1\0\0' + b'\0' + struct.pack('>i', 0) + b'\0')
+        body = struct.pack('>iiiibii', -1, 1000, 1, 1 << 20, 0, 0, -1) + b'\2' + text(b'new') + b'\2'
+        body += struct.pack('>iiqiqi', 0, -1, 0, -1, -1, 1 << 20) + b'\0\0' + b'\1' + b'\1' + b'\0'
+        r = ask(1, 12, body)
+        head = struct.pack('>ihi', 0, 0, 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ihqqq', 0, 0, 1, 1, 0) + b'\0' + struct.pack('>i', -1)
+        check(r.startswith(head), r)
+        got = kafka.record.MemoryRecords(r[len(head) + 1:-3]).next_batch()
+        same([(x.offset, x.timestamp, x.key, x.value) for x in got], [(0, 1234, b'k', b'v')])
+        same(r[-3:], b'\0\0\0')
+        r = ask(8, 8, text(b'byhand') + struct.pack('>i', -1) + b'\1' + b'\0' + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') + b'\0\0\0')
+        same(r, struct.pack('>i', 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ih', 0, 0) + b'\0\0\0')
+        r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
+        same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') +
+             struct.pack('>h', 0) + b'\0\0' + struct.pack('>h', 0) + b'\0\0')
+
+
 def who_the_client_is(b):
     """TLS and SASL: the right password, by each mechanism, and no other."""
     dir = b.dir + '.keys'
@@ -338,7 +467,7 @@ def who_the_client_is(b):
 
 
 CASES = [every_compression, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
-         what_makes_no_sense, who_the_client_is]
+         what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, who_the_client_is]
 
 
 def main():
