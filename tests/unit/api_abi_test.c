@@ -45,7 +45,7 @@ static const struct {
 	STRUCT(thmq_consumer_opts, 120, reserved2, 116),
 	STRUCT(thmq_group_info, 288, lag, 280),
 	STRUCT(thmq_group_member, 96, instance, 32),
-	STRUCT(thmq_log_events, 88, over, 80),
+	STRUCT(thmq_log_events, 96, progress, 88),
 	STRUCT(thmq_log_opts, 136, reserved2, 132),
 	STRUCT(thmq_log_stats, 224, compacted_messages, 216),
 	STRUCT(thmq_log_visitor, 56, loss, 48),
