@@ -57,6 +57,7 @@ bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value); /* 
 /* thmq_units.c: 0, or an exit code after saying what is wrong with @option's value. */
 int parse_duration(const char *option, const char *text, uint64_t *ret_ns);
 int parse_size(const char *option, const char *text, uint64_t *ret_bytes);
+bool parse_time(const char *text, uint64_t *ret_ns); /* a date, or a date and a time, in UTC: 2026-01-31T12:00:00Z */
 struct unit_text {
 	char text[32];
 };

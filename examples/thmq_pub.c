@@ -453,7 +453,7 @@ static bool parse_compression(const char *text, uint32_t *ret_codec)
 int cmd_pub(int argc, char **argv)
 {
 	const char *key = NULL, *separator = NULL, *partition = NULL, *partitions = NULL,
-		   *tag = NULL, *level = NULL, *ttl = NULL, *compress = NULL;
+		   *tag = NULL, *level = NULL, *ttl = NULL, *delay = NULL, *when = NULL, *compress = NULL;
 	struct pub p = {.separator = -1};
 	bool create = false;
 	const struct option_spec specs[] = {{"--create", NULL, &create},
@@ -463,12 +463,14 @@ int cmd_pub(int argc, char **argv)
 					    {"--partition", &partition, NULL},
 					    {"--tag", &tag, NULL},
 					    {"--ttl", &ttl, NULL},
+					    {"--delay", &delay, NULL},
+					    {"--at", &when, NULL},
 					    {"--compress", &compress, NULL},
 					    {"--durability", &level, NULL},
 					    {"--quiet", NULL, &p.quiet},
 					    {"--json", NULL, &p.json},
 					    {NULL, NULL, NULL}};
-	uint64_t number = 0, count = 0;
+	uint64_t number = 0, count = 0, at_ns = 0;
 	uint32_t durability = 0, compression = THMQ_COMPRESSION_NONE;
 	int words, rc;
 
@@ -478,8 +480,15 @@ int cmd_pub(int argc, char **argv)
 	if (words < 0)
 		return rc ? rc : EXIT_USAGE;
 	rc = ttl ? parse_duration("--ttl", ttl, &p.message.ttl_ns) : 0;
+	if (!rc && delay)
+		rc = parse_duration("--delay", delay, &p.message.delay_ns);
 	if (rc)
 		return rc;
+	if (when && (!parse_time(when, &at_ns) || !at_ns || at_ns > INT64_MAX))
+		return usage_error("--at is a date as 2026-01-31 or a time as 2026-01-31T12:00:00Z, not \"%s\"", when);
+	p.message.deliver_at_ns = (int64_t)at_ns;
+	if (delay && when)
+		return usage_error("--delay or --at, not both");
 	if (separator && strlen(separator) != 1)
 		return usage_error("--key-separator is one character of one byte, not \"%s\"", separator);
 	if (key && (!*key || strlen(key) > THMQ_KEY_MAX))

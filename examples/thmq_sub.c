@@ -70,28 +70,6 @@ void print_message(const struct thmq_message *m, bool json)
 	fputs("}\n", stdout);
 }
 
-/* A date, or a date and a time, in UTC. */
-static bool parse_time(const char *text, uint64_t *ret_ns)
-{
-	struct tm t = {0}, given;
-	const char *end = strptime(text, "%Y-%m-%d", &t);
-	time_t seconds;
-
-	if (end && *end) {
-		end = strptime(end, "T%H:%M:%S", &t);
-		if (end && strcmp(end, "Z") == 0)
-			end++;
-	}
-	if (!end || *end)
-		return false;
-	given = t;
-	seconds = timegm(&t);
-	if (t.tm_mday != given.tm_mday) /* such as the 31st of a shorter month */
-		return false;
-	*ret_ns = seconds > 0 ? (uint64_t)seconds * SECOND : 0;
-	return true;
-}
-
 /* begin, end, an offset, or a time. */
 bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value)
 {

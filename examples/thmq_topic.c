@@ -175,6 +175,7 @@ static void describe_json(const struct thmq_topic_info *info, const struct thmq_
 			fputs("null", stdout);
 		printf(",\"lag\":%llu", (unsigned long long)p->lag);
 	}
+	printf(",\"delayed\":%llu", (unsigned long long)p->delayed);
 	fputs("}\n", stdout);
 }
 
@@ -196,6 +197,8 @@ static void describe_text(const struct thmq_partition_info *p, uint32_t partitio
 	else if (group)
 		printf(", group at %llu, %llu behind", (unsigned long long)p->group_offset,
 		       (unsigned long long)p->lag);
+	if (p->delayed)
+		printf(", %llu delayed", (unsigned long long)p->delayed);
 	putchar('\n');
 }
 

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* thmq_units.c - times and sizes as people write them: 90m, 10G. */
+#define _XOPEN_SOURCE 700
+#define _DEFAULT_SOURCE
+#include <time.h>
+
 #include "thmq.h"
 
 struct unit {
@@ -83,6 +87,27 @@ int parse_size(const char *option, const char *text, uint64_t *ret_bytes)
 	return usage_error("%s: there is no unit of size \"%s\"; K, M, G and T are, each 1024 of "
 			   "the one before",
 			   option, unit);
+}
+
+bool parse_time(const char *text, uint64_t *ret_ns)
+{
+	struct tm t = {0}, given;
+	const char *end = strptime(text, "%Y-%m-%d", &t);
+	time_t seconds;
+
+	if (end && *end) {
+		end = strptime(end, "T%H:%M:%S", &t);
+		if (end && strcmp(end, "Z") == 0)
+			end++;
+	}
+	if (!end || *end)
+		return false;
+	given = t;
+	seconds = timegm(&t);
+	if (t.tm_mday != given.tm_mday) /* such as the 31st of a shorter month */
+		return false;
+	*ret_ns = seconds > 0 ? (uint64_t)seconds * SECOND : 0;
+	return true;
 }
 
 const char *plural(uint64_t count)

@@ -72,6 +72,7 @@ struct thmq_run_header {
 #define THMQ_RECORD_EXPECT_KEY 4u /* … the offset of the newest with its key. One of the two */
 #define THMQ_RECORD_TTL 8u      /* 8 bytes: so many ns after its time it is of no use */
 #define THMQ_RECORD_HEADERS 16u /* 4 bytes: how many come; then these */
+#define THMQ_RECORD_DELAY 32u   /* 8 bytes, before all others: when it is to come. On its way to a broker only, never stored */
 #define THMQ_RECORD_PACKED 64u  /* 8 bytes: the payload is compressed, how, and how long it is then */
 
 /*

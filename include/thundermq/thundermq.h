@@ -459,6 +459,8 @@ struct thmq_broker_opts {
 	 */
 	const char *cluster_key;
 	const char *cluster_listen; /* tcp://address:other, where it listens for the others; NULL: as cluster says */
+	uint64_t delayed_max; /* messages of a shard whose time has not come, 16 to 32 bytes of memory each: more are refused with
+				 -ENOBUFS; 0 means 16,777,216 */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -753,6 +755,7 @@ struct thmq_partition_info {
 	uint64_t
 		lag; /* visible messages that the group has not acked; offsets that were never used count too; in a shared group
 			those acked out of order do not */
+	uint64_t delayed; /* messages for it whose time has not come; fewer while a broker that was just opened looks for them */
 };
 
 /**
@@ -784,6 +787,16 @@ struct thmq_key_info {
  */
 THMQ_API int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
 			   uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
+
+/**
+ * thmq_delayed_cancel() - a message whose time has not come is not to come
+ * @partition: that it was sent to, and @number: both as THMQ_EVENT_SETTLED told in partition and offset (of a producer with THMQ_PRODUCER_REPORT)
+ * Return: 0 it never comes: that is durable; -ENOENT no such message waits: it came, or is on its way, or was cancelled; -THMQ_ENOTOPIC;
+ * -THMQ_ENOPARTITION; -ENOTSUP a volatile topic; -EINVAL; -ETIMEDOUT, -ECONNRESET whether it will come is not known; -EDEADLK; -ENOSPC; -EIO,
+ * -THMQ_ECORRUPT it cannot be read.
+ * Threads: the session's; blocks until the answer comes.
+ */
+THMQ_API int thmq_delayed_cancel(struct thmq_session *session, const char *topic, uint32_t partition, uint64_t number);
 
 /* ------------------------------------------------------------------ cluster */
 
@@ -943,6 +956,13 @@ struct thmq_message_opts {
 	 * whose offset says what is there. What is sent again after a lost connection is compared once.
 	 */
 	uint64_t expected;
+	/*
+	 * When it is to come to its partition: ns since 1970 by the broker's clock, or so long after the broker has it. One of the two; 0:
+	 * at once. It is settled once it is stored, and its THMQ_EVENT_SETTLED has in offset the number that thmq_delayed_cancel() wants. One
+	 * batch is as long as it may be. Not on a volatile topic, and not with what is expected. doc/delayed.md
+	 */
+	int64_t deliver_at_ns;
+	uint64_t delay_ns;
 };
 
 #define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash; else in turns, up to 64 messages or 64 KiB to each */

@@ -251,6 +251,16 @@ int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t part
 	return rc ? rc : thmqi_client_key_find(session, topic, partition, key, key_len, before_offset, ret_info);
 }
 
+int thmq_delayed_cancel(struct thmq_session *session, const char *topic, uint32_t partition, uint64_t number)
+{
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
+	return rc ? rc : thmqi_client_delayed_cancel(session, topic, partition, number);
+}
+
 /* ---------------------------------------------------------------- producers */
 
 int thmq_producer_open(struct thmq_session *session, const char *topic, const struct thmq_producer_opts *opts,

@@ -294,7 +294,7 @@ static int place_topic(struct meta *m, struct state_topic *t)
 	uint32_t *partition = is_volatile ? &m->next_volatile_partition : &m->next_partition;
 	uint32_t bit = is_volatile ? VOLATILE_PARTITION : 0;
 
-	if (*partition + t->partition_count >= VOLATILE_PARTITION)
+	if (*partition + t->partition_count >= (is_volatile ? VOLATILE_PARTITION : OWN_PARTITION))
 		return -ENOSPC;
 	t->topic_id = (*topic)++ | bit;
 	t->first_partition = *partition | bit;
@@ -595,7 +595,7 @@ static void group_find(struct meta *m, struct conn *c, uint64_t id, const struct
 
 static void partition_info(struct conn *c, uint64_t id, const struct thmqi_request *r)
 {
-	struct partition *p = thmqi_shard_partition(c->shard, r->partition);
+	struct partition *p = thmqi_shard_partition_asked(c->shard, r->partition);
 	struct thmqi_reply *reply = c->wire->reply;
 	struct group_offset *g;
 	uint64_t end;
@@ -612,6 +612,7 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	reply->value[2] = g ? g->offset : UINT64_MAX;
 	reply->value[3] = g ? thmqi_shared_done(g) : 0;
 	reply->total = g ? thmqi_groups_readers(p, g) : 0;
+	reply->count = thmqi_delay_count(c->shard, p->id);
 	thmqi_reply(c, id, 0);
 }
 
@@ -633,6 +634,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 	}
 	if (r.op == THMQI_OP_KEY_FIND) {
 		thmqi_version_request(c, id, &r);
+		return;
+	}
+	if (r.op == THMQI_OP_DELAYED_CANCEL) {
+		thmqi_delay_cancel(c, id, &r);
 		return;
 	}
 	if (c->shard->id != THMQI_SHARD_META) {

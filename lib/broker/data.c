@@ -216,6 +216,8 @@ bool thmqi_data_is_live(void *ctx, uint32_t partition)
 	const struct data *d = ctx;
 	uint32_t lo = 0, hi = d->topic_count, mid;
 
+	if (thmqi_is_own_partition(partition))
+		return true;
 	while (lo < hi) {
 		mid = lo + (hi - lo) / 2;
 		if (d->topics[mid].first_partition <= partition)

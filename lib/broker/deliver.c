@@ -492,7 +492,7 @@ int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition
 
 static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_sub, uint8_t *ret_flags)
 {
-	struct partition *p = thmqi_shard_partition(c->shard, f->partition);
+	struct partition *p = thmqi_shard_partition_asked(c->shard, f->partition);
 	uint32_t group_id = (uint32_t)f->arg[1], kind = THMQI_ATTACH_KIND(f->flags);
 	struct group_offset *g = NULL;
 	struct consumer *k;

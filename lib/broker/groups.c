@@ -200,7 +200,7 @@ static int reset(struct shard *s, struct partition *p, struct group_offset *g, c
 
 void thmqi_groups_reset(struct conn *c, uint64_t id, const struct thmqi_request *r)
 {
-	struct partition *p = thmqi_shard_partition(c->shard, r->partition);
+	struct partition *p = thmqi_shard_partition_asked(c->shard, r->partition);
 	struct group_offset *g;
 	uint64_t offset = 0;
 	int rc;

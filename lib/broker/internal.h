@@ -28,6 +28,11 @@
 #define AHEAD 16u    /* frames whose partitions were looked up before their turn */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */
 #define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
+/* Partitions that a shard has for itself: these ids and those up to VOLATILE_PARTITION are no topic's. */
+#define OWN_PARTITION 0x7ffffff0u
+#define DELAY_PARTITION 0x7ffffff0u /* messages whose time has not come: delay.h */
+#define DELAY_DONES 0x7ffffff1u     /* which of these are over */
+#define DELAY_PRODUCER 1ull         /* who appends them to their partitions then; ids of others are larger */
 
 /* What a state slice in a log is about: its run's partition field. */
 enum state_kind {
@@ -115,6 +120,7 @@ struct shard;
 struct conn;
 struct sub;
 struct shared; /* shared.c */
+struct delay;  /* delay.h */
 struct sift;   /* sift.c */
 
 /* ------------------------------------------------------------- partitions */
@@ -335,6 +341,7 @@ struct pending {
 	bool part;     /* of a message, and not its last: nobody sees it yet */
 	uint8_t acked; /* weaker durability that its producer was told; 0: none */
 	bool shared;   /* the group's slice is a shared one's */
+	uint32_t to;   /* partition that its producer is told of: another one than its own, if it is delayed */
 };
 
 /* ----------------------------------------------------------------- shards */
@@ -375,6 +382,8 @@ struct shard {
 	bool blocked; /* an append got -EAGAIN: no more before room */
 	bool stuck;   /* a client's ring is full: look again after a while, clients do not tell */
 	struct thmqi_timer stuck_timer;
+	struct delay *delay; /* NULL: no message was ever delayed */
+	uint64_t delay_mark; /* numbers of DELAY_DONES below it are done */
 	bool tells_at_once; /* progress from memory, not when there is time */
 	uint32_t untold;    /* rounds since progress was told */
 	uint64_t told_messages;
@@ -428,6 +437,12 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 void thmqi_shard_start(struct shard *s);
 void thmqi_shard_shut(struct shard *s); /* links down, last offsets appended, flush begun */
 struct partition *thmqi_shard_partition(struct shard *s, uint32_t id);
+/* Of an id that comes from outside: none that the shard has for itself. */
+struct partition *thmqi_shard_partition_asked(struct shard *s, uint32_t id);
+static inline bool thmqi_is_own_partition(uint32_t id)
+{
+	return id >= OWN_PARTITION && id < VOLATILE_PARTITION;
+}
 int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_topic *topic);
 void thmqi_shard_partition_drop(struct shard *s, uint32_t id);
 /* Append one state slice; with a pending entry for the caller to fill (index is set). */
@@ -531,6 +546,20 @@ void thmqi_parts_fill_last(struct conn *c, const struct thmqi_frame *f, struct t
 			   const struct partition *p, uint32_t room);
 void thmqi_parts_end(struct conn *c); /* the last is appended, or will never be */
 
+/* delay.c: messages whose time has not come; delay.h */
+/* Where such a message is stored. 0; -ENOMEM; -ENOBUFS as many wait as may */
+int thmqi_delay_place(struct shard *s, struct partition **ret_partition);
+/* Frame @f, for @to. 0: appended, end it by note of *@ret_index; -EAGAIN; -EINVAL; an error of the log */
+int thmqi_delay_append(struct conn *c, const struct thmqi_frame *f, struct partition *p, const struct partition *to,
+		       uint32_t level, struct thmq_run_header **ret_run, uint64_t *ret_index);
+void thmqi_delay_begin(struct shard *s); /* what its log has is served from now on */
+void thmqi_delay_stop(struct shard *s, int error);
+void thmqi_delay_fini(struct shard *s);
+uint32_t thmqi_delay_poll(struct shard *s);
+int thmqi_delay_live(struct shard *s, const struct thmq_log_extent *e); /* enum thmq_log_life */
+uint32_t thmqi_delay_count(const struct shard *s, uint32_t partition);
+void thmqi_delay_cancel(struct conn *c, uint64_t id, const struct thmqi_request *r);
+
 /* writers.c */
 enum writer_news {
 	WRITER_NEW = 0,   /* it is to be stored */
@@ -539,7 +568,7 @@ enum writer_news {
 };
 struct writer *thmqi_writer_find(const struct shard *s, uint64_t producer, uint32_t partition);
 /* A PRODUCE with a producer id. enum writer_news; -THMQ_EFENCED an older epoch; -ENOMEM */
-int thmqi_writer_admit(struct conn *c, const struct thmqi_frame *f, struct writer **ret_writer);
+int thmqi_writer_admit(struct conn *c, const struct thmqi_frame *f, uint32_t partition, struct writer **ret_writer);
 void thmqi_writer_replay(struct shard *s, const struct thmq_log_producer *state);
 int thmqi_writer_renew(struct shard *s, uint64_t item);
 int thmqi_writer_fence(struct shard *s, uint64_t producer, uint32_t epoch); /* older ones write no more. -ENOMEM */

@@ -69,6 +69,7 @@ static void send_away(struct thmqi_list *conns, int error)
 static void depose(struct shard *s)
 {
 	s->lead->serves = false;
+	thmqi_delay_stop(s, -THMQ_ENOTLEADER);
 	thmqi_lost_tell_producers(s);
 	send_away(&s->conns, -THMQ_ENOTLEADER);
 	send_away(&s->resting, -THMQ_ENOTLEADER);

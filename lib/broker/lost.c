@@ -37,7 +37,7 @@ static void tell_producer(struct pending *const *list, uint32_t count)
 {
 	const struct pending *first = list[0];
 	struct thmqi_frame f = {.stream = first->stream,
-				.partition = first->partition->id,
+				.partition = first->to ? first->to : first->partition->id,
 				.flags = first->acked,
 				.extra = THMQI_OF_PRODUCER,
 				.seq = first->base_offset,

@@ -15,7 +15,8 @@
 #define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
-#define ALONE (THMQI_PRODUCE_REPORT | THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT))
+#define SPECIAL THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY)
+#define ALONE (THMQI_PRODUCE_REPORT | SPECIAL)
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint64_t is)
 {
@@ -79,6 +80,8 @@ static struct partition *partition_of(struct conn *c, uint32_t id)
 	p = *ahead_of(c, 0);
 	if (!p || p->id != id)
 		p = thmqi_shard_partition(c->shard, id);
+	if (thmqi_unlikely(thmqi_is_own_partition(id)))
+		return NULL;
 	if (p) {
 		c->last_partition = p;
 		expect(p);
@@ -342,7 +345,7 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 	c->shard->pending_tail++;
 }
 
-static void send_report(struct conn *c, uint32_t stream, const struct partition *p, uint32_t level,
+static void send_report(struct conn *c, uint32_t stream, uint32_t partition, uint32_t level,
 			uint64_t first_seq, uint32_t count, uint64_t base_offset)
 {
 	/* room was kept when the run was taken */
@@ -353,7 +356,7 @@ static void send_report(struct conn *c, uint32_t stream, const struct partition 
 	f->type = THMQI_FRAME_REPORT;
 	f->flags = (uint8_t)level;
 	f->stream = stream;
-	f->partition = p->id;
+	f->partition = partition;
 	f->seq = first_seq;
 	f->len = count;
 	f->arg[0] = base_offset;
@@ -373,13 +376,14 @@ static bool flush_is_due(const struct shard *s, const struct partition *p)
 
 static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, const struct writer *w)
 {
-	uint32_t report = first->extra & THMQI_PRODUCE_REPORT, level = level_of(c, first), n = 1;
+	const uint32_t kind = THMQI_PRODUCE_REPORT | THMQI_PRODUCE_WITH(THMQ_RECORD_DELAY);
+	uint32_t level = level_of(c, first), n = 1;
 	const struct thmqi_frame *f;
 	uint64_t seq = first->seq;
 
 	while (n < RUN_RECORDS_MAX && (f = thmqi_frame_peek(&c->wire->up, n)) &&
 	       f->stream == first->stream && f->partition == first->partition &&
-	       f->type == THMQI_FRAME_PRODUCE && (f->extra & THMQI_PRODUCE_REPORT) == report &&
+	       f->type == THMQI_FRAME_PRODUCE && (f->extra & kind) == (first->extra & kind) &&
 	       level_of(c, f) == level && same_id(f, first, seq) && f->seq <= w->last_seq && check(c, f) == 0) {
 		seq = f->seq;
 		n++;
@@ -419,7 +423,7 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 
 	if (nothing_before(s, p, level)) {
 		if (report)
-			send_report(c, first->stream, p, level, first->seq, n, UINT64_MAX);
+			send_report(c, first->stream, p->id, level, first->seq, n, UINT64_MAX);
 		thmqi_conn_progress(c, first->stream, level, last);
 		return n;
 	}
@@ -469,6 +473,60 @@ static void let_go(struct conn *c)
 		thmqi_version_forget(c);
 }
 
+/* Where a frame's message is stored first, if its time has not come. */
+static uint32_t stored_in(const struct thmqi_frame *f)
+{
+	return f->extra & THMQI_PRODUCE_WITH(THMQ_RECORD_DELAY) ? DELAY_PARTITION : f->partition;
+}
+
+/* For @to, whose partition gets it when its time comes. Return: 1; 0 not now; why it is refused */
+static __attribute__((noinline)) int produce_delayed(struct conn *c, const struct thmqi_frame *f, const struct partition *to,
+						     struct writer *w, uint32_t level)
+{
+	bool report = (f->extra & THMQI_PRODUCE_REPORT) != 0;
+	struct shard *s = c->shard;
+	struct thmq_run_header *run;
+	struct partition *p;
+	struct pending *e;
+	uint64_t index;
+	int rc = to->is_volatile ? -ENOTSUP : thmqi_delay_place(s, &p);
+
+	if (rc)
+		return rc;
+	e = thmqi_shard_pending_room(s);
+	if (!e || s->blocked || p->next_offset - p->durable > OFFSET_JUMP - RUN_RECORDS_MAX || (w && !knows_refusals(c)))
+		return 0;
+	rc = thmqi_delay_append(c, f, p, to, THMQI_MIN(level, (uint32_t)THMQ_DURABILITY_DURABLE), &run, &index);
+	if (rc == -EAGAIN || rc == -THMQ_ENOTLEADER) {
+		s->blocked = rc == -EAGAIN;
+		return 0;
+	}
+	if (rc)
+		return rc;
+	if (w)
+		w->last_seq = f->seq;
+	s->messages_in++;
+	s->bytes_in += f->len;
+	if (level == THMQ_DURABILITY_MEMORY) {
+		if (report)
+			send_report(c, f->stream, to->id, level, f->seq, 1, run->base_offset);
+		thmqi_conn_progress(c, f->stream, level, f->seq);
+		level = 0;
+	} else if (report) {
+		c->reports_pending++;
+	}
+	if (c->producers[f->stream].life != thmqi_producer_life(f->arg[1], f->generation))
+		begin_life(&c->producers[f->stream], f);
+	note_pending(c, e, index, f, f, p, run, level);
+	s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].to = to->id;
+	if (flush_is_due(s, p)) {
+		p->flush_asked = p->next_offset;
+		s->flush_asked = s->pending_tail;
+		thmq_log_flush(p->log, &index);
+	}
+	return 1;
+}
+
 /* One run. Return: frames taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -504,7 +562,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
 	if (thmqi_unlikely(first->arg[1])) {
-		rc = thmqi_writer_admit(c, first, &w);
+		rc = thmqi_writer_admit(c, first, stored_in(first), &w);
 		if (rc < 0)
 			goto refuse;
 		if (rc != WRITER_NEW) {
@@ -512,7 +570,13 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 			return rc == WRITER_AGAIN ? produce_again(c, first, p, w) : 1;
 		}
 	}
-	if (thmqi_unlikely(first->extra & THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT))) {
+	if (thmqi_unlikely(first->extra & SPECIAL)) {
+		if (first->extra & THMQI_PRODUCE_WITH(THMQ_RECORD_DELAY)) {
+			rc = produce_delayed(c, first, p, w, level);
+			if (rc >= 0)
+				return (uint32_t)rc;
+			goto refuse;
+		}
 		rc = thmqi_version_expect(c, first, p, &is);
 		if (rc == -EAGAIN)
 			return 0;
@@ -573,7 +637,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
-			send_report(c, first->stream, p, level, first->seq, g.count, offset);
+			send_report(c, first->stream, p->id, level, first->seq, g.count, offset);
 		thmqi_conn_progress(c, first->stream, level, last->seq);
 		level = 0;
 	} else if (report) {
@@ -654,7 +718,7 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 		if (e->conn) {
 			if (e->report) {
 				e->conn->reports_pending--;
-				send_report(e->conn, e->stream, e->partition, durability,
+				send_report(e->conn, e->stream, e->to ? e->to : e->partition->id, durability,
 					    e->first_seq, e->count, e->base_offset);
 			}
 			thmqi_conn_progress(e->conn, e->stream, e->level, e->seq);
@@ -764,7 +828,7 @@ void thmqi_settle_failed(struct shard *s, int error)
 		if (e->conn && e->level) {
 			struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
 						.stream = e->stream,
-						.partition = e->partition ? e->partition->id : 0,
+						.partition = e->to ? e->to : e->partition ? e->partition->id : 0,
 						.seq = e->seq,
 						.extra = THMQI_OF_PRODUCER,
 						.status = -THMQ_EFAILED};

@@ -51,6 +51,8 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 	int64_t now = (int64_t)s->core->wall_ns;
 	uint64_t end;
 
+	if (thmqi_is_own_partition(e->partition))
+		return thmqi_delay_live(s, e);
 	if (!p || p->dead || was_deleted(s, p))
 		return THMQ_LOG_DEAD;
 	if (!r)

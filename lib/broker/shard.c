@@ -22,6 +22,11 @@ struct partition *thmqi_shard_partition(struct shard *s, uint32_t id)
 	return thmqi_map_get(&s->partitions, id);
 }
 
+struct partition *thmqi_shard_partition_asked(struct shard *s, uint32_t id)
+{
+	return thmqi_unlikely(thmqi_is_own_partition(id)) ? NULL : thmqi_map_get(&s->partitions, id);
+}
+
 /* So many side by side, each in cache lines of its own. They go with the shard only. */
 #define BLOCK_PARTITIONS 255u
 
@@ -195,13 +200,13 @@ static void partitions_free(struct shard *s)
 
 /* ------------------------------------------------------------------ replay */
 
-/* Of a copy's log, which may be ahead of what is known of topics here: a partition is one before it has a topic. */
+/* Of a copy's log, which may be ahead of what is known of topics here: a partition is one before it has a topic. Or one of the shard's own. */
 static struct partition *told_of(struct shard *s, uint32_t id)
 {
 	const struct state_topic none = {.visible_at = THMQ_DURABILITY_QUORUM};
 	struct partition *p = thmqi_shard_partition(s, id);
 
-	if (!p && s->lead && thmqi_shard_partition_add(s, id, &none) == 0)
+	if (!p && (s->lead || thmqi_is_own_partition(id)) && thmqi_shard_partition_add(s, id, &none) == 0)
 		p = thmqi_shard_partition(s, id);
 	return p;
 }
@@ -358,6 +363,7 @@ void thmqi_shard_begin_term(struct shard *s)
 				thmqi_shared_settle_recovery(g);
 		}
 	}
+	thmqi_delay_begin(s);
 }
 
 /* They are waited for, what they have acknowledged is told again. */
@@ -380,6 +386,8 @@ void thmqi_shard_reset(struct shard *s)
 	struct partition *p;
 	uint32_t i = 0;
 
+	thmqi_delay_stop(s, -THMQ_ENOTLEADER);
+	s->delay_mark = 0;
 	while ((p = thmqi_map_next(&s->partitions, &i))) {
 		if (p->is_volatile)
 			continue;
@@ -823,6 +831,8 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 		c = thmqi_container(it, struct conn, link);
 		done += take_frames(c);
 	}
+	if (thmqi_unlikely(s->delay != NULL))
+		done += thmqi_delay_poll(s);
 	if (!thmqi_list_empty(&s->ready))
 		done += thmqi_sub_pump_all(s);
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
@@ -921,6 +931,7 @@ void thmqi_shard_shut(struct shard *s)
 	s->closing = true;
 	if (s->open)
 		shard_poll(&s->poller, 0);
+	thmqi_delay_stop(s, -ESHUTDOWN);
 	if (s->lead)
 		thmqi_lead_shut(s);
 	while (!thmqi_list_empty(&s->conns) || !thmqi_list_empty(&s->resting)) {
@@ -946,6 +957,7 @@ void thmqi_shard_fini(struct shard *s)
 		thmqi_core_remove_poller(s->core, &s->poller);
 		s->open = false;
 	}
+	thmqi_delay_fini(s);
 	partitions_free(s);
 	thmqi_writers_fini(s);
 	thmqi_lead_fini(s);

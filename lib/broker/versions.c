@@ -162,7 +162,7 @@ void thmqi_version_go(struct conn *c)
 
 void thmqi_version_request(struct conn *c, uint64_t id, const struct thmqi_request *r)
 {
-	struct partition *p = thmqi_shard_partition(c->shard, r->partition);
+	struct partition *p = thmqi_shard_partition_asked(c->shard, r->partition);
 	struct key_search *k = &c->asked;
 	int rc = !p ? -THMQ_ENOPARTITION : p->dead ? -THMQ_ENOTOPIC : p->is_volatile ? -ENOTSUP : 0;
 

@@ -80,16 +80,18 @@ static uint32_t lowest_epoch(const struct shard *s, uint64_t producer)
 	return (uint32_t)(uintptr_t)thmqi_map_get(&s->fences, producer);
 }
 
-int thmqi_writer_admit(struct conn *c, const struct thmqi_frame *f, struct writer **ret_writer)
+int thmqi_writer_admit(struct conn *c, const struct thmqi_frame *f, uint32_t partition, struct writer **ret_writer)
 {
 	struct shard *s = c->shard;
-	struct writer *w = thmqi_writer_find(s, f->arg[1], f->partition);
+	struct writer *w = thmqi_writer_find(s, f->arg[1], partition);
 
+	if (thmqi_unlikely(f->arg[1] == DELAY_PRODUCER)) /* that one is the shard itself */
+		return -EINVAL;
 	if (has_name(f->arg[1]) && f->generation < lowest_epoch(s, f->arg[1]))
 		return -THMQ_EFENCED;
 	if (!w) {
 		forget_some(s);
-		w = make(s, f->arg[1], f->partition);
+		w = make(s, f->arg[1], partition);
 	}
 	if (!w)
 		return -ENOMEM;
@@ -110,8 +112,13 @@ int thmqi_writer_admit(struct conn *c, const struct thmqi_frame *f, struct write
 
 void thmqi_writer_replay(struct shard *s, const struct thmq_log_producer *state)
 {
-	struct writer *w = thmqi_writer_find(s, state->producer_id, state->partition);
+	struct writer *w;
 
+	if (state->producer_id == DELAY_PRODUCER) {
+		s->delay_mark = THMQI_MAX(s->delay_mark, state->last_sequence);
+		return;
+	}
+	w = thmqi_writer_find(s, state->producer_id, state->partition);
 	if (!thmqi_shard_partition(s, state->partition))
 		return; /* its topic is gone */
 	if (!w)

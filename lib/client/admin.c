@@ -217,6 +217,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	info.begin_offset = reply->value[0];
 	info.end_offset = reply->value[1];
 	info.group_offset = reply->value[2];
+	info.delayed = reply->count;
 	if (group) {
 		uint64_t from = info.group_offset == UINT64_MAX ? info.begin_offset :
 								  THMQI_MAX(info.group_offset, info.begin_offset);
@@ -266,4 +267,31 @@ int thmqi_client_key_find(struct thmq_session *s, const char *topic, uint32_t pa
 	memset(ret_info, 0, info.size);
 	memcpy(ret_info, &info, THMQI_MIN(info.size, (uint32_t)sizeof(info)));
 	return 0;
+}
+
+int thmqi_client_delayed_cancel(struct thmq_session *s, const char *topic, uint32_t partition, uint64_t number)
+{
+	uint64_t deadline = thmqi_session_deadline(s, s->opts.timeout_ns);
+	struct thmqi_partition_entry *entries = NULL;
+	const struct thmqi_reply *reply;
+	struct thmqi_topic_entry about;
+	struct thmqi_request r;
+	struct client_link *l;
+	int rc;
+
+	rc = thmqi_session_topic(s, topic, &about);
+	if (!rc && partition >= about.partition_count)
+		rc = -THMQ_ENOPARTITION;
+	if (!rc)
+		rc = thmqi_session_partitions(s, about.topic_id, about.partition_count, &entries);
+	if (!rc)
+		rc = thmqi_session_link_wait(s, entries[partition].shard, deadline, &l);
+	if (!rc) {
+		name_request(&r, THMQI_OP_DELAYED_CANCEL, NULL);
+		r.partition = entries[partition].partition;
+		r.before_offset = number;
+		rc = thmqi_session_request(s, l, &r, deadline, &reply);
+	}
+	free(entries);
+	return rc ? thmqi_fail(rc, "cancel a delayed message of %s: %s", topic, thmq_strerror(rc)) : 0;
 }

@@ -312,8 +312,11 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	ret->key_len = opts ? opts->key_len : 0;
 	ret->tag_len = opts && opts->tag ? (uint32_t)strlen(opts->tag) : 0;
 	ret->has = ret->has_len = 0;
-	if (opts && (opts->header_count || opts->ttl_ns || (opts->flags & EXPECTS))) {
+	if (opts && (opts->header_count || (opts->ttl_ns | (uint64_t)opts->deliver_at_ns | opts->delay_ns) ||
+		     (opts->flags & EXPECTS))) {
 		rc = thmqi_attributes_plan(opts, &ret->has, &ret->has_len);
+		if (!rc && (ret->has & THMQ_RECORD_DELAY) && p->is_volatile)
+			rc = -ENOTSUP;
 		if (rc)
 			return rc;
 	}
@@ -328,7 +331,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 		ret->has_len += (uint32_t)sizeof(struct thmqi_packed);
 	}
 	if (thmqi_unlikely(len > l->len_max_volatile || head_of(ret) > l->len_max_volatile - len) &&
-	    is_too_long(p, l, head_of(ret), len))
+	    (is_too_long(p, l, head_of(ret), len) || (ret->has & THMQ_RECORD_DELAY)))
 		return -EMSGSIZE;
 	head = THMQI_ALIGN_UP(head_of(ret), 8u);
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);

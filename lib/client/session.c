@@ -706,6 +706,7 @@ static bool may_repeat(const struct thmqi_request *r)
 {
 	switch (r->op) {
 	case THMQI_OP_TOPIC_DELETE:
+	case THMQI_OP_DELAYED_CANCEL:
 	case THMQI_OP_GROUP_DELETE:
 		return false;
 	case THMQI_OP_LEAD: /* another one may lead already */

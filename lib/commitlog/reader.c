@@ -369,6 +369,11 @@ bool thmqi_log_read_newest(struct thmq_log_reader *r, struct thmq_log_view *ret_
 	return true;
 }
 
+bool thmqi_log_reader_waits(const struct thmq_log_reader *reader)
+{
+	return reader->log && (reader->reading || reader->waiting);
+}
+
 uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader)
 {
 	return reader->want;

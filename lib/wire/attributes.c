@@ -158,6 +158,13 @@ int thmqi_attributes_plan(const struct thmq_message_opts *opts, uint32_t *ret_fl
 	uint32_t flags = 0, len = 0, headers_len;
 	int rc;
 
+	if (opts->deliver_at_ns || opts->delay_ns) {
+		if ((opts->deliver_at_ns && opts->delay_ns) || opts->deliver_at_ns < 0 || opts->delay_ns > INT64_MAX ||
+		    (opts->flags & (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)))
+			return -EINVAL;
+		flags |= THMQ_RECORD_DELAY;
+		len += sizeof(opts->delay_ns);
+	}
 	if (opts->flags & (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)) {
 		flags |= opts->flags & THMQ_MESSAGE_EXPECT_END ? THMQ_RECORD_EXPECT_END
 							       : THMQ_RECORD_EXPECT_KEY;
@@ -196,9 +203,14 @@ static uint8_t *write_header(const struct thmq_header *h, uint8_t *to)
 
 void thmqi_attributes_write(const struct thmq_message_opts *opts, uint8_t *to)
 {
+	const uint64_t when = opts->delay_ns ? opts->delay_ns | THMQI_DELAY_AFTER : (uint64_t)opts->deliver_at_ns;
 	uint8_t *begin;
 	uint32_t i, len;
 
+	if (when) {
+		memcpy(to, &when, sizeof(when));
+		to += sizeof(when);
+	}
 	if (opts->flags & (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)) {
 		memcpy(to, &opts->expected, sizeof(opts->expected));
 		to += sizeof(opts->expected);

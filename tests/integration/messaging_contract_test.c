@@ -827,7 +827,109 @@ static void two_writers(void)
 		CHECK(thmq_session_close(s[who], SECOND) == 0);
 }
 
+/* -------------------------------------------------------------------- delayed */
+
+static uint64_t wall(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t waiting(struct thmq_session *s, const char *topic, uint32_t partitions)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	uint64_t n = 0;
+	uint32_t i;
+
+	for (i = 0; i < partitions; i++) {
+		CHECK(thmq_partition_describe(s, topic, i, NULL, &info) == 0);
+		n += info.delayed;
+	}
+	return n;
+}
+
+/* In the order of their times, none early, as they were sent; one of them is called off. */
+static void delayed(void)
+{
+	static const uint64_t delays[] = {90, 30, 0, 60, 3600000};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_header h = {"n", "x", 1, THMQ_HEADER_TEXT};
+	uint64_t begin = wall(), due[5];
+	struct thmq_producer *p, *ring;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_event e, far = {0};
+	bool came[4] = {false};
+	uint32_t i;
+
+	CHECK(thmq_topic_create(s, "later", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_topic_create(s, "ring", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
+	CHECK(thmq_producer_open(s, "later", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p) == 0);
+	CHECK(thmq_producer_open(s, "ring", NULL, &ring) == 0);
+	CHECK(thmq_consumer_open(s, "later", NULL, NULL, &c) == 0);
+	CHECK(thmq_send(ring, "x", 1, THMQ_MESSAGE_OPTS(.delay_ns = 1)) == -ENOTSUP);
+	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.delay_ns = 1, .deliver_at_ns = 1)) == -EINVAL);
+	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.delay_ns = 1, .flags = THMQ_MESSAGE_EXPECT_END)) == -EINVAL);
+	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.delay_ns = UINT64_MAX)) == -EINVAL);
+	for (i = 0; i < 5; i++) {
+		due[i] = begin + delays[i] * MS;
+		CHECK(thmq_send(p, &due[i], 8,
+				THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 1, .key = "key", .key_len = 3,
+						  .tag = i % 2 ? "tag" : NULL, .headers = &h, .header_count = i % 2,
+						  .deliver_at_ns = i % 2 ? (int64_t)due[i] : 0,
+						  .delay_ns = i % 2 ? 0 : delays[i] * MS + 1)) == i + 1);
+		CHECK(next_event(s, THMQ_EVENT_SETTLED, &e, 10 * SECOND) && e.partition == 1 && e.offset != UINT64_MAX);
+		CHECK(e.sequence == i + 1);
+		far = e;
+	}
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(waiting(s, "later", 2) >= 1);
+	CHECK(thmq_delayed_cancel(s, "later", 0, far.offset) == -ENOENT); /* it is none of that one's */
+	CHECK(thmq_delayed_cancel(s, "later", 2, far.offset) == -THMQ_ENOPARTITION);
+	CHECK(thmq_delayed_cancel(s, "nowhere", 0, far.offset) == -THMQ_ENOTOPIC);
+	CHECK(thmq_delayed_cancel(s, "later", 1, far.offset + 1) == -ENOENT);
+	CHECK(thmq_delayed_cancel(s, "ring", 0, 0) == -ENOTSUP);
+	CHECK(thmq_delayed_cancel(s, "later", 1, far.offset) == 0);
+	CHECK(thmq_delayed_cancel(s, "later", 1, far.offset) == -ENOENT);
+	for (i = 0; i < 4; i++) {
+		uint32_t k = 0;
+
+		take(s, c, &m);
+		while (k < 4 && (m.len != 8 || memcmp(m.data, &due[k], 8) != 0))
+			k++;
+		CHECK(k < 4 && !came[k] && m.partition == 1 && m.offset == i);
+		CHECK(k != 3 || came[1]); /* those with times: in their order, however long it took to send them */
+		came[k] = true;
+		CHECK(wall() >= due[k] && (uint64_t)m.time_ns >= due[k]);
+		CHECK(m.key_len == 3 && memcmp(m.key, "key", 3) == 0 && m.tag_len == (k % 2 ? 3 : 0));
+		CHECK(has_text(&m, "n", "x") == (k % 2 == 1));
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(waiting(s, "later", 2) == 0);
+	CHECK(fetch(s, c, &m, 1, 50 * MS) == 0);
+	/* its own time, and one that is as long as may be, and one that is longer */
+	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = 5, .delay_ns = MS)) == 6);
+	take(s, c, &m);
+	CHECK(m.time_ns == 5 && is_payload(&m, "x"));
+	CHECK(thmq_release(c, &m, 1) == 0);
+	{
+		static uint8_t large[2 << 20];
+		uint32_t len = 1 << 20;
+
+		while (thmq_send(p, large, len, THMQ_MESSAGE_OPTS(.delay_ns = MS)) == -EMSGSIZE)
+			len--;
+		CHECK(len > (1 << 20) - 1024);
+		take(s, c, &m);
+		CHECK(m.len == len);
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
 static const struct test_case cases[] = {
+	{"delayed", delayed},
 	{"expected_ends", expected_ends},
 	{"expected_keys", expected_keys},
 	{"two_writers", two_writers},

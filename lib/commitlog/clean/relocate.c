@@ -96,6 +96,7 @@ static int has_copy(struct thmq_log *log, struct run_index *x, const struct thmq
 
 	if (!x->moved)
 		return 0;
+	thmqi_index_settle(log, x); /* nobody may have read it since the segment before this one went */
 	if (is_listed(log, x, run))
 		return 1;
 	if (!may_be_sealed(log, x, run))

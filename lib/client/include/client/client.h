@@ -34,6 +34,7 @@ int thmqi_client_partition_describe(struct thmq_session *session, const char *to
 				    uint32_t partition, const char *group,
 				    struct thmq_partition_info *ret_info);
 
+int thmqi_client_delayed_cancel(struct thmq_session *session, const char *topic, uint32_t partition, uint64_t number);
 int thmqi_client_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
 			  uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
 int thmqi_client_cluster_nodes(struct thmq_session *session, struct thmq_node *ret_nodes, uint32_t max);

@@ -13,6 +13,8 @@
 
 /* Flags that a client may set. A body with others, but for THMQ_RECORD_PART, cannot be read. */
 #define THMQI_RECORD_EXPECT (THMQ_RECORD_EXPECT_END | THMQ_RECORD_EXPECT_KEY)
+/* What THMQ_RECORD_DELAY says: ns since 1970, or with this bit ns from when the broker has it. */
+#define THMQI_DELAY_AFTER (1ull << 63)
 #define THMQI_RECORD_KNOWN (THMQI_RECORD_EXPECT | THMQ_RECORD_TTL | THMQ_RECORD_HEADERS | THMQ_RECORD_PACKED)
 
 /* The last of the attributes: right before the payload. */

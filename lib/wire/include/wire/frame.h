@@ -64,7 +64,8 @@ enum thmqi_frame_type {
 		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it. flags 0: those
 		       that were acknowledged at less are durable by now; generation: thmqi_producer_life() */
 	THMQI_FRAME_REPORT =
-		35, /* stream partition; flags: durability; seq: first sequence; len: count; arg0: base offset.
+		35, /* stream partition; flags: durability; seq: first sequence; len: count; arg0: base offset, of a delayed message the
+		       number by which it is cancelled.
 				    Sequences of one connection only: seq, then the next ones sent on it.
 				    arg0 UINT64_MAX: stored before, where is not known */
 	THMQI_FRAME_REJECT =
@@ -259,7 +260,8 @@ enum thmqi_op {
 	THMQI_OP_LEAVE = 7,      /* meta; stream */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
-		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that */
+		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that; total: delayed
+		      messages that wait for it */
 	THMQI_OP_PRODUCER_OPEN =
 		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
 	THMQI_OP_KEY_FIND =
@@ -267,6 +269,7 @@ enum thmqi_op {
 	THMQI_OP_NODES = 12, /* meta, of a cluster -> states; value[0..1]: which leads, in which term */
 	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
 				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
+	THMQI_OP_DELAYED_CANCEL = 24, /* shard; partition, before_offset: as its REPORT said -> status 0: it will not come; -ENOENT */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
 	THMQI_OP_GROUP_MEMBERS = 41, /* meta; name, group, index: first -> count entries of struct thmqi_member_entry, total; value[0]: group
