@@ -217,6 +217,8 @@ struct topic {
 	struct partition *partitions;
 };
 
+void producers_free(struct partition *p);
+
 int store_open(struct server *s);
 void store_close(struct server *s);
 void store_tick(struct server *s); /* once in a while */

@@ -324,22 +324,29 @@ static void producer_learn(struct partition *p, const struct thmq_message *m,
 	}
 }
 
-static void producers_learn(struct partition *p)
+/* Return: 0, or an error of the protocol: not now. */
+static int producers_learn(struct partition *p)
 {
 	struct producer_state *at = NULL;
 	const struct thmq_message *m;
+	/* what was last may have gone, by compaction: then nothing comes; elsewhere the device takes its time */
+	const int64_t patience_ns = p->topic->compacted ? SECOND : 10 * SECOND;
 	int64_t end, quiet_since = clock_ns();
 	struct reader *r;
 	int32_t left = 0;
+	int error = store_describe(p);
 
-	p->producers_known = true;
-	if (store_describe(p) || p->end <= p->begin)
-		return;
+	if (error)
+		return error;
+	p->producers_known = p->end <= p->begin;
+	if (p->producers_known)
+		return 0;
 	end = p->end;
-	if (reader_get(p, p->end - SCAN_OFFSETS > p->begin ? p->end - SCAN_OFFSETS : p->begin, &r))
-		return;
-	/* what was last may have gone, by compaction for one: then nothing comes for a while */
-	while (r->next_offset < end && clock_ns() - quiet_since < SECOND && !p->topic->gone) {
+	error = reader_get(p, p->end - SCAN_OFFSETS > p->begin ? p->end - SCAN_OFFSETS : p->begin, &r);
+	if (error)
+		return error;
+	p->producers_known = true;
+	while (r->next_offset < end && clock_ns() - quiet_since < patience_ns && !p->topic->gone) {
 		m = reader_peek(r);
 		if (m)
 			quiet_since = clock_ns();
@@ -350,7 +357,11 @@ static void producers_learn(struct partition *p)
 		producer_learn(p, m, &at, &left);
 		reader_step(r);
 	}
+	/* half of it is worse than nothing: a producer that went on from where it stood would never be right */
+	if (r->next_offset < end && !p->topic->compacted)
+		producers_free(p);
 	reader_put(r);
+	return 0;
 }
 
 /*
@@ -367,8 +378,12 @@ static int producer_check(struct partition *p, const struct batch *b, struct pro
 
 	if (b->base_sequence < 0)
 		return K_INVALID_RECORD;
-	if (!p->producers_known)
-		producers_learn(p);
+	if (!p->producers_known) {
+		int error = producers_learn(p);
+
+		if (error)
+			return error;
+	}
 	w = producer_find(p, b->producer_id);
 	if (!w)
 		w = producer_make(p, b->producer_id, b->producer_epoch);

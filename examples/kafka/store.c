@@ -224,7 +224,7 @@ void store_ref(struct topic *t)
 	t->refs++;
 }
 
-static void producers_free(struct partition *p)
+void producers_free(struct partition *p)
 {
 	struct producer_state *w, *next;
 
