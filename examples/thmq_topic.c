@@ -161,7 +161,7 @@ static void describe_json(const struct thmq_topic_info *info, const struct thmq_
 	       info->name, partition, info->partition_count, level_name(info->visible_at),
 	       info->group_count);
 	print_retention_json(info);
-	printf(",\"shard\":%u,\"begin\":%llu,\"end\":%llu", p->shard,
+	printf(",\"shard\":%u,\"delayed\":%llu,\"begin\":%llu,\"end\":%llu", p->shard, (unsigned long long)p->delayed,
 	       (unsigned long long)p->begin_offset, (unsigned long long)p->end_offset);
 	if (group) {
 		bool begun = p->group_offset != UINT64_MAX;
@@ -175,7 +175,6 @@ static void describe_json(const struct thmq_topic_info *info, const struct thmq_
 			fputs("null", stdout);
 		printf(",\"lag\":%llu", (unsigned long long)p->lag);
 	}
-	printf(",\"delayed\":%llu", (unsigned long long)p->delayed);
 	fputs("}\n", stdout);
 }
 

@@ -212,7 +212,8 @@ struct thmq_log_events {
 	/*
 	 * At open, in log order, so that of two slices of a state the later one counts. Of a full segment whose index is whole: for each partition its last run without payload
 	 * (payload NULL, len 0, count: its messages in the segment), then the newest slice of each state, by kind (the
-	 * partition of their headers) and item (base_offset). Kind 0 is the log's own. Of all others: every run. Non-zero ends the open with it.
+	 * partition of their headers) and item (base_offset). Kind 0 is the log's own. Of all others: every run. Non-zero ends the open with it,
+	 * or with -ECANCELED if it is above zero.
 	 */
 	int (*replay)(void *ctx, const struct thmq_log_run *run);
 	/* All batches up to @index have reached @durability (WRITTEN or DURABLE). Each rises. */
@@ -249,6 +250,11 @@ struct thmq_log_events {
 	 * newest in its place. Quick, appends nothing. NULL: all are needed.
 	 */
 	int (*over)(void *ctx, const struct thmq_log_run *run, const struct thmq_record_view *record);
+	/*
+	 * At open, before the first replay, behind the last, and between them every 16 MiB or so: @done bytes of at most @total are known by
+	 * now, most of them from indexes, without being read. Non-zero ends the open, as of replay.
+	 */
+	int (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 };
 
 struct thmq_log_opts {

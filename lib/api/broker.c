@@ -186,7 +186,7 @@ int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_
 
 	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
 		return bad_broker(broker);
-	if (!ret_stats || ret_stats->size < 8)
+	if (!ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return thmqi_fail(-EINVAL, "stats: set the size field first");
 	api = thmqi_api_of(thmqi_broker_env(broker));
 	pthread_mutex_lock(&api->lock);

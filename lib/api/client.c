@@ -141,8 +141,11 @@ int thmq_session_arm(struct thmq_session *session)
 
 int thmq_session_wait(struct thmq_session *session, uint64_t timeout_ns)
 {
-	int rc = is_session(session) ? thmqi_client_session_wait(session, timeout_ns) : bad("session");
+	int rc;
 
+	if (!is_session(session))
+		return bad("session");
+	rc = thmqi_client_session_wait(session, timeout_ns);
 	if (rc == -EDEADLK)
 		return thmqi_fail(rc, "wait: no thread drives the broker's core, or this is called from within one");
 	if (rc == -ESHUTDOWN)
@@ -204,7 +207,7 @@ int thmq_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_in
 {
 	if (!is_session(session))
 		return bad("session");
-	if (max && (!ret_infos || ret_infos[0].size < 8))
+	if (max && (!ret_infos || thmqi_size_is_wrong(ret_infos[0].size)))
 		return thmqi_fail(-EINVAL, "list topics: set the size field of the first element");
 	return thmqi_client_topic_list(session, ret_infos, max);
 }
@@ -215,7 +218,7 @@ int thmq_topic_describe(struct thmq_session *session, const char *name, struct t
 
 	if (!is_session(session))
 		return bad("session");
-	if (!ret_info || ret_info->size < 8)
+	if (!ret_info || thmqi_size_is_wrong(ret_info->size))
 		return thmqi_fail(-EINVAL, "describe a topic: set the size field");
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	return rc ? rc : thmqi_client_topic_describe(session, name, ret_info);
@@ -228,7 +231,7 @@ int thmq_partition_describe(struct thmq_session *session, const char *topic, uin
 
 	if (!is_session(session))
 		return bad("session");
-	if (!ret_info || ret_info->size < 8)
+	if (!ret_info || thmqi_size_is_wrong(ret_info->size))
 		return thmqi_fail(-EINVAL, "describe a partition: set the size field");
 	rc = check_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
 	if (rc == 0 && group)
@@ -243,7 +246,7 @@ int thmq_key_find(struct thmq_session *session, const char *topic, uint32_t part
 
 	if (!is_session(session))
 		return bad("session");
-	if (!ret_info || ret_info->size < 8)
+	if (!ret_info || thmqi_size_is_wrong(ret_info->size))
 		return thmqi_fail(-EINVAL, "find a key: set the size field");
 	if (!key || !key_len || key_len > THMQ_KEY_MAX)
 		return thmqi_fail(-EINVAL, "find a key: it has 1 to %u bytes", THMQ_KEY_MAX);

@@ -15,7 +15,7 @@ int thmq_cluster_nodes(struct thmq_session *session, struct thmq_node *ret_nodes
 
 	if (rc)
 		return rc;
-	if (max && (!ret_nodes || ret_nodes[0].size < 8))
+	if (max && (!ret_nodes || thmqi_size_is_wrong(ret_nodes[0].size)))
 		return thmqi_fail(-EINVAL, "list nodes: set the size field of the first one");
 	return thmqi_client_cluster_nodes(session, ret_nodes, max);
 }

@@ -253,7 +253,7 @@ int thmq_core_stats(struct thmq_core *core, struct thmq_core_stats *ret_stats)
 
 	if (!core)
 		return thmqi_fail(-EINVAL, "stats of no core");
-	if (!ret_stats || ret_stats->size < 8)
+	if (!ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return thmqi_fail(-EINVAL, "stats: set the size field first");
 	thmqi_core_stats(core, &stats);
 	stats.size = ret_stats->size;

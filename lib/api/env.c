@@ -271,7 +271,7 @@ int thmq_env_stats(struct thmq_env *env, struct thmq_env_stats *ret_stats)
 
 	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
 		return bad_env();
-	if (!ret_stats || ret_stats->size < 8)
+	if (!ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return thmqi_fail(-EINVAL, "stats: set the size field first");
 	thmqi_env_stats(env, &stats);
 	stats.size = ret_stats->size;

@@ -29,7 +29,7 @@ int thmq_group_list(struct thmq_session *session, const char *topic, struct thmq
 {
 	int rc = check(session, topic, NULL);
 
-	if (!rc && max && (!ret_infos || ret_infos[0].size < 8))
+	if (!rc && max && (!ret_infos || thmqi_size_is_wrong(ret_infos[0].size)))
 		return no_size("list groups");
 	return rc ? rc : thmqi_client_group_list(session, topic, ret_infos, max);
 }
@@ -38,7 +38,7 @@ int thmq_group_describe(struct thmq_session *session, const char *topic, const c
 {
 	int rc = check_group(session, topic, group);
 
-	if (!rc && (!ret_info || ret_info->size < 8))
+	if (!rc && (!ret_info || thmqi_size_is_wrong(ret_info->size)))
 		return no_size("describe a group");
 	return rc ? rc : thmqi_client_group_describe(session, topic, group, ret_info);
 }
@@ -48,7 +48,7 @@ int thmq_group_members(struct thmq_session *session, const char *topic, const ch
 {
 	int rc = check_group(session, topic, group);
 
-	if (!rc && max && (!ret_members || ret_members[0].size < 8))
+	if (!rc && max && (!ret_members || thmqi_size_is_wrong(ret_members[0].size)))
 		return no_size("list members");
 	return rc ? rc : thmqi_client_group_members(session, topic, group, ret_members, max);
 }

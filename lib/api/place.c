@@ -32,7 +32,7 @@ int thmq_env_plan(const struct thmq_env_opts *opts, struct thmq_place *places, u
 	rc = thmqi_api_env_check(&o);
 	if (rc)
 		return rc;
-	if ((places && count && places->size < 8) || (ret_machine && ret_machine->size < 8))
+	if ((places && count && thmqi_size_is_wrong(places->size)) || (ret_machine && thmqi_size_is_wrong(ret_machine->size)))
 		return thmqi_fail(-EINVAL, "plan: set the size field first");
 	if (count > PLACES_MAX)
 		return thmqi_fail(-EINVAL, "plan: at most %u places", PLACES_MAX);
@@ -62,7 +62,7 @@ int thmq_env_place(struct thmq_env *env, uint32_t core_index, struct thmq_place 
 
 	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
 		return thmqi_fail(-EINVAL, "not an open environment");
-	if (!ret_place || ret_place->size < 8)
+	if (!ret_place || thmqi_size_is_wrong(ret_place->size))
 		return thmqi_fail(-EINVAL, "place: set the size field first");
 	rc = thmqi_env_place(env, core_index, &place);
 	if (rc)

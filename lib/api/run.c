@@ -14,6 +14,8 @@ _Static_assert(sizeof(struct thmq_record_view) == 64 &&
 void thmq_run_init(struct thmq_run_header *run, uint32_t encoding, uint32_t partition,
 		   uint64_t base_offset, uint32_t count, uint32_t len)
 {
+	if (!run)
+		return;
 	memset(run, 0, sizeof(*run));
 	run->len = len;
 	run->base_offset = base_offset;
@@ -96,10 +98,10 @@ int thmq_run_encode(struct thmq_run_header *run, uint32_t run_len, uint32_t part
 int thmq_record_next(const struct thmq_log_run *run, struct thmq_record_cursor *cursor,
 		     struct thmq_record_view *ret_record)
 {
-	struct thmqi_record_iter *it = (struct thmqi_record_iter *)(void *)cursor->internal;
+	struct thmqi_record_iter *it = cursor ? (struct thmqi_record_iter *)(void *)cursor->internal : NULL;
 	int rc = 0;
 
-	if (!run->payload)
+	if (!run || !it || !ret_record || !run->header || !run->payload)
 		return -EINVAL;
 	if (!it->run)
 		rc = thmqi_record_begin(it, run->header);

@@ -123,7 +123,7 @@ int thmq_fault_stats(struct thmq_fault *fault, struct thmq_fault_stats *ret_stat
 	struct thmq_fault_stats stats;
 	uint32_t size;
 
-	if (!fault || !ret_stats || ret_stats->size < 8)
+	if (!fault || !ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return bad("faults: none were opened, or no size");
 	thmqi_fault_stats(fault, &stats);
 	size = ret_stats->size;

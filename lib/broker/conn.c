@@ -45,7 +45,7 @@ bool thmqi_conn_rest(struct conn *c)
 {
 	if (c->waits)
 		return false;
-	if (c->rests || c->backlog_count || c->wrote || thmqi_frame_peek(&c->wire->ctl, 0) ||
+	if (c->rests || c->backlog_count || c->wrote || c->asked.partition || thmqi_frame_peek(&c->wire->ctl, 0) ||
 	    thmqi_frame_peek(&c->wire->up, 0))
 		return c->rests;
 	c->rests = true;

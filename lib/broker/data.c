@@ -148,7 +148,7 @@ int thmq_data_name(const struct thmq_log_run *run, struct thmq_data_name *ret_na
 	struct thmq_data_name name = {0};
 	int rc = 0;
 
-	if (!run || !run->header || !ret_name || ret_name->size < 8)
+	if (!run || !run->header || !ret_name || thmqi_size_is_wrong(ret_name->size))
 		return thmqi_fail(-EINVAL, "a name: no run, or set the size field first");
 	if (run->header->encoding != THMQ_RUN_STATE || !run->payload)
 		return 0;

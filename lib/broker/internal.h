@@ -419,6 +419,7 @@ struct thmq_broker {
 	_Atomic bool leads;      /* meta, and serves */
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
 	_Atomic bool ill;        /* a shard of it has failed: another one is to lead */
+	_Atomic uint64_t full_ns; /* when a shard of it was refused room; 0: never */
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
 	struct meta *meta;    /* belongs to the core of shards[0] */
@@ -459,6 +460,7 @@ int thmqi_lead_open(struct shard *s, const struct thmq_log_opts *opts); /* as th
 int thmqi_lead_close(struct shard *s, uint64_t timeout_ns, void (*gone)(void *arg), void *arg);
 void thmqi_lead_fini(struct shard *s);
 void thmqi_lead_poll(struct shard *s);  /* of the shard's poller */
+void thmqi_lead_refused(struct shard *s, int error); /* its log takes nothing */
 void thmqi_lead_shut(struct shard *s);
 int thmqi_lead_hand_over(struct shard *s); /* 1: another one leads it; 0 not yet */
 bool thmqi_lead_waits(struct shard *s); /* before it sleeps: there is something that nobody tells of */

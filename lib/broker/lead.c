@@ -8,6 +8,8 @@
 #include "lead.h"
 
 #define BALANCE_NS 50000000u
+#define FULL_NS 1000000000ull /* so long one whose device has no room tries to hand the lead over … */
+#define FULL_AGAIN_NS 30000000000ull /* … and then not for so long */
 
 bool thmqi_lead_serves(const struct shard *s)
 {
@@ -209,16 +211,53 @@ bool thmqi_lead_waits(struct shard *s)
  * One that has more than is committed takes no lead over: it must hear first that it is to go. The engine appends nothing of its own where
  * all that it begins with is committed.
  */
-bool thmqi_lead_mark_term(struct shard *s)
+static int mark_term(struct shard *s)
 {
 	struct lead *l = s->lead;
 	const uint64_t term = l->term;
 	struct pending *e;
+	int rc = 0;
 
-	if (l->marked_term != term &&
-	    thmqi_shard_append_state(s, STATE_TERM, 0, &term, sizeof(term), &e) == 0)
+	if (l->marked_term != term)
+		rc = thmqi_shard_append_state(s, STATE_TERM, 0, &term, sizeof(term), &e);
+	if (!rc)
 		l->marked_term = term;
-	return l->marked_term == term;
+	return rc;
+}
+
+bool thmqi_lead_mark_term(struct shard *s)
+{
+	return mark_term(s) == 0;
+}
+
+static bool is_full(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
+}
+
+/* Its device has no room: another one's may have. Where none has they do not take turns all the time. */
+void thmqi_lead_refused(struct shard *s, int error)
+{
+	_Atomic uint64_t *full = &s->broker->full_ns;
+	uint64_t now = s->core->now_ns, before = atomic_load(full);
+
+	if (error == -ENOSPC && (!before || now - before > FULL_AGAIN_NS))
+		atomic_store(full, now);
+}
+
+static bool is_to_go(const struct shard *s)
+{
+	uint64_t full = atomic_load(&s->broker->full_ns);
+
+	return atomic_load(&s->broker->ill) || (full && s->core->now_ns - full < FULL_NS);
+}
+
+/* A log that is full gets no mark; by then the others have heard of all that is committed. */
+static bool may_go(struct shard *s)
+{
+	int rc = mark_term(s);
+
+	return !rc || is_full(rc);
 }
 
 /* Who leads meta is to lead all, and one that cannot is not to lead it. */
@@ -229,9 +268,9 @@ static void on_timer(struct thmqi_timer *t)
 	uint64_t leader = atomic_load(&s->broker->leader);
 
 	if (is_meta(s))
-		leader = atomic_load(&s->broker->ill) ? UINT64_MAX : s->broker->opts.node_id;
+		leader = is_to_go(s) ? UINT64_MAX : s->broker->opts.node_id;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
-	    leader != s->broker->opts.node_id && thmqi_lead_mark_term(s))
+	    leader != s->broker->opts.node_id && may_go(s))
 		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);
 	/* it will never serve: another one may */
 	if (s->failed && l->group && l->role == THMQI_ROLE_LEADER)

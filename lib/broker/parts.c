@@ -5,6 +5,7 @@
  * moments, or with its client. The last part is the message: it alone has the producer's sequence, and goes the way of every
  * message (produce.c). Without it the others are bytes that nobody asks for.
  */
+#include "commitlog/limit.h"
 #include "wire/attributes.h"
 
 #include "internal.h"
@@ -123,8 +124,12 @@ int thmqi_parts_append(struct conn *conn, const struct thmqi_frame *f, struct pa
 
 	if (p->is_volatile || f->len > THMQI_MESSAGE_MAX || c.count < 2)
 		return -EMSGSIZE;
-	if (!conn->parts.partition)
+	if (!conn->parts.partition) {
+		rc = thmqi_log_room_for(p->log, c.count);
+		if (rc)
+			return rc;
 		begin(conn, f, p);
+	}
 	while (!rc && conn->parts.next < c.count - 1)
 		rc = append_part(conn, f, p, &c, level);
 	if (!rc)

@@ -664,6 +664,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	return g.count;
 refuse:
+	if (thmqi_unlikely(s->lead != NULL))
+		thmqi_lead_refused(s, rc);
 	let_go(c);
 	reject(c, first, rc, is);
 	return 1;

@@ -93,6 +93,14 @@ static int go(struct key_search *k, const void *key, uint32_t key_len)
 
 /* ------------------------------------------------------------------- expected */
 
+/* One past the last message. Behind it may lie parts of one that was cut short, which nobody is told of. */
+static uint64_t message_end(const struct partition *p)
+{
+	uint64_t logged = thmqi_logged_offset(p);
+
+	return p->durable >= logged ? p->visible : logged; /* all that is durable is visible, if it is to be */
+}
+
 static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partition *p,
 		      uint64_t *ret_is)
 {
@@ -129,7 +137,7 @@ int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct par
 	if (f->len - f->key_len - THMQI_PRODUCE_TAG_LEN(f->extra) < sizeof(expected))
 		return -EINVAL;
 	memcpy(&expected, at, sizeof(expected));
-	*ret_is = thmqi_logged_offset(p);
+	*ret_is = message_end(p);
 	if (THMQI_PRODUCE_HAS(f->extra) & THMQ_RECORD_EXPECT_KEY)
 		rc = expect_key(c, f, p, ret_is);
 	return rc ? rc : expected == *ret_is ? 0 : -THMQ_ECONFLICT;

@@ -165,6 +165,7 @@ struct reading {
 	int ack_error; /* why ack_sent cannot be stored now; 0 */
 	int shard_error; /* its shard has failed: nothing will be stored any more; 0 */
 	bool revoke_asked; /* while attaching */
+	bool revoked_due;  /* it is let go of, which the broker was not told for want of room */
 	bool detach_due; /* of detach_epoch, for which the ring had no room */
 	uint64_t detach_epoch;
 	bool seek_done; /* false: the answer to a seek is still to come */

@@ -101,21 +101,30 @@ bool thmqi_reading_attach(struct reading *r)
 	return true;
 }
 
-static void send_revoked(struct reading *r)
+/* Many may go at once, and find no room in the ring: while the broker does not hear of one nobody reads it. */
+static void say_revoked(struct reading *r)
 {
 	struct thmq_consumer *c = r->consumer;
 	struct client_link *meta = c->session->links[THMQI_SHARD_META];
 	struct thmqi_frame *f = thmqi_ctl_claim(meta);
 
-	r->state = READING_NONE;
-	r->resumes = false;
-	if (!f)
-		return; /* the broker's patience ends by itself */
+	r->revoked_due = !f;
+	if (!f) {
+		thmqi_reading_later(r);
+		return;
+	}
 	f->type = THMQI_FRAME_REVOKED;
 	f->stream = c->stream;
 	f->partition = r->partition;
 	f->seq = r->epoch;
 	thmqi_ctl_commit(meta);
+}
+
+static void send_revoked(struct reading *r)
+{
+	r->state = READING_NONE;
+	r->resumes = false;
+	say_revoked(r);
 }
 
 bool thmqi_reading_ack(struct reading *r)
@@ -265,6 +274,7 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 	r->shard = (uint32_t)f->arg[0];
 	r->group_id = (uint32_t)f->arg[1];
 	r->epoch = f->seq;
+	r->revoked_due = false;
 	r->revoke_asked = false;
 	r->resumes = resumes;
 	if (!resumes)
@@ -483,6 +493,8 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 
 static void tend_one(struct reading *r)
 {
+	if (r->revoked_due)
+		say_revoked(r);
 	if (r->state == READING_WANTED && r->link)
 		thmqi_reading_attach(r);
 	else if (r->state == READING_DRAINING && !r->held)

@@ -163,9 +163,12 @@ static int make_room(struct thmq_log *log, uint32_t need)
 
 int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_header **ret_run, uint64_t *ret_index)
 {
-	struct forming *f = &log->forming;
+	struct forming *f;
 	int rc;
 
+	if (thmqi_unlikely(!log || !ret_run || !ret_index))
+		return -EINVAL;
+	f = &log->forming;
 	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
 		return -EPERM;
 	if (thmqi_unlikely(log->failed))
@@ -192,19 +195,22 @@ int thmq_log_append(struct thmq_log *log, uint32_t run_len, struct thmq_run_head
 
 void thmq_log_append_abort(struct thmq_log *log)
 {
-	if (thmqi_core_is_mine(log->core))
+	if (log && thmqi_core_is_mine(log->core))
 		log->forming.open = 0;
 }
 
 int thmq_log_append_end(struct thmq_log *log, struct thmq_run_header *run, uint32_t durability)
 {
-	struct forming *f = &log->forming;
+	struct forming *f;
 	uint32_t room, tail;
 	struct run_index *x;
 
+	if (thmqi_unlikely(!log))
+		return -EINVAL;
+	f = &log->forming;
 	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
 		return -EPERM;
-	if (thmqi_unlikely(!f->open))
+	if (thmqi_unlikely(!f->open || !run))
 		return -EINVAL;
 	/* a run may be shorter than its room was, and never longer: what is behind it must be found */
 	room = f->open - (uint32_t)sizeof(*run);

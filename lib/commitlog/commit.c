@@ -336,6 +336,8 @@ int thmqi_log_flush(struct thmq_log *log, uint64_t *ret_index)
 
 int thmq_log_flush(struct thmq_log *log, uint64_t *ret_index)
 {
+	if (!log || !ret_index)
+		return -EINVAL;
 	return thmqi_core_is_mine(log->core) ? thmqi_log_flush(log, ret_index) : -EPERM;
 }
 

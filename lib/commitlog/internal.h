@@ -1082,6 +1082,7 @@ void thmqi_copies_cut(struct thmq_log *log, uint64_t index); /* truncation */
 void thmqi_copies_stop(struct thmq_log *log);                /* it is closed: nothing more is formed */
 int thmqi_log_reset_resume(struct thmq_log *log); /* reset.c: `vote` says that it was under way. Blocking */
 int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch_header *h); /* index its runs, and tell them */
+int thmqi_replay_tell(struct thmq_log *log, const struct thmq_log_run *run); /* the owner; an error of his ends the open */
 
 /* copy.c */
 void thmqi_snapshots_cut(struct thmq_log *log, uint64_t position); /* what lies there or behind it goes now */

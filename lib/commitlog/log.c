@@ -24,6 +24,8 @@
 
 void thmq_log_opts_init(struct thmq_log_opts *opts)
 {
+	if (!opts)
+		return;
 	memset(opts, 0, sizeof(*opts));
 	opts->size = sizeof(*opts);
 }
@@ -431,6 +433,8 @@ int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_posi
 	int64_t n;
 	int rc = 0;
 
+	if (!log || !ret_position || !ret_term)
+		return -EINVAL;
 	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
 		return -EPERM;
 	s = log->disk ? thmqi_segment_of_index(log, index) : NULL;
@@ -475,7 +479,7 @@ int thmq_log_stats(struct thmq_log *log, struct thmq_log_stats *ret_stats)
 	struct thmq_log_stats s = {0};
 	uint32_t size;
 
-	if (!log || !ret_stats || ret_stats->size < 8)
+	if (!log || !ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return thmqi_fail(-EINVAL, "stats: no log, or set the size field first");
 	size = ret_stats->size;
 	s.size = size;

@@ -13,6 +13,8 @@ int thmq_log_reader_open(struct thmq_log *log, uint32_t partition, void (*ready)
 {
 	struct thmq_log_reader *r;
 
+	if (!log || !ret_reader)
+		return thmqi_fail(-EINVAL, "a reader needs a log and a place for its handle");
 	if (!thmqi_core_is_mine(log->core))
 		return thmqi_fail(-EPERM, "a log is read by the thread that drives its core");
 	r = calloc(1, sizeof(*r));
@@ -53,7 +55,7 @@ void thmqi_reader_close(struct thmq_log_reader *reader)
 
 void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset)
 {
-	if (thmqi_unlikely(reader->log && !thmqi_core_is_mine(reader->log->core)))
+	if (thmqi_unlikely(!reader || (reader->log && !thmqi_core_is_mine(reader->log->core))))
 		return;
 	reader->want = offset;
 	reader->sought = true;
@@ -64,12 +66,12 @@ void thmq_log_reader_seek(struct thmq_log_reader *reader, uint64_t offset)
 
 uint64_t thmq_tag_filter(const void *tag, uint32_t len)
 {
-	return len ? 1ull << (thmqi_tag_hash(tag, len) % 64) : 0;
+	return len && tag ? 1ull << (thmqi_tag_hash(tag, len) % 64) : 0;
 }
 
 void thmq_log_reader_filter(struct thmq_log_reader *reader, uint64_t tag_filter)
 {
-	if (thmqi_unlikely(reader->log && !thmqi_core_is_mine(reader->log->core)))
+	if (thmqi_unlikely(!reader || (reader->log && !thmqi_core_is_mine(reader->log->core))))
 		return;
 	reader->filter = tag_filter;
 	thmq_log_reader_seek(reader, reader->want);
@@ -329,6 +331,8 @@ int thmq_log_read(struct thmq_log_reader *reader, uint64_t end_offset, struct th
 	uint32_t tries;
 	int rc;
 
+	if (thmqi_unlikely(!reader || !ret_view))
+		return -EINVAL;
 	if (thmqi_unlikely(!reader->log))
 		return 0;
 	if (thmqi_unlikely(!thmqi_core_is_mine(reader->log->core)))
@@ -381,12 +385,16 @@ uint64_t thmqi_log_reader_stands(const struct thmq_log_reader *reader)
 
 int thmq_log_reader_find_time(struct thmq_log_reader *reader, int64_t time_ns, uint64_t *ret_offset)
 {
-	struct run_index *x = reader->index;
-	struct cursor *c = &reader->cursor;
+	struct run_index *x;
+	struct cursor *c;
 	struct place p;
 	uint64_t i;
 	int rc;
 
+	if (!reader || !ret_offset)
+		return -EINVAL;
+	x = reader->index;
+	c = &reader->cursor;
 	if (!reader->log)
 		return -ENOENT;
 	if (!thmqi_core_is_mine(reader->log->core))
@@ -471,8 +479,8 @@ static int by_offset(struct thmq_log_reader *r, uint64_t offset, struct thmq_log
 	r->filter = 0;
 	rc = thmq_log_read(r, UINT64_MAX, ret_view);
 	r->filter = filter;
-	if (rc == 0 && (!r->index || offset >= r->index->end))
-		rc = -ENOENT;
+	if (rc == 0 && (!r->index || offset >= r->index->end || (!r->reading && !r->waiting)))
+		rc = -ENOENT; /* nothing is under way */
 	if (rc == 1 && !thmqi_run_covers(ret_view->run.header, offset)) {
 		thmq_log_view_release(r->log, ret_view);
 		rc = -ENOENT;
@@ -503,6 +511,8 @@ int thmq_log_read_hit(struct thmq_log_reader *reader, const struct thmq_log_hit 
 	struct found f;
 	int rc;
 
+	if (!reader || !hit || !ret_view || !ret_record)
+		return -EINVAL;
 	if (!reader->log)
 		return -ENOENT;
 	if (!thmqi_core_is_mine(reader->log->core))
@@ -534,11 +544,12 @@ int thmqi_log_read_at(struct thmq_log_reader *r, uint64_t offset, struct thmq_lo
 
 void thmq_log_view_release(struct thmq_log *log, struct thmq_log_view *view)
 {
-	struct thmqi_buf *buf = view->internal[0];
+	struct thmqi_buf *buf = view ? view->internal[0] : NULL;
 
 	(void)log;
-	if (buf)
-		thmqi_buf_unref(buf);
+	if (!buf)
+		return;
+	thmqi_buf_unref(buf);
 	view->internal[0] = NULL;
 }
 
@@ -593,6 +604,8 @@ int thmq_log_bounds(struct thmq_log *log, uint32_t partition, uint64_t *ret_begi
 {
 	struct run_index *x;
 
+	if (thmqi_unlikely(!log || !ret_begin || !ret_end))
+		return -EINVAL;
 	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
 		return -EPERM;
 	x = thmqi_map_get(&log->partitions, partition);
@@ -614,7 +627,7 @@ void thmq_log_forget(struct thmq_log *log, uint32_t partition)
 	struct run_index *x;
 	struct thmqi_list *it;
 
-	if (thmqi_unlikely(!thmqi_core_is_mine(log->core)))
+	if (thmqi_unlikely(!log || !thmqi_core_is_mine(log->core)))
 		return;
 	x = thmqi_map_remove(&log->partitions, partition);
 	if (!x)
@@ -626,7 +639,7 @@ void thmq_log_forget(struct thmq_log *log, uint32_t partition)
 		if (r->index == x) {
 			r->index = NULL;
 			r->keys.ended = true;
-			r->keys.telling = false;
+			r->keys.telling = r->keys.moved = r->keys.placed = false;
 			r->cursor = (struct cursor){0};
 			r->search.active = false;
 			r->want = 0;

@@ -28,7 +28,10 @@ struct recovery {
 	struct claims claims;
 	bool vote_damaged; /* one of its blocks: the valid one may not be the newest */
 	struct torn *torn;
+	uint64_t total_bytes, told_bytes; /* of the log, from its begin on: as far as its files go; as the owner was told last */
 };
+
+#define PROGRESS_BYTES (16u << 20)
 
 /* -------------------------------------------------------------- directory */
 
@@ -93,6 +96,28 @@ static int note_segments(struct thmq_log *log, struct recovery *r)
 
 /* ------------------------------------------------------------------ replay */
 
+/* What an owner says by a number above zero must not be taken for an answer of ours. */
+static int no_of_owner(int rc)
+{
+	return rc > 0 ? -ECANCELED : rc;
+}
+
+int thmqi_replay_tell(struct thmq_log *log, const struct thmq_log_run *run)
+{
+	return log->events.replay ? no_of_owner(log->events.replay(log->opts.ctx, run)) : 0;
+}
+
+/* How far it is, now and then. */
+static int tell_progress(struct thmq_log *log, struct recovery *r, bool now)
+{
+	uint64_t done = log->chain.position - log->begin.position;
+
+	if (!log->events.progress || (!now && done - r->told_bytes < PROGRESS_BYTES))
+		return 0;
+	r->told_bytes = done;
+	return no_of_owner(log->events.progress(log->opts.ctx, done, THMQI_MAX(done, r->total_bytes)));
+}
+
 int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch_header *h)
 {
 	const uint8_t *at = (const uint8_t *)(h + 1);
@@ -121,7 +146,7 @@ int thmqi_run_replay(struct thmq_log *log, struct segment *s, const struct batch
 			thmqi_seal_note(log, run, h->index, (uint32_t)(at - (const uint8_t *)h), h->term);
 			thmqi_states_note(log, run, h->index);
 		}
-		rc = log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
+		rc = thmqi_replay_tell(log, &view);
 		if (rc)
 			return rc;
 		at += thmqi_run_bytes(run);
@@ -254,6 +279,9 @@ static int replay_batches(struct thmq_log *log, struct recovery *r, struct segme
 		thmqi_seal_term(log, h->index, h->term);
 		at += h->len;
 		thmqi_chain_advance(&log->chain, h);
+		rc = tell_progress(log, r, false);
+		if (rc)
+			return rc;
 	}
 	return 1;
 }
@@ -317,9 +345,20 @@ static int replay_all(struct thmq_log *log, struct recovery *r)
 				    .crc = log->vote.begin_crc};
 	memcpy(log->begin.log_id, log->vote.log_id, sizeof(log->begin.log_id));
 	log->chain = log->begin;
-	for (r->last = 0; rc == 1 && r->last < log->segment_count; r->last++)
+	for (r->last = 0; r->last < log->segment_count; r->last++)
+		r->total_bytes += log->segments[r->last]->bytes;
+	rc = tell_progress(log, r, true);
+	rc = rc ? rc : 1;
+	for (r->last = 0; rc == 1 && r->last < log->segment_count; r->last++) {
 		rc = take_segment(log, r, log->segments[r->last], r->last + 1 < log->segment_count);
+		if (rc == 1 && tell_progress(log, r, false))
+			rc = -ECANCELED;
+	}
 	r->last--;
+	if (rc >= 0) { /* what is left of the last one is empty */
+		r->total_bytes = log->chain.position - log->begin.position;
+		rc = tell_progress(log, r, true);
+	}
 	/* somebody wrote behind the clean end: his vote is the one that is lost */
 	if (log->chain.position > log->vote.mark)
 		log->vote.clean = false;

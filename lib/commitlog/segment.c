@@ -2,6 +2,7 @@
 /* segment.c - segments: where each batch lies, and the next one made ready while the active one fills. */
 #include <sys/mman.h>
 
+#include "commitlog/limit.h"
 #include "internal.h"
 #include "index/keys.h"
 
@@ -362,6 +363,43 @@ static int pad(struct thmq_log *log)
 	thmqi_batch_seal(h, &log->chain, log->term, BATCH_PAD, 0, 0, (uint32_t)left);
 	thmqi_batch_stamp(h, log->incarnation, log->durable_position);
 	thmqi_log_launch(log, buf, true); /* so that two segments at most have plain writes */
+	return 0;
+}
+
+/* Batches of full size that @bytes of a segment have room for. */
+static uint64_t batches_in(const struct thmq_log *log, uint64_t bytes)
+{
+	return bytes / log->opts.batch_bytes;
+}
+
+int thmqi_log_room_for(const struct thmq_log *log, uint32_t count)
+{
+	const uint64_t largest = log->vote.segment_bytes_max, limit = log->opts.limit_bytes;
+	uint64_t at, left, files, room, bytes;
+
+	if (!log->disk || !limit)
+		return 0;
+	/* one is being written, one is made ready, one may be going */
+	if (count > (limit - THMQI_MIN(limit, 3 * largest)) / largest * batches_in(log, largest))
+		return -EMSGSIZE;
+	if (log->opts.full_policy == THMQ_FULL_DROP_OLDEST)
+		return 0;
+	at = log->active->position + log->active->bytes;
+	left = at - log->chain.position;
+	left -= THMQI_MIN(left, log->forming.used + log->active->bytes / RESERVE_SHARE);
+	room = batches_in(log, left);
+	files = thmqi_log_file_bytes(log);
+	if (log->prepare == PREPARE_MAKING || log->prepare == PREPARE_READY) {
+		room += batches_in(log, log->next->bytes);
+		at += log->next->bytes;
+	}
+	if (log->spare.file)
+		files -= log->spare.bytes;
+	for (; room < count; room += batches_in(log, bytes), files += bytes, at += bytes) {
+		bytes = thmqi_segment_bytes(&log->vote, at);
+		if (files + bytes > limit)
+			return -ENOSPC;
+	}
 	return 0;
 }
 

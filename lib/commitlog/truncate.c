@@ -292,8 +292,11 @@ static int truncate_from(struct thmq_log *log, uint64_t index)
 
 int thmq_log_truncate(struct thmq_log *log, uint64_t index)
 {
-	int rc = thmqi_core_is_mine(log->core) ? truncate_from(log, index) : -EPERM;
+	int rc;
 
+	if (!log)
+		return thmqi_fail(-EINVAL, "truncate: no log");
+	rc = thmqi_core_is_mine(log->core) ? truncate_from(log, index) : -EPERM;
 	if (rc == -EINVAL)
 		return thmqi_fail(rc, "truncate a log from batch %llu: it is the first one, or not there, or an append is not ended",
 				  (unsigned long long)index);

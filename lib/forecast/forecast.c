@@ -121,7 +121,7 @@ int thmq_forecast_stats(const struct thmq_forecast *f, struct thmq_forecast_stat
 	uint32_t size, model;
 	double ratio;
 
-	if (!f || !ret_stats || ret_stats->size < 8)
+	if (!f || !ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return -EINVAL;
 	size = ret_stats->size;
 	s.model = thmqi_forecast_in_charge(f);

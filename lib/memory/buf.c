@@ -232,7 +232,7 @@ int thmq_buf_alloc(struct thmq_pool *p, uint32_t size, uint32_t purpose, struct 
 
 	if (thmqi_unlikely(size > THMQ_BLOCK_MAX))
 		return -EMSGSIZE;
-	if (thmqi_unlikely(purpose >= ARENAS))
+	if (thmqi_unlikely(!p || !ret_buf || purpose >= ARENAS))
 		return -EINVAL;
 	order = order_of(size);
 	b = held_pop(&p->arena[purpose], order);
@@ -243,6 +243,8 @@ int thmq_buf_alloc(struct thmq_pool *p, uint32_t size, uint32_t purpose, struct 
 
 static __attribute__((noinline, cold)) int mistake(struct thmq_buf *b)
 {
+	if (!b)
+		return -EINVAL;
 	thmqi_assert(!"a block that is not in use was freed or trimmed");
 	if (b->pool)
 		__atomic_fetch_add(&b->pool->mistakes, 1, __ATOMIC_RELAXED);
@@ -257,16 +259,23 @@ static __attribute__((noinline)) int join_half(struct thmq_pool *p, struct arena
 
 int thmq_buf_unref(struct thmq_buf *b)
 {
-	struct thmq_pool *p = b->pool;
+	struct thmq_pool *p;
 	struct arena *a;
 	struct hand *h;
 
-	if (thmqi_unlikely(b->state != BLOCK_USED))
+	if (thmqi_unlikely(!b || b->state != BLOCK_USED))
 		return mistake(b);
+	p = b->pool;
 	check_used(b);
 	check_thread(p);
-	if (--b->refs)
+	if (b->refs > 1) {
+		b->refs--;
 		return 0;
+	}
+	/* its last reference is on its way home: that frees it, and leads to those behind it */
+	if (thmqi_unlikely(__atomic_load_n(&b->remote, __ATOMIC_RELAXED)))
+		return mistake(b);
+	b->refs = 0;
 	a = &p->arena[b->arena];
 	h = &a->hand[b->order];
 	count_given(p, b, b->size);
@@ -279,6 +288,8 @@ int thmq_buf_unref(struct thmq_buf *b)
 
 void thmq_buf_ref(struct thmq_buf *b)
 {
+	if (thmqi_unlikely(!b))
+		return;
 	check_used(b);
 	b->refs++;
 }
@@ -286,12 +297,13 @@ void thmq_buf_ref(struct thmq_buf *b)
 /* Not below a page where it began as one: the descriptors of smaller blocks lie elsewhere, and its holder's would move. */
 void thmq_buf_trim(struct thmq_buf *b, uint32_t used)
 {
-	uint32_t order, size = b->size;
+	uint32_t order, size;
 
-	if (thmqi_unlikely(b->state != BLOCK_USED)) {
+	if (thmqi_unlikely(!b || b->state != BLOCK_USED)) {
 		mistake(b);
 		return;
 	}
+	size = b->size;
 	if (used >= size)
 		return;
 	order = order_of(used);
@@ -314,13 +326,14 @@ void thmq_buf_trim(struct thmq_buf *b, uint32_t used)
  */
 void thmq_buf_unref_remote(struct thmq_buf *b)
 {
-	struct thmq_pool *p = b->pool;
+	struct thmq_pool *p;
 	struct thmq_buf *head;
 
-	if (thmqi_unlikely(b->state != BLOCK_USED)) {
+	if (thmqi_unlikely(!b || b->state != BLOCK_USED)) {
 		mistake(b);
 		return;
 	}
+	p = b->pool;
 	if (__atomic_fetch_add(&b->remote, 1, __ATOMIC_ACQ_REL))
 		return;
 	head = atomic_load_explicit(&p->home, memory_order_relaxed);
@@ -360,14 +373,14 @@ uint32_t thmqi_home_drain(struct thmq_pool *p)
 
 int thmq_buf_find(struct thmq_pool *p, const void *address, struct thmq_buf **ret_buf)
 {
-	uintptr_t at = (uintptr_t)address - (uintptr_t)p->slabs->base;
-	struct slab *slab = at / THMQ_SLAB_BYTES < p->slabs->limit
+	uintptr_t at = (uintptr_t)address - (p ? (uintptr_t)p->slabs->base : 0);
+	struct slab *slab = p && at / THMQ_SLAB_BYTES < p->slabs->limit
 				    ? p->slabs->slab[at / THMQ_SLAB_BYTES]
 				    : NULL;
 	uint32_t offset = (uint32_t)(at % THMQ_SLAB_BYTES), order;
 	struct thmq_buf *b;
 
-	if (!slab || slab->pool != p)
+	if (!slab || !ret_buf || slab->pool != p)
 		return -ENOENT;
 	for (order = 0; order < ORDERS; order++) {
 		b = thmqi_buddy_entry(slab, offset & ~(block_bytes(order) - 1), order);
@@ -388,7 +401,7 @@ static int slice(struct thmq_buf *b, uint8_t *data, uint32_t len, struct thmq_sl
 
 int thmq_slice_open(struct thmq_buf *b, uint32_t offset, uint32_t len, struct thmq_slice *ret_slice)
 {
-	if (b->state != BLOCK_USED || offset > b->size || len > b->size - offset)
+	if (!b || !ret_slice || b->state != BLOCK_USED || offset > b->size || len > b->size - offset)
 		return -EINVAL;
 	return slice(b, b->data + offset, len, ret_slice);
 }
@@ -396,16 +409,17 @@ int thmq_slice_open(struct thmq_buf *b, uint32_t offset, uint32_t len, struct th
 int thmq_slice_cut(const struct thmq_slice *of, uint32_t offset, uint32_t len,
 		   struct thmq_slice *ret_slice)
 {
-	if (!of->buf || offset > of->len || len > of->len - offset)
+	if (!of || !ret_slice || !of->buf || offset > of->len || len > of->len - offset)
 		return -EINVAL;
 	return slice(of->buf, of->data + offset, len, ret_slice);
 }
 
 void thmq_slice_close(struct thmq_slice *s)
 {
-	struct thmq_buf *b = s->buf;
+	struct thmq_buf *b = s ? s->buf : NULL;
 
-	*s = (struct thmq_slice){0};
+	if (s)
+		*s = (struct thmq_slice){0};
 	if (b)
 		thmq_buf_unref(b);
 }

@@ -219,7 +219,8 @@ int64_t thmq_pool_close(struct thmq_pool *p)
 
 void thmq_pool_adopt(struct thmq_pool *p)
 {
-	p->thread = thmqi_thread_self();
+	if (p)
+		p->thread = thmqi_thread_self();
 }
 
 /* ----------------------------------------------------------- drain, tidy, prepare */
@@ -243,8 +244,11 @@ static void tell_room(struct thmq_pool *p)
 
 uint32_t thmq_pool_drain(struct thmq_pool *p)
 {
-	uint32_t dropped = thmqi_home_drain(p);
+	uint32_t dropped;
 
+	if (thmqi_unlikely(!p))
+		return 0;
+	dropped = thmqi_home_drain(p);
 	take_in_spare(p);
 	tell_room(p);
 	return dropped;
@@ -283,10 +287,13 @@ bool thmqi_pool_is_untidy(struct thmq_pool *p)
 
 int thmq_pool_tidy(struct thmq_pool *p)
 {
-	bool did = thmqi_home_drain(p) > 0;
 	struct slab *slab;
 	uint32_t i;
+	bool did;
 
+	if (!p)
+		return 0;
+	did = thmqi_home_drain(p) > 0;
 	for (i = 0; i < ARENAS; i++)
 		did |= thmqi_held_join_all(p, &p->arena[i]);
 	if (general_free(p) < p->opts.low_bytes)
@@ -325,7 +332,7 @@ static int prepare(struct thmq_pool *p, uint64_t free_bytes)
 
 int thmq_pool_prepare(struct thmq_pool *p)
 {
-	return prepare(p, p->opts.low_bytes);
+	return p ? prepare(p, p->opts.low_bytes) : -EINVAL;
 }
 
 int thmqi_pool_prepare(struct thmq_pool *p, uint64_t bytes)
@@ -372,7 +379,7 @@ int thmq_pool_stats(struct thmq_pool *p, struct thmq_pool_stats *ret_stats)
 {
 	struct thmq_pool_stats st = {.size = sizeof(st)};
 
-	if (!p || !ret_stats || ret_stats->size < 8)
+	if (!p || !ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return -EINVAL;
 	fill_stats(p, &st);
 	st.size = ret_stats->size;

@@ -248,9 +248,9 @@ static struct slab *slab_at(const struct thmq_slabs *s, const void *address)
 int thmq_slabs_key(const struct thmq_slabs *s, const struct thmq_registrar *r, const void *address,
 		   uint64_t *ret_key)
 {
-	struct slab *slab = slab_at(s, address);
+	struct slab *slab = s ? slab_at(s, address) : NULL;
 
-	if (thmqi_unlikely(!slab || !r->internal[0] || !has(slab, r)))
+	if (thmqi_unlikely(!slab || !r || !ret_key || !r->internal[0] || !has(slab, r)))
 		return -ENOENT;
 	if (thmqi_unlikely(r->pool && r->pool != slab->pool))
 		return -ENOENT; /* the slot is another pool's registrar there */
@@ -260,9 +260,9 @@ int thmq_slabs_key(const struct thmq_slabs *s, const struct thmq_registrar *r, c
 
 int thmq_slabs_find(const struct thmq_slabs *s, const void *address, struct thmq_slab *ret_slab)
 {
-	struct slab *slab = slab_at(s, address);
+	struct slab *slab = s ? slab_at(s, address) : NULL;
 
-	if (!slab)
+	if (!slab || !ret_slab)
 		return -ENOENT;
 	*ret_slab = slab->info;
 	return 0;

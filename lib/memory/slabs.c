@@ -301,7 +301,7 @@ uint64_t thmq_slabs_trim(struct thmq_slabs *s)
 {
 	uint64_t bytes;
 
-	if (!thmqi_slabs_begin_making(s))
+	if (!s || !thmqi_slabs_begin_making(s))
 		return 0;
 	bytes = trim(s);
 	thmqi_slabs_end_making(s);
@@ -414,7 +414,7 @@ int thmq_slabs_stats(struct thmq_slabs *s, struct thmq_slabs_stats *ret_stats)
 {
 	struct thmq_slabs_stats st = {.size = sizeof(st)};
 
-	if (!s || !ret_stats || ret_stats->size < 8)
+	if (!s || !ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return -EINVAL;
 	fill_stats(s, &st);
 	st.size = ret_stats->size;

@@ -76,7 +76,7 @@ int thmq_carrier_peer(struct thmq_carrier *carrier, uint32_t index,
 	struct thmq_carrier_peer out;
 	uint32_t size;
 
-	if (!ret_peer || ret_peer->size < 8)
+	if (!ret_peer || thmqi_size_is_wrong(ret_peer->size))
 		return thmqi_fail(-EINVAL, "a carrier's peer: set the size field first");
 	if (!is_mine(carrier))
 		return -EPERM;

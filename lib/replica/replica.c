@@ -248,7 +248,7 @@ int thmq_replica_state(struct thmq_replica *replica, struct thmq_replica_state *
 	struct thmq_replica_state out;
 	uint32_t size;
 
-	if (!ret_state || ret_state->size < 8)
+	if (!ret_state || thmqi_size_is_wrong(ret_state->size))
 		return thmqi_fail(-EINVAL, "a replica's state: set the size field first");
 	if (!thmqi_core_is_mine(replica->core))
 		return thmqi_fail(-EPERM,

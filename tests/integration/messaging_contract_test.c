@@ -744,6 +744,55 @@ static void packed_held(void)
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
 }
 
+/* With all else that a message may have: a time to come, a filter that looks at its headers, parts, members that share. */
+static void packed_among_others(void)
+{
+	static uint8_t bytes[1900000];
+	const struct thmq_header north = text("region", "north"), south = text("region", "south");
+	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = 8 << 20));
+	struct thmq_message_opts o = {.size = sizeof(o), .key = "key", .key_len = 3, .header_count = 1};
+	uint64_t x = 88172645463325252ull;
+	struct thmq_consumer *c, *worker;
+	struct thmq_producer *p;
+	struct thmq_message m;
+	uint32_t i;
+	int rc;
+
+	for (i = 0; i < sizeof(bytes); i++) { /* three quarters of it are left: more than a batch */
+		x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+		bytes[i] = (uint8_t)(x % 64);
+	}
+	CHECK(thmq_topic_create(s, "all", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT)) == 0);
+	rc = thmq_producer_open(s, "all", THMQ_PRODUCER_OPTS(.compression = THMQ_COMPRESSION_ZSTD), &p);
+	if (rc == -EOPNOTSUPP) {
+		CHECK(thmq_session_close(s, SECOND) == 0);
+		return;
+	}
+	CHECK(rc == 0);
+	CHECK(thmq_consumer_open(s, "all", NULL, THMQ_CONSUMER_OPTS(.filter = "region = 'north'"), &c) == 0);
+	CHECK(thmq_consumer_open(s, "all", "workers", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &worker) == 0);
+	for (i = 0; i < 6; i++) {
+		o.headers = i % 2 ? &south : &north;
+		o.delay_ns = i == 4 ? 20 * MS : 0;
+		CHECK(thmq_send(p, bytes, i == 2 ? sizeof(bytes) : 2000, &o) == i + 1);
+		CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	}
+	for (i = 0; i < 3; i++) {
+		take(s, c, &m);
+		CHECK(has_text(&m, "region", "north") && m.key_len == 3);
+		CHECK(m.len == (i == 1 ? sizeof(bytes) : 2000) && memcmp(m.data, bytes, m.len) == 0);
+		CHECK(m.span == (i == 1 ? 2u : 1u));
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	for (i = 0; i < 6; i++) {
+		take(s, worker, &m);
+		CHECK(m.len >= 2000 && memcmp(m.data, bytes, m.len) == 0);
+		CHECK(thmq_ack(worker, &m) == 0 && thmq_release(worker, &m, 1) == 0);
+	}
+	CHECK(thmq_consumer_flush(worker, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
 /* ------------------------------------------------------------------ compaction */
 
 static void compacted(void)
@@ -942,6 +991,7 @@ static const struct test_case cases[] = {
 	{"headers", headers},
 	{"packed", packed},
 	{"packed_held", packed_held},
+	{"packed_among_others", packed_among_others},
 	{"compacted", compacted},
 	{"times_to_live", times_to_live},
 };

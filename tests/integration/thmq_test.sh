@@ -110,6 +110,14 @@ else
 	has err 'zstd' # this machine has it not
 fi
 check "delete that too" 0 "$thmq" topic delete "$d" latest
+check "a topic for later" 0 "$thmq" topic create "$d" later
+check "tomorrow" 0 "$thmq" pub --delay 1d "$d" later "$dir/in"
+check "in a hundred years" 0 "$thmq" pub --at 2126-01-31T12:00:00Z "$d" later "$dir/in"
+check "they wait" 0 "$thmq" topic describe "$d" later; has out 'empty, next offset 0 or more, 8 delayed$'
+check "they wait, as JSON" 0 "$thmq" topic describe --json "$d" later; has out '"delayed":8,'
+check "at no time" 2 "$thmq" pub --at soon "$d" later "$dir/in"; has err -- --at
+check "at two times" 2 "$thmq" pub --at 2126-01-31 --delay 1d "$d" later "$dir/in"; has err -- --at
+check "nor do they come" 0 "$thmq" topic delete "$d" later
 check "an empty topic" 0 "$thmq" topic describe "$d" t; has out 'empty, next offset 0 or more'
 check "a file that is not there" 1 "$thmq" pub "$d" t "$dir/in" "$dir/none"; has err 'none: No such file'
 check "a folder as a file" 1 "$thmq" pub "$d" t "$dir/in" "$dir"; has err 'directory'

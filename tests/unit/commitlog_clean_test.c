@@ -549,6 +549,26 @@ Test(commitlog_clean, what_is_little_is_kept_by_being_appended_again, .fini = do
 	read_rare(rare);
 }
 
+/* Nobody reads or asks for the rare partition, so that nothing but the cleaner looks at where its copies were. */
+Test(commitlog_clean, copies_that_went_with_their_segments_are_not_looked_at, .fini = down)
+{
+	uint64_t rare = 0;
+
+	up_with(5, true);
+	w.r.events.live = on_live_rare;
+	cr_assert_eq(rig_open(&w.r), 0);
+	for (uint32_t round = 0; round < 12; round++) {
+		rare = fill_rare(rare, 4);
+		w.keep = w.next - 5;
+		settle();
+		if (round % 3 == 2) {
+			rig_crash(&w.r, THMQI_DISK_SIM_CRASH_ANY);
+			cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+		}
+	}
+	read_rare(rare);
+}
+
 /* A third of each segment is kept; the rest is, up to keep, dead. */
 static int on_live_third(void *ctx, const struct thmq_log_extent *e)
 {

@@ -548,6 +548,37 @@ Test(commitlog_recover, a_replay_that_says_no_ends_the_open, .init = up, .fini =
 	expect_messages(2);
 }
 
+Test(commitlog_recover, a_replay_that_says_no_by_a_positive_number_ends_it_too_and_cuts_nothing, .init = up, .fini = down)
+{
+	durable_one_by_one(0, 5, 100);
+	power_cut();
+	for (int no = 1; no < 4; no++) {
+		r.replay_rc = no;
+		expect_refusal(-ECANCELED);
+	}
+	r.replay_rc = 0;
+	expect_messages(5);
+}
+
+/* ------------------------------------------------------------------ progress */
+
+Test(commitlog_recover, how_far_it_is_is_told_and_may_end_it, .init = up, .fini = down)
+{
+	durable_one_by_one(0, 5, 100);
+	cr_assert_eq(rig_close(&r), 0);
+	r.progress_rc = -EDOM;
+	expect_refusal(-EDOM);
+	r.progress_rc = 1;
+	expect_refusal(-ECANCELED);
+	r.progress_rc = 0;
+	r.progress_calls = 0;
+	expect_messages(5);
+	cr_assert_geq(r.progress_calls, 2);
+	cr_assert(!r.progress_backwards);
+	cr_assert_gt(r.progress_done, 0);
+	cr_assert_eq(r.progress_done, r.progress_total);
+}
+
 /* ------------------------------------------------------- every step may fail */
 
 Test(commitlog_recover, an_open_whose_steps_fail_one_by_one_leaves_nothing_behind)

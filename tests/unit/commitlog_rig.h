@@ -31,6 +31,10 @@ struct rig {
 	int failed;
 	uint64_t replayed_runs, replayed_sealed, replayed_last_index;
 	int replay_rc;
+	int progress_rc;
+	uint32_t progress_calls;
+	uint64_t progress_done, progress_total;
+	bool progress_backwards;
 	bool unordered; /* settled went back */
 };
 
@@ -47,6 +51,17 @@ static inline int rig_replay(void *ctx, const struct thmq_log_run *run)
 		r->unordered = true;
 	r->replayed_last_index = run->index;
 	return r->replay_rc;
+}
+
+static inline int rig_progress(void *ctx, uint64_t done, uint64_t total)
+{
+	struct rig *r = ctx;
+
+	r->progress_backwards |= done > total || (r->progress_calls && done < r->progress_done);
+	r->progress_calls++;
+	r->progress_done = done;
+	r->progress_total = total;
+	return r->progress_rc;
 }
 
 static inline void rig_settled(void *ctx, uint32_t durability, uint64_t index)
@@ -103,7 +118,8 @@ static inline void rig_init(struct rig *r, uint64_t seed, const struct thmqi_dis
 					     .unappended = rig_unappended,
 					     .failed = rig_failed,
 					     .room = rig_room,
-					     .checkpoint = rig_checkpoint};
+					     .checkpoint = rig_checkpoint,
+					     .progress = rig_progress};
 	r->pool_bytes = 128u << 20;
 	if (thmqi_disk_sim_open(seed, disk, &r->sim) != 0)
 		abort();

@@ -520,6 +520,37 @@ Test(memory_trouble, a_block_dropped_twice_elsewhere_is_freed_once)
 	cr_assert_eq(thmq_slabs_close(s), 0);
 }
 
+static void *drop_both(void *arg)
+{
+	struct thmq_buf **b = arg;
+
+	thmq_buf_unref_remote(b[1]); /* this one lies behind the other on the way home */
+	thmq_buf_unref_remote(b[0]);
+	return NULL;
+}
+
+Test(memory_trouble, a_block_dropped_here_while_it_is_on_its_way_home_is_freed_once_and_hides_none)
+{
+	struct thmq_slabs *s = open_slabs(1);
+	struct thmq_pool *p;
+	struct thmq_buf *b[3];
+	pthread_t thread;
+
+	OPEN_POOL(s, &p, 0);
+	b[0] = take(p, 256);
+	b[1] = take(p, 256);
+	b[2] = take(p, 256);
+	thmq_buf_unref(b[2]); /* at hand: where the first would be put */
+	cr_assert_eq(pthread_create(&thread, NULL, drop_both, b), 0);
+	pthread_join(thread, NULL);
+	cr_assert_eq(thmq_buf_unref(b[0]), -EINVAL);
+	cr_assert_eq(thmq_pool_drain(p), 2);
+	cr_assert_eq(stats(p).mistakes, 1);
+	cr_assert_eq(stats(p).in_use_bytes, 0);
+	cr_assert_eq(thmq_pool_close(p), 0);
+	cr_assert_eq(thmq_slabs_close(s), 0);
+}
+
 Test(memory_trouble, a_leaked_block_that_is_freed_behind_its_pool_is_refused)
 {
 	struct thmq_slabs *s = open_slabs(1);

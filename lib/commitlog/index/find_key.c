@@ -536,10 +536,11 @@ static int next_hit(struct thmq_log_reader *r, struct thmq_log_hit *ret_hit)
 int thmq_log_reader_seek_key(struct thmq_log_reader *reader, const void *key, uint32_t key_len,
 			     int64_t from_time_ns, int64_t to_time_ns, uint64_t before_offset)
 {
-	struct key_search *k = &reader->keys;
+	struct key_search *k;
 
-	if (!key_len || key_len > UINT16_MAX)
+	if (!reader || !key || !key_len || key_len > UINT16_MAX)
 		return -EINVAL;
+	k = &reader->keys;
 	if (!reader->log || !reader->log->disk)
 		return -EOPNOTSUPP;
 	if (!thmqi_core_is_mine(reader->log->core))
@@ -558,13 +559,14 @@ int thmq_log_reader_seek_key(struct thmq_log_reader *reader, const void *key, ui
 int thmq_log_reader_find_key(struct thmq_log_reader *reader, uint32_t hits_max,
 			     struct thmq_log_hit *ret_hits)
 {
-	struct key_search *k = &reader->keys;
+	struct key_search *k;
 	struct thmq_log_hit hit;
 	uint32_t count = 0;
 	int rc = -ENOENT;
 
-	if (!k->active || !hits_max)
+	if (!reader || !ret_hits || !reader->keys.active || !hits_max)
 		return -EINVAL;
+	k = &reader->keys;
 	if (!reader->log)
 		return -ENOENT;
 	if (!thmqi_core_is_mine(reader->log->core))

@@ -350,7 +350,8 @@ static const struct moved_range *next_range(const struct thmq_log_reader *r, uin
 	uint64_t limit = s->found ? s->best.base_offset : end;
 	uint32_t i = m->range_count;
 
-	while (i-- > 0)
+	/* by rising segments; those that were dropped go from the list later */
+	while (i-- > 0 && m->ranges[i].segment >= r->log->segment_base)
 		if (m->ranges[i].segment < s->before && m->ranges[i].end > r->want && m->ranges[i].begin < limit)
 			return &m->ranges[i];
 	return NULL;

@@ -271,7 +271,7 @@ int thmqi_head_replay_partition(struct thmq_log *log, const struct segment *s, c
 					  .index = s->first_index + s->batch_count - 1,
 					  .term = p->last_term};
 
-	return log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
+	return thmqi_replay_tell(log, &view);
 }
 
 static int replay_state(struct thmq_log *log, const struct head *x, const struct segment *s, const struct seal_state *st)
@@ -288,7 +288,7 @@ static int replay_state(struct thmq_log *log, const struct head *x, const struct
 					  .term = st->term};
 
 	thmqi_states_note(log, &header, view.index);
-	return log->events.replay ? log->events.replay(log->opts.ctx, &view) : 0;
+	return thmqi_replay_tell(log, &view);
 }
 
 static int by_kind(const void *a, const void *b)

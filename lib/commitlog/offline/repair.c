@@ -661,6 +661,8 @@ int thmqi_log_repair(const char *dir, const struct thmqi_scan_opts *scan_opts,
 
 void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts)
 {
+	if (!opts)
+		return;
 	memset(opts, 0, sizeof(*opts));
 	opts->size = sizeof(*opts);
 }

@@ -141,6 +141,12 @@ uint32_t thmqi_fail_count(void);
  */
 int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src);
 
+/* The size that a caller gave of a struct to be filled: it was not set where it is less than the first fields, or more than any will have. */
+static inline bool thmqi_size_is_wrong(uint32_t size)
+{
+	return size < 8 || size > 65536;
+}
+
 /* ------------------------------------------------------------------- maps */
 
 /* Open addressing from a 64-bit key to a pointer. Grows by doubling (allocates on insert only). */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* limit.h - how small the limit of a log's files may be, for an owner who asks before anything is made. */
+/* limit.h - the limit of a log's files, for an owner who asks before anything is made, or appended. */
 #ifndef THMQI_COMMITLOG_LIMIT_H
 #define THMQI_COMMITLOG_LIMIT_H
 
@@ -10,5 +10,11 @@
  * Return: 0; -EINVAL @limit_bytes is too little, with a text that names @dir.
  */
 int thmqi_log_limit_check(const char *dir, uint64_t limit_bytes, uint64_t segment_bytes_max);
+
+/*
+ * May @count batches of full size be appended one behind the other, as far as limit_bytes says? What is refused half way would stay.
+ * 0; -EMSGSIZE never: their first ones might go before the last ones came; -ENOSPC not as things are.
+ */
+int thmqi_log_room_for(const struct thmq_log *log, uint32_t count);
 
 #endif
