@@ -435,7 +435,7 @@ static int part_batch(struct part *part, struct partition *p, struct batch *b, s
 		      struct message *m, uint32_t durability)
 {
 	struct producer_state *w = NULL;
-	struct producer_batch known;
+	struct producer_batch known = {.sending = NULL};
 	struct sending *g = NULL;
 	int32_t skip = 0;
 	int rc;
