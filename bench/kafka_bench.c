@@ -43,7 +43,14 @@ static void rig_open(struct bench *b, struct rig *r)
 {
 	int native = rig_server_port(), fd;
 	char data[3300];
-	char *argv[] = {(char *)(uintptr_t)KAFKA, "--data", data, "--listen", r->kafka, "--thmq", r->native, NULL};
+	char *argv[] = {(char *)(uintptr_t)KAFKA,
+			"--data",
+			data,
+			"--listen",
+			r->kafka,
+			"--thmq",
+			r->native,
+			NULL};
 
 	*r = (struct rig){.port = rig_server_port()};
 	if (bench_mkdir(b, "kafka", r->dir, sizeof(r->dir)))
@@ -57,7 +64,10 @@ static void rig_open(struct bench *b, struct rig *r)
 		bench_die("the broker", -ECONNREFUSED);
 	close(fd);
 	check("open environment", thmq_env_open(&r->env, NULL));
-	check("connect", thmq_connect(r->env, r->native, THMQ_SESSION_OPTS(.window_bytes = 16 << 20, .window_count = 65536), &r->session));
+	check("connect",
+	      thmq_connect(r->env, r->native,
+			   THMQ_SESSION_OPTS(.window_bytes = 16 << 20, .window_count = 65536),
+			   &r->session));
 }
 
 static void rig_close(struct rig *r)
@@ -108,7 +118,8 @@ static rd_kafka_t *client(struct rig *r, rd_kafka_type_t type, const char *linge
 
 static void kafka_send(rd_kafka_t *k, const char *topic, const void *data)
 {
-	while (rd_kafka_producev(k, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0), RD_KAFKA_V_VALUE((void *)(uintptr_t)data, BYTES),
+	while (rd_kafka_producev(k, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0),
+				 RD_KAFKA_V_VALUE((void *)(uintptr_t)data, BYTES),
 				 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END))
 		rd_kafka_poll(k, 10); /* its queue is full */
 }
@@ -273,8 +284,14 @@ static double native_ack(struct rig *r, const char *topic, unsigned count, struc
 
 static void flows(struct bench *b, struct rig *r)
 {
-	struct bench_line flow = {.name = "kafka_flow_100B", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO},
-			  read = {.name = "kafka_read_100B", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO};
+	struct bench_line flow = {.name = "kafka_flow_100B",
+				  .unit = "M/s",
+				  .rival = "own session",
+				  .measure = BENCH_RATIO},
+			  read = {.name = "kafka_read_100B",
+				  .unit = "M/s",
+				  .rival = "own session",
+				  .measure = BENCH_RATIO};
 	struct bench_line *lines[] = {&flow, &read};
 	uint64_t count = b->smoke ? 1000 : 1000000;
 	char theirs[32], ours[32];
@@ -284,8 +301,10 @@ static void flows(struct bench *b, struct rig *r)
 	for (unsigned round = 0; bench_more(b, round, lines, 2); round++) {
 		new_topic(r, theirs, sizeof(theirs));
 		new_topic(r, ours, sizeof(ours));
-		bench_pairs_add(&flow.pairs, kafka_flow(r, theirs, count), native_flow(r, ours, count));
-		bench_pairs_add(&read.pairs, kafka_read(r, ours, count), native_read(r, ours, count)); /* the same messages */
+		bench_pairs_add(&flow.pairs, kafka_flow(r, theirs, count),
+				native_flow(r, ours, count));
+		bench_pairs_add(&read.pairs, kafka_read(r, ours, count),
+				native_read(r, ours, count)); /* the same messages */
 	}
 	bench_report(b, &flow);
 	bench_report(b, &read);
@@ -293,7 +312,10 @@ static void flows(struct bench *b, struct rig *r)
 
 static void acks(struct bench *b, struct rig *r)
 {
-	struct bench_line l = {.name = "kafka_ack_100B_p50", .unit = "ns", .rival = "own session", .measure = BENCH_RATIO};
+	struct bench_line l = {.name = "kafka_ack_100B_p50",
+			       .unit = "ns",
+			       .rival = "own session",
+			       .measure = BENCH_RATIO};
 	struct bench_line *lines[] = {&l};
 	unsigned count = b->smoke ? 20 : 2000;
 	struct bench_samples s;

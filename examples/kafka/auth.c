@@ -68,9 +68,10 @@ static bool scram_prepare(struct user *u, int mechanism)
 	uint8_t salted[HASH_MAX], client[HASH_MAX];
 
 	return RAND_bytes(x->salt, SALT_BYTES) == 1 &&
-	       PKCS5_PBKDF2_HMAC(u->password, (int)strlen(u->password), x->salt, SALT_BYTES, ITERATIONS, md, EVP_MD_get_size(md),
-				 salted) == 1 &&
-	       hmac(md, salted, "Client Key", 10, client) && hmac(md, salted, "Server Key", 10, x->server) &&
+	       PKCS5_PBKDF2_HMAC(u->password, (int)strlen(u->password), x->salt, SALT_BYTES,
+				 ITERATIONS, md, EVP_MD_get_size(md), salted) == 1 &&
+	       hmac(md, salted, "Client Key", 10, client) &&
+	       hmac(md, salted, "Server Key", 10, x->server) &&
 	       EVP_Digest(client, (size_t)EVP_MD_get_size(md), x->stored, NULL, md, NULL) == 1;
 }
 
@@ -98,7 +99,8 @@ static bool unescape(struct text name, char *ret, size_t size)
 		char c = name.data[i];
 
 		if (c == '=') {
-			if (i + 2 >= name.len || (memcmp(name.data + i, "=2C", 3) && memcmp(name.data + i, "=3D", 3)))
+			if (i + 2 >= name.len ||
+			    (memcmp(name.data + i, "=2C", 3) && memcmp(name.data + i, "=3D", 3)))
 				return false;
 			c = name.data[i + 1] == '2' ? ',' : '=';
 			i += 2;
@@ -125,7 +127,8 @@ static bool scram_first(struct server *s, struct auth *a, struct text token, str
 		return false;
 	bare = (struct text){comma + 1, token.len - (uint32_t)(comma + 1 - token.data)};
 	nonce = attribute(bare, 'r');
-	if (!unescape(attribute(bare, 'n'), name, sizeof(name)) || !nonce.len || nonce.len > 256 || bare.len > 1024)
+	if (!unescape(attribute(bare, 'n'), name, sizeof(name)) || !nonce.len || nonce.len > 256 ||
+	    bare.len > 1024)
 		return false;
 	a->user = user_find(s, text_of(name));
 	if (!a->user || RAND_bytes(random, sizeof(random)) != 1)
@@ -136,7 +139,8 @@ static bool scram_first(struct server *s, struct auth *a, struct text token, str
 	free(a->server_first);
 	a->server_first = NULL;
 	a->first_bare = strndup(bare.data, bare.len);
-	len = asprintf(&a->server_first, "r=%.*s%s,s=%s,i=%d", (int)nonce.len, nonce.data, random64, salt64, ITERATIONS);
+	len = asprintf(&a->server_first, "r=%.*s%s,s=%s,i=%d", (int)nonce.len, nonce.data, random64,
+		       salt64, ITERATIONS);
 	if (len < 0 || !a->first_bare) {
 		if (len < 0)
 			a->server_first = NULL;
@@ -164,7 +168,8 @@ static bool decode64(struct text t, uint8_t *ret, size_t len)
 /* It ends with ours, which is what Kafka asks for: librdkafka before 2.6.1 puts its own part before it once more. */
 static bool nonce_is(struct text nonce, struct text ours)
 {
-	return ours.len && nonce.len >= ours.len && memcmp(nonce.data + nonce.len - ours.len, ours.data, ours.len) == 0;
+	return ours.len && nonce.len >= ours.len &&
+	       memcmp(nonce.data + nonce.len - ours.len, ours.data, ours.len) == 0;
 }
 
 static bool scram_last(struct auth *a, struct text token, struct out *out)
@@ -172,7 +177,8 @@ static bool scram_last(struct auth *a, struct text token, struct out *out)
 	const struct scram *x = &a->user->scram[a->mechanism - SCRAM_256];
 	const EVP_MD *md = hash_of(a->mechanism);
 	const size_t len = (size_t)EVP_MD_get_size(md);
-	struct text binding = attribute(token, 'c'), nonce = attribute(token, 'r'), proof64 = attribute(token, 'p'),
+	struct text binding = attribute(token, 'c'), nonce = attribute(token, 'r'),
+		    proof64 = attribute(token, 'p'),
 		    ours = attribute(text_of(a->server_first), 'r');
 	uint8_t proof[HASH_MAX], signature[HASH_MAX], stored[HASH_MAX], signature64[2 * HASH_MAX];
 	char *said = NULL;
@@ -183,13 +189,15 @@ static bool scram_last(struct auth *a, struct text token, struct out *out)
 	if (!proof64.data || !nonce_is(nonce, ours) || !decode64(proof64, proof, len) ||
 	    !(text_is(binding, "biws") || text_is(binding, "eSws")))
 		return false;
-	said_len = asprintf(&said, "%s,%s,%.*s", a->first_bare, a->server_first, (int)(proof64.data - token.data) - 3, token.data);
+	said_len = asprintf(&said, "%s,%s,%.*s", a->first_bare, a->server_first,
+			    (int)(proof64.data - token.data) - 3, token.data);
 	if (said_len < 0)
 		return false;
 	ok = hmac(md, x->stored, said, (size_t)said_len, signature);
 	for (i = 0; i < len; i++)
 		proof[i] ^= signature[i];
-	ok = ok && EVP_Digest(proof, len, stored, NULL, md, NULL) == 1 && CRYPTO_memcmp(stored, x->stored, len) == 0 &&
+	ok = ok && EVP_Digest(proof, len, stored, NULL, md, NULL) == 1 &&
+	     CRYPTO_memcmp(stored, x->stored, len) == 0 &&
 	     hmac(md, x->server, said, (size_t)said_len, signature);
 	free(said);
 	if (!ok)
@@ -230,17 +238,20 @@ static bool same_secret(struct text a, const char *b)
 /* who he acts for, NUL, who he is, NUL, password */
 static bool plain(struct server *s, struct auth *a, struct text token)
 {
-	const char *first = memchr(token.data, 0, token.len), *second, *end = token.data + token.len;
+	const char *first = memchr(token.data, 0, token.len), *second,
+		   *end = token.data + token.len;
 	struct text name;
 
 	second = first ? memchr(first + 1, 0, (size_t)(end - first - 1)) : NULL;
 	if (!second)
 		return false;
 	name = (struct text){first + 1, (uint32_t)(second - first - 1)};
-	if (first > token.data && !text_same(name, (struct text){token.data, (uint32_t)(first - token.data)}))
+	if (first > token.data &&
+	    !text_same(name, (struct text){token.data, (uint32_t)(first - token.data)}))
 		return false;
 	a->user = user_find(s, name);
-	if (!a->user || !same_secret((struct text){second + 1, (uint32_t)(end - second - 1)}, a->user->password))
+	if (!a->user || !same_secret((struct text){second + 1, (uint32_t)(end - second - 1)},
+				     a->user->password))
 		return false;
 	a->state = AUTH_DONE;
 	return true;
@@ -270,7 +281,8 @@ bool auth_raw(struct conn *c, struct text token, struct out *out)
 
 bool auth_allows(const struct conn *c, int16_t api)
 {
-	return c->auth.state == AUTH_DONE || api == API_SASL_HANDSHAKE || api == API_VERSIONS || api == API_SASL_AUTHENTICATE;
+	return c->auth.state == AUTH_DONE || api == API_SASL_HANDSHAKE || api == API_VERSIONS ||
+	       api == API_SASL_AUTHENTICATE;
 }
 
 void auth_handshake(struct request *r)
@@ -284,7 +296,7 @@ void auth_handshake(struct request *r)
 	if (r->in.bad)
 		request_fail(r);
 	out_i16(&r->out, !r->server->users || a->state == AUTH_DONE ? K_ILLEGAL_SASL_STATE
-			 : i == MECHANISM_COUNT			    ? K_UNSUPPORTED_SASL_MECHANISM
+			 : i == MECHANISM_COUNT                     ? K_UNSUPPORTED_SASL_MECHANISM
 								    : K_NONE);
 	if (a->state != AUTH_DONE && i < MECHANISM_COUNT) {
 		a->state = AUTH_HANDSHAKE;
@@ -310,7 +322,9 @@ void auth_authenticate(struct request *r)
 	ok = state_ok && !r->in.bad && take_token(r->server, a, token, &answer);
 	out_i16(&r->out, !state_ok ? K_ILLEGAL_SASL_STATE : ok ? K_NONE : K_SASL_FAILED);
 	out_string(&r->out, ok ? NULL : "authentication failed");
-	out_bytes(&r->out, ok && answer.len ? (struct text){(const char *)answer.data, (uint32_t)answer.len} : text_of(""));
+	out_bytes(&r->out, ok && answer.len
+				   ? (struct text){(const char *)answer.data, (uint32_t)answer.len}
+				   : text_of(""));
 	if (r->version >= 1)
 		out_i64(&r->out, 0);
 	out_tags(&r->out);
@@ -342,7 +356,8 @@ int auth_load(struct server *s, const char *file)
 		if (!*line || *line == '#')
 			continue;
 		u = calloc(1, sizeof(*u));
-		if (!u || !colon || colon - line >= (long)sizeof(u->name) || strlen(colon + 1) >= sizeof(u->password)) {
+		if (!u || !colon || colon - line >= (long)sizeof(u->name) ||
+		    strlen(colon + 1) >= sizeof(u->password)) {
 			rc = u ? -EINVAL : -ENOMEM;
 			free(u);
 			break;

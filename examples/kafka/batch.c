@@ -9,7 +9,8 @@
 /* ------------------------------------------------------------------- CRC-32C */
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) static uint32_t crc_by_instruction(uint32_t crc, const uint8_t *at, size_t len)
+__attribute__((target("sse4.2"))) static uint32_t crc_by_instruction(uint32_t crc,
+								     const uint8_t *at, size_t len)
 {
 	uint64_t c = crc, word;
 
@@ -26,8 +27,9 @@ __attribute__((target("sse4.2"))) static uint32_t crc_by_instruction(uint32_t cr
 /* Four bits at a time: the polynomial 0x1EDC6F41, reflected. */
 static uint32_t crc_by_table(uint32_t crc, const uint8_t *at, size_t len)
 {
-	static const uint32_t table[16] = {0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3,
-					   0x61c69362, 0x7198540d, 0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
+	static const uint32_t table[16] = {0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1,
+					   0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
+					   0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
 					   0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75};
 
 	for (; len > 0; at++, len--) {
@@ -185,12 +187,13 @@ void batch_add_header(struct out *headers, struct text name, struct text value)
 	out_short_bytes(headers, value);
 }
 
-void batch_add(struct batch_making *m, int64_t offset, int64_t time_ms, struct text key, struct text value,
-	       const struct out *headers, int32_t header_count)
+void batch_add(struct batch_making *m, int64_t offset, int64_t time_ms, struct text key,
+	       struct text value, const struct out *headers, int32_t header_count)
 {
-	int64_t time_delta = (int64_t)((uint64_t)time_ms - (uint64_t)m->base_time_ms), delta = offset - m->base_offset;
-	size_t len = 1 + varint_size(time_delta) + varint_size(delta) + short_bytes_size(key) + short_bytes_size(value) +
-		     varint_size(header_count) + headers->len;
+	int64_t time_delta = (int64_t)((uint64_t)time_ms - (uint64_t)m->base_time_ms),
+		delta = offset - m->base_offset;
+	size_t len = 1 + varint_size(time_delta) + varint_size(delta) + short_bytes_size(key) +
+		     short_bytes_size(value) + varint_size(header_count) + headers->len;
 
 	out_varint(m->out, (int64_t)len);
 	out_i8(m->out, 0);

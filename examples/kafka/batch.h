@@ -8,9 +8,9 @@
 
 #include "codec.h"
 
-#define BATCH_HEADER 61u	    /* bytes before the records */
+#define BATCH_HEADER 61u            /* bytes before the records */
 #define BATCH_BYTES_MAX (64u << 20) /* of the records of one batch, unpacked */
-#define BATCH_COMPRESSION 7	    /* in attributes: how the records are compressed */
+#define BATCH_COMPRESSION 7         /* in attributes: how the records are compressed */
 #define BATCH_LOG_TIME 8
 #define BATCH_TRANSACTIONAL 16
 #define BATCH_CONTROL 32
@@ -63,10 +63,11 @@ struct batch_making {
 /* Bytes that a record takes at most beside key, value and headers. */
 #define RECORD_OVERHEAD 41u
 
-void batch_begin(struct batch_making *m, struct out *out, int64_t base_offset, int64_t base_time_ms);
+void batch_begin(struct batch_making *m, struct out *out, int64_t base_offset,
+		 int64_t base_time_ms);
 /* @headers: header_count of them, as they lie in a record */
-void batch_add(struct batch_making *m, int64_t offset, int64_t time_ms, struct text key, struct text value,
-	       const struct out *headers, int32_t header_count);
+void batch_add(struct batch_making *m, int64_t offset, int64_t time_ms, struct text key,
+	       struct text value, const struct out *headers, int32_t header_count);
 void batch_add_header(struct out *headers, struct text name, struct text value);
 /* @last_offset: the last one that it stands for, which may be behind that of its last record */
 void batch_end(struct batch_making *m, int64_t last_offset);

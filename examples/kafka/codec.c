@@ -368,7 +368,8 @@ bool text_is(struct text t, const char *s)
 
 bool text_same(struct text a, struct text b)
 {
-	return !a.data == !b.data && a.len == b.len && (!a.len || memcmp(a.data, b.data, a.len) == 0);
+	return !a.data == !b.data && a.len == b.len &&
+	       (!a.len || memcmp(a.data, b.data, a.len) == 0);
 }
 
 bool text_copy(struct text t, char *ret, size_t size)

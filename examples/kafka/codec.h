@@ -35,11 +35,11 @@ int16_t in_i16(struct in *in);
 int32_t in_i32(struct in *in);
 int64_t in_i64(struct in *in);
 uint32_t in_uvarint(struct in *in);
-int64_t in_varint(struct in *in); /* zigzag, up to 64 bits: those of records */
+int64_t in_varint(struct in *in);                 /* zigzag, up to 64 bits: those of records */
 const uint8_t *in_raw(struct in *in, size_t len); /* NULL if there are fewer, or none are wanted */
-struct text in_text(struct in *in);	      /* STRING, NULLABLE_STRING and the compact ones */
-struct text in_plain_text(struct in *in);     /* the one of the request header, never compact */
-struct text in_bytes(struct in *in);	      /* BYTES, NULLABLE_BYTES, RECORDS and the compact ones */
+struct text in_text(struct in *in);               /* STRING, NULLABLE_STRING and the compact ones */
+struct text in_plain_text(struct in *in);         /* the one of the request header, never compact */
+struct text in_bytes(struct in *in); /* BYTES, NULLABLE_BYTES, RECORDS and the compact ones */
 /* Elements, each of which takes @least bytes or more: never more than there can be. -1: null */
 int32_t in_array(struct in *in, size_t least);
 void in_tags(struct in *in); /* steps over tagged fields, where there are any */
@@ -54,7 +54,8 @@ struct out {
 };
 
 void out_free(struct out *out);
-uint8_t *out_raw(struct out *out, size_t len); /* room for so many bytes behind what there is; NULL: failed */
+uint8_t *out_raw(struct out *out,
+		 size_t len); /* room for so many bytes behind what there is; NULL: failed */
 void out_copy(struct out *out, const void *data, size_t len);
 void out_bool(struct out *out, bool v);
 void out_i8(struct out *out, int8_t v);
@@ -68,7 +69,7 @@ void out_text(struct out *out, struct text t); /* null where data is NULL */
 void out_string(struct out *out, const char *s);
 void out_bytes(struct out *out, struct text t);
 void out_array(struct out *out, int32_t count); /* -1: null */
-void out_tags(struct out *out);			/* none */
+void out_tags(struct out *out);                 /* none */
 /* Bytes whose length is known only behind them: what begin returned is given to end. */
 size_t out_bytes_begin(struct out *out);
 void out_bytes_end(struct out *out, size_t at);

@@ -18,9 +18,9 @@
 #include "kafka.h"
 
 #define READ_BYTES (256u << 10) /* at a time */
-#define KEEP_BYTES (1u << 20)	/* a buffer that has grown beyond this goes back when it is empty */
+#define KEEP_BYTES (1u << 20)   /* a buffer that has grown beyond this goes back when it is empty */
 #define IDLE_NS (600 * SECOND)
-#define STUCK_NS (60 * SECOND)	  /* who does not take a byte of his answers for so long */
+#define STUCK_NS (60 * SECOND)    /* who does not take a byte of his answers for so long */
 #define STRANGER_NS (30 * SECOND) /* who does not say who he is */
 
 /* ----------------------------------------------------------------- requests */
@@ -58,7 +58,8 @@ void request_fail(struct request *r)
 	r->silent = true;
 	if (!r->conn)
 		return;
-	fprintf(stderr, "%s: a request of kind %d, version %d, makes no sense: closed\n", r->conn->peer, r->api, r->version);
+	fprintf(stderr, "%s: a request of kind %d, version %d, makes no sense: closed\n",
+		r->conn->peer, r->api, r->version);
 	r->conn->closing = true;
 	conn_dirty(r->conn);
 }
@@ -134,12 +135,13 @@ void conn_close(struct conn *c)
 	free(c);
 }
 
-static void name_of(const struct sockaddr_storage *a, char *host, size_t host_size, uint16_t *ret_port)
+static void name_of(const struct sockaddr_storage *a, char *host, size_t host_size,
+		    uint16_t *ret_port)
 {
 	char port[8] = "";
 
-	if (getnameinfo((const struct sockaddr *)a, sizeof(*a), host, (socklen_t)host_size, port, sizeof(port),
-			NI_NUMERICHOST | NI_NUMERICSERV))
+	if (getnameinfo((const struct sockaddr *)a, sizeof(*a), host, (socklen_t)host_size, port,
+			sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV))
 		snprintf(host, host_size, "?");
 	*ret_port = (uint16_t)atoi(port);
 }
@@ -195,7 +197,8 @@ void conn_accept(struct server *s, int listen_fd, bool tls)
 	for (i = 0; i < 64; i++) {
 		len = sizeof(peer);
 		memset(&peer, 0, sizeof(peer));
-		fd = accept4(listen_fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		fd = accept4(listen_fd, (struct sockaddr *)&peer, &len,
+			     SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd < 0)
 			return;
 		if (s->conn_count >= s->o.connection_max)
@@ -207,8 +210,11 @@ void conn_accept(struct server *s, int listen_fd, bool tls)
 
 int conn_listen(struct server *s, const char *where, bool tls, int *ret_fd, uint16_t *ret_port)
 {
-	struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list = NULL, *a;
-	struct epoll_event e = {.events = EPOLLIN, .data.ptr = tls ? (void *)&s->listen_tls_fd : (void *)&s->listen_fd};
+	struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list = NULL,
+			*a;
+	struct epoll_event e = {.events = EPOLLIN,
+				.data.ptr =
+					tls ? (void *)&s->listen_tls_fd : (void *)&s->listen_fd};
 	const char *colon = strrchr(where, ':');
 	struct sockaddr_storage local;
 	socklen_t len = sizeof(local);
@@ -229,7 +235,8 @@ int conn_listen(struct server *s, const char *where, bool tls, int *ret_fd, uint
 		if (fd < 0)
 			continue;
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-		if (!bind(fd, a->ai_addr, a->ai_addrlen) && !listen(fd, 511) && !getsockname(fd, (struct sockaddr *)&local, &len) &&
+		if (!bind(fd, a->ai_addr, a->ai_addrlen) && !listen(fd, 511) &&
+		    !getsockname(fd, (struct sockaddr *)&local, &len) &&
 		    !epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &e))
 			break;
 		on = errno;
@@ -294,7 +301,8 @@ static void send_some(struct conn *c)
 		const uint8_t *at = c->out.data + c->out_at;
 		size_t len = c->out.len - c->out_at;
 
-		n = c->tls ? tls_write(c->tls, at, len) : send(c->fd, at, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = c->tls ? tls_write(c->tls, at, len)
+			   : send(c->fd, at, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0) {
@@ -305,7 +313,8 @@ static void send_some(struct conn *c)
 		c->out_at += (size_t)n;
 		c->used_ns = c->server->now_ns;
 	}
-	if (c->out_at > KEEP_BYTES && c->out_at > c->out.len / 2) { /* who takes slowly never empties it */
+	if (c->out_at > KEEP_BYTES &&
+	    c->out_at > c->out.len / 2) { /* who takes slowly never empties it */
 		memmove(c->out.data, c->out.data + c->out_at, c->out.len - c->out_at);
 		c->out.len -= c->out_at;
 		c->out_at = 0;
@@ -325,7 +334,8 @@ static bool waits_alone(const struct conn *c)
 
 static bool is_full(const struct conn *c)
 {
-	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX || c->out.len - c->out_at > OUT_BYTES_MAX;
+	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX ||
+	       c->out.len - c->out_at > OUT_BYTES_MAX;
 }
 
 static void take_token(struct conn *c, const uint8_t *data, size_t len)
@@ -361,7 +371,10 @@ static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 	r->server = c->server;
 	r->conn = c;
 	if (!api_begin(r, len) || !auth_allows(c, r->api)) {
-		fprintf(stderr, "%s: a request of kind %d, version %d, is none that is served here: closed\n", c->peer, r->api, r->version);
+		fprintf(stderr,
+			"%s: a request of kind %d, version %d, is none that is served here: "
+			"closed\n",
+			c->peer, r->api, r->version);
 		r->conn = NULL;
 		request_free(r);
 		c->closing = true;
@@ -416,7 +429,8 @@ static void read_some(struct conn *c)
 		return;
 	}
 	c->in.len -= READ_BYTES;
-	n = c->tls ? tls_read(c->tls, c->in.data + c->in.len, READ_BYTES) : recv(c->fd, c->in.data + c->in.len, READ_BYTES, MSG_DONTWAIT);
+	n = c->tls ? tls_read(c->tls, c->in.data + c->in.len, READ_BYTES)
+		   : recv(c->fd, c->in.data + c->in.len, READ_BYTES, MSG_DONTWAIT);
 	if (n > 0) {
 		c->in.len += (size_t)n;
 		c->used_ns = c->server->now_ns;
@@ -472,7 +486,8 @@ void conn_tick(struct server *s)
 	for (c = s->conns; c; c = next) {
 		next = c->next;
 		quiet = now - c->used_ns;
-		if ((c->out_at < c->out.len && quiet > STUCK_NS) || (!c->first && quiet > IDLE_NS) ||
+		if ((c->out_at < c->out.len && quiet > STUCK_NS) ||
+		    (!c->first && quiet > IDLE_NS) ||
 		    (c->auth.state != AUTH_DONE && quiet > STRANGER_NS))
 			conn_close(c);
 	}

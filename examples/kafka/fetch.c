@@ -14,7 +14,9 @@
 #define PARTS_MAX 65536
 #define BATCH_DELTA_MAX INT32_MAX
 #define BATCH_RECORDS_MAX 100000
-#define TIME_LOOK_NS (300 * MILLISECOND) /* for the first message of a time: if none comes in it, there is none */
+#define TIME_LOOK_NS                                                                               \
+	(300 *                                                                                     \
+	 MILLISECOND) /* for the first message of a time: if none comes in it, there is none */
 
 struct part {
 	struct text topic;
@@ -65,7 +67,8 @@ static int32_t add_headers(struct out *headers, const struct thmq_message *m, ui
 
 	headers->len = 0;
 	if (m->tag) {
-		batch_add_header(headers, text_of(THMQ_TAG_HEADER), (struct text){m->tag, m->tag_len});
+		batch_add_header(headers, text_of(THMQ_TAG_HEADER),
+				 (struct text){m->tag, m->tag_len});
 		n++;
 	}
 	while (m->headers && thmq_header_next(m, &cursor, &h) == 1) {
@@ -108,7 +111,8 @@ static void add_message(struct batch_making *b, const struct thmq_message *m, st
 }
 
 /* What the reader has, up to @bytes_max; one message at least, if @always. Return: bytes that were added */
-static size_t add_records(struct fetch *f, struct reader *r, struct out *out, size_t bytes_max, bool always)
+static size_t add_records(struct fetch *f, struct reader *r, struct out *out, size_t bytes_max,
+			  bool always)
 {
 	const struct thmq_message *m = reader_peek(r);
 	struct batch_making b = {.out = NULL};
@@ -116,9 +120,11 @@ static size_t add_records(struct fetch *f, struct reader *r, struct out *out, si
 	int64_t next = 0;
 
 	for (; m; m = reader_peek(r)) {
-		if (out->len - begun + message_bytes(m) + BATCH_HEADER > bytes_max && !(always && out->len == begun))
+		if (out->len - begun + message_bytes(m) + BATCH_HEADER > bytes_max &&
+		    !(always && out->len == begun))
 			break;
-		if (b.out && ((int64_t)m->offset - b.base_offset > BATCH_DELTA_MAX - (1 << 20) || b.count == BATCH_RECORDS_MAX)) {
+		if (b.out && ((int64_t)m->offset - b.base_offset > BATCH_DELTA_MAX - (1 << 20) ||
+			      b.count == BATCH_RECORDS_MAX)) {
 			batch_end(&b, next - 1);
 			b.out = NULL;
 		}
@@ -174,7 +180,9 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 		out_i32(out, -1);
 	at = out_bytes_begin(out);
 	if (!part->error && part->reader)
-		bytes = add_records(f, part->reader, out, (size_t)part->bytes_max < *left ? (size_t)part->bytes_max : *left,
+		bytes = add_records(f, part->reader, out,
+				    (size_t)part->bytes_max < *left ? (size_t)part->bytes_max
+								    : *left,
 				    *left == (size_t)f->bytes_max);
 	*left -= bytes < *left ? bytes : *left;
 	out_bytes_end(out, at);
@@ -265,7 +273,9 @@ static struct part *part_add(struct fetch *f)
 	struct part *parts;
 
 	if ((f->count & (f->count - 1)) == 0) { /* a power of two, or 0: twice as many */
-		parts = f->count < PARTS_MAX ? realloc(f->parts, (f->count ? f->count * 2 : 1) * sizeof(*parts)) : NULL;
+		parts = f->count < PARTS_MAX
+				? realloc(f->parts, (f->count ? f->count * 2 : 1) * sizeof(*parts))
+				: NULL;
 		if (!parts)
 			return NULL;
 		f->parts = parts;

@@ -3,7 +3,7 @@
  * kafka.h - what the files of this broker know of each other. One thread does all: it drives the library's core, whose broker has the
  * messages, and the sockets of Kafka's clients.
  *
- *   conn.c   sockets, frames; tls.c below it      produce.c  Produce, InitProducerId     group.c    who is in which group
+ *   conn.c   sockets, frames; tls.c below it      produce.c  Produce, InitProducerId     group*.c   who is in which group
  *   api.c    which request is whose               fetch.c    Fetch, ListOffsets          offsets.c  what groups have committed
  *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
  */
@@ -18,10 +18,11 @@
 
 #define MILLISECOND 1000000ll
 #define SECOND 1000000000ll
-#define FRAME_MAX (100u << 20)	  /* bytes of a request; Kafka's socket.request.max.bytes */
+#define FRAME_MAX (100u << 20)    /* bytes of a request; Kafka's socket.request.max.bytes */
 #define STRANGER_FRAME_MAX 65536u /* the same before a client has said who it is */
-#define PIPELINE_MAX 256u	  /* requests of a connection that are not answered yet */
-#define OUT_BYTES_MAX (16u << 20) /* bytes for a client that it does not take: nothing more is done for it then */
+#define PIPELINE_MAX 256u         /* requests of a connection that are not answered yet */
+#define OUT_BYTES_MAX                                                                              \
+	(16u << 20) /* bytes for a client that it does not take: nothing more is done for it then */
 #define FETCH_BYTES_MAX (55u << 20)
 #define API_PRODUCE 0
 #define API_SASL_HANDSHAKE 17
@@ -29,9 +30,10 @@
 #define API_SASL_AUTHENTICATE 36
 #define OFFSETS_TOPIC "kafka.group-offsets"
 /* Headers by which a message says what Kafka's records have beside the library's; clients of Kafka see THMQ_TAG_HEADER only. */
-#define EMPTY_HEADER "kafka.empty"     /* its value (bit 0) or its key (bit 1) is empty, not null */
-#define PRODUCER_HEADER "kafka.batch"  /* first of a batch: producer's id, epoch, first sequence, count */
-#define THMQ_TAG_HEADER "thmq.tag"     /* a message's tag */
+#define EMPTY_HEADER "kafka.empty" /* its value (bit 0) or its key (bit 1) is empty, not null */
+#define PRODUCER_HEADER                                                                            \
+	"kafka.batch" /* first of a batch: producer's id, epoch, first sequence, count */
+#define THMQ_TAG_HEADER "thmq.tag" /* a message's tag */
 
 struct options {
 	const char *data_dir, *listen, *listen_tls, *advertise, *thmq_listen;
@@ -89,7 +91,8 @@ struct conn {
 int conn_listen(struct server *s, const char *where, bool tls, int *ret_fd, uint16_t *ret_port);
 void conn_accept(struct server *s, int listen_fd, bool tls);
 void conn_event(struct conn *c, uint32_t events);
-void conn_run_dirty(struct server *s); /* what is to be read, answered and sent is; or the connection ends */
+void conn_run_dirty(
+	struct server *s); /* what is to be read, answered and sent is; or the connection ends */
 void conn_dirty(struct conn *c);
 void conn_close(struct conn *c);
 void conn_tick(struct server *s);
@@ -108,14 +111,16 @@ struct request {
 	bool done, silent; /* silent: no answer */
 	/* What waits: called from time to time until it says that the answer is there. */
 	bool (*look)(struct request *r);
-	void (*drop)(struct request *r); /* the connection is gone: free it now, or when it is done */
+	void (*drop)(
+		struct request *r); /* the connection is gone: free it now, or when it is done */
 	void *state;
 	int64_t deadline_ns;
 	struct request *next_waiting, **at_waiting;
 };
 
 void request_done(struct request *r); /* the answer is in out; frees it where nobody wants it */
-void request_fail(struct request *r); /* no answer: the connection ends, what was said makes no sense */
+void request_fail(
+	struct request *r); /* no answer: the connection ends, what was said makes no sense */
 void request_wait(struct request *r, bool (*look)(struct request *r), int64_t deadline_ns);
 void request_free(struct request *r);
 void request_look_all(struct server *s, bool news);
@@ -149,9 +154,9 @@ bool auth_raw(struct conn *c, struct text token, struct out *out);
 struct sending {
 	struct sending *next;
 	struct partition *partition;
-	uint64_t first, last; /* the library's sequences */
+	uint64_t first, last;               /* the library's sequences */
 	uint32_t count, settled, failed_at; /* failed_at: how many were stored before one was not */
-	int error;		    /* of the library, negative */
+	int error;                          /* of the library, negative */
 	int64_t base_offset;
 	struct settled_call *calls;
 };
@@ -212,6 +217,8 @@ struct topic {
 	struct partition *partitions;
 };
 
+void producers_free(struct partition *p);
+
 int store_open(struct server *s);
 void store_close(struct server *s);
 void store_tick(struct server *s); /* once in a while */
@@ -220,13 +227,17 @@ bool store_pump(struct server *s, uint64_t timeout_ns);
 /* A topic by its name. Return: 0, or an error of the protocol. */
 int store_topic(struct server *s, struct text name, struct topic **ret);
 int store_partition(struct server *s, struct text name, int32_t index, struct partition **ret);
-struct topic *store_known(struct server *s, const struct thmq_topic_info *info); /* as it was just listed; NULL: no memory */
+struct topic *
+store_known(struct server *s,
+	    const struct thmq_topic_info *info); /* as it was just listed; NULL: no memory */
 void store_ref(struct topic *t);
 void store_unref(struct topic *t);
 void store_topic_gone(struct server *s, struct topic *t);
-int store_ready(struct topic *t);	 /* it has a producer, and len_max. Return: an error of the library */
-int store_describe(struct partition *p); /* its begin and end anew. Return: 0, or an error of the protocol */
-int store_error(int rc);		 /* an error of the library as one of the protocol */
+int store_ready(
+	struct topic *t); /* it has a producer, and len_max. Return: an error of the library */
+int store_describe(
+	struct partition *p); /* its begin and end anew. Return: 0, or an error of the protocol */
+int store_error(int rc);      /* an error of the library as one of the protocol */
 
 /*
  * Messages of one partition, one after the other, which nobody comes between but those who speak to the library themselves: begin, add
@@ -234,7 +245,8 @@ int store_error(int rc);		 /* an error of the library as one of the protocol */
  */
 int sending_begin(struct partition *p, struct sending **ret);
 int sending_add(struct sending *g, struct text value, const struct thmq_message_opts *opts);
-void sending_end(struct sending *g, struct settled_call *call); /* call may be NULL; it may be called at once */
+void sending_end(struct sending *g,
+		 struct settled_call *call); /* call may be NULL; it may be called at once */
 
 /* A reader of the partition at @offset, ours alone until it is put. Return: 0, or an error of the protocol. */
 int reader_get(struct partition *p, int64_t offset, struct reader **ret);
@@ -269,8 +281,8 @@ void offset_fetch_run(struct request *r);
 
 /* group.c: @generation -1 and an empty @member: a client that is in no group; 0 or an error of the protocol */
 struct group;
-int group_may_commit(struct server *s, struct text group, int32_t generation, struct text member, struct text instance);
-bool group_has_members(struct server *s, struct text group);
+int group_may_commit(struct server *s, struct text group, int32_t generation, struct text member,
+		     struct text instance);
 void group_tick(struct server *s);
 void group_close_all(struct server *s);
 int64_t group_next_ns(struct server *s);

@@ -42,9 +42,11 @@ static const char usage[] =
 	"kafka --data DIR [options]: a broker for Kafka's clients\n"
 	"  --listen HOST:PORT      where (127.0.0.1:9092; port 0: any)\n"
 	"  --advertise HOST:PORT   what clients are told to connect to (where they have found it)\n"
-	"  --listen-tls HOST:PORT  the same by TLS, with --cert FILE [--key FILE] [--client-ca FILE]\n"
+	"  --listen-tls HOST:PORT  the same by TLS, with --cert FILE [--key FILE] [--client-ca "
+	"FILE]\n"
 	"  --users FILE            lines \"name:password\": clients prove who they are, by SASL\n"
-	"  --thmq URL              where the library's own clients come, such as tcp://127.0.0.1:7471\n"
+	"  --thmq URL              where the library's own clients come, such as "
+	"tcp://127.0.0.1:7471\n"
 	"  --partitions N          of topics that are made without a number (1)\n"
 	"  --no-auto-create        topics are not made by asking for them\n"
 	"  --connections N         at most so many (1000)\n"
@@ -52,12 +54,23 @@ static const char usage[] =
 
 static int options_read(int argc, char **argv, struct options *o)
 {
-	static const struct option names[] = {{"data", 1, NULL, 'd'},	    {"listen", 1, NULL, 'l'},	   {"advertise", 1, NULL, 'a'},
-					      {"listen-tls", 1, NULL, 't'}, {"cert", 1, NULL, 'c'},	   {"key", 1, NULL, 'k'},
-					      {"client-ca", 1, NULL, 'C'},  {"users", 1, NULL, 'u'},	   {"thmq", 1, NULL, 'q'},
-					      {"partitions", 1, NULL, 'p'}, {"no-auto-create", 0, NULL, 'A'}, {"connections", 1, NULL, 'm'},
-					      {"node-id", 1, NULL, 'n'},    {"cluster-id", 1, NULL, 'i'},  {"verbose", 0, NULL, 'v'},
-					      {"help", 0, NULL, 'h'},	    {NULL, 0, NULL, 0}};
+	static const struct option names[] = {{"data", 1, NULL, 'd'},
+					      {"listen", 1, NULL, 'l'},
+					      {"advertise", 1, NULL, 'a'},
+					      {"listen-tls", 1, NULL, 't'},
+					      {"cert", 1, NULL, 'c'},
+					      {"key", 1, NULL, 'k'},
+					      {"client-ca", 1, NULL, 'C'},
+					      {"users", 1, NULL, 'u'},
+					      {"thmq", 1, NULL, 'q'},
+					      {"partitions", 1, NULL, 'p'},
+					      {"no-auto-create", 0, NULL, 'A'},
+					      {"connections", 1, NULL, 'm'},
+					      {"node-id", 1, NULL, 'n'},
+					      {"cluster-id", 1, NULL, 'i'},
+					      {"verbose", 0, NULL, 'v'},
+					      {"help", 0, NULL, 'h'},
+					      {NULL, 0, NULL, 0}};
 	int c;
 
 	*o = (struct options){.listen = "127.0.0.1:9092",
@@ -68,34 +81,69 @@ static int options_read(int argc, char **argv, struct options *o)
 			      .auto_create = true};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (c) {
-		case 'd': o->data_dir = optarg; break;
-		case 'l': o->listen = optarg; break;
-		case 'a': o->advertise = optarg; break;
-		case 't': o->listen_tls = optarg; break;
-		case 'c': o->cert_file = optarg; break;
-		case 'k': o->key_file = optarg; break;
-		case 'C': o->client_ca_file = optarg; break;
-		case 'u': o->users_file = optarg; break;
-		case 'q': o->thmq_listen = optarg; break;
-		case 'p': o->default_partitions = atoi(optarg); break;
-		case 'A': o->auto_create = false; break;
-		case 'm': o->connection_max = (uint32_t)atoi(optarg); break;
-		case 'n': o->node_id = atoi(optarg); break;
-		case 'i': o->cluster_id = optarg; break;
-		case 'v': o->verbose = true; break;
-		case 'h': fputs(usage, stdout); exit(0);
-		default: return -EINVAL;
+		case 'd':
+			o->data_dir = optarg;
+			break;
+		case 'l':
+			o->listen = optarg;
+			break;
+		case 'a':
+			o->advertise = optarg;
+			break;
+		case 't':
+			o->listen_tls = optarg;
+			break;
+		case 'c':
+			o->cert_file = optarg;
+			break;
+		case 'k':
+			o->key_file = optarg;
+			break;
+		case 'C':
+			o->client_ca_file = optarg;
+			break;
+		case 'u':
+			o->users_file = optarg;
+			break;
+		case 'q':
+			o->thmq_listen = optarg;
+			break;
+		case 'p':
+			o->default_partitions = atoi(optarg);
+			break;
+		case 'A':
+			o->auto_create = false;
+			break;
+		case 'm':
+			o->connection_max = (uint32_t)atoi(optarg);
+			break;
+		case 'n':
+			o->node_id = atoi(optarg);
+			break;
+		case 'i':
+			o->cluster_id = optarg;
+			break;
+		case 'v':
+			o->verbose = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			exit(0);
+		default:
+			return -EINVAL;
 		}
 	}
-	if (!o->data_dir || optind < argc || o->default_partitions < 1 || !o->connection_max || o->node_id < 0 ||
-	    (o->listen_tls && !o->cert_file) || (o->advertise && !strrchr(o->advertise, ':')))
+	if (!o->data_dir || optind < argc || o->default_partitions < 1 || !o->connection_max ||
+	    o->node_id < 0 || (o->listen_tls && !o->cert_file) ||
+	    (o->advertise && !strrchr(o->advertise, ':')))
 		return -EINVAL;
 	return 0;
 }
 
 static int fail(const char *what, int rc)
 {
-	fprintf(stderr, "kafka: %s: %s\n", what, *thmq_errmsg() ? thmq_errmsg() : thmq_strerror(rc));
+	fprintf(stderr, "kafka: %s: %s\n", what,
+		*thmq_errmsg() ? thmq_errmsg() : thmq_strerror(rc));
 	return rc;
 }
 
@@ -111,7 +159,10 @@ static int server_open(struct server *s)
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
 	rc = s->epoll < 0 ? -errno : thmq_env_open(&s->env, NULL);
 	if (!rc)
-		rc = thmq_broker_open(s->env, THMQ_BROKER_OPTS(.data_dir = o->data_dir, .name = "kafka", .listen = o->thmq_listen), &s->broker);
+		rc = thmq_broker_open(s->env,
+				      THMQ_BROKER_OPTS(.data_dir = o->data_dir, .name = "kafka",
+						       .listen = o->thmq_listen),
+				      &s->broker);
 	if (!rc)
 		rc = store_open(s);
 	if (rc)
@@ -122,7 +173,8 @@ static int server_open(struct server *s)
 	rc = conn_listen(s, o->listen, false, &s->listen_fd, &s->port);
 	if (rc)
 		return fail(o->listen, rc);
-	if (o->listen_tls && (rc = conn_listen(s, o->listen_tls, true, &s->listen_tls_fd, &s->port_tls)))
+	if (o->listen_tls &&
+	    (rc = conn_listen(s, o->listen_tls, true, &s->listen_tls_fd, &s->port_tls)))
 		return fail(o->listen_tls, rc);
 	return 0;
 }

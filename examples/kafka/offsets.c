@@ -64,7 +64,8 @@ static bool key_split(struct text key, uint32_t *ret_group, uint32_t *ret_topic)
 
 static uint32_t key_make(char *key, struct text group, struct text topic, int32_t partition)
 {
-	return (uint32_t)snprintf(key, KEY_MAX, "%.*s/%.*s/%" PRId32, (int)group.len, group.data, (int)topic.len, topic.data, partition);
+	return (uint32_t)snprintf(key, KEY_MAX, "%.*s/%.*s/%" PRId32, (int)group.len, group.data,
+				  (int)topic.len, topic.data, partition);
 }
 
 static struct text item_group(const struct offset_item *i)
@@ -79,10 +80,12 @@ static struct text item_topic(const struct offset_item *i)
 
 static int32_t item_partition(const struct offset_item *i)
 {
-	return (int32_t)strtol(i->key + i->group_len + i->topic_len + 2, NULL, 10); /* a NUL lies behind the key */
+	return (int32_t)strtol(i->key + i->group_len + i->topic_len + 2, NULL,
+			       10); /* a NUL lies behind the key */
 }
 
-static void item_set(struct server *s, struct text key, int64_t offset, int32_t epoch, uint32_t topic_id, struct text metadata)
+static void item_set(struct server *s, struct text key, int64_t offset, int32_t epoch,
+		     uint32_t topic_id, struct text metadata)
 {
 	struct offset_item **at = item_place(s, key), *old = *at, *i;
 	uint32_t group_len, topic_len;
@@ -130,10 +133,12 @@ static void item_load(struct server *s, const struct thmq_message *m)
 	}
 	memcpy(head, m->data, len);
 	head[len] = '\0';
-	if (sscanf(head, "%" SCNd64 " %" SCNd32 " %" SCNd64 " %" SCNu32 "%n", &offset, &epoch, &time_ms, &topic_id, &taken) != 4)
+	if (sscanf(head, "%" SCNd64 " %" SCNd32 " %" SCNd64 " %" SCNu32 "%n", &offset, &epoch,
+		   &time_ms, &topic_id, &taken) != 4)
 		return; /* not ours */
 	if ((uint32_t)taken < m->len)
-		metadata = (struct text){(const char *)m->data + taken + 1, m->len - (uint32_t)taken - 1};
+		metadata = (struct text){(const char *)m->data + taken + 1,
+					 m->len - (uint32_t)taken - 1};
 	item_set(s, key, offset, epoch, topic_id, metadata);
 }
 
@@ -164,7 +169,10 @@ static void mark_settled(struct settled_call *call, int error, int64_t base_offs
  */
 static int mark_end(struct partition *p, int64_t *ret_offset)
 {
-	struct thmq_message_opts opts = {.size = sizeof(opts), .flags = THMQ_MESSAGE_PARTITION, .key = "opened", .key_len = 6};
+	struct thmq_message_opts opts = {.size = sizeof(opts),
+					 .flags = THMQ_MESSAGE_PARTITION,
+					 .key = "opened",
+					 .key_len = 6};
 	int64_t deadline = clock_ns() + LOAD_NS;
 	struct mark m = {.call.settled = mark_settled};
 	struct sending *g;
@@ -187,7 +195,9 @@ int offsets_load(struct server *s)
 	const struct thmq_message *m;
 	struct partition *p;
 	struct reader *r;
-	int rc = thmq_topic_create(s->control, OFFSETS_TOPIC, THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_COMPACT));
+	int rc = thmq_topic_create(
+		s->control, OFFSETS_TOPIC,
+		THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_COMPACT));
 
 	if (rc)
 		return rc;
@@ -228,7 +238,8 @@ void offsets_unload(struct server *s)
 }
 
 /* Calls @fn for each that is @group's, or for all. It may not change them. */
-static void each_item(struct server *s, struct text group, void (*fn)(void *ctx, const struct offset_item *i), void *ctx)
+static void each_item(struct server *s, struct text group,
+		      void (*fn)(void *ctx, const struct offset_item *i), void *ctx)
 {
 	struct offset_item *i;
 	uint32_t b;
@@ -283,9 +294,13 @@ void offsets_each_group(struct server *s, void (*fn)(void *ctx, struct text grou
 /* ------------------------------------------------------------------- commit */
 
 /* One of a request, as the topic keeps it. @offset -1: forgotten. Return: an error of the library */
-static int item_send(struct sending *g, struct text key, int64_t offset, int32_t epoch, uint32_t topic_id, struct text metadata)
+static int item_send(struct sending *g, struct text key, int64_t offset, int32_t epoch,
+		     uint32_t topic_id, struct text metadata)
 {
-	struct thmq_message_opts opts = {.size = sizeof(opts), .flags = THMQ_MESSAGE_PARTITION, .key = key.data, .key_len = key.len};
+	struct thmq_message_opts opts = {.size = sizeof(opts),
+					 .flags = THMQ_MESSAGE_PARTITION,
+					 .key = key.data,
+					 .key_len = key.len};
 	char value[96 + METADATA_MAX];
 	struct timespec now;
 	int len = 0;
@@ -293,8 +308,9 @@ static int item_send(struct sending *g, struct text key, int64_t offset, int32_t
 	opts.durability = THMQ_DURABILITY_QUORUM;
 	clock_gettime(CLOCK_REALTIME, &now);
 	if (offset >= 0) {
-		len = snprintf(value, 96, "%" PRId64 " %" PRId32 " %" PRId64 " %" PRIu32 " ", offset, epoch,
-			       (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000, topic_id);
+		len = snprintf(value, 96, "%" PRId64 " %" PRId32 " %" PRId64 " %" PRIu32 " ",
+			       offset, epoch, (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000,
+			       topic_id);
 		if (metadata.len)
 			memcpy(value + len, metadata.data, metadata.len);
 		len += (int)metadata.len;
@@ -364,9 +380,11 @@ static void commit_walk(struct commit *c, struct sending *g)
 				uint32_t len = key_make(key, c->group, item.topic, item.partition);
 
 				if (g)
-					item_send(g, (struct text){key, len}, item.offset, item.epoch, p->topic->id, item.metadata);
+					item_send(g, (struct text){key, len}, item.offset,
+						  item.epoch, p->topic->id, item.metadata);
 				else
-					item_set(r->server, (struct text){key, len}, item.offset, item.epoch, p->topic->id, item.metadata);
+					item_set(r->server, (struct text){key, len}, item.offset,
+						 item.epoch, p->topic->id, item.metadata);
 			}
 			if (!g) {
 				out_i32(out, item.partition);
@@ -387,7 +405,8 @@ static void commit_answer(struct settled_call *call, int error, int64_t base_off
 
 	(void)base_offset;
 	if (error)
-		c->error = error == -THMQ_ENOTOPIC ? K_COORDINATOR_NOT_AVAILABLE : store_error(error);
+		c->error =
+			error == -THMQ_ENOTOPIC ? K_COORDINATOR_NOT_AVAILABLE : store_error(error);
 	if (r->version >= 3)
 		out_i32(&r->out, 0);
 	out_array(&r->out, c->topic_count);
@@ -397,7 +416,8 @@ static void commit_answer(struct settled_call *call, int error, int64_t base_off
 	request_done(r);
 }
 
-static bool commit_read(struct request *r, struct commit *c, int32_t *ret_generation, struct text *ret_member, struct text *ret_instance)
+static bool commit_read(struct request *r, struct commit *c, int32_t *ret_generation,
+			struct text *ret_member, struct text *ret_instance)
 {
 	struct in *in = &r->in;
 	struct commit_item item;
@@ -478,7 +498,8 @@ static void out_offset(struct request *r, const struct offset_item *i, int32_t p
 }
 
 /* NULL too where the topic of that time is not there any more */
-static const struct offset_item *item_now(struct server *s, struct text group, struct text topic, int32_t partition)
+static const struct offset_item *item_now(struct server *s, struct text group, struct text topic,
+					  int32_t partition)
 {
 	char key[KEY_MAX + 1];
 	struct offset_item *i;
@@ -601,7 +622,8 @@ void offsets_forget(struct server *s, struct text group)
 			}
 			memcpy(key, i->key, i->key_len < KEY_MAX ? i->key_len : KEY_MAX);
 			if (g)
-				item_send(g, (struct text){key, i->key_len}, -1, -1, 0, (struct text){NULL, 0});
+				item_send(g, (struct text){key, i->key_len}, -1, -1, 0,
+					  (struct text){NULL, 0});
 			*at = i->next;
 			free(i);
 		}

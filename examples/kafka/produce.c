@@ -13,7 +13,8 @@
 #include "kafka.h"
 
 #define HEADERS_MAX 1024u /* of a record */
-#define SCAN_OFFSETS 65536 /* of a partition's end, looked at for producers of an earlier life: more than the batches of one that may be on their way */
+#define SCAN_OFFSETS                                                                               \
+	65536 /* of a partition's end, looked at for producers of an earlier life: more than the batches of one that may be on their way */
 #define PRODUCERS_SOME 256u /* of a partition: from here on those that were silent for long go */
 #define PRODUCER_SILENT_NS (3600 * SECOND)
 
@@ -24,7 +25,8 @@ struct part {
 	struct produce *owner;
 	struct text topic, records;
 	bool first_of_topic;
-	int32_t index, same_topic; /* of the first one: how many partitions of the topic there are */
+	int32_t index,
+		same_topic; /* of the first one: how many partitions of the topic there are */
 	int error;
 	int64_t base_offset, begin;
 };
@@ -118,17 +120,19 @@ static int message_headers(struct message *m, const struct record *r)
 	while (record_header(&in, &name, &value)) {
 		struct thmq_header *h = &m->headers[m->opts.header_count];
 
-		if (!name.len || name.len > THMQ_HEADER_NAME_MAX || m->opts.header_count >= HEADERS_MAX ||
-		    !text_copy(name, at, name.len + 1))
+		if (!name.len || name.len > THMQ_HEADER_NAME_MAX ||
+		    m->opts.header_count >= HEADERS_MAX || !text_copy(name, at, name.len + 1))
 			return K_INVALID_RECORD;
-		if (text_is(name, THMQ_TAG_HEADER) && value.len && text_copy(value, m->tag, sizeof(m->tag))) {
+		if (text_is(name, THMQ_TAG_HEADER) && value.len &&
+		    text_copy(value, m->tag, sizeof(m->tag))) {
 			m->opts.tag = m->tag;
 			continue;
 		}
 		h->name = at;
 		h->value = value.len ? value.data : NULL;
 		h->value_len = value.len;
-		h->type = value.data ? THMQ_HEADER_BYTES : THMQ_HEADER_TEXT; /* an empty text is what null becomes */
+		h->type = value.data ? THMQ_HEADER_BYTES
+				     : THMQ_HEADER_TEXT; /* an empty text is what null becomes */
 		m->opts.header_count++;
 		at += name.len + 1;
 	}
@@ -137,12 +141,13 @@ static int message_headers(struct message *m, const struct record *r)
 
 static void message_add_header(struct message *m, const char *name, const void *value, uint32_t len)
 {
-	m->headers[m->opts.header_count++] =
-		(struct thmq_header){.name = name, .value = value, .value_len = len, .type = THMQ_HEADER_BYTES};
+	m->headers[m->opts.header_count++] = (struct thmq_header){
+		.name = name, .value = value, .value_len = len, .type = THMQ_HEADER_BYTES};
 }
 
 /* The record as a message's options. @first: of its batch, whose producer is told; else NULL */
-static int message_make(struct message *m, const struct record *r, uint32_t partition, uint32_t durability, const struct batch *first)
+static int message_make(struct message *m, const struct record *r, uint32_t partition,
+			uint32_t durability, const struct batch *first)
 {
 	int rc;
 
@@ -164,7 +169,8 @@ static int message_make(struct message *m, const struct record *r, uint32_t part
 	rc = r->header_count ? message_headers(m, r) : 0;
 	if (rc)
 		return rc;
-	m->empty = (uint8_t)((r->value.data && !r->value.len ? 1 : 0) | (r->key.data && !r->key.len ? 2 : 0));
+	m->empty = (uint8_t)((r->value.data && !r->value.len ? 1 : 0) |
+			     (r->key.data && !r->key.len ? 2 : 0));
 	if (m->empty)
 		message_add_header(m, EMPTY_HEADER, &m->empty, 1);
 	if (first && first->producer_id >= 0) {
@@ -195,15 +201,17 @@ static int batch_check(const struct batch *b, struct message *m, uint32_t len_ma
 			return rc;
 		if (r.offset_delta != i)
 			return K_INVALID_RECORD;
-		if ((uint64_t)r.value.len + r.key.len + in_left(&r.headers) + 5ull * (uint32_t)r.header_count + 128 > len_max ||
+		if ((uint64_t)r.value.len + r.key.len + in_left(&r.headers) +
+				    5ull * (uint32_t)r.header_count + 128 >
+			    len_max ||
 		    in_left(&r.headers) + 5ull * (uint32_t)r.header_count + 128 > THMQ_HEADERS_MAX)
 			return K_MESSAGE_TOO_LARGE;
 	}
 	return in_left(&in) ? K_INVALID_RECORD : 0;
 }
 
-static int batch_send(struct partition *p, const struct batch *b, struct message *m, int32_t skip, uint32_t durability,
-		      struct sending **ret)
+static int batch_send(struct partition *p, const struct batch *b, struct message *m, int32_t skip,
+		      uint32_t durability, struct sending **ret)
 {
 	struct in in = b->records;
 	struct sending *g;
@@ -214,7 +222,8 @@ static int batch_send(struct partition *p, const struct batch *b, struct message
 	if (rc)
 		return store_error(rc);
 	for (i = 0; i < b->count; i++) {
-		if (record_read(b, &in, &r) || (i < skip ? 0 : message_make(m, &r, p->index, durability, i == 0 ? b : NULL)))
+		if (record_read(b, &in, &r) ||
+		    (i < skip ? 0 : message_make(m, &r, p->index, durability, i == 0 ? b : NULL)))
 			break; /* cannot be: it was looked at */
 		if (i >= skip && sending_add(g, r.value, &m->opts))
 			break;
@@ -265,12 +274,14 @@ static struct producer_state *producer_make(struct partition *p, int64_t id, int
 	return w;
 }
 
-static void producer_push(struct producer_state *w, int32_t first, int32_t last, int64_t base_offset, struct sending *g)
+static void producer_push(struct producer_state *w, int32_t first, int32_t last,
+			  int64_t base_offset, struct sending *g)
 {
 	if (w->batch_count == PRODUCER_BATCHES)
 		w->batch_count--;
 	memmove(&w->batches[1], &w->batches[0], w->batch_count * sizeof(w->batches[0]));
-	w->batches[0] = (struct producer_batch){.first = first, .last = last, .base_offset = base_offset, .sending = g};
+	w->batches[0] = (struct producer_batch){
+		.first = first, .last = last, .base_offset = base_offset, .sending = g};
 	w->batch_count++;
 }
 
@@ -280,7 +291,8 @@ static int32_t sequence_add(int32_t sequence, int32_t count)
 }
 
 /* What a message of an earlier life says of its producer. @left: of the batch that it belongs to, how many may follow */
-static void producer_learn(struct partition *p, const struct thmq_message *m, struct producer_state **at, int32_t *left)
+static void producer_learn(struct partition *p, const struct thmq_message *m,
+			   struct producer_state **at, int32_t *left)
 {
 	struct thmq_header h;
 	struct in in;
@@ -312,22 +324,29 @@ static void producer_learn(struct partition *p, const struct thmq_message *m, st
 	}
 }
 
-static void producers_learn(struct partition *p)
+/* Return: 0, or an error of the protocol: not now. */
+static int producers_learn(struct partition *p)
 {
 	struct producer_state *at = NULL;
 	const struct thmq_message *m;
+	/* what was last may have gone, by compaction: then nothing comes; elsewhere the device takes its time */
+	const int64_t patience_ns = p->topic->compacted ? SECOND : 10 * SECOND;
 	int64_t end, quiet_since = clock_ns();
 	struct reader *r;
 	int32_t left = 0;
+	int error = store_describe(p);
 
-	p->producers_known = true;
-	if (store_describe(p) || p->end <= p->begin)
-		return;
+	if (error)
+		return error;
+	p->producers_known = p->end <= p->begin;
+	if (p->producers_known)
+		return 0;
 	end = p->end;
-	if (reader_get(p, p->end - SCAN_OFFSETS > p->begin ? p->end - SCAN_OFFSETS : p->begin, &r))
-		return;
-	/* what was last may have gone, by compaction for one: then nothing comes for a while */
-	while (r->next_offset < end && clock_ns() - quiet_since < SECOND && !p->topic->gone) {
+	error = reader_get(p, p->end - SCAN_OFFSETS > p->begin ? p->end - SCAN_OFFSETS : p->begin, &r);
+	if (error)
+		return error;
+	p->producers_known = true;
+	while (r->next_offset < end && clock_ns() - quiet_since < patience_ns && !p->topic->gone) {
 		m = reader_peek(r);
 		if (m)
 			quiet_since = clock_ns();
@@ -338,7 +357,11 @@ static void producers_learn(struct partition *p)
 		producer_learn(p, m, &at, &left);
 		reader_step(r);
 	}
+	/* half of it is worse than nothing: a producer that went on from where it stood would never be right */
+	if (r->next_offset < end && !p->topic->compacted)
+		producers_free(p);
 	reader_put(r);
+	return 0;
 }
 
 /*
@@ -346,8 +369,8 @@ static void producers_learn(struct partition *p)
  * stored before, or is just being.
  */
 #define IS_KNOWN 1000
-static int producer_check(struct partition *p, const struct batch *b, struct producer_state **ret, int32_t *ret_skip,
-			  struct producer_batch *ret_known)
+static int producer_check(struct partition *p, const struct batch *b, struct producer_state **ret,
+			  int32_t *ret_skip, struct producer_batch *ret_known)
 {
 	int32_t last = sequence_add(b->base_sequence, b->count - 1), behind;
 	struct producer_state *w;
@@ -355,8 +378,12 @@ static int producer_check(struct partition *p, const struct batch *b, struct pro
 
 	if (b->base_sequence < 0)
 		return K_INVALID_RECORD;
-	if (!p->producers_known)
-		producers_learn(p);
+	if (!p->producers_known) {
+		int error = producers_learn(p);
+
+		if (error)
+			return error;
+	}
 	w = producer_find(p, b->producer_id);
 	if (!w)
 		w = producer_make(p, b->producer_id, b->producer_epoch);
@@ -378,7 +405,8 @@ static int producer_check(struct partition *p, const struct batch *b, struct pro
 			*ret_known = w->batches[i];
 			return IS_KNOWN;
 		}
-	behind = w->expected < 0 ? 0 : (int32_t)((uint32_t)w->expected - (uint32_t)b->base_sequence);
+	behind =
+		w->expected < 0 ? 0 : (int32_t)((uint32_t)w->expected - (uint32_t)b->base_sequence);
 	if (behind < 0)
 		return K_OUT_OF_ORDER_SEQUENCE;
 	if (behind >= b->count)
@@ -403,10 +431,11 @@ static void producer_sent(struct producer_state *w, const struct batch *b, struc
 /* ------------------------------------------------------------------ Produce */
 
 /* One batch. Return: 0, the part's call is under way or was made; IS_KNOWN, it has all; or an error of the protocol. */
-static int part_batch(struct part *part, struct partition *p, struct batch *b, struct out *room, struct message *m, uint32_t durability)
+static int part_batch(struct part *part, struct partition *p, struct batch *b, struct out *room,
+		      struct message *m, uint32_t durability)
 {
 	struct producer_state *w = NULL;
-	struct producer_batch known;
+	struct producer_batch known = {.sending = NULL};
 	struct sending *g = NULL;
 	int32_t skip = 0;
 	int rc;
@@ -442,7 +471,7 @@ static void part_run(struct part *part, struct out *room, struct message *m)
 {
 	struct produce *produce = part->owner;
 	struct server *s = produce->request->server;
-	const uint32_t durability = produce->acks == 0	 ? THMQ_DURABILITY_MEMORY
+	const uint32_t durability = produce->acks == 0   ? THMQ_DURABILITY_MEMORY
 				    : produce->acks == 1 ? THMQ_DURABILITY_DURABLE
 							 : THMQ_DURABILITY_QUORUM;
 	struct partition *p;

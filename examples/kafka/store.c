@@ -12,13 +12,14 @@
 
 #include "kafka.h"
 
-#define LANE_HANDLES 200u /* of either kind: some of its 256 numbers may be out of use for a while */
+#define LANE_HANDLES                                                                               \
+	200u /* of either kind: some of its 256 numbers may be out of use for a while */
 #define WINDOW_BYTES (16u << 20)
 #define WINDOW_COUNT 65536u
 #define READERS_MAX 4096u
 #define READER_SPARE_NS (5 * SECOND) /* an idle reader may be sent elsewhere after this … */
 #define READER_IDLE_NS (60 * SECOND) /* … and goes after this */
-#define STUCK_NS (30 * SECOND)	     /* no room for a message in all that time */
+#define STUCK_NS (30 * SECOND)       /* no room for a message in all that time */
 
 struct lane {
 	struct lane *next;
@@ -64,7 +65,8 @@ static struct lane *lane_open(struct server *s)
 	/* no event is ever dropped: there is room for one of each message that may be unsettled, and others */
 	if (!lane || thmq_broker_stats(s->broker, &stats) ||
 	    thmq_connect(s->env, "inproc://kafka",
-			 THMQ_SESSION_OPTS(.window_bytes = WINDOW_BYTES, .window_count = WINDOW_COUNT,
+			 THMQ_SESSION_OPTS(.window_bytes = WINDOW_BYTES,
+					   .window_count = WINDOW_COUNT,
 					   .event_count = WINDOW_COUNT * (stats.shard_count + 1)),
 			 &lane->session)) {
 		free(lane);
@@ -185,7 +187,8 @@ bool store_pump(struct server *s, uint64_t timeout_ns)
 		do {
 			n = thmq_events(lane->session, events, 256);
 			for (i = 0; i < n; i++) {
-				if (events[i].type == THMQ_EVENT_SETTLED || events[i].type == THMQ_EVENT_FAILED)
+				if (events[i].type == THMQ_EVENT_SETTLED ||
+				    events[i].type == THMQ_EVENT_FAILED)
 					on_settled(&events[i]);
 				else if (events[i].type == THMQ_EVENT_CLOSED)
 					s->stopping = true;
@@ -221,7 +224,7 @@ void store_ref(struct topic *t)
 	t->refs++;
 }
 
-static void producers_free(struct partition *p)
+void producers_free(struct partition *p)
 {
 	struct producer_state *w, *next;
 
@@ -416,7 +419,9 @@ int store_ready(struct topic *t)
 	t->lane = lane_for(s, false);
 	if (!t->lane)
 		return -ENOMEM;
-	rc = thmq_producer_open(t->lane->session, t->name, THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT, .cookie = t), &t->producer);
+	rc = thmq_producer_open(t->lane->session, t->name,
+				THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT, .cookie = t),
+				&t->producer);
 	if (rc == -THMQ_ENOTOPIC)
 		store_topic_gone(s, t);
 	if (rc)
@@ -535,10 +540,13 @@ static int reader_open(struct partition *p, struct reader **ret)
 	r->next_offset = -1; /* nowhere yet */
 	r->lane = lane_for(t->server, true);
 	if (r->lane)
-		rc = thmq_consumer_open(r->lane->session, t->name, NULL,
-					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION, .partition = p->index, .start = THMQ_START_END,
-							   .prefetch_bytes = prefetch_bytes(t->server), .prefetch_count = 32768),
-					&r->consumer);
+		rc = thmq_consumer_open(
+			r->lane->session, t->name, NULL,
+			THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION, .partition = p->index,
+					   .start = THMQ_START_END,
+					   .prefetch_bytes = prefetch_bytes(t->server),
+					   .prefetch_count = 32768),
+			&r->consumer);
 	if (rc) {
 		if (rc == -THMQ_ENOTOPIC)
 			store_topic_gone(t->server, t);
@@ -655,7 +663,8 @@ int64_t reader_fill(struct reader *r)
 	if (r->full)
 		return INT64_MAX;
 	for (i = 0; i < r->count; i++)
-		bytes += r->messages[i].len + r->messages[i].key_len + r->messages[i].headers_len + 8;
+		bytes += r->messages[i].len + r->messages[i].key_len + r->messages[i].headers_len +
+			 8;
 	return bytes;
 }
 

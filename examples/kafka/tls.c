@@ -27,15 +27,19 @@ int tls_context_open(const struct options *o, struct tls_context **ret)
 	x->ssl = SSL_CTX_new(TLS_server_method());
 	if (!x->ssl || !SSL_CTX_set_min_proto_version(x->ssl, TLS1_2_VERSION) ||
 	    SSL_CTX_use_certificate_chain_file(x->ssl, o->cert_file) != 1 ||
-	    SSL_CTX_use_PrivateKey_file(x->ssl, o->key_file ? o->key_file : o->cert_file, SSL_FILETYPE_PEM) != 1 ||
-	    (o->client_ca_file && SSL_CTX_load_verify_locations(x->ssl, o->client_ca_file, NULL) != 1)) {
+	    SSL_CTX_use_PrivateKey_file(x->ssl, o->key_file ? o->key_file : o->cert_file,
+					SSL_FILETYPE_PEM) != 1 ||
+	    (o->client_ca_file &&
+	     SSL_CTX_load_verify_locations(x->ssl, o->client_ca_file, NULL) != 1)) {
 		ERR_print_errors_fp(stderr);
 		tls_context_close(x);
 		return -EINVAL;
 	}
 	if (o->client_ca_file)
 		SSL_CTX_set_verify(x->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
-	SSL_CTX_set_mode(x->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+	SSL_CTX_set_mode(x->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE |
+					 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+					 SSL_MODE_RELEASE_BUFFERS);
 	SSL_CTX_set_options(x->ssl, SSL_OP_NO_RENEGOTIATION | SSL_OP_IGNORE_UNEXPECTED_EOF);
 	SSL_CTX_set_session_id_context(x->ssl, (const unsigned char *)"kafka", 5);
 	*ret = x;

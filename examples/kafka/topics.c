@@ -62,7 +62,8 @@ static void out_node(struct request *r)
 	if (s->o.advertise) {
 		const char *colon = strrchr(s->o.advertise, ':');
 
-		out_text(&r->out, (struct text){s->o.advertise, (uint32_t)(colon - s->o.advertise)});
+		out_text(&r->out,
+			 (struct text){s->o.advertise, (uint32_t)(colon - s->o.advertise)});
 		out_i32(&r->out, atoi(colon + 1));
 	} else { /* where this client has found us */
 		out_string(&r->out, c ? c->local_host : "");
@@ -136,8 +137,10 @@ static int create(struct server *s, const struct wish *w)
 	if (!text_copy(w->name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
 		return K_INVALID_TOPIC;
 	rc = thmq_topic_create(s->control, copy,
-			       THMQ_TOPIC_OPTS(.flags = w->compact ? THMQ_TOPIC_COMPACT : 0, .partition_count = (uint32_t)w->partitions,
-					       .retention_ns = w->retention_ns, .retention_bytes = w->retention_bytes,
+			       THMQ_TOPIC_OPTS(.flags = w->compact ? THMQ_TOPIC_COMPACT : 0,
+					       .partition_count = (uint32_t)w->partitions,
+					       .retention_ns = w->retention_ns,
+					       .retention_bytes = w->retention_bytes,
 					       .tombstone_ns = w->compact ? w->tombstone_ns : 0));
 	return rc == -EINVAL || rc == -ENAMETOOLONG ? K_INVALID_TOPIC : store_error(rc);
 }
@@ -167,7 +170,9 @@ static void metadata_one(struct request *r, struct text name, uint32_t id, bool 
 	}
 	error = thmq_topic_describe(r->server->control, copy, &info);
 	if (error == -THMQ_ENOTOPIC && may_create) {
-		error = create(r->server, &(struct wish){.name = name, .partitions = r->server->o.default_partitions});
+		error = create(r->server,
+			       &(struct wish){.name = name,
+					      .partitions = r->server->o.default_partitions});
 		if (!error || error == K_TOPIC_ALREADY_EXISTS)
 			error = store_error(thmq_topic_describe(r->server->control, copy, &info));
 	} else {
@@ -264,15 +269,27 @@ static bool to_number(struct text t, int64_t *ret)
 static void wish_config(struct wish *w, struct text name, struct text value)
 {
 	/* what this broker does whatever is asked, or what does not matter here */
-	static const char *const taken[] = {"min.cleanable.dirty.ratio", "min.compaction.lag.ms", "max.compaction.lag.ms", "segment.bytes",	   "segment.ms",	"min.insync.replicas",	  "flush.messages",
-					    "flush.ms",		   "index.interval.bytes", "segment.index.bytes", "preallocate",
-					    "segment.jitter.ms",   "file.delete.delay.ms", "max.message.bytes"};
+	static const char *const taken[] = {"min.cleanable.dirty.ratio",
+					    "min.compaction.lag.ms",
+					    "max.compaction.lag.ms",
+					    "segment.bytes",
+					    "segment.ms",
+					    "min.insync.replicas",
+					    "flush.messages",
+					    "flush.ms",
+					    "index.interval.bytes",
+					    "segment.index.bytes",
+					    "preallocate",
+					    "segment.jitter.ms",
+					    "file.delete.delay.ms",
+					    "max.message.bytes"};
 	int64_t n;
 	uint32_t i;
 
 	if (w->error || !value.data)
 		return;
-	if (text_is(name, "retention.ms") || text_is(name, "retention.bytes") || text_is(name, "delete.retention.ms")) {
+	if (text_is(name, "retention.ms") || text_is(name, "retention.bytes") ||
+	    text_is(name, "delete.retention.ms")) {
 		if (!to_number(value, &n) || n < -1 || n > INT64_MAX / MILLISECOND) {
 			w->error = K_INVALID_CONFIG;
 			w->why = "retention is a number, or -1";
@@ -286,14 +303,16 @@ static void wish_config(struct wish *w, struct text name, struct text value)
 		return;
 	}
 	if (text_is(name, "cleanup.policy") &&
-	    (text_is(value, "compact") || text_is(value, "compact,delete") || text_is(value, "delete,compact"))) {
+	    (text_is(value, "compact") || text_is(value, "compact,delete") ||
+	     text_is(value, "delete,compact"))) {
 		w->compact = true;
 		w->keeps = value.len == strlen("compact");
 		return;
 	}
 	if ((text_is(name, "cleanup.policy") && text_is(value, "delete")) ||
 	    (text_is(name, "message.timestamp.type") && text_is(value, "CreateTime")) ||
-	    (text_is(name, "compression.type") && (text_is(value, "producer") || text_is(value, "uncompressed"))))
+	    (text_is(name, "compression.type") &&
+	     (text_is(value, "producer") || text_is(value, "uncompressed"))))
 		return;
 	for (i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
 		if (text_is(name, taken[i]))
@@ -398,7 +417,7 @@ void create_topics_run(struct request *r)
 
 /* ------------------------------------------------------------- DeleteTopics */
 
-static int delete(struct server *s, struct text name)
+static int delete (struct server *s, struct text name)
 {
 	char copy[THMQ_TOPIC_NAME_MAX + 1];
 	struct topic *t;
@@ -435,7 +454,7 @@ void delete_topics_run(struct request *r)
 		struct text name = in_text(&again);
 
 		out_text(out, name);
-		out_i16(out, (int16_t)delete(r->server, name));
+		out_i16(out, (int16_t) delete (r->server, name));
 		if (r->version >= 5)
 			out_string(out, NULL);
 		out_tags(out);
@@ -471,7 +490,8 @@ void create_partitions_run(struct request *r)
 		in_tags(in);
 		out_text(out, name);
 		out_i16(out, (int16_t)(error ? error : K_INVALID_PARTITIONS));
-		out_string(out, error ? NULL : "the number of partitions is fixed when the topic is made");
+		out_string(out, error ? NULL
+				      : "the number of partitions is fixed when the topic is made");
 		out_tags(out);
 	}
 	if (in->bad)
@@ -489,9 +509,10 @@ struct config {
 	int8_t source, type;
 };
 
-static void config_set(struct config *c, const char *name, int8_t type, int8_t source, const char *format, ...)
-	__attribute__((format(printf, 5, 6)));
-static void config_set(struct config *c, const char *name, int8_t type, int8_t source, const char *format, ...)
+static void config_set(struct config *c, const char *name, int8_t type, int8_t source,
+		       const char *format, ...) __attribute__((format(printf, 5, 6)));
+static void config_set(struct config *c, const char *name, int8_t type, int8_t source,
+		       const char *format, ...)
 {
 	va_list args;
 
@@ -508,15 +529,19 @@ static int configs_of_topic(const struct topic *t, struct config *c)
 {
 	int n = 0;
 
-	config_set(&c[n++], "cleanup.policy", TYPE_LIST, t->compacted ? SOURCE_TOPIC : SOURCE_DEFAULT, "%s",
-		   !t->compacted					   ? "delete"
+	config_set(&c[n++], "cleanup.policy", TYPE_LIST,
+		   t->compacted ? SOURCE_TOPIC : SOURCE_DEFAULT, "%s",
+		   !t->compacted                           ? "delete"
 		   : t->retention_ns || t->retention_bytes ? "compact,delete"
 							   : "compact");
-	config_set(&c[n++], "retention.ms", TYPE_LONG, t->retention_ns ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
+	config_set(&c[n++], "retention.ms", TYPE_LONG,
+		   t->retention_ns ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
 		   t->retention_ns ? (long long)(t->retention_ns / MILLISECOND) : -1ll);
-	config_set(&c[n++], "retention.bytes", TYPE_LONG, t->retention_bytes ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
+	config_set(&c[n++], "retention.bytes", TYPE_LONG,
+		   t->retention_bytes ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
 		   t->retention_bytes ? (long long)t->retention_bytes : -1ll);
-	config_set(&c[n++], "max.message.bytes", TYPE_INT, SOURCE_DEFAULT, "%u", t->len_max ? t->len_max : BATCH_BYTES_MAX / 4);
+	config_set(&c[n++], "max.message.bytes", TYPE_INT, SOURCE_DEFAULT, "%u",
+		   t->len_max ? t->len_max : BATCH_BYTES_MAX / 4);
 	config_set(&c[n++], "message.timestamp.type", TYPE_STRING, SOURCE_DEFAULT, "CreateTime");
 	config_set(&c[n++], "compression.type", TYPE_STRING, SOURCE_DEFAULT, "uncompressed");
 	config_set(&c[n++], "min.insync.replicas", TYPE_INT, SOURCE_DEFAULT, "1");
@@ -528,8 +553,10 @@ static int configs_of_broker(const struct server *s, struct config *c)
 	int n = 0;
 
 	config_set(&c[n++], "broker.id", TYPE_INT, SOURCE_STATIC, "%d", s->o.node_id);
-	config_set(&c[n++], "num.partitions", TYPE_INT, SOURCE_STATIC, "%d", s->o.default_partitions);
-	config_set(&c[n++], "auto.create.topics.enable", TYPE_BOOLEAN, SOURCE_STATIC, "%s", s->o.auto_create ? "true" : "false");
+	config_set(&c[n++], "num.partitions", TYPE_INT, SOURCE_STATIC, "%d",
+		   s->o.default_partitions);
+	config_set(&c[n++], "auto.create.topics.enable", TYPE_BOOLEAN, SOURCE_STATIC, "%s",
+		   s->o.auto_create ? "true" : "false");
 	config_set(&c[n++], "default.replication.factor", TYPE_INT, SOURCE_DEFAULT, "1");
 	return n;
 }

@@ -72,7 +72,9 @@ static int snappy_piece(const uint8_t *data, size_t len, struct out *ret)
 	at = out_raw(ret, room);
 	if (!at)
 		return -K_UNKNOWN_SERVER_ERROR;
-	return snappy_uncompress((const char *)data, len, (char *)at, &room) == SNAPPY_OK ? 0 : -K_CORRUPT_MESSAGE;
+	return snappy_uncompress((const char *)data, len, (char *)at, &room) == SNAPPY_OK
+		       ? 0
+		       : -K_CORRUPT_MESSAGE;
 }
 
 /* As it is, or as Java's library frames it: a head of 16 bytes, then pieces with their lengths before them. */
@@ -88,7 +90,9 @@ static int from_snappy(const uint8_t *data, size_t len, struct out *ret)
 	while (in_left(&in) > 0 && !rc) {
 		struct text piece = in_bytes(&in);
 
-		rc = in.bad || !piece.data ? -K_CORRUPT_MESSAGE : snappy_piece((const uint8_t *)piece.data, piece.len, ret);
+		rc = in.bad || !piece.data
+			     ? -K_CORRUPT_MESSAGE
+			     : snappy_piece((const uint8_t *)piece.data, piece.len, ret);
 	}
 	return in.bad ? -K_CORRUPT_MESSAGE : rc;
 }

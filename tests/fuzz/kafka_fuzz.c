@@ -19,10 +19,12 @@ static void batches(uint8_t *data, size_t size, bool mend)
 	int32_t i;
 
 	if (mend && size >= BATCH_HEADER) {
-		uint32_t len = (uint32_t)data[8] << 24 | (uint32_t)data[9] << 16 | (uint32_t)data[10] << 8 | data[11];
+		uint32_t len = (uint32_t)data[8] << 24 | (uint32_t)data[9] << 16 |
+			       (uint32_t)data[10] << 8 | data[11];
 
 		if (len >= BATCH_HEADER - 12 && len <= size - 12)
-			put_i32(data + CRC_AT, (int32_t)crc32c(0, data + CRC_AT + 4, len + 12 - CRC_AT - 4));
+			put_i32(data + CRC_AT,
+				(int32_t)crc32c(0, data + CRC_AT + 4, len + 12 - CRC_AT - 4));
 	}
 	in_init(&set, data, size, false);
 	while (batch_read(&set, &b) == 1) {
@@ -52,18 +54,42 @@ static void pieces(const uint8_t *data, size_t size, bool flex, uint32_t next)
 	in_init(&in, data, size, flex);
 	for (; !in.bad && in_left(&in) > 0; next++) {
 		switch (next % PIECES) {
-		case 0: t = in_text(&in); break;
-		case 1: t = in_bytes(&in); break;
-		case 2: t = in_plain_text(&in); break;
-		case 3: FUZZ_CHECK((size_t)(in_array(&in, 3) + 1) <= in_left(&in) / 3 + 1); break;
-		case 4: in_tags(&in); break;
-		case 5: in_uvarint(&in); break;
-		case 6: in_varint(&in); break;
-		case 7: in_i8(&in); break;
-		case 8: in_i16(&in); break;
-		case 9: in_i32(&in); break;
-		case 10: in_i64(&in); break;
-		default: in_raw(&in, 3); break;
+		case 0:
+			t = in_text(&in);
+			break;
+		case 1:
+			t = in_bytes(&in);
+			break;
+		case 2:
+			t = in_plain_text(&in);
+			break;
+		case 3:
+			FUZZ_CHECK((size_t)(in_array(&in, 3) + 1) <= in_left(&in) / 3 + 1);
+			break;
+		case 4:
+			in_tags(&in);
+			break;
+		case 5:
+			in_uvarint(&in);
+			break;
+		case 6:
+			in_varint(&in);
+			break;
+		case 7:
+			in_i8(&in);
+			break;
+		case 8:
+			in_i16(&in);
+			break;
+		case 9:
+			in_i32(&in);
+			break;
+		case 10:
+			in_i64(&in);
+			break;
+		default:
+			in_raw(&in, 3);
+			break;
 		}
 		FUZZ_CHECK(!in.bad || t.len <= size);
 		fuzz_touch(t.data, t.len);

@@ -16,7 +16,10 @@ static void open_all(void)
 	cr_assert_eq(thmq_env_open(&env, NULL), 0);
 	cr_assert_eq(thmq_broker_open(env, NULL, &broker), 0);
 	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &session), 0);
-	cr_assert_eq(thmq_topic_create(session, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .partition_count = 3)), 0);
+	cr_assert_eq(thmq_topic_create(
+			     session, "t",
+			     THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .partition_count = 3)),
+		     0);
 	cr_assert_eq(thmq_producer_open(session, "t", NULL, &producer), 0);
 }
 
@@ -30,13 +33,19 @@ TestSuite(client_partition, .init = open_all, .fini = close_all);
 static void send(uint32_t partition, uint32_t count)
 {
 	while (count-- > 0)
-		cr_assert_gt(thmq_send(producer, "0123456789", 10, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition)), 0);
+		cr_assert_gt(thmq_send(producer, "0123456789", 10,
+				       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+							 .partition = partition)),
+			     0);
 	cr_assert_eq(thmq_flush(producer, SECOND), 0);
 }
 
 static int open_one(uint32_t partition, struct thmq_consumer **ret)
 {
-	return thmq_consumer_open(session, "t", NULL, THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION, .partition = partition, .prefetch_count = 64), ret);
+	return thmq_consumer_open(session, "t", NULL,
+				  THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION,
+						     .partition = partition, .prefetch_count = 64),
+				  ret);
 }
 
 /* Messages of the partition that come within a moment; none of another's does. */
@@ -96,7 +105,10 @@ Test(client_partition, what_makes_no_sense_is_refused)
 
 	cr_assert_eq(open_one(3, &c), -THMQ_ENOPARTITION);
 	cr_assert_eq(open_one(UINT32_MAX, &c), -THMQ_ENOPARTITION);
-	cr_assert_eq(thmq_consumer_open(session, "t", "group", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION), &c), -EINVAL);
-	cr_assert_eq(thmq_consumer_open(session, "t", NULL, THMQ_CONSUMER_OPTS(.partition = 1), &c), -EINVAL);
+	cr_assert_eq(thmq_consumer_open(session, "t", "group",
+					THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION), &c),
+		     -EINVAL);
+	cr_assert_eq(thmq_consumer_open(session, "t", NULL, THMQ_CONSUMER_OPTS(.partition = 1), &c),
+		     -EINVAL);
 	cr_assert_null(c);
 }

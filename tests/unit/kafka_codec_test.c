@@ -9,7 +9,8 @@
 
 TestSuite(kafka_codec);
 
-static const int64_t numbers[] = {0, 1, -1, 63, 64, -64, -65, 8191, 8192, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN};
+static const int64_t numbers[] = {0,    1,    -1,        63,        64,        -64,      -65,
+				  8191, 8192, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN};
 #define NUMBERS (sizeof(numbers) / sizeof(numbers[0]))
 
 static void write_all(struct out *out)
@@ -93,8 +94,9 @@ Test(kafka_codec, counts_and_lengths_that_cannot_be_are_bad)
 		const char *bytes;
 		uint32_t len;
 		bool flex;
-	} arrays[] = {{"\x7f\xff\xff\xff", 4, false}, {"\xff\xff\xff\xfe", 4, false}, {"\xff\xff\xff\xff\x0f", 5, true},
-		      {"\xff\xff\xff\xff\x7f", 5, true}, {"\xff\xff\xff\xff\xff\xff", 6, true}, {"", 0, true}};
+	} arrays[] = {{"\x7f\xff\xff\xff", 4, false},        {"\xff\xff\xff\xfe", 4, false},
+		      {"\xff\xff\xff\xff\x0f", 5, true},     {"\xff\xff\xff\xff\x7f", 5, true},
+		      {"\xff\xff\xff\xff\xff\xff", 6, true}, {"", 0, true}};
 	struct in in;
 	size_t i;
 
@@ -106,7 +108,8 @@ Test(kafka_codec, counts_and_lengths_that_cannot_be_are_bad)
 		cr_assert_null(in_bytes(&in).data);
 		cr_assert(in.bad, "bytes %zu", i);
 	}
-	in_init(&in, "\x02\x01\x05xxxxx\x02\x00", 10, true); /* two tagged fields: of five bytes, of none */
+	in_init(&in, "\x02\x01\x05xxxxx\x02\x00", 10,
+		true); /* two tagged fields: of five bytes, of none */
 	in_tags(&in);
 	cr_assert(!in.bad && in_left(&in) == 0);
 	in_init(&in, "\xff\xff\xff\xff\x0f", 5, true);
@@ -142,13 +145,16 @@ Test(kafka_codec, a_batch_that_was_made_is_read)
 	make_batch(&out); /* two, one behind the other */
 	in_init(&set, out.data, out.len, false);
 	cr_assert_eq(batch_read(&set, &b), 1);
-	cr_assert(b.base_offset == 1000 && b.last_delta == 69002 && b.count == 3 && b.producer_id == -1);
+	cr_assert(b.base_offset == 1000 && b.last_delta == 69002 && b.count == 3 &&
+		  b.producer_id == -1);
 	cr_assert(b.base_time_ms == 5000 && b.max_time_ms == 9000);
 	cr_assert_eq(batch_unpack(&b, NULL), 0);
 	records = b.records;
 	cr_assert_eq(record_read(&b, &records, &r), 0);
-	cr_assert(r.offset_delta == 0 && r.time_ms == 5000 && text_is(r.key, "key") && text_is(r.value, "first") && r.header_count == 2);
-	cr_assert(record_header(&r.headers, &name, &value) && text_is(name, "name") && text_is(value, "value"));
+	cr_assert(r.offset_delta == 0 && r.time_ms == 5000 && text_is(r.key, "key") &&
+		  text_is(r.value, "first") && r.header_count == 2);
+	cr_assert(record_header(&r.headers, &name, &value) && text_is(name, "name") &&
+		  text_is(value, "value"));
 	cr_assert(record_header(&r.headers, &name, &value) && text_is(name, "null") && !value.data);
 	cr_assert_not(record_header(&r.headers, &name, &value));
 	cr_assert_eq(record_read(&b, &records, &r), 0);
@@ -172,7 +178,9 @@ Test(kafka_codec, a_batch_with_any_byte_changed_or_missing_is_refused)
 	for (i = 0; i < out.len; i++) {
 		out.data[i] ^= 0x10;
 		in_init(&set, out.data, out.len, false);
-		if (i >= 8 && (i < 12 || i > 15)) /* where it lies, and the leader's epoch, are the broker's, and not in its checksum */
+		if (i >= 8 &&
+		    (i < 12 ||
+		     i > 15)) /* where it lies, and the leader's epoch, are the broker's, and not in its checksum */
 			cr_assert_leq(batch_read(&set, &b), 0, "byte %zu", i);
 		out.data[i] ^= 0x10;
 	}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* group_join.c - JoinGroup: who comes, whether it was here before, and whether it speaks what the others do. The round is group.c's. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "group.h"
+
+#define MEMBERS_MAX 10000u
+#define SESSION_MIN_MS 100
+#define SESSION_MAX_MS 1800000
+
+struct join {
+	struct text group, id, instance, type;
+	int32_t session_ms, rebalance_ms, protocol_count;
+	struct in protocols;
+};
+
+static bool join_read(struct request *r, struct join *j)
+{
+	struct in *in = &r->in;
+	int32_t i;
+
+	*j = (struct join){.group = in_text(in)};
+	j->session_ms = in_i32(in);
+	j->rebalance_ms = r->version >= 1 ? in_i32(in) : j->session_ms;
+	j->id = in_text(in);
+	if (r->version >= 5)
+		j->instance = in_text(in);
+	j->type = in_text(in);
+	j->protocol_count = in_array(in, 3);
+	j->protocols = *in;
+	for (i = 0; i < j->protocol_count; i++) {
+		struct text name = in_text(in);
+
+		in->bad |= !name.data;
+		in_bytes(in);
+		in_tags(in);
+	}
+	if (r->version >= 8)
+		in_text(in);
+	in_tags(in);
+	return !in->bad;
+}
+
+/* Does it speak what the others do? */
+static bool join_fits(const struct group *g, const struct join *j, const struct member *self)
+{
+	const struct member *m;
+	struct in in = j->protocols;
+	int32_t i;
+
+	if (j->protocol_count < 1 || j->protocol_count > PROTOCOLS_MAX || !j->type.len)
+		return false;
+	for (m = g->members; m && (m->promised || m == self);)
+		m = m->next;
+	if (!m)
+		return true;
+	if (!g->protocol_type || !text_is(j->type, g->protocol_type))
+		return false;
+	for (i = 0; i < j->protocol_count; i++) {
+		struct text name = in_text(&in);
+		bool all = true;
+
+		in_bytes(&in);
+		in_tags(&in);
+		for (m = g->members; m && all; m = m->next) {
+			char copy[256];
+
+			all = m->promised || m == self ||
+			      (text_copy(name, copy, sizeof(copy)) && member_protocol(m, copy));
+		}
+		if (all)
+			return true;
+	}
+	return false;
+}
+
+static void member_id(struct request *r, struct member *m, struct text instance)
+{
+	struct text base = instance.data ? instance : r->client_id;
+
+	snprintf(m->id, sizeof(m->id), "%.*s-%08x-%llx", base.len > 250 ? 250 : (int)base.len,
+		 base.data ? base.data : "",
+		 (unsigned)hash_bytes(&r->server->now_ns, sizeof(r->server->now_ns)),
+		 (unsigned long long)++r->server->member_serial);
+}
+
+static struct member *member_make(struct request *r, struct group *g, const struct join *j)
+{
+	struct member *m = g->member_count < MEMBERS_MAX ? calloc(1, sizeof(*m)) : NULL,
+		      **at = &g->members;
+
+	if (!m)
+		return NULL;
+	if (j->instance.data)
+		m->instance = text_alloc(j->instance);
+	member_id(r, m, j->instance);
+	while (*at)
+		at = &(*at)->next;
+	*at = m;
+	g->member_count++;
+	return m;
+}
+
+/* Return: its protocols are others than before, -1: no memory */
+static int member_set(struct request *r, struct member *m, const struct join *j)
+{
+	struct protocol fresh[PROTOCOLS_MAX];
+	struct in in = j->protocols;
+	int changed = m->protocol_count != j->protocol_count;
+	int32_t i;
+
+	for (i = 0; i < j->protocol_count; i++) {
+		struct text name = in_text(&in), metadata = in_bytes(&in);
+
+		in_tags(&in);
+		fresh[i].name = text_alloc(name);
+		fresh[i].metadata = (struct text){text_alloc(metadata), metadata.len};
+		if (!changed)
+			changed = !text_is(name, m->protocols[i].name) ||
+				  !text_same((struct text){metadata.data ? metadata.data : "",
+							   metadata.len},
+					     m->protocols[i].metadata);
+		if (!fresh[i].name || !fresh[i].metadata.data) {
+			for (; i >= 0; i--) {
+				free(fresh[i].name);
+				free((char *)(uintptr_t)fresh[i].metadata.data);
+			}
+			return -1;
+		}
+	}
+	member_protocols_free(m);
+	memcpy(m->protocols, fresh, (size_t)j->protocol_count * sizeof(fresh[0]));
+	m->protocol_count = j->protocol_count;
+	m->session_ns = j->session_ms * MILLISECOND;
+	m->rebalance_ns = (j->rebalance_ms > 0 ? j->rebalance_ms : j->session_ms) * MILLISECOND;
+	m->promised = false;
+	snprintf(m->client_id, sizeof(m->client_id), "%.*s",
+		 r->client_id.len > 60 ? 60 : (int)r->client_id.len,
+		 r->client_id.data ? r->client_id.data : "");
+	snprintf(m->host, sizeof(m->host), "/%s", r->conn ? r->conn->peer : "");
+	member_touch(m);
+	return changed;
+}
+
+/* Who is it? Return: 0 and *ret, NULL for one that is new; or an error of the protocol */
+static int join_who(const struct group *g, const struct join *j, struct member **ret)
+{
+	struct member *by_instance = member_by_instance(g, j->instance);
+
+	*ret = NULL;
+	if (!j->id.len) {
+		*ret = by_instance; /* it was here before: it takes its own place again */
+		return 0;
+	}
+	if (by_instance && !text_is(j->id, by_instance->id))
+		return K_FENCED_INSTANCE_ID;
+	*ret = member_find(g, j->id);
+	return *ret ? 0 : K_UNKNOWN_MEMBER_ID;
+}
+
+static void join_wait(struct request *r, struct group *g, struct member *m)
+{
+	if (m->joins)
+		join_answer(m->joins, g, m, K_REBALANCE_IN_PROGRESS);
+	m->joins = r;
+	r->state = m;
+	r->drop = member_drop;
+	round_check(g);
+}
+
+static void join_known(struct request *r, struct group *g, struct member *m, const struct join *j)
+{
+	bool again = !j->id.len; /* a fixed member under a new id */
+	int changed;
+
+	if (again) {
+		if (m->joins)
+			join_answer(m->joins, g, NULL, K_FENCED_INSTANCE_ID);
+		if (m->syncs)
+			sync_answer(m->syncs, g, NULL, K_FENCED_INSTANCE_ID);
+		m->joins = m->syncs = NULL;
+		member_id(r, m, j->instance);
+	}
+	changed = member_set(r, m, j);
+	if (changed < 0) {
+		join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
+		return;
+	}
+	if (g->state == GROUP_STABLE && !changed && g->leader != m) {
+		join_answer(r, g, m, 0); /* nothing is new: as it was */
+		return;
+	}
+	if (g->state == GROUP_SYNCING && !changed && !again) {
+		join_answer(r, g, m, 0); /* the answer was lost */
+		return;
+	}
+	round_prepare(g);
+	join_wait(r, g, m);
+}
+
+static void join_new(struct request *r, struct group *g, const struct join *j)
+{
+	struct member *m = member_make(r, g, j);
+
+	if (!m) {
+		join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
+		return;
+	}
+	if (r->version >= 4 && !j->instance.data) {
+		m->promised = true;
+		m->session_ns = j->session_ms * MILLISECOND;
+		member_touch(m);
+		join_answer(r, g, m, K_MEMBER_ID_REQUIRED);
+		return;
+	}
+	if (member_set(r, m, j) < 0) {
+		member_remove(g, m);
+		join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
+		return;
+	}
+	round_prepare(g);
+	join_wait(r, g, m);
+}
+
+void join_group_run(struct request *r)
+{
+	struct member *m = NULL;
+	struct group *g = NULL;
+	struct join j;
+	int error = 0;
+
+	if (!join_read(r, &j)) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	if (!group_name_is_good(j.group))
+		error = K_INVALID_GROUP_ID;
+	else if (j.session_ms < SESSION_MIN_MS || j.session_ms > SESSION_MAX_MS)
+		error = K_INVALID_SESSION_TIMEOUT;
+	if (!error) {
+		g = group_make(r->server, j.group);
+		error = g ? join_who(g, &j, &m) : K_COORDINATOR_NOT_AVAILABLE;
+	}
+	if (!error && !join_fits(g, &j, m))
+		error = K_INCONSISTENT_GROUP_PROTOCOL;
+	if (error) {
+		join_answer(r, g, NULL, error);
+		return;
+	}
+	if (!g->protocol_type || g->state == GROUP_EMPTY) {
+		free(g->protocol_type);
+		g->protocol_type = text_alloc(j.type);
+	}
+	if (!m) {
+		join_new(r, g, &j);
+		return;
+	}
+	if (m->promised) { /* it comes with the id that it was given */
+		if (member_set(r, m, &j) < 0) {
+			join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
+			return;
+		}
+		round_prepare(g);
+		join_wait(r, g, m);
+		return;
+	}
+	join_known(r, g, m, &j);
+}
