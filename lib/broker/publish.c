@@ -210,14 +210,12 @@ static void put(const struct shard *s, uint32_t table, uint32_t first, uint32_t 
 
 static void publish_broker(struct shard *s)
 {
-	struct thmq_env_stats env = {.size = sizeof(env)};
 	struct thmq_broker_stats stats = {.size = sizeof(stats)};
 	struct thmq_broker *b = s->broker;
 	struct broker_values *v = values_of(s->publisher.to, TABLE_BROKER, 0, b->name ? b->name : "", "");
 	struct transport_values *t;
 	uint32_t i;
 
-	thmqi_env_stats(b->env, &env);
 	if (b->listener)
 		thmqi_listener_stats(b->listener, &stats);
 	*v = (struct broker_values){.shards = b->shard_count - 1,
@@ -227,9 +225,8 @@ static void publish_broker(struct shard *s)
 				    .tls_connections = stats.tls_count,
 				    .refused = stats.refused_count,
 				    .denied = atomic_load_explicit(&b->guard.denied, memory_order_relaxed),
-				    .leads = !b->cluster || atomic_load(&b->leads),
-				    .pool = env.pool_bytes,
-				    .pool_in_use = env.pool_in_use_bytes};
+				    .leads = !b->cluster || atomic_load(&b->leads)};
+	thmqi_env_memory(b->env, &v->pool, &v->pool_in_use);
 	put(s, TABLE_BROKER, 0, 1);
 	for (i = 0; i < MEDIA; i++) {
 		t = values_of(s->publisher.to, TABLE_TRANSPORT, i, media[i], "");
@@ -239,15 +236,24 @@ static void publish_broker(struct shard *s)
 	put(s, TABLE_TRANSPORT, 0, MEDIA);
 }
 
+/* Its name is made once. */
+static struct core_values *core_values_of(const struct publication *to, uint32_t index)
+{
+	struct thmqi_stat_row *r = thmqi_statfile_row(&to->file, TABLE_CORE, index);
+	char key[16];
+
+	if (r->used)
+		return (struct core_values *)(r + 1);
+	snprintf(key, sizeof(key), "%u", index);
+	return values_of(to, TABLE_CORE, index, key, "");
+}
+
 static void publish_core(struct shard *s)
 {
 	struct thmq_core_stats c = {.size = sizeof(c)};
 	struct thmq_core *core = s->core;
-	struct core_values *v;
-	char key[16];
+	struct core_values *v = core_values_of(s->publisher.to, core->index);
 
-	snprintf(key, sizeof(key), "%u", core->index);
-	v = values_of(s->publisher.to, TABLE_CORE, core->index, key, "");
 	thmqi_core_stats(core, &c);
 	v->busy = c.busy_ns;
 	v->idle = c.idle_ns;

@@ -205,7 +205,7 @@ static void put_free(struct thmq_slabs *s, struct slab *slab)
 static void count_slab(struct thmq_slabs *s, const struct slab *slab, uint32_t by)
 {
 	pthread_mutex_lock(&s->lock);
-	s->taken += by;
+	__atomic_store_n(&s->taken, s->taken + by, __ATOMIC_RELAXED); /* read without the lock, too */
 	s->shared += slab->info.domain != THMQ_DOMAIN_PRIVATE ? by : 0;
 	s->of_pages[slab->info.pages] += by;
 	s->locked_bytes += by == 1 ? slab->locked_bytes : -slab->locked_bytes;
@@ -421,6 +421,11 @@ int thmq_slabs_stats(struct thmq_slabs *s, struct thmq_slabs_stats *ret_stats)
 	memset(ret_stats, 0, st.size);
 	memcpy(ret_stats, &st, THMQI_MIN(sizeof(st), (size_t)st.size));
 	return 0;
+}
+
+uint64_t thmqi_slabs_bytes(struct thmq_slabs *s)
+{
+	return (uint64_t)__atomic_load_n(&s->taken, __ATOMIC_RELAXED) * THMQ_SLAB_BYTES;
 }
 
 void thmqi_slabs_stats(struct thmq_slabs *s, struct thmqi_slabs_stats *ret)

@@ -289,6 +289,19 @@ void **thmqi_env_user(struct thmq_env *env)
 
 #define counter(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
 
+void thmqi_env_memory(struct thmq_env *env, uint64_t *ret_bytes, uint64_t *ret_in_use)
+{
+	struct thmqi_pool_stats pool;
+	uint32_t i;
+
+	*ret_bytes = thmqi_slabs_bytes(env->slabs);
+	*ret_in_use = 0;
+	for (i = 0; i < env->core_count; i++) {
+		thmqi_pool_stats(env->loops[i]->core.pool, &pool);
+		*ret_in_use += pool.in_use;
+	}
+}
+
 void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 {
 	struct thmqi_slabs_stats slabs;

@@ -42,6 +42,7 @@ static inline void thmqi_slabs_close(struct thmqi_slabs *s)
 /* Every slab taken from now on is locked in memory, or as much of it as the limit of locked memory allows. */
 void thmqi_slabs_lock(struct thmqi_slabs *s);
 void thmqi_slabs_stats(struct thmqi_slabs *s, struct thmqi_slabs_stats *ret);
+uint64_t thmqi_slabs_bytes(struct thmqi_slabs *s); /* taken from the system; without a lock */
 
 static inline int thmqi_pool_open(struct thmqi_slabs *s, struct thmqi_pool **ret_pool)
 {

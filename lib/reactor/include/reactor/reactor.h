@@ -123,6 +123,7 @@ bool thmqi_env_is_caller_driven(const struct thmq_env *env);
 uint32_t thmqi_env_flags(const struct thmq_env *env);
 void thmqi_env_stats(struct thmq_env *env,
 		     struct thmq_env_stats *ret); /* ret->size is not looked at */
+void thmqi_env_memory(struct thmq_env *env, uint64_t *ret_bytes, uint64_t *ret_in_use); /* of the pool; without a lock */
 /* thmq_env_plan(), thmq_env_place(): see thundermq.h. */
 int thmqi_env_plan(const struct thmq_env_opts *opts, struct thmq_place *places, uint32_t count,
 		   struct thmq_machine *ret_machine);
