@@ -50,6 +50,18 @@ static int on_core(struct thmq_broker *b, struct shard *s, int (*run)(struct cor
 	return rc < 0 && job.text[0] ? thmqi_fail(rc, "%s", job.text) : rc;
 }
 
+static int count_listener(struct core_job *job)
+{
+	job->broker->counted = job->broker->listener;
+	return 0;
+}
+
+static int count_no_listener(struct core_job *job)
+{
+	job->broker->counted = NULL;
+	return 0;
+}
+
 static void run_post(struct thmq_core *core, struct thmqi_task *task)
 {
 	struct thmqi_broker_post *post = thmqi_container(task, struct thmqi_broker_post, task);
@@ -489,7 +501,7 @@ static int open_all(struct thmq_broker *b)
 	b->opts.cluster_key = b->opts.cluster_listen = NULL;
 	if (rc == 0 && b->cluster && b->name)
 		rc = thmqi_transport_reach_add(b->transport, b->name, b, &b->reach);
-	return rc;
+	return rc ? rc : on_core(b, &b->shards[THMQI_SHARD_META], count_listener, NULL);
 }
 
 static int open_logs(struct thmq_broker *b)
@@ -730,6 +742,8 @@ int thmqi_broker_close(struct thmq_broker *b, uint64_t timeout_ns,
 	atomic_store(&b->closing, true);
 	while (atomic_load(&b->copies))
 		rest(b);
+	if (b->shard_count && b->shards[THMQI_SHARD_META].open)
+		on_core(b, &b->shards[THMQI_SHARD_META], count_no_listener, NULL);
 	if (b->listener)
 		thmqi_transport_unlisten(b->listener);
 	if (b->shard_count) {

@@ -418,6 +418,7 @@ struct thmq_broker {
 	struct thmq_env *env;
 	struct thmqi_transport *transport;
 	struct thmqi_listener *listener;
+	struct thmqi_listener *counted; /* the same for the statistics: of meta's core, NULL before it goes */
 	const struct thmqi_disk_table *disk;
 	void *disk_ctx;
 	struct thmqi_disk_dir *dir; /* as long as dir_hold */

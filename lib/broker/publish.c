@@ -216,8 +216,8 @@ static void publish_broker(struct shard *s)
 	struct transport_values *t;
 	uint32_t i;
 
-	if (b->listener)
-		thmqi_listener_stats(b->listener, &stats);
+	if (b->counted)
+		thmqi_listener_stats(b->counted, &stats);
 	*v = (struct broker_values){.shards = b->shard_count - 1,
 				    .topics = b->meta ? thmqi_meta_topic_count(b->meta) : 0,
 				    .sessions = s->conn_count,
