@@ -300,7 +300,9 @@ static void fetch_read_part(struct request *r, struct part *part)
 	in_tags(in);
 }
 
-static void fetch_read(struct request *r, struct fetch *f)
+/* Topics and their partitions, each of @least bytes or more, which @read_part takes. */
+static void parts_read(struct request *r, struct fetch *f, size_t least,
+		       void (*read_part)(struct request *r, struct part *part))
 {
 	struct in *in = &r->in;
 	int32_t topics = in_array(in, 6), parts, i, k;
@@ -308,7 +310,7 @@ static void fetch_read(struct request *r, struct fetch *f)
 	for (i = 0; i < topics && !in->bad; i++) {
 		struct text topic = in_text(in);
 
-		parts = in_array(in, 16);
+		parts = in_array(in, least);
 		f->topic_count += parts > 0;
 		for (k = 0; k < parts && !in->bad; k++) {
 			struct part *part = part_add(f);
@@ -320,10 +322,18 @@ static void fetch_read(struct request *r, struct fetch *f)
 			part->topic = topic;
 			part->first_of_topic = k == 0;
 			part->same_topic = parts;
-			fetch_read_part(r, part);
+			read_part(r, part);
 		}
 		in_tags(in);
 	}
+}
+
+static void fetch_read(struct request *r, struct fetch *f)
+{
+	struct in *in = &r->in;
+	int32_t topics, parts, i;
+
+	parts_read(r, f, 16, fetch_read_part);
 	if (r->version >= 7) { /* what a session would forget */
 		topics = in_array(in, 6);
 		for (i = 0; i < topics && !in->bad; i++) {
@@ -471,11 +481,21 @@ static void list_open(struct server *s, struct part *part)
 		part->error = 0; /* there is none */
 }
 
+static void list_offsets_read_part(struct request *r, struct part *part)
+{
+	struct in *in = &r->in;
+
+	part->index = in_i32(in);
+	if (r->version >= 4)
+		in_i32(in);
+	part->time_ms = in_i64(in);
+	in_tags(in);
+}
+
 void list_offsets_run(struct request *r)
 {
 	struct fetch *f = calloc(1, sizeof(*f));
 	struct in *in = &r->in;
-	int32_t topics, parts, i, k;
 	uint32_t n;
 
 	if (!f) {
@@ -487,30 +507,7 @@ void list_offsets_run(struct request *r)
 	in_i32(in);
 	if (r->version >= 2)
 		in_i8(in);
-	topics = in_array(in, 6);
-	for (i = 0; i < topics && !in->bad; i++) {
-		struct text topic = in_text(in);
-
-		parts = in_array(in, 12);
-		f->topic_count += parts > 0;
-		for (k = 0; k < parts && !in->bad; k++) {
-			struct part *part = part_add(f);
-
-			if (!part) {
-				in->bad = true;
-				break;
-			}
-			part->topic = topic;
-			part->first_of_topic = k == 0;
-			part->same_topic = parts;
-			part->index = in_i32(in);
-			if (r->version >= 4)
-				in_i32(in);
-			part->time_ms = in_i64(in);
-			in_tags(in);
-		}
-		in_tags(in);
-	}
+	parts_read(r, f, 12, list_offsets_read_part);
 	if (in->bad) {
 		fetch_free(f);
 		request_fail(r);

@@ -299,43 +299,40 @@ static int parse_unary(struct parser *p, struct node *ret)
 	return rc || !minus ? rc : emit(p, STEP_NEGATE, 0, 0, 0);
 }
 
+/* The operand that was read at @at, the operator that is there, and what @operand reads behind it. */
+static int parse_operation(struct parser *p, struct node *ret, uint32_t at, enum step_kind kind,
+			   int (*operand)(struct parser *p, struct node *ret))
+{
+	struct node right;
+	uint32_t right_at;
+	int rc = want_number(p, ret, at);
+
+	rc = rc ? rc : next(p);
+	right_at = p->lexer.at;
+	rc = rc ? rc : operand(p, &right);
+	rc = rc ? rc : want_number(p, &right, right_at);
+	rc = rc ? rc : emit(p, kind, 0, 0, -1);
+	*ret = node_of(TYPE_NUMBER);
+	return rc;
+}
+
 static int parse_product(struct parser *p, struct node *ret)
 {
-	uint32_t at = p->lexer.at, right_at;
+	uint32_t at = p->lexer.at;
 	int rc = parse_unary(p, ret);
-	struct node right;
 
-	while (!rc && (is(p, WORD_TIMES) || is(p, WORD_OVER) || is(p, WORD_MODULO))) {
-		enum step_kind kind = is(p, WORD_TIMES) ? STEP_MULTIPLY : is(p, WORD_OVER) ? STEP_DIVIDE : STEP_MODULO;
-
-		rc = want_number(p, ret, at);
-		rc = rc ? rc : next(p);
-		right_at = p->lexer.at;
-		rc = rc ? rc : parse_unary(p, &right);
-		rc = rc ? rc : want_number(p, &right, right_at);
-		rc = rc ? rc : emit(p, kind, 0, 0, -1);
-		*ret = node_of(TYPE_NUMBER);
-	}
+	while (!rc && (is(p, WORD_TIMES) || is(p, WORD_OVER) || is(p, WORD_MODULO)))
+		rc = parse_operation(p, ret, at, is(p, WORD_TIMES) ? STEP_MULTIPLY : is(p, WORD_OVER) ? STEP_DIVIDE : STEP_MODULO, parse_unary);
 	return rc;
 }
 
 static int parse_sum(struct parser *p, struct node *ret)
 {
-	uint32_t at = p->lexer.at, right_at;
+	uint32_t at = p->lexer.at;
 	int rc = parse_product(p, ret);
-	struct node right;
 
-	while (!rc && (is(p, WORD_PLUS) || is(p, WORD_MINUS))) {
-		enum step_kind kind = is(p, WORD_PLUS) ? STEP_ADD : STEP_SUBTRACT;
-
-		rc = want_number(p, ret, at);
-		rc = rc ? rc : next(p);
-		right_at = p->lexer.at;
-		rc = rc ? rc : parse_product(p, &right);
-		rc = rc ? rc : want_number(p, &right, right_at);
-		rc = rc ? rc : emit(p, kind, 0, 0, -1);
-		*ret = node_of(TYPE_NUMBER);
-	}
+	while (!rc && (is(p, WORD_PLUS) || is(p, WORD_MINUS)))
+		rc = parse_operation(p, ret, at, is(p, WORD_PLUS) ? STEP_ADD : STEP_SUBTRACT, parse_product);
 	return rc;
 }
 

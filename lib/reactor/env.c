@@ -305,7 +305,6 @@ void thmqi_env_memory(struct thmq_env *env, uint64_t *ret_bytes, uint64_t *ret_i
 void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 {
 	struct thmqi_slabs_stats slabs;
-	struct thmqi_pool_stats pool;
 	uint32_t i, size = ret->size;
 
 	memset(ret, 0, sizeof(*ret));
@@ -315,21 +314,19 @@ void thmqi_env_stats(struct thmq_env *env, struct thmq_env_stats *ret)
 	ret->pinned_cores = counter(env->pinned);
 	ret->registered_memory = slabs.registrations > 0 && slabs.registration_failures == 0;
 	ret->huge_pages = slabs.huge;
-	ret->pool_bytes = slabs.bytes;
+	thmqi_env_memory(env, &ret->pool_bytes, &ret->pool_in_use_bytes);
 	ret->locked_bytes = slabs.locked_bytes;
 	ret->quota_percent = env->quota_percent;
 	ret->policy = thmqi_env_policy(env);
 	for (i = 0; i < env->core_count; i++) {
 		struct loop *l = env->loops[i];
 
-		thmqi_pool_stats(l->core.pool, &pool);
 		ret->uring_cores += l->core.ring != NULL;
 		ret->polled_cores += counter(l->core.polled) != NULL;
 		if (l->core.ring) {
 			ret->single_issuer_cores += thmqi_ring_is_single_issuer(l->core.ring);
 			ret->defer_taskrun_cores += thmqi_ring_defers_taskrun(l->core.ring);
 		}
-		ret->pool_in_use_bytes += pool.in_use;
 		ret->loops += counter(l->core.loops);
 		ret->sleeps += counter(l->core.sleeps);
 		ret->wakeups += atomic_load_explicit(&l->wakeups_sent, memory_order_relaxed);
