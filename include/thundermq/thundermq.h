@@ -65,7 +65,8 @@ enum thmq_error {
 	THMQ_ENOTOPIC = 1029,     /* no such topic */
 	THMQ_ENOPARTITION = 1030, /* no such partition in the topic */
 	THMQ_EFAILED = 1031,      /* the shard failed (device error) and serves reads only */
-	THMQ_ECONFLICT = 1032     /* the partition's end, or a key's newest message, is another than the one expected */
+	THMQ_ECONFLICT = 1032,    /* the partition's end, or a key's newest message, is another than the one expected */
+	THMQ_ENOQUORUM = 1033     /* too few copies are there to store anything: what is committed can be read */
 };
 
 /* What a caller can do about an error. */
@@ -1032,7 +1033,8 @@ struct thmq_claim {
  * settled, so that a claim that is never finished ends in -EAGAIN for its own session only.
  *
  * Return: 0; -EAGAIN window full, poll and try again; -EMSGSIZE; -EINVAL; -THMQ_ENOPARTITION;
- * -THMQ_ENOTOPIC the topic was deleted; -THMQ_EFENCED another has this producer's name; -ESHUTDOWN the broker is gone.
+ * -THMQ_ENOTOPIC the topic was deleted; -THMQ_EFENCED another has this producer's name; -ESHUTDOWN the broker is gone;
+ * -THMQ_ENOQUORUM no majority of the copies is there: try again later.
  * Threads: owner only; never blocks, allocates or does I/O, except that the first claim for a partition
  * whose shard the session does not use yet connects to it (-EAGAIN until it is connected).
  */
@@ -1065,7 +1067,8 @@ THMQ_API int64_t thmq_send(struct thmq_producer *producer, const void *data, uin
 /**
  * thmq_flush() - wait until all committed messages of this producer are settled
  * Return: 0 all reached the durability asked for; -EIO some failed since the last flush (events tell
- * which); -ETIMEDOUT; -EDEADLK nobody drives the broker's core; -EINVAL; -ESHUTDOWN.
+ * which); -ETIMEDOUT, or -THMQ_ENOQUORUM where it was for want of a majority of the copies: what is committed by the app
+ * is kept, and sent once it is there; -EDEADLK nobody drives the broker's core; -EINVAL; -ESHUTDOWN.
  */
 THMQ_API int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns);
 
@@ -1482,7 +1485,8 @@ enum thmq_event_type {
 	THMQ_EVENT_DROPPED = 10, /* count events were dropped because nobody took them */
 	THMQ_EVENT_DISCONNECTED = 11, /* a connection is lost, and tried to be made again; error: why. THMQ_EVENT_RECONNECTED or
 					 _CLOSED follows */
-	THMQ_EVENT_RECONNECTED = 12, /* all is as before: what was not settled has been sent again */
+	THMQ_EVENT_RECONNECTED = 12, /* all is as before: what was not settled has been sent again. error -THMQ_ENOQUORUM: no majority of
+					the copies is there, what is committed can be read, and nothing stored: doc/copies.md */
 	THMQ_EVENT_DEAD_LETTER =
 		13, /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
 		      more; it is in dead_topic, if there is one. count: how often */

@@ -29,6 +29,8 @@ static const struct entry table[] = {
 	 "the shard failed on a device error and serves reads only"},
 	{THMQ_ECONFLICT, THMQ_CLASS_CALLER, "THMQ_ECONFLICT",
 	 "another offset is there than the one expected"},
+	{THMQ_ENOQUORUM, THMQ_CLASS_RETRY, "THMQ_ENOQUORUM",
+	 "no majority of the copies is there: what is committed can be read, and nothing stored"},
 	{EAGAIN, THMQ_CLASS_BACKPRESSURE, "EAGAIN", "full for now: poll and try again"},
 	{ENOBUFS, THMQ_CLASS_BACKPRESSURE, "ENOBUFS",
 	 "no buffers left: release some and try again"},

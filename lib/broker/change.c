@@ -707,6 +707,23 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 	}
 }
 
+/* Where nobody leads: what changes nothing, and tells nothing that may be taken back and matters then. */
+static bool only_reads(const struct thmqi_request *r)
+{
+	switch (r->op) {
+	case THMQI_OP_TOPIC_LIST:
+	case THMQI_OP_TOPIC_DESCRIBE:
+	case THMQI_OP_TOPIC_PARTITIONS:
+	case THMQI_OP_NODES:
+	case THMQI_OP_LEAVE: /* there are no members */
+		return true;
+	case THMQI_OP_PARTITION_INFO:
+		return !r->group_id;
+	default:
+		return false;
+	}
+}
+
 void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request *request)
 {
 	struct meta *m = c->shard->broker->meta;
@@ -717,6 +734,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 	c->wire->reply->count = c->wire->reply->total = 0;
 	if (c->guarded && ask(c, &r) != 0) {
 		thmqi_reply(c, id, -EACCES);
+		return;
+	}
+	if (thmqi_unlikely(c->shard->reads_only) && !only_reads(&r)) {
+		thmqi_reply(c, id, -THMQ_ENOQUORUM);
 		return;
 	}
 	if (r.op == THMQI_OP_PARTITION_INFO) {

@@ -488,12 +488,13 @@ static int take_over(struct group_offset *g, uint64_t epoch)
 }
 
 /* Who comes back for what is gone meanwhile goes on behind that, and is told. */
-static int resolve_attach(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset)
+static int resolve_attach(struct partition *p, uint32_t kind, uint64_t value, bool waits, uint64_t *ret_offset)
 {
 	uint64_t begin, end;
 
 	bounds_of(p, &begin, &end);
-	if (kind != THMQ_START_OFFSET || value >= begin)
+	/* likewise who was further at another copy: that comes, once somebody leads */
+	if (kind != THMQ_START_OFFSET || (value >= begin && (!waits || value <= end)))
 		return thmqi_sub_start(p, kind, value, ret_offset);
 	*ret_offset = value;
 	return 0;
@@ -553,6 +554,8 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		return p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION;
 	if (c->guarded && thmqi_guard_ask_partition(c, THMQ_OPERATION_CONSUME, p) != 0)
 		return -EACCES;
+	if (thmqi_unlikely(c->shard->reads_only) && (group_id || (f->flags & THMQI_ATTACH_SHARED)))
+		return -THMQ_ENOQUORUM; /* how far it comes could not be stored */
 	if (thmqi_sub_find(c, f->stream, f->partition))
 		return -EEXIST;
 	k = c->consumers[f->stream];
@@ -580,9 +583,9 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		if (known && goes_before(g, f))
 			rc = 0, offset = g->offset, *ret_flags = THMQI_ATTACHED_AT_GROUP;
 		else
-			rc = resolve_attach(p, kind, f->arg[0], &offset);
+			rc = resolve_attach(p, kind, f->arg[0], c->shard->reads_only, &offset);
 	} else {
-		rc = resolve_attach(p, kind, f->arg[0], &offset);
+		rc = resolve_attach(p, kind, f->arg[0], c->shard->reads_only, &offset);
 	}
 	if (rc)
 		return rc;

@@ -374,6 +374,7 @@ struct shard {
 	uint32_t id;
 	bool open; /* poller is added */
 	bool closing;
+	bool reads_only; /* nobody leads it, and what is committed is handed out: bereft.c */
 	int failed; /* the log's error */
 	struct thmqi_list conns;
 	struct thmqi_list resting; /* struct conn: they need no look */
@@ -438,6 +439,7 @@ struct thmq_broker {
 	struct thmqi_reach *reach; /* where others of the environment find it; NULL: nowhere */
 	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none */
 	_Atomic bool leads;      /* meta, and serves */
+	_Atomic bool reads;      /* nobody leads meta, and what is committed is handed out: bereft.c */
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
 	_Atomic bool ill;        /* a shard of it has failed: another one is to lead */
 	_Atomic uint64_t full_ns; /* when a shard of it was refused room; 0: never */
@@ -492,6 +494,8 @@ void thmqi_lead_shut(struct shard *s);
 int thmqi_lead_hand_over(struct shard *s); /* 1: another one leads it; 0 not yet */
 bool thmqi_lead_waits(struct shard *s); /* before it sleeps: there is something that nobody tells of */
 bool thmqi_lead_serves(const struct shard *s); /* it leads, and all that it leads with is committed */
+/* bereft.c: a run of @p up to @end was told by a log of several copies, and is to be visible once it is committed. False: at once */
+bool thmqi_bereft_note(struct shard *s, struct partition *p, uint64_t index, uint64_t end);
 /* A new connection of a shard with copies. False: it is to be welcomed now. True: it waits, or was sent away. */
 bool thmqi_lead_keep(struct conn *c);
 struct shard *thmqi_lead_shard(struct thmq_broker *b, uint64_t group); /* NULL: none of its shards is that group */

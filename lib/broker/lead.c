@@ -36,11 +36,24 @@ static bool is_meta(const struct shard *s)
 	return s->id == THMQI_SHARD_META;
 }
 
+void thmqi_lead_welcome_all(struct shard *s)
+{
+	struct thmqi_list *waiting = &s->lead->waiting;
+
+	while (!thmqi_list_empty(waiting)) {
+		struct conn *c = thmqi_list_first(waiting, struct conn, link);
+
+		thmqi_list_del(&c->link);
+		thmqi_shard_welcome(c);
+	}
+}
+
 static void begin(struct shard *s)
 {
 	struct lead *l = s->lead;
 	struct thmq_broker *b = s->broker;
 
+	thmqi_bereft_begin_serving(s);
 	l->serves = true;
 	s->term = l->term;
 	thmqi_shard_begin_term(s);
@@ -49,12 +62,7 @@ static void begin(struct shard *s)
 		thmqi_meta_lead(b->meta);
 		atomic_store(&b->leads, true);
 	}
-	while (!thmqi_list_empty(&l->waiting)) {
-		struct conn *c = thmqi_list_first(&l->waiting, struct conn, link);
-
-		thmqi_list_del(&c->link);
-		thmqi_shard_welcome(c);
-	}
+	thmqi_lead_welcome_all(s);
 }
 
 static void send_away(struct thmqi_list *conns, int error)
@@ -67,14 +75,19 @@ static void send_away(struct thmqi_list *conns, int error)
 	}
 }
 
+void thmqi_lead_send_away(struct shard *s, int error)
+{
+	send_away(&s->conns, error);
+	send_away(&s->resting, error);
+}
+
 /* Sessions look for who leads now. What was appended here and is not committed may come true all the same. */
 static void depose(struct shard *s)
 {
 	s->lead->serves = false;
 	thmqi_delay_stop(s, -THMQ_ENOTLEADER);
 	thmqi_lost_tell_producers(s);
-	send_away(&s->conns, -THMQ_ENOTLEADER);
-	send_away(&s->resting, -THMQ_ENOTLEADER);
+	thmqi_lead_send_away(s, -THMQ_ENOTLEADER);
 	thmqi_settle_deposed(s);
 	thmqi_offsets_deposed(s);
 	s->blocked = false;
@@ -146,6 +159,9 @@ static void rebuild(struct shard *s)
 	s->log = NULL;
 	l->role = 0;
 	l->term = l->leader = l->committed = 0;
+	l->all_head = l->all_tail; /* it is told again, and what of it is committed is known by its index */
+	l->told_index = 0;
+	l->bereft_ns = l->bereft_ns ? l->bereft_ns : s->core->now_ns;
 	l->wire_full = false;
 	rc = thmqi_group_close_notify(g, 0, on_left, x);
 	thmqi_shard_reset(s);
@@ -168,12 +184,20 @@ static bool leads_still(const struct lead *l)
 	return state.role == THMQI_ROLE_LEADER && state.term == l->term;
 }
 
+/* Is there somebody to be connected to for meta, as for all else? */
+static bool has_meta(const struct shard *s)
+{
+	return atomic_load(&s->broker->leads) || atomic_load(&s->broker->reads);
+}
+
 void thmqi_lead_poll(struct shard *s)
 {
 	struct lead *l = s->lead;
 
 	if (thmqi_unlikely(l->serves && (l->role != THMQI_ROLE_LEADER || l->rebuild)))
 		depose(s);
+	if (thmqi_unlikely(s->reads_only && (l->leader || l->rebuild || s->failed)))
+		thmqi_bereft_end(s);
 	if (thmqi_unlikely(l->rebuild))
 		rebuild(s);
 	if (thmqi_unlikely(l->reopens && !l->leaving)) /* two at a time would write over each other */
@@ -194,7 +218,7 @@ void thmqi_lead_poll(struct shard *s)
 			   !s->closing && l->committed >= l->begin_index))
 		begin(s);
 	/* they came beside a connection to meta, which is elsewhere now */
-	if (thmqi_unlikely(!thmqi_list_empty(&l->waiting) && !atomic_load(&s->broker->leads)))
+	if (thmqi_unlikely(!thmqi_list_empty(&l->waiting) && !has_meta(s)))
 		send_away(&l->waiting, -THMQ_ENOTLEADER);
 }
 
@@ -202,9 +226,8 @@ bool thmqi_lead_waits(struct shard *s)
 {
 	const struct lead *l = s->lead;
 
-	return l->taken || l->wire_full || l->rebuild || l->reopens ||
-	       (l->serves && l->role != THMQI_ROLE_LEADER) ||
-	       (!thmqi_list_empty(&l->waiting) && !atomic_load(&s->broker->leads));
+	return l->taken || l->wire_full || l->rebuild || l->reopens || (s->reads_only && l->leader) ||
+	       (l->serves && l->role != THMQI_ROLE_LEADER) || (!thmqi_list_empty(&l->waiting) && !has_meta(s));
 }
 
 /*
@@ -275,6 +298,7 @@ static void on_timer(struct thmqi_timer *t)
 	/* it will never serve: another one may */
 	if (s->failed && l->group && l->role == THMQI_ROLE_LEADER)
 		thmqi_group_transfer(l->group, 0);
+	thmqi_bereft_step(s);
 	thmqi_roll_step(s);
 	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);
 }
@@ -308,9 +332,9 @@ bool thmqi_lead_keep(struct conn *c)
 
 	if (is_meta(s))
 		tell_nodes(c);
-	if (l->serves && l->role == THMQI_ROLE_LEADER)
+	if ((l->serves && l->role == THMQI_ROLE_LEADER) || s->reads_only)
 		return false;
-	if (is_meta(s) || s->failed || !atomic_load(&s->broker->leads)) {
+	if (is_meta(s) || s->failed || !has_meta(s)) {
 		thmqi_conn_leave(c, -THMQ_ENOTLEADER);
 	} else {
 		c->waits = true;
@@ -362,6 +386,7 @@ static void on_role(void *ctx, uint32_t role, uint64_t term, uint64_t leader)
 	l->role = role;
 	l->term = term;
 	l->leader = leader;
+	thmqi_bereft_note_role(s);
 	if (is_meta(s))
 		atomic_store(&s->broker->leader, leader);
 }
@@ -371,6 +396,7 @@ static void on_committed(void *ctx, uint64_t index)
 	struct shard *s = ctx;
 
 	s->lead->committed = index;
+	thmqi_bereft_committed(s, index);
 	if (is_meta(s) && !s->lead->rebuild)
 		thmqi_follow_committed(s->broker->meta, index);
 }
@@ -496,6 +522,7 @@ static int make(struct shard *s, const char *dir)
 	}
 	l->shard = s;
 	thmqi_list_init(&l->waiting);
+	l->bereft_ns = s->core->now_ns;
 	l->timer.fire = on_timer;
 	thmqi_timer_start(s->core, &l->timer, s->core->now_ns + BALANCE_NS);
 	return thmqi_afar_open(s);

@@ -18,6 +18,11 @@ struct lead {
 	uint64_t begin_index; /* of the first batch of the term in which it leads */
 	uint64_t marked_term; /* in which something was appended so that all have the same */
 	bool serves; /* it leads, and all up to begin_index is committed: what the log told is true */
+	/* nobody leads: bereft.c */
+	uint64_t bereft_ns;  /* since when nobody leads, as is known here; 0: somebody does */
+	uint64_t reads_ns;   /* since when it hands out what is committed */
+	uint64_t known;      /* the highest index that is known to be committed, perhaps from before the log was opened anew */
+	uint64_t told_index; /* of the last run that was told and could not be noted as not committed */
 	bool rebuild; /* something that was told was taken back: all of it is to be told again */
 	bool reopens; /* its log was closed for that, and is opened once the device has nothing of it any more: … */
 	struct leaving *leaving; /* … while this is there */
@@ -27,7 +32,7 @@ struct lead {
 	struct thmqi_courier *courier; /* to brokers in other processes; NULL: they are in this environment */
 	struct thmqi_carried carried;
 
-	/* runs that are committed and wait for all copies: a ring of PENDING_COUNT */
+	/* a ring of PENDING_COUNT: where it leads, runs that are committed and wait for all copies; else, those that are not committed */
 	struct pending *all;
 	uint64_t all_head, all_tail;
 	struct mailbox *box;  /* what came from other brokers of the environment: cluster.c */
@@ -45,6 +50,17 @@ struct roll {
 
 /* Something of the term in which it leads is appended. True: it was before, or is now. */
 bool thmqi_lead_mark_term(struct shard *s);
+
+/* lead.c: all connections end; those that wait begin */
+void thmqi_lead_send_away(struct shard *s, int error);
+void thmqi_lead_welcome_all(struct shard *s);
+
+/* bereft.c: reading where nobody leads */
+void thmqi_bereft_note_role(struct shard *s);
+void thmqi_bereft_committed(struct shard *s, uint64_t index); /* what waited for it is visible */
+void thmqi_bereft_begin_serving(struct shard *s); /* it leads: what is not committed is its own from now on */
+void thmqi_bereft_step(struct shard *s); /* from time to time */
+void thmqi_bereft_end(struct shard *s);
 
 /* roll.c: a step nearer to it, from time to time */
 void thmqi_roll_step(struct shard *s);

@@ -894,8 +894,21 @@ void thmqi_settle_failed(struct shard *s, int error)
 	forget_all(s);
 }
 
+/* If they are committed later, they are visible then. */
+static void note_deposed(struct shard *s, uint64_t first)
+{
+	const struct pending *e;
+
+	for (; first != s->pending_head; first++) {
+		e = &s->pending[first & (PENDING_COUNT - 1)];
+		if (e->partition && !e->group && !e->change && !e->post && !e->part && !e->again)
+			thmqi_bereft_note(s, e->partition, e->index, e->end_offset);
+	}
+}
+
 void thmqi_settle_deposed(struct shard *s)
 {
+	uint64_t first = s->pending_head;
 	struct pending *e;
 
 	for (; s->pending_head != s->pending_tail; s->pending_head++) {
@@ -908,6 +921,7 @@ void thmqi_settle_deposed(struct shard *s)
 		}
 	}
 	forget_all(s);
+	note_deposed(s, first);
 }
 
 void thmqi_settle_forget(struct shard *s, struct conn *c)

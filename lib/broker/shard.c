@@ -311,7 +311,8 @@ int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run)
 	if (!p || (h->flags & THMQ_RUN_RELOCATED))
 		return p || !s->lead ? 0 : -ENOMEM;
 	/* a message whose last part is not there was cut short: the partition does not end behind it */
-	if (!run->payload || !thmqi_run_is_inner_part(h))
+	if ((!run->payload || !thmqi_run_is_inner_part(h)) &&
+	    (!s->lead || !thmqi_bereft_note(s, p, run->index, h->base_offset + h->span)))
 		p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
 	p->next_offset = THMQI_MAX(p->next_offset, h->base_offset + h->span);
 	p->logged_offset = s->lead ? THMQI_MAX(p->logged_offset, h->base_offset + h->span) : p->next_offset;
@@ -596,6 +597,7 @@ void thmqi_shard_welcome(struct conn *c)
 		.type = THMQI_FRAME_WELCOME,
 		.tag_hash = one_max,
 		.flags = s->lead ? (uint8_t)s->final : 0,
+		.status = s->reads_only ? -THMQ_ENOQUORUM : 0,
 		.seq = b->shard_count,
 		.len = THMQI_WIRE_VERSION,
 		.partition = (uint32_t)b->identity,
@@ -704,7 +706,7 @@ void thmqi_shard_closed(void *ctx, struct thmqi_link *link)
 
 	/* what it committed before it left is taken; what cannot be taken now is dropped with the client */
 	c->leaving = true;
-	if (!c->waits)
+	if (!c->waits && !c->shard->reads_only)
 		thmqi_produce(c, UINT32_MAX);
 	conn_free(c);
 }
@@ -736,14 +738,16 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 	case THMQI_FRAME_SEEK:
 		thmqi_sub_seek(c, f);
 		break;
-	case THMQI_FRAME_ACK:
-		thmqi_offsets_ack(c, f);
+	case THMQI_FRAME_ACK: /* who reads where nobody leads is of no group */
+		if (!c->shard->reads_only)
+			thmqi_offsets_ack(c, f);
 		break;
 	case THMQI_FRAME_FILTER:
 		thmqi_sift_text(c, f);
 		break;
 	case THMQI_FRAME_SETTLE:
-		thmqi_shared_settle(c, f);
+		if (!c->shard->reads_only)
+			thmqi_shared_settle(c, f);
 		break;
 	case THMQI_FRAME_RELEASE:
 		thmqi_sub_release(c, f);
@@ -782,8 +786,12 @@ static uint32_t take_frames(struct conn *c)
 	}
 	if (done)
 		thmqi_frame_publish(ctl);
-	if (thmqi_frame_peek(&c->wire->up, 0)) /* most looks find nothing */
-		done += thmqi_produce(c, PRODUCE_BUDGET);
+	if (thmqi_frame_peek(&c->wire->up, 0)) { /* most looks find nothing */
+		if (thmqi_unlikely(c->shard->reads_only))
+			c->held_up = true; /* its session sends it to who leads */
+		else
+			done += thmqi_produce(c, PRODUCE_BUDGET);
+	}
 	return done;
 }
 
@@ -892,7 +900,7 @@ static bool shard_arm(struct thmqi_poller *poller)
 		if (thmqi_frame_peek(&c->wire->up, 0)) {
 			if (!c->held_up)
 				return true;
-			s->stuck = true;
+			s->stuck = s->stuck || !s->reads_only;
 		}
 		if (c->backlog_count)
 			s->stuck = true;

@@ -85,6 +85,8 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 	c->awaited = 0;
 	if (!rc && !acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
+	if (rc == -ETIMEDOUT && s->reads_only)
+		rc = -THMQ_ENOQUORUM;
 	for (i = 0; i < c->reading_count && !rc; i++)
 		rc = c->readings[i].state == READING_NONE ? 0 : c->readings[i].ack_error;
 	if (rc == 0 && c->fenced) {

@@ -322,6 +322,8 @@ struct thmq_session {
 	uint32_t node_count, node_at;
 	uint64_t leader;   /* of them, as one of them said; 0 */
 	uint32_t level;    /* that a message waits for which says nothing: DURABLE, with copies QUORUM */
+	bool reads_only;   /* nobody leads: what is committed can be read, and nothing stored */
+	uint32_t asked;    /* of the first connection: brokers that did not lead */
 	uint64_t rejoin_id; /* request that is out for a consumer, without anybody who waits; 0 */
 	uint32_t rejoin_stream;
 	struct thmqi_prng prng;
@@ -392,6 +394,8 @@ void thmqi_alarm(struct thmq_core *core, struct thmqi_waiter *waiter, uint64_t a
 
 /* producer.c */
 bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot);
+/* Nobody leads, or somebody does again: new messages are refused, or not. Those that were committed go once they can. */
+void thmqi_producers_refuse(struct thmq_session *s, bool refuse);
 /* The connection that @p's messages went by is lost: those that settled by it are, whatever is sent again. */
 void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l);
 void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);

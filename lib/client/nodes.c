@@ -70,7 +70,7 @@ void thmqi_nodes_learn(struct thmq_session *s, const struct thmqi_reply *reply)
 
 bool thmqi_nodes_may_go(const struct thmq_session *s, int error)
 {
-	return s->node_count > 1 || (s->node_count && error == -THMQ_ENOTLEADER);
+	return s->node_count > 1 || (s->node_count && (error == -THMQ_ENOTLEADER || error == -THMQ_ENOQUORUM));
 }
 
 bool thmqi_nodes_go(struct thmq_session *s, int error)

@@ -850,6 +850,20 @@ void thmqi_producers_doubt(struct client_link *l, int error)
 			doubt(l->session->producers[i], l, error);
 }
 
+void thmqi_producers_refuse(struct thmq_session *s, bool refuse)
+{
+	uint32_t i;
+
+	for (i = 0; i < THMQI_STREAMS; i++) {
+		struct thmq_producer *p = s->producers[i];
+
+		if (p && refuse && !p->error && !p->is_volatile)
+			p->error = -THMQ_ENOQUORUM;
+		else if (p && !refuse && p->error == -THMQ_ENOQUORUM)
+			p->error = 0;
+	}
+}
+
 /* -------------------------------------------------------------------- flush */
 
 static bool is_settled(void *arg)
@@ -867,7 +881,7 @@ int thmqi_client_flush(struct thmq_producer *p, uint64_t timeout_ns)
 		rc = thmqi_session_block(p->session, is_settled, p,
 					 thmqi_session_deadline(p->session, timeout_ns));
 	if (rc)
-		return rc;
+		return rc == -ETIMEDOUT && p->session->reads_only ? -THMQ_ENOQUORUM : rc;
 	if (p->failed) {
 		p->failed = 0;
 		return -EIO;

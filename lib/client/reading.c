@@ -65,6 +65,8 @@ bool thmqi_reading_attach(struct reading *r)
 	struct thmq_consumer *c = r->consumer;
 	struct thmqi_frame *f;
 
+	if (thmqi_unlikely(c->session->reads_only) && (c->grouped || c->shared)) /* how far it comes could not be stored */
+		return thmqi_reading_later(r);
 	if (r->detach_due && !send_detach(r, r->detach_epoch))
 		return false;
 	/* where the app still holds that much of connections that are lost, there is no room for what would come */
@@ -129,7 +131,7 @@ static void send_revoked(struct reading *r)
 
 bool thmqi_reading_ack(struct reading *r)
 {
-	struct thmqi_frame *f = thmqi_ctl_claim(r->link);
+	struct thmqi_frame *f = r->consumer->session->reads_only ? NULL : thmqi_ctl_claim(r->link);
 
 	if (!f) {
 		r->ack_dirty = true;

@@ -275,7 +275,7 @@ static void is_back(struct client_link *l)
 	l->up = true;
 	thmqi_consumer_link_up(s);
 	if (!--s->away_count)
-		tell(s, THMQ_EVENT_RECONNECTED, 0);
+		tell(s, THMQ_EVENT_RECONNECTED, s->reads_only ? -THMQ_ENOQUORUM : 0);
 }
 
 /* New messages of its producers come behind these. */
@@ -351,15 +351,22 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 	struct thmqi_link *before = l->wire, *now = l->next;
 	struct thmq_session *s = l->session;
 	uint64_t incarnation = s->incarnation, led_to = l->incarnation;
+	const bool read_only = s->reads_only;
 	uint32_t i;
 
-	if (f->status < 0) {
+	if (f->status < 0 && f->status != -THMQ_ENOQUORUM) {
 		try_later(l, f->status);
 		return;
 	}
-	if (now->area_bytes != before->area_bytes || !thmqi_session_welcome(s, l, f)) {
-		thmqi_session_died(s, now->area_bytes != before->area_bytes ? -THMQ_EVERSION
-									    : l->error);
+	if (now->area_bytes != before->area_bytes) {
+		thmqi_session_died(s, -THMQ_EVERSION);
+		return;
+	}
+	if (!thmqi_session_welcome(s, l, f)) {
+		if (l->error == -THMQ_ENOQUORUM)
+			try_later(l, l->error);
+		else
+			thmqi_session_died(s, l->error);
 		return;
 	}
 	if (l->incarnation != led_to)
@@ -386,9 +393,12 @@ static void welcome(struct client_link *l, const struct thmqi_frame *f)
 	l->away = false;
 	l->refused = l->refused_told = 0;
 	l->seen_due = false;
-	if (l->shard == THMQI_SHARD_META && s->incarnation != incarnation)
+	if (l->shard == THMQI_SHARD_META && (s->incarnation != incarnation || read_only || s->reads_only))
 		all_lost(s, l->lost_error);
-	send_again(l);
+	if (s->reads_only) /* all of that waits for who leads, as if it was sent and not taken */
+		is_back(l);
+	else
+		send_again(l);
 }
 
 static void try_now(struct client_link *l)
@@ -563,7 +573,7 @@ void thmqi_resume_tend(struct thmq_session *s)
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		struct thmq_consumer *c = s->consumers[i];
 
-		if (c && c->rejoin && s->links[THMQI_SHARD_META]->replied)
+		if (c && c->rejoin && !s->reads_only && s->links[THMQI_SHARD_META]->replied)
 			rejoin(s, c);
 		due = due || (c && c->rejoin);
 	}

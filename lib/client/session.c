@@ -87,12 +87,21 @@ static void use_copies(struct thmq_session *s, uint8_t level)
 		s->opts.reconnect_ns = RECONNECT_NS;
 }
 
+/* Where nobody leads: once all of them were asked. */
+static bool may_only_read(const struct thmq_session *s, const struct client_link *l)
+{
+	if (l->shard != THMQI_SHARD_META)
+		return s->reads_only;
+	return (s->connected ? l->tries : s->asked) >= THMQI_MAX(s->node_count, 1u);
+}
+
 bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f)
 {
 	uint64_t identity = f->partition | (uint64_t)f->extra << 32;
+	const bool reads = f->status == -THMQ_ENOQUORUM && may_only_read(s, l);
 
 	l->error = -THMQ_EVERSION;
-	if (f->status || f->len != THMQI_WIRE_VERSION || f->seq == 0 || f->seq > THMQ_SHARD_COUNT_MAX + 1) {
+	if ((f->status && !reads) || f->len != THMQI_WIRE_VERSION || f->seq == 0 || f->seq > THMQ_SHARD_COUNT_MAX + 1) {
 		l->error = f->status < 0 ? f->status : -THMQ_EVERSION;
 		return false;
 	}
@@ -102,11 +111,16 @@ bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const 
 			return false;
 		}
 		s->shard_count = (uint32_t)f->seq;
-		s->incarnation = f->arg[0];
 		s->identity = identity;
 		use_copies(s, f->flags);
+		s->reads_only = reads;
+		thmqi_producers_refuse(s, reads);
 	}
-	l->incarnation = f->arg[0];
+	/* who does not lead says nothing of what was acknowledged */
+	if (!reads && l->shard == THMQI_SHARD_META)
+		s->incarnation = f->arg[0];
+	if (!reads)
+		l->incarnation = f->arg[0];
 	/* none is larger than where it lies */
 	l->len_max = (uint32_t)THMQI_MIN(f->arg[1], (uint64_t)l->wire->area_bytes);
 	l->len_max_volatile = f->tag_hash ? THMQI_MIN(f->tag_hash, l->len_max) : l->len_max;
@@ -120,7 +134,9 @@ static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
 	if (l->up || l->dead)
 		return;
 	if (!thmqi_session_welcome(s, l, f)) {
-		l->dead = l->error;
+		/* its broker leads no more, and this session has not heard of that */
+		if (l->error != -THMQ_ENOQUORUM || !thmqi_resume_begin(l, l->error))
+			l->dead = l->error;
 		return;
 	}
 	l->up = true;
@@ -818,6 +834,7 @@ static int find_broker(struct thmq_session *s, uint64_t deadline)
 		now = thmqi_session_now(s);
 		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc) || now >= deadline)
 			return rc;
+		s->asked++;
 		if (s->links[THMQI_SHARD_META])
 			link_free(s->links[THMQI_SHARD_META]);
 		s->links[THMQI_SHARD_META] = NULL;

@@ -58,7 +58,7 @@ struct world {
 	/* a shared group: what came; what was acknowledged since the last flush; what of that is stored */
 	struct thmq_consumer *sharer;
 	bool came[PARTITIONS][MESSAGES], acked[PARTITIONS][MESSAGES], stored[PARTITIONS][MESSAGES];
-	uint32_t sent, settled, lost, kills, cuts, topics;
+	uint32_t sent, settled, lost, kills, cuts, topics, refused;
 	enum { ABSENT, PRESENT, UNKNOWN } topic[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
@@ -327,7 +327,8 @@ static int send_some(struct world *w)
 			w->producer, body, 4 + 4 * (uint32_t)chance(w, 99),
 			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition,
 					  .durability = chance(w, 8) ? 0 : THMQ_DURABILITY_ALL));
-		if (rc == -EAGAIN)
+		w->refused += rc == -THMQ_ENOQUORUM;
+		if (rc == -EAGAIN || rc == -THMQ_ENOQUORUM)
 			return 0;
 		CHECK(w, rc == w->sent + 1);
 		w->sent++;
@@ -445,14 +446,16 @@ static int member_moves(struct world *w)
 			return 0;
 	w->moves++;
 	if (w->members[1]) {
-		rc = thmq_consumer_close(w->members[1], 10 * SECOND);
+		rc = thmq_consumer_close(w->members[1], 10 * SECOND); /* where nobody leads it is not stored */
 		CHECK(w, rc == 0 || rc == -THMQ_EFENCED || rc == -ETIMEDOUT);
 		w->members[1] = NULL;
 		return 0;
 	}
-	CHECK(w, thmq_consumer_open(w->other, "t", "h",
-				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND),
-				    &w->members[1]) == 0);
+	rc = thmq_consumer_open(w->other, "t", "h", THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND),
+				&w->members[1]);
+	if (rc == -THMQ_ENOQUORUM)
+		w->members[1] = NULL;
+	CHECK(w, rc == 0 || rc == -THMQ_ENOQUORUM);
 	return 0;
 }
 
@@ -502,6 +505,8 @@ static int change_topic(struct world *w)
 		w->topic[i] = UNKNOWN;
 		return 0;
 	}
+	if (rc == -THMQ_ENOQUORUM) /* it was not done */
+		return 0;
 	/* what is not known may come true behind this answer */
 	if (w->topic[i] == UNKNOWN && (rc == -EEXIST || rc == -THMQ_ENOTOPIC || rc == -EBUSY))
 		return 0;
@@ -698,6 +703,7 @@ static int run(uint64_t seed, uint32_t defects, struct world *sum)
 	sum->kills += w->kills;
 	sum->cuts += w->cuts;
 	sum->topics += w->topics;
+	sum->refused += w->refused;
 	finish(w);
 	free(w);
 	return rc;
@@ -735,8 +741,8 @@ int main(int argc, char **argv)
 		if (run(seed, 0, &sum) && ++failed == 3)
 			break;
 	printf("%llu seeds, %u times disconnected, %u kills, %u power cuts, %u topics made and "
-	       "deleted, %llu failed\n",
-	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics,
+	       "deleted, %u messages refused, %llu failed\n",
+	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics, sum.refused,
 	       (unsigned long long)failed);
 	return failed != 0 || (count >= 10 && (!sum.lost || !is_caught(first)));
 }

@@ -58,7 +58,10 @@ enum thmqi_frame_type {
 				    topics; len: version;
 				    partition, extra: identity of its data, the same in each of its lives; flags: what a message waits
 				    for that says nothing, 0: DURABLE, and no more can be had. Where there are copies meta's comes behind a
-				    REPLY of request 0, which has nodes; from who does not lead only that comes, and the end: -THMQ_ENOTLEADER */
+				    REPLY of request 0, which has nodes; from who does not lead only that comes, and the end: -THMQ_ENOTLEADER.
+				    But where nobody has led for some time it comes with status -THMQ_ENOQUORUM and all the rest: what is
+				    committed can be read by this connection, and messages stay in its ring. It ends after a while, so that
+				    its client looks for who leads now */
 	THMQI_FRAME_REPLY = 33, /* seq: request id; status; the page holds a struct thmqi_reply */
 	THMQI_FRAME_PROGRESS =
 		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it. flags 0: those
