@@ -467,6 +467,7 @@ static const struct thmq_log_events log_events = {
 	.live = thmqi_retain_live,
 	.renew = thmqi_retain_renew,
 	.leave = thmqi_retain_leave,
+	.over = thmqi_retain_over,
 };
 
 static int open_group(struct shard *s, const struct thmq_log_opts *log)

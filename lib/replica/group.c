@@ -446,6 +446,13 @@ static int on_leave(void *ctx, uint32_t partition)
 	return g->owner.leave ? g->owner.leave(g->owner_ctx, partition) : 0;
 }
 
+static int on_over(void *ctx, const struct thmq_log_run *run, const struct thmq_record_view *record)
+{
+	struct thmqi_group *g = ctx;
+
+	return g->owner.over(g->owner_ctx, run, record);
+}
+
 static int on_trim(void *ctx, uint64_t index)
 {
 	return thmqi_group_trim(ctx, index);
@@ -570,6 +577,8 @@ static int check_opts(struct thmqi_group *g, const struct thmqi_group_opts *opts
 		g->events.live = on_live;
 		g->events.renew = on_renew;
 		g->events.leave = on_leave;
+		if (g->owner.over)
+			g->events.over = on_over;
 	}
 	g->log_opts.events = &g->events;
 	g->log_opts.ctx = g;

@@ -240,8 +240,6 @@ static int judge(struct thmq_log *log)
 		roll(log);
 		return 1;
 	}
-	/* copies: what lasts stays where it is */
-	c->holds |= log->copies.on && c->live_bytes;
 	if (rc == 0 && stays(log) && !c->holds && thmqi_sample_due(log)) {
 		thmqi_sample_begin(log);
 		c->step = CLEAN_SAMPLE;

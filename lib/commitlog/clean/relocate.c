@@ -113,7 +113,7 @@ static int has_copy(struct thmq_log *log, struct run_index *x, const struct thmq
 }
 
 /* Its records that must be kept, or all of it. */
-static int append(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run, uint32_t kept)
+static int append(struct thmq_log *log, const struct thmq_run_header *run, uint32_t kept)
 {
 	uint32_t bytes = (uint32_t)sizeof(*run) + (kept == run->count ? run->len : thmqi_compact_bytes(log));
 	struct thmq_run_header *copy;
@@ -130,8 +130,6 @@ static int append(struct thmq_log *log, struct run_index *x, const struct thmq_r
 	rc = thmq_log_append_end(log, copy, THMQ_DURABILITY_MEMORY);
 	if (rc)
 		return rc == -ENOMEM ? -EAGAIN : rc;
-	if (x->moved)
-		x->moved->doubled_bytes += bytes;
 	log->clean.relocation.budget -= THMQI_MIN(log->clean.relocation.budget, bytes);
 	log->stats.relocated_runs++;
 	log->stats.relocated_bytes += bytes;
@@ -163,7 +161,7 @@ static int relocate(struct thmq_log *log, const struct batch_header *h, const st
 			return rc;
 		kept = c->kept_count;
 	}
-	rc = kept || !run->count ? append(log, x, run, kept) : 0;
+	rc = kept || !run->count ? append(log, run, kept) : 0;
 	if (rc)
 		return rc;
 	c->done = false;

@@ -511,8 +511,10 @@ int thmqi_index_add(struct thmq_log *log, struct run_index *x, const struct thmq
 	if (thmqi_unlikely(rc))
 		return rc;
 	thmqi_touch(log, x)->bytes += sizeof(*run) + run->len;
-	if (thmqi_likely(!moved)) /* else its bytes are the original's, as long as that is held */
+	if (thmqi_likely(!moved))
 		x->held_bytes += sizeof(*run) + run->len;
+	else /* they are the original's, as long as that is held */
+		x->moved->doubled_bytes += sizeof(*run) + run->len;
 	return 0;
 }
 
