@@ -492,7 +492,8 @@ struct thmq_broker_opts {
 	void (*audit)(void *ctx, const struct thmq_access *what); /* it was denied; NULL: nobody asks */
 	void *access_ctx;
 	uint32_t trace_every; /* each n-th group commit is shown step by step in the file of statistics: thmq explain; 0: none */
-	uint32_t reserved5;
+	uint32_t all_timeout_ms; /* copies: what waits for THMQ_DURABILITY_ALL, and has a majority, waits for the others so long, and settles
+				    with what it has then; 0 means 10,000 */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -1490,6 +1491,9 @@ enum thmq_event_type {
 	THMQ_EVENT_DEAD_LETTER =
 		13, /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
 		      more; it is in dead_topic, if there is one. count: how often */
+	THMQ_EVENT_WEAKER = 21, /* a producer's messages settled with less than was asked for, durability, since a copy is away
+				   (-ETIMEDOUT): count of them in partition, the first being sequence. Not of a producer that has reports:
+				   those say it. doc/copies.md */
 	THMQ_EVENT_REQUEST_EXPIRED =
 		20 /* a request, whose number is sequence, was not answered in time; cookie: its own. error: -ETIMEDOUT; -ECONNRESET its
 		      answer was there, not taken, and is gone with the broker that held it */

@@ -51,7 +51,7 @@ static int check_flush(const struct thmq_broker_opts *o)
 static int check_cluster(const struct thmq_broker_opts *o)
 {
 	if (!o->cluster)
-		return o->node_id || o->cluster_name || (o->flags & THMQ_BROKER_JOIN) || o->heartbeat_ms || o->election_ms || o->cluster_key ||
+		return o->node_id || o->cluster_name || (o->flags & THMQ_BROKER_JOIN) || o->heartbeat_ms || o->election_ms || o->all_timeout_ms || o->cluster_key ||
 				       o->cluster_listen
 			       ? thmqi_fail(-EINVAL, "broker: node_id and what goes with it are of a cluster, which is not named")
 			       : 0;

@@ -351,7 +351,10 @@ struct pending {
 	uint64_t end_offset; /* of the run, or the group's offset */
 	uint32_t count;
 	uint32_t stream;
-	uint32_t life; /* of the stream's producer */
+	union {
+		uint32_t life;    /* of the stream's producer */
+		uint32_t kept_ms; /* of one that is committed, and waits for all copies: since when */
+	};
 	uint8_t level; /* durability that its producer waits for; 0: settled already */
 	bool report;
 	bool again;    /* it was stored before, and settles with that */
@@ -503,6 +506,7 @@ uint64_t thmqi_lead_group(const struct thmq_broker *b, uint32_t shard);
 /* What was appended here and not committed when it ceased to lead is somebody else's to settle. */
 void thmqi_settle_deposed(struct shard *s);
 void thmqi_settle_everywhere(struct shard *s, uint64_t index); /* all copies have it */
+void thmqi_settle_weaker(struct shard *s); /* what has waited too long for all of them */
 void thmqi_shard_welcome(struct conn *c);
 void thmqi_conn_leave(struct conn *c, int error);
 void thmqi_shard_begin_term(struct shard *s); /* offsets that may have been seen and lost are stepped over */

@@ -204,8 +204,10 @@ void thmqi_lead_poll(struct shard *s)
 		reopen(s);
 	if (l->taken)
 		thmqi_letters_deliver(s);
-	if (l->all_head != l->all_tail && leads_still(l))
+	if (l->all_head != l->all_tail && leads_still(l)) {
 		thmqi_settle_everywhere(s, thmqi_group_everywhere(l->group));
+		thmqi_settle_weaker(s);
+	}
 	if (thmqi_unlikely(l->wire_full) && l->group) {
 		const struct thmqi_members *m = thmqi_group_members(l->group);
 		uint32_t i;

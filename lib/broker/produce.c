@@ -351,8 +351,8 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 	c->shard->pending_tail++;
 }
 
-static void send_report(struct conn *c, uint32_t stream, uint32_t partition, uint32_t level,
-			uint64_t first_seq, uint32_t count, uint64_t base_offset)
+static void send_report_of(struct conn *c, uint32_t stream, uint32_t partition, uint32_t level, uint64_t first_seq, uint32_t count,
+			   uint64_t base_offset, int status)
 {
 	/* room was kept when the run was taken */
 	struct thmqi_frame *f = thmqi_frame_claim(&c->wire->down, 0);
@@ -366,8 +366,14 @@ static void send_report(struct conn *c, uint32_t stream, uint32_t partition, uin
 	f->seq = first_seq;
 	f->len = count;
 	f->arg[0] = base_offset;
-	f->status = 0;
+	f->status = status;
 	thmqi_conn_commit(c);
+}
+
+static void send_report(struct conn *c, uint32_t stream, uint32_t partition, uint32_t level,
+			uint64_t first_seq, uint32_t count, uint64_t base_offset)
+{
+	send_report_of(c, stream, partition, level, first_seq, count, base_offset, 0);
 }
 
 /* Long before the offsets, or the room for runs that are not durable, run out. */
@@ -400,9 +406,13 @@ static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, con
 /* False: so many wait already, and those that come wait behind. */
 static bool keep_for_all(struct lead *l, const struct pending *e)
 {
+	struct pending *kept = &l->all[l->all_tail & (PENDING_COUNT - 1)];
+
 	if (l->all_tail - l->all_head == PENDING_COUNT)
 		return false;
-	l->all[l->all_tail++ & (PENDING_COUNT - 1)] = *e;
+	*kept = *e;
+	kept->kept_ms = (uint32_t)(l->shard->core->now_ns / 1000000u);
+	l->all_tail++;
 	return true;
 }
 
@@ -814,6 +824,46 @@ void thmqi_settle_everywhere(struct shard *s, uint64_t index)
 		if (e->index > index)
 			break;
 		settle_one(s, e, THMQ_DURABILITY_ALL);
+		l->all_head++;
+	}
+	tell_dirty(s);
+}
+
+/* It is committed, and a copy that votes is away: its producer is told that, and waits no more. */
+static void settle_weaker(struct shard *s, struct pending *e)
+{
+	struct thmqi_frame f = {.type = THMQI_FRAME_WEAKER,
+				.flags = (uint8_t)s->final,
+				.stream = e->stream,
+				.partition = e->to ? e->to : e->partition->id,
+				.seq = e->first_seq,
+				.len = e->count,
+				.status = -ETIMEDOUT};
+
+	if (e->conn && e->report) {
+		e->conn->reports_pending--;
+		send_report_of(e->conn, f.stream, f.partition, f.flags, f.seq, f.len, e->base_offset, f.status);
+	} else if (e->conn) {
+		thmqi_conn_send(e->conn, &f);
+	}
+	if (e->conn)
+		thmqi_conn_progress(e->conn, e->stream, e->level, e->seq);
+}
+
+#define ALL_TIMEOUT_MS 10000u
+
+void thmqi_settle_weaker(struct shard *s)
+{
+	const uint32_t now_ms = (uint32_t)(s->core->now_ns / 1000000u),
+		       limit_ms = s->broker->opts.all_timeout_ms ? s->broker->opts.all_timeout_ms : ALL_TIMEOUT_MS;
+	struct lead *l = s->lead;
+	struct pending *e;
+
+	while (l->all_head != l->all_tail) {
+		e = &l->all[l->all_head & (PENDING_COUNT - 1)];
+		if (now_ms - e->kept_ms < limit_ms)
+			break;
+		settle_weaker(s, e);
 		l->all_head++;
 	}
 	tell_dirty(s);

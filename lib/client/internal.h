@@ -400,6 +400,7 @@ void thmqi_producers_refuse(struct thmq_session *s, bool refuse);
 void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l);
 void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
+void thmqi_producer_weaker(struct thmq_producer *p, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
 void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f);
 /* The broker behind @l died, or may have: what was acknowledged at less than durable, and not heard to be, is in doubt. */

@@ -695,6 +695,7 @@ void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l,
 			       .cookie = p->cookie,
 			       .partition = index_of(p, f->partition),
 			       .durability = f->flags,
+			       .error = f->status < 0 ? f->status : 0,
 			       .count = 1};
 	uint64_t seq = f->seq;
 	uint32_t n = 0;
@@ -801,6 +802,22 @@ void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f)
 			       .durability = f->flags};
 
 	if (e.partition != UINT32_MAX)
+		thmqi_session_event(p->session, &e);
+}
+
+/* Some have less than they waited for, and wait no more. */
+void thmqi_producer_weaker(struct thmq_producer *p, const struct thmqi_frame *f)
+{
+	struct thmq_event e = {.type = THMQ_EVENT_WEAKER,
+			       .error = f->status,
+			       .producer = p,
+			       .cookie = p->cookie,
+			       .sequence = f->seq,
+			       .count = f->len,
+			       .partition = index_of(p, f->partition),
+			       .durability = f->flags};
+
+	if (e.partition != UINT32_MAX && f->seq && f->seq <= p->last_seq)
 		thmqi_session_event(p->session, &e);
 }
 

@@ -147,7 +147,7 @@ static void take_welcome(struct client_link *l, const struct thmqi_frame *f)
 	(1ull << THMQI_FRAME_REPLY | 1ull << THMQI_FRAME_REJECT | 1ull << THMQI_FRAME_ATTACHED |    \
 	 1ull << THMQI_FRAME_DETACHED | 1ull << THMQI_FRAME_SOUGHT | 1ull << THMQI_FRAME_ACKED |     \
 	 1ull << THMQI_FRAME_REVOKE | 1ull << THMQI_FRAME_TROUBLE | 1ull << THMQI_FRAME_EXPELLED |   \
-	 1ull << THMQI_FRAME_LOST | 1ull << THMQI_FRAME_SETTLED)
+	 1ull << THMQI_FRAME_LOST | 1ull << THMQI_FRAME_SETTLED | 1ull << THMQI_FRAME_WEAKER)
 
 /* A positive status would be taken for a count, by us or by the app. */
 static bool status_ok(const struct thmqi_frame *f)
@@ -203,6 +203,10 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 			thmqi_producer_settled(p, l, f);
 		else if (p)
 			thmqi_producer_rejected(p, l, f);
+		break;
+	case THMQI_FRAME_WEAKER:
+		if (s->producers[stream])
+			thmqi_producer_weaker(s->producers[stream], f);
 		break;
 	case THMQI_FRAME_LOST:
 		if (!(f->extra & THMQI_OF_PRODUCER) && s->consumers[stream])

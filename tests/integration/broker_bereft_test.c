@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Three brokers that keep the same data, of which one is left, be it the one that led or another: what is committed is read all the same, by
- * who was connected and by who comes; nothing is stored, and that is said; and once there is a majority again all goes on where it was.
+ * who was connected and by who comes; nothing is stored, and that is said; and once there is a majority again all goes on where it was. Where
+ * one is away what waits for all of them settles with what it has, in time, and that is said.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,7 +57,7 @@ static void open_broker(struct world *w, uint32_t i)
 			       THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 2, .segment_bytes = 1u << 20,
 						.batch_bytes = 64u << 10, .cache_bytes = 1u << 20, .cluster_name = "bereft",
 						.cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3", .node_id = i + 1,
-						.heartbeat_ms = 20, .election_ms = 150),
+						.heartbeat_ms = 20, .election_ms = 150, .all_timeout_ms = 300),
 			       &w->brokers[i]) == 0);
 }
 
@@ -222,20 +223,83 @@ static void one_is_left(struct world *w, bool led)
 	       w->sent - BEFORE);
 }
 
+#define OF_ALL 10u
+
+/* They settle in one way or another; how many with less than all. */
+static uint32_t send_for_all(struct world *w, struct thmq_producer *p, bool reports)
+{
+	uint32_t i, settled = 0, weaker = 0;
+	uint64_t end = now() + 30 * SECOND, first = 0;
+	struct thmq_event e;
+
+	for (i = 0; i < OF_ALL; i++) {
+		int64_t rc = thmq_send(p, &i, sizeof(i), THMQ_MESSAGE_OPTS(.durability = THMQ_DURABILITY_ALL));
+
+		CHECK(rc > 0);
+		first = first ? first : (uint64_t)rc;
+	}
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
+	while (reports ? settled < OF_ALL : thmq_events(w->session, &e, 1) == 1) {
+		CHECK(now() < end);
+		if (reports && thmq_events(w->session, &e, 1) != 1)
+			continue;
+		CHECK(e.producer == p && e.type == (reports ? THMQ_EVENT_SETTLED : THMQ_EVENT_WEAKER));
+		CHECK(reports || (e.durability == THMQ_DURABILITY_QUORUM && e.sequence == first + weaker && e.error == -ETIMEDOUT));
+		CHECK(!reports || e.durability == (e.error ? THMQ_DURABILITY_QUORUM : THMQ_DURABILITY_ALL));
+		CHECK(!reports || !e.error || e.error == -ETIMEDOUT);
+		settled += reports;
+		weaker += !reports ? (uint32_t)e.count : e.error != 0;
+	}
+	return weaker;
+}
+
+static void one_is_away(struct world *w)
+{
+	struct thmq_producer *reporter;
+	struct thmq_event e;
+	uint32_t away = 0;
+	uint64_t began;
+
+	begin(w);
+	CHECK(thmq_producer_open(w->session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &reporter) == 0);
+	while (thmq_events(w->session, &e, 1) == 1)
+		;
+	CHECK(send_for_all(w, w->producer, false) == 0 && send_for_all(w, reporter, true) == 0);
+	while (thmq_broker_leader(w->brokers[away], NULL) == 1)
+		away++;
+	kill_broker(w, away);
+	began = now();
+	CHECK(send_for_all(w, w->producer, false) == OF_ALL);
+	CHECK(now() - began >= SECOND / 4 && now() - began < 20 * SECOND);
+	CHECK(send_for_all(w, reporter, true) == OF_ALL);
+	open_broker(w, away);
+	began = now();
+	while (send_for_all(w, reporter, true)) /* it has to catch up */
+		CHECK(now() - began < 20 * SECOND);
+	CHECK(thmq_session_close(w->session, 30 * SECOND) == 0);
+	for (uint32_t i = 0; i < BROKERS; i++)
+		thmq_broker_close(w->brokers[i], 0);
+	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
+	printf("one is away: what waits for all settles at a majority\n");
+}
+
 int main(void)
 {
 	char command[192];
 	uint32_t i;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (i = 0; i < 2; i++) {
+	for (i = 0; i < 3; i++) {
 		struct world *w = calloc(1, sizeof(*w));
 
 		CHECK(w);
 		snprintf(w->dir, sizeof(w->dir), "broker-bereft-%d", (int)getpid());
 		snprintf(command, sizeof(command), "rm -rf %s && mkdir %s", w->dir, w->dir);
 		CHECK(system(command) == 0);
-		one_is_left(w, i == 0);
+		if (i < 2)
+			one_is_left(w, i == 0);
+		else
+			one_is_away(w);
 		snprintf(command, sizeof(command), "rm -rf %s", w->dir);
 		CHECK(system(command) == 0);
 		free(w);

@@ -67,7 +67,7 @@ enum thmqi_frame_type {
 		34, /* stream; flags: durability; seq: all of the stream's on this connection up to it reached it. flags 0: those
 		       that were acknowledged at less are durable by now; generation: thmqi_producer_life() */
 	THMQI_FRAME_REPORT =
-		35, /* stream partition; flags: durability; seq: first sequence; len: count; arg0: base offset, of a delayed message the
+		35, /* stream partition; flags: durability; status: as of WEAKER, or 0; seq: first sequence; len: count; arg0: base offset, of a delayed message the
 		       number by which it is cancelled.
 				    Sequences of one connection only: seq, then the next ones sent on it.
 				    arg0 UINT64_MAX: stored before, where is not known */
@@ -106,6 +106,9 @@ enum thmqi_frame_type {
 	THMQI_FRAME_SETTLED =
 		56, /* stream partition; extra: all ACKs up to this serial are stored durably; status: as of ACKED; arg0: generation;
 		       seq: where the group stands */
+	THMQI_FRAME_WEAKER =
+		57, /* stream partition; seq: first sequence; len: count; flags: durability that they have; status: why they have not the
+		       one that they waited for, and a PROGRESS says that they have. Of a producer without reports */
 	THMQI_FRAME_LOST =
 		46 /* stream partition; seq: first offset; arg1: count, 0: not known: messages of a weaker ack or visibility, which
 		      is flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
