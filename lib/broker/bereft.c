@@ -7,7 +7,7 @@
  */
 #include "lead.h"
 
-#define ELECTIONS 4u /* so many could have been held by then */
+#define ELECTIONS 10u /* so many could have been held by then: 3 s, if the options do not say */
 #define ELECTION_MS 300u /* if the options do not say */
 #define READS_NS 10000000000ull
 
@@ -73,7 +73,7 @@ static bool may_begin(const struct shard *s)
 	const struct lead *l = s->lead;
 	uint32_t ms = s->broker->opts.election_ms ? s->broker->opts.election_ms : ELECTION_MS;
 
-	if (l->serves || l->leader || l->rebuild || l->reopens || s->failed || s->closing || !l->group || !l->known)
+	if (l->serves || l->leader || l->rebuild || l->reopens || s->failed || s->closing || !l->group || l->known <= 1) /* that one each began with */
 		return false;
 	if (!is_meta(s) && (l->known < l->told_index || !atomic_load(&s->broker->reads)))
 		return false;
