@@ -375,6 +375,136 @@ static void retention(struct world *w)
 	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
 }
 
+/* ------------------------------------------------------------------ relocation */
+
+#define KEPT 40u
+#define KEYS 50u
+
+/* Its messages are numbers from 0 on, in order. */
+static uint32_t count_kept(struct world *w, const char *topic)
+{
+	uint64_t until = now() + 60 * SECOND;
+	struct thmq_consumer *reader;
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_message m[16];
+	uint64_t at = 0;
+	uint32_t count = 0, number;
+
+	CHECK(thmq_partition_describe(w->session, topic, 0, NULL, &info) == 0);
+	CHECK(thmq_consumer_open(w->session, topic, NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
+	while (at < info.end_offset) {
+		int n = thmq_fetch(reader, m, 16), i;
+
+		CHECK(now() < until && n >= 0);
+		for (i = 0; i < n; i++, count++) {
+			memcpy(&number, m[i].data, 4);
+			CHECK(number == count && m[i].len == 1000 && m[i].offset >= at);
+			at = m[i].offset + 1;
+		}
+		CHECK(thmq_release(reader, m, (uint32_t)n) == 0);
+		if (!n && thmq_partition_describe(w->session, topic, 0, NULL, &info) == 0)
+			CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+	}
+	CHECK(thmq_consumer_close(reader, SECOND) == 0);
+	return count;
+}
+
+/* Of each key the newest, and hardly an older one. */
+static void check_table(struct world *w, const uint32_t *newest)
+{
+	uint32_t k, value;
+	char key[16];
+
+	for (k = 0; k < KEYS; k++) {
+		struct thmq_message m;
+		struct thmq_consumer *reader;
+		struct thmq_key_info info = {.size = sizeof(info)};
+		uint64_t offset, until = now() + 60 * SECOND;
+
+		snprintf(key, sizeof(key), "key-%u", k);
+		CHECK(thmq_key_find(w->session, "table", 0, key, (uint32_t)strlen(key), UINT64_MAX, &info) == 0);
+		offset = info.offset;
+		CHECK(thmq_consumer_open(w->session, "table", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
+		CHECK(thmq_seek(reader, 0, THMQ_START_OFFSET, offset) == 0);
+		while (thmq_fetch(reader, &m, 1) != 1) {
+			CHECK(now() < until);
+			CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+		}
+		memcpy(&value, m.data, 4);
+		CHECK(m.offset == offset && value == newest[k]);
+		CHECK(thmq_release(reader, &m, 1) == 0);
+		CHECK(thmq_consumer_close(reader, SECOND) == 0);
+	}
+}
+
+/*
+ * A few messages that stay for ever, and a table, beside many that go: what stays is appended again by whoever leads, and all
+ * copies have it; one that was away meanwhile gets it, too.
+ */
+static void relocation(struct world *w)
+{
+	uint64_t until = now() + 60 * SECOND;
+	struct thmq_producer *keeper, *table;
+	uint32_t newest[KEYS], i, round, away, rounds = 0;
+	static uint8_t body[1000], large[20000];
+	char key[16];
+
+	CHECK(thmq_env_open(&w->env, THMQ_ENV_OPTS(.core_count = w->cores, .pool_bytes = 256u << 20)) == 0);
+	for (i = 0; i < BROKERS; i++)
+		open_broker(w, i);
+	CHECK(thmq_connect(w->env, "inproc://b1", NULL, &w->session) == 0);
+	CHECK(thmq_topic_create(w->session, "t", THMQ_TOPIC_OPTS(.retention_bytes = 1u << 20)) == 0);
+	CHECK(thmq_topic_create(w->session, "kept", NULL) == 0);
+	CHECK(thmq_topic_create(w->session, "table", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT)) == 0);
+	CHECK(thmq_producer_open(w->session, "t", NULL, &w->producer) == 0);
+	CHECK(thmq_producer_open(w->session, "kept", NULL, &keeper) == 0);
+	CHECK(thmq_producer_open(w->session, "table", NULL, &table) == 0);
+	wait_for_leader(w);
+	away = ((uint32_t)leader(w) + 1) % BROKERS;
+	for (i = 0; i < KEPT; i++) {
+		memcpy(body, &i, 4);
+		CHECK(thmq_send(keeper, body, sizeof(body), NULL) > 0);
+	}
+	CHECK(thmq_flush(keeper, 30 * SECOND) == 0);
+	CHECK(thmq_broker_close(w->brokers[away], SECOND) == 0);
+	w->brokers[away] = NULL;
+	do { /* the cleaner is slow on purpose: what it has to do does not become more for ever */
+		for (round = 0; round < 4 && rounds < 24; round++, rounds++)
+			for (i = 0; i < KEYS; i++) {
+				snprintf(key, sizeof(key), "key-%u", i);
+				newest[i] = rounds * KEYS + i;
+				memcpy(large, &newest[i], 4);
+				while (thmq_send(table, large, sizeof(large), THMQ_MESSAGE_OPTS(.key = key, .key_len = (uint32_t)strlen(key))) < 0)
+					CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);
+			}
+		CHECK(thmq_flush(table, 30 * SECOND) == 0);
+		send_much(w, rounds < 24 ? 200 : 4);
+		CHECK(now() < until);
+		CHECK(thmq_session_wait(w->session, rounds < 24 ? 0 : SECOND / 20) >= 0);
+		for (i = round = 0; i < BROKERS; i++)
+			round += i != away && bytes_of(w, i) > 12u << 20;
+	} while (rounds < 24 || round);
+	printf("%u values of %u keys, %llu KiB are left of %llu\n", rounds * KEYS, KEYS, (unsigned long long)bytes_of(w, (away + 1) % BROKERS) >> 10,
+	       (unsigned long long)rounds * (KEYS * sizeof(large) + 50 * 8192) >> 10);
+	CHECK(count_kept(w, "kept") == KEPT);
+	check_table(w, newest);
+	open_broker(w, away);
+	CHECK(thmq_cluster_lead(w->session, away + 1, 60 * SECOND) == 0);
+	CHECK(count_kept(w, "kept") == KEPT);
+	check_table(w, newest);
+	/* from its own log, opened anew */
+	CHECK(thmq_broker_close(w->brokers[away], 0) != -EDEADLK);
+	open_broker(w, away);
+	CHECK(thmq_cluster_lead(w->session, away + 1, 60 * SECOND) == 0);
+	CHECK(count_kept(w, "kept") == KEPT);
+	check_table(w, newest);
+	printf("what stays is there, also at the one that was away\n");
+	CHECK(thmq_session_close(w->session, 30 * SECOND) == 0);
+	for (i = 0; i < BROKERS; i++)
+		thmq_broker_close(w->brokers[i], 0);
+	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
+}
+
 static void lose_leaders(struct world *w)
 {
 	begin(w);
@@ -413,5 +543,7 @@ int main(int argc, char **argv)
 		run("alone", 0, 1, lose_leaders);
 	if (!*only || strcmp(only, "retention") == 0)
 		run("retention", 1, 1, retention);
+	if (!*only || strcmp(only, "relocation") == 0)
+		run("relocation", 1, 1, relocation);
 	return 0;
 }
