@@ -3,7 +3,8 @@
  * Three brokers that keep the same data, and a session, in one thread under virtual time: between the brokers a network that loses, delays, doubles
  * and cuts; brokers that are killed and come back; now and then the power of all of them goes at once, with writes in flight, or the disk stands still for longer
  * than anybody waits. From one seed. What was sent arrives once, in order, at a reader of its own and at a group's, and once at least at a shared group's, never
- * again where that was told; what was acknowledged stays; nothing fails for good.
+ * again where that was told; what was acknowledged stays; nothing fails for good. In some of these worlds much is sent beside that goes soon, so
+ * that segments go and what stays of them is appended again.
  * With an acknowledgement before a majority has it (planted) it must fail.
  *
  * usage: broker_copies_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
@@ -59,6 +60,8 @@ struct world {
 	struct thmq_consumer *sharer;
 	bool came[PARTITIONS][MESSAGES], acked[PARTITIONS][MESSAGES], stored[PARTITIONS][MESSAGES];
 	uint32_t sent, settled, lost, kills, cuts, topics, refused;
+	struct thmq_producer *filler; /* NULL: segments do not fill */
+	uint64_t moved; /* runs that were appended again */
 	enum { ABSENT, PRESENT, UNKNOWN } topic[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
@@ -337,6 +340,21 @@ static int send_some(struct world *w)
 	return 0;
 }
 
+#define FILL_BYTES 50000u
+
+static int fill_some(struct world *w)
+{
+	static const uint8_t body[FILL_BYTES];
+	int64_t rc;
+
+	at = "fill";
+	if (!w->filler || w->healed || chance(w, 3))
+		return 0;
+	rc = thmq_send(w->filler, body, FILL_BYTES, NULL);
+	CHECK(w, rc > 0 || rc == -EAGAIN || rc == -THMQ_ENOQUORUM);
+	return 0;
+}
+
 static int take_some(struct world *w, uint32_t which)
 {
 	struct thmq_message m[16];
@@ -518,15 +536,15 @@ static int change_topic(struct world *w)
 
 static int check_topics(struct world *w)
 {
-	struct thmq_topic_info infos[TOPICS + 1] = {{.size = sizeof(infos[0])}};
+	struct thmq_topic_info infos[TOPICS + 2] = {{.size = sizeof(infos[0])}};
 	bool found[TOPICS] = {false};
 	int n, i;
 
 	at = "topics";
-	for (i = 0; i <= (int)TOPICS; i++)
+	for (i = 0; i <= (int)TOPICS + 1; i++)
 		infos[i].size = sizeof(infos[i]);
-	n = thmq_topic_list(w->session, infos, TOPICS + 1);
-	CHECK(w, n >= 1 && n <= (int)TOPICS + 1);
+	n = thmq_topic_list(w->session, infos, TOPICS + 2);
+	CHECK(w, n >= 1 && n <= (int)TOPICS + 2);
 	for (i = 0; i < n; i++)
 		if (strncmp(infos[i].name, "topic", 5) == 0)
 			found[infos[i].name[5] - '0'] = true;
@@ -539,7 +557,7 @@ static int step(struct world *w)
 {
 	if (tend(w) || (chance(w, 40) == 0 && change_topic(w)) ||
 	    (chance(w, 60) == 0 && member_moves(w)) || take_by_members(w) || take_by_sharer(w) ||
-	    send_some(w) ||
+	    send_some(w) || fill_some(w) ||
 	    take_some(w, 0) || take_some(w, 1) || take_events(w))
 		return -1;
 	thmq_poll(w->env, chance(w, 2) ? 0 : chance(w, 4 * MS));
@@ -580,6 +598,10 @@ static int begin(struct world *w)
 	CHECK(w,
 	      thmq_producer_open(w->session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT),
 				 &w->producer) == 0);
+	if (w->seed % 8 == 0) {
+		CHECK(w, thmq_topic_create(w->session, "fill", THMQ_TOPIC_OPTS(.retention_bytes = 2 * FILL_BYTES, .partition_count = 2)) == 0);
+		CHECK(w, thmq_producer_open(w->session, "fill", NULL, &w->filler) == 0);
+	}
 	CHECK(w, thmq_consumer_open(w->session, "t", NULL, NULL, &w->consumers[0]) == 0);
 	CHECK(w, thmq_consumer_open(w->session, "t", "g",
 				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000 * SECOND),
@@ -620,19 +642,62 @@ static void tell_broker(struct thmq_broker *b)
 	}
 }
 
+static void count_moved(struct world *w)
+{
+	struct thmq_log_stats stats = {.size = sizeof(stats)};
+	uint32_t i, k;
+
+	for (i = 0; i < BROKERS; i++)
+		for (k = 1; w->brokers[i] && k < w->brokers[i]->shard_count; k++)
+			if (w->brokers[i]->shards[k].log && thmq_log_stats(w->brokers[i]->shards[k].log, &stats) == 0)
+				w->moved += stats.relocated_runs;
+}
+
+/* All of it is still there, in order, wherever it lies by now. */
+static int read_again(struct world *w)
+{
+	uint32_t next[PARTITIONS] = {0}, got = 0, number, tries = 0;
+	struct thmq_consumer *reader;
+	struct thmq_message m[16];
+	int n, i;
+
+	at = "read again";
+	CHECK(w, thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
+	for (; got < MESSAGES && tries < 100000; tries++) {
+		n = thmq_fetch(reader, m, 16);
+		CHECK(w, n >= 0);
+		for (i = 0; i < n; i++, got++) {
+			memcpy(&number, m[i].data, 4);
+			CHECK(w, number == next[m[i].partition]);
+			next[m[i].partition]++;
+		}
+		CHECK(w, thmq_release(reader, m, (uint32_t)n) == 0);
+		if (take_events(w))
+			return -1;
+		if (!n)
+			thmq_poll(w->env, MS);
+	}
+	at = "read again";
+	CHECK(w, got == MESSAGES);
+	CHECK(w, thmq_consumer_close(reader, 100 * SECOND) == 0);
+	return take_events(w);
+}
+
 static int end(struct world *w)
 {
 	struct thmq_partition_info info = {.size = sizeof(info)};
+	uint64_t until;
 	uint32_t i;
 
 	w->healed = true;
 	w->heal_at = 1;
-	for (i = 0; i < 50000 && !is_done(w); i++)
+	until = now(w) + 20 * SECOND; /* a disk may stand still for some of it */
+	for (i = 0; (i < 50000 || now(w) < until) && !is_done(w); i++)
 		if (step(w))
 			return -1;
 	at = "end";
 	if (!is_done(w) && !quiet) {
-		fprintf(stderr, "sent %u, settled %u\n", w->sent, w->settled);
+		fprintf(stderr, "sent %u, settled %u, %llu ms\n", w->sent, w->settled, (unsigned long long)(now(w) / MS));
 		for (i = 0; i < PARTITIONS; i++)
 			fprintf(stderr, "partition %u: %u sent, %u read, %u by the group\n", i,
 				w->next_to[i], w->next_of[0][i], w->next_of[1][i]);
@@ -640,7 +705,8 @@ static int end(struct world *w)
 			tell_broker(w->brokers[i]);
 	}
 	CHECK(w, is_done(w));
-	for (i = 0; i < 20000 && !shared_is_done(w); i++)
+	until = now(w) + 20 * SECOND;
+	for (i = 0; (i < 20000 || now(w) < until) && !shared_is_done(w); i++)
 		if (step(w))
 			return -1;
 	at = "shared group, end";
@@ -652,8 +718,10 @@ static int end(struct world *w)
 		CHECK(w, thmq_partition_describe(w->session, "t", i, "g", &info) == 0);
 		CHECK(w, !w->next_to[i] || info.group_offset == w->offsets[1][i] + 1);
 	}
-	if (check_topics(w))
+	if (check_topics(w) || read_again(w))
 		return -1;
+	count_moved(w);
+	at = "end";
 	CHECK(w, thmq_session_close(w->other, 100 * SECOND) == 0);
 	CHECK(w, thmq_session_close(w->session, 100 * SECOND) == 0);
 	return 0;
@@ -704,6 +772,7 @@ static int run(uint64_t seed, uint32_t defects, struct world *sum)
 	sum->cuts += w->cuts;
 	sum->topics += w->topics;
 	sum->refused += w->refused;
+	sum->moved += w->moved;
 	finish(w);
 	free(w);
 	return rc;
@@ -741,8 +810,8 @@ int main(int argc, char **argv)
 		if (run(seed, 0, &sum) && ++failed == 3)
 			break;
 	printf("%llu seeds, %u times disconnected, %u kills, %u power cuts, %u topics made and "
-	       "deleted, %u messages refused, %llu failed\n",
-	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics, sum.refused,
+	       "deleted, %u messages refused, %llu runs appended again, %llu failed\n",
+	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics, sum.refused, (unsigned long long)sum.moved,
 	       (unsigned long long)failed);
 	return failed != 0 || (count >= 10 && (!sum.lost || !is_caught(first)));
 }
