@@ -38,6 +38,7 @@ int store_error(int rc)
 	case THMQ_EOFFSETRANGE:
 		return K_OFFSET_OUT_OF_RANGE;
 	case THMQ_ENOTLEADER:
+	case THMQ_ENOQUORUM:
 	case THMQ_EFENCED:
 		return K_NOT_LEADER;
 	case EMSGSIZE:

@@ -153,7 +153,7 @@ static void send_some(void)
 		rc = thmq_send(
 			w.producer, body, 4 + 4 * (uint32_t)chance(99),
 			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition));
-		if (rc == -EAGAIN)
+		if (rc == -EAGAIN || rc == -THMQ_ENOQUORUM)
 			return;
 		CHECK(rc == w.sent + 1);
 		w.sent++;

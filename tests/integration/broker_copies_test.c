@@ -76,7 +76,7 @@ static void send_some(struct world *w)
 		rc = thmq_send(
 			w->producer, body, 4 + 4 * (uint32_t)thmqi_prng_below(&w->prng, 99),
 			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = partition));
-		if (rc == -EAGAIN)
+		if (rc == -EAGAIN || rc == -THMQ_ENOQUORUM)
 			return;
 		CHECK(rc == w->sent + 1);
 		w->sent++;
@@ -237,7 +237,7 @@ static void send_much(struct world *w, uint32_t count)
 	while (count) {
 		int64_t rc = thmq_send(w->producer, body, sizeof(body), NULL);
 
-		CHECK(rc > 0 || rc == -EAGAIN);
+		CHECK(rc > 0 || rc == -EAGAIN || rc == -THMQ_ENOQUORUM);
 		count -= rc > 0;
 		if (rc < 0)
 			CHECK(thmq_session_wait(w->session, SECOND / 100) >= 0);

@@ -55,7 +55,7 @@ static void send_some(struct thmq_producer *p, uint32_t first, uint32_t count)
 
 	for (i = first; i < first + count; i++) {
 		due[i] = wall() + (uint64_t)(i * 7919 % 1200) * MS;
-		while ((rc = thmq_send(p, &i, 4, THMQ_MESSAGE_OPTS(.deliver_at_ns = (int64_t)due[i]))) == -EAGAIN)
+		while ((rc = thmq_send(p, &i, 4, THMQ_MESSAGE_OPTS(.deliver_at_ns = (int64_t)due[i]))) == -EAGAIN || rc == -THMQ_ENOQUORUM)
 			thmq_flush(p, 10 * MS);
 		CHECK(rc > 0);
 	}

@@ -113,7 +113,7 @@ static void send_some(uint32_t count)
 				       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
 							 .partition = w.sent % PARTITIONS));
 
-		CHECK(rc > 0 || rc == -EAGAIN);
+		CHECK(rc > 0 || rc == -EAGAIN || rc == -THMQ_ENOQUORUM);
 		if (rc > 0) {
 			w.sent++;
 			count--;
