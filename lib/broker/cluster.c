@@ -309,7 +309,9 @@ static int put(void *broker, void *arg)
 
 	if (!s || !s->lead)
 		return -ECONNREFUSED;
+	/* each the other: what comes from one says that it knows whom it speaks to */
 	rc = thmqi_node_meet(broker, sending->from->opts.node_id, thmqi_node_mark(sending->from));
+	rc = rc ? rc : thmqi_node_meet(sending->from, s->broker->opts.node_id, thmqi_node_mark(broker));
 	if (rc)
 		return rc;
 	box = s->lead->box;

@@ -6,6 +6,7 @@
  * one broker. Knows nothing of elections, and not how messages travel.
  */
 #include "lead.h"
+#include "node.h"
 
 #define BALANCE_NS 50000000u
 #define FULL_NS 1000000000ull /* so long one whose device has no room tries to hand the lead over … */
@@ -415,6 +416,11 @@ static void on_failed(void *ctx, int error)
 	atomic_store(&s->broker->ill, true);
 }
 
+static void on_known(void *ctx)
+{
+	thmqi_node_known(((struct shard *)ctx)->broker);
+}
+
 static const char *address_in(const struct thmqi_members *m, uint64_t id)
 {
 	uint32_t i;
@@ -483,6 +489,7 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 			   .committed = on_committed,
 			   .members = on_members,
 			   .failed = on_failed,
+			   .known = on_known,
 			   .ctx = s},
 		.wire = {.send = l->courier ? thmqi_carried_send : on_send,
 			 .ctx = l->courier ? (void *)&l->carried : s},
@@ -492,6 +499,7 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 		.heartbeat_ms = b->opts.heartbeat_ms,
 		.election_ms = b->opts.election_ms,
 		.cleans = true,
+		.newcomer = b->carrier.send == thmqi_carrier_inproc.send && thmqi_node_is_new(b),
 		.defects = b->carrier.defects,
 	};
 	int rc;

@@ -10,7 +10,7 @@
 #include "node.h"
 
 #define NODE_MAGIC 0x31444f4eu /* "NOD1" */
-#define NODE_VERSION 1u
+#define NODE_VERSION 2u
 #define PEERS_MAX 32u
 
 struct node_peer {
@@ -26,7 +26,7 @@ struct node_file {
 	uint8_t cluster[16];
 	struct thmqi_node_mark own;
 	struct node_peer peers[PEERS_MAX]; /* those that were met last are first */
-	uint32_t reserved;
+	uint32_t known; /* 1: all others that vote have met it: it may vote. As of version 2, before it is taken to be so */
 	uint32_t crc; /* CRC32C of all before it */
 };
 _Static_assert(sizeof(struct node_file) == 32 + 24 + PEERS_MAX * 32 + 8 &&
@@ -64,10 +64,13 @@ static int load(struct node *n)
 		rc = (int)got;
 	else if (f->magic != NODE_MAGIC || f->crc != thmqi_crc32c(0, f, offsetof(struct node_file, crc)))
 		rc = -THMQ_ECORRUPT;
-	else if (f->version != NODE_VERSION)
+	else if (!f->version || f->version > NODE_VERSION)
 		rc = -THMQ_EVERSION;
 	else
 		n->file = *f;
+	if (!rc && n->file.version == 1)
+		n->file.known = 1;
+	n->file.version = NODE_VERSION;
 	free(f);
 	return rc;
 }
@@ -117,7 +120,7 @@ static int check(const struct thmq_broker *b, const struct node_file *f)
 /* It was never opened, or by nobody who kept this, or it is a copy that was made while it was open. */
 static int begin(struct thmq_broker *b, struct node_file *f)
 {
-	*f = (struct node_file){.magic = NODE_MAGIC, .version = NODE_VERSION, .id = b->opts.node_id};
+	*f = (struct node_file){.magic = NODE_MAGIC, .version = NODE_VERSION, .id = b->opts.node_id, .known = b->has_meta};
 	memcpy(f->cluster, b->cluster_id, sizeof(f->cluster));
 	return thmqi_random_bytes(&f->own.directory, sizeof(f->own.directory));
 }
@@ -219,4 +222,27 @@ int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mar
 	}
 	pthread_mutex_unlock(&n->lock);
 	return rc;
+}
+
+bool thmqi_node_is_new(struct thmq_broker *b)
+{
+	bool is_new;
+
+	pthread_mutex_lock(&b->node->lock);
+	is_new = !b->node->file.known;
+	pthread_mutex_unlock(&b->node->lock);
+	return is_new;
+}
+
+/* Where it cannot be stored now each of its groups hears of all others again, in its next life. */
+void thmqi_node_known(struct thmq_broker *b)
+{
+	struct node *n = b->node;
+
+	pthread_mutex_lock(&n->lock);
+	if (!n->file.known) {
+		n->file.known = 1;
+		store(n);
+	}
+	pthread_mutex_unlock(&n->lock);
 }

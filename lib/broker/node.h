@@ -16,4 +16,8 @@ const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b);
 /* Is another one of number @id, and of @mark, the one that was met before? 0; -ENOTUNIQ. Any core; writes where it is news. */
 int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark);
 
+/* Have not all others that vote met it yet, in any of its lives? */
+bool thmqi_node_is_new(struct thmq_broker *b);
+void thmqi_node_known(struct thmq_broker *b); /* they have. Any core */
+
 #endif

@@ -223,6 +223,8 @@ static bool time_out(struct thmqi_group *g)
 	struct thmqi_duties d;
 	int rc;
 
+	if (thmqi_unlikely(g->newcomer) && !thmqi_newcomer_is_known(g))
+		return false;
 	if (thmqi_group_now_ms(g) < thmqi_engine_timeout_ms(g->engine))
 		return false;
 	rc = thmqi_engine_timeout(g->engine, thmqi_group_now_ms(g), &d);
@@ -241,7 +243,7 @@ static void set_timer(struct thmqi_group *g, bool again)
 {
 	uint64_t ms = thmqi_engine_timeout_ms(g->engine), now = thmqi_group_now_ms(g);
 
-	ms = THMQI_MAX(ms, now + 1);
+	ms = THMQI_MAX(g->newcomer ? g->probe_ms : ms, now + 1);
 	if (again)
 		ms = now + AGAIN_NS / NS_PER_MS;
 	if (thmqi_timer_is_running(&g->timer) && g->timer_ms <= ms) /* it comes in time */
@@ -571,6 +573,8 @@ static int check_opts(struct thmqi_group *g, const struct thmqi_group_opts *opts
 	    thmqi_opts_copy(&g->owner, sizeof(g->owner), g->log_opts.events))
 		return thmqi_fail(-EINVAL,
 				  "options of a log of a size that this library cannot take");
+	g->newcomer = opts->newcomer;
+	g->joins = !opts->members;
 	g->owner_ctx = g->log_opts.ctx;
 	g->events = log_events;
 	if (opts->cleans && g->owner.live) {

@@ -19,6 +19,8 @@ int thmqi_group_receive(struct thmqi_group *g, const struct thmqi_message *messa
 	    message->to != g->opts.id || !message->from || message->from == g->opts.id ||
 	    (buf ? message->batch_bytes > buf->size : message->batch_bytes != 0))
 		return -EINVAL;
+	if (thmqi_unlikely(g->newcomer))
+		thmqi_newcomer_heard(g, message->from);
 	if (g->inbox_tail - g->inbox_head == INBOX_COUNT)
 		return -EAGAIN;
 	*at(g, g->inbox_tail++) =
@@ -153,6 +155,9 @@ static void other(struct thmqi_group *g)
 	if (!rc && w.message.type == THMQI_MESSAGE_SNAPSHOT && g->install.index != w.message.index)
 		rc = -EINVAL;
 	advance(g);
+	/* it may have voted, if it had a directory before */
+	if (g->newcomer && (w.message.type == THMQI_MESSAGE_VOTE || w.message.type == THMQI_MESSAGE_TIMEOUT_NOW))
+		return;
 	if (rc)
 		return;
 	rc = thmqi_engine_receive(g->engine, thmqi_group_now_ms(g), &w.message,

@@ -75,6 +75,10 @@ struct thmqi_group {
 	uint64_t dropped;   /* what the engine was told to have gone */
 	struct thmqi_log_origin install; /* of the last SNAPSHOT */
 
+	bool newcomer, joins; /* it has no vote yet; it was given no members */
+	uint64_t heard[THMQI_MEMBERS_MAX], probe_ms; /* newcomer: of whom; when to try again */
+	uint32_t heard_count;
+
 	struct waiting inbox[INBOX_COUNT];
 	uint32_t inbox_head, inbox_tail; /* free running */
 	struct thmqi_message outbox[OUTBOX_COUNT];
@@ -122,6 +126,10 @@ void thmqi_retain_note(
 uint32_t thmqi_retain_step(struct thmqi_group *g); /* what may go goes. Return: work done */
 int thmqi_retain_install(struct thmqi_group *g,
 			 const struct thmqi_duties *d); /* the log is another copy's from here on */
+
+/* newcomer.c: of one that is */
+void thmqi_newcomer_heard(struct thmqi_group *g, uint64_t id);
+bool thmqi_newcomer_is_known(struct thmqi_group *g); /* true: it is none any more */
 
 /* inbox.c */
 int thmqi_inbox_step(struct thmqi_group *g); /* the next messages: 1 done; 0 none, or not now */

@@ -273,6 +273,31 @@ static void two_join(void)
 		CHECK(thmq_broker_close(more[i], 5 * SECOND) != -EDEADLK);
 }
 
+/* Two of three new ones do not begin: the third, if it was emptied later, would be unknown to somebody who has a vote. Once all have met any two do. */
+static void begin(void)
+{
+	uint64_t end;
+	uint32_t i;
+
+	open_broker(0);
+	open_broker(1);
+	for (end = now_ns() + 700 * MS; now_ns() < end; usleep(5000))
+		CHECK(leader() < 0);
+	close_broker(0);
+	open_broker(0); /* nor in its next life */
+	for (end = now_ns() + 700 * MS; now_ns() < end; usleep(5000))
+		CHECK(leader() < 0);
+	open_broker(2);
+	wait_for_leader();
+	for (i = 0; i < BROKERS; i++) /* each knows it by itself */
+		usleep(200 * 1000);
+	close_broker(2);
+	close_broker(0);
+	open_broker(0);
+	wait_for_leader();
+	open_broker(2);
+}
+
 static void story(bool far)
 {
 	uint32_t i;
@@ -289,8 +314,7 @@ static void story(bool far)
 			 w.urls[i]);
 	}
 	CHECK(thmq_env_open(&w.env, THMQ_ENV_OPTS(.core_count = 2, .pool_bytes = 256u << 20)) == 0);
-	for (i = 0; i < BROKERS; i++)
-		open_broker(i);
+	begin();
 	CHECK(thmq_connect(w.env, w.all, THMQ_SESSION_OPTS(.timeout_ns = 30 * SECOND), &w.session) == 0);
 	CHECK(thmq_topic_create(w.session, "t", NULL) == 0);
 	CHECK(thmq_producer_open(w.session, "t", NULL, &w.producer) == 0);

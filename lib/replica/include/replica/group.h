@@ -89,6 +89,8 @@ struct thmqi_group_events {
 	void (*members)(void *ctx, const struct thmqi_members *members, uint64_t index);
 	/* This copy has failed and takes part no more: its device, or bytes that contradict each other. */
 	void (*failed)(void *ctx, int error);
+	/* Of a newcomer: all others that vote have met it, and it votes from now on. Once. */
+	void (*known)(void *ctx);
 	void *ctx;
 };
 
@@ -132,6 +134,8 @@ struct thmqi_group_opts {
 		election_ms; /* a leader that is not heard of for so long, up to twice, is replaced; 0 means 300 */
 	/* The log's events live, renew and leave are asked where it leads, and what need not be kept goes: thmqi_group_trim(). */
 	bool cleans;
+	/* Its directory is new, and the way to others has them know it again: until all that vote have met it, it has no vote. */
+	bool newcomer;
 	uint32_t defects;     /* enum thmqi_group_defect */
 	uint32_t log_defects; /* enum thmqi_log_defect */
 	/* For tests, called between any two duties: true: this copy dies here. NULL: never. */
