@@ -31,6 +31,7 @@ static const struct command {
 	 "  --key-separator C    the key is what stands before the first C of a line, and is not\n"
 	 "                       part of the message\n"
 	 "  --partition N        to this partition\n"
+	 "  --priority N         of a topic with priorities: 0 (the lowest) and up\n"
 	 "  --tag TAG            tag of every message, at most 255 bytes\n"
 	 "  --header NAME=VALUE  a header of every message; any number of them. NAME:int=VALUE, and\n"
 	 "                       likewise real and bool (true, false), for others than text\n"
@@ -57,8 +58,8 @@ static const struct command {
 	 "  --count N            at most N messages\n"
 	 "  --follow             wait for more at the end, until interrupted, which is its end\n"
 	 "                       and no failure, or until nobody reads the output\n"
-	 "  --json               one JSON object a message: partition, offset, time_ns, key, tag,\n"
-	 "                       headers, data\n"},
+	 "  --json               one JSON object a message: partition, offset, time_ns, priority\n"
+	 "                       (above 0), key, tag, headers, data\n"},
 	{"browse", cmd_browse, "thmq browse DIR TOPIC",
 	 "Looks at messages without a group: prints those of a range, or of a key, and stores\n"
 	 "nothing.\n"
@@ -83,6 +84,8 @@ static const struct command {
 	 "directory takes about 54 MB at once.\n"
 	 "\n"
 	 "  --partitions N       create: partitions (default 1)\n"
+	 "  --priorities N       create: messages have priorities from 0 to N - 1, each with as many\n"
+	 "                       partitions; higher ones come first\n"
 	 "  --visible-at LEVEL   create: memory, written or durable (default): when consumers see\n"
 	 "                       a message\n"
 	 "  --retention-time T   create: messages older than this may go: 30s, 90m, 12h, 7d, 2w\n"

@@ -19,6 +19,8 @@ static void print_retention(const struct thmq_topic_info *info)
 {
 	struct unit_text text;
 
+	if (info->priorities)
+		printf(", %u priorities", info->priorities);
 	if (info->flags & THMQ_TOPIC_VOLATILE)
 		fputs(", in memory only", stdout);
 	if (info->retention_ns)
@@ -38,7 +40,7 @@ static void print_retention(const struct thmq_topic_info *info)
 /* Fields of a JSON object, behind others. */
 static void print_retention_json(const struct thmq_topic_info *info)
 {
-	printf(",\"compact\":%s,\"tombstone_ns\":%llu", info->flags & THMQ_TOPIC_COMPACT ? "true" : "false",
+	printf(",\"priorities\":%u,\"compact\":%s,\"tombstone_ns\":%llu", info->priorities, info->flags & THMQ_TOPIC_COMPACT ? "true" : "false",
 	       (unsigned long long)info->tombstone_ns);
 	printf(",\"ttl_ns\":%llu,\"retention_ns\":%llu,\"retention_bytes\":%llu,\"retain_consumed\":%s,"
 	       "\"volatile\":%s",
@@ -89,6 +91,10 @@ static int compare_topic(struct connection *c, const char *topic,
 
 	if (rc)
 		return fail(rc, "%s", thmq_errmsg());
+	if (wanted->priorities && wanted->priorities != (info.priorities ? info.priorities : 1))
+		return fail(-EEXIST, "topic %s exists with %u priorities, not %u", topic, info.priorities, wanted->priorities);
+	if (info.priorities)
+		partition_count *= info.priorities;
 	if (partition_count && partition_count != info.partition_count)
 		return fail(-EEXIST, "topic %s exists with %u partition%s, not %u", topic,
 			    info.partition_count, plural(info.partition_count), partition_count);
@@ -161,7 +167,7 @@ static void describe_json(const struct thmq_topic_info *info, const struct thmq_
 	       info->name, partition, info->partition_count, level_name(info->visible_at),
 	       info->group_count);
 	print_retention_json(info);
-	printf(",\"shard\":%u,\"delayed\":%llu,\"begin\":%llu,\"end\":%llu", p->shard, (unsigned long long)p->delayed,
+	printf(",\"shard\":%u,\"priority\":%u,\"delayed\":%llu,\"begin\":%llu,\"end\":%llu", p->shard, p->priority, (unsigned long long)p->delayed,
 	       (unsigned long long)p->begin_offset, (unsigned long long)p->end_offset);
 	if (group) {
 		bool begun = p->group_offset != UINT64_MAX;
@@ -185,12 +191,13 @@ static void describe_json(const struct thmq_topic_info *info, const struct thmq_
 static void describe_text(const struct thmq_partition_info *p, uint32_t partition,
 			  const char *group)
 {
+	printf("  partition %u in shard %u", partition, p->shard);
+	if (p->priority)
+		printf(", priority %u", p->priority);
 	if (p->begin_offset == p->end_offset)
-		printf("  partition %u in shard %u: empty, next offset %llu or more", partition, p->shard,
-		       (unsigned long long)p->end_offset);
+		printf(": empty, next offset %llu or more", (unsigned long long)p->end_offset);
 	else
-		printf("  partition %u in shard %u: offsets %llu to %llu", partition, p->shard,
-		       (unsigned long long)p->begin_offset, (unsigned long long)p->end_offset - 1);
+		printf(": offsets %llu to %llu", (unsigned long long)p->begin_offset, (unsigned long long)p->end_offset - 1);
 	if (group && p->group_offset == UINT64_MAX)
 		printf(", %s has not begun, %llu behind", group, (unsigned long long)p->lag);
 	else if (group)
@@ -267,10 +274,11 @@ static uint32_t find_verb(const char *name)
 
 int cmd_topic(int argc, char **argv)
 {
-	const char *partitions = NULL, *group = NULL, *visible = NULL, *time = NULL, *bytes = NULL,
+	const char *partitions = NULL, *priorities = NULL, *group = NULL, *visible = NULL, *time = NULL, *bytes = NULL,
 		   *ttl = NULL, *tombstones = NULL;
 	bool if_absent = false, json = false, consumed = false, compact = false;
 	const struct option_spec specs[] = {{"--partitions", &partitions, NULL},
+					    {"--priorities", &priorities, NULL},
 					    {"--group", &group, NULL},
 					    {"--visible-at", &visible, NULL},
 					    {"--retention-time", &time, NULL},
@@ -285,7 +293,7 @@ int cmd_topic(int argc, char **argv)
 	int words = parse_options(argc, argv, specs), rc;
 	struct thmq_topic_opts opts;
 	char needs[64];
-	uint64_t count = 0;
+	uint64_t count = 0, priority_count = 0;
 	uint32_t level = 0, verb, i;
 	struct connection c;
 
@@ -295,9 +303,10 @@ int cmd_topic(int argc, char **argv)
 	if (!verb)
 		return usage_error("topic create, list, describe or delete%s%s; thmq help topic",
 				   words > 0 ? ", not " : "", words > 0 ? argv[0] : "");
-	if ((partitions || visible || if_absent || time || bytes || consumed || ttl || compact || tombstones) && verb != CREATE)
+	if ((partitions || priorities || visible || if_absent || time || bytes || consumed || ttl || compact || tombstones) && verb != CREATE)
 		return usage_error("%s is of use only with topic create",
 				   partitions  ? "--partitions"
+				   : priorities ? "--priorities"
 				   : visible   ? "--visible-at"
 				   : time      ? "--retention-time"
 				   : bytes     ? "--retention-bytes"
@@ -313,6 +322,8 @@ int cmd_topic(int argc, char **argv)
 	if (partitions && (!parse_number(partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
 		return usage_error("--partitions: a number from 1 to %u, not %s",
 				   THMQ_PARTITION_COUNT_MAX, partitions);
+	if (priorities && (!parse_number(priorities, THMQ_PRIORITIES_MAX, &priority_count) || !priority_count))
+		return usage_error("--priorities: a number from 1 to %u, not %s", THMQ_PRIORITIES_MAX, priorities);
 	for (i = 1; visible && i <= 3; i++)
 		if (strcmp(visible, level_name(i)) == 0)
 			level = i;
@@ -324,6 +335,7 @@ int cmd_topic(int argc, char **argv)
 	if (rc)
 		return rc;
 	opts.partition_count = (uint32_t)count;
+	opts.priorities = (uint32_t)priority_count;
 	opts.visible_at = level;
 	snprintf(needs, sizeof(needs), "topic %s needs a directory%s", argv[0],
 		 verb == LIST ? "" : " and a topic");

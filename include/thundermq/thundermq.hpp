@@ -586,6 +586,10 @@ public:
 	{
 		return detail::taken(thmq_reject(raw(), &m.raw(), reason), "thmq_reject");
 	}
+	uint32_t priority(const message &m) const
+	{
+		return static_cast<uint32_t>(detail::data(thmq_message_priority(raw(), &m.raw()), "thmq_message_priority"));
+	}
 	uint32_t deliveries(const message &m) const
 	{
 		return static_cast<uint32_t>(detail::data(thmq_message_deliveries(raw(), &m.raw()), "thmq_message_deliveries"));

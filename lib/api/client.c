@@ -202,6 +202,11 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 		return rc;
 	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
 		return thmqi_fail(-EINVAL, "topic %s: at most %u partitions", name, THMQ_PARTITION_COUNT_MAX);
+	if (o.priorities > THMQ_PRIORITIES_MAX)
+		return thmqi_fail(-EINVAL, "topic %s: at most %u priorities", name, THMQ_PRIORITIES_MAX);
+	if (o.priorities && o.partition_count > THMQ_PARTITION_COUNT_MAX / o.priorities)
+		return thmqi_fail(-EINVAL, "topic %s: each priority has its own partitions: at most %u of all together", name,
+				  THMQ_PARTITION_COUNT_MAX);
 	if (o.visible_at > THMQ_DURABILITY_ALL)
 		return thmqi_fail(-EINVAL, "topic %s: unknown durability %u", name, o.visible_at);
 	if ((o.flags & THMQ_TOPIC_VOLATILE) && o.visible_at > THMQ_DURABILITY_MEMORY)
@@ -538,6 +543,13 @@ int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct t
 	if (!is_consumer(consumer) || !message)
 		return -EINVAL;
 	return thmqi_client_message_deliveries(consumer, message);
+}
+
+int thmq_message_priority(const struct thmq_consumer *consumer, const struct thmq_message *message)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_message_priority(consumer, message);
 }
 
 int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)

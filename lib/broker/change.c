@@ -314,8 +314,8 @@ static void topic_create(struct meta *m, struct conn *c, uint64_t id, const stru
 		rc = r->topic_flags & THMQ_TOPIC_IF_ABSENT ? 0 : -EEXIST;
 	else if (in_change(m, r->name))
 		rc = -EBUSY;
-	else if (r->partition_count == 0 || r->partition_count > THMQ_PARTITION_COUNT_MAX ||
-		 r->visible_at > THMQ_DURABILITY_ALL)
+	else if (r->partition_count == 0 || r->priorities > THMQ_PRIORITIES_MAX ||
+		 r->partition_count > THMQ_PARTITION_COUNT_MAX / THMQI_MAX(r->priorities, 1u) || r->visible_at > THMQ_DURABILITY_ALL)
 		rc = -EINVAL;
 	else if (is_volatile ? m->broker->cluster != NULL : !m->shard->log)
 		rc = -ENOTSUP;
@@ -341,7 +341,8 @@ create:
 	if (r->topic_flags & THMQ_TOPIC_COMPACT)
 		change->topic.tombstone_ns = r->tombstone_ns ? r->tombstone_ns : TOMBSTONE_NS;
 	memcpy(change->topic.rates, r->rates, sizeof(change->topic.rates));
-	change->topic.partition_count = r->partition_count;
+	change->topic.priorities = r->priorities > 1 ? r->priorities : 0;
+	change->topic.partition_count = r->partition_count * THMQI_MAX(r->priorities, 1u);
 	change->topic.visible_at = r->visible_at ? r->visible_at : m->shard->final;
 	if (m->broker->cluster && r->visible_at >= THMQ_DURABILITY_DURABLE) /* it could be taken back before */
 		change->topic.visible_at = m->shard->final;
@@ -435,6 +436,7 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->topic_flags = t->state.flags;
 	ret->partition_count = t->state.partition_count;
 	ret->visible_at = t->state.visible_at;
+	ret->priorities = t->state.priorities;
 	ret->retention_ns = t->state.retention_ns;
 	ret->retention_bytes = t->state.retention_bytes;
 	ret->ttl_ns = t->state.ttl_ns;

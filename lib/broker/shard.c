@@ -684,16 +684,9 @@ static void conn_let_go(void *arg)
  */
 void thmqi_conn_leave(struct conn *c, int error)
 {
-	struct thmqi_list *subs;
-	uint32_t i;
-
 	thmqi_link_shut(c->wire, error);
 	conn_forget(c);
-	for (i = 0; i < THMQI_STREAMS; i++) {
-		subs = c->consumers[i] ? &c->consumers[i]->subs : NULL;
-		while (subs && !thmqi_list_empty(subs))
-			thmqi_sub_close(thmqi_list_first(subs, struct sub, consumer_link), 0, false);
-	}
+	thmqi_subs_close(c);
 	c->shard = NULL;
 	thmqi_link_leave(c->wire, conn_let_go, c);
 }

@@ -617,6 +617,12 @@ class Message:
         return self._c.time_ns
 
     @property
+    def priority(self) -> int:
+        """0, the lowest, and up; 0 where its topic has none."""
+        self._here()
+        return _data(lib.thmq_message_priority(self._consumer._raw(), self._c), "thmq_message_priority")
+
+    @property
     def deliveries(self) -> int:
         """How often it was handed out, in a shared group."""
         self._here()

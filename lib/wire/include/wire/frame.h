@@ -30,7 +30,8 @@ enum thmqi_frame_type {
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
 				  | THMQI_ATTACH_FILTERED: by the text that came in FILTER frames;
 				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
-				  len: credit bytes; extra: credit messages; generation */
+				  len: credit bytes; extra: credit messages; generation; key_len: 0, or how many priorities |
+				  which one << 8: each has such credits of its own */
 	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
 	THMQI_FRAME_SEEK =
 		5, /* stream partition; flags: start kind; arg0: value; generation: the new one */
@@ -307,7 +308,7 @@ struct thmqi_request {
 	uint64_t before_offset;
 	uint64_t rates[4]; /* TOPIC_CREATE: as of struct thmq_limits: produce bytes, messages, consume bytes, messages */
 	uint32_t purpose;  /* TOPIC_DESCRIBE: enum thmqi_purpose */
-	uint32_t reserved;
+	uint32_t priorities; /* TOPIC_CREATE: each has partition_count partitions; 0: there are none */
 	char name[256];  /* NUL-terminated */
 	char group[256];
 	uint8_t key[THMQ_KEY_MAX];
@@ -321,7 +322,7 @@ struct thmqi_topic_entry {
 	uint32_t partition_count;
 	uint32_t visible_at;
 	uint32_t group_count;
-	uint32_t reserved;
+	uint32_t priorities; /* 0: none; else they share partition_count */
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
