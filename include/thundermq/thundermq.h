@@ -760,6 +760,24 @@ THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
  */
 THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
 
+/* What of a topic thmq_topic_alter() sets. */
+#define THMQ_ALTER_RETENTION_TIME 1u  /* retention_ns */
+#define THMQ_ALTER_RETENTION_BYTES 2u /* retention_bytes */
+#define THMQ_ALTER_TTL 4u             /* ttl_ns */
+#define THMQ_ALTER_TOMBSTONE 8u       /* tombstone_ns, of a compacted one */
+#define THMQ_ALTER_LIMITS 16u         /* limits, all of them; NULL: none any more */
+
+/**
+ * thmq_topic_alter() - give a topic other limits
+ * @opts: as of thmq_topic_create(), of which only what @what names is looked at; 0 there is what it is at creation: none, or the default
+ * @what: THMQ_ALTER_*, at least one. All else of a topic is as it was created.
+ * What may go by it, and how much may go through, is so at once, for producers and consumers that are open too; ttl_ns counts for consumers that are opened from then on.
+ * Return: 0 when durable, and so everywhere; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EBUSY it is just being changed by somebody else; -EINVAL also what
+ * such a topic cannot have; -ENOSPC; -ENOMEM stored, and not so in some shard before the broker is opened again; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
+ * Threads: the session's; blocks until the answer comes.   Source: doc/retention.md, doc/access.md
+ */
+THMQ_API int thmq_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what);
+
 struct thmq_topic_info {
 	uint32_t size;  /* in: of each element */
 	uint32_t flags; /* THMQ_TOPIC_VOLATILE, _RETAIN_CONSUMED, _COMPACT */

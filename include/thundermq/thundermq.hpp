@@ -310,6 +310,11 @@ public:
 	{
 		detail::control(thmq_topic_create(raw(), name, &opts));
 	}
+	/* what: of THMQ_ALTER_* */
+	void alter_topic(const char *name, const topic_options &opts, uint32_t what)
+	{
+		detail::control(thmq_topic_alter(raw(), name, &opts, what));
+	}
 	void delete_topic(const char *name) { detail::control(thmq_topic_delete(raw(), name)); }
 	thmq_topic_info topic(const char *name)
 	{

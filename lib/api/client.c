@@ -234,6 +234,30 @@ int thmq_topic_delete(struct thmq_session *session, const char *name)
 	return rc ? rc : thmqi_client_topic_delete(session, name);
 }
 
+#define ALTER_KNOWN \
+	(THMQ_ALTER_RETENTION_TIME | THMQ_ALTER_RETENTION_BYTES | THMQ_ALTER_TTL | THMQ_ALTER_TOMBSTONE | THMQ_ALTER_LIMITS)
+
+int thmq_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what)
+{
+	struct thmq_limits limits;
+	struct thmq_topic_opts o;
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
+	if (rc == 0)
+		rc = copy_opts(&o, sizeof(o), opts, UINT32_MAX, "topic");
+	if (rc)
+		return rc;
+	if (!what || (what & ~ALTER_KNOWN))
+		return thmqi_fail(-EINVAL, "alter topic %s: what is of THMQ_ALTER_*, not %#x", name, what);
+	if (!(what & THMQ_ALTER_LIMITS))
+		o.limits = NULL;
+	rc = check_limits(name, &o, &limits);
+	return rc ? rc : thmqi_client_topic_alter(session, name, &o, what);
+}
+
 int thmq_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos, uint32_t max)
 {
 	if (!is_session(session))

@@ -226,8 +226,10 @@ static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 			thmqi_meta_topic_remove(m, t);
 		return 0;
 	}
-	if (t)
-		return 0; /* written again by a checkpoint */
+	if (t) { /* altered, or written again by a checkpoint: the last one counts */
+		t->state = state;
+		return 0;
+	}
 	rc = topic_apply(m, &state);
 	return rc == -EEXIST ? -THMQ_ECORRUPT : rc;
 }

@@ -34,6 +34,21 @@ static void name_request(struct thmqi_request *r, uint32_t op, const char *name)
 		snprintf(r->name, sizeof(r->name), "%s", name);
 }
 
+/* What may be altered. */
+static void say_limits(struct thmqi_request *r, const struct thmq_topic_opts *opts)
+{
+	r->retention_ns = opts->retention_ns;
+	r->retention_bytes = opts->retention_bytes;
+	r->ttl_ns = opts->ttl_ns;
+	r->tombstone_ns = opts->tombstone_ns;
+	if (opts->limits) {
+		r->rates[0] = opts->limits->produce_bytes;
+		r->rates[1] = opts->limits->produce_messages;
+		r->rates[2] = opts->limits->consume_bytes;
+		r->rates[3] = opts->limits->consume_messages;
+	}
+}
+
 int thmqi_client_topic_create(struct thmq_session *s, const char *name, const struct thmq_topic_opts *opts)
 {
 	struct thmqi_request r;
@@ -44,17 +59,8 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.partition_count = opts->partition_count ? opts->partition_count : 1;
 	r.visible_at = opts->visible_at;
 	r.volatile_bytes = opts->volatile_bytes;
-	r.retention_ns = opts->retention_ns;
-	r.retention_bytes = opts->retention_bytes;
-	r.ttl_ns = opts->ttl_ns;
-	r.tombstone_ns = opts->tombstone_ns;
 	r.priorities = opts->priorities;
-	if (opts->limits) {
-		r.rates[0] = opts->limits->produce_bytes;
-		r.rates[1] = opts->limits->produce_messages;
-		r.rates[2] = opts->limits->consume_bytes;
-		r.rates[3] = opts->limits->consume_messages;
-	}
+	say_limits(&r, opts);
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
@@ -71,6 +77,20 @@ int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
 	name_request(&r, THMQI_OP_TOPIC_DELETE, name);
 	rc = thmqi_session_meta(s, &r, NULL);
 	return rc ? thmqi_fail(rc, "delete topic %s: %s", name, thmqi_session_why(rc)) : 0;
+}
+
+int thmqi_client_topic_alter(struct thmq_session *s, const char *name, const struct thmq_topic_opts *opts, uint32_t what)
+{
+	struct thmqi_request r;
+	int rc;
+
+	name_request(&r, THMQI_OP_TOPIC_ALTER, name);
+	r.index = what;
+	say_limits(&r, opts);
+	rc = thmqi_session_meta(s, &r, NULL);
+	if (rc == -EINVAL)
+		return thmqi_fail(rc, "alter topic %s: a volatile one keeps what fits into volatile_bytes; tombstone_ns is for a compacted one", name);
+	return rc ? thmqi_fail(rc, "alter topic %s: %s", name, thmqi_session_why(rc)) : 0;
 }
 
 /* @size: what the caller's struct holds. */

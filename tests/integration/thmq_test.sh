@@ -196,6 +196,16 @@ check "describe one that is not there" 3 "$thmq" group describe "$d" chosen g; h
 check "no tags" 2 "$thmq" sub --tag red,,green "$d" tags; has err 'separated by commas'
 check "ttl of a topic" 0 "$thmq" topic create --ttl 90m "$d" short
 check "ttl of a topic is told" 0 "$thmq" topic list "$d"; has out 'of use for 90m'
+check "alter a topic" 0 "$thmq" topic alter --ttl none --retention-time 7d --limits produce-bytes=10M,consume-messages=5K "$d" short
+check "it is told" 0 "$thmq" topic describe "$d" short; has out 'kept for 7d, produce-bytes at most 10000000 a second, consume-messages at most 5000 a second'
+check "as JSON" 0 "$thmq" topic list --json "$d"; has out '"name":"short".*"limits":{"produce_bytes":10000000,"produce_messages":0,"consume_bytes":0,"consume_messages":5000}.*"ttl_ns":0,'
+check "limits go" 0 "$thmq" topic alter --limits none "$d" short
+check "they are gone" 0 "$thmq" topic describe "$d" short; grep -q 'at most' "$dir/out" && die "limits that went are told"
+check "alter nothing" 2 "$thmq" topic alter "$d" short; has err 'say what'
+check "alter what stays" 2 "$thmq" topic alter --partitions 2 "$d" short; has err 'only with topic create'
+check "alter what is not there" 3 "$thmq" topic alter --ttl 1s "$d" nonesuch; has err 'nonesuch'
+check "no such limit" 2 "$thmq" topic create --limits speed=1 "$d" t2; has err 'or none, not speed'
+check "no number" 2 "$thmq" topic create --limits produce-bytes=1T "$d" t2; has err 'produce-bytes is so many a second'
 check "a topic with priorities" 0 "$thmq" topic create --priorities 3 --partitions 2 "$d" urgent
 check "it is there as it was asked for" 0 "$thmq" topic create --if-absent --priorities 3 --partitions 2 "$d" urgent
 check "with others" 1 "$thmq" topic create --if-absent --priorities 2 "$d" urgent; has err 'exists with 3 priorities, not 2'

@@ -26,6 +26,7 @@ int thmqi_client_events(struct thmq_session *session, struct thmq_event *ret_eve
 int thmqi_client_topic_create(struct thmq_session *session, const char *name,
 			      const struct thmq_topic_opts *opts);
 int thmqi_client_topic_delete(struct thmq_session *session, const char *name);
+int thmqi_client_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what);
 int thmqi_client_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos,
 			    uint32_t max);
 int thmqi_client_topic_describe(struct thmq_session *session, const char *name,
