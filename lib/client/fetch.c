@@ -590,6 +590,7 @@ static int full(struct thmq_consumer *c, uint32_t n)
 
 int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
 {
+	const struct ranks *ranks = c->ranks;
 	struct delivered *d = c->first;
 	enum shared_skip skips;
 	uint32_t n = 0;
@@ -608,7 +609,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return c->session->dead;
 		d = c->first;
 	}
-	if (!d || thmqi_unlikely(c->ranks != NULL)) { /* what is higher than all that is here may have come */
+	if (!d || thmqi_unlikely(ranks != NULL)) { /* what is higher than all that is here may have come */
 		thmqi_session_process(c->session);
 		if (!c->first)
 			return nothing(c);
@@ -617,7 +618,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 		struct delivered **at = &c->first;
 		uint32_t most = max - n, got = 0;
 
-		if (thmqi_unlikely(c->ranks != NULL))
+		if (thmqi_unlikely(ranks != NULL))
 			at = thmqi_ranks_choose(c, &most);
 		d = *at;
 		if (!d)
@@ -630,13 +631,13 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, most);
 			n += got;
 		}
-		if (thmqi_unlikely(c->ranks != NULL))
+		if (thmqi_unlikely(ranks != NULL))
 			thmqi_ranks_count(c, at, got);
 		if (thmqi_unlikely(c->full))
 			return full(c, n);
 		if (d->at < d->count)
 			continue;
-		if (thmqi_unlikely(c->ranks != NULL)) {
+		if (thmqi_unlikely(ranks != NULL)) {
 			thmqi_ranks_remove(c, at);
 		} else {
 			c->first = d->next;
