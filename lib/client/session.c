@@ -740,15 +740,27 @@ static bool may_repeat(const struct thmqi_request *r)
 	}
 }
 
-/* Of one whose connection is lost under it nobody knows whether it was done. */
+static bool can_store(void *arg)
+{
+	return !((const struct thmq_session *)arg)->reads_only;
+}
+
+/* Of one whose connection is lost under it nobody knows whether it was done. Where nothing can be stored it waits for that. */
 int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
 			  uint64_t deadline, const struct thmqi_reply **ret_reply)
 {
-	int rc;
+	bool again;
+	int rc, waited;
 
-	do
+	do {
 		rc = request_once(s, l, request, deadline, ret_reply);
-	while ((rc == -ECONNRESET || rc == -THMQ_ENOTLEADER) && !s->dead && may_repeat(request));
+		again = (rc == -ECONNRESET || rc == -THMQ_ENOTLEADER) && !s->dead && may_repeat(request);
+		if (rc == -THMQ_ENOQUORUM) {
+			waited = thmqi_session_block(s, can_store, s, deadline);
+			again = !waited;
+			rc = waited && waited != -ETIMEDOUT ? waited : rc;
+		}
+	} while (again);
 	return rc;
 }
 
