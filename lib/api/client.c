@@ -9,12 +9,9 @@
 #define is_consumer(c) thmqi_likely(thmqi_handle_is(c, THMQI_HANDLE_CONSUMER))
 
 #define OPTS_INIT(type) \
-	void thmq_##type##_opts_init(struct thmq_##type##_opts *opts) \
+	void (thmq_##type##_opts_init)(struct thmq_##type##_opts *opts, uint32_t size) \
 	{ \
-		if (!opts) \
-			return; \
-		memset(opts, 0, sizeof(*opts)); \
-		opts->size = sizeof(*opts); \
+		thmqi_opts_init(opts, size); \
 	}
 
 OPTS_INIT(session)
