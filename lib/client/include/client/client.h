@@ -104,5 +104,7 @@ int64_t thmqi_client_reply(struct thmq_session *session, const struct thmq_messa
 
 /* Environment close: all sessions of it, in any state, without their threads. */
 struct thmq_env *thmqi_client_env(const struct thmq_session *session);
+struct thmq_env *thmqi_client_producer_env(const struct thmq_producer *producer);
+struct thmq_env *thmqi_client_consumer_env(const struct thmq_consumer *consumer);
 
 #endif
