@@ -446,6 +446,12 @@ static bool has_records(const struct thmq_run_header *run)
 	       thmqi_run_table_bytes(run->count, run->flags & THMQ_RUN_SPARSE) <= run->len;
 }
 
+/* What its members can read: one for each offset, if it has no table. */
+static bool has_messages(const struct thmq_run_header *run)
+{
+	return has_records(run) || (run->encoding == THMQ_RUN_KAFKA && run->count);
+}
+
 /* The run of @d, from @from up to before @to, goes to @sub. */
 static void send_run(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d,
 		     uint64_t from, uint64_t to, uint32_t deliveries)
@@ -491,7 +497,7 @@ static void hand_over(struct sub *sub, struct consumer *k, struct thmqi_frame *f
 	}
 	send_run(sub, k, f, d, from, to, deliveries);
 	sh->out_ns = THMQI_MIN(sh->out_ns, due);
-	if (d->view.run.header->flags & THMQ_RUN_SPARSE)
+	if ((d->view.run.header->flags & THMQ_RUN_SPARSE) && has_records(d->view.run.header))
 		give_up_holes(sh, d->view.run.header, from, to);
 }
 
@@ -594,7 +600,7 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 		else /* the spans have changed: once more */
 			from = end;
 	}
-	if (from < end && !has_records(run)) {
+	if (from < end && !has_messages(run)) {
 		give_up(sh, &rest, end);
 		from = end;
 	}
@@ -696,13 +702,13 @@ static void feed_all(struct shared *sh)
 		const struct sub *sub = thmqi_container(it, struct sub, partition_link);
 
 		if (sub->shared == sh)
-			feed(sub->conn->consumers[sub->stream]);
+			feed(thmqi_sub_consumer(sub));
 	}
 }
 
 uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget)
 {
-	struct consumer *k = sub->conn->consumers[sub->stream];
+	struct consumer *k = thmqi_sub_consumer(sub);
 	struct shared *sh = sub->shared;
 	uint32_t done = 0, messages = 0;
 	struct thmqi_frame *f;
@@ -826,7 +832,7 @@ void thmqi_shared_settle(struct conn *c, const struct thmqi_frame *f)
 	default:
 		break;
 	}
-	feed(c->consumers[f->stream]);
+	feed(thmqi_sub_consumer(sub));
 }
 
 /* -------------------------------------------------------------------- attach, leave */
@@ -860,8 +866,8 @@ static int begin(struct conn *c, struct group_offset *g, const struct thmqi_fram
 int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct partition *p,
 			struct sub **ret_sub)
 {
-	struct consumer *k = c->consumers[f->stream];
 	struct group_offset *g;
+	struct consumer *k;
 	struct sub *sub;
 	int rc;
 
@@ -883,6 +889,7 @@ int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct part
 	rc = thmqi_sub_make(c, f, p, g, &sub);
 	if (rc)
 		return rc;
+	k = thmqi_sub_consumer(sub);
 	sub->shared = g->shared;
 	sub->lease.total = &k->out_count;
 	sub->resolving = SUB_IS_SHARED;

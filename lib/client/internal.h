@@ -93,10 +93,12 @@ struct client_link {
 /* ---------------------------------------------------------------- consumers */
 
 struct assembly;
+struct expanded; /* encoded.c */
 struct unpacked;
 struct thmqi_pack;
 struct thmqi_attributes;
 struct selection; /* select.c */
+struct ranks;     /* ranks.c */
 struct asking;    /* request.c */
 struct answering; /* reply.c */
 
@@ -115,14 +117,18 @@ struct delivered {
 	const struct thmq_run_header *run;
 	uint64_t base_offset; /* of the run */
 	int64_t first_time_ns; /* likewise */
-	const struct thmq_record *record; /* the next one */
+	int64_t last_time_ns;  /* likewise, of one that is encoded */
+	const struct thmq_record *record; /* the next one; NULL: of a run that is encoded, body to end is its payload */
 	struct thmq_record one; /* of a run that came with its record in the frame */
 	const uint8_t *body, *end;
 	const uint32_t *deltas; /* offsets, if sparse */
+	const int64_t *times; /* of each record; NULL: they are in the table */
 	uint64_t *held_bits; /* which records the app has: HELD_BITS of them */
 	uint32_t bytes; /* of the run: it may be gone when the record is put back */
 	uint64_t from, to; /* offsets wanted */
 	uint32_t at, count; /* records handed out, of */
+	uint32_t credit; /* messages that the broker counts for it */
+	uint32_t encoding; /* enum thmq_run_encoding */
 	uint32_t held; /* messages that the app has */
 	uint32_t generation; /* of this record's use, to know stale views; never 0 in a view */
 	bool queued;
@@ -131,6 +137,7 @@ struct delivered {
 	uint64_t expires_ns; /* shared: what the app has not seen by then is somebody else's */
 	struct assembly *whole; /* the message, if the run was its last part; else NULL */
 	struct unpacked *unpacked; /* memory of messages that were packed; NULL: none was */
+	struct expanded *expanded; /* likewise of a run that is encoded */
 };
 
 enum reading_state {
@@ -150,6 +157,7 @@ struct reading {
 	uint32_t partition; /* id */
 	uint32_t index; /* in the topic */
 	uint32_t shard;
+	uint32_t priority; /* of its messages */
 	uint32_t state; /* enum reading_state */
 	uint32_t generation; /* of seeks */
 	uint32_t group_id;
@@ -201,6 +209,10 @@ struct thmq_consumer {
 	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
 	uint64_t tag_filter;     /* of these and of the filter, as thmq_tag_filter() */
 	struct selection *selection; /* its filter; NULL: it wants all */
+	struct ranks *ranks; /* NULL: the topic has no priorities */
+	uint32_t priorities; /* 0: likewise */
+	uint32_t share_count; /* of opts.prefetch_count and … */
+	uint64_t share_bytes; /* … prefetch_bytes, what each priority has */
 	bool hidden;  /* the app knows nothing of it, and hears nothing: request.c */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
@@ -261,6 +273,7 @@ struct thmq_producer {
 	uint32_t level; /* default */
 	uint32_t topic_id;
 	uint32_t partition_count;
+	uint32_t lanes, priorities; /* partitions of each priority; priorities, 1 where the topic has none */
 	uint32_t epoch; /* without an id one of the session's own numbers */
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
@@ -476,9 +489,24 @@ void thmqi_select_close(struct thmq_consumer *c);
 bool thmqi_select_say(struct thmq_consumer *c, struct client_link *l); /* before an ATTACH; false: not all found room */
 bool thmqi_select_wants(const struct thmq_consumer *c, const struct thmq_message *m);
 
+/* ranks.c: of a topic with priorities, the order of runs in c->first. Of a consumer that has ranks, but for _open and _close */
+int thmqi_ranks_open(struct thmq_consumer *c, uint32_t count); /* 0; -ENOMEM */
+void thmqi_ranks_close(struct thmq_consumer *c);
+void thmqi_ranks_renew(struct thmq_consumer *c); /* others have taken runs out */
+void thmqi_ranks_add(struct thmq_consumer *c, struct delivered *d);
+void thmqi_ranks_remove(struct thmq_consumer *c, struct delivered **at);
+/* Where the run lies whose turn it is, NULL there: none. @most: how many of its messages, at most; in: of any */
+struct delivered **thmqi_ranks_choose(struct thmq_consumer *c, uint32_t *most);
+void thmqi_ranks_count(struct thmq_consumer *c, struct delivered *const *at, uint32_t n); /* so many messages of it went; it is still there */
+void thmqi_ranks_hold(struct thmq_consumer *c, const struct delivered *d);
+void thmqi_ranks_let_go(struct thmq_consumer *c, const struct delivered *d);
+bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothing can come before something is given back */
+
 /* fetch.c: the runs that were handed over */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
+/* In every view: which use of which record, whose, and which message of the run. */
+uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index);
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
 void thmqi_runs_fini(struct thmq_consumer *c);
@@ -495,6 +523,13 @@ void thmqi_releases_flush(struct thmq_session *s); /* before the session's threa
 int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);
 void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d);
 void thmqi_unpacked_fini(struct thmq_consumer *c); /* all runs are given back */
+
+/* encoded.c: runs that are no records */
+/* Its records become messages: d->record … are of them then. 0; -ENOBUFS the app holds too much; -EOPNOTSUPP; -ENOMEM; -THMQ_ECORRUPT */
+int thmqi_encoded_expand(struct thmq_consumer *c, struct delivered *d);
+void thmqi_expanded_drop(struct thmq_consumer *c, struct delivered *d);
+/* All of @d as it is. Return: 1; 0 it is not wanted */
+uint32_t thmqi_encoded_hand_out(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m);
 
 /* parts.c: messages that were stored in parts */
 /*

@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 
-#define THMQI_WIRE_VERSION 2u
+#define THMQI_WIRE_VERSION 3u
 #define THMQI_STREAMS 256u  /* producers, and consumers, per session: stream < THMQI_STREAMS */
 #define THMQI_DELIVERIES 4096u /* runs that a stream holds on a connection, at most */
 #define THMQI_SHARD_META 0u /* data shards are 1 … */
@@ -21,7 +21,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_REQUEST =
 		1, /* seq: request id; the page holds a struct thmqi_request. One at a time */
 	THMQI_FRAME_PRODUCE =
-		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
+		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; with THMQI_PRODUCE_ENCODED no key and no tag, and
+		      tag_hash: enum thmq_run_encoding of what data is; arg0: time, if it is given; arg1:
 		      producer id, 0: none, whose messages may be sent again: generation is its epoch; of others a number that
 		      tells the producers of a stream apart that come one after the other */
 	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0 | upper half of the tags
@@ -30,7 +31,8 @@ enum thmqi_frame_type {
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
 				  | THMQI_ATTACH_FILTERED: by the text that came in FILTER frames;
 				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
-				  len: credit bytes; extra: credit messages; generation */
+				  len: credit bytes; extra: credit messages; generation; key_len: 0, or how many priorities |
+				  which one << 8: each has such credits of its own */
 	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
 	THMQI_FRAME_SEEK =
 		5, /* stream partition; flags: start kind; arg0: value; generation: the new one */
@@ -119,7 +121,7 @@ struct thmqi_frame {
 	uint32_t partition; /* id, unique in the broker */
 	uint32_t len;
 	uint32_t
-		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) */
+		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) | encoded (bit 18) */
 	uint64_t seq;
 	uint64_t
 		data; /* address in the terms of the connection's memory; a pointer in one process */
@@ -144,6 +146,7 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 /* THMQ_RECORD_*: what lies behind the tag */
 #define THMQI_PRODUCE_WITH(record_flags) ((uint32_t)(record_flags) << 10)
 #define THMQI_PRODUCE_HAS(extra) ((uint8_t)((extra) >> 10 & 0x7e)) /* THMQ_RECORD_PART is the broker's own */
+#define THMQI_PRODUCE_ENCODED 0x40000u /* data is the payload of a run of its own */
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_SHARED 0x20u
@@ -270,6 +273,7 @@ enum thmqi_op {
 	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
 				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
 	THMQI_OP_DELAYED_CANCEL = 24, /* shard; partition, before_offset: as its REPORT said -> status 0: it will not come; -ENOENT */
+	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
 	THMQI_OP_GROUP_MEMBERS = 41, /* meta; name, group, index: first -> count entries of struct thmqi_member_entry, total; value[0]: group
@@ -307,7 +311,7 @@ struct thmqi_request {
 	uint64_t before_offset;
 	uint64_t rates[4]; /* TOPIC_CREATE: as of struct thmq_limits: produce bytes, messages, consume bytes, messages */
 	uint32_t purpose;  /* TOPIC_DESCRIBE: enum thmqi_purpose */
-	uint32_t reserved;
+	uint32_t priorities; /* TOPIC_CREATE: each has partition_count partitions; 0: there are none */
 	char name[256];  /* NUL-terminated */
 	char group[256];
 	uint8_t key[THMQ_KEY_MAX];
@@ -321,7 +325,7 @@ struct thmqi_topic_entry {
 	uint32_t partition_count;
 	uint32_t visible_at;
 	uint32_t group_count;
-	uint32_t reserved;
+	uint32_t priorities; /* 0: none; else they share partition_count */
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
