@@ -30,7 +30,8 @@ enum thmq_run_encoding {
 	THMQ_RUN_RECORDS = 1, /* record table and bodies: struct thmq_record */
 	THMQ_RUN_STATE =
 		2, /* a state slice: partition is the kind, base_offset the item; not found by offset */
-	THMQ_RUN_OPAQUE = 3 /* bytes of the writer's own; count and span are its word */
+	THMQ_RUN_OPAQUE = 3, /* bytes of the writer's own; count and span are its word */
+	THMQ_RUN_KAFKA = 4 /* a record batch of Kafka's protocol, as its producer made it: doc/format.md */
 };
 
 #define THMQ_RUN_SPARSE 1u /* a table of uint32 offset deltas follows the record table */
@@ -296,7 +297,8 @@ struct thmq_log_opts {
 	(&(struct thmq_log_opts){.size = sizeof(struct thmq_log_opts), __VA_ARGS__})
 
 /** thmq_log_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts);
+THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts, uint32_t size);
+#define thmq_log_opts_init(opts) thmq_log_opts_init((opts), sizeof(struct thmq_log_opts))
 
 /**
  * thmq_log_open() - open or create a log and recover it
@@ -676,7 +678,8 @@ struct thmq_log_repair_opts {
 #define THMQ_LOG_REPAIR_OPTS(...) (&(struct thmq_log_repair_opts){.size = sizeof(struct thmq_log_repair_opts), __VA_ARGS__})
 
 /** thmq_log_repair_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts);
+THMQ_API void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts, uint32_t size);
+#define thmq_log_repair_opts_init(opts) thmq_log_repair_opts_init((opts), sizeof(struct thmq_log_repair_opts))
 
 /**
  * thmq_log_repair() - make a damaged log one that opens again, and tell what that costs

@@ -11,8 +11,8 @@
  *
  * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
  * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
- * thundermq.hpp. A ..._opts_init() writes as much as the *library's* struct has: it is for programs that run with the very
- * version whose headers they were compiled with, not for those that may meet a newer one.
+ * thundermq.hpp; or thmq_env_opts_init(&o), and so for each of them: a macro of the function's name gives the function that size as
+ * well, so that no more is written than the program has, whichever version of the library it meets.
  */
 #ifndef THUNDERMQ_THUNDERMQ_H
 #define THUNDERMQ_THUNDERMQ_H
@@ -184,8 +184,13 @@ struct thmq_env_opts {
 #define THMQ_ENV_OPTS(...)                                                                         \
 	(&(struct thmq_env_opts){.size = sizeof(struct thmq_env_opts), __VA_ARGS__})
 
-/** thmq_env_opts_init() - set @opts to the defaults, for C++ and bindings */
-THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts);
+/**
+ * thmq_env_opts_init() - set @opts to the defaults, for C++ and bindings
+ * @size: of the caller's struct, which the macro gives: thmq_env_opts_init(&opts). All ..._opts_init() are like that. NULL, and a @size
+ *   that no version's struct has, are ignored. Threads: any.
+ */
+THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts, uint32_t size);
+#define thmq_env_opts_init(opts) thmq_env_opts_init((opts), sizeof(struct thmq_env_opts))
 
 /**
  * thmq_env_open() - open an environment: memory pool, cores, clock
@@ -384,7 +389,8 @@ struct thmq_tls_opts {
 	(&(struct thmq_tls_opts){.size = sizeof(struct thmq_tls_opts), __VA_ARGS__})
 
 /** thmq_tls_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts);
+THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts, uint32_t size);
+#define thmq_tls_opts_init(opts) thmq_tls_opts_init((opts), sizeof(struct thmq_tls_opts))
 
 /* ------------------------------------------------------------------- limits */
 
@@ -507,7 +513,8 @@ struct thmq_broker_opts {
 	(&(struct thmq_broker_opts){.size = sizeof(struct thmq_broker_opts), __VA_ARGS__})
 
 /** thmq_broker_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
+THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts, uint32_t size);
+#define thmq_broker_opts_init(opts) thmq_broker_opts_init((opts), sizeof(struct thmq_broker_opts))
 
 /**
  * thmq_broker_open() - open a broker: recover its directory and start to serve
@@ -646,7 +653,8 @@ struct thmq_session_opts {
 	(&(struct thmq_session_opts){.size = sizeof(struct thmq_session_opts), __VA_ARGS__})
 
 /** thmq_session_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
+THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts, uint32_t size);
+#define thmq_session_opts_init(opts) thmq_session_opts_init((opts), sizeof(struct thmq_session_opts))
 
 /**
  * thmq_connect() - connect to a broker
@@ -742,7 +750,8 @@ struct thmq_topic_opts {
 	(&(struct thmq_topic_opts){.size = sizeof(struct thmq_topic_opts), __VA_ARGS__})
 
 /** thmq_topic_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts);
+THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts, uint32_t size);
+#define thmq_topic_opts_init(opts) thmq_topic_opts_init((opts), sizeof(struct thmq_topic_opts))
 
 /**
  * thmq_topic_create() - create a topic
@@ -958,7 +967,8 @@ struct thmq_producer_opts {
 	(&(struct thmq_producer_opts){.size = sizeof(struct thmq_producer_opts), __VA_ARGS__})
 
 /** thmq_producer_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
+THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts, uint32_t size);
+#define thmq_producer_opts_init(opts) thmq_producer_opts_init((opts), sizeof(struct thmq_producer_opts))
 
 /**
  * thmq_producer_open() - open a producer for a topic
@@ -1002,6 +1012,16 @@ struct thmq_header {
 	uint32_t type;      /* enum thmq_header_type */
 };
 
+/*
+ * What a payload can be that is stored as it is, and is many messages: they take that many offsets, one after the other, in one piece. Who
+ * reads gets them as messages, or all in that piece with THMQ_CONSUMER_ENCODED. doc/kafka.md
+ */
+enum thmq_encoding {
+	THMQ_ENCODING_NONE = 0, /* one message */
+	/* A record batch of Kafka's protocol, version 2, of up to 65536 records, none of a transaction; the offsets in it mean nothing */
+	THMQ_ENCODING_KAFKA = 4
+};
+
 struct thmq_message_opts {
 	uint32_t size;
 	uint32_t flags;      /* THMQ_MESSAGE_* */
@@ -1014,7 +1034,12 @@ struct thmq_message_opts {
 	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else 0: the broker's */
 	const struct thmq_header *headers; /* header_count of them, THMQ_HEADERS_MAX bytes at most; copied */
 	uint32_t header_count;
-	uint32_t reserved2;
+	/*
+	 * enum thmq_encoding of the payload, which has no key, tag, time, headers … beside it then, and fits into a batch. It is checked
+	 * by the broker: -THMQ_ECORRUPT, -EINVAL, -EMSGSIZE, -EOPNOTSUPP in its THMQ_EVENT_FAILED say what is wrong. One sequence, and one
+	 * THMQ_EVENT_SETTLED, whose offset is that of the first message in it.
+	 */
+	uint32_t encoding;
 	uint64_t ttl_ns; /* so long after its time it is of no use: it is not handed out any more; 0: for ever, or as the topic says */
 	/*
 	 * With THMQ_MESSAGE_EXPECT_END: it is stored only if this is its partition's end_offset then, one past the last message, as
@@ -1043,7 +1068,8 @@ struct thmq_message_opts {
 	(&(struct thmq_message_opts){.size = sizeof(struct thmq_message_opts), __VA_ARGS__})
 
 /** thmq_message_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_message_opts_init(struct thmq_message_opts *opts);
+THMQ_API void thmq_message_opts_init(struct thmq_message_opts *opts, uint32_t size);
+#define thmq_message_opts_init(opts) thmq_message_opts_init((opts), sizeof(struct thmq_message_opts))
 
 /* Room for one message. Fields are the library's, data's bytes are the app's until commit or abort. */
 struct thmq_claim {
@@ -1181,12 +1207,19 @@ enum thmq_assignor {
 #define THMQ_CONSUMER_SHARED 2u
 /* Without a group: only this partition, partition being set. For those who share out partitions themselves, as a broker of another protocol does. */
 #define THMQ_CONSUMER_PARTITION 4u
+/*
+ * What was sent in an encoding of its own (enum thmq_encoding) comes as it is: one message, whose data is the whole, offset that of the first
+ * one in it, even where the consumer was to begin behind that, and span how many there are. thmq_message_encoding() tells it from others.
+ * Without tags, filter and THMQ_CONSUMER_SHARED.
+ */
+#define THMQ_CONSUMER_ENCODED 8u
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
 
 /** thmq_consumer_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
+THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts, uint32_t size);
+#define thmq_consumer_opts_init(opts) thmq_consumer_opts_init((opts), sizeof(struct thmq_consumer_opts))
 
 /**
  * thmq_consumer_open() - read a topic
@@ -1317,6 +1350,14 @@ THMQ_API int thmq_extend(struct thmq_consumer *consumer, const struct thmq_messa
  * -EINVAL not a message that is held; -THMQ_ENOTOPIC dead_topic was deleted; -ESHUTDOWN.
  */
 THMQ_API int thmq_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason);
+
+/**
+ * thmq_message_encoding() - is a message of a THMQ_CONSUMER_ENCODED many in one piece?
+ * @message: of this consumer, and held
+ * Return: enum thmq_encoding; -EINVAL.
+ * Threads: the session's; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_message_encoding(const struct thmq_consumer *consumer, const struct thmq_message *message);
 
 /**
  * thmq_message_deliveries() - how often a message of a shared group was handed out, this time included

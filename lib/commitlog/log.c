@@ -5,6 +5,7 @@
 
 #include "commitlog/limit.h"
 #include "commitlog/close.h"
+#include "disk/busy.h"
 #include "internal.h"
 #include "survey.h"
 
@@ -22,12 +23,9 @@
 #define CACHE_SLOTS_MIN (2u * FLIGHTS_MAX) /* more than batches may be unwritten */
 #define CACHE_SLOTS_MAX 65536u
 
-void thmq_log_opts_init(struct thmq_log_opts *opts)
+void (thmq_log_opts_init)(struct thmq_log_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 /* ------------------------------------------------------------------- poller */
@@ -186,7 +184,7 @@ static int lock(struct thmq_log *log)
 
 	rc = log->disk->dir_lock(log->dir, "lock", &pid);
 	if (rc == -EBUSY && pid)
-		return thmqi_fail(rc, "open %s: process %llu has it open; close it there first", log->opts.dir, (unsigned long long)pid);
+		return thmqi_disk_busy(log->opts.dir, pid);
 	return rc ? thmqi_fail(rc, "lock %s/lock: %s", log->opts.dir, thmq_strerror(rc)) : 0;
 }
 

@@ -29,6 +29,7 @@ struct mail {
 /* Descriptors that it waits for: watch.c. */
 struct watch {
 	struct thmqi_list list;
+	uint32_t paused;            /* watches */
 	int epoll_fd;               /* where there is no ring and some were watched; else -1 */
 	uint32_t rounds;            /* since it was looked into */
 	struct thmqi_poller poller; /* with epoll_fd */
@@ -89,6 +90,7 @@ struct thmq_env {
 	uint32_t core_count;
 	uint32_t pinned;
 	bool caller_driven;
+	const uint32_t *here; /* 1 in the process that opened it; a page that the kernel clears in a child of fork(2) */
 	struct polling_rules polling;
 	struct forecaster *forecaster; /* its thread, where there is one */
 	void *user;

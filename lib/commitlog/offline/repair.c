@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "disk/busy.h"
 #include "scan.h"
 
 #define ZEROS_BYTES (1u << 20)
@@ -627,7 +628,7 @@ static int lock(struct repair *r)
 		return 0;
 	rc = r->s.disk->dir_lock(r->s.dir, "lock", &pid);
 	if (rc == -EBUSY)
-		return thmqi_fail(rc, "%s: process %llu has it open; close it there first", r->path, (unsigned long long)pid);
+		return thmqi_disk_busy(r->path, pid);
 	return rc ? thmqi_fail(rc, "lock %s: %s", path, thmq_strerror(rc)) : 0;
 }
 
@@ -659,12 +660,9 @@ int thmqi_log_repair(const char *dir, const struct thmqi_scan_opts *scan_opts,
 	return stop ? stop : rc ? rc : r.steps;
 }
 
-void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts)
+void (thmq_log_repair_opts_init)(struct thmq_log_repair_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmq_log_repair(const char *dir, const struct thmq_log_repair_opts *opts,
