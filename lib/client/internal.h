@@ -165,6 +165,7 @@ struct reading {
 	bool ack_dirty;
 	bool ack_unsure; /* it was lost with acks out: the shard's answer to a DETACH comes behind those that it refuses */
 	int ack_error; /* why ack_sent cannot be stored now; 0 */
+	uint64_t limited_told_ns; /* when the app was told that a limit holds it up */
 	int shard_error; /* its shard has failed: nothing will be stored any more; 0 */
 	bool revoke_asked; /* while attaching */
 	bool revoked_due;  /* it is let go of, which the broker was not told for want of room */
@@ -279,6 +280,8 @@ struct thmq_producer {
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
+	uint64_t limited_until_ns; /* a limit holds it up; as the broker told last */
+	uint64_t limited_told_ns;  /* when the app was */
 	struct sent *sent;            /* ring by sequence */
 	struct sent usual, last_sent; /* as they are */
 	uint32_t sent_mask;
@@ -348,6 +351,7 @@ static inline void thmqi_session_beat(struct thmq_session *s)
 /* session.c */
 uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
 bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -EDEADLK */
+#define LIMITED_NS 1000000000u /* so often at most the app is told that a limit holds something up */
 int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link); /* makes it; may be not up */
@@ -402,6 +406,7 @@ bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot)
 /* The connection that @p's messages went by is lost: those that settled by it are, whatever is sent again. */
 void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l);
 void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
+void thmqi_producer_limited(struct thmq_producer *p, const struct thmqi_frame *f);
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
 void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f);

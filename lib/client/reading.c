@@ -434,6 +434,22 @@ static void tell_gap(struct thmq_consumer *c, struct reading *r, const struct th
 	thmqi_session_event(c->session, &e);
 }
 
+static void tell_limited(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
+{
+	uint64_t now = thmqi_session_now(c->session);
+	const struct thmq_event e = {.type = THMQ_EVENT_LIMITED,
+				     .error = -EAGAIN,
+				     .consumer = c,
+				     .cookie = c->opts.cookie,
+				     .count = f->arg[0],
+				     .partition = r->index};
+
+	if (r->limited_told_ns && now - r->limited_told_ns < LIMITED_NS)
+		return;
+	r->limited_told_ns = now;
+	thmqi_session_event(c->session, &e);
+}
+
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f)
 {
 	struct reading *r;
@@ -476,6 +492,9 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 		break;
 	case THMQI_FRAME_GAP:
 		tell_gap(c, r, f);
+		break;
+	case THMQI_FRAME_LIMITED:
+		tell_limited(c, r, f);
 		break;
 	case THMQI_FRAME_LOST:
 		tell_lost(c, r, f);
