@@ -198,6 +198,8 @@ struct thmq_consumer {
 	uint32_t clock_lead_ms; /* shared: our clock less the broker's, as the fastest frame told */
 	uint64_t clock_ns;      /* when that was looked at; 0: not yet */
 	struct dead_letters *dead; /* shared: NULL: they are dropped */
+	bool dead_due;    /* shared: some of its runs are dead */
+	uint32_t burying; /* shared: a dead run is on its way; it is not looked for others meanwhile */
 	uint64_t *backoff_ns;      /* shared: opts.backoff_count of them */
 	bool odd;     /* each message has to be looked at before it is handed out */
 	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
@@ -457,7 +459,9 @@ enum shared_skip {
 	SHARED_SKIPS = 1, /* it is not for the app */
 	SHARED_WAITS = 2  /* nor is it, and it has to stay until there is room for dead letters */
 };
-enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d);
+enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* of one that is not dead */
+bool thmqi_shared_is_dead(const struct thmq_consumer *c, const struct delivered *d); /* it was handed out too often */
+void thmqi_shared_bury(struct thmq_consumer *c, struct delivered *d); /* such a one, that is in no queue */
 void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m, uint32_t flags); /* its tag or its time is none for the app */
 int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last); /* as acked. -EAGAIN; -THMQ_EFENCED */
 int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last, uint64_t delay_ns);
@@ -479,6 +483,7 @@ void thmqi_answering_close(struct thmq_session *s, uint64_t deadline);
 int thmqi_dead_open(struct thmq_consumer *c, const char *topic);
 int thmqi_dead_put(struct thmq_consumer *c, const struct thmq_message *m, uint32_t deliveries, const char *reason); /* -EAGAIN */
 void thmqi_dead_tend(struct thmq_consumer *c); /* those that are stored are done */
+bool thmqi_dead_is_out(const struct thmq_consumer *c); /* some are on their way */
 int thmqi_dead_flush(struct thmq_consumer *c, uint64_t timeout_ns);
 void thmqi_dead_close(struct thmq_consumer *c);
 
@@ -502,6 +507,7 @@ void thmqi_ranks_let_go(struct thmq_consumer *c, const struct delivered *d);
 bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothing can come before something is given back */
 
 /* fetch.c: the runs that were handed over */
+void thmqi_runs_bury(struct thmq_consumer *c); /* those that were handed out too often */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);

@@ -549,6 +549,22 @@ static void tend(struct thmq_consumer *c)
 	thmqi_list_del(&last);
 }
 
+/* What takes in news itself comes here again by that. */
+static void tend_dead(struct thmq_consumer *c)
+{
+	if (c->burying)
+		return;
+	if (c->dead_due && !c->closing)
+		thmqi_runs_bury(c);
+	if (!c->dead)
+		return;
+	c->burying++;
+	thmqi_dead_tend(c);
+	c->burying--;
+	if (thmqi_dead_is_out(c))
+		c->session->untended = true;
+}
+
 void thmqi_consumer_leave(struct thmq_session *s, uint32_t stream)
 {
 	struct client_link *meta = s->links[THMQI_SHARD_META];
@@ -573,6 +589,8 @@ void thmqi_consumers_tend(struct thmq_session *s)
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);
+		if (s->consumers[i] && s->consumers[i]->shared)
+			tend_dead(s->consumers[i]);
 		if (s->leave_due[i])
 			thmqi_consumer_leave(s, i);
 	}
