@@ -641,8 +641,8 @@ void thmqi_runs_bury(struct thmq_consumer *c)
 
 int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
 {
+	const struct ranks *ranks = c->ranks;
 	struct delivered *d = c->first;
-	enum shared_skip skips;
 	uint32_t n = 0;
 
 	thmqi_session_beat(c->session);
@@ -651,6 +651,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			thmqi_dead_tend(c);
 		if (c->session->untended) /* acks */
 			thmqi_consumers_tend(c->session);
+		d = c->first;
 	}
 	while (thmqi_unlikely(d && gone(d->link))) {
 		/* what was prefetched went with the broker; the last frames still come in, and tell so */
@@ -659,7 +660,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return c->session->dead;
 		d = c->first;
 	}
-	if (!d || thmqi_unlikely(c->ranks != NULL)) { /* what is higher than all that is here may have come */
+	if (!d || thmqi_unlikely(ranks != NULL)) { /* what is higher than all that is here may have come */
 		thmqi_session_process(c->session);
 		if (!c->first)
 			return nothing(c);
@@ -668,7 +669,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 		struct delivered **at = &c->first;
 		uint32_t most = max - n, got = 0;
 
-		if (thmqi_unlikely(c->ranks != NULL))
+		if (thmqi_unlikely(ranks != NULL))
 			at = thmqi_ranks_choose(c, &most);
 		d = *at;
 		if (!d)
@@ -677,15 +678,13 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			bury_run(c, at);
 			continue;
 		}
-		if (thmqi_unlikely(c->shared) && (skips = thmqi_shared_skips(c, d)) != SHARED_SHOWS) {
-			if (skips == SHARED_WAITS)
-				break;
+		if (thmqi_unlikely(c->shared) && thmqi_shared_skips(c, d)) {
 			d->at = d->count;
 		} else {
 			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, most);
 			n += got;
 		}
-		if (thmqi_unlikely(c->ranks != NULL))
+		if (thmqi_unlikely(ranks != NULL))
 			thmqi_ranks_count(c, at, got);
 		if (thmqi_unlikely(c->full))
 			return full(c, n);

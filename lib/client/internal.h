@@ -454,12 +454,7 @@ void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
 void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
 void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
-enum shared_skip {
-	SHARED_SHOWS = 0,
-	SHARED_SKIPS = 1, /* it is not for the app */
-	SHARED_WAITS = 2  /* nor is it, and it has to stay until there is room for dead letters */
-};
-enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* of one that is not dead */
+bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* one that is not dead, and is not for the app any more */
 bool thmqi_shared_is_dead(const struct thmq_consumer *c, const struct delivered *d); /* it was handed out too often */
 void thmqi_shared_bury(struct thmq_consumer *c, struct delivered *d); /* such a one, that is in no queue */
 void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m, uint32_t flags); /* its tag or its time is none for the app */

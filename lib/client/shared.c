@@ -297,15 +297,14 @@ static void bury(struct thmq_consumer *c, struct delivered *d)
 	}
 }
 
-enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d)
+bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d)
 {
 	if (d->at == d->count)
-		return SHARED_SKIPS;
-	if (thmqi_session_now(c->session) >= d->expires_ns) {
-		thmqi_shared_return(c, d);
-		return SHARED_SKIPS;
-	}
-	return SHARED_SHOWS;
+		return true;
+	if (thmqi_session_now(c->session) < d->expires_ns)
+		return false;
+	thmqi_shared_return(c, d);
+	return true;
 }
 
 bool thmqi_shared_is_dead(const struct thmq_consumer *c, const struct delivered *d)
