@@ -39,12 +39,21 @@ static void retired_free(struct guard *g)
 		thmqi_rules_free(thmqi_rules_of(it));
 }
 
+/* Those that have gone, and were kept for what they owe. */
+static void clients_free(struct guard *g)
+{
+	struct thmqi_list *it, *tmp;
+
+	thmqi_list_each_safe(it, tmp, &g->clients)
+		free(thmqi_container(it, struct client, link));
+}
+
 void thmqi_guard_close(struct thmq_broker *b)
 {
 	struct guard *g = &b->guard;
 
 	retired_free(g);
-	drop_settled(g, UINT64_MAX);
+	clients_free(g);
 	thmqi_rules_free(atomic_load(&g->rules));
 	free(g->file);
 	pthread_mutex_destroy(&g->lock);
