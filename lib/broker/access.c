@@ -25,6 +25,7 @@ int thmqi_guard_open(struct thmq_broker *b)
 	b->opts.access_file = NULL; /* the caller's */
 	if (b->opts.client_limits)
 		g->limits = *b->opts.client_limits;
+	g->limits.size = sizeof(g->limits);
 	b->opts.client_limits = NULL;
 	atomic_store(&g->rules, rules);
 	g->on = rules || g->ask || g->limits.outstanding || thmqi_limits_any(&g->limits);
@@ -172,12 +173,12 @@ void thmqi_guard_waits(struct conn *c, const struct partition *p, uint32_t strea
 				   .topic = t->name,
 				   .error = -EAGAIN};
 
+	if (g->audit && is_due(&c->audited_ns[out], now, AUDIT_NS))
+		g->audit(g->ctx, &what);
 	if (is_due(&c->told_ns[out], now, TELL_NS)) {
 		thmqi_conn_send(c, &f);
 		thmqi_conn_kick(c);
 	}
-	if (g->audit && is_due(&c->audited_ns[out], now, AUDIT_NS))
-		g->audit(g->ctx, &what);
 }
 
 /* --------------------------------------------------------------- coming, going */
