@@ -461,7 +461,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc == 0 && group)
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
-		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION,
+		rc = copy_opts(&o, sizeof(o), opts,
+			       THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED,
 			       "consumer");
 	if (rc)
 		return rc;
@@ -481,6 +482,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: partition goes with THMQ_CONSUMER_PARTITION, and both without a group");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
+	if ((o.flags & THMQ_CONSUMER_ENCODED) && ((o.flags & THMQ_CONSUMER_SHARED) || o.tag_count || o.filter))
+		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_ENCODED takes what comes, whole: no tags, no filter, no THMQ_CONSUMER_SHARED");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)
 		return thmqi_fail(-EINVAL, "consumer: a shared group takes all tags: what one member does not want nobody would get");
 	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max || o.backoff_count || o.dead_topic))
@@ -563,6 +566,13 @@ int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *messa
 	if (!is_consumer(consumer) || !message)
 		return -EINVAL;
 	return thmqi_client_extend(consumer, message, invisible_ns);
+}
+
+int thmq_message_encoding(const struct thmq_consumer *consumer, const struct thmq_message *message)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_message_encoding(consumer, message);
 }
 
 int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message)
