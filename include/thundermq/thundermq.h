@@ -1310,6 +1310,17 @@ THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeou
 THMQ_API int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		       uint64_t value);
 
+/**
+ * thmq_consumer_position() - how far a consumer is in a partition
+ * @ret_offset: out; all before it was fetched, or is nothing for this consumer: it has other tags, the filter is not true of it, it is over
+ * The broker is asked. Once it is at the end_offset that thmq_partition_describe() told, all that was there then has been fetched. Where nothing
+ * is taken out the message that was fetched last tells as much: offset + span.
+ * Return: 0; -THMQ_ENOPARTITION; -EPERM the partition is not this consumer's; -EOPNOTSUPP its group is shared; -EACCES; -EINVAL; -ETIMEDOUT;
+ * -EDEADLK; -ESHUTDOWN.
+ * Threads: the session's; blocks until the answer comes.
+ */
+THMQ_API int thmq_consumer_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset);
+
 /* ------------------------------------------------------------------- groups */
 
 struct thmq_group_info {

@@ -558,3 +558,12 @@ int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start
 		return thmqi_fail(-EINVAL, "seek: start is BEGIN, END, OFFSET or TIME");
 	return thmqi_client_seek(consumer, partition, start, value);
 }
+
+int thmq_consumer_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset)
+{
+	if (!is_consumer(consumer))
+		return bad("consumer");
+	if (!ret_offset)
+		return thmqi_fail(-EINVAL, "position: no place for the offset");
+	return thmqi_client_position(consumer, partition, ret_offset);
+}
