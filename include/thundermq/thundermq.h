@@ -705,7 +705,7 @@ struct thmq_topic_opts {
 	 * device has taken this durable write, hardly before DURABLE, and consumers see the message when it is durable.
 	 */
 	uint32_t visible_at;
-	uint64_t volatile_bytes; /* memory of each partition of a volatile topic; 0 means 16 MiB */
+	uint64_t volatile_bytes; /* with THMQ_TOPIC_VOLATILE: memory of each partition, 1 MiB to 16 GiB; 0 means 16 MiB */
 	/*
 	 * What need not be kept: messages older than retention_ns; of each partition all but the newest retention_bytes; with
 	 * THMQ_TOPIC_RETAIN_CONSUMED what all groups of the topic have acknowledged, if it has one. Each by itself is enough. It

@@ -208,6 +208,8 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic is visible at memory only", name);
 	if (o.volatile_bytes && (o.volatile_bytes < 1u << 20 || o.volatile_bytes > 1ull << 34))
 		return thmqi_fail(-EINVAL, "topic %s: volatile_bytes is 1 MiB to 16 GiB", name);
+	if (o.volatile_bytes && !(o.flags & THMQ_TOPIC_VOLATILE)) /* whoever forgot the flag would get a log */
+		return thmqi_fail(-EINVAL, "topic %s: volatile_bytes is for THMQ_TOPIC_VOLATILE", name);
 	if ((o.flags & THMQ_TOPIC_VOLATILE) &&
 	    ((o.flags & THMQ_TOPIC_RETAIN_CONSUMED) || o.retention_ns || o.retention_bytes))
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic keeps what fits into volatile_bytes, no more", name);
