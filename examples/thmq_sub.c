@@ -195,6 +195,8 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 	while (!interrupted && done < count && (follow || !ends_reached(e))) {
 		n = thmq_fetch(consumer, m,
 			       count - done < FETCH_MAX ? (uint32_t)(count - done) : FETCH_MAX);
+		if (n == -THMQ_EFENCED)
+			return fail(n, "the group has put this member out: thmq group --force did, or it was silent for too long");
 		if (n < 0)
 			return fail(n, "fetch: %s", thmq_strerror(n));
 		if (n == 0) {

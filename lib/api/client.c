@@ -328,6 +328,8 @@ int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns)
 	if (!is_producer(producer))
 		return bad("producer");
 	rc = thmqi_client_producer_close(producer, timeout_ns);
+	if (rc == -EIO)
+		return thmqi_fail(rc, "close a producer: some messages failed; thmq_events() tells which");
 	return rc ? thmqi_fail(rc, "close a producer: %s", thmq_strerror(rc)) : 0;
 }
 

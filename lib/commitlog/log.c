@@ -2,6 +2,7 @@
 /* log.c - a log's life but for its end: open, its poller, look-ups, counters. */
 #include <sched.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "commitlog/limit.h"
 #include "commitlog/close.h"
@@ -186,7 +187,8 @@ static int lock(struct thmq_log *log)
 
 	rc = log->disk->dir_lock(log->dir, "lock", &pid);
 	if (rc == -EBUSY && pid)
-		return thmqi_fail(rc, "open %s: process %llu has it open; close it there first", log->opts.dir, (unsigned long long)pid);
+		return thmqi_fail(rc, "open %s: process %llu%s has it open; close it there first", log->opts.dir, (unsigned long long)pid,
+				  pid == (uint64_t)getpid() ? " (this one)" : "");
 	return rc ? thmqi_fail(rc, "lock %s/lock: %s", log->opts.dir, thmq_strerror(rc)) : 0;
 }
 

@@ -192,7 +192,7 @@ check "describe a group" 0 "$thmq" group describe "$d" chosen g; has out 'at 7 o
 check "describe it as JSON" 0 "$thmq" group describe --json "$d" chosen g; has out '"lag":33,"members":\[\],"partitions":\[{"partition":0,.*"group_offset":7'
 check "reset a group" 0 "$thmq" group reset --to 3 "$d" chosen g
 check "it goes on there" 0 "$thmq" sub --group g --count 1 "$d" chosen; has out '^v4$'
-check "reset it to nowhere" 1 "$thmq" group reset --to 300 "$d" chosen g; has err 'outside'
+check "reset it to nowhere" 1 "$thmq" group reset --to 300 "$d" chosen g; has err 'partition 0 does not hold offset 300'
 check "reset without a place" 2 "$thmq" group reset "$d" chosen g; has err -- --to
 check "delete a group" 0 "$thmq" group delete "$d" chosen g
 check "describe one that is not there" 3 "$thmq" group describe "$d" chosen g; has err 'no such group'
