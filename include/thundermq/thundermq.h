@@ -431,7 +431,7 @@ struct thmq_broker_opts {
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
 	const char *listen; /* URLs to listen on, comma separated: shm:///path, tcp://host:port, tls://…, rdma://…, port 0: any; NULL: inproc only */
-	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
+	uint32_t shard_count; /* at creation of the directory; 0 means one per core, with a cluster one */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
 		segment_bytes; /* at creation: largest segment, a power of two from 1 MiB to 1 GiB; 0 means 1 GiB */
@@ -630,8 +630,8 @@ struct thmq_session_opts {
 				     0 means 30 s */
 	const struct thmq_tls_opts *tls; /* for tls:// and tcp://; NULL: tls:// with a broker that the system believes, tcp:// plain */
 	/*
-	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all; up to 30
-	 * minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
+	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all, or for 30 s
+	 * where brokers keep the same data; up to 30 minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
 	 * committed and is not settled is sent again and stored once, also by a broker that was opened again meanwhile; consumers go on behind
 	 * the last message that they gave to the app, members of a group keep their partitions if they are back within their
 	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. doc/resuming.md
