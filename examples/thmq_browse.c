@@ -38,7 +38,7 @@ static int show(struct browse *b, const struct thmq_key_info *at)
 		return rc;
 	rc = m.offset == at->offset && m.partition == at->partition;
 	if (rc)
-		print_message(&m, b->json);
+		print_message(b->consumer, &m, b->json);
 	thmq_release(b->consumer, &m, 1);
 	return rc;
 }
@@ -119,10 +119,11 @@ static int in_order(struct browse *b)
 		if (n < 0)
 			return fail(n, "fetch: %s", thmq_strerror(n));
 		for (i = 0; i < n && done < b->count; i++) {
-			b->ends.next[m[i].partition] = m[i].offset + m[i].span;
+			if (m[i].partition < b->ends.count)
+				b->ends.next[m[i].partition] = m[i].offset + m[i].span;
 			if (!is_wanted(b, &m[i]))
 				continue;
-			print_message(&m[i], b->json);
+			print_message(b->consumer, &m[i], b->json);
 			done++;
 		}
 		thmq_release(b->consumer, m, (uint32_t)n);
