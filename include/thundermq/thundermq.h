@@ -438,7 +438,7 @@ struct thmq_broker_opts {
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
 	const char *listen; /* URLs to listen on, comma separated: shm:///path, tcp://host:port, tls://…, rdma://…, port 0: any; NULL: inproc only */
-	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
+	uint32_t shard_count; /* at creation of the directory; 0 means one per core, with a cluster one */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
 		segment_bytes; /* at creation: largest segment, a power of two from 1 MiB to 1 GiB; 0 means 1 GiB */
@@ -638,8 +638,8 @@ struct thmq_session_opts {
 				     0 means 30 s */
 	const struct thmq_tls_opts *tls; /* for tls:// and tcp://; NULL: tls:// with a broker that the system believes, tcp:// plain */
 	/*
-	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all; up to 30
-	 * minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
+	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all, or for 30 s
+	 * where brokers keep the same data; up to 30 minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
 	 * committed and is not settled is sent again and stored once, also by a broker that was opened again meanwhile; consumers go on behind
 	 * the last message that they gave to the app, members of a group keep their partitions if they are back within their
 	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. doc/resuming.md
@@ -714,7 +714,7 @@ struct thmq_topic_opts {
 	 * device has taken this durable write, hardly before DURABLE, and consumers see the message when it is durable.
 	 */
 	uint32_t visible_at;
-	uint64_t volatile_bytes; /* memory of each partition of a volatile topic; 0 means 16 MiB */
+	uint64_t volatile_bytes; /* with THMQ_TOPIC_VOLATILE: memory of each partition, 1 MiB to 16 GiB; 0 means 16 MiB */
 	/*
 	 * What need not be kept: messages older than retention_ns; of each partition all but the newest retention_bytes; with
 	 * THMQ_TOPIC_RETAIN_CONSUMED what all groups of the topic have acknowledged, if it has one. Each by itself is enough. It
@@ -1390,6 +1390,17 @@ THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeou
  */
 THMQ_API int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		       uint64_t value);
+
+/**
+ * thmq_consumer_position() - how far a consumer is in a partition
+ * @ret_offset: out; all before it was fetched, or is nothing for this consumer: it has other tags, the filter is not true of it, it is over
+ * The broker is asked. Once it is at the end_offset that thmq_partition_describe() told, all that was there then has been fetched. Where nothing
+ * is taken out the message that was fetched last tells as much: offset + span.
+ * Return: 0; -THMQ_ENOPARTITION; -EPERM the partition is not this consumer's; -EOPNOTSUPP its group is shared; -EACCES; -EINVAL; -ETIMEDOUT;
+ * -EDEADLK; -ESHUTDOWN.
+ * Threads: the session's; blocks until the answer comes.
+ */
+THMQ_API int thmq_consumer_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset);
 
 /* ------------------------------------------------------------------- groups */
 
