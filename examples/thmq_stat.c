@@ -91,12 +91,12 @@ static bool same_row(const struct thmq_stats_value *a, const struct thmq_stats_v
 
 static void print_plain(const struct thmq_stats *stats, bool all)
 {
-	struct thmq_stats_value v = {.size = sizeof(v)}, before = {0};
+	struct thmq_stats_value v = {.size = sizeof(v)}, before = {0}; /* whose row was named */
 	uint64_t cursor = 0;
 
 	print_head(stats);
 	while (thmq_stats_next(stats, &cursor, &v) == 1 && !output_failed()) {
-		if (strcmp(v.table, "trace") == 0) /* thmq explain has these */
+		if (strcmp(v.table, "trace") == 0 || !(v.value || all)) /* thmq explain has the first */
 			continue;
 		if (!same_row(&v, &before)) {
 			printf("%s", v.table);
@@ -106,8 +106,7 @@ static void print_plain(const struct thmq_stats *stats, bool all)
 			puts(v.torn ? " (being written)" : "");
 			before = v;
 		}
-		if (v.value || all)
-			print_value(&v);
+		print_value(&v);
 	}
 }
 

@@ -11,8 +11,8 @@
  *
  * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
  * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
- * thundermq.hpp. A ..._opts_init() writes as much as the *library's* struct has: it is for programs that run with the very
- * version whose headers they were compiled with, not for those that may meet a newer one.
+ * thundermq.hpp; or thmq_env_opts_init(&o), and so for each of them: a macro of the function's name gives the function that size as
+ * well, so that no more is written than the program has, whichever version of the library it meets.
  */
 #ifndef THUNDERMQ_THUNDERMQ_H
 #define THUNDERMQ_THUNDERMQ_H
@@ -183,8 +183,13 @@ struct thmq_env_opts {
 #define THMQ_ENV_OPTS(...)                                                                         \
 	(&(struct thmq_env_opts){.size = sizeof(struct thmq_env_opts), __VA_ARGS__})
 
-/** thmq_env_opts_init() - set @opts to the defaults, for C++ and bindings */
-THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts);
+/**
+ * thmq_env_opts_init() - set @opts to the defaults, for C++ and bindings
+ * @size: of the caller's struct, which the macro gives: thmq_env_opts_init(&opts). All ..._opts_init() are like that. NULL, and a @size
+ *   that no version's struct has, are ignored. Threads: any.
+ */
+THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts, uint32_t size);
+#define thmq_env_opts_init(opts) thmq_env_opts_init((opts), sizeof(struct thmq_env_opts))
 
 /**
  * thmq_env_open() - open an environment: memory pool, cores, clock
@@ -383,7 +388,8 @@ struct thmq_tls_opts {
 	(&(struct thmq_tls_opts){.size = sizeof(struct thmq_tls_opts), __VA_ARGS__})
 
 /** thmq_tls_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts);
+THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts, uint32_t size);
+#define thmq_tls_opts_init(opts) thmq_tls_opts_init((opts), sizeof(struct thmq_tls_opts))
 
 /* ------------------------------------------------------------------- limits */
 
@@ -432,7 +438,7 @@ struct thmq_broker_opts {
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
 	const char *listen; /* URLs to listen on, comma separated: shm:///path, tcp://host:port, tls://…, rdma://…, port 0: any; NULL: inproc only */
-	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
+	uint32_t shard_count; /* at creation of the directory; 0 means one per core, with a cluster one */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
 		segment_bytes; /* at creation: largest segment, a power of two from 1 MiB to 1 GiB; 0 means 1 GiB */
@@ -505,7 +511,8 @@ struct thmq_broker_opts {
 	(&(struct thmq_broker_opts){.size = sizeof(struct thmq_broker_opts), __VA_ARGS__})
 
 /** thmq_broker_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
+THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts, uint32_t size);
+#define thmq_broker_opts_init(opts) thmq_broker_opts_init((opts), sizeof(struct thmq_broker_opts))
 
 /**
  * thmq_broker_open() - open a broker: recover its directory and start to serve
@@ -631,8 +638,8 @@ struct thmq_session_opts {
 				     0 means 30 s */
 	const struct thmq_tls_opts *tls; /* for tls:// and tcp://; NULL: tls:// with a broker that the system believes, tcp:// plain */
 	/*
-	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all; up to 30
-	 * minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
+	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all, or for 30 s
+	 * where brokers keep the same data; up to 30 minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
 	 * committed and is not settled is sent again and stored once, also by a broker that was opened again meanwhile; consumers go on behind
 	 * the last message that they gave to the app, members of a group keep their partitions if they are back within their
 	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. doc/resuming.md
@@ -644,7 +651,8 @@ struct thmq_session_opts {
 	(&(struct thmq_session_opts){.size = sizeof(struct thmq_session_opts), __VA_ARGS__})
 
 /** thmq_session_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
+THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts, uint32_t size);
+#define thmq_session_opts_init(opts) thmq_session_opts_init((opts), sizeof(struct thmq_session_opts))
 
 /**
  * thmq_connect() - connect to a broker
@@ -706,7 +714,7 @@ struct thmq_topic_opts {
 	 * device has taken this durable write, hardly before DURABLE, and consumers see the message when it is durable.
 	 */
 	uint32_t visible_at;
-	uint64_t volatile_bytes; /* memory of each partition of a volatile topic; 0 means 16 MiB */
+	uint64_t volatile_bytes; /* with THMQ_TOPIC_VOLATILE: memory of each partition, 1 MiB to 16 GiB; 0 means 16 MiB */
 	/*
 	 * What need not be kept: messages older than retention_ns; of each partition all but the newest retention_bytes; with
 	 * THMQ_TOPIC_RETAIN_CONSUMED what all groups of the topic have acknowledged, if it has one. Each by itself is enough. It
@@ -740,7 +748,8 @@ struct thmq_topic_opts {
 	(&(struct thmq_topic_opts){.size = sizeof(struct thmq_topic_opts), __VA_ARGS__})
 
 /** thmq_topic_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts);
+THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts, uint32_t size);
+#define thmq_topic_opts_init(opts) thmq_topic_opts_init((opts), sizeof(struct thmq_topic_opts))
 
 /**
  * thmq_topic_create() - create a topic
@@ -956,7 +965,8 @@ struct thmq_producer_opts {
 	(&(struct thmq_producer_opts){.size = sizeof(struct thmq_producer_opts), __VA_ARGS__})
 
 /** thmq_producer_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
+THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts, uint32_t size);
+#define thmq_producer_opts_init(opts) thmq_producer_opts_init((opts), sizeof(struct thmq_producer_opts))
 
 /**
  * thmq_producer_open() - open a producer for a topic
@@ -1056,7 +1066,8 @@ struct thmq_message_opts {
 	(&(struct thmq_message_opts){.size = sizeof(struct thmq_message_opts), __VA_ARGS__})
 
 /** thmq_message_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_message_opts_init(struct thmq_message_opts *opts);
+THMQ_API void thmq_message_opts_init(struct thmq_message_opts *opts, uint32_t size);
+#define thmq_message_opts_init(opts) thmq_message_opts_init((opts), sizeof(struct thmq_message_opts))
 
 /* Room for one message. Fields are the library's, data's bytes are the app's until commit or abort. */
 struct thmq_claim {
@@ -1203,7 +1214,8 @@ enum thmq_assignor {
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
 
 /** thmq_consumer_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
+THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts, uint32_t size);
+#define thmq_consumer_opts_init(opts) thmq_consumer_opts_init((opts), sizeof(struct thmq_consumer_opts))
 
 /**
  * thmq_consumer_open() - read a topic
@@ -1378,6 +1390,17 @@ THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeou
  */
 THMQ_API int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		       uint64_t value);
+
+/**
+ * thmq_consumer_position() - how far a consumer is in a partition
+ * @ret_offset: out; all before it was fetched, or is nothing for this consumer: it has other tags, the filter is not true of it, it is over
+ * The broker is asked. Once it is at the end_offset that thmq_partition_describe() told, all that was there then has been fetched. Where nothing
+ * is taken out the message that was fetched last tells as much: offset + span.
+ * Return: 0; -THMQ_ENOPARTITION; -EPERM the partition is not this consumer's; -EOPNOTSUPP its group is shared; -EACCES; -EINVAL; -ETIMEDOUT;
+ * -EDEADLK; -ESHUTDOWN.
+ * Threads: the session's; blocks until the answer comes.
+ */
+THMQ_API int thmq_consumer_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset);
 
 /* ------------------------------------------------------------------- groups */
 

@@ -192,8 +192,7 @@ private:
 /* ------------------------------------------------------------------ options */
 
 /*
- * The structs of thundermq.h, set to the defaults: change fields. What they point to is needed as thundermq.h says. Not by their
- * ..._opts_init(): a newer library would write more than there is here.
+ * The structs of thundermq.h, set to the defaults: change fields. What they point to is needed as thundermq.h says.
  */
 struct environment_options : thmq_env_opts {
 	environment_options() : thmq_env_opts() { size = sizeof(thmq_env_opts); }
@@ -724,6 +723,14 @@ public:
 	void seek(uint32_t start, uint64_t value = 0, uint32_t partition = UINT32_MAX)
 	{
 		detail::control(thmq_seek(raw(), partition, start, value));
+	}
+	/* all before it was fetched, or is nothing for this consumer */
+	uint64_t position(uint32_t partition)
+	{
+		uint64_t offset = 0;
+
+		detail::control(thmq_consumer_position(raw(), partition, &offset));
+		return offset;
 	}
 };
 

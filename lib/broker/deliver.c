@@ -415,6 +415,13 @@ struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition)
 	return thmqi_map_get(&c->consumers[stream]->by_partition, partition);
 }
 
+uint64_t thmqi_sub_position(const struct sub *sub)
+{
+	if (sub->resolving) /* where it begins is not known yet */
+		return sub->next;
+	return THMQI_MAX(sub->next, THMQI_MIN(thmqi_log_reader_stands(sub->reader), sub->partition->visible));
+}
+
 static void bounds_of(const struct partition *p, uint64_t *ret_begin, uint64_t *ret_end)
 {
 	uint64_t end;

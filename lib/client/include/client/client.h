@@ -76,6 +76,7 @@ int thmqi_client_message_priority(const struct thmq_consumer *consumer, const st
 int thmqi_client_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
 int thmqi_client_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		      uint64_t value);
+int thmqi_client_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset);
 
 int thmqi_client_group_list(struct thmq_session *session, const char *topic,
 			    struct thmq_group_info *ret_infos, uint32_t max);

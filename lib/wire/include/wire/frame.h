@@ -273,6 +273,8 @@ enum thmqi_op {
 	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
 				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
 	THMQI_OP_DELAYED_CANCEL = 24, /* shard; partition, before_offset: as its REPORT said -> status 0: it will not come; -ENOENT */
+	THMQI_OP_POSITION = 25, /* shard; stream, partition -> value[0]: all below was handed to this consumer, or is nothing for it;
+				   status -ENOENT: it is not attached */
 	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
