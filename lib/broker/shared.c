@@ -594,7 +594,7 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 		else /* the spans have changed: once more */
 			from = end;
 	}
-	if (from < end && !has_records(run)) {
+	if (from < end && (!has_records(run) || (run->transaction && thmqi_txn_hides(sub->conn->shard, run)))) {
 		give_up(sh, &rest, end);
 		from = end;
 	}

@@ -327,6 +327,7 @@ struct thmq_session {
 	struct thmqi_prng prng;
 	struct asking *asking;       /* request.c; NULL: it never asked */
 	struct answering *answering; /* reply.c; NULL: it never answered */
+	struct thmq_txn *txns;       /* txn.c: those that are open */
 	bool untended; /* a consumer, or resume.c, has something to send that found no room */
 };
 
@@ -391,6 +392,7 @@ void thmqi_resume_fini(struct client_link *l);
 void thmqi_alarm(struct thmq_core *core, struct thmqi_waiter *waiter, uint64_t at_ns);
 
 /* producer.c */
+int thmqi_producer_settle(struct thmq_producer *p, uint64_t deadline); /* all is stored, or failed */
 bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot);
 /* The connection that @p's messages went by is lost: those that settled by it are, whatever is sent again. */
 void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l);
