@@ -12,8 +12,9 @@
  *            drives the core. The counters also have what the cleaner reads meanwhile, once a second, and nothing tells
  *            these apart: so the reads are those that nine of ten look-ups do not exceed.
  *   writers  one durable message of 100 B at a time, p99, while the same thread consumes the backlog of another topic as
- *            fast as it comes: at most 2 x the p99 without that. What the device alone makes of a flushed write when one
- *            mebibyte after the other is read beside it is reported in a line of its own, without a bar.
+ *            fast as it comes: at most 2 x the p99 without that. Beside it, without a bar: what the reader got, and what the device
+ *            makes of a bare flushed write beside bare reads: of the same size and as many bytes a second as the log read, which
+ *            is the physical limit, and one mebibyte after the other.
  */
 #include "rig_disk.h"
 #include "target.h"
@@ -116,6 +117,14 @@ struct drained {
 	uint32_t read_bytes;
 };
 
+/* Whole pages, as a bare reader reads them. */
+static uint32_t mean_read(const struct thmq_env_stats *before, const struct thmq_env_stats *after)
+{
+	uint64_t mean = (after->read_bytes - before->read_bytes) / (after->reads - before->reads + 1);
+
+	return mean ? (uint32_t)((mean + PAGE - 1) / PAGE * PAGE) : PAGE;
+}
+
 /* @bytes from the begin on. */
 static struct drained drain(struct target *t, uint64_t bytes)
 {
@@ -136,9 +145,7 @@ static struct drained drain(struct target *t, uint64_t bytes)
 	}
 	d.rate = (double)(got * STORED) / ((double)(bench_now() - t0) / 1e9);
 	after = env_stats(t);
-	d.read_bytes = (uint32_t)((after.read_bytes - before.read_bytes) /
-				  (after.reads - before.reads + 1));
-	d.read_bytes = (d.read_bytes + PAGE - 1) / PAGE * PAGE;
+	d.read_bytes = mean_read(&before, &after);
 	check("close session", thmq_session_close(session, 10000000000u));
 	return d;
 }
@@ -375,19 +382,27 @@ struct beside {
 	struct bench_samples samples;
 	uint64_t backlog; /* bytes of payload */
 	unsigned count;
-	double read_rate;
+	double read_rate; /* that the application saw, MB/s of payload */
+	struct rig_reads reads[BENCH_PAIRS_MAX]; /* as they were in each round */
 };
 
-/* With a reader that begins with the backlog, and ends with it. */
-static double with_reader(struct beside *x)
+/* With a reader that begins with the backlog, and ends with it. *@ret_reads: as the log read. */
+static double with_reader(struct beside *x, struct rig_reads *ret_reads)
 {
 	struct thmq_session *session;
 	struct thmq_consumer *c =
 		open_reader(&x->t, TOPIC, THMQ_START_BEGIN, 1u << 17, 16 * MIB, &session);
+	struct thmq_env_stats before = env_stats(&x->t), after;
 	uint64_t bytes = x->backlog, t0 = bench_now();
 	double p99 = writer_p99(&x->t, x->writer, c, x->count, &x->samples, &bytes);
+	double seconds = (double)(bench_now() - t0) / 1e9;
 
-	x->read_rate = (double)bytes / ((double)(bench_now() - t0) / 1e9) / 1e6;
+	after = env_stats(&x->t);
+	x->read_rate = (double)bytes / seconds / 1e6;
+	*ret_reads = (struct rig_reads){
+		.bytes = mean_read(&before, &after),
+		.depth = 1,
+		.bytes_per_s = (uint64_t)((double)(after.read_bytes - before.read_bytes) / seconds)};
 	check("close session", thmq_session_close(session, 10000000000u));
 	return p99;
 }
@@ -399,14 +414,46 @@ static double without_reader(struct beside *x)
 	return writer_p99(&x->t, x->writer, NULL, x->count, &x->samples, &none);
 }
 
-static double bare_p99(struct bench *b, struct rig_disk *d, struct beside *x, unsigned depth)
+/* One that runs on the core's CPU, with a thread that spins on the other one, as the application's does. */
+static double bare_p99(struct bench *b, struct rig_disk *d, struct beside *x, struct rig_reads r)
 {
+	struct bench_companion *app;
+
 	bench_samples_clear(&x->samples);
 	bench_pin(b->cpu_core);
-	rig_disk_latency_beside(d, 1u << 20, depth, x->count, &x->samples);
-	bench_pin(b->cpu_app);
-	bench_spin_begin();
+	app = bench_companion_start(b->cpu_app);
+	rig_disk_latency_beside(d, &r, x->count, &x->samples);
+	bench_companion_stop(app);
 	return bench_percentile(&x->samples, 0.99) / 1e3;
+}
+
+/* What the device makes of a write: alone, beside reads as the log did them, and beside as many as it gives. */
+static void bare_lines(struct bench *b, struct rig_disk *d, struct beside *x, const struct bench_line *ours)
+{
+	const struct rig_reads none = {.bytes = PAGE}, most = {.bytes = 1u << 20, .depth = 1};
+	struct bench_line same = {.name = "device_beside_same_reads_p99",
+				  .unit = "us",
+				  .rival = "without the reads",
+				  .measure = BENCH_RATIO};
+	struct bench_line most_line = {.name = "device_beside_reads_p99",
+				       .unit = "us",
+				       .rival = "without the reads",
+				       .measure = BENCH_RATIO};
+	struct bench_line limit = {.name = "writers_beside_reader_limit_p99",
+				   .unit = "us",
+				   .rival = "bare write beside bare reads",
+				   .measure = BENCH_RATIO};
+
+	for (unsigned round = 0; round < ours->pairs.count; round++) {
+		double alone = bare_p99(b, d, x, none), beside = bare_p99(b, d, x, x->reads[round]);
+
+		bench_pairs_add(&same.pairs, beside, alone);
+		bench_pairs_add(&most_line.pairs, bare_p99(b, d, x, most), alone);
+		bench_pairs_add(&limit.pairs, ours->pairs.ours[round], beside);
+	}
+	bench_report(b, &limit);
+	bench_report(b, &same);
+	bench_report(b, &most_line);
 }
 
 static void writers(struct bench *b, struct rig_disk *d, uint64_t file_bytes)
@@ -417,10 +464,8 @@ static void writers(struct bench *b, struct rig_disk *d, uint64_t file_bytes)
 			       .measure = BENCH_RATIO,
 			       .sense = BENCH_AT_MOST,
 			       .bar = 2};
-	struct bench_line bare = {.name = "device_beside_reads_p99",
-				  .unit = "us",
-				  .rival = "without the reads",
-				  .measure = BENCH_RATIO};
+	struct bench_line rate = {
+		.name = "reader_beside_writers", .unit = "MB/s", .measure = BENCH_VALUE};
 	struct bench_line *lines[] = {&l};
 	struct beside x = {.count = b->smoke ? 50 : 1500};
 	char dir[4096];
@@ -439,24 +484,21 @@ static void writers(struct bench *b, struct rig_disk *d, uint64_t file_bytes)
 
 		if (round % 2)
 			alone = without_reader(&x);
-		beside = with_reader(&x);
+		beside = with_reader(&x, &x.reads[round % BENCH_PAIRS_MAX]);
 		if (alone == 0)
 			alone = without_reader(&x);
 		bench_pairs_add(&l.pairs, beside, alone);
+		bench_pairs_add(&rate.pairs, x.read_rate, 0);
 	}
-	snprintf(l.detail, sizeof(l.detail), "\"reader_MB_per_s\":%.0f", x.read_rate);
+	snprintf(l.detail, sizeof(l.detail), "\"read_bytes\":%u,\"reads_MB_per_s\":%.0f", x.reads[0].bytes,
+		 (double)x.reads[0].bytes_per_s / 1e6);
 	target_close(&x.t);
-	for (unsigned round = 0; round < l.pairs.count; round++) {
-		double alone = bare_p99(b, d, &x, 0);
-
-		bench_pairs_add(&bare.pairs, bare_p99(b, d, &x, 1), alone);
-	}
-	bench_spin_end();
+	bench_report(b, &l);
+	bench_report(b, &rate);
+	bare_lines(b, d, &x, &l);
 	bench_unpin();
 	bench_samples_fini(&x.samples);
 	bench_rmdir(dir);
-	bench_report(b, &l);
-	bench_report(b, &bare);
 }
 
 int main(int argc, char **argv)

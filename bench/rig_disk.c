@@ -277,21 +277,26 @@ void rig_disk_read_random(struct rig_disk *d, const uint32_t *lens, unsigned par
 	bench_spin_end();
 }
 
-void rig_disk_latency_beside(struct rig_disk *d, uint32_t read_bytes, unsigned depth,
-			     unsigned count, struct bench_samples *ret)
+void rig_disk_latency_beside(struct rig_disk *d, const struct rig_reads *r, unsigned count,
+			     struct bench_samples *ret)
 {
-	uint32_t places = (RIG_BUFFER_BYTES - RIG_READ_FROM) / read_bytes, turn = 0;
+	uint32_t places = (RIG_BUFFER_BYTES - RIG_READ_FROM) / r->bytes, turn = 0;
+	uint64_t pause = r->bytes_per_s ? r->bytes * 1000000000ull / r->bytes_per_s : 0;
 	unsigned reading = 0, written = 0;
 	bool writing = false, read;
-	uint64_t t0 = 0;
+	uint64_t t0 = 0, due, now;
 
 	bench_spin_begin();
+	due = bench_now();
 	while (written < count || reading) {
 		bool pushed = false;
 
-		for (; written < count && reading < depth; reading++, pushed = true)
-			push_read(d, RIG_READ_FROM + turn++ % places * read_bytes, read_bytes,
-				  next_place(d, read_bytes));
+		now = pause ? bench_now() : due;
+		for (; written < count && reading < r->depth && now >= due; reading++, pushed = true) {
+			push_read(d, RIG_READ_FROM + turn++ % places * r->bytes, r->bytes,
+				  next_place(d, r->bytes));
+			due += pause;
+		}
 		if (written < count && !writing) {
 			t0 = bench_now();
 			push(d, written % 16 * RIG_BLOCK, RIG_BLOCK, true);
@@ -299,9 +304,9 @@ void rig_disk_latency_beside(struct rig_disk *d, uint32_t read_bytes, unsigned d
 		}
 		if (pushed && io_uring_submit(&d->ring) < 0)
 			bench_die("bare submit", EIO);
-		while (!reap_which(d, &read))
+		if (!reap_which(d, &read)) {
 			bench_relax();
-		if (read) {
+		} else if (read) {
 			reading--;
 		} else {
 			bench_samples_add(ret, bench_now() - t0);

@@ -34,8 +34,14 @@ double rig_disk_read_stream(struct rig_disk *d, uint32_t read_bytes, unsigned de
 /* @count times @parts reads at random places, one after the other, of lens[0], lens[1] … bytes: a sample is the sum of one time. */
 void rig_disk_read_random(struct rig_disk *d, const uint32_t *lens, unsigned parts, unsigned count,
 			  struct bench_samples *ret);
-/* rig_disk_latency(), spinning, with @depth reads of @read_bytes each in flight all the while. */
-void rig_disk_latency_beside(struct rig_disk *d, uint32_t read_bytes, unsigned depth,
-			     unsigned count, struct bench_samples *ret);
+struct rig_reads {
+	uint32_t bytes;       /* of each */
+	unsigned depth;       /* in flight at most; 0: none */
+	uint64_t bytes_per_s; /* of all of them; 0: as many as the device gives */
+};
+
+/* rig_disk_latency(), spinning, with such reads all the while. */
+void rig_disk_latency_beside(struct rig_disk *d, const struct rig_reads *r, unsigned count,
+			     struct bench_samples *ret);
 
 #endif

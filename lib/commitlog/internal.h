@@ -408,6 +408,15 @@ struct pace {
 	uint32_t waited;     /* such writes in flight */
 	uint32_t reading;    /* windows that are being read */
 	uint32_t begun;      /* of these, free running */
+	uint64_t read_since_ns, read_ns; /* when one was begun last; what small ones take, about */
+	int32_t alone_slow;  /* of the writes with nothing read beside them, how many took much longer than usual: of SHARE */
+	/* since the rate was changed last */
+	uint32_t judged;     /* such writes that ended */
+	uint32_t slow;       /* of them, those that had a read beside them and took much longer than usual */
+	uint32_t begun_then; /* reads begun up to then */
+	/* what is appended: readers get on faster than that */
+	uint64_t least;      /* a quarter more than that, bytes a second */
+	uint64_t counted_ns, counted_bytes; /* when it was found last, and stored bytes up to then */
 	struct thmqi_timer timer;
 };
 
@@ -1015,6 +1024,8 @@ void thmqi_pace_write(struct thmq_log *log,
 void thmqi_pace_written(struct thmq_log *log, const struct flight *flight);
 /* May @bytes of batches be read now? False: readers are woken when it is worth asking again. */
 bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes);
+void thmqi_pace_begun(struct thmq_log *log); /* such a read */
+void thmqi_pace_ended(struct thmq_log *log, uint32_t bytes);
 uint32_t thmqi_pace_bytes(const struct thmq_log *log,
 			  uint32_t bytes); /* how much of @bytes at a time */
 

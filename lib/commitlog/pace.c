@@ -2,26 +2,32 @@
 /*
  * pace.c - how fast batches are read from the device while producers wait for writes: as fast as these can bear. A device that
  * reads a backlog as fast as it can lets a small write wait behind all that it has taken; so while such writes go on, reads are
- * small, one at a time, and of so many bytes a second. The rate follows from what the writes take: it is halved by one that had
- * a read beside it and took much longer than they do without, and raised a little by each of the others. Where nobody
- * waits for a write there is no limit. Knows neither who reads nor what; looks at no clock.
+ * small, one at a time, and of so many bytes a second. The rate follows from what the writes take: of each WINDOW of them fewer
+ * than one in a hundred may have had a read beside it and taken much longer than they do without, else it is halved. So the readers
+ * never decide what the slowest hundredth of the writes takes. But who is behind gets on: the rate stays above what is appended.
+ * Where nobody waits for a write there is no limit. Knows neither who reads nor what; looks at no clock.
  */
 #include "internal.h"
 
 #define ACTIVE_NS 10000000u /* behind the last such write its like may still come */
 #define READ_BYTES (128u << 10)
-#define BURST_BYTES (2 * (int64_t)READ_BYTES)
+#define READ_BYTES_FEW (1u << 20)
 #define RATE_BEGIN (64ull << 20)
-#define RATE_MIN (32ull << 20) /* who is far behind gets on */
+#define RATE_MIN (4ull << 20)
 #define RATE_MAX (1ull << 30)
-#define RAISE                                                                                      \
-	128u /* of the rate, by a write that was well: more than one slow one in 185 lowers it */
+#define WINDOW 256u	 /* writes: behind them the rate rises by a quarter */
+#define SLOW_WRITES 1u	 /* of these, that reads may cost: two are nearly a hundredth */
+#define SHARE (1 << 20)	 /* the whole, where a part of it is told */
+#define SHARE_WRITES 512 /* about so many of the last writes tell which part is slow without reads */
+#define SLOW_DEVICE_NS 1000000u /* its small writes take longer than that: much is not read in a moment either */
+#define COUNT_NS 100000000u	/* what is appended is looked at so often */
 #define NS 1000000000ull
 
 void thmqi_pace_init(struct thmq_log *log)
 {
 	log->pace.rate = RATE_BEGIN;
-	log->pace.allowance = BURST_BYTES;
+	log->pace.least = RATE_MIN;
+	log->pace.allowance = READ_BYTES;
 }
 
 /* ------------------------------------------------------------------ writes */
@@ -42,24 +48,64 @@ static void learn(struct pace *p, uint64_t ns)
 	if (!p->usual_ns)
 		p->usual_ns = 2 * ns;
 	else if (ns > p->usual_ns)
-		p->usual_ns += p->usual_ns / 8;
+		p->usual_ns += p->usual_ns / 16;
 	else
-		p->usual_ns -= p->usual_ns / (8 * 31);
+		p->usual_ns -= p->usual_ns / (16 * 31);
+}
+
+static void change(struct pace *p, uint64_t rate)
+{
+	p->rate = THMQI_MIN(THMQI_MAX(rate, p->least), RATE_MAX);
+	p->judged = p->slow = 0;
+	p->begun_then = p->begun;
+}
+
+/* Writes of a window that may be slow beside reads: as many as are slow without, and those that reads may cost. */
+static uint32_t slow_most(const struct pace *p)
+{
+	return SLOW_WRITES + (uint32_t)((uint64_t)p->alone_slow * WINDOW / SHARE);
+}
+
+static void judge(struct pace *p, bool beside, bool slow)
+{
+	if (beside)
+		p->slow += slow;
+	else
+		p->alone_slow += ((slow ? SHARE : 0) - p->alone_slow) / SHARE_WRITES;
+	p->judged++;
+	if (p->slow > slow_most(p))
+		change(p, p->rate / 2);
+	else if (p->judged >= WINDOW)
+		change(p, p->begun == p->begun_then ? p->rate : p->rate + p->rate / 4);
+}
+
+/* A quarter more than is appended, padding included: readers read that too. */
+static void count(struct thmq_log *log)
+{
+	struct pace *p = &log->pace;
+	uint64_t ns = log->core->now_ns - p->counted_ns, bytes = log->stats.stored_bytes - p->counted_bytes;
+
+	if (ns < COUNT_NS)
+		return;
+	p->least = THMQI_MIN(THMQI_MAX(bytes * 5 / 4 * 1000 / (ns / (NS / 1000)), RATE_MIN), RATE_MAX);
+	p->rate = THMQI_MAX(p->rate, p->least);
+	p->counted_ns = log->core->now_ns;
+	p->counted_bytes = log->stats.stored_bytes;
 }
 
 void thmqi_pace_written(struct thmq_log *log, const struct flight *flight)
 {
 	struct pace *p = &log->pace;
 	uint64_t ns = log->core->now_ns - flight->since_ns + 1;
+	bool beside = flight->beside || flight->reads_begun != p->begun;
+	bool slow = p->usual_ns && ns > p->usual_ns + p->usual_ns * 3 / 4;
 
 	p->waited--;
 	p->written_ns = log->core->now_ns;
-	if (!flight->beside && flight->reads_begun == p->begun)
+	if (!beside)
 		learn(p, ns);
-	else if (p->usual_ns && ns > p->usual_ns + p->usual_ns / 2)
-		p->rate = THMQI_MAX(p->rate / 2, RATE_MIN);
-	else
-		p->rate = THMQI_MIN(p->rate + p->rate / RAISE, RATE_MAX);
+	judge(p, beside, slow);
+	count(log);
 }
 
 /* ------------------------------------------------------------------- reads */
@@ -70,9 +116,20 @@ static bool is_limited(const struct thmq_log *log)
 	       (log->pace.written_ns && log->core->now_ns - log->pace.written_ns < ACTIVE_NS);
 }
 
+/*
+ * A write behind a small read that takes no longer than a usual write is not slow. Where reads take longer however small they are,
+ * fewer and larger ones hurt fewer writes; but of a slow device each would hold up a write for long.
+ */
+static uint32_t read_bytes(const struct pace *p)
+{
+	bool hurt = p->rate < RATE_BEGIN && p->read_ns > 2 * p->usual_ns; /* it may have waited for a write itself */
+
+	return hurt && p->usual_ns <= SLOW_DEVICE_NS ? READ_BYTES_FEW : READ_BYTES;
+}
+
 uint32_t thmqi_pace_bytes(const struct thmq_log *log, uint32_t bytes)
 {
-	return is_limited(log) ? THMQI_MIN(bytes, READ_BYTES) : bytes;
+	return is_limited(log) ? THMQI_MIN(bytes, read_bytes(&log->pace)) : bytes;
 }
 
 static void on_time(struct thmqi_timer *t)
@@ -87,7 +144,7 @@ static void fill(struct pace *p, uint64_t now_ns)
 
 	p->filled_ns = now_ns;
 	p->allowance =
-		THMQI_MIN(p->allowance + (int64_t)(p->rate / 1024 * ns / (NS / 1024)), BURST_BYTES);
+		THMQI_MIN(p->allowance + (int64_t)(p->rate / 1024 * ns / (NS / 1024)), READ_BYTES);
 }
 
 bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes)
@@ -95,7 +152,7 @@ bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes)
 	struct pace *p = &log->pace;
 
 	if (!is_limited(log)) {
-		p->allowance = BURST_BYTES;
+		p->allowance = READ_BYTES;
 		p->filled_ns = log->core->now_ns;
 		return true;
 	}
@@ -113,4 +170,23 @@ bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes)
 					  1);
 	}
 	return false;
+}
+
+void thmqi_pace_begun(struct thmq_log *log)
+{
+	struct pace *p = &log->pace;
+
+	p->reading++;
+	p->begun++;
+	p->read_since_ns = log->core->now_ns;
+}
+
+void thmqi_pace_ended(struct thmq_log *log, uint32_t bytes)
+{
+	struct pace *p = &log->pace;
+	uint64_t ns = log->core->now_ns - p->read_since_ns;
+
+	/* with others beside it it is not known which began then */
+	if (--p->reading == 0 && bytes == READ_BYTES)
+		p->read_ns = p->read_ns ? p->read_ns - p->read_ns / 8 + ns / 8 : ns;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How fast a backlog is read: without limit while nobody waits for a write, else by what the writes bear. The time is made up. */
+/* How fast a backlog is read: without limit while nobody waits for a write, else by what the writes bear. The time is made up, and so are devices. */
 #include <criterion/criterion.h>
 
 #include "../../lib/commitlog/internal.h"
@@ -31,11 +31,13 @@ static void pass(uint64_t ns)
 /* One write of @ns; @beside: with a read beside it. */
 static void write_one(uint64_t ns, bool beside)
 {
-	r.log->pace.reading += beside;
+	if (beside)
+		thmqi_pace_begun(r.log);
 	thmqi_pace_write(r.log, &flight);
 	pass(ns);
 	thmqi_pace_written(r.log, &flight);
-	r.log->pace.reading -= beside;
+	if (beside)
+		thmqi_pace_ended(r.log, PIECE);
 }
 
 Test(commitlog_pace, without_writes_there_is_no_limit, .init = up, .fini = down)
@@ -78,21 +80,186 @@ Test(commitlog_pace, the_rate_follows_from_what_writes_take, .init = up, .fini =
 {
 	uint64_t was = r.log->pace.rate;
 
-	for (uint32_t i = 0; i < 1000; i++)
+	for (uint32_t i = 0; i < 2000; i++)
 		write_one(MSEC + i % 100 * 1000, false);
 	cr_assert_eq(r.log->pace.rate, was); /* these tell what is usual */
 	cr_assert_geq(r.log->pace.usual_ns, MSEC);
 	cr_assert_leq(r.log->pace.usual_ns, MSEC * 3 / 2);
-	for (uint32_t i = 0; i < 1000; i++)
+	for (uint32_t i = 0; i < 5000; i++)
 		write_one(MSEC, true);
 	cr_assert_eq(r.log->pace.rate, 1024 * MIB); /* they bear it: there is an end all the same */
+	write_one(4 * MSEC, true);
+	cr_assert_eq(r.log->pace.rate, 1024 * MIB); /* one of so many may be slow */
 	write_one(4 * MSEC, true);
 	cr_assert_eq(r.log->pace.rate, 512 * MIB);
 	for (uint32_t i = 0; i < 100; i++)
 		write_one(4 * MSEC, true);
-	cr_assert_eq(r.log->pace.rate, 32 * MIB); /* who is far behind gets on */
-	write_one(4 * MSEC, false);
-	cr_assert_eq(r.log->pace.rate, 32 * MIB);
+	cr_assert_eq(r.log->pace.rate, 4 * MIB); /* who is far behind gets on */
+	for (uint32_t i = 0; i < 1000; i++)
+		write_one(4 * MSEC, false);
+	cr_assert_eq(r.log->pace.rate, 4 * MIB); /* nothing was read: nothing is known of that */
+}
+
+Test(commitlog_pace, readers_get_on_faster_than_writers_append, .init = up, .fini = down)
+{
+	for (uint32_t i = 0; i < 2000; i++)
+		write_one(MSEC, false);
+	for (uint32_t i = 0; i < 1000; i++) {
+		r.log->stats.stored_bytes += 80000; /* 20 MB a second */
+		write_one(4 * MSEC, true);
+	}
+	cr_assert_geq(r.log->pace.rate, 20000000);
+	cr_assert_leq(r.log->pace.rate, 30000000);
+}
+
+/* Whose tail is long by itself is not the readers' fault. */
+Test(commitlog_pace, writes_that_are_slow_without_reads_do_not_count_against_these, .init = up, .fini = down)
+{
+	for (uint32_t i = 0; i < 4000; i++)
+		write_one(i % 64 ? MSEC : 20 * MSEC, false);
+	for (uint32_t i = 0; i < 4000; i++)
+		write_one(i % 64 ? MSEC : 20 * MSEC, true);
+	cr_assert_geq(r.log->pace.rate, 64 * MIB);
+}
+
+/* --------------------------------------------------------- made-up devices */
+
+/* One thing after the other, in the order in which they came; so many bytes a second, if it is bounded. */
+struct device {
+	const char *what;
+	double write_ns;
+	double tail_ns, tailed; /* so large a part of the writes takes up to twice so much longer */
+	double read_ns, read_bytes_per_s;
+	double stall_ns, stalled; /* likewise of the reads */
+	double bytes_per_s;       /* 0: not bounded */
+	double least;             /* MB/s that a reader gets */
+};
+
+static struct {
+	uint64_t random, free_ns, filled_ns;
+	double tokens;
+} model;
+
+/* xorshift64 (Marsaglia 2003) */
+static double chance(void)
+{
+	model.random ^= model.random << 13;
+	model.random ^= model.random >> 7;
+	model.random ^= model.random << 17;
+	return (double)(model.random >> 11) * 0x1p-53;
+}
+
+/* When is it done? */
+static uint64_t serve(const struct device *d, bool write, uint32_t bytes)
+{
+	double ns = write ? d->write_ns * (0.9 + 0.2 * chance()) : d->read_ns + bytes * 1e9 / d->read_bytes_per_s;
+	uint64_t begin = r.core->now_ns > model.free_ns ? r.core->now_ns : model.free_ns;
+
+	if (write && chance() < d->tailed)
+		ns += d->tail_ns * 2 * chance();
+	if (!write && chance() < d->stalled)
+		ns += d->stall_ns * 2 * chance();
+	if (d->bytes_per_s > 0) {
+		model.tokens += (double)(begin - model.filled_ns) * d->bytes_per_s / 1e9;
+		model.tokens = (model.tokens > (double)MIB ? (double)MIB : model.tokens) - bytes;
+		if (model.tokens < 0) {
+			begin += (uint64_t)(-model.tokens * 1e9 / d->bytes_per_s);
+			model.tokens = 0;
+		}
+		model.filled_ns = begin;
+	}
+	model.free_ns = begin + (uint64_t)ns;
+	return model.free_ns;
+}
+
+#define WRITES 20000u
+
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* One write after the other, and a reader that takes what it may. Return: p99, of all but the first half. */
+static uint64_t p99_of(const struct device *d, bool reader, double *ret_rate)
+{
+	static uint64_t took[WRITES];
+	struct pace *p = &r.log->pace;
+	uint64_t begun, done, read_done = UINT64_MAX, next, bytes = 0, since = 0;
+	uint32_t len = 0;
+
+	for (uint32_t i = 0; i < WRITES; i++) {
+		if (i == WRITES / 2) {
+			bytes = 0;
+			since = r.core->now_ns;
+		}
+		begun = r.core->now_ns;
+		thmqi_pace_write(r.log, &flight);
+		done = serve(d, true, 4096);
+		r.log->stats.stored_bytes += 4096;
+		while (r.core->now_ns < done) {
+			if (reader && !p->reading) {
+				len = thmqi_pace_bytes(r.log, 1u << 20);
+				if (thmqi_pace_read(r.log, len)) {
+					thmqi_pace_begun(r.log);
+					read_done = serve(d, false, len);
+					bytes += len;
+				}
+			}
+			next = read_done < done ? read_done : done;
+			if (thmqi_timer_is_running(&p->timer) && p->timer.deadline_ns < next)
+				next = p->timer.deadline_ns;
+			r.core->now_ns = next > r.core->now_ns ? next : r.core->now_ns + 1;
+			if (thmqi_timer_is_running(&p->timer) && p->timer.deadline_ns <= r.core->now_ns)
+				thmqi_timer_stop(r.core, &p->timer);
+			if (read_done <= r.core->now_ns) {
+				thmqi_pace_ended(r.log, len);
+				read_done = UINT64_MAX;
+			}
+		}
+		thmqi_pace_written(r.log, &flight);
+		took[i] = r.core->now_ns - begun;
+		pass(1500);
+	}
+	if (read_done != UINT64_MAX)
+		thmqi_pace_ended(r.log, len);
+	*ret_rate = (double)bytes * 1e3 / (double)(r.core->now_ns - since);
+	qsort(took + WRITES / 2, WRITES / 2, sizeof(*took), by_size);
+	return took[WRITES / 2 + WRITES / 2 * 99 / 100];
+}
+
+Test(commitlog_pace, no_device_lets_a_reader_double_the_p99_of_writes, .init = up, .fini = down)
+{
+	static const struct device devices[] = {
+		{"fast", 100e3, 300e3, .01, 30e3, 2e9, 0, 0, 0, 30},
+		{"fast, with a long tail", 100e3, 2e6, .02, 30e3, 2e9, 0, 0, 0, 30},
+		{"some reads stall", 200e3, 100e3, .01, 100e3, 1e9, 4e6, .05, 0, 15},
+		{"many reads stall", 200e3, 100e3, .01, 100e3, 1e9, 4e6, .3, 0, 15},
+		{"reads take long", 200e3, 100e3, .01, 2e6, 1e9, 0, 0, 0, 15},
+		{"reads take very long", 200e3, 100e3, .01, 10e6, 1e9, 0, 0, 0, 15},
+		{"bounded", 200e3, 100e3, .01, 50e3, 1e9, 0, 0, 100e6, 15},
+		{"slow, with stalls", 300e3, 5e6, .03, 300e3, 150e6, 5e6, .02, 0, 10},
+	};
+
+	for (uint32_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++) {
+		const struct device *d = &devices[i];
+		double rate;
+		uint64_t alone, beside;
+
+		thmqi_timer_stop(r.core, &r.log->pace.timer);
+		memset(&r.log->pace, 0, sizeof(r.log->pace));
+		memset(&model, 0, sizeof(model));
+		model.random = 88172645463325252ull;
+		thmqi_pace_init(r.log);
+		alone = p99_of(d, false, &rate);
+		beside = p99_of(d, true, &rate);
+		cr_log_info("%s: p99 %.0f us, beside a reader %.0f us, who gets %.1f MB/s", d->what,
+			    (double)alone / 1e3, (double)beside / 1e3, rate);
+		cr_expect_leq(beside, 2 * alone, "%s: %.0f us, and %.0f us beside a reader", d->what, (double)alone / 1e3,
+			      (double)beside / 1e3);
+		cr_expect_geq(rate, d->least, "%s: a reader gets %.1f MB/s", d->what, rate);
+	}
 }
 
 /* A reader of a backlog beside writes gets all of it, in small pieces. */

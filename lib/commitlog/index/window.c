@@ -120,8 +120,7 @@ static int start(struct thmq_log_reader *r, struct window *w, struct segment *s,
 	w->reader = r;
 	w->segment = s;
 	w->reading = true;
-	r->log->pace.reading++;
-	r->log->pace.begun++;
+	thmqi_pace_begun(r->log);
 	return 0;
 }
 
@@ -154,7 +153,7 @@ static void on_read(struct thmqi_disk_op *op, int64_t result)
 	struct thmq_log_reader *r = w->reader;
 
 	w->reading = false;
-	r->log->pace.reading--;
+	thmqi_pace_ended(r->log, w->op.len);
 	if (r->closed) {
 		thmqi_buf_unref(w->buf);
 		w->buf = NULL;
