@@ -51,7 +51,7 @@ void print_json_string(FILE *out, const void *data,
 		       size_t len); /* as "…", or as {"base64": …} if it is not UTF-8 */
 
 /* thmq_sub.c */
-void print_message(const struct thmq_message *m, bool json);
+void print_message(const struct thmq_consumer *c, const struct thmq_message *m, bool json);
 bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value); /* begin, end, an offset, or a time: an enum thmq_start */
 
 /* thmq_units.c: 0, or an exit code after saying what is wrong with @option's value. */

@@ -47,7 +47,7 @@ static int show(struct browse *b, const struct thmq_key_info *at)
 	if (rc <= 0)
 		return rc;
 	if (m.offset == at->offset && m.partition == at->partition) /* else it is too old to be shown */
-		print_message(&m, b->json);
+		print_message(b->consumer, &m, b->json);
 	thmq_release(b->consumer, &m, 1);
 	return 1;
 }
@@ -127,7 +127,7 @@ static int in_order(struct browse *b)
 		for (i = 0; i < n && done < b->count; i++) {
 			if (!is_wanted(b, &m[i]))
 				continue;
-			print_message(&m[i], b->json);
+			print_message(b->consumer, &m[i], b->json);
 			done++;
 		}
 		thmq_release(b->consumer, m, (uint32_t)n);

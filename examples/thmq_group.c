@@ -83,13 +83,16 @@ static int print_partition(struct connection *c, const struct about *a, const ch
 	if (rc)
 		return fail(rc, "%s", thmq_errmsg());
 	if (json) {
-		printf("%s{\"partition\":%u,\"begun\":%s,\"group_offset\":", i ? "," : "", i, begun ? "true" : "false");
+		printf("%s{\"partition\":%u,\"priority\":%u,\"begun\":%s,\"group_offset\":", i ? "," : "", i, p.priority, begun ? "true" : "false");
 		printf(begun ? "%llu" : "null", (unsigned long long)p.group_offset);
 		printf(",\"end\":%llu,\"lag\":%llu,\"member\":", (unsigned long long)p.end_offset, (unsigned long long)p.lag);
 		printf(owned ? "%u}" : "null}", owned ? a->owners[i] : 0);
 		return EXIT_OK;
 	}
-	printf("  partition %u: ", i);
+	printf("  partition %u", i);
+	if (p.priority)
+		printf(", priority %u", p.priority);
+	fputs(": ", stdout);
 	if (begun)
 		printf("at %llu of %llu, ", (unsigned long long)p.group_offset, (unsigned long long)p.end_offset);
 	else

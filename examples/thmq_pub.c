@@ -333,6 +333,20 @@ static int finish(struct pub *p, int code)
 	return rc;
 }
 
+/* Which the sending itself would only call wrong. */
+static int check_priority(const struct pub *p, const char *topic)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	int rc = p->message.priority ? thmq_topic_describe(p->c.session, topic, &info) : 0;
+
+	if (rc)
+		return fail(rc, "%s", thmq_errmsg());
+	if (p->message.priority && p->message.priority >= info.priorities)
+		return info.priorities ? fail(-EINVAL, "topic %s has priorities from 0 to %u", topic, info.priorities - 1)
+				       : fail(-EINVAL, "topic %s has no priorities", topic);
+	return 0;
+}
+
 /* With the connection made: the topic, a producer, and every line. */
 static int publish_all(struct pub *p, const char *topic, bool create, uint32_t partition_count,
 		       uint32_t durability, uint32_t compression)
@@ -348,6 +362,9 @@ static int publish_all(struct pub *p, const char *topic, bool create, uint32_t p
 	if (rc)
 		return fail(rc, "%s%s", thmq_errmsg(),
 			    rc == -THMQ_ENOTOPIC ? "; --create makes it" : "");
+	rc = check_priority(p, topic);
+	if (rc)
+		return rc;
 	p->line_max = (size_t)thmq_producer_len_max(p->producer) + THMQ_KEY_MAX + 2;
 	p->buffer = malloc(p->line_max + CHUNK);
 	if (!p->buffer)
@@ -453,7 +470,7 @@ static bool parse_compression(const char *text, uint32_t *ret_codec)
 int cmd_pub(int argc, char **argv)
 {
 	const char *key = NULL, *separator = NULL, *partition = NULL, *partitions = NULL,
-		   *tag = NULL, *level = NULL, *ttl = NULL, *delay = NULL, *when = NULL, *compress = NULL;
+		   *tag = NULL, *level = NULL, *ttl = NULL, *delay = NULL, *when = NULL, *compress = NULL, *priority = NULL;
 	struct pub p = {.separator = -1};
 	bool create = false;
 	const struct option_spec specs[] = {{"--create", NULL, &create},
@@ -461,6 +478,7 @@ int cmd_pub(int argc, char **argv)
 					    {"--key", &key, NULL},
 					    {"--key-separator", &separator, NULL},
 					    {"--partition", &partition, NULL},
+					    {"--priority", &priority, NULL},
 					    {"--tag", &tag, NULL},
 					    {"--ttl", &ttl, NULL},
 					    {"--delay", &delay, NULL},
@@ -470,7 +488,7 @@ int cmd_pub(int argc, char **argv)
 					    {"--quiet", NULL, &p.quiet},
 					    {"--json", NULL, &p.json},
 					    {NULL, NULL, NULL}};
-	uint64_t number = 0, count = 0, at_ns = 0;
+	uint64_t number = 0, count = 0, at_ns = 0, rank = 0;
 	uint32_t durability = 0, compression = THMQ_COMPRESSION_NONE;
 	int words, rc;
 
@@ -498,6 +516,8 @@ int cmd_pub(int argc, char **argv)
 				   strlen(tag));
 	if (partition && !parse_number(partition, UINT32_MAX, &number))
 		return usage_error("--partition: %s is no partition", partition);
+	if (priority && !parse_number(priority, THMQ_PRIORITIES_MAX - 1, &rank))
+		return usage_error("--priority: a number from 0 to %u, not %s", THMQ_PRIORITIES_MAX - 1, priority);
 	if (partitions && (!parse_number(partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
 		return usage_error("--partitions: a number from 1 to %u, not %s", THMQ_PARTITION_COUNT_MAX, partitions);
 	if (partitions && !create)
@@ -516,6 +536,7 @@ int cmd_pub(int argc, char **argv)
 		p.message.key_len = key ? (uint32_t)strlen(key) : 0;
 		p.message.tag = tag;
 		p.message.partition = (uint32_t)number;
+		p.message.priority = (uint32_t)rank;
 		p.message.flags = partition ? THMQ_MESSAGE_PARTITION : 0;
 		p.separator = separator ? (unsigned char)separator[0] : -1;
 		p.progress = !p.quiet && !p.json && isatty(STDERR_FILENO);

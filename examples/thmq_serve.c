@@ -58,8 +58,8 @@ static struct {
 
 static void on_denied(void *ctx, const struct thmq_access *what)
 {
-	static const char *const operations[] = {"?", "connect", "create", "delete", "describe", "produce", "consume", "administrate"};
-	const char *operation = what->operation <= THMQ_OPERATION_ADMIN ? operations[what->operation] : "?";
+	static const char *const operations[] = {"?", "connect", "create", "delete", "describe", "produce", "consume", "administrate", "alter"};
+	const char *operation = what->operation <= THMQ_OPERATION_ALTER ? operations[what->operation] : "?";
 
 	(void)ctx;
 	pthread_mutex_lock(&denied.lock);

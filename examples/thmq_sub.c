@@ -47,7 +47,7 @@ static void print_headers(const struct thmq_message *m)
 		fputc('}', stdout);
 }
 
-void print_message(const struct thmq_message *m, bool json)
+void print_message(const struct thmq_consumer *c, const struct thmq_message *m, bool json)
 {
 	if (!json) {
 		fwrite(m->data, 1, m->len, stdout);
@@ -56,6 +56,8 @@ void print_message(const struct thmq_message *m, bool json)
 	}
 	printf("{\"partition\":%u,\"offset\":%llu,\"time_ns\":%lld", m->partition,
 	       (unsigned long long)m->offset, (long long)m->time_ns);
+	if (thmq_message_priority(c, m) > 0)
+		printf(",\"priority\":%d", thmq_message_priority(c, m));
 	if (m->key) {
 		fputs(",\"key\":", stdout);
 		print_json_string(stdout, m->key, m->key_len);
@@ -184,7 +186,7 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 			break;
 		}
 		for (i = 0; i < n; i++) {
-			print_message(&m[i], json);
+			print_message(consumer, &m[i], json);
 			if (output_failed())
 				break;
 			if (m[i].partition < e->count)

@@ -51,6 +51,7 @@ struct thmq_consumer;
 #define THMQ_HEADER_NAME_MAX 255u /* bytes of a header's name, without the final NUL */
 #define THMQ_HEADERS_MAX 65000u /* bytes of all headers of a message: names, values, and 5 for each */
 #define THMQ_PARTITION_COUNT_MAX 65536u
+#define THMQ_PRIORITIES_MAX 10u /* of a topic */
 #define THMQ_SHARD_COUNT_MAX 1024u
 #define THMQ_CORE_COUNT_MAX 256u
 
@@ -717,6 +718,13 @@ struct thmq_topic_opts {
 	uint64_t ttl_ns; /* of messages that have none of their own: see struct thmq_message_opts; what has outlived it need not be kept. 0: none */
 	uint64_t tombstone_ns; /* with THMQ_TOPIC_COMPACT: how long it is kept at least that a key was deleted, so that slow readers hear of it; 0 means a day */
 	const struct thmq_limits *limits; /* of all that goes through the topic; NULL: none. Copied */
+	/*
+	 * Messages have a priority from 0 to priorities - 1, and consumers get higher ones first; up to THMQ_PRIORITIES_MAX; 0 and 1: they have
+	 * none. Each priority has partition_count partitions of its own: what has priority k of partition p is in partition p + k *
+	 * partition_count, with offsets, groups, retention and all of its own. doc/priorities.md
+	 */
+	uint32_t priorities;
+	uint32_t reserved;
 };
 
 #define THMQ_TOPIC_VOLATILE 1u  /* a ring in memory, no log; gone with the broker */
@@ -753,6 +761,24 @@ THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
  */
 THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
 
+/* What of a topic thmq_topic_alter() sets. */
+#define THMQ_ALTER_RETENTION_TIME 1u  /* retention_ns */
+#define THMQ_ALTER_RETENTION_BYTES 2u /* retention_bytes */
+#define THMQ_ALTER_TTL 4u             /* ttl_ns */
+#define THMQ_ALTER_TOMBSTONE 8u       /* tombstone_ns, of a compacted one */
+#define THMQ_ALTER_LIMITS 16u         /* limits, all of them; NULL: none any more */
+
+/**
+ * thmq_topic_alter() - give a topic other limits
+ * @opts: as of thmq_topic_create(), of which only what @what names is looked at; 0 there is what it is at creation: none, or the default
+ * @what: THMQ_ALTER_*, at least one. All else of a topic is as it was created.
+ * What may go by it, and how much may go through, is so at once, for producers and consumers that are open too; ttl_ns counts for consumers that are opened from then on.
+ * Return: 0 when durable, and so everywhere; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EBUSY it is just being changed by somebody else; -EINVAL also what
+ * such a topic cannot have; -ENOSPC; -ENOMEM stored, and not so in some shard before the broker is opened again; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
+ * Threads: the session's; blocks until the answer comes.   Source: doc/retention.md, doc/access.md
+ */
+THMQ_API int thmq_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what);
+
 struct thmq_topic_info {
 	uint32_t size;  /* in: of each element */
 	uint32_t flags; /* THMQ_TOPIC_VOLATILE, _RETAIN_CONSUMED, _COMPACT */
@@ -768,6 +794,8 @@ struct thmq_topic_info {
 	/* as in struct thmq_limits */
 	uint64_t produce_bytes, produce_messages;
 	uint64_t consume_bytes, consume_messages;
+	uint32_t priorities; /* 0: its messages have none; else partition_count is that of all of them together */
+	uint32_t reserved;
 };
 
 /**
@@ -786,7 +814,7 @@ struct thmq_partition_info {
 	uint32_t size; /* in */
 	uint32_t partition;
 	uint32_t shard;
-	uint32_t reserved;
+	uint32_t priority; /* of its messages; 0 also where they have none */
 	uint64_t begin_offset; /* first message that is held */
 	uint64_t end_offset;   /* one past the last visible message */
 	uint64_t group_offset; /* of the group asked for; UINT64_MAX if it has none */
@@ -815,7 +843,7 @@ struct thmq_key_info {
 
 /**
  * thmq_key_find() - where the newest message with a key is
- * @partition: in this one; UINT32_MAX: in the one that the key's hash says, where its messages go by themselves
+ * @partition: in this one; UINT32_MAX: in the one that the key's hash says, where its messages go by themselves, of priority 0 where there are some
  * @key: 1 to THMQ_KEY_MAX bytes
  * @before_offset: only below it, such as the offset of one that was found: so all that a key had is found, newest first; UINT64_MAX: all
  * It is found by the index: at most one device read for each segment whose filter and times do not rule the key out, and one for the
@@ -1001,6 +1029,8 @@ struct thmq_message_opts {
 	 */
 	int64_t deliver_at_ns;
 	uint64_t delay_ns;
+	uint32_t priority; /* of a topic with priorities: 0, the lowest, … priorities - 1; of any other: 0. partition counts those of one priority then */
+	uint32_t reserved3;
 	/* It is seen once this is committed, and never if it is not. One batch is as long as it may be; not on a volatile or compacted topic, not delayed,
 	 * not with what is expected. NULL: at once. doc/transactions.md */
 	struct thmq_txn *txn;
@@ -1036,7 +1066,8 @@ struct thmq_claim {
  * settled, so that a claim that is never finished ends in -EAGAIN for its own session only.
  *
  * Return: 0; -EAGAIN window full, poll and try again; -EMSGSIZE; -EINVAL; -THMQ_ENOPARTITION;
- * -THMQ_ENOTOPIC the topic was deleted; -THMQ_EFENCED another has this producer's name; -ESHUTDOWN the broker is gone.
+ * -THMQ_ENOTOPIC the topic was deleted; -THMQ_EFENCED another has this producer's name; -ESHUTDOWN the broker is gone. -EINVAL is also a priority that the topic
+ * does not have.
  * Threads: owner only; never blocks, allocates or does I/O, except that the first claim for a partition
  * whose shard the session does not use yet connects to it (-EAGAIN until it is connected).
  */
@@ -1094,7 +1125,7 @@ struct thmq_consumer_opts {
 	uint32_t size;
 	uint32_t flags; /* THMQ_CONSUMER_* */
 	uint32_t start; /* enum thmq_start where the group has no offset; BEGIN or END or TIME */
-	uint32_t prefetch_count; /* messages handed over and not released; 0 means 65536 */
+	uint32_t prefetch_count; /* messages handed over and not released; 0 means 65536. Of a topic with priorities each has its equal share, and at least one */
 	uint64_t prefetch_bytes; /* bytes likewise; 0 means 4 MiB */
 	uint64_t start_time_ns;  /* for THMQ_START_TIME */
 	uint64_t
@@ -1213,7 +1244,8 @@ struct thmq_message {
  * What was compressed is unpacked into memory that is taken for it; where the codec's library is not there a THMQ_EVENT_ERROR with -EOPNOTSUPP comes instead
  * of the run that it is in. What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
  * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
- * of a message whose last part is not stored.
+ * of a message whose last part is not stored. Of a topic with priorities the highest that has come is first, and of each 65 messages one is of a lower priority if
+ * such a one waits here.
  * Return: how many; 0 nothing is there now; -ENOBUFS the whole prefetch is held by the app: release first;
  * -EINVAL; -THMQ_ENOTOPIC deleted; -THMQ_EFENCED the group has taken this consumer for dead, since its session was silent
  * for session_timeout_ns: it gets nothing any more, open another; -ESHUTDOWN the broker is gone; -THMQ_EFAILED.
@@ -1294,6 +1326,14 @@ THMQ_API int thmq_reject(struct thmq_consumer *consumer, const struct thmq_messa
  * Return: 1 …; 0 the group is not shared; -EINVAL not a message that is held.
  */
 THMQ_API int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message);
+
+/**
+ * thmq_message_priority() - which priority a message has
+ * @message: fetched by @consumer; it need not be held any more
+ * Return: 0 …; 0 where the topic has no priorities; -EINVAL not a fetched message.
+ * Threads: the session's; never blocks.   Source: doc/priorities.md
+ */
+THMQ_API int thmq_message_priority(const struct thmq_consumer *consumer, const struct thmq_message *message);
 
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably

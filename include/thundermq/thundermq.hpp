@@ -310,6 +310,11 @@ public:
 	{
 		detail::control(thmq_topic_create(raw(), name, &opts));
 	}
+	/* what: of THMQ_ALTER_* */
+	void alter_topic(const char *name, const topic_options &opts, uint32_t what)
+	{
+		detail::control(thmq_topic_alter(raw(), name, &opts, what));
+	}
 	void delete_topic(const char *name) { detail::control(thmq_topic_delete(raw(), name)); }
 	thmq_topic_info topic(const char *name)
 	{
@@ -585,6 +590,10 @@ public:
 	bool reject(const message &m, const char *reason = nullptr)
 	{
 		return detail::taken(thmq_reject(raw(), &m.raw(), reason), "thmq_reject");
+	}
+	uint32_t priority(const message &m) const
+	{
+		return static_cast<uint32_t>(detail::data(thmq_message_priority(raw(), &m.raw()), "thmq_message_priority"));
 	}
 	uint32_t deliveries(const message &m) const
 	{

@@ -202,6 +202,11 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 		return rc;
 	if (o.partition_count > THMQ_PARTITION_COUNT_MAX)
 		return thmqi_fail(-EINVAL, "topic %s: at most %u partitions", name, THMQ_PARTITION_COUNT_MAX);
+	if (o.priorities > THMQ_PRIORITIES_MAX)
+		return thmqi_fail(-EINVAL, "topic %s: at most %u priorities", name, THMQ_PRIORITIES_MAX);
+	if (o.priorities && o.partition_count > THMQ_PARTITION_COUNT_MAX / o.priorities)
+		return thmqi_fail(-EINVAL, "topic %s: each priority has its own partitions: at most %u of all together", name,
+				  THMQ_PARTITION_COUNT_MAX);
 	if (o.visible_at > THMQ_DURABILITY_ALL)
 		return thmqi_fail(-EINVAL, "topic %s: unknown durability %u", name, o.visible_at);
 	if ((o.flags & THMQ_TOPIC_VOLATILE) && o.visible_at > THMQ_DURABILITY_MEMORY)
@@ -227,6 +232,30 @@ int thmq_topic_delete(struct thmq_session *session, const char *name)
 		return bad("session");
 	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
 	return rc ? rc : thmqi_client_topic_delete(session, name);
+}
+
+#define ALTER_KNOWN \
+	(THMQ_ALTER_RETENTION_TIME | THMQ_ALTER_RETENTION_BYTES | THMQ_ALTER_TTL | THMQ_ALTER_TOMBSTONE | THMQ_ALTER_LIMITS)
+
+int thmq_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what)
+{
+	struct thmq_limits limits;
+	struct thmq_topic_opts o;
+	int rc;
+
+	if (!is_session(session))
+		return bad("session");
+	rc = check_name(name, THMQ_TOPIC_NAME_MAX, "topic");
+	if (rc == 0)
+		rc = copy_opts(&o, sizeof(o), opts, UINT32_MAX, "topic");
+	if (rc)
+		return rc;
+	if (!what || (what & ~ALTER_KNOWN))
+		return thmqi_fail(-EINVAL, "alter topic %s: what is of THMQ_ALTER_*, not %#x", name, what);
+	if (!(what & THMQ_ALTER_LIMITS))
+		o.limits = NULL;
+	rc = check_limits(name, &o, &limits);
+	return rc ? rc : thmqi_client_topic_alter(session, name, &o, what);
 }
 
 int thmq_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos, uint32_t max)
@@ -540,6 +569,13 @@ int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct t
 	if (!is_consumer(consumer) || !message)
 		return -EINVAL;
 	return thmqi_client_message_deliveries(consumer, message);
+}
+
+int thmq_message_priority(const struct thmq_consumer *consumer, const struct thmq_message *message)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_message_priority(consumer, message);
 }
 
 int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)

@@ -79,9 +79,18 @@ static void sticky(struct group *g, uint32_t count)
 	}
 }
 
+/* Who has a partition has it of all priorities: else one member would work at what is low while another has more than it can do at once. */
+static void all_priorities(struct group *g, uint32_t lanes)
+{
+	uint32_t i;
+
+	for (i = lanes; i < g->topic->state.partition_count; i++)
+		g->assignments[i].target = g->assignments[i % lanes].target;
+}
+
 void thmqi_assign(struct group *g)
 {
-	uint32_t count = g->topic->state.partition_count;
+	uint32_t count = thmqi_topic_lanes(&g->topic->state);
 
 	switch (g->assignor) {
 	case THMQ_ASSIGN_ROUND_ROBIN:
@@ -93,4 +102,5 @@ void thmqi_assign(struct group *g)
 	default:
 		ranges(g, count);
 	}
+	all_priorities(g, count);
 }

@@ -127,7 +127,7 @@ static void on_shard_change(struct thmqi_broker_post *post)
 	for (i = 0; i < t->partition_count && !rc; i++) {
 		if (thmqi_meta_shard_of(m, t, i) != s->id)
 			continue;
-		if (change->op == THMQI_OP_TOPIC_CREATE)
+		if (change->op == THMQI_OP_TOPIC_CREATE || change->op == THMQI_OP_TOPIC_ALTER)
 			rc = thmqi_shard_partition_add(s, t->first_partition + i, t);
 		else if (change->op == THMQI_OP_JOIN)
 			rc = add_group(s, t->first_partition + i, change->group.group_id);
@@ -222,6 +222,12 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 			thmqi_meta_topic_remove(m, t);
 		change_carry(change);
 		break;
+	case THMQI_OP_TOPIC_ALTER:
+		t = thmqi_meta_topic_by_id(m, change->topic.topic_id);
+		if (t)
+			t->state = change->topic;
+		change_carry(change);
+		break;
 	case THMQI_OP_JOIN:
 		t = thmqi_meta_topic_by_id(m, change->group.topic_id);
 		if (t && !thmqi_meta_group(t, change->group.name)) {
@@ -283,7 +289,7 @@ static bool in_change(const struct meta *m, const char *name)
 	const struct meta_change *c;
 
 	for (c = m->changes; c; c = c->next)
-		if ((c->op == THMQI_OP_TOPIC_CREATE || c->op == THMQI_OP_TOPIC_DELETE) &&
+		if ((c->op == THMQI_OP_TOPIC_CREATE || c->op == THMQI_OP_TOPIC_DELETE || c->op == THMQI_OP_TOPIC_ALTER) &&
 		    strcmp(c->topic.name, name) == 0)
 			return true;
 	return false;
@@ -316,8 +322,8 @@ static void topic_create(struct meta *m, struct conn *c, uint64_t id, const stru
 		rc = r->topic_flags & THMQ_TOPIC_IF_ABSENT ? 0 : -EEXIST;
 	else if (in_change(m, r->name))
 		rc = -EBUSY;
-	else if (r->partition_count == 0 || r->partition_count > THMQ_PARTITION_COUNT_MAX ||
-		 r->visible_at > THMQ_DURABILITY_ALL)
+	else if (r->partition_count == 0 || r->priorities > THMQ_PRIORITIES_MAX ||
+		 r->partition_count > THMQ_PARTITION_COUNT_MAX / THMQI_MAX(r->priorities, 1u) || r->visible_at > THMQ_DURABILITY_ALL)
 		rc = -EINVAL;
 	else if (is_volatile ? m->broker->cluster != NULL : !m->shard->log)
 		rc = -ENOTSUP;
@@ -343,7 +349,8 @@ create:
 	if (r->topic_flags & THMQ_TOPIC_COMPACT)
 		change->topic.tombstone_ns = r->tombstone_ns ? r->tombstone_ns : TOMBSTONE_NS;
 	memcpy(change->topic.rates, r->rates, sizeof(change->topic.rates));
-	change->topic.partition_count = r->partition_count;
+	change->topic.priorities = r->priorities > 1 ? r->priorities : 0;
+	change->topic.partition_count = r->partition_count * THMQI_MAX(r->priorities, 1u);
 	change->topic.visible_at = r->visible_at ? r->visible_at : m->shard->final;
 	if (m->broker->cluster && r->visible_at >= THMQ_DURABILITY_DURABLE) /* it could be taken back before */
 		change->topic.visible_at = m->shard->final;
@@ -359,6 +366,48 @@ create:
 	else
 		change_store(change, STATE_TOPIC, change->topic.topic_id, &change->topic,
 			     sizeof(change->topic));
+}
+
+static int alter(struct state_topic *t, const struct thmqi_request *r)
+{
+	bool keeps = r->index & (THMQ_ALTER_RETENTION_TIME | THMQ_ALTER_RETENTION_BYTES);
+
+	if ((keeps && (t->flags & THMQ_TOPIC_VOLATILE)) || ((r->index & THMQ_ALTER_TOMBSTONE) && !(t->flags & THMQ_TOPIC_COMPACT)))
+		return -EINVAL;
+	if (r->index & THMQ_ALTER_RETENTION_TIME)
+		t->retention_ns = r->retention_ns;
+	if (r->index & THMQ_ALTER_RETENTION_BYTES)
+		t->retention_bytes = r->retention_bytes;
+	if (r->index & THMQ_ALTER_TTL)
+		t->ttl_ns = r->ttl_ns;
+	if (r->index & THMQ_ALTER_TOMBSTONE)
+		t->tombstone_ns = r->tombstone_ns ? r->tombstone_ns : TOMBSTONE_NS;
+	if (r->index & THMQ_ALTER_LIMITS)
+		memcpy(t->rates, r->rates, sizeof(t->rates));
+	return 0;
+}
+
+static void topic_alter(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
+{
+	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
+	struct state_topic state = {0};
+	struct meta_change *change;
+	int rc = !t ? -THMQ_ENOTOPIC : in_change(m, r->name) ? -EBUSY : 0;
+
+	if (!rc) {
+		state = t->state;
+		rc = alter(&state, r);
+	}
+	change = rc ? NULL : change_begin(m, c, id, THMQI_OP_TOPIC_ALTER);
+	if (!change) {
+		thmqi_reply(c, id, rc ? rc : -ENOMEM);
+		return;
+	}
+	change->topic = state;
+	if (state.flags & THMQ_TOPIC_VOLATILE)
+		thmqi_meta_durable(change, 0);
+	else
+		change_store(change, STATE_TOPIC, state.topic_id, &change->topic, sizeof(change->topic));
 }
 
 static void delete_topic(struct meta *m, struct conn *c, uint64_t id, struct topic *t)
@@ -437,6 +486,7 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->topic_flags = t->state.flags;
 	ret->partition_count = t->state.partition_count;
 	ret->visible_at = t->state.visible_at;
+	ret->priorities = t->state.priorities;
 	ret->retention_ns = t->state.retention_ns;
 	ret->retention_bytes = t->state.retention_bytes;
 	ret->ttl_ns = t->state.ttl_ns;
@@ -672,6 +722,8 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 		return thmqi_guard_ask(c, THMQ_OPERATION_CREATE, r->name);
 	case THMQI_OP_TOPIC_DELETE:
 		return thmqi_guard_ask(c, THMQ_OPERATION_DELETE, r->name);
+	case THMQI_OP_TOPIC_ALTER:
+		return thmqi_guard_ask(c, THMQ_OPERATION_ALTER, r->name);
 	case THMQI_OP_TOPIC_DESCRIBE:
 		if (r->purpose == THMQI_TO_ANY)
 			return ask_any(c, r->name);
@@ -755,6 +807,9 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		break;
 	case THMQI_OP_TOPIC_DELETE:
 		topic_delete(m, c, id, &r);
+		break;
+	case THMQI_OP_TOPIC_ALTER:
+		topic_alter(m, c, id, &r);
 		break;
 	case THMQI_OP_TOPIC_LIST:
 		topic_list(m, c, id, r.index);

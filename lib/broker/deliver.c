@@ -11,14 +11,15 @@
 
 /* ------------------------------------------------------------- deliveries */
 
-static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_count)
+static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_count, uint32_t first_index, uint32_t index_count)
 {
 	struct consumer *k = calloc(1, sizeof(*k));
 	uint32_t i;
 
 	if (!k)
 		return NULL;
-	k->delivery_count = (uint32_t)THMQI_MIN(credit_count, DELIVERY_MAX);
+	k->delivery_count = (uint32_t)THMQI_MIN(credit_count, index_count);
+	k->first_index = first_index;
 	k->deliveries = calloc(k->delivery_count, sizeof(*k->deliveries));
 	if (!k->deliveries) {
 		free(k);
@@ -28,7 +29,7 @@ static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_cou
 	k->credit_count = credit_count;
 	thmqi_list_init(&k->subs);
 	for (i = k->delivery_count; i-- > 0;) {
-		k->deliveries[i].index = i;
+		k->deliveries[i].index = first_index + i;
 		k->deliveries[i].next = k->free;
 		k->free = &k->deliveries[i];
 	}
@@ -37,9 +38,75 @@ static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_cou
 
 static void consumer_free(struct consumer *k)
 {
+	uint32_t i;
+
+	for (i = 1; k->rungs && i < k->rungs->count; i++)
+		if (k->rungs->at[i])
+			consumer_free(k->rungs->at[i]);
+	free(k->rungs);
 	thmqi_map_fini(&k->by_partition);
 	free(k->deliveries);
 	free(k);
+}
+
+/* The consumers of a stream: one, or one for each priority. */
+static uint32_t rung_count(const struct consumer *k)
+{
+	return !k ? 0 : k->rungs ? k->rungs->count : 1;
+}
+
+static struct consumer *rung(struct consumer *k, uint32_t i)
+{
+	return k->rungs ? k->rungs->at[i] : k;
+}
+
+/* Nothing is attached, and nothing held. */
+static bool is_idle(struct consumer *k)
+{
+	uint32_t i;
+
+	for (i = 0; i < rung_count(k); i++) {
+		const struct consumer *r = rung(k, i);
+
+		if (r && (!thmqi_list_empty(&r->subs) || r->held_count || r->held_bytes))
+			return false;
+	}
+	return true;
+}
+
+/* Which one of frame @f's stream it is about, made if it was not there. 0; -ENOMEM; -EINVAL it is none that the others allow */
+static int consumer_get(struct conn *c, const struct thmqi_frame *f, struct consumer **ret)
+{
+	uint32_t count = f->key_len & 0xff, priority = f->key_len >> 8, stride = DELIVERY_MAX / THMQI_MAX(count, 1u);
+	uint32_t outstanding = c->outstanding ? THMQI_MAX(c->outstanding / THMQI_MAX(count, 1u), 1u) : UINT32_MAX;
+	uint32_t credit = THMQI_MIN(f->extra, outstanding);
+	struct consumer *k = c->consumers[f->stream];
+
+	if (count > THMQ_PRIORITIES_MAX || count == 1 || priority >= THMQI_MAX(count, 1u))
+		return -EINVAL;
+	if (k && is_idle(k)) { /* an earlier consumer's: its credits were others */
+		consumer_free(k);
+		k = c->consumers[f->stream] = NULL;
+	}
+	if (!k) {
+		k = consumer_make(f->len, credit, 0, stride);
+		if (k && count)
+			k->rungs = calloc(1, sizeof(*k->rungs));
+		if (!k || (count && !k->rungs)) {
+			if (k)
+				consumer_free(k);
+			return -ENOMEM;
+		}
+		if (count)
+			*k->rungs = (struct rungs){.count = count, .stride = stride, .at = {k}};
+		c->consumers[f->stream] = k;
+	}
+	if ((k->rungs ? k->rungs->count : 0) != count)
+		return -EINVAL;
+	if (priority && !k->rungs->at[priority])
+		k->rungs->at[priority] = consumer_make(f->len, credit, priority * stride, stride);
+	*ret = rung(k, priority);
+	return *ret ? 0 : -ENOMEM;
 }
 
 static void delivery_drop(struct consumer *k, struct delivery *d)
@@ -236,7 +303,7 @@ static bool pass_aborted(struct sub *sub, struct consumer *k)
 /* Give @sub what it can have. Return: runs delivered. */
 static uint32_t pump(struct sub *sub, uint32_t budget)
 {
-	struct consumer *k = sub->conn->consumers[sub->stream];
+	struct consumer *k = thmqi_sub_consumer(sub);
 	struct partition *p = sub->partition;
 	struct thmqi_frame *f;
 	uint64_t begin, end, visible = p->visible;
@@ -316,7 +383,7 @@ static uint32_t pump_sifted(struct sub *sub)
 
 void thmqi_sub_offer(struct sub *sub)
 {
-	struct consumer *k = sub->conn->consumers[sub->stream];
+	struct consumer *k = thmqi_sub_consumer(sub);
 	struct thmqi_frame *f;
 
 	if (thmqi_likely(!sub->ready && !sub->failed && !sub->resolving && !sub->sift && !sub->limited && thmqi_consumer_has_credit(k)) &&
@@ -543,6 +610,7 @@ int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition
 	sub->partition = p;
 	sub->group = g;
 	sub->stream = f->stream;
+	sub->priority = (uint8_t)(f->key_len >> 8);
 	sub->generation = f->generation;
 	sub->uncommitted = f->flags & THMQI_ATTACH_UNCOMMITTED;
 	rc = thmqi_sift_attach(sub, f);
@@ -574,17 +642,9 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		return -EACCES;
 	if (thmqi_sub_find(c, f->stream, f->partition))
 		return -EEXIST;
-	k = c->consumers[f->stream];
-	if (k && thmqi_list_empty(&k->subs) && !k->held_count && !k->held_bytes) { /* an earlier consumer's: its credits were others */
-		consumer_free(k);
-		k = c->consumers[f->stream] = NULL;
-	}
-	if (!k) {
-		k = consumer_make(f->len, c->outstanding ? THMQI_MIN(f->extra, c->outstanding) : f->extra);
-		if (!k)
-			return -ENOMEM;
-		c->consumers[f->stream] = k;
-	}
+	rc = consumer_get(c, f, &k);
+	if (rc)
+		return rc;
 	if (f->flags & THMQI_ATTACH_SHARED)
 		return thmqi_shared_attach(c, f, p, ret_sub);
 	if (group_id) {
@@ -611,7 +671,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	sub->epoch = f->seq;
 	rc = thmq_log_reader_open(p->log, p->id, on_reader_ready, sub, &sub->reader);
 	if (rc) {
-		thmqi_map_remove(&k->by_partition, p->id);
+		thmqi_map_remove(&c->consumers[f->stream]->by_partition, p->id);
 		thmqi_sift_detach(sub);
 		free(sub);
 		return rc;
@@ -716,6 +776,9 @@ void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f)
 	struct thmqi_list *it;
 	bool starved;
 
+	if (k && thmqi_unlikely(k->rungs != NULL))
+		k = index / k->rungs->stride < k->rungs->count ? k->rungs->at[index / k->rungs->stride] : NULL;
+	index -= k ? k->first_index : 0;
 	if (!k || index >= k->delivery_count || !k->deliveries[index].out ||
 	    k->deliveries[index].generation != generation)
 		return;
@@ -727,21 +790,48 @@ void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f)
 	}
 }
 
+static void close_subs_of(struct consumer *k)
+{
+	uint32_t i;
+
+	for (i = 0; i < rung_count(k); i++) {
+		struct consumer *r = rung(k, i);
+
+		while (r && !thmqi_list_empty(&r->subs))
+			thmqi_sub_close(thmqi_list_first(&r->subs, struct sub, consumer_link), 0, false);
+	}
+}
+
+void thmqi_subs_close(struct conn *c)
+{
+	uint32_t i;
+
+	for (i = 0; i < THMQI_STREAMS; i++)
+		close_subs_of(c->consumers[i]);
+}
+
+static void drop_deliveries(struct consumer *k)
+{
+	uint32_t i;
+
+	for (i = 0; i < k->delivery_count; i++)
+		if (k->deliveries[i].out)
+			delivery_drop(k, &k->deliveries[i]);
+}
+
 void thmqi_consumers_close(struct conn *c)
 {
 	struct consumer *k;
 	uint32_t i, j;
 
+	thmqi_subs_close(c);
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		k = c->consumers[i];
 		if (!k)
 			continue;
-		while (!thmqi_list_empty(&k->subs))
-			thmqi_sub_close(thmqi_list_first(&k->subs, struct sub, consumer_link), 0,
-					false);
-		for (j = 0; j < k->delivery_count; j++)
-			if (k->deliveries[j].out)
-				delivery_drop(k, &k->deliveries[j]);
+		for (j = 0; j < rung_count(k); j++)
+			if (rung(k, j))
+				drop_deliveries(rung(k, j));
 		consumer_free(k);
 		c->consumers[i] = NULL;
 	}

@@ -32,8 +32,8 @@ int thmqi_follow_note(struct meta *m, const struct thmq_log_run *run)
 	c->meta = m;
 	c->index = run->index;
 	c->kind = kind;
-	if (kind == STATE_TOPIC) /* its length was checked */
-		memcpy(&c->topic, run->payload, sizeof(c->topic));
+	if (kind == STATE_TOPIC) /* an older library's ends sooner */
+		memcpy(&c->topic, run->payload, THMQI_MIN(run->header->len, (uint32_t)sizeof(c->topic)));
 	else if (kind == STATE_PRODUCER)
 		memcpy(&c->producer, run->payload, sizeof(c->producer));
 	else

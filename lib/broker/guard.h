@@ -125,7 +125,7 @@ struct topics {
 
 int thmqi_topics_init(struct shard *s);
 void thmqi_topics_fini(struct shard *s);
-/* @p is one of the topic's from now on. -ENOMEM. Again is nothing new. */
+/* @p is one of the topic's from now on. -ENOMEM. Again: the topic's limits may be others. */
 int thmqi_topics_enter(struct shard *s, struct partition *p, const struct state_topic *t);
 void thmqi_topics_leave(struct shard *s, struct partition *p);
 

@@ -86,7 +86,7 @@ struct state_topic {
 	uint32_t flags; /* THMQ_TOPIC_*, TOPIC_DELETED */
 	uint32_t partition_count;
 	uint32_t first_partition; /* ids are first_partition … */
-	uint32_t first_shard; /* partition i is in data shard 1 + (first_shard + i) % shard_count */
+	uint32_t first_shard; /* partition i is in data shard 1 + (first_shard + i % thmqi_topic_lanes()) % shard_count */
 	uint32_t visible_at;
 	uint64_t volatile_bytes;
 	uint64_t retention_ns; /* 0: as long as there is room */
@@ -95,7 +95,15 @@ struct state_topic {
 	uint64_t ttl_ns; /* 0: none */
 	uint64_t tombstone_ns; /* of a compacted one; else 0 */
 	uint64_t rates[RATES]; /* a second, as of struct thmq_limits: produce bytes, messages, consume bytes, messages; 0: no limit */
+	uint32_t priorities; /* each has as many of the partitions, those of the lowest first; 0: there are none */
+	uint32_t reserved;
 };
+
+/* Partitions of one priority. i and i + so many are the same to those who count them without. */
+static inline uint32_t thmqi_topic_lanes(const struct state_topic *t)
+{
+	return t->priorities ? t->partition_count / t->priorities : t->partition_count;
+}
 #define STATE_TOPIC_LEN_MIN offsetof(struct state_topic, ttl_ns) /* as the first ones were */
 #define TOPIC_DELETED 0x80000000u
 
@@ -218,6 +226,16 @@ struct delivery {
 	bool out;
 };
 
+/*
+ * Of a topic with priorities: each has credits of its own, so that what is low never takes up the room of what is high. Their deliveries have
+ * numbers of their own.
+ */
+struct rungs {
+	uint32_t count;
+	uint32_t stride;                        /* numbers of each */
+	struct consumer *at[THMQ_PRIORITIES_MAX]; /* [0]: the one that has the rungs; NULL: nothing of it was attached yet */
+};
+
 /* All that one consumer has on one connection: its credits are shared by its partitions. */
 struct consumer {
 	uint64_t credit_bytes, held_bytes;
@@ -225,10 +243,12 @@ struct consumer {
 	struct delivery *deliveries;
 	struct delivery *free;
 	uint32_t delivery_count;
+	uint32_t first_index; /* number of the first */
 	bool starved; /* shared: it could have had more than its credit */
 	uint64_t out_count; /* shared: messages that it has not acknowledged, instead of held_count */
-	struct thmqi_list subs; /* of this stream */
-	struct thmqi_map by_partition; /* the same */
+	struct thmqi_list subs; /* of this stream, and of this priority */
+	struct thmqi_map by_partition; /* those of the stream; the lowest priority's has all */
+	struct rungs *rungs; /* NULL: there are no priorities */
 };
 
 /* One partition read by one consumer. */
@@ -250,6 +270,7 @@ struct sub {
 	bool limited; /* its topic or its client may have only so much */
 	bool held;    /* it has had that for now */
 	bool uncommitted; /* it sees what transactions have not committed, too */
+	uint8_t priority;
 	uint8_t resolving; /* frame that is owed once the time to begin at is an offset; 0: none. Or SUB_IS_SHARED */
 	uint32_t resolved_generation; /* of the seek */
 	int64_t time_ns;
@@ -658,6 +679,7 @@ uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
 void thmqi_sub_close(struct sub *sub, int status, bool tell);
 void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */
 void thmqi_consumers_close(struct conn *c);
+void thmqi_subs_close(struct conn *c); /* the connection goes: nobody is told */
 struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition); /* NULL: there is none */
 int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset); /* of an enum thmq_start */
 void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error); /* it gets nothing any more, and is told */
@@ -674,6 +696,14 @@ static inline void thmqi_sub_count(struct sub *sub, uint32_t messages, uint32_t 
 	t->bytes_out += bytes;
 	if (thmqi_unlikely(sub->limited))
 		thmqi_sub_pay(sub, messages, bytes);
+}
+
+/* Whose credits it takes. */
+static inline struct consumer *thmqi_sub_consumer(const struct sub *sub)
+{
+	struct consumer *k = sub->conn->consumers[sub->stream];
+
+	return thmqi_unlikely(sub->priority) ? k->rungs->at[sub->priority] : k;
 }
 
 static inline bool thmqi_consumer_has_credit(const struct consumer *k)

@@ -67,12 +67,19 @@ void thmqi_rates_take(struct rates *topic, struct rates *client, bool out, uint6
 	}
 }
 
+/* What was taken at another rate would be paid for at that: a little too much, long ago, would count for days. */
+static void set(struct rate *r, uint64_t per_s)
+{
+	if (atomic_exchange_explicit(&r->per_s, per_s, memory_order_relaxed) != per_s)
+		atomic_store_explicit(&r->at_ns, 0, memory_order_relaxed);
+}
+
 void thmqi_rates_set(struct rates *r, const struct thmq_limits *limits)
 {
-	atomic_store_explicit(&r->rate[RATE_IN_BYTES].per_s, limits->produce_bytes, memory_order_relaxed);
-	atomic_store_explicit(&r->rate[RATE_IN_MESSAGES].per_s, limits->produce_messages, memory_order_relaxed);
-	atomic_store_explicit(&r->rate[RATE_OUT_BYTES].per_s, limits->consume_bytes, memory_order_relaxed);
-	atomic_store_explicit(&r->rate[RATE_OUT_MESSAGES].per_s, limits->consume_messages, memory_order_relaxed);
+	set(&r->rate[RATE_IN_BYTES], limits->produce_bytes);
+	set(&r->rate[RATE_IN_MESSAGES], limits->produce_messages);
+	set(&r->rate[RATE_OUT_BYTES], limits->consume_bytes);
+	set(&r->rate[RATE_OUT_MESSAGES], limits->consume_messages);
 }
 
 bool thmqi_limits_any(const struct thmq_limits *l)

@@ -80,7 +80,7 @@ struct named *thmqi_meta_named(struct topic *t, const char *name)
 
 uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, uint32_t partition)
 {
-	return 1 + (t->first_shard + partition) % (m->broker->shard_count - 1);
+	return 1 + (t->first_shard + partition % thmqi_topic_lanes(t)) % (m->broker->shard_count - 1);
 }
 
 uint32_t thmqi_meta_topic_count(struct meta *m)
@@ -214,7 +214,8 @@ static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 		return -THMQ_ECORRUPT;
 	memcpy(&state, run->payload, THMQI_MIN(run->header->len, (uint32_t)sizeof(state)));
 	if (!memchr(state.name, 0, sizeof(state.name)) || state.partition_count == 0 ||
-	    state.partition_count > THMQ_PARTITION_COUNT_MAX || !ids_ok(m, &state))
+	    state.partition_count > THMQ_PARTITION_COUNT_MAX || state.priorities > THMQ_PRIORITIES_MAX ||
+	    (state.priorities && state.partition_count % state.priorities) || !ids_ok(m, &state))
 		return -THMQ_ECORRUPT;
 	m->next_topic = THMQI_MAX(m->next_topic, state.topic_id + 1);
 	m->next_partition =
@@ -226,8 +227,10 @@ static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 			thmqi_meta_topic_remove(m, t);
 		return 0;
 	}
-	if (t)
-		return 0; /* written again by a checkpoint */
+	if (t) { /* altered, or written again by a checkpoint: the last one counts */
+		t->state = state;
+		return 0;
+	}
 	rc = topic_apply(m, &state);
 	return rc == -EEXIST ? -THMQ_ECORRUPT : rc;
 }

@@ -142,7 +142,7 @@ static int cut(struct line *l, char *text)
 
 static int operations_of(const struct line *l, char *word, uint32_t *ret)
 {
-	static const char *const names[] = {"create", "delete", "describe", "produce", "consume", "admin"};
+	static const char *const names[] = {"create", "delete", "describe", "produce", "consume", "admin", "alter"};
 	char *save = NULL, *one;
 	uint32_t i;
 
@@ -155,7 +155,7 @@ static int operations_of(const struct line *l, char *word, uint32_t *ret)
 		else if (i < THMQI_ARRAY_COUNT(names))
 			*ret |= 1u << (THMQ_OPERATION_CREATE + i);
 		else
-			return wrong(l, "an operation is create, delete, describe, produce, consume, admin or all, not", one);
+			return wrong(l, "an operation is create, alter, delete, describe, produce, consume, admin or all, not", one);
 	}
 	return *ret ? 0 : wrong(l, "no operation", NULL);
 }

@@ -76,8 +76,11 @@ static int retention_take(struct partition *p, const struct state_topic *topic)
 
 	if (topic->ttl_ns && (!ns || topic->ttl_ns < ns))
 		ns = topic->ttl_ns;
-	if (!ns && !topic->retention_bytes && !consumed && !compacts)
+	if (!ns && !topic->retention_bytes && !consumed && !compacts) {
+		free(p->retention);
+		p->retention = NULL;
 		return 0;
+	}
 	if (!p->retention)
 		p->retention = calloc(1, sizeof(*p->retention));
 	if (!p->retention)
@@ -113,7 +116,7 @@ int thmqi_shard_partition_add(struct shard *s, uint32_t id, const struct state_t
 	struct partition *p = thmqi_shard_partition(s, id);
 	int rc;
 
-	if (p) { /* a copy's log told of it first, or it is told again */
+	if (p) { /* a copy's log told of it first, or it is told again, or altered */
 		rc = thmqi_topics_enter(s, p, topic);
 		if (rc)
 			return rc;
@@ -688,16 +691,9 @@ static void conn_let_go(void *arg)
  */
 void thmqi_conn_leave(struct conn *c, int error)
 {
-	struct thmqi_list *subs;
-	uint32_t i;
-
 	thmqi_link_shut(c->wire, error);
 	conn_forget(c);
-	for (i = 0; i < THMQI_STREAMS; i++) {
-		subs = c->consumers[i] ? &c->consumers[i]->subs : NULL;
-		while (subs && !thmqi_list_empty(subs))
-			thmqi_sub_close(thmqi_list_first(subs, struct sub, consumer_link), 0, false);
-	}
+	thmqi_subs_close(c);
 	c->shard = NULL;
 	thmqi_link_leave(c->wire, conn_let_go, c);
 }

@@ -696,13 +696,13 @@ static void feed_all(struct shared *sh)
 		const struct sub *sub = thmqi_container(it, struct sub, partition_link);
 
 		if (sub->shared == sh)
-			feed(sub->conn->consumers[sub->stream]);
+			feed(thmqi_sub_consumer(sub));
 	}
 }
 
 uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget)
 {
-	struct consumer *k = sub->conn->consumers[sub->stream];
+	struct consumer *k = thmqi_sub_consumer(sub);
 	struct shared *sh = sub->shared;
 	uint32_t done = 0, messages = 0;
 	struct thmqi_frame *f;
@@ -826,7 +826,7 @@ void thmqi_shared_settle(struct conn *c, const struct thmqi_frame *f)
 	default:
 		break;
 	}
-	feed(c->consumers[f->stream]);
+	feed(thmqi_sub_consumer(sub));
 }
 
 /* -------------------------------------------------------------------- attach, leave */
@@ -860,8 +860,8 @@ static int begin(struct conn *c, struct group_offset *g, const struct thmqi_fram
 int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct partition *p,
 			struct sub **ret_sub)
 {
-	struct consumer *k = c->consumers[f->stream];
 	struct group_offset *g;
+	struct consumer *k;
 	struct sub *sub;
 	int rc;
 
@@ -883,6 +883,7 @@ int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct part
 	rc = thmqi_sub_make(c, f, p, g, &sub);
 	if (rc)
 		return rc;
+	k = thmqi_sub_consumer(sub);
 	sub->shared = g->shared;
 	sub->lease.total = &k->out_count;
 	sub->resolving = SUB_IS_SHARED;

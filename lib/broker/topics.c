@@ -46,15 +46,16 @@ static struct rates *rates_of(struct thmq_broker *b, const struct state_topic *t
 		r = calloc(1, sizeof(*r));
 		if (r) {
 			r->topic_id = t->topic_id;
-			thmqi_rates_set(r, &(struct thmq_limits){.produce_bytes = t->rates[RATE_IN_BYTES],
-								 .produce_messages = t->rates[RATE_IN_MESSAGES],
-								 .consume_bytes = t->rates[RATE_OUT_BYTES],
-								 .consume_messages = t->rates[RATE_OUT_MESSAGES]});
 			thmqi_list_add_tail(&g->rates, &r->link);
 		}
 	}
-	if (r)
+	if (r) {
+		thmqi_rates_set(r, &(struct thmq_limits){.produce_bytes = t->rates[RATE_IN_BYTES],
+							 .produce_messages = t->rates[RATE_IN_MESSAGES],
+							 .consume_bytes = t->rates[RATE_OUT_BYTES],
+							 .consume_messages = t->rates[RATE_OUT_MESSAGES]});
 		r->refs++;
+	}
 	pthread_mutex_unlock(&g->lock);
 	return r;
 }
@@ -158,6 +159,27 @@ static void look_again(struct thmqi_list *conns, const struct partition *p)
 	}
 }
 
+/* It may have other limits now. Those who use @p look at them from now on, if there are any: once there were, they stay, and may say nothing. */
+static int renew(struct shard *s, struct partition *p, const struct state_topic *state)
+{
+	struct topic_here *h = s->topics.at[p->topic];
+	struct rates *r;
+	struct thmqi_list *it;
+
+	if (!h->rates && !has_limits(state))
+		return 0;
+	r = rates_of(s->broker, state);
+	if (!r)
+		return -ENOMEM;
+	rates_drop(s->broker, h->rates);
+	h->rates = r;
+	thmqi_list_each(it, &p->subs)
+		thmqi_container(it, struct sub, partition_link)->limited = true;
+	look_again(&s->conns, p);
+	look_again(&s->resting, p);
+	return 0;
+}
+
 int thmqi_topics_enter(struct shard *s, struct partition *p, const struct state_topic *state)
 {
 	struct topics *t = &s->topics;
@@ -165,7 +187,7 @@ int thmqi_topics_enter(struct shard *s, struct partition *p, const struct state_
 	int rc;
 
 	if (!state->topic_id || p->topic)
-		return 0;
+		return state->topic_id ? renew(s, p, state) : 0;
 	h = thmqi_map_get(&t->by_id, state->topic_id);
 	rc = h ? 0 : make(s, state, &h);
 	if (rc)

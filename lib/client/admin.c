@@ -10,8 +10,15 @@
 /* As every broker says it: else it would be counted by, or printed. */
 static bool topic_ok(const struct thmqi_topic_entry *e)
 {
-	return e->partition_count && e->partition_count <= THMQ_PARTITION_COUNT_MAX &&
+	return e->partition_count && e->partition_count <= THMQ_PARTITION_COUNT_MAX && e->priorities != 1 &&
+	       e->priorities <= THMQ_PRIORITIES_MAX && !(e->priorities && e->partition_count % e->priorities) &&
 	       memchr(e->name, 0, sizeof(e->name));
+}
+
+/* Partitions of one priority. */
+static uint32_t lanes_of(const struct thmqi_topic_entry *e)
+{
+	return e->partition_count / THMQI_MAX(e->priorities, 1u);
 }
 
 const char *thmqi_session_why(int error)
@@ -27,6 +34,21 @@ static void name_request(struct thmqi_request *r, uint32_t op, const char *name)
 		snprintf(r->name, sizeof(r->name), "%s", name);
 }
 
+/* What may be altered. */
+static void say_limits(struct thmqi_request *r, const struct thmq_topic_opts *opts)
+{
+	r->retention_ns = opts->retention_ns;
+	r->retention_bytes = opts->retention_bytes;
+	r->ttl_ns = opts->ttl_ns;
+	r->tombstone_ns = opts->tombstone_ns;
+	if (opts->limits) {
+		r->rates[0] = opts->limits->produce_bytes;
+		r->rates[1] = opts->limits->produce_messages;
+		r->rates[2] = opts->limits->consume_bytes;
+		r->rates[3] = opts->limits->consume_messages;
+	}
+}
+
 int thmqi_client_topic_create(struct thmq_session *s, const char *name, const struct thmq_topic_opts *opts)
 {
 	struct thmqi_request r;
@@ -37,16 +59,8 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.partition_count = opts->partition_count ? opts->partition_count : 1;
 	r.visible_at = opts->visible_at;
 	r.volatile_bytes = opts->volatile_bytes;
-	r.retention_ns = opts->retention_ns;
-	r.retention_bytes = opts->retention_bytes;
-	r.ttl_ns = opts->ttl_ns;
-	r.tombstone_ns = opts->tombstone_ns;
-	if (opts->limits) {
-		r.rates[0] = opts->limits->produce_bytes;
-		r.rates[1] = opts->limits->produce_messages;
-		r.rates[2] = opts->limits->consume_bytes;
-		r.rates[3] = opts->limits->consume_messages;
-	}
+	r.priorities = opts->priorities;
+	say_limits(&r, opts);
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
@@ -65,6 +79,20 @@ int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
 	return rc ? thmqi_fail(rc, "delete topic %s: %s", name, thmqi_session_why(rc)) : 0;
 }
 
+int thmqi_client_topic_alter(struct thmq_session *s, const char *name, const struct thmq_topic_opts *opts, uint32_t what)
+{
+	struct thmqi_request r;
+	int rc;
+
+	name_request(&r, THMQI_OP_TOPIC_ALTER, name);
+	r.index = what;
+	say_limits(&r, opts);
+	rc = thmqi_session_meta(s, &r, NULL);
+	if (rc == -EINVAL)
+		return thmqi_fail(rc, "alter topic %s: a volatile one keeps what fits into volatile_bytes; tombstone_ns is for a compacted one", name);
+	return rc ? thmqi_fail(rc, "alter topic %s: %s", name, thmqi_session_why(rc)) : 0;
+}
+
 /* @size: what the caller's struct holds. */
 static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_info)
 {
@@ -81,7 +109,8 @@ static void info_of(const struct thmqi_topic_entry *e, uint32_t size, void *ret_
 				       .produce_bytes = e->rates[0],
 				       .produce_messages = e->rates[1],
 				       .consume_bytes = e->rates[2],
-				       .consume_messages = e->rates[3]};
+				       .consume_messages = e->rates[3],
+				       .priorities = e->priorities};
 
 	memcpy(info.name, e->name, sizeof(info.name));
 	memset(ret_info, 0, size);
@@ -226,6 +255,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 		r.partition = entries[partition].partition;
 		r.group_id = group_id;
 		info.shard = entries[partition].shard - 1;
+		info.priority = partition / lanes_of(&about);
 		rc = thmqi_session_request(s, l, &r, deadline, &reply);
 	}
 	free(entries);
@@ -261,7 +291,7 @@ int thmqi_client_key_find(struct thmq_session *s, const char *topic, uint32_t pa
 
 	rc = thmqi_session_topic(s, topic, THMQI_TO_CONSUME, &about);
 	if (!rc)
-		info.partition = partition == UINT32_MAX ? (uint32_t)(thmqi_hash64(key, key_len) % about.partition_count) : partition;
+		info.partition = partition == UINT32_MAX ? (uint32_t)(thmqi_hash64(key, key_len) % lanes_of(&about)) : partition;
 	if (!rc && info.partition >= about.partition_count)
 		rc = -THMQ_ENOPARTITION;
 	if (!rc)

@@ -190,6 +190,7 @@ static void consumer_free(struct thmq_consumer *c)
 	thmqi_runs_fini(c);
 	thmqi_dead_close(c);
 	thmqi_select_close(c);
+	thmqi_ranks_close(c);
 	free(c->backoff_ns);
 	free(c->readings);
 	free(c->tags);
@@ -365,6 +366,9 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->stream = (uint32_t)stream;
 	c->topic_id = entry.topic_id;
 	c->reading_count = entry.partition_count;
+	c->priorities = entry.priorities;
+	c->share_count = THMQI_MAX(c->opts.prefetch_count / THMQI_MAX(c->priorities, 1u), 1u);
+	c->share_bytes = THMQI_MAX(c->opts.prefetch_bytes / THMQI_MAX(c->priorities, 1u), 1u);
 	c->shared = (opts->flags & THMQ_CONSUMER_SHARED) != 0;
 	c->grouped = group != NULL && !c->shared;
 	c->ttl_ns = entry.ttl_ns;
@@ -383,6 +387,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	if (!c->readings)
 		c->reading_count = 0;
 	rc = thmqi_runs_init(c);
+	if (!rc && c->priorities)
+		rc = thmqi_ranks_open(c, c->priorities);
 	rc = rc ? rc : copy_tags(c);
 	rc = rc ? rc : copy_backoff(c);
 	rc = rc || !opts->filter ? rc : thmqi_select_open(c, opts->filter);
@@ -392,6 +398,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 		c->readings[i].consumer = c;
 		thmqi_list_init(&c->readings[i].due_link);
 		c->readings[i].index = i;
+		c->readings[i].priority = c->priorities ? i / (c->reading_count / c->priorities) : 0;
 		c->readings[i].seek_done = true;
 		c->readings[i].ack_next = c->readings[i].ack_sent = c->readings[i].ack_stored = NO_OFFSET;
 	}

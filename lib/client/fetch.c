@@ -25,7 +25,7 @@ int thmqi_runs_init(struct thmq_consumer *c)
 	uint32_t shards = THMQI_MIN(c->session->shard_count, c->reading_count);
 
 	c->last = &c->first;
-	c->live_max = THMQI_MIN(c->opts.prefetch_count, RUNS_MAX) * THMQI_MAX(shards, 1u);
+	c->live_max = THMQI_MIN(THMQI_MAX(c->opts.prefetch_count, c->priorities), RUNS_MAX) * THMQI_MAX(shards, 1u);
 	/* the app may hold as many of a connection that is lost */
 	c->pool_count = c->live_max * (c->session->opts.reconnect_ns ? 2 : 1);
 	c->pool = calloc(c->pool_count, sizeof(*c->pool));
@@ -117,8 +117,8 @@ static void flush_link(struct client_link *l)
 /* A consumer with little room cannot hold back what makes room. */
 static bool window_is_small(const struct thmq_consumer *c, const struct delivered *d)
 {
-	return (uint64_t)d->bytes * RELEASE_BATCH > c->opts.prefetch_bytes / 4 ||
-	       (uint64_t)THMQI_MAX(d->count, 1u) * RELEASE_BATCH > c->opts.prefetch_count / 4;
+	return (uint64_t)d->bytes * RELEASE_BATCH > c->share_bytes / 4 ||
+	       (uint64_t)THMQI_MAX(d->count, 1u) * RELEASE_BATCH > c->share_count / 4;
 }
 
 /* All of the run is done with. */
@@ -128,6 +128,8 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 
 	c->held_bytes -= d->bytes;
 	c->held_count -= d->count;
+	if (thmqi_unlikely(c->ranks != NULL))
+		thmqi_ranks_let_go(c, d);
 	c->stalled = false;
 	if (thmqi_unlikely(!++d->generation))
 		d->generation = 1;
@@ -192,6 +194,8 @@ void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r)
 			run_put(c, d);
 	}
 	c->last = at;
+	if (c->ranks)
+		thmqi_ranks_renew(c);
 }
 
 void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l)
@@ -218,6 +222,8 @@ void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l)
 			run_put(c, d);
 	}
 	c->last = at;
+	if (c->ranks)
+		thmqi_ranks_renew(c);
 }
 
 bool thmqi_runs_give_back(struct thmq_consumer *c)
@@ -228,6 +234,8 @@ bool thmqi_runs_give_back(struct thmq_consumer *c)
 
 	c->first = NULL;
 	c->last = &c->first;
+	if (c->ranks)
+		thmqi_ranks_renew(c);
 	for (i = 0; i < c->pool_used; i++) {
 		struct delivered *d = &c->pool[i];
 
@@ -337,6 +345,8 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 		thmqi_shared_delivered(c, d, f);
 	c->held_bytes += d->bytes;
 	c->held_count += d->count;
+	if (thmqi_unlikely(c->ranks != NULL))
+		thmqi_ranks_hold(c, d);
 	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON ||
 			   f->generation != r->generation)) {
 		d->at = d->count;
@@ -344,6 +354,10 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 		return;
 	}
 	d->queued = true;
+	if (thmqi_unlikely(c->ranks != NULL)) {
+		thmqi_ranks_add(c, d);
+		return;
+	}
 	*c->last = d;
 	c->last = &d->next;
 }
@@ -535,6 +549,8 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 /* Nothing can come because the app holds all that the broker hands over at a time. */
 static bool window_held(const struct thmq_consumer *c)
 {
+	if (c->ranks)
+		return c->app_held && thmqi_ranks_full(c);
 	return c->app_held &&
 	       ((!c->free && c->pool_used == c->pool_count) ||
 		c->held_bytes >= c->opts.prefetch_bytes ||
@@ -574,6 +590,7 @@ static int full(struct thmq_consumer *c, uint32_t n)
 
 int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
 {
+	const struct ranks *ranks = c->ranks;
 	struct delivered *d = c->first;
 	enum shared_skip skips;
 	uint32_t n = 0;
@@ -592,26 +609,41 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return c->session->dead;
 		d = c->first;
 	}
-	if (!d) {
+	if (!d || thmqi_unlikely(ranks != NULL)) { /* what is higher than all that is here may have come */
 		thmqi_session_process(c->session);
 		if (!c->first)
 			return nothing(c);
 	}
-	while (n < max && (d = c->first)) {
+	while (n < max) {
+		struct delivered **at = &c->first;
+		uint32_t most = max - n, got = 0;
+
+		if (thmqi_unlikely(ranks != NULL))
+			at = thmqi_ranks_choose(c, &most);
+		d = *at;
+		if (!d)
+			break;
 		if (thmqi_unlikely(c->shared) && (skips = thmqi_shared_skips(c, d)) != SHARED_SHOWS) {
 			if (skips == SHARED_WAITS)
 				break;
 			d->at = d->count;
 		} else {
-			n += d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, max - n);
+			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, most);
+			n += got;
 		}
+		if (thmqi_unlikely(ranks != NULL))
+			thmqi_ranks_count(c, at, got);
 		if (thmqi_unlikely(c->full))
 			return full(c, n);
 		if (d->at < d->count)
 			continue;
-		c->first = d->next;
-		if (!c->first)
-			c->last = &c->first;
+		if (thmqi_unlikely(ranks != NULL)) {
+			thmqi_ranks_remove(c, at);
+		} else {
+			c->first = d->next;
+			if (!c->first)
+				c->last = &c->first;
+		}
 		d->queued = false;
 		if (!d->held)
 			run_put(c, d);

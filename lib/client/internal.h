@@ -97,6 +97,7 @@ struct unpacked;
 struct thmqi_pack;
 struct thmqi_attributes;
 struct selection; /* select.c */
+struct ranks;     /* ranks.c */
 struct asking;    /* request.c */
 struct answering; /* reply.c */
 
@@ -150,6 +151,7 @@ struct reading {
 	uint32_t partition; /* id */
 	uint32_t index; /* in the topic */
 	uint32_t shard;
+	uint32_t priority; /* of its messages */
 	uint32_t state; /* enum reading_state */
 	uint32_t generation; /* of seeks */
 	uint32_t group_id;
@@ -201,6 +203,10 @@ struct thmq_consumer {
 	struct wanted_tag *tags; /* opts.tag_count of them: messages with others are stepped over. NULL: none */
 	uint64_t tag_filter;     /* of these and of the filter, as thmq_tag_filter() */
 	struct selection *selection; /* its filter; NULL: it wants all */
+	struct ranks *ranks; /* NULL: the topic has no priorities */
+	uint32_t priorities; /* 0: likewise */
+	uint32_t share_count; /* of opts.prefetch_count and … */
+	uint64_t share_bytes; /* … prefetch_bytes, what each priority has */
 	bool hidden;  /* the app knows nothing of it, and hears nothing: request.c */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
@@ -261,6 +267,7 @@ struct thmq_producer {
 	uint32_t level; /* default */
 	uint32_t topic_id;
 	uint32_t partition_count;
+	uint32_t lanes, priorities; /* partitions of each priority; priorities, 1 where the topic has none */
 	uint32_t epoch; /* without an id one of the session's own numbers */
 	uint64_t id; /* what it sends may be sent again; 0: it has none */
 	bool report, is_volatile;
@@ -477,6 +484,19 @@ int thmqi_select_open(struct thmq_consumer *c, const char *text); /* 0; -EINVAL 
 void thmqi_select_close(struct thmq_consumer *c);
 bool thmqi_select_say(struct thmq_consumer *c, struct client_link *l); /* before an ATTACH; false: not all found room */
 bool thmqi_select_wants(const struct thmq_consumer *c, const struct thmq_message *m);
+
+/* ranks.c: of a topic with priorities, the order of runs in c->first. Of a consumer that has ranks, but for _open and _close */
+int thmqi_ranks_open(struct thmq_consumer *c, uint32_t count); /* 0; -ENOMEM */
+void thmqi_ranks_close(struct thmq_consumer *c);
+void thmqi_ranks_renew(struct thmq_consumer *c); /* others have taken runs out */
+void thmqi_ranks_add(struct thmq_consumer *c, struct delivered *d);
+void thmqi_ranks_remove(struct thmq_consumer *c, struct delivered **at);
+/* Where the run lies whose turn it is, NULL there: none. @most: how many of its messages, at most; in: of any */
+struct delivered **thmqi_ranks_choose(struct thmq_consumer *c, uint32_t *most);
+void thmqi_ranks_count(struct thmq_consumer *c, struct delivered *const *at, uint32_t n); /* so many messages of it went; it is still there */
+void thmqi_ranks_hold(struct thmq_consumer *c, const struct delivered *d);
+void thmqi_ranks_let_go(struct thmq_consumer *c, const struct delivered *d);
+bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothing can come before something is given back */
 
 /* fetch.c: the runs that were handed over */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */

@@ -87,23 +87,25 @@ static int choose_partition(struct thmq_producer *p, const struct thmq_message_o
 			    uint32_t len, uint32_t *ret_index)
 {
 	if (opts && (opts->flags & THMQ_MESSAGE_PARTITION)) {
-		if (opts->partition >= p->partition_count)
+		if (opts->partition >= (opts->priority ? p->lanes : p->partition_count))
 			return -THMQ_ENOPARTITION;
 		*ret_index = opts->partition;
-	} else if (p->partition_count == 1) {
+	} else if (p->lanes == 1) {
 		*ret_index = 0;
 	} else if (opts && opts->key) {
 		*ret_index =
-			(uint32_t)(thmqi_hash64(opts->key, opts->key_len) % p->partition_count);
+			(uint32_t)(thmqi_hash64(opts->key, opts->key_len) % p->lanes);
 	} else {
 		if (++p->sticky_count > STICKY_MESSAGES ||
 		    (p->sticky_bytes += len) > STICKY_BYTES) {
 			p->sticky_count = 1;
 			p->sticky_bytes = len;
-			p->next_partition = (p->next_partition + 1) % p->partition_count;
+			p->next_partition = (p->next_partition + 1) % p->lanes;
 		}
 		*ret_index = p->next_partition;
 	}
+	if (opts)
+		*ret_index += opts->priority * p->lanes;
 	return 0;
 }
 
@@ -152,6 +154,7 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 		  (thmqi_unlikely(o->flags & EXPECTS) && expects_wrongly(p, o)) ||
 		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) ||
 		  (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
+		  (thmqi_unlikely(o->priority) && o->priority >= p->priorities) ||
 		  o->durability > THMQ_DURABILITY_ALL || (o->key && !o->key_len) ||
 		  o->key_len > THMQ_KEY_MAX || (o->key_len && !o->key) ||
 		  (o->tag && strnlen(o->tag, THMQ_TAG_MAX + 1) > THMQ_TAG_MAX)))
@@ -1007,6 +1010,8 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	p->cookie = opts->cookie;
 	p->topic_id = entry.topic_id;
 	p->partition_count = entry.partition_count;
+	p->priorities = THMQI_MAX(entry.priorities, 1u);
+	p->lanes = p->partition_count / p->priorities;
 	p->sent_mask = s->opts.window_count - 1;
 	p->uniform_from = 1;
 	p->epoch = ++s->lives;

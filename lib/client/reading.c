@@ -85,8 +85,9 @@ bool thmqi_reading_attach(struct reading *r)
 		f->flags = (uint8_t)(THMQ_START_OFFSET | (c->grouped ? THMQI_ATTACH_RESUME : THMQI_ATTACH_ALWAYS));
 	f->stream = c->stream;
 	f->partition = r->partition;
-	f->len = (uint32_t)THMQI_MIN(c->opts.prefetch_bytes, (uint64_t)UINT32_MAX);
-	f->extra = c->opts.prefetch_count;
+	f->key_len = (uint16_t)(c->priorities | r->priority << 8);
+	f->len = (uint32_t)THMQI_MIN(c->share_bytes, (uint64_t)UINT32_MAX);
+	f->extra = c->share_count;
 	f->seq = r->epoch;
 	f->arg[0] = r->resumes ? r->resume : c->opts.start_time_ns;
 	f->arg[1] = r->group_id | (c->tag_filter >> 32 << 32);

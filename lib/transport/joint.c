@@ -323,6 +323,14 @@ static void release_out(struct thmqi_joint *j, const struct thmqi_frame *f)
 	s->bufs[index] = NULL;
 }
 
+/* What its consumer may hold before the next run comes. Of several priorities each may have gone beyond its own by one run. */
+static uint64_t credit_of(const struct thmqi_frame *attach)
+{
+	uint32_t priorities = attach->key_len & 0xff;
+
+	return priorities ? ((uint64_t)attach->len + THMQI_STREAM_RUN_MAX) * priorities : attach->len;
+}
+
 static int up_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret_body,
 		  uint32_t *ret_len)
 {
@@ -345,7 +353,7 @@ static int up_out(struct thmqi_joint *j, struct thmqi_frame *f, const void **ret
 		s = f->stream < THMQI_STREAMS ? thmqi_joint_stream(j, f->stream) : NULL;
 		if (!s)
 			return -ENOMEM;
-		s->credit_bytes = THMQI_MAX(s->credit_bytes, (uint64_t)f->len);
+		s->credit_bytes = THMQI_MAX(s->credit_bytes, credit_of(f));
 		break;
 	case THMQI_FRAME_RELEASE:
 		release_out(j, f);

@@ -292,12 +292,137 @@ static void limits_of_a_client(void)
 	CHECK(thmq_session_close(other, SECOND) == 0);
 }
 
+/* ------------------------------------------------------------------- altering */
+
+static void send_some(struct thmq_session *s, struct thmq_producer *p, uint32_t count, uint32_t len)
+{
+	static char bytes[4096];
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		while (thmq_send(p, bytes, len, NULL) < 0)
+			thmq_session_wait(s, MS);
+		if (i % 4 == 3)
+			CHECK(thmq_flush(p, 30 * SECOND) == 0);
+	}
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
+}
+
+static void take_some(struct thmq_session *s, struct thmq_consumer *c, uint32_t count)
+{
+	struct thmq_message m;
+
+	for (; count; count--)
+		CHECK(fetch(s, c, &m, 1, 30 * SECOND) == 1 && thmq_release(c, &m, 1) == 0);
+}
+
+static void alter_limits(struct thmq_session *s, const char *topic, const struct thmq_limits *l)
+{
+	CHECK(thmq_topic_alter(s, topic, THMQ_TOPIC_OPTS(.limits = l), THMQ_ALTER_LIMITS) == 0);
+}
+
+/* Producers and consumers that are there have other limits at once, and what was taken by the old ones is not paid for by them. */
+static void limits_are_altered(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_limits l = {.size = sizeof(l)};
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	uint64_t begin;
+
+	rules("allow * all *\n");
+	CHECK(thmq_topic_create(s, "t", NULL) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0 && thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
+	send_some(s, p, 8, 10);
+	take_some(s, c, 8);
+	l.produce_messages = 100;
+	alter_limits(s, "t", &l);
+	CHECK(thmq_topic_describe(s, "t", &info) == 0 && info.produce_messages == 100 && !info.consume_messages);
+	begin = now();
+	send_some(s, p, 60, 10);
+	CHECK((double)(now() - begin) / 1e9 >= (60 - 10 - 4) / 100.0 * 0.95);
+	take_some(s, c, 60);
+	l = (struct thmq_limits){.size = sizeof(l), .consume_messages = 50};
+	alter_limits(s, "t", &l);
+	begin = now();
+	send_some(s, p, 32, 10);
+	take_some(s, c, 32);
+	CHECK((double)(now() - begin) / 1e9 >= (32 - 5 - 8) / 50.0 * 0.95);
+	l = (struct thmq_limits){.size = sizeof(l), .produce_bytes = 1};
+	alter_limits(s, "t", &l);
+	CHECK(thmq_send(p, "one", 3, NULL) > 0); /* the first is had on credit, for minutes */
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	send_some(s, p, 0, 0);
+	CHECK(thmq_send(p, "two", 3, NULL) > 0);
+	CHECK(thmq_flush(p, 100 * MS) == -ETIMEDOUT);
+	alter_limits(s, "t", NULL);
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+	send_some(s, p, 100, 1000);
+	take_some(s, c, 102);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
+static void topics_are_altered(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	const struct thmq_topic_opts o = {.size = sizeof(o), .retention_ns = 5 * SECOND, .retention_bytes = 7777, .ttl_ns = MS, .partition_count = 9};
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	struct thmq_message m;
+
+	rules("allow * all *\n");
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.retention_bytes = 1 << 20)) == 0);
+	CHECK(thmq_topic_create(s, "v", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
+	CHECK(thmq_topic_create(s, "c", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT, .tombstone_ns = SECOND)) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	send_some(s, p, 3, 10);
+	drive(5 * MS);
+	/* only what is named */
+	CHECK(thmq_topic_alter(s, "t", &o, THMQ_ALTER_TTL) == 0);
+	CHECK(thmq_topic_describe(s, "t", &info) == 0 && info.ttl_ns == MS && info.retention_bytes == 1 << 20 && !info.retention_ns);
+	CHECK(info.partition_count == 1);
+	CHECK(thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
+	CHECK(fetch(s, c, &m, 1, 50 * MS) == 0);
+	CHECK(thmq_consumer_close(c, SECOND) == 0);
+	CHECK(thmq_topic_alter(s, "t", NULL, THMQ_ALTER_TTL) == 0);
+	CHECK(thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
+	take_some(s, c, 3);
+	CHECK(thmq_topic_alter(s, "t", &o, THMQ_ALTER_RETENTION_TIME | THMQ_ALTER_RETENTION_BYTES) == 0);
+	CHECK(thmq_topic_alter(s, "c", &o, THMQ_ALTER_TOMBSTONE) == 0);
+	CHECK(thmq_topic_alter(s, "v", &o, THMQ_ALTER_TTL) == 0);
+	CHECK(thmq_topic_describe(s, "v", &info) == 0 && info.ttl_ns == MS);
+	/* what makes no sense */
+	CHECK(thmq_topic_alter(s, "none", &o, THMQ_ALTER_TTL) == -THMQ_ENOTOPIC);
+	CHECK(thmq_topic_alter(s, "t", &o, 0) == -EINVAL && thmq_topic_alter(s, "t", &o, 0x80000000u) == -EINVAL);
+	CHECK(thmq_topic_alter(s, "t", &o, THMQ_ALTER_TOMBSTONE) == -EINVAL && thmq_topic_alter(s, "", &o, THMQ_ALTER_TTL) == -EINVAL);
+	CHECK(thmq_topic_alter(s, "v", &o, THMQ_ALTER_RETENTION_TIME) == -EINVAL);
+	CHECK(thmq_topic_alter(NULL, "t", &o, THMQ_ALTER_TTL) == -EINVAL);
+	/* and who may not */
+	rules("allow ME create,delete,describe,produce,consume,admin *\n");
+	DENIED(thmq_topic_alter(s, "t", &o, THMQ_ALTER_TTL), THMQ_OPERATION_ALTER, "t");
+	rules("allow ME alter,describe t\nallow ME describe *\n");
+	CHECK(thmq_topic_alter(s, "t", &o, THMQ_ALTER_TTL) == 0);
+	rules("allow * all *\n");
+	CHECK(thmq_topic_delete(s, "v") == 0 && thmq_topic_alter(s, "v", &o, THMQ_ALTER_TTL) == -THMQ_ENOTOPIC);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+	down();
+	up();
+	s = session_of(NULL);
+	CHECK(thmq_topic_describe(s, "t", &info) == 0 && info.ttl_ns == MS && info.retention_bytes == 7777 && info.retention_ns == 5 * SECOND);
+	CHECK(thmq_topic_describe(s, "c", &info) == 0 && info.tombstone_ns == 86400 * SECOND && info.flags == THMQ_TOPIC_COMPACT);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
 static const struct test_case cases[] = {
 	{"everybody_by_his_rules", everybody_by_his_rules},
 	{"the_shard_asks_too", the_shard_asks_too},
 	{"rules_that_say_nothing_sensible", rules_that_say_nothing_sensible},
 	{"limits_of_a_topic", limits_of_a_topic},
 	{"limits_of_a_client", limits_of_a_client},
+	{"limits_are_altered", limits_are_altered},
+	{"topics_are_altered", topics_are_altered},
 };
 
 int main(int argc, char **argv)

@@ -196,6 +196,26 @@ check "describe one that is not there" 3 "$thmq" group describe "$d" chosen g; h
 check "no tags" 2 "$thmq" sub --tag red,,green "$d" tags; has err 'separated by commas'
 check "ttl of a topic" 0 "$thmq" topic create --ttl 90m "$d" short
 check "ttl of a topic is told" 0 "$thmq" topic list "$d"; has out 'of use for 90m'
+check "alter a topic" 0 "$thmq" topic alter --ttl none --retention-time 7d --limits produce-bytes=10M,consume-messages=5K "$d" short
+check "it is told" 0 "$thmq" topic describe "$d" short; has out 'kept for 7d, produce-bytes at most 10000000 a second, consume-messages at most 5000 a second'
+check "as JSON" 0 "$thmq" topic list --json "$d"; has out '"name":"short".*"limits":{"produce_bytes":10000000,"produce_messages":0,"consume_bytes":0,"consume_messages":5000}.*"ttl_ns":0,'
+check "limits go" 0 "$thmq" topic alter --limits none "$d" short
+check "they are gone" 0 "$thmq" topic describe "$d" short; grep -q 'at most' "$dir/out" && die "limits that went are told"
+check "alter nothing" 2 "$thmq" topic alter "$d" short; has err 'say what'
+check "alter what stays" 2 "$thmq" topic alter --partitions 2 "$d" short; has err 'only with topic create'
+check "alter what is not there" 3 "$thmq" topic alter --ttl 1s "$d" nonesuch; has err 'nonesuch'
+check "no such limit" 2 "$thmq" topic create --limits speed=1 "$d" t2; has err 'or none, not speed'
+check "no number" 2 "$thmq" topic create --limits produce-bytes=1T "$d" t2; has err 'produce-bytes is so many a second'
+check "a topic with priorities" 0 "$thmq" topic create --priorities 3 --partitions 2 "$d" urgent
+check "it is there as it was asked for" 0 "$thmq" topic create --if-absent --priorities 3 --partitions 2 "$d" urgent
+check "with others" 1 "$thmq" topic create --if-absent --priorities 2 "$d" urgent; has err 'exists with 3 priorities, not 2'
+check "too many priorities" 2 "$thmq" topic create --priorities 11 "$d" t2; has err 'from 1 to 10'
+printf 'low\n' | "$thmq" pub "$d" urgent && printf 'high\n' | "$thmq" pub --priority 2 --partition 1 "$d" urgent || exit 1
+check "a priority too high" 1 "$thmq" pub --priority 3 "$d" urgent "$dir/in"; has err 'priorities from 0 to 2'
+check "a priority of a topic that has none" 1 "$thmq" pub --priority 1 "$d" t "$dir/in"; has err 'has no priorities'
+check "priorities are told" 0 "$thmq" topic describe "$d" urgent; has out '6 partitions.*3 priorities'; has out 'partition 5 in shard [0-9]*, priority 2: offsets 0 to 0'
+check "both are read" 0 "$thmq" sub --json --group g "$d" urgent; has out '"partition":5,.*"priority":2,.*"high"'; has out '"low"'
+check "a group of it" 0 "$thmq" group describe "$d" urgent g; has out 'partition 5, priority 2: at 1 of 1, 0 behind'
 check "ttl elsewhere" 2 "$thmq" topic list --ttl 1s "$d"; has err -- --ttl
 printf '\377' | "$thmq" pub "$d" t || exit 1
 check "bytes that are no text" 0 "$thmq" sub --json --from 4 "$d" t; has out base64

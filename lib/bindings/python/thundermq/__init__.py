@@ -133,8 +133,8 @@ def _options(name: str, fields: Mapping[str, Any], keep: list[Any]) -> Any:
         if isinstance(value, (str, bytes, os.PathLike)):
             value = ffi.new("char[]", os.fsencode(value))
             keep.append(value)
-        elif isinstance(value, Mapping):  # tls
-            value = _options("thmq_tls_opts", value, keep)
+        elif isinstance(value, Mapping):
+            value = _options("thmq_limits" if field == "limits" else "thmq_tls_opts", value, keep)
             keep.append(value)
         setattr(o, field, value)
     keep.append(o)
@@ -308,6 +308,14 @@ class Session(_Handle):
         keep: list[Any] = []
         o = _options("thmq_topic_opts", {"partition_count": partitions, "flags": flags, **options}, keep)
         _control(lib.thmq_topic_create(self._raw(), name.encode(), o))
+
+    def alter_topic(self, name: str, **options: Any) -> None:
+        """retention_ns, retention_bytes, ttl_ns, tombstone_ns, limits (a dict): what is given is set, 0 and None take it away."""
+        bits = {"retention_ns": lib.THMQ_ALTER_RETENTION_TIME, "retention_bytes": lib.THMQ_ALTER_RETENTION_BYTES,
+                "ttl_ns": lib.THMQ_ALTER_TTL, "tombstone_ns": lib.THMQ_ALTER_TOMBSTONE, "limits": lib.THMQ_ALTER_LIMITS}
+        keep: list[Any] = []
+        what = sum(bits[k] for k in options)
+        _control(lib.thmq_topic_alter(self._raw(), name.encode(), _options("thmq_topic_opts", options, keep), what))
 
     def delete_topic(self, name: str) -> None:
         _control(lib.thmq_topic_delete(self._raw(), name.encode()))
@@ -615,6 +623,12 @@ class Message:
     def time_ns(self) -> int:
         """When it was stored, or its own time; nanoseconds since 1970, as time.time_ns()."""
         return self._c.time_ns
+
+    @property
+    def priority(self) -> int:
+        """0, the lowest, and up; 0 where its topic has none."""
+        self._here()
+        return _data(lib.thmq_message_priority(self._consumer._raw(), self._c), "thmq_message_priority")
 
     @property
     def deliveries(self) -> int:

@@ -26,6 +26,7 @@ int thmqi_client_events(struct thmq_session *session, struct thmq_event *ret_eve
 int thmqi_client_topic_create(struct thmq_session *session, const char *name,
 			      const struct thmq_topic_opts *opts);
 int thmqi_client_topic_delete(struct thmq_session *session, const char *name);
+int thmqi_client_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what);
 int thmqi_client_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos,
 			    uint32_t max);
 int thmqi_client_topic_describe(struct thmq_session *session, const char *name,
@@ -79,6 +80,7 @@ int thmqi_client_nack(struct thmq_consumer *consumer, const struct thmq_message 
 int thmqi_client_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason);
 int thmqi_client_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns);
 int thmqi_client_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message);
+int thmqi_client_message_priority(const struct thmq_consumer *consumer, const struct thmq_message *message);
 int thmqi_client_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
 int thmqi_client_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		      uint64_t value);

@@ -31,7 +31,8 @@ enum thmqi_frame_type {
 				  | THMQI_ATTACH_FILTERED: by the text that came in FILTER frames;
 				  | THMQI_ATTACH_UNCOMMITTED: also what transactions have not committed, or aborted;
 				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
-				  len: credit bytes; extra: credit messages; generation */
+				  len: credit bytes; extra: credit messages; generation; key_len: 0, or how many priorities |
+				  which one << 8: each has such credits of its own */
 	THMQI_FRAME_DETACH = 4, /* stream partition; seq: epoch */
 	THMQI_FRAME_SEEK =
 		5, /* stream partition; flags: start kind; arg0: value; generation: the new one */
@@ -276,6 +277,7 @@ enum thmqi_op {
 	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
 				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
 	THMQI_OP_DELAYED_CANCEL = 24, /* shard; partition, before_offset: as its REPORT said -> status 0: it will not come; -ENOENT */
+	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
 	THMQI_OP_GROUP_MEMBERS = 41, /* meta; name, group, index: first -> count entries of struct thmqi_member_entry, total; value[0]: group
@@ -324,7 +326,7 @@ struct thmqi_request {
 	uint64_t before_offset;
 	uint64_t rates[4]; /* TOPIC_CREATE: as of struct thmq_limits: produce bytes, messages, consume bytes, messages */
 	uint32_t purpose;  /* TOPIC_DESCRIBE: enum thmqi_purpose */
-	uint32_t reserved;
+	uint32_t priorities; /* TOPIC_CREATE: each has partition_count partitions; 0: there are none */
 	char name[256];  /* NUL-terminated */
 	char group[256];
 	uint8_t key[THMQ_KEY_MAX];
@@ -338,7 +340,7 @@ struct thmqi_topic_entry {
 	uint32_t partition_count;
 	uint32_t visible_at;
 	uint32_t group_count;
-	uint32_t reserved;
+	uint32_t priorities; /* 0: none; else they share partition_count */
 	uint64_t retention_ns;
 	uint64_t retention_bytes;
 	uint64_t ttl_ns;
