@@ -59,6 +59,7 @@ bool api_begin(struct request *r, size_t len)
 	r->api = in_i16(in);
 	r->version = in_i16(in);
 	r->correlation = in_i32(in);
+	out_raw(&r->out, ANSWER_HEAD);
 	a = api_find(r->api);
 	if (in->bad || !a)
 		return false;

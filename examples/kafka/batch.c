@@ -52,7 +52,7 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t len)
 /* ------------------------------------------------------------------ reading */
 
 #define MAGIC_AT 16u /* where the version stands, in all formats of messages */
-#define CRC_FROM 21u /* the CRC is of all that follows it */
+#define CRC_FROM 21u /* the CRC is of all that follows it, attributes first */
 
 int batch_read(struct in *set, struct batch *b)
 {
@@ -71,6 +71,7 @@ int batch_read(struct in *set, struct batch *b)
 	len = in_i32(set);
 	if (len < (int32_t)(BATCH_HEADER - 12) || (size_t)len > in_left(set))
 		return -K_CORRUPT_MESSAGE;
+	b->all = (struct text){(const char *)at, (uint32_t)len + 12};
 	in_init(&in, set->at, (size_t)len, false);
 	in_raw(set, (size_t)len);
 	in_i32(&in); /* the leader's epoch, which a producer does not know */
@@ -104,6 +105,23 @@ int batch_unpack(struct batch *b, struct out *room)
 		return rc;
 	in_init(&b->records, room->data ? (const void *)room->data : "", room->len, false);
 	return 0;
+}
+
+bool batch_rewrap(const struct batch *b, struct out *out)
+{
+	size_t len = BATCH_HEADER + in_left(&b->records);
+	uint8_t *at;
+
+	out->len = 0;
+	out_copy(out, b->all.data, BATCH_HEADER);
+	out_copy(out, b->records.at, in_left(&b->records));
+	if (out->failed)
+		return false;
+	at = out->data;
+	put_i32(at + 8, (int32_t)(len - 12));
+	at[CRC_FROM + 1] &= (uint8_t)~BATCH_COMPRESSION;
+	put_i32(at + CRC_FROM - 4, (int32_t)crc32c(0, at + CRC_FROM, len - CRC_FROM));
+	return true;
 }
 
 static struct text in_short_bytes(struct in *in)

@@ -15,7 +15,10 @@
 #define BATCH_TRANSACTIONAL 16
 #define BATCH_CONTROL 32
 
+#define BATCH_COUNT_MAX 65536 /* records of a batch that is stored as it is: the library's own limit */
+
 struct batch {
+	struct text all; /* its bytes, as they came */
 	int64_t base_offset, base_time_ms, max_time_ms, producer_id;
 	int32_t last_delta, base_sequence, count;
 	int16_t attributes, producer_epoch;
@@ -46,6 +49,9 @@ int batch_read(struct in *set, struct batch *ret_batch);
  * Return: 0, or an error code of the protocol, negative
  */
 int batch_unpack(struct batch *batch, struct out *room);
+
+/* The same batch with its records as batch_unpack() has left them: bytes in @out. false: no memory */
+bool batch_rewrap(const struct batch *batch, struct out *out);
 
 /* The next record. Return: 0, or an error code of the protocol, negative. */
 int record_read(const struct batch *batch, struct in *records, struct record *ret_record);

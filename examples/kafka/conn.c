@@ -143,6 +143,8 @@ static void name_of(const struct sockaddr_storage *a, char *host, size_t host_si
 	if (getnameinfo((const struct sockaddr *)a, sizeof(*a), host, (socklen_t)host_size, port,
 			sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV))
 		snprintf(host, host_size, "?");
+	if (strncmp(host, "::ffff:", 7) == 0 && strchr(host, '.')) /* IPv4 at a socket for both: a client without IPv6 is told no other */
+		memmove(host, host + 7, strlen(host + 7) + 1);
 	*ret_port = (uint16_t)atoi(port);
 }
 
@@ -263,6 +265,27 @@ void conn_event(struct conn *c, uint32_t events)
 
 /* ------------------------------------------------------------- in and out */
 
+/* The answer with its head goes behind what is to be sent; where there is nothing, its bytes are not copied. */
+static void take_answer(struct conn *c, struct request *r)
+{
+	bool tags = r->out.flex && r->api != API_VERSIONS;
+	size_t at = tags ? 0 : 1;
+	uint8_t *head = r->out.data + at;
+
+	put_i32(head, (int32_t)(r->out.len - at - 4));
+	put_i32(head + 4, r->correlation);
+	if (tags)
+		head[8] = 0;
+	if (c->out_at == c->out.len && r->out.len > c->out.room) {
+		out_free(&c->out);
+		c->out = r->out;
+		c->out_at = at;
+		r->out = (struct out){.data = NULL};
+	} else {
+		out_copy(&c->out, head, r->out.len - at);
+	}
+}
+
 /* Answers that are due go behind what is to be sent. */
 static void take_answers(struct conn *c)
 {
@@ -277,16 +300,8 @@ static void take_answers(struct conn *c)
 			c->newest = NULL;
 		if (r->out.failed)
 			c->closing = true;
-		else if (!r->silent) {
-			bool tags = r->out.flex && r->api != API_VERSIONS;
-
-			c->out.flex = false;
-			out_i32(&c->out, (int32_t)(r->out.len + 4 + tags));
-			out_i32(&c->out, r->correlation);
-			if (tags)
-				out_i8(&c->out, 0);
-			out_copy(&c->out, r->out.data, r->out.len);
-		}
+		else if (!r->silent)
+			take_answer(c, r);
 		if (c->out.failed)
 			c->closing = true;
 		request_free(r);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fetch.c - Fetch and ListOffsets: messages of the library become record batches again, as soon as there are as many bytes as the
- * client wants, or its time is over. Offsets that are not there (the library never uses some) are stepped over, as clients do with those
+ * fetch.c - Fetch and ListOffsets: batches that were stored as they came go out as they are, other messages of the library become batches,
+ * as soon as there are as many bytes as the client wants, or its time is over. Offsets that are not there (the library never uses some) are stepped over, as clients do with those
  * of a compacted topic.
  */
 #include <inttypes.h>
@@ -24,7 +24,7 @@ struct part {
 	struct reader *reader;
 	bool first_of_topic;
 	int32_t index, same_topic, bytes_max;
-	int64_t offset, time_ms;
+	int64_t offset, time_ms, wanted; /* wanted: ListOffsets */
 	int error;
 };
 
@@ -110,6 +110,18 @@ static void add_message(struct batch_making *b, const struct thmq_message *m, st
 	batch_add(b, (int64_t)m->offset, m->time_ns / MILLISECOND, key, value, headers, n);
 }
 
+/* A batch as it was stored, but for where it is: what its checksum leaves out. */
+static void add_batch(struct out *out, const struct thmq_message *m)
+{
+	uint8_t *at = out_raw(out, m->len);
+
+	if (!at)
+		return;
+	memcpy(at, m->data, m->len);
+	put_i64(at, (int64_t)m->offset);
+	put_i32(at + 12, -1); /* the leader's epoch: there is none */
+}
+
 /* What the reader has, up to @bytes_max; one message at least, if @always. Return: bytes that were added */
 static size_t add_records(struct fetch *f, struct reader *r, struct out *out, size_t bytes_max,
 			  bool always)
@@ -120,9 +132,20 @@ static size_t add_records(struct fetch *f, struct reader *r, struct out *out, si
 	int64_t next = 0;
 
 	for (; m; m = reader_peek(r)) {
-		if (out->len - begun + message_bytes(m) + BATCH_HEADER > bytes_max &&
+		bool whole = reader_is_batch(r);
+
+		if (out->len - begun + (whole ? m->len : message_bytes(m) + BATCH_HEADER) > bytes_max &&
 		    !(always && out->len == begun))
 			break;
+		if (whole) {
+			if (b.out)
+				batch_end(&b, next - 1);
+			b.out = NULL;
+			add_batch(out, m);
+			reader_step(r);
+			next = r->next_offset;
+			continue;
+		}
 		if (b.out && ((int64_t)m->offset - b.base_offset > BATCH_DELTA_MAX - (1 << 20) ||
 			      b.count == BATCH_RECORDS_MAX)) {
 			batch_end(&b, next - 1);
@@ -423,17 +446,52 @@ static void list_answer(struct request *r)
 	request_done(r);
 }
 
+/* Which of a batch's records is looked for. false: none */
+static bool list_in_batch(struct part *part, const struct thmq_message *m)
+{
+	struct out room = {.data = NULL};
+	struct record r;
+	struct batch b;
+	bool found = false;
+	struct in in;
+
+	in_init(&in, m->data, m->len, false);
+	if (batch_read(&in, &b) != 1)
+		return false;
+	if (part->wanted == NEWEST_TIME) {
+		part->offset = (int64_t)m->offset + b.last_delta;
+		part->time_ms = b.max_time_ms;
+		return true;
+	}
+	if (!batch_unpack(&b, &room))
+		while (!found && in_left(&b.records) && !record_read(&b, &b.records, &r))
+			if (r.time_ms >= part->wanted) {
+				part->offset = (int64_t)m->offset + r.offset_delta;
+				part->time_ms = r.time_ms;
+				found = true;
+			}
+	out_free(&room);
+	return found;
+}
+
 /* One look for the first message of a time. Return: it is not known yet. */
 static bool list_part_waits(struct part *part, bool late)
 {
 	const struct thmq_message *m = reader_peek(part->reader);
 
+	while (m && reader_is_batch(part->reader)) {
+		if (list_in_batch(part, m))
+			goto found;
+		reader_step(part->reader);
+		m = reader_peek(part->reader);
+	}
 	if (!m && !late)
 		return true;
 	if (m) {
 		part->offset = (int64_t)m->offset;
 		part->time_ms = m->time_ns / MILLISECOND;
 	}
+found:
 	part->reader->next_offset = -1; /* what it holds is where nobody looks for it */
 	reader_put(part->reader);
 	part->reader = NULL;
@@ -461,6 +519,7 @@ static void list_open(struct server *s, struct part *part)
 	struct partition *p;
 
 	part->time_ms = part->offset = -1;
+	part->wanted = wanted;
 	part->error = store_partition(s, part->topic, part->index, &p);
 	if (part->error)
 		return;

@@ -97,6 +97,8 @@ void conn_dirty(struct conn *c);
 void conn_close(struct conn *c);
 void conn_tick(struct server *s);
 
+#define ANSWER_HEAD 9u /* bytes before an answer at most: its length, which request's it is, no tags */
+
 /* One request, from its frame to its answer. */
 struct request {
 	struct request *next; /* of its connection */
@@ -104,7 +106,7 @@ struct request {
 	struct conn *conn; /* NULL: it is gone, and nobody wants the answer */
 	uint8_t *frame;
 	struct in in;
-	struct out out;
+	struct out out; /* ANSWER_HEAD bytes, and the answer */
 	int32_t correlation;
 	int16_t api, version;
 	struct text client_id;
@@ -156,6 +158,7 @@ struct sending {
 	struct partition *partition;
 	uint64_t first, last;               /* the library's sequences */
 	uint32_t count, settled, failed_at; /* failed_at: how many were stored before one was not */
+	uint32_t span;                      /* offsets that the last of them takes */
 	int error;                          /* of the library, negative */
 	int64_t base_offset;
 	struct settled_call *calls;
@@ -209,7 +212,7 @@ struct topic {
 	struct server *server;
 	char name[THMQ_TOPIC_NAME_MAX + 1];
 	uint32_t id, partition_count, refs;
-	uint64_t retention_ns, retention_bytes;
+	uint64_t retention_ns, retention_bytes, tombstone_ns;
 	bool gone, compacted;
 	struct lane *lane;
 	struct thmq_producer *producer;
@@ -245,6 +248,9 @@ int store_error(int rc);      /* an error of the library as one of the protocol 
  */
 int sending_begin(struct partition *p, struct sending **ret);
 int sending_add(struct sending *g, struct text value, const struct thmq_message_opts *opts);
+/* A batch of @count records as it is. -EMSGSIZE: it is too large for that, and nothing was done */
+int sending_add_batch(struct sending *g, struct text batch, int32_t count, uint32_t durability);
+void sending_drop(struct sending *g); /* instead of its end: nothing was added */
 void sending_end(struct sending *g,
 		 struct settled_call *call); /* call may be NULL; it may be called at once */
 
@@ -255,6 +261,8 @@ void reader_put(struct reader *r);
 /* Takes in what has come. Return: bytes that are there, INT64_MAX if there is no room for more; or an error of the library, negative */
 int64_t reader_fill(struct reader *r);
 const struct thmq_message *reader_peek(struct reader *r); /* NULL: nothing is there now */
+/* Is what was peeked at a whole batch of ours, with span records? It may begin before the reader's offset. */
+bool reader_is_batch(struct reader *r);
 void reader_step(struct reader *r);
 
 /* ----------------------------------------------------------------- requests */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * produce.c - Produce and InitProducerId: each record of a batch becomes a message of the library, the whole batch is looked at before
- * the first of them is sent, and the answer comes when the last one is settled.
+ * produce.c - Produce and InitProducerId: a batch is stored as it is, unpacked. Where that cannot be (the topic is compacted, or the batch
+ * larger than one of the library's) each of its records becomes a message. The answer comes when the last one is settled.
  *
- * What an idempotent producer sends again is stored once: the newest batches of each are known, and the first message of a batch says
- * in a header whose it is, from which this is learned again after a restart. A batch that a crash has cut is completed, not repeated.
+ * What an idempotent producer sends again is stored once: the newest batches of each are known, and a batch says whose it is, or the first
+ * message of one in a header, from which this is learned again after a restart. A batch that a crash has cut is completed, not repeated.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -14,7 +15,7 @@
 
 #define HEADERS_MAX 1024u /* of a record */
 #define SCAN_OFFSETS                                                                               \
-	65536 /* of a partition's end, looked at for producers of an earlier life: more than the batches of one that may be on their way */
+	((int64_t)PRODUCER_BATCHES * BATCH_COUNT_MAX) /* of a partition's end, looked at for producers of an earlier life: more than the batches of one that may be on their way */
 #define PRODUCERS_SOME 256u /* of a partition: from here on those that were silent for long go */
 #define PRODUCER_SILENT_NS (3600 * SECOND)
 
@@ -76,7 +77,7 @@ static void produce_answer(struct produce *p)
 		free(at);
 	}
 	free(p);
-	r->silent = r->silent || r->out.len == 0;
+	r->silent = r->silent || r->out.len == ANSWER_HEAD;
 	request_done(r);
 }
 
@@ -90,7 +91,8 @@ static void part_settled(struct settled_call *call, int error, int64_t base_offs
 {
 	struct part *part = (struct part *)call;
 
-	part->error = store_error(error);
+	/* its checksum was right, its records are not */
+	part->error = error == -THMQ_ECORRUPT || error == -EINVAL ? K_INVALID_RECORD : store_error(error);
 	part->base_offset = base_offset;
 	produce_less(part->owner);
 }
@@ -184,7 +186,7 @@ static int message_make(struct message *m, const struct record *r, uint32_t part
 	return 0;
 }
 
-/* All of a batch, before anything of it is stored. */
+/* All records of a batch, before anything of it is stored. */
 static int batch_check(const struct batch *b, struct message *m, uint32_t len_max)
 {
 	struct in in = b->records;
@@ -192,8 +194,6 @@ static int batch_check(const struct batch *b, struct message *m, uint32_t len_ma
 	int32_t i;
 	int rc;
 
-	if (b->count == 0 || b->last_delta != b->count - 1 || b->attributes & BATCH_CONTROL)
-		return K_INVALID_RECORD;
 	for (i = 0; i < b->count; i++) {
 		rc = -record_read(b, &in, &r);
 		rc = rc ? rc : message_make(m, &r, 0, 0, NULL);
@@ -208,6 +208,32 @@ static int batch_check(const struct batch *b, struct message *m, uint32_t len_ma
 			return K_MESSAGE_TOO_LARGE;
 	}
 	return in_left(&in) ? K_INVALID_RECORD : 0;
+}
+
+/* As it is, but for what was packed. Return: 0; an error of the protocol; or CANNOT_BE */
+#define CANNOT_BE 1001
+static int batch_send_whole(struct partition *p, const struct batch *b, struct out *wrap, uint32_t durability, struct sending **ret)
+{
+	struct text all = b->all;
+	struct sending *g;
+	int rc;
+
+	if (p->topic->compacted || b->count > BATCH_COUNT_MAX)
+		return CANNOT_BE; /* of a batch all is kept, or nothing */
+	if (b->attributes & BATCH_COMPRESSION) {
+		if (!batch_rewrap(b, wrap))
+			return K_UNKNOWN_SERVER_ERROR;
+		all = (struct text){(const char *)wrap->data, (uint32_t)wrap->len};
+	}
+	rc = sending_begin(p, &g);
+	if (rc)
+		return store_error(rc);
+	if (sending_add_batch(g, all, b->count, durability) == -EMSGSIZE) {
+		sending_drop(g);
+		return CANNOT_BE;
+	}
+	*ret = g;
+	return 0;
 }
 
 static int batch_send(struct partition *p, const struct batch *b, struct message *m, int32_t skip,
@@ -324,6 +350,28 @@ static void producer_learn(struct partition *p, const struct thmq_message *m,
 	}
 }
 
+/* The same of a batch that was stored as it is. */
+static void producer_learn_batch(struct partition *p, const struct thmq_message *m)
+{
+	struct producer_state *w;
+	struct batch b;
+	struct in in;
+
+	in_init(&in, m->data, m->len, false);
+	if (batch_read(&in, &b) != 1 || b.producer_id < 0)
+		return;
+	w = producer_find(p, b.producer_id);
+	if (!w)
+		w = producer_make(p, b.producer_id, b.producer_epoch);
+	if (!w)
+		return;
+	if (w->epoch != b.producer_epoch)
+		w->batch_count = 0;
+	w->epoch = b.producer_epoch;
+	producer_push(w, b.base_sequence, sequence_add(b.base_sequence, b.count - 1), (int64_t)m->offset, NULL);
+	w->expected = sequence_add(b.base_sequence, b.count);
+}
+
 /* Return: 0, or an error of the protocol: not now. */
 static int producers_learn(struct partition *p)
 {
@@ -354,7 +402,10 @@ static int producers_learn(struct partition *p)
 			store_pump(p->topic->server, MILLISECOND);
 			continue;
 		}
-		producer_learn(p, m, &at, &left);
+		if (reader_is_batch(r))
+			producer_learn_batch(p, m);
+		else
+			producer_learn(p, m, &at, &left);
 		reader_step(r);
 	}
 	/* half of it is worse than nothing: a producer that went on from where it stood would never be right */
@@ -430,7 +481,7 @@ static void producer_sent(struct producer_state *w, const struct batch *b, struc
 
 /* ------------------------------------------------------------------ Produce */
 
-/* One batch. Return: 0, the part's call is under way or was made; IS_KNOWN, it has all; or an error of the protocol. */
+/* One batch, with room for two others as large. Return: 0, the part's call is under way or was made; IS_KNOWN, it has all; or an error of the protocol. */
 static int part_batch(struct part *part, struct partition *p, struct batch *b, struct out *room,
 		      struct message *m, uint32_t durability)
 {
@@ -442,9 +493,9 @@ static int part_batch(struct part *part, struct partition *p, struct batch *b, s
 
 	if (b->attributes & BATCH_TRANSACTIONAL)
 		return K_INVALID_REQUEST;
-	rc = -batch_unpack(b, room);
-	if (!rc)
-		rc = batch_check(b, m, p->topic->len_max);
+	if (b->count == 0 || b->last_delta != b->count - 1 || b->attributes & BATCH_CONTROL)
+		return K_INVALID_RECORD;
+	rc = -batch_unpack(b, &room[0]);
 	if (rc)
 		return rc;
 	if (b->producer_id >= 0)
@@ -458,7 +509,12 @@ static int part_batch(struct part *part, struct partition *p, struct batch *b, s
 		part->base_offset = known.base_offset;
 	if (rc)
 		return rc;
-	rc = batch_send(p, b, m, skip, durability, &g);
+	rc = skip ? CANNOT_BE : batch_send_whole(p, b, &room[1], durability, &g);
+	if (rc == CANNOT_BE) {
+		rc = batch_check(b, m, p->topic->len_max);
+		if (!rc)
+			rc = batch_send(p, b, m, skip, durability, &g);
+	}
 	if (rc)
 		return rc;
 	if (w)
@@ -537,7 +593,7 @@ void produce_run(struct request *r)
 {
 	struct produce *p = calloc(1, sizeof(*p));
 	struct message *m = malloc(sizeof(*m));
-	struct out room = {.data = NULL};
+	struct out room[2] = {{.data = NULL}, {.data = NULL}};
 	struct text transaction;
 	struct part *at;
 	int32_t topics, parts, i, k;
@@ -585,8 +641,9 @@ void produce_run(struct request *r)
 	}
 	in_tags(in);
 	for (at = p->first; at && !in->bad; at = at->next)
-		part_run(at, &room, m);
-	out_free(&room);
+		part_run(at, room, m);
+	out_free(&room[0]);
+	out_free(&room[1]);
 	out_free(&m->names);
 	free(m);
 	if (in->bad)

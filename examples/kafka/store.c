@@ -130,13 +130,11 @@ static void remember(struct partition *p, struct sending *g)
 			}
 }
 
-static void sending_check(struct sending *g)
+static void sending_unlink(struct sending *g)
 {
 	struct partition *p = g->partition;
 	struct sending **at;
 
-	if (g->settled < g->count || !g->last) /* last: it has ended */
-		return;
 	for (at = &p->first; *at && *at != g;)
 		at = &(*at)->next;
 	if (*at) {
@@ -144,7 +142,14 @@ static void sending_check(struct sending *g)
 		if (p->last == &g->next)
 			p->last = at;
 	}
-	remember(p, g);
+}
+
+static void sending_check(struct sending *g)
+{
+	if (g->settled < g->count || !g->last) /* last: it has ended */
+		return;
+	sending_unlink(g);
+	remember(g->partition, g);
 	sending_settled(g);
 }
 
@@ -169,8 +174,8 @@ static void on_settled(const struct thmq_event *e)
 	} else {
 		if (e->sequence == g->first)
 			g->base_offset = (int64_t)e->offset;
-		if ((int64_t)e->offset >= p->end)
-			p->end = (int64_t)e->offset + 1;
+		if ((int64_t)e->offset + g->span > p->end)
+			p->end = (int64_t)e->offset + g->span;
 	}
 	g->settled++;
 	sending_check(g);
@@ -272,6 +277,7 @@ struct topic *store_known(struct server *s, const struct thmq_topic_info *info)
 	t->compacted = info->flags & THMQ_TOPIC_COMPACT;
 	t->retention_ns = info->retention_ns;
 	t->retention_bytes = info->retention_bytes;
+	t->tombstone_ns = info->tombstone_ns;
 	for (i = 0; i < t->partition_count; i++) {
 		t->partitions[i].topic = t;
 		t->partitions[i].index = i;
@@ -443,6 +449,7 @@ int sending_begin(struct partition *p, struct sending **ret)
 		return -ENOMEM;
 	g->partition = p;
 	g->base_offset = -1;
+	g->span = 1;
 	store_ref(p->topic);
 	*p->last = g;
 	p->last = &g->next;
@@ -454,7 +461,7 @@ int sending_begin(struct partition *p, struct sending **ret)
  * Where there is no room the library is driven until there is: nobody else is served meanwhile, for as long as the device takes for a
  * part of what it has. They share it anyway.
  */
-int sending_add(struct sending *g, struct text value, const struct thmq_message_opts *opts)
+static int64_t send_patiently(struct sending *g, struct text value, const struct thmq_message_opts *opts)
 {
 	struct topic *t = g->partition->topic;
 	int64_t begun = 0, rc = g->error;
@@ -469,18 +476,52 @@ int sending_add(struct sending *g, struct text value, const struct thmq_message_
 		store_pump(t->server, 1000000);
 		rc = g->error;
 	}
-	if (rc < 0) {
-		if (!g->error) {
-			g->error = (int)rc;
-			g->failed_at = g->count;
-		}
-		if (rc == -THMQ_ENOTOPIC)
-			store_topic_gone(t->server, t);
-		return g->error;
-	}
-	if (!g->count++)
+	if (rc > 0 && !g->count++)
 		g->first = (uint64_t)rc;
-	return 0;
+	return rc;
+}
+
+static int sending_fail(struct sending *g, int error)
+{
+	struct topic *t = g->partition->topic;
+
+	if (!g->error) {
+		g->error = error;
+		g->failed_at = g->count;
+	}
+	if (error == -THMQ_ENOTOPIC)
+		store_topic_gone(t->server, t);
+	return g->error;
+}
+
+int sending_add(struct sending *g, struct text value, const struct thmq_message_opts *opts)
+{
+	int64_t rc = send_patiently(g, value, opts);
+
+	return rc < 0 ? sending_fail(g, (int)rc) : 0;
+}
+
+int sending_add_batch(struct sending *g, struct text batch, int32_t count, uint32_t durability)
+{
+	int64_t rc = send_patiently(g, batch,
+				    THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
+						      .partition = g->partition->index,
+						      .durability = durability,
+						      .encoding = THMQ_ENCODING_KAFKA));
+
+	g->span = (uint32_t)count;
+	if (rc == -EMSGSIZE)
+		return -EMSGSIZE;
+	return rc < 0 ? sending_fail(g, (int)rc) : 0;
+}
+
+void sending_drop(struct sending *g)
+{
+	struct topic *t = g->partition->topic;
+
+	sending_unlink(g);
+	free(g);
+	store_unref(t);
 }
 
 void sending_end(struct sending *g, struct settled_call *call)
@@ -542,7 +583,8 @@ static int reader_open(struct partition *p, struct reader **ret)
 	if (r->lane)
 		rc = thmq_consumer_open(
 			r->lane->session, t->name, NULL,
-			THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION, .partition = p->index,
+			THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED,
+					   .partition = p->index,
 					   .start = THMQ_START_END,
 					   .prefetch_bytes = prefetch_bytes(t->server),
 					   .prefetch_count = 32768),
@@ -673,6 +715,11 @@ const struct thmq_message *reader_peek(struct reader *r)
 	if (r->at == r->count)
 		reader_fill(r);
 	return r->at < r->count ? &r->messages[r->at] : NULL;
+}
+
+bool reader_is_batch(struct reader *r)
+{
+	return thmq_message_encoding(r->consumer, &r->messages[r->at]) == THMQ_ENCODING_KAFKA;
 }
 
 void reader_step(struct reader *r)

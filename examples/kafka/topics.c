@@ -60,10 +60,13 @@ static void out_node(struct request *r)
 
 	out_i32(&r->out, s->o.node_id);
 	if (s->o.advertise) {
-		const char *colon = strrchr(s->o.advertise, ':');
+		const char *host = s->o.advertise, *colon = strrchr(host, ':'), *end = colon;
 
-		out_text(&r->out,
-			 (struct text){s->o.advertise, (uint32_t)(colon - s->o.advertise)});
+		if (*host == '[' && end > host + 1 && end[-1] == ']') { /* an address of IPv6 */
+			host++;
+			end--;
+		}
+		out_text(&r->out, (struct text){host, (uint32_t)(end - host)});
 		out_i32(&r->out, atoi(colon + 1));
 	} else { /* where this client has found us */
 		out_string(&r->out, c ? c->local_host : "");
@@ -501,7 +504,7 @@ void create_partitions_run(struct request *r)
 }
 
 enum config_source { SOURCE_TOPIC = 1, SOURCE_STATIC = 4, SOURCE_DEFAULT = 5 };
-enum config_type { TYPE_BOOLEAN = 1, TYPE_STRING = 2, TYPE_INT = 3, TYPE_LONG = 5, TYPE_LIST = 7 };
+enum config_type { TYPE_BOOLEAN = 1, TYPE_STRING = 2, TYPE_INT = 3, TYPE_LONG = 5, TYPE_DOUBLE = 6, TYPE_LIST = 7 };
 
 struct config {
 	const char *name;
@@ -524,9 +527,31 @@ static void config_set(struct config *c, const char *name, int8_t type, int8_t s
 	va_end(args);
 }
 
-#define CONFIGS_MAX 8
+#define CONFIGS_MAX 32
+/* What cannot be set, or is taken and means nothing: what this broker does, in Kafka's words. */
+static const struct {
+	const char *name, *value;
+	int8_t type;
+} fixed_of_topic[] = {{"message.timestamp.type", "CreateTime", TYPE_STRING},
+		      {"compression.type", "uncompressed", TYPE_STRING},
+		      {"min.insync.replicas", "1", TYPE_INT},
+		      {"unclean.leader.election.enable", "false", TYPE_BOOLEAN},
+		      {"flush.messages", "1", TYPE_LONG}, /* what is acknowledged is on the medium */
+		      {"flush.ms", "0", TYPE_LONG},
+		      {"preallocate", "true", TYPE_BOOLEAN},
+		      {"segment.bytes", "1073741824", TYPE_INT},
+		      {"segment.ms", "604800000", TYPE_LONG},
+		      {"segment.jitter.ms", "0", TYPE_LONG},
+		      {"segment.index.bytes", "10485760", TYPE_INT},
+		      {"index.interval.bytes", "4096", TYPE_INT},
+		      {"file.delete.delay.ms", "0", TYPE_LONG},
+		      {"min.cleanable.dirty.ratio", "0.5", TYPE_DOUBLE},
+		      {"min.compaction.lag.ms", "0", TYPE_LONG},
+		      {"max.compaction.lag.ms", "9223372036854775807", TYPE_LONG}};
+
 static int configs_of_topic(const struct topic *t, struct config *c)
 {
+	uint32_t i;
 	int n = 0;
 
 	config_set(&c[n++], "cleanup.policy", TYPE_LIST,
@@ -542,9 +567,10 @@ static int configs_of_topic(const struct topic *t, struct config *c)
 		   t->retention_bytes ? (long long)t->retention_bytes : -1ll);
 	config_set(&c[n++], "max.message.bytes", TYPE_INT, SOURCE_DEFAULT, "%u",
 		   t->len_max ? t->len_max : BATCH_BYTES_MAX / 4);
-	config_set(&c[n++], "message.timestamp.type", TYPE_STRING, SOURCE_DEFAULT, "CreateTime");
-	config_set(&c[n++], "compression.type", TYPE_STRING, SOURCE_DEFAULT, "uncompressed");
-	config_set(&c[n++], "min.insync.replicas", TYPE_INT, SOURCE_DEFAULT, "1");
+	config_set(&c[n++], "delete.retention.ms", TYPE_LONG, t->compacted ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
+		   (long long)((t->compacted ? t->tombstone_ns : 86400 * (uint64_t)SECOND) / MILLISECOND));
+	for (i = 0; i < sizeof(fixed_of_topic) / sizeof(fixed_of_topic[0]); i++)
+		config_set(&c[n++], fixed_of_topic[i].name, fixed_of_topic[i].type, SOURCE_DEFAULT, "%s", fixed_of_topic[i].value);
 	return n;
 }
 
@@ -558,10 +584,15 @@ static int configs_of_broker(const struct server *s, struct config *c)
 	config_set(&c[n++], "auto.create.topics.enable", TYPE_BOOLEAN, SOURCE_STATIC, "%s",
 		   s->o.auto_create ? "true" : "false");
 	config_set(&c[n++], "default.replication.factor", TYPE_INT, SOURCE_DEFAULT, "1");
+	config_set(&c[n++], "max.connections", TYPE_INT, SOURCE_STATIC, "%u", s->o.connection_max);
+	config_set(&c[n++], "socket.request.max.bytes", TYPE_INT, SOURCE_DEFAULT, "%u", FRAME_MAX);
+	config_set(&c[n++], "fetch.max.bytes", TYPE_INT, SOURCE_DEFAULT, "%u", FETCH_BYTES_MAX);
+	config_set(&c[n++], "offsets.retention.minutes", TYPE_INT, SOURCE_DEFAULT, "2147483647"); /* for ever */
+	config_set(&c[n++], "delete.topic.enable", TYPE_BOOLEAN, SOURCE_DEFAULT, "true");
 	return n;
 }
 
-static void out_config(struct request *r, const struct config *c)
+static void out_config(struct request *r, const struct config *c, bool synonyms)
 {
 	struct out *out = &r->out;
 
@@ -574,7 +605,13 @@ static void out_config(struct request *r, const struct config *c)
 		out_i8(out, c->source);
 	out_bool(out, false);
 	if (r->version >= 1)
-		out_array(out, 0);
+		out_array(out, synonyms);
+	if (synonyms) { /* where the value is from: the setting itself, which nothing else stands behind */
+		out_string(out, c->name);
+		out_string(out, c->value);
+		out_i8(out, c->source);
+		out_tags(out);
+	}
 	if (r->version >= 3) {
 		out_i8(out, c->type);
 		out_string(out, NULL);
@@ -585,7 +622,7 @@ static void out_config(struct request *r, const struct config *c)
 #define RESOURCE_TOPIC 2
 #define RESOURCE_BROKER 4
 
-static void describe_one(struct request *r)
+static void describe_one(struct request *r, bool synonyms)
 {
 	struct config configs[CONFIGS_MAX];
 	struct in *in = &r->in, names;
@@ -628,7 +665,7 @@ static void describe_one(struct request *r)
 	out_array(out, shown);
 	for (i = 0; i < n; i++)
 		if (chosen[i])
-			out_config(r, &configs[i]);
+			out_config(r, &configs[i], synonyms);
 	out_tags(out);
 }
 
@@ -636,12 +673,28 @@ void describe_configs_run(struct request *r)
 {
 	struct in *in = &r->in;
 	struct out *out = &r->out;
-	int32_t i, count = in_array(in, 4);
+	int32_t i, k, count = in_array(in, 4);
+	struct in again = *in;
+	bool synonyms = false;
 
+	for (i = 0; i < count && !in->bad; i++) {
+		in_i8(in);
+		in_text(in);
+		for (k = in_array(in, 2); k > 0 && !in->bad; k--)
+			in_text(in);
+		in_tags(in);
+	}
+	if (r->version >= 1)
+		synonyms = in_bool(in);
+	if (r->version >= 3)
+		in_bool(in); /* texts about the settings: there are none */
+	in_tags(in);
+	again.bad = in->bad;
+	*in = again;
 	out_i32(out, 0);
 	out_array(out, count > 0 ? count : 0);
 	for (i = 0; i < count && !in->bad; i++)
-		describe_one(r);
+		describe_one(r, synonyms);
 	if (in->bad)
 		request_fail(r);
 	out_tags(out);

@@ -30,7 +30,8 @@ enum thmq_run_encoding {
 	THMQ_RUN_RECORDS = 1, /* record table and bodies: struct thmq_record */
 	THMQ_RUN_STATE =
 		2, /* a state slice: partition is the kind, base_offset the item; not found by offset */
-	THMQ_RUN_OPAQUE = 3 /* bytes of the writer's own; count and span are its word */
+	THMQ_RUN_OPAQUE = 3, /* bytes of the writer's own; count and span are its word */
+	THMQ_RUN_KAFKA = 4 /* a record batch of Kafka's protocol, as its producer made it: doc/format.md */
 };
 
 #define THMQ_RUN_SPARSE 1u /* a table of uint32 offset deltas follows the record table */

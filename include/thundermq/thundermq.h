@@ -1001,6 +1001,16 @@ struct thmq_header {
 	uint32_t type;      /* enum thmq_header_type */
 };
 
+/*
+ * What a payload can be that is stored as it is, and is many messages: they take that many offsets, one after the other, in one piece. Who
+ * reads gets them as messages, or all in that piece with THMQ_CONSUMER_ENCODED. doc/kafka.md
+ */
+enum thmq_encoding {
+	THMQ_ENCODING_NONE = 0, /* one message */
+	/* A record batch of Kafka's protocol, version 2, of up to 65536 records, none of a transaction; the offsets in it mean nothing */
+	THMQ_ENCODING_KAFKA = 4
+};
+
 struct thmq_message_opts {
 	uint32_t size;
 	uint32_t flags;      /* THMQ_MESSAGE_* */
@@ -1013,7 +1023,12 @@ struct thmq_message_opts {
 	int64_t time_ns; /* with THMQ_MESSAGE_TIME: the message's own time, ns since 1970; else 0: the broker's */
 	const struct thmq_header *headers; /* header_count of them, THMQ_HEADERS_MAX bytes at most; copied */
 	uint32_t header_count;
-	uint32_t reserved2;
+	/*
+	 * enum thmq_encoding of the payload, which has no key, tag, time, headers … beside it then, and fits into a batch. It is checked
+	 * by the broker: -THMQ_ECORRUPT, -EINVAL, -EMSGSIZE, -EOPNOTSUPP in its THMQ_EVENT_FAILED say what is wrong. One sequence, and one
+	 * THMQ_EVENT_SETTLED, whose offset is that of the first message in it.
+	 */
+	uint32_t encoding;
 	uint64_t ttl_ns; /* so long after its time it is of no use: it is not handed out any more; 0: for ever, or as the topic says */
 	/*
 	 * With THMQ_MESSAGE_EXPECT_END: it is stored only if this is its partition's end_offset then, one past the last message, as
@@ -1181,7 +1196,13 @@ enum thmq_assignor {
 #define THMQ_CONSUMER_SHARED 2u
 /* Without a group: only this partition, partition being set. For those who share out partitions themselves, as a broker of another protocol does. */
 #define THMQ_CONSUMER_PARTITION 4u
-#define THMQ_CONSUMER_READ_UNCOMMITTED 8u /* also what transactions have not committed, or have aborted. Not of a shared group */
+/*
+ * What was sent in an encoding of its own (enum thmq_encoding) comes as it is: one message, whose data is the whole, offset that of the first
+ * one in it, even where the consumer was to begin behind that, and span how many there are. thmq_message_encoding() tells it from others.
+ * Without tags, filter and THMQ_CONSUMER_SHARED.
+ */
+#define THMQ_CONSUMER_ENCODED 8u
+#define THMQ_CONSUMER_READ_UNCOMMITTED 16u /* also what transactions have not committed, or have aborted. Not of a shared group */
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
@@ -1318,6 +1339,14 @@ THMQ_API int thmq_extend(struct thmq_consumer *consumer, const struct thmq_messa
  * -EINVAL not a message that is held; -THMQ_ENOTOPIC dead_topic was deleted; -ESHUTDOWN.
  */
 THMQ_API int thmq_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason);
+
+/**
+ * thmq_message_encoding() - is a message of a THMQ_CONSUMER_ENCODED many in one piece?
+ * @message: of this consumer, and held
+ * Return: enum thmq_encoding; -EINVAL.
+ * Threads: the session's; never blocks, allocates or does I/O.
+ */
+THMQ_API int thmq_message_encoding(const struct thmq_consumer *consumer, const struct thmq_message *message);
 
 /**
  * thmq_message_deliveries() - how often a message of a shared group was handed out, this time included

@@ -23,6 +23,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -100,6 +101,24 @@ inline uint32_t length(std::string_view bytes)
 	if (bytes.size() > UINT32_MAX)
 		throw error(-EMSGSIZE, "thmq");
 	return static_cast<uint32_t>(bytes.size());
+}
+
+/* All of something, whose number is known only once it is asked for: call(elements, max). */
+template <class T, class F> std::vector<T> list(F &&call)
+{
+	std::vector<T> all(16);
+
+	for (;;) {
+		if constexpr (!std::is_integral_v<T>)
+			for (auto &one : all)
+				one.size = sizeof(one);
+		size_t n = static_cast<size_t>(control(call(all.data(), static_cast<uint32_t>(all.size()))));
+		bool fits = n <= all.size();
+
+		all.resize(n);
+		if (fits)
+			return all;
+	}
 }
 
 /* What everything else holds on to, so that the environment goes last, or is known to be gone. */
@@ -288,6 +307,84 @@ public:
 	}
 };
 
+/* ----------------------------------------------------------------- messages */
+
+/* One message, in the library's memory: nothing is copied, and nothing here outlives the batch, or the response, that it is of. */
+class message {
+public:
+	explicit message(const thmq_message &m) : m_(&m) {}
+
+	std::string_view data() const { return {static_cast<const char *>(m_->data), m_->len}; }
+	std::string_view key() const { return {static_cast<const char *>(m_->key), m_->key_len}; }
+	std::string_view tag() const { return {m_->tag, m_->tag_len}; }
+	uint32_t partition() const { return m_->partition; }
+	uint64_t offset() const { return m_->offset; }
+	std::chrono::time_point<std::chrono::system_clock, nanoseconds> time() const
+	{
+		return std::chrono::time_point<std::chrono::system_clock, nanoseconds>(nanoseconds(m_->time_ns));
+	}
+	/* the first header of that name; its value's bytes, whose type is of enum thmq_header_type */
+	std::optional<std::string_view> header(const char *name) const
+	{
+		thmq_header h;
+		int rc = thmq_header_find(m_, name, &h);
+
+		if (rc == -ENOENT)
+			return {};
+		detail::data(rc, "thmq_header_find");
+		return std::string_view(static_cast<const char *>(h.value), h.value_len);
+	}
+	/* f(const thmq_header &) for each, in their order */
+	template <class F> void each_header(F &&f) const
+	{
+		uint32_t cursor = 0;
+		thmq_header h;
+
+		while (detail::data(thmq_header_next(m_, &cursor, &h), "thmq_header_next") == 1)
+			f(static_cast<const thmq_header &>(h));
+	}
+	/* A copy of it may be acknowledged after the batch was released */
+	const thmq_message &raw() const { return *m_; }
+
+private:
+	const thmq_message *m_;
+};
+
+/* An answer to a request. Its end gives it back. Goes before its session does. */
+class response {
+public:
+	response(response &&other) noexcept
+		: session_(std::exchange(other.session_, nullptr)), root_(std::move(other.root_)), r_(other.r_)
+	{
+	}
+	response(const response &) = delete;
+	response &operator=(const response &) = delete;
+	response &operator=(response &&) = delete;
+	~response()
+	{
+		if (session_ && root_->env)
+			thmq_response_release(session_, &r_, 1);
+	}
+
+	/* what producer::try_request() returned, and was given */
+	uint64_t request() const { return r_.request; }
+	void *cookie() const { return r_.cookie; }
+	/* valid as long as this is, and while it stays where it is */
+	thmq::message message() const { return thmq::message(r_.message); }
+
+private:
+	friend class session;
+	friend class producer;
+	response(thmq_session *s, std::shared_ptr<detail::root> r, const thmq_response &is)
+		: session_(s), root_(std::move(r)), r_(is)
+	{
+	}
+
+	thmq_session *session_;
+	std::shared_ptr<detail::root> root_;
+	thmq_response r_;
+};
+
 /* ------------------------------------------------------------------ session */
 
 class session : public detail::handle<thmq_session, thmq_session_close> {
@@ -326,19 +423,8 @@ public:
 	}
 	std::vector<thmq_topic_info> topics()
 	{
-		std::vector<thmq_topic_info> all(16);
-
-		for (;;) {
-			for (auto &info : all)
-				info.size = sizeof(info);
-			size_t n = static_cast<size_t>(
-				detail::control(thmq_topic_list(raw(), all.data(), static_cast<uint32_t>(all.size()))));
-			bool fits = n <= all.size();
-
-			all.resize(n);
-			if (fits)
-				return all;
-		}
+		return detail::list<thmq_topic_info>(
+			[&](thmq_topic_info *all, uint32_t max) { return thmq_topic_list(raw(), all, max); });
 	}
 	thmq_partition_info partition(const char *topic, uint32_t partition, const char *group = nullptr)
 	{
@@ -361,6 +447,55 @@ public:
 			return {};
 		detail::control(rc);
 		return info;
+	}
+	/* the groups of a topic; one of them, with its lag; who is in it; and which of these reads partition 0, 1 …: UINT32_MAX nobody */
+	std::vector<thmq_group_info> groups(const char *topic)
+	{
+		return detail::list<thmq_group_info>(
+			[&](thmq_group_info *all, uint32_t max) { return thmq_group_list(raw(), topic, all, max); });
+	}
+	thmq_group_info group(const char *topic, const char *group)
+	{
+		thmq_group_info info = {};
+
+		info.size = sizeof(info);
+		detail::control(thmq_group_describe(raw(), topic, group, &info));
+		return info;
+	}
+	std::vector<thmq_group_member> group_members(const char *topic, const char *group)
+	{
+		return detail::list<thmq_group_member>([&](thmq_group_member *all, uint32_t max) {
+			return thmq_group_members(raw(), topic, group, all, max);
+		});
+	}
+	std::vector<uint32_t> group_owners(const char *topic, const char *group)
+	{
+		return detail::list<uint32_t>(
+			[&](uint32_t *all, uint32_t max) { return thmq_group_owners(raw(), topic, group, all, max); });
+	}
+	/* EBUSY where it has members, but with THMQ_GROUP_FORCE */
+	void reset_group(const char *topic, const char *group, uint32_t start, uint64_t value = 0, uint32_t partition = UINT32_MAX,
+			 uint32_t flags = 0)
+	{
+		detail::control(thmq_group_reset(raw(), topic, group, partition, start, value, flags));
+	}
+	void delete_group(const char *topic, const char *group, uint32_t flags = 0)
+	{
+		detail::control(thmq_group_delete(raw(), topic, group, flags));
+	}
+	/* an answer to a request, if one has come; throws ENOBUFS where too many are held */
+	std::optional<response> next_response()
+	{
+		thmq_response r;
+
+		if (detail::data(thmq_responses(raw(), &r, 1), "thmq_responses") == 0)
+			return {};
+		return response(raw(), root_, r);
+	}
+	/* Answers a message that was fetched and is held. false: the window is full; wait, and try again. ENOENT: it is no request */
+	bool try_reply(const message &request, std::string_view bytes, const message_options &opts = {})
+	{
+		return detail::taken(thmq_reply(raw(), &request.raw(), bytes.data(), detail::length(bytes), &opts), "thmq_reply");
 	}
 	/* what happened, if anything */
 	std::optional<thmq_event> next_event()
@@ -460,6 +595,24 @@ public:
 				throw error(-ETIMEDOUT, "send");
 		}
 	}
+	/* A message that wants an answer, which comes by session::next_response(). Its number; empty: full, nothing was taken */
+	std::optional<uint64_t> try_request(std::string_view bytes, nanoseconds timeout, const message_options &opts = {},
+					    void *cookie = nullptr)
+	{
+		int64_t rc = thmq_request(raw(), bytes.data(), detail::length(bytes), &opts, detail::count(timeout), cookie);
+
+		if (!detail::taken(rc, "thmq_request"))
+			return {};
+		return static_cast<uint64_t>(rc);
+	}
+	/* Asks, and waits for the answer; ETIMEDOUT */
+	response call(std::string_view bytes, nanoseconds timeout, const message_options &opts = {})
+	{
+		thmq_response r;
+
+		detail::control(thmq_call(raw(), bytes.data(), detail::length(bytes), &opts, detail::count(timeout), &r));
+		return response(session_, root_, r);
+	}
 	/* Until all that was sent has the durability that was asked for. EIO: some of it failed, and events tell which */
 	void flush(nanoseconds timeout = std::chrono::seconds(30))
 	{
@@ -474,47 +627,6 @@ private:
 };
 
 /* ----------------------------------------------------------------- consumer */
-
-/* One message, in the library's memory: nothing is copied, and nothing here outlives the batch that it is of. */
-class message {
-public:
-	explicit message(const thmq_message &m) : m_(&m) {}
-
-	std::string_view data() const { return {static_cast<const char *>(m_->data), m_->len}; }
-	std::string_view key() const { return {static_cast<const char *>(m_->key), m_->key_len}; }
-	std::string_view tag() const { return {m_->tag, m_->tag_len}; }
-	uint32_t partition() const { return m_->partition; }
-	uint64_t offset() const { return m_->offset; }
-	std::chrono::time_point<std::chrono::system_clock, nanoseconds> time() const
-	{
-		return std::chrono::time_point<std::chrono::system_clock, nanoseconds>(nanoseconds(m_->time_ns));
-	}
-	/* the first header of that name; its value's bytes, whose type is of enum thmq_header_type */
-	std::optional<std::string_view> header(const char *name) const
-	{
-		thmq_header h;
-		int rc = thmq_header_find(m_, name, &h);
-
-		if (rc == -ENOENT)
-			return {};
-		detail::data(rc, "thmq_header_find");
-		return std::string_view(static_cast<const char *>(h.value), h.value_len);
-	}
-	/* f(const thmq_header &) for each, in their order */
-	template <class F> void each_header(F &&f) const
-	{
-		uint32_t cursor = 0;
-		thmq_header h;
-
-		while (detail::data(thmq_header_next(m_, &cursor, &h), "thmq_header_next") == 1)
-			f(static_cast<const thmq_header &>(h));
-	}
-	/* A copy of it may be acknowledged after the batch was released */
-	const thmq_message &raw() const { return *m_; }
-
-private:
-	const thmq_message *m_;
-};
 
 class consumer;
 
@@ -598,6 +710,11 @@ public:
 	uint32_t deliveries(const message &m) const
 	{
 		return static_cast<uint32_t>(detail::data(thmq_message_deliveries(raw(), &m.raw()), "thmq_message_deliveries"));
+	}
+	/* enum thmq_encoding, where the options have THMQ_CONSUMER_ENCODED */
+	int encoding(const message &m) const
+	{
+		return detail::data(thmq_message_encoding(raw(), &m.raw()), "thmq_message_encoding");
 	}
 	/* until all acknowledgements are stored durably */
 	void flush(nanoseconds timeout = std::chrono::seconds(30))

@@ -116,8 +116,10 @@ int thmqi_api_broker_open(struct thmq_env *env, const struct thmq_broker_opts *o
 	struct thmqi_api *api;
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV) || !ret_broker)
-		return thmqi_fail(-EINVAL, "broker: not an open environment, or no place for the handle");
+	if (!thmqi_api_is_env(env))
+		return thmqi_api_not_open("environment");
+	if (!ret_broker)
+		return thmqi_fail(-EINVAL, "broker: no place for the handle");
 	mine = thmqi_core_mine(env);
 	if (mine && mine->in_poll)
 		return thmqi_fail(-EDEADLK, "a broker cannot be opened from a core's callback");
@@ -146,7 +148,7 @@ static int bad_broker(const struct thmq_broker *broker)
 {
 	if (thmqi_handle_is(broker, THMQI_HANDLE_CLOSING))
 		return thmqi_fail(-EINVAL, "another thread is closing this broker");
-	return thmqi_fail(-EINVAL, "not an open broker");
+	return thmqi_api_not_open("broker");
 }
 
 /* Under the lock that others use the broker's insides under: it is ours alone to close from then on. */
@@ -167,7 +169,7 @@ int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
 	struct thmq_env *env;
 	int rc;
 
-	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	env = thmqi_broker_env(broker);
 	mine = thmqi_core_mine(env);
@@ -189,7 +191,7 @@ int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_
 	struct thmqi_api *api;
 	bool open;
 
-	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	if (!ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return thmqi_fail(-EINVAL, "stats: set the size field first");
@@ -212,7 +214,7 @@ int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id)
 	struct thmqi_api *api;
 	int rc = -EINVAL;
 
-	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	api = thmqi_api_of(thmqi_broker_env(broker));
 	pthread_mutex_lock(&api->lock);
@@ -228,7 +230,7 @@ int thmq_broker_tls_renew(struct thmq_broker *broker, const struct thmq_tls_opts
 	bool open;
 	int rc = 0;
 
-	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	api = thmqi_api_of(thmqi_broker_env(broker));
 	pthread_mutex_lock(&api->lock);
@@ -245,7 +247,7 @@ int thmq_broker_access_renew(struct thmq_broker *broker)
 	bool open;
 	int rc = 0;
 
-	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	api = thmqi_api_of(thmqi_broker_env(broker));
 	pthread_mutex_lock(&api->lock);
@@ -261,7 +263,7 @@ int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret
 	struct thmqi_api *api;
 	int rc = -EINVAL;
 
-	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	if (!ret_url || !size)
 		return thmqi_fail(-EINVAL, "where a broker listens: no place for the URL");

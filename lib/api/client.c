@@ -4,9 +4,12 @@
 #include "client/client.h"
 #include "filter/filter.h"
 
-#define is_session(s) thmqi_handle_is(s, THMQI_HANDLE_SESSION)
+#define is_session(s) thmqi_api_is_session(s)
 #define is_producer(p) thmqi_likely(thmqi_handle_is(p, THMQI_HANDLE_PRODUCER))
 #define is_consumer(c) thmqi_likely(thmqi_handle_is(c, THMQI_HANDLE_CONSUMER))
+/* For what drives cores; a message's way does not look. */
+#define is_producer_here(p) THMQI_API_IS(p, THMQI_HANDLE_PRODUCER, thmqi_client_producer_env)
+#define is_consumer_here(c) THMQI_API_IS(c, THMQI_HANDLE_CONSUMER, thmqi_client_consumer_env)
 
 #define OPTS_INIT(type) \
 	void thmq_##type##_opts_init(struct thmq_##type##_opts *opts) \
@@ -26,7 +29,7 @@ OPTS_INIT(consumer)
 
 static int bad(const char *what)
 {
-	return thmqi_fail(-EINVAL, "not an open %s", what);
+	return thmqi_api_not_open(what);
 }
 
 static int no_place(const char *what)
@@ -81,7 +84,7 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 	struct thmqi_api *api;
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return bad("environment");
 	if (!url || !ret_session)
 		return thmqi_fail(-EINVAL, "connect: no URL, or no place for the handle");
@@ -352,7 +355,7 @@ int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns)
 {
 	int rc;
 
-	if (!is_producer(producer))
+	if (!is_producer_here(producer))
 		return bad("producer");
 	rc = thmqi_client_producer_close(producer, timeout_ns);
 	return rc ? thmqi_fail(rc, "close a producer: %s", thmq_strerror(rc)) : 0;
@@ -417,7 +420,7 @@ int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns)
 {
 	int rc;
 
-	if (!is_producer(producer))
+	if (!is_producer_here(producer))
 		return bad("producer");
 	rc = thmqi_client_flush(producer, timeout_ns);
 	if (rc == -EIO)
@@ -458,7 +461,9 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (rc == 0 && group)
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
-		rc = copy_opts(&o, sizeof(o), opts, THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_READ_UNCOMMITTED,
+		rc = copy_opts(&o, sizeof(o), opts,
+			       THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED |
+				       THMQ_CONSUMER_READ_UNCOMMITTED,
 			       "consumer");
 	if (rc)
 		return rc;
@@ -480,6 +485,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (o.flags & THMQ_CONSUMER_READ_UNCOMMITTED))
 		return thmqi_fail(-EINVAL, "consumer: members of a shared group see what is committed only");
+	if ((o.flags & THMQ_CONSUMER_ENCODED) && ((o.flags & THMQ_CONSUMER_SHARED) || o.tag_count || o.filter))
+		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_ENCODED takes what comes, whole: no tags, no filter, no THMQ_CONSUMER_SHARED");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)
 		return thmqi_fail(-EINVAL, "consumer: a shared group takes all tags: what one member does not want nobody would get");
 	if (!(o.flags & THMQ_CONSUMER_SHARED) && (o.invisible_ns || o.deliver_max || o.backoff_count || o.dead_topic))
@@ -516,7 +523,7 @@ int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns)
 {
 	int rc;
 
-	if (!is_consumer(consumer))
+	if (!is_consumer_here(consumer))
 		return bad("consumer");
 	rc = thmqi_client_consumer_close(consumer, timeout_ns);
 	return rc ? thmqi_fail(rc, "close a consumer: %s", thmq_strerror(rc)) : 0;
@@ -564,6 +571,13 @@ int thmq_extend(struct thmq_consumer *consumer, const struct thmq_message *messa
 	return thmqi_client_extend(consumer, message, invisible_ns);
 }
 
+int thmq_message_encoding(const struct thmq_consumer *consumer, const struct thmq_message *message)
+{
+	if (!is_consumer(consumer) || !message)
+		return -EINVAL;
+	return thmqi_client_message_encoding(consumer, message);
+}
+
 int thmq_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message)
 {
 	if (!is_consumer(consumer) || !message)
@@ -582,7 +596,7 @@ int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)
 {
 	int rc;
 
-	if (!is_consumer(consumer))
+	if (!is_consumer_here(consumer))
 		return bad("consumer");
 	rc = thmqi_client_consumer_flush(consumer, timeout_ns);
 	return rc ? thmqi_fail(rc, "flush the acks: %s", thmq_strerror(rc)) : 0;
@@ -590,7 +604,7 @@ int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns)
 
 int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start, uint64_t value)
 {
-	if (!is_consumer(consumer))
+	if (!is_consumer_here(consumer))
 		return bad("consumer");
 	if (start < THMQ_START_BEGIN || start > THMQ_START_TIME)
 		return thmqi_fail(-EINVAL, "seek: start is BEGIN, END, OFFSET or TIME");

@@ -5,8 +5,7 @@
 
 static int check(const struct thmq_session *session)
 {
-	return thmqi_handle_is(session, THMQI_HANDLE_SESSION) ? 0
-							      : thmqi_fail(-EINVAL, "not an open session");
+	return thmqi_api_is_session(session) ? 0 : thmqi_api_not_open("session");
 }
 
 int thmq_cluster_nodes(struct thmq_session *session, struct thmq_node *ret_nodes, uint32_t max)

@@ -11,8 +11,8 @@ int thmq_broker_copy(struct thmq_broker *broker, const char *dest, uint64_t time
 	bool open;
 	int rc;
 
-	if (!thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
-		return thmqi_fail(-EINVAL, "not an open broker");
+	if (!thmqi_api_is_broker(broker))
+		return thmqi_api_not_open("broker");
 	if (!dest || !*dest || strlen(dest) > 3800)
 		return thmqi_fail(-EINVAL, "copy: name a directory for it");
 	env = thmqi_broker_env(broker);
@@ -26,7 +26,7 @@ int thmq_broker_copy(struct thmq_broker *broker, const char *dest, uint64_t time
 		thmqi_broker_copy_hold(broker);
 	pthread_mutex_unlock(&api->lock);
 	if (!open)
-		return thmqi_fail(-EINVAL, "not an open broker");
+		return thmqi_api_not_open("broker");
 	rc = thmqi_broker_copy(broker, dest, timeout_ns);
 	thmqi_broker_copy_let_go(broker);
 	return rc;

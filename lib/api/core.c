@@ -13,8 +13,8 @@ struct thmq_core *thmq_env_core(struct thmq_env *env, uint32_t core_index)
 {
 	struct thmq_core *core;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV)) {
-		thmqi_fail(-EINVAL, "not an open environment");
+	if (!thmqi_api_is_env(env)) {
+		thmqi_api_not_open("environment");
 		return NULL;
 	}
 	core = thmqi_env_core(env, core_index);

@@ -129,9 +129,14 @@ int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts *opts)
 	return thmqi_api_env_open(opts, NULL, ret_env);
 }
 
+int thmqi_api_not_open(const char *what)
+{
+	return thmqi_fail(-EINVAL, "not an open %s of this process (a child of fork() has none of its parent's)", what);
+}
+
 static int bad_env(void)
 {
-	return thmqi_fail(-EINVAL, "not an open environment");
+	return thmqi_api_not_open("environment");
 }
 
 /* Before anything of it is closed. */
@@ -166,7 +171,7 @@ int thmq_env_close(struct thmq_env *env, uint64_t timeout_ns)
 
 	if (!env)
 		return 0;
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return bad_env();
 	mine = thmqi_core_mine(env);
 	if (mine && mine->in_poll)
@@ -210,7 +215,7 @@ int thmq_core_attach(struct thmq_env *env, uint32_t core_index)
 {
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return bad_env();
 	rc = thmqi_core_attach(env, core_index);
 	if (rc == -EPERM)
@@ -229,7 +234,7 @@ int thmq_core_detach(struct thmq_env *env)
 {
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return bad_env();
 	rc = thmqi_core_detach(env);
 	return rc ? thmqi_fail(rc, "this thread owns no core of the environment that it could give up now") : 0;
@@ -239,7 +244,7 @@ int thmq_poll(struct thmq_env *env, uint64_t timeout_ns)
 {
 	struct thmq_core *core;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return -EINVAL;
 	core = thmqi_core_mine(env);
 	return core ? thmqi_core_poll(core, timeout_ns) : -EPERM;
@@ -249,7 +254,7 @@ int thmq_env_fd(struct thmq_env *env)
 {
 	struct thmq_core *core;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return bad_env();
 	core = thmqi_core_mine(env);
 	return core ? thmqi_core_fd(core) : thmqi_fail(-EPERM, "this thread owns no core of the environment");
@@ -259,7 +264,7 @@ int thmq_env_arm(struct thmq_env *env)
 {
 	struct thmq_core *core;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return bad_env();
 	core = thmqi_core_mine(env);
 	return core ? thmqi_core_arm(core) : thmqi_fail(-EPERM, "this thread owns no core of the environment");
@@ -269,7 +274,7 @@ int thmq_env_stats(struct thmq_env *env, struct thmq_env_stats *ret_stats)
 {
 	struct thmq_env_stats stats = {0};
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
+	if (!thmqi_api_is_env(env))
 		return bad_env();
 	if (!ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return thmqi_fail(-EINVAL, "stats: set the size field first");

@@ -3,14 +3,12 @@
 #include "api/api.h"
 #include "client/client.h"
 
-#define is_session(s) thmqi_handle_is(s, THMQI_HANDLE_SESSION)
-
 static int check(const struct thmq_session *session, const char *topic, const char *group)
 {
 	int rc;
 
-	if (!is_session(session))
-		return thmqi_fail(-EINVAL, "not an open session");
+	if (!thmqi_api_is_session(session))
+		return thmqi_api_not_open("session");
 	rc = thmqi_api_name(topic, THMQ_TOPIC_NAME_MAX, "topic");
 	return rc || !group ? rc : thmqi_api_name(group, THMQ_GROUP_NAME_MAX, "group");
 }

@@ -60,8 +60,8 @@ int thmq_env_place(struct thmq_env *env, uint32_t core_index, struct thmq_place 
 	struct thmq_place place;
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
-		return thmqi_fail(-EINVAL, "not an open environment");
+	if (!thmqi_api_is_env(env))
+		return thmqi_api_not_open("environment");
 	if (!ret_place || thmqi_size_is_wrong(ret_place->size))
 		return thmqi_fail(-EINVAL, "place: set the size field first");
 	rc = thmqi_env_place(env, core_index, &place);

@@ -3,8 +3,8 @@
 #include "api/api.h"
 #include "client/client.h"
 
-#define is_session(s) thmqi_likely(thmqi_handle_is(s, THMQI_HANDLE_SESSION))
-#define is_producer(p) thmqi_likely(thmqi_handle_is(p, THMQI_HANDLE_PRODUCER))
+#define is_session(s) thmqi_likely(thmqi_api_is_session(s))
+#define is_producer(p) thmqi_likely(THMQI_API_IS(p, THMQI_HANDLE_PRODUCER, thmqi_client_producer_env))
 
 _Static_assert(sizeof(struct thmq_response) == 120, "public layout");
 

@@ -28,8 +28,8 @@ int thmq_transport_register(struct thmq_env *env, const struct thmq_transport *t
 	struct thmq_transport ops;
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
-		return bad("not an open environment");
+	if (!thmqi_api_is_env(env))
+		return thmqi_api_not_open("environment");
 	if (!transport)
 		return bad("register a transport: there is none");
 	rc = thmqi_opts_copy(&ops, sizeof(ops), transport);
@@ -51,8 +51,8 @@ int thmq_transport_intercept(struct thmq_env *env, const struct thmq_interceptor
 	struct thmq_interceptor ops;
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
-		return bad("not an open environment");
+	if (!thmqi_api_is_env(env))
+		return thmqi_api_not_open("environment");
 	if (!interceptor)
 		return bad("intercept: there is no interceptor");
 	rc = thmqi_opts_copy(&ops, sizeof(ops), interceptor);
@@ -94,8 +94,8 @@ int thmq_fault_open(struct thmq_env *env, const struct thmq_fault_opts *opts,
 	struct thmq_fault_opts o;
 	int rc;
 
-	if (!thmqi_handle_is(env, THMQI_HANDLE_ENV))
-		return bad("not an open environment");
+	if (!thmqi_api_is_env(env))
+		return thmqi_api_not_open("environment");
 	if (!ret_fault)
 		return bad("faults: no place for the handle");
 	rc = fault_opts(&o, opts);

@@ -2,10 +2,10 @@
 /* statfile.c - a file of statistics: made, written by rows, and checked by whoever reads it. statfile.h says what it is. */
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file_limit.h"
 #include "base/statfile.h"
 
 #define PATH_BYTES 4200u
@@ -97,15 +97,7 @@ static int lay_out(struct thmqi_statfile *f, const struct thmqi_stat_header *hea
 
 /* ------------------------------------------------------------------- writer */
 
-/* A write behind the limit would be a signal. */
-static bool is_allowed(uint64_t bytes)
-{
-	struct rlimit limit;
-
-	return getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= bytes;
-}
-
-static int write_all(int fd, const uint8_t *from, uint64_t at, uint64_t bytes)
+static int write_pieces(int fd, const uint8_t *from, uint64_t at, uint64_t bytes)
 {
 	ssize_t n;
 
@@ -122,6 +114,28 @@ static int write_all(int fd, const uint8_t *from, uint64_t at, uint64_t bytes)
 	return 0;
 }
 
+static int write_all(int fd, const uint8_t *from, uint64_t at, uint64_t bytes)
+{
+	sigset_t old;
+
+	thmqi_file_limit_hold(&old);
+	return thmqi_file_limit_let_go(&old, write_pieces(fd, from, at, bytes));
+}
+
+/* A name that was mistyped is not to cost somebody his file. After a power cut there may be zeros in ours. */
+static bool is_ours(const char *path)
+{
+	static const char zeros[sizeof(((struct thmqi_stat_header *)0)->magic)];
+	char magic[sizeof(((struct thmqi_stat_header *)0)->magic)];
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	bool is = fd >= 0 && pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
+		  (memcmp(magic, THMQI_STAT_MAGIC, sizeof(magic)) == 0 || memcmp(magic, zeros, sizeof(magic)) == 0);
+
+	if (fd >= 0)
+		close(fd);
+	return is;
+}
+
 /* Whole before it has its name: nobody finds half of it, and who reads the one before is not disturbed. */
 static int make_file(struct thmqi_statfile *f, const char *path)
 {
@@ -133,7 +147,7 @@ static int make_file(struct thmqi_statfile *f, const char *path)
 
 	if (strlen(path) + 8 > sizeof(temporary))
 		return -ENAMETOOLONG;
-	if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode))
+	if (lstat(path, &st) == 0 && (!S_ISREG(st.st_mode) || (st.st_size && !is_ours(path))))
 		return -EEXIST;
 	snprintf(temporary, sizeof(temporary), "%.*s.%s.new", (int)dir, path, path + dir);
 	if (unlink(temporary) != 0 && errno != ENOENT)
@@ -158,7 +172,7 @@ int thmqi_statfile_open(struct thmqi_statfile *f, const char *path, const struct
 	f->fd = -1;
 	rc = lay_out(f, header, specs, count);
 	if (!rc)
-		rc = is_allowed(f->bytes) ? make_file(f, path) : -EFBIG;
+		rc = make_file(f, path);
 	if (rc)
 		thmqi_statfile_close(f, 0);
 	return rc;

@@ -9,6 +9,7 @@
 
 #include "commitlog/close.h"
 #include "commitlog/limit.h"
+#include "disk/busy.h"
 #include "meta.h"
 #include "node.h"
 #include "txn.h"
@@ -269,8 +270,7 @@ static int dir_open(struct thmq_broker *b)
 		return rc;
 	rc = b->disk->dir_lock(b->dir, "lock", &pid);
 	if (rc == -EBUSY)
-		return thmqi_fail(rc, "open %s: process %llu%s has it open; close it there first",
-				  b->data_dir, (unsigned long long)pid, pid == (uint64_t)getpid() ? " (this one)" : "");
+		return thmqi_disk_busy(b->data_dir, pid);
 	if (rc)
 		return thmqi_fail(rc, "lock %s/lock: %s", b->data_dir, thmq_strerror(rc));
 	return 0;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "data.h"
+#include "disk/busy.h"
 
 #define SHARD_PREFIX "shard-"
 
@@ -335,12 +336,6 @@ int thmqi_data_list(struct data *d)
 	return 0;
 }
 
-static int busy(const char *path, uint64_t pid)
-{
-	return thmqi_fail(-EBUSY, "%s: process %llu has it open; close it there first", path,
-			  (unsigned long long)pid);
-}
-
 /* Shared, since nothing is written: a read-only file system will do, and one that knows no locks, and others may look too. */
 static int lock_shared(struct data *d)
 {
@@ -356,7 +351,7 @@ static int lock_shared(struct data *d)
 	if (flock(d->lock_fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
 		if (pread(d->lock_fd, pid, sizeof(pid) - 1, 0) < 0)
 			pid[0] = 0;
-		rc = busy(d->path, strtoull(pid, NULL, 10));
+		rc = thmqi_disk_busy(d->path, strtoull(pid, NULL, 10));
 	}
 	return rc;
 }
@@ -372,7 +367,7 @@ static int lock_all(struct data *d)
 	}
 	rc = thmqi_disk_posix.dir_lock(d->dir, "lock", &pid);
 	if (rc == -EBUSY)
-		return busy(d->path, pid);
+		return thmqi_disk_busy(d->path, pid);
 	return rc ? thmqi_fail(rc, "lock %s/lock: %s", d->path, thmq_strerror(rc)) : 0;
 }
 

@@ -7,6 +7,7 @@
 #include "commitlog/hint.h"
 #include "lead.h"
 #include "wire/attributes.h"
+#include "wire/kafka.h"
 
 /* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
 #define FLUSH_OFFSETS (OFFSET_JUMP / 4)
@@ -16,7 +17,7 @@
 #define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
-#define SPECIAL THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY)
+#define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
 #define ALONE (THMQI_PRODUCE_REPORT | SPECIAL | THMQI_PRODUCE_TXN)
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint64_t is)
@@ -45,6 +46,9 @@ static int check(const struct conn *c, const struct thmqi_frame *f)
 	if ((uint32_t)f->key_len + THMQI_PRODUCE_TAG_LEN(f->extra) > f->len)
 		return -EINVAL;
 	if (f->flags < THMQ_DURABILITY_MEMORY || f->flags > THMQ_DURABILITY_ALL)
+		return -EINVAL;
+	if (thmqi_unlikely(f->extra & THMQI_PRODUCE_ENCODED) &&
+	    (f->key_len || THMQI_PRODUCE_TAG_LEN(f->extra) || THMQI_PRODUCE_HAS(f->extra)))
 		return -EINVAL;
 	return 0;
 }
@@ -268,6 +272,37 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 		memcpy(body, (const void *)(uintptr_t)f->data, f->len);
 		body += padded;
 	}
+}
+
+/* The payload of a run of another encoding. Copied first: where it lies its client may change it. Return: 0, or why it is refused */
+static __attribute__((noinline)) int fill_encoded(struct conn *c, const struct thmqi_frame *f, struct thmq_run_header *run,
+						  const struct partition *p)
+{
+	struct thmqi_kafka_facts is;
+	int rc;
+
+	if (f->tag_hash != THMQ_RUN_KAFKA)
+		return -EOPNOTSUPP;
+	memcpy(run + 1, (const void *)(uintptr_t)f->data, f->len);
+	rc = thmqi_kafka_check(run + 1, f->len, (int64_t)c->shard->core->wall_ns, &is);
+	if (rc)
+		return rc;
+	*run = (struct thmq_run_header){.len = f->len,
+					.base_offset = p->next_offset,
+					.partition = p->id,
+					.count = is.count,
+					.span = is.count,
+					.encoding = THMQ_RUN_KAFKA,
+					.flags = is.keyed ? THMQ_RUN_KEYED : 0,
+					.producer_id = f->arg[1],
+					.first_time_ns = is.first_time_ns,
+					.last_time_ns = is.last_time_ns,
+					.tag_filter = is.tag_filter};
+	if (f->arg[1]) {
+		run->first_sequence = f->seq;
+		run->producer_epoch = f->generation;
+	}
+	return 0;
 }
 
 static void count_volatile(struct volatile_ring *r, uint64_t index, uint64_t run_bytes)
@@ -577,9 +612,10 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct txn_item *txn = NULL;
 	uint64_t index, offset, is = 0;
 	uint32_t level;
-	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts;
+	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts = false;
+	const bool encoded = first->extra & THMQI_PRODUCE_ENCODED; /* one frame, many messages */
 	struct topic_here *t;
-	uint32_t room;
+	uint32_t room, bytes;
 	int rc = check(c, first);
 
 	/* room for a refusal and, if wanted, for the report */
@@ -624,7 +660,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 				return (uint32_t)rc;
 			goto refuse;
 		}
-		rc = thmqi_version_expect(c, first, p, &is);
+		rc = encoded ? 0 : thmqi_version_expect(c, first, p, &is);
 		if (rc == -EAGAIN)
 			return 0;
 		if (rc)
@@ -640,7 +676,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	e = thmqi_shard_pending_room(s);
 	if (thmqi_unlikely(!e || (!p->is_volatile &&
 				  (s->blocked ||
-				   p->next_offset - p->durable > OFFSET_JUMP - RUN_RECORDS_MAX))))
+				   p->next_offset - p->durable > OFFSET_JUMP - (encoded ? THMQI_KAFKA_COUNT_MAX : RUN_RECORDS_MAX)))))
 		if (!p->is_volatile)
 			return 0;
 	room = run_room(s, p, first);
@@ -648,8 +684,16 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	t = c->last_topic;
 	if (thmqi_unlikely(c->last_limited) && !is_allowed(c, t, first, &room, &g))
 		return 0;
-	gather(c, first, room, &g);
-	in_parts = g.count == 0;
+	if (thmqi_unlikely(encoded)) {
+		rc = first->len > room ? -EMSGSIZE : 0;
+		if (rc)
+			goto refuse;
+		g.count = 1;
+		g.len = first->len;
+	} else {
+		gather(c, first, room, &g);
+		in_parts = g.count == 0;
+	}
 	if (thmqi_unlikely(in_parts)) {
 		rc = -EMSGSIZE;
 		if (txn)
@@ -679,8 +723,12 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	if (thmqi_unlikely(in_parts))
 		thmqi_parts_fill_last(c, first, run, p, room);
-	else
+	else if (thmqi_likely(!encoded))
 		fill(c, run, &g, p);
+	else if ((rc = fill_encoded(c, first, run, p))) {
+		thmq_log_append_abort(p->log);
+		goto refuse;
+	}
 	if (thmqi_unlikely(txn != NULL))
 		thmqi_txn_mark(run, thmqi_txn_of(first));
 	last = thmqi_frame_at(&c->wire->up, g.count - 1);
@@ -696,15 +744,16 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		offset = c->parts.offset;
 		thmqi_parts_end(c);
 	}
-	p->next_offset += g.count;
+	bytes = g.len - (encoded ? 0 : g.count * (uint32_t)sizeof(struct thmq_record));
+	p->next_offset += run->count;
 	p->jumped = false;
-	s->messages_in += g.count;
-	t->messages_in += g.count;
-	s->bytes_in += g.len - g.count * sizeof(struct thmq_record);
-	t->bytes_in += g.len - g.count * sizeof(struct thmq_record);
+	s->messages_in += run->count;
+	t->messages_in += run->count;
+	s->bytes_in += bytes;
+	t->bytes_in += bytes;
 	if (thmqi_unlikely(c->last_limited))
-		pay(c, t, in_parts ? first->len : g.len - g.count * (uint32_t)sizeof(struct thmq_record), g.count);
-	THMQI_PROBE3(taken, p->id, run->base_offset, g.count);
+		pay(c, t, in_parts ? first->len : bytes, run->count);
+	THMQI_PROBE3(taken, p->id, run->base_offset, run->count);
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
 			send_report(c, first->stream, p->id, level, first->seq, g.count, offset);
@@ -721,6 +770,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		note_pending(c, e, index, first, last, p, run, level);
 		if (thmqi_unlikely(in_parts))
 			e->base_offset = offset;
+		if (thmqi_unlikely(encoded) && level)
+			e->count = 1; /* sequences, which a report is of */
 	}
 	if (thmqi_unlikely(p->holds)) {
 		if (p->visible_at <= THMQ_DURABILITY_MEMORY)

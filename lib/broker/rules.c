@@ -3,7 +3,10 @@
  * rules.c - a file of rules: who may do what with which topics, and how much of it. Lines, the first that fits decides; doc/access.md
  * has the form. Constant once it was read. Knows no connection.
  */
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "guard.h"
 
@@ -245,11 +248,8 @@ static int rule_of(const struct line *l, struct rule *rule)
 static int add_line(struct rules *r, struct line *l, char *text)
 {
 	struct rule rule, *grown;
-	size_t len = strlen(text);
 	int rc;
 
-	if (len == LINE_BYTES - 1 && text[len - 1] != '\n')
-		return wrong(l, "the line is too long", NULL);
 	rc = cut(l, text);
 	if (rc || !l->count)
 		return rc;
@@ -270,9 +270,47 @@ static int add_line(struct rules *r, struct line *l, char *text)
 	return 0;
 }
 
+/* 1; 0 the end. What is no text, such as what a crash left, is refused: read up to its first zero it would say something else. */
+static int next_line(FILE *f, struct line *l, char text[LINE_BYTES])
+{
+	uint32_t n = 0;
+	int c = getc(f);
+
+	l->number++;
+	for (; c != EOF && c != '\n'; c = getc(f)) {
+		if (!c)
+			return wrong(l, "there is a zero in it: this is no text", NULL);
+		if (n == LINE_BYTES - 1)
+			return wrong(l, "the line is too long", NULL);
+		text[n++] = (char)c;
+	}
+	text[n] = 0;
+	return n || c != EOF;
+}
+
+/* No pipe, that would wait for a writer. */
+static FILE *open_file(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+	FILE *f = NULL;
+	int error;
+
+	if (fd >= 0 && fstat(fd, &st) == 0 && !S_ISREG(st.st_mode))
+		errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+	else if (fd >= 0)
+		f = fdopen(fd, "r");
+	if (!f && fd >= 0) {
+		error = errno;
+		close(fd);
+		errno = error;
+	}
+	return f;
+}
+
 int thmqi_rules_read(const char *path, struct rules **ret_rules)
 {
-	FILE *f = fopen(path, "re");
+	FILE *f = open_file(path);
 	struct rules *r;
 	struct line l = {.path = path};
 	char text[LINE_BYTES];
@@ -283,10 +321,8 @@ int thmqi_rules_read(const char *path, struct rules **ret_rules)
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		rc = thmqi_fail(-ENOMEM, "%s: no memory", path);
-	while (!rc && fgets(text, sizeof(text), f)) {
-		l.number++;
+	while (!rc && (rc = next_line(f, &l, text)) == 1)
 		rc = add_line(r, &l, text);
-	}
 	if (!rc && ferror(f))
 		rc = thmqi_fail(-EIO, "rules %s cannot be read", path);
 	fclose(f);

@@ -446,6 +446,12 @@ static bool has_records(const struct thmq_run_header *run)
 	       thmqi_run_table_bytes(run->count, run->flags & THMQ_RUN_SPARSE) <= run->len;
 }
 
+/* What its members can read: one for each offset, if it has no table. */
+static bool has_messages(const struct thmq_run_header *run)
+{
+	return has_records(run) || (run->encoding == THMQ_RUN_KAFKA && run->count);
+}
+
 /* The run of @d, from @from up to before @to, goes to @sub. */
 static void send_run(struct sub *sub, struct consumer *k, struct thmqi_frame *f, struct delivery *d,
 		     uint64_t from, uint64_t to, uint32_t deliveries)
@@ -491,7 +497,7 @@ static void hand_over(struct sub *sub, struct consumer *k, struct thmqi_frame *f
 	}
 	send_run(sub, k, f, d, from, to, deliveries);
 	sh->out_ns = THMQI_MIN(sh->out_ns, due);
-	if (d->view.run.header->flags & THMQ_RUN_SPARSE)
+	if ((d->view.run.header->flags & THMQ_RUN_SPARSE) && has_records(d->view.run.header))
 		give_up_holes(sh, d->view.run.header, from, to);
 }
 
@@ -594,7 +600,7 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 		else /* the spans have changed: once more */
 			from = end;
 	}
-	if (from < end && (!has_records(run) || (run->transaction && thmqi_txn_hides(sub->conn->shard, run)))) {
+	if (from < end && (!has_messages(run) || (run->transaction && thmqi_txn_hides(sub->conn->shard, run)))) {
 		give_up(sh, &rest, end);
 		from = end;
 	}

@@ -54,6 +54,8 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 	for (i = 0; i < c->pool_used; i++) {
 		if (c->pool[i].whole)
 			thmqi_whole_drop(c, &c->pool[i]);
+		if (c->pool[i].expanded)
+			thmqi_expanded_drop(c, &c->pool[i]);
 		thmqi_unpacked_drop(c, &c->pool[i]);
 	}
 	thmqi_unpacked_fini(c);
@@ -118,7 +120,7 @@ static void flush_link(struct client_link *l)
 static bool window_is_small(const struct thmq_consumer *c, const struct delivered *d)
 {
 	return (uint64_t)d->bytes * RELEASE_BATCH > c->share_bytes / 4 ||
-	       (uint64_t)THMQI_MAX(d->count, 1u) * RELEASE_BATCH > c->share_count / 4;
+	       (uint64_t)THMQI_MAX(d->credit, 1u) * RELEASE_BATCH > c->share_count / 4;
 }
 
 /* All of the run is done with. */
@@ -127,7 +129,7 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 	struct client_link *l = d->link;
 
 	c->held_bytes -= d->bytes;
-	c->held_count -= d->count;
+	c->held_count -= d->credit;
 	if (thmqi_unlikely(c->ranks != NULL))
 		thmqi_ranks_let_go(c, d);
 	c->stalled = false;
@@ -138,6 +140,8 @@ static void run_put(struct thmq_consumer *c, struct delivered *d)
 		thmqi_whole_drop(c, d);
 	if (thmqi_unlikely(d->unpacked != NULL))
 		thmqi_unpacked_drop(c, d);
+	if (thmqi_unlikely(d->expanded != NULL))
+		thmqi_expanded_drop(c, d);
 	if (thmqi_unlikely(d->former)) {
 		d->former = false;
 		c->former_count--;
@@ -263,6 +267,29 @@ static bool gone(const struct client_link *l)
 	return atomic_load_explicit(&l->wire->broker_closed, memory_order_acquire) != 0;
 }
 
+/* Whatever it is: its records are looked at when the app comes to it. To who wants it as it is it is one message. */
+static bool open_encoded(struct delivered *d, const struct thmqi_frame *f, uint32_t len, uint32_t count)
+{
+	const struct thmq_run_header *run = d->run;
+
+	if (run->encoding != THMQ_RUN_KAFKA || len > f->len - sizeof(*run))
+		return false;
+	d->encoding = THMQ_RUN_KAFKA;
+	d->base_offset = run->base_offset;
+	d->first_time_ns = run->first_time_ns;
+	d->last_time_ns = run->last_time_ns;
+	d->record = NULL;
+	d->deltas = NULL;
+	d->body = (const uint8_t *)(run + 1);
+	d->end = d->body + len;
+	d->bytes = len;
+	d->credit = count;
+	d->count = d->consumer->opts.flags & THMQ_CONSUMER_ENCODED ? 1 : count;
+	d->from = f->seq;
+	d->to = f->arg[1];
+	return true;
+}
+
 static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 {
 	const struct thmq_run_header *run = d->run;
@@ -274,10 +301,12 @@ static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 		return false;
 	len = read_once(run->len);
 	count = read_once(run->count);
+	if (thmqi_unlikely(read_once(run->encoding) != THMQ_RUN_RECORDS))
+		return open_encoded(d, f, len, count);
 	sparse = read_once(run->flags) & THMQ_RUN_SPARSE;
 	table = thmqi_run_table_bytes(count, sparse);
 	/* does the record table lie within the run? Bodies are looked at one by one */
-	if (thmqi_unlikely(len > f->len - sizeof(*run) || run->encoding != THMQ_RUN_RECORDS || table > len))
+	if (thmqi_unlikely(len > f->len - sizeof(*run) || table > len))
 		return false;
 	d->base_offset = run->base_offset;
 	d->first_time_ns = run->first_time_ns;
@@ -286,7 +315,7 @@ static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 	d->body = (const uint8_t *)d->record + table;
 	d->end = (const uint8_t *)d->record + len;
 	d->bytes = len;
-	d->count = count;
+	d->count = d->credit = count;
 	d->from = f->seq;
 	d->to = f->arg[1];
 	return true;
@@ -308,7 +337,7 @@ static bool open_one(struct delivered *d, const struct thmqi_frame *f)
 	d->body = (const uint8_t *)d->run + head;
 	d->end = (const uint8_t *)d->run + f->len;
 	d->bytes = f->len - (uint32_t)sizeof(*d->run);
-	d->count = 1;
+	d->count = d->credit = 1;
 	return true;
 }
 
@@ -336,15 +365,16 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	d->at = 0;
 	d->held = 0;
 	d->queued = false;
+	d->encoding = THMQ_RUN_RECORDS;
 	ok = f->type == THMQI_FRAME_DELIVER_ONE ? open_one(d, f) : open_run(d, f);
 	if (thmqi_unlikely(!ok)) {
-		d->bytes = d->count = 0;
+		d->bytes = d->count = d->credit = 0;
 		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->arg[1] - 1);
 	}
 	if (thmqi_unlikely(c->shared))
 		thmqi_shared_delivered(c, d, f);
 	c->held_bytes += d->bytes;
-	c->held_count += d->count;
+	c->held_count += d->credit;
 	if (thmqi_unlikely(c->ranks != NULL))
 		thmqi_ranks_hold(c, d);
 	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON ||
@@ -369,8 +399,7 @@ bool thmqi_consumer_has_news(const struct thmq_consumer *c)
 
 /* -------------------------------------------------------------------- fetch */
 
-/* In every view: which use of which record, whose, and which message of the run. */
-static uint64_t view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index)
+uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index)
 {
 	return d->generation | (uint64_t)(index % HELD_BITS) << 32 |
 	       (uint64_t)(VIEW_MARK | c->stream) << 48;
@@ -429,26 +458,42 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	return rc ? rc : 1;
 }
 
+/* Of a run that is encoded. False: not now, or never. */
+static __attribute__((noinline)) bool make_records(struct thmq_consumer *c, struct delivered *d)
+{
+	int rc = thmqi_encoded_expand(c, d);
+
+	c->full = rc == -ENOBUFS;
+	if (rc && !c->full)
+		corrupt(c, d, d->base_offset, rc);
+	return !rc;
+}
+
 /* Messages of the records of @d that are left, at most @max. Return: how many. */
 static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 			 struct thmq_message *messages, uint32_t max)
 {
 	struct reading *r = d->reading;
-	const struct thmq_record *rec = d->record;
-	const uint8_t *body = d->body;
-	const uint64_t view = view_of(c, d, 0);
+	const struct thmq_record *rec;
+	const uint8_t *body;
+	const uint64_t view = thmqi_view_of(c, d, 0);
 	uint64_t offset, last = 0;
 	uint32_t index, head, size, key_len, tag_len, flags, n = 0;
 	int64_t time;
 	int rc;
 
+	if (thmqi_unlikely(!d->record) && !make_records(c, d))
+		return 0;
+	rec = d->record;
+	body = d->body;
 	if (thmqi_unlikely(d->unpacked != NULL) && !d->held) /* the app has given all of these back */
 		thmqi_unpacked_drop(c, d);
 	for (index = d->at; index < d->count && n < max; index++, rec++) {
 		struct thmq_message *m = &messages[n];
 
 		offset = d->base_offset + (d->deltas ? d->deltas[index] : index);
-		time = (int64_t)((uint64_t)d->first_time_ns + rec->time_delta_us * 1000ull);
+		time = thmqi_likely(!d->times) ? (int64_t)((uint64_t)d->first_time_ns + rec->time_delta_us * 1000ull)
+					       : d->times[index];
 		size = read_once(rec->size);
 		key_len = read_once(rec->key_len);
 		tag_len = read_once(rec->tag_len);
@@ -533,7 +578,7 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 	m->offset = d->base_offset;
 	m->time_ns = d->first_time_ns;
 	m->internal[0] = (uint64_t)(uintptr_t)d;
-	m->internal[1] = view_of(c, d, 0);
+	m->internal[1] = thmqi_view_of(c, d, 0);
 	if (thmqi_unlikely(c->odd) && put_right(c, d, 0, m) <= 0)
 		return 0;
 	d->held_bits[0] |= 1;
@@ -628,7 +673,10 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 				break;
 			d->at = d->count;
 		} else {
-			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n) : hand_out(c, d, ret_messages + n, most);
+			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n)
+			      : thmqi_unlikely(!d->record && c->opts.flags & THMQ_CONSUMER_ENCODED)
+				      ? thmqi_encoded_hand_out(c, d, ret_messages + n)
+				      : hand_out(c, d, ret_messages + n, most);
 			n += got;
 		}
 		if (thmqi_unlikely(ranks != NULL))
@@ -674,7 +722,7 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
 	uint64_t bit = 1ull << (index % 64);
 
-	if (thmqi_unlikely(view_of(c, d, index) != m->internal[1] || !d->held))
+	if (thmqi_unlikely(thmqi_view_of(c, d, index) != m->internal[1] || !d->held))
 		return false;
 	if (thmqi_likely(d->count <= HELD_BITS)) {
 		if (thmqi_unlikely(!(d->held_bits[index / 64] & bit)))
@@ -686,7 +734,7 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message)
 {
-	while (d->at < d->count)
+	while (d->at < d->count && !c->full)
 		if (hand_out(c, d, ret_message, 1))
 			return true;
 	return false;
@@ -697,7 +745,7 @@ bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message
 	const struct delivered *d = (const struct delivered *)(uintptr_t)m->internal[0];
 	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
 
-	return in_pool(c, d) && d->held && view_of(c, d, index) == m->internal[1];
+	return in_pool(c, d) && d->held && thmqi_view_of(c, d, index) == m->internal[1];
 }
 
 int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)

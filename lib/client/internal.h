@@ -93,6 +93,7 @@ struct client_link {
 /* ---------------------------------------------------------------- consumers */
 
 struct assembly;
+struct expanded; /* encoded.c */
 struct unpacked;
 struct thmqi_pack;
 struct thmqi_attributes;
@@ -116,14 +117,18 @@ struct delivered {
 	const struct thmq_run_header *run;
 	uint64_t base_offset; /* of the run */
 	int64_t first_time_ns; /* likewise */
-	const struct thmq_record *record; /* the next one */
+	int64_t last_time_ns;  /* likewise, of one that is encoded */
+	const struct thmq_record *record; /* the next one; NULL: of a run that is encoded, body to end is its payload */
 	struct thmq_record one; /* of a run that came with its record in the frame */
 	const uint8_t *body, *end;
 	const uint32_t *deltas; /* offsets, if sparse */
+	const int64_t *times; /* of each record; NULL: they are in the table */
 	uint64_t *held_bits; /* which records the app has: HELD_BITS of them */
 	uint32_t bytes; /* of the run: it may be gone when the record is put back */
 	uint64_t from, to; /* offsets wanted */
 	uint32_t at, count; /* records handed out, of */
+	uint32_t credit; /* messages that the broker counts for it */
+	uint32_t encoding; /* enum thmq_run_encoding */
 	uint32_t held; /* messages that the app has */
 	uint32_t generation; /* of this record's use, to know stale views; never 0 in a view */
 	bool queued;
@@ -132,6 +137,7 @@ struct delivered {
 	uint64_t expires_ns; /* shared: what the app has not seen by then is somebody else's */
 	struct assembly *whole; /* the message, if the run was its last part; else NULL */
 	struct unpacked *unpacked; /* memory of messages that were packed; NULL: none was */
+	struct expanded *expanded; /* likewise of a run that is encoded */
 };
 
 enum reading_state {
@@ -501,6 +507,8 @@ bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothin
 /* fetch.c: the runs that were handed over */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
+/* In every view: which use of which record, whose, and which message of the run. */
+uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index);
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
 void thmqi_runs_fini(struct thmq_consumer *c);
@@ -517,6 +525,13 @@ void thmqi_releases_flush(struct thmq_session *s); /* before the session's threa
 int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);
 void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d);
 void thmqi_unpacked_fini(struct thmq_consumer *c); /* all runs are given back */
+
+/* encoded.c: runs that are no records */
+/* Its records become messages: d->record … are of them then. 0; -ENOBUFS the app holds too much; -EOPNOTSUPP; -ENOMEM; -THMQ_ECORRUPT */
+int thmqi_encoded_expand(struct thmq_consumer *c, struct delivered *d);
+void thmqi_expanded_drop(struct thmq_consumer *c, struct delivered *d);
+/* All of @d as it is. Return: 1; 0 it is not wanted */
+uint32_t thmqi_encoded_hand_out(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m);
 
 /* parts.c: messages that were stored in parts */
 /*

@@ -145,6 +145,13 @@ static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_mes
 	return (o->flags & EXPECTS) == EXPECTS || (o->flags & THMQ_MESSAGE_EXPECT_KEY && (!o->key || p->is_volatile));
 }
 
+/* All that it has lies in its payload. */
+static bool encodes_wrongly(const struct thmq_message_opts *o)
+{
+	return o->encoding != THMQ_ENCODING_KAFKA || (o->flags & ~THMQ_MESSAGE_PARTITION) || o->key || o->tag || o->header_count ||
+	       o->ttl_ns || o->deliver_at_ns || o->delay_ns;
+}
+
 static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o,
 		      uint32_t *ret_level)
 {
@@ -152,6 +159,7 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 
 	if (o && ((o->flags & ~FLAGS_KNOWN) || o->size < 8 ||
 		  (thmqi_unlikely(o->flags & EXPECTS) && expects_wrongly(p, o)) ||
+		  (thmqi_unlikely(o->encoding) && encodes_wrongly(o)) ||
 		  (o->partition && !(o->flags & THMQ_MESSAGE_PARTITION)) ||
 		  (o->time_ns && !(o->flags & THMQ_MESSAGE_TIME)) ||
 		  (thmqi_unlikely(o->priority) && o->priority >= p->priorities) ||
@@ -221,6 +229,7 @@ struct place {
 	uint32_t index; /* of the partition */
 	uint32_t key_len, tag_len, len;
 	uint32_t has, has_len; /* attributes: THMQ_RECORD_*, and bytes */
+	uint32_t encoding;     /* enum thmq_encoding */
 	bool timed;
 	int64_t time_ns;
 };
@@ -323,6 +332,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	ret->key_len = opts ? opts->key_len : 0;
 	ret->tag_len = opts && opts->tag ? (uint32_t)strlen(opts->tag) : 0;
 	ret->has = ret->has_len = 0;
+	ret->encoding = opts ? opts->encoding : 0;
 	if (opts && (opts->header_count || (opts->ttl_ns | (uint64_t)opts->deliver_at_ns | opts->delay_ns) ||
 		     (opts->flags & EXPECTS) || opts->txn)) {
 		rc = thmqi_attributes_plan(opts, &ret->has, &ret->has_len);
@@ -342,12 +352,12 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	rc = link_of(p, index, &l);
 	if (thmqi_unlikely(rc))
 		return rc;
-	if (packing != AS_IT_IS && place_packs(p, l, len)) {
+	if (packing != AS_IT_IS && !ret->encoding && place_packs(p, l, len)) {
 		ret->has |= THMQ_RECORD_PACKED;
 		ret->has_len += (uint32_t)sizeof(struct thmqi_packed);
 	}
 	if (thmqi_unlikely(len > l->len_max_volatile || head_of(ret) > l->len_max_volatile - len) &&
-	    (is_too_long(p, l, head_of(ret), len) || (ret->has & (THMQ_RECORD_DELAY | IN_TXN))))
+	    (is_too_long(p, l, head_of(ret), len) || (ret->has & (THMQ_RECORD_DELAY | IN_TXN)) || ret->encoding))
 		return -EMSGSIZE;
 	head = THMQI_ALIGN_UP(head_of(ret), 8u);
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
@@ -467,13 +477,13 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->partition = p->partitions[m->index].partition;
 	f->len = head_of(m) + m->len;
 	f->extra = m->tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0) |
-		   (m->timed ? THMQI_PRODUCE_TIMED : 0) | THMQI_PRODUCE_WITH(m->has);
+		   (m->timed ? THMQI_PRODUCE_TIMED : 0) | THMQI_PRODUCE_WITH(m->has) | (m->encoding ? THMQI_PRODUCE_ENCODED : 0);
 	f->seq = seq;
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
 	f->arg[1] = p->id;
 	f->generation = p->epoch;
-	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : 0;
+	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : m->encoding;
 	if (thmqi_unlikely(p->id))
 		push_id(l, m->slot, f);
 	if (thmqi_unlikely(m->has & IN_TXN))
@@ -493,7 +503,7 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 
 /*
  * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16, attributes
- * << 24 (7 bits), CLAIM_TIMED, shard << 32, bytes of attributes << 48, [3] time.
+ * << 24 (7 bits), CLAIM_TIMED, shard << 32, bytes of attributes << 48 (without any: its encoding), [3] time.
  */
 #define CLAIM_TIMED 0x80000000u
 _Static_assert(THMQ_HEADERS_MAX + 64 <= UINT16_MAX, "bytes of attributes");
@@ -513,7 +523,7 @@ static inline __attribute__((always_inline)) int claim_one(struct thmq_producer 
 	ret_claim->internal[0] = m.link->slot_head - 1;
 	ret_claim->internal[1] = (uint64_t)(uintptr_t)m.first;
 	ret_claim->internal[2] = m.key_len | m.tag_len << 16 | m.has << 24 | (m.timed ? CLAIM_TIMED : 0) |
-				 (uint64_t)m.link->shard << 32 | (uint64_t)m.has_len << 48;
+				 (uint64_t)m.link->shard << 32 | (uint64_t)(m.has ? m.has_len : m.encoding) << 48;
 	ret_claim->internal[3] = (uint64_t)m.time_ns;
 	m.slot->life = m.link->life;
 	p->open_claims++;
@@ -556,6 +566,10 @@ static bool place_of(struct thmq_producer *p, const struct thmq_claim *claim, st
 			      .len = claim->len,
 			      .timed = claim->internal[2] & CLAIM_TIMED,
 			      .time_ns = (int64_t)claim->internal[3]};
+	if (!ret->has) {
+		ret->encoding = ret->has_len;
+		ret->has_len = 0;
+	}
 	return slot->state == SLOT_CLAIMED && slot->stream == p->stream;
 }
 

@@ -137,7 +137,7 @@ void thmqi_ranks_hold(struct thmq_consumer *c, const struct delivered *d)
 {
 	if (d->reading) {
 		c->ranks->held_bytes[d->reading->priority] += d->bytes;
-		c->ranks->held_count[d->reading->priority] += d->count;
+		c->ranks->held_count[d->reading->priority] += d->credit;
 	}
 }
 
@@ -145,7 +145,7 @@ void thmqi_ranks_let_go(struct thmq_consumer *c, const struct delivered *d)
 {
 	if (d->reading) {
 		c->ranks->held_bytes[d->reading->priority] -= d->bytes;
-		c->ranks->held_count[d->reading->priority] -= d->count;
+		c->ranks->held_count[d->reading->priority] -= d->credit;
 	}
 }
 

@@ -921,3 +921,13 @@ struct thmq_env *thmqi_client_env(const struct thmq_session *session)
 {
 	return session->env;
 }
+
+struct thmq_env *thmqi_client_producer_env(const struct thmq_producer *producer)
+{
+	return producer->session->env;
+}
+
+struct thmq_env *thmqi_client_consumer_env(const struct thmq_consumer *consumer)
+{
+	return consumer->session->env;
+}

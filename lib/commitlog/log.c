@@ -5,6 +5,7 @@
 
 #include "commitlog/limit.h"
 #include "commitlog/close.h"
+#include "disk/busy.h"
 #include "internal.h"
 #include "survey.h"
 
@@ -186,7 +187,7 @@ static int lock(struct thmq_log *log)
 
 	rc = log->disk->dir_lock(log->dir, "lock", &pid);
 	if (rc == -EBUSY && pid)
-		return thmqi_fail(rc, "open %s: process %llu has it open; close it there first", log->opts.dir, (unsigned long long)pid);
+		return thmqi_disk_busy(log->opts.dir, pid);
 	return rc ? thmqi_fail(rc, "lock %s/lock: %s", log->opts.dir, thmq_strerror(rc)) : 0;
 }
 

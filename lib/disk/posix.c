@@ -14,42 +14,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/file_limit.h"
+#include "disk/busy.h"
 #include "internal.h"
 
 #define PROCESS_ENDING                                                                             \
 	0x404u /* PF_SIGNALED | PF_EXITING of the kernel's include/linux/sched.h, the same since 2.6 */
 #define LOCK_NAP_NS 2000000 /* a lock whose holder is dying is tried again so often … */
 #define LOCK_TRIES 500u     /* … and for a second in all */
-
-/* --------------------------------------------------------------- size limit */
-
-/*
- * What grows a file beyond RLIMIT_FSIZE is answered by -EFBIG, and by SIGXFSZ to the calling thread, which would kill
- * a host that does not handle it. The error is enough. Source: setrlimit(2), pthread_sigmask(3).
- */
-static void xfsz_hold(sigset_t *ret_old)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGXFSZ);
-	pthread_sigmask(SIG_BLOCK, &set, ret_old);
-}
-
-/* @rc: what the calls behind xfsz_hold() said; returned. */
-static int xfsz_let_go(const sigset_t *old, int rc)
-{
-	const struct timespec now = {0};
-	sigset_t set;
-
-	if (rc == -EFBIG) { /* it is pending, unless the host ignores it */
-		sigemptyset(&set);
-		sigaddset(&set, SIGXFSZ);
-		sigtimedwait(&set, NULL, &now);
-	}
-	pthread_sigmask(SIG_SETMASK, old, NULL);
-	return rc;
-}
 
 /* -------------------------------------------------------------- directories */
 
@@ -275,11 +247,22 @@ int thmqi_disk_posix_dir_lock(struct thmqi_disk_dir *dir, const char *name, uint
 		close(fd);
 		return rc;
 	}
-	xfsz_hold(&old);
-	xfsz_let_go(&old, write_holder(fd));
+	thmqi_file_limit_hold(&old);
+	thmqi_file_limit_let_go(&old, write_holder(fd));
 	dir->lock_fd = fd;
 	dir->lock_pid = getpid();
 	return 0;
+}
+
+/* A lock goes to the children that its holder has forked, and whoever only looks does not leave a number. */
+int thmqi_disk_busy(const char *path, uint64_t pid)
+{
+	if (pid && !is_dying(pid))
+		return thmqi_fail(-EBUSY, "open %s: process %llu%s has it open; close it there first", path, (unsigned long long)pid,
+				  pid == (uint64_t)getpid() ? " (this one)" : "");
+	return thmqi_fail(-EBUSY, "open %s: it is in use, but process %llu, which opened it last, is not to be found: a child that it forked still "
+				  "has it, it lives in another container, or somebody looks at it (verify, copy); end that first",
+			  path, (unsigned long long)pid);
 }
 
 int thmqi_disk_posix_rename(struct thmqi_disk_dir *dir, const char *from, const char *to)
@@ -436,8 +419,8 @@ int thmqi_disk_posix_file_write(struct thmqi_disk_file *file, const void *data, 
 {
 	sigset_t old;
 
-	xfsz_hold(&old);
-	return xfsz_let_go(&old, write_all(file, data, len, offset, dsync));
+	thmqi_file_limit_hold(&old);
+	return thmqi_file_limit_let_go(&old, write_all(file, data, len, offset, dsync));
 }
 
 static int allocate(struct thmqi_disk_file *file, uint64_t len)
@@ -461,7 +444,7 @@ int thmqi_disk_posix_file_allocate(struct thmqi_disk_file *file, uint64_t len)
 	/* fallocate(2) begins anew after each signal: with a profiler's it would never end */
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	return xfsz_let_go(&old, allocate(file, len));
+	return thmqi_file_limit_let_go(&old, allocate(file, len));
 }
 
 int thmqi_disk_posix_file_flush(struct thmqi_disk_file *file)

@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/file_limit.h"
 #include "internal.h"
 
 #define BLOCKS 16u /* of the measured file: consecutive writes go to different ones */
@@ -70,6 +71,7 @@ static int open_nameless(const struct thmqi_disk_dir *dir)
 
 static int probe_open(struct probe *p, const struct thmqi_disk_dir *dir, bool uring)
 {
+	sigset_t old;
 	int rc;
 
 	p->ring = NULL;
@@ -83,8 +85,10 @@ static int probe_open(struct probe *p, const struct thmqi_disk_dir *dir, bool ur
 		return -ENOMEM;
 	}
 	memset(p->data, 0, FILE_BYTES);
-	if (pwrite(p->fd, p->data, FILE_BYTES, 0) != (ssize_t)FILE_BYTES || fsync(p->fd) != 0) {
-		rc = errno ? -errno : -EIO;
+	thmqi_file_limit_hold(&old);
+	errno = 0;
+	rc = pwrite(p->fd, p->data, FILE_BYTES, 0) != (ssize_t)FILE_BYTES || fsync(p->fd) != 0 ? (errno ? -errno : -EIO) : 0;
+	if (thmqi_file_limit_let_go(&old, rc)) {
 		free(p->data);
 		close(p->fd);
 		return rc;

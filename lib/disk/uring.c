@@ -5,6 +5,7 @@
  * completions are better polled for. Opening, allocating and renaming are left to the kernel's own workers, so that no loop waits.
  */
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 
 #define RETRIES_MAX 64u /* of one operation: interrupted or refused for now */
 #define POLLED_BYTES_MAX (128u << 10)
+#define LIMIT_LOOK_NS 1000000u /* the host may set RLIMIT_FSIZE: for messages it is looked at again so long after the last look */
 
 struct thmqi_disk_queue {
 	struct thmq_core *core;
@@ -20,8 +22,11 @@ struct thmqi_disk_queue {
 	uint32_t background;        /* of them, those of preparation that run */
 	struct disk_list waiting;   /* preparation that waits for its turn */
 	struct disk_list again;     /* found no room in the ring */
+	struct disk_list refused;   /* writes beyond the limit of files */
 	struct thmqi_poller poller; /* tries those again */
 	struct thmqi_list files;    /* with a slot in the ring's table */
+	uint64_t size_max;          /* of files, by the process's limit … */
+	uint64_t looked_ns;         /* … when that was looked at */
 };
 
 static void on_done(struct thmqi_ring_op *ring_op, int res, uint32_t flags);
@@ -47,6 +52,27 @@ static void forget_slot(struct thmqi_disk_file *file)
 	thmqi_list_del(&file->link);
 }
 
+/* ---------------------------------------------------------------- size limit */
+
+static void look_at_limit(struct thmqi_disk_queue *q)
+{
+	struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
+
+	getrlimit(RLIMIT_FSIZE, &limit);
+	q->size_max = limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : limit.rlim_cur;
+	q->looked_ns = q->core->now_ns;
+}
+
+/* The kernel would refuse it by SIGXFSZ, too, to the host's thread. */
+static bool is_beyond_limit(struct thmqi_disk_queue *q, const struct thmqi_disk_op *op)
+{
+	if (op->opcode != THMQI_DISK_WRITE)
+		return false;
+	if ((op->flags & THMQI_DISK_BACKGROUND) || q->core->now_ns - q->looked_ns > LIMIT_LOOK_NS)
+		look_at_limit(q);
+	return op->offset + op->len > q->size_max;
+}
+
 /* --------------------------------------------------------------------- start */
 
 static int start_transfer(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
@@ -58,6 +84,10 @@ static int start_transfer(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 	int slot = op->polled ? -1 : slot_of(q, f); /* the slots are the main ring's */
 	bool dsync = (op->flags & THMQI_DISK_DSYNC) && !f->split;
 
+	if (thmqi_unlikely(is_beyond_limit(q, op))) {
+		disk_list_add(&q->refused, op);
+		return 0;
+	}
 	if (op->opcode == THMQI_DISK_READ)
 		return thmqi_ring_read(ring, f->fd, slot, op->buf, data, op->len - done,
 				       op->offset + done, &op->ring_op);
@@ -66,11 +96,11 @@ static int start_transfer(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 }
 
 /* What takes long enough to sleep meanwhile, and preparation, is not polled for. */
-static bool may_be_polled(const struct thmqi_disk_queue *q, const struct thmqi_disk_op *op)
+static bool may_be_polled(struct thmqi_disk_queue *q, const struct thmqi_disk_op *op)
 {
 	return (op->opcode == THMQI_DISK_WRITE || op->opcode == THMQI_DISK_READ) &&
 	       op->file->polled && q->core->polled && op->len <= POLLED_BYTES_MAX &&
-	       !(op->flags & THMQI_DISK_BACKGROUND);
+	       !(op->flags & THMQI_DISK_BACKGROUND) && !is_beyond_limit(q, op);
 }
 
 /* Bring @op, from its beginning or from where it was left, into the ring. 0; -EAGAIN; -EINVAL. */
@@ -126,13 +156,22 @@ static void start_waiting(struct thmqi_disk_queue *q)
 	}
 }
 
+static void complete(struct thmqi_disk_op *op, int64_t result);
+
 static int try_again(struct thmqi_poller *poller, uint32_t budget)
 {
 	struct thmqi_disk_queue *q = thmqi_container(poller, struct thmqi_disk_queue, poller);
+	struct thmqi_disk_op *next;
 	uint32_t done = 0;
 
-	for (; done < budget && q->again.first && start(q, q->again.first) == 0; done++)
-		disk_list_take(&q->again);
+	for (; thmqi_unlikely(q->refused.first != NULL); done++)
+		complete(disk_list_take(&q->refused), -EFBIG);
+	for (; done < budget && q->again.first; done++) {
+		next = q->again.first->next; /* it may lie in another list afterwards */
+		if (start(q, q->again.first) != 0)
+			break;
+		q->again.first = next;
+	}
 	if (thmqi_unlikely(q->core->polled != NULL)) {
 		thmqi_ring_submit(q->core->polled); /* what could not be, or goes on */
 		done += (uint32_t)thmqi_ring_reap(q->core->polled, budget);
@@ -145,7 +184,7 @@ static bool arm(struct thmqi_poller *poller)
 {
 	struct thmqi_disk_queue *q = thmqi_container(poller, struct thmqi_disk_queue, poller);
 
-	return q->again.first || (q->core->polled && thmqi_ring_inflight(q->core->polled));
+	return q->again.first || q->refused.first || (q->core->polled && thmqi_ring_inflight(q->core->polled));
 }
 
 /* ---------------------------------------------------------------------- done */
@@ -272,6 +311,7 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	q->poller.name = "disk, io_uring";
 	q->poller.arm = arm;
 	thmqi_list_init(&q->files);
+	look_at_limit(q);
 	thmqi_core_add_poller(core, &q->poller);
 	*ret_queue = q;
 	return 0;

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/file_limit.h"
 #include "internal.h"
 #include "topology/topology.h"
 
@@ -114,14 +115,17 @@ static int map_private(struct thmq_slabs *s, uint32_t index, uint32_t best, uint
 /* Its size is sealed: a peer that cut it would make our own accesses trap. */
 static int memfd(unsigned int huge)
 {
-	int fd = memfd_create("thundermq-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge);
+	int fd = memfd_create("thundermq-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge), rc;
+	sigset_t old;
 
-	if (fd >= 0 && (ftruncate(fd, THMQ_SLAB_BYTES) != 0 ||
-			fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)) {
-		close(fd);
-		return -1;
-	}
-	return fd;
+	if (fd < 0)
+		return fd;
+	thmqi_file_limit_hold(&old);
+	rc = ftruncate(fd, THMQ_SLAB_BYTES) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0 ? -errno : 0;
+	if (thmqi_file_limit_let_go(&old, rc) == 0)
+		return fd;
+	close(fd);
+	return -1;
 }
 
 static int map_memfd(uint8_t *at, unsigned int huge, int *ret_fd)

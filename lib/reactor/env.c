@@ -6,10 +6,12 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "internal.h"
 #include "predict.h"
+#include "reactor/process.h"
 
 /* The default limit: address space until it is used. A core takes whole slabs, and a shard with the defaults some of them. */
 #define POOL_BYTES (1ull << 30)
@@ -155,6 +157,24 @@ static int open_cores(struct thmq_env *env)
 	return rc;
 }
 
+/* Source: madvise(2), MADV_WIPEONFORK. */
+static int note_process(struct thmq_env *env)
+{
+	uint32_t *here = mmap(NULL, sizeof(*here), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (here == MAP_FAILED)
+		return -ENOMEM;
+	madvise(here, sizeof(*here), MADV_WIPEONFORK);
+	*here = 1;
+	env->here = here;
+	return 0;
+}
+
+bool thmqi_env_is_here(const struct thmq_env *env)
+{
+	return __atomic_load_n(env->here, __ATOMIC_RELAXED);
+}
+
 int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world,
 		   struct thmq_env **ret_env)
 {
@@ -181,10 +201,16 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 			  : opts->caller_cores ? opts->caller_cores
 					       : 1;
 	bytes = opts->pool_bytes ? opts->pool_bytes : THMQI_MAX(POOL_BYTES, env->core_count * POOL_BYTES_PER_CORE);
+	rc = note_process(env);
+	if (rc) {
+		free(env);
+		return thmqi_fail(rc, "no memory for an environment");
+	}
 	rc = thmqi_slabs_open(bytes, &env->slabs);
 	if (rc) {
 		thmqi_fail(rc, "reserve %llu bytes of address space: %s", (unsigned long long)bytes,
 			   thmq_strerror(rc));
+		munmap((void *)(uintptr_t)env->here, sizeof(*env->here));
 		free(env);
 		return rc;
 	}
@@ -235,6 +261,7 @@ int thmqi_env_close(struct thmq_env *env)
 	thmqi_slabs_close(env->slabs);
 	pthread_mutex_destroy(&env->devices.lock);
 	env->handle.kind = THMQI_HANDLE_CLOSED;
+	munmap((void *)(uintptr_t)env->here, sizeof(*env->here));
 	free(env->places);
 	free(env);
 	return (int)leaked;

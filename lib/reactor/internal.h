@@ -89,6 +89,7 @@ struct thmq_env {
 	uint32_t core_count;
 	uint32_t pinned;
 	bool caller_driven;
+	const uint32_t *here; /* 1 in the process that opened it; a page that the kernel clears in a child of fork(2) */
 	struct polling_rules polling;
 	struct forecaster *forecaster; /* its thread, where there is one */
 	void *user;

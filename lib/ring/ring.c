@@ -32,8 +32,13 @@ static int make(uint32_t depth, uint32_t flags, struct io_uring *ret_ring)
 	struct io_uring_params p = {.flags = flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
 				    .cq_entries = depth * 4};
 
+	int e;
+
 	memset(ret_ring, 0, sizeof(*ret_ring));
-	return io_uring_queue_init_params(depth, ret_ring, &p);
+	e = io_uring_queue_init_params(depth, ret_ring, &p);
+	if (!e) /* a child of fork(2) that reaped it would take its parent's completions */
+		io_uring_ring_dontfork(ret_ring);
+	return e;
 }
 
 static bool is_refusal(int e)

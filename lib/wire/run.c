@@ -2,6 +2,8 @@
 /* run.c - runs and records as bytes: checked, walked, made. Pure functions; doc/format.md is their specification. */
 #include "wire/run.h"
 
+#include "wire/kafka.h"
+
 _Static_assert(sizeof(struct thmq_run_header) == 96, "as in doc/format.md");
 _Static_assert(offsetof(struct thmq_run_header, header_crc) == 92, "as in doc/format.md");
 _Static_assert(sizeof(struct thmq_record) == 16, "as in doc/format.md");
@@ -60,12 +62,61 @@ void thmqi_run_producer(const struct thmq_run_header *run, struct thmqi_producer
 
 /* ----------------------------------------------------------------- records */
 
+/* Of a run that is a batch of Kafka's protocol: the same walk, with body as its place, and no table. */
+static __attribute__((noinline)) int begin_batch(struct thmqi_record_iter *it, const struct thmq_run_header *run)
+{
+	struct thmqi_kafka_batch b;
+
+	if (thmqi_kafka_read(run + 1, run->len, &b) || b.count != run->count || run->span != run->count)
+		return -THMQ_ECORRUPT;
+	if (b.codec)
+		return -EINVAL;
+	it->run = run;
+	it->record = NULL;
+	it->delta = NULL;
+	it->body = b.records;
+	it->end = b.records + b.len;
+	it->index = 0;
+	return 0;
+}
+
+static __attribute__((noinline)) int next_of_batch(struct thmqi_record_iter *it, struct thmq_record_view *ret_view)
+{
+	const struct thmq_run_header *run = it->run;
+	struct thmqi_kafka_batch b;
+	struct thmqi_kafka_record r;
+	struct thmqi_kafka_walk w;
+	int rc = thmqi_kafka_read(run + 1, run->len, &b);
+
+	if (rc)
+		return -THMQ_ECORRUPT;
+	thmqi_kafka_walk(&w, &b, it->body, (uint32_t)(it->end - it->body), run->first_time_ns);
+	w.index = it->index;
+	rc = thmqi_kafka_next(&w, &r);
+	if (rc != 1)
+		return rc ? -THMQ_ECORRUPT : 0;
+	*ret_view = (struct thmq_record_view){.offset = run->base_offset + it->index,
+					      .time_ns = r.time_ns,
+					      .key = r.key,
+					      .tag = r.tag,
+					      .data = r.value,
+					      .key_len = r.key_len,
+					      .tag_len = r.tag_len,
+					      .len = r.value_len,
+					      .tag_hash = r.tag_len ? thmqi_tag_hash(r.tag, r.tag_len) : 0};
+	it->body = w.at;
+	it->index = w.index;
+	return 1;
+}
+
 int thmqi_record_begin(struct thmqi_record_iter *it, const struct thmq_run_header *run)
 {
 	bool sparse = run->flags & THMQ_RUN_SPARSE;
 	const uint8_t *payload = (const uint8_t *)(run + 1);
 	uint64_t table = thmqi_run_table_bytes(run->count, sparse);
 
+	if (thmqi_unlikely(run->encoding == THMQ_RUN_KAFKA))
+		return begin_batch(it, run);
 	if (run->encoding != THMQ_RUN_RECORDS)
 		return -EINVAL;
 	if (table > run->len)
@@ -85,6 +136,8 @@ int thmqi_record_next(struct thmqi_record_iter *it, struct thmq_record_view *ret
 	const struct thmq_run_header *run = it->run;
 	uint64_t bytes, left;
 
+	if (thmqi_unlikely(!r))
+		return next_of_batch(it, ret_view);
 	if (it->index == run->count)
 		return 0;
 	left = (uint64_t)(it->end - it->body);

@@ -5,6 +5,7 @@
  *
  * usage: access_contract_test MEDIUM [case …]; MEDIUM as of transport_contract_test.c.
  */
+#include <sys/stat.h>
 #include <thundermq/access.h>
 
 #include "contract.h"
@@ -181,6 +182,16 @@ static void rules_that_say_nothing_sensible(void)
 		CHECK(f && fprintf(f, "# one\n%s", wrong[i]) > 0 && fclose(f) == 0);
 		CHECK(thmq_broker_access_renew(broker) == -EINVAL && strstr(thmq_errmsg(), "line 2"));
 	}
+	/* what a crash left of an editor's file: behind the zeros stands what was never a line of its own */
+	{
+		static const char torn[3000] = "# one\n# two";
+		FILE *f = fopen(rules_path, "w");
+
+		CHECK(f && fwrite(torn, sizeof(torn), 1, f) == 1 && fputs("allow * all *\n", f) >= 0 && fclose(f) == 0);
+		CHECK(thmq_broker_access_renew(broker) == -EINVAL && strstr(thmq_errmsg(), "line 2"));
+	}
+	CHECK(unlink(rules_path) == 0 && mkfifo(rules_path, 0600) == 0);
+	CHECK(thmq_broker_access_renew(broker) == -EINVAL); /* and waits for nobody */
 	CHECK(unlink(rules_path) == 0);
 	CHECK(thmq_broker_access_renew(broker) == -ENOENT);
 	CHECK(thmq_topic_create(s, "still", NULL) == 0); /* the rules that there were */

@@ -188,6 +188,70 @@ static void ends_in_any_order()
 	/* batch, consumer, claim go last, and touch nothing */
 }
 
+static void requests_are_answered()
+{
+	place p;
+	thmq::producer producer(p.session, "t");
+	thmq::consumer consumer(p.session, "t", nullptr);
+	int mark = 0;
+	auto number = producer.try_request("question", 10s, {}, &mark);
+
+	CHECK(number && *number > 0);
+	for (bool answered = false; !answered;) {
+		for (auto m : consumer.fetch()) {
+			CHECK(m.data() == "question" && m.header(THMQ_REPLY_ID));
+			CHECK(consumer.encoding(m) == THMQ_ENCODING_NONE);
+			CHECK(p.session.try_reply(m, "answer"));
+			answered = true;
+		}
+		p.session.wait(1s);
+	}
+	for (;;) {
+		if (auto r = p.session.next_response()) {
+			thmq::response moved = std::move(*r);
+
+			CHECK(moved.request() == *number && moved.cookie() == &mark && moved.message().data() == "answer");
+			break;
+		}
+		p.session.wait(1s);
+	}
+	producer.send("no request");
+	CHECK(thrown([&] { producer.call("nobody is there", 20ms); }) == ETIMEDOUT);
+	p.session.wait(1s);
+	for (auto m : consumer.fetch())
+		if (m.data() == "no request")
+			CHECK(thrown([&] { p.session.try_reply(m, "x"); }) == ENOENT);
+}
+
+static void groups_are_looked_after()
+{
+	place p;
+	thmq::producer producer(p.session, "t");
+
+	for (int i = 0; i < 20; i++) {
+		std::string name = "g" + std::to_string(i);
+		thmq::consumer c(p.session, "t", name.c_str());
+
+		c.close();
+	}
+	CHECK(p.session.groups("t").size() == 20); /* more than there was room for at first */
+	for (int i = 0; i < 3; i++)
+		producer.send("x");
+	producer.flush();
+	thmq::consumer member(p.session, "t", "g7");
+	while (p.session.group("t", "g7").reader_count == 0)
+		p.session.wait(10ms);
+	CHECK(p.session.group_members("t", "g7").size() == 1);
+	CHECK(p.session.group_owners("t", "g7").size() == 1 && p.session.group_owners("t", "g7")[0] == 0);
+	CHECK(thrown([&] { p.session.reset_group("t", "g7", THMQ_START_END); }) == EBUSY);
+	member.close();
+	CHECK(p.session.group("t", "g7").lag == 3);
+	p.session.reset_group("t", "g7", THMQ_START_END);
+	CHECK(p.session.group("t", "g7").lag == 0);
+	p.session.delete_group("t", "g7");
+	CHECK(thrown([&] { p.session.group("t", "g7"); }) == ENOENT);
+}
+
 static void a_loop_of_ones_own()
 {
 	place p;
@@ -211,6 +275,8 @@ int main()
 	full_is_an_empty_optional();
 	batches_give_back();
 	ends_in_any_order();
+	requests_are_answered();
+	groups_are_looked_after();
 	a_loop_of_ones_own();
 	return 0;
 }

@@ -50,19 +50,19 @@ class Broker:
         self.port = self.port_tls = None
         self.start()
 
-    def start(self, port=0):
+    def start(self, port=0, host='127.0.0.1'):
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             self.native = 'tcp://127.0.0.1:%d' % s.getsockname()[1]
         self.log = open(self.dir + '.log', 'a')
-        self.process = subprocess.Popen([KAFKA, '--data', self.dir, '--listen', '127.0.0.1:%d' % port, '--thmq', self.native,
+        self.process = subprocess.Popen([KAFKA, '--data', self.dir, '--listen', '%s:%d' % (host, port), '--thmq', self.native,
                                          *self.args], stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         check('serving' in line, 'the broker says:', line, open(self.dir + '.log').read()[-2000:])
         words = line.replace(',', '').split()
         ports = [int(words[i + 1]) for i, w in enumerate(words) if w == 'port']
         self.port, self.port_tls = ports[0], ports[-1]
-        self.url = '127.0.0.1:%d' % self.port
+        self.url = '%s:%d' % (host, self.port)
 
     def stop(self, sig=signal.SIGTERM):
         self.process.send_signal(sig)
@@ -230,7 +230,10 @@ def topics_and_settings(b):
     same(a.describe_configs([r])[r].result(10)['retention.ms'].value, '1000000')
     same(result(a.create_topics([new('table', 1, 1, config={'cleanup.policy': 'compact', 'delete.retention.ms': '5000'})])), None)
     r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, 'table')
-    same(a.describe_configs([r])[r].result(10)['cleanup.policy'].value, 'compact')
+    configs = a.describe_configs([r])[r].result(10)
+    same(configs['cleanup.policy'].value, 'compact')
+    same(configs['delete.retention.ms'].value, '5000')
+    same((configs['segment.bytes'].is_default, [x.name for x in configs['segment.bytes'].synonyms.values()]), (True, ['segment.bytes']))
     same(len(a.list_topics('made', 10).topics['made'].partitions), 3)
     same(result(a.delete_topics(['made'])), None)
     same(result(a.delete_topics(['made'])), 'UNKNOWN_TOPIC_OR_PART')
@@ -466,8 +469,61 @@ def who_the_client_is(b):
         c.close()
 
 
-CASES = [every_compression, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
-         what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, who_the_client_is]
+def by_ipv6(b):
+    """An address of IPv6 is listened at and told to clients, and a socket for both tells each what it came by."""
+    try:
+        with socket.socket(socket.AF_INET6) as s:
+            s.bind(('::1', 0))
+    except OSError as e:
+        print('no IPv6:', e)
+        return
+    b.stop()
+    b.start(host='[::1]')
+    kcat(b, '-P', '-t', 'six', stdin='1\n')
+    same(read_all(b, 'six'), ['1'])
+    check('[::1]:%d' % b.port in kcat(b, '-L') or '::1:%d' % b.port in kcat(b, '-L'), kcat(b, '-L'))
+    b.stop()
+    b.start(host='[::]')
+    b.url = '127.0.0.1:%d' % b.port
+    same(read_all(b, 'six'), ['1'])
+    check('127.0.0.1:%d' % b.port in kcat(b, '-L'), kcat(b, '-L'))
+    b.stop()
+    b.args += ('--advertise', '[::1]:7')
+    b.start()
+    check(':7' in kcat(b, '-L') and '[[' not in kcat(b, '-L'), kcat(b, '-L'))
+    b.stop()
+    b.args = b.args[:-2]
+    b.start()
+
+
+def batches_as_they_came(b):
+    """What is stored is the batch itself: one run of it, read by the library's own tools as messages, found by key and time; a cut in its middle works."""
+    p = confluent_kafka.Producer({'bootstrap.servers': b.url, 'linger.ms': 200, 'batch.num.messages': 100, 'log_level': 0})
+    for i in range(100):
+        p.produce('whole', b'v%d' % i, key=b'k%d' % i, partition=0, timestamp=1600000000000 + i * 3600000,
+                  headers=[('n', b'%d' % i), ('thmq.tag', b'even' if i % 2 == 0 else b'odd')])
+    same(p.flush(20), 0)
+    kcat(b, '-P', '-t', 'whole', '-p', '0', '-z', 'lz4', stdin=''.join('packed %d\n' % i for i in range(50)))
+    m = [json.loads(line) for line in thmq('sub', b.native, 'whole', '--json').splitlines()]
+    same([(x['data'], x['offset']) for x in m], [('v%d' % i, i) for i in range(100)] + [('packed %d' % i, 100 + i) for i in range(50)])
+    same([(x['key'], x['tag']) for x in m[:100]], [('k%d' % i, 'odd' if i % 2 else 'even') for i in range(100)])
+    same(len(thmq('sub', b.native, 'whole', '--tag', 'odd').splitlines()), 50)
+    same(read_all(b, 'whole', '-f', '%o %k %h %s\n')[37], '37 k37 n=37,thmq.tag=odd v37')
+    same(kcat(b, '-C', '-t', 'whole', '-p', '0', '-o', '37', '-c', '2', '-q', '-f', '%o %s\n'), '37 v37\n38 v38\n')
+    c = kafka.KafkaConsumer(bootstrap_servers=b.url)
+    tp = kafka.TopicPartition('whole', 0)
+    same(c.offsets_for_times({tp: 1600000000000 + 50 * 3600000 - 1})[tp], kafka.structs.OffsetAndTimestamp(50, 1600000000000 + 50 * 3600000))
+    c.close()
+    b.stop(signal.SIGKILL)
+    runs = [json.loads(line) for line in thmq('dump', '--json', b.dir).splitlines()]
+    runs = [x for x in runs if x.get('topic') == 'whole' and 'offset' in x]
+    check(runs and all(x['encoding'] == 'kafka' for x in runs) and len(runs) < 50, runs)
+    b.start(b.port)
+    same(len(read_all(b, 'whole')), 150)
+
+
+CASES = [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
+         what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, by_ipv6, who_the_client_is]
 
 
 def main():

@@ -168,3 +168,22 @@ Test(base_map, never_gets_too_full_to_end_a_search)
 	}
 	cr_assert(thmqi_is_pow2((uint64_t)map.mask + 1));
 }
+
+/* As those of partitions do: what a look-up needs of them lies in one cache line. */
+Test(base_map, keys_that_follow_one_another_lie_where_they_are_looked_for_first)
+{
+	for (uint64_t step = 1; step <= 16; step++) {
+		uint32_t first = 0, count = 100000, line = THMQI_CACHELINE / sizeof(*map.slots);
+
+		for (uint64_t k = 0; k < count; k++)
+			cr_assert_eq(thmqi_map_put(&map, k * step, &things[0]), 0);
+		for (uint32_t i = 0; i <= map.mask; i++) {
+			uint64_t home = (map.slots[i].key * 0x9e3779b97f4a7c15ull) >> __builtin_clzll(map.mask);
+
+			first += map.slots[i].value && home / line == i / line;
+		}
+		/* steps of Fibonacci's numbers lie least evenly: 13 of those up to 16 */
+		cr_assert_geq(first, step == 1 ? count / 10 * 9 : count / 5 * 3, "%u of %u, %llu apart", first, count, (unsigned long long)step);
+		thmqi_map_fini(&map);
+	}
+}

@@ -174,6 +174,7 @@ Test(base_statfile, what_is_in_the_way_is_left_alone)
 	struct thmqi_statfile f;
 	struct stat st;
 	char to[80];
+	int fd;
 
 	snprintf(path, sizeof(path), "statfile-%d", (int)getpid());
 	snprintf(to, sizeof(to), "%s-target", path);
@@ -190,6 +191,15 @@ Test(base_statfile, what_is_in_the_way_is_left_alone)
 	cr_assert_eq(thmq_stats_open(path, &(struct thmq_stats *){NULL}), -EPROTO); /* and waits for nobody */
 	unlink(path);
 	unlink(to);
+	fd = open(path, O_CREAT | O_WRONLY, 0600);
+	cr_assert_eq(write(fd, "dear diary", 10), 10);
+	cr_assert_eq(thmqi_statfile_open(&f, path, &h, specs, 2), -EEXIST);
+	cr_assert(stat(path, &st) == 0 && st.st_size == 10); /* somebody's, whose name was mistyped */
+	cr_assert_eq(pwrite(fd, "\0\0\0\0\0\0\0\0", 8, 0), 8); /* as a power cut leaves ours */
+	close(fd);
+	cr_assert_eq(thmqi_statfile_open(&f, path, &h, specs, 2), 0);
+	thmqi_statfile_close(&f, 0);
+	unlink(path);
 	cr_assert_eq(thmqi_statfile_open(&f, "no/such/place", &h, specs, 2), -ENOENT);
 }
 

@@ -79,6 +79,7 @@ void *thmqi_arena_get(struct arena *a, enum piece kind)
 	if (piece) {
 		a->free[kind] = *(void **)piece;
 		a->ready -= kind == PIECE_CHUNK;
+		thmqi_prefetch_write(a->free[kind]); /* the next one: it was given back long ago, by any partition */
 		return piece;
 	}
 	if (kind != PIECE_CHUNK) {
@@ -146,15 +147,19 @@ void thmqi_log_hint(const struct run_index *x, enum thmqi_log_hint hint)
 	if (hint == THMQI_LOG_HINT_FAR) {
 		thmqi_prefetch_write(x);
 		thmqi_prefetch_write((const char *)x + THMQI_CACHELINE);
-	} else if (thmqi_index_full(x)) {
-		return;
 	} else if (hint == THMQI_LOG_HINT_NEAR) {
 		if (x->directory)
 			__builtin_prefetch(&x->list[x->chunk_count - 1]);
-	} else { /* the head of what it goes to, and its place there */
+	} else if (!thmqi_index_full(x)) { /* the head of what it goes to, and its place there */
 		chunk = thmqi_index_chunk(x, x->count);
 		thmqi_prefetch_write(thmqi_chunk_at(chunk));
 		thmqi_prefetch_write(thmqi_index_place(x, x->count));
+	}
+	/* the entry before it, whose time bounds its own, lies in the chunk before */
+	if (hint == THMQI_LOG_HINT_NEXT && x->count > x->first && !(x->count & x->mask)) {
+		chunk = thmqi_index_chunk(x, x->count - 1);
+		__builtin_prefetch(thmqi_chunk_at(chunk));
+		__builtin_prefetch(thmqi_index_place(x, x->count - 1));
 	}
 }
 

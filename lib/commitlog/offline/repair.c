@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "disk/busy.h"
 #include "scan.h"
 
 #define ZEROS_BYTES (1u << 20)
@@ -627,7 +628,7 @@ static int lock(struct repair *r)
 		return 0;
 	rc = r->s.disk->dir_lock(r->s.dir, "lock", &pid);
 	if (rc == -EBUSY)
-		return thmqi_fail(rc, "%s: process %llu has it open; close it there first", r->path, (unsigned long long)pid);
+		return thmqi_disk_busy(r->path, pid);
 	return rc ? thmqi_fail(rc, "lock %s: %s", path, thmq_strerror(rc)) : 0;
 }
 

@@ -10,6 +10,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/file_limit.h"
 #include "shm.h"
 
 /* Offsets, in the order in which the parts lie. */
@@ -75,12 +76,15 @@ static int map(const struct shm_sizes *sizes, int fd, struct shm_arena *ret)
 int thmqi_shm_arena_make(const struct shm_sizes *sizes, struct shm_arena *ret, int *ret_fd)
 {
 	int fd = memfd_create("thundermq", MFD_CLOEXEC | MFD_ALLOW_SEALING), rc = 0;
+	sigset_t old;
 
 	if (fd < 0)
 		return -errno;
+	thmqi_file_limit_hold(&old);
 	if (ftruncate(fd, (off_t)thmqi_shm_arena_bytes(sizes)) != 0 ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
 		rc = -errno;
+	thmqi_file_limit_let_go(&old, rc);
 	if (!rc)
 		rc = map(sizes, fd, ret);
 	if (rc) {

@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "base/handle.h"
+#include "reactor/process.h"
 #include "reactor/reactor.h"
 #include "transport/transport.h"
 
@@ -23,6 +24,21 @@ struct thmqi_api {
 };
 
 struct thmqi_api *thmqi_api_of(struct thmq_env *env);
+
+/* Open, and this process's own. */
+static inline bool thmqi_api_is_env(const struct thmq_env *env)
+{
+	return thmqi_handle_is(env, THMQI_HANDLE_ENV) && thmqi_env_is_here(env);
+}
+
+/* The same of what hangs on it. The environment is looked at only where the handle is open. */
+#define THMQI_API_IS(handle, kind, env_of) (thmqi_handle_is(handle, kind) && thmqi_env_is_here(env_of(handle)))
+#define thmqi_api_is_broker(b) THMQI_API_IS(b, THMQI_HANDLE_BROKER, thmqi_broker_env)
+#define thmqi_api_is_session(s) THMQI_API_IS(s, THMQI_HANDLE_SESSION, thmqi_client_env)
+
+/* -EINVAL, with a text. @what: "session", … */
+int thmqi_api_not_open(const char *what);
+
 int thmqi_api_note(struct thmqi_api *api, struct thmqi_list *list, void *handle);
 void thmqi_api_forget(struct thmqi_api *api, struct thmqi_list *list, void *handle);
 

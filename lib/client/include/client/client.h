@@ -79,6 +79,7 @@ int thmqi_client_ack(struct thmq_consumer *consumer, const struct thmq_message *
 int thmqi_client_nack(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t delay_ns);
 int thmqi_client_reject(struct thmq_consumer *consumer, const struct thmq_message *message, const char *reason);
 int thmqi_client_extend(struct thmq_consumer *consumer, const struct thmq_message *message, uint64_t invisible_ns);
+int thmqi_client_message_encoding(const struct thmq_consumer *consumer, const struct thmq_message *message);
 int thmqi_client_message_deliveries(const struct thmq_consumer *consumer, const struct thmq_message *message);
 int thmqi_client_message_priority(const struct thmq_consumer *consumer, const struct thmq_message *message);
 int thmqi_client_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
@@ -112,5 +113,7 @@ int64_t thmqi_client_reply(struct thmq_session *session, const struct thmq_messa
 
 /* Environment close: all sessions of it, in any state, without their threads. */
 struct thmq_env *thmqi_client_env(const struct thmq_session *session);
+struct thmq_env *thmqi_client_producer_env(const struct thmq_producer *producer);
+struct thmq_env *thmqi_client_consumer_env(const struct thmq_consumer *consumer);
 
 #endif

@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 
-#define THMQI_WIRE_VERSION 2u
+#define THMQI_WIRE_VERSION 3u
 #define THMQI_STREAMS 256u  /* producers, and consumers, per session: stream < THMQI_STREAMS */
 #define THMQI_DELIVERIES 4096u /* runs that a stream holds on a connection, at most */
 #define THMQI_SHARD_META 0u /* data shards are 1 … */
@@ -21,7 +21,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_REQUEST =
 		1, /* seq: request id; the page holds a struct thmqi_request. One at a time */
 	THMQI_FRAME_PRODUCE =
-		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; arg0: time, if it is given; arg1:
+		2, /* stream partition seq data len(total) key_len tag_len tag_hash flags; with THMQI_PRODUCE_ENCODED no key and no tag, and
+		      tag_hash: enum thmq_run_encoding of what data is; arg0: time, if it is given; arg1:
 		      producer id, 0: none, whose messages may be sent again: generation is its epoch; of others a number that
 		      tells the producers of a stream apart that come one after the other */
 	THMQI_FRAME_ATTACH = 3, /* stream partition; seq: epoch; arg0: start value; arg1: group id or 0 | upper half of the tags
@@ -123,7 +124,7 @@ struct thmqi_frame {
 	uint32_t partition; /* id, unique in the broker */
 	uint32_t len;
 	uint32_t
-		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) */
+		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) | encoded (bit 18) */
 	uint64_t seq;
 	uint64_t
 		data; /* address in the terms of the connection's memory; a pointer in one process */
@@ -150,6 +151,7 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 #define THMQI_PRODUCE_HAS(extra) ((uint8_t)((extra) >> 10 & 0x7e)) /* THMQ_RECORD_PART is the broker's own */
 /* and here says: it is of a transaction, whose id is 8 bytes right behind the tag, before all that the other flags tell of */
 #define THMQI_PRODUCE_TXN THMQI_PRODUCE_WITH(THMQ_RECORD_PART)
+#define THMQI_PRODUCE_ENCODED 0x40000u /* data is the payload of a run of its own */
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_SHARED 0x20u

@@ -68,16 +68,19 @@ static inline uint64_t thmqi_record_bytes(uint32_t size)
 	return THMQI_ALIGN_UP((uint64_t)size, 8u);
 }
 
-/* A walk over the records of a run. It ends before anything that would lie outside of the run. */
+/*
+ * A walk over the records of a run, or of a THMQ_RUN_KAFKA whose batch is not packed: of these it tells key, tag, time and value, not the
+ * headers. It ends before anything that would lie outside of the run.
+ */
 struct thmqi_record_iter {
 	const struct thmq_run_header *run;
-	const struct thmq_record *record; /* the next one */
+	const struct thmq_record *record; /* the next one; NULL: a batch of Kafka's protocol, which body goes through */
 	const uint32_t *delta;            /* NULL: offsets without gaps */
 	const uint8_t *body, *end;
 	uint32_t index; /* of the next one */
 };
 
-/* 0; -THMQ_ECORRUPT: the table does not fit into the run; -EINVAL: it has no table (encoding). */
+/* 0; -THMQ_ECORRUPT: the table does not fit into the run; -EINVAL: it has no records that can be walked (encoding). */
 int thmqi_record_begin(struct thmqi_record_iter *it, const struct thmq_run_header *run);
 /* 1 one record; 0 there are no more; -THMQ_ECORRUPT it lies outside of the run or contradicts itself. */
 int thmqi_record_next(struct thmqi_record_iter *it, struct thmq_record_view *ret_view);

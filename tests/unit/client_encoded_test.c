@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* client_encoded_test.c - batches of Kafka's protocol, stored as they are: read as messages and as they are, found, chosen, and refused. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <thundermq/thundermq.h>
+
+#include "../../examples/kafka/batch.h"
+
+#define SECOND 1000000000ull
+#define TIME_MS 1700000000000ll
+
+static char dir[] = "/tmp/thmq-encoded-XXXXXX";
+static struct thmq_env *env;
+static struct thmq_session *session;
+static struct thmq_producer *producer;
+static struct out batch;
+
+static void open_broker(void)
+{
+	struct thmq_broker *broker;
+
+	cr_assert_eq(thmq_env_open(&env, NULL), 0);
+	cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = dir, .segment_bytes = 16 << 20), &broker), 0, "%s",
+		     thmq_errmsg());
+	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &session), 0);
+	cr_assert_eq(thmq_topic_create(session, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)), 0);
+	cr_assert_eq(thmq_producer_open(session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &producer), 0);
+}
+
+static void open_all(void)
+{
+	cr_assert_not_null(mkdtemp(dir));
+	open_broker();
+}
+
+static void close_all(void)
+{
+	char command[64];
+	int rc = thmq_env_close(env, 5 * SECOND);
+
+	cr_assert(rc == 0 || rc == -EIO, "%s", thmq_strerror(rc)); /* the latter: some were refused */
+	out_free(&batch);
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	cr_assert_eq(system(command), 0);
+}
+
+TestSuite(client_encoded, .init = open_all, .fini = close_all, .timeout = 60);
+
+static struct text none = {NULL, 0};
+
+/* Three records: with a key; with a tag and headers, an hour before the first; of nothing. */
+static void make_batch(void)
+{
+	struct out headers = {.data = NULL};
+	struct batch_making m;
+
+	batch.len = 0;
+	batch_begin(&m, &batch, 0, TIME_MS);
+	batch_add(&m, 0, TIME_MS, text_of("k1"), text_of("first"), &headers, 0);
+	batch_add_header(&headers, text_of("region"), text_of("eu"));
+	batch_add_header(&headers, text_of("thmq.tag"), text_of("red"));
+	batch_add_header(&headers, text_of("null"), none);
+	batch_add(&m, 1, TIME_MS - 3600000 * 3, text_of("k2"), text_of("second"), &headers, 3);
+	headers.len = 0;
+	batch_add(&m, 2, TIME_MS + 5, none, none, &headers, 0);
+	batch_end(&m, 2);
+	out_free(&headers);
+}
+
+static void reseal(void)
+{
+	put_i32(batch.data + 17, (int32_t)crc32c(0, batch.data + 21, batch.len - 21));
+}
+
+static int64_t send_batch(void)
+{
+	return thmq_send(producer, batch.data, (uint32_t)batch.len, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA));
+}
+
+/* What became of the message that was sent last. */
+static struct thmq_event settle(int64_t sequence)
+{
+	struct thmq_event e = {0};
+	int rounds;
+
+	cr_assert_gt(sequence, 0, "%s", thmq_strerror((int)sequence));
+	for (rounds = 0; rounds < 5000; rounds++) {
+		while (thmq_events(session, &e, 1) == 1)
+			if (e.sequence == (uint64_t)sequence)
+				return e;
+		thmq_poll(env, SECOND / 1000);
+	}
+	cr_assert_fail("%lld is not settled", (long long)sequence);
+	return e;
+}
+
+/* One, five in all: a plain message, a batch of three, another plain one. */
+static void send_all(void)
+{
+	struct thmq_event e;
+
+	make_batch();
+	e = settle(thmq_send(producer, "plain", 5, THMQ_MESSAGE_OPTS(.key = "p", .key_len = 1)));
+	cr_assert_eq(e.offset, 0);
+	e = settle(send_batch());
+	cr_assert(e.type == THMQ_EVENT_SETTLED && e.offset == 1 && e.durability == THMQ_DURABILITY_DURABLE, "%s", thmq_strerror(e.error));
+	e = settle(thmq_send(producer, "behind", 6, NULL));
+	cr_assert_eq(e.offset, 4);
+}
+
+static struct thmq_consumer *open_consumer(const char *group, const struct thmq_consumer_opts *opts)
+{
+	struct thmq_consumer *c;
+
+	cr_assert_eq(thmq_consumer_open(session, "t", group, opts, &c), 0, "%s", thmq_errmsg());
+	return c;
+}
+
+static uint32_t take(struct thmq_consumer *c, struct thmq_message *m, uint32_t want)
+{
+	uint32_t n = 0;
+	int rounds, rc;
+
+	for (rounds = 0; rounds < (n < want ? 2000 : 20); rounds++) {
+		rc = thmq_fetch(c, m + n, 16 - n);
+		if (rc == -ENOBUFS && n == want) /* all that it may hold */
+			break;
+		cr_assert_geq(rc, 0, "%s", thmq_strerror(rc));
+		n += (uint32_t)rc;
+		thmq_poll(env, SECOND / 1000);
+	}
+	cr_assert_eq(n, want);
+	return n;
+}
+
+static bool has(const struct thmq_message *m, const char *key, const char *data)
+{
+	return m->key_len == strlen(key) && memcmp(m->key ? m->key : "", key, m->key_len) == 0 && m->len == strlen(data) &&
+	       memcmp(m->data, data, m->len) == 0;
+}
+
+static void check_messages(void)
+{
+	struct thmq_consumer *c = open_consumer(NULL, NULL);
+	struct thmq_message m[16];
+	struct thmq_header h;
+	uint32_t i;
+
+	take(c, m, 5);
+	for (i = 0; i < 5; i++)
+		cr_assert(m[i].offset == i && m[i].span == 1);
+	cr_assert(has(&m[0], "p", "plain") && has(&m[1], "k1", "first") && has(&m[2], "k2", "second") && has(&m[3], "", "") &&
+		  has(&m[4], "", "behind"));
+	cr_assert(!m[1].tag && !m[1].headers && m[1].time_ns == TIME_MS * 1000000);
+	cr_assert(m[2].tag_len == 3 && memcmp(m[2].tag, "red", 3) == 0);
+	cr_assert_eq(m[2].time_ns, (TIME_MS - 3600000 * 3) * 1000000, "further away than a run's table reaches");
+	cr_assert_eq(thmq_header_find(&m[2], "region", &h), 0);
+	cr_assert(h.type == THMQ_HEADER_BYTES && h.value_len == 2 && memcmp(h.value, "eu", 2) == 0);
+	cr_assert_eq(thmq_header_find(&m[2], "null", &h), 0);
+	cr_assert(h.type == THMQ_HEADER_TEXT && h.value_len == 0);
+	cr_assert_lt(thmq_header_find(&m[2], "thmq.tag", &h), 0);
+	cr_assert_eq(m[3].time_ns, (TIME_MS + 5) * 1000000);
+	cr_assert_eq(thmq_message_encoding(c, &m[1]), THMQ_ENCODING_NONE);
+	cr_assert_eq(thmq_release(c, m, 5), 0);
+	cr_assert_eq(thmq_message_encoding(c, &m[1]), -EINVAL);
+	cr_assert_eq(thmq_seek(c, 0, THMQ_START_OFFSET, 2), 0);
+	take(c, m, 3);
+	cr_assert(has(&m[0], "k2", "second") && m[0].offset == 2);
+	cr_assert_eq(thmq_release(c, m, 3), 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
+Test(client_encoded, they_are_read_as_messages_of_the_library)
+{
+	send_all();
+	check_messages();
+	cr_assert_eq(thmq_env_close(env, 5 * SECOND), 0);
+	open_broker();
+	check_messages();
+}
+
+Test(client_encoded, who_asks_for_it_gets_them_as_they_are)
+{
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+
+	send_all();
+	c = open_consumer(NULL, THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_ENCODED));
+	take(c, m, 3);
+	cr_assert(has(&m[0], "p", "plain") && has(&m[2], "", "behind") && m[2].offset == 4);
+	cr_assert_eq(thmq_message_encoding(c, &m[0]), THMQ_ENCODING_NONE);
+	cr_assert_eq(thmq_message_encoding(c, &m[1]), THMQ_ENCODING_KAFKA);
+	cr_assert(m[1].offset == 1 && m[1].span == 3 && !m[1].key && !m[1].tag && !m[1].headers);
+	cr_assert(m[1].len == batch.len && memcmp(m[1].data, batch.data, batch.len) == 0);
+	cr_assert_eq(thmq_release(c, m, 3), 0);
+	cr_assert_eq(thmq_release(c, m, 1), -EINVAL);
+	cr_assert_eq(thmq_seek(c, 0, THMQ_START_OFFSET, 3), 0);
+	take(c, m, 2); /* from the middle of it: all of it */
+	cr_assert(m[0].offset == 1 && m[0].span == 3 && m[1].offset == 4);
+	cr_assert_eq(thmq_release(c, m, 2), 0);
+	cr_assert_eq(thmq_seek(c, 0, THMQ_START_TIME, (uint64_t)(TIME_MS + 5) * 1000000), 0);
+	take(c, m, 3);
+	cr_assert_eq(thmq_release(c, m, 3), 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
+Test(client_encoded, keys_tags_and_filters_find_what_is_in_them)
+{
+	struct thmq_key_info info = {.size = sizeof(info)};
+	const char *tags[] = {"red"};
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+
+	send_all();
+	cr_assert_eq(thmq_key_find(session, "t", 0, "k2", 2, UINT64_MAX, &info), 0, "%s", thmq_errmsg());
+	cr_assert_eq(info.offset, 2);
+	cr_assert_neq(thmq_key_find(session, "t", 0, "first", 5, UINT64_MAX, &info), 0);
+	c = open_consumer(NULL, THMQ_CONSUMER_OPTS(.tags = tags, .tag_count = 1));
+	take(c, m, 1);
+	cr_assert(has(&m[0], "k2", "second"));
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+	c = open_consumer(NULL, THMQ_CONSUMER_OPTS(.filter = "KEY = 'k1' OR region = 'eu'"));
+	take(c, m, 2);
+	cr_assert(has(&m[0], "k1", "first") && has(&m[1], "k2", "second"));
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
+Test(client_encoded, members_that_share_get_each_of_them)
+{
+	struct thmq_consumer *c, *d;
+	struct thmq_message m[16];
+	uint32_t i;
+
+	send_all();
+	c = open_consumer("g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .prefetch_count = 2));
+	take(c, m, 2);
+	cr_assert(has(&m[1], "k1", "first"));
+	for (i = 0; i < 2; i++)
+		cr_assert_eq(thmq_ack(c, &m[i]), 0);
+	cr_assert_eq(thmq_release(c, m, 2), 0);
+	cr_assert_eq(thmq_consumer_flush(c, SECOND), 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+	d = open_consumer("g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED));
+	take(d, m, 3);
+	cr_assert(has(&m[0], "k2", "second") && m[0].tag_len == 3 && has(&m[2], "", "behind"));
+	cr_assert_eq(thmq_consumer_close(d, SECOND), 0);
+}
+
+Test(client_encoded, a_group_goes_on_behind_what_it_has_acknowledged)
+{
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+
+	send_all();
+	c = open_consumer("g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_ENCODED));
+	take(c, m, 3);
+	cr_assert_eq(thmq_ack(c, &m[1]), 0);
+	cr_assert_eq(thmq_release(c, m, 3), 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+	c = open_consumer("g", NULL);
+	take(c, m, 1);
+	cr_assert(has(&m[0], "", "behind"));
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
+static void is_refused(int error, const char *what)
+{
+	struct thmq_event e = settle(send_batch());
+
+	cr_assert(e.type == THMQ_EVENT_FAILED && e.error == error, "%s: %s", what, thmq_strerror(e.error));
+}
+
+Test(client_encoded, what_is_no_batch_is_refused_and_nothing_of_it_is_stored)
+{
+	struct out headers = {.data = NULL};
+	struct batch_making m;
+	struct thmq_event e;
+	char key[5000];
+	uint32_t i;
+
+	memset(key, 'k', sizeof(key));
+	make_batch();
+	for (i = 8; i < batch.len; i++) {
+		if (i >= 12 && i < 16)
+			continue; /* not in its checksum */
+		batch.data[i] ^= 0x11;
+		e = settle(send_batch());
+		cr_assert(e.type == THMQ_EVENT_FAILED && (e.error == -THMQ_ECORRUPT || (i == 16 && e.error == -THMQ_EVERSION) || (i == 22 && e.error == -EOPNOTSUPP)),
+			  "byte %u: %s", i, thmq_strerror(e.error));
+		batch.data[i] ^= 0x11;
+	}
+	for (i = 0; i < batch.len; i += 7)
+		cr_assert_eq(settle(thmq_send(producer, batch.data, i, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA))).error,
+			     -THMQ_ECORRUPT);
+	batch.data[22] |= BATCH_TRANSACTIONAL;
+	reseal();
+	is_refused(-EOPNOTSUPP, "of a transaction");
+	make_batch();
+	batch.data[60]++; /* a record more than there is */
+	batch.data[26]++;
+	reseal();
+	is_refused(-THMQ_ECORRUPT, "one too few");
+	make_batch();
+	batch.data[60]--;
+	batch.data[26]--;
+	reseal();
+	is_refused(-THMQ_ECORRUPT, "one too many");
+	batch.len = 0;
+	batch_begin(&m, &batch, 0, TIME_MS);
+	batch_add(&m, 1, TIME_MS, none, none, &headers, 0);
+	batch_end(&m, 0);
+	is_refused(-THMQ_ECORRUPT, "an offset that is another's");
+	batch.len = 0;
+	batch_begin(&m, &batch, 0, TIME_MS);
+	batch_add(&m, 0, TIME_MS, (struct text){key, sizeof(key)}, none, &headers, 0);
+	batch_end(&m, 0);
+	is_refused(-EINVAL, "a key that no message has");
+	send_all(); /* the first offsets are still free */
+	out_free(&headers);
+}
+
+Test(client_encoded, what_does_not_go_together_is_an_error_at_once)
+{
+	struct thmq_consumer_opts bad[] = {{.flags = THMQ_CONSUMER_ENCODED | THMQ_CONSUMER_SHARED},
+					   {.flags = THMQ_CONSUMER_ENCODED, .filter = "KEY = 'k'"},
+					   {.flags = THMQ_CONSUMER_ENCODED, .tag_count = 1}};
+	const char *tag = "red";
+	struct thmq_consumer *c;
+	char *large = calloc(1, 5 << 20);
+	uint32_t i;
+
+	make_batch();
+	cr_assert_eq(thmq_send(producer, batch.data, 10, THMQ_MESSAGE_OPTS(.encoding = 3)), -EINVAL);
+	cr_assert_eq(thmq_send(producer, batch.data, 10, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA, .key = "k", .key_len = 1)), -EINVAL);
+	cr_assert_eq(thmq_send(producer, batch.data, 10, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA, .tag = "t")), -EINVAL);
+	cr_assert_eq(thmq_send(producer, batch.data, 10, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA, .ttl_ns = 1)), -EINVAL);
+	cr_assert_eq(thmq_send(producer, batch.data, 10,
+			       THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA, .flags = THMQ_MESSAGE_TIME, .time_ns = 1)),
+		     -EINVAL);
+	cr_assert_eq(thmq_send(producer, large, 5 << 20, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA)), -EMSGSIZE);
+	for (i = 0; i < 3; i++) {
+		bad[i].size = sizeof(bad[i]);
+		bad[i].tags = &tag;
+		cr_assert_eq(thmq_consumer_open(session, "t", "g", &bad[i], &c), -EINVAL, "%u", i);
+	}
+	free(large);
+}
+
+Test(client_encoded, a_claim_may_be_one_too)
+{
+	struct thmq_claim claim;
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+
+	make_batch();
+	cr_assert_eq(thmq_claim(producer, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA), (uint32_t)batch.len, &claim), 0);
+	memcpy(claim.data, batch.data, batch.len);
+	cr_assert_eq(settle(thmq_commit(producer, &claim)).error, 0);
+	c = open_consumer(NULL, NULL);
+	take(c, m, 3);
+	cr_assert(has(&m[1], "k2", "second"));
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
