@@ -70,7 +70,8 @@ struct thmq_forecast_opts {
 	(&(struct thmq_forecast_opts){.size = sizeof(struct thmq_forecast_opts), __VA_ARGS__})
 
 /** thmq_forecast_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_forecast_opts_init(struct thmq_forecast_opts *opts);
+THMQ_API void thmq_forecast_opts_init(struct thmq_forecast_opts *opts, uint32_t size);
+#define thmq_forecast_opts_init(opts) thmq_forecast_opts_init((opts), sizeof(struct thmq_forecast_opts))
 
 /**
  * thmq_forecast_open() - open a forecaster

@@ -297,7 +297,8 @@ struct thmq_log_opts {
 	(&(struct thmq_log_opts){.size = sizeof(struct thmq_log_opts), __VA_ARGS__})
 
 /** thmq_log_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts);
+THMQ_API void thmq_log_opts_init(struct thmq_log_opts *opts, uint32_t size);
+#define thmq_log_opts_init(opts) thmq_log_opts_init((opts), sizeof(struct thmq_log_opts))
 
 /**
  * thmq_log_open() - open or create a log and recover it
@@ -677,7 +678,8 @@ struct thmq_log_repair_opts {
 #define THMQ_LOG_REPAIR_OPTS(...) (&(struct thmq_log_repair_opts){.size = sizeof(struct thmq_log_repair_opts), __VA_ARGS__})
 
 /** thmq_log_repair_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts);
+THMQ_API void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts, uint32_t size);
+#define thmq_log_repair_opts_init(opts) thmq_log_repair_opts_init((opts), sizeof(struct thmq_log_repair_opts))
 
 /**
  * thmq_log_repair() - make a damaged log one that opens again, and tell what that costs

@@ -59,7 +59,8 @@ struct thmq_slabs_opts {
 	(&(struct thmq_slabs_opts){.size = sizeof(struct thmq_slabs_opts), __VA_ARGS__})
 
 /** thmq_slabs_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_slabs_opts_init(struct thmq_slabs_opts *opts);
+THMQ_API void thmq_slabs_opts_init(struct thmq_slabs_opts *opts, uint32_t size);
+#define thmq_slabs_opts_init(opts) thmq_slabs_opts_init((opts), sizeof(struct thmq_slabs_opts))
 
 /**
  * thmq_slabs_open() - reserve the address space of a global pool
@@ -205,7 +206,8 @@ struct thmq_pool_opts {
 	(&(struct thmq_pool_opts){.size = sizeof(struct thmq_pool_opts), __VA_ARGS__})
 
 /** thmq_pool_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_pool_opts_init(struct thmq_pool_opts *opts);
+THMQ_API void thmq_pool_opts_init(struct thmq_pool_opts *opts, uint32_t size);
+#define thmq_pool_opts_init(opts) thmq_pool_opts_init((opts), sizeof(struct thmq_pool_opts))
 
 /**
  * thmq_pool_open() - open a core's pool

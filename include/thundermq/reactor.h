@@ -102,7 +102,8 @@ struct thmq_mailbox_opts {
 	(&(const struct thmq_mailbox_opts){.size = sizeof(struct thmq_mailbox_opts), __VA_ARGS__})
 #define THMQ_MAILBOX_DEPTH_MAX 65536u
 /** thmq_mailbox_opts_init() - defaults, for languages without the macro. Threads: any. */
-THMQ_API void thmq_mailbox_opts_init(struct thmq_mailbox_opts *opts);
+THMQ_API void thmq_mailbox_opts_init(struct thmq_mailbox_opts *opts, uint32_t size);
+#define thmq_mailbox_opts_init(opts) thmq_mailbox_opts_init((opts), sizeof(struct thmq_mailbox_opts))
 
 /**
  * thmq_mailbox_open() - a way for messages from one core to another of its environment

@@ -120,7 +120,8 @@ struct thmq_replica_opts {
 	(&(struct thmq_replica_opts){.size = sizeof(struct thmq_replica_opts), __VA_ARGS__})
 
 /** thmq_replica_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_replica_opts_init(struct thmq_replica_opts *opts);
+THMQ_API void thmq_replica_opts_init(struct thmq_replica_opts *opts, uint32_t size);
+#define thmq_replica_opts_init(opts) thmq_replica_opts_init((opts), sizeof(struct thmq_replica_opts))
 
 /**
  * thmq_replica_open() - open or create one copy of a group's log and take part
@@ -264,7 +265,8 @@ struct thmq_carrier_opts {
 	(&(struct thmq_carrier_opts){.size = sizeof(struct thmq_carrier_opts), __VA_ARGS__})
 
 /** thmq_carrier_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_carrier_opts_init(struct thmq_carrier_opts *opts);
+THMQ_API void thmq_carrier_opts_init(struct thmq_carrier_opts *opts, uint32_t size);
+#define thmq_carrier_opts_init(opts) thmq_carrier_opts_init((opts), sizeof(struct thmq_carrier_opts))
 
 /**
  * thmq_carrier_open() - begin to listen for other nodes

@@ -11,8 +11,8 @@
  *
  * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
  * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
- * thundermq.hpp. A ..._opts_init() writes as much as the *library's* struct has: it is for programs that run with the very
- * version whose headers they were compiled with, not for those that may meet a newer one.
+ * thundermq.hpp; or thmq_env_opts_init(&o), and so for each of them: a macro of the function's name gives the function that size as
+ * well, so that no more is written than the program has, whichever version of the library it meets.
  */
 #ifndef THUNDERMQ_THUNDERMQ_H
 #define THUNDERMQ_THUNDERMQ_H
@@ -184,8 +184,13 @@ struct thmq_env_opts {
 #define THMQ_ENV_OPTS(...)                                                                         \
 	(&(struct thmq_env_opts){.size = sizeof(struct thmq_env_opts), __VA_ARGS__})
 
-/** thmq_env_opts_init() - set @opts to the defaults, for C++ and bindings */
-THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts);
+/**
+ * thmq_env_opts_init() - set @opts to the defaults, for C++ and bindings
+ * @size: of the caller's struct, which the macro gives: thmq_env_opts_init(&opts). All ..._opts_init() are like that. NULL, and a @size
+ *   that no version's struct has, are ignored. Threads: any.
+ */
+THMQ_API void thmq_env_opts_init(struct thmq_env_opts *opts, uint32_t size);
+#define thmq_env_opts_init(opts) thmq_env_opts_init((opts), sizeof(struct thmq_env_opts))
 
 /**
  * thmq_env_open() - open an environment: memory pool, cores, clock
@@ -384,7 +389,8 @@ struct thmq_tls_opts {
 	(&(struct thmq_tls_opts){.size = sizeof(struct thmq_tls_opts), __VA_ARGS__})
 
 /** thmq_tls_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts);
+THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts, uint32_t size);
+#define thmq_tls_opts_init(opts) thmq_tls_opts_init((opts), sizeof(struct thmq_tls_opts))
 
 /* ------------------------------------------------------------------- limits */
 
@@ -506,7 +512,8 @@ struct thmq_broker_opts {
 	(&(struct thmq_broker_opts){.size = sizeof(struct thmq_broker_opts), __VA_ARGS__})
 
 /** thmq_broker_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts);
+THMQ_API void thmq_broker_opts_init(struct thmq_broker_opts *opts, uint32_t size);
+#define thmq_broker_opts_init(opts) thmq_broker_opts_init((opts), sizeof(struct thmq_broker_opts))
 
 /**
  * thmq_broker_open() - open a broker: recover its directory and start to serve
@@ -645,7 +652,8 @@ struct thmq_session_opts {
 	(&(struct thmq_session_opts){.size = sizeof(struct thmq_session_opts), __VA_ARGS__})
 
 /** thmq_session_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts);
+THMQ_API void thmq_session_opts_init(struct thmq_session_opts *opts, uint32_t size);
+#define thmq_session_opts_init(opts) thmq_session_opts_init((opts), sizeof(struct thmq_session_opts))
 
 /**
  * thmq_connect() - connect to a broker
@@ -741,7 +749,8 @@ struct thmq_topic_opts {
 	(&(struct thmq_topic_opts){.size = sizeof(struct thmq_topic_opts), __VA_ARGS__})
 
 /** thmq_topic_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts);
+THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts, uint32_t size);
+#define thmq_topic_opts_init(opts) thmq_topic_opts_init((opts), sizeof(struct thmq_topic_opts))
 
 /**
  * thmq_topic_create() - create a topic
@@ -957,7 +966,8 @@ struct thmq_producer_opts {
 	(&(struct thmq_producer_opts){.size = sizeof(struct thmq_producer_opts), __VA_ARGS__})
 
 /** thmq_producer_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts);
+THMQ_API void thmq_producer_opts_init(struct thmq_producer_opts *opts, uint32_t size);
+#define thmq_producer_opts_init(opts) thmq_producer_opts_init((opts), sizeof(struct thmq_producer_opts))
 
 /**
  * thmq_producer_open() - open a producer for a topic
@@ -1060,7 +1070,8 @@ struct thmq_message_opts {
 	(&(struct thmq_message_opts){.size = sizeof(struct thmq_message_opts), __VA_ARGS__})
 
 /** thmq_message_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_message_opts_init(struct thmq_message_opts *opts);
+THMQ_API void thmq_message_opts_init(struct thmq_message_opts *opts, uint32_t size);
+#define thmq_message_opts_init(opts) thmq_message_opts_init((opts), sizeof(struct thmq_message_opts))
 
 /* Room for one message. Fields are the library's, data's bytes are the app's until commit or abort. */
 struct thmq_claim {
@@ -1208,7 +1219,8 @@ enum thmq_assignor {
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
 
 /** thmq_consumer_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts);
+THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts, uint32_t size);
+#define thmq_consumer_opts_init(opts) thmq_consumer_opts_init((opts), sizeof(struct thmq_consumer_opts))
 
 /**
  * thmq_consumer_open() - read a topic

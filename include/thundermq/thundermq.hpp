@@ -192,8 +192,7 @@ private:
 /* ------------------------------------------------------------------ options */
 
 /*
- * The structs of thundermq.h, set to the defaults: change fields. What they point to is needed as thundermq.h says. Not by their
- * ..._opts_init(): a newer library would write more than there is here.
+ * The structs of thundermq.h, set to the defaults: change fields. What they point to is needed as thundermq.h says.
  */
 struct environment_options : thmq_env_opts {
 	environment_options() : thmq_env_opts() { size = sizeof(thmq_env_opts); }

@@ -138,7 +138,8 @@ struct thmq_fault_opts {
 	(&(struct thmq_fault_opts){.size = sizeof(struct thmq_fault_opts), __VA_ARGS__})
 
 /** thmq_fault_opts_init() - set @opts to no faults */
-THMQ_API void thmq_fault_opts_init(struct thmq_fault_opts *opts);
+THMQ_API void thmq_fault_opts_init(struct thmq_fault_opts *opts, uint32_t size);
+#define thmq_fault_opts_init(opts) thmq_fault_opts_init((opts), sizeof(struct thmq_fault_opts))
 
 struct thmq_fault;
 

@@ -6,12 +6,9 @@
 
 #define FLAGS (THMQ_BROKER_NO_CREATE | THMQ_BROKER_NO_BACKGROUND_FLUSH | THMQ_BROKER_JOIN | THMQ_BROKER_NO_STATS)
 
-void thmq_broker_opts_init(struct thmq_broker_opts *opts)
+void (thmq_broker_opts_init)(struct thmq_broker_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 static int check_name(const char *name)

@@ -12,12 +12,9 @@
 #define is_consumer_here(c) THMQI_API_IS(c, THMQI_HANDLE_CONSUMER, thmqi_client_consumer_env)
 
 #define OPTS_INIT(type) \
-	void thmq_##type##_opts_init(struct thmq_##type##_opts *opts) \
+	void (thmq_##type##_opts_init)(struct thmq_##type##_opts *opts, uint32_t size) \
 	{ \
-		if (!opts) \
-			return; \
-		memset(opts, 0, sizeof(*opts)); \
-		opts->size = sizeof(*opts); \
+		thmqi_opts_init(opts, size); \
 	}
 
 OPTS_INIT(session)

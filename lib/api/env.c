@@ -55,12 +55,9 @@ static void *first_of(struct thmqi_api *api, struct thmqi_list *list)
 	return handle;
 }
 
-void thmq_env_opts_init(struct thmq_env_opts *opts)
+void (thmq_env_opts_init)(struct thmq_env_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmqi_api_env_check(const struct thmq_env_opts *o)

@@ -9,12 +9,9 @@ _Static_assert(sizeof(struct thmq_mailbox_opts) == 32 &&
 		       offsetof(struct thmq_mailbox_opts, ctx) == 24,
 	       "public layout");
 
-void thmq_mailbox_opts_init(struct thmq_mailbox_opts *opts)
+void (thmq_mailbox_opts_init)(struct thmq_mailbox_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmq_mailbox_open(struct thmq_core *from, struct thmq_core *to,

@@ -66,12 +66,9 @@ int thmq_transport_intercept(struct thmq_env *env, const struct thmq_interceptor
 
 /* ------------------------------------------------------------------- faults */
 
-void thmq_fault_opts_init(struct thmq_fault_opts *opts)
+void (thmq_fault_opts_init)(struct thmq_fault_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 static int fault_opts(struct thmq_fault_opts *o, const struct thmq_fault_opts *opts)

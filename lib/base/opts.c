@@ -2,6 +2,18 @@
 /* opts.c - option structs of another size than ours, from older or newer callers. */
 #include "base/base.h"
 
+#define SIZE_MIN 8u
+#define SIZE_MAX_OF_ANY 65536u /* more is no struct of ours, whatever the version */
+
+/* The size is the caller's: its struct may be shorter than ours, or longer. */
+void thmqi_opts_init(void *opts, uint32_t size)
+{
+	if (!opts || size < SIZE_MIN || size > SIZE_MAX_OF_ANY)
+		return;
+	memset(opts, 0, size);
+	memcpy(opts, &size, sizeof(size));
+}
+
 int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src)
 {
 	const uint8_t *bytes = src;
@@ -9,9 +21,9 @@ int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src)
 
 	if (src) {
 		memcpy(&size, src, sizeof(size));
-		if (size < 8)
+		if (size < SIZE_MIN)
 			return -EINVAL;
-		if (size > 65536)
+		if (size > SIZE_MAX_OF_ANY)
 			return -E2BIG;
 		for (i = dst_size; i < size; i++)
 			if (bytes[i])

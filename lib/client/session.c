@@ -277,11 +277,9 @@ static uint32_t process_far(struct client_link *l)
 	struct thmqi_link *wire = l->wire;
 	uint32_t done = take_far(l);
 
-	if (!done) {
-		wire->far->idle(wire);
-		/* that may have read the byte which was to wake us: what it tells of lies in the ring since the first look */
+	/* that may have read the byte which was to wake us: what it tells of lies in the ring since the first look */
+	if (!done && wire->far->idle(wire))
 		done = take_far(l);
-	}
 	if (thmqi_unlikely(atomic_load_explicit(&wire->broker_closed, memory_order_relaxed)) && !l->dead)
 		take_closed(l);
 	return done;

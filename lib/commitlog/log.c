@@ -23,12 +23,9 @@
 #define CACHE_SLOTS_MIN (2u * FLIGHTS_MAX) /* more than batches may be unwritten */
 #define CACHE_SLOTS_MAX 65536u
 
-void thmq_log_opts_init(struct thmq_log_opts *opts)
+void (thmq_log_opts_init)(struct thmq_log_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 /* ------------------------------------------------------------------- poller */

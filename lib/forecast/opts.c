@@ -4,12 +4,9 @@
 
 #define SEED 0x7468756e64657200ull /* where none is given; any would do */
 
-void thmq_forecast_opts_init(struct thmq_forecast_opts *opts)
+void (thmq_forecast_opts_init)(struct thmq_forecast_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 static int check(const struct thmq_forecast_opts *o)

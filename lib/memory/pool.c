@@ -92,12 +92,9 @@ static int fill_reserve(struct thmq_pool *p, uint32_t arena, uint64_t bytes)
 	return rc;
 }
 
-void thmq_pool_opts_init(struct thmq_pool_opts *opts)
+void (thmq_pool_opts_init)(struct thmq_pool_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 static int check(const struct thmq_pool_opts *o)

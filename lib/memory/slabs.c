@@ -13,12 +13,9 @@
 #define GIANT_BYTES ((uint64_t)1 << 30)
 #define LIMIT_BYTES ((uint64_t)1 << 30) /* unless said */
 
-void thmq_slabs_opts_init(struct thmq_slabs_opts *opts)
+void (thmq_slabs_opts_init)(struct thmq_slabs_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 static int check(const struct thmq_slabs_opts *o)

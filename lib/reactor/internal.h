@@ -29,6 +29,7 @@ struct mail {
 /* Descriptors that it waits for: watch.c. */
 struct watch {
 	struct thmqi_list list;
+	uint32_t paused;            /* watches */
 	int epoll_fd;               /* where there is no ring and some were watched; else -1 */
 	uint32_t rounds;            /* since it was looked into */
 	struct thmqi_poller poller; /* with epoll_fd */

@@ -12,6 +12,7 @@
 
 #include "internal.h"
 
+#define PAUSED_MAX 4u /* of a core: each is a call into the kernel in every iteration */
 #define LOOK_ROUNDS                                                                                \
 	16u /* without a ring: a spinning core asks the kernel every so many iterations */
 
@@ -24,6 +25,8 @@ struct thmq_watch {
 	int fd;
 	uint32_t events;
 	bool closed; /* and freed once the ring has done with it */
+	bool paused;
+	bool out; /* of the ring, since it was paused */
 };
 
 static void drop(struct thmq_watch *w)
@@ -49,6 +52,12 @@ static void on_ready(struct thmqi_ring_op *op, int res, uint32_t flags)
 	}
 	if (res == -ECANCELED)
 		res = 0;
+	if (!armed && w->paused) {
+		w->out = true;
+		if (res > 0)
+			w->ready(w->ctx, (uint32_t)res);
+		return;
+	}
 	/* armed again before ready is called, which may close it */
 	if (!armed && (res < 0 || thmqi_ring_poll_multishot(ring, w->fd, w->events, op) != 0))
 		res = POLLERR;
@@ -165,6 +174,7 @@ void thmqi_watch_close(struct thmq_watch *w)
 	struct thmq_core *core = &w->loop->core;
 
 	w->closed = true;
+	w->loop->watch.paused -= w->paused;
 	if (!core->ring) {
 		if (w->loop->watch.epoll_fd >= 0)
 			epoll_ctl(w->loop->watch.epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
@@ -177,6 +187,39 @@ void thmqi_watch_close(struct thmq_watch *w)
 	}
 	/* now, so that the kernel has let go of the file when the caller closes the descriptor */
 	thmqi_ring_submit(core->ring);
+}
+
+/* ------------------------------------------------------------ pause, go on */
+
+int thmqi_watch_pause(struct thmq_watch *w)
+{
+	struct thmqi_ring *ring = w->loop->core.ring;
+	int rc;
+
+	if (!ring)
+		return -EOPNOTSUPP;
+	if (w->loop->watch.paused == PAUSED_MAX)
+		return -EAGAIN;
+	rc = thmqi_ring_cancel(ring, &w->op);
+	if (rc)
+		return rc;
+	w->paused = true;
+	w->loop->watch.paused++;
+	return 0;
+}
+
+/* Submitted now: whoever sleeps on something else than the ring would not do it. One that is still being cancelled is armed again by its end. */
+int thmqi_watch_go_on(struct thmq_watch *w)
+{
+	struct thmqi_ring *ring = w->loop->core.ring;
+	int rc = w->out ? thmqi_ring_poll_multishot(ring, w->fd, w->events, &w->op) : 0;
+
+	if (rc)
+		return rc;
+	w->paused = w->out = false;
+	w->loop->watch.paused--;
+	thmqi_ring_submit(ring);
+	return 0;
 }
 
 void thmqi_watch_init(struct loop *l)

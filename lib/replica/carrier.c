@@ -9,10 +9,9 @@ static bool is_mine(const struct thmq_carrier *carrier)
 	return thmqi_core_is_mine(((const struct thmqi_courier *)carrier)->core);
 }
 
-void thmq_carrier_opts_init(struct thmq_carrier_opts *opts)
+void (thmq_carrier_opts_init)(struct thmq_carrier_opts *opts, uint32_t size)
 {
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmq_carrier_open(struct thmq_core *core, const struct thmq_carrier_opts *opts,

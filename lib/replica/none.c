@@ -6,10 +6,9 @@
 #include "replica/courier.h"
 #include "replica/group.h"
 
-void thmq_replica_opts_init(struct thmq_replica_opts *opts)
+void (thmq_replica_opts_init)(struct thmq_replica_opts *opts, uint32_t size)
 {
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmq_replica_open(struct thmq_core *core, const struct thmq_replica_opts *opts,
@@ -53,10 +52,9 @@ NONE(thmq_replica_catch_up, struct thmq_replica *replica, uint64_t id)
 NONE(thmq_replica_transfer, struct thmq_replica *replica, uint64_t id)
 NONE(thmq_replica_trim, struct thmq_replica *replica, uint64_t index)
 
-void thmq_carrier_opts_init(struct thmq_carrier_opts *opts)
+void (thmq_carrier_opts_init)(struct thmq_carrier_opts *opts, uint32_t size)
 {
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmq_carrier_open(struct thmq_core *core, const struct thmq_carrier_opts *opts,

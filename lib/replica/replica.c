@@ -32,10 +32,9 @@ struct thmq_replica {
 	struct thmqi_courier *carrier; /* NULL: the owner carries */
 };
 
-void thmq_replica_opts_init(struct thmq_replica_opts *opts)
+void (thmq_replica_opts_init)(struct thmq_replica_opts *opts, uint32_t size)
 {
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 /* ------------------------------------------------------------------- events */

@@ -114,7 +114,7 @@ static const struct subject subjects[] = {
 	{"producer", sizeof(struct thmq_producer_opts), THMQ_PRODUCER_REPORT, call_producer, false},
 	{"message", sizeof(struct thmq_message_opts), THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY,
 	 call_message, true},
-	{"consumer", sizeof(struct thmq_consumer_opts), THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION, call_consumer,
+	{"consumer", sizeof(struct thmq_consumer_opts), THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED, call_consumer,
 	 false},
 };
 
@@ -416,6 +416,32 @@ static void init_calls(void)
 	INIT(thmq_consumer_opts_init, struct thmq_consumer_opts);
 }
 
+/* A program that was compiled with other headers than the library's: its struct is shorter, or longer, and just that is written. */
+static void init_sizes(void)
+{
+	static const uint32_t sizes[] = {8, 16, sizeof(struct thmq_env_opts), sizeof(struct thmq_env_opts) + 24};
+	struct thmq_env *env = NULL;
+	uint32_t opts[64];
+	unsigned i, k;
+
+	for (i = 0; i < 4; i++) {
+		memset(opts, 0xee, sizeof(opts));
+		(thmq_env_opts_init)((void *)opts, sizes[i]);
+		RETURNS(sizes[i], opts[0]);
+		for (k = 1; k < sizes[i] / 4; k++)
+			RETURNS(0, opts[k]);
+		for (; k < 64; k++)
+			RETURNS(0xeeeeeeeeu, opts[k]);
+		MUST(thmq_env_open(&env, (void *)opts));
+		MUST(thmq_env_close(env, SECOND));
+	}
+	memset(opts, 0xee, sizeof(opts));
+	(thmq_env_opts_init)((void *)opts, 7);
+	(thmq_env_opts_init)((void *)opts, 65537);
+	for (k = 0; k < 64; k++)
+		RETURNS(0xeeeeeeeeu, opts[k]);
+}
+
 static const struct bad_case cases[] = {
 	{"unknown_flags", unknown_flags}, {"sizes", sizes},
 	{"stats_sizes", stats_sizes},     {"log_sizes", log_sizes},
@@ -423,6 +449,7 @@ static const struct bad_case cases[] = {
 	{"broker_bounds", broker_bounds}, {"broker_ways", broker_ways},
 	{"other_bounds", other_bounds},
 	{"init_calls", init_calls},
+	{"init_sizes", init_sizes},
 };
 
 int main(int argc, char **argv)

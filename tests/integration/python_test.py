@@ -40,7 +40,7 @@ class Bindable(Case):
         self.assertGreaterEqual(len(names), 8)
         for name in names:
             o = ffi.new(f"struct {name} *")
-            getattr(lib, name + "_init")(o)
+            getattr(lib, name + "_init")(o, ffi.sizeof(f"struct {name}"))
             self.assertEqual(o.size, ffi.sizeof(f"struct {name}"), name)
 
     def test_every_function_of_the_header_is_there(self):

@@ -660,12 +660,9 @@ int thmqi_log_repair(const char *dir, const struct thmqi_scan_opts *scan_opts,
 	return stop ? stop : rc ? rc : r.steps;
 }
 
-void thmq_log_repair_opts_init(struct thmq_log_repair_opts *opts)
+void (thmq_log_repair_opts_init)(struct thmq_log_repair_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmq_log_repair(const char *dir, const struct thmq_log_repair_opts *opts,

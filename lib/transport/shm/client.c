@@ -156,7 +156,7 @@ static void look(struct shm_client *c, uint64_t now)
  * Nothing came down. Once the other is gone, and what it wrote before was read, the session is told: the look at the ring must come
  * after the one that found it gone.
  */
-static void idle(struct thmqi_link *link)
+static bool idle(struct thmqi_link *link)
 {
 	struct shm_client *c = client_of(link);
 	int32_t open = 0, why;
@@ -164,16 +164,17 @@ static void idle(struct thmqi_link *link)
 
 	if (thmqi_likely(!c->over)) {
 		if (c->link.waiter->rings == c->rings_seen && ++c->looks % LOOK_ROUNDS)
-			return;
+			return false;
 		now = now_of(c);
 		if (c->link.waiter->rings == c->rings_seen && now - c->looked_ns < LOOK_NS)
-			return;
+			return false;
 		look(c, now);
 	}
 	if (!c->over || thmqi_frame_peek(&link->down, 0))
-		return;
+		return true;
 	why = atomic_load_explicit(&c->arena.head->broker_closed, memory_order_acquire);
 	atomic_compare_exchange_strong(&link->broker_closed, &open, why < 0 ? why : c->error);
+	return true;
 }
 
 /* -------------------------------------------------------------------- open, close */

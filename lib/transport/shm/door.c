@@ -129,7 +129,11 @@ static int make_link(struct shm_conn *c, struct thmqi_link **ret_link)
 		.down_frames = THMQI_MIN(c->hello.hello.down_frames, SHM_PRIVATE_FRAMES),
 		.area = c->arena.area};
 
-	return thmqi_guest_link(&c->guest, c->core, c->hello.hello.shard, &opts, &c->poller, ret_link);
+	int rc = thmqi_guest_link(&c->guest, c->core, c->hello.hello.shard, &opts, &c->poller, ret_link);
+
+	if (!rc)
+		(*ret_link)->carry = thmqi_shm_carry;
+	return rc;
 }
 
 /* On the shard's core: the arena is looked at, the link is made, and the shard asked. */

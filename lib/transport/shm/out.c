@@ -7,6 +7,7 @@
 #include "shm.h"
 
 #define FRAMES_MAX 1024u /* in one go */
+#define ONE_HEAD ((uint32_t)(sizeof(struct thmq_run_header) + sizeof(struct thmq_record)))
 
 /* 1: there is room in the arena's ring; 0: not now; -EPROTO: it claims to have taken what it was not given. */
 static int has_room(struct shm_conn *c)
@@ -30,6 +31,15 @@ bool thmqi_shm_out_wanted(struct shm_conn *c)
 	return has_room(c) != 0;
 }
 
+/* Of one message the frame says all that its header and its record do: they need not cross. */
+static void copy_run(uint8_t *to, const struct thmqi_frame *f)
+{
+	const uint8_t *from = (const uint8_t *)(uintptr_t)f->data;
+	uint32_t head = f->type == THMQI_FRAME_DELIVER_ONE ? ONE_HEAD : 0;
+
+	memcpy(to + head, from + head, f->len - head);
+}
+
 /* The run of @f goes into the room. False: there is none for it now. */
 static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
 {
@@ -46,7 +56,7 @@ static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
 		c->stalled = true;
 		return false;
 	}
-	memcpy(c->arena.room + thmqi_shm_room_offset(place) + at, (const void *)(uintptr_t)f->data, f->len);
+	copy_run(c->arena.room + thmqi_shm_room_offset(place) + at, f);
 	s->out[index] = (struct shm_out){.mark = (uint32_t)(f->arg[0] >> 32) + 1, .place = place};
 	f->data = thmqi_shm_room_offset(place) + at;
 	return true;
@@ -92,7 +102,8 @@ static void wake_client(struct shm_conn *c)
 	}
 }
 
-void thmqi_shm_out(struct shm_conn *c)
+/* Return: 1; 0 there is no room for what is left; -EPROTO as has_room(). */
+static int carry(struct shm_conn *c)
 {
 	struct thmqi_frame_ring *from = &c->link->down;
 	struct thmqi_frame *ours, f;
@@ -108,8 +119,25 @@ void thmqi_shm_out(struct shm_conn *c)
 		done++;
 	}
 	thmqi_frame_publish(from);
-	if (done)
+	if (done) {
+		c->busy_ns = c->core->now_ns;
 		wake_client(c);
+	}
+	return rc;
+}
+
+void thmqi_shm_carry(struct thmqi_link *link)
+{
+	struct shm_conn *c = thmqi_container(link->reader, struct shm_conn, poller);
+
+	if (c->state == SHM_OPEN && c->link && !c->stalled)
+		carry(c); /* what is wrong is seen by the poller */
+}
+
+void thmqi_shm_out(struct shm_conn *c)
+{
+	int rc = carry(c);
+
 	if (rc < 0)
 		thmqi_shm_end(c, rc);
 	else if (bye_is_due(c))

@@ -25,7 +25,7 @@
 #define SHM_ROOM_BYTES                                                                             \
 	(256ull << 20) /* address space for runs of a link; memory is used as they come */
 #define SHM_ROOM_MAX (1ull << 30)
-#define SHM_PRIVATE_FRAMES 2048u /* the broker's own rings are no longer than that */
+#define SHM_PRIVATE_FRAMES 256u /* the broker's own rings are no longer than that, and stay in its nearest cache */
 #define SHM_APART 128u           /* two lines: they are fetched in pairs */
 
 /* --------------------------------------------------------------------- url */
@@ -229,6 +229,7 @@ int thmqi_shm_in(struct shm_conn *c); /* frames taken; the connection may be ove
 /* out.c */
 bool thmqi_shm_out_wanted(struct shm_conn *c);
 void thmqi_shm_out(struct shm_conn *c);
+void thmqi_shm_carry(struct thmqi_link *link); /* what it does with frames, and no more: by whoever has written them */
 /* A byte for the other process: it sleeps. Never blocks; a socket that is full has woken it already. */
 void thmqi_shm_wake(int fd);
 

@@ -13,6 +13,8 @@
 #define STALL_NS 1000000ull  /* until memory is asked for again */
 #define REST_ROUNDS 256u /* of the core without work, before a connection is not looked at any more */
 #define LAST_ROUNDS 16u /* of sending, when the core closes */
+#define HOT_NEWS 8u     /* received without a sleep of the core in between: more will come */
+#define HOT_LOOKS 64u   /* of which nothing came: it is told again */
 
 /* ---------------------------------------------------------------- made, freed */
 
@@ -101,6 +103,50 @@ static void on_ready(void *ctx, uint32_t events)
 static int watch(struct tcp_conn *c)
 {
 	return thmqi_watch_open(c->core, c->fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_ready, c, &c->watch);
+}
+
+/*
+ * To be told that there is something to read costs more than to look: a call into the kernel more on this side, and work on the
+ * sender's. As long as the core does not sleep, and one thing comes after the other, the socket is read in each iteration instead.
+ */
+static void warm(struct tcp_conn *c)
+{
+	if (c->sleeps != c->core->sleeps) {
+		c->sleeps = c->core->sleeps;
+		c->news = 0;
+	}
+	if (++c->news < HOT_NEWS || c->tls || c->own || c->guards || !c->writable || !c->watch || c->core->world->idle ||
+	    thmqi_watch_pause(c->watch) != 0)
+		return;
+	c->hot = true;
+	c->news = 0;
+}
+
+static void cool(struct tcp_conn *c)
+{
+	if (thmqi_watch_go_on(c->watch) != 0)
+		return; /* asked again */
+	c->hot = false;
+	c->news = 0;
+}
+
+static int read_open(struct tcp_conn *c)
+{
+	int done;
+
+	c->readable |= c->hot;
+	if (!c->readable && !c->stalled)
+		return 0;
+	done = thmqi_tcp_in(c);
+	if (c->state != TCP_OPEN)
+		return done;
+	if (!c->hot && done)
+		warm(c);
+	else if (c->hot)
+		c->news = done ? 0 : c->news + 1;
+	if (c->hot && (c->news >= HOT_LOOKS || !c->writable))
+		cool(c);
+	return done;
 }
 
 /* -------------------------------------------------------------------- time */
@@ -334,7 +380,7 @@ static int poll_state(struct tcp_conn *c)
 	case TCP_GREETING:
 		return c->joint.of_broker ? thmqi_tcp_greet(c) : poll_answer(c);
 	case TCP_OPEN:
-		return (c->readable || c->stalled) ? thmqi_tcp_in(c) : 0;
+		return read_open(c);
 	case TCP_LEAVING:
 		return poll_leaving(c);
 	default:
@@ -407,6 +453,11 @@ static bool conn_arm(struct thmqi_poller *p)
 		return true;
 	if (c->state != TCP_OPEN)
 		return c->readable && c->state != TCP_CONNECTING;
+	if (c->hot) {
+		cool(c);
+		if (c->hot)
+			return true;
+	}
 	if (c->stalled)
 		thmqi_tcp_tick_at(c, c->core->now_ns + STALL_NS);
 	else if (c->readable)

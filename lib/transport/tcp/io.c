@@ -40,7 +40,8 @@ static int64_t send_some(struct tcp_conn *c, const struct iovec *iov, uint32_t c
 	}
 	if (thmqi_unlikely(c->own && c->own->send))
 		return send_own(c, iov, count);
-	n = sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	n = count == 1 ? send(c->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+		       : sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (n >= 0)
 		return n;
 	if (errno == EAGAIN)
@@ -62,7 +63,7 @@ static int64_t recv_plain(struct tcp_conn *c, struct iovec *iov, uint32_t count)
 {
 	struct msghdr m = {.msg_iov = iov, .msg_iovlen = count};
 	size_t want = iov[0].iov_len + (count > 1 ? iov[1].iov_len : 0);
-	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT);
+	ssize_t n = count == 1 ? recv(c->fd, iov->iov_base, want, MSG_DONTWAIT) : recvmsg(c->fd, &m, MSG_DONTWAIT);
 
 	if (n < 0) {
 		c->readable = errno == EINTR;

@@ -79,7 +79,10 @@ struct tcp_conn {
 	bool on_core;                     /* poller and timer are there */
 	bool ticked;
 	bool rested;      /* since it was last polled */
+	bool hot;         /* so much comes that the socket is read without being told */
 	uint32_t idle_rounds;
+	uint32_t news;    /* that came since the core slept last; while it is hot: looks without any */
+	uint64_t sleeps;  /* of the core, then */
 	bool shake;       /* the handshake can go on without news */
 	bool secured;     /* it is over, and the listener counts it */
 	bool retry;       /* client: the next address */

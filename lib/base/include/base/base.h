@@ -140,6 +140,8 @@ uint32_t thmqi_fail_count(void);
  * Return: 0; -EINVAL size below 8; -E2BIG.
  */
 int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src);
+/* All zero but for the size, which is that of the caller's struct. NULL, and a size that no struct has: nothing is written. */
+void thmqi_opts_init(void *opts, uint32_t size);
 
 /* The size that a caller gave of a struct to be filled: it was not set where it is less than the first fields, or more than any will have. */
 static inline bool thmqi_size_is_wrong(uint32_t size)

@@ -192,6 +192,13 @@ struct thmq_watch;
 int thmqi_watch_open(struct thmq_core *core, int fd, uint32_t events,
 		     void (*ready)(void *ctx, uint32_t events), void *ctx, struct thmq_watch **ret_watch);
 void thmqi_watch_close(struct thmq_watch *w);
+/*
+ * Its owner looks at the descriptor by itself in each iteration, and is told of nothing, or of little, until it goes on: before its core sleeps, at
+ * the latest. What is ready then is told. Neither allocates. -EOPNOTSUPP: there is no ring; -EAGAIN not now, or
+ * so many of the core's are paused; all stays as it was.
+ */
+int thmqi_watch_pause(struct thmq_watch *w);
+int thmqi_watch_go_on(struct thmq_watch *w);
 struct thmq_core *thmqi_watch_core(const struct thmq_watch *w);
 
 /* Any thread; lock-free; wakes the core. Tasks of one thread run in order. */

@@ -41,8 +41,8 @@ struct thmqi_far {
 	 * len bytes are there. 0; an error: the broker breaks the rules, and the link is not read from any more.
 	 */
 	int (*take)(struct thmqi_link *link, const struct thmqi_frame *slot, struct thmqi_frame *ret_frame);
-	/* Nothing came down in this look: is the other still there? Sets broker_closed where it is not. */
-	void (*idle)(struct thmqi_link *link);
+	/* Nothing came down in this look: is the other still there? Sets broker_closed where it is not. True: it has read what may have woken us. */
+	bool (*idle)(struct thmqi_link *link);
 	void (*close)(struct thmqi_link *link); /* thmqi_link_close() */
 };
 
@@ -65,6 +65,8 @@ struct thmqi_link {
 	struct thmqi_waiter *
 		waiter; /* of the client's session: kicked by the broker end after it wrote frames; NULL: it has a reader */
 	struct thmqi_poller *reader; /* what plays the client's end on this very core; NULL: the client's end is a session's */
+	/* Of a reader: takes at once what was written down, and ends nothing. NULL: it waits for the end of the iteration, and sends all at once. */
+	void (*carry)(struct thmqi_link *link);
 	/* rings and pages */
 	struct thmqi_frame_ring up;   /* client writes, broker reads: PRODUCE only, so that a full volatile
 					topic holds up producers but never the releases that would empty it */
@@ -245,13 +247,15 @@ static inline void thmqi_link_kick_broker(struct thmqi_link *link)
 			far->ring(link);
 	}
 }
-/* Broker, after writing frames down: wake the session's thread if it sleeps. */
+/* Broker, after writing frames down: wake the session's thread if it sleeps, or whoever carries them to it. */
 static inline void thmqi_link_kick_client(struct thmqi_link *link)
 {
 	if (!link->reader)
 		thmqi_waiter_kick(link->waiter);
 	else if (thmqi_unlikely(link->reader->rests))
 		thmqi_core_rouse_poller(link->core, link->reader);
+	else if (link->carry)
+		link->carry(link);
 }
 
 #endif
