@@ -1564,7 +1564,8 @@ struct thmq_txn_opts {
 	(&(struct thmq_txn_opts){.size = sizeof(struct thmq_txn_opts), __VA_ARGS__})
 
 /** thmq_txn_opts_init() - set @opts to the defaults */
-THMQ_API void thmq_txn_opts_init(struct thmq_txn_opts *opts);
+THMQ_API void thmq_txn_opts_init(struct thmq_txn_opts *opts, uint32_t size);
+#define thmq_txn_opts_init(opts) thmq_txn_opts_init((opts), sizeof(struct thmq_txn_opts))
 
 /**
  * thmq_txn_begin() - begin a transaction

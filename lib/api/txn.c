@@ -12,15 +12,12 @@
 
 static int bad(const char *what)
 {
-	return thmqi_fail(-EINVAL, "not an open %s", what);
+	return thmqi_api_not_open(what);
 }
 
-void thmq_txn_opts_init(struct thmq_txn_opts *opts)
+void (thmq_txn_opts_init)(struct thmq_txn_opts *opts, uint32_t size)
 {
-	if (!opts)
-		return;
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
+	thmqi_opts_init(opts, size);
 }
 
 int thmq_txn_begin(struct thmq_session *session, const struct thmq_txn_opts *opts, struct thmq_txn **ret_txn)
