@@ -800,6 +800,13 @@ static uint32_t take_frames(struct conn *c)
 
 /* ------------------------------------------------------------------ poller */
 
+/* Whoever was left without room has the first turn at the next: there may be less of it at a time than one of them can fill. */
+static void begin_with(struct shard *s, struct thmqi_list *conn)
+{
+	thmqi_list_del(&s->conns);
+	thmqi_list_add_tail(conn, &s->conns);
+}
+
 static void on_stuck(struct thmqi_timer *t)
 {
 	(void)t; /* the iteration that it causes is all that is wanted */
@@ -848,9 +855,9 @@ static void tell_along(struct shard *s)
 static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 {
 	struct shard *s = thmqi_container(poller, struct shard, poller);
-	struct thmqi_list *it, *tmp;
+	struct thmqi_list *it, *tmp, *turn = NULL;
 	struct conn *c;
-	uint32_t done = 0;
+	uint32_t done = 0, taken;
 
 	(void)budget;
 	s->stuck = false;
@@ -859,8 +866,13 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 	thmqi_list_each_safe(it, tmp, &s->conns)
 	{
 		c = thmqi_container(it, struct conn, link);
-		done += take_frames(c);
+		taken = take_frames(c);
+		done += taken;
+		if (thmqi_unlikely(s->blocked) && !taken && c->held_up && !turn)
+			turn = it;
 	}
+	if (thmqi_unlikely(turn != NULL) && turn != s->conns.next)
+		begin_with(s, turn);
 	if (thmqi_unlikely(s->delay != NULL))
 		done += thmqi_delay_poll(s);
 	if (thmqi_unlikely(s->txns != NULL))

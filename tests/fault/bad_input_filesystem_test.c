@@ -305,7 +305,110 @@ static void without_direct_io_ramfs(void)
 	expect_numbers(dir, 1000);
 }
 
+/*
+ * The oldest segments go where the file system is full, also while something of them is being kept: a topic without limits beside one
+ * whose messages go by themselves.
+ */
+static void full_while_something_is_kept(uint32_t policy)
+{
+	static const char *const topics[] = {"kept", "limited"};
+	static char body[1500];
+	struct thmq_producer *p[2];
+	uint64_t taken = 0, i;
+	unsigned tries = 0;
+	struct world w;
+	char dir[512];
+	int error = 0;
+	int64_t rc;
+
+	place_make(NULL);
+	snprintf(dir, sizeof(dir), "%s/data", mount_here("fs", "size=24m"));
+	env_up(&w);
+	MUST(thmq_broker_open(w.env, THMQ_BROKER_OPTS(.data_dir = dir, .segment_bytes = 1 << 20, .cache_bytes = 4 << 20,
+						      .batch_bytes = 64 << 10, .full_policy = policy),
+			      &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	MUST(thmq_topic_create(w.session, topics[0], NULL));
+	MUST(thmq_topic_create(w.session, topics[1], THMQ_TOPIC_OPTS(.retention_bytes = 2 << 20)));
+	for (i = 0; i < 2; i++)
+		MUST(thmq_producer_open(w.session, topics[i], NULL, &p[i]));
+	while (taken < 40000 && tries < 3000 && !error) { /* 30 s at most for one */
+		struct fill f = {0};
+
+		rc = thmq_send(p[taken % 8 != 0], body, sizeof(body), NULL);
+		taken += rc > 0;
+		tries = rc == -EAGAIN ? tries + 1 : 0;
+		if (rc == -EAGAIN)
+			thmq_poll(w.env, SECOND / 100);
+		else if (rc < 0)
+			error = (int)rc;
+		take_events(w.session, &f);
+		error = f.error ? f.error : error;
+	}
+	fprintf(stderr, "%llu were taken, then %s\n", (unsigned long long)taken, thmq_errname(error));
+	if (policy == THMQ_FULL_DROP_OLDEST)
+		CHECK(taken == 40000 && !error);
+	else
+		CHECK(error == -ENOSPC || taken == 40000); /* and nobody is left waiting */
+	rc = thmq_env_close(w.env, 5 * SECOND);
+	CHECK(rc == 0 || (rc == -EIO && error));
+}
+
+static void full_drops_the_oldest(void)
+{
+	full_while_something_is_kept(THMQ_FULL_DROP_OLDEST);
+}
+
+/* Room that comes a segment at a time, less than one session has on its way, is shared by all. */
+static void full_serves_all(void)
+{
+	enum { SESSIONS = 3 };
+	static char body[1500];
+	struct thmq_session *s[SESSIONS];
+	struct thmq_producer *p[SESSIONS];
+	uint64_t taken[SESSIONS] = {0}, all = 0;
+	unsigned tries = 0, i;
+	struct world w;
+	char dir[512];
+	int64_t rc;
+
+	place_make(NULL);
+	snprintf(dir, sizeof(dir), "%s/data", mount_here("fs", "size=40m"));
+	env_up(&w);
+	MUST(thmq_broker_open(w.env, THMQ_BROKER_OPTS(.data_dir = dir, .segment_bytes = 1 << 20, .cache_bytes = 4 << 20,
+						      .batch_bytes = 64 << 10, .limit_bytes = 6 << 20, .full_policy = THMQ_FULL_DROP_OLDEST),
+			      &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	MUST(thmq_topic_create(w.session, "t", NULL));
+	for (i = 0; i < SESSIONS; i++) {
+		MUST(thmq_connect(w.env, "inproc://", NULL, &s[i]));
+		MUST(thmq_producer_open(s[i], "t", NULL, &p[i]));
+	}
+	for (; all < 60000 && tries < 3000; tries++) {
+		for (i = 0; i < SESSIONS; i++)
+			while ((rc = thmq_send(p[i], body, sizeof(body), NULL)) > 0) {
+				taken[i]++;
+				all++;
+				tries = 0;
+			}
+		thmq_poll(w.env, SECOND / 100);
+	}
+	for (i = 0; i < SESSIONS; i++)
+		if (taken[i] < all / SESSIONS / 2)
+			FAIL("session %u: %llu of %llu", i, (unsigned long long)taken[i], (unsigned long long)all);
+	CHECK(all >= 60000);
+	MUST(thmq_env_close(w.env, 20 * SECOND));
+}
+
+static void full_refuses(void)
+{
+	full_while_something_is_kept(THMQ_FULL_REFUSE);
+}
+
 static const struct bad_case cases[] = {
+	{"full_drops_the_oldest", full_drops_the_oldest},
+	{"full_refuses", full_refuses},
+	{"full_serves_all", full_serves_all},
 	{"read_only", read_only},
 	{"too_small_to_begin", too_small_to_begin},
 	{"full", full},

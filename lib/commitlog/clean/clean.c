@@ -276,12 +276,35 @@ static int sample(struct thmq_log *log)
 	return 1;
 }
 
+/* What is to be kept has no room, and its own segment is what would give some: there is no next one, and the rest of this one is for states. */
+static bool is_stuck(const struct thmq_log *log)
+{
+	const struct segment *s = log->active;
+
+	return log->prepare == PREPARE_FAILED && log->prepare_error == -ENOSPC &&
+	       s->position + s->bytes - log->chain.position <= log->reserve + log->opts.batch_bytes;
+}
+
+/* It goes with what should have been kept, or it stays, and who writes is refused. */
+static int give_up(struct thmq_log *log)
+{
+	thmqi_relocate_end(log);
+	log->clean.forced = is_full(log);
+	if (log->clean.forced)
+		judge_begin(log);
+	else
+		rest(log);
+	return 1;
+}
+
 static int relocate(struct thmq_log *log)
 {
 	struct clean *c = &log->clean;
 	uint64_t pause;
 	int rc = thmqi_relocate_step(log, &pause);
 
+	if (rc == -EAGAIN && is_stuck(log))
+		return give_up(log);
 	if (rc == -EAGAIN) {
 		if (pause)
 			later(log, pause);
