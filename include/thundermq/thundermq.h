@@ -396,7 +396,7 @@ THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts, uint32_t size);
 /*
  * How much of something may go through a topic, or be had by a client: a second, in bursts of a tenth of it; 0: no limit. Who has had it
  * waits: his messages stay where they are, so that his claims are -EAGAIN once his window is full, and his consumers get more later. Nothing
- * is dropped. doc/access.md
+ * is dropped; THMQ_EVENT_LIMITED and thmq_producer_retry_ns() tell how long it takes. doc/access.md
  */
 struct thmq_limits {
 	uint32_t size;        /* sizeof(struct thmq_limits) */
@@ -495,10 +495,11 @@ struct thmq_broker_opts {
 	 */
 	const char *access_file; /* needed during the call only */
 	int (*access)(void *ctx, const struct thmq_access *what); /* 0: allowed; negative: denied, which the client gets as -EACCES */
-	void (*audit)(void *ctx, const struct thmq_access *what); /* it was denied; NULL: nobody asks */
+	void (*audit)(void *ctx, const struct thmq_access *what); /* it was denied, or has to wait because of a limit; NULL: nobody asks */
 	void *access_ctx;
 	uint32_t trace_every; /* each n-th group commit is shown step by step in the file of statistics: thmq explain; 0: none */
 	uint32_t reserved5;
+	const struct thmq_limits *client_limits; /* of each identity that no rule and no function gives others; NULL: none. Needed during the call only */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -1127,6 +1128,14 @@ THMQ_API int64_t thmq_send(struct thmq_producer *producer, const void *data, uin
 THMQ_API int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns);
 
 /**
+ * thmq_producer_retry_ns() - how long a limit holds up what this producer sends
+ * After an -EAGAIN it is the time after which another try may do better, as far as the broker has told: THMQ_EVENT_LIMITED.
+ * Return: ns; 0 no limit is known to hold it up; -EINVAL.
+ * Threads: the session's; never blocks.   Source: doc/access.md
+ */
+THMQ_API int64_t thmq_producer_retry_ns(struct thmq_producer *producer);
+
+/**
  * thmq_watermark() - the highest sequence s such that all up to s are settled
  * Settled is: reached the durability asked for, or failed (an event tells). Takes in what has arrived.
  * Return: sequence, 0 for none; -EINVAL.
@@ -1578,6 +1587,8 @@ enum thmq_event_type {
 	THMQ_EVENT_DEAD_LETTER =
 		13, /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
 		      more; it is in dead_topic, if there is one. count: how often */
+	THMQ_EVENT_LIMITED = 14, /* a limit of the topic or of this client holds up what the producer sends, or the consumer gets; count: for so many
+				    ns. Told once a second at most; error: -EAGAIN */
 	THMQ_EVENT_REQUEST_EXPIRED =
 		20 /* a request, whose number is sequence, was not answered in time; cookie: its own. error: -ETIMEDOUT; -ECONNRESET its
 		      answer was there, not taken, and is gone with the broker that held it */

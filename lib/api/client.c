@@ -429,6 +429,11 @@ int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns)
 	return rc ? thmqi_fail(rc, "flush: %s", thmq_strerror(rc)) : 0;
 }
 
+int64_t thmq_producer_retry_ns(struct thmq_producer *producer)
+{
+	return is_producer(producer) ? thmqi_client_producer_retry_ns(producer) : -EINVAL;
+}
+
 int64_t thmq_watermark(struct thmq_producer *producer)
 {
 	return is_producer(producer) ? thmqi_client_watermark(producer) : -EINVAL;

@@ -194,8 +194,11 @@ bool thmqi_sub_may(struct sub *sub)
 		sub->held = false;
 		return true;
 	}
-	t->throttled += !sub->held;
-	s->throttled += !sub->held;
+	if (!sub->held) {
+		t->throttled++;
+		s->throttled++;
+		thmqi_guard_waits(c, sub->partition, sub->stream, true);
+	}
 	sub->held = true;
 	return false;
 }

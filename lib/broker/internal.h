@@ -342,6 +342,7 @@ struct conn {
 	struct producer producers[THMQI_STREAMS];
 	struct consumer *consumers[THMQI_STREAMS];
 	uint32_t outstanding;  /* 0: no limit */
+	uint64_t told_ns[2], audited_ns[2]; /* when it was last told that a limit holds up what it sends, gets */
 	struct client *client; /* NULL: there are no rules */
 	struct grant grants[GRANTS];
 	struct sift *sifts; /* of its streams */

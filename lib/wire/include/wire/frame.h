@@ -105,6 +105,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_SETTLED =
 		56, /* stream partition; extra: all ACKs up to this serial are stored durably; status: as of ACKED; arg0: generation;
 		       seq: where the group stands */
+	THMQI_FRAME_LIMITED =
+		64, /* stream partition; arg0: a limit holds it up for so many ns; extra: THMQI_OF_PRODUCER: the stream is a producer's */
 	THMQI_FRAME_LOST =
 		46 /* stream partition; seq: first offset; arg1: count, 0: not known: messages of a weaker ack or visibility, which
 		      is flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
