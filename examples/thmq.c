@@ -728,7 +728,7 @@ static int fail_to_join(struct connection *c, int rc, const char *why)
 
 int connect_dir(struct connection *c, const char *dir, bool create, uint32_t policy)
 {
-	char why[1024];
+	char why[1024], *flag;
 	int rc, joined;
 
 	memset(c, 0, sizeof(*c));
@@ -755,9 +755,9 @@ int connect_dir(struct connection *c, const char *dir, bool create, uint32_t pol
 		if (joined != -ECONNREFUSED)
 			return fail_to_join(c, joined, why);
 	}
-	rc = fail(rc, "%s%s", why,
-		  rc == -ENOENT && !create ? "; thmq topic create, or thmq pub --create, makes it"
-					   : "");
+	if (rc == -ENOENT && !create && (flag = strstr(why, ", and THMQ_BROKER_NO_CREATE")) != NULL)
+		*flag = 0; /* a word of C, and ours */
+	rc = fail(rc, "%s%s", why, rc == -ENOENT && !create ? "; thmq topic create, or thmq pub --create, makes it" : "");
 	thmq_env_close(c->env, 0);
 	return rc;
 }

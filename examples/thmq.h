@@ -54,6 +54,19 @@ void print_json_string(FILE *out, const void *data,
 void print_message(const struct thmq_consumer *c, const struct thmq_message *m, bool json);
 bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value); /* begin, end, an offset, or a time: an enum thmq_start */
 
+/* Where each partition ended when a command began, which is where it stops, and what comes next of it. */
+struct connection;
+struct ends {
+	uint32_t count;
+	uint64_t *begin, *end, *next;
+	bool some_only; /* not all messages come: another member may have the others */
+};
+int ends_find(struct connection *c, const char *topic, const char *group, struct ends *e); /* 0, or an error of the library */
+/* Nothing has come for @idle_ns: of partitions that are not at their ends the broker is asked how far it is. 0, or an error. */
+int ends_ask(struct thmq_consumer *consumer, struct ends *e, uint64_t idle_ns);
+bool ends_reached(const struct ends *e);
+void ends_free(struct ends *e);
+
 /* thmq_units.c: 0, or an exit code after saying what is wrong with @option's value. */
 int parse_duration(const char *option, const char *text, uint64_t *ret_ns);
 int parse_size(const char *option, const char *text, uint64_t *ret_bytes);

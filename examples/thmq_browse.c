@@ -4,7 +4,6 @@
 
 #include "thmq.h"
 
-#define QUIET_NS (SECOND / 2) /* so long nothing came: what a filter takes out does not come, so that no offset tells the end */
 #define FETCH_MAX 64
 
 struct browse {
@@ -16,40 +15,32 @@ struct browse {
 	uint32_t start, end; /* enum thmq_start; 0: none */
 	uint64_t from, to;
 	uint64_t count;
+	struct ends ends;
 	bool json;
 };
 
-/* The next one of the consumer, within half a second. Return: 1; 0; an error. */
-static int next(struct browse *b, struct thmq_message *m, uint32_t max)
-{
-	uint64_t until = clock_ns() + QUIET_NS;
-	int n;
-
-	while ((n = thmq_fetch(b->consumer, m, max)) == 0 && clock_ns() < until && !interrupted) {
-		n = thmq_session_wait(b->c.session, SECOND / 20);
-		if (n < 0)
-			break;
-	}
-	return n;
-}
-
 /* ------------------------------------------------------------------- by key */
 
+/* Return: 1; 0 it is too old to be shown, or the filter does not want it; an error. */
 static int show(struct browse *b, const struct thmq_key_info *at)
 {
 	struct thmq_message m;
+	uint64_t position = 0;
 	int rc = thmq_seek(b->consumer, UINT32_MAX, THMQ_START_END, 0);
 
 	rc = rc ? rc : thmq_seek(b->consumer, at->partition, THMQ_START_OFFSET, at->offset);
-	if (rc)
-		return rc;
-	rc = next(b, &m, 1);
+	while (!rc && (rc = thmq_fetch(b->consumer, &m, 1)) == 0 && position <= at->offset && !interrupted) {
+		rc = thmq_session_wait(b->c.session, SECOND / 100);
+		if (rc >= 0)
+			rc = thmq_consumer_position(b->consumer, at->partition, &position);
+	}
 	if (rc <= 0)
 		return rc;
-	if (m.offset == at->offset && m.partition == at->partition) /* else it is too old to be shown */
+	rc = m.offset == at->offset && m.partition == at->partition;
+	if (rc)
 		print_message(b->consumer, &m, b->json);
 	thmq_release(b->consumer, &m, 1);
-	return 1;
+	return rc;
 }
 
 /* Newest first. */
@@ -61,10 +52,10 @@ static int by_key(struct browse *b, const char *key)
 	int rc = 0;
 
 	for (; i < end; i++) { /* its producers may have sent it anywhere */
-		at.offset = UINT64_MAX;
+		at.offset = b->end == THMQ_START_OFFSET ? b->to : UINT64_MAX;
 		while (done < b->count && !interrupted && !output_failed()) {
 			rc = thmq_key_find(b->c.session, b->topic, i, key, (uint32_t)strlen(key), at.offset, &at);
-			if (rc)
+			if (rc || (b->start == THMQ_START_OFFSET && at.offset < b->from))
 				break;
 			if (b->start == THMQ_START_TIME && at.time_ns < (int64_t)b->from)
 				continue;
@@ -89,9 +80,15 @@ static int seek(struct browse *b)
 	int rc = 0;
 
 	for (i = 0; i < b->partition_count && !rc; i++) {
-		if (b->partition != UINT32_MAX && i != b->partition)
-			rc = thmq_seek(b->consumer, i, THMQ_START_END, 0);
-		else if (b->start)
+		if (b->partition != UINT32_MAX && i != b->partition) {
+			b->ends.next[i] = b->ends.end[i]; /* it is not read */
+			continue;
+		}
+		if (b->end == THMQ_START_OFFSET && b->to < b->ends.end[i])
+			b->ends.end[i] = b->to;
+		if (b->start == THMQ_START_END)
+			b->ends.next[i] = b->ends.end[i];
+		if (b->start)
 			rc = thmq_seek(b->consumer, i, b->start, b->from);
 		if (rc == -THMQ_EOFFSETRANGE && b->partition == UINT32_MAX) /* others may have it */
 			rc = thmq_seek(b->consumer, i, THMQ_START_BEGIN, 0);
@@ -114,25 +111,26 @@ static int in_order(struct browse *b)
 {
 	struct thmq_message m[FETCH_MAX];
 	uint64_t done = 0;
-	int n, i, rc = seek(b);
+	int n, i, rc = ends_find(&b->c, b->topic, NULL, &b->ends);
 
-	if (rc)
-		return fail(rc, "%s", thmq_errmsg());
-	while (done < b->count && !interrupted && !output_failed()) {
-		n = next(b, m, FETCH_MAX);
+	rc = rc ? rc : seek(b);
+	while (!rc && done < b->count && !ends_reached(&b->ends) && !interrupted && !output_failed()) {
+		n = thmq_fetch(b->consumer, m, FETCH_MAX);
 		if (n < 0)
 			return fail(n, "fetch: %s", thmq_strerror(n));
-		if (!n)
-			break;
 		for (i = 0; i < n && done < b->count; i++) {
+			if (m[i].partition < b->ends.count)
+				b->ends.next[m[i].partition] = m[i].offset + m[i].span;
 			if (!is_wanted(b, &m[i]))
 				continue;
 			print_message(b->consumer, &m[i], b->json);
 			done++;
 		}
 		thmq_release(b->consumer, m, (uint32_t)n);
+		if (!n && (rc = thmq_session_wait(b->c.session, SECOND / 50)) >= 0)
+			rc = ends_ask(b->consumer, &b->ends, 0);
 	}
-	return EXIT_OK;
+	return rc ? fail(rc, "%s", thmq_errmsg()) : EXIT_OK;
 }
 
 /* ------------------------------------------------------------------ command */
@@ -175,9 +173,13 @@ int cmd_browse(int argc, char **argv)
 	b.partition_count = info.partition_count;
 	if (!rc && partition_text && partition >= info.partition_count)
 		rc = fail(-THMQ_ENOPARTITION, "topic %s has %u partition%s", b.topic, info.partition_count, plural(info.partition_count));
-	else if (rc || (rc = thmq_consumer_open(b.c.session, b.topic, NULL, THMQ_CONSUMER_OPTS(.filter = filter), &b.consumer)) != 0)
+	else if (rc || (rc = thmq_consumer_open(b.c.session, b.topic, NULL,
+						THMQ_CONSUMER_OPTS(.flags = partition_text ? THMQ_CONSUMER_PARTITION : 0,
+								   .partition = (uint32_t)partition, .filter = filter),
+						&b.consumer)) != 0)
 		rc = fail(rc, "%s", thmq_errmsg());
 	else
 		rc = key ? by_key(&b, key) : in_order(&b);
+	ends_free(&b.ends);
 	return disconnect(&b.c, rc);
 }

@@ -197,7 +197,7 @@ int cmd_group(int argc, char **argv)
 		return usage_error("group reset needs --to begin, end, an offset, a date as 2026-01-31 or a time as 2026-01-31T12:00:00Z");
 	if (partition_text && !parse_number(partition_text, THMQ_PARTITION_COUNT_MAX, &partition))
 		return usage_error("--partition needs a number, not %s", partition_text);
-	snprintf(needs, sizeof(needs), "group %s needs a directory, a topic%s", argv[0], verb == LIST ? "" : " and a group");
+	snprintf(needs, sizeof(needs), "group %s needs a directory%s", argv[0], verb == LIST ? " and a topic" : ", a topic and a group");
 	if (!count_words(argv, words, verb == LIST ? 3 : 4, needs))
 		return EXIT_USAGE;
 	rc = connect_dir(&c, argv[1], false, THMQ_POLICY_DEFAULT);
@@ -211,7 +211,12 @@ int cmd_group(int argc, char **argv)
 	} else {
 		rc = verb == DELETE ? thmq_group_delete(c.session, argv[2], argv[3], flags)
 				    : thmq_group_reset(c.session, argv[2], argv[3], (uint32_t)partition, start, value, flags);
-		rc = rc ? fail(rc, "%s", thmq_errmsg()) : EXIT_OK;
+		if (rc == -EBUSY) { /* not of the directory, as exit status 5 would say */
+			fail(rc, "%s group %s of %s: it has members; close them, or put them out by --force", argv[0], argv[3], argv[2]);
+			rc = EXIT_FAILED;
+		} else if (rc) {
+			rc = fail(rc, "%s", thmq_errmsg());
+		}
 	}
 	return disconnect(&c, rc);
 }

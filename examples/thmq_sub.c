@@ -89,17 +89,7 @@ bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value)
 	return true;
 }
 
-/*
- * Where each partition ends when we begin: without --follow that is where we stop. An end is one past a message that is
- * there, so that a partition is done when that message has come, or where the group is behind it already.
- */
-struct ends {
-	uint32_t count;
-	uint64_t *begin, *end, *next;
-	bool by_time; /* not all comes, such as what is older than the time asked for: silence is an end too */
-};
-
-static int find_ends(struct connection *c, const char *topic, const char *group, struct ends *e)
+int ends_find(struct connection *c, const char *topic, const char *group, struct ends *e)
 {
 	struct thmq_topic_info info = {.size = sizeof(info)};
 	struct thmq_partition_info p = {.size = sizeof(p)};
@@ -109,7 +99,6 @@ static int find_ends(struct connection *c, const char *topic, const char *group,
 	if (rc)
 		return rc;
 	e->count = info.partition_count;
-	e->by_time = info.ttl_ns != 0;
 	e->begin = calloc(e->count, sizeof(*e->begin));
 	e->end = calloc(e->count, sizeof(*e->end));
 	e->next = calloc(e->count, sizeof(*e->next));
@@ -125,7 +114,7 @@ static int find_ends(struct connection *c, const char *topic, const char *group,
 	return rc;
 }
 
-static bool at_end(const struct ends *e)
+bool ends_reached(const struct ends *e)
 {
 	uint32_t i;
 
@@ -135,15 +124,45 @@ static bool at_end(const struct ends *e)
 	return true;
 }
 
+int ends_ask(struct thmq_consumer *consumer, struct ends *e, uint64_t idle_ns)
+{
+	uint64_t at;
+	uint32_t i;
+	int rc;
+
+	for (i = 0; i < e->count; i++) {
+		if (e->next[i] >= e->end[i])
+			continue;
+		rc = thmq_consumer_position(consumer, i, &at);
+		if (rc == 0 && at > e->next[i])
+			e->next[i] = at;
+		else if (rc == -EPERM && e->some_only && idle_ns > SECOND) /* another member's, or it would have come by now */
+			e->next[i] = e->end[i];
+		if (rc && rc != -EPERM)
+			return rc;
+	}
+	return 0;
+}
+
+void ends_free(struct ends *e)
+{
+	free(e->begin);
+	free(e->end);
+	free(e->next);
+}
+
 /* Nothing is there now. Return: whether to go on; else *@ret_code says why not. */
-static bool await(struct connection *c, const struct ends *e, bool follow, uint64_t idle_since,
+static bool await(struct connection *c, struct thmq_consumer *consumer, struct ends *e, bool follow, uint64_t idle_since,
 		  int *ret_code)
 {
 	uint64_t idle = clock_ns() - idle_since;
 	int rc;
 
 	*ret_code = EXIT_OK;
-	if (!follow && (at_end(e) || (e->by_time && idle > SECOND)))
+	rc = follow || idle < SECOND / 20 ? 0 : ends_ask(consumer, e, idle);
+	if (rc)
+		*ret_code = fail(rc, "%s", thmq_errmsg());
+	if (rc || (!follow && ends_reached(e)))
 		return false;
 	if (!follow && idle > STALL_NS) {
 		*ret_code =
@@ -175,13 +194,15 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 	uint64_t done = 0, idle_since = clock_ns();
 	int n, i, code, rc = 0;
 
-	while (!interrupted && done < count && (follow || !at_end(e))) {
+	while (!interrupted && done < count && (follow || !ends_reached(e))) {
 		n = thmq_fetch(consumer, m,
 			       count - done < FETCH_MAX ? (uint32_t)(count - done) : FETCH_MAX);
+		if (n == -THMQ_EFENCED)
+			return fail(n, "the group has put this member out: thmq group --force did, or it was silent for too long");
 		if (n < 0)
 			return fail(n, "fetch: %s", thmq_strerror(n));
 		if (n == 0) {
-			if (await(c, e, follow, idle_since, &rc))
+			if (await(c, consumer, e, follow, idle_since, &rc))
 				continue;
 			break;
 		}
@@ -250,7 +271,7 @@ static int seek(struct thmq_consumer *consumer, struct ends *e, uint32_t start, 
 		else if (start == THMQ_START_END)
 			e->next[i] = e->end[i];
 	}
-	e->by_time |= start == THMQ_START_TIME;
+	e->some_only |= start == THMQ_START_TIME;
 	return thmq_seek(consumer, UINT32_MAX, start, value);
 }
 
@@ -334,17 +355,15 @@ int cmd_sub(int argc, char **argv)
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_DEFAULT);
 	if (rc)
 		return rc;
-	rc = find_ends(&c, argv[1], group, &ends);
+	rc = ends_find(&c, argv[1], group, &ends);
 	if (rc == 0)
 		rc = thmq_consumer_open(c.session, argv[1], group,
 					THMQ_CONSUMER_OPTS(.tags = wanted.tags, .tag_count = wanted.count, .filter = filter), &consumer);
-	ends.by_time |= wanted.count || filter; /* others do not come */
+	ends.some_only = wanted.count || filter;
 	if (rc == 0 && from)
 		rc = seek_when_assigned(&c, consumer, &ends, start, value);
 	rc = rc ? fail(rc, "%s", thmq_errmsg())
 		: consume(&c, consumer, &ends, count, follow, group != NULL, json);
-	free(ends.begin);
-	free(ends.end);
-	free(ends.next);
+	ends_free(&ends);
 	return disconnect(&c, rc);
 }

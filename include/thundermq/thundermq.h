@@ -396,7 +396,7 @@ THMQ_API void thmq_tls_opts_init(struct thmq_tls_opts *opts, uint32_t size);
 /*
  * How much of something may go through a topic, or be had by a client: a second, in bursts of a tenth of it; 0: no limit. Who has had it
  * waits: his messages stay where they are, so that his claims are -EAGAIN once his window is full, and his consumers get more later. Nothing
- * is dropped. doc/access.md
+ * is dropped; THMQ_EVENT_LIMITED and thmq_producer_retry_ns() tell how long it takes. doc/access.md
  */
 struct thmq_limits {
 	uint32_t size;        /* sizeof(struct thmq_limits) */
@@ -438,7 +438,7 @@ struct thmq_broker_opts {
 		*data_dir;  /* directory of the logs, made if absent; NULL: volatile topics only */
 	const char *name;   /* name for inproc://name; NULL: reached by a bare inproc:// */
 	const char *listen; /* URLs to listen on, comma separated: shm:///path, tcp://host:port, tls://…, rdma://…, port 0: any; NULL: inproc only */
-	uint32_t shard_count; /* at creation of the directory; 0 means one per core */
+	uint32_t shard_count; /* at creation of the directory; 0 means one per core, with a cluster one */
 	uint32_t write_depth; /* batches in flight per shard; 0 means 8 */
 	uint64_t
 		segment_bytes; /* at creation: largest segment, a power of two from 1 MiB to 1 GiB; 0 means 1 GiB */
@@ -495,10 +495,11 @@ struct thmq_broker_opts {
 	 */
 	const char *access_file; /* needed during the call only */
 	int (*access)(void *ctx, const struct thmq_access *what); /* 0: allowed; negative: denied, which the client gets as -EACCES */
-	void (*audit)(void *ctx, const struct thmq_access *what); /* it was denied; NULL: nobody asks */
+	void (*audit)(void *ctx, const struct thmq_access *what); /* it was denied, or has to wait because of a limit; NULL: nobody asks */
 	void *access_ctx;
 	uint32_t trace_every; /* each n-th group commit is shown step by step in the file of statistics: thmq explain; 0: none */
 	uint32_t reserved5;
+	const struct thmq_limits *client_limits; /* of each identity that no rule and no function gives others; NULL: none. Needed during the call only */
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -638,8 +639,8 @@ struct thmq_session_opts {
 				     0 means 30 s */
 	const struct thmq_tls_opts *tls; /* for tls:// and tcp://; NULL: tls:// with a broker that the system believes, tcp:// plain */
 	/*
-	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all; up to 30
-	 * minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
+	 * For how long a connection that is lost is tried to be made again before the session is dead; 0: not at all, or for 30 s
+	 * where brokers keep the same data; up to 30 minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
 	 * committed and is not settled is sent again and stored once, also by a broker that was opened again meanwhile; consumers go on behind
 	 * the last message that they gave to the app, members of a group keep their partitions if they are back within their
 	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. doc/resuming.md
@@ -714,7 +715,7 @@ struct thmq_topic_opts {
 	 * device has taken this durable write, hardly before DURABLE, and consumers see the message when it is durable.
 	 */
 	uint32_t visible_at;
-	uint64_t volatile_bytes; /* memory of each partition of a volatile topic; 0 means 16 MiB */
+	uint64_t volatile_bytes; /* with THMQ_TOPIC_VOLATILE: memory of each partition, 1 MiB to 16 GiB; 0 means 16 MiB */
 	/*
 	 * What need not be kept: messages older than retention_ns; of each partition all but the newest retention_bytes; with
 	 * THMQ_TOPIC_RETAIN_CONSUMED what all groups of the topic have acknowledged, if it has one. Each by itself is enough. It
@@ -1127,6 +1128,14 @@ THMQ_API int64_t thmq_send(struct thmq_producer *producer, const void *data, uin
 THMQ_API int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns);
 
 /**
+ * thmq_producer_retry_ns() - how long a limit holds up what this producer sends
+ * After an -EAGAIN it is the time after which another try may do better, as far as the broker has told: THMQ_EVENT_LIMITED.
+ * Return: ns; 0 no limit is known to hold it up; -EINVAL.
+ * Threads: the session's; never blocks.   Source: doc/access.md
+ */
+THMQ_API int64_t thmq_producer_retry_ns(struct thmq_producer *producer);
+
+/**
  * thmq_watermark() - the highest sequence s such that all up to s are settled
  * Settled is: reached the durability asked for, or failed (an event tells). Takes in what has arrived.
  * Return: sequence, 0 for none; -EINVAL.
@@ -1391,6 +1400,17 @@ THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeou
 THMQ_API int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		       uint64_t value);
 
+/**
+ * thmq_consumer_position() - how far a consumer is in a partition
+ * @ret_offset: out; all before it was fetched, or is nothing for this consumer: it has other tags, the filter is not true of it, it is over
+ * The broker is asked. Once it is at the end_offset that thmq_partition_describe() told, all that was there then has been fetched. Where nothing
+ * is taken out the message that was fetched last tells as much: offset + span.
+ * Return: 0; -THMQ_ENOPARTITION; -EPERM the partition is not this consumer's; -EOPNOTSUPP its group is shared; -EACCES; -EINVAL; -ETIMEDOUT;
+ * -EDEADLK; -ESHUTDOWN.
+ * Threads: the session's; blocks until the answer comes.
+ */
+THMQ_API int thmq_consumer_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset);
+
 /* ------------------------------------------------------------------- groups */
 
 struct thmq_group_info {
@@ -1567,6 +1587,8 @@ enum thmq_event_type {
 	THMQ_EVENT_DEAD_LETTER =
 		13, /* a message of a shared group, at offset, was handed out deliver_max times, or rejected, and is not handed out any
 		      more; it is in dead_topic, if there is one. count: how often */
+	THMQ_EVENT_LIMITED = 14, /* a limit of the topic or of this client holds up what the producer sends, or the consumer gets; count: for so many
+				    ns. Told once a second at most; error: -EAGAIN */
 	THMQ_EVENT_REQUEST_EXPIRED =
 		20 /* a request, whose number is sequence, was not answered in time; cookie: its own. error: -ETIMEDOUT; -ECONNRESET its
 		      answer was there, not taken, and is gone with the broker that held it */

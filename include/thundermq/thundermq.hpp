@@ -724,6 +724,14 @@ public:
 	{
 		detail::control(thmq_seek(raw(), partition, start, value));
 	}
+	/* all before it was fetched, or is nothing for this consumer */
+	uint64_t position(uint32_t partition)
+	{
+		uint64_t offset = 0;
+
+		detail::control(thmq_consumer_position(raw(), partition, &offset));
+		return offset;
+	}
 };
 
 } /* namespace thmq */

@@ -213,6 +213,8 @@ int thmq_topic_create(struct thmq_session *session, const char *name, const stru
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic is visible at memory only", name);
 	if (o.volatile_bytes && (o.volatile_bytes < 1u << 20 || o.volatile_bytes > 1ull << 34))
 		return thmqi_fail(-EINVAL, "topic %s: volatile_bytes is 1 MiB to 16 GiB", name);
+	if (o.volatile_bytes && !(o.flags & THMQ_TOPIC_VOLATILE)) /* whoever forgot the flag would get a log */
+		return thmqi_fail(-EINVAL, "topic %s: volatile_bytes is for THMQ_TOPIC_VOLATILE", name);
 	if ((o.flags & THMQ_TOPIC_VOLATILE) &&
 	    ((o.flags & THMQ_TOPIC_RETAIN_CONSUMED) || o.retention_ns || o.retention_bytes))
 		return thmqi_fail(-EINVAL, "topic %s: a volatile topic keeps what fits into volatile_bytes, no more", name);
@@ -355,6 +357,8 @@ int thmq_producer_close(struct thmq_producer *producer, uint64_t timeout_ns)
 	if (!is_producer_here(producer))
 		return bad("producer");
 	rc = thmqi_client_producer_close(producer, timeout_ns);
+	if (rc == -EIO)
+		return thmqi_fail(rc, "close a producer: some messages failed; thmq_events() tells which");
 	return rc ? thmqi_fail(rc, "close a producer: %s", thmq_strerror(rc)) : 0;
 }
 
@@ -423,6 +427,11 @@ int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns)
 	if (rc == -EIO)
 		return thmqi_fail(rc, "flush: some messages failed; thmq_events() tells which");
 	return rc ? thmqi_fail(rc, "flush: %s", thmq_strerror(rc)) : 0;
+}
+
+int64_t thmq_producer_retry_ns(struct thmq_producer *producer)
+{
+	return is_producer(producer) ? thmqi_client_producer_retry_ns(producer) : -EINVAL;
 }
 
 int64_t thmq_watermark(struct thmq_producer *producer)
@@ -603,4 +612,13 @@ int thmq_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start
 	if (start < THMQ_START_BEGIN || start > THMQ_START_TIME)
 		return thmqi_fail(-EINVAL, "seek: start is BEGIN, END, OFFSET or TIME");
 	return thmqi_client_seek(consumer, partition, start, value);
+}
+
+int thmq_consumer_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset)
+{
+	if (!is_consumer(consumer))
+		return bad("consumer");
+	if (!ret_offset)
+		return thmqi_fail(-EINVAL, "position: no place for the offset");
+	return thmqi_client_position(consumer, partition, ret_offset);
 }

@@ -323,7 +323,7 @@ static uint64_t quantile(const struct thmqi_stat_column *c, const uint64_t *word
 	for (i = 0; i < c->count && total; i++) {
 		seen += words[2 + i];
 		if (seen >= want)
-			return THMQI_MIN(end_of(c, i), words[1] ? words[1] : UINT64_MAX);
+			return THMQI_MIN(end_of(c, i), words[1]);
 	}
 	return 0;
 }

@@ -689,6 +689,15 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	thmqi_reply(c, id, 0);
 }
 
+static void position(struct conn *c, uint64_t id, const struct thmqi_request *r)
+{
+	const struct sub *sub = thmqi_sub_find(c, r->stream, r->partition);
+
+	if (sub)
+		c->wire->reply->value[0] = thmqi_sub_position(sub);
+	thmqi_reply(c, id, sub ? 0 : -ENOENT);
+}
+
 /* Where its topic is is known to whoever may do anything with it. */
 static int ask_any(struct conn *c, const char *topic)
 {
@@ -746,6 +755,7 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 	case THMQI_OP_PRODUCER_OPEN:
 		return thmqi_guard_ask(c, THMQ_OPERATION_PRODUCE, r->name);
 	case THMQI_OP_PARTITION_INFO:
+	case THMQI_OP_POSITION:
 	case THMQI_OP_GROUP_RESET:
 	case THMQI_OP_KEY_FIND:
 	case THMQI_OP_DELAYED_CANCEL:
@@ -773,6 +783,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 	}
 	if (r.op == THMQI_OP_PARTITION_INFO) {
 		partition_info(c, id, &r);
+		return;
+	}
+	if (r.op == THMQI_OP_POSITION) {
+		position(c, id, &r);
 		return;
 	}
 	if (r.op == THMQI_OP_GROUP_RESET) {

@@ -194,8 +194,11 @@ bool thmqi_sub_may(struct sub *sub)
 		sub->held = false;
 		return true;
 	}
-	t->throttled += !sub->held;
-	s->throttled += !sub->held;
+	if (!sub->held) {
+		t->throttled++;
+		s->throttled++;
+		thmqi_guard_waits(c, sub->partition, sub->stream, true);
+	}
 	sub->held = true;
 	return false;
 }
@@ -413,6 +416,13 @@ struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition)
 	if (stream >= THMQI_STREAMS || !c->consumers[stream])
 		return NULL;
 	return thmqi_map_get(&c->consumers[stream]->by_partition, partition);
+}
+
+uint64_t thmqi_sub_position(const struct sub *sub)
+{
+	if (sub->resolving) /* where it begins is not known yet */
+		return sub->next;
+	return THMQI_MAX(sub->next, THMQI_MIN(thmqi_log_reader_stands(sub->reader), sub->partition->visible));
 }
 
 static void bounds_of(const struct partition *p, uint64_t *ret_begin, uint64_t *ret_end)

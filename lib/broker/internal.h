@@ -342,6 +342,7 @@ struct conn {
 	struct producer producers[THMQI_STREAMS];
 	struct consumer *consumers[THMQI_STREAMS];
 	uint32_t outstanding;  /* 0: no limit */
+	uint64_t told_ns[2], audited_ns[2]; /* when it was last told that a limit holds up what it sends, gets */
 	struct client *client; /* NULL: there are no rules */
 	struct grant grants[GRANTS];
 	struct sift *sifts; /* of its streams */
@@ -646,6 +647,7 @@ void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */
 void thmqi_consumers_close(struct conn *c);
 void thmqi_subs_close(struct conn *c); /* the connection goes: nobody is told */
 struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition); /* NULL: there is none */
+uint64_t thmqi_sub_position(const struct sub *sub); /* all below was handed over, or passed over */
 int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset); /* of an enum thmq_start */
 void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error); /* it gets nothing any more, and is told */
 

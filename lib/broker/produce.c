@@ -524,8 +524,11 @@ static __attribute__((noinline)) bool is_allowed(struct conn *c, struct topic_he
 	if (c->leaving)
 		return true;
 	if (!thmqi_rates_allow(t->rates, c->limited ? &c->client->rates : NULL, false, c->shard->core->now_ns, &a)) {
-		t->throttled += !c->held_up;
-		c->shard->throttled += !c->held_up;
+		if (!c->held_up) {
+			t->throttled++;
+			c->shard->throttled++;
+			thmqi_guard_waits(c, c->last_partition, first->stream, false);
+		}
 		return false;
 	}
 	g->most = (uint32_t)THMQI_MIN(a.messages, (uint64_t)RUN_RECORDS_MAX);

@@ -340,5 +340,8 @@ int thmqi_client_delayed_cancel(struct thmq_session *s, const char *topic, uint3
 		rc = thmqi_session_request(s, l, &r, deadline, &reply);
 	}
 	free(entries);
+	if (rc == -ENOENT)
+		return thmqi_fail(rc, "cancel number %llu of partition %u of %s: it came, or is on its way, or was cancelled",
+				  (unsigned long long)number, partition, topic);
 	return rc ? thmqi_fail(rc, "cancel a delayed message of %s: %s", topic, thmq_strerror(rc)) : 0;
 }

@@ -183,6 +183,60 @@ int thmqi_client_seek(struct thmq_consumer *c, uint32_t partition, uint32_t star
 	return rc;
 }
 
+/* ----------------------------------------------------------------- position */
+
+/* What was handed over and not fetched yet is still to come. */
+static uint64_t position_of(const struct thmq_consumer *c, const struct reading *r, uint64_t broker_at)
+{
+	const struct delivered *d = c->first;
+
+	while (d && d->reading != r)
+		d = d->next;
+	return THMQI_MAX(r->resume, d ? d->from : broker_at);
+}
+
+static bool at_last(void *arg)
+{
+	(void)arg;
+	return false;
+}
+
+int thmqi_client_position(struct thmq_consumer *c, uint32_t partition, uint64_t *ret_offset)
+{
+	struct thmq_session *s = c->session;
+	uint64_t deadline = thmqi_session_deadline(s, s->opts.timeout_ns);
+	struct thmqi_request q = {.op = THMQI_OP_POSITION, .stream = c->stream};
+	const struct thmqi_reply *reply;
+	struct reading *r;
+	int rc = 0;
+
+	if (partition >= c->reading_count)
+		return thmqi_fail(-THMQ_ENOPARTITION, "position: %s has %u partitions, not %u", c->topic, c->reading_count, partition);
+	if (c->shared)
+		return thmqi_fail(-EOPNOTSUPP, "position: the members of group %s share %s; none of them has one", c->group, c->topic);
+	r = &c->readings[partition];
+	thmqi_session_process(s);
+	for (;;) {
+		if (!not_away(r))
+			rc = thmqi_session_block(s, not_away, r, deadline);
+		if (!rc && r->state != READING_ON)
+			return thmqi_fail(-EPERM, "position: partition %u of %s is not this consumer's", partition, c->topic);
+		q.partition = r->partition;
+		if (!rc)
+			rc = thmqi_session_request(s, r->link, &q, deadline, &reply);
+		if (rc != -ENOENT || thmqi_session_deadline(s, 0) >= deadline)
+			break;
+		/* the connection is another by now, and it is being attached there */
+		rc = thmqi_session_block(s, at_last, NULL, thmqi_session_deadline(s, 1000000));
+		if (rc == -ETIMEDOUT)
+			rc = 0;
+	}
+	if (rc)
+		return thmqi_fail(rc, "position in partition %u of %s: %s", partition, c->topic, thmqi_session_why(rc));
+	*ret_offset = position_of(c, r, reply->value[0]);
+	return 0;
+}
+
 /* -------------------------------------------------------------- open, close */
 
 static void consumer_free(struct thmq_consumer *c)

@@ -142,6 +142,7 @@ struct about {
 	struct thmqi_partition_entry *partitions; /* to be freed */
 	struct thmq_group_info info;
 	uint64_t deadline;
+	uint32_t at; /* which of them is being reset */
 };
 
 static int learn(struct thmq_session *s, const char *topic, const char *group, struct about *ret)
@@ -244,6 +245,7 @@ static int reset_one(struct thmq_session *s, struct about *a, uint32_t i, uint32
 	const struct thmqi_reply *reply;
 	int rc;
 
+	a->at = i;
 	while ((rc = ask_partition(s, a, i, &r, &reply)) == -EAGAIN) {
 		r.index = THMQ_START_OFFSET; /* where the end is may change */
 		r.before_offset = reply->value[0];
@@ -317,6 +319,9 @@ int thmqi_client_group_reset(struct thmq_session *s, const char *topic, const ch
 	if (!rc)
 		rc = reset(s, topic, &a, partition, start, value, flags);
 	free(a.partitions);
+	if (rc == -THMQ_EOFFSETRANGE)
+		return thmqi_fail(rc, "reset group %s of %s: partition %u does not hold offset %llu; thmq_partition_describe() has its bounds", group,
+				  topic, a.at, (unsigned long long)value);
 	return rc ? failed(rc, "reset", topic, group) : 0;
 }
 

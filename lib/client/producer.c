@@ -703,6 +703,31 @@ static uint32_t index_of(const struct thmq_producer *p, uint32_t partition)
 	return UINT32_MAX;
 }
 
+void thmqi_producer_limited(struct thmq_producer *p, const struct thmqi_frame *f)
+{
+	uint64_t now = thmqi_session_now(p->session);
+	const struct thmq_event e = {.type = THMQ_EVENT_LIMITED,
+				     .error = -EAGAIN,
+				     .producer = p,
+				     .cookie = p->cookie,
+				     .count = f->arg[0],
+				     .partition = index_of(p, f->partition)};
+
+	p->limited_until_ns = f->arg[0] > UINT64_MAX - now ? UINT64_MAX : now + f->arg[0];
+	if (p->limited_told_ns && now - p->limited_told_ns < LIMITED_NS)
+		return;
+	p->limited_told_ns = now;
+	thmqi_session_event(p->session, &e);
+}
+
+int64_t thmqi_client_producer_retry_ns(struct thmq_producer *p)
+{
+	uint64_t now = thmqi_session_now(p->session);
+
+	thmqi_session_process(p->session);
+	return p->limited_until_ns > now ? (int64_t)THMQI_MIN(p->limited_until_ns - now, (uint64_t)INT64_MAX) : 0;
+}
+
 /* A run is stored: its sequences are this link's, in the order of sending. */
 void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l,
 			    const struct thmqi_frame *f)

@@ -194,6 +194,12 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 		else if ((f->extra & THMQI_OF_PRODUCER) && s->producers[stream])
 			thmqi_producer_lost(s->producers[stream], f);
 		break;
+	case THMQI_FRAME_LIMITED:
+		if (!(f->extra & THMQI_OF_PRODUCER) && s->consumers[stream])
+			thmqi_consumer_frame(s->consumers[stream], l, f);
+		else if ((f->extra & THMQI_OF_PRODUCER) && s->producers[stream])
+			thmqi_producer_limited(s->producers[stream], f);
+		break;
 	case THMQI_FRAME_TROUBLE:
 		if (f->extra & THMQI_OF_PRODUCER)
 			thmqi_producer_trouble(s, f);

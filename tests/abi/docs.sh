@@ -123,6 +123,28 @@ for name in $(grep -oE 'THMQ_E[A-Z]+ = ' include/thundermq/thundermq.h | cut -d'
 	grep -q "$name" doc/errors.md || wrong "doc/errors.md says nothing of $name"
 done
 
+# what a header says that a call returns stands in its row there
+if command -v python3 > /dev/null; then
+	python3 - > "$tmp/rows" <<- 'END' || wrong "$(cat "$tmp/rows")"
+		import re, sys
+		rows, missing = {}, []
+		for calls, errors in re.findall(r"^\| (`thmq_[^|]*) \| ([^|]*) \|$", open("doc/errors.md", encoding="utf-8").read(), re.M):
+		    for call in re.findall(r"`(thmq_\w+)\(\)`", calls):
+		        rows[call] = None if "as `" in errors else set(re.findall(r"`(\w+)`", errors))
+		for header in ("thundermq", "log", "stats", "access"):
+		    text = open(f"include/thundermq/{header}.h", encoding="utf-8").read()
+		    for comment, call in re.findall(r"/\*\*((?:(?!\*/).)*)\*/\s*THMQ_API[^;]*?\b(thmq_\w+)\s*\(", text, re.S):
+		        said = comment.partition("Return:")[2].partition("\n * Threads:")[0]
+		        said = set(re.findall(r"-((?:THMQ_)?E[A-Z0-9]+)", said)) - {"EPERM" if header == "log" else ""}
+		        if call == "thmq_broker_close":
+		            said.discard("EBUSY")  # of who opens the directory behind it
+		        if said and rows.get(call, set()) is not None and said - rows.get(call, set()):
+		            missing.append(f"doc/errors.md: {call}() lacks {sorted(said - rows.get(call, set()))}")
+		print("\n".join(missing))
+		sys.exit(bool(missing) or len(rows) < 60)
+	END
+fi
+
 # ---------------------------------------------- the program that README shows
 awk '/^```c/ && !done { on = 1; next } /^```/ { if (on) done = 1; on = 0 } on' README.md > "$tmp/hello.c"
 if [ -f examples/hello.c ]; then

@@ -815,6 +815,7 @@ static void compacted(void)
 	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_VOLATILE)) == -EINVAL);
 	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT | THMQ_TOPIC_RETAIN_CONSUMED)) == -EINVAL);
 	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.tombstone_ns = 1)) == -EINVAL);
+	CHECK(thmq_topic_create(s, "wrong", THMQ_TOPIC_OPTS(.volatile_bytes = 1 << 20)) == -EINVAL); /* the flag was forgotten */
 	CHECK(thmq_producer_open(s, "latest", NULL, &p) == 0);
 	CHECK(thmq_consumer_open(s, "latest", NULL, NULL, &c) == 0);
 	for (i = 0; i < 3; i++)

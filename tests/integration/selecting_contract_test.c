@@ -152,6 +152,69 @@ static void filters_in(struct thmq_session *s, const char *topic, const struct t
 	CHECK(thmq_producer_close(p, SECOND) == 0);
 }
 
+/* It comes to the end, though nothing is handed out. */
+static void passes_all(struct thmq_session *s, const char *topic, const struct thmq_consumer_opts *opts)
+{
+	const uint64_t end = stands(s, topic, 0, NULL).end_offset, until = now() + 10 * SECOND;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint64_t at = 0;
+
+	CHECK(thmq_consumer_open(s, topic, NULL, opts, &c) == 0);
+	while (at < end && now() < until) {
+		CHECK(thmq_fetch(c, &m, 1) == 0);
+		CHECK(thmq_consumer_position(c, 0, &at) == 0 && at <= end);
+		thmq_session_wait(s, 5 * MS);
+	}
+	CHECK(at == end);
+	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0);
+}
+
+/* How far one is: what it was handed and has not fetched is before it, what is not wanted behind. */
+static void positions_in(struct thmq_session *s, const char *topic, const struct thmq_topic_opts *opts)
+{
+	static const char *const nobodys[] = {"neither"};
+	struct thmq_consumer *c, *mine, *shared;
+	struct thmq_producer *p;
+	struct thmq_message m;
+	uint64_t at = 77;
+
+	CHECK(thmq_topic_create(s, topic, opts) == 0);
+	CHECK(thmq_producer_open(s, topic, NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, topic, NULL, NULL, &c) == 0);
+	CHECK(thmq_consumer_position(c, 0, &at) == 0 && at == 0);
+	send_numbered(p, 0, 200, false);
+	passes_all(s, topic, THMQ_CONSUMER_OPTS(.filter = "price > 100"));
+	passes_all(s, topic, THMQ_CONSUMER_OPTS(.tags = nobodys, .tag_count = 1));
+	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == 0);
+	thmq_session_wait(s, 20 * MS); /* more is handed over meanwhile */
+	CHECK(thmq_consumer_position(c, 0, &at) == 0 && at == 1);
+	CHECK(thmq_release(c, &m, 1) == 0);
+	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 150) == 0);
+	CHECK(thmq_consumer_position(c, 0, &at) == 0 && at == 150);
+	CHECK(thmq_consumer_position(c, 1, &at) == -THMQ_ENOPARTITION && thmq_consumer_position(NULL, 0, &at) == -EINVAL);
+	CHECK(thmq_consumer_position(c, 0, NULL) == -EINVAL && at == 150);
+	CHECK(thmq_consumer_open(s, topic, "one", NULL, &mine) == 0);
+	take(s, mine, &m);
+	CHECK(thmq_consumer_position(mine, 0, &at) == 0 && at == 1);
+	CHECK(thmq_consumer_close(mine, 5 * SECOND) == 0 && thmq_consumer_position(mine, 0, &at) == -EINVAL);
+	if (!opts) {
+		CHECK(thmq_consumer_open(s, topic, "all", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &shared) == 0);
+		CHECK(thmq_consumer_position(shared, 0, &at) == -EOPNOTSUPP);
+		CHECK(thmq_consumer_close(shared, 5 * SECOND) == 0);
+	}
+	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0 && thmq_producer_close(p, SECOND) == 0);
+}
+
+static void positions(void)
+{
+	struct thmq_session *s = session_of(NULL);
+
+	positions_in(s, "logged", NULL);
+	positions_in(s, "volatile", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 8 << 20));
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
 static void filters(void)
 {
 	struct thmq_session *s = session_of(NULL);
@@ -710,6 +773,7 @@ static void members_with_names(void)
 
 static const struct test_case cases[] = {
 	{"filters", filters},
+	{"positions", positions},
 	{"filters_that_make_no_sense", filters_that_make_no_sense},
 	{"filters_in_a_shared_group", filters_in_a_shared_group},
 	{"filters_of_large_messages", filters_of_large_messages},

@@ -180,6 +180,9 @@ check "a filter" 0 "$thmq" sub --filter "n = 9 AND TAG = 'red' AND KEY IS NULL" 
 check "a filter that makes no sense" 2 "$thmq" sub --filter "n == 9" "$d" chosen; has err 'at character 4'
 check "browse a range" 0 "$thmq" browse --from 5 --to 8 "$d" chosen; [ "$(tr '\n' ' ' < "$dir/out")" = "v6 v7 v8 " ] || die "browse: other messages"
 check "browse a key" 0 "$thmq" browse --key k3 --json "$d" chosen; has out '"offset":2,.*"key":"k3"'
+check "browse a key in a range" 0 "$thmq" browse --key k3 --from 3 "$d" chosen; [ ! -s "$dir/out" ] || die "browse: the range was not heard of"
+check "browse a key before an offset" 0 "$thmq" browse --key k3 --to 3 "$d" chosen; has out '^v3$'
+check "browse a key by a filter" 0 "$thmq" browse --key k3 --filter 'n > 7' "$d" chosen; [ ! -s "$dir/out" ] || die "browse: what the filter does not want"
 check "browse by a filter" 0 "$thmq" browse --filter "KEY LIKE '_2_' OR n > 9" --count 3 "$d" chosen; [ "$(cat "$dir/out")" = v20 ] || die "browse: other messages"
 check "browse a partition that is not there" 3 "$thmq" browse --partition 7 "$d" chosen; has err '1 partition'
 check "no groups" 0 "$thmq" group list "$d" chosen; [ ! -s "$dir/out" ] || die "there are groups"
@@ -189,7 +192,7 @@ check "describe a group" 0 "$thmq" group describe "$d" chosen g; has out 'at 7 o
 check "describe it as JSON" 0 "$thmq" group describe --json "$d" chosen g; has out '"lag":33,"members":\[\],"partitions":\[{"partition":0,.*"group_offset":7'
 check "reset a group" 0 "$thmq" group reset --to 3 "$d" chosen g
 check "it goes on there" 0 "$thmq" sub --group g --count 1 "$d" chosen; has out '^v4$'
-check "reset it to nowhere" 1 "$thmq" group reset --to 300 "$d" chosen g; has err 'outside'
+check "reset it to nowhere" 1 "$thmq" group reset --to 300 "$d" chosen g; has err 'partition 0 does not hold offset 300'
 check "reset without a place" 2 "$thmq" group reset "$d" chosen g; has err -- --to
 check "delete a group" 0 "$thmq" group delete "$d" chosen g
 check "describe one that is not there" 3 "$thmq" group describe "$d" chosen g; has err 'no such group'

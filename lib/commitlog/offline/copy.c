@@ -322,6 +322,8 @@ int thmqi_copy_dest(const struct thmqi_disk_table *disk, void *disk_ctx, const c
 	}
 	if (!rc && any)
 		rc = -ENOTEMPTY;
+	if (rc == -ENOTEMPTY)
+		return thmqi_fail(rc, "copy to %s: it holds other things; name a directory that is empty or not there", dest);
 	if (rc)
 		return thmqi_fail(rc, "copy to %s: %s", dest, thmq_strerror(rc));
 	rc = is_outside(disk, from, dest); /* now that all of its path is there */

@@ -751,6 +751,12 @@ class Consumer(_Stream):
         self._ahead.clear()
         _control(lib.thmq_seek(self._raw(), partition, start, value))
 
+    def position(self, partition: int = 0) -> int:
+        """All before it was given out, or is nothing for this consumer: its filter or tags take it out."""
+        at = ffi.new("uint64_t *")
+        _control(lib.thmq_consumer_position(self._raw(), partition, at))
+        return min([at[0], *(m.offset for m in self._ahead if m.partition == partition)])
+
     def _until_taken(self, name: str, call: Any) -> None:
         self._session._give_back()
         while (rc := call()) == -_errno.EAGAIN:

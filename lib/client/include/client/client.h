@@ -56,6 +56,7 @@ int thmqi_client_abort(struct thmq_producer *producer, struct thmq_claim *claim)
 int64_t thmqi_client_send(struct thmq_producer *producer, const void *data, uint32_t len,
 			  const struct thmq_message_opts *opts);
 int thmqi_client_flush(struct thmq_producer *producer, uint64_t timeout_ns);
+int64_t thmqi_client_producer_retry_ns(struct thmq_producer *producer);
 int64_t thmqi_client_watermark(struct thmq_producer *producer);
 
 int thmqi_client_consumer_open(struct thmq_session *session, const char *topic, const char *group,
@@ -76,6 +77,7 @@ int thmqi_client_message_priority(const struct thmq_consumer *consumer, const st
 int thmqi_client_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
 int thmqi_client_seek(struct thmq_consumer *consumer, uint32_t partition, uint32_t start,
 		      uint64_t value);
+int thmqi_client_position(struct thmq_consumer *consumer, uint32_t partition, uint64_t *ret_offset);
 
 int thmqi_client_group_list(struct thmq_session *session, const char *topic,
 			    struct thmq_group_info *ret_infos, uint32_t max);

@@ -105,6 +105,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_SETTLED =
 		56, /* stream partition; extra: all ACKs up to this serial are stored durably; status: as of ACKED; arg0: generation;
 		       seq: where the group stands */
+	THMQI_FRAME_LIMITED =
+		64, /* stream partition; arg0: a limit holds it up for so many ns; extra: THMQI_OF_PRODUCER: the stream is a producer's */
 	THMQI_FRAME_LOST =
 		46 /* stream partition; seq: first offset; arg1: count, 0: not known: messages of a weaker ack or visibility, which
 		      is flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
@@ -273,6 +275,8 @@ enum thmqi_op {
 	THMQI_OP_NODE_CHANGE = 13, /* likewise; member: of this wish, by chance; volatile_bytes: node; index: voter 2, or removed 255; name: its
 				      address -> status 0: it is so; -EAGAIN: it is under way, ask again */
 	THMQI_OP_DELAYED_CANCEL = 24, /* shard; partition, before_offset: as its REPORT said -> status 0: it will not come; -ENOENT */
+	THMQI_OP_POSITION = 25, /* shard; stream, partition -> value[0]: all below was handed to this consumer, or is nothing for it;
+				   status -ENOENT: it is not attached */
 	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
