@@ -14,6 +14,8 @@
 #include <thundermq/reactor.h>
 #include <unistd.h>
 
+#include "reactor/reactor.h"
+
 #define SECOND 1000000000ull
 
 TestSuite(reactor_watch, .timeout = 30);
@@ -100,6 +102,78 @@ EACH_WAY(a_descriptor_that_is_ready_already_is_told_and_then_each_change)
 		thmq_poll(env, 0);
 	cr_assert_eq(e.told, 0);
 	drop_pipe(&e);
+	thmq_env_close(env, 0);
+}
+
+static struct thmq_watch *watch_pipe(struct thmq_env *env, struct pipe_end *e)
+{
+	make_pipe(e);
+	cr_assert_eq(thmqi_watch_open(thmq_env_core(env, 0), e->fd[0], POLLIN, on_ready, e, &e->watch), 0);
+	return e->watch;
+}
+
+static void poll_for(struct thmq_env *env, int rounds)
+{
+	while (rounds--)
+		thmq_poll(env, 0);
+}
+
+/* What came while nobody was told is told when it goes on, however far its end in the ring had come. */
+Test(reactor_watch, who_pauses_is_told_when_it_goes_on)
+{
+	struct thmq_env *env = open_env(0, 0);
+	struct pipe_end e;
+	uint32_t i;
+
+	watch_pipe(env, &e);
+	if (!thmqi_env_core(env, 0)->ring) {
+		cr_assert_eq(thmqi_watch_pause(e.watch), -EOPNOTSUPP);
+		cr_skip_test("no io_uring");
+	}
+	for (i = 1; i <= 60; i++) {
+		poll_for(env, 3);
+		cr_assert_eq(thmqi_watch_pause(e.watch), 0);
+		poll_for(env, (int)(i % 4)); /* 0: it is not cancelled yet */
+		e.told = 0;
+		cr_assert_eq(write(e.fd[1], "x", 1), 1);
+		if (i % 4 > 1) {
+			poll_for(env, 10);
+			cr_assert_eq(e.told, 0, "told though it is paused");
+		}
+		cr_assert_eq(thmqi_watch_go_on(e.watch), 0);
+		while (e.bytes < i)
+			cr_assert_gt(thmq_poll(env, 5 * SECOND), 0, "slept through it");
+	}
+	thmqi_watch_close(e.watch);
+	drop_pipe(&e);
+	thmq_env_close(env, 0);
+}
+
+Test(reactor_watch, few_are_paused_at_a_time)
+{
+	struct thmq_env *env = open_env(0, 0);
+	struct pipe_end e[6];
+	uint32_t i;
+
+	if (!thmqi_env_core(env, 0)->ring)
+		cr_skip_test("no io_uring");
+	for (i = 0; i < 6; i++)
+		watch_pipe(env, &e[i]);
+	poll_for(env, 3);
+	for (i = 0; i < 4; i++)
+		cr_assert_eq(thmqi_watch_pause(e[i].watch), 0);
+	cr_assert_eq(thmqi_watch_pause(e[4].watch), -EAGAIN);
+	poll_for(env, 3);
+	thmqi_watch_close(e[0].watch); /* it is in the ring no more */
+	cr_assert_eq(thmqi_watch_pause(e[4].watch), 0);
+	cr_assert_eq(thmqi_watch_pause(e[5].watch), -EAGAIN);
+	cr_assert_eq(thmqi_watch_go_on(e[1].watch), 0);
+	cr_assert_eq(thmqi_watch_pause(e[5].watch), 0);
+	for (i = 1; i < 6; i++)
+		thmqi_watch_close(e[i].watch); /* some still are */
+	poll_for(env, 3);
+	for (i = 0; i < 6; i++)
+		drop_pipe(&e[i]);
 	thmq_env_close(env, 0);
 }
 
