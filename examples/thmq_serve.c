@@ -64,7 +64,8 @@ static void on_denied(void *ctx, const struct thmq_access *what)
 	(void)ctx;
 	pthread_mutex_lock(&denied.lock);
 	if (denied.count < DENIED_MAX)
-		snprintf(denied.lines[denied.count++], sizeof(denied.lines[0]), "denied: %s may not %s%s%s", what->identity, operation,
+		snprintf(denied.lines[denied.count++], sizeof(denied.lines[0]), "%s: %s %s %s%s%s",
+			 what->error == -EAGAIN ? "limited" : "denied", what->identity, what->error == -EAGAIN ? "has to wait to" : "may not", operation,
 			 what->topic ? " " : "", what->topic ? what->topic : "");
 	else
 		denied.lost++;

@@ -190,7 +190,7 @@ int cmd_stat(int argc, char **argv)
 
 struct traced {
 	char shard[32];
-	uint64_t number, index, bytes, begun, given, written, durable;
+	uint64_t number, index, bytes, begun, given, written, durable, agreed;
 };
 
 static void note(struct traced *t, const struct thmq_stats_value *v)
@@ -210,6 +210,8 @@ static void note(struct traced *t, const struct thmq_stats_value *v)
 		t->written = v->value;
 	else if (strcmp(v->name, "durable") == 0)
 		t->durable = v->value;
+	else if (strcmp(v->name, "agreed") == 0)
+		t->agreed = v->value;
 }
 
 static int by_time(const void *a, const void *b)
@@ -241,23 +243,38 @@ static size_t collect(const struct thmq_stats *stats, struct traced *list, size_
 	return n;
 }
 
+/* The first of those that nothing was longer than. */
+static const char *longest_of(const uint64_t *ns)
+{
+	static const char *const names[] = {"queue", "device", "flush", "copies"};
+	size_t i, longest = 0;
+
+	for (i = 1; i < sizeof(names) / sizeof(names[0]); i++)
+		if (ns[i] > ns[longest])
+			longest = i;
+	return names[longest];
+}
+
+/* What the other copies took is counted from when it lasted here: they begin when this one's device does. */
 static void print_traced(const struct traced *t, bool json)
 {
 	uint64_t device = t->written > t->given ? t->written - t->given : 0;
 	uint64_t flush = t->durable > t->written ? t->durable - t->written : 0;
-	uint64_t all = t->durable ? t->durable : t->written;
-	const char *longest = t->given >= device && t->given >= flush ? "queue" : device >= flush ? "device" : "flush";
-	struct unit_text a, b, c, d;
+	uint64_t here = t->durable ? t->durable : t->written;
+	uint64_t copies = t->agreed > here ? t->agreed - here : 0, all = here + copies;
+	struct unit_text a, b, c, d, e;
 
 	if (json)
 		printf("{\"shard\":\"%s\",\"batch\":%llu,\"bytes\":%llu,\"queue_ns\":%llu,\"device_ns\":%llu,\"flush_ns\":%llu,"
-		       "\"durable\":%s}\n",
+		       "\"durable\":%s,\"copies_ns\":%llu,\"agreed\":%s}\n",
 		       t->shard, (unsigned long long)t->index, (unsigned long long)t->bytes, (unsigned long long)t->given,
-		       (unsigned long long)device, (unsigned long long)flush, t->durable ? "true" : "false");
+		       (unsigned long long)device, (unsigned long long)flush, t->durable ? "true" : "false", (unsigned long long)copies,
+		       t->agreed ? "true" : "false");
 	else
-		printf("%-10s %10llu %9llu %10s %10s %10s %10s  %s\n", t->shard, (unsigned long long)t->index,
+		printf("%-10s %10llu %9llu %10s %10s %10s %10s %10s  %s\n", t->shard, (unsigned long long)t->index,
 		       (unsigned long long)t->bytes, time_text(t->given, &a), time_text(device, &b),
-		       t->durable ? time_text(flush, &c) : "not yet", time_text(all, &d), longest);
+		       t->durable ? time_text(flush, &c) : "not yet", t->agreed ? time_text(copies, &e) : "-", time_text(all, &d),
+		       longest_of((const uint64_t[]){t->given, device, flush, copies}));
 }
 
 #define TRACED_MAX 65536u
@@ -281,7 +298,7 @@ int cmd_explain(int argc, char **argv)
 	if (!n)
 		rc = fail(-ENOENT, "%s: no group commit was looked at; thmq serve --trace N looks at each N-th", argv[0]);
 	else if (!json)
-		printf("%-10s %10s %9s %10s %10s %10s %10s  %s\n", "shard", "batch", "bytes", "queue", "device", "flush", "all",
+		printf("%-10s %10s %9s %10s %10s %10s %10s %10s  %s\n", "shard", "batch", "bytes", "queue", "device", "flush", "copies", "all",
 		       "most in");
 	for (i = 0; i < n && !output_failed(); i++)
 		print_traced(&list[i], json);

@@ -30,7 +30,7 @@ enum thmq_operation {
 	THMQ_OPERATION_ALTER = 8    /* what a topic keeps, and how much may go through it */
 };
 
-/* What somebody wants to do, or was denied. */
+/* What somebody wants to do, or was denied; or may do, but waits because of a limit: then error is -EAGAIN. */
 struct thmq_access {
 	uint32_t size;
 	uint32_t operation;   /* enum thmq_operation */

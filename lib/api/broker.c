@@ -59,6 +59,24 @@ static int check_cluster(const struct thmq_broker_opts *o)
 	return 0;
 }
 
+/* @ret_limits: where they are copied to. */
+static int check_client_limits(struct thmq_broker_opts *o, struct thmq_limits *ret_limits)
+{
+	const uint64_t most = 1000000000000ull;
+	int rc;
+
+	if (!o->client_limits)
+		return 0;
+	rc = thmqi_opts_copy(ret_limits, sizeof(*ret_limits), o->client_limits);
+	if (rc)
+		return thmqi_fail(rc, "broker: client_limits of a size that this library cannot take");
+	o->client_limits = ret_limits;
+	if (ret_limits->produce_bytes > most || ret_limits->produce_messages > most || ret_limits->consume_bytes > most ||
+	    ret_limits->consume_messages > most)
+		return thmqi_fail(-EINVAL, "broker: a limit is at most 10^12 a second");
+	return 0;
+}
+
 static int check(const struct thmq_broker_opts *o)
 {
 	int rc;
@@ -91,8 +109,8 @@ static int check(const struct thmq_broker_opts *o)
 		rc = check_cluster(o);
 	if (!rc && o->stats_path && ((o->flags & THMQ_BROKER_NO_STATS) || !*o->stats_path || strlen(o->stats_path) > 3800))
 		rc = thmqi_fail(-EINVAL, "broker: stats_path is empty, too long, or not wanted");
-	if (!rc && o->audit && !o->access && !o->access_file)
-		rc = thmqi_fail(-EINVAL, "broker: audit needs access or access_file");
+	if (!rc && o->audit && !o->access && !o->access_file && !o->client_limits)
+		rc = thmqi_fail(-EINVAL, "broker: audit needs access, access_file or client_limits");
 	if (!rc && o->name)
 		rc = check_name(o->name);
 	return rc ? rc : check_peers(o);
@@ -106,6 +124,7 @@ int thmq_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, 
 int thmqi_api_broker_open(struct thmq_env *env, const struct thmq_broker_opts *opts, const struct thmqi_carrier *carrier,
 			  struct thmq_broker **ret_broker)
 {
+	struct thmq_limits limits;
 	struct thmq_broker_opts o;
 	struct thmq_core *mine;
 	uint32_t texts = thmqi_fail_count();
@@ -124,6 +143,8 @@ int thmqi_api_broker_open(struct thmq_env *env, const struct thmq_broker_opts *o
 	if (rc)
 		return thmqi_fail(rc, "broker: options of a size that this library cannot take");
 	rc = check(&o);
+	if (!rc)
+		rc = check_client_limits(&o, &limits);
 	if (rc)
 		return rc;
 	api = thmqi_api_of(env);

@@ -23,8 +23,12 @@ int thmqi_guard_open(struct thmq_broker *b)
 		rc = g->file ? thmqi_rules_read(g->file, &rules) : thmqi_fail(-ENOMEM, "no memory for a broker");
 	}
 	b->opts.access_file = NULL; /* the caller's */
+	if (b->opts.client_limits)
+		g->limits = *b->opts.client_limits;
+	g->limits.size = sizeof(g->limits);
+	b->opts.client_limits = NULL;
 	atomic_store(&g->rules, rules);
-	g->on = rules || g->ask;
+	g->on = rules || g->ask || g->limits.outstanding || thmqi_limits_any(&g->limits);
 	return rc;
 }
 
@@ -36,11 +40,21 @@ static void retired_free(struct guard *g)
 		thmqi_rules_free(thmqi_rules_of(it));
 }
 
+/* Those that have gone, and were kept for what they owe. */
+static void clients_free(struct guard *g)
+{
+	struct thmqi_list *it, *tmp;
+
+	thmqi_list_each_safe(it, tmp, &g->clients)
+		free(thmqi_container(it, struct client, link));
+}
+
 void thmqi_guard_close(struct thmq_broker *b)
 {
 	struct guard *g = &b->guard;
 
 	retired_free(g);
+	clients_free(g);
 	thmqi_rules_free(atomic_load(&g->rules));
 	free(g->file);
 	pthread_mutex_destroy(&g->lock);
@@ -130,7 +144,66 @@ int thmqi_guard_ask_partition(struct conn *c, uint32_t operation, const struct p
 	return grant->allowed & bit ? 0 : -EACCES;
 }
 
+/* ------------------------------------------------------------------- waiting */
+
+#define TELL_NS 100000000u   /* a client is told so often at most, … */
+#define AUDIT_NS 1000000000u /* … and whoever audits, of each connection */
+
+static bool is_due(uint64_t *last_ns, uint64_t now, uint64_t every)
+{
+	if (*last_ns && now - *last_ns < every)
+		return false;
+	*last_ns = now;
+	return true;
+}
+
+void thmqi_guard_waits(struct conn *c, const struct partition *p, uint32_t stream, bool out)
+{
+	const struct topic_here *t = c->shard->topics.at[p->topic];
+	struct guard *g = &c->shard->broker->guard;
+	uint64_t now = c->shard->core->now_ns;
+	struct thmqi_frame f = {.type = THMQI_FRAME_LIMITED,
+				.stream = stream,
+				.partition = p->id,
+				.extra = out ? 0 : THMQI_OF_PRODUCER,
+				.arg = {thmqi_rates_wait(t->rates, c->limited ? &c->client->rates : NULL, out, now), 0}};
+	struct thmq_access what = {.size = sizeof(what),
+				   .operation = out ? THMQ_OPERATION_CONSUME : THMQ_OPERATION_PRODUCE,
+				   .identity = c->wire->peer,
+				   .topic = t->name,
+				   .error = -EAGAIN};
+
+	if (g->audit && is_due(&c->audited_ns[out], now, AUDIT_NS))
+		g->audit(g->ctx, &what);
+	if (is_due(&c->told_ns[out], now, TELL_NS)) {
+		thmqi_conn_send(c, &f);
+		thmqi_conn_kick(c);
+	}
+}
+
 /* --------------------------------------------------------------- coming, going */
+
+/* It is gone, and what it took beyond its limits is paid for: one that comes again pays for the rest. */
+static bool is_settled(const struct client *k, uint64_t now)
+{
+	return !k->refs && !thmqi_rates_wait(NULL, &k->rates, false, now) && !thmqi_rates_wait(NULL, &k->rates, true, now);
+}
+
+/* Under the lock. */
+static void drop_settled(struct guard *g, uint64_t now)
+{
+	struct thmqi_list *it, *tmp;
+
+	thmqi_list_each_safe(it, tmp, &g->clients)
+	{
+		struct client *k = thmqi_container(it, struct client, link);
+
+		if (!is_settled(k, now))
+			continue;
+		thmqi_list_del(&k->link);
+		free(k);
+	}
+}
 
 /* Under the lock. */
 static struct client *client_of(struct guard *g, const char *identity)
@@ -155,7 +228,7 @@ static struct client *client_of(struct guard *g, const char *identity)
 int thmqi_guard_enter(struct conn *c)
 {
 	struct guard *g = &c->shard->broker->guard;
-	struct thmq_limits limits = {.size = sizeof(limits)};
+	struct thmq_limits limits = g->limits;
 	struct thmq_access what = {.size = sizeof(what),
 				   .operation = THMQ_OPERATION_CONNECT,
 				   .identity = c->wire->peer,
@@ -171,6 +244,7 @@ int thmqi_guard_enter(struct conn *c)
 		return rc;
 	}
 	pthread_mutex_lock(&g->lock);
+	drop_settled(g, c->shard->core->now_ns);
 	k = client_of(g, c->wire->peer);
 	if (k) {
 		k->refs++;
@@ -195,10 +269,8 @@ void thmqi_guard_leave(struct conn *c)
 		return;
 	g = &c->shard->broker->guard;
 	pthread_mutex_lock(&g->lock);
-	if (--k->refs == 0) {
-		thmqi_list_del(&k->link);
-		free(k);
-	}
+	k->refs--;
+	drop_settled(g, c->shard->core->now_ns);
 	pthread_mutex_unlock(&g->lock);
 	c->client = NULL;
 	c->limited = false;

@@ -46,6 +46,8 @@ bool thmqi_rates_allow(struct rates *topic, struct rates *client, bool out, uint
 void thmqi_rates_take(struct rates *topic, struct rates *client, bool out, uint64_t now_ns, uint64_t bytes,
 		      uint64_t messages);
 void thmqi_rates_set(struct rates *r, const struct thmq_limits *limits);
+/* How long it takes until they may have something again. */
+uint64_t thmqi_rates_wait(const struct rates *topic, const struct rates *client, bool out, uint64_t now_ns);
 bool thmqi_limits_any(const struct thmq_limits *limits); /* of those that are rates */
 
 /* -------------------------------------------------------------------- clients */
@@ -75,7 +77,8 @@ struct guard {
 	int (*ask)(void *ctx, const struct thmq_access *what);
 	void (*audit)(void *ctx, const struct thmq_access *what);
 	void *ctx;
-	bool on; /* there are rules, or somebody to ask */
+	bool on; /* there are rules, or somebody to ask, or limits */
+	struct thmq_limits limits; /* of clients that nothing else limits */
 	char *file;
 	_Atomic uint64_t denied;
 };
@@ -89,6 +92,8 @@ void thmqi_guard_leave(struct conn *c);
 /* May it? @topic: NULL where there is none. 0; -EACCES, and whoever audits has heard of it. */
 int thmqi_guard_ask(struct conn *c, uint32_t operation, const char *topic);
 bool thmqi_guard_allows(struct conn *c, uint32_t operation, const char *topic); /* nobody hears of it */
+/* Because of a limit what it sends, or with @out gets, of @p waits: it hears so, and whoever audits; not each time. */
+void thmqi_guard_waits(struct conn *c, const struct partition *p, uint32_t stream, bool out);
 /* Of a partition's topic, remembered: for frames that name only that. */
 int thmqi_guard_ask_partition(struct conn *c, uint32_t operation, const struct partition *p);
 

@@ -325,8 +325,11 @@ static void on_settled(void *ctx, uint32_t durability, uint64_t index)
 {
 	struct shard *s = ctx;
 
-	if (leads_still(s->lead))
+	if (leads_still(s->lead)) {
+		if (durability == THMQ_DURABILITY_QUORUM && s->log)
+			thmqi_log_times_agreed(s->log, index);
 		thmqi_settle(s, durability, index);
+	}
 }
 
 static int on_replay(void *ctx, const struct thmq_log_run *run)

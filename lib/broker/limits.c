@@ -53,6 +53,21 @@ bool thmqi_rates_allow(struct rates *topic, struct rates *client, bool out, uint
 	return ret->bytes && ret->messages;
 }
 
+uint64_t thmqi_rates_wait(const struct rates *topic, const struct rates *client, bool out, uint64_t now_ns)
+{
+	const struct rates *both[2] = {topic, client};
+	uint32_t i, k, first = out ? RATE_OUT_BYTES : RATE_IN_BYTES;
+	uint64_t at, last = now_ns;
+
+	for (i = 0; i < 2; i++)
+		for (k = first; both[i] && k < first + 2; k++) {
+			at = atomic_load_explicit(&both[i]->rate[k].at_ns, memory_order_relaxed);
+			if (atomic_load_explicit(&both[i]->rate[k].per_s, memory_order_relaxed))
+				last = THMQI_MAX(last, at);
+		}
+	return last - now_ns;
+}
+
 void thmqi_rates_take(struct rates *topic, struct rates *client, bool out, uint64_t now_ns, uint64_t bytes,
 		      uint64_t messages)
 {

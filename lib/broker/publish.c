@@ -156,7 +156,7 @@ static const struct thmqi_stat_column transport_columns[] = {
 
 /* Times behind begun are counted from there; 0: it did not come to that. */
 struct trace_values {
-	uint64_t number, index, position, bytes, begun, given, written, durable;
+	uint64_t number, index, position, bytes, begun, given, written, durable, agreed;
 };
 
 static const struct thmqi_stat_column trace_columns[] = {
@@ -168,6 +168,7 @@ static const struct thmqi_stat_column trace_columns[] = {
 	GAUGE_NS(struct trace_values, given, "From then until the device got it"),
 	GAUGE_NS(struct trace_values, written, "From then until it was written"),
 	GAUGE_NS(struct trace_values, durable, "From then until it lasted"),
+	GAUGE_NS(struct trace_values, agreed, "From then until a majority of the copies had it"),
 };
 
 #define SPEC(is, text, kind, rows)                                                                  \
@@ -336,7 +337,8 @@ static void publish_traces(struct shard *s)
 					   .begun = t->begun_ns,
 					   .given = span(t->begun_ns, t->given_ns),
 					   .written = span(t->begun_ns, t->written_ns),
-					   .durable = span(t->begun_ns, t->durable_ns)};
+					   .durable = span(t->begun_ns, t->durable_ns),
+					   .agreed = span(t->begun_ns, t->agreed_ns)};
 	}
 	put(s, TABLE_TRACE, first, THMQI_LOG_TRACES);
 }

@@ -178,6 +178,11 @@ void thmqi_dead_tend(struct thmq_consumer *c)
 		dead->failed = dead->producer->failed;
 }
 
+bool thmqi_dead_is_out(const struct thmq_consumer *c)
+{
+	return c->dead->head != c->dead->tail;
+}
+
 static bool is_empty(void *arg)
 {
 	struct thmq_consumer *c = arg;

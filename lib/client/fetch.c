@@ -633,11 +633,65 @@ static int full(struct thmq_consumer *c, uint32_t n)
 	return -ENOBUFS;
 }
 
+static void take_out(struct thmq_consumer *c, struct delivered **at)
+{
+	struct delivered *d = *at;
+
+	if (thmqi_unlikely(c->ranks != NULL)) {
+		thmqi_ranks_remove(c, at);
+		return;
+	}
+	*at = d->next;
+	if (!*at)
+		c->last = at;
+}
+
+/* The session may take in anything meanwhile, which finds it nowhere: it is out of the queue first, and is not put back before the end. */
+static void bury_run(struct thmq_consumer *c, struct delivered **at)
+{
+	struct delivered *d = *at;
+
+	take_out(c, at);
+	c->burying++;
+	thmqi_shared_bury(c, d);
+	c->burying--;
+	if (c->full) { /* there is no room to look at the rest now: it comes again */
+		c->full = false;
+		thmqi_shared_return(c, d);
+	}
+	d->at = d->count;
+	d->queued = false;
+	if (!d->held)
+		run_put(c, d);
+}
+
+#define BURY_MAX 16u /* runs in one go */
+
+void thmqi_runs_bury(struct thmq_consumer *c)
+{
+	struct delivered **at = &c->first;
+	uint32_t n = 0;
+
+	if (c->burying)
+		return;
+	while (*at && n < BURY_MAX) {
+		if (!thmqi_shared_is_dead(c, *at)) {
+			at = &(*at)->next;
+			continue;
+		}
+		bury_run(c, at);
+		at = &c->first;
+		n++;
+	}
+	c->dead_due = *at != NULL;
+	if (c->dead_due)
+		c->session->untended = true;
+}
+
 int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_messages, uint32_t max)
 {
 	const struct ranks *ranks = c->ranks;
 	struct delivered *d = c->first;
-	enum shared_skip skips;
 	uint32_t n = 0;
 
 	thmqi_session_beat(c->session);
@@ -646,6 +700,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			thmqi_dead_tend(c);
 		if (c->session->untended) /* acks */
 			thmqi_consumers_tend(c->session);
+		d = c->first;
 	}
 	while (thmqi_unlikely(d && gone(d->link))) {
 		/* what was prefetched went with the broker; the last frames still come in, and tell so */
@@ -668,9 +723,11 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 		d = *at;
 		if (!d)
 			break;
-		if (thmqi_unlikely(c->shared) && (skips = thmqi_shared_skips(c, d)) != SHARED_SHOWS) {
-			if (skips == SHARED_WAITS)
-				break;
+		if (thmqi_unlikely(c->shared) && thmqi_shared_is_dead(c, d)) {
+			bury_run(c, at);
+			continue;
+		}
+		if (thmqi_unlikely(c->shared) && thmqi_shared_skips(c, d)) {
 			d->at = d->count;
 		} else {
 			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n)
@@ -685,13 +742,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			return full(c, n);
 		if (d->at < d->count)
 			continue;
-		if (thmqi_unlikely(ranks != NULL)) {
-			thmqi_ranks_remove(c, at);
-		} else {
-			c->first = d->next;
-			if (!c->first)
-				c->last = &c->first;
-		}
+		take_out(c, at);
 		d->queued = false;
 		if (!d->held)
 			run_put(c, d);

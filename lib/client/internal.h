@@ -171,6 +171,7 @@ struct reading {
 	bool ack_dirty;
 	bool ack_unsure; /* it was lost with acks out: the shard's answer to a DETACH comes behind those that it refuses */
 	int ack_error; /* why ack_sent cannot be stored now; 0 */
+	uint64_t limited_told_ns; /* when the app was told that a limit holds it up */
 	int shard_error; /* its shard has failed: nothing will be stored any more; 0 */
 	bool revoke_asked; /* while attaching */
 	bool revoked_due;  /* it is let go of, which the broker was not told for want of room */
@@ -203,6 +204,8 @@ struct thmq_consumer {
 	uint32_t clock_lead_ms; /* shared: our clock less the broker's, as the fastest frame told */
 	uint64_t clock_ns;      /* when that was looked at; 0: not yet */
 	struct dead_letters *dead; /* shared: NULL: they are dropped */
+	bool dead_due;    /* shared: some of its runs are dead */
+	uint32_t burying; /* shared: a dead run is on its way; it is not looked for others meanwhile */
 	uint64_t *backoff_ns;      /* shared: opts.backoff_count of them */
 	bool odd;     /* each message has to be looked at before it is handed out */
 	uint64_t ttl_ns; /* of messages that have none of their own; 0: none. Then it is odd */
@@ -285,6 +288,8 @@ struct thmq_producer {
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
 	struct thmqi_partition_entry *partitions;
+	uint64_t limited_until_ns; /* a limit holds it up; as the broker told last */
+	uint64_t limited_told_ns;  /* when the app was */
 	struct sent *sent;            /* ring by sequence */
 	struct sent usual, last_sent; /* as they are */
 	uint32_t sent_mask;
@@ -340,6 +345,7 @@ struct thmq_session {
 	struct thmqi_prng prng;
 	struct asking *asking;       /* request.c; NULL: it never asked */
 	struct answering *answering; /* reply.c; NULL: it never answered */
+	struct thmq_txn *txns;       /* txn.c: those that are open */
 	bool untended; /* a consumer, or resume.c, has something to send that found no room */
 };
 
@@ -354,6 +360,7 @@ static inline void thmqi_session_beat(struct thmq_session *s)
 /* session.c */
 uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
 bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -EDEADLK */
+#define LIMITED_NS 1000000000u /* so often at most the app is told that a limit holds something up */
 int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link); /* makes it; may be not up */
@@ -404,10 +411,12 @@ void thmqi_resume_fini(struct client_link *l);
 void thmqi_alarm(struct thmq_core *core, struct thmqi_waiter *waiter, uint64_t at_ns);
 
 /* producer.c */
+int thmqi_producer_settle(struct thmq_producer *p, uint64_t deadline); /* all is stored, or failed */
 bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot);
 /* The connection that @p's messages went by is lost: those that settled by it are, whatever is sent again. */
 void thmqi_producer_resume(struct thmq_producer *p, const struct client_link *l);
 void thmqi_producer_settled(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
+void thmqi_producer_limited(struct thmq_producer *p, const struct thmqi_frame *f);
 void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f);
 void thmqi_producer_lost(struct thmq_producer *p, const struct thmqi_frame *f);
@@ -453,12 +462,9 @@ void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
 void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
 void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
-enum shared_skip {
-	SHARED_SHOWS = 0,
-	SHARED_SKIPS = 1, /* it is not for the app */
-	SHARED_WAITS = 2  /* nor is it, and it has to stay until there is room for dead letters */
-};
-enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d);
+bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* one that is not dead, and is not for the app any more */
+bool thmqi_shared_is_dead(const struct thmq_consumer *c, const struct delivered *d); /* it was handed out too often */
+void thmqi_shared_bury(struct thmq_consumer *c, struct delivered *d); /* such a one, that is in no queue */
 void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m, uint32_t flags); /* its tag or its time is none for the app */
 int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last); /* as acked. -EAGAIN; -THMQ_EFENCED */
 int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last, uint64_t delay_ns);
@@ -480,6 +486,7 @@ void thmqi_answering_close(struct thmq_session *s, uint64_t deadline);
 int thmqi_dead_open(struct thmq_consumer *c, const char *topic);
 int thmqi_dead_put(struct thmq_consumer *c, const struct thmq_message *m, uint32_t deliveries, const char *reason); /* -EAGAIN */
 void thmqi_dead_tend(struct thmq_consumer *c); /* those that are stored are done */
+bool thmqi_dead_is_out(const struct thmq_consumer *c); /* some are on their way */
 int thmqi_dead_flush(struct thmq_consumer *c, uint64_t timeout_ns);
 void thmqi_dead_close(struct thmq_consumer *c);
 
@@ -503,6 +510,7 @@ void thmqi_ranks_let_go(struct thmq_consumer *c, const struct delivered *d);
 bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothing can come before something is given back */
 
 /* fetch.c: the runs that were handed over */
+void thmqi_runs_bury(struct thmq_consumer *c); /* those that were handed out too often */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
 /* In every view: which use of which record, whose, and which message of the run. */

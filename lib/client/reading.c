@@ -97,6 +97,8 @@ bool thmqi_reading_attach(struct reading *r)
 		thmqi_shared_attaching(r, f);
 	if (c->selection)
 		f->flags |= THMQI_ATTACH_FILTERED;
+	if (c->opts.flags & THMQ_CONSUMER_READ_UNCOMMITTED)
+		f->flags |= THMQI_ATTACH_UNCOMMITTED;
 	r->state = READING_ATTACHING;
 	thmqi_ctl_commit(r->link);
 	return true;
@@ -434,6 +436,22 @@ static void tell_gap(struct thmq_consumer *c, struct reading *r, const struct th
 	thmqi_session_event(c->session, &e);
 }
 
+static void tell_limited(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
+{
+	uint64_t now = thmqi_session_now(c->session);
+	const struct thmq_event e = {.type = THMQ_EVENT_LIMITED,
+				     .error = -EAGAIN,
+				     .consumer = c,
+				     .cookie = c->opts.cookie,
+				     .count = f->arg[0],
+				     .partition = r->index};
+
+	if (r->limited_told_ns && now - r->limited_told_ns < LIMITED_NS)
+		return;
+	r->limited_told_ns = now;
+	thmqi_session_event(c->session, &e);
+}
+
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f)
 {
 	struct reading *r;
@@ -476,6 +494,9 @@ void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const 
 		break;
 	case THMQI_FRAME_GAP:
 		tell_gap(c, r, f);
+		break;
+	case THMQI_FRAME_LIMITED:
+		tell_limited(c, r, f);
 		break;
 	case THMQI_FRAME_LOST:
 		tell_lost(c, r, f);
@@ -530,6 +551,22 @@ static void tend(struct thmq_consumer *c)
 	thmqi_list_del(&last);
 }
 
+/* What takes in news itself comes here again by that. */
+static void tend_dead(struct thmq_consumer *c)
+{
+	if (c->burying)
+		return;
+	if (c->dead_due && !c->closing)
+		thmqi_runs_bury(c);
+	if (!c->dead)
+		return;
+	c->burying++;
+	thmqi_dead_tend(c);
+	c->burying--;
+	if (thmqi_dead_is_out(c))
+		c->session->untended = true;
+}
+
 void thmqi_consumer_leave(struct thmq_session *s, uint32_t stream)
 {
 	struct client_link *meta = s->links[THMQI_SHARD_META];
@@ -554,6 +591,8 @@ void thmqi_consumers_tend(struct thmq_session *s)
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);
+		if (s->consumers[i] && s->consumers[i]->shared)
+			tend_dead(s->consumers[i]);
 		if (s->leave_due[i])
 			thmqi_consumer_leave(s, i);
 	}

@@ -238,6 +238,10 @@ void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d,
 	d->deliveries = f->extra;
 	d->expires_ns =
 		now + shown_for_ns(c) - THMQI_MIN(age_ns(c, f->tag_hash, now), shown_for_ns(c));
+	if (c->opts.deliver_max && d->deliveries > c->opts.deliver_max) { /* whether anybody fetches or not */
+		c->dead_due = true;
+		c->session->untended = true;
+	}
 }
 
 /* Where there is no room to say so it comes back by itself, later. */
@@ -277,7 +281,7 @@ static bool drop_dead(struct thmq_consumer *c, struct delivered *d)
 }
 
 /* The same where there is a topic for them: each is done once it is stored there. */
-static enum shared_skip bury(struct thmq_consumer *c, struct delivered *d)
+static void bury(struct thmq_consumer *c, struct delivered *d)
 {
 	struct thmq_message m;
 	int rc;
@@ -291,24 +295,31 @@ static enum shared_skip bury(struct thmq_consumer *c, struct delivered *d)
 			thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, rc, m.offset);
 		thmqi_client_release(c, &m, 1);
 	}
-	return SHARED_SKIPS;
 }
 
-enum shared_skip thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d)
+bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d)
 {
 	if (d->at == d->count)
-		return SHARED_SKIPS;
-	if (thmqi_session_now(c->session) >= d->expires_ns) {
+		return true;
+	if (thmqi_session_now(c->session) < d->expires_ns)
+		return false;
+	thmqi_shared_return(c, d);
+	return true;
+}
+
+bool thmqi_shared_is_dead(const struct thmq_consumer *c, const struct delivered *d)
+{
+	return c->opts.deliver_max && d->deliveries > c->opts.deliver_max && d->at < d->count;
+}
+
+void thmqi_shared_bury(struct thmq_consumer *c, struct delivered *d)
+{
+	if (thmqi_session_now(c->session) >= d->expires_ns)
 		thmqi_shared_return(c, d);
-		return SHARED_SKIPS;
-	}
-	if (!c->opts.deliver_max || d->deliveries <= c->opts.deliver_max)
-		return SHARED_SHOWS;
-	if (c->dead)
-		return bury(c, d);
-	if (!drop_dead(c, d))
+	else if (c->dead)
+		bury(c, d);
+	else if (!drop_dead(c, d))
 		thmqi_shared_return(c, d);
-	return SHARED_SKIPS;
 }
 
 void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m,

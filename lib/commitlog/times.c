@@ -7,6 +7,8 @@ struct log_times {
 	struct thmqi_log_times pub;
 	uint32_t every;
 	uint64_t traced;      /* how many batches were looked at */
+	uint64_t agreed;      /* up to this one a majority of the copies has them, … */
+	uint64_t agreed_ns;   /* … since then */
 	uint64_t oldest_ns;   /* first run of the oldest batch that somebody waits for and only a flush will prove; 0: there is none */
 	uint64_t flushing_ns; /* the flush that is under way began then, … */
 	uint64_t covered_ns;  /* … and this is the oldest that it will prove */
@@ -42,7 +44,8 @@ static void trace(struct log_times *t, const struct flight *flight, uint64_t now
 				       .begun_ns = flight->begun_ns,
 				       .given_ns = flight->given_ns,
 				       .written_ns = flight->written_ns,
-				       .durable_ns = flight->dsync ? now : 0};
+				       .durable_ns = flight->dsync ? now : 0,
+				       .agreed_ns = flight->index <= t->agreed ? t->agreed_ns : 0}; /* others were faster than our own device */
 }
 
 /* Most go to the device at once, and last once they are written: what is measured is the same then. */
@@ -62,6 +65,23 @@ void thmqi_times_settled(struct thmq_log *log, const struct flight *flight)
 		t->oldest_ns = flight->begun_ns;
 	if (thmqi_unlikely(t->every) && flight->index % t->every == 0)
 		trace(t, flight, log->core->now_ns);
+}
+
+void thmqi_log_times_agreed(struct thmq_log *log, uint64_t index)
+{
+	struct log_times *t = log->times;
+	uint32_t i;
+
+	if (!t || !t->every)
+		return;
+	t->agreed = index;
+	t->agreed_ns = log->core->now_ns;
+	for (i = 0; i < THMQI_LOG_TRACES; i++) {
+		struct thmqi_log_trace *one = &t->pub.traces[i];
+
+		if (one->number && !one->agreed_ns && one->index <= index)
+			one->agreed_ns = t->agreed_ns;
+	}
 }
 
 void thmqi_times_flush(struct thmq_log *log)

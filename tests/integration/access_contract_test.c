@@ -14,8 +14,8 @@ static char rules_path[] = "access-rules-XXXXXX";
 
 static struct {
 	pthread_mutex_t lock;
-	uint32_t count;
-	uint32_t operation;
+	uint32_t count, waits; /* of those who may, and have to wait: the operation of the last */
+	uint32_t operation, wait_operation;
 	int32_t error;
 	char identity[THMQ_IDENTITY_MAX + 1], topic[256];
 } denied = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -24,6 +24,13 @@ static void note_denied(void *ctx, const struct thmq_access *what)
 {
 	(void)ctx;
 	pthread_mutex_lock(&denied.lock);
+	if (what->error == -EAGAIN) {
+		CHECK(what->identity[0] && what->topic[0]);
+		denied.waits++;
+		denied.wait_operation = what->operation;
+		pthread_mutex_unlock(&denied.lock);
+		return;
+	}
 	denied.count++;
 	denied.operation = what->operation;
 	denied.error = what->error;
@@ -303,6 +310,77 @@ static void limits_of_a_client(void)
 	CHECK(thmq_session_close(other, SECOND) == 0);
 }
 
+static bool has_waited(uint32_t before, uint32_t operation)
+{
+	bool is_so;
+
+	pthread_mutex_lock(&denied.lock);
+	is_so = denied.waits > before && denied.wait_operation == operation;
+	pthread_mutex_unlock(&denied.lock);
+	return is_so;
+}
+
+/* Who waits is told how long, and so is whoever audits; who comes back with another connection owes what he owed. */
+static void limits_are_told(void)
+{
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_event e;
+	uint32_t before = denied.waits;
+	uint64_t begin;
+
+	rules("limit ME produce-messages=1 consume-messages=1\nallow * all *\n");
+	s = session_of(NULL);
+	CHECK(thmq_topic_create(s, "t", NULL) == 0 && thmq_producer_open(s, "t", THMQ_PRODUCER_OPTS(.cookie = &e), &p) == 0);
+	CHECK(thmq_producer_retry_ns(p) == 0 && thmq_producer_retry_ns(NULL) == -EINVAL);
+	CHECK(thmq_send(p, "1", 1, NULL) == 1 && thmq_flush(p, 10 * SECOND) == 0);
+	begin = now();
+	CHECK(thmq_send(p, "2", 1, NULL) == 2);
+	CHECK(next_event(s, THMQ_EVENT_LIMITED, &e, 10 * SECOND) && e.producer == p && !e.consumer && e.cookie == &e && e.error == -EAGAIN);
+	CHECK(e.count > 0 && e.count <= 11 * SECOND / 10);
+	CHECK(thmq_producer_retry_ns(p) <= (int64_t)(11 * SECOND / 10));
+	CHECK(now() - begin > 5 * SECOND / 10 || thmq_producer_retry_ns(p) > 0);
+	CHECK(has_waited(before, THMQ_OPERATION_PRODUCE));
+	CHECK(thmq_flush(p, 10 * SECOND) == 0 && now() - begin >= 8 * SECOND / 10);
+	before = denied.waits;
+	CHECK(thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
+	CHECK(fetch(s, c, &m, 1, 10 * SECOND) == 1 && thmq_release(c, &m, 1) == 0);
+	CHECK(next_event(s, THMQ_EVENT_LIMITED, &e, 10 * SECOND) && e.consumer == c && e.partition == 0 && e.count > 0);
+	CHECK(has_waited(before, THMQ_OPERATION_CONSUME));
+	CHECK(fetch(s, c, &m, 1, 10 * SECOND) == 1 && m.offset == 1 && thmq_release(c, &m, 1) == 0);
+	CHECK(thmq_send(p, "3", 1, NULL) == 3 && thmq_flush(p, 10 * SECOND) == 0);
+	begin = now();
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	s = session_of(NULL);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	CHECK(thmq_send(p, "4", 1, NULL) == 1 && thmq_flush(p, 10 * SECOND) == 0);
+	CHECK(now() - begin >= 8 * SECOND / 10);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* Without rules: a broker's option. */
+static void limits_of_everybody(void)
+{
+	struct thmq_limits l = {.size = sizeof(l), .produce_messages = 100};
+	struct thmq_broker *other;
+	struct thmq_session *s;
+	double t;
+
+	if (!is("inproc"))
+		return;
+	l.produce_bytes = UINT64_MAX;
+	CHECK(thmq_broker_open(home, THMQ_BROKER_OPTS(.name = "other", .client_limits = &l), &other) == -EINVAL);
+	l.produce_bytes = 0;
+	CHECK(thmq_broker_open(home, THMQ_BROKER_OPTS(.name = "other", .client_limits = &l), &other) == 0);
+	CHECK(thmq_connect(away, "inproc://other", NULL, &s) == 0);
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
+	t = send_all(s, "t", 40, 10);
+	CHECK(t >= (40 - 10 - 4) / 100.0 * 0.95);
+	CHECK(thmq_session_close(s, SECOND) == 0 && thmq_broker_close(other, 5 * SECOND) == 0);
+}
+
 /* ------------------------------------------------------------------- altering */
 
 static void send_some(struct thmq_session *s, struct thmq_producer *p, uint32_t count, uint32_t len)
@@ -432,6 +510,8 @@ static const struct test_case cases[] = {
 	{"rules_that_say_nothing_sensible", rules_that_say_nothing_sensible},
 	{"limits_of_a_topic", limits_of_a_topic},
 	{"limits_of_a_client", limits_of_a_client},
+	{"limits_are_told", limits_are_told},
+	{"limits_of_everybody", limits_of_everybody},
 	{"limits_are_altered", limits_are_altered},
 	{"topics_are_altered", topics_are_altered},
 };

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <thundermq/stats.h>
+
 #include "base/base.h"
 
 #define BROKERS 3u
@@ -51,7 +53,7 @@ static void open_broker(struct world *w, uint32_t i)
 				       .segment_bytes = 1u << 20, .batch_bytes = 64u << 10,
 				       .cache_bytes = 1u << 20,
 				       .cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3",
-				       .cluster_name = "test", .node_id = i + 1),
+				       .cluster_name = "test", .node_id = i + 1, .trace_every = 1),
 		      &w->brokers[i]) == 0);
 }
 
@@ -375,6 +377,42 @@ static void retention(struct world *w)
 	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
 }
 
+/* Does the one that leads tell of a batch of a shard when a majority had it? */
+static bool was_agreed(struct world *w)
+{
+	struct thmq_stats_value v = {.size = sizeof(v)};
+	struct thmq_stats *stats;
+	uint64_t cursor = 0;
+	bool is_so = false;
+	char dir[96];
+
+	snprintf(dir, sizeof(dir), "%s/%d", w->dir, leader(w) + 1);
+	CHECK(thmq_stats_open(dir, &stats) == 0);
+	while (!is_so && thmq_stats_next(stats, &cursor, &v) == 1)
+		is_so = strcmp(v.table, "trace") == 0 && strcmp(v.of, "shard-000") == 0 && strcmp(v.name, "agreed") == 0 && v.value;
+	thmq_stats_close(stats);
+	return is_so;
+}
+
+/* What thmq explain shows of copies. */
+static void traces(struct world *w)
+{
+	uint64_t until = now() + 20 * SECOND;
+
+	CHECK(thmq_env_open(&w->env, THMQ_ENV_OPTS(.core_count = w->cores, .pool_bytes = 256u << 20)) == 0);
+	for (uint32_t i = 0; i < BROKERS; i++)
+		open_broker(w, i);
+	CHECK(thmq_connect(w->env, "inproc://b1,inproc://b2,inproc://b3", NULL, &w->session) == 0);
+	CHECK(thmq_topic_create(w->session, "t", NULL) == 0);
+	CHECK(thmq_producer_open(w->session, "t", NULL, &w->producer) == 0);
+	do {
+		CHECK(now() < until);
+		send_much(w, 10);
+	} while (leader(w) < 0 || !was_agreed(w));
+	CHECK(thmq_session_close(w->session, 30 * SECOND) == 0);
+	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
+}
+
 static void lose_leaders(struct world *w)
 {
 	begin(w);
@@ -413,5 +451,7 @@ int main(int argc, char **argv)
 		run("alone", 0, 1, lose_leaders);
 	if (!*only || strcmp(only, "retention") == 0)
 		run("retention", 1, 1, retention);
+	if (!*only || strcmp(only, "traces") == 0)
+		run("traces", 1, 1, traces);
 	return 0;
 }

@@ -302,6 +302,40 @@ Test(broker_shared, after_so_many_deliveries_a_message_is_dead_and_an_event_tell
 	cr_assert_eq(info().lag, 0);
 }
 
+/* The app only waits, and takes events. */
+Test(broker_shared, dead_letters_go_though_nobody_fetches, .init = begin, .fini = end)
+{
+	const struct thmq_consumer_opts o = {.size = sizeof(o), .flags = THMQ_CONSUMER_SHARED, .deliver_max = 1, .dead_topic = "dead"};
+	struct thmq_partition_info there = {.size = sizeof(there)};
+	struct thmq_consumer *a, *b;
+	uint32_t letters = 0, i;
+	struct thmq_event e;
+
+	cr_assert_eq(thmq_consumer_open(sessions[0], "t", "g", &o, &a), 0);
+	send_some(300);
+	for (i = 0; i < 300;) {
+		uint32_t n = fetch(a, m, 10, 5 * MS), k;
+
+		cr_assert_gt(n, 0);
+		for (k = 0; k < n; k++)
+			cr_assert_eq(thmq_nack(a, &m[k], 0), 0);
+		cr_assert_eq(thmq_release(a, m, n), 0);
+		i += n;
+	}
+	for (i = 0; i < 2000 && letters < 300; i++) {
+		thmq_session_wait(sessions[0], MS);
+		while (thmq_events(sessions[0], &e, 1) == 1)
+			letters += e.type == THMQ_EVENT_DEAD_LETTER;
+	}
+	cr_assert_eq(letters, 300);
+	cr_assert_eq(thmq_consumer_flush(a, SECOND), 0);
+	cr_assert_eq(info().lag, 0);
+	cr_assert_eq(thmq_partition_describe(sessions[0], "dead", 0, NULL, &there), 0);
+	cr_assert_eq(there.end_offset - there.begin_offset, 300);
+	cr_assert_eq(thmq_consumer_open(sessions[1], "dead", NULL, NULL, &b), 0);
+	cr_assert_gt(fetch(b, m, 10, 5 * MS), 0);
+}
+
 Test(broker_shared, no_more_than_so_many_are_out_at_a_time, .init = begin, .fini = end)
 {
 	struct thmq_consumer *a = member(0, 100 * SECOND, 100000, 0);

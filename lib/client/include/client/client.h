@@ -35,6 +35,15 @@ int thmqi_client_partition_describe(struct thmq_session *session, const char *to
 				    uint32_t partition, const char *group,
 				    struct thmq_partition_info *ret_info);
 
+int thmqi_client_txn_begin(struct thmq_session *session, const struct thmq_txn_opts *opts, struct thmq_txn **ret_txn);
+uint64_t thmqi_client_txn_id(const struct thmq_txn *txn);
+int thmqi_client_txn_ack(struct thmq_txn *txn, struct thmq_consumer *consumer, const struct thmq_message *message);
+int thmqi_client_txn_prepare(struct thmq_txn *txn, uint64_t timeout_ns);
+int thmqi_client_txn_commit(struct thmq_txn *txn, uint64_t timeout_ns);
+int thmqi_client_txn_abort(struct thmq_txn *txn, uint64_t timeout_ns);
+int thmqi_client_txn_watch(struct thmq_session *session, const char *name);
+int thmqi_client_txn_decide(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns);
+
 int thmqi_client_delayed_cancel(struct thmq_session *session, const char *topic, uint32_t partition, uint64_t number);
 int thmqi_client_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
 			  uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);
@@ -56,6 +65,7 @@ int thmqi_client_abort(struct thmq_producer *producer, struct thmq_claim *claim)
 int64_t thmqi_client_send(struct thmq_producer *producer, const void *data, uint32_t len,
 			  const struct thmq_message_opts *opts);
 int thmqi_client_flush(struct thmq_producer *producer, uint64_t timeout_ns);
+int64_t thmqi_client_producer_retry_ns(struct thmq_producer *producer);
 int64_t thmqi_client_watermark(struct thmq_producer *producer);
 
 int thmqi_client_consumer_open(struct thmq_session *session, const char *topic, const char *group,

@@ -21,6 +21,7 @@ struct thmqi_log_trace {
 	uint64_t given_ns;   /* the device got it */
 	uint64_t written_ns; /* and had written it */
 	uint64_t durable_ns; /* all up to it lasts; 0: not yet */
+	uint64_t agreed_ns;  /* a majority of the copies has all up to it; 0: not yet, or there is one copy */
 };
 
 struct thmqi_log_times {
@@ -33,5 +34,7 @@ struct thmqi_log_times {
 
 /* From now on it is measured; each @every-th batch is looked at (0: none). NULL: no memory, or a log without a directory. */
 const struct thmqi_log_times *thmqi_log_times(struct thmq_log *log, uint32_t every);
+/* A majority of the copies has all up to @index. */
+void thmqi_log_times_agreed(struct thmq_log *log, uint64_t index);
 
 #endif
