@@ -11,32 +11,33 @@ struct api {
 	int16_t key, min, works, max, flexible; /* versions; flexible from that one on */
 	void (*run)(struct request *r);
 	const char *name;
+	bool anywhere; /* of several brokers each answers it, if only by saying which one leads */
 };
 
 #define NEVER INT16_MAX
 static const struct api apis[] = {
-	{0, 0, 3, 9, 9, produce_run, "Produce"},
-	{1, 0, 4, 12, 12, fetch_run, "Fetch"},
-	{2, 0, 1, 7, 6, list_offsets_run, "ListOffsets"},
-	{3, 0, 0, 12, 9, metadata_run, "Metadata"},
-	{8, 0, 2, 8, 8, offset_commit_run, "OffsetCommit"},
-	{9, 0, 1, 8, 6, offset_fetch_run, "OffsetFetch"},
-	{10, 0, 0, 4, 3, find_coordinator_run, "FindCoordinator"},
-	{11, 0, 0, 9, 6, join_group_run, "JoinGroup"},
-	{12, 0, 0, 4, 4, heartbeat_run, "Heartbeat"},
-	{13, 0, 0, 5, 4, leave_group_run, "LeaveGroup"},
-	{14, 0, 0, 5, 4, sync_group_run, "SyncGroup"},
-	{15, 0, 0, 5, 5, describe_groups_run, "DescribeGroups"},
-	{16, 0, 0, 4, 3, list_groups_run, "ListGroups"},
-	{17, 0, 0, 1, NEVER, auth_handshake, "SaslHandshake"},
-	{18, 0, 0, 3, 3, api_versions, "ApiVersions"},
-	{19, 0, 0, 7, 5, create_topics_run, "CreateTopics"},
-	{20, 0, 0, 5, 4, delete_topics_run, "DeleteTopics"},
-	{22, 0, 0, 4, 2, init_producer_id_run, "InitProducerId"},
-	{32, 0, 0, 4, 4, describe_configs_run, "DescribeConfigs"},
-	{36, 0, 0, 2, 2, auth_authenticate, "SaslAuthenticate"},
-	{37, 0, 0, 3, 2, create_partitions_run, "CreatePartitions"},
-	{42, 0, 0, 2, 2, delete_groups_run, "DeleteGroups"},
+	{0, 0, 3, 9, 9, produce_run, "Produce", true},
+	{1, 0, 4, 12, 12, fetch_run, "Fetch", true},
+	{2, 0, 1, 7, 6, list_offsets_run, "ListOffsets", true},
+	{3, 0, 0, 12, 9, metadata_run, "Metadata", true},
+	{8, 0, 2, 8, 8, offset_commit_run, "OffsetCommit", false},
+	{9, 0, 1, 8, 6, offset_fetch_run, "OffsetFetch", false},
+	{10, 0, 0, 4, 3, find_coordinator_run, "FindCoordinator", true},
+	{11, 0, 0, 9, 6, join_group_run, "JoinGroup", false},
+	{12, 0, 0, 4, 4, heartbeat_run, "Heartbeat", false},
+	{13, 0, 0, 5, 4, leave_group_run, "LeaveGroup", false},
+	{14, 0, 0, 5, 4, sync_group_run, "SyncGroup", false},
+	{15, 0, 0, 5, 5, describe_groups_run, "DescribeGroups", false},
+	{16, 0, 0, 4, 3, list_groups_run, "ListGroups", false},
+	{17, 0, 0, 1, NEVER, auth_handshake, "SaslHandshake", true},
+	{18, 0, 0, 3, 3, api_versions, "ApiVersions", true},
+	{19, 0, 0, 7, 5, create_topics_run, "CreateTopics", false},
+	{20, 0, 0, 5, 4, delete_topics_run, "DeleteTopics", false},
+	{22, 0, 0, 4, 2, init_producer_id_run, "InitProducerId", true},
+	{32, 0, 0, 4, 4, describe_configs_run, "DescribeConfigs", false},
+	{36, 0, 0, 2, 2, auth_authenticate, "SaslAuthenticate", true},
+	{37, 0, 0, 3, 2, create_partitions_run, "CreatePartitions", false},
+	{42, 0, 0, 2, 2, delete_groups_run, "DeleteGroups", false},
 };
 #define API_COUNT ((int32_t)(sizeof(apis) / sizeof(apis[0])))
 
@@ -83,6 +84,13 @@ void api_run(struct request *r)
 
 	if (r->server->o.verbose)
 		fprintf(stderr, "%s %u: %s %d\n", r->conn->peer, r->conn->id, a->name, r->version);
+	if (!cluster_serves(r->server) && !(a->anywhere)) {
+		/* what groups there are only the one knows that leads: its clients look for it when this connection is gone */
+		r->silent = true;
+		r->conn->closing = true;
+		request_done(r);
+		return;
+	}
 	a->run(r);
 }
 

@@ -6,6 +6,7 @@
  *   conn.c   sockets, frames; tls.c below it      produce.c  Produce, InitProducerId     group*.c   who is in which group
  *   api.c    which request is whose               fetch.c    Fetch, ListOffsets          offsets.c  what groups have committed
  *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
+ *   cluster.c  which of several brokers leads
  */
 #ifndef KAFKA_KAFKA_H
 #define KAFKA_KAFKA_H
@@ -35,7 +36,18 @@
 	"kafka.batch" /* first of a batch: producer's id, epoch, first sequence, count */
 #define THMQ_TAG_HEADER "thmq.tag" /* a message's tag */
 
+/* Where clients find one of several brokers that keep the same data. */
+#define PEERS_MAX 15u
+struct peer {
+	int32_t id;
+	int port;
+	char host[128];
+};
+
 struct options {
+	const char *cluster, *cluster_name, *cluster_key; /* the library's; NULL: there is one broker */
+	struct peer peers[PEERS_MAX];
+	uint32_t peer_count;
 	const char *data_dir, *listen, *listen_tls, *advertise, *thmq_listen;
 	const char *cert_file, *key_file, *client_ca_file, *users_file;
 	const char *cluster_id;
@@ -223,6 +235,8 @@ struct topic {
 void producers_free(struct partition *p);
 
 int store_open(struct server *s);
+int store_lanes(struct server *s);   /* the sessions for messages. Return: an error of the library */
+void store_forget(struct server *s); /* these, and all topics */
 void store_close(struct server *s);
 void store_tick(struct server *s); /* once in a while */
 /* Drives the library, and hears what has settled. Return: something was done. */
@@ -264,6 +278,12 @@ const struct thmq_message *reader_peek(struct reader *r); /* NULL: nothing is th
 /* Is what was peeked at a whole batch of ours, with span records? It may begin before the reader's offset. */
 bool reader_is_batch(struct reader *r);
 void reader_step(struct reader *r);
+
+/* cluster.c; without a cluster this broker serves always */
+int cluster_read(struct options *o, const char *peers);
+void cluster_tick(struct server *s);
+bool cluster_serves(const struct server *s);
+const struct peer *cluster_leader(const struct server *s); /* NULL: nobody is known to */
 
 /* ----------------------------------------------------------------- requests */
 
@@ -323,6 +343,10 @@ struct server {
 	uint16_t port, port_tls;
 	int64_t now_ns, last_producer_id;
 	bool stopping;
+	/* of a cluster */
+	bool leading, retire, control_lost;
+	uint64_t leader_id, control_id;
+	int64_t retry_ns, control_retry_ns;
 };
 
 int64_t clock_ns(void); /* monotonic */

@@ -50,7 +50,10 @@ static const char usage[] =
 	"  --partitions N          of topics that are made without a number (1)\n"
 	"  --no-auto-create        topics are not made by asking for them\n"
 	"  --connections N         at most so many (1000)\n"
-	"  --node-id N, --cluster-id TEXT, --verbose\n";
+	"  --node-id N, --cluster-id TEXT, --verbose\n"
+	"one of several that keep the same data (doc/copies.md), each with --node-id and --thmq:\n"
+	"  --cluster 1=URL,2=URL,… [--cluster-name TEXT] [--cluster-key HEX]\n"
+	"  --peers 1=HOST:PORT,…   where Kafka's clients find them\n";
 
 static int options_read(int argc, char **argv, struct options *o)
 {
@@ -68,6 +71,10 @@ static int options_read(int argc, char **argv, struct options *o)
 					      {"connections", 1, NULL, 'm'},
 					      {"node-id", 1, NULL, 'n'},
 					      {"cluster-id", 1, NULL, 'i'},
+					      {"cluster", 1, NULL, 'x'},
+					      {"cluster-name", 1, NULL, 'N'},
+					      {"cluster-key", 1, NULL, 'K'},
+					      {"peers", 1, NULL, 'P'},
 					      {"verbose", 0, NULL, 'v'},
 					      {"help", 0, NULL, 'h'},
 					      {NULL, 0, NULL, 0}};
@@ -123,6 +130,19 @@ static int options_read(int argc, char **argv, struct options *o)
 		case 'i':
 			o->cluster_id = optarg;
 			break;
+		case 'x':
+			o->cluster = optarg;
+			break;
+		case 'N':
+			o->cluster_name = optarg;
+			break;
+		case 'K':
+			o->cluster_key = optarg;
+			break;
+		case 'P':
+			if (cluster_read(o, optarg))
+				return -EINVAL;
+			break;
 		case 'v':
 			o->verbose = true;
 			break;
@@ -134,7 +154,7 @@ static int options_read(int argc, char **argv, struct options *o)
 		}
 	}
 	if (!o->data_dir || optind < argc || o->default_partitions < 1 || !o->connection_max ||
-	    o->node_id < 0 || (o->listen_tls && !o->cert_file) ||
+	    o->node_id < 0 || !o->cluster != !o->peer_count || (o->cluster && !o->thmq_listen) || (o->listen_tls && !o->cert_file) ||
 	    (o->advertise && !strrchr(o->advertise, ':')))
 		return -EINVAL;
 	return 0;
@@ -161,13 +181,15 @@ static int server_open(struct server *s)
 	if (!rc)
 		rc = thmq_broker_open(s->env,
 				      THMQ_BROKER_OPTS(.data_dir = o->data_dir, .name = "kafka",
-						       .listen = o->thmq_listen),
+						       .listen = o->thmq_listen, .cluster = o->cluster,
+						       .node_id = o->cluster ? (uint64_t)o->node_id : 0,
+						       .cluster_name = o->cluster_name, .cluster_key = o->cluster_key),
 				      &s->broker);
-	if (!rc)
+	if (!rc && !o->cluster) /* else once it is known who leads */
 		rc = store_open(s);
 	if (rc)
 		return fail(o->data_dir, rc);
-	rc = offsets_load(s);
+	rc = o->cluster ? 0 : offsets_load(s);
 	if (rc)
 		return fail(OFFSETS_TOPIC, rc);
 	rc = conn_listen(s, o->listen, false, &s->listen_fd, &s->port);
@@ -204,6 +226,8 @@ static int rest(struct server *s, int64_t tick_ns)
 	struct request *r;
 
 	next = tick_ns < next ? tick_ns : next;
+	if (s->o.cluster && next > now + 100 * MILLISECOND)
+		next = now + 100 * MILLISECOND; /* who leads is asked, not told */
 	for (r = s->waiting; r; r = r->next_waiting)
 		if (r->deadline_ns < next)
 			next = r->deadline_ns;
@@ -235,6 +259,7 @@ static void serve(struct server *s)
 		bool news = store_pump(s, 0);
 
 		s->now_ns = clock_ns();
+		cluster_tick(s);
 		request_look_all(s, news);
 		conn_run_dirty(s);
 		group_tick(s);

@@ -180,13 +180,16 @@ static int mark_end(struct partition *p, int64_t *ret_offset)
 
 	if (rc)
 		return rc;
-	opts.durability = THMQ_DURABILITY_DURABLE;
+	opts.durability = THMQ_DURABILITY_QUORUM;
 	sending_add(g, text_of("1"), &opts);
 	sending_end(g, &m.call);
-	while (!m.settled && clock_ns() < deadline)
+	while (!m.settled && clock_ns() < deadline && !p->topic->server->retire)
 		store_pump(p->topic->server, 10 * MILLISECOND);
 	*ret_offset = m.offset;
-	return m.settled ? m.error : -ETIMEDOUT; /* the program ends then, and nobody calls it */
+	if (m.settled)
+		return m.error;
+	g->calls = NULL;
+	return -ETIMEDOUT;
 }
 
 int offsets_load(struct server *s)
@@ -209,7 +212,7 @@ int offsets_load(struct server *s)
 	deadline = clock_ns() + LOAD_NS;
 	if (reader_get(p, p->begin, &r))
 		return -1;
-	while (r->next_offset <= end && clock_ns() < deadline) {
+	while (r->next_offset <= end && clock_ns() < deadline && !s->retire) {
 		m = reader_peek(r);
 		if (!m) {
 			store_pump(s, MILLISECOND);

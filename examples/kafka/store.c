@@ -40,6 +40,8 @@ int store_error(int rc)
 	case THMQ_ENOTLEADER:
 	case THMQ_ENOQUORUM:
 	case THMQ_EFENCED:
+	case ESHUTDOWN: /* of several brokers this one led until now: the client asks who does, and sends again */
+	case ECONNRESET:
 		return K_NOT_LEADER;
 	case EMSGSIZE:
 		return K_MESSAGE_TOO_LARGE;
@@ -68,6 +70,7 @@ static struct lane *lane_open(struct server *s)
 	    thmq_connect(s->env, "inproc://kafka",
 			 THMQ_SESSION_OPTS(.window_bytes = WINDOW_BYTES,
 					   .window_count = WINDOW_COUNT,
+					   .reconnect_ns = s->o.cluster ? 1 : 0, /* never to another that leads: clients go there themselves */
 					   .event_count = WINDOW_COUNT * (stats.shard_count + 1)),
 			 &lane->session)) {
 		free(lane);
@@ -88,11 +91,16 @@ static struct lane *lane_for(struct server *s, bool reader)
 	return lane_open(s);
 }
 
+int store_lanes(struct server *s)
+{
+	return lane_open(s) ? 0 : -EIO;
+}
+
 int store_open(struct server *s)
 {
 	int rc = thmq_connect(s->env, "inproc://kafka", NULL, &s->control);
 
-	return rc ? rc : lane_open(s) ? 0 : -ENOMEM;
+	return rc ? rc : store_lanes(s);
 }
 
 /* ------------------------------------------------------------------ settled */
@@ -197,7 +205,7 @@ bool store_pump(struct server *s, uint64_t timeout_ns)
 				    events[i].type == THMQ_EVENT_FAILED)
 					on_settled(&events[i]);
 				else if (events[i].type == THMQ_EVENT_CLOSED)
-					s->stopping = true;
+					*(s->o.cluster ? &s->retire : &s->stopping) = true;
 			}
 			news |= n > 0;
 		} while (n == 256);
@@ -372,6 +380,8 @@ int store_topic(struct server *s, struct text name, struct topic **ret)
 	char copy[THMQ_TOPIC_NAME_MAX + 1];
 	int rc;
 
+	if (!cluster_serves(s))
+		return K_NOT_LEADER;
 	if (!text_copy(name, copy, sizeof(copy)) || !*copy)
 		return K_UNKNOWN_TOPIC_OR_PARTITION;
 	*ret = *topic_place(s, name);
@@ -740,15 +750,33 @@ void store_tick(struct server *s)
 	readers_sweep(s, READER_IDLE_NS);
 }
 
-/* The library's handles go with the environment. */
-void store_close(struct server *s)
+static void topics_forget(struct server *s)
 {
-	struct lane *lane, *next;
 	uint32_t b;
 
 	for (b = 0; b < BUCKETS; b++)
 		while (s->topics[b])
 			store_topic_gone(s, s->topics[b]);
+}
+
+void store_forget(struct server *s)
+{
+	struct lane *lane;
+
+	topics_forget(s);
+	while ((lane = s->lanes)) {
+		s->lanes = lane->next;
+		thmq_session_close(lane->session, 0);
+		free(lane);
+	}
+}
+
+/* The library's handles go with the environment. */
+void store_close(struct server *s)
+{
+	struct lane *lane, *next;
+
+	topics_forget(s);
 	for (lane = s->lanes; lane; lane = next) {
 		next = lane->next;
 		free(lane);

@@ -53,11 +53,26 @@ static uint32_t in_topic_id(struct in *in)
 	return (uint32_t)in_i64(in);
 }
 
+static void out_peer(struct out *out, const struct peer *p)
+{
+	out_i32(out, p->id);
+	out_string(out, p->host);
+	out_i32(out, p->port);
+}
+
+/* The one that serves. */
 static void out_node(struct request *r)
 {
+	static const struct peer nobody = {.id = -1, .port = -1};
 	struct server *s = r->server;
 	struct conn *c = r->conn;
 
+	if (s->o.cluster) {
+		const struct peer *p = cluster_leader(s);
+
+		out_peer(&r->out, p ? p : &nobody);
+		return;
+	}
 	out_i32(&r->out, s->o.node_id);
 	if (s->o.advertise) {
 		const char *host = s->o.advertise, *colon = strrchr(host, ':'), *end = colon;
@@ -74,10 +89,30 @@ static void out_node(struct request *r)
 	}
 }
 
+static int32_t leader_of(const struct server *s)
+{
+	const struct peer *p = s->o.cluster ? cluster_leader(s) : NULL;
+
+	return p ? p->id : s->o.cluster ? -1 : s->o.node_id;
+}
+
+/* Who has copies: all. */
+static void out_copies(struct request *r)
+{
+	const struct options *o = &r->server->o;
+	uint32_t i;
+
+	out_array(&r->out, o->cluster ? (int32_t)o->peer_count : 1);
+	if (!o->cluster)
+		out_i32(&r->out, o->node_id);
+	for (i = 0; o->cluster && i < o->peer_count; i++)
+		out_i32(&r->out, o->peers[i].id);
+}
+
 static void out_topic(struct request *r, const struct thmq_topic_info *t)
 {
 	struct out *out = &r->out;
-	const int32_t node = r->server->o.node_id;
+	const int32_t node = leader_of(r->server);
 	uint32_t i;
 
 	out_i16(out, 0);
@@ -93,10 +128,8 @@ static void out_topic(struct request *r, const struct thmq_topic_info *t)
 		out_i32(out, node);
 		if (r->version >= 7)
 			out_i32(out, -1);
-		out_array(out, 1);
-		out_i32(out, node);
-		out_array(out, 1);
-		out_i32(out, node);
+		out_copies(r);
+		out_copies(r);
 		if (r->version >= 5)
 			out_array(out, 0);
 		out_tags(out);
@@ -148,6 +181,19 @@ static int create(struct server *s, const struct wish *w)
 	return rc == -EINVAL || rc == -ENAMETOOLONG ? K_INVALID_TOPIC : store_error(rc);
 }
 
+/*
+ * Of several brokers none is known to lead, or it does not answer. A client that heard of no partitions would give up what it has for them:
+ * it hears nothing, and asks another broker, or again.
+ */
+static void not_now(struct request *r)
+{
+	if (!r->server->o.cluster)
+		return;
+	r->silent = true;
+	if (r->conn)
+		r->conn->closing = true;
+}
+
 /* One that the client has named, or has by its number. */
 static void metadata_one(struct request *r, struct text name, uint32_t id, bool may_create)
 {
@@ -157,6 +203,8 @@ static void metadata_one(struct request *r, struct text name, uint32_t id, bool 
 
 	if (!name.data) {
 		n = list_all(r->server, &all);
+		if (n < 0)
+			not_now(r);
 		for (i = 0; i < n && all[i].topic_id != id;)
 			i++;
 		if (i < n)
@@ -179,13 +227,16 @@ static void metadata_one(struct request *r, struct text name, uint32_t id, bool 
 		if (!error || error == K_TOPIC_ALREADY_EXISTS)
 			error = store_error(thmq_topic_describe(r->server->control, copy, &info));
 	} else {
+		if (error && error != -THMQ_ENOTOPIC && error != -EINVAL)
+			not_now(r);
 		error = error == -EINVAL ? K_INVALID_TOPIC : store_error(error);
 	}
 	if (error) {
 		out_no_topic(r, name, 0, error);
 		return;
 	}
-	store_known(r->server, &info);
+	if (cluster_serves(r->server))
+		store_known(r->server, &info);
 	out_topic(r, &info);
 }
 
@@ -194,6 +245,8 @@ static void metadata_all(struct request *r)
 	struct thmq_topic_info *infos;
 	int i, n = list_all(r->server, &infos);
 
+	if (n < 0)
+		not_now(r);
 	out_array(&r->out, n > 0 ? n : 0);
 	for (i = 0; i < n; i++)
 		out_topic(r, &infos[i]);
@@ -222,22 +275,29 @@ void metadata_run(struct request *r)
 	if (r->version >= 8)
 		in_bool(in);
 	in_tags(in);
-	if (in->bad) {
-		request_fail(r);
+	if (in->bad || (r->server->o.cluster && (!r->server->control || !cluster_leader(r->server)))) {
+		if (in->bad)
+			request_fail(r);
+		not_now(r);
 		request_done(r);
 		return;
 	}
 	if (r->version >= 3)
 		out_i32(out, 0);
-	out_array(out, 1);
-	out_node(r);
-	if (r->version >= 1)
-		out_string(out, NULL);
-	out_tags(out);
+	out_array(out, r->server->o.cluster ? (int32_t)r->server->o.peer_count : 1);
+	for (i = 0; i < (r->server->o.cluster ? (int32_t)r->server->o.peer_count : 1); i++) {
+		if (r->server->o.cluster)
+			out_peer(out, &r->server->o.peers[i]);
+		else
+			out_node(r);
+		if (r->version >= 1)
+			out_string(out, NULL);
+		out_tags(out);
+	}
 	if (r->version >= 2)
 		out_string(out, r->server->o.cluster_id);
 	if (r->version >= 1)
-		out_i32(out, r->server->o.node_id);
+		out_i32(out, leader_of(r->server));
 	if (count < 0 || (count == 0 && r->version == 0)) {
 		metadata_all(r);
 	} else {
@@ -356,9 +416,9 @@ static void wish_read(struct request *r, struct wish *w)
 		w->error = K_INVALID_PARTITIONS;
 		w->why = "a topic has 1 to 65536 partitions";
 	}
-	if (!w->error && w->copies != -1 && w->copies != 1) {
+	if (!w->error && w->copies != -1 && w->copies != 1 && (w->copies < 1 || w->copies > (int32_t)r->server->o.peer_count)) {
 		w->error = K_INVALID_REPLICATION_FACTOR;
-		w->why = "there is one node; how many copies it keeps is its own business";
+		w->why = "there are not so many nodes; all that there are keep copies";
 	}
 }
 
@@ -708,6 +768,7 @@ void find_coordinator_run(struct request *r)
 	struct in *in = &r->in, keys;
 	struct out *out = &r->out;
 	int32_t i, count;
+	int16_t error = 0;
 
 	if (r->version < 4)
 		in_text(in);
@@ -715,8 +776,10 @@ void find_coordinator_run(struct request *r)
 		in_i8(in); /* of a group, or of a transaction: the same node */
 	if (r->version >= 1)
 		out_i32(out, 0);
+	if (r->server->o.cluster && !cluster_leader(r->server))
+		error = K_COORDINATOR_NOT_AVAILABLE;
 	if (r->version < 4) {
-		out_i16(out, 0);
+		out_i16(out, error);
 		if (r->version >= 1)
 			out_string(out, NULL);
 		out_node(r);
@@ -727,7 +790,7 @@ void find_coordinator_run(struct request *r)
 		for (i = 0; i < count; i++) {
 			out_text(out, in_text(&keys));
 			out_node(r);
-			out_i16(out, 0);
+			out_i16(out, error);
 			out_string(out, NULL);
 			out_tags(out);
 		}

@@ -38,6 +38,7 @@ struct thmq_env;
 struct thmq_broker;
 struct thmq_session;
 struct thmq_producer;
+struct thmq_txn;
 struct thmq_consumer;
 
 /* ------------------------------------------------------------------ limits */
@@ -1058,6 +1059,9 @@ struct thmq_message_opts {
 	uint64_t delay_ns;
 	uint32_t priority; /* of a topic with priorities: 0, the lowest, … priorities - 1; of any other: 0. partition counts those of one priority then */
 	uint32_t reserved3;
+	/* It is seen once this is committed, and never if it is not. One batch is as long as it may be; not on a volatile or compacted topic, not delayed,
+	 * not with what is expected. NULL: at once. doc/transactions.md */
+	struct thmq_txn *txn;
 };
 
 #define THMQ_MESSAGE_PARTITION 1u /* partition is set; else by key's hash; else in turns, up to 64 messages or 64 KiB to each */
@@ -1222,6 +1226,7 @@ enum thmq_assignor {
  * Without tags, filter and THMQ_CONSUMER_SHARED.
  */
 #define THMQ_CONSUMER_ENCODED 8u
+#define THMQ_CONSUMER_READ_UNCOMMITTED 16u /* also what transactions have not committed, or have aborted. Not of a shared group */
 
 #define THMQ_CONSUMER_OPTS(...)                                                                    \
 	(&(struct thmq_consumer_opts){.size = sizeof(struct thmq_consumer_opts), __VA_ARGS__})
@@ -1562,6 +1567,104 @@ THMQ_API int thmq_call(struct thmq_producer *producer, const void *data, uint32_
 THMQ_API int64_t thmq_reply(struct thmq_session *session, const struct thmq_message *request, const void *data, uint32_t len,
 			    const struct thmq_message_opts *opts);
 
+/* ------------------------------------------------------------- transactions */
+
+/*
+ * Messages to any topics and partitions of a broker, and acknowledgements of messages of any of its topics, that count all or not at all.
+ * doc/transactions.md
+ */
+struct thmq_txn_opts {
+	uint32_t size;
+	uint32_t flags; /* none yet */
+	/* As a producer's, whose it may be: who begins another one of this name, or opens a named producer of it, has aborted the one that was open. NULL: none */
+	const char *name;
+	uint64_t timeout_ns; /* it is aborted if it is open for longer; up to an hour; 0 means 60 s */
+	uint64_t check_ns;   /* once it is prepared: how often it is asked what is to become of it; up to an hour; 0 means 30 s */
+	uint32_t check_max;  /* after so many times in vain it is aborted; up to 1000; 0 means 15 */
+	uint32_t reserved;
+};
+
+#define THMQ_TXN_OPTS(...)                                                                         \
+	(&(struct thmq_txn_opts){.size = sizeof(struct thmq_txn_opts), __VA_ARGS__})
+
+/** thmq_txn_opts_init() - set @opts to the defaults */
+THMQ_API void thmq_txn_opts_init(struct thmq_txn_opts *opts, uint32_t size);
+#define thmq_txn_opts_init(opts) thmq_txn_opts_init((opts), sizeof(struct thmq_txn_opts))
+
+/**
+ * thmq_txn_begin() - begin a transaction
+ * @opts: NULL means defaults
+ * @ret_txn: out; the session's, until it is committed or aborted, or the session closes, which aborts it
+ * Messages are sent in it by the txn of their options, acknowledgements by thmq_txn_ack(). Several may be open at a time.
+ * Return: 0; -ENOTSUP the broker has no directory, or keeps several copies; -ENOBUFS too many are open; -EINVAL; -ENAMETOOLONG; -ENOMEM;
+ * -ETIMEDOUT; -ECONNRESET; -EDEADLK; -ESHUTDOWN.
+ * Threads: the session's; blocks until the answer comes.
+ * Source: doc/transactions.md
+ */
+THMQ_API int thmq_txn_begin(struct thmq_session *session, const struct thmq_txn_opts *opts, struct thmq_txn **ret_txn);
+
+/** thmq_txn_id() - its number, which no other transaction of this broker ever has. Return: 0 it is not open. Threads: the session's. */
+THMQ_API uint64_t thmq_txn_id(const struct thmq_txn *txn);
+
+/**
+ * thmq_txn_ack() - all messages of @message's partition up to and with @message are done, if the transaction is committed
+ * @consumer: of a group that is not shared, and of the transaction's session
+ * @message: as of thmq_ack(), which is not called for it. The group goes on there only with the commit; where it is aborted the consumer goes back by thmq_seek()
+ * Return: 0; -THMQ_EFENCED the partition belongs to another member now; -EAGAIN the connection is being made again; -EOPNOTSUPP a shared
+ * group; -EINVAL no group, not a fetched message, or not an open transaction of this session; -ENOMEM; -ESHUTDOWN.
+ * Threads: the session's; never blocks.
+ */
+THMQ_API int thmq_txn_ack(struct thmq_txn *txn, struct thmq_consumer *consumer, const struct thmq_message *message);
+
+/**
+ * thmq_txn_prepare() - all of it is durable, and whether it is committed is said later, by anybody
+ * It must have a name, and acknowledge nothing. From now on it outlives its session and the broker: it is committed or aborted by thmq_txn_commit(),
+ * thmq_txn_abort(), or thmq_txn_decide() of a session that watches its name, which is asked every check_ns. Nothing is added to it any more.
+ * Return: 0; -ETIMEDOUT, -ECONNRESET, -EDEADLK it is not known whether it is: call again; as of thmq_txn_commit(), where it was aborted.
+ * Threads: the session's; blocks.
+ */
+THMQ_API int thmq_txn_prepare(struct thmq_txn *txn, uint64_t timeout_ns);
+
+/**
+ * thmq_txn_commit() - all of it counts, or nothing
+ * @timeout_ns: how long it may take
+ * Its messages are durable then, whatever their producers wait for; consumers see them soon, those of each partition together.
+ * Return: 0 it is committed, durably, and @txn is over. -ETIMEDOUT, -ECONNRESET, -EDEADLK: it is not known, @txn is still there: call it again. All others
+ * mean that it is aborted, and over: -EIO some of its messages were refused; -THMQ_EFENCED another has taken its name, or a partition of what it
+ * acknowledges; -ECANCELED its time was over, or the broker was opened again meanwhile; -THMQ_EFAILED a shard has failed: what was
+ * stored is known at the next open; -ENOSPC …; -EINVAL not an open transaction; -ESHUTDOWN the session is dead, and so it is not known.
+ * Threads: the session's; blocks.
+ */
+THMQ_API int thmq_txn_commit(struct thmq_txn *txn, uint64_t timeout_ns);
+
+/**
+ * thmq_txn_abort() - nothing of it counts
+ * Return: 0; -EALREADY it is committed; -ETIMEDOUT, -ECONNRESET no answer came: it is aborted at the latest when its time is over; -EINVAL; -EDEADLK nothing was
+ * done. In all other cases @txn is over.
+ * Threads: the session's; blocks.
+ */
+THMQ_API int thmq_txn_abort(struct thmq_txn *txn, uint64_t timeout_ns);
+
+/**
+ * thmq_txn_watch() - decide about prepared transactions of a name
+ * THMQ_EVENT_TXN_CHECK comes for those about which nobody has decided; of several sessions that watch one of them is asked each time. Where the session's
+ * connection was lost (THMQ_EVENT_RECONNECTED) it is called again. It ends with the session.
+ * Return: 0; -ENOTSUP; -EACCES the broker's rules do not allow it; -EINVAL; -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's; blocks until the answer comes.
+ */
+THMQ_API int thmq_txn_watch(struct thmq_session *session, const char *name);
+
+enum thmq_txn_decision { THMQ_TXN_COMMIT = 1, THMQ_TXN_ABORT = 2 };
+
+/**
+ * thmq_txn_decide() - what becomes of a transaction whose name this session watches
+ * @id: as thmq_txn_id() and THMQ_EVENT_TXN_CHECK tell  @decision: enum thmq_txn_decision
+ * Return: 0 it is so, durably; -ECANCELED it is aborted; -EALREADY it is committed; -EPERM its name is not watched here; -EINVAL; -ETIMEDOUT, -ECONNRESET not known:
+ * call it again; -ENOSPC; -THMQ_EFAILED; -EDEADLK.
+ * Threads: the session's; blocks.
+ */
+THMQ_API int thmq_txn_decide(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns);
+
 /* ------------------------------------------------------------------- events */
 
 enum thmq_event_type {
@@ -1597,6 +1700,9 @@ enum thmq_event_type {
 				   those say it. doc/copies.md */
 	THMQ_EVENT_LIMITED = 14, /* a limit of the topic or of this client holds up what the producer sends, or the consumer gets; count: for so many
 				    ns. Told once a second at most; error: -EAGAIN */
+	THMQ_EVENT_TXN_CHECK =
+		24, /* a transaction of a name that this session watches is prepared, and nobody has decided about it: sequence is its id; count: how
+		       often that was asked, this time included. thmq_txn_decide() */
 	THMQ_EVENT_REQUEST_EXPIRED =
 		20 /* a request, whose number is sequence, was not answered in time; cookie: its own. error: -ETIMEDOUT; -ECONNRESET its
 		      answer was there, not taken, and is gone with the broker that held it */

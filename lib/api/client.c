@@ -468,7 +468,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		rc = check_name(group, THMQ_GROUP_NAME_MAX, "group");
 	if (rc == 0)
 		rc = copy_opts(&o, sizeof(o), opts,
-			       THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED,
+			       THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED |
+				       THMQ_CONSUMER_READ_UNCOMMITTED,
 			       "consumer");
 	if (rc)
 		return rc;
@@ -488,6 +489,8 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return thmqi_fail(-EINVAL, "consumer: partition goes with THMQ_CONSUMER_PARTITION, and both without a group");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && (!group || (o.flags & THMQ_CONSUMER_START_ALWAYS)))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_SHARED needs a group, and goes on where that stands");
+	if ((o.flags & THMQ_CONSUMER_SHARED) && (o.flags & THMQ_CONSUMER_READ_UNCOMMITTED))
+		return thmqi_fail(-EINVAL, "consumer: members of a shared group see what is committed only");
 	if ((o.flags & THMQ_CONSUMER_ENCODED) && ((o.flags & THMQ_CONSUMER_SHARED) || o.tag_count || o.filter))
 		return thmqi_fail(-EINVAL, "consumer: THMQ_CONSUMER_ENCODED takes what comes, whole: no tags, no filter, no THMQ_CONSUMER_SHARED");
 	if ((o.flags & THMQ_CONSUMER_SHARED) && o.tag_count)

@@ -53,6 +53,8 @@ static const struct entry table[] = {
 	{EADDRINUSE, THMQ_CLASS_CALLER, "EADDRINUSE", "another socket has this address and port"},
 	{EADDRNOTAVAIL, THMQ_CLASS_CALLER, "EADDRNOTAVAIL", "the machine has no such address"},
 	{ESHUTDOWN, THMQ_CLASS_HANDLE, "ESHUTDOWN", "the other side is closed"},
+	{ECANCELED, THMQ_CLASS_HANDLE, "ECANCELED", "it was aborted"},
+	{EALREADY, THMQ_CLASS_CALLER, "EALREADY", "it is done already, and otherwise"},
 	{EBADF, THMQ_CLASS_HANDLE, "EBADF", "not an open handle"},
 	{EINVAL, THMQ_CLASS_CALLER, "EINVAL", "invalid argument or closed handle"},
 	{E2BIG, THMQ_CLASS_CALLER, "E2BIG",

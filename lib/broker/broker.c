@@ -12,6 +12,7 @@
 #include "disk/busy.h"
 #include "meta.h"
 #include "node.h"
+#include "txn.h"
 
 /* What is to be done on a core, with the error's text carried back from that core's thread. */
 struct core_job {
@@ -172,7 +173,7 @@ static int has_no_changes(struct core_job *job)
 
 	while (c && job->shard->failed && !c->waiting) /* what a failed log has not stored stays where it is */
 		c = c->next;
-	return !c && !atomic_load(&job->broker->carrying);
+	return !c && !atomic_load(&job->broker->carrying) && !(m && thmqi_txns_wait(m));
 }
 
 /* Nothing is between meta and the other shards. */
@@ -183,7 +184,7 @@ static int has_no_posts(struct core_job *job)
 
 	while (c && !c->waiting)
 		c = c->next;
-	return !c && !atomic_load(&job->broker->carrying);
+	return !c && !atomic_load(&job->broker->carrying) && !(m && thmqi_txns_wait(m));
 }
 
 /* -------------------------------------------------------------------- open */
@@ -369,6 +370,7 @@ static int open_shard(struct core_job *job)
 static int look_after(struct core_job *job)
 {
 	thmqi_meta_look_after(job->broker->meta);
+	thmqi_txns_recover(job->broker->meta);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "meta.h"
+#include "txn.h"
 
 /* ---------------------------------------------------- changes, in three steps */
 
@@ -183,6 +184,7 @@ static void producer_durable(struct meta_change *change)
 		thmqi_meta_named_add(t, n, &change->producer);
 	}
 	n->state = change->producer;
+	thmqi_txns_fence(change->meta, change->producer.name);
 	change_carry(change);
 }
 
@@ -759,7 +761,11 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 	case THMQI_OP_GROUP_RESET:
 	case THMQI_OP_KEY_FIND:
 	case THMQI_OP_DELAYED_CANCEL:
+	case THMQI_OP_TXN_OFFSET:
 		return ask_partition(c, r);
+	case THMQI_OP_TXN_BEGIN: /* each of its messages is asked about */
+	case THMQI_OP_TXN_END:   /* who knows it */
+		return 0;
 	case THMQI_OP_TOPIC_LIST: /* of those that it may know of */
 	case THMQI_OP_LEAVE:
 	case THMQI_OP_NODES: /* how the one that leads is found */
@@ -822,6 +828,10 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		thmqi_delay_cancel(c, id, &r);
 		return;
 	}
+	if (r.op == THMQI_OP_TXN_OFFSET) {
+		thmqi_txn_offset(c, id, &r);
+		return;
+	}
 	if (c->shard->id != THMQI_SHARD_META) {
 		thmqi_reply(c, id, -EINVAL);
 		return;
@@ -870,7 +880,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		thmqi_roll_request(c, id, &r);
 		break;
 	default:
-		if (!thmqi_groups_request(m, c, id, &r))
+		if (!thmqi_groups_request(m, c, id, &r) && !thmqi_txns_request(m, c, id, &r))
 			thmqi_reply(c, id, -ENOTSUP);
 	}
 }

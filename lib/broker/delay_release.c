@@ -336,12 +336,16 @@ static void fill(const struct delay *d, const struct partition *p, const struct 
 	}
 }
 
-static void show(struct partition *p)
+static void show(struct shard *s, struct partition *p)
 {
 	struct thmqi_list *it;
 
 	if (p->visible_at > THMQ_DURABILITY_MEMORY)
 		return;
+	if (thmqi_unlikely(p->holds)) {
+		thmqi_partition_show(p, thmqi_txn_hold(s, p, p->next_offset));
+		return;
+	}
 	p->visible = p->next_offset;
 	thmqi_list_each(it, &p->subs)
 		thmqi_sub_ready(thmqi_container(it, struct sub, partition_link));
@@ -373,7 +377,7 @@ static int append(struct delay *d, struct partition *p, const struct gathered *g
 	s->delay_mark = d->order[n - 1]->number + 1;
 	p->next_offset += n;
 	p->jumped = false;
-	show(p);
+	show(s, p);
 	while (n--)
 		over(d, d->order[0]);
 	return 0;

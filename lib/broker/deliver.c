@@ -291,23 +291,37 @@ static void pass_over(struct sub *sub)
 		caught_up(sub);
 }
 
+/* A run of a transaction. True: it was aborted, and nobody sees it. */
+static bool pass_aborted(struct sub *sub, struct consumer *k)
+{
+	const struct thmq_run_header *run = k->free->view.run.header;
+
+	if (sub->uncommitted || !thmqi_txn_hides(sub->conn->shard, run))
+		return false;
+	sub->next = THMQI_MAX(sub->next, run->base_offset + run->span);
+	thmq_log_view_release(sub->partition->log, &k->free->view);
+	return true;
+}
+
 /* Give @sub what it can have. Return: runs delivered. */
 static uint32_t pump(struct sub *sub, uint32_t budget)
 {
 	struct consumer *k = thmqi_sub_consumer(sub);
 	struct partition *p = sub->partition;
 	struct thmqi_frame *f;
-	uint64_t begin, end;
+	uint64_t begin, end, visible = p->visible;
 	uint32_t done = 0;
 	int rc;
 
+	if (thmqi_unlikely(sub->uncommitted))
+		visible = thmqi_visible_all(sub->conn->shard, p);
 	if (thmqi_unlikely(sub->resolving)) {
 		if (sub->shared)
 			return thmqi_shared_pump(sub, budget);
 		if (!resolve(sub))
 			return 0;
 	}
-	while (done < budget && sub->next < p->visible && thmqi_consumer_has_credit(k)) {
+	while (done < budget && sub->next < visible && thmqi_consumer_has_credit(k)) {
 		if (thmqi_unlikely(sub->limited) && !thmqi_sub_may(sub)) {
 			thmqi_sub_later(sub);
 			return done;
@@ -315,7 +329,11 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 		f = thmqi_conn_claim(sub->conn);
 		if (!f)
 			break;
-		rc = thmq_log_read(sub->reader, p->visible, &k->free->view);
+		rc = thmq_log_read(sub->reader, visible, &k->free->view);
+		if (thmqi_unlikely(rc == 1 && k->free->view.run.header->transaction) && pass_aborted(sub, k)) {
+			done++;
+			continue;
+		}
 		if (thmqi_unlikely(rc == 1 && !(++sub->conn->shard->publisher.turns % AGE_TURNS)))
 			note_age(sub->conn->shard, k->free->view.run.header);
 		if (thmqi_unlikely(rc == 1 && sub->sift)) {
@@ -343,7 +361,7 @@ static uint32_t pump(struct sub *sub, uint32_t budget)
 			return done;
 		}
 	}
-	if (sub->next >= p->visible) {
+	if (sub->next >= visible) {
 		caught_up(sub);
 	} else if (done >= budget) {
 		thmqi_sub_ready(sub); /* others first */
@@ -605,6 +623,7 @@ int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition
 	sub->stream = f->stream;
 	sub->priority = (uint8_t)(f->key_len >> 8);
 	sub->generation = f->generation;
+	sub->uncommitted = f->flags & THMQI_ATTACH_UNCOMMITTED;
 	rc = thmqi_sift_attach(sub, f);
 	if (rc) {
 		thmqi_map_remove(&c->consumers[f->stream]->by_partition, p->id);

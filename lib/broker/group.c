@@ -4,6 +4,7 @@
  * epoch; an owner that is dead or silent for too long is not waited for: the higher epoch fences it at the shard.
  */
 #include "meta.h"
+#include "txn.h"
 
 /* Who is away is told when it comes back. */
 static void send(struct conn *c, struct thmqi_frame *f)
@@ -433,6 +434,7 @@ void thmqi_meta_conn_closed(struct meta *m, struct conn *c)
 
 	go_away(m, c);
 	leave_all(m, c, UINT32_MAX);
+	thmqi_txns_conn_closed(m, c);
 	for (change = m->changes; change; change = change->next)
 		if (change->conn == c)
 			change->conn = NULL;

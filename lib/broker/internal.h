@@ -42,12 +42,14 @@ enum state_kind {
 	STATE_GROUP_OFFSET = 1, /* item: partition << 32 | group */
 	STATE_PARTITION = 2,    /* item: partition; what its runs do not say */
 	STATE_GROUP_SHARED = 3, /* item: partition << 32 | group, whose members share it */
+	STATE_TXN = 4,          /* item: hash of transaction, partition, group: txn.h */
 	STATE_TERM = 8,         /* item 0: nothing but that another term has begun; lead.c */
 	STATE_CLUSTER = 16,     /* meta: item 0: the shards */
 	STATE_TOPIC = 17,       /* meta: item: topic id */
 	STATE_GROUP = 18,       /* meta: item: group id */
 	STATE_COUNTERS = 19,    /* meta: item 0: ids that come next, where what used them is gone */
-	STATE_PRODUCER = 20     /* meta: item: producer id */
+	STATE_PRODUCER = 20,    /* meta: item: producer id */
+	STATE_DECISION = 21     /* meta: item: transaction; txn.h */
 };
 
 /* Payloads of the slices: little endian, fixed width, as in doc/format.md. */
@@ -134,6 +136,8 @@ struct sub;
 struct shared; /* shared.c */
 struct delay;  /* delay.h */
 struct sift;   /* sift.c */
+struct txns_here; /* txn.h */
+struct txn_item;  /* txn.h */
 
 /* ------------------------------------------------------------- partitions */
 
@@ -187,6 +191,7 @@ struct partition {
 	bool dead : 1;    /* its topic was deleted */
 	bool named : 1;   /* it has a topic: a copy's log may tell of it before meta does */
 	bool parting : 1; /* for a message of some connection's, which is being stored in parts or waits for a look-up: all others wait */
+	bool holds : 1;   /* it has messages of transactions that are open: visible is not all that there is to see */
 	bool jumped : 1;  /* next_offset is beyond logged_offset, as long as nothing has been appended */
 	struct thmqi_list groups;
 	uint64_t flush_asked;   /* next_offset when the log was last asked to make all durable */
@@ -264,6 +269,7 @@ struct sub {
 	bool failed;
 	bool limited; /* its topic or its client may have only so much */
 	bool held;    /* it has had that for now */
+	bool uncommitted; /* it sees what transactions have not committed, too */
 	uint8_t priority;
 	uint8_t resolving; /* frame that is owed once the time to begin at is an offset; 0: none. Or SUB_IS_SHARED */
 	uint32_t resolved_generation; /* of the seek */
@@ -293,6 +299,7 @@ struct producer {
 /* The newest message of a partition with a key, looked up: versions.c. */
 struct key_search {
 	struct partition *partition; /* NULL: nothing is looked up */
+	const struct shard *shard;
 	struct thmq_log_reader *reader;
 	struct thmq_log_hit hit;
 	bool has_hit; /* its record is to be read */
@@ -426,6 +433,7 @@ struct shard {
 	bool stuck;   /* a client's ring is full: look again after a while, clients do not tell */
 	struct thmqi_timer stuck_timer;
 	struct delay *delay; /* NULL: no message was ever delayed */
+	struct txns_here *txns; /* NULL: no transaction ever wrote to it */
 	uint64_t delay_mark; /* numbers of DELAY_DONES below it are done */
 	bool tells_at_once; /* progress from memory, not when there is time */
 	uint32_t untold;    /* rounds since progress was told */
@@ -466,6 +474,7 @@ struct thmq_broker {
 	_Atomic bool leads;      /* meta, and serves */
 	_Atomic bool reads;      /* nobody leads meta, and what is committed is handed out: bereft.c */
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
+	_Atomic uint32_t txn_asks; /* of shards, whether a transaction is one */
 	_Atomic bool ill;        /* a shard of it has failed: another one is to lead */
 	_Atomic uint64_t full_ns; /* when a shard of it was refused room; 0: never */
 	uint32_t shard_count; /* meta included */
@@ -581,6 +590,7 @@ static inline uint64_t thmqi_batch_room(uint64_t bytes)
 
 /* produce.c */
 uint32_t thmqi_produce(struct conn *c, uint32_t budget);
+void thmqi_partition_show(struct partition *p, uint64_t offset); /* consumers see what lies below it */
 void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index);
 void thmqi_settle_failed(struct shard *s, int error);
 void thmqi_settle_forget(struct shard *s, struct conn *c);
@@ -620,6 +630,31 @@ uint32_t thmqi_delay_poll(struct shard *s);
 int thmqi_delay_live(struct shard *s, const struct thmq_log_extent *e); /* enum thmq_log_life */
 uint32_t thmqi_delay_count(const struct shard *s, uint32_t partition);
 void thmqi_delay_cancel(struct conn *c, uint64_t id, const struct thmqi_request *r);
+
+/* txn_here.c: what a shard has of transactions; txn.h */
+/* Frame @f's transaction; 0: it names none. */
+uint64_t thmqi_txn_of(const struct thmqi_frame *f);
+/* It may write to @p. 0; -EAGAIN; -ECANCELED it is over; -ENOTSUP; -EINVAL; -ENOMEM; an error of the log */
+int thmqi_txn_enter(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct txn_item **ret_item);
+void thmqi_txn_mark(struct thmq_run_header *run, uint64_t id); /* a run of frames that name it: it does instead */
+void thmqi_txn_entered(struct txn_item *item, uint32_t count); /* and has done so */
+/* Of a partition that holds: all up to @offset could be seen. Return: up to where it is */
+uint64_t thmqi_txn_hold(struct shard *s, struct partition *p, uint64_t offset);
+uint64_t thmqi_txn_visible(const struct shard *s, const struct partition *p); /* likewise: what could be */
+bool thmqi_txn_hides(const struct shard *s, const struct thmq_run_header *run); /* a run with a transaction: it was aborted */
+bool thmqi_txn_keeps(const struct shard *s, uint32_t partition, uint32_t group); /* where the group stands is being decided */
+void thmqi_txn_offset(struct conn *c, uint64_t id, const struct thmqi_request *r);
+void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run);
+void thmqi_txn_begin(struct shard *s); /* what its log has is served from now on */
+uint32_t thmqi_txn_poll(struct shard *s);
+int thmqi_txn_renew(struct shard *s, uint64_t item);
+void thmqi_txn_fini(struct shard *s);
+
+/* What could be seen of it, were there no transactions. */
+static inline uint64_t thmqi_visible_all(const struct shard *s, const struct partition *p)
+{
+	return thmqi_likely(!p->holds) ? p->visible : thmqi_txn_visible(s, p);
+}
 
 /* writers.c */
 enum writer_news {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "meta.h"
+#include "txn.h"
 
 /* ----------------------------------------------------------------- look up */
 
@@ -333,6 +334,8 @@ static int replay(struct meta *m, const struct thmq_log_run *run)
 		return replay_counters(m, run);
 	case STATE_PRODUCER:
 		return replay_named(m, run);
+	case STATE_DECISION:
+		return thmqi_txns_replay(m, run);
 	default:
 		return 0;
 	}
@@ -581,6 +584,8 @@ int thmqi_meta_renew(struct meta *m, uint32_t kind, uint64_t item)
 			return -EAGAIN;
 		n = named_by_id(m, item);
 		return n ? renew_named(m, n) : 0;
+	case STATE_DECISION:
+		return thmqi_txns_renew(m, item);
 	default:
 		return 0;
 	}
@@ -628,6 +633,7 @@ void thmqi_meta_close(struct meta *m)
 
 	if (m->timer_on)
 		thmqi_timer_stop(m->shard->core, &m->timer);
+	thmqi_txns_close(m);
 	thmqi_follow_drop(m);
 	while ((change = m->changes)) {
 		m->changes = change->next;

@@ -96,6 +96,7 @@ struct meta {
 	struct thmqi_timer timer; /* looks after silent members */
 	bool timer_on;
 	uint32_t member_count;
+	struct txns *txns; /* txn.c; NULL: there never was one */
 };
 
 struct topic *thmqi_meta_topic(struct meta *m, const char *name, uint32_t *ret_place);

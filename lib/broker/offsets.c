@@ -50,7 +50,7 @@ void thmqi_offsets_ack(struct conn *c, const struct thmqi_frame *f)
 		tell(c, f->stream, f->partition, f->seq, -THMQ_EFENCED);
 		return;
 	}
-	if (f->seq > p->visible) {
+	if (f->seq > thmqi_visible_all(c->shard, p)) {
 		tell(c, f->stream, f->partition, f->seq, -EINVAL);
 		return;
 	}

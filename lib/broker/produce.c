@@ -18,7 +18,7 @@
 
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
 #define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
-#define ALONE (THMQI_PRODUCE_REPORT | SPECIAL)
+#define ALONE (THMQI_PRODUCE_REPORT | SPECIAL | THMQI_PRODUCE_TXN)
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint64_t is)
 {
@@ -182,7 +182,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 {
 	int64_t wall = (int64_t)c->shard->core->wall_ns, time, lo, hi;
 	const struct thmqi_frame *f = first;
-	uint32_t level = level_of(c, first), report = first->extra & THMQI_PRODUCE_REPORT, need;
+	uint32_t level = level_of(c, first), kind = first->extra & (THMQI_PRODUCE_REPORT | THMQI_PRODUCE_TXN), need;
 	uint64_t id = first->arg[1];
 
 	g->count = 0;
@@ -210,10 +210,10 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 			prefetch_body(f);
 	} while (f && g->count < g->most && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
-		 (f->extra & ALONE) == report && level_of(c, f) == level &&
+		 (f->extra & ALONE) == kind && level_of(c, f) == level &&
 		 (thmqi_likely(!(f->arg[1] | id)) ||
 		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - 1)->seq)) &&
-		 check(c, f) == 0);
+		 check(c, f) == 0 && (thmqi_likely(!(kind & THMQI_PRODUCE_TXN)) || thmqi_txn_of(f) == thmqi_txn_of(first)));
 }
 
 /* Bytes that a run may have: in a volatile ring no more than half of it, but for one message that needs more. */
@@ -334,7 +334,7 @@ static bool volatile_full(const struct partition *p, uint32_t len)
 	       p->ring->appended_bytes - behind + need > p->ring->bytes;
 }
 
-static void make_visible(struct partition *p, uint64_t offset)
+void thmqi_partition_show(struct partition *p, uint64_t offset)
 {
 	struct thmqi_list *it;
 
@@ -343,6 +343,11 @@ static void make_visible(struct partition *p, uint64_t offset)
 	p->visible = offset;
 	thmqi_list_each(it, &p->subs)
 		thmqi_sub_ready(thmqi_container(it, struct sub, partition_link));
+}
+
+static void make_visible(struct shard *s, struct partition *p, uint64_t offset)
+{
+	thmqi_partition_show(p, thmqi_likely(!p->holds) ? offset : thmqi_txn_hold(s, p, offset));
 }
 
 /* The stream has another producer. What the one before has not been told yet nobody wants to know. */
@@ -617,6 +622,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	struct pending *e;
 	struct gather g;
 	struct writer *w = NULL;
+	struct txn_item *txn = NULL;
 	uint64_t index, offset, is = 0;
 	uint32_t level;
 	bool report = (first->extra & THMQI_PRODUCE_REPORT) != 0, in_parts = false;
@@ -673,6 +679,13 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (rc)
 			goto refuse;
 	}
+	if (thmqi_unlikely(first->extra & THMQI_PRODUCE_TXN)) {
+		rc = s->blocked ? -EAGAIN : thmqi_txn_enter(c, first, p, &txn);
+		if (rc == -EAGAIN)
+			return 0;
+		if (rc)
+			goto refuse;
+	}
 	e = thmqi_shard_pending_room(s);
 	if (thmqi_unlikely(!e || (!p->is_volatile &&
 				  (s->blocked ||
@@ -695,6 +708,9 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		in_parts = g.count == 0;
 	}
 	if (thmqi_unlikely(in_parts)) {
+		rc = -EMSGSIZE;
+		if (txn)
+			goto refuse;
 		rc = thmqi_parts_append(c, first, p, room, append_level(p, level), &g.len);
 		if (rc == -EAGAIN || (!rc && !(e = thmqi_shard_pending_room(s))))
 			return 0;
@@ -726,12 +742,16 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmq_log_append_abort(p->log);
 		goto refuse;
 	}
+	if (thmqi_unlikely(txn != NULL))
+		thmqi_txn_mark(run, thmqi_txn_of(first));
 	last = thmqi_frame_at(&c->wire->up, g.count - 1);
 	rc = thmq_log_append_end(p->log, run, append_level(p, level));
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
 	if (thmqi_unlikely(w != NULL))
 		w->last_seq = last->seq;
+	if (thmqi_unlikely(txn != NULL))
+		thmqi_txn_entered(txn, g.count);
 	offset = run->base_offset;
 	if (thmqi_unlikely(in_parts)) {
 		offset = c->parts.offset;
@@ -766,7 +786,10 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (thmqi_unlikely(encoded) && level)
 			e->count = 1; /* sequences, which a report is of */
 	}
-	if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY) {
+	if (thmqi_unlikely(p->holds)) {
+		if (p->visible_at <= THMQ_DURABILITY_MEMORY)
+			make_visible(s, p, p->next_offset);
+	} else if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY) {
 		p->visible = p->next_offset;
 		thmqi_list_each(it, &p->subs)
 			thmqi_sub_offer(thmqi_container(it, struct sub, partition_link));
@@ -852,7 +875,7 @@ static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
 			thmqi_conn_progress(e->conn, e->stream, 0, e->seq);
 	}
 	if (thmqi_likely(!e->part) && (e->partition->visible_at <= durability || durability == s->final))
-		make_visible(e->partition, e->end_offset);
+		make_visible(s, e->partition, e->end_offset);
 }
 
 static void tell_dirty(struct shard *s)

@@ -155,6 +155,8 @@ int thmqi_retain_renew(void *ctx, uint32_t kind, uint64_t item)
 		return renew_shared(s, item);
 	case STATE_PARTITION:
 		return thmqi_retain_leave(s, (uint32_t)item);
+	case STATE_TXN:
+		return thmqi_txn_renew(s, item);
 	case THMQ_LOG_PRODUCER:
 		return thmqi_writer_renew(s, item);
 	default:

@@ -291,6 +291,9 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 		if (p && h->len >= sizeof(struct state_partition))
 			replay_partition(p, run);
 		break;
+	case STATE_TXN:
+		thmqi_txn_replay(s, run);
+		break;
 	case THMQ_LOG_PRODUCER:
 		replay_producer(s, run);
 		break;
@@ -375,6 +378,7 @@ void thmqi_shard_begin_term(struct shard *s)
 				thmqi_shared_settle_recovery(g);
 		}
 	}
+	thmqi_txn_begin(s);
 	thmqi_delay_begin(s);
 }
 
@@ -764,6 +768,15 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 	}
 }
 
+/* Where its group stands is being decided: who began there now would do again what is done. */
+static bool waits(struct shard *s, const struct thmqi_frame *f)
+{
+	if (f->type != THMQI_FRAME_ATTACH || !thmqi_txn_keeps(s, f->partition, (uint32_t)f->arg[1]))
+		return false;
+	s->stuck = true;
+	return true;
+}
+
 static uint32_t take_frames(struct conn *c)
 {
 	struct thmqi_frame_ring *ctl = &c->wire->ctl;
@@ -776,6 +789,8 @@ static uint32_t take_frames(struct conn *c)
 		thmqi_version_go(c);
 	/* each is answered by at most one frame */
 	while (done < CTL_BUDGET && (f = thmqi_frame_peek(ctl, 0)) && thmqi_conn_room(c, 4)) {
+		if (thmqi_unlikely(c->shard->txns && waits(c->shard, f)))
+			break;
 		take_ctl(c, f);
 		thmqi_frame_advance(ctl, 1);
 		done++;
@@ -868,6 +883,8 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 		begin_with(s, turn);
 	if (thmqi_unlikely(s->delay != NULL))
 		done += thmqi_delay_poll(s);
+	if (thmqi_unlikely(s->txns != NULL))
+		done += thmqi_txn_poll(s);
 	if (!thmqi_list_empty(&s->ready))
 		done += thmqi_sub_pump_all(s);
 	if (thmqi_unlikely(!thmqi_list_empty(&s->dirty_offsets)))
@@ -1001,6 +1018,7 @@ void thmqi_shard_fini(struct shard *s)
 	}
 	thmqi_publish_end(s);
 	thmqi_delay_fini(s);
+	thmqi_txn_fini(s);
 	partitions_free(s);
 	thmqi_topics_fini(s);
 	thmqi_writers_fini(s);

@@ -600,7 +600,7 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 		else /* the spans have changed: once more */
 			from = end;
 	}
-	if (from < end && !has_messages(run)) {
+	if (from < end && (!has_messages(run) || (run->transaction && thmqi_txn_hides(sub->conn->shard, run)))) {
 		give_up(sh, &rest, end);
 		from = end;
 	}

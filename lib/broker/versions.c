@@ -23,7 +23,7 @@ static void end(struct conn *c, struct key_search *k)
 	*k = (struct key_search){0};
 }
 
-static int begin(struct key_search *k, struct partition *p, const void *key, uint32_t key_len,
+static int begin(const struct shard *s, struct key_search *k, struct partition *p, const void *key, uint32_t key_len,
 		 uint64_t before)
 {
 	int rc = thmq_log_reader_open(p->log, p->id, on_ready, NULL, &k->reader);
@@ -31,6 +31,7 @@ static int begin(struct key_search *k, struct partition *p, const void *key, uin
 	if (rc)
 		return rc;
 	k->partition = p;
+	k->shard = s;
 	return thmq_log_reader_seek_key(k->reader, key, key_len, INT64_MIN, INT64_MAX, before);
 }
 
@@ -61,7 +62,8 @@ static int read_hit(struct key_search *k, const void *key, uint32_t key_len)
 	rc = thmq_log_read_hit(k->reader, &k->hit, &view, &record);
 	if (rc != 1)
 		return rc;
-	rc = record.key_len == key_len && memcmp(record.key, key, key_len) == 0;
+	rc = record.key_len == key_len && memcmp(record.key, key, key_len) == 0 &&
+	     !(view.run.header->transaction && thmqi_txn_hides(k->shard, view.run.header));
 	k->in_parts = rc && thmqi_part_of(&record, &k->part) && !k->part.part;
 	thmq_log_view_release(k->partition->log, &view);
 	return k->in_parts ? read_last_part(k) : rc ? 1 : -ENOENT;
@@ -94,11 +96,11 @@ static int go(struct key_search *k, const void *key, uint32_t key_len)
 /* ------------------------------------------------------------------- expected */
 
 /* One past the last message. Behind it may lie parts of one that was cut short, which nobody is told of. */
-static uint64_t message_end(const struct partition *p)
+static uint64_t message_end(const struct shard *s, const struct partition *p)
 {
 	uint64_t logged = thmqi_logged_offset(p);
 
-	return p->durable >= logged ? p->visible : logged; /* all that is durable is visible, if it is to be */
+	return p->durable >= logged ? thmqi_visible_all(s, p) : logged; /* all that is durable is visible, if it is to be */
 }
 
 static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partition *p,
@@ -113,7 +115,7 @@ static int expect_key(struct conn *c, const struct thmqi_frame *f, struct partit
 	if (p->is_volatile)
 		return -ENOTSUP;
 	if (!k->partition) {
-		rc = begin(k, p, key, f->key_len, UINT64_MAX);
+		rc = begin(c->shard, k, p, key, f->key_len, UINT64_MAX);
 		p->parting = k->partition == p;
 	}
 	rc = rc ? rc : go(k, key, f->key_len);
@@ -137,7 +139,7 @@ int thmqi_version_expect(struct conn *c, const struct thmqi_frame *f, struct par
 	if (f->len - f->key_len - THMQI_PRODUCE_TAG_LEN(f->extra) < sizeof(expected))
 		return -EINVAL;
 	memcpy(&expected, at, sizeof(expected));
-	*ret_is = message_end(p);
+	*ret_is = message_end(c->shard, p);
 	if (THMQI_PRODUCE_HAS(f->extra) & THMQ_RECORD_EXPECT_KEY)
 		rc = expect_key(c, f, p, ret_is);
 	return rc ? rc : expected == *ret_is ? 0 : -THMQ_ECONFLICT;
@@ -187,7 +189,7 @@ void thmqi_version_request(struct conn *c, uint64_t id, const struct thmqi_reque
 	rc = k->key ? 0 : -ENOMEM;
 	if (!rc) {
 		memcpy(k->key, r->key, r->key_len);
-		rc = begin(k, p, k->key, k->key_len, THMQI_MIN(r->before_offset, p->visible));
+		rc = begin(c->shard, k, p, k->key, k->key_len, THMQI_MIN(r->before_offset, p->visible));
 	}
 	if (rc)
 		answer(c, rc);

@@ -347,6 +347,7 @@ struct thmq_session {
 	struct thmqi_prng prng;
 	struct asking *asking;       /* request.c; NULL: it never asked */
 	struct answering *answering; /* reply.c; NULL: it never answered */
+	struct thmq_txn *txns;       /* txn.c: those that are open */
 	bool untended; /* a consumer, or resume.c, has something to send that found no room */
 };
 
@@ -412,6 +413,7 @@ void thmqi_resume_fini(struct client_link *l);
 void thmqi_alarm(struct thmq_core *core, struct thmqi_waiter *waiter, uint64_t at_ns);
 
 /* producer.c */
+int thmqi_producer_settle(struct thmq_producer *p, uint64_t deadline); /* all is stored, or failed */
 bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot);
 /* Nobody leads, or somebody does again: new messages are refused, or not. Those that were committed go once they can. */
 void thmqi_producers_refuse(struct thmq_session *s, bool refuse);

@@ -7,6 +7,7 @@
 
 #include "client/pack.h"
 #include "internal.h"
+#include "txn.h"
 #include "wire/attributes.h"
 #include "wire/run.h"
 
@@ -216,6 +217,10 @@ static uint64_t room_claim_again(struct thmq_producer *p, struct client_link *l,
 	return room_claim(p, l, bytes);
 }
 
+/* No message of a client's is a part of one: among the attributes it says that a transaction comes first. */
+#define IN_TXN THMQ_RECORD_PART
+_Static_assert(THMQI_PRODUCE_WITH(IN_TXN) == THMQI_PRODUCE_TXN, "as a frame says it");
+
 /* A message's place in a link's data area, and what its frame will say. */
 struct place {
 	struct client_link *link;
@@ -241,8 +246,11 @@ static void write_head(const struct thmq_message_opts *opts, const struct place 
 		memcpy(m->first, opts->key, m->key_len);
 	if (m->tag_len)
 		memcpy(m->first + m->key_len, opts->tag, m->tag_len);
+	if (m->has & IN_TXN)
+		memcpy(m->first + m->key_len + m->tag_len, &opts->txn->id, sizeof(opts->txn->id));
 	if (m->has)
-		thmqi_attributes_write(opts, m->first + m->key_len + m->tag_len);
+		thmqi_attributes_write(opts, m->first + m->key_len + m->tag_len +
+						     (m->has & IN_TXN ? sizeof(opts->txn->id) : 0));
 }
 
 /* More than a batch holds: it may be stored in parts. */
@@ -326,8 +334,13 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	ret->has = ret->has_len = 0;
 	ret->encoding = opts ? opts->encoding : 0;
 	if (opts && (opts->header_count || (opts->ttl_ns | (uint64_t)opts->deliver_at_ns | opts->delay_ns) ||
-		     (opts->flags & EXPECTS))) {
+		     (opts->flags & EXPECTS) || opts->txn)) {
 		rc = thmqi_attributes_plan(opts, &ret->has, &ret->has_len);
+		if (!rc && opts->txn) {
+			rc = thmqi_txn_plan(p, opts, ret->has);
+			ret->has |= IN_TXN;
+			ret->has_len += (uint32_t)sizeof(opts->txn->id);
+		}
 		if (!rc && (ret->has & THMQ_RECORD_DELAY) && p->is_volatile)
 			rc = -ENOTSUP;
 		if (rc)
@@ -344,7 +357,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 		ret->has_len += (uint32_t)sizeof(struct thmqi_packed);
 	}
 	if (thmqi_unlikely(len > l->len_max_volatile || head_of(ret) > l->len_max_volatile - len) &&
-	    (is_too_long(p, l, head_of(ret), len) || (ret->has & THMQ_RECORD_DELAY) || ret->encoding))
+	    (is_too_long(p, l, head_of(ret), len) || (ret->has & (THMQ_RECORD_DELAY | IN_TXN)) || ret->encoding))
 		return -EMSGSIZE;
 	head = THMQI_ALIGN_UP(head_of(ret), 8u);
 	bytes = THMQI_MAX(head + THMQI_ALIGN_UP(len, 8u), 8u);
@@ -398,6 +411,14 @@ static __attribute__((noinline)) void push_id(const struct client_link *l,
 						 .extra = f->extra,
 						 .tag_hash = f->tag_hash,
 						 .key_len = f->key_len};
+}
+
+static __attribute__((noinline)) void in_txn(struct thmq_producer *p, const struct place *m)
+{
+	uint64_t id;
+
+	memcpy(&id, m->first + m->key_len + m->tag_len, sizeof(id));
+	thmqi_txn_sent(p, id);
 }
 
 /* As it is. */
@@ -465,6 +486,8 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->tag_hash = m->tag_len ? thmqi_tag_hash(m->first + m->key_len, m->tag_len) : m->encoding;
 	if (thmqi_unlikely(p->id))
 		push_id(l, m->slot, f);
+	if (thmqi_unlikely(m->has & IN_TXN))
+		in_txn(p, m);
 	thmqi_frame_commit(up);
 	if (thmqi_unlikely(l->unreleased && l->wire->packs))
 		thmqi_releases_along(l);
@@ -930,6 +953,11 @@ static bool is_settled(void *arg)
 	struct thmq_producer *p = arg;
 
 	return (uint64_t)thmqi_client_watermark(p) == p->last_seq;
+}
+
+int thmqi_producer_settle(struct thmq_producer *p, uint64_t deadline)
+{
+	return is_settled(p) ? 0 : thmqi_session_block(p->session, is_settled, p, deadline);
 }
 
 int thmqi_client_flush(struct thmq_producer *p, uint64_t timeout_ns)

@@ -99,6 +99,8 @@ bool thmqi_reading_attach(struct reading *r)
 		thmqi_shared_attaching(r, f);
 	if (c->selection)
 		f->flags |= THMQI_ATTACH_FILTERED;
+	if (c->opts.flags & THMQ_CONSUMER_READ_UNCOMMITTED)
+		f->flags |= THMQI_ATTACH_UNCOMMITTED;
 	r->state = READING_ATTACHING;
 	thmqi_ctl_commit(r->link);
 	return true;

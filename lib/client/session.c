@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "internal.h"
+#include "txn.h"
 
 #define DOWN_FRAMES 1024u
 #define PROCESS_BUDGET 256u /* frames of one link in one go */
@@ -164,6 +165,13 @@ static void take_durable(struct client_link *l, uint32_t stream, const struct th
 		l->progress[stream][0] = THMQI_MAX(l->progress[stream][0], f->seq);
 }
 
+static void tell_check(struct thmq_session *s, const struct thmqi_frame *f)
+{
+	const struct thmq_event e = {.type = THMQ_EVENT_TXN_CHECK, .sequence = f->seq, .count = f->arg[0]};
+
+	thmqi_session_event(s, &e);
+}
+
 static void take(struct client_link *l, const struct thmqi_frame *f)
 {
 	struct thmq_session *s = l->session;
@@ -207,6 +215,10 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 	case THMQI_FRAME_WEAKER:
 		if (s->producers[stream])
 			thmqi_producer_weaker(s->producers[stream], f);
+		break;
+	case THMQI_FRAME_TXN_CHECK:
+		if (l->shard == THMQI_SHARD_META)
+			tell_check(s, f);
 		break;
 	case THMQI_FRAME_LOST:
 		if (!(f->extra & THMQI_OF_PRODUCER) && s->consumers[stream])
@@ -732,6 +744,8 @@ static bool may_repeat(const struct thmqi_request *r)
 	case THMQI_OP_TOPIC_DELETE:
 	case THMQI_OP_DELAYED_CANCEL:
 	case THMQI_OP_GROUP_DELETE:
+	case THMQI_OP_TXN_BEGIN:
+	case THMQI_OP_TXN_OFFSET:
 		return false;
 	case THMQI_OP_LEAD: /* another one may lead already */
 		return r->volatile_bytes != 0;
@@ -917,6 +931,7 @@ int thmqi_client_session_close(struct thmq_session *s, uint64_t timeout_ns)
 			return -EDEADLK;
 	thmqi_answering_close(s, deadline);
 	thmqi_asking_close(s, deadline);
+	thmqi_session_txns_close(s, deadline);
 	for (i = 0; i < THMQI_STREAMS; i++) {
 		if (!s->producers[i] || s->producers[i]->is_consumers) /* its consumer closes it */
 			continue;

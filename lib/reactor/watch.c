@@ -153,8 +153,11 @@ int thmqi_watch_open(struct thmq_core *core, int fd, uint32_t events,
 				 .ctx = ctx,
 				 .fd = fd,
 				 .events = events};
-	rc = core->ring ? thmqi_ring_poll_multishot(core->ring, fd, events, &w->op)
-			: add_to_epoll(l, w);
+	/* those that are paused go on without memory, whoever has come meanwhile; one is the core's own */
+	rc = core->ring ? thmqi_ring_poll_room(core->ring, 2 + PAUSED_MAX) : 0;
+	if (!rc)
+		rc = core->ring ? thmqi_ring_poll_multishot(core->ring, fd, events, &w->op)
+				: add_to_epoll(l, w);
 	if (rc) {
 		free(w);
 		return rc;

@@ -139,24 +139,40 @@ static void prep_poll(struct io_uring_sqe *sqe, const struct ring_poll *p)
 	sqe->user_data = (uint64_t)(uintptr_t)p->op | RING_TAG_POLL;
 }
 
+static int polls_grow(struct thmqi_ring *r)
+{
+	uint32_t count = r->poll_count ? r->poll_count * 2 : 16;
+	struct ring_poll *grown = realloc(r->polls, count * sizeof(*grown));
+
+	if (!grown)
+		return -ENOMEM;
+	memset(grown + r->poll_count, 0, (count - r->poll_count) * sizeof(*grown));
+	r->polls = grown;
+	r->poll_count = count;
+	return 0;
+}
+
+int thmqi_ring_poll_room(struct thmqi_ring *r, uint32_t count)
+{
+	uint32_t free, i;
+
+	do {
+		for (i = free = 0; i < r->poll_count && free < count; i++)
+			free += !r->polls[i].op;
+	} while (free < count && polls_grow(r) == 0);
+	return free < count ? -ENOMEM : 0;
+}
+
 /* A free entry; the table grows when a connection is made, never on the message path. */
 static struct ring_poll *poll_entry(struct thmqi_ring *r)
 {
-	struct ring_poll *grown;
-	uint32_t count, i;
+	uint32_t i;
 
 	for (i = 0; i < r->poll_count; i++) {
 		if (!r->polls[i].op)
 			return &r->polls[i];
 	}
-	count = r->poll_count ? r->poll_count * 2 : 16;
-	grown = realloc(r->polls, count * sizeof(*grown));
-	if (!grown)
-		return NULL;
-	memset(grown + r->poll_count, 0, (count - r->poll_count) * sizeof(*grown));
-	r->polls = grown;
-	r->poll_count = count;
-	return &r->polls[i];
+	return polls_grow(r) == 0 ? &r->polls[i] : NULL;
 }
 
 int thmqi_ring_poll_multishot(struct thmqi_ring *r, int fd, uint32_t events,

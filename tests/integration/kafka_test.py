@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kafka_test.py - Kafka's clients as they are, against examples/kafka. Usage: kafka_test.py KAFKA THMQ [CASE...]
 
-Needs kcat, python3-kafka and python3-confluent-kafka of the distribution; exit 77 where they are not. With THMQ_TEST_FULL=1 more kills and
+Needs kcat, python3-kafka and python3-confluent-kafka of the distribution; exit 77 where they are not. kafkajs is tried where node finds it. With THMQ_TEST_FULL=1 more kills and
 more messages."""
 
 import json
@@ -522,8 +522,121 @@ def batches_as_they_came(b):
     same(len(read_all(b, 'whole')), 150)
 
 
+def by_kafkajs(b):
+    """Another client, written anew in another language: idempotent producer, gzip, a group, what is asked about groups and offsets."""
+    if not shutil.which('node') or subprocess.run(['node', '-e', 'require("kafkajs")'], capture_output=True).returncode:
+        print('no kafkajs: it is not tried (npm install kafkajs, NODE_PATH)')
+        return
+    p = subprocess.run(['node', os.path.join(os.path.dirname(os.path.abspath(__file__)), 'kafka_test.js'), b.url], capture_output=True, text=True, timeout=60)
+    same(p.returncode, 0, p.stdout + p.stderr)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+class Three:
+    """Three brokers that keep the same data."""
+
+    def __init__(self, dir):
+        ports = [[free_port() for _ in range(3)] for _ in range(3)]  # of Kafka's clients, of the library's, among themselves
+        self.dir, self.kafka = dir, ['127.0.0.1:%d' % p[0] for p in ports]
+        self.native = ['tcp://127.0.0.1:%d' % p[1] for p in ports]
+        self.cluster = ','.join('%d=%s+%d' % (i + 1, self.native[i], p[2]) for i, p in enumerate(ports))
+        self.peers = ','.join('%d=%s' % (i + 1, k) for i, k in enumerate(self.kafka))
+        self.url = ','.join(self.kafka)
+        self.processes = [None] * 3
+        for i in range(3):
+            self.start(i)
+
+    def start(self, i):
+        with open('%s.%d.log' % (self.dir, i), 'a') as log:
+            self.processes[i] = subprocess.Popen(
+                [KAFKA, '--data', '%s.%d' % (self.dir, i), '--listen', self.kafka[i], '--thmq', self.native[i], '--cluster', self.cluster,
+                 '--cluster-name', 'test', '--node-id', str(i + 1), '--peers', self.peers], stdout=log, stderr=log)
+
+    def leader(self, seconds=30):
+        """Which one leads, as clients hear it."""
+        end = time.time() + seconds
+        while time.time() < end:
+            p = subprocess.run(['kcat', '-b', self.url, '-L', '-J', '-m', '2', '-X', 'log_level=0'], capture_output=True, text=True)
+            try:
+                id = json.loads(p.stdout)['controllerid']
+                if id > 0 and self.processes[id - 1].poll() is None:
+                    return id - 1
+            except (ValueError, KeyError):
+                pass
+            time.sleep(0.1)
+        check(False, 'nobody leads:', p.stdout, p.stderr, self.logs())
+
+    def logs(self):
+        return [open('%s.%d.log' % (self.dir, i)).read()[-1000:] for i in range(3)]
+
+    def stop(self, sig):
+        for p in self.processes:
+            if p.poll() is None:
+                p.send_signal(sig)
+        for p in self.processes:
+            p.wait(30)
+
+
+def three_brokers_and_a_kill(b):
+    """The one that leads is killed, twice: what was acknowledged is there once and in order, and a group goes on where it was."""
+    three = Three(b.dir + '.three')
+    try:
+        first = three.leader()
+        a = confluent_kafka.admin.AdminClient({'bootstrap.servers': three.url, 'log_level': 0})
+        next(iter(a.create_topics([confluent_kafka.admin.NewTopic('kept', 1, 3)]).values())).result(20)
+        count, failed = 200 * (50 if FULL else 10), []
+        p = confluent_kafka.Producer({'bootstrap.servers': three.url, 'enable.idempotence': True, 'linger.ms': 5, 'batch.num.messages': 20,
+                                      'reconnect.backoff.max.ms': 200, 'retry.backoff.ms': 50, 'message.timeout.ms': 60000,
+                                      'topic.metadata.refresh.fast.interval.ms': 50, 'log_level': 0,
+                                      'error_cb': lambda e: failed.append(e) if e.code() == confluent_kafka.KafkaError._FATAL else None})
+        killed = None
+        for i in range(count):
+            p.produce('kept', b'%d' % i, partition=0, on_delivery=lambda e, m: failed.append(e) if e else None)
+            p.poll(0.001 if i % 20 == 0 else 0)
+            if i == count // 3:
+                three.processes[first].kill()
+                three.processes[first].wait()
+                killed = three.leader()
+                check(killed != first)
+            if i == count * 2 // 3:
+                three.start(first)
+        same(p.flush(60), 0, three.logs())
+        check(not failed, failed[:3])
+        same(read_all(three, 'kept', '-X', 'log_level=0'), [str(i) for i in range(count)])
+        c = confluent_kafka.Consumer({'bootstrap.servers': three.url, 'group.id': 'team', 'auto.offset.reset': 'earliest', 'enable.auto.commit': False,
+                                      'session.timeout.ms': 6000, 'log_level': 0})
+        c.subscribe(['kept'])
+        seen, end = [], time.time() + 60
+
+        def take(until):
+            while len(seen) < until:
+                check(time.time() < end, 'in time:', len(seen), three.logs())
+                m = c.poll(0.5)
+                if m and not m.error():
+                    seen.append(int(m.value()))
+
+        take(100)
+        c.commit(asynchronous=False)
+        now = three.leader()
+        three.processes[now].kill()
+        three.processes[now].wait()
+        take(count)
+        check(set(seen) == set(range(count)), 'all are seen')
+        c.close()
+    except BaseException:
+        print(three.logs())
+        raise
+    finally:
+        three.stop(signal.SIGKILL)
+
+
 CASES = [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
-         what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, by_ipv6, who_the_client_is]
+         what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, by_kafkajs, by_ipv6, three_brokers_and_a_kill, who_the_client_is]
 
 
 def main():

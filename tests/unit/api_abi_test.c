@@ -47,7 +47,8 @@ static const struct {
 	STRUCT(thmq_partition_info, 56, delayed, 48),
 	STRUCT(thmq_key_info, 24, time_ns, 16),
 	STRUCT(thmq_producer_opts, 40, compress_level, 36),
-	STRUCT(thmq_message_opts, 104, reserved3, 100),
+	STRUCT(thmq_message_opts, 112, txn, 104),
+	STRUCT(thmq_txn_opts, 40, reserved, 36),
 	STRUCT(thmq_consumer_opts, 120, reserved2, 116),
 	STRUCT(thmq_group_info, 288, lag, 280),
 	STRUCT(thmq_group_member, 96, instance, 32),
@@ -177,6 +178,7 @@ Test(api_abi, options_begin_with_size_and_flags)
 	OPTS(thmq_producer_opts);
 	OPTS(thmq_message_opts);
 	OPTS(thmq_consumer_opts);
+	OPTS(thmq_txn_opts);
 	OPTS(thmq_log_opts);
 	OPTS(thmq_log_repair_opts);
 	OPTS(thmq_slabs_opts);
@@ -200,6 +202,7 @@ Test(api_abi, the_macros_make_what_init_makes)
 	SAME(thmq_producer_opts, THMQ_PRODUCER_OPTS);
 	SAME(thmq_message_opts, THMQ_MESSAGE_OPTS);
 	SAME(thmq_consumer_opts, THMQ_CONSUMER_OPTS);
+	SAME(thmq_txn_opts, THMQ_TXN_OPTS);
 	SAME(thmq_log_opts, THMQ_LOG_OPTS);
 	SAME(thmq_log_repair_opts, THMQ_LOG_REPAIR_OPTS);
 	SAME(thmq_slabs_opts, THMQ_SLABS_OPTS);
@@ -251,6 +254,8 @@ Test(api_abi, numbers_never_change)
 		IS(THMQ_CONSUMER_SHARED, 2),    IS(THMQ_EVENT_DEAD_LETTER, 13),
 		IS(THMQ_EVENT_WEAKER, 21),
 		IS(THMQ_EVENT_REQUEST_EXPIRED, 20), IS(THMQ_TOPIC_TEMPORARY, 256),
+		IS(THMQ_EVENT_TXN_CHECK, 24),   IS(THMQ_CONSUMER_READ_UNCOMMITTED, 16),
+		IS(THMQ_TXN_COMMIT, 1),         IS(THMQ_TXN_ABORT, 2),
 		IS(THMQ_ASSIGN_STICKY, 3),      IS(THMQ_GROUP_FORCE, 1),
 		IS(THMQ_FILTER_MAX, 1024),      IS(THMQ_INSTANCE_MAX, 63),
 		IS(THMQ_EVENT_CLOSED, 9),       IS(THMQ_EVENT_DROPPED, 10),

@@ -35,6 +35,15 @@ int thmqi_client_partition_describe(struct thmq_session *session, const char *to
 				    uint32_t partition, const char *group,
 				    struct thmq_partition_info *ret_info);
 
+int thmqi_client_txn_begin(struct thmq_session *session, const struct thmq_txn_opts *opts, struct thmq_txn **ret_txn);
+uint64_t thmqi_client_txn_id(const struct thmq_txn *txn);
+int thmqi_client_txn_ack(struct thmq_txn *txn, struct thmq_consumer *consumer, const struct thmq_message *message);
+int thmqi_client_txn_prepare(struct thmq_txn *txn, uint64_t timeout_ns);
+int thmqi_client_txn_commit(struct thmq_txn *txn, uint64_t timeout_ns);
+int thmqi_client_txn_abort(struct thmq_txn *txn, uint64_t timeout_ns);
+int thmqi_client_txn_watch(struct thmq_session *session, const char *name);
+int thmqi_client_txn_decide(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns);
+
 int thmqi_client_delayed_cancel(struct thmq_session *session, const char *topic, uint32_t partition, uint64_t number);
 int thmqi_client_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,
 			  uint32_t key_len, uint64_t before_offset, struct thmq_key_info *ret_info);

@@ -68,6 +68,8 @@ int thmqi_ring_close_fd(struct thmqi_ring *r, int fd, struct thmqi_ring_op *op);
  * (an error, or cancelled): thmqi_ring_has_more(). Then it may be armed again. */
 int thmqi_ring_poll_multishot(struct thmqi_ring *r, int fd, uint32_t events,
 			      struct thmqi_ring_op *op);
+/* From now on so many polls can be begun without memory for each. 0; -ENOMEM. */
+int thmqi_ring_poll_room(struct thmqi_ring *r, uint32_t count);
 /* End a multishot poll: done comes with -ECANCELED. 0; -ENOENT it is not armed; -EAGAIN. Needed before @fd is
  * closed, since the ring holds the file. */
 int thmqi_ring_cancel(struct thmqi_ring *r, struct thmqi_ring_op *op);

@@ -30,6 +30,7 @@ enum thmqi_frame_type {
 				  flags: start kind, | THMQI_ATTACH_ALWAYS to begin there even where the group has an
 				  offset, | THMQI_ATTACH_RESUME likewise unless the group is further;
 				  | THMQI_ATTACH_FILTERED: by the text that came in FILTER frames;
+				  | THMQI_ATTACH_UNCOMMITTED: also what transactions have not committed, or aborted;
 				  | THMQI_ATTACH_SHARED: a member of a shared group; seq is how long a message is its own, ns;
 				  len: credit bytes; extra: credit messages; generation; key_len: 0, or how many priorities |
 				  which one << 8: each has such credits of its own */
@@ -113,6 +114,8 @@ enum thmqi_frame_type {
 		       one that they waited for, and a PROGRESS says that they have. Of a producer without reports */
 	THMQI_FRAME_LIMITED =
 		64, /* stream partition; arg0: a limit holds it up for so many ns; extra: THMQI_OF_PRODUCER: the stream is a producer's */
+	THMQI_FRAME_TXN_CHECK =
+		58, /* meta; seq: a prepared transaction, about which somebody who watches its name is to decide; arg0: how often that was asked */
 	THMQI_FRAME_LOST =
 		46 /* stream partition; seq: first offset; arg1: count, 0: not known: messages of a weaker ack or visibility, which
 		      is flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
@@ -154,12 +157,15 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 /* THMQ_RECORD_*: what lies behind the tag */
 #define THMQI_PRODUCE_WITH(record_flags) ((uint32_t)(record_flags) << 10)
 #define THMQI_PRODUCE_HAS(extra) ((uint8_t)((extra) >> 10 & 0x7e)) /* THMQ_RECORD_PART is the broker's own */
+/* and here says: it is of a transaction, whose id is 8 bytes right behind the tag, before all that the other flags tell of */
+#define THMQI_PRODUCE_TXN THMQI_PRODUCE_WITH(THMQ_RECORD_PART)
 #define THMQI_PRODUCE_ENCODED 0x40000u /* data is the payload of a run of its own */
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_SHARED 0x20u
 #define THMQI_ATTACH_FILTERED 0x10u
-#define THMQI_ATTACH_KIND(flags) ((flags)&0x0fu)
+#define THMQI_ATTACH_UNCOMMITTED 0x08u
+#define THMQI_ATTACH_KIND(flags) ((flags)&0x07u)
 #define THMQI_FILTER_PIECE 24u
 #define THMQI_SETTLE_ACK 1u    /* done */
 #define THMQI_SETTLE_NACK 2u   /* to be handed out again, after arg0 */
@@ -292,10 +298,21 @@ enum thmqi_op {
 				       UINT32_MAX: none; total */
 	THMQI_OP_GROUP_EXPEL = 43, /* meta; name, group: all its members are put out */
 	THMQI_OP_GROUP_DELETE = 44, /* meta; name, group; topic_flags: THMQI_GROUP_FORCE, else -EBUSY where it has members */
+	THMQI_OP_TXN_BEGIN = 64, /* meta; group: its name, or ""; member: a secret, by chance; session_timeout_ns; retention_ns: of checks;
+				    index: how many; topic_flags: THMQI_TXN_STAYS -> value[0]: id */
+	THMQI_OP_TXN_END = 65, /* meta; member: id, volatile_bytes: the secret, or it is watched; index: THMQI_TXN_*;
+				  before_offset: messages and offsets that it has, UINT64_MAX: not known -> status 0; -ECANCELED it was aborted, … */
+	THMQI_OP_TXN_WATCH = 66, /* meta; group: name: TXN_CHECK frames come to this connection, too, and it may end those of that name */
+	THMQI_OP_TXN_OFFSET = 67, /* shard; member: id, partition, group_id, stream, session_timeout_ns: epoch, before_offset: all below it is
+				     done, if the transaction is committed */
 	THMQI_OP_GROUP_RESET = 45 /* shard; partition, group_id, index: enum thmq_start, before_offset: its value, topic_flags likewise ->
 				     value[0]: the offset; 0: it is stored; -EAGAIN: it is being stored, ask again for this offset */
 };
 #define THMQI_GROUP_FORCE 1u
+#define THMQI_TXN_STAYS 1u /* its connection may be lost, and come back */
+#define THMQI_TXN_COMMIT 1u
+#define THMQI_TXN_ABORT 2u
+#define THMQI_TXN_PREPARE 3u
 
 /* What a topic is described for: who may do that may see it. */
 enum thmqi_purpose { THMQI_TO_DESCRIBE, THMQI_TO_PRODUCE, THMQI_TO_CONSUME, THMQI_TO_ANY };
