@@ -114,7 +114,8 @@ static const struct subject subjects[] = {
 	{"producer", sizeof(struct thmq_producer_opts), THMQ_PRODUCER_REPORT, call_producer, false},
 	{"message", sizeof(struct thmq_message_opts), THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY,
 	 call_message, true},
-	{"consumer", sizeof(struct thmq_consumer_opts), THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED, call_consumer,
+	{"consumer", sizeof(struct thmq_consumer_opts), THMQ_CONSUMER_START_ALWAYS | THMQ_CONSUMER_SHARED | THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED |
+	 THMQ_CONSUMER_READ_UNCOMMITTED, call_consumer,
 	 false},
 };
 
@@ -394,7 +395,7 @@ static void other_bounds(void)
 /* The _init calls give what the macros give. */
 static void init_calls(void)
 {
-	uint32_t opts[64];
+	uint32_t opts[128];
 	unsigned i;
 
 #define INIT(call, type)                                                                           \

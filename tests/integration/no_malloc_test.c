@@ -262,7 +262,7 @@ static void open_run(struct run *r, const struct phase *p, const char *dir)
 	     thmq_topic_create(r->session, TOPIC,
 			       THMQ_TOPIC_OPTS(.flags = p->logged ? 0 : THMQ_TOPIC_VOLATILE,
 					       .partition_count = 4, .visible_at = level,
-					       .volatile_bytes = 1u << 20)));
+					       .volatile_bytes = p->logged ? 0 : 1u << 20)));
 	must("producer", thmq_producer_open(r->session, TOPIC,
 					    THMQ_PRODUCER_OPTS(.durability = level), &r->producer));
 	must("consumer",

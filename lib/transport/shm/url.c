@@ -7,6 +7,7 @@
 #include "shm.h"
 
 #define MODE_DEFAULT 0600u
+#define FILE_MAX 64 /* of a name in a directory whose path is too long for a socket */
 
 static int bad(const char *url, const char *why)
 {
@@ -111,13 +112,13 @@ int thmqi_shm_address(const struct shm_place *place, struct sockaddr_un *ret, so
 		memcpy(ret->sun_path, place->path, len + 1);
 		return 0;
 	}
-	if (!slash || strlen(file) > 64)
+	if (!slash || strlen(file) > FILE_MAX)
 		return -ENAMETOOLONG;
 	memcpy(dir, place->path, (size_t)(file - place->path));
 	dir[file - place->path] = 0;
 	*ret_dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (*ret_dir_fd < 0)
 		return -errno;
-	snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/%s", *ret_dir_fd, file);
+	snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/%.*s", *ret_dir_fd, FILE_MAX, file);
 	return 0;
 }
