@@ -733,6 +733,8 @@ static int end(struct world *w)
 
 	w->healed = true;
 	w->heal_at = 1;
+	if (tend(w)) /* the power may have gone just now, and what is asked waits for somebody who leads */
+		return -1;
 	until = now(w) + 20 * SECOND; /* a disk may stand still for some of it */
 	for (i = 0; (i < 50000 || now(w) < until) && !is_done(w); i++)
 		if (step(w))
