@@ -588,7 +588,7 @@ static int resolve_attach(struct partition *p, uint32_t kind, uint64_t value, bo
 	uint64_t begin, end;
 
 	bounds_of(p, &begin, &end);
-	/* likewise who was further at another copy: that comes, once somebody leads */
+	/* likewise who was further at another copy: one that leads no more, and has not heard of that yet, sends it away soon */
 	if (kind != THMQ_START_OFFSET || (value >= begin && (!waits || value <= end)))
 		return thmqi_sub_start(p, kind, value, ret_offset);
 	*ret_offset = value;
@@ -642,11 +642,12 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 	struct consumer *k;
 	struct sub *sub;
 	uint64_t offset;
-	bool known;
+	bool known, waits = kind == THMQI_START_AGAIN && c->shard->lead;
 	int rc;
 
 	if (f->stream >= THMQI_STREAMS || !f->len || !f->extra)
 		return -EINVAL;
+	kind = kind == THMQI_START_AGAIN ? THMQ_START_OFFSET : kind;
 	if (!p || p->dead)
 		return p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION;
 	if (c->guarded && thmqi_guard_ask_partition(c, THMQ_OPERATION_CONSUME, p) != 0)
@@ -672,9 +673,9 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		if (known && goes_before(g, f))
 			rc = 0, offset = g->offset, *ret_flags = THMQI_ATTACHED_AT_GROUP;
 		else
-			rc = resolve_attach(p, kind, f->arg[0], c->shard->reads_only, &offset);
+			rc = resolve_attach(p, kind, f->arg[0], waits, &offset);
 	} else {
-		rc = resolve_attach(p, kind, f->arg[0], c->shard->reads_only, &offset);
+		rc = resolve_attach(p, kind, f->arg[0], waits, &offset);
 	}
 	if (rc)
 		return rc;

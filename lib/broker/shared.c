@@ -842,7 +842,7 @@ static int begin(struct conn *c, struct group_offset *g, const struct thmqi_fram
 {
 	struct partition *p = g->partition;
 	uint64_t offset = g->offset;
-	uint32_t kind = THMQI_ATTACH_KIND(f->flags);
+	uint32_t kind = THMQI_ATTACH_KIND(f->flags) == THMQI_START_AGAIN ? THMQ_START_OFFSET : THMQI_ATTACH_KIND(f->flags);
 	int rc;
 
 	if (g->shared)

@@ -84,7 +84,7 @@ bool thmqi_reading_attach(struct reading *r)
 	f->type = THMQI_FRAME_ATTACH;
 	f->flags = (uint8_t)(c->opts.start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? THMQI_ATTACH_ALWAYS : 0));
 	if (r->resumes)
-		f->flags = (uint8_t)(THMQ_START_OFFSET | (c->grouped ? THMQI_ATTACH_RESUME : THMQI_ATTACH_ALWAYS));
+		f->flags = (uint8_t)(THMQI_START_AGAIN | (c->grouped ? THMQI_ATTACH_RESUME : THMQI_ATTACH_ALWAYS));
 	f->stream = c->stream;
 	f->partition = r->partition;
 	f->key_len = (uint16_t)(c->priorities | r->priority << 8);

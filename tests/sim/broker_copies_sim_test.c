@@ -62,6 +62,7 @@ struct world {
 	uint32_t sent, settled, lost, kills, cuts, topics, refused;
 	struct thmq_producer *filler; /* NULL: segments do not fill */
 	uint64_t moved; /* runs that were appended again */
+	uint64_t read; /* looks at shards that nobody leads, and that are read */
 	enum { ABSENT, PRESENT, UNKNOWN } topic[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
@@ -270,7 +271,11 @@ static void trouble(struct world *w)
 {
 	uint32_t i, k;
 
-	switch (chance(w, 9)) {
+	switch (chance(w, 10)) {
+	case 9: /* each for itself, for so long that what is committed is read all the same */
+		memset(w->cut, true, sizeof(w->cut));
+		w->heal_at = now(w) + (600 + chance(w, 600)) * MS;
+		break;
 	case 8: /* longer than a close waits */
 		thmqi_disk_sim_fault_add(w->sim,
 					 &(struct thmqi_disk_sim_fault){
@@ -553,9 +558,46 @@ static int check_topics(struct world *w)
 	return 0;
 }
 
+/* Where nobody leads: is what is handed out committed? */
+static int check_read(struct world *w, const struct shard *s)
+{
+	struct thmq_log_reader *reader;
+	struct thmq_log_view view;
+	struct partition *p;
+	uint32_t i = 0;
+
+	while ((p = thmqi_map_next((struct thmqi_map *)&s->partitions, &i))) {
+		if (p->dead || !p->log || !p->visible || thmqi_is_own_partition(p->id))
+			continue;
+		CHECK(w, thmq_log_reader_open(p->log, p->id, NULL, NULL, &reader) == 0);
+		thmq_log_reader_seek(reader, p->visible - 1);
+		if (thmq_log_read(reader, p->visible, &view) == 1) {
+			CHECK(w, view.run.index <= s->lead->known);
+			thmq_log_view_release(p->log, &view);
+		}
+		thmq_log_reader_close(reader);
+	}
+	return 0;
+}
+
+static int check_reads(struct world *w)
+{
+	uint32_t i, k;
+
+	at = "read without a majority";
+	for (i = 0; i < BROKERS; i++)
+		for (k = 1; w->brokers[i] && k < w->brokers[i]->shard_count; k++)
+			if (w->brokers[i]->shards[k].reads_only) {
+				w->read++;
+				if (check_read(w, &w->brokers[i]->shards[k]))
+					return -1;
+			}
+	return 0;
+}
+
 static int step(struct world *w)
 {
-	if (tend(w) || (chance(w, 40) == 0 && change_topic(w)) ||
+	if (check_reads(w) || tend(w) || (chance(w, 40) == 0 && change_topic(w)) ||
 	    (chance(w, 60) == 0 && member_moves(w)) || take_by_members(w) || take_by_sharer(w) ||
 	    send_some(w) || fill_some(w) ||
 	    take_some(w, 0) || take_some(w, 1) || take_events(w))
@@ -691,6 +733,8 @@ static int end(struct world *w)
 
 	w->healed = true;
 	w->heal_at = 1;
+	if (tend(w)) /* the power may have gone just now, and what is asked waits for somebody who leads */
+		return -1;
 	until = now(w) + 20 * SECOND; /* a disk may stand still for some of it */
 	for (i = 0; (i < 50000 || now(w) < until) && !is_done(w); i++)
 		if (step(w))
@@ -773,6 +817,7 @@ static int run(uint64_t seed, uint32_t defects, struct world *sum)
 	sum->topics += w->topics;
 	sum->refused += w->refused;
 	sum->moved += w->moved;
+	sum->read += w->read;
 	finish(w);
 	free(w);
 	return rc;
@@ -810,8 +855,8 @@ int main(int argc, char **argv)
 		if (run(seed, 0, &sum) && ++failed == 3)
 			break;
 	printf("%llu seeds, %u times disconnected, %u kills, %u power cuts, %u topics made and "
-	       "deleted, %u messages refused, %llu runs appended again, %llu failed\n",
-	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics, sum.refused, (unsigned long long)sum.moved,
+	       "deleted, %u messages refused, %llu runs appended again, %llu looks at what is read without a majority, %llu failed\n",
+	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read,
 	       (unsigned long long)failed);
 	return failed != 0 || (count >= 10 && (!sum.lost || !is_caught(first)));
 }

@@ -166,6 +166,7 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 #define THMQI_ATTACH_FILTERED 0x10u
 #define THMQI_ATTACH_UNCOMMITTED 0x08u
 #define THMQI_ATTACH_KIND(flags) ((flags)&0x07u)
+#define THMQI_START_AGAIN 5u /* a start kind beside enum thmq_start: at the offset that this consumer comes to next, as another connection has told */
 #define THMQI_FILTER_PIECE 24u
 #define THMQI_SETTLE_ACK 1u    /* done */
 #define THMQI_SETTLE_NACK 2u   /* to be handed out again, after arg0 */
