@@ -588,9 +588,14 @@ static inline uint64_t thmqi_batch_room(uint64_t bytes)
 	return bytes ? thmqi_pow2_up(THMQI_MAX(bytes, (uint64_t)THMQI_BLOCK)) : 0;
 }
 
-/* produce.c */
-uint32_t thmqi_produce(struct conn *c, uint32_t budget);
+uint32_t thmqi_produce(struct conn *c, uint32_t budget); /* produce.c */
+
+/* settle.c */
 void thmqi_partition_show(struct partition *p, uint64_t offset); /* consumers see what lies below it */
+/* A run's producer wanted a report; room was kept when the run was taken. */
+void thmqi_settle_report(struct conn *c, uint32_t stream, uint32_t partition, uint32_t level, uint64_t first_seq, uint32_t count,
+			 uint64_t base_offset);
+bool thmqi_settle_keep(struct lead *l, const struct pending *e); /* until all copies have it. False: so many wait already, and those that come wait behind */
 void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index);
 void thmqi_settle_failed(struct shard *s, int error);
 void thmqi_settle_forget(struct shard *s, struct conn *c);
@@ -640,6 +645,11 @@ void thmqi_txn_mark(struct thmq_run_header *run, uint64_t id); /* a run of frame
 void thmqi_txn_entered(struct txn_item *item, uint32_t count); /* and has done so */
 /* Of a partition that holds: all up to @offset could be seen. Return: up to where it is */
 uint64_t thmqi_txn_hold(struct shard *s, struct partition *p, uint64_t offset);
+/* Consumers see what lies below it, but for what is of an open transaction. */
+static inline void thmqi_partition_reach(struct shard *s, struct partition *p, uint64_t offset)
+{
+	thmqi_partition_show(p, thmqi_likely(!p->holds) ? offset : thmqi_txn_hold(s, p, offset));
+}
 uint64_t thmqi_txn_visible(const struct shard *s, const struct partition *p); /* likewise: what could be */
 bool thmqi_txn_hides(const struct shard *s, const struct thmq_run_header *run); /* a run with a transaction: it was aborted */
 bool thmqi_txn_keeps(const struct shard *s, uint32_t partition, uint32_t group); /* where the group stands is being decided */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * produce.c - the path of a message in: frames from a client's ring become one run in the batch that is being formed,
- * and settle when the log says so. Nothing here allocates, locks or blocks.
+ * produce.c - the path of a message in: frames from a client's ring become one run in the batch that is being formed;
+ * settle.c goes on when the log says that it is there. Nothing here allocates, locks or blocks.
  */
 #include "base/probe.h"
 #include "commitlog/hint.h"
@@ -14,7 +14,6 @@
 #define FLUSH_RUNS (PENDING_COUNT / 2)
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
-#define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
 #define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
@@ -334,22 +333,6 @@ static bool volatile_full(const struct partition *p, uint32_t len)
 	       p->ring->appended_bytes - behind + need > p->ring->bytes;
 }
 
-void thmqi_partition_show(struct partition *p, uint64_t offset)
-{
-	struct thmqi_list *it;
-
-	if (offset <= p->visible)
-		return;
-	p->visible = offset;
-	thmqi_list_each(it, &p->subs)
-		thmqi_sub_ready(thmqi_container(it, struct sub, partition_link));
-}
-
-static void make_visible(struct shard *s, struct partition *p, uint64_t offset)
-{
-	thmqi_partition_show(p, thmqi_likely(!p->holds) ? offset : thmqi_txn_hold(s, p, offset));
-}
-
 /* The stream has another producer. What the one before has not been told yet nobody wants to know. */
 static void begin_life(struct producer *p, const struct thmqi_frame *first)
 {
@@ -391,31 +374,6 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 	c->shard->pending_tail++;
 }
 
-static void send_report_of(struct conn *c, uint32_t stream, uint32_t partition, uint32_t level, uint64_t first_seq, uint32_t count,
-			   uint64_t base_offset, int status)
-{
-	/* room was kept when the run was taken */
-	struct thmqi_frame *f = thmqi_frame_claim(&c->wire->down, 0);
-
-	if (!f)
-		return;
-	f->type = THMQI_FRAME_REPORT;
-	f->flags = (uint8_t)level;
-	f->stream = stream;
-	f->partition = partition;
-	f->seq = first_seq;
-	f->len = count;
-	f->arg[0] = base_offset;
-	f->status = status;
-	thmqi_conn_commit(c);
-}
-
-static void send_report(struct conn *c, uint32_t stream, uint32_t partition, uint32_t level,
-			uint64_t first_seq, uint32_t count, uint64_t base_offset)
-{
-	send_report_of(c, stream, partition, level, first_seq, count, base_offset, 0);
-}
-
 /* Long before the offsets, or the room for runs that are not durable, run out. */
 static bool flush_is_due(const struct shard *s, const struct partition *p)
 {
@@ -443,19 +401,6 @@ static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, con
 	return n;
 }
 
-/* False: so many wait already, and those that come wait behind. */
-static bool keep_for_all(struct lead *l, const struct pending *e)
-{
-	struct pending *kept = &l->all[l->all_tail & (PENDING_COUNT - 1)];
-
-	if (l->all_tail - l->all_head == PENDING_COUNT)
-		return false;
-	*kept = *e;
-	kept->kept_ms = (uint32_t)(l->shard->core->now_ns / 1000000u);
-	l->all_tail++;
-	return true;
-}
-
 /* All that is on its way has reached @level. */
 static bool nothing_before(const struct shard *s, const struct partition *p, uint32_t level)
 {
@@ -479,7 +424,7 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 
 	if (nothing_before(s, p, level)) {
 		if (report)
-			send_report(c, first->stream, p->id, level, first->seq, n, UINT64_MAX);
+			thmqi_settle_report(c, first->stream, p->id, level, first->seq, n, UINT64_MAX);
 		thmqi_conn_progress(c, first->stream, level, last);
 		return n;
 	}
@@ -499,7 +444,7 @@ static uint32_t produce_again(struct conn *c, const struct thmqi_frame *first, s
 			      .level = (uint8_t)level,
 			      .report = report,
 			      .again = true};
-	if (committed && !keep_for_all(s->lead, e))
+	if (committed && !thmqi_settle_keep(s->lead, e))
 		return 0;
 	s->pending_tail += !committed;
 	if (report)
@@ -593,7 +538,7 @@ static __attribute__((noinline)) int produce_delayed(struct conn *c, const struc
 	s->bytes_in += f->len;
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
-			send_report(c, f->stream, to->id, level, f->seq, 1, run->base_offset);
+			thmqi_settle_report(c, f->stream, to->id, level, f->seq, 1, run->base_offset);
 		thmqi_conn_progress(c, f->stream, level, f->seq);
 		level = 0;
 	} else if (report) {
@@ -769,7 +714,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	THMQI_PROBE3(taken, p->id, run->base_offset, run->count);
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
-			send_report(c, first->stream, p->id, level, first->seq, g.count, offset);
+			thmqi_settle_report(c, first->stream, p->id, level, first->seq, g.count, offset);
 		thmqi_conn_progress(c, first->stream, level, last->seq);
 		level = 0;
 	} else if (report) {
@@ -788,7 +733,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	if (thmqi_unlikely(p->holds)) {
 		if (p->visible_at <= THMQ_DURABILITY_MEMORY)
-			make_visible(s, p, p->next_offset);
+			thmqi_partition_reach(s, p, p->next_offset);
 	} else if (p->is_volatile || p->visible_at <= THMQ_DURABILITY_MEMORY) {
 		p->visible = p->next_offset;
 		thmqi_list_each(it, &p->subs)
@@ -828,260 +773,4 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 	if (done)
 		thmqi_frame_publish(up);
 	return done;
-}
-
-/* ---------------------------------------------------------------- settle */
-
-static void settle_one(struct shard *s, struct pending *e, uint32_t durability)
-{
-	if (e->group) {
-		if (durability == s->final && e->shared)
-			thmqi_shared_durable(e->group, e->end_offset);
-		else if (durability == s->final)
-			thmqi_offsets_durable(e->group, e->end_offset);
-		return;
-	}
-	if (e->change) {
-		if (durability == s->final)
-			thmqi_meta_durable(e->change, 0);
-		return;
-	}
-	if (e->post) {
-		if (durability == s->final)
-			thmqi_broker_post(e->post, e->post->shard, e->post->run);
-		return;
-	}
-	if (!e->partition)
-		return;
-	if (e->level && e->level <= durability) {
-		if (e->conn) {
-			if (e->report) {
-				e->conn->reports_pending--;
-				send_report(e->conn, e->stream, e->to ? e->to : e->partition->id, durability,
-					    e->first_seq, e->count, e->base_offset);
-			}
-			thmqi_conn_progress(e->conn, e->stream, e->level, e->seq);
-		}
-		e->level = 0;
-		e->acked = e->again ? 0 : (uint8_t)durability;
-	}
-	if (thmqi_unlikely(e->again))
-		return;
-	if (durability == s->final) {
-		e->partition->durable = e->end_offset;
-		/* its producer was told of less, and asks what is lost if this process dies */
-		if (e->acked && e->acked < s->final && e->conn &&
-		    e->life == e->conn->producers[e->stream].life)
-			thmqi_conn_progress(e->conn, e->stream, 0, e->seq);
-	}
-	if (thmqi_likely(!e->part) && (e->partition->visible_at <= durability || durability == s->final))
-		make_visible(s, e->partition, e->end_offset);
-}
-
-static void tell_dirty(struct shard *s)
-{
-	struct thmqi_list *it, *tmp;
-	struct conn *c;
-
-	thmqi_list_each_safe(it, tmp, &s->dirty_conns)
-	{
-		c = thmqi_container(it, struct conn, dirty_link);
-		thmqi_conn_flush_progress(c);
-		thmqi_conn_kick(c);
-	}
-}
-
-void thmqi_settle_everywhere(struct shard *s, uint64_t index)
-{
-	struct lead *l = s->lead;
-	struct pending *e;
-
-	while (l->all_head != l->all_tail) {
-		e = &l->all[l->all_head & (PENDING_COUNT - 1)];
-		if (e->index > index)
-			break;
-		settle_one(s, e, THMQ_DURABILITY_ALL);
-		l->all_head++;
-	}
-	tell_dirty(s);
-}
-
-/* It is committed, and a copy that votes is away: its producer is told that, and waits no more. */
-static void settle_weaker(struct shard *s, struct pending *e)
-{
-	struct thmqi_frame f = {.type = THMQI_FRAME_WEAKER,
-				.flags = (uint8_t)s->final,
-				.stream = e->stream,
-				.partition = e->to ? e->to : e->partition->id,
-				.seq = e->first_seq,
-				.len = e->count,
-				.status = -ETIMEDOUT};
-
-	if (e->conn && e->report) {
-		e->conn->reports_pending--;
-		send_report_of(e->conn, f.stream, f.partition, f.flags, f.seq, f.len, e->base_offset, f.status);
-	} else if (e->conn) {
-		thmqi_conn_send(e->conn, &f);
-	}
-	if (e->conn)
-		thmqi_conn_progress(e->conn, e->stream, e->level, e->seq);
-}
-
-#define ALL_TIMEOUT_MS 10000u
-
-void thmqi_settle_weaker(struct shard *s)
-{
-	const uint32_t now_ms = (uint32_t)(s->core->now_ns / 1000000u),
-		       limit_ms = s->broker->opts.all_timeout_ms ? s->broker->opts.all_timeout_ms : ALL_TIMEOUT_MS;
-	struct lead *l = s->lead;
-	struct pending *e;
-
-	while (l->all_head != l->all_tail) {
-		e = &l->all[l->all_head & (PENDING_COUNT - 1)];
-		if (now_ms - e->kept_ms < limit_ms)
-			break;
-		settle_weaker(s, e);
-		l->all_head++;
-	}
-	tell_dirty(s);
-}
-
-void thmqi_settle(struct shard *s, uint32_t durability, uint64_t index)
-{
-	struct pending *e;
-	uint64_t *at;
-	uint32_t i;
-
-	s->settled_index[THMQI_MIN(durability, s->final)] = index;
-	if (durability >= s->final) {
-		while (s->pending_head != s->pending_tail) {
-			e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
-			if (e->index > index)
-				break;
-			__builtin_prefetch(s->pending[(s->pending_head + SETTLE_AHEAD) & (PENDING_COUNT - 1)].partition, 1);
-			if (thmqi_unlikely(e->level > s->final && e->conn) && !keep_for_all(s->lead, e))
-				break;
-			settle_one(s, e, s->final);
-			s->pending_head++;
-		}
-		for (i = THMQ_DURABILITY_WRITTEN; i < s->final; i++)
-			s->pending_at[i] = THMQI_MAX(s->pending_at[i], s->pending_head);
-	} else {
-		for (at = &s->pending_at[durability]; *at != s->pending_tail; ++*at) {
-			e = &s->pending[*at & (PENDING_COUNT - 1)];
-			if (e->index > index)
-				break;
-			settle_one(s, e, durability);
-		}
-	}
-	tell_dirty(s);
-	thmqi_sub_pump_all(s);
-}
-
-static void forget_all(struct shard *s)
-{
-	uint32_t i;
-
-	for (i = THMQ_DURABILITY_WRITTEN; i < s->final; i++)
-		s->pending_at[i] = s->pending_head;
-	if (s->lead)
-		s->lead->all_head = s->lead->all_tail;
-	s->flush_asked = s->pending_head;
-}
-
-/* The log failed: what was not settled is unknown to be stored; its producers get an error for every run. */
-void thmqi_settle_failed(struct shard *s, int error)
-{
-	struct pending *e;
-
-	s->failed = error;
-	thmqi_lost_tell_producers(s);
-	for (; s->pending_head != s->pending_tail; s->pending_head++) {
-		e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
-		if (e->change)
-			thmqi_meta_durable(e->change, -THMQ_EFAILED);
-		if (e->post) {
-			e->post->status = -THMQ_EFAILED;
-			thmqi_broker_post(e->post, e->post->shard, e->post->run);
-		}
-		if (e->conn && e->level) {
-			struct thmqi_frame f = {.type = THMQI_FRAME_TROUBLE,
-						.stream = e->stream,
-						.partition = e->to ? e->to : e->partition ? e->partition->id : 0,
-						.seq = e->seq,
-						.extra = THMQI_OF_PRODUCER,
-						.status = -THMQ_EFAILED};
-
-			if (e->report)
-				e->conn->reports_pending--;
-			thmqi_conn_send(e->conn, &f);
-			thmqi_conn_kick(e->conn);
-		}
-	}
-	forget_all(s);
-}
-
-/* If they are committed later, they are visible then. */
-static void note_deposed(struct shard *s, uint64_t first)
-{
-	const struct pending *e;
-
-	for (; first != s->pending_head; first++) {
-		e = &s->pending[first & (PENDING_COUNT - 1)];
-		if (e->partition && !e->group && !e->change && !e->post && !e->part && !e->again)
-			thmqi_bereft_note(s, e->partition, e->index, e->end_offset);
-	}
-}
-
-void thmqi_settle_deposed(struct shard *s)
-{
-	uint64_t first = s->pending_head;
-	struct pending *e;
-
-	for (; s->pending_head != s->pending_tail; s->pending_head++) {
-		e = &s->pending[s->pending_head & (PENDING_COUNT - 1)];
-		if (e->change)
-			thmqi_meta_durable(e->change, -THMQ_ENOTLEADER);
-		if (e->post) {
-			e->post->status = -THMQ_ENOTLEADER;
-			thmqi_broker_post(e->post, e->post->shard, e->post->run);
-		}
-	}
-	forget_all(s);
-	note_deposed(s, first);
-}
-
-void thmqi_settle_forget(struct shard *s, struct conn *c)
-{
-	uint64_t i;
-
-	struct lead *l = s->lead;
-
-	for (i = s->pending_head; i != s->pending_tail; i++)
-		if (s->pending[i & (PENDING_COUNT - 1)].conn == c)
-			s->pending[i & (PENDING_COUNT - 1)].conn = NULL;
-	for (i = l ? l->all_head : 0; l && i != l->all_tail; i++)
-		if (l->all[i & (PENDING_COUNT - 1)].conn == c)
-			l->all[i & (PENDING_COUNT - 1)].conn = NULL;
-}
-
-int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
-		      void (*run)(struct thmqi_broker_post *post))
-{
-	struct pending *e = thmqi_shard_pending_room(s);
-	uint64_t last, index;
-
-	if (!e)
-		return -EAGAIN;
-	if (!s->log || s->failed || s->pending_head == s->pending_tail) {
-		thmqi_broker_post(post, to, run);
-		return 0;
-	}
-	last = s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].index;
-	post->run = run;
-	post->shard = to;
-	*e = (struct pending){.index = last, .post = post};
-	s->pending_tail++;
-	thmq_log_flush(s->log, &index);
-	return 0;
 }

@@ -412,9 +412,11 @@ void thmqi_resume_fini(struct client_link *l);
 /* alarm.c: whoever sleeps by @waiter then is woken. Where there is no memory nobody is. */
 void thmqi_alarm(struct thmq_core *core, struct thmqi_waiter *waiter, uint64_t at_ns);
 
-/* producer.c */
+bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot); /* producer.c */
+
+/* settle.c */
 int thmqi_producer_settle(struct thmq_producer *p, uint64_t deadline); /* all is stored, or failed */
-bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot);
+void thmqi_producer_promise_kept(struct thmq_producer *p); /* an event that was promised room is there, or not needed */
 /* Nobody leads, or somebody does again: new messages are refused, or not. Those that were committed go once they can. */
 void thmqi_producers_refuse(struct thmq_session *s, bool refuse);
 /* The connection that @p's messages went by is lost: those that settled by it are, whatever is sent again. */
