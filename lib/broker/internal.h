@@ -540,6 +540,8 @@ void thmqi_settle_everywhere(struct shard *s, uint64_t index); /* all copies hav
 void thmqi_settle_weaker(struct shard *s); /* what has waited too long for all of them */
 void thmqi_shard_welcome(struct conn *c);
 void thmqi_conn_leave(struct conn *c, int error);
+
+/* replay.c */
 void thmqi_shard_begin_term(struct shard *s); /* offsets that may have been seen and lost are stepped over */
 void thmqi_shard_reset(struct shard *s);      /* what its log told is forgotten: it tells it again */
 int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run);
