@@ -133,7 +133,8 @@ THMQ_API int thmq_mailbox_open(struct thmq_core *from, struct thmq_core *to,
  * once; and who cannot wait for the end calls thmq_core_kick().
  *
  * For an answer the two cores have a mailbox each way, and the request carries the address of what waits for it: where the
- * requester has never more requests on their way than the mailbox of the answers is deep, answering cannot fail. doc/cores.md shows it.
+ * requester has never more requests on their way than three quarters of the depth of the mailbox of the answers, answering cannot fail (of
+ * the last quarter it may not be known yet that it is free). doc/cores.md shows it.
  *
  * Return: 0; -EAGAIN full: nothing was sent, see struct thmq_mailbox_opts about room; -ESHUTDOWN the environment closes: nothing was sent;
  * -EPERM the calling thread does not drive the sending core; -EINVAL no mailbox, no message, none to run.

@@ -330,7 +330,8 @@ Test(reactor_mailbox, also_what_a_poller_sent_that_claims_to_be_idle)
 
 /* --------------------------------------------------------- request and reply */
 
-#define WINDOW 8u
+#define WINDOW 6u /* three quarters */
+#define WINDOW_DEPTH 8u
 #define REQUESTS 5000u
 
 struct asker {
@@ -377,14 +378,14 @@ static int open_back(struct thmq_core *core, void *arg)
 {
 	struct asker *a = arg;
 
-	return thmq_mailbox_open(core, a->core, THMQ_MAILBOX_OPTS(.depth = WINDOW), &a->back);
+	return thmq_mailbox_open(core, a->core, THMQ_MAILBOX_OPTS(.depth = WINDOW_DEPTH), &a->back);
 }
 
 static int begin_asking(struct thmq_core *core, void *arg)
 {
 	struct asker *a = arg;
 
-	if (thmq_mailbox_open(core, a->other, THMQ_MAILBOX_OPTS(.depth = WINDOW), &a->there) != 0)
+	if (thmq_mailbox_open(core, a->other, THMQ_MAILBOX_OPTS(.depth = WINDOW_DEPTH), &a->there) != 0)
 		return -1;
 	ask(a);
 	return 0;
