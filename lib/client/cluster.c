@@ -139,7 +139,8 @@ int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t time
 			rc = -ETIMEDOUT;
 		if (!rc)
 			rc = thmqi_session_meta(s, &r, NULL);
-		if (rc == -EAGAIN) /* it is under way */
+		/* it is under way; or it has happened, and whom it was said to leads no more, or is away: who leads now says it */
+		if (rc == -EAGAIN || rc == -THMQ_ENOTLEADER || rc == -ECONNRESET)
 			rc = 0;
 		if (!rc)
 			rc = THMQI_MIN(thmqi_client_session_wait(s, AGAIN_NS), 0);
