@@ -197,7 +197,7 @@ snippets()
 		next
 	}
 	/^```/ { if (on) print "}\n}"; on = 0 }
-	/^…$/ { next }
+	/^…$/ { $0 = "" }
 	on
 	' "$1"
 }
