@@ -71,6 +71,7 @@ struct sim_fs {
 	struct thmqi_prng *prng;
 	uint64_t seq; /* rises at every completion and every submission */
 	uint64_t bytes, capacity;
+	int capacity_error;
 	uint64_t kept, lost, torn;
 	bool lying, garbling;
 };

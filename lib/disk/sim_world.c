@@ -103,6 +103,7 @@ int thmqi_disk_sim_open(uint64_t seed, const struct thmqi_disk_sim_opts *opts,
 	thmqi_prng_seed(&sim->prng, seed);
 	thmqi_disk_sim_fs_init(&sim->fs, &sim->prng);
 	sim->fs.capacity = sim->opts.capacity_bytes;
+	sim->fs.capacity_error = sim->opts.capacity_error ? sim->opts.capacity_error : -ENOSPC;
 	sim->fs.lying = sim->opts.flags & THMQI_DISK_SIM_LYING;
 	sim->fs.garbling = sim->opts.flags & THMQI_DISK_SIM_GARBLING;
 	thmqi_list_init(&sim->queues);
