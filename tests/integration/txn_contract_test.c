@@ -221,6 +221,61 @@ static void acknowledged(void)
 	CHECK(thmq_session_close(other, 5 * SECOND) == 0);
 }
 
+/* Who was not told asks again: what it acknowledges was said by then, and is taken no more. */
+static void asked_again(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *in, *out;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_txn *t;
+	uint64_t wait;
+	int i, rc;
+
+	CHECK(thmq_topic_create(s, "in", NULL) == 0 && thmq_topic_create(s, "out", NULL) == 0);
+	in = producer_of(s, "in");
+	out = producer_of(s, "out");
+	for (i = 0; i < 30; i++)
+		put(in, NULL, 0, "x");
+	CHECK(thmq_flush(in, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "in", "g", NULL, &c) == 0);
+	for (i = 0; i < 30; i++) {
+		CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == (uint64_t)i);
+		CHECK(thmq_txn_begin(s, NULL, &t) == 0 && thmq_txn_ack(t, c, &m) == 0);
+		put(out, t, 0, "y");
+		CHECK(thmq_release(c, &m, 1) == 0);
+		for (wait = 1000u << i % 10; (rc = thmq_txn_commit(t, wait)) == -ETIMEDOUT; wait *= 2)
+			CHECK(wait < 60 * SECOND);
+		CHECK(rc == 0);
+		stands_soon(s, "in", "g", (uint64_t)i + 1);
+	}
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* A claim that is committed behind the end of its transaction is no part of it, and takes nothing of it along. */
+static void late_claim(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_claim claim;
+	struct thmq_txn *t;
+
+	CHECK(thmq_topic_create(s, "l", NULL) == 0);
+	p = producer_of(s, "l");
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	put(p, t, 0, "in-time");
+	CHECK(thmq_claim(p, TXN(.txn = t), 4, &claim) == 0);
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	memcpy(claim.data, "late", 4);
+	CHECK(thmq_commit(p, &claim) == -ECANCELED);
+	CHECK(thmq_commit(p, &claim) == -EINVAL && thmq_abort(p, &claim) == -EINVAL); /* it is spent */
+	put(p, NULL, 0, "on");
+	c = reader_of(s, "l", 0);
+	expect_text(s, c, "in-time on");
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
 /* A member whose partition goes to another while its transaction is open. */
 static void taken_over(void)
 {
@@ -526,6 +581,7 @@ static void at_random(void)
 }
 
 static const struct test_case cases[] = {{"all_or_nothing", all_or_nothing}, {"whole_messages", whole_messages}, {"acknowledged", acknowledged},
+					 {"asked_again", asked_again},	     {"late_claim", late_claim},
 					 {"taken_over", taken_over},	     {"fenced", fenced},	     {"time_is_over", time_is_over},
 					 {"checked_back", checked_back},     {"refused", refused},	     {"keys", keys},
 					 {"at_random", at_random}};
