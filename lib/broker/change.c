@@ -880,6 +880,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		thmqi_roll_request(c, id, &r);
 		break;
 	default:
+	case THMQI_OP_NODE_DRAIN:
 		if (!thmqi_groups_request(m, c, id, &r) && !thmqi_txns_request(m, c, id, &r))
 			thmqi_reply(c, id, -ENOTSUP);
 	}

@@ -293,6 +293,8 @@ enum thmqi_op {
 	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
+	THMQI_OP_NODE_DRAIN = 15, /* likewise; volatile_bytes: the node that is not to lead (index 1), or may again (0) -> status 0: it is so;
+				     -EAGAIN: it is under way, ask again */
 	THMQI_OP_GROUP_MEMBERS = 41, /* meta; name, group, index: first -> count entries of struct thmqi_member_entry, total; value[0]: group
 					id, value[1]: assignor, value[2]: partitions, value[3]: members */
 	THMQI_OP_GROUP_OWNERS = 42, /* meta; name, group, index: first -> count numbers: of each partition the place of the member that has it,
@@ -380,7 +382,7 @@ struct thmqi_node_state {
 	uint32_t role; /* 0 spare, 1 standby, 2 voter */
 	uint32_t connected;
 	int32_t error; /* why not */
-	uint32_t reserved;
+	uint32_t drained; /* 1: it is not to lead */
 	char url[256];
 };
 
