@@ -760,7 +760,7 @@ THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts, uint32_t size);
  * @name: 1 … THMQ_TOPIC_NAME_MAX bytes of A-Z a-z 0-9 . _ -, not "." or ".."
  * @opts: NULL means defaults
  * Return: 0 when durable; -EEXIST; -EACCES the broker's rules do not allow it; -EINVAL malformed name or options; -ENAMETOOLONG; -ENOSPC;
- * -ENOTSUP a logged topic at a broker without a directory; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
+ * -ENOTSUP a logged topic at a broker without a directory, a volatile one at brokers that keep the same data; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
  */
 THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
 			       const struct thmq_topic_opts *opts);

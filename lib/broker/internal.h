@@ -97,7 +97,7 @@ struct state_topic {
 	uint64_t tombstone_ns; /* of a compacted one; else 0 */
 	uint64_t rates[RATES]; /* a second, as of struct thmq_limits: produce bytes, messages, consume bytes, messages; 0: no limit */
 	uint32_t priorities; /* each has as many of the partitions, those of the lowest first; 0: there are none */
-	uint32_t reserved;
+	uint32_t made_by; /* of the call that created it, by chance, so that this may be said twice; 0: that says no more */
 };
 
 /* Partitions of one priority. i and i + so many are the same to those who count them without. */
