@@ -511,8 +511,74 @@ static void full_when_it_is_time(void)
 	down();
 }
 
+static uint32_t fetch_for(uint32_t seconds, struct thmq_consumer *c)
+{
+	uint64_t end = thmqi_disk_sim_now(w.sim) + seconds * SECOND;
+	struct thmq_message m;
+	uint32_t count = 0;
+
+	while (thmqi_disk_sim_now(w.sim) < end) {
+		if (thmq_fetch(c, &m, 1) == 1) {
+			CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
+			count++;
+		}
+		thmq_poll(w.env, SECOND / 100);
+	}
+	return count;
+}
+
+/* By the time of day alone: nothing goes before it says so, what is of the future waits for it, and offsets and groups do not know of it. */
+static void when_the_clock_is_set(void)
+{
+	const int64_t days = 10ll * 86400 * (int64_t)SECOND;
+	struct thmq_partition_info info;
+	struct thmq_consumer *c;
+
+	up(70);
+	make("aged", THMQ_TOPIC_OPTS(.retention_ns = 3600 * SECOND));
+	make("fresh", THMQ_TOPIC_OPTS(.ttl_ns = 100 * SECOND));
+	publish("aged", 60, BIG);
+	publish("fresh", 3, 100);
+	thmqi_disk_sim_set_clock(w.sim, -days);
+	publish("aged", 60, BIG);
+	rest(5);
+	CHECK(about("aged", NULL).begin_offset == 0);
+	CHECK(consume("fresh", "a", 3, NULL) == 0);
+	/* by the clock the later ones are old enough, and those before them are not */
+	thmqi_disk_sim_advance(w.sim, 3700 * SECOND);
+	publish("aged", 20, BIG);
+	rest(5);
+	CHECK(about("aged", NULL).begin_offset == 0 && about("aged", NULL).end_offset == 140);
+	/* put right */
+	thmqi_disk_sim_set_clock(w.sim, 0);
+	publish("aged", 20, BIG);
+	rest(5);
+	info = about("aged", NULL);
+	CHECK(info.begin_offset > 100 && info.end_offset == 160);
+	/* far ahead, for a moment */
+	CHECK(thmq_consumer_open(w.session, "fresh", "a", NULL, &c) == 0);
+	publish("fresh", 3, 100);
+	CHECK(fetch_for(5, c) == 3);
+	publish("aged", 20, BIG);
+	thmqi_disk_sim_set_clock(w.sim, days);
+	CHECK(fetch_for(5, c) == 0);
+	publish("fresh", 2, 100);
+	CHECK(fetch_for(5, c) == 2);
+	thmqi_disk_sim_set_clock(w.sim, 0);
+	publish("fresh", 2, 100);
+	publish("aged", 20, BIG);
+	CHECK(fetch_for(5, c) == 2);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+	info = about("aged", NULL);
+	CHECK(info.end_offset == 200 && info.begin_offset <= 180);
+	restart(true);
+	CHECK(about("aged", NULL).end_offset == 200 && about("fresh", "a").group_offset == 10);
+	down();
+}
+
 int main(void)
 {
+	when_the_clock_is_set();
 	full_until_it_was_read(0);
 	full_until_it_was_read(THMQ_CONSUMER_SHARED);
 	full_when_it_is_time();

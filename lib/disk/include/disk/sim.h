@@ -52,6 +52,8 @@ void thmqi_disk_sim_close(struct thmqi_disk_sim *sim);
 const struct thmqi_world *thmqi_disk_sim_world(struct thmqi_disk_sim *sim);
 uint64_t thmqi_disk_sim_now(struct thmqi_disk_sim *sim); /* ns; does not let time pass */
 void thmqi_disk_sim_advance(struct thmqi_disk_sim *sim, uint64_t ns);
+/* The time of day is @ns ahead of what it would be, or behind: somebody has set the clock. Time itself goes on as before. */
+void thmqi_disk_sim_set_clock(struct thmqi_disk_sim *sim, int64_t ns);
 
 /* --------------------------------------------------------------- power cuts */
 
