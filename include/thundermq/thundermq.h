@@ -1128,7 +1128,7 @@ THMQ_API int thmq_claim(struct thmq_producer *producer, const struct thmq_messag
  * @claim: from thmq_claim() of this producer; spent afterwards
  * Return: its sequence, from 1, rising by one per commit of this producer; ordered, not yet durable;
  * -EAGAIN the broker's queue is full and the claim is still held: poll and commit again;
- * -EINVAL not an open claim of this producer; -ESHUTDOWN (the claim is spent).
+ * -EINVAL not an open claim of this producer; -ECANCELED its transaction is over, or about to be, -ESHUTDOWN (the claim is spent).
  */
 THMQ_API int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *claim);
 
