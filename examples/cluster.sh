@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Three brokers on this machine that keep the same data, by the thmq program: messages are published, the broker that leads is killed, another one takes over, a fourth
-# joins, the dead one is removed, leading is handed over, and all messages are read back.
+# joins, the dead one is removed, leading is handed over, a broker is drained, and all messages are read back.
 # usage: cluster.sh PROGRAM
 set -eu
 thmq=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
@@ -71,6 +71,9 @@ start 4
 "$thmq" cluster transfer "$all" 4
 status "$(url 4)"
 "$thmq" cluster drain "$(url 4)" 4
+[ "$(leader)" != 4 ]
+if "$thmq" cluster transfer "$all" 4 2> /dev/null; then exit 1; fi # not before it is undrained
+"$thmq" cluster undrain "$all" 4
 "$thmq" sub --count 1000 "$(url 4)" orders > "$dir/got"
 seq 1 1000 | cmp - "$dir/got"
 echo "1000 messages, in order"

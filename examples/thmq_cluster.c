@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thmq_cluster.c - thmq cluster: makes what the brokers of a cluster need, says how they are, adds and removes them, has another one lead; and tries one out on this
+ * thmq_cluster.c - thmq cluster: makes what the brokers of a cluster need, says how they are, adds and removes them, has another one lead, and some of them not; and tries one out on this
  * machine.
  */
 #define _DEFAULT_SOURCE
@@ -111,17 +111,17 @@ static int status(struct connection *c, bool json)
 		if (json) {
 			printf("{\"id\": %llu, \"address\": ", (unsigned long long)node->id);
 			print_json_string(stdout, node->address, strlen(node->address));
-			printf(", \"role\": \"%s\", \"leads\": %s, \"connected\": %s}\n",
+			printf(", \"role\": \"%s\", \"leads\": %s, \"connected\": %s, \"drained\": %s}\n",
 			       role_name(node->role), node->leads ? "true" : "false",
-			       node->connected ? "true" : "false");
+			       node->connected ? "true" : "false", node->drained ? "true" : "false");
 			continue;
 		}
-		printf("%-4llu %-32s %-8s %s%s%s\n", (unsigned long long)node->id, node->address,
+		printf("%-4llu %-32s %-8s %s%s%s%s\n", (unsigned long long)node->id, node->address,
 		       role_name(node->role),
 		       node->leads       ? "leads"
 		       : node->connected ? "follows"
 					 : "is not reached",
-		       !node->connected && node->error ? ": " : "",
+		       node->drained ? ", drained" : "", !node->connected && node->error ? ": " : "",
 		       !node->connected && node->error ? thmq_strerror(node->error) : "");
 	}
 	return EXIT_OK;
@@ -133,21 +133,6 @@ static int done(int rc, const char *what, uint64_t id)
 		return fail(rc, "%s", thmq_errmsg());
 	printf("node %llu %s\n", (unsigned long long)id, what);
 	return EXIT_OK;
-}
-
-static int drain(struct connection *c, uint64_t id, uint64_t timeout_ns)
-{
-	struct thmq_node nodes[NODES_MAX] = {{.size = sizeof(nodes[0])}};
-	int n = thmq_cluster_nodes(c->session, nodes, NODES_MAX), i;
-
-	if (n < 0)
-		return fail(n, "%s", thmq_errmsg());
-	for (i = 0; i < n && nodes[i].id != id; i++)
-		;
-	if (i == n)
-		return fail(-ENOENT, "node %llu is none of this cluster", (unsigned long long)id);
-	return done(nodes[i].leads ? thmq_cluster_lead(c->session, 0, timeout_ns) : 0,
-		    "leads nothing, and can be stopped", id);
 }
 
 static int act(struct connection *c, const char *verb, char **words, uint64_t id,
@@ -163,7 +148,9 @@ static int act(struct connection *c, const char *verb, char **words, uint64_t id
 			    "is none of them any more", id);
 	if (strcmp(verb, "transfer") == 0)
 		return done(thmq_cluster_lead(c->session, id, timeout_ns), "leads", id);
-	return drain(c, id, timeout_ns);
+	if (strcmp(verb, "undrain") == 0)
+		return done(thmq_cluster_undrain(c->session, id, timeout_ns), "may lead again", id);
+	return done(thmq_cluster_drain(c->session, id, timeout_ns), "leads nothing until it is undrained, and can be stopped", id);
 }
 
 /* ---------------------------------------------------------------------- try */
@@ -235,6 +222,7 @@ int cmd_cluster(int argc, char **argv)
 		{"remove", "cluster remove needs a URL and a number"},
 		{"transfer", "cluster transfer needs a URL and a number"},
 		{"drain", "cluster drain needs a URL and a number"},
+		{"undrain", "cluster undrain needs a URL and a number"},
 		{"add", "cluster add needs a URL, a number and an address"}};
 	const char *name = "thmq", *timeout_text = NULL;
 	bool json = false;
@@ -250,7 +238,7 @@ int cmd_cluster(int argc, char **argv)
 	if (words < 0)
 		return EXIT_USAGE;
 	if (!words)
-		return usage_error("cluster create, status, add, remove, transfer, drain or try?");
+		return usage_error("cluster create, status, add, remove, transfer, drain, undrain or try?");
 	if (timeout_text &&
 	    (rc = parse_duration("--timeout", timeout_text, &timeout_ns)) != EXIT_OK)
 		return rc;
@@ -266,7 +254,7 @@ int cmd_cluster(int argc, char **argv)
 		;
 	if (i == sizeof(needs) / sizeof(needs[0]))
 		return usage_error("there is no cluster %s", argv[0]);
-	if (!count_words(argv, words, i == 0 ? 2 : i == 4 ? 4 : 3, needs[i][1]))
+	if (!count_words(argv, words, i == 0 ? 2 : strcmp(argv[0], "add") == 0 ? 4 : 3, needs[i][1]))
 		return EXIT_USAGE;
 	if (i && (!parse_number(argv[2], UINT64_MAX, &id) || !id))
 		return usage_error("%s is no number of a node", argv[2]);

@@ -760,7 +760,7 @@ THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts, uint32_t size);
  * @name: 1 … THMQ_TOPIC_NAME_MAX bytes of A-Z a-z 0-9 . _ -, not "." or ".."
  * @opts: NULL means defaults
  * Return: 0 when durable; -EEXIST; -EACCES the broker's rules do not allow it; -EINVAL malformed name or options; -ENAMETOOLONG; -ENOSPC;
- * -ENOTSUP a logged topic at a broker without a directory; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
+ * -ENOTSUP a logged topic at a broker without a directory, a volatile one at brokers that keep the same data; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
  */
 THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
 			       const struct thmq_topic_opts *opts);
@@ -892,7 +892,7 @@ struct thmq_node {
 	uint32_t leads;     /* 1: it is this one */
 	uint32_t connected; /* 1: the one that leads reaches it */
 	int32_t error;      /* else why not, or 0 */
-	uint32_t reserved;
+	uint32_t drained;   /* 1: it is not to lead: thmq_cluster_drain() */
 	char address[256]; /* as in struct thmq_broker_opts */
 };
 
@@ -928,10 +928,29 @@ THMQ_API int thmq_cluster_remove(struct thmq_session *session, uint64_t id, uint
 /**
  * thmq_cluster_lead() - another broker is to lead: before a planned stop of the one that does
  * @id: which; 0: the one that has most
- * Return: 0 it does; -EINVAL no such node has a vote; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Return: 0 it does; -EINVAL no such node has a vote; -EBUSY it is drained; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
  * Threads: the session's.
  */
 THMQ_API int thmq_cluster_lead(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
+
+/**
+ * thmq_cluster_drain() - a broker leads nothing from now on, so that it can be stopped, or its machine be worked on
+ * @id: which  @timeout_ns: 0: the session's
+ * That is remembered by all of them, whoever is closed and opened meanwhile, until thmq_cluster_undrain(): see drained in struct thmq_node. One that is elected all
+ * the same hands over at once. It keeps its vote and its copies; and it does lead while nobody else is there who can.
+ * Return: 0 it is so, and another one leads; -EBUSY no other node that has a vote may lead: they are drained; -EINVAL there is no such node; -ENOTSUP; -ETIMEDOUT
+ * it is remembered, but it may lead still; -EDEADLK; -ENOSPC …
+ * Threads: the session's.
+ * Source: doc/copies.md
+ */
+THMQ_API int thmq_cluster_drain(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
+
+/**
+ * thmq_cluster_undrain() - it may lead again; it does not for that
+ * Return: 0 also if it was not drained; -EINVAL there is no such node; -ENOTSUP; -ETIMEDOUT; -EDEADLK; -ENOSPC …
+ * Threads: the session's.
+ */
+THMQ_API int thmq_cluster_undrain(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
 
 /* ----------------------------------------------------------------- producer */
 
@@ -1109,7 +1128,7 @@ THMQ_API int thmq_claim(struct thmq_producer *producer, const struct thmq_messag
  * @claim: from thmq_claim() of this producer; spent afterwards
  * Return: its sequence, from 1, rising by one per commit of this producer; ordered, not yet durable;
  * -EAGAIN the broker's queue is full and the claim is still held: poll and commit again;
- * -EINVAL not an open claim of this producer; -ESHUTDOWN (the claim is spent).
+ * -EINVAL not an open claim of this producer; -ECANCELED its transaction is over, or about to be, -ESHUTDOWN (the claim is spent).
  */
 THMQ_API int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *claim);
 

@@ -203,24 +203,35 @@ int thmq_broker_close(struct thmq_broker *broker, uint64_t timeout_ns)
 	return rc ? thmqi_fail(rc, "close a broker: %s", thmq_strerror(rc)) : 0;
 }
 
+/* The broker is open, and no other thread closes it before the unlock; NULL: it is not, and nothing is locked. */
+static struct thmqi_api *lock(struct thmq_broker *broker)
+{
+	struct thmqi_api *api;
+
+	if (!thmqi_api_is_broker(broker))
+		return NULL;
+	api = thmqi_api_of(thmqi_broker_env(broker));
+	pthread_mutex_lock(&api->lock);
+	if (thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
+		return api;
+	pthread_mutex_unlock(&api->lock);
+	return NULL;
+}
+
 int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_stats)
 {
 	struct thmq_broker_stats stats = {0};
 	struct thmqi_api *api;
-	bool open;
 
 	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	if (!ret_stats || thmqi_size_is_wrong(ret_stats->size))
 		return thmqi_fail(-EINVAL, "stats: set the size field first");
-	api = thmqi_api_of(thmqi_broker_env(broker));
-	pthread_mutex_lock(&api->lock);
-	open = thmqi_handle_is(broker, THMQI_HANDLE_BROKER);
-	if (open)
-		thmqi_broker_stats(broker, &stats);
-	pthread_mutex_unlock(&api->lock);
-	if (!open)
+	api = lock(broker);
+	if (!api)
 		return bad_broker(broker);
+	thmqi_broker_stats(broker, &stats);
+	pthread_mutex_unlock(&api->lock);
 	stats.size = ret_stats->size;
 	memset((char *)ret_stats, 0, stats.size);
 	memcpy(ret_stats, &stats, THMQI_MIN(stats.size, (uint32_t)sizeof(stats)));
@@ -229,69 +240,54 @@ int thmq_broker_stats(struct thmq_broker *broker, struct thmq_broker_stats *ret_
 
 int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id)
 {
-	struct thmqi_api *api;
-	int rc = -EINVAL;
+	struct thmqi_api *api = lock(broker);
+	int rc;
 
-	if (!thmqi_api_is_broker(broker))
+	if (!api)
 		return bad_broker(broker);
-	api = thmqi_api_of(thmqi_broker_env(broker));
-	pthread_mutex_lock(&api->lock);
-	if (thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
-		rc = thmqi_broker_leader(broker, ret_id);
+	rc = thmqi_broker_leader(broker, ret_id);
 	pthread_mutex_unlock(&api->lock);
-	return rc < 0 ? bad_broker(broker) : rc;
+	return rc;
 }
 
 int thmq_broker_tls_renew(struct thmq_broker *broker, const struct thmq_tls_opts *opts)
 {
-	struct thmqi_api *api;
-	bool open;
-	int rc = 0;
+	struct thmqi_api *api = lock(broker);
+	int rc;
 
-	if (!thmqi_api_is_broker(broker))
+	if (!api)
 		return bad_broker(broker);
-	api = thmqi_api_of(thmqi_broker_env(broker));
-	pthread_mutex_lock(&api->lock);
-	open = thmqi_handle_is(broker, THMQI_HANDLE_BROKER);
-	if (open)
-		rc = thmqi_broker_tls_renew(broker, opts);
+	rc = thmqi_broker_tls_renew(broker, opts);
 	pthread_mutex_unlock(&api->lock);
-	return open ? rc : bad_broker(broker);
+	return rc;
 }
 
 int thmq_broker_access_renew(struct thmq_broker *broker)
 {
-	struct thmqi_api *api;
-	bool open;
-	int rc = 0;
+	struct thmqi_api *api = lock(broker);
+	int rc;
 
-	if (!thmqi_api_is_broker(broker))
+	if (!api)
 		return bad_broker(broker);
-	api = thmqi_api_of(thmqi_broker_env(broker));
-	pthread_mutex_lock(&api->lock);
-	open = thmqi_handle_is(broker, THMQI_HANDLE_BROKER);
-	if (open)
-		rc = thmqi_broker_access_renew(broker);
+	rc = thmqi_broker_access_renew(broker);
 	pthread_mutex_unlock(&api->lock);
-	return open ? rc : bad_broker(broker);
+	return rc;
 }
 
 int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, char *ret_url, uint32_t size)
 {
 	struct thmqi_api *api;
-	int rc = -EINVAL;
+	int rc;
 
 	if (!thmqi_api_is_broker(broker))
 		return bad_broker(broker);
 	if (!ret_url || !size)
 		return thmqi_fail(-EINVAL, "where a broker listens: no place for the URL");
-	api = thmqi_api_of(thmqi_broker_env(broker));
-	pthread_mutex_lock(&api->lock);
-	if (thmqi_handle_is(broker, THMQI_HANDLE_BROKER))
-		rc = thmqi_broker_listen_url(broker, index, ret_url, size);
-	pthread_mutex_unlock(&api->lock);
-	if (rc == -EINVAL)
+	api = lock(broker);
+	if (!api)
 		return bad_broker(broker);
+	rc = thmqi_broker_listen_url(broker, index, ret_url, size);
+	pthread_mutex_unlock(&api->lock);
 	if (rc == -ENOENT)
 		return thmqi_fail(rc, "where a broker listens: there is no URL %u", index);
 	return rc < 0 ? thmqi_fail(rc, "where a broker listens: the URL is longer than %u bytes", size - 1) : rc;

@@ -47,3 +47,24 @@ int thmq_cluster_lead(struct thmq_session *session, uint64_t id, uint64_t timeou
 
 	return rc ? rc : thmqi_client_cluster_lead(session, id, timeout_ns);
 }
+
+static int drain(struct thmq_session *session, uint64_t id, bool on, uint64_t timeout_ns)
+{
+	int rc = check(session);
+
+	if (rc)
+		return rc;
+	if (!id)
+		return thmqi_fail(-EINVAL, "%s a node: it has a number, not 0", on ? "drain" : "undrain");
+	return thmqi_client_cluster_drain(session, id, on, timeout_ns);
+}
+
+int thmq_cluster_drain(struct thmq_session *session, uint64_t id, uint64_t timeout_ns)
+{
+	return drain(session, id, true, timeout_ns);
+}
+
+int thmq_cluster_undrain(struct thmq_session *session, uint64_t id, uint64_t timeout_ns)
+{
+	return drain(session, id, false, timeout_ns);
+}

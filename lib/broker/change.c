@@ -314,12 +314,13 @@ static int place_topic(struct meta *m, struct state_topic *t)
 
 static void topic_create(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
 {
+	const struct topic *t = thmqi_meta_topic(m, r->name, NULL);
 	bool is_volatile = r->topic_flags & THMQ_TOPIC_VOLATILE;
 	struct meta_change *change;
 	int rc = 0;
 
-	if (thmqi_meta_topic(m, r->name, NULL))
-		rc = r->topic_flags & THMQ_TOPIC_IF_ABSENT ? 0 : -EEXIST;
+	if (t)
+		rc = (r->topic_flags & THMQ_TOPIC_IF_ABSENT) || (r->member && t->state.made_by == r->member) ? 0 : -EEXIST;
 	else if (in_change(m, r->name))
 		rc = -EBUSY;
 	else if (r->partition_count == 0 || r->priorities > THMQ_PRIORITIES_MAX ||
@@ -349,6 +350,7 @@ create:
 	if (r->topic_flags & THMQ_TOPIC_COMPACT)
 		change->topic.tombstone_ns = r->tombstone_ns ? r->tombstone_ns : TOMBSTONE_NS;
 	memcpy(change->topic.rates, r->rates, sizeof(change->topic.rates));
+	change->topic.made_by = (uint32_t)r->member;
 	change->topic.priorities = r->priorities > 1 ? r->priorities : 0;
 	change->topic.partition_count = r->partition_count * THMQI_MAX(r->priorities, 1u);
 	change->topic.visible_at = r->visible_at ? r->visible_at : m->shard->final;
@@ -432,6 +434,8 @@ static void topic_delete(struct meta *m, struct conn *c, uint64_t id, const stru
 {
 	struct topic *t = thmqi_meta_topic(m, r->name, NULL);
 
+	if (t && r->topic_id && t->state.topic_id != r->topic_id)
+		t = NULL; /* another one of that name by now */
 	if (!t || in_change(m, r->name))
 		thmqi_reply(c, id, t ? -EBUSY : -THMQ_ENOTOPIC);
 	else
@@ -876,6 +880,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		break;
 	case THMQI_OP_NODES:
 	case THMQI_OP_NODE_CHANGE:
+	case THMQI_OP_NODE_DRAIN:
 	case THMQI_OP_LEAD:
 		thmqi_roll_request(c, id, &r);
 		break;

@@ -95,6 +95,8 @@ bool thmqi_groups_request(struct meta *m, struct conn *c, uint64_t id, const str
 		return false;
 	t = thmqi_meta_topic(m, r->name, NULL);
 	g = t && r->op != THMQI_OP_GROUP_LIST ? thmqi_meta_group(t, r->group) : NULL;
+	if (g && r->op == THMQI_OP_GROUP_DELETE && r->group_id && r->group_id != g->id)
+		g = NULL; /* another one of that name by now */
 	if (!t || (!g && r->op != THMQI_OP_GROUP_LIST)) {
 		thmqi_reply(c, id, t ? -ENOENT : -THMQ_ENOTOPIC);
 		return true;

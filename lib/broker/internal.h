@@ -49,7 +49,8 @@ enum state_kind {
 	STATE_GROUP = 18,       /* meta: item: group id */
 	STATE_COUNTERS = 19,    /* meta: item 0: ids that come next, where what used them is gone */
 	STATE_PRODUCER = 20,    /* meta: item: producer id */
-	STATE_DECISION = 21     /* meta: item: transaction; txn.h */
+	STATE_DECISION = 21,    /* meta: item: transaction; txn.h */
+	STATE_NODE = 22         /* meta, of a cluster: item: node; drain.c */
 };
 
 /* Payloads of the slices: little endian, fixed width, as in doc/format.md. */
@@ -96,7 +97,7 @@ struct state_topic {
 	uint64_t tombstone_ns; /* of a compacted one; else 0 */
 	uint64_t rates[RATES]; /* a second, as of struct thmq_limits: produce bytes, messages, consume bytes, messages; 0: no limit */
 	uint32_t priorities; /* each has as many of the partitions, those of the lowest first; 0: there are none */
-	uint32_t reserved;
+	uint32_t made_by; /* of the call that created it, by chance, so that this may be said twice; 0: that says no more */
 };
 
 /* Partitions of one priority. i and i + so many are the same to those who count them without. */
@@ -125,6 +126,15 @@ struct state_producer {
 	char name[256];
 };
 #define NAMED_PRODUCER (1ull << 63) /* in its id; of the others nothing is stored but with their runs */
+
+/* A node of a cluster. */
+struct state_node {
+	uint64_t id;
+	uint32_t flags; /* NODE_DRAINED */
+	uint32_t reserved;
+};
+#define NODE_DRAINED 1u /* it is not to lead */
+
 #define TOMBSTONE_NS 86400000000000ull /* a day */
 #define RECONNECT_MAX_NS 1800000000000ull /* a session tries no longer; see lib/api/client.c */
 

@@ -286,7 +286,7 @@ static bool may_go(struct shard *s)
 	return !rc || is_full(rc);
 }
 
-/* Who leads meta is to lead all, and one that cannot is not to lead it. */
+/* Who leads meta is to lead all, and one that cannot, or is drained, is not to lead it. */
 static void on_timer(struct thmqi_timer *t)
 {
 	struct lead *l = thmqi_container(t, struct lead, timer);
@@ -294,7 +294,7 @@ static void on_timer(struct thmqi_timer *t)
 	uint64_t leader = atomic_load(&s->broker->leader);
 
 	if (is_meta(s))
-		leader = is_to_go(s) ? UINT64_MAX : s->broker->opts.node_id;
+		leader = is_to_go(s) ? UINT64_MAX : l->serves ? thmqi_drain_heir(s->broker->meta) : s->broker->opts.node_id;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
 	    leader != s->broker->opts.node_id && may_go(s))
 		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);

@@ -65,6 +65,13 @@ void thmqi_bereft_end(struct shard *s);
 /* roll.c: a step nearer to it, from time to time */
 void thmqi_roll_step(struct shard *s);
 
+/* drain.c: nodes that are not to lead */
+bool thmqi_drain_is(struct meta *m, uint64_t id);
+/* Who is to lead now in place of this one, which does; its own number: nobody else. */
+uint64_t thmqi_drain_heir(struct meta *m);
+/* Of the one that leads. 0 it is so, for good; -EAGAIN not yet: ask again; -EBUSY nobody else may lead; -EINVAL there is no such node; an error of the log */
+int thmqi_drain_request(struct meta *m, uint64_t id, bool on);
+
 /* afar.c: brokers in other processes */
 bool thmqi_afar_is(const char *address);
 /* Where a member's carrier listens, of its address. 0; -EINVAL */

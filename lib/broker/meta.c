@@ -336,6 +336,8 @@ static int replay(struct meta *m, const struct thmq_log_run *run)
 		return replay_named(m, run);
 	case STATE_DECISION:
 		return thmqi_txns_replay(m, run);
+	case STATE_NODE:
+		return thmqi_drain_replay(m, run);
 	default:
 		return 0;
 	}
@@ -586,6 +588,8 @@ int thmqi_meta_renew(struct meta *m, uint32_t kind, uint64_t item)
 		return n ? renew_named(m, n) : 0;
 	case STATE_DECISION:
 		return thmqi_txns_renew(m, item);
+	case STATE_NODE:
+		return thmqi_drain_renew(m, item);
 	default:
 		return 0;
 	}
@@ -624,6 +628,7 @@ void thmqi_meta_reset(struct meta *m)
 	m->next_topic = m->next_partition = m->next_group = 1;
 	m->next_shard = 0;
 	memset(&m->counters, 0, sizeof(m->counters));
+	m->drain_count = 0;
 }
 
 /* On the meta core: its timer runs there. */

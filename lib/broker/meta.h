@@ -78,6 +78,14 @@ struct meta_change {
 	struct thmqi_broker_post posts[]; /* one a shard: there and back */
 };
 
+#define DRAINS_MAX 32u
+
+struct drain {
+	uint64_t id;
+	uint64_t index; /* of the batch that says so */
+	bool on;        /* it is not to lead */
+};
+
 struct meta {
 	struct thmq_broker *broker;
 	struct shard *shard;
@@ -97,6 +105,10 @@ struct meta {
 	bool timer_on;
 	uint32_t member_count;
 	struct txns *txns; /* txn.c; NULL: there never was one */
+	/* drain.c: what is known of nodes of the cluster; and how often another one was to lead in this one's place, in a term */
+	struct drain drains[DRAINS_MAX];
+	uint32_t drain_count, drain_tries;
+	uint64_t drain_term, drain_tried_ns;
 };
 
 struct topic *thmqi_meta_topic(struct meta *m, const char *name, uint32_t *ret_place);
@@ -116,6 +128,10 @@ uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, 
 /* change.c */
 void thmqi_change_group_delete(struct meta *m, struct conn *c, uint64_t id, struct group *g, bool force);
 void thmqi_change_topic_delete(struct meta *m, struct topic *t); /* nobody asked for it */
+
+/* drain.c: nodes that are not to lead */
+int thmqi_drain_replay(struct meta *m, const struct thmq_log_run *run);
+int thmqi_drain_renew(struct meta *m, uint64_t id);
 
 /* assign.c */
 void thmqi_assign(struct group *g); /* the targets of its partitions; it has members */

@@ -179,6 +179,7 @@ static void tell_states(struct conn *c)
 		memset(state, 0, sizeof(*state));
 		state->id = m->list[i].id;
 		state->role = m->list[i].role;
+		state->drained = thmqi_drain_is(c->shard->broker->meta, state->id);
 		memcpy(state->url, m->list[i].address, sizeof(state->url));
 		/* this one, and those of the same environment, need no connection */
 		state->connected = !l->courier || state->id == c->shard->broker->opts.node_id;
@@ -203,6 +204,10 @@ void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		tell_states(c);
 	else if (q->op == THMQI_OP_NODE_CHANGE)
 		rc = wish_for(b, q);
+	else if (q->op == THMQI_OP_NODE_DRAIN)
+		rc = thmqi_drain_request(b->meta, q->volatile_bytes, q->index != 0);
+	else if (thmqi_drain_is(b->meta, q->volatile_bytes))
+		rc = -EBUSY;
 	else if (q->volatile_bytes != b->opts.node_id)
 		rc = thmqi_group_transfer(c->shard->lead->group, q->volatile_bytes);
 	thmqi_reply(c, id, rc);

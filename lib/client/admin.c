@@ -61,9 +61,14 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 	r.volatile_bytes = opts->volatile_bytes;
 	r.priorities = opts->priorities;
 	say_limits(&r, opts);
+	if (s->opts.reconnect_ns) /* it is this call's, should that have to ask again */
+		r.member = (uint32_t)thmqi_prng_next(&s->prng) | 1u;
 	rc = thmqi_session_meta(s, &r, NULL);
 	if (rc == -EEXIST)
 		return thmqi_fail(rc, "topic %s exists already", name);
+	if (rc == -ENOTSUP && (opts->flags & THMQ_TOPIC_VOLATILE))
+		return thmqi_fail(rc, "topic %s: brokers that keep the same data have no volatile topics: leave out THMQ_TOPIC_VOLATILE; retention_ns keeps it short, and "
+				      "visible_at memory or written fast", name);
 	if (rc == -ENOTSUP)
 		return thmqi_fail(rc, "topic %s: this broker has no directory: make it volatile", name);
 	return rc ? thmqi_fail(rc, "create topic %s: %s", name, thmqi_session_why(rc)) : 0;
@@ -71,11 +76,17 @@ int thmqi_client_topic_create(struct thmq_session *s, const char *name, const st
 
 int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
 {
+	struct thmqi_topic_entry about;
 	struct thmqi_request r;
-	int rc;
+	int rc = 0;
 
 	name_request(&r, THMQI_OP_TOPIC_DELETE, name);
-	rc = thmqi_session_meta(s, &r, NULL);
+	if (s->opts.reconnect_ns) { /* this one, and none that is made while the call may have to ask again */
+		rc = thmqi_session_topic(s, name, THMQI_TO_ANY, &about);
+		r.topic_id = rc ? 0 : about.topic_id;
+	}
+	if (!rc || rc == -EACCES) /* who may delete it may not see it */
+		rc = thmqi_session_meta(s, &r, NULL);
 	return rc ? thmqi_fail(rc, "delete topic %s: %s", name, thmqi_session_why(rc)) : 0;
 }
 

@@ -15,7 +15,8 @@ static void node_of(const struct thmqi_node_state *e, uint64_t leader, uint32_t 
 				 .id = e->id,
 				 .leads = e->id == leader,
 				 .connected = e->connected != 0,
-				 .error = e->error};
+				 .error = e->error,
+				 .drained = e->drained != 0};
 
 	memcpy(node.address, e->url, sizeof(node.address));
 	node.address[sizeof(node.address) - 1] = 0; /* the other end could have written anything */
@@ -147,6 +148,8 @@ int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t time
 		if (!rc)
 			rc = who_leads(s, &now_leads);
 	}
+	if (rc == -EBUSY)
+		return thmqi_fail(rc, "transfer to node %llu: it is drained; undrain it first", (unsigned long long)id);
 	if (rc == -EINVAL)
 		return thmqi_fail(rc,
 				  "transfer to node %llu: no other node of this number has a vote",
@@ -154,4 +157,18 @@ int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t time
 	return rc ? thmqi_fail(rc, "transfer to node %llu: %s", (unsigned long long)id,
 			       thmq_strerror(rc))
 		  : 0;
+}
+
+int thmqi_client_cluster_drain(struct thmq_session *s, uint64_t id, bool on, uint64_t timeout_ns)
+{
+	const struct thmqi_request r = {.op = THMQI_OP_NODE_DRAIN, .volatile_bytes = id, .index = on};
+	const char *what = on ? "drain" : "undrain";
+	int rc = repeat(s, &r, timeout_ns);
+
+	if (rc == -EBUSY)
+		return thmqi_fail(rc, "%s node %llu: no other node that has a vote may lead, since they are drained; undrain one of them first", what,
+				  (unsigned long long)id);
+	if (rc == -EINVAL)
+		return thmqi_fail(rc, "%s node %llu: the cluster has no node of this number", what, (unsigned long long)id);
+	return rc ? thmqi_fail(rc, "%s node %llu: %s", what, (unsigned long long)id, thmq_strerror(rc)) : 0;
 }

@@ -339,6 +339,7 @@ int thmqi_client_group_delete(struct thmq_session *s, const char *topic, const c
 	if (!rc) {
 		request_of(&r, THMQI_OP_GROUP_DELETE, topic, group);
 		r.topic_flags = flags;
+		r.group_id = a.info.group_id;
 		rc = thmqi_session_meta(s, &r, NULL);
 	}
 	return rc ? failed(rc, "delete", topic, group) : 0;

@@ -366,16 +366,19 @@ bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -E
 int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
 uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link); /* makes it; may be not up */
-/* The same of a blocking call: while the connection that has to go first is away, it waits for that. */
+/* Goes on for so long, and not beyond the deadline. 0; -ETIMEDOUT that has come; -ESHUTDOWN, -EDEADLK */
+int thmqi_session_rest(struct thmq_session *s, uint64_t ns, uint64_t deadline);
+/* A link of a blocking call: while the connection that has to go first is away, or the broker is found to be gone, it waits for another one. */
 int thmqi_session_link_wait(struct thmq_session *s, uint32_t shard, uint64_t deadline, struct client_link **ret_link);
+int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_t deadline);
+void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e); /* counts it as dropped when full */
+bool thmqi_session_events_full(const struct thmq_session *s);
+/* calls.c */
 int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
 			  uint64_t deadline, const struct thmqi_reply **ret_reply);
 int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *request,
 		       const struct thmqi_reply **ret_reply);
-int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_t deadline);
-void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e); /* counts it as dropped when full */
-bool thmqi_session_events_full(const struct thmq_session *s);
-/* Room for a control frame, waited for. */
+/* session.c: room for a control frame, waited for. */
 int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint64_t deadline,
 			    struct thmqi_frame **ret_frame);
 int thmqi_session_topic(struct thmq_session *s, const char *name, enum thmqi_purpose purpose,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * session.c - a session: its links, the frames that arrive on them, waiting, events. Knows which frame is whose, not what
- * producers and consumers do with it.
+ * producers and consumers do with it. Requests: calls.c.
  */
 #include <poll.h>
 #include <stdio.h>
@@ -664,16 +664,43 @@ int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_
 	return rc ? rc : l->dead;
 }
 
+static bool never(void *arg)
+{
+	(void)arg;
+	return false;
+}
+
+#define LOOK_AGAIN_NS 10000000u
+
+int thmqi_session_rest(struct thmq_session *s, uint64_t ns, uint64_t deadline)
+{
+	uint64_t until = THMQI_MIN(deadline, thmqi_session_deadline(s, ns));
+	int rc = thmqi_session_block(s, never, NULL, until);
+
+	return rc != -ETIMEDOUT ? rc : until == deadline ? rc : 0;
+}
+
+/* The broker is gone, and this session has not heard of that: it will, and find another one, or that one again. */
+static bool may_come(const struct thmq_session *s, int error)
+{
+	return s->opts.reconnect_ns && s->connected && !s->dead && (error == -ECONNREFUSED || error == -ECONNRESET || error == -ESHUTDOWN);
+}
+
 int thmqi_session_link_wait(struct thmq_session *s, uint32_t shard, uint64_t deadline, struct client_link **ret_link)
 {
-	int rc;
+	int rc, waited = 0;
 
-	while ((rc = thmqi_session_link(s, shard, ret_link)) == -EAGAIN) {
-		rc = thmqi_session_wait_up(s, s->links[THMQI_SHARD_META], deadline);
-		if (rc)
+	while ((rc = thmqi_session_link(s, shard, ret_link)) != 0) {
+		if (rc == -EAGAIN)
+			waited = thmqi_session_wait_up(s, s->links[THMQI_SHARD_META], deadline);
+		else if (may_come(s, rc))
+			waited = thmqi_session_rest(s, LOOK_AGAIN_NS, deadline);
+		else
 			return rc;
+		if (waited)
+			return waited == -ETIMEDOUT && rc != -EAGAIN ? rc : waited;
 	}
-	return rc;
+	return 0;
 }
 
 static bool has_room(void *arg)
@@ -692,101 +719,6 @@ int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint6
 		return rc ? rc : l->dead;
 	*ret_frame = thmqi_frame_claim(&l->wire->ctl, 0);
 	return 0;
-}
-
-static bool is_replied(void *arg)
-{
-	struct client_link *l = arg;
-
-	return l->replied || l->dead;
-}
-
-static int request_once(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
-			uint64_t deadline, const struct thmqi_reply **ret_reply)
-{
-	struct thmqi_frame *f;
-	int rc;
-
-	/* before anything is sent: what is refused has not happened, and no quick answer makes it happen */
-	if (thmqi_session_stuck(s))
-		return -EDEADLK;
-	do {
-		rc = thmqi_session_wait_up(s, l, deadline);
-		/* the page is the broker's until it has answered the request before, whoever gave up waiting for that */
-		if (!rc && !l->replied)
-			rc = thmqi_session_block(s, is_replied, l, deadline);
-		if (!rc)
-			rc = thmqi_session_ctl_claim(s, l, deadline, &f);
-	} while (!rc && !(l->up && l->replied)); /* something came in between */
-	if (rc)
-		return rc;
-	*l->wire->request = *request;
-	l->request_id = ++s->next_request;
-	l->replied = false;
-	f->type = THMQI_FRAME_REQUEST;
-	f->seq = l->request_id;
-	thmqi_frame_commit(&l->wire->ctl);
-	thmqi_link_kick_broker(l->wire);
-	rc = thmqi_session_block(s, is_replied, l, deadline);
-	if (rc)
-		return rc;
-	if (!l->replied)
-		return l->dead;
-	if (ret_reply)
-		*ret_reply = l->wire->reply;
-	return l->reply_status;
-}
-
-/* May it be said twice? */
-static bool may_repeat(const struct thmqi_request *r)
-{
-	switch (r->op) {
-	case THMQI_OP_TOPIC_DELETE:
-	case THMQI_OP_DELAYED_CANCEL:
-	case THMQI_OP_GROUP_DELETE:
-	case THMQI_OP_TXN_BEGIN:
-	case THMQI_OP_TXN_OFFSET:
-		return false;
-	case THMQI_OP_LEAD: /* another one may lead already */
-		return r->volatile_bytes != 0;
-	case THMQI_OP_TOPIC_CREATE:
-		return r->topic_flags & THMQ_TOPIC_IF_ABSENT;
-	case THMQI_OP_JOIN:
-		return r->member != 0 || (r->topic_flags & THMQI_JOIN_SHARED); /* that makes no member */
-	default:
-		return true;
-	}
-}
-
-static bool can_store(void *arg)
-{
-	return !((const struct thmq_session *)arg)->reads_only;
-}
-
-/* Of one whose connection is lost under it nobody knows whether it was done. Where nothing can be stored it waits for that. */
-int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
-			  uint64_t deadline, const struct thmqi_reply **ret_reply)
-{
-	bool again;
-	int rc, waited;
-
-	do {
-		rc = request_once(s, l, request, deadline, ret_reply);
-		again = (rc == -ECONNRESET || rc == -THMQ_ENOTLEADER) && !s->dead && may_repeat(request);
-		if (rc == -THMQ_ENOQUORUM) {
-			waited = thmqi_session_block(s, can_store, s, deadline);
-			again = !waited;
-			rc = waited && waited != -ETIMEDOUT ? waited : rc;
-		}
-	} while (again);
-	return rc;
-}
-
-int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *request,
-		       const struct thmqi_reply **ret_reply)
-{
-	return thmqi_session_request(s, s->links[0], request, thmqi_session_deadline(s, s->opts.timeout_ns),
-				     ret_reply);
 }
 
 /* -------------------------------------------------------------- open, close */
@@ -848,14 +780,6 @@ static int connect_once(struct thmq_session *s, uint64_t deadline)
 			   rc == -ETIMEDOUT ? "no answer within the time; is the broker's core driven, and can it be reached?" : thmq_strerror(rc));
 	return rc;
 }
-
-static bool never(void *arg)
-{
-	(void)arg;
-	return false;
-}
-
-#define LOOK_AGAIN_NS 10000000u
 
 /* The one of them that leads; while none does, until there is one. */
 static int find_broker(struct thmq_session *s, uint64_t deadline)

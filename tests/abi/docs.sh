@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # The documents against the headers: every public function has a man page with its very prototype, no document names a
-# function or constant that does not exist, pages are well-formed and installed, README shows examples/hello.c, and what doc/log.md and
-# doc/cores.md show compiles.
+# function or constant that does not exist, pages are well-formed and installed, README shows examples/hello.c, and what documents
+# show of programs compiles.
 # Usage: docs.sh [source directory]. Exit: 0, or 1 with what is wrong.
 set -u
 LC_ALL=C
@@ -160,34 +160,49 @@ snippets()
 		#include <errno.h>
 		#include <string.h>
 		#include <sys/epoll.h>
+		#include <thundermq/forecast.h>
 		#include <thundermq/log.h>
 		#include <thundermq/reactor.h>
 		#include <thundermq/thundermq.h>
+		#include <thundermq/transport.h>
 		#define SECOND 1000000000ull
-		void use(const struct thmq_record_view *record);
+		#define MINUTE (60 * SECOND)
+		void use();
+		void work_on(const struct thmq_message *message);
+		void look_at(const struct thmq_event *events, int count);
+		void store_in_database(const void *data, uint64_t number);
 		void take_messages(void);
 		void on_other(int fd);
-		extern struct thmq_log_events events;
+		extern struct thmq_log_events log_events;
 	END
 	awk '
 	/^```c$/ {
 		on = 1
 		printf "void snippet_%d(struct thmq_env *env, void *store, int epoll, int running);\n", ++n
 		printf "void snippet_%d(struct thmq_env *env, void *store, int epoll, int running)\n{\n", n
-		print "struct thmq_log *log = NULL; struct thmq_log_reader *reader = NULL; struct thmq_run_header *run;"
-		print "struct thmq_record_view records[4], record; struct thmq_record_cursor cursor; struct thmq_log_view view;"
-		print "struct thmq_log_hit hit; uint64_t index = 0, durable_index = 0, begin = 0, end = 0, offset; int64_t since_ns = 0;"
-		print "uint32_t len, count = 4; int rc;"
+		if (FILENAME ~ /log.md$/) {
+			print "struct thmq_log *log = NULL; struct thmq_log_reader *reader = NULL; struct thmq_run_header *run;"
+			print "struct thmq_record_view records[4], record; struct thmq_record_cursor cursor; struct thmq_log_view view;"
+			print "struct thmq_log_hit hit; uint64_t index = 0, durable_index = 0, begin = 0, end = 0, offset; int64_t since_ns = 0;"
+			print "struct thmq_log_events events = log_events; uint32_t count = 4;"
+		} else {
+			print "struct thmq_broker *broker; struct thmq_session *session; struct thmq_consumer *consumer; struct thmq_txn *txn;"
+			print "struct thmq_producer *producer, *orders, *bills; struct thmq_message messages[64], message; struct thmq_event events[16];"
+			print "struct thmq_response responses[16]; struct thmq_forecast *f; double next[8], count_of_this_tick = 0;"
+			print "const void *data = NULL, *order = NULL, *bill = NULL, *question = NULL, *answer = NULL; void *cookie = NULL; uint64_t timeout = 0, order_len = 0, bill_len = 0;"
+			print "int64_t new_year = 0; int n, i;"
+		}
+		print "uint32_t len; int rc;\n{"
 		printf "#line %d \"%s\"\n", NR + 1, FILENAME
 		next
 	}
-	/^```/ { if (on) print "}"; on = 0 }
+	/^```/ { if (on) print "}\n}"; on = 0 }
+	/^…$/ { $0 = "" }
 	on
 	' "$1"
 }
-for doc in doc/log.md doc/cores.md; do
+for doc in $(grep -l '^```c$' doc/*.md | grep -v custom-brokers); do
 	snippets "$doc" > "$tmp/snippets.c"
-	grep -q 'void snippet_2' "$tmp/snippets.c" || wrong "$doc: its pieces of programs were not found"
 	${CC:-cc} -std=gnu11 -D_GNU_SOURCE -fsyntax-only -Wall -Wextra -Werror -Wno-unused -Wno-uninitialized -Wno-maybe-uninitialized -Iinclude \
 		"$tmp/snippets.c" || wrong "$doc shows what does not compile"
 done

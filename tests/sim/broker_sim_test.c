@@ -11,6 +11,7 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "disk/sim.h"
+#include "seeds.h"
 
 #define PARTITIONS 3
 #define MESSAGES_MAX 20000
@@ -47,16 +48,6 @@ struct world {
 	} sent[MESSAGES_MAX];
 	uint32_t sent_count, settled;
 };
-
-static const char *at = "";
-#define CHECK(w, x) \
-	do { \
-		if (!(x)) { \
-			fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n", (unsigned long long)(w)->seed, at, \
-				__LINE__, #x, thmq_errmsg()); \
-			return -1; \
-		} \
-	} while (0)
 
 static int open_all(struct world *w)
 {
@@ -265,16 +256,8 @@ static int run(uint64_t seed)
 
 int main(int argc, char **argv)
 {
-	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
-	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) :
-			 getenv("THMQ_TEST_FULL") ? 20000 :
-			 getenv("THMQ_TEST_SMALL") ? 100 : /* beside sanitizers */
-						     200;
-	uint64_t seed, failed = 0;
+	uint64_t failed;
 
-	for (seed = first; seed < first + count; seed++)
-		if (run(seed) && ++failed == 5)
-			break;
-	printf("%llu seeds, %llu failed\n", (unsigned long long)(seed - first), (unsigned long long)failed);
+	each_seed(argc, argv, getenv("THMQ_TEST_SMALL") ? 100 : 200, 20000, run, &failed); /* fewer beside sanitizers */
 	return failed != 0;
 }

@@ -11,6 +11,7 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "disk/sim.h"
+#include "seeds.h"
 
 #define PARTITIONS 3u
 #define MESSAGES_MAX 3000u
@@ -39,16 +40,6 @@ struct world {
 	uint32_t came, cancelled;
 	bool sets_clock; /* somebody does, now and then */
 };
-
-static const char *at = "";
-#define CHECK(w, x)                                                                                \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n",                       \
-				(unsigned long long)(w)->seed, at, __LINE__, #x, thmq_errmsg());   \
-			return -1;                                                                 \
-		}                                                                                  \
-	} while (0)
 
 /* The sim's clock, with a wall that may be set. */
 static int64_t wall_shift_ns;
@@ -295,7 +286,9 @@ static int life(struct world *w, bool last)
 	return 0;
 }
 
-static int run(uint64_t seed, uint64_t *ret_came, uint64_t *ret_cancelled)
+static uint64_t came, cancelled; /* of all seeds */
+
+static int run(uint64_t seed)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	uint32_t lives, i;
@@ -316,24 +309,16 @@ static int run(uint64_t seed, uint64_t *ret_came, uint64_t *ret_cancelled)
 	for (i = 0; i < lives && !rc; i++)
 		rc = life(w, i + 1 == lives);
 	thmqi_disk_sim_close(w->sim);
-	*ret_came += w->came;
-	*ret_cancelled += w->cancelled;
+	came += w->came;
+	cancelled += w->cancelled;
 	free(w);
 	return rc;
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
-	uint64_t count = argc > 2                   ? strtoull(argv[2], NULL, 0)
-			 : getenv("THMQ_TEST_FULL") ? 5000
-						    : 5;
-	uint64_t seed, failed = 0, came = 0, cancelled = 0;
+	uint64_t failed, count = each_seed(argc, argv, 5, 5000, run, &failed);
 
-	for (seed = first; seed < first + count; seed++)
-		if (run(seed, &came, &cancelled) && ++failed == 5)
-			break;
-	printf("%llu seeds, %llu failed; %llu messages came, %llu were cancelled\n", (unsigned long long)(seed - first),
-	       (unsigned long long)failed, (unsigned long long)came, (unsigned long long)cancelled);
+	printf("%llu messages came, %llu were cancelled\n", (unsigned long long)came, (unsigned long long)cancelled);
 	return failed != 0 || (count >= 5 && (!came || !cancelled));
 }

@@ -12,6 +12,7 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "disk/sim.h"
+#include "seeds.h"
 
 #define PARTITIONS 2u
 #define MESSAGES_MAX 4000u
@@ -54,16 +55,6 @@ struct world {
 	uint32_t next_id, confirmed;
 	uint32_t first_of_life;
 };
-
-static const char *at = "";
-#define CHECK(w, x)                                                                                \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n",                       \
-				(unsigned long long)(w)->seed, at, __LINE__, #x, thmq_errmsg());   \
-			return -1;                                                                 \
-		}                                                                                  \
-	} while (0)
 
 static uint64_t below(struct world *w, uint64_t n)
 {
@@ -357,16 +348,8 @@ static int run(uint64_t seed)
 
 int main(int argc, char **argv)
 {
-	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
-	uint64_t count = argc > 2                   ? strtoull(argv[2], NULL, 0)
-			 : getenv("THMQ_TEST_FULL") ? 10000
-						    : 100;
-	uint64_t seed, failed = 0;
+	uint64_t failed;
 
-	for (seed = first; seed < first + count; seed++)
-		if (run(seed) && ++failed == 5)
-			break;
-	printf("%llu seeds, %llu failed\n", (unsigned long long)(seed - first),
-	       (unsigned long long)failed);
+	each_seed(argc, argv, 100, 10000, run, &failed);
 	return failed != 0;
 }

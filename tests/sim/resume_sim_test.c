@@ -15,6 +15,7 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "disk/sim.h"
+#include "seeds.h"
 
 #define PARTITIONS 3u
 #define MESSAGES 400u
@@ -36,16 +37,6 @@ struct world {
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
 };
-
-static const char *at = "";
-#define CHECK(w, x)                                                                                \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n",                       \
-				(unsigned long long)(w)->seed, at, __LINE__, #x, thmq_errmsg());   \
-			return -1;                                                                 \
-		}                                                                                  \
-	} while (0)
 
 /* ---------------------------------------------------------------- transport */
 
@@ -290,7 +281,9 @@ static int end(struct world *w)
 	return 0;
 }
 
-static int run(uint64_t seed, uint32_t *lost)
+static uint32_t lost; /* connections, of all seeds */
+
+static int run(uint64_t seed)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	uint32_t i;
@@ -311,7 +304,7 @@ static int run(uint64_t seed, uint32_t *lost)
 	}
 	if (!rc)
 		rc = end(w);
-	*lost += w->lost;
+	lost += w->lost;
 	thmqi_disk_sim_close(w->sim);
 	free(w);
 	return rc;
@@ -319,17 +312,8 @@ static int run(uint64_t seed, uint32_t *lost)
 
 int main(int argc, char **argv)
 {
-	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, seed, failed = 0;
-	uint64_t count = argc > 2                    ? strtoull(argv[2], NULL, 0)
-			 : getenv("THMQ_TEST_FULL")  ? 3000
-			 : getenv("THMQ_TEST_SMALL") ? 20
-						     : 30;
-	uint32_t lost = 0;
+	uint64_t failed, count = each_seed(argc, argv, getenv("THMQ_TEST_SMALL") ? 20 : 30, 3000, run, &failed);
 
-	for (seed = first; seed < first + count; seed++)
-		if (run(seed, &lost) && ++failed == 3)
-			break;
-	printf("%llu seeds, %u times disconnected, %llu failed\n",
-	       (unsigned long long)(seed - first), lost, (unsigned long long)failed);
+	printf("%u times disconnected\n", lost);
 	return failed != 0 || (count >= 20 && !lost);
 }

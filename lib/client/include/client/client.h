@@ -52,6 +52,7 @@ int thmqi_client_cluster_add(struct thmq_session *session, uint64_t id, const ch
 			     uint64_t timeout_ns);
 int thmqi_client_cluster_remove(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
 int thmqi_client_cluster_lead(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);
+int thmqi_client_cluster_drain(struct thmq_session *session, uint64_t id, bool on, uint64_t timeout_ns);
 
 int thmqi_client_producer_open(struct thmq_session *session, const char *topic,
 			       const struct thmq_producer_opts *opts,

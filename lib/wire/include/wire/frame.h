@@ -263,8 +263,9 @@ static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t coun
 
 enum thmqi_op {
 	THMQI_OP_TOPIC_CREATE =
-		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_*, ttl_ns, tombstone_ns */
-	THMQI_OP_TOPIC_DELETE = 2, /* meta; name */
+		1, /* meta; name, topic_flags, partition_count, visible_at, volatile_bytes, retention_*, ttl_ns, tombstone_ns; member: 32 bits of
+		      this call, by chance, with which it may be said twice; or 0 */
+	THMQI_OP_TOPIC_DELETE = 2, /* meta; name; topic_id: this one only; 0: whichever has the name */
 	THMQI_OP_TOPIC_LIST =
 		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
 	THMQI_OP_TOPIC_DESCRIBE = 4, /* meta; name -> one entry */
@@ -292,13 +293,15 @@ enum thmqi_op {
 				   status -ENOENT: it is not attached */
 	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
+	THMQI_OP_NODE_DRAIN = 15, /* likewise; volatile_bytes: the node that is not to lead (index 1), or may again (0) -> status 0: it is so;
+				     -EAGAIN: it is under way, ask again */
 	THMQI_OP_GROUP_LIST = 40, /* meta; name (topic), index: first -> count entries of struct thmqi_group_entry, total */
 	THMQI_OP_GROUP_MEMBERS = 41, /* meta; name, group, index: first -> count entries of struct thmqi_member_entry, total; value[0]: group
 					id, value[1]: assignor, value[2]: partitions, value[3]: members */
 	THMQI_OP_GROUP_OWNERS = 42, /* meta; name, group, index: first -> count numbers: of each partition the place of the member that has it,
 				       UINT32_MAX: none; total */
 	THMQI_OP_GROUP_EXPEL = 43, /* meta; name, group: all its members are put out */
-	THMQI_OP_GROUP_DELETE = 44, /* meta; name, group; topic_flags: THMQI_GROUP_FORCE, else -EBUSY where it has members */
+	THMQI_OP_GROUP_DELETE = 44, /* meta; name, group; group_id: this one only, 0: whichever has the name; topic_flags: THMQI_GROUP_FORCE, else -EBUSY where it has members */
 	THMQI_OP_TXN_BEGIN = 64, /* meta; group: its name, or ""; member: a secret, by chance; session_timeout_ns; retention_ns: of checks;
 				    index: how many; topic_flags: THMQI_TXN_STAYS -> value[0]: id */
 	THMQI_OP_TXN_END = 65, /* meta; member: id, volatile_bytes: the secret, or it is watched; index: THMQI_TXN_*;
@@ -380,7 +383,7 @@ struct thmqi_node_state {
 	uint32_t role; /* 0 spare, 1 standby, 2 voter */
 	uint32_t connected;
 	int32_t error; /* why not */
-	uint32_t reserved;
+	uint32_t drained; /* 1: it is not to lead */
 	char url[256];
 };
 

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an administrator does with brokers that keep the same data. One that is drained leads nothing, also when it was closed meanwhile, until it is undrained; but
+ * where nobody else is left it does. And while the lead goes from one to another all the time, by request, by drains and by brokers that are closed as if killed, every call that
+ * creates, alters, lists, describes or deletes something is answered as if nothing had happened.
+ *
+ * usage: cluster_calls_test [rounds] [seed] [tcp]; THMQ_TEST_FULL=1 goes on for longer, in one environment and by TCP
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "../check.h"
+
+#define BROKERS 3u
+#define PATIENCE_NS (60 * SECOND)
+
+static struct {
+	struct thmq_env *env;
+	struct thmq_broker *brokers[BROKERS]; /* one thread's at a time */
+	struct thmq_session *session;
+	char dir[64], urls[BROKERS][64], cluster[256], all[256];
+	bool far;
+	_Atomic bool done;
+	_Atomic uint32_t moves;
+	uint64_t seed;
+} w;
+
+static uint64_t chance(uint64_t *seed, uint64_t below)
+{
+	*seed ^= *seed << 13;
+	*seed ^= *seed >> 7;
+	*seed ^= *seed << 17;
+	return *seed % below;
+}
+
+/* --------------------------------------------------------------------- brokers */
+
+static void open_broker(uint32_t i)
+{
+	char dir[96], name[16];
+
+	snprintf(dir, sizeof(dir), "%s/%u", w.dir, i + 1);
+	snprintf(name, sizeof(name), "b%u", i + 1);
+	CHECK(thmq_broker_open(w.env,
+			       THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .listen = w.far ? w.urls[i] : NULL, .shard_count = 2,
+						.segment_bytes = 1u << 20, .batch_bytes = 64u << 10, .cluster = w.cluster, .cluster_name = "calls",
+						.node_id = i + 1, .heartbeat_ms = 30, .election_ms = 150),
+			       &w.brokers[i]) == 0);
+}
+
+/* As if killed: it hands nothing over. */
+static void close_broker(uint32_t i)
+{
+	CHECK(thmq_broker_close(w.brokers[i], 0) != -EDEADLK);
+	w.brokers[i] = NULL;
+}
+
+static int leader(void)
+{
+	uint32_t i;
+
+	for (i = 0; i < BROKERS; i++)
+		if (w.brokers[i] && thmq_broker_leader(w.brokers[i], NULL) == 1)
+			return (int)i;
+	return -1;
+}
+
+static uint32_t some_leader(void)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	int who;
+
+	while ((who = leader()) < 0) {
+		CHECK(now() < end);
+		usleep(1000);
+	}
+	return (uint32_t)who;
+}
+
+static void wait_for(uint32_t who)
+{
+	uint64_t end = now() + PATIENCE_NS;
+
+	while (leader() != (int)who) {
+		CHECK(now() < end);
+		usleep(1000);
+	}
+}
+
+static struct thmq_session *connect_one(void)
+{
+	struct thmq_session *s;
+
+	CHECK(thmq_connect(w.env, w.all, THMQ_SESSION_OPTS(.timeout_ns = PATIENCE_NS, .reconnect_ns = PATIENCE_NS, .peer_timeout_ns = SECOND), &s) == 0);
+	return s;
+}
+
+static void begin(bool far)
+{
+	char command[192];
+	uint32_t i;
+
+	w.far = far;
+	w.cluster[0] = w.all[0] = 0;
+	snprintf(w.dir, sizeof(w.dir), "cluster-calls-%d", (int)getpid());
+	snprintf(command, sizeof(command), "rm -rf %s && mkdir %s", w.dir, w.dir);
+	CHECK(system(command) == 0);
+	for (i = 0; i < BROKERS; i++) {
+		if (far)
+			snprintf(w.urls[i], sizeof(w.urls[i]), "tcp://127.%u.%u.%u:7471", 70 + ((uint32_t)getpid() >> 8 & 63), (uint32_t)getpid() & 255, i + 1);
+		else
+			snprintf(w.urls[i], sizeof(w.urls[i]), "inproc://b%u", i + 1);
+		snprintf(w.cluster + strlen(w.cluster), sizeof(w.cluster) - strlen(w.cluster), "%s%u=%s", i ? "," : "", i + 1, w.urls[i]);
+		snprintf(w.all + strlen(w.all), sizeof(w.all) - strlen(w.all), "%s%s", i ? "," : "", w.urls[i]);
+	}
+	CHECK(thmq_env_open(&w.env, THMQ_ENV_OPTS(.core_count = 2, .pool_bytes = 256u << 20)) == 0);
+	for (i = 0; i < BROKERS; i++)
+		open_broker(i);
+	w.session = connect_one();
+}
+
+static void end(void)
+{
+	char command[192];
+	uint32_t i;
+
+	CHECK(thmq_session_close(w.session, 10 * SECOND) == 0);
+	for (i = 0; i < BROKERS; i++)
+		CHECK(thmq_broker_close(w.brokers[i], SECOND) != -EDEADLK);
+	CHECK(thmq_env_close(w.env, 10 * SECOND) == 0);
+	snprintf(command, sizeof(command), "rm -rf %s", w.dir);
+	CHECK(system(command) == 0);
+}
+
+/* ---------------------------------------------------------------------- drained */
+
+/* By a bit of each. */
+static uint32_t drained(void)
+{
+	struct thmq_node nodes[BROKERS] = {{.size = sizeof(nodes[0])}};
+	uint32_t all = 0;
+	int i;
+
+	CHECK(thmq_cluster_nodes(w.session, nodes, BROKERS) == (int)BROKERS);
+	for (i = 0; i < (int)BROKERS; i++)
+		all |= nodes[i].drained << (nodes[i].id - 1);
+	return all;
+}
+
+static void drain_and_undrain(void)
+{
+	uint32_t one = some_leader(), two, three;
+
+	CHECK(thmq_cluster_undrain(w.session, one + 1, 0) == 0);
+	CHECK(thmq_cluster_drain(w.session, 77, 0) == -EINVAL && strstr(thmq_errmsg(), "77"));
+	CHECK(drained() == 0);
+	CHECK(thmq_cluster_drain(w.session, one + 1, 0) == 0);
+	two = some_leader();
+	CHECK(two != one && drained() == 1u << one);
+	CHECK(thmq_cluster_lead(w.session, one + 1, 0) == -EBUSY && strstr(thmq_errmsg(), "undrain"));
+	CHECK(thmq_cluster_drain(w.session, one + 1, 0) == 0);
+	three = BROKERS - one - two;
+	/* it was away, and who leads is lost: it has a vote, and whoever is elected first, the third one leads in the end */
+	close_broker(one);
+	open_broker(one);
+	close_broker(two);
+	wait_for(three);
+	open_broker(two);
+	CHECK(thmq_cluster_drain(w.session, three + 1, 0) == 0);
+	wait_for(two);
+	CHECK(drained() == (1u << one | 1u << three));
+	CHECK(thmq_cluster_drain(w.session, two + 1, 0) == -EBUSY && strstr(thmq_errmsg(), "drained"));
+	/* nobody else is left: better one of them than nobody; and that one gives it back */
+	close_broker(two);
+	CHECK(some_leader() != two);
+	CHECK(thmq_topic_create(w.session, "meanwhile", NULL) == 0);
+	open_broker(two);
+	wait_for(two);
+	/* all were away */
+	close_broker(one);
+	close_broker(three);
+	close_broker(two);
+	open_broker(one);
+	open_broker(three);
+	open_broker(two);
+	wait_for(two);
+	CHECK(drained() == (1u << one | 1u << three));
+	CHECK(thmq_cluster_undrain(w.session, one + 1, 0) == 0);
+	CHECK(thmq_cluster_undrain(w.session, three + 1, 0) == 0);
+	CHECK(drained() == 0);
+	CHECK(thmq_cluster_lead(w.session, one + 1, 0) == 0);
+	wait_for(one);
+	CHECK(thmq_topic_delete(w.session, "meanwhile") == 0);
+}
+
+/* ------------------------------------------------------------------------ calls */
+
+static void *move(void *arg)
+{
+	struct thmq_session *s = connect_one();
+	uint64_t seed = w.seed * 31 + 1;
+	uint32_t who;
+
+	(void)arg;
+	while (!atomic_load(&w.done)) {
+		usleep((useconds_t)chance(&seed, 100000));
+		who = some_leader();
+		switch (chance(&seed, 4)) {
+		case 0:
+			close_broker(who);
+			open_broker(who);
+			break;
+		case 1:
+			CHECK(thmq_cluster_drain(s, who + 1, 0) == 0);
+			CHECK(thmq_cluster_undrain(s, who + 1, 0) == 0);
+			break;
+		default:
+			CHECK(thmq_cluster_lead(s, 0, 0) == 0);
+		}
+		atomic_fetch_add(&w.moves, 1);
+	}
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+	return NULL;
+}
+
+static void produce(const char *topic, uint32_t count)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	struct thmq_producer *p;
+	int64_t rc;
+
+	CHECK(thmq_producer_open(w.session, topic, NULL, &p) == 0);
+	while (count) {
+		rc = thmq_send(p, &count, sizeof(count), NULL);
+		CHECK((rc > 0 || rc == -EAGAIN || rc == -THMQ_ENOQUORUM) && now() < end);
+		if (rc > 0)
+			count--;
+		else
+			CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+	}
+	CHECK(thmq_flush(p, PATIENCE_NS) == 0);
+	CHECK(thmq_producer_close(p, PATIENCE_NS) == 0);
+}
+
+static void consume(const char *topic, const char *group, uint32_t flags, uint32_t count)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+	int n, i, rc;
+
+	CHECK(thmq_consumer_open(w.session, topic, group, THMQ_CONSUMER_OPTS(.flags = flags), &c) == 0);
+	while (count) {
+		n = thmq_fetch(c, m, 16);
+		CHECK(n >= 0 && now() < end);
+		for (i = 0; i < n && group; i++)
+			thmq_ack(c, &m[i]);
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+		count -= (uint32_t)n < count ? (uint32_t)n : count;
+		if (!n)
+			CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+	}
+	rc = thmq_consumer_close(c, PATIENCE_NS);
+	CHECK(rc == 0 || rc == -THMQ_EFENCED); /* what was acknowledged last may come again */
+}
+
+static void cancel(const char *topic)
+{
+	struct thmq_producer *p;
+	struct thmq_event e;
+	uint64_t end = now() + PATIENCE_NS;
+	int64_t rc;
+	int said;
+
+	CHECK(thmq_producer_open(w.session, topic, THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p) == 0);
+	while ((rc = thmq_send(p, "later", 5, THMQ_MESSAGE_OPTS(.delay_ns = 3600 * SECOND))) < 0) {
+		CHECK((rc == -EAGAIN || rc == -THMQ_ENOQUORUM) && now() < end);
+		CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+	}
+	CHECK(thmq_flush(p, PATIENCE_NS) == 0);
+	do {
+		e.type = 0;
+		CHECK(now() < end);
+		if (thmq_events(w.session, &e, 1) != 1)
+			thmq_session_wait(w.session, MS);
+	} while (e.type != THMQ_EVENT_SETTLED);
+	if (e.offset != UINT64_MAX) { /* it was stored before, where is not known */
+		said = thmq_delayed_cancel(w.session, topic, e.partition, e.offset);
+		CHECK(said == 0 || said == -ECONNRESET);
+		said = thmq_delayed_cancel(w.session, topic, e.partition, e.offset);
+		CHECK(said == -ENOENT || said == -ECONNRESET); /* where it was asked twice */
+	}
+	CHECK(thmq_producer_close(p, PATIENCE_NS) == 0);
+}
+
+static void one_round(uint32_t number)
+{
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	struct thmq_group_info group = {.size = sizeof(group)};
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_group_member member = {.size = sizeof(member)};
+	struct thmq_node node = {.size = sizeof(node)};
+	struct thmq_event e;
+	uint32_t owners[4];
+	char topic[32];
+	int rc;
+
+	snprintf(topic, sizeof(topic), "t%u", number);
+	CHECK(thmq_topic_create(w.session, topic, THMQ_TOPIC_OPTS(.partition_count = 4)) == 0);
+	CHECK(thmq_topic_create(w.session, topic, THMQ_TOPIC_OPTS(.partition_count = 4)) == -EEXIST);
+	CHECK(thmq_topic_create(w.session, topic, THMQ_TOPIC_OPTS(.partition_count = 4, .flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(thmq_topic_create(w.session, "v", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == -ENOTSUP && strstr(thmq_errmsg(), "no volatile topics"));
+	CHECK(thmq_topic_alter(w.session, topic, THMQ_TOPIC_OPTS(.ttl_ns = (number + 1) * SECOND * 1000), THMQ_ALTER_TTL) == 0);
+	CHECK(thmq_topic_describe(w.session, topic, &info) == 0 && info.ttl_ns == (number + 1) * SECOND * 1000);
+	CHECK(thmq_topic_list(w.session, &info, 1) == 1);
+	produce(topic, 20);
+	CHECK(thmq_partition_describe(w.session, topic, number % 4, NULL, &part) == 0);
+	consume(topic, NULL, 0, 20);
+	consume(topic, "g", 0, 20);
+	consume(topic, "s", THMQ_CONSUMER_SHARED, 20);
+	CHECK(thmq_group_list(w.session, topic, &group, 1) == 2);
+	CHECK(thmq_group_describe(w.session, topic, "g", &group) == 0);
+	CHECK(thmq_group_members(w.session, topic, "g", &member, 1) >= 0);
+	CHECK(thmq_group_owners(w.session, topic, "g", owners, 4) == 4);
+	CHECK(thmq_partition_describe(w.session, topic, number % 4, "g", &part) == 0);
+	CHECK(thmq_group_reset(w.session, topic, "g", UINT32_MAX, THMQ_START_BEGIN, 0, THMQ_GROUP_FORCE) == 0);
+	CHECK(thmq_group_reset(w.session, topic, "g", UINT32_MAX, THMQ_START_TIME, 1, THMQ_GROUP_FORCE) == 0);
+	CHECK(thmq_group_delete(w.session, topic, "g", THMQ_GROUP_FORCE) == 0);
+	CHECK(thmq_group_delete(w.session, topic, "g", THMQ_GROUP_FORCE) == -ENOENT);
+	cancel(topic);
+	CHECK(thmq_cluster_nodes(w.session, &node, 1) == (int)BROKERS);
+	CHECK(thmq_topic_delete(w.session, topic) == 0);
+	CHECK(thmq_topic_delete(w.session, topic) == -THMQ_ENOTOPIC);
+	while ((rc = thmq_events(w.session, &e, 1)) == 1)
+		;
+	CHECK(rc == 0);
+}
+
+/* While others come and go: sessions that are made then find who leads, too. */
+static void another_session(void)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_session *s = connect_one();
+
+	CHECK(thmq_topic_list(s, &info, 1) >= 0);
+	CHECK(thmq_session_close(s, PATIENCE_NS) == 0);
+}
+
+static void calls(uint32_t rounds)
+{
+	pthread_t mover;
+	uint32_t i;
+
+	atomic_store(&w.done, false);
+	atomic_store(&w.moves, 0);
+	CHECK(pthread_create(&mover, NULL, move, NULL) == 0);
+	for (i = 0; i < rounds || !atomic_load(&w.moves); i++) {
+		one_round(i);
+		another_session();
+	}
+	atomic_store(&w.done, true);
+	CHECK(pthread_join(mover, NULL) == 0);
+	printf("%s: %u rounds, the lead moved %u times\n", w.far ? "tcp" : "inproc", i, atomic_load(&w.moves));
+}
+
+int main(int argc, char **argv)
+{
+	bool full = getenv("THMQ_TEST_FULL") != NULL, far;
+	uint32_t rounds = argc > 1 ? (uint32_t)atoi(argv[1]) : full ? 100 : 3;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	w.seed = (argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)getpid() * 2654435761u) | 1;
+	far = argc > 3 || w.seed & 2;
+	printf("seed %llu\n", (unsigned long long)w.seed);
+	begin(far);
+	drain_and_undrain();
+	calls(rounds);
+	end();
+	if (full) {
+		begin(!far);
+		calls(rounds);
+		end();
+	}
+	return 0;
+}
