@@ -1039,7 +1039,7 @@ struct thmq_header {
  */
 enum thmq_encoding {
 	THMQ_ENCODING_NONE = 0, /* one message */
-	/* A record batch of Kafka's protocol, version 2, of up to 65536 records, none of a transaction; the offsets in it mean nothing */
+	/* A record batch of Kafka's protocol, version 2, of up to 65536 records; one whose attributes say that it is of a transaction is sent in one. The offsets in it mean nothing */
 	THMQ_ENCODING_KAFKA = 4
 };
 
@@ -1128,7 +1128,7 @@ THMQ_API int thmq_claim(struct thmq_producer *producer, const struct thmq_messag
  * @claim: from thmq_claim() of this producer; spent afterwards
  * Return: its sequence, from 1, rising by one per commit of this producer; ordered, not yet durable;
  * -EAGAIN the broker's queue is full and the claim is still held: poll and commit again;
- * -EINVAL not an open claim of this producer; -ESHUTDOWN (the claim is spent).
+ * -EINVAL not an open claim of this producer; -ECANCELED its transaction is over, or about to be, -ESHUTDOWN (the claim is spent).
  */
 THMQ_API int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *claim);
 

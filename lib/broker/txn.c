@@ -36,6 +36,8 @@ struct txn {
 	bool stays;        /* that may come back */
 	bool prepared;     /* it was, and is stored as such */
 	bool stored;       /* its decision is appended */
+	bool voted;        /* which shards have something of it is known: SHARD_HAS */
+	bool acks;         /* offsets too */
 	uint8_t state;     /* enum state */
 	uint8_t decision;  /* enum txn_status that it is on its way to */
 	uint32_t waiting;  /* shards */
@@ -49,9 +51,13 @@ struct txn {
 	uint32_t check_max, checks;
 	char name[256];
 	struct thmqi_broker_post storing;
-	uint64_t answered; /* shards, by bit: of those that have a number up to 63 */
+	uint32_t shard_count;
+	uint8_t *shards; /* SHARD_* of each */
 	struct thmqi_broker_post posts[]; /* one a shard: there and back */
 };
+
+#define SHARD_ANSWERED 1u
+#define SHARD_HAS 2u
 
 /* A connection that decides about those of a name. */
 struct watcher {
@@ -107,7 +113,7 @@ static struct txn *find(const struct meta *m, uint64_t id)
 static struct txn *txn_make(struct txns *t, uint64_t id)
 {
 	uint32_t i, shards = t->meta->cluster ? t->meta->cluster->shard_count : THMQ_SHARD_COUNT_MAX;
-	struct txn *x = calloc(1, sizeof(*x) + shards * sizeof(x->posts[0]));
+	struct txn *x = calloc(1, sizeof(*x) + shards * (sizeof(x->posts[0]) + sizeof(x->shards[0])));
 
 	if (!x || thmqi_map_put(&t->by_id, id, x) != 0) {
 		free(x);
@@ -117,6 +123,8 @@ static struct txn *txn_make(struct txns *t, uint64_t id)
 	x->id = id;
 	x->wanted = UINT64_MAX;
 	x->storing.arg = x;
+	x->shard_count = shards;
+	x->shards = (uint8_t *)&x->posts[shards];
 	for (i = 0; i < shards; i++)
 		x->posts[i].arg = x;
 	thmqi_list_add_tail(&t->all, &x->link);
@@ -169,7 +177,9 @@ static void look_by(struct txns *t, uint64_t ns)
 
 /* -------------------------------------------------------------- to the shards */
 
-/* False: the broker closes, and the next open does it. */
+static void on_ended(struct txn *x);
+
+/* All shards, or, once they have voted, those that have something of it. False: the broker closes, and the next open does it. */
 static bool tell_all(struct txn *x, enum state state, void (*what)(struct thmqi_broker_post *post))
 {
 	struct thmq_broker *b = x->of->meta->broker;
@@ -178,13 +188,19 @@ static bool tell_all(struct txn *x, enum state state, void (*what)(struct thmqi_
 	if (x->of->meta->follows_no_more)
 		return false;
 	x->state = (uint8_t)state;
-	x->waiting = count;
+	x->waiting = 1; /* until all are told */
 	x->status = 0;
-	x->count = x->answered = 0;
+	x->count = 0;
 	for (i = 0; i < count; i++) {
+		x->shards[i] &= (uint8_t)~SHARD_ANSWERED;
+		if (x->voted && !(x->shards[i] & SHARD_HAS))
+			continue;
+		x->waiting++;
 		x->posts[i].value = x->id;
 		thmqi_broker_post(&x->posts[i], &b->shards[i + 1], what);
 	}
+	if (!--x->waiting) /* no shard has anything of it */
+		on_ended(x);
 	return true;
 }
 
@@ -248,12 +264,21 @@ static void decide(struct txn *x)
 static void on_voted(struct txn *x)
 {
 	uint64_t count = x->count;
+	uint32_t i;
+	bool has = false;
 
+	x->voted = true;
+	for (i = 0; i < x->shard_count; i++)
+		has |= (x->shards[i] & SHARD_HAS) != 0;
 	if (x->status || (x->wanted != UINT64_MAX && count != x->wanted)) {
 		begin_abort(x, x->status ? x->status : -EIO);
 		return;
 	}
-	if (!count && x->decision == TXN_IS_COMMITTED) { /* nothing is in it */
+	if (x->acks && x->decision == TXN_IS_PREPARED) { /* its partitions would wait for whoever decides */
+		begin_abort(x, -EINVAL);
+		return;
+	}
+	if (!has && x->decision == TXN_IS_COMMITTED) { /* nothing is in it */
 		remember(x->of, x->id, OK_ENDED);
 		answer(x, 0);
 		txn_free(x);
@@ -275,12 +300,13 @@ static void on_ended(struct txn *x)
 void thmqi_txn_answered(struct thmqi_broker_post *post)
 {
 	struct txn *x = post->arg;
-	uint32_t shard = (uint32_t)(post - x->posts) + 1;
+	uint8_t *shard = &x->shards[post - x->posts];
 
 	if (post->status)
 		x->status = post->status;
-	x->count += post->value;
-	x->answered |= shard < 64 ? 1ull << shard : 0;
+	x->count += post->value & TXN_VOTE_COUNT;
+	x->acks |= (post->value & TXN_VOTE_ACKS) != 0;
+	*shard |= (uint8_t)(SHARD_ANSWERED | (post->value & TXN_VOTE_HAS ? SHARD_HAS : 0));
 	if (--x->waiting)
 		return;
 	if (x->state == VOTING)
@@ -318,11 +344,17 @@ enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard)
 {
 	const struct txn *x = m ? find(m, id) : NULL;
 
+	uint8_t is;
+
 	if (!x)
 		return TXN_IS_NONE;
-	if (x->state == ENDING && shard < 64 && x->answered & 1ull << shard)
-		return TXN_IS_NONE; /* what it has came too late */
-	return x->prepared ? TXN_HAS_VOTED : TXN_GOES_ON;
+	is = x->shards[shard - 1];
+	/* what it has came too late: behind its vote, which said that there was nothing, or behind the end */
+	if (x->voted && !(is & SHARD_HAS))
+		return TXN_IS_NONE;
+	if (is & SHARD_ANSWERED && (x->state == ENDING || (x->state == VOTING && !(is & SHARD_HAS))))
+		return TXN_IS_NONE;
+	return x->prepared || x->state > VOTING ? TXN_HAS_VOTED : TXN_GOES_ON;
 }
 
 /* ------------------------------------------------------------------------ checks */

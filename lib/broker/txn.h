@@ -68,6 +68,11 @@ struct txn_here {
 
 enum txn_job { TXN_VOTE = 1, TXN_COMMIT, TXN_ABORT };
 
+/* A vote's value: how many messages and offsets, and … */
+#define TXN_VOTE_HAS (1ull << 63)  /* the shard has something of it: it is to be told the end */
+#define TXN_VOTE_ACKS (1ull << 62) /* offsets among that */
+#define TXN_VOTE_COUNT (TXN_VOTE_ACKS - 1)
+
 /* A partition with messages of transactions that are not over: consumers see what lies below the first of them. */
 struct txn_at {
 	struct partition *partition;

@@ -105,7 +105,8 @@ bool thmqi_txn_hides(const struct shard *s, const struct thmq_run_header *run)
 	const struct txn_item *it =
 		s->txns ? thmqi_map_get(&s->txns->items, item_key(run->transaction, run->partition, 0)) : NULL;
 
-	return it && it->is.status == TXN_IS_ABORTED;
+	/* what lies before was committed: it came again behind its end, and that was refused */
+	return it && it->is.status == TXN_IS_ABORTED && run->base_offset >= it->is.begin;
 }
 
 /* One of its transactions is over. */
@@ -236,12 +237,25 @@ static int may_acknowledge(const struct txn_here *h)
 	{
 		const struct state_txn *is = &thmqi_container(l, struct txn_item, link)->is;
 		struct partition *p = is->group ? thmqi_shard_partition(h->of->shard, is->partition) : NULL;
-		const struct group_offset *g = p && !p->dead ? thmqi_offsets_get(p, is->group, false) : NULL;
+		const struct group_offset *g;
 
-		if (g && (g->epoch != is->end || g->shared))
+		if (!p || p->dead)
+			continue;
+		g = thmqi_offsets_get(p, is->group, false);
+		if (!g || g->epoch != is->end || g->shared)
 			return -THMQ_EFENCED;
 	}
 	return 0;
+}
+
+static bool acknowledges(const struct txn_here *h)
+{
+	const struct thmqi_list *l;
+
+	for (l = h->items.next; l != &h->items; l = l->next)
+		if (thmqi_container(l, const struct txn_item, link)->is.group)
+			return true;
+	return false;
 }
 
 static int vote(struct txn_here *h)
@@ -250,7 +264,7 @@ static int vote(struct txn_here *h)
 	int rc;
 
 	h->job->status = s->failed ? -THMQ_EFAILED : may_acknowledge(h);
-	h->job->value = h->count;
+	h->job->value = h->count | TXN_VOTE_HAS | (acknowledges(h) ? TXN_VOTE_ACKS : 0);
 	rc = thmqi_settle_post(s, h->job, meta_of(s), thmqi_txn_answered);
 	if (rc)
 		return rc;
@@ -483,7 +497,7 @@ static int item_begin(struct txns_here *t, struct partition *p, const struct sta
 
 int thmqi_txn_enter(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct txn_item **ret_item)
 {
-	const uint32_t others = THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED;
+	const uint32_t others = THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY);
 	const struct state_txn is = {
 		.txn = thmqi_txn_of(f), .partition = p->id, .begin = p->next_offset, .status = TXN_IS_OPEN};
 	struct shard *s = c->shard;
@@ -513,6 +527,8 @@ void thmqi_txn_mark(struct thmq_run_header *run, uint64_t id)
 	uint32_t i, head, padded;
 
 	run->transaction = id;
+	if (run->encoding != THMQ_RUN_RECORDS) /* its bytes alone were copied */
+		return;
 	for (i = 0; i < run->count; i++, record++) {
 		head = (uint32_t)record->key_len + record->tag_len;
 		padded = THMQI_ALIGN_UP(record->size, 8u);
@@ -595,7 +611,7 @@ bool thmqi_txn_keeps(const struct shard *s, uint32_t partition, uint32_t group)
 	uint32_t i = 0;
 
 	while (group && (h = thmqi_map_next(&s->txns->open, &i))) {
-		if (!h->voted)
+		if (!h->voted && h->what != TXN_COMMIT && !h->asks && !h->asking)
 			continue;
 		thmqi_list_each(l, &h->items)
 		{

@@ -149,7 +149,7 @@ static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_mes
 static bool encodes_wrongly(const struct thmq_message_opts *o)
 {
 	return o->encoding != THMQ_ENCODING_KAFKA || (o->flags & ~THMQ_MESSAGE_PARTITION) || o->key || o->tag || o->header_count ||
-	       o->ttl_ns || o->deliver_at_ns || o->delay_ns || o->txn;
+	       o->ttl_ns || o->deliver_at_ns || o->delay_ns;
 }
 
 static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o,
@@ -405,12 +405,17 @@ static __attribute__((noinline)) void push_id(const struct client_link *l,
 						 .key_len = f->key_len};
 }
 
-static __attribute__((noinline)) void in_txn(struct thmq_producer *p, const struct place *m)
+static uint64_t txn_of(const struct place *m)
 {
 	uint64_t id;
 
 	memcpy(&id, m->first + m->key_len + m->tag_len, sizeof(id));
-	thmqi_txn_sent(p, id);
+	return id;
+}
+
+static __attribute__((noinline)) void in_txn(struct thmq_producer *p, const struct place *m)
+{
+	thmqi_txn_sent(p, txn_of(m));
 }
 
 static inline void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t shard, uint8_t level)
@@ -579,6 +584,10 @@ int64_t thmqi_client_commit(struct thmq_producer *p, struct thmq_claim *claim)
 	if (thmqi_unlikely(m.slot->life != m.link->life)) {
 		m.first = thmqi_resume_claim(m.link, m.slot, m.first, bytes_of(&m));
 		claim->internal[1] = (uint64_t)(uintptr_t)m.first;
+	}
+	if (thmqi_unlikely(m.has & IN_TXN) && !thmqi_txn_takes(p->session, txn_of(&m))) {
+		thmqi_client_abort(p, claim);
+		return -ECANCELED;
 	}
 	if (thmqi_unlikely(m.has & THMQ_RECORD_PACKED)) {
 		if (!thmqi_frame_claim(&m.link->wire->up, 0)) { /* once packed it is not unpacked again */

@@ -15,19 +15,33 @@ int thmqi_txn_plan(const struct thmq_producer *p, const struct thmq_message_opts
 {
 	const struct thmq_txn *t = opts->txn;
 
-	if (!thmqi_handle_is(t, THMQI_HANDLE_TXN) || t->session != p->session || t->prepared || opts->encoding ||
+	if (!thmqi_handle_is(t, THMQI_HANDLE_TXN) || t->session != p->session || t->ending ||
 	    (has & (THMQ_RECORD_DELAY | THMQ_RECORD_EXPECT_END | THMQ_RECORD_EXPECT_KEY)))
 		return -EINVAL;
 	return p->is_volatile ? -ENOTSUP : 0;
 }
 
-void thmqi_txn_sent(struct thmq_producer *p, uint64_t id)
+static struct thmq_txn *find(const struct thmq_session *s, uint64_t id)
 {
-	struct thmq_txn *t = p->session->txns;
+	struct thmq_txn *t = s->txns;
 
 	while (t && t->id != id)
 		t = t->next;
-	if (!t) /* of a claim that was committed too late: the broker refuses it */
+	return t;
+}
+
+bool thmqi_txn_takes(const struct thmq_session *s, uint64_t id)
+{
+	const struct thmq_txn *t = find(s, id);
+
+	return t && !t->ending;
+}
+
+void thmqi_txn_sent(struct thmq_producer *p, uint64_t id)
+{
+	struct thmq_txn *t = find(p->session, id);
+
+	if (!t)
 		return;
 	t->count++;
 	t->streams[p->stream / 64] |= 1ull << p->stream % 64;
@@ -42,7 +56,7 @@ int thmqi_client_txn_ack(struct thmq_txn *t, struct thmq_consumer *c, const stru
 
 	if (c->shared)
 		return -EOPNOTSUPP;
-	if (t->session != c->session || t->prepared || !c->grouped || message->partition >= c->reading_count ||
+	if (t->session != c->session || t->ending || !c->grouped || message->partition >= c->reading_count ||
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = &c->readings[message->partition];
@@ -217,6 +231,7 @@ static int end(struct thmq_txn *t, uint32_t what, uint64_t deadline)
 				  .volatile_bytes = t->secret,
 				  .before_offset = t->count + t->ack_count};
 
+	t->ending = true;
 	return ask(t->session, &r, deadline, NULL);
 }
 
@@ -230,9 +245,9 @@ static void give_up(struct thmq_txn *t, uint64_t deadline)
 
 static int commit(struct thmq_txn *t, uint32_t what, uint64_t deadline)
 {
-	int rc = t->prepared ? 0 : settle(t, deadline);
+	int rc = t->ending ? 0 : settle(t, deadline);
 
-	if (!rc && !t->prepared) {
+	if (!rc && !t->ending) { /* else the shards know, and take no more */
 		rc = send_acks(t, deadline);
 		if (rc && !is_open_still(rc)) { /* its broker has not heard the end of it */
 			give_up(t, deadline);

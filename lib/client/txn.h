@@ -21,12 +21,15 @@ struct thmq_txn {
 	uint64_t streams[THMQI_STREAMS / 64]; /* bits: producers that sent some */
 	struct txn_ack *acks;
 	uint32_t ack_count, ack_room;
+	bool ending; /* the broker was asked to: nothing is added any more */
 	bool prepared;
 	char name[256];
 };
 
 /* May @p send @opts->txn's messages with these attributes? 0; -EINVAL; -ENOTSUP */
 int thmqi_txn_plan(const struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t has);
+/* Is @id one that a message may still be sent in? */
+bool thmqi_txn_takes(const struct thmq_session *s, uint64_t id);
 /* A message of @id was sent. */
 void thmqi_txn_sent(struct thmq_producer *p, uint64_t id);
 void thmqi_session_txns_close(struct thmq_session *s, uint64_t deadline);

@@ -284,6 +284,22 @@ static void list_messages(FILE *out, struct open *o, const char *topic, uint32_t
 	CHECK(thmq_consumer_close(c, SECOND) == 0);
 }
 
+/* Transactions that are prepared: it is asked what is to become of them. */
+static void list_prepared(FILE *out, struct open *o)
+{
+	struct thmq_event e;
+	uint32_t i;
+
+	CHECK(thmq_txn_watch(o->session, "shop") == 0);
+	for (i = 0; i < 1000; i++) {
+		thmq_session_wait(o->session, SECOND / 100);
+		if (thmq_events(o->session, &e, 1) == 1 && e.type == THMQ_EVENT_TXN_CHECK)
+			break;
+	}
+	CHECK(i < 1000);
+	fprintf(out, "prepared shop %llx\n", (unsigned long long)e.sequence);
+}
+
 /* Of all that the library can tell, what must be the same for ever. */
 static void list(FILE *out, const char *dir)
 {
@@ -299,6 +315,10 @@ static void list(FILE *out, const char *dir)
 		fprintf(out, "topic %s id %u partitions %u visible_at %u groups %u\n",
 			topics[i].name, topics[i].topic_id, topics[i].partition_count,
 			topics[i].visible_at, topics[i].group_count);
+		if (topics[i].ttl_ns)
+			fprintf(out, "ttl %llu priorities %u\n", (unsigned long long)topics[i].ttl_ns, topics[i].priorities);
+		if (strcmp(topics[i].name, "shop-halves") == 0)
+			list_prepared(out, &o);
 		for (uint32_t p = 0; p < topics[i].partition_count; p++) {
 			for (uint32_t g = 0; g < 2; g++) {
 				struct thmq_partition_info info = {.size = sizeof(info)};
@@ -636,6 +656,110 @@ static void make_killed(const char *dir)
 	close_dir(&o);
 }
 
+/* Behind what it has acknowledged in the group. */
+static void acks_in(struct thmq_txn *t, struct open *o, struct thmq_consumer *c, uint32_t count)
+{
+	struct thmq_message m;
+
+	while (count) {
+		if (thmq_fetch(c, &m, 1) == 1) {
+			CHECK(thmq_txn_ack(t, c, &m) == 0);
+			CHECK(thmq_release(c, &m, 1) == 0);
+			count--;
+		} else {
+			thmq_session_wait(o->session, 10000000);
+		}
+	}
+}
+
+static void sends_in(struct thmq_txn *t, struct thmq_producer *p, const char *text, uint32_t partition)
+{
+	CHECK(thmq_send(p, text, (uint32_t)strlen(text),
+			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME | THMQ_MESSAGE_PARTITION, .time_ns = now += 1000, .partition = partition, .txn = t)) > 0);
+}
+
+/* One transaction of each kind, in two shards, as if the broker were killed now: committed, aborted, prepared, and open. */
+static void make_transactions(const char *dir)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_producer *orders, *halves;
+	struct thmq_consumer *c;
+	struct thmq_txn *t;
+	char other[220];
+	struct open o;
+
+	snprintf(other, sizeof(other), "%s-living", dir);
+	open_dir(&o, other, true, 2);
+	CHECK(thmq_topic_create(o.session, "orders", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_topic_create(o.session, "shop-halves", NULL) == 0);
+	CHECK(thmq_producer_open(o.session, "orders", NULL, &orders) == 0);
+	CHECK(thmq_producer_open(o.session, "shop-halves", NULL, &halves) == 0);
+	for (uint32_t i = 0; i < 4; i++)
+		send(orders, "plain", 5, "key", i % 2 ? "paid" : NULL, i / 2);
+	CHECK(thmq_flush(orders, 10 * SECOND) == 0);
+	CHECK(thmq_consumer_open(o.session, "orders", "billing", NULL, &c) == 0);
+	CHECK(thmq_txn_begin(o.session, NULL, &t) == 0);
+	sends_in(t, orders, "committed", 0);
+	sends_in(t, orders, "committed too", 1);
+	sends_in(t, halves, "committed there", 0);
+	acks_in(t, &o, c, 3);
+	CHECK(thmq_txn_commit(t, 10 * SECOND) == 0);
+	CHECK(thmq_txn_begin(o.session, NULL, &t) == 0);
+	sends_in(t, orders, "aborted", 0);
+	sends_in(t, halves, "aborted", 0);
+	CHECK(thmq_txn_abort(t, 10 * SECOND) == 0);
+	send(halves, "behind what was aborted", 23, NULL, NULL, 0);
+	CHECK(thmq_txn_begin(o.session, THMQ_TXN_OPTS(.name = "shop", .check_ns = SECOND / 50, .check_max = 1000), &t) == 0);
+	sends_in(t, halves, "prepared", 0);
+	CHECK(thmq_txn_prepare(t, 10 * SECOND) == 0);
+	send(halves, "behind what is prepared", 23, NULL, NULL, 0);
+	CHECK(thmq_txn_begin(o.session, NULL, &t) == 0);
+	sends_in(t, orders, "open", 1);
+	send(orders, "behind what was open", 20, NULL, NULL, 1);
+	CHECK(thmq_flush(halves, 10 * SECOND) == 0 && thmq_flush(orders, 10 * SECOND) == 0);
+	for (uint32_t i = 0; i < 1000 && info.end_offset < 4; i++) {
+		thmq_session_wait(o.session, 10000000);
+		CHECK(thmq_partition_describe(o.session, "orders", 0, NULL, &info) == 0);
+	}
+	shell("cp -r --sparse=always '%s' '%s'", other, dir);
+	close_dir(&o);
+}
+
+/* A record batch of Kafka's: two records, of which one has headers and a tag, and one of nothing. */
+static const uint8_t kafka_batch[] = {
+		0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x6c, 0xff, 0xff, 0xff, 0xff, 0x02, 0x7d, 0x2b, 0x3f,
+		0x53, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x01, 0xa0, 0xc4, 0x50, 0x6c, 0x00, 0x00, 0x00, 0x01, 0xa0, 0xc4,
+		0x50, 0x6c, 0x07, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00,
+		0x03, 0x1a, 0x00, 0x00, 0x00, 0x04, 0x6b, 0x31, 0x0a, 0x66, 0x69, 0x72, 0x73, 0x74, 0x00, 0x4a, 0x00, 0x0a, 0x02, 0x04,
+		0x6b, 0x32, 0x0c, 0x73, 0x65, 0x63, 0x6f, 0x6e, 0x64, 0x04, 0x0c, 0x72, 0x65, 0x67, 0x69, 0x6f, 0x6e, 0x04, 0x65, 0x75,
+		0x10, 0x74, 0x68, 0x6d, 0x71, 0x2e, 0x74, 0x61, 0x67, 0x06, 0x72, 0x65, 0x64, 0x0c, 0x00, 0x0e, 0x04, 0x01, 0x01, 0x00};
+
+/* A topic that was altered, and what is stored of messages besides their payload; batches of another protocol among them. */
+static void make_altered(const char *dir)
+{
+	const struct thmq_header headers[] = {{"kind", "first", 5, THMQ_HEADER_TEXT}};
+	struct thmq_producer *p;
+	struct open o;
+
+	open_dir(&o, dir, true, 1);
+	CHECK(thmq_topic_create(o.session, "orders", THMQ_TOPIC_OPTS(.priorities = 2, .ttl_ns = 4000000000 * SECOND)) == 0);
+	CHECK(thmq_topic_create(o.session, "kafka", NULL) == 0);
+	CHECK(thmq_producer_open(o.session, "orders", NULL, &p) == 0);
+	for (uint32_t i = 0; i < 6; i++)
+		CHECK(thmq_send(p, "with headers", 12,
+				THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = now += 1000, .priority = i % 2, .key = "key", .key_len = 3, .headers = headers,
+						  .header_count = 1)) > 0);
+	CHECK(thmq_producer_close(p, 10 * SECOND) == 0);
+	CHECK(thmq_topic_alter(o.session, "orders", THMQ_TOPIC_OPTS(.ttl_ns = 5000000000 * SECOND), THMQ_ALTER_TTL) == 0);
+	CHECK(thmq_producer_open(o.session, "kafka", NULL, &p) == 0);
+	send(p, "before", 6, NULL, NULL, 0);
+	CHECK(thmq_send(p, kafka_batch, sizeof(kafka_batch), THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA)) > 0);
+	send(p, "behind", 6, "key", "paid", 0);
+	CHECK(thmq_flush(p, 10 * SECOND) == 0 && thmq_producer_close(p, 10 * SECOND) == 0);
+	ack(&o, "kafka", "billing", 3);
+	close_dir(&o);
+}
+
 static void make_one(const char *folder, const char *name, void (*make)(const char *dir))
 {
 	char dir[200], path[600];
@@ -664,6 +788,7 @@ static const struct {
 } made[] = {
 	{"closed", make_closed},     {"sealed", make_sealed},   {"killed", make_killed},
 	{"retained", make_retained}, {"partial", make_partial},
+	{"transactions", make_transactions}, {"altered", make_altered},
 };
 
 int main(int argc, char **argv)

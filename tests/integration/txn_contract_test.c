@@ -221,6 +221,61 @@ static void acknowledged(void)
 	CHECK(thmq_session_close(other, 5 * SECOND) == 0);
 }
 
+/* Who was not told asks again: what it acknowledges was said by then, and is taken no more. */
+static void asked_again(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *in, *out;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_txn *t;
+	uint64_t wait;
+	int i, rc;
+
+	CHECK(thmq_topic_create(s, "in", NULL) == 0 && thmq_topic_create(s, "out", NULL) == 0);
+	in = producer_of(s, "in");
+	out = producer_of(s, "out");
+	for (i = 0; i < 30; i++)
+		put(in, NULL, 0, "x");
+	CHECK(thmq_flush(in, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "in", "g", NULL, &c) == 0);
+	for (i = 0; i < 30; i++) {
+		CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == (uint64_t)i);
+		CHECK(thmq_txn_begin(s, NULL, &t) == 0 && thmq_txn_ack(t, c, &m) == 0);
+		put(out, t, 0, "y");
+		CHECK(thmq_release(c, &m, 1) == 0);
+		for (wait = 1000u << i % 10; (rc = thmq_txn_commit(t, wait)) == -ETIMEDOUT; wait *= 2)
+			CHECK(wait < 60 * SECOND);
+		CHECK(rc == 0);
+		stands_soon(s, "in", "g", (uint64_t)i + 1);
+	}
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* A claim that is committed behind the end of its transaction is no part of it, and takes nothing of it along. */
+static void late_claim(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_claim claim;
+	struct thmq_txn *t;
+
+	CHECK(thmq_topic_create(s, "l", NULL) == 0);
+	p = producer_of(s, "l");
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	put(p, t, 0, "in-time");
+	CHECK(thmq_claim(p, TXN(.txn = t), 4, &claim) == 0);
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	memcpy(claim.data, "late", 4);
+	CHECK(thmq_commit(p, &claim) == -ECANCELED);
+	CHECK(thmq_commit(p, &claim) == -EINVAL && thmq_abort(p, &claim) == -EINVAL); /* it is spent */
+	put(p, NULL, 0, "on");
+	c = reader_of(s, "l", 0);
+	expect_text(s, c, "in-time on");
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
 /* A member whose partition goes to another while its transaction is open. */
 static void taken_over(void)
 {
@@ -428,6 +483,146 @@ static void keys(void)
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
 }
 
+/* ----------------------------------------------------------- with what else there is */
+
+/* How far @c is; soon. */
+static void is_soon_at(struct thmq_session *s, struct thmq_consumer *c, uint64_t offset)
+{
+	uint64_t end = now() + 10 * SECOND, at = 0;
+
+	do {
+		CHECK(thmq_consumer_position(c, 0, &at) == 0);
+		if (at != offset)
+			thmq_session_wait(s, MS);
+	} while (at != offset && now() < end);
+	CHECK(at == offset);
+}
+
+/* Who reads to the end comes there, though the last ones are none; and no further than to one that is open. */
+static void positions(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_consumer *c, *raw, *tagged;
+	struct thmq_producer *p;
+	struct thmq_txn *t;
+
+	CHECK(thmq_topic_create(s, "p", NULL) == 0);
+	p = producer_of(s, "p");
+	put(p, NULL, 0, "one");
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	put(p, t, 0, "two");
+	put(p, t, 0, "three");
+	put(p, NULL, 0, "four");
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	c = reader_of(s, "p", 0);
+	raw = reader_of(s, "p", THMQ_CONSUMER_READ_UNCOMMITTED);
+	CHECK(thmq_consumer_open(s, "p", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN, .filter = "tag = 'none'"), &tagged) == 0);
+	expect_text(s, c, "one");
+	expect_text(s, raw, "one two three four");
+	is_soon_at(s, c, 1);
+	is_soon_at(s, raw, 4);
+	is_soon_at(s, tagged, 1);
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	put(p, t, 0, "five"); /* the first one is open still */
+	CHECK(thmq_txn_abort(t, 5 * SECOND) == 0);
+	is_soon_at(s, c, 1);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0); /* and that ends it */
+	s = session_of(NULL);
+	c = reader_of(s, "p", 0);
+	expect_text(s, c, "one four");
+	is_soon_at(s, c, end_of(s, "p", 0));
+	CHECK(end_of(s, "p", 0) == 5);
+	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 1) == 0); /* to where one was aborted */
+	expect_text(s, c, "four");
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* Each priority is partitions of its own: one transaction over all of them. */
+static void priorities(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_txn *t;
+	uint32_t i, seen[3] = {0};
+
+	CHECK(thmq_topic_create(s, "pr", THMQ_TOPIC_OPTS(.priorities = 3)) == 0);
+	p = producer_of(s, "pr");
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	for (i = 0; i < 3; i++)
+		CHECK(thmq_send(p, "no", 2, TXN(.priority = i, .txn = t)) > 0);
+	CHECK(thmq_txn_abort(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	for (i = 0; i < 30; i++)
+		CHECK(thmq_send(p, "yes", 3, TXN(.priority = i % 3, .txn = t)) > 0);
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_open(s, "pr", "g", NULL, &c) == 0);
+	CHECK(fetch(s, c, &m, 1, 30 * MS) == 0);
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	for (i = 0; i < 30; i++) {
+		CHECK(fetch(s, c, &m, 1, 10 * SECOND) == 1 && m.len == 3);
+		seen[thmq_message_priority(c, &m)]++;
+		CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(seen[0] == 10 && seen[1] == 10 && seen[2] == 10);
+	CHECK(fetch(s, c, &m, 1, 30 * MS) == 0);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* A message's time goes on while its transaction is open. */
+static void time_to_live(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_txn *t;
+	uint64_t begin = now();
+
+	CHECK(thmq_topic_create(s, "ttl", NULL) == 0);
+	p = producer_of(s, "ttl");
+	c = reader_of(s, "ttl", 0);
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	CHECK(thmq_send(p, "short", 5, TXN(.ttl_ns = 20 * MS, .txn = t)) > 0);
+	CHECK(thmq_send(p, "long", 4, TXN(.ttl_ns = 1000 * SECOND, .txn = t)) > 0);
+	while (now() - begin < 60 * MS)
+		thmq_session_wait(s, MS);
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	expect_text(s, c, "long");
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* A topic whose retention is altered meanwhile, and one that is deleted under a transaction. */
+static void altered(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p, *q;
+	struct thmq_consumer *c;
+	struct thmq_txn *t;
+	int rc;
+
+	CHECK(thmq_topic_create(s, "al", NULL) == 0 && thmq_topic_create(s, "de", NULL) == 0);
+	p = producer_of(s, "al");
+	q = producer_of(s, "de");
+	c = reader_of(s, "al", 0);
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	put(p, t, 0, "a");
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_topic_alter(s, "al", THMQ_TOPIC_OPTS(.retention_bytes = 1u << 30), THMQ_ALTER_RETENTION_BYTES) == 0);
+	put(p, t, 0, "b");
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	expect_text(s, c, "a b");
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	put(p, t, 0, "c");
+	put(q, t, 0, "x");
+	CHECK(thmq_flush(p, 5 * SECOND) == 0 && thmq_flush(q, 5 * SECOND) == 0);
+	CHECK(thmq_topic_delete(s, "de") == 0);
+	rc = thmq_txn_commit(t, 5 * SECOND); /* what was in it is gone with the topic; the rest counts */
+	CHECK(rc == 0);
+	expect_text(s, c, "c");
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
 /* ------------------------------------------------------------------------ at random */
 
 #define OPEN_AT_ONCE 6u
@@ -526,9 +721,11 @@ static void at_random(void)
 }
 
 static const struct test_case cases[] = {{"all_or_nothing", all_or_nothing}, {"whole_messages", whole_messages}, {"acknowledged", acknowledged},
+					 {"asked_again", asked_again},	     {"late_claim", late_claim},
 					 {"taken_over", taken_over},	     {"fenced", fenced},	     {"time_is_over", time_is_over},
 					 {"checked_back", checked_back},     {"refused", refused},	     {"keys", keys},
-					 {"at_random", at_random}};
+					 {"positions", positions},	     {"priorities", priorities},     {"time_to_live", time_to_live},
+					 {"altered", altered},		     {"at_random", at_random}};
 
 int main(int argc, char **argv)
 {
