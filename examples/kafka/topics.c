@@ -13,6 +13,12 @@
 
 #define LIST_SLACK 64u
 
+/* Topics that this broker keeps for itself: clients may read them. */
+static bool is_own(const char *name)
+{
+	return strcmp(name, OFFSETS_TOPIC) == 0 || strcmp(name, TRANSACTIONS_TOPIC) == 0;
+}
+
 /* All topics. Return: how many, *ret_infos of malloc(); negative: an error of the library */
 static int list_all(struct server *s, struct thmq_topic_info **ret_infos)
 {
@@ -120,7 +126,7 @@ static void out_topic(struct request *r, const struct thmq_topic_info *t)
 	if (r->version >= 10)
 		out_topic_id(out, t->topic_id);
 	if (r->version >= 1)
-		out_bool(out, strcmp(t->name, OFFSETS_TOPIC) == 0);
+		out_bool(out, is_own(t->name));
 	out_array(out, (int32_t)t->partition_count);
 	for (i = 0; i < t->partition_count; i++) {
 		out_i16(out, 0);
@@ -170,7 +176,7 @@ static int create(struct server *s, const struct wish *w)
 	char copy[THMQ_TOPIC_NAME_MAX + 1];
 	int rc;
 
-	if (!text_copy(w->name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
+	if (!text_copy(w->name, copy, sizeof(copy)) || is_own(copy))
 		return K_INVALID_TOPIC;
 	rc = thmq_topic_create(s->control, copy,
 			       THMQ_TOPIC_OPTS(.flags = w->compact ? THMQ_TOPIC_COMPACT : 0,
@@ -486,7 +492,7 @@ static int delete (struct server *s, struct text name)
 	struct topic *t;
 	int rc;
 
-	if (!text_copy(name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
+	if (!text_copy(name, copy, sizeof(copy)) || is_own(copy))
 		return K_INVALID_TOPIC;
 	rc = thmq_topic_delete(s->control, copy);
 	if (!rc && !store_topic(s, name, &t))
