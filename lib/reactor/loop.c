@@ -513,6 +513,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	memset(l, 0, sizeof(*l));
 	l->core.env = env;
 	l->core.index = index;
+	l->core.owner = &env->process->owners[index];
 	l->core.clock = env->world.clock;
 	l->core.world = &env->world;
 	l->lead = l;
