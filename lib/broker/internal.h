@@ -616,6 +616,7 @@ void thmqi_settle_forget(struct shard *s, struct conn *c);
 /* thmqi_broker_post() once all that was appended is durable. -EAGAIN: too much is on its way. */
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post));
+bool thmqi_settle_has_post(const struct shard *s, const struct thmqi_broker_post *post); /* it is not posted yet */
 
 /* versions.c */
 /* Is what @f expects so? 0; -EAGAIN it is being looked up; -THMQ_ECONFLICT, and what is so; -EINVAL; an error */
