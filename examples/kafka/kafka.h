@@ -6,6 +6,7 @@
  *   conn.c   sockets, frames; tls.c below it      produce.c  Produce                     group*.c   who is in which group
  *   api.c    which request is whose               fetch.c    Fetch, ListOffsets          offsets.c  what groups have committed
  *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
+ *   configs.c  settings
  *   cluster.c  which of several brokers leads     transactions*.c  who has one open      load.c     what was kept, when it begins
  */
 #ifndef KAFKA_KAFKA_H
@@ -317,6 +318,8 @@ void create_topics_run(struct request *r);
 void delete_topics_run(struct request *r);
 void create_partitions_run(struct request *r);
 void describe_configs_run(struct request *r);
+void alter_configs_run(struct request *r);
+void incremental_alter_configs_run(struct request *r);
 void find_coordinator_run(struct request *r);
 void join_group_run(struct request *r);
 void sync_group_run(struct request *r);
@@ -327,6 +330,16 @@ void list_groups_run(struct request *r);
 void delete_groups_run(struct request *r);
 void offset_commit_run(struct request *r);
 void offset_fetch_run(struct request *r);
+void offset_delete_run(struct request *r);
+
+/* configs.c: what a topic is made with, or altered to */
+struct settings {
+	uint64_t retention_ns, retention_bytes, tombstone_ns;
+	uint32_t what;               /* of these, which are named: THMQ_ALTER_* */
+	bool policy, compact, keeps; /* policy: it is named; keeps: the newest of each key, however old it is */
+};
+/* Return: 0, or an error of the protocol; *ret_why: in words */
+int settings_read(struct settings *w, struct text name, struct text value, const char **ret_why);
 
 /* group.c: @generation -1 and an empty @member: a client that is in no group; 0 or an error of the protocol */
 struct group;

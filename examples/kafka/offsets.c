@@ -660,6 +660,61 @@ void offset_fetch_run(struct request *r)
 	request_done(r);
 }
 
+/* No member may be there: it would not hear of it. */
+void offset_delete_run(struct request *r)
+{
+	struct in *in = &r->in, again;
+	struct out *out = &r->out;
+	struct text group = in_text(in);
+	int32_t i, k, topics = in_array(in, 6), parts;
+	char key[KEY_MAX + 1];
+	struct sending *g = NULL;
+	struct partition *p;
+	int error = offsets_known(r->server, group) ? group_may_commit(r->server, group, -1, text_of(""), text_of(NULL)) : K_GROUP_ID_NOT_FOUND;
+
+	if (error && error != K_GROUP_ID_NOT_FOUND && error != K_INVALID_GROUP_ID)
+		error = K_NON_EMPTY_GROUP;
+	again = *in;
+	for (i = 0; i < topics && !in->bad; i++) {
+		in_text(in);
+		for (parts = in_array(in, 4); parts > 0 && !in->bad; parts--)
+			in_i32(in);
+	}
+	if (in->bad) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	if (!error && (offsets_partition(r->server, &p) || sending_begin(p, NULL, &g)))
+		error = K_COORDINATOR_NOT_AVAILABLE;
+	out_i16(out, (int16_t)error);
+	out_i32(out, 0);
+	out_array(out, error || topics < 0 ? 0 : topics);
+	for (i = 0; i < topics && !error; i++) {
+		struct text topic = in_text(&again);
+
+		parts = in_array(&again, 4);
+		out_text(out, topic);
+		out_array(out, parts > 0 ? parts : 0);
+		for (k = 0; k < parts; k++) {
+			int32_t partition = in_i32(&again);
+			struct text at = {key, 0};
+
+			if (topic.len <= THMQ_TOPIC_NAME_MAX)
+				at.len = key_make(key, group, topic, partition);
+			if (at.len && *item_place(r->server, at)) {
+				offsets_send(g, at, (struct text){NULL, 0}, NULL);
+				item_set(r->server, at, -1, -1, 0, (struct text){NULL, 0});
+			}
+			out_i32(out, partition);
+			out_i16(out, 0);
+		}
+	}
+	if (g)
+		sending_end(g, NULL);
+	request_done(r);
+}
+
 /* A group is deleted: what it had, one after the other. */
 void offsets_forget(struct server *s, struct text group)
 {

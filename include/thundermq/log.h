@@ -220,7 +220,10 @@ struct thmq_log_events {
 	int (*replay)(void *ctx, const struct thmq_log_run *run);
 	/* All batches up to @index have reached @durability (WRITTEN or DURABLE). Each rises. */
 	void (*settled)(void *ctx, uint32_t durability, uint64_t index);
-	/* thmq_log_truncate() has removed all batches from @index on: forget what they said. */
+	/*
+	 * thmq_log_truncate() has removed all batches from @index on: forget what they said. Their indexes are given to others, so what
+	 * settled was told up to is @index - 1 at most from now on, and rises from there.
+	 */
 	void (*unappended)(void *ctx, uint64_t index);
 	/* The log failed (write or flush error) and refuses appends for good; reads go on. */
 	void (*failed)(void *ctx, int error);

@@ -467,6 +467,7 @@ static void child_uses_logs(uint32_t env_flags)
 		thmq_log_view_release(l.log, &view);
 	}
 	CHECK(seen == end);
+	thmq_log_reader_close(l.reader);
 	MUST(thmq_env_close(l.env, SECOND));
 }
 

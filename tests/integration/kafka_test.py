@@ -234,6 +234,20 @@ def topics_and_settings(b):
     same(configs['cleanup.policy'].value, 'compact')
     same(configs['delete.retention.ms'].value, '5000')
     same((configs['segment.bytes'].is_default, [x.name for x in configs['segment.bytes'].synonyms.values()]), (True, ['segment.bytes']))
+    def alter(name, **to):
+        return result(a.alter_configs([confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, name,
+                                                                            set_config={k.replace('_', '.'): v for k, v in to.items()})]))
+
+    def is_set(name):
+        r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, name)
+        return {k: c.value for k, c in a.describe_configs([r])[r].result(10).items() if k.startswith('retention') and not c.is_default}
+
+    same((alter('made', retention_bytes='5000000'), is_set('made')), (None, {'retention.bytes': '5000000'}))  # what is not named is not set
+    same((alter('made', retention_ms='60000', segment_ms='5'), is_set('made')), (None, {'retention.ms': '60000'}))
+    same([alter('made', cleanup_policy='compact'), alter('made', no_such='1'), alter('made', retention_ms='soon')], ['INVALID_CONFIG'] * 3)
+    same([alter('no-such-topic', retention_ms='1'), alter('kafka.group-offsets', retention_ms='1')], ['UNKNOWN_TOPIC_OR_PART', 'TOPIC_EXCEPTION'])
+    thmq('topic', 'alter', b.native, 'made', '--retention-time', '30s')
+    same(is_set('made'), {'retention.ms': '30000'})
     same(len(a.list_topics('made', 10).topics['made'].partitions), 3)
     same(result(a.delete_topics(['made'])), None)
     same(result(a.delete_topics(['made'])), 'UNKNOWN_TOPIC_OR_PART')
@@ -457,8 +471,8 @@ def what_makes_no_sense(b):
 
 
 VERSIONS = {0: (3, 9), 1: (4, 12), 2: (1, 7), 3: (0, 12), 8: (2, 8), 9: (1, 8), 10: (0, 4), 11: (0, 9), 12: (0, 4), 13: (0, 5), 14: (0, 5), 15: (0, 5),
-            16: (0, 4), 17: (0, 1), 18: (0, 3), 19: (0, 7), 20: (0, 5), 22: (0, 4), 24: (0, 3), 25: (0, 3), 26: (0, 3), 28: (0, 3), 32: (0, 4), 36: (0, 2), 37: (0, 3), 42: (0, 2)}
-FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14: 4, 15: 5, 16: 3, 18: 3, 19: 5, 20: 4, 22: 2, 24: 3, 25: 3, 26: 3, 28: 3, 32: 4, 36: 2, 37: 2, 42: 2}
+            16: (0, 4), 17: (0, 1), 18: (0, 3), 19: (0, 7), 20: (0, 5), 22: (0, 4), 24: (0, 3), 25: (0, 3), 26: (0, 3), 28: (0, 3), 32: (0, 4), 33: (0, 2), 36: (0, 2), 37: (0, 3), 42: (0, 2), 44: (0, 1), 47: (0, 0)}
+FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14: 4, 15: 5, 16: 3, 18: 3, 19: 5, 20: 4, 22: 2, 24: 3, 25: 3, 26: 3, 28: 3, 32: 4, 33: 2, 36: 2, 37: 2, 42: 2, 44: 1}
 
 
 def who_does_not_read(b):
@@ -575,9 +589,27 @@ def newest_versions(b):
         same(r[-3:], b'\0\0\0')
         r = ask(8, 8, text(b'byhand') + struct.pack('>i', -1) + b'\1' + b'\0' + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') + b'\0\0\0')
         same(r, struct.pack('>i', 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ih', 0, 0) + b'\0\0\0')
+        alter = lambda name, how, value, only_look=b'\0': struct.unpack('>h', ask(44, 1, b'\2\2' + text(b'new') + b'\2' + text(name) + how + value + b'\0\0' +
+                                                                             only_look + b'\0')[5:7])[0]
+        same(alter(b'retention.ms', b'\0', text(b'5000')), 0)
+        same(alter(b'retention.bytes', b'\0', text(b'6000000')), 0)
+        same(alter(b'retention.bytes', b'\0', text(b'7000000'), b'\1'), 0)
+        now = lambda: [json.loads(thmq('topic', 'describe', b.native, 'new', '--json').splitlines()[0])[x] for x in ('retention_ns', 'retention_bytes')]
+        same(now(), [5000000000, 6000000])
+        same([alter(b'retention.ms', b'\1', b'\0'), alter(b'compression.type', b'\1', b'\0'), now()], [0, 0, [0, 6000000]])
+        same([alter(b'cleanup.policy', b'\2', text(b'compact')), alter(b'retention.ms', b'\0', b'\0'), alter(b'cleanup.policy', b'\1', b'\0')], [40, 40, 40])
         r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
         same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') +
              struct.pack('>h', 0) + b'\0\0' + struct.pack('>h', 0) + b'\0\0')
+
+        def forget(group):
+            s.sendall(frame(47, 0, struct.pack('>h', len(group)) + group + struct.pack('>i', 1) + b'\0\3new' + struct.pack('>iii', 2, 0, 7)))
+            return answer(s)[4:]
+
+        same(forget(b'none'), struct.pack('>hii', 69, 0, 0))
+        same(forget(b'byhand'), struct.pack('>hii', 0, 0, 1) + b'\0\3new' + struct.pack('>iihih', 2, 0, 0, 7, 0))
+        r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
+        same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\1' + struct.pack('>h', 0) + b'\0\0')
 
 
 def what_becomes_of_a_transaction(b):
