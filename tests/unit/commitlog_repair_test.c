@@ -78,6 +78,7 @@ static void up(void)
 	snprintf(dir, sizeof(dir), "%s/log", base);
 	snprintf(original, sizeof(original), "%s/original", base);
 	r.opts.dir = dir;
+	r.close_ns = 60000000000;
 	open_env();
 	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
 	store(0, MESSAGES);

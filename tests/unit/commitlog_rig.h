@@ -25,6 +25,7 @@ struct rig {
 	struct thmq_log_events events;
 	uint32_t defects;
 	uint64_t pool_bytes;
+	uint64_t close_ns; /* how long the device may take when it is closed; 0: a second, which a real one that others use may not keep */
 	/* noted */
 	uint64_t written, durable, unappended;
 	uint32_t rooms, checkpoints, ready;
@@ -151,7 +152,7 @@ static inline int rig_open(struct rig *r)
 /* Return: the log's; the environment is closed too, and a leaked block is an error. */
 static inline int rig_close(struct rig *r)
 {
-	int rc = r->log ? thmq_log_close(r->log, 0) : 0, leaked;
+	int rc = r->log ? thmq_log_close(r->log, r->close_ns) : 0, leaked;
 
 	r->log = NULL;
 	leaked = r->env ? thmqi_env_close(r->env) : 0;
