@@ -30,7 +30,7 @@ async def work(name: str, session: thundermq.Session, done: set[int]) -> int:
 
 
 async def main() -> None:
-    with thundermq.Environment() as env, env.broker(data_dir="hello-py-data"), env.connect() as session:
+    with thundermq.Environment() as env, env.broker(data_dir="hello-asyncio-data"), env.connect() as session:
         session.create_topic("jobs", if_absent=True)
         done: set[int] = set()
         with env.connect() as first, env.connect() as second:

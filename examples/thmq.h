@@ -135,6 +135,9 @@ int copy_log(const char *dir, const char *dest);
 /* thmq_top.c: what the cores of @env do, below @title; until it is interrupted, or once. 0, or an exit code. */
 int top(struct thmq_env *env, const char *title, bool once, bool json);
 int parse_policy(const char *text, uint32_t *ret_policy); /* 0, or an exit code after saying what is wrong */
+const char *policy_name(uint32_t policy);
+const char *model_name(uint32_t model); /* of a forecast */
+const char *budget_text(uint64_t ns, struct unit_text *buffer); /* how long a core spins; @buffer is its room */
 
 /* thmq_stat.c: what another process does that has @dir open. -1: none has, or it keeps no statistics; else an exit code. */
 int top_of_other(const char *dir, bool once, bool json);

@@ -316,7 +316,8 @@ int cmd_explain(int argc, char **argv)
 struct shown {
 	char table[32], key[256], of[32];
 	uint64_t in, in_bytes, out, out_bytes, commits, throttled;
-	uint64_t busy, idle, slept, at_ns;
+	uint64_t busy, idle, slept, sleeps, hits, misses, at_ns;
+	uint64_t policy, budget, model, ratio, forecast;
 	uint64_t p50, p99;
 };
 
@@ -329,7 +330,12 @@ static void show(struct shown *r, const struct thmq_stats_value *v)
 		      {"messages_out", offsetof(struct shown, out)}, {"bytes_out", offsetof(struct shown, out_bytes)},
 		      {"batches", offsetof(struct shown, commits)},  {"throttled", offsetof(struct shown, throttled)},
 		      {"busy", offsetof(struct shown, busy)},	     {"idle", offsetof(struct shown, idle)},
-		      {"slept", offsetof(struct shown, slept)}};
+		      {"slept", offsetof(struct shown, slept)},	     {"sleeps", offsetof(struct shown, sleeps)},
+		      {"spin_hits", offsetof(struct shown, hits)},   {"spin_misses", offsetof(struct shown, misses)},
+		      {"policy", offsetof(struct shown, policy)},    {"budget", offsetof(struct shown, budget)},
+		      {"forecast_model", offsetof(struct shown, model)},
+		      {"forecast_ratio", offsetof(struct shown, ratio)},
+		      {"forecast_cpu", offsetof(struct shown, forecast)}};
 	size_t i;
 
 	r->at_ns = v->updated_ns;
@@ -382,18 +388,47 @@ static double each(uint64_t now, uint64_t before, double seconds)
 	return seconds > 0 && now > before ? (double)(now - before) / seconds : 0;
 }
 
+/* What it spends its time on, and how it waits: what thmq top shows of the process's own cores. A broker of an older library tells of its
+ * time only. */
+static void print_core(const struct shown *a, const struct shown *b, double seconds, bool json)
+{
+	double busy = each(b->busy, a->busy, seconds) / 1e9, spun = each(b->idle, a->idle, seconds) / 1e9;
+	double forecast = each(b->forecast, a->forecast, seconds) / 1e9;
+	struct unit_text budget;
+
+	if (json) {
+		printf("{\"core\":%s,\"busy\":%.4f,\"spun\":%.4f,\"slept\":%.4f,\"policy\":\"%s\",\"spin_hits_per_s\":%.1f,"
+		       "\"spin_misses_per_s\":%.1f,\"sleeps_per_s\":%.1f,\"budget_ns\":",
+		       b->key, busy, spun, each(b->slept, a->slept, seconds) / 1e9, b->policy ? policy_name((uint32_t)b->policy) : "-",
+		       each(b->hits, a->hits, seconds), each(b->misses, a->misses, seconds), each(b->sleeps, a->sleeps, seconds));
+		if (b->budget == UINT64_MAX)
+			printf("null");
+		else
+			printf("%llu", (unsigned long long)b->budget);
+		printf(",\"forecast_model\":\"%s\",\"forecast_ratio\":%.3f,\"forecast_cpu\":%.6f}\n", model_name((uint32_t)b->model),
+		       (double)b->ratio / 1e3, forecast);
+		return;
+	}
+	printf("core %-27s %5.1f %% busy, %5.1f %% looking", b->key, 100 * busy, 100 * spun);
+	if (b->policy)
+		printf("; %s: %.0f hits/s, %.0f misses/s, spins %s", policy_name((uint32_t)b->policy), each(b->hits, a->hits, seconds),
+		       each(b->misses, a->misses, seconds), budget_text(b->budget, &budget));
+	if (b->ratio)
+		printf("; forecast: %s, %.2f of naive's error, %.2f %%", model_name((uint32_t)b->model), (double)b->ratio / 1e3,
+		       100 * forecast);
+	putchar('\n');
+}
+
 static void print_shown(const struct shown *a, const struct shown *b, double seconds, bool json)
 {
 	struct unit_text p50, p99;
 	char name[300];
 
+	/* what has little to say is written seldom: its counts are of the time between two writes */
+	if (a->at_ns && b->at_ns > a->at_ns)
+		seconds = (double)(b->at_ns - a->at_ns) / 1e9;
 	if (strcmp(b->table, "core") == 0) {
-		double busy = each(b->busy, a->busy, seconds) / 1e9, spun = each(b->idle, a->idle, seconds) / 1e9;
-
-		if (json)
-			printf("{\"core\":%s,\"busy\":%.4f,\"spun\":%.4f}\n", b->key, busy, spun);
-		else
-			printf("core %-27s %5.1f %% busy, %5.1f %% looking\n", b->key, 100 * busy, 100 * spun);
+		print_core(a, b, seconds, json);
 		return;
 	}
 	if (json) {

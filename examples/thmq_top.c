@@ -31,12 +31,12 @@ int parse_policy(const char *text, uint32_t *ret_policy)
 		text);
 }
 
-static const char *policy_name(uint32_t policy)
+const char *policy_name(uint32_t policy)
 {
 	return policy < sizeof(policies) / sizeof(policies[0]) ? policies[policy] : "?";
 }
 
-static const char *model_name(uint32_t model)
+const char *model_name(uint32_t model)
 {
 	return model < sizeof(models) / sizeof(models[0]) ? models[model] : "?";
 }
@@ -69,7 +69,7 @@ static struct span span_of(const struct thmq_core_stats *a, const struct thmq_co
 	return s;
 }
 
-static const char *budget_text(uint64_t ns, struct unit_text *buffer)
+const char *budget_text(uint64_t ns, struct unit_text *buffer)
 {
 	if (ns == UINT64_MAX)
 		return "ever";

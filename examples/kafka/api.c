@@ -34,10 +34,17 @@ static const struct api apis[] = {
 	{19, 0, 0, 7, 5, create_topics_run, "CreateTopics", false},
 	{20, 0, 0, 5, 4, delete_topics_run, "DeleteTopics", false},
 	{22, 0, 0, 4, 2, init_producer_id_run, "InitProducerId", true},
+	{24, 0, 0, 3, 3, add_partitions_to_txn_run, "AddPartitionsToTxn", false},
+	{25, 0, 0, 3, 3, add_offsets_to_txn_run, "AddOffsetsToTxn", false},
+	{26, 0, 0, 3, 3, end_txn_run, "EndTxn", false},
+	{28, 0, 0, 3, 3, txn_offset_commit_run, "TxnOffsetCommit", false},
 	{32, 0, 0, 4, 4, describe_configs_run, "DescribeConfigs", false},
+	{33, 0, 0, 2, 2, alter_configs_run, "AlterConfigs", false},
 	{36, 0, 0, 2, 2, auth_authenticate, "SaslAuthenticate", true},
 	{37, 0, 0, 3, 2, create_partitions_run, "CreatePartitions", false},
 	{42, 0, 0, 2, 2, delete_groups_run, "DeleteGroups", false},
+	{44, 0, 0, 1, 1, incremental_alter_configs_run, "IncrementalAlterConfigs", false},
+	{47, 0, 0, 0, NEVER, offset_delete_run, "OffsetDelete", false},
 };
 #define API_COUNT ((int32_t)(sizeof(apis) / sizeof(apis[0])))
 

@@ -212,8 +212,8 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 	out_tags(out);
 	if (!part->error && !bytes)
 		store_describe(p); /* the end may be further than what we have seen of it */
-	if (!out->failed) {
-		put_i64(out->data + head + 6, part->error ? -1 : p->end);
+	if (!out->failed) { /* behind the second one nothing is committed; what was aborted before it has gone already */
+		put_i64(out->data + head + 6, part->error ? -1 : p->high > p->end ? p->high : p->end);
 		put_i64(out->data + head + 14, part->error ? -1 : p->end);
 	}
 }
@@ -273,7 +273,7 @@ static bool fetch_look(struct request *r)
 	return true;
 }
 
-static void fetch_open(struct server *s, struct part *part)
+static void fetch_open(struct server *s, struct part *part, bool uncommitted)
 {
 	struct partition *p;
 
@@ -287,7 +287,7 @@ static void fetch_open(struct server *s, struct part *part)
 	if (p->end < 0)
 		part->error = store_describe(p);
 	if (!part->error)
-		part->error = reader_get(p, part->offset, &part->reader);
+		part->error = reader_get(p, part->offset, uncommitted, &part->reader);
 }
 
 /* Room for one more. */
@@ -403,7 +403,7 @@ void fetch_run(struct request *r)
 		return;
 	}
 	for (i = 0; i < f->count; i++)
-		fetch_open(r->server, &f->parts[i]);
+		fetch_open(r->server, &f->parts[i], !f->isolation);
 	r->drop = fetch_drop;
 	request_wait(r, fetch_look, clock_ns() + (wait_ms > 0 ? wait_ms : 0) * MILLISECOND);
 }
@@ -513,7 +513,7 @@ static bool list_look(struct request *r)
 	return true;
 }
 
-static void list_open(struct server *s, struct part *part)
+static void list_open(struct server *s, struct part *part, bool uncommitted)
 {
 	int64_t wanted = part->time_ms;
 	struct partition *p;
@@ -529,11 +529,11 @@ static void list_open(struct server *s, struct part *part)
 	if (part->error)
 		return;
 	if (wanted == LATEST)
-		part->offset = p->end;
+		part->offset = uncommitted && p->high > p->end ? p->high : p->end;
 	else if (wanted == EARLIEST)
 		part->offset = p->begin;
 	else if (wanted == NEWEST_TIME && p->end > p->begin) /* by their order, not their times */
-		part->error = reader_get(p, p->end - 1, &part->reader);
+		part->error = reader_get(p, p->end - 1, false, &part->reader);
 	else if (wanted >= 0 && wanted < INT64_MAX / MILLISECOND && p->end > p->begin)
 		part->error = reader_get_time(p, wanted * MILLISECOND, &part->reader);
 	if (part->error == K_OFFSET_OUT_OF_RANGE)
@@ -565,7 +565,7 @@ void list_offsets_run(struct request *r)
 	r->state = f;
 	in_i32(in);
 	if (r->version >= 2)
-		in_i8(in);
+		f->isolation = in_i8(in);
 	parts_read(r, f, 12, list_offsets_read_part);
 	if (in->bad) {
 		fetch_free(f);
@@ -574,7 +574,7 @@ void list_offsets_run(struct request *r)
 		return;
 	}
 	for (n = 0; n < f->count; n++)
-		list_open(r->server, &f->parts[n]);
+		list_open(r->server, &f->parts[n], !f->isolation);
 	r->drop = fetch_drop;
 	request_wait(r, list_look, clock_ns() + TIME_LOOK_NS);
 }

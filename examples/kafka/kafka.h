@@ -3,10 +3,11 @@
  * kafka.h - what the files of this broker know of each other. One thread does all: it drives the library's core, whose broker has the
  * messages, and the sockets of Kafka's clients.
  *
- *   conn.c   sockets, frames; tls.c below it      produce.c  Produce, InitProducerId     group*.c   who is in which group
+ *   conn.c   sockets, frames; tls.c below it      produce.c  Produce                     group*.c   who is in which group
  *   api.c    which request is whose               fetch.c    Fetch, ListOffsets          offsets.c  what groups have committed
  *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
- *   cluster.c  which of several brokers leads
+ *   configs.c  settings
+ *   cluster.c  which of several brokers leads     transactions*.c  who has one open      load.c     what was kept, when it begins
  */
 #ifndef KAFKA_KAFKA_H
 #define KAFKA_KAFKA_H
@@ -30,6 +31,7 @@
 #define API_VERSIONS 18
 #define API_SASL_AUTHENTICATE 36
 #define OFFSETS_TOPIC "kafka.group-offsets"
+#define TRANSACTIONS_TOPIC "kafka.transactions"
 /* Headers by which a message says what Kafka's records have beside the library's; clients of Kafka see THMQ_TAG_HEADER only. */
 #define EMPTY_HEADER "kafka.empty" /* its value (bit 0) or its key (bit 1) is empty, not null */
 #define PRODUCER_HEADER                                                                            \
@@ -164,10 +166,18 @@ bool auth_raw(struct conn *c, struct text token, struct out *out);
 
 /* -------------------------------------------------------------------- store */
 
+/* A transaction as the library has it: of one session. */
+struct store_txn {
+	struct lane *lane;
+	struct thmq_txn *txn;
+};
+
 /* Messages of one partition that were sent together and are not settled. */
 struct sending {
 	struct sending *next;
 	struct partition *partition;
+	struct thmq_producer *producer;
+	struct thmq_txn *txn;               /* NULL: none */
 	uint64_t first, last;               /* the library's sequences */
 	uint32_t count, settled, failed_at; /* failed_at: how many were stored before one was not */
 	uint32_t span;                      /* offsets that the last of them takes */
@@ -204,7 +214,7 @@ struct reader {
 	struct lane *lane;
 	struct thmq_consumer *consumer;
 	int64_t next_offset, used_ns;
-	bool busy, full;
+	bool uncommitted, busy, full;
 	uint32_t at, count, given; /* of messages: at are done, count there, given not released */
 	struct thmq_message messages[512];
 };
@@ -216,7 +226,7 @@ struct partition {
 	struct reader *readers;
 	struct producer_state *producers;
 	bool producers_known; /* those of an earlier life too */
-	int64_t begin, end;
+	int64_t begin, end, high; /* end: one past the last message that is committed; high: that we know of at all, if that is more */
 };
 
 struct topic {
@@ -225,9 +235,10 @@ struct topic {
 	char name[THMQ_TOPIC_NAME_MAX + 1];
 	uint32_t id, partition_count, refs;
 	uint64_t retention_ns, retention_bytes, tombstone_ns;
-	bool gone, compacted;
+	bool gone, compacted, in_memory;
 	struct lane *lane;
 	struct thmq_producer *producer;
+	struct other *others; /* producers in other sessions, for transactions */
 	uint32_t len_max;
 	struct partition *partitions;
 };
@@ -258,18 +269,20 @@ int store_error(int rc);      /* an error of the library as one of the protocol 
 
 /*
  * Messages of one partition, one after the other, which nobody comes between but those who speak to the library themselves: begin, add
- * each, end. An error of add is of all; what was added before may be stored.
+ * each, end. An error of add is of all; what was added before may be stored. @in: a transaction that they are of, or NULL
  */
-int sending_begin(struct partition *p, struct sending **ret);
-int sending_add(struct sending *g, struct text value, const struct thmq_message_opts *opts);
+int sending_begin(struct partition *p, const struct store_txn *in, struct sending **ret);
+int sending_add(struct sending *g, struct text value, struct thmq_message_opts *opts);
 /* A batch of @count records as it is. -EMSGSIZE: it is too large for that, and nothing was done */
 int sending_add_batch(struct sending *g, struct text batch, int32_t count, uint32_t durability);
 void sending_drop(struct sending *g); /* instead of its end: nothing was added */
 void sending_end(struct sending *g,
 		 struct settled_call *call); /* call may be NULL; it may be called at once */
 
+int store_txn_begin(struct server *s, int64_t timeout_ns, struct store_txn *ret); /* Return: an error of the library */
+
 /* A reader of the partition at @offset, ours alone until it is put. Return: 0, or an error of the protocol. */
-int reader_get(struct partition *p, int64_t offset, struct reader **ret);
+int reader_get(struct partition *p, int64_t offset, bool uncommitted, struct reader **ret);
 int reader_get_time(struct partition *p, int64_t time_ns, struct reader **ret);
 void reader_put(struct reader *r);
 /* Takes in what has come. Return: bytes that are there, INT64_MAX if there is no room for more; or an error of the library, negative */
@@ -278,6 +291,11 @@ const struct thmq_message *reader_peek(struct reader *r); /* NULL: nothing is th
 /* Is what was peeked at a whole batch of ours, with span records? It may begin before the reader's offset. */
 bool reader_is_batch(struct reader *r);
 void reader_step(struct reader *r);
+
+/* load.c: all that is committed in a topic of our own, oldest first. Return: an error of the library */
+int load_all(struct partition *p, void (*each)(void *ctx, const struct thmq_message *m), void *ctx);
+/* Sends nothing more, and waits until it is settled. */
+int load_settle(struct sending *g);
 
 /* cluster.c; without a cluster this broker serves always */
 int cluster_read(struct options *o, const char *peers);
@@ -289,6 +307,10 @@ const struct peer *cluster_leader(const struct server *s); /* NULL: nobody is kn
 
 void produce_run(struct request *r);
 void init_producer_id_run(struct request *r);
+void add_partitions_to_txn_run(struct request *r);
+void add_offsets_to_txn_run(struct request *r);
+void end_txn_run(struct request *r);
+void txn_offset_commit_run(struct request *r);
 void fetch_run(struct request *r);
 void list_offsets_run(struct request *r);
 void metadata_run(struct request *r);
@@ -296,6 +318,8 @@ void create_topics_run(struct request *r);
 void delete_topics_run(struct request *r);
 void create_partitions_run(struct request *r);
 void describe_configs_run(struct request *r);
+void alter_configs_run(struct request *r);
+void incremental_alter_configs_run(struct request *r);
 void find_coordinator_run(struct request *r);
 void join_group_run(struct request *r);
 void sync_group_run(struct request *r);
@@ -306,6 +330,16 @@ void list_groups_run(struct request *r);
 void delete_groups_run(struct request *r);
 void offset_commit_run(struct request *r);
 void offset_fetch_run(struct request *r);
+void offset_delete_run(struct request *r);
+
+/* configs.c: what a topic is made with, or altered to */
+struct settings {
+	uint64_t retention_ns, retention_bytes, tombstone_ns;
+	uint32_t what;               /* of these, which are named: THMQ_ALTER_* */
+	bool policy, compact, keeps; /* policy: it is named; keeps: the newest of each key, however old it is */
+};
+/* Return: 0, or an error of the protocol; *ret_why: in words */
+int settings_read(struct settings *w, struct text name, struct text value, const char **ret_why);
 
 /* group.c: @generation -1 and an empty @member: a client that is in no group; 0 or an error of the protocol */
 struct group;
@@ -321,6 +355,24 @@ void offsets_unload(struct server *s);
 bool offsets_known(struct server *s, struct text group);
 void offsets_each_group(struct server *s, void (*fn)(void *ctx, struct text group), void *ctx);
 void offsets_forget(struct server *s, struct text group);
+int offsets_partition(struct server *s, struct partition **ret);
+/* What a message with @key says of a group, in memory; and the same to where it is kept, where @tag is the message's. */
+void offsets_set(struct server *s, struct text key, struct text value);
+int offsets_send(struct sending *g, struct text key, struct text value, const char *tag);
+
+/* transactions*.c: whose transaction, which must be open. Return: 0, or an error of the protocol */
+struct transaction;
+int transaction_open(struct server *s, struct text id, int64_t producer_id, int16_t epoch, struct transaction **ret);
+const struct store_txn *transaction_in(const struct transaction *x);
+void transaction_break(struct transaction *x); /* it can only be aborted */
+/* A group's offset that is committed with it. Return: 0, or an error of the protocol */
+int transaction_log_begin(struct transaction *x, struct sending **ret);
+int transaction_offset(struct transaction *x, struct sending *g, struct text key, struct text value);
+bool transactions_pend(const struct server *s, struct text key); /* will the group's offset of that key change with one that is open? */
+void transactions_loaded(struct server *s, const struct thmq_message *m); /* a message of OFFSETS_TOPIC that is no group's */
+int transactions_load(struct server *s);                                  /* behind these */
+void transactions_unload(struct server *s);
+void transactions_tick(struct server *s);
 
 #define BUCKETS 1024u
 struct server {
@@ -337,6 +389,8 @@ struct server {
 	struct group *groups;
 	uint64_t member_serial;
 	struct offset_item *offsets[BUCKETS];
+	struct transaction *transactions[BUCKETS];
+	uint32_t transactions_pending; /* that have offsets */
 	struct user *users;
 	struct tls_context *tls;
 	int epoll, listen_fd, listen_tls_fd;

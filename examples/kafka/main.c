@@ -209,6 +209,7 @@ static void server_close(struct server *s)
 	if (s->env)
 		store_close(s);
 	offsets_unload(s);
+	transactions_unload(s);
 	auth_unload(s);
 	tls_context_close(s->tls);
 	if (s->listen_fd >= 0)
@@ -266,6 +267,7 @@ static void serve(struct server *s)
 		if (s->now_ns >= tick_ns) {
 			conn_tick(s);
 			store_tick(s);
+			transactions_tick(s);
 			tick_ns = s->now_ns + TICK_NS;
 		}
 		n = 0;

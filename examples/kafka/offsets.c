@@ -7,6 +7,8 @@
  *   payload  offset, leader's epoch, milliseconds since 1970, the topic's number in the library, and the client's text, with a space
  *            between each; or nothing: forgotten
  *
+ * Those of a transaction get there once it is committed, with what transactions.c keeps there.
+ *
  * The library keeps offsets of its own groups with the messages; those only rise, while a client of Kafka may go back.
  */
 #include <errno.h>
@@ -21,7 +23,6 @@
 #define METADATA_MAX 4096u
 #define GROUP_MAX 249u
 #define KEY_MAX (GROUP_MAX + THMQ_TOPIC_NAME_MAX + 16)
-#define LOAD_NS (60 * SECOND)
 
 struct offset_item {
 	struct offset_item *next;
@@ -116,114 +117,57 @@ static void item_set(struct server *s, struct text key, int64_t offset, int32_t 
 	*at = i;
 }
 
-static void item_load(struct server *s, const struct thmq_message *m)
+void offsets_set(struct server *s, struct text key, struct text value)
 {
-	struct text key = {m->key, m->key_len}, metadata = {NULL, 0};
+	struct text metadata = {NULL, 0};
 	char head[96];
-	uint32_t len = m->len < sizeof(head) - 1 ? m->len : sizeof(head) - 1, topic_id;
+	uint32_t len = value.len < sizeof(head) - 1 ? value.len : sizeof(head) - 1, topic_id;
 	int64_t offset, time_ms;
 	int32_t epoch;
 	int taken = 0;
 
-	if (!key.len)
-		return;
-	if (!m->len) {
+	if (!value.len) {
 		item_set(s, key, -1, -1, 0, metadata);
 		return;
 	}
-	memcpy(head, m->data, len);
+	memcpy(head, value.data, len);
 	head[len] = '\0';
 	if (sscanf(head, "%" SCNd64 " %" SCNd32 " %" SCNd64 " %" SCNu32 "%n", &offset, &epoch,
 		   &time_ms, &topic_id, &taken) != 4)
 		return; /* not ours */
-	if ((uint32_t)taken < m->len)
-		metadata = (struct text){(const char *)m->data + taken + 1,
-					 m->len - (uint32_t)taken - 1};
+	if ((uint32_t)taken < value.len)
+		metadata = (struct text){value.data + taken + 1, value.len - (uint32_t)taken - 1};
 	item_set(s, key, offset, epoch, topic_id, metadata);
 }
 
-static int offsets_partition(struct server *s, struct partition **ret)
+static void item_load(void *ctx, const struct thmq_message *m)
+{
+	struct text key = {m->key, m->key_len};
+
+	if (key.len && key.data[key.len - 1] == '/') /* where a group's has its partition */
+		transactions_loaded(ctx, m);
+	else if (key.len)
+		offsets_set(ctx, key, (struct text){m->data, m->len});
+}
+
+int offsets_partition(struct server *s, struct partition **ret)
 {
 	return store_partition(s, text_of(OFFSETS_TOPIC), 0, ret);
 }
 
-struct mark {
-	struct settled_call call; /* first */
-	bool settled;
-	int error;
-	int64_t offset;
-};
-
-static void mark_settled(struct settled_call *call, int error, int64_t base_offset)
-{
-	struct mark *m = (struct mark *)call;
-
-	m->settled = true;
-	m->error = error;
-	m->offset = base_offset;
-}
-
-/*
- * A message of our own at the end: when it comes, all before it has. The end alone does not tell: what was before it may have gone. Its key
- * is no group's, and always the same, so that one is kept.
- */
-static int mark_end(struct partition *p, int64_t *ret_offset)
-{
-	struct thmq_message_opts opts = {.size = sizeof(opts),
-					 .flags = THMQ_MESSAGE_PARTITION,
-					 .key = "opened",
-					 .key_len = 6};
-	int64_t deadline = clock_ns() + LOAD_NS;
-	struct mark m = {.call.settled = mark_settled};
-	struct sending *g;
-	int rc = sending_begin(p, &g);
-
-	if (rc)
-		return rc;
-	opts.durability = THMQ_DURABILITY_QUORUM;
-	sending_add(g, text_of("1"), &opts);
-	sending_end(g, &m.call);
-	while (!m.settled && clock_ns() < deadline && !p->topic->server->retire)
-		store_pump(p->topic->server, 10 * MILLISECOND);
-	*ret_offset = m.offset;
-	if (m.settled)
-		return m.error;
-	g->calls = NULL;
-	return -ETIMEDOUT;
-}
-
 int offsets_load(struct server *s)
 {
-	int64_t deadline, end;
-	const struct thmq_message *m;
 	struct partition *p;
-	struct reader *r;
 	int rc = thmq_topic_create(
 		s->control, OFFSETS_TOPIC,
 		THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT | THMQ_TOPIC_COMPACT));
 
 	if (rc)
 		return rc;
-	if (offsets_partition(s, &p) || store_describe(p))
+	if (offsets_partition(s, &p))
 		return -1;
-	rc = mark_end(p, &end);
-	if (rc)
-		return rc;
-	deadline = clock_ns() + LOAD_NS;
-	if (reader_get(p, p->begin, &r))
-		return -1;
-	while (r->next_offset <= end && clock_ns() < deadline && !s->retire) {
-		m = reader_peek(r);
-		if (!m) {
-			store_pump(s, MILLISECOND);
-			continue;
-		}
-		item_load(s, m);
-		reader_step(r);
-	}
-	rc = r->next_offset <= end ? -ETIMEDOUT : 0;
-	reader_put(r);
-	return rc;
+	rc = load_all(p, item_load, s);
+	return rc ? rc : transactions_load(s);
 }
 
 void offsets_unload(struct server *s)
@@ -296,37 +240,43 @@ void offsets_each_group(struct server *s, void (*fn)(void *ctx, struct text grou
 
 /* ------------------------------------------------------------------- commit */
 
-/* One of a request, as the topic keeps it. @offset -1: forgotten. Return: an error of the library */
-static int item_send(struct sending *g, struct text key, int64_t offset, int32_t epoch,
-		     uint32_t topic_id, struct text metadata)
+int offsets_send(struct sending *g, struct text key, struct text value, const char *tag)
 {
 	struct thmq_message_opts opts = {.size = sizeof(opts),
 					 .flags = THMQ_MESSAGE_PARTITION,
 					 .key = key.data,
-					 .key_len = key.len};
-	char value[96 + METADATA_MAX];
-	struct timespec now;
-	int len = 0;
+					 .key_len = key.len,
+					 .tag = tag,
+					 .durability = THMQ_DURABILITY_QUORUM};
 
-	opts.durability = THMQ_DURABILITY_QUORUM;
-	clock_gettime(CLOCK_REALTIME, &now);
-	if (offset >= 0) {
-		len = snprintf(value, 96, "%" PRId64 " %" PRId32 " %" PRId64 " %" PRIu32 " ",
-			       offset, epoch, (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000,
-			       topic_id);
-		if (metadata.len)
-			memcpy(value + len, metadata.data, metadata.len);
-		len += (int)metadata.len;
-	}
-	return sending_add(g, (struct text){value, (uint32_t)len}, &opts);
+	return sending_add(g, value, &opts);
 }
 
+#define VALUE_MAX (96 + METADATA_MAX)
+
+/* One of a request, as the topic keeps it. */
+static struct text item_value(char *value, int64_t offset, int32_t epoch, uint32_t topic_id, struct text metadata)
+{
+	struct timespec now;
+	int len;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	len = snprintf(value, 96, "%" PRId64 " %" PRId32 " %" PRId64 " %" PRIu32 " ", offset, epoch,
+		       (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000, topic_id);
+	if (metadata.len)
+		memcpy(value + len, metadata.data, metadata.len);
+	return (struct text){value, (uint32_t)len + metadata.len};
+}
+
+/* OffsetCommit, or TxnOffsetCommit of a transaction: the former takes effect once it is settled, the latter with that. */
 struct commit {
 	struct settled_call call; /* first */
 	struct request *request;
 	struct in topics;
 	int32_t topic_count;
 	struct text group;
+	struct transaction *transaction;
+	bool in_transaction, has_epoch, throttle; /* which fields its version has */
 	int error; /* of all */
 };
 
@@ -336,11 +286,11 @@ struct commit_item {
 	int64_t offset;
 };
 
-static void commit_read_item(struct request *r, struct in *in, struct commit_item *i)
+static void commit_read_item(const struct commit *c, struct in *in, struct commit_item *i)
 {
 	i->partition = in_i32(in);
 	i->offset = in_i64(in);
-	i->epoch = r->version >= 6 ? in_i32(in) : -1;
+	i->epoch = c->has_epoch ? in_i32(in) : -1;
 	i->metadata = in_text(in);
 	in_tags(in);
 }
@@ -356,6 +306,27 @@ static int commit_item_check(struct commit *c, const struct commit_item *i, stru
 	return store_partition(c->request->server, i->topic, i->partition, ret);
 }
 
+/* Sends it, or, with @g NULL, notes that it was sent. Return: an error of the protocol */
+static int commit_do_item(struct commit *c, const struct commit_item *i, struct sending *g)
+{
+	char room[KEY_MAX + 1], value[VALUE_MAX];
+	struct server *s = c->request->server;
+	struct partition *p;
+	struct text key;
+	int error = commit_item_check(c, i, &p);
+
+	if (error || (!g && c->in_transaction))
+		return error;
+	key = (struct text){room, key_make(room, c->group, i->topic, i->partition)};
+	if (c->in_transaction)
+		return transaction_offset(c->transaction, g, key, item_value(value, i->offset, i->epoch, p->topic->id, i->metadata));
+	if (g)
+		offsets_send(g, key, item_value(value, i->offset, i->epoch, p->topic->id, i->metadata), NULL);
+	else
+		item_set(s, key, i->offset, i->epoch, p->topic->id, i->metadata);
+	return 0;
+}
+
 /* Walks all of the request: sends each, or, with @g NULL, answers and notes what has been sent. */
 static void commit_walk(struct commit *c, struct sending *g)
 {
@@ -363,8 +334,6 @@ static void commit_walk(struct commit *c, struct sending *g)
 	struct in in = c->topics;
 	struct out *out = &r->out;
 	struct commit_item item;
-	struct partition *p;
-	char key[KEY_MAX + 1];
 	int32_t i, k, parts;
 
 	for (i = 0; i < c->topic_count; i++) {
@@ -377,18 +346,10 @@ static void commit_walk(struct commit *c, struct sending *g)
 		for (k = 0; k < parts; k++) {
 			int error;
 
-			commit_read_item(r, &in, &item);
-			error = commit_item_check(c, &item, &p);
-			if (!error) {
-				uint32_t len = key_make(key, c->group, item.topic, item.partition);
-
-				if (g)
-					item_send(g, (struct text){key, len}, item.offset,
-						  item.epoch, p->topic->id, item.metadata);
-				else
-					item_set(r->server, (struct text){key, len}, item.offset,
-						 item.epoch, p->topic->id, item.metadata);
-			}
+			commit_read_item(c, &in, &item);
+			error = commit_do_item(c, &item, g);
+			if (error && g && c->in_transaction) /* all of it, or none */
+				c->error = error;
 			if (!g) {
 				out_i32(out, item.partition);
 				out_i16(out, (int16_t)error);
@@ -410,7 +371,7 @@ static void commit_answer(struct settled_call *call, int error, int64_t base_off
 	if (error)
 		c->error =
 			error == -THMQ_ENOTOPIC ? K_COORDINATOR_NOT_AVAILABLE : store_error(error);
-	if (r->version >= 3)
+	if (c->throttle)
 		out_i32(&r->out, 0);
 	out_array(&r->out, c->topic_count);
 	commit_walk(c, NULL);
@@ -419,13 +380,33 @@ static void commit_answer(struct settled_call *call, int error, int64_t base_off
 	request_done(r);
 }
 
-static bool commit_read(struct request *r, struct commit *c, int32_t *ret_generation,
-			struct text *ret_member, struct text *ret_instance)
+static bool commit_read_topics(struct request *r, struct commit *c)
 {
 	struct in *in = &r->in;
 	struct commit_item item;
 	int32_t i, parts;
 
+	c->topic_count = in_array(in, 6);
+	c->topics = *in;
+	for (i = 0; i < c->topic_count && !in->bad; i++) {
+		in->bad |= !in_text(in).data;
+		for (parts = in_array(in, 14); parts > 0 && !in->bad; parts--)
+			commit_read_item(c, in, &item);
+		in_tags(in);
+	}
+	in_tags(in);
+	if (c->topic_count < 0)
+		in->bad = true;
+	return !in->bad;
+}
+
+static bool commit_read(struct request *r, struct commit *c, int32_t *ret_generation,
+			struct text *ret_member, struct text *ret_instance)
+{
+	struct in *in = &r->in;
+
+	c->has_epoch = r->version >= 6;
+	c->throttle = r->version >= 3;
 	c->group = in_text(in);
 	*ret_generation = in_i32(in);
 	*ret_member = in_text(in);
@@ -433,18 +414,7 @@ static bool commit_read(struct request *r, struct commit *c, int32_t *ret_genera
 		*ret_instance = in_text(in);
 	if (r->version <= 4)
 		in_i64(in); /* for how long it is to be kept: for ever */
-	c->topic_count = in_array(in, 6);
-	c->topics = *in;
-	for (i = 0; i < c->topic_count && !in->bad; i++) {
-		in->bad |= !in_text(in).data;
-		for (parts = in_array(in, 14); parts > 0 && !in->bad; parts--)
-			commit_read_item(r, in, &item);
-		in_tags(in);
-	}
-	in_tags(in);
-	if (c->topic_count < 0)
-		in->bad = true;
-	return !in->bad;
+	return commit_read_topics(r, c);
 }
 
 static void stay(struct request *r)
@@ -476,7 +446,7 @@ void offset_commit_run(struct request *r)
 		return;
 	}
 	r->drop = stay;
-	rc = sending_begin(p, &g);
+	rc = sending_begin(p, NULL, &g);
 	if (rc) {
 		commit_answer(&c->call, rc, -1);
 		return;
@@ -485,18 +455,65 @@ void offset_commit_run(struct request *r)
 	sending_end(g, &c->call);
 }
 
+/* Whoever has lost the transaction, with the broker, is no member of the group any more either. */
+static int in_transaction(struct request *r, struct commit *c, struct text id, int64_t producer_id, int16_t epoch)
+{
+	int error = transaction_open(r->server, id, producer_id, epoch, &c->transaction);
+
+	return error == K_UNKNOWN_PRODUCER_ID ? K_UNKNOWN_MEMBER_ID : error;
+}
+
+void txn_offset_commit_run(struct request *r)
+{
+	struct commit c = {.request = r, .in_transaction = true, .has_epoch = r->version >= 2, .throttle = true};
+	struct text id = in_text(&r->in), member = text_of(""), instance = {NULL, 0};
+	int32_t generation = -1;
+	struct sending *g;
+	int64_t producer;
+	int16_t epoch;
+
+	c.group = in_text(&r->in);
+	producer = in_i64(&r->in);
+	epoch = in_i16(&r->in);
+	if (r->version >= 3) {
+		generation = in_i32(&r->in);
+		member = in_text(&r->in);
+		instance = in_text(&r->in);
+	}
+	if (!commit_read_topics(r, &c)) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	c.error = in_transaction(r, &c, id, producer, epoch);
+	if (!c.error && (r->version >= 3 || c.group.len > GROUP_MAX)) /* an older client does not say who he is */
+		c.error = group_may_commit(r->server, c.group, generation, member, instance);
+	if (!c.error)
+		c.error = transaction_log_begin(c.transaction, &g);
+	if (!c.error) {
+		commit_walk(&c, g);
+		sending_end(g, NULL);
+	}
+	out_i32(&r->out, 0);
+	out_array(&r->out, c.topic_count);
+	commit_walk(&c, NULL);
+	out_tags(&r->out);
+	request_done(r);
+}
+
 /* -------------------------------------------------------------------- fetch */
 
-static void out_offset(struct request *r, const struct offset_item *i, int32_t partition)
+static void out_offset(struct request *r, const struct offset_item *i, int32_t partition, bool unstable)
 {
 	struct out *out = &r->out;
 
 	out_i32(out, partition);
+	i = unstable ? NULL : i;
 	out_i64(out, i ? i->offset : -1);
 	if (r->version >= 5)
 		out_i32(out, i ? i->epoch : -1);
 	out_text(out, i ? i->metadata : text_of(""));
-	out_i16(out, 0);
+	out_i16(out, unstable ? K_UNSTABLE_OFFSET_COMMIT : 0);
 	out_tags(out);
 }
 
@@ -514,7 +531,17 @@ static const struct offset_item *item_now(struct server *s, struct text group, s
 	return i && !store_topic(s, topic, &t) && t->id == i->topic_id ? i : NULL;
 }
 
-static void fetch_named(struct request *r, struct text group, int32_t topics)
+/* Does a transaction that is open change it? */
+static bool is_unstable(struct server *s, struct text group, struct text topic, int32_t partition)
+{
+	char key[KEY_MAX + 1];
+
+	if (!s->transactions_pending || group.len > GROUP_MAX || topic.len > THMQ_TOPIC_NAME_MAX)
+		return false;
+	return transactions_pend(s, (struct text){key, key_make(key, group, topic, partition)});
+}
+
+static void fetch_named(struct request *r, struct text group, int32_t topics, bool stable)
 {
 	struct in *in = &r->in;
 	struct out *out = &r->out;
@@ -530,7 +557,8 @@ static void fetch_named(struct request *r, struct text group, int32_t topics)
 		for (k = 0; k < parts && !in->bad; k++) {
 			int32_t partition = in_i32(in);
 
-			out_offset(r, item_now(r->server, group, topic, partition), partition);
+			out_offset(r, item_now(r->server, group, topic, partition), partition,
+				   stable && is_unstable(r->server, group, topic, partition));
 		}
 		in_tags(in);
 		out_tags(out);
@@ -541,6 +569,7 @@ static void fetch_named(struct request *r, struct text group, int32_t topics)
 struct walk {
 	struct request *request;
 	uint32_t count;
+	bool stable;
 };
 
 static void fetch_one_of_all(void *ctx, const struct offset_item *i)
@@ -550,17 +579,18 @@ static void fetch_one_of_all(void *ctx, const struct offset_item *i)
 
 	out_text(out, item_topic(i));
 	out_array(out, 1);
-	out_offset(w->request, i, item_partition(i));
+	out_offset(w->request, i, item_partition(i),
+		   w->stable && is_unstable(w->request->server, item_group(i), item_topic(i), item_partition(i)));
 	out_tags(out);
 }
 
-static void fetch_group(struct request *r, struct text group)
+static void fetch_group(struct request *r, struct text group, bool stable)
 {
 	int32_t topics = in_array(&r->in, 3);
-	struct walk w = {.request = r};
+	struct walk w = {.request = r, .stable = stable};
 
 	if (topics >= 0) {
-		fetch_named(r, group, topics);
+		fetch_named(r, group, topics, stable);
 		return;
 	}
 	if (!group.data)
@@ -570,8 +600,33 @@ static void fetch_group(struct request *r, struct text group)
 	each_item(r->server, group, fetch_one_of_all, &w);
 }
 
+/* What comes last in the request, and is wanted first: may an offset be told that is just about to change? */
+static bool wants_stable(const struct request *r)
+{
+	struct in in = r->in;
+	int32_t i, k, n, groups, topics;
+
+	if (r->version < 7)
+		return false;
+	groups = r->version >= 8 ? in_array(&in, 3) : 1;
+	for (i = 0; i < groups && !in.bad; i++) {
+		in_text(&in);
+		topics = in_array(&in, 3);
+		for (k = 0; k < topics && !in.bad; k++) {
+			in_text(&in);
+			for (n = in_array(&in, 4); n > 0 && !in.bad; n--)
+				in_i32(&in);
+			in_tags(&in);
+		}
+		if (r->version >= 8)
+			in_tags(&in);
+	}
+	return in_bool(&in);
+}
+
 void offset_fetch_run(struct request *r)
 {
+	const bool stable = wants_stable(r);
 	struct in *in = &r->in;
 	struct out *out = &r->out;
 	int32_t i, count;
@@ -579,7 +634,7 @@ void offset_fetch_run(struct request *r)
 	if (r->version >= 3)
 		out_i32(out, 0);
 	if (r->version < 8) {
-		fetch_group(r, in_text(in));
+		fetch_group(r, in_text(in), stable);
 		if (r->version >= 2)
 			out_i16(out, 0);
 		if (r->version >= 7)
@@ -591,7 +646,7 @@ void offset_fetch_run(struct request *r)
 			struct text group = in_text(in);
 
 			out_text(out, group.data ? group : text_of(""));
-			fetch_group(r, group);
+			fetch_group(r, group, stable);
 			in_tags(in);
 			out_i16(out, 0);
 			out_tags(out);
@@ -605,6 +660,61 @@ void offset_fetch_run(struct request *r)
 	request_done(r);
 }
 
+/* No member may be there: it would not hear of it. */
+void offset_delete_run(struct request *r)
+{
+	struct in *in = &r->in, again;
+	struct out *out = &r->out;
+	struct text group = in_text(in);
+	int32_t i, k, topics = in_array(in, 6), parts;
+	char key[KEY_MAX + 1];
+	struct sending *g = NULL;
+	struct partition *p;
+	int error = offsets_known(r->server, group) ? group_may_commit(r->server, group, -1, text_of(""), text_of(NULL)) : K_GROUP_ID_NOT_FOUND;
+
+	if (error && error != K_GROUP_ID_NOT_FOUND && error != K_INVALID_GROUP_ID)
+		error = K_NON_EMPTY_GROUP;
+	again = *in;
+	for (i = 0; i < topics && !in->bad; i++) {
+		in_text(in);
+		for (parts = in_array(in, 4); parts > 0 && !in->bad; parts--)
+			in_i32(in);
+	}
+	if (in->bad) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
+	if (!error && (offsets_partition(r->server, &p) || sending_begin(p, NULL, &g)))
+		error = K_COORDINATOR_NOT_AVAILABLE;
+	out_i16(out, (int16_t)error);
+	out_i32(out, 0);
+	out_array(out, error || topics < 0 ? 0 : topics);
+	for (i = 0; i < topics && !error; i++) {
+		struct text topic = in_text(&again);
+
+		parts = in_array(&again, 4);
+		out_text(out, topic);
+		out_array(out, parts > 0 ? parts : 0);
+		for (k = 0; k < parts; k++) {
+			int32_t partition = in_i32(&again);
+			struct text at = {key, 0};
+
+			if (topic.len <= THMQ_TOPIC_NAME_MAX)
+				at.len = key_make(key, group, topic, partition);
+			if (at.len && *item_place(r->server, at)) {
+				offsets_send(g, at, (struct text){NULL, 0}, NULL);
+				item_set(r->server, at, -1, -1, 0, (struct text){NULL, 0});
+			}
+			out_i32(out, partition);
+			out_i16(out, 0);
+		}
+	}
+	if (g)
+		sending_end(g, NULL);
+	request_done(r);
+}
+
 /* A group is deleted: what it had, one after the other. */
 void offsets_forget(struct server *s, struct text group)
 {
@@ -613,7 +723,7 @@ void offsets_forget(struct server *s, struct text group)
 	char key[KEY_MAX + 1];
 	uint32_t b;
 
-	if (!offsets_partition(s, &p) && sending_begin(p, &g))
+	if (!offsets_partition(s, &p) && sending_begin(p, NULL, &g))
 		g = NULL;
 	for (b = 0; b < BUCKETS; b++) {
 		struct offset_item **at = &s->offsets[b], *i;
@@ -625,8 +735,7 @@ void offsets_forget(struct server *s, struct text group)
 			}
 			memcpy(key, i->key, i->key_len < KEY_MAX ? i->key_len : KEY_MAX);
 			if (g)
-				item_send(g, (struct text){key, i->key_len}, -1, -1, 0,
-					  (struct text){NULL, 0});
+				offsets_send(g, (struct text){key, i->key_len}, (struct text){NULL, 0}, NULL);
 			*at = i->next;
 			free(i);
 		}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * produce.c - Produce and InitProducerId: a batch is stored as it is, unpacked. Where that cannot be (the topic is compacted, or the batch
+ * produce.c - Produce: a batch is stored as it is, unpacked. Where that cannot be (the topic is compacted, or the batch
  * larger than one of the library's) each of its records becomes a message. The answer comes when the last one is settled.
  *
  * What an idempotent producer sends again is stored once: the newest batches of each are known, and a batch says whose it is, or the first
@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "kafka.h"
 
@@ -34,6 +33,7 @@ struct part {
 
 struct produce {
 	struct request *request;
+	struct text transaction; /* null: of none */
 	struct part *first, **last;
 	int32_t topic_count;
 	uint32_t waiting;
@@ -212,7 +212,8 @@ static int batch_check(const struct batch *b, struct message *m, uint32_t len_ma
 
 /* As it is, but for what was packed. Return: 0; an error of the protocol; or CANNOT_BE */
 #define CANNOT_BE 1001
-static int batch_send_whole(struct partition *p, const struct batch *b, struct out *wrap, uint32_t durability, struct sending **ret)
+static int batch_send_whole(struct partition *p, const struct batch *b, struct out *wrap, uint32_t durability, const struct store_txn *in,
+			    struct sending **ret)
 {
 	struct text all = b->all;
 	struct sending *g;
@@ -225,7 +226,7 @@ static int batch_send_whole(struct partition *p, const struct batch *b, struct o
 			return K_UNKNOWN_SERVER_ERROR;
 		all = (struct text){(const char *)wrap->data, (uint32_t)wrap->len};
 	}
-	rc = sending_begin(p, &g);
+	rc = sending_begin(p, in, &g);
 	if (rc)
 		return store_error(rc);
 	if (sending_add_batch(g, all, b->count, durability) == -EMSGSIZE) {
@@ -237,13 +238,13 @@ static int batch_send_whole(struct partition *p, const struct batch *b, struct o
 }
 
 static int batch_send(struct partition *p, const struct batch *b, struct message *m, int32_t skip,
-		      uint32_t durability, struct sending **ret)
+		      uint32_t durability, const struct store_txn *txn, struct sending **ret)
 {
 	struct in in = b->records;
 	struct sending *g;
 	struct record r;
 	int32_t i;
-	int rc = sending_begin(p, &g);
+	int rc = sending_begin(p, txn, &g);
 
 	if (rc)
 		return store_error(rc);
@@ -390,7 +391,8 @@ static int producers_learn(struct partition *p)
 	if (p->producers_known)
 		return 0;
 	end = p->end;
-	error = reader_get(p, p->end - SCAN_OFFSETS > p->begin ? p->end - SCAN_OFFSETS : p->begin, &r);
+	/* what was aborted counts too: its producer goes on behind it */
+	error = reader_get(p, p->end - SCAN_OFFSETS > p->begin ? p->end - SCAN_OFFSETS : p->begin, true, &r);
 	if (error)
 		return error;
 	p->producers_known = true;
@@ -481,18 +483,38 @@ static void producer_sent(struct producer_state *w, const struct batch *b, struc
 
 /* ------------------------------------------------------------------ Produce */
 
+/* A batch says whether it is of a transaction, and must be right. */
+static int part_transaction(struct part *part, const struct partition *p, const struct batch *b, struct transaction **ret)
+{
+	struct text name = part->owner->transaction;
+
+	if (!(b->attributes & BATCH_TRANSACTIONAL) != !name.data)
+		return K_INVALID_REQUEST;
+	if (!name.data)
+		return 0;
+	if (p->topic->compacted || p->topic->in_memory)
+		return K_UNSUPPORTED_FOR_MESSAGE_FORMAT;
+	return transaction_open(p->topic->server, name, b->producer_id, b->producer_epoch, ret);
+}
+
 /* One batch, with room for two others as large. Return: 0, the part's call is under way or was made; IS_KNOWN, it has all; or an error of the protocol. */
 static int part_batch(struct part *part, struct partition *p, struct batch *b, struct out *room,
 		      struct message *m, uint32_t durability)
 {
+	const struct store_txn *in;
+	struct transaction *x = NULL;
 	struct producer_state *w = NULL;
 	struct producer_batch known = {.sending = NULL};
 	struct sending *g = NULL;
 	int32_t skip = 0;
 	int rc;
 
-	if (b->attributes & BATCH_TRANSACTIONAL)
-		return K_INVALID_REQUEST;
+	rc = part_transaction(part, p, b, &x);
+	if (rc)
+		return rc;
+	in = x ? transaction_in(x) : NULL;
+	if (x)
+		durability = THMQ_DURABILITY_MEMORY; /* all of it is on the medium when it is committed */
 	if (b->count == 0 || b->last_delta != b->count - 1 || b->attributes & BATCH_CONTROL)
 		return K_INVALID_RECORD;
 	rc = -batch_unpack(b, &room[0]);
@@ -509,14 +531,16 @@ static int part_batch(struct part *part, struct partition *p, struct batch *b, s
 		part->base_offset = known.base_offset;
 	if (rc)
 		return rc;
-	rc = skip ? CANNOT_BE : batch_send_whole(p, b, &room[1], durability, &g);
+	rc = skip ? CANNOT_BE : batch_send_whole(p, b, &room[1], durability, in, &g);
 	if (rc == CANNOT_BE) {
 		rc = batch_check(b, m, p->topic->len_max);
 		if (!rc)
-			rc = batch_send(p, b, m, skip, durability, &g);
+			rc = batch_send(p, b, m, skip, durability, in, &g);
 	}
 	if (rc)
 		return rc;
+	if (x && g->error) /* half a batch */
+		transaction_break(x);
 	if (w)
 		producer_sent(w, b, g);
 	sending_end(g, &part->call);
@@ -538,7 +562,7 @@ static void part_run(struct part *part, struct out *room, struct message *m)
 
 	if (part->error)
 		return;
-	if (text_is(part->topic, OFFSETS_TOPIC)) {
+	if (text_is(part->topic, OFFSETS_TOPIC) || text_is(part->topic, TRANSACTIONS_TOPIC)) {
 		part->error = K_INVALID_TOPIC;
 		return;
 	}
@@ -594,7 +618,6 @@ void produce_run(struct request *r)
 	struct produce *p = calloc(1, sizeof(*p));
 	struct message *m = malloc(sizeof(*m));
 	struct out room[2] = {{.data = NULL}, {.data = NULL}};
-	struct text transaction;
 	struct part *at;
 	int32_t topics, parts, i, k;
 	struct in *in = &r->in;
@@ -611,7 +634,7 @@ void produce_run(struct request *r)
 	p->last = &p->first;
 	p->waiting = 1;
 	r->drop = stay;
-	transaction = in_text(in);
+	p->transaction = in_text(in);
 	p->acks = in_i16(in);
 	in_i32(in); /* a time-out: the library says by itself when it does not get on */
 	if (p->acks < -1 || p->acks > 1)
@@ -635,7 +658,6 @@ void produce_run(struct request *r)
 			}
 			part->records = records;
 			part->same_topic = parts;
-			part->error = transaction.data ? K_TRANSACTIONAL_ID_REFUSED : 0;
 		}
 		in_tags(in);
 	}
@@ -649,37 +671,4 @@ void produce_run(struct request *r)
 	if (in->bad)
 		request_fail(r);
 	produce_less(p);
-}
-
-void init_producer_id_run(struct request *r)
-{
-	struct server *s = r->server;
-	struct text transaction = in_text(&r->in);
-	struct timespec now;
-	int64_t id = -1;
-	int16_t epoch = -1;
-	int error = 0;
-
-	in_i32(&r->in);
-	if (r->version >= 3) {
-		id = in_i64(&r->in);
-		epoch = in_i16(&r->in);
-	}
-	if (transaction.data) { /* the library has none yet */
-		error = K_TRANSACTIONAL_ID_REFUSED;
-	} else if (id >= 0 && epoch >= 0 && epoch < INT16_MAX) {
-		epoch++;
-	} else { /* microseconds since 1970: no other life of this broker gave the same */
-		clock_gettime(CLOCK_REALTIME, &now);
-		id = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-		id = id > s->last_producer_id ? id : s->last_producer_id + 1;
-		s->last_producer_id = id;
-		epoch = 0;
-	}
-	out_i32(&r->out, 0);
-	out_i16(&r->out, (int16_t)error);
-	out_i64(&r->out, error ? -1 : id);
-	out_i16(&r->out, error ? -1 : epoch);
-	out_tags(&r->out);
-	request_done(r);
 }

@@ -27,6 +27,14 @@ struct lane {
 	uint32_t producers, readers;
 };
 
+/* A topic's producer in a session that is not the topic's own: of a transaction, which is one session's. */
+struct other {
+	struct other *next; /* of the topic */
+	struct lane *lane;
+	struct thmq_producer *producer;
+	int64_t used_ns;
+};
+
 int store_error(int rc)
 {
 	switch (rc < 0 ? -rc : rc) {
@@ -172,7 +180,7 @@ static void on_settled(const struct thmq_event *e)
 		return;
 	p = &t->partitions[e->partition];
 	/* in their order, but for those that were refused */
-	for (g = p->first; g && (g->first > e->sequence || (g->last && g->last < e->sequence));)
+	for (g = p->first; g && (g->producer != e->producer || g->first > e->sequence || (g->last && g->last < e->sequence));)
 		g = g->next;
 	if (!g)
 		return;
@@ -183,8 +191,8 @@ static void on_settled(const struct thmq_event *e)
 	} else {
 		if (e->sequence == g->first)
 			g->base_offset = (int64_t)e->offset;
-		if ((int64_t)e->offset + g->span > p->end)
-			p->end = (int64_t)e->offset + g->span;
+		if ((int64_t)e->offset + g->span > p->high)
+			p->high = (int64_t)e->offset + g->span;
 	}
 	g->settled++;
 	sending_check(g);
@@ -284,6 +292,7 @@ struct topic *store_known(struct server *s, const struct thmq_topic_info *info)
 	t->id = info->topic_id;
 	t->partition_count = info->partition_count;
 	t->compacted = info->flags & THMQ_TOPIC_COMPACT;
+	t->in_memory = info->flags & THMQ_TOPIC_VOLATILE;
 	t->retention_ns = info->retention_ns;
 	t->retention_bytes = info->retention_bytes;
 	t->tombstone_ns = info->tombstone_ns;
@@ -331,6 +340,47 @@ static void readers_sweep(struct server *s, int64_t idle_ns)
 				}
 }
 
+static bool other_is_busy(const struct topic *t, const struct other *o)
+{
+	const struct sending *g;
+	uint32_t i;
+
+	for (i = 0; i < t->partition_count; i++)
+		for (g = t->partitions[i].first; g; g = g->next)
+			if (g->producer == o->producer)
+				return true;
+	return false;
+}
+
+static void others_close(struct topic *t, const struct lane *lane, int64_t idle_ns)
+{
+	int64_t now = clock_ns();
+	struct other **at = &t->others, *o;
+
+	while ((o = *at)) {
+		if ((lane && o->lane != lane) || now - o->used_ns < idle_ns || other_is_busy(t, o)) {
+			at = &o->next;
+			continue;
+		}
+		*at = o->next;
+		thmq_producer_close(o->producer, 0);
+		o->lane->producers--;
+		free(o);
+	}
+}
+
+/* Those of transactions that nothing was sent by for so long; what is open goes on with a new one. */
+static void others_sweep(struct server *s, const struct lane *lane, int64_t idle_ns)
+{
+	struct topic *t;
+	uint32_t b;
+
+	for (b = 0; b < BUCKETS; b++)
+		for (t = s->topics[b]; t; t = t->next)
+			if (t->others)
+				others_close(t, lane, idle_ns);
+}
+
 static void sendings_fail(struct partition *p, int error)
 {
 	struct sending *g, *next = p->first;
@@ -343,6 +393,18 @@ static void sendings_fail(struct partition *p, int error)
 		g->error = error;
 		if (g->last) /* else whoever is at it finds out */
 			sending_settled(g);
+	}
+}
+
+static void others_drop(struct topic *t)
+{
+	struct other *o;
+
+	while ((o = t->others)) {
+		t->others = o->next;
+		thmq_producer_close(o->producer, 0);
+		o->lane->producers--;
+		free(o);
 	}
 }
 
@@ -363,6 +425,7 @@ void store_topic_gone(struct server *s, struct topic *t)
 		t->lane->producers--;
 		t->producer = NULL;
 	}
+	others_drop(t);
 	for (i = 0; i < t->partition_count; i++) {
 		sendings_fail(&t->partitions[i], -THMQ_ENOTOPIC);
 		for (r = t->partitions[i].readers; r; r = next) {
@@ -448,17 +511,52 @@ int store_ready(struct topic *t)
 	return 0;
 }
 
-int sending_begin(struct partition *p, struct sending **ret)
+/* The topic's producer in the session of a transaction. */
+static int other_ready(struct topic *t, struct lane *lane, struct thmq_producer **ret)
 {
+	struct other *o = t->others;
+	int rc;
+
+	while (o && o->lane != lane)
+		o = o->next;
+	if (!o) {
+		if (lane->producers >= LANE_HANDLES)
+			others_sweep(t->server, lane, 0);
+		o = calloc(1, sizeof(*o));
+		if (!o)
+			return -ENOMEM;
+		rc = thmq_producer_open(lane->session, t->name, THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT, .cookie = t), &o->producer);
+		if (rc) {
+			free(o);
+			return rc;
+		}
+		o->lane = lane;
+		lane->producers++;
+		o->next = t->others;
+		t->others = o;
+	}
+	o->used_ns = clock_ns();
+	*ret = o->producer;
+	return 0;
+}
+
+int sending_begin(struct partition *p, const struct store_txn *in, struct sending **ret)
+{
+	struct thmq_producer *producer;
 	struct sending *g;
 	int rc = store_ready(p->topic);
 
+	producer = p->topic->producer;
+	if (!rc && in && in->lane != p->topic->lane)
+		rc = other_ready(p->topic, in->lane, &producer);
 	if (rc)
 		return rc;
 	g = calloc(1, sizeof(*g));
 	if (!g)
 		return -ENOMEM;
 	g->partition = p;
+	g->producer = producer;
+	g->txn = in ? in->txn : NULL;
 	g->base_offset = -1;
 	g->span = 1;
 	store_ref(p->topic);
@@ -478,7 +576,7 @@ static int64_t send_patiently(struct sending *g, struct text value, const struct
 	int64_t begun = 0, rc = g->error;
 
 	while (!rc) {
-		rc = t->gone ? -THMQ_ENOTOPIC : thmq_send(t->producer, value.data, value.len, opts);
+		rc = t->gone ? -THMQ_ENOTOPIC : thmq_send(g->producer, value.data, value.len, opts);
 		if (rc != -EAGAIN)
 			break;
 		begun = begun ? begun : clock_ns();
@@ -505,10 +603,12 @@ static int sending_fail(struct sending *g, int error)
 	return g->error;
 }
 
-int sending_add(struct sending *g, struct text value, const struct thmq_message_opts *opts)
+int sending_add(struct sending *g, struct text value, struct thmq_message_opts *opts)
 {
-	int64_t rc = send_patiently(g, value, opts);
+	int64_t rc;
 
+	opts->txn = g->txn;
+	rc = send_patiently(g, value, opts);
 	return rc < 0 ? sending_fail(g, (int)rc) : 0;
 }
 
@@ -518,7 +618,8 @@ int sending_add_batch(struct sending *g, struct text batch, int32_t count, uint3
 				    THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION,
 						      .partition = g->partition->index,
 						      .durability = durability,
-						      .encoding = THMQ_ENCODING_KAFKA));
+						      .encoding = THMQ_ENCODING_KAFKA,
+						      .txn = g->txn));
 
 	g->span = (uint32_t)count;
 	if (rc == -EMSGSIZE)
@@ -551,6 +652,16 @@ void sending_end(struct sending *g, struct settled_call *call)
 	sending_check(g);
 }
 
+/* ------------------------------------------------------------- transactions */
+
+int store_txn_begin(struct server *s, int64_t timeout_ns, struct store_txn *ret)
+{
+	ret->lane = lane_for(s, false);
+	if (!ret->lane)
+		return -ENOMEM;
+	return thmq_txn_begin(ret->lane->session, THMQ_TXN_OPTS(.timeout_ns = (uint64_t)timeout_ns), &ret->txn);
+}
+
 /* ------------------------------------------------------------------ readers */
 
 static int reader_seek(struct reader *r, uint32_t start, uint64_t value)
@@ -575,7 +686,7 @@ static uint64_t prefetch_bytes(const struct server *s)
 	return s->reader_count < 64 ? 2u << 20 : s->reader_count < 256 ? 512u << 10 : 64u << 10;
 }
 
-static int reader_open(struct partition *p, struct reader **ret)
+static int reader_open(struct partition *p, bool uncommitted, struct reader **ret)
 {
 	struct topic *t = p->topic;
 	struct reader *r;
@@ -589,12 +700,14 @@ static int reader_open(struct partition *p, struct reader **ret)
 	if (!r)
 		return rc;
 	r->partition = p;
+	r->uncommitted = uncommitted;
 	r->next_offset = -1; /* nowhere yet */
 	r->lane = lane_for(t->server, true);
 	if (r->lane)
 		rc = thmq_consumer_open(
 			r->lane->session, t->name, NULL,
-			THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED,
+			THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED |
+						    (uncommitted ? THMQ_CONSUMER_READ_UNCOMMITTED : 0),
 					   .partition = p->index,
 					   .start = THMQ_START_END,
 					   .prefetch_bytes = prefetch_bytes(t->server),
@@ -616,7 +729,7 @@ static int reader_open(struct partition *p, struct reader **ret)
 }
 
 /* One that is there already, else one that nobody has wanted for long, else a new one. */
-static int reader_take(struct partition *p, int64_t offset, struct reader **ret)
+static int reader_take(struct partition *p, int64_t offset, bool uncommitted, struct reader **ret)
 {
 	struct reader *r, *spare = NULL;
 	int64_t now = clock_ns();
@@ -625,7 +738,7 @@ static int reader_take(struct partition *p, int64_t offset, struct reader **ret)
 	if (p->topic->gone)
 		return -THMQ_ENOTOPIC;
 	for (r = p->readers; r; r = r->next) {
-		if (r->busy)
+		if (r->busy || r->uncommitted != uncommitted)
 			continue;
 		if (offset >= 0 && r->next_offset == offset)
 			break;
@@ -634,7 +747,7 @@ static int reader_take(struct partition *p, int64_t offset, struct reader **ret)
 	}
 	r = r ? r : spare;
 	if (!r)
-		rc = reader_open(p, &r);
+		rc = reader_open(p, uncommitted, &r);
 	if (rc)
 		return rc;
 	r->busy = true;
@@ -642,10 +755,10 @@ static int reader_take(struct partition *p, int64_t offset, struct reader **ret)
 	return 0;
 }
 
-int reader_get(struct partition *p, int64_t offset, struct reader **ret)
+int reader_get(struct partition *p, int64_t offset, bool uncommitted, struct reader **ret)
 {
 	struct reader *r;
-	int rc = offset < 0 ? -THMQ_EOFFSETRANGE : reader_take(p, offset, &r);
+	int rc = offset < 0 ? -THMQ_EOFFSETRANGE : reader_take(p, offset, uncommitted, &r);
 
 	if (!rc && r->next_offset != offset) {
 		rc = reader_seek(r, THMQ_START_OFFSET, (uint64_t)offset);
@@ -661,7 +774,7 @@ int reader_get(struct partition *p, int64_t offset, struct reader **ret)
 int reader_get_time(struct partition *p, int64_t time_ns, struct reader **ret)
 {
 	struct reader *r;
-	int rc = reader_take(p, -1, &r);
+	int rc = reader_take(p, -1, false, &r);
 
 	if (!rc) {
 		rc = reader_seek(r, THMQ_START_TIME, (uint64_t)(time_ns < 0 ? 0 : time_ns));
@@ -736,11 +849,11 @@ bool reader_is_batch(struct reader *r)
 void reader_step(struct reader *r)
 {
 	const struct thmq_message *m = &r->messages[r->at++];
-	int64_t next = (int64_t)m->offset + (m->span ? m->span : 1);
+	int64_t next = (int64_t)m->offset + (m->span ? m->span : 1), *end = r->uncommitted ? &r->partition->high : &r->partition->end;
 
 	r->next_offset = next;
-	if (next > r->partition->end)
-		r->partition->end = next;
+	if (next > *end)
+		*end = next;
 }
 
 /* -------------------------------------------------------------------- close */
@@ -748,6 +861,7 @@ void reader_step(struct reader *r)
 void store_tick(struct server *s)
 {
 	readers_sweep(s, READER_IDLE_NS);
+	others_sweep(s, NULL, READER_IDLE_NS);
 }
 
 static void topics_forget(struct server *s)

@@ -4,7 +4,6 @@
  * leads all; how many copies there are is the library's business.
  */
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,12 @@
 #include "kafka.h"
 
 #define LIST_SLACK 64u
+
+/* Topics that this broker keeps for itself: clients may read them. */
+static bool is_own(const char *name)
+{
+	return strcmp(name, OFFSETS_TOPIC) == 0 || strcmp(name, TRANSACTIONS_TOPIC) == 0;
+}
 
 /* All topics. Return: how many, *ret_infos of malloc(); negative: an error of the library */
 static int list_all(struct server *s, struct thmq_topic_info **ret_infos)
@@ -120,7 +125,7 @@ static void out_topic(struct request *r, const struct thmq_topic_info *t)
 	if (r->version >= 10)
 		out_topic_id(out, t->topic_id);
 	if (r->version >= 1)
-		out_bool(out, strcmp(t->name, OFFSETS_TOPIC) == 0);
+		out_bool(out, is_own(t->name));
 	out_array(out, (int32_t)t->partition_count);
 	for (i = 0; i < t->partition_count; i++) {
 		out_i16(out, 0);
@@ -159,8 +164,7 @@ struct wish {
 	struct text name;
 	int32_t partitions;
 	int16_t copies;
-	bool compact, keeps; /* keeps: the newest of each key, however old it is */
-	uint64_t retention_ns, retention_bytes, tombstone_ns;
+	struct settings is;
 	int error;
 	const char *why;
 };
@@ -170,14 +174,14 @@ static int create(struct server *s, const struct wish *w)
 	char copy[THMQ_TOPIC_NAME_MAX + 1];
 	int rc;
 
-	if (!text_copy(w->name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
+	if (!text_copy(w->name, copy, sizeof(copy)) || is_own(copy))
 		return K_INVALID_TOPIC;
 	rc = thmq_topic_create(s->control, copy,
-			       THMQ_TOPIC_OPTS(.flags = w->compact ? THMQ_TOPIC_COMPACT : 0,
+			       THMQ_TOPIC_OPTS(.flags = w->is.compact ? THMQ_TOPIC_COMPACT : 0,
 					       .partition_count = (uint32_t)w->partitions,
-					       .retention_ns = w->retention_ns,
-					       .retention_bytes = w->retention_bytes,
-					       .tombstone_ns = w->compact ? w->tombstone_ns : 0));
+					       .retention_ns = w->is.retention_ns,
+					       .retention_bytes = w->is.retention_bytes,
+					       .tombstone_ns = w->is.compact ? w->is.tombstone_ns : 0));
 	return rc == -EINVAL || rc == -ENAMETOOLONG ? K_INVALID_TOPIC : store_error(rc);
 }
 
@@ -318,72 +322,6 @@ void metadata_run(struct request *r)
 
 /* ------------------------------------------------------------- CreateTopics */
 
-static bool to_number(struct text t, int64_t *ret)
-{
-	char copy[24], *end;
-
-	if (!text_copy(t, copy, sizeof(copy)) || !*copy)
-		return false;
-	errno = 0;
-	*ret = strtoll(copy, &end, 10);
-	return !*end && !errno;
-}
-
-static void wish_config(struct wish *w, struct text name, struct text value)
-{
-	/* what this broker does whatever is asked, or what does not matter here */
-	static const char *const taken[] = {"min.cleanable.dirty.ratio",
-					    "min.compaction.lag.ms",
-					    "max.compaction.lag.ms",
-					    "segment.bytes",
-					    "segment.ms",
-					    "min.insync.replicas",
-					    "flush.messages",
-					    "flush.ms",
-					    "index.interval.bytes",
-					    "segment.index.bytes",
-					    "preallocate",
-					    "segment.jitter.ms",
-					    "file.delete.delay.ms",
-					    "max.message.bytes"};
-	int64_t n;
-	uint32_t i;
-
-	if (w->error || !value.data)
-		return;
-	if (text_is(name, "retention.ms") || text_is(name, "retention.bytes") ||
-	    text_is(name, "delete.retention.ms")) {
-		if (!to_number(value, &n) || n < -1 || n > INT64_MAX / MILLISECOND) {
-			w->error = K_INVALID_CONFIG;
-			w->why = "retention is a number, or -1";
-		} else if (text_is(name, "delete.retention.ms")) {
-			w->tombstone_ns = n > 0 ? (uint64_t)n * MILLISECOND : 1;
-		} else if (text_is(name, "retention.ms")) {
-			w->retention_ns = n > 0 ? (uint64_t)n * MILLISECOND : n == 0 ? 1 : 0;
-		} else {
-			w->retention_bytes = n > 0 ? (uint64_t)n : n == 0 ? 1 : 0;
-		}
-		return;
-	}
-	if (text_is(name, "cleanup.policy") &&
-	    (text_is(value, "compact") || text_is(value, "compact,delete") ||
-	     text_is(value, "delete,compact"))) {
-		w->compact = true;
-		w->keeps = value.len == strlen("compact");
-		return;
-	}
-	if ((text_is(name, "cleanup.policy") && text_is(value, "delete")) ||
-	    (text_is(name, "message.timestamp.type") && text_is(value, "CreateTime")) ||
-	    (text_is(name, "compression.type") &&
-	     (text_is(value, "producer") || text_is(value, "uncompressed"))))
-		return;
-	for (i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
-		if (text_is(name, taken[i]))
-			return;
-	w->error = K_INVALID_CONFIG;
-	w->why = "this broker does not know one of the topic's settings, or not with this value";
-}
-
 static void wish_read(struct request *r, struct wish *w)
 {
 	struct in *in = &r->in;
@@ -405,11 +343,12 @@ static void wish_read(struct request *r, struct wish *w)
 		struct text name = in_text(in), value = in_text(in);
 
 		in_tags(in);
-		wish_config(w, name, value);
+		if (!w->error)
+			w->error = settings_read(&w->is, name, value, &w->why);
 	}
 	in_tags(in);
-	if (w->keeps)
-		w->retention_ns = w->retention_bytes = 0;
+	if (w->is.keeps)
+		w->is.retention_ns = w->is.retention_bytes = 0;
 	if (w->partitions == -1)
 		w->partitions = r->server->o.default_partitions;
 	if (!w->error && (w->partitions < 1 || w->partitions > (int32_t)THMQ_PARTITION_COUNT_MAX)) {
@@ -486,7 +425,7 @@ static int delete (struct server *s, struct text name)
 	struct topic *t;
 	int rc;
 
-	if (!text_copy(name, copy, sizeof(copy)) || strcmp(copy, OFFSETS_TOPIC) == 0)
+	if (!text_copy(name, copy, sizeof(copy)) || is_own(copy))
 		return K_INVALID_TOPIC;
 	rc = thmq_topic_delete(s->control, copy);
 	if (!rc && !store_topic(s, name, &t))
@@ -526,7 +465,7 @@ void delete_topics_run(struct request *r)
 	request_done(r);
 }
 
-/* ------------------------------------------ CreatePartitions, DescribeConfigs */
+/* --------------------------------------------------------- CreatePartitions */
 
 /* The number of partitions is fixed when the topic is made. */
 void create_partitions_run(struct request *r)
@@ -557,204 +496,6 @@ void create_partitions_run(struct request *r)
 				      : "the number of partitions is fixed when the topic is made");
 		out_tags(out);
 	}
-	if (in->bad)
-		request_fail(r);
-	out_tags(out);
-	request_done(r);
-}
-
-enum config_source { SOURCE_TOPIC = 1, SOURCE_STATIC = 4, SOURCE_DEFAULT = 5 };
-enum config_type { TYPE_BOOLEAN = 1, TYPE_STRING = 2, TYPE_INT = 3, TYPE_LONG = 5, TYPE_DOUBLE = 6, TYPE_LIST = 7 };
-
-struct config {
-	const char *name;
-	char value[64];
-	int8_t source, type;
-};
-
-static void config_set(struct config *c, const char *name, int8_t type, int8_t source,
-		       const char *format, ...) __attribute__((format(printf, 5, 6)));
-static void config_set(struct config *c, const char *name, int8_t type, int8_t source,
-		       const char *format, ...)
-{
-	va_list args;
-
-	c->name = name;
-	c->type = type;
-	c->source = source;
-	va_start(args, format);
-	vsnprintf(c->value, sizeof(c->value), format, args);
-	va_end(args);
-}
-
-#define CONFIGS_MAX 32
-/* What cannot be set, or is taken and means nothing: what this broker does, in Kafka's words. */
-static const struct {
-	const char *name, *value;
-	int8_t type;
-} fixed_of_topic[] = {{"message.timestamp.type", "CreateTime", TYPE_STRING},
-		      {"compression.type", "uncompressed", TYPE_STRING},
-		      {"min.insync.replicas", "1", TYPE_INT},
-		      {"unclean.leader.election.enable", "false", TYPE_BOOLEAN},
-		      {"flush.messages", "1", TYPE_LONG}, /* what is acknowledged is on the medium */
-		      {"flush.ms", "0", TYPE_LONG},
-		      {"preallocate", "true", TYPE_BOOLEAN},
-		      {"segment.bytes", "1073741824", TYPE_INT},
-		      {"segment.ms", "604800000", TYPE_LONG},
-		      {"segment.jitter.ms", "0", TYPE_LONG},
-		      {"segment.index.bytes", "10485760", TYPE_INT},
-		      {"index.interval.bytes", "4096", TYPE_INT},
-		      {"file.delete.delay.ms", "0", TYPE_LONG},
-		      {"min.cleanable.dirty.ratio", "0.5", TYPE_DOUBLE},
-		      {"min.compaction.lag.ms", "0", TYPE_LONG},
-		      {"max.compaction.lag.ms", "9223372036854775807", TYPE_LONG}};
-
-static int configs_of_topic(const struct topic *t, struct config *c)
-{
-	uint32_t i;
-	int n = 0;
-
-	config_set(&c[n++], "cleanup.policy", TYPE_LIST,
-		   t->compacted ? SOURCE_TOPIC : SOURCE_DEFAULT, "%s",
-		   !t->compacted                           ? "delete"
-		   : t->retention_ns || t->retention_bytes ? "compact,delete"
-							   : "compact");
-	config_set(&c[n++], "retention.ms", TYPE_LONG,
-		   t->retention_ns ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
-		   t->retention_ns ? (long long)(t->retention_ns / MILLISECOND) : -1ll);
-	config_set(&c[n++], "retention.bytes", TYPE_LONG,
-		   t->retention_bytes ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
-		   t->retention_bytes ? (long long)t->retention_bytes : -1ll);
-	config_set(&c[n++], "max.message.bytes", TYPE_INT, SOURCE_DEFAULT, "%u",
-		   t->len_max ? t->len_max : BATCH_BYTES_MAX / 4);
-	config_set(&c[n++], "delete.retention.ms", TYPE_LONG, t->compacted ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
-		   (long long)((t->compacted ? t->tombstone_ns : 86400 * (uint64_t)SECOND) / MILLISECOND));
-	for (i = 0; i < sizeof(fixed_of_topic) / sizeof(fixed_of_topic[0]); i++)
-		config_set(&c[n++], fixed_of_topic[i].name, fixed_of_topic[i].type, SOURCE_DEFAULT, "%s", fixed_of_topic[i].value);
-	return n;
-}
-
-static int configs_of_broker(const struct server *s, struct config *c)
-{
-	int n = 0;
-
-	config_set(&c[n++], "broker.id", TYPE_INT, SOURCE_STATIC, "%d", s->o.node_id);
-	config_set(&c[n++], "num.partitions", TYPE_INT, SOURCE_STATIC, "%d",
-		   s->o.default_partitions);
-	config_set(&c[n++], "auto.create.topics.enable", TYPE_BOOLEAN, SOURCE_STATIC, "%s",
-		   s->o.auto_create ? "true" : "false");
-	config_set(&c[n++], "default.replication.factor", TYPE_INT, SOURCE_DEFAULT, "1");
-	config_set(&c[n++], "max.connections", TYPE_INT, SOURCE_STATIC, "%u", s->o.connection_max);
-	config_set(&c[n++], "socket.request.max.bytes", TYPE_INT, SOURCE_DEFAULT, "%u", FRAME_MAX);
-	config_set(&c[n++], "fetch.max.bytes", TYPE_INT, SOURCE_DEFAULT, "%u", FETCH_BYTES_MAX);
-	config_set(&c[n++], "offsets.retention.minutes", TYPE_INT, SOURCE_DEFAULT, "2147483647"); /* for ever */
-	config_set(&c[n++], "delete.topic.enable", TYPE_BOOLEAN, SOURCE_DEFAULT, "true");
-	return n;
-}
-
-static void out_config(struct request *r, const struct config *c, bool synonyms)
-{
-	struct out *out = &r->out;
-
-	out_string(out, c->name);
-	out_string(out, c->value);
-	out_bool(out, true);
-	if (r->version == 0)
-		out_bool(out, c->source == SOURCE_DEFAULT);
-	else
-		out_i8(out, c->source);
-	out_bool(out, false);
-	if (r->version >= 1)
-		out_array(out, synonyms);
-	if (synonyms) { /* where the value is from: the setting itself, which nothing else stands behind */
-		out_string(out, c->name);
-		out_string(out, c->value);
-		out_i8(out, c->source);
-		out_tags(out);
-	}
-	if (r->version >= 3) {
-		out_i8(out, c->type);
-		out_string(out, NULL);
-	}
-	out_tags(out);
-}
-
-#define RESOURCE_TOPIC 2
-#define RESOURCE_BROKER 4
-
-static void describe_one(struct request *r, bool synonyms)
-{
-	struct config configs[CONFIGS_MAX];
-	struct in *in = &r->in, names;
-	struct out *out = &r->out;
-	int8_t type = in_i8(in);
-	struct text name = in_text(in);
-	int32_t wanted = in_array(in, 2), k;
-	bool chosen[CONFIGS_MAX] = {false};
-	int error = 0, i, n = 0, shown = 0;
-	struct topic *t;
-
-	names = *in;
-	for (k = 0; k < wanted && !in->bad; k++)
-		in_text(in);
-	in_tags(in);
-	if (in->bad)
-		return;
-	if (type == RESOURCE_TOPIC) {
-		error = store_topic(r->server, name, &t);
-		n = error ? 0 : configs_of_topic(t, configs);
-	} else if (type == RESOURCE_BROKER) {
-		n = configs_of_broker(r->server, configs);
-	} else {
-		error = K_INVALID_REQUEST;
-	}
-	for (i = 0; i < n; i++)
-		chosen[i] = wanted < 0;
-	for (k = 0; k < wanted; k++) {
-		struct text one = in_text(&names);
-
-		for (i = 0; i < n; i++)
-			chosen[i] |= text_is(one, configs[i].name);
-	}
-	for (i = 0; i < n; i++)
-		shown += chosen[i];
-	out_i16(out, (int16_t)error);
-	out_string(out, NULL);
-	out_i8(out, type);
-	out_text(out, name.data ? name : text_of(""));
-	out_array(out, shown);
-	for (i = 0; i < n; i++)
-		if (chosen[i])
-			out_config(r, &configs[i], synonyms);
-	out_tags(out);
-}
-
-void describe_configs_run(struct request *r)
-{
-	struct in *in = &r->in;
-	struct out *out = &r->out;
-	int32_t i, k, count = in_array(in, 4);
-	struct in again = *in;
-	bool synonyms = false;
-
-	for (i = 0; i < count && !in->bad; i++) {
-		in_i8(in);
-		in_text(in);
-		for (k = in_array(in, 2); k > 0 && !in->bad; k--)
-			in_text(in);
-		in_tags(in);
-	}
-	if (r->version >= 1)
-		synonyms = in_bool(in);
-	if (r->version >= 3)
-		in_bool(in); /* texts about the settings: there are none */
-	in_tags(in);
-	again.bad = in->bad;
-	*in = again;
-	out_i32(out, 0);
-	out_array(out, count > 0 ? count : 0);
-	for (i = 0; i < count && !in->bad; i++)
-		describe_one(r, synonyms);
 	if (in->bad)
 		request_fail(r);
 	out_tags(out);

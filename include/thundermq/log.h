@@ -4,7 +4,8 @@
  *
  * A log is one directory (or, without one, a bounded memory) and belongs to one core: all calls but thmq_log_copy(), thmq_log_stats()
  * and those of closed logs are made on the thread that drives it; thundermq/reactor.h has the core. From any other thread they are
- * -EPERM and change nothing; those that return nothing do nothing, but thmq_log_view_release(), which does not ask. The log knows
+ * -EPERM and change nothing; those that return nothing do nothing, but thmq_log_view_release(), which does not ask. So they are from
+ * each thread of a child of fork(2), which has none of its parent's cores. The log knows
  * partitions only as numbers under which runs are found again; what a run means is its writer's. doc/log.md is a guide, with
  * examples/wal.c as its whole program; doc/format.md describes every byte.
  */
@@ -219,7 +220,10 @@ struct thmq_log_events {
 	int (*replay)(void *ctx, const struct thmq_log_run *run);
 	/* All batches up to @index have reached @durability (WRITTEN or DURABLE). Each rises. */
 	void (*settled)(void *ctx, uint32_t durability, uint64_t index);
-	/* thmq_log_truncate() has removed all batches from @index on: forget what they said. */
+	/*
+	 * thmq_log_truncate() has removed all batches from @index on: forget what they said. Their indexes are given to others, so what
+	 * settled was told up to is @index - 1 at most from now on, and rises from there.
+	 */
 	void (*unappended)(void *ctx, uint64_t index);
 	/* The log failed (write or flush error) and refuses appends for good; reads go on. */
 	void (*failed)(void *ctx, int error);

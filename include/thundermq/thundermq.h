@@ -1039,7 +1039,7 @@ struct thmq_header {
  */
 enum thmq_encoding {
 	THMQ_ENCODING_NONE = 0, /* one message */
-	/* A record batch of Kafka's protocol, version 2, of up to 65536 records, none of a transaction; the offsets in it mean nothing */
+	/* A record batch of Kafka's protocol, version 2, of up to 65536 records; one whose attributes say that it is of a transaction is sent in one. The offsets in it mean nothing */
 	THMQ_ENCODING_KAFKA = 4
 };
 

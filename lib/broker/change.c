@@ -743,6 +743,7 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 		return thmqi_guard_ask(c,
 				       r->purpose == THMQI_TO_PRODUCE   ? THMQ_OPERATION_PRODUCE
 				       : r->purpose == THMQI_TO_CONSUME ? THMQ_OPERATION_CONSUME
+				       : r->purpose == THMQI_TO_DELETE  ? THMQ_OPERATION_DELETE
 									: THMQ_OPERATION_DESCRIBE,
 				       r->name);
 	case THMQI_OP_TOPIC_PARTITIONS:
@@ -783,8 +784,9 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 static bool only_reads(const struct thmqi_request *r)
 {
 	switch (r->op) {
-	case THMQI_OP_TOPIC_LIST:
 	case THMQI_OP_TOPIC_DESCRIBE:
+		return r->purpose != THMQI_TO_DELETE;
+	case THMQI_OP_TOPIC_LIST:
 	case THMQI_OP_TOPIC_PARTITIONS:
 	case THMQI_OP_NODES:
 	case THMQI_OP_LEAVE: /* there are no members */

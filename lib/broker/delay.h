@@ -61,6 +61,7 @@ struct delay_reader {
 
 /* Somebody wants a message not to come. */
 struct cancel {
+	struct delay *delay; /* NULL: gone */
 	struct thmqi_broker_post post;
 	struct thmqi_list link;
 	uint64_t serial; /* of the connection */

@@ -37,7 +37,10 @@ static void on_stored(struct thmqi_broker_post *post)
 {
 	struct cancel *k = post->arg;
 
-	answer(post->shard->delay, k, post->status);
+	if (k->delay)
+		answer(k->delay, k, post->status);
+	else /* its broker was closed behind the post */
+		free(k);
 }
 
 /* Return: 1 it is one of @k's partition, and waits; 0 later; -ENOENT; an error */
@@ -137,6 +140,7 @@ void thmqi_delay_cancel(struct conn *c, uint64_t id, const struct thmqi_request 
 		thmqi_reply(c, id, rc ? rc : -ENOMEM);
 		return;
 	}
+	k->delay = d;
 	k->serial = c->serial;
 	k->request = id;
 	k->offset = r->before_offset;
@@ -168,6 +172,8 @@ void thmqi_delay_cancel_fini(struct delay *d)
 		struct cancel *k = thmqi_list_first(&d->cancels, struct cancel, link);
 
 		thmqi_list_del(&k->link);
-		free(k);
+		k->delay = NULL;
+		if (!k->storing || thmqi_settle_has_post(d->shard, &k->post))
+			free(k); /* else it is posted already, and this core comes to it */
 	}
 }

@@ -4,6 +4,7 @@
  * order of their times, and are read from the log; when it is time it is said that they are over, and they are appended, several to a run
  * where they follow each other. Nothing here waits: what cannot be done now is done later, in the same order.
  */
+#include "commitlog/limit.h"
 #include "delay.h"
 #include "wire/run.h"
 
@@ -254,15 +255,15 @@ struct gathered {
 	uint16_t key_lens; /* or-ed */
 };
 
-/* From the first slot on, which is ready and goes to @p, those that go together. */
-static void gather(const struct delay *d, const struct partition *p, uint64_t wall, struct gathered *g)
+/* From the first slot on, which is ready and goes to @p, those that go together, @count_max at most. */
+static void gather(const struct delay *d, const struct partition *p, uint64_t wall, uint32_t count_max, struct gathered *g)
 {
 	uint32_t most = d->shard->run_max - (uint32_t)sizeof(struct thmq_run_header), need;
 	const struct slot *first = d->order[0], *slot;
 	int64_t time, lo, hi;
 
 	*g = (struct gathered){.first_time = INT64_MAX, .last_time = INT64_MIN};
-	for (; g->count < d->count; g->count++) {
+	for (; g->count < THMQI_MIN(d->count, count_max); g->count++) {
 		slot = d->order[g->count];
 		if (slot->state != SLOT_READY || slot->said != first->said || !is_due(slot, wall) ||
 		    slot->is->partition != p->id || (slot->said && slot->number != first->number + g->count))
@@ -397,6 +398,18 @@ static bool is_held_up(struct delay *d, const struct partition *p)
 	return true;
 }
 
+/* What waits keeps its segment; a log that takes nothing more takes it all the same, as far as there is room for that. */
+static int move(struct delay *d, struct partition *p, const struct gathered *g)
+{
+	uint64_t lent = thmqi_log_lend(d->shard->log);
+	int rc = d->order[0]->said ? 0 : say(d, g->count);
+
+	if (!rc)
+		rc = append(d, p, g);
+	thmqi_log_lend_end(d->shard->log, lent);
+	return rc;
+}
+
 /* Of the first slot, which was read. Return: messages sent, 0: later */
 static uint32_t send_some(struct delay *d, uint64_t wall)
 {
@@ -404,7 +417,7 @@ static uint32_t send_some(struct delay *d, uint64_t wall)
 	struct shard *s = d->shard;
 	struct partition *p = NULL;
 	struct gathered g;
-	int rc = 0;
+	int rc;
 
 	switch (find(d, first->is->partition, &p)) {
 	case DELETED:
@@ -417,11 +430,12 @@ static uint32_t send_some(struct delay *d, uint64_t wall)
 	}
 	if (is_held_up(d, p))
 		return 0;
-	gather(d, p, wall, &g);
-	if (!first->said)
-		rc = say(d, g.count);
-	if (!rc)
-		rc = append(d, p, &g);
+	gather(d, p, wall, DELAY_SLOTS, &g);
+	rc = move(d, p, &g);
+	if (thmqi_unlikely(thmqi_is_full(rc)) && g.count > 1) { /* there may be room for one */
+		gather(d, p, wall, 1, &g);
+		rc = move(d, p, &g);
+	}
 	if (!rc)
 		return g.count;
 	if (rc != -EAGAIN && rc != -ENOBUFS)

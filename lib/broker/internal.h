@@ -159,6 +159,7 @@ struct group_offset {
 	uint32_t group;  /* 0: it was deleted */
 	bool dirty;      /* offset is not in the log yet */
 	bool owed;       /* its owner is to be told if it cannot be stored now */
+	bool frees;      /* the oldest segment waits for nothing but that it is stored */
 	uint64_t offset; /* next message to be read */
 	uint64_t durable_offset;
 	uint64_t logged_offset; /* as last appended, or told by the log */
@@ -423,6 +424,7 @@ struct shard {
 	struct thmqi_list ready; /* subs that may have something to read */
 	struct thmqi_list dirty_offsets;
 	bool offsets_owed; /* some of them */
+	bool offsets_free; /* likewise: group_offset.frees */
 	struct thmqi_list dirty_conns;
 	struct thmqi_map partitions;
 	struct partition_block *partition_blocks; /* their memory */
@@ -614,6 +616,7 @@ void thmqi_settle_forget(struct shard *s, struct conn *c);
 /* thmqi_broker_post() once all that was appended is durable. -EAGAIN: too much is on its way. */
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post));
+bool thmqi_settle_has_post(const struct shard *s, const struct thmqi_broker_post *post); /* it is not posted yet */
 
 /* versions.c */
 /* Is what @f expects so? 0; -EAGAIN it is being looked up; -THMQ_ECONFLICT, and what is so; -EINVAL; an error */

@@ -257,18 +257,13 @@ bool thmqi_lead_mark_term(struct shard *s)
 	return mark_term(s) == 0;
 }
 
-static bool is_full(int error)
-{
-	return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
-}
-
 /* Its device has no room: another one's may have. Where none has they do not take turns all the time. */
 void thmqi_lead_refused(struct shard *s, int error)
 {
 	_Atomic uint64_t *full = &s->broker->full_ns;
 	uint64_t now = s->core->now_ns, before = atomic_load(full);
 
-	if (error == -ENOSPC && (!before || now - before > FULL_AGAIN_NS))
+	if (thmqi_is_full(error) && (!before || now - before > FULL_AGAIN_NS))
 		atomic_store(full, now);
 }
 
@@ -284,7 +279,7 @@ static bool may_go(struct shard *s)
 {
 	int rc = mark_term(s);
 
-	return !rc || is_full(rc);
+	return !rc || thmqi_lacks_space(rc);
 }
 
 /* Who leads meta is to lead all, and one that cannot, or is drained, is not to lead it. */

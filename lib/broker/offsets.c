@@ -3,6 +3,7 @@
  * offsets.c - what groups have acknowledged. An offset is a state slice in the log of its partition's shard, behind
  * the data that it covers; acks that arrive together are stored once.
  */
+#include "commitlog/limit.h"
 #include "internal.h"
 
 struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool make)
@@ -110,21 +111,54 @@ int thmqi_offsets_store(struct shard *s, struct group_offset *g)
 	return 0;
 }
 
+static int flush_one(struct shard *s, struct group_offset *g)
+{
+	int rc = thmqi_shared_is_dirty(g) ? thmqi_shared_store(g) : thmqi_offsets_store(s, g);
+
+	if (rc)
+		return rc; /* stays dirty */
+	g->dirty = g->frees = false;
+	thmqi_list_del(&g->dirty_link);
+	return 0;
+}
+
+/*
+ * The log takes nothing, perhaps because it is full. What some wait for can go once their offsets are stored: these, and no others, have
+ * the room that is kept for what makes room; all of them could use it up before anything went.
+ */
+static uint32_t flush_freeing(struct shard *s)
+{
+	struct thmqi_list *it, *tmp;
+	uint64_t lent = thmqi_log_lend(s->log);
+	uint32_t done = 0;
+	int rc = 0;
+
+	thmqi_list_each_safe(it, tmp, &s->dirty_offsets)
+	{
+		struct group_offset *g = thmqi_container(it, struct group_offset, dirty_link);
+
+		if (g->frees && !rc)
+			rc = flush_one(s, g);
+		done += !g->dirty;
+	}
+	thmqi_log_lend_end(s->log, lent);
+	s->offsets_free = rc != 0;
+	return done;
+}
+
 uint32_t thmqi_offsets_flush(struct shard *s)
 {
-	struct group_offset *g;
 	uint32_t done = 0;
 	int rc;
 
 	while (!thmqi_list_empty(&s->dirty_offsets)) {
-		g = thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link);
-		rc = thmqi_shared_is_dirty(g) ? thmqi_shared_store(g) : thmqi_offsets_store(s, g);
+		rc = flush_one(s, thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link));
 		if (rc && rc != -EAGAIN && s->offsets_owed)
 			tell_owed(s, rc);
+		if (rc && thmqi_unlikely(s->offsets_free))
+			done += flush_freeing(s);
 		if (rc)
-			break; /* stays dirty */
-		g->dirty = false;
-		thmqi_list_del(&g->dirty_link);
+			break;
 		done++;
 	}
 	return done;

@@ -275,18 +275,20 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 
 /* The payload of a run of another encoding. Copied first: where it lies its client may change it. Return: 0, or why it is refused */
 static __attribute__((noinline)) int fill_encoded(struct conn *c, const struct thmqi_frame *f, struct thmq_run_header *run,
-						  const struct partition *p)
+						  const struct partition *p, uint32_t len)
 {
 	struct thmqi_kafka_facts is;
 	int rc;
 
 	if (f->tag_hash != THMQ_RUN_KAFKA)
 		return -EOPNOTSUPP;
-	memcpy(run + 1, (const void *)(uintptr_t)f->data, f->len);
-	rc = thmqi_kafka_check(run + 1, f->len, (int64_t)c->shard->core->wall_ns, &is);
+	memcpy(run + 1, (const uint8_t *)(uintptr_t)f->data + (f->len - len), len); /* before it: its transaction */
+	rc = thmqi_kafka_check(run + 1, len, (int64_t)c->shard->core->wall_ns, &is);
+	if (!rc && is.in_transaction && !(f->extra & THMQI_PRODUCE_TXN))
+		rc = -EOPNOTSUPP;
 	if (rc)
 		return rc;
-	*run = (struct thmq_run_header){.len = f->len,
+	*run = (struct thmq_run_header){.len = len,
 					.base_offset = p->next_offset,
 					.partition = p->id,
 					.count = is.count,
@@ -647,7 +649,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (rc)
 			goto refuse;
 		g.count = 1;
-		g.len = first->len;
+		g.len = first->len - (txn ? (uint32_t)sizeof(run->transaction) : 0);
 	} else {
 		gather(c, first, room, &g);
 		in_parts = g.count == 0;
@@ -683,7 +685,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmqi_parts_fill_last(c, first, run, p, room);
 	else if (thmqi_likely(!encoded))
 		fill(c, run, &g, p);
-	else if ((rc = fill_encoded(c, first, run, p))) {
+	else if ((rc = fill_encoded(c, first, run, p, g.len))) {
 		thmq_log_append_abort(p->log);
 		goto refuse;
 	}

@@ -69,6 +69,8 @@ struct core_values {
 	uint64_t busy, idle, slept, away;
 	uint64_t iterations, busy_iterations, sleeps, wakeups;
 	uint64_t writes, written, flushes, reads, read;
+	uint64_t policy, spin_hits, spin_misses, budget;
+	uint64_t forecast_model, forecast_ratio, forecast_cpu;
 	struct {
 		uint64_t sum, max, counts[LENGTHS];
 	} iteration;
@@ -88,6 +90,13 @@ static const struct thmqi_stat_column core_columns[] = {
 	COUNT(struct core_values, flushes, "Flushes given to the device"),
 	COUNT(struct core_values, reads, "Reads given to the device"),
 	COUNT_BYTES(struct core_values, read, "Bytes of these"),
+	GAUGE(struct core_values, policy, "How it waits: 1 poll, 2 event, 3 fixed, 4 ski, 5 adaptive, 6 predictive"),
+	COUNT(struct core_values, spin_hits, "Waits that ended while it looked for work"),
+	COUNT(struct core_values, spin_misses, "Waits that it slept in"),
+	GAUGE_NS(struct core_values, budget, "How long it looks for work before it sleeps; 2^64 - 1 ns: for ever"),
+	GAUGE(struct core_values, forecast_model, "Predictive: in charge, 1 naive, 2 ses, 3 ar, 5 modes; 0: there is no forecast"),
+	GAUGE(struct core_values, forecast_ratio, "Its error to naive's, in thousandths; 0: not measured"),
+	COUNT_NS(struct core_values, forecast_cpu, "Processor time of forecasts"),
 	{.name = "iteration",
 	 .help = "How long rounds of the loop take",
 	 .kind = THMQI_STAT_HISTOGRAM,
@@ -269,6 +278,13 @@ static void publish_core(struct shard *s)
 	v->flushes = core->flushes;
 	v->reads = core->reads;
 	v->read = core->read_bytes;
+	v->policy = c.policy;
+	v->spin_hits = c.spin_hits;
+	v->spin_misses = c.spin_misses;
+	v->budget = c.budget_ns;
+	v->forecast_model = c.forecast_model;
+	v->forecast_ratio = c.forecast_ratio;
+	v->forecast_cpu = c.forecast_cpu_ns;
 	v->iteration.sum = c.busy_ns + c.idle_ns;
 	v->iteration.max = c.longest_ns;
 	memcpy(v->iteration.counts + 1, c.lengths, sizeof(c.lengths));

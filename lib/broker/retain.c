@@ -8,11 +8,27 @@
 
 #define IDLE_NS 60000000000ull
 
-/* Has every group done with all below @end? Where there is none yet, nobody has. */
-static bool consumed(const struct partition *p, uint64_t end)
+/* A log that takes nothing more takes these: they make room. */
+static void press(struct shard *s, const struct partition *p, uint64_t end)
 {
 	struct thmqi_list *it;
-	bool some = false;
+
+	thmqi_list_each(it, &p->groups)
+	{
+		struct group_offset *g = thmqi_container(it, struct group_offset, link);
+
+		if (g->group && g->dirty && g->durable_offset + 1 <= end) { /* UINT64_MAX: none is */
+			g->frees = s->offsets_free = true;
+			s->stuck = true;
+		}
+	}
+}
+
+/* Has every group done with all below @end, and is that stored? Where there is none yet, nobody has. */
+static bool consumed(struct shard *s, const struct partition *p, uint64_t end)
+{
+	struct thmqi_list *it;
+	bool some = false, stored = true;
 
 	thmqi_list_each(it, &p->groups)
 	{
@@ -21,10 +37,13 @@ static bool consumed(const struct partition *p, uint64_t end)
 		if (!g->group) /* deleted */
 			continue;
 		some = true;
-		if (g->durable_offset == UINT64_MAX || g->durable_offset < end)
+		if (g->offset == UINT64_MAX || g->offset < end)
 			return false;
+		stored = stored && g->durable_offset != UINT64_MAX && g->durable_offset >= end;
 	}
-	return some;
+	if (some && !stored)
+		press(s, p, end);
+	return some && stored;
 }
 
 /* Has nothing been appended to it for some time? */
@@ -61,7 +80,7 @@ int thmqi_retain_live(void *ctx, const struct thmq_log_extent *e)
 		return THMQ_LOG_DEAD;
 	if (r->bytes && e->held_bytes >= e->bytes && e->held_bytes - e->bytes >= r->bytes)
 		return THMQ_LOG_DEAD;
-	if (r->consumed && consumed(p, e->end_offset))
+	if (r->consumed && consumed(s, p, e->end_offset))
 		return THMQ_LOG_DEAD;
 	if (r->compacts)
 		return THMQ_LOG_COMPACTS;

@@ -287,6 +287,16 @@ void thmqi_settle_forget(struct shard *s, struct conn *c)
 			l->all[i & (PENDING_COUNT - 1)].conn = NULL;
 }
 
+bool thmqi_settle_has_post(const struct shard *s, const struct thmqi_broker_post *post)
+{
+	uint64_t i;
+
+	for (i = s->pending_head; i != s->pending_tail; i++)
+		if (s->pending[i & (PENDING_COUNT - 1)].post == post)
+			return true;
+	return false;
+}
+
 int thmqi_settle_post(struct shard *s, struct thmqi_broker_post *post, struct shard *to,
 		      void (*run)(struct thmqi_broker_post *post))
 {

@@ -511,7 +511,7 @@ static int item_begin(struct txns_here *t, struct partition *p, const struct sta
 
 int thmqi_txn_enter(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct txn_item **ret_item)
 {
-	const uint32_t others = THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED;
+	const uint32_t others = THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY);
 	const struct state_txn is = {
 		.txn = thmqi_txn_of(f), .partition = p->id, .begin = p->next_offset, .status = TXN_IS_OPEN};
 	struct shard *s = c->shard;
@@ -541,6 +541,8 @@ void thmqi_txn_mark(struct thmq_run_header *run, uint64_t id)
 	uint32_t i, head, padded;
 
 	run->transaction = id;
+	if (run->encoding != THMQ_RUN_RECORDS) /* its bytes alone were copied */
+		return;
 	for (i = 0; i < run->count; i++, record++) {
 		head = (uint32_t)record->key_len + record->tag_len;
 		padded = THMQI_ALIGN_UP(record->size, 8u);

@@ -82,10 +82,10 @@ int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
 
 	name_request(&r, THMQI_OP_TOPIC_DELETE, name);
 	if (s->opts.reconnect_ns) { /* this one, and none that is made while the call may have to ask again */
-		rc = thmqi_session_topic(s, name, THMQI_TO_ANY, &about);
+		rc = thmqi_session_topic(s, name, THMQI_TO_DELETE, &about);
 		r.topic_id = rc ? 0 : about.topic_id;
 	}
-	if (!rc || rc == -EACCES) /* who may delete it may not see it */
+	if (!rc)
 		rc = thmqi_session_meta(s, &r, NULL);
 	return rc ? thmqi_fail(rc, "delete topic %s: %s", name, thmqi_session_why(rc)) : 0;
 }

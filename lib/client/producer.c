@@ -149,7 +149,7 @@ static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_mes
 static bool encodes_wrongly(const struct thmq_message_opts *o)
 {
 	return o->encoding != THMQ_ENCODING_KAFKA || (o->flags & ~THMQ_MESSAGE_PARTITION) || o->key || o->tag || o->header_count ||
-	       o->ttl_ns || o->deliver_at_ns || o->delay_ns || o->txn;
+	       o->ttl_ns || o->deliver_at_ns || o->delay_ns;
 }
 
 static int check_opts(const struct thmq_producer *p, const struct thmq_message_opts *o,

@@ -544,6 +544,12 @@ static void rejoin(struct thmq_session *s, struct thmq_consumer *c)
 	thmqi_ctl_commit(meta);
 }
 
+/* Nobody could say yet: it has to ask again, perhaps another broker. */
+static bool is_for_now(int status)
+{
+	return status == -EBUSY || status == -EAGAIN || status == -ECONNRESET || status == -THMQ_ENOTLEADER || status == -THMQ_ENOQUORUM;
+}
+
 bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status)
 {
 	struct thmq_consumer *c = s->consumers[s->rejoin_stream];
@@ -551,7 +557,7 @@ bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status)
 	if (!s->rejoin_id || request != s->rejoin_id)
 		return false;
 	s->rejoin_id = 0;
-	if (c && status == -EBUSY)
+	if (c && is_for_now(status))
 		c->rejoin = s->untended = true;
 	else if (c && status)
 		c->error = status;

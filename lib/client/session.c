@@ -255,7 +255,8 @@ static void take_closed(struct client_link *l)
 	if (thmqi_resume_begin(l, error))
 		return;
 	l->dead = error;
-	if (l->shard != THMQI_SHARD_META || l->up)
+	/* where it is not connected yet another broker is asked, though this one said welcome before it went */
+	if (l->session->connected)
 		thmqi_session_died(l->session, l->dead);
 }
 

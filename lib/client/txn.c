@@ -15,7 +15,7 @@ int thmqi_txn_plan(const struct thmq_producer *p, const struct thmq_message_opts
 {
 	const struct thmq_txn *t = opts->txn;
 
-	if (!thmqi_handle_is(t, THMQI_HANDLE_TXN) || t->session != p->session || t->ending || opts->encoding ||
+	if (!thmqi_handle_is(t, THMQI_HANDLE_TXN) || t->session != p->session || t->ending ||
 	    (has & (THMQ_RECORD_DELAY | THMQ_RECORD_EXPECT_END | THMQ_RECORD_EXPECT_KEY)))
 		return -EINVAL;
 	return p->is_volatile ? -ENOTSUP : 0;

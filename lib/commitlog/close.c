@@ -186,7 +186,7 @@ int thmq_log_close(struct thmq_log *log, uint64_t timeout_ns)
 	int rc;
 
 	if (log && !thmqi_core_is_mine(log->core))
-		return thmqi_fail(-EPERM, "a log is closed by the thread that drives its core");
+		return thmqi_fail(-EPERM, "a log is closed by the thread that drives its core, which none does in a child of fork()");
 	rc = thmqi_log_close_notify(log, timeout_ns, NULL, NULL);
 	return rc ? thmqi_fail(rc, "close a log: %s; its last batches may not be stored", thmq_strerror(rc)) : 0;
 }

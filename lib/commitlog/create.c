@@ -3,6 +3,7 @@
  * create.c - a log is made: the first segment with its first batch, then `vote`, which makes it one. A crash before
  * `vote` is complete leaves nothing that anybody was told of: the next open begins anew.
  */
+#include "base/file_limit.h"
 #include "internal.h"
 #include "survey.h"
 
@@ -94,7 +95,16 @@ int thmqi_log_create(struct thmq_log *log)
 		rc = log->disk->file_flush(log->vote_file); /* its size too */
 	if (!rc)
 		rc = log->disk->dir_sync(log->dir);
+	if (rc == -EFBIG)
+		return thmqi_log_too_large(log, log->opts.segment_bytes_min);
 	return rc ? thmqi_fail(rc, "create %s: %s", log->opts.dir, thmq_strerror(rc)) : 0;
+}
+
+int thmqi_log_too_large(const struct thmq_log *log, uint64_t bytes)
+{
+	return thmqi_fail(-EFBIG, "open %s: the segment that it writes to has %llu bytes, and this process may write files of %llu "
+			  "(RLIMIT_FSIZE): raise that limit (ulimit -f), or give a new log smaller segments",
+			  log->opts.dir, (unsigned long long)bytes, (unsigned long long)thmqi_file_limit());
 }
 
 /* --------------------------------------------------------------- leftovers */

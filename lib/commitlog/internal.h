@@ -577,6 +577,8 @@ struct relocation {
 	uint64_t at;     /* batch, in the segment */
 	uint32_t run_at; /* run, in the batch */
 	uint32_t budget; /* bytes, in this iteration */
+	bool lends;      /* there is no next segment, and what is left to be appended has room where the active one's end is kept */
+	uint64_t appended; /* bytes */
 	bool goes_on;    /* it stopped for something that is being read, or to let others have their turn */
 	struct compaction compaction;
 };
@@ -783,6 +785,13 @@ int thmqi_segment_add(struct thmq_log *log, struct segment *s); /* behind the ot
 int thmqi_segment_create(struct thmq_log *log, uint64_t position, struct segment **ret_segment); /* blocking */
 void thmqi_segment_prepare(struct thmq_log *log); /* begin to make the next one */
 void thmqi_segment_reserve(struct thmq_log *log); /* until there is one the active one's end is the cleaner's */
+/*
+ * Quarters of that end which an append between these two may use: what the owner says makes room, what must be kept of the
+ * oldest segment, and what its states are. Each leaves something to those behind it, without whom the segment would not go.
+ */
+enum reserve_share { RESERVE_OWNER = 1, RESERVE_MOVED = 2, RESERVE_ALL = 4 };
+uint64_t thmqi_reserve_lend(struct thmq_log *log, uint32_t quarters);
+void thmqi_reserve_give_back(struct thmq_log *log, uint64_t reserve); /* what the other has returned */
 void thmqi_segment_prepare_stop(struct thmq_log *log); /* none of its operations may be in flight */
 int thmqi_segment_switch(struct thmq_log *log); /* the prepared one becomes active; -EAGAIN, -ENOSPC */
 struct segment *thmqi_segment_of_index(const struct thmq_log *log, uint64_t index);
@@ -961,7 +970,8 @@ void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header
 bool thmqi_compact_waits(const struct thmq_log *log); /* for something that is being read */
 void thmqi_compact_end(struct thmq_log *log);
 
-/* relocate.c: of the oldest segment. The step: 0 all is done; -EAGAIN not yet, *@ret_pause_ns from now; or an error. */
+/* relocate.c: of the oldest segment. The step: 0 all is done; -EAGAIN not yet, *@ret_pause_ns from now; -ENOSPC it had been lent room, and that
+ * is used up; or an error. */
 int thmqi_relocate_begin(struct thmq_log *log);
 int thmqi_relocate_step(struct thmq_log *log, uint64_t *ret_pause_ns);
 void thmqi_relocate_end(struct thmq_log *log);
@@ -1114,6 +1124,7 @@ void thmqi_log_free(struct thmq_log *log); /* nothing is in flight; also of one 
 /* recover.c, create.c */
 int thmqi_log_recover(struct thmq_log *log);
 int thmqi_log_create(struct thmq_log *log); /* in an empty directory */
+int thmqi_log_too_large(const struct thmq_log *log, uint64_t bytes); /* for RLIMIT_FSIZE: -EFBIG, with a text */
 
 /* reader.c */
 void thmqi_readers_cut(struct thmq_log *log); /* truncation */

@@ -360,7 +360,7 @@ int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts
 	if (!core || !ret_log)
 		return thmqi_fail(-EINVAL, "a log needs a core and a place for its handle");
 	if (!thmqi_core_is_mine(core))
-		return thmqi_fail(-EPERM, "a log is opened by the thread that drives its core");
+		return thmqi_fail(-EPERM, "a log is opened by the thread that drives its core, which none does in a child of fork()");
 	log = calloc(1, sizeof(*log));
 	if (!log)
 		return thmqi_fail(-ENOMEM, "no memory for a log");

@@ -4,6 +4,7 @@
  * batch checked and replayed, until the first that is bad or does not continue the chain. Below a position known
  * durable that is damage, and nothing is changed; otherwise it is the torn or lost tail of writes in flight.
  */
+#include "base/file_limit.h"
 #include "internal.h"
 #include "stream.h"
 #include "survey.h"
@@ -578,6 +579,9 @@ static int come_back(struct thmq_log *log, struct recovery *r)
 		rc = judge_end(log, r);
 	if (!rc && log->copies.on)
 		rc = check_vote(log, r);
+	/* the first write behind the limit would be its last */
+	if (!rc && log->segments[r->last]->bytes > thmqi_file_limit())
+		rc = thmqi_log_too_large(log, log->segments[r->last]->bytes);
 	return rc ? rc : take_over(log, r);
 }
 

@@ -243,10 +243,34 @@ static void on_retry(struct thmqi_timer *t)
 void thmqi_segment_reserve(struct thmq_log *log)
 {
 	bool bounded = log->opts.limit_bytes || log->opts.full_policy == THMQ_FULL_DROP_OLDEST;
-	bool lacks = log->prepare == PREPARE_FAILED && log->prepare_error == -ENOSPC;
+	bool lacks = log->prepare == PREPARE_FAILED && thmqi_is_full(log->prepare_error);
 
 	if (log->prepare != PREPARE_READY && (bounded || log->events.live))
 		log->reserve = log->active->bytes / (bounded || lacks ? RESERVE_SHARE : RESERVE_SHARE_LEAST);
+}
+
+uint64_t thmqi_reserve_lend(struct thmq_log *log, uint32_t quarters)
+{
+	uint64_t reserve = log->reserve;
+
+	log->reserve -= reserve / 4 * quarters;
+	return reserve;
+}
+
+void thmqi_reserve_give_back(struct thmq_log *log, uint64_t reserve)
+{
+	if (log->prepare != PREPARE_READY)
+		log->reserve = THMQI_MAX(log->reserve, reserve);
+}
+
+uint64_t thmqi_log_lend(struct thmq_log *log)
+{
+	return thmqi_reserve_lend(log, RESERVE_OWNER);
+}
+
+void thmqi_log_lend_end(struct thmq_log *log, uint64_t lent)
+{
+	thmqi_reserve_give_back(log, lent);
 }
 
 static void prepare_failed(struct thmq_log *log, int error)
@@ -412,7 +436,7 @@ int thmqi_segment_switch(struct thmq_log *log)
 		if (log->prepare == PREPARE_IDLE)
 			thmqi_segment_prepare(log);
 		/* until one attempt succeeds the last one's failure is the answer, unless the oldest makes way */
-		if (log->prepare_error == -ENOSPC && log->segment_count > 1 &&
+		if (thmqi_is_full(log->prepare_error) && log->segment_count > 1 &&
 		    (log->opts.full_policy == THMQ_FULL_DROP_OLDEST || thmqi_clean_makes_room(log)))
 			return -EAGAIN;
 		return log->prepare_error ? log->prepare_error : -EAGAIN;

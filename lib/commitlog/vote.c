@@ -152,11 +152,6 @@ int thmqi_vote_make(const struct thmqi_disk_table *disk, struct thmqi_disk_dir *
 
 /* ----------------------------------------------------------------- the mark */
 
-static bool lacks_space(int error)
-{
-	return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
-}
-
 static void on_marked(struct thmqi_disk_op *op, int64_t result)
 {
 	struct thmq_log *log = thmqi_container(op, struct thmq_log, mark_op);
@@ -165,7 +160,7 @@ static void on_marked(struct thmqi_disk_op *op, int64_t result)
 	log->mark_error = (int)THMQI_MIN(result, 0);
 	if (result >= 0)
 		log->vote = log->mark_vote;
-	else if (!lacks_space((int)result) || log->copies.vote == VOTE_WRITING) /* else the old one stays, and says less */
+	else if (!thmqi_lacks_space((int)result) || log->copies.vote == VOTE_WRITING) /* else the old one stays, and says less */
 		thmqi_log_fail(log, (int)result);
 	if (thmqi_unlikely(log->copies.vote == VOTE_WRITING && result >= 0)) {
 		log->copies.vote = VOTE_DONE;

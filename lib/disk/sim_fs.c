@@ -169,7 +169,7 @@ int thmqi_disk_sim_inode_grow(struct sim_fs *fs, struct sim_inode *inode, uint64
 	if (size <= inode->size)
 		return 0;
 	if (fs->capacity && size - inode->size > fs->capacity - THMQI_MIN(fs->bytes, fs->capacity))
-		return -ENOSPC;
+		return fs->capacity_error;
 	fs->bytes += size - inode->size;
 	inode->size = size;
 	return 0;

@@ -71,6 +71,7 @@ struct sim_fs {
 	struct thmqi_prng *prng;
 	uint64_t seq; /* rises at every completion and every submission */
 	uint64_t bytes, capacity;
+	int capacity_error;
 	uint64_t kept, lost, torn;
 	bool lying, garbling;
 };
@@ -158,6 +159,7 @@ struct thmqi_disk_sim {
 	struct sim_flight *calling; /* of the calling half, which blocks: at most one */
 	struct sim_lock *locks;
 	uint64_t now, last_due, generation;
+	int64_t clock_set_ns; /* the time of day is ahead by this */
 	bool down;
 	uint64_t cut_in; /* changes until the cut; 0: none */
 	enum thmqi_disk_sim_crash_mode cut_mode;

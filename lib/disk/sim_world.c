@@ -47,7 +47,9 @@ static uint64_t clock_now(void *ctx)
 
 static uint64_t clock_wall(void *ctx)
 {
-	return WALL_EPOCH_NS + clock_now(ctx);
+	const struct thmqi_disk_sim *sim = ctx;
+
+	return WALL_EPOCH_NS + clock_now(ctx) + (uint64_t)sim->clock_set_ns;
 }
 
 uint64_t thmqi_disk_sim_now(struct thmqi_disk_sim *sim)
@@ -58,6 +60,11 @@ uint64_t thmqi_disk_sim_now(struct thmqi_disk_sim *sim)
 void thmqi_disk_sim_advance(struct thmqi_disk_sim *sim, uint64_t ns)
 {
 	sim->now += ns;
+}
+
+void thmqi_disk_sim_set_clock(struct thmqi_disk_sim *sim, int64_t ns)
+{
+	sim->clock_set_ns = ns;
 }
 
 /* To the next completion or the end of the wait, whichever is first. */
@@ -103,6 +110,7 @@ int thmqi_disk_sim_open(uint64_t seed, const struct thmqi_disk_sim_opts *opts,
 	thmqi_prng_seed(&sim->prng, seed);
 	thmqi_disk_sim_fs_init(&sim->fs, &sim->prng);
 	sim->fs.capacity = sim->opts.capacity_bytes;
+	sim->fs.capacity_error = sim->opts.capacity_error ? sim->opts.capacity_error : -ENOSPC;
 	sim->fs.lying = sim->opts.flags & THMQI_DISK_SIM_LYING;
 	sim->fs.garbling = sim->opts.flags & THMQI_DISK_SIM_GARBLING;
 	thmqi_list_init(&sim->queues);

@@ -14,7 +14,9 @@
 #define STALE_NS 1e9   /* a gap that long: what was known before it is not the present */
 #define RECENT 0.02    /* of the regret is the last wait's */
 #define STEP 1.05      /* of the correction at each outcome */
-#define WORTH_MIN 1e-3 /* of the user's omega: the cap takes no more */
+#define WORTH_MIN THMQI_POLICY_WORTH_MIN /* of the user's omega: no more is taken … */
+#define FIXED_MIN_NS 1000.0 /* … but by a cap from a long fixed budget, down to this, … */
+#define SKI_MIN 1e-5        /* … and from ski */
 #define WAKE_STEP 1.05 /* of the latency at each wake-up */
 #define WAKE_MIN_NS 500.0
 #define WAKE_MAX_NS                                                                                \
@@ -39,6 +41,12 @@ static double adapted(const struct thmqi_policy *p)
 	return p->knows ? p->budget_ns : thmqi_policy_sleep_cost(p);
 }
 
+/* What a cap has left of the user's omega, 0 … 1. */
+static double worth_left(const struct thmqi_policy *p)
+{
+	return p->costs.omega > 0 ? p->omega / p->costs.omega : 1;
+}
+
 static double budget(const struct thmqi_policy *p)
 {
 	switch (p->kind) {
@@ -48,10 +56,11 @@ static double budget(const struct thmqi_policy *p)
 		return 0;
 	case THMQI_POLICY_FIXED:
 		/* what the cap takes from omega, it takes from this */
-		return p->costs.omega > 0 ? p->costs.spin_max_ns * (p->omega / p->costs.omega)
-					  : p->costs.spin_max_ns;
+		return p->costs.spin_max_ns * worth_left(p);
 	case THMQI_POLICY_SKI:
-		return thmqi_policy_sleep_cost(p);
+		/* with latency worth nothing it still spins for a sleep's processor time, and through all gaps that are shorter: no cap
+		 * would hold */
+		return thmqi_policy_sleep_cost(p) * fmin(1, worth_left(p) / WORTH_MIN);
 	case THMQI_POLICY_PREDICTIVE:
 		if (thmqi_policy_follows_forecast(p))
 			return predicted(p);
@@ -183,8 +192,14 @@ void thmqi_policy_forecast(struct thmqi_policy *p, double rate, bool trusted)
 
 void thmqi_policy_cap(struct thmqi_policy *p, double share, double share_max)
 {
+	double least = WORTH_MIN;
+
+	if (p->kind == THMQI_POLICY_FIXED)
+		least = fmin(least, FIXED_MIN_NS / p->costs.spin_max_ns);
+	else if (p->kind == THMQI_POLICY_SKI && !isinf(share))
+		least = SKI_MIN;
 	if (share > share_max)
-		p->omega = fmax(p->omega * 0.8, p->costs.omega * WORTH_MIN);
+		p->omega = fmax(p->omega * 0.8, p->costs.omega * least);
 	else
 		p->omega = fmin(p->omega * 1.15, p->costs.omega);
 	thmqi_policy_reckon(p);

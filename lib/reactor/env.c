@@ -34,13 +34,13 @@ static void *run_core(void *arg)
 	/* a ring that this thread may not drive is none: the disk engines then do without */
 	if (l->core.ring && thmqi_ring_attach(l->core.ring) != 0)
 		thmqi_loop_close_ring(l);
-	atomic_store(&l->core.owner, thmqi_thread_self());
+	atomic_store(l->core.owner, thmqi_thread_self());
 	while (!l->stop)
 		thmqi_core_poll(&l->core, UINT64_MAX);
 	thmqi_loop_end_pollers(l);
 	thmqi_loop_close_ring(l); /* here, since the ring's tables are this thread's to give back */
 	thmqi_place_unbind(l);
-	atomic_store(&l->core.owner, 0);
+	atomic_store(l->core.owner, 0);
 	return NULL;
 }
 
@@ -66,7 +66,7 @@ static int start_thread(struct loop *l)
 	}
 	snprintf(name, sizeof(name), "thmq-core-%u", l->core.index);
 	pthread_setname_np(l->thread, name);
-	while (!atomic_load(&l->core.owner))
+	while (!atomic_load(l->core.owner))
 		sched_yield();
 	return 0;
 }
@@ -147,7 +147,7 @@ static int open_cores(struct thmq_env *env)
 	if (!rc && env->opts.policy == THMQ_POLICY_PREDICTIVE)
 		rc = thmqi_predict_open(env);
 	if (!rc && env->caller_driven)
-		atomic_store(&env->loops[0]->core.owner, thmqi_thread_self());
+		atomic_store(env->loops[0]->core.owner, thmqi_thread_self());
 	for (i = 0; !env->caller_driven && i < env->core_count && rc == 0; i++) {
 		rc = start_thread(env->loops[i]);
 		if (rc)
@@ -160,19 +160,19 @@ static int open_cores(struct thmq_env *env)
 /* Source: madvise(2), MADV_WIPEONFORK. */
 static int note_process(struct thmq_env *env)
 {
-	uint32_t *here = mmap(NULL, sizeof(*here), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct process_page *page = mmap(NULL, sizeof(*page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (here == MAP_FAILED)
+	if (page == MAP_FAILED)
 		return -ENOMEM;
-	madvise(here, sizeof(*here), MADV_WIPEONFORK);
-	*here = 1;
-	env->here = here;
+	madvise(page, sizeof(*page), MADV_WIPEONFORK);
+	page->here = 1;
+	env->process = page;
 	return 0;
 }
 
 bool thmqi_env_is_here(const struct thmq_env *env)
 {
-	return __atomic_load_n(env->here, __ATOMIC_RELAXED);
+	return __atomic_load_n(&env->process->here, __ATOMIC_RELAXED);
 }
 
 int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *world,
@@ -210,7 +210,7 @@ int thmqi_env_open(const struct thmq_env_opts *opts, const struct thmqi_world *w
 	if (rc) {
 		thmqi_fail(rc, "reserve %llu bytes of address space: %s", (unsigned long long)bytes,
 			   thmq_strerror(rc));
-		munmap((void *)(uintptr_t)env->here, sizeof(*env->here));
+		munmap(env->process, sizeof(*env->process));
 		free(env);
 		return rc;
 	}
@@ -251,7 +251,7 @@ int thmqi_env_close(struct thmq_env *env)
 		stop_thread(env->loops[i]);
 	thmqi_predict_close(env);
 	for (i = 0; i < count; i++)
-		atomic_store(&env->loops[i]->core.owner, thmqi_thread_self());
+		atomic_store(env->loops[i]->core.owner, thmqi_thread_self());
 	settle(env, count);
 	for (i = 0; i < count; i++)
 		thmqi_loop_end_pollers(env->loops[i]);
@@ -261,7 +261,7 @@ int thmqi_env_close(struct thmq_env *env)
 	thmqi_slabs_close(env->slabs);
 	pthread_mutex_destroy(&env->devices.lock);
 	env->handle.kind = THMQI_HANDLE_CLOSED;
-	munmap((void *)(uintptr_t)env->here, sizeof(*env->here));
+	munmap(env->process, sizeof(*env->process));
 	free(env->places);
 	free(env);
 	return (int)leaked;
@@ -406,7 +406,7 @@ static void let_go(struct loop *l)
 		thmqi_ring_detach(l->core.polled);
 	l->lead = l;
 	l->mates = NULL;
-	atomic_store(&l->core.owner, 0);
+	atomic_store(l->core.owner, 0);
 }
 
 int thmqi_core_attach(struct thmq_env *env, uint32_t index)
@@ -425,11 +425,11 @@ int thmqi_core_attach(struct thmq_env *env, uint32_t index)
 	mine = thmqi_core_mine(env);
 	if (mine && mine->in_poll)
 		return -EDEADLK;
-	if (!atomic_compare_exchange_strong(&core->owner, &nobody, self))
+	if (!atomic_compare_exchange_strong(core->owner, &nobody, self))
 		return -EBUSY;
 	rc = core->ring ? attach_ring(core->ring) : 0;
 	if (rc) {
-		atomic_store(&core->owner, 0);
+		atomic_store(core->owner, 0);
 		return rc;
 	}
 	rc = mine ? thmqi_mates_join(loop_of(mine), loop_of(core)) : 0;

@@ -90,11 +90,18 @@ struct thmq_env {
 	uint32_t core_count;
 	uint32_t pinned;
 	bool caller_driven;
-	const uint32_t *here; /* 1 in the process that opened it; a page that the kernel clears in a child of fork(2) */
+	struct process_page *process;
 	struct polling_rules polling;
 	struct forecaster *forecaster; /* its thread, where there is one */
 	void *user;
 	struct thmqi_device_notes devices;
+};
+
+/* The kernel clears it in a child of fork(2), where so nobody has a core. */
+struct process_page {
+	uint32_t here; /* 1: in the process that opened the environment */
+	uint32_t reserved;
+	_Atomic uint64_t owners[THMQ_CORE_COUNT_MAX]; /* of cores: thmq_core.owner */
 };
 
 /* The core's thread writes, any may read. */

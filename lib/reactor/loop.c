@@ -361,8 +361,12 @@ static uint32_t spin_then_sleep(struct loop *l, uint64_t timeout_ns)
 	uint32_t done = 0;
 
 	while (!done && now < deadline) {
-		if (now < spin_end)
+		if (now < spin_end) {
 			done = spin(l, now, THMQI_MIN(spin_end, deadline));
+			now = l->core.now_ns;
+			if (!done && now < deadline && (spin_end = thmqi_polling_still(l, now)) > now)
+				continue;
+		}
 		if (!done && thmqi_loop_read_clock(l) < deadline) {
 			if (!l->polling.slept)
 				l->polling.seen_ns = l->core.now_ns;
@@ -509,6 +513,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	memset(l, 0, sizeof(*l));
 	l->core.env = env;
 	l->core.index = index;
+	l->core.owner = &env->process->owners[index];
 	l->core.clock = env->world.clock;
 	l->core.world = &env->world;
 	l->lead = l;

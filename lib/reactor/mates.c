@@ -71,6 +71,7 @@ static void sleep_for_all(struct loop *lead, uint64_t now, uint64_t deadline)
 	if (world->idle) {
 		uint64_t until = THMQI_MIN(deadline, next_deadline(lead));
 
+		thmqi_loop_turn(lead, DUTY_SLEEPS);
 		world->idle(world->ctx, until > now ? until - now : 0);
 		thmqi_polling_slept(lead, now);
 		return;
@@ -99,6 +100,8 @@ int thmqi_mates_poll(struct loop *lead, uint64_t timeout_ns)
 	deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
 	spin_end = thmqi_polling_begin(lead, now);
 	while (!done && now < deadline) {
+		if (now >= spin_end && !lead->polling.slept && spin_end)
+			spin_end = thmqi_polling_still(lead, now);
 		if (now < spin_end)
 			thmqi_cpu_relax();
 		else

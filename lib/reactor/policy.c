@@ -113,7 +113,7 @@ void thmqi_polling_open(struct loop *l)
 	p->crowded = rules->crowded && weighs(id);
 	if (p->crowded)
 		/* it spins for no longer than a sleep takes of the processor that others want */
-		p->policy.omega = 0;
+		p->policy.omega = rules->costs.omega * THMQI_POLICY_WORTH_MIN;
 	thmqi_policy_reckon(&p->policy);
 	p->tick_ns =
 		weighs(id) || (id == THMQ_POLICY_FIXED && p->share_max < NO_CAP) ? 0 : UINT64_MAX;
@@ -143,7 +143,7 @@ static uint64_t since(uint64_t *last, uint64_t now)
 static double share_used(struct loop *l, double elapsed)
 {
 	struct polling *p = &l->polling;
-	uint64_t used = 0, sleeps = l->core.sleeps;
+	uint64_t used = 0, sleeps = l->duty.stats.sleeps;
 	const struct loop *m;
 
 	for (m = l; m; m = m->mates)
@@ -181,6 +181,13 @@ static void count(uint64_t *word)
 	__atomic_store_n(word, *word + 1, __ATOMIC_RELAXED);
 }
 
+/* Who spins for longer than a tick has its share looked at meanwhile, or no cap would hold for who spins without end. */
+static uint64_t spin_end(struct polling *p, uint64_t budget)
+{
+	p->end_ns = budget > UINT64_MAX - p->began_ns ? UINT64_MAX : p->began_ns + budget;
+	return budget > TICK_NS ? THMQI_MIN(p->end_ns, p->tick_ns) : p->end_ns;
+}
+
 uint64_t thmqi_polling_begin(struct loop *l, uint64_t now)
 {
 	const struct thmqi_world *world = l->core.world;
@@ -200,7 +207,18 @@ uint64_t thmqi_polling_begin(struct loop *l, uint64_t now)
 	p->slept = false;
 	if (world->idle && !world->spins)
 		return 0;
-	return budget > UINT64_MAX - p->began_ns ? UINT64_MAX : p->began_ns + budget;
+	return spin_end(p, budget);
+}
+
+uint64_t thmqi_polling_still(struct loop *l, uint64_t now)
+{
+	struct polling *p = &l->polling;
+
+	if (now >= p->end_ns)
+		return 0;
+	tick(l, now);
+	publish(l, thmqi_policy_budget_ns(&p->policy));
+	return spin_end(p, thmqi_policy_budget_ns(&p->policy));
 }
 
 void thmqi_polling_slept(struct loop *l, uint64_t from)

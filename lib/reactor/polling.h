@@ -5,7 +5,7 @@
  *
  * A wait begins with the first iteration that finds nothing and ends with the first that finds something. A host's poll whose time is
  * over before the core has slept is continued by the next one, by what it has spun so far, so that many short polls are one wait. A core's
- * time is looked at once in a while, as a wait begins: a tick. There is none while a core sleeps, and none while it never waits.
+ * time is looked at once in a while, as a wait begins or goes on: a tick. There is none while a core sleeps, and none while it never waits.
  */
 #ifndef THMQI_REACTOR_POLLING_H
 #define THMQI_REACTOR_POLLING_H
@@ -32,6 +32,7 @@ struct polling {
 	/* the wait under way */
 	uint64_t began_ns;   /* from here on there was nothing … */
 	uint64_t seen_ns;    /* … up to here, as far as was looked */
+	uint64_t end_ns;     /* spun until then */
 	uint64_t carried_ns; /* spun for nothing in polls before this one */
 	bool slept;
 	/* the next tick, UINT64_MAX: none; at the last one: when, time used, sleeps, involuntary switches of the thread */
@@ -51,8 +52,10 @@ void thmqi_polling_rules(const struct thmq_env_opts *opts, const struct thmqi_wo
 			 struct polling_rules *ret);
 void thmqi_polling_open(struct loop *l);
 
-/* Nothing was there at @now. Return: until when to spin. */
+/* Nothing was there at @now. Return: until when to spin, or to ask again. */
 uint64_t thmqi_polling_begin(struct loop *l, uint64_t now);
+/* It is that late, and nothing came. Return: likewise; not later than @now: that was it. */
+uint64_t thmqi_polling_still(struct loop *l, uint64_t now);
 /* Awake, having fallen asleep at @from: between then and now nothing was there for all but the time that it takes to wake up. */
 void thmqi_polling_slept(struct loop *l, uint64_t from);
 /* The wait is over: there is something, or the poll's time is up. */

@@ -20,7 +20,8 @@ enum {
 #define MAGIC 2u
 #define CODEC_MASK 7u
 #define CODEC_LAST 4u
-#define OF_TRANSACTION 0x30u /* attributes: part of one, or its end */
+#define IN_TRANSACTION 0x10u /* attributes: part of one */
+#define OF_CONTROL 0x20u     /* the end of one, or what else is no record */
 #define MILLISECOND_NS 1000000
 #define HEADER_EXTRA 5u /* bytes of a header as the library writes it, beside name and value */
 
@@ -52,9 +53,10 @@ int thmqi_kafka_read(const void *payload, uint32_t len, struct thmqi_kafka_batch
 	ret->count = get32(at + COUNT_AT);
 	if (!ret->count || ret->count > INT32_MAX || last_delta != ret->count - 1 || (attributes & CODEC_MASK) > CODEC_LAST)
 		return -THMQ_ECORRUPT;
-	if (attributes & OF_TRANSACTION)
+	if (attributes & OF_CONTROL)
 		return -EOPNOTSUPP;
 	ret->codec = attributes & CODEC_MASK;
+	ret->in_transaction = attributes & IN_TRANSACTION;
 	ret->base_time_ms = (int64_t)get64(at + BASE_TIME_AT);
 	ret->max_time_ms = (int64_t)get64(at + MAX_TIME_AT);
 	ret->records = at + THMQI_KAFKA_HEAD;
@@ -99,6 +101,7 @@ int thmqi_kafka_check(const void *payload, uint32_t len, int64_t now_ns, struct 
 	if (b.count > THMQI_KAFKA_COUNT_MAX)
 		return -EMSGSIZE;
 	f.count = b.count;
+	f.in_transaction = b.in_transaction;
 	if (b.codec) { /* whoever reads it unpacks it, and checks it then */
 		f.tag_filter = UINT64_MAX;
 		f.first_time_ns = time_of(b.base_time_ms, now_ns);

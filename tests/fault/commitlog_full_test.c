@@ -240,6 +240,8 @@ static void go_on(uint64_t acked)
 	rc = life_open();
 	CHECK(rc == 0);
 	w.appended = check(acked);
+	for (uint32_t tries = 0; tries < 500 && fill(RUNS) != 0; tries++) /* a segment that is being made may take its time */
+		;
 	CHECK(fill(RUNS) == 0);
 	CHECK(check(RUNS) == RUNS);
 	CHECK(life_close() == 0);

@@ -234,17 +234,175 @@ def topics_and_settings(b):
     same(configs['cleanup.policy'].value, 'compact')
     same(configs['delete.retention.ms'].value, '5000')
     same((configs['segment.bytes'].is_default, [x.name for x in configs['segment.bytes'].synonyms.values()]), (True, ['segment.bytes']))
+    def alter(name, **to):
+        return result(a.alter_configs([confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, name,
+                                                                            set_config={k.replace('_', '.'): v for k, v in to.items()})]))
+
+    def is_set(name):
+        r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, name)
+        return {k: c.value for k, c in a.describe_configs([r])[r].result(10).items() if k.startswith('retention') and not c.is_default}
+
+    same((alter('made', retention_bytes='5000000'), is_set('made')), (None, {'retention.bytes': '5000000'}))  # what is not named is not set
+    same((alter('made', retention_ms='60000', segment_ms='5'), is_set('made')), (None, {'retention.ms': '60000'}))
+    same([alter('made', cleanup_policy='compact'), alter('made', no_such='1'), alter('made', retention_ms='soon')], ['INVALID_CONFIG'] * 3)
+    same([alter('no-such-topic', retention_ms='1'), alter('kafka.group-offsets', retention_ms='1')], ['UNKNOWN_TOPIC_OR_PART', 'TOPIC_EXCEPTION'])
+    thmq('topic', 'alter', b.native, 'made', '--retention-time', '30s')
+    same(is_set('made'), {'retention.ms': '30000'})
     same(len(a.list_topics('made', 10).topics['made'].partitions), 3)
     same(result(a.delete_topics(['made'])), None)
     same(result(a.delete_topics(['made'])), 'UNKNOWN_TOPIC_OR_PART')
     check('made' not in a.list_topics(timeout=10).topics)
-    t = confluent_kafka.Producer({'bootstrap.servers': b.url, 'transactional.id': 't', 'log_level': 0})
-    begun = time.time()
+
+
+def transactional(b, name, **more):
+    p = confluent_kafka.Producer({'bootstrap.servers': b.url, 'transactional.id': name, 'linger.ms': 1, 'reconnect.backoff.max.ms': 100,
+                                  'retry.backoff.ms': 50, 'log_level': 0, **more})
+    p.init_transactions(20)
+    return p
+
+
+def comes_to(read, wanted, seconds=30):
+    """What is committed is seen a moment later."""
+    end = time.time() + seconds
+    while read() != wanted and time.time() < end:
+        time.sleep(0.05)
+    same(read(), wanted)
+
+
+def transactions_all_or_nothing(b):
+    """What is committed is seen, in all partitions; what is aborted never, but by who wants to; what is open holds up those behind it."""
+    uncommitted = ('-X', 'isolation.level=read_uncommitted')
+    p = transactional(b, 'writer', **{'message.max.bytes': 4000000})
+    kcat(b, '-P', '-t', 'all', stdin='before\n')
+    for commit in False, True, True:
+        p.begin_transaction()
+        for i in range(50):
+            p.produce('all', b'%d %d' % (commit, i), key=b'k')
+            p.produce('other', b'%d %d' % (commit, i))
+        p.flush(10)
+        kcat(b, '-P', '-t', 'all', stdin='behind\n')
+        p.commit_transaction(20) if commit else p.abort_transaction(20)
+    wanted = ['1 %d' % i for i in range(50)]
+    comes_to(lambda: read_all(b, 'all'), ['before', 'behind'] + wanted + ['behind'] + wanted + ['behind'])
+    comes_to(lambda: read_all(b, 'other'), wanted * 2)
+    same(len(read_all(b, 'all', *uncommitted)), 154)
+    same(thmq('sub', b.native, 'other').splitlines(), wanted * 2)
+    p.begin_transaction()  # one that is open: its messages, and those behind them, are not seen yet
+    p.produce('all', b'open')
+    p.flush(10)
+    kcat(b, '-P', '-t', 'all', stdin='late\n')
+    same(len(read_all(b, 'all')), 104)
+    same(read_all(b, 'all', *uncommitted)[-2:], ['open', 'late'])
+    c = confluent_kafka.Consumer({'bootstrap.servers': b.url, 'group.id': 'x', 'log_level': 0})
+    same([c.get_watermark_offsets(confluent_kafka.TopicPartition('all', 0), 10)[1]], [154])
+    c.close()
+    p.abort_transaction(20)
+    comes_to(lambda: read_all(b, 'all')[-1], 'late')
+    p.begin_transaction()  # nothing in it
+    p.commit_transaction(20)
+    p.begin_transaction()
+    p.produce('all', b'large' * 300000)  # more than a batch of the library, in one message
     try:
-        t.init_transactions(20)
-        check(False, 'transactions begin')
+        p.commit_transaction(20)
+        check(False, 'what cannot be stored is committed')
     except confluent_kafka.KafkaException as e:
-        check(time.time() - begun < 10, 'it says so late:', e)
+        check(e.args[0].txn_requires_abort(), e)
+    p.abort_transaction(20)
+    for attempt in range(3):  # the client's number of what was refused is missing: it begins with a new epoch
+        p.begin_transaction()
+        for i in range(30):
+            p.produce('all', b'%d' % i + b'x' * 100000)
+        try:
+            p.commit_transaction(20)
+            break
+        except confluent_kafka.KafkaException as e:
+            check(e.args[0].txn_requires_abort() and attempt < 2, e)
+            p.abort_transaction(20)
+    comes_to(lambda: len(read_all(b, 'all')), 105 + 30)
+
+
+def one_name_one_transaction(b):
+    """Who begins anew has fenced the one before, and what that had open is aborted. A transaction that takes too long is."""
+    old = transactional(b, 'same')
+    old.begin_transaction()
+    old.produce('fence', b'old')
+    old.flush(10)
+    new = transactional(b, 'same')
+    new.begin_transaction()
+    new.produce('fence', b'new')
+    try:
+        old.commit_transaction(20)
+        check(False, 'who was fenced commits')
+    except confluent_kafka.KafkaException as e:
+        check(e.args[0].fatal() or e.args[0].code() == confluent_kafka.KafkaError._FENCED, e)
+    new.commit_transaction(20)
+    comes_to(lambda: read_all(b, 'fence'), ['new'])
+    slow = transactional(b, 'slow', **{'transaction.timeout.ms': 1000, 'message.timeout.ms': 1000})
+    slow.begin_transaction()
+    slow.produce('fence', b'slow')
+    slow.flush(10)
+    kcat(b, '-P', '-t', 'fence', stdin='behind\n')
+    comes_to(lambda: read_all(b, 'fence'), ['new', 'behind'])
+    try:
+        slow.commit_transaction(20)
+        check(False, 'it was too late')
+    except confluent_kafka.KafkaException as e:
+        check(e.args[0].fatal() or e.args[0].txn_requires_abort(), e)
+    same(read_all(b, 'fence'), ['new', 'behind'])
+
+
+def consume_transform_produce(b):
+    """What is read, made into something else and written counts exactly once, though the broker is killed, and again, and the program begins anew."""
+    count, kills = (2000, 10) if FULL else (300, 2)
+    kcat(b, '-P', '-t', 'from', stdin=''.join('%d\n' % i for i in range(count)))
+    killed = 0
+    end = time.time() + (300 if FULL else 100)
+
+    def members():
+        c = confluent_kafka.Consumer({'bootstrap.servers': b.url, 'group.id': 'transform', 'auto.offset.reset': 'earliest', 'enable.auto.commit': False,
+                                      'reconnect.backoff.max.ms': 100, 'session.timeout.ms': 6000, 'heartbeat.interval.ms': 500, 'log_level': 0})
+        c.subscribe(['from'])
+        return c, transactional(b, 'transform')
+
+    c, p = members()
+    aborted, kill = 0, None
+    while True:
+        check(time.time() < end, 'in time:', killed, aborted)
+        messages = [m for m in c.consume(20, 0.2) if not m.error()]
+        where = c.position(c.assignment())
+        if not messages:
+            committed = [t.offset for t in c.committed([confluent_kafka.TopicPartition('from', 0)], 20)]
+            if committed == [count]:
+                break
+            continue
+        try:
+            p.begin_transaction()
+            for m in messages:
+                p.produce('to', b'<%s>' % m.value())
+            p.send_offsets_to_transaction(where, c.consumer_group_metadata(), 20)
+            if killed < kills and int(messages[-1].value()) >= count * (killed + 1) // (kills + 1):
+                killed += 1
+                if killed % 2:
+                    b.restart(signal.SIGKILL)  # in its middle
+                else:
+                    kill = threading.Timer(random.random() * 0.01, b.restart, (signal.SIGKILL,))  # under the commit, or behind it
+                    kill.start()
+            if random.randrange(10) == 0:
+                raise confluent_kafka.KafkaException('on purpose')
+            p.commit_transaction(30)
+        except confluent_kafka.KafkaException as e:
+            aborted += 1
+            fatal = isinstance(e.args[0], confluent_kafka.KafkaError) and e.args[0].fatal()
+            check(not fatal, e)
+            p.abort_transaction(30)
+            c.close()
+            c, p = members()  # the simplest way back to what is committed
+        if kill:
+            kill.join()
+            kill = None
+    c.close()
+    comes_to(lambda: read_all(b, 'to'), ['<%d>' % i for i in range(count)])
+    check(killed == kills, killed)
 
 
 def frame(api, version, body=b'', correlation=7):
@@ -313,8 +471,8 @@ def what_makes_no_sense(b):
 
 
 VERSIONS = {0: (3, 9), 1: (4, 12), 2: (1, 7), 3: (0, 12), 8: (2, 8), 9: (1, 8), 10: (0, 4), 11: (0, 9), 12: (0, 4), 13: (0, 5), 14: (0, 5), 15: (0, 5),
-            16: (0, 4), 17: (0, 1), 18: (0, 3), 19: (0, 7), 20: (0, 5), 22: (0, 4), 32: (0, 4), 36: (0, 2), 37: (0, 3), 42: (0, 2)}
-FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14: 4, 15: 5, 16: 3, 18: 3, 19: 5, 20: 4, 22: 2, 32: 4, 36: 2, 37: 2, 42: 2}
+            16: (0, 4), 17: (0, 1), 18: (0, 3), 19: (0, 7), 20: (0, 5), 22: (0, 4), 24: (0, 3), 25: (0, 3), 26: (0, 3), 28: (0, 3), 32: (0, 4), 33: (0, 2), 36: (0, 2), 37: (0, 3), 42: (0, 2), 44: (0, 1), 47: (0, 0)}
+FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14: 4, 15: 5, 16: 3, 18: 3, 19: 5, 20: 4, 22: 2, 24: 3, 25: 3, 26: 3, 28: 3, 32: 4, 33: 2, 36: 2, 37: 2, 42: 2, 44: 1}
 
 
 def who_does_not_read(b):
@@ -431,9 +589,87 @@ def newest_versions(b):
         same(r[-3:], b'\0\0\0')
         r = ask(8, 8, text(b'byhand') + struct.pack('>i', -1) + b'\1' + b'\0' + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') + b'\0\0\0')
         same(r, struct.pack('>i', 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ih', 0, 0) + b'\0\0\0')
+        alter = lambda name, how, value, only_look=b'\0': struct.unpack('>h', ask(44, 1, b'\2\2' + text(b'new') + b'\2' + text(name) + how + value + b'\0\0' +
+                                                                             only_look + b'\0')[5:7])[0]
+        same(alter(b'retention.ms', b'\0', text(b'5000')), 0)
+        same(alter(b'retention.bytes', b'\0', text(b'6000000')), 0)
+        same(alter(b'retention.bytes', b'\0', text(b'7000000'), b'\1'), 0)
+        now = lambda: [json.loads(thmq('topic', 'describe', b.native, 'new', '--json').splitlines()[0])[x] for x in ('retention_ns', 'retention_bytes')]
+        same(now(), [5000000000, 6000000])
+        same([alter(b'retention.ms', b'\1', b'\0'), alter(b'compression.type', b'\1', b'\0'), now()], [0, 0, [0, 6000000]])
+        same([alter(b'cleanup.policy', b'\2', text(b'compact')), alter(b'retention.ms', b'\0', b'\0'), alter(b'cleanup.policy', b'\1', b'\0')], [40, 40, 40])
         r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
         same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') +
              struct.pack('>h', 0) + b'\0\0' + struct.pack('>h', 0) + b'\0\0')
+
+        def forget(group):
+            s.sendall(frame(47, 0, struct.pack('>h', len(group)) + group + struct.pack('>i', 1) + b'\0\3new' + struct.pack('>iii', 2, 0, 7)))
+            return answer(s)[4:]
+
+        same(forget(b'none'), struct.pack('>hii', 69, 0, 0))
+        same(forget(b'byhand'), struct.pack('>hii', 0, 0, 1) + b'\0\3new' + struct.pack('>iihih', 2, 0, 0, 7, 0))
+        r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
+        same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\1' + struct.pack('>h', 0) + b'\0\0')
+
+
+def what_becomes_of_a_transaction(b):
+    """Each step by hand: what is told before and after a kill, to who is fenced, who comes too late, and who lost an answer."""
+    def ask(api, version, body):
+        flexible = version >= FLEXIBLE[api]
+        with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+            s.sendall(frame(api, version, (b'\0' if flexible else b'') + body))
+            return answer(s)[5 if flexible else 4:]
+
+    name, topic = text(b'raw'), text(b'byhand')
+    kcat(b, '-P', '-t', 'byhand', stdin='x\n')
+    init = lambda *who: struct.unpack('>hqh', ask(22, 4, name + struct.pack('>iqh', 60000, *who) + b'\0')[4:16])
+    add = lambda *more: ask(24, 3, name + who() + bytes([2 + len(more)]) + b''.join(t + b'\2' + struct.pack('>i', 0) + b'\0' for t in (topic,) + more) + b'\0')[4:]
+    one = lambda r: struct.unpack('>h', r[1 + len(topic) + 1 + 4:][:2])[0]
+    end = lambda commit: struct.unpack('>h', ask(26, 3, name + who() + (b'\1' if commit else b'\0') + b'\0')[4:6])[0]
+    where = lambda offset: b'\2' + topic + b'\2' + struct.pack('>iqi', 0, offset, -1) + text(b'') + b'\0\0'
+    offset = lambda n: one(ask(28, 3, name + text(b'team') + who() + struct.pack('>i', -1) + text(b'') + b'\0' + where(n) + b'\0')[4:])
+
+    def committed(stable):  # offset, error
+        r = ask(9, 7, text(b'team') + b'\2' + topic + b'\2' + struct.pack('>i', 0) + b'\0' + (b'\1' if stable else b'\0') + b'\0')
+        r = r[4 + 1 + len(topic) + 1 + 4:]
+        return struct.unpack('>q', r[:8])[0], struct.unpack('>h', r[13:15])[0]
+
+    error, producer, epoch = init(-1, -1)
+    who = lambda: struct.pack('>qh', producer, epoch)
+    same((error, epoch), (0, 0))
+    same([end(True), offset(1), one(add()), offset(5), committed(False), committed(True)], [48, 48, 0, 0, (-1, 0), (-1, 88)])
+    same([end(True), committed(True), end(True), end(False)], [0, (5, 0), 0, 48])
+    b.restart(signal.SIGKILL)
+    same([end(True), end(False), committed(True)], [0, 48, (5, 0)])
+    same([one(add()), end(True)], [0, 0])  # nothing in it: what says that it was committed is written behind the answer
+    b.restart(signal.SIGKILL)
+    same([end(True), committed(True)], [0, (5, 0)])
+    same([one(add()), offset(7), committed(False), end(False), end(False), end(True), committed(True)], [0, 0, (5, 0), 0, 0, 48, (5, 0)])
+    same([one(add()), offset(9)], [0, 0])
+    b.restart(signal.SIGKILL)  # it is lost
+    same([committed(True), offset(9), one(add()), end(True), end(False), committed(True)], [(5, 0), 25, 59, 59, 0, (5, 0)])
+    same([one(add()), offset(11), one(add()), end(True), committed(True)], [0, 0, 0, 0, (11, 0)])
+    # of several partitions all or none
+    thmq('topic', 'create', b.native, 'byhand-table', '--compact')
+    r = add(text(b'no-such'), text(b'byhand-table'))
+    at, errors = 1, []
+    for t in topic, text(b'no-such'), text(b'byhand-table'):
+        errors.append(struct.unpack('>h', r[at + len(t) + 1 + 4:][:2])[0])
+        at += len(t) + 1 + 4 + 2 + 1 + 1
+    same((errors, end(True)), ([55, 3, 43], 0))
+    # who is another, or was fenced
+    epoch += 1
+    same([end(True), one(add()), offset(1)], [90, 90, 47])
+    same(struct.unpack('>h', ask(26, 1, b'\0\3raw' + who() + b'\1')[4:6])[0], 47)
+    epoch -= 1
+    producer += 1
+    same([end(True), one(add()), offset(1)], [49, 49, 49])
+    producer -= 1
+    same([one(add()), offset(13), init(producer, 0), init(producer, 0), committed(True)], [0, 0, (0, producer, 1), (0, producer, 1), (11, 0)])
+    same([init(producer, 1), init(producer, 0)], [(0, producer, 2), (90, -1, -1)])
+    b.restart()
+    same([init(producer, 1)[0], init(-1, -1)], [90, (0, producer, 3)])
+    same(struct.unpack('>h', ask(22, 4, name + struct.pack('>iqh', 3600000, -1, -1) + b'\0')[4:6])[0], 50)
 
 
 def who_the_client_is(b):
@@ -636,7 +872,8 @@ def three_brokers_and_a_kill(b):
 
 
 CASES = [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
-         what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, by_kafkajs, by_ipv6, three_brokers_and_a_kill, who_the_client_is]
+         transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce,
+         what_becomes_of_a_transaction, what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, by_kafkajs, by_ipv6, three_brokers_and_a_kill, who_the_client_is]
 
 
 def main():

@@ -409,6 +409,10 @@ check "a topic by the directory" 0 "$thmq" topic create "$dir/served" near
 check "publish by the directory" 0 "$thmq" pub --quiet --create "$dir/served" near "$dir/numbers"
 check "read by the directory" 0 "$thmq" sub "$dir/served" near; cmp -s "$dir/out" "$dir/numbers" || die "other messages came"
 check "read over shared memory" 0 "$thmq" sub "shm://$dir/served/socket" near; cmp -s "$dir/out" "$dir/numbers" || die "other messages came"
+check "top of another process" 0 "$thmq" top --once "$dir/served"
+has out '^core 0 .* looking; [a-z]*: [0-9]* hits/s, [0-9]* misses/s, spins '; has out '^shard meta '
+check "top of another process, as JSON" 0 "$thmq" top --json "$dir/served"
+has out '"core":0,.*"policy":"[a-z]*","spin_hits_per_s":.*"budget_ns":[0-9n]*.*"forecast_ratio":'
 check "serve it twice" 5 "$thmq" serve --listen tcp://127.0.0.1:0 "$dir/served"
 kill "$server"; wait "$server" || die "serve did not end well"
 [ ! -e "$dir/served/socket" ] || die "the socket was left behind"

@@ -77,12 +77,17 @@ static uint64_t stored(void)
 }
 
 /* The cleaner looks every second. */
-static void rest(uint32_t seconds)
+static void rest_for(uint64_t ns)
 {
-	uint64_t end = thmqi_disk_sim_now(w.sim) + seconds * SECOND;
+	uint64_t end = thmqi_disk_sim_now(w.sim) + ns;
 
 	while (thmqi_disk_sim_now(w.sim) < end)
 		thmq_poll(w.env, SECOND / 100);
+}
+
+static void rest(uint32_t seconds)
+{
+	rest_for(seconds * SECOND);
 }
 
 static void publish(const char *topic, uint32_t count, uint32_t len)
@@ -397,8 +402,186 @@ static void beside_idle_topics_of_many_segments(void)
 	down();
 }
 
+/* Messages until the shard takes none, to the last byte. Return: where they end. */
+static uint64_t fill_up(const char *topic)
+{
+	static const uint32_t lens[] = {BIG, 3000, 1};
+	struct thmq_producer *p;
+	struct thmq_event e;
+	uint64_t sent = 0, now;
+	uint32_t i;
+
+	for (i = 0; i < 3; i++) {
+		CHECK(thmq_producer_open(w.session, topic, NULL, &p) == 0);
+		for (now = 0; now < 100;) {
+			sent += thmq_send(p, payload, lens[i], NULL) > 0;
+			thmq_poll(w.env, SECOND / 100);
+			while (thmq_events(w.session, &e, 1) == 1) {
+				now += e.type == THMQ_EVENT_FAILED;
+				CHECK(e.type != THMQ_EVENT_FAILED || e.error == -ENOSPC);
+			}
+			CHECK(sent < 100000);
+		}
+		thmq_flush(p, 60 * SECOND);
+		while (thmq_events(w.session, &e, 1) == 1)
+			;
+		CHECK(thmq_producer_close(p, 60 * SECOND) == 0);
+	}
+	return about(topic, NULL).end_offset;
+}
+
+static void read_to(struct thmq_consumer *c, uint64_t offset)
+{
+	uint64_t end = thmqi_disk_sim_now(w.sim) + 600 * SECOND, next = 0;
+	struct thmq_message m;
+
+	while (next < offset && thmqi_disk_sim_now(w.sim) < end) {
+		int n = thmq_fetch(c, &m, 1);
+		CHECK(n >= 0);
+		if (n != 1) {
+			thmq_poll(w.env, SECOND / 100);
+			continue;
+		}
+		next = m.offset + 1;
+		CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(next >= offset);
+}
+
+/* It refuses all, also the word that messages were read: but for that which lets some of them go. */
+static void full_until_it_was_read(uint32_t flags)
+{
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	uint64_t count;
+
+	up(60);
+	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
+	w.opts.limit_bytes = 6u << 20;
+	start();
+	make("t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
+	make("kept", NULL);
+	publish("kept", 3, 100);
+	count = fill_up("t");
+	CHECK(count > 40);
+	rest(30);
+	CHECK(about("t", NULL).begin_offset == 0);
+	CHECK(thmq_consumer_open(w.session, "t", "g", THMQ_CONSUMER_OPTS(.flags = flags), &c) == 0);
+	read_to(c, count);
+	for (count = 0; count < 300; count++) { /* a member that says nothing is taken for dead */
+		rest_for(SECOND / 10);
+		CHECK(thmq_fetch(c, &m, 1) == 0);
+	}
+	publish("t", 20, BIG);
+	CHECK(about("t", NULL).begin_offset > 20 && about("kept", NULL).begin_offset == 0);
+	read_to(c, about("t", NULL).end_offset);
+	CHECK(thmq_consumer_flush(c, 60 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+	CHECK(consume("kept", "g", 3, NULL) == 0);
+	restart(true);
+	CHECK(about("t", "g").group_offset == about("t", "g").end_offset);
+	down();
+}
+
+/* Messages whose time comes while nothing is taken come all the same. */
+static void full_when_it_is_time(void)
+{
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	uint32_t i;
+
+	up(61);
+	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
+	w.opts.limit_bytes = 6u << 20;
+	start();
+	make("t", NULL);
+	make("kept", NULL);
+	CHECK(thmq_producer_open(w.session, "t", NULL, &p) == 0);
+	for (i = 0; i < 20; i++)
+		CHECK(thmq_send(p, payload, 300, THMQ_MESSAGE_OPTS(.delay_ns = 5000 * SECOND + i)) > 0);
+	CHECK(thmq_flush(p, 60 * SECOND) == 0 && thmq_producer_close(p, 60 * SECOND) == 0);
+	CHECK(fill_up("kept") > 40);
+	CHECK(about("t", NULL).end_offset == 0);
+	thmqi_disk_sim_advance(w.sim, 5000 * SECOND);
+	CHECK(thmq_consumer_open(w.session, "t", "g", NULL, &c) == 0);
+	read_to(c, 20);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == -ENOSPC); /* nothing goes for that it is stored */
+	restart(true);
+	CHECK(about("t", NULL).end_offset >= 20);
+	down();
+}
+
+static uint32_t fetch_for(uint32_t seconds, struct thmq_consumer *c)
+{
+	uint64_t end = thmqi_disk_sim_now(w.sim) + seconds * SECOND;
+	struct thmq_message m;
+	uint32_t count = 0;
+
+	while (thmqi_disk_sim_now(w.sim) < end) {
+		if (thmq_fetch(c, &m, 1) == 1) {
+			CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
+			count++;
+		}
+		thmq_poll(w.env, SECOND / 100);
+	}
+	return count;
+}
+
+/* By the time of day alone: nothing goes before it says so, what is of the future waits for it, and offsets and groups do not know of it. */
+static void when_the_clock_is_set(void)
+{
+	const int64_t days = 10ll * 86400 * (int64_t)SECOND;
+	struct thmq_partition_info info;
+	struct thmq_consumer *c;
+
+	up(70);
+	make("aged", THMQ_TOPIC_OPTS(.retention_ns = 3600 * SECOND));
+	make("fresh", THMQ_TOPIC_OPTS(.ttl_ns = 100 * SECOND));
+	publish("aged", 60, BIG);
+	publish("fresh", 3, 100);
+	thmqi_disk_sim_set_clock(w.sim, -days);
+	publish("aged", 60, BIG);
+	rest(5);
+	CHECK(about("aged", NULL).begin_offset == 0);
+	CHECK(consume("fresh", "a", 3, NULL) == 0);
+	/* by the clock the later ones are old enough, and those before them are not */
+	thmqi_disk_sim_advance(w.sim, 3700 * SECOND);
+	publish("aged", 20, BIG);
+	rest(5);
+	CHECK(about("aged", NULL).begin_offset == 0 && about("aged", NULL).end_offset == 140);
+	/* put right */
+	thmqi_disk_sim_set_clock(w.sim, 0);
+	publish("aged", 20, BIG);
+	rest(5);
+	info = about("aged", NULL);
+	CHECK(info.begin_offset > 100 && info.end_offset == 160);
+	/* far ahead, for a moment */
+	CHECK(thmq_consumer_open(w.session, "fresh", "a", NULL, &c) == 0);
+	publish("fresh", 3, 100);
+	CHECK(fetch_for(5, c) == 3);
+	publish("aged", 20, BIG);
+	thmqi_disk_sim_set_clock(w.sim, days);
+	CHECK(fetch_for(5, c) == 0);
+	publish("fresh", 2, 100);
+	CHECK(fetch_for(5, c) == 2);
+	thmqi_disk_sim_set_clock(w.sim, 0);
+	publish("fresh", 2, 100);
+	publish("aged", 20, BIG);
+	CHECK(fetch_for(5, c) == 2);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+	info = about("aged", NULL);
+	CHECK(info.end_offset == 200 && info.begin_offset <= 180);
+	restart(true);
+	CHECK(about("aged", NULL).end_offset == 200 && about("fresh", "a").group_offset == 10);
+	down();
+}
+
 int main(void)
 {
+	when_the_clock_is_set();
+	full_until_it_was_read(0);
+	full_until_it_was_read(THMQ_CONSUMER_SHARED);
+	full_when_it_is_time();
 	by_bytes();
 	beside_idle_topics_of_many_segments();
 	in_a_log_left_alone();

@@ -363,3 +363,53 @@ Test(client_encoded, a_claim_may_be_one_too)
 	cr_assert(has(&m[1], "k2", "second"));
 	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
 }
+
+static void in_transaction(bool commit)
+{
+	struct thmq_txn *t;
+	struct thmq_event e;
+
+	cr_assert_eq(thmq_txn_begin(session, NULL, &t), 0, "%s", thmq_errmsg());
+	e = settle(thmq_send(producer, commit ? "yes" : "no", commit ? 3 : 2, THMQ_MESSAGE_OPTS(.txn = t)));
+	cr_assert_eq(e.error, 0);
+	e = settle(thmq_send(producer, batch.data, (uint32_t)batch.len, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA, .txn = t)));
+	cr_assert_eq(e.error, 0, "%s", thmq_strerror(e.error));
+	cr_assert_eq(commit ? thmq_txn_commit(t, 5 * SECOND) : thmq_txn_abort(t, 5 * SECOND), 0, "%s", thmq_errmsg());
+}
+
+static void check_in_transaction(void)
+{
+	struct thmq_consumer *c = open_consumer(NULL, NULL);
+	struct thmq_message m[16];
+
+	take(c, m, 4);
+	cr_assert(has(&m[0], "", "yes") && m[0].offset == 4 && has(&m[1], "k1", "first") && has(&m[2], "k2", "second") && m[3].offset == 7);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+	c = open_consumer(NULL, THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_ENCODED | THMQ_CONSUMER_READ_UNCOMMITTED));
+	take(c, m, 4);
+	cr_assert(has(&m[0], "", "no") && m[1].offset == 1 && m[1].span == 3 && has(&m[2], "", "yes") && m[3].offset == 5);
+	cr_assert(m[3].len == batch.len && memcmp(m[3].data, batch.data, batch.len) == 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
+Test(client_encoded, one_of_a_transaction_is_seen_once_that_is_committed)
+{
+	struct thmq_txn *t;
+
+	make_batch();
+	batch.data[22] |= 16; /* it says that it is of one */
+	reseal();
+	cr_assert_eq(settle(send_batch()).error, -EOPNOTSUPP);
+	in_transaction(false);
+	in_transaction(true);
+	check_in_transaction();
+	cr_assert_eq(thmq_txn_begin(session, NULL, &t), 0);
+	batch.data[50]++; /* what is refused aborts it */
+	cr_assert_eq(settle(thmq_send(producer, batch.data, (uint32_t)batch.len, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA, .txn = t))).error,
+		     -THMQ_ECORRUPT);
+	cr_assert_eq(thmq_txn_commit(t, 5 * SECOND), -EIO);
+	batch.data[50]--;
+	thmq_env_close(env, 5 * SECOND);
+	open_broker();
+	check_in_transaction();
+}

@@ -410,13 +410,15 @@ Test(commitlog_clean, writers_in_a_hurry_wait_for_the_oldest_to_go, .fini = down
 	cr_assert(bound() > 900);
 }
 
-Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini = down)
+static void up_with_room(uint64_t seed, uint64_t bytes, int error)
 {
-	thmqi_disk_sim_close((up_with(8, true), w.r.sim));
-	cr_assert_eq(thmqi_disk_sim_open(8,
-					 &(struct thmqi_disk_sim_opts){.capacity_bytes = 6u << 20},
-					 &w.r.sim),
-		     0);
+	thmqi_disk_sim_close((up_with(seed, true), w.r.sim));
+	cr_assert_eq(thmqi_disk_sim_open(seed, &(struct thmqi_disk_sim_opts){.capacity_bytes = bytes, .capacity_error = error}, &w.r.sim), 0);
+}
+
+static void the_oldest_makes_room(int error)
+{
+	up_with_room(8, 6u << 20, error);
 	w.r.opts.full_policy = THMQ_FULL_DROP_OLDEST;
 	cr_assert_eq(rig_open(&w.r), 0);
 	w.state = 9;
@@ -431,24 +433,39 @@ Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini
 	cr_assert_eq(rig_read_all(&w.r, 1, bound(), w.next), (int64_t)(w.next - bound()));
 }
 
-/* Nothing bounds its files but the file system, and nothing goes before its states are written again. */
-Test(commitlog_clean, where_the_file_system_is_full_the_cleaner_has_room_all_the_same, .fini = down)
+Test(commitlog_clean, where_the_file_system_is_full_the_oldest_makes_room, .fini = down)
+{
+	the_oldest_makes_room(-ENOSPC);
+}
+
+Test(commitlog_clean, where_a_quota_is_used_up_the_oldest_makes_room, .fini = down)
+{
+	the_oldest_makes_room(-EDQUOT);
+}
+
+/* Runs of partition 1 to the last byte that the log takes. */
+static void fill_up(int error)
 {
 	uint64_t index;
 	int rc;
 
-	thmqi_disk_sim_close((up_with(9, true), w.r.sim));
-	cr_assert_eq(thmqi_disk_sim_open(9, &(struct thmqi_disk_sim_opts){.capacity_bytes = 5u << 20}, &w.r.sim), 0);
+	for (uint32_t full = 0; full < 100;) {
+		rc = rig_append_sized(&w.r, 1, w.next, 1, 3000, THMQ_DURABILITY_DURABLE, &index);
+		w.next += !rc;
+		full = rc == error ? full + 1 : 0;
+		cr_assert(rc == 0 || rc == -EAGAIN || rc == error, "%d", rc);
+		thmqi_core_poll(w.r.core, 1000000);
+	}
+}
+
+/* Nothing bounds its files but the file system, and nothing goes before its states are written again. */
+static void the_cleaner_has_room(int error)
+{
+	up_with_room(9, 5u << 20, error);
 	cr_assert_eq(rig_open(&w.r), 0);
 	w.state = 9;
 	cr_assert_eq(append_state(KIND, 1, 9), 0);
-	for (uint32_t full = 0; full < 100;) { /* to the last byte that it takes */
-		rc = rig_append_sized(&w.r, 1, w.next, 1, 3000, THMQ_DURABILITY_DURABLE, &index);
-		w.next += !rc;
-		full = rc == -ENOSPC ? full + 1 : 0;
-		cr_assert(rc == 0 || rc == -EAGAIN || rc == -ENOSPC);
-		thmqi_core_poll(w.r.core, 1000000);
-	}
+	fill_up(error);
 	w.keep = w.next;
 	settle();
 	cr_assert_gt(w.renewed, 0);
@@ -457,6 +474,16 @@ Test(commitlog_clean, where_the_file_system_is_full_the_cleaner_has_room_all_the
 	cr_assert_eq(rig_close(&w.r), 0);
 	cr_assert_eq(rig_open(&w.r), 0);
 	cr_assert_eq(w.replayed_state, 9);
+}
+
+Test(commitlog_clean, where_the_file_system_is_full_the_cleaner_has_room_all_the_same, .fini = down)
+{
+	the_cleaner_has_room(-ENOSPC);
+}
+
+Test(commitlog_clean, where_a_quota_is_used_up_the_cleaner_has_room_all_the_same, .fini = down)
+{
+	the_cleaner_has_room(-EDQUOT);
 }
 
 Test(commitlog_clean, runs_as_large_as_a_segment_leave_the_cleaner_its_room, .fini = down)
@@ -547,6 +574,49 @@ Test(commitlog_clean, what_is_little_is_kept_by_being_appended_again, .fini = do
 	cr_assert_eq(rig_close(&w.r), 0);
 	cr_assert_eq(rig_open(&w.r), 0);
 	read_rare(rare);
+}
+
+/* It takes nothing more, and the little that must be kept of its oldest segments has room all the same: else it never took anything again. */
+Test(commitlog_clean, a_log_that_refuses_makes_room_where_little_must_be_kept, .fini = down)
+{
+	uint64_t index, rare = 0;
+
+	for (uint32_t life = 0; life < 3; life++) {
+		up_with(40 + life, true);
+		w.r.events.live = on_live_rare;
+		w.r.opts.limit_bytes = 5u << 20;
+		cr_assert_eq(rig_open(&w.r), 0);
+		w.state = 9;
+		cr_assert_eq(append_state(KIND, 1, 9), 0);
+		for (rare = 0; rare < 20; rare++)
+			cr_assert_eq(rig_append_wait(&w.r, RARE, rare, 1000, THMQ_DURABILITY_DURABLE, &index), 0);
+		fill_up(-ENOSPC);
+		settle();
+		cr_assert_eq(rig_stats(&w.r).dropped_segments, 0, "all of it is live");
+		if (life == 1) {
+			cr_assert_eq(rig_close(&w.r), 0);
+			cr_assert_eq(rig_open(&w.r), 0);
+		}
+		w.keep = w.next;
+		if (life == 2) { /* the power goes while it makes room */
+			for (uint32_t i = 0; i < 400 && !rig_stats(&w.r).relocated_runs; i++)
+				thmqi_core_poll(w.r.core, 10000000);
+			cr_assert_gt(rig_stats(&w.r).relocated_runs, 0);
+			rig_crash(&w.r, THMQI_DISK_SIM_CRASH_ANY);
+			cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+		}
+		settle();
+		cr_assert_gt(rig_stats(&w.r).dropped_segments, 2, "life %u", life);
+		read_rare(rare);
+		cr_assert_eq(fill(40), 0);
+		cr_assert_eq(rig_close(&w.r), 0);
+		w.replayed_state = 0;
+		cr_assert_eq(rig_open(&w.r), 0);
+		cr_assert_eq(w.replayed_state, 9);
+		read_rare(rare);
+		if (life < 2)
+			down();
+	}
 }
 
 /* Nobody reads or asks for the rare partition, so that nothing but the cleaner looks at where its copies were. */

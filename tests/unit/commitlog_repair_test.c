@@ -406,6 +406,46 @@ Test(commitlog_repair, a_vote_is_made_again, .init = up, .fini = down)
 	}
 }
 
+/* Five more lives, by turns closed, killed and cut short by a truncation. Return: its messages. */
+static uint64_t live_on(void)
+{
+	uint64_t count = MESSAGES, begin;
+	uint32_t life;
+
+	for (life = 0; life < 5; life++) {
+		cr_assert_eq(reopen(), 0, "%s", thmq_errmsg());
+		store(count, 20);
+		if (life % 2) {
+			cr_assert_eq(thmq_log_truncate(r.log, rig_stats(&r).last_index - 4), 0);
+			cr_assert_eq(thmq_log_bounds(r.log, 1, &begin, &count), 0);
+			store(count, 7);
+			count += 7;
+		} else {
+			count += 20;
+		}
+		cr_assert_eq(rig_close(&r), 0);
+	}
+	return count;
+}
+
+Test(commitlog_repair, a_vote_of_a_log_that_had_many_lives_is_made_again, .init = up, .fini = down)
+{
+	struct told t;
+	uint64_t count = live_on();
+
+	shell("rm '%s/vote'", dir);
+	cr_assert_eq(repair_both(&t), 1, "%s", thmq_errmsg());
+	cr_assert_eq(t.steps[THMQ_STEP_VOTE], 1);
+	expect_opens_with(count);
+	/* and where a batch is damaged, too, all before that is kept */
+	flip(RIG_SEGMENT, 40 * 16384 + BLOCK + 300);
+	shell("rm '%s/vote'", dir);
+	cr_assert_gt(repair_both(&t), 2, "%s", thmq_errmsg());
+	cr_assert(t.cut > 0 && t.cut <= 40 * 16384 + BLOCK, "%llu", (unsigned long long)t.cut);
+	cr_assert_eq(t.messages.end_offset, count + 20);
+	expect_opens_with(t.messages.begin_offset);
+}
+
 Test(commitlog_repair, indexes_that_are_wrong_are_told_and_made_anew, .init = up, .fini = down)
 {
 	struct seal_header h;

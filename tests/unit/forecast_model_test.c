@@ -505,3 +505,129 @@ Test(forecast_model, on_traffic_of_a_balancer_and_hosts_it_is_no_worse_than_naiv
 		thmq_forecast_close(f);
 	}
 }
+
+/* ----------------------------------------------------------------- options */
+
+static struct thmq_forecast *open_opts(const struct thmq_forecast_opts *opts)
+{
+	struct thmq_forecast *f;
+
+	cr_assert_eq(thmq_forecast_open(opts, &f), 0, "%s", thmq_errmsg());
+	return f;
+}
+
+/* What is said after each of so many ticks of a series with all that a model can tell apart. */
+#define TICKS 150u
+static void said_by(const struct thmq_forecast_opts *opts, double said[TICKS][16])
+{
+	struct thmq_forecast *f = open_opts(opts);
+	struct thmqi_prng p;
+
+	thmqi_prng_seed(&p, 21);
+	for (uint32_t i = 0; i < TICKS; i++) {
+		tick(f, 100 + 30 * sin(i / 2.5) + 20 * sin(i / 17.0) + i * 0.05 + 5 * rig_normal(&p));
+		cr_assert_eq(thmq_forecast_predict(f, 16, said[i]), 0);
+	}
+	thmq_forecast_close(f);
+}
+
+Test(forecast_model, defaults_are_those_that_the_header_tells)
+{
+	static double none[TICKS][16], all[TICKS][16];
+	const struct thmq_forecast_opts told = {.size = sizeof(told),
+						.model = THMQ_FORECAST_TRAFFIC,
+						.window = 128,
+						.extension = 32,
+						.members = 20,
+						.mode_max = 8,
+						.sift_max = 100,
+						.horizon = 16,
+						.ar_max = 5,
+						.ma_max = 2,
+						.noise = 0.2};
+
+	said_by(NULL, none);
+	said_by(&told, all);
+	cr_assert_eq(memcmp(none, all, sizeof(all)), 0);
+	said_by(THMQ_FORECAST_OPTS(.model = THMQ_FORECAST_ARIMA), none);
+	said_by(THMQ_FORECAST_OPTS(.model = THMQ_FORECAST_ARIMA, .ar_max = 3, .ma_max = 2), all);
+	cr_assert_eq(memcmp(none, all, sizeof(all)), 0);
+}
+
+Test(forecast_model, every_option_has_its_effect)
+{
+	static double plain[TICKS][16], other[TICKS][16];
+	const struct thmq_forecast_opts base = {
+		.size = sizeof(base), .model = THMQ_FORECAST_MODES, .window = 64, .members = 6};
+	struct {
+		const char *name;
+		struct thmq_forecast_opts o;
+	} options[] = {{"window", base},  {"extension", base}, {"members", base}, {"mode_max", base}, {"sift_max", base},
+		       {"ar_max", base},  {"noise", base},     {"seed", base},    {"mirror", base},   {"rising", base},
+		       {"with moving averages", base}};
+	const struct thmq_forecast_opts moving = {.size = sizeof(moving), .model = THMQ_FORECAST_ARIMA, .window = 64};
+	struct thmq_forecast_opts more = moving;
+
+	options[0].o.window = 65;
+	options[1].o.extension = 8;
+	options[2].o.members = 7;
+	options[3].o.mode_max = 2;
+	options[4].o.sift_max = 1;
+	options[5].o.ar_max = 1;
+	options[6].o.noise = 0.3;
+	options[7].o.seed = 5;
+	options[8].o.flags = THMQ_FORECAST_MIRROR;
+	options[9].o.flags = THMQ_FORECAST_SNR_RISING;
+	options[10].o.flags = THMQ_FORECAST_MODES_ARMA;
+	said_by(&base, plain);
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(options); i++) {
+		said_by(&options[i].o, other);
+		cr_assert_neq(memcmp(plain, other, sizeof(plain)), 0, "%s has no effect", options[i].name);
+	}
+	said_by(&moving, plain);
+	more.ma_max = 4;
+	said_by(&more, other);
+	cr_assert_neq(memcmp(plain, other, sizeof(plain)), 0, "ma_max has no effect");
+}
+
+Test(forecast_model, the_horizon_is_as_far_as_it_is_told)
+{
+	struct thmq_forecast *f = open_opts(THMQ_FORECAST_OPTS(.model = THMQ_FORECAST_AR, .horizon = 40));
+	double next[41] = {0};
+
+	for (uint32_t i = 0; i < 100; i++)
+		tick(f, sin(i / 3.0));
+	cr_assert_eq(thmq_forecast_predict(f, 40, next), 0);
+	cr_assert_eq(thmq_forecast_predict(f, 41, next), -EINVAL);
+	cr_assert(next[39] != 0 && next[40] == 0 && fabs(next[39]) < 2, "%f", next[39]);
+	thmq_forecast_close(f);
+}
+
+/* The parts are held against reference vectors: forecast_reference_test.c. */
+Test(forecast_model, the_public_decomposition_is_that_of_the_parts_in_both_conventions)
+{
+	static double x[LEN], modes[6 * LEN];
+
+	for (uint32_t i = 0; i < LEN; i++)
+		x[i] = sin(i / 2.0) + sin(i / 15.0) + floor(i % 11 / 5.0);
+	for (uint32_t snr = THMQI_SNR_RISING; snr <= THMQI_SNR_LEVEL; snr++) {
+		struct thmqi_iceemdan d;
+		int n = thmq_forecast_decompose(
+			x, LEN,
+			THMQ_FORECAST_OPTS(.members = 5, .mode_max = 6, .sift_max = 50, .noise = 0.3, .seed = 9,
+					   .flags = snr == THMQI_SNR_RISING ? THMQ_FORECAST_SNR_RISING : 0),
+			modes);
+
+		RIG_CARVE(thmqi_iceemdan_carve(&d, &c, LEN, 5, 6));
+		d.snr = snr;
+		d.sift_max = 50;
+		d.ratio = 0.3;
+		thmqi_iceemdan_seed(&d, 9);
+		cr_assert_eq(thmqi_iceemdan_begin(&d, x, LEN), 0);
+		while (thmqi_iceemdan_step(&d))
+			;
+		cr_assert_eq(n, (int)d.mode_count);
+		cr_assert_geq(n, 3);
+		cr_assert_eq(memcmp(modes, d.modes, (size_t)n * LEN * sizeof(double)), 0);
+	}
+}

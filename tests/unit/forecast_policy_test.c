@@ -180,3 +180,25 @@ Test(forecast_policy, a_cap_takes_the_worth_of_latency_back_and_gives_it_again)
 		thmqi_policy_cap(&p, 0.1, 0.5);
 	cr_assert_eq(thmqi_policy_budget_ns(&p), 10000);
 }
+
+Test(forecast_policy, a_cap_leaves_nothing_of_ski_and_little_of_the_longest_fixed_budget)
+{
+	struct thmqi_policy_costs endless = costs;
+	struct thmqi_policy p = make(THMQI_POLICY_SKI);
+
+	for (int i = 0; i < 100; i++)
+		thmqi_policy_cap(&p, 0.9, 0.5);
+	cr_assert_leq(thmqi_policy_budget_ns(&p), 100, "it would spin through gaps that are shorter");
+	p = make(THMQI_POLICY_SKI);
+	for (int i = 0; i < 100; i++)
+		thmqi_policy_cap(&p, INFINITY, 0.5); /* others want the processor: what a sleep takes of it is still saved */
+	cr_assert(thmqi_policy_budget_ns(&p) >= 4000 && thmqi_policy_budget_ns(&p) <= 4010);
+	endless.spin_max_ns = (double)UINT64_MAX;
+	thmqi_policy_init(&p, THMQI_POLICY_FIXED, &endless);
+	for (int i = 0; i < 300; i++)
+		thmqi_policy_cap(&p, 0.9, 0.5);
+	cr_assert_leq(thmqi_policy_budget_ns(&p), 1001);
+	for (int i = 0; i < 400; i++)
+		thmqi_policy_cap(&p, 0.1, 0.5);
+	cr_assert_eq(thmqi_policy_budget_ns(&p), UINT64_MAX);
+}

@@ -315,6 +315,21 @@ Test(forecast_property, tones_are_told_apart)
 	cr_assert(error < 0.05, "%g", error);
 }
 
+/* What has a form goes on by it, at both ends: a window is decomposed with what came before it and behind. */
+Test(forecast_property, the_extension_goes_on_by_the_form_of_the_series_at_both_ends)
+{
+	static double whole[128 + 64], x[128], work[128], ret[128 + 64];
+
+	for (int i = 0; i < 128 + 64; i++)
+		whole[i] = sin(i / 1.7) + 0.6 * sin(i / 9.0 + 1) + 0.02 * i;
+	memcpy(x, whole + 32, sizeof(x));
+	thmqi_extend(x, 128, 32, work, ret);
+	cr_assert_eq(memcmp(ret + 32, x, sizeof(x)), 0);
+	cr_assert(rig_largest(ret, whole, 32) < 0.2, "before: %f", rig_largest(ret, whole, 32));
+	cr_assert(rig_largest(ret + 160, whole + 160, 32) < 0.2, "behind: %f",
+		  rig_largest(ret + 160, whole + 160, 32));
+}
+
 /* ---------------------------------------------------------- endpoint effect */
 
 #define WINDOW 128u

@@ -10,9 +10,11 @@
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <thundermq/forecast.h>
 #include <thundermq/reactor.h>
@@ -382,6 +384,60 @@ Test(reactor_polling, a_cap_holds_whatever_the_policy_would_like)
 		}
 }
 
+/* Its share of a processor while so many messages are served. */
+static double share_of(uint64_t messages)
+{
+	struct thmq_core_stats before = stats(), st;
+
+	serve(messages);
+	st = stats();
+	return (double)(st.busy_ns + st.idle_ns - before.busy_ns - before.idle_ns +
+			(st.sleeps - before.sleeps) * WAKE_CPU_NS) /
+	       (double)(st.counted_ns - before.counted_ns);
+}
+
+/* Gaps are shorter than a sleep's processor time: were latency worth nothing, ski would still spin through all of them. */
+Test(reactor_polling, a_cap_holds_for_ski_where_gaps_are_short)
+{
+	static const struct plan plan = {"regular", regular, 3 * US};
+	double share;
+
+	begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_SKI, .cpu_cap_percent = 70));
+	share_of(300000);
+	share = share_of(60000);
+	cr_assert(share <= 0.75, "%.3f", share);
+	cr_assert_gt(stats().sleeps, 1000);
+	end();
+}
+
+/* Longer than its ticks are apart, and than a thousandth of what it is told: it has to look at its share while it spins. */
+Test(reactor_polling, a_cap_holds_for_who_is_told_to_spin_for_seconds)
+{
+	static const struct plan plan = {"regular", regular, 5 * MS}, none = {"nothing", nothing, 0};
+
+	for (uint32_t cores = 1; cores <= 2; cores++) {
+		double share;
+
+		begin(&plan, THMQ_ENV_OPTS(.policy = THMQ_POLICY_FIXED, .cpu_cap_percent = 50,
+					   .spin_ns = 10 * SECOND, .caller_cores = cores));
+		if (cores == 2)
+			cr_assert_eq(thmqi_core_attach(sim.env, 1), 0);
+		share_of(150);
+		share = share_of(200);
+		cr_assert(share > 0.2 && share <= 0.55, "%u cores: %.3f", cores, share);
+		end();
+		begin(&none, THMQ_ENV_OPTS(.policy = THMQ_POLICY_FIXED, .cpu_cap_percent = 50,
+					   .spin_ns = 10 * SECOND, .caller_cores = cores));
+		if (cores == 2)
+			cr_assert_eq(thmqi_core_attach(sim.env, 1), 0);
+		cr_assert_eq(thmqi_core_poll(sim.core, 5 * SECOND), 0);
+		cr_assert(stats().idle_ns > 50 * MS && stats().idle_ns < 500 * MS, "%u cores: %llu", cores,
+			  (unsigned long long)stats().idle_ns);
+		cr_assert_geq(stats().sleeps, 1);
+		end();
+	}
+}
+
 /* ------------------------------------------------------------------- forecasts */
 
 Test(reactor_polling, the_same_plan_gives_the_same_bits)
@@ -606,14 +662,42 @@ static struct thmq_core_stats open_and_ask(const struct thmq_env_opts *opts)
 	return st;
 }
 
+static void within_reason(const struct thmq_core_stats *st)
+{
+	cr_assert(st->wake_cpu_ns >= 500 && st->wake_cpu_ns <= 20000, "%u", st->wake_cpu_ns);
+	cr_assert(st->wake_latency_ns >= 1000 && st->wake_latency_ns <= 30000, "%u", st->wake_latency_ns);
+}
+
+static _Atomic bool enough;
+
+/* Wants the processor that the core is on; -1: any. */
+static void *compete(void *arg)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	if (*(int *)arg >= 0) {
+		CPU_SET(*(int *)arg, &set);
+		sched_setaffinity(0, sizeof(set), &set);
+	}
+	while (!atomic_load_explicit(&enough, memory_order_relaxed))
+		;
+	return NULL;
+}
+
+static int answer(struct thmq_core *core, void *arg)
+{
+	(void)core;
+	(void)arg;
+	return 0;
+}
+
 Test(reactor_polling, what_a_sleep_costs_is_measured_unless_it_is_told)
 {
 	struct thmq_core_stats st;
 
 	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE));
-	cr_assert(st.wake_cpu_ns >= 500 && st.wake_cpu_ns <= 20000, "%u", st.wake_cpu_ns);
-	cr_assert(st.wake_latency_ns >= 1000 && st.wake_latency_ns <= 30000, "%u",
-		  st.wake_latency_ns);
+	within_reason(&st);
 	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE, .wake_cpu_ns = 1234,
 					.wake_latency_ns = 5678));
 	cr_assert_eq(st.wake_cpu_ns, 1234);
@@ -622,6 +706,71 @@ Test(reactor_polling, what_a_sleep_costs_is_measured_unless_it_is_told)
 	st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_ADAPTIVE, .wake_cpu_ns = 1234));
 	cr_assert_eq(st.wake_cpu_ns, 1234);
 	cr_assert_geq(st.wake_latency_ns, 1000);
+}
+
+/* Where others want the processor, or signals cut the sleeps short, the figures stay within reason, and the open ends. */
+Test(reactor_polling, what_a_sleep_costs_is_within_reason_on_a_busy_machine)
+{
+	static int any = -1;
+	struct thmq_core_stats st;
+	pthread_t others[4];
+
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(others); i++)
+		cr_assert_eq(pthread_create(&others[i], NULL, compete, &any), 0);
+	for (int i = 0; i < 5; i++) {
+		st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_SKI));
+		within_reason(&st);
+	}
+	atomic_store(&enough, true);
+	for (size_t i = 0; i < THMQI_ARRAY_COUNT(others); i++)
+		pthread_join(others[i], NULL);
+}
+
+static void ring_the_bell(int number)
+{
+	(void)number;
+}
+
+Test(reactor_polling, what_a_sleep_costs_is_within_reason_under_signals)
+{
+	const struct itimerval often = {.it_value.tv_usec = 40, .it_interval.tv_usec = 40}, never = {0};
+	struct sigaction act = {.sa_handler = ring_the_bell};
+	struct thmq_core_stats st;
+
+	sigaction(SIGALRM, &act, NULL);
+	for (int i = 0; i < 10; i++) {
+		setitimer(ITIMER_REAL, &often, NULL);
+		st = open_and_ask(THMQ_ENV_OPTS(.policy = THMQ_POLICY_SKI));
+		setitimer(ITIMER_REAL, &never, NULL);
+		within_reason(&st);
+	}
+}
+
+/* Nobody says what a wake-up takes: each that a thread makes of a core that sleeps moves what it is taken to be by a step. */
+Test(reactor_polling, what_a_wake_up_takes_is_learned_from_wake_ups_unless_it_is_told)
+{
+	for (uint32_t told = 0; told <= 1; told++) {
+		struct thmq_core_stats st = {.size = sizeof(st)};
+		struct thmq_core *core;
+		struct thmq_env *env;
+		uint32_t first;
+
+		cr_assert_eq(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .policy = THMQ_POLICY_SKI,
+							       .wake_cpu_ns = 1000,
+							       .wake_latency_ns = told ? 2000 : 0)),
+			     0);
+		core = thmq_env_core(env, 0);
+		cr_assert_eq(thmq_core_stats(core, &st), 0);
+		first = st.wake_latency_ns;
+		for (int i = 0; i < (told ? 50 : 5000) && st.wake_latency_ns == first; i++) {
+			usleep(2000); /* it sleeps by then, mostly */
+			cr_assert_eq(thmq_core_call(core, answer, NULL, 20 * SECOND), 0);
+			cr_assert_eq(thmq_core_stats(core, &st), 0);
+		}
+		cr_assert_eq(st.wake_latency_ns == first, told, "%u, then %u", first, st.wake_latency_ns);
+		cr_assert(st.wake_latency_ns >= 500 && st.wake_latency_ns <= 100000);
+		cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	}
 }
 
 Test(reactor_polling, a_thread_that_forecasts_is_made_only_where_threads_may_be_made)
@@ -650,13 +799,6 @@ Test(reactor_polling, a_thread_that_forecasts_is_made_only_where_threads_may_be_
 	cr_assert_eq(thmq_env_close(env, SECOND), 0);
 }
 
-static int answer(struct thmq_core *core, void *arg)
-{
-	(void)core;
-	(void)arg;
-	return 0;
-}
-
 Test(reactor_polling, a_core_of_the_librarys_has_its_counts_forecast)
 {
 	struct thmq_core_stats st = {.size = sizeof(st)};
@@ -677,21 +819,6 @@ Test(reactor_polling, a_core_of_the_librarys_has_its_counts_forecast)
 	cr_assert_gt(st.sleeps, 0);
 	cr_assert_eq(st.policy, THMQ_POLICY_ADAPTIVE);
 	cr_assert_eq(thmq_env_close(env, SECOND), 0);
-}
-
-static _Atomic bool enough;
-
-/* Wants the processor that the core is on. */
-static void *compete(void *arg)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(*(int *)arg, &set);
-	sched_setaffinity(0, sizeof(set), &set);
-	while (!atomic_load_explicit(&enough, memory_order_relaxed))
-		;
-	return NULL;
 }
 
 Test(reactor_polling, a_core_whose_processor_others_want_spins_less)

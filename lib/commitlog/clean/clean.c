@@ -111,7 +111,7 @@ static bool is_full(const struct thmq_log *log)
 {
 	if (log->opts.full_policy != THMQ_FULL_DROP_OLDEST)
 		return false;
-	if (log->prepare == PREPARE_FAILED && log->prepare_error == -ENOSPC)
+	if (log->prepare == PREPARE_FAILED && thmqi_is_full(log->prepare_error))
 		return true;
 	/* one segment less than the limit, so that the next is there in time */
 	return log->opts.limit_bytes &&
@@ -279,7 +279,7 @@ static bool is_stuck(const struct thmq_log *log)
 {
 	const struct segment *s = log->active;
 
-	return log->prepare == PREPARE_FAILED && log->prepare_error == -ENOSPC &&
+	return log->prepare == PREPARE_FAILED && thmqi_is_full(log->prepare_error) &&
 	       s->position + s->bytes - log->chain.position <= log->reserve + log->opts.batch_bytes;
 }
 
@@ -295,13 +295,30 @@ static int give_up(struct thmq_log *log)
 	return 1;
 }
 
+/*
+ * May it have half of the room that is kept for states? Where writers are refused, and all of it fits: then its segment goes, and
+ * gives more than that. Batches that are filled as the segment is read, piece by piece, are not full.
+ */
+static bool may_lend(const struct thmq_log *log)
+{
+	const struct segment *oldest = log->segments[0], *s = log->active;
+	uint64_t live = log->clean.live_bytes - THMQI_MIN(log->clean.live_bytes, log->clean.relocation.appended);
+	uint64_t need = live + live / 16 + oldest->bytes / 64 + 2 * THMQI_BLOCK;
+	uint64_t left = s->position + s->bytes - log->chain.position;
+
+	return log->opts.full_policy == THMQ_FULL_REFUSE && log->prepare == PREPARE_FAILED && thmqi_is_full(log->prepare_error) &&
+	       need + log->reserve / 4 * RESERVE_MOVED <= THMQI_MIN(left - THMQI_MIN(left, log->forming.used), log->reserve);
+}
+
 static int relocate(struct thmq_log *log)
 {
 	struct clean *c = &log->clean;
 	uint64_t pause;
-	int rc = thmqi_relocate_step(log, &pause);
+	int rc;
 
-	if (rc == -EAGAIN && is_stuck(log))
+	c->relocation.lends = may_lend(log);
+	rc = thmqi_relocate_step(log, &pause);
+	if (rc == -ENOSPC || (rc == -EAGAIN && !c->relocation.lends && is_stuck(log)))
 		return give_up(log);
 	if (rc == -EAGAIN) {
 		if (pause)
@@ -345,13 +362,6 @@ static int weigh(struct thmq_log *log)
 
 /* ------------------------------------------------------------------- renew */
 
-/* The end of the active segment that was lent. */
-static void give_back(struct thmq_log *log, uint64_t reserve)
-{
-	if (log->prepare != PREPARE_READY)
-		log->reserve = THMQI_MAX(log->reserve, reserve);
-}
-
 /* The log's own: who votes. */
 static int renew_voters(struct thmq_log *log)
 {
@@ -372,17 +382,17 @@ static int renew_voters(struct thmq_log *log)
 static int renew(struct thmq_log *log, const struct state_place *p)
 {
 	uint32_t kind = p->kind, grown = log->states.grown;
-	uint64_t item = p->item, batch = p->batch, reserve = log->reserve;
+	uint64_t item = p->item, batch = p->batch, reserve;
 	int rc = 0;
 
 	if (kind == 0 && log->copies.on) /* who takes care of the others has these */
 		return 0;
-	log->reserve = 0; /* it is for this */
+	reserve = thmqi_reserve_lend(log, RESERVE_ALL); /* it is for this */
 	if (kind == 0)
 		rc = renew_voters(log);
 	else if (log->events.renew)
 		rc = log->events.renew(log->opts.ctx, kind, item);
-	give_back(log, reserve);
+	thmqi_reserve_give_back(log, reserve);
 	if (rc == 0 && log->states.grown == grown && p->batch == batch)
 		thmqi_states_meaningless(log, p);
 	return rc;
@@ -416,12 +426,10 @@ static int renew_some(struct thmq_log *log)
 
 static int leave_one(struct thmq_log *log, uint32_t partition)
 {
-	uint64_t reserve = log->reserve;
-	int rc;
+	uint64_t reserve = thmqi_reserve_lend(log, RESERVE_ALL);
+	int rc = log->events.leave(log->opts.ctx, partition);
 
-	log->reserve = 0;
-	rc = log->events.leave(log->opts.ctx, partition);
-	give_back(log, reserve);
+	thmqi_reserve_give_back(log, reserve);
 	return rc;
 }
 

@@ -26,6 +26,8 @@ int thmqi_relocate_begin(struct thmq_log *log)
 
 	m->at = 0;
 	m->run_at = 0;
+	m->appended = 0;
+	m->lends = false;
 	return rc;
 }
 
@@ -112,16 +114,30 @@ static int has_copy(struct thmq_log *log, struct run_index *x, const struct thmq
 	return rc == 1 && p.segment && p.segment != log->segments[0] && p.base_offset == run->base_offset && p.span == run->span;
 }
 
+/* A run of @bytes finds none in what is lent either, and there will be no more. */
+static bool is_out_of_room(const struct thmq_log *log, uint32_t bytes)
+{
+	const struct segment *s = log->active;
+	uint64_t left = s->position + s->bytes - log->chain.position;
+	uint64_t kept = log->reserve - log->reserve / 4 * RESERVE_MOVED;
+
+	return log->prepare == PREPARE_FAILED && thmqi_is_full(log->prepare_error) &&
+	       left < kept + THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + bytes, THMQI_BLOCK);
+}
+
 /* Its records that must be kept, or all of it. */
 static int append(struct thmq_log *log, const struct thmq_run_header *run, uint32_t kept)
 {
 	uint32_t bytes = (uint32_t)sizeof(*run) + (kept == run->count ? run->len : thmqi_compact_bytes(log));
+	struct relocation *m = &log->clean.relocation;
 	struct thmq_run_header *copy;
-	uint64_t index;
+	uint64_t index, reserve = m->lends ? thmqi_reserve_lend(log, RESERVE_MOVED) : 0;
 	int rc = thmq_log_append(log, bytes, &copy, &index);
 
+	if (m->lends)
+		thmqi_reserve_give_back(log, reserve);
 	if (rc)
-		return rc;
+		return rc == -EAGAIN && m->lends && is_out_of_room(log, bytes) ? -ENOSPC : rc;
 	if (kept == run->count)
 		memcpy(copy, run, bytes);
 	else
@@ -130,7 +146,8 @@ static int append(struct thmq_log *log, const struct thmq_run_header *run, uint3
 	rc = thmq_log_append_end(log, copy, THMQ_DURABILITY_MEMORY);
 	if (rc)
 		return rc == -ENOMEM ? -EAGAIN : rc;
-	log->clean.relocation.budget -= THMQI_MIN(log->clean.relocation.budget, bytes);
+	m->budget -= THMQI_MIN(m->budget, bytes);
+	m->appended += bytes;
 	log->stats.relocated_runs++;
 	log->stats.relocated_bytes += bytes;
 	return 0;

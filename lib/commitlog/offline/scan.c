@@ -629,10 +629,12 @@ static int learn_owner(struct scan *s)
 
 	s->vote.incarnation = s->claims.incarnation;
 	s->vote.term = s->chain.term;
+	/* batches of earlier lives are no leftovers: all that continues the chain was kept by the last open */
+	s->vote.mark = s->chain.position;
 	return rc;
 }
 
-/* Return: 0; -ENOENT nothing to learn from; or an error. s->vote then has all but a mark. */
+/* Return: 0; -ENOENT nothing to learn from; or an error. s->vote then has all; its mark is where the chain ends. */
 static int rebuild_vote(struct scan *s)
 {
 	const struct thmq_log_visitor *visitor = s->visitor;

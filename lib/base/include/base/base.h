@@ -130,6 +130,18 @@ uint64_t thmqi_hash64(const void *data, size_t len);
 int thmqi_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 /* How many texts the thread has set. Who finds it unchanged after a failure below him sets one himself: an old text would lie. */
 uint32_t thmqi_fail_count(void);
+/* A device, or somebody's share of it (quota), holds no more bytes: what is removed makes room. */
+static inline bool thmqi_is_full(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT;
+}
+
+/* Or this file may not grow (RLIMIT_FSIZE): what is stored already is as good as before. */
+static inline bool thmqi_lacks_space(int error)
+{
+	return thmqi_is_full(error) || error == -EFBIG;
+}
+
 /* The file the text is kept in has thmq_errmsg(), thmq_strerror(), thmq_errname(), thmq_errclass(). */
 
 /* ----------------------------------------------------------- sized options */

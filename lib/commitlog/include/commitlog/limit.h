@@ -17,4 +17,11 @@ int thmqi_log_limit_check(const char *dir, uint64_t limit_bytes, uint64_t segmen
  */
 int thmqi_log_room_for(const struct thmq_log *log, uint32_t count);
 
+/*
+ * What is appended between these two makes room sooner or later, such as the word that messages were read: where the log takes nothing
+ * else it has a part of what is kept for the cleaner. Lend's value goes to the other.
+ */
+uint64_t thmqi_log_lend(struct thmq_log *log);
+void thmqi_log_lend_end(struct thmq_log *log, uint64_t lent);
+
 #endif

@@ -31,12 +31,14 @@ extern const struct thmqi_disk_table thmqi_disk_sim; /* its context is the struc
 struct thmqi_disk_sim_opts {
 	uint32_t flags;          /* THMQI_DISK_SIM_* */
 	uint32_t clock_tick_ns;  /* each look at the clock takes so long; 0 means 20 */
-	uint64_t capacity_bytes; /* sum of the file sizes, beyond it -ENOSPC; 0 means no limit */
+	uint64_t capacity_bytes; /* sum of the file sizes; 0 means no limit, … */
 	/* Shortest time of an operation, the longest being four times as long; 0 means 10, 10 and 30 us. A write with
 	 * THMQI_DISK_DSYNC takes the sum of the latter two, a directory operation the last. */
 	uint64_t read_ns;
 	uint64_t write_ns;
 	uint64_t flush_ns;
+	int32_t capacity_error; /* … and beyond it comes this; 0 means -ENOSPC */
+	uint32_t reserved;
 };
 
 /* @opts NULL: all defaults. 0 or -ENOMEM. */
@@ -50,6 +52,8 @@ void thmqi_disk_sim_close(struct thmqi_disk_sim *sim);
 const struct thmqi_world *thmqi_disk_sim_world(struct thmqi_disk_sim *sim);
 uint64_t thmqi_disk_sim_now(struct thmqi_disk_sim *sim); /* ns; does not let time pass */
 void thmqi_disk_sim_advance(struct thmqi_disk_sim *sim, uint64_t ns);
+/* The time of day is @ns ahead of what it would be, or behind: somebody has set the clock. Time itself goes on as before. */
+void thmqi_disk_sim_set_clock(struct thmqi_disk_sim *sim, int64_t ns);
 
 /* --------------------------------------------------------------- power cuts */
 

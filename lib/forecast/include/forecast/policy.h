@@ -32,6 +32,7 @@ struct thmqi_policy_costs {
 #define THMQI_POLICY_BINS 40u    /* of gaps: [2^i, 2^(i+1)) ns */
 #define THMQI_POLICY_REFRESH 64u /* gaps from one optimum to the next */
 #define THMQI_POLICY_FIRST 16u   /* to the first one */
+#define THMQI_POLICY_WORTH_MIN 1e-3 /* of the omega given is left where others want the processor */
 
 struct thmqi_policy {
 	uint32_t kind;
@@ -76,7 +77,8 @@ void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit);
 void thmqi_policy_woke(struct thmqi_policy *p, uint64_t late_ns);
 /* Once a tick: @rate of events per ns that the forecast expects, and whether it has earned trust. */
 void thmqi_policy_forecast(struct thmqi_policy *p, double rate, bool trusted);
-/* Now and then: the thread's share of its CPU beside what it may have. Takes the worth of latency back until it fits. */
+/* Now and then: the thread's share of its CPU beside what it may have. Takes the worth of latency back until it fits. @share INFINITY: others
+ * want the CPU. */
 void thmqi_policy_cap(struct thmqi_policy *p, double share, double share_max);
 
 #endif

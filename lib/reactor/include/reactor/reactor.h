@@ -87,7 +87,7 @@ struct thmq_core {
 	_Alignas(2 * THMQI_CACHELINE) _Atomic uint32_t
 		sleeping;           /* 1: armed: whoever makes work calls thmqi_core_wake() */
 	_Atomic uint32_t may_sleep; /* 0: policy poll: nobody needs to look at sleeping */
-	_Atomic uint64_t owner;     /* thmqi_thread_self() of the driving thread; 0: none */
+	_Atomic uint64_t *owner; /* thmqi_thread_self() of the driving thread; 0: none, as in a child of fork(2) */
 };
 
 /* One device, by its number (st_dev), as lib/disk has measured it. */
@@ -140,7 +140,7 @@ int thmqi_core_detach(struct thmq_env *env);
 struct thmq_core *thmqi_core_mine(struct thmq_env *env);
 static inline bool thmqi_core_is_mine(const struct thmq_core *c)
 {
-	return atomic_load_explicit(&c->owner, memory_order_relaxed) == thmqi_thread_self();
+	return atomic_load_explicit(c->owner, memory_order_relaxed) == thmqi_thread_self();
 }
 
 /* thmq_poll(): see thundermq.h. A mere wake-up is no work. */

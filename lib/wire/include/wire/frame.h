@@ -319,7 +319,7 @@ enum thmqi_op {
 #define THMQI_TXN_PREPARE 3u
 
 /* What a topic is described for: who may do that may see it. */
-enum thmqi_purpose { THMQI_TO_DESCRIBE, THMQI_TO_PRODUCE, THMQI_TO_CONSUME, THMQI_TO_ANY };
+enum thmqi_purpose { THMQI_TO_DESCRIBE, THMQI_TO_PRODUCE, THMQI_TO_CONSUME, THMQI_TO_ANY, THMQI_TO_DELETE };
 
 struct thmqi_request {
 	uint32_t op; /* enum thmqi_op */

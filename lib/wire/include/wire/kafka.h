@@ -21,6 +21,7 @@ struct thmqi_kafka_batch {
 	uint32_t count;
 	uint32_t codec; /* 0: they are not packed; 1 gzip, 2 snappy, 3 LZ4, 4 Zstandard */
 	int64_t base_time_ms, max_time_ms;
+	bool in_transaction; /* as it says: whose, its run says */
 };
 
 /* What the header of a run that holds the batch has to say. Of a packed one each tag is possible, and no key is known. */
@@ -28,7 +29,7 @@ struct thmqi_kafka_facts {
 	uint64_t tag_filter;
 	int64_t first_time_ns, last_time_ns; /* without a time in it: the one that was given */
 	uint32_t count;
-	bool keyed;
+	bool keyed, in_transaction;
 };
 
 /* One record in place. */
@@ -48,7 +49,7 @@ struct thmqi_kafka_walk {
 	uint32_t index, count;
 };
 
-/* The head of a batch of exactly @len bytes. 0; -THMQ_ECORRUPT; -EOPNOTSUPP part of a transaction, or a mark of one; -THMQ_EVERSION an older format */
+/* The head of a batch of exactly @len bytes. 0; -THMQ_ECORRUPT; -EOPNOTSUPP the mark of a transaction's end; -THMQ_EVERSION an older format */
 int thmqi_kafka_read(const void *payload, uint32_t len, struct thmqi_kafka_batch *ret);
 /* The same of a batch that was just sent: checksum and every record, too. @now_ns: time of records that have none. Also -EMSGSIZE, -EINVAL */
 int thmqi_kafka_check(const void *payload, uint32_t len, int64_t now_ns, struct thmqi_kafka_facts *ret);
