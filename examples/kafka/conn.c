@@ -22,6 +22,8 @@
 #define IDLE_NS (600 * SECOND)
 #define STUCK_NS (60 * SECOND)    /* who does not take a byte of his answers for so long */
 #define STRANGER_NS (30 * SECOND) /* who does not say who he is */
+#define CROWDED_NS (3 * SECOND)   /* who says nothing, or half a request, while nearly all places are taken */
+#define IN_BYTES_MAX (512ull << 20) /* of requests that are not whole yet, all clients': a large one more ends its connection */
 
 /* ----------------------------------------------------------------- requests */
 
@@ -101,6 +103,13 @@ void conn_dirty(struct conn *c)
 	c->server->dirty = c;
 }
 
+/* What its requests hold until they are whole. */
+static void count_in(struct conn *c)
+{
+	c->server->in_bytes += c->in.room - c->in_counted;
+	c->in_counted = c->in.room;
+}
+
 void conn_close(struct conn *c)
 {
 	struct server *s = c->server;
@@ -127,10 +136,11 @@ void conn_close(struct conn *c)
 	if (c->next)
 		c->next->before = c->before;
 	s->conn_count--;
+	out_free(&c->in);
+	count_in(c);
 	tls_close(c->tls);
 	close(c->fd);
 	auth_end(&c->auth);
-	out_free(&c->in);
 	out_free(&c->out);
 	free(c);
 }
@@ -395,6 +405,7 @@ static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 		c->closing = true;
 		return;
 	}
+	c->has_asked = true;
 	*c->last = r;
 	c->last = &r->next;
 	c->pending++;
@@ -458,6 +469,11 @@ static void read_some(struct conn *c)
 	} else if (errno != EINTR) {
 		c->closing = true;
 	}
+	count_in(c);
+	if (c->server->in_bytes > IN_BYTES_MAX && c->in.room > KEEP_BYTES) {
+		fprintf(stderr, "%s: too much of large requests is under way: closed\n", c->peer);
+		c->closing = true;
+	}
 }
 
 /* One turn: what has come is read once, so that others have theirs. */
@@ -495,6 +511,7 @@ void conn_run_dirty(struct server *s)
 
 void conn_tick(struct server *s)
 {
+	const bool crowded = s->conn_count >= s->o.connection_max - s->o.connection_max / 10;
 	int64_t now = clock_ns(), quiet;
 	struct conn *c, *next;
 
@@ -502,7 +519,7 @@ void conn_tick(struct server *s)
 		next = c->next;
 		quiet = now - c->used_ns;
 		if ((c->out_at < c->out.len && quiet > STUCK_NS) ||
-		    (!c->first && quiet > IDLE_NS) ||
+		    (!c->first && quiet > (crowded && (!c->has_asked || c->in.len > c->in_at) ? CROWDED_NS : IDLE_NS)) ||
 		    (c->auth.state != AUTH_DONE && quiet > STRANGER_NS))
 			conn_close(c);
 	}

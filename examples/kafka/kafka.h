@@ -90,12 +90,12 @@ struct conn {
 	struct tls *tls; /* NULL: plain */
 	struct auth auth;
 	struct out in; /* what was received; in_at of it is done */
-	size_t in_at;
+	size_t in_at, in_counted;
 	struct out out; /* what is to be sent; out_at of it is */
 	size_t out_at;
 	struct request *first, **last, *newest; /* not answered yet, in their order */
 	uint32_t pending;
-	bool readable, writable, closing, dirty, gone; /* gone: the client sends nothing any more */
+	bool has_asked, readable, writable, closing, dirty, gone; /* gone: the client sends nothing any more */
 	struct conn *next_dirty;
 	int64_t used_ns;
 	char peer[64], local_host[64];
@@ -385,6 +385,7 @@ struct server {
 	struct topic *topics[BUCKETS];
 	struct conn *conns, *dirty;
 	uint32_t conn_count, conn_serial;
+	uint64_t in_bytes; /* of requests that are not whole */
 	struct request *waiting;
 	struct group *groups;
 	uint64_t member_serial;

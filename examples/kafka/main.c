@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -249,6 +250,17 @@ static void look_at(struct server *s, const struct epoll_event *e, int n)
 	}
 }
 
+/* A descriptor for each connection, if that may be. */
+static void allow_files(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static void serve(struct server *s)
 {
 	struct epoll_event e[EVENTS], library = {.events = EPOLLIN, .data.ptr = s};
@@ -291,6 +303,7 @@ int main(int argc, char **argv)
 	sigaction(SIGTERM, &act, NULL);
 	sigaction(SIGINT, &act, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	allow_files();
 	s.now_ns = clock_ns();
 	rc = server_open(&s);
 	if (!rc) {

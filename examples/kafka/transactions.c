@@ -13,7 +13,6 @@
 #define NAME_MAX_BYTES 1024u
 #define TIMEOUT_MS_MAX (15 * 60 * 1000)
 #define LATE_NS (30 * SECOND)     /* the library's own time-out is so much later than ours */
-#define SLICE_NS (50 * MILLISECOND) /* nobody else is served meanwhile */
 
 /* ------------------------------------------------------------------ whose it is */
 
@@ -436,7 +435,7 @@ static bool commit_look(struct request *r)
 
 	if (x->phase != PHASE_OPEN) /* its offsets are on their way */
 		return false;
-	rc = thmq_txn_commit(x->in.txn, SLICE_NS);
+	rc = thmq_txn_commit(x->in.txn, 0); /* begins it, or asks how it is: others are served meanwhile, and share its writes */
 	if (rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EAGAIN) {
 		r->deadline_ns = clock_ns() + MILLISECOND;
 		return false;

@@ -8,7 +8,7 @@
  *   PUT 5        then 5 bytes    ->  OK 17         they are on the medium, as job 17
  *   TAKE                         ->  JOB 17 5 1    then 5 bytes and a newline: the first try. Waits until there is a job
  *   DONE                         ->  OK 17         the job that this connection has is done
- *   FAIL                         ->  OK 17         it comes again later; after three tries it goes to the topic jobs.dead, with the next TAKE
+ *   FAIL                         ->  OK 17         it comes again later; after three tries it goes to the topic jobs.dead, a second later, with a TAKE
  *
  * A request is a line, and answered before the next one is looked at; ERR and words: it was not done. A connection that goes gives its job
  * back. At least once: after a crash a job may come again whose DONE was answered just before.

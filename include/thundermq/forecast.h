@@ -161,7 +161,8 @@ THMQ_API int thmq_forecast_stats(const struct thmq_forecast *forecast,
  * @opts: members, mode_max, sift_max, noise, seed and the flag THMQ_FORECAST_SNR_RISING are used; NULL means defaults
  * @ret_modes: mode_max rows of @count values; the fastest comes first. Their sum is the series
  * Return: the number of modes, the rest included; -EINVAL, -E2BIG; -ENOMEM.
- * Threads: any; allocates.
+ * Threads: any; allocates, for the time of the call: members * mode_max * count doubles and a little more. With the defaults a
+ * thousand values take some hundredths of a second, ten thousand a second or so, and 65536 half a minute.
  */
 THMQ_API int thmq_forecast_decompose(const double *values, uint32_t count,
 				     const struct thmq_forecast_opts *opts, double *ret_modes);

@@ -24,8 +24,8 @@ extern "C" {
  * greetings, frames, credits, signs of life. Any socket will do (a pair, AF_UNIX, AF_VSOCK), a pipe to a helper, or, with send and
  * recv, anything that can tell readiness by an eventfd.
  *
- * Errors are negative errno. All calls but check, connect and listen come from a core's thread: they never block. A descriptor is the
- * library's from the call that gave it until close.
+ * Errors are negative errno. All calls but check and listen come from a core's thread: they never block. A descriptor is the
+ * library's from the call that gave it until close. Who claims to have moved more than it was given loses that connection, -EPROTO.
  */
 struct thmq_transport {
 	uint32_t size;      /* sizeof(struct thmq_transport) */

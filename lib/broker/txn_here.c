@@ -4,6 +4,7 @@
  * of the run; a state of the log says from where on, and what became of it. Consumers see a partition up to the first message of a transaction
  * that is open, and never one of an aborted one. Who decides is elsewhere: txn.c. A partition without transactions pays one bit.
  */
+#include "commitlog/limit.h"
 #include "txn.h"
 
 #define SWEEP_MIN 4096u
@@ -299,15 +300,18 @@ static int end_item(struct txns_here *t, struct txn_item *it, uint32_t status)
 	struct shard *s = t->shard;
 	struct partition *p = thmqi_shard_partition(s, it->is.partition);
 	struct state_txn is = it->is;
+	uint64_t lent;
 	int rc = 0;
 
 	is.status = status;
 	if (p && !p->dead) {
+		lent = thmqi_log_lend(s->log); /* what is read behind it, and may go then, waits for this */
 		if (is.group && status == TXN_IS_COMMITTED)
 			rc = commit_offset(s, p, &is);
 		if (!is.group)
 			is.end = p->next_offset;
 		rc = rc ? rc : store(s, &is);
+		thmqi_log_lend_end(s->log, lent);
 	}
 	if (rc)
 		return rc;

@@ -167,7 +167,7 @@ static void let_in(struct thmqi_gate *g, int fd)
 
 static int accept_some(struct thmqi_gate *g)
 {
-	uint32_t n;
+	uint32_t n, bad = 0;
 	int fd;
 
 	for (n = 0; n < ACCEPT_BUDGET; n++) {
@@ -176,6 +176,7 @@ static int accept_some(struct thmqi_gate *g)
 			let_in(g, fd);
 			continue;
 		}
+		bad++;
 		if (errno == EAGAIN)
 			g->readable = false;
 		else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
@@ -184,6 +185,9 @@ static int accept_some(struct thmqi_gate *g)
 			continue; /* of that connection */
 		break;
 	}
+	/* nothing else comes any more, as it seems: it is asked again, but not all the time */
+	if (bad == ACCEPT_BUDGET)
+		thmqi_timer_start(g->host.core, &g->timer, g->host.core->now_ns + RETRY_NS);
 	return (int)n;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Three brokers in three processes that keep the same data, over TCP on loopback, and a client in a fourth one: the broker that leads is killed, stopped, or leaves in good
- * order, and comes back; the session finds who leads by itself. What was acknowledged is there, each message once and in order. Members of groups work meanwhile, by
+ * order, and comes back; one that follows stands still, and all of them; and all are drained and restarted one by one; the session finds who leads by itself. What was acknowledged is there, each message once and in order. Members of groups work meanwhile, by
  * sessions of their own: of an exclusive one, of which one member comes and goes, nobody misses anything, and what they acknowledged stays so; of a shared one
  * each message comes at least once, and never again where a member was told that its acknowledgement is stored.
  *
@@ -433,6 +433,64 @@ static void lose(uint32_t who, uint32_t how)
 	come_or_go(&w.workers[1]);
 }
 
+static bool is_one_of_them(uint32_t who)
+{
+	struct thmq_node nodes[NODES] = {{.size = sizeof(nodes[0])}};
+
+	CHECK(thmq_cluster_nodes(w.session, nodes, NODES) == (int)NODES);
+	for (uint32_t i = 0; i < NODES; i++)
+		if (nodes[i].id == who + 1)
+			return nodes[i].connected;
+	return false;
+}
+
+/* All of them, one by one: each is drained, ends, comes back with what it had, and may lead again; clients go on all the time. */
+static void restart_all(void)
+{
+	uint64_t began = now_ns(), end;
+	int status;
+
+	for (uint32_t i = 0; i < NODES; i++) {
+		end = now_ns() + PATIENCE_NS;
+		w.messages += 100;
+		CHECK(thmq_cluster_drain(w.session, i + 1, PATIENCE_NS) == 0);
+		CHECK(kill(w.pids[i], SIGTERM) == 0);
+		while (waitpid(w.pids[i], &status, WNOHANG) == 0) {
+			CHECK(now_ns() < end);
+			step();
+		}
+		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+		w.pids[i] = 0;
+		start(i);
+		while (!is_one_of_them(i)) {
+			CHECK(now_ns() < end);
+			step();
+		}
+		CHECK(thmq_cluster_undrain(w.session, i + 1, PATIENCE_NS) == 0);
+	}
+	catch_up(100);
+	printf("all brokers were restarted one by one, within %u ms\n", (unsigned)((now_ns() - began) / 1000000));
+}
+
+/* Who follows stands still, and the other two go on; then all of them do, for longer than an election takes. */
+static void freeze(uint32_t who, bool all)
+{
+	uint32_t i;
+
+	for (i = 0; i < NODES; i++)
+		if (all || i == who)
+			CHECK(kill(w.pids[i], SIGSTOP) == 0);
+	if (all)
+		nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = (long)chance(SECOND)}, NULL);
+	else
+		catch_up(100);
+	for (i = 0; i < NODES; i++)
+		if (all || i == who)
+			CHECK(kill(w.pids[i], SIGCONT) == 0);
+	catch_up(100);
+	printf("%s stood still\n", all ? "all brokers" : "a broker that follows");
+}
+
 /* All is done, and stays so. */
 static void end_shared(void)
 {
@@ -526,6 +584,9 @@ int main(int argc, char **argv)
 	for (i = 0; i < rounds; i++)
 		lose(i < 3 || chance(3) ? leader() : (leader() + 1) % NODES,
 		     i < 3 ? i : (uint32_t)chance(3));
+	freeze((leader() + 1) % NODES, false);
+	freeze(0, true);
+	restart_all();
 	end();
 	printf("%u messages, %u times reconnected; %u came twice to the group, %u times a member of the "
 	       "shared one was not sure\n",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What an administrator does with brokers that keep the same data. One that is drained leads nothing, also when it was closed meanwhile, until it is undrained; but
- * where nobody else is left it does. And while the lead goes from one to another all the time, by request, by drains and by brokers that are closed as if killed, every call that
+ * where nobody else is left it does. Topics with priorities, of keys, and messages that wait for their time are as they were, and as they were altered, whoever leads. And while the lead goes from one to another all the time, by request, by drains and by brokers that are closed as if killed, every call that
  * creates, alters, lists, describes or deletes something is answered as if nothing had happened.
  *
  * usage: cluster_calls_test [rounds] [seed] [tcp]; THMQ_TEST_FULL=1 goes on for longer, in one environment and by TCP
@@ -201,6 +201,140 @@ static void drain_and_undrain(void)
 	CHECK(thmq_topic_delete(w.session, "meanwhile") == 0);
 }
 
+/* -------------------------------------------------------------------- followed */
+
+static int64_t send_one(struct thmq_producer *p, uint32_t number, const struct thmq_message_opts *opts)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	int64_t rc;
+
+	while ((rc = thmq_send(p, &number, sizeof(number), opts)) == -EAGAIN || rc == -THMQ_ENOQUORUM) {
+		CHECK(now() < end);
+		CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+	}
+	CHECK(rc > 0);
+	return rc;
+}
+
+#define PRIORITIES 3u
+#define KEYS 4u
+#define EACH 20u
+#define LATER 5u
+
+/* What there is to follow: topics with priorities, of keys, with messages that wait for their time; and each of them altered. */
+static void fill(void)
+{
+	struct thmq_producer *p;
+	uint32_t i;
+
+	CHECK(thmq_topic_create(w.session, "ranks", THMQ_TOPIC_OPTS(.priorities = PRIORITIES, .partition_count = 2)) == 0);
+	CHECK(thmq_topic_create(w.session, "keys", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT)) == 0);
+	CHECK(thmq_producer_open(w.session, "ranks", NULL, &p) == 0);
+	for (i = 0; i < PRIORITIES * EACH; i++)
+		send_one(p, i, THMQ_MESSAGE_OPTS(.priority = i % PRIORITIES, .flags = THMQ_MESSAGE_PARTITION));
+	for (i = 0; i < LATER; i++)
+		send_one(p, i, THMQ_MESSAGE_OPTS(.delay_ns = 3600 * SECOND, .flags = THMQ_MESSAGE_PARTITION));
+	CHECK(thmq_producer_close(p, PATIENCE_NS) == 0);
+	CHECK(thmq_producer_open(w.session, "keys", NULL, &p) == 0);
+	for (i = 0; i < KEYS * EACH; i++)
+		send_one(p, i, THMQ_MESSAGE_OPTS(.key = &(uint32_t){i % KEYS}, .key_len = sizeof(uint32_t)));
+	CHECK(thmq_producer_close(p, PATIENCE_NS) == 0);
+	CHECK(thmq_topic_alter(w.session, "ranks", THMQ_TOPIC_OPTS(.ttl_ns = 5000 * SECOND, .limits = &(struct thmq_limits){.size = sizeof(struct thmq_limits), .produce_bytes = 100}),
+			       THMQ_ALTER_TTL | THMQ_ALTER_LIMITS) == 0);
+	CHECK(thmq_topic_alter(w.session, "keys", THMQ_TOPIC_OPTS(.tombstone_ns = 77 * SECOND, .retention_bytes = 1u << 30),
+			       THMQ_ALTER_TOMBSTONE | THMQ_ALTER_RETENTION_BYTES) == 0);
+}
+
+/* All of them, those of one priority in their order. */
+static void read_ranks(void)
+{
+	uint32_t next[PRIORITIES] = {0}, left = PRIORITIES * EACH, number, k;
+	uint64_t end = now() + PATIENCE_NS;
+	struct thmq_message m[16];
+	struct thmq_consumer *c;
+	int n, i;
+
+	CHECK(thmq_consumer_open(w.session, "ranks", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
+	for (; left; left -= (uint32_t)n) {
+		n = thmq_fetch(c, m, 16);
+		CHECK(n >= 0 && now() < end);
+		for (i = 0; i < n; i++) {
+			memcpy(&number, m[i].data, sizeof(number));
+			k = (uint32_t)thmq_message_priority(c, &m[i]);
+			CHECK(k < PRIORITIES && number == next[k] * PRIORITIES + k);
+			next[k]++;
+		}
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+		if (!n)
+			CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+	}
+	CHECK(thmq_consumer_close(c, PATIENCE_NS) == 0);
+}
+
+static void look(void)
+{
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_key_info found = {.size = sizeof(found)};
+	uint64_t end = now() + PATIENCE_NS;
+	uint32_t k;
+
+	CHECK(thmq_topic_describe(w.session, "ranks", &info) == 0);
+	CHECK(info.priorities == PRIORITIES && info.ttl_ns == 5000 * SECOND && info.produce_bytes == 100 && !info.consume_bytes);
+	CHECK(thmq_topic_describe(w.session, "keys", &info) == 0);
+	CHECK(info.tombstone_ns == 77 * SECOND && info.retention_bytes == 1u << 30);
+	do { /* who leads now reads first what waits */
+		CHECK(now() < end);
+		CHECK(thmq_partition_describe(w.session, "ranks", 0, NULL, &part) == 0);
+		CHECK(part.delayed <= LATER);
+	} while (part.delayed != LATER);
+	for (k = 0; k < KEYS; k++) {
+		CHECK(thmq_key_find(w.session, "keys", 0, &k, sizeof(k), UINT64_MAX, &found) == 0);
+		CHECK(found.offset >= KEYS * (EACH - 1) + k); /* the newest: offsets rise, and may be stepped over */
+	}
+	read_ranks();
+}
+
+/* And what was altered is not only told: who leads now goes by it. */
+static void is_limited(void)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	struct thmq_producer *p;
+	struct thmq_event e;
+	uint32_t i;
+
+	CHECK(thmq_producer_open(w.session, "ranks", NULL, &p) == 0);
+	for (i = 0; i < 200; i++)
+		send_one(p, i, NULL);
+	do {
+		e.type = 0;
+		CHECK(now() < end);
+		if (thmq_events(w.session, &e, 1) != 1)
+			thmq_session_wait(w.session, MS);
+	} while (e.type != THMQ_EVENT_LIMITED);
+	CHECK(thmq_topic_alter(w.session, "ranks", THMQ_TOPIC_OPTS(.ttl_ns = 0), THMQ_ALTER_LIMITS) == 0);
+	CHECK(thmq_producer_close(p, PATIENCE_NS) == 0);
+}
+
+static void topics_are_followed(void)
+{
+	uint32_t i, who;
+
+	fill();
+	for (i = 0; i < BROKERS; i++) {
+		CHECK(thmq_cluster_lead(w.session, i + 1, 0) == 0);
+		wait_for(i);
+		look();
+	}
+	who = some_leader();
+	close_broker(who);
+	look();
+	is_limited();
+	open_broker(who);
+	CHECK(thmq_topic_delete(w.session, "ranks") == 0);
+	CHECK(thmq_topic_delete(w.session, "keys") == 0);
+}
+
 /* ------------------------------------------------------------------------ calls */
 
 static void *move(void *arg)
@@ -395,6 +529,7 @@ int main(int argc, char **argv)
 	printf("seed %llu\n", (unsigned long long)w.seed);
 	begin(far);
 	drain_and_undrain();
+	topics_are_followed();
 	calls(rounds);
 	end();
 	if (full) {

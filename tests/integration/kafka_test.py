@@ -8,6 +8,7 @@ more messages."""
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -504,6 +505,25 @@ def who_does_not_read(b):
             check(len(r) > 900000)
 
 
+def a_thousand_connections(b):
+    """Those who connect and say nothing, or half of something, take the places of nobody else for long."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    whole, sockets = frame(18, 0), []
+    try:
+        for i in range(1000):
+            sockets.append(socket.create_connection(('127.0.0.1', b.port), timeout=10))
+            sockets[-1].sendall(whole[:i % len(whole)])
+            if i == 900:
+                kcat(b, '-P', '-t', 'crowd', stdin='while there are places\n')
+        comes_to(lambda: subprocess.run(['kcat', '-b', b.url, '-L', '-t', 'crowd', '-m', '5'], capture_output=True).returncode, 0, 60)
+        same(read_all(b, 'crowd'), ['while there are places'])
+    finally:
+        for s in sockets:
+            s.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def requests_by_chance(b):
     """What looks like requests and is none: whatever comes, the broker lives, and others are served."""
     seed = int(os.environ.get('THMQ_TEST_SEED', time.time_ns() % 1000000007))
@@ -873,7 +893,7 @@ def three_brokers_and_a_kill(b):
 
 CASES = [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
          transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce,
-         what_becomes_of_a_transaction, what_makes_no_sense, who_does_not_read, requests_by_chance, newest_versions, by_kafkajs, by_ipv6, three_brokers_and_a_kill, who_the_client_is]
+         what_becomes_of_a_transaction, what_makes_no_sense, who_does_not_read, a_thousand_connections, requests_by_chance, newest_versions, by_kafkajs, by_ipv6, three_brokers_and_a_kill, who_the_client_is]
 
 
 def main():

@@ -11,7 +11,6 @@
  */
 #include <malloc.h>
 #include <stdio.h>
-#include <sys/prctl.h>
 
 #include "api/api.h"
 #include "base/base.h"
@@ -861,7 +860,6 @@ int main(int argc, char **argv)
 
 	mallopt(M_MMAP_THRESHOLD, 1 << 17); /* what is mostly never touched stays so, and is not zeroed seed after seed */
 	mallopt(M_TRIM_THRESHOLD, 1 << 28);
-	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	for (seed = first; seed < first + count; seed++)
 		if (run(seed, 0, &sum) && ++failed == 3)
 			break;

@@ -448,6 +448,22 @@ static void read_to(struct thmq_consumer *c, uint64_t offset)
 	CHECK(next >= offset);
 }
 
+static uint32_t fetch_for(uint32_t seconds, struct thmq_consumer *c)
+{
+	uint64_t end = thmqi_disk_sim_now(w.sim) + seconds * SECOND;
+	struct thmq_message m;
+	uint32_t count = 0;
+
+	while (thmqi_disk_sim_now(w.sim) < end) {
+		if (thmq_fetch(c, &m, 1) == 1) {
+			CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
+			count++;
+		}
+		thmq_poll(w.env, SECOND / 100);
+	}
+	return count;
+}
+
 /* It refuses all, also the word that messages were read: but for that which lets some of them go. */
 static void full_until_it_was_read(uint32_t flags)
 {
@@ -483,6 +499,38 @@ static void full_until_it_was_read(uint32_t flags)
 	down();
 }
 
+/* What was sent in a transaction is told to be there, or not, though nothing else is taken: behind it nobody could read. */
+static void full_when_a_transaction_ends(bool commits)
+{
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	struct thmq_txn *txn;
+	uint64_t end;
+
+	up(62);
+	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
+	w.opts.limit_bytes = 6u << 20;
+	start();
+	make("t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
+	CHECK(thmq_producer_open(w.session, "t", NULL, &p) == 0);
+	CHECK(thmq_txn_begin(w.session, THMQ_TXN_OPTS(.timeout_ns = 3600 * SECOND), &txn) == 0);
+	CHECK(thmq_send(p, payload, 300, THMQ_MESSAGE_OPTS(.txn = txn)) > 0);
+	CHECK(thmq_flush(p, 60 * SECOND) == 0 && thmq_producer_close(p, 60 * SECOND) == 0);
+	fill_up("t");
+	CHECK((commits ? thmq_txn_commit : thmq_txn_abort)(txn, 60 * SECOND) == 0);
+	rest(1);
+	end = about("t", NULL).end_offset;
+	CHECK(end > 40);
+	CHECK(thmq_consumer_open(w.session, "t", "g", NULL, &c) == 0);
+	read_to(c, end);
+	CHECK(fetch_for(30, c) == 0);
+	publish("t", 20, BIG);
+	CHECK(about("t", NULL).begin_offset > 20);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+	restart(true);
+	down();
+}
+
 /* Messages whose time comes while nothing is taken come all the same. */
 static void full_when_it_is_time(void)
 {
@@ -509,22 +557,6 @@ static void full_when_it_is_time(void)
 	restart(true);
 	CHECK(about("t", NULL).end_offset >= 20);
 	down();
-}
-
-static uint32_t fetch_for(uint32_t seconds, struct thmq_consumer *c)
-{
-	uint64_t end = thmqi_disk_sim_now(w.sim) + seconds * SECOND;
-	struct thmq_message m;
-	uint32_t count = 0;
-
-	while (thmqi_disk_sim_now(w.sim) < end) {
-		if (thmq_fetch(c, &m, 1) == 1) {
-			CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
-			count++;
-		}
-		thmq_poll(w.env, SECOND / 100);
-	}
-	return count;
 }
 
 /* By the time of day alone: nothing goes before it says so, what is of the future waits for it, and offsets and groups do not know of it. */
@@ -582,6 +614,8 @@ int main(void)
 	full_until_it_was_read(0);
 	full_until_it_was_read(THMQ_CONSUMER_SHARED);
 	full_when_it_is_time();
+	full_when_a_transaction_ends(true);
+	full_when_a_transaction_ends(false);
 	by_bytes();
 	beside_idle_topics_of_many_segments();
 	in_a_log_left_alone();

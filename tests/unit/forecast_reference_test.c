@@ -151,11 +151,19 @@ static void compare_fit(const struct expected *e, const struct thmqi_arima *m)
 			  "%s: mean %.9g, not %.9g", e->series, m->mean, e->coefficients[at]);
 }
 
+/* Hurvich and Tsai's criterion, of the fit's own variance: what is fitted is held against R above. */
+static void check_aicc(const struct expected *e, const struct thmqi_arima *m, double n)
+{
+	double k = e->coefficient_count + 1;
+
+	cr_assert_float_eq(m->aicc, n * log(m->sigma2) + 2 * k * n / (n - k - 1), 1e-9 * fabs(m->aicc), "%s", e->series);
+}
+
 Test(forecast_reference, arima_is_that_of_r_by_css)
 {
 	struct expected all[16];
 	struct thmqi_arima_work a;
-	uint32_t count = read_expected(all, 16);
+	uint32_t count = read_expected(all, 16), iterations = 0;
 
 	RIG_CARVE(thmqi_arima_carve(&a, &c, 300));
 	for (uint32_t i = 0; i < count; i++) {
@@ -168,6 +176,8 @@ Test(forecast_reference, arima_is_that_of_r_by_css)
 			thmqi_arima_fit(&a, y.values, y.columns, e->p, e->d, e->q, e->d == 0, &m),
 			0);
 		cr_assert_lt(m.iterations, 30, "%s: %u iterations", e->series, m.iterations);
+		iterations += m.iterations;
+		check_aicc(e, &m, y.columns - e->d - e->p);
 		compare_fit(e, &m);
 		thmqi_arima_predict(&a, &m, y.values, y.columns, 5, next);
 		for (uint32_t t = 0; t < y.columns; t++)
@@ -176,6 +186,8 @@ Test(forecast_reference, arima_is_that_of_r_by_css)
 			  "%s: forecasts are %g off", e->series,
 			  rig_largest(next, e->forecasts, 5) / size);
 	}
+	/* 55; from a start at zero 73 */
+	cr_assert_leq(iterations, 62, "%u: a start that is no start", iterations);
 }
 
 Test(forecast_reference, kpss_and_the_number_of_differences_are_those_of_r)

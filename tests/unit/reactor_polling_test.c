@@ -500,6 +500,35 @@ Test(reactor_polling, a_forecast_is_in_charge_only_once_it_has_proven_better_tha
 	end();
 }
 
+/* Tenths of a second by turns of 20 us and of 40: a forecast is trusted, and is near what a sleep costs, at any time. */
+static uint64_t ripples(struct thmqi_prng *p, uint64_t at, uint64_t mean_ns)
+{
+	(void)p;
+	return at / (100 * MS) % 2 ? 2 * mean_ns : mean_ns;
+}
+
+Test(reactor_polling, a_forecast_ends_with_a_silence_which_the_forecaster_hears_of)
+{
+	static const struct plan rippling = {"ripples, 20 us", ripples, 20 * US};
+	uint64_t ticks;
+
+	begin(&rippling, THMQ_ENV_OPTS(.policy = THMQ_POLICY_PREDICTIVE));
+	for (int i = 0; i < 100 && stats().policy != THMQ_POLICY_PREDICTIVE; i++)
+		serve(5000);
+	cr_assert_eq(stats().policy, THMQ_POLICY_PREDICTIVE);
+	ticks = stats().forecast_ticks;
+	sim.arrival = sim.now + 20 * SECOND;
+	while (thmqi_core_poll(sim.core, 10 * SECOND) == 0)
+		;
+	thmqi_core_poll(sim.core, 1 * US);
+	cr_assert_eq(stats().policy, THMQ_POLICY_ADAPTIVE, "what was expected is of another time");
+	sim.plan = &(struct plan){"regular", regular, 1 * MS};
+	serve(1000);
+	cr_assert_geq(stats().forecast_ticks, ticks + 60, "%llu, then %llu", (unsigned long long)ticks,
+		      (unsigned long long)stats().forecast_ticks);
+	end();
+}
+
 Test(reactor_polling, cores_of_one_thread_have_forecasts_too)
 {
 	static const struct plan waving = {"waves, 200 us", waves, 200 * US};

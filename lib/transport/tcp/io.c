@@ -7,11 +7,22 @@
 
 /* -------------------------------------------------------------------- bytes */
 
-/* By the application's functions. */
+static uint64_t sum(const struct iovec *iov, uint32_t count)
+{
+	uint64_t bytes = 0;
+
+	while (count--)
+		bytes += iov++->iov_len;
+	return bytes;
+}
+
+/* By the application's functions, which are believed no more than a peer is: what they say of bytes moves places in our buffers. */
 static int64_t send_own(struct tcp_conn *c, const struct iovec *iov, uint32_t count)
 {
 	int64_t n = c->own->send(c->own->ctx, c->fd, iov, count);
 
+	if (n > (int64_t)sum(iov, count))
+		return -EPROTO;
 	if (n == -EAGAIN)
 		c->writable = false;
 	return n == -EAGAIN || n == -EINTR ? 0 : n;
@@ -21,6 +32,8 @@ static int64_t recv_own(struct tcp_conn *c, struct iovec *iov, uint32_t count)
 {
 	int64_t n = c->own->recv(c->own->ctx, c->fd, iov, count);
 
+	if (n > (int64_t)sum(iov, count))
+		return -EPROTO;
 	/* what is left is asked for: who would not be told of it says -EAGAIN then */
 	c->readable = n > 0 || n == -EINTR || c->hung_up;
 	if (n == -EAGAIN || n == -EINTR)
@@ -90,15 +103,6 @@ static int64_t recv_some(struct tcp_conn *c, struct iovec *iov, uint32_t count)
 }
 
 /* ----------------------------------------------------------- those who look on */
-
-static uint64_t sum(const struct iovec *iov, uint32_t count)
-{
-	uint64_t bytes = 0;
-
-	while (count--)
-		bytes += iov++->iov_len;
-	return bytes;
-}
 
 /* @whole: it goes at once, or the connection ends. */
 static int64_t send_watched(struct tcp_conn *c, const struct iovec *iov, uint32_t count, bool whole)
