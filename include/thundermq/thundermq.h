@@ -1615,7 +1615,7 @@ THMQ_API void thmq_txn_opts_init(struct thmq_txn_opts *opts, uint32_t size);
  * @opts: NULL means defaults
  * @ret_txn: out; the session's, until it is committed or aborted, or the session closes, which aborts it
  * Messages are sent in it by the txn of their options, acknowledgements by thmq_txn_ack(). Several may be open at a time.
- * Return: 0; -ENOTSUP the broker has no directory, or keeps several copies; -ENOBUFS too many are open; -EINVAL; -ENAMETOOLONG; -ENOMEM;
+ * Return: 0; -ENOTSUP the broker has no directory; -ENOBUFS too many are open; -EINVAL; -ENAMETOOLONG; -ENOMEM;
  * -ETIMEDOUT; -ECONNRESET; -EDEADLK; -ESHUTDOWN.
  * Threads: the session's; blocks until the answer comes.
  * Source: doc/transactions.md
@@ -1648,9 +1648,10 @@ THMQ_API int thmq_txn_prepare(struct thmq_txn *txn, uint64_t timeout_ns);
  * thmq_txn_commit() - all of it counts, or nothing
  * @timeout_ns: how long it may take
  * Its messages are durable then, whatever their producers wait for; consumers see them soon, those of each partition together.
- * Return: 0 it is committed, durably, and @txn is over. -ETIMEDOUT, -ECONNRESET, -EDEADLK: it is not known, @txn is still there: call it again. All others
+ * Return: 0 it is committed, durably, and @txn is over. -ETIMEDOUT, -ECONNRESET, -EDEADLK, with copies -THMQ_ENOTLEADER, -THMQ_ENOQUORUM: it is not known, @txn
+ * is still there: call it again. All others
  * mean that it is aborted, and over: -EIO some of its messages were refused; -THMQ_EFENCED another has taken its name, or a partition of what it
- * acknowledges; -ECANCELED its time was over, or the broker was opened again meanwhile; -THMQ_EFAILED a shard has failed: what was
+ * acknowledges; -ECANCELED its time was over, or the broker was opened again meanwhile, or another copy leads; -THMQ_EFAILED a shard has failed: what was
  * stored is known at the next open; -ENOSPC …; -EINVAL not an open transaction; -ESHUTDOWN the session is dead, and so it is not known.
  * Threads: the session's; blocks.
  */

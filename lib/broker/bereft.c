@@ -39,7 +39,7 @@ void thmqi_bereft_committed(struct shard *s, uint64_t index)
 		e = &l->all[l->all_head & (PENDING_COUNT - 1)];
 		if (e->index > index)
 			break;
-		e->partition->visible = THMQI_MAX(e->partition->visible, e->end_offset);
+		thmqi_partition_reach(s, e->partition, e->end_offset);
 		l->all_head++;
 	}
 }

@@ -669,11 +669,15 @@ uint64_t thmqi_txn_visible(const struct shard *s, const struct partition *p); /*
 bool thmqi_txn_hides(const struct shard *s, const struct thmq_run_header *run); /* a run with a transaction: it was aborted */
 bool thmqi_txn_keeps(const struct shard *s, uint32_t partition, uint32_t group); /* where the group stands is being decided */
 void thmqi_txn_offset(struct conn *c, uint64_t id, const struct thmqi_request *r);
-void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run);
+void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run, struct partition *p);
 void thmqi_txn_begin(struct shard *s); /* what its log has is served from now on */
 uint32_t thmqi_txn_poll(struct shard *s);
 int thmqi_txn_renew(struct shard *s, uint64_t item);
 void thmqi_txn_fini(struct shard *s);
+/* With copies: it leads no more; its log tells all again; meta may be led by now, and is asked. */
+void thmqi_txn_deposed(struct shard *s);
+void thmqi_txn_reset(struct shard *s);
+void thmqi_txn_again(struct shard *s);
 
 /* What could be seen of it, were there no transactions. */
 static inline uint64_t thmqi_visible_all(const struct shard *s, const struct partition *p)

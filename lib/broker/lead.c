@@ -87,6 +87,7 @@ static void depose(struct shard *s)
 {
 	s->lead->serves = false;
 	thmqi_delay_stop(s, -THMQ_ENOTLEADER);
+	thmqi_txn_deposed(s);
 	thmqi_lost_tell_producers(s);
 	thmqi_lead_send_away(s, -THMQ_ENOTLEADER);
 	thmqi_settle_deposed(s);
@@ -297,6 +298,7 @@ static void on_timer(struct thmqi_timer *t)
 	if (s->failed && l->group && l->role == THMQI_ROLE_LEADER)
 		thmqi_group_transfer(l->group, 0);
 	thmqi_bereft_step(s);
+	thmqi_txn_again(s);
 	thmqi_roll_step(s);
 	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);
 }

@@ -410,6 +410,7 @@ void thmqi_meta_lead(struct meta *m)
 	m->next_epoch = m->shard->term << 32;
 	m->next_producer = 0;
 	thmqi_meta_look_after(m);
+	thmqi_txns_recover(m);
 	thmqi_meta_cluster_ensure(m); /* for those that look at a closed directory; else the next one that leads does it */
 }
 
@@ -619,6 +620,7 @@ void thmqi_meta_reset(struct meta *m)
 	struct meta_change *c;
 
 	thmqi_follow_drop(m);
+	thmqi_txns_reset(m);
 	for (c = m->changes; c; c = c->next)
 		c->orphan = true;
 	while (m->topic_count)

@@ -3,7 +3,7 @@
  * replay.c - a shard's state from what its log tells when it is opened, or follows another copy: partitions, producers, groups, and what of
  * it may have been lost. The slices of state are in internal.h and doc/format.md.
  */
-#include "internal.h"
+#include "txn.h"
 #include "wire/run.h"
 
 /* Of a copy's log, which may be ahead of what is known of topics here: a partition is one before it has a topic. Or one of the shard's own. */
@@ -36,14 +36,22 @@ static void replay_offset(struct shard *s, const struct thmq_log_run *run)
 	g->epoch = state->epoch;
 }
 
+/* A copy hands that out also where nobody leads: not what lies behind a transaction that is open. */
+static void reaches(struct shard *s, struct partition *p, uint64_t offset)
+{
+	if (s->lead && p->holds)
+		offset = thmqi_txn_hold(s, p, offset);
+	p->visible = THMQI_MAX(p->visible, offset);
+}
+
 /* Its runs may be gone. */
-static void replay_partition(struct partition *p, const struct thmq_log_run *run)
+static void replay_partition(struct shard *s, struct partition *p, const struct thmq_log_run *run)
 {
 	const struct state_partition *state = run->payload;
 
 	p->next_offset = THMQI_MAX(p->next_offset, state->next_offset);
-	p->visible = THMQI_MAX(p->visible, state->end_offset);
-	p->logged_offset = THMQI_MAX(p->logged_offset, p->visible);
+	reaches(s, p, state->end_offset);
+	p->logged_offset = THMQI_MAX(p->logged_offset, state->end_offset);
 	p->jumped = p->next_offset != p->logged_offset;
 	p->last_term = THMQI_MAX(p->last_term, run->term);
 }
@@ -69,6 +77,16 @@ static void replay_shared(struct shard *s, const struct thmq_log_run *run)
 	thmqi_shared_replay(s, run);
 }
 
+static void replay_txn(struct shard *s, const struct thmq_log_run *run)
+{
+	struct state_txn is;
+
+	if (run->header->len < sizeof(is))
+		return;
+	memcpy(&is, run->payload, sizeof(is));
+	thmqi_txn_replay(s, run, told_of(s, is.partition));
+}
+
 static void replay_state(struct shard *s, const struct thmq_log_run *run)
 {
 	const struct thmq_run_header *h = run->header;
@@ -84,10 +102,10 @@ static void replay_state(struct shard *s, const struct thmq_log_run *run)
 	case STATE_PARTITION:
 		p = told_of(s, (uint32_t)h->base_offset);
 		if (p && h->len >= sizeof(struct state_partition))
-			replay_partition(p, run);
+			replay_partition(s, p, run);
 		break;
 	case STATE_TXN:
-		thmqi_txn_replay(s, run);
+		replay_txn(s, run);
 		break;
 	case THMQ_LOG_PRODUCER:
 		replay_producer(s, run);
@@ -114,7 +132,7 @@ int thmqi_shard_replay(struct shard *s, const struct thmq_log_run *run)
 	/* a message whose last part is not there was cut short: the partition does not end behind it */
 	if ((!run->payload || !thmqi_run_is_inner_part(h)) &&
 	    (!s->lead || !thmqi_bereft_note(s, p, run->index, h->base_offset + h->span)))
-		p->visible = THMQI_MAX(p->visible, h->base_offset + h->span);
+		reaches(s, p, h->base_offset + h->span);
 	p->next_offset = THMQI_MAX(p->next_offset, h->base_offset + h->span);
 	p->logged_offset = s->lead ? THMQI_MAX(p->logged_offset, h->base_offset + h->span) : p->next_offset;
 	p->jumped = p->next_offset != p->logged_offset;
@@ -211,6 +229,7 @@ void thmqi_shard_reset(struct shard *s)
 		if (p->retention)
 			p->retention->idle_offset = p->retention->idle_ns = 0;
 	}
+	thmqi_txn_reset(s);
 	thmqi_writers_clear(s);
 	memset(s->settled_index, 0, sizeof(s->settled_index));
 }

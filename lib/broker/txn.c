@@ -16,6 +16,7 @@
 #define CHECK_NS 30000000000ull
 #define CHECK_MAX 15u
 #define RETRY_NS 1000000u
+#define LEADS_NS 20000000u /* a broker that leads meta leads all else soon */
 #define ENDED_COUNT 16384u /* of the last ones that were committed, or fenced, it is known: who lost the answer asks again */
 
 enum state {
@@ -38,6 +39,9 @@ struct txn {
 	bool stored;       /* its decision is appended */
 	bool voted;        /* which shards have something of it is known: SHARD_HAS */
 	bool acks;         /* offsets too */
+	bool storing_on;   /* storing is on its way */
+	bool again;        /* a shard does not lead yet: it is told again */
+	bool orphan;       /* another broker leads by now: it goes with the last answer */
 	uint8_t state;     /* enum state */
 	uint8_t decision;  /* enum txn_status that it is on its way to */
 	uint32_t waiting;  /* shards */
@@ -112,8 +116,12 @@ static struct txn *find(const struct meta *m, uint64_t id)
 
 static struct txn *txn_make(struct txns *t, uint64_t id)
 {
+	struct txn *x;
 	uint32_t i, shards = t->meta->cluster ? t->meta->cluster->shard_count : THMQ_SHARD_COUNT_MAX;
-	struct txn *x = calloc(1, sizeof(*x) + shards * (sizeof(x->posts[0]) + sizeof(x->shards[0])));
+
+	if (t->meta->broker->shard_count > 1)
+		shards = t->meta->broker->shard_count - 1;
+	x = calloc(1, sizeof(*x) + shards * (sizeof(x->posts[0]) + sizeof(x->shards[0])));
 
 	if (!x || thmqi_map_put(&t->by_id, id, x) != 0) {
 		free(x);
@@ -183,7 +191,7 @@ static void on_ended(struct txn *x);
 static bool tell_all(struct txn *x, enum state state, void (*what)(struct thmqi_broker_post *post))
 {
 	struct thmq_broker *b = x->of->meta->broker;
-	uint32_t i, count = b->shard_count - 1;
+	uint32_t i, count = THMQI_MIN(b->shard_count - 1, x->shard_count);
 
 	if (x->of->meta->follows_no_more)
 		return false;
@@ -228,6 +236,7 @@ static int store(struct txn *x, uint32_t status)
 
 	if (status == TXN_IS_PREPARED) {
 		memcpy(is.name, x->name, sizeof(is.name));
+		is.secret = x->secret;
 		len = sizeof(is);
 	}
 	rc = thmqi_shard_append_state(s, STATE_DECISION, x->id, &is, len, &e);
@@ -236,6 +245,7 @@ static int store(struct txn *x, uint32_t status)
 	x->storing.run = on_stored;
 	x->storing.shard = s;
 	x->storing.status = 0;
+	x->storing_on = true;
 	e->post = &x->storing;
 	return 0;
 }
@@ -271,7 +281,7 @@ static void on_voted(struct txn *x)
 	for (i = 0; i < x->shard_count; i++)
 		has |= (x->shards[i] & SHARD_HAS) != 0;
 	if (x->status || (x->wanted != UINT64_MAX && count != x->wanted)) {
-		begin_abort(x, x->status ? x->status : -EIO);
+		begin_abort(x, x->status == -THMQ_ENOTLEADER ? -ECANCELED : x->status ? x->status : -EIO);
 		return;
 	}
 	if (x->acks && x->decision == TXN_IS_PREPARED) { /* its partitions would wait for whoever decides */
@@ -287,14 +297,38 @@ static void on_voted(struct txn *x)
 	decide(x);
 }
 
+/* Copies need not know of it any more. One that is not told tells the shards once more when it leads. */
+static void store_over(const struct txn *x)
+{
+	const struct state_decision is = {.txn = x->id, .status = TXN_IS_OVER, .time_ns = x->of->meta->shard->core->wall_ns};
+	struct pending *e;
+
+	thmqi_shard_append_state(x->of->meta->shard, STATE_DECISION, x->id, &is, STATE_DECISION_LEN_MIN, &e);
+}
+
 static void on_ended(struct txn *x)
 {
+	x->again = x->status == -THMQ_ENOTLEADER && x->decision == TXN_IS_COMMITTED;
+	if (x->again) {
+		look_by(x->of, now_of(x->of) + LEADS_NS);
+		return;
+	}
 	if (x->status && x->decision == TXN_IS_COMMITTED) { /* as long as it is known it is stored again */
 		x->state = IN_DOUBT;
 		return;
 	}
+	if (x->of->meta->broker->cluster && x->decision == TXN_IS_COMMITTED)
+		store_over(x);
 	answer(x, 0);
 	txn_free(x);
+}
+
+static void orphan_answered(struct txn *x)
+{
+	if (x->waiting || x->storing_on)
+		return;
+	atomic_fetch_sub(&x->of->meta->broker->txn_asks, 1);
+	free(x);
 }
 
 void thmqi_txn_answered(struct thmqi_broker_post *post)
@@ -306,10 +340,12 @@ void thmqi_txn_answered(struct thmqi_broker_post *post)
 		x->status = post->status;
 	x->count += post->value & TXN_VOTE_COUNT;
 	x->acks |= (post->value & TXN_VOTE_ACKS) != 0;
-	*shard |= (uint8_t)(SHARD_ANSWERED | (post->value & TXN_VOTE_HAS ? SHARD_HAS : 0));
+	*shard |= (uint8_t)((post->status ? 0 : SHARD_ANSWERED) | (post->value & TXN_VOTE_HAS ? SHARD_HAS : 0));
 	if (--x->waiting)
 		return;
-	if (x->state == VOTING)
+	if (x->orphan)
+		orphan_answered(x);
+	else if (x->state == VOTING)
 		on_voted(x);
 	else
 		on_ended(x);
@@ -319,9 +355,14 @@ static void on_stored(struct thmqi_broker_post *post)
 {
 	struct txn *x = post->arg;
 
-	if (post->status) {
+	x->storing_on = false;
+	if (x->orphan) {
+		orphan_answered(x);
+		return;
+	}
+	if (post->status) { /* where another broker leads that one knows */
 		x->state = IN_DOUBT;
-		answer(x, post->status);
+		answer(x, post->status == -THMQ_ENOTLEADER ? -ECONNRESET : post->status);
 		return;
 	}
 	if (x->decision == TXN_IS_PREPARED) {
@@ -342,9 +383,13 @@ static void on_stored(struct thmqi_broker_post *post)
 
 enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard)
 {
-	const struct txn *x = m ? find(m, id) : NULL;
-
+	const struct txn *x;
 	uint8_t is;
+
+	/* one that was begun where another one leads is not known here */
+	if (m && m->broker->cluster && (!thmqi_lead_serves(m->shard) || id >> 32 > m->shard->term))
+		return TXN_NOT_KNOWN;
+	x = m ? find(m, id) : NULL;
 
 	if (!x)
 		return TXN_IS_NONE;
@@ -427,6 +472,11 @@ static void on_timer(struct thmqi_timer *timer)
 			check(x);
 		else if (x->state == STORING && !x->stored)
 			decide(x);
+		else if (x->state == ENDING && x->again) {
+			x->again = false;
+			tell_all(x, ENDING, thmqi_txn_commit);
+			continue;
+		}
 		if (x->state == OPEN)
 			next = THMQI_MIN(next, x->deadline_ns);
 		else if (x->state == PREPARED)
@@ -471,7 +521,7 @@ static int begin(struct meta *m, struct conn *c, const struct thmqi_request *r)
 	struct txns *t;
 	struct txn *x;
 
-	if (m->broker->cluster || !m->shard->log)
+	if (!m->shard->log)
 		return -ENOTSUP;
 	if (r->session_timeout_ns > TIMEOUT_MAX_NS || r->index > 1000 || r->retention_ns > TIMEOUT_MAX_NS)
 		return -EINVAL;
@@ -518,7 +568,8 @@ static int end(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_r
 
 	if (r->index < THMQI_TXN_COMMIT || r->index > THMQI_TXN_PREPARE)
 		return -EINVAL;
-	if (!x || (x->state == ENDING && x->decision != decisions[r->index])) {
+	if (!x || (x->state == ENDING && x->decision != decisions[r->index]) ||
+	    (!x->secret && x->state != PREPARED && x->decision == TXN_IS_COMMITTED)) { /* as the log told */
 		rc = what_became(m, r);
 		return rc ? rc : 1;
 	}
@@ -558,7 +609,7 @@ static int watch(struct meta *m, struct conn *c, const struct thmqi_request *r)
 	struct watcher *w;
 	struct thmqi_list *l;
 
-	if (m->broker->cluster || !m->shard->log)
+	if (!m->shard->log)
 		return -ENOTSUP;
 	if (!r->group[0])
 		return -EINVAL;
@@ -642,7 +693,7 @@ int thmqi_txns_replay(struct meta *m, const struct thmq_log_run *run)
 	struct txns *t;
 	struct txn *x;
 
-	if (run->header->len < STATE_DECISION_LEN_MIN || m->broker->cluster)
+	if (run->header->len < STATE_DECISION_LEN_MIN)
 		return 0;
 	memcpy(&is, run->payload, THMQI_MIN((size_t)run->header->len, sizeof(is)));
 	if (is.txn != run->header->base_offset || !memchr(is.name, 0, sizeof(is.name)))
@@ -651,7 +702,9 @@ int thmqi_txns_replay(struct meta *m, const struct thmq_log_run *run)
 	x = t ? find(m, is.txn) : NULL;
 	if (!t)
 		return -ENOMEM;
-	if (is.status == TXN_IS_ABORTED) {
+	if (is.status == TXN_IS_ABORTED || is.status == TXN_IS_OVER) {
+		if (is.status == TXN_IS_OVER)
+			remember(t, is.txn, OK_ENDED);
 		if (x)
 			txn_free(x);
 		return 0;
@@ -670,6 +723,7 @@ int thmqi_txns_replay(struct meta *m, const struct thmq_log_run *run)
 		return 0;
 	x->check_max = is.check_max;
 	x->check_ns = is.check_ns;
+	x->secret = is.secret;
 	memcpy(x->name, is.name, sizeof(x->name));
 	return 0;
 }
@@ -712,6 +766,7 @@ int thmqi_txns_renew(struct meta *m, uint64_t item)
 				     .check_ns = x->check_ns,
 				     .time_ns = m->shard->core->wall_ns};
 	memcpy(is.name, x->name, sizeof(is.name));
+	is.secret = x->secret;
 	return thmqi_shard_append_state(m->shard, STATE_DECISION, item, &is, sizeof(is), &e);
 }
 
@@ -725,6 +780,31 @@ bool thmqi_txns_wait(const struct meta *m)
 		if (thmqi_container(l, const struct txn, link)->waiting)
 			return true;
 	return false;
+}
+
+void thmqi_txns_reset(struct meta *m)
+{
+	struct txns *t = m->txns;
+
+	if (!t)
+		return;
+	if (t->timer_on)
+		thmqi_timer_stop(m->shard->core, &t->timer);
+	t->timer_on = false;
+	t->next = 0; /* of another term */
+	while (!thmqi_list_empty(&t->all)) {
+		struct txn *x = thmqi_list_first(&t->all, struct txn, link);
+
+		if (!x->waiting && !x->storing_on) {
+			txn_free(x);
+			continue;
+		}
+		thmqi_map_remove(&t->by_id, x->id);
+		thmqi_list_del(&x->link);
+		x->orphan = true;
+		x->asker = NULL;
+		atomic_fetch_add(&m->broker->txn_asks, 1); /* a close waits for it */
+	}
 }
 
 void thmqi_txns_close(struct meta *m)

@@ -14,7 +14,8 @@ enum txn_status {
 	TXN_IS_OPEN = 1,
 	TXN_IS_COMMITTED = 2,
 	TXN_IS_ABORTED = 3,
-	TXN_IS_PREPARED = 4 /* meta only */
+	TXN_IS_PREPARED = 4, /* meta only */
+	TXN_IS_OVER = 5      /* meta only, and with copies: was committed, and all shards have its end */
 };
 
 /* STATE_TXN, of a shard: a transaction's messages in one partition, or what it acknowledges there for a group. */
@@ -37,6 +38,7 @@ struct state_decision {
 	uint64_t check_ns;
 	uint64_t time_ns; /* when it was made, ns since 1970 */
 	char name[256];
+	uint64_t secret; /* who knows it may end it; 0: nobody, or an older library's */
 };
 #define STATE_DECISION_LEN_MIN offsetof(struct state_decision, name)
 
@@ -86,6 +88,7 @@ struct txns_here {
 	struct thmqi_map items; /* struct txn_item, by the item of their state */
 	struct thmqi_map at;    /* struct txn_at, by partition */
 	struct thmqi_list jobs;
+	uint32_t sweep_at; /* so many items: look which of them hide nothing any more */
 };
 
 /* What a transaction is told: posts to a shard, whose arg is the struct txn; they come home by thmqi_txn_answered(). */
@@ -97,7 +100,7 @@ void thmqi_txn_abort(struct thmqi_broker_post *post);
 
 void thmqi_txn_answered(struct thmqi_broker_post *post);
 /* On the core of meta: what is @id? */
-enum txn_answer { TXN_GOES_ON, TXN_HAS_VOTED, TXN_IS_NONE };
+enum txn_answer { TXN_GOES_ON, TXN_HAS_VOTED, TXN_IS_NONE, TXN_NOT_KNOWN /* who leads knows, and this one does not lead */ };
 enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard);
 
 bool thmqi_txns_request(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r); /* false: it is none of theirs */
@@ -106,7 +109,8 @@ int thmqi_txns_renew(struct meta *m, uint64_t item);
 void thmqi_txns_fence(struct meta *m, const char *name); /* who had it is none any more */
 void thmqi_txns_conn_closed(struct meta *m, struct conn *c);
 bool thmqi_txns_wait(const struct meta *m); /* for answers of shards */
-void thmqi_txns_recover(struct meta *m);    /* all shards are there */
+void thmqi_txns_recover(struct meta *m);    /* all shards are there; or it leads */
+void thmqi_txns_reset(struct meta *m);      /* the log tells it again */
 void thmqi_txns_close(struct meta *m);
 
 #endif

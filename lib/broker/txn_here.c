@@ -7,6 +7,8 @@
 #include "commitlog/limit.h"
 #include "txn.h"
 
+#define SWEEP_MIN 4096u
+
 /* -------------------------------------------------------------------- states */
 
 struct item_key {
@@ -373,12 +375,18 @@ static void on_job(struct thmqi_broker_post *post, enum txn_job what)
 	struct shard *s = post->shard;
 	struct txn_here *h = s->txns ? thmqi_map_get(&s->txns->open, post->value) : NULL;
 
-	post->status = 0;
+	post->status = thmqi_lead_serves(s) ? 0 : -THMQ_ENOTLEADER;
 	post->value = 0;
-	if (!h || h->what)
-		thmqi_broker_post(post, meta_of(s), thmqi_txn_answered);
-	else
+	if (h && !h->what && !post->status) {
 		begin(h, what, post);
+		return;
+	}
+	/* its end may be on its way to the log: who led meta before had told it */
+	if (what == TXN_COMMIT && !post->status && thmqi_settle_post(s, post, meta_of(s), thmqi_txn_answered) == 0)
+		return;
+	if (what == TXN_COMMIT)
+		post->status = -THMQ_ENOTLEADER; /* again */
+	thmqi_broker_post(post, meta_of(s), thmqi_txn_answered);
 }
 
 void thmqi_txn_vote(struct thmqi_broker_post *post)
@@ -408,6 +416,12 @@ static void on_told(struct thmqi_broker_post *post)
 		free(h);
 		return;
 	}
+	if (h->asks) { /* in another term: that may be another answer */
+		later(h);
+		return;
+	}
+	if (post->value == TXN_NOT_KNOWN)
+		h->asks = true; /* thmqi_txn_again() */
 	if (post->value == TXN_HAS_VOTED)
 		h->voted = true;
 	if (post->value == TXN_IS_NONE && !h->what)
@@ -438,13 +452,13 @@ uint32_t thmqi_txn_poll(struct shard *s)
 	struct thmqi_list *l, *tmp;
 	uint32_t done = 0;
 
-	if (thmqi_list_empty(&s->txns->jobs))
+	if (thmqi_list_empty(&s->txns->jobs) || !thmqi_lead_serves(s))
 		return 0;
 	thmqi_list_each_safe(l, tmp, &s->txns->jobs)
 	{
 		struct txn_here *h = thmqi_container(l, struct txn_here, job_link);
 
-		if (h->asks && !s->closing)
+		if (h->asks && !h->asking && !s->closing)
 			ask(h);
 		if (!h->what) {
 			thmqi_list_del(&h->job_link);
@@ -464,9 +478,9 @@ uint32_t thmqi_txn_poll(struct shard *s)
 
 /* --------------------------------------------------------------------- messages */
 
-static bool takes(const struct shard *s, const struct partition *p)
+static bool takes(const struct partition *p)
 {
-	return !s->lead && !p->is_volatile && !(p->retention && p->retention->compacts);
+	return !p->is_volatile && !(p->retention && p->retention->compacts);
 }
 
 uint64_t thmqi_txn_of(const struct thmqi_frame *f)
@@ -510,7 +524,7 @@ int thmqi_txn_enter(struct conn *c, const struct thmqi_frame *f, struct partitio
 
 	if (!is.txn || (f->extra & others))
 		return -EINVAL;
-	if (!takes(s, p))
+	if (!takes(p))
 		return -ENOTSUP;
 	t = make(s);
 	if (!t)
@@ -561,7 +575,7 @@ static int check_offset(struct conn *c, const struct thmqi_request *r, struct pa
 
 	if (!p || p->dead)
 		return p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION;
-	if (c->shard->lead || p->is_volatile)
+	if (p->is_volatile)
 		return -ENOTSUP;
 	g = thmqi_offsets_get(p, r->group_id, false);
 	if (!r->group_id || !r->member || !g)
@@ -658,18 +672,37 @@ static int replay_aborted(struct txns_here *t, const struct state_txn *is)
 	return 0;
 }
 
-void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run)
+/* Of a copy's: its cleaner asks of each whether it is to be kept only where it leads. */
+static void sweep(struct txns_here *t)
 {
-	struct partition *p;
+	struct txn_item *it;
+	uint64_t begin, end;
+	uint32_t i = 0;
+
+	if (t->items.count < THMQI_MAX(t->sweep_at, SWEEP_MIN))
+		return;
+	while ((it = thmqi_map_next(&t->items, &i))) {
+		const struct partition *p = it->here ? NULL : thmqi_shard_partition(t->shard, it->is.partition);
+
+		if (!p || !p->log || thmq_log_bounds(p->log, p->id, &begin, &end) != 0 || begin < it->is.end)
+			continue;
+		thmqi_map_remove(&t->items, key_of(&it->is));
+		free(it); /* others may be moved by that, and be looked at next time */
+	}
+	t->sweep_at = t->items.count * 2;
+}
+
+void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run, struct partition *p)
+{
 	struct txns_here *t;
+	struct txn_here *h;
 	struct txn_item *it;
 	struct state_txn is;
 	int rc = 0;
 
-	if (run->header->len < sizeof(is) || s->lead)
+	if (run->header->len < sizeof(is))
 		return;
 	memcpy(&is, run->payload, sizeof(is));
-	p = thmqi_shard_partition(s, is.partition);
 	if (key_of(&is) != run->header->base_offset || !p || p->dead || p->is_volatile)
 		return;
 	t = make(s);
@@ -679,37 +712,44 @@ void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run)
 	} else if (is.status == TXN_IS_OPEN) {
 		rc = it && !it->here ? 0 : replay_open(t, p, &is);
 	} else if (it && it->here) {
+		h = it->here;
 		it->is.status = is.status;
 		it->is.end = is.end;
 		item_over(t, it);
+		if (thmqi_list_empty(&h->items))
+			finish(h);
 	} else if (!it && is.status == TXN_IS_ABORTED && !is.group) {
 		rc = replay_aborted(t, &is);
 	}
+	if (s->lead)
+		sweep(t);
 	s->writers_missing |= rc != 0;
 }
 
-/* Those that the log told were over in the end. */
-static void forget_empty(struct txns_here *t)
+void thmqi_txn_again(struct shard *s)
 {
-	struct thmqi_list *l, *tmp;
+	struct txn_here *h;
+	uint32_t i = 0;
 
-	thmqi_list_each_safe(l, tmp, &t->jobs)
-	{
-		struct txn_here *h = thmqi_container(l, struct txn_here, job_link);
-
-		if (thmqi_list_empty(&h->items))
-			finish(h);
-	}
+	while (s->txns && (h = thmqi_map_next(&s->txns->open, &i)))
+		if (h->asks && !h->asking)
+			later(h);
 }
 
 void thmqi_txn_begin(struct shard *s)
 {
+	struct txn_here *h;
 	struct txn_at *at;
 	uint32_t i = 0;
 
 	if (!s->txns)
 		return;
-	forget_empty(s->txns);
+	while (s->lead && (h = thmqi_map_next(&s->txns->open, &i))) { /* it may have led before: what it knew is old */
+		h->asks = true;
+		h->voted = false;
+		later(h);
+	}
+	i = 0;
 	while ((at = thmqi_map_next(&s->txns->at, &i))) {
 		struct partition *p = at->partition;
 
@@ -737,25 +777,62 @@ int thmqi_txn_renew(struct shard *s, uint64_t item)
 	return store(s, &it->is);
 }
 
-void thmqi_txn_fini(struct shard *s)
+void thmqi_txn_deposed(struct shard *s)
 {
-	struct txns_here *t = s->txns;
+	struct txn_here *h;
+	uint32_t i = 0;
+
+	while (s->txns && (h = thmqi_map_next(&s->txns->open, &i))) {
+		thmqi_list_del(&h->job_link);
+		h->what = 0;
+		if (!h->job)
+			continue;
+		h->job->status = -THMQ_ENOTLEADER;
+		thmqi_broker_post(h->job, meta_of(s), thmqi_txn_answered);
+		h->job = NULL;
+	}
+}
+
+/* Nothing of it is to be done any more: thmqi_txn_deposed(). */
+static void forget_all(struct txns_here *t)
+{
 	struct txn_here *h;
 	struct txn_item *it;
 	struct txn_at *at;
 	uint32_t i;
 
-	if (!t)
-		return;
 	for (i = 0; (it = thmqi_map_next(&t->items, &i));)
 		free(it);
-	for (i = 0; (at = thmqi_map_next(&t->at, &i));)
-		free(at);
-	for (i = 0; (h = thmqi_map_next(&t->open, &i));)
-		free(h);
+	for (i = 0; (at = thmqi_map_next(&t->at, &i)); free(at))
+		at->partition->holds = false;
+	for (i = 0; (h = thmqi_map_next(&t->open, &i));) {
+		h->over = true;
+		if (!h->asking)
+			free(h);
+	}
 	thmqi_map_fini(&t->items);
 	thmqi_map_fini(&t->at);
 	thmqi_map_fini(&t->open);
+	thmqi_list_init(&t->jobs);
+}
+
+void thmqi_txn_reset(struct shard *s)
+{
+	if (!s->txns)
+		return;
+	forget_all(s->txns);
+	thmqi_map_init(&s->txns->items);
+	thmqi_map_init(&s->txns->at);
+	thmqi_map_init(&s->txns->open);
+}
+
+void thmqi_txn_fini(struct shard *s)
+{
+	struct txns_here *t = s->txns;
+
+	if (!t)
+		return;
+	forget_all(t);
 	free(t);
 	s->txns = NULL;
 }

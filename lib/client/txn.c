@@ -118,7 +118,7 @@ static const char *why(int rc)
 {
 	switch (rc) {
 	case -ENOTSUP:
-		return "this broker has none: it has no directory, or keeps several copies";
+		return "this broker has none: it has no directory";
 	case -ECANCELED:
 		return "it was aborted";
 	case -THMQ_EFENCED:
@@ -220,7 +220,7 @@ static int send_acks(struct thmq_txn *t, uint64_t deadline)
 /* Nobody knows what becomes of it: it is asked again. */
 static bool is_open_still(int rc)
 {
-	return rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EDEADLK || rc == -EAGAIN;
+	return rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EDEADLK || rc == -EAGAIN || rc == -THMQ_ENOQUORUM || rc == -THMQ_ENOTLEADER;
 }
 
 static int end(struct thmq_txn *t, uint32_t what, uint64_t deadline)

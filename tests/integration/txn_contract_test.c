@@ -577,7 +577,7 @@ static void time_to_live(void)
 	struct thmq_producer *p;
 	struct thmq_consumer *c;
 	struct thmq_txn *t;
-	uint64_t begin = now();
+	uint64_t begin;
 
 	CHECK(thmq_topic_create(s, "ttl", NULL) == 0);
 	p = producer_of(s, "ttl");
@@ -585,7 +585,7 @@ static void time_to_live(void)
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	CHECK(thmq_send(p, "short", 5, TXN(.ttl_ns = 20 * MS, .txn = t)) > 0);
 	CHECK(thmq_send(p, "long", 4, TXN(.ttl_ns = 1000 * SECOND, .txn = t)) > 0);
-	while (now() - begin < 60 * MS)
+	for (begin = now(); now() - begin < 60 * MS;)
 		thmq_session_wait(s, MS);
 	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
 	expect_text(s, c, "long");

@@ -4,7 +4,7 @@
  * and cuts; brokers that are killed and come back; now and then the power of all of them goes at once, with writes in flight, or the disk stands still for longer
  * than anybody waits. From one seed. What was sent arrives once, in order, at a reader of its own and at a group's, and once at least at a shared group's, never
  * again where that was told; what was acknowledged stays; nothing fails for good. In some of these worlds much is sent beside that goes soon, so
- * that segments go and what stays of them is appended again.
+ * that segments go and what stays of them is appended again; in some there are transactions too (broker_copies_txn.h).
  * With an acknowledgement before a majority has it (planted) it must fail.
  *
  * usage: broker_copies_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
@@ -67,6 +67,8 @@ struct world {
 	bool has_topic[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
+	struct txn_side *txns; /* NULL: none in this world */
+	uint32_t txns_committed, txns_aborted, txns_unknown;
 };
 
 static const char *at = "";
@@ -589,8 +591,12 @@ static int check_reads(struct world *w)
 	return 0;
 }
 
+#include "broker_copies_txn.h"
+
 static int step(struct world *w)
 {
+	if (w->txns && txn_step(w, w->txns))
+		return -1;
 	if (check_reads(w) || tend(w) || (chance(w, 40) == 0 && change_topic(w)) ||
 	    (chance(w, 60) == 0 && member_moves(w)) || take_by_members(w) || take_by_sharer(w) ||
 	    send_some(w) || fill_some(w) ||
@@ -654,7 +660,7 @@ static int begin(struct world *w)
 						       .invisible_ns = 1000 * SECOND,
 						       .prefetch_count = 16),
 				    &w->sharer) == 0);
-	return 0;
+	return w->txns ? txn_begin_side(w, w->txns) : 0;
 }
 
 static void tell_broker(struct thmq_broker *b)
@@ -756,7 +762,7 @@ static int end(struct world *w)
 		CHECK(w, thmq_partition_describe(w->session, "t", i, "g", &info) == 0);
 		CHECK(w, !w->next_to[i] || info.group_offset == w->offsets[1][i] + 1);
 	}
-	if (check_topics(w) || read_again(w))
+	if ((w->txns && txn_end(w, w->txns)) || check_topics(w) || read_again(w))
 		return -1;
 	count_moved(w);
 	at = "end";
@@ -796,6 +802,7 @@ static int run(uint64_t seed, uint32_t defects, struct world *sum)
 		return -1;
 	w->seed = seed;
 	w->defects = defects;
+	w->txns = seed % 2 ? calloc(1, sizeof(*w->txns)) : NULL;
 	thmqi_prng_seed(&w->prng, seed);
 	rc = begin(w);
 	for (i = 0; i < 600 && !rc && !is_done(w); i++) {
@@ -812,7 +819,13 @@ static int run(uint64_t seed, uint32_t defects, struct world *sum)
 	sum->refused += w->refused;
 	sum->moved += w->moved;
 	sum->read += w->read;
+	if (w->txns) {
+		sum->txns_committed += w->txns->committed;
+		sum->txns_aborted += w->txns->aborted;
+		sum->txns_unknown += w->txns->unknown;
+	}
 	finish(w);
+	free(w->txns);
 	free(w);
 	return rc;
 }
@@ -851,8 +864,10 @@ int main(int argc, char **argv)
 		if (run(seed, 0, &sum) && ++failed == 3)
 			break;
 	printf("%llu seeds, %u times disconnected, %u kills, %u power cuts, %u topics made and "
-	       "deleted, %u messages refused, %llu runs appended again, %llu looks at what is read without a majority, %llu failed\n",
-	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read,
+	       "deleted, %u messages refused, %llu runs appended again, %llu looks at what is read without a majority; %u transactions "
+	       "committed, %u aborted, %u times not known at first; %llu failed\n",
+	       (unsigned long long)(seed - first), sum.lost, sum.kills, sum.cuts, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read, sum.txns_committed,
+	       sum.txns_aborted, sum.txns_unknown,
 	       (unsigned long long)failed);
 	return failed != 0 || (count >= 10 && (!sum.lost || !is_caught(first)));
 }
