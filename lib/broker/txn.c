@@ -807,6 +807,22 @@ void thmqi_txns_reset(struct meta *m)
 	}
 }
 
+static void on_left(struct thmqi_broker_post *post)
+{
+	free(post->arg);
+}
+
+/* Its log has just failed, and said so by a post that has not come yet. */
+static bool is_on_its_way(const struct shard *s, const struct thmqi_broker_post *post)
+{
+	uint64_t i;
+
+	for (i = s->pending_head; i != s->pending_tail; i++)
+		if (s->pending[i & (PENDING_COUNT - 1)].post == post)
+			return false; /* it never will */
+	return true;
+}
+
 void thmqi_txns_close(struct meta *m)
 {
 	struct txns *t = m->txns;
@@ -821,8 +837,16 @@ void thmqi_txns_close(struct meta *m)
 		thmqi_list_del(&w->link);
 		free(w);
 	}
-	while (!thmqi_list_empty(&t->all))
-		txn_free(thmqi_list_first(&t->all, struct txn, link));
+	while (!thmqi_list_empty(&t->all)) {
+		struct txn *x = thmqi_list_first(&t->all, struct txn, link);
+
+		if (!x->storing_on || !is_on_its_way(m->shard, &x->storing)) {
+			txn_free(x);
+			continue;
+		}
+		thmqi_list_del(&x->link);
+		x->storing.run = on_left;
+	}
 	thmqi_map_fini(&t->by_id);
 	thmqi_map_fini(&t->ended_ids);
 	free(t->ended);

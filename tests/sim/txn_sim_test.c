@@ -404,6 +404,8 @@ static int put(struct world *w, struct client *c, struct open_txn *o, uint32_t p
 		thmq_poll(w->env, 0);
 		return 0;
 	}
+	if (seq == -EINVAL && o && w->txns[o->index].fate == ABORTED) /* its commit was asked for, and not answered */
+		return 0;
 	DONE_OR_DOWN(w, seq > 0);
 	message_make(w, p, o ? o->index : 0);
 	return 0;
