@@ -629,7 +629,7 @@ static struct shard *orphan(struct thmq_broker *b)
 	uint32_t i;
 
 	for (i = 0; i < b->shard_count; i++)
-		if (b->shards[i].open && atomic_load(&b->shards[i].core->owner) == 0)
+		if (b->shards[i].open && !thmqi_core_is_driven(b->shards[i].core))
 			return &b->shards[i];
 	return NULL;
 }

@@ -396,8 +396,7 @@ static bool would_wait_for_ever(struct thmq_session *s, const struct thmq_core *
 	if (mine && mine->in_poll)
 		return true;
 	for (i = 0; i < s->shard_count; i++)
-		if (s->links[i] && !s->links[i]->dead && !s->links[i]->wire->far &&
-		    atomic_load_explicit(&s->links[i]->wire->core->owner, memory_order_relaxed) == 0)
+		if (s->links[i] && !s->links[i]->dead && !s->links[i]->wire->far && !thmqi_core_is_driven(s->links[i]->wire->core))
 			return true;
 	return false;
 }

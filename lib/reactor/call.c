@@ -117,7 +117,7 @@ static int wait_for(struct call *c, struct thmq_core *core, uint64_t timeout_ns)
 	while (!is_done(c)) {
 		if (now >= deadline && drop(c))
 			return -ETIMEDOUT;
-		if (atomic_load(core->owner) == 0 && drop(c))
+		if (!thmqi_core_is_driven(core) && drop(c))
 			return -EDEADLK;
 		nap(c, now >= deadline ? NAP_NS : THMQI_MIN(deadline - now, NAP_NS));
 		now = clock->now_ns(clock->ctx);
@@ -140,7 +140,7 @@ static struct call *call_alloc(struct thmq_core *core, struct thmq_core *mine, u
 	struct call *c = calloc(1, sizeof(*c));
 	uint64_t waited_ns;
 
-	for (waited_ns = 0; !c && waited_ns <= timeout_ns && atomic_load(core->owner);
+	for (waited_ns = 0; !c && waited_ns <= timeout_ns && thmqi_core_is_driven(core);
 	     waited_ns += 50000) {
 		c = atomic_exchange(&l->free_call, NULL);
 		if (!c && mine)
@@ -164,11 +164,11 @@ int thmqi_core_call(struct thmq_core *core, int (*fn)(struct thmq_core *core, vo
 		return -EDEADLK;
 	if (thmqi_core_is_mine(core))
 		return fn(core, arg);
-	if (atomic_load(core->owner) == 0)
+	if (!thmqi_core_is_driven(core))
 		return -EDEADLK;
 	c = call_alloc(core, mine, timeout_ns);
 	if (!c)
-		return atomic_load(core->owner) ? -ENOMEM : -EDEADLK;
+		return thmqi_core_is_driven(core) ? -ENOMEM : -EDEADLK;
 	c->to = core;
 	c->task.run = run_call;
 	c->from = mine;

@@ -107,7 +107,7 @@ int thmqi_joint_connect(struct thmqi_transport *t, const char *url, uint32_t sha
 	link->shard = shard;
 	link->core = core_for(t, shard);
 	link->packs = true;
-	if (atomic_load(link->core->owner) == 0)
+	if (!thmqi_core_is_driven(link->core))
 		rc = thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
 				link->core->index);
 	else if (thmqi_listener_make(t, NULL, acceptor, &link->listener) != 0)

@@ -75,7 +75,7 @@ static int look_up(struct thmqi_transport *t, const struct place *p,
 	core = l->acceptor.core_of(l->acceptor.ctx, shard);
 	if (!core)
 		return thmqi_fail(-ECONNREFUSED, "%s: it has no shard %u", url, shard);
-	if (atomic_load(core->owner) == 0)
+	if (!thmqi_core_is_driven(core))
 		return thmqi_fail(-EDEADLK, "%s: no thread drives core %u; attach one", url,
 				  core->index);
 	*ret_listener = l;

@@ -143,6 +143,12 @@ static inline bool thmqi_core_is_mine(const struct thmq_core *c)
 	return atomic_load_explicit(c->owner, memory_order_relaxed) == thmqi_thread_self();
 }
 
+/* Is there a thread that drives it? */
+static inline bool thmqi_core_is_driven(const struct thmq_core *c)
+{
+	return atomic_load(c->owner) != 0;
+}
+
 /* thmq_poll(): see thundermq.h. A mere wake-up is no work. */
 int thmqi_core_poll(struct thmq_core *core, uint64_t timeout_ns);
 /* For a host's own loop: descriptor and arm, by the owner. Under policy poll arm always returns 1. */
