@@ -855,7 +855,7 @@ int main(int argc, char **argv)
 	uint64_t count = argc > 2                    ? strtoull(argv[2], NULL, 0)
 			 : getenv("THMQ_TEST_FULL")  ? 2000
 			 : getenv("THMQ_TEST_SMALL") ? 10
-						     : 40;
+						     : 30;
 	struct world sum = {0};
 
 	mallopt(M_MMAP_THRESHOLD, 1 << 17); /* what is mostly never touched stays so, and is not zeroed seed after seed */

@@ -835,7 +835,7 @@ int main(int argc, char **argv)
 {
 	const char *full = getenv("THMQ_TEST_FULL"), *small = getenv("THMQ_TEST_SMALL"); /* beside sanitizers */
 	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
-	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) : full ? 20000 : small ? 60 : 200;
+	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) : full ? 20000 : small ? 40 : 120;
 	uint64_t sweeps = full ? 40 : 1, seed, failed = 0;
 
 	for (seed = first; seed < first + count; seed++)
