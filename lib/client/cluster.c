@@ -46,25 +46,14 @@ int thmqi_client_cluster_nodes(struct thmq_session *s, struct thmq_node *ret_nod
 static int repeat(struct thmq_session *s, const struct thmqi_request *r, uint64_t timeout_ns)
 {
 	uint64_t deadline = thmqi_session_deadline(s, timeout_ns ? timeout_ns : s->opts.timeout_ns);
-	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
-	uint64_t until;
 	int rc;
 
-	for (;;) {
-		rc = thmqi_session_meta(s, r, NULL);
-		if (rc != -EAGAIN)
+	while ((rc = thmqi_session_meta(s, r, NULL)) == -EAGAIN) {
+		rc = thmqi_session_rest(s, AGAIN_NS, deadline);
+		if (rc)
 			return rc;
-		until = clock->now_ns(clock->ctx) + AGAIN_NS;
-		if (until >= deadline)
-			return -ETIMEDOUT;
-		do { /* events may come meanwhile, and wait to be taken */
-			rc = thmqi_client_session_wait(s, until - clock->now_ns(clock->ctx));
-			if (rc < 0)
-				return rc;
-			if (rc > 0)
-				break;
-		} while (clock->now_ns(clock->ctx) < until);
 	}
+	return rc;
 }
 
 static int change(struct thmq_session *s, uint64_t id, const char *address, uint32_t role,
@@ -129,22 +118,18 @@ static int who_leads(struct thmq_session *s, uint64_t *ret_id)
 int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t timeout_ns)
 {
 	uint64_t deadline = thmqi_session_deadline(s, timeout_ns ? timeout_ns : s->opts.timeout_ns);
-	const struct thmqi_clock *clock = thmqi_env_core(s->env, 0)->clock;
 	struct thmqi_request r = {.op = THMQI_OP_LEAD, .volatile_bytes = id};
 	uint64_t before = 0, now_leads = 0;
 	int rc = who_leads(s, &before);
 
 	now_leads = before;
 	while (!rc && (id ? now_leads != id : now_leads == before)) {
-		if (clock->now_ns(clock->ctx) >= deadline)
-			rc = -ETIMEDOUT;
-		if (!rc)
-			rc = thmqi_session_meta(s, &r, NULL);
+		rc = thmqi_session_meta(s, &r, NULL);
 		/* it is under way; or it has happened, and whom it was said to leads no more, or is away: who leads now says it */
 		if (rc == -EAGAIN || rc == -THMQ_ENOTLEADER || rc == -ECONNRESET)
 			rc = 0;
 		if (!rc)
-			rc = THMQI_MIN(thmqi_client_session_wait(s, AGAIN_NS), 0);
+			rc = thmqi_session_rest(s, AGAIN_NS, deadline);
 		if (!rc)
 			rc = who_leads(s, &now_leads);
 	}
