@@ -14,7 +14,7 @@
 #define STALE_NS 1e9   /* a gap that long: what was known before it is not the present */
 #define RECENT 0.02    /* of the regret is the last wait's */
 #define STEP 1.05      /* of the correction at each outcome */
-#define WORTH_MIN THMQI_POLICY_WORTH_MIN /* of the user's omega: no more is taken … */
+/* Of the user's omega no more is taken than down to THMQI_POLICY_WORTH_MIN … */
 #define FIXED_MIN_NS 1000.0 /* … but by a cap from a long fixed budget, down to this, … */
 #define SKI_MIN 1e-5        /* … and from ski */
 #define WAKE_STEP 1.05 /* of the latency at each wake-up */
@@ -60,7 +60,7 @@ static double budget(const struct thmqi_policy *p)
 	case THMQI_POLICY_SKI:
 		/* with latency worth nothing it still spins for a sleep's processor time, and through all gaps that are shorter: no cap
 		 * would hold */
-		return thmqi_policy_sleep_cost(p) * fmin(1, worth_left(p) / WORTH_MIN);
+		return thmqi_policy_sleep_cost(p) * fmin(1, worth_left(p) / THMQI_POLICY_WORTH_MIN);
 	case THMQI_POLICY_PREDICTIVE:
 		if (thmqi_policy_follows_forecast(p))
 			return predicted(p);
@@ -192,7 +192,7 @@ void thmqi_policy_forecast(struct thmqi_policy *p, double rate, bool trusted)
 
 void thmqi_policy_cap(struct thmqi_policy *p, double share, double share_max)
 {
-	double least = WORTH_MIN;
+	double least = THMQI_POLICY_WORTH_MIN;
 
 	if (p->kind == THMQI_POLICY_FIXED)
 		least = fmin(least, FIXED_MIN_NS / p->costs.spin_max_ns);
