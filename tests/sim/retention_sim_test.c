@@ -52,6 +52,16 @@ static void up(uint64_t seed)
 	start();
 }
 
+/* With a log of 6 MiB at most. */
+static void up_bounded(uint64_t seed, uint32_t full_policy)
+{
+	up(seed);
+	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
+	w.opts.limit_bytes = 6u << 20;
+	w.opts.full_policy = full_policy;
+	start();
+}
+
 static void restart(bool cut)
 {
 	if (cut)
@@ -296,11 +306,7 @@ static void at_the_limit(void)
 {
 	struct thmq_partition_info info;
 
-	up(6);
-	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
-	w.opts.limit_bytes = 6u << 20;
-	w.opts.full_policy = THMQ_FULL_DROP_OLDEST;
-	start();
+	up_bounded(6, THMQ_FULL_DROP_OLDEST);
 	make("t", NULL);
 	publish("t", 1, 10);
 	CHECK(consume("t", "g", 1, NULL) == 0);
@@ -471,10 +477,7 @@ static void full_until_it_was_read(uint32_t flags)
 	struct thmq_message m;
 	uint64_t count;
 
-	up(60);
-	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
-	w.opts.limit_bytes = 6u << 20;
-	start();
+	up_bounded(60, THMQ_FULL_REFUSE);
 	make("t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
 	make("kept", NULL);
 	publish("kept", 3, 100);
@@ -507,10 +510,7 @@ static void full_when_a_transaction_ends(bool commits)
 	struct thmq_txn *txn;
 	uint64_t end;
 
-	up(62);
-	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
-	w.opts.limit_bytes = 6u << 20;
-	start();
+	up_bounded(62, THMQ_FULL_REFUSE);
 	make("t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
 	CHECK(thmq_producer_open(w.session, "t", NULL, &p) == 0);
 	CHECK(thmq_txn_begin(w.session, THMQ_TXN_OPTS(.timeout_ns = 3600 * SECOND), &txn) == 0);
@@ -538,10 +538,7 @@ static void full_when_it_is_time(void)
 	struct thmq_producer *p;
 	uint32_t i;
 
-	up(61);
-	CHECK(thmq_env_close(w.env, 60 * SECOND) == 0);
-	w.opts.limit_bytes = 6u << 20;
-	start();
+	up_bounded(61, THMQ_FULL_REFUSE);
 	make("t", NULL);
 	make("kept", NULL);
 	CHECK(thmq_producer_open(w.session, "t", NULL, &p) == 0);

@@ -13,6 +13,7 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "disk/sim.h"
+#include "seeds.h"
 
 #define MS 1000000ull
 #define SECOND 1000000000ull
@@ -95,14 +96,6 @@ struct world {
 	uint64_t commits, aborts, prepares, unknown_all, unknown_none, late;
 };
 
-static const char *at = "";
-#define CHECK(w, x) \
-	do { \
-		if (!(x)) { \
-			fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n", (unsigned long long)(w)->seed, at, __LINE__, #x, thmq_errmsg()); \
-			return -1; \
-		} \
-	} while (0)
 /* What fails because the power has gone is no failure: 1 ends the life. */
 #define DONE_OR_DOWN(w, x) \
 	do { \
@@ -835,18 +828,15 @@ int main(int argc, char **argv)
 {
 	const char *full = getenv("THMQ_TEST_FULL"), *small = getenv("THMQ_TEST_SMALL"); /* beside sanitizers */
 	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
-	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 0) : full ? 20000 : small ? 40 : 120;
-	uint64_t sweeps = full ? 40 : 1, seed, failed = 0;
+	uint64_t sweeps = full ? 40 : 1, seed, failed;
 
-	for (seed = first; seed < first + count; seed++)
-		if (run(seed) && ++failed == 5)
-			break;
+	each_seed(argc, argv, small ? 40 : 120, 20000, run, &failed);
 	for (seed = first; seed < first + sweeps && !failed; seed++)
 		failed += sweep(seed, full ? 1 : small ? 5 : 1) != 0;
-	printf("%llu seeds and %llu cuts, %llu failed: %llu transactions committed, %llu aborted, %llu prepared; when the power went %llu were committed and not "
+	printf("%llu cuts, %llu failed: %llu transactions committed, %llu aborted, %llu prepared; when the power went %llu were committed and not "
 	       "told, %llu were not committed; %llu late claims\n",
-	       (unsigned long long)count, (unsigned long long)totals.cuts, (unsigned long long)failed, (unsigned long long)totals.commits,
-	       (unsigned long long)totals.aborts, (unsigned long long)totals.prepares, (unsigned long long)totals.unknown_all,
-	       (unsigned long long)totals.unknown_none, (unsigned long long)totals.late);
+	       (unsigned long long)totals.cuts, (unsigned long long)failed, (unsigned long long)totals.commits, (unsigned long long)totals.aborts,
+	       (unsigned long long)totals.prepares, (unsigned long long)totals.unknown_all, (unsigned long long)totals.unknown_none,
+	       (unsigned long long)totals.late);
 	return failed != 0;
 }
