@@ -280,7 +280,7 @@ static int begin(struct world *w)
 		snprintf(dir, sizeof(dir), "data%u", i + 1);
 		CHECK(w, thmqi_disk_sim_open_beside(w->room, dir, w->seed * 16 + i + 1, &disk, &w->disks[i]) == 0);
 	}
-	CHECK(w, thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20),
+	CHECK(w, thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20, .policy = THMQ_POLICY_EVENT),
 				    thmqi_disk_sim_world(w->room), &w->env) == 0);
 	w->core = thmqi_env_core(w->env, 0);
 	w->net = (struct thmqi_poller){.poll = net_poll, .arm = net_arm, .name = "net"};

@@ -321,7 +321,7 @@ static int open_group(struct node *n)
 	};
 
 	first_members(w, &members);
-	if (thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 32u << 20), thmqi_disk_sim_world(n->sim),
+	if (thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 32u << 20, .policy = THMQ_POLICY_EVENT), thmqi_disk_sim_world(n->sim),
 			   &n->env) != 0)
 		world_fail(w, n, "no environment", 0);
 	n->core = thmqi_env_core(n->env, 0);
