@@ -481,7 +481,6 @@ static const struct defect defects[] = {
 	{.name = "forgotten vote", .group = THMQI_GROUP_FORGET_VOTE, .seeds = 200},
 	{.name = "lying flush", .disk = THMQI_DISK_SIM_LYING, .seeds = 60},
 	{.name = "lying flush, as clients see it", .disk = THMQI_DISK_SIM_LYING, .seeds = 100, .clients = true},
-	{.name = "without rule B3", .group = THMQI_GROUP_NO_B3, .seeds = 60},
 };
 
 /* Somebody must miss something, or a copy say what cannot be. */
