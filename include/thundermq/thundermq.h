@@ -168,8 +168,9 @@ struct thmq_env_opts {
 	/* How a core weighs what it spends on waiting; for FIXED cpu_cap_percent only. doc/polling.md tells more. */
 	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
 	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
-	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
-	 * takes about a millisecond; the wake-up also later, whenever a thread of the process makes one */
+	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, which
+	 * takes about a millisecond, and learned from then on: the processor time at every eighth sleep, the wake-up whenever a thread of
+	 * the process makes one */
 	uint32_t wake_cpu_ns;
 	uint32_t wake_latency_ns;
 };
