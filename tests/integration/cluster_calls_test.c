@@ -171,6 +171,43 @@ static void read_ranks(void)
 	CHECK(thmq_consumer_close(c, PATIENCE_NS) == 0);
 }
 
+static struct thmq_producer *more_producer;
+static struct thmq_consumer *more_reader;
+static uint32_t more_count;
+
+/* One more partition, of a producer and a reader that stay open whoever leads. */
+static void more(void)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	struct thmq_message m;
+	uint32_t i, seen = 0;
+	int64_t rc;
+	int n;
+
+	if (!more_count++) {
+		CHECK(thmq_topic_create(w.session, "more", NULL) == 0);
+		CHECK(thmq_producer_open(w.session, "more", NULL, &more_producer) == 0);
+		CHECK(thmq_consumer_open(w.session, "more", NULL, NULL, &more_reader) == 0);
+	}
+	CHECK(thmq_topic_alter(w.session, "more", THMQ_TOPIC_OPTS(.partition_count = more_count), THMQ_ALTER_PARTITIONS) == 0);
+	for (i = 0; i < more_count; i++)
+		while ((rc = thmq_send(more_producer, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = i))) < 0) {
+			CHECK((rc == -THMQ_ENOPARTITION || rc == -EAGAIN || rc == -THMQ_ENOQUORUM) && now() < end);
+			CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+		}
+	while (seen != (1u << more_count) - 1) {
+		n = thmq_fetch(more_reader, &m, 1);
+		CHECK(n >= 0 && now() < end);
+		if (n) {
+			CHECK(!(seen & 1u << m.partition));
+			seen |= 1u << m.partition;
+			CHECK(thmq_release(more_reader, &m, 1) == 0);
+		} else {
+			CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+		}
+	}
+}
+
 static void look(void)
 {
 	struct thmq_partition_info part = {.size = sizeof(part)};
@@ -193,6 +230,7 @@ static void look(void)
 		CHECK(found.offset >= KEYS * (EACH - 1) + k); /* the newest: offsets rise, and may be stepped over */
 	}
 	read_ranks();
+	more();
 }
 
 /* And what was altered is not only told: who leads now goes by it. */
@@ -233,6 +271,8 @@ static void topics_are_followed(void)
 	rig_open(who);
 	CHECK(thmq_topic_delete(w.session, "ranks") == 0);
 	CHECK(thmq_topic_delete(w.session, "keys") == 0);
+	CHECK(thmq_producer_close(more_producer, PATIENCE_NS) == 0 && thmq_consumer_close(more_reader, PATIENCE_NS) == 0);
+	CHECK(thmq_topic_delete(w.session, "more") == 0);
 }
 
 /* ------------------------------------------------------------------------ calls */
@@ -356,7 +396,7 @@ static void one_round(uint32_t number)
 	struct thmq_group_member member = {.size = sizeof(member)};
 	struct thmq_node node = {.size = sizeof(node)};
 	struct thmq_event e;
-	uint32_t owners[4];
+	uint32_t owners[6];
 	char topic[32];
 	int rc;
 
@@ -368,16 +408,19 @@ static void one_round(uint32_t number)
 	DONE(thmq_topic_alter(w.session, topic, THMQ_TOPIC_OPTS(.ttl_ns = (number + 1) * SECOND * 1000), THMQ_ALTER_TTL) == 0);
 	DONE(thmq_topic_describe(w.session, topic, &info) == 0 && info.ttl_ns == (number + 1) * SECOND * 1000);
 	DONE(thmq_topic_list(w.session, &info, 1) == 1);
-	produce(topic, 20);
-	DONE(thmq_partition_describe(w.session, topic, number % 4, NULL, &part) == 0);
+	produce(topic, 10);
+	DONE(thmq_topic_alter(w.session, topic, THMQ_TOPIC_OPTS(.partition_count = 6), THMQ_ALTER_PARTITIONS) == 0);
+	DONE(thmq_topic_describe(w.session, topic, &info) == 0 && info.partition_count == 6);
+	produce(topic, 10);
+	DONE(thmq_partition_describe(w.session, topic, number % 6, NULL, &part) == 0);
 	consume(topic, NULL, 0, 20);
 	consume(topic, "g", 0, 20);
 	consume(topic, "s", THMQ_CONSUMER_SHARED, 20);
 	DONE(thmq_group_list(w.session, topic, &group, 1) == 2);
 	DONE(thmq_group_describe(w.session, topic, "g", &group) == 0);
 	DONE(thmq_group_members(w.session, topic, "g", &member, 1) >= 0);
-	DONE(thmq_group_owners(w.session, topic, "g", owners, 4) == 4);
-	DONE(thmq_partition_describe(w.session, topic, number % 4, "g", &part) == 0);
+	DONE(thmq_group_owners(w.session, topic, "g", owners, 6) == 6);
+	DONE(thmq_partition_describe(w.session, topic, number % 6, "g", &part) == 0);
 	DONE(thmq_group_reset(w.session, topic, "g", UINT32_MAX, THMQ_START_BEGIN, 0, THMQ_GROUP_FORCE) == 0);
 	DONE(thmq_group_reset(w.session, topic, "g", UINT32_MAX, THMQ_START_TIME, 1, THMQ_GROUP_FORCE) == 0);
 	DONE(thmq_group_delete(w.session, topic, "g", THMQ_GROUP_FORCE) == 0);
