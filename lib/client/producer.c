@@ -566,8 +566,9 @@ static __attribute__((noinline)) int claim_staged(struct thmq_producer *p, const
 int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
 		       struct thmq_claim *ret_claim)
 {
-	return thmqi_unlikely(p->pack != NULL) ? claim_staged(p, opts, len, ret_claim)
-					       : claim_one(p, opts, len, AS_IT_IS, ret_claim);
+	if (thmqi_unlikely(p->pack != NULL))
+		return claim_staged(p, opts, len, ret_claim);
+	return opts ? claim_one(p, opts, len, AS_IT_IS, ret_claim) : claim_one(p, NULL, len, AS_IT_IS, ret_claim);
 }
 
 /* What @claim tells, if it is one of @p that is neither committed nor aborted. */
