@@ -360,6 +360,9 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 {
 	struct shard *s = ctx;
 
+	/* another one leads, and its first batches are here before it was said: what they end must not be under way here any more */
+	if (thmqi_unlikely(s->lead->serves))
+		depose(s);
 	return s->lead->rebuild ? 0 : thmqi_shard_replay(s, run);
 }
 
