@@ -3,7 +3,7 @@
  * Three brokers in three processes that keep the same data, over TCP on loopback, and a client in a fourth one: the broker that leads is killed, stopped, or leaves in good
  * order, and comes back; one that follows stands still, and all of them; and all are drained and restarted one by one; the session finds who leads by itself. What was acknowledged is there, each message once and in order. Members of groups work meanwhile, by
  * sessions of their own: of an exclusive one, of which one member comes and goes, nobody misses anything, and what they acknowledged stays so; of a shared one
- * each message comes at least once, and never again where a member was told that its acknowledgement is stored.
+ * each message comes at least once, and never again where a member was told that its acknowledgement is stored. And there are transactions: cluster_kill_txn.h.
  *
  * usage: cluster_kill_test [rounds] [seed] - THMQ_TEST_FULL=1 means 30 rounds
  */
@@ -336,6 +336,8 @@ static uint32_t seen_by_all(void)
 	return n;
 }
 
+#include "cluster_kill_txn.h"
+
 /* ----------------------------------------------------------------------- both */
 
 static void step(void)
@@ -344,6 +346,7 @@ static void step(void)
 	take_some();
 	take_events();
 	work();
+	txns_step();
 	CHECK(thmq_session_wait(w.session, SECOND / 1000) >= 0);
 }
 
@@ -387,6 +390,7 @@ static void begin(void)
 				 &w.producer) == 0);
 	CHECK(thmq_consumer_open(w.session, "t", NULL, NULL, &w.consumer) == 0);
 	hire();
+	txns_begin();
 	catch_up(200);
 }
 
@@ -512,6 +516,7 @@ static void end(void)
 	uint32_t i;
 
 	end_shared();
+	txns_end();
 	for (i = 0; i < WORKERS; i++)
 		CHECK(thmq_session_close(w.workers[i].session, 30 * SECOND) == 0);
 	CHECK(thmq_flush(w.producer, 30 * SECOND) == 0);
