@@ -101,6 +101,7 @@ struct selection; /* select.c */
 struct ranks;     /* ranks.c */
 struct asking;    /* request.c */
 struct answering; /* reply.c */
+struct unstored;  /* shared.c */
 
 #define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
 
@@ -186,6 +187,7 @@ struct reading {
 	/* of a shared group: shared.c */
 	uint64_t settle_from, settle_to; /* acks that were not sent yet; none where both are the same */
 	uint32_t settle_sent, settle_stored; /* serials of acks */
+	struct unstored *unstored; /* those that are on their way; NULL: where they are lost, that is all */
 };
 
 struct wanted_tag {
@@ -475,7 +477,9 @@ bool thmqi_shared_acks_stored(const struct reading *r);
 void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f);
 void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
-void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
+/* What was said on its connection may not have been heard. @again: acks are said again once there is another. */
+void thmqi_shared_lost(struct reading *r, bool again);
+void thmqi_shared_fini(struct reading *r);
 void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
 void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
 bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* one that is not dead, and is not for the app any more */
