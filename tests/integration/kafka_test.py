@@ -316,7 +316,7 @@ def more_partitions(b):
 
 
 def transactional(b, name, **more):
-    p = confluent_kafka.Producer({**QUICK, 'bootstrap.servers': b.url, 'transactional.id': name, 'linger.ms': 1, 'reconnect.backoff.max.ms': 100,
+    p = confluent_kafka.Producer({'bootstrap.servers': b.url, 'transactional.id': name, 'linger.ms': 1, 'reconnect.backoff.max.ms': 100,
                                   'retry.backoff.ms': 50, 'log_level': 0, **more})
     p.init_transactions(20)
     return p
