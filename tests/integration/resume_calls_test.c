@@ -63,7 +63,7 @@ static void breaks(struct thmq_intercept *what)
 	if (!cut.reopen)
 		return;
 	cut.reopen = false;
-	CHECK(thmq_broker_close(broker, 5 * SECOND) == 0);
+	CHECK(thmq_broker_close(broker, 60 * SECOND) == 0); /* its device may be busy with others */
 	broker_up();
 }
 
