@@ -3,7 +3,8 @@
  * transport_contract_test.c - what a session promises, over any medium: topics, producers, consumers, groups, seeks, acks, events,
  * big messages, back-pressure, close. The medium may change how long things take, and nothing else.
  *
- * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, tcp (another environment, threads), tcp-host (another one,
+ * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, own (as tcp, by a transport that this program registers, and that delays and
+ * cuts into pieces), tcp (another environment, threads), tcp-host (another one,
  * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
