@@ -69,7 +69,7 @@ static bool acks_stored(void *arg)
 	return each_is(arg, ack_stored);
 }
 
-int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
+static int flush(struct thmq_consumer *c, uint64_t timeout_ns, bool closes)
 {
 	struct thmq_session *s = c->session;
 	uint32_t i;
@@ -89,11 +89,16 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 		rc = -THMQ_ENOQUORUM;
 	for (i = 0; i < c->reading_count && !rc; i++)
 		rc = thmqi_reading(c, i)->state == READING_NONE ? 0 : thmqi_reading(c, i)->ack_error;
-	if (rc == 0 && c->fenced) {
-		c->fenced = false;
+	if (rc == 0 && (c->fenced || (c->doubted && !closes))) { /* to one that closes nothing comes any more */
+		c->fenced = c->doubted = false;
 		return -THMQ_EFENCED;
 	}
 	return rc;
+}
+
+int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
+{
+	return flush(c, timeout_ns, false);
 }
 
 /* --------------------------------------------------------------------- seek */
@@ -538,7 +543,7 @@ int thmqi_client_consumer_close(struct thmq_consumer *c, uint64_t timeout_ns)
 	if (!s->dead && thmqi_session_stuck(s))
 		return -EDEADLK;
 	if (c->grouped || c->shared)
-		rc = thmqi_client_consumer_flush(c, timeout_ns);
+		rc = flush(c, timeout_ns, true);
 	if (rc == -EDEADLK && !s->dead)
 		return rc;
 	return consumer_end(c, deadline, rc);

@@ -241,6 +241,7 @@ struct thmq_consumer {
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
+	bool doubted; /* shared: acks were lost with a connection and sent again; what they are of may have come meanwhile */
 	bool stalled; /* told that the app holds everything */
 	int error; /* what fetch returns from now on; 0 */
 	bool error_told; /* fetch has returned it */

@@ -263,6 +263,8 @@ void thmqi_shared_lost(struct reading *r, bool again)
 
 	if (!u || !again || u->forgot)
 		r->consumer->fenced = r->consumer->fenced || acks_are_out(r);
+	else
+		r->consumer->doubted = r->consumer->doubted || acks_are_out(r);
 	if (u && again) {
 		drop_stored(r);
 		if (r->settle_from != r->settle_to && !add_unstored(u, r->settle_from, r->settle_to, 0))

@@ -128,9 +128,9 @@ static int take_by_sharer(struct world *w)
 		return 0;
 	at = "shared group, flush";
 	rc = thmq_consumer_flush(w->sharer, chance(w, 2) * 20 * MS);
-	CHECK(w, rc == 0 || rc == -ETIMEDOUT || rc == -THMQ_EFENCED);
-	for (uint32_t p = 0; p < PARTITIONS; p++)
-		for (uint32_t k = 0; k < MESSAGES && rc != -ETIMEDOUT; k++) {
+	CHECK(w, rc == 0 || rc == -ETIMEDOUT || rc == -THMQ_ENOQUORUM || rc == -THMQ_EFENCED);
+	for (uint32_t p = 0; p < PARTITIONS && rc != -ETIMEDOUT && rc != -THMQ_ENOQUORUM; p++)
+		for (uint32_t k = 0; k < MESSAGES; k++) {
 			w->stored[p][k] |= w->acked[p][k] && rc == 0;
 			w->acked[p][k] = false;
 		}
