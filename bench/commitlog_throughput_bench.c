@@ -160,9 +160,9 @@ static void bandwidth(struct bench *b, const struct shape *s)
 	struct target t;
 	char dir[4096], fio_name[96];
 
-	if (!bench_wants(b, s->name))
-		return;
 	snprintf(fio_name, sizeof(fio_name), "%s_fio", s->name);
+	if (!bench_wants(b, s->name) && !bench_wants(b, fio_name))
+		return;
 	fio.name = fio_name;
 	fio.rival = "fio";
 	w.disk = rig_disk_open(b->dir, volume + volume / 4);

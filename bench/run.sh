@@ -89,7 +89,10 @@ case " $parts " in *' memory '*) # loaded while it runs
 		echo "bench/run.sh: not all rivals can be installed, the others are measured" >&2 ;;
 esac
 targets=''
-for p in $wanted; do targets="$targets bench/$p"; done
+for p in $wanted; do
+	targets="$targets bench/$p"
+	[ "$p" != kafka_bench ] || targets="$targets examples/kafka/kafka" # the broker that it measures
+done
 # shellcheck disable=SC2086 # lists of words
 ninja -C "$build" $targets >&2
 

@@ -41,9 +41,13 @@ static const struct command {
 	 "                       2026-01-31: its midnight, both UTC\n"
 	 "  --compress NAME      lz4 or zstd: what is sent is stored so, and unpacked by who reads it\n"
 	 "  --durability LEVEL   memory, written or durable (default)\n"
+	 "  --atomic             all of it or nothing, in one transaction (an hour at most)\n"
+	 "  --prepare NAME       likewise, but whether it counts is said later: it prints the number\n"
+	 "                       for thmq txn commit or thmq txn abort, and until then nobody sees it\n"
 	 "  --quiet              no progress, no summary\n"
 	 "  --json               the summary as JSON: messages (how many were stored), bytes,\n"
-	 "                       seconds, complete, not_stored, unknown (stored or not)\n"},
+	 "                       seconds, complete, not_stored, unknown (stored or not), transaction\n"
+	 "                       (the number that --prepare prints, or 0)\n"},
 	{"sub", cmd_sub, "thmq sub DIR TOPIC",
 	 "Prints the messages of a topic, one a line.\n"
 	 "\n"
@@ -114,6 +118,12 @@ static const struct command {
 	 "  --partition N        reset: in this partition only\n"
 	 "  --force              reset, delete: also a group that has members; they are put out\n"
 	 "  --json               list, describe: as JSON\n"},
+	{"txn", cmd_txn, "thmq txn list|abort|commit DIR [ID]",
+	 "Tells of the transactions that are not over: whose they are, since when, for how long\n"
+	 "still; and ends one that holds up what it has written to. One that is open can only be\n"
+	 "aborted, one that is prepared be committed too.\n"
+	 "\n"
+	 "  --json               list: as JSON, one object a transaction\n"},
 	{"serve", cmd_serve, "thmq serve DIR",
 	 "Opens the directory, which is made if it is absent, for other processes, until it is\n"
 	 "interrupted. They name the URL where DIR stands in pub, sub and topic; on the same\n"
@@ -239,7 +249,7 @@ static const struct command {
 };
 
 /* Of the commands that meet other processes. */
-static const char *const meeting[] = {"pub", "sub", "browse", "redrive", "topic", "group", "ping", "serve", "bench", "cluster"};
+static const char *const meeting[] = {"pub", "sub", "browse", "redrive", "topic", "group", "txn", "ping", "serve", "bench", "cluster"};
 static const char tls_help[] =
 	"\n"
 	"TLS, for tls://host:port, and for tcp:// too if one of these is given:\n"
@@ -363,7 +373,7 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub, browse, redrive, topic, group, ping and bench take the URL of a broker, tcp://host:port or\n"
+		     "pub, sub, browse, redrive, topic, group, txn, ping and bench take the URL of a broker, tcp://host:port or\n"
 		     "tls://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");

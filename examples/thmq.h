@@ -156,6 +156,7 @@ int cmd_stat(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_topic(int argc, char **argv);
 int cmd_group(int argc, char **argv);
+int cmd_txn(int argc, char **argv);
 int cmd_browse(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_dump(int argc, char **argv);

@@ -35,6 +35,9 @@ struct pub {
 	union header_value values[HEADERS_MAX]; /* of numbers and truths */
 	int separator; /* -1: none */
 	bool quiet, json, progress, shown;
+	bool atomic;         /* all of it, or nothing */
+	const char *prepare; /* likewise, and somebody else says which; NULL: not so */
+	struct thmq_txn *txn;
 	uint64_t count, bytes, begin_ns, shown_ns; /* what the library took */
 
 	struct input *inputs;
@@ -290,6 +293,27 @@ static int publish_input(struct pub *p, struct input *in)
 	return rc;
 }
 
+/* Of a transaction: what became of it, which is what became of all. @rc: so far; so it is aborted, unless that is 0. Return: an exit code. */
+static int end_txn(struct pub *p, int rc, uint64_t *stored)
+{
+	p->failed = rc ? p->count : 0;
+	p->unknown = 0;
+	if (rc) {
+		*stored = 0;
+		thmq_txn_abort(p->txn, 10 * SECOND);
+		return rc;
+	}
+	rc = p->prepare ? thmq_txn_prepare(p->txn, 60 * SECOND) : thmq_txn_commit(p->txn, 60 * SECOND);
+	if (!rc)
+		return 0;
+	*stored = 0;
+	if (thmq_txn_id(p->txn)) /* nobody knows */
+		p->unknown = p->count;
+	else
+		p->failed = p->count;
+	return fail(rc, "%s", thmq_errmsg());
+}
+
 /* Waits until what was taken is settled, and says what is stored, whatever happened before. @code: so far. */
 static int finish(struct pub *p, int code)
 {
@@ -304,7 +328,6 @@ static int finish(struct pub *p, int code)
 
 		p->unknown = p->count - (settled > 0 ? (uint64_t)settled : 0);
 	}
-	sure = !p->unknown;
 	stored = p->count > p->failed + p->unknown ? p->count - p->failed - p->unknown : 0;
 	if (rc || code || interrupted)
 		end_progress(p);
@@ -318,13 +341,18 @@ static int finish(struct pub *p, int code)
 	else if (!code && interrupted)
 		rc = fail(-EINTR, "interrupted");
 	rc = code ? code : rc;
+	if (p->txn)
+		rc = end_txn(p, rc, &stored);
+	sure = !p->unknown;
 	if (p->json)
 		printf("{\"messages\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"complete\":%s,\"not_"
 		       "stored\":%llu,"
-		       "\"unknown\":%llu}\n",
+		       "\"unknown\":%llu,\"transaction\":%llu}\n",
 		       (unsigned long long)stored, (unsigned long long)p->bytes, seconds,
 		       rc ? "false" : "true", (unsigned long long)p->failed,
-		       (unsigned long long)p->unknown);
+		       (unsigned long long)p->unknown, (unsigned long long)(p->prepare && !rc ? thmq_txn_id(p->txn) : 0));
+	else if (p->prepare && !rc)
+		printf("%llu\n", (unsigned long long)thmq_txn_id(p->txn));
 	if (rc)
 		fprintf(stderr, "thmq: %s%llu message%s %s stored\n", sure ? "" : "at least ",
 			(unsigned long long)stored, plural(stored), stored == 1 ? "was" : "were");
@@ -365,6 +393,12 @@ static int publish_all(struct pub *p, const char *topic, bool create, uint32_t p
 	rc = check_priority(p, topic);
 	if (rc)
 		return rc;
+	if (p->atomic || p->prepare) {
+		rc = thmq_txn_begin(p->c.session, THMQ_TXN_OPTS(.name = p->prepare, .timeout_ns = 3600 * SECOND), &p->txn);
+		if (rc)
+			return fail(rc, "%s", thmq_errmsg());
+		p->message.txn = p->txn;
+	}
 	p->line_max = (size_t)thmq_producer_len_max(p->producer) + THMQ_KEY_MAX + 2;
 	p->buffer = malloc(p->line_max + CHUNK);
 	if (!p->buffer)
@@ -485,6 +519,8 @@ int cmd_pub(int argc, char **argv)
 					    {"--at", &when, NULL},
 					    {"--compress", &compress, NULL},
 					    {"--durability", &level, NULL},
+					    {"--atomic", NULL, &p.atomic},
+					    {"--prepare", &p.prepare, NULL},
 					    {"--quiet", NULL, &p.quiet},
 					    {"--json", NULL, &p.json},
 					    {NULL, NULL, NULL}};
@@ -526,6 +562,8 @@ int cmd_pub(int argc, char **argv)
 		return usage_error("--durability is memory, written or durable, not %s", level);
 	if (compress && !parse_compression(compress, &compression))
 		return usage_error("--compress is none, lz4 or zstd, not %s", compress);
+	if ((p.atomic || p.prepare) && (delay || when))
+		return usage_error("--delay and --at are of no use with --atomic and --prepare");
 	if (words < 2)
 		return usage_error("pub needs a directory and a topic; thmq help pub");
 	rc = open_inputs(&p, words - 2, argv + 2);

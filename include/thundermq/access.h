@@ -26,7 +26,7 @@ enum thmq_operation {
 	THMQ_OPERATION_DESCRIBE = 4, /* a topic, its partitions, its groups; a list has those that may be described */
 	THMQ_OPERATION_PRODUCE = 5,
 	THMQ_OPERATION_CONSUME = 6, /* also to look for a key */
-	THMQ_OPERATION_ADMIN = 7,   /* what concerns the broker as a whole: members of a cluster; topic is NULL */
+	THMQ_OPERATION_ADMIN = 7,   /* what concerns the broker as a whole: members of a cluster, transactions of others; topic is NULL */
 	THMQ_OPERATION_ALTER = 8    /* what a topic keeps, and how much may go through it */
 };
 

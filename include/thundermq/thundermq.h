@@ -168,8 +168,9 @@ struct thmq_env_opts {
 	/* How a core weighs what it spends on waiting; for FIXED cpu_cap_percent only. doc/polling.md tells more. */
 	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
 	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
-	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
-	 * takes about a millisecond; the wake-up also later, whenever a thread of the process makes one */
+	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, which
+	 * takes about a millisecond, and learned from then on: the processor time at every eighth sleep, the wake-up whenever a thread of
+	 * the process makes one */
 	uint32_t wake_cpu_ns;
 	uint32_t wake_latency_ns;
 };
@@ -1684,6 +1685,48 @@ enum thmq_txn_decision { THMQ_TXN_COMMIT = 1, THMQ_TXN_ABORT = 2 };
  * Threads: the session's; blocks.
  */
 THMQ_API int thmq_txn_decide(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns);
+
+enum thmq_txn_state {
+	THMQ_TXN_OPEN = 1,
+	THMQ_TXN_ENDING = 2,   /* its commit, abort or preparation is under way */
+	THMQ_TXN_PREPARED = 3, /* it waits for a decision */
+	THMQ_TXN_IN_DOUBT = 4  /* a log has failed under its end: what became of it is known when the broker is opened again */
+};
+
+struct thmq_txn_info {
+	uint32_t size;      /* in: of each element */
+	uint32_t state;     /* enum thmq_txn_state */
+	uint64_t id;        /* as of thmq_txn_id() */
+	uint64_t since_ns;  /* when it was begun, or, if it was prepared, when that was stored; ns since 1970 */
+	uint64_t left_ns;   /* OPEN: until it is aborted; PREPARED: until somebody is asked about it; else 0 */
+	uint32_t checks;    /* how often somebody was asked, or would have been, in this life of the broker */
+	uint32_t check_max; /* behind so many it is aborted */
+	char name[256];     /* "" if none */
+	char identity[256]; /* whose session has it, as in access.h; "": nobody's, it is prepared, or its connection is lost */
+};
+
+/**
+ * thmq_txn_list() - the transactions of a broker that are not over, oldest first
+ * @ret_infos: out, @max elements, each with its size field set by the caller in the first one
+ * With copies those that who leads knows: one that is open is known nowhere else.
+ * Return: the number there are (perhaps more than @max: the first @max are filled); -EACCES the broker's rules do not allow to administer it;
+ * -ENOTSUP an older broker; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ * Threads: the session's; blocks until the answer comes.
+ * Source: doc/transactions.md
+ */
+THMQ_API int thmq_txn_list(struct thmq_session *session, struct thmq_txn_info *ret_infos, uint32_t max);
+
+/**
+ * thmq_txn_force() - end a transaction of anybody, which holds up its partitions
+ * @id: as of thmq_txn_list()  @decision: enum thmq_txn_decision; one that is open can only be aborted
+ * Its session, if it lives, is told -ECANCELED when it wants to commit it.
+ * Return: 0 it is so; if it was prepared, durably; -ENOENT there is none of this number (it may be aborted already); -EALREADY it is committed; -ECANCELED it is
+ * aborted; -EINVAL it is open, and was to be committed; -EACCES the broker's rules do not allow to administer it; -THMQ_EFAILED it is in doubt;
+ * -ENOSPC; -ETIMEDOUT, -ECONNRESET not known: call it again; -EDEADLK.
+ * Threads: the session's; blocks.
+ * Source: doc/transactions.md
+ */
+THMQ_API int thmq_txn_force(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns);
 
 /* ------------------------------------------------------------------- events */
 

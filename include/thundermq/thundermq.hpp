@@ -215,8 +215,14 @@ struct producer_options : thmq_producer_opts {
 struct consumer_options : thmq_consumer_opts {
 	consumer_options() : thmq_consumer_opts() { size = sizeof(thmq_consumer_opts); }
 };
+struct transaction_options : thmq_txn_opts {
+	transaction_options() : thmq_txn_opts() { size = sizeof(thmq_txn_opts); }
+};
+class transaction;
 struct message_options : thmq_message_opts {
 	message_options() : thmq_message_opts() { size = sizeof(thmq_message_opts); }
+	/* it counts if that is committed */
+	message_options &in(const transaction &t);
 	message_options &with_key(std::string_view bytes)
 	{
 		key = bytes.data();
@@ -482,6 +488,21 @@ public:
 	{
 		detail::control(thmq_group_delete(raw(), topic, group, flags));
 	}
+	/* THMQ_EVENT_TXN_CHECK asks what is to become of prepared transactions of that name; decision: of enum thmq_txn_decision */
+	void watch_transactions(const char *name) { detail::control(thmq_txn_watch(raw(), name)); }
+	void decide_transaction(uint64_t id, uint32_t decision, nanoseconds timeout = std::chrono::seconds(30))
+	{
+		detail::control(thmq_txn_decide(raw(), id, decision, detail::count(timeout)));
+	}
+	/* those of all sessions that are not over, and the end of one that holds something up */
+	std::vector<thmq_txn_info> transactions()
+	{
+		return detail::list<thmq_txn_info>([&](thmq_txn_info *all, uint32_t max) { return thmq_txn_list(raw(), all, max); });
+	}
+	void force_transaction(uint64_t id, uint32_t decision, nanoseconds timeout = std::chrono::seconds(30))
+	{
+		detail::control(thmq_txn_force(raw(), id, decision, detail::count(timeout)));
+	}
 	/* an answer to a request, if one has come; throws ENOBUFS where too many are held */
 	std::optional<response> next_response()
 	{
@@ -509,6 +530,7 @@ public:
 private:
 	friend class producer;
 	friend class consumer;
+	friend class transaction;
 };
 
 /* ----------------------------------------------------------------- producer */
@@ -733,6 +755,64 @@ public:
 		return offset;
 	}
 };
+
+/* -------------------------------------------------------------- transaction */
+
+/*
+ * Messages (message_options::in()) and acknowledgements that count all or not at all. close() aborts it, and so does its end, unless it is
+ * prepared: then it waits for a decision, whatever dies.
+ */
+class transaction : public detail::handle<thmq_txn, thmq_txn_abort> {
+public:
+	explicit transaction(session &s, const transaction_options &opts = {}) : handle(s.root_)
+	{
+		detail::control(thmq_txn_begin(s.raw(), &opts, &raw_));
+	}
+	transaction(transaction &&other) noexcept : handle(std::move(other)), prepared_(std::exchange(other.prepared_, nullptr)) {}
+	transaction &operator=(transaction &&other) noexcept
+	{
+		if (this != &other) {
+			let_be();
+			handle::operator=(std::move(other));
+			prepared_ = std::exchange(other.prepared_, nullptr);
+		}
+		return *this;
+	}
+	~transaction() { let_be(); }
+
+	uint64_t id() const { return thmq_txn_id(raw()); }
+	/* in place of consumer::ack(); false: not now, wait and do it again */
+	bool ack(const consumer &c, const message &m) { return detail::taken(thmq_txn_ack(raw(), c.raw(), &m.raw()), "thmq_txn_ack"); }
+	void prepare(nanoseconds timeout = std::chrono::seconds(30))
+	{
+		end(thmq_txn_prepare(raw(), detail::count(timeout)));
+		prepared_ = raw_;
+	}
+	/* ETIMEDOUT, ECONNRESET: it is not known, and is still there: again. Whatever else it throws: it is aborted */
+	void commit(nanoseconds timeout = std::chrono::seconds(30)) { end(thmq_txn_commit(raw(), detail::count(timeout))); }
+	void abort(nanoseconds timeout = std::chrono::seconds(30)) { end(thmq_txn_abort(raw(), detail::count(timeout))); }
+
+private:
+	void end(int rc)
+	{
+		if (thmq_txn_id(raw_) == 0) /* it is over */
+			raw_ = nullptr;
+		detail::control(rc);
+	}
+	void let_be() noexcept
+	{
+		if (prepared_)
+			raw_ = nullptr;
+	}
+
+	thmq_txn *prepared_ = nullptr; /* once it is */
+};
+
+inline message_options &message_options::in(const transaction &t)
+{
+	txn = t.raw();
+	return *this;
+}
 
 } /* namespace thmq */
 

@@ -3,9 +3,10 @@
 #include "api/api.h"
 #include "client/client.h"
 
-#define is_session(s) thmqi_handle_is(s, THMQI_HANDLE_SESSION)
+#define is_session(s) thmqi_api_is_session(s)
 #define is_consumer(c) thmqi_handle_is(c, THMQI_HANDLE_CONSUMER)
 #define is_txn(t) thmqi_likely(thmqi_handle_is(t, THMQI_HANDLE_TXN))
+#define is_txn_here(t) THMQI_API_IS(t, THMQI_HANDLE_TXN, thmqi_client_txn_env)
 
 #define HOUR_NS 3600000000000ull
 #define CHECKS_MAX 1000u
@@ -54,17 +55,17 @@ int thmq_txn_ack(struct thmq_txn *txn, struct thmq_consumer *consumer, const str
 
 int thmq_txn_prepare(struct thmq_txn *txn, uint64_t timeout_ns)
 {
-	return is_txn(txn) ? thmqi_client_txn_prepare(txn, timeout_ns) : bad("transaction");
+	return is_txn_here(txn) ? thmqi_client_txn_prepare(txn, timeout_ns) : bad("transaction");
 }
 
 int thmq_txn_commit(struct thmq_txn *txn, uint64_t timeout_ns)
 {
-	return is_txn(txn) ? thmqi_client_txn_commit(txn, timeout_ns) : bad("transaction");
+	return is_txn_here(txn) ? thmqi_client_txn_commit(txn, timeout_ns) : bad("transaction");
 }
 
 int thmq_txn_abort(struct thmq_txn *txn, uint64_t timeout_ns)
 {
-	return is_txn(txn) ? thmqi_client_txn_abort(txn, timeout_ns) : bad("transaction");
+	return is_txn_here(txn) ? thmqi_client_txn_abort(txn, timeout_ns) : bad("transaction");
 }
 
 int thmq_txn_watch(struct thmq_session *session, const char *name)
@@ -77,11 +78,34 @@ int thmq_txn_watch(struct thmq_session *session, const char *name)
 	return rc ? rc : thmqi_client_txn_watch(session, name);
 }
 
-int thmq_txn_decide(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns)
+static int check_decision(const struct thmq_session *session, uint64_t id, uint32_t decision)
 {
 	if (!is_session(session))
 		return bad("session");
 	if (!id || (decision != THMQ_TXN_COMMIT && decision != THMQ_TXN_ABORT))
 		return thmqi_fail(-EINVAL, "decide about a transaction: it is committed or aborted");
-	return thmqi_client_txn_decide(session, id, decision, timeout_ns);
+	return 0;
+}
+
+int thmq_txn_decide(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns)
+{
+	int rc = check_decision(session, id, decision);
+
+	return rc ? rc : thmqi_client_txn_decide(session, id, decision, timeout_ns);
+}
+
+int thmq_txn_force(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns)
+{
+	int rc = check_decision(session, id, decision);
+
+	return rc ? rc : thmqi_client_txn_force(session, id, decision, timeout_ns);
+}
+
+int thmq_txn_list(struct thmq_session *session, struct thmq_txn_info *ret_infos, uint32_t max)
+{
+	if (!is_session(session))
+		return bad("session");
+	if (max && (!ret_infos || thmqi_size_is_wrong(ret_infos[0].size)))
+		return thmqi_fail(-EINVAL, "list transactions: set the size field of the first element");
+	return thmqi_client_txn_list(session, ret_infos, max);
 }

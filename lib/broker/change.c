@@ -769,8 +769,9 @@ static int ask(struct conn *c, const struct thmqi_request *r)
 	case THMQI_OP_TXN_OFFSET:
 		return ask_partition(c, r);
 	case THMQI_OP_TXN_BEGIN: /* each of its messages is asked about */
-	case THMQI_OP_TXN_END:   /* who knows it */
 		return 0;
+	case THMQI_OP_TXN_END: /* who knows it */
+		return r->topic_flags & THMQI_TXN_FORCE ? thmqi_guard_ask(c, THMQ_OPERATION_ADMIN, NULL) : 0;
 	case THMQI_OP_TOPIC_LIST: /* of those that it may know of */
 	case THMQI_OP_LEAVE:
 	case THMQI_OP_NODES: /* how the one that leads is found */

@@ -672,6 +672,7 @@ void thmqi_txn_offset(struct conn *c, uint64_t id, const struct thmqi_request *r
 void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run, struct partition *p);
 void thmqi_txn_begin(struct shard *s); /* what its log has is served from now on */
 uint32_t thmqi_txn_poll(struct shard *s);
+void thmqi_txn_room(struct shard *s); /* the log may have room for what it refused */
 int thmqi_txn_renew(struct shard *s, uint64_t item);
 void thmqi_txn_fini(struct shard *s);
 /* With copies: it leads no more; its log tells all again; meta may be led by now, and is asked. */

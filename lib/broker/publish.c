@@ -11,6 +11,7 @@
 
 #include "internal.h"
 #include "lead.h"
+#include "txn.h"
 
 #define INTERVAL_NS 100000000ull
 #define IDLE_NS 10000000000ull
@@ -48,6 +49,7 @@ struct broker_values {
 	uint64_t shards, topics, sessions, connections, tls_connections;
 	uint64_t refused, denied, leads;
 	uint64_t pool, pool_in_use;
+	uint64_t txn_open, txn_prepared, txn_begun, txn_committed, txn_aborted, txn_checks;
 };
 
 static const struct thmqi_stat_column broker_columns[] = {
@@ -61,6 +63,12 @@ static const struct thmqi_stat_column broker_columns[] = {
 	GAUGE(struct broker_values, leads, "1: this broker serves; 0: another one of its cluster does"),
 	GAUGE_BYTES(struct broker_values, pool, "Memory of the pool"),
 	GAUGE_BYTES(struct broker_values, pool_in_use, "Memory of the pool that is in use"),
+	GAUGE(struct broker_values, txn_open, "Transactions that are open, or just being ended"),
+	GAUGE(struct broker_values, txn_prepared, "Transactions that are prepared, and wait for a decision"),
+	COUNT(struct broker_values, txn_begun, "Transactions that were begun"),
+	COUNT(struct broker_values, txn_committed, "Transactions that were committed"),
+	COUNT(struct broker_values, txn_aborted, "Transactions that were aborted"),
+	COUNT(struct broker_values, txn_checks, "Times that somebody was asked about a prepared one"),
 };
 
 #define LENGTHS (THMQ_CORE_LENGTHS + 1u)
@@ -224,8 +232,11 @@ static void publish_broker(struct shard *s)
 	struct thmq_broker *b = s->broker;
 	struct broker_values *v = values_of(s->publisher.to, TABLE_BROKER, 0, b->name ? b->name : "", "");
 	struct transport_values *t;
+	struct txn_counts txns = {0};
 	uint32_t i;
 
+	if (b->meta)
+		txns = thmqi_txns_counts(b->meta);
 	if (b->counted)
 		thmqi_listener_stats(b->counted, &stats);
 	*v = (struct broker_values){.shards = b->shard_count - 1,
@@ -235,7 +246,13 @@ static void publish_broker(struct shard *s)
 				    .tls_connections = stats.tls_count,
 				    .refused = stats.refused_count,
 				    .denied = atomic_load_explicit(&b->guard.denied, memory_order_relaxed),
-				    .leads = !b->cluster || atomic_load(&b->leads)};
+				    .leads = !b->cluster || atomic_load(&b->leads),
+				    .txn_open = txns.open,
+				    .txn_prepared = txns.prepared,
+				    .txn_begun = txns.begun,
+				    .txn_committed = txns.committed,
+				    .txn_aborted = txns.aborted,
+				    .txn_checks = txns.checks};
 	thmqi_env_memory(b->env, &v->pool, &v->pool_in_use);
 	put(s, TABLE_BROKER, 0, 1);
 	for (i = 0; i < MEDIA; i++) {

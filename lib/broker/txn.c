@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 #include "lead.h"
-#include "txn.h"
+#include "txns.h"
 
 #define OPEN_MAX 65536u /* at a time */
 #define TIMEOUT_NS 60000000000ull
@@ -18,71 +18,6 @@
 #define RETRY_NS 1000000u
 #define LEADS_NS 20000000u /* a broker that leads meta leads all else soon */
 #define ENDED_COUNT 16384u /* of the last ones that were committed, or fenced, it is known: who lost the answer asks again */
-
-enum state {
-	OPEN,
-	VOTING,   /* shards make durable what they have */
-	STORING,  /* the decision is on its way to the log, or is to be tried again */
-	PREPARED, /* that is stored */
-	ENDING,   /* shards are told */
-	IN_DOUBT  /* meta's log has failed under the decision, or a shard's under a commit: the next open knows */
-};
-
-struct txn {
-	struct thmqi_list link;
-	struct txns *of;
-	uint64_t id;
-	uint64_t secret;   /* who knows it may end it */
-	struct conn *conn; /* whose it is; NULL: nobody's */
-	bool stays;        /* that may come back */
-	bool prepared;     /* it was, and is stored as such */
-	bool stored;       /* its decision is appended */
-	bool voted;        /* which shards have something of it is known: SHARD_HAS */
-	bool acks;         /* offsets too */
-	bool storing_on;   /* storing is on its way */
-	bool again;        /* a shard does not lead yet: it is told again */
-	bool orphan;       /* another broker leads by now: it goes with the last answer */
-	uint8_t state;     /* enum state */
-	uint8_t decision;  /* enum txn_status that it is on its way to */
-	uint32_t waiting;  /* shards */
-	int status;
-	uint64_t count;           /* shards': of messages and offsets */
-	uint64_t wanted;          /* its client's; UINT64_MAX: not known */
-	struct conn *asker;       /* who waits for an answer; NULL: nobody */
-	uint64_t request;
-	uint64_t deadline_ns;     /* OPEN; by the core's time */
-	uint64_t check_ns, next_check_ns; /* PREPARED */
-	uint32_t check_max, checks;
-	char name[256];
-	struct thmqi_broker_post storing;
-	uint32_t shard_count;
-	uint8_t *shards; /* SHARD_* of each */
-	struct thmqi_broker_post posts[]; /* one a shard: there and back */
-};
-
-#define SHARD_ANSWERED 1u
-#define SHARD_HAS 2u
-
-/* A connection that decides about those of a name. */
-struct watcher {
-	struct thmqi_list link;
-	struct conn *conn;
-	char name[256];
-};
-
-struct txns {
-	struct meta *meta;
-	struct thmqi_map by_id;
-	struct thmqi_list all;
-	struct thmqi_list watchers;
-	struct thmqi_timer timer;
-	bool timer_on;
-	bool recovered; /* all shards are there */
-	uint64_t next;
-	uint64_t *ended; /* a ring of ids */
-	uint64_t ended_count;
-	struct thmqi_map ended_ids; /* to OK_ENDED, or why not */
-};
 
 static void on_timer(struct thmqi_timer *timer);
 
@@ -116,6 +51,7 @@ static struct txn *find(const struct meta *m, uint64_t id)
 
 static struct txn *txn_make(struct txns *t, uint64_t id)
 {
+	struct thmqi_list *behind = &t->all;
 	struct txn *x;
 	uint32_t i, shards = t->meta->cluster ? t->meta->cluster->shard_count : THMQ_SHARD_COUNT_MAX;
 
@@ -135,12 +71,16 @@ static struct txn *txn_make(struct txns *t, uint64_t id)
 	x->shards = (uint8_t *)&x->posts[shards];
 	for (i = 0; i < shards; i++)
 		x->posts[i].arg = x;
-	thmqi_list_add_tail(&t->all, &x->link);
+	/* at the end, but where the log tells of them in another order */
+	while (behind->prev != &t->all && thmqi_container(behind->prev, struct txn, link)->id > id)
+		behind = behind->prev;
+	thmqi_list_add_tail(behind, &x->link);
 	return x;
 }
 
 static void txn_free(struct txn *x)
 {
+	x->of->counts.prepared -= x->prepared;
 	thmqi_map_remove(&x->of->by_id, x->id);
 	thmqi_list_del(&x->link);
 	free(x);
@@ -214,10 +154,13 @@ static bool tell_all(struct txn *x, enum state state, void (*what)(struct thmqi_
 
 static void begin_abort(struct txn *x, int why)
 {
+	struct txns *t = x->of;
+
 	x->decision = TXN_IS_ABORTED;
 	if (why)
 		answer(x, why);
-	tell_all(x, ENDING, thmqi_txn_abort);
+	if (tell_all(x, ENDING, thmqi_txn_abort)) /* it may be gone */
+		t->counts.aborted++;
 }
 
 static void on_stored(struct thmqi_broker_post *post);
@@ -289,6 +232,7 @@ static void on_voted(struct txn *x)
 		return;
 	}
 	if (!has && x->decision == TXN_IS_COMMITTED) { /* nothing is in it */
+		x->of->counts.committed++;
 		remember(x->of, x->id, OK_ENDED);
 		answer(x, 0);
 		txn_free(x);
@@ -368,6 +312,8 @@ static void on_stored(struct thmqi_broker_post *post)
 	if (x->decision == TXN_IS_PREPARED) {
 		x->state = PREPARED;
 		x->prepared = true;
+		x->of->counts.prepared++;
+		x->since_ns = x->of->meta->shard->core->wall_ns;
 		x->stored = false;
 		x->conn = NULL;
 		x->next_check_ns = now_of(x->of) + x->check_ns;
@@ -375,8 +321,12 @@ static void on_stored(struct thmqi_broker_post *post)
 		answer(x, 0);
 		return;
 	}
-	if (x->decision == TXN_IS_COMMITTED)
+	if (x->decision == TXN_IS_COMMITTED) {
+		x->of->counts.committed++;
 		remember(x->of, x->id, OK_ENDED);
+	} else {
+		x->of->counts.aborted++;
+	}
 	answer(x, 0);
 	tell_all(x, ENDING, x->decision == TXN_IS_COMMITTED ? thmqi_txn_commit : thmqi_txn_abort);
 }
@@ -451,6 +401,7 @@ static void check(struct txn *x)
 	if (!w)
 		return;
 	f.arg[0] = x->checks;
+	x->of->counts.checks++;
 	thmqi_conn_send(w->conn, &f);
 	thmqi_conn_kick(w->conn);
 }
@@ -536,11 +487,13 @@ static int begin(struct meta *m, struct conn *c, const struct thmqi_request *r)
 	if (!x)
 		return -ENOMEM;
 	t->next++;
+	t->counts.begun++;
 	x->conn = c;
 	x->secret = r->member;
 	x->stays = r->topic_flags & THMQI_TXN_STAYS;
 	x->check_max = r->index ? r->index : CHECK_MAX;
 	x->check_ns = r->retention_ns ? r->retention_ns : CHECK_NS;
+	x->since_ns = m->shard->core->wall_ns;
 	x->deadline_ns = now_of(t) + (r->session_timeout_ns ? r->session_timeout_ns : TIMEOUT_NS);
 	memcpy(x->name, r->group, sizeof(x->name));
 	look_by(t, x->deadline_ns);
@@ -563,6 +516,7 @@ static int end(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_r
 {
 	static const uint8_t decisions[] = {
 		[THMQI_TXN_COMMIT] = TXN_IS_COMMITTED, [THMQI_TXN_ABORT] = TXN_IS_ABORTED, [THMQI_TXN_PREPARE] = TXN_IS_PREPARED};
+	const bool forced = r->topic_flags & THMQI_TXN_FORCE; /* who administers the broker may */
 	struct txn *x = find(m, r->member);
 	int rc;
 
@@ -570,10 +524,14 @@ static int end(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_r
 		return -EINVAL;
 	if (!x || (x->state == ENDING && x->decision != decisions[r->index]) ||
 	    (!x->secret && x->state != PREPARED && x->decision == TXN_IS_COMMITTED)) { /* as the log told */
+		if (forced && !x && !(m->txns && thmqi_map_get(&m->txns->ended_ids, r->member)))
+			return -ENOENT; /* a number that was mistyped is not taken for one that is aborted */
 		rc = what_became(m, r);
 		return rc ? rc : 1;
 	}
-	if (!(x->secret && x->secret == r->volatile_bytes) && !watches(m->txns, c, x->name))
+	if (forced && x->state == OPEN && r->index != THMQI_TXN_ABORT)
+		return -EINVAL; /* whether all of it is there its session knows */
+	if (!forced && !(x->secret && x->secret == r->volatile_bytes) && !watches(m->txns, c, x->name))
 		return -EPERM;
 	if (x->state == IN_DOUBT)
 		return -THMQ_EFAILED;
@@ -651,6 +609,10 @@ bool thmqi_txns_request(struct meta *m, struct conn *c, uint64_t id, const struc
 	case THMQI_OP_TXN_WATCH:
 		thmqi_reply(c, id, watch(m, c, r));
 		return true;
+	case THMQI_OP_TXN_LIST:
+		thmqi_txns_list(m, c->wire->reply, r->member);
+		thmqi_reply(c, id, 0);
+		return true;
 	default:
 		return false;
 	}
@@ -716,7 +678,10 @@ int thmqi_txns_replay(struct meta *m, const struct thmq_log_run *run)
 	x->decision = (uint8_t)is.status;
 	x->state = is.status == TXN_IS_COMMITTED ? STORING : PREPARED;
 	x->stored = true;
+	t->counts.prepared += !x->prepared && is.status == TXN_IS_PREPARED;
+	t->counts.prepared -= x->prepared && is.status != TXN_IS_PREPARED;
 	x->prepared = is.status == TXN_IS_PREPARED;
+	x->since_ns = is.time_ns;
 	if (is.status == TXN_IS_COMMITTED)
 		remember(t, x->id, OK_ENDED);
 	if (!x->prepared)
@@ -764,7 +729,7 @@ int thmqi_txns_renew(struct meta *m, uint64_t item)
 				     .status = x->state == PREPARED || (x->state == STORING && !x->stored) ? TXN_IS_PREPARED : x->decision,
 				     .check_max = x->check_max,
 				     .check_ns = x->check_ns,
-				     .time_ns = m->shard->core->wall_ns};
+				     .time_ns = x->prepared ? x->since_ns : m->shard->core->wall_ns};
 	memcpy(is.name, x->name, sizeof(is.name));
 	is.secret = x->secret;
 	return thmqi_shard_append_state(m->shard, STATE_DECISION, item, &is, sizeof(is), &e);
@@ -795,12 +760,14 @@ void thmqi_txns_reset(struct meta *m)
 	while (!thmqi_list_empty(&t->all)) {
 		struct txn *x = thmqi_list_first(&t->all, struct txn, link);
 
+		t->counts.aborted += x->state == OPEN || x->state == VOTING;
 		if (!x->waiting && !x->storing_on) {
 			txn_free(x);
 			continue;
 		}
 		thmqi_map_remove(&t->by_id, x->id);
 		thmqi_list_del(&x->link);
+		t->counts.prepared -= x->prepared;
 		x->orphan = true;
 		x->asker = NULL;
 		atomic_fetch_add(&m->broker->txn_asks, 1); /* a close waits for it */

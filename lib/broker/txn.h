@@ -88,6 +88,7 @@ struct txns_here {
 	struct thmqi_map items; /* struct txn_item, by the item of their state */
 	struct thmqi_map at;    /* struct txn_at, by partition */
 	struct thmqi_list jobs;
+	struct thmqi_list full; /* of those that end: the log had no room for it; they are jobs again when it has */
 	uint32_t sweep_at; /* so many items: look which of them hide nothing any more */
 };
 
@@ -112,5 +113,16 @@ bool thmqi_txns_wait(const struct meta *m); /* for answers of shards */
 void thmqi_txns_recover(struct meta *m);    /* all shards are there; or it leads */
 void thmqi_txns_reset(struct meta *m);      /* the log tells it again */
 void thmqi_txns_close(struct meta *m);
+
+/* txn_list.c: for whoever administers them */
+struct txn_counts {
+	uint64_t begun, committed, aborted; /* by this broker, in this life */
+	uint64_t checks;                    /* times that somebody was asked about one that is prepared */
+	uint64_t open;                      /* at the moment, the ones that are just being ended too */
+	uint64_t prepared;                  /* likewise; not among the open ones */
+};
+/* Those above @last, of which some find room in @reply; 0: all. */
+void thmqi_txns_list(const struct meta *m, struct thmqi_reply *reply, uint64_t last);
+struct txn_counts thmqi_txns_counts(const struct meta *m);
 
 #endif

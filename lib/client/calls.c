@@ -81,6 +81,8 @@ static int meant(const struct thmqi_request *r, int status)
 		return status == -THMQ_ENOTOPIC ? 0 : status;
 	case THMQI_OP_GROUP_DELETE:
 		return status == -ENOENT || status == -THMQ_ENOTOPIC ? 0 : status;
+	case THMQI_OP_TXN_END: /* forced: it was, and is not remembered */
+		return status == -ENOENT && r->index == THMQI_TXN_ABORT ? 0 : status;
 	case THMQI_OP_DELAYED_CANCEL: /* this cancelled it, or it came: nobody knows */
 		return status == -ENOENT ? -ECONNRESET : status;
 	default:

@@ -171,6 +171,11 @@ uint64_t thmqi_client_txn_id(const struct thmq_txn *t)
 	return t->id;
 }
 
+struct thmq_env *thmqi_client_txn_env(const struct thmq_txn *t)
+{
+	return t->session->env;
+}
+
 static void txn_free(struct thmq_txn *t)
 {
 	struct thmq_txn **at = &t->session->txns;
@@ -315,6 +320,76 @@ int thmqi_client_txn_decide(struct thmq_session *s, uint64_t id, uint32_t decisi
 	int rc = ask(s, &r, thmqi_session_deadline(s, timeout_ns), NULL);
 
 	return rc ? thmqi_fail(rc, "decide about a transaction: %s", why(rc)) : 0;
+}
+
+/* ------------------------------------------------------------------- of anybody */
+
+static bool take(const struct thmqi_txn_entry *from, void *to, uint32_t size)
+{
+	const struct thmqi_txn_entry e = *from; /* once: the page is the broker's too */
+	struct thmq_txn_info info = {.size = size,
+				     .state = e.state,
+				     .id = e.id,
+				     .since_ns = e.since_ns,
+				     .left_ns = e.left_ns,
+				     .checks = e.checks,
+				     .check_max = e.check_max};
+
+	if (!memchr(e.name, 0, sizeof(e.name)) || !memchr(e.identity, 0, sizeof(e.identity)))
+		return false;
+	memcpy(info.name, e.name, sizeof(info.name));
+	memcpy(info.identity, e.identity, sizeof(info.identity));
+	memset(to, 0, size);
+	memcpy(to, &info, THMQI_MIN(size, sizeof(info)));
+	return true;
+}
+
+/* Page by page, each beginning above the last one that is known. */
+static int list(struct thmq_session *s, struct thmq_txn_info *ret_infos, uint32_t max)
+{
+	const uint32_t size = max ? ret_infos[0].size : 0;
+	struct thmqi_request r = {.op = THMQI_OP_TXN_LIST};
+	const struct thmqi_reply *reply;
+	uint32_t n = 0, i, count, total;
+	int rc;
+
+	do {
+		rc = thmqi_session_meta(s, &r, &reply);
+		if (rc)
+			return rc;
+		count = reply->count;
+		total = reply->total;
+		if (count > THMQI_ARRAY_COUNT(reply->txns) || total > INT32_MAX)
+			return -THMQ_EVERSION;
+		for (i = 0; i < count && n < max; i++, n++) {
+			if (reply->txns[i].id <= r.member || !take(&reply->txns[i], (char *)ret_infos + (size_t)n * size, size))
+				return -THMQ_EVERSION;
+			r.member = reply->txns[i].id;
+		}
+	} while (n < max && count == THMQI_ARRAY_COUNT(reply->txns));
+	return n < max ? (int)n : (int)THMQI_MAX(total, n);
+}
+
+int thmqi_client_txn_list(struct thmq_session *s, struct thmq_txn_info *ret_infos, uint32_t max)
+{
+	int rc = list(s, ret_infos, max);
+
+	if (rc == -ENOTSUP)
+		return thmqi_fail(rc, "list transactions: the broker is older than that");
+	return rc < 0 ? thmqi_fail(rc, "list transactions: %s", why(rc)) : rc;
+}
+
+int thmqi_client_txn_force(struct thmq_session *s, uint64_t id, uint32_t decision, uint64_t timeout_ns)
+{
+	const struct thmqi_request r = {
+		.op = THMQI_OP_TXN_END, .index = decision, .member = id, .before_offset = UINT64_MAX, .topic_flags = THMQI_TXN_FORCE};
+	int rc = ask(s, &r, thmqi_session_deadline(s, timeout_ns), NULL);
+
+	if (rc == -ENOENT)
+		return thmqi_fail(rc, "end a transaction: there is none of this number; it may be aborted already");
+	if (rc == -EINVAL)
+		return thmqi_fail(rc, "end a transaction: it is open still, and can only be aborted: whether all of it is there is for its session to say");
+	return rc ? thmqi_fail(rc, "end a transaction: %s", why(rc)) : 0;
 }
 
 /* The broker aborts those of a connection that is closed, but for one that may come back. */

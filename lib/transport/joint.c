@@ -220,6 +220,9 @@ static uint32_t reply_bytes(const struct thmqi_link *link)
 	case THMQI_OP_GROUP_OWNERS:
 		each = sizeof(r->owners[0]);
 		break;
+	case THMQI_OP_TXN_LIST:
+		each = sizeof(r->txns[0]);
+		break;
 	case 0: /* no request yet: who else there is */
 		each = sizeof(r->nodes[0]);
 		break;

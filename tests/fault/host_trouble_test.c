@@ -299,7 +299,7 @@ static void children_come_and_go(void)
 }
 
 /* As destructors do at the end of a child, or the garbage collection of a language: all is refused. */
-static void child(struct world *w)
+static void child(struct world *w, struct thmq_txn *txn)
 {
 	struct thmq_broker_stats stats = {.size = sizeof(stats)};
 	struct thmq_producer *p;
@@ -315,6 +315,10 @@ static void child(struct world *w)
 	SAYS(-EINVAL, "fork", thmq_connect(w->env, "inproc://", NULL, &s));
 	SAYS(-EINVAL, "fork", thmq_topic_create(w->session, "child", NULL));
 	SAYS(-EINVAL, "fork", thmq_producer_open(w->session, "numbers", NULL, &p));
+	SAYS(-EINVAL, "fork", thmq_txn_abort(txn, SECOND));
+	SAYS(-EINVAL, "fork", thmq_txn_commit(txn, SECOND));
+	SAYS(-EINVAL, "fork", thmq_txn_begin(w->session, NULL, &txn));
+	SAYS(-EINVAL, "fork", thmq_txn_list(w->session, NULL, 0));
 	RETURNS(-EINVAL, thmq_poll(w->env, 0));
 #if defined(__SANITIZE_ADDRESS__)
 	return; /* the sanitizer still has for poisoned what lay at addresses that the child can have anew */
@@ -332,6 +336,7 @@ static void child(struct world *w)
 static void child_uses_handles(uint32_t env_flags)
 {
 	struct world w = {0};
+	struct thmq_txn *txn;
 	int status, i;
 	pid_t pid;
 
@@ -340,11 +345,12 @@ static void child_uses_handles(uint32_t env_flags)
 	MUST(broker_on(w.env, in_place("data"), 0, &w.broker));
 	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
 	put_numbers(w.session, 0, 1000);
+	MUST(thmq_txn_begin(w.session, NULL, &txn));
 	for (i = 0; i < 4; i++) {
 		pid = fork();
 		if (pid == 0) {
 			alarm(5);
-			child(&w);
+			child(&w, txn);
 			_exit(failures ? 1 : 0);
 		}
 		put_numbers(w.session, 1000 + 100 * (uint64_t)i, 100);
@@ -352,6 +358,7 @@ static void child_uses_handles(uint32_t env_flags)
 		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	}
 	put_numbers(w.session, 1400, 100);
+	MUST(thmq_txn_commit(txn, 5 * SECOND)); /* it is the parent's still */
 	CHECK(get_numbers(w.session) == 1500);
 	world_down(&w);
 	expect_numbers(in_place("data"), 1500);

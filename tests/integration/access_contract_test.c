@@ -504,6 +504,31 @@ static void topics_are_altered(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
+/* Transactions are of nobody's topic: their own session's, and who administers the broker may see and end those of all. */
+static void transactions(void)
+{
+	struct thmq_txn_info infos[4] = {{.size = sizeof(infos[0])}};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	struct thmq_txn *t;
+
+	rules("allow * all *\n");
+	CHECK(thmq_topic_create(s, "tx", NULL) == 0);
+	rules("allow ME produce,consume,describe *\n");
+	CHECK(thmq_producer_open(s, "tx", NULL, &p) == 0 && thmq_txn_begin(s, NULL, &t) == 0);
+	CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.txn = t)) == 1);
+	DENIED(thmq_txn_list(s, infos, 4), THMQ_OPERATION_ADMIN, "");
+	DENIED(thmq_txn_force(s, thmq_txn_id(t), THMQ_TXN_ABORT, SECOND), THMQ_OPERATION_ADMIN, "");
+	DENIED(thmq_txn_watch(s, "shop"), THMQ_OPERATION_ADMIN, "");
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
+	rules("allow ME admin *\n");
+	CHECK(thmq_txn_list(s, infos, 4) >= 1); /* the end of the first one may be on its way still */
+	CHECK(thmq_txn_force(s, thmq_txn_id(t), THMQ_TXN_ABORT, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == -ECANCELED);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
 static const struct test_case cases[] = {
 	{"everybody_by_his_rules", everybody_by_his_rules},
 	{"the_shard_asks_too", the_shard_asks_too},
@@ -514,6 +539,7 @@ static const struct test_case cases[] = {
 	{"limits_of_everybody", limits_of_everybody},
 	{"limits_are_altered", limits_are_altered},
 	{"topics_are_altered", topics_are_altered},
+	{"transactions", transactions},
 };
 
 int main(int argc, char **argv)

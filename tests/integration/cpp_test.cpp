@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <thundermq/thundermq.hpp>
 #include <type_traits>
@@ -268,6 +269,95 @@ static void a_loop_of_ones_own()
 		CHECK(e->type);
 }
 
+/* What a reader of its own finds in a topic, up to where it ends. */
+static std::string all_of(thmq::session &s, const char *topic)
+{
+	const uint64_t end = s.partition(topic, 0).end_offset;
+	thmq::consumer c(s, topic, nullptr);
+	std::string text;
+
+	while (c.position(0) < end)
+		for (auto m : c.fetch())
+			text += m.data();
+	return text;
+}
+
+static void transactions_count_all_or_not_at_all()
+{
+	const auto dir = std::filesystem::path("cpp-test-" + std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
+	const std::string path = (dir / "data").string();
+	thmq::broker_options bo;
+	thmq::transaction_options named;
+	uint64_t prepared;
+
+	std::filesystem::create_directory(dir);
+	bo.data_dir = path.c_str();
+	named.name = "shop";
+	{
+		thmq::environment env;
+		thmq::broker b(env, bo);
+		thmq::session s(env, "inproc://");
+		s.create_topic("in");
+		s.create_topic("out");
+		thmq::producer in(s, "in"), out(s, "out");
+		thmq::consumer c(s, "in", "g");
+
+		in.send("x");
+		in.flush();
+		{
+			thmq::transaction t(s);
+			thmq::message_options mo;
+
+			out.send("a", mo.in(t));
+			for (bool acked = false; !acked; s.wait(1s))
+				for (auto m : c.fetch<1>())
+					acked = t.ack(c, m);
+			CHECK(s.transactions().size() == 1 && s.transactions()[0].id == t.id() && s.transactions()[0].state == THMQ_TXN_OPEN);
+			t.commit();
+			CHECK(thrown([&] { t.commit(); }) == ESHUTDOWN); /* it is over */
+		}
+		{
+			thmq::transaction t(s), moved(std::move(t));
+
+			out.send("never", thmq::message_options().in(moved));
+			CHECK(thrown([&] { t.id(); }) == ESHUTDOWN);
+		} /* aborted */
+		{
+			thmq::transaction t(s);
+
+			out.send("neither", thmq::message_options().in(t));
+			s.force_transaction(t.id(), THMQ_TXN_ABORT);
+			CHECK(thrown([&] { t.commit(); }) == ECANCELED);
+			CHECK(thrown([&] { t.abort(); }) == ESHUTDOWN);
+			CHECK(thrown([&] { s.force_transaction(1234, THMQ_TXN_ABORT); }) == ENOENT);
+		}
+		{
+			thmq::transaction t(s, named);
+
+			out.send("b", thmq::message_options().in(t));
+			t.prepare();
+			prepared = t.id();
+		} /* it waits for a decision */
+		out.send("c");
+		out.flush();
+		CHECK(s.transactions().size() == 1 && s.transactions()[0].state == THMQ_TXN_PREPARED);
+		CHECK(all_of(s, "out") == "a");
+	}
+	{
+		thmq::environment env;
+		thmq::broker b(env, bo);
+		thmq::session s(env, "inproc://");
+
+		s.watch_transactions("shop");
+		s.decide_transaction(prepared, THMQ_TXN_COMMIT);
+		for (int i = 0; i < 1000 && s.partition("out", 0).end_offset < 5; i++) /* each partition by itself shows it soon */
+			s.wait(10ms);
+		CHECK(all_of(s, "out") == "abc");
+		CHECK(s.partition("in", 0, "g").group_offset == 1);
+	}
+	std::filesystem::remove_all(dir);
+}
+
 int main()
 {
 	errors_say_which();
@@ -277,6 +367,7 @@ int main()
 	ends_in_any_order();
 	requests_are_answered();
 	groups_are_looked_after();
+	transactions_count_all_or_not_at_all();
 	a_loop_of_ones_own();
 	return 0;
 }

@@ -158,6 +158,69 @@ class Durable(unittest.TestCase):
             del m
 
 
+class Transactions(unittest.TestCase):
+    def read(self, session, topic):
+        """All of a topic up to where it ends."""
+        consumer, end, out = session.consumer(topic), session.partition(topic)["end_offset"], []
+        while consumer.position() < end:
+            m = consumer.get(0.1)
+            if m is not None:
+                out.append(bytes(m.data))
+                m.release()
+        consumer.close()
+        return out
+
+    def test_they_count_all_or_not_at_all(self):
+        with tempfile.TemporaryDirectory(dir=".") as d:
+            with thundermq.Environment() as env, env.broker(Path(d) / "data"), env.connect() as session:
+                session.create_topic("in")
+                session.create_topic("out")
+                source, out, consumer = session.producer("in"), session.producer("out"), session.consumer("in", "g")
+                source.send(b"x")
+                source.flush(10)
+                with session.transaction() as t:
+                    m = consumer.get(10)
+                    out.send(b"a", txn=t)
+                    consumer.ack(m, txn=t)
+                    del m
+                    self.assertEqual([(i["id"], i["state"], i["identity"]) for i in session.transactions()], [(t.id, 1, "local")])
+                with self.assertRaises(thundermq.Error):
+                    t.commit()  # it is over
+                with self.assertRaises(KeyError), session.transaction() as t:
+                    out.send(b"never", txn=t)
+                    raise KeyError
+                with session.transaction() as t:
+                    out.send(b"neither", txn=t)
+                    t.abort()
+                t = session.transaction()
+                out.send(b"nor this", txn=t)
+                session.force_transaction(t.id)
+                with self.assertRaises(thundermq.Error) as e:
+                    t.commit()
+                self.assertEqual(e.exception.name, "ECANCELED")
+                with session.transaction("shop", check_ns=10**6) as t:
+                    out.send(b"b", txn=t)
+                    t.prepare()
+                    number = t.id
+                with self.assertRaises(thundermq.Error) as e:
+                    session.force_transaction(number + 1000, commit=True)
+                self.assertEqual(e.exception.name, "ENOENT")
+                self.assertEqual([i["name"] for i in session.transactions()], ["shop"])
+                self.assertEqual(self.read(session, "out"), [b"a"])
+            with thundermq.Environment() as env, env.broker(Path(d) / "data"), env.connect() as session:
+                session.watch_transactions("shop")
+                asked = []
+                while not asked:  # the broker asks back
+                    session.wait(1)
+                    asked = [e.sequence for e in session.events() if e.type == thundermq.EventType.TXN_CHECK]
+                self.assertEqual(asked[0], number)
+                session.decide_transaction(number, True)
+                while session.transactions():
+                    session.wait(0.01)
+                self.assertEqual(self.read(session, "out"), [b"a", b"b"])
+                self.assertEqual(session.partition("in", 0, "g")["group_offset"], 1)
+
+
 class Views(Case):
     """Zero copies, and no way to a byte that is not there any more."""
 

@@ -222,6 +222,31 @@ check "a priority of a topic that has none" 1 "$thmq" pub --priority 1 "$d" t "$
 check "priorities are told" 0 "$thmq" topic describe "$d" urgent; has out '6 partitions.*3 priorities'; has out 'partition 5 in shard [0-9]*, priority 2: offsets 0 to 0'
 check "both are read" 0 "$thmq" sub --json --group g "$d" urgent; has out '"partition":5,.*"priority":2,.*"high"'; has out '"low"'
 check "a group of it" 0 "$thmq" group describe "$d" urgent g; has out 'partition 5, priority 2: at 1 of 1, 0 behind'
+# transactions
+check "no transactions" 0 "$thmq" txn list "$d"; [ ! -s "$dir/out" ] || die "there are transactions"
+check "all or nothing" 0 "$thmq" pub --create --quiet --atomic "$d" txn "$dir/numbered"
+check "all" 0 "$thmq" sub "$d" txn; cmp -s "$dir/out" "$dir/numbered" || die "not all of it came"
+{ echo first; head -c 5000000 /dev/zero | tr '\0' x; } > "$dir/too-long"
+check "nothing" 1 "$thmq" pub --json --atomic "$d" txn "$dir/too-long"; has out '"messages":0,.*"not_stored":1,"unknown":0,'; has err '^thmq: 0 messages were stored'
+check "nothing of it" 0 "$thmq" sub "$d" txn; cmp -s "$dir/out" "$dir/numbered" || die "other messages came"
+check "no transaction for later" 2 "$thmq" pub --atomic --delay 1s "$d" txn "$dir/in"; has err 'of no use with --atomic'
+check "prepare some" 0 "$thmq" pub --quiet --prepare shop "$d" txn "$dir/in"; id=$(cat "$dir/out")
+check "prepare others" 0 "$thmq" pub --json --prepare shop "$d" txn "$dir/in"; has out '"complete":true,.*"transaction":[1-9]'
+other=$(sed 's/.*"transaction":\([0-9]*\).*/\1/' "$dir/out")
+check "list them" 0 "$thmq" txn list "$d"; has out "^$id shop: prepared for .*asked about 0 of 15 times, again in "; has out "^$other shop: "
+check "as JSON" 0 "$thmq" txn list --json "$d"; has out "^{\"id\":$id,\"state\":\"prepared\",\"name\":\"shop\",\"identity\":\"\",\"since_ns\":[1-9]"
+check "nobody sees them" 0 "$thmq" sub "$d" txn; cmp -s "$dir/out" "$dir/numbered" || die "what is prepared came"
+check "commit one" 0 "$thmq" txn commit "$d" "$id"
+check "it is committed" 1 "$thmq" txn abort "$d" "$id"; has err 'it is committed'
+check "abort the other" 0 "$thmq" txn abort "$d" "$other"
+check "it is gone" 3 "$thmq" txn commit "$d" "$other"; has err 'none of this number'
+check "none is left" 0 "$thmq" txn list "$d"; [ ! -s "$dir/out" ] || die "there are transactions"
+check "one of them is there" 0 "$thmq" sub "$d" txn; cat "$dir/numbered" "$dir/want" | cmp -s - "$dir/out" || die "other messages came"
+check "statistics of them" 0 "$thmq" stat --all "$d"; has out txn_committed
+check "no number" 2 "$thmq" txn abort "$d" shop; has err 'shop is no number'
+check "end what" 2 "$thmq" txn abort "$d"; has err 'the number of a transaction'
+check "no such thing to do" 2 "$thmq" txn forget "$d"; has err 'not forget'
+
 check "ttl elsewhere" 2 "$thmq" topic list --ttl 1s "$d"; has err -- --ttl
 printf '\377' | "$thmq" pub "$d" t || exit 1
 check "bytes that are no text" 0 "$thmq" sub --json --from 4 "$d" t; has out base64

@@ -460,6 +460,134 @@ static void refused(void)
 	CHECK(thmq_session_close(s, 5 * SECOND) == 0 && thmq_session_close(other, 5 * SECOND) == 0);
 }
 
+/* ------------------------------------------------------------ who administers them */
+
+#define MANY 70u /* more than two pages of the list */
+
+static struct thmq_txn_info *listed(struct thmq_session *s, int *ret_count)
+{
+	static struct thmq_txn_info infos[2 * MANY];
+
+	infos[0].size = sizeof(infos[0]);
+	*ret_count = thmq_txn_list(s, infos, 2 * MANY);
+	CHECK(*ret_count >= 0);
+	return infos;
+}
+
+/* Until so many are left: an end is told before all shards have heard of it. */
+static struct thmq_txn_info *are_left(struct thmq_session *s, int count)
+{
+	uint64_t end = now() + 10 * SECOND;
+	struct thmq_txn_info *infos;
+	int n;
+
+	while ((infos = listed(s, &n)), n != count && now() < end)
+		thmq_session_wait(s, MS);
+	CHECK(n == count);
+	return infos;
+}
+
+static void list_is_whole(void)
+{
+	struct thmq_session *s = session_of(NULL), *other = session_of(NULL);
+	struct thmq_txn *t[MANY], *named;
+	struct thmq_txn_info *infos, few[3];
+	struct {
+		uint32_t size, state;
+		uint64_t id;
+	} old[2]; /* of a program that knows less */
+	struct timespec wall;
+	uint32_t i;
+	int n;
+
+	clock_gettime(CLOCK_REALTIME, &wall);
+	are_left(s, 0);
+	for (i = 0; i < MANY; i++)
+		CHECK(thmq_txn_begin(other, THMQ_TXN_OPTS(.timeout_ns = 100 * SECOND), &t[i]) == 0);
+	CHECK(thmq_txn_begin(s, THMQ_TXN_OPTS(.name = "one"), &named) == 0);
+	infos = listed(s, &n);
+	CHECK(n == MANY + 1);
+	for (i = 0; i < MANY; i++) {
+		CHECK(infos[i].id == thmq_txn_id(t[i]) && infos[i].state == THMQ_TXN_OPEN && !infos[i].name[0] && infos[i].identity[0]);
+		CHECK(infos[i].left_ns > 60 * SECOND && infos[i].left_ns <= 100 * SECOND && infos[i].check_max == 15 && !infos[i].checks);
+		CHECK(infos[i].since_ns / SECOND >= (uint64_t)wall.tv_sec && infos[i].since_ns / SECOND < (uint64_t)wall.tv_sec + 100);
+	}
+	CHECK(infos[MANY].id == thmq_txn_id(named) && strcmp(infos[MANY].name, "one") == 0);
+	few[0].size = sizeof(few[0]);
+	few[2].id = 7;
+	CHECK(thmq_txn_list(s, few, 2) == MANY + 1 && few[1].id == thmq_txn_id(t[1]) && few[2].id == 7);
+	CHECK(thmq_txn_list(s, NULL, 0) == MANY + 1);
+	old[0].size = sizeof(old[0]);
+	CHECK(thmq_txn_list(s, (struct thmq_txn_info *)old, 2) == MANY + 1 && old[1].id == thmq_txn_id(t[1]) && old[1].state == THMQ_TXN_OPEN);
+	/* what ends meanwhile does not matter: the others are all there */
+	for (i = 0; i < MANY; i += 2)
+		CHECK(thmq_txn_abort(t[i], 5 * SECOND) == 0);
+	infos = are_left(s, MANY / 2 + 1);
+	for (i = 1; i < MANY; i += 2)
+		CHECK(infos[i / 2].id == thmq_txn_id(t[i]));
+	few[0].size = 0;
+	CHECK(thmq_txn_list(s, few, 2) == -EINVAL && thmq_txn_list(s, NULL, 2) == -EINVAL && thmq_txn_list(NULL, NULL, 0) == -EINVAL);
+	CHECK(thmq_session_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(named, 5 * SECOND) == 0);
+	are_left(s, 0);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+}
+
+/* One that holds up a partition, whosever it is. */
+static void forced(void)
+{
+	struct thmq_session *s = session_of(NULL), *other = session_of(NULL);
+	struct thmq_txn_info *infos;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_txn *t;
+	uint64_t id;
+
+	CHECK(thmq_topic_create(s, "fo", NULL) == 0);
+	p = producer_of(other, "fo");
+	c = reader_of(s, "fo", 0);
+	are_left(s, 0);
+	CHECK(thmq_txn_begin(other, NULL, &t) == 0);
+	put(p, t, 0, "stuck");
+	put(p, NULL, 0, "waits");
+	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	expect_text(s, c, "");
+	id = are_left(s, 1)[0].id;
+	CHECK(id == thmq_txn_id(t));
+	CHECK(thmq_txn_force(s, id, THMQ_TXN_COMMIT, 5 * SECOND) == -EINVAL); /* whether it is whole its session knows */
+	CHECK(thmq_txn_force(s, id, 3, SECOND) == -EINVAL && thmq_txn_force(s, 0, THMQ_TXN_ABORT, SECOND) == -EINVAL);
+	CHECK(thmq_txn_force(s, id + 1, THMQ_TXN_ABORT, SECOND) == -ENOENT && thmq_txn_force(s, id + 1, THMQ_TXN_COMMIT, SECOND) == -ENOENT);
+	CHECK(thmq_txn_force(NULL, id, THMQ_TXN_ABORT, SECOND) == -EINVAL);
+	CHECK(thmq_txn_force(s, id, THMQ_TXN_ABORT, 5 * SECOND) == 0);
+	expect_text(s, c, "waits");
+	are_left(s, 0);
+	CHECK(thmq_txn_force(s, id, THMQ_TXN_ABORT, 5 * SECOND) == -ENOENT);
+	put(p, t, 0, "late"); /* it does not know yet */
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == -ECANCELED);
+	CHECK(thmq_flush(p, 5 * SECOND) == -EIO); /* it was refused */
+	put(p, NULL, 0, "more");
+	expect_text(s, c, "more");
+	/* prepared ones */
+	CHECK(thmq_txn_begin(other, THMQ_TXN_OPTS(.name = "shop"), &t) == 0);
+	put(p, t, 0, "good");
+	CHECK(thmq_txn_prepare(t, 5 * SECOND) == 0);
+	id = thmq_txn_id(t);
+	CHECK(thmq_txn_begin(other, THMQ_TXN_OPTS(.name = "shop"), &t) == 0);
+	put(p, t, 0, "bad");
+	CHECK(thmq_txn_prepare(t, 5 * SECOND) == 0);
+	infos = are_left(s, 2);
+	CHECK(infos[0].state == THMQ_TXN_PREPARED && infos[1].state == THMQ_TXN_PREPARED && infos[1].left_ns <= 30 * SECOND);
+	CHECK(thmq_txn_decide(s, id, THMQ_TXN_COMMIT, SECOND) == -EPERM); /* nobody watches it here */
+	CHECK(thmq_txn_force(s, id, THMQ_TXN_COMMIT, 5 * SECOND) == 0);
+	CHECK(thmq_txn_force(s, id, THMQ_TXN_COMMIT, 5 * SECOND) == 0); /* it is so */
+	CHECK(thmq_txn_force(s, id, THMQ_TXN_ABORT, 5 * SECOND) == -EALREADY);
+	CHECK(thmq_txn_force(s, thmq_txn_id(t), THMQ_TXN_ABORT, 5 * SECOND) == 0);
+	expect_text(s, c, "good");
+	are_left(s, 0);
+	CHECK(thmq_txn_commit(t, 5 * SECOND) == -ECANCELED);
+	CHECK(thmq_session_close(s, 5 * SECOND) == 0 && thmq_session_close(other, 5 * SECOND) == 0);
+}
+
 /* The newest message of a key is none that was aborted. */
 static void keys(void)
 {
@@ -724,6 +852,7 @@ static const struct test_case cases[] = {{"all_or_nothing", all_or_nothing}, {"w
 					 {"asked_again", asked_again},	     {"late_claim", late_claim},
 					 {"taken_over", taken_over},	     {"fenced", fenced},	     {"time_is_over", time_is_over},
 					 {"checked_back", checked_back},     {"refused", refused},	     {"keys", keys},
+					 {"list_is_whole", list_is_whole},   {"forced", forced},
 					 {"positions", positions},	     {"priorities", priorities},     {"time_to_live", time_to_live},
 					 {"altered", altered},		     {"at_random", at_random}};
 

@@ -49,6 +49,7 @@ static const struct {
 	STRUCT(thmq_producer_opts, 40, compress_level, 36),
 	STRUCT(thmq_message_opts, 112, txn, 104),
 	STRUCT(thmq_txn_opts, 40, reserved, 36),
+	STRUCT(thmq_txn_info, 552, identity, 296),
 	STRUCT(thmq_consumer_opts, 120, reserved2, 116),
 	STRUCT(thmq_group_info, 288, lag, 280),
 	STRUCT(thmq_group_member, 96, instance, 32),

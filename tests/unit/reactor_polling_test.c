@@ -737,6 +737,39 @@ Test(reactor_polling, what_a_sleep_costs_is_measured_unless_it_is_told)
 	cr_assert_geq(st.wake_latency_ns, 1000);
 }
 
+static uint32_t wake_cpu_after(const struct thmq_env_opts *opts, int polls, bool *ret_moved)
+{
+	struct thmq_core_stats st = {.size = sizeof(st)};
+	struct thmq_env *env;
+	uint32_t begin;
+
+	cr_assert_eq(thmq_env_open(&env, opts), 0);
+	cr_assert_eq(thmq_core_stats(thmqi_env_core(env, 0), &st), 0);
+	begin = st.wake_cpu_ns;
+	*ret_moved = false;
+	for (int i = 0; i < polls; i++) {
+		cr_assert_geq(thmq_poll(env, 50000), 0);
+		cr_assert_eq(thmq_core_stats(thmqi_env_core(env, 0), &st), 0);
+		*ret_moved |= st.wake_cpu_ns != begin;
+	}
+	cr_assert_eq(thmq_env_close(env, SECOND), 0);
+	return st.wake_cpu_ns;
+}
+
+Test(reactor_polling, what_a_sleep_takes_of_the_processor_is_learned_unless_it_is_told)
+{
+	struct thmq_env_opts opts =
+		*THMQ_ENV_OPTS(.policy = THMQ_POLICY_SKI, .latency_worth = 1);
+	bool moved;
+	uint32_t ns = wake_cpu_after(&opts, 200, &moved);
+
+	cr_assert(moved);
+	cr_assert(ns >= 500 && ns <= 20000, "%u", ns);
+	opts.wake_cpu_ns = 1234;
+	ns = wake_cpu_after(&opts, 200, &moved);
+	cr_assert(!moved && ns == 1234, "%u", ns);
+}
+
 /* Where others want the processor, or signals cut the sleeps short, the figures stay within reason, and the open ends. */
 Test(reactor_polling, what_a_sleep_costs_is_within_reason_on_a_busy_machine)
 {

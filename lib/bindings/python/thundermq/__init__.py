@@ -40,7 +40,7 @@ from _thundermq import ffi
 from ._wait import Bell, until
 
 __all__ = ["Broker", "Compression", "Consumer", "Durability", "Environment", "Error", "ErrorClass", "Event", "EventType", "Message", "Policy",
-           "Producer", "Session", "Start", "version"]
+           "Producer", "Session", "Start", "Transaction", "version"]
 
 lib = ffi.dlopen(os.environ.get("THUNDERMQ_LIBRARY") or "libthundermq.so.0")
 
@@ -385,6 +385,39 @@ class Session(_Handle):
             fields["backoff_ns"], fields["backoff_count"] = ffi.new("uint64_t[]", [_ns(b) for b in backoff]), len(backoff)
         return Consumer(self, topic, group, fields, keep)
 
+    # transactions
+
+    def transaction(self, name: str | None = None, timeout: float | None = None, **options: Any) -> Transaction:
+        """Messages, send(…, txn=t), and acknowledgements, ack(message, txn=t), that count all or not at all.
+
+        with session.transaction() as t: commits it at the end, and aborts it if something is raised. timeout: it is aborted if it is open for longer.
+        """
+        return Transaction(self, {"name": name, "timeout_ns": None if timeout is None else _ns(timeout), **options})
+
+    def watch_transactions(self, name: str) -> None:
+        """TXN_CHECK events ask what is to become of prepared transactions of that name: decide_transaction(event.sequence, …)."""
+        _control(lib.thmq_txn_watch(self._raw(), name.encode()))
+
+    def decide_transaction(self, number: int, commit: bool, timeout: float = 30.0) -> None:
+        decision = lib.THMQ_TXN_COMMIT if commit else lib.THMQ_TXN_ABORT
+        _control(lib.thmq_txn_decide(self._raw(), number, decision, _ns(timeout)))
+
+    def transactions(self) -> list[dict[str, Any]]:
+        """Those of all sessions that are not over, oldest first. state: 1 open, 2 being ended, 3 prepared, 4 in doubt."""
+        room = 16
+        while True:
+            all_ = ffi.new("struct thmq_txn_info[]", room)
+            all_[0].size = ffi.sizeof("struct thmq_txn_info")
+            n = _control(lib.thmq_txn_list(self._raw(), all_, room))
+            if n <= room:
+                return [_plain(ffi.addressof(all_, i)) for i in range(n)]
+            room = n
+
+    def force_transaction(self, number: int, commit: bool = False, timeout: float = 30.0) -> None:
+        """Ends one of anybody; one that is open can only be aborted."""
+        decision = lib.THMQ_TXN_COMMIT if commit else lib.THMQ_TXN_ABORT
+        _control(lib.thmq_txn_force(self._raw(), number, decision, _ns(timeout)))
+
     def reply(self, request: Message, data: Bytes, **options: Any) -> None:
         """Answers a request: a message that somebody sent by Producer.call(). Acknowledge it behind that."""
         keep: list[Any] = []
@@ -469,6 +502,61 @@ class _Stream(_Handle):
         return rc
 
 
+class Transaction(_Handle):
+    """What is sent and acknowledged in it counts once it is committed, or not at all."""
+
+    def __init__(self, session: Session, fields: Mapping[str, Any]) -> None:
+        self._session = session
+        self._prepared = False
+        p, keep = ffi.new("struct thmq_txn **"), []  # type: ignore[var-annotated]
+        _control(lib.thmq_txn_begin(session._raw(), _options("thmq_txn_opts", fields, keep), p))
+        self._c = p[0]
+
+    @property
+    def id(self) -> int:
+        """Its number, which no other one of this broker ever has."""
+        return lib.thmq_txn_id(self._raw())
+
+    def commit(self, timeout: float | None = None) -> None:
+        """Durable, all of it. ETIMEDOUT, ECONNRESET: not known, call it again; whatever else it raises: it is aborted."""
+        self._end(lib.thmq_txn_commit, timeout)
+
+    def prepare(self, timeout: float | None = None) -> None:
+        """Durable, and whether it is committed is said later, by anybody, whatever dies meanwhile. It has a name, and acknowledges nothing."""
+        self._end(lib.thmq_txn_prepare, timeout)
+        self._prepared = True
+
+    def abort(self, timeout: float = 5.0) -> None:
+        """Nothing of it counts, also where it is prepared."""
+        self._raw()
+        super().close(timeout)
+
+    def _end(self, call: Any, timeout: float | None) -> None:
+        c = self._raw()
+        try:
+            self._session._blocking(lambda ns: call(c, ns), timeout)
+        finally:
+            if not self._alive() or lib.thmq_txn_id(c) == 0:  # it is over
+                self._c = None
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Aborts it, if it is open; one that is prepared waits for a decision."""
+        if self._prepared:
+            self._c = None
+        super().close(timeout)
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        if kind is None and self._c is not None and not self._prepared:
+            self.commit()
+        super().__exit__(kind, value, traceback)
+
+    def _alive(self) -> bool:
+        return self._session._c is not None and self._session._alive()
+
+    def _close(self, c: Any, timeout_ns: int) -> int:
+        return lib.thmq_txn_abort(c, timeout_ns)
+
+
 class Producer(_Stream):
     def __init__(self, session: Session, topic: str, fields: Mapping[str, Any]) -> None:
         self._session = session
@@ -485,7 +573,8 @@ class Producer(_Stream):
     def send(self, data: Bytes, **options: Any) -> int:
         """Takes a message, and gives its sequence; waits while the window is full. It is not durable yet: flush().
 
-        key (bytes or str), tag, headers (a mapping, or pairs), partition, ttl (seconds), time_ns, durability; expect_end, expect_key: an offset.
+        key (bytes or str), tag, headers (a mapping, or pairs), partition, ttl (seconds), time_ns, durability; expect_end, expect_key: an offset;
+        txn: a Transaction.
         """
         keep: list[Any] = []
         b, o = _bytes(data, keep), _message_options(options, keep) if options else ffi.NULL
@@ -723,10 +812,13 @@ class Consumer(_Stream):
             assert message is not None
             yield message
 
-    def ack(self, message: Message) -> None:
-        """All up to this one, of its partition, is done; in a shared group this one is. The message may have been released."""
+    def ack(self, message: Message, txn: Transaction | None = None) -> None:
+        """All up to this one, of its partition, is done; in a shared group this one is. The message may have been released. txn: once that is committed."""
         if self._group is None:
             raise ValueError("a reader without a group has nothing to acknowledge")
+        if txn is not None:
+            self._until_taken("thmq_txn_ack", lambda: lib.thmq_txn_ack(txn._raw(), self._raw(), message._c))
+            return
         self._until_taken("thmq_ack", lambda: lib.thmq_ack(self._raw(), message._c))
 
     def nack(self, message: Message, delay: float | None = 0.0) -> None:
@@ -811,7 +903,7 @@ def _message_options(given: Mapping[str, Any], keep: list[Any]) -> Any:
     fields = dict(given)
     key, headers = fields.pop("key", None), fields.pop("headers", ())
     partition, ttl, when = fields.pop("partition", None), fields.pop("ttl", None), fields.pop("time_ns", None)
-    ends, keys = fields.pop("expect_end", None), fields.pop("expect_key", None)
+    ends, keys, txn = fields.pop("expect_end", None), fields.pop("expect_key", None), fields.pop("txn", None)
     o = _options("thmq_message_opts", fields, keep)
     if key is not None:
         keep.append(ffi.from_buffer(key.encode() if isinstance(key, str) else key))
@@ -831,4 +923,6 @@ def _message_options(given: Mapping[str, Any], keep: list[Any]) -> Any:
             setattr(o, field, value)
     if ttl is not None:
         o.ttl_ns = _ns(ttl)
+    if txn is not None:
+        o.txn = txn._raw()
     return o

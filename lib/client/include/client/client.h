@@ -43,6 +43,9 @@ int thmqi_client_txn_commit(struct thmq_txn *txn, uint64_t timeout_ns);
 int thmqi_client_txn_abort(struct thmq_txn *txn, uint64_t timeout_ns);
 int thmqi_client_txn_watch(struct thmq_session *session, const char *name);
 int thmqi_client_txn_decide(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns);
+int thmqi_client_txn_list(struct thmq_session *session, struct thmq_txn_info *ret_infos, uint32_t max);
+int thmqi_client_txn_force(struct thmq_session *session, uint64_t id, uint32_t decision, uint64_t timeout_ns);
+struct thmq_env *thmqi_client_txn_env(const struct thmq_txn *txn);
 
 int thmqi_client_delayed_cancel(struct thmq_session *session, const char *topic, uint32_t partition, uint64_t number);
 int thmqi_client_key_find(struct thmq_session *session, const char *topic, uint32_t partition, const void *key,

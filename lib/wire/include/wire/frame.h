@@ -305,15 +305,18 @@ enum thmqi_op {
 	THMQI_OP_TXN_BEGIN = 64, /* meta; group: its name, or ""; member: a secret, by chance; session_timeout_ns; retention_ns: of checks;
 				    index: how many; topic_flags: THMQI_TXN_STAYS -> value[0]: id */
 	THMQI_OP_TXN_END = 65, /* meta; member: id, volatile_bytes: the secret, or it is watched; index: THMQI_TXN_*;
-				  before_offset: messages and offsets that it has, UINT64_MAX: not known -> status 0; -ECANCELED it was aborted, … */
+				  before_offset: messages and offsets that it has, UINT64_MAX: not known; topic_flags: THMQI_TXN_FORCE,
+				  or 0 -> status 0; -ECANCELED it was aborted, … */
 	THMQI_OP_TXN_WATCH = 66, /* meta; group: name: TXN_CHECK frames come to this connection, too, and it may end those of that name */
 	THMQI_OP_TXN_OFFSET = 67, /* shard; member: id, partition, group_id, stream, session_timeout_ns: epoch, before_offset: all below it is
 				     done, if the transaction is committed */
+	THMQI_OP_TXN_LIST = 68, /* meta; member: an id, or 0 -> count entries of struct thmqi_txn_entry, of those above it; total: of all */
 	THMQI_OP_GROUP_RESET = 45 /* shard; partition, group_id, index: enum thmq_start, before_offset: its value, topic_flags likewise ->
 				     value[0]: the offset; 0: it is stored; -EAGAIN: it is being stored, ask again for this offset */
 };
 #define THMQI_GROUP_FORCE 1u
 #define THMQI_TXN_STAYS 1u /* its connection may be lost, and come back */
+#define THMQI_TXN_FORCE 2u /* of TXN_END: it is of no matter whose it is */
 #define THMQI_TXN_COMMIT 1u
 #define THMQI_TXN_ABORT 2u
 #define THMQI_TXN_PREPARE 3u
@@ -403,6 +406,17 @@ struct thmqi_member_entry {
 	char instance[64]; /* NUL-terminated */
 };
 
+struct thmqi_txn_entry {
+	uint64_t id;
+	uint64_t since_ns; /* since 1970 */
+	uint64_t left_ns;
+	uint32_t state; /* enum thmq_txn_state */
+	uint32_t checks, check_max;
+	uint32_t reserved;
+	char name[256];     /* NUL-terminated, as identity */
+	char identity[256]; /* "": nobody's */
+};
+
 #define THMQI_REPLY_BYTES 16384u
 
 struct thmqi_reply {
@@ -421,6 +435,7 @@ struct thmqi_reply {
 		struct thmqi_group_entry groups[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_group_entry)];
 		struct thmqi_member_entry members[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_member_entry)];
 		uint32_t owners[(THMQI_REPLY_BYTES - 64) / sizeof(uint32_t)];
+		struct thmqi_txn_entry txns[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_txn_entry)];
 	};
 };
 
