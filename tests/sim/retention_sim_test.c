@@ -254,6 +254,41 @@ static void by_consumption(void)
 	down();
 }
 
+/* Partitions that were added wait for the groups that there are, also for one that has no member and never had anything of them. */
+static void by_consumption_of_added_ones(void)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_producer *p;
+	uint32_t i;
+
+	up(7);
+	make("t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
+	make("other", NULL);
+	publish("t", 2, BIG);
+	CHECK(consume("t", "a", 2, NULL) == 0 && consume("t", "b", 2, NULL) == 0);
+	CHECK(thmq_topic_alter(w.session, "t", THMQ_TOPIC_OPTS(.partition_count = 2), THMQ_ALTER_PARTITIONS) == 0);
+	CHECK(thmq_producer_open(w.session, "t", NULL, &p) == 0);
+	for (i = 0; i < 60;) {
+		int64_t seq = thmq_send(p, payload, BIG, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 1));
+
+		CHECK(seq > 0 || seq == -EAGAIN);
+		i += seq > 0;
+		thmq_poll(w.env, 1000000);
+	}
+	CHECK(thmq_flush(p, 600 * SECOND) == 0 && thmq_producer_close(p, 60 * SECOND) == 0);
+	consume("t", "a", 60, NULL);
+	rest(5);
+	CHECK(thmq_partition_describe(w.session, "t", 1, "b", &info) == 0 && info.begin_offset == 0 && info.end_offset == 60);
+	restart(true);
+	rest(5);
+	CHECK(thmq_partition_describe(w.session, "t", 1, "b", &info) == 0 && info.begin_offset == 0);
+	consume("t", "b", 60, NULL);
+	publish("t", 30, BIG);
+	rest(5);
+	CHECK(thmq_partition_describe(w.session, "t", 1, "b", &info) == 0 && info.begin_offset > 30);
+	down();
+}
+
 static void deleted(void)
 {
 	up(4);
@@ -675,6 +710,7 @@ int main(void)
 	beside_idle_topics();
 	by_time();
 	by_consumption();
+	by_consumption_of_added_ones();
 	deleted();
 	of_metadata();
 	at_the_limit();
