@@ -18,8 +18,7 @@
  *  B9 a copy that does not know itself to be a voter refuses its vote: one that was made a voter and has not heard of it yet, or that has heard of
  *     its removal before that was committed, is needed all the same (Ongaro 2014, 4.2.2). Who counts it is the candidate's to know: it votes. For
  *     the same reason a leader does not remove itself: membership.c
- *  B10 what it answers to a leader of an older term says where its log ends by bytes that were never set, which others may see, and which may
- *     make the answer one that is dropped: it says 0
+ *  B10 to who leads in an older term it answers with an index that it has never set: that is 0, and not what lay in memory
  */
 #include "engine_raft.h"
 
@@ -126,6 +125,7 @@ static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *even
 	rc = thmqi_engine_error(raft_step(&e->raft, event, u));
 	if (!rc)
 		tell(e, u, event->type, received, ret);
+	e->outdated = false;
 	return rc;
 }
 
@@ -384,10 +384,9 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 		a->n_entries = count - skip;
 	}
 	event.receive.message = &m;
+	e->outdated = message->term < e->raft.current_term;
 	if (!rc) {
-		e->refuses = message->term < e->raft.current_term;
 		rc = step(e, now_ms, &event, true, &u, ret);
-		e->refuses = false;
 		if (!rc && ret->take)
 			raft_free(batch);
 	} else {
@@ -456,11 +455,10 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 	if (rc != 1)
 		return rc;
 	event.receive.message = &m;
+	e->outdated = message->type == THMQI_MESSAGE_SNAPSHOT && message->term < e->raft.current_term;
 	if (message->type == THMQI_MESSAGE_VOTE)
 		return vote(e, now_ms, &event, ret);
-	e->refuses = message->term < e->raft.current_term;
 	rc = step(e, now_ms, &event, false, &u, ret);
-	e->refuses = false;
 	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
 		return rc;
 	ret->install = true;
