@@ -103,11 +103,17 @@ int tls_given(bool of_broker, const struct thmq_tls_opts **ret_opts);
 const char *finding_name(uint32_t kind);
 void print_finding(const char *log, const struct thmq_log_finding *f, bool json);
 
+/* Partitions of a topic from begin on, whose numbers in the log are from first on. */
+struct name_range {
+	uint32_t topic_id, first, count, begin;
+};
+
 /* thmq_names.c: what the numbers in the logs are called. All zero: nothing is known. */
 struct names {
 	struct thmq_data_name *topics; /* by first_partition */
 	struct thmq_data_name *groups;
-	uint32_t topic_count, group_count;
+	struct name_range *ranges; /* partitions that topics got later */
+	uint32_t topic_count, group_count, range_count;
 	bool of_log; /* a log on its own: its states are its owner's */
 };
 struct name_text {

@@ -42,8 +42,29 @@ static const struct thmq_data_name *find_group(const struct names *n, uint32_t i
 	return NULL;
 }
 
+/* Those that @t had from the begin. */
+static uint32_t first_count(const struct thmq_data_name *t)
+{
+	return t->added_count ? t->added[0].begin : t->partition_count;
+}
+
+static const struct thmq_data_name *find_added(const struct names *n, uint32_t partition, uint32_t *ret_index)
+{
+	uint32_t i;
+
+	for (i = 0; i < n->range_count; i++) {
+		const struct name_range *r = &n->ranges[i];
+
+		if (partition - r->first < r->count) {
+			*ret_index = r->begin + (partition - r->first);
+			return find_topic(n, r->topic_id);
+		}
+	}
+	return NULL;
+}
+
 /* Topics are sorted by their first partition: the last one that begins at or before @partition. */
-static const struct thmq_data_name *find_partition(const struct names *n, uint32_t partition)
+static const struct thmq_data_name *find_partition(const struct names *n, uint32_t partition, uint32_t *ret_index)
 {
 	uint32_t lo = 0, hi = n->topic_count, mid;
 
@@ -54,18 +75,40 @@ static const struct thmq_data_name *find_partition(const struct names *n, uint32
 		else
 			hi = mid;
 	}
-	if (!lo || partition - n->topics[lo - 1].first_partition >= n->topics[lo - 1].partition_count)
-		return NULL;
+	if (!lo || partition - n->topics[lo - 1].first_partition >= first_count(&n->topics[lo - 1]))
+		return find_added(n, partition, ret_index);
+	*ret_index = partition - n->topics[lo - 1].first_partition;
 	return &n->topics[lo - 1];
+}
+
+static void learn_ranges(struct names *n, const struct thmq_data_name *topic)
+{
+	struct name_range *r;
+	uint32_t k, i, end;
+
+	for (k = 0; k < topic->added_count; k++) {
+		end = k + 1 < topic->added_count ? topic->added[k + 1].begin : topic->partition_count;
+		for (i = 0; i < n->range_count && n->ranges[i].first != topic->added[k].first_partition; i++)
+			;
+		r = i < n->range_count ? &n->ranges[i] : grow((void **)&n->ranges, sizeof(*n->ranges), n->range_count);
+		if (!r)
+			return;
+		n->range_count += i == n->range_count;
+		*r = (struct name_range){.topic_id = topic->id,
+					 .first = topic->added[k].first_partition,
+					 .count = end > topic->added[k].begin ? end - topic->added[k].begin : 0,
+					 .begin = topic->added[k].begin};
+	}
 }
 
 static void learn_topic(struct names *n, const struct thmq_data_name *topic)
 {
 	uint32_t i;
 
+	learn_ranges(n, topic);
 	for (i = n->topic_count; i > 0; i--)
 		if (n->topics[i - 1].id == topic->id) {
-			n->topics[i - 1].deleted = topic->deleted;
+			n->topics[i - 1] = *topic;
 			return;
 		}
 	if (!topic->name[0] || !grow((void **)&n->topics, sizeof(*n->topics), n->topic_count))
@@ -113,17 +156,18 @@ void names_free(struct names *n)
 {
 	free(n->topics);
 	free(n->groups);
+	free(n->ranges);
 }
 
 /* -------------------------------------------------------------------- words */
 
 const char *partition_text(const struct names *n, uint32_t partition, struct name_text *buffer)
 {
-	const struct thmq_data_name *t = find_partition(n, partition);
+	uint32_t index;
+	const struct thmq_data_name *t = find_partition(n, partition, &index);
 
 	if (t)
-		snprintf(buffer->text, sizeof(buffer->text), "%s/%u%s", t->name, partition - t->first_partition,
-			 t->deleted ? " (deleted)" : "");
+		snprintf(buffer->text, sizeof(buffer->text), "%s/%u%s", t->name, index, t->deleted ? " (deleted)" : "");
 	else
 		snprintf(buffer->text, sizeof(buffer->text), "partition %u", partition);
 	return buffer->text;
@@ -192,11 +236,12 @@ static void print_named(const char *field, const char *name)
 
 void print_partition_json(const struct names *n, uint32_t partition)
 {
-	const struct thmq_data_name *t = find_partition(n, partition);
+	uint32_t index;
+	const struct thmq_data_name *t = find_partition(n, partition, &index);
 
 	if (t) {
 		print_named("topic", t->name);
-		printf(",\"partition\":%u", partition - t->first_partition);
+		printf(",\"partition\":%u", index);
 		if (t->deleted)
 			fputs(",\"deleted\":true", stdout);
 	}

@@ -362,7 +362,14 @@ static int set(const char *option, const char *text, int (*parse)(const char *op
 /* What topic create and topic alter have in common. */
 static int parse_common(const struct wishes *w, struct thmq_topic_opts *o, struct thmq_limits *limits, uint32_t *what)
 {
-	int rc = set("--retention-time", w->time, parse_duration, &o->retention_ns, THMQ_ALTER_RETENTION_TIME, what);
+	uint64_t count = 0;
+	int rc;
+
+	if (w->partitions && (!parse_number(w->partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
+		return usage_error("--partitions: a number from 1 to %u, not %s", THMQ_PARTITION_COUNT_MAX, w->partitions);
+	o->partition_count = (uint32_t)count;
+	*what |= count ? THMQ_ALTER_PARTITIONS : 0;
+	rc = set("--retention-time", w->time, parse_duration, &o->retention_ns, THMQ_ALTER_RETENTION_TIME, what);
 
 	rc = rc ? rc : set("--retention-bytes", w->bytes, parse_size, &o->retention_bytes, THMQ_ALTER_RETENTION_BYTES, what);
 	rc = rc ? rc : set("--ttl", w->ttl, parse_duration, &o->ttl_ns, THMQ_ALTER_TTL, what);
@@ -376,13 +383,11 @@ static int parse_common(const struct wishes *w, struct thmq_topic_opts *o, struc
 
 static int parse_create(const struct wishes *w, struct thmq_topic_opts *o)
 {
-	uint64_t count = 0, priorities = 0;
+	uint64_t priorities = 0;
 	uint32_t i;
 
 	if (w->tombstones && !w->compact)
 		return usage_error("--tombstones is of use only with --compact");
-	if (w->partitions && (!parse_number(w->partitions, THMQ_PARTITION_COUNT_MAX, &count) || !count))
-		return usage_error("--partitions: a number from 1 to %u, not %s", THMQ_PARTITION_COUNT_MAX, w->partitions);
 	if (w->priorities && (!parse_number(w->priorities, THMQ_PRIORITIES_MAX, &priorities) || !priorities))
 		return usage_error("--priorities: a number from 1 to %u, not %s", THMQ_PRIORITIES_MAX, w->priorities);
 	for (i = 1; w->visible && i <= 3; i++)
@@ -390,7 +395,6 @@ static int parse_create(const struct wishes *w, struct thmq_topic_opts *o)
 			o->visible_at = i;
 	if (w->visible && !o->visible_at)
 		return usage_error("--visible-at is memory, written or durable, not %s", w->visible);
-	o->partition_count = (uint32_t)count;
 	o->priorities = (uint32_t)priorities;
 	o->flags = (w->consumed ? THMQ_TOPIC_RETAIN_CONSUMED : 0) | (w->compact ? THMQ_TOPIC_COMPACT : 0);
 	return EXIT_OK;
@@ -417,7 +421,7 @@ static const char *is_amiss(const struct wishes *w, uint32_t verb)
 		bool given;
 		uint32_t verbs;
 	} all[] = {
-		{"--partitions", w->partitions != NULL, CREATE},
+		{"--partitions", w->partitions != NULL, CREATE | ALTER},
 		{"--priorities", w->priorities != NULL, CREATE},
 		{"--visible-at", w->visible != NULL, CREATE},
 		{"--retain-consumed", w->consumed, CREATE},
@@ -503,7 +507,7 @@ int cmd_topic(int argc, char **argv)
 	if (!rc && verb == CREATE)
 		rc = parse_create(&w, &opts);
 	if (!rc && verb == ALTER && !what)
-		rc = usage_error("topic alter: say what: --retention-time, --retention-bytes, --ttl, --tombstones or --limits");
+		rc = usage_error("topic alter: say what: --partitions, --retention-time, --retention-bytes, --ttl, --tombstones or --limits");
 	if (rc)
 		return rc;
 	snprintf(needs, sizeof(needs), "topic %s needs a directory%s", argv[0],

@@ -68,7 +68,8 @@ static void retire(struct server *s)
 	while (s->conns)
 		conn_close(s->conns);
 	group_close_all(s);
-	store_forget(s);
+	store_forget(s); /* whoever waits for something in it hears of that */
+	transactions_unload(s);
 	offsets_unload(s);
 }
 

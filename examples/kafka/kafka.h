@@ -240,7 +240,7 @@ struct topic {
 	struct thmq_producer *producer;
 	struct other *others; /* producers in other sessions, for transactions */
 	uint32_t len_max;
-	struct partition *partitions;
+	struct partition **partitions;
 };
 
 void producers_free(struct partition *p);
@@ -255,6 +255,7 @@ bool store_pump(struct server *s, uint64_t timeout_ns);
 /* A topic by its name. Return: 0, or an error of the protocol. */
 int store_topic(struct server *s, struct text name, struct topic **ret);
 int store_partition(struct server *s, struct text name, int32_t index, struct partition **ret);
+void store_topic_again(struct server *s, struct topic *t); /* it may have more partitions */
 struct topic *
 store_known(struct server *s,
 	    const struct thmq_topic_info *info); /* as it was just listed; NULL: no memory */

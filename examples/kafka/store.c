@@ -178,7 +178,7 @@ static void on_settled(const struct thmq_event *e)
 
 	if (!e->producer || !t || t->gone || e->partition >= t->partition_count)
 		return;
-	p = &t->partitions[e->partition];
+	p = t->partitions[e->partition];
 	/* in their order, but for those that were refused */
 	for (g = p->first; g && (g->producer != e->producer || g->first > e->sequence || (g->last && g->last < e->sequence));)
 		g = g->next;
@@ -263,19 +263,45 @@ void store_unref(struct topic *t)
 
 	if (--t->refs > 0)
 		return;
-	for (i = 0; i < t->partition_count; i++)
-		producers_free(&t->partitions[i]);
+	for (i = 0; i < t->partition_count; i++) {
+		producers_free(t->partitions[i]);
+		free(t->partitions[i]);
+	}
 	free(t->partitions);
 	free(t);
+}
+
+/* They stay where they are: whoever is at one of them knows it by its place. */
+static int partitions_make(struct topic *t, uint32_t count)
+{
+	struct partition **grown, *p;
+
+	if (count <= t->partition_count)
+		return 0;
+	grown = realloc(t->partitions, count * sizeof(struct partition *));
+	if (!grown)
+		return -ENOMEM;
+	for (t->partitions = grown; t->partition_count < count; t->partition_count++) {
+		p = calloc(1, sizeof(*p));
+		if (!p)
+			return -ENOMEM;
+		p->topic = t;
+		p->index = t->partition_count;
+		p->last = &p->first;
+		p->end = -1;
+		grown[t->partition_count] = p;
+	}
+	return 0;
 }
 
 struct topic *store_known(struct server *s, const struct thmq_topic_info *info)
 {
 	struct topic **at = topic_place(s, text_of(info->name)), *t;
-	uint32_t i;
 
-	if (*at && (*at)->id == info->topic_id)
+	if (*at && (*at)->id == info->topic_id) {
+		partitions_make(*at, info->partition_count); /* some may have been added; without memory they are not known yet */
 		return *at;
+	}
 	if (*at) {
 		store_topic_gone(s, *at); /* somebody made another of its name */
 		at = topic_place(s, text_of(info->name));
@@ -283,27 +309,19 @@ struct topic *store_known(struct server *s, const struct thmq_topic_info *info)
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return NULL;
-	t->partitions = calloc(info->partition_count, sizeof(*t->partitions));
-	if (!t->partitions) {
-		free(t);
+	t->server = s;
+	t->refs = 1;
+	if (partitions_make(t, info->partition_count)) {
+		store_unref(t);
 		return NULL;
 	}
 	memcpy(t->name, info->name, sizeof(t->name));
 	t->id = info->topic_id;
-	t->partition_count = info->partition_count;
 	t->compacted = info->flags & THMQ_TOPIC_COMPACT;
 	t->in_memory = info->flags & THMQ_TOPIC_VOLATILE;
 	t->retention_ns = info->retention_ns;
 	t->retention_bytes = info->retention_bytes;
 	t->tombstone_ns = info->tombstone_ns;
-	for (i = 0; i < t->partition_count; i++) {
-		t->partitions[i].topic = t;
-		t->partitions[i].index = i;
-		t->partitions[i].last = &t->partitions[i].first;
-		t->partitions[i].end = -1;
-	}
-	t->server = s;
-	t->refs = 1;
 	*at = t;
 	return t;
 }
@@ -333,7 +351,7 @@ static void readers_sweep(struct server *s, int64_t idle_ns)
 	for (b = 0; b < BUCKETS; b++)
 		for (t = s->topics[b]; t; t = t->next)
 			for (i = 0; i < t->partition_count; i++)
-				for (r = t->partitions[i].readers; r; r = next) {
+				for (r = t->partitions[i]->readers; r; r = next) {
 					next = r->next;
 					if (!r->busy && now - r->used_ns >= idle_ns)
 						reader_close(r);
@@ -346,7 +364,7 @@ static bool other_is_busy(const struct topic *t, const struct other *o)
 	uint32_t i;
 
 	for (i = 0; i < t->partition_count; i++)
-		for (g = t->partitions[i].first; g; g = g->next)
+		for (g = t->partitions[i]->first; g; g = g->next)
 			if (g->producer == o->producer)
 				return true;
 	return false;
@@ -427,8 +445,8 @@ void store_topic_gone(struct server *s, struct topic *t)
 	}
 	others_drop(t);
 	for (i = 0; i < t->partition_count; i++) {
-		sendings_fail(&t->partitions[i], -THMQ_ENOTOPIC);
-		for (r = t->partitions[i].readers; r; r = next) {
+		sendings_fail(t->partitions[i], -THMQ_ENOTOPIC);
+		for (r = t->partitions[i]->readers; r; r = next) {
 			next = r->next;
 			if (!r->busy)
 				reader_close(r);
@@ -457,6 +475,14 @@ int store_topic(struct server *s, struct text name, struct topic **ret)
 	return *ret ? 0 : K_UNKNOWN_SERVER_ERROR;
 }
 
+void store_topic_again(struct server *s, struct topic *t)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+
+	if (!thmq_topic_describe(s->control, t->name, &info) && info.topic_id == t->id)
+		store_known(s, &info);
+}
+
 int store_partition(struct server *s, struct text name, int32_t index, struct partition **ret)
 {
 	struct topic *t;
@@ -464,9 +490,11 @@ int store_partition(struct server *s, struct text name, int32_t index, struct pa
 
 	if (rc)
 		return rc;
+	if (index >= 0 && (uint32_t)index >= t->partition_count && index < (int32_t)THMQ_PARTITION_COUNT_MAX)
+		store_topic_again(s, t); /* clients of the library may have added some */
 	if (index < 0 || (uint32_t)index >= t->partition_count)
 		return K_UNKNOWN_TOPIC_OR_PARTITION;
-	*ret = &t->partitions[index];
+	*ret = t->partitions[index];
 	return 0;
 }
 
@@ -577,7 +605,7 @@ static int64_t send_patiently(struct sending *g, struct text value, const struct
 
 	while (!rc) {
 		rc = t->gone ? -THMQ_ENOTOPIC : thmq_send(g->producer, value.data, value.len, opts);
-		if (rc != -EAGAIN)
+		if (rc != -EAGAIN && rc != -THMQ_ENOPARTITION) /* it was added, and this producer has not heard of it yet */
 			break;
 		begun = begun ? begun : clock_ns();
 		if (clock_ns() - begun > STUCK_NS)

@@ -467,37 +467,88 @@ void delete_topics_run(struct request *r)
 
 /* --------------------------------------------------------- CreatePartitions */
 
-/* The number of partitions is fixed when the topic is made. */
+struct more {
+	struct text name;
+	int32_t count, places; /* places: for so many of them it is said where they are to be, -1: that is not said */
+};
+
+static void more_read(struct in *in, struct more *m)
+{
+	int32_t k, nodes;
+
+	m->name = in_text(in);
+	m->count = in_i32(in);
+	m->places = in_array(in, 4);
+	for (k = m->places; k > 0 && !in->bad; k--) {
+		for (nodes = in_array(in, 4); nodes > 0 && !in->bad; nodes--)
+			in_i32(in);
+		in_tags(in);
+	}
+	in_tags(in);
+}
+
+/* Return: 0, or an error of the protocol; *ret_why: in words. */
+static int add_partitions(struct server *s, const struct more *m, bool only_look, const char **ret_why)
+{
+	struct topic *t;
+	int rc, error = store_topic(s, m->name, &t);
+
+	*ret_why = NULL;
+	if (error)
+		return error;
+	store_topic_again(s, t);
+	if (is_own(t->name))
+		return K_INVALID_TOPIC;
+	if (m->count <= (int32_t)t->partition_count || m->count > (int32_t)THMQ_PARTITION_COUNT_MAX) {
+		*ret_why = m->count == (int32_t)t->partition_count ? "it has as many already" : "partitions can be added, up to 65536; none can be taken away";
+		return K_INVALID_PARTITIONS;
+	}
+	if (m->places >= 0 && m->places != m->count - (int32_t)t->partition_count) {
+		*ret_why = "the nodes of each new one, or of none";
+		return K_INVALID_REPLICA_ASSIGNMENT;
+	}
+	if (only_look)
+		return 0;
+	rc = thmq_topic_alter(s->control, t->name, THMQ_TOPIC_OPTS(.partition_count = (uint32_t)m->count), THMQ_ALTER_PARTITIONS);
+	if (rc == -EOPNOTSUPP)
+		*ret_why = "a topic with priorities";
+	if (rc)
+		return rc == -EOPNOTSUPP || rc == -EINVAL ? K_INVALID_PARTITIONS : store_error(rc);
+	store_topic_again(s, t);
+	return 0;
+}
+
 void create_partitions_run(struct request *r)
 {
-	struct in *in = &r->in;
+	struct in *in = &r->in, again = r->in;
 	struct out *out = &r->out;
-	int32_t i, k, count = in_array(in, 6);
+	int32_t i, count = in_array(in, 6);
+	bool only_look;
+	struct more m;
 
+	for (i = 0; i < count && !in->bad; i++)
+		more_read(in, &m);
+	in_i32(in); /* how long it may take */
+	only_look = in_bool(in);
+	in_tags(in);
+	if (in->bad || count < 0) {
+		request_fail(r);
+		request_done(r);
+		return;
+	}
 	out_i32(out, 0);
-	out_array(out, count > 0 ? count : 0);
-	for (i = 0; i < count && !in->bad; i++) {
-		struct text name = in_text(in);
-		struct topic *t;
-		int error = store_topic(r->server, name, &t);
+	out_array(out, in_array(&again, 6));
+	for (i = 0; i < count; i++) {
+		const char *why;
+		int error;
 
-		in_i32(in);
-		for (k = in_array(in, 4); k > 0 && !in->bad; k--) {
-			int32_t brokers = in_array(in, 4);
-
-			for (; brokers > 0 && !in->bad; brokers--)
-				in_i32(in);
-			in_tags(in);
-		}
-		in_tags(in);
-		out_text(out, name);
-		out_i16(out, (int16_t)(error ? error : K_INVALID_PARTITIONS));
-		out_string(out, error ? NULL
-				      : "the number of partitions is fixed when the topic is made");
+		more_read(&again, &m);
+		error = add_partitions(r->server, &m, only_look, &why);
+		out_text(out, m.name);
+		out_i16(out, (int16_t)error);
+		out_string(out, why);
 		out_tags(out);
 	}
-	if (in->bad)
-		request_fail(r);
 	out_tags(out);
 	request_done(r);
 }

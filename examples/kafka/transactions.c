@@ -30,6 +30,41 @@ static int find(struct server *s, struct text name, int64_t producer_id, int16_t
 	return 0;
 }
 
+/* Who asks, with which every request about a transaction begins. */
+struct who {
+	struct text name;
+	int64_t producer_id;
+	int16_t epoch;
+};
+
+static struct who who_read(struct in *in)
+{
+	struct who w = {.name = in_text(in)};
+
+	w.producer_id = in_i64(in);
+	w.epoch = in_i16(in);
+	return w;
+}
+
+/* From its second version on a request knows this error, which tells who was fenced from who is too late. */
+static int fenced(const struct request *r, int error)
+{
+	return error == K_INVALID_PRODUCER_EPOCH && r->version >= 2 ? K_PRODUCER_FENCED : error;
+}
+
+/* All of @r was read. False: it made no sense, and is done. *ret_error: of the protocol, or 0 and *ret. */
+static bool whose(struct request *r, const struct who *w, struct transaction **ret, int *ret_error)
+{
+	*ret = NULL;
+	if (r->in.bad) {
+		request_fail(r);
+		request_done(r);
+		return false;
+	}
+	*ret_error = fenced(r, find(r->server, w->name, w->producer_id, w->epoch, ret));
+	return true;
+}
+
 int transaction_open(struct server *s, struct text id, int64_t producer_id, int16_t epoch, struct transaction **ret)
 {
 	int error = find(s, id, producer_id, epoch, ret);
@@ -86,7 +121,7 @@ static void over(struct transaction *x, enum phase phase)
 /* What the library does not hear of it aborts by itself. */
 static void abort_now(struct transaction *x)
 {
-	if (x->phase == PHASE_OPEN)
+	if (x->phase == PHASE_OPEN && cluster_serves(x->server)) /* else a change of leader has aborted it */
 		thmq_txn_abort(x->in.txn, SECOND);
 	over(x, PHASE_ABORTED);
 }
@@ -206,7 +241,7 @@ static void init_transaction(struct request *r, struct text name, int32_t timeou
 	struct server *s = r->server;
 	struct transaction *x;
 	bool again;
-	int error = s->o.cluster                                     ? K_TRANSACTIONAL_ID_REFUSED /* the library has none of several copies */
+	int error = !cluster_serves(s)                               ? K_NOT_COORDINATOR
 		    : timeout_ms <= 0 || timeout_ms > TIMEOUT_MS_MAX ? K_INVALID_TRANSACTION_TIMEOUT
 		    : !name.len || name.len > NAME_MAX_BYTES         ? K_INVALID_REQUEST
 								     : 0;
@@ -268,12 +303,6 @@ void init_producer_id_run(struct request *r)
 
 /* --------------------------------------------- AddPartitionsToTxn, AddOffsetsToTxn */
 
-/* From its second version on a request knows this error, which tells who was fenced from who is too late. */
-static int fenced(const struct request *r, int error)
-{
-	return error == K_INVALID_PRODUCER_EPOCH && r->version >= 2 ? K_PRODUCER_FENCED : error;
-}
-
 static int partition_check(struct server *s, struct text topic, int32_t index)
 {
 	struct partition *p;
@@ -332,20 +361,14 @@ static void add_answer(struct request *r, struct transaction *x, int error)
 
 void add_partitions_to_txn_run(struct request *r)
 {
-	struct text name = in_text(&r->in);
-	int64_t id = in_i64(&r->in);
-	int16_t epoch = in_i16(&r->in);
-	struct transaction *x = NULL;
+	const struct who w = who_read(&r->in);
+	struct transaction *x;
 	bool failed = false;
 	int error;
 
 	partitions_walk(r, false, 0, &failed);
-	if (r->in.bad) {
-		request_fail(r);
-		request_done(r);
+	if (!whose(r, &w, &x, &error))
 		return;
-	}
-	error = fenced(r, find(r->server, name, id, epoch, &x));
 	if (error) {
 		add_answer(r, x, error);
 	} else if (failed) {
@@ -370,20 +393,14 @@ static void short_answer(struct request *r, struct transaction *x, int error)
 
 void add_offsets_to_txn_run(struct request *r)
 {
-	struct text name = in_text(&r->in);
-	int64_t id = in_i64(&r->in);
-	int16_t epoch = in_i16(&r->in);
-	struct transaction *x = NULL;
+	const struct who w = who_read(&r->in);
+	struct transaction *x;
 	int error;
 
 	in_text(&r->in); /* the group: it is told again with its offsets */
 	in_tags(&r->in);
-	if (r->in.bad) {
-		request_fail(r);
-		request_done(r);
+	if (!whose(r, &w, &x, &error))
 		return;
-	}
-	error = fenced(r, find(r->server, name, id, epoch, &x));
 	if (error)
 		short_answer(r, x, error);
 	else
@@ -427,6 +444,12 @@ static void committed(struct transaction *x, struct request *r)
 	short_answer(r, x, 0);
 }
 
+/* Who does not lead any more closes his connections soon: the client asks who does, and that one knows. */
+static bool is_elsewhere(int rc)
+{
+	return rc == -THMQ_ENOTLEADER || rc == -THMQ_ENOQUORUM || rc == -ESHUTDOWN;
+}
+
 /* A look at a commit that is under way. */
 static bool commit_look(struct request *r)
 {
@@ -436,7 +459,7 @@ static bool commit_look(struct request *r)
 	if (x->phase != PHASE_OPEN) /* its offsets are on their way */
 		return false;
 	rc = thmq_txn_commit(x->in.txn, 0); /* begins it, or asks how it is: others are served meanwhile, and share its writes */
-	if (rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EAGAIN) {
+	if (rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EAGAIN || (x->server->o.cluster && is_elsewhere(rc))) {
 		r->deadline_ns = clock_ns() + MILLISECOND;
 		return false;
 	}
@@ -506,20 +529,14 @@ static void end(struct request *r, struct transaction *x, bool commit)
 
 void end_txn_run(struct request *r)
 {
-	struct text name = in_text(&r->in);
-	int64_t id = in_i64(&r->in);
-	int16_t epoch = in_i16(&r->in);
+	const struct who w = who_read(&r->in);
 	bool commit = in_bool(&r->in);
-	struct transaction *x = NULL;
+	struct transaction *x;
 	int error;
 
 	in_tags(&r->in);
-	if (r->in.bad) {
-		request_fail(r);
-		request_done(r);
+	if (!whose(r, &w, &x, &error))
 		return;
-	}
-	error = fenced(r, find(r->server, name, id, epoch, &x));
 	if (error)
 		short_answer(r, x, error);
 	else

@@ -97,6 +97,8 @@ void transactions_unload(struct server *s)
 	for (b = 0; b < BUCKETS; b++)
 		while ((x = s->transactions[b])) {
 			s->transactions[b] = x->next;
+			if (x->request && !x->request->conn) /* a commit that nobody waits for any more */
+				request_free(x->request);
 			transaction_forget(x);
 			free(x);
 		}

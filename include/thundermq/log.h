@@ -647,17 +647,27 @@ THMQ_API int thmq_data_scan(const char *dir, const struct thmq_log_visitor *visi
 
 enum thmq_data_name_kind { THMQ_DATA_TOPIC = 1, THMQ_DATA_GROUP = 2 };
 
+#define THMQ_DATA_RANGES_MAX 16u
+
+/* Partitions that a topic got later: those from @begin on. */
+struct thmq_data_range {
+	uint32_t begin;
+	uint32_t first_partition;
+};
+
 /* What a number in a data directory's logs is called. */
 struct thmq_data_name {
 	uint32_t size;
 	uint32_t kind;     /* enum thmq_data_name_kind */
 	uint32_t id;       /* of the topic or group */
 	uint32_t topic_id; /* of a group: whose it is; of a topic: id */
-	uint32_t first_partition; /* of a topic: runs of its partition i are of partition first_partition + i */
+	uint32_t first_partition; /* of a topic: runs of its partition i are of partition first_partition + i, unless it was added later */
 	uint32_t partition_count; /* likewise; 0 of a group */
 	uint32_t deleted;  /* of a topic: 1 it is, and its number is not given again */
-	uint32_t reserved;
+	uint32_t added_count; /* of a topic: how many times it got partitions that lie elsewhere */
 	char name[256];    /* zero-terminated; "" where it is not known */
+	/* of its partition i the last one counts whose begin is not above i: runs of first_partition + (i - begin) */
+	struct thmq_data_range added[THMQ_DATA_RANGES_MAX];
 };
 
 /**

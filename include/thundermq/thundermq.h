@@ -168,8 +168,9 @@ struct thmq_env_opts {
 	/* How a core weighs what it spends on waiting; for FIXED cpu_cap_percent only. doc/polling.md tells more. */
 	uint32_t cpu_cap_percent; /* of a processor: a core whose share is above this spins less, down to not at all, 1 … 100; 0: no cap */
 	uint32_t latency_worth;   /* a microsecond of latency is worth so many of processor time, up to 100000; 0 means 10 */
-	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, once, which
-	 * takes about a millisecond; the wake-up also later, whenever a thread of the process makes one */
+	/* What a sleep costs, up to 1 s: the core's processor time, and how long its wake-up takes. 0: measured at the open, which
+	 * takes about a millisecond, and learned from then on: the processor time at every eighth sleep, the wake-up whenever a thread of
+	 * the process makes one */
 	uint32_t wake_cpu_ns;
 	uint32_t wake_latency_ns;
 };
@@ -779,15 +780,18 @@ THMQ_API int thmq_topic_delete(struct thmq_session *session, const char *name);
 #define THMQ_ALTER_TTL 4u             /* ttl_ns */
 #define THMQ_ALTER_TOMBSTONE 8u       /* tombstone_ns, of a compacted one */
 #define THMQ_ALTER_LIMITS 16u         /* limits, all of them; NULL: none any more */
+#define THMQ_ALTER_PARTITIONS 32u     /* partition_count: at least as many as there are */
 
 /**
- * thmq_topic_alter() - give a topic other limits
+ * thmq_topic_alter() - give a topic other limits, or more partitions
  * @opts: as of thmq_topic_create(), of which only what @what names is looked at; 0 there is what it is at creation: none, or the default
  * @what: THMQ_ALTER_*, at least one. All else of a topic is as it was created.
  * What may go by it, and how much may go through, is so at once, for producers and consumers that are open too; ttl_ns counts for consumers that are opened from then on.
+ * Partitions that are added count from the ones there are. Producers that are open send to them as soon as they hear of it, and so of most keys the messages go to another
+ * partition from then on; groups share all out anew; consumers without a group, and members of shared ones, read them from their beginning, also those that began at the end.
  * Return: 0 when durable, and so everywhere; -THMQ_ENOTOPIC; -EACCES the broker's rules do not allow it; -EBUSY it is just being changed by somebody else; -EINVAL also what
- * such a topic cannot have; -ENOSPC; -ENOMEM stored, and not so in some shard before the broker is opened again; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
- * Threads: the session's; blocks until the answer comes.   Source: doc/retention.md, doc/access.md
+ * such a topic cannot have, or fewer partitions; -EOPNOTSUPP more of a topic with priorities, which are told by the partition's number; -ENOSPC; -ENOMEM stored, and not so in some shard before the broker is opened again; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
+ * Threads: the session's; blocks until the answer comes.   Source: doc/retention.md, doc/access.md, doc/messages.md
  */
 THMQ_API int thmq_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what);
 

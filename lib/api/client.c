@@ -237,7 +237,7 @@ int thmq_topic_delete(struct thmq_session *session, const char *name)
 }
 
 #define ALTER_KNOWN \
-	(THMQ_ALTER_RETENTION_TIME | THMQ_ALTER_RETENTION_BYTES | THMQ_ALTER_TTL | THMQ_ALTER_TOMBSTONE | THMQ_ALTER_LIMITS)
+	(THMQ_ALTER_RETENTION_TIME | THMQ_ALTER_RETENTION_BYTES | THMQ_ALTER_TTL | THMQ_ALTER_TOMBSTONE | THMQ_ALTER_LIMITS | THMQ_ALTER_PARTITIONS)
 
 int thmq_topic_alter(struct thmq_session *session, const char *name, const struct thmq_topic_opts *opts, uint32_t what)
 {
@@ -254,6 +254,8 @@ int thmq_topic_alter(struct thmq_session *session, const char *name, const struc
 		return rc;
 	if (!what || (what & ~ALTER_KNOWN))
 		return thmqi_fail(-EINVAL, "alter topic %s: what is of THMQ_ALTER_*, not %#x", name, what);
+	if ((what & THMQ_ALTER_PARTITIONS) && (!o.partition_count || o.partition_count > THMQ_PARTITION_COUNT_MAX))
+		return thmqi_fail(-EINVAL, "alter topic %s: 1 to %u partitions, not %u", name, THMQ_PARTITION_COUNT_MAX, o.partition_count);
 	if (!(what & THMQ_ALTER_LIMITS))
 		o.limits = NULL;
 	rc = check_limits(name, &o, &limits);

@@ -59,12 +59,41 @@ static void create_undo(struct meta_change *change)
 	change->topic.flags |= TOPIC_DELETED;
 	if (change->topic.flags & THMQ_TOPIC_VOLATILE) {
 		thmqi_meta_durable(change, 0);
-	} else if (thmqi_shard_append_state(change->meta->shard, STATE_TOPIC, change->topic.topic_id, &change->topic,
-					    sizeof(change->topic), &e) == 0) {
+	} else if (thmqi_meta_topic_store(change->meta, &change->topic, &e) == 0) {
 		e->change = change;
 	} else { /* it will be there after the next open, so it is now, and may be deleted */
 		change->topic.flags &= ~TOPIC_DELETED;
 		create_end(change, change->status);
+	}
+}
+
+static void alter_end(struct meta_change *change, int status)
+{
+	struct topic *t = thmqi_meta_topic_by_id(change->meta, change->topic.topic_id);
+
+	if (t && change->partitions_before) {
+		t->partitions_coming = 0;
+		thmqi_grow_end(change->meta, &change->topic);
+	}
+	change_end(change, status);
+}
+
+/* As create_undo(). The ids stay the topic's: it may be asked for more again. */
+static void grow_undo(struct meta_change *change)
+{
+	uint32_t wanted = change->topic.partition_count;
+	struct pending *e;
+
+	change->topic.partition_count = change->partitions_before;
+	if (change->topic.flags & THMQ_TOPIC_VOLATILE) {
+		change->partitions_before = 0;
+		thmqi_meta_durable(change, 0);
+	} else if (thmqi_meta_topic_store(change->meta, &change->topic, &e) == 0) {
+		change->partitions_before = 0;
+		e->change = change;
+	} else { /* it will have them after the next open, so it has them now */
+		change->topic.partition_count = wanted;
+		alter_end(change, change->status);
 	}
 }
 
@@ -85,6 +114,10 @@ static void on_shard_answered(struct thmqi_broker_post *post)
 		create_undo(change);
 	else if (change->op == THMQI_OP_TOPIC_CREATE)
 		create_end(change, 0);
+	else if (change->op == THMQI_OP_TOPIC_ALTER && change->status && change->partitions_before)
+		grow_undo(change);
+	else if (change->op == THMQI_OP_TOPIC_ALTER)
+		alter_end(change, change->status);
 	else if (change->op == THMQI_OP_PRODUCER_OPEN)
 		producer_end(change);
 	else
@@ -128,13 +161,13 @@ static void on_shard_change(struct thmqi_broker_post *post)
 		if (thmqi_meta_shard_of(m, t, i) != s->id)
 			continue;
 		if (change->op == THMQI_OP_TOPIC_CREATE || change->op == THMQI_OP_TOPIC_ALTER)
-			rc = thmqi_shard_partition_add(s, t->first_partition + i, t);
+			rc = thmqi_shard_partition_add(s, thmqi_topic_partition(t, i), t);
 		else if (change->op == THMQI_OP_JOIN)
-			rc = add_group(s, t->first_partition + i, change->group.group_id);
+			rc = add_group(s, thmqi_topic_partition(t, i), change->group.group_id);
 		else if (change->op == THMQI_OP_GROUP_DELETE)
-			thmqi_groups_drop(s, thmqi_shard_partition(s, t->first_partition + i), change->group.group_id);
+			thmqi_groups_drop(s, thmqi_shard_partition(s, thmqi_topic_partition(t, i)), change->group.group_id);
 		else
-			thmqi_shard_partition_drop(s, t->first_partition + i);
+			thmqi_shard_partition_drop(s, thmqi_topic_partition(t, i));
 	}
 	post->status = post->status ? post->status : rc;
 	thmqi_broker_post(post, m->shard, on_shard_answered);
@@ -226,6 +259,8 @@ void thmqi_meta_durable(struct meta_change *change, int error)
 		t = thmqi_meta_topic_by_id(m, change->topic.topic_id);
 		if (t)
 			t->state = change->topic;
+		if (t && change->partitions_before) /* seen when all shards have them */
+			t->state.partition_count = change->partitions_before;
 		change_carry(change);
 		break;
 	case THMQI_OP_JOIN:
@@ -274,6 +309,17 @@ static void change_store(struct meta_change *change, uint32_t kind, uint64_t ite
 {
 	struct pending *e;
 	int rc = thmqi_shard_append_state(change->meta->shard, kind, item, payload, len, &e);
+
+	if (rc)
+		change_end(change, rc);
+	else
+		e->change = change;
+}
+
+static void topic_store(struct meta_change *change)
+{
+	struct pending *e;
+	int rc = thmqi_meta_topic_store(change->meta, &change->topic, &e);
 
 	if (rc)
 		change_end(change, rc);
@@ -366,8 +412,7 @@ create:
 	else if (is_volatile)
 		thmqi_meta_durable(change, 0);
 	else
-		change_store(change, STATE_TOPIC, change->topic.topic_id, &change->topic,
-			     sizeof(change->topic));
+		topic_store(change);
 }
 
 static int alter(struct state_topic *t, const struct thmqi_request *r)
@@ -400,16 +445,22 @@ static void topic_alter(struct meta *m, struct conn *c, uint64_t id, const struc
 		state = t->state;
 		rc = alter(&state, r);
 	}
+	if (!rc && (r->index & THMQ_ALTER_PARTITIONS))
+		rc = thmqi_grow_plan(m, t, &state, r->partition_count);
 	change = rc ? NULL : change_begin(m, c, id, THMQI_OP_TOPIC_ALTER);
 	if (!change) {
 		thmqi_reply(c, id, rc ? rc : -ENOMEM);
 		return;
 	}
 	change->topic = state;
+	if (state.partition_count > t->state.partition_count) {
+		change->partitions_before = t->state.partition_count;
+		t->partitions_coming = state.partition_count;
+	}
 	if (state.flags & THMQ_TOPIC_VOLATILE)
 		thmqi_meta_durable(change, 0);
 	else
-		change_store(change, STATE_TOPIC, state.topic_id, &change->topic, sizeof(change->topic));
+		topic_store(change);
 }
 
 static void delete_topic(struct meta *m, struct conn *c, uint64_t id, struct topic *t)
@@ -426,8 +477,7 @@ static void delete_topic(struct meta *m, struct conn *c, uint64_t id, struct top
 	if (t->state.flags & THMQ_TOPIC_VOLATILE)
 		thmqi_meta_durable(change, 0);
 	else
-		change_store(change, STATE_TOPIC, change->topic.topic_id, &change->topic,
-			     sizeof(change->topic));
+		topic_store(change);
 }
 
 static void topic_delete(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r)
@@ -479,6 +529,19 @@ void thmqi_change_group_delete(struct meta *m, struct conn *c, uint64_t id, stru
 		thmqi_meta_durable(change, 0);
 	else
 		change_store(change, STATE_GROUP, g->id, &change->group, sizeof(change->group));
+}
+
+/* Where messages wait for all groups new partitions have to know them: stored and carried as when it was made. */
+void thmqi_change_group_again(struct meta *m, const struct group *g)
+{
+	struct meta_change *change = change_begin(m, NULL, 0, THMQI_OP_JOIN);
+
+	if (!change)
+		return; /* it is told when it is joined again, or opened */
+	change->group.group_id = g->id;
+	change->group.topic_id = g->topic->state.topic_id;
+	memcpy(change->group.name, g->name, sizeof(change->group.name));
+	change_store(change, STATE_GROUP, g->id, &change->group, sizeof(change->group));
 }
 
 static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
@@ -548,7 +611,7 @@ static void topic_partitions(struct meta *m, struct conn *c, uint64_t id,
 	reply->count = 0;
 	for (i = r->index; i < reply->total && reply->count < THMQI_ARRAY_COUNT(reply->partitions);
 	     i++) {
-		reply->partitions[reply->count].partition = t->state.first_partition + i;
+		reply->partitions[reply->count].partition = thmqi_topic_partition(&t->state, i);
 		reply->partitions[reply->count++].shard = thmqi_meta_shard_of(m, &t->state, i);
 	}
 	thmqi_reply(c, id, 0);
@@ -704,101 +767,6 @@ static void position(struct conn *c, uint64_t id, const struct thmqi_request *r)
 	thmqi_reply(c, id, sub ? 0 : -ENOENT);
 }
 
-/* Where its topic is is known to whoever may do anything with it. */
-static int ask_any(struct conn *c, const char *topic)
-{
-	return thmqi_guard_allows(c, THMQ_OPERATION_PRODUCE, topic) || thmqi_guard_allows(c, THMQ_OPERATION_CONSUME, topic)
-		       ? 0
-		       : thmqi_guard_ask(c, THMQ_OPERATION_DESCRIBE, topic);
-}
-
-static int ask_partition(struct conn *c, const struct thmqi_request *r)
-{
-	const struct partition *p = thmqi_shard_partition(c->shard, r->partition);
-
-	if (!p) /* which is told */
-		return 0;
-	if (r->op == THMQI_OP_DELAYED_CANCEL)
-		return thmqi_guard_ask_partition(c, THMQ_OPERATION_PRODUCE, p);
-	if (r->op != THMQI_OP_PARTITION_INFO || thmqi_guard_allows(c, THMQ_OPERATION_CONSUME, c->shard->topics.at[p->topic]->name))
-		return thmqi_guard_ask_partition(c, THMQ_OPERATION_CONSUME, p);
-	return thmqi_guard_ask_partition(c, THMQ_OPERATION_DESCRIBE, p);
-}
-
-/* May it ask for that? What is not known here is for those who may do everything. */
-static int ask(struct conn *c, const struct thmqi_request *r)
-{
-	const struct topic *t;
-
-	switch (r->op) {
-	case THMQI_OP_TOPIC_CREATE:
-		return thmqi_guard_ask(c, THMQ_OPERATION_CREATE, r->name);
-	case THMQI_OP_TOPIC_DELETE:
-		return thmqi_guard_ask(c, THMQ_OPERATION_DELETE, r->name);
-	case THMQI_OP_TOPIC_ALTER:
-		return thmqi_guard_ask(c, THMQ_OPERATION_ALTER, r->name);
-	case THMQI_OP_TOPIC_DESCRIBE:
-		if (r->purpose == THMQI_TO_ANY)
-			return ask_any(c, r->name);
-		return thmqi_guard_ask(c,
-				       r->purpose == THMQI_TO_PRODUCE   ? THMQ_OPERATION_PRODUCE
-				       : r->purpose == THMQI_TO_CONSUME ? THMQ_OPERATION_CONSUME
-				       : r->purpose == THMQI_TO_DELETE  ? THMQ_OPERATION_DELETE
-									: THMQ_OPERATION_DESCRIBE,
-				       r->name);
-	case THMQI_OP_TOPIC_PARTITIONS:
-		t = c->shard->id == THMQI_SHARD_META ? thmqi_meta_topic_by_id(c->shard->broker->meta, r->topic_id) : NULL;
-		return t ? ask_any(c, t->state.name) : 0;
-	case THMQI_OP_JOIN:
-		return thmqi_guard_ask(c, THMQ_OPERATION_CONSUME, r->name);
-	case THMQI_OP_GROUP_FIND:
-	case THMQI_OP_GROUP_LIST:
-	case THMQI_OP_GROUP_MEMBERS:
-	case THMQI_OP_GROUP_OWNERS:
-		return ask_any(c, r->name);
-	case THMQI_OP_GROUP_EXPEL:
-	case THMQI_OP_GROUP_DELETE:
-		return thmqi_guard_ask(c, THMQ_OPERATION_CONSUME, r->name);
-	case THMQI_OP_PRODUCER_OPEN:
-		return thmqi_guard_ask(c, THMQ_OPERATION_PRODUCE, r->name);
-	case THMQI_OP_PARTITION_INFO:
-	case THMQI_OP_POSITION:
-	case THMQI_OP_GROUP_RESET:
-	case THMQI_OP_KEY_FIND:
-	case THMQI_OP_DELAYED_CANCEL:
-	case THMQI_OP_TXN_OFFSET:
-		return ask_partition(c, r);
-	case THMQI_OP_TXN_BEGIN: /* each of its messages is asked about */
-		return 0;
-	case THMQI_OP_TXN_END: /* who knows it */
-		return r->topic_flags & THMQI_TXN_FORCE ? thmqi_guard_ask(c, THMQ_OPERATION_ADMIN, NULL) : 0;
-	case THMQI_OP_TOPIC_LIST: /* of those that it may know of */
-	case THMQI_OP_LEAVE:
-	case THMQI_OP_NODES: /* how the one that leads is found */
-		return 0;
-	default:
-		return thmqi_guard_ask(c, THMQ_OPERATION_ADMIN, NULL);
-	}
-}
-
-/* Where nobody leads: what changes nothing, and tells nothing that may be taken back and matters then. */
-static bool only_reads(const struct thmqi_request *r)
-{
-	switch (r->op) {
-	case THMQI_OP_TOPIC_DESCRIBE:
-		return r->purpose != THMQI_TO_DELETE;
-	case THMQI_OP_TOPIC_LIST:
-	case THMQI_OP_TOPIC_PARTITIONS:
-	case THMQI_OP_NODES:
-	case THMQI_OP_LEAVE: /* there are no members */
-		return true;
-	case THMQI_OP_PARTITION_INFO:
-		return !r->group_id;
-	default:
-		return false;
-	}
-}
-
 void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request *request)
 {
 	struct meta *m = c->shard->broker->meta;
@@ -807,11 +775,11 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 
 	r.name[sizeof(r.name) - 1] = r.group[sizeof(r.group) - 1] = 0;
 	c->wire->reply->count = c->wire->reply->total = 0;
-	if (c->guarded && ask(c, &r) != 0) {
+	if (c->guarded && thmqi_request_ask(c, &r) != 0) {
 		thmqi_reply(c, id, -EACCES);
 		return;
 	}
-	if (thmqi_unlikely(c->shard->reads_only) && !only_reads(&r)) {
+	if (thmqi_unlikely(c->shard->reads_only) && !thmqi_request_only_reads(&r)) {
 		thmqi_reply(c, id, -THMQ_ENOQUORUM);
 		return;
 	}

@@ -126,6 +126,11 @@ static int topic_name(const struct thmq_log_run *run, struct thmq_data_name *nam
 	name->partition_count = state.partition_count;
 	name->deleted = !!(state.flags & TOPIC_DELETED);
 	memcpy(name->name, state.name, sizeof(name->name) - 1);
+	while (name->added_count < TOPIC_RANGES && state.added[name->added_count].begin) {
+		const struct state_range *r = &state.added[name->added_count];
+
+		name->added[name->added_count++] = (struct thmq_data_range){.begin = r->begin, .first_partition = r->first};
+	}
 	return 1;
 }
 
@@ -165,24 +170,12 @@ int thmq_data_name(const struct thmq_log_run *run, struct thmq_data_name *ret_na
 	return 1;
 }
 
-/* Topics get their partitions in rising order; one that is deleted keeps its place, without partitions. */
-static void learn_topic(struct data *d, const struct thmq_log_run *run)
+/* In rising order. */
+static void add_range(struct data *d, uint32_t topic, uint32_t first, uint32_t count)
 {
-	struct thmq_data_name topic = {.size = sizeof(topic)};
 	struct data_topic *t, *grown;
 	uint32_t i;
 
-	if (thmq_data_name(run, &topic) != 1)
-		return;
-	for (i = d->topic_count; i > 0 && d->topics[i - 1].topic_id != topic.id; i--)
-		;
-	if (i) {
-		if (topic.deleted)
-			d->topics[i - 1].partition_count = 0;
-		return;
-	}
-	if (topic.deleted)
-		return;
 	if (d->topic_count == d->topic_room) {
 		grown = realloc(d->topics,
 				(d->topic_room ? d->topic_room * 2 : 64) * sizeof(*grown));
@@ -193,13 +186,44 @@ static void learn_topic(struct data *d, const struct thmq_log_run *run)
 		d->topic_room = d->topic_room ? d->topic_room * 2 : 64;
 		d->topics = grown;
 	}
-	for (i = d->topic_count++;
-	     i > 0 && d->topics[i - 1].first_partition > topic.first_partition; i--)
+	for (i = d->topic_count++; i > 0 && d->topics[i - 1].first_partition > first; i--)
 		d->topics[i] = d->topics[i - 1];
 	t = &d->topics[i];
-	t->topic_id = topic.id;
-	t->first_partition = topic.first_partition;
-	t->partition_count = topic.partition_count;
+	t->topic_id = topic;
+	t->first_partition = first;
+	t->partition_count = count;
+}
+
+static void learn_range(struct data *d, uint32_t topic, uint32_t first, uint32_t count)
+{
+	uint32_t i;
+
+	for (i = d->topic_count; i > 0; i--)
+		if (d->topics[i - 1].topic_id == topic && d->topics[i - 1].first_partition == first) {
+			d->topics[i - 1].partition_count = count;
+			return;
+		}
+	add_range(d, topic, first, count);
+}
+
+/* One that is deleted keeps its places, without partitions. */
+static void learn_topic(struct data *d, const struct thmq_log_run *run)
+{
+	struct thmq_data_name topic = {.size = sizeof(topic)};
+	uint32_t i, begin = 0, end, first;
+
+	if (thmq_data_name(run, &topic) != 1)
+		return;
+	for (i = 0; topic.deleted && i < d->topic_count; i++)
+		if (d->topics[i].topic_id == topic.id)
+			d->topics[i].partition_count = 0;
+	first = topic.first_partition;
+	for (i = 0; !topic.deleted && i <= topic.added_count; i++) {
+		end = i < topic.added_count ? THMQI_MIN(topic.added[i].begin, topic.partition_count) : topic.partition_count;
+		learn_range(d, topic.id, first, end > begin ? end - begin : 0);
+		begin = i < topic.added_count ? topic.added[i].begin : end;
+		first = i < topic.added_count ? topic.added[i].first_partition : first;
+	}
 }
 
 void thmqi_data_learn(struct data *d, const struct thmq_log_run *run)

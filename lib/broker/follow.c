@@ -72,13 +72,13 @@ static int apply(struct shard *s, const struct carry *c)
 		if (thmqi_meta_shard_of(c->meta, t, i) != s->id)
 			continue;
 		if (c->kind == STATE_GROUP && !c->group.name[0])
-			thmqi_groups_drop(s, thmqi_shard_partition(s, t->first_partition + i), c->group.group_id);
+			thmqi_groups_drop(s, thmqi_shard_partition(s, thmqi_topic_partition(t, i)), c->group.group_id);
 		else if (c->kind == STATE_GROUP)
-			rc = add_group(s, t->first_partition + i, c->group.group_id);
+			rc = add_group(s, thmqi_topic_partition(t, i), c->group.group_id);
 		else if (t->flags & TOPIC_DELETED)
-			thmqi_shard_partition_drop(s, t->first_partition + i);
+			thmqi_shard_partition_drop(s, thmqi_topic_partition(t, i));
 		else
-			rc = thmqi_shard_partition_add(s, t->first_partition + i, t);
+			rc = thmqi_shard_partition_add(s, thmqi_topic_partition(t, i), t);
 	}
 	return rc;
 }

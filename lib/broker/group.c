@@ -17,7 +17,7 @@ static void send(struct conn *c, struct thmqi_frame *f)
 
 static uint32_t partition_id(const struct group *g, uint32_t i)
 {
-	return g->topic->state.first_partition + i;
+	return thmqi_topic_partition(&g->topic->state, i);
 }
 
 static void tell_assigned(struct meta *m, struct group *g, uint32_t i)
@@ -271,6 +271,44 @@ static void come_back(struct meta *m, struct group *g, struct member *member, st
 	}
 }
 
+static int reserve(struct group *g, uint32_t partitions)
+{
+	struct assignment *grown;
+
+	if (partitions <= g->assignment_room)
+		return 0;
+	grown = realloc(g->assignments, partitions * sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	memset(grown + g->assignment_room, 0, (partitions - g->assignment_room) * sizeof(*grown));
+	g->assignments = grown;
+	g->assignment_room = partitions;
+	return 0;
+}
+
+/* Those that never had members get it with the first one. */
+int thmqi_group_reserve(struct topic *t, uint32_t partitions)
+{
+	struct thmqi_list *it;
+	int rc = 0;
+
+	thmqi_list_each(it, &t->groups)
+	{
+		struct group *g = thmqi_container(it, struct group, link);
+
+		if (!rc && g->assignments)
+			rc = reserve(g, partitions);
+	}
+	return rc;
+}
+
+void thmqi_group_grown(struct meta *m, struct topic *t)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &t->groups) rebalance(m, thmqi_container(it, struct group, link));
+}
+
 int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *wish)
 {
 	struct member *member = member_by_id(g, wish->member);
@@ -283,12 +321,9 @@ int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *
 	member = calloc(1, sizeof(*member));
 	if (!member)
 		return -ENOMEM;
-	if (!g->assignments) {
-		g->assignments = calloc(g->topic->state.partition_count, sizeof(*g->assignments));
-		if (!g->assignments) {
-			free(member);
-			return -ENOMEM;
-		}
+	if (!g->assignments && reserve(g, THMQI_MAX(g->topic->state.partition_count, g->topic->partitions_coming)) != 0) {
+		free(member);
+		return -ENOMEM;
 	}
 	member->conn = c;
 	member->stream = wish->stream;
@@ -364,8 +399,8 @@ void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame
 	for (i = 0; i < m->topic_count; i++) {
 		const struct state_topic *t = &m->topics[i]->state;
 
-		at = f->partition - t->first_partition;
-		if (f->partition < t->first_partition || at >= t->partition_count)
+		at = thmqi_grow_index(t, f->partition);
+		if (at == UINT32_MAX)
 			continue;
 		thmqi_list_each(it, &m->topics[i]->groups)
 		{

@@ -82,11 +82,18 @@ struct state_cluster {
 	/* shard_count log ids of 16 bytes follow */
 };
 
+#define TOPIC_RANGES 16u /* each at least doubles what there is room for: enough for THMQ_PARTITION_COUNT_MAX */
+
+/* Partitions that a topic got later: those from @begin on, and room for others up to @end, have the ids from @first on. */
+struct state_range {
+	uint32_t begin, end, first;
+};
+
 struct state_topic {
 	uint32_t topic_id;
 	uint32_t flags; /* THMQ_TOPIC_*, TOPIC_DELETED */
 	uint32_t partition_count;
-	uint32_t first_partition; /* ids are first_partition … */
+	uint32_t first_partition; /* ids are first_partition …, of those that were added others: thmqi_topic_partition() */
 	uint32_t first_shard; /* partition i is in data shard 1 + (first_shard + i % thmqi_topic_lanes()) % shard_count */
 	uint32_t visible_at;
 	uint64_t volatile_bytes;
@@ -98,12 +105,22 @@ struct state_topic {
 	uint64_t rates[RATES]; /* a second, as of struct thmq_limits: produce bytes, messages, consume bytes, messages; 0: no limit */
 	uint32_t priorities; /* each has as many of the partitions, those of the lowest first; 0: there are none */
 	uint32_t made_by; /* of the call that created it, by chance, so that this may be said twice; 0: that says no more */
+	struct state_range added[TOPIC_RANGES]; /* begin 0: no more of them; stored as far as there are some */
 };
 
 /* Partitions of one priority. i and i + so many are the same to those who count them without. */
 static inline uint32_t thmqi_topic_lanes(const struct state_topic *t)
 {
 	return t->priorities ? t->partition_count / t->priorities : t->partition_count;
+}
+/* The id of its partition @i. */
+static inline uint32_t thmqi_topic_partition(const struct state_topic *t, uint32_t i)
+{
+	uint32_t id = t->first_partition + i, k;
+
+	for (k = 0; k < TOPIC_RANGES && t->added[k].begin && i >= t->added[k].begin; k++)
+		id = t->added[k].first + (i - t->added[k].begin);
+	return id;
 }
 #define STATE_TOPIC_LEN_MIN offsetof(struct state_topic, ttl_ns) /* as the first ones were */
 #define TOPIC_DELETED 0x80000000u
@@ -672,6 +689,7 @@ void thmqi_txn_offset(struct conn *c, uint64_t id, const struct thmqi_request *r
 void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run, struct partition *p);
 void thmqi_txn_begin(struct shard *s); /* what its log has is served from now on */
 uint32_t thmqi_txn_poll(struct shard *s);
+void thmqi_txn_room(struct shard *s); /* the log may have room for what it refused */
 int thmqi_txn_renew(struct shard *s, uint64_t item);
 void thmqi_txn_fini(struct shard *s);
 /* With copies: it leads no more; its log tells all again; meta may be led by now, and is asked. */

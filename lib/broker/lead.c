@@ -371,7 +371,10 @@ static void on_unappended(void *ctx, uint64_t index)
 
 static void on_room(void *ctx)
 {
-	((struct shard *)ctx)->blocked = false;
+	struct shard *s = ctx;
+
+	s->blocked = false;
+	thmqi_txn_room(s);
 }
 
 static void on_role(void *ctx, uint32_t role, uint64_t term, uint64_t leader)

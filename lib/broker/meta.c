@@ -83,6 +83,14 @@ uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, 
 	return 1 + (t->first_shard + partition % thmqi_topic_lanes(t)) % (m->broker->shard_count - 1);
 }
 
+/* One that never got more partitions is stored as it was before there was such a thing. */
+int thmqi_meta_topic_store(struct meta *m, const struct state_topic *t, struct pending **ret_pending)
+{
+	size_t len = offsetof(struct state_topic, added) + thmqi_grow_range_count(t) * sizeof(t->added[0]);
+
+	return thmqi_shard_append_state(m->shard, STATE_TOPIC, t->topic_id, t, (uint32_t)len, ret_pending);
+}
+
 uint32_t thmqi_meta_topic_count(struct meta *m)
 {
 	return m->topic_count;
@@ -190,16 +198,11 @@ static bool ids_ok(const struct meta *m, const struct state_topic *s)
 {
 	uint32_t i;
 
-	if (s->topic_id >= VOLATILE_PARTITION || s->first_partition >= VOLATILE_PARTITION ||
-	    s->partition_count > VOLATILE_PARTITION - s->first_partition)
+	if (s->topic_id >= VOLATILE_PARTITION || !thmqi_grow_ranges_ok(s))
 		return false;
-	for (i = 0; i < m->topic_count; i++) {
-		const struct state_topic *other = &m->topics[i]->state;
-
-		if (other->topic_id != s->topic_id && s->first_partition < other->first_partition + other->partition_count &&
-		    other->first_partition < s->first_partition + s->partition_count)
+	for (i = 0; i < m->topic_count; i++)
+		if (m->topics[i]->state.topic_id != s->topic_id && thmqi_grow_share_ids(&m->topics[i]->state, s))
 			return false;
-	}
 	return true;
 }
 
@@ -218,8 +221,7 @@ static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 	    (state.priorities && state.partition_count % state.priorities) || !ids_ok(m, &state))
 		return -THMQ_ECORRUPT;
 	m->next_topic = THMQI_MAX(m->next_topic, state.topic_id + 1);
-	m->next_partition =
-		THMQI_MAX(m->next_partition, state.first_partition + state.partition_count);
+	m->next_partition = THMQI_MAX(m->next_partition, thmqi_grow_ids_end(&state));
 	m->next_shard = THMQI_MAX(m->next_shard, state.first_shard + state.partition_count);
 	t = thmqi_meta_topic_by_id(m, state.topic_id);
 	if (state.flags & TOPIC_DELETED) {
@@ -440,7 +442,7 @@ void thmqi_meta_each_partition(struct meta *m, uint32_t shard,
 		t = &m->topics[i]->state;
 		for (k = 0; k < t->partition_count && !*ret_error; k++)
 			if (thmqi_meta_shard_of(m, t, k) == shard)
-				*ret_error = each(ctx, t, t->first_partition + k);
+				*ret_error = each(ctx, t, thmqi_topic_partition(t, k));
 	}
 }
 
@@ -512,7 +514,8 @@ static int renew_named(struct meta *m, const struct named *n)
 /* With its groups and producers behind it: replay knows none whose topic it does not know yet. */
 static int renew_topic(struct meta *m, const struct topic *t)
 {
-	int rc = store(m, STATE_TOPIC, t->state.topic_id, &t->state, sizeof(t->state));
+	struct pending *e;
+	int rc = thmqi_meta_topic_store(m, &t->state, &e);
 	struct thmqi_list *it;
 
 	thmqi_list_each(it, &t->producers)

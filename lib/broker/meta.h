@@ -10,6 +10,7 @@ struct topic {
 	struct thmqi_list groups;
 	struct thmqi_list producers; /* with a name: struct named */
 	uint64_t lonely_ns; /* temporary: since when it has no members; 0: it has, or nobody has looked */
+	uint32_t partitions_coming; /* more than there are: so many there will be soon */
 };
 
 struct named {
@@ -47,6 +48,7 @@ struct group {
 	uint32_t member_count;
 	uint32_t assignor; /* enum thmq_assignor of its oldest member */
 	struct assignment *assignments; /* one a partition; made with the first member */
+	uint32_t assignment_room;
 	char name[256];
 };
 
@@ -68,6 +70,7 @@ struct meta_change {
 	uint32_t assignor;   /* JOIN */
 	char instance[THMQ_INSTANCE_MAX + 1]; /* JOIN */
 	uint64_t value;      /* PRODUCER_OPEN: what the shards answered: the highest */
+	uint32_t partitions_before; /* ALTER: it gets more than these; 0: as many as it had */
 	struct state_topic topic;
 	struct state_group group;
 	struct state_producer producer;
@@ -124,10 +127,26 @@ void thmqi_meta_topic_add(struct meta *m, struct topic *t, const struct state_to
 void thmqi_meta_topic_remove(struct meta *m, struct topic *t);
 void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_group *state); /* @g is the topic's from now on */
 uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, uint32_t partition);
+int thmqi_meta_topic_store(struct meta *m, const struct state_topic *t, struct pending **ret_pending);
+
+/* grow.c: partitions that are added to a topic */
+bool thmqi_grow_ranges_ok(const struct state_topic *t); /* as they are stored */
+uint32_t thmqi_grow_index(const struct state_topic *t, uint32_t partition); /* of that id; UINT32_MAX: it has none such */
+uint32_t thmqi_grow_range_count(const struct state_topic *t);
+uint32_t thmqi_grow_ids_end(const struct state_topic *t); /* behind all that it has or has room for */
+bool thmqi_grow_share_ids(const struct state_topic *a, const struct state_topic *b);
+/* @state, which is @t's, is to have @count. 0: also that there are as many; -EINVAL fewer; -EOPNOTSUPP; -ENOSPC; -ENOMEM */
+int thmqi_grow_plan(struct meta *m, struct topic *t, struct state_topic *state, uint32_t count);
+void thmqi_grow_end(struct meta *m, const struct state_topic *state); /* its shards have them: they are seen */
 
 /* change.c */
 void thmqi_change_group_delete(struct meta *m, struct conn *c, uint64_t id, struct group *g, bool force);
 void thmqi_change_topic_delete(struct meta *m, struct topic *t); /* nobody asked for it */
+void thmqi_change_group_again(struct meta *m, const struct group *g); /* its topic's shards are to know it */
+
+/* allowed.c */
+int thmqi_request_ask(struct conn *c, const struct thmqi_request *r); /* 0; -EACCES */
+bool thmqi_request_only_reads(const struct thmqi_request *r);
 
 /* drain.c: nodes that are not to lead */
 int thmqi_drain_replay(struct meta *m, const struct thmq_log_run *run);
@@ -143,6 +162,8 @@ bool thmqi_groups_request(struct meta *m, struct conn *c, uint64_t id, const str
 int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *wish);
 void thmqi_group_away(struct meta *m, struct conn *c, uint32_t stream); /* it may come back */
 void thmqi_group_expel(struct meta *m, struct group *g); /* all its members */
+int thmqi_group_reserve(struct topic *t, uint32_t partitions); /* room for so many in all its groups; -ENOMEM */
+void thmqi_group_grown(struct meta *m, struct topic *t); /* they are there */
 void thmqi_group_timer_start(struct meta *m); /* there is something to look after */
 void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream);
 void thmqi_group_drop(struct meta *m, struct group *g); /* its topic was deleted */

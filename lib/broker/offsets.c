@@ -146,6 +146,12 @@ static uint32_t flush_freeing(struct shard *s)
 	return done;
 }
 
+/* One that leads no more, or has failed, where there are copies: its connections are about to end, and their sessions hear from another one. */
+static bool ends_soon(const struct shard *s, int error)
+{
+	return s->lead && (error == -THMQ_ENOTLEADER || error == -THMQ_EFAILED);
+}
+
 uint32_t thmqi_offsets_flush(struct shard *s)
 {
 	uint32_t done = 0;
@@ -153,7 +159,7 @@ uint32_t thmqi_offsets_flush(struct shard *s)
 
 	while (!thmqi_list_empty(&s->dirty_offsets)) {
 		rc = flush_one(s, thmqi_list_first(&s->dirty_offsets, struct group_offset, dirty_link));
-		if (rc && rc != -EAGAIN && s->offsets_owed)
+		if (rc && rc != -EAGAIN && s->offsets_owed && !ends_soon(s, rc))
 			tell_owed(s, rc);
 		if (rc && thmqi_unlikely(s->offsets_free))
 			done += flush_freeing(s);

@@ -251,7 +251,10 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 
 static void on_room(void *ctx)
 {
-	((struct shard *)ctx)->blocked = false;
+	struct shard *s = ctx;
+
+	s->blocked = false;
+	thmqi_txn_room(s);
 }
 
 static const struct thmq_log_events log_events = {

@@ -88,6 +88,7 @@ struct txns_here {
 	struct thmqi_map items; /* struct txn_item, by the item of their state */
 	struct thmqi_map at;    /* struct txn_at, by partition */
 	struct thmqi_list jobs;
+	struct thmqi_list full; /* of those that end: the log had no room for it; they are jobs again when it has */
 	uint32_t sweep_at; /* so many items: look which of them hide nothing any more */
 };
 

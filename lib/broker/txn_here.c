@@ -50,6 +50,7 @@ static struct txns_here *make(struct shard *s)
 	thmqi_map_init(&t->items);
 	thmqi_map_init(&t->at);
 	thmqi_list_init(&t->jobs);
+	thmqi_list_init(&t->full);
 	s->txns = t;
 	return t;
 }
@@ -320,34 +321,45 @@ static int end_item(struct txns_here *t, struct txn_item *it, uint32_t status)
 	return 0;
 }
 
+/* Once all of it up to now is durable, meta hears of @status. 0; -EAGAIN */
+static int answer(struct txn_here *h, int status)
+{
+	struct shard *s = h->of->shard;
+	int rc;
+
+	if (!h->job)
+		return 0;
+	h->job->status = status;
+	rc = thmqi_settle_post(s, h->job, meta_of(s), thmqi_txn_answered);
+	if (!rc)
+		h->job = NULL;
+	return rc;
+}
+
 static int end_all(struct txn_here *h, uint32_t status)
 {
 	struct shard *s = h->of->shard;
-	int rc = 0;
+	int rc = 0, told;
 
-	while (!thmqi_list_empty(&h->items)) {
+	while (!rc && !thmqi_list_empty(&h->items))
 		rc = end_item(h->of, thmqi_list_first(&h->items, struct txn_item, link), status);
-		if (rc == -EAGAIN)
-			return rc;
-		if (rc)
-			break; /* it stays as it is until it is asked for again: at the next open */
+	if (rc == -EAGAIN)
+		return rc;
+	if (thmqi_is_full(rc) && !s->closing) {
+		/* that it is aborted is so without this; of a commit meta must know that it is not told yet */
+		told = status == TXN_IS_ABORTED ? answer(h, 0) : 0;
+		return told ? told : rc;
 	}
-	if (h->job) {
-		int full;
-
-		h->job->status = rc;
-		full = thmqi_settle_post(s, h->job, meta_of(s), thmqi_txn_answered);
-		if (full)
-			return full;
-	}
+	told = answer(h, rc);
+	if (told)
+		return told;
 	h->what = 0;
-	h->job = NULL;
 	if (!rc)
-		finish(h);
+		finish(h); /* else it stays as it is until it is asked for again: at the next open */
 	return 0;
 }
 
-/* 0; -EAGAIN: it is to be tried again. @h may be gone. */
+/* 0, and @h may be gone; -EAGAIN: it is to be tried again; -ENOSPC and the like: when there is room. */
 static int step(struct txn_here *h)
 {
 	switch (h->what) {
@@ -381,8 +393,8 @@ static void on_job(struct thmqi_broker_post *post, enum txn_job what)
 		begin(h, what, post);
 		return;
 	}
-	/* its end may be on its way to the log: who led meta before had told it */
-	if (what == TXN_COMMIT && !post->status && thmqi_settle_post(s, post, meta_of(s), thmqi_txn_answered) == 0)
+	/* its end may be on its way to the log: who led meta before had told it. As long as it is not even appended that is not said */
+	if (what == TXN_COMMIT && !h && !post->status && thmqi_settle_post(s, post, meta_of(s), thmqi_txn_answered) == 0)
 		return;
 	if (what == TXN_COMMIT)
 		post->status = -THMQ_ENOTLEADER; /* again */
@@ -447,11 +459,26 @@ static void ask(struct txn_here *h)
 	thmqi_broker_post(&h->ask, meta_of(s), on_asked);
 }
 
+void thmqi_txn_room(struct shard *s)
+{
+	struct thmqi_list *l;
+
+	while (s->txns && !thmqi_list_empty(&s->txns->full)) {
+		l = s->txns->full.next;
+		thmqi_list_del(l);
+		thmqi_list_add_tail(&s->txns->jobs, l);
+		s->stuck = true; /* looked at soon */
+	}
+}
+
 uint32_t thmqi_txn_poll(struct shard *s)
 {
 	struct thmqi_list *l, *tmp;
 	uint32_t done = 0;
+	int rc;
 
+	if (s->closing) /* they are given up, and whoever waits for them goes on */
+		thmqi_txn_room(s);
 	if (thmqi_list_empty(&s->txns->jobs) || !thmqi_lead_serves(s))
 		return 0;
 	thmqi_list_each_safe(l, tmp, &s->txns->jobs)
@@ -465,11 +492,16 @@ uint32_t thmqi_txn_poll(struct shard *s)
 			continue;
 		}
 		thmqi_list_del(&h->job_link);
-		if (step(h) == 0) {
+		rc = step(h);
+		if (rc == 0) {
 			done++;
 			continue;
 		}
-		later(h); /* the log has no room */
+		if (thmqi_is_full(rc)) {
+			thmqi_list_add_tail(&s->txns->full, &h->job_link);
+			continue;
+		}
+		later(h); /* the log takes nothing for now */
 		s->stuck = true;
 		break;
 	}
@@ -814,6 +846,7 @@ static void forget_all(struct txns_here *t)
 	thmqi_map_fini(&t->at);
 	thmqi_map_fini(&t->open);
 	thmqi_list_init(&t->jobs);
+	thmqi_list_init(&t->full);
 }
 
 void thmqi_txn_reset(struct shard *s)

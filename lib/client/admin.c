@@ -92,13 +92,21 @@ int thmqi_client_topic_delete(struct thmq_session *s, const char *name)
 
 int thmqi_client_topic_alter(struct thmq_session *s, const char *name, const struct thmq_topic_opts *opts, uint32_t what)
 {
+	struct thmqi_topic_entry about;
 	struct thmqi_request r;
 	int rc;
 
 	name_request(&r, THMQI_OP_TOPIC_ALTER, name);
 	r.index = what;
+	r.partition_count = opts->partition_count;
 	say_limits(&r, opts);
 	rc = thmqi_session_meta(s, &r, NULL);
+	if (rc == -EINVAL && (what & THMQ_ALTER_PARTITIONS) && thmqi_session_topic(s, name, THMQI_TO_ANY, &about) == 0 &&
+	    about.partition_count > opts->partition_count)
+		return thmqi_fail(rc, "alter topic %s: it has %u partitions, and none can be taken away: not %u", name, about.partition_count,
+				  opts->partition_count);
+	if (rc == -EOPNOTSUPP && (what & THMQ_ALTER_PARTITIONS))
+		return thmqi_fail(rc, "alter topic %s: each of its priorities has its own partitions, to which none can be added: make another topic", name);
 	if (rc == -EINVAL)
 		return thmqi_fail(rc, "alter topic %s: a volatile one keeps what fits into volatile_bytes; tombstone_ns is for a compacted one", name);
 	return rc ? thmqi_fail(rc, "alter topic %s: %s", name, thmqi_session_why(rc)) : 0;

@@ -23,7 +23,7 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 	if (!c->grouped || message->partition >= c->reading_count ||
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
-	r = &c->readings[message->partition];
+	r = thmqi_reading(c, message->partition);
 	if (next > r->handed) /* it was never given out: an ack of it would skip others */
 		return -EINVAL;
 	if (c->session->dead)
@@ -59,7 +59,7 @@ static bool ack_stored(const struct reading *r)
  */
 static bool each_is(struct thmq_consumer *c, bool (*done)(const struct reading *r))
 {
-	while (c->awaited < c->reading_count && done(&c->readings[c->awaited]))
+	while (c->awaited < c->reading_count && done(thmqi_reading(c, c->awaited)))
 		c->awaited++;
 	return c->awaited == c->reading_count;
 }
@@ -78,17 +78,17 @@ int thmqi_client_consumer_flush(struct thmq_consumer *c, uint64_t timeout_ns)
 	if (c->dead)
 		rc = thmqi_dead_flush(c, timeout_ns);
 	for (i = 0; c->shared && i < c->reading_count; i++)
-		thmqi_shared_ack_send(&c->readings[i]);
+		thmqi_shared_ack_send(thmqi_reading(c, i));
 	for (i = 0; !c->shared && i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
-		if (c->readings[i].ack_error && !c->readings[i].shard_error && c->readings[i].state == READING_ON)
-			thmqi_reading_ack(&c->readings[i]);
+		if (thmqi_reading(c, i)->ack_error && !thmqi_reading(c, i)->shard_error && thmqi_reading(c, i)->state == READING_ON)
+			thmqi_reading_ack(thmqi_reading(c, i));
 	c->awaited = 0;
 	if (!rc && !acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
 	if (rc == -ETIMEDOUT && s->reads_only)
 		rc = -THMQ_ENOQUORUM;
 	for (i = 0; i < c->reading_count && !rc; i++)
-		rc = c->readings[i].state == READING_NONE ? 0 : c->readings[i].ack_error;
+		rc = thmqi_reading(c, i)->state == READING_NONE ? 0 : thmqi_reading(c, i)->ack_error;
 	if (rc == 0 && c->fenced) {
 		c->fenced = false;
 		return -THMQ_EFENCED;
@@ -176,7 +176,7 @@ int thmqi_client_seek(struct thmq_consumer *c, uint32_t partition, uint32_t star
 				  c->topic);
 	thmqi_session_process(s);
 	for (i = first; i < end && !rc; i++) {
-		struct reading *r = &c->readings[i];
+		struct reading *r = thmqi_reading(c, i);
 
 		if (partition == UINT32_MAX && !thmqi_reading_is_ours(r))
 			continue;
@@ -216,7 +216,7 @@ int thmqi_client_position(struct thmq_consumer *c, uint32_t partition, uint64_t 
 		return thmqi_fail(-THMQ_ENOPARTITION, "position: %s has %u partitions, not %u", c->topic, c->reading_count, partition);
 	if (c->shared)
 		return thmqi_fail(-EOPNOTSUPP, "position: the members of group %s share %s; none of them has one", c->group, c->topic);
-	r = &c->readings[partition];
+	r = thmqi_reading(c, partition);
 	thmqi_session_process(s);
 	for (;;) {
 		if (!not_away(r))
@@ -248,11 +248,9 @@ static void consumer_free(struct thmq_consumer *c)
 	thmqi_select_close(c);
 	thmqi_ranks_close(c);
 	free(c->backoff_ns);
-	free(c->readings);
+	thmqi_readings_free(c);
 	free(c->tags);
-	c->readings = NULL;
 	c->tags = NULL;
-	c->reading_count = 0;
 	thmqi_handle_bury(c->session->graveyard, &c->handle);
 }
 
@@ -271,14 +269,14 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 	struct thmqi_partition_entry *entries;
 	struct thmq_session *s = c->session;
 	uint32_t i;
-	int rc = thmqi_session_partitions(s, c->topic_id, c->reading_count, &entries);
+	const uint32_t count = c->reading_count; /* those that are added meanwhile are attached by growth.c */
+	int rc = thmqi_session_partitions(s, c->topic_id, count, &entries);
 
 	c->awaited = 0;
-	c->first_partition = rc ? 0 : entries[0].partition;
-	for (i = 0; i < c->reading_count && !rc; i++) {
-		struct reading *r = &c->readings[i];
+	for (i = 0; i < count && !rc; i++) {
+		struct reading *r = thmqi_reading(c, i);
 
-		r->partition = entries[i].partition;
+		thmqi_reading_place(r, entries[i].partition);
 		r->shard = entries[i].shard;
 		if ((c->opts.flags & THMQ_CONSUMER_PARTITION) && i != c->opts.partition)
 			continue; /* it stays READING_NONE */
@@ -295,7 +293,7 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 			rc = 0;
 	}
 	for (i = 0; i < c->reading_count && !rc; i++)
-		rc = c->readings[i].status;
+		rc = thmqi_reading(c, i)->status;
 	return rc;
 }
 
@@ -402,7 +400,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	struct thmqi_topic_entry entry;
 	struct thmq_consumer *c;
 	int rc, stream = free_stream(s);
-	uint32_t i;
+	const uint32_t growths = s->growths;
 
 	if (stream < 0)
 		return stream;
@@ -421,7 +419,6 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	set_defaults(&c->opts);
 	c->stream = (uint32_t)stream;
 	c->topic_id = entry.topic_id;
-	c->reading_count = entry.partition_count;
 	c->priorities = entry.priorities;
 	c->share_count = THMQI_MAX(c->opts.prefetch_count / THMQI_MAX(c->priorities, 1u), 1u);
 	c->share_bytes = THMQI_MAX(c->opts.prefetch_bytes / THMQI_MAX(c->priorities, 1u), 1u);
@@ -439,25 +436,16 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	else if (c->grouped && s->opts.reconnect_ns) /* a member that it would be taken for is as likely as a bad checksum that fits */
 		while (!c->member)
 			c->member = thmqi_prng_next(&s->prng);
-	c->readings = calloc(c->reading_count, sizeof(*c->readings));
-	if (!c->readings)
-		c->reading_count = 0;
-	rc = thmqi_runs_init(c);
+	rc = thmqi_readings_make(c, entry.partition_count);
+	c->opened_count = entry.partition_count;
+	if (!rc)
+		rc = thmqi_runs_init(c);
 	if (!rc && c->priorities)
 		rc = thmqi_ranks_open(c, c->priorities);
 	rc = rc ? rc : copy_tags(c);
 	rc = rc ? rc : copy_backoff(c);
 	rc = rc || !opts->filter ? rc : thmqi_select_open(c, opts->filter);
 	c->opts.filter = NULL;
-	rc = c->readings ? rc : -ENOMEM;
-	for (i = 0; c->readings && i < c->reading_count; i++) {
-		c->readings[i].consumer = c;
-		thmqi_list_init(&c->readings[i].due_link);
-		c->readings[i].index = i;
-		c->readings[i].priority = c->priorities ? i / (c->reading_count / c->priorities) : 0;
-		c->readings[i].seek_done = true;
-		c->readings[i].ack_next = c->readings[i].ack_sent = c->readings[i].ack_stored = NO_OFFSET;
-	}
 	s->consumers[stream] = c;
 	if (!rc)
 		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c) : thmqi_consumer_attach_all(c, deadline);
@@ -467,6 +455,9 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 		consumer_end(c, 0, rc);
 		return thmqi_fail(rc, "open a consumer of %s: %s", topic, why);
 	}
+	c->opened = true;
+	if (s->growths != growths)
+		thmqi_growth_look(s);
 	*ret_consumer = c;
 	return 0;
 }
@@ -512,7 +503,7 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 	while (c->first) /* now: each of the many partitions would look through all runs for its own */
 		thmqi_runs_drop(c, c->first->reading);
 	for (i = 0; i < c->reading_count; i++)
-		thmqi_reading_close(&c->readings[i]);
+		thmqi_reading_close(thmqi_reading(c, i));
 	rc = end_wait(c, all_detached, deadline, rc);
 	if (c->grouped && !s->dead) {
 		left = thmqi_session_request(s, s->links[0], &request,

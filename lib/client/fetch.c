@@ -22,7 +22,8 @@
 
 int thmqi_runs_init(struct thmq_consumer *c)
 {
-	uint32_t shards = THMQI_MIN(c->session->shard_count, c->reading_count);
+	/* its partitions may be in any of them, if not now then once there are more */
+	uint32_t shards = c->opts.flags & THMQ_CONSUMER_PARTITION ? 1 : c->session->shard_count - 1;
 
 	c->last = &c->first;
 	c->live_max = THMQI_MIN(THMQI_MAX(c->opts.prefetch_count, c->priorities), RUNS_MAX) * THMQI_MAX(shards, 1u);
@@ -60,7 +61,7 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 	}
 	thmqi_unpacked_fini(c);
 	for (i = 0; i < c->reading_count; i++)
-		thmqi_parts_drop(&c->readings[i]);
+		thmqi_parts_drop(thmqi_reading(c, i));
 	free(c->pool);
 	free(c->held_bits);
 	c->pool = NULL;

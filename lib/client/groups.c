@@ -276,10 +276,10 @@ static int reset_to_time(struct thmq_session *s, const char *topic, struct about
 		free(begins);
 		return rc;
 	}
-	if (c->topic_id != a->topic.topic_id || c->reading_count != a->topic.partition_count)
+	if (c->topic_id != a->topic.topic_id || c->reading_count < a->topic.partition_count)
 		rc = -THMQ_ENOTOPIC; /* another of that name by now */
 	for (i = first; i < end && !rc; i++)
-		begins[i] = c->readings[i].resume;
+		begins[i] = thmqi_reading(c, i)->resume;
 	thmqi_client_consumer_close(c, s->opts.timeout_ns);
 	for (i = first; i < end && !rc; i++)
 		rc = reset_one(s, a, i, THMQ_START_OFFSET, begins[i], flags);

@@ -188,6 +188,13 @@ struct reading {
 	uint32_t settle_sent, settle_stored; /* serials of acks */
 };
 
+#define GROWTHS 16u /* each at least doubles what there is room for: enough for THMQ_PARTITION_COUNT_MAX */
+
+struct readings_added {
+	uint32_t begin, end;
+	struct reading at[];
+};
+
 struct wanted_tag {
 	const char *bytes;
 	uint32_t len, reserved;
@@ -227,9 +234,14 @@ struct thmq_consumer {
 	char group[256];
 	char instance[THMQ_INSTANCE_MAX + 1]; /* "": none */
 	uint64_t member; /* in its group; 0: it does not come back */
-	struct reading *readings;
-	uint32_t reading_count;
-	uint32_t first_partition; /* id of readings[0]; the others follow */
+	struct reading *readings; /* readings_made of them; those that came later are in added: growth.c. Where one is it stays */
+	uint32_t reading_count, readings_made;
+	uint32_t opened_count; /* as many there were when it was opened */
+	bool opened;           /* all of these are attached, or asked for */
+	bool grows;            /* there may be more: they are asked for */
+	struct readings_added *added[GROWTHS];
+	/* ids: reading i is of partition bases[k] + i, of some k; with each range of ids that its topic has there is another one */
+	uint32_t bases[GROWTHS + 1], base_count;
 	uint32_t awaited; /* readings below it have come to what is waited for */
 	struct thmqi_list due; /* readings that tend() looks at */
 	struct delivered *first, **last; /* queue */
@@ -287,7 +299,8 @@ struct thmq_producer {
 	bool hidden;       /* the app knows nothing of it, and hears nothing: reply.c */
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
-	struct thmqi_partition_entry *partitions;
+	struct thmqi_partition_entry *partitions; /* in rising order of ids */
+	bool grows; /* there may be more: they are asked for */
 	uint64_t limited_until_ns; /* a limit holds it up; as the broker told last */
 	uint64_t limited_told_ns;  /* when the app was */
 	struct sent *sent;            /* ring by sequence */
@@ -344,6 +357,10 @@ struct thmq_session {
 	uint32_t asked;    /* of the first connection: brokers that did not lead */
 	uint64_t rejoin_id; /* request that is out for a consumer, without anybody who waits; 0 */
 	uint32_t rejoin_stream;
+	uint64_t growth_id; /* likewise, for those who use a topic that may have more partitions by now; 0 */
+	uint32_t growth_topic, growth_from;
+	uint32_t growths;   /* how often it was heard of that some topic has more */
+	bool growing;       /* somebody grows, or will ask */
 	struct thmqi_prng prng;
 	struct asking *asking;       /* request.c; NULL: it never asked */
 	struct answering *answering; /* reply.c; NULL: it never answered */
@@ -404,7 +421,7 @@ bool thmqi_resume_begin(struct client_link *l, int error); /* false: it is over 
 void thmqi_resume_step(struct client_link *l); /* of a link that is away, or still sends again */
 void thmqi_resume_tend(struct thmq_session *s); /* once all links were looked at: what is due for the sake of resumption */
 uint64_t thmqi_resume_nap_ns(const struct thmq_session *s); /* how long may be slept */
-bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status); /* true: it was a request of this file's */
+bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status); /* true: it was one of nobody who waits */
 /* A claim that was made before: its bytes come into the area of now. */
 uint8_t *thmqi_resume_claim(struct client_link *l, struct slot *slot, uint8_t *first, uint32_t len);
 void thmqi_resume_claim_end(struct client_link *l, uint32_t life); /* of an earlier life: committed, or aborted */
@@ -445,7 +462,23 @@ static inline void thmqi_ctl_commit(struct client_link *l)
 	thmqi_link_kick_broker(l->wire);
 }
 
+/* growth.c: partitions that a topic gets while it is in use */
+int thmqi_readings_make(struct thmq_consumer *c, uint32_t count); /* so many there are from now on; those that there were stay. 0; -ENOMEM */
+void thmqi_readings_free(struct thmq_consumer *c);
+struct reading *thmqi_reading_added(const struct thmq_consumer *c, uint32_t index);
+void thmqi_growth_heard(struct thmq_session *s, uint32_t topic_id, uint32_t count);
+void thmqi_growth_look(struct thmq_session *s); /* something may have been missed */
+void thmqi_growth_tend(struct thmq_session *s);
+bool thmqi_growth_replied(struct thmq_session *s, uint64_t request, int status); /* true: it was one of that file's */
+
+/* @index < c->reading_count */
+static inline struct reading *thmqi_reading(const struct thmq_consumer *c, uint32_t index)
+{
+	return thmqi_likely(index < c->readings_made) ? &c->readings[index] : thmqi_reading_added(c, index);
+}
+
 /* reading.c: the partitions of a consumer */
+void thmqi_reading_place(struct reading *r, uint32_t partition); /* its id */
 void thmqi_consumer_frame(struct thmq_consumer *c, struct client_link *l, const struct thmqi_frame *f);
 void thmqi_consumers_tend(struct thmq_session *s); /* what found no room before */
 void thmqi_consumer_link_up(struct thmq_session *s);

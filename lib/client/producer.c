@@ -735,6 +735,7 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 	struct thmq_producer *p;
 	struct client_link *l;
 	int rc, stream = free_stream(s);
+	const uint32_t growths = s->growths;
 	uint32_t i;
 
 	if (stream < 0)
@@ -796,6 +797,8 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 		producer_free(p);
 		return thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
 	}
+	if (s->growths != growths)
+		thmqi_growth_look(s);
 	*ret_producer = p;
 	return 0;
 }

@@ -164,5 +164,5 @@ int thmqi_client_message_priority(const struct thmq_consumer *c, const struct th
 {
 	if (m->partition >= c->reading_count || m->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
-	return c->readings[m->partition].priority;
+	return thmqi_reading(c, m->partition)->priority;
 }

@@ -9,9 +9,26 @@
 
 static struct reading *reading_of(struct thmq_consumer *c, uint32_t partition)
 {
-	uint32_t i = partition - c->first_partition;
+	uint32_t k, i;
 
-	return i < c->reading_count && c->readings[i].partition == partition ? &c->readings[i] : NULL;
+	for (k = 0; k < c->base_count; k++) {
+		i = partition - c->bases[k];
+		if (i < c->reading_count && thmqi_reading(c, i)->partition == partition)
+			return thmqi_reading(c, i);
+	}
+	return NULL;
+}
+
+void thmqi_reading_place(struct reading *r, uint32_t partition)
+{
+	struct thmq_consumer *c = r->consumer;
+	uint32_t base = partition - r->index, k = 0;
+
+	r->partition = partition;
+	while (k < c->base_count && c->bases[k] != base)
+		k++;
+	if (k == c->base_count && k < THMQI_ARRAY_COUNT(c->bases)) /* a topic has no more of them */
+		c->bases[c->base_count++] = base;
 }
 
 void thmqi_consumer_tell(struct thmq_consumer *c, uint32_t type, const struct reading *r, int error,
@@ -64,7 +81,10 @@ bool thmqi_reading_attach(struct reading *r)
 {
 	struct thmq_consumer *c = r->consumer;
 	struct thmqi_frame *f;
+	uint32_t start = c->opts.start;
 
+	if (start == THMQ_START_END && r->index >= c->opened_count) /* it was added: all that is in it came since */
+		start = THMQ_START_BEGIN;
 	if (thmqi_unlikely(c->session->reads_only) && (c->grouped || c->shared)) /* how far it comes could not be stored */
 		return thmqi_reading_later(r);
 	if (r->detach_due && !send_detach(r, r->detach_epoch))
@@ -82,7 +102,7 @@ bool thmqi_reading_attach(struct reading *r)
 	else if (!r->resumes)
 		r->not_before_ns = c->opts.start == THMQ_START_TIME ? (int64_t)c->opts.start_time_ns : INT64_MIN;
 	f->type = THMQI_FRAME_ATTACH;
-	f->flags = (uint8_t)(c->opts.start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? THMQI_ATTACH_ALWAYS : 0));
+	f->flags = (uint8_t)(start | (c->opts.flags & THMQ_CONSUMER_START_ALWAYS ? THMQI_ATTACH_ALWAYS : 0));
 	if (r->resumes)
 		f->flags = (uint8_t)(THMQI_START_AGAIN | (c->grouped ? THMQI_ATTACH_RESUME : THMQI_ATTACH_ALWAYS));
 	f->stream = c->stream;
@@ -258,12 +278,18 @@ static void on_assigned_again(struct reading *r)
 
 static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 {
-	struct reading *r = f->len < c->reading_count ? &c->readings[f->len] : NULL;
+	struct reading *r;
 	bool resumes;
 	int rc;
 
-	if (!r || c->closing)
+	if (c->closing || f->len >= THMQ_PARTITION_COUNT_MAX)
 		return;
+	if (f->len >= c->reading_count && thmqi_readings_make(c, f->len + 1) != 0) { /* others of the group may have the memory */
+		c->error = -ENOMEM;
+		thmqi_consumer_leave(c->session, c->stream);
+		return;
+	}
+	r = thmqi_reading(c, f->len);
 	if (c->member && r->epoch == f->seq && r->partition == f->partition) {
 		on_assigned_again(r);
 		return;
@@ -274,8 +300,7 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 		send_detach(r, r->epoch);
 		thmqi_runs_drop(c, r);
 	}
-	r->partition = f->partition;
-	c->first_partition = f->partition - f->len;
+	thmqi_reading_place(r, f->partition);
 	r->shard = (uint32_t)f->arg[0];
 	r->group_id = (uint32_t)f->arg[1];
 	r->epoch = f->seq;

@@ -107,6 +107,8 @@ static void forget_request(struct thmq_session *s, struct client_link *l)
 		l->reply_status = -ECONNRESET;
 	}
 	l->request_id = 0;
+	if (l->shard == THMQI_SHARD_META)
+		s->growth_id = 0;
 	if (l->shard == THMQI_SHARD_META && s->rejoin_id) {
 		s->rejoin_id = 0;
 		if (s->consumers[s->rejoin_stream])
@@ -138,8 +140,8 @@ static void consumers_lost(struct thmq_session *s, struct client_link *l)
 			continue;
 		thmqi_runs_lose(c, l);
 		for (k = 0; k < c->reading_count; k++)
-			if (c->readings[k].link == l)
-				thmqi_reading_lost(&c->readings[k]);
+			if (thmqi_reading(c, k)->link == l)
+				thmqi_reading_lost(thmqi_reading(c, k));
 		if (l->shard == THMQI_SHARD_META && c->member && !c->closing && !c->error)
 			c->rejoin = s->untended = true;
 	}
@@ -274,6 +276,8 @@ static void is_back(struct client_link *l)
 	l->astray = false;
 	l->up = true;
 	thmqi_consumer_link_up(s);
+	if (l->shard == THMQI_SHARD_META)
+		thmqi_growth_look(s); /* what was said meanwhile was not heard */
 	if (!--s->away_count)
 		tell(s, THMQ_EVENT_RECONNECTED, s->reads_only ? -THMQ_ENOQUORUM : 0);
 }
@@ -554,6 +558,8 @@ bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status)
 {
 	struct thmq_consumer *c = s->consumers[s->rejoin_stream];
 
+	if (thmqi_growth_replied(s, request, status))
+		return true;
 	if (!s->rejoin_id || request != s->rejoin_id)
 		return false;
 	s->rejoin_id = 0;
@@ -584,6 +590,8 @@ void thmqi_resume_tend(struct thmq_session *s)
 		due = due || (c && c->rejoin);
 	}
 	s->untended = s->untended || due;
+	if (s->growing)
+		thmqi_growth_tend(s);
 }
 
 void thmqi_resume_fini(struct client_link *l)

@@ -198,7 +198,7 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 		else if (f->seq == l->request_id) {
 			l->replied = true;
 			l->reply_status = f->status;
-			if (thmqi_unlikely(s->rejoin_id) && l->shard == THMQI_SHARD_META)
+			if (thmqi_unlikely(s->rejoin_id | s->growth_id) && l->shard == THMQI_SHARD_META)
 				thmqi_resume_replied(s, f->seq, f->status);
 		}
 		break;
@@ -215,6 +215,10 @@ static void take(struct client_link *l, const struct thmqi_frame *f)
 	case THMQI_FRAME_WEAKER:
 		if (s->producers[stream])
 			thmqi_producer_weaker(s->producers[stream], f);
+		break;
+	case THMQI_FRAME_GROWN:
+		if (l->shard == THMQI_SHARD_META)
+			thmqi_growth_heard(s, f->partition, f->len);
 		break;
 	case THMQI_FRAME_TXN_CHECK:
 		if (l->shard == THMQI_SHARD_META)

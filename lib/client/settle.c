@@ -74,14 +74,18 @@ static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, 
 
 static uint32_t index_of(const struct thmq_producer *p, uint32_t partition)
 {
-	uint32_t i = partition - p->partitions[0].partition;
+	uint32_t i = partition - p->partitions[0].partition, lo = 0, hi = p->partition_count;
 
 	if (i < p->partition_count && p->partitions[i].partition == partition)
 		return i;
-	for (i = 0; i < p->partition_count; i++)
-		if (p->partitions[i].partition == partition)
-			return i;
-	return UINT32_MAX;
+	while (lo < hi) { /* those that were added later lie elsewhere, behind these */
+		i = lo + (hi - lo) / 2;
+		if (p->partitions[i].partition < partition)
+			lo = i + 1;
+		else
+			hi = i;
+	}
+	return lo < p->partition_count && p->partitions[lo].partition == partition ? lo : UINT32_MAX;
 }
 
 void thmqi_producer_limited(struct thmq_producer *p, const struct thmqi_frame *f)

@@ -58,7 +58,7 @@ static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, str
 	if (!c->shared || m->partition >= c->reading_count ||
 	    m->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
-	r = &c->readings[m->partition];
+	r = thmqi_reading(c, m->partition);
 	if (thmqi_shared_last(m) >= r->handed)
 		return -EINVAL;
 	if (c->session->dead)
@@ -334,7 +334,7 @@ void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struc
 int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first,
 			  uint64_t last)
 {
-	struct reading *r = &c->readings[partition];
+	struct reading *r = thmqi_reading(c, partition);
 
 	if (r->state != READING_ON)
 		return r->state == READING_NONE ? -THMQ_EFENCED : -EAGAIN;
@@ -344,7 +344,7 @@ int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t 
 int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last,
 			 uint64_t delay_ns)
 {
-	return say(&c->readings[partition], THMQI_SETTLE_NACK, first, last + 1, 0, delay_ns)
+	return say(thmqi_reading(c, partition), THMQI_SETTLE_NACK, first, last + 1, 0, delay_ns)
 		       ? 0
 		       : -EAGAIN;
 }
@@ -372,6 +372,6 @@ int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadl
 	if (rc)
 		return rc;
 	for (i = 0; i < c->reading_count; i++)
-		c->readings[i].group_id = group_id;
+		thmqi_reading(c, i)->group_id = group_id;
 	return thmqi_consumer_attach_all(c, deadline);
 }

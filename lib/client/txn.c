@@ -59,7 +59,7 @@ int thmqi_client_txn_ack(struct thmq_txn *t, struct thmq_consumer *c, const stru
 	if (t->session != c->session || t->ending || !c->grouped || message->partition >= c->reading_count ||
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
-	r = &c->readings[message->partition];
+	r = thmqi_reading(c, message->partition);
 	if (next > r->handed)
 		return -EINVAL;
 	if (c->session->dead)

@@ -250,7 +250,7 @@ static bool begin(struct thmqi_disk_sim *sim, struct sim_flight *f, struct thmqi
 			  op);
 	sim->stats.ops[op->opcode]++;
 	strike(sim, f);
-	f->due = sim->now + some_time(sim, f);
+	f->due = sim->room->now + some_time(sim, f);
 	if (sim->opts.flags & THMQI_DISK_SIM_IN_ORDER)
 		f->due = sim->last_due = THMQI_MAX(f->due, sim->last_due);
 	if (sim->down || !sim_is_change(op->opcode))
@@ -278,7 +278,7 @@ static int queue_poll(struct thmqi_poller *poller, uint32_t budget)
 	struct thmqi_disk_queue *q = thmqi_container(poller, struct thmqi_disk_queue, poller);
 	uint32_t done = 0;
 
-	for (; done < budget && q->first && q->first->due <= q->sim->now; done++)
+	for (; done < budget && q->first && q->first->due <= q->sim->room->now; done++)
 		finish(q);
 	return (int)done;
 }
@@ -287,7 +287,7 @@ static bool queue_arm(struct thmqi_poller *poller)
 {
 	struct thmqi_disk_queue *q = thmqi_container(poller, struct thmqi_disk_queue, poller);
 
-	return q->first && q->first->due <= q->sim->now;
+	return q->first && q->first->due <= q->sim->room->now;
 }
 
 static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
@@ -304,7 +304,7 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 	q->poller.poll = queue_poll;
 	q->poller.name = "disk, simulated";
 	q->poller.arm = queue_arm;
-	thmqi_list_add_tail(&sim->queues, &q->link);
+	thmqi_list_add_tail(&sim->room->queues, &q->link);
 	thmqi_core_add_poller(core, &q->poller);
 	*ret_queue = q;
 	return 0;
@@ -313,7 +313,7 @@ static int queue_open(void *ctx, struct thmq_core *core, uint32_t depth,
 static void queue_close(struct thmqi_disk_queue *q)
 {
 	while (q->first) {
-		q->sim->now = THMQI_MAX(q->sim->now, q->first->due);
+		q->sim->room->now = THMQI_MAX(q->sim->room->now, q->first->due);
 		finish(q);
 	}
 	thmqi_core_remove_poller(q->core, &q->poller);
@@ -323,14 +323,17 @@ static void queue_close(struct thmqi_disk_queue *q)
 
 static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 {
-	struct thmqi_disk_sim *sim = q->sim;
 	struct sim_flight *f, **at = &q->first;
+	struct thmqi_disk_sim *sim;
 	bool cut;
 
 	if (q->inflight >= q->depth)
 		return -EAGAIN;
 	if (op->opcode > THMQI_DISK_OPEN)
 		return -EINVAL;
+	/* whose it is says but what it is used for: one log's directory, on one of the disks */
+	q->sim = is_of_file(op->opcode) ? op->file->sim : op->dir->sim;
+	sim = q->sim;
 	if (!is_aligned(op)) {
 		sim->stats.misaligned++;
 		return -EINVAL;
@@ -356,14 +359,14 @@ static int queue_submit(struct thmqi_disk_queue *q, struct thmqi_disk_op *op)
 static bool queue_wait(struct thmqi_disk_queue *q, uint64_t timeout_ns)
 {
 	struct thmqi_disk_sim *sim = q->sim;
-	uint64_t end = sim->now + THMQI_MIN(timeout_ns, UINT64_MAX - sim->now);
+	uint64_t end = sim->room->now + THMQI_MIN(timeout_ns, UINT64_MAX - sim->room->now);
 
 	if (!q->first || q->first->due > end) {
 		if (q->first)
-			sim->now = end;
+			sim->room->now = end;
 		return false;
 	}
-	sim->now = THMQI_MAX(sim->now, q->first->due);
+	sim->room->now = THMQI_MAX(sim->room->now, q->first->due);
 	finish(q);
 	return true;
 }
@@ -392,13 +395,27 @@ static int64_t call(struct thmqi_disk_sim *sim, struct thmqi_disk_op *op)
 	if (cut)
 		thmqi_disk_sim_crash_as(sim, sim->cut_mode);
 	sim->calling = NULL;
-	sim->now = THMQI_MAX(sim->now, f.due);
+	sim->room->now = THMQI_MAX(sim->room->now, f.due);
 	return perform(sim, &f);
+}
+
+/* The one of @first's room that @path is on. */
+static struct thmqi_disk_sim *disk_of(struct thmqi_disk_sim *first, const char *path)
+{
+	struct thmqi_disk_sim *sim;
+	size_t len;
+
+	for (sim = first->beside; sim; sim = sim->beside) {
+		len = strlen(sim->path);
+		if (strncmp(path, sim->path, len) == 0 && (!path[len] || path[len] == '/'))
+			return sim;
+	}
+	return first;
 }
 
 static int dir_open(void *ctx, const char *path, bool create, struct thmqi_disk_dir **ret_dir)
 {
-	struct thmqi_disk_sim *sim = ctx;
+	struct thmqi_disk_sim *sim = disk_of(ctx, path);
 	struct thmqi_disk_dir *handle;
 	struct sim_dir *dir;
 
@@ -639,7 +656,7 @@ static void crash_flight(struct thmqi_disk_sim *sim, struct sim_flight *f,
 	if (happens && sim_is_change(f->op->opcode) && !f->dead)
 		thmqi_disk_sim_happen(sim, f);
 	f->dead = true;
-	f->due = sim->now;
+	f->due = sim->room->now;
 }
 
 void thmqi_disk_sim_crash_as(struct thmqi_disk_sim *sim, enum thmqi_disk_sim_crash_mode mode)
@@ -654,9 +671,11 @@ void thmqi_disk_sim_crash_as(struct thmqi_disk_sim *sim, enum thmqi_disk_sim_cra
 		return;
 	if (mode == THMQI_DISK_SIM_CRASH_SEEDED)
 		mode = modes[thmqi_prng_below(&sim->prng, THMQI_ARRAY_COUNT(modes))];
-	thmqi_list_each(it, &sim->queues)
+	thmqi_list_each(it, &sim->room->queues)
 	{
-		for (f = thmqi_container(it, struct thmqi_disk_queue, link)->first; f; f = f->next)
+		struct thmqi_disk_queue *q = thmqi_container(it, struct thmqi_disk_queue, link);
+
+		for (f = q->sim == sim ? q->first : NULL; f; f = f->next)
 			crash_flight(sim, f, mode);
 	}
 	if (sim->calling)

@@ -190,9 +190,11 @@ static const struct sim_flight *newest(const struct thmqi_disk_sim *sim)
 	const struct sim_flight *best = sim->calling, *f;
 	struct thmqi_list *it;
 
-	thmqi_list_each(it, &sim->queues)
+	thmqi_list_each(it, &sim->room->queues)
 	{
-		for (f = thmqi_container(it, struct thmqi_disk_queue, link)->first; f; f = f->next)
+		const struct thmqi_disk_queue *q = thmqi_container(it, struct thmqi_disk_queue, link);
+
+		for (f = q->sim == sim ? q->first : NULL; f; f = f->next)
 			if (!best || f->seq > best->seq)
 				best = f;
 	}
@@ -242,9 +244,11 @@ static void cut_flights(struct thmqi_disk_sim *to, struct thmqi_disk_sim *from,
 	struct thmqi_list *it;
 	struct twin t;
 
-	thmqi_list_each(it, &from->queues)
+	thmqi_list_each(it, &from->room->queues)
 	{
-		for (f = thmqi_container(it, struct thmqi_disk_queue, link)->first; f; f = f->next)
+		const struct thmqi_disk_queue *q = thmqi_container(it, struct thmqi_disk_queue, link);
+
+		for (f = q->sim == from ? q->first : NULL; f; f = f->next)
 			if (!(torn && f == last) && !f->dead && sim_is_change(f->op->opcode) &&
 			    happens(to, cut->mode) && twin_make(to, f, &t))
 				thmqi_disk_sim_happen(to, &t.flight);
@@ -270,7 +274,7 @@ int thmqi_disk_sim_copy(struct thmqi_disk_sim *to, struct thmqi_disk_sim *from, 
 	to->generation++;
 	to->down = false;
 	to->cut_in = 0;
-	to->now = cut ? THMQI_MAX(to->now, from->now) : from->now;
+	to->room->now = cut ? THMQI_MAX(to->room->now, from->room->now) : from->room->now;
 	thmqi_prng_seed(&to->prng, seed);
 	e = thmqi_disk_sim_fs_copy(&to->fs, &from->fs);
 	if (e)

@@ -155,10 +155,14 @@ struct thmqi_disk_sim {
 	struct thmqi_disk_sim_opts opts;
 	struct thmqi_clock clock;
 	struct thmqi_world world;
-	struct thmqi_list queues;
+	struct thmqi_disk_sim *room; /* whose time it has, and whose directories lead to it: itself, if it is the first */
+	struct thmqi_disk_sim *beside; /* the next one of its room */
+	char *path;		       /* of what lies on it; NULL: on the first: all that is on no other */
+	struct thmqi_list queues;      /* the first: of all of the room, each with the disk that it was used for last */
 	struct sim_flight *calling; /* of the calling half, which blocks: at most one */
 	struct sim_lock *locks;
-	uint64_t now, last_due, generation;
+	uint64_t now; /* the first's */
+	uint64_t last_due, generation;
 	int64_t clock_set_ns; /* the time of day is ahead by this */
 	bool down;
 	uint64_t cut_in; /* changes until the cut; 0: none */

@@ -42,7 +42,7 @@ static uint64_t clock_now(void *ctx)
 {
 	struct thmqi_disk_sim *sim = ctx;
 
-	return sim->now += sim->opts.clock_tick_ns;
+	return sim->room->now += sim->opts.clock_tick_ns;
 }
 
 static uint64_t clock_wall(void *ctx)
@@ -54,12 +54,17 @@ static uint64_t clock_wall(void *ctx)
 
 uint64_t thmqi_disk_sim_now(struct thmqi_disk_sim *sim)
 {
-	return sim->now;
+	return sim->room->now;
 }
 
 void thmqi_disk_sim_advance(struct thmqi_disk_sim *sim, uint64_t ns)
 {
-	sim->now += ns;
+	sim->room->now += ns;
+}
+
+void thmqi_disk_sim_set_capacity(struct thmqi_disk_sim *sim, uint64_t bytes)
+{
+	sim->fs.capacity = bytes;
 }
 
 void thmqi_disk_sim_set_clock(struct thmqi_disk_sim *sim, int64_t ns)
@@ -123,17 +128,42 @@ int thmqi_disk_sim_open(uint64_t seed, const struct thmqi_disk_sim_opts *opts,
 					  .idle = world_idle,
 					  .ctx = sim,
 					  .seed = seed ? seed : 1};
+	sim->room = sim;
+	*ret_sim = sim;
+	return 0;
+}
+
+int thmqi_disk_sim_open_beside(struct thmqi_disk_sim *first, const char *path, uint64_t seed,
+			       const struct thmqi_disk_sim_opts *opts, struct thmqi_disk_sim **ret_sim)
+{
+	struct thmqi_disk_sim *sim;
+	int rc = thmqi_disk_sim_open(seed, opts, &sim);
+
+	if (rc)
+		return rc;
+	sim->path = strdup(path);
+	if (!sim->path) {
+		thmqi_disk_sim_close(sim);
+		return -ENOMEM;
+	}
+	sim->room = first;
+	sim->beside = first->beside;
+	first->beside = sim;
 	*ret_sim = sim;
 	return 0;
 }
 
 void thmqi_disk_sim_close(struct thmqi_disk_sim *sim)
 {
-	if (!sim)
-		return;
-	thmqi_disk_sim_locks_drop(sim, NULL);
-	thmqi_disk_sim_fs_fini(&sim->fs);
-	free(sim);
+	struct thmqi_disk_sim *next;
+
+	for (; sim; sim = next) { /* the first, and all beside it */
+		next = sim->beside;
+		thmqi_disk_sim_locks_drop(sim, NULL);
+		thmqi_disk_sim_fs_fini(&sim->fs);
+		free(sim->path);
+		free(sim);
+	}
 }
 
 /* -------------------------------------------------------------------- looking */
@@ -147,9 +177,11 @@ void thmqi_disk_sim_stats(const struct thmqi_disk_sim *sim, struct thmqi_disk_si
 	ret->lost = sim->fs.lost;
 	ret->torn = sim->fs.torn;
 	ret->bytes = sim->fs.bytes;
-	thmqi_list_each(it, &sim->queues)
+	thmqi_list_each(it, &sim->room->queues)
 	{
-		ret->inflight += thmqi_container(it, struct thmqi_disk_queue, link)->inflight;
+		const struct thmqi_disk_queue *q = thmqi_container(it, struct thmqi_disk_queue, link);
+
+		ret->inflight += q->sim == sim ? q->inflight : 0;
 	}
 }
 

@@ -8,16 +8,18 @@
 
 #include "forecast/policy.h"
 
-#define DECAY 0.8      /* of the histogram at each optimum */
-#define LAMBDA 0.5     /* how much the forecast is trusted: 0 wholly, 1 not at all */
-#define FAR 5.0        /* an expected gap that is so many times b, or less by as much */
-#define STALE_NS 1e9   /* a gap that long: what was known before it is not the present */
-#define RECENT 0.02    /* of the regret is the last wait's */
-#define STEP 1.05      /* of the correction at each outcome */
+#define DECAY 0.8    /* of the histogram at each optimum */
+#define LAMBDA 0.5   /* how much the forecast is trusted: 0 wholly, 1 not at all */
+#define FAR 5.0      /* an expected gap that is so many times b, or less by as much */
+#define STALE_NS 1e9 /* a gap that long: what was known before it is not the present */
+#define RECENT 0.02  /* of the regret is the last wait's */
+#define STEP 1.05    /* of the correction at each outcome */
 /* Of the user's omega no more is taken than down to THMQI_POLICY_WORTH_MIN … */
 #define FIXED_MIN_NS 1000.0 /* … but by a cap from a long fixed budget, down to this, … */
 #define SKI_MIN 1e-5        /* … and from ski */
-#define WAKE_STEP 1.05 /* of the latency at each wake-up */
+#define WAKE_STEP 1.05      /* of the latency at each wake-up, and of the processor time */
+#define CPU_MIN_NS 500.0
+#define CPU_MAX_NS 20000.0
 #define WAKE_MIN_NS 500.0
 #define WAKE_MAX_NS                                                                                \
 	100000.0 /* what takes longer was in a queue for the processor: no spinning helps against that */
@@ -170,12 +172,23 @@ void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit)
 	}
 }
 
+/* One step towards what was seen: they end about the median, which no single one moves far. */
+static double towards(double ns, uint64_t seen_ns, double least, double most)
+{
+	ns *= (double)seen_ns > ns ? WAKE_STEP : 1 / WAKE_STEP;
+	return fmin(fmax(ns, least), most);
+}
+
 void thmqi_policy_woke(struct thmqi_policy *p, uint64_t late_ns)
 {
-	double ns = p->costs.wake_latency_ns;
+	p->costs.wake_latency_ns =
+		towards(p->costs.wake_latency_ns, late_ns, WAKE_MIN_NS, WAKE_MAX_NS);
+	thmqi_policy_reckon(p);
+}
 
-	ns *= (double)late_ns > ns ? WAKE_STEP : 1 / WAKE_STEP;
-	p->costs.wake_latency_ns = fmin(fmax(ns, WAKE_MIN_NS), WAKE_MAX_NS);
+void thmqi_policy_cost(struct thmqi_policy *p, uint64_t cpu_ns)
+{
+	p->costs.wake_cpu_ns = towards(p->costs.wake_cpu_ns, cpu_ns, CPU_MIN_NS, CPU_MAX_NS);
 	thmqi_policy_reckon(p);
 }
 

@@ -299,6 +299,7 @@ static void sleep_until(struct loop *l, uint64_t until)
 
 	thmqi_loop_turn(l, DUTY_SLEEPS);
 	__atomic_store_n(&l->core.sleeps, l->core.sleeps + 1, __ATOMIC_RELAXED);
+	thmqi_polling_sleeps(l);
 	if (!l->core.ring || !wake_is_polled(l) || thmqi_ring_wait(l->core.ring, ns) < 0)
 		sleep_on_wake_fd(l, ns);
 	thmqi_polling_slept(l, now);

@@ -5,6 +5,7 @@
  */
 #include <math.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "internal.h"
 #include "predict.h"
@@ -16,6 +17,7 @@
 #define WAKE_MAX_NS 1000000000u
 #define TICK_NS 10000000u
 #define NO_CAP 1e9
+#define CPU_EVERY 8u /* sleeps: of so many one is measured, which takes two system calls */
 /* Where time is not the machine's it must not be measured. */
 #define WAKE_CPU_NS 2500u
 #define WAKE_LATENCY_NS 4500u
@@ -76,6 +78,7 @@ void thmqi_polling_rules(const struct thmq_env_opts *o, const struct thmqi_world
 		.omega = o->latency_worth ? o->latency_worth : WORTH,
 		.spin_max_ns = (double)(o->spin_ns ? o->spin_ns : most)};
 	ret->told_latency = o->wake_latency_ns != 0;
+	ret->told_cpu = o->wake_cpu_ns != 0;
 	ret->share_max = o->cpu_cap_percent ? o->cpu_cap_percent / 100.0 : NO_CAP;
 }
 
@@ -96,6 +99,7 @@ static __attribute__((noinline)) void publish(struct loop *l, uint64_t budget)
 	__atomic_store_n(&l->polling.told_policy, id, __ATOMIC_RELAXED);
 	__atomic_store_n(&l->polling.told_latency_ns, (uint32_t)p->costs.wake_latency_ns,
 			 __ATOMIC_RELAXED);
+	__atomic_store_n(&l->polling.told_cpu_ns, (uint32_t)p->costs.wake_cpu_ns, __ATOMIC_RELAXED);
 }
 
 void thmqi_polling_open(struct loop *l)
@@ -109,6 +113,7 @@ void thmqi_polling_open(struct loop *l)
 	p->learns = id == THMQ_POLICY_ADAPTIVE || id == THMQ_POLICY_PREDICTIVE;
 	p->has_thread = is_real(l->core.world);
 	p->learns_wake = p->has_thread && weighs(id) && !rules->told_latency;
+	p->learns_cpu = p->has_thread && weighs(id) && !rules->told_cpu;
 	p->share_max = rules->share_max;
 	p->crowded = rules->crowded && weighs(id);
 	if (p->crowded)
@@ -221,11 +226,39 @@ uint64_t thmqi_polling_still(struct loop *l, uint64_t now)
 	return spin_end(p, thmqi_policy_budget_ns(&p->policy));
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+	struct timespec t;
+
+	if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) != 0)
+		return 0;
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* What was measured at the open, perhaps while others wanted the processor, does not stay for life. */
+void thmqi_polling_sleeps(struct loop *l)
+{
+	struct polling *p = &l->polling;
+
+	p->cpu_ns = p->learns_cpu && l->core.sleeps % CPU_EVERY == 0 ? thread_cpu_ns() : 0;
+}
+
+static void learn_cpu(struct polling *p)
+{
+	uint64_t now = p->cpu_ns ? thread_cpu_ns() : 0;
+
+	if (now > p->cpu_ns)
+		thmqi_policy_cost(&p->policy, now - p->cpu_ns);
+	p->cpu_ns = 0;
+}
+
 void thmqi_polling_slept(struct loop *l, uint64_t from)
 {
 	uint64_t now = thmqi_loop_read_clock(l), woken,
 		 late = (uint64_t)l->polling.policy.costs.wake_latency_ns;
 
+	if (thmqi_unlikely(l->polling.cpu_ns))
+		learn_cpu(&l->polling);
 	l->polling.slept = true;
 	l->polling.seen_ns = THMQI_MAX(from, now - THMQI_MIN(late, now));
 	if (!l->polling.learns_wake)
@@ -263,7 +296,7 @@ void thmqi_polling_stats(const struct loop *l, struct thmq_core_stats *ret)
 	ret->retries = ret->budget_ns == UINT64_MAX ? UINT64_MAX
 		       : round_ns                   ? ret->budget_ns / round_ns
 						    : 0;
-	ret->wake_cpu_ns = (uint32_t)p->policy.costs.wake_cpu_ns;
+	ret->wake_cpu_ns = __atomic_load_n(&p->told_cpu_ns, __ATOMIC_RELAXED);
 	ret->wake_latency_ns = __atomic_load_n(&p->told_latency_ns, __ATOMIC_RELAXED);
 	if (p->predict)
 		thmqi_predict_stats(p->predict, ret);

@@ -21,6 +21,7 @@ struct polling_rules {
 	double share_max;  /* of a processor */
 	bool crowded;      /* its cores have less than a processor each */
 	bool told_latency; /* of a wake-up: by the options */
+	bool told_cpu;     /* of a sleep: likewise */
 };
 
 struct polling {
@@ -29,12 +30,14 @@ struct polling {
 	bool learns;      /* from gaps */
 	bool has_thread;  /* of its own world: the system's account of it counts */
 	bool learns_wake; /* what a wake-up takes: nobody said it */
+	bool learns_cpu;  /* what a sleep takes of the processor: likewise */
 	/* the wait under way */
 	uint64_t began_ns;   /* from here on there was nothing … */
 	uint64_t seen_ns;    /* … up to here, as far as was looked */
 	uint64_t end_ns;     /* spun until then */
 	uint64_t carried_ns; /* spun for nothing in polls before this one */
 	bool slept;
+	uint64_t cpu_ns; /* of the thread as it fell asleep; 0: not looked at */
 	/* the next tick, UINT64_MAX: none; at the last one: when, time used, sleeps, involuntary switches of the thread */
 	uint64_t tick_ns, ticked_ns, ticked_used_ns, ticked_sleeps, ticked_switches;
 	double share_max;
@@ -42,7 +45,7 @@ struct polling {
 	struct predict *predict; /* NULL: nothing is forecast */
 	/* for who asks, from any thread */
 	uint64_t told_budget_ns, told_round_ns;
-	uint32_t told_policy, told_latency_ns;
+	uint32_t told_policy, told_latency_ns, told_cpu_ns;
 };
 
 /* policy.c. Check: options by themselves; rules: once for all cores, with the costs measured where the options leave that to us. */
@@ -56,6 +59,8 @@ void thmqi_polling_open(struct loop *l);
 uint64_t thmqi_polling_begin(struct loop *l, uint64_t now);
 /* It is that late, and nothing came. Return: likewise; not later than @now: that was it. */
 uint64_t thmqi_polling_still(struct loop *l, uint64_t now);
+/* It falls asleep now. */
+void thmqi_polling_sleeps(struct loop *l);
 /* Awake, having fallen asleep at @from: between then and now nothing was there for all but the time that it takes to wake up. */
 void thmqi_polling_slept(struct loop *l, uint64_t from);
 /* The wait is over: there is something, or the poll's time is up. */

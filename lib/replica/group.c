@@ -9,6 +9,7 @@
 #define STEPS_PER_ROUND 128u
 #define NS_PER_MS 1000000ull
 #define AGAIN_NS 1000000ull
+#define DAMAGED_MS 1000u
 #define HEARTBEAT_MS 30u
 #define ELECTION_MS 300u
 
@@ -273,6 +274,16 @@ static uint32_t tell(struct thmqi_group *g)
 	return done;
 }
 
+/* From time to time: whoever it is handed to may know no better, or hand it back. */
+static void hand_over_damaged(struct thmqi_group *g)
+{
+	if (g->role != THMQI_ROLE_LEADER || g->parked || thmqi_group_now_ms(g) < g->damaged_ms)
+		return;
+	g->damaged = false;
+	g->damaged_ms = thmqi_group_now_ms(g) + DAMAGED_MS;
+	thmqi_group_transfer(g, 0);
+}
+
 /* Return: events taken. */
 static uint32_t take_events(struct thmqi_group *g)
 {
@@ -318,6 +329,8 @@ static int group_poll(struct thmqi_poller *poller, uint32_t budget)
 		return 1;
 	if (g->role == THMQI_ROLE_LEADER)
 		thmqi_log_hold(g->log, thmqi_engine_transferring(g->engine));
+	if (thmqi_unlikely(g->damaged))
+		hand_over_damaged(g);
 	if (!g->parked)
 		note_role(g);
 	return (int)(done + tell(g));

@@ -51,6 +51,8 @@ struct thmqi_group {
 	uint64_t timer_ms; /* what it is set to */
 	int failed;
 	bool tell_failed, closing;
+	bool damaged; /* something that another copy lacks cannot be read here: another one is to lead */
+	uint64_t damaged_ms; /* not before this it is asked for again */
 	void (*gone)(void *arg); /* at the end; NULL: nobody wants to know */
 	void *gone_arg;
 

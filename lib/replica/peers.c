@@ -135,6 +135,13 @@ void thmqi_peers_set(struct thmqi_group *g)
 
 /* ------------------------------------------------------------------- leave */
 
+/* A copy that lacks it would never get on while this one leads; the others have it too. */
+static void note_error(struct thmqi_group *g, int error)
+{
+	if (error == -THMQ_ECORRUPT || error == -EIO)
+		g->damaged = true;
+}
+
 static void on_fetched(struct thmqi_log_fetch *f, int error)
 {
 	struct peer *p = thmqi_container(f, struct peer, fetch);
@@ -145,8 +152,8 @@ static void on_fetched(struct thmqi_log_fetch *f, int error)
 		p->stale = false;
 		p->again = true;
 		if (error && error != -EAGAIN && !p->group->closing)
-			p->end =
-				p->next; /* it asks again, and then the cause may be gone, or the log fails by itself */
+			p->end = p->next; /* it asks again, and then the cause may be gone */
+		note_error(p->group, error);
 		return;
 	}
 	p->ready = f->buf;
@@ -213,6 +220,7 @@ static uint32_t send_batches(struct thmqi_group *g, struct peer *p)
 		if (rc == -EAGAIN)
 			break;
 		if (rc) { /* there is no way, or it was dropped meanwhile: the engine finds out */
+			note_error(g, rc);
 			forget_batch(p);
 			p->end = p->next;
 			break;

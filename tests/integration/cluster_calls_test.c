@@ -6,138 +6,38 @@
  *
  * usage: cluster_calls_test [rounds] [seed] [tcp]; THMQ_TEST_FULL=1 goes on for longer, in one environment and by TCP
  */
-#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <unistd.h>
 
-#include "../check.h"
-
-#define BROKERS 3u
-#define PATIENCE_NS (60 * SECOND)
+#include "cluster_rig.h"
 
 static struct {
-	struct thmq_env *env;
-	struct thmq_broker *brokers[BROKERS]; /* one thread's at a time */
 	struct thmq_session *session;
-	char dir[64], urls[BROKERS][64], cluster[256], all[256];
-	bool far;
 	_Atomic bool done;
 	_Atomic uint32_t moves, steps; /* of the lead; of what is done meanwhile */
-	uint64_t seed;
 } w;
 
-static uint64_t chance(uint64_t *seed, uint64_t below)
-{
-	*seed ^= *seed << 13;
-	*seed ^= *seed >> 7;
-	*seed ^= *seed << 17;
-	return *seed % below;
-}
-
 /* --------------------------------------------------------------------- brokers */
-
-static void open_broker(uint32_t i)
-{
-	uint64_t end = now() + PATIENCE_NS;
-	char dir[96], name[16];
-	int rc;
-
-	snprintf(dir, sizeof(dir), "%s/%u", w.dir, i + 1);
-	snprintf(name, sizeof(name), "b%u", i + 1);
-	while ((rc = thmq_broker_open(w.env,
-			       THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .listen = w.far ? w.urls[i] : NULL, .shard_count = 2,
-						.segment_bytes = 1u << 20, .batch_bytes = 64u << 10, .cluster = w.cluster, .cluster_name = "calls",
-						.node_id = i + 1, .heartbeat_ms = 30, .election_ms = 150),
-			       &w.brokers[i])) == -EBUSY) { /* the device has writes of the life before */
-		CHECK(now() < end);
-		usleep(1000);
-	}
-	CHECK(rc == 0);
-}
-
-/* As if killed: it hands nothing over. */
-static void close_broker(uint32_t i)
-{
-	CHECK(thmq_broker_close(w.brokers[i], 0) != -EDEADLK);
-	w.brokers[i] = NULL;
-}
-
-static int leader(void)
-{
-	uint32_t i;
-
-	for (i = 0; i < BROKERS; i++)
-		if (w.brokers[i] && thmq_broker_leader(w.brokers[i], NULL) == 1)
-			return (int)i;
-	return -1;
-}
-
-static uint32_t some_leader(void)
-{
-	uint64_t end = now() + PATIENCE_NS;
-	int who;
-
-	while ((who = leader()) < 0) {
-		CHECK(now() < end);
-		usleep(1000);
-	}
-	return (uint32_t)who;
-}
-
-static void wait_for(uint32_t who)
-{
-	uint64_t end = now() + PATIENCE_NS;
-
-	while (leader() != (int)who) {
-		CHECK(now() < end);
-		usleep(1000);
-	}
-}
 
 static struct thmq_session *connect_one(void)
 {
 	struct thmq_session *s;
 
-	CHECK(thmq_connect(w.env, w.all, THMQ_SESSION_OPTS(.timeout_ns = PATIENCE_NS, .reconnect_ns = PATIENCE_NS, .peer_timeout_ns = SECOND), &s) == 0);
+	CHECK(thmq_connect(rig.env, rig.all, THMQ_SESSION_OPTS(.timeout_ns = PATIENCE_NS, .reconnect_ns = PATIENCE_NS, .peer_timeout_ns = SECOND), &s) == 0);
 	return s;
 }
 
 static void begin(bool far)
 {
-	char command[192];
-	uint32_t i;
-
-	w.far = far;
-	w.cluster[0] = w.all[0] = 0;
-	snprintf(w.dir, sizeof(w.dir), "cluster-calls-%d", (int)getpid());
-	snprintf(command, sizeof(command), "rm -rf %s && mkdir %s", w.dir, w.dir);
-	CHECK(system(command) == 0);
-	for (i = 0; i < BROKERS; i++) {
-		if (far)
-			snprintf(w.urls[i], sizeof(w.urls[i]), "tcp://127.%u.%u.%u:7471", 70 + ((uint32_t)getpid() >> 8 & 63), (uint32_t)getpid() & 255, i + 1);
-		else
-			snprintf(w.urls[i], sizeof(w.urls[i]), "inproc://b%u", i + 1);
-		snprintf(w.cluster + strlen(w.cluster), sizeof(w.cluster) - strlen(w.cluster), "%s%u=%s", i ? "," : "", i + 1, w.urls[i]);
-		snprintf(w.all + strlen(w.all), sizeof(w.all) - strlen(w.all), "%s%s", i ? "," : "", w.urls[i]);
-	}
-	CHECK(thmq_env_open(&w.env, THMQ_ENV_OPTS(.core_count = 2, .pool_bytes = 256u << 20)) == 0);
-	for (i = 0; i < BROKERS; i++)
-		open_broker(i);
+	rig_begin("calls", far, 2, THMQ_BROKER_OPTS(.shard_count = 2, .segment_bytes = 1u << 20, .batch_bytes = 64u << 10, .heartbeat_ms = 30, .election_ms = 150));
+	rig_open_all();
 	w.session = connect_one();
 }
 
 static void end(void)
 {
-	char command[192];
-	uint32_t i;
-
 	CHECK(thmq_session_close(w.session, 10 * SECOND) == 0);
-	for (i = 0; i < BROKERS; i++)
-		CHECK(thmq_broker_close(w.brokers[i], SECOND) != -EDEADLK);
-	CHECK(thmq_env_close(w.env, 10 * SECOND) == 0);
-	snprintf(command, sizeof(command), "rm -rf %s", w.dir);
-	CHECK(system(command) == 0);
+	rig_end();
 }
 
 /* ---------------------------------------------------------------------- drained */
@@ -157,47 +57,47 @@ static uint32_t drained(void)
 
 static void drain_and_undrain(void)
 {
-	uint32_t one = some_leader(), two, three;
+	uint32_t one = rig_some_leader(), two, three;
 
 	CHECK(thmq_cluster_undrain(w.session, one + 1, 0) == 0);
 	CHECK(thmq_cluster_drain(w.session, 77, 0) == -EINVAL && strstr(thmq_errmsg(), "77"));
 	CHECK(drained() == 0);
 	CHECK(thmq_cluster_drain(w.session, one + 1, 0) == 0);
-	two = some_leader();
+	two = rig_some_leader();
 	CHECK(two != one && drained() == 1u << one);
 	CHECK(thmq_cluster_lead(w.session, one + 1, 0) == -EBUSY && strstr(thmq_errmsg(), "undrain"));
 	CHECK(thmq_cluster_drain(w.session, one + 1, 0) == 0);
 	three = BROKERS - one - two;
 	/* it was away, and who leads is lost: it has a vote, and whoever is elected first, the third one leads in the end */
-	close_broker(one);
-	open_broker(one);
-	close_broker(two);
-	wait_for(three);
-	open_broker(two);
+	rig_close(one, 0);
+	rig_open(one);
+	rig_close(two, 0);
+	rig_wait_for(three);
+	rig_open(two);
 	CHECK(thmq_cluster_drain(w.session, three + 1, 0) == 0);
-	wait_for(two);
+	rig_wait_for(two);
 	CHECK(drained() == (1u << one | 1u << three));
 	CHECK(thmq_cluster_drain(w.session, two + 1, 0) == -EBUSY && strstr(thmq_errmsg(), "drained"));
 	/* nobody else is left: better one of them than nobody; and that one gives it back */
-	close_broker(two);
-	CHECK(some_leader() != two);
+	rig_close(two, 0);
+	CHECK(rig_some_leader() != two);
 	CHECK(thmq_topic_create(w.session, "meanwhile", NULL) == 0);
-	open_broker(two);
-	wait_for(two);
+	rig_open(two);
+	rig_wait_for(two);
 	/* all were away */
-	close_broker(one);
-	close_broker(three);
-	close_broker(two);
-	open_broker(one);
-	open_broker(three);
-	open_broker(two);
-	wait_for(two);
+	rig_close(one, 0);
+	rig_close(three, 0);
+	rig_close(two, 0);
+	rig_open(one);
+	rig_open(three);
+	rig_open(two);
+	rig_wait_for(two);
 	CHECK(drained() == (1u << one | 1u << three));
 	CHECK(thmq_cluster_undrain(w.session, one + 1, 0) == 0);
 	CHECK(thmq_cluster_undrain(w.session, three + 1, 0) == 0);
 	CHECK(drained() == 0);
 	CHECK(thmq_cluster_lead(w.session, one + 1, 0) == 0);
-	wait_for(one);
+	rig_wait_for(one);
 	CHECK(thmq_topic_delete(w.session, "meanwhile") == 0);
 }
 
@@ -271,6 +171,43 @@ static void read_ranks(void)
 	CHECK(thmq_consumer_close(c, PATIENCE_NS) == 0);
 }
 
+static struct thmq_producer *more_producer;
+static struct thmq_consumer *more_reader;
+static uint32_t more_count;
+
+/* One more partition, of a producer and a reader that stay open whoever leads. */
+static void more(void)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	struct thmq_message m;
+	uint32_t i, seen = 0;
+	int64_t rc;
+	int n;
+
+	if (!more_count++) {
+		CHECK(thmq_topic_create(w.session, "more", NULL) == 0);
+		CHECK(thmq_producer_open(w.session, "more", NULL, &more_producer) == 0);
+		CHECK(thmq_consumer_open(w.session, "more", NULL, NULL, &more_reader) == 0);
+	}
+	CHECK(thmq_topic_alter(w.session, "more", THMQ_TOPIC_OPTS(.partition_count = more_count), THMQ_ALTER_PARTITIONS) == 0);
+	for (i = 0; i < more_count; i++)
+		while ((rc = thmq_send(more_producer, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = i))) < 0) {
+			CHECK((rc == -THMQ_ENOPARTITION || rc == -EAGAIN || rc == -THMQ_ENOQUORUM) && now() < end);
+			CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+		}
+	while (seen != (1u << more_count) - 1) {
+		n = thmq_fetch(more_reader, &m, 1);
+		CHECK(n >= 0 && now() < end);
+		if (n) {
+			CHECK(!(seen & 1u << m.partition));
+			seen |= 1u << m.partition;
+			CHECK(thmq_release(more_reader, &m, 1) == 0);
+		} else {
+			CHECK(thmq_session_wait(w.session, 10 * MS) >= 0);
+		}
+	}
+}
+
 static void look(void)
 {
 	struct thmq_partition_info part = {.size = sizeof(part)};
@@ -293,6 +230,7 @@ static void look(void)
 		CHECK(found.offset >= KEYS * (EACH - 1) + k); /* the newest: offsets rise, and may be stepped over */
 	}
 	read_ranks();
+	more();
 }
 
 /* And what was altered is not only told: who leads now goes by it. */
@@ -323,16 +261,18 @@ static void topics_are_followed(void)
 	fill();
 	for (i = 0; i < BROKERS; i++) {
 		CHECK(thmq_cluster_lead(w.session, i + 1, 0) == 0);
-		wait_for(i);
+		rig_wait_for(i);
 		look();
 	}
-	who = some_leader();
-	close_broker(who);
+	who = rig_some_leader();
+	rig_close(who, 0);
 	look();
 	is_limited();
-	open_broker(who);
+	rig_open(who);
 	CHECK(thmq_topic_delete(w.session, "ranks") == 0);
 	CHECK(thmq_topic_delete(w.session, "keys") == 0);
+	CHECK(thmq_producer_close(more_producer, PATIENCE_NS) == 0 && thmq_consumer_close(more_reader, PATIENCE_NS) == 0);
+	CHECK(thmq_topic_delete(w.session, "more") == 0);
 }
 
 /* ------------------------------------------------------------------------ calls */
@@ -340,17 +280,17 @@ static void topics_are_followed(void)
 static void *move(void *arg)
 {
 	struct thmq_session *s = connect_one();
-	uint64_t seed = w.seed * 31 + 1;
+	uint64_t seed = rig.seed * 31 + 1;
 	uint32_t who, before;
 
 	(void)arg;
 	while (!atomic_load(&w.done)) {
-		usleep((useconds_t)chance(&seed, 100000));
-		who = some_leader();
-		switch (chance(&seed, 4)) {
+		usleep((useconds_t)rig_chance_of(&seed, 100000));
+		who = rig_some_leader();
+		switch (rig_chance_of(&seed, 4)) {
 		case 0:
-			close_broker(who);
-			open_broker(who);
+			rig_close(who, 0);
+			rig_open(who);
 			break;
 		case 1:
 			CHECK(thmq_cluster_drain(s, who + 1, 0) == 0);
@@ -456,7 +396,7 @@ static void one_round(uint32_t number)
 	struct thmq_group_member member = {.size = sizeof(member)};
 	struct thmq_node node = {.size = sizeof(node)};
 	struct thmq_event e;
-	uint32_t owners[4];
+	uint32_t owners[6];
 	char topic[32];
 	int rc;
 
@@ -468,16 +408,19 @@ static void one_round(uint32_t number)
 	DONE(thmq_topic_alter(w.session, topic, THMQ_TOPIC_OPTS(.ttl_ns = (number + 1) * SECOND * 1000), THMQ_ALTER_TTL) == 0);
 	DONE(thmq_topic_describe(w.session, topic, &info) == 0 && info.ttl_ns == (number + 1) * SECOND * 1000);
 	DONE(thmq_topic_list(w.session, &info, 1) == 1);
-	produce(topic, 20);
-	DONE(thmq_partition_describe(w.session, topic, number % 4, NULL, &part) == 0);
+	produce(topic, 10);
+	DONE(thmq_topic_alter(w.session, topic, THMQ_TOPIC_OPTS(.partition_count = 6), THMQ_ALTER_PARTITIONS) == 0);
+	DONE(thmq_topic_describe(w.session, topic, &info) == 0 && info.partition_count == 6);
+	produce(topic, 10);
+	DONE(thmq_partition_describe(w.session, topic, number % 6, NULL, &part) == 0);
 	consume(topic, NULL, 0, 20);
 	consume(topic, "g", 0, 20);
 	consume(topic, "s", THMQ_CONSUMER_SHARED, 20);
 	DONE(thmq_group_list(w.session, topic, &group, 1) == 2);
 	DONE(thmq_group_describe(w.session, topic, "g", &group) == 0);
 	DONE(thmq_group_members(w.session, topic, "g", &member, 1) >= 0);
-	DONE(thmq_group_owners(w.session, topic, "g", owners, 4) == 4);
-	DONE(thmq_partition_describe(w.session, topic, number % 4, "g", &part) == 0);
+	DONE(thmq_group_owners(w.session, topic, "g", owners, 6) == 6);
+	DONE(thmq_partition_describe(w.session, topic, number % 6, "g", &part) == 0);
 	DONE(thmq_group_reset(w.session, topic, "g", UINT32_MAX, THMQ_START_BEGIN, 0, THMQ_GROUP_FORCE) == 0);
 	DONE(thmq_group_reset(w.session, topic, "g", UINT32_MAX, THMQ_START_TIME, 1, THMQ_GROUP_FORCE) == 0);
 	DONE(thmq_group_delete(w.session, topic, "g", THMQ_GROUP_FORCE) == 0);
@@ -515,7 +458,7 @@ static void calls(uint32_t rounds)
 	}
 	atomic_store(&w.done, true);
 	CHECK(pthread_join(mover, NULL) == 0);
-	printf("%s: %u rounds, the lead moved %u times\n", w.far ? "tcp" : "inproc", i, atomic_load(&w.moves));
+	printf("%s: %u rounds, the lead moved %u times\n", rig.far ? "tcp" : "inproc", i, atomic_load(&w.moves));
 }
 
 int main(int argc, char **argv)
@@ -524,9 +467,8 @@ int main(int argc, char **argv)
 	uint32_t rounds = argc > 1 ? (uint32_t)atoi(argv[1]) : full ? 100 : 3;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	w.seed = (argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)getpid() * 2654435761u) | 1;
-	far = argc > 3 || w.seed & 2;
-	printf("seed %llu\n", (unsigned long long)w.seed);
+	rig_seed(argc > 2 ? argv[2] : NULL);
+	far = argc > 3 || rig.seed & 2;
 	begin(far);
 	drain_and_undrain();
 	topics_are_followed();

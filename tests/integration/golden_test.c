@@ -760,6 +760,30 @@ static void make_altered(const char *dir)
 	close_dir(&o);
 }
 
+/* Topics that got partitions in turns, so that none has its numbers side by side. */
+static void make_grown(const char *dir)
+{
+	static const char *const names[] = {"orders", "returns"};
+	struct thmq_producer *p;
+	struct open o;
+
+	open_dir(&o, dir, true, 2);
+	for (uint32_t k = 0; k < 2; k++)
+		CHECK(thmq_topic_create(o.session, names[k], NULL) == 0);
+	for (uint32_t round = 0; round < 3; round++)
+		for (uint32_t k = 0; k < 2; k++) {
+			uint32_t count = 1 + (round ? 1 + k + round * 2 : 0);
+
+			CHECK(thmq_topic_alter(o.session, names[k], THMQ_TOPIC_OPTS(.partition_count = count), THMQ_ALTER_PARTITIONS) == 0);
+			CHECK(thmq_producer_open(o.session, names[k], NULL, &p) == 0);
+			for (uint32_t i = 0; i < count; i++)
+				send(p, names[k], 6, NULL, NULL, i);
+			CHECK(thmq_producer_close(p, 10 * SECOND) == 0);
+		}
+	ack(&o, "orders", "billing", 4);
+	close_dir(&o);
+}
+
 static void make_one(const char *folder, const char *name, void (*make)(const char *dir))
 {
 	char dir[200], path[600];
@@ -789,6 +813,7 @@ static const struct {
 	{"closed", make_closed},     {"sealed", make_sealed},   {"killed", make_killed},
 	{"retained", make_retained}, {"partial", make_partial},
 	{"transactions", make_transactions}, {"altered", make_altered},
+	{"grown", make_grown},
 };
 
 int main(int argc, char **argv)

@@ -226,7 +226,6 @@ def topics_and_settings(b):
     same(result(a.create_topics([new('bad name', 3, 1)])), 'TOPIC_EXCEPTION')
     same(result(a.create_topics([new('x', 3, 2)])), 'INVALID_REPLICATION_FACTOR')
     same(result(a.create_topics([new('x', 3, 1, config={'no.such': '1'})])), 'INVALID_CONFIG')
-    same(result(a.create_partitions([confluent_kafka.admin.NewPartitions('made', 5)])), 'INVALID_PARTITIONS')
     r = confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, 'made')
     same(a.describe_configs([r])[r].result(10)['retention.ms'].value, '1000000')
     same(result(a.create_topics([new('table', 1, 1, config={'cleanup.policy': 'compact', 'delete.retention.ms': '5000'})])), None)
@@ -253,6 +252,61 @@ def topics_and_settings(b):
     same(result(a.delete_topics(['made'])), None)
     same(result(a.delete_topics(['made'])), 'UNKNOWN_TOPIC_OR_PART')
     check('made' not in a.list_topics(timeout=10).topics)
+
+
+def more_partitions(b):
+    """Added by a client of either kind: producers and consumers that are at work go on with all of them."""
+    a = confluent_kafka.admin.AdminClient({'bootstrap.servers': b.url, 'log_level': 0})
+
+    def add(count, topic='growing', **how):
+        try:
+            return next(iter(a.create_partitions([confluent_kafka.admin.NewPartitions(topic, count)], **how).values())).result(30)
+        except confluent_kafka.KafkaException as e:
+            return e.args[0].name()
+
+    def send(partitions, what):
+        left = set(partitions)
+        while left:  # a partition that the client has not heard of yet is refused
+            for i in sorted(left):
+                try:
+                    p.produce('growing', b'%s %d' % (what, i), partition=i, on_delivery=lambda e, m: left.discard(m.partition()) if not e else refused.append(e))
+                except confluent_kafka.KafkaException as e:
+                    refused.append(e.args[0])
+            p.flush(30)
+            check(time.time() < end, left, refused)
+        check(all(e.code() == confluent_kafka.KafkaError._UNKNOWN_PARTITION for e in refused), refused)
+
+    end, refused = time.time() + 120, []
+    next(iter(a.create_topics([confluent_kafka.admin.NewTopic('growing', 2, 1)]).values())).result(30)
+    thmq('topic', 'create', b.native, 'ids-between')
+    quick = {'bootstrap.servers': b.url, 'topic.metadata.refresh.interval.ms': 200, 'log_level': 0}
+    p = confluent_kafka.Producer({'linger.ms': 0, **quick})
+    c = confluent_kafka.Consumer({'group.id': 'growing', 'auto.offset.reset': 'earliest', **quick})
+    c.subscribe(['growing'])
+    seen = set()
+
+    def take(count):
+        while len(seen) < count:
+            check(time.time() < end, 'in time:', sorted(seen))
+            m = c.poll(0.2)
+            if m and not m.error():
+                check(m.value() not in seen, m.value(), 'twice')
+                seen.add(m.value())
+
+    send(range(2), b'first')
+    take(2)
+    same([add(5, validate_only=True), add(5), add(5), add(4)], [None, None, 'INVALID_PARTITIONS', 'INVALID_PARTITIONS'])
+    same([add(2, 'no-such-topic'), add(2, 'kafka.group-offsets')], ['UNKNOWN_TOPIC_OR_PART', 'TOPIC_EXCEPTION'])
+    send(range(5), b'second')
+    take(7)
+    thmq('topic', 'alter', b.native, 'growing', '--partitions', '9')
+    send(range(9), b'third')
+    take(16)
+    same(len(a.list_topics('growing', 30).topics['growing'].partitions), 9)
+    c.close()
+    b.restart(signal.SIGKILL)
+    same(len(a.list_topics('growing', 30).topics['growing'].partitions), 9)
+    same(sorted(read_all(b, 'growing')), sorted(s.decode() for s in seen))
 
 
 def transactional(b, name, **more):
@@ -891,9 +945,82 @@ def three_brokers_and_a_kill(b):
         three.stop(signal.SIGKILL)
 
 
-CASES = [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
+def transactions_through_kills_of_leaders(b):
+    """Who leads is killed between what was sent and the commit, and while that is under way: of each transaction all is there or nothing, as was told."""
+    three = Three(b.dir + '.three-txn')
+    try:
+        first = three.leader()
+        a = confluent_kafka.admin.AdminClient({'bootstrap.servers': three.url, 'log_level': 0})
+        next(iter(a.create_topics([confluent_kafka.admin.NewTopic('moved', 2, 3)]).values())).result(30)
+        quick = {'bootstrap.servers': three.url, 'reconnect.backoff.max.ms': 200, 'retry.backoff.ms': 50, 'topic.metadata.refresh.fast.interval.ms': 50, 'log_level': 0}
+        p = confluent_kafka.Producer({'transactional.id': 'mover', 'linger.ms': 1, **quick})
+        p.init_transactions(60)
+        wanted, doubts, number = [], 0, 0
+
+        def one(kill=None, commit=True):
+            nonlocal doubts, number
+            number += 1
+            end = time.time() + 120
+            while True:  # one that a change of leader has aborted is done again
+                check(time.time() < end, number, three.logs())
+                try:
+                    p.begin_transaction()
+                    for i in range(20):
+                        p.produce('moved', b'%d %d' % (number, i), partition=i % 2)
+                    p.flush(60)
+                    if kill:
+                        kill, before = None, kill
+                        before()
+                    if not commit:
+                        p.abort_transaction(60)
+                        return
+                    p.commit_transaction(60)
+                    wanted.extend('%d %d' % (number, i) for i in range(20))
+                    return
+                except confluent_kafka.KafkaException as e:
+                    check(e.args[0].txn_requires_abort() or e.args[0].retriable(), e, three.logs())
+                    doubts += 1
+                    p.abort_transaction(60)
+
+        def kill_leader():
+            nonlocal first
+            first = three.leader()
+            three.processes[first].kill()
+            three.processes[first].wait()
+
+        def kill_while_it_commits():
+            threading.Timer(0.002, kill_leader_at_once, [three.leader()]).start()
+
+        def kill_leader_at_once(who):
+            nonlocal first
+            first = who
+            three.processes[who].kill()
+            three.processes[who].wait()
+            killed.set()
+
+        one()
+        one(commit=False)
+        one(kill_leader)
+        check(doubts, 'it was not aborted')
+        three.start(first)
+        one()
+        killed = threading.Event()
+        one(kill_while_it_commits)
+        check(killed.wait(30))
+        three.start(first)
+        one()
+        comes_to(lambda: sorted(read_all(three, 'moved', '-X', 'log_level=0')), sorted(wanted), 60)
+    except BaseException:
+        print(three.logs())
+        raise
+    finally:
+        three.stop(signal.SIGKILL)
+
+
+CASES = [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings, more_partitions,
          transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce,
-         what_becomes_of_a_transaction, what_makes_no_sense, who_does_not_read, a_thousand_connections, requests_by_chance, newest_versions, by_kafkajs, by_ipv6, three_brokers_and_a_kill, who_the_client_is]
+         what_becomes_of_a_transaction, what_makes_no_sense, who_does_not_read, a_thousand_connections, requests_by_chance, newest_versions, by_kafkajs, by_ipv6, three_brokers_and_a_kill,
+         transactions_through_kills_of_leaders, who_the_client_is]
 
 
 def main():

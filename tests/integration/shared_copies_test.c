@@ -6,33 +6,12 @@
  *
  * usage: shared_copies_test [seed]; THMQ_TEST_FULL=1 goes on for longer.
  */
-#include <errno.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
+#include "cluster_rig.h"
 
-#include <thundermq/thundermq.h>
-
-#define SECOND 1000000000ull
-#define BROKERS 3u
 #define PARTITIONS 2u
 #define MESSAGES 16384u
 
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: %s (%s)\n", __func__, __LINE__, #x,                \
-				thmq_errmsg());                                                    \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
 static struct {
-	struct thmq_env *env;
-	struct thmq_broker *brokers[BROKERS];
 	struct thmq_session *session;
 	struct thmq_producer *producer;
 	struct thmq_consumer *member;
@@ -40,71 +19,19 @@ static struct {
 	/* by message: it came; it was acknowledged since the last flush; that is stored */
 	uint8_t came[MESSAGES], acked[MESSAGES], stored[MESSAGES];
 	uint32_t handed;
-	uint64_t seed;
-	char dir[64];
 } w;
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t chance(uint64_t below)
-{
-	w.seed ^= w.seed << 13;
-	w.seed ^= w.seed >> 7;
-	w.seed ^= w.seed << 17;
-	return w.seed % below;
-}
-
-static void open_broker(uint32_t i)
-{
-	char dir[96], name[16];
-
-	snprintf(dir, sizeof(dir), "%s/%u", w.dir, i + 1);
-	snprintf(name, sizeof(name), "b%u", i + 1);
-	CHECK(thmq_broker_open(w.env,
-			       THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 1,
-						.segment_bytes = 1u << 20, .batch_bytes = 64u << 10,
-						.cache_bytes = 1u << 20,
-						.cluster =
-							"1=inproc://b1,2=inproc://b2,3=inproc://b3",
-						.cluster_name = "shared", .node_id = i + 1),
-			       &w.brokers[i]) == 0);
-}
-
-static uint32_t leader(void)
-{
-	uint64_t end = now_ns() + 30 * SECOND;
-
-	for (;;) {
-		for (uint32_t i = 0; i < BROKERS; i++)
-			if (w.brokers[i] && thmq_broker_leader(w.brokers[i], NULL) == 1)
-				return i;
-		CHECK(now_ns() < end);
-		usleep(1000);
-	}
-}
 
 static void lead(uint32_t who)
 {
-	uint64_t end = now_ns() + 30 * SECOND;
-
 	CHECK(thmq_cluster_lead(w.session, who + 1, 30 * SECOND) == 0);
-	while (leader() != who) { /* the one before may not have heard of it yet */
-		CHECK(now_ns() < end);
-		usleep(1000);
-	}
+	rig_wait_for(who);
 }
 
 /* ---------------------------------------------------------------------- flow */
 
 static void send_some(uint32_t count)
 {
-	uint64_t end = now_ns() + 30 * SECOND;
+	uint64_t end = now() + 30 * SECOND;
 	static uint8_t body[4096]; /* so that segments are filled */
 
 	while (count) {
@@ -120,7 +47,7 @@ static void send_some(uint32_t count)
 		} else {
 			CHECK(thmq_session_wait(w.session, SECOND / 100) >= 0);
 		}
-		CHECK(now_ns() < end && w.sent < MESSAGES);
+		CHECK(now() < end && w.sent < MESSAGES);
 	}
 	CHECK(thmq_flush(w.producer, 30 * SECOND) == 0);
 }
@@ -151,12 +78,12 @@ static uint32_t take(uint32_t acks)
 		CHECK(!w.stored[number]);
 		w.came[number] = 1;
 		w.handed++;
-		if (chance(4) < acks) {
+		if (rig_chance(4) < acks) {
 			rc = thmq_ack(w.member, &m[i]);
 			CHECK(rc == 0 || rc == -EAGAIN || rc == -THMQ_EFENCED);
 			w.acked[number] = rc == 0;
 		} else {
-			rc = thmq_nack(w.member, &m[i], chance(SECOND / 50));
+			rc = thmq_nack(w.member, &m[i], rig_chance(SECOND / 50));
 			CHECK(rc == 0 || rc == -EAGAIN);
 		}
 	}
@@ -192,9 +119,9 @@ static void leave(void)
 /* Of @count messages, or for so long. */
 static void work(uint32_t count, uint64_t ns, uint32_t acks)
 {
-	uint64_t end = now_ns() + ns;
+	uint64_t end = now() + ns;
 
-	while (count && now_ns() < end) {
+	while (count && now() < end) {
 		uint32_t n = take(acks);
 
 		count -= n < count ? n : count;
@@ -218,13 +145,13 @@ static bool is_done(void)
 /* All that was sent has come to somebody, and is done. */
 static void finish(void)
 {
-	uint64_t end = now_ns() + 40 * SECOND;
+	uint64_t end = now() + 40 * SECOND;
 	uint32_t i;
 
 	do {
 		work(64, SECOND / 20, 4);
 		flush();
-		CHECK(now_ns() < end);
+		CHECK(now() < end);
 	} while (!is_done());
 	for (i = 0; i < w.sent; i++) {
 		if (!w.came[i])
@@ -238,7 +165,7 @@ static void finish(void)
 /* It leads, another one does, and it leads again, before anything of the group is stored. */
 static void there_and_back(bool attached)
 {
-	uint32_t first = leader(), other = (first + 1) % BROKERS, i;
+	uint32_t first = rig_some_leader(), other = (first + 1) % BROKERS, i;
 
 	send_some(100);
 	if (!w.member)
@@ -260,48 +187,35 @@ static void there_and_back(bool attached)
 
 static void lose_leader(void)
 {
-	uint32_t who = leader();
+	uint32_t who = rig_some_leader();
 
 	send_some(50);
 	work(20, SECOND / 5, 3);
-	CHECK(thmq_broker_close(w.brokers[who], chance(2) ? 0 : SECOND) != -EDEADLK);
-	w.brokers[who] = NULL;
+	rig_close(who, rig_chance(2) ? 0 : SECOND);
 	work(40, SECOND / 2, 2);
-	open_broker(who);
+	rig_open(who);
 	work(20, SECOND / 5, 3);
-	if (chance(2))
+	if (rig_chance(2))
 		flush();
 }
 
 /* What a log tells of a group may come before all else of its partition. */
 static void restart_all(void)
 {
-	uint32_t i;
-
 	send_some(300);
 	work(100, SECOND, 3);
 	leave();
-	for (i = 0; i < BROKERS; i++)
-		CHECK(thmq_broker_close(w.brokers[i], SECOND) != -EDEADLK);
-	memset(w.brokers, 0, sizeof(w.brokers));
-	for (i = 0; i < BROKERS; i++)
-		open_broker(i);
+	rig_close_all(SECOND);
+	rig_open_all();
 	join();
 	work(50, SECOND, 3);
 }
 
 static void begin(void)
 {
-	char command[192];
-	uint32_t i;
-
-	snprintf(w.dir, sizeof(w.dir), "shared-copies-%d", (int)getpid());
-	snprintf(command, sizeof(command), "rm -rf %s && mkdir %s", w.dir, w.dir);
-	CHECK(system(command) == 0);
-	CHECK(thmq_env_open(&w.env, THMQ_ENV_OPTS(.core_count = 1, .pool_bytes = 256u << 20)) == 0);
-	for (i = 0; i < BROKERS; i++)
-		open_broker(i);
-	CHECK(thmq_connect(w.env, "inproc://b1,inproc://b2,inproc://b3", NULL, &w.session) == 0);
+	rig_begin("shared", false, 1, THMQ_BROKER_OPTS(.shard_count = 1, .segment_bytes = 1u << 20, .batch_bytes = 64u << 10, .cache_bytes = 1u << 20));
+	rig_open_all();
+	CHECK(thmq_connect(rig.env, rig.all, NULL, &w.session) == 0);
 	CHECK(thmq_topic_create(w.session, "t", THMQ_TOPIC_OPTS(.partition_count = PARTITIONS)) ==
 	      0);
 	CHECK(thmq_producer_open(w.session, "t", NULL, &w.producer) == 0);
@@ -310,11 +224,9 @@ static void begin(void)
 int main(int argc, char **argv)
 {
 	uint32_t rounds = getenv("THMQ_TEST_FULL") ? 20 : 1, i;
-	char command[192];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	w.seed = (argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)getpid() * 2654435761u) | 1;
-	printf("seed %llu\n", (unsigned long long)w.seed);
+	rig_seed(argc > 1 ? argv[1] : NULL);
 	begin();
 	for (i = 0; i < rounds; i++) {
 		there_and_back(false);
@@ -325,10 +237,6 @@ int main(int argc, char **argv)
 	finish();
 	printf("%u messages, handed out %u times\n", w.sent, w.handed);
 	CHECK(thmq_session_close(w.session, 10 * SECOND) == 0);
-	for (i = 0; i < BROKERS; i++)
-		CHECK(thmq_broker_close(w.brokers[i], SECOND) != -EDEADLK);
-	CHECK(thmq_env_close(w.env, 10 * SECOND) == 0);
-	snprintf(command, sizeof(command), "rm -rf %s", w.dir);
-	CHECK(system(command) == 0);
+	rig_end();
 	return 0;
 }

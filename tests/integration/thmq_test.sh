@@ -208,7 +208,10 @@ check "as JSON" 0 "$thmq" topic list --json "$d"; has out '"name":"short".*"limi
 check "limits go" 0 "$thmq" topic alter --limits none "$d" short
 check "they are gone" 0 "$thmq" topic describe "$d" short; grep -q 'at most' "$dir/out" && die "limits that went are told"
 check "alter nothing" 2 "$thmq" topic alter "$d" short; has err 'say what'
-check "alter what stays" 2 "$thmq" topic alter --partitions 2 "$d" short; has err 'only with topic create'
+check "alter what stays" 2 "$thmq" topic alter --compact "$d" short; has err 'only with topic create'
+check "more partitions" 0 "$thmq" topic alter --partitions 3 "$d" short
+check "as many as there are" 0 "$thmq" topic alter --partitions 3 "$d" short
+check "fewer partitions" 1 "$thmq" topic alter --partitions 2 "$d" short; has err 'has 3 partitions' 'not 2'
 check "alter what is not there" 3 "$thmq" topic alter --ttl 1s "$d" nonesuch; has err 'nonesuch'
 check "no such limit" 2 "$thmq" topic create --limits speed=1 "$d" t2; has err 'or none, not speed'
 check "no number" 2 "$thmq" topic create --limits produce-bytes=1T "$d" t2; has err 'produce-bytes is so many a second'

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * broker_copies_txn.h - transactions in the world of broker_copies_sim_test.c: a session that sends in several of them to partitions of two shards, and
- * acknowledges in them what it reads, while brokers die and lead in turn. Of each transaction all is seen or nothing, as it was told, by who reads beside and
+ * acknowledges in them what it reads, while brokers die and lead in turn; some are prepared first, and from then on outlive every leader. Of each transaction all is seen or nothing, as it was told, by who reads beside and
  * at the end; each input was done once.
  */
 #ifndef BROKER_COPIES_TXN_H
@@ -27,13 +27,14 @@ struct txn_side {
 		struct thmq_txn *txn;
 		uint32_t index;
 		bool consumes;
+		bool half, asked, prepared, aborts; /* it is to be prepared; was asked to be; is; it was then asked to be aborted */
 		uint64_t where; /* of its first input */
 		uint32_t partition;
 	} open[TXNS_OPEN];
 	uint8_t fate[TXNS], parts[TXNS], seen[TXNS];
 	uint32_t inputs[TXNS][3]; /* partition, first, count */
 	bool done[PARTITIONS][MESSAGES];
-	uint32_t count, committed, aborted, unknown;
+	uint32_t count, committed, aborted, unknown, prepared;
 };
 
 static int txn_begin_side(struct world *w, struct txn_side *t)
@@ -75,12 +76,66 @@ static int txn_over(struct world *w, struct txn_side *t, uint32_t o, enum txn_fa
 	int rc = txn_is(w, t, t->open[o].index, fate);
 
 	t->open[o].txn = NULL;
-	t->open[o].consumes = false;
+	t->open[o].consumes = t->open[o].half = t->open[o].asked = t->open[o].prepared = t->open[o].aborts = false;
 	if (rc || !back)
 		return rc;
 	rc = thmq_seek(t->group, t->open[o].partition, THMQ_START_OFFSET, t->open[o].where);
 	CHECK(w, rc == 0 || rc == -EPERM || rc == -THMQ_EFENCED || txn_not_known(rc)); /* else it goes on behind it */
 	return 0;
+}
+
+/* Once it is, nobody but who is asked decides about it, whoever leads. */
+static int txn_prepare(struct world *w, struct txn_side *t, uint32_t o, uint64_t timeout_ns)
+{
+	int rc;
+
+	at = "prepare";
+	t->open[o].asked = true;
+	rc = thmq_txn_prepare(t->open[o].txn, timeout_ns);
+	if (rc == 0) {
+		t->open[o].prepared = true;
+		t->prepared++;
+	}
+	if (rc == 0 || txn_not_known(rc))
+		return 0;
+	CHECK(w, rc == -ECANCELED || rc == -THMQ_EFENCED || rc == -EIO);
+	return txn_over(w, t, o, TXN_ABORTED);
+}
+
+static const char *const txn_names[TXNS_OPEN] = {"half0", "half1", "half2"};
+
+/* Of one that is prepared, by its number, as anybody could who watches its name; it is over once that is answered. */
+static int txn_decide(struct world *w, struct txn_side *t, uint32_t o, uint64_t timeout_ns)
+{
+	uint32_t i = t->open[o].index;
+	bool commits, by_number;
+	int rc;
+
+	at = "decide";
+	if (t->fate[i] == TXN_OPEN && !t->open[o].aborts) {
+		t->open[o].aborts = chance(w, 4) == 0;
+		if (!t->open[o].aborts)
+			t->fate[i] = TXN_MAYBE;
+	}
+	commits = !t->open[o].aborts;
+	by_number = !commits || chance(w, 2);
+	if (!by_number)
+		rc = thmq_txn_commit(t->open[o].txn, timeout_ns);
+	else
+		rc = thmq_txn_decide(t->session, thmq_txn_id(t->open[o].txn), commits ? THMQ_TXN_COMMIT : THMQ_TXN_ABORT, timeout_ns);
+	if (rc == -EPERM) { /* another leader does not know who watches */
+		rc = thmq_txn_watch(t->session, txn_names[o]);
+		CHECK(w, rc == 0 || txn_not_known(rc));
+		return 0;
+	}
+	if (txn_not_known(rc)) {
+		t->unknown++;
+		return 0;
+	}
+	CHECK(w, rc == 0 || rc == (commits ? -EALREADY : -ECANCELED)); /* the latter: it was heard the time before */
+	if (by_number) /* what the session has of it */
+		thmq_txn_abort(t->open[o].txn, timeout_ns);
+	return txn_over(w, t, o, commits ? TXN_COMMITTED : TXN_ABORTED);
 }
 
 static int txn_end_one(struct world *w, struct txn_side *t, uint32_t o, uint64_t timeout_ns)
@@ -89,6 +144,10 @@ static int txn_end_one(struct world *w, struct txn_side *t, uint32_t o, uint64_t
 	bool commits = t->fate[i] == TXN_MAYBE || chance(w, 4);
 	int rc;
 
+	if (t->open[o].prepared)
+		return txn_decide(w, t, o, timeout_ns);
+	if (t->open[o].asked || (t->open[o].half && t->fate[i] == TXN_OPEN && chance(w, 4)))
+		return txn_prepare(w, t, o, timeout_ns);
 	at = commits ? "commit" : "abort";
 	if (commits)
 		t->fate[i] = TXN_MAYBE;
@@ -130,7 +189,7 @@ static int txn_consume(struct world *w, struct txn_side *t, uint32_t o)
 
 	at = "consume in a transaction";
 	for (i = 0; i < TXNS_OPEN; i++)
-		if (t->open[i].consumes || t->parts[out.txn])
+		if (t->open[i].consumes || t->parts[out.txn] || t->open[o].half)
 			return 0;
 	n = thmq_fetch(t->group, &m, 1);
 	CHECK(w, n >= 0);
@@ -182,6 +241,7 @@ static int txn_take(struct world *w, struct txn_side *t, struct thmq_consumer *c
 static int txn_step(struct world *w, struct txn_side *t)
 {
 	uint32_t o = (uint32_t)chance(w, TXNS_OPEN), what = (uint32_t)chance(w, 10), i;
+	bool half = chance(w, 3) == 0;
 	struct thmq_event e;
 	int rc;
 
@@ -193,20 +253,21 @@ static int txn_step(struct world *w, struct txn_side *t)
 	if (!t->open[o].txn) {
 		if (t->count == TXNS || what > 2)
 			return 0;
-		for (i = 0; i < BROKERS; i++)
-			if (!w->brokers[i])
-				return 0;
+		if (!all_there(w))
+			return 0;
 		at = "begin a transaction";
-		rc = thmq_txn_begin(t->session, THMQ_TXN_OPTS(.timeout_ns = 5 * SECOND), &t->open[o].txn);
+		rc = thmq_txn_begin(t->session, THMQ_TXN_OPTS(.timeout_ns = 5 * SECOND, .name = half ? txn_names[o] : NULL), &t->open[o].txn);
 		if (rc)
 			t->open[o].txn = NULL;
 		CHECK(w, rc == 0 || txn_not_known(rc));
-		if (!rc)
+		if (!rc) {
 			t->open[o].index = t->count++;
+			t->open[o].half = half;
+		}
 		return 0;
 	}
 	i = t->open[o].index;
-	if (t->fate[i] == TXN_MAYBE || what == 0)
+	if (t->fate[i] == TXN_MAYBE || t->open[o].asked || what == 0)
 		return txn_end_one(w, t, o, chance(w, 40) * MS);
 	if (what == 1)
 		return txn_consume(w, t, o);

@@ -4,20 +4,8 @@
  * a leader has all that was ever committed; what is committed is durable on a majority; what is acknowledged is committed, and read
  * back once and in order; copies are equal byte for byte.
  */
+#include "log_batches.h"
 #include "replica_world.h"
-
-#define HEADER_EQUAL 96u /* bytes of a batch's header that are the same on all copies */
-
-struct header {
-	uint32_t magic;
-	uint16_t version, type;
-	uint32_t len, payload_len;
-	uint64_t position, index, term;
-	uint8_t log_id[16];
-	uint32_t run_count, prev_crc, payload_crc, reserved[6], header_crc;
-	uint8_t local[32];
-};
-_Static_assert(sizeof(struct header) == THMQI_BATCH_HEADER_BYTES, "as in doc/format.md");
 
 /* What its log has gained. */
 void check_new_batches(struct node *n)
@@ -31,12 +19,25 @@ void check_new_batches(struct node *n)
 	while (n->known < last) {
 		if (n->known + 1 >= BATCHES_MAX)
 			world_fail(n->w, n, "too many batches for the model", last);
+		if (thmqi_log_header(log, n->known + 1, &h) != 0 && n->struck)
+			return;
 		if (thmqi_log_header(log, n->known + 1, &h) != 0)
 			world_fail(n->w, n, "a batch cannot be read", n->known + 1);
 		if (thmqi_log_term_of(log, n->known + 1) != h.term)
 			world_fail(n->w, n, "the log errs about a batch's term", n->known + 1);
 		n->log[++n->known] = (struct seen){.term = h.term, .crc = h.header_crc};
 	}
+}
+
+/* A power cut may take what was not durable. An empty log was being begun anew. */
+void check_opened(struct node *n)
+{
+	struct thmq_log *log = thmqi_group_log(n->group);
+	uint64_t begin, term;
+
+	thmqi_log_begin(log, &begin, &term);
+	if (!n->struck && thmqi_log_last(log) < n->kept && thmqi_log_last(log) > begin)
+		world_fail(n->w, n, "what was durable is not there any more", n->kept);
 }
 
 static bool has_durable(struct node *n, uint64_t index, const struct seen *batch)
@@ -83,25 +84,19 @@ static void check_run(struct world *w, struct node *n, const struct thmq_run_hea
 			world_fail(w, n, "a message's bytes have changed", id);
 }
 
-/* @from_device: as it was written. */
 static uint32_t batch_of(struct node *n, uint64_t index, uint8_t *ret, bool from_device)
 {
-	struct thmq_log *log = thmqi_group_log(n->group);
-	struct header h;
-	uint32_t len;
+	uint32_t len = batch_bytes(thmqi_group_log(n->group), index, ret, from_device);
 
-	if (thmqi_log_header(log, index, &h) != 0)
+	if (!len)
 		world_fail(n->w, n, "a batch cannot be read", index);
-	len = h.type == THMQI_BATCH_PAD ? THMQI_BLOCK : h.len;
-	if (thmqi_log_bytes(log, index, ret, len, !from_device) != 0)
-		world_fail(n->w, n, "a batch's bytes cannot be read", index);
 	return len;
 }
 
 /* Each message is committed once, in the order of its partition. */
 static void check_contents(struct node *n, uint64_t index)
 {
-	static uint8_t bytes[1u << 20];
+	static uint8_t bytes[BATCH_BYTES_MAX];
 	const struct header *h = (const struct header *)bytes;
 	const uint8_t *at = bytes + sizeof(*h);
 
@@ -122,6 +117,8 @@ void check_committed(struct node *n, uint64_t index)
 	if (thmqi_disk_sim_is_down(n->sim))
 		return; /* it is dying within this call, and what it says is heard by nobody */
 	check_new_batches(n);
+	if (index > n->known && n->struck)
+		return;
 	if (index > n->known)
 		world_fail(w, n, "committed and not there", index);
 	for (i = n->committed + 1; i <= index; i++) {
@@ -183,7 +180,7 @@ void check_matching(struct world *w)
 
 void check_bytes(struct world *w)
 {
-	static uint8_t a[1u << 20], b[1u << 20];
+	static uint8_t a[BATCH_BYTES_MAX], b[BATCH_BYTES_MAX];
 	const struct node *first = NULL;
 	uint32_t len, i;
 	uint64_t index;
@@ -195,16 +192,13 @@ void check_bytes(struct world *w)
 			struct node *n = &w->node[i];
 			uint64_t begin, term;
 
-			if (!n->up || n->committed < index)
+			if (!n->up || n->struck || n->committed < index)
 				continue;
 			thmqi_log_begin(thmqi_group_log(n->group), &begin, &term);
 			if (index <= begin)
 				continue;
 			len = batch_of(n, index, first ? b : a, true);
-			if (first &&
-			    (memcmp(a, b, HEADER_EQUAL) != 0 ||
-			     memcmp(a + THMQI_BATCH_HEADER_BYTES, b + THMQI_BATCH_HEADER_BYTES,
-				    len - THMQI_BATCH_HEADER_BYTES) != 0))
+			if (first && !batches_equal(a, b, len))
 				world_fail(w, n, "copies differ in bytes", index);
 			first = first ? first : n;
 		}

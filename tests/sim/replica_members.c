@@ -127,6 +127,12 @@ void members_step(struct world *w)
 		}
 	if (voters_of(m) > w->nodes) {
 		gone = m->list[chance(w, m->count)];
+		for (i = 0; i < m->count; i++) { /* above all one that does not come back */
+			const struct node *n = node_of(w, m->list[i].id);
+
+			if (n && n->dead)
+				gone = m->list[i];
+		}
 		gone.role = THMQI_MEMBER_REMOVED;
 		if (change(w, leader, &gone) == 0 && gone.id == leader->id)
 			world_fail(w, leader, "a leader removes itself", gone.id);

@@ -98,11 +98,97 @@ static void fault_of_votes(struct world *w)
 	}
 }
 
+static void plant(struct node *n, uint8_t opcode, uint64_t nth)
+{
+	thmqi_disk_sim_fault_add(n->sim, &(struct thmqi_disk_sim_fault){.opcode = opcode,
+									.effect = THMQI_DISK_SIM_ERROR,
+									.nth = nth});
+}
+
+/* One disk at a time does not do what it was told. */
+static void lie(struct world *w, struct node *n)
+{
+	static const uint8_t lies[] = {THMQI_DISK_SIM_LOST, THMQI_DISK_SIM_MISDIRECT, THMQI_DISK_SIM_CORRUPT};
+
+	for (uint32_t i = 1; i <= w->places; i++)
+		if (w->node[i].struck || w->node[i].lies_in || w->node[i].dead)
+			return;
+	if (!n->up)
+		return;
+	n->lie = lies[chance(w, THMQI_ARRAY_COUNT(lies))];
+	n->lies_in = 1 + chance(w, 60);
+}
+
+static void fault_of_disks(struct world *w)
+{
+	struct node *n = some_node(w);
+	struct thmqi_disk_sim_stats s;
+
+	switch (chance(w, 6)) {
+	case 0:
+	case 1: /* an error; whoever has it fails, and is opened anew */
+		n->disk_bad = true;
+		n->mend_at = w->now + chance(w, 400) * MS;
+		plant(n, chance(w, 3) ? THMQI_DISK_WRITE : THMQI_DISK_SIM_ANY_CHANGE, 1 + chance(w, 40));
+		break;
+	case 2:
+		n->disk_bad = true;
+		n->mend_at = w->now + chance(w, 200) * MS;
+		plant(n, chance(w, 2) ? THMQI_DISK_FLUSH : THMQI_DISK_SIM_ANY_OP, 1 + chance(w, 10));
+		break;
+	case 3: /* no room */
+		n->disk_bad = true;
+		n->mend_at = w->now + chance(w, 400) * MS;
+		thmqi_disk_sim_stats(n->sim, &s);
+		thmqi_disk_sim_set_capacity(n->sim, s.bytes + 1 + chance(w, 1u << 20));
+		break;
+	case 4: /* it is slow for some time */
+		stall(w, n, 20 + chance(w, 200), chance(w, 5) * MS);
+		break;
+	default:
+		lie(w, n);
+		break;
+	}
+}
+
+/* A machine that was asleep, a process that was stopped, somebody who sets the time. */
+static void fault_of_clocks(struct world *w)
+{
+	struct node *n = some_node(w);
+
+	switch (chance(w, 3)) {
+	case 0:
+		if (n->up) {
+			n->stands_until = w->now + chance(w, 400) * MS;
+			w->count.stops++;
+		}
+		break;
+	case 1:
+		n->offset += chance(w, 3 * SECOND);
+		if (n->up)
+			thmqi_disk_sim_advance(n->sim, w->now + n->offset - THMQI_MIN(w->now + n->offset, thmqi_disk_sim_now(n->sim)));
+		break;
+	default:
+		thmqi_disk_sim_set_clock(n->sim, (int64_t)chance(w, 7200 * SECOND) - 3600 * (int64_t)SECOND);
+		break;
+	}
+}
+
 static void fault(struct world *w)
 {
 	struct node *n = some_node(w), *leader = world_leader(w);
 
-	switch (chance(w, 12)) {
+	if (w->plan->disks && chance(w, 2)) {
+		fault_of_disks(w);
+		return;
+	}
+	switch (chance(w, 14)) {
+	case 13:
+		fault_of_disks(w);
+		break;
+	case 12:
+		fault_of_clocks(w);
+		break;
 	case 0:
 		cut(w);
 		break;
@@ -154,7 +240,7 @@ static void write_some(struct world *w)
 		return; /* the model needs some for the end */
 	/* whoever thinks that he leads gets some: one that was deposed must not keep them */
 	for (i = 1; i <= w->places; i++)
-		for (k = 0; k < burst && w->node[i].up; k++)
+		for (k = 0; k < burst && w->node[i].up && w->node[i].stands_until <= w->now; k++)
 			if (node_append(&w->node[i]) != 0)
 				break;
 }
@@ -171,9 +257,9 @@ static void heal(struct world *w)
 		if (!n->used)
 			continue;
 		n->dies_in = 0;
-		thmqi_disk_sim_cut_at(n->sim, 0, 0);
-		thmqi_disk_sim_faults_clear(n->sim);
-		if (!n->up)
+		node_mend(n);
+		n->stands_until = THMQI_MIN(n->stands_until, w->now);
+		if (!n->up && !n->dead)
 			n->restart_at = w->now;
 	}
 }
@@ -181,9 +267,29 @@ static void heal(struct world *w)
 static bool all_have(struct world *w, uint64_t index)
 {
 	for (uint32_t i = 1; i <= w->places; i++)
-		if (is_served(w, &w->node[i]) && (!w->node[i].up || w->node[i].committed < index))
+		if (!w->node[i].dead && is_served(w, &w->node[i]) && (!w->node[i].up || w->node[i].committed < index))
 			return false;
 	return true;
+}
+
+static void tell_nodes(struct world *w)
+{
+	struct thmqi_group_state s;
+
+	for (uint32_t i = 1; i <= w->places; i++) {
+		const struct node *n = &w->node[i];
+
+		fprintf(stderr, "node %u (%llu): used %d, up %d, member %d, served %d, struck %d, dead %d, disk bad %d, known %llu",
+			i, (unsigned long long)n->id, n->used, n->up, is_member(w, n), is_served(w, n), n->struck, n->dead,
+			n->disk_bad, (unsigned long long)n->known);
+		if (n->up) {
+			thmqi_group_state(n->group, &s);
+			fprintf(stderr, ": role %u, term %llu, leader %llu, failed %d, last %llu, durable %llu, committed %llu", s.role,
+				(unsigned long long)s.term, (unsigned long long)s.leader, s.failed, (unsigned long long)s.last,
+				(unsigned long long)s.durable, (unsigned long long)s.committed);
+		}
+		fputc('\n', stderr);
+	}
 }
 
 /* Something new is committed, and then everything is everywhere. */
@@ -197,10 +303,14 @@ static void check_liveness(struct world *w)
 		world_run(w, w->now + 2 * MS);
 	}
 	if (w->acked_count < acked + 20)
+		tell_nodes(w);
+	if (w->acked_count < acked + 20)
 		world_fail(w, world_leader(w), "nothing is committed once the faults have ended",
 			   w->acked_count - acked);
 	while ((!world_leader(w) || !all_have(w, w->committed_count)) && w->now < end)
 		world_run(w, w->now + 5 * MS);
+	if (!all_have(w, w->committed_count))
+		tell_nodes(w);
 	if (!all_have(w, w->committed_count))
 		world_fail(w, world_leader(w), "a copy does not catch up", w->committed_count);
 }
@@ -254,14 +364,17 @@ static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 	if (tell)
 		printf("seed %llu: %u nodes, %llu elections, %llu crashes, %llu messages (%llu "
 		       "damaged), %llu truncations, %llu transfers, "
-		       "%llu joined, %llu left, %llu trims, %llu resets, %llu batches, %u "
+		       "%llu joined, %llu left, %llu trims, %llu resets, %llu failures, %llu lies, "
+		       "%llu replaced, %llu stops, %llu batches, %u "
 		       "acknowledged, %llu windows, trace %016llx\n",
 		       (unsigned long long)seed, w.nodes, (unsigned long long)w.count.elections,
 		       (unsigned long long)w.count.crashes, (unsigned long long)w.count.packets,
 		       (unsigned long long)w.count.damaged, (unsigned long long)w.count.truncations,
 		       (unsigned long long)w.count.transfers, (unsigned long long)w.count.joins,
 		       (unsigned long long)w.count.leaves, (unsigned long long)w.count.trims,
-		       (unsigned long long)w.count.resets, (unsigned long long)w.committed_count,
+		       (unsigned long long)w.count.resets, (unsigned long long)w.count.failures,
+		       (unsigned long long)w.count.lies, (unsigned long long)w.count.replaced,
+		       (unsigned long long)w.count.stops, (unsigned long long)w.committed_count,
 		       w.acked_count, (unsigned long long)w.count.windows,
 		       (unsigned long long)w.trace);
 	return w.trace;
@@ -297,11 +410,12 @@ static int live_apart(const struct plan *plan, uint64_t seed, bool quiet)
 /* Most seeds have some of everything. */
 static const struct plan sound = {.name = "sound"},
 			 sound_votes = {.name = "sound, elections", .votes = true},
-			 sound_busy = {.name = "sound, busy", .busy = true};
+			 sound_busy = {.name = "sound, busy", .busy = true},
+			 sound_disks = {.name = "sound, disks", .disks = true};
 
 static const struct plan *sound_of(uint64_t seed)
 {
-	return seed % 8 == 5 ? &sound_votes : seed % 16 == 6 ? &sound_busy : &sound;
+	return seed % 8 == 5 ? &sound_votes : seed % 16 == 6 ? &sound_busy : seed % 4 == 0 ? &sound_disks : &sound;
 }
 
 /* B2, B8 and B9 are seen in tests/unit/replica_engine_test.c: here they would need too many seeds. B4 has nothing to be seen by. */

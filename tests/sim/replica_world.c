@@ -125,6 +125,11 @@ static void deliver(struct world *w, struct packet *p)
 		packet_free(p);
 		return;
 	}
+	if (to->stands_until > w->now) { /* they wait for it */
+		p->due = to->stands_until;
+		packet_add(w, p);
+		return;
+	}
 	if (p->len) {
 		rc = thmqi_buf_alloc(to->core->pool, p->len, &buf);
 		if (!rc)
@@ -172,6 +177,7 @@ static void on_failed(void *ctx, int error)
 
 	if (!n->died && !n->disk_bad && !thmqi_disk_sim_is_down(n->sim))
 		world_fail(n->w, n, "a copy failed", (uint64_t)-error);
+	n->failed = true;
 }
 
 static void acknowledge(struct node *n, uint64_t index)
@@ -270,7 +276,20 @@ static void catch_up_with_time(struct node *n)
 		thmqi_disk_sim_advance(n->sim, local - now);
 }
 
-void node_start(struct node *n)
+static void node_close(struct node *n)
+{
+	int leaked;
+
+	n->up = false;
+	thmqi_group_close(n->group, 0);
+	n->group = NULL;
+	leaked = thmqi_env_close(n->env);
+	n->env = NULL;
+	if (leaked)
+		world_fail(n->w, n, "buffers are missing", (uint64_t)leaked);
+}
+
+static int open_group(struct node *n)
 {
 	struct world *w = n->w;
 	struct thmqi_members members;
@@ -302,37 +321,54 @@ void node_start(struct node *n)
 	};
 
 	first_members(w, &members);
-	catch_up_with_time(n);
-	n->died = false;
-	n->dies_in = 0;
-	n->committed = 0;
-	n->known = 0;
-	memset(n->log, 0, BATCHES_MAX * sizeof(*n->log));
-	n->pending_count = 0;
-	if (thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 32u << 20), thmqi_disk_sim_world(n->sim),
+	if (thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 32u << 20, .policy = THMQ_POLICY_EVENT), thmqi_disk_sim_world(n->sim),
 			   &n->env) != 0)
 		world_fail(w, n, "no environment", 0);
 	n->core = thmqi_env_core(n->env, 0);
-	if (thmqi_group_open(n->core, &opts, &n->group) != 0) {
+	return thmqi_group_open(n->core, &opts, &n->group);
+}
+
+void node_start(struct node *n)
+{
+	struct world *w = n->w;
+	int rc;
+
+	catch_up_with_time(n);
+	n->died = n->failed = false;
+	n->dies_in = 0;
+	n->committed = 0;
+	n->known = 0;
+	n->stands_until = 0;
+	memset(n->log, 0, BATCHES_MAX * sizeof(*n->log));
+	n->pending_count = 0;
+	rc = open_group(n);
+	if (rc && !n->disk_bad) {
 		fprintf(stderr, "%s\n", thmq_errmsg());
 		world_fail(w, n, "it does not open", 0);
 	}
+	trace(w, 3000 + n->number, (uint64_t)-rc);
+	if (rc) {
+		n->group = NULL;
+		thmqi_env_close(n->env);
+		n->env = NULL;
+	}
+	if (n->struck) { /* somebody has seen what its disk does */
+		if (!rc) {
+			check_opened(n);
+			node_close(n);
+		}
+		n->dead = true;
+		w->count.replaced++;
+		return;
+	}
+	if (rc) {
+		n->restart_at = w->now + 20 * MS;
+		return;
+	}
 	n->up = true;
 	check_new_batches(n);
+	check_opened(n);
 	trace(w, 3000 + n->number, n->known);
-}
-
-static void node_close(struct node *n)
-{
-	int leaked;
-
-	n->up = false;
-	thmqi_group_close(n->group, 0);
-	n->group = NULL;
-	leaked = thmqi_env_close(n->env);
-	n->env = NULL;
-	if (leaked)
-		world_fail(n->w, n, "buffers are missing", (uint64_t)leaked);
 }
 
 void node_crash(struct node *n, uint64_t down_ns)
@@ -342,6 +378,7 @@ void node_crash(struct node *n, uint64_t down_ns)
 
 	check_new_batches(n);
 	n->durable = thmqi_log_durable(thmqi_group_log(n->group));
+	n->kept = THMQI_MIN(n->durable, n->committed);
 	thmqi_disk_sim_crash(n->sim); /* unless it was cut already */
 	node_close(n);
 	thmqi_disk_sim_restart(n->sim);
@@ -353,10 +390,19 @@ void node_crash(struct node *n, uint64_t down_ns)
 	trace(w, 4000 + n->number, n->durable);
 }
 
+void node_mend(struct node *n)
+{
+	thmqi_disk_sim_cut_at(n->sim, 0, 0);
+	thmqi_disk_sim_faults_clear(n->sim);
+	thmqi_disk_sim_set_capacity(n->sim, 0);
+	n->disk_bad = n->struck;
+	n->lies_in = n->mend_at = 0;
+}
+
 void node_stop(struct node *n)
 {
 	check_new_batches(n);
-	n->durable = thmqi_log_last(thmqi_group_log(n->group));
+	n->durable = n->kept = thmqi_log_last(thmqi_group_log(n->group));
 	node_close(n);
 }
 
@@ -366,10 +412,17 @@ static void node_live(struct node *n, uint64_t until)
 	struct world *w = n->w;
 	uint64_t now;
 
+	if (n->stands_until > w->now)
+		return;
+	if (n->stands_until) { /* it goes on, and time has passed at once */
+		n->stands_until = 0;
+		catch_up_with_time(n);
+	}
 	for (now = thmqi_disk_sim_now(n->sim); n->up && now < until + n->offset;
 	     now = thmqi_disk_sim_now(n->sim)) {
 		thmqi_core_poll(n->core, until + n->offset - now);
-		if (n->died || thmqi_disk_sim_is_down(n->sim))
+		w->count.failures += n->failed;
+		if (n->died || n->failed || thmqi_disk_sim_is_down(n->sim))
 			node_crash(n, chance(w, 200) * MS);
 		else
 			check_new_batches(n);
@@ -383,7 +436,7 @@ struct node *world_leader(struct world *w)
 	uint64_t term = 0;
 
 	for (uint32_t i = 1; i <= w->places; i++) {
-		if (!w->node[i].up)
+		if (!w->node[i].up || w->node[i].stands_until > w->now)
 			continue;
 		thmqi_group_state(w->node[i].group, &s);
 		if (s.role == THMQI_ROLE_LEADER && s.term > term) {
@@ -415,6 +468,8 @@ void world_run(struct world *w, uint64_t until)
 		for (i = 1; i <= w->places; i++) {
 			struct node *n = &w->node[i];
 
+			if (n->mend_at && n->mend_at <= w->now)
+				node_mend(n);
 			if (n->used && !n->up && n->restart_at && n->restart_at <= w->now) {
 				n->restart_at = 0;
 				node_start(n);
@@ -461,9 +516,32 @@ int node_append(struct node *n)
 
 /* --------------------------------------------------------------------- world */
 
+/* Where batches are written, and nothing else: who forgets a vote is none that raft knows. */
+static void on_disk_op(void *ctx, const char *name, const struct thmqi_disk_op *op)
+{
+	struct node *n = ctx;
+	const char *dot = strrchr(name, '.');
+
+	if (!n->lies_in || op->opcode != THMQI_DISK_WRITE || !dot || strcmp(dot, ".log") != 0 || --n->lies_in)
+		return;
+	thmqi_disk_sim_fault_add(n->sim, &(struct thmqi_disk_sim_fault){
+						 .opcode = THMQI_DISK_WRITE, .effect = n->lie, .nth = 1});
+	n->struck = n->disk_bad = true;
+	n->w->count.lies++;
+	trace(n->w, 7000 + n->number, op->offset);
+}
+
+static void disk_open(struct node *n, uint64_t seed)
+{
+	const struct thmqi_disk_sim_opts disk = {.flags = n->w->plan->disk_flags};
+
+	if (thmqi_disk_sim_open(seed, &disk, &n->sim) != 0)
+		abort();
+	thmqi_disk_sim_observe(n->sim, on_disk_op, n);
+}
+
 static void node_init(struct world *w, uint32_t number)
 {
-	const struct thmqi_disk_sim_opts disk = {.flags = w->plan->disk_flags};
 	struct node *n = &w->node[number];
 
 	n->w = w;
@@ -472,21 +550,20 @@ static void node_init(struct world *w, uint32_t number)
 	n->used = true;
 	n->offset = chance(w, 1000) * MS;
 	n->log = calloc(BATCHES_MAX, sizeof(*n->log));
-	if (!n->log || thmqi_disk_sim_open(w->seed * 16 + number, &disk, &n->sim) != 0)
+	if (!n->log)
 		abort();
+	disk_open(n, w->seed * 16 + number);
 }
 
 void node_wipe(struct node *n)
 {
-	const struct thmqi_disk_sim_opts disk = {.flags = n->w->plan->disk_flags};
-
 	thmqi_disk_sim_close(n->sim);
-	if (thmqi_disk_sim_open(n->w->seed * 16 + n->w->next_copy_id * 1024, &disk, &n->sim) != 0)
-		abort();
+	disk_open(n, n->w->seed * 16 + n->w->next_copy_id * 1024);
 	n->id = n->w->next_copy_id++;
 	n->joins = true;
-	n->disk_bad = false;
-	n->known = n->durable = 0;
+	n->disk_bad = n->struck = n->dead = false;
+	n->mend_at = n->lies_in = 0;
+	n->known = n->durable = n->kept = 0;
 }
 
 void world_open(struct world *w, const struct plan *plan, uint64_t seed)

@@ -55,11 +55,19 @@ struct node {
 	uint64_t restart_at;
 	uint64_t dies_in; /* boundaries between duties; 0: not */
 	bool died;
-	bool disk_bad;      /* an error was planted: it may fail */
+	bool disk_bad;      /* an error was planted, or it has no room: it may fail */
+	bool failed;	    /* and has: somebody opens it anew */
+	uint64_t mend_at;   /* then its disk is as it should be; 0: it is */
+	uint64_t lies_in;   /* so many writes of batches, the last of which is not done as was asked; 0: none */
+	uint8_t lie;	    /* THMQI_DISK_SIM_LOST, … */
+	bool struck;	    /* that was so: what its disk has is not to be believed; it does not come back with it */
+	bool dead;	    /* it is gone for good, and is to be removed */
+	uint64_t stands_until; /* its process is stopped */
 	struct seen *log;   /* [BATCHES_MAX] */
 	uint64_t known;     /* of the log */
 	uint64_t committed; /* as told in this life */
 	uint64_t durable;   /* as its log said when it went down */
+	uint64_t kept;	    /* and what of that was committed: it is there when it comes back */
 	struct {
 		uint64_t index, id;
 	} pending[PENDING_MAX]; /* appended here, not acknowledged */
@@ -78,6 +86,7 @@ struct plan {
 	uint32_t defects, log_defects, disk_flags;
 	bool votes;     /* faults that are about who leads: slow devices, leaders that go */
 	bool busy;      /* much is written */
+	bool disks;     /* faults of disks above all */
 	uint64_t seeds; /* to find it with; 0: the usual number */
 };
 
@@ -103,7 +112,7 @@ struct world {
 	uint64_t trace; /* of all that happened */
 	struct {
 		uint64_t elections, crashes, packets, damaged, truncations, changes, transfers,
-			joins, leaves, refused, trims, resets, windows;
+			joins, leaves, refused, trims, resets, windows, failures, lies, replaced, stops;
 	} count;
 };
 
@@ -118,6 +127,7 @@ void world_run(struct world *w, uint64_t until);
 
 void node_start(struct node *n);
 void node_crash(struct node *n, uint64_t down_ns);
+void node_mend(struct node *n); /* its disk */
 void node_stop(struct node *n);             /* in good order */
 void node_wipe(struct node *n);             /* what it had is gone, and so is its number */
 struct node *world_leader(struct world *w); /* the one of the highest term, or NULL */
@@ -132,6 +142,7 @@ bool is_served(struct world *w, const struct node *n); /* and it gets batches */
 
 /* checks.c */
 void check_new_batches(struct node *n);
+void check_opened(struct node *n); /* what it had for sure is there */
 void check_committed(struct node *n, uint64_t index);
 void check_leader(struct node *n, uint64_t term);
 void check_matching(struct world *w);

@@ -254,6 +254,41 @@ static void by_consumption(void)
 	down();
 }
 
+/* Partitions that were added wait for the groups that there are, also for one that has no member and never had anything of them. */
+static void by_consumption_of_added_ones(void)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_producer *p;
+	uint32_t i;
+
+	up(7);
+	make("t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_RETAIN_CONSUMED));
+	make("other", NULL);
+	publish("t", 2, BIG);
+	CHECK(consume("t", "a", 2, NULL) == 0 && consume("t", "b", 2, NULL) == 0);
+	CHECK(thmq_topic_alter(w.session, "t", THMQ_TOPIC_OPTS(.partition_count = 2), THMQ_ALTER_PARTITIONS) == 0);
+	CHECK(thmq_producer_open(w.session, "t", NULL, &p) == 0);
+	for (i = 0; i < 60;) {
+		int64_t seq = thmq_send(p, payload, BIG, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 1));
+
+		CHECK(seq > 0 || seq == -EAGAIN);
+		i += seq > 0;
+		thmq_poll(w.env, 1000000);
+	}
+	CHECK(thmq_flush(p, 600 * SECOND) == 0 && thmq_producer_close(p, 60 * SECOND) == 0);
+	consume("t", "a", 60, NULL);
+	rest(5);
+	CHECK(thmq_partition_describe(w.session, "t", 1, "b", &info) == 0 && info.begin_offset == 0 && info.end_offset == 60);
+	restart(true);
+	rest(5);
+	CHECK(thmq_partition_describe(w.session, "t", 1, "b", &info) == 0 && info.begin_offset == 0);
+	consume("t", "b", 60, NULL);
+	publish("t", 30, BIG);
+	rest(5);
+	CHECK(thmq_partition_describe(w.session, "t", 1, "b", &info) == 0 && info.begin_offset > 30);
+	down();
+}
+
 static void deleted(void)
 {
 	up(4);
@@ -454,7 +489,7 @@ static void read_to(struct thmq_consumer *c, uint64_t offset)
 	CHECK(next >= offset);
 }
 
-static uint32_t fetch_for(uint32_t seconds, struct thmq_consumer *c)
+static uint32_t fetch_some(uint32_t seconds, struct thmq_consumer *c, bool acks)
 {
 	uint64_t end = thmqi_disk_sim_now(w.sim) + seconds * SECOND;
 	struct thmq_message m;
@@ -462,12 +497,18 @@ static uint32_t fetch_for(uint32_t seconds, struct thmq_consumer *c)
 
 	while (thmqi_disk_sim_now(w.sim) < end) {
 		if (thmq_fetch(c, &m, 1) == 1) {
-			CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
+			CHECK(!acks || thmq_ack(c, &m) == 0);
+			CHECK(thmq_release(c, &m, 1) == 0);
 			count++;
 		}
 		thmq_poll(w.env, SECOND / 100);
 	}
 	return count;
+}
+
+static uint32_t fetch_for(uint32_t seconds, struct thmq_consumer *c)
+{
+	return fetch_some(seconds, c, true);
 }
 
 /* It refuses all, also the word that messages were read: but for that which lets some of them go. */
@@ -528,6 +569,53 @@ static void full_when_a_transaction_ends(bool commits)
 	CHECK(about("t", NULL).begin_offset > 20);
 	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
 	restart(true);
+	down();
+}
+
+#define MANY_TXNS 60u
+
+/* More of them than there is room for end while nothing is taken: the others are told once something has gone, or at the next open. */
+static void full_while_many_transactions_end(bool commits, bool closes)
+{
+	const uint32_t all = commits ? MANY_TXNS + 1 : 1;
+	struct thmq_txn *txns[MANY_TXNS];
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	uint32_t i, seen;
+
+	up_bounded(63, THMQ_FULL_REFUSE);
+	make("t", NULL);
+	make("aged", THMQ_TOPIC_OPTS(.retention_ns = 7200 * SECOND));
+	publish("aged", 12, BIG); /* the oldest segment has none of the others */
+	CHECK(thmq_producer_open(w.session, "t", NULL, &p) == 0);
+	for (i = 0; i < MANY_TXNS; i++) {
+		CHECK(thmq_txn_begin(w.session, THMQ_TXN_OPTS(.timeout_ns = 3600 * SECOND), &txns[i]) == 0);
+		CHECK(thmq_send(p, payload, 30, THMQ_MESSAGE_OPTS(.txn = txns[i])) > 0);
+	}
+	CHECK(thmq_flush(p, 60 * SECOND) == 0 && thmq_producer_close(p, 60 * SECOND) == 0);
+	publish("t", 1, 30);
+	CHECK(fill_up("aged") > 40);
+	for (i = 0; i < MANY_TXNS; i++)
+		CHECK((commits ? thmq_txn_commit : thmq_txn_abort)(txns[i], 60 * SECOND) == 0);
+	CHECK(thmq_consumer_open(w.session, "t", NULL, NULL, &c) == 0);
+	seen = fetch_some(5, c, false);
+	CHECK(seen < all);
+	if (closes) {
+		CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+		restart(false);
+		CHECK(thmq_consumer_open(w.session, "t", NULL, NULL, &c) == 0);
+		seen = fetch_some(5, c, false);
+		CHECK(seen < all);
+	}
+	thmqi_disk_sim_advance(w.sim, 7300 * SECOND);
+	seen += fetch_some(30, c, false);
+	CHECK(seen == all);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+	publish("t", 1, 30);
+	restart(true);
+	CHECK(thmq_consumer_open(w.session, "t", NULL, NULL, &c) == 0);
+	CHECK(fetch_some(5, c, false) == all + 1);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
 	down();
 }
 
@@ -613,12 +701,16 @@ int main(void)
 	full_when_it_is_time();
 	full_when_a_transaction_ends(true);
 	full_when_a_transaction_ends(false);
+	full_while_many_transactions_end(true, false);
+	full_while_many_transactions_end(true, true);
+	full_while_many_transactions_end(false, false);
 	by_bytes();
 	beside_idle_topics_of_many_segments();
 	in_a_log_left_alone();
 	beside_idle_topics();
 	by_time();
 	by_consumption();
+	by_consumption_of_added_ones();
 	deleted();
 	of_metadata();
 	at_the_limit();

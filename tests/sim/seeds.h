@@ -5,19 +5,23 @@
 #ifndef SIM_SEEDS_H
 #define SIM_SEEDS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <thundermq/thundermq.h>
 
 static const char *at = ""; /* what is being done */
+static bool quiet;	    /* a failure is what is wanted: a defect is planted */
 
 /* In a function that returns -1 then; @w has the seed. */
 #define CHECK(w, x)                                                                                \
 	do {                                                                                       \
 		if (!(x)) {                                                                        \
-			fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n",                       \
-				(unsigned long long)(w)->seed, at, __LINE__, #x, thmq_errmsg());   \
+			if (!quiet)                                                                \
+				fprintf(stderr, "seed %llu: %s: line %d: %s (%s)\n",               \
+					(unsigned long long)(w)->seed, at, __LINE__, #x,           \
+					thmq_errmsg());                                            \
 			return -1;                                                                 \
 		}                                                                                  \
 	} while (0)

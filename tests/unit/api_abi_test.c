@@ -60,7 +60,7 @@ static const struct {
 	STRUCT(thmq_log_repair_opts, 16, quarantine_dir, 8),
 	STRUCT(thmq_core_stats, 648, wake_latency_ns, 644),
 	STRUCT(thmq_poller_ops, 56, name, 48),
-	STRUCT(thmq_data_name, 288, name, 32),
+	STRUCT(thmq_data_name, 416, added, 288),
 	STRUCT(thmq_slabs_opts, 24, reserved, 20),
 	STRUCT(thmq_slabs_stats, 80, registration_ns_max, 72),
 	STRUCT(thmq_pool_opts, 72, ctx, 64),

@@ -619,6 +619,40 @@ Test(commitlog_clean, a_log_that_refuses_makes_room_where_little_must_be_kept, .
 	}
 }
 
+/* As much of it as there is just room for, and the power goes again and again meanwhile: what was done before needs no room any more. */
+Test(commitlog_clean, what_is_left_of_a_relocation_has_room_after_a_crash, .fini = down)
+{
+	const uint64_t all = 35;
+	uint64_t index, rare, end, cut = 0;
+
+	for (uint32_t steps = 0; steps < 12; steps++) {
+		if (steps)
+			down();
+		up_with(60 + steps, true);
+		w.r.events.live = on_live_rare;
+		w.r.opts.limit_bytes = 5u << 20;
+		cr_assert_eq(rig_open(&w.r), 0);
+		for (rare = 0; rare < all; rare++)
+			cr_assert_eq(rig_append_wait(&w.r, RARE, rare, 1000, THMQ_DURABILITY_DURABLE, &index), 0);
+		fill_up(-ENOSPC);
+		settle();
+		cr_assert_eq(rig_stats(&w.r).dropped_segments, 0, "all of it is live");
+		end = rig_stats(&w.r).end_position;
+		w.keep = w.next;
+		for (uint32_t i = 0; i < 4000 && !rig_stats(&w.r).relocated_runs; i++)
+			thmqi_core_poll(w.r.core, 1000000);
+		for (uint64_t until = thmqi_disk_sim_now(w.r.sim) + steps * 100000; thmqi_disk_sim_now(w.r.sim) < until;)
+			thmqi_core_poll(w.r.core, 100000);
+		cut += !rig_stats(&w.r).dropped_segments && rig_stats(&w.r).end_position > end;
+		rig_crash(&w.r, steps % 2 ? THMQI_DISK_SIM_CRASH_KEEP : THMQI_DISK_SIM_CRASH_ANY);
+		cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+		settle();
+		cr_assert_eq(fill(40), 0, "cut after %u", steps);
+		read_rare(all);
+	}
+	cr_assert_gt(cut, 0, "one at least had copies and originals");
+}
+
 /* Nobody reads or asks for the rare partition, so that nothing but the cleaner looks at where its copies were. */
 Test(commitlog_clean, copies_that_went_with_their_segments_are_not_looked_at, .fini = down)
 {

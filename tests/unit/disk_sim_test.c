@@ -755,3 +755,62 @@ Test(disk_sim, an_observer_sees_each_operation)
 	thmqi_disk_sim_observe(r.sim, NULL, NULL);
 	rig_close(&r);
 }
+
+/* A block of @byte is written and nothing else, on its own queue. */
+static int64_t write_one(struct rig *r, struct thmqi_disk_queue *queue, struct thmqi_disk_file *file, uint8_t byte)
+{
+	struct job job = {.op = write_op(file, 0, 1, 0)};
+
+	job.op.done = on_done;
+	fill(byte, BLOCK);
+	cr_assert_eq(disk->queue_submit(queue, &job.op), 0);
+	wait_for(r, &job);
+	return job.result;
+}
+
+Test(disk_sim, a_disk_beside_another_has_its_time_and_its_own_power_faults_and_room)
+{
+	struct thmqi_disk_file *files[2];
+	struct thmqi_disk_queue *queue;
+	struct thmqi_disk_sim *other;
+	struct thmqi_disk_dir *dir;
+	struct rig r;
+
+	rig_open(&r, 1, NULL);
+	cr_assert_eq(thmqi_disk_sim_open_beside(r.sim, "other", 2, NULL, &other), 0);
+	cr_assert_eq(disk->dir_open(r.sim, "other/deep", true, &dir), 0);
+	cr_assert_eq(disk->queue_open(r.sim, r.core, 64, &queue), 0);
+	files[0] = prepared(&r, "log", 8);
+	cr_assert_eq(disk->file_open(dir, "log", true, &files[1]), 0);
+	cr_assert_eq(disk->file_write(files[1], page, 8 * BLOCK, 0, true), 0);
+	cr_assert_eq(disk->file_flush(files[1]), 0);
+	cr_assert_eq(disk->dir_sync(dir), 0);
+	cr_assert_eq(thmqi_disk_sim_now(r.sim), thmqi_disk_sim_now(other));
+	/* what is written there is lost there, and nothing here */
+	cr_assert_eq(write_one(&r, queue, files[1], 7), 0);
+	cr_assert_eq(write_one(&r, r.queue, files[0], 8), 0);
+	thmqi_disk_sim_crash_as(other, THMQI_DISK_SIM_CRASH_LOSE);
+	cr_assert(thmqi_disk_sim_is_down(other) && !thmqi_disk_sim_is_down(r.sim));
+	cr_assert_eq(write_one(&r, queue, files[1], 9), -EIO);
+	cr_assert_eq(disk->file_read(files[0], back, BLOCK, 0), BLOCK);
+	cr_assert_eq(back[0], 8);
+	thmqi_disk_sim_restart(other);
+	disk->file_close(files[1]);
+	cr_assert_eq(disk->file_open(dir, "log", false, &files[1]), -EIO); /* of before the cut */
+	disk->dir_close(dir);
+	cr_assert_eq(disk->dir_open(r.sim, "other/deep", false, &dir), 0);
+	cr_assert_eq(disk->file_open(dir, "log", false, &files[1]), 0);
+	cr_assert_eq(disk->file_read(files[1], back, BLOCK, 0), BLOCK);
+	cr_assert_neq(back[0], 7);
+	/* and there is no room on one of them */
+	thmqi_disk_sim_set_capacity(other, 1);
+	cr_assert_eq(disk->file_allocate(files[1], 64 * BLOCK), -ENOSPC);
+	cr_assert_eq(disk->file_allocate(files[0], 64 * BLOCK), 0);
+	thmqi_disk_sim_set_capacity(other, 0);
+	cr_assert_eq(disk->file_allocate(files[1], 64 * BLOCK), 0);
+	disk->file_close(files[0]);
+	disk->file_close(files[1]);
+	disk->queue_close(queue);
+	disk->dir_close(dir);
+	rig_close(&r);
+}

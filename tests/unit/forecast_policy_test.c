@@ -148,6 +148,25 @@ Test(forecast_policy, the_latency_of_a_wake_up_is_learned_as_a_median)
 	cr_assert_leq(p.costs.wake_latency_ns, 100000);
 }
 
+Test(forecast_policy, what_a_sleep_takes_of_the_processor_is_learned_likewise)
+{
+	struct thmqi_policy p = make(THMQI_POLICY_SKI);
+	uint64_t before = thmqi_policy_budget_ns(&p);
+
+	for (int i = 0; i < 1000; i++)
+		thmqi_policy_cost(&p, i % 10 ? 15000 : UINT64_MAX);
+	cr_assert(p.costs.wake_cpu_ns > 14000 && p.costs.wake_cpu_ns < 17000, "%f",
+		  p.costs.wake_cpu_ns);
+	cr_assert_gt(thmqi_policy_budget_ns(&p), before);
+	for (int i = 0; i < 1000; i++)
+		thmqi_policy_cost(&p, UINT64_MAX);
+	cr_assert_leq(p.costs.wake_cpu_ns, 20000);
+	for (int i = 0; i < 1000; i++)
+		thmqi_policy_cost(&p, 1);
+	cr_assert(p.costs.wake_cpu_ns >= 500 && p.costs.wake_cpu_ns < 600, "%f",
+		  p.costs.wake_cpu_ns);
+}
+
 Test(forecast_policy, bounds_beyond_all_time_are_for_ever)
 {
 	struct thmqi_policy_costs endless = costs;

@@ -318,7 +318,7 @@ static int relocate(struct thmq_log *log)
 
 	c->relocation.lends = may_lend(log);
 	rc = thmqi_relocate_step(log, &pause);
-	if (rc == -ENOSPC || (rc == -EAGAIN && !c->relocation.lends && is_stuck(log)))
+	if (rc == -ENOSPC || (rc == -EAGAIN && c->relocation.refused && !c->relocation.lends && !may_lend(log) && is_stuck(log)))
 		return give_up(log);
 	if (rc == -EAGAIN) {
 		if (pause)

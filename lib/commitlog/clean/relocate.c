@@ -136,6 +136,7 @@ static int append(struct thmq_log *log, const struct thmq_run_header *run, uint3
 
 	if (m->lends)
 		thmqi_reserve_give_back(log, reserve);
+	m->refused = rc != 0;
 	if (rc)
 		return rc == -EAGAIN && m->lends && is_out_of_room(log, bytes) ? -ENOSPC : rc;
 	if (kept == run->count)
@@ -169,6 +170,8 @@ static int relocate(struct thmq_log *log, const struct batch_header *h, const st
 	if (life == THMQ_LOG_DEAD)
 		return 0;
 	rc = c->begun || c->done ? 0 : has_copy(log, x, run);
+	if (rc == 1) /* it needs no room any more */
+		m->appended += sizeof(*run) + run->len;
 	if (rc)
 		return THMQI_MIN(rc, 0);
 	if (life == THMQ_LOG_COMPACTS) {
@@ -220,7 +223,7 @@ int thmqi_relocate_step(struct thmq_log *log, uint64_t *ret_pause_ns)
 	int rc;
 
 	m->budget = PIECE_BYTES;
-	m->goes_on = false;
+	m->refused = m->goes_on = false;
 	*ret_pause_ns = 0;
 	while (m->at < s->bytes) {
 		rc = thmqi_window_get(m->reader, s, m->at, 0, &w, &data);

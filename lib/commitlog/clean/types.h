@@ -64,7 +64,8 @@ struct relocation {
 	uint32_t run_at; /* run, in the batch */
 	uint32_t budget; /* bytes, in this iteration */
 	bool lends;      /* there is no next segment, and what is left to be appended has room where the active one's end is kept */
-	uint64_t appended; /* bytes */
+	uint64_t appended; /* bytes, now or before that was begun anew */
+	bool refused;    /* the log took no more in this iteration */
 	bool goes_on;    /* it stopped for something that is being read, or to let others have their turn */
 	struct compaction compaction;
 };

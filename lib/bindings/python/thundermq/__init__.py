@@ -310,9 +310,13 @@ class Session(_Handle):
         _control(lib.thmq_topic_create(self._raw(), name.encode(), o))
 
     def alter_topic(self, name: str, **options: Any) -> None:
-        """retention_ns, retention_bytes, ttl_ns, tombstone_ns, limits (a dict): what is given is set, 0 and None take it away."""
+        """retention_ns, retention_bytes, ttl_ns, tombstone_ns, limits (a dict): what is given is set, 0 and None take it away;
+        partitions: so many, at least as many as there are."""
+        if "partitions" in options:
+            options["partition_count"] = options.pop("partitions")
         bits = {"retention_ns": lib.THMQ_ALTER_RETENTION_TIME, "retention_bytes": lib.THMQ_ALTER_RETENTION_BYTES,
-                "ttl_ns": lib.THMQ_ALTER_TTL, "tombstone_ns": lib.THMQ_ALTER_TOMBSTONE, "limits": lib.THMQ_ALTER_LIMITS}
+                "ttl_ns": lib.THMQ_ALTER_TTL, "tombstone_ns": lib.THMQ_ALTER_TOMBSTONE, "limits": lib.THMQ_ALTER_LIMITS,
+                "partition_count": lib.THMQ_ALTER_PARTITIONS}
         keep: list[Any] = []
         what = sum(bits[k] for k in options)
         _control(lib.thmq_topic_alter(self._raw(), name.encode(), _options("thmq_topic_opts", options, keep), what))

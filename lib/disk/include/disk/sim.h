@@ -44,6 +44,12 @@ struct thmqi_disk_sim_opts {
 /* @opts NULL: all defaults. 0 or -ENOMEM. */
 int thmqi_disk_sim_open(uint64_t seed, const struct thmqi_disk_sim_opts *opts,
 			struct thmqi_disk_sim **ret_sim);
+/*
+ * Another disk in the world of @first: what lies in directories whose paths begin with @path is on it. It has the time of
+ * @first, and options, faults and power of its own. thmqi_disk_sim_close() of @first closes it too. 0 or -ENOMEM.
+ */
+int thmqi_disk_sim_open_beside(struct thmqi_disk_sim *first, const char *path, uint64_t seed,
+			       const struct thmqi_disk_sim_opts *opts, struct thmqi_disk_sim **ret_sim);
 /* All queues, files and directories must be closed. */
 void thmqi_disk_sim_close(struct thmqi_disk_sim *sim);
 
@@ -54,6 +60,9 @@ uint64_t thmqi_disk_sim_now(struct thmqi_disk_sim *sim); /* ns; does not let tim
 void thmqi_disk_sim_advance(struct thmqi_disk_sim *sim, uint64_t ns);
 /* The time of day is @ns ahead of what it would be, or behind: somebody has set the clock. Time itself goes on as before. */
 void thmqi_disk_sim_set_clock(struct thmqi_disk_sim *sim, int64_t ns);
+
+/* The sum of the file sizes may become so large, and no larger; what is there stays. 0: no limit. */
+void thmqi_disk_sim_set_capacity(struct thmqi_disk_sim *sim, uint64_t bytes);
 
 /* --------------------------------------------------------------- power cuts */
 

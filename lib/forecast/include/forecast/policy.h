@@ -75,6 +75,8 @@ uint32_t thmqi_policy_retries(const struct thmqi_policy *p);
 void thmqi_policy_report(struct thmqi_policy *p, uint64_t gap_ns, bool hit);
 /* A wake-up took so long, by who made it and who was woken: what a sleep costs follows, by small steps, to the median. */
 void thmqi_policy_woke(struct thmqi_policy *p, uint64_t late_ns);
+/* A sleep took so much of the processor: likewise. */
+void thmqi_policy_cost(struct thmqi_policy *p, uint64_t cpu_ns);
 /* Once a tick: @rate of events per ns that the forecast expects, and whether it has earned trust. */
 void thmqi_policy_forecast(struct thmqi_policy *p, double rate, bool trusted);
 /* Now and then: the thread's share of its CPU beside what it may have. Takes the worth of latency back until it fits. @share INFINITY: others

@@ -116,6 +116,7 @@ enum thmqi_frame_type {
 		64, /* stream partition; arg0: a limit holds it up for so many ns; extra: THMQI_OF_PRODUCER: the stream is a producer's */
 	THMQI_FRAME_TXN_CHECK =
 		58, /* meta; seq: a prepared transaction, about which somebody who watches its name is to decide; arg0: how often that was asked */
+	THMQI_FRAME_GROWN = 59, /* meta; partition: a topic's id; len: so many partitions it has now. To everybody, who may not know it */
 	THMQI_FRAME_LOST =
 		46 /* stream partition; seq: first offset; arg1: count, 0: not known: messages of a weaker ack or visibility, which
 		      is flags; status: -THMQ_EFAILED their log failed, and they may be gone; 0 they are. extra:
@@ -291,7 +292,7 @@ enum thmqi_op {
 	THMQI_OP_DELAYED_CANCEL = 24, /* shard; partition, before_offset: as its REPORT said -> status 0: it will not come; -ENOENT */
 	THMQI_OP_POSITION = 25, /* shard; stream, partition -> value[0]: all below was handed to this consumer, or is nothing for it;
 				   status -ENOENT: it is not attached */
-	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates */
+	THMQI_OP_TOPIC_ALTER = 56, /* meta; name, index: THMQ_ALTER_*, of which: retention_*, ttl_ns, tombstone_ns, rates, partition_count */
 	THMQI_OP_LEAD = 14, /* likewise; volatile_bytes: the node that is to lead, 0: any other */
 	THMQI_OP_NODE_DRAIN = 15, /* likewise; volatile_bytes: the node that is not to lead (index 1), or may again (0) -> status 0: it is so;
 				     -EAGAIN: it is under way, ask again */
