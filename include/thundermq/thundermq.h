@@ -1310,7 +1310,7 @@ struct thmq_message {
 /**
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
- * What was compressed is unpacked into memory that is taken for it; where the codec's library is not there a THMQ_EVENT_ERROR with -EOPNOTSUPP comes instead
+ * What was compressed, by a producer of the library or a client of Kafka's protocol, is unpacked into memory that is taken for it; where the codec's library is not there a THMQ_EVENT_ERROR with -EOPNOTSUPP comes instead
  * of the run that it is in. What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
  * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
  * of a message whose last part is not stored. Of a topic with priorities the highest that has come is first, and of each 65 messages one is of a lower priority if

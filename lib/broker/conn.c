@@ -54,13 +54,6 @@ bool thmqi_conn_rest(struct conn *c)
 	return true;
 }
 
-/* All but the turn, which is the ring's. */
-static void copy_frame(struct thmqi_frame *to, const struct thmqi_frame *from)
-{
-	memcpy((char *)to + sizeof(to->turn), (const char *)from + sizeof(from->turn),
-	       sizeof(*to) - sizeof(to->turn));
-}
-
 bool thmqi_conn_flush_backlog(struct conn *c)
 {
 	struct thmqi_frame *f;
@@ -69,7 +62,7 @@ bool thmqi_conn_flush_backlog(struct conn *c)
 		f = thmqi_frame_claim(&c->wire->down, c->reports_pending);
 		if (!f)
 			return false;
-		copy_frame(f, &c->backlog[c->backlog_sent++]);
+		thmqi_frame_copy(f, &c->backlog[c->backlog_sent++]);
 		thmqi_conn_commit(c);
 	}
 	c->backlog_count = c->backlog_sent = 0;
@@ -82,7 +75,7 @@ void thmqi_conn_send(struct conn *c, const struct thmqi_frame *frame)
 	uint32_t size;
 
 	if (c->backlog_count == 0 && (f = thmqi_frame_claim(&c->wire->down, c->reports_pending))) {
-		copy_frame(f, frame);
+		thmqi_frame_copy(f, frame);
 		thmqi_conn_commit(c);
 		return;
 	}

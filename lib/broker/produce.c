@@ -117,8 +117,10 @@ static void prefetch_body(const struct thmqi_frame *f)
 	const char *at = (const char *)(uintptr_t)f->data; /* prefetching takes any address */
 
 	__builtin_prefetch(at);
-	__builtin_prefetch(at + THMQI_CACHELINE);
-	__builtin_prefetch(at + THMQI_MIN(f->len, 2u * THMQI_CACHELINE));
+	if (f->len > THMQI_CACHELINE)
+		__builtin_prefetch(at + THMQI_CACHELINE);
+	if (f->len) /* nothing behind it: that line would be taken from the client, who is about to write there */
+		__builtin_prefetch(at + THMQI_MIN(f->len - 1, 2u * THMQI_CACHELINE));
 }
 
 /* How many frames before its own each step is: each waits for what the one before has brought. */

@@ -49,6 +49,17 @@ struct former {
 	uint32_t claims; /* open */
 };
 
+/* The last message of a link, if others like it may come: series.h. */
+struct series {
+	struct thmqi_frame *frame; /* of which it is one; NULL: of none */
+	const uint8_t *next;       /* where the bytes of the next one would lie; NULL: none may come */
+	uint64_t seq;              /* its sequence */
+	uint32_t life;             /* of the link */
+	uint32_t stream, partition, len;
+	uint32_t more; /* messages behind the frame's own */
+	uint8_t level;
+};
+
 struct client_link {
 	struct thmqi_link *wire;
 	struct thmq_session *session;
@@ -79,6 +90,7 @@ struct client_link {
 	uint32_t slot_mask;
 	uint32_t slot_head, slot_tail; /* next to be made, oldest; free running */
 	uint64_t area_head, area_tail; /* free running */
+	struct series series;
 	uint64_t progress[THMQI_STREAMS][THMQ_DURABILITY_ALL + 1]; /* by level; 0: durable, though told of less */
 	/* the one request that may be out */
 	uint64_t request_id;

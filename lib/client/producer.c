@@ -7,6 +7,7 @@
 
 #include "client/pack.h"
 #include "internal.h"
+#include "series.h"
 #include "txn.h"
 #include "wire/attributes.h"
 #include "wire/run.h"
@@ -79,6 +80,18 @@ static inline uint64_t area_claim(struct client_link *l, uint32_t bytes)
 			   l->slot_head - l->slot_tail > l->slot_mask))
 		return area_make_room(l, at, bytes);
 	return at;
+}
+
+/* The core has read these lines when they held other messages: ask for as many as this one took. */
+static inline void expect_next(const struct client_link *l, uint32_t len)
+{
+	const uint8_t *at = l->wire->area + (l->area_head & (l->wire->area_bytes - 1));
+	const uint8_t *end = at + THMQI_MIN(len, EXPECT_BYTES);
+
+	do {
+		thmqi_prefetch_write(at);
+		at += THMQI_CACHELINE;
+	} while (at < end);
 }
 
 /* --------------------------------------------------------------- partitions */
@@ -365,6 +378,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 			return s->dead ? s->dead : -EAGAIN;
 	}
 	l->area_head = at + bytes;
+	expect_next(l, bytes);
 	slot = &l->slots[l->slot_head++ & l->slot_mask];
 	slot->end = at + bytes;
 	slot->stream = (uint16_t)p->stream;
@@ -430,27 +444,48 @@ static inline void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t sha
 	p->last_sent = e;
 }
 
-/* The core has read these lines when they held another message: ask for as many as this one took. */
-static void expect_next(const struct client_link *l, uint32_t len)
+/* A placed message is one that was sent. */
+static inline __attribute__((always_inline)) int64_t place_sent(struct thmq_producer *p, const struct place *m, uint64_t seq)
 {
-	const uint8_t *at = l->wire->area + (l->area_head & (l->wire->area_bytes - 1));
-	const uint8_t *end = at + THMQI_MIN(len, EXPECT_BYTES);
+	struct client_link *l = m->link;
 
-	thmqi_prefetch_write(at);
-	thmqi_prefetch_write(end);
-	while ((at += THMQI_CACHELINE) < end)
-		thmqi_prefetch_write(at);
+	if (thmqi_unlikely(l->unreleased && l->wire->packs))
+		thmqi_releases_along(l);
+	thmqi_link_kick_broker(l->wire);
+	m->slot->seq = seq;
+	m->slot->state = SLOT_COMMITTED;
+	note_sent(p, seq, l->shard, m->slot->level);
+	return (int64_t)seq;
 }
 
-/* The frame that makes a placed message one that was sent. Return: its sequence; -EAGAIN the ring is full. */
+/* The next one may be like it. */
+static inline void place_leads(const struct thmq_producer *p, const struct place *m, struct thmqi_frame *series)
+{
+	m->link->series = (struct series){.frame = series,
+					  .next = m->first + thmqi_series_step(m->len),
+					  .seq = p->last_seq + 1,
+					  .life = m->link->life,
+					  .stream = p->stream,
+					  .partition = p->partitions[m->index].partition,
+					  .len = m->len,
+					  .level = m->slot->level};
+}
+
+/* The frame that makes it one, or a place in the last one. Return: its sequence; -EAGAIN the ring is full. */
 static inline __attribute__((always_inline)) int64_t place_push(struct thmq_producer *p,
 								const struct place *m)
 {
 	struct client_link *l = m->link;
 	struct thmqi_frame_ring *up = &l->wire->up;
-	struct thmqi_frame *f = thmqi_frame_claim(up, 0);
+	const bool takes_series = l->wire->takes_series;
+	const bool is_plain = takes_series && !(p->id | m->key_len | m->tag_len | m->has | m->encoding | m->timed);
+	const bool goes_on = is_plain && thmqi_series_goes_on(l, p, p->partitions[m->index].partition, m->slot->level, m->first, m->len);
+	struct thmqi_frame *f;
 	uint64_t seq;
 
+	if (goes_on && thmqi_series_join(l))
+		return place_sent(p, m, ++p->last_seq);
+	f = thmqi_frame_claim(up, 0);
 	if (thmqi_unlikely(!f)) {
 		thmqi_session_process(p->session);
 		return -EAGAIN;
@@ -463,7 +498,8 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	f->partition = p->partitions[m->index].partition;
 	f->len = head_of(m) + m->len;
 	f->extra = m->tag_len | (p->report ? THMQI_PRODUCE_REPORT : 0) |
-		   (m->timed ? THMQI_PRODUCE_TIMED : 0) | THMQI_PRODUCE_WITH(m->has) | (m->encoding ? THMQI_PRODUCE_ENCODED : 0);
+		   (m->timed ? THMQI_PRODUCE_TIMED : 0) | THMQI_PRODUCE_WITH(m->has) | (m->encoding ? THMQI_PRODUCE_ENCODED : 0) |
+		   (goes_on ? THMQI_PRODUCE_SERIES : 0);
 	f->seq = seq;
 	f->data = (uint64_t)(uintptr_t)m->first;
 	f->arg[0] = (uint64_t)m->time_ns;
@@ -475,14 +511,12 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	if (thmqi_unlikely(m->has & IN_TXN))
 		in_txn(p, m);
 	thmqi_frame_commit(up);
-	if (thmqi_unlikely(l->unreleased && l->wire->packs))
-		thmqi_releases_along(l);
-	thmqi_link_kick_broker(l->wire);
-	m->slot->seq = seq;
-	m->slot->state = SLOT_COMMITTED;
-	note_sent(p, seq, l->shard, m->slot->level);
-	expect_next(l, head_of(m) + m->len);
-	return (int64_t)seq;
+	if (takes_series) {
+		thmqi_series_end(l);
+		if (is_plain)
+			place_leads(p, m, goes_on ? f : NULL);
+	}
+	return place_sent(p, m, seq);
 }
 
 /* --------------------------------------------------- claim, commit and abort */
@@ -525,8 +559,9 @@ static __attribute__((noinline)) int claim_staged(struct thmq_producer *p, const
 int thmqi_client_claim(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len,
 		       struct thmq_claim *ret_claim)
 {
-	return thmqi_unlikely(p->pack != NULL) ? claim_staged(p, opts, len, ret_claim)
-					       : claim_one(p, opts, len, AS_IT_IS, ret_claim);
+	if (thmqi_unlikely(p->pack != NULL))
+		return claim_staged(p, opts, len, ret_claim);
+	return opts ? claim_one(p, opts, len, AS_IT_IS, ret_claim) : claim_one(p, NULL, len, AS_IT_IS, ret_claim);
 }
 
 /* What @claim tells, if it is one of @p that is neither committed nor aborted. */

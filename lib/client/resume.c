@@ -8,6 +8,7 @@
 #include "wire/run.h"
 
 #include "internal.h"
+#include "series.h"
 
 #define BACKOFF_NS 10000000ull /* before the second try, twice as long before each further one … */
 #define BACKOFF_MAX_NS                                                                             \
@@ -250,6 +251,7 @@ static bool put_again(struct client_link *l, uint32_t index)
 	f = thmqi_frame_claim(&l->wire->up, 0);
 	if (!f)
 		return false;
+	thmqi_series_end(l);
 	f->type = THMQI_FRAME_PRODUCE;
 	f->flags = slot->level;
 	f->key_len = k->key_len;
@@ -440,7 +442,7 @@ static int first_frame(struct thmqi_link *wire, struct thmqi_frame *ret)
 		rc = wire->far->take(wire, slot, ret);
 		return rc ? rc : 1;
 	}
-	memcpy((char *)ret + sizeof(ret->turn), (const char *)slot + sizeof(slot->turn), sizeof(*ret) - sizeof(ret->turn));
+	thmqi_frame_copy(ret, slot);
 	return 1;
 }
 

@@ -356,7 +356,7 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 		atomic_store_explicit(l->wire->pulse,
 				      atomic_load_explicit(l->wire->pulse, memory_order_relaxed) + 1,
 				      memory_order_relaxed);
-		taken = process_link(l);
+		taken = thmqi_likely(l->wire->far && !l->astray) && thmqi_link_is_quiet(l->wire) ? 0 : process_link(l);
 		done += taken;
 		if (thmqi_unlikely(l->unreleased != NULL))
 			thmqi_releases_tend(l, taken);

@@ -301,14 +301,6 @@ void thmqi_log_launch(struct thmq_log *log, struct thmqi_buf *buf, bool needs_du
 		log->copies.owner.formed(log->copies.owner.ctx, h->index, h->term, h->type);
 }
 
-static void seal_runs(struct batch_header *h, uint32_t count)
-{
-	struct thmq_run_header *run = (struct thmq_run_header *)(h + 1);
-
-	for (; count--; run = (struct thmq_run_header *)((uint8_t *)run + thmqi_run_bytes(run)))
-		thmqi_run_seal(run);
-}
-
 int thmqi_log_seal(struct thmq_log *log)
 {
 	struct forming *f = &log->forming;
@@ -331,8 +323,7 @@ int thmqi_log_seal(struct thmq_log *log)
 	len = THMQI_ALIGN_UP(f->used, THMQI_BLOCK);
 	memset(buf->data + f->used, 0, len - f->used);
 	h = (struct batch_header *)buf->data;
-	seal_runs(h, f->runs);
-	thmqi_batch_seal(h, &log->chain, log->term, BATCH_DATA, f->runs, f->used - (uint32_t)sizeof(*h), len);
+	thmqi_batch_seal_whole(h, &log->chain, log->term, f->runs, f->used - (uint32_t)sizeof(*h), len);
 	thmqi_batch_stamp(h, log->incarnation, log->durable_position);
 	thmqi_buf_trim(buf, len); /* views lie below it */
 	log->last_len = len;

@@ -25,8 +25,21 @@ static uint32_t runs_crc(const struct batch_header *h, uint32_t run_count)
 	return crc;
 }
 
-void thmqi_batch_seal(struct batch_header *h, const struct chain *c, uint64_t term, uint16_t type,
-		      uint32_t run_count, uint32_t payload_len, uint32_t len)
+/* Each run is sealed, and looked at once: where there are many short ones, going over them again costs a good part of it. */
+static uint32_t seal_runs(struct batch_header *h, uint32_t run_count)
+{
+	struct thmq_run_header *run = (struct thmq_run_header *)(h + 1);
+	uint32_t crc = 0;
+
+	for (; run_count--; run = (struct thmq_run_header *)((uint8_t *)run + thmqi_run_bytes(run))) {
+		thmqi_run_seal(run);
+		crc = add_run(crc, run);
+	}
+	return crc;
+}
+
+static void seal(struct batch_header *h, const struct chain *c, uint64_t term, uint16_t type, uint32_t run_count,
+		 uint32_t payload_len, uint32_t len, uint32_t payload_crc)
 {
 	memset(h, 0, sizeof(*h));
 	h->magic = BATCH_MAGIC;
@@ -40,8 +53,20 @@ void thmqi_batch_seal(struct batch_header *h, const struct chain *c, uint64_t te
 	memcpy(h->log_id, c->log_id, sizeof(h->log_id));
 	h->run_count = run_count;
 	h->prev_crc = c->crc;
-	h->payload_crc = runs_crc(h, run_count);
+	h->payload_crc = payload_crc;
 	h->header_crc = thmqi_crc32c(0, h, offsetof(struct batch_header, header_crc));
+}
+
+void thmqi_batch_seal(struct batch_header *h, const struct chain *c, uint64_t term, uint16_t type,
+		      uint32_t run_count, uint32_t payload_len, uint32_t len)
+{
+	seal(h, c, term, type, run_count, payload_len, len, runs_crc(h, run_count));
+}
+
+void thmqi_batch_seal_whole(struct batch_header *h, const struct chain *c, uint64_t term, uint32_t run_count,
+			    uint32_t payload_len, uint32_t len)
+{
+	seal(h, c, term, BATCH_DATA, run_count, payload_len, len, seal_runs(h, run_count));
 }
 
 void thmqi_batch_stamp(struct batch_header *h, uint64_t incarnation, uint64_t durable_position)

@@ -77,6 +77,9 @@ struct chain {
 
 void thmqi_batch_seal(struct batch_header *h, const struct chain *c, uint64_t term, uint16_t type,
 		      uint32_t run_count, uint32_t payload_len, uint32_t len);
+/* BATCH_DATA, and its runs, too. */
+void thmqi_batch_seal_whole(struct batch_header *h, const struct chain *c, uint64_t term, uint32_t run_count,
+			    uint32_t payload_len, uint32_t len);
 void thmqi_batch_stamp(struct batch_header *h, uint64_t incarnation, uint64_t durable_position);
 /* Is this a header at @position that passes its own check? Says nothing of its payload. */
 bool thmqi_batch_header_ok(const struct batch_header *h, uint64_t position, const uint8_t log_id[16]);

@@ -18,6 +18,7 @@
  *  B9 a copy that does not know itself to be a voter refuses its vote: one that was made a voter and has not heard of it yet, or that has heard of
  *     its removal before that was committed, is needed all the same (Ongaro 2014, 4.2.2). Who counts it is the candidate's to know: it votes. For
  *     the same reason a leader does not remove itself: membership.c
+ *  B10 to who leads in an older term it answers with an index that it has never set: that is 0, and not what lay in memory
  */
 #include "engine_raft.h"
 
@@ -124,6 +125,7 @@ static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *even
 	rc = thmqi_engine_error(raft_step(&e->raft, event, u));
 	if (!rc)
 		tell(e, u, event->type, received, ret);
+	e->outdated = false;
 	return rc;
 }
 
@@ -382,6 +384,7 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 		a->n_entries = count - skip;
 	}
 	event.receive.message = &m;
+	e->outdated = message->term < e->raft.current_term;
 	if (!rc) {
 		rc = step(e, now_ms, &event, true, &u, ret);
 		if (!rc && ret->take)
@@ -452,6 +455,7 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 	if (rc != 1)
 		return rc;
 	event.receive.message = &m;
+	e->outdated = message->type == THMQI_MESSAGE_SNAPSHOT && message->term < e->raft.current_term;
 	if (message->type == THMQI_MESSAGE_VOTE)
 		return vote(e, now_ms, &event, ret);
 	rc = step(e, now_ms, &event, false, &u, ret);

@@ -82,7 +82,7 @@ void thmqi_engine_send(struct thmqi_engine *e, const struct raft_message *m)
 		break;
 	case RAFT_APPEND_ENTRIES_RESULT:
 		out.term = m->append_entries_result.term;
-		out.index = m->append_entries_result.last_log_index;
+		out.index = e->outdated ? 0 : m->append_entries_result.last_log_index;
 		out.index_term = m->append_entries_result.rejected;
 		out.features = m->append_entries_result.features;
 		out.capacity = m->append_entries_result.capacity;

@@ -13,6 +13,7 @@ struct thmqi_engine {
 	struct thmqi_engine_opts opts;
 	uint64_t change_index; /* newest change that it was told of */
 	bool started;
+	bool outdated; /* what this step answers is of an older term: B10 */
 	struct thmqi_members install; /* of the last duty to install */
 };
 

@@ -438,8 +438,7 @@ int thmqi_joint_push(struct thmqi_frame_ring *ring, const struct thmqi_frame *f)
 
 	if (!slot)
 		return -EPROTO;
-	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn),
-	       sizeof(*f) - sizeof(f->turn));
+	thmqi_frame_copy(slot, f);
 	thmqi_frame_commit(ring);
 	return 0;
 }

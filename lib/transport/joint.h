@@ -190,8 +190,7 @@ static inline bool thmqi_joint_next(struct thmqi_joint *j, uint32_t ring, struct
 	slot = thmqi_frame_peek(thmqi_joint_ring(j, ring), 0);
 	if (!slot)
 		return false;
-	memcpy((char *)ret + sizeof(ret->turn), (const char *)slot + sizeof(slot->turn),
-	       sizeof(*ret) - sizeof(ret->turn));
+	thmqi_frame_copy(ret, slot);
 	return true;
 }
 

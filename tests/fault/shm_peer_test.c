@@ -351,6 +351,14 @@ static void rules(void)
 	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0xffff, .len = 1));
 	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = UINT64_MAX, .len = 2));
 	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000, .len = UINT32_MAX));
+	/* a series may not have these; nor go beyond the area, nor on for ever */
+	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000, .len = 8, .flags = 1,
+		 .extra = THMQI_PRODUCE_SERIES | THMQI_PRODUCE_TIMED));
+	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000, .len = 8, .flags = 1, .extra = THMQI_PRODUCE_SERIES, .arg = {0, 7}));
+	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000 + 65536 - 24, .len = 8, .flags = 1, .extra = THMQI_PRODUCE_SERIES,
+		 .arg = {3, 0}));
+	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000, .len = 65000, .flags = 1, .extra = THMQI_PRODUCE_SERIES, .arg = {1, 0}));
+	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .partition = TOPIC_PARTITION, .flags = 1, .extra = THMQI_PRODUCE_SERIES, .arg = {UINT32_MAX, 0}));
 	/* it has taken what it was not given, and says so when the ring is full */
 	LOSES(atomic_store(&b.arena.head->down_tail, 1u << 20); for (i = 0; i < 80; i++)(
 		      CTL(&b, .type = THMQI_FRAME_DETACH, .stream = 1), nap(MS / 5)));
@@ -367,6 +375,86 @@ static void rules(void)
 	nap(20 * MS);
 	CHECK(atomic_load(&b.arena.head->broker_closed) == 0);
 	bad_close(&b);
+}
+
+/* How far the broker has told the producer of stream 0 that it is. */
+static void reaches(struct bad *b, uint64_t seq)
+{
+	uint64_t end = now() + 20 * SECOND, at = 0;
+	const struct thmqi_frame *f;
+
+	while (at < seq && now() < end) {
+		f = thmqi_frame_peek(&b->down, 0);
+		if (!f) {
+			nap(MS / 10);
+			continue;
+		}
+		if (f->type == THMQI_FRAME_PROGRESS && f->flags == THMQ_DURABILITY_MEMORY)
+			at = f->seq;
+		thmqi_frame_advance(&b->down, 1);
+		thmqi_frame_publish(&b->down);
+	}
+	CHECK(at == seq);
+}
+
+/* Messages that begin with the number of their place, from @from on. */
+static void friend_gets(uint32_t from, uint32_t count)
+{
+	uint64_t end = now() + 20 * SECOND;
+	struct thmq_message m[16];
+	uint32_t place, got = 0;
+	int i, n;
+
+	while (got < count && now() < end) {
+		thmq_session_wait(friend, 10 * MS);
+		n = thmq_fetch(consumer, m, 16);
+		CHECK(n >= 0);
+		for (i = 0; i < n; i++, got++) {
+			CHECK(m[i].len == 20);
+			memcpy(&place, m[i].data, sizeof(place));
+			CHECK(place == from + got);
+		}
+		thmq_release(consumer, m, (uint32_t)n);
+	}
+	CHECK(got == count);
+}
+
+/* A frame that counts those that follow: however it comes to be more, each is taken once; and what ends it is behind all of them. */
+static void series(void)
+{
+	struct bad b = bad_open(1);
+	struct thmqi_frame *f;
+	uint32_t place;
+	uint64_t n;
+
+	friend_takes_all(0);
+	for (place = 0; place < 65536 / 24; place++)
+		memcpy(b.arena.area + place * 24, &place, sizeof(place));
+	UP(&b, .type = THMQI_FRAME_PRODUCE, .partition = TOPIC_PARTITION, .len = 20, .flags = 1, .seq = 1, .data = 0x10000,
+	   .extra = THMQI_PRODUCE_SERIES, .arg = {2, 0});
+	reaches(&b, 3);
+	f = &b.up.slots[0];
+	for (n = 3; n < 1000; n += 1 + n % 7) {
+		thmqi_series_tell(f, n);
+		kick(&b);
+		if (n % 3 == 0)
+			reaches(&b, n + 1);
+	}
+	thmqi_series_tell(f, 1000);
+	kick(&b);
+	reaches(&b, 1001);
+	thmqi_series_tell(f, 100); /* what was said is said */
+	kick(&b);
+	nap(MS);
+	thmqi_series_tell(f, 1010 | THMQI_SERIES_ENDS);
+	UP(&b, .type = THMQI_FRAME_PRODUCE, .partition = TOPIC_PARTITION, .len = 20, .flags = 1, .seq = 1012, .data = 0x10000 + 1011 * 24);
+	reaches(&b, 1012);
+	friend_gets(0, 1012);
+	/* who goes leaves the last one open: all of it is taken, at once */
+	UP(&b, .type = THMQI_FRAME_PRODUCE, .partition = TOPIC_PARTITION, .len = 20, .flags = 1, .seq = 1013, .data = 0x10000 + 5 * 24,
+	   .extra = THMQI_PRODUCE_SERIES, .arg = {9, 0});
+	bad_close(&b);
+	friend_gets(5, 10);
 }
 
 /* It asks for much and takes nothing; and one that says nothing but lives is none of our business. */
@@ -409,7 +497,8 @@ static void dies_at_each_step(void)
 				nap(MS);
 			if (step >= 4)
 				UP(&b, .type = THMQI_FRAME_PRODUCE, .partition = TOPIC_PARTITION,
-				   .len = 500, .flags = 1, .seq = 1, .data = 0x10000 + 64);
+				   .len = 500, .flags = 1, .seq = 1, .data = 0x10000 + 64,
+				   .extra = round % 2 ? THMQI_PRODUCE_SERIES : 0, .arg = {round % 2 ? 3 : 0, 0});
 			if (step >= 5)
 				CTL(&b, .type = THMQI_FRAME_RELEASE, .arg = {0, 0});
 			if (step >= 6)
@@ -630,6 +719,7 @@ static const struct test_case cases[] = {
 	{"wrong_memory", wrong_memory},
 	{"half_open", half_open},
 	{"rules", rules},
+	{"series", series},
 	{"deaf", deaf},
 	{"dies_at_each_step", dies_at_each_step},
 	{"any_frames", any_frames},

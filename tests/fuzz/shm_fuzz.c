@@ -111,6 +111,10 @@ static void say(struct input *in, bool up)
 		f.len = (uint32_t)take(in, 2);
 		f.data = AREA_AT + take(in, 2);
 		f.arg[0] = take(in, 1) | take(in, 1) << 32;
+		if (up && form % 4 == 2) { /* a series of so many, or of far too many */
+			f.extra = THMQI_PRODUCE_SERIES;
+			f.arg[0] |= (uint64_t)(f.stream & 1) << 63;
+		}
 		if (form % 4 == 1 && held[f.arg[0] % HELD].out) {
 			f.stream = held[f.arg[0] % HELD].stream;
 			f.arg[0] = held[f.arg[0] % HELD].token;

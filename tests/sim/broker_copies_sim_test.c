@@ -371,6 +371,7 @@ static int end(struct world *w)
 
 	w->healed = true;
 	w->heal_at = 1;
+	memset(w->back_at, 0, sizeof(w->back_at));
 	if (tend(w)) /* the power may have gone just now, and what is asked waits for somebody who leads */
 		return -1;
 	until = now(w) + 20 * SECOND; /* a disk may stand still for some of it */
@@ -515,7 +516,7 @@ int main(int argc, char **argv)
 	mallopt(M_MMAP_THRESHOLD, 1 << 17); /* what is mostly never touched stays so, and is not zeroed seed after seed */
 	mallopt(M_TRIM_THRESHOLD, 1 << 28);
 	planted = argc > 3 ? &defects[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(defects)] : NULL;
-	done = each_seed(argc, argv, getenv("THMQ_TEST_SMALL") ? 10 : 30, 2000, run, &failed);
+	done = each_seed(argc, argv, getenv("THMQ_TEST_SMALL") ? 10 : 100, 2000, run, &failed);
 	printf("%u times disconnected, %u kills, %u power cuts, %u disks failed and %u had no room, %u topics made and deleted, %u messages refused, %llu runs "
 	       "appended again, %llu looks at what is read without a majority; %u transactions committed, %u aborted, %u prepared, %u times not known at first\n",
 	       sum.lost, sum.kills, sum.cuts, sum.ills, sum.fulls, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read,

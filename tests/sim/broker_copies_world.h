@@ -261,7 +261,7 @@ static int broker_up(struct world *w, uint32_t i)
 				   &w->carriers[i], &w->brokers[i]);
 	if (rc == -EBUSY || (is_sick(w, i) && (rc == -EIO || rc == -ENOSPC))) { /* or the disk stands still, and has writes of the life before */
 		w->brokers[i] = NULL;
-		w->back_at[i] = now(w) + 100 * MS;
+		w->back_at[i] = now(w) + 20 * MS;
 		return 0;
 	}
 	CHECK(w, rc == 0);
@@ -284,7 +284,7 @@ static void kill_broker(struct world *w, uint32_t i)
 	thmq_broker_close(b, 0);
 	memcpy(w->cut, cut, sizeof(cut));
 	w->brokers[i] = NULL;
-	w->back_at[i] = now(w) + chance(w, 300) * MS;
+	w->back_at[i] = w->healed ? 0 : now(w) + chance(w, 300) * MS;
 	w->kills++;
 }
 
@@ -421,7 +421,7 @@ static int tend(struct world *w)
 			}
 			w->hurt[i] = false;
 		}
-		if (!w->brokers[i] && (w->healed || now(w) >= w->back_at[i]) && broker_up(w, i))
+		if (!w->brokers[i] && now(w) >= w->back_at[i] && broker_up(w, i))
 			return -1;
 	}
 	if (w->healed)

@@ -468,7 +468,7 @@ int main(int argc, char **argv)
 	uint64_t count = argc > 2                   ? strtoull(argv[2], NULL, 0)
 			 : getenv("THMQ_TEST_FULL") ? 2000
 			 : small                    ? 20
-						    : 60;
+						    : 150;
 	const struct plan *plan =
 		argc > 3 ? &plants[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(plants)] : NULL;
 	uint32_t bad = 0;

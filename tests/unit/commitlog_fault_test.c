@@ -227,3 +227,69 @@ Test(commitlog_fault, a_preparation_that_fails_at_any_step_is_tried_again)
 		rig_fini(&r);
 	}
 }
+
+#define HOUR (3600ll * 1000000000)
+
+static int all_lives(void *ctx, const struct thmq_log_extent *e)
+{
+	(void)ctx, (void)e;
+	return THMQ_LOG_LIVE;
+}
+
+/* Whatever step of it takes for ever: up to the end of the present one nobody waits for it, but for what is kept for a cleaner. */
+static void the_present_one_is_filled(bool cleans)
+{
+	static const uint8_t opcodes[] = {THMQI_DISK_CREATE, THMQI_DISK_ALLOCATE, THMQI_DISK_WRITE, THMQI_DISK_FLUSH,
+					  THMQI_DISK_RENAME, THMQI_DISK_SYNC_DIR};
+
+	for (uint32_t o = 0; o < THMQI_ARRAY_COUNT(opcodes); o++) {
+		struct thmqi_disk_sim_fault stall = {
+			.opcode = opcodes[o], .effect = THMQI_DISK_SIM_STALL, .nth = 1, .arg = HOUR};
+		struct thmqi_disk_sim_stats s = {0};
+		uint64_t index = 0, i = 0, begin, end = opcodes[o] == THMQI_DISK_CREATE ? 3u << 20 : 1u << 20;
+		int rc = 0;
+
+		rig_init(&r, o + 1, NULL);
+		r.events.live = cleans ? all_lives : NULL;
+		cr_assert_eq(rig_open(&r), 0); /* which begins with the first of them */
+		if (opcodes[o] == THMQI_DISK_CREATE)
+			rig_poll(&r, 200);
+		thmqi_disk_sim_fault_add(r.sim, &stall);
+		for (uint32_t n = 0; n < 10000 && !s.faults; n++) {
+			if (opcodes[o] == THMQI_DISK_CREATE)
+				cr_assert_eq(rig_append_wait(&r, 1, i++, 8000, DURABLE, &index), 0);
+			thmqi_core_poll(r.core, 10000);
+			thmqi_disk_sim_stats(r.sim, &s);
+		}
+		cr_assert_eq(s.faults, 1, "step %u", o);
+		begin = thmqi_disk_sim_now(r.sim);
+		for (; !rc; i += !rc) { /* each of them alone: nothing else is in flight */
+			rc = rig_append_sized(&r, 1, i, 1, 8000, DURABLE, &index);
+			if (!rc)
+				cr_assert_eq(rig_await(&r, index), 0);
+		}
+		cr_assert_eq(rc, -EAGAIN, "step %u: %d", o, rc);
+		cr_assert_gt(rig_stats(&r).end_position, end - (cleans ? end / 48 : 0) - 4 * 4096, "step %u", o);
+		cr_assert_lt(thmqi_disk_sim_now(r.sim) - begin, (uint64_t)HOUR / 60, "step %u", o);
+		for (uint32_t n = 0; n < 10000 && rc == -EAGAIN; n++) {
+			thmqi_core_poll(r.core, HOUR / 1000);
+			rc = rig_append_sized(&r, 1, i, 1, 8000, DURABLE, &index);
+		}
+		cr_assert_eq(rc, 0, "step %u: %d", o, rc);
+		cr_assert_eq(rig_await(&r, index), 0);
+		cr_assert_geq(thmqi_disk_sim_now(r.sim) - begin, (uint64_t)HOUR / 2, "it did wait for that");
+		cr_assert_eq(rig_read_all(&r, 1, 0, i + 1), (int64_t)(i + 1));
+		cr_assert_eq(rig_close(&r), 0);
+		rig_fini(&r);
+	}
+}
+
+Test(commitlog_fault, while_the_next_segment_is_not_ready_the_present_one_is_filled)
+{
+	the_present_one_is_filled(false);
+}
+
+Test(commitlog_fault, while_the_next_segment_is_not_ready_only_what_is_kept_for_the_cleaner_waits)
+{
+	the_present_one_is_filled(true);
+}

@@ -243,6 +243,54 @@ Test(commitlog_part, what_it_has_is_not_read_again, .init = up, .fini = down)
 	}
 }
 
+static struct {
+	uint64_t full;   /* bytes of full segments that were read */
+	uint64_t active; /* of the last one */
+	uint64_t lowest; /* of the last one: where the first byte lies that was read */
+} seen;
+
+#define ACTIVE "00000000000008388608.log"
+
+static void see(void *ctx, const char *name, const struct thmqi_disk_op *op)
+{
+	size_t len = name ? strlen(name) : 0;
+
+	(void)ctx;
+	if (op->opcode != THMQI_DISK_READ || len != strlen(ACTIVE) || strcmp(name + len - 4, ".log") != 0)
+		return;
+	if (strcmp(name, ACTIVE) < 0) {
+		seen.full += op->len;
+	} else if (strcmp(name, ACTIVE) == 0) {
+		seen.active += op->len;
+		seen.lowest = THMQI_MIN(seen.lowest, op->offset);
+	}
+}
+
+/* Counted at the device, not by what the log says of itself. */
+Test(commitlog_part, an_open_reads_from_the_last_part_on_and_nothing_before, .init = up, .fini = down)
+{
+	fill(8 * MIB + 3 * MIB);
+	for (int round = 0; round < 3; round++) {
+		if (round == 1)
+			rig_crash(&r, THMQI_DISK_SIM_CRASH_ANY);
+		else
+			cr_assert_eq(rig_close(&r), 0);
+		memset(&seen, 0, sizeof(seen));
+		seen.lowest = UINT64_MAX;
+		thmqi_disk_sim_observe(r.sim, see, NULL);
+		cr_assert_eq(reopen(), 0, "%s", thmq_errmsg());
+		thmqi_disk_sim_observe(r.sim, NULL, NULL);
+		cr_assert_eq(rig_stats(&r).sealed_segments, 2);
+		/* the last batch of each: that its index is of it */
+		cr_assert_leq(seen.full, 2 * 4096, "round %d: %llu bytes of full segments", round, (unsigned long long)seen.full);
+		cr_assert(seen.lowest != UINT64_MAX && seen.lowest >= 3 * MIB / 2, "round %d: from %llu on", round,
+			  (unsigned long long)seen.lowest);
+		if (round != 1) /* else it looks for what may lie behind the end */
+			cr_assert_leq(seen.active, 5 * MIB / 2 - (seen.lowest - 3 * MIB / 2));
+		expect_all();
+	}
+}
+
 Test(commitlog_part, the_whole_segments_index_has_all_of_it, .init = up, .fini = down)
 {
 	fill(2 * MIB);

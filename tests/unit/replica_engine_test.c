@@ -254,6 +254,32 @@ Test(replica_engine, a_late_refusal_does_not_end_what_is_sent)
 		     "the rule makes no difference any more");
 }
 
+/* What lies where calls to come have their variables. */
+static void __attribute__((noinline)) litter(void)
+{
+	volatile uint8_t memory[16384];
+
+	for (size_t i = 0; i < sizeof(memory); i++)
+		memory[i] = 0xff;
+}
+
+/* B10 */
+Test(replica_engine, answers_who_leads_in_an_older_term_with_nothing_that_lay_in_memory)
+{
+	const struct thmqi_message old = {.type = THMQI_MESSAGE_APPEND, .from = 2, .to = 1, .term = 1, .index = 4, .index_term = 1};
+	struct rig r;
+
+	rig_start(&r, 1, 3, 30, 2, 0);
+	r.sent_count = 0;
+	litter();
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &old, NULL, 0, &r.d), 0);
+	cr_assert_eq(r.sent_count, 1);
+	cr_assert_eq(r.sent[0].type, THMQI_MESSAGE_APPENDED);
+	cr_assert_eq(r.sent[0].index_term, 4); /* refused */
+	cr_assert_eq(r.sent[0].index, 0);
+	thmqi_engine_close(r.e);
+}
+
 /* B6 */
 Test(replica_engine, changes_one_voter_at_a_time_and_when_its_own_term_is_committed)
 {

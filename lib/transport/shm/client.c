@@ -23,7 +23,7 @@ struct shm_client {
 	struct shm_place place;
 	const struct thmqi_clock *clock;
 	uint64_t silence_ns, heard_ns, looked_ns;
-	uint32_t beat_seen, rings_seen, looks;
+	uint32_t beat_seen;
 	int32_t pid; /* the broker's; 0: of another namespace */
 	bool joined; /* guest is the waiter's */
 	bool over;   /* the other has hung up, or is dead: what it wrote is still read */
@@ -87,12 +87,13 @@ static int take(struct thmqi_link *link, const struct thmqi_frame *slot,
 {
 	struct shm_client *c = client_of(link);
 
-	c->looks = 0;
-	memcpy((char *)ret_frame + sizeof(slot->turn), (const char *)slot + sizeof(slot->turn),
-	       sizeof(*slot) - sizeof(slot->turn));
+	link->looks = c->over ? 0 : LOOK_ROUNDS;
+	thmqi_frame_copy(ret_frame, slot);
 	if (ret_frame->type == THMQI_FRAME_DELIVER || ret_frame->type == THMQI_FRAME_DELIVER_ONE)
 		return take_run(c, ret_frame);
 	ret_frame->data = 0;
+	if (ret_frame->type == THMQI_FRAME_WELCOME) /* it was said before that */
+		link->takes_series = atomic_load_explicit(&c->arena.head->takes_series, memory_order_relaxed) != 0;
 	if (ret_frame->type == THMQI_FRAME_REPLY)
 		memcpy(link->reply, c->arena.reply, sizeof(*link->reply));
 	return 0;
@@ -147,7 +148,7 @@ static void look_at_beat(struct shm_client *c, uint64_t now)
 static void look(struct shm_client *c, uint64_t now)
 {
 	c->looked_ns = now;
-	c->rings_seen = c->link.waiter->rings;
+	c->link.rings_seen = c->link.waiter->rings;
 	read_socket(c);
 	look_at_beat(c, now);
 }
@@ -163,13 +164,13 @@ static bool idle(struct thmqi_link *link)
 	uint64_t now;
 
 	if (thmqi_likely(!c->over)) {
-		if (c->link.waiter->rings == c->rings_seen && ++c->looks % LOOK_ROUNDS)
-			return false;
 		now = now_of(c);
-		if (c->link.waiter->rings == c->rings_seen && now - c->looked_ns < LOOK_NS)
+		link->looks = LOOK_ROUNDS;
+		if (link->waiter->rings == link->rings_seen && now - c->looked_ns < LOOK_NS)
 			return false;
 		look(c, now);
 	}
+	link->looks = c->over ? 0 : LOOK_ROUNDS;
 	if (!c->over || thmqi_frame_peek(&link->down, 0))
 		return true;
 	why = atomic_load_explicit(&c->arena.head->broker_closed, memory_order_acquire);
@@ -382,7 +383,7 @@ int thmqi_shm_connect(struct thmqi_transport *t, const char *url, uint32_t shard
 		return say(rc == -ECONNREFUSED && opts->beside && !opts->anew ? -ESHUTDOWN : rc, url);
 	}
 	c->heard_ns = c->looked_ns = now_of(c);
-	c->rings_seen = waiter->rings;
+	c->link.rings_seen = waiter->rings;
 	*ret_link = &c->link;
 	return 0;
 }

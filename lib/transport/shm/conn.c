@@ -207,6 +207,7 @@ void thmqi_shm_opened(struct shm_conn *c)
 	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
 	atomic_store(&head->bell.may_sleep, may_sleep);
 	atomic_store(&head->instance, c->guest.listener->instance);
+	atomic_store(&head->takes_series, 1);
 	beat(c);
 	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
 }
@@ -275,7 +276,7 @@ static void leave(struct shm_conn *c)
 		c->deadline_ns = c->core->now_ns + SHM_LEAVE_NS;
 		thmqi_shm_tick_at(c, c->deadline_ns);
 	}
-	if (!thmqi_frame_peek(&c->ctl, 0) && !thmqi_frame_peek(&c->up, 0) &&
+	if (!thmqi_frame_peek(&c->ctl, 0) && !thmqi_shm_up_waits(c) &&
 	    !thmqi_frame_peek(&c->link->ctl, 0))
 		thmqi_shm_end(c, -ECONNRESET);
 }
@@ -343,12 +344,22 @@ static void rise(struct shm_conn *c)
 		thmqi_link_rouse(c->link);
 }
 
+/* What most polls find of an open one: nothing at all. */
+static inline bool is_quiet(struct shm_conn *c)
+{
+	return !(c->rested | c->dozes | c->readable | c->hung_up | c->ticked) && !thmqi_shm_in_wanted(c) && !thmqi_shm_out_wanted(c);
+}
+
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
 	int done = 0;
 
 	(void)budget;
+	if (thmqi_likely(c->state == SHM_OPEN) && is_quiet(c)) {
+		rest_if_idle(c, 0);
+		return 0;
+	}
 	if (thmqi_unlikely(c->rested))
 		rise(c);
 	if (c->dozes && ++c->idle_rounds % DOZE_ROUNDS && !c->readable && !c->ticked && !c->hung_up)

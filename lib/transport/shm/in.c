@@ -6,6 +6,14 @@
  */
 #include "shm.h"
 
+/* On its way while the shard comes to it. Nothing behind it: that line would be taken from the client, who is about to write there. */
+static void prefetch(const uint8_t *message, uint32_t len)
+{
+	__builtin_prefetch(message);
+	if (len)
+		__builtin_prefetch(message + THMQI_MIN(len - 1, THMQI_CACHELINE));
+}
+
 /* Its place, in the client's terms, becomes one in ours. */
 static int produce(struct shm_conn *c, struct thmqi_frame *f)
 {
@@ -16,9 +24,7 @@ static int produce(struct shm_conn *c, struct thmqi_frame *f)
 	else if (at >= c->link->area_bytes || f->len > c->link->area_bytes - at)
 		return -EPROTO;
 	f->data = (uint64_t)(uintptr_t)(c->link->area + at);
-	/* on its way while the shard comes to it */
-	__builtin_prefetch(c->link->area + at);
-	__builtin_prefetch(c->link->area + at + THMQI_CACHELINE);
+	prefetch(c->link->area + at, f->len);
 	return 0;
 }
 
@@ -63,32 +69,16 @@ static int control(struct shm_conn *c, const struct thmqi_frame *f)
 	return rc ? rc : 1;
 }
 
-static int accept_frame(struct shm_conn *c, struct thmqi_frame *f, bool up)
-{
-	int rc;
-
-	if (!up)
-		return control(c, f);
-	rc = f->type == THMQI_FRAME_PRODUCE ? produce(c, f) : -EPROTO;
-	return rc ? rc : 1;
-}
-
-static void copy_frame(struct thmqi_frame *to, const struct thmqi_frame *from)
-{
-	memcpy((char *)to + sizeof(to->turn), (const char *)from + sizeof(from->turn),
-	       sizeof(*to) - sizeof(to->turn));
-}
-
 /* As many as there is room for. Return: frames taken; an error. */
-static int take_ring(struct shm_conn *c, struct thmqi_frame_ring *from, struct thmqi_frame_ring *to,
-		     bool up)
+static int take_ctl(struct shm_conn *c)
 {
+	struct thmqi_frame_ring *from = &c->ctl, *to = &c->link->ctl;
 	struct thmqi_frame *slot, *ours;
 	int done = 0, rc = 0;
 
 	while (rc >= 0 && (slot = thmqi_frame_peek(from, 0)) && (ours = thmqi_frame_claim(to, 0))) {
-		copy_frame(ours, slot);
-		rc = accept_frame(c, ours, up);
+		thmqi_frame_copy(ours, slot);
+		rc = control(c, ours);
 		if (rc == 1)
 			thmqi_frame_commit(to);
 		thmqi_frame_advance(from, 1);
@@ -99,22 +89,85 @@ static int take_ring(struct shm_conn *c, struct thmqi_frame_ring *from, struct t
 	return rc < 0 ? rc : done;
 }
 
-static bool waits(struct thmqi_frame_ring *from, struct thmqi_frame_ring *to)
+/* The first message of the next frame; it stays where it is as long as it is a series. */
+static int take_first(struct shm_conn *c, struct thmqi_frame *ours)
 {
-	return thmqi_frame_peek(from, 0) && thmqi_frame_claim(to, 0);
+	int rc;
+
+	thmqi_frame_copy(ours, thmqi_frame_at(&c->up, 0));
+	rc = ours->type == THMQI_FRAME_PRODUCE ? produce(c, ours) : -EPROTO;
+	if (rc)
+		return rc;
+	if (ours->extra & THMQI_PRODUCE_SERIES) {
+		if (ours->extra & THMQI_PRODUCE_TIMED || ours->arg[1])
+			return -EPROTO;
+		ours->extra &= ~THMQI_PRODUCE_SERIES;
+		ours->arg[0] = 0;
+		thmqi_frame_copy(&c->series, ours);
+		c->series_taken = 1;
+	} else {
+		thmqi_frame_advance(&c->up, 1);
+	}
+	thmqi_frame_commit(&c->link->up);
+	return 0;
 }
 
-bool thmqi_shm_in_wanted(struct shm_conn *c)
+/* The next message of a series. */
+static int take_next(struct shm_conn *c, struct thmqi_frame *ours)
 {
-	return waits(&c->up, &c->link->up) || waits(&c->ctl, &c->link->ctl);
+	const struct thmqi_frame *first = &c->series;
+	uint64_t ahead = c->series_taken * thmqi_series_step(first->len), at = first->data + ahead - (uint64_t)(uintptr_t)c->link->area;
+
+	if (c->series_taken >= THMQI_SERIES_MAX || (first->len && (at >= c->link->area_bytes || first->len > c->link->area_bytes - at)))
+		return -EPROTO;
+	thmqi_frame_copy(ours, first);
+	ours->seq += c->series_taken;
+	if (first->len) {
+		ours->data += ahead;
+		prefetch(c->link->area + at, first->len);
+	}
+	c->series_taken++;
+	thmqi_frame_commit(&c->link->up);
+	return 0;
+}
+
+/* Likewise what is produced. */
+static int take_up(struct shm_conn *c)
+{
+	struct thmqi_frame *ours;
+	int done = 0, rc = 0;
+	uint64_t told;
+
+	while (!rc && (ours = thmqi_frame_claim(&c->link->up, 0))) {
+		if (!c->series_taken) {
+			if (!thmqi_frame_peek(&c->up, 0))
+				break;
+			rc = take_first(c, ours);
+			done++;
+			continue;
+		}
+		told = thmqi_series_told(thmqi_frame_at(&c->up, 0));
+		if ((uint32_t)told >= c->series_taken) {
+			rc = take_next(c, ours);
+			done++;
+		} else if (told & THMQI_SERIES_ENDS) {
+			c->series_taken = 0;
+			thmqi_frame_advance(&c->up, 1);
+		} else {
+			break;
+		}
+	}
+	if (done)
+		thmqi_frame_publish(&c->up);
+	return rc ? rc : done;
 }
 
 int thmqi_shm_in(struct shm_conn *c)
 {
-	int done = take_ring(c, &c->ctl, &c->link->ctl, false), up = 0;
+	int done = take_ctl(c), up = 0;
 
 	if (done >= 0)
-		up = take_ring(c, &c->up, &c->link->up, true);
+		up = take_up(c);
 	if (done >= 0 && up >= 0)
 		return done + up;
 	thmqi_shm_end(c, done < 0 ? done : up);

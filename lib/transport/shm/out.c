@@ -24,7 +24,7 @@ static bool bye_is_due(struct shm_conn *c)
 	       (c->stalled || !thmqi_frame_peek(&c->link->down, 0));
 }
 
-bool thmqi_shm_out_wanted(struct shm_conn *c)
+bool thmqi_shm_out_may_go(struct shm_conn *c)
 {
 	if (c->stalled || !thmqi_frame_peek(&c->link->down, 0))
 		return bye_is_due(c);
@@ -40,8 +40,8 @@ static void copy_run(uint8_t *to, const struct thmqi_frame *f)
 	memcpy(to + head, from + head, f->len - head);
 }
 
-/* The run of @f goes into the room. False: there is none for it now. */
-static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
+/* The run of @f, one of our own ring, goes into the room, and *ret_data says where. False: there is none for it now. */
+static bool put_run(struct shm_conn *c, struct thmqi_frame *f, uint64_t *ret_data)
 {
 	struct shm_stream *s = f->stream < THMQI_STREAMS ? &c->streams[f->stream] : NULL;
 	uint32_t index = (uint32_t)f->arg[0], place, at = f->type == THMQI_FRAME_DELIVER_ONE ? SHM_ONE_AT : 0;
@@ -58,15 +58,15 @@ static bool put_run(struct shm_conn *c, struct thmqi_frame *f)
 	}
 	copy_run(c->arena.room + thmqi_shm_room_offset(place) + at, f);
 	s->out[index] = (struct shm_out){.mark = (uint32_t)(f->arg[0] >> 32) + 1, .place = place};
-	f->data = thmqi_shm_room_offset(place) + at;
+	*ret_data = thmqi_shm_room_offset(place) + at;
 	return true;
 }
 
-static bool put_body(struct shm_conn *c, struct thmqi_frame *f)
+static bool put_body(struct shm_conn *c, struct thmqi_frame *f, uint64_t *ret_data)
 {
+	*ret_data = 0;
 	if (f->type == THMQI_FRAME_DELIVER || f->type == THMQI_FRAME_DELIVER_ONE)
-		return put_run(c, f);
-	f->data = 0;
+		return put_run(c, f, ret_data);
 	if (f->type == THMQI_FRAME_REPLY) {
 		memcpy(c->arena.reply, c->link->reply, sizeof(*c->arena.reply));
 		c->request_out = false;
@@ -74,13 +74,21 @@ static bool put_body(struct shm_conn *c, struct thmqi_frame *f)
 	return true;
 }
 
-static void put_frame(struct shm_conn *c, const struct thmqi_frame *f)
+/*
+ * The client looks at @slot all the time, and has what lay in the block: the lines of both are asked for together, before the first is
+ * written, since a processor lets nobody see the second before it has the first.
+ */
+static bool put_frame(struct shm_conn *c, struct thmqi_frame *f, struct thmqi_frame *slot)
 {
-	struct thmqi_frame *slot = thmqi_frame_claim(&c->down, 0);
+	uint64_t data;
 
-	memcpy((char *)slot + sizeof(slot->turn), (const char *)f + sizeof(f->turn),
-	       sizeof(*f) - sizeof(f->turn));
+	thmqi_prefetch_write(slot);
+	if (!put_body(c, f, &data))
+		return false;
+	thmqi_frame_copy(slot, f);
+	slot->data = data;
 	thmqi_frame_commit(&c->down);
+	return true;
 }
 
 void thmqi_shm_wake(int fd)
@@ -102,19 +110,23 @@ static void wake_client(struct shm_conn *c)
 	}
 }
 
+/* The block that the next small run gets was read by the client: ask for its first line now. */
+static void expect_run(const struct shm_conn *c)
+{
+	if (c->room.first[0])
+		thmqi_prefetch_write(c->arena.room + thmqi_shm_room_offset(c->room.first[0] - 1) + SHM_ONE_AT + ONE_HEAD);
+}
+
 /* Return: 1; 0 there is no room for what is left; -EPROTO as has_room(). */
 static int carry(struct shm_conn *c)
 {
 	struct thmqi_frame_ring *from = &c->link->down;
-	struct thmqi_frame *ours, f;
+	struct thmqi_frame *ours;
 	uint32_t done = 0;
 	int rc = 1;
 
-	while (done < FRAMES_MAX && (ours = thmqi_frame_peek(from, 0)) && (rc = has_room(c)) == 1) {
-		memcpy(&f, ours, sizeof(f));
-		if (!put_body(c, &f))
-			break;
-		put_frame(c, &f);
+	while (done < FRAMES_MAX && (ours = thmqi_frame_peek(from, 0)) && (rc = has_room(c)) == 1 &&
+	       put_frame(c, ours, thmqi_frame_claim(&c->down, 0))) {
 		thmqi_frame_advance(from, 1);
 		done++;
 	}
@@ -122,6 +134,7 @@ static int carry(struct shm_conn *c)
 	if (done) {
 		c->busy_ns = c->core->now_ns;
 		wake_client(c);
+		expect_run(c);
 	}
 	return rc;
 }

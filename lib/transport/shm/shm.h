@@ -64,6 +64,7 @@ struct shm_head {
 	_Alignas(SHM_APART) _Atomic uint32_t broker_beat; /* 0 until the link is accepted */
 	_Atomic int32_t broker_closed;                    /* why it ended it; 0 */
 	_Atomic uint64_t instance;                        /* which broker it is */
+	_Atomic uint32_t takes_series; /* it knows THMQI_PRODUCE_SERIES; of an older one 0 */
 };
 _Static_assert(sizeof(struct shm_head) <= THMQI_BLOCK, "the head is a page");
 
@@ -196,6 +197,8 @@ struct shm_conn {
 	struct shm_hello hello;
 	struct shm_arena arena;
 	struct thmqi_frame_ring up, ctl, down; /* of the arena, with our own positions in it */
+	struct thmqi_frame series; /* that the next frame of up is the first of, as it was taken */
+	uint32_t series_taken;     /* of it; 0: it is none, or was not looked at yet */
 	struct shm_room room;
 	struct shm_stream *streams; /* THMQI_STREAMS of them; NULL: there is no arena */
 };
@@ -223,11 +226,33 @@ bool thmqi_shm_is_running(int32_t pid);
 bool thmqi_shm_is_dead(int32_t pid);
 
 /* in.c */
-bool thmqi_shm_in_wanted(struct shm_conn *c);
+/* Is there a message, or the end of a series, that was not taken yet? */
+static inline bool thmqi_shm_up_waits(struct shm_conn *c)
+{
+	uint64_t told;
+
+	if (!c->series_taken)
+		return thmqi_frame_peek(&c->up, 0) != NULL;
+	told = thmqi_series_told(thmqi_frame_at(&c->up, 0));
+	return (uint32_t)told >= c->series_taken || told & THMQI_SERIES_ENDS;
+}
+static inline bool thmqi_shm_in_wanted(struct shm_conn *c)
+{
+	return (thmqi_shm_up_waits(c) && thmqi_frame_claim(&c->link->up, 0)) ||
+	       (thmqi_frame_peek(&c->ctl, 0) && thmqi_frame_claim(&c->link->ctl, 0));
+}
 int thmqi_shm_in(struct shm_conn *c); /* frames taken; the connection may be over then */
 
 /* out.c */
-bool thmqi_shm_out_wanted(struct shm_conn *c);
+bool thmqi_shm_out_may_go(struct shm_conn *c);
+static inline bool thmqi_shm_out_wanted(struct shm_conn *c)
+{
+	struct thmqi_link *link = c->link;
+
+	/* the shard writes its ring on this very thread */
+	return (link->down.head != link->down.next || atomic_load_explicit(&link->broker_closed, memory_order_relaxed)) &&
+	       thmqi_shm_out_may_go(c);
+}
 void thmqi_shm_out(struct shm_conn *c);
 void thmqi_shm_carry(struct thmqi_link *link); /* what it does with frames, and no more: by whoever has written them */
 /* A byte for the other process: it sleeps. Never blocks; a socket that is full has woken it already. */

@@ -41,7 +41,7 @@ struct thmqi_far {
 	 * len bytes are there. 0; an error: the broker breaks the rules, and the link is not read from any more.
 	 */
 	int (*take)(struct thmqi_link *link, const struct thmqi_frame *slot, struct thmqi_frame *ret_frame);
-	/* Nothing came down in this look: is the other still there? Sets broker_closed where it is not. True: it has read what may have woken us. */
+	/* Nothing came down, and thmqi_link_is_quiet() was false: is the other still there? Sets broker_closed where it is not. True: it has read what may have woken us. */
 	bool (*idle)(struct thmqi_link *link);
 	void (*close)(struct thmqi_link *link); /* thmqi_link_close() */
 };
@@ -60,6 +60,7 @@ struct thmqi_link {
 	uint32_t area_bytes; /* power of two */
 	bool is_further;     /* of a session that has others */
 	bool area_is_lent;   /* the medium's, not the link's */
+	bool takes_series;   /* client's end: THMQI_PRODUCE_SERIES may be said */
 	bool packs;          /* frames go in packets: what is written together costs little more than one of them */
 	uint8_t *area;       /* 64-byte aligned; PRODUCE data lies in it */
 	struct thmqi_waiter *
@@ -75,6 +76,8 @@ struct thmqi_link {
 	struct thmqi_request
 		*request; /* written by the client before FRAME_REQUEST, read by the broker */
 	struct thmqi_reply *reply; /* written by the broker before FRAME_REPLY */
+	/* of a client's end with @far: looks that find nothing until it is asked whether the other is still there; the waiter's, when it was */
+	uint32_t looks, rings_seen;
 	/* liveness */
 	_Alignas(THMQI_CACHELINE) _Atomic uint32_t
 		beat;                  /* client: changes whenever its thread calls in */
@@ -246,6 +249,14 @@ static inline void thmqi_link_kick_broker(struct thmqi_link *link)
 		if (thmqi_unlikely(atomic_load_explicit(&far->bell->sleeping, memory_order_relaxed)))
 			far->ring(link);
 	}
+}
+/* Client, with @far: nothing came down, and it is not time to look around. What most looks find. */
+static inline bool thmqi_link_is_quiet(struct thmqi_link *link)
+{
+	if (thmqi_frame_peek(&link->down, 0) || !link->looks || thmqi_unlikely(link->rings_seen != link->waiter->rings))
+		return false;
+	link->looks--;
+	return true;
 }
 /* Broker, after writing frames down: wake the session's thread if it sleeps, or whoever carries them to it. */
 static inline void thmqi_link_kick_client(struct thmqi_link *link)

@@ -133,7 +133,7 @@ struct thmqi_frame {
 	uint32_t partition; /* id, unique in the broker */
 	uint32_t len;
 	uint32_t
-		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) | encoded (bit 18) */
+		extra; /* PRODUCE: tag_len (8 bits) | report flag (bit 8) | user time set (bit 9) | record flags (bits 10 … 17) | encoded (bit 18) | series (bit 19) */
 	uint64_t seq;
 	uint64_t
 		data; /* address in the terms of the connection's memory; a pointer in one process */
@@ -145,6 +145,45 @@ struct thmqi_frame {
 	};
 };
 _Static_assert(sizeof(struct thmqi_frame) == 64, "a frame is a cache line");
+
+/*
+ * A frame but for its turn, which is its ring's. Field by field: a processor hands on what was just written only to a read that is no wider,
+ * and one of several fields waits until they, and all that was written before them, have left for the cache. Each is read once.
+ */
+static inline void thmqi_frame_copy(struct thmqi_frame *to, const struct thmqi_frame *from)
+{
+	const volatile struct thmqi_frame *f = from;
+
+	to->type = f->type;
+	to->flags = f->flags;
+	to->key_len = f->key_len;
+	to->stream = f->stream;
+	to->partition = f->partition;
+	to->len = f->len;
+	to->extra = f->extra;
+	to->seq = f->seq;
+	to->data = f->data;
+	to->arg[0] = f->arg[0];
+	to->arg[1] = f->arg[1];
+	to->tag_hash = f->tag_hash;
+	to->generation = f->generation;
+}
+
+/* What the client says of a series, and what the broker has seen of it so far; all that was written before it is there. */
+static inline void thmqi_series_tell(struct thmqi_frame *f, uint64_t word)
+{
+	__atomic_store_n(&f->arg[0], word, __ATOMIC_RELEASE);
+}
+
+static inline uint64_t thmqi_series_told(const struct thmqi_frame *f)
+{
+	return __atomic_load_n(&f->arg[0], __ATOMIC_ACQUIRE);
+}
+
+static inline uint64_t thmqi_series_step(uint32_t len)
+{
+	return len ? THMQI_ALIGN_UP((uint64_t)len, 8u) : 8u;
+}
 
 /* Which of a stream's producers a PRODUCE frame is of. */
 static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
@@ -161,6 +200,14 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 /* and here says: it is of a transaction, whose id is 8 bytes right behind the tag, before all that the other flags tell of */
 #define THMQI_PRODUCE_TXN THMQI_PRODUCE_WITH(THMQ_RECORD_PART)
 #define THMQI_PRODUCE_ENCODED 0x40000u /* data is the payload of a run of its own */
+/*
+ * In memory that client and broker share: the first of a series of messages that are alike, but that each one's sequence is the next, and its
+ * bytes lie behind those of the one before it, rounded up to 8. arg0, which the client goes on writing: how many more there are by now, and
+ * THMQI_SERIES_ENDS once the frame behind it is to be looked at. No time, no producer id.
+ */
+#define THMQI_PRODUCE_SERIES 0x80000u
+#define THMQI_SERIES_MAX 1024u
+#define THMQI_SERIES_ENDS (1ull << 63)
 #define THMQI_ATTACH_ALWAYS 0x80u
 #define THMQI_ATTACH_RESUME 0x40u
 #define THMQI_ATTACH_SHARED 0x20u
@@ -255,7 +302,6 @@ static inline void thmqi_frame_publish(struct thmqi_frame_ring *r)
 static inline void thmqi_frame_advance(struct thmqi_frame_ring *r, uint32_t count)
 {
 	r->next += count;
-	__builtin_prefetch(&r->slots[(r->next + 1) & r->mask]); /* who gathers looks beyond the one that is polled */
 	if (r->next - r->published > r->mask / 4)
 		thmqi_frame_publish(r);
 }
