@@ -1415,7 +1415,7 @@ THMQ_API int thmq_message_priority(const struct thmq_consumer *consumer, const s
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
  * Return: 0; -THMQ_EFENCED some were refused since the last flush: the partition has gone to another member, or its topic
- * is gone; those that were taken before are stored; -ETIMEDOUT; -ENOSPC, -EDQUOT,
+ * is gone, or, of a shared group, some were lost with a connection: those messages come again; those that were taken before are stored; -ETIMEDOUT; -ENOSPC, -EDQUOT,
  * -EFBIG, -EIO some cannot be stored now, and will be once the cause is gone; -THMQ_EFAILED; -EDEADLK; -EINVAL; -ESHUTDOWN.
  */
 THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
