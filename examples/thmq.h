@@ -148,6 +148,13 @@ const char *budget_text(uint64_t ns, struct unit_text *buffer); /* how long a co
 /* thmq_stat.c: what another process does that has @dir open. -1: none has, or it keeps no statistics; else an exit code. */
 int top_of_other(const char *dir, bool once, bool json);
 
+/* thmq_times.c: of @n times, which are sorted by it; there is one at least. */
+struct times {
+	double min_us, mean_us, p50_us, p99_us, p999_us, max_us;
+};
+void times_of(uint64_t *ns, uint32_t n, struct times *ret);
+void print_plot(const uint64_t *ns, uint32_t n); /* of those that are sorted */
+
 /* thmq_config.c: with the words of the files that --config names in front. 0, or an exit code, said. */
 int config_words(int argc, char **argv, int *ret_argc, char ***ret_argv);
 

@@ -14,96 +14,191 @@
 #include "thmq.h"
 
 #define SAMPLES_MAX (1u << 20)
+#define COUNT_MAX 10000000u
 #define SIZE_MAX_BYTES 500000u
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+struct bench_opts {
+	uint64_t seconds, size, group_us;
+	uint64_t count; /* messages of each figure; 0: as many as there is time for */
+	uint64_t rate;  /* messages a second, sent when they are due; 0: as fast as it goes */
+	uint32_t flush_method, polled_io;
+	bool json, plot;
+	const char *url;    /* NULL: a directory */
+	char topics[2][64]; /* of messages that are durable, and of those that are written */
+	const void *data;   /* of each message */
+};
 
-	return x < y ? -1 : x > y;
+static void print_latency(const char *what, uint64_t *ns, uint32_t n, const struct bench_opts *o)
+{
+	struct times t;
+
+	times_of(ns, n, &t);
+	if (o->json) {
+		printf("{\"what\":\"%s\",\"count\":%u,\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,\"min_us\":%.2f,\"mean_us\":%.2f,"
+		       "\"max_us\":%.2f}\n",
+		       what, n, t.p50_us, t.p99_us, t.p999_us, t.min_us, t.mean_us, t.max_us);
+		return;
+	}
+	printf("%-34s p50 %9.1f us   p99 %9.1f us   p99.9 %9.1f us   max %9.1f us\n", what, t.p50_us, t.p99_us, t.p999_us, t.max_us);
+	if (o->plot) {
+		print_plot(ns, n);
+		printf("\n");
+	}
 }
 
-static void print_latency(const char *what, uint64_t *ns, uint32_t n, bool json)
+static void print_rate(const char *what, uint64_t count, uint64_t took_ns, const struct bench_opts *o)
 {
-	qsort(ns, n, sizeof(*ns), by_value);
-	if (json)
-		printf("{\"what\":\"%s\",\"count\":%u,\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%"
-		       ".2f}\n",
-		       what, n, (double)ns[n / 2] / 1e3, (double)ns[(uint64_t)n * 99 / 100] / 1e3,
-		       (double)ns[(uint64_t)n * 999 / 1000] / 1e3);
-	else
-		printf("%-34s p50 %9.1f us   p99 %9.1f us   p99.9 %9.1f us\n", what,
-		       (double)ns[n / 2] / 1e3, (double)ns[(uint64_t)n * 99 / 100] / 1e3,
-		       (double)ns[(uint64_t)n * 999 / 1000] / 1e3);
+	double seconds = (double)took_ns / 1e9, rate = (double)count / seconds;
+
+	printf(o->json ? "{\"what\":\"%s\",\"messages_per_s\":%.0f,\"mb_per_s\":%.1f}\n"
+		       : "%-34s %10.0f messages/s   %8.1f MB/s\n",
+	       what, rate, rate * (double)o->size / 1e6);
 }
 
-/* One message at a time, each awaited. */
-static int one_by_one(struct connection *c, const char *topic, uint32_t level, const char *what,
-		      const void *data, uint32_t size, uint64_t seconds, bool json)
+/* When a figure that begins now has to end; one that is counted has all time. */
+static uint64_t end_of(const struct bench_opts *o, uint64_t seconds)
 {
-	uint64_t *ns = malloc(SAMPLES_MAX * sizeof(*ns)), until = clock_ns() + seconds * SECOND,
-		 begin;
+	return o->count ? UINT64_MAX : clock_ns() + seconds * SECOND;
+}
+
+/* Until something has come, or so long. 0, or why there is no point in waiting any longer. */
+static int go_on(struct connection *c, uint64_t ns)
+{
+	int rc = thmq_session_wait(c->session, ns);
+	struct thmq_event e;
+
+	while (thmq_events(c->session, &e, 1) == 1)
+		if (e.type == THMQ_EVENT_CLOSED)
+			rc = e.error ? e.error : -ESHUTDOWN;
+	return rc < 0 ? rc : 0;
+}
+
+/* -EAGAIN: the device is behind, or the network. */
+static int64_t send_one(struct connection *c, struct thmq_producer *p, const struct bench_opts *o)
+{
+	int64_t seq = thmq_send(p, o->data, (uint32_t)o->size, NULL);
+
+	while (seq == -EAGAIN && !interrupted && go_on(c, SECOND) == 0)
+		seq = thmq_send(p, o->data, (uint32_t)o->size, NULL);
+	return seq;
+}
+
+static int say(int rc, const char *what)
+{
+	return fail(rc, "%s: %s", what, thmq_strerror(rc));
+}
+
+/* One message at a time, each awaited: settled, or with @consumer received. */
+static int one_by_one(struct connection *c, const char *topic, uint32_t level, struct thmq_consumer *consumer, const char *what,
+		      const struct bench_opts *o, uint64_t seconds)
+{
+	const uint32_t most = o->count ? (uint32_t)o->count : SAMPLES_MAX;
+	uint64_t *ns = malloc(most * sizeof(*ns)), until = end_of(o, seconds), begin;
 	struct thmq_producer *p;
+	struct thmq_message m;
 	uint32_t n = 0;
 	int rc;
 
 	if (!ns)
 		return fail(-ENOMEM, "out of memory");
 	rc = thmq_producer_open(c->session, topic, THMQ_PRODUCER_OPTS(.durability = level), &p);
-	while (!rc && !interrupted && n < SAMPLES_MAX && (begin = clock_ns()) < until) {
-		int64_t seq = thmq_send(p, data, size, NULL);
+	while (!rc && !interrupted && n < most && (begin = clock_ns()) < until) {
+		int64_t seq = send_one(c, p, o);
+		int got = 0;
 
-		while (seq == -EAGAIN && thmq_poll(c->env, SECOND) >= 0) /* the device is behind */
-			seq = thmq_send(p, data, size, NULL);
 		if (seq < 0)
 			rc = (int)seq;
-		while (!rc && thmq_watermark(p) < seq)
-			rc = thmq_poll(c->env, SECOND) < 0 ? -EIO : 0;
-		ns[n++] = clock_ns() - begin;
+		while (!rc && !interrupted && (consumer ? !got : thmq_watermark(p) < seq)) {
+			rc = go_on(c, SECOND);
+			got = consumer ? thmq_fetch(consumer, &m, 1) : 0;
+			if (got < 0)
+				rc = got;
+		}
+		if (!rc && !interrupted)
+			ns[n++] = clock_ns() - begin;
+		if (got > 0)
+			thmq_release(consumer, &m, 1);
 	}
 	if (rc == 0 && n)
-		print_latency(what, ns, n, json);
+		print_latency(what, ns, n, o);
 	free(ns);
-	return rc ? fail(rc, "%s: %s", what, thmq_strerror(rc))
-		  : (thmq_producer_close(p, SECOND * 10), 0);
+	return rc ? say(rc, what) : (thmq_producer_close(p, SECOND * 10), 0);
+}
+
+/* From one hand to the other: a message is on its way until its consumer has it. */
+static int delivered(struct connection *c, const char *topic, const char *what, const struct bench_opts *o)
+{
+	struct thmq_consumer *consumer;
+	int rc = thmq_consumer_open(c->session, topic, NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_END), &consumer);
+
+	if (rc)
+		return say(rc, what);
+	rc = one_by_one(c, topic, THMQ_DURABILITY_DURABLE, consumer, what, o, o->seconds);
+	thmq_consumer_close(consumer, SECOND);
+	return rc;
 }
 
 /* As many outstanding as the window takes. */
-static int pipelined(struct connection *c, const char *topic, uint32_t level, const char *what,
-		     const void *data, uint32_t size, uint64_t seconds, bool json)
+static int pipelined(struct connection *c, const char *topic, uint32_t level, const char *what, const struct bench_opts *o)
 {
-	uint64_t begin = clock_ns(), until = begin + seconds * SECOND, count = 0;
+	uint64_t begin = clock_ns(), until = end_of(o, o->seconds), count = 0, most = o->count ? o->count : UINT64_MAX;
 	struct thmq_producer *p;
 	int64_t seq = 0;
 	int rc = thmq_producer_open(c->session, topic, THMQ_PRODUCER_OPTS(.durability = level), &p);
-	double took;
 
-	while (!rc && !interrupted && clock_ns() < until) {
+	while (!rc && !interrupted && count < most && clock_ns() < until) {
 		uint32_t i;
 
-		for (i = 0; i < 256 && seq >= 0; i++) {
-			seq = thmq_send(p, data, size, NULL);
+		for (i = 0; i < 256 && seq >= 0 && count < most; i++) {
+			seq = thmq_send(p, o->data, (uint32_t)o->size, NULL);
 			count += seq > 0;
 		}
 		if (seq == -EAGAIN)
 			seq = 0;
-		if (seq < 0)
-			rc = (int)seq;
-		thmq_poll(c->env, 0);
+		rc = seq < 0 ? (int)seq : go_on(c, 0);
 	}
 	if (rc == 0)
 		rc = thmq_flush(p, 60 * SECOND);
-	took = (double)(clock_ns() - begin) / 1e9;
 	if (rc)
-		return fail(rc, "%s: %s", what, thmq_strerror(rc));
-	if (json)
-		printf("{\"what\":\"%s\",\"messages_per_s\":%.0f,\"mb_per_s\":%.1f}\n", what,
-		       (double)count / took, (double)count * size / took / 1e6);
-	else
-		printf("%-34s %10.0f messages/s   %8.1f MB/s\n", what, (double)count / took,
-		       (double)count * size / took / 1e6);
+		return say(rc, what);
+	print_rate(what, count, clock_ns() - begin, o);
 	thmq_producer_close(p, 10 * SECOND);
 	return 0;
+}
+
+/* Each is sent when it is due, whatever became of those before; its time counts from then, also where there was no room for it. */
+static int at_rate(struct connection *c, const char *topic, uint32_t level, const char *what, const struct bench_opts *o)
+{
+	const uint64_t total = o->count ? o->count : o->rate * o->seconds;
+	uint64_t *ns = malloc(total * sizeof(*ns)), begin, now, sent = 0, done = 0;
+	struct thmq_producer *p;
+	int64_t seq, settled;
+	int rc;
+
+	if (!ns)
+		return fail(-ENOMEM, "out of memory");
+	rc = thmq_producer_open(c->session, topic, THMQ_PRODUCER_OPTS(.durability = level), &p);
+	begin = clock_ns();
+#define DUE(i) (begin + (uint64_t)((double)(i) * 1e9 / (double)o->rate))
+	while (!rc && done < total && !(interrupted && done == sent)) {
+		now = clock_ns();
+		for (seq = 0; !interrupted && sent < total && seq >= 0 && DUE(sent) <= now; sent += seq > 0)
+			seq = thmq_send(p, o->data, (uint32_t)o->size, NULL);
+		if (seq < 0 && seq != -EAGAIN)
+			rc = (int)seq;
+		if (!rc)
+			rc = go_on(c, 0);
+		settled = thmq_watermark(p);
+		for (now = clock_ns(); !rc && (int64_t)done < settled; done++)
+			ns[done] = now - DUE(done);
+	}
+#undef DUE
+	if (!rc && done) {
+		print_rate(what, done, clock_ns() - begin, o);
+		print_latency(what, ns, (uint32_t)done, o);
+	}
+	free(ns);
+	return rc ? say(rc, what) : (thmq_producer_close(p, 10 * SECOND), 0);
 }
 
 /* ---------------------------------------------------- a directory of its own */
@@ -138,14 +233,6 @@ static int remove_place(struct place *p, int code)
 }
 
 /* ------------------------------------------------------------------ command */
-
-struct bench_opts {
-	uint64_t seconds, size, group_us;
-	uint32_t flush_method, polled_io;
-	bool json;
-	const char *url;    /* NULL: a directory */
-	char topics[2][64]; /* of messages that are durable, and of those that are written */
-};
 
 /* By a core of this thread's own. */
 static int connect_remote(struct connection *c, const struct bench_opts *o)
@@ -234,17 +321,37 @@ static void print_core(struct connection *c, bool json)
 	       (double)st.away_ns / (double)st.counted_ns, (double)st.longest_ns / 1e3);
 }
 
-static int measure(const char *dir, const struct bench_opts *o)
+/* 0, or an exit code. */
+static int figures(struct connection *c, const struct bench_opts *o)
 {
-	uint32_t size = (uint32_t)o->size;
-	uint64_t seconds = o->seconds;
-	bool json = o->json;
+	char what[64];
+	int rc;
+
+	if (o->rate) {
+		snprintf(what, sizeof(what), "durable, %llu a second", (unsigned long long)o->rate);
+		return at_rate(c, o->topics[0], THMQ_DURABILITY_DURABLE, what, o);
+	}
+	rc = one_by_one(c, o->topics[0], THMQ_DURABILITY_DURABLE, NULL, "durable, one at a time", o, o->seconds);
+	if (!rc && !interrupted)
+		rc = delivered(c, o->topics[0], "durable and received, one at a time", o);
+	if (!rc && !interrupted)
+		rc = pipelined(c, o->topics[0], THMQ_DURABILITY_DURABLE, "durable, many outstanding", o);
+	if (!rc && !interrupted)
+		rc = pipelined(c, o->topics[1], THMQ_DURABILITY_WRITTEN, "written, many outstanding", o);
+	if (!rc && !interrupted)
+		rc = one_by_one(c, o->topics[0], THMQ_DURABILITY_MEMORY, NULL, "memory, one at a time", o, 1);
+	return rc;
+}
+
+static int measure(const char *dir, struct bench_opts *o)
+{
+	void *data = calloc(1, o->size + 1);
 	struct connection c;
-	void *data = calloc(1, size + 1);
 	int rc;
 
 	if (!data)
 		return fail(-ENOMEM, "out of memory");
+	o->data = data;
 	rc = o->url ? connect_remote(&c, o) : connect_bench(&c, dir, o);
 	if (rc) {
 		free(data);
@@ -254,21 +361,11 @@ static int measure(const char *dir, const struct bench_opts *o)
 	if (rc)
 		rc = fail(rc, "%s", thmq_errmsg());
 	else if (c.broker)
-		print_ways(&c, json);
+		print_ways(&c, o->json);
 	if (!rc && !interrupted)
-		rc = one_by_one(&c, o->topics[0], THMQ_DURABILITY_DURABLE, "durable, one at a time",
-				data, size, seconds, json);
+		rc = figures(&c, o);
 	if (!rc && !interrupted)
-		rc = pipelined(&c, o->topics[0], THMQ_DURABILITY_DURABLE,
-			       "durable, many outstanding", data, size, seconds, json);
-	if (!rc && !interrupted)
-		rc = pipelined(&c, o->topics[1], THMQ_DURABILITY_WRITTEN,
-			       "written, many outstanding", data, size, seconds, json);
-	if (!rc && !interrupted)
-		rc = one_by_one(&c, o->topics[0], THMQ_DURABILITY_MEMORY, "memory, one at a time",
-				data, size, 1, json);
-	if (!rc && !interrupted)
-		print_core(&c, json);
+		print_core(&c, o->json);
 	free(data);
 	if (o->url) { /* whatever happened: they are nobody else's */
 		thmq_topic_delete(c.session, o->topics[0]);
@@ -297,14 +394,17 @@ int cmd_bench(int argc, char **argv)
 	static const char *const methods[3] = {"auto", "dsync",
 					       "fdatasync"};        /* enum thmq_flush_method */
 	static const char *const polled[3] = {"auto", "off", "on"}; /* enum thmq_polled_io */
-	const char *seconds_text = NULL, *size = NULL, *group_text = NULL, *flush_text = NULL,
-		   *polled_text = NULL;
+	const char *seconds_text = NULL, *size = NULL, *group_text = NULL, *flush_text = NULL, *polled_text = NULL, *count = NULL,
+		   *rate = NULL;
 	struct bench_opts o = {.seconds = 2, .size = 100};
 	const struct option_spec specs[] = {{"--seconds", &seconds_text, NULL},
+					    {"--count", &count, NULL},
+					    {"--rate", &rate, NULL},
 					    {"--size", &size, NULL},
 					    {"--group-us", &group_text, NULL},
 					    {"--flush", &flush_text, NULL},
 					    {"--polled", &polled_text, NULL},
+					    {"--plot", NULL, &o.plot},
 					    {"--json", NULL, &o.json},
 					    {NULL, NULL, NULL}};
 	int words = parse_options(argc, argv, specs), rc = 0;
@@ -314,6 +414,14 @@ int cmd_bench(int argc, char **argv)
 		return EXIT_USAGE;
 	if (seconds_text && (!parse_number(seconds_text, 3600, &o.seconds) || !o.seconds))
 		return usage_error("--seconds is a number from 1 to 3600, not %s", seconds_text);
+	if (count && (!parse_number(count, COUNT_MAX, &o.count) || !o.count))
+		return usage_error("--count is a number from 1 to %u, not %s", COUNT_MAX, count);
+	if (count && seconds_text)
+		return usage_error("--count and --seconds: one of the two");
+	if (rate && (!parse_number(rate, COUNT_MAX, &o.rate) || !o.rate))
+		return usage_error("--rate is a number of messages a second from 1 to %u, not %s", COUNT_MAX, rate);
+	if (rate && !count && o.rate * o.seconds > COUNT_MAX)
+		return usage_error("--rate for so many --seconds is more than %u messages", COUNT_MAX);
 	if (size && strcmp(size, "0") == 0)
 		o.size = 0;
 	else if (size)

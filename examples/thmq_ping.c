@@ -5,82 +5,28 @@
 #include "thmq.h"
 
 #define COUNT_MAX 10000000u
-#define ROWS_MAX 40u /* of the plot: powers of the square root of two */
-#define BAR 50u
-#define RATIO 1.41421356
 
 struct ping_opts {
 	uint64_t count, interval_us;
 	bool json;
 };
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static double us(uint64_t ns)
-{
-	return (double)ns / 1e3;
-}
-
-/* Rows of equal ratio, from the shortest to the longest. */
-static uint32_t row_of(uint64_t ns, uint64_t shortest)
-{
-	double edge = (double)shortest * RATIO;
-	uint32_t row = 0;
-
-	for (; (double)ns >= edge && row < ROWS_MAX - 1; row++)
-		edge *= RATIO;
-	return row;
-}
-
-static void plot(const uint64_t *ns, uint32_t n)
-{
-	uint32_t rows[ROWS_MAX] = {0}, most = 0, last = row_of(ns[n - 1], ns[0]), i, k;
-	double edge = us(ns[0]);
-
-	for (i = 0; i < n; i++)
-		rows[row_of(ns[i], ns[0])]++;
-	for (i = 0; i <= last; i++)
-		most = rows[i] > most ? rows[i] : most;
-	printf("\n");
-	for (i = 0; i <= last; i++) {
-		printf("%10.1f us |", edge);
-		edge *= RATIO;
-		for (k = 0; k < ((uint64_t)rows[i] * BAR + most - 1) / most; k++)
-			putchar('#');
-		if (rows[i])
-			printf(" %u", rows[i]);
-		putchar('\n');
-	}
-}
-
 static void print_times(uint64_t *ns, uint32_t n, const char *url, bool json)
 {
-	double sum = 0;
-	uint32_t i;
+	struct times t;
 
-	qsort(ns, n, sizeof(*ns), by_value);
-	for (i = 0; i < n; i++)
-		sum += us(ns[i]);
+	times_of(ns, n, &t);
 	if (json) {
 		printf("{\"url\":");
 		print_json_string(stdout, url, strlen(url));
-		printf(",\"count\":%u,\"min_us\":%.2f,\"mean_us\":%.2f,\"p50_us\":%.2f,\"p99_us\":%"
-		       ".2f,\"p999_us\":%.2f,"
+		printf(",\"count\":%u,\"min_us\":%.2f,\"mean_us\":%.2f,\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,"
 		       "\"max_us\":%.2f}\n",
-		       n, us(ns[0]), sum / n, us(ns[n / 2]), us(ns[(uint64_t)n * 99 / 100]),
-		       us(ns[(uint64_t)n * 999 / 1000]), us(ns[n - 1]));
+		       n, t.min_us, t.mean_us, t.p50_us, t.p99_us, t.p999_us, t.max_us);
 		return;
 	}
-	printf("%u round trip%s: min %.1f, mean %.1f, p50 %.1f, p99 %.1f, p99.9 %.1f, max %.1f "
-	       "us\n",
-	       n, plural(n), us(ns[0]), sum / n, us(ns[n / 2]), us(ns[(uint64_t)n * 99 / 100]),
-	       us(ns[(uint64_t)n * 999 / 1000]), us(ns[n - 1]));
-	plot(ns, n);
+	printf("%u round trip%s: min %.1f, mean %.1f, p50 %.1f, p99 %.1f, p99.9 %.1f, max %.1f us\n", n, plural(n), t.min_us, t.mean_us,
+	       t.p50_us, t.p99_us, t.p999_us, t.max_us);
+	print_plot(ns, n);
 }
 
 static void rest(struct connection *c, uint64_t until)

@@ -187,12 +187,28 @@ static int ack(struct connection *c, struct thmq_consumer *consumer, const struc
 	return rc;
 }
 
+/* What could not be read was passed over. Return: an exit code. */
+static int tell_errors(struct connection *c, int code)
+{
+	struct thmq_event e;
+	int rc;
+
+	while (thmq_events(c->session, &e, 1) == 1) {
+		if (e.type != THMQ_EVENT_ERROR)
+			continue;
+		rc = fail(e.error, "partition %u, offset %llu: passed over: %s", e.partition, (unsigned long long)e.offset,
+			  e.error == -EOPNOTSUPP ? "compressed, and the library for that (lz4, zstd, zlib or snappy) is not here" : thmq_strerror(e.error));
+		code = code ? code : rc;
+	}
+	return code;
+}
+
 static int consume(struct connection *c, struct thmq_consumer *consumer, struct ends *e,
 		   uint64_t count, bool follow, bool group, bool json)
 {
 	struct thmq_message m[FETCH_MAX];
 	uint64_t done = 0, idle_since = clock_ns();
-	int n, i, code, rc = 0;
+	int n, i, code, told = 0, rc = 0;
 
 	while (!interrupted && done < count && (follow || !ends_reached(e))) {
 		n = thmq_fetch(consumer, m,
@@ -201,6 +217,7 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 			return fail(n, "the group has put this member out: thmq group --force did, or it was silent for too long");
 		if (n < 0)
 			return fail(n, "fetch: %s", thmq_strerror(n));
+		told = tell_errors(c, told);
 		if (n == 0) {
 			if (await(c, consumer, e, follow, idle_since, &rc))
 				continue;
@@ -232,7 +249,7 @@ static int consume(struct connection *c, struct thmq_consumer *consumer, struct 
 		return fail(code, "store the group's offset: %s", thmq_strerror(code));
 	if (!rc && interrupted && !follow) /* there is no other end to follow for ever */
 		return fail(-EINTR, "interrupted after %llu message%s", (unsigned long long)done, plural(done));
-	return rc;
+	return rc ? rc : told;
 }
 
 /* An offset is sought in every partition: one that does not hold it begins at its nearest end, but one must hold it. */

@@ -94,7 +94,7 @@ pack() {
 }
 lib=$(find "$tmp/libthundermq0" -name 'libthundermq.so.*' -type f)
 libdir=$(dirname "$lib")
-pack libthundermq0 libs '' 'Recommends: libssl3' 'durable message broker as a C library'
+pack libthundermq0 libs '' 'Recommends: libssl3, liblz4-1, libzstd1, zlib1g, libsnappy1v5' 'durable message broker as a C library'
 pack libthundermq-dev libdevel "libthundermq0 (= $version), libisal-dev, liburing-dev, libhwloc-dev" '' 'durable message broker as a C library - headers'
 pack thundermq-tools admin "libthundermq0 (= $version)" 'Suggests: bash-completion' 'durable message broker - thmq, its command line and service'
 pack python3-thundermq python "libthundermq0 (= $version), python3, python3-cffi-backend" '' 'durable message broker - from Python'

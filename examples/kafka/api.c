@@ -45,6 +45,8 @@ static const struct api apis[] = {
 	{42, 0, 0, 2, 2, delete_groups_run, "DeleteGroups", false},
 	{44, 0, 0, 1, 1, incremental_alter_configs_run, "IncrementalAlterConfigs", false},
 	{47, 0, 0, 0, NEVER, offset_delete_run, "OffsetDelete", false},
+	{65, 0, 0, 0, 0, describe_transactions_run, "DescribeTransactions", false},
+	{66, 0, 0, 0, 0, list_transactions_run, "ListTransactions", false},
 };
 #define API_COUNT ((int32_t)(sizeof(apis) / sizeof(apis[0])))
 

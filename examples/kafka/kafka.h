@@ -311,6 +311,8 @@ void init_producer_id_run(struct request *r);
 void add_partitions_to_txn_run(struct request *r);
 void add_offsets_to_txn_run(struct request *r);
 void end_txn_run(struct request *r);
+void list_transactions_run(struct request *r);
+void describe_transactions_run(struct request *r);
 void txn_offset_commit_run(struct request *r);
 void fetch_run(struct request *r);
 void list_offsets_run(struct request *r);

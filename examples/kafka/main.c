@@ -315,7 +315,7 @@ int main(int argc, char **argv)
 		serve(&s);
 	}
 	server_close(&s);
-	if (s.env && thmq_env_close(s.env, 5 * SECOND))
+	if (s.env && thmq_env_close(s.env, 30 * SECOND))
 		rc = fail("close", -ETIMEDOUT);
 	return rc ? 1 : 0;
 }

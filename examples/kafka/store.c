@@ -1,31 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store.c - the library, seen from here: topics that are in use, messages on their way into them, readers that clients' fetches take
- * turns at. Knows nothing of the protocol but its error codes.
+ * store.c - the library, seen from here: topics that are in use, messages on their way into them. Who reads them: readers.c. Knows nothing of the
+ * protocol but its error codes.
  *
- * Every topic has one producer, and every place where some client reads has a reader: a consumer of one partition without a group.
- * A session has room for 256 of each, so that there are as many sessions ("lanes") as it takes.
+ * Every topic has one producer. A session has room for 256 of them, so that there are as many sessions ("lanes") as it takes.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kafka.h"
+#include "store.h"
 
-#define LANE_HANDLES                                                                               \
-	200u /* of either kind: some of its 256 numbers may be out of use for a while */
 #define WINDOW_BYTES (16u << 20)
 #define WINDOW_COUNT 65536u
-#define READERS_MAX 4096u
-#define READER_SPARE_NS (5 * SECOND) /* an idle reader may be sent elsewhere after this … */
-#define READER_IDLE_NS (60 * SECOND) /* … and goes after this */
+#define IDLE_NS (60 * SECOND) /* readers that nobody has wanted for so long go, and producers of transactions */
 #define STUCK_NS (30 * SECOND)       /* no room for a message in all that time */
-
-struct lane {
-	struct lane *next;
-	struct thmq_session *session;
-	uint32_t producers, readers;
-};
 
 /* A topic's producer in a session that is not the topic's own: of a transaction, which is one session's. */
 struct other {
@@ -89,7 +78,7 @@ static struct lane *lane_open(struct server *s)
 	return lane;
 }
 
-static struct lane *lane_for(struct server *s, bool reader)
+struct lane *lane_for(struct server *s, bool reader)
 {
 	struct lane *lane;
 
@@ -324,38 +313,6 @@ struct topic *store_known(struct server *s, const struct thmq_topic_info *info)
 	t->tombstone_ns = info->tombstone_ns;
 	*at = t;
 	return t;
-}
-
-static void reader_close(struct reader *r)
-{
-	struct reader **at = &r->partition->readers;
-
-	while (*at != r)
-		at = &(*at)->next;
-	*at = r->next;
-	thmq_consumer_close(r->consumer, 0);
-	r->lane->readers--;
-	r->partition->topic->server->reader_count--;
-	store_unref(r->partition->topic);
-	free(r);
-}
-
-/* Those that nobody has wanted for so long go. */
-static void readers_sweep(struct server *s, int64_t idle_ns)
-{
-	int64_t now = clock_ns();
-	struct reader *r, *next;
-	struct topic *t;
-	uint32_t b, i;
-
-	for (b = 0; b < BUCKETS; b++)
-		for (t = s->topics[b]; t; t = t->next)
-			for (i = 0; i < t->partition_count; i++)
-				for (r = t->partitions[i]->readers; r; r = next) {
-					next = r->next;
-					if (!r->busy && now - r->used_ns >= idle_ns)
-						reader_close(r);
-				}
 }
 
 static bool other_is_busy(const struct topic *t, const struct other *o)
@@ -690,206 +647,12 @@ int store_txn_begin(struct server *s, int64_t timeout_ns, struct store_txn *ret)
 	return thmq_txn_begin(ret->lane->session, THMQ_TXN_OPTS(.timeout_ns = (uint64_t)timeout_ns), &ret->txn);
 }
 
-/* ------------------------------------------------------------------ readers */
-
-static int reader_seek(struct reader *r, uint32_t start, uint64_t value)
-{
-	struct partition *p = r->partition;
-	int rc;
-
-	if (r->given)
-		thmq_release(r->consumer, r->messages, r->given);
-	r->at = r->count = r->given = 0;
-	r->full = false;
-	rc = thmq_seek(r->consumer, p->index, start, value);
-	r->next_offset = start == THMQ_START_OFFSET ? (int64_t)value : -1;
-	if (rc == -THMQ_ENOTOPIC)
-		store_topic_gone(p->topic->server, p->topic);
-	return rc;
-}
-
-/* What all readers hold together stays well below the memory that the library may take. */
-static uint64_t prefetch_bytes(const struct server *s)
-{
-	return s->reader_count < 64 ? 2u << 20 : s->reader_count < 256 ? 512u << 10 : 64u << 10;
-}
-
-static int reader_open(struct partition *p, bool uncommitted, struct reader **ret)
-{
-	struct topic *t = p->topic;
-	struct reader *r;
-	int rc = -ENOMEM;
-
-	if (t->server->reader_count >= READERS_MAX)
-		readers_sweep(t->server, 0);
-	if (t->server->reader_count >= READERS_MAX)
-		return -EAGAIN; /* the client comes again */
-	r = calloc(1, sizeof(*r));
-	if (!r)
-		return rc;
-	r->partition = p;
-	r->uncommitted = uncommitted;
-	r->next_offset = -1; /* nowhere yet */
-	r->lane = lane_for(t->server, true);
-	if (r->lane)
-		rc = thmq_consumer_open(
-			r->lane->session, t->name, NULL,
-			THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION | THMQ_CONSUMER_ENCODED |
-						    (uncommitted ? THMQ_CONSUMER_READ_UNCOMMITTED : 0),
-					   .partition = p->index,
-					   .start = THMQ_START_END,
-					   .prefetch_bytes = prefetch_bytes(t->server),
-					   .prefetch_count = 32768),
-			&r->consumer);
-	if (rc) {
-		if (rc == -THMQ_ENOTOPIC)
-			store_topic_gone(t->server, t);
-		free(r);
-		return rc;
-	}
-	r->lane->readers++;
-	t->server->reader_count++;
-	store_ref(t);
-	r->next = p->readers;
-	p->readers = r;
-	*ret = r;
-	return 0;
-}
-
-/* One that is there already, else one that nobody has wanted for long, else a new one. */
-static int reader_take(struct partition *p, int64_t offset, bool uncommitted, struct reader **ret)
-{
-	struct reader *r, *spare = NULL;
-	int64_t now = clock_ns();
-	int rc = 0;
-
-	if (p->topic->gone)
-		return -THMQ_ENOTOPIC;
-	for (r = p->readers; r; r = r->next) {
-		if (r->busy || r->uncommitted != uncommitted)
-			continue;
-		if (offset >= 0 && r->next_offset == offset)
-			break;
-		if (now - r->used_ns > READER_SPARE_NS)
-			spare = r;
-	}
-	r = r ? r : spare;
-	if (!r)
-		rc = reader_open(p, uncommitted, &r);
-	if (rc)
-		return rc;
-	r->busy = true;
-	*ret = r;
-	return 0;
-}
-
-int reader_get(struct partition *p, int64_t offset, bool uncommitted, struct reader **ret)
-{
-	struct reader *r;
-	int rc = offset < 0 ? -THMQ_EOFFSETRANGE : reader_take(p, offset, uncommitted, &r);
-
-	if (!rc && r->next_offset != offset) {
-		rc = reader_seek(r, THMQ_START_OFFSET, (uint64_t)offset);
-		if (rc)
-			reader_put(r);
-	}
-	if (rc)
-		return store_error(rc);
-	*ret = r;
-	return 0;
-}
-
-int reader_get_time(struct partition *p, int64_t time_ns, struct reader **ret)
-{
-	struct reader *r;
-	int rc = reader_take(p, -1, false, &r);
-
-	if (!rc) {
-		rc = reader_seek(r, THMQ_START_TIME, (uint64_t)(time_ns < 0 ? 0 : time_ns));
-		if (rc)
-			reader_put(r);
-	}
-	if (rc)
-		return store_error(rc);
-	*ret = r;
-	return 0;
-}
-
-void reader_put(struct reader *r)
-{
-	r->busy = false;
-	r->used_ns = clock_ns();
-	if (r->partition->topic->gone)
-		reader_close(r);
-}
-
-/* Those that were read go back, the others move to the front. */
-static void reader_give_back(struct reader *r)
-{
-	if (!r->at)
-		return;
-	thmq_release(r->consumer, r->messages, r->at);
-	r->count -= r->at;
-	memmove(r->messages, r->messages + r->at, r->count * sizeof(r->messages[0]));
-	r->given = r->count;
-	r->at = 0;
-}
-
-int64_t reader_fill(struct reader *r)
-{
-	int64_t bytes = 0;
-	uint32_t i;
-	int n;
-
-	if (r->partition->topic->gone)
-		return -THMQ_ENOTOPIC;
-	reader_give_back(r);
-	r->full = false;
-	n = thmq_fetch(r->consumer, r->messages + r->count, 512 - r->count);
-	if (n == -ENOBUFS)
-		r->full = r->count > 0;
-	else if (n < 0)
-		return n;
-	else
-		r->count += (uint32_t)n;
-	r->given = r->count;
-	r->full |= r->count == 512;
-	if (r->full)
-		return INT64_MAX;
-	for (i = 0; i < r->count; i++)
-		bytes += r->messages[i].len + r->messages[i].key_len + r->messages[i].headers_len +
-			 8;
-	return bytes;
-}
-
-const struct thmq_message *reader_peek(struct reader *r)
-{
-	if (r->at == r->count)
-		reader_fill(r);
-	return r->at < r->count ? &r->messages[r->at] : NULL;
-}
-
-bool reader_is_batch(struct reader *r)
-{
-	return thmq_message_encoding(r->consumer, &r->messages[r->at]) == THMQ_ENCODING_KAFKA;
-}
-
-void reader_step(struct reader *r)
-{
-	const struct thmq_message *m = &r->messages[r->at++];
-	int64_t next = (int64_t)m->offset + (m->span ? m->span : 1), *end = r->uncommitted ? &r->partition->high : &r->partition->end;
-
-	r->next_offset = next;
-	if (next > *end)
-		*end = next;
-}
-
 /* -------------------------------------------------------------------- close */
 
 void store_tick(struct server *s)
 {
-	readers_sweep(s, READER_IDLE_NS);
-	others_sweep(s, NULL, READER_IDLE_NS);
+	readers_sweep(s, IDLE_NS);
+	others_sweep(s, NULL, IDLE_NS);
 }
 
 static void topics_forget(struct server *s)

@@ -1310,7 +1310,7 @@ struct thmq_message {
 /**
  * thmq_fetch() - take the next messages, without copying them
  * @ret_messages: out, room for @max
- * What was compressed is unpacked into memory that is taken for it; where the codec's library is not there a THMQ_EVENT_ERROR with -EOPNOTSUPP comes instead
+ * What was compressed, by a producer of the library or a client of Kafka's protocol, is unpacked into memory that is taken for it; where the codec's library is not there a THMQ_EVENT_ERROR with -EOPNOTSUPP comes instead
  * of the run that it is in. What has outlived its time to live, or its topic's, by this machine's clock, is stepped over. A message that the broker
  * had to store in parts, since it is larger than a batch, is put together in memory that is taken for it: nobody sees a part, nor any
  * of a message whose last part is not stored. Of a topic with priorities the highest that has come is first, and of each 65 messages one is of a lower priority if
@@ -1415,7 +1415,7 @@ THMQ_API int thmq_message_priority(const struct thmq_consumer *consumer, const s
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
  * Return: 0; -THMQ_EFENCED some were refused since the last flush: the partition has gone to another member, or its topic
- * is gone; those that were taken before are stored; -ETIMEDOUT; -ENOSPC, -EDQUOT,
+ * is gone, or, of a shared group, some were lost with a connection: those messages come again; those that were taken before are stored; -ETIMEDOUT; -ENOSPC, -EDQUOT,
  * -EFBIG, -EIO some cannot be stored now, and will be once the cause is gone; -THMQ_EFAILED; -EDEADLK; -EINVAL; -ESHUTDOWN.
  */
 THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);

@@ -498,23 +498,26 @@ void thmqi_change_topic_delete(struct meta *m, struct topic *t)
 		delete_topic(m, NULL, 0, t);
 }
 
-static bool group_in_change(const struct meta *m, const struct group *g)
+/* Of group @g, that is not done yet. 0: none */
+static uint32_t group_in_change(const struct meta *m, const struct group *g)
 {
 	const struct meta_change *c;
 
 	for (c = m->changes; c; c = c->next)
 		if ((c->op == THMQI_OP_JOIN || c->op == THMQI_OP_GROUP_DELETE) && c->group.group_id == g->id)
-			return true;
-	return false;
+			return c->op;
+	return 0;
 }
 
 /* A slice without a name says that the group is gone. */
 void thmqi_change_group_delete(struct meta *m, struct conn *c, uint64_t id, struct group *g, bool force)
 {
+	const uint32_t under_way = group_in_change(m, g);
 	struct meta_change *change;
 
-	if ((g->member_count && !force) || group_in_change(m, g)) {
-		thmqi_reply(c, id, -EBUSY);
+	/* who asks again, since the answer was lost, must not hear that it has members */
+	if ((g->member_count && !force) || under_way) {
+		thmqi_reply(c, id, under_way == THMQI_OP_GROUP_DELETE ? -EALREADY : -EBUSY);
 		return;
 	}
 	change = change_begin(m, c, id, THMQI_OP_GROUP_DELETE);
@@ -546,8 +549,6 @@ void thmqi_change_group_again(struct meta *m, const struct group *g)
 
 static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 {
-	struct thmqi_list *it;
-
 	memset(ret, 0, sizeof(*ret));
 	ret->topic_id = t->state.topic_id;
 	ret->topic_flags = t->state.flags;
@@ -560,7 +561,7 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->tombstone_ns = t->state.tombstone_ns;
 	memcpy(ret->rates, t->state.rates, sizeof(ret->rates));
 	memcpy(ret->name, t->state.name, sizeof(ret->name));
-	thmqi_list_each(it, &t->groups) ret->group_count++;
+	ret->group_count = t->group_count;
 }
 
 /* Those that it may know of, as if there were no others. */

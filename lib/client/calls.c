@@ -90,11 +90,30 @@ static int meant(const struct thmqi_request *r, int status)
 	}
 }
 
-/* It is being done still, as it was said before. Of others -EBUSY says something else. */
-static bool is_under_way(const struct thmqi_request *r, int status)
+/* It is being done still, as it was said @before. Of others -EBUSY says something else. */
+static bool is_under_way(const struct thmqi_request *r, int status, bool before)
 {
-	return status == -EBUSY && (r->op == THMQI_OP_TOPIC_CREATE || r->op == THMQI_OP_TOPIC_DELETE || r->op == THMQI_OP_TOPIC_ALTER ||
-				    r->op == THMQI_OP_PRODUCER_OPEN || (r->op == THMQI_OP_GROUP_DELETE && (r->topic_flags & THMQI_GROUP_FORCE)));
+	if (status == -EALREADY)
+		return r->op == THMQI_OP_GROUP_DELETE; /* as this one or another one said */
+	return before && status == -EBUSY &&
+	       (r->op == THMQI_OP_TOPIC_CREATE || r->op == THMQI_OP_TOPIC_DELETE || r->op == THMQI_OP_TOPIC_ALTER ||
+		r->op == THMQI_OP_PRODUCER_OPEN || (r->op == THMQI_OP_GROUP_DELETE && (r->topic_flags & THMQI_GROUP_FORCE)));
+}
+
+/* Nothing was done, since meta's log takes nothing for a moment: its next segment is being made. Of others -EAGAIN says something else. */
+static bool is_held_up(const struct thmqi_request *r, int status)
+{
+	switch (r->op) {
+	case THMQI_OP_TOPIC_CREATE:
+	case THMQI_OP_TOPIC_DELETE:
+	case THMQI_OP_TOPIC_ALTER:
+	case THMQI_OP_JOIN:
+	case THMQI_OP_PRODUCER_OPEN:
+	case THMQI_OP_GROUP_DELETE:
+		return status == -EAGAIN;
+	default:
+		return false;
+	}
 }
 
 static bool can_store(void *arg)
@@ -117,7 +136,7 @@ int thmqi_session_request(struct thmq_session *s, struct client_link *l, const s
 			waited = thmqi_session_block(s, can_store, s, deadline);
 			again = !waited;
 			rc = waited && waited != -ETIMEDOUT ? waited : rc;
-		} else if (before && is_under_way(request, rc)) {
+		} else if (is_held_up(request, rc) || is_under_way(request, rc, before)) {
 			waited = thmqi_session_rest(s, AGAIN_NS, deadline);
 			again = !waited;
 			rc = waited ? waited : rc;

@@ -243,7 +243,11 @@ int thmqi_client_position(struct thmq_consumer *c, uint32_t partition, uint64_t 
 
 static void consumer_free(struct thmq_consumer *c)
 {
+	uint32_t i;
+
 	thmqi_runs_fini(c);
+	for (i = 0; i < c->reading_count; i++)
+		thmqi_shared_fini(thmqi_reading(c, i));
 	thmqi_dead_close(c);
 	thmqi_select_close(c);
 	thmqi_ranks_close(c);
@@ -518,8 +522,11 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 	if (!all_detached(c) || !all_back(c))
 		s->unsafe[c->stream] |= 2;
 	s->consumers[c->stream] = NULL;
+	/* a partition that has gone to another member was told by its event; of acks that were lost with a connection nothing was */
+	if (rc == -THMQ_EFENCED)
+		rc = c->shared ? -ETIMEDOUT : 0;
 	consumer_free(c);
-	return rc == -THMQ_EFENCED ? 0 : rc;
+	return rc;
 }
 
 int thmqi_client_consumer_close(struct thmq_consumer *c, uint64_t timeout_ns)

@@ -3,6 +3,7 @@
  * encoded.c - runs that are no records of the library but batches of Kafka's protocol: handed out as they are to who asks for that, and to
  * all others as messages, which are made of them in memory that is taken when the app comes to the run and kept until it is done with.
  */
+#include "client/inflate.h"
 #include "wire/kafka.h"
 #include "wire/run.h"
 
@@ -53,20 +54,15 @@ static int fill(struct thmqi_kafka_walk *walk, struct thmq_record *table, int64_
 	return rc ? -THMQ_ECORRUPT : 0;
 }
 
-/* The batch's records as messages. 0; -ENOBUFS; -ENOMEM; -THMQ_ECORRUPT; -EOPNOTSUPP */
-int thmqi_encoded_expand(struct thmq_consumer *c, struct delivered *d)
+/* The records of @b, which are at @records, as messages. */
+static int expand(struct thmq_consumer *c, struct delivered *d, const struct thmqi_kafka_batch *b, const void *records, uint32_t len)
 {
-	struct thmqi_kafka_batch b;
 	struct thmqi_kafka_walk walk;
 	struct expanded *x;
 	uint64_t bytes;
-	int rc = thmqi_kafka_read(d->body, (uint32_t)(d->end - d->body), &b);
+	int rc;
 
-	if (rc || b.count != d->count)
-		return rc == -EOPNOTSUPP ? rc : -THMQ_ECORRUPT;
-	if (b.codec)
-		return -EOPNOTSUPP;
-	thmqi_kafka_walk(&walk, &b, b.records, b.len, d->first_time_ns);
+	thmqi_kafka_walk(&walk, b, records, len, d->first_time_ns);
 	rc = plan(walk, &bytes);
 	if (rc)
 		return rc;
@@ -79,12 +75,42 @@ int thmqi_encoded_expand(struct thmq_consumer *c, struct delivered *d)
 		return -ENOMEM;
 	x->size = (uint32_t)bytes;
 	d->record = (const struct thmq_record *)x->bytes;
-	d->times = (const int64_t *)(x->bytes + (size_t)b.count * sizeof(struct thmq_record));
-	d->body = (const uint8_t *)(d->times + b.count);
+	d->times = (const int64_t *)(x->bytes + (size_t)b->count * sizeof(struct thmq_record));
+	d->body = (const uint8_t *)(d->times + b->count);
 	d->end = x->bytes + bytes;
 	d->expanded = x;
 	c->whole_bytes += x->size;
 	return fill(&walk, (struct thmq_record *)x->bytes, (int64_t *)(uintptr_t)d->times, (uint8_t *)(uintptr_t)d->body, d->end);
+}
+
+/* As many bytes as there may be of a packed batch: far more than any client puts into one. */
+#define UNPACKED_MAX (128u << 20)
+
+/* Nobody has looked into it before. */
+static int unpack(struct thmq_consumer *c, struct delivered *d, const struct thmqi_kafka_batch *b)
+{
+	void *records = NULL;
+	uint32_t len = 0;
+	int rc;
+
+	if (c->whole_bytes && c->whole_bytes + b->len > c->opts.prefetch_bytes) /* it would be in vain */
+		return -ENOBUFS;
+	rc = thmqi_inflate(b->codec, b->records, b->len, UNPACKED_MAX, &records, &len);
+	if (!rc)
+		rc = b->count <= THMQI_KAFKA_COUNT_MAX ? expand(c, d, b, records, len) : -THMQ_ECORRUPT;
+	free(records);
+	return rc;
+}
+
+/* The batch's records as messages. 0; -ENOBUFS; -ENOMEM; -THMQ_ECORRUPT; -EOPNOTSUPP; -EMSGSIZE */
+int thmqi_encoded_expand(struct thmq_consumer *c, struct delivered *d)
+{
+	struct thmqi_kafka_batch b;
+	int rc = thmqi_kafka_read(d->body, (uint32_t)(d->end - d->body), &b);
+
+	if (rc || b.count != d->count)
+		return rc == -EOPNOTSUPP ? rc : -THMQ_ECORRUPT;
+	return b.codec ? unpack(c, d, &b) : expand(c, d, &b, b.records, b.len);
 }
 
 /* The whole run as one message. Return: 1; 0 all of it is too early */

@@ -113,6 +113,7 @@ struct selection; /* select.c */
 struct ranks;     /* ranks.c */
 struct asking;    /* request.c */
 struct answering; /* reply.c */
+struct unstored;  /* shared.c */
 
 #define HELD_BITS 4096u /* records of a run that are told apart; in longer ones every so many are one */
 
@@ -198,6 +199,7 @@ struct reading {
 	/* of a shared group: shared.c */
 	uint64_t settle_from, settle_to; /* acks that were not sent yet; none where both are the same */
 	uint32_t settle_sent, settle_stored; /* serials of acks */
+	struct unstored *unstored; /* those that are on their way; NULL: where they are lost, that is all */
 };
 
 #define GROWTHS 16u /* each at least doubles what there is room for: enough for THMQ_PARTITION_COUNT_MAX */
@@ -388,39 +390,45 @@ static inline void thmqi_session_beat(struct thmq_session *s)
 	atomic_store_explicit(beat, atomic_load_explicit(beat, memory_order_relaxed) + 1, memory_order_relaxed);
 }
 
-/* session.c */
-uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
-bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -EDEADLK */
 #define LIMITED_NS 1000000000u /* so often at most the app is told that a limit holds something up */
-int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
-uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
+
+/* session.c */
+/* How a link of @shard is made: whenever, and always the same. */
+int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_link_opts *ret_opts);
 int thmqi_session_link(struct thmq_session *s, uint32_t shard, struct client_link **ret_link); /* makes it; may be not up */
-/* Goes on for so long, and not beyond the deadline. 0; -ETIMEDOUT that has come; -ESHUTDOWN, -EDEADLK */
-int thmqi_session_rest(struct thmq_session *s, uint64_t ns, uint64_t deadline);
+int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_t deadline);
 /* A link of a blocking call: while the connection that has to go first is away, or the broker is found to be gone, it waits for another one. */
 int thmqi_session_link_wait(struct thmq_session *s, uint32_t shard, uint64_t deadline, struct client_link **ret_link);
-int thmqi_session_wait_up(struct thmq_session *s, struct client_link *l, uint64_t deadline);
+/* Room for a control frame, waited for. */
+int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint64_t deadline,
+			    struct thmqi_frame **ret_frame);
+
+/* take.c */
+uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
 void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e); /* counts it as dropped when full */
 bool thmqi_session_events_full(const struct thmq_session *s);
+bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f); /* false: l->error */
+void thmqi_session_died(struct thmq_session *s, int error);
+
+/* wait.c */
+uint64_t thmqi_session_now(struct thmq_session *s);
+int64_t thmqi_session_wall(struct thmq_session *s); /* ns since 1970 */
+uint64_t thmqi_session_deadline(struct thmq_session *s, uint64_t timeout_ns);
+bool thmqi_session_stuck(struct thmq_session *s); /* a blocking call would be -EDEADLK */
+int thmqi_session_block(struct thmq_session *s, bool (*done)(void *arg), void *arg, uint64_t deadline);
+/* Goes on for so long, and not beyond the deadline. 0; -ETIMEDOUT that has come; -ESHUTDOWN, -EDEADLK */
+int thmqi_session_rest(struct thmq_session *s, uint64_t ns, uint64_t deadline);
+
 /* calls.c */
 int thmqi_session_request(struct thmq_session *s, struct client_link *l, const struct thmqi_request *request,
 			  uint64_t deadline, const struct thmqi_reply **ret_reply);
 int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *request,
 		       const struct thmqi_reply **ret_reply);
-/* session.c: room for a control frame, waited for. */
-int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint64_t deadline,
-			    struct thmqi_frame **ret_frame);
 int thmqi_session_topic(struct thmq_session *s, const char *name, enum thmqi_purpose purpose,
 			struct thmqi_topic_entry *ret_entry);
 const char *thmqi_session_why(int error); /* in words, where a broker's answer is one */
 int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
 			     struct thmqi_partition_entry **ret_entries);
-
-int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_link_opts *ret_opts);
-bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f); /* false: l->error */
-void thmqi_session_died(struct thmq_session *s, int error);
-uint64_t thmqi_session_now(struct thmq_session *s);
-int64_t thmqi_session_wall(struct thmq_session *s); /* ns since 1970 */
 
 /* nodes.c */
 int thmqi_nodes_init(struct thmq_session *s, const char *urls); /* one, or several with commas between. The first is s->url */
@@ -514,7 +522,9 @@ bool thmqi_shared_acks_stored(const struct reading *r);
 void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f);
 void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
-void thmqi_shared_lost(struct reading *r); /* what was said on its connection may not have been heard */
+/* What was said on its connection may not have been heard. @again: acks are said again once there is another. */
+void thmqi_shared_lost(struct reading *r, bool again);
+void thmqi_shared_fini(struct reading *r);
 void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d, const struct thmqi_frame *f);
 void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d); /* what the app has not seen of it */
 bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* one that is not dead, and is not for the app any more */

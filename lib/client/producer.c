@@ -15,8 +15,6 @@
 #define STICKY_MESSAGES 64u      /* round robin stays on a partition for so many … */
 #define STICKY_BYTES (64u << 10) /* … or so much */
 #define EXPECT_BYTES 256u
-#define AHEAD_BYTES 1024u /* at most a few messages, and more than one */
-#define AHEAD_FRAMES 4u
 #define HOT_BYTES (64u << 10)
 #define CLAIM_COMMITTED UINT64_MAX
 
@@ -84,17 +82,16 @@ static inline uint64_t area_claim(struct client_link *l, uint32_t bytes)
 	return at;
 }
 
-/*
- * The core has read these lines when they held other messages: ask for as many as this one took, so far ahead that they are here when
- * their turn comes.
- */
-static inline void expect_bytes(const struct client_link *l, uint32_t len)
+/* The core has read these lines when they held other messages: ask for as many as this one took. */
+static inline void expect_next(const struct client_link *l, uint32_t len)
 {
-	uint64_t ahead = l->area_head + (len <= EXPECT_BYTES ? AHEAD_BYTES : 0);
-	const uint8_t *at = l->wire->area + (ahead & (l->wire->area_bytes - 1)), *end = at + THMQI_MIN(len, EXPECT_BYTES);
+	const uint8_t *at = l->wire->area + (l->area_head & (l->wire->area_bytes - 1));
+	const uint8_t *end = at + THMQI_MIN(len, EXPECT_BYTES);
 
-	for (; at < end; at += THMQI_CACHELINE)
+	do {
 		thmqi_prefetch_write(at);
+		at += THMQI_CACHELINE;
+	} while (at < end);
 }
 
 /* --------------------------------------------------------------- partitions */
@@ -381,7 +378,7 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 			return s->dead ? s->dead : -EAGAIN;
 	}
 	l->area_head = at + bytes;
-	expect_bytes(l, bytes);
+	expect_next(l, bytes);
 	slot = &l->slots[l->slot_head++ & l->slot_mask];
 	slot->end = at + bytes;
 	slot->stream = (uint16_t)p->stream;
@@ -447,12 +444,6 @@ static inline void note_sent(struct thmq_producer *p, uint64_t seq, uint32_t sha
 	p->last_sent = e;
 }
 
-/* Likewise the ring's. */
-static inline void expect_frame(const struct thmqi_frame_ring *up)
-{
-	thmqi_prefetch_write(&up->slots[(up->head + AHEAD_FRAMES) & up->mask]);
-}
-
 /* A placed message is one that was sent. */
 static inline __attribute__((always_inline)) int64_t place_sent(struct thmq_producer *p, const struct place *m, uint64_t seq)
 {
@@ -486,7 +477,8 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 {
 	struct client_link *l = m->link;
 	struct thmqi_frame_ring *up = &l->wire->up;
-	const bool is_plain = l->wire->takes_series && !(p->id | m->key_len | m->tag_len | m->has | m->encoding | m->timed);
+	const bool takes_series = l->wire->takes_series;
+	const bool is_plain = takes_series && !(p->id | m->key_len | m->tag_len | m->has | m->encoding | m->timed);
 	const bool goes_on = is_plain && thmqi_series_goes_on(l, p, p->partitions[m->index].partition, m->slot->level, m->first, m->len);
 	struct thmqi_frame *f;
 	uint64_t seq;
@@ -519,10 +511,11 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 	if (thmqi_unlikely(m->has & IN_TXN))
 		in_txn(p, m);
 	thmqi_frame_commit(up);
-	thmqi_series_end(l);
-	if (is_plain)
-		place_leads(p, m, goes_on ? f : NULL);
-	expect_frame(up);
+	if (takes_series) {
+		thmqi_series_end(l);
+		if (is_plain)
+			place_leads(p, m, goes_on ? f : NULL);
+	}
 	return place_sent(p, m, seq);
 }
 

@@ -211,7 +211,7 @@ static void lost(struct thmq_consumer *c, struct reading *r, int error)
 	r->state = READING_NONE;
 	r->resumes = false;
 	if (c->shared)
-		thmqi_shared_lost(r);
+		thmqi_shared_lost(r, false);
 	if (r->ack_dirty)
 		c->fenced = true;
 	r->ack_unsure = !r->ack_dirty && r->ack_sent != r->ack_stored;
@@ -240,7 +240,7 @@ void thmqi_reading_lost(struct reading *r)
 
 	r->detach_due = r->ack_unsure = false;
 	if (c->shared)
-		thmqi_shared_lost(r);
+		thmqi_shared_lost(r, r->state == READING_ON || r->state == READING_ATTACHING || r->state == READING_WANTED);
 	if (!r->seek_done) {
 		r->seek_done = true;
 		r->seek_status = -ECONNRESET;
@@ -370,6 +370,8 @@ static void on_attached(struct thmq_consumer *c, struct reading *r, const struct
 	r->resumes = false;
 	if (r->ack_dirty)
 		thmqi_reading_ack(r);
+	if (c->shared)
+		thmqi_shared_ack_send(r);
 	if (r->revoke_asked)
 		let_go(r);
 }

@@ -11,6 +11,18 @@
 #define RETRY_NS 10000000u         /* a dead letter that found no room … */
 #define RETRY_ERROR_NS 1000000000u /* … or was refused */
 
+#define UNSTORED_MAX 512u          /* frames of acks that are remembered until they are stored */
+
+/* Acks as they were sent, in this order. */
+struct unstored {
+	uint32_t head, tail, again; /* free running; those from @again on are to be sent again */
+	bool forgot;                /* there was no room for all */
+	struct {
+		uint64_t from;
+		uint32_t count, serial;
+	} at[UNSTORED_MAX];
+};
+
 /* What is prefetched is the app's to see only while it certainly is ours. */
 static uint64_t shown_for_ns(const struct thmq_consumer *c)
 {
@@ -40,12 +52,62 @@ static bool say(struct reading *r, uint32_t what, uint64_t from, uint64_t to, ui
 	return true;
 }
 
+static void drop_stored(struct reading *r)
+{
+	struct unstored *u = r->unstored;
+
+	while (u->tail != u->again && u->at[u->tail % UNSTORED_MAX].serial <= r->settle_stored)
+		u->tail++;
+}
+
+static bool add_unstored(struct unstored *u, uint64_t from, uint64_t to, uint32_t serial)
+{
+	if (u->head - u->tail == UNSTORED_MAX)
+		return false;
+	u->at[u->head % UNSTORED_MAX].from = from;
+	u->at[u->head % UNSTORED_MAX].count = (uint32_t)(to - from);
+	u->at[u->head++ % UNSTORED_MAX].serial = serial;
+	return true;
+}
+
+/* An ack that was sent just now. */
+static void remember(struct reading *r)
+{
+	struct unstored *u = r->unstored;
+
+	if (!u)
+		return;
+	drop_stored(r);
+	if (r->settle_stored == r->settle_sent - 1)
+		u->forgot = false;
+	if (!add_unstored(u, r->settle_from, r->settle_to, r->settle_sent))
+		u->forgot = true;
+	u->again = u->head;
+}
+
+static bool send_again(struct reading *r)
+{
+	struct unstored *u = r->unstored;
+
+	for (; u && u->again != u->head; u->again++) {
+		uint32_t i = u->again % UNSTORED_MAX;
+
+		if (!say(r, THMQI_SETTLE_ACK, u->at[i].from, u->at[i].from + u->at[i].count, 0, 0))
+			return false;
+		u->at[i].serial = r->settle_sent;
+	}
+	return true;
+}
+
 bool thmqi_shared_ack_send(struct reading *r)
 {
+	if (!send_again(r))
+		return r->state == READING_ON ? thmqi_reading_later(r) : false;
 	if (r->settle_from == r->settle_to)
 		return true;
 	if (!say(r, THMQI_SETTLE_ACK, r->settle_from, r->settle_to, 0, 0))
 		return r->state == READING_ON ? thmqi_reading_later(r) : false;
+	remember(r);
 	r->settle_from = r->settle_to;
 	return true;
 }
@@ -163,11 +225,15 @@ int thmqi_client_reject(struct thmq_consumer *c, const struct thmq_message *mess
 
 /* --------------------------------------------------------------------- hear */
 
+static bool acks_are_out(const struct reading *r)
+{
+	return r->settle_from != r->settle_to || r->settle_stored != r->settle_sent ||
+	       (r->unstored && r->unstored->again != r->unstored->head);
+}
+
 bool thmqi_shared_acks_stored(const struct reading *r)
 {
-	if (r->state == READING_NONE || r->ack_error)
-		return true;
-	return r->settle_from == r->settle_to && r->settle_stored == r->settle_sent;
+	return r->state == READING_NONE || r->ack_error || !acks_are_out(r);
 }
 
 void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f)
@@ -191,13 +257,31 @@ void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f)
 		r->settle_stored = THMQI_MAX(r->settle_stored, f->extra);
 }
 
-void thmqi_shared_lost(struct reading *r)
+void thmqi_shared_lost(struct reading *r, bool again)
 {
-	if (!thmqi_shared_acks_stored(r))
-		r->consumer->fenced = true;
+	struct unstored *u = r->unstored;
+
+	if (!u || !again || u->forgot)
+		r->consumer->fenced = r->consumer->fenced || acks_are_out(r);
+	if (u && again) {
+		drop_stored(r);
+		if (r->settle_from != r->settle_to && !add_unstored(u, r->settle_from, r->settle_to, 0))
+			r->consumer->fenced = true;
+		u->again = u->tail;
+	} else if (u) {
+		u->again = u->tail = u->head;
+	}
+	if (u)
+		u->forgot = false;
 	r->settle_from = r->settle_to = 0;
 	r->settle_sent = r->settle_stored = 0;
 	r->ack_error = 0;
+}
+
+void thmqi_shared_fini(struct reading *r)
+{
+	free(r->unstored);
+	r->unstored = NULL;
 }
 
 /* --------------------------------------------------------------------- runs */
@@ -228,6 +312,8 @@ void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f)
 	if (r->resumes) /* perhaps another machine's */
 		r->consumer->clock_ns = 0;
 	age_ns(r->consumer, f->tag_hash, thmqi_session_now(r->consumer->session));
+	if (!r->unstored && r->consumer->session->opts.reconnect_ns)
+		r->unstored = calloc(1, sizeof(*r->unstored)); /* without it acks that are lost are told */
 }
 
 void thmqi_shared_delivered(struct thmq_consumer *c, struct delivered *d,

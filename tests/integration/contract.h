@@ -17,11 +17,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <thundermq/thundermq.h>
+#include <thundermq/transport.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -174,6 +175,91 @@ static void refuse_uring(void)
 		exit(77);
 }
 
+/* -------------------------------------------------------- a transport of the test's own */
+
+#define WAITING_MAX 64
+
+/* Pairs of sockets, handed over in this process. */
+static struct {
+	pthread_mutex_t lock;
+	int ready; /* an eventfd that counts the waiting */
+	int waiting[WAITING_MAX], count;
+} pairs = {.lock = PTHREAD_MUTEX_INITIALIZER, .ready = -1};
+
+static int pair_connect(void *ctx, const char *at, int *ret_fd)
+{
+	const uint64_t one = 1;
+	int fds[2], rc = -ECONNREFUSED;
+
+	(void)ctx, (void)at;
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+	pthread_mutex_lock(&pairs.lock);
+	if (pairs.ready >= 0 && pairs.count < WAITING_MAX) {
+		pairs.waiting[pairs.count++] = fds[1];
+		CHECK(write(pairs.ready, &one, sizeof(one)) == sizeof(one));
+		rc = 0;
+	}
+	pthread_mutex_unlock(&pairs.lock);
+	if (rc) {
+		close(fds[0]);
+		close(fds[1]);
+		return rc;
+	}
+	*ret_fd = fds[0];
+	return 0;
+}
+
+static int pair_listen(void *ctx, const char *at, int *ret_fd, char *ret_url, uint32_t url_size)
+{
+	(void)ctx, (void)at, (void)ret_url, (void)url_size;
+	*ret_fd = pairs.ready = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+	return pairs.ready < 0 ? -errno : 0;
+}
+
+static int pair_accept(void *ctx, int listen_fd, int *ret_fd)
+{
+	uint64_t one;
+
+	(void)ctx;
+	if (read(listen_fd, &one, sizeof(one)) != sizeof(one))
+		return -errno;
+	pthread_mutex_lock(&pairs.lock);
+	*ret_fd = pairs.waiting[0];
+	memmove(pairs.waiting, pairs.waiting + 1, (size_t)--pairs.count * sizeof(pairs.waiting[0]));
+	pthread_mutex_unlock(&pairs.lock);
+	return 0;
+}
+
+static void pair_close(void *ctx, int fd)
+{
+	(void)ctx;
+	pthread_mutex_lock(&pairs.lock);
+	if (fd == pairs.ready) { /* nobody will accept these */
+		while (pairs.count)
+			close(pairs.waiting[--pairs.count]);
+		pairs.ready = -1;
+	}
+	pthread_mutex_unlock(&pairs.lock);
+	close(fd);
+}
+
+/* Of each environment; what moves comes late now and then, and in pieces. */
+static void own_transport(struct thmq_env *e)
+{
+	static const struct thmq_transport transport = {.size = sizeof(transport),
+							.scheme = "pair",
+							.connect = pair_connect,
+							.listen = pair_listen,
+							.accept = pair_accept,
+							.close = pair_close};
+	struct thmq_fault *fault;
+
+	if (!is("own"))
+		return;
+	CHECK(thmq_transport_register(e, &transport) == 0);
+	CHECK(thmq_fault_open(e, THMQ_FAULT_OPTS(.seed = 4711, .short_ppm = 200000, .delay_ppm = 10000, .delay_ns = 300000), &fault) == 0);
+}
+
 /* With "from" the one that clients come from. */
 static const char *port_of(bool from)
 {
@@ -190,6 +276,7 @@ static void open_broker(void)
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
 			     : is("tls")  ? "tls://127.0.0.1:0"
+			     : is("own")  ? "pair://broker"
 					  : "tcp://127.0.0.1:0";
 
 	snprintf(socket, sizeof(socket), "shm://%s/socket", dir);
@@ -201,6 +288,7 @@ static void open_broker(void)
 	CHECK(thmq_env_open(&home, THMQ_ENV_OPTS(.core_count = is_alone() ? 0 : 2, .flags = env_flags(),
 						 .pool_bytes = 256 << 20,
 						 .policy = THMQ_POLICY_EVENT)) == 0);
+	own_transport(home);
 	CHECK(thmq_broker_open(home,
 			       THMQ_BROKER_OPTS(.data_dir = dir, .listen = listen, .shard_count = 2,
 						.segment_bytes = 16 << 20, .tls = tls(true),
@@ -308,10 +396,12 @@ static void up(void)
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
 	come_from();
-	if (!alone)
+	if (!alone) {
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),
 							 .pool_bytes = 256 << 20,
 							 .policy = THMQ_POLICY_EVENT)) == 0);
+		own_transport(away);
+	}
 	look_for_kernel();
 }
 

@@ -52,6 +52,8 @@ check "too long a time" 2 "$thmq" topic create --retention-time 99999999w "$d" t
 check "a unit of no size" 2 "$thmq" topic create --retention-bytes 7Q "$d" t; has err 'no unit of size "Q"'
 check "no size" 2 "$thmq" topic create --retention-bytes K "$d" t; has err 'K is no size'
 check "bench of an absent directory" 3 "$thmq" bench "$d"; has err 'no such directory'
+check "bench for a time and a number" 2 "$thmq" bench --count 5 --seconds 1 "$d"; has err 'one of the two'
+check "bench at no rate" 2 "$thmq" bench --rate 0 "$d"; has err 'messages a second'
 check "no way to flush" 2 "$thmq" bench --flush never "$d"; has err 'auto, dsync or fdatasync, not never'
 [ ! -e "$d" ] || die "what was refused made $d"
 check cores 0 "$thmq" cores; has out 'for this process'; has out '^ *0 '
@@ -271,8 +273,8 @@ check "delete it again" 3 "$thmq" topic delete "$d" keyed
 
 # bench leaves a directory as it was, whatever ends it
 ls -R "$d" >"$dir/before"
-check bench 0 "$thmq" bench --seconds 1 --size 1K --flush fdatasync --polled off "$d"
-has out 'durable, one at a time'; has out 'flush by fdatasync, polled no'
+check bench 0 "$thmq" bench --count 300 --size 1K --plot --flush fdatasync --polled off "$d"
+has out 'durable, one at a time'; has out 'durable and received'; has out 'flush by fdatasync, polled no'; has out ' us |##'
 ls -R "$d" | cmp -s - "$dir/before" || die "bench changed the directory"
 mkdir "$dir/bench"
 "$thmq" bench --seconds 60 "$dir/bench" >"$dir/out" 2>"$dir/err" & bench=$!
@@ -468,6 +470,21 @@ check "a cap on what never sleeps" 1 "$thmq" top --once --policy poll --cpu-cap 
 check "top of a URL" 2 "$thmq" top "$url"
 check "serve a URL" 2 "$thmq" serve "$url"
 
+# bench ends with its broker
+"$thmq" serve --listen "shm://$dir/measured-at" "$dir/measured" > "$dir/url" &
+server=$!
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+	for _ in 1 2 3 4 5 6 7 8 9 10; do [ -S "$dir/measured-at" ] || sleep 0.1; done
+done
+"$thmq" bench --count 10000000 "shm://$dir/measured-at" > "$dir/out" 2> "$dir/err" & bench=$!
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+	for _ in 1 2 3 4 5 6 7 8 9 10; do "$thmq" topic list "$dir/measured" 2>&1 | grep -q thmq-bench || sleep 0.1; done
+done
+kill -9 "$server"; wait "$server" 2>/dev/null || true
+server=''
+wait "$bench" && die "a bench whose broker was killed is no success"
+grep -q 'closed\|lost\|refused' "$dir/err" || die "bench does not say that its broker is gone: $(cat "$dir/err")"
+
 # TLS by pre-shared keys, which need no certificates to be made; 1 and words where the library is built without
 printf '# keys\nclient:00112233445566778899aabbccddeeff\n' > "$dir/keys"
 printf 'client:ffeeddccbbaa99887766554433221100\n' > "$dir/wrong-keys"
@@ -486,7 +503,9 @@ if ! grep -q 'without TLS\|not installed' "$dir/err"; then
 	check "a wrong key" 1 "$thmq" topic list --tls-psk "$dir/wrong-keys" "$url"; has err 'another pre-shared key'
 	check "no key" 1 "$thmq" topic list "$url"; has err 'no key that both have\|certificate'
 	check "in clear" 1 "$thmq" topic list "tcp${url#tls}"; has err 'tls://'
-	check "bench by TLS" 0 "$thmq" bench --seconds 1 --json --tls-psk "$dir/keys" "$url"; has out messages_per_s
+	check "bench by TLS" 0 "$thmq" bench --count 100 --json --tls-psk "$dir/keys" "$url"; has out messages_per_s
+	check "bench at a rate" 0 "$thmq" bench --count 100 --rate 1000 --json --tls-psk "$dir/keys" "$url"
+	has out '"what":"durable, 1000 a second","count":100,'; has out messages_per_s
 	check "bench leaves nothing" 0 "$thmq" topic list --tls-psk "$dir/keys" "$url"
 	if grep -q thmq-bench "$dir/out"; then die "bench left a topic"; fi
 	check "bench of a broker's device" 2 "$thmq" bench --flush dsync "$url"; has err 'for a directory'

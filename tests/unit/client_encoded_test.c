@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <thundermq/thundermq.h>
 
 #include "../../examples/kafka/batch.h"
@@ -262,6 +263,155 @@ Test(client_encoded, a_group_goes_on_behind_what_it_has_acknowledged)
 	c = open_consumer("g", NULL);
 	take(c, m, 1);
 	cr_assert(has(&m[0], "", "behind"));
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
+/* What the clients of each codec put where the records are. */
+static bool pack_batch(int codec, const char *command)
+{
+	char text[600], name[64], packed[64];
+	uint8_t *bytes;
+	size_t n;
+	FILE *f;
+
+	snprintf(name, sizeof(name), "%s/records", dir);
+	snprintf(packed, sizeof(packed), "%s/packed", dir);
+	f = fopen(name, "w");
+	cr_assert(f && fwrite(batch.data + 61, 1, batch.len - 61, f) == batch.len - 61 && fclose(f) == 0);
+	snprintf(text, sizeof(text), command, name, packed);
+	if (system(text) != 0)
+		return false;
+	bytes = malloc(1 << 20);
+	f = fopen(packed, "r");
+	n = fread(bytes, 1, 1 << 20, f);
+	cr_assert(n > 0 && fclose(f) == 0);
+	batch.len = 61;
+	out_copy(&batch, bytes, n);
+	free(bytes);
+	batch.data[22] = (uint8_t)codec;
+	put_i32(batch.data + 8, (int32_t)batch.len - 12);
+	reseal();
+	return true;
+}
+
+static void check_packed(const char *what)
+{
+	struct thmq_event e;
+	struct thmq_message m[16];
+	struct thmq_consumer *c;
+
+	cr_assert_eq(settle(thmq_send(producer, "plain", 5, NULL)).error, 0);
+	e = settle(send_batch());
+	cr_assert_eq(e.error, 0, "%s: %s", what, thmq_strerror(e.error));
+	cr_assert_eq(settle(thmq_send(producer, "behind", 6, NULL)).error, 0);
+	c = open_consumer(NULL, NULL);
+	cr_assert_eq(thmq_seek(c, 0, THMQ_START_OFFSET, e.offset - 1), 0);
+	take(c, m, 5);
+	cr_assert(has(&m[0], "", "plain") && has(&m[1], "k1", "first") && has(&m[2], "k2", "second") && has(&m[3], "", "") && has(&m[4], "", "behind"),
+		  "%s", what);
+	cr_assert(m[2].tag_len == 3 && memcmp(m[2].tag, "red", 3) == 0 && m[2].headers_len && m[2].offset == e.offset + 1);
+	cr_assert_eq(thmq_release(c, m, 5), 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
+Test(client_encoded, those_that_are_compressed_are_unpacked)
+{
+	static const struct {
+		int codec;
+		const char *command; /* from a file to a file */
+	} all[] = {
+#ifdef HAVE_ZLIB
+		{1, "gzip -c %s > %s 2> /dev/null"},
+#endif
+#ifdef HAVE_LZ4
+		{3, "lz4 -q -f %s %s 2> /dev/null"},
+#endif
+#ifdef HAVE_ZSTD
+		{4, "zstd -q -f %s -o %s 2> /dev/null"},
+#endif
+		{0, "cp %s %s"}};
+	uint32_t i, tried = 0;
+
+	for (i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		make_batch();
+		if (!pack_batch(all[i].codec, all[i].command))
+			continue;
+		check_packed(all[i].command);
+		tried++;
+	}
+	cr_assert_geq(tried, 1);
+}
+
+#ifdef HAVE_SNAPPY
+/* Snappy by hand, as it is and as Java frames it: one literal, which is what a compressor that finds nothing writes. */
+Test(client_encoded, snappy_with_and_without_its_frame)
+{
+	uint8_t records[1024], head[16] = {0x82, 'S', 'N', 'A', 'P', 'P', 'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1}, piece[8];
+	uint32_t len, half, at, framed;
+
+	for (framed = 0; framed < 2; framed++) {
+		make_batch();
+		len = (uint32_t)batch.len - 61;
+		cr_assert(len > 61 && len < sizeof(records));
+		memcpy(records, batch.data + 61, len);
+		batch.len = 61;
+		if (framed)
+			out_copy(&batch, head, sizeof(head));
+		for (at = 0; at < len; at += half) {
+			uint32_t n = 0;
+
+			half = framed ? len / 2 : len;
+			half = half < len - at ? half : len - at;
+			piece[n++] = (uint8_t)(half & 0x7f) | (half > 127 ? 0x80 : 0);
+			if (half > 127)
+				piece[n++] = (uint8_t)(half >> 7);
+			piece[n++] = half > 60 ? 60 << 2 : (uint8_t)((half - 1) << 2);
+			if (half > 60)
+				piece[n++] = (uint8_t)(half - 1);
+			cr_assert_leq(half, 256);
+			if (framed) {
+				uint8_t length[4] = {0, 0, 0, (uint8_t)(n + half)};
+
+				cr_assert_lt(n + half, 256);
+				out_copy(&batch, length, 4);
+			}
+			out_copy(&batch, piece, n);
+			out_copy(&batch, records + at, half);
+		}
+		batch.data[22] = 2;
+		put_i32(batch.data + 8, (int32_t)batch.len - 12);
+		reseal();
+		check_packed(framed ? "framed" : "as it is");
+	}
+}
+#endif
+
+/* Bytes that are none, in each of the codecs: told once, and what is behind them comes. */
+Test(client_encoded, what_cannot_be_unpacked_is_told_and_passed_over)
+{
+	struct thmq_message m[16];
+	struct thmq_consumer *c;
+	struct thmq_event e;
+	uint32_t codec, i, told = 0;
+
+	for (codec = 1; codec <= 4; codec++) {
+		make_batch();
+		batch.data[22] = (uint8_t)codec;
+		for (i = 61; i < batch.len; i++)
+			batch.data[i] = (uint8_t)(i * 37 + codec);
+		reseal();
+		cr_assert_eq(settle(send_batch()).error, 0);
+	}
+	cr_assert_eq(settle(thmq_send(producer, "behind", 6, NULL)).error, 0);
+	c = open_consumer(NULL, NULL);
+	take(c, m, 1);
+	cr_assert(has(&m[0], "", "behind") && m[0].offset == 12);
+	while (thmq_events(session, &e, 1) == 1)
+		if (e.type == THMQ_EVENT_ERROR) {
+			cr_assert(e.error == -THMQ_ECORRUPT || e.error == -EOPNOTSUPP, "%s", thmq_strerror(e.error));
+			cr_assert_eq(e.offset, 3 * told++);
+		}
+	cr_assert_eq(told, 4);
 	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
 }
 

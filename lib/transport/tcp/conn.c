@@ -32,7 +32,7 @@ struct tcp_conn *thmqi_tcp_make(bool of_broker)
 	c->fd = -1;
 	thmqi_joint_init(&c->joint, of_broker);
 	c->joint.parted = parted;
-	c->deadline_ns = UINT64_MAX;
+	c->deadline_ns = c->address_ns = UINT64_MAX;
 	thmqi_stream_init(&c->in, of_broker);
 	return c;
 }
@@ -177,9 +177,9 @@ static uint64_t next_tick(const struct tcp_conn *c)
 {
 	uint64_t now = c->core->now_ns;
 
-	return c->state == TCP_OPEN || c->state == TCP_CLOSED
-		       ? now + c->joint.tick_ns
-		       : THMQI_MAX(c->deadline_ns, now + 1000000u);
+	if (c->state == TCP_OPEN || c->state == TCP_CLOSED)
+		return now + c->joint.tick_ns;
+	return THMQI_MAX(c->state == TCP_CONNECTING ? THMQI_MIN(c->deadline_ns, c->address_ns) : c->deadline_ns, now + 1000000u);
 }
 
 /* Once what has come was read: who did not say anything for so long is dead, and so is who takes nothing. */
@@ -193,6 +193,15 @@ static void look_at_peer(struct tcp_conn *c)
 		thmqi_tcp_end(c, -ETIMEDOUT);
 }
 
+/* The poller tries the next one. */
+static void give_up_address(struct tcp_conn *c, int error)
+{
+	c->error = error;
+	c->retry = true;
+	c->address_ns = UINT64_MAX;
+	thmqi_tcp_unwatch(&c->watch);
+}
+
 static void tick(struct tcp_conn *c)
 {
 	uint64_t now = c->core->now_ns;
@@ -202,6 +211,8 @@ static void tick(struct tcp_conn *c)
 		return; /* the poller ends that */
 	if (now >= c->deadline_ns)
 		thmqi_tcp_end(c, -ETIMEDOUT);
+	else if (c->state == TCP_CONNECTING && now >= c->address_ns)
+		give_up_address(c, -ETIMEDOUT);
 	else if (c->state == TCP_OPEN)
 		look_at_peer(c);
 	if (c->state == TCP_OPEN)
@@ -327,9 +338,7 @@ static int poll_connecting(struct tcp_conn *c)
 	if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
 		error = c->own && errno == ENOTSOCK ? 0 : errno; /* then its send tells */
 	if (error) {
-		c->error = -error;
-		c->retry = true;
-		thmqi_tcp_unwatch(&c->watch);
+		give_up_address(c, -error);
 		return 1;
 	}
 	if (c->tls_config) {
@@ -452,7 +461,7 @@ static bool conn_arm(struct thmqi_poller *p)
 	if (c->state == TCP_SHAKING && (c->shake || (thmqi_tcp_unsent(c) && c->writable)))
 		return true;
 	if (c->state != TCP_OPEN)
-		return c->readable && c->state != TCP_CONNECTING;
+		return c->state == TCP_CONNECTING ? c->retry : c->readable;
 	if (c->hot) {
 		cool(c);
 		if (c->hot)
@@ -502,12 +511,17 @@ int thmqi_tcp_start(struct tcp_conn *c, struct thmq_core *core)
 
 static int try_address(struct tcp_conn *c, const struct tcp_address *a)
 {
+	uint32_t left;
 	int rc;
 
 	c->fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->fd < 0)
 		return -errno;
 	c->readable = c->writable = c->hung_up = false;
+	/* one that says nothing must not take the time of those behind it */
+	left = c->address_count - c->address_next;
+	c->address_ns = left ? c->core->now_ns + (c->deadline_ns - THMQI_MIN(c->deadline_ns, c->core->now_ns)) / (left + 1) : UINT64_MAX;
+	thmqi_tcp_tick_at(c, next_tick(c));
 	rc = thmqi_tcp_socket_ready(c->fd);
 	if (!rc && connect(c->fd, (const struct sockaddr *)&a->addr, a->len) != 0 &&
 	    errno != EINPROGRESS)

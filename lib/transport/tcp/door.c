@@ -3,6 +3,7 @@
  * door.c - the broker's side until a connection is open: the listening socket, those that have not said what they want, and
  * their way to the core of the shard that they named. Nobody gets memory worth mentioning before the greeting is right.
  */
+#include <netinet/in.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -246,15 +247,38 @@ static const struct thmqi_gate_ops gate_ops = {
 
 /* ------------------------------------------------------------------ listen */
 
-static int bind_one(struct tcp_door *d, const char *url, struct tcp_address *a)
+/* An address of the machine's that is of no use here: another one may be. */
+static bool is_not_here(int rc)
 {
-	int on = 1, rc = 0;
+	return rc == -EAFNOSUPPORT || rc == -EADDRNOTAVAIL;
+}
+
+/* 0, or an error, and d->fd is closed. */
+static int bind_to(struct tcp_door *d, const struct tcp_address *a)
+{
+	int on = 1, off = 0, rc = 0;
 
 	d->fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (d->fd < 0 || setsockopt(d->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-	    bind(d->fd, (const struct sockaddr *)&a->addr, a->len) != 0 ||
-	    listen(d->fd, BACKLOG) != 0)
+	if (d->fd < 0)
+		return -errno;
+	/* every address is those of IPv4, too, whatever the machine's default is */
+	if ((a->any && a->addr.ss_family == AF_INET6 && setsockopt(d->fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) != 0) ||
+	    setsockopt(d->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+	    bind(d->fd, (const struct sockaddr *)&a->addr, a->len) != 0 || listen(d->fd, BACKLOG) != 0)
 		rc = -errno;
+	if (rc) {
+		close(d->fd);
+		d->fd = -1;
+	}
+	return rc;
+}
+
+static int bind_first(struct tcp_door *d, const char *url, struct tcp_address *a, uint32_t count)
+{
+	int rc = bind_to(d, a);
+
+	for (; is_not_here(rc) && count > 1; count--)
+		rc = bind_to(d, ++a);
 	if (rc == -EADDRINUSE)
 		return thmqi_fail(rc, "listen on %s: another socket has this address and port",
 				  url);
@@ -308,7 +332,7 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 	rc = !own && thmqi_tcp_is_secure(url, opts->tls) ? thmqi_tls_config_open(opts->tls, NULL, &d->tls)
 							 : 0;
 	if (!rc)
-		rc = own ? listen_own(d, url) : bind_one(d, url, &addresses[0]);
+		rc = own ? listen_own(d, url) : bind_first(d, url, addresses, count);
 	if (!rc) {
 		thmqi_host_open(&d->gate.host, l, opts);
 		rc = thmqi_gate_start(&d->gate, &gate_ops, d->fd);

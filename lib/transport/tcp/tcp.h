@@ -34,6 +34,7 @@
 struct tcp_address {
 	struct sockaddr_storage addr;
 	socklen_t len;
+	bool any; /* to listen at: each that the machine has */
 };
 
 /* A listening socket, on one core; what it accepts stays there until it has said which shard it wants. */
@@ -97,6 +98,7 @@ struct tcp_conn {
 	uint8_t client_id[16];
 	struct tcp_address addresses[TCP_ADDRESSES]; /* client */
 	uint32_t address_count, address_next;
+	uint64_t address_ns; /* so long this one may take; UINT64_MAX: there is no other */
 	/* in */
 	struct thmqi_stream in;
 	uint8_t *rx;
@@ -121,7 +123,7 @@ struct tcp_conn {
 
 /* url.c */
 int thmqi_tcp_check(const char *url);
-/* Looks up names, which may block. @passive: to listen at. *ret_count addresses. */
+/* Looks up names, which may block. @passive: to listen at. *ret_count addresses, the best first. */
 int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 		      uint32_t *ret_count);
 void thmqi_tcp_format(const struct tcp_address *a, bool tls, char *ret_url, size_t size);

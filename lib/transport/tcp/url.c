@@ -69,6 +69,22 @@ int thmqi_tcp_check(const char *url)
 	return parse(url, &p);
 }
 
+/* A socket of IPv6 is one of IPv4, too: where there are both it goes first. */
+static void set_any(struct tcp_address *a, uint32_t count)
+{
+	struct tcp_address first;
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		a[i].any = true;
+		if (i && a[i].addr.ss_family == AF_INET6 && a[0].addr.ss_family != AF_INET6) {
+			first = a[i];
+			a[i] = a[0];
+			a[0] = first;
+		}
+	}
+}
+
 int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 		      uint32_t *ret_count)
 {
@@ -78,6 +94,7 @@ int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, ui
 	struct place p;
 	uint32_t n = 0;
 	int rc = parse(url, &p);
+	bool any;
 
 	if (rc)
 		return rc;
@@ -85,8 +102,8 @@ int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, ui
 		return bad(url, "nobody listens at port 0");
 	if (passive)
 		hints.ai_flags |= AI_PASSIVE;
-	rc = getaddrinfo(passive && strcmp(p.host, "*") == 0 ? NULL : p.host, p.port, &hints,
-			 &found);
+	any = passive && strcmp(p.host, "*") == 0;
+	rc = getaddrinfo(any ? NULL : p.host, p.port, &hints, &found);
 	if (rc == EAI_NONAME) { /* a name, then */
 		hints.ai_flags &= ~AI_NUMERICHOST;
 		rc = getaddrinfo(p.host, p.port, &hints, &found);
@@ -98,10 +115,12 @@ int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, ui
 	for (it = found; it && n < max; it = it->ai_next) {
 		if (it->ai_addrlen > sizeof(ret[n].addr))
 			continue;
-		memcpy(&ret[n].addr, it->ai_addr, it->ai_addrlen);
-		ret[n++].len = it->ai_addrlen;
+		ret[n] = (struct tcp_address){.len = it->ai_addrlen};
+		memcpy(&ret[n++].addr, it->ai_addr, it->ai_addrlen);
 	}
 	freeaddrinfo(found);
+	if (any)
+		set_any(ret, n);
 	*ret_count = n;
 	return n ? 0 : thmqi_fail(-EHOSTUNREACH, "%s: no address", url);
 }
