@@ -56,7 +56,9 @@ WORDS = {
     "durable_100B_fixed_pinned_flush_p50": "policy fixed, a plain write and a flush, p50",
     "durable_100B_fixed_pinned_flush_p99": "the same, p99",
     "quorum_ack_p50": "three brokers, one message of 1 KiB at a time, on a majority's devices: p50",
-    "quorum_1KiB": "three brokers, 1 KiB, many outstanding, on a majority's devices",
+    "quorum_1KiB": "three brokers, 1 KiB, many outstanding, on a majority's devices, segments recycled",
+    "quorum_1KiB_growing": "the same while the logs grow",
+    "catch_up_p999": "three brokers, a 100 B message each 500 us while one gets what it missed: p99.9",
     "consensus_cpu": "three brokers: processor time of the consensus, each entry",
     "shm_roundtrip_64": "round trip of 64 B to a broker in another process, over shared memory, p50",
     "shm_roundtrip_64_nng": "the same, beside nng's ipc",
@@ -357,14 +359,14 @@ def rivals_rows(cells):
     return rows
 
 
-def systems_table(cells):
+def systems_table(cells, proves="durable"):
     out = []
     for size in SIZES:
         rows = [key for key in rivals_rows(cells) if (key, size) in cells]
         if not rows:
             continue
         out += [
-            f"#### {SIZES[size]}, durable",
+            f"#### {SIZES[size]}, {proves}",
             "",
             "| | one at a time: p50 µs | p99 µs | faster, p50 | faster, p99 | many: thousand/s | faster | its batch |",
             "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -408,9 +410,9 @@ def mechanism_table(cells):
     return out
 
 
-def rivals_drawing(systems, mechanism):
+def rivals_drawing(systems, copies, mechanism):
     """Two panels, one at a time and many: how many times faster we are than each rival, on a logarithmic axis."""
-    rows = [(key, systems) for key in rivals_rows(systems)] + [(key, mechanism) for key in rivals_rows(mechanism)]
+    rows = [(key, cells) for cells in (systems, copies, mechanism) for key in rivals_rows(cells)]
     panels = (("one_p50", "one at a time, p50"), ("many", "many outstanding"))
     points = [faster(cells[key, size][metric]) for key, cells in rows for size in SIZES for metric, _ in panels
               if metric in cells.get((key, size), {})]
@@ -442,8 +444,9 @@ def rivals_drawing(systems, mechanism):
             if p == 0:
                 name = f"mapped files, {KINDS[key][1]}" if cells is mechanism else key
                 svg.append(f'<text x="12" y="{y + 4}">{escape(name)}</text>')
-                if cells is mechanism:
-                    svg.append(f'<text x="12" y="{y + 18}" fill="#666">(ours: {KINDS[key][0]})</text>')
+                ours = KINDS[key][0] if cells is mechanism else "three brokers" if cells is copies else None
+                if ours:
+                    svg.append(f'<text x="12" y="{y + 18}" fill="#666">(ours: {ours})</text>')
             for k, size in enumerate(SIZES):
                 line = cells.get((key, size), {}).get(metric)
                 if not line:
@@ -466,7 +469,7 @@ def replace_block(path, begin, end, block):
 
 
 def write_rivals(lines, machine, root):
-    systems, mechanism = cells_of(lines, "systems"), cells_of(lines, "mechanism")
+    systems, copies, mechanism = (cells_of(lines, name) for name in ("systems", "copies", "mechanism"))
     out = [
         "### Measured",
         "",
@@ -479,6 +482,8 @@ def write_rivals(lines, machine, root):
     ]
     if systems:
         out += ["### What one would take instead", ""] + systems_table(systems)
+    if copies:
+        out += ["### Three that keep the same data", ""] + systems_table(copies, "on the media of a majority")
     if mechanism:
         out += ["### RocketMQ's storage mechanism", ""] + mechanism_table(mechanism)
     skipped = [f"{line['name'].removeprefix('rival_')} ({line['why']})" for line in lines if line.get("verdict") == "skipped"]
@@ -488,7 +493,7 @@ def write_rivals(lines, machine, root):
         out += ["**From a short run that only shows that it works: no figure of it means anything.**", ""]
     replace_block(os.path.join(root, "doc", "rivals.md"), "<!-- RIVALS", RIVALS_END, RIVALS_BEGIN + "\n".join(out) + RIVALS_END)
     with open(os.path.join(root, "doc", "rivals.svg"), "w", encoding="utf-8") as f:
-        f.write(rivals_drawing(systems, mechanism))
+        f.write(rivals_drawing(systems, copies, mechanism))
 
 
 KEPT = ("part", "name", "unit", "value", "rival", "rival_value", "measure", "mid", "low", "high", "sense", "bar", "verdict", "ages")

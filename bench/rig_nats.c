@@ -5,6 +5,7 @@
  * acknowledgements. As shipped the store leaves its files in the page cache for two minutes. Newer servers take
  * sync_interval: always; for older ones the store's directory is marked so that the file system writes everything in
  * it synchronously (ioctl_iflags(2), FS_SYNC_FL). Where neither is to be had it is no rival: its acks prove nothing.
+ * As one server, or as three that keep the same stream (num_replicas 3): then the publisher is connected to the one that leads.
  */
 #include "rig_rival.h"
 #include "rig_server.h"
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +26,19 @@
 #define IN_BYTES 65536u
 #define LINE_MAX_BYTES 4096u
 
+#define SERVERS_MAX 3u
+#define READY_NS 30000000000ull
+#define ANSWER_MS 500
+
+struct place {
+	char dir[4200]; /* of a server */
+	int port, route;
+};
+
 struct nats {
-	pid_t pid;
+	unsigned servers;
+	struct place places[SERVERS_MAX];
+	pid_t pids[SERVERS_MAX];
 	int fd;
 	size_t begin, end; /* of what is in in[] */
 	uint32_t len;      /* of the messages in block */
@@ -91,13 +104,29 @@ static char *line(struct nats *n)
 	}
 }
 
-/* The next message's body, ended with a zero; NULL: "PONG". Answers the server's questions meanwhile. */
-static char *message(struct nats *n)
+/* Is there a whole line, or does one come within so long? */
+static bool await_line(struct nats *n, int ms)
+{
+	struct pollfd p = {.fd = n->fd, .events = POLLIN};
+
+	while (!memchr(n->in + n->begin, '\n', n->end - n->begin)) {
+		if (poll(&p, 1, ms) == 0)
+			return false;
+		more(n);
+	}
+	return true;
+}
+
+/* The next message's body, ended with a zero; NULL: "PONG", or none within @ms (-1: it comes). Answers the server's questions meanwhile. */
+static char *message(struct nats *n, int ms)
 {
 	for (;;) {
-		char *at = line(n), *size;
+		char *at, *size;
 		size_t len;
 
+		if (ms >= 0 && !await_line(n, ms))
+			return NULL;
+		at = line(n);
 		if (strcmp(at, "PONG") == 0)
 			return NULL;
 		if (strcmp(at, "PING") == 0)
@@ -122,7 +151,7 @@ static char *message(struct nats *n)
 static void acks(struct nats *n, uint64_t count)
 {
 	while (count > 0) {
-		char *body = message(n);
+		char *body = message(n, -1);
 
 		if (!body)
 			continue;
@@ -135,28 +164,38 @@ static void acks(struct nats *n, uint64_t count)
 /* ------------------------------------------------------------------- server */
 
 /* A file, and whether the server understands it. */
-static bool write_config(const char *dir, char *program, int port, bool always)
+static bool write_config(const struct nats *n, unsigned number, char *program, bool always)
 {
+	const struct place *p = &n->places[number];
 	char *argv[] = {program, "-t", "-c", "nats.conf", NULL};
-	char path[4200];
+	char path[4300];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "%s/nats.conf", dir);
+	snprintf(path, sizeof(path), "%s/nats.conf", p->dir);
 	f = fopen(path, "w");
 	if (!f)
 		bench_die(path, errno);
-	fprintf(f, "listen: \"127.0.0.1:%d\"\njetstream { store_dir: \"store\"%s }\n", port,
+	fprintf(f, "listen: \"127.0.0.1:%d\"\njetstream { store_dir: \"store\"%s }\n", p->port,
 		always ? ", sync_interval: \"always\"" : "");
+	if (n->servers > 1) {
+		fprintf(f,
+			"server_name: n%u\ncluster { name: bench, listen: \"127.0.0.1:%d\", "
+			"routes: [",
+			number, p->route);
+		for (unsigned i = 0; i < n->servers; i++)
+			fprintf(f, "%s\"nats://127.0.0.1:%d\"", i ? ", " : "", n->places[i].route);
+		fprintf(f, "] }\n");
+	}
 	if (fclose(f) != 0)
 		bench_die(path, errno);
-	return rig_server_run(dir, argv) == 0;
+	return rig_server_run(p->dir, argv) == 0;
 }
 
 /* All below @dir is written synchronously from now on. */
 static bool mark_synchronous(const char *dir)
 {
 	int fd, flags = 0;
-	char path[4200];
+	char path[4300];
 	bool done;
 
 	snprintf(path, sizeof(path), "%s/store", dir);
@@ -171,58 +210,137 @@ static bool mark_synchronous(const char *dir)
 	return done;
 }
 
-static void make_stream(struct nats *n)
+/* Directories and ports, and what each server is told. False: none could flush before it acknowledges. */
+static bool prepare(struct nats *n, const char *dir, char *program)
+{
+	for (unsigned i = 0; i < n->servers; i++) {
+		struct place *p = &n->places[i];
+
+		p->port = rig_server_port();
+		p->route = rig_server_port();
+		snprintf(p->dir, sizeof(p->dir), "%s", dir);
+		if (n->servers == 1)
+			break;
+		snprintf(p->dir, sizeof(p->dir), "%s/server-%u", dir, i);
+		if (mkdir(p->dir, 0777) != 0)
+			bench_die(p->dir, errno);
+	}
+	for (unsigned i = 0; i < n->servers; i++) {
+		if (write_config(n, i, program, true))
+			continue;
+		if (!write_config(n, i, program, false))
+			fail("configuration", "not understood");
+		if (!mark_synchronous(n->places[i].dir))
+			return false;
+	}
+	return true;
+}
+
+static void meet(struct nats *n, unsigned server)
 {
 	static const char hello[] =
 		"CONNECT {\"verbose\":false,\"pedantic\":false,\"tls_required\":false,"
 		"\"name\":\"bench\",\"lang\":\"c\",\"version\":\"1\",\"protocol\":1}\r\n"
 		"SUB a 1\r\nPING\r\n";
-	static const char make[] = "{\"name\":\"Q\",\"subjects\":[\"q\"],\"storage\":\"file\","
-				   "\"retention\":\"limits\",\"num_replicas\":1}";
-	char request[512], *body;
+	struct timeval limit = {.tv_sec = 20};
 
+	n->begin = n->end = 0;
+	n->fd = rig_server_connect_tcp(n->pids[server], n->places[server].port);
+	if (n->fd < 0)
+		fail("start", "see server.log in its directory");
+	setsockopt(n->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	rig_server_write(n->fd, hello, sizeof(hello) - 1, "nats");
-	while (message(n))
+	while (message(n, -1))
 		;
-	snprintf(request, sizeof(request), "PUB $JS.API.STREAM.CREATE.Q a %zu\r\n%s\r\n",
-		 sizeof(make) - 1, make);
-	rig_server_write(n->fd, request, strlen(request), "nats");
-	body = message(n);
-	if (!body || strstr(body, "\"error\""))
-		fail("stream", body ? body : "no answer");
 }
 
-static void *nats_open(const char *dir, const char **ret_why)
+/* NULL: none for so long, as from servers that have not met. */
+static char *ask(struct nats *n, const char *subject, const char *body)
 {
-	struct timeval limit = {.tv_sec = 20};
+	char request[512];
+
+	snprintf(request, sizeof(request), "PUB %s a %zu\r\n%s\r\n", subject, strlen(body), body);
+	rig_server_write(n->fd, request, strlen(request), "nats");
+	return message(n, ANSWER_MS);
+}
+
+static char *make_stream(struct nats *n)
+{
+	uint64_t begin = bench_now();
+	char make[256], *body;
+
+	snprintf(make, sizeof(make),
+		 "{\"name\":\"Q\",\"subjects\":[\"q\"],\"storage\":\"file\","
+		 "\"retention\":\"limits\",\"num_replicas\":%u}",
+		 n->servers);
+	do {
+		body = ask(n, "$JS.API.STREAM.CREATE.Q", make);
+		if (body && !strstr(body, "\"error\""))
+			return body;
+		if (n->servers > 1)
+			bench_sleep_ns(200000000);
+	} while (n->servers > 1 && bench_now() - begin < READY_NS);
+	fail("stream", body ? body : "no answer");
+	return NULL;
+}
+
+/* Whoever leads the stream takes its messages without another hop: the publisher's place is there. */
+static void go_to_leader(struct nats *n, char *body)
+{
+	uint64_t begin = bench_now();
+
+	while (bench_now() - begin < READY_NS) {
+		const char *leader = body ? strstr(body, "\"leader\":\"n") : NULL;
+
+		if (leader) {
+			close(n->fd);
+			meet(n, (unsigned)(leader[strlen("\"leader\":\"n")] - '0') % n->servers);
+			return;
+		}
+		bench_sleep_ns(100000000);
+		body = ask(n, "$JS.API.STREAM.INFO.Q", "");
+	}
+	fail("stream", "nobody leads it");
+}
+
+static void *open_servers(const char *dir, unsigned servers, const char **ret_why)
+{
 	char program[4096];
 	char *argv[] = {program, "-c", "nats.conf", NULL};
-	int port = rig_server_port();
 	struct nats *n;
+	char *body;
 
 	if (!rig_server_find("nats-server", program, sizeof(program))) {
 		*ret_why = "there is no nats-server";
 		return NULL;
 	}
-	if (!write_config(dir, program, port, true)) {
-		if (!write_config(dir, program, port, false))
-			fail("configuration", "not understood");
-		if (!mark_synchronous(dir)) {
-			*ret_why = "this server cannot flush before it acknowledges, nor this file "
-				   "system for it";
-			return NULL;
-		}
-	}
 	n = calloc(1, sizeof(*n));
 	if (!n)
 		bench_die("nats", ENOMEM);
-	n->pid = rig_server_start(dir, argv);
-	n->fd = rig_server_connect_tcp(n->pid, port);
-	if (n->fd < 0)
-		fail("start", "see server.log in its directory");
-	setsockopt(n->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	make_stream(n);
+	n->servers = servers;
+	if (!prepare(n, dir, program)) {
+		*ret_why = "this server cannot flush before it acknowledges, nor this file "
+			   "system for it";
+		free(n);
+		return NULL;
+	}
+	for (unsigned i = 0; i < servers; i++)
+		n->pids[i] = rig_server_start(n->places[i].dir, argv);
+	meet(n, 0);
+	body = make_stream(n);
+	if (servers > 1)
+		go_to_leader(n, body);
 	return n;
+}
+
+static void *nats_open(const char *dir, const char **ret_why)
+{
+	return open_servers(dir, 1, ret_why);
+}
+
+static void *nats_open_copies(const char *dir, const char **ret_why)
+{
+	return open_servers(dir, SERVERS_MAX, ret_why);
 }
 
 /* ---------------------------------------------------------------- messages */
@@ -282,7 +400,8 @@ static void nats_close(void *rival)
 	struct nats *n = rival;
 
 	close(n->fd);
-	rig_server_stop(n->pid);
+	for (unsigned i = 0; i < n->servers; i++)
+		rig_server_stop(n->pids[i]);
 	free(n->block);
 	free(n);
 }
@@ -296,5 +415,18 @@ const struct rig_rival rig_rival_nats = {
 	.close = nats_close,
 	.batch = nats_batch,
 	.how = "file store made synchronous, loopback TCP, acks pipelined",
+	.server = true,
+};
+
+const struct rig_rival rig_rival_nats_copies = {
+	.name = "NATS JetStream, R3",
+	.word = "nats_copies",
+	.open = nats_open_copies,
+	.store = nats_store,
+	.one = nats_one,
+	.close = nats_close,
+	.batch = nats_batch,
+	.how = "three servers, num_replicas 3, file stores made synchronous, loopback TCP to the "
+	       "one that leads, acks pipelined",
 	.server = true,
 };

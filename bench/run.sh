@@ -34,9 +34,13 @@ programs() {
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench
 		;;
 	replica) echo replica_bench ;;
-	messaging) echo messaging_groups_bench messaging_pack_bench ;;
+	messaging) echo messaging_groups_bench messaging_work_bench messaging_delay_bench messaging_pack_bench ;;
 	kafka) [ ! -f /usr/include/librdkafka/rdkafka.h ] || echo kafka_bench ;;
-	rivals) echo rivals_mechanism_bench rivals_systems_bench ;;
+	rivals)
+		echo rivals_mechanism_bench rivals_systems_bench
+		# built only with libraft
+		! pkg-config --exists 'raft = 0.22.1' || echo rivals_copies_bench
+		;;
 	*) echo "bench/run.sh: no part '$1': machine, disk, memory, cores, polling, commitlog, commitlog-large, transport, replica, messaging, kafka, rivals" >&2; exit 2 ;;
 	esac
 }

@@ -19,7 +19,7 @@ static uint64_t since(uint64_t ns)
 	struct timespec t;
 	uint64_t now;
 
-	clock_gettime(CLOCK_REALTIME, &t);
+	timespec_get(&t, TIME_UTC);
 	now = (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
 	return now > ns ? now - ns : 0;
 }

@@ -549,8 +549,6 @@ void thmqi_change_group_again(struct meta *m, const struct group *g)
 
 static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 {
-	struct thmqi_list *it;
-
 	memset(ret, 0, sizeof(*ret));
 	ret->topic_id = t->state.topic_id;
 	ret->topic_flags = t->state.flags;
@@ -563,7 +561,7 @@ static void entry_of(const struct topic *t, struct thmqi_topic_entry *ret)
 	ret->tombstone_ns = t->state.tombstone_ns;
 	memcpy(ret->rates, t->state.rates, sizeof(ret->rates));
 	memcpy(ret->name, t->state.name, sizeof(ret->name));
-	thmqi_list_each(it, &t->groups) ret->group_count++;
+	ret->group_count = t->group_count;
 }
 
 /* Those that it may know of, as if there were no others. */

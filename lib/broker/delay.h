@@ -49,6 +49,7 @@ struct slot {
 	uint8_t state; /* enum slot_state */
 	struct thmq_log_view view;
 	const struct delayed *is; /* in view */
+	const struct slot *behind; /* NEW: what is being read for that one probably has it, too */
 };
 
 struct delay_reader {
@@ -56,6 +57,7 @@ struct delay_reader {
 	struct thmq_log_reader *reader; /* NULL: not opened yet */
 	struct slot *slot;              /* that it reads */
 	uint64_t next;                  /* offset that it stands at */
+	uint32_t streak;                /* messages that it has read one behind the other */
 	bool stir;                      /* it may go on */
 };
 

@@ -8,7 +8,8 @@
 #include "delay.h"
 #include "wire/run.h"
 
-#define NEAR_OFFSETS 64u /* so far ahead of where a reader stands is probably what it has read */
+#define NEAR_OFFSETS 64u  /* so far ahead of where a reader stands is probably what it has read */
+#define FAR_OFFSETS 1024u /* and so far, if it has read those before one behind the other */
 #define LOOK_NS 1000000000ull /* the clock is looked at, should it have been set */
 #define RETRY_NS 1000000u
 #define FAILED_NS 20000000u
@@ -46,6 +47,7 @@ static void free_at(struct delay *d, uint32_t i)
 	if (slot->state == SLOT_READING)
 		forget_read(d, slot);
 	d->fresh -= slot->state == SLOT_NEW;
+	slot->state = SLOT_GONE;
 	d->said -= slot->said;
 	d->count--;
 	memmove(d->order + i, d->order + i + 1, (d->count - i) * sizeof(d->order[0]));
@@ -149,6 +151,7 @@ static void read_one(struct delay *d, struct delay_reader *r, struct slot *slot)
 		return;
 	}
 	r->next = slot->view.run.header->base_offset + slot->view.run.header->span;
+	r->streak++;
 	slot->is = thmqi_delay_is(&slot->view.run, slot->entry.offset);
 	if (!slot->is)
 		thmq_log_view_release(d->shard->log, &slot->view);
@@ -182,9 +185,24 @@ static bool reader_open(struct delay *d, struct delay_reader *r)
 	return r->reader || thmq_log_reader_open(p->log, DELAY_PARTITION, on_ready, r, &r->reader) == 0;
 }
 
+/* Is what is being read for another slot going to have this one, too? Else several read the same. */
+static bool is_left(const struct delay *d, struct slot *slot)
+{
+	uint32_t i;
+
+	if (slot->behind && slot->behind->state == SLOT_READING && slot->entry.offset - slot->behind->entry.offset < FAR_OFFSETS)
+		return true;
+	for (slot->behind = NULL, i = 0; i < DELAY_READERS && !slot->behind; i++) {
+		const struct delay_reader *r = &d->readers[i];
+
+		if (r->slot && slot->entry.offset - r->slot->entry.offset < (r->streak < NEAR_OFFSETS ? NEAR_OFFSETS : FAR_OFFSETS))
+			slot->behind = r->slot;
+	}
+	return slot->behind != NULL;
+}
+
 static void read_some(struct delay *d)
 {
-	const struct slot *before = NULL;
 	struct delay_reader *r;
 	struct slot *slot;
 	uint32_t i;
@@ -192,18 +210,17 @@ static void read_some(struct delay *d)
 	for (i = 0; i < DELAY_READERS; i++)
 		if (d->readers[i].slot && d->readers[i].stir)
 			read_one(d, &d->readers[i], d->readers[i].slot);
-	for (i = 0; i < d->count && d->fresh; before = slot, i++) {
+	for (i = 0; i < d->count && d->fresh; i++) {
 		slot = d->order[i];
-		if (slot->state != SLOT_NEW)
-			continue;
-		/* what is being read for the one before it has this one, too */
-		if (before && before->state == SLOT_READING && slot->entry.offset - before->entry.offset < NEAR_OFFSETS)
+		if (slot->state != SLOT_NEW || is_left(d, slot))
 			continue;
 		r = reader_for(d, slot->entry.offset);
 		if (!r || (!r->reader && !reader_open(d, r)))
 			return;
-		if (r->next != slot->entry.offset)
+		if (r->next != slot->entry.offset) {
 			thmq_log_reader_seek(r->reader, slot->entry.offset);
+			r->streak = 0;
+		}
 		read_one(d, r, slot);
 	}
 }

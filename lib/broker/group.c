@@ -486,6 +486,7 @@ void thmqi_group_drop(struct meta *m, struct group *g)
 		free(member);
 	}
 	thmqi_list_del(&g->link);
+	thmqi_meta_group_removed(g);
 	free(g->assignments);
 	free(g);
 }

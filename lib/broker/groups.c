@@ -167,6 +167,7 @@ void thmqi_groups_drop(struct shard *s, struct partition *p, uint32_t group)
 	if (g->dirty)
 		thmqi_list_del(&g->dirty_link);
 	g->dirty = g->owed = false;
+	thmqi_map_remove(&thmqi_list_first(&p->groups, struct group_offset, link)->others, group);
 	g->group = 0;
 }
 

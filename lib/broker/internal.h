@@ -183,6 +183,7 @@ struct group_offset {
 	uint64_t epoch;    /* highest that attached */
 	struct sub *owner; /* who may ack; NULL: nobody is attached */
 	struct shared *shared; /* NULL: its members never shared this partition */
+	struct thmqi_map others; /* of the partition's first one: all the others, by group */
 };
 
 /* What a topic's messages of one partition may take. */

@@ -42,9 +42,11 @@ struct topic *thmqi_meta_topic_by_id(struct meta *m, uint32_t id)
 
 struct group *thmqi_meta_group(struct topic *t, const char *name)
 {
+	struct group *g = thmqi_map_get(&t->groups_by_name, thmqi_hash64(name, strlen(name)));
 	struct thmqi_list *it;
-	struct group *g;
 
+	if ((g && strcmp(g->name, name) == 0) || (!g && !t->groups_unmapped))
+		return g;
 	thmqi_list_each(it, &t->groups)
 	{
 		g = thmqi_container(it, struct group, link);
@@ -163,6 +165,7 @@ void thmqi_meta_topic_remove(struct meta *m, struct topic *t)
 		thmqi_list_del(&n->link);
 		free(n);
 	}
+	thmqi_map_fini(&t->groups_by_name);
 	free(t);
 }
 
@@ -174,12 +177,29 @@ void thmqi_meta_named_add(struct topic *t, struct named *n, const struct state_p
 
 void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_group *state)
 {
+	uint64_t hash;
+
 	g->id = state->group_id;
 	g->topic = t;
 	memcpy(g->name, state->name, sizeof(g->name));
 	g->name[sizeof(g->name) - 1] = 0;
 	thmqi_list_init(&g->members);
 	thmqi_list_add_tail(&t->groups, &g->link);
+	t->group_count++;
+	hash = thmqi_hash64(g->name, strlen(g->name));
+	if (thmqi_map_get(&t->groups_by_name, hash) || thmqi_map_put(&t->groups_by_name, hash, g) != 0)
+		t->groups_unmapped = true; /* it is found all the same */
+}
+
+void thmqi_meta_group_removed(const struct group *g)
+{
+	struct topic *t = g->topic;
+	uint64_t hash = thmqi_hash64(g->name, strlen(g->name));
+
+	t->group_count--;
+	if (thmqi_map_get(&t->groups_by_name, hash) != g)
+		return;
+	thmqi_map_remove(&t->groups_by_name, hash); /* one that has the same hash is looked for among all */
 }
 
 static int group_apply(struct meta *m, const struct state_group *state)

@@ -8,6 +8,9 @@
 struct topic {
 	struct state_topic state;
 	struct thmqi_list groups;
+	struct thmqi_map groups_by_name; /* by its hash: those of which no other one has the same */
+	uint32_t group_count;
+	bool groups_unmapped; /* some are not in it */
 	struct thmqi_list producers; /* with a name: struct named */
 	uint64_t lonely_ns; /* temporary: since when it has no members; 0: it has, or nobody has looked */
 	uint32_t partitions_coming; /* more than there are: so many there will be soon */
@@ -126,6 +129,7 @@ int thmqi_meta_topics_reserve(struct meta *m);
 void thmqi_meta_topic_add(struct meta *m, struct topic *t, const struct state_topic *state);
 void thmqi_meta_topic_remove(struct meta *m, struct topic *t);
 void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_group *state); /* @g is the topic's from now on */
+void thmqi_meta_group_removed(const struct group *g); /* from its topic's list */
 uint32_t thmqi_meta_shard_of(const struct meta *m, const struct state_topic *t, uint32_t partition);
 int thmqi_meta_topic_store(struct meta *m, const struct state_topic *t, struct pending **ret_pending);
 

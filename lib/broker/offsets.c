@@ -8,20 +8,20 @@
 
 struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool make)
 {
-	struct group_offset *g;
-	struct thmqi_list *it;
+	struct group_offset *first = NULL, *g = NULL;
 
-	thmqi_list_each(it, &p->groups)
-	{
-		g = thmqi_container(it, struct group_offset, link);
-		if (g->group == group)
-			return g;
+	/* mostly there is one; it stays in its place, and knows the others: each acknowledgement looks */
+	if (!thmqi_list_empty(&p->groups)) {
+		first = thmqi_list_first(&p->groups, struct group_offset, link);
+		g = first->group == group ? first : thmqi_map_get(&first->others, group);
 	}
-	if (!make)
-		return NULL;
+	if (g || !make)
+		return g;
 	g = calloc(1, sizeof(*g));
-	if (!g)
+	if (!g || (first && thmqi_map_put(&first->others, group, g) != 0)) {
+		free(g);
 		return NULL;
+	}
 	g->partition = p;
 	g->group = group;
 	g->offset = g->durable_offset = g->logged_offset = UINT64_MAX; /* none yet */

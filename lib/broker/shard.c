@@ -182,6 +182,7 @@ static void groups_free(struct partition *p)
 			thmqi_list_del(&g->dirty_link);
 		thmqi_list_del(&g->link);
 		thmqi_shared_free(g);
+		thmqi_map_fini(&g->others);
 		free(g);
 	}
 }

@@ -100,6 +100,22 @@ static bool is_under_way(const struct thmqi_request *r, int status, bool before)
 		r->op == THMQI_OP_PRODUCER_OPEN || (r->op == THMQI_OP_GROUP_DELETE && (r->topic_flags & THMQI_GROUP_FORCE)));
 }
 
+/* Nothing was done, since meta's log takes nothing for a moment: its next segment is being made. Of others -EAGAIN says something else. */
+static bool is_held_up(const struct thmqi_request *r, int status)
+{
+	switch (r->op) {
+	case THMQI_OP_TOPIC_CREATE:
+	case THMQI_OP_TOPIC_DELETE:
+	case THMQI_OP_TOPIC_ALTER:
+	case THMQI_OP_JOIN:
+	case THMQI_OP_PRODUCER_OPEN:
+	case THMQI_OP_GROUP_DELETE:
+		return status == -EAGAIN;
+	default:
+		return false;
+	}
+}
+
 static bool can_store(void *arg)
 {
 	return !((const struct thmq_session *)arg)->reads_only;
@@ -120,7 +136,7 @@ int thmqi_session_request(struct thmq_session *s, struct client_link *l, const s
 			waited = thmqi_session_block(s, can_store, s, deadline);
 			again = !waited;
 			rc = waited && waited != -ETIMEDOUT ? waited : rc;
-		} else if (is_under_way(request, rc, before)) {
+		} else if (is_held_up(request, rc) || is_under_way(request, rc, before)) {
 			waited = thmqi_session_rest(s, AGAIN_NS, deadline);
 			again = !waited;
 			rc = waited ? waited : rc;

@@ -454,6 +454,8 @@ static void on_fetched(struct thmqi_disk_op *op, int64_t result)
 	f->reading = false;
 	f->segment->reads--;
 	f->log->reads--;
+	thmqi_pace_ended(f->log, f->len);
+	f->log->tell_readers = true; /* they may have waited for its end */
 	if (!error && (result != (int64_t)f->len || h->index != f->index ||
 		       thmqi_log_batch_bytes(h) != f->len ||
 		       !thmqi_batch_header_ok(h, h->position, f->log->chain.log_id) ||
@@ -489,7 +491,8 @@ static int read_batch(struct thmq_log *log, struct thmqi_log_fetch *f, struct se
 
 	if (rc)
 		return rc;
-	if (log->reads >= READS_MAX || thmqi_log_alloc(log, len, THMQI_OWNER_READ, &f->buf) != 0)
+	if (log->reads >= READS_MAX || !thmqi_pace_read(log, len, PACE_COPY) ||
+	    thmqi_log_alloc(log, len, THMQI_OWNER_READ, &f->buf) != 0)
 		return -EAGAIN;
 	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 				       .len = len,
@@ -505,6 +508,7 @@ static int read_batch(struct thmq_log *log, struct thmqi_log_fetch *f, struct se
 	}
 	f->segment = s;
 	f->reading = true;
+	thmqi_pace_begun(log);
 	s->reads++;
 	log->reads++;
 	return 0;

@@ -271,6 +271,10 @@ struct pace {
 	uint32_t judged;     /* such writes that ended */
 	uint32_t slow;       /* of them, those that had a read beside them and took much longer than usual */
 	uint32_t begun_then; /* reads begun up to then */
+	/* who reads: readers of partitions, and what sends batches to copies that are behind; in turns, if both want to */
+	enum pace_kind { PACE_READER, PACE_COPY, PACE_KINDS } last; /* who read last */
+	uint64_t refused_ns[PACE_KINDS]; /* when it was last, and has not read since; 0: it was not */
+	uint64_t copy_ns;                /* when anything was asked for a copy last; 0: never */
 	/* what is appended: readers get on faster than that */
 	uint64_t least;      /* a quarter more than that, bytes a second */
 	uint64_t counted_ns, counted_bytes; /* when it was found last, and stored bytes up to then */
@@ -529,8 +533,8 @@ void thmqi_pace_init(struct thmq_log *log);
 void thmqi_pace_write(struct thmq_log *log,
 		      struct flight *flight); /* one that is pressing begins */
 void thmqi_pace_written(struct thmq_log *log, const struct flight *flight);
-/* May @bytes of batches be read now? False: readers are woken when it is worth asking again. */
-bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes);
+/* May @bytes of batches be read now? False: readers are woken when it is worth asking again; what sends to copies asks by itself. */
+bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes, enum pace_kind kind);
 void thmqi_pace_begun(struct thmq_log *log); /* such a read */
 void thmqi_pace_ended(struct thmq_log *log, uint32_t bytes);
 uint32_t thmqi_pace_bytes(const struct thmq_log *log,

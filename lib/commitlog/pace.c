@@ -5,7 +5,8 @@
  * small, one at a time, and of so many bytes a second. The rate follows from what the writes take: of each WINDOW of them fewer
  * than one in a hundred may have had a read beside it and taken much longer than they do without, else it is halved. So the readers
  * never decide what the slowest hundredth of the writes takes. But who is behind gets on: the rate stays above what is appended.
- * Where nobody waits for a write there is no limit. Knows neither who reads nor what; looks at no clock.
+ * A copy that is behind reads so, too, in turns with readers, and never slower than COPY_RATE: until it has all, one copy less is there.
+ * Where nobody waits for a write there is no limit. Knows not what is read; looks at no clock.
  */
 #include "internal.h"
 
@@ -21,6 +22,10 @@
 #define SHARE_WRITES 512 /* about so many of the last writes tell which part is slow without reads */
 #define SLOW_DEVICE_NS 1000000u /* its small writes take longer than that: much is not read in a moment either */
 #define COUNT_NS 100000000u	/* what is appended is looked at so often */
+#define COPY_RATE (32ull << 20)
+#define COPY_NS 1000000000u /* it has asked lately */
+#define TURN_NS 100000000u  /* who was refused so long ago, and has not asked since, has gone elsewhere */
+#define ASK_NS 1000000u
 #define NS 1000000000ull
 
 void thmqi_pace_init(struct thmq_log *log)
@@ -53,9 +58,17 @@ static void learn(struct pace *p, uint64_t ns)
 		p->usual_ns -= p->usual_ns / (16 * 31);
 }
 
+/* Readers and a copy get on both. */
+static uint64_t floor_of(const struct pace *p)
+{
+	bool copy = p->copy_ns && p->written_ns - THMQI_MIN(p->copy_ns, p->written_ns) < COPY_NS;
+
+	return copy ? THMQI_MAX(2 * p->least, COPY_RATE) : p->least;
+}
+
 static void change(struct pace *p, uint64_t rate)
 {
-	p->rate = THMQI_MIN(THMQI_MAX(rate, p->least), RATE_MAX);
+	p->rate = THMQI_MIN(THMQI_MAX(rate, floor_of(p)), RATE_MAX);
 	p->judged = p->slow = 0;
 	p->begun_then = p->begun;
 }
@@ -88,7 +101,7 @@ static void count(struct thmq_log *log)
 	if (ns < COUNT_NS)
 		return;
 	p->least = THMQI_MIN(THMQI_MAX(bytes * 5 / 4 * 1000 / (ns / (NS / 1000)), RATE_MIN), RATE_MAX);
-	p->rate = THMQI_MAX(p->rate, p->least);
+	p->rate = THMQI_MIN(THMQI_MAX(p->rate, floor_of(p)), RATE_MAX);
 	p->counted_ns = log->core->now_ns;
 	p->counted_bytes = log->stats.stored_bytes;
 }
@@ -147,29 +160,49 @@ static void fill(struct pace *p, uint64_t now_ns)
 		THMQI_MIN(p->allowance + (int64_t)(p->rate / 1024 * ns / (NS / 1024)), READ_BYTES);
 }
 
-bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes)
+static bool is_others_turn(const struct pace *p, enum pace_kind kind, uint64_t now_ns)
+{
+	uint64_t since = p->refused_ns[kind == PACE_COPY ? PACE_READER : PACE_COPY];
+
+	return since && now_ns - since < TURN_NS && p->last == kind;
+}
+
+static void refuse(struct thmq_log *log, enum pace_kind kind)
+{
+	struct pace *p = &log->pace;
+	uint64_t ns = ASK_NS;
+
+	p->refused_ns[kind] = log->core->now_ns;
+	if (p->reading || thmqi_timer_is_running(&p->timer)) /* the end of that wakes those that wait */
+		return;
+	if (p->allowance <= 0)
+		ns = (uint64_t)(1 - p->allowance) * NS / p->rate + 1;
+	p->timer.fire = on_time;
+	thmqi_timer_start(log->core, &p->timer, log->core->now_ns + ns);
+}
+
+bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes, enum pace_kind kind)
 {
 	struct pace *p = &log->pace;
 
+	if (kind == PACE_COPY)
+		p->copy_ns = log->core->now_ns;
 	if (!is_limited(log)) {
 		p->allowance = READ_BYTES;
 		p->filled_ns = log->core->now_ns;
+		p->refused_ns[kind] = 0;
 		return true;
 	}
-	if (p->reading) /* its end wakes those that wait */
+	if (!p->reading)
+		fill(p, log->core->now_ns);
+	if (p->reading || p->allowance <= 0 || is_others_turn(p, kind, log->core->now_ns)) {
+		refuse(log, kind);
 		return false;
-	fill(p, log->core->now_ns);
-	if (p->allowance > 0) {
-		p->allowance -= bytes;
-		return true;
 	}
-	if (!thmqi_timer_is_running(&p->timer)) {
-		p->timer.fire = on_time;
-		thmqi_timer_start(log->core, &p->timer,
-				  log->core->now_ns + (uint64_t)(1 - p->allowance) * NS / p->rate +
-					  1);
-	}
-	return false;
+	p->allowance -= bytes;
+	p->last = kind;
+	p->refused_ns[kind] = 0;
+	return true;
 }
 
 void thmqi_pace_begun(struct thmq_log *log)

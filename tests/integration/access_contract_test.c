@@ -352,12 +352,12 @@ static void limits_are_told(void)
 	CHECK(fetch(s, c, &m, 1, 10 * SECOND) == 1 && m.offset == 1 && thmq_release(c, &m, 1) == 0);
 	CHECK(thmq_send(p, "3", 1, NULL) == 3 && thmq_flush(p, 10 * SECOND) == 0);
 	begin = now();
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 	s = session_of(NULL);
 	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
 	CHECK(thmq_send(p, "4", 1, NULL) == 1 && thmq_flush(p, 10 * SECOND) == 0);
 	CHECK(now() - begin >= 8 * SECOND / 10);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Without rules: a broker's option. */
@@ -378,7 +378,7 @@ static void limits_of_everybody(void)
 	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
 	t = send_all(s, "t", 40, 10);
 	CHECK(t >= (40 - 10 - 4) / 100.0 * 0.95);
-	CHECK(thmq_session_close(s, SECOND) == 0 && thmq_broker_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0 && thmq_broker_close(other, 30 * SECOND) == 0);
 }
 
 /* ------------------------------------------------------------------- altering */
@@ -520,7 +520,7 @@ static void transactions(void)
 	DENIED(thmq_txn_list(s, infos, 4), THMQ_OPERATION_ADMIN, "");
 	DENIED(thmq_txn_force(s, thmq_txn_id(t), THMQ_TXN_ABORT, SECOND), THMQ_OPERATION_ADMIN, "");
 	DENIED(thmq_txn_watch(s, "shop"), THMQ_OPERATION_ADMIN, "");
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	rules("allow ME admin *\n");
 	CHECK(thmq_txn_list(s, infos, 4) >= 1); /* the end of the first one may be on its way still */

@@ -86,7 +86,7 @@ static void headers(void)
 
 		CHECK(thmq_send(p, "payload", 7, &o) == number + 1);
 		if (number < 8)
-			CHECK(thmq_flush(p, 5 * SECOND) == 0);
+			CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	}
 	CHECK(thmq_claim(p, THMQ_MESSAGE_OPTS(.headers = &big, .header_count = 1), 5, &claim) == 0);
 	CHECK((uintptr_t)claim.data % 8 == 0);
@@ -151,7 +151,7 @@ static void times_to_live(void)
 			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago)) == 3);
 	CHECK(thmq_send(p, "goes", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 4);
 	CHECK(thmq_send(p, "new", 3, THMQ_MESSAGE_OPTS(.ttl_ns = UINT64_MAX)) == 5);
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	take(s, c, &m);
 	CHECK(is_payload(&m, "stays") && m.offset == 1);
 	CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
@@ -160,7 +160,7 @@ static void times_to_live(void)
 	CHECK(thmq_release(c, &m, 1) == 0);
 	take(s, c, &m);
 	CHECK(is_payload(&m, "new") && m.offset == 4);
-	CHECK(thmq_ack(c, &m) == 0 && thmq_consumer_flush(c, 5 * SECOND) == 0);
+	CHECK(thmq_ack(c, &m) == 0 && thmq_consumer_flush(c, 30 * SECOND) == 0);
 	CHECK(thmq_release(c, &m, 1) == 0);
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
@@ -260,12 +260,12 @@ static void large_messages(void)
 		if (n <= 0)
 			thmq_session_wait(s, MS);
 	}
-	CHECK(thmq_consumer_flush(c, 5 * SECOND) == 0);
-	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(c, 30 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c, 30 * SECOND) == 0);
 	/* all are acknowledged: nothing is left, not even a part */
 	CHECK(thmq_consumer_open(s, "large", "g", NULL, &c) == 0);
 	CHECK(fetch(s, c, m, 1, 50 * MS) == 0);
-	CHECK(thmq_session_close(t, 5 * SECOND) == 0 && thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(t, 30 * SECOND) == 0 && thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Who holds more than its prefetch_bytes gets no more; a message may be larger than these all the same. */
@@ -305,7 +305,7 @@ static void large_messages_held(void)
 	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, m[1].offset + m[1].span) == 0);
 	take(s, c, &m[2]);
 	check_large(&m[2], got);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0); /* with it held */
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0); /* with it held */
 }
 
 static void the_largest(void)
@@ -332,7 +332,7 @@ static void the_largest(void)
 	CHECK(m.len == len);
 	check_large(&m, got);
 	CHECK(thmq_release(c, &m, 1) == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Of the topic: for messages that have none of their own. */
@@ -354,7 +354,7 @@ static void times_to_live_of_a_topic(void)
 	CHECK(thmq_consumer_open(s, "t", NULL, NULL, &c) == 0);
 	CHECK(thmq_send(p, "old", 3,
 			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago)) == 1);
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_send(p, "lives", 5,
 			THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_TIME, .time_ns = ago,
 					  .ttl_ns = 3600 * SECOND)) == 2);
@@ -380,7 +380,7 @@ static void times_to_live_in_a_shared_group(void)
 	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
 	CHECK(thmq_send(p, "gone", 4, THMQ_MESSAGE_OPTS(.ttl_ns = 1)) == 1);
 	CHECK(thmq_send(p, "lives", 5, THMQ_MESSAGE_OPTS(.ttl_ns = 3600 * SECOND)) == 2);
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .invisible_ns = 300 * MS), &c) == 0);
 	take(s, c, &m);
 	CHECK(is_payload(&m, "lives"));
@@ -413,7 +413,7 @@ static void some_tags_in(struct thmq_session *s, const char *topic,
 		       -EAGAIN)
 			drive(MS);
 		if (number < 50)
-			CHECK(thmq_flush(p, 5 * SECOND) == 0);
+			CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	}
 	while (got < 240) {
 		n = fetch(s, c, m, 16, 10 * SECOND);
@@ -503,7 +503,7 @@ static void expected_ends(void)
 		o.expected = end + 10 + (uint64_t)i;
 		CHECK(thmq_send(p, "right", 5, &o) > 0);
 	}
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	for (i = 0; i < 20; i++) {
 		take(s, c, &m);
 		CHECK(is_payload(&m, "right") && m.offset == end + (uint64_t)i);
@@ -591,7 +591,7 @@ static void expected_keys(void)
 	CHECK(thmq_key_find(s, "keys", 0, "none", 0, UINT64_MAX, &info) == -EINVAL);
 	CHECK(thmq_topic_create(s, "ring", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE)) == 0);
 	CHECK(thmq_key_find(s, "ring", 0, "none", 4, UINT64_MAX, &info) == -ENOTSUP);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* ---------------------------------------------------------------- compression */
@@ -689,7 +689,7 @@ static void packed_by(const char *topic, uint32_t codec)
 		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
 	}
 	CHECK(thmq_flush(p, 10 * SECOND) == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void packed(void)
@@ -741,7 +741,7 @@ static void packed_held(void)
 		CHECK(thmq_release(c, m, held) == 0);
 		held = 0;
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* With all else that a message may have: a time to come, a filter that looks at its headers, parts, members that share. */
@@ -789,8 +789,8 @@ static void packed_among_others(void)
 		CHECK(m.len >= 2000 && memcmp(m.data, bytes, m.len) == 0);
 		CHECK(thmq_ack(worker, &m) == 0 && thmq_release(worker, &m, 1) == 0);
 	}
-	CHECK(thmq_consumer_flush(worker, 5 * SECOND) == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(worker, 30 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* ------------------------------------------------------------------ compaction */
@@ -829,7 +829,7 @@ static void compacted(void)
 	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 1) == 0);
 	take(s, c, &m);
 	CHECK(m.offset == 1);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Two at once, who each want the same counter to go up by one: no step is lost, and none is made twice. */
@@ -858,7 +858,7 @@ static void two_writers(void)
 		}
 		rc = 0;
 		for (who = 0; who < 2; who++) {
-			if (thmq_flush(p[who], 5 * SECOND) == 0) {
+			if (thmq_flush(p[who], 30 * SECOND) == 0) {
 				CHECK(next_event(s[who], THMQ_EVENT_SETTLED, &e, SECOND) &&
 				      e.sequence == (uint64_t)seq[who]);
 				made[who]++;
@@ -934,7 +934,7 @@ static void delayed(void)
 		CHECK(e.sequence == i + 1);
 		far = e;
 	}
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(waiting(s, "later", 2) >= 1);
 	CHECK(thmq_delayed_cancel(s, "later", 0, far.offset) == -ENOENT); /* it is none of that one's */
 	CHECK(thmq_delayed_cancel(s, "later", 2, far.offset) == -THMQ_ENOPARTITION);
@@ -975,7 +975,7 @@ static void delayed(void)
 		CHECK(m.len == len);
 		CHECK(thmq_release(c, &m, 1) == 0);
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static const struct test_case cases[] = {

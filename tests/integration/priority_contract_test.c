@@ -119,7 +119,7 @@ static void highest_first_in(const char *topic, const struct thmq_topic_opts *op
 	CHECK(!group || thmq_consumer_flush(c, 10 * SECOND) == 0);
 	for (i = 0; group && i < info.partition_count; i++)
 		CHECK(stands(s, topic, i, group).lag == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void highest_first(void)
@@ -180,14 +180,14 @@ static void low_ones_take_no_room(void)
 		CHECK(fetch(s, c, m, 1, 5 * SECOND) == 1 && *(const uint32_t *)m->data == i);
 		CHECK(thmq_release(c, m, 1) == 0);
 	}
-	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c, 30 * SECOND) == 0);
 	/* each has room for one at least */
 	CHECK(thmq_consumer_open(s, "t", NULL, THMQ_CONSUMER_OPTS(.prefetch_count = 1), &c) == 0);
 	for (i = 0; i < 22; i++) {
 		CHECK(fetch(s, c, m, 1, 5 * SECOND) == 1);
 		CHECK(thmq_release(c, m, 1) == 0);
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0 && thmq_session_close(sender, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0 && thmq_session_close(sender, 30 * SECOND) == 0);
 }
 
 /* Runs that are each larger than a priority's share of prefetch_bytes. */
@@ -214,7 +214,7 @@ static void large_ones(void)
 		CHECK(thmq_release(c, &m, 1) == 0);
 	}
 	CHECK(seen[0] == 10 && seen[1] == 10 && seen[2] == 10);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 	free(data);
 }
 
@@ -248,12 +248,12 @@ static void groups_share_out(void)
 			of[owners[i]]++;
 		}
 		CHECK(of[0] == of[1]);
-		CHECK(thmq_consumer_close(c[0], 5 * SECOND) == 0);
+		CHECK(thmq_consumer_close(c[0], 30 * SECOND) == 0);
 		for (i = 0; i < LANES * PRIORITIES / 2; i++)
 			CHECK(next_event(s[1], THMQ_EVENT_ASSIGNED, &e, 10 * SECOND));
-		CHECK(thmq_consumer_close(c[1], 5 * SECOND) == 0);
+		CHECK(thmq_consumer_close(c[1], 30 * SECOND) == 0);
 	}
-	CHECK(thmq_session_close(s[1], 5 * SECOND) == 0 && thmq_session_close(s[0], 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s[1], 30 * SECOND) == 0 && thmq_session_close(s[0], 30 * SECOND) == 0);
 }
 
 /* ------------------------------------------------------------------ the rest */
@@ -293,7 +293,7 @@ static void partitions_of_keys(void)
 	m.internal[1] = 0;
 	CHECK(thmq_message_priority(c, &m) == -EINVAL && thmq_message_priority(NULL, &m) == -EINVAL &&
 	      thmq_message_priority(c, NULL) == -EINVAL);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void what_makes_no_sense(void)
@@ -318,7 +318,7 @@ static void what_makes_no_sense(void)
 	CHECK(thmq_send(plain, "x", 1, NULL) == 1);
 	CHECK(thmq_consumer_open(s, "plain", NULL, NULL, &c) == 0);
 	CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && thmq_message_priority(c, &m) == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Half of the messages are read, and acknowledged; the rest comes from a broker that was opened again, in order. */
@@ -343,7 +343,7 @@ static void a_broker_that_was_opened_again(void)
 		CHECK(thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
 	}
 	CHECK(seen[1] == 30);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 	down();
 	up();
 	s = session_of(NULL);
@@ -358,7 +358,7 @@ static void a_broker_that_was_opened_again(void)
 		CHECK(thmq_message_priority(c, &m) == (i ? 0 : 1));
 		CHECK(thmq_release(c, &m, 1) == 0);
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static const struct test_case cases[] = {

@@ -121,6 +121,14 @@ class Calls(Case):
         kinds = [e.type for e in self.session.events()]
         self.assertIn(thundermq.EventType.ASSIGNED, kinds)
 
+    def test_a_topic_gets_more_partitions(self):
+        self.session.alter_topic("t", partitions=3)
+        self.session.alter_topic("t", partitions=3, ttl_ns=10**12)
+        self.assertEqual([self.session.topic("t")[k] for k in ("partition_count", "ttl_ns")], [3, 10**12])
+        with self.assertRaises(thundermq.Error) as e:
+            self.session.alter_topic("t", partitions=2)
+        self.assertIn("has 3 partitions", str(e.exception))
+
     def test_events_tell_whose_they_are(self):
         producer = self.session.producer("t", report=True)
         producer.send(b"x")

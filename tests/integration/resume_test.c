@@ -241,9 +241,9 @@ static void up(bool threads)
 
 static void down(void)
 {
-	CHECK(thmq_env_close(away, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(away, 30 * SECOND) == 0);
 	proxy_stop();
-	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(home, 30 * SECOND) == 0);
 }
 
 static struct thmq_session *session(void)
@@ -529,7 +529,7 @@ static void test_broker_reopened(void)
 	for (i = 0; i < 3; i++) {
 		for (k = 0; k < 20; k++)
 			flow_step(&f, UINT64_MAX);
-		CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+		CHECK(thmq_env_close(home, 30 * SECOND) == 0);
 		while (f.disconnected == f.reconnected)
 			flow_step(&f, UINT64_MAX);
 		broker_up(listen);
@@ -624,7 +624,7 @@ static void test_another_broker(void)
 	up(true);
 	snprintf(listen, sizeof(listen), "%s", direct);
 	s = session();
-	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(home, 30 * SECOND) == 0);
 	snprintf(command, sizeof(command), "rm -rf %s/*", dir);
 	CHECK(system(command) == 0);
 	broker_up(listen);
@@ -698,7 +698,7 @@ static void test_names(void)
 	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
 	CHECK(thmq_session_close(t, 10 * SECOND) == 0);
 	/* through a restart */
-	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(home, 30 * SECOND) == 0);
 	broker_up(direct);
 	s = session();
 	CHECK(thmq_producer_open(s, "t", opts, &a) == 0);
@@ -930,10 +930,10 @@ static void faults(const char *listen)
 	CHECK(st.resets + theirs.resets && st.losses + theirs.losses && st.delays && st.shortened &&
 	      st.stalls + theirs.stalls);
 	CHECK(st.connections > 3 && st.bytes == seen.sent + seen.received);
-	CHECK(thmq_env_close(away, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(away, 30 * SECOND) == 0);
 	CHECK(seen.opened == st.connections && seen.closed == seen.opened && seen.sent &&
 	      seen.received);
-	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(home, 30 * SECOND) == 0);
 	CHECK(pairs.open == 0);
 }
 
@@ -966,8 +966,8 @@ static void test_corruption(void)
 	flow_end(&f);
 	CHECK(st.corruptions && f.disconnected);
 	flow_close(&f);
-	CHECK(thmq_env_close(away, 5 * SECOND) == 0);
-	CHECK(thmq_env_close(home, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(away, 30 * SECOND) == 0);
+	CHECK(thmq_env_close(home, 30 * SECOND) == 0);
 }
 
 /* Wrong tables are refused. */

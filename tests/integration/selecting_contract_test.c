@@ -29,7 +29,7 @@ static struct thmq_partition_info stands(struct thmq_session *s, const char *top
 
 static void end_session(struct thmq_session *s)
 {
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void comes_to_its_end(struct thmq_session *s, struct thmq_consumer *c, const char *topic, const char *group)
@@ -65,9 +65,9 @@ static void send_numbered(struct thmq_producer *p, uint32_t from, uint32_t to, b
 		while (thmq_send(p, &i, 4, &o) == -EAGAIN)
 			drive(MS);
 		if (flushes || i % 64 == 63)
-			CHECK(thmq_flush(p, 5 * SECOND) == 0);
+			CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	}
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 }
 
 static bool is_dear(uint32_t i)
@@ -143,12 +143,12 @@ static void filters_in(struct thmq_session *s, const char *topic, const struct t
 	CHECK(stands(s, topic, 0, "cheap").lag > 0); /* these it has, and did not acknowledge */
 	CHECK(thmq_seek(dear, 0, THMQ_START_OFFSET, stands(s, topic, 0, NULL).end_offset - 9) == 0);
 	expect_only(s, dear, is_dear, count + 21, count + 30, false);
-	CHECK(thmq_consumer_close(cheap, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(cheap, 30 * SECOND) == 0);
 	CHECK(thmq_consumer_open(s, topic, "cheap", NULL, &cheap) == 0); /* all again that it did not acknowledge */
 	take(s, cheap, &m);
 	CHECK(m.offset == stands(s, topic, 0, "cheap").group_offset);
-	CHECK(thmq_consumer_close(dear, 5 * SECOND) == 0 && thmq_consumer_close(cheap, 5 * SECOND) == 0);
-	CHECK(thmq_consumer_close(none, 5 * SECOND) == 0 && thmq_consumer_close(never, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(dear, 30 * SECOND) == 0 && thmq_consumer_close(cheap, 30 * SECOND) == 0);
+	CHECK(thmq_consumer_close(none, 30 * SECOND) == 0 && thmq_consumer_close(never, 30 * SECOND) == 0);
 	CHECK(thmq_producer_close(p, SECOND) == 0);
 }
 
@@ -167,7 +167,7 @@ static void passes_all(struct thmq_session *s, const char *topic, const struct t
 		thmq_session_wait(s, 5 * MS);
 	}
 	CHECK(at == end);
-	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c, 30 * SECOND) == 0);
 }
 
 /* How far one is: what it was handed and has not fetched is before it, what is not wanted behind. */
@@ -197,13 +197,13 @@ static void positions_in(struct thmq_session *s, const char *topic, const struct
 	CHECK(thmq_consumer_open(s, topic, "one", NULL, &mine) == 0);
 	take(s, mine, &m);
 	CHECK(thmq_consumer_position(mine, 0, &at) == 0 && at == 1);
-	CHECK(thmq_consumer_close(mine, 5 * SECOND) == 0 && thmq_consumer_position(mine, 0, &at) == -EINVAL);
+	CHECK(thmq_consumer_close(mine, 30 * SECOND) == 0 && thmq_consumer_position(mine, 0, &at) == -EINVAL);
 	if (!opts) {
 		CHECK(thmq_consumer_open(s, topic, "all", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &shared) == 0);
 		CHECK(thmq_consumer_position(shared, 0, &at) == -EOPNOTSUPP);
-		CHECK(thmq_consumer_close(shared, 5 * SECOND) == 0);
+		CHECK(thmq_consumer_close(shared, 30 * SECOND) == 0);
 	}
-	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0 && thmq_producer_close(p, SECOND) == 0);
+	CHECK(thmq_consumer_close(c, 30 * SECOND) == 0 && thmq_producer_close(p, SECOND) == 0);
 }
 
 static void positions(void)
@@ -212,7 +212,7 @@ static void positions(void)
 
 	positions_in(s, "logged", NULL);
 	positions_in(s, "volatile", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 8 << 20));
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void filters(void)
@@ -221,7 +221,7 @@ static void filters(void)
 
 	filters_in(s, "logged", NULL);
 	filters_in(s, "volatile", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 8 << 20));
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void filters_that_make_no_sense(void)
@@ -283,13 +283,13 @@ static void filters_in_a_shared_group(void)
 		CHECK(thmq_release(c[0], &m, 1) == 0 || thmq_release(c[1], &m, 1) == 0);
 		got++;
 	}
-	CHECK(thmq_consumer_flush(c[0], 5 * SECOND) == 0 && thmq_consumer_flush(c[1], 5 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(c[0], 30 * SECOND) == 0 && thmq_consumer_flush(c[1], 30 * SECOND) == 0);
 	while (stands(s, "t", 0, "g").lag && now() < end) {
 		CHECK(thmq_fetch(c[0], &m, 1) == 0 && thmq_fetch(c[1], &m, 1) == 0);
 		thmq_session_wait(s, 5 * MS);
 	}
 	CHECK(stands(s, "t", 0, "g").lag == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* A message in parts is asked as a whole: its headers lie in the first part, and one that is not wanted is no parts either. */
@@ -325,7 +325,7 @@ static void filters_of_large_messages(void)
 	CHECK(fetch(s, c, &m, 1, 20 * MS) == 0);
 	comes_to_its_end(s, g, "t", "g");
 	free(data);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* -------------------------------------------------------- requests and replies */
@@ -390,11 +390,11 @@ static void requests(void)
 	}
 	/* each has one topic of its own, which goes with it */
 	CHECK(thmq_topic_list(s[0], topics, 16) == 3);
-	CHECK(thmq_session_close(s[1], 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s[1], 30 * SECOND) == 0);
 	CHECK(thmq_topic_list(s[0], topics, 16) == 2);
-	CHECK(thmq_session_close(s[0], 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s[0], 30 * SECOND) == 0);
 	CHECK(thmq_topic_list(server, topics, 16) == 1);
-	CHECK(thmq_session_close(server, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(server, 30 * SECOND) == 0);
 }
 
 /* What is not answered in time is told once, and its answer is none any more. */
@@ -445,13 +445,13 @@ static void requests_that_expire(void)
 	/* who asked is gone */
 	CHECK(thmq_request(p, &number, 4, NULL, 10 * SECOND, NULL) > 0);
 	take(server, c, &plain);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 	do
 		rc = (int)thmq_reply(server, &plain, "x", 1, NULL);
 	while (rc >= 0 && thmq_session_wait(server, 5 * MS) >= 0);
 	CHECK(rc == -THMQ_ENOTOPIC);
 	CHECK(thmq_request(NULL, NULL, 0, NULL, 1, NULL) == -EINVAL && thmq_reply(NULL, &plain, NULL, 0, NULL) == -EINVAL);
-	CHECK(thmq_session_close(server, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(server, 30 * SECOND) == 0);
 }
 
 /* One thread asks, another answers: the asker only waits. */
@@ -470,7 +470,7 @@ static void *serve_calls(void *arg)
 		if (!answer_all(s, c))
 			thmq_session_wait(s, 10 * MS);
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 	return NULL;
 }
 
@@ -496,7 +496,7 @@ static void calls(void)
 	}
 	__atomic_store_n(&serve_until, true, __ATOMIC_RELAXED);
 	CHECK(pthread_join(thread, NULL) == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* --------------------------------------------------------------------- groups */
@@ -509,7 +509,7 @@ static void sends(struct thmq_producer *p, uint32_t count, uint32_t partitions)
 		for (i = 0; i < count; i++)
 			while (thmq_send(p, &i, 4, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = k)) == -EAGAIN)
 				drive(MS);
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 }
 
 static struct thmq_group_info about(struct thmq_session *s, const char *topic, const char *group)
@@ -532,7 +532,7 @@ static uint64_t goes_on_at(struct thmq_session *s, const char *topic, const char
 		take(s, c, &m);
 		CHECK(thmq_release(c, &m, 1) == 0);
 	} while (m.partition);
-	CHECK(thmq_consumer_close(c, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c, 30 * SECOND) == 0);
 	return m.offset;
 }
 
@@ -595,7 +595,7 @@ static void groups_are_reset(void)
 	thmq_consumer_close(c, 5 * SECOND);
 	CHECK(stands(s, "t", 0, "g").group_offset == 10 && goes_on_at(s, "t", "g", 0) == 10);
 	CHECK(about(s, "t", "g").member_count == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void groups_are_deleted(void)
@@ -632,13 +632,13 @@ static void groups_are_deleted(void)
 	CHECK(thmq_consumer_open(s, "t", "shared", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &c) == 0);
 	take(s, c, &m);
 	CHECK(thmq_group_delete(s, "t", "shared", 0) == -EBUSY);
-	CHECK(thmq_ack(c, &m) == 0 && thmq_consumer_flush(c, 5 * SECOND) == 0);
+	CHECK(thmq_ack(c, &m) == 0 && thmq_consumer_flush(c, 30 * SECOND) == 0);
 	CHECK(thmq_group_delete(s, "t", "shared", THMQ_GROUP_FORCE) == 0);
 	thmq_consumer_close(c, 5 * SECOND);
 	CHECK(goes_on_at(s, "t", "shared", THMQ_CONSUMER_SHARED) == 0);
 	CHECK(thmq_group_list(s, "nowhere", NULL, 0) == -THMQ_ENOTOPIC && thmq_group_list(s, "t", infos, 4) == 2);
 	CHECK(thmq_group_delete(s, "t", "a", 8) == -EINVAL && thmq_group_delete(s, "t", NULL, 0) == -EINVAL);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 #define PARTS 12u
@@ -707,19 +707,19 @@ static void members_share_out(void)
 		CHECK(k == PARTS && about(s, "t", "g").member_count == MEMBERS);
 		CHECK(about(s, "t", "g").assignor == how[h]);
 		/* of one that goes only what it had moves, where they are sticky */
-		CHECK(thmq_consumer_close(c[1], 5 * SECOND) == 0);
+		CHECK(thmq_consumer_close(c[1], 30 * SECOND) == 0);
 		c[1] = NULL;
 		settled(s, c, how[h], MEMBERS - 1, after);
 		for (k = 0, moved = 0; k < PARTS; k++)
 			moved += before[k] != 1 && after[k] != (before[k] > 1 ? before[k] - 1 : before[k]);
 		CHECK(how[h] != THMQ_ASSIGN_STICKY || !moved);
 		for (i = 0; i < MEMBERS; i++) {
-			CHECK(!c[i] || thmq_consumer_close(c[i], 5 * SECOND) == 0);
+			CHECK(!c[i] || thmq_consumer_close(c[i], 30 * SECOND) == 0);
 			c[i] = NULL;
 		}
 	}
 	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.assignor = 9), &c[0]) == -EINVAL);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Who has a name, goes, and comes back, has what it had; nobody else got it meanwhile. */
@@ -742,7 +742,7 @@ static void members_with_names(void)
 					 &c[i]) == 0);
 	}
 	settled(s[0], c, THMQ_ASSIGN_DEFAULT, 3, before);
-	CHECK(thmq_consumer_close(c[1], 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c[1], 30 * SECOND) == 0);
 	c[1] = NULL;
 	CHECK(thmq_group_members(s[0], "t", "g", all, MEMBERS) == 3 && strcmp(all[1].instance, "node-1") == 0);
 	CHECK(all[1].away && !all[0].away && all[1].partition_count == PARTS / 3);
@@ -764,11 +764,11 @@ static void members_with_names(void)
 	settled(s[0], c, THMQ_ASSIGN_DEFAULT, 3, after);
 	CHECK(memcmp(before, after, sizeof(before)) == 0);
 	/* who does not come back in time is out of it */
-	CHECK(thmq_consumer_close(c[2], 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c[2], 30 * SECOND) == 0);
 	c[2] = NULL;
 	settled(s[0], c, THMQ_ASSIGN_DEFAULT, 2, after);
 	CHECK(thmq_consumer_open(s[0], "t", NULL, THMQ_CONSUMER_OPTS(.instance = "x"), &again) == -EINVAL);
-	CHECK(thmq_session_close(s[1], 5 * SECOND) == 0 && thmq_session_close(s[0], 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s[1], 30 * SECOND) == 0 && thmq_session_close(s[0], 30 * SECOND) == 0);
 }
 
 static const struct test_case cases[] = {

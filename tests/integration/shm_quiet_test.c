@@ -80,7 +80,7 @@ static void down(struct pair *w)
 {
 	CHECK(thmq_session_close(w->s, SECOND) == 0);
 	CHECK(thmq_env_close(w->away, SECOND) == 0);
-	CHECK(thmq_env_close(w->home, 5 * SECOND) == 0);
+	CHECK(thmq_env_close(w->home, 30 * SECOND) == 0);
 }
 
 static void take(struct pair *w, bool sleep)

@@ -174,7 +174,7 @@ static void big_messages(void)
 			got++;
 		}
 	}
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
@@ -227,7 +227,7 @@ static void back_pressure(void)
 		}
 		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
 	}
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
@@ -288,8 +288,8 @@ static void groups(void)
 		got2 += take_all(s2, c2, seen, 20 * MS);
 	}
 	CHECK(got1 > 100 && got2 > 100);
-	CHECK(thmq_consumer_flush(c2, 5 * SECOND) == 0);
-	CHECK(thmq_consumer_flush(c1, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(c2, 30 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(c1, 30 * SECOND) == 0);
 	/* one goes: the other gets what it had, from where it was */
 	CHECK(thmq_session_close(s2, SECOND) == 0);
 	for (i = 0; i < 4; i++)
@@ -297,7 +297,7 @@ static void groups(void)
 	send_numbers(p, 1000, 2000);
 	for (got1 = 0; got1 < 1000;)
 		got1 += take_all(s1, c1, seen, 20 * MS);
-	CHECK(thmq_consumer_close(c1, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_close(c1, 30 * SECOND) == 0);
 	send_numbers(p, 2000, 3000);
 	for (i = 0; i < 8; i++) {
 		CHECK(thmq_partition_describe(s1, "g", i, "grp", &part) == 0);
@@ -348,7 +348,7 @@ static void shared_groups(void)
 		got2 += (uint32_t)n;
 	}
 	CHECK(got1 > 100 && got2 > 100);
-	CHECK(thmq_consumer_flush(c2, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(c2, 30 * SECOND) == 0);
 	/* one is given back, and comes again; others are taken along by a session that goes, and come too */
 	n = fetch(s1, c1, m, 1, 5 * SECOND);
 	CHECK(n == 1 && thmq_nack(c1, &m[0], 10 * MS) == 0 && thmq_extend(c1, &m[0], SECOND) == 0);
@@ -360,7 +360,7 @@ static void shared_groups(void)
 	CHECK(got1 == 2000);
 	for (i = 0; i < 2000; i++)
 		CHECK(seen[i] == 1);
-	CHECK(thmq_consumer_flush(c1, 5 * SECOND) == 0);
+	CHECK(thmq_consumer_flush(c1, 30 * SECOND) == 0);
 	CHECK(thmq_partition_describe(s1, "sg", 0, "grp", &part) == 0);
 	CHECK(part.lag == 0);
 	free(seen);
@@ -554,7 +554,7 @@ static void *work(void *arg)
 		thmq_release(c, m, (uint32_t)n);
 		got += (uint32_t)n;
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 	return NULL;
 }
 

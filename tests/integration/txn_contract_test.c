@@ -100,16 +100,16 @@ static void all_or_nothing(void)
 	put(b, NULL, 0, "between");
 	put(b, t, 0, "tt");
 	put(b, u, 0, "uu");
-	CHECK(thmq_flush(a, 5 * SECOND) == 0 && thmq_flush(b, 5 * SECOND) == 0);
+	CHECK(thmq_flush(a, 30 * SECOND) == 0 && thmq_flush(b, 30 * SECOND) == 0);
 	expect_text(s, cb, "before"); /* all behind the first one of an open transaction waits */
 	expect_text(s, ca, "");
 	expect_text(s, raw, "before t u between tt uu");
 	CHECK(end_of(s, "b", 0) == 1 && end_of(s, "a", 0) == 0);
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	CHECK(thmq_txn_commit(t, SECOND) == -EINVAL && thmq_txn_id(t) == 0); /* it is over */
 	expect_text(s, cb, "t");
 	expect_text(s, ca, "ta ta");
-	CHECK(thmq_txn_abort(u, 5 * SECOND) == 0);
+	CHECK(thmq_txn_abort(u, 30 * SECOND) == 0);
 	expect_text(s, cb, "between tt");
 	put(b, NULL, 0, "after");
 	expect_text(s, cb, "after");
@@ -120,7 +120,7 @@ static void all_or_nothing(void)
 	expect_text(s, cb, "before t between tt after");
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0 && thmq_txn_commit(t, SECOND) == 0); /* nothing is in it */
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0 && thmq_txn_abort(t, SECOND) == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Keys, tags, headers, claims, packed payloads: as without a transaction. */
@@ -151,7 +151,7 @@ static void whole_messages(void)
 		CHECK(thmq_send(p, large, sizeof(large), TXN(.txn = t)) > 0);
 		CHECK(thmq_send(p, NULL, 0, TXN(.txn = t)) > 0);
 	}
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	while (n < 12) {
 		k = fetch(s, c, m, 1, 5 * SECOND);
 		CHECK(k == 1 && m[0].offset == (uint64_t)n);
@@ -168,7 +168,7 @@ static void whole_messages(void)
 		CHECK(thmq_release(c, m, 1) == 0);
 		n++;
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* ---------------------------------------------------------------- acknowledgements */
@@ -188,19 +188,19 @@ static void acknowledged(void)
 	out = producer_of(s, "out");
 	for (i = 0; i < 3; i++)
 		put(in, NULL, 0, "x");
-	CHECK(thmq_flush(in, 5 * SECOND) == 0);
+	CHECK(thmq_flush(in, 30 * SECOND) == 0);
 	CHECK(thmq_consumer_open(s, "in", "g", NULL, &c) == 0);
 	CHECK(fetch(s, c, m, 3, 5 * SECOND) >= 1);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	CHECK(thmq_txn_ack(t, c, &m[0]) == 0);
 	put(out, t, 0, "y");
-	CHECK(thmq_txn_abort(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_abort(t, 30 * SECOND) == 0);
 	CHECK(stands_at(s, "in", "g") == UINT64_MAX);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	CHECK(thmq_txn_ack(t, c, &m[0]) == 0 && thmq_txn_ack(t, c, &m[0]) == 0);
 	put(out, t, 0, "z");
 	CHECK(thmq_txn_prepare(t, SECOND) == -EINVAL); /* without a name, and with an acknowledgement */
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	stands_soon(s, "in", "g", 1);
 	/* another member has it by now: what the first one did is done again, and so it does not count */
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
@@ -215,10 +215,10 @@ static void acknowledged(void)
 	CHECK(fetch(other, d, m, 1, 5 * SECOND) == 1 && m[0].offset == 0);
 	d = reader_of(other, "out", 0);
 	expect_text(other, d, "z");
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 	while (thmq_events(other, &e, 1) == 1)
 		;
-	CHECK(thmq_session_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(other, 30 * SECOND) == 0);
 }
 
 /* Who was not told asks again: what it acknowledges was said by then, and is taken no more. */
@@ -237,7 +237,7 @@ static void asked_again(void)
 	out = producer_of(s, "out");
 	for (i = 0; i < 30; i++)
 		put(in, NULL, 0, "x");
-	CHECK(thmq_flush(in, 5 * SECOND) == 0);
+	CHECK(thmq_flush(in, 30 * SECOND) == 0);
 	CHECK(thmq_consumer_open(s, "in", "g", NULL, &c) == 0);
 	for (i = 0; i < 30; i++) {
 		CHECK(fetch(s, c, &m, 1, 5 * SECOND) == 1 && m.offset == (uint64_t)i);
@@ -249,7 +249,7 @@ static void asked_again(void)
 		CHECK(rc == 0);
 		stands_soon(s, "in", "g", (uint64_t)i + 1);
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* A claim that is committed behind the end of its transaction is no part of it, and takes nothing of it along. */
@@ -266,14 +266,14 @@ static void late_claim(void)
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	put(p, t, 0, "in-time");
 	CHECK(thmq_claim(p, TXN(.txn = t), 4, &claim) == 0);
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	memcpy(claim.data, "late", 4);
 	CHECK(thmq_commit(p, &claim) == -ECANCELED);
 	CHECK(thmq_commit(p, &claim) == -EINVAL && thmq_abort(p, &claim) == -EINVAL); /* it is spent */
 	put(p, NULL, 0, "on");
 	c = reader_of(s, "l", 0);
 	expect_text(s, c, "in-time on");
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* A member whose partition goes to another while its transaction is open. */
@@ -289,7 +289,7 @@ static void taken_over(void)
 	in = producer_of(s, "in");
 	out = producer_of(s, "out");
 	put(in, NULL, 0, "x");
-	CHECK(thmq_flush(in, 5 * SECOND) == 0);
+	CHECK(thmq_flush(in, 30 * SECOND) == 0);
 	CHECK(thmq_consumer_open(s, "in", "g", THMQ_CONSUMER_OPTS(.instance = "one"), &c) == 0);
 	CHECK(fetch(s, c, m, 1, 5 * SECOND) == 1);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0 && thmq_txn_ack(t, c, &m[0]) == 0);
@@ -303,7 +303,7 @@ static void taken_over(void)
 	expect_text(other, d, "");
 	put(out, NULL, 0, "on");
 	expect_text(other, d, "on");
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0 && thmq_session_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0 && thmq_session_close(other, 30 * SECOND) == 0);
 }
 
 /* ---------------------------------------------------------------------- who ends it */
@@ -321,11 +321,11 @@ static void fenced(void)
 	c = reader_of(s, "f", 0);
 	CHECK(thmq_txn_begin(s, THMQ_TXN_OPTS(.name = "me"), &t) == 0);
 	put(p, t, 0, "old");
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_txn_begin(other, THMQ_TXN_OPTS(.name = "me"), &u) == 0);
 	put(q, u, 0, "new");
 	CHECK(thmq_txn_commit(t, 5 * SECOND) == -THMQ_EFENCED);
-	CHECK(thmq_txn_commit(u, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(u, 30 * SECOND) == 0);
 	expect_text(s, c, "new");
 	/* and so does a producer of that name */
 	CHECK(thmq_txn_begin(s, THMQ_TXN_OPTS(.name = "me"), &t) == 0);
@@ -334,7 +334,7 @@ static void fenced(void)
 	CHECK(thmq_txn_commit(t, 5 * SECOND) == -THMQ_EFENCED);
 	put(q, NULL, 0, "end");
 	expect_text(s, c, "end");
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0 && thmq_session_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0 && thmq_session_close(other, 30 * SECOND) == 0);
 }
 
 static void time_is_over(void)
@@ -359,12 +359,12 @@ static void time_is_over(void)
 	/* a session that ends takes its transactions along */
 	CHECK(thmq_txn_begin(other, NULL, &t) == 0);
 	put(q, t, 0, "left");
-	CHECK(thmq_flush(q, 5 * SECOND) == 0);
+	CHECK(thmq_flush(q, 30 * SECOND) == 0);
 	put(p, NULL, 0, "two");
 	expect_text(s, c, "");
-	CHECK(thmq_session_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(other, 30 * SECOND) == 0);
 	expect_text(s, c, "two");
-	CHECK(thmq_flush(p, SECOND) == -EIO && thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, SECOND) == -EIO && thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static void checked_back(void)
@@ -387,7 +387,7 @@ static void checked_back(void)
 		CHECK(thmq_txn_prepare(t, 5 * SECOND) == 0 && thmq_txn_prepare(t, SECOND) == 0);
 		CHECK(thmq_send(p, "x", 1, TXN(.txn = t)) == -EINVAL);
 	}
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0); /* and they are there still */
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0); /* and they are there still */
 	CHECK(thmq_txn_decide(w, ids[0], THMQ_TXN_COMMIT, SECOND) == -EPERM);
 	CHECK(thmq_txn_watch(w, "shop") == 0 && thmq_txn_watch(w, "shop") == 0);
 	for (i = 0; i < 2;) {
@@ -404,7 +404,7 @@ static void checked_back(void)
 	put(p, NULL, 0, "behind"); /* the third one is asked for twice, and aborted then */
 	expect_text(w, c, "behind");
 	CHECK(thmq_txn_decide(w, ids[2], THMQ_TXN_COMMIT, 5 * SECOND) == -ECANCELED);
-	CHECK(thmq_session_close(w, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(w, 30 * SECOND) == 0);
 }
 
 /* ------------------------------------------------------------------------ refused */
@@ -446,7 +446,7 @@ static void refused(void)
 	CHECK(thmq_txn_ack(t, c, &m) == -EOPNOTSUPP);
 	CHECK(thmq_ack(c, &m) == 0);
 	put(p, t, 0, "two");
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	CHECK(thmq_send(p, "x", 1, TXN(.txn = t)) == -EINVAL); /* over */
 	/* what the broker refuses aborts all of it */
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
@@ -457,7 +457,7 @@ static void refused(void)
 	put(p, NULL, 0, "three");
 	expect_text(s, c, "two three"); /* members that share pass over it, too */
 	CHECK(thmq_flush(k, SECOND) == -EIO);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0 && thmq_session_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0 && thmq_session_close(other, 30 * SECOND) == 0);
 }
 
 /* ------------------------------------------------------------ who administers them */
@@ -521,16 +521,16 @@ static void list_is_whole(void)
 	CHECK(thmq_txn_list(s, (struct thmq_txn_info *)old, 2) == MANY + 1 && old[1].id == thmq_txn_id(t[1]) && old[1].state == THMQ_TXN_OPEN);
 	/* what ends meanwhile does not matter: the others are all there */
 	for (i = 0; i < MANY; i += 2)
-		CHECK(thmq_txn_abort(t[i], 5 * SECOND) == 0);
+		CHECK(thmq_txn_abort(t[i], 30 * SECOND) == 0);
 	infos = are_left(s, MANY / 2 + 1);
 	for (i = 1; i < MANY; i += 2)
 		CHECK(infos[i / 2].id == thmq_txn_id(t[i]));
 	few[0].size = 0;
 	CHECK(thmq_txn_list(s, few, 2) == -EINVAL && thmq_txn_list(s, NULL, 2) == -EINVAL && thmq_txn_list(NULL, NULL, 0) == -EINVAL);
-	CHECK(thmq_session_close(other, 5 * SECOND) == 0);
-	CHECK(thmq_txn_commit(named, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(other, 30 * SECOND) == 0);
+	CHECK(thmq_txn_commit(named, 30 * SECOND) == 0);
 	are_left(s, 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* One that holds up a partition, whosever it is. */
@@ -550,7 +550,7 @@ static void forced(void)
 	CHECK(thmq_txn_begin(other, NULL, &t) == 0);
 	put(p, t, 0, "stuck");
 	put(p, NULL, 0, "waits");
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	expect_text(s, c, "");
 	id = are_left(s, 1)[0].id;
 	CHECK(id == thmq_txn_id(t));
@@ -585,7 +585,7 @@ static void forced(void)
 	expect_text(s, c, "good");
 	are_left(s, 0);
 	CHECK(thmq_txn_commit(t, 5 * SECOND) == -ECANCELED);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0 && thmq_session_close(other, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0 && thmq_session_close(other, 30 * SECOND) == 0);
 }
 
 /* The newest message of a key is none that was aborted. */
@@ -599,16 +599,16 @@ static void keys(void)
 
 	CHECK(thmq_topic_create(s, "keys", NULL) == 0);
 	p = producer_of(s, "keys");
-	CHECK(thmq_send(p, "1", 1, TXN(.key = "k", .key_len = 1)) > 0 && thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_send(p, "1", 1, TXN(.key = "k", .key_len = 1)) > 0 && thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
-	CHECK(thmq_send(p, "2", 1, TXN(.key = "k", .key_len = 1, .txn = t)) > 0 && thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_send(p, "2", 1, TXN(.key = "k", .key_len = 1, .txn = t)) > 0 && thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_key_find(s, "keys", 0, "k", 1, UINT64_MAX, &info) == 0 && info.offset == 0);
-	CHECK(thmq_txn_abort(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_abort(t, 30 * SECOND) == 0);
 	CHECK(thmq_key_find(s, "keys", 0, "k", 1, UINT64_MAX, &info) == 0 && info.offset == 0);
 	CHECK(thmq_send(p, "3", 1, TXN(.key = "k", .key_len = 1, .flags = THMQ_MESSAGE_EXPECT_KEY, .expected = 0)) > 0);
-	CHECK(thmq_flush(p, 5 * SECOND) == 0 && !next_event(s, THMQ_EVENT_FAILED, &e, 0));
+	CHECK(thmq_flush(p, 30 * SECOND) == 0 && !next_event(s, THMQ_EVENT_FAILED, &e, 0));
 	CHECK(thmq_key_find(s, "keys", 0, "k", 1, UINT64_MAX, &info) == 0 && info.offset == 2);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* ----------------------------------------------------------- with what else there is */
@@ -641,7 +641,7 @@ static void positions(void)
 	put(p, t, 0, "two");
 	put(p, t, 0, "three");
 	put(p, NULL, 0, "four");
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	c = reader_of(s, "p", 0);
 	raw = reader_of(s, "p", THMQ_CONSUMER_READ_UNCOMMITTED);
 	CHECK(thmq_consumer_open(s, "p", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN, .filter = "tag = 'none'"), &tagged) == 0);
@@ -652,9 +652,9 @@ static void positions(void)
 	is_soon_at(s, tagged, 1);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	put(p, t, 0, "five"); /* the first one is open still */
-	CHECK(thmq_txn_abort(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_abort(t, 30 * SECOND) == 0);
 	is_soon_at(s, c, 1);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0); /* and that ends it */
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0); /* and that ends it */
 	s = session_of(NULL);
 	c = reader_of(s, "p", 0);
 	expect_text(s, c, "one four");
@@ -662,7 +662,7 @@ static void positions(void)
 	CHECK(end_of(s, "p", 0) == 5);
 	CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, 1) == 0); /* to where one was aborted */
 	expect_text(s, c, "four");
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* Each priority is partitions of its own: one transaction over all of them. */
@@ -680,14 +680,14 @@ static void priorities(void)
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	for (i = 0; i < 3; i++)
 		CHECK(thmq_send(p, "no", 2, TXN(.priority = i, .txn = t)) > 0);
-	CHECK(thmq_txn_abort(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_abort(t, 30 * SECOND) == 0);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	for (i = 0; i < 30; i++)
 		CHECK(thmq_send(p, "yes", 3, TXN(.priority = i % 3, .txn = t)) > 0);
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_consumer_open(s, "pr", "g", NULL, &c) == 0);
 	CHECK(fetch(s, c, &m, 1, 30 * MS) == 0);
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	for (i = 0; i < 30; i++) {
 		CHECK(fetch(s, c, &m, 1, 10 * SECOND) == 1 && m.len == 3);
 		seen[thmq_message_priority(c, &m)]++;
@@ -695,7 +695,7 @@ static void priorities(void)
 	}
 	CHECK(seen[0] == 10 && seen[1] == 10 && seen[2] == 10);
 	CHECK(fetch(s, c, &m, 1, 30 * MS) == 0);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* A message's time goes on while its transaction is open. */
@@ -715,9 +715,9 @@ static void time_to_live(void)
 	CHECK(thmq_send(p, "long", 4, TXN(.ttl_ns = 1000 * SECOND, .txn = t)) > 0);
 	for (begin = now(); now() - begin < 60 * MS;)
 		thmq_session_wait(s, MS);
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	expect_text(s, c, "long");
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* A topic whose retention is altered meanwhile, and one that is deleted under a transaction. */
@@ -735,20 +735,20 @@ static void altered(void)
 	c = reader_of(s, "al", 0);
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	put(p, t, 0, "a");
-	CHECK(thmq_flush(p, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
 	CHECK(thmq_topic_alter(s, "al", THMQ_TOPIC_OPTS(.retention_bytes = 1u << 30), THMQ_ALTER_RETENTION_BYTES) == 0);
 	put(p, t, 0, "b");
-	CHECK(thmq_txn_commit(t, 5 * SECOND) == 0);
+	CHECK(thmq_txn_commit(t, 30 * SECOND) == 0);
 	expect_text(s, c, "a b");
 	CHECK(thmq_txn_begin(s, NULL, &t) == 0);
 	put(p, t, 0, "c");
 	put(q, t, 0, "x");
-	CHECK(thmq_flush(p, 5 * SECOND) == 0 && thmq_flush(q, 5 * SECOND) == 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0 && thmq_flush(q, 30 * SECOND) == 0);
 	CHECK(thmq_topic_delete(s, "de") == 0);
 	rc = thmq_txn_commit(t, 5 * SECOND); /* what was in it is gone with the topic; the rest counts */
 	CHECK(rc == 0);
 	expect_text(s, c, "c");
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 /* ------------------------------------------------------------------------ at random */
@@ -813,14 +813,14 @@ static void at_random(void)
 		switch (random() % 8) {
 		case 0:
 			if (open[i]) {
-				CHECK(thmq_txn_commit(open[i], 5 * SECOND) == 0);
+				CHECK(thmq_txn_commit(open[i], 30 * SECOND) == 0);
 				fates[which[i]] = COMMITTED;
 				open[i] = NULL;
 			}
 			break;
 		case 1:
 			if (open[i]) {
-				CHECK(thmq_txn_abort(open[i], 5 * SECOND) == 0);
+				CHECK(thmq_txn_abort(open[i], 30 * SECOND) == 0);
 				fates[which[i]] = ABORTED;
 				open[i] = NULL;
 			}
@@ -841,11 +841,11 @@ static void at_random(void)
 	}
 	for (i = 0; i < OPEN_AT_ONCE; i++)
 		if (open[i]) {
-			CHECK(thmq_txn_commit(open[i], 5 * SECOND) == 0);
+			CHECK(thmq_txn_commit(open[i], 30 * SECOND) == 0);
 			fates[which[i]] = COMMITTED;
 		}
 	look(s, c, true);
-	CHECK(thmq_session_close(s, 5 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
 static const struct test_case cases[] = {{"all_or_nothing", all_or_nothing}, {"whole_messages", whole_messages}, {"acknowledged", acknowledged},

@@ -286,6 +286,68 @@ static int life(struct world *w, bool last)
 	return 0;
 }
 
+#define STREAM 8000u
+
+/* What was sent in the order of its times is read in large pieces, however fast those times come: reads of the device, not messages, are what is slow. */
+static int stream(struct world *w)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_env_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
+	const char data[100] = {0};
+	struct thmq_producer *p;
+	uint64_t base;
+	uint32_t i, tries;
+
+	if (open_all(w))
+		return -1;
+	at = "stream";
+	CHECK(w, thmq_producer_open(w->session, "t", NULL, &p) == 0);
+	base = wall(w) + 10 * SECOND;
+	for (i = 0; i < STREAM;) {
+		int64_t rc = thmq_send(p, data, sizeof(data),
+				       THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .deliver_at_ns = (int64_t)(base + i * 10000ull)));
+
+		CHECK(w, rc > 0 || rc == -EAGAIN);
+		i += rc > 0;
+		if (rc == -EAGAIN)
+			thmq_poll(w->env, MS);
+	}
+	CHECK(w, thmq_flush(p, 60 * SECOND) == 0);
+	CHECK(w, wall(w) < base);
+	CHECK(w, thmq_env_stats(w->env, &before) == 0);
+	while (wall(w) < base)
+		thmq_poll(w->env, 10 * SECOND);
+	for (tries = 0; tries < 100000; tries++) {
+		thmq_poll(w->env, MS);
+		if (tries % 64)
+			continue;
+		CHECK(w, thmq_partition_describe(w->session, "t", 0, NULL, &info) == 0);
+		if (!info.delayed)
+			break;
+	}
+	CHECK(w, !info.delayed && info.end_offset == STREAM);
+	CHECK(w, thmq_env_stats(w->env, &after) == 0);
+	printf("%u messages came in their order, by %llu reads\n", STREAM, (unsigned long long)(after.reads - before.reads));
+	CHECK(w, after.reads - before.reads < STREAM / 16);
+	CHECK(w, thmq_env_close(w->env, 60 * SECOND) == 0);
+	return 0;
+}
+
+static int stream_comes_in_large_reads(void)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	int rc;
+
+	if (!w || thmqi_disk_sim_open(1, NULL, &w->sim) != 0)
+		return -1;
+	world_here = *thmqi_disk_sim_world(w->sim);
+	clock_here = *world_here.clock;
+	rc = stream(w);
+	thmqi_disk_sim_close(w->sim);
+	free(w);
+	return rc;
+}
+
 static uint64_t came, cancelled; /* of all seeds */
 
 static int run(uint64_t seed)
@@ -319,6 +381,7 @@ int main(int argc, char **argv)
 {
 	uint64_t failed, count = each_seed(argc, argv, 5, 5000, run, &failed);
 
+	failed += stream_comes_in_large_reads() != 0;
 	printf("%llu messages came, %llu were cancelled\n", (unsigned long long)came, (unsigned long long)cancelled);
 	return failed != 0 || (count >= 5 && (!came || !cancelled));
 }

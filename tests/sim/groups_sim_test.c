@@ -413,10 +413,77 @@ static int run(uint64_t seed)
 	return rc;
 }
 
+#define MANY 600u
+#define OF_A_SESSION 200u
+
+/* So many groups of one topic that meta's log goes through several segments, whose making is waited for; each is found by its name, and stands where it is. */
+static int many(struct world *w)
+{
+	struct thmq_session *s = NULL;
+	struct thmq_group_info info = {.size = sizeof(info)};
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	char name[32];
+	uint32_t i, tries;
+
+	if (open_all(w))
+		return -1;
+	at = "many groups";
+	CHECK(w, thmq_send(w->producer, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION)) > 0);
+	CHECK(w, thmq_flush(w->producer, 60 * SECOND) == 0);
+	for (i = 0; i < MANY; i++) {
+		if (i % OF_A_SESSION == 0)
+			CHECK(w, thmq_connect(w->env, "inproc://", THMQ_SESSION_OPTS(.window_bytes = 65536, .window_count = 16), &s) == 0);
+		snprintf(name, sizeof(name), "g%u", i);
+		CHECK(w, thmq_consumer_open(s, "t", name, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN, .prefetch_count = 4), &c) == 0);
+		if (i % 3)
+			continue;
+		for (tries = 0; thmq_fetch(c, &m, 1) != 1; tries++)
+			CHECK(w, tries < 10000 && thmq_session_wait(s, SECOND) >= 0);
+		CHECK(w, thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0 && thmq_consumer_flush(c, 60 * SECOND) == 0);
+	}
+	for (i = 0; i < MANY; i += 7) {
+		snprintf(name, sizeof(name), "g%u", i);
+		CHECK(w, thmq_group_describe(w->session, "t", name, &info) == 0 && info.member_count == 1 && info.lag == (i % 3 ? 1 : 0));
+	}
+	for (i = 0; i < MANY; i += 2) {
+		snprintf(name, sizeof(name), "g%u", i);
+		CHECK(w, thmq_group_delete(w->session, "t", name, THMQ_GROUP_FORCE) == 0);
+		CHECK(w, thmq_group_describe(w->session, "t", name, &info) == -ENOENT);
+	}
+	CHECK(w, thmq_group_list(w->session, "t", NULL, 0) == MANY / 2);
+	CHECK(w, thmq_env_close(w->env, 60 * SECOND) == 0);
+	thmqi_disk_sim_restart(w->sim);
+	if (open_all(w))
+		return -1;
+	at = "many groups, again";
+	CHECK(w, thmq_group_list(w->session, "t", NULL, 0) == MANY / 2);
+	for (i = 1; i < MANY; i += 2) {
+		snprintf(name, sizeof(name), "g%u", i);
+		CHECK(w, thmq_group_describe(w->session, "t", name, &info) == 0 && info.lag == (i % 3 ? 1 : 0));
+	}
+	CHECK(w, thmq_env_close(w->env, 60 * SECOND) == 0);
+	return 0;
+}
+
+static int many_groups(void)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	int rc;
+
+	if (!w || thmqi_disk_sim_open(1, NULL, &w->sim) != 0)
+		return -1;
+	rc = many(w);
+	thmqi_disk_sim_close(w->sim);
+	free(w);
+	return rc;
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t failed;
 
 	each_seed(argc, argv, 40, 5000, run, &failed);
+	failed += many_groups() != 0;
 	return failed != 0;
 }

@@ -91,6 +91,27 @@ Test(client_group, a_join_that_is_given_up_is_followed_by_a_leave_which_needs_no
 		     "that one had an answer to its request");
 }
 
+Test(client_group, a_join_for_which_there_is_no_room_in_the_log_for_a_moment_is_asked_for_again)
+{
+	struct thmq_consumer *c;
+
+	connect_for(10 * SECOND);
+	rig_self->held_up = 2;
+	cr_assert_eq(open_member(&c), 0);
+	cr_assert_eq(rig_self->held_up, 0);
+	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
+}
+
+Test(client_group, and_as_long_as_its_time_allows)
+{
+	struct thmq_consumer *c;
+
+	connect_for(SECOND / 10);
+	rig_self->held_up = UINT32_MAX;
+	cr_assert_eq(open_member(&c), -ETIMEDOUT);
+	cr_assert_lt(rig_self->held_up, UINT32_MAX - 1, "it was asked once");
+}
+
 Test(client_group, a_leave_that_finds_no_room_goes_when_there_is_some)
 {
 	struct thmq_consumer *c;

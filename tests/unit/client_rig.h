@@ -42,6 +42,7 @@ struct rig {
 	bool deaf_to_ctl;   /* takes no control frame */
 	bool mute;          /* keeps requests without an answer */
 	uint32_t mute_op;   /* the same for one kind of them: enum thmqi_op */
+	uint32_t held_up;   /* so many requests that change something are -EAGAIN first */
 	bool no_detached, no_attached;
 	uint32_t down_sent;
 	uint64_t unanswered;
@@ -90,6 +91,11 @@ static void rig_answer(struct thmqi_link *l, const struct thmqi_frame *f)
 	struct thmqi_reply *r = l->reply;
 	uint32_t i;
 
+	if (rig_self->held_up && (q.op == THMQI_OP_JOIN || q.op == THMQI_OP_TOPIC_CREATE)) {
+		rig_self->held_up--;
+		rig_reply(l, f->seq, -EAGAIN);
+		return;
+	}
 	if (rig_self->mute || (rig_self->mute_op && q.op == rig_self->mute_op)) {
 		rig_self->unanswered = f->seq;
 		return;

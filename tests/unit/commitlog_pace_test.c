@@ -43,14 +43,14 @@ static void write_one(uint64_t ns, bool beside)
 Test(commitlog_pace, without_writes_there_is_no_limit, .init = up, .fini = down)
 {
 	for (uint32_t i = 0; i < 1000; i++)
-		cr_assert(thmqi_pace_read(r.log, 1u << 20));
+		cr_assert(thmqi_pace_read(r.log, 1u << 20, PACE_READER));
 	cr_assert_eq(thmqi_pace_bytes(r.log, 1u << 20), 1u << 20);
 	write_one(MSEC, false);
 	cr_assert_eq(thmqi_pace_bytes(r.log, 1u << 20), PIECE);
 	pass(100 * MSEC); /* and none since */
 	cr_assert_eq(thmqi_pace_bytes(r.log, 1u << 20), 1u << 20);
 	for (uint32_t i = 0; i < 1000; i++)
-		cr_assert(thmqi_pace_read(r.log, 1u << 20));
+		cr_assert(thmqi_pace_read(r.log, 1u << 20, PACE_READER));
 }
 
 Test(commitlog_pace, while_a_write_is_waited_for_reads_are_one_at_a_time_and_so_many_a_second,
@@ -60,11 +60,11 @@ Test(commitlog_pace, while_a_write_is_waited_for_reads_are_one_at_a_time_and_so_
 
 	thmqi_pace_write(r.log, &flight);
 	r.log->pace.reading = 1;
-	cr_assert_not(thmqi_pace_read(r.log, PIECE));
+	cr_assert_not(thmqi_pace_read(r.log, PIECE, PACE_READER));
 	r.log->pace.reading = 0;
 	begin = r.core->now_ns;
 	while (r.core->now_ns - begin < 1000ull * MSEC) {
-		while (thmqi_pace_read(r.log, PIECE))
+		while (thmqi_pace_read(r.log, PIECE, PACE_READER))
 			bytes += PIECE;
 		cr_assert(thmqi_timer_is_running(
 			&r.log->pace.timer)); /* who was refused is called again */
@@ -201,7 +201,7 @@ static uint64_t p99_of(const struct device *d, bool reader, double *ret_rate)
 		while (r.core->now_ns < done) {
 			if (reader && !p->reading) {
 				len = thmqi_pace_bytes(r.log, 1u << 20);
-				if (thmqi_pace_read(r.log, len)) {
+				if (thmqi_pace_read(r.log, len, PACE_READER)) {
 					thmqi_pace_begun(r.log);
 					read_done = serve(d, false, len);
 					bytes += len;
@@ -294,4 +294,49 @@ Test(commitlog_pace, a_backlog_is_read_beside_writes, .init = up, .fini = down)
 	}
 	cr_assert_eq(at, 400);
 	thmq_log_reader_close(reader);
+}
+
+/* Both want to read all the time: each gets its half, and more than is appended; one that asks no more holds up the other for a moment only. */
+Test(commitlog_pace, a_copy_that_is_behind_and_readers_take_turns, .init = up, .fini = down)
+{
+	uint64_t bytes[PACE_KINDS] = {0}, begin;
+	const uint32_t large = 4 * PIECE;
+
+	for (uint32_t i = 0; i < 2000; i++)
+		write_one(MSEC, false);
+	cr_assert(thmqi_pace_read(r.log, PIECE, PACE_COPY));
+	for (uint32_t i = 0; i < 1000; i++) /* they hurt the writes */
+		write_one(4 * MSEC, true);
+	cr_assert_lt(r.log->pace.rate, 32 * MIB);
+	thmqi_pace_write(r.log, &flight);
+	begin = r.core->now_ns;
+	for (uint32_t i = 0; r.core->now_ns - begin < 4000ull * MSEC; i++) {
+		/* whoever asks first */
+		enum pace_kind first = i % 3 ? PACE_READER : PACE_COPY, other = first == PACE_COPY ? PACE_READER : PACE_COPY;
+
+		if (thmqi_pace_read(r.log, large, first))
+			bytes[first] += large;
+		if (thmqi_pace_read(r.log, large, other))
+			bytes[other] += large;
+		thmqi_timer_stop(r.core, &r.log->pace.timer);
+		pass(MSEC);
+		if (i % 100 == 0) { /* a write ends now and then: the rate is looked at */
+			thmqi_pace_written(r.log, &flight);
+			thmqi_pace_write(r.log, &flight);
+		}
+	}
+	cr_assert_geq(r.log->pace.rate, 32 * MIB);
+	cr_assert_geq(bytes[PACE_COPY], 60 * MIB);
+	cr_assert_geq(bytes[PACE_READER], 60 * MIB);
+	/* the copy has all: no reader waits for it longer than its turn */
+	begin = r.core->now_ns;
+	bytes[PACE_READER] = 0;
+	while (r.core->now_ns - begin < 1000ull * MSEC) {
+		if (thmqi_pace_read(r.log, large, PACE_READER))
+			bytes[PACE_READER] += large;
+		thmqi_timer_stop(r.core, &r.log->pace.timer);
+		pass(MSEC);
+	}
+	cr_assert_geq(bytes[PACE_READER], 24 * MIB);
+	thmqi_pace_written(r.log, &flight);
 }

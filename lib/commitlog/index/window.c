@@ -96,7 +96,7 @@ static int start(struct thmq_log_reader *r, struct window *w, struct segment *s,
 	struct thmqi_buf *buf;
 	int rc = thmqi_file_use(r->log, s, SEGMENT_LOG, &file);
 
-	if (!rc && !thmqi_pace_read(r->log, len))
+	if (!rc && !thmqi_pace_read(r->log, len, PACE_READER))
 		rc = -EAGAIN;
 	if (!rc)
 		rc = thmqi_log_alloc(r->log, len, THMQI_OWNER_READ, &buf);
