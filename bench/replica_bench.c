@@ -582,14 +582,15 @@ static void consensus(struct bench *b)
 /* -------------------------------------------------------------------- failover */
 
 static struct shared {
-	_Atomic uint32_t leader; /* + 1, of the last ack */
-	_Atomic uint64_t acks;
+	_Atomic uint32_t leader;       /* + 1, of the last ack */
+	_Atomic uint64_t last[COPIES]; /* batch that each has */
 	char urls[COPIES][THMQ_ADDRESS_MAX];
 } * shared;
 
 static void node_main(const struct bench *b, unsigned number)
 {
 	struct thmq_member members[COPIES] = {0};
+	struct thmq_replica_state s = {.size = sizeof(s)};
 	struct cluster c = {0};
 	struct copy *me = &c.copies[number];
 	uint64_t index = 0;
@@ -612,13 +613,14 @@ static void node_main(const struct bench *b, unsigned number)
 	open_copy(&c, b, number, members, "failover", SEGMENT, 0);
 	while (getppid() != 1) {
 		thmq_poll(c.env, 1000000);
+		thmq_replica_state(me->replica, &s);
+		atomic_store(&shared->last[number], s.last_index);
 		if (me->role != THMQ_REPLICA_LEADER) {
 			index = 0;
 			continue;
 		}
 		if (index && me->committed >= index) {
 			atomic_store(&shared->leader, number + 1);
-			atomic_fetch_add(&shared->acks, 1);
 			index = 0;
 		}
 		if (!index)
@@ -677,7 +679,7 @@ static void failover(struct bench *b)
 		pids[i] = start(b, i);
 	leader = await_other(0);
 	for (unsigned i = 0; i < count; i++) {
-		uint64_t t0, acks;
+		uint64_t t0;
 
 		bench_sleep_ns(300000000);
 		leader = atomic_load(&shared->leader);
@@ -687,10 +689,11 @@ static void failover(struct bench *b)
 		atomic_store(&shared->leader, 0);
 		await_other(0);
 		bench_samples_add(&s, bench_now() - t0);
+		atomic_store(&shared->last[leader - 1], 0);
 		pids[leader - 1] = start(b, leader - 1);
-		/* it is there again, and has what it missed */
-		acks = atomic_load(&shared->acks);
-		while (atomic_load(&shared->acks) < acks + 20)
+		/* until it is there again, and has what it missed: else two are away when the next leader is killed */
+		while (atomic_load(&shared->last[leader - 1]) + 20 <
+		       atomic_load(&shared->last[atomic_load(&shared->leader) - 1]))
 			bench_sleep_ns(1000000);
 	}
 	for (unsigned i = 0; i < COPIES; i++) {

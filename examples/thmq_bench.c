@@ -333,7 +333,7 @@ static int figures(struct connection *c, const struct bench_opts *o)
 	}
 	rc = one_by_one(c, o->topics[0], THMQ_DURABILITY_DURABLE, NULL, "durable, one at a time", o, o->seconds);
 	if (!rc && !interrupted)
-		rc = delivered(c, o->topics[0], "durable and received, one at a time", o);
+		rc = delivered(c, o->topics[0], "durable, received, one at a time", o);
 	if (!rc && !interrupted)
 		rc = pipelined(c, o->topics[0], THMQ_DURABILITY_DURABLE, "durable, many outstanding", o);
 	if (!rc && !interrupted)

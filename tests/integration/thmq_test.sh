@@ -274,7 +274,7 @@ check "delete it again" 3 "$thmq" topic delete "$d" keyed
 # bench leaves a directory as it was, whatever ends it
 ls -R "$d" >"$dir/before"
 check bench 0 "$thmq" bench --count 300 --size 1K --plot --flush fdatasync --polled off "$d"
-has out 'durable, one at a time'; has out 'durable and received'; has out 'flush by fdatasync, polled no'; has out ' us |##'
+has out 'durable, one at a time'; has out 'durable, received'; has out 'flush by fdatasync, polled no'; has out ' us |##'
 ls -R "$d" | cmp -s - "$dir/before" || die "bench changed the directory"
 mkdir "$dir/bench"
 "$thmq" bench --seconds 60 "$dir/bench" >"$dir/out" 2>"$dir/err" & bench=$!

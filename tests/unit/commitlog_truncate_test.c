@@ -78,6 +78,63 @@ Test(commitlog_truncate, what_was_behind_does_not_continue_a_batch_of_the_same_s
 	cr_assert_eq(held(), 2);
 }
 
+#define BLOCK 4096u
+#define ROUND 8u
+
+/* Six batches of one block each behind the first, as an earlier life left them. Return: index of the last. */
+static uint64_t leave_six(uint8_t image[ROUND * BLOCK])
+{
+	uint64_t last = store(0, 6, 100);
+
+	cr_assert_eq(rig_stats(&r).end_position, last * BLOCK);
+	rig_crash(&r, THMQI_DISK_SIM_CRASH_KEEP);
+	rig_get(&r, RIG_SEGMENT, 0, image, ROUND * BLOCK);
+	cr_assert_eq(rig_open(&r), 0);
+	cr_assert_eq(held(), 6);
+	return last;
+}
+
+/* Its bytes are there again, whole, and continue what is left: a device that lost a write, or a file that is used again. */
+Test(commitlog_truncate, bytes_of_an_earlier_life_are_not_believed_though_they_continue_the_log, .init = up, .fini = down)
+{
+	static uint8_t image[ROUND * BLOCK];
+	uint64_t last = leave_six(image), at = (last - 3) * BLOCK;
+
+	cr_assert_eq(thmq_log_truncate(r.log, last - 2), 0);
+	rig_crash(&r, THMQI_DISK_SIM_CRASH_KEEP);
+	rig_put(&r, RIG_SEGMENT, at, image + at, 3 * BLOCK);
+	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_stats(&r).last_index, last - 3);
+	cr_assert_eq(held(), 3);
+	store(3, 2, 100);
+	rig_crash(&r, THMQI_DISK_SIM_CRASH_KEEP);
+	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_read_all(&r, 1, 0, 5), 5);
+	cr_assert_eq(rig_stats(&r).last_index, last - 1, "nor what lies behind the new end");
+}
+
+/* Nor if all but the chain says that it is the next one of this life. */
+Test(commitlog_truncate, the_chain_alone_tells_what_is_not_the_next_batch, .init = up, .fini = down)
+{
+	static uint8_t image[ROUND * BLOCK];
+	uint64_t last = leave_six(image), at = (last - 2) * BLOCK, index, incarnation;
+	uint32_t crc;
+
+	cr_assert_eq(thmq_log_truncate(r.log, last - 2), 0);
+	cr_assert_eq(rig_append_wait(&r, 2, 7, 100, DURABLE, &index), 0);
+	cr_assert_eq(rig_await(&r, index), 0);
+	cr_assert_eq(index, last - 2);
+	incarnation = rig_stats(&r).incarnation;
+	rig_crash(&r, THMQI_DISK_SIM_CRASH_KEEP);
+	memcpy(image + at + 96, &incarnation, 8);
+	crc = thmqi_crc32c(0, image + at + 96, 28);
+	memcpy(image + at + 124, &crc, 4);
+	rig_put(&r, RIG_SEGMENT, at, image + at, BLOCK);
+	cr_assert_eq(rig_open(&r), 0, "%s", thmq_errmsg());
+	cr_assert_eq(rig_stats(&r).last_index, last - 2);
+	cr_assert_eq(held(), 3);
+}
+
 Test(commitlog_truncate, what_is_written_anew_takes_the_place, .init = up, .fini = down)
 {
 	struct thmq_log_reader *reader;
