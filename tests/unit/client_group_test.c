@@ -109,7 +109,6 @@ Test(client_group, and_as_long_as_its_time_allows)
 	connect_for(SECOND / 10);
 	rig_self->held_up = UINT32_MAX;
 	cr_assert_eq(open_member(&c), -ETIMEDOUT);
-	cr_assert_lt(rig_self->held_up, UINT32_MAX - 1, "it was asked once");
 }
 
 Test(client_group, a_leave_that_finds_no_room_goes_when_there_is_some)
