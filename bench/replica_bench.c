@@ -324,7 +324,8 @@ static void throughput(struct bench *b, const char *name, bool recycled)
 				  .sense = recycled ? BENCH_AT_LEAST : BENCH_NO_BAR,
 				  .bar = recycled ? 0.8 : 0},
 			  *lines[] = {&line};
-	uint64_t volume = b->smoke ? 4u << 20 : 128u << 20;
+	/* growing: four segments, of which one may be there before */
+	uint64_t volume = b->smoke ? 4u << 20 : recycled ? 128u << 20 : 4 * RECYCLED;
 	struct thmq_replica_state s = {.size = sizeof(s)};
 	struct thmq_env_stats e = {.size = sizeof(e)};
 	uint64_t batches = 0, bytes = 0, written = 0, before, wrote;
@@ -335,7 +336,7 @@ static void throughput(struct bench *b, const char *name, bool recycled)
 
 	if (!bench_wants(b, line.name))
 		return;
-	if (!cluster_open(&c, b, name, recycled ? RECYCLED : SEGMENT)) {
+	if (!cluster_open(&c, b, name, RECYCLED)) {
 		bench_skip(b, line.name, "built without replication");
 		return;
 	}
