@@ -144,12 +144,12 @@ static int receive_snapshot(const struct thmqi_message *message,
 	return i->data.base ? thmqi_engine_configuration(members, &i->conf) : -ENOMEM;
 }
 
-/* B8 */
+/* B8; one of a newer term is none: it says that another one is to lead */
 static bool is_late_refusal(const struct thmqi_engine *e, const struct thmqi_message *message)
 {
 	raft_index match = 0;
 
-	if (!message->index_term || breaks(e, THMQI_GROUP_NO_B8) ||
+	if (!message->index_term || message->term > e->raft.current_term || breaks(e, THMQI_GROUP_NO_B8) ||
 	    raft_match_index(&e->raft, message->from, &match) != 0)
 		return false;
 	return message->index_term <= match;

@@ -254,6 +254,25 @@ Test(replica_engine, a_late_refusal_does_not_end_what_is_sent)
 		     "the rule makes no difference any more");
 }
 
+/* Of what the other is known to have: so it looks like a late one. Dropped, this one would lead for ever, and the other ask for ever to do so. */
+Test(replica_engine, a_refusal_of_a_newer_term_is_heard_whatever_it_refuses)
+{
+	struct thmqi_message refusal = {.type = THMQI_MESSAGE_APPENDED, .from = 2, .to = 1, .index_term = 20};
+	struct rig r;
+
+	rig_start(&r, 1, 3, 30, 2, 0);
+	rig_lead(&r);
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 31, &r.d), 0);
+	acknowledge(&r, 2, 20, 0);
+	refusal.term = thmqi_engine_term(r.e);
+	receive(&r, refusal);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_LEADER);
+	refusal.term += 5;
+	receive(&r, refusal);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_FOLLOWER);
+	thmqi_engine_close(r.e);
+}
+
 /* What lies where calls to come have their variables. */
 static void __attribute__((noinline)) litter(void)
 {
