@@ -505,6 +505,7 @@ struct thmq_broker {
 	_Atomic bool reads;      /* nobody leads meta, and what is committed is handed out: bereft.c */
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
 	_Atomic uint32_t txn_asks; /* of shards, whether a transaction is one */
+	_Atomic uint32_t txn_lives; /* of meta's: how often it has begun to lead here */
 	_Atomic bool ill;        /* a shard of it has failed: another one is to lead */
 	_Atomic uint64_t full_ns; /* when a shard of it was refused room; 0: never */
 	uint32_t shard_count; /* meta included */
@@ -696,7 +697,7 @@ void thmqi_txn_fini(struct shard *s);
 /* With copies: it leads no more; its log tells all again; meta may be led by now, and is asked. */
 void thmqi_txn_deposed(struct shard *s);
 void thmqi_txn_reset(struct shard *s);
-void thmqi_txn_again(struct shard *s);
+void thmqi_txn_again(struct shard *s); /* now and then: meta is asked what it could not say, or would say otherwise by now */
 
 /* What could be seen of it, were there no transactions. */
 static inline uint64_t thmqi_visible_all(const struct shard *s, const struct partition *p)

@@ -432,6 +432,7 @@ void thmqi_meta_lead(struct meta *m)
 	m->next_epoch = m->shard->term << 32;
 	m->next_producer = 0;
 	thmqi_meta_look_after(m);
+	atomic_fetch_add(&m->broker->txn_lives, 1);
 	thmqi_txns_recover(m);
 	thmqi_meta_cluster_ensure(m); /* for those that look at a closed directory; else the next one that leads does it */
 }

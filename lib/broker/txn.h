@@ -90,6 +90,7 @@ struct txns_here {
 	struct thmqi_list jobs;
 	struct thmqi_list full; /* of those that end: the log had no room for it; they are jobs again when it has */
 	uint32_t sweep_at; /* so many items: look which of them hide nothing any more */
+	uint32_t lives;    /* of the broker's txn_lives: the last one that was asked */
 };
 
 /* What a transaction is told: posts to a shard, whose arg is the struct txn; they come home by thmqi_txn_answered(). */

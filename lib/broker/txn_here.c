@@ -46,6 +46,7 @@ static struct txns_here *make(struct shard *s)
 	if (!t)
 		return NULL;
 	t->shard = s;
+	t->lives = atomic_load(&s->broker->txn_lives);
 	thmqi_map_init(&t->open);
 	thmqi_map_init(&t->items);
 	thmqi_map_init(&t->at);
@@ -432,8 +433,9 @@ static void on_told(struct thmqi_broker_post *post)
 		later(h);
 		return;
 	}
-	if (post->value == TXN_NOT_KNOWN)
-		h->asks = true; /* thmqi_txn_again() */
+	/* thmqi_txn_again(); a vote that is under way is for a meta that is none any more */
+	if (post->value == TXN_NOT_KNOWN || (post->value == TXN_IS_NONE && h->what == TXN_VOTE))
+		h->asks = true;
 	if (post->value == TXN_HAS_VOTED)
 		h->voted = true;
 	if (post->value == TXN_IS_NONE && !h->what)
@@ -758,14 +760,19 @@ void thmqi_txn_replay(struct shard *s, const struct thmq_log_run *run, struct pa
 	s->writers_missing |= rc != 0;
 }
 
+/* What was open when meta was led anew is known to nobody any more, also where this shard was led by the same one all the time. */
 void thmqi_txn_again(struct shard *s)
 {
+	uint32_t lives = atomic_load(&s->broker->txn_lives), i = 0;
 	struct txn_here *h;
-	uint32_t i = 0;
 
-	while (s->txns && (h = thmqi_map_next(&s->txns->open, &i)))
+	while (s->txns && (h = thmqi_map_next(&s->txns->open, &i))) {
+		h->asks |= s->txns->lives != lives;
 		if (h->asks && !h->asking)
 			later(h);
+	}
+	if (s->txns)
+		s->txns->lives = lives;
 }
 
 void thmqi_txn_begin(struct shard *s)
