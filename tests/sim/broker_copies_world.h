@@ -61,7 +61,7 @@ struct world {
 	const struct defect *defect; /* planted; NULL: none */
 	struct thmq_broker *brokers[BROKERS];
 	uint64_t back_at[BROKERS], heal_at;
-	bool hurt[BROKERS]; /* its disk did something that it may fail by */
+	uint64_t hurt_until[BROKERS]; /* its disk did something that it may fail by, if not at once */
 	uint32_t sick;	  /* whose disk has errors, or no room: one at a time, so that a majority is left */
 	uint64_t well_at; /* then it is mended, and its broker opened anew */
 	bool fills;	  /* disks get full too, and messages are refused */
@@ -336,7 +336,7 @@ static void trouble_of_disks(struct world *w)
 	if (!all_there(w) || now(w) < w->well_at)
 		return;
 	w->sick = i;
-	w->hurt[i] = true;
+	w->hurt_until[i] = UINT64_MAX;
 	w->well_at = now(w) + chance(w, 600) * MS;
 	switch (chance(w, w->fills ? 4 : 3)) {
 	case 0: /* the power goes in the middle of a write */
@@ -412,14 +412,15 @@ static int tend(struct world *w)
 	for (i = 0; i < BROKERS; i++) {
 		if (thmqi_disk_sim_is_down(w->disks[i]))
 			power_cut(w, i, i + 1);
-		CHECK(w, !is_ill(w, i) || w->hurt[i]);
+		CHECK(w, !is_ill(w, i) || now(w) < w->hurt_until[i]);
 		if (w->healed || (i == w->sick && now(w) >= w->well_at)) {
 			mend_disk(w, i);
-			if (is_ill(w, i)) {
-				kill_broker(w, i);
-				w->ills++;
-			}
-			w->hurt[i] = false;
+			/* what it had begun may have stood still, and is heard of later */
+			w->hurt_until[i] = THMQI_MIN(w->hurt_until[i], now(w) + 5 * SECOND);
+		}
+		if (is_ill(w, i) && !is_sick(w, i)) {
+			kill_broker(w, i);
+			w->ills++;
 		}
 		if (!w->brokers[i] && now(w) >= w->back_at[i] && broker_up(w, i))
 			return -1;
