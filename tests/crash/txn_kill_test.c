@@ -184,32 +184,50 @@ static uint64_t end_of(const char *topic, uint32_t partition)
 	return info.end_offset;
 }
 
-/* All of a topic that is seen now. */
-static void read_all(const char *topic, uint32_t partitions, void (*take)(const struct thmq_message *m))
+/* Behind all that is there: it is seen once nothing before it is open any more. */
+static uint64_t mark(const char *topic, uint32_t partitions)
 {
-	uint64_t begin = now(), left;
+	struct thmq_producer *p;
+	uint64_t id = now();
+	uint32_t i;
+
+	CHECK(thmq_producer_open(session, topic, NULL, &p) == 0);
+	for (i = 0; i < partitions; i++)
+		CHECK(thmq_send(p, &id, sizeof(id), THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = i)) > 0);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0);
+	CHECK(thmq_producer_close(p, 30 * SECOND) == 0);
+	return id;
+}
+
+/* All of a topic, up to the marks; without any, to its end. */
+static void read_all(const char *topic, uint32_t partitions, uint64_t marks, void (*take)(const struct thmq_message *m))
+{
+	uint64_t begin = now(), next[PARTITIONS] = {0}, id;
+	uint32_t left = partitions, i;
 	struct thmq_consumer *c;
 	struct thmq_message m;
-	uint64_t next[PARTITIONS] = {0};
-	uint32_t i, idle = 0;
 	int n;
 
 	CHECK(thmq_consumer_open(session, topic, NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
-	do {
+	while (left) {
 		n = thmq_fetch(c, &m, 1);
-		CHECK(n >= 0 && now() - begin < 20 * SECOND);
+		CHECK(n >= 0 && now() - begin < 60 * SECOND);
 		if (n) {
 			next[m.partition] = m.offset + 1;
-			take(&m);
+			if (marks && m.len == sizeof(id)) { /* or of a life before */
+				memcpy(&id, m.data, sizeof(id));
+				left -= id == marks;
+			} else {
+				take(&m);
+			}
 			CHECK(thmq_release(c, &m, 1) == 0);
-			idle = 0;
 			continue;
 		}
-		for (left = 0, i = 0; i < partitions; i++)
-			left += end_of(topic, i) - next[i]; /* what was aborted counts too */
+		for (left = marks ? left : 0, i = 0; i < partitions && !marks; i++)
+			left += end_of(topic, i) != next[i];
 		thmq_session_wait(session, MS);
-	} while (left && ++idle < 40);
-	CHECK(thmq_consumer_close(c, SECOND) == 0);
+	}
+	CHECK(thmq_consumer_close(c, 30 * SECOND) == 0);
 }
 
 static uint8_t *seen; /* bits of parts, by transaction */
@@ -271,9 +289,9 @@ static void check(void)
 	done = calloc(INPUTS_MAX, 1);
 	open_all(0);
 	decide_all();
-	read_all("in", 1, take_input);
-	read_all("a", PARTITIONS, take_part);
-	read_all("b", 1, take_part);
+	read_all("in", 1, 0, take_input);
+	read_all("a", PARTITIONS, mark("a", PARTITIONS), take_part);
+	read_all("b", 1, mark("b", 1), take_part);
 	for (i = 0; i < shared->next; i++) {
 		all = (uint8_t)((1u << shared->parts[i]) - 1);
 		CHECK(seen[i] == 0 || seen[i] == all);			/* all or nothing */

@@ -455,7 +455,7 @@ Test(broker_shared, a_topic_that_is_deleted_ends_it, .init = begin, .fini = end)
 	for (int i = 0; i < 10 && thmq_fetch(a, m2, 1) != -THMQ_ENOTOPIC; i++)
 		pass(MS);
 	cr_assert_eq(thmq_fetch(a, m2, 1), -THMQ_ENOTOPIC);
-	cr_assert_eq(thmq_consumer_close(a, SECOND), 0);
+	cr_assert_eq(thmq_consumer_close(a, 30 * SECOND), 0);
 }
 
 /* ---------------------------------------------------------------- dead letters */
