@@ -671,7 +671,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		return 0;
 	rc = thmq_log_append(p->log, (uint32_t)sizeof(*run) + g.len, &run, &index);
 	if (thmqi_unlikely(rc != 0)) {
-		if (rc == -EAGAIN) {
+		/* with copies it is not refused for a disk that may be well soon, or else another one leads */
+		if (rc == -EAGAIN || (rc == -EIO && s->lead)) {
 			s->blocked = !p->is_volatile;
 			return 0;
 		}
