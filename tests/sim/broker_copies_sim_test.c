@@ -443,6 +443,7 @@ static int live(uint64_t seed, const struct defect *defect)
 		return -1;
 	w->seed = seed;
 	w->defect = defect;
+	w->dying = BROKERS;
 	w->txns = seed % 2 ? calloc(1, sizeof(*w->txns)) : NULL;
 	thmqi_prng_seed(&w->prng, seed);
 	rc = begin(w);

@@ -62,6 +62,7 @@ struct world {
 	struct thmq_broker *brokers[BROKERS];
 	uint64_t back_at[BROKERS], heal_at;
 	uint64_t hurt_until[BROKERS]; /* its disk did something that it may fail by, if not at once */
+	uint32_t dying;   /* it is being killed; BROKERS: none */
 	uint32_t sick;	  /* whose disk has errors, or no room: one at a time, so that a majority is left */
 	uint64_t well_at; /* then it is mended, and its broker opened anew */
 	bool fills;	  /* disks get full too, and messages are refused */
@@ -157,6 +158,8 @@ static int on_send(void *ctx, struct thmq_broker *from, const char *address,
 	(void)from, (void)address;
 	if (w->packet_count >= PACKETS_MAX)
 		return -EAGAIN;
+	if (a == w->dying) /* what its close does was not, for all others */
+		return 0;
 	if (!w->healed && chance(w, 40) == 0)
 		return 0; /* lost */
 	if (!w->healed && chance(w, 50) == 0)
@@ -278,11 +281,13 @@ static void kill_broker(struct world *w, uint32_t i)
 	if (!b)
 		return;
 	note_copies(w, i, true);
+	w->dying = i;
 	memcpy(cut, w->cut, sizeof(cut));
 	for (k = 0; k < BROKERS; k++)
 		w->cut[i][k] = w->cut[k][i] = true;
 	thmq_broker_close(b, 0);
 	memcpy(w->cut, cut, sizeof(cut));
+	w->dying = BROKERS;
 	w->brokers[i] = NULL;
 	w->back_at[i] = w->healed ? 0 : now(w) + chance(w, 300) * MS;
 	w->kills++;
