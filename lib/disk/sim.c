@@ -198,7 +198,7 @@ static void strike(struct thmqi_disk_sim *sim, struct sim_flight *f)
 {
 	struct thmqi_disk_sim_fault *fault;
 
-	for (uint32_t i = 0; i < sim->fault_count; i++) {
+	for (uint32_t i = 0; i < sim->fault_count && !sim->spared; i++) {
 		fault = &sim->faults[i];
 		if (!is_meant(fault, f->op) || --fault->nth)
 			continue;

@@ -169,6 +169,7 @@ struct thmqi_disk_sim {
 	enum thmqi_disk_sim_crash_mode cut_mode;
 	struct thmqi_disk_sim_fault faults[THMQI_DISK_SIM_FAULTS_MAX];
 	uint32_t fault_count;
+	bool spared; /* who looks meets none of them */
 	struct thmqi_disk_sim_stats stats;
 	void (*seen)(void *ctx, const char *name, const struct thmqi_disk_op *op);
 	void *seen_ctx;

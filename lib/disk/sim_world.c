@@ -17,6 +17,11 @@ int thmqi_disk_sim_fault_add(struct thmqi_disk_sim *sim, const struct thmqi_disk
 	return 0;
 }
 
+void thmqi_disk_sim_spare(struct thmqi_disk_sim *sim, bool spared)
+{
+	sim->spared = spared;
+}
+
 void thmqi_disk_sim_faults_clear(struct thmqi_disk_sim *sim)
 {
 	sim->fault_count = 0;

@@ -86,8 +86,11 @@ static void check_run(struct world *w, struct node *n, const struct thmq_run_hea
 
 static uint32_t batch_of(struct node *n, uint64_t index, uint8_t *ret, bool from_device)
 {
-	uint32_t len = batch_bytes(thmqi_group_log(n->group), index, ret, from_device);
+	uint32_t len;
 
+	thmqi_disk_sim_spare(n->sim, true);
+	len = batch_bytes(thmqi_group_log(n->group), index, ret, from_device);
+	thmqi_disk_sim_spare(n->sim, false);
 	if (!len)
 		world_fail(n->w, n, "a batch cannot be read", index);
 	return len;

@@ -151,6 +151,8 @@ struct thmqi_disk_sim_fault {
 /* 0; -ENOBUFS: there are THMQI_DISK_SIM_FAULTS_MAX already. */
 int thmqi_disk_sim_fault_add(struct thmqi_disk_sim *sim, const struct thmqi_disk_sim_fault *fault);
 void thmqi_disk_sim_faults_clear(struct thmqi_disk_sim *sim);
+/* True: who looks now is not of that world, and meets none of its faults, nor uses them up. */
+void thmqi_disk_sim_spare(struct thmqi_disk_sim *sim, bool spared);
 /* Flip one seeded bit of the @len bytes at @offset of a file, at rest. 0; -ENOENT; -EINVAL beyond its end. */
 int thmqi_disk_sim_damage(struct thmqi_disk_sim *sim, const char *dir, const char *name,
 			  uint64_t offset, uint64_t len);
