@@ -207,11 +207,15 @@ void thmqi_reading_close(struct reading *r)
 /* Another has it now, or its topic is gone: nothing that we still say of it counts. */
 static void lost(struct thmq_consumer *c, struct reading *r, int error)
 {
+	bool fenced = c->fenced;
+
 	thmqi_runs_drop(c, r);
 	r->state = READING_NONE;
 	r->resumes = false;
 	if (c->shared)
 		thmqi_shared_lost(r, false);
+	if (error == -THMQ_ENOTOPIC)
+		c->fenced = fenced; /* nobody misses acks of what is gone */
 	if (r->ack_dirty)
 		c->fenced = true;
 	r->ack_unsure = !r->ack_dirty && r->ack_sent != r->ack_stored;
