@@ -323,3 +323,21 @@ double bench_percentile(struct bench_samples *s, double share)
 		rank = s->count;
 	return s->ns[rank - 1];
 }
+
+double bench_memory(void)
+{
+	double sum = 0;
+	char line[256];
+	FILE *f = fopen("/proc/self/status", "re");
+	unsigned long long kib;
+
+	if (!f)
+		bench_die("/proc/self/status", errno);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "RssAnon: %llu", &kib) == 1 ||
+		    sscanf(line, "RssShmem: %llu", &kib) == 1 ||
+		    sscanf(line, "HugetlbPages: %llu", &kib) == 1)
+			sum += (double)kib * 1024;
+	fclose(f);
+	return sum;
+}

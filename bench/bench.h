@@ -68,6 +68,7 @@ void bench_pin(int cpu); /* the calling thread; -1: nothing */
 void bench_unpin(void);  /* all CPUs of the process again */
 int bench_mkdir(struct bench *b, const char *name, char *ret_path, size_t size);
 void bench_rmdir(const char *path); /* with all that is in it */
+double bench_memory(void); /* bytes of this process, huge pages too, without what is mapped from files: proc(5) */
 
 /*
  * The calling thread is about to spin, or has done so. A spinner that shares its CPU with the device's interrupt holds

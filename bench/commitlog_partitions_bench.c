@@ -235,35 +235,16 @@ static void throughputs(struct bench *b)
 
 /* ---------------------------------------------------------------------- memory */
 
-/* Of the process, without what is mapped from files: proc(5). */
-static double memory_bytes(void)
-{
-	double sum = 0;
-	char line[256];
-	FILE *f = fopen("/proc/self/status", "re");
-	unsigned long long kib;
-
-	if (!f)
-		bench_die("/proc/self/status", errno);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "RssAnon: %llu", &kib) == 1 ||
-		    sscanf(line, "RssShmem: %llu", &kib) == 1 ||
-		    sscanf(line, "HugetlbPages: %llu", &kib) == 1)
-			sum += (double)kib * 1024;
-	fclose(f);
-	return sum;
-}
-
 /* Once nothing is being made any more: an index takes its own bytes until it is written. */
 static double memory_at_rest(struct wide *w)
 {
-	double was, is = memory_bytes();
+	double was, is = bench_memory();
 	unsigned i, same = 0;
 
 	for (i = 0; i < 100 && same < 3; i++) {
 		target_settle(&w->t);
 		was = is;
-		is = memory_bytes();
+		is = bench_memory();
 		same = is == was ? same + 1 : 0;
 	}
 	return is;
@@ -327,7 +308,7 @@ static double open_wide(struct wide *w, struct bench *b, const char *name, uint6
 			   ? 1000
 			   : WINDOW); /* as many batches on their way as runs of one message make */
 	target_settle(&w->t);
-	before = memory_bytes();
+	before = bench_memory();
 	create_topics(w, 2, b->smoke ? 2000 : 50000);
 	return before;
 }
@@ -346,7 +327,7 @@ static void memory(struct bench *b)
 		return;
 	before = open_wide(&w, b, "memory", b->smoke ? MIB : 16 * MIB);
 	partitions = (double)w.topics * w.each;
-	report_bytes(b, "partitions_100k_memory_created", memory_bytes() - before, partitions,
+	report_bytes(b, "partitions_100k_memory_created", bench_memory() - before, partitions,
 		     count_files(w.dir));
 	use(&w, 4, true, &number);
 	report_bytes(b, "partitions_100k_memory_few", memory_at_rest(&w) - before, partitions,
@@ -386,12 +367,12 @@ static void million(struct bench *b)
 	if (!b->full || !bench_wants(b, l.name))
 		return;
 	open_log(&w, b, "million", 0);
-	before = memory_bytes();
+	before = bench_memory();
 	t0 = bench_now();
 	create_topics(&w, 16, b->smoke ? 1000 : 62500);
 	bench_pairs_add(&l.pairs, (double)(bench_now() - t0) / 1e9, 0);
 	bench_report(b, &l);
-	report_bytes(b, "partitions_1M_memory", memory_bytes() - before, (double)w.topics * w.each,
+	report_bytes(b, "partitions_1M_memory", bench_memory() - before, (double)w.topics * w.each,
 		     count_files(w.dir));
 	close_log(&w);
 }

@@ -158,35 +158,20 @@ static void lateness(struct bench *b)
 
 /* --------------------------------------------------------------------- memory */
 
-/* Of this process, huge pages too. */
-static uint64_t memory_now(void)
-{
-	unsigned long long kib, all = 0;
-	FILE *f = fopen("/proc/self/status", "r");
-	char line[256];
-
-	if (!f)
-		bench_die("/proc/self/status", errno);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "VmRSS: %llu", &kib) == 1 || sscanf(line, "HugetlbPages: %llu", &kib) == 1)
-			all += kib * 1024;
-	fclose(f);
-	return all;
-}
-
 static void outstanding(struct bench *b)
 {
 	struct bench_line line = {.name = "delay_memory", .unit = "B each", .measure = BENCH_VALUE, .sense = BENCH_AT_MOST, .bar = 1073741824.0 / 1e7};
 	uint32_t count = b->smoke ? 20000 : b->full ? 10000000 : 1000000, i = 0;
 	struct thmq_partition_info info = {.size = sizeof(info)};
-	uint64_t before, base, t0;
+	uint64_t base, t0;
+	double before;
 	struct target t;
 	char dir[4096];
 
 	if (!bench_wants(b, line.name))
 		return;
 	open_target(&t, b, dir, sizeof(dir));
-	before = memory_now();
+	before = bench_memory();
 	base = wall_now() + DAY_NS;
 	t0 = bench_now();
 	while (i < count) {
@@ -200,9 +185,9 @@ static void outstanding(struct bench *b)
 	check("partition", thmq_partition_describe(t.session, "bench", 0, NULL, &info));
 	if (info.delayed != count)
 		bench_die("not all of them wait", EIO);
-	bench_pairs_add(&line.pairs, (double)(memory_now() - before) / count, 0);
+	bench_pairs_add(&line.pairs, (bench_memory() - before) / count, 0);
 	snprintf(line.detail, sizeof(line.detail), "\"outstanding\":%u,\"MiB\":%.0f,\"sent_per_s\":%.0f", count,
-		 (double)(memory_now() - before) / 1048576, count * 1e9 / (double)t0);
+		 (bench_memory() - before) / 1048576, count * 1e9 / (double)t0);
 	bench_report(b, &line);
 	target_close(&t);
 	bench_rmdir(dir);

@@ -113,21 +113,6 @@ struct reader {
 	uint32_t session, got;
 };
 
-static uint64_t memory_now(void)
-{
-	unsigned long long kib, all = 0;
-	FILE *f = fopen("/proc/self/status", "r");
-	char line[256];
-
-	if (!f)
-		bench_die("/proc/self/status", errno);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "VmRSS: %llu", &kib) == 1 || sscanf(line, "HugetlbPages: %llu", &kib) == 1)
-			all += kib * 1024;
-	fclose(f);
-	return all;
-}
-
 /* Until each has had @count of them. */
 static void hand_out(struct target *t, struct reader *readers, uint32_t reader_count, uint32_t count)
 {
@@ -165,7 +150,8 @@ static void groups(struct bench *b)
 	struct bench_line *lines[] = {&line};
 	struct thmq_session **s = calloc(sessions, sizeof(struct thmq_session *));
 	struct reader *readers = calloc(count, sizeof(*readers));
-	uint64_t before, t0, opened;
+	uint64_t t0, opened;
+	double before;
 	char group[32], dir[4096];
 	struct target t;
 
@@ -177,7 +163,7 @@ static void groups(struct bench *b)
 		bench_die(dir, EIO);
 	o.dir = dir;
 	target_open(&t, b, &o);
-	before = memory_now();
+	before = bench_memory();
 	t0 = bench_now();
 	for (i = 0; i < sessions; i++)
 		check("connect", thmq_connect(t.env, "inproc://", THMQ_SESSION_OPTS(.window_bytes = 65536, .window_count = 64, .event_count = 1024), &s[i]));
@@ -198,7 +184,7 @@ static void groups(struct bench *b)
 		bench_pairs_add(&line.pairs, 5.0 * count * 1e9 / (double)(bench_now() - t0), 0);
 	}
 	snprintf(line.detail, sizeof(line.detail), "\"groups\":%u,\"KiB_each\":%.2f,\"open_us_each\":%.0f", count,
-		 (double)(memory_now() - before) / 1024 / count, (double)opened / 1e3 / count);
+		 (bench_memory() - before) / 1024 / count, (double)opened / 1e3 / count);
 	bench_report(b, &line);
 	target_close(&t);
 	bench_rmdir(dir);
