@@ -31,6 +31,11 @@ static uint64_t read_ns(clockid_t id)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+uint64_t thmqi_thread_cpu_ns(void)
+{
+	return read_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
 static void insert(uint64_t *sorted, uint32_t count, uint64_t value)
 {
 	for (; count && sorted[count - 1] > value; count--)
@@ -42,7 +47,7 @@ static void insert(uint64_t *sorted, uint32_t count, uint64_t value)
 static bool sleep_once(int fd, uint64_t *ret_cpu_ns, uint64_t *ret_latency_ns)
 {
 	struct pollfd p = {.fd = fd, .events = POLLIN};
-	uint64_t cpu = read_ns(CLOCK_THREAD_CPUTIME_ID), at = read_ns(CLOCK_MONOTONIC) + SLEEP_NS,
+	uint64_t cpu = thmqi_thread_cpu_ns(), at = read_ns(CLOCK_MONOTONIC) + SLEEP_NS,
 		 now, count;
 	struct itimerspec t = {.it_value = {.tv_sec = (time_t)(at / 1000000000u),
 					    .tv_nsec = (long)(at % 1000000000u)}};
@@ -53,7 +58,7 @@ static bool sleep_once(int fd, uint64_t *ret_cpu_ns, uint64_t *ret_latency_ns)
 	if (read(fd, &count, sizeof(count)) < 0)
 		return false;
 	*ret_latency_ns = now > at ? now - at : 0;
-	*ret_cpu_ns = read_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+	*ret_cpu_ns = thmqi_thread_cpu_ns() - cpu;
 	return true;
 }
 

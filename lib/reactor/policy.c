@@ -5,7 +5,6 @@
  */
 #include <math.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "internal.h"
 #include "predict.h"
@@ -226,29 +225,17 @@ uint64_t thmqi_polling_still(struct loop *l, uint64_t now)
 	return spin_end(p, thmqi_policy_budget_ns(&p->policy));
 }
 
-static uint64_t thread_cpu_ns(void)
-{
-	struct timespec t;
-
-	if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) != 0)
-		return 0;
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* What was measured at the open, perhaps while others wanted the processor, does not stay for life. */
 void thmqi_polling_sleeps(struct loop *l)
 {
 	struct polling *p = &l->polling;
 
-	p->cpu_ns = p->learns_cpu && l->core.sleeps % CPU_EVERY == 0 ? thread_cpu_ns() : 0;
+	p->cpu_ns = p->learns_cpu && l->core.sleeps % CPU_EVERY == 0 ? thmqi_thread_cpu_ns() : 0;
 }
 
 static void learn_cpu(struct polling *p)
 {
-	uint64_t now = p->cpu_ns ? thread_cpu_ns() : 0;
-
-	if (now > p->cpu_ns)
-		thmqi_policy_cost(&p->policy, now - p->cpu_ns);
+	thmqi_policy_cost(&p->policy, thmqi_thread_cpu_ns() - p->cpu_ns);
 	p->cpu_ns = 0;
 }
 

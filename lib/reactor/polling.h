@@ -69,5 +69,6 @@ void thmqi_polling_stats(const struct loop *l, struct thmq_core_stats *ret);
 
 /* calibrate.c: what a sleep costs on this machine, now. Takes about a millisecond, on the calling thread alone. */
 void thmqi_calibrate(uint64_t *ret_cpu_ns, uint64_t *ret_latency_ns);
+uint64_t thmqi_thread_cpu_ns(void); /* what the calling thread has used of processors */
 
 #endif

@@ -10,7 +10,6 @@
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include <thundermq/forecast.h>
 
@@ -139,17 +138,9 @@ static void answer(struct predict *p)
 
 /* ------------------------------------------------------------------ the thread */
 
-static uint64_t thread_cpu_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static bool serve(struct forecaster *f, struct predict *p)
 {
-	uint64_t cpu = thread_cpu_ns();
+	uint64_t cpu = thmqi_thread_cpu_ns();
 
 	if (!take(p))
 		return false;
@@ -157,7 +148,7 @@ static bool serve(struct forecaster *f, struct predict *p)
 	       thmq_forecast_work(p->forecast, PIECES) > 0)
 		;
 	answer(p);
-	add(&p->cpu_ns, thread_cpu_ns() - cpu);
+	add(&p->cpu_ns, thmqi_thread_cpu_ns() - cpu);
 	return true;
 }
 

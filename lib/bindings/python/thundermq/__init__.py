@@ -33,7 +33,7 @@ import enum
 import errno as _errno
 import os
 import time
-from typing import Any, AsyncIterator, Iterable, Iterator, Mapping, Sequence, Union
+from typing import Any, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Union
 
 from _thundermq import ffi
 
@@ -158,6 +158,18 @@ def _plain(s: Any) -> dict[str, Any]:
             value = ffi.string(value).decode() if info.type.item.cname == "char" else list(value)
         out[field] = value
     return out
+
+
+def _all(kind: str, fetch: Callable[[Any, int], int]) -> list[dict[str, Any]]:
+    """All structs of a call that fills as many as there is room for, and says how many there are."""
+    room = 16
+    while True:
+        them = ffi.new(f"struct {kind}[]", room)
+        them[0].size = ffi.sizeof(f"struct {kind}")
+        n = _control(fetch(them, room))
+        if n <= room:
+            return [_plain(ffi.addressof(them, i)) for i in range(n)]
+        room = n
 
 
 class _Handle:
@@ -330,14 +342,7 @@ class Session(_Handle):
         return _plain(s)
 
     def topics(self) -> list[dict[str, Any]]:
-        room = 16
-        while True:
-            all_ = ffi.new("struct thmq_topic_info[]", room)
-            all_[0].size = ffi.sizeof("struct thmq_topic_info")
-            n = _control(lib.thmq_topic_list(self._raw(), all_, room))
-            if n <= room:
-                return [_plain(ffi.addressof(all_, i)) for i in range(n)]
-            room = n
+        return _all("thmq_topic_info", lambda them, room: lib.thmq_topic_list(self._raw(), them, room))
 
     def partition(self, topic: str, partition: int = 0, group: str | None = None) -> dict[str, Any]:
         """Bounds of a partition, and where a group stands in it (lag)."""
@@ -353,18 +358,10 @@ class Session(_Handle):
 
     def groups(self, topic: str) -> list[dict[str, Any]]:
         """The groups of a topic, with their members and lag."""
-        room = 16
-        while True:
-            all_ = ffi.new("struct thmq_group_info[]", room)
-            all_[0].size = ffi.sizeof("struct thmq_group_info")
-            n = _control(lib.thmq_group_list(self._raw(), topic.encode(), all_, room))
-            if n <= room:
-                break
-            room = n
         out = []
-        for i in range(n):
+        for group in _all("thmq_group_info", lambda them, room: lib.thmq_group_list(self._raw(), topic.encode(), them, room)):
             s = _struct("thmq_group_info")
-            _control(lib.thmq_group_describe(self._raw(), topic.encode(), all_[i].name, s))
+            _control(lib.thmq_group_describe(self._raw(), topic.encode(), group["name"].encode(), s))
             out.append(_plain(s))
         return out
 
@@ -408,14 +405,7 @@ class Session(_Handle):
 
     def transactions(self) -> list[dict[str, Any]]:
         """Those of all sessions that are not over, oldest first. state: 1 open, 2 being ended, 3 prepared, 4 in doubt."""
-        room = 16
-        while True:
-            all_ = ffi.new("struct thmq_txn_info[]", room)
-            all_[0].size = ffi.sizeof("struct thmq_txn_info")
-            n = _control(lib.thmq_txn_list(self._raw(), all_, room))
-            if n <= room:
-                return [_plain(ffi.addressof(all_, i)) for i in range(n)]
-            room = n
+        return _all("thmq_txn_info", lambda them, room: lib.thmq_txn_list(self._raw(), them, room))
 
     def force_transaction(self, number: int, commit: bool = False, timeout: float = 30.0) -> None:
         """Ends one of anybody; one that is open can only be aborted."""
