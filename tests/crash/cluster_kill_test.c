@@ -37,16 +37,21 @@
 		}                                                                                  \
 	} while (0)
 
+/* What the brokers' processes are told, and tell: memory of a file that each of them has. */
 static struct shared {
 	_Atomic uint32_t leads[NODES], ready[NODES];
+	pid_t parent;
+	uint32_t net;
+	bool secure;
+	char dirs[NODES][64], cluster[256];
 } * shared;
+#define SHARED_FD 3
 
 static struct {
 	uint64_t seed;
-	uint32_t net;
-	pid_t parent, pids[NODES];
-	bool secure;
-	char dirs[NODES][64], cluster[256], urls[256];
+	pid_t pids[NODES];
+	int fd; /* of what is shared */
+	char urls[256];
 
 	struct thmq_env *env;
 	struct thmq_session *session;
@@ -101,19 +106,19 @@ static void node_main(uint32_t number)
 	char url[64];
 
 	signal(SIGTERM, on_term);
-	snprintf(url, sizeof(url), "tcp://127.%u.%u.%u:7471", w.net >> 8, w.net & 255, number + 1);
+	snprintf(url, sizeof(url), "tcp://127.%u.%u.%u:7471", shared->net >> 8, shared->net & 255, number + 1);
 	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 2, .pool_bytes = 128u << 20)) == 0);
 	CHECK(thmq_broker_open(
 		      env,
-		      THMQ_BROKER_OPTS(.data_dir = w.dirs[number], .listen = url, .shard_count = 2,
+		      THMQ_BROKER_OPTS(.data_dir = shared->dirs[number], .listen = url, .shard_count = 2,
 				       .segment_bytes = 16u << 20, .batch_bytes = 256u << 10,
-				       .cluster = w.cluster, .cluster_name = "kill",
+				       .cluster = shared->cluster, .cluster_name = "kill",
 				       .node_id = number + 1,
-				       .cluster_key = w.secure ? "00112233445566778899aabbccddeeff"
+				       .cluster_key = shared->secure ? "00112233445566778899aabbccddeeff"
 							       : NULL),
 		      &broker) == 0);
 	atomic_store(&shared->ready[number], 1);
-	while (!asked && getppid() == w.parent) {
+	while (!asked && getppid() == shared->parent) {
 		atomic_store(&shared->leads[number], thmq_broker_leader(broker, NULL) == 1);
 		nanosleep(&nap, NULL);
 	}
@@ -132,9 +137,15 @@ static void start(uint32_t number)
 	fflush(NULL);
 	pid = fork();
 	CHECK(pid >= 0);
-	if (!pid) {
-		close_range(3, ~0u, 0);
-		node_main(number);
+	if (!pid) { /* a program of its own: in a copy of this one pools have left holes, and sanitizers know of what was there */
+		char text[8];
+
+		snprintf(text, sizeof(text), "%u", number);
+		if (w.fd != SHARED_FD)
+			dup2(w.fd, SHARED_FD);
+		close_range(SHARED_FD + 1, ~0u, 0);
+		execl("/proc/self/exe", "cluster_kill_test", "node", text, NULL);
+		_exit(1);
 	}
 	w.pids[number] = pid;
 }
@@ -542,7 +553,7 @@ static void end(void)
 
 static void end_all(void)
 {
-	if (getpid() != w.parent)
+	if (!shared || getpid() != shared->parent)
 		return;
 	for (uint32_t i = 0; i < NODES; i++)
 		if (w.pids[i] > 0)
@@ -557,15 +568,23 @@ static void prepare(void)
 	for (uint32_t i = 0; i < NODES; i++) {
 		char url[64];
 
-		snprintf(url, sizeof(url), "tcp://127.%u.%u.%u:7471", w.net >> 8, w.net & 255,
+		snprintf(url, sizeof(url), "tcp://127.%u.%u.%u:7471", shared->net >> 8, shared->net & 255,
 			 i + 1);
-		at += (size_t)snprintf(w.cluster + at, sizeof(w.cluster) - at, "%s%u=%s",
+		at += (size_t)snprintf(shared->cluster + at, sizeof(shared->cluster) - at, "%s%u=%s",
 				       i ? "," : "", i + 1, url);
 		to += (size_t)snprintf(w.urls + to, sizeof(w.urls) - to, "%s%s", i ? "," : "", url);
-		snprintf(w.dirs[i], sizeof(w.dirs[i]), "cluster_kill.%u.%d", i, (int)getpid());
-		snprintf(command, sizeof(command), "rm -rf %s", w.dirs[i]);
+		snprintf(shared->dirs[i], sizeof(shared->dirs[i]), "cluster_kill.%u.%d", i, (int)getpid());
+		snprintf(command, sizeof(command), "rm -rf %s", shared->dirs[i]);
 		CHECK(system(command) == 0);
 	}
+}
+
+static void map_shared(bool is_node)
+{
+	w.fd = is_node ? SHARED_FD : memfd_create("cluster_kill", 0);
+	CHECK(w.fd >= 0 && (is_node || ftruncate(w.fd, sizeof(*shared)) == 0));
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED, w.fd, 0);
+	CHECK(shared != MAP_FAILED);
 }
 
 int main(int argc, char **argv)
@@ -574,15 +593,15 @@ int main(int argc, char **argv)
 	uint32_t rounds = argc > 1 ? (uint32_t)atoi(argv[1]) : full ? 30 : 3, i;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	w.parent = getpid();
+	map_shared(argc == 3 && strcmp(argv[1], "node") == 0);
+	if (argc == 3 && strcmp(argv[1], "node") == 0)
+		node_main((uint32_t)atoi(argv[2]));
+	shared->parent = getpid();
 	w.seed = (argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)getpid() * 2654435761u) | 1;
-	w.net = ((uint32_t)getpid() & 0x7fff) +
+	shared->net = ((uint32_t)getpid() & 0x7fff) +
 		0x8000; /* another half of 127/8 than the other test's */
-	w.secure = chance(2);
-	printf("seed %llu%s\n", (unsigned long long)w.seed, w.secure ? ", with a key" : "");
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-		      0);
-	CHECK(shared != MAP_FAILED);
+	shared->secure = chance(2);
+	printf("seed %llu%s\n", (unsigned long long)w.seed, shared->secure ? ", with a key" : "");
 	prepare();
 	atexit(end_all);
 	for (i = 0; i < NODES; i++)
