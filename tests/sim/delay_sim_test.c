@@ -15,8 +15,6 @@
 
 #define PARTITIONS 3u
 #define MESSAGES_MAX 3000u
-#define MS 1000000ull
-#define SECOND 1000000000ull
 #define FILLER 30000u
 
 struct known {

@@ -18,8 +18,6 @@
 #define MESSAGES_MAX 4000u
 #define MEMBERS 3u
 #define HELD_MAX 64u
-#define MS 1000000ull
-#define SECOND 1000000000ull
 #define INVISIBLE (20 * MS)
 
 struct known {

@@ -17,8 +17,6 @@
 #define PARTITIONS 3u
 #define MESSAGES_MAX 3000u
 #define MEMBERS 3u
-#define MS 1000000ull
-#define SECOND 1000000000ull
 #define FILTER "number % 3 = 0 AND NOT spoiled"
 
 /* A message that is there. */

@@ -19,7 +19,6 @@
 
 #define PARTITIONS 3u
 #define MESSAGES 400u
-#define SECOND 1000000000ull
 #define WAITING_MAX 64
 
 struct world {

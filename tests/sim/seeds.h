@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <thundermq/thundermq.h>
 
+#define MS 1000000ull /* in ns */
+#define SECOND 1000000000ull
+
 static const char *at = ""; /* what is being done */
 static bool quiet;	    /* a failure is what is wanted: a defect is planted */
 

@@ -15,8 +15,6 @@
 #include "disk/sim.h"
 #include "seeds.h"
 
-#define MS 1000000ull
-#define SECOND 1000000000ull
 #define PLACES 7u /* partitions: of a, b, in */
 #define IN 5u     /* the first one of in */
 #define SESSIONS 2u
