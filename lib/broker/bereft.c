@@ -50,6 +50,11 @@ void thmqi_bereft_begin_serving(struct shard *s)
 	s->lead->all_head = s->lead->all_tail;
 }
 
+static bool is_meta(const struct shard *s)
+{
+	return s->id == THMQI_SHARD_META;
+}
+
 void thmqi_bereft_note_role(struct shard *s)
 {
 	struct lead *l = s->lead;
@@ -58,26 +63,36 @@ void thmqi_bereft_note_role(struct shard *s)
 		l->bereft_ns = 0;
 	else if (!l->bereft_ns)
 		l->bereft_ns = s->core->now_ns;
+	if (is_meta(s))
+		atomic_store(&s->broker->leaderless_ns, l->bereft_ns);
+}
+
+static uint64_t patience_ns(const struct shard *s)
+{
+	uint32_t ms = s->broker->opts.election_ms ? s->broker->opts.election_ms : ELECTION_MS;
+
+	return ELECTIONS * ms * 1000000ull;
+}
+
+bool thmqi_bereft_of_meta(const struct shard *s)
+{
+	uint64_t since = atomic_load(&s->broker->leaderless_ns), now = s->core->now_ns;
+
+	return since && now > since && now - since >= patience_ns(s);
 }
 
 /* ------------------------------------------------------------------ reading */
-
-static bool is_meta(const struct shard *s)
-{
-	return s->id == THMQI_SHARD_META;
-}
 
 /* A topic that may be taken back harms nobody, messages that may do. */
 static bool may_begin(const struct shard *s)
 {
 	const struct lead *l = s->lead;
-	uint32_t ms = s->broker->opts.election_ms ? s->broker->opts.election_ms : ELECTION_MS;
 
 	if (l->serves || l->leader || l->rebuild || l->reopens || s->failed || s->closing || !l->group || l->known <= 1) /* that one each began with */
 		return false;
 	if (!is_meta(s) && (l->known < l->told_index || !atomic_load(&s->broker->reads)))
 		return false;
-	return l->bereft_ns && s->core->now_ns - l->bereft_ns >= ELECTIONS * ms * 1000000ull;
+	return l->bereft_ns && s->core->now_ns - l->bereft_ns >= patience_ns(s);
 }
 
 static void begin(struct shard *s)

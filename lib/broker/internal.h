@@ -500,7 +500,8 @@ struct thmq_broker {
 	struct node *node; /* node.c; NULL: one copy */
 	struct thmqi_carrier carrier;
 	struct thmqi_reach *reach; /* where others of the environment find it; NULL: nowhere */
-	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none */
+	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none … */
+	_Atomic uint64_t leaderless_ns; /* … and since when; 0: there is one */
 	_Atomic bool leads;      /* meta, and serves */
 	_Atomic bool reads;      /* nobody leads meta, and what is committed is handed out: bereft.c */
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */

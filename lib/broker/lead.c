@@ -282,7 +282,10 @@ static bool may_go(struct shard *s)
 	return !rc || thmqi_lacks_space(rc);
 }
 
-/* Who leads meta is to lead all, and one that cannot, or is drained, is not to lead it. */
+/*
+ * Who leads meta is to lead all, and one that cannot, or is drained, is not to lead it. One that was removed from meta before it was from this shard never hears who leads
+ * that: another one does.
+ */
 static void on_timer(struct thmqi_timer *t)
 {
 	struct lead *l = thmqi_container(t, struct lead, timer);
@@ -291,6 +294,8 @@ static void on_timer(struct thmqi_timer *t)
 
 	if (is_meta(s))
 		leader = is_to_go(s) ? UINT64_MAX : l->serves ? thmqi_drain_heir(s->broker->meta) : s->broker->opts.node_id;
+	else if (!leader && thmqi_bereft_of_meta(s))
+		leader = UINT64_MAX;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
 	    leader != s->broker->opts.node_id && may_go(s))
 		thmqi_group_transfer(l->group, leader == UINT64_MAX ? 0 : leader);

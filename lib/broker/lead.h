@@ -60,6 +60,7 @@ void thmqi_bereft_note_role(struct shard *s);
 void thmqi_bereft_committed(struct shard *s, uint64_t index); /* what waited for it is visible */
 void thmqi_bereft_begin_serving(struct shard *s); /* it leads: what is not committed is its own from now on */
 void thmqi_bereft_step(struct shard *s); /* from time to time */
+bool thmqi_bereft_of_meta(const struct shard *s); /* for long nobody is known to lead meta. Any shard's core */
 void thmqi_bereft_end(struct shard *s);
 
 /* roll.c: a step nearer to it, from time to time */

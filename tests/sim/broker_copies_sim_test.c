@@ -4,7 +4,8 @@
  * delays, doubles and cuts; brokers that are killed and come back; disks, one of each, that stand still, are slow, or have errors; power that goes for one of
  * them, in the middle of a write too, or for all at once; clocks that somebody sets. From one seed. What was sent arrives once, in order, at a reader of its own and at a group's, and once at least at a shared group's, never
  * again where that was told; what was acknowledged stays; nothing fails for good; and the copies keep what raft promises (broker_copies_checks.h). In some of these worlds much is sent beside that goes soon, so
- * that segments go and what stays of them is appended again; in some there are transactions too (broker_copies_txn.h).
+ * that segments go and what stays of them is appended again; in some there are transactions too (broker_copies_txn.h), in some disks are full for a while, and in some
+ * brokers come and go meanwhile (broker_copies_members.h).
  * With a defect planted it must fail.
  *
  * usage: broker_copies_sim_test [first seed [count [plant]]]; THMQ_TEST_FULL=1 runs many more: several processes may each do some of them.
@@ -13,6 +14,7 @@
 
 #include "broker_copies_world.h"
 #include "broker_copies_checks.h"
+#include "broker_copies_members.h"
 
 /* ---------------------------------------------------------------------- flow */
 
@@ -33,6 +35,8 @@ static int send_some(struct world *w)
 		if (rc == -EAGAIN || rc == -THMQ_ENOQUORUM)
 			return 0;
 		CHECK(w, rc == w->sent + 1);
+		w->sent_as[w->sent].partition = partition;
+		w->sent_as[w->sent].number = w->next_to[partition];
 		w->sent++;
 		w->next_to[partition]++;
 	}
@@ -54,6 +58,26 @@ static int fill_some(struct world *w)
 	return 0;
 }
 
+/* A message has come, and so all before it have: what was stepped over was refused for want of room, and this is told in the end. */
+static int pass(struct world *w, uint32_t partition, uint32_t *next, uint32_t number)
+{
+	CHECK(w, number < w->next_to[partition] && !w->refusals[partition][number]);
+	for (; *next < number; ++*next) {
+		CHECK(w, w->fills);
+		w->passed[partition][*next] = true;
+	}
+	++*next;
+	return 0;
+}
+
+/* All that is there; the rest was refused. */
+static bool is_all(const struct world *w, uint32_t partition, uint32_t next)
+{
+	while (next < w->next_to[partition] && w->refusals[partition][next])
+		next++;
+	return next == w->next_to[partition];
+}
+
 static int take_some(struct world *w, uint32_t which)
 {
 	struct thmq_message m[16];
@@ -65,9 +89,10 @@ static int take_some(struct world *w, uint32_t which)
 	for (i = 0; i < n; i++) {
 		CHECK(w, m[i].len >= 4 && m[i].partition < PARTITIONS);
 		memcpy(&number, m[i].data, 4);
-		CHECK(w, number == w->next_of[which][m[i].partition]); /* in order, each once */
-		CHECK(w, !number || m[i].offset > w->offsets[which][m[i].partition]);
-		w->next_of[which][m[i].partition]++;
+		CHECK(w, number >= w->next_of[which][m[i].partition]); /* in order, each once */
+		CHECK(w, !w->next_of[which][m[i].partition] || m[i].offset > w->offsets[which][m[i].partition]);
+		if (pass(w, m[i].partition, &w->next_of[which][m[i].partition], number))
+			return -1;
 		w->offsets[which][m[i].partition] = m[i].offset;
 		if (which)
 			CHECK(w, thmq_ack(w->consumers[1], &m[i]) == 0);
@@ -76,23 +101,51 @@ static int take_some(struct world *w, uint32_t which)
 	return 0;
 }
 
+/* A call of one session holds up all others. */
+static void note_silence(struct world *w)
+{
+	w->was_silent |= w->stepped_ns && now(w) - w->stepped_ns > SILENCE_NS / 2;
+	w->stepped_ns = now(w);
+}
+
+static int join(struct world *w, struct thmq_session *session, struct thmq_consumer **ret)
+{
+	int rc = thmq_consumer_open(session, "t", "h", THMQ_CONSUMER_OPTS(.session_timeout_ns = SILENCE_NS, .prefetch_count = w->prefetch), ret);
+
+	if (rc)
+		*ret = NULL;
+	return rc;
+}
+
 /* Some of it twice where a partition changes hands, and never less than all. */
 static int take_by_members(struct world *w)
 {
 	struct thmq_message m[16];
 	uint32_t which, number;
-	int n, i;
+	int n, i, rc;
 
 	at = "members";
+	note_silence(w);
 	for (which = 0; which < 2; which++) {
+		if (!w->members[which] && !which && all_there(w)) {
+			rc = join(w, w->session, &w->members[0]);
+			CHECK(w, rc == 0 || rc == -THMQ_ENOQUORUM || rc == -ETIMEDOUT);
+		}
 		if (!w->members[which])
 			continue;
 		n = thmq_fetch(w->members[which], m, 16);
+		if (n == -THMQ_EFENCED && w->was_silent) { /* it was put out for that, and joins anew */
+			rc = thmq_consumer_close(w->members[which], 0);
+			CHECK(w, rc == 0 || rc == -THMQ_EFENCED || rc == -ETIMEDOUT);
+			w->members[which] = NULL;
+			continue;
+		}
 		CHECK(w, n >= 0);
 		for (i = 0; i < n; i++) {
 			memcpy(&number, m[i].data, 4);
-			CHECK(w, number <= w->seen[m[i].partition]);
-			w->seen[m[i].partition] = THMQI_MAX(w->seen[m[i].partition], number + 1);
+			CHECK(w, m[i].partition < PARTITIONS && number < w->next_to[m[i].partition]);
+			if (number >= w->seen[m[i].partition] && pass(w, m[i].partition, &w->seen[m[i].partition], number))
+				return -1;
 			CHECK(w, thmq_ack(w->members[which], &m[i]) == 0);
 		}
 		CHECK(w, thmq_release(w->members[which], m, (uint32_t)n) == 0);
@@ -128,7 +181,7 @@ static int take_by_sharer(struct world *w)
 		return 0;
 	at = "shared group, flush";
 	rc = thmq_consumer_flush(w->sharer, chance(w, 2) * 20 * MS);
-	CHECK(w, rc == 0 || rc == -ETIMEDOUT || rc == -THMQ_ENOQUORUM || rc == -THMQ_EFENCED);
+	CHECK(w, rc == 0 || rc == -ETIMEDOUT || rc == -THMQ_ENOQUORUM || rc == -THMQ_EFENCED || (w->fills && rc == -ENOSPC));
 	for (uint32_t p = 0; p < PARTITIONS && rc != -ETIMEDOUT && rc != -THMQ_ENOQUORUM; p++)
 		for (uint32_t k = 0; k < MESSAGES; k++) {
 			w->stored[p][k] |= w->acked[p][k] && rc == 0;
@@ -144,7 +197,7 @@ static bool shared_is_done(struct world *w)
 
 	for (p = 0; p < PARTITIONS; p++) {
 		for (k = 0; k < w->next_to[p]; k++)
-			if (!w->came[p][k])
+			if (!w->came[p][k] && !w->refusals[p][k])
 				return false;
 		if (thmq_partition_describe(w->session, "t", p, "s", &info) != 0 ||
 		    (w->next_to[p] && info.group_offset != info.end_offset))
@@ -163,16 +216,24 @@ static int member_moves(struct world *w)
 	w->moves++;
 	if (w->members[1]) {
 		rc = thmq_consumer_close(w->members[1], 10 * SECOND); /* where nobody leads it is not stored */
-		CHECK(w, rc == 0 || rc == -THMQ_EFENCED || rc == -ETIMEDOUT);
+		CHECK(w, rc == 0 || rc == -THMQ_EFENCED || rc == -ETIMEDOUT || (w->fills && rc == -ENOSPC));
 		w->members[1] = NULL;
 		return 0;
 	}
-	rc = thmq_consumer_open(w->other, "t", "h", THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND, .prefetch_count = w->prefetch),
-				&w->members[1]);
-	if (rc == -THMQ_ENOQUORUM)
-		w->members[1] = NULL;
+	rc = join(w, w->other, &w->members[1]);
 	CHECK(w, rc == 0 || rc == -THMQ_ENOQUORUM);
 	return 0;
+}
+
+/* Whose power goes, or fails, could not be read any more; what was to be read comes later. */
+static bool is_of_disk(const struct world *w, const struct thmq_event *e)
+{
+	uint32_t i;
+
+	for (i = 0; i < BROKERS; i++)
+		if (w->hurt_until[i])
+			return e->type == THMQ_EVENT_ERROR && e->error == -EIO;
+	return false;
 }
 
 static int take_events(struct world *w)
@@ -183,8 +244,20 @@ static int take_events(struct world *w)
 	while (thmq_events(w->other, &e, 1) == 1)
 		CHECK(w, e.type == THMQ_EVENT_DISCONNECTED || e.type == THMQ_EVENT_RECONNECTED ||
 				 e.type == THMQ_EVENT_ASSIGNED || e.type == THMQ_EVENT_REVOKED ||
-				 e.type == THMQ_EVENT_OFFSETRANGE);
+				 e.type == THMQ_EVENT_OFFSETRANGE || is_of_disk(w, &e));
 	while (thmq_events(w->session, &e, 1) == 1) {
+		if (is_of_disk(w, &e))
+			continue;
+		if (e.type == THMQ_EVENT_FAILED && e.error == -ENOSPC && w->fills && e.producer == w->filler) {
+			w->filler_refused++;
+			continue;
+		}
+		if (e.type == THMQ_EVENT_FAILED && e.error == -ENOSPC && w->fills && e.producer == w->producer) {
+			CHECK(w, e.sequence && e.sequence <= w->sent);
+			w->refusals[w->sent_as[e.sequence - 1].partition][w->sent_as[e.sequence - 1].number] = true;
+			w->no_room++;
+			continue;
+		}
 		if (e.type != THMQ_EVENT_SETTLED && e.type != THMQ_EVENT_DISCONNECTED &&
 		    e.type != THMQ_EVENT_RECONNECTED && e.type != THMQ_EVENT_ASSIGNED &&
 		    e.type != THMQ_EVENT_OFFSETRANGE && e.type != THMQ_EVENT_REVOKED && !quiet)
@@ -216,7 +289,7 @@ static int change_topic(struct world *w)
 			      w->session, name,
 			      THMQ_TOPIC_OPTS(.partition_count = 1 + (uint32_t)chance(w, 4)))
 		    : thmq_topic_delete(w->session, name);
-	if (rc == -THMQ_ENOQUORUM) /* it was not done */
+	if (rc == -THMQ_ENOQUORUM || (w->fills && rc == -ENOSPC)) /* it was not done */
 		return 0;
 	CHECK(w, rc == 0);
 	w->has_topic[i] = create;
@@ -226,15 +299,15 @@ static int change_topic(struct world *w)
 
 static int check_topics(struct world *w)
 {
-	struct thmq_topic_info infos[TOPICS + 2] = {{.size = sizeof(infos[0])}};
+	struct thmq_topic_info infos[TOPICS + 3] = {{.size = sizeof(infos[0])}};
 	bool found[TOPICS] = {false};
 	int n, i;
 
 	at = "topics";
-	for (i = 0; i <= (int)TOPICS + 1; i++)
+	for (i = 0; i < (int)TOPICS + 3; i++)
 		infos[i].size = sizeof(infos[i]);
-	n = thmq_topic_list(w->session, infos, TOPICS + 2);
-	CHECK(w, n >= 1 && n <= (int)TOPICS + 2);
+	n = thmq_topic_list(w->session, infos, TOPICS + 3);
+	CHECK(w, n >= 1 && n <= (int)TOPICS + 3);
 	for (i = 0; i < n; i++)
 		if (strncmp(infos[i].name, "topic", 5) == 0)
 			found[infos[i].name[5] - '0'] = true;
@@ -247,7 +320,10 @@ static int check_topics(struct world *w)
 
 static int step(struct world *w)
 {
+	note_silence(w);
 	if (w->txns && txn_step(w, w->txns))
+		return -1;
+	if (w->admin && members_step(w, w->admin))
 		return -1;
 	if (tend(w) || check_copies(w) || check_reads(w) || (chance(w, 40) == 0 && change_topic(w)) ||
 	    (chance(w, 60) == 0 && member_moves(w)) || take_by_members(w) || take_by_sharer(w) ||
@@ -260,11 +336,12 @@ static int step(struct world *w)
 
 static bool is_done(const struct world *w)
 {
-	uint32_t i, got = 0;
+	uint32_t i;
 
 	for (i = 0; i < PARTITIONS; i++)
-		got += w->next_of[0][i] + w->next_of[1][i] + w->seen[i];
-	return got == 3 * MESSAGES && w->settled == MESSAGES;
+		if (!is_all(w, i, w->next_of[0][i]) || !is_all(w, i, w->next_of[1][i]) || !is_all(w, i, w->seen[i]))
+			return false;
+	return w->sent == MESSAGES && w->settled + w->no_room == MESSAGES;
 }
 
 static int begin(struct world *w)
@@ -273,20 +350,16 @@ static int begin(struct world *w)
 
 	at = "begin";
 	CHECK(w, thmqi_disk_sim_open(w->seed, NULL, &w->room) == 0);
-	for (i = 0; i < BROKERS; i++) {
-		const struct thmqi_disk_sim_opts disk = {.flags = w->defect ? w->defect->disk : 0};
-		char dir[16];
-
-		snprintf(dir, sizeof(dir), "data%u", i + 1);
-		CHECK(w, thmqi_disk_sim_open_beside(w->room, dir, w->seed * 16 + i + 1, &disk, &w->disks[i]) == 0);
-	}
+	for (i = 0; i < FIRST; i++)
+		if (broker_new(w, i, false))
+			return -1;
 	CHECK(w, thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20, .policy = THMQ_POLICY_EVENT),
 				    thmqi_disk_sim_world(w->room), &w->env) == 0);
 	w->core = thmqi_env_core(w->env, 0);
 	w->net = (struct thmqi_poller){.poll = net_poll, .arm = net_arm, .name = "net"};
 	w->net_timer.fire = on_net_timer;
 	thmqi_core_add_poller(w->core, &w->net);
-	for (i = 0; i < BROKERS; i++)
+	for (i = 0; i < FIRST; i++)
 		if (broker_up(w, i))
 			return -1;
 	at = "connect";
@@ -299,7 +372,7 @@ static int begin(struct world *w)
 	CHECK(w,
 	      thmq_producer_open(w->session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT),
 				 &w->producer) == 0);
-	if (w->seed % 8 == 0) {
+	if (w->seed % 8 == 0 || w->fills) {
 		CHECK(w, thmq_topic_create(w->session, "fill", THMQ_TOPIC_OPTS(.retention_bytes = 2 * FILL_BYTES, .partition_count = 2)) == 0);
 		CHECK(w, thmq_producer_open(w->session, "fill", NULL, &w->filler) == 0);
 	}
@@ -311,14 +384,14 @@ static int begin(struct world *w)
 			      THMQ_SESSION_OPTS(.reconnect_ns = 1000 * SECOND,
 						.timeout_ns = 1000 * SECOND),
 			      &w->other) == 0);
-	CHECK(w, thmq_consumer_open(w->session, "t", "h",
-				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND, .prefetch_count = w->prefetch),
-				    &w->members[0]) == 0);
+	CHECK(w, join(w, w->session, &w->members[0]) == 0);
 	CHECK(w, thmq_consumer_open(w->other, "t", "s",
 				    THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
 						       .invisible_ns = 1000 * SECOND,
 						       .prefetch_count = 16),
 				    &w->sharer) == 0);
+	if (w->admin && members_begin(w, w->admin))
+		return -1;
 	return w->txns ? txn_begin_side(w, w->txns) : 0;
 }
 
@@ -336,7 +409,7 @@ static void count_moved(struct world *w)
 /* All of it is still there, in order, wherever it lies by now. */
 static int read_again(struct world *w)
 {
-	uint32_t next[PARTITIONS] = {0}, got = 0, number, tries = 0;
+	uint32_t next[PARTITIONS] = {0}, got = w->no_room, number, tries = 0;
 	struct thmq_consumer *reader;
 	struct thmq_message m[16];
 	int n, i;
@@ -348,6 +421,8 @@ static int read_again(struct world *w)
 		CHECK(w, n >= 0);
 		for (i = 0; i < n; i++, got++) {
 			memcpy(&number, m[i].data, 4);
+			while (number > next[m[i].partition] && w->refusals[m[i].partition][next[m[i].partition]])
+				next[m[i].partition]++;
 			CHECK(w, number == next[m[i].partition]);
 			next[m[i].partition]++;
 		}
@@ -363,11 +438,25 @@ static int read_again(struct world *w)
 	return take_events(w);
 }
 
+static int check_refused(struct world *w)
+{
+	uint32_t p, k;
+
+	at = "refused";
+	for (p = 0; p < PARTITIONS; p++)
+		for (k = 0; k < w->next_to[p]; k++) {
+			CHECK(w, !w->passed[p][k] || w->refusals[p][k]);
+			CHECK(w, !w->came[p][k] || !w->refusals[p][k]);
+		}
+	return 0;
+}
+
 static int end(struct world *w)
 {
 	struct thmq_partition_info info = {.size = sizeof(info)};
 	uint64_t until;
 	uint32_t i;
+	int rc;
 
 	w->healed = true;
 	w->heal_at = 1;
@@ -394,19 +483,38 @@ static int end(struct world *w)
 			return -1;
 	at = "shared group, end";
 	CHECK(w, shared_is_done(w));
+	until = now(w) + 30 * SECOND;
+	for (i = 0; w->admin && (i < 20000 || now(w) < until) && !members_are_done(w, w->admin); i++)
+		if (step(w))
+			return -1;
+	at = "what was asked of the brokers";
+	if (w->admin && !members_are_done(w, w->admin) && !quiet)
+		tell_members(w, w->admin);
+	CHECK(w, !w->admin || members_are_done(w, w->admin));
 	at = "end";
-	CHECK(w, thmq_flush(w->producer, 100 * SECOND) == 0);
+	rc = thmq_flush(w->producer, 100 * SECOND);
+	CHECK(w, rc == 0 || (rc == -EIO && w->no_room));
+	if (check_refused(w))
+		return -1;
 	CHECK(w, thmq_consumer_flush(w->consumers[1], 100 * SECOND) == 0);
 	for (i = 0; i < PARTITIONS; i++) {
 		CHECK(w, thmq_partition_describe(w->session, "t", i, "g", &info) == 0);
-		CHECK(w, !w->next_to[i] || info.group_offset == w->offsets[1][i] + 1);
+		CHECK(w, !w->next_of[1][i] || info.group_offset == w->offsets[1][i] + 1);
 	}
 	if ((w->txns && txn_end(w, w->txns)) || check_topics(w) || read_again(w) || check_all_equal(w))
 		return -1;
 	count_moved(w);
 	at = "end";
-	CHECK(w, thmq_session_close(w->other, 100 * SECOND) == 0);
-	CHECK(w, thmq_session_close(w->session, 100 * SECOND) == 0);
+	CHECK(w, !w->admin || thmq_session_close(w->admin->session, 100 * SECOND) == 0);
+	rc = thmq_session_close(w->other, 100 * SECOND);
+	CHECK(w, rc == 0 || (w->fills && rc == -ENOSPC)); /* of acknowledgements, then */
+	rc = w->filler ? thmq_flush(w->filler, 100 * SECOND) : 0;
+	CHECK(w, rc == 0 || rc == -EIO);
+	if (take_events(w))
+		return -1;
+	at = "end";
+	rc = thmq_session_close(w->session, 100 * SECOND);
+	CHECK(w, rc == 0 || (rc == -EIO && (w->filler_refused || w->no_room)));
 	return 0;
 }
 
@@ -432,6 +540,7 @@ static void finish(struct world *w)
 }
 
 static struct world sum; /* of what was counted in all of them */
+static struct members_side members_sum;
 
 static int live(uint64_t seed, const struct defect *defect)
 {
@@ -444,8 +553,10 @@ static int live(uint64_t seed, const struct defect *defect)
 	w->seed = seed;
 	w->defect = defect;
 	w->prefetch = 16u << seed % 3 * 2;
+	w->fills = seed % 4 == 3;
 	w->dying = BROKERS;
 	w->txns = seed % 2 ? calloc(1, sizeof(*w->txns)) : NULL;
+	w->admin = seed % 3 == 1 ? calloc(1, sizeof(*w->admin)) : NULL;
 	thmqi_prng_seed(&w->prng, seed);
 	rc = begin(w);
 	for (i = 0; i < 600 && !rc && !is_done(w); i++) {
@@ -460,6 +571,7 @@ static int live(uint64_t seed, const struct defect *defect)
 	sum.cuts += w->cuts;
 	sum.ills += w->ills;
 	sum.fulls += w->fulls;
+	sum.no_room += w->no_room + w->filler_refused;
 	sum.topics += w->topics;
 	sum.refused += w->refused;
 	sum.moved += w->moved;
@@ -470,7 +582,16 @@ static int live(uint64_t seed, const struct defect *defect)
 		sum.txns_unknown += w->txns->unknown;
 		sum.txns_prepared += w->txns->prepared;
 	}
+	if (w->admin) {
+		members_sum.added += w->admin->added;
+		members_sum.removed += w->admin->removed;
+		members_sum.replaced += w->admin->replaced;
+		members_sum.led += w->admin->led;
+		members_sum.drained += w->admin->drained;
+		members_sum.busy += w->admin->busy;
+	}
 	finish(w);
+	free(w->admin);
 	free(w->txns);
 	free(w);
 	return rc;
@@ -520,10 +641,12 @@ int main(int argc, char **argv)
 	mallopt(M_TRIM_THRESHOLD, 1 << 28);
 	planted = argc > 3 ? &defects[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(defects)] : NULL;
 	done = each_seed(argc, argv, small ? 10 : 1000, small ? 5000 : 50000, run, &failed);
-	printf("%u times disconnected, %u kills, %u power cuts, %u disks failed and %u had no room, %u topics made and deleted, %u messages refused, %llu runs "
-	       "appended again, %llu looks at what is read without a majority; %u transactions committed, %u aborted, %u prepared, %u times not known at first\n",
-	       sum.lost, sum.kills, sum.cuts, sum.ills, sum.fulls, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read,
-	       sum.txns_committed, sum.txns_aborted, sum.txns_prepared, sum.txns_unknown);
+	printf("%u times disconnected, %u kills, %u power cuts, %u disks failed and %u had no room, %u messages refused for that, %u topics made and deleted, %u messages refused, %llu runs "
+	       "appended again, %llu looks at what is read without a majority; %u transactions committed, %u aborted, %u prepared, %u times not known at first; "
+	       "%u brokers added, %u removed, %u of them lost, %u while they led; %u times another one was made to lead, %u drained\n",
+	       sum.lost, sum.kills, sum.cuts, sum.ills, sum.fulls, sum.no_room, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read,
+	       sum.txns_committed, sum.txns_aborted, sum.txns_prepared, sum.txns_unknown,
+	       members_sum.added, members_sum.removed, members_sum.replaced, members_sum.busy, members_sum.led, members_sum.drained);
 	if (argc > 1)
 		return failed != 0;
 	for (i = 0; i < THMQI_ARRAY_COUNT(defects); i++)

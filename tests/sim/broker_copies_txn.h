@@ -98,7 +98,7 @@ static int txn_prepare(struct world *w, struct txn_side *t, uint32_t o, uint64_t
 	}
 	if (rc == 0 || txn_not_known(rc))
 		return 0;
-	CHECK(w, rc == -ECANCELED || rc == -THMQ_EFENCED || rc == -EIO);
+	CHECK(w, rc == -ECANCELED || rc == -THMQ_EFENCED || rc == -EIO || (w->fills && rc == -ENOSPC));
 	return txn_over(w, t, o, TXN_ABORTED);
 }
 
@@ -128,7 +128,7 @@ static int txn_decide(struct world *w, struct txn_side *t, uint32_t o, uint64_t 
 		CHECK(w, rc == 0 || txn_not_known(rc));
 		return 0;
 	}
-	if (txn_not_known(rc)) {
+	if (txn_not_known(rc) || (w->fills && rc == -ENOSPC)) {
 		t->unknown++;
 		return 0;
 	}
@@ -159,9 +159,9 @@ static int txn_end_one(struct world *w, struct txn_side *t, uint32_t o, uint64_t
 		return 0;
 	}
 	if (commits)
-		CHECK(w, rc == -ECANCELED || rc == -THMQ_EFENCED || rc == -EIO);
+		CHECK(w, rc == -ECANCELED || rc == -THMQ_EFENCED || rc == -EIO || (w->fills && rc == -ENOSPC));
 	else
-		CHECK(w, txn_not_known(rc) || rc == -ECANCELED);
+		CHECK(w, txn_not_known(rc) || rc == -ECANCELED || (w->fills && rc == -ENOSPC));
 	return txn_over(w, t, o, TXN_ABORTED);
 }
 

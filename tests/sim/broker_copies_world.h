@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * broker_copies_world.h - the world of broker_copies_sim_test.c: three brokers, each with a disk of its own, and the network between
+ * broker_copies_world.h - the world of broker_copies_sim_test.c: three brokers, and others that join, each with a disk of its own, and the network between
  * them, in one thread under virtual time; what happens to them, and how they come back.
  */
 #ifndef BROKER_COPIES_WORLD_H
@@ -13,15 +13,15 @@
 #include "lead.h"
 #include "seeds.h"
 
-#define BROKERS 3u
+#define FIRST 3u   /* brokers at the beginning */
+#define BROKERS 8u /* places for them: of each that joins another one */
 #define PARTITIONS 3u
 #define MESSAGES 300u
 #define TOPICS 6u
 #define SHARDS 3u /* meta, and two */
 #define TERMS 4096u
-#define MS 1000000ull
-#define SECOND 1000000000ull
 #define PACKETS_MAX 400u
+#define SILENCE_NS (5 * SECOND) /* of a member */
 
 struct packet {
 	struct packet *next; /* by due */
@@ -60,6 +60,10 @@ struct world {
 	struct thmqi_carrier carriers[BROKERS];
 	const struct defect *defect; /* planted; NULL: none */
 	struct thmq_broker *brokers[BROKERS];
+	bool used[BROKERS], was_used[BROKERS], joins[BROKERS]; /* a broker is there, or should be */
+	bool dead[BROKERS];				       /* and its disk is lost for good */
+	uint64_t leaves_at[BROKERS];			       /* it was removed; 0: not */
+	char lists[BROKERS][BROKERS * 16];		       /* whom it knows at first */
 	uint64_t back_at[BROKERS], heal_at;
 	uint64_t hurt_until[BROKERS]; /* its disk did something that it may fail by, if not at once */
 	uint32_t dying;   /* it is being killed; BROKERS: none */
@@ -76,9 +80,16 @@ struct world {
 	struct thmq_session *other;
 	struct thmq_consumer *members[2];
 	uint32_t seen[PARTITIONS], moves; /* by any of them: next one */
+	uint64_t stepped_ns;
+	bool was_silent; /* for so long that a member may have been given up */
 	/* a shared group: what came; what was acknowledged since the last flush; what of that is stored */
 	struct thmq_consumer *sharer;
 	bool came[PARTITIONS][MESSAGES], acked[PARTITIONS][MESSAGES], stored[PARTITIONS][MESSAGES];
+	struct {
+		uint32_t partition, number;
+	} sent_as[MESSAGES];
+	bool refusals[PARTITIONS][MESSAGES], passed[PARTITIONS][MESSAGES]; /* it was refused, for want of room; somebody got what is behind it and not it */
+	uint32_t no_room, filler_refused;
 	uint32_t sent, settled, lost, kills, cuts, ills, fulls, topics, refused;
 	struct thmq_producer *filler; /* NULL: segments do not fill */
 	uint64_t moved; /* runs that were appended again */
@@ -86,6 +97,7 @@ struct world {
 	bool has_topic[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
+	struct members_side *admin; /* NULL: the same brokers all the time */
 	struct txn_side *txns; /* NULL: none in this world */
 	uint32_t txns_committed, txns_aborted, txns_prepared, txns_unknown;
 };
@@ -111,15 +123,31 @@ static bool is_sick(const struct world *w, uint32_t i)
 	return !w->healed && i == w->sick && thmqi_disk_sim_now(w->room) < w->well_at;
 }
 
+/* It is one of those that keep the data, or is to be. */
+static bool is_counted(const struct world *w, uint32_t i)
+{
+	return w->used[i] && !w->leaves_at[i];
+}
+
 /* A call that waits for a majority has one: at most one of them fails before the test looks after it. */
 static bool all_there(const struct world *w)
 {
 	uint32_t i;
 
 	for (i = 0; i < BROKERS; i++)
-		if (!w->brokers[i] || is_ill(w, i) || thmqi_disk_sim_is_down(w->disks[i]))
+		if (is_counted(w, i) && (!w->brokers[i] || is_ill(w, i) || thmqi_disk_sim_is_down(w->disks[i])))
 			return false;
 	return true;
+}
+
+static uint32_t some_broker(struct world *w)
+{
+	uint32_t i;
+
+	do
+		i = (uint32_t)chance(w, BROKERS);
+	while (!w->used[i]);
+	return i;
 }
 
 /* broker_copies_checks.h */
@@ -255,11 +283,11 @@ static int broker_up(struct world *w, uint32_t i)
 	w->back_at[i] = 0;
 	rc = thmqi_api_broker_open(w->env,
 				   THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 2,
+						    .flags = w->joins[i] ? THMQ_BROKER_JOIN : 0,
 						    .segment_bytes = 1u << 20,
 						    .batch_bytes = 64u << 10,
 						    .cache_bytes = 1u << 20,
-						    .cluster =
-							    "1=inproc://b1,2=inproc://b2,3=inproc://b3",
+						    .cluster = w->lists[i],
 						    .cluster_name = "sim", .node_id = i + 1,
 						    .heartbeat_ms = 10, .election_ms = 50),
 				   &w->carriers[i], &w->brokers[i]);
@@ -270,6 +298,31 @@ static int broker_up(struct world *w, uint32_t i)
 	}
 	CHECK(w, rc == 0);
 	return check_kept(w, i);
+}
+
+/* Those that there are now, or begin together. */
+static void list_of(const struct world *w, char *ret, size_t size)
+{
+	size_t len = 0;
+	uint32_t i;
+
+	for (i = 0; i < BROKERS; i++)
+		if (w->env ? is_counted(w, i) : i < FIRST)
+			len += (size_t)snprintf(ret + len, size - len, "%s%u=inproc://b%u", len ? "," : "", i + 1, i + 1);
+}
+
+/* With a disk of its own. */
+static int broker_new(struct world *w, uint32_t i, bool joins)
+{
+	const struct thmqi_disk_sim_opts disk = {.flags = w->defect ? w->defect->disk : 0};
+	char dir[16];
+
+	snprintf(dir, sizeof(dir), "data%u", i + 1);
+	CHECK(w, thmqi_disk_sim_open_beside(w->room, dir, w->seed * 16 + i + 1, &disk, &w->disks[i]) == 0);
+	w->used[i] = w->was_used[i] = true;
+	w->joins[i] = joins;
+	list_of(w, w->lists[i], sizeof(w->lists[i]));
+	return w->env ? broker_up(w, i) : 0;
 }
 
 /* It is not heard of any more; what it has written stays. */
@@ -300,8 +353,11 @@ static void power_cut(struct world *w, uint32_t from, uint32_t to)
 	uint32_t i;
 
 	for (i = from; i < to; i++)
-		thmqi_disk_sim_crash(w->disks[i]); /* unless it went in the middle of a write */
+		if (w->used[i])
+			thmqi_disk_sim_crash(w->disks[i]); /* unless it went in the middle of a write */
 	for (i = from; i < to; i++) {
+		if (!w->used[i])
+			continue;
 		kill_broker(w, i);
 		w->back_at[i] = now(w) + chance(w, 100) * MS;
 		thmqi_disk_sim_restart(w->disks[i]);
@@ -323,14 +379,14 @@ static void mend_disk(struct world *w, uint32_t i)
 
 static void trouble_of_disks(struct world *w)
 {
-	uint32_t i = (uint32_t)chance(w, BROKERS), k;
+	uint32_t i = some_broker(w), k;
 	struct thmqi_disk_sim_stats stats;
 
-	switch (chance(w, w->fills ? 7 : 6)) {
+	switch (chance(w, w->fills ? 12 : 6)) {
 	case 0: /* longer than a close waits: one, or all */
 	case 1:
 		for (k = 0; k < BROKERS; k++)
-			if (k == i || chance(w, 4) == 0)
+			if (w->used[k] && (k == i || chance(w, 4) == 0))
 				fault(w, k, THMQI_DISK_WRITE, THMQI_DISK_SIM_STALL, 1 + chance(w, 8), chance(w, 3), (int64_t)(chance(w, 2500) * MS));
 		return;
 	case 2: /* each change takes so much longer, for some time */
@@ -341,10 +397,11 @@ static void trouble_of_disks(struct world *w)
 	}
 	if (!all_there(w) || now(w) < w->well_at)
 		return;
+	mend_disk(w, w->sick); /* nobody may have looked after it since it was to be well */
 	w->sick = i;
 	w->hurt_until[i] = UINT64_MAX;
 	w->well_at = now(w) + chance(w, 600) * MS;
-	switch (chance(w, w->fills ? 4 : 3)) {
+	switch (chance(w, w->fills ? 6 : 3)) {
 	case 0: /* the power goes in the middle of a write */
 		thmqi_disk_sim_cut_at(w->disks[i], 1 + chance(w, 60), THMQI_DISK_SIM_CRASH_SEEDED);
 		break;
@@ -356,7 +413,8 @@ static void trouble_of_disks(struct world *w)
 		break;
 	default:
 		thmqi_disk_sim_stats(w->disks[i], &stats);
-		thmqi_disk_sim_set_capacity(w->disks[i], stats.bytes + chance(w, 1u << 20));
+		thmqi_disk_sim_set_capacity(w->disks[i], stats.bytes + chance(w, chance(w, 2) ? 1u << 20 : 4096));
+		w->well_at += chance(w, 2000) * MS;
 		w->fulls++;
 		break;
 	}
@@ -371,7 +429,7 @@ static void trouble(struct world *w)
 		thmqi_disk_sim_set_clock(w->room, (int64_t)(chance(w, 7200) * SECOND) - 3600 * (int64_t)SECOND);
 		break;
 	case 10:
-		i = (uint32_t)chance(w, BROKERS);
+		i = some_broker(w);
 		power_cut(w, i, i + 1);
 		break;
 	case 9: /* each for itself, for so long that what is committed is read all the same */
@@ -390,10 +448,10 @@ static void trouble(struct world *w)
 	case 1:
 	case 2:
 	case 3:
-		kill_broker(w, (uint32_t)chance(w, BROKERS));
+		kill_broker(w, some_broker(w));
 		break;
 	case 4:
-		w->cut[chance(w, BROKERS)][chance(w, BROKERS)] = true;
+		w->cut[some_broker(w)][some_broker(w)] = true;
 		w->heal_at = now(w) + chance(w, 500) * MS;
 		break;
 	default: /* mostly the leader */
@@ -416,6 +474,8 @@ static int tend(struct world *w)
 	heal(w);
 	at = "a shard failed";
 	for (i = 0; i < BROKERS; i++) {
+		if (!w->used[i])
+			continue;
 		if (thmqi_disk_sim_is_down(w->disks[i]))
 			power_cut(w, i, i + 1);
 		CHECK(w, !is_ill(w, i) || now(w) < w->hurt_until[i]);
@@ -428,7 +488,7 @@ static int tend(struct world *w)
 			kill_broker(w, i);
 			w->ills++;
 		}
-		if (!w->brokers[i] && now(w) >= w->back_at[i] && broker_up(w, i))
+		if (!w->brokers[i] && !w->dead[i] && now(w) >= w->back_at[i] && broker_up(w, i))
 			return -1;
 	}
 	if (w->healed)
