@@ -470,6 +470,74 @@ static __attribute__((noinline)) bool make_records(struct thmq_consumer *c, stru
 	return !rc;
 }
 
+/* Of the records of @d up to the @index-th, from where it is: the app has them. */
+static void hold_bits(struct delivered *d, uint32_t from, uint32_t to)
+{
+	uint32_t n;
+
+	for (; from < to; from += n) {
+		n = THMQI_MIN(64 - from % 64, to - from);
+		d->held_bits[from / 64] |= (n == 64 ? UINT64_MAX : (1ull << n) - 1) << from % 64;
+	}
+}
+
+/* All of it is wanted, and what it tells of a message is one thing of all of them: where it is, and when the first was stored. */
+static inline bool is_smooth(const struct thmq_consumer *c, const struct delivered *d, const struct reading *r)
+{
+	return !(c->odd || d->deltas || d->times) && d->count <= HELD_BITS && d->base_offset + d->at >= d->from &&
+	       d->base_offset + d->count <= d->to && r->not_before_ns == INT64_MIN;
+}
+
+/*
+ * The records of such a run, as far as they have nothing but a payload: what is left of it, and what may be wrong with it, is the
+ * other's. Return: how many.
+ */
+static uint32_t hand_out_smooth(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, uint32_t max)
+{
+	const uint32_t from = d->at, to = from + THMQI_MIN(d->count - from, max);
+	const struct thmq_record *rec = d->record;
+	const uint8_t *body = d->body, *const end = d->end;
+	struct reading *r = d->reading;
+	const uint32_t partition = r->index;
+	const uint64_t first_time = (uint64_t)d->first_time_ns;
+	uint64_t view = thmqi_view_of(c, d, from), offset = d->base_offset + from;
+	uint32_t index, size;
+
+	for (index = from; index < to; index++, rec++, m++, offset++, view += 1ull << 32) {
+		size = read_once(rec->size);
+		if (thmqi_unlikely((read_once(rec->key_len) | read_once(rec->tag_len) | read_once(rec->flags)) ||
+				   thmqi_record_bytes(size) > (uint64_t)(end - body)))
+			break;
+		m->data = body;
+		m->key = NULL;
+		m->tag = NULL;
+		m->len = size;
+		m->key_len = 0;
+		m->tag_len = 0;
+		m->partition = partition;
+		m->offset = offset;
+		m->time_ns = (int64_t)(first_time + read_once(rec->time_delta_us) * 1000ull);
+		m->internal[0] = (uint64_t)(uintptr_t)d;
+		m->internal[1] = view;
+		m->headers = NULL;
+		m->headers_len = 0;
+		m->span = 1;
+		body += thmqi_record_bytes(size);
+	}
+	if (index == from)
+		return 0;
+	hold_bits(d, from, index);
+	d->at = index;
+	d->record = rec;
+	d->body = body;
+	d->held += index - from;
+	r->held += index - from;
+	r->resume = offset;
+	r->handed = THMQI_MAX(r->handed, offset);
+	c->app_held += index - from;
+	return index - from;
+}
+
 /* Messages of the records of @d that are left, at most @max. Return: how many. */
 static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 			 struct thmq_message *messages, uint32_t max)
@@ -732,6 +800,9 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			d->at = d->count;
 		} else {
 			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n)
+			      : d->record && is_smooth(c, d, d->reading) &&
+						(got = hand_out_smooth(c, d, ret_messages + n, most))
+				      ? got
 			      : thmqi_unlikely(!d->record && c->opts.flags & THMQ_CONSUMER_ENCODED)
 				      ? thmqi_encoded_hand_out(c, d, ret_messages + n)
 				      : hand_out(c, d, ret_messages + n, most);
@@ -767,6 +838,11 @@ static bool in_pool(const struct thmq_consumer *c, const struct delivered *d)
 	       ((const char *)d - (const char *)c->pool) % sizeof(*d) == 0;
 }
 
+static bool is_view_of(const struct thmq_consumer *c, const struct delivered *d, uint64_t view)
+{
+	return thmqi_view_of(c, d, (uint32_t)(view >> 32) % HELD_BITS) == view;
+}
+
 /* Is @m a view of @d, one of @c's, as it is used now, and in the app's hands? Then it is no more. */
 static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 		      const struct thmq_message *m)
@@ -800,21 +876,50 @@ bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message
 	return in_pool(c, d) && d->held && thmqi_view_of(c, d, index) == m->internal[1];
 }
 
+/* Messages from @m on that are one behind the other in @d, at most @max: all held, they are no more. Return: how many, 0: look at the first alone. */
+static uint32_t take_back_row(struct delivered *d, struct thmq_message *m, uint32_t max)
+{
+	const uint32_t from = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
+	uint64_t view = m->internal[1], bits;
+	uint32_t n, i;
+
+	/* of one word of bits at a time */
+	max = THMQI_MIN(max, 64 - from % 64);
+	for (n = 1; n < max; n++)
+		if (m[n].internal[0] != m->internal[0] || m[n].internal[1] != view + ((uint64_t)n << 32))
+			break;
+	bits = (n == 64 ? UINT64_MAX : (1ull << n) - 1) << from % 64;
+	if ((d->held_bits[from / 64] & bits) != bits || d->held < n)
+		return 0;
+	d->held_bits[from / 64] &= ~bits;
+	for (i = 0; i < n; i++)
+		m[i].internal[0] = 0;
+	return n;
+}
+
 int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)
 {
 	struct delivered *d, *known = NULL;
-	uint32_t i;
+	uint32_t i, n;
 
-	for (i = 0; i < count; i++) {
+	for (i = 0; i < count; i += n) {
 		d = (struct delivered *)(uintptr_t)messages[i].internal[0];
-		if (thmqi_unlikely(((!d || d != known) && !in_pool(c, d)) ||
-				   !take_back(c, d, &messages[i])))
+		if (thmqi_unlikely((!d || d != known) && !in_pool(c, d)))
 			return -EINVAL;
+		n = 0;
+		if (i + 1 < count && messages[i + 1].internal[0] == messages[i].internal[0] && d->count <= HELD_BITS &&
+		    is_view_of(c, d, messages[i].internal[1]))
+			n = take_back_row(d, &messages[i], count - i);
+		if (!n) {
+			if (thmqi_unlikely(!take_back(c, d, &messages[i])))
+				return -EINVAL;
+			messages[i].internal[0] = 0;
+			n = 1;
+		}
 		known = d;
-		messages[i].internal[0] = 0;
-		d->held--;
-		d->reading->held--;
-		c->app_held--;
+		d->held -= n;
+		d->reading->held -= n;
+		c->app_held -= n;
 		if (!d->held && d->at == d->count && !d->queued) {
 			if (thmqi_unlikely(d->reading->state == READING_DRAINING))
 				thmqi_reading_later(d->reading);
