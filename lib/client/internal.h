@@ -251,7 +251,7 @@ struct thmq_consumer {
 	uint64_t member; /* in its group; 0: it does not come back */
 	struct reading *readings; /* readings_made of them; those that came later are in added: growth.c. Where one is it stays */
 	uint32_t reading_count, readings_made;
-	uint32_t opened_count; /* as many there were when it was opened */
+	uint32_t began_count; /* as many there were when it was opened, or its group was made: who begins at the end reads later ones from their beginning */
 	bool opened;           /* all of these are attached, or asked for */
 	bool grows;            /* there may be more: they are asked for */
 	struct readings_added *added[GROWTHS];
@@ -514,13 +514,15 @@ bool thmqi_reading_is_ours(const struct reading *r);
 bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
 void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *ret);
+/* Its topic had so many partitions when its group was made; 0: that is not known. */
+void thmqi_consumer_began(struct thmq_consumer *c, uint32_t partitions);
 int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* consumer.c */
 
 /* shared.c: members of shared groups */
 int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message);
 bool thmqi_shared_ack_send(struct reading *r); /* what was gathered; false: no room */
 bool thmqi_shared_acks_stored(const struct reading *r);
-void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f);
+void thmqi_shared_attaching(struct reading *r, uint32_t start, struct thmqi_frame *f);
 void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
 /* What was said on its connection may not have been heard. @again: acks are said again once there is another. */
