@@ -463,6 +463,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	rc = rc || !opts->filter ? rc : thmqi_select_open(c, opts->filter);
 	c->opts.filter = NULL;
 	s->consumers[stream] = c;
+	s->consumer_end = THMQI_MAX(s->consumer_end, (uint32_t)stream + 1);
 	if (!rc)
 		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c) : thmqi_consumer_attach_all(c, deadline);
 	if (rc) {

@@ -200,6 +200,12 @@ struct reading {
 	uint64_t settle_from, settle_to; /* acks that were not sent yet; none where both are the same */
 	uint32_t settle_sent, settle_stored; /* serials of acks */
 	struct unstored *unstored; /* those that are on their way; NULL: where they are lost, that is all */
+	/* how far the newest run was gone through: another part of it may come, from there on */
+	struct {
+		uint64_t base_offset;
+		uint32_t count, len;  /* of all of it */
+		uint32_t index, body; /* the next record, and where in it that one's body begins */
+	} gone_through;
 };
 
 #define GROWTHS 16u /* each at least doubles what there is room for: enough for THMQ_PARTITION_COUNT_MAX */
@@ -350,6 +356,7 @@ struct thmq_session {
 	uint64_t news; /* frames taken in */
 	struct thmq_producer *producers[THMQI_STREAMS];
 	struct thmq_consumer *consumers[THMQI_STREAMS];
+	uint32_t consumer_end; /* streams from it on were never a consumer's */
 	uint8_t unsafe[THMQI_STREAMS]; /* streams that something late may still arrive for: not used again */
 	bool leave_due[THMQI_STREAMS]; /* LEAVE is to be sent for a consumer that is gone */
 	struct thmq_event *events;

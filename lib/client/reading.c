@@ -622,7 +622,7 @@ void thmqi_consumers_tend(struct thmq_session *s)
 
 	s->untended = false;
 	thmqi_resume_tend(s);
-	for (i = 0; i < THMQI_STREAMS; i++) {
+	for (i = 0; i < s->consumer_end; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);
 		if (s->consumers[i] && s->consumers[i]->shared)
