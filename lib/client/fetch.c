@@ -319,6 +319,8 @@ static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 	d->count = d->credit = count;
 	d->from = f->seq;
 	d->to = f->arg[1];
+	if (!sparse && d->to > d->base_offset && d->to - d->base_offset < count) /* a part, for a member of a shared group */
+		d->count = (uint32_t)(d->to - d->base_offset);
 	return true;
 }
 
@@ -470,6 +472,38 @@ static __attribute__((noinline)) bool make_records(struct thmq_consumer *c, stru
 	return !rc;
 }
 
+static bool is_dense(const struct delivered *d)
+{
+	return d->encoding == THMQ_RUN_RECORDS && !d->deltas;
+}
+
+/*
+ * A member of a shared group may get a run bit by bit. It goes through it once: to each part from where the one before ended, if that was of this run.
+ * Who changes the run meanwhile has its bodies compared with where they end, as ever.
+ */
+static void go_to_part(struct delivered *d)
+{
+	const struct reading *r = d->reading;
+
+	if (r->gone_through.base_offset != d->base_offset || r->gone_through.count != d->credit || r->gone_through.len != d->bytes ||
+	    r->gone_through.index <= d->at || r->gone_through.index > THMQI_MIN(d->from - d->base_offset, (uint64_t)d->count))
+		return;
+	d->body = d->end - d->bytes + r->gone_through.body;
+	d->record += r->gone_through.index - d->at;
+	d->at = r->gone_through.index;
+}
+
+/* @d is gone through up to before record @index. */
+static void remember_part(const struct delivered *d, uint32_t index)
+{
+	struct reading *r = d->reading;
+
+	r->gone_through.base_offset = d->base_offset;
+	r->gone_through.count = d->credit;
+	r->gone_through.len = d->bytes;
+	r->gone_through.index = index;
+	r->gone_through.body = d->bytes - (uint32_t)(d->end - d->body);
+
 /* Of the records of @d up to the @index-th, from where it is: the app has them. */
 static void hold_bits(struct delivered *d, uint32_t from, uint32_t to)
 {
@@ -530,6 +564,8 @@ static uint32_t hand_out_smooth(struct thmq_consumer *c, struct delivered *d, st
 	d->at = index;
 	d->record = rec;
 	d->body = body;
+	if (thmqi_unlikely(c->shared) && is_dense(d))
+		remember_part(d, index);
 	d->held += index - from;
 	r->held += index - from;
 	r->resume = offset;
@@ -553,6 +589,8 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 
 	if (thmqi_unlikely(!d->record) && !make_records(c, d))
 		return 0;
+	if (thmqi_unlikely(c->shared) && is_dense(d) && d->from > d->base_offset + d->at)
+		go_to_part(d);
 	rec = d->record;
 	body = d->body;
 	if (thmqi_unlikely(d->unpacked != NULL) && !d->held) /* the app has given all of these back */
@@ -610,6 +648,8 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 		d->at = index;
 	d->record = rec;
 	d->body = body;
+	if (thmqi_unlikely(c->shared) && is_dense(d))
+		remember_part(d, index);
 	if (n) {
 		d->held += n;
 		r->held += n;
