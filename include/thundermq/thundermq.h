@@ -7,7 +7,8 @@
  * thmq_strerror()); thmq_errmsg() explains the last failed control call of the calling thread.
  *
  * Threads: a session and all that was opened on it belong to one thread at a time. Environments and
- * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits.
+ * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits. A child of fork(2) has none of its
+ * parent's handles: control calls by them are -EINVAL, and data calls (claim, send, fetch, ack and the like, which do not look) must not be made there.
  *
  * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
  * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
@@ -214,7 +215,8 @@ THMQ_API int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts
  * @env: environment; NULL is allowed
  * @timeout_ns: how long producers and group offsets may take to settle
  *
- * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EDEADLK called from a
+ * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EIO closed, but some messages failed since the last
+ * thmq_flush() of their producers, also if THMQ_EVENT_FAILED has told; or another error of the close of a session or broker: closed; -EDEADLK called from a
  * core's callback, or a broker lies on a core without a thread: nothing was done. The handle and all handles below it are gone in every case but -EDEADLK.
  * Memory that was still in use (views that were not released) is gone too: thmq_errmsg() then tells by whom.
  * Threads: the opening thread; no other thread may use the environment any more.
@@ -1264,7 +1266,8 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts, uint32_t 
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions, or the one that it names, and keeps no offset.
  * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EACCES the broker's rules do not allow it; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
  * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
- * members that do not share; -EOPNOTSUPP the topic is volatile.
+ * members that do not share; -EOPNOTSUPP the topic is volatile. The other way round, without it while the group has members that share, the consumer opens, gets
+ * nothing, and a THMQ_EVENT_ERROR with -EBUSY.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 				const struct thmq_consumer_opts *opts,
