@@ -1180,7 +1180,7 @@ THMQ_API int64_t thmq_watermark(struct thmq_producer *producer);
 enum thmq_start {
 	THMQ_START_DEFAULT = 0, /* the group's offset; where it has none, the beginning */
 	THMQ_START_BEGIN = 1,
-	THMQ_START_END = 2,    /* messages that become visible from now on */
+	THMQ_START_END = 2,    /* messages that become visible from now on; of partitions that were added since the group was made, all */
 	THMQ_START_OFFSET = 3, /* the given offset */
 	THMQ_START_TIME = 4 /* the first message stored at or after the given time, ns since 1970 */
 };

@@ -129,7 +129,9 @@ struct state_group {
 	uint32_t group_id;
 	uint32_t topic_id;
 	char name[256];
+	uint32_t partitions; /* that its topic had when it was made: what is in later ones came since; 0: not known */
 };
+#define STATE_GROUP_LEN_MIN offsetof(struct state_group, partitions) /* as the first ones were */
 
 struct state_counters {
 	uint32_t next_topic, next_partition, next_group, next_shard;

@@ -433,6 +433,13 @@ static const char *why_not(const struct thmq_consumer *c, int rc)
 	return thmqi_session_why(rc);
 }
 
+/* Who says that it begins there whatever its group has done means now, by itself. */
+void thmqi_consumer_began(struct thmq_consumer *c, uint32_t partitions)
+{
+	if (partitions && !(c->opts.flags & THMQ_CONSUMER_START_ALWAYS))
+		c->began_count = THMQI_MIN(c->began_count, partitions);
+}
+
 int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const char *group,
 			       const struct thmq_consumer_opts *opts, struct thmq_consumer **ret_consumer)
 {
@@ -477,7 +484,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 		while (!c->member)
 			c->member = thmqi_prng_next(&s->prng);
 	rc = thmqi_readings_make(c, entry.partition_count);
-	c->opened_count = entry.partition_count;
+	c->began_count = entry.partition_count;
 	if (!rc)
 		rc = thmqi_runs_init(c);
 	if (!rc && c->priorities)
@@ -487,6 +494,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	rc = rc || !opts->filter ? rc : thmqi_select_open(c, opts->filter);
 	c->opts.filter = NULL;
 	s->consumers[stream] = c;
+	s->consumer_end = THMQI_MAX(s->consumer_end, (uint32_t)stream + 1);
 	if (!rc)
 		rc = c->shared ? thmqi_shared_join(c, group, deadline) : group ? join(c) : thmqi_consumer_attach_all(c, deadline);
 	if (rc) {

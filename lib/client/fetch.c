@@ -319,6 +319,8 @@ static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 	d->count = d->credit = count;
 	d->from = f->seq;
 	d->to = f->arg[1];
+	if (!sparse && d->to > d->base_offset && d->to - d->base_offset < count) /* a part, for a member of a shared group */
+		d->count = (uint32_t)(d->to - d->base_offset);
 	return true;
 }
 
@@ -470,6 +472,39 @@ static __attribute__((noinline)) bool make_records(struct thmq_consumer *c, stru
 	return !rc;
 }
 
+static bool is_dense(const struct delivered *d)
+{
+	return d->encoding == THMQ_RUN_RECORDS && !d->deltas;
+}
+
+/*
+ * A member of a shared group may get a run bit by bit. It goes through it once: to each part from where the one before ended, if that was of this run.
+ * Who changes the run meanwhile has its bodies compared with where they end, as ever.
+ */
+static void go_to_part(struct delivered *d)
+{
+	const struct reading *r = d->reading;
+
+	if (r->gone_through.base_offset != d->base_offset || r->gone_through.count != d->credit || r->gone_through.len != d->bytes ||
+	    r->gone_through.index <= d->at || r->gone_through.index > THMQI_MIN(d->from - d->base_offset, (uint64_t)d->count))
+		return;
+	d->body = d->end - d->bytes + r->gone_through.body;
+	d->record += r->gone_through.index - d->at;
+	d->at = r->gone_through.index;
+}
+
+/* @d is gone through up to before record @index. */
+static void remember_part(const struct delivered *d, uint32_t index)
+{
+	struct reading *r = d->reading;
+
+	r->gone_through.base_offset = d->base_offset;
+	r->gone_through.count = d->credit;
+	r->gone_through.len = d->bytes;
+	r->gone_through.index = index;
+	r->gone_through.body = d->bytes - (uint32_t)(d->end - d->body);
+}
+
 /* Messages of the records of @d that are left, at most @max. Return: how many. */
 static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 			 struct thmq_message *messages, uint32_t max)
@@ -485,6 +520,8 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 
 	if (thmqi_unlikely(!d->record) && !make_records(c, d))
 		return 0;
+	if (thmqi_unlikely(c->shared) && is_dense(d) && d->from > d->base_offset + d->at)
+		go_to_part(d);
 	rec = d->record;
 	body = d->body;
 	if (thmqi_unlikely(d->unpacked != NULL) && !d->held) /* the app has given all of these back */
@@ -542,6 +579,8 @@ static uint32_t hand_out(struct thmq_consumer *c, struct delivered *d,
 		d->at = index;
 	d->record = rec;
 	d->body = body;
+	if (thmqi_unlikely(c->shared) && is_dense(d))
+		remember_part(d, index);
 	if (n) {
 		d->held += n;
 		r->held += n;

@@ -83,7 +83,7 @@ bool thmqi_reading_attach(struct reading *r)
 	struct thmqi_frame *f;
 	uint32_t start = c->opts.start;
 
-	if (start == THMQ_START_END && r->index >= c->opened_count) /* it was added: all that is in it came since */
+	if (start == THMQ_START_END && r->index >= c->began_count) /* it was added: all that is in it came since */
 		start = THMQ_START_BEGIN;
 	if (thmqi_unlikely(c->session->reads_only) && (c->grouped || c->shared)) /* how far it comes could not be stored */
 		return thmqi_reading_later(r);
@@ -116,7 +116,7 @@ bool thmqi_reading_attach(struct reading *r)
 	f->tag_hash = (uint32_t)c->tag_filter;
 	f->generation = r->generation;
 	if (c->shared)
-		thmqi_shared_attaching(r, f);
+		thmqi_shared_attaching(r, start, f);
 	if (c->selection)
 		f->flags |= THMQI_ATTACH_FILTERED;
 	if (c->opts.flags & THMQ_CONSUMER_READ_UNCOMMITTED)
@@ -328,6 +328,7 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 	thmqi_reading_place(r, f->partition);
 	r->shard = (uint32_t)f->arg[0];
 	r->group_id = (uint32_t)f->arg[1];
+	thmqi_consumer_began(c, f->extra);
 	r->epoch = f->seq;
 	r->revoked_due = false;
 	r->revoke_asked = false;
@@ -642,7 +643,7 @@ void thmqi_consumers_tend(struct thmq_session *s)
 
 	s->untended = false;
 	thmqi_resume_tend(s);
-	for (i = 0; i < THMQI_STREAMS; i++) {
+	for (i = 0; i < s->consumer_end; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);
 		if (s->consumers[i] && s->consumers[i]->shared)

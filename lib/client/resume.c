@@ -593,7 +593,7 @@ void thmqi_resume_tend(struct thmq_session *s)
 			say_seen(l);
 		due = due || (l && l->seen_due);
 	}
-	for (i = 0; i < THMQI_STREAMS; i++) {
+	for (i = 0; i < s->consumer_end; i++) {
 		struct thmq_consumer *c = s->consumers[i];
 
 		if (c && c->rejoin && !s->reads_only && s->links[THMQI_SHARD_META]->replied)

@@ -127,7 +127,7 @@ Test(client_group, a_leave_that_finds_no_room_goes_when_there_is_some)
 		f->type = THMQI_FRAME_REVOKED;
 		thmqi_frame_commit(&rig_self->links[0]->ctl);
 	}
-	thmqi_consumer_leave(rig_self->session, 5);
+	thmqi_consumer_leave(rig_self->session, 0);
 	take_in();
 	rig_self->deaf_to_ctl = false;
 	take_in();

@@ -92,7 +92,8 @@ enum thmqi_frame_type {
 		41, /* stream partition; seq: offset stored durably; status: 0; refused: -THMQ_EFENCED, -EINVAL; another:
 		       why seq cannot be stored now, -ENOSPC …: it will be when it can, and an ACKED of 0 tells so */
 	THMQI_FRAME_ASSIGN =
-		42, /* meta; stream partition(id); seq: epoch; arg0: shard; arg1: group id; len: index in topic */
+		42, /* meta; stream partition(id); seq: epoch; arg0: shard; arg1: group id; len: index in topic; extra:
+		     partitions that the topic had when the group was made, 0: not known */
 	THMQI_FRAME_REVOKE =
 		43, /* meta; stream partition(id); seq: epoch; status: 0 asked, -THMQ_EFENCED taken */
 	THMQI_FRAME_GAP =
@@ -320,7 +321,7 @@ enum thmqi_op {
 	THMQI_OP_TOPIC_PARTITIONS =
 		5, /* meta; topic_id, index: first -> count entries of struct thmqi_partition_entry, total */
 	THMQI_OP_JOIN =
-		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id; ASSIGN frames follow, but with
+		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id, in its upper half: as extra of an ASSIGN; ASSIGN frames follow, but with
 		      topic_flags THMQI_JOIN_SHARED, which makes no member. A
 		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own;
 		      index: enum thmq_assignor; key, key_len: its name, if it has one; group_id: the one that it comes back to, status
