@@ -179,7 +179,8 @@ struct thmq_env_opts {
 #define THMQ_ENV_FIRST_CPU 1u /* first_cpu is set */
 #define THMQ_ENV_NO_PIN 2u    /* do not pin the library's threads */
 #define THMQ_ENV_ALLOW_THREADS                                                                     \
-	4u /* caller-driven: threads may be made, for disk I/O where io_uring is refused, and to forecast for THMQ_POLICY_PREDICTIVE */
+	4u /* caller-driven: threads may be made, for disk I/O where io_uring is refused, to forecast for THMQ_POLICY_PREDICTIVE, and to look a
+	      broker's name up again while a session reconnects */
 #define THMQ_ENV_NO_URING 8u /* never use io_uring */
 #define THMQ_ENV_LOCK_MEMORY                                                                       \
 	16u /* keep the pool in memory (mlock), as far as the limit of locked memory goes: see locked_bytes */
@@ -649,7 +650,8 @@ struct thmq_session_opts {
 	 * where brokers keep the same data; up to 30 minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
 	 * committed and is not settled is sent again and stored once, also by a broker that was opened again meanwhile; consumers go on behind
 	 * the last message that they gave to the app, members of a group keep their partitions if they are back within their
-	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. doc/resuming.md
+	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. The
+	 * name of a host is looked up again, where @env may have threads: by one that ends with the answer. doc/resuming.md
 	 */
 	uint64_t reconnect_ns;
 };
@@ -1418,7 +1420,9 @@ THMQ_API int thmq_message_priority(const struct thmq_consumer *consumer, const s
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
  * Return: 0; -THMQ_EFENCED some were refused since the last flush: the partition has gone to another member, or its topic
- * is gone, or, of a shared group, some were lost with a connection: those messages come again; those that were taken before are stored; -ETIMEDOUT; -ENOSPC, -EDQUOT,
+ * is gone, or some were lost with a connection (of a shared group; else only while their partition was on its way to another member): those
+ * messages come again; those that were taken before are stored; -THMQ_EOFFSETRANGE some are of messages that the broker does not have any more (seen
+ * before they were durable, and lost with it), told once; -ETIMEDOUT; -ENOSPC, -EDQUOT,
  * -EFBIG, -EIO some cannot be stored now, and will be once the cause is gone; -THMQ_EFAILED; -EDEADLK; -EINVAL; -ESHUTDOWN.
  */
 THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);
