@@ -7,7 +7,7 @@
  * cuts into pieces), tcp (another environment, threads), tcp-host (another one,
  * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
- * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
+ * pre-shared key); tls-refused and tls-psk-refused, as those where a filter refuses io_uring; shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
  * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab), or the ports that THMQ_TEST_RDMA and
  * THMQ_TEST_RDMA_FROM (if not set: the same) name by their addresses.
  */
