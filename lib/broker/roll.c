@@ -64,8 +64,11 @@ static int step_in(struct thmqi_group *g, const struct thmqi_member *found, bool
 	return rc ? rc : -EAGAIN;
 }
 
-/* Return: 0 it is so, for good; -EAGAIN not yet; or it cannot be. */
-static int step(struct shard *s, const struct thmqi_member *wish)
+/*
+ * Who leads meta is to lead all shards: so one gets its vote in meta last, and is out of meta first. @turn: it is meta's, or the others', as the case may be.
+ * Return: 0 it is so, for good; -EAGAIN not yet; or it cannot be.
+ */
+static int step(struct shard *s, const struct thmqi_member *wish, bool turn)
 {
 	struct thmqi_group *g = s->lead->group;
 	struct thmqi_group_state state;
@@ -80,6 +83,8 @@ static int step(struct shard *s, const struct thmqi_member *wish)
 	for (uint32_t i = 0; i < thmqi_group_members(g)->count; i++)
 		if (thmqi_group_members(g)->list[i].id == m.id)
 			found = &thmqi_group_members(g)->list[i];
+	if (!turn && found && (m.role == THMQI_MEMBER_REMOVED || found->role == THMQI_MEMBER_STANDBY))
+		return -EAGAIN;
 	/* members change only once something of this term is committed, and where nobody writes nothing is */
 	if (!thmqi_lead_mark_term(s))
 		return -EAGAIN;
@@ -88,21 +93,34 @@ static int step(struct shard *s, const struct thmqi_member *wish)
 	return rc == -THMQ_ENOTLEADER ? -EAGAIN : rc;
 }
 
+/* Under the lock. */
+static bool is_turn(const struct shard *s, const struct roll *r)
+{
+	bool meta = s->id == THMQI_SHARD_META, others = true;
+	uint32_t i;
+
+	for (i = 0; i < s->broker->shard_count; i++)
+		others = others && (i == THMQI_SHARD_META || r->status[i] == 0);
+	return r->wish.role == THMQI_MEMBER_REMOVED ? meta || r->status[THMQI_SHARD_META] == 0 : !meta || others;
+}
+
 void thmqi_roll_step(struct shard *s)
 {
 	struct roll *r = s->broker->roll;
 	struct thmqi_member wish;
 	uint64_t number;
+	bool turn;
 	int rc;
 
 	pthread_mutex_lock(&r->lock);
 	number = r->number;
 	wish = r->wish;
 	rc = r->status[s->id];
+	turn = is_turn(s, r);
 	pthread_mutex_unlock(&r->lock);
 	if (!number || rc != -EAGAIN)
 		return;
-	rc = step(s, &wish);
+	rc = step(s, &wish, turn);
 	pthread_mutex_lock(&r->lock);
 	if (r->number == number)
 		r->status[s->id] = rc;

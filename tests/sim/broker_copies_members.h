@@ -21,7 +21,7 @@ struct members_side {
 static int members_begin(struct world *w, struct members_side *m)
 {
 	at = "members, begin";
-	CHECK(w, thmq_connect(w->env, "inproc://b1,inproc://b2,inproc://b3", THMQ_SESSION_OPTS(.reconnect_ns = 1000 * SECOND, .timeout_ns = SECOND), &m->session) == 0);
+	CHECK(w, thmq_connect(w->env, ALL, THMQ_SESSION_OPTS(.reconnect_ns = 1000 * SECOND, .timeout_ns = SECOND), &m->session) == 0);
 	return 0;
 }
 
@@ -37,7 +37,7 @@ static int add_one(struct world *w, struct members_side *m)
 
 	at = "add a broker";
 	snprintf(address, sizeof(address), "inproc://b%u", m->who + 1);
-	rc = thmq_cluster_add(m->session, m->who + 1, address, (1 + chance(w, 60)) * MS);
+	rc = thmq_cluster_add(m->session, m->who + 1, address, (1 + chance(w, 200)) * MS);
 	CHECK(w, rc == 0 || is_unsure(rc));
 	if (rc == 0) {
 		m->added++;
@@ -66,7 +66,7 @@ static int lead_one(struct world *w, struct members_side *m, uint32_t who)
 	int rc;
 
 	at = "another one is to lead";
-	rc = thmq_cluster_lead(m->session, who < BROKERS ? who + 1 : 0, (1 + chance(w, 60)) * MS);
+	rc = thmq_cluster_lead(m->session, who < BROKERS ? who + 1 : 0, (1 + chance(w, 200)) * MS);
 	CHECK(w, rc == 0 || rc == -EBUSY || rc == -EINVAL || is_unsure(rc));
 	m->led += rc == 0;
 	return rc == -EBUSY ? undrain_all(w, m) : 0;
@@ -78,7 +78,7 @@ static int remove_one(struct world *w, struct members_side *m)
 	int rc;
 
 	at = "remove a broker";
-	rc = thmq_cluster_remove(m->session, i + 1, (1 + chance(w, 60)) * MS);
+	rc = thmq_cluster_remove(m->session, i + 1, (1 + chance(w, 200)) * MS);
 	CHECK(w, rc == 0 || rc == -EBUSY || is_unsure(rc));
 	if (rc == -EBUSY) {
 		m->busy++;
@@ -99,7 +99,7 @@ static int drain_one(struct world *w, struct members_side *m)
 	int rc;
 
 	at = on ? "drain a broker" : "undrain a broker";
-	rc = (on ? thmq_cluster_drain : thmq_cluster_undrain)(m->session, m->who + 1, (1 + chance(w, 60)) * MS);
+	rc = (on ? thmq_cluster_drain : thmq_cluster_undrain)(m->session, m->who + 1, (1 + chance(w, 200)) * MS);
 	CHECK(w, rc == 0 || (on && rc == -EBUSY) || is_unsure(rc));
 	m->drained += on && rc == 0;
 	if (rc == 0 || rc == -EBUSY || (on && chance(w, 4) == 0)) /* it may lead still, while nobody else can */
@@ -195,7 +195,8 @@ static void tell_members(const struct world *w, const struct members_side *m)
 {
 	uint32_t i, k, n;
 
-	fprintf(stderr, "task %d of place %u\n", (int)m->task, m->who);
+	if (m)
+		fprintf(stderr, "task %d of place %u\n", (int)m->task, m->who);
 	for (i = 0; i < BROKERS; i++) {
 		if (w->was_used[i])
 			fprintf(stderr, "place %u: used %d, dead %d, leaves %d\n", i, w->used[i], w->dead[i], w->leaves_at[i] != 0);

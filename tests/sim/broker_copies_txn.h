@@ -40,7 +40,7 @@ struct txn_side {
 static int txn_begin_side(struct world *w, struct txn_side *t)
 {
 	at = "transactions, begin";
-	CHECK(w, thmq_connect(w->env, "inproc://b2,inproc://b1", THMQ_SESSION_OPTS(.reconnect_ns = 1000 * SECOND, .timeout_ns = 2 * SECOND), &t->session) == 0);
+	CHECK(w, thmq_connect(w->env, w->admin ? ALL : "inproc://b2,inproc://b1", THMQ_SESSION_OPTS(.reconnect_ns = 1000 * SECOND, .timeout_ns = 2 * SECOND), &t->session) == 0);
 	CHECK(w, thmq_topic_create(t->session, "x", THMQ_TOPIC_OPTS(.partition_count = TXN_PARTITIONS)) == 0);
 	CHECK(w, thmq_producer_open(t->session, "x", NULL, &t->producer) == 0);
 	CHECK(w, thmq_consumer_open(t->session, "x", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN, .prefetch_count = w->prefetch), &t->reader) == 0);

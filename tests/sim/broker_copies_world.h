@@ -21,6 +21,8 @@
 #define SHARDS 3u /* meta, and two */
 #define TERMS 4096u
 #define PACKETS_MAX 400u
+/* Where they come and go: a session learns who there is when it connects, and all of these may be gone when it has to again. */
+#define ALL "inproc://b1,inproc://b2,inproc://b3,inproc://b4,inproc://b5,inproc://b6,inproc://b7,inproc://b8"
 #define SILENCE_NS (5 * SECOND) /* of a member */
 
 struct packet {
@@ -80,7 +82,7 @@ struct world {
 	struct thmq_session *other;
 	struct thmq_consumer *members[2];
 	uint32_t seen[PARTITIONS], moves; /* by any of them: next one */
-	uint64_t stepped_ns;
+	uint64_t stepped_ns, led_ns; /* when that was looked at last; when somebody led then */
 	bool was_silent; /* for so long that a member may have been given up */
 	/* a shared group: what came; what was acknowledged since the last flush; what of that is stored */
 	struct thmq_consumer *sharer;
@@ -273,6 +275,7 @@ static bool net_arm(struct thmqi_poller *poller)
 
 static int broker_up(struct world *w, uint32_t i)
 {
+	bool sick = is_sick(w, i); /* when it begins */
 	char dir[32], name[16];
 	int rc;
 
@@ -291,7 +294,7 @@ static int broker_up(struct world *w, uint32_t i)
 						    .cluster_name = "sim", .node_id = i + 1,
 						    .heartbeat_ms = 10, .election_ms = 50),
 				   &w->carriers[i], &w->brokers[i]);
-	if (rc == -EBUSY || (is_sick(w, i) && (rc == -EIO || rc == -ENOSPC))) { /* or the disk stands still, and has writes of the life before */
+	if (rc == -EBUSY || (sick && (rc == -EIO || rc == -ENOSPC))) { /* or the disk stands still, and has writes of the life before */
 		w->brokers[i] = NULL;
 		w->back_at[i] = now(w) + 20 * MS;
 		return 0;
