@@ -7,7 +7,8 @@
  * thmq_strerror()); thmq_errmsg() explains the last failed control call of the calling thread.
  *
  * Threads: a session and all that was opened on it belong to one thread at a time. Environments and
- * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits.
+ * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits. A child of fork(2) has none of its
+ * parent's handles: control calls by them are -EINVAL, and data calls (claim, send, fetch, ack and the like, which do not look) must not be made there.
  *
  * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
  * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
@@ -215,7 +216,8 @@ THMQ_API int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts
  * @env: environment; NULL is allowed
  * @timeout_ns: how long producers and group offsets may take to settle
  *
- * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EDEADLK called from a
+ * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EIO closed, but some messages failed since the last
+ * thmq_flush() of their producers, also if THMQ_EVENT_FAILED has told; or another error of the close of a session or broker: closed; -EDEADLK called from a
  * core's callback, or a broker lies on a core without a thread: nothing was done. The handle and all handles below it are gone in every case but -EDEADLK.
  * Memory that was still in use (views that were not released) is gone too: thmq_errmsg() then tells by whom.
  * Threads: the opening thread; no other thread may use the environment any more.
@@ -1144,6 +1146,53 @@ THMQ_API int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *
  */
 THMQ_API int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim);
 
+/* Room for messages of one length: the payload of the i-th lies at data + i * step. Fields are the library's, payloads are the app's until commit or abort. */
+struct thmq_row {
+	void *data;
+	uint32_t len;  /* of each */
+	uint32_t step; /* from one to the next, at least len */
+	uint32_t count;
+	uint32_t partition;
+	uint64_t internal[4];
+};
+
+/* The most messages of a row. */
+#define THMQ_ROW_MAX 1024u
+
+/**
+ * thmq_claim_row() - reserve room for messages of one length, side by side
+ * @producer: open producer, on its owner thread
+ * @opts: partition, priority, durability, for all of them; NULL for none. They have nothing but their payloads.
+ * @len: payload bytes of each, 0 … one batch of the broker's holds
+ * @count: messages, 1 … THMQ_ROW_MAX
+ * @ret_row: out; count payloads of len bytes are writable, each 8-byte aligned, valid until commit or abort
+ *
+ * As many claims by one call, where small messages come in numbers: they go to one partition, to the broker by one word where its memory is
+ * shared, and are stored together. A consumer sees messages as all others. They are never compressed.
+ *
+ * Return: 0; -EAGAIN window full, poll and try again; -EMSGSIZE one is too large, or all of them are for the session's window;
+ * -EINVAL, also for options that a row does not have; all others as thmq_claim().
+ * Threads: owner only; never blocks, allocates or does I/O, except as thmq_claim().   Source: doc/transports.md
+ */
+THMQ_API int thmq_claim_row(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len, uint32_t count,
+			    struct thmq_row *ret_row);
+
+/**
+ * thmq_commit_row() - hand a claimed row to the broker
+ * @row: from thmq_claim_row() of this producer; spent afterwards
+ * @count: how many of it, from the first on, 1 … its count; the others are given back unsent
+ * Return: the sequence of the last one; those before it have the numbers before that. All of them or, with an error, none was sent:
+ * -EAGAIN the broker's queue is full and the row is still held: poll and commit again; -EINVAL not an open row of this producer, or
+ * not so many; -ESHUTDOWN (the row is spent).
+ */
+THMQ_API int64_t thmq_commit_row(struct thmq_producer *producer, struct thmq_row *row, uint32_t count);
+
+/**
+ * thmq_abort_row() - give a row back unsent; it uses no sequence
+ * Return: 0; -EINVAL.
+ */
+THMQ_API int thmq_abort_row(struct thmq_producer *producer, struct thmq_row *row);
+
 /**
  * thmq_send() - claim, copy and commit in one call
  * @data: payload, may be NULL if @len is 0
@@ -1266,7 +1315,8 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts, uint32_t 
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions, or the one that it names, and keeps no offset.
  * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EACCES the broker's rules do not allow it; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
  * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
- * members that do not share; -EOPNOTSUPP the topic is volatile.
+ * members that do not share; -EOPNOTSUPP the topic is volatile. The other way round, without it while the group has members that share, the consumer opens, gets
+ * nothing, and a THMQ_EVENT_ERROR with -EBUSY.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 				const struct thmq_consumer_opts *opts,
