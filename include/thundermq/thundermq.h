@@ -1146,6 +1146,53 @@ THMQ_API int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *
  */
 THMQ_API int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim);
 
+/* Room for messages of one length: the payload of the i-th lies at data + i * step. Fields are the library's, payloads are the app's until commit or abort. */
+struct thmq_row {
+	void *data;
+	uint32_t len;  /* of each */
+	uint32_t step; /* from one to the next, at least len */
+	uint32_t count;
+	uint32_t partition;
+	uint64_t internal[4];
+};
+
+/* The most messages of a row. */
+#define THMQ_ROW_MAX 1024u
+
+/**
+ * thmq_claim_row() - reserve room for messages of one length, side by side
+ * @producer: open producer, on its owner thread
+ * @opts: partition, priority, durability, for all of them; NULL for none. They have nothing but their payloads.
+ * @len: payload bytes of each, 0 … one batch of the broker's holds
+ * @count: messages, 1 … THMQ_ROW_MAX
+ * @ret_row: out; count payloads of len bytes are writable, each 8-byte aligned, valid until commit or abort
+ *
+ * As many claims by one call, where small messages come in numbers: they go to one partition, to the broker by one word where its memory is
+ * shared, and are stored together. A consumer sees messages as all others. They are never compressed.
+ *
+ * Return: 0; -EAGAIN window full, poll and try again; -EMSGSIZE one is too large, or all of them are for the session's window;
+ * -EINVAL, also for options that a row does not have; all others as thmq_claim().
+ * Threads: owner only; never blocks, allocates or does I/O, except as thmq_claim().   Source: doc/transports.md
+ */
+THMQ_API int thmq_claim_row(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len, uint32_t count,
+			    struct thmq_row *ret_row);
+
+/**
+ * thmq_commit_row() - hand a claimed row to the broker
+ * @row: from thmq_claim_row() of this producer; spent afterwards
+ * @count: how many of it, from the first on, 1 … its count; the others are given back unsent
+ * Return: the sequence of the last one; those before it have the numbers before that. All of them or, with an error, none was sent:
+ * -EAGAIN the broker's queue is full and the row is still held: poll and commit again; -EINVAL not an open row of this producer, or
+ * not so many; -ESHUTDOWN (the row is spent).
+ */
+THMQ_API int64_t thmq_commit_row(struct thmq_producer *producer, struct thmq_row *row, uint32_t count);
+
+/**
+ * thmq_abort_row() - give a row back unsent; it uses no sequence
+ * Return: 0; -EINVAL.
+ */
+THMQ_API int thmq_abort_row(struct thmq_producer *producer, struct thmq_row *row);
+
 /**
  * thmq_send() - claim, copy and commit in one call
  * @data: payload, may be NULL if @len is 0

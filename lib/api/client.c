@@ -409,6 +409,32 @@ int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim)
 	return thmqi_client_abort(producer, claim);
 }
 
+int thmq_claim_row(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len, uint32_t count,
+		   struct thmq_row *ret_row)
+{
+	struct thmq_message_opts copy;
+	int rc;
+
+	if (!is_producer(producer) || thmqi_unlikely(!ret_row))
+		return -EINVAL;
+	rc = message_opts(&opts, &copy);
+	return thmqi_unlikely(rc) ? rc : thmqi_client_claim_row(producer, opts, len, count, ret_row);
+}
+
+int64_t thmq_commit_row(struct thmq_producer *producer, struct thmq_row *row, uint32_t count)
+{
+	if (!is_producer(producer) || thmqi_unlikely(!row))
+		return -EINVAL;
+	return thmqi_client_commit_row(producer, row, count);
+}
+
+int thmq_abort_row(struct thmq_producer *producer, struct thmq_row *row)
+{
+	if (!is_producer(producer) || !row)
+		return -EINVAL;
+	return thmqi_client_abort_row(producer, row);
+}
+
 int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len,
 		  const struct thmq_message_opts *opts)
 {

@@ -591,6 +591,7 @@ bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothin
 /* fetch.c: the runs that were handed over */
 void thmqi_runs_bury(struct thmq_consumer *c); /* those that were handed out too often */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
+void thmqi_run_put(struct thmq_consumer *c, struct delivered *d); /* all of the run is done with */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
 /* In every view: which use of which record, whose, and which message of the run. */
 uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index);

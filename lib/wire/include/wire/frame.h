@@ -204,7 +204,8 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 /*
  * In memory that client and broker share: the first of a series of messages that are alike, but that each one's sequence is the next, and its
  * bytes lie behind those of the one before it, rounded up to 8. arg0, which the client goes on writing: how many more there are by now, and
- * THMQI_SERIES_ENDS once the frame behind it is to be looked at. No time, no producer id.
+ * THMQI_SERIES_ENDS once the frame behind it is to be looked at. No time, no producer id. The shard is told of such messages by a frame that
+ * is written once: arg0 is how many there are behind the first; and they have nothing but a payload.
  */
 #define THMQI_PRODUCE_SERIES 0x80000u
 #define THMQI_SERIES_MAX 1024u
