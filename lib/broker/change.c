@@ -193,7 +193,7 @@ static void join_now(struct meta_change *change)
 	int rc = g ? 0 : -THMQ_ENOTOPIC;
 
 	if (change->conn && g && !change->left) {
-		change->conn->wire->reply->value[0] = g->id;
+		change->conn->wire->reply->value[0] = g->id | (uint64_t)g->partitions << 32;
 		if (change->shared)
 			rc = g->member_count ? -EBUSY : 0; /* its shards know their members */
 		else
@@ -543,6 +543,7 @@ void thmqi_change_group_again(struct meta *m, const struct group *g)
 		return; /* it is told when it is joined again, or opened */
 	change->group.group_id = g->id;
 	change->group.topic_id = g->topic->state.topic_id;
+	change->group.partitions = g->partitions;
 	memcpy(change->group.name, g->name, sizeof(change->group.name));
 	change_store(change, STATE_GROUP, g->id, &change->group, sizeof(change->group));
 }
@@ -629,6 +630,11 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 		thmqi_reply(c, id, t ? -EINVAL : -THMQ_ENOTOPIC);
 		return;
 	}
+	/* it was deleted while its member was away: who comes back does not make it anew, and hears what it would have heard */
+	if (r->group_id && (!g || g->id != r->group_id)) {
+		thmqi_reply(c, id, -THMQ_EFENCED);
+		return;
+	}
 	change = change_begin(m, c, id, THMQI_OP_JOIN);
 	if (!change) {
 		thmqi_reply(c, id, -ENOMEM);
@@ -641,6 +647,7 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 	memcpy(change->instance, r->key, THMQI_MIN(r->key_len, THMQ_INSTANCE_MAX));
 	change->shared = (r->topic_flags & THMQI_JOIN_SHARED) != 0;
 	change->group.topic_id = t->state.topic_id;
+	change->group.partitions = t->state.partition_count;
 	snprintf(change->group.name, sizeof(change->group.name), "%s", r->group);
 	if (g && (t->state.flags & THMQ_TOPIC_RETAIN_CONSUMED)) {
 		change->group.group_id = g->id; /* a shard may have had no memory for it when it was made */

@@ -138,9 +138,9 @@ static int group_name(const struct thmq_log_run *run, struct thmq_data_name *nam
 {
 	struct state_group state;
 
-	if (run->header->len < sizeof(state))
+	if (run->header->len < STATE_GROUP_LEN_MIN)
 		return 0;
-	memcpy(&state, run->payload, sizeof(state));
+	memcpy(&state, run->payload, STATE_GROUP_LEN_MIN); /* more of it is not needed here */
 	name->kind = THMQ_DATA_GROUP;
 	name->id = state.group_id;
 	name->topic_id = state.topic_id;

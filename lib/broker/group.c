@@ -27,6 +27,7 @@ static void tell_assigned(struct meta *m, struct group *g, uint32_t i)
 				.stream = a->owner->stream,
 				.partition = partition_id(g, i),
 				.len = i,
+				.extra = g->partitions,
 				.seq = a->epoch,
 				.arg = {thmqi_meta_shard_of(m, &g->topic->state, i), g->id}};
 

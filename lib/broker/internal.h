@@ -30,7 +30,7 @@
 #define AHEAD 16u    /* frames whose partitions were looked up before their turn */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */
 #define MEDIA 6u /* ways for connections to come, as they are counted */
-#define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
+#define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions, topics and groups: never stored */
 /* Partitions that a shard has for itself: these ids and those up to VOLATILE_PARTITION are no topic's. */
 #define OWN_PARTITION 0x7ffffff0u
 #define DELAY_PARTITION 0x7ffffff0u /* messages whose time has not come: delay.h */
@@ -129,7 +129,9 @@ struct state_group {
 	uint32_t group_id;
 	uint32_t topic_id;
 	char name[256];
+	uint32_t partitions; /* that its topic had when it was made: what is in later ones came since; 0: not known */
 };
+#define STATE_GROUP_LEN_MIN offsetof(struct state_group, partitions) /* as the first ones were */
 
 struct state_counters {
 	uint32_t next_topic, next_partition, next_group, next_shard;

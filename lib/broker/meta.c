@@ -181,6 +181,7 @@ void thmqi_meta_group_add(struct topic *t, struct group *g, const struct state_g
 
 	g->id = state->group_id;
 	g->topic = t;
+	g->partitions = state->partitions;
 	memcpy(g->name, state->name, sizeof(g->name));
 	g->name[sizeof(g->name) - 1] = 0;
 	thmqi_list_init(&g->members);
@@ -259,13 +260,13 @@ static int replay_topic(struct meta *m, const struct thmq_log_run *run)
 
 static int replay_group(struct meta *m, const struct thmq_log_run *run)
 {
-	struct state_group state;
+	struct state_group state = {0};
 	struct topic *t;
 	int rc;
 
-	if (run->header->len < sizeof(state))
+	if (run->header->len < STATE_GROUP_LEN_MIN)
 		return -THMQ_ECORRUPT;
-	memcpy(&state, run->payload, sizeof(state));
+	memcpy(&state, run->payload, THMQI_MIN(run->header->len, (uint32_t)sizeof(state)));
 	if (state.group_id >= VOLATILE_PARTITION)
 		return -THMQ_ECORRUPT;
 	m->next_group = THMQI_MAX(m->next_group, state.group_id + 1);
@@ -521,7 +522,7 @@ static int renew_counters(struct meta *m, bool anew)
 
 static int renew_group(struct meta *m, const struct group *g)
 {
-	struct state_group state = {.group_id = g->id, .topic_id = g->topic->state.topic_id};
+	struct state_group state = {.group_id = g->id, .topic_id = g->topic->state.topic_id, .partitions = g->partitions};
 
 	memcpy(state.name, g->name, sizeof(state.name));
 	return store(m, STATE_GROUP, g->id, &state, sizeof(state));

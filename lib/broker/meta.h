@@ -50,6 +50,7 @@ struct group {
 	struct thmqi_list members;
 	uint32_t member_count;
 	uint32_t assignor; /* enum thmq_assignor of its oldest member */
+	uint32_t partitions; /* of its topic when it was made; 0: not known */
 	struct assignment *assignments; /* one a partition; made with the first member */
 	uint32_t assignment_room;
 	char name[256];

@@ -86,6 +86,7 @@ void thmqi_shared_free(struct group_offset *g)
 	if (thmqi_timer_is_running(&sh->timer))
 		thmqi_timer_stop(sh->shard->core, &sh->timer);
 	thmq_log_reader_close(sh->reader);
+	thmqi_shared_drop_view(sh);
 	thmqi_spans_fini(&sh->spans);
 	free(sh->slice);
 	free(sh);
@@ -140,6 +141,7 @@ void thmqi_shared_reset(struct group_offset *g, uint64_t offset)
 	thmqi_spans_load(&sh->spans, offset, NULL, 0, 0);
 	sh->finding = false;
 	sh->stands = UINT64_MAX;
+	thmqi_shared_drop_view(sh);
 	thmqi_shared_soil(sh);
 }
 
@@ -260,6 +262,7 @@ void thmqi_shared_deposed(struct group_offset *g)
 {
 	struct shared *sh = g->shared;
 
+	thmqi_shared_drop_view(sh);
 	sh->dirty = sh->storing = false;
 	g->offset = g->durable_offset = thmqi_spans_floor(&sh->spans);
 }
@@ -300,6 +303,7 @@ void thmqi_shared_settle_recovery(struct group_offset *g)
 
 	sh->back_ns = 0; /* what it was when this one led before says nothing: all that is not done is back */
 	sh->out_ns = sh->stands = UINT64_MAX;
+	thmqi_shared_drop_view(sh);
 	thmqi_spans_cut(&sh->spans, THMQI_MAX(g->partition->visible, g->offset));
 	if (g->offset > thmqi_spans_floor(&sh->spans))
 		thmqi_shared_advance(g);
@@ -492,6 +496,7 @@ void thmqi_shared_leave(struct sub *sub)
 	thmq_log_reader_close(sh->reader);
 	sh->reader = NULL;
 	sh->stands = UINT64_MAX;
+	thmqi_shared_drop_view(sh);
 	if (thmqi_timer_is_running(&sh->timer))
 		thmqi_timer_stop(sh->shard->core, &sh->timer);
 }

@@ -10,6 +10,8 @@ struct shared {
 	struct shard *shard;
 	struct thmq_log_reader *reader; /* NULL: nobody is attached */
 	uint64_t stands;                /* where it stands; UINT64_MAX: somewhere else */
+	struct thmq_log_view view;      /* the newest run that was handed out in part: sought again for each part, its index would be read again, too */
+	uint64_t view_from, view_to;    /* its offsets; none: there is no such */
 	struct thmqi_timer timer;
 	struct spans spans;
 	struct state_shared *slice; /* room for the largest */
@@ -36,6 +38,7 @@ static inline uint64_t now_of(const struct shared *sh)
 
 void thmqi_shared_soil(struct shared *sh); /* it is to be stored */
 void thmqi_shared_arm(struct shared *sh);  /* for what is due next */
+void thmqi_shared_drop_view(struct shared *sh);
 void thmqi_shared_feed(struct consumer *k); /* one that had no room has some */
 void thmqi_shared_feed_all(struct shared *sh);
 

@@ -4,6 +4,7 @@
  * stored of that (shared.c).
  */
 #include "shared.h"
+#include "commitlog/hint.h"
 #include "wire/attributes.h"
 #include "wire/run.h"
 
@@ -36,6 +37,42 @@ static bool pick(struct shared *sh, struct pick *ret)
 	ret->to = UINT64_MAX;
 	return s->end < p->visible && s->open < sh->open_max &&
 	       s->end - thmqi_spans_floor(s) < WINDOW_MAX;
+}
+
+void thmqi_shared_drop_view(struct shared *sh)
+{
+	thmq_log_view_release(sh->shard->log, &sh->view);
+	sh->view_from = sh->view_to = 0;
+}
+
+/* What is left of the run of @view, whose offsets end at @end, is handed out by and by. */
+static void keep_view(struct shared *sh, const struct thmq_log_view *view, uint64_t end)
+{
+	if (sh->view_to == end)
+		return;
+	thmqi_shared_drop_view(sh);
+	thmqi_log_view_again(view, &sh->view);
+	sh->view_from = view->run.header->base_offset;
+	sh->view_to = end;
+}
+
+/* As thmq_log_read(), from @from on. */
+static int read_run(struct shared *sh, uint64_t from, struct thmq_log_view *ret_view)
+{
+	const struct partition *p = partition_of(sh);
+	int rc;
+
+	if (from >= sh->view_from && from < sh->view_to) {
+		thmqi_log_view_again(&sh->view, ret_view);
+		return 1;
+	}
+	if (sh->stands != from)
+		thmq_log_reader_seek(sh->reader, from);
+	sh->stands = from;
+	rc = thmq_log_read(sh->reader, p->visible, ret_view);
+	if (rc == 1)
+		sh->stands = ret_view->run.header->base_offset + ret_view->run.header->span;
+	return rc;
 }
 
 /* There is nothing below @to to be had any more. */
@@ -194,7 +231,6 @@ static void use_part(struct sub *sub, struct consumer *k, struct thmqi_frame *f)
 		.holder = &sub->lease, .from = sub->part_begin, .to = sub->part_end};
 	struct thmqi_part part;
 
-	sh->stands = run->base_offset + run->span;
 	if (run->base_offset != sub->part_next || !is_part(run, &part) ||
 	    part.part != sub->part_next - sub->part_begin) {
 		sh->stands = UINT64_MAX;
@@ -222,7 +258,6 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 	struct sifted is;
 	uint32_t looked = 0;
 
-	sh->stands = end;
 	if (from > at->from) { /* those before it are gone, or never were */
 		give_up(sh, at, from);
 		if (at->span == UINT32_MAX)
@@ -262,7 +297,9 @@ static uint32_t use(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 	if (at->span == UINT32_MAX)
 		to = THMQI_MIN(to, from + (sh->open_max - sh->spans.open));
 	if (to < end)
-		sh->stands = UINT64_MAX;
+		keep_view(sh, &d->view, end);
+	else if (sh->view_to == end)
+		thmqi_shared_drop_view(sh);
 	hand_over(sub, k, f, &rest, from, to);
 	return (uint32_t)(to - from) + looked;
 }
@@ -372,10 +409,7 @@ uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget)
 			sub->conn->shard->stuck = true;
 			break;
 		}
-		if (sh->stands != at.from)
-			thmq_log_reader_seek(sh->reader, at.from);
-		sh->stands = at.from;
-		rc = thmq_log_read(sh->reader, sub->partition->visible, &k->free->view);
+		rc = read_run(sh, at.from, &k->free->view);
 		if (rc == 1 && in_parts) {
 			use_part(sub, k, f);
 		} else if (rc == 1) {

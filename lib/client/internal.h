@@ -200,6 +200,12 @@ struct reading {
 	uint64_t settle_from, settle_to; /* acks that were not sent yet; none where both are the same */
 	uint32_t settle_sent, settle_stored; /* serials of acks */
 	struct unstored *unstored; /* those that are on their way; NULL: where they are lost, that is all */
+	/* how far the newest run was gone through: another part of it may come, from there on */
+	struct {
+		uint64_t base_offset;
+		uint32_t count, len;  /* of all of it */
+		uint32_t index, body; /* the next record, and where in it that one's body begins */
+	} gone_through;
 };
 
 #define GROWTHS 16u /* each at least doubles what there is room for: enough for THMQ_PARTITION_COUNT_MAX */
@@ -249,9 +255,11 @@ struct thmq_consumer {
 	char group[256];
 	char instance[THMQ_INSTANCE_MAX + 1]; /* "": none */
 	uint64_t member; /* in its group; 0: it does not come back */
+	uint32_t group_id;   /* as it was told when it joined; 0: not told */
+	uint64_t group_life; /* of the broker that told it */
 	struct reading *readings; /* readings_made of them; those that came later are in added: growth.c. Where one is it stays */
 	uint32_t reading_count, readings_made;
-	uint32_t opened_count; /* as many there were when it was opened */
+	uint32_t began_count; /* as many there were when it was opened, or its group was made: who begins at the end reads later ones from their beginning */
 	bool opened;           /* all of these are attached, or asked for */
 	bool grows;            /* there may be more: they are asked for */
 	struct readings_added *added[GROWTHS];
@@ -350,6 +358,7 @@ struct thmq_session {
 	uint64_t news; /* frames taken in */
 	struct thmq_producer *producers[THMQI_STREAMS];
 	struct thmq_consumer *consumers[THMQI_STREAMS];
+	uint32_t consumer_end; /* streams from it on were never a consumer's */
 	uint8_t unsafe[THMQI_STREAMS]; /* streams that something late may still arrive for: not used again */
 	bool leave_due[THMQI_STREAMS]; /* LEAVE is to be sent for a consumer that is gone */
 	struct thmq_event *events;
@@ -514,13 +523,17 @@ bool thmqi_reading_is_ours(const struct reading *r);
 bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
 void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *ret);
+void thmqi_consumer_joined(struct thmq_consumer *c, const struct thmqi_reply *reply); /* its answer, if that was good */
+void thmqi_consumer_expelled(struct thmq_consumer *c, int error); /* it has no part in its group any more, and nothing that it read */
+/* Its topic had so many partitions when its group was made; 0: that is not known. */
+void thmqi_consumer_began(struct thmq_consumer *c, uint32_t partitions);
 int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* consumer.c */
 
 /* shared.c: members of shared groups */
 int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message);
 bool thmqi_shared_ack_send(struct reading *r); /* what was gathered; false: no room */
 bool thmqi_shared_acks_stored(const struct reading *r);
-void thmqi_shared_attaching(struct reading *r, struct thmqi_frame *f);
+void thmqi_shared_attaching(struct reading *r, uint32_t start, struct thmqi_frame *f);
 void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f);
 void thmqi_shared_settled(struct reading *r, const struct thmqi_frame *f);
 /* What was said on its connection may not have been heard. @again: acks are said again once there is another. */
@@ -578,6 +591,7 @@ bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothin
 /* fetch.c: the runs that were handed over */
 void thmqi_runs_bury(struct thmq_consumer *c); /* those that were handed out too often */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
+void thmqi_run_put(struct thmq_consumer *c, struct delivered *d); /* all of the run is done with */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
 /* In every view: which use of which record, whose, and which message of the run. */
 uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index);

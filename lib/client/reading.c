@@ -83,7 +83,7 @@ bool thmqi_reading_attach(struct reading *r)
 	struct thmqi_frame *f;
 	uint32_t start = c->opts.start;
 
-	if (start == THMQ_START_END && r->index >= c->opened_count) /* it was added: all that is in it came since */
+	if (start == THMQ_START_END && r->index >= c->began_count) /* it was added: all that is in it came since */
 		start = THMQ_START_BEGIN;
 	if (thmqi_unlikely(c->session->reads_only) && (c->grouped || c->shared)) /* how far it comes could not be stored */
 		return thmqi_reading_later(r);
@@ -116,7 +116,7 @@ bool thmqi_reading_attach(struct reading *r)
 	f->tag_hash = (uint32_t)c->tag_filter;
 	f->generation = r->generation;
 	if (c->shared)
-		thmqi_shared_attaching(r, f);
+		thmqi_shared_attaching(r, start, f);
 	if (c->selection)
 		f->flags |= THMQI_ATTACH_FILTERED;
 	if (c->opts.flags & THMQ_CONSUMER_READ_UNCOMMITTED)
@@ -204,6 +204,11 @@ void thmqi_reading_close(struct reading *r)
 		detach(r);
 }
 
+static bool acks_are_out(const struct reading *r)
+{
+	return r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next);
+}
+
 /* Another has it now, or its topic is gone: nothing that we still say of it counts. */
 static void lost(struct thmq_consumer *c, struct reading *r, int error)
 {
@@ -227,15 +232,29 @@ static void lost(struct thmq_consumer *c, struct reading *r, int error)
 	thmqi_consumer_tell(c, error == -THMQ_EFENCED ? THMQ_EVENT_REVOKED : THMQ_EVENT_ERROR, r, error, 0);
 }
 
+void thmqi_consumer_expelled(struct thmq_consumer *c, int error)
+{
+	uint32_t i;
+
+	for (i = 0; i < c->reading_count; i++) {
+		struct reading *r = thmqi_reading(c, i);
+
+		if (r->state == READING_NONE)
+			continue;
+		if (r->state != READING_WANTED && r->state != READING_DETACHING)
+			send_detach(r, r->epoch);
+		if (acks_are_out(r)) /* whether a shard takes them or not: their group is gone */
+			c->fenced = true;
+		lost(c, r, error);
+		r->ack_unsure = false;
+	}
+	c->error = error;
+}
+
 /* The app has never heard that it is not its own any more: it goes on where it was, whatever its epoch is. */
 bool thmqi_reading_is_ours(const struct reading *r)
 {
 	return r->state == READING_ON || r->state == READING_DRAINING || r->resumes;
-}
-
-static bool acks_are_out(const struct reading *r)
-{
-	return r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next);
 }
 
 void thmqi_reading_lost(struct reading *r)
@@ -261,6 +280,8 @@ void thmqi_reading_lost(struct reading *r)
 		r->state = READING_WANTED;
 		break;
 	case READING_DETACHING: /* nobody will answer, and nothing is attached */
+		if (acks_are_out(r)) /* they went before it: whether they arrived is not known, and it is not ours to say again */
+			c->fenced = true;
 		if (c->grouped && !c->closing)
 			send_revoked(r);
 		r->state = READING_NONE;
@@ -307,6 +328,7 @@ static void on_assign(struct thmq_consumer *c, const struct thmqi_frame *f)
 	thmqi_reading_place(r, f->partition);
 	r->shard = (uint32_t)f->arg[0];
 	r->group_id = (uint32_t)f->arg[1];
+	thmqi_consumer_began(c, f->extra);
 	r->epoch = f->seq;
 	r->revoked_due = false;
 	r->revoke_asked = false;
@@ -404,10 +426,10 @@ static void on_acked(struct thmq_consumer *c, struct reading *r, const struct th
 {
 	if (f->status == -THMQ_EFENCED)
 		c->fenced = true;
-	if (f->status == -THMQ_EFENCED || f->status == -EINVAL)
+	if (f->status == -THMQ_EFENCED)
 		r->ack_stored = r->ack_sent; /* refused: nothing more will come of it */
-	else if (f->status && f->seq >= r->ack_sent)
-		r->ack_error = f->status;
+	else if (f->status && f->seq >= r->ack_sent) /* -EINVAL: behind all that the broker has; a flush asks once more */
+		r->ack_error = f->status == -EINVAL ? -THMQ_EOFFSETRANGE : f->status;
 	else if (!f->status && (r->ack_stored == NO_OFFSET || f->seq > r->ack_stored))
 		r->ack_stored = f->seq;
 	if (r->ack_stored != NO_OFFSET && r->ack_stored >= r->ack_sent) {
@@ -621,7 +643,7 @@ void thmqi_consumers_tend(struct thmq_session *s)
 
 	s->untended = false;
 	thmqi_resume_tend(s);
-	for (i = 0; i < THMQI_STREAMS; i++) {
+	for (i = 0; i < s->consumer_end; i++) {
 		if (s->consumers[i])
 			tend(s->consumers[i]);
 		if (s->consumers[i] && s->consumers[i]->shared)

@@ -542,6 +542,12 @@ int thmqi_log_read_at(struct thmq_log_reader *r, uint64_t offset, struct thmq_lo
 	return -ENOENT;
 }
 
+void thmqi_log_view_again(const struct thmq_log_view *view, struct thmq_log_view *ret_view)
+{
+	thmqi_buf_ref(view->internal[0]);
+	*ret_view = *view;
+}
+
 void thmq_log_view_release(struct thmq_log *log, struct thmq_log_view *view)
 {
 	struct thmqi_buf *buf = view ? view->internal[0] : NULL;

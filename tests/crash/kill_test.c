@@ -2,7 +2,7 @@
 /*
  * kill_test.c - a publishing and consuming process is killed with SIGKILL at a random moment, again and again, in one
  * directory: not one acknowledged message is lost, none is out of order, doubled or invented, and the group's offset is
- * neither behind what was confirmed nor ahead of what was acked.
+ * neither behind what was confirmed nor ahead of what was acked. By turns the topic has none, two, and four priorities, whose partitions these are.
  *
  * usage: kill_test [kills]; default 30, and 1000 with THMQ_TEST_FULL=1.
  */
@@ -20,6 +20,7 @@
 
 #define SECOND 1000000000ull
 #define PARTITIONS 4
+#define LIFE_KILLS 10 /* then in a new directory, with other priorities */
 
 /* Written by the child, read by the parent after its death. */
 struct shared {
@@ -36,6 +37,7 @@ struct seen {
 
 static struct shared *shared;
 static struct seen seen;
+static uint32_t priorities; /* of the topic; 0: it has none */
 static char dir[] = "kill-test-XXXXXX";
 
 /* All that there is to know of a failure: it may not come again. */
@@ -43,7 +45,7 @@ static int failed(int line, const char *what)
 {
 	int i;
 
-	fprintf(stderr, "kill_test: line %d: %s (%s)\n", line, what, thmq_errmsg());
+	fprintf(stderr, "kill_test: line %d: %s (%s); %u priorities\n", line, what, thmq_errmsg(), priorities);
 	for (i = 0; i < PARTITIONS; i++)
 		fprintf(stderr,
 			"  partition %d: sent %llu, acked %llu, group sent %llu, stored %llu; seen: next %llu, last offset %llu, end "
@@ -67,6 +69,12 @@ struct process {
 	struct thmq_session *session;
 };
 
+/* Partitions of one priority. */
+static uint32_t lanes(void)
+{
+	return PARTITIONS / (priorities ? priorities : 1);
+}
+
 static int open_all(struct process *p, uint32_t cores)
 {
 	CHECK(thmq_env_open(&p->env, THMQ_ENV_OPTS(.core_count = cores)) == 0);
@@ -74,7 +82,7 @@ static int open_all(struct process *p, uint32_t cores)
 			       &p->broker) == 0);
 	CHECK(thmq_connect(p->env, "inproc://", NULL, &p->session) == 0);
 	CHECK(thmq_topic_create(p->session, "t",
-				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .partition_count = PARTITIONS)) == 0);
+				THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT, .partition_count = lanes(), .priorities = priorities)) == 0);
 	return 0;
 }
 
@@ -103,7 +111,8 @@ static int publish_and_consume(uint32_t cores)
 				payload[0] = shared->sent[i];
 				/* given out before it is sent: what was not sent is not invented */
 				if (thmq_send(producers[i], payload, (uint32_t)(8 + shared->sent[i] % 200),
-					      THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = i)) < 0)
+					      THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = i % lanes(),
+								.priority = i / lanes())) < 0)
 					break;
 				shared->sent[i]++;
 			}
@@ -171,6 +180,7 @@ static int look(struct process *p, struct seen *s)
 			memcpy(&number, m[i].data, 8);
 			CHECK(number == s->next[part]); /* in order, once, none missing before it */
 			CHECK(m[i].len == 8 + number % 200);
+			CHECK(thmq_message_priority(reader, &m[i]) == (int)(part / lanes()));
 			CHECK(number == 0 || m[i].offset > s->last_offset[part]);
 			s->next[part]++;
 			s->last_offset[part] = m[i].offset;
@@ -251,8 +261,9 @@ int main(int argc, char **argv)
 		return 1;
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	for (i = 0; i < kills && !rc; i++) {
+		priorities = i / LIFE_KILLS % 3 * 2;
 		rc = one_kill(i);
-		if ((i % 50 == 49 || i + 1 == kills) && !rc) { /* the log keeps growing: begin anew */
+		if ((i % LIFE_KILLS == LIFE_KILLS - 1 || i + 1 == kills) && !rc) { /* the log keeps growing: begin anew */
 			total += shared->sent[0] + shared->sent[1] + shared->sent[2] + shared->sent[3];
 			rc = system(command) != 0;
 			memset((void *)shared, 0, sizeof(*shared));

@@ -208,6 +208,90 @@ static void shared_groups_too(void)
 	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
 }
 
+/* One message of each partition of @wanted, a bit each, and of no other. */
+static void take_just(struct thmq_session *s, struct thmq_consumer *c, uint32_t partitions, uint32_t wanted)
+{
+	uint64_t end = now() + PATIENCE_NS, stands;
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_message m[16];
+	uint32_t seen = 0, k;
+	bool more;
+	int n, i, rc;
+
+	do {
+		n = fetch(s, c, m, 16, 10 * MS);
+		CHECK(n >= 0 && now() < end);
+		for (i = 0; i < n; i++) {
+			CHECK(wanted & ~seen & 1u << m[i].partition);
+			seen |= 1u << m[i].partition;
+			CHECK(thmq_ack(c, &m[i]) == 0);
+		}
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+		for (k = 0, more = n > 0 || seen != wanted; !more && k < partitions; k++) {
+			CHECK(thmq_partition_describe(s, "t", k, NULL, &info) == 0);
+			rc = thmq_consumer_position(c, k, &stands);
+			CHECK(rc == 0 || rc == -EPERM || rc == -EOPNOTSUPP); /* not yet; shared: it is not told */
+			more = rc == -EPERM || (rc == 0 && stands != info.end_offset);
+		}
+	} while (more);
+	CHECK(thmq_consumer_flush(c, PATIENCE_NS) == 0);
+}
+
+/* What is in a partition that was added since a group was made is that group's, whoever joins it next, and when. */
+static void who_joins_later_begins_where_the_group_did(void)
+{
+	const struct thmq_consumer_opts kinds[] = {{.size = sizeof(kinds[0]), .start = THMQ_START_END},
+						   {.size = sizeof(kinds[0]), .start = THMQ_START_END, .flags = THMQ_CONSUMER_SHARED}};
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	char group[16];
+	uint32_t i, k;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.partition_count = 2)) == 0);
+	CHECK(thmq_producer_open(s, "t", NULL, &p) == 0);
+	for (i = 0; i < 2; i++)
+		send_to(s, p, i);
+	CHECK(thmq_flush(p, PATIENCE_NS) == 0);
+	for (k = 0; k < 2; k++) {
+		snprintf(group, sizeof(group), "g%u", k);
+		CHECK(thmq_consumer_open(s, "t", group, &kinds[k], &c) == 0);
+		CHECK(thmq_consumer_close(c, PATIENCE_NS) == 0);
+	}
+	grow(s, "t", 4);
+	for (i = 2; i < 4; i++)
+		send_to(s, p, i);
+	CHECK(thmq_flush(p, PATIENCE_NS) == 0);
+	for (k = 0; k < 2; k++) {
+		snprintf(group, sizeof(group), "g%u", k);
+		CHECK(thmq_consumer_open(s, "t", group, &kinds[k], &c) == 0);
+		take_just(s, c, 4, 0xc);
+		CHECK(thmq_consumer_close(c, PATIENCE_NS) == 0);
+	}
+	/* one that is made now, and one who says that he wants nothing of before, whatever his group has done */
+	CHECK(thmq_consumer_open(s, "t", "new", &kinds[0], &c) == 0);
+	take_just(s, c, 4, 0);
+	CHECK(thmq_consumer_close(c, PATIENCE_NS) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g-first", &kinds[0], &c) == 0);
+	CHECK(thmq_consumer_close(c, PATIENCE_NS) == 0);
+	grow(s, "t", 6);
+	for (i = 4; i < 6; i++)
+		send_to(s, p, i);
+	CHECK(thmq_flush(p, PATIENCE_NS) == 0);
+	CHECK(thmq_consumer_open(s, "t", "g-first", THMQ_CONSUMER_OPTS(.start = THMQ_START_END, .flags = THMQ_CONSUMER_START_ALWAYS), &c) == 0);
+	take_just(s, c, 6, 0);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+	/* how many there were is stored with the group */
+	CHECK(close_broker() == 0);
+	broker = NULL;
+	down();
+	up();
+	s = session_of(NULL);
+	CHECK(thmq_consumer_open(s, "t", "new", &kinds[0], &c) == 0);
+	take_just(s, c, 6, 0x30);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+}
+
 static void what_is_not_possible(void)
 {
 	struct thmq_session *s = session_of(NULL);
@@ -299,6 +383,7 @@ static const struct test_case cases[] = {
 	{"producers_and_readers_hear_of_it", producers_and_readers_hear_of_it},
 	{"groups_share_them_out", groups_share_them_out},
 	{"shared_groups_too", shared_groups_too},
+	{"who_joins_later_begins_where_the_group_did", who_joins_later_begins_where_the_group_did},
 	{"what_is_not_possible", what_is_not_possible},
 	{"volatile_ones_too", volatile_ones_too},
 	{"it_is_stored", it_is_stored},

@@ -7,7 +7,7 @@
  * that segments go and what stays of them is appended again; in some there are transactions too (broker_copies_txn.h).
  * With a defect planted it must fail.
  *
- * usage: broker_copies_sim_test [first seed [count [plant]]]; THMQ_TEST_FULL=1 runs many more.
+ * usage: broker_copies_sim_test [first seed [count [plant]]]; THMQ_TEST_FULL=1 runs many more: several processes may each do some of them.
  */
 #include <malloc.h>
 
@@ -167,7 +167,7 @@ static int member_moves(struct world *w)
 		w->members[1] = NULL;
 		return 0;
 	}
-	rc = thmq_consumer_open(w->other, "t", "h", THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND),
+	rc = thmq_consumer_open(w->other, "t", "h", THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND, .prefetch_count = w->prefetch),
 				&w->members[1]);
 	if (rc == -THMQ_ENOQUORUM)
 		w->members[1] = NULL;
@@ -303,16 +303,16 @@ static int begin(struct world *w)
 		CHECK(w, thmq_topic_create(w->session, "fill", THMQ_TOPIC_OPTS(.retention_bytes = 2 * FILL_BYTES, .partition_count = 2)) == 0);
 		CHECK(w, thmq_producer_open(w->session, "fill", NULL, &w->filler) == 0);
 	}
-	CHECK(w, thmq_consumer_open(w->session, "t", NULL, NULL, &w->consumers[0]) == 0);
+	CHECK(w, thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.prefetch_count = w->prefetch), &w->consumers[0]) == 0);
 	CHECK(w, thmq_consumer_open(w->session, "t", "g",
-				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000 * SECOND),
+				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000 * SECOND, .prefetch_count = w->prefetch),
 				    &w->consumers[1]) == 0);
 	CHECK(w, thmq_connect(w->env, "inproc://b3,inproc://b2",
 			      THMQ_SESSION_OPTS(.reconnect_ns = 1000 * SECOND,
 						.timeout_ns = 1000 * SECOND),
 			      &w->other) == 0);
 	CHECK(w, thmq_consumer_open(w->session, "t", "h",
-				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND),
+				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 5 * SECOND, .prefetch_count = w->prefetch),
 				    &w->members[0]) == 0);
 	CHECK(w, thmq_consumer_open(w->other, "t", "s",
 				    THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED,
@@ -342,7 +342,7 @@ static int read_again(struct world *w)
 	int n, i;
 
 	at = "read again";
-	CHECK(w, thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) == 0);
+	CHECK(w, thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN, .prefetch_count = w->prefetch), &reader) == 0);
 	for (; got < MESSAGES && tries < 100000; tries++) {
 		n = thmq_fetch(reader, m, 16);
 		CHECK(w, n >= 0);
@@ -443,6 +443,7 @@ static int live(uint64_t seed, const struct defect *defect)
 		return -1;
 	w->seed = seed;
 	w->defect = defect;
+	w->prefetch = 16u << seed % 3 * 2;
 	w->dying = BROKERS;
 	w->txns = seed % 2 ? calloc(1, sizeof(*w->txns)) : NULL;
 	thmqi_prng_seed(&w->prng, seed);
@@ -511,13 +512,14 @@ static int run(uint64_t seed)
 
 int main(int argc, char **argv)
 {
+	const bool small = getenv("THMQ_TEST_SMALL") != NULL;
 	uint64_t done, failed;
 	uint32_t i;
 
 	mallopt(M_MMAP_THRESHOLD, 1 << 17); /* what is mostly never touched stays so, and is not zeroed seed after seed */
 	mallopt(M_TRIM_THRESHOLD, 1 << 28);
 	planted = argc > 3 ? &defects[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(defects)] : NULL;
-	done = each_seed(argc, argv, getenv("THMQ_TEST_SMALL") ? 10 : 100, 2000, run, &failed);
+	done = each_seed(argc, argv, small ? 10 : 1000, small ? 5000 : 50000, run, &failed);
 	printf("%u times disconnected, %u kills, %u power cuts, %u disks failed and %u had no room, %u topics made and deleted, %u messages refused, %llu runs "
 	       "appended again, %llu looks at what is read without a majority; %u transactions committed, %u aborted, %u prepared, %u times not known at first\n",
 	       sum.lost, sum.kills, sum.cuts, sum.ills, sum.fulls, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read,

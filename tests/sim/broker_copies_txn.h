@@ -43,8 +43,8 @@ static int txn_begin_side(struct world *w, struct txn_side *t)
 	CHECK(w, thmq_connect(w->env, "inproc://b2,inproc://b1", THMQ_SESSION_OPTS(.reconnect_ns = 1000 * SECOND, .timeout_ns = 2 * SECOND), &t->session) == 0);
 	CHECK(w, thmq_topic_create(t->session, "x", THMQ_TOPIC_OPTS(.partition_count = TXN_PARTITIONS)) == 0);
 	CHECK(w, thmq_producer_open(t->session, "x", NULL, &t->producer) == 0);
-	CHECK(w, thmq_consumer_open(t->session, "x", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &t->reader) == 0);
-	CHECK(w, thmq_consumer_open(t->session, "t", "tg", THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000 * SECOND), &t->group) == 0);
+	CHECK(w, thmq_consumer_open(t->session, "x", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN, .prefetch_count = w->prefetch), &t->reader) == 0);
+	CHECK(w, thmq_consumer_open(t->session, "t", "tg", THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000 * SECOND, .prefetch_count = w->prefetch), &t->group) == 0);
 	return 0;
 }
 
@@ -305,7 +305,7 @@ static int txn_end(struct world *w, struct txn_side *t)
 				return -1;
 		}
 	at = "read all that is committed";
-	CHECK(w, thmq_consumer_open(t->session, "x", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &c) == 0);
+	CHECK(w, thmq_consumer_open(t->session, "x", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN, .prefetch_count = w->prefetch), &c) == 0);
 	until = now(w) + 60 * SECOND; /* a disk may stand still, and one whose begin was not answered holds others up until its time is over */
 	while (now(w) < until) {
 		n = txn_take(w, t, c, seen);

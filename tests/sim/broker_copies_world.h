@@ -71,6 +71,7 @@ struct world {
 	struct thmq_session *session;
 	struct thmq_producer *producer;
 	struct thmq_consumer *consumers[2];
+	uint32_t prefetch; /* of each */
 	/* a group of two members, each of a session of its own, one of which comes and goes */
 	struct thmq_session *other;
 	struct thmq_consumer *members[2];

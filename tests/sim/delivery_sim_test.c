@@ -3,7 +3,7 @@
  * Shared groups in one thread under virtual time on a simulated disk, from one seed: members come and go, ack, give back, forget
  * and sit on messages; the power is cut at any moment. The checker knows of each message who has it until when, and whether its ack
  * was confirmed: what is done never comes again, nothing goes to two at a time or before its delay, and all that is not done comes in
- * the end.
+ * the end. In each third world messages have priorities: then what is higher comes first, too, of what a member has at hand.
  *
  * usage: delivery_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
  */
@@ -53,12 +53,18 @@ struct world {
 	struct member members[MEMBERS];
 	struct known known[MESSAGES_MAX];
 	uint32_t next_id, confirmed;
+	uint32_t priorities; /* 0: there are none; else each partition has its own */
 	uint32_t first_of_life;
 };
 
 static uint64_t below(struct world *w, uint64_t n)
 {
 	return thmqi_prng_below(&w->prng, n);
+}
+
+static uint32_t priority_of(const struct world *w, uint32_t id)
+{
+	return w->priorities ? id * 7 % 11 % w->priorities : 0;
 }
 
 static int join(struct world *w, uint32_t i)
@@ -92,7 +98,8 @@ static int open_all(struct world *w)
 			       &w->broker) == 0);
 	CHECK(w, thmq_connect(w->env, "inproc://", NULL, &w->session) == 0);
 	CHECK(w, thmq_topic_create(w->session, "t",
-				   THMQ_TOPIC_OPTS(.partition_count = PARTITIONS,
+				   THMQ_TOPIC_OPTS(.partition_count = w->priorities ? 1 : PARTITIONS,
+						   .priorities = w->priorities,
 						   .flags = THMQ_TOPIC_IF_ABSENT)) == 0);
 	CHECK(w, thmq_producer_open(w->session, "t", NULL, &w->producer) == 0);
 	for (i = 0; i < w->next_id; i++) {
@@ -112,7 +119,8 @@ static int send_some(struct world *w)
 
 	at = "send";
 	while (n-- && w->next_id < MESSAGES_MAX) {
-		int64_t seq = thmq_send(w->producer, &w->next_id, sizeof(w->next_id), NULL);
+		int64_t seq = thmq_send(w->producer, &w->next_id, sizeof(w->next_id),
+					THMQ_MESSAGE_OPTS(.priority = priority_of(w, w->next_id)));
 
 		if (seq == -EAGAIN)
 			break;
@@ -130,7 +138,7 @@ static int take(struct world *w, uint32_t i)
 {
 	struct member *m = &w->members[i];
 	uint64_t now = thmqi_disk_sim_now(w->sim);
-	uint32_t id;
+	uint32_t id, rises = 0;
 	int n, k, times;
 
 	at = "fetch";
@@ -144,6 +152,10 @@ static int take(struct world *w, uint32_t i)
 		CHECK(w, view->len == sizeof(id));
 		memcpy(&id, view->data, sizeof(id));
 		CHECK(w, id < w->next_id);
+		CHECK(w, thmq_message_priority(m->consumer, view) == (int)priority_of(w, id));
+		/* the highest first, but for the one of the others that comes after each 64 */
+		rises += k && view->partition > view[-1].partition;
+		CHECK(w, !w->priorities || rises <= 1);
 		kn = &w->known[id];
 		CHECK(w,
 		      !kn->stored || now < kn->late_until_ns); /* what is done never comes again */
@@ -336,6 +348,7 @@ static int run(uint64_t seed)
 	if (!w)
 		return -1;
 	w->seed = seed;
+	w->priorities = seed % 3 ? 0 : PARTITIONS;
 	thmqi_prng_seed(&w->prng, seed);
 	rc = thmqi_disk_sim_open(seed, NULL, &w->sim);
 	lives = 1 + (uint32_t)below(w, 4);

@@ -4,9 +4,11 @@
  * of any write, cuts of the network, lost, late, doubled and damaged messages, leaders that hand over. After each the faults end,
  * and all must go on. A seed replays exactly. With a defect planted the same checks must find it.
  *
- * usage: replica_sim_test [first seed [count [plant]]]; THMQ_TEST_FULL=1 runs many more.
+ * usage: replica_sim_test [first seed [count [plant]]]; THMQ_TEST_FULL=1 runs many more: several processes may each do some of them.
  */
+#include <malloc.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -382,31 +384,6 @@ static uint64_t live(const struct plan *plan, uint64_t seed, bool tell)
 
 /* ------------------------------------------------------------------ children */
 
-/* In a process of its own, so that a seed harms no other. Return: 0; 1 a violation, or it crashed. */
-static int live_apart(const struct plan *plan, uint64_t seed, bool quiet)
-{
-	int status;
-	pid_t pid;
-
-	fflush(NULL);
-	pid = fork();
-	if (pid < 0)
-		return 1;
-	if (pid == 0) {
-		alarm(CHILD_SECONDS);
-		if (quiet && !freopen("/dev/null", "w", stderr))
-			_exit(1);
-		live(plan, seed, false);
-		_exit(0);
-	}
-	if (waitpid(pid, &status, 0) != pid)
-		return 1;
-	if (!quiet && WIFSIGNALED(status))
-		fprintf(stderr, "seed %llu (%s): signal %d\n", (unsigned long long)seed, plan->name,
-			WTERMSIG(status));
-	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
-}
-
 /* Most seeds have some of everything. */
 static const struct plan sound = {.name = "sound"},
 			 sound_votes = {.name = "sound, elections", .votes = true},
@@ -416,6 +393,42 @@ static const struct plan sound = {.name = "sound"},
 static const struct plan *sound_of(uint64_t seed)
 {
 	return seed % 8 == 5 ? &sound_votes : seed % 16 == 6 ? &sound_busy : seed % 4 == 0 ? &sound_disks : &sound;
+}
+
+static volatile uint64_t *current; /* seed, in memory that is shared */
+
+static _Noreturn void live_all(const struct plan *plan, uint64_t first, uint64_t end, bool silent)
+{
+	if (silent && !freopen("/dev/null", "w", stderr))
+		_exit(1);
+	for (*current = first; *current < end; ++*current) {
+		alarm(CHILD_SECONDS);
+		live(plan ? plan : sound_of(*current), *current, false);
+	}
+	_exit(0);
+}
+
+/* In a process of their own, so that one that fails harms no other. Return: the first that was a violation, or crashed; @end none. */
+static uint64_t live_apart(const struct plan *plan, uint64_t first, uint64_t end, bool silent)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	*current = first;
+	pid = fork();
+	if (pid < 0)
+		return first;
+	if (pid == 0)
+		live_all(plan, first, end, silent);
+	if (waitpid(pid, &status, 0) != pid)
+		return first;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return end;
+	if (!silent && WIFSIGNALED(status))
+		fprintf(stderr, "seed %llu (%s): signal %d\n", (unsigned long long)*current, (plan ? plan : sound_of(*current))->name,
+			WTERMSIG(status));
+	return *current;
 }
 
 /* B2, B8 and B9 are seen in tests/unit/replica_engine_test.c: here they would need too many seeds. B4 has nothing to be seen by. */
@@ -438,10 +451,9 @@ static const struct plan plants[] = {
 /* Return: the seed that finds it; 0: none does. */
 static uint64_t find_plant(const struct plan *plan)
 {
-	for (uint64_t seed = 1; seed <= (plan->seeds ? plan->seeds : PLANT_SEEDS); seed++)
-		if (live_apart(plan, seed, true))
-			return seed;
-	return 0;
+	uint64_t end = (plan->seeds ? plan->seeds : PLANT_SEEDS) + 1, seed = live_apart(plan, 1, end, true);
+
+	return seed < end ? seed : 0;
 }
 
 static int run_plants(void)
@@ -464,21 +476,28 @@ static int run_plants(void)
 int main(int argc, char **argv)
 {
 	bool small = getenv("THMQ_TEST_SMALL") != NULL;
-	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, seed;
+	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, seed, end;
 	uint64_t count = argc > 2                   ? strtoull(argv[2], NULL, 0)
-			 : getenv("THMQ_TEST_FULL") ? 2000
+			 : getenv("THMQ_TEST_FULL") ? (small ? 5000 : 50000)
 			 : small                    ? 20
-						    : 150;
+						    : 1000;
 	const struct plan *plan =
 		argc > 3 ? &plants[strtoul(argv[3], NULL, 0) % THMQI_ARRAY_COUNT(plants)] : NULL;
 	uint32_t bad = 0;
 
+	mallopt(M_MMAP_THRESHOLD, 1 << 17); /* what is mostly never touched stays so, and is not zeroed seed after seed */
+	mallopt(M_TRIM_THRESHOLD, 1 << 28);
+	current = mmap(NULL, sizeof(*current), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (current == MAP_FAILED)
+		return 1;
 	if (argc > 1 && count == 1) {
 		live(plan ? plan : sound_of(first), first, true);
 		return 0;
 	}
-	for (seed = first; seed < first + count; seed++)
-		bad += (uint32_t)live_apart(plan ? plan : sound_of(seed), seed, false);
+	for (seed = first, end = first + count; seed < end; seed++) {
+		seed = live_apart(plan, seed, end, false);
+		bad += seed < end;
+	}
 	printf("%llu seeds, %u bad\n", (unsigned long long)count, bad);
 	if (argc > 1)
 		return bad != 0;

@@ -664,3 +664,105 @@ Test(broker_shared, what_is_too_old_for_the_app_is_done, .init = begin, .fini = 
 	cr_assert_eq(thmq_consumer_flush(a, SECOND), 0);
 	cr_assert_eq(info().lag, 0);
 }
+
+/* ---------------------------------------------------------------- runs in parts */
+
+/* Of sizes that tell where each lies: its number, as often as its number says. */
+static uint32_t make(uint32_t id, uint32_t *data)
+{
+	uint32_t n = 1 + id % 7, i;
+
+	for (i = 0; i < n; i++)
+		data[i] = id;
+	return n * (uint32_t)sizeof(*data);
+}
+
+static void is_whole(const struct thmq_message *got)
+{
+	uint32_t data[8], len = make((uint32_t)got->offset, data);
+
+	cr_assert_eq(got->len, len, "offset %llu has %u bytes, not %u", (unsigned long long)got->offset, (unsigned)got->len, len);
+	cr_assert_eq(memcmp(got->data, data, len), 0, "offset %llu has another's bytes", (unsigned long long)got->offset);
+}
+
+Test(broker_shared, runs_come_to_members_in_parts_of_any_size_and_again_from_anywhere, .init = begin, .fini = end)
+{
+	enum { COUNT = 3000 };
+	static const uint32_t prefetch[3] = {7, 13, 1};
+	static uint8_t acked[COUNT], given_back[COUNT];
+	struct thmq_consumer *c[3];
+	uint32_t data[8], left = COUNT, turn = 0, i, k;
+	uint64_t until;
+	int n;
+
+	for (i = 0; i < COUNT; i++) /* a run of all that come in one turn of the core */
+		cr_assert_gt(thmq_send(producer, data, make(i, data), NULL), 0);
+	cr_assert_eq(thmq_flush(producer, SECOND), 0);
+	for (k = 0; k < 3; k++)
+		c[k] = member((int)k, 10 * SECOND, prefetch[k], 0);
+	until = thmqi_disk_sim_now(sim) + 60 * SECOND;
+	while (left && thmqi_disk_sim_now(sim) < until) {
+		k = turn++ % 3;
+		n = thmq_fetch(c[k], m, 1 + turn % 5);
+		cr_assert(n >= 0 || n == -ENOBUFS);
+		for (i = 0; n > 0 && i < (uint32_t)n; i++) {
+			uint32_t at = (uint32_t)m[i].offset;
+
+			cr_assert_lt(at, (uint32_t)COUNT);
+			is_whole(&m[i]);
+			cr_assert_eq(acked[at], 0);
+			if (at % 5 == 3 && !given_back[at]++) {
+				cr_assert_eq(thmq_nack(c[k], &m[i], at % 2 ? 0 : 20 * MS), 0);
+				continue;
+			}
+			cr_assert_eq(thmq_ack(c[k], &m[i]), 0);
+			acked[at] = 1;
+			left--;
+		}
+		if (n > 0)
+			cr_assert_eq(thmq_release(c[k], m, (uint32_t)n), 0);
+		thmq_poll(env, 10000);
+	}
+	cr_assert_eq(left, 0u);
+}
+
+/* What the device was asked for while a group's only reader read all of @count. */
+static uint64_t reads_of(const char *group, uint32_t flags, uint32_t count)
+{
+	struct thmq_env_stats before = {.size = sizeof(before)}, after = before;
+	struct thmq_consumer *c;
+	uint32_t got = 0;
+
+	cr_assert_eq(thmq_env_stats(env, &before), 0);
+	cr_assert_eq(thmq_consumer_open(sessions[1], "t", group,
+					THMQ_CONSUMER_OPTS(.flags = flags, .start = THMQ_START_BEGIN, .prefetch_count = 64), &c),
+		     0);
+	while (got < count) {
+		uint32_t n = fetch(c, m, 64, SECOND);
+
+		cr_assert_gt(n, 0u);
+		done(c, m, n);
+		got += n;
+	}
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+	cr_assert_eq(thmq_env_stats(env, &after), 0);
+	return after.reads - before.reads;
+}
+
+Test(broker_shared, a_run_that_is_handed_out_in_parts_is_read_once, .init = begin, .fini = end)
+{
+	static const uint8_t data[100];
+	uint64_t own, shared;
+	uint32_t i;
+
+	for (i = 0; i < 40000; i++) /* most of it is in segments that are full, and in no memory */
+		while (thmq_send(producer, data, sizeof(data), NULL) < 0)
+			thmq_poll(env, 50000);
+	cr_assert_eq(thmq_flush(producer, SECOND), 0);
+	pass(SECOND);
+	own = reads_of("own", 0, 40000);
+	shared = reads_of("shared", THMQ_CONSUMER_SHARED, 40000);
+	cr_assert_gt(own, 0u);
+	cr_assert_leq(shared, own + own / 2, "%llu reads, where a group that is not shared needs %llu", (unsigned long long)shared,
+		      (unsigned long long)own);
+}

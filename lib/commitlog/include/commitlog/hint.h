@@ -33,6 +33,9 @@ void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
  */
 bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view *ret_view);
 
+/* Another view of what @view shows, which is released by itself: who goes through a run bit by bit need not look it up each time. */
+void thmqi_log_view_again(const struct thmq_log_view *view, struct thmq_log_view *ret_view);
+
 /* After a thmq_log_read() that returned 0: does it wait for the device, so that it will be called? Else there was none below its end. */
 bool thmqi_log_reader_waits(const struct thmq_log_reader *reader);
 /* thmq_log_read_hit() of the record at @offset, wherever it is: -ENOENT there is none, and none is being read. */
