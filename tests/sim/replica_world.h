@@ -57,7 +57,6 @@ struct node {
 	bool died;
 	bool disk_bad;      /* an error was planted, or it has no room: it may fail */
 	bool failed;	    /* and has: somebody opens it anew */
-	uint64_t hurt_until; /* as mended it may fail all the same, by what was begun before */
 	uint64_t mend_at;   /* then its disk is as it should be; 0: it is */
 	uint64_t lies_in;   /* so many writes of batches, the last of which is not done as was asked; 0: none */
 	uint8_t lie;	    /* THMQI_DISK_SIM_LOST, … */
