@@ -322,6 +322,17 @@ def transactional(b, name, **more):
     return p
 
 
+def patiently(call):
+    """Commits or aborts. A time-out only says that it is to be asked again; and must be: of a batch that was under way when its broker died
+    librdkafka (2.0) neither sends it again while it aborts, nor gives it up, until then."""
+    for attempt in range(100):
+        try:
+            return call(1)
+        except confluent_kafka.KafkaException as e:
+            if attempt == 99 or not e.args[0].retriable():
+                raise
+
+
 def comes_to(read, wanted, seconds=30):
     """What is committed is seen a moment later."""
     end = time.time() + seconds
@@ -450,12 +461,12 @@ def consume_transform_produce(b):
                     kill.start()
             if random.randrange(10) == 0:
                 raise confluent_kafka.KafkaException('on purpose')
-            p.commit_transaction(30)
+            patiently(p.commit_transaction)
         except confluent_kafka.KafkaException as e:
             aborted += 1
             fatal = isinstance(e.args[0], confluent_kafka.KafkaError) and e.args[0].fatal()
             check(not fatal, e)
-            p.abort_transaction(30)
+            patiently(p.abort_transaction)
             c.close()
             c, p = members()  # the simplest way back to what is committed
         if kill:
@@ -464,6 +475,24 @@ def consume_transform_produce(b):
     c.close()
     comes_to(lambda: read_all(b, 'to'), ['<%d>' % i for i in range(count)])
     check(killed == kills, killed)
+
+
+def aborted_while_the_broker_dies(b):
+    """What was under way then is not there afterwards, and the next transaction is whole."""
+    p, rounds = transactional(b, 'dying'), 100 if FULL else 4
+    for i in range(rounds):
+        p.begin_transaction()
+        for k in range(20):
+            p.produce('dead', b'%d %d' % (i, k))
+        kill = threading.Timer(random.random() * 0.006, b.restart, (signal.SIGKILL,))
+        kill.start()
+        time.sleep(random.random() * 0.003)
+        patiently(p.abort_transaction)
+        kill.join()
+    p.begin_transaction()
+    p.produce('dead', b'alive')
+    patiently(p.commit_transaction)
+    comes_to(lambda: read_all(b, 'dead'), ['alive'])
 
 
 def frame(api, version, body=b'', correlation=7):
@@ -995,15 +1024,15 @@ def transactions_through_kills_of_leaders(b):
                         kill, before = None, kill
                         before()
                     if not commit:
-                        p.abort_transaction(60)
+                        patiently(p.abort_transaction)
                         return
-                    p.commit_transaction(60)
+                    patiently(p.commit_transaction)
                     wanted.extend('%d %d' % (number, i) for i in range(20))
                     return
                 except confluent_kafka.KafkaException as e:
                     check(e.args[0].txn_requires_abort() or e.args[0].retriable(), e, three.logs())
                     doubts += 1
-                    p.abort_transaction(60)
+                    patiently(p.abort_transaction)
 
         def kill_leader():
             nonlocal first
@@ -1043,7 +1072,7 @@ def transactions_through_kills_of_leaders(b):
 CASES = {
     'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
                 more_partitions, by_kafkajs, by_ipv6, who_the_client_is],
-    'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, what_becomes_of_a_transaction],
+    'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction],
     'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, requests_by_chance, newest_versions],
     'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders]}
 
