@@ -35,7 +35,10 @@ programs() {
 		;;
 	replica) echo replica_bench ;;
 	messaging) echo messaging_groups_bench messaging_work_bench messaging_delay_bench messaging_pack_bench ;;
-	kafka) [ ! -f /usr/include/librdkafka/rdkafka.h ] || echo kafka_bench ;;
+	kafka)
+		[ ! -f /usr/include/librdkafka/rdkafka.h ] || echo kafka_bench
+		echo kafka_memory_bench
+		;;
 	rivals)
 		echo rivals_mechanism_bench rivals_systems_bench
 		# built only with libraft
@@ -52,7 +55,11 @@ install_rivals() {
 	case " $parts " in *' commitlog '*) packages='fio liblmdb-dev' ;; esac
 	case " $parts " in *' memory '*) packages="$packages libibverbs-dev" ;; esac
 	case " $parts " in *' transport '*) packages="$packages libzmq3-dev libnng-dev" ;; esac
-	case " $parts " in *' kafka '*) packages="$packages librdkafka-dev" ;; esac
+	case " $parts " in *' kafka '*)
+		packages="$packages librdkafka-dev kcat"
+		[ -d /run/systemd/system ] || packages="$packages nats-server"
+		;;
+	esac
 	case " $parts " in *' rivals '*)
 		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev libhiredis-dev"
 		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
@@ -91,7 +98,7 @@ esac
 targets=''
 for p in $wanted; do
 	targets="$targets bench/$p"
-	[ "$p" != kafka_bench ] || targets="$targets examples/kafka/kafka" # the broker that it measures
+	case $p in kafka_*) targets="$targets examples/kafka/kafka" ;; esac # the broker that it measures
 done
 # shellcheck disable=SC2086 # lists of words
 ninja -C "$build" $targets >&2
