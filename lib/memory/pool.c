@@ -162,7 +162,7 @@ int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts,
 		return thmqi_fail(-EINVAL, "pool: no global pool, or no place for the handle");
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
-		return thmqi_fail(rc, "pool: options of a size that this library cannot take");
+		return thmqi_fail(rc, "pool: options: %s", thmqi_opts_why(rc));
 	rc = check(&o);
 	rc = rc ? rc : find_node(s, &o, &node);
 	if (rc)

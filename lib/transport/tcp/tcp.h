@@ -98,6 +98,7 @@ struct tcp_conn {
 	uint8_t client_id[16];
 	struct tcp_address addresses[TCP_ADDRESSES]; /* client */
 	uint32_t address_count, address_next;
+	struct tcp_lookup *lookup; /* client, once it had to be made again, of a name: shared with the one before; NULL */
 	uint64_t address_ns; /* so long this one may take; UINT64_MAX: there is no other */
 	/* in */
 	struct thmqi_stream in;
@@ -126,12 +127,23 @@ int thmqi_tcp_check(const char *url);
 /* Looks up names, which may block. @passive: to listen at. *ret_count addresses, the best first. */
 int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 		      uint32_t *ret_count);
+/* @numeric: names are not looked up, and are errors */
+int thmqi_tcp_resolve_as(const char *url, bool passive, bool numeric, struct tcp_address *ret, uint32_t max,
+			 uint32_t *ret_count);
 void thmqi_tcp_format(const struct tcp_address *a, bool tls, char *ret_url, size_t size);
 /* Is it for TLS? tls:// is, and so is tcp:// with options that do not say otherwise. */
 bool thmqi_tcp_is_secure(const char *url, const struct thmq_tls_opts *tls);
 /* thmqi_transport_secure() */
 int thmqi_tcp_secure(const char *url, const struct thmq_tls_opts *opts,
 		     struct thmqi_tls_config **ret_config);
+
+/* lookup.c: a name asked for again, by a thread of its own. All calls by the session's */
+struct tcp_lookup;
+struct tcp_lookup *thmqi_tcp_lookup_make(const char *url); /* NULL: the URL has no name, or there is no memory */
+struct tcp_lookup *thmqi_tcp_lookup_ref(struct tcp_lookup *lookup);
+void thmqi_tcp_lookup_unref(struct tcp_lookup *lookup); /* any thread */
+/* Its latest answer, if there is one; and the next is asked for, where it is time. @addresses, @count: what is known, stays so without an answer. */
+void thmqi_tcp_lookup(struct tcp_lookup *lookup, uint64_t now_ns, struct tcp_address *addresses, uint32_t *count);
 
 /* door.c */
 int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,

@@ -88,6 +88,12 @@ static void set_any(struct tcp_address *a, uint32_t count)
 int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 		      uint32_t *ret_count)
 {
+	return thmqi_tcp_resolve_as(url, passive, false, ret, max, ret_count);
+}
+
+int thmqi_tcp_resolve_as(const char *url, bool passive, bool numeric, struct tcp_address *ret, uint32_t max,
+			 uint32_t *ret_count)
+{
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
 				 .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV},
 			*found, *it;
@@ -104,7 +110,7 @@ int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, ui
 		hints.ai_flags |= AI_PASSIVE;
 	any = passive && strcmp(p.host, "*") == 0;
 	rc = getaddrinfo(any ? NULL : p.host, p.port, &hints, &found);
-	if (rc == EAI_NONAME) { /* a name, then */
+	if (rc == EAI_NONAME && !numeric) { /* a name, then */
 		hints.ai_flags &= ~AI_NUMERICHOST;
 		rc = getaddrinfo(p.host, p.port, &hints, &found);
 	}
