@@ -613,6 +613,50 @@ def a_thousand_connections(b):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def who_vanishes_while_joining(b):
+    """A client that goes away in any step of joining a group holds up the others for its session's time, and takes nothing with it."""
+    string = lambda x: struct.pack('>h', len(x)) + x
+    steps = 'connects', 'asks to join', 'joins', 'asks to sync', 'is a member'
+    kcat(b, '-P', '-t', 'steps', '-p', '0', stdin=''.join('%d\n' % i for i in range(20)))
+
+    def go(group, step):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+            if step == 0:
+                return
+            about = struct.pack('>hi', 0, 1) + string(b'steps') + struct.pack('>i', -1)
+            s.sendall(frame(11, 2, string(group) + struct.pack('>ii', 500, 500) + string(b'') + string(b'consumer') + struct.pack('>i', 1) + string(b'range') +
+                            struct.pack('>i', len(about)) + about))
+            if step == 1:
+                return
+            r = answer(s)
+            same(struct.unpack('>h', r[8:10])[0], 0)
+            at = 14
+            for _ in range(3):  # protocol, who leads, who this is
+                n = struct.unpack('>h', r[at:at + 2])[0]
+                me, at = r[at + 2:at + 2 + n], at + 2 + n
+            s.sendall(frame(14, 1, string(group) + r[10:14] + string(me) + struct.pack('>i', 0)))
+            if step == 4:
+                same(struct.unpack('>h', answer(s)[8:10])[0], 0)
+
+    members = []
+    for step in range(len(steps)):
+        go(b'steps-%d' % step, step)
+        c = confluent_kafka.Consumer({**QUICK_READ, 'bootstrap.servers': b.url, 'group.id': 'steps-%d' % step, 'auto.offset.reset': 'earliest', 'session.timeout.ms': 6000,
+                                      'partition.assignment.strategy': 'range', 'log_level': 0})
+        c.subscribe(['steps'])
+        members.append((c, []))
+    end = time.time() + 120
+    while any(len(seen) < 20 for c, seen in members):
+        check(time.time() < end, [(w, len(seen)) for w, (c, seen) in zip(steps, members)])
+        for c, seen in members:
+            m = c.poll(0.02)
+            if m and not m.error():
+                seen.append(int(m.value()))
+    for c, seen in members:
+        same(seen, list(range(20)))
+        c.close()
+
+
 def requests_by_chance(b):
     """What looks like requests and is none: whatever comes, the broker lives, and others are served."""
     seed = int(os.environ.get('THMQ_TEST_SEED', time.time_ns() % 1000000007))
@@ -821,6 +865,24 @@ def who_the_client_is(b):
     same(kcat(b, '-C', '-t', 'secret', '-e', '-q', *who('PLAIN', over='SASL_PLAINTEXT')), '1\n')
     for m in ('PLAIN', 'SCRAM-SHA-256') if FULL else ('SCRAM-SHA-256',):
         kcat(b, '-L', '-m', '1', *who(m, word='wrong'), url=tls, fails=True)
+    mechanism = lambda m: frame(17, 1, struct.pack('>h', len(m)) + m)
+    token = lambda t: frame(36, 1, struct.pack('>i', len(t)) + t)
+    for m, t in ((b'PLAIN', b'\0ann\0wrong'), (b'PLAIN', b'\0nobody\0se:cret'), (b'PLAIN', b'\0ann\0'), (b'PLAIN', b''), (b'PLAIN', b'\0' * 60000),
+                 (b'SCRAM-SHA-256', b'n,,n=,r=abc'), (b'SCRAM-SHA-512', b'p=tls-unique,,n=ann,r=abc'), (b'SCRAM-SHA-256', b'\xff' * 1000)):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+            s.sendall(mechanism(m))
+            same(struct.unpack('>h', answer(s)[4:6])[0], 0)
+            s.sendall(token(t))
+            r = answer(s)
+            check(r is None or struct.unpack('>h', r[4:6])[0] == 58, m, t[:20], r)  # SASL_AUTHENTICATION_FAILED
+            s.sendall(frame(3, 1, b'\xff\xff\xff\xff'))  # who he is was not shown
+            try:
+                same(answer(s), None)
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+        s.sendall(mechanism(b'GSSAPI'))
+        same(struct.unpack('>h', answer(s)[4:6])[0], 33)  # UNSUPPORTED_SASL_MECHANISM
     with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
         s.sendall(frame(3, 1, b'\xff\xff\xff\xff'))
         same(answer(s), None)
@@ -1073,7 +1135,7 @@ CASES = {
     'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
                 more_partitions, by_kafkajs, by_ipv6, who_the_client_is],
     'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction],
-    'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, requests_by_chance, newest_versions],
+    'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, requests_by_chance, newest_versions],
     'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders]}
 
 
