@@ -344,10 +344,10 @@ static void rise(struct shm_conn *c)
 		thmqi_link_rouse(c->link);
 }
 
-/* What most polls find of an open one: nothing at all. */
-static inline bool is_quiet(struct shm_conn *c)
+/* What most polls find of an open one: nothing but frames, if any. */
+static inline bool is_quiet(const struct shm_conn *c)
 {
-	return !(c->rested | c->dozes | c->readable | c->hung_up | c->ticked) && !thmqi_shm_in_wanted(c) && !thmqi_shm_out_wanted(c);
+	return !(c->rested | c->dozes | c->readable | c->hung_up | c->ticked);
 }
 
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
@@ -357,8 +357,12 @@ static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 
 	(void)budget;
 	if (thmqi_likely(c->state == SHM_OPEN) && is_quiet(c)) {
-		rest_if_idle(c, 0);
-		return 0;
+		done = thmqi_shm_in_wanted(c) ? thmqi_shm_in(c) : 0;
+		if (thmqi_unlikely(c->state != SHM_OPEN)) /* the next look ends it */
+			return done;
+		done += thmqi_shm_out_wanted(c);
+		rest_if_idle(c, done);
+		return done;
 	}
 	if (thmqi_unlikely(c->rested))
 		rise(c);
