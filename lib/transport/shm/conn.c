@@ -207,7 +207,7 @@ void thmqi_shm_opened(struct shm_conn *c)
 	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
 	atomic_store(&head->bell.may_sleep, may_sleep);
 	atomic_store(&head->instance, c->guest.listener->instance);
-	atomic_store(&head->takes_series, 1);
+	atomic_store(&head->takes, SHM_TAKES_SERIES | SHM_TAKES_RELEASES);
 	beat(c);
 	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
 }
