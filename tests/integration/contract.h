@@ -281,6 +281,7 @@ static void open_broker(void)
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
 			     : is("tls")  ? "tls://127.0.0.1:0"
+			     : is("tcp-zerocopy") ? "tcp://127.0.0.1:0?zerocopy=always"
 			     : is("own")  ? "pair://broker"
 					  : "tcp://127.0.0.1:0";
 
@@ -400,6 +401,8 @@ static void up(void)
 		return;
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
+	if (is("tcp-zerocopy"))
+		strcat(url, "?zerocopy=always");
 	come_from();
 	if (!alone) {
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),

@@ -5,7 +5,7 @@
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, own (as tcp, by a transport that this program registers, and that delays and
  * cuts into pieces), tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp-zerocopy (as tcp, large bodies sent from where they lie), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
  * pre-shared key); tls-refused and tls-psk-refused, as those where a filter refuses io_uring; shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
  * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab), or the ports that THMQ_TEST_RDMA and

@@ -84,6 +84,7 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	c->tls_config = opts->tls;
 	if (c->tls_config)
 		thmqi_tls_config_ref(c->tls_config);
+	c->zerocopy = c->own ? TCP_COPIES : (uint8_t)thmqi_tcp_zerocopy_of(url);
 	rc = addresses_of(c, url, opts->beside, opts->anew);
 	if (rc)
 		goto fail;
