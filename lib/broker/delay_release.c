@@ -396,6 +396,8 @@ static int append(struct delay *d, struct partition *p, const struct gathered *g
 	p->next_offset += n;
 	p->jumped = false;
 	show(s, p);
+	if (thmqi_flush_is_due(s, p)) /* of a topic that shows what is in memory nobody else waits for it */
+		thmqi_shard_flush(s, p);
 	while (n--)
 		over(d, d->order[0]);
 	return 0;

@@ -354,6 +354,15 @@ struct pending *thmqi_shard_pending_room(struct shard *s)
 	return &s->pending[s->pending_tail & (PENDING_COUNT - 1)];
 }
 
+void thmqi_shard_flush(struct shard *s, struct partition *p)
+{
+	uint64_t index;
+
+	p->flush_asked = p->next_offset;
+	s->flush_asked = s->pending_tail;
+	thmq_log_flush(p->log, &index);
+}
+
 int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
 			     uint32_t len, struct pending **ret_pending)
 {
