@@ -530,7 +530,7 @@ uint32_t thmqi_delay_release(struct delay *d)
 	uint32_t done;
 
 	if (d->quiet_ns > wall && (d->quiet_ns == UINT64_MAX || thmqi_timer_is_running(&d->timer)))
-		return 0;
+		return 0; /* a cancel, or what is left of some, brings it here */
 	if (d->again_ns > d->shard->core->now_ns) {
 		if (!thmqi_timer_is_running(&d->timer))
 			thmqi_timer_start(d->shard->core, &d->timer, d->again_ns);

@@ -5,7 +5,8 @@
  */
 #include <stdio.h>
 
-#include "internal.h"
+#include "delay.h"
+#include "txn.h"
 
 #define CTL_BUDGET 256u
 #define PRODUCE_BUDGET 4096u
@@ -681,9 +682,9 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 	}
 	if (thmqi_unlikely(turn != NULL) && turn != s->conns.next)
 		begin_with(s, turn);
-	if (thmqi_unlikely(s->delay != NULL))
+	if (thmqi_unlikely(s->delay != NULL) && !thmqi_delay_is_quiet(s->delay))
 		done += thmqi_delay_poll(s);
-	if (thmqi_unlikely(s->txns != NULL))
+	if (thmqi_unlikely(s->txns != NULL) && (!thmqi_list_empty(&s->txns->jobs) || s->closing))
 		done += thmqi_txn_poll(s);
 	if (!thmqi_list_empty(&s->ready))
 		done += thmqi_sub_pump_all(s);
