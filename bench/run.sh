@@ -64,7 +64,7 @@ install_rivals() {
 	said=$(sh "$here/tests/install.sh" $packages 2>&1) ||
 		echo "bench/run.sh: not all rivals can be installed, the others are measured: $said" >&2
 	# found only by a new look
-	if [ "$said" ] && [ -d "$build/meson-private" ]; then meson setup --reconfigure "$build" "$here" >&2; fi
+	if [ "$said" ] && [ -e "$build/build.ninja" ]; then meson setup --reconfigure "$build" "$here" >&2; fi
 }
 
 while [ $# -gt 0 ]; do
@@ -84,7 +84,7 @@ for part in $parts; do programs "$part" >/dev/null; done
 install_rivals
 wanted='' # what is installed decides
 for part in $parts; do wanted="$wanted $(programs "$part")"; done
-[ -d "$build/meson-private" ] || meson setup --buildtype=release -Dtests=false -Dexamples=false "$build" "$here" >&2
+[ -e "$build/build.ninja" ] || meson setup --buildtype=release -Dtests=false -Dexamples=false "$build" "$here" >&2
 case " $parts " in *' memory '*) # loaded while it runs
 	sh "$here/tests/install.sh" libjemalloc2 libmimalloc2.0 >/dev/null 2>&1 ||
 		echo "bench/run.sh: not all rivals can be installed, the others are measured" >&2 ;;

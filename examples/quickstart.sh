@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 sh tests/install.sh gcc libc6-dev meson ninja-build pkg-config liburing-dev libhwloc-dev libisal-dev
 
 build=build
-[ -d $build/meson-private ] || meson setup --buildtype=release -Dtests=false -Dbench=false $build >$build.log || { cat $build.log; exit 1; }
+[ -e $build/build.ninja ] || meson setup --buildtype=release -Dtests=false -Dbench=false $build >$build.log || { cat $build.log; exit 1; }
 ninja -C $build --quiet
 run=$build/examples/quickstart
 

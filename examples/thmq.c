@@ -142,7 +142,8 @@ static const struct command {
 	 "  --no-stats           keep none\n"
 	 "  --trace N            show each N-th group commit step by step: thmq explain\n"
 	 "  --config FILE        lines name = value, each one of these options without dashes, and\n"
-	 "                       dir = DIR; a flag is name = yes; # begins a comment\n"
+	 "                       dir = DIR, without quotes, each once; a flag is name = yes or no;\n"
+	 "                       # begins a comment line. The command line counts more\n"
 	 "\n"
 	 "One of several brokers that keep the same data (see thmq cluster):\n"
 	 "  --node N             which of them this is\n"
@@ -151,7 +152,7 @@ static const struct command {
 	 "  --cluster-key FILE   a key of 32 to 128 hexadecimal digits, the same on all\n"
 	 "  --cluster-listen URL where it listens for the others, if not as --cluster says\n"
 	 "  --join               it comes with an empty directory, to be added\n"},
-	{"cluster", cmd_cluster, "thmq cluster create|status|add|remove|transfer|drain|try ...",
+	{"cluster", cmd_cluster, "thmq cluster create|status|add|remove|transfer|drain|undrain|try ...",
 	 "Brokers that keep the same data: what a majority has stored stays, and where one fails\n"
 	 "another takes over. URL: of one of them, or of several, separated by commas.\n"
 	 "\n"
@@ -162,6 +163,7 @@ static const struct command {
 	 "  remove URL N         one leaves, or is lost; its number is never used again\n"
 	 "  transfer URL N       broker N is to lead\n"
 	 "  drain URL N          broker N is not to lead: before it is stopped\n"
+	 "  undrain URL N        it may lead again\n"
 	 "  try DIR              three brokers on this machine, until interrupted\n"
 	 "\n"
 	 "  --name NAME          create: the cluster's (default thmq)\n"
@@ -485,6 +487,23 @@ static const struct option_spec *find_option(const struct option_spec *s, const 
 	while (s->name && (strlen(s->name) != len || strncmp(s->name, word, len) != 0))
 		s++;
 	return s;
+}
+
+const struct option_spec *option_named(const struct option_spec *specs, const char *name, const char **ret_like)
+{
+	const struct option_spec *all[2] = {specs, tls_specs()}, *s;
+	size_t i;
+
+	*ret_like = NULL;
+	for (i = 0; i < 2; i++) {
+		for (s = all[i]; s->name; s++) {
+			if (strcmp(s->name + 2, name) == 0)
+				return s;
+			if (!*ret_like && is_like(name, s->name + 2))
+				*ret_like = s->name + 2;
+		}
+	}
+	return NULL;
 }
 
 /* Option @argv[*@i], which has its value behind "=" or in the next word. Whether it is well. */

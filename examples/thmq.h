@@ -38,6 +38,8 @@ extern volatile sig_atomic_t interrupted; /* by SIGINT, SIGTERM or SIGHUP */
 int parse_options(int argc, char **argv, const struct option_spec *specs);
 /* Are there as many as wanted? Else it says @what the command needs, or what is too many. */
 bool count_words(char **argv, int words, int wanted, const char *what);
+/* Of @specs and those for TLS, by its name without the dashes; else NULL, and one that is nearly so, or NULL. */
+const struct option_spec *option_named(const struct option_spec *specs, const char *name, const char **ret_like);
 int fail(int rc, const char *format, ...)
 	__attribute__((format(printf, 2, 3))); /* says why; the exit code for rc */
 int usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -155,8 +157,11 @@ struct times {
 void times_of(uint64_t *ns, uint32_t n, struct times *ret);
 void print_plot(const uint64_t *ns, uint32_t n); /* of those that are sorted */
 
-/* thmq_config.c: with the words of the files that --config names in front. 0, or an exit code, said. */
-int config_words(int argc, char **argv, int *ret_argc, char ***ret_argv);
+/*
+ * thmq_config.c: with the words of the files that --config names in front. @specs: what may stand there. @ret_dir: the directory that they name, or NULL. 0, or an
+ * exit code, said.
+ */
+int config_words(int argc, char **argv, const struct option_spec *specs, int *ret_argc, char ***ret_argv, char **ret_dir);
 
 int cmd_pub(int argc, char **argv);
 int cmd_sub(int argc, char **argv);

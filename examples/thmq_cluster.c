@@ -60,22 +60,45 @@ static int write_config(const char *dir, const char *id, const char *cluster, co
 	return fclose(f) == 0 ? EXIT_OK : fail(-errno, "%s: %s", path, strerror(errno));
 }
 
-static int create(const char *dir, char **members, int count, const char *name)
+/* Brokers as words, or in one word with commas between, as --cluster has them. Return: how many, -1 after saying what is wrong. */
+static int split_members(char **words, int word_count, char **ret_members)
 {
-	char cluster[PATH_BYTES] = "", key[PATH_BYTES], id[32];
-	int i, rc;
+	uint64_t ids[NODES_MAX];
+	char *member, *rest;
+	int count = 0, i, k;
 
-	if (count < 1 || count > NODES_MAX)
-		return usage_error(
-			"a cluster has 1 to %d brokers, best 3 or 5: 1=tcp://host:port 2=...",
-			NODES_MAX);
+	for (i = 0; i < word_count; i++) {
+		for (member = strtok_r(words[i], ",", &rest); member; member = strtok_r(NULL, ",", &rest)) {
+			char *equals = strchr(member, '=');
+
+			if (count == NODES_MAX)
+				return usage_error("a cluster has 1 to %d brokers, best 3 or 5: 1=tcp://host:port 2=...", NODES_MAX), -1;
+			if (equals)
+				*equals = 0;
+			if (!equals || !parse_number(member, UINT64_MAX, &ids[count]) || !ids[count] || !strstr(equals + 1, "://"))
+				return usage_error("%s%s%s: write 1=tcp://host:port", member, equals ? "=" : "", equals ? equals + 1 : ""), -1;
+			*equals = '=';
+			for (k = 0; k < count; k++)
+				if (ids[k] == ids[count])
+					return usage_error("%s: number %llu is that of another one", member, (unsigned long long)ids[k]), -1;
+			ret_members[count++] = member;
+		}
+	}
+	return count;
+}
+
+static int create(const char *dir, char **words, int word_count, const char *name)
+{
+	char cluster[PATH_BYTES] = "", key[PATH_BYTES], id[32], *members[NODES_MAX];
+	int i, rc, count = split_members(words, word_count, members);
+
+	if (count < 0)
+		return EXIT_USAGE;
+	if (!count)
+		return usage_error("a cluster has 1 to %d brokers, best 3 or 5: 1=tcp://host:port 2=...", NODES_MAX);
 	for (i = 0; i < count; i++) {
 		size_t at = strlen(cluster);
 
-		if (strcspn(members[i], "=") == strlen(members[i]) ||
-		    strcspn(members[i], "=") >= sizeof(id) ||
-		    strspn(members[i], "0123456789") != strcspn(members[i], "="))
-			return usage_error("%s: write 1=tcp://host:port", members[i]);
 		snprintf(cluster + at, sizeof(cluster) - at, "%s%s", i ? "," : "", members[i]);
 	}
 	if (mkdir(dir, 0777) != 0 && errno != EEXIST)

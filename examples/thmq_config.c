@@ -21,78 +21,153 @@ static char *trim(char *text)
 	return text + strspn(text, " \t");
 }
 
-/* One line as a word. NULL: it says nothing, or *ret_rc what is wrong. */
-static char *word_of(char *line, const char *path, unsigned number, char **ret_dir, int *ret_rc)
-{
-	char *name = trim(line), *equals = strchr(name, '='), *value, *word;
+/* Where we are in a file, and which names it has had: a second one would take the first one's place without a word. */
+struct config {
+	const char *path;
+	const struct option_spec *specs;
+	unsigned number; /* of the line */
+	char *dir;
+	const char *seen[WORDS_MAX];
+	int seen_count;
+};
 
+static int wrong(const struct config *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static int wrong(const struct config *c, const char *format, ...)
+{
+	char text[256];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	return usage_error("%s, line %u: %s", c->path, c->number, text);
+}
+
+/* What other kinds of files allow, and would be part of the value here: a directory of that name, for one. */
+static int check_value(const struct config *c, const char *name, const char *value)
+{
+	size_t len = strlen(value);
+
+	if (!len)
+		return wrong(c, "%.64s has no value", name);
+	if (len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value)
+		return wrong(c, "%.64s: a value stands without quotes", name);
+	if (strstr(value, " #") || strstr(value, "\t#"))
+		return wrong(c, "%.64s: a comment has a line of its own", name);
+	return EXIT_OK;
+}
+
+static int check_once(struct config *c, const char *name)
+{
+	int i;
+
+	for (i = 0; i < c->seen_count; i++)
+		if (strcmp(c->seen[i], name) == 0)
+			return wrong(c, "%s stands there twice", name);
+	if (c->seen_count == WORDS_MAX)
+		return wrong(c, "there are more than %d options", WORDS_MAX);
+	c->seen[c->seen_count++] = name;
+	return EXIT_OK;
+}
+
+/* "--name=value", or "--name" of a flag that is set. */
+static int option_word(struct config *c, const char *name, const char *value, char **ret_word)
+{
+	const char *like;
+	const struct option_spec *s = option_named(c->specs, name, &like);
+	int rc;
+
+	if (!s && like)
+		return wrong(c, "there is no option %.64s; is it %s?", name, like);
+	if (!s)
+		return wrong(c, "there is no option %.64s; thmq help serve lists them", name);
+	if (s->flag && strcmp(value, "yes") != 0 && strcmp(value, "no") != 0)
+		return wrong(c, "%s is yes or no, not %.64s", name, value);
+	rc = check_once(c, s->name + 2);
+	if (rc || (s->flag && *value == 'n'))
+		return rc;
+	*ret_word = malloc(strlen(s->name) + strlen(value) + 2);
+	if (!*ret_word)
+		return fail(-ENOMEM, "no memory");
+	if (s->flag)
+		strcpy(*ret_word, s->name);
+	else
+		sprintf(*ret_word, "%s=%s", s->name, value);
+	return EXIT_OK;
+}
+
+/* One line as a word, or NULL, where it says nothing more. */
+static int take_line(struct config *c, char *line, char **ret_word)
+{
+	char *name = trim(line), *equals = strchr(name, '='), *value;
+	int rc;
+
+	*ret_word = NULL;
 	if (!*name || *name == '#')
-		return NULL;
-	if (!equals || equals == name) {
-		*ret_rc = usage_error("%s, line %u: write name = value", path, number);
-		return NULL;
-	}
+		return EXIT_OK;
+	if (!equals || equals == name)
+		return wrong(c, "write name = value");
 	*equals = 0;
 	value = trim(equals + 1);
 	name = trim(name);
-	if (strcmp(name, "dir") == 0) {
-		*ret_dir = strdup(value);
-		return NULL;
-	}
-	if (strcmp(value, "no") == 0)
-		return NULL;
-	word = malloc(strlen(name) + strlen(value) + 4);
-	if (word && strcmp(value, "yes") == 0)
-		sprintf(word, "--%s", name);
-	else if (word)
-		sprintf(word, "--%s=%s", name, value);
-	return word;
+	rc = check_value(c, name, value);
+	if (rc)
+		return rc;
+	if (strcmp(name, "dir") != 0)
+		return option_word(c, name, value, ret_word);
+	rc = check_once(c, "dir");
+	if (rc)
+		return rc;
+	c->dir = strdup(value);
+	return c->dir ? EXIT_OK : fail(-ENOMEM, "no memory");
 }
 
-static int read_config(const char *path, char **words, int *count)
+static int read_config(const char *path, const struct option_spec *specs, char **words, int *count, char **ret_dir)
 {
+	struct config c = {.path = path, .specs = specs};
+	char line[LINE_MAX_BYTES], *word;
 	FILE *f = fopen(path, "re");
-	char line[LINE_MAX_BYTES], *word, *dir = NULL;
-	unsigned number = 0;
 	int rc = EXIT_OK;
 
 	if (!f)
 		return fail(-errno, "%s: %s", path, strerror(errno));
 	while (rc == EXIT_OK && fgets(line, sizeof(line), f)) {
-		number++;
+		c.number++;
 		if (!strchr(line, '\n') && !feof(f)) {
-			rc = usage_error("%s, line %u: a line has up to %d bytes", path, number,
-					 LINE_MAX_BYTES - 2);
+			rc = wrong(&c, "a line has up to %d bytes", LINE_MAX_BYTES - 2);
 			break;
 		}
-		word = word_of(line, path, number, &dir, &rc);
+		rc = take_line(&c, line, &word);
 		if (word && *count == WORDS_MAX)
-			rc = usage_error("%s, line %u: there are more than %d options", path,
-					 number, WORDS_MAX);
+			rc = wrong(&c, "there are more than %d options", WORDS_MAX);
 		else if (word)
 			words[(*count)++] = word;
 	}
 	if (rc == EXIT_OK && ferror(f))
 		rc = fail(-errno, "%s: %s", path, strerror(errno));
 	fclose(f);
-	if (rc == EXIT_OK && dir)
-		words[(*count)++] = dir;
+	if (rc == EXIT_OK && c.dir)
+		*ret_dir = c.dir;
 	return rc;
 }
 
 /* Its words live as long as the process. */
-int config_words(int argc, char **argv, int *ret_argc, char ***ret_argv)
+int config_words(int argc, char **argv, const struct option_spec *specs, int *ret_argc, char ***ret_argv, char **ret_dir)
 {
 	char **words = calloc(WORDS_MAX + (size_t)argc + 2, sizeof(*words));
 	int count = 0, rc = EXIT_OK, i;
 
+	*ret_dir = NULL;
 	if (!words)
 		return fail(-ENOMEM, "no memory");
 	for (i = 0; i < argc && rc == EXIT_OK; i++) {
 		if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
-			rc = read_config(argv[++i], words, &count);
+			rc = read_config(argv[++i], specs, words, &count, ret_dir);
 		else if (strncmp(argv[i], "--config=", 9) == 0)
-			rc = read_config(argv[i] + 9, words, &count);
+			rc = read_config(argv[i] + 9, specs, words, &count, ret_dir);
+		else if (strcmp(argv[i], "--config") == 0)
+			rc = usage_error("--config needs a value: a file");
 		else
 			continue;
 	}

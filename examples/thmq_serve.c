@@ -227,6 +227,18 @@ static int open_broker(struct connection *c, const char *dir, const char *listen
 	return rc;
 }
 
+/* By the names of our options what the library says by those of its own. */
+static int say_why(int rc, const struct thmq_tls_opts *tls)
+{
+	const char *why = thmq_errmsg();
+
+	if (rc == -EINVAL && strstr(why, "cert_file") && !(tls && (tls->cert_file || tls->psk_file)))
+		why = "TLS needs --tls-cert FILE, or --tls-psk FILE; thmq help serve";
+	else if (rc == -EINVAL && strstr(why, "who may connect?"))
+		why = "who may connect? --tls-ca FILE names who signs clients' certificates; --tls-any-client lets everybody in";
+	return fail(rc, "%s", why);
+}
+
 static int run(int argc, char **argv, bool tops)
 {
 	const char *listen = NULL, *cores_text = NULL, *policy_text = NULL, *cap_text = NULL;
@@ -256,13 +268,16 @@ static int run(int argc, char **argv, bool tops)
 	const struct thmq_tls_opts *tls;
 	uint64_t cores = 1, cap = 0;
 	uint32_t policy = THMQ_POLICY_DEFAULT;
-	int rc = config_words(argc, argv, &argc, &argv), words;
+	char *dir;
+	int rc = config_words(argc, argv, specs, &argc, &argv, &dir), words;
 
 	if (rc)
 		return rc;
 	words = parse_options(argc, argv, specs);
 	if (words < 0)
 		return EXIT_USAGE;
+	if (words == 0 && dir)
+		argv[words++] = dir;
 	rc = check_cluster(&k, &listen);
 	if (rc)
 		return rc;
@@ -293,7 +308,7 @@ static int run(int argc, char **argv, bool tops)
 	if (rc == 0)
 		rc = open_broker(&c, argv[0], listen ? listen : LISTEN, tls, &k, &w);
 	if (rc) {
-		rc = fail(rc, "%s", thmq_errmsg());
+		rc = say_why(rc, tls);
 		thmq_env_close(c.env, 0);
 		return rc;
 	}

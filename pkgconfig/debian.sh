@@ -23,7 +23,7 @@ arch=$(dpkg-architecture -qDEB_HOST_ARCH)
 if [ -z "$build" ]; then
 	build=$PWD/build-deb
 	# Debian's Python, whatever else is there
-	[ -d "$build" ] || PATH=/usr/bin:$PATH meson setup --prefix=/usr --sysconfdir=/etc --libdir="lib/$multiarch" --buildtype=release -Dtests=false -Dbench=false "$build"
+	[ -e "$build/build.ninja" ] || PATH=/usr/bin:$PATH meson setup --prefix=/usr --sysconfdir=/etc --libdir="lib/$multiarch" --buildtype=release -Dtests=false -Dbench=false "$build"
 	ninja -C "$build"
 fi
 

@@ -30,8 +30,8 @@ sh tests/raft.sh || : # without it the library has one copy of everything, and s
 
 build=build-tests
 log=$build/results
-[ -d $build ] || meson setup -Dbuildtype=debugoptimized $build >$build.log || { cat $build.log; exit 1; }
-[ -d $build-asan ] || meson setup -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false \
+[ -e $build/build.ninja ] || meson setup -Dbuildtype=debugoptimized $build >$build.log || { cat $build.log; exit 1; }
+[ -e $build-asan/build.ninja ] || meson setup -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false \
 	-Dbench=false -Dexamples=false $build-asan >$build.log || { cat $build.log; exit 1; }
 ninja -C $build --quiet
 : >$log
@@ -56,7 +56,7 @@ LSAN_OPTIONS=suppressions=$PWD/tests/leaks.txt:print_suppressions=0 ASAN_OPTIONS
 # threads that meet: plain programs, since the test framework does not work under ThreadSanitizer
 races() {
 	sh tests/install.sh clang libclang-rt-14-dev
-	[ -d $build-tsan ] || CC=clang meson setup -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dbench=false \
+	[ -e $build-tsan/build.ninja ] || CC=clang meson setup -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dbench=false \
 		$build-tsan >$build.log || { cat $build.log; exit 1; }
 	ninja -C $build-tsan --quiet
 	THMQ_TEST_SMALL=1 run $build-tsan "races under ThreadSanitizer" --num-processes 1 transport_race_test reactor_post_test \
@@ -68,7 +68,7 @@ races() {
 # each decoder of bytes from outside, for a minute; what does harm is left in the build's found/
 fuzz() {
 	sh tests/install.sh clang libclang-rt-14-dev
-	[ -d $build-fuzz ] || CC=clang meson setup -Dfuzz=true -Dbuildtype=debugoptimized -Doptimization=1 -Db_sanitize=address,undefined \
+	[ -e $build-fuzz/build.ninja ] || CC=clang meson setup -Dfuzz=true -Dbuildtype=debugoptimized -Doptimization=1 -Db_sanitize=address,undefined \
 		-Db_lundef=false -Dbench=false -Dexamples=false $build-fuzz >$build.log || { cat $build.log; exit 1; }
 	ninja -C $build-fuzz --quiet
 	for corpus in tests/fuzz/corpus/*; do

@@ -7,7 +7,8 @@
  * thmq_strerror()); thmq_errmsg() explains the last failed control call of the calling thread.
  *
  * Threads: a session and all that was opened on it belong to one thread at a time. Environments and
- * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits.
+ * brokers may be used from any thread unless a call says otherwise. No call prints, aborts or exits. A child of fork(2) has none of its
+ * parent's handles: control calls by them are -EINVAL, and data calls (claim, send, fetch, ack and the like, which do not look) must not be made there.
  *
  * Options: all zero is the default, but for size: sizeof the struct as the program was compiled with it. The THMQ_..._OPTS() macros
  * set it; they are C only (the address of a compound literal). In C++: struct thmq_env_opts o = {}; o.size = sizeof(o); or
@@ -178,7 +179,8 @@ struct thmq_env_opts {
 #define THMQ_ENV_FIRST_CPU 1u /* first_cpu is set */
 #define THMQ_ENV_NO_PIN 2u    /* do not pin the library's threads */
 #define THMQ_ENV_ALLOW_THREADS                                                                     \
-	4u /* caller-driven: threads may be made, for disk I/O where io_uring is refused, and to forecast for THMQ_POLICY_PREDICTIVE */
+	4u /* caller-driven: threads may be made, for disk I/O where io_uring is refused, to forecast for THMQ_POLICY_PREDICTIVE, and to look a
+	      broker's name up again while a session reconnects */
 #define THMQ_ENV_NO_URING 8u /* never use io_uring */
 #define THMQ_ENV_LOCK_MEMORY                                                                       \
 	16u /* keep the pool in memory (mlock), as far as the limit of locked memory goes: see locked_bytes */
@@ -214,7 +216,8 @@ THMQ_API int thmq_env_open(struct thmq_env **ret_env, const struct thmq_env_opts
  * @env: environment; NULL is allowed
  * @timeout_ns: how long producers and group offsets may take to settle
  *
- * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EDEADLK called from a
+ * Return: 0; -ETIMEDOUT closed, but something did not settle within the time; -EIO closed, but some messages failed since the last
+ * thmq_flush() of their producers, also if THMQ_EVENT_FAILED has told; or another error of the close of a session or broker: closed; -EDEADLK called from a
  * core's callback, or a broker lies on a core without a thread: nothing was done. The handle and all handles below it are gone in every case but -EDEADLK.
  * Memory that was still in use (views that were not released) is gone too: thmq_errmsg() then tells by whom.
  * Threads: the opening thread; no other thread may use the environment any more.
@@ -647,7 +650,8 @@ struct thmq_session_opts {
 	 * where brokers keep the same data; up to 30 minutes. Meanwhile claims and commits are -EAGAIN and fetches give nothing; then all goes on where it was: what was
 	 * committed and is not settled is sent again and stored once, also by a broker that was opened again meanwhile; consumers go on behind
 	 * the last message that they gave to the app, members of a group keep their partitions if they are back within their
-	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. doc/resuming.md
+	 * session_timeout_ns. THMQ_EVENT_DISCONNECTED and THMQ_EVENT_RECONNECTED tell. The
+	 * name of a host is looked up again, where @env may have threads: by one that ends with the answer. doc/resuming.md
 	 */
 	uint64_t reconnect_ns;
 };
@@ -1142,6 +1146,53 @@ THMQ_API int64_t thmq_commit(struct thmq_producer *producer, struct thmq_claim *
  */
 THMQ_API int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim);
 
+/* Room for messages of one length: the payload of the i-th lies at data + i * step. Fields are the library's, payloads are the app's until commit or abort. */
+struct thmq_row {
+	void *data;
+	uint32_t len;  /* of each */
+	uint32_t step; /* from one to the next, at least len */
+	uint32_t count;
+	uint32_t partition;
+	uint64_t internal[4];
+};
+
+/* The most messages of a row. */
+#define THMQ_ROW_MAX 1024u
+
+/**
+ * thmq_claim_row() - reserve room for messages of one length, side by side
+ * @producer: open producer, on its owner thread
+ * @opts: partition, priority, durability, for all of them; NULL for none. They have nothing but their payloads.
+ * @len: payload bytes of each, 0 … one batch of the broker's holds
+ * @count: messages, 1 … THMQ_ROW_MAX
+ * @ret_row: out; count payloads of len bytes are writable, each 8-byte aligned, valid until commit or abort
+ *
+ * As many claims by one call, where small messages come in numbers: they go to one partition, to the broker by one word where its memory is
+ * shared, and are stored together. A consumer sees messages as all others. They are never compressed.
+ *
+ * Return: 0; -EAGAIN window full, poll and try again; -EMSGSIZE one is too large, or all of them are for the session's window;
+ * -EINVAL, also for options that a row does not have; all others as thmq_claim().
+ * Threads: owner only; never blocks, allocates or does I/O, except as thmq_claim().   Source: doc/transports.md
+ */
+THMQ_API int thmq_claim_row(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len, uint32_t count,
+			    struct thmq_row *ret_row);
+
+/**
+ * thmq_commit_row() - hand a claimed row to the broker
+ * @row: from thmq_claim_row() of this producer; spent afterwards
+ * @count: how many of it, from the first on, 1 … its count; the others are given back unsent
+ * Return: the sequence of the last one; those before it have the numbers before that. All of them or, with an error, none was sent:
+ * -EAGAIN the broker's queue is full and the row is still held: poll and commit again; -EINVAL not an open row of this producer, or
+ * not so many; -ESHUTDOWN (the row is spent).
+ */
+THMQ_API int64_t thmq_commit_row(struct thmq_producer *producer, struct thmq_row *row, uint32_t count);
+
+/**
+ * thmq_abort_row() - give a row back unsent; it uses no sequence
+ * Return: 0; -EINVAL.
+ */
+THMQ_API int thmq_abort_row(struct thmq_producer *producer, struct thmq_row *row);
+
 /**
  * thmq_send() - claim, copy and commit in one call
  * @data: payload, may be NULL if @len is 0
@@ -1264,7 +1315,8 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts, uint32_t 
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions, or the one that it names, and keeps no offset.
  * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EACCES the broker's rules do not allow it; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
  * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
- * members that do not share; -EOPNOTSUPP the topic is volatile.
+ * members that do not share; -EOPNOTSUPP the topic is volatile. The other way round, without it while the group has members that share, the consumer opens, gets
+ * nothing, and a THMQ_EVENT_ERROR with -EBUSY.
  */
 THMQ_API int thmq_consumer_open(struct thmq_session *session, const char *topic, const char *group,
 				const struct thmq_consumer_opts *opts,
@@ -1415,7 +1467,9 @@ THMQ_API int thmq_message_priority(const struct thmq_consumer *consumer, const s
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
  * Return: 0; -THMQ_EFENCED some were refused since the last flush: the partition has gone to another member, or its topic
- * is gone, or, of a shared group, some were lost with a connection: those messages come again; those that were taken before are stored; -ETIMEDOUT; -ENOSPC, -EDQUOT,
+ * is gone, or some were lost with a connection (of a shared group; else only while their partition was on its way to another member): those
+ * messages come again; those that were taken before are stored; -THMQ_EOFFSETRANGE some are of messages that the broker does not have any more (seen
+ * before they were durable, and lost with it), told once; -ETIMEDOUT; -ENOSPC, -EDQUOT,
  * -EFBIG, -EIO some cannot be stored now, and will be once the cause is gone; -THMQ_EFAILED; -EDEADLK; -EINVAL; -ESHUTDOWN.
  */
 THMQ_API int thmq_consumer_flush(struct thmq_consumer *consumer, uint64_t timeout_ns);

@@ -59,9 +59,20 @@ inline const std::error_category &category() noexcept
 /* code().value() is a positive errno or enum thmq_error. */
 class error : public std::system_error {
 public:
-	error(int rc, const std::string &text) : std::system_error(rc < 0 ? -rc : rc, category(), text) {}
+	error(int rc, const std::string &text) : std::system_error(rc < 0 ? -rc : rc, category(), once(rc, text)) {}
 	/* what can be done about it: enum thmq_error_class */
 	int error_class() const noexcept { return thmq_errclass(code().value()); }
+
+private:
+	/* std::system_error puts the number's meaning behind the text, where some texts have it already */
+	static std::string once(int rc, const std::string &text)
+	{
+		const std::string tail = std::string(": ") + thmq_strerror(rc);
+
+		return text.size() > tail.size() && text.compare(text.size() - tail.size(), tail.size(), tail) == 0
+			       ? text.substr(0, text.size() - tail.size())
+			       : text;
+	}
 };
 
 namespace detail {

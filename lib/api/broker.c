@@ -69,7 +69,7 @@ static int check_client_limits(struct thmq_broker_opts *o, struct thmq_limits *r
 		return 0;
 	rc = thmqi_opts_copy(ret_limits, sizeof(*ret_limits), o->client_limits);
 	if (rc)
-		return thmqi_fail(rc, "broker: client_limits of a size that this library cannot take");
+		return thmqi_fail(rc, "broker: client_limits: %s", thmqi_opts_why(rc));
 	o->client_limits = ret_limits;
 	if (ret_limits->produce_bytes > most || ret_limits->produce_messages > most || ret_limits->consume_bytes > most ||
 	    ret_limits->consume_messages > most)
@@ -141,7 +141,7 @@ int thmqi_api_broker_open(struct thmq_env *env, const struct thmq_broker_opts *o
 		return thmqi_fail(-EDEADLK, "a broker cannot be opened from a core's callback");
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
-		return thmqi_fail(rc, "broker: options of a size that this library cannot take");
+		return thmqi_fail(rc, "broker: options: %s", thmqi_opts_why(rc));
 	rc = check(&o);
 	if (!rc)
 		rc = check_client_limits(&o, &limits);

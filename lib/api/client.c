@@ -40,7 +40,7 @@ static int copy_opts(void *to, uint32_t size, const void *from, uint32_t known_f
 	int rc = thmqi_opts_copy(to, size, from);
 
 	if (rc)
-		return thmqi_fail(rc, "%s: options of a size that this library cannot take", what);
+		return thmqi_fail(rc, "%s: options: %s", what, thmqi_opts_why(rc));
 	if (*flags & ~known_flags)
 		return thmqi_fail(-EINVAL, "%s: unknown flags %#x", what, *flags & ~known_flags);
 	return 0;
@@ -124,6 +124,8 @@ int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns)
 	if (rc == -EDEADLK)
 		return thmqi_fail(rc, "close a session: nobody drives the broker's core");
 	thmqi_api_forget(api, &api->sessions, session);
+	if (rc == -EIO)
+		return thmqi_fail(rc, "close a session: some messages failed since the last thmq_flush(), as THMQ_EVENT_FAILED told, or the last acks could not be stored");
 	return rc ? thmqi_fail(rc, "close a session: %s", thmq_strerror(rc)) : 0;
 }
 
@@ -176,7 +178,7 @@ static int check_limits(const char *name, struct thmq_topic_opts *o, struct thmq
 		return 0;
 	rc = thmqi_opts_copy(ret_limits, sizeof(*ret_limits), o->limits);
 	if (rc)
-		return thmqi_fail(rc, "topic %s: limits of a size that this library cannot take", name);
+		return thmqi_fail(rc, "topic %s: limits: %s", name, thmqi_opts_why(rc));
 	o->limits = ret_limits;
 	if (ret_limits->outstanding)
 		return thmqi_fail(-EINVAL, "topic %s: outstanding is a client's limit", name);
@@ -405,6 +407,32 @@ int thmq_abort(struct thmq_producer *producer, struct thmq_claim *claim)
 	if (!is_producer(producer) || !claim)
 		return -EINVAL;
 	return thmqi_client_abort(producer, claim);
+}
+
+int thmq_claim_row(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len, uint32_t count,
+		   struct thmq_row *ret_row)
+{
+	struct thmq_message_opts copy;
+	int rc;
+
+	if (!is_producer(producer) || thmqi_unlikely(!ret_row))
+		return -EINVAL;
+	rc = message_opts(&opts, &copy);
+	return thmqi_unlikely(rc) ? rc : thmqi_client_claim_row(producer, opts, len, count, ret_row);
+}
+
+int64_t thmq_commit_row(struct thmq_producer *producer, struct thmq_row *row, uint32_t count)
+{
+	if (!is_producer(producer) || thmqi_unlikely(!row))
+		return -EINVAL;
+	return thmqi_client_commit_row(producer, row, count);
+}
+
+int thmq_abort_row(struct thmq_producer *producer, struct thmq_row *row)
+{
+	if (!is_producer(producer) || !row)
+		return -EINVAL;
+	return thmqi_client_abort_row(producer, row);
 }
 
 int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len,

@@ -202,7 +202,7 @@ int thmq_poller_open(struct thmq_core *core, const struct thmq_poller_ops *ops, 
 	if (rc || !p->ops.poll) {
 		free(p);
 		return rc ? thmqi_fail(rc,
-				       "poller: functions of a size that this library cannot take")
+				       "poller: functions: %s", thmqi_opts_why(rc))
 			  : thmqi_fail(-EINVAL, "a poller without poll");
 	}
 	p->core = core;

@@ -92,7 +92,7 @@ int thmqi_api_env_open(const struct thmq_env_opts *opts, const struct thmqi_worl
 		return thmqi_fail(-EINVAL, "environment: no place for the handle");
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
-		return thmqi_fail(rc, "environment: options of a size that this library cannot take");
+		return thmqi_fail(rc, "environment: options: %s", thmqi_opts_why(rc));
 	rc = thmqi_api_env_check(&o);
 	if (rc)
 		return rc;

@@ -30,7 +30,7 @@ int thmq_mailbox_open(struct thmq_core *from, struct thmq_core *to,
 			"a mailbox is opened by the thread that drives the core it comes from");
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
-		return thmqi_fail(rc, "mailbox: options of a size that this library cannot take");
+		return thmqi_fail(rc, "mailbox: options: %s", thmqi_opts_why(rc));
 	if (o.flags || o.reserved)
 		return thmqi_fail(-EINVAL, "mailbox: unknown flags %#x", o.flags);
 	if (o.depth == 1 || o.depth > THMQ_MAILBOX_DEPTH_MAX)

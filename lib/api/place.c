@@ -28,7 +28,7 @@ int thmq_env_plan(const struct thmq_env_opts *opts, struct thmq_place *places, u
 	int rc = thmqi_opts_copy(&o, sizeof(o), opts);
 
 	if (rc)
-		return thmqi_fail(rc, "plan: options of a size that this library cannot take");
+		return thmqi_fail(rc, "plan: options: %s", thmqi_opts_why(rc));
 	rc = thmqi_api_env_check(&o);
 	if (rc)
 		return rc;

@@ -36,7 +36,7 @@ int thmq_transport_register(struct thmq_env *env, const struct thmq_transport *t
 	if (rc)
 		return thmqi_fail(
 			rc,
-			"register a transport: a table of a size that this library cannot take");
+			"register a transport: the table: %s", thmqi_opts_why(rc));
 	if (!scheme_ok(ops.scheme) || !ops.connect || ops.flags)
 		return bad("register a transport: it has no connect, unknown flags, or a scheme "
 			   "that is not of a-z 0-9 + . -");
@@ -57,7 +57,7 @@ int thmq_transport_intercept(struct thmq_env *env, const struct thmq_interceptor
 		return bad("intercept: there is no interceptor");
 	rc = thmqi_opts_copy(&ops, sizeof(ops), interceptor);
 	if (rc)
-		return thmqi_fail(rc, "intercept: a table of a size that this library cannot take");
+		return thmqi_fail(rc, "intercept: the table: %s", thmqi_opts_why(rc));
 	if (ops.flags)
 		return bad("intercept: unknown flags");
 	rc = thmqi_transport_intercept(thmqi_api_of(env)->transport, &ops);
@@ -76,7 +76,7 @@ static int fault_opts(struct thmq_fault_opts *o, const struct thmq_fault_opts *o
 	int rc = thmqi_opts_copy(o, sizeof(*o), opts);
 
 	if (rc)
-		return thmqi_fail(rc, "faults: options of a size that this library cannot take");
+		return thmqi_fail(rc, "faults: options: %s", thmqi_opts_why(rc));
 	if (o->flags & ~(THMQ_FAULT_SESSION | THMQ_FAULT_BROKER) || o->reserved)
 		return bad("faults: unknown flags");
 	if (o->lose_ppm > MILLION || o->corrupt_ppm > MILLION || o->delay_ppm > MILLION ||

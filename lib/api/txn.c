@@ -32,7 +32,7 @@ int thmq_txn_begin(struct thmq_session *session, const struct thmq_txn_opts *opt
 		return thmqi_fail(-EINVAL, "begin a transaction: no place for the result");
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
-		return thmqi_fail(rc, "transaction: options of a size that this library cannot take");
+		return thmqi_fail(rc, "transaction: options: %s", thmqi_opts_why(rc));
 	if (o.flags || o.reserved)
 		return thmqi_fail(-EINVAL, "transaction: unknown flags %#x", o.flags | o.reserved);
 	if (o.timeout_ns > HOUR_NS || o.check_ns > HOUR_NS || o.check_max > CHECKS_MAX)

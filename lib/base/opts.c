@@ -35,3 +35,9 @@ int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src)
 	memcpy(dst, &dst_size, sizeof(dst_size));
 	return 0;
 }
+
+const char *thmqi_opts_why(int rc)
+{
+	return rc == -E2BIG ? "something is set that this library does not know (was the program compiled for a newer one?), or the size field is no size"
+			    : "set the size field, as the macro and the init call of each struct do";
+}

@@ -630,6 +630,11 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 		thmqi_reply(c, id, t ? -EINVAL : -THMQ_ENOTOPIC);
 		return;
 	}
+	/* it was deleted while its member was away: who comes back does not make it anew, and hears what it would have heard */
+	if (r->group_id && (!g || g->id != r->group_id)) {
+		thmqi_reply(c, id, -THMQ_EFENCED);
+		return;
+	}
 	change = change_begin(m, c, id, THMQI_OP_JOIN);
 	if (!change) {
 		thmqi_reply(c, id, -ENOMEM);

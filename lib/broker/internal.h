@@ -30,7 +30,7 @@
 #define AHEAD 16u    /* frames whose partitions were looked up before their turn */
 #define RUN_RECORDS_MAX 4096u          /* records of one run */
 #define MEDIA 6u /* ways for connections to come, as they are counted */
-#define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions and topics: never stored */
+#define VOLATILE_PARTITION 0x80000000u /* ids of volatile partitions, topics and groups: never stored */
 /* Partitions that a shard has for itself: these ids and those up to VOLATILE_PARTITION are no topic's. */
 #define OWN_PARTITION 0x7ffffff0u
 #define DELAY_PARTITION 0x7ffffff0u /* messages whose time has not come: delay.h */

@@ -12,6 +12,8 @@
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
 
+#define REST_BYTES 1536u
+
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
 #define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
 #define ALONE (THMQI_PRODUCE_REPORT | SPECIAL | THMQI_PRODUCE_TXN)
@@ -29,6 +31,23 @@ static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint6
 	thmqi_conn_send(c, &out);
 }
 
+/* Messages that frame @f is of; but for a series it is one. */
+static inline uint32_t messages_of(const struct thmqi_frame *f)
+{
+	return thmqi_unlikely(f->extra & THMQI_PRODUCE_SERIES) ? (uint32_t)f->arg[0] + 1 : 1;
+}
+
+/* The first message lies in the area by now: so must the others, which have nothing but a payload. */
+static __attribute__((noinline)) int check_series(const struct thmqi_link *l, const struct thmqi_frame *f)
+{
+	uint64_t at = f->data - (uint64_t)(uintptr_t)l->area;
+
+	if (!l->takes_series || f->arg[0] >= THMQI_SERIES_MAX || f->arg[1] || f->key_len ||
+	    f->extra & ~(THMQI_PRODUCE_SERIES | THMQI_PRODUCE_REPORT))
+		return -EINVAL;
+	return f->len && f->arg[0] * thmqi_series_step(f->len) > l->area_bytes - at - f->len ? -EINVAL : 0;
+}
+
 /* The most that this frame may say is checked before it is believed: its bytes lie in the link's data area. */
 static int check(const struct conn *c, const struct thmqi_frame *f)
 {
@@ -43,9 +62,12 @@ static int check(const struct conn *c, const struct thmqi_frame *f)
 		return -EINVAL;
 	if (f->flags < THMQ_DURABILITY_MEMORY || f->flags > THMQ_DURABILITY_ALL)
 		return -EINVAL;
-	if (thmqi_unlikely(f->extra & THMQI_PRODUCE_ENCODED) &&
-	    (f->key_len || THMQI_PRODUCE_TAG_LEN(f->extra) || THMQI_PRODUCE_HAS(f->extra)))
-		return -EINVAL;
+	if (thmqi_unlikely(f->extra & (THMQI_PRODUCE_ENCODED | THMQI_PRODUCE_SERIES))) {
+		if (f->extra & THMQI_PRODUCE_SERIES)
+			return check_series(l, f);
+		if (f->key_len || THMQI_PRODUCE_TAG_LEN(f->extra) || THMQI_PRODUCE_HAS(f->extra))
+			return -EINVAL;
+	}
 	return 0;
 }
 
@@ -94,14 +116,16 @@ static struct partition *partition_of(struct conn *c, uint32_t id)
 	return p;
 }
 
-/* Which frames, from the next one on, go into one run. */
+/* Which messages, from the next frame on, go into one run. */
 struct gather {
 	uint32_t count;
+	uint32_t more; /* by how many that is more than the frames that they are of; of the last one perhaps not all */
 	uint32_t most; /* messages */
 	uint32_t len; /* of table and bodies */
 	int64_t first_time, last_time;
 	uint64_t tag_filter;
 	uint16_t key_lens; /* or-ed: is there any? */
+	uint64_t last_seq;
 };
 
 static int64_t time_of(const struct thmqi_frame *f, int64_t wall)
@@ -120,6 +144,16 @@ static void prefetch_body(const struct thmqi_frame *f)
 		__builtin_prefetch(at + THMQI_MIN(f->len - 1, 2u * THMQI_CACHELINE));
 }
 
+/* The lines behind those: of a message alone in its run nothing has been read before it, from where the cache would go on. */
+static void prefetch_rest(const struct thmqi_frame *f)
+{
+	const char *at = (const char *)(uintptr_t)f->data;
+	uint32_t i;
+
+	for (i = 3 * THMQI_CACHELINE; i < f->len && i < REST_BYTES; i += THMQI_CACHELINE)
+		__builtin_prefetch(at + i);
+}
+
 /* How many frames before its own each step is: each waits for what the one before has brought. */
 enum {
 	AHEAD_FRAME = 15, /* the frame itself, from the client's core */
@@ -127,7 +161,8 @@ enum {
 	AHEAD_PARTITION = 10,
 	AHEAD_FAR = 7, /* the partition's index */
 	AHEAD_NEAR = 5,
-	AHEAD_NEXT = 2 /* and the message */
+	AHEAD_NEXT = 2, /* and the message */
+	AHEAD_REST = 1
 };
 _Static_assert(AHEAD_PARTITION < AHEAD, "in its ring");
 
@@ -167,6 +202,9 @@ static __attribute__((noinline)) void look_ahead(struct conn *c)
 	f = thmqi_frame_peek(up, AHEAD_NEXT);
 	if (f)
 		prefetch_body(f);
+	f = thmqi_frame_peek(up, AHEAD_REST);
+	if (f)
+		prefetch_rest(f);
 }
 
 /* With an id its sequences rise, by less than a run's header can tell. */
@@ -176,14 +214,27 @@ static __attribute__((noinline)) bool same_id(const struct thmqi_frame *f, const
 	       f->seq - first->seq <= UINT32_MAX;
 }
 
+/* The sequence of the @count-th message. */
+static __attribute__((noinline)) uint64_t last_of_series(const struct conn *c, uint32_t count)
+{
+	const struct thmqi_frame *f = thmqi_frame_at(&c->wire->up, 0);
+	uint32_t i;
+
+	for (i = 1; messages_of(f) < count; i++) {
+		count -= messages_of(f);
+		f = thmqi_frame_at(&c->wire->up, i);
+	}
+	return f->seq + count - 1;
+}
+
 static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t room, struct gather *g)
 {
 	int64_t wall = (int64_t)c->shard->core->wall_ns, time, lo, hi;
 	const struct thmqi_frame *f = first;
-	uint32_t level = level_of(c, first), kind = first->extra & (THMQI_PRODUCE_REPORT | THMQI_PRODUCE_TXN), need;
+	uint32_t level = level_of(c, first), kind = first->extra & (THMQI_PRODUCE_REPORT | THMQI_PRODUCE_TXN), need, n;
 	uint64_t id = first->arg[1];
 
-	g->count = 0;
+	g->count = g->more = 0;
 	g->len = 0;
 	g->tag_filter = 0;
 	g->key_lens = 0;
@@ -203,15 +254,24 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 		g->key_lens |= f->key_len;
 		g->len += need;
 		g->count++;
-		f = thmqi_frame_peek(&c->wire->up, g->count);
+		if (thmqi_unlikely(f->extra & THMQI_PRODUCE_SERIES)) {
+			n = (uint32_t)THMQI_MIN(THMQI_MIN(f->arg[0], (uint64_t)(g->most - g->count)), (uint64_t)((room - g->len) / need));
+			g->len += need * n;
+			g->count += n;
+			g->more += n;
+			if (n < f->arg[0])
+				break;
+		}
+		f = thmqi_frame_peek(&c->wire->up, g->count - g->more);
 		if (f)
 			prefetch_body(f);
 	} while (f && g->count < g->most && f->stream == first->stream &&
 		 f->partition == first->partition && f->type == THMQI_FRAME_PRODUCE &&
 		 (f->extra & ALONE) == kind && level_of(c, f) == level &&
 		 (thmqi_likely(!(f->arg[1] | id)) ||
-		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - 1)->seq)) &&
+		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - g->more - 1)->seq)) &&
 		 check(c, f) == 0 && (thmqi_likely(!(kind & THMQI_PRODUCE_TXN)) || thmqi_txn_of(f) == thmqi_txn_of(first)));
+	g->last_seq = thmqi_likely(!g->more) ? thmqi_frame_at(&c->wire->up, g->count - 1)->seq : last_of_series(c, g->count);
 }
 
 /* Bytes that a run may have: in a volatile ring no more than half of it, but for one message that needs more. */
@@ -226,6 +286,32 @@ static uint32_t run_room(const struct shard *s, const struct partition *p, const
 	return (uint32_t)most;
 }
 
+/*
+ * @count messages of a series that are next to each other in its client's area, as their bodies are in a run: copied together, and what is
+ * behind each of them up to the next one is none of it. Return: where the next body goes.
+ */
+static __attribute__((noinline)) uint8_t *fill_series(const struct thmqi_frame *f, uint32_t count, uint32_t time_delta_us,
+						      struct thmq_record *record, uint8_t *body)
+{
+	const struct thmq_record each = {.size = f->len, .tag_hash = f->tag_hash, .time_delta_us = time_delta_us};
+	const uint32_t step = THMQI_ALIGN_UP(f->len, 8u), pad = step - f->len;
+	const uint64_t own = UINT64_MAX >> 8 * (pad & 7); /* of a body's last 8 bytes, little endian */
+	uint64_t word;
+	uint32_t i;
+
+	for (i = 0; i < count; i++)
+		record[i] = each;
+	if (f->len)
+		memcpy(body, (const void *)(uintptr_t)f->data, (size_t)(count - 1) * step + f->len);
+	for (i = 0; pad && i < count; i++) {
+		body += step;
+		memcpy(&word, body - 8, sizeof(word));
+		word &= own;
+		memcpy(body - 8, &word, sizeof(word));
+	}
+	return pad ? body : body + (size_t)count * step;
+}
+
 static void fill(struct conn *c, struct thmq_run_header *run, const struct gather *g,
 		 const struct partition *p)
 {
@@ -233,7 +319,7 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	struct thmq_record *record = (struct thmq_record *)(run + 1);
 	uint8_t *body = (uint8_t *)(record + g->count);
 	const struct thmqi_frame *f = thmqi_frame_at(&c->wire->up, 0);
-	uint32_t i, padded;
+	uint32_t i, padded, n, frames = g->count - g->more, more = g->more;
 
 	run->len = g->len;
 	run->base_offset = p->next_offset;
@@ -253,10 +339,17 @@ static void fill(struct conn *c, struct thmq_run_header *run, const struct gathe
 	if (thmqi_unlikely(f->arg[1])) {
 		run->first_sequence = f->seq;
 		run->producer_epoch = f->generation;
-		run->sequence_span = (uint32_t)(thmqi_frame_at(&c->wire->up, g->count - 1)->seq - f->seq);
+		run->sequence_span = (uint32_t)(g->last_seq - f->seq);
 	}
-	for (i = 0; i < g->count; i++, record++) {
+	for (i = 0; i < frames; i++, record++) {
 		f = thmqi_frame_at(&c->wire->up, i);
+		if (thmqi_unlikely(more && f->extra & THMQI_PRODUCE_SERIES)) {
+			n = THMQI_MIN((uint32_t)f->arg[0], more);
+			body = fill_series(f, n + 1, (uint32_t)(((uint64_t)wall - (uint64_t)g->first_time) / 1000), record, body);
+			record += n;
+			more -= n;
+			continue;
+		}
 		time = time_of(f, wall);
 		record->size = f->len;
 		record->tag_hash = f->tag_hash;
@@ -342,7 +435,7 @@ static void begin_life(struct producer *p, const struct thmqi_frame *first)
 }
 
 static void note_pending(struct conn *c, struct pending *e, uint64_t index,
-			 const struct thmqi_frame *first, const struct thmqi_frame *last,
+			 const struct thmqi_frame *first, uint64_t last_seq,
 			 const struct partition *p, const struct thmq_run_header *run,
 			 uint32_t level)
 {
@@ -356,13 +449,13 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 	    before->life == c->producers[first->stream].life) {
 		before->end_offset = run->base_offset + run->span;
 		before->count += run->count;
-		before->seq = last->seq;
+		before->seq = last_seq;
 		return;
 	}
 	*e = (struct pending){.index = index,
 			      .conn = c,
 			      .partition = (struct partition *)p,
-			      .seq = last->seq,
+			      .seq = last_seq,
 			      .first_seq = first->seq,
 			      .base_offset = run->base_offset,
 			      .end_offset = run->base_offset + run->span,
@@ -539,20 +632,19 @@ static __attribute__((noinline)) int produce_delayed(struct conn *c, const struc
 	}
 	if (c->producers[f->stream].life != thmqi_producer_life(f->arg[1], f->generation))
 		begin_life(&c->producers[f->stream], f);
-	note_pending(c, e, index, f, f, p, run, level);
+	note_pending(c, e, index, f, f->seq, p, run, level);
 	s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].to = to->id;
 	if (thmqi_flush_is_due(s, p))
 		thmqi_shard_flush(s, p);
 	return 1;
 }
 
-/* One run. Return: frames taken; 0: nothing can be done now. */
+/* One run. Return: messages taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
 	struct shard *s = c->shard;
 	struct partition *p;
 	struct thmq_run_header *run;
-	const struct thmqi_frame *last;
 	struct thmqi_list *it;
 	struct pending *e;
 	struct gather g;
@@ -637,6 +729,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (rc)
 			goto refuse;
 		g.count = 1;
+		g.last_seq = first->seq;
 		g.len = first->len - (txn ? (uint32_t)sizeof(run->transaction) : 0);
 	} else {
 		gather(c, first, room, &g);
@@ -652,6 +745,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		if (rc)
 			goto refuse;
 		g.count = 1;
+		g.last_seq = first->seq;
 	}
 	if (p->is_volatile && thmqi_unlikely(volatile_full(p, g.len)))
 		return 0;
@@ -680,12 +774,11 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	if (thmqi_unlikely(txn != NULL))
 		thmqi_txn_mark(run, thmqi_txn_of(first));
-	last = thmqi_frame_at(&c->wire->up, g.count - 1);
 	rc = thmq_log_append_end(p->log, run, append_level(p, level));
 	if (thmqi_unlikely(rc != 0))
 		goto refuse;
 	if (thmqi_unlikely(w != NULL))
-		w->last_seq = last->seq;
+		w->last_seq = g.last_seq;
 	if (thmqi_unlikely(txn != NULL))
 		thmqi_txn_entered(txn, g.count);
 	offset = run->base_offset;
@@ -706,7 +799,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	if (level == THMQ_DURABILITY_MEMORY) {
 		if (report)
 			thmqi_settle_report(c, first->stream, p->id, level, first->seq, g.count, offset);
-		thmqi_conn_progress(c, first->stream, level, last->seq);
+		thmqi_conn_progress(c, first->stream, level, g.last_seq);
 		level = 0;
 	} else if (report) {
 		c->reports_pending++;
@@ -716,7 +809,7 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	if (p->is_volatile) {
 		count_volatile(p->ring, index, sizeof(*run) + g.len);
 	} else {
-		note_pending(c, e, index, first, last, p, run, level);
+		note_pending(c, e, index, first, g.last_seq, p, run, level);
 		if (thmqi_unlikely(in_parts))
 			e->base_offset = offset;
 		if (thmqi_unlikely(encoded) && level)
@@ -741,6 +834,25 @@ refuse:
 	return 1;
 }
 
+/* The next @count messages are done with, some of a series perhaps without the rest of it. Return: how many frames that are. */
+static uint32_t frames_of(struct thmqi_frame_ring *up, uint32_t count)
+{
+	uint32_t frames = 0, n;
+
+	for (; count; frames++, count -= n) {
+		struct thmqi_frame *f = thmqi_frame_at(up, frames);
+
+		n = messages_of(f);
+		if (n > count) {
+			f->seq += count;
+			f->data += f->len ? count * thmqi_series_step(f->len) : 0;
+			f->arg[0] -= count;
+			break;
+		}
+	}
+	return frames;
+}
+
 uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 {
 	struct thmqi_frame_ring *up = &c->wire->up;
@@ -755,7 +867,7 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 		c->held_up = !taken;
 		if (!taken)
 			break;
-		thmqi_frame_advance(up, taken);
+		thmqi_frame_advance(up, c->wire->takes_series ? frames_of(up, taken) : taken);
 		done += taken;
 	}
 	if (done)

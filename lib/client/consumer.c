@@ -69,6 +69,21 @@ static bool acks_stored(void *arg)
 	return each_is(arg, ack_stored);
 }
 
+/* What the broker does not have any more cannot be acknowledged, however often it is asked: that is told once. */
+static void settle_gone(struct thmq_consumer *c)
+{
+	uint32_t i;
+
+	for (i = 0; i < c->reading_count; i++) {
+		struct reading *r = thmqi_reading(c, i);
+
+		if (r->ack_error != -THMQ_EOFFSETRANGE)
+			continue;
+		r->ack_error = 0;
+		r->ack_stored = r->ack_sent;
+	}
+}
+
 static int flush(struct thmq_consumer *c, uint64_t timeout_ns, bool closes)
 {
 	struct thmq_session *s = c->session;
@@ -89,6 +104,8 @@ static int flush(struct thmq_consumer *c, uint64_t timeout_ns, bool closes)
 		rc = -THMQ_ENOQUORUM;
 	for (i = 0; i < c->reading_count && !rc; i++)
 		rc = thmqi_reading(c, i)->state == READING_NONE ? 0 : thmqi_reading(c, i)->ack_error;
+	if (rc == -THMQ_EOFFSETRANGE)
+		settle_gone(c);
 	if (rc == 0 && (c->fenced || (c->doubted && !closes))) { /* to one that closes nothing comes any more */
 		c->fenced = c->doubted = false;
 		return -THMQ_EFENCED;
@@ -312,6 +329,9 @@ void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *re
 	ret->op = THMQI_OP_JOIN;
 	ret->stream = c->stream;
 	ret->member = c->member;
+	ret->topic_flags = c->shared ? THMQI_JOIN_SHARED : 0;
+	/* that one, and no other that has its name by now; a volatile one ends with its broker's life */
+	ret->group_id = c->group_life == c->session->incarnation || !(c->group_id & THMQI_GROUP_VOLATILE) ? c->group_id : 0;
 	ret->session_timeout_ns = c->opts.session_timeout_ns;
 	ret->index = c->opts.assignor;
 	ret->key_len = (uint32_t)strlen(c->instance);
@@ -322,10 +342,21 @@ void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *re
 
 static int join(struct thmq_consumer *c)
 {
+	const struct thmqi_reply *reply;
 	struct thmqi_request r;
+	int rc;
 
 	thmqi_consumer_join(c, &r);
-	return thmqi_session_meta(c->session, &r, NULL);
+	rc = thmqi_session_meta(c->session, &r, &reply);
+	if (!rc)
+		thmqi_consumer_joined(c, reply);
+	return rc;
+}
+
+void thmqi_consumer_joined(struct thmq_consumer *c, const struct thmqi_reply *reply)
+{
+	c->group_id = (uint32_t)reply->value[0];
+	c->group_life = c->session->incarnation;
 }
 
 static int free_stream(struct thmq_session *s)

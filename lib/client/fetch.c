@@ -125,7 +125,7 @@ static bool window_is_small(const struct thmq_consumer *c, const struct delivere
 }
 
 /* All of the run is done with. */
-static void run_put(struct thmq_consumer *c, struct delivered *d)
+void thmqi_run_put(struct thmq_consumer *c, struct delivered *d)
 {
 	struct client_link *l = d->link;
 
@@ -196,7 +196,7 @@ void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r)
 		d->queued = false;
 		d->at = d->count; /* nothing more is handed out */
 		if (!d->held)
-			run_put(c, d);
+			thmqi_run_put(c, d);
 	}
 	c->last = at;
 	if (c->ranks)
@@ -224,7 +224,7 @@ void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l)
 		d->queued = false;
 		d->at = d->count;
 		if (!d->held)
-			run_put(c, d);
+			thmqi_run_put(c, d);
 	}
 	c->last = at;
 	if (c->ranks)
@@ -248,7 +248,7 @@ bool thmqi_runs_give_back(struct thmq_consumer *c)
 			continue;
 		d->held = 0;
 		d->at = d->count;
-		run_put(c, d);
+		thmqi_run_put(c, d);
 	}
 	thmqi_releases_flush(s);
 	for (i = 0; i < s->shard_count; i++) {
@@ -383,7 +383,7 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	if (thmqi_unlikely(!ok || !r || !d->count || r->state != READING_ON ||
 			   f->generation != r->generation)) {
 		d->at = d->count;
-		run_put(c, d);
+		thmqi_run_put(c, d);
 		return;
 	}
 	d->queued = true;
@@ -503,6 +503,76 @@ static void remember_part(const struct delivered *d, uint32_t index)
 	r->gone_through.len = d->bytes;
 	r->gone_through.index = index;
 	r->gone_through.body = d->bytes - (uint32_t)(d->end - d->body);
+}
+
+/* Of the records of @d up to the @index-th, from where it is: the app has them. */
+static void hold_bits(struct delivered *d, uint32_t from, uint32_t to)
+{
+	uint32_t n;
+
+	for (; from < to; from += n) {
+		n = THMQI_MIN(64 - from % 64, to - from);
+		d->held_bits[from / 64] |= (n == 64 ? UINT64_MAX : (1ull << n) - 1) << from % 64;
+	}
+}
+
+/* All of it is wanted, and what it tells of a message is one thing of all of them: where it is, and when the first was stored. */
+static inline bool is_smooth(const struct thmq_consumer *c, const struct delivered *d, const struct reading *r)
+{
+	return !(c->odd || d->deltas || d->times) && d->count <= HELD_BITS && d->base_offset + d->at >= d->from &&
+	       d->base_offset + d->count <= d->to && r->not_before_ns == INT64_MIN;
+}
+
+/*
+ * The records of such a run, as far as they have nothing but a payload: what is left of it, and what may be wrong with it, is the
+ * other's. Return: how many.
+ */
+static uint32_t hand_out_smooth(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, uint32_t max)
+{
+	const uint32_t from = d->at, to = from + THMQI_MIN(d->count - from, max);
+	const struct thmq_record *rec = d->record;
+	const uint8_t *body = d->body, *const end = d->end;
+	struct reading *r = d->reading;
+	const uint32_t partition = r->index;
+	const uint64_t first_time = (uint64_t)d->first_time_ns;
+	uint64_t view = thmqi_view_of(c, d, from), offset = d->base_offset + from;
+	uint32_t index, size;
+
+	for (index = from; index < to; index++, rec++, m++, offset++, view += 1ull << 32) {
+		size = read_once(rec->size);
+		if (thmqi_unlikely((read_once(rec->key_len) | read_once(rec->tag_len) | read_once(rec->flags)) ||
+				   thmqi_record_bytes(size) > (uint64_t)(end - body)))
+			break;
+		m->data = body;
+		m->key = NULL;
+		m->tag = NULL;
+		m->len = size;
+		m->key_len = 0;
+		m->tag_len = 0;
+		m->partition = partition;
+		m->offset = offset;
+		m->time_ns = (int64_t)(first_time + read_once(rec->time_delta_us) * 1000ull);
+		m->internal[0] = (uint64_t)(uintptr_t)d;
+		m->internal[1] = view;
+		m->headers = NULL;
+		m->headers_len = 0;
+		m->span = 1;
+		body += thmqi_record_bytes(size);
+	}
+	if (index == from)
+		return 0;
+	hold_bits(d, from, index);
+	d->at = index;
+	d->record = rec;
+	d->body = body;
+	if (thmqi_unlikely(c->shared) && is_dense(d))
+		remember_part(d, index);
+	d->held += index - from;
+	r->held += index - from;
+	r->resume = offset;
+	r->handed = THMQI_MAX(r->handed, offset);
+	c->app_held += index - from;
+	return index - from;
 }
 
 /* Messages of the records of @d that are left, at most @max. Return: how many. */
@@ -702,7 +772,7 @@ static void bury_run(struct thmq_consumer *c, struct delivered **at)
 	d->at = d->count;
 	d->queued = false;
 	if (!d->held)
-		run_put(c, d);
+		thmqi_run_put(c, d);
 }
 
 #define BURY_MAX 16u /* runs in one go */
@@ -771,6 +841,9 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 			d->at = d->count;
 		} else {
 			got = d->record == &d->one ? hand_out_one(c, d, ret_messages + n)
+			      : d->record && is_smooth(c, d, d->reading) &&
+						(got = hand_out_smooth(c, d, ret_messages + n, most))
+				      ? got
 			      : thmqi_unlikely(!d->record && c->opts.flags & THMQ_CONSUMER_ENCODED)
 				      ? thmqi_encoded_hand_out(c, d, ret_messages + n)
 				      : hand_out(c, d, ret_messages + n, most);
@@ -785,7 +858,7 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 		take_out(c, at);
 		d->queued = false;
 		if (!d->held)
-			run_put(c, d);
+			thmqi_run_put(c, d);
 	}
 	return (int)n;
 }
@@ -800,67 +873,10 @@ uint64_t thmqi_run_next_offset(const struct delivered *d)
 	return THMQI_MAX(offset, d->from);
 }
 
-static bool in_pool(const struct thmq_consumer *c, const struct delivered *d)
-{
-	return d >= c->pool && d < c->pool + c->pool_used &&
-	       ((const char *)d - (const char *)c->pool) % sizeof(*d) == 0;
-}
-
-/* Is @m a view of @d, one of @c's, as it is used now, and in the app's hands? Then it is no more. */
-static bool take_back(const struct thmq_consumer *c, struct delivered *d,
-		      const struct thmq_message *m)
-{
-	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
-	uint64_t bit = 1ull << (index % 64);
-
-	if (thmqi_unlikely(thmqi_view_of(c, d, index) != m->internal[1] || !d->held))
-		return false;
-	if (thmqi_likely(d->count <= HELD_BITS)) {
-		if (thmqi_unlikely(!(d->held_bits[index / 64] & bit)))
-			return false;
-		d->held_bits[index / 64] &= ~bit;
-	}
-	return true;
-}
-
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message)
 {
 	while (d->at < d->count && !c->full)
 		if (hand_out(c, d, ret_message, 1))
 			return true;
 	return false;
-}
-
-bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m)
-{
-	const struct delivered *d = (const struct delivered *)(uintptr_t)m->internal[0];
-	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
-
-	return in_pool(c, d) && d->held && thmqi_view_of(c, d, index) == m->internal[1];
-}
-
-int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages, uint32_t count)
-{
-	struct delivered *d, *known = NULL;
-	uint32_t i;
-
-	for (i = 0; i < count; i++) {
-		d = (struct delivered *)(uintptr_t)messages[i].internal[0];
-		if (thmqi_unlikely(((!d || d != known) && !in_pool(c, d)) ||
-				   !take_back(c, d, &messages[i])))
-			return -EINVAL;
-		known = d;
-		messages[i].internal[0] = 0;
-		d->held--;
-		d->reading->held--;
-		c->app_held--;
-		if (!d->held && d->at == d->count && !d->queued) {
-			if (thmqi_unlikely(d->reading->state == READING_DRAINING))
-				thmqi_reading_later(d->reading);
-			run_put(c, d);
-		}
-	}
-	if (thmqi_unlikely(c->session->untended))
-		thmqi_consumers_tend(c->session);
-	return 0;
 }

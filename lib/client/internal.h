@@ -255,6 +255,8 @@ struct thmq_consumer {
 	char group[256];
 	char instance[THMQ_INSTANCE_MAX + 1]; /* "": none */
 	uint64_t member; /* in its group; 0: it does not come back */
+	uint32_t group_id;   /* as it was told when it joined; 0: not told */
+	uint64_t group_life; /* of the broker that told it */
 	struct reading *readings; /* readings_made of them; those that came later are in added: growth.c. Where one is it stays */
 	uint32_t reading_count, readings_made;
 	uint32_t began_count; /* as many there were when it was opened, or its group was made: who begins at the end reads later ones from their beginning */
@@ -522,6 +524,8 @@ bool thmqi_reading_is_ours(const struct reading *r);
 bool thmqi_reading_later(struct reading *r); /* tend() looks at it; false */
 
 void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *ret);
+void thmqi_consumer_joined(struct thmq_consumer *c, const struct thmqi_reply *reply); /* its answer, if that was good */
+void thmqi_consumer_expelled(struct thmq_consumer *c, int error); /* it has no part in its group any more, and nothing that it read */
 /* Its topic had so many partitions when its group was made; 0: that is not known. */
 void thmqi_consumer_began(struct thmq_consumer *c, uint32_t partitions);
 int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* consumer.c */
@@ -588,6 +592,7 @@ bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothin
 /* fetch.c: the runs that were handed over */
 void thmqi_runs_bury(struct thmq_consumer *c); /* those that were handed out too often */
 bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
+void thmqi_run_put(struct thmq_consumer *c, struct delivered *d); /* all of the run is done with */
 uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
 /* In every view: which use of which record, whose, and which message of the run. */
 uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index);

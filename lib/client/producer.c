@@ -7,6 +7,7 @@
 
 #include "client/pack.h"
 #include "internal.h"
+#include "place.h"
 #include "series.h"
 #include "txn.h"
 #include "wire/attributes.h"
@@ -45,6 +46,11 @@ static void reclaim(struct client_link *l)
 	}
 }
 
+void thmqi_place_reclaim(struct client_link *l)
+{
+	reclaim(l);
+}
+
 /* The area's begin is in the cores' caches: who has nothing out goes back there. Return: where to go on. */
 static uint64_t begin_anew(struct client_link *l, uint64_t at)
 {
@@ -55,20 +61,20 @@ static uint64_t begin_anew(struct client_link *l, uint64_t at)
 	return l->area_tail;
 }
 
-static uint64_t area_make_room(struct client_link *l, uint64_t at, uint32_t bytes)
+static uint64_t area_make_room(struct client_link *l, uint64_t at, uint32_t bytes, uint32_t slots)
 {
 	uint64_t size = l->wire->area_bytes;
 
 	reclaim(l);
 	if (l->slot_head == l->slot_tail) /* nothing is out: begin anew, and reach any size */
 		at = l->area_tail = THMQI_ALIGN_UP(at, size);
-	return at + bytes - l->area_tail > size || l->slot_head - l->slot_tail > l->slot_mask
+	return at + bytes - l->area_tail > size || l->slot_head - l->slot_tail + slots - 1 > l->slot_mask
 		       ? UINT64_MAX
 		       : at;
 }
 
 /* @bytes in one piece; a piece that would wrap skips the rest. Return: its place, free running, or UINT64_MAX. */
-static inline uint64_t area_claim(struct client_link *l, uint32_t bytes)
+static inline uint64_t area_claim(struct client_link *l, uint32_t bytes, uint32_t slots)
 {
 	uint64_t size = l->wire->area_bytes, at = l->area_head, left = size - (at & (size - 1));
 
@@ -77,8 +83,8 @@ static inline uint64_t area_claim(struct client_link *l, uint32_t bytes)
 	else if (size - left >= HOT_BYTES && size > HOT_BYTES)
 		at = begin_anew(l, at);
 	if (thmqi_unlikely(at + bytes - l->area_tail > size ||
-			   l->slot_head - l->slot_tail > l->slot_mask))
-		return area_make_room(l, at, bytes);
+			   l->slot_head - l->slot_tail + slots - 1 > l->slot_mask))
+		return area_make_room(l, at, bytes, slots);
 	return at;
 }
 
@@ -193,9 +199,12 @@ static int check_opts(const struct thmq_producer *p, const struct thmq_message_o
 }
 
 /* A window of reported messages never outgrows the room for their events. */
-static bool events_full(const struct thmq_producer *p)
+static bool events_full(const struct thmq_producer *p, uint32_t count)
 {
-	return p->report && thmqi_session_events_full(p->session);
+	const struct thmq_session *s = p->session;
+
+	return p->report && (count == 1 ? thmqi_session_events_full(s)
+					: s->event_head - s->event_tail + s->reports_due + count - 1 > s->event_mask);
 }
 
 /* The room for a message's event is promised from its claim until its event is there, or it turns out to need none. */
@@ -208,36 +217,41 @@ static void promise_event(struct thmq_producer *p)
 }
 
 /* What a new message finds full: the data area, the window, the room for events. */
-static inline uint64_t room_claim(struct thmq_producer *p, struct client_link *l, uint32_t bytes)
+static inline uint64_t room_claim(struct thmq_producer *p, struct client_link *l, uint32_t bytes, uint32_t count, uint32_t slots)
 {
-	if (p->last_seq + p->open_claims - p->watermark >= p->sent_mask || events_full(p))
+	if (p->last_seq + p->open_claims + (count - 1) - p->watermark >= p->sent_mask || events_full(p, count))
 		return UINT64_MAX;
-	return area_claim(l, bytes);
+	return area_claim(l, bytes, slots);
 }
 
 /* The same, after what has arrived was taken in. */
-static uint64_t room_claim_again(struct thmq_producer *p, struct client_link *l, uint32_t bytes)
+static uint64_t room_claim_again(struct thmq_producer *p, struct client_link *l, uint32_t bytes, uint32_t count, uint32_t slots)
 {
 	thmqi_client_watermark(p);
-	return room_claim(p, l, bytes);
+	return room_claim(p, l, bytes, count, slots);
+}
+
+uint64_t thmqi_place_room(struct thmq_producer *p, struct client_link *l, uint32_t bytes, uint32_t count, uint32_t slots)
+{
+	uint64_t at;
+
+	thmqi_session_beat(p->session);
+	at = room_claim(p, l, bytes, count, slots);
+	return thmqi_likely(at != UINT64_MAX) ? at : room_claim_again(p, l, bytes, count, slots);
+}
+
+int thmqi_place_way(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len, uint32_t *ret_level, uint32_t *ret_index,
+		    struct client_link **ret_link)
+{
+	int rc = check_opts(p, opts, ret_level);
+
+	rc = rc ? rc : choose_partition(p, opts, len, ret_index);
+	return rc ? rc : link_of(p, *ret_index, ret_link);
 }
 
 /* No message of a client's is a part of one: among the attributes it says that a transaction comes first. */
 #define IN_TXN THMQ_RECORD_PART
 _Static_assert(THMQI_PRODUCE_WITH(IN_TXN) == THMQI_PRODUCE_TXN, "as a frame says it");
-
-/* A message's place in a link's data area, and what its frame will say. */
-struct place {
-	struct client_link *link;
-	struct slot *slot;
-	uint8_t *first; /* key, tag, attributes, payload */
-	uint32_t index; /* of the partition */
-	uint32_t key_len, tag_len, len;
-	uint32_t has, has_len; /* attributes: THMQ_RECORD_*, and bytes */
-	uint32_t encoding;     /* enum thmq_encoding */
-	bool timed;
-	int64_t time_ns;
-};
 
 static inline uint32_t head_of(const struct place *m)
 {
@@ -282,7 +296,7 @@ static uint8_t *staged_at(const struct place *m)
 }
 
 /* Room behind it that was not needed, if nobody has taken more since. */
-static void give_back_tail(struct client_link *l, struct slot *slot, const uint8_t *end)
+void thmqi_place_give_back(struct client_link *l, struct slot *slot, const uint8_t *end)
 {
 	uint64_t size = l->wire->area_bytes, begin = (slot->end - 1) & ~(size - 1),
 		 at = begin + (uint64_t)(end - l->wire->area);
@@ -305,7 +319,7 @@ static __attribute__((noinline)) void place_pack(struct thmq_producer *p, struct
 		memmove(to, from, m->len);
 	}
 	memcpy(to - sizeof(is), &is, sizeof(is));
-	give_back_tail(m->link, m->slot, to + THMQI_ALIGN_UP(m->len, 8u));
+	thmqi_place_give_back(m->link, m->slot, to + THMQI_ALIGN_UP(m->len, 8u));
 }
 
 /* ------------------------------------------------------------------- place */
@@ -371,9 +385,9 @@ static inline __attribute__((always_inline)) int place_take(struct thmq_producer
 	if (thmqi_unlikely(bytes > l->wire->area_bytes))
 		return -EMSGSIZE;
 	thmqi_session_beat(s);
-	at = room_claim(p, l, bytes);
+	at = room_claim(p, l, bytes, 1, 1);
 	if (thmqi_unlikely(at == UINT64_MAX)) {
-		at = room_claim_again(p, l, bytes);
+		at = room_claim_again(p, l, bytes, 1, 1);
 		if (at == UINT64_MAX)
 			return s->dead ? s->dead : -EAGAIN;
 	}
@@ -458,6 +472,19 @@ static inline __attribute__((always_inline)) int64_t place_sent(struct thmq_prod
 	return (int64_t)seq;
 }
 
+/* Only the first may be the first of more that are alike. */
+void thmqi_place_note(struct thmq_producer *p, uint64_t last, uint32_t count, uint32_t shard, uint8_t level)
+{
+	uint64_t seq = last - count + 1;
+	uint32_t word;
+
+	note_sent(p, seq, shard, level);
+	word = p->last_sent.word ^ p->usual.word;
+	for (seq++; seq <= last; seq++)
+		if (thmqi_unlikely(p->sent[seq & p->sent_mask].word != word))
+			p->sent[seq & p->sent_mask].word = word;
+}
+
 /* The next one may be like it. */
 static inline void place_leads(const struct thmq_producer *p, const struct place *m, struct thmqi_frame *series)
 {
@@ -517,6 +544,11 @@ static inline __attribute__((always_inline)) int64_t place_push(struct thmq_prod
 			place_leads(p, m, goes_on ? f : NULL);
 	}
 	return place_sent(p, m, seq);
+}
+
+int64_t thmqi_place_push(struct thmq_producer *p, const struct place *m)
+{
+	return place_push(p, m);
 }
 
 /* --------------------------------------------------- claim, commit and abort */

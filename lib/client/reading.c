@@ -204,6 +204,11 @@ void thmqi_reading_close(struct reading *r)
 		detach(r);
 }
 
+static bool acks_are_out(const struct reading *r)
+{
+	return r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next);
+}
+
 /* Another has it now, or its topic is gone: nothing that we still say of it counts. */
 static void lost(struct thmq_consumer *c, struct reading *r, int error)
 {
@@ -227,15 +232,29 @@ static void lost(struct thmq_consumer *c, struct reading *r, int error)
 	thmqi_consumer_tell(c, error == -THMQ_EFENCED ? THMQ_EVENT_REVOKED : THMQ_EVENT_ERROR, r, error, 0);
 }
 
+void thmqi_consumer_expelled(struct thmq_consumer *c, int error)
+{
+	uint32_t i;
+
+	for (i = 0; i < c->reading_count; i++) {
+		struct reading *r = thmqi_reading(c, i);
+
+		if (r->state == READING_NONE)
+			continue;
+		if (r->state != READING_WANTED && r->state != READING_DETACHING)
+			send_detach(r, r->epoch);
+		if (acks_are_out(r)) /* whether a shard takes them or not: their group is gone */
+			c->fenced = true;
+		lost(c, r, error);
+		r->ack_unsure = false;
+	}
+	c->error = error;
+}
+
 /* The app has never heard that it is not its own any more: it goes on where it was, whatever its epoch is. */
 bool thmqi_reading_is_ours(const struct reading *r)
 {
 	return r->state == READING_ON || r->state == READING_DRAINING || r->resumes;
-}
-
-static bool acks_are_out(const struct reading *r)
-{
-	return r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next);
 }
 
 void thmqi_reading_lost(struct reading *r)
@@ -261,6 +280,8 @@ void thmqi_reading_lost(struct reading *r)
 		r->state = READING_WANTED;
 		break;
 	case READING_DETACHING: /* nobody will answer, and nothing is attached */
+		if (acks_are_out(r)) /* they went before it: whether they arrived is not known, and it is not ours to say again */
+			c->fenced = true;
 		if (c->grouped && !c->closing)
 			send_revoked(r);
 		r->state = READING_NONE;
@@ -405,10 +426,10 @@ static void on_acked(struct thmq_consumer *c, struct reading *r, const struct th
 {
 	if (f->status == -THMQ_EFENCED)
 		c->fenced = true;
-	if (f->status == -THMQ_EFENCED || f->status == -EINVAL)
+	if (f->status == -THMQ_EFENCED)
 		r->ack_stored = r->ack_sent; /* refused: nothing more will come of it */
-	else if (f->status && f->seq >= r->ack_sent)
-		r->ack_error = f->status;
+	else if (f->status && f->seq >= r->ack_sent) /* -EINVAL: behind all that the broker has; a flush asks once more */
+		r->ack_error = f->status == -EINVAL ? -THMQ_EOFFSETRANGE : f->status;
 	else if (!f->status && (r->ack_stored == NO_OFFSET || f->seq > r->ack_stored))
 		r->ack_stored = f->seq;
 	if (r->ack_stored != NO_OFFSET && r->ack_stored >= r->ack_sent) {

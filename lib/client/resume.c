@@ -143,7 +143,8 @@ static void consumers_lost(struct thmq_session *s, struct client_link *l)
 		for (k = 0; k < c->reading_count; k++)
 			if (thmqi_reading(c, k)->link == l)
 				thmqi_reading_lost(thmqi_reading(c, k));
-		if (l->shard == THMQI_SHARD_META && c->member && !c->closing && !c->error)
+		/* members of a shared group are the shards' to know; but whether it is still there meta has to say */
+		if (l->shard == THMQI_SHARD_META && (c->member || (c->shared && c->group_id)) && !c->closing && !c->error)
 			c->rejoin = s->untended = true;
 	}
 	forget_releases(l);
@@ -565,10 +566,18 @@ bool thmqi_resume_replied(struct thmq_session *s, uint64_t request, int status)
 	if (!s->rejoin_id || request != s->rejoin_id)
 		return false;
 	s->rejoin_id = 0;
-	if (c && is_for_now(status))
+	if (!c)
+		return true;
+	if (c->shared && status == -EBUSY) /* it has members of the other kind now: its shards tell */
+		return true;
+	if (is_for_now(status))
 		c->rejoin = s->untended = true;
-	else if (c && status)
+	else if (status == -THMQ_EFENCED)
+		thmqi_consumer_expelled(c, status);
+	else if (status)
 		c->error = status;
+	else
+		thmqi_consumer_joined(c, s->links[THMQI_SHARD_META]->wire->reply);
 	return true;
 }
 

@@ -442,19 +442,18 @@ int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t f
 /* The group is made where it is not there yet; its members are known to the shards only. */
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline)
 {
-	struct thmqi_request q = {
-		.op = THMQI_OP_JOIN, .stream = c->stream, .topic_flags = THMQI_JOIN_SHARED};
+	struct thmqi_request q;
 	const struct thmqi_reply *reply;
 	uint32_t i, group_id;
 	int rc;
 
-	snprintf(q.name, sizeof(q.name), "%s", c->topic);
-	snprintf(q.group, sizeof(q.group), "%s", group);
+	thmqi_consumer_join(c, &q);
 	rc = thmqi_session_meta(c->session, &q, &reply);
 	if (rc)
 		return rc;
-	group_id = (uint32_t)reply->value[0]; /* the next request takes its place */
+	thmqi_consumer_joined(c, reply);
 	thmqi_consumer_began(c, (uint32_t)(reply->value[0] >> 32));
+	group_id = c->group_id; /* the next request takes its place */
 	if (c->opts.dead_topic)
 		rc = thmqi_dead_open(c, c->opts.dead_topic);
 	c->opts.dead_topic = NULL;

@@ -332,11 +332,11 @@ static int copy_opts(struct thmq_log *log, const struct thmq_log_opts *opts)
 
 	if (rc) {
 		log->opts.dir = NULL;
-		return thmqi_fail(rc, "a log: options of a size that this library cannot take");
+		return thmqi_fail(rc, "a log: options: %s", thmqi_opts_why(rc));
 	}
 	rc = thmqi_opts_copy(&log->events, sizeof(log->events), log->opts.events);
 	if (rc)
-		thmqi_fail(rc, "a log: events of a size that this library cannot take; set their size field");
+		thmqi_fail(rc, "a log: events: %s", thmqi_opts_why(rc));
 	if (log->opts.dir) {
 		log->opts.dir = strdup(log->opts.dir);
 		if (!log->opts.dir)

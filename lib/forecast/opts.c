@@ -46,7 +46,7 @@ int thmqi_forecast_opts(const struct thmq_forecast_opts *opts, struct thmq_forec
 	int rc = thmqi_opts_copy(&o, sizeof(o), opts);
 
 	if (rc)
-		return thmqi_fail(rc, "forecast: options of a size that this library cannot take");
+		return thmqi_fail(rc, "forecast: options: %s", thmqi_opts_why(rc));
 	rc = check(&o);
 	if (rc)
 		return rc;

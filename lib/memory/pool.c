@@ -162,7 +162,7 @@ int thmq_pool_open(struct thmq_slabs *s, const struct thmq_pool_opts *opts,
 		return thmqi_fail(-EINVAL, "pool: no global pool, or no place for the handle");
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
-		return thmqi_fail(rc, "pool: options of a size that this library cannot take");
+		return thmqi_fail(rc, "pool: options: %s", thmqi_opts_why(rc));
 	rc = check(&o);
 	rc = rc ? rc : find_node(s, &o, &node);
 	if (rc)
@@ -267,6 +267,11 @@ static struct slab *surplus(const struct thmq_pool *p)
 }
 
 /* What could not be given back, since each slab has a block in use, is not tried again before more is free. */
+uint64_t thmqi_pool_limit(const struct thmq_pool *p)
+{
+	return (uint64_t)p->slabs->limit * THMQ_SLAB_BYTES;
+}
+
 bool thmqi_pool_is_untidy(struct thmq_pool *p)
 {
 	uint64_t bytes = general_free(p);

@@ -76,7 +76,7 @@ int thmq_slabs_open(const struct thmq_slabs_opts *opts, struct thmq_slabs **ret_
 		return thmqi_fail(-EINVAL, "slabs: no place for the handle");
 	rc = thmqi_opts_copy(&o, sizeof(o), opts);
 	if (rc)
-		return thmqi_fail(rc, "slabs: options of a size that this library cannot take");
+		return thmqi_fail(rc, "slabs: options: %s", thmqi_opts_why(rc));
 	rc = check(&o);
 	if (rc)
 		return rc;

@@ -396,7 +396,7 @@ static int keep_tls(struct thmqi_courier *c, const struct thmq_tls_opts *opts)
 
 	rc = thmqi_opts_copy(&c->tls_opts, sizeof(c->tls_opts), opts);
 	if (rc)
-		return thmqi_fail(rc, "tls: options of a size that this library cannot take");
+		return thmqi_fail(rc, "tls: options: %s", thmqi_opts_why(rc));
 	c->tls_opts.size = sizeof(c->tls_opts);
 	for (i = 0; i < THMQI_ARRAY_COUNT(strings); i++) {
 		if (!*strings[i])

@@ -84,7 +84,7 @@ static int find_medium(const struct thmqi_transport *t, const char *url,
 	if (!at || at == url)
 		return thmqi_fail(
 			-EINVAL,
-			"%.64s is no URL: write inproc://, inproc://name, shm:///path, tcp://host:port, "
+			"\"%.64s\" is no URL: write inproc://, inproc://name, shm:///path, tcp://host:port, "
 			"tls://host:port or rdma://host:port",
 			url);
 	m = by_scheme(t, url, (size_t)(at - url));

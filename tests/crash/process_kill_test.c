@@ -5,7 +5,8 @@
  * One that is only stopped is noticed too, a little later, on either side. A session that comes back goes on through all of the
  * broker's lives.
  *
- * usage: process_kill_test tcp|shm [kills]; default 8 of each, with THMQ_TEST_FULL 200.
+ * usage: process_kill_test tcp|shm [kills]; default 8 of each, with THMQ_TEST_FULL 200. process_kill_test tcp|shm stops: sessions that come
+ * back, and a broker or a client that is stopped for a while: calls end in time, and all goes on where it was.
  */
 #include <errno.h>
 #include <signal.h>
@@ -491,6 +492,185 @@ static void broker_stops(void)
 	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
 }
 
+/* Of a stopped broker: each ends, soon, and says that it has not done it. */
+static void calls_end(struct thmq_session *s, struct thmq_producer *p, struct thmq_consumer *c)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	struct thmq_partition_info part = {.size = sizeof(part)};
+	struct thmq_consumer *another;
+	struct thmq_producer *other;
+	uint64_t begin = now();
+	int rc;
+
+	CHECK(thmq_flush(p, 200 * MS) == -ETIMEDOUT);
+	rc = thmq_consumer_flush(c, 200 * MS);
+	CHECK(rc == -ETIMEDOUT || rc == 0); /* the last ack may have been stored before */
+	CHECK(thmq_topic_describe(s, "w", &info) == -ETIMEDOUT);
+	CHECK(thmq_topic_create(s, "never", NULL) == -ETIMEDOUT);
+	CHECK(thmq_partition_describe(s, "w", 0, "g", &part) == -ETIMEDOUT);
+	CHECK(thmq_seek(c, 0, THMQ_START_BEGIN, 0) == -ETIMEDOUT);
+	CHECK(thmq_consumer_open(s, "w", NULL, NULL, &another) == -ETIMEDOUT);
+	CHECK(thmq_producer_open(s, "w", NULL, &other) == -ETIMEDOUT);
+	CHECK(now() - begin < 100 * SECOND); /* 2.2 s are enough */
+}
+
+struct numbered {
+	struct thmq_session *s;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	uint64_t sent, got, lost, back;
+};
+
+static void numbered_step(struct numbered *n, uint32_t most)
+{
+	struct thmq_message m[64];
+	struct thmq_event e;
+	int64_t rc = 1;
+	uint64_t number;
+	int k, i;
+
+	while (most-- && rc > 0) {
+		rc = thmq_send(n->p, &n->sent, sizeof(n->sent), NULL);
+		CHECK(rc > 0 || rc == -EAGAIN);
+		n->sent += rc > 0;
+	}
+	k = thmq_fetch(n->c, m, 64);
+	CHECK(k >= 0);
+	for (i = 0; i < k; i++) {
+		memcpy(&number, m[i].data, sizeof(number));
+		CHECK(number == n->got); /* each once, in order */
+		n->got++;
+	}
+	if (k)
+		CHECK(thmq_ack(n->c, &m[k - 1]) == 0 && thmq_release(n->c, m, (uint32_t)k) == 0);
+	thmq_session_wait(n->s, MS);
+	while (thmq_events(n->s, &e, 1) == 1) {
+		CHECK(e.type != THMQ_EVENT_CLOSED && e.type != THMQ_EVENT_FAILED);
+		n->lost += e.type == THMQ_EVENT_DISCONNECTED;
+		n->back += e.type == THMQ_EVENT_RECONNECTED;
+	}
+}
+
+/* Stopped for less than it may be silent, and for longer: a session that comes back does, and nothing is lost or doubled. */
+static void broker_pauses(void)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct numbered n = {0};
+	struct thmq_env *env;
+	char url[64];
+	uint64_t end, more;
+	pid_t pid;
+	int out, turn;
+
+	pid = start("server", data, listen_at, &out);
+	read_line(out, url, sizeof(url));
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_connect(env, url,
+			   THMQ_SESSION_OPTS(.peer_timeout_ns = SECOND, .reconnect_ns = 300 * SECOND, .timeout_ns = 300 * MS, .window_count = 512),
+			   &n.s) == 0);
+	while (thmq_topic_create(n.s, "w", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) != 0) /* 300 ms are little beside others */
+		;
+	while (thmq_producer_open(n.s, "w", NULL, &n.p) != 0)
+		;
+	while (thmq_consumer_open(n.s, "w", "g", NULL, &n.c) != 0)
+		;
+	for (end = now() + 60 * SECOND; n.got < 100; numbered_step(&n, 10))
+		CHECK(now() < end);
+	for (turn = 0; turn < 2; turn++) {
+		CHECK(kill(pid, SIGSTOP) == 0);
+		for (more = n.sent + 20; n.sent < more && n.sent < n.got + 400;) {
+			numbered_step(&n, 5);
+			if (thmq_send(n.p, &n.sent, sizeof(n.sent), NULL) == -EAGAIN) /* it is away, or its window is full */
+				break;
+			n.sent++;
+		}
+		if (turn)
+			for (end = now() + 60 * SECOND; n.lost == 0; numbered_step(&n, 1))
+				CHECK(now() < end);
+		if (turn)
+			calls_end(n.s, n.p, n.c);
+		else
+			CHECK(thmq_flush(n.p, 100 * MS) == -ETIMEDOUT);
+		CHECK(kill(pid, SIGCONT) == 0);
+		for (end = now() + 120 * SECOND, more = n.sent + 200; n.got < more || n.lost != n.back; numbered_step(&n, n.sent < more))
+			CHECK(now() < end);
+	}
+	CHECK(n.lost >= 1);
+	while (thmq_watermark(n.p) < (int64_t)n.sent || n.got < n.sent) {
+		numbered_step(&n, 0);
+		CHECK(now() < end);
+	}
+	CHECK(thmq_consumer_flush(n.c, 60 * SECOND) == 0);
+	while (thmq_partition_describe(n.s, "w", 0, "g", &info) != 0)
+		CHECK(now() < end);
+	CHECK(info.group_offset == info.end_offset);
+	thmq_session_close(n.s, 10 * SECOND);
+	kill_it(pid, out);
+	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
+}
+
+/* A client that is stopped for longer than it may be silent, and goes on later. */
+static int steady(const char *url)
+{
+	struct numbered n = {0};
+	struct thmq_env *env;
+
+	role = "steady";
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.peer_timeout_ns = SECOND, .reconnect_ns = 300 * SECOND), &n.s) == 0);
+	CHECK(thmq_producer_open(n.s, "x", NULL, &n.p) == 0);
+	CHECK(thmq_consumer_open(n.s, "x", "g", NULL, &n.c) == 0);
+	while (n.got < 100)
+		numbered_step(&n, 1);
+	printf("begun\n");
+	fflush(stdout);
+	while (n.lost == 0) /* until it was away for long */
+		numbered_step(&n, 1);
+	while (n.got < n.sent || n.lost != n.back)
+		numbered_step(&n, 0);
+	CHECK(thmq_flush(n.p, 60 * SECOND) == 0);
+	printf("done %llu\n", (unsigned long long)n.sent);
+	fflush(stdout);
+	CHECK(thmq_session_close(n.s, 60 * SECOND) == 0);
+	CHECK(thmq_env_close(env, 60 * SECOND) == 0);
+	return 0;
+}
+
+static void client_pauses(void)
+{
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_broker *b;
+	struct thmq_session *s;
+	struct thmq_env *env;
+	char url[64], line[64];
+	uint64_t end;
+	int out, status;
+	pid_t pid;
+
+	CHECK(thmq_env_open(&env, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN,
+						.policy = THMQ_POLICY_EVENT)) == 0);
+	CHECK(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = data, .listen = listen_at, .peer_timeout_ns = SECOND), &b) == 0);
+	CHECK(thmq_broker_listen_url(b, 0, url, sizeof(url)) > 0);
+	CHECK(thmq_connect(env, url, NULL, &s) == 0);
+	CHECK(thmq_topic_create(s, "x", NULL) == 0);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+	pid = start("steady", url, "", &out);
+	read_line(out, line, sizeof(line));
+	CHECK(strcmp(line, "begun") == 0);
+	CHECK(kill(pid, SIGSTOP) == 0);
+	for (end = now() + 60 * SECOND; sessions(b) != 0; nap(MS))
+		CHECK(now() < end);
+	CHECK(kill(pid, SIGCONT) == 0);
+	read_line(out, line, sizeof(line));
+	CHECK(strncmp(line, "done ", 5) == 0);
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+	close(out);
+	CHECK(thmq_connect(env, url, THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND), &s) == 0);
+	CHECK(thmq_partition_describe(s, "x", 0, "g", &info) == 0);
+	CHECK(info.end_offset == strtoull(line + 5, NULL, 10) && info.group_offset == info.end_offset);
+	CHECK(thmq_env_close(env, 10 * SECOND) == 0);
+}
+
 int main(int argc, char **argv)
 {
 	uint32_t kills = argc == 3 ? (uint32_t)atoi(argv[2]) : getenv("THMQ_TEST_FULL") ? 200 : 8;
@@ -501,7 +681,9 @@ int main(int argc, char **argv)
 	program[n > 0 ? n : 0] = 0;
 	self = program;
 	if (argc == 4)
-		return strcmp(argv[1], "client") == 0 ? client(argv[2]) : server(argv[2], argv[3]);
+		return strcmp(argv[1], "client") == 0   ? client(argv[2])
+		       : strcmp(argv[1], "steady") == 0 ? steady(argv[2])
+							 : server(argv[2], argv[3]);
 	if (argc < 2 || (strcmp(argv[1], "tcp") != 0 && strcmp(argv[1], "shm") != 0))
 		return 1;
 	srandom(getenv("THMQ_TEST_SEED") ? (unsigned)atoi(getenv("THMQ_TEST_SEED"))
@@ -516,6 +698,11 @@ int main(int argc, char **argv)
 	else
 		snprintf(listen_at, sizeof(listen_at), "tcp://127.0.0.1:0");
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	if (argc == 3 && strcmp(argv[2], "stops") == 0) {
+		broker_pauses();
+		client_pauses();
+		return system(command) != 0;
+	}
 	clients_die(kills);
 	brokers_die(kills);
 	sessions_come_back(kills);

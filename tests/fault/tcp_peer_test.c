@@ -696,6 +696,12 @@ static void urls(void)
 		{"tcp://[::1:7471", -EINVAL},
 		{"tcp://[::1]7471", -EINVAL},
 		{"tcp://a/b:7471", -EINVAL},
+		{"tcp://127.0.0.1:1?", -EINVAL},
+		{"tcp://127.0.0.1:1?zero", -EINVAL},
+		{"tcp://127.0.0.1:1?zerocopy=", -EINVAL},
+		{"tls://127.0.0.1:1?zerocopy", -EINVAL},
+		{"tcp://127.0.0.1:1?zerocopy", -ECONNREFUSED},
+		{"tcp://[::1]:1?zerocopy=always", -ECONNREFUSED},
 		{"tcp://127.0.0.1:1", -ECONNREFUSED},
 		{"udp://127.0.0.1:1", -EPROTONOSUPPORT},
 	};

@@ -46,6 +46,11 @@ static bool is(const char *what)
 	return strcmp(medium, what) == 0;
 }
 
+MAYBE bool is_psk(void)
+{
+	return strncmp(medium, "tls-psk", 7) == 0;
+}
+
 /* ----------------------------------------------------------------------- TLS */
 
 #if defined(HAVE_OPENSSL)
@@ -57,7 +62,7 @@ static const struct thmq_tls_opts *tls(bool of_broker)
 	static _Thread_local struct thmq_tls_opts o;
 
 	thmq_tls_opts_init(&o);
-	if (is("tls-psk")) {
+	if (is_psk()) {
 		o.psk_file = of_broker ? certs_path(certs, "keys.psk") : NULL;
 		o.psk_identity = of_broker ? NULL : "client";
 		o.psk_key = of_broker ? NULL : CERTS_PSK;
@@ -144,14 +149,14 @@ MAYBE bool is_rdma(void)
 
 static bool is_of(const char *kind) /* "-same" and the like, of any medium */
 {
-	const char *dash = strchr(medium, '-');
+	const char *dash = strrchr(medium, '-');
 
 	return dash && strcmp(dash, kind) == 0;
 }
 
 MAYBE bool is_alone(void) /* one core for the broker and its client */
 {
-	return is_of("-same") || is("tls-psk");
+	return is_of("-same") || is_psk();
 }
 
 static uint32_t env_flags(void)
@@ -276,6 +281,7 @@ static void open_broker(void)
 	const char *listen = is("inproc") ? NULL
 			     : is("tcp6") ? "tcp://[::1]:0"
 			     : is("tls")  ? "tls://127.0.0.1:0"
+			     : is("tcp-zerocopy") ? "tcp://127.0.0.1:0?zerocopy=always"
 			     : is("own")  ? "pair://broker"
 					  : "tcp://127.0.0.1:0";
 
@@ -395,6 +401,8 @@ static void up(void)
 		return;
 	}
 	CHECK(thmq_broker_listen_url(broker, 0, url, sizeof(url)) == (int)strlen(url));
+	if (is("tcp-zerocopy"))
+		strcat(url, "?zerocopy=always");
 	come_from();
 	if (!alone) {
 		CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = host ? 0 : 1, .flags = env_flags(),

@@ -66,7 +66,10 @@ static void errors_say_which()
 		CHECK(!"refused");
 	} catch (const std::system_error &e) {
 		CHECK(e.code().category() == thmq::category());
-		CHECK(std::string(e.what()).find("absent") != std::string::npos);
+		const std::string text = e.what(), meaning = thmq_strerror(THMQ_ENOTOPIC);
+
+		CHECK(text.find("absent") != std::string::npos);
+		CHECK(text.find(meaning) != std::string::npos && text.find(meaning) == text.rfind(meaning)); /* told, and once */
 	}
 }
 

@@ -873,8 +873,11 @@ static void two_writers(void)
 		CHECK(rc <= 1 || version[0] != version[1]);
 	}
 	CHECK(end_of(s[0], "two") == 60);
-	for (who = 0; who < 2; who++)
-		CHECK(thmq_session_close(s[who], SECOND) == 0);
+	/* who does not flush hears by an event that it was refused, and by the close */
+	o.expected = 12345;
+	CHECK(thmq_send(p[1], "x", 1, &o) > 0 && next_event(s[1], THMQ_EVENT_FAILED, &e, 30 * SECOND));
+	CHECK(thmq_session_close(s[1], SECOND) == -EIO && strstr(thmq_errmsg(), "thmq_flush()"));
+	CHECK(thmq_session_close(s[0], SECOND) == 0);
 }
 
 /* -------------------------------------------------------------------- delayed */

@@ -64,6 +64,10 @@ class Calls(Case):
         self.assertIn("absent", str(e.exception))
         with self.assertRaises(TypeError):
             self.env.broker(no_such_option=1)
+        with self.assertRaisesRegex(OverflowError, "option prefetch_count"):
+            self.session.consumer("t", prefetch_count=-1)
+        with self.assertRaisesRegex(TypeError, "option prefetch_count"):
+            self.session.consumer("t", prefetch_count="many")
 
     def test_a_message_comes_with_all_that_it_had(self):
         consumer = self.session.consumer("t")

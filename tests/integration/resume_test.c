@@ -583,6 +583,83 @@ static void test_deadline(void)
 	down();
 }
 
+static struct thmq_consumer *member_of(struct thmq_session *s, bool shared)
+{
+	struct thmq_consumer *c;
+
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.flags = shared ? THMQ_CONSUMER_SHARED : 0), &c) == 0);
+	return c;
+}
+
+static void take_one(struct thmq_session *s, struct thmq_consumer *c)
+{
+	uint64_t end = now() + 30 * SECOND;
+	struct thmq_message m;
+	int n;
+
+	while ((n = thmq_fetch(c, &m, 1)) == 0 && now() < end)
+		thmq_session_wait(s, 10 * MS);
+	CHECK(n == 1 && thmq_ack(c, &m) == 0 && thmq_release(c, &m, 1) == 0);
+}
+
+/* A group that is deleted by force while a member of it is away: when that comes back it hears so, and does not make it anew. */
+static void group_gone(bool shared)
+{
+	struct thmq_session *s, *other;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct thmq_event e;
+	uint64_t end = now() + 30 * SECOND;
+	bool revoked = false;
+	int n;
+
+	up(true);
+	s = session();
+	CHECK(thmq_connect(home, direct, NULL, &other) == 0);
+	CHECK(thmq_topic_create(other, "t", NULL) == 0);
+	CHECK(thmq_producer_open(other, "t", NULL, &p) == 0);
+	c = member_of(s, shared);
+	CHECK(thmq_send(p, "1", 1, NULL) > 0 && thmq_flush(p, 10 * SECOND) == 0);
+	take_one(s, c);
+	CHECK(thmq_consumer_flush(c, 10 * SECOND) == 0);
+	proxy.refuse = proxy.cut = true;
+	while ((n = thmq_events(s, &e, 1)) == 0 || e.type != THMQ_EVENT_DISCONNECTED) {
+		CHECK(n >= 0 && now() < end);
+		thmq_session_wait(s, 10 * MS);
+	}
+	CHECK(thmq_group_delete(other, "t", "g", THMQ_GROUP_FORCE) == 0);
+	proxy.refuse = false;
+	while ((n = thmq_fetch(c, &m, 1)) == 0) {
+		CHECK(now() < end);
+		thmq_session_wait(s, 10 * MS);
+	}
+	CHECK(n == -THMQ_EFENCED);
+	while (thmq_events(s, &e, 1) == 1)
+		revoked |= e.type == THMQ_EVENT_REVOKED && e.error == -THMQ_EFENCED;
+	CHECK(revoked);
+	CHECK(thmq_group_delete(other, "t", "g", THMQ_GROUP_FORCE) == -ENOENT); /* nobody made it anew */
+	n = thmq_consumer_close(c, 10 * SECOND);
+	CHECK(n == 0);
+	/* whoever wants one of that name opens it, and begins as a new one does */
+	c = member_of(s, shared);
+	take_one(s, c);
+	CHECK(thmq_consumer_flush(c, 10 * SECOND) == 0);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+	CHECK(thmq_session_close(other, 10 * SECOND) == 0);
+	down();
+}
+
+static void test_group_gone(void)
+{
+	group_gone(false);
+}
+
+static void test_group_gone_shared(void)
+{
+	group_gone(true);
+}
+
 /* Who sleeps on the descriptor is woken for each try, and when it is back. */
 static void test_sleeper(void)
 {
@@ -1016,6 +1093,8 @@ static const struct {
 	{"deadline", test_deadline},
 	{"sleeper", test_sleeper},
 	{"another-broker", test_another_broker},
+	{"group-gone", test_group_gone},
+	{"group-gone-shared", test_group_gone_shared},
 	{"names", test_names},
 	{"tables", test_tables},
 	{"faults-tcp", test_faults_tcp},

@@ -307,10 +307,10 @@ status=0
 [ $status = 1 ] || die "standard output closed: exit $status"
 
 # what came is stored before the next line comes
-(seq 1 10; printf unfinished; sleep 6) | "$thmq" pub --create "$dir/slow" t & i=0
-while ! grep -q . "$dir/slow/lock" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
-sleep 1.5
+(seq 1 10; printf unfinished; while [ ! -e "$dir/killed" ]; do sleep 0.1; done) | "$thmq" pub --create "$dir/slow" t & i=0
+while ! "$thmq" stat --json "$dir/slow" 2>/dev/null | grep -q '"shard-000".*"messages_in":10,.*"unsettled_runs":0,' && [ $i -lt 300 ]; do sleep 0.1; i=$((i + 1)); done
 kill -KILL "$(cat "$dir/slow/lock")"
+: >"$dir/killed"
 # the kernel lets go of a killed process's files a moment later when it had writes in flight
 i=0
 while ! flock -n "$dir/slow/lock" true && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
@@ -463,6 +463,28 @@ check "top, once" 0 "$thmq" top --once --listen tcp://127.0.0.1:0 --cores 2 --po
 has out 'served at tcp://'; has out '^ *0 .* adaptive '; has out '^ *1 '
 check "top without a terminal ends" 0 "$thmq" top --json --listen tcp://127.0.0.1:0 --policy event --cpu-cap 50 "$dir/served"
 has out '"core":0,.*"policy":"event".*"budget_ns":0,'
+# config WHAT STATUS LINES: serve with a file of these
+config() { printf "$3" >"$dir/conf"; check "config: $1" "$2" timeout 60 "$thmq" top --once --config "$dir/conf"; }
+config "it serves" 0 "dir = $dir/served\n# where\nlisten = tcp://127.0.0.1:0\n\nno-stats=no\n"; has out 'served at tcp://'
+check "the directory of the command line counts more" 0 "$thmq" top --once --config "$dir/conf" "$dir/served-else"; has out 'served-else at tcp://'
+config "a wrong name" 2 "dir = $dir/x\nlistn = tcp://127.0.0.1:0\n"; has err 'conf, line 2: there is no option listn; is it listen?'
+config "a name like nothing" 2 "dir = $dir/x\ncolour = red\n"; has err 'conf, line 2: there is no option colour'
+config "twice" 2 "dir = $dir/x\ncores = 1\ncores = 2\n"; has err 'conf, line 3: cores stands there twice'
+config "two directories" 2 "dir = $dir/x\ndir = $dir/y\n"; has err 'line 2: dir stands there twice'
+config "a comment behind a value" 2 "dir = $dir/x # here\n"; has err 'line 1: dir: a comment has a line of its own'
+config "quotes" 2 "dir = \"$dir/x\"\n"; has err 'line 1: dir: a value stands without quotes'
+config "no value" 2 "dir =\n"; has err 'line 1: dir has no value'
+config "half a flag" 2 "dir = $dir/x\nno-stats = maybe\n"; has err 'no-stats is yes or no, not maybe'
+config "no line" 2 "[broker]\n"; has err 'line 1: write name = value'
+config "a wrong value" 2 "dir = $dir/x\ncores = many\n"; has err 'cores: a number from 1 to 256, not many'
+config "a file in a file" 2 "dir = $dir/x\nconfig = y\n"; has err 'no option config'
+check "config: none" 2 "$thmq" serve --config; has err '--config needs a value'
+check "config: no such file" 3 "$thmq" serve --config "$dir/nothing"
+check "a cluster in one word" 0 "$thmq" cluster create "$dir/conf3" 1=tcp://h:1,2=tcp://h:2 3=tcp://h:3; has out 'node-3.conf'
+grep -q '^cluster = 1=tcp://h:1,2=tcp://h:2,3=tcp://h:3$' "$dir/conf3/node-2.conf" || die "another cluster"
+check "a cluster with a number twice" 2 "$thmq" cluster create "$dir/x" 1=tcp://h:1 1=tcp://h:2; has err 'that of another one'
+check "a broker without a way to it" 2 "$thmq" cluster create "$dir/x" 1=h; has err 'write 1=tcp://host:port'
+[ ! -e "$dir/x" ] || die "what was refused made a directory"
 check "no such policy" 2 "$thmq" serve --policy eager "$dir/served"; has err 'not eager'
 check "no such cap" 2 "$thmq" top --cpu-cap 101 "$dir/served"; has err 'from 1 to 100'
 check "once is for top" 2 "$thmq" serve --once "$dir/served"; has err 'no option --once'
@@ -490,7 +512,9 @@ printf '# keys\nclient:00112233445566778899aabbccddeeff\n' > "$dir/keys"
 printf 'client:ffeeddccbbaa99887766554433221100\n' > "$dir/wrong-keys"
 check "serve by TLS without a key" 1 "$thmq" serve --listen tls://127.0.0.1:0 "$dir/served"
 if ! grep -q 'without TLS\|not installed' "$dir/err"; then
-	has err 'needs cert_file, or pre-shared keys'
+	has err 'needs --tls-cert FILE, or --tls-psk FILE'
+	check "serve by TLS without anybody to let in" 1 "$thmq" serve --tls-cert "$dir/keys" --listen tls://127.0.0.1:0 "$dir/served"
+	has err '--tls-ca FILE names'
 	: > "$dir/url"
 	"$thmq" serve --tls-psk "$dir/keys" --listen tls://127.0.0.1:0 "$dir/served" > "$dir/url" &
 	server=$!

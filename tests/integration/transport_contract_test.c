@@ -5,9 +5,9 @@
  *
  * usage: transport_contract_test MEDIUM [case …]; MEDIUM: inproc, own (as tcp, by a transport that this program registers, and that delays and
  * cuts into pieces), tcp (another environment, threads), tcp-host (another one,
- * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp6; tls (as
+ * driven by its caller), tcp-same (the broker's own, driven by its caller), tcp-plain (as tcp, without io_uring), tcp-refused (as tcp, where a seccomp filter refuses io_uring), tcp-zerocopy (as tcp, large bodies sent from where they lie), tcp6; tls (as
  * tcp, certificates on both sides), tls-kernel (where it must; 77 if it cannot), tls-psk (as tcp-same, with a
- * pre-shared key); shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
+ * pre-shared key); tls-refused and tls-psk-refused, as those where a filter refuses io_uring; shm, shm-host, shm-same and shm-plain likewise, shm-two: the broker is in another process; rdma, rdma-host, rdma-same,
  * rdma-plain: likewise, where there are the ports 10.0.0.1 and 10.0.0.2 (tests/lab), or the ports that THMQ_TEST_RDMA and
  * THMQ_TEST_RDMA_FROM (if not set: the same) name by their addresses.
  */
@@ -625,7 +625,194 @@ static void broker_goes(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
+/* ------------------------------------------------------------------------ rows */
+
+/* Of the @i-th message that is sent. */
+static uint8_t row_byte(uint64_t i, uint32_t at)
+{
+	return (uint8_t)(i * 31 + at * 7 + 1);
+}
+
+static void row_fill(void *to, uint64_t i, uint32_t len)
+{
+	uint32_t k;
+
+	for (k = 0; k < len; k++)
+		((uint8_t *)to)[k] = row_byte(i, k);
+}
+
+struct row_told {
+	uint32_t len[6000];
+	uint64_t sent, got;
+};
+
+static void rows_take(struct thmq_session *s, struct thmq_consumer *c, struct row_told *t, uint64_t until)
+{
+	static struct thmq_message m[1500];
+	uint64_t end = now() + 20 * SECOND;
+	uint32_t k;
+	int n, i;
+
+	while (t->got < until) {
+		CHECK(now() < end);
+		n = fetch(s, c, m, t->got % 2 ? 1500 : 7, SECOND);
+		for (i = 0; i < n; i++, t->got++) {
+			CHECK(t->got < until && m[i].len == t->len[t->got] && m[i].offset == t->got && !m[i].key && !m[i].tag && m[i].span == 1);
+			for (k = 0; k < m[i].len; k++)
+				CHECK(((const uint8_t *)m[i].data)[k] == row_byte(t->got, k));
+		}
+		if (n > 2) { /* in any order, and none twice */
+			struct thmq_message twice = m[1];
+
+			CHECK(thmq_release(c, m + 1, 1) == 0);
+			CHECK(thmq_release(c, &twice, 1) == -EINVAL);
+			CHECK(thmq_release(c, m + 2, (uint32_t)n - 2) == 0);
+			CHECK(thmq_release(c, m, 1) == 0);
+		} else if (n > 0) {
+			CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+		}
+	}
+}
+
+static void row_claim(struct thmq_session *s, struct thmq_producer *p, uint32_t len, uint32_t count, struct thmq_row *row)
+{
+	uint64_t end = now() + 20 * SECOND;
+	int rc;
+
+	while ((rc = thmq_claim_row(p, NULL, len, count, row)) == -EAGAIN) {
+		CHECK(now() < end);
+		thmq_session_wait(s, 10 * MS);
+	}
+	CHECK(rc == 0 && row->len == len && row->count == count && row->step >= len && row->step % 8 == 0 && (uintptr_t)row->data % 8 == 0);
+}
+
+/* The first @count of @row, all of which were filled. */
+static void row_commit(struct thmq_session *s, struct thmq_producer *p, struct row_told *t, struct thmq_row *row, uint32_t count)
+{
+	uint64_t end = now() + 20 * SECOND;
+	int64_t rc;
+	uint32_t i;
+
+	for (i = 0; i < row->count; i++)
+		row_fill((uint8_t *)row->data + (size_t)i * row->step, t->sent + i, row->len);
+	while ((rc = thmq_commit_row(p, row, count)) == -EAGAIN) {
+		CHECK(now() < end);
+		thmq_session_wait(s, 10 * MS);
+	}
+	for (i = 0; i < count; i++)
+		t->len[t->sent++] = row->len;
+	CHECK(rc == (int64_t)t->sent);
+	CHECK(thmq_commit_row(p, row, count) == -EINVAL && thmq_abort_row(p, row) == -EINVAL);
+}
+
+static void row_one(struct thmq_session *s, struct thmq_producer *p, struct row_told *t, uint32_t len)
+{
+	uint8_t bytes[1024];
+	int64_t rc;
+
+	row_fill(bytes, t->sent, len);
+	while ((rc = thmq_send(p, bytes, len, NULL)) == -EAGAIN)
+		thmq_session_wait(s, 10 * MS);
+	t->len[t->sent++] = len;
+	CHECK(rc == (int64_t)t->sent);
+}
+
+static void rows_refused(struct thmq_session *s, struct thmq_producer *p)
+{
+	struct thmq_row row, other;
+
+	CHECK(thmq_claim_row(p, NULL, 8, 0, &row) == -EINVAL);
+	CHECK(thmq_claim_row(p, NULL, 8, THMQ_ROW_MAX + 1, &row) == -EINVAL);
+	CHECK(thmq_claim_row(p, NULL, 8, 1, NULL) == -EINVAL && thmq_claim_row(NULL, NULL, 8, 1, &row) == -EINVAL);
+	CHECK(thmq_claim_row(p, NULL, 1u << 30, 1, &row) == -EMSGSIZE);
+	CHECK(thmq_claim_row(p, NULL, 60000, THMQ_ROW_MAX, &row) == -EMSGSIZE);
+	CHECK(thmq_claim_row(p, THMQ_MESSAGE_OPTS(.tag = "x"), 8, 4, &row) == -EINVAL);
+	CHECK(thmq_claim_row(p, THMQ_MESSAGE_OPTS(.key = "x", .key_len = 1), 8, 4, &row) == -EINVAL);
+	CHECK(thmq_claim_row(p, THMQ_MESSAGE_OPTS(.ttl_ns = 5), 8, 4, &row) == -EINVAL);
+	CHECK(thmq_claim_row(p, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = 7), 8, 4, &row) == -THMQ_ENOPARTITION);
+	row_claim(s, p, 8, 4, &row);
+	CHECK(thmq_commit_row(p, &row, 5) == -EINVAL && thmq_commit_row(p, &row, 0) == -EINVAL);
+	CHECK(thmq_commit_row(NULL, &row, 1) == -EINVAL && thmq_commit_row(p, NULL, 1) == -EINVAL && thmq_abort_row(p, NULL) == -EINVAL);
+	other = row;
+	CHECK(thmq_abort_row(p, &row) == 0 && thmq_abort_row(p, &row) == -EINVAL && thmq_commit_row(p, &other, 1) == -EINVAL);
+}
+
+/* Rows of all kinds among messages that were sent one by one, in the order of their commits. */
+static void rows_of(uint32_t topic_flags, uint32_t producer_flags, uint64_t reconnect_ns)
+{
+	static const uint32_t lens[] = {100, 0, 1, 7, 8, 513, 64}, counts[] = {1, 2, 63, 64, 65, 300};
+	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.window_bytes = 1u << 20, .window_count = 2048, .event_count = 16384,
+							      .reconnect_ns = reconnect_ns));
+	static struct row_told t;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_event events[64];
+	struct thmq_row row, first, second;
+	uint64_t settled = 0, end;
+	uint32_t i, k;
+	int n, j;
+
+	memset(&t, 0, sizeof(t));
+	CHECK(thmq_topic_create(s, "rows", THMQ_TOPIC_OPTS(.flags = topic_flags)) == 0);
+	CHECK(thmq_producer_open(s, "rows", THMQ_PRODUCER_OPTS(.flags = producer_flags), &p) == 0);
+	CHECK(thmq_consumer_open(s, "rows", NULL, NULL, &c) == 0);
+	rows_refused(s, p);
+	for (k = 0; k < sizeof(counts) / sizeof(counts[0]); k++) {
+		for (i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
+			row_claim(s, p, lens[i], counts[k], &row);
+			row_commit(s, p, &t, &row, counts[k]);
+			if (i % 3 == 0)
+				row_one(s, p, &t, lens[i]);
+			if (i % 2) { /* the same again, right behind it */
+				row_claim(s, p, lens[i], 3, &row);
+				row_commit(s, p, &t, &row, 2);
+			}
+			rows_take(s, c, &t, i % 2 ? t.sent : t.got);
+		}
+	}
+	/* claimed one behind the other, committed the other way round; one is not */
+	row_claim(s, p, 40, 10, &first);
+	row_claim(s, p, 40, 20, &row);
+	row_claim(s, p, 40, 30, &second);
+	row_commit(s, p, &t, &second, 30);
+	CHECK(thmq_abort_row(p, &row) == 0);
+	row_commit(s, p, &t, &first, 9);
+	/* as many as there may be, over and over */
+	for (i = 0; i < 2; i++) {
+		row_claim(s, p, 12, THMQ_ROW_MAX, &row);
+		row_commit(s, p, &t, &row, i ? THMQ_ROW_MAX : 1000);
+		rows_take(s, c, &t, t.sent);
+	}
+	CHECK(thmq_flush(p, 20 * SECOND) == 0 && thmq_watermark(p) == (int64_t)t.sent);
+	for (end = now() + 20 * SECOND; producer_flags && settled < t.sent && now() < end;) {
+		n = thmq_events(s, events, 64);
+		for (j = 0; j < n; j++) {
+			if (events[j].type != THMQ_EVENT_SETTLED)
+				continue;
+			CHECK(events[j].sequence == settled + 1 && events[j].offset == settled);
+			settled++;
+		}
+		if (!n)
+			thmq_session_wait(s, 10 * MS);
+	}
+	CHECK(settled == (producer_flags ? t.sent : 0));
+	row_claim(s, p, 8, 2, &row); /* who closes has one still */
+	CHECK(thmq_producer_close(p, 10 * SECOND) == 0);
+	CHECK(thmq_commit_row(p, &row, 2) == -EINVAL);
+	CHECK(thmq_topic_delete(s, "rows") == 0);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+}
+
+static void rows(void)
+{
+	rows_of(THMQ_TOPIC_VOLATILE, 0, 0);
+	rows_of(0, 0, 0);
+	rows_of(0, 0, 10 * SECOND);
+	rows_of(THMQ_TOPIC_VOLATILE, THMQ_PRODUCER_REPORT, 0);
+}
+
 static const struct test_case cases[] = {
+	{"rows", rows},
 	{"topics", topics},
 	{"messages_as_they_were", messages_as_they_were},
 	{"claims_and_reports", claims_and_reports},

@@ -45,7 +45,7 @@ skip() {
 if [ -z "$build" ]; then
 	build='build-tests'
 	sh tests/install.sh gcc libc6-dev meson ninja-build pkg-config liburing-dev libhwloc-dev libisal-dev libcriterion-dev
-	[ -d $build ] || meson setup -Dbuildtype=debugoptimized $build >$build.log || { cat $build.log; exit 1; }
+	[ -e $build/build.ninja ] || meson setup -Dbuildtype=debugoptimized $build >$build.log || { cat $build.log; exit 1; }
 	ninja -C $build --quiet
 fi
 build=$(cd "$build" && pwd)

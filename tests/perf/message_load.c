@@ -24,7 +24,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	count = strtoull(argv[2], NULL, 10);
-	path_open(&p, THMQ_ENV_OPTS(.core_count = 1), argv[1], THMQ_DURABILITY_DURABLE);
+	path_open(&p, THMQ_ENV_OPTS(.core_count = 1), argv[1], THMQ_DURABILITY_DURABLE, NULL);
 	for (uint64_t i = 0; i < count; i++) {
 		int64_t seq;
 

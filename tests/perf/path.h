@@ -35,18 +35,22 @@ static inline int64_t must(const char *what, int64_t r)
 	exit(1);
 }
 
-/* @durability 0: a volatile topic; @dir may be NULL then. */
+/* @durability 0: a volatile topic; @dir may be NULL then. @shm_dir: by shared memory, and a socket there; NULL: in one process. */
 static inline void path_open(struct path *p, const struct thmq_env_opts *env, const char *dir,
-			     uint32_t durability)
+			     uint32_t durability, const char *shm_dir)
 {
+	char url[4200] = "inproc://";
+
+	if (shm_dir)
+		snprintf(url, sizeof(url), "shm://%s/s", shm_dir);
 	must("environment", thmq_env_open(&p->env, env));
 	must("broker", thmq_broker_open(p->env,
-					THMQ_BROKER_OPTS(.data_dir = dir,
+					THMQ_BROKER_OPTS(.data_dir = dir, .listen = shm_dir ? url : NULL,
 							 .flags = THMQ_BROKER_NO_BACKGROUND_FLUSH,
 							 .flush_method = THMQ_FLUSH_FDATASYNC,
 							 .polled_io = THMQ_POLLED_OFF),
 					&p->broker));
-	must("session", thmq_connect(p->env, "inproc://", NULL, &p->session));
+	must("session", thmq_connect(p->env, url, NULL, &p->session));
 	must("topic", thmq_topic_create(p->session, PATH_TOPIC,
 					THMQ_TOPIC_OPTS(.flags = durability ? 0 : THMQ_TOPIC_VOLATILE,
 							.visible_at = durability)));

@@ -154,6 +154,32 @@ Test(client_group, a_member_taken_for_dead_hears_so_from_fetch)
 
 /* ----------------------------------------------------------------------- acks */
 
+Test(client_group, an_ack_of_what_the_broker_has_not_got_is_asked_for_once_more_and_told_once)
+{
+	struct thmq_consumer *c;
+
+	connect_for(SECOND);
+	cr_assert_eq(open_member(&c), 0);
+	assign(c, 0, 77);
+	cr_assert_eq(ack(c, 0, 9), 0);
+	rig_drive();
+	acked(c, 0, 10, -EINVAL);
+	take_in();
+	rig_self->refuse_acks = -EINVAL;
+	rig_forget();
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), -THMQ_EOFFSETRANGE, "it is not stored");
+	cr_assert_eq(rig_control_of(THMQI_FRAME_ACK, NULL), 1, "it could have been by now");
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
+	cr_assert_eq(ack(c, 0, 10), 0);
+	rig_drive();
+	acked(c, 0, 11, -EINVAL);
+	take_in();
+	rig_self->refuse_acks = 0;
+	rig_self->take_acks = true;
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0, "this time it had it by then");
+	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
+}
+
 Test(client_group, an_ack_that_was_stored_before_the_partition_was_taken_was_not_refused)
 {
 	struct thmq_consumer *c;
@@ -182,6 +208,27 @@ Test(client_group, an_ack_that_was_taken_and_not_answered_yet_was_not_refused)
 	take_away(c, 0, 77);
 	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0,
 		     "the shard's answer to DETACH is all that comes");
+	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
+}
+
+Test(client_group, acks_that_were_on_their_way_when_the_connection_of_a_partition_that_was_let_go_broke_are_told)
+{
+	const struct thmq_session_opts o = {.size = sizeof(o), .timeout_ns = 10 * SECOND, .reconnect_ns = 60 * SECOND};
+	struct thmq_consumer *c;
+
+	cr_assert_eq(rig_connect(&o), 0);
+	cr_assert_eq(open_member(&c), 0);
+	assign(c, 0, 77);
+	rig_self->no_detached = true;
+	cr_assert_eq(ack(c, 0, 9), 0);
+	PUSH(0, .type = THMQI_FRAME_REVOKE, .stream = c->stream, .partition = RIG_FIRST, .seq = 77);
+	take_in();
+	cr_assert_eq(c->readings[0].state, READING_DETACHING);
+	rig_shut(-ECONNRESET);
+	take_in();
+	cr_assert_eq(c->readings[0].state, READING_NONE);
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), -THMQ_EFENCED, "nobody knows whether it arrived");
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
 	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
 }
 

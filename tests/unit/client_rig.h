@@ -44,6 +44,8 @@ struct rig {
 	uint32_t mute_op;   /* the same for one kind of them: enum thmqi_op */
 	uint32_t held_up;   /* so many requests that change something are -EAGAIN first */
 	bool no_detached, no_attached;
+	bool take_acks;     /* answers them, as stored */
+	int refuse_acks;    /* answers them with this error */
 	uint32_t down_sent;
 	uint64_t unanswered;
 	int refuse;         /* accept's error */
@@ -142,6 +144,9 @@ static void rig_control(struct thmqi_link *l, const struct thmqi_frame *f)
 		PUSH(l->shard, .type = THMQI_FRAME_ATTACHED, .stream = f->stream, .partition = f->partition,
 		     .seq = rig_self->attach_offset, .status = rig_self->attach_status,
 		     .flags = rig_self->attach_flags);
+	if (f->type == THMQI_FRAME_ACK && (rig_self->take_acks || rig_self->refuse_acks))
+		PUSH(l->shard, .type = THMQI_FRAME_ACKED, .stream = f->stream, .partition = f->partition, .seq = f->seq,
+		     .status = rig_self->refuse_acks);
 	if (f->type == THMQI_FRAME_DETACH && !rig_self->no_detached)
 		PUSH(l->shard, .type = THMQI_FRAME_DETACHED, .stream = f->stream, .partition = f->partition,
 		     .seq = f->seq);

@@ -131,8 +131,10 @@ static int make_link(struct shm_conn *c, struct thmqi_link **ret_link)
 
 	int rc = thmqi_guest_link(&c->guest, c->core, c->hello.hello.shard, &opts, &c->poller, ret_link);
 
-	if (!rc)
+	if (!rc) {
 		(*ret_link)->carry = thmqi_shm_carry;
+		(*ret_link)->takes_series = true;
+	}
 	return rc;
 }
 

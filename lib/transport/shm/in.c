@@ -89,46 +89,71 @@ static int take_ctl(struct shm_conn *c)
 	return rc < 0 ? rc : done;
 }
 
-/* The first message of the next frame; it stays where it is as long as it is a series. */
+/* Only their payloads: as many as there are go to the shard by one frame. All others are told one by one. */
+static bool goes_whole(const struct thmqi_frame *first)
+{
+	return !((first->extra & ~THMQI_PRODUCE_REPORT) | first->key_len);
+}
+
+/* The next @count messages of a series, as one frame. */
+static int take_next(struct shm_conn *c, struct thmqi_frame *ours, uint32_t count)
+{
+	const struct thmqi_frame *first = &c->series;
+	const uint64_t step = thmqi_series_step(first->len), ahead = c->series_taken * step,
+		       at = first->data + ahead - (uint64_t)(uintptr_t)c->link->area, all = (count - 1) * step + first->len;
+
+	if (first->len && (at >= c->link->area_bytes || all > c->link->area_bytes - at))
+		return -EPROTO;
+	thmqi_frame_copy(ours, first);
+	ours->seq += c->series_taken;
+	if (first->len) {
+		ours->data += ahead;
+		prefetch(c->link->area + at, (uint32_t)THMQI_MIN(all, 2ull * THMQI_CACHELINE));
+	}
+	if (count > 1) {
+		ours->extra |= THMQI_PRODUCE_SERIES;
+		ours->arg[0] = count - 1;
+	}
+	c->series_taken += count;
+	thmqi_frame_commit(&c->link->up);
+	return 0;
+}
+
+/* What a series has come to: how many of it were not taken yet, or an error. */
+static int64_t series_left(const struct shm_conn *c, uint64_t told)
+{
+	const uint64_t all = (uint64_t)(uint32_t)told + 1;
+
+	if (all > THMQI_SERIES_MAX)
+		return -EPROTO;
+	return all > c->series_taken ? (int64_t)(all - c->series_taken) : 0; /* what was said is said */
+}
+
+/* The next frame; it stays where it is as long as it is a series. */
 static int take_first(struct shm_conn *c, struct thmqi_frame *ours)
 {
+	int64_t left;
 	int rc;
 
 	thmqi_frame_copy(ours, thmqi_frame_at(&c->up, 0));
 	rc = ours->type == THMQI_FRAME_PRODUCE ? produce(c, ours) : -EPROTO;
 	if (rc)
 		return rc;
-	if (ours->extra & THMQI_PRODUCE_SERIES) {
-		if (ours->extra & THMQI_PRODUCE_TIMED || ours->arg[1])
-			return -EPROTO;
-		ours->extra &= ~THMQI_PRODUCE_SERIES;
-		ours->arg[0] = 0;
-		thmqi_frame_copy(&c->series, ours);
-		c->series_taken = 1;
-	} else {
+	if (!(ours->extra & THMQI_PRODUCE_SERIES)) {
 		thmqi_frame_advance(&c->up, 1);
+		thmqi_frame_commit(&c->link->up);
+		return 0;
 	}
-	thmqi_frame_commit(&c->link->up);
-	return 0;
-}
-
-/* The next message of a series. */
-static int take_next(struct shm_conn *c, struct thmqi_frame *ours)
-{
-	const struct thmqi_frame *first = &c->series;
-	uint64_t ahead = c->series_taken * thmqi_series_step(first->len), at = first->data + ahead - (uint64_t)(uintptr_t)c->link->area;
-
-	if (c->series_taken >= THMQI_SERIES_MAX || (first->len && (at >= c->link->area_bytes || first->len > c->link->area_bytes - at)))
+	if (ours->extra & THMQI_PRODUCE_TIMED || ours->arg[1])
 		return -EPROTO;
-	thmqi_frame_copy(ours, first);
-	ours->seq += c->series_taken;
-	if (first->len) {
-		ours->data += ahead;
-		prefetch(c->link->area + at, first->len);
-	}
-	c->series_taken++;
-	thmqi_frame_commit(&c->link->up);
-	return 0;
+	ours->extra &= ~THMQI_PRODUCE_SERIES;
+	ours->arg[0] = 0;
+	thmqi_frame_copy(&c->series, ours);
+	c->series_taken = 0;
+	left = series_left(c, thmqi_series_told(thmqi_frame_at(&c->up, 0)));
+	if (left < 0)
+		return (int)left;
+	return take_next(c, ours, goes_whole(ours) ? (uint32_t)left : 1);
 }
 
 /* Likewise what is produced. */
@@ -137,6 +162,7 @@ static int take_up(struct shm_conn *c)
 	struct thmqi_frame *ours;
 	int done = 0, rc = 0;
 	uint64_t told;
+	int64_t left;
 
 	while (!rc && (ours = thmqi_frame_claim(&c->link->up, 0))) {
 		if (!c->series_taken) {
@@ -147,8 +173,9 @@ static int take_up(struct shm_conn *c)
 			continue;
 		}
 		told = thmqi_series_told(thmqi_frame_at(&c->up, 0));
-		if ((uint32_t)told >= c->series_taken) {
-			rc = take_next(c, ours);
+		left = series_left(c, told);
+		if (left) {
+			rc = left < 0 ? (int)left : take_next(c, ours, goes_whole(&c->series) ? (uint32_t)left : 1);
 			done++;
 		} else if (told & THMQI_SERIES_ENDS) {
 			c->series_taken = 0;

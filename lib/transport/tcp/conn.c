@@ -65,6 +65,7 @@ void thmqi_tcp_free_if_done(struct tcp_conn *c)
 	thmqi_tls_close(c->tls);
 	thmqi_tls_config_unref(c->tls_config);
 	thmqi_guest_close(&c->guest);
+	thmqi_tcp_lookup_unref(c->lookup);
 	free(c->url);
 	free(c->rx);
 	free(c->tx);
@@ -92,6 +93,8 @@ static void on_ready(void *ctx, uint32_t events)
 	struct tcp_conn *c = ctx;
 
 	thmqi_core_rouse_poller(c->core, &c->poller);
+	if (thmqi_unlikely(c->zc_next) && (events & EPOLLERR) && thmqi_tcp_zerocopy_is_all(c))
+		events &= ~(uint32_t)EPOLLERR;
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		c->readable = c->hung_up = true;
 	if (events & EPOLLIN)
@@ -226,6 +229,8 @@ void thmqi_tcp_opened(struct tcp_conn *c)
 {
 	c->state = TCP_OPEN;
 	c->deadline_ns = UINT64_MAX;
+	if (thmqi_unlikely(c->zerocopy))
+		thmqi_tcp_zerocopy_begin(c);
 	thmqi_joint_opened(&c->joint, c->hello.silence_ms);
 	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->joint.tick_ns);
 }
@@ -252,6 +257,8 @@ void thmqi_tcp_end(struct tcp_conn *c, int error)
 	c->joint.tick_ns = JOINT_BEAT_NS;
 	c->iov_at = c->iov_count = 0;
 	thmqi_guards_close(&c->guards, error);
+	if (thmqi_unlikely(c->zc_count))
+		thmqi_tcp_zerocopy_cut(c); /* before the shard takes back what it refers to */
 	link_end(c, error);
 	/* the other hears of it now, though the descriptor is closed a little later */
 	shutdown(c->fd, SHUT_RDWR);

@@ -177,6 +177,7 @@ static void take_in(struct thmqi_gate *g, int fd)
 	c->own = d->own;
 	c->transport = g->host.listener->transport;
 	c->fd = fd;
+	c->zerocopy = d->zerocopy;
 	c->tls_config = config_of(d);
 	c->state = c->tls_config ? TCP_SHAKING : TCP_GREETING;
 	c->joint.silence_ns = g->host.silence_ns;
@@ -329,6 +330,7 @@ int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,
 	pthread_mutex_init(&d->lock, NULL);
 	d->fd = -1;
 	d->own = own;
+	d->zerocopy = own ? TCP_COPIES : (uint8_t)thmqi_tcp_zerocopy_of(url);
 	rc = !own && thmqi_tcp_is_secure(url, opts->tls) ? thmqi_tls_config_open(opts->tls, NULL, &d->tls)
 							 : 0;
 	if (!rc)

@@ -40,7 +40,13 @@ static int frame_done(struct tcp_conn *c)
 /* A frame is there: its body is awaited, or it is done. 1: it has to wait. */
 static int frame_arrived(struct tcp_conn *c)
 {
-	int rc = thmqi_joint_begin(&c->joint, &c->in.frame, &c->in.to);
+	int rc;
+
+	/* who has it says so before the kernel does, now and then */
+	c->stalled = thmqi_unlikely(c->zc_count) && c->in.frame.type == THMQI_FRAME_RELEASE && thmqi_tcp_zerocopy_has(c, &c->in.frame);
+	if (c->stalled)
+		return 1;
+	rc = thmqi_joint_begin(&c->joint, &c->in.frame, &c->in.to);
 
 	c->stalled = rc == 1;
 	if (c->in.left >= LARGE_BODY)

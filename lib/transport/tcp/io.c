@@ -53,10 +53,14 @@ static int64_t send_some(struct tcp_conn *c, const struct iovec *iov, uint32_t c
 	}
 	if (thmqi_unlikely(c->own && c->own->send))
 		return send_own(c, iov, count);
-	n = count == 1 ? send(c->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
-		       : sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	n = count == 1 ? send(c->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT | c->send_flags)
+		       : sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT | c->send_flags);
 	if (n >= 0)
 		return n;
+	if (thmqi_unlikely(c->send_flags & MSG_ZEROCOPY) && errno == ENOBUFS) { /* so much may not be locked: it is copied */
+		c->send_flags = 0;
+		return send_some(c, iov, count);
+	}
 	if (errno == EAGAIN)
 		c->writable = false;
 	return errno == EAGAIN || errno == EINTR ? 0 : -errno;

@@ -145,8 +145,12 @@ static void moved(struct tcp_conn *c, size_t n)
 
 static int send_some(struct tcp_conn *c)
 {
-	int64_t n = thmqi_tcp_send(c, c->iov + c->iov_at, c->iov_count - c->iov_at);
+	uint32_t part = thmqi_likely(!c->zerocopy) ? c->iov_count - c->iov_at : thmqi_tcp_zerocopy_part(c);
+	int64_t n = thmqi_tcp_send(c, c->iov + c->iov_at, part);
 
+	if (thmqi_unlikely(c->send_flags & MSG_ZEROCOPY) && n > 0)
+		thmqi_tcp_zerocopy_sent(c);
+	c->send_flags = 0;
 	if (n > 0)
 		moved(c, (size_t)n);
 	return n < 0 ? (int)n : 0;
@@ -154,10 +158,10 @@ static int send_some(struct tcp_conn *c)
 
 void thmqi_tcp_out(struct tcp_conn *c)
 {
-	uint32_t round;
+	uint32_t round, rounds = c->zerocopy ? TCP_IOV : SEND_ROUNDS; /* then each large body is a call of its own */
 	int rc = 0;
 
-	for (round = 0; round < SEND_ROUNDS && !rc && thmqi_tcp_out_wanted(c); round++) {
+	for (round = 0; round < rounds && !rc && thmqi_tcp_out_wanted(c); round++) {
 		if (thmqi_unlikely(thmqi_tcp_unsent(c))) {
 			rc = thmqi_tcp_flush(c);
 			if (rc || thmqi_tcp_unsent(c))

@@ -25,10 +25,29 @@ static void client_closed(void *ctx, struct thmqi_link *link)
 	thmqi_tcp_tick_at(c, c->deadline_ns);
 }
 
-/* Where another link of the session leads to: its connection is there as long as the link is. */
-static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_link *beside)
+/* Where the environment may have threads: in others it stays with the addresses that there were. */
+static bool may_look_up(const struct thmqi_transport *t)
 {
-	const struct tcp_conn *other = beside ? beside->listener->acceptor.ctx : NULL;
+	return !thmqi_env_is_caller_driven(t->env) || (thmqi_env_flags(t->env) & THMQ_ENV_ALLOW_THREADS);
+}
+
+/* What @other led to does not answer any more. */
+static void look_up_again(struct tcp_conn *c, struct tcp_conn *other, const char *url)
+{
+	const struct thmqi_clock *clock = thmqi_env_core(c->transport->env, 0)->clock;
+
+	if (!other->lookup)
+		other->lookup = thmqi_tcp_lookup_make(url);
+	c->lookup = thmqi_tcp_lookup_ref(other->lookup);
+	if (!c->lookup)
+		return;
+	thmqi_tcp_lookup(c->lookup, clock->now_ns(clock->ctx), other->addresses, &other->address_count);
+}
+
+/* Where another link of the session leads to: its connection is there as long as the link is. */
+static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_link *beside, bool anew)
+{
+	struct tcp_conn *other = beside ? beside->listener->acceptor.ctx : NULL;
 
 	if (c->own) {
 		c->url = strdup(url);
@@ -38,6 +57,8 @@ static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_
 	if (!other)
 		return thmqi_tcp_resolve(url, false, c->addresses, TCP_ADDRESSES,
 					 &c->address_count);
+	if (anew && may_look_up(c->transport))
+		look_up_again(c, other, url);
 	memcpy(c->addresses, other->addresses, sizeof(c->addresses));
 	c->address_count = other->address_count;
 	c->instance = other->instance;
@@ -63,7 +84,8 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	c->tls_config = opts->tls;
 	if (c->tls_config)
 		thmqi_tls_config_ref(c->tls_config);
-	rc = addresses_of(c, url, opts->beside);
+	c->zerocopy = c->own ? TCP_COPIES : (uint8_t)thmqi_tcp_zerocopy_of(url);
+	rc = addresses_of(c, url, opts->beside, opts->anew);
 	if (rc)
 		goto fail;
 	if (opts->anew)
@@ -74,6 +96,7 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 		return 0;
 fail:
 	thmqi_tls_config_unref(c->tls_config);
+	thmqi_tcp_lookup_unref(c->lookup);
 	free(c->url);
 	free(c);
 	return rc;

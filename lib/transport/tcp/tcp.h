@@ -22,6 +22,8 @@
 #define TCP_IOV 64u
 #define TCP_SEND_BYTES (1u << 20) /* gathered for one call */
 #define TCP_ADDRESSES 4u
+#define TCP_ZEROCOPY_BYTES (64u << 10) /* bodies that may go without a copy, where that is asked for */
+#define TCP_ZC_MAX 32u                 /* of these, not done with */
 #define TCP_GREETINGS_MAX                                                                          \
 	256u /* connections that have not said what they want: more, and the oldest goes */
 #define TCP_SHAKES_A_TURN                                                                          \
@@ -46,7 +48,23 @@ struct tcp_door {
 	pthread_mutex_t lock;         /* taken for each connection that is accepted, and for nothing else */
 	const struct thmq_transport *own; /* NULL: sockets of ours */
 	int fd;
+	uint8_t zerocopy; /* of connections that come: enum tcp_zerocopy */
 	char url[128];
+};
+
+/* ?zerocopy of a URL. */
+enum tcp_zerocopy {
+	TCP_COPIES,
+	TCP_ZEROCOPY_WHERE_IT_HELPS, /* until the kernel says that it has copied all the same */
+	TCP_ZEROCOPY_ALWAYS
+};
+
+/* A sending that the kernel has not done with. */
+struct tcp_zc {
+	uint32_t number;
+	uint32_t stream;
+	uint64_t token;
+	bool is_run; /* it has a stream and a token: it may be given back */
 };
 
 enum tcp_state {
@@ -98,6 +116,7 @@ struct tcp_conn {
 	uint8_t client_id[16];
 	struct tcp_address addresses[TCP_ADDRESSES]; /* client */
 	uint32_t address_count, address_next;
+	struct tcp_lookup *lookup; /* client, once it had to be made again, of a name: shared with the one before; NULL */
 	uint64_t address_ns; /* so long this one may take; UINT64_MAX: there is no other */
 	/* in */
 	struct thmqi_stream in;
@@ -119,6 +138,11 @@ struct tcp_conn {
 	} refs[TCP_IOV]; /* broker: runs that are sent from where they lie */
 	uint32_t ref_count;
 	uint32_t number;            /* of the next frame */
+	int send_flags;             /* of the next send beside the usual ones */
+	uint8_t zerocopy;           /* enum tcp_zerocopy */
+	uint32_t zc_next, zc_copied; /* number of the next one; how many were copied */
+	uint32_t zc_count;
+	struct tcp_zc zc[TCP_ZC_MAX];
 };
 
 /* url.c */
@@ -126,12 +150,34 @@ int thmqi_tcp_check(const char *url);
 /* Looks up names, which may block. @passive: to listen at. *ret_count addresses, the best first. */
 int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 		      uint32_t *ret_count);
+/* @numeric: names are not looked up, and are errors */
+int thmqi_tcp_resolve_as(const char *url, bool passive, bool numeric, struct tcp_address *ret, uint32_t max,
+			 uint32_t *ret_count);
 void thmqi_tcp_format(const struct tcp_address *a, bool tls, char *ret_url, size_t size);
 /* Is it for TLS? tls:// is, and so is tcp:// with options that do not say otherwise. */
 bool thmqi_tcp_is_secure(const char *url, const struct thmq_tls_opts *tls);
 /* thmqi_transport_secure() */
 int thmqi_tcp_secure(const char *url, const struct thmq_tls_opts *opts,
 		     struct thmqi_tls_config **ret_config);
+
+enum tcp_zerocopy thmqi_tcp_zerocopy_of(const char *url);
+
+/* zerocopy.c */
+void thmqi_tcp_zerocopy_begin(struct tcp_conn *c);
+uint32_t thmqi_tcp_zerocopy_part(struct tcp_conn *c); /* how many entries of iov go next, by one call with send_flags */
+void thmqi_tcp_zerocopy_sent(struct tcp_conn *c);     /* … that was MSG_ZEROCOPY, and took something */
+void thmqi_tcp_zerocopy_take(struct tcp_conn *c);     /* what the kernel has told */
+bool thmqi_tcp_zerocopy_has(struct tcp_conn *c, const struct thmqi_frame *release); /* may the kernel still read what is given back? */
+bool thmqi_tcp_zerocopy_is_all(struct tcp_conn *c); /* nothing else is wrong with the socket */
+void thmqi_tcp_zerocopy_cut(struct tcp_conn *c);    /* it ends: nothing of ours is read behind it */
+
+/* lookup.c: a name asked for again, by a thread of its own. All calls by the session's */
+struct tcp_lookup;
+struct tcp_lookup *thmqi_tcp_lookup_make(const char *url); /* NULL: the URL has no name, or there is no memory */
+struct tcp_lookup *thmqi_tcp_lookup_ref(struct tcp_lookup *lookup);
+void thmqi_tcp_lookup_unref(struct tcp_lookup *lookup); /* any thread */
+/* Its latest answer, if there is one; and the next is asked for, where it is time. @addresses, @count: what is known, stays so without an answer. */
+void thmqi_tcp_lookup(struct tcp_lookup *lookup, uint64_t now_ns, struct tcp_address *addresses, uint32_t *count);
 
 /* door.c */
 int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,

@@ -12,6 +12,7 @@
 struct place {
 	char host[HOST_MAX + 1]; /* "*": any, to listen at */
 	char port[6];
+	enum tcp_zerocopy zerocopy;
 };
 
 static int bad(const char *url, const char *why)
@@ -22,18 +23,35 @@ static int bad(const char *url, const char *why)
 			  url, why, scheme, url, scheme, url);
 }
 
+/* Behind ?: zerocopy is all that there is. */
+static int parse_options(const char *url, const char *at, struct place *p)
+{
+	if (strcmp(at, "zerocopy") == 0)
+		p->zerocopy = TCP_ZEROCOPY_WHERE_IT_HELPS;
+	else if (strcmp(at, "zerocopy=always") == 0)
+		p->zerocopy = TCP_ZEROCOPY_ALWAYS;
+	else
+		return bad(url, "behind ? only zerocopy or zerocopy=always may stand");
+	if (strncmp(url, "tcp:", 4) != 0)
+		return bad(url, "zerocopy is of tcp:// only");
+	return 0;
+}
+
 static int parse_port(const char *url, const char *at, struct place *p)
 {
 	uint32_t value = 0, n;
 
-	for (n = 0; at[n]; n++) {
+	p->zerocopy = TCP_COPIES;
+	for (n = 0; at[n] && at[n] != '?'; n++) {
 		if (at[n] < '0' || at[n] > '9' || n >= 5)
 			return bad(url, "that is no port");
 		value = value * 10 + (uint32_t)(at[n] - '0');
 		p->port[n] = at[n];
 	}
 	p->port[n] = 0;
-	return n == 0 || value > 65535 ? bad(url, "that is no port") : 0;
+	if (n == 0 || value > 65535)
+		return bad(url, "that is no port");
+	return at[n] ? parse_options(url, at + n + 1, p) : 0;
 }
 
 static int parse(const char *url, struct place *p)
@@ -69,6 +87,13 @@ int thmqi_tcp_check(const char *url)
 	return parse(url, &p);
 }
 
+enum tcp_zerocopy thmqi_tcp_zerocopy_of(const char *url)
+{
+	struct place p;
+
+	return parse(url, &p) == 0 ? p.zerocopy : TCP_COPIES;
+}
+
 /* A socket of IPv6 is one of IPv4, too: where there are both it goes first. */
 static void set_any(struct tcp_address *a, uint32_t count)
 {
@@ -88,6 +113,12 @@ static void set_any(struct tcp_address *a, uint32_t count)
 int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, uint32_t max,
 		      uint32_t *ret_count)
 {
+	return thmqi_tcp_resolve_as(url, passive, false, ret, max, ret_count);
+}
+
+int thmqi_tcp_resolve_as(const char *url, bool passive, bool numeric, struct tcp_address *ret, uint32_t max,
+			 uint32_t *ret_count)
+{
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
 				 .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV},
 			*found, *it;
@@ -104,7 +135,7 @@ int thmqi_tcp_resolve(const char *url, bool passive, struct tcp_address *ret, ui
 		hints.ai_flags |= AI_PASSIVE;
 	any = passive && strcmp(p.host, "*") == 0;
 	rc = getaddrinfo(any ? NULL : p.host, p.port, &hints, &found);
-	if (rc == EAI_NONAME) { /* a name, then */
+	if (rc == EAI_NONAME && !numeric) { /* a name, then */
 		hints.ai_flags &= ~AI_NUMERICHOST;
 		rc = getaddrinfo(p.host, p.port, &hints, &found);
 	}

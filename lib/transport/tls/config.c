@@ -233,7 +233,7 @@ int thmqi_tls_config_open(const struct thmq_tls_opts *opts, const char *host,
 	int rc = thmqi_opts_copy(&o, sizeof(o), opts);
 
 	if (rc)
-		return thmqi_fail(rc, "tls: options of a size that this library cannot take");
+		return thmqi_fail(rc, "tls: options: %s", thmqi_opts_why(rc));
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return thmqi_fail(-ENOMEM, "tls: no memory");

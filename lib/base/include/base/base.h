@@ -152,6 +152,8 @@ static inline bool thmqi_lacks_space(int error)
  * Return: 0; -EINVAL size below 8; -E2BIG.
  */
 int thmqi_opts_copy(void *dst, uint32_t dst_size, const void *src);
+/* What is wrong, and the cure, for the text of whoever refuses them. */
+const char *thmqi_opts_why(int rc);
 /* All zero but for the size, which is that of the caller's struct. NULL, and a size that no struct has: nothing is written. */
 void thmqi_opts_init(void *opts, uint32_t size);
 

@@ -136,7 +136,10 @@ def _options(name: str, fields: Mapping[str, Any], keep: list[Any]) -> Any:
         elif isinstance(value, Mapping):
             value = _options("thmq_limits" if field == "limits" else "thmq_tls_opts", value, keep)
             keep.append(value)
-        setattr(o, field, value)
+        try:
+            setattr(o, field, value)
+        except (TypeError, OverflowError) as e:
+            raise type(e)(f"option {field}: {e}") from None
     keep.append(o)
     return o
 

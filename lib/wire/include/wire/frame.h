@@ -204,7 +204,8 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 /*
  * In memory that client and broker share: the first of a series of messages that are alike, but that each one's sequence is the next, and its
  * bytes lie behind those of the one before it, rounded up to 8. arg0, which the client goes on writing: how many more there are by now, and
- * THMQI_SERIES_ENDS once the frame behind it is to be looked at. No time, no producer id.
+ * THMQI_SERIES_ENDS once the frame behind it is to be looked at. No time, no producer id. The shard is told of such messages by a frame that
+ * is written once: arg0 is how many there are behind the first; and they have nothing but a payload.
  */
 #define THMQI_PRODUCE_SERIES 0x80000u
 #define THMQI_SERIES_MAX 1024u
@@ -223,6 +224,7 @@ static inline uint32_t thmqi_producer_life(uint64_t id, uint32_t generation)
 #define THMQI_SETTLE_RETURN 4u /* as NACK, but the app never saw it */
 #define THMQI_LEAVE_AWAY 1u   /* in topic_flags of LEAVE: it may come back */
 #define THMQI_JOIN_SHARED 1u   /* in topic_flags of JOIN */
+#define THMQI_GROUP_VOLATILE 0x80000000u /* in a group's id: it ends with its broker's life */
 #define THMQI_OF_PRODUCER 1u /* a number of a stream is a consumer's without it */
 #define THMQI_ATTACHED_AT_GROUP 0x80u /* it begins where the group stands, not where ATTACH asked for */
 
@@ -323,7 +325,8 @@ enum thmqi_op {
 		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id, in its upper half: as extra of an ASSIGN; ASSIGN frames follow, but with
 		      topic_flags THMQI_JOIN_SHARED, which makes no member. A
 		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own;
-		      index: enum thmq_assignor; key, key_len: its name, if it has one */
+		      index: enum thmq_assignor; key, key_len: its name, if it has one; group_id: the one that it comes back to, status
+		      -THMQ_EFENCED where that is gone, though there may be another of its name; 0: whichever has the name */
 	THMQI_OP_LEAVE = 7,      /* meta; stream */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
