@@ -3,12 +3,18 @@
 #include "base/base.h"
 
 /*
- * Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, 6.4): the upper bits of the product. Keys that follow one
- * another, as those of partitions do, come to lie evenly apart: of a hundred thousand nearly all are where they are looked for first.
+ * Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, 6.4) of all but the lowest bits: the upper bits of the product.
+ * Keys that follow one another, as those of partitions do, lie side by side in a cache line, so that who goes from one to the next
+ * finds most of them in lines that are there; and the lines of keys come to lie evenly apart: of a hundred thousand nearly all are in
+ * the line where they are looked for first.
  */
+#define NEIGHBOURS ((uint32_t)(THMQI_CACHELINE / sizeof(struct thmqi_map_slot)))
+
 static uint32_t slot_of(const struct thmqi_map *m, uint64_t key)
 {
-	return (uint32_t)((key * 0x9e3779b97f4a7c15ull) >> __builtin_clzll(m->mask));
+	const uint32_t at = (uint32_t)((key / NEIGHBOURS * 0x9e3779b97f4a7c15ull) >> __builtin_clzll(m->mask));
+
+	return (at & ~(NEIGHBOURS - 1)) | (uint32_t)(key % NEIGHBOURS);
 }
 
 void thmqi_map_init(struct thmqi_map *m)
@@ -61,10 +67,12 @@ static void insert(struct thmqi_map *m, uint64_t key, void *value)
 static int grow(struct thmqi_map *m)
 {
 	struct thmqi_map bigger = {.mask = m->slots ? m->mask * 2 + 1 : 15};
+	const size_t bytes = ((size_t)bigger.mask + 1) * sizeof(*bigger.slots);
 
-	bigger.slots = calloc((size_t)bigger.mask + 1, sizeof(*bigger.slots));
+	bigger.slots = aligned_alloc(THMQI_CACHELINE, bytes);
 	if (!bigger.slots)
 		return -ENOMEM;
+	memset(bigger.slots, 0, bytes);
 	for (uint32_t i = 0; m->slots && i <= m->mask; i++)
 		if (m->slots[i].value)
 			insert(&bigger, m->slots[i].key, m->slots[i].value);

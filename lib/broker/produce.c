@@ -15,6 +15,8 @@
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
 
+#define REST_BYTES 1536u
+
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
 #define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
 #define ALONE (THMQI_PRODUCE_REPORT | SPECIAL | THMQI_PRODUCE_TXN)
@@ -145,6 +147,16 @@ static void prefetch_body(const struct thmqi_frame *f)
 		__builtin_prefetch(at + THMQI_MIN(f->len - 1, 2u * THMQI_CACHELINE));
 }
 
+/* The lines behind those: of a message alone in its run nothing has been read before it, from where the cache would go on. */
+static void prefetch_rest(const struct thmqi_frame *f)
+{
+	const char *at = (const char *)(uintptr_t)f->data;
+	uint32_t i;
+
+	for (i = 3 * THMQI_CACHELINE; i < f->len && i < REST_BYTES; i += THMQI_CACHELINE)
+		__builtin_prefetch(at + i);
+}
+
 /* How many frames before its own each step is: each waits for what the one before has brought. */
 enum {
 	AHEAD_FRAME = 15, /* the frame itself, from the client's core */
@@ -152,7 +164,8 @@ enum {
 	AHEAD_PARTITION = 10,
 	AHEAD_FAR = 7, /* the partition's index */
 	AHEAD_NEAR = 5,
-	AHEAD_NEXT = 2 /* and the message */
+	AHEAD_NEXT = 2, /* and the message */
+	AHEAD_REST = 1
 };
 _Static_assert(AHEAD_PARTITION < AHEAD, "in its ring");
 
@@ -192,6 +205,9 @@ static __attribute__((noinline)) void look_ahead(struct conn *c)
 	f = thmqi_frame_peek(up, AHEAD_NEXT);
 	if (f)
 		prefetch_body(f);
+	f = thmqi_frame_peek(up, AHEAD_REST);
+	if (f)
+		prefetch_rest(f);
 }
 
 /* With an id its sequences rise, by less than a run's header can tell. */

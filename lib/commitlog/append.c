@@ -6,7 +6,7 @@
 #include "internal.h"
 #include "index/keys.h"
 
-#define FORMING_BYTES (512u << 10) /* a batch's buffer at most, unless one run needs more */
+#define FORMING_BYTES (1024u << 10) /* a batch's buffer at most, unless one run needs more */
 #define GROWTH 4u
 #define PREFETCH_BYTES (5u * THMQI_CACHELINE)
 #define EVICTIONS_MAX 64u          /* batches that one allocation may cost the cache */

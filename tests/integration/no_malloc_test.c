@@ -164,6 +164,7 @@ int snprintf(char *buf, size_t size, const char *format, ...)
 
 #define TOPIC "no-malloc"
 #define LIMIT_NS 20000000000u
+#define WARMER_MAX 3u
 
 static int failures;
 
@@ -338,6 +339,32 @@ static void settle(struct run *r)
 	}
 }
 
+static uint64_t pool_bytes(const struct run *r)
+{
+	struct thmq_env_stats s = {.size = sizeof(s)};
+
+	must("stats", thmq_env_stats(r->env, &s));
+	return s.pool_bytes;
+}
+
+/* Who has fallen behind for the first time reads from the device, and its pool may take more memory: all is warm after that only. */
+static void expect_none_of(struct run *r, const char *what, uint64_t messages)
+{
+	uint64_t before;
+	unsigned i;
+
+	for (i = 0; i < WARMER_MAX; i++) {
+		atomic_store(&calls, 0);
+		before = pool_bytes(r);
+		atomic_store(&armed, true);
+		move(r, messages);
+		atomic_store(&armed, false);
+		if (!atomic_load(&calls) || pool_bytes(r) == before)
+			break;
+	}
+	expect_none(what);
+}
+
 static void run_phase(const struct phase *p, const char *base)
 {
 	char dir[256], what[64];
@@ -348,16 +375,12 @@ static void run_phase(const struct phase *p, const char *base)
 	move(&r, 4000); /* more than the caches hold: from here on they are full */
 	settle(&r);
 	move(&r, 500);
-	atomic_store(&armed, true);
-	move(&r, 2000);
-	expect_none(p->name);
+	expect_none_of(&r, p->name, 2000);
 	if (p->logged) {
 		/* more than what is left of the first segment: a new one may map memory for its index, once */
 		snprintf(what, sizeof(what), "%s, next segment", p->name);
 		atomic_store(&mapping_allowed, true);
-		atomic_store(&armed, true);
-		move(&r, 25000);
-		expect_none(what);
+		expect_none_of(&r, what, 25000);
 		atomic_store(&mapping_allowed, false);
 	}
 	must("close", thmq_env_close(r.env, LIMIT_NS));

@@ -84,14 +84,22 @@ static uint64_t page_apart(uint32_t i)
 	return (uint64_t)i * 4096;
 }
 
-/* all in one slot of a table of 16, 32, … 2048: the hash is the product's upper half, so undo the product */
+/*
+ * All in one line of a table of 16, 32, … 2048, and first looked for in one slot of it: the hash is the product's upper half of all but
+ * the lowest two bits, so undo the product where that leaves room for these.
+ */
 static uint64_t colliding(uint32_t i)
 {
-	uint64_t inverse = 1, odd = 0x9e3779b97f4a7c15ull;
+	uint64_t inverse = 1, odd = 0x9e3779b97f4a7c15ull, product = 0;
 
 	for (int n = 0; n < 6; n++)
 		inverse *= 2 - odd * inverse;
-	return ((uint64_t)i << 44) * inverse;
+	do {
+		while (product * inverse >> 62)
+			product += 1ull << 40;
+		product += 1ull << 40;
+	} while (i--);
+	return (product - (1ull << 40)) * inverse * 4;
 }
 
 static void check(void *const *model, uint64_t (*key)(uint32_t))
@@ -178,7 +186,7 @@ Test(base_map, keys_that_follow_one_another_lie_where_they_are_looked_for_first)
 		for (uint64_t k = 0; k < count; k++)
 			cr_assert_eq(thmqi_map_put(&map, k * step, &things[0]), 0);
 		for (uint32_t i = 0; i <= map.mask; i++) {
-			uint64_t home = (map.slots[i].key * 0x9e3779b97f4a7c15ull) >> __builtin_clzll(map.mask);
+			uint64_t home = (map.slots[i].key / line * 0x9e3779b97f4a7c15ull) >> __builtin_clzll(map.mask);
 
 			first += map.slots[i].value && home / line == i / line;
 		}

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "../internal.h"
+#include "commitlog/hint.h"
 #include "keys.h"
 #include "seal_format.h"
 
@@ -157,16 +158,25 @@ static uint64_t term_of(const struct generation *g, uint64_t batch)
 	return i ? g->terms[i - 1].term : 0;
 }
 
-/* There are more places than partitions. */
+/* Until a page of partitions is sealed its CRC's place counts those that lie in it. There are more places than partitions. */
 static struct seal_partition *place_of(const struct seal_image *image, uint32_t partition)
 {
 	struct seal_partition_page *pages = bytes_of(image, SEAL_PARTITIONS);
-	uint32_t count = section_of(image, SEAL_PARTITIONS)->count, page = seal_partition_page_of(partition, count), i;
+	uint32_t count = section_of(image, SEAL_PARTITIONS)->count, page = seal_partition_page_of(partition, count);
 
-	for (;; page = (page + 1) % count)
-		for (i = 0; i < SEAL_PAGE_PARTITIONS; i++)
-			if (!pages[page].entries[i].count)
-				return &pages[page].entries[i];
+	while (pages[page].crc == SEAL_PAGE_PARTITIONS)
+		page = (page + 1) % count;
+	return &pages[page].entries[pages[page].crc++];
+}
+
+void thmqi_image_forget(struct seal_image *image)
+{
+	uint8_t *place = (uint8_t *)image->place;
+	struct seal_partition_page *page = (struct seal_partition_page *)(place - (uint64_t)(place - image->data) % SEAL_PAGE);
+
+	memset(image->place, 0, sizeof(*image->place));
+	page->crc--; /* none has got a place since */
+	image->place = NULL;
 }
 
 static void put_run(struct seal_image *image, const struct entry *entry, int64_t time_max_ns)
@@ -241,6 +251,25 @@ static struct seal_partition *gather_moved(struct seal_image *image, const struc
 	return p;
 }
 
+/*
+ * Of very many partitions nothing lies in a cache. They are gone through by a list, whose next but one can be asked for, and of the
+ * next one its first entries and the page that it goes to.
+ */
+static void look_ahead(const struct seal_image *image, const struct run_index *x)
+{
+	const struct seal_partition_page *pages = bytes_of(image, SEAL_PARTITIONS);
+	const uint32_t list = image->generation->number % 2;
+	const struct run_index *next = x->touched[list].next, *then;
+
+	if (!next)
+		return;
+	then = next->touched[list].next;
+	thmqi_log_hint(then ? then : next, THMQI_LOG_HINT_FAR);
+	if (next->first < next->count)
+		__builtin_prefetch(thmqi_chunk_at(thmqi_index_chunk(next, next->first)));
+	__builtin_prefetch(&pages[seal_partition_page_of(next->partition, section_of(image, SEAL_PARTITIONS)->count)].crc, 1);
+}
+
 /* One partition, or a part of it. Return: entries gathered, one at least. */
 static uint32_t gather(struct seal_image *image, uint32_t budget)
 {
@@ -251,6 +280,7 @@ static uint32_t gather(struct seal_image *image, uint32_t budget)
 	uint32_t done = 0;
 
 	if (image->next_entry == UINT64_MAX) {
+		look_ahead(image, x);
 		image->next_entry = thmqi_index_find_batch(x, s->first_index);
 		image->place = x->moved ? gather_moved(image, x, last) : NULL;
 	}

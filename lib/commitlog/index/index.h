@@ -115,6 +115,7 @@ void thmqi_seals_write(struct thmq_log *log); /* those that were kept; what cann
 int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g,
 		      uint32_t part);
 uint32_t thmqi_image_step(struct seal_image *image, uint32_t budget); /* until image->done. Return: entries gathered or keys sorted, one at least */
+void thmqi_image_forget(struct seal_image *image); /* the partition that is being gathered: it has a place, and is to have none */
 void thmqi_image_no_keys(struct seal_image *image);
 void thmqi_image_keys_free(struct seal_image *image);
 void thmqi_image_end(struct seal_image *image);

@@ -98,13 +98,10 @@ void thmqi_untouch(struct thmq_log *log, struct run_index *x)
 		if (x->generations[i] != (uint32_t)g->number)
 			continue;
 		if (log->sealing.image.next == x) {
-			if (log->sealing.image
-				    .place) /* half of its runs is nothing that could be said */
-				memset(log->sealing.image.place, 0,
-				       sizeof(*log->sealing.image.place));
+			if (log->sealing.image.place) /* half of its runs is nothing that could be said */
+				thmqi_image_forget(&log->sealing.image);
 			log->sealing.image.next = x->touched[i].next;
 			log->sealing.image.next_entry = UINT64_MAX;
-			log->sealing.image.place = NULL;
 		}
 		for (at = &g->first; *at && *at != x; at = &(*at)->touched[i].next)
 			;
