@@ -739,7 +739,7 @@ void thmqi_writers_fini(struct shard *s);
 void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f);
-void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sub_release(struct conn *c, uint32_t stream, uint64_t token);
 void thmqi_sub_ready(struct sub *sub);
 void thmqi_sub_pay(struct sub *sub, uint32_t messages, uint32_t bytes); /* of one that is limited: they were handed out */
 bool thmqi_sub_may(struct sub *sub);   /* of one that is limited: have more now? */

@@ -16,6 +16,7 @@
 
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
 #define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
+#define PLAIN_BYTES 4096u /* a payload that goes the short way */
 #define ALONE (THMQI_PRODUCE_REPORT | SPECIAL | THMQI_PRODUCE_TXN)
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint64_t is)
@@ -639,6 +640,61 @@ static __attribute__((noinline)) int produce_delayed(struct conn *c, const struc
 	return 1;
 }
 
+/*
+ * The only message there is now, volatile, of the partition that the last one went to, with nothing but its payload: somebody may wait for it. It is
+ * on its way to them before it is counted. Return: 1; 0: the long way decides
+ */
+static uint32_t produce_plain(struct conn *c, const struct thmqi_frame *first)
+{
+	const uint32_t len = (uint32_t)sizeof(struct thmq_record) + THMQI_ALIGN_UP(first->len, 8u);
+	struct partition *p = c->last_partition;
+	struct shard *s = c->shard;
+	struct thmq_run_header *run;
+	struct thmq_record *record;
+	struct thmqi_list *it;
+	uint64_t index;
+
+	if (!p || p->id != first->partition || !p->is_volatile || p->dead || p->parting || p->holds || c->denied || c->last_limited ||
+	    (first->extra | first->key_len | first->tag_hash) || first->arg[1] || first->flags != THMQ_DURABILITY_MEMORY ||
+	    thmqi_frame_peek(&c->wire->up, 1) || first->len > PLAIN_BYTES || len > p->ring->bytes / 2 || check(c, first) != 0 ||
+	    !thmqi_conn_room(c, 2) || volatile_full(p, len) || thmq_log_append(p->log, (uint32_t)sizeof(*run) + len, &run, &index) != 0)
+		return 0;
+	run->len = len;
+	run->base_offset = p->next_offset;
+	run->partition = p->id;
+	run->count = run->span = 1;
+	run->encoding = THMQ_RUN_RECORDS;
+	run->flags = 0;
+	run->producer_id = run->first_sequence = run->transaction = 0;
+	run->first_time_ns = run->last_time_ns = (int64_t)s->core->wall_ns;
+	run->producer_epoch = run->sequence_span = 0;
+	run->tag_filter = 0;
+	record = (struct thmq_record *)(run + 1);
+	*record = (struct thmq_record){.size = first->len};
+	if (len > sizeof(*record)) {
+		memset((uint8_t *)record + len - 8, 0, 8);
+		memcpy(record + 1, (const void *)(uintptr_t)first->data, first->len);
+	}
+	if (thmqi_unlikely(thmq_log_append_end(p->log, run, append_level(p, THMQ_DURABILITY_MEMORY)) != 0))
+		return 0;
+	p->visible = ++p->next_offset;
+	count_volatile(p->ring, index, sizeof(*run) + len);
+	thmqi_list_each(it, &p->subs)
+		thmqi_sub_offer(thmqi_container(it, struct sub, partition_link));
+	if (c->wire->carry)
+		thmqi_conn_kick(c);
+	p->jumped = false;
+	s->messages_in++;
+	s->bytes_in += len - sizeof(*record);
+	c->last_topic->messages_in++;
+	c->last_topic->bytes_in += len - sizeof(*record);
+	THMQI_PROBE3(taken, p->id, run->base_offset, 1);
+	thmqi_conn_progress(c, first->stream, THMQ_DURABILITY_MEMORY, first->seq);
+	if (thmqi_unlikely(c->producers[first->stream].life != thmqi_producer_life(0, first->generation)))
+		begin_life(&c->producers[first->stream], first);
+	return 1;
+}
+
 /* One run. Return: messages taken; 0: nothing can be done now. */
 static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 {
@@ -863,7 +919,9 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 		prefetch_body(first); /* from the client's core, while the frame is looked at */
 		if (thmqi_unlikely(c->last_partition && c->last_partition->id != first->partition))
 			look_ahead(c);
-		taken = produce_run(c, first);
+		taken = produce_plain(c, first);
+		if (!taken)
+			taken = produce_run(c, first);
 		c->held_up = !taken;
 		if (!taken)
 			break;

@@ -524,7 +524,7 @@ void thmqi_shard_rouse(void *ctx, struct thmqi_link *link)
 	thmqi_conn_rouse(link->broker);
 }
 
-static void take_ctl(struct conn *c, const struct thmqi_frame *f)
+static void take_ctl(struct conn *c, struct thmqi_frame *f)
 {
 	switch (f->type) {
 	case THMQI_FRAME_REQUEST:
@@ -551,7 +551,11 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 			thmqi_shared_settle(c, f);
 		break;
 	case THMQI_FRAME_RELEASE:
-		thmqi_sub_release(c, f);
+		thmqi_sub_release(c, f->stream, f->arg[0]);
+		break;
+	case THMQI_FRAME_RELEASES: /* where the medium has no accounts of its own of them, or has settled those */
+		for (uint32_t i = 0; c->wire->takes_releases && i < THMQI_MIN(f->len, THMQI_RELEASES); i++)
+			thmqi_sub_release(c, f->stream, *thmqi_frame_token(f, i));
 		break;
 	case THMQI_FRAME_REVOKED:
 		if (c->shard->id == THMQI_SHARD_META)
@@ -581,7 +585,7 @@ static bool waits(struct shard *s, const struct thmqi_frame *f)
 static uint32_t take_frames(struct conn *c)
 {
 	struct thmqi_frame_ring *ctl = &c->wire->ctl;
-	const struct thmqi_frame *f;
+	struct thmqi_frame *f;
 	uint32_t done = 0;
 
 	if (thmqi_unlikely(c->backlog_count != 0) && !thmqi_conn_flush_backlog(c))
