@@ -324,15 +324,17 @@ double bench_percentile(struct bench_samples *s, double share)
 	return s->ns[rank - 1];
 }
 
-double bench_memory(void)
+double bench_memory_of(pid_t pid)
 {
 	double sum = 0;
-	char line[256];
-	FILE *f = fopen("/proc/self/status", "re");
+	char line[256], path[64];
 	unsigned long long kib;
+	FILE *f;
 
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "re");
 	if (!f)
-		bench_die("/proc/self/status", errno);
+		bench_die(path, errno);
 	while (fgets(line, sizeof(line), f))
 		if (sscanf(line, "RssAnon: %llu", &kib) == 1 ||
 		    sscanf(line, "RssShmem: %llu", &kib) == 1 ||
@@ -340,4 +342,9 @@ double bench_memory(void)
 			sum += (double)kib * 1024;
 	fclose(f);
 	return sum;
+}
+
+double bench_memory(void)
+{
+	return bench_memory_of(getpid());
 }

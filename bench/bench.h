@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
 #define BENCH_PAIRS_MAX 64u
@@ -68,6 +69,7 @@ void bench_pin(int cpu); /* the calling thread; -1: nothing */
 void bench_unpin(void);  /* all CPUs of the process again */
 int bench_mkdir(struct bench *b, const char *name, char *ret_path, size_t size);
 void bench_rmdir(const char *path); /* with all that is in it */
+double bench_memory_of(pid_t pid); /* of another one's */
 double bench_memory(void); /* bytes of this process, huge pages too, without what is mapped from files: proc(5) */
 
 /*

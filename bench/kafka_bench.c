@@ -1,108 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kafka_bench.c - what it costs to come by Kafka's protocol: librdkafka with examples/kafka, a process of its own on a directory under test,
- * beside the library's own session to the same broker over tcp://. Both wait until the message is on the device.
+ * kafka_bench.c - what it costs to come by Kafka's protocol: librdkafka, and kcat, with examples/kafka, a process of its own on a directory under
+ * test, beside the library's own session to the same broker over tcp://, and beside NATS JetStream with its own protocol. All wait until the
+ * message is on the device.
  *
- * kafka_flow_100B: messages of 100 bytes a second, until all are acknowledged (acks=all; durable). No bar yet.
- * kafka_read_100B: the same messages read from the beginning. No bar yet.
- * kafka_ack_100B_p50: from the send of one message to its acknowledgement, with nothing else under way. No bar yet.
- * kafka_connection (--full): memory of the broker for each of 500 connections that have asked once and are quiet. No bar yet.
+ * kafka_flow_100B: messages of 100 bytes a second, until all are acknowledged (acks=all; durable). Bar: 1 million a second.
+ * kafka_flow_100B_own: the same beside the own session. No bar: the cost of the protocol and of its client.
+ * kafka_flow_100B_nats: the same beside JetStream, whose store is made to flush before it acknowledges. Bar: as many.
+ * kafka_read_100B: the messages of librdkafka read from the beginning. No bar.
+ * kafka_read_native: those of the own session, which are made into records for it. No bar.
+ * kafka_ack_100B_p50: from the send of one message to its acknowledgement, with nothing else under way. No bar.
+ * kafka_tenth_p99: 100,000 messages of 100 bytes a second, a tenth of the bar above, each when it is due: from then to its acknowledgement,
+ *     p99, less the device's own p99 of one 4 KiB write with the flush flag; and what the own session makes of the same load. Bar: 1 ms at most.
+ * kafka_kcat_in_100B, kafka_kcat_out_100B: kcat as it is, its start and all, from a file of lines and to nowhere. No bar.
  */
 #include <errno.h>
 #include <librdkafka/rdkafka.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <thundermq/thundermq.h>
 #include <unistd.h>
 
-#include "rig_server.h"
+#include "rig_disk.h"
+#include "rig_kafka.h"
+#include "rig_rival.h"
 
 #define SECOND 1000000000ull
 #define BYTES 100u
-#define CONNECTIONS 500
-
-struct rig {
-	char dir[3200], kafka[64], native[64];
-	pid_t server;
-	int port;
-	struct thmq_env *env;
-	struct thmq_session *session;
-	unsigned serial; /* of topics */
-};
-
-static void check(const char *what, int64_t rc)
-{
-	if (rc >= 0)
-		return;
-	fprintf(stderr, "%s: %s\n", what, thmq_errmsg());
-	bench_die(what, rc < -1000 ? EIO : (int)rc);
-}
-
-static void rig_open(struct bench *b, struct rig *r)
-{
-	int native = rig_server_port(), fd;
-	char data[3300];
-	char *argv[] = {(char *)(uintptr_t)KAFKA,
-			"--data",
-			data,
-			"--listen",
-			r->kafka,
-			"--thmq",
-			r->native,
-			NULL};
-
-	*r = (struct rig){.port = rig_server_port()};
-	if (bench_mkdir(b, "kafka", r->dir, sizeof(r->dir)))
-		bench_die("mkdir", -errno);
-	snprintf(data, sizeof(data), "%s/data", r->dir);
-	snprintf(r->kafka, sizeof(r->kafka), "127.0.0.1:%d", r->port);
-	snprintf(r->native, sizeof(r->native), "tcp://127.0.0.1:%d", native);
-	r->server = rig_server_start(r->dir, argv);
-	fd = rig_server_connect_tcp(r->server, r->port);
-	if (fd < 0)
-		bench_die("the broker", -ECONNREFUSED);
-	close(fd);
-	check("open environment", thmq_env_open(&r->env, NULL));
-	check("connect",
-	      thmq_connect(r->env, r->native,
-			   THMQ_SESSION_OPTS(.window_bytes = 16 << 20, .window_count = 65536),
-			   &r->session));
-}
-
-static void rig_close(struct rig *r)
-{
-	thmq_env_close(r->env, SECOND);
-	rig_server_stop(r->server);
-	bench_rmdir(r->dir);
-}
-
-static const char *new_topic(struct rig *r, char *name, size_t size)
-{
-	snprintf(name, size, "t%u", ++r->serial);
-	check("topic", thmq_topic_create(r->session, name, NULL));
-	return name;
-}
+#define TENTH_RATE 100000u /* messages a second */
+#define TENTH_BURST 20u    /* that are due at once */
+#define MEANWHILE_NS 2000000000ull /* a rival's turn */
 
 /* ------------------------------------------------------------------- kafka */
 
 static uint64_t delivered;
+static struct bench_samples *latencies; /* NULL: not wanted */
 
 static void on_delivery(rd_kafka_t *k, const rd_kafka_message_t *m, void *ctx)
 {
 	(void)k, (void)ctx;
+	if (latencies && m->_private)
+		bench_samples_add(latencies, bench_now() - (uint64_t)(uintptr_t)m->_private);
 	if (m->err)
 		bench_die(rd_kafka_err2str(m->err), -EIO);
 	delivered++;
 }
 
-static rd_kafka_t *client(struct rig *r, rd_kafka_type_t type, const char *linger_ms)
+static rd_kafka_t *client(struct rig_kafka *r, rd_kafka_type_t type, const char *linger_ms)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	char text[512];
 	rd_kafka_t *k;
 
-	rd_kafka_conf_set(conf, "bootstrap.servers", r->kafka, text, sizeof(text));
+	rd_kafka_conf_set(conf, "bootstrap.servers", r->url, text, sizeof(text));
 	if (type == RD_KAFKA_PRODUCER) {
 		rd_kafka_conf_set(conf, "acks", "all", text, sizeof(text));
 		rd_kafka_conf_set(conf, "linger.ms", linger_ms, text, sizeof(text));
@@ -116,11 +68,13 @@ static rd_kafka_t *client(struct rig *r, rd_kafka_type_t type, const char *linge
 	return k;
 }
 
-static void kafka_send(rd_kafka_t *k, const char *topic, const void *data)
+/* @due: when it was to be sent; 0: that does not matter */
+static void kafka_send(rd_kafka_t *k, const char *topic, const void *data, uint64_t due)
 {
 	while (rd_kafka_producev(k, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0),
 				 RD_KAFKA_V_VALUE((void *)(uintptr_t)data, BYTES),
-				 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END))
+				 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+				 RD_KAFKA_V_OPAQUE((void *)(uintptr_t)due), RD_KAFKA_V_END))
 		rd_kafka_poll(k, 10); /* its queue is full */
 }
 
@@ -135,18 +89,18 @@ static void kafka_settle(rd_kafka_t *k, uint64_t count)
 }
 
 /* Messages a µs. */
-static double kafka_flow(struct rig *r, const char *topic, uint64_t count)
+static double kafka_flow(struct rig_kafka *r, const char *topic, uint64_t count)
 {
 	rd_kafka_t *k = client(r, RD_KAFKA_PRODUCER, "5");
 	char data[BYTES] = "k";
 	uint64_t begin, i;
 
 	delivered = 0;
-	kafka_send(k, topic, data); /* it finds its way */
+	kafka_send(k, topic, data, 0); /* it finds its way */
 	kafka_settle(k, 1);
 	begin = bench_now();
 	for (i = 0; i < count; i++) {
-		kafka_send(k, topic, data);
+		kafka_send(k, topic, data, 0);
 		if (i % 1000 == 0)
 			rd_kafka_poll(k, 0);
 	}
@@ -156,7 +110,7 @@ static double kafka_flow(struct rig *r, const char *topic, uint64_t count)
 	return (double)count * 1e3 / (double)begin;
 }
 
-static double kafka_read(struct rig *r, const char *topic, uint64_t count)
+static double kafka_read(struct rig_kafka *r, const char *topic, uint64_t count)
 {
 	rd_kafka_t *k = client(r, RD_KAFKA_CONSUMER, NULL);
 	rd_kafka_topic_partition_list_t *where = rd_kafka_topic_partition_list_new(1);
@@ -178,7 +132,7 @@ static double kafka_read(struct rig *r, const char *topic, uint64_t count)
 	return (double)count * 1e3 / (double)begin;
 }
 
-static double kafka_ack(struct rig *r, const char *topic, unsigned count, struct bench_samples *s)
+static double kafka_ack(struct rig_kafka *r, const char *topic, unsigned count, struct bench_samples *s)
 {
 	rd_kafka_t *k = client(r, RD_KAFKA_PRODUCER, "0");
 	char data[BYTES] = "k";
@@ -186,12 +140,12 @@ static double kafka_ack(struct rig *r, const char *topic, unsigned count, struct
 	unsigned i;
 
 	delivered = 0;
-	kafka_send(k, topic, data);
+	kafka_send(k, topic, data, 0);
 	kafka_settle(k, 1);
 	bench_samples_clear(s);
 	for (i = 0; i < count; i++) {
 		begin = bench_now();
-		kafka_send(k, topic, data);
+		kafka_send(k, topic, data, 0);
 		kafka_settle(k, i + 2);
 		bench_samples_add(s, bench_now() - begin);
 	}
@@ -201,54 +155,54 @@ static double kafka_ack(struct rig *r, const char *topic, unsigned count, struct
 
 /* ------------------------------------------------------------------- native */
 
-static struct thmq_producer *producer(struct rig *r, const char *topic)
+static struct thmq_producer *producer(struct rig_kafka *r, const char *topic)
 {
 	struct thmq_producer *p;
 
-	check("producer", thmq_producer_open(r->session, topic, NULL, &p));
+	rig_kafka_check("producer", thmq_producer_open(r->session, topic, NULL, &p));
 	return p;
 }
 
-static void native_send(struct rig *r, struct thmq_producer *p, const void *data)
+static void native_send(struct rig_kafka *r, struct thmq_producer *p, const void *data)
 {
 	int64_t rc;
 
 	while ((rc = thmq_send(p, data, BYTES, NULL)) == -EAGAIN)
 		thmq_poll(r->env, 1000000);
-	check("send", rc);
+	rig_kafka_check("send", rc);
 }
 
-static double native_flow(struct rig *r, const char *topic, uint64_t count)
+static double native_flow(struct rig_kafka *r, const char *topic, uint64_t count)
 {
 	struct thmq_producer *p = producer(r, topic);
 	char data[BYTES] = "n";
 	uint64_t begin, i;
 
 	native_send(r, p, data);
-	check("flush", thmq_flush(p, 10 * SECOND));
+	rig_kafka_check("flush", thmq_flush(p, 10 * SECOND));
 	begin = bench_now();
 	for (i = 0; i < count; i++) {
 		native_send(r, p, data);
 		if (i % 64 == 0)
 			thmq_poll(r->env, 0);
 	}
-	check("flush", thmq_flush(p, 60 * SECOND));
+	rig_kafka_check("flush", thmq_flush(p, 60 * SECOND));
 	begin = bench_now() - begin;
-	check("close", thmq_producer_close(p, SECOND));
+	rig_kafka_check("close", thmq_producer_close(p, SECOND));
 	return (double)count * 1e3 / (double)begin;
 }
 
-static double native_read(struct rig *r, const char *topic, uint64_t count)
+static double native_read(struct rig_kafka *r, const char *topic, uint64_t count)
 {
 	uint64_t begin = bench_now(), end = begin + 60 * SECOND, got = 0;
 	struct thmq_consumer *c;
 	struct thmq_message m[256];
 	int n;
 
-	check("consumer", thmq_consumer_open(r->session, topic, NULL, NULL, &c));
+	rig_kafka_check("consumer", thmq_consumer_open(r->session, topic, NULL, NULL, &c));
 	while (got < count && bench_now() < end) {
 		n = thmq_fetch(c, m, 256);
-		check("fetch", n);
+		rig_kafka_check("fetch", n);
 		if (n)
 			thmq_release(c, m, (uint32_t)n);
 		else
@@ -258,11 +212,11 @@ static double native_read(struct rig *r, const char *topic, uint64_t count)
 	if (got < count)
 		bench_die("nothing to read", -ETIMEDOUT);
 	begin = bench_now() - begin;
-	check("close", thmq_consumer_close(c, SECOND));
+	rig_kafka_check("close", thmq_consumer_close(c, SECOND));
 	return (double)count * 1e3 / (double)begin;
 }
 
-static double native_ack(struct rig *r, const char *topic, unsigned count, struct bench_samples *s)
+static double native_ack(struct rig_kafka *r, const char *topic, unsigned count, struct bench_samples *s)
 {
 	struct thmq_producer *p = producer(r, topic);
 	char data[BYTES] = "n";
@@ -273,44 +227,78 @@ static double native_ack(struct rig *r, const char *topic, unsigned count, struc
 	for (i = 0; i < count; i++) {
 		begin = bench_now();
 		native_send(r, p, data);
-		check("flush", thmq_flush(p, 10 * SECOND));
+		rig_kafka_check("flush", thmq_flush(p, 10 * SECOND));
 		bench_samples_add(s, bench_now() - begin);
 	}
-	check("close", thmq_producer_close(p, SECOND));
+	rig_kafka_check("close", thmq_producer_close(p, SECOND));
 	return bench_percentile(s, 0.5);
 }
 
 /* -------------------------------------------------------------------- lines */
 
-static void flows(struct bench *b, struct rig *r)
+static double nats_flow(void *nats, uint64_t *rate)
 {
-	struct bench_line flow = {.name = "kafka_flow_100B",
-				  .unit = "M/s",
-				  .rival = "own session",
-				  .measure = BENCH_RATIO},
-			  read = {.name = "kafka_read_100B",
-				  .unit = "M/s",
-				  .rival = "own session",
-				  .measure = BENCH_RATIO};
-	struct bench_line *lines[] = {&flow, &read};
-	uint64_t count = b->smoke ? 1000 : 1000000;
-	char theirs[32], ours[32];
+	uint64_t count = *rate * MEANWHILE_NS / SECOND, begin = bench_now();
+	double each;
 
-	if (!bench_wants(b, flow.name) && !bench_wants(b, read.name))
-		return;
-	for (unsigned round = 0; bench_more(b, round, lines, 2); round++) {
-		new_topic(r, theirs, sizeof(theirs));
-		new_topic(r, ours, sizeof(ours));
-		bench_pairs_add(&flow.pairs, kafka_flow(r, theirs, count),
-				native_flow(r, ours, count));
-		bench_pairs_add(&read.pairs, kafka_read(r, ours, count),
-				native_read(r, ours, count)); /* the same messages */
-	}
-	bench_report(b, &flow);
-	bench_report(b, &read);
+	count = count < 100 ? 100 : count;
+	rig_rival_nats.store(nats, count, BYTES);
+	each = (double)count * 1e3 / (double)(bench_now() - begin);
+	*rate = (uint64_t)(each * 1e6); /* so that its next turn is as long */
+	return each;
 }
 
-static void acks(struct bench *b, struct rig *r)
+static void flows(struct bench *b, struct rig_kafka *r)
+{
+	struct bench_line flow = {.name = "kafka_flow_100B", .unit = "M/s", .measure = BENCH_VALUE, .sense = BENCH_AT_LEAST, .bar = 1},
+			  own = {.name = "kafka_flow_100B_own", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO},
+			  nats = {.name = "kafka_flow_100B_nats",
+				  .unit = "M/s",
+				  .rival = rig_rival_nats.name,
+				  .measure = BENCH_RATIO,
+				  .sense = BENCH_AT_LEAST,
+				  .bar = 1},
+			  read = {.name = "kafka_read_100B", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO},
+			  read_native = {.name = "kafka_read_native", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO};
+	struct bench_line *lines[] = {&flow, &own, &read, &read_native, &nats};
+	uint64_t count = b->smoke ? 1000 : 1000000, nats_rate = 1000;
+	char theirs[32], ours[32], dir[3100];
+	const char *why = "";
+	void *rival;
+	unsigned i;
+	bool wanted = false;
+
+	for (i = 0; i < 5; i++)
+		wanted |= bench_wants(b, lines[i]->name);
+	if (!wanted)
+		return;
+	if (bench_mkdir(b, "nats", dir, sizeof(dir)))
+		bench_die("mkdir", -errno);
+	rival = bench_wants(b, nats.name) ? rig_rival_nats.open(dir, &why) : NULL;
+	for (unsigned round = 0; bench_more(b, round, lines, rival ? 5 : 4); round++) {
+		double published, read_back;
+
+		rig_kafka_topic(r, 1, theirs, sizeof(theirs));
+		rig_kafka_topic(r, 1, ours, sizeof(ours));
+		published = kafka_flow(r, theirs, count);
+		bench_pairs_add(&flow.pairs, published, 0);
+		bench_pairs_add(&own.pairs, published, native_flow(r, ours, count));
+		if (rival)
+			bench_pairs_add(&nats.pairs, published, nats_flow(rival, &nats_rate));
+		read_back = native_read(r, ours, count);
+		bench_pairs_add(&read.pairs, kafka_read(r, theirs, count), read_back);
+		bench_pairs_add(&read_native.pairs, kafka_read(r, ours, count), read_back);
+	}
+	for (i = 0; i < (rival ? 5 : 4); i++)
+		bench_report(b, lines[i]);
+	if (rival)
+		rig_rival_nats.close(rival);
+	else if (bench_wants(b, nats.name))
+		bench_skip(b, nats.name, why);
+	bench_rmdir(dir);
+}
+
+static void acks(struct bench *b, struct rig_kafka *r)
 {
 	struct bench_line l = {.name = "kafka_ack_100B_p50",
 			       .unit = "ns",
@@ -327,7 +315,7 @@ static void acks(struct bench *b, struct rig *r)
 	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
 		double theirs, ours;
 
-		new_topic(r, topic, sizeof(topic));
+		rig_kafka_topic(r, 1, topic, sizeof(topic));
 		theirs = native_ack(r, topic, count, &s);
 		ours = kafka_ack(r, topic, count, &s);
 		bench_pairs_add(&l.pairs, ours, theirs);
@@ -338,57 +326,184 @@ static void acks(struct bench *b, struct rig *r)
 	bench_samples_fini(&s);
 }
 
-/* Bytes of a process that are in memory. */
-static double resident(pid_t pid)
-{
-	char path[64];
-	unsigned long pages = 0;
-	FILE *f;
+/* ---------------------------------------------------------- a tenth of the load */
 
-	snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
-	f = fopen(path, "r");
-	if (!f || fscanf(f, "%*u %lu", &pages) != 1)
-		bench_die(path, -EIO);
-	fclose(f);
-	return (double)pages * (double)sysconf(_SC_PAGESIZE);
+struct tenth {
+	rd_kafka_t *k;
+	const char *topic;
+	uint64_t begin, count;
+};
+
+static void *tenth_send(void *arg)
+{
+	struct tenth *t = arg;
+	char data[BYTES] = "k";
+	uint64_t i, due, now;
+
+	for (i = 0; i < t->count; i++) {
+		due = t->begin + i / TENTH_BURST * TENTH_BURST * SECOND / TENTH_RATE;
+		now = bench_now();
+		if (now < due)
+			bench_sleep_ns(due - now);
+		kafka_send(t->k, t->topic, data, due);
+	}
+	return NULL;
 }
 
-static void connections(struct bench *b, struct rig *r)
+static double tenth_p99(struct rig_kafka *r, const char *topic, uint64_t count, struct bench_samples *s)
 {
-	/* ApiVersions, version 0, with no name: the answer is longer than what is read of it, which is the kernel's to keep */
-	static const char ask[] = "\0\0\0\012\0\022\0\0\0\0\0\1\377\377";
-	struct bench_line l = {.name = "kafka_connection", .unit = "bytes", .measure = BENCH_VALUE};
-	int fds[CONNECTIONS], i;
-	double before;
-	char byte;
+	struct tenth t = {.k = client(r, RD_KAFKA_PRODUCER, "0"), .topic = topic, .count = count};
+	pthread_t thread;
 
-	if (!b->full || !bench_wants(b, l.name))
-		return;
-	before = resident(r->server);
-	for (i = 0; i < CONNECTIONS; i++) {
-		fds[i] = rig_server_connect_tcp(r->server, r->port);
-		if (fds[i] < 0)
-			bench_die("connect", -ECONNREFUSED);
-		rig_server_write(fds[i], ask, sizeof(ask) - 1, "ApiVersions");
-		if (read(fds[i], &byte, 1) != 1)
-			bench_die("no answer", -EIO);
+	delivered = 0;
+	kafka_send(t.k, topic, "k", 0);
+	kafka_settle(t.k, 1);
+	bench_samples_clear(s);
+	latencies = s;
+	t.begin = bench_now();
+	if (pthread_create(&thread, NULL, tenth_send, &t))
+		bench_die("thread", -EAGAIN);
+	kafka_settle(t.k, count + 1);
+	pthread_join(thread, NULL);
+	latencies = NULL;
+	rd_kafka_destroy(t.k);
+	return bench_percentile(s, 0.99);
+}
+
+/* The same by the own session. */
+static double own_tenth_p99(struct rig_kafka *r, const char *topic, uint64_t count, struct bench_samples *s)
+{
+	uint64_t begin, first = 0, i = 0, settled = 0, due, now;
+	struct thmq_event e[256];
+	struct thmq_producer *p;
+	char data[BYTES] = "n";
+	int64_t rc;
+	int n, k;
+
+	rig_kafka_check("producer", thmq_producer_open(r->session, topic, THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p));
+	bench_samples_clear(s);
+	begin = bench_now();
+	while (settled < count) {
+		due = begin + i / TENTH_BURST * TENTH_BURST * SECOND / TENTH_RATE;
+		now = bench_now();
+		if (i == count || now < due)
+			thmq_poll(r->env, i == count ? SECOND / 100 : due - now);
+		for (k = 0; i < count && bench_now() >= due && k < (int)TENTH_BURST; k++, i++) {
+			while ((rc = thmq_send(p, data, BYTES, NULL)) == -EAGAIN)
+				thmq_poll(r->env, 1000000);
+			rig_kafka_check("send", rc);
+			first = first ? first : (uint64_t)rc;
+		}
+		while ((n = thmq_events(r->session, e, 256)) > 0)
+			for (k = 0, now = bench_now(); k < n; k++) {
+				uint64_t of = e[k].sequence - first;
+
+				if (e[k].type == THMQ_EVENT_FAILED)
+					bench_die("not stored", e[k].error);
+				if (e[k].type != THMQ_EVENT_SETTLED)
+					continue;
+				bench_samples_add(s, now - (begin + of / TENTH_BURST * TENTH_BURST * SECOND / TENTH_RATE));
+				settled++;
+			}
 	}
-	bench_pairs_add(&l.pairs, (resident(r->server) - before) / CONNECTIONS, 0);
-	for (i = 0; i < CONNECTIONS; i++)
-		close(fds[i]);
+	rig_kafka_check("close", thmq_producer_close(p, SECOND));
+	return bench_percentile(s, 0.99);
+}
+
+static void tenth(struct bench *b, struct rig_kafka *r)
+{
+	struct bench_line l = {.name = "kafka_tenth_p99", .unit = "ns", .rival = "own session", .measure = BENCH_VALUE, .sense = BENCH_AT_MOST, .bar = 1e6};
+	uint64_t count = b->smoke ? 1000 : TENTH_RATE;
+	struct bench_line *lines[] = {&l};
+	unsigned writes = b->smoke ? 20 : 1000;
+	struct bench_samples ours, device;
+	struct rig_disk *d;
+	char topic[32];
+
+	if (!bench_wants(b, l.name))
+		return;
+	bench_samples_init(&ours, count);
+	bench_samples_init(&device, writes);
+	d = rig_disk_open(b->dir, 16 << 20);
+	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
+		double own = own_tenth_p99(r, rig_kafka_topic(r, 1, topic, sizeof(topic)), count, &ours), p99;
+
+		p99 = tenth_p99(r, rig_kafka_topic(r, 1, topic, sizeof(topic)), count, &ours);
+		bench_samples_clear(&device);
+		rig_disk_latency(d, RIG_WAIT, writes, &device);
+		bench_pairs_add(&l.pairs, p99 - bench_percentile(&device, 0.99), own - bench_percentile(&device, 0.99));
+		l.detail[0] = 0; /* of the last round */
+		bench_detail(&l, "ours_us", &ours);
+		bench_detail(&l, "device_us", &device);
+	}
 	bench_report(b, &l);
+	rig_disk_close(d);
+	bench_samples_fini(&ours);
+	bench_samples_fini(&device);
+}
+
+/* --------------------------------------------------------------------- kcat */
+
+static double kcat(struct rig_kafka *r, char *const argv[], uint64_t count)
+{
+	uint64_t begin = bench_now();
+
+	if (rig_server_run(r->dir, argv))
+		bench_die("kcat", -EIO);
+	return (double)count * 1e3 / (double)(bench_now() - begin);
+}
+
+static void write_lines(const char *path, uint64_t count)
+{
+	FILE *f = fopen(path, "w");
+
+	if (!f)
+		bench_die(path, -errno);
+	for (uint64_t i = 0; i < count; i++)
+		fprintf(f, "%0*llu\n", (int)BYTES, (unsigned long long)i);
+	if (fclose(f))
+		bench_die(path, -errno);
+}
+
+static void kcats(struct bench *b, struct rig_kafka *r)
+{
+	struct bench_line in = {.name = "kafka_kcat_in_100B", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO},
+			  out = {.name = "kafka_kcat_out_100B", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO};
+	char topic[32], own[32], program[4096], file[3300];
+	char *produce[] = {program, "-P", "-b", r->url, "-t", topic, "-p", "0", "-X", "acks=all", "-l", file, NULL},
+	     *consume[] = {program, "-C", "-b", r->url, "-t", topic, "-p", "0", "-o", "beginning", "-e", "-q", "-f", "", NULL};
+	struct bench_line *lines[] = {&in, &out};
+	uint64_t count = b->smoke ? 1000 : 1000000;
+
+	if (!bench_wants(b, in.name) && !bench_wants(b, out.name))
+		return;
+	if (!rig_server_find("kcat", program, sizeof(program))) {
+		bench_skip(b, in.name, "there is no kcat");
+		return;
+	}
+	snprintf(file, sizeof(file), "%s/lines", r->dir);
+	write_lines(file, count);
+	for (unsigned round = 0; bench_more(b, round, lines, 2); round++) {
+		rig_kafka_topic(r, 1, topic, sizeof(topic));
+		rig_kafka_topic(r, 1, own, sizeof(own));
+		bench_pairs_add(&in.pairs, kcat(r, produce, count), native_flow(r, own, count));
+		bench_pairs_add(&out.pairs, kcat(r, consume, count), native_read(r, own, count));
+	}
+	bench_report(b, &in);
+	bench_report(b, &out);
 }
 
 int main(int argc, char **argv)
 {
 	struct bench b;
-	struct rig r;
+	struct rig_kafka r;
 
 	bench_init(&b, argc, argv, "kafka");
-	rig_open(&b, &r);
+	rig_kafka_open(&b, &r, 100);
 	flows(&b, &r);
 	acks(&b, &r);
-	connections(&b, &r);
-	rig_close(&r);
+	tenth(&b, &r);
+	kcats(&b, &r);
+	rig_kafka_close(&r);
 	return bench_end(&b);
 }

@@ -487,6 +487,11 @@ static void conn_run(struct conn *c)
 	}
 	take_answers(c);
 	send_some(c);
+	if (waits_alone(c) && c->in_at == c->in.len) { /* for long, perhaps: it keeps nothing meanwhile, as idle ones do */
+		out_free(&c->in);
+		c->in_at = 0;
+		count_in(c);
+	}
 	if (c->gone && waits_alone(c)) /* nothing is read meanwhile, not even the end */
 		c->closing = true;
 	if (c->closing)

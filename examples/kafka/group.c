@@ -574,9 +574,8 @@ void group_tick(struct server *s)
 		next_group = g->next;
 		for (m = g->members; m; m = next) {
 			next = m->next;
-			/* who waits for the others is there */
-			if (m->joins || now < m->expires_ns ||
-			    (g->state == GROUP_JOINING && !m->promised && now < g->deadline_ns))
+			/* who waits for the others is there; while they join again, too, it is by heartbeats that one says so */
+			if (m->joins || now < m->expires_ns)
 				continue;
 			member_leave(g, m);
 			next = NULL; /* the walk begins anew with the next tick: others may have gone with it */

@@ -783,10 +783,10 @@ void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f)
 		thmqi_lost_tell_hole(sub, offset);
 }
 
-void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f)
+void thmqi_sub_release(struct conn *c, uint32_t stream, uint64_t token)
 {
-	struct consumer *k = f->stream < THMQI_STREAMS ? c->consumers[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0], generation = (uint32_t)(f->arg[0] >> 32);
+	struct consumer *k = stream < THMQI_STREAMS ? c->consumers[stream] : NULL;
+	uint32_t index = (uint32_t)token, generation = (uint32_t)(token >> 32);
 	struct thmqi_list *it;
 	bool starved;
 

@@ -547,6 +547,16 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id);
 int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
 			     uint32_t len, struct pending **ret_pending);
 struct pending *thmqi_shard_pending_room(struct shard *s);
+
+/* Nobody may wait for it, but never may more be lost than the jump that makes up for it, nor the room for runs that are not durable run out: long before. */
+static inline bool thmqi_flush_is_due(const struct shard *s, const struct partition *p)
+{
+	return (p->next_offset - p->durable > OFFSET_JUMP / 4 && p->next_offset - p->flush_asked > OFFSET_JUMP / 4) ||
+	       s->pending_tail - THMQI_MAX(s->pending_head, s->flush_asked) > PENDING_COUNT / 2;
+}
+
+/* All that was appended is made durable, @p's newest message too. */
+void thmqi_shard_flush(struct shard *s, struct partition *p);
 int thmqi_shard_accept(void *ctx, struct thmqi_link *link);
 void thmqi_shard_closed(void *ctx, struct thmqi_link *link);
 bool thmqi_shard_rest(void *ctx, struct thmqi_link *link);
@@ -730,7 +740,7 @@ void thmqi_writers_fini(struct shard *s);
 void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f);
-void thmqi_sub_release(struct conn *c, const struct thmqi_frame *f);
+void thmqi_sub_release(struct conn *c, uint32_t stream, uint64_t token);
 void thmqi_sub_ready(struct sub *sub);
 void thmqi_sub_pay(struct sub *sub, uint32_t messages, uint32_t bytes); /* of one that is limited: they were handed out */
 bool thmqi_sub_may(struct sub *sub);   /* of one that is limited: have more now? */

@@ -9,9 +9,6 @@
 #include "wire/attributes.h"
 #include "wire/kafka.h"
 
-/* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
-#define FLUSH_OFFSETS (OFFSET_JUMP / 4)
-#define FLUSH_RUNS (PENDING_COUNT / 2)
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
 
@@ -19,6 +16,7 @@
 
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
 #define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
+#define PLAIN_BYTES 4096u /* a payload that goes the short way */
 #define ALONE (THMQI_PRODUCE_REPORT | SPECIAL | THMQI_PRODUCE_TXN)
 
 static void reject(struct conn *c, const struct thmqi_frame *f, int error, uint64_t is)
@@ -471,14 +469,6 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 	c->shard->pending_tail++;
 }
 
-/* Long before the offsets, or the room for runs that are not durable, run out. */
-static bool flush_is_due(const struct shard *s, const struct partition *p)
-{
-	return (p->next_offset - p->durable > FLUSH_OFFSETS &&
-		p->next_offset - p->flush_asked > FLUSH_OFFSETS) ||
-	       s->pending_tail - THMQI_MAX(s->pending_head, s->flush_asked) > FLUSH_RUNS;
-}
-
 /* ------------------------------------------------------------- what was sent again */
 
 static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, const struct writer *w)
@@ -645,11 +635,63 @@ static __attribute__((noinline)) int produce_delayed(struct conn *c, const struc
 		begin_life(&c->producers[f->stream], f);
 	note_pending(c, e, index, f, f->seq, p, run, level);
 	s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].to = to->id;
-	if (flush_is_due(s, p)) {
-		p->flush_asked = p->next_offset;
-		s->flush_asked = s->pending_tail;
-		thmq_log_flush(p->log, &index);
+	if (thmqi_flush_is_due(s, p))
+		thmqi_shard_flush(s, p);
+	return 1;
+}
+
+/*
+ * The only message there is now, volatile, of the partition that the last one went to, with nothing but its payload: somebody may wait for it. It is
+ * on its way to them before it is counted. Return: 1; 0: the long way decides
+ */
+static uint32_t produce_plain(struct conn *c, const struct thmqi_frame *first)
+{
+	const uint32_t len = (uint32_t)sizeof(struct thmq_record) + THMQI_ALIGN_UP(first->len, 8u);
+	struct partition *p = c->last_partition;
+	struct shard *s = c->shard;
+	struct thmq_run_header *run;
+	struct thmq_record *record;
+	struct thmqi_list *it;
+	uint64_t index;
+
+	if (!p || p->id != first->partition || !p->is_volatile || p->dead || p->parting || p->holds || c->denied || c->last_limited ||
+	    (first->extra | first->key_len | first->tag_hash) || first->arg[1] || first->flags != THMQ_DURABILITY_MEMORY ||
+	    thmqi_frame_peek(&c->wire->up, 1) || first->len > PLAIN_BYTES || len > p->ring->bytes / 2 || check(c, first) != 0 ||
+	    !thmqi_conn_room(c, 2) || volatile_full(p, len) || thmq_log_append(p->log, (uint32_t)sizeof(*run) + len, &run, &index) != 0)
+		return 0;
+	run->len = len;
+	run->base_offset = p->next_offset;
+	run->partition = p->id;
+	run->count = run->span = 1;
+	run->encoding = THMQ_RUN_RECORDS;
+	run->flags = 0;
+	run->producer_id = run->first_sequence = run->transaction = 0;
+	run->first_time_ns = run->last_time_ns = (int64_t)s->core->wall_ns;
+	run->producer_epoch = run->sequence_span = 0;
+	run->tag_filter = 0;
+	record = (struct thmq_record *)(run + 1);
+	*record = (struct thmq_record){.size = first->len};
+	if (len > sizeof(*record)) {
+		memset((uint8_t *)record + len - 8, 0, 8);
+		memcpy(record + 1, (const void *)(uintptr_t)first->data, first->len);
 	}
+	if (thmqi_unlikely(thmq_log_append_end(p->log, run, append_level(p, THMQ_DURABILITY_MEMORY)) != 0))
+		return 0;
+	p->visible = ++p->next_offset;
+	count_volatile(p->ring, index, sizeof(*run) + len);
+	thmqi_list_each(it, &p->subs)
+		thmqi_sub_offer(thmqi_container(it, struct sub, partition_link));
+	if (c->wire->carry)
+		thmqi_conn_kick(c);
+	p->jumped = false;
+	s->messages_in++;
+	s->bytes_in += len - sizeof(*record);
+	c->last_topic->messages_in++;
+	c->last_topic->bytes_in += len - sizeof(*record);
+	THMQI_PROBE3(taken, p->id, run->base_offset, 1);
+	thmqi_conn_progress(c, first->stream, THMQ_DURABILITY_MEMORY, first->seq);
+	if (thmqi_unlikely(c->producers[first->stream].life != thmqi_producer_life(0, first->generation)))
+		begin_life(&c->producers[first->stream], first);
 	return 1;
 }
 
@@ -837,11 +879,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmqi_list_each(it, &p->subs)
 			thmqi_sub_offer(thmqi_container(it, struct sub, partition_link));
 	}
-	if (thmqi_unlikely(!p->is_volatile && flush_is_due(s, p))) {
-		p->flush_asked = p->next_offset;
-		s->flush_asked = s->pending_tail;
-		thmq_log_flush(p->log, &index);
-	}
+	if (thmqi_unlikely(!p->is_volatile && thmqi_flush_is_due(s, p)))
+		thmqi_shard_flush(s, p);
 	return g.count;
 refuse:
 	if (thmqi_unlikely(s->lead != NULL))
@@ -880,7 +919,9 @@ uint32_t thmqi_produce(struct conn *c, uint32_t budget)
 		prefetch_body(first); /* from the client's core, while the frame is looked at */
 		if (thmqi_unlikely(c->last_partition && c->last_partition->id != first->partition))
 			look_ahead(c);
-		taken = produce_run(c, first);
+		taken = produce_plain(c, first);
+		if (!taken)
+			taken = produce_run(c, first);
 		c->held_up = !taken;
 		if (!taken)
 			break;

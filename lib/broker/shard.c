@@ -5,7 +5,8 @@
  */
 #include <stdio.h>
 
-#include "internal.h"
+#include "delay.h"
+#include "txn.h"
 
 #define CTL_BUDGET 256u
 #define PRODUCE_BUDGET 4096u
@@ -354,6 +355,15 @@ struct pending *thmqi_shard_pending_room(struct shard *s)
 	return &s->pending[s->pending_tail & (PENDING_COUNT - 1)];
 }
 
+void thmqi_shard_flush(struct shard *s, struct partition *p)
+{
+	uint64_t index;
+
+	p->flush_asked = p->next_offset;
+	s->flush_asked = s->pending_tail;
+	thmq_log_flush(p->log, &index);
+}
+
 int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
 			     uint32_t len, struct pending **ret_pending)
 {
@@ -514,7 +524,7 @@ void thmqi_shard_rouse(void *ctx, struct thmqi_link *link)
 	thmqi_conn_rouse(link->broker);
 }
 
-static void take_ctl(struct conn *c, const struct thmqi_frame *f)
+static void take_ctl(struct conn *c, struct thmqi_frame *f)
 {
 	switch (f->type) {
 	case THMQI_FRAME_REQUEST:
@@ -541,7 +551,11 @@ static void take_ctl(struct conn *c, const struct thmqi_frame *f)
 			thmqi_shared_settle(c, f);
 		break;
 	case THMQI_FRAME_RELEASE:
-		thmqi_sub_release(c, f);
+		thmqi_sub_release(c, f->stream, f->arg[0]);
+		break;
+	case THMQI_FRAME_RELEASES: /* where the medium has no accounts of its own of them, or has settled those */
+		for (uint32_t i = 0; c->wire->takes_releases && i < THMQI_MIN(f->len, THMQI_RELEASES); i++)
+			thmqi_sub_release(c, f->stream, *thmqi_frame_token(f, i));
 		break;
 	case THMQI_FRAME_REVOKED:
 		if (c->shard->id == THMQI_SHARD_META)
@@ -571,7 +585,7 @@ static bool waits(struct shard *s, const struct thmqi_frame *f)
 static uint32_t take_frames(struct conn *c)
 {
 	struct thmqi_frame_ring *ctl = &c->wire->ctl;
-	const struct thmqi_frame *f;
+	struct thmqi_frame *f;
 	uint32_t done = 0;
 
 	if (thmqi_unlikely(c->backlog_count != 0) && !thmqi_conn_flush_backlog(c))
@@ -672,9 +686,9 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 	}
 	if (thmqi_unlikely(turn != NULL) && turn != s->conns.next)
 		begin_with(s, turn);
-	if (thmqi_unlikely(s->delay != NULL))
+	if (thmqi_unlikely(s->delay != NULL) && !thmqi_delay_is_quiet(s->delay))
 		done += thmqi_delay_poll(s);
-	if (thmqi_unlikely(s->txns != NULL))
+	if (thmqi_unlikely(s->txns != NULL) && (!thmqi_list_empty(&s->txns->jobs) || s->closing))
 		done += thmqi_txn_poll(s);
 	if (!thmqi_list_empty(&s->ready))
 		done += thmqi_sub_pump_all(s);

@@ -103,16 +103,40 @@ static bool send_release(struct client_link *l, uint32_t stream, uint64_t token)
 	return true;
 }
 
+/* The next ones by one frame: those of one consumer, as many as it says. Return: how many; 0: there is no room. */
+static uint32_t send_releases(struct client_link *l)
+{
+	const struct delivered *d = l->unreleased, *it;
+	struct thmqi_frame *f;
+	uint32_t n = 0;
+
+	if (!l->wire->takes_releases || !d->next || d->next->consumer != d->consumer || l->dead)
+		return send_release(l, d->consumer->stream, d->token);
+	f = thmqi_frame_claim(&l->wire->ctl, 0);
+	if (!f)
+		return 0;
+	for (it = d; it && it->consumer == d->consumer && n < THMQI_RELEASES; it = it->next)
+		*thmqi_frame_token(f, n++) = it->token;
+	f->type = THMQI_FRAME_RELEASES;
+	f->stream = d->consumer->stream;
+	f->len = n;
+	thmqi_frame_commit(&l->wire->ctl);
+	return n;
+}
+
 static void flush_link(struct client_link *l)
 {
 	struct delivered *d;
+	uint32_t n;
 
-	while ((d = l->unreleased) && send_release(l, d->consumer->stream, d->token)) {
-		l->unreleased = d->next;
-		l->unreleased_count--;
-		d->next = d->consumer->free;
-		d->consumer->free = d;
-	}
+	while (l->unreleased && (n = send_releases(l)))
+		for (; n; n--) {
+			d = l->unreleased;
+			l->unreleased = d->next;
+			l->unreleased_count--;
+			d->next = d->consumer->free;
+			d->consumer->free = d;
+		}
 	if (!l->dead)
 		thmqi_link_kick_broker(l->wire);
 }

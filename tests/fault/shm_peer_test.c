@@ -345,6 +345,8 @@ static void rules(void)
 	LOSES(CTL(&b, .type = 0));
 	LOSES(CTL(&b, .type = THMQI_FRAME_DELIVER, .len = 100));
 	LOSES(CTL(&b, .type = 255));
+	LOSES(CTL(&b, .type = THMQI_FRAME_RELEASES, .len = 0));
+	LOSES(CTL(&b, .type = THMQI_FRAME_RELEASES, .len = THMQI_RELEASES + 1));
 	/* places outside of its area, which begins at 0x10000 for it */
 	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000 + 65536, .len = 1));
 	LOSES(UP(&b, .type = THMQI_FRAME_PRODUCE, .data = 0x10000 + 65535, .len = 2));
@@ -372,6 +374,9 @@ static void rules(void)
 	for (i = 0; i < 40; i++)
 		CTL(&b, .type = THMQI_FRAME_RELEASE, .stream = (uint32_t)i * 9,
 		    .arg = {(uint64_t)i << (i % 40), 0});
+	for (i = 0; i < 40; i++)
+		CTL(&b, .type = THMQI_FRAME_RELEASES, .stream = (uint32_t)i * 9, .len = 1 + (uint32_t)i % THMQI_RELEASES,
+		    .arg = {(uint64_t)i << (i % 40), (uint64_t)i}, .seq = (uint64_t)i, .data = 5);
 	nap(20 * MS);
 	CHECK(atomic_load(&b.arena.head->broker_closed) == 0);
 	bad_close(&b);

@@ -106,7 +106,7 @@ static void say(struct input *in, bool up)
 		memcpy((char *)&f + 4, in->at, n);
 		in->at += n;
 	} else {
-		f.type = up ? (uint8_t)THMQI_FRAME_PRODUCE : (uint8_t)(1 + take(in, 1) % 9);
+		f.type = up ? (uint8_t)THMQI_FRAME_PRODUCE : (uint8_t)(1 + take(in, 1) % 11);
 		f.stream = (uint32_t)take(in, 1);
 		f.len = (uint32_t)take(in, 2);
 		f.data = AREA_AT + take(in, 2);
@@ -118,6 +118,11 @@ static void say(struct input *in, bool up)
 		if (form % 4 == 1 && held[f.arg[0] % HELD].out) {
 			f.stream = held[f.arg[0] % HELD].stream;
 			f.arg[0] = held[f.arg[0] % HELD].token;
+			if (f.type == THMQI_FRAME_RELEASES) { /* the same twice, and others */
+				f.arg[1] = held[f.len % HELD].token;
+				f.seq = f.arg[0];
+				f.len %= 6;
+			}
 		}
 	}
 	memcpy((char *)slot + 4, (char *)&f + 4, sizeof(f) - 4);
@@ -132,12 +137,12 @@ static void scribble(struct input *in)
 	c->arena.map[at] = (uint8_t)take(in, 1);
 }
 
-static void see_release(const struct thmqi_frame *f)
+static void see_release(uint32_t stream, uint64_t token)
 {
 	uint32_t i;
 
 	for (i = 0; i < HELD; i++)
-		if (held[i].out && held[i].stream == f->stream && held[i].token == f->arg[0]) {
+		if (held[i].out && held[i].stream == stream && held[i].token == token) {
 			held[i].out = false;
 			return;
 		}
@@ -155,6 +160,9 @@ static void shard_takes(void)
 		FUZZ_CHECK(f->type == THMQI_FRAME_PRODUCE);
 		FUZZ_CHECK(data >= wire->area && data <= wire->area + AREA);
 		FUZZ_CHECK(f->len <= (size_t)(wire->area + AREA - data));
+		if (f->len && f->extra & THMQI_PRODUCE_SERIES) /* and all that follow it */
+			FUZZ_CHECK(f->arg[0] < THMQI_SERIES_MAX &&
+				   f->arg[0] * thmqi_series_step(f->len) <= (size_t)(wire->area + AREA - data) - f->len);
 		thmqi_frame_advance(&wire->up, 1);
 	}
 	thmqi_frame_publish(&wire->up);
@@ -162,7 +170,12 @@ static void shard_takes(void)
 		FUZZ_CHECK(f->type && f->type < THMQI_FRAME_WELCOME &&
 			   f->type != THMQI_FRAME_PRODUCE);
 		if (f->type == THMQI_FRAME_RELEASE)
-			see_release(f);
+			see_release(f->stream, f->arg[0]);
+		if (f->type == THMQI_FRAME_RELEASES) {
+			FUZZ_CHECK(f->len && f->len <= THMQI_RELEASES);
+			for (uint32_t i = 0; i < f->len; i++)
+				see_release(f->stream, *thmqi_frame_token(f, i));
+		}
 		if (f->type == THMQI_FRAME_REQUEST)
 			FUZZ_CHECK(memchr(wire->request->name, 0, 256) &&
 				   memchr(wire->request->group, 0, 256));

@@ -322,6 +322,17 @@ def transactional(b, name, **more):
     return p
 
 
+def patiently(call):
+    """Commits or aborts. A time-out only says that it is to be asked again; and must be: of a batch that was under way when its broker died
+    librdkafka (2.0) neither sends it again while it aborts, nor gives it up, until then."""
+    for attempt in range(100):
+        try:
+            return call(1)
+        except confluent_kafka.KafkaException as e:
+            if attempt == 99 or not e.args[0].retriable():
+                raise
+
+
 def comes_to(read, wanted, seconds=30):
     """What is committed is seen a moment later."""
     end = time.time() + seconds
@@ -450,12 +461,12 @@ def consume_transform_produce(b):
                     kill.start()
             if random.randrange(10) == 0:
                 raise confluent_kafka.KafkaException('on purpose')
-            p.commit_transaction(30)
+            patiently(p.commit_transaction)
         except confluent_kafka.KafkaException as e:
             aborted += 1
             fatal = isinstance(e.args[0], confluent_kafka.KafkaError) and e.args[0].fatal()
             check(not fatal, e)
-            p.abort_transaction(30)
+            patiently(p.abort_transaction)
             c.close()
             c, p = members()  # the simplest way back to what is committed
         if kill:
@@ -464,6 +475,24 @@ def consume_transform_produce(b):
     c.close()
     comes_to(lambda: read_all(b, 'to'), ['<%d>' % i for i in range(count)])
     check(killed == kills, killed)
+
+
+def aborted_while_the_broker_dies(b):
+    """What was under way then is not there afterwards, and the next transaction is whole."""
+    p, rounds = transactional(b, 'dying'), 100 if FULL else 4
+    for i in range(rounds):
+        p.begin_transaction()
+        for k in range(20):
+            p.produce('dead', b'%d %d' % (i, k))
+        kill = threading.Timer(random.random() * 0.006, b.restart, (signal.SIGKILL,))
+        kill.start()
+        time.sleep(random.random() * 0.003)
+        patiently(p.abort_transaction)
+        kill.join()
+    p.begin_transaction()
+    p.produce('dead', b'alive')
+    patiently(p.commit_transaction)
+    comes_to(lambda: read_all(b, 'dead'), ['alive'])
 
 
 def frame(api, version, body=b'', correlation=7):
@@ -582,6 +611,50 @@ def a_thousand_connections(b):
         for s in sockets:
             s.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def who_vanishes_while_joining(b):
+    """A client that goes away in any step of joining a group holds up the others for its session's time, and takes nothing with it."""
+    string = lambda x: struct.pack('>h', len(x)) + x
+    steps = 'connects', 'asks to join', 'joins', 'asks to sync', 'is a member'
+    kcat(b, '-P', '-t', 'steps', '-p', '0', stdin=''.join('%d\n' % i for i in range(20)))
+
+    def go(group, step):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+            if step == 0:
+                return
+            about = struct.pack('>hi', 0, 1) + string(b'steps') + struct.pack('>i', -1)
+            s.sendall(frame(11, 2, string(group) + struct.pack('>ii', 500, 500) + string(b'') + string(b'consumer') + struct.pack('>i', 1) + string(b'range') +
+                            struct.pack('>i', len(about)) + about))
+            if step == 1:
+                return
+            r = answer(s)
+            same(struct.unpack('>h', r[8:10])[0], 0)
+            at = 14
+            for _ in range(3):  # protocol, who leads, who this is
+                n = struct.unpack('>h', r[at:at + 2])[0]
+                me, at = r[at + 2:at + 2 + n], at + 2 + n
+            s.sendall(frame(14, 1, string(group) + r[10:14] + string(me) + struct.pack('>i', 0)))
+            if step == 4:
+                same(struct.unpack('>h', answer(s)[8:10])[0], 0)
+
+    members = []
+    for step in range(len(steps)):
+        go(b'steps-%d' % step, step)
+        c = confluent_kafka.Consumer({**QUICK_READ, 'bootstrap.servers': b.url, 'group.id': 'steps-%d' % step, 'auto.offset.reset': 'earliest', 'session.timeout.ms': 6000,
+                                      'partition.assignment.strategy': 'range', 'log_level': 0})
+        c.subscribe(['steps'])
+        members.append((c, []))
+    end = time.time() + 120
+    while any(len(seen) < 20 for c, seen in members):
+        check(time.time() < end, [(w, len(seen)) for w, (c, seen) in zip(steps, members)])
+        for c, seen in members:
+            m = c.poll(0.02)
+            if m and not m.error():
+                seen.append(int(m.value()))
+    for c, seen in members:
+        same(seen, list(range(20)))
+        c.close()
 
 
 def requests_by_chance(b):
@@ -792,6 +865,24 @@ def who_the_client_is(b):
     same(kcat(b, '-C', '-t', 'secret', '-e', '-q', *who('PLAIN', over='SASL_PLAINTEXT')), '1\n')
     for m in ('PLAIN', 'SCRAM-SHA-256') if FULL else ('SCRAM-SHA-256',):
         kcat(b, '-L', '-m', '1', *who(m, word='wrong'), url=tls, fails=True)
+    mechanism = lambda m: frame(17, 1, struct.pack('>h', len(m)) + m)
+    token = lambda t: frame(36, 1, struct.pack('>i', len(t)) + t)
+    for m, t in ((b'PLAIN', b'\0ann\0wrong'), (b'PLAIN', b'\0nobody\0se:cret'), (b'PLAIN', b'\0ann\0'), (b'PLAIN', b''), (b'PLAIN', b'\0' * 60000),
+                 (b'SCRAM-SHA-256', b'n,,n=,r=abc'), (b'SCRAM-SHA-512', b'p=tls-unique,,n=ann,r=abc'), (b'SCRAM-SHA-256', b'\xff' * 1000)):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+            s.sendall(mechanism(m))
+            same(struct.unpack('>h', answer(s)[4:6])[0], 0)
+            s.sendall(token(t))
+            r = answer(s)
+            check(r is None or struct.unpack('>h', r[4:6])[0] == 58, m, t[:20], r)  # SASL_AUTHENTICATION_FAILED
+            s.sendall(frame(3, 1, b'\xff\xff\xff\xff'))  # who he is was not shown
+            try:
+                same(answer(s), None)
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+        s.sendall(mechanism(b'GSSAPI'))
+        same(struct.unpack('>h', answer(s)[4:6])[0], 33)  # UNSUPPORTED_SASL_MECHANISM
     with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
         s.sendall(frame(3, 1, b'\xff\xff\xff\xff'))
         same(answer(s), None)
@@ -995,15 +1086,15 @@ def transactions_through_kills_of_leaders(b):
                         kill, before = None, kill
                         before()
                     if not commit:
-                        p.abort_transaction(60)
+                        patiently(p.abort_transaction)
                         return
-                    p.commit_transaction(60)
+                    patiently(p.commit_transaction)
                     wanted.extend('%d %d' % (number, i) for i in range(20))
                     return
                 except confluent_kafka.KafkaException as e:
                     check(e.args[0].txn_requires_abort() or e.args[0].retriable(), e, three.logs())
                     doubts += 1
-                    p.abort_transaction(60)
+                    patiently(p.abort_transaction)
 
         def kill_leader():
             nonlocal first
@@ -1043,8 +1134,8 @@ def transactions_through_kills_of_leaders(b):
 CASES = {
     'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
                 more_partitions, by_kafkajs, by_ipv6, who_the_client_is],
-    'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, what_becomes_of_a_transaction],
-    'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, requests_by_chance, newest_versions],
+    'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction],
+    'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, requests_by_chance, newest_versions],
     'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders]}
 
 

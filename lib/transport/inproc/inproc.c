@@ -135,6 +135,7 @@ static int inproc_connect(struct thmqi_transport *t, const char *url, uint32_t s
 				  (unsigned long long)opts->area_bytes);
 	link->shard = shard;
 	link->medium = "inproc";
+	link->takes_releases = true;
 	strcpy(link->peer, "local");
 	link->is_further = opts->beside != NULL;
 	thmqi_waiter_ref(waiter);

@@ -92,8 +92,12 @@ static int take(struct thmqi_link *link, const struct thmqi_frame *slot,
 	if (ret_frame->type == THMQI_FRAME_DELIVER || ret_frame->type == THMQI_FRAME_DELIVER_ONE)
 		return take_run(c, ret_frame);
 	ret_frame->data = 0;
-	if (ret_frame->type == THMQI_FRAME_WELCOME) /* it was said before that */
-		link->takes_series = atomic_load_explicit(&c->arena.head->takes_series, memory_order_relaxed) != 0;
+	if (ret_frame->type == THMQI_FRAME_WELCOME) { /* it was said before that */
+		uint32_t takes = atomic_load_explicit(&c->arena.head->takes, memory_order_relaxed);
+
+		link->takes_series = takes & SHM_TAKES_SERIES;
+		link->takes_releases = takes & SHM_TAKES_RELEASES;
+	}
 	if (ret_frame->type == THMQI_FRAME_REPLY)
 		memcpy(link->reply, c->arena.reply, sizeof(*link->reply));
 	return 0;

@@ -207,7 +207,7 @@ void thmqi_shm_opened(struct shm_conn *c)
 	c->tick_ns = THMQI_MAX(c->tick_ns, TICK_MIN_NS);
 	atomic_store(&head->bell.may_sleep, may_sleep);
 	atomic_store(&head->instance, c->guest.listener->instance);
-	atomic_store(&head->takes_series, 1);
+	atomic_store(&head->takes, SHM_TAKES_SERIES | SHM_TAKES_RELEASES);
 	beat(c);
 	thmqi_timer_start(c->core, &c->timer, c->core->now_ns + c->tick_ns);
 }
@@ -344,10 +344,10 @@ static void rise(struct shm_conn *c)
 		thmqi_link_rouse(c->link);
 }
 
-/* What most polls find of an open one: nothing at all. */
-static inline bool is_quiet(struct shm_conn *c)
+/* What most polls find of an open one: nothing but frames, if any. */
+static inline bool is_quiet(const struct shm_conn *c)
 {
-	return !(c->rested | c->dozes | c->readable | c->hung_up | c->ticked) && !thmqi_shm_in_wanted(c) && !thmqi_shm_out_wanted(c);
+	return !(c->rested | c->dozes | c->readable | c->hung_up | c->ticked);
 }
 
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
@@ -357,8 +357,12 @@ static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 
 	(void)budget;
 	if (thmqi_likely(c->state == SHM_OPEN) && is_quiet(c)) {
-		rest_if_idle(c, 0);
-		return 0;
+		done = thmqi_shm_in_wanted(c) ? thmqi_shm_in(c) : 0;
+		if (thmqi_unlikely(c->state != SHM_OPEN)) /* the next look ends it */
+			return done;
+		done += thmqi_shm_out_wanted(c);
+		rest_if_idle(c, done);
+		return done;
 	}
 	if (thmqi_unlikely(c->rested))
 		rise(c);

@@ -42,10 +42,10 @@ static int request(struct shm_conn *c)
 }
 
 /* Only what it has can be given back. Return: whether the broker is to be told. */
-static bool release(struct shm_conn *c, const struct thmqi_frame *f)
+static bool release(struct shm_conn *c, uint32_t stream, uint64_t token)
 {
-	struct shm_stream *s = f->stream < THMQI_STREAMS ? &c->streams[f->stream] : NULL;
-	uint32_t index = (uint32_t)f->arg[0], mark = (uint32_t)(f->arg[0] >> 32) + 1;
+	struct shm_stream *s = stream < THMQI_STREAMS ? &c->streams[stream] : NULL;
+	uint32_t index = (uint32_t)token, mark = (uint32_t)(token >> 32) + 1;
 
 	if (!s || index >= THMQI_DELIVERIES || !mark || s->out[index].mark != mark)
 		return false;
@@ -55,8 +55,22 @@ static bool release(struct shm_conn *c, const struct thmqi_frame *f)
 	return true;
 }
 
+/* Likewise several: those that it has are left. */
+static int releases(struct shm_conn *c, struct thmqi_frame *f)
+{
+	uint32_t i, n = 0;
+
+	if (!f->len || f->len > THMQI_RELEASES)
+		return -EPROTO;
+	for (i = 0; i < f->len; i++)
+		if (release(c, f->stream, *thmqi_frame_token(f, i)))
+			*thmqi_frame_token(f, n++) = *thmqi_frame_token(f, i);
+	f->len = n;
+	return n > 0;
+}
+
 /* 1 it is passed on; 0 it is not; an error */
-static int control(struct shm_conn *c, const struct thmqi_frame *f)
+static int control(struct shm_conn *c, struct thmqi_frame *f)
 {
 	int rc = 0;
 
@@ -65,7 +79,9 @@ static int control(struct shm_conn *c, const struct thmqi_frame *f)
 	if (f->type == THMQI_FRAME_REQUEST)
 		rc = request(c);
 	else if (f->type == THMQI_FRAME_RELEASE)
-		return release(c, f);
+		return release(c, f->stream, f->arg[0]);
+	else if (f->type == THMQI_FRAME_RELEASES)
+		return releases(c, f);
 	return rc ? rc : 1;
 }
 

@@ -64,9 +64,12 @@ struct shm_head {
 	_Alignas(SHM_APART) _Atomic uint32_t broker_beat; /* 0 until the link is accepted */
 	_Atomic int32_t broker_closed;                    /* why it ended it; 0 */
 	_Atomic uint64_t instance;                        /* which broker it is */
-	_Atomic uint32_t takes_series; /* it knows THMQI_PRODUCE_SERIES; of an older one 0 */
+	_Atomic uint32_t takes; /* SHM_TAKES_*: it knows them; of an older one 0 */
 };
 _Static_assert(sizeof(struct shm_head) <= THMQI_BLOCK, "the head is a page");
+
+#define SHM_TAKES_SERIES 1u   /* THMQI_PRODUCE_SERIES */
+#define SHM_TAKES_RELEASES 2u /* THMQI_FRAME_RELEASES */
 
 struct shm_sizes {
 	uint32_t area_bytes, up_frames, ctl_frames, down_frames;

@@ -61,6 +61,7 @@ struct thmqi_link {
 	bool is_further;     /* of a session that has others */
 	bool area_is_lent;   /* the medium's, not the link's */
 	bool takes_series;   /* THMQI_PRODUCE_SERIES may be said; broker's end: by its medium, of what it has checked */
+	bool takes_releases; /* likewise THMQI_FRAME_RELEASES */
 	bool packs;          /* frames go in packets: what is written together costs little more than one of them */
 	uint8_t *area;       /* 64-byte aligned; PRODUCE data lies in it */
 	struct thmqi_waiter *

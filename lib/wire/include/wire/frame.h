@@ -48,6 +48,9 @@ enum thmqi_frame_type {
 	THMQI_FRAME_SEEN =
 		10, /* arg0: how many REJECTs of this connection the client has taken. What has a producer id is stored behind
 		       none that the client does not know of: so it never sends again what was passed over */
+	THMQI_FRAME_RELEASES =
+		11, /* several RELEASEs in one, where the broker's end has said that it takes them: stream; len: how many, up to THMQI_RELEASES;
+		       tokens in arg0, arg1, seq, data */
 	THMQI_FRAME_SETTLE =
 		16, /* stream partition; seq: first offset; len: how many; flags: THMQI_SETTLE_*; extra: serial of an ACK, one higher
 		       than the one before, from 1; of all others: how often they had been handed out then, 0: they are this member's
@@ -168,6 +171,14 @@ static inline void thmqi_frame_copy(struct thmqi_frame *to, const struct thmqi_f
 	to->arg[1] = f->arg[1];
 	to->tag_hash = f->tag_hash;
 	to->generation = f->generation;
+}
+
+#define THMQI_RELEASES 4u
+
+/* The @i-th token of a RELEASES frame. */
+static inline uint64_t *thmqi_frame_token(struct thmqi_frame *f, uint32_t i)
+{
+	return i < 2 ? &f->arg[i] : i == 2 ? &f->seq : &f->data;
 }
 
 /* What the client says of a series, and what the broker has seen of it so far; all that was written before it is there. */
