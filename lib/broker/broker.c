@@ -10,9 +10,9 @@
 #include "commitlog/close.h"
 #include "commitlog/limit.h"
 #include "disk/busy.h"
-#include "meta.h"
-#include "node.h"
-#include "txn.h"
+#include "meta/meta.h"
+#include "copies/node.h"
+#include "txn/txn.h"
 
 /* What is to be done on a core, with the error's text carried back from that core's thread. */
 struct core_job {

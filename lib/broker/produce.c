@@ -5,7 +5,7 @@
  */
 #include "base/probe.h"
 #include "commitlog/hint.h"
-#include "lead.h"
+#include "copies/lead.h"
 #include "wire/attributes.h"
 #include "wire/kafka.h"
 

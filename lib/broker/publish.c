@@ -10,8 +10,8 @@
 #include <thundermq/reactor.h>
 
 #include "internal.h"
-#include "lead.h"
-#include "txn.h"
+#include "copies/lead.h"
+#include "txn/txn.h"
 
 #define INTERVAL_NS 100000000ull
 #define IDLE_NS 10000000000ull

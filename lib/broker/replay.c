@@ -3,7 +3,7 @@
  * replay.c - a shard's state from what its log tells when it is opened, or follows another copy: partitions, producers, groups, and what of
  * it may have been lost. The slices of state are in internal.h and doc/format.md.
  */
-#include "txn.h"
+#include "txn/txn.h"
 #include "wire/run.h"
 
 /* Of a copy's log, which may be ahead of what is known of topics here: a partition is one before it has a topic. Or one of the shard's own. */

@@ -3,7 +3,7 @@
  * settle.c - what was appended has become as durable as was asked, or has failed: its producers are told, and consumers see it. What each
  * run waits for was noted by produce.c, oldest first. Nothing here allocates, locks or blocks.
  */
-#include "lead.h"
+#include "copies/lead.h"
 
 #define SETTLE_AHEAD 6u /* runs: their partitions may lie in no cache */
 #define ALL_TIMEOUT_MS 10000u

@@ -5,8 +5,8 @@
  */
 #include <stdio.h>
 
-#include "delay.h"
-#include "txn.h"
+#include "delay/delay.h"
+#include "txn/txn.h"
 
 #define CTL_BUDGET 256u
 #define PRODUCE_BUDGET 4096u

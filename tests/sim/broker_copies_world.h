@@ -10,7 +10,7 @@
 #include "base/base.h"
 #include "broker/carrier.h"
 #include "disk/sim.h"
-#include "lead.h"
+#include "copies/lead.h"
 #include "seeds.h"
 
 #define FIRST 3u   /* brokers at the beginning */

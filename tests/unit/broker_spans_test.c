@@ -5,7 +5,7 @@
  */
 #include <criterion/criterion.h>
 
-#include "../../lib/broker/spans.h"
+#include "../../lib/broker/groups/spans.h"
 
 TestSuite(broker_spans, .timeout = 60);
 

@@ -5,7 +5,7 @@
  */
 #include <criterion/criterion.h>
 
-#include "../../lib/broker/waiting.h"
+#include "../../lib/broker/delay/waiting.h"
 
 TestSuite(broker_waiting, .timeout = 60);
 

@@ -4,7 +4,7 @@
  * elected all the same hands over to one that may, as long as there is one. Knows nothing of how that is done.
  */
 #include "lead.h"
-#include "meta.h"
+#include "../meta/meta.h"
 
 #define AGAIN_NS 1000000000ull /* appends wait while it is tried: at first so long after one that came to nothing … */
 #define AGAIN_DOUBLINGS 5u /* … and then up to 2^5 times as long */

@@ -7,7 +7,7 @@
  */
 #include <stdio.h>
 
-#include "lead.h"
+#include "../copies/lead.h"
 #include "txns.h"
 
 #define OPEN_MAX 65536u /* at a time */

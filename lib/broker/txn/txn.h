@@ -7,7 +7,7 @@
 #ifndef THMQI_BROKER_TXN_H
 #define THMQI_BROKER_TXN_H
 
-#include "meta.h"
+#include "../meta/meta.h"
 
 /* As stored, by a shard and by meta. */
 enum txn_status {

@@ -3,8 +3,8 @@
  * group.c - membership: which consumer of a group reads which partition. How they are shared out is assign.c's. A partition changes hands in three steps: the old owner is asked, lets go, the new one gets it with a higher
  * epoch; an owner that is dead or silent for too long is not waited for: the higher epoch fences it at the shard.
  */
-#include "meta.h"
-#include "txn.h"
+#include "../meta/meta.h"
+#include "../txn/txn.h"
 
 /* Who is away is told when it comes back. */
 static void send(struct conn *c, struct thmqi_frame *f)

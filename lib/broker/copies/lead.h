@@ -3,7 +3,7 @@
 #ifndef THMQI_BROKER_LEAD_H
 #define THMQI_BROKER_LEAD_H
 
-#include "internal.h"
+#include "../internal.h"
 #include "replica/courier.h"
 
 struct lead {

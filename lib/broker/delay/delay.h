@@ -9,7 +9,7 @@
 #define THMQI_BROKER_DELAY_H
 
 #include "commitlog/hint.h"
-#include "internal.h"
+#include "../internal.h"
 #include "waiting.h"
 
 #define DELAY_SLOTS 512u   /* messages on their way from the log to their partitions */

@@ -3,7 +3,7 @@
 #ifndef THMQI_BROKER_SHARED_H
 #define THMQI_BROKER_SHARED_H
 
-#include "internal.h"
+#include "../internal.h"
 
 struct shared {
 	struct group_offset *group;

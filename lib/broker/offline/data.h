@@ -7,7 +7,7 @@
 #define THMQI_BROKER_DATA_H
 
 #include "commitlog/offline.h"
-#include "internal.h"
+#include "../internal.h"
 
 /* Partitions of a topic that is not deleted. */
 struct data_topic {

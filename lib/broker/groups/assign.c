@@ -3,7 +3,7 @@
  * assign.c - which member of a group each partition is meant for. Says only where all is to go: who has it now, and how it changes
  * hands, is group.c's. One look at each partition and each member.
  */
-#include "meta.h"
+#include "../meta/meta.h"
 
 static struct member *next_member(struct group *g, struct member *m)
 {

@@ -3,7 +3,7 @@
 #ifndef THMQI_BROKER_META_H
 #define THMQI_BROKER_META_H
 
-#include "internal.h"
+#include "../internal.h"
 
 struct topic {
 	struct state_topic state;

@@ -4,7 +4,7 @@
  * the data that it covers; acks that arrive together are stored once.
  */
 #include "commitlog/limit.h"
-#include "internal.h"
+#include "../internal.h"
 
 struct group_offset *thmqi_offsets_get(struct partition *p, uint32_t group, bool make)
 {

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "meta.h"
-#include "txn.h"
+#include "../txn/txn.h"
 
 /* ---------------------------------------------------- changes, in three steps */
 

@@ -6,7 +6,7 @@
  */
 #include <stdio.h>
 
-#include "internal.h"
+#include "../internal.h"
 #include "node.h"
 
 #define NODE_MAGIC 0x31444f4eu /* "NOD1" */
