@@ -4,6 +4,7 @@
  *
  * delay_late_p50, _p99: 100,000 a second become due, one every 10 µs, all of them sent before; how long after its time each is in the application's hands, which is
  *     behind its second write. Beside it messages that are sent then, without a delay. Bar: 2 ms at the 99th percentile.
+ * delay_released_p50, _p99: the same on a topic whose messages are seen once they are in memory: what of it is the release, without the device. No bar.
  * delay_memory: messages that are outstanding for a day, 1 million, with --full 10 million; the process's memory for each. Bar: 1 GiB for 10 million.
  */
 #include <errno.h>
@@ -47,10 +48,11 @@ static bool try_send(struct target *t, uint64_t due, bool delayed)
 	return rc > 0;
 }
 
-static void open_target(struct target *t, const struct bench *b, char *dir, size_t size)
+static void open_target(struct target *t, const struct bench *b, uint32_t visible_at, char *dir, size_t size)
 {
 	struct target_opts o = {.layout = TARGET_CALLER,
 				.durability = THMQ_DURABILITY_DURABLE,
+				.visible_at = visible_at,
 				.window_bytes = 16u << 20,
 				.consumer = true};
 
@@ -118,10 +120,12 @@ static void run_plain(struct target *t, uint32_t count, struct bench_samples *s)
 		bench_die("messages that do not come", ETIMEDOUT);
 }
 
-static void lateness(struct bench *b)
+static void lateness(struct bench *b, uint32_t visible_at)
 {
-	struct bench_line half = {.name = "delay_late_p50", .unit = "ms", .rival = "without a delay", .measure = BENCH_VALUE};
-	struct bench_line most = {.name = "delay_late_p99", .unit = "ms", .rival = "without a delay", .measure = BENCH_VALUE, .sense = BENCH_AT_MOST, .bar = 2};
+	bool stored = visible_at != THMQ_DURABILITY_MEMORY;
+	struct bench_line half = {.name = stored ? "delay_late_p50" : "delay_released_p50", .unit = "ms", .rival = "without a delay", .measure = BENCH_VALUE};
+	struct bench_line most = {.name = stored ? "delay_late_p99" : "delay_released_p99", .unit = "ms", .rival = "without a delay", .measure = BENCH_VALUE,
+				  .sense = stored ? BENCH_AT_MOST : BENCH_NO_BAR, .bar = stored ? 2 : 0};
 	struct bench_line *lines[] = {&half, &most};
 	struct thmq_env_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
 	uint32_t count = b->smoke ? 2000 : 2 * RATE;
@@ -131,7 +135,7 @@ static void lateness(struct bench *b)
 
 	if (!bench_wants(b, half.name) && !bench_wants(b, most.name))
 		return;
-	open_target(&t, b, dir, sizeof(dir));
+	open_target(&t, b, visible_at, dir, sizeof(dir));
 	bench_samples_init(&late, count);
 	bench_samples_init(&plain, count);
 	for (unsigned round = 0; bench_more(b, round, lines, 2); round++) {
@@ -170,7 +174,7 @@ static void outstanding(struct bench *b)
 
 	if (!bench_wants(b, line.name))
 		return;
-	open_target(&t, b, dir, sizeof(dir));
+	open_target(&t, b, 0, dir, sizeof(dir));
 	before = bench_memory();
 	base = wall_now() + DAY_NS;
 	t0 = bench_now();
@@ -198,7 +202,8 @@ int main(int argc, char **argv)
 	struct bench b;
 
 	bench_init(&b, argc, argv, "messaging");
-	lateness(&b);
+	lateness(&b, 0);
+	lateness(&b, THMQ_DURABILITY_MEMORY);
 	outstanding(&b);
 	return bench_end(&b);
 }

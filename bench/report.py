@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Puts the headlines of the measured figures, and all that miss their bar, into README.md, all figures into doc/measured.md, and a drawing into
-doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg.
+doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg, and of messaging those beside message queues into doc/rivals.md and doc/queues.svg.
 
 usage: sh bench/run.sh --json cores commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
 
@@ -63,6 +63,20 @@ WORDS = {
     "acks_shared_1KiB": "the same, 1 KiB",
     "delay_late_p50": "delayed messages, 100,000 due each second: how late, p50",
     "delay_late_p99": "the same, p99",
+    "delay_released_p50": "the same on a topic that shows what is in memory, p50: what of it is not the device's",
+    "delay_released_p99": "the same, p99",
+    "queue_work_redis": "as a message queue beside Redis streams: each message acknowledged by itself",
+    "queue_fan_redis": "the same to three groups, many acknowledged with one word",
+    "queue_ask_redis": "a stored request and its reply, p50",
+    "queue_work_tcp_redis": "the same as a server over TCP: each message acknowledged by itself",
+    "queue_fan_tcp_redis": "the same to three groups",
+    "queue_ask_tcp_redis": "a stored request and its reply, p50",
+    "queue_work_nats": "as a message queue beside NATS JetStream: each message acknowledged by itself",
+    "queue_fan_nats": "the same to three groups, many acknowledged with one word",
+    "queue_ask_nats": "a request in memory and its reply, p50",
+    "queue_work_tcp_nats": "the same as a server over TCP: each message acknowledged by itself",
+    "queue_fan_tcp_nats": "the same to three groups",
+    "queue_ask_tcp_nats": "a request in memory and its reply, p50",
     "delay_memory": "memory of a delayed message that waits",
     "groups_10000": "10,000 groups of one broker: handed out",
     "kafka_read_native": "native messages read by Kafka's protocol",
@@ -504,6 +518,69 @@ def write_rivals(lines, machine, root):
         f.write(rivals_drawing(systems, copies, mechanism))
 
 
+QUEUES_BEGIN = "<!-- QUEUES: written by bench/report.py from a run of bench/run.sh messaging -->\n"
+QUEUES_END = "<!-- END QUEUES -->"
+QUEUE_ROWS = (("work", "each message acknowledged by itself, thousand/s", 1e3), ("fan", "handed out to three groups, thousand/s", 1e3),
+              ("ask", "request and reply, p50 µs", 1))
+
+
+def queues_of(lines):
+    """((rival's word, its name), how, row, its line), in the order of the table."""
+    have = {line["name"]: line for line in lines if line["name"].startswith("queue_")}
+    for word in ("redis", "nats"):
+        for how in ("", "tcp_"):
+            for row in QUEUE_ROWS:
+                line = have.get(f"queue_{row[0]}_{how}{word}")
+                if line:
+                    yield word, how, row, line
+
+
+def queues_table(lines):
+    out = ["| | | libthundermq | the other | faster |", "|---|---|---:|---:|---:|"]
+    for _, how, (word, text, unit), line in queues_of(lines):
+        who = f"{line['rival']}; ours {'over loopback TCP' if how else 'in the program'}" if word == "work" else ""
+        out.append(f"| {who} | {text} | {number(line['value'] / unit)} | {number(line['rival_value'] / unit)} | {factor(line)} |")
+    return out
+
+
+def queues_drawing(lines):
+    rows = list(queues_of(lines))
+    step, left, width = 26, 330, 520
+    height = 76 + step * len(rows)
+    high = max(1, math.ceil(math.log10(max((faster(r[3])[2] for r in rows), default=1))))
+    low = min(0, math.floor(math.log10(min((faster(r[3])[0] for r in rows), default=1))))
+    x_of = lambda v: left + (math.log10(v) - low) / (high - low) * width
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 40} {height}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        '<text x="12" y="22" font-size="14" font-weight="bold">As a message queue: how many times faster (right of 1: libthundermq is faster)</text>',
+    ]
+    for e in range(low, high + 1):
+        x = x_of(10.0**e)
+        svg.append(f'<line x1="{x:.1f}" y1="36" x2="{x:.1f}" y2="{height - 24}" stroke="{"#333" if e == 0 else "#ddd"}"/>')
+        svg.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{10**e if e >= 0 else 10.0**e}</text>')
+    for i, (_, how, (word, _, _), line) in enumerate(rows):
+        a, m, b = faster(line)
+        y = 52 + step * i
+        what = {"work": "work, each acknowledged", "fan": "three groups", "ask": "request and reply"}[word]
+        svg.append(f'<text x="12" y="{y + 4}">{escape(line["rival"])}, {"TCP" if how else "embedded"}: {what}</text>')
+        svg.append(f'<line x1="{x_of(a):.1f}" y1="{y}" x2="{x_of(b):.1f}" y2="{y}" stroke="#1f5fa8" stroke-width="6" opacity="0.35"/>')
+        svg.append(f'<circle cx="{x_of(m):.1f}" cy="{y}" r="4.5" fill="{"#b5651d" if how else "#1f5fa8"}"/>')
+    svg.append("</svg>\n")
+    return "\n".join(svg)
+
+
+def write_queues(lines, machine, root):
+    out = [
+        "### Measured", "",
+        f"On {machine}; a shared virtual machine. Medians over rounds in which both take turns; in brackets the 95 % interval of the median of",
+        "the rounds' ratios.", "", "![how many times faster than each](queues.svg)", "",
+    ] + queues_table(lines) + [""]
+    replace_block(os.path.join(root, "doc", "rivals.md"), "<!-- QUEUES", QUEUES_END, QUEUES_BEGIN + "\n".join(out) + QUEUES_END)
+    with open(os.path.join(root, "doc", "queues.svg"), "w", encoding="utf-8") as f:
+        f.write(queues_drawing(lines))
+
+
 KEPT = ("part", "name", "unit", "value", "rival", "rival_value", "measure", "mid", "low", "high", "sense", "bar", "verdict", "ages")
 
 
@@ -556,6 +633,8 @@ def main():
         if line.get("ages"):
             with open(os.path.join(args.root, "doc", "fragmentation.svg"), "w", encoding="utf-8") as f:
                 f.write(fragmentation_drawing(line["ages"]))
+    if any(queues_of(lines)):
+        write_queues(lines, args.machine, args.root)
     barred = [line for line in lines if bar_of(line) != "–"]
     headlines = [line for line in barred if line["name"] in HEADLINES or line["verdict"] == "MISS"]
     block = (

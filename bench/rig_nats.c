@@ -6,7 +6,9 @@
  * sync_interval: always; for older ones the store's directory is marked so that the file system writes everything in
  * it synchronously (ioctl_iflags(2), FS_SYNC_FL). Where neither is to be had it is no rival: its acks prove nothing.
  * As one server, or as three that keep the same stream (num_replicas 3): then the publisher is connected to the one that leads.
+ * As a message queue: durable pull consumers, whose acknowledgements are answered; requests without a stream, from a connection to another.
  */
+#include "rig_queue.h"
 #include "rig_rival.h"
 #include "rig_server.h"
 
@@ -45,6 +47,9 @@ struct nats {
 	uint32_t block_count;
 	size_t block_len, command_len;
 	char *block;
+	unsigned groups;   /* that were ever made */
+	struct nats *peer; /* another connection; NULL: none yet */
+	char head[512];    /* of the newest message: subject, number, where an answer goes if one is wanted, size */
 	char in[IN_BYTES];
 };
 
@@ -137,6 +142,7 @@ static char *message(struct nats *n, int ms)
 			continue;
 		size = strrchr(at, ' ');
 		len = strtoul(size, NULL, 10);
+		snprintf(n->head, sizeof(n->head), "%s", at + strlen("MSG "));
 		if (len > IN_BYTES / 2)
 			fail("message", "too long");
 		while (n->end - n->begin < len + 2)
@@ -400,10 +406,164 @@ static void nats_close(void *rival)
 	struct nats *n = rival;
 
 	close(n->fd);
+	if (n->peer)
+		close(n->peer->fd);
+	free(n->peer);
 	for (unsigned i = 0; i < n->servers; i++)
 		rig_server_stop(n->pids[i]);
 	free(n->block);
 	free(n);
+}
+
+/* ------------------------------------------------------------------- groups */
+
+#define PULL 256u /* messages that are asked for at a time; two of these are out */
+
+struct out {
+	struct nats *n;
+	size_t len;
+	char bytes[65536];
+};
+
+static void out_flush(struct out *o)
+{
+	if (o->len)
+		rig_server_write(o->n->fd, o->bytes, o->len, "nats");
+	o->len = 0;
+}
+
+/* With the answer to this connection. */
+static void out_put(struct out *o, const char *subject, const char *body)
+{
+	if (o->len + 1024 > sizeof(o->bytes))
+		out_flush(o);
+	o->len += (size_t)snprintf(o->bytes + o->len, 1024, "PUB %s a %zu\r\n%s\r\n", subject, strlen(body), body);
+}
+
+static void pull(struct out *o, unsigned group)
+{
+	char subject[64], body[32];
+
+	snprintf(subject, sizeof(subject), "$JS.API.CONSUMER.MSG.NEXT.Q.g%u", group);
+	snprintf(body, sizeof(body), "{\"batch\":%u}", PULL);
+	out_put(o, subject, body);
+}
+
+static void make_group(struct nats *n, unsigned group, bool each)
+{
+	char subject[64], body[256];
+	const char *rc;
+
+	snprintf(subject, sizeof(subject), "$JS.API.CONSUMER.DURABLE.CREATE.Q.g%u", group);
+	snprintf(body, sizeof(body),
+		 "{\"stream_name\":\"Q\",\"config\":{\"durable_name\":\"g%u\",\"deliver_policy\":\"all\",\"ack_policy\":\"%s\","
+		 "\"max_ack_pending\":65536,\"replay_policy\":\"instant\"}}",
+		 group, each ? "explicit" : "all");
+	rc = ask(n, subject, body);
+	if (!rc || strstr(rc, "\"error\""))
+		fail("consumer", rc ? rc : "no answer");
+}
+
+/* The group of "$JS.ACK.Q.g7.…", in the head of a message that was stored; NULL: it is an answer. */
+static char *ack_subject(struct nats *n, unsigned *ret_group)
+{
+	char *at = strstr(n->head, " $JS.ACK.Q.g"), *end;
+
+	if (!at)
+		return NULL;
+	end = strchr(++at, ' ');
+	if (end)
+		*end = 0;
+	*ret_group = (unsigned)strtoul(at + strlen("$JS.ACK.Q.g"), NULL, 10);
+	return at;
+}
+
+/* One that came. Return: acknowledgements that are to be answered now; -1: it is such an answer. */
+static int take_one(struct nats *n, struct out *o, uint64_t *got, unsigned first, uint64_t count, bool each)
+{
+	unsigned group;
+	char *at = ack_subject(n, &group);
+	uint64_t *mine;
+
+	if (!at)
+		return -1;
+	mine = &got[group - first];
+	++*mine;
+	if (*mine % PULL == 0 && *mine + PULL < count)
+		pull(o, group);
+	if (!each && *mine % PULL && *mine != count)
+		return 0;
+	out_put(o, at, "");
+	return 1;
+}
+
+static void nats_take(void *rival, uint64_t count, unsigned groups, bool each)
+{
+	static struct out o;
+	struct nats *n = rival;
+	uint64_t got[RIG_QUEUE_GROUPS_MAX] = {0}, unanswered = 0, left = count * groups;
+	unsigned first = n->groups;
+
+	o = (struct out){.n = n};
+	n->groups += groups;
+	for (unsigned g = first; g < n->groups; g++)
+		make_group(n, g, each);
+	for (unsigned g = first; g < n->groups; g++) {
+		pull(&o, g);
+		if (count > PULL)
+			pull(&o, g);
+	}
+	while (left || unanswered) {
+		int rc;
+
+		/* what lies here is worked off before more is said */
+		if (!memchr(n->in + n->begin, '\n', n->end - n->begin))
+			out_flush(&o);
+		if (!message(n, -1))
+			continue;
+		rc = take_one(n, &o, got, first, count, each);
+		left -= rc >= 0;
+		unanswered += (uint64_t)(int64_t)rc;
+	}
+	for (unsigned g = first; g < n->groups; g++) {
+		char subject[64];
+
+		snprintf(subject, sizeof(subject), "$JS.API.CONSUMER.DELETE.Q.g%u", g);
+		ask(n, subject, "");
+	}
+}
+
+/* ------------------------------------------------------------ requests, replies */
+
+static void meet_peer(struct nats *n)
+{
+	static const char words[] = "UNSUB 1\r\nSUB asked 2\r\nPING\r\n";
+
+	n->peer = malloc(sizeof(*n));
+	if (!n->peer)
+		bench_die("nats", ENOMEM);
+	*n->peer = *n;
+	n->peer->peer = NULL;
+	meet(n->peer, 0);
+	rig_server_write(n->peer->fd, words, sizeof(words) - 1, "nats");
+	while (message(n->peer, -1))
+		;
+}
+
+static void nats_ask(void *rival)
+{
+	static const char text[65] = "0123456789012345678901234567890123456789012345678901234567890123";
+	char words[128];
+	struct nats *n = rival;
+
+	if (!n->peer)
+		meet_peer(n);
+	rig_server_write(n->fd, words, (size_t)snprintf(words, sizeof(words), "PUB asked a 64\r\n%s\r\n", text), "nats");
+	while (!message(n->peer, -1))
+		;
+	rig_server_write(n->peer->fd, words, (size_t)snprintf(words, sizeof(words), "PUB a 64\r\n%s\r\n", text), "nats");
+	while (!message(n, -1))
+		;
 }
 
 const struct rig_rival rig_rival_nats = {
@@ -429,4 +589,15 @@ const struct rig_rival rig_rival_nats_copies = {
 	.how = "three servers, num_replicas 3, file stores made synchronous, loopback TCP to the "
 	       "one that leads, acks pipelined",
 	.server = true,
+};
+
+const struct rig_queue rig_queue_nats = {
+	.name = "NATS JetStream",
+	.word = "nats",
+	.open = nats_open,
+	.fill = nats_store,
+	.take = nats_take,
+	.ask = nats_ask,
+	.close = nats_close,
+	.how = "file store made synchronous, loopback TCP, a pull consumer of each group, 512 messages asked for ahead, all acks answered; requests without a stream",
 };

@@ -4,7 +4,9 @@
  * answers what one turn of its loop took in after one flush of its file, and takes from each client what a read
  * brings: so many outstanding are XADDs pipelined over several connections, the next ones sent before the answers to
  * the last ones are taken in. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
+ * As a message queue: consumer groups (XREADGROUP, XACK), each connection a member.
  */
+#include "rig_queue.h"
 #include "rig_rival.h"
 #include "rig_server.h"
 
@@ -40,6 +42,8 @@ struct redis {
 	char *block; /* the commands of a pipeline, encoded */
 	size_t block_len, command_len;
 	uint32_t len; /* of the messages in it */
+	unsigned groups;       /* that were ever made */
+	char asked[64], said[64]; /* ids of the newest request and reply; "": none yet */
 	char payload[RIG_RIVAL_LEN_MAX];
 };
 
@@ -201,7 +205,190 @@ static void redis_close(void *rival)
 	free(r->block);
 	free(r);
 }
+
+/* ------------------------------------------------------------------- groups */
+
+#define READ_MAX 128u /* messages that a member takes at a time */
+
+struct member {
+	redisContext *client;
+	char group[16];
+	uint32_t acks; /* answers to come, before that to its reading */
+	bool reading;
+	size_t len;
+	char out[READ_MAX * 128 + 256]; /* commands, to be written together */
+};
+
+static void put(struct member *m, const char *bytes, size_t len)
+{
+	if (m->len + len > sizeof(m->out))
+		fail("command", "too long");
+	memcpy(m->out + m->len, bytes, len);
+	m->len += len;
+}
+
+static void put_word(struct member *m, const char *word, size_t len)
+{
+	char head[24];
+
+	put(m, head, (size_t)snprintf(head, sizeof(head), "$%zu\r\n", len));
+	put(m, word, len);
+	put(m, "\r\n", 2);
+}
+
+static void put_count(struct member *m, char kind, size_t count)
+{
+	char head[24];
+
+	put(m, head, (size_t)snprintf(head, sizeof(head), "%c%zu\r\n", kind, count));
+}
+
+static void put_read(struct member *m)
+{
+	static const char *const words[] = {"COUNT", "128", "STREAMS", "q", ">"};
+	const char *who[] = {"XREADGROUP", "GROUP", m->group, "me"};
+
+	put_count(m, '*', 9);
+	for (unsigned i = 0; i < 4; i++)
+		put_word(m, who[i], strlen(who[i]));
+	for (unsigned i = 0; i < 5; i++)
+		put_word(m, words[i], strlen(words[i]));
+	m->reading = true;
+}
+
+/* Of @list one or, @each, every one by itself. */
+static void put_acks(struct member *m, const redisReply *list, bool each)
+{
+	for (size_t i = 0; i < list->elements; i++) {
+		const redisReply *id = list->element[i]->element[0];
+
+		if (each || i == 0) {
+			put_count(m, '*', 3 + (each ? 1 : list->elements));
+			put_word(m, "XACK", 4);
+			put_word(m, "q", 1);
+			put_word(m, m->group, strlen(m->group));
+			m->acks++;
+		}
+		put_word(m, id->str, id->len);
+	}
+}
+
+/* What it was sent: acknowledged, and more is asked for. Return: how many. */
+static uint64_t turn(struct member *m, bool each)
+{
+	const redisReply *list;
+	redisReply *reply;
+	uint64_t n = 0;
+
+	take(m->client, m->acks);
+	m->acks = 0;
+	if (!m->reading)
+		return 0;
+	m->reading = false;
+	reply = answer(m->client);
+	if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 1) {
+		list = reply->element[0]->element[1];
+		n = list->elements;
+		m->len = 0;
+		put_acks(m, list, each);
+		put_read(m);
+		rig_server_write(m->client->fd, m->out, m->len, "redis");
+	}
+	freeReplyObject(reply);
+	return n;
+}
+
+static void redis_take(void *rival, uint64_t count, unsigned groups, bool each)
+{
+	static struct member members[CLIENTS];
+	struct redis *r = rival;
+	unsigned used = CLIENTS / groups * groups;
+	uint64_t got = 0, now;
+
+	for (unsigned g = 0; g < groups; g++) {
+		redisAppendCommand(r->clients[0], "XGROUP CREATE q g%u 0", r->groups + g);
+		take(r->clients[0], 1);
+	}
+	for (unsigned i = 0; i < used; i++) {
+		struct member *m = &members[i];
+
+		*m = (struct member){.client = r->clients[i]};
+		snprintf(m->group, sizeof(m->group), "g%u", r->groups + i % groups);
+		put_read(m);
+		rig_server_write(m->client->fd, m->out, m->len, "redis");
+	}
+	do {
+		for (now = 0, used = CLIENTS / groups * groups; used-- > 0;)
+			now += turn(&members[used], each);
+		got += now;
+	} while (now);
+	for (unsigned i = 0; i < CLIENTS / groups * groups; i++)
+		turn(&members[i], each);
+	if (got != count * groups)
+		fail("groups", "have not got all");
+	for (unsigned g = 0; g < groups; g++) {
+		redisAppendCommand(r->clients[0], "XGROUP DESTROY q g%u", r->groups + g);
+		take(r->clients[0], 1);
+	}
+	r->groups += groups;
+}
+
+/* ------------------------------------------------------------ requests, replies */
+
+static void await(redisContext *c, const char *stream, const char *after)
+{
+	redisAppendCommand(c, "XREAD BLOCK 0 STREAMS %s %s", stream, *after ? after : "0");
+}
+
+/* Everything that is queued goes. */
+static void go(redisContext *c)
+{
+	int done = 0;
+
+	while (!done)
+		if (redisBufferWrite(c, &done) != REDIS_OK)
+			fail("write", c->errstr);
+}
+
+static void came(redisContext *c, char *ret_id, size_t size)
+{
+	redisReply *reply = answer(c);
+
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1)
+		fail("stream", "nothing came");
+	snprintf(ret_id, size, "%s", reply->element[0]->element[1]->element[0]->element[0]->str);
+	freeReplyObject(reply);
+}
+
+/* Asker: 0 sends, 1 awaits the reply. Who answers: 2. */
+static void redis_ask(void *rival)
+{
+	struct redis *r = rival;
+
+	await(r->clients[2], "asked", r->asked);
+	go(r->clients[2]);
+	await(r->clients[1], "said", r->said);
+	go(r->clients[1]);
+	redisAppendCommand(r->clients[0], "XADD asked MAXLEN ~ 1000 * m %b", r->payload, (size_t)64);
+	go(r->clients[0]);
+	came(r->clients[2], r->asked, sizeof(r->asked));
+	redisAppendCommand(r->clients[2], "XADD said MAXLEN ~ 1000 * m %b", r->payload, (size_t)64);
+	go(r->clients[2]);
+	came(r->clients[1], r->said, sizeof(r->said));
+	take(r->clients[0], 1);
+	take(r->clients[2], 1);
+}
 #else
+
+static void redis_take(void *rival, uint64_t count, unsigned groups, bool each)
+{
+	(void)rival, (void)count, (void)groups, (void)each;
+}
+
+static void redis_ask(void *rival)
+{
+	(void)rival;
+}
 
 static void *redis_open(const char *dir, const char **ret_why)
 {
@@ -242,4 +429,16 @@ const struct rig_rival rig_rival_redis = {
 	.batch = redis_batch,
 	.how = "appendfsync always, Unix socket, 16 clients pipelining",
 	.server = true,
+};
+
+const struct rig_queue rig_queue_redis = {
+	.name = "Redis streams",
+	.word = "redis",
+	.open = redis_open,
+	.fill = redis_store,
+	.take = redis_take,
+	.ask = redis_ask,
+	.ask_durable = true,
+	.close = redis_close,
+	.how = "appendfsync always, Unix socket, consumer groups of 16 members in all, XREADGROUP and XACKs pipelined",
 };

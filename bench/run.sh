@@ -8,7 +8,7 @@
 # One line each: what was measured, its rival or physical limit measured beside it, their ratio with its 95 % interval,
 # the bar, and ok, MISS or inconclusive (too noisy to tell). Exits 1 when a bar is missed, 2 when something fails.
 # "memory" is the pool and the cores, "cores" these alone. "commitlog-large" is what needs large logs or many partitions: some GiB of room, and the log as it grows. --full: what takes long.
-# "memory", "commitlog", "transport", "kafka" and "rivals" install what is missing of the Debian packages that they measure against, and leave out what is not there.
+# "memory", "commitlog", "transport", "messaging", "kafka" and "rivals" install what is missing of the Debian packages that they measure against, and leave out what is not there.
 # DIR (default: build-bench/) has to be on the device under test; /tmp may be memory.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -34,7 +34,7 @@ programs() {
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench
 		;;
 	replica) echo replica_bench ;;
-	messaging) echo messaging_groups_bench messaging_work_bench messaging_delay_bench messaging_pack_bench ;;
+	messaging) echo messaging_groups_bench messaging_work_bench messaging_delay_bench messaging_pack_bench messaging_rivals_bench ;;
 	kafka) [ ! -f /usr/include/librdkafka/rdkafka.h ] || echo kafka_bench ;;
 	rivals)
 		echo rivals_mechanism_bench rivals_systems_bench
@@ -53,8 +53,9 @@ install_rivals() {
 	case " $parts " in *' memory '*) packages="$packages libibverbs-dev" ;; esac
 	case " $parts " in *' transport '*) packages="$packages libzmq3-dev libnng-dev" ;; esac
 	case " $parts " in *' kafka '*) packages="$packages librdkafka-dev" ;; esac
-	case " $parts " in *' rivals '*)
-		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev libhiredis-dev"
+	case " $parts " in *' rivals '*) packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev" ;; esac
+	case " $parts " in *' rivals '* | *' messaging '*)
+		packages="$packages libhiredis-dev"
 		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
 		;;
 	esac

@@ -560,7 +560,7 @@ bool count_words(char **argv, int words, int wanted, const char *what)
 	if (words > wanted)
 		usage_error("%s, and no more: what is %s?", what, argv[wanted]);
 	else if (words < wanted)
-		usage_error("%s", what);
+		usage_error("%s; thmq help %s", what, running->name);
 	return words == wanted;
 }
 

@@ -154,7 +154,7 @@ int cmd_browse(int argc, char **argv)
 	if (words < 0)
 		return EXIT_USAGE;
 	if (count && !parse_number(count, UINT64_MAX, &b.count))
-		return usage_error("--count needs a value that is a number: %s is none", count);
+		return usage_error("--count needs a value that is a number, not %s", count);
 	if (partition_text && !parse_number(partition_text, THMQ_PARTITION_COUNT_MAX, &partition))
 		return usage_error("--partition needs a number, not %s", partition_text);
 	if ((from && !parse_from(from, &b.start, &b.from)) || (to && !parse_from(to, &b.end, &b.to)))

@@ -72,7 +72,7 @@ int cmd_ping(int argc, char **argv)
 	int words = parse_options(argc, argv, specs), rc;
 	struct connection c;
 
-	if (words < 0 || !count_words(argv, words, 1, "the URL of a broker, or a directory"))
+	if (words < 0 || !count_words(argv, words, 1, "ping needs the URL of a broker, or a directory"))
 		return EXIT_USAGE;
 	if (count && (!parse_number(count, COUNT_MAX, &o.count) || !o.count))
 		return usage_error("--count is a number from 1 to %u, not %s", COUNT_MAX, count);

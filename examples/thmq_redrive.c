@@ -163,7 +163,7 @@ int cmd_redrive(int argc, char **argv)
 	if (words < 0)
 		return EXIT_USAGE;
 	if (count_text && !parse_number(count_text, UINT64_MAX, &count))
-		return usage_error("--count needs a value that is a number: %s is none",
+		return usage_error("--count needs a value that is a number, not %s",
 				   count_text);
 	if (!count_words(argv, words, 2, "redrive needs a directory and a topic of dead letters"))
 		return EXIT_USAGE;
@@ -173,7 +173,9 @@ int cmd_redrive(int argc, char **argv)
 	if (rc)
 		return rc;
 	rc = thmq_consumer_open(r.c.session, argv[1], group, NULL, &r.consumer);
-	rc = rc ? fail(rc, "%s", thmq_errmsg()) : drive(&r, count);
+	if (rc)
+		return disconnect(&r.c, fail(rc, "%s", thmq_errmsg()));
+	rc = drive(&r, count);
 	if (json)
 		printf("{\"sent\":%llu,\"unknown\":%llu}\n", (unsigned long long)r.sent,
 		       (unsigned long long)r.unknown);

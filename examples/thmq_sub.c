@@ -355,7 +355,7 @@ int cmd_sub(int argc, char **argv)
 	if (words < 0)
 		return EXIT_USAGE;
 	if (count_text && !parse_number(count_text, UINT64_MAX, &count))
-		return usage_error("--count needs a value that is a number: %s is none",
+		return usage_error("--count needs a value that is a number, not %s",
 				   count_text);
 	if (from && !parse_from(from, &start, &value))
 		return usage_error(

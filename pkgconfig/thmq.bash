@@ -9,10 +9,10 @@ _thmq()
 		words=$("$program" help 2>/dev/null | sed -n 's/^  thmq \([a-z]*\).*/\1/p')
 	elif [ "$command" = help ]; then
 		words=$("$program" help 2>/dev/null | sed -n 's/^  thmq \([a-z]*\).*/\1/p')
-	elif [ "$COMP_CWORD" = 2 ] && { [ "$command" = topic ] || [ "$command" = group ] || [ "$command" = txn ] || [ "$command" = cluster ]; }; then
-		words=$("$program" help "$command" 2>/dev/null | sed -n "1s/.* thmq $command \([a-z|]*\).*/\1/p" | tr '|' ' ')
 	elif [ "${word#-}" != "$word" ]; then
 		words=$("$program" help "$command" 2>/dev/null | grep -oE '^ +--[a-z-]+' | tr -d ' ')
+	elif [ "$COMP_CWORD" = 2 ] && { [ "$command" = topic ] || [ "$command" = group ] || [ "$command" = txn ] || [ "$command" = cluster ]; }; then
+		words=$("$program" help "$command" 2>/dev/null | sed -n "1s/.* thmq $command \([a-z|]*\).*/\1/p" | tr '|' ' ')
 	else
 		# a directory, a file, or a URL, which is the user's to know
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")

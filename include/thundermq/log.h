@@ -157,7 +157,7 @@ THMQ_API uint32_t thmq_run_len(const struct thmq_record_view *records, uint32_t 
  * @run: from thmq_log_append(), for @run_len bytes, thmq_run_len() at least
  * Sets the whole header: encoding, offsets, span, times, tag filter; producer, transaction and the like are 0 then, and may
  * be set behind it. Keys, tags and payloads are copied.
- * Return: 0; -EINVAL as of thmq_run_len(), or no room: end or abort the append.
+ * Return: 0; -EINVAL as of thmq_run_len(), NULL where bytes are to be, or no room: end or abort the append.
  * Threads: any.
  */
 THMQ_API int thmq_run_encode(struct thmq_run_header *run, uint32_t run_len, uint32_t partition,

@@ -476,7 +476,7 @@ struct thmq_broker_opts {
 	 * Copies: this is one of several brokers that keep the same data, each in a data_dir of its own. One of them leads and serves
 	 * clients, what a majority has on its medium is committed, and where one fails another takes over. All of them, as
 	 * "1=inproc://a,2=inproc://b,3=inproc://c": a number, which is never given to another, and where it is reached. At creation, and the
-	 * same everywhere; later who belongs to them is in the data. NULL: one copy. doc/replication.md
+	 * same everywhere; nobody leads before all of them have been there at once, that first time. Later who belongs to them is in the data. NULL: one copy. doc/replication.md
 	 */
 	const char *cluster;
 	const char *cluster_name; /* the same on all of them, and no other cluster's; NULL: it is known by the text of cluster */

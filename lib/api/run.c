@@ -81,6 +81,9 @@ int thmq_run_encode(struct thmq_run_header *run, uint32_t run_len, uint32_t part
 
 	if (rc || !run || run_len < sizeof(*run) + p.len)
 		return -EINVAL;
+	for (i = 0; i < count; i++) /* a length is asked for before there are bytes; here they are read */
+		if ((!records[i].key && records[i].key_len) || (!records[i].tag && records[i].tag_len) || (!records[i].data && records[i].len))
+			return -EINVAL;
 	rc = thmqi_run_writer_begin(&w, run, (uint32_t)p.len, count, p.sparse, p.first_time_ns);
 	run->partition = partition;
 	run->base_offset = records[0].offset;

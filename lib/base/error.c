@@ -66,7 +66,7 @@ static const struct entry table[] = {
 	{ENOTDIR, THMQ_CLASS_CALLER, "ENOTDIR", "not a directory"},
 	{ENOTEMPTY, THMQ_CLASS_CALLER, "ENOTEMPTY", "directory holds other things"},
 	{EPERM, THMQ_CLASS_CALLER, "EPERM", "not allowed from this thread or for this user"},
-	{EDEADLK, THMQ_CLASS_CALLER, "EDEADLK", "nobody drives the core that would have to answer"},
+	{EDEADLK, THMQ_CLASS_CALLER, "EDEADLK", "nobody drives the core that would have to answer, or it is in the callback that asks"},
 	{ENOTSUP, THMQ_CLASS_CALLER, "ENOTSUP", "not supported here"},
 	{EPROTONOSUPPORT, THMQ_CLASS_CALLER, "EPROTONOSUPPORT",
 	 "no such transport in this library"},

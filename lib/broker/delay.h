@@ -106,6 +106,13 @@ struct delay {
 	uint64_t lost; /* that could not be read */
 };
 
+/* Nothing is to be done before the clock says so, as in nearly each round of a shard in which some wait: others do not pay for them. */
+static inline bool thmqi_delay_is_quiet(const struct delay *d)
+{
+	return d->quiet_ns > d->shard->core->wall_ns && d->phase == DELAY_LIVE && !d->waiting.left && thmqi_list_empty(&d->cancels) &&
+	       (d->quiet_ns == UINT64_MAX || thmqi_timer_is_running(&d->timer));
+}
+
 /* delay.c */
 struct partition *thmqi_delay_partition(const struct delay *d, uint32_t id);
 /* It is said of @count of them that they are over, from *@ret_number on. 0; -ENOBUFS too much is on its way; as thmq_log_append() */

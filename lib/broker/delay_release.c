@@ -396,6 +396,8 @@ static int append(struct delay *d, struct partition *p, const struct gathered *g
 	p->next_offset += n;
 	p->jumped = false;
 	show(s, p);
+	if (thmqi_flush_is_due(s, p)) /* of a topic that shows what is in memory nobody else waits for it */
+		thmqi_shard_flush(s, p);
 	while (n--)
 		over(d, d->order[0]);
 	return 0;
@@ -528,7 +530,7 @@ uint32_t thmqi_delay_release(struct delay *d)
 	uint32_t done;
 
 	if (d->quiet_ns > wall && (d->quiet_ns == UINT64_MAX || thmqi_timer_is_running(&d->timer)))
-		return 0;
+		return 0; /* a cancel, or what is left of some, brings it here */
 	if (d->again_ns > d->shard->core->now_ns) {
 		if (!thmqi_timer_is_running(&d->timer))
 			thmqi_timer_start(d->shard->core, &d->timer, d->again_ns);

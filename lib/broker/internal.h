@@ -546,6 +546,16 @@ void thmqi_shard_partition_drop(struct shard *s, uint32_t id);
 int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
 			     uint32_t len, struct pending **ret_pending);
 struct pending *thmqi_shard_pending_room(struct shard *s);
+
+/* Nobody may wait for it, but never may more be lost than the jump that makes up for it, nor the room for runs that are not durable run out: long before. */
+static inline bool thmqi_flush_is_due(const struct shard *s, const struct partition *p)
+{
+	return (p->next_offset - p->durable > OFFSET_JUMP / 4 && p->next_offset - p->flush_asked > OFFSET_JUMP / 4) ||
+	       s->pending_tail - THMQI_MAX(s->pending_head, s->flush_asked) > PENDING_COUNT / 2;
+}
+
+/* All that was appended is made durable, @p's newest message too. */
+void thmqi_shard_flush(struct shard *s, struct partition *p);
 int thmqi_shard_accept(void *ctx, struct thmqi_link *link);
 void thmqi_shard_closed(void *ctx, struct thmqi_link *link);
 bool thmqi_shard_rest(void *ctx, struct thmqi_link *link);

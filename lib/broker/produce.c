@@ -9,9 +9,6 @@
 #include "wire/attributes.h"
 #include "wire/kafka.h"
 
-/* Nobody may wait for it, but never may more be lost than the jump that makes up for it. */
-#define FLUSH_OFFSETS (OFFSET_JUMP / 4)
-#define FLUSH_RUNS (PENDING_COUNT / 2)
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
 
@@ -471,14 +468,6 @@ static void note_pending(struct conn *c, struct pending *e, uint64_t index,
 	c->shard->pending_tail++;
 }
 
-/* Long before the offsets, or the room for runs that are not durable, run out. */
-static bool flush_is_due(const struct shard *s, const struct partition *p)
-{
-	return (p->next_offset - p->durable > FLUSH_OFFSETS &&
-		p->next_offset - p->flush_asked > FLUSH_OFFSETS) ||
-	       s->pending_tail - THMQI_MAX(s->pending_head, s->flush_asked) > FLUSH_RUNS;
-}
-
 /* ------------------------------------------------------------- what was sent again */
 
 static uint32_t count_again(struct conn *c, const struct thmqi_frame *first, const struct writer *w)
@@ -645,11 +634,8 @@ static __attribute__((noinline)) int produce_delayed(struct conn *c, const struc
 		begin_life(&c->producers[f->stream], f);
 	note_pending(c, e, index, f, f->seq, p, run, level);
 	s->pending[(s->pending_tail - 1) & (PENDING_COUNT - 1)].to = to->id;
-	if (flush_is_due(s, p)) {
-		p->flush_asked = p->next_offset;
-		s->flush_asked = s->pending_tail;
-		thmq_log_flush(p->log, &index);
-	}
+	if (thmqi_flush_is_due(s, p))
+		thmqi_shard_flush(s, p);
 	return 1;
 }
 
@@ -837,11 +823,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmqi_list_each(it, &p->subs)
 			thmqi_sub_offer(thmqi_container(it, struct sub, partition_link));
 	}
-	if (thmqi_unlikely(!p->is_volatile && flush_is_due(s, p))) {
-		p->flush_asked = p->next_offset;
-		s->flush_asked = s->pending_tail;
-		thmq_log_flush(p->log, &index);
-	}
+	if (thmqi_unlikely(!p->is_volatile && thmqi_flush_is_due(s, p)))
+		thmqi_shard_flush(s, p);
 	return g.count;
 refuse:
 	if (thmqi_unlikely(s->lead != NULL))

@@ -5,7 +5,8 @@
  */
 #include <stdio.h>
 
-#include "internal.h"
+#include "delay.h"
+#include "txn.h"
 
 #define CTL_BUDGET 256u
 #define PRODUCE_BUDGET 4096u
@@ -354,6 +355,15 @@ struct pending *thmqi_shard_pending_room(struct shard *s)
 	return &s->pending[s->pending_tail & (PENDING_COUNT - 1)];
 }
 
+void thmqi_shard_flush(struct shard *s, struct partition *p)
+{
+	uint64_t index;
+
+	p->flush_asked = p->next_offset;
+	s->flush_asked = s->pending_tail;
+	thmq_log_flush(p->log, &index);
+}
+
 int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, const void *payload,
 			     uint32_t len, struct pending **ret_pending)
 {
@@ -672,9 +682,9 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 	}
 	if (thmqi_unlikely(turn != NULL) && turn != s->conns.next)
 		begin_with(s, turn);
-	if (thmqi_unlikely(s->delay != NULL))
+	if (thmqi_unlikely(s->delay != NULL) && !thmqi_delay_is_quiet(s->delay))
 		done += thmqi_delay_poll(s);
-	if (thmqi_unlikely(s->txns != NULL))
+	if (thmqi_unlikely(s->txns != NULL) && (!thmqi_list_empty(&s->txns->jobs) || s->closing))
 		done += thmqi_txn_poll(s);
 	if (!thmqi_list_empty(&s->ready))
 		done += thmqi_sub_pump_all(s);

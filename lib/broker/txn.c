@@ -445,11 +445,13 @@ static bool is_taken(struct txns *t, const char *name)
 	struct thmqi_list *l, *tmp;
 	bool taken = false;
 
+	if (!name[0]) /* most have none: thousands may be open, and each begin would look at all of them */
+		return false;
 	thmqi_list_each_safe(l, tmp, &t->all)
 	{
 		struct txn *x = thmqi_container(l, struct txn, link);
 
-		if (!name[0] || strcmp(x->name, name) != 0)
+		if (strcmp(x->name, name) != 0)
 			continue;
 		if (x->state == OPEN) {
 			remember(t, x->id, THMQ_EFENCED);

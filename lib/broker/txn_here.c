@@ -481,7 +481,7 @@ uint32_t thmqi_txn_poll(struct shard *s)
 
 	if (s->closing) /* they are given up, and whoever waits for them goes on */
 		thmqi_txn_room(s);
-	if (thmqi_list_empty(&s->txns->jobs) || !thmqi_lead_serves(s))
+	if (!thmqi_lead_serves(s))
 		return 0;
 	thmqi_list_each_safe(l, tmp, &s->txns->jobs)
 	{

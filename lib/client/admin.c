@@ -327,7 +327,8 @@ int thmqi_client_key_find(struct thmq_session *s, const char *topic, uint32_t pa
 	}
 	free(entries);
 	if (rc)
-		return thmqi_fail(rc, "find a key in %s: %s", topic, thmqi_session_why(rc));
+		return rc == -ENOTSUP ? thmqi_fail(rc, "find a key in %s: it is volatile, and has no index of keys", topic)
+				      : thmqi_fail(rc, "find a key in %s: %s", topic, thmqi_session_why(rc));
 	info.offset = reply->value[0];
 	info.time_ns = (int64_t)reply->value[1];
 	memset(ret_info, 0, info.size);

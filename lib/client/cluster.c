@@ -70,6 +70,14 @@ static int change(struct thmq_session *s, uint64_t id, const char *address, uint
 	return rc;
 }
 
+/* Of what no call has words of its own for. */
+static int failed(int rc, const char *what, uint64_t id)
+{
+	if (rc == -ENOTSUP)
+		return thmqi_fail(rc, "%s node %llu: this broker has the only copy: it is of no cluster", what, (unsigned long long)id);
+	return rc ? thmqi_fail(rc, "%s node %llu: %s", what, (unsigned long long)id, thmq_strerror(rc)) : 0;
+}
+
 int thmqi_client_cluster_add(struct thmq_session *s, uint64_t id, const char *address,
 			     uint64_t timeout_ns)
 {
@@ -88,8 +96,7 @@ int thmqi_client_cluster_add(struct thmq_session *s, uint64_t id, const char *ad
 			rc,
 			"add node %llu: write its address as tcp://host:port, as a cluster has it",
 			(unsigned long long)id);
-	return rc ? thmqi_fail(rc, "add node %llu: %s", (unsigned long long)id, thmq_strerror(rc))
-		  : 0;
+	return failed(rc, "add", id);
 }
 
 int thmqi_client_cluster_remove(struct thmq_session *s, uint64_t id, uint64_t timeout_ns)
@@ -99,9 +106,7 @@ int thmqi_client_cluster_remove(struct thmq_session *s, uint64_t id, uint64_t ti
 	if (rc == -EBUSY)
 		return thmqi_fail(rc, "remove node %llu: it leads; let another one lead first",
 				  (unsigned long long)id);
-	return rc ? thmqi_fail(rc, "remove node %llu: %s", (unsigned long long)id,
-			       thmq_strerror(rc))
-		  : 0;
+	return failed(rc, "remove", id);
 }
 
 static int who_leads(struct thmq_session *s, uint64_t *ret_id)
@@ -139,9 +144,7 @@ int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t time
 		return thmqi_fail(rc,
 				  "transfer to node %llu: no other node of this number has a vote",
 				  (unsigned long long)id);
-	return rc ? thmqi_fail(rc, "transfer to node %llu: %s", (unsigned long long)id,
-			       thmq_strerror(rc))
-		  : 0;
+	return failed(rc, "transfer to", id);
 }
 
 int thmqi_client_cluster_drain(struct thmq_session *s, uint64_t id, bool on, uint64_t timeout_ns)
@@ -155,5 +158,5 @@ int thmqi_client_cluster_drain(struct thmq_session *s, uint64_t id, bool on, uin
 				  (unsigned long long)id);
 	if (rc == -EINVAL)
 		return thmqi_fail(rc, "%s node %llu: the cluster has no node of this number", what, (unsigned long long)id);
-	return rc ? thmqi_fail(rc, "%s node %llu: %s", what, (unsigned long long)id, thmq_strerror(rc)) : 0;
+	return failed(rc, what, id);
 }

@@ -387,6 +387,7 @@ struct thmq_session {
 	bool growing;       /* somebody grows, or will ask */
 	struct thmqi_prng prng;
 	struct asking *asking;       /* request.c; NULL: it never asked */
+	uint32_t requests_out;       /* of its requests, those that have no answer */
 	struct answering *answering; /* reply.c; NULL: it never answered */
 	struct thmq_txn *txns;       /* txn.c: those that are open */
 	bool untended; /* a consumer, or resume.c, has something to send that found no room */

@@ -30,10 +30,10 @@ struct place {
 };
 
 struct asking {
+	struct thmq_session *session;   /* has in requests_out how many places are out */
 	struct thmq_consumer *consumer; /* NULL: its topic is to be made (again) */
 	uint64_t last_id;
 	uint64_t alarm_ns; /* the session's thread is woken then */
-	uint32_t out;      /* places that are */
 	bool busy;         /* a call of the consumer's is under way */
 	uint32_t ready_head, ready_tail; /* free running */
 	char topic[64];
@@ -68,8 +68,8 @@ static void heap_settle(struct asking *a, uint32_t i)
 
 	for (; i && at < due(a, (i - 1) / 2); i = (i - 1) / 2)
 		heap_set(a, i, a->heap[(i - 1) / 2]);
-	for (; (child = 2 * i + 1) < a->out; i = child) {
-		child += child + 1 < a->out && due(a, child + 1) < due(a, child);
+	for (; (child = 2 * i + 1) < a->session->requests_out; i = child) {
+		child += child + 1 < a->session->requests_out && due(a, child + 1) < due(a, child);
 		if (at <= due(a, child))
 			break;
 		heap_set(a, i, a->heap[child]);
@@ -80,16 +80,16 @@ static void heap_settle(struct asking *a, uint32_t i)
 static void begin_out(struct asking *a, struct place *p)
 {
 	p->state = PLACE_OUT;
-	a->heap[a->out] = (uint32_t)(p - a->places);
-	heap_settle(a, a->out++);
+	a->heap[a->session->requests_out] = (uint32_t)(p - a->places);
+	heap_settle(a, a->session->requests_out++);
 }
 
 static void end_out(struct asking *a, struct place *p)
 {
 	uint32_t i = p->heap_at;
 
-	if (i != --a->out) {
-		a->heap[i] = a->heap[a->out];
+	if (i != --a->session->requests_out) {
+		a->heap[i] = a->heap[a->session->requests_out];
 		heap_settle(a, i);
 	}
 }
@@ -204,14 +204,14 @@ void thmqi_asking_tend(struct thmq_session *s)
 	struct asking *a = s->asking;
 	uint64_t now;
 
-	if (!a->out || a->busy)
+	if (a->busy)
 		return;
 	now = thmqi_session_now(s);
 	if (due(a, 0) > now)
 		return;
 	if (a->consumer && a->consumer->first) /* what is there is not late */
 		take_in(s);
-	while (a->out && due(a, 0) <= now)
+	while (a->session->requests_out && due(a, 0) <= now)
 		expire(s, &a->places[a->heap[0]]);
 }
 
@@ -219,7 +219,7 @@ uint64_t thmqi_asking_nap_ns(const struct thmq_session *s)
 {
 	uint64_t now = thmqi_session_now((struct thmq_session *)s);
 
-	if (!s->asking->out)
+	if (!s->requests_out)
 		return UINT64_MAX;
 	return due(s->asking, 0) > now ? due(s->asking, 0) - now : 1;
 }
@@ -229,7 +229,7 @@ void thmqi_asking_arm(struct thmq_session *s)
 	struct asking *a = s->asking;
 	uint64_t now = thmqi_session_now(s);
 
-	if (!a->out || (a->alarm_ns > now && a->alarm_ns <= due(a, 0)))
+	if (!a->session->requests_out || (a->alarm_ns > now && a->alarm_ns <= due(a, 0)))
 		return;
 	a->alarm_ns = due(a, 0);
 	thmqi_alarm(s->links[THMQI_SHARD_META]->wire->core, s->waiter, a->alarm_ns);
@@ -301,6 +301,7 @@ static int ready(struct thmq_session *s)
 		a = calloc(1, sizeof(*a)); /* most of it is never touched */
 		if (!a)
 			return thmqi_fail(-ENOMEM, "no memory for requests");
+		a->session = s;
 		a->last_id = thmqi_prng_next(&s->prng) >> 16; /* an answer to an earlier session's is not ours */
 		s->asking = a;
 	}
@@ -341,6 +342,7 @@ void thmqi_asking_close(struct thmq_session *s, uint64_t deadline)
 	if (a->consumer && deadline > now)
 		delete_topic(s, a->topic, deadline);
 	s->asking = NULL;
+	s->requests_out = 0;
 	free(a);
 }
 

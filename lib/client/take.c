@@ -352,7 +352,7 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 			thmqi_releases_tend(l, taken);
 	}
 	s->news += done;
-	if (thmqi_unlikely(s->asking != NULL))
+	if (thmqi_unlikely(s->requests_out))
 		thmqi_asking_tend(s);
 	if (thmqi_unlikely(s->untended))
 		thmqi_consumers_tend(s);

@@ -37,11 +37,22 @@ void thmqi_cache_put(struct thmq_log *log, uint64_t index, struct thmqi_buf *buf
 	thmqi_cache_trim(log);
 }
 
+/* It holds too much, of which the oldest one is not wanted by a copy that is close behind. */
+static bool is_over(const struct thmq_log *log)
+{
+	const struct copies *c = &log->copies;
+
+	if (log->cache_end - log->cache_first > log->cache_mask)
+		return true;
+	if (thmqi_likely(log->cached_bytes <= log->opts.cache_bytes))
+		return false;
+	return !c->keep || log->cache_first < c->keep || log->cached_bytes > c->keep_bytes;
+}
+
 /* It has more slots than batches may be unwritten; the newest one stays whatever its size. */
 void thmqi_cache_trim(struct thmq_log *log)
 {
-	while ((log->cache_end - log->cache_first > log->cache_mask || log->cached_bytes > log->opts.cache_bytes) &&
-	       log->cache_first + 1 < log->cache_end && thmqi_cache_drop_one(log))
+	while (is_over(log) && log->cache_first + 1 < log->cache_end && thmqi_cache_drop_one(log))
 		;
 }
 

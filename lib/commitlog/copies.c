@@ -153,6 +153,7 @@ void thmqi_log_lead(struct thmq_log *log, bool leads)
 		return;
 	log->copies.leads = leads;
 	log->copies.held = false;
+	log->copies.keep = 0;
 	if (leads) {
 		log->tell_room = log->starved = true;
 		thmqi_clean_look(log);
@@ -444,108 +445,6 @@ int thmqi_log_take(struct thmq_log *log, struct thmqi_buf *buf, bool wait)
 }
 
 /* ------------------------------------------------------------------ looking */
-
-static void on_fetched(struct thmqi_disk_op *op, int64_t result)
-{
-	struct thmqi_log_fetch *f = thmqi_container(op, struct thmqi_log_fetch, op);
-	const struct batch_header *h = (const struct batch_header *)f->buf->data;
-	int error = (int)THMQI_MIN(result, 0);
-
-	f->reading = false;
-	f->segment->reads--;
-	f->log->reads--;
-	thmqi_pace_ended(f->log, f->len);
-	f->log->tell_readers = true; /* they may have waited for its end */
-	if (!error && (result != (int64_t)f->len || h->index != f->index ||
-		       thmqi_log_batch_bytes(h) != f->len ||
-		       !thmqi_batch_header_ok(h, h->position, f->log->chain.log_id) ||
-		       !thmqi_batch_payload_ok(h, f->len)))
-		error = -THMQ_ECORRUPT;
-	if (error) {
-		thmqi_buf_unref(f->buf);
-		f->buf = NULL;
-	}
-	f->done(f, error);
-}
-
-/* How long batch @index of @s is, which begins at @at. Only the first block of a pad is stored. */
-static int stored_bytes(struct thmq_log *log, struct segment *s, uint64_t index, uint64_t at,
-			uint32_t *ret_len)
-{
-	uint64_t end = s->bytes;
-	int rc = 0;
-
-	if (s == log->active && index == log->chain.index)
-		end = log->chain.position - s->position;
-	else if (index + 1 - s->first_index < s->batch_count)
-		rc = thmqi_segment_place(log, s, index + 1, &end);
-	*ret_len = (uint32_t)THMQI_MIN(end - at, (uint64_t)BATCH_BYTES_MAX);
-	return rc;
-}
-
-static int read_batch(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s,
-		      uint64_t at, uint32_t len)
-{
-	struct thmqi_disk_file *file;
-	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
-
-	if (rc)
-		return rc;
-	if (log->reads >= READS_MAX || !thmqi_pace_read(log, len, PACE_COPY) ||
-	    thmqi_log_alloc(log, len, THMQI_OWNER_READ, &f->buf) != 0)
-		return -EAGAIN;
-	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
-				       .len = len,
-				       .file = file,
-				       .buf = f->buf,
-				       .data = f->buf->data,
-				       .offset = at,
-				       .done = on_fetched};
-	if (log->disk->queue_submit(log->queue, &f->op) != 0) {
-		thmqi_buf_unref(f->buf);
-		f->buf = NULL;
-		return -EAGAIN;
-	}
-	f->segment = s;
-	f->reading = true;
-	thmqi_pace_begun(log);
-	s->reads++;
-	log->reads++;
-	return 0;
-}
-
-int thmqi_log_fetch(struct thmq_log *log, struct thmqi_log_fetch *f, uint64_t index)
-{
-	struct thmqi_buf *buf = thmqi_cache_get(log, index);
-	struct batch_header first;
-	struct segment *s;
-	uint64_t at;
-	int rc;
-
-	f->log = log;
-	f->index = index;
-	if (buf) {
-		f->buf = buf;
-		f->len = thmqi_log_batch_bytes(buf->data);
-		thmqi_buf_ref(buf);
-		return 1;
-	}
-	s = thmqi_segment_of_index(log, index);
-	if (!s)
-		return -ENOENT;
-	rc = thmqi_segment_place(log, s, index, &at);
-	if (!rc)
-		rc = stored_bytes(log, s, index, at, &f->len);
-	/* the last one of a full segment may be a pad, of which only the first block is there */
-	if (!rc && index + 1 - s->first_index == s->batch_count && s != log->active) {
-		rc = thmqi_log_header(log, index, &first);
-		if (!rc)
-			f->len = thmqi_log_batch_bytes(&first);
-		if (!rc && !f->len)
-			rc = -THMQ_ECORRUPT;
-	}
-	return rc ? rc : read_batch(log, f, s, at, f->len);
-}
 
 int thmqi_log_bytes(struct thmq_log *log, uint64_t index, void *ret, uint32_t len, bool cached)
 {

@@ -319,6 +319,8 @@ struct copies {
 	struct thmqi_log_copies owner;
 	uint64_t voted_for;
 	uint64_t committed; /* all up to it is: more than so many behind it are not formed */
+	uint64_t keep;      /* batches from it on stay in memory, up to keep_bytes with all others; 0: none */
+	uint64_t keep_bytes;
 	enum { VOTE_DONE, VOTE_DUE, VOTE_WRITING } vote;
 	void (*vote_done)(void *ctx);
 	void *vote_ctx;

@@ -133,6 +133,8 @@ static int check_opts(struct thmq_log_opts *o)
 	o->write_depth = o->write_depth ? o->write_depth : 8;
 	o->flush_interval_ns = o->flush_interval_ns ? o->flush_interval_ns : FLUSH_INTERVAL_NS;
 	o->flush_bytes = o->flush_bytes ? o->flush_bytes : FLUSH_BYTES;
+	if (o->dir && !*o->dir)
+		return thmqi_fail(-EINVAL, "a log: dir is empty");
 	if (!thmqi_is_pow2(o->segment_bytes_max) || !thmqi_is_pow2(o->segment_bytes_min) ||
 	    o->segment_bytes_min < 1u << 20 || o->segment_bytes_min > o->segment_bytes_max ||
 	    o->segment_bytes_max > SEGMENT_BYTES_MAX)

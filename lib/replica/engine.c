@@ -19,6 +19,9 @@
  *     its removal before that was committed, is needed all the same (Ongaro 2014, 4.2.2). Who counts it is the candidate's to know: it votes. For
  *     the same reason a leader does not remove itself: membership.c
  *  B10 to who leads in an older term it answers with an index that it has never set: that is 0, and not what lay in memory
+ *  B11 who leads takes a copy for unreachable that has said nothing since its last look, which it takes as often as heartbeats are due, and sends all anew that
+ *     was not acknowledged; but a device that is busy makes a copy silent for longer than that. So what it looks back at is half an election. A leader that
+ *     hears of no majority steps down when it did before: the time of its last look counts from when that majority was heard of last
  */
 #include "engine_raft.h"
 
@@ -510,9 +513,14 @@ int thmqi_engine_installed(struct thmqi_engine *e, uint64_t now_ms,
 int thmqi_engine_timeout(struct thmqi_engine *e, uint64_t now_ms, struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_TIMEOUT};
+	bool led = e->raft.state == RAFT_LEADER;
 	struct raft_update u;
+	int rc = step(e, now_ms, &event, false, &u, ret);
 
-	return step(e, now_ms, &event, false, &u, ret);
+	/* B11 */
+	if (led && e->raft.state == RAFT_LEADER && e->raft.election_timer_start == now_ms)
+		e->raft.election_timer_start -= THMQI_MIN(now_ms, e->opts.election_ms / 2u);
+	return rc;
 }
 
 int thmqi_engine_changed(struct thmqi_engine *e, uint64_t now_ms, uint64_t index,

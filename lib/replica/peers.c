@@ -43,6 +43,8 @@ static void forget_batch(struct peer *p)
 	p->ready = NULL;
 	if (p->fetch.reading)
 		p->stale = true;
+	else
+		thmqi_log_fetch_drop(&p->fetch);
 }
 
 /* The engine goes on where it was, or begins again where it knows the peer to be. */
@@ -146,9 +148,14 @@ static void on_fetched(struct thmqi_log_fetch *f, int error)
 {
 	struct peer *p = thmqi_container(f, struct peer, fetch);
 
+	if (error == -EAGAIN && !p->stale && !p->group->closing) {
+		p->again = true;
+		return;
+	}
 	if (error || p->stale || p->group->closing || f->index != p->next) {
 		if (!error)
 			thmqi_buf_unref(f->buf);
+		thmqi_log_fetch_drop(f);
 		p->stale = false;
 		p->again = true;
 		if (error && error != -EAGAIN && !p->group->closing)
@@ -268,6 +275,21 @@ static uint32_t send_snapshot(struct thmqi_group *g, struct peer *p)
 	return 1;
 }
 
+/* Who is close behind stays so: what it is to be sent next is not dropped from memory before. */
+static void keep(struct thmqi_group *g)
+{
+	uint64_t first = 0;
+	uint32_t i;
+
+	for (i = 0; i < g->peer_count; i++) {
+		const struct peer *p = &g->peers[i];
+
+		if (p->id && (!first || p->next < first) && thmqi_log_is_cached(g->log, p->next))
+			first = p->next;
+	}
+	thmqi_log_keep(g->log, first);
+}
+
 uint32_t thmqi_peers_pump(struct thmqi_group *g)
 {
 	uint32_t i, done = g->outbox_count;
@@ -287,6 +309,8 @@ uint32_t thmqi_peers_pump(struct thmqi_group *g)
 		if (p->owes_heartbeat && !p->blocked)
 			done += send_heartbeat(g, p);
 	}
+	if (g->role == THMQI_ROLE_LEADER)
+		keep(g);
 	return done;
 }
 

@@ -103,6 +103,8 @@ completes() # what stands behind thmq, and a word that must be offered
 completes serve "$thmq" se
 completes --partitions "$thmq" pub --part
 completes --tls-ca "$thmq" serve --tls-
+completes --partitions "$thmq" topic --part
+completes undrain "$thmq" cluster un
 completes describe "$thmq" topic de
 completes drain "$thmq" cluster dr
 completes verify "$thmq" help ver

@@ -243,6 +243,9 @@ static void stats_sizes(void)
 	broker.stats.size = sizeof(broker);
 	RETURNS(0, thmq_broker_stats(w.broker, &broker.stats));
 	CHECK(broker.stats.messages_in == 10);
+	/* and what a broker with one copy has not */
+	SAYS(-ENOTSUP, "only copy", thmq_cluster_add(w.session, 2, "tcp://127.0.0.1:1", SECOND));
+	SAYS(-ENOTSUP, "only copy", thmq_cluster_drain(w.session, 2, SECOND));
 	down();
 }
 
@@ -270,6 +273,9 @@ static void log_sizes(void)
 	opts.full_policy = 99;
 	SAYS(-EINVAL, "full_policy", thmq_log_open(core, &opts, &log));
 	opts.full_policy = 0;
+	opts.dir = "";
+	SAYS(-EINVAL, "dir is empty", thmq_log_open(core, &opts, &log));
+	opts.dir = NULL;
 	SAYS(-EINVAL, "core", thmq_log_open(NULL, &opts, &log));
 	SAYS(-EINVAL, "handle", thmq_log_open(core, &opts, NULL));
 	CHECK(!log);

@@ -29,6 +29,7 @@ static struct {
 	int waiting[WAITING_MAX], count;
 	_Atomic uint32_t wrong, after; /* enum wrong; calls that are right before that */
 	_Atomic int given, closed, accepts;
+	_Atomic uint64_t direct, between; /* bytes received where they belong; into a buffer of the connection, to be copied */
 } own = {.lock = PTHREAD_MUTEX_INITIALIZER, .ready = -1};
 
 static struct thmq_env *env;
@@ -122,6 +123,12 @@ static int64_t own_recv(void *ctx, int fd, const struct iovec *iov, uint32_t cou
 	if (is_wrong(RECEIVES_MORE))
 		return bytes_of(iov, count) + 1;
 	n = recvmsg(fd, &m, 0);
+	if (n > 0) { /* the last place is that buffer */
+		int64_t place = bytes_of(iov, count - 1), there = n < place ? n : place;
+
+		own.direct += (uint64_t)there;
+		own.between += (uint64_t)(n - there);
+	}
 	return n < 0 ? -errno : n;
 }
 
@@ -271,12 +278,51 @@ static void listens_at_nothing(void)
 	CHECK(try() == 0);
 }
 
+/* Of messages of 64 KiB the application's bytes are received where they belong, on both ways: what is copied is frames and first bytes. */
+static void large_bodies_are_not_copied(void)
+{
+	const uint32_t len = 64 << 10, most = 200;
+	static uint8_t bytes[64 << 10];
+	uint64_t end = now() + 60 * SECOND, sum;
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[16];
+	struct thmq_session *s;
+	uint32_t sent = 0, got = 0;
+	int n;
+
+	CHECK(thmq_connect(env, URL, NULL, &s) == 0);
+	CHECK(thmq_topic_create(s, "large", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 64 << 20)) == 0);
+	CHECK(thmq_producer_open(s, "large", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "large", NULL, NULL, &c) == 0);
+	own.direct = own.between = 0;
+	while (got < most) {
+		CHECK(now() < end);
+		while (sent < most && thmq_send(p, bytes, len, NULL) > 0)
+			sent++;
+		n = thmq_fetch(c, m, 16);
+		CHECK(n >= 0);
+		got += (uint32_t)n;
+		CHECK(thmq_release(c, m, (uint32_t)n) == 0);
+		if (!n)
+			thmq_session_wait(s, MS);
+	}
+	sum = 2ull * most * len; /* there and back */
+	CHECK(own.direct + own.between >= sum);
+	if (own.between * 10 > sum)
+		fprintf(stderr, "%llu of %llu bytes are copied\n", (unsigned long long)own.between, (unsigned long long)sum);
+	CHECK(own.between * 10 <= sum);
+	printf("%.1f %% copied\n", 100.0 * (double)own.between / (double)sum);
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test_case cases[] = {
 		{"sends_more", sends_more},	  {"receives_more", receives_more},
 		{"bad_descriptors", bad_descriptors}, {"nobody_behind", nobody_behind},
 		{"accepts_badly", accepts_badly}, {"listens_at_nothing", listens_at_nothing},
+		{"large_bodies_are_not_copied", large_bodies_are_not_copied},
 	};
 
 	run_cases(cases, sizeof(cases) / sizeof(cases[0]), argc - 1, argv + 1, up, down);

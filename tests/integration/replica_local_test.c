@@ -51,6 +51,7 @@ static struct {
 	struct packet packets[PACKETS];
 	uint32_t head, tail;
 	uint64_t next_offset;
+	uint64_t cache_bytes; /* of logs; 0: the default */
 } w;
 
 /* --------------------------------------------------------------------- wire */
@@ -172,6 +173,7 @@ static int open_copy(uint32_t number, bool joins)
 					  .segment_bytes_min = 1u << 20,
 					  .segment_bytes_max = 1u << 20,
 					  .batch_bytes = 256u << 10,
+					  .cache_bytes = w.cache_bytes,
 					  .log_id = "three copies"};
 	struct thmq_member members[3];
 
@@ -443,6 +445,35 @@ static void drop_what_is_old(void)
 	      s.begin_index > 1);
 }
 
+/* Small batches that are not in memory any more: one read gets many of them. */
+static void miss_many(void)
+{
+	struct thmq_env_stats before = {.size = sizeof(before)}, after = before;
+	uint32_t number = 0, messages = 600, i;
+	uint64_t first, index;
+
+	w.cache_bytes = 256u << 10;
+	for (i = 0; i < COPIES; i++)
+		if (w.copies[i].replica) {
+			close_copy(i);
+			CHECK(open_copy(i, false) == 0);
+		}
+	first = write_messages(1, 100);
+	await_all(first);
+	while (!w.copies[number].replica || leader() == &w.copies[number])
+		number++;
+	close_copy(number);
+	while (messages--)
+		index = write_messages(1, 100); /* a batch each */
+	CHECK(index - first >= 600);
+	CHECK(open_copy(number, false) == 0);
+	thmq_env_stats(w.env, &before);
+	await_all(write_messages(1, 100));
+	thmq_env_stats(w.env, &after);
+	CHECK(after.reads > before.reads);
+	CHECK(after.reads - before.reads < (index - first) / 4);
+}
+
 static void remove_dirs(void)
 {
 	char command[128];
@@ -473,6 +504,7 @@ int main(void)
 	lose_the_leader();
 	take_a_fourth();
 	drop_what_is_old();
+	miss_many();
 	for (i = 0; i < COPIES; i++) {
 		CHECK(!w.copies[i].failed);
 		if (w.copies[i].replica)

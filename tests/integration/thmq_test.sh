@@ -42,6 +42,7 @@ check "unknown option" 2 "$thmq" pub --nonsense "$d" t; has err 'no option --non
 check "an option with a letter too few" 2 "$thmq" topic create --partitons=2 "$d" t; has err 'no option --partitons here; is it --partitions?'
 check "a short option" 2 "$thmq" sub -f "$d" t; has err 'there is no option -f'
 check "missing words" 2 "$thmq" pub "$d"; has err 'a directory and a topic'
+check "missing words elsewhere" 2 "$thmq" copy "$d"; has err 'a directory and a new one; thmq help copy'
 check "one word too many" 2 "$thmq" topic list "$d" more; has err 'what is more'
 check "an empty directory name" 2 "$thmq" topic list ""; has err 'is empty'
 check "help of help" 0 "$thmq" help help; has out 'thmq pub'
@@ -176,6 +177,7 @@ check "it came back" 0 "$thmq" sub --json "$d" back; has out '"key":"k","headers
 check "redrive goes on" 0 "$thmq" redrive --json "$d" dead; has out '{"sent":0,"unknown":0}'
 check "redrive elsewhere" 0 "$thmq" redrive --to back --group other --json "$d" dead; has out '{"sent":2,"unknown":0}'
 check "redrive in a circle" 2 "$thmq" redrive --to dead "$d" dead; has err 'dead letters are in'
+check "redrive of nothing" 3 "$thmq" redrive "$d" absent; [ ! -s "$dir/out" ] || die "redrive told of what it did not do"
 
 # filters, browsing, groups
 seq 1 20 | sed 's/.*/k&:v&/' > "$dir/numbered"

@@ -5,7 +5,8 @@
  * and how many are sent at once.
  *
  *   message_rounds                   the shapes' names
- *   message_rounds SHAPE DIR         does one, on an empty directory, and says how many messages were measured
+ *   message_rounds SHAPE DIR [WHAT]  does one, on an empty directory, and says how many messages were measured; beside WHAT: features.h, or "plain"
+ *   message_rounds features          what there is of that
  *
  * What happens must be the same every time: there is no io_uring (instruments do not know it), and the clock is the
  * program's own. It moves on by a step whenever it is read, so that what the library puts off by time comes after as many
@@ -13,7 +14,7 @@
  *
  * Knows the public header only. Exit 0; 1 a call failed.
  */
-#include "path.h"
+#include "features.h"
 
 #include <string.h>
 #include <time.h>
@@ -124,13 +125,29 @@ __attribute__((noinline)) void measured(struct path *p, struct thmq_consumer *co
 		one_round(p, consumer, burst, way);
 }
 
-static void run(const struct shape *s, const char *dir)
+static void be_beside(struct path *p, const char *what)
+{
+	for (size_t i = 0; i < FEATURES; i++)
+		if (!strcmp(features[i].name, what)) {
+			features[i].use(p);
+			return;
+		}
+	if (strcmp(what, "plain")) {
+		fprintf(stderr, "message_rounds: nothing is called %s\n", what);
+		exit(1);
+	}
+}
+
+/* @what NULL: a broker without a directory where the shape needs none. */
+static void run(const struct shape *s, const char *dir, const char *what)
 {
 	struct thmq_consumer *consumer;
 	struct path p;
 
 	path_open(&p, THMQ_ENV_OPTS(.policy = THMQ_POLICY_POLL, .flags = THMQ_ENV_NO_URING),
-		  s->durability ? dir : NULL, s->durability, s->way & SHM ? dir : NULL);
+		  s->durability || what ? dir : NULL, s->durability, s->way & SHM ? dir : NULL);
+	if (what)
+		be_beside(&p, what);
 	must("consumer", thmq_consumer_open(p.session, PATH_TOPIC, NULL, NULL, &consumer));
 	for (uint32_t i = 0; i < WARM_ROUNDS; i++)
 		one_round(&p, consumer, s->burst, s->way);
@@ -144,13 +161,15 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < SHAPES; i++) {
 		if (argc == 1) {
 			puts(shapes[i].name);
-		} else if (argc == 3 && !strcmp(argv[1], shapes[i].name)) {
-			run(&shapes[i], argv[2]);
+		} else if (argc > 2 && argc < 5 && !strcmp(argv[1], shapes[i].name)) {
+			run(&shapes[i], argv[2], argv[3]);
 			return 0;
 		}
 	}
-	if (argc == 1)
+	for (size_t i = 0; argc == 2 && !strcmp(argv[1], "features") && i < FEATURES; i++)
+		puts(features[i].name);
+	if (argc < 3)
 		return 0;
-	fprintf(stderr, "usage: message_rounds [SHAPE DIR]\n");
+	fprintf(stderr, "usage: message_rounds [features | SHAPE DIR [WHAT]]\n");
 	return 1;
 }

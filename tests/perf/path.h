@@ -35,7 +35,7 @@ static inline int64_t must(const char *what, int64_t r)
 	exit(1);
 }
 
-/* @dir NULL: a volatile topic, and @durability 0. @shm_dir: by shared memory, and a socket there; NULL: in one process. */
+/* @durability 0: a volatile topic; @dir may be NULL then. @shm_dir: by shared memory, and a socket there; NULL: in one process. */
 static inline void path_open(struct path *p, const struct thmq_env_opts *env, const char *dir,
 			     uint32_t durability, const char *shm_dir)
 {
@@ -52,7 +52,7 @@ static inline void path_open(struct path *p, const struct thmq_env_opts *env, co
 					&p->broker));
 	must("session", thmq_connect(p->env, url, NULL, &p->session));
 	must("topic", thmq_topic_create(p->session, PATH_TOPIC,
-					THMQ_TOPIC_OPTS(.flags = dir ? 0 : THMQ_TOPIC_VOLATILE,
+					THMQ_TOPIC_OPTS(.flags = durability ? 0 : THMQ_TOPIC_VOLATILE,
 							.visible_at = durability)));
 	must("producer",
 	     thmq_producer_open(p->session, PATH_TOPIC,

@@ -415,9 +415,14 @@ static void finish(struct world *w)
 	struct packet *p;
 	uint32_t i;
 
-	for (i = 0; i < BROKERS; i++)
-		if (w->brokers[i])
-			thmq_broker_close(w->brokers[i], 0);
+	/* what is under way comes to none of them any more: while one closes the others may be gone */
+	for (i = 0; i < BROKERS; i++) {
+		struct thmq_broker *b = w->brokers[i];
+
+		w->brokers[i] = NULL;
+		if (b)
+			thmq_broker_close(b, 0);
+	}
 	if (w->core) {
 		thmqi_timer_stop(w->core, &w->net_timer);
 		thmqi_core_remove_poller(w->core, &w->net);

@@ -175,7 +175,7 @@ static void on_failed(void *ctx, int error)
 {
 	struct node *n = ctx;
 
-	if (!n->died && !n->disk_bad && !thmqi_disk_sim_is_down(n->sim))
+	if (!n->died && !n->disk_bad && !n->failed && !thmqi_disk_sim_is_down(n->sim))
 		world_fail(n->w, n, "a copy failed", (uint64_t)-error);
 	n->failed = true;
 }
@@ -392,6 +392,13 @@ void node_crash(struct node *n, uint64_t down_ns)
 
 void node_mend(struct node *n)
 {
+	struct thmqi_group_state s;
+
+	/* it may have failed by its disk, in a call that took long, and not have said so yet */
+	if (n->up && n->disk_bad) {
+		thmqi_group_state(n->group, &s);
+		n->failed = n->failed || s.failed;
+	}
 	thmqi_disk_sim_cut_at(n->sim, 0, 0);
 	thmqi_disk_sim_faults_clear(n->sim);
 	thmqi_disk_sim_set_capacity(n->sim, 0);

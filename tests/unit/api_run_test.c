@@ -143,6 +143,17 @@ Test(api_run, what_cannot_be_one_run_has_no_length)
 	records[1].time_ns -= 3600ll * 2 * 1000000000;
 	records[0].len = records[1].len = 1u << 31;
 	cr_assert_eq(thmq_run_len(records, 2), 0, "4 GiB");
+	records[0].len = records[1].len = 1;
+	cr_assert_eq(thmq_run_encode(run, ROOM, 0, records, 2), 0);
+	records[1].data = NULL;
+	cr_assert_neq(thmq_run_len(records, 2), 0, "it may be known before the bytes are there");
+	cr_assert_eq(thmq_run_encode(run, ROOM, 0, records, 2), -EINVAL, "no bytes");
+	records[1].data = "b";
+	records[0].key = NULL;
+	cr_assert_eq(thmq_run_encode(run, ROOM, 0, records, 2), -EINVAL, "no key");
+	records[0].key = "k";
+	records[0].tag = NULL;
+	cr_assert_eq(thmq_run_encode(run, ROOM, 0, records, 2), -EINVAL, "no tag");
 	free(run);
 }
 

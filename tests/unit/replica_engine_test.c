@@ -300,6 +300,64 @@ Test(replica_engine, answers_who_leads_in_an_older_term_with_nothing_that_lay_in
 }
 
 /* B6 */
+/* B11: a copy that is busy writing says nothing for longer than heartbeats are apart. Return: what is sent to copy 3 behind that. */
+static uint64_t next_after_silence(uint64_t ms)
+{
+	const struct thmqi_message *m;
+	uint64_t end, first;
+	uint32_t batches;
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, 0);
+	rig_lead(&r);
+	acknowledge(&r, 2, 11, 0);
+	acknowledge(&r, 3, 11, 0);
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 11, &r.d), 0);
+	cr_assert_eq(thmqi_engine_submit(r.e, r.now, 12, thmqi_engine_term(r.e), NULL, &r.d), 0);
+	for (end = r.now + ms; r.now < end; r.now++) {
+		if (r.now < thmqi_engine_timeout_ms(r.e))
+			continue;
+		acknowledge(&r, 2, 12, 0);
+		cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+		cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_LEADER);
+	}
+	r.sent_count = 0;
+	cr_assert_eq(thmqi_engine_submit(r.e, r.now, 13, thmqi_engine_term(r.e), NULL, &r.d), 0);
+	m = last_append(&r, 3, &batches);
+	first = m ? m->index + 1 : 0;
+	thmqi_engine_close(r.e);
+	return first;
+}
+
+Test(replica_engine, what_was_sent_to_a_copy_is_not_sent_again_because_it_is_silent_for_a_moment)
+{
+	cr_assert_eq(next_after_silence(24), 13);
+	/* it has gone: what it did not acknowledge is sent again, or nothing before it says something */
+	cr_assert_neq(next_after_silence(90), 13);
+}
+
+/* B11 changes nothing of when a leader that is heard by nobody gives up. */
+Test(replica_engine, a_leader_that_hears_of_no_majority_steps_down_after_an_election)
+{
+	uint64_t heard, end;
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, 0);
+	rig_lead(&r);
+	for (end = r.now + 200; r.now < end; r.now++) {
+		acknowledge(&r, 2, 11, 0);
+		if (r.now >= thmqi_engine_timeout_ms(r.e))
+			cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+		cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_LEADER);
+	}
+	for (heard = r.now - 1; thmqi_engine_role(r.e) == THMQI_ROLE_LEADER; r.now++)
+		if (r.now >= thmqi_engine_timeout_ms(r.e))
+			cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+	/* 50, and a heartbeat's 10 */
+	cr_assert(r.now - heard >= 50 && r.now - heard <= 62, "%llu", (unsigned long long)(r.now - heard));
+	thmqi_engine_close(r.e);
+}
+
 Test(replica_engine, changes_one_voter_at_a_time_and_when_its_own_term_is_committed)
 {
 	struct thmqi_members to;

@@ -133,7 +133,7 @@ void thmqi_log_begin(const struct thmq_log *log, uint64_t *ret_index, uint64_t *
 bool thmqi_log_terms(const struct thmq_log *log, uint32_t at, uint64_t *ret_index,
 		     uint64_t *ret_term);
 
-/* One batch, to be given to another copy. */
+/* Batches in their order, to be given to another copy. All zero but `done` before it is used first. */
 struct thmqi_log_fetch {
 	struct thmqi_disk_op op;
 	struct thmq_log *log;
@@ -144,9 +144,25 @@ struct thmqi_log_fetch {
 	bool reading;
 	void (*done)(struct thmqi_log_fetch *f,
 		     int error); /* f->buf has it, or there was an error */
+	/* fetch.c's: what was read with it, from the batch that comes next on */
+	struct thmqi_buf *ahead;     /* NULL: nothing */
+	uint32_t ahead_at, ahead_end;
+	uint64_t next;               /* that batch; 0: it is not known where it begins */
+	uint64_t segment_at, place;  /* its segment's position, and where in it it begins */
+	uint32_t need, usual;        /* how long it is, 0 if that is not known; and the one before it */
 };
-/* Return: 1 it is in f->buf; 0 it is being read, @done is called; -EAGAIN not now; -ENOENT not held; or an error. */
+/*
+ * Where it is not in memory the device is asked for more than one batch, and those behind it are there at once if they are asked for next.
+ * Return: 1 it is in f->buf; 0 it is being read, @done is called; -EAGAIN not now; -ENOENT not held; or an error.
+ */
 int thmqi_log_fetch(struct thmq_log *log, struct thmqi_log_fetch *f, uint64_t index);
+void thmqi_log_fetch_drop(struct thmqi_log_fetch *f); /* what was read ahead goes; not while it reads */
+/*
+ * While this copy leads: one that is close behind is to be sent @index next, so that it and what follows stays in memory though the cache is
+ * full, up to KEEP_CACHES of it. 0, or one that is not in memory any more: nobody is.
+ */
+void thmqi_log_keep(struct thmq_log *log, uint64_t index);
+bool thmqi_log_is_cached(const struct thmq_log *log, uint64_t index);
 /* A batch's header, THMQI_BATCH_HEADER_BYTES; blocking where it is not in memory. 0; -ENOENT … */
 int thmqi_log_header(struct thmq_log *log, uint64_t index, void *ret_header);
 /* Its first @len bytes, from the device, blocking; @cached: from memory if they are there. */

@@ -58,6 +58,7 @@ bool thmqi_pool_is_untidy(struct thmqi_pool *p);
 /* A registrar sees the slabs of this pool only (a core's ring registers its own core's memory). */
 void thmqi_pool_subscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
 void thmqi_pool_unsubscribe(struct thmqi_pool *p, struct thmqi_registrar *r);
+uint64_t thmqi_pool_limit(const struct thmqi_pool *p); /* bytes that all pools beside it may have together */
 /* Make sure that @bytes are there without asking the system later. 0 or -ENOBUFS. */
 int thmqi_pool_reserve(struct thmqi_pool *p, uint64_t bytes);
 /* By any thread: fetch a slab for a pool with fewer than @bytes free, as thmq_pool_prepare() does, but none that others may need more. */

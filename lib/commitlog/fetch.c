@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fetch.c - batches for a copy that lacks them: from the cache as far as it goes, else from the device, as fast as pace.c lets it. One that is
+ * far behind asks for one after the other, and a read of its own for each small batch would cost more than all else: what the device gives is
+ * more than was asked for, and the next ones are taken from there. Where a batch begins follows from the one before it; an index is asked, and
+ * waited for, only for the first. One that is close behind finds them in memory, for longer than the cache alone would have them: reading what
+ * was written a moment ago takes from the device what the writes need, and who is behind stays so. Knows not who asks.
+ */
+#include "internal.h"
+
+#define AHEAD_BYTES (1u << 20)
+#define KEEP_CACHES 4u    /* as large as so many caches */
+#define KEEP_SHARE 8u     /* and one in so many of all memory */
+
+/* -------------------------------------------------------------------- memory */
+
+bool thmqi_log_is_cached(const struct thmq_log *log, uint64_t index)
+{
+	return thmqi_cache_get(log, index) != NULL;
+}
+
+void thmqi_log_keep(struct thmq_log *log, uint64_t index)
+{
+	struct copies *c = &log->copies;
+
+	if (thmqi_unlikely(!c->keep_bytes))
+		c->keep_bytes = THMQI_MIN(KEEP_CACHES * log->opts.cache_bytes,
+					  thmqi_pool_limit(log->core->pool) / KEEP_SHARE);
+	c->keep = c->leads && thmqi_log_is_cached(log, index) ? index : 0;
+}
+
+/* ------------------------------------------------------------- what was read */
+
+void thmqi_log_fetch_drop(struct thmqi_log_fetch *f)
+{
+	if (f->ahead)
+		thmqi_buf_unref(f->ahead);
+	f->ahead = NULL;
+	f->next = 0;
+	f->need = 0;
+}
+
+/* It is behind what was read: the place of the next one stays known. */
+static void used_up(struct thmqi_log_fetch *f)
+{
+	if (f->ahead)
+		thmqi_buf_unref(f->ahead);
+	f->ahead = NULL;
+}
+
+/* The bytes of the next one, in f->buf. A large one that is the first goes as it was read. */
+static int give(struct thmqi_log_fetch *f, uint32_t len)
+{
+	if (f->ahead_at == 0 && len >= f->ahead_end / 2) {
+		f->buf = f->ahead;
+		thmqi_buf_ref(f->buf);
+		return 0;
+	}
+	if (thmqi_log_alloc(f->log, len, THMQI_OWNER_READ, &f->buf) != 0)
+		return -EAGAIN;
+	memcpy(f->buf->data, f->ahead->data + f->ahead_at, len);
+	return 0;
+}
+
+/* The next one from what was read. Return: 1; 0 it is not whole there; -EAGAIN no memory now. */
+static int take(struct thmqi_log_fetch *f)
+{
+	const uint32_t left = f->ahead_end - f->ahead_at;
+	const struct batch_header *h = (const struct batch_header *)(f->ahead->data + f->ahead_at);
+	uint32_t len = left < THMQI_BLOCK ? 0 : thmqi_log_batch_bytes(h);
+
+	/* what lies behind the last one that was written is not looked at any further */
+	if (!len || h->index != f->next ||
+	    !thmqi_batch_header_ok(h, f->segment_at + f->place, f->log->chain.log_id))
+		return 0;
+	if (len > left) {
+		f->need = len;
+		return 0;
+	}
+	if (!thmqi_batch_payload_ok(h, len))
+		return 0;
+	if (give(f, len) != 0)
+		return -EAGAIN;
+	f->len = f->usual = len;
+	f->need = 0;
+	f->ahead_at += len;
+	f->place += len;
+	f->next++;
+	if (h->type == BATCH_PAD || f->ahead_at == f->ahead_end)
+		used_up(f);
+	return 1;
+}
+
+static void on_read(struct thmqi_disk_op *op, int64_t result)
+{
+	struct thmqi_log_fetch *f = thmqi_container(op, struct thmqi_log_fetch, op);
+	int rc;
+
+	f->reading = false;
+	f->segment->reads--;
+	f->log->reads--;
+	thmqi_pace_ended(f->log, op->len);
+	f->log->tell_readers = true; /* they may have waited for its end */
+	f->ahead_at = 0;
+	f->ahead_end = result > 0 ? (uint32_t)result / THMQI_BLOCK * THMQI_BLOCK : 0;
+	f->need = 0;
+	rc = result < 0 ? (int)result : take(f);
+	if (rc == 1 || rc == -EAGAIN) {
+		f->done(f, THMQI_MIN(rc, 0));
+		return;
+	}
+	used_up(f);
+	if (!f->need) /* else it is longer than what was read: once more */
+		f->next = 0;
+	f->done(f, rc ? rc : f->need ? -EAGAIN : -THMQ_ECORRUPT);
+}
+
+/* --------------------------------------------------------------------- reads */
+
+/* Where batch @index of @s begins. */
+static int find_place(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s, uint64_t index)
+{
+	int rc = 0;
+
+	if (f->next == index && f->segment_at == s->position)
+		return 0;
+	thmqi_log_fetch_drop(f);
+	f->place = 0;
+	if (index != s->first_index)
+		rc = thmqi_segment_place(log, s, index, &f->place);
+	if (rc)
+		return rc;
+	f->next = index;
+	f->segment_at = s->position;
+	return 0;
+}
+
+/* Whole batches, if they are as long as the last one, and the first block of one more, which tells how long that is. */
+static uint32_t read_bytes(struct thmq_log *log, const struct thmqi_log_fetch *f, uint64_t end)
+{
+	uint32_t most = thmqi_pace_bytes(log, AHEAD_BYTES), len = most;
+
+	if (f->need)
+		len = f->need;
+	else if (f->usual)
+		len = THMQI_MAX(most / f->usual, 1u) * f->usual;
+	if (len < most)
+		len += THMQI_BLOCK;
+	return (uint32_t)THMQI_MIN((uint64_t)len, end - f->place);
+}
+
+static int read(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s)
+{
+	uint64_t end = s == log->active ? log->written_position - s->position : s->bytes;
+	struct thmqi_disk_file *file;
+	struct thmqi_buf *buf;
+	uint32_t len;
+	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
+
+	if (rc)
+		return rc;
+	if (f->place >= end || f->need > end - f->place)
+		return -THMQ_ECORRUPT;
+	len = read_bytes(log, f, end);
+	if (log->reads >= READS_MAX || !thmqi_pace_read(log, len, PACE_COPY) ||
+	    thmqi_log_alloc(log, len, THMQI_OWNER_READ, &buf) != 0)
+		return -EAGAIN;
+	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
+				       .len = len,
+				       .file = file,
+				       .buf = buf,
+				       .data = buf->data,
+				       .offset = f->place,
+				       .done = on_read};
+	if (log->disk->queue_submit(log->queue, &f->op) != 0) {
+		thmqi_buf_unref(buf);
+		return -EAGAIN;
+	}
+	f->segment = s;
+	f->ahead = buf;
+	f->reading = true;
+	thmqi_pace_begun(log);
+	s->reads++;
+	log->reads++;
+	return 0;
+}
+
+int thmqi_log_fetch(struct thmq_log *log, struct thmqi_log_fetch *f, uint64_t index)
+{
+	struct thmqi_buf *buf = thmqi_cache_get(log, index);
+	struct segment *s;
+	int rc;
+
+	f->log = log;
+	f->index = index;
+	if (buf) {
+		f->buf = buf;
+		f->len = thmqi_log_batch_bytes(buf->data);
+		thmqi_buf_ref(buf);
+		return 1;
+	}
+	if (f->ahead && f->next == index) {
+		rc = take(f);
+		if (rc)
+			return rc;
+		used_up(f);
+	}
+	s = thmqi_segment_of_index(log, index);
+	if (!s)
+		return -ENOENT;
+	rc = find_place(log, f, s, index);
+	return rc ? rc : read(log, f, s);
+}

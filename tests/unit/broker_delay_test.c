@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * broker_delay_test.c - how late delayed messages come: api, client, broker and log on a simulated disk, in virtual time. What comes at all, and how often, whatever
+ * dies when, is delay_sim_test's.
+ */
+#include <criterion/criterion.h>
+
+#include "api/api.h"
+#include "base/base.h"
+#include "disk/sim.h"
+
+TestSuite(broker_delay, .timeout = 60);
+
+#define SECOND 1000000000ull
+#define MS 1000000ull
+#define STEP_NS 10000u
+#define COUNT 40000u /* more runs of one message than the broker remembers while they are on no device */
+
+static struct thmqi_disk_sim *sim;
+static struct thmq_env *env;
+static struct thmq_broker *broker;
+static struct thmq_session *session;
+static struct thmq_producer *producer;
+static struct thmq_consumer *consumer;
+
+static void begin(void)
+{
+	cr_assert_eq(thmqi_disk_sim_open(7, NULL, &sim), 0);
+	cr_assert_eq(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20), thmqi_disk_sim_world(sim), &env), 0);
+	cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 1), &broker), 0, "%s", thmq_errmsg());
+	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &session), 0);
+}
+
+static void end(void)
+{
+	thmq_env_close(env, SECOND);
+	thmqi_disk_sim_close(sim);
+}
+
+static void open_topic(uint32_t visible_at)
+{
+	cr_assert_eq(thmq_topic_create(session, "t", THMQ_TOPIC_OPTS(.visible_at = visible_at)), 0);
+	cr_assert_eq(thmq_producer_open(session, "t", NULL, &producer), 0);
+	cr_assert_eq(thmq_consumer_open(session, "t", NULL, NULL, &consumer), 0);
+}
+
+/* By the broker's clock, which messages are stamped with. */
+static int64_t wall(void)
+{
+	struct thmq_message m;
+	int64_t time;
+
+	cr_assert_gt(thmq_send(producer, "", 0, NULL), 0);
+	while (thmq_fetch(consumer, &m, 1) != 1)
+		thmq_poll(env, MS);
+	time = m.time_ns;
+	cr_assert_eq(thmq_release(consumer, &m, 1), 0);
+	return time;
+}
+
+/* One each STEP_NS, all sent before; how late the latest is, while the app takes all. */
+static uint64_t latest(void)
+{
+	static struct thmq_message m[256];
+	uint64_t most = 0, late, until;
+	int64_t now = wall(), due = now + (int64_t)(2 * SECOND), at;
+	uint32_t i, got = 0;
+	int n, k;
+
+	until = thmqi_disk_sim_now(sim);
+	for (i = 0; i < COUNT; i++) {
+		at = due + (int64_t)i * STEP_NS;
+		while (thmq_send(producer, &at, sizeof(at), THMQ_MESSAGE_OPTS(.deliver_at_ns = at)) < 0)
+			thmq_poll(env, MS / 10);
+	}
+	cr_assert_eq(thmq_flush(producer, SECOND), 0);
+	cr_assert_lt(thmqi_disk_sim_now(sim) - until, SECOND); /* all were sent in time */
+	now -= (int64_t)until;
+	while (got < COUNT) {
+		n = thmq_fetch(consumer, m, 256);
+		cr_assert_geq(n, 0);
+		for (k = 0; k < n; k++) {
+			memcpy(&at, m[k].data, sizeof(at));
+			late = thmqi_disk_sim_now(sim) + (uint64_t)now - (uint64_t)at;
+			cr_assert_lt((int64_t)late, (int64_t)(10 * SECOND));
+			most = (int64_t)late > (int64_t)most ? late : most;
+		}
+		cr_assert_eq(thmq_release(consumer, m, (uint32_t)n), 0);
+		got += (uint32_t)n;
+		thmq_poll(env, STEP_NS / 2);
+	}
+	return most;
+}
+
+Test(broker_delay, messages_come_in_time_where_what_is_in_memory_is_shown, .init = begin, .fini = end)
+{
+	uint64_t late;
+
+	open_topic(THMQ_DURABILITY_MEMORY);
+	late = latest();
+	cr_assert_lt(late, 10 * MS, "%llu ns late", (unsigned long long)late);
+}
+
+Test(broker_delay, messages_come_in_time_where_what_is_stored_is_shown, .init = begin, .fini = end)
+{
+	uint64_t late;
+
+	open_topic(0);
+	late = latest();
+	cr_assert_lt(late, 10 * MS, "%llu ns late", (unsigned long long)late);
+}
