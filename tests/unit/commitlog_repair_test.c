@@ -730,3 +730,29 @@ Test(commitlog_repair, a_copy_does_not_go_into_what_is_copied, .init = up, .fini
 	cr_assert_eq(thmq_log_copy(r.log, copy), 0, "%s", thmq_errmsg());
 	cr_assert_eq(rig_close(&r), 0);
 }
+
+/* A log that is repaired or copied may have no `vote`: its name is durable with it, whatever the power does behind that. */
+Test(commitlog_repair, a_vote_that_was_made_is_there_after_a_power_cut)
+{
+	const struct vote made = {.log_id = "0123456789abcde", .segment_bytes_min = 1u << 20, .segment_bytes_max = 4u << 20, .term = 7, .mark = BLOCK};
+	struct thmqi_disk_sim *sim;
+	struct thmqi_disk_dir *d;
+	struct vote v;
+	bool damaged;
+
+	cr_assert_eq(thmqi_disk_sim_open(1, NULL, &sim), 0);
+	cr_assert_eq(thmqi_disk_sim.dir_open(sim, "shard", true, &d), 0);
+	cr_assert_eq(thmqi_disk_sim.dir_sync(d), 0);
+	cr_assert_eq(thmqi_vote_make(&thmqi_disk_sim, d, &made), 0);
+	thmqi_disk_sim.dir_close(d);
+	thmqi_disk_sim_crash_as(sim, THMQI_DISK_SIM_CRASH_LOSE);
+	thmqi_disk_sim_restart(sim);
+	cr_assert_eq(thmqi_disk_sim.dir_open(sim, "shard", false, &d), 0);
+	cr_assert_eq(thmqi_vote_read(&thmqi_disk_sim, d, &v, &damaged), 0);
+	cr_assert_not(damaged);
+	cr_assert_eq(v.term, made.term);
+	cr_assert_eq(v.mark, made.mark);
+	cr_assert_arr_eq(v.log_id, made.log_id, sizeof(v.log_id));
+	thmqi_disk_sim.dir_close(d);
+	thmqi_disk_sim_close(sim);
+}

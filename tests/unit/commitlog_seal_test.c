@@ -2,6 +2,7 @@
 /* Sealed indexes: full segments are taken from them at open; one that is missing, damaged or another's costs nothing but time. */
 #include <criterion/criterion.h>
 
+#include "../../lib/commitlog/internal.h"
 #include "commitlog_rig.h"
 
 #define DURABLE THMQ_DURABILITY_DURABLE
@@ -394,4 +395,31 @@ Test(commitlog_seal, damage_of_two_indexes_costs_nothing_but_time, .init = up, .
 	cr_assert_eq(reopen(), 0, "%s", thmq_errmsg());
 	cr_assert_eq(rig_stats(&r).sealed_segments, 4);
 	expect_all();
+}
+
+#define LONG 20u          /* a partition of so many runs that its entries are gathered in several turns */
+#define LONG_RUNS 5000u
+
+/* What comes behind it in its page of the index is found all the same. */
+Test(commitlog_seal, a_partition_that_goes_while_it_is_gathered_leaves_no_hole_in_its_page, .init = up, .fini = down)
+{
+	uint64_t index = 0, i;
+
+	for (i = 0; i < LONG_RUNS; i++) {
+		if (i < 50 * PARTITIONS)
+			cr_assert_eq(rig_append_wait(&r, i % PARTITIONS, next[i % PARTITIONS]++, 500, THMQ_DURABILITY_MEMORY, &index), 0);
+		if (i >= PARTITIONS) /* touched last, and gathered first */
+			cr_assert_eq(rig_append_wait(&r, LONG, i, 8, THMQ_DURABILITY_MEMORY, &index), 0);
+	}
+	cr_assert_eq(full(), 0);
+	while (!full())
+		cr_assert_eq(rig_append_wait(&r, 0, next[0]++, 5000, DURABLE, &index), 0);
+	for (i = 0; !r.log->sealing.image.place && i < 1000; i++)
+		rig_poll(&r, 1);
+	cr_assert(r.log->sealing.image.place && r.log->sealing.image.next->partition == LONG);
+	thmq_log_forget(r.log, LONG);
+	rig_poll(&r, 300);
+	cr_assert(r.log->segments[0]->sealed != NULL);
+	for (uint32_t p = 0; p < PARTITIONS; p++)
+		cr_assert_eq(rig_read_all(&r, p, 0, next[p]), (int64_t)next[p], "partition %u", p);
 }
