@@ -293,13 +293,62 @@ static void one_is_away(struct world *w)
 	printf("one is away: what waits for all settles at a majority\n");
 }
 
+/* What is read after that is not what a transaction has that is open, also where it began in a segment that is full. */
+static void one_came_back(struct world *w)
+{
+	struct thmq_producer *filler;
+	struct thmq_event e;
+	struct thmq_txn *txn;
+	uint64_t end;
+	uint32_t i, back = 0;
+	char body[1024] = {0};
+
+	begin(w);
+	CHECK(thmq_topic_create(w->session, "filler", THMQ_TOPIC_OPTS(.partition_count = 4)) == 0);
+	CHECK(thmq_producer_open(w->session, "filler", NULL, &filler) == 0);
+	CHECK(thmq_txn_begin(w->session, THMQ_TXN_OPTS(.timeout_ns = 600 * SECOND), &txn) == 0);
+	for (i = 0; i < 3; i++)
+		CHECK(thmq_send(w->producer, "never", 5, THMQ_MESSAGE_OPTS(.txn = txn)) > 0);
+	CHECK(thmq_flush(w->producer, 30 * SECOND) == 0);
+	for (i = 0; i < 8192; i++) {
+		int64_t rc;
+
+		while ((rc = thmq_send(filler, body, sizeof(body), THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = i % 4))) == -EAGAIN)
+			step(w);
+		CHECK(rc > 0);
+	}
+	CHECK(thmq_flush(filler, 30 * SECOND) == 0);
+	while (thmq_broker_leader(w->brokers[back], NULL) == 1)
+		back++;
+	kill_broker(w, back);
+	open_broker(w, back);
+	while (thmq_events(w->session, &e, 1) == 1)
+		;
+	for (end = now() + 30 * SECOND; send_for_all(w, filler, false);) /* until it has all */
+		CHECK(now() < end);
+	for (i = 0; i < BROKERS; i++)
+		if (i != back)
+			kill_broker(w, i);
+	UNTIL(w, w->only_reads);
+	CHECK(thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &w->new.consumer) == 0);
+	UNTIL(w, w->new.next == BEFORE);
+	for (end = now() + SECOND / 5; now() < end;)
+		step(w);
+	CHECK(w->new.next == BEFORE && w->alone.next == BEFORE);
+	thmq_session_close(w->impatient, SECOND);
+	thmq_session_close(w->session, SECOND); /* its transaction is open */
+	thmq_broker_close(w->brokers[back], 0);
+	CHECK(thmq_env_close(w->env, 30 * SECOND) == 0);
+	printf("one that was opened again is left: it hides what is open\n");
+}
+
 int main(void)
 {
 	char command[192];
 	uint32_t i;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (i = 0; i < 3; i++) {
+	for (i = 0; i < 4; i++) {
 		struct world *w = calloc(1, sizeof(*w));
 
 		CHECK(w);
@@ -308,8 +357,10 @@ int main(void)
 		CHECK(system(command) == 0);
 		if (i < 2)
 			one_is_left(w, i == 0);
-		else
+		else if (i == 2)
 			one_is_away(w);
+		else
+			one_came_back(w);
 		snprintf(command, sizeof(command), "rm -rf %s", w->dir);
 		CHECK(system(command) == 0);
 		free(w);

@@ -678,6 +678,17 @@ bool thmqi_txn_keeps(const struct shard *s, uint32_t partition, uint32_t group)
 
 /* ------------------------------------------------------------ open, and the log */
 
+/* It may come behind what tells how far its partition is seen, and a copy may never lead, but be read all the same. */
+static void hide_behind(struct txns_here *t, struct partition *p)
+{
+	struct txn_at *at = thmqi_map_get(&t->at, p->id);
+
+	if (!at)
+		return;
+	at->visible = THMQI_MAX(at->visible, p->visible);
+	p->visible = THMQI_MIN(p->visible, first_of(at)->is.begin);
+}
+
 static int replay_open(struct txns_here *t, struct partition *p, const struct state_txn *is)
 {
 	struct txn_item *it = thmqi_map_get(&t->items, key_of(is));
@@ -689,7 +700,11 @@ static int replay_open(struct txns_here *t, struct partition *p, const struct st
 		return 0;
 	}
 	h = here_of(t, is->txn);
-	return h && item_make(h, p, is) ? 0 : -ENOMEM;
+	if (!h || !item_make(h, p, is))
+		return -ENOMEM;
+	if (t->shard->lead)
+		hide_behind(t, p);
+	return 0;
 }
 
 static int replay_aborted(struct txns_here *t, const struct state_txn *is)
