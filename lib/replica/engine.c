@@ -427,6 +427,22 @@ static void count_as_voter(struct thmqi_engine *e, struct raft_configuration *re
 	c->n = THMQI_MAX(c->n, at + 1);
 }
 
+/*
+ * Who hears of a leader refuses its vote, until it stands itself; who never stands would refuse it for ever. The address of the one that it forgets is
+ * the engine's, and freed by it.
+ */
+static void forget_leader(struct thmqi_engine *e, uint64_t now_ms)
+{
+	const struct raft_configuration *c = &e->raft.configuration;
+	unsigned i;
+
+	for (i = 0; i < c->n; i++)
+		if (c->servers[i].id == e->opts.id && c->servers[i].role == RAFT_VOTER)
+			return;
+	if (now_ms - THMQI_MIN((uint64_t)e->raft.election_timer_start, now_ms) >= e->raft.election_timeout)
+		e->raft.follower_state.current_leader.id = 0;
+}
+
 /* Nothing but the vote is decided by the members while a request for one is answered, and nothing of them changes. */
 static int vote(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event,
 		struct thmqi_duties *ret)
@@ -439,6 +455,7 @@ static int vote(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *even
 	if (breaks(e, THMQI_GROUP_NO_B9) || e->raft.configuration.n > THMQI_MEMBERS_MAX ||
 	    e->raft.state != RAFT_FOLLOWER)
 		return step(e, now_ms, event, false, &u, ret);
+	forget_leader(e, now_ms);
 	count_as_voter(e, &was, room);
 	rc = step(e, now_ms, event, false, &u, ret);
 	e->raft.configuration = was;
