@@ -936,7 +936,7 @@ THMQ_API int thmq_cluster_remove(struct thmq_session *session, uint64_t id, uint
 /**
  * thmq_cluster_lead() - another broker is to lead: before a planned stop of the one that does
  * @id: which; 0: the one that has most
- * Return: 0 it does; -EINVAL no such node has a vote; -EBUSY it is drained; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
+ * Return: 0 it does; -EINVAL no such node has a vote; -EBUSY it is drained, or @id is 0 and all others are; -ENOTSUP; -ETIMEDOUT; -EDEADLK.
  * Threads: the session's.
  */
 THMQ_API int thmq_cluster_lead(struct thmq_session *session, uint64_t id, uint64_t timeout_ns);

@@ -138,6 +138,8 @@ int thmqi_client_cluster_lead(struct thmq_session *s, uint64_t id, uint64_t time
 		if (!rc)
 			rc = who_leads(s, &now_leads);
 	}
+	if (rc == -EBUSY && !id)
+		return thmqi_fail(rc, "let another node lead: all others that have a vote are drained; undrain one of them first");
 	if (rc == -EBUSY)
 		return thmqi_fail(rc, "transfer to node %llu: it is drained; undrain it first", (unsigned long long)id);
 	if (rc == -EINVAL)

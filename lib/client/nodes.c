@@ -35,7 +35,8 @@ int thmqi_nodes_init(struct thmq_session *s, const char *urls)
 	int rc = 0;
 
 	s->nodes = calloc(THMQI_NODES_MAX, sizeof(*s->nodes));
-	if (!s->nodes)
+	s->given = strdup(urls);
+	if (!s->nodes || !s->given)
 		return thmqi_fail(-ENOMEM, "no memory for a session");
 	if (!*end) { /* whatever it is, its medium says what is wrong with it */
 		s->url = strdup(urls);
@@ -50,7 +51,28 @@ int thmqi_nodes_init(struct thmq_session *s, const char *urls)
 	return rc ? rc : use(s, 0);
 }
 
-/* What one of them says counts, and not what the application began with. */
+/* Those that the application began with, where they are not among the others: these may all be gone when they are needed. */
+static void put_given(struct thmq_session *s)
+{
+	const char *url, *end;
+	size_t len;
+	uint32_t i;
+
+	for (url = s->given; s->node_count < THMQI_NODES_MAX; url = end + 1) {
+		end = strchrnul(url, ',');
+		len = (size_t)(end - url);
+		for (i = 0; i < s->node_count && (strncmp(s->nodes[i].url, url, len) != 0 || s->nodes[i].url[len]); i++)
+			;
+		if (i == s->node_count && len && len < sizeof(s->nodes->url)) {
+			s->nodes[i].id = 0;
+			put(s, url, len);
+		}
+		if (!*end)
+			break;
+	}
+}
+
+/* What one of them says counts, and then what the application began with. */
 void thmqi_nodes_learn(struct thmq_session *s, const struct thmqi_reply *reply)
 {
 	uint32_t i, count = THMQI_MIN(reply->count, THMQI_NODES_MAX);
@@ -61,6 +83,8 @@ void thmqi_nodes_learn(struct thmq_session *s, const struct thmqi_reply *reply)
 	for (i = 0; i < count; i++)
 		s->nodes[i].url[sizeof(s->nodes[i].url) - 1] = 0;
 	s->node_count = count;
+	put_given(s);
+	count = s->node_count;
 	s->node_at = THMQI_MIN(s->node_at, count - 1);
 	for (i = 0; i < count; i++)
 		if (strcmp(s->nodes[i].url, s->url) == 0)

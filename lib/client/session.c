@@ -141,6 +141,8 @@ static void session_free(struct thmq_session *s)
 	free(s->events);
 	free(s->url);
 	free(s->nodes);
+	free(s->given);
+	s->given = NULL;
 	s->nodes = NULL;
 	s->node_count = 0;
 	thmqi_transport_unsecure(s->tls);

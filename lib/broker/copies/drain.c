@@ -86,12 +86,46 @@ static bool is_reached(const struct lead *l, uint64_t id)
 	return true; /* of one environment: that is known when it is tried */
 }
 
+/* Each in its turn: who cannot is not asked all the time. 0: nobody can be reached who may lead. */
+static uint64_t another(struct meta *m, uint32_t turn)
+{
+	const struct lead *l = m->shard->lead;
+	const struct thmqi_members *all = thmqi_group_members(l->group);
+	uint32_t i;
+
+	for (i = 0; i < all->count; i++) {
+		const struct thmqi_member *one = &all->list[(turn + i) % all->count];
+
+		if (one->id != m->broker->opts.node_id && may_lead(m, one) && is_reached(l, one->id))
+			return one->id;
+	}
+	return 0;
+}
+
+int thmqi_drain_spared(struct meta *m, uint64_t *ret_id)
+{
+	const struct thmqi_members *all = thmqi_group_members(m->shard->lead->group);
+	bool drained = false, others = false;
+	uint32_t i;
+
+	*ret_id = 0;
+	for (i = 0; i < all->count; i++) {
+		drained |= thmqi_drain_is(m, all->list[i].id);
+		others |= all->list[i].id != m->broker->opts.node_id && may_lead(m, &all->list[i]);
+	}
+	if (!drained)
+		return 0;
+	if (!others)
+		return -EBUSY;
+	*ret_id = another(m, m->spared_turn++);
+	return *ret_id ? 0 : -EAGAIN;
+}
+
 uint64_t thmqi_drain_heir(struct meta *m)
 {
 	const uint64_t own = m->broker->opts.node_id, now = m->shard->core->now_ns;
 	const struct lead *l = m->shard->lead;
-	const struct thmqi_members *all;
-	uint32_t i;
+	uint64_t id;
 
 	if (!thmqi_drain_is(m, own) || !l->group)
 		return own;
@@ -101,17 +135,12 @@ uint64_t thmqi_drain_heir(struct meta *m)
 	}
 	if (m->drain_tries && now - m->drain_tried_ns < AGAIN_NS << THMQI_MIN(m->drain_tries - 1, AGAIN_DOUBLINGS))
 		return own;
-	all = thmqi_group_members(l->group);
-	for (i = 0; i < all->count; i++) { /* each in its turn: who cannot is not asked all the time */
-		const struct thmqi_member *one = &all->list[(m->drain_tries + i) % all->count];
-
-		if (one->id != own && may_lead(m, one) && is_reached(l, one->id)) {
-			m->drain_tries++;
-			m->drain_tried_ns = now;
-			return one->id;
-		}
-	}
-	return own;
+	id = another(m, m->drain_tries);
+	if (!id)
+		return own;
+	m->drain_tries++;
+	m->drain_tried_ns = now;
+	return id;
 }
 
 /* ----------------------------------------------------------------- requests */

@@ -274,6 +274,14 @@ static bool is_to_go(const struct shard *s)
 	return atomic_load(&s->broker->ill) || (full && s->core->now_ns - full < FULL_NS);
 }
 
+/* One that is not to lead is better than none. */
+static uint64_t heir_of_ill(struct shard *s)
+{
+	uint64_t id;
+
+	return s->lead->group && thmqi_drain_spared(s->broker->meta, &id) == 0 && id ? id : UINT64_MAX;
+}
+
 /* A log that is full gets no mark; by then the others have heard of all that is committed. */
 static bool may_go(struct shard *s)
 {
@@ -293,7 +301,7 @@ static void on_timer(struct thmqi_timer *t)
 	uint64_t leader = atomic_load(&s->broker->leader);
 
 	if (is_meta(s))
-		leader = is_to_go(s) ? UINT64_MAX : l->serves ? thmqi_drain_heir(s->broker->meta) : s->broker->opts.node_id;
+		leader = is_to_go(s) ? heir_of_ill(s) : l->serves ? thmqi_drain_heir(s->broker->meta) : s->broker->opts.node_id;
 	else if (!leader && thmqi_bereft_of_meta(s))
 		leader = UINT64_MAX;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&

@@ -70,6 +70,8 @@ void thmqi_roll_step(struct shard *s);
 bool thmqi_drain_is(struct meta *m, uint64_t id);
 /* Who is to lead now in place of this one, which does; its own number: nobody else. */
 uint64_t thmqi_drain_heir(struct meta *m);
+/* Whoever leads in place of this one is not to be one that is drained: *@ret_id, 0 where nobody is. -EBUSY all others are; -EAGAIN those that are not are away. */
+int thmqi_drain_spared(struct meta *m, uint64_t *ret_id);
 /* Of the one that leads. 0 it is so, for good; -EAGAIN not yet: ask again; -EBUSY nobody else may lead; -EINVAL there is no such node; an error of the log */
 int thmqi_drain_request(struct meta *m, uint64_t id, bool on);
 

@@ -212,6 +212,7 @@ static void tell_states(struct conn *c)
 void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request *q)
 {
 	struct thmq_broker *b = c->shard->broker;
+	uint64_t heir = q->volatile_bytes;
 	int rc = 0;
 
 	if (!b->cluster || !c->shard->lead->group) {
@@ -226,7 +227,9 @@ void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		rc = thmqi_drain_request(b->meta, q->volatile_bytes, q->index != 0);
 	else if (thmqi_drain_is(b->meta, q->volatile_bytes))
 		rc = -EBUSY;
-	else if (q->volatile_bytes != b->opts.node_id)
-		rc = thmqi_group_transfer(c->shard->lead->group, q->volatile_bytes);
+	else if (!heir)
+		rc = thmqi_drain_spared(b->meta, &heir);
+	if (q->op == THMQI_OP_LEAD && !rc && heir != b->opts.node_id)
+		rc = thmqi_group_transfer(c->shard->lead->group, heir);
 	thmqi_reply(c, id, rc);
 }

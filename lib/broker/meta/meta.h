@@ -114,7 +114,7 @@ struct meta {
 	struct txns *txns; /* txn.c; NULL: there never was one */
 	/* drain.c: what is known of nodes of the cluster; and how often another one was to lead in this one's place, in a term */
 	struct drain drains[DRAINS_MAX];
-	uint32_t drain_count, drain_tries;
+	uint32_t drain_count, drain_tries, spared_turn;
 	uint64_t drain_term, drain_tried_ns;
 };
 
