@@ -91,7 +91,7 @@ struct world {
 		uint32_t partition, number;
 	} sent_as[MESSAGES];
 	bool refusals[PARTITIONS][MESSAGES], passed[PARTITIONS][MESSAGES]; /* it was refused, for want of room; somebody got what is behind it and not it */
-	uint32_t no_room, filler_refused, strayed;
+	uint32_t no_room, filler_refused;
 	uint32_t sent, settled, lost, kills, cuts, ills, fulls, topics, refused;
 	struct thmq_producer *filler; /* NULL: segments do not fill */
 	uint64_t moved; /* runs that were appended again */

@@ -146,10 +146,13 @@ static uint32_t flush_freeing(struct shard *s)
 	return done;
 }
 
-/* One that leads no more, or has failed, where there are copies: its connections are about to end, and their sessions hear from another one. */
+/*
+ * One that leads no more, or has failed, where there are copies: its connections are about to end, and their sessions hear from another one. So they
+ * do where its disk is not well soon: as messages are, thmqi_produce().
+ */
 static bool ends_soon(const struct shard *s, int error)
 {
-	return s->lead && (error == -THMQ_ENOTLEADER || error == -THMQ_EFAILED);
+	return s->lead && (error == -THMQ_ENOTLEADER || error == -THMQ_EFAILED || error == -EIO);
 }
 
 uint32_t thmqi_offsets_flush(struct shard *s)
