@@ -470,7 +470,7 @@ static void kcats(struct bench *b, struct rig_kafka *r)
 	struct bench_line in = {.name = "kafka_kcat_in_100B", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO},
 			  out = {.name = "kafka_kcat_out_100B", .unit = "M/s", .rival = "own session", .measure = BENCH_RATIO};
 	char topic[32], own[32], program[4096], file[3300];
-	char *produce[] = {program, "-P", "-b", r->url, "-t", topic, "-p", "0", "-X", "acks=all", "-l", file, NULL},
+	char *produce[] = {program, "-P", "-b", r->url, "-t", topic, "-p", "0", "-X", "acks=all", "-l", "lines" /* of its directory */, NULL},
 	     *consume[] = {program, "-C", "-b", r->url, "-t", topic, "-p", "0", "-o", "beginning", "-e", "-q", "-f", "", NULL};
 	struct bench_line *lines[] = {&in, &out};
 	uint64_t count = b->smoke ? 1000 : 1000000;
