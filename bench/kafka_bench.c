@@ -11,7 +11,8 @@
  * kafka_read_native: those of the own session, which are made into records for it. No bar.
  * kafka_ack_100B_p50: from the send of one message to its acknowledgement, with nothing else under way. No bar.
  * kafka_tenth_p99: 100,000 messages of 100 bytes a second, a tenth of the bar above, each when it is due: from then to its acknowledgement,
- *     p99, less the device's own p99 of one 4 KiB write with the flush flag; and what the own session makes of the same load. Bar: 1 ms at most.
+ *     p99, less the device's own p99 under the same messages due at the same times (rig_disk_arrivals()); and what the own session makes of the
+ *     same load. Beside it the device's single writes of 4 KiB, which nobody waits for. Bar: 1 ms at most.
  * kafka_kcat_in_100B, kafka_kcat_out_100B: kcat as it is, its start and all, from a file of lines and to nowhere. No bar.
  */
 #include <errno.h>
@@ -415,31 +416,37 @@ static void tenth(struct bench *b, struct rig_kafka *r)
 	struct bench_line l = {.name = "kafka_tenth_p99", .unit = "ns", .rival = "own session", .measure = BENCH_VALUE, .sense = BENCH_AT_MOST, .bar = 1e6};
 	uint64_t count = b->smoke ? 1000 : TENTH_RATE;
 	struct bench_line *lines[] = {&l};
+	const struct rig_arrivals same = {.per_s = TENTH_RATE, .burst = TENTH_BURST, .bytes = 132};
 	unsigned writes = b->smoke ? 20 : 1000;
-	struct bench_samples ours, device;
+	struct bench_samples ours, device, single;
 	struct rig_disk *d;
 	char topic[32];
 
 	if (!bench_wants(b, l.name))
 		return;
 	bench_samples_init(&ours, count);
-	bench_samples_init(&device, writes);
+	bench_samples_init(&device, count);
+	bench_samples_init(&single, writes);
 	d = rig_disk_open(b->dir, 16 << 20);
 	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
 		double own = own_tenth_p99(r, rig_kafka_topic(r, 1, topic, sizeof(topic)), count, &ours), p99;
 
 		p99 = tenth_p99(r, rig_kafka_topic(r, 1, topic, sizeof(topic)), count, &ours);
 		bench_samples_clear(&device);
-		rig_disk_latency(d, RIG_WAIT, writes, &device);
+		rig_disk_arrivals(d, &same, count, &device);
+		bench_samples_clear(&single);
+		rig_disk_latency(d, RIG_WAIT, writes, &single);
 		bench_pairs_add(&l.pairs, p99 - bench_percentile(&device, 0.99), own - bench_percentile(&device, 0.99));
 		l.detail[0] = 0; /* of the last round */
 		bench_detail(&l, "ours_us", &ours);
 		bench_detail(&l, "device_us", &device);
+		bench_detail(&l, "single_writes_us", &single);
 	}
 	bench_report(b, &l);
 	rig_disk_close(d);
 	bench_samples_fini(&ours);
 	bench_samples_fini(&device);
+	bench_samples_fini(&single);
 }
 
 /* --------------------------------------------------------------------- kcat */

@@ -173,6 +173,36 @@ void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count,
 	bench_spin_end();
 }
 
+static uint64_t due_of(const struct rig_arrivals *a, uint64_t begin, uint64_t i)
+{
+	return begin + i / a->burst * a->burst * 1000000000ull / a->per_s;
+}
+
+void rig_disk_arrivals(struct rig_disk *d, const struct rig_arrivals *a, uint64_t count, struct bench_samples *ret)
+{
+	uint64_t begin = bench_now(), first = 0, end = 0, now;
+	const uint64_t most = RIG_BUFFER_BYTES / 4 / a->bytes;
+	uint32_t bytes;
+
+	while (first < count) {
+		now = bench_now();
+		if (now < due_of(a, begin, first)) {
+			bench_sleep_ns(due_of(a, begin, first) - now);
+			continue;
+		}
+		while (end < count && end - first < most && due_of(a, begin, end) <= now)
+			end++;
+		bytes = (uint32_t)(end - first) * a->bytes;
+		push(d, 0, (bytes + RIG_BLOCK - 1) / RIG_BLOCK * RIG_BLOCK, true);
+		if (io_uring_submit_and_wait(&d->ring, 1) < 0)
+			bench_die("bare submit", EIO);
+		while (!reap(d))
+			bench_relax();
+		for (now = bench_now(); first < end; first++)
+			bench_samples_add(ret, now - due_of(a, begin, first));
+	}
+}
+
 double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes,
 		       bool dsync)
 {

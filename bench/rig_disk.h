@@ -22,6 +22,18 @@ void rig_disk_close(struct rig_disk *d);
 /* @count writes of one 4 KiB block, one at a time, each with the flush flag (RWF_DSYNC), in sequence. */
 void rig_disk_latency(struct rig_disk *d, enum rig_wait how, unsigned count,
 		      struct bench_samples *ret);
+struct rig_arrivals {
+	uint64_t per_s;
+	uint32_t burst; /* so many are due at once */
+	uint32_t bytes; /* of each, as it is stored */
+};
+
+/*
+ * The least that a log can do: @count messages are due at their times whatever the device does; what is due by the end of one write, with the flush
+ * flag, is the next one. A sample is the time from when a message was due until it is stored. So a device that stands still is waited for by all that
+ * are due meanwhile, as producers see it.
+ */
+void rig_disk_arrivals(struct rig_disk *d, const struct rig_arrivals *a, uint64_t count, struct bench_samples *ret);
 /* @bytes in writes of @write_bytes with @depth of them in flight, flushed each or not at all. Return: bytes a second. */
 double rig_disk_stream(struct rig_disk *d, uint32_t write_bytes, unsigned depth, uint64_t bytes,
 		       bool dsync);
