@@ -326,6 +326,7 @@ static void one_came_back(struct world *w)
 		;
 	for (end = now() + 30 * SECOND; send_for_all(w, filler, false);) /* until it has all */
 		CHECK(now() < end);
+	usleep(500000); /* and has heard that it is committed: with the next heartbeat */
 	for (i = 0; i < BROKERS; i++)
 		if (i != back)
 			kill_broker(w, i);
