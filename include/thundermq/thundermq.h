@@ -1334,8 +1334,8 @@ THMQ_API int thmq_filter_check(const char *filter, uint32_t *ret_at);
 /**
  * thmq_consumer_close() - give up the partitions and close
  * Messages that are still held become invalid. Acks sent before are stored first.
- * Return: 0; -ETIMEDOUT closed, the last acks may be lost; -ENOSPC, -EDQUOT, -EFBIG, -EIO, -THMQ_EFAILED closed, the
- * last acks could not be stored; -EINVAL; -EDEADLK nothing was done.
+ * Return: 0; -ETIMEDOUT, or -THMQ_ENOQUORUM where it was for want of a majority of the copies: closed, the last acks may be lost; -ENOSPC, -EDQUOT,
+ * -EFBIG, -EIO, -THMQ_EFAILED closed, the last acks could not be stored; -EINVAL; -EDEADLK nothing was done.
  */
 THMQ_API int thmq_consumer_close(struct thmq_consumer *consumer, uint64_t timeout_ns);
 

@@ -76,6 +76,8 @@ static bool may_repeat(const struct thmqi_request *r)
 /* What an answer means, where it was said before and may have been done. */
 static int meant(const struct thmqi_request *r, int status)
 {
+	if (status == -THMQ_ENOQUORUM) /* that nothing was done is known of the last time only */
+		return -ETIMEDOUT;
 	switch (r->op) {
 	case THMQI_OP_TOPIC_DELETE:
 		return status == -THMQ_ENOTOPIC ? 0 : status;

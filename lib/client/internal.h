@@ -375,7 +375,8 @@ struct thmq_session {
 	/* where that may be: nodes.c */
 	struct thmqi_node_entry *nodes;
 	uint32_t node_count, node_at;
-	char *given; /* by the application: nodes.c */
+	char *given;  /* by the application: nodes.c */
+	bool learned; /* one of them told the others */
 	uint64_t leader;   /* of them, as one of them said; 0 */
 	uint32_t level;    /* that a message waits for which says nothing: DURABLE, with copies QUORUM */
 	bool reads_only;   /* nobody leads: what is committed can be read, and nothing stored */

@@ -83,6 +83,7 @@ void thmqi_nodes_learn(struct thmq_session *s, const struct thmqi_reply *reply)
 	for (i = 0; i < count; i++)
 		s->nodes[i].url[sizeof(s->nodes[i].url) - 1] = 0;
 	s->node_count = count;
+	s->learned = true;
 	put_given(s);
 	count = s->node_count;
 	s->node_at = THMQI_MIN(s->node_at, count - 1);
@@ -106,7 +107,8 @@ bool thmqi_nodes_go(struct thmq_session *s, int error)
 	for (i = 0; i < s->node_count && leader && error == -THMQ_ENOTLEADER; i++)
 		if (s->nodes[i].id == leader && strcmp(s->nodes[i].url, s->url) != 0)
 			return use(s, i) == 0;
-	if (s->node_count)
-		use(s, (s->node_at + 1) % s->node_count);
+	/* each tells them in an order of its own: the next one in turns could be the same few for ever */
+	if (s->node_count > 1)
+		use(s, (s->node_at + 1 + (s->learned ? (uint32_t)(thmqi_prng_next(&s->prng) % (s->node_count - 1)) : 0)) % s->node_count);
 	return false;
 }

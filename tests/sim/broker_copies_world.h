@@ -96,7 +96,7 @@ struct world {
 	struct thmq_producer *filler; /* NULL: segments do not fill */
 	uint64_t moved; /* runs that were appended again */
 	uint64_t read; /* looks at shards that nobody leads, and that are read */
-	bool has_topic[TOPICS]; /* beside "t" */
+	bool has_topic[TOPICS], unsure[TOPICS]; /* beside "t" */
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
 	struct members_side *admin; /* NULL: the same brokers all the time */

@@ -675,29 +675,34 @@ CONTRACT(preparation_goes_on_beside_the_rest)
 {
 	struct thmqi_disk_file *file = create(r, "a"), *other = create(r, "b");
 	uint8_t *data = pages(262144, 1);
-	struct job jobs[DEPTH] = {0};
-	uint32_t before = 0;
+	const bool helps = r->engine == URING || r->engine == THREADS;
+	uint32_t before, tries = 0;
 
-	for (uint32_t i = 0; i < DEPTH - 1; i++) {
-		jobs[i].op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
-						    .flags = THMQI_DISK_BACKGROUND,
-						    .file = file,
-						    .data = data,
-						    .len = 262144,
-						    .offset = i * 262144};
-		cr_assert_eq(submit(r, &jobs[i]), 0);
-	}
-	jobs[DEPTH - 1].op = (struct thmqi_disk_op){
-		.opcode = THMQI_DISK_WRITE, .file = other, .data = data, .len = 4096};
-	cr_assert_eq(submit(r, &jobs[DEPTH - 1]), 0);
-	wait_for(r, jobs, DEPTH);
-	for (uint32_t i = 0; i < DEPTH; i++) {
-		cr_assert_eq(jobs[i].done, 1);
-		cr_assert_eq(jobs[i].result, 0);
-		before += jobs[i].order < jobs[DEPTH - 1].order;
-	}
-	/* what came last did not stand behind all of them, where the engine can help it */
-	if (r->engine == URING || r->engine == THREADS)
+	/* what comes last does not stand behind all of them, where the engine can help it; on a busy machine they may be done before it is begun */
+	do {
+		struct job jobs[DEPTH] = {0};
+
+		before = 0;
+		for (uint32_t i = 0; i < DEPTH - 1; i++) {
+			jobs[i].op = (struct thmqi_disk_op){.opcode = THMQI_DISK_WRITE,
+							    .flags = THMQI_DISK_BACKGROUND,
+							    .file = file,
+							    .data = data,
+							    .len = 262144,
+							    .offset = i * 262144};
+			cr_assert_eq(submit(r, &jobs[i]), 0);
+		}
+		jobs[DEPTH - 1].op = (struct thmqi_disk_op){
+			.opcode = THMQI_DISK_WRITE, .file = other, .data = data, .len = 4096};
+		cr_assert_eq(submit(r, &jobs[DEPTH - 1]), 0);
+		wait_for(r, jobs, DEPTH);
+		for (uint32_t i = 0; i < DEPTH; i++) {
+			cr_assert_eq(jobs[i].done, 1);
+			cr_assert_eq(jobs[i].result, 0);
+			before += jobs[i].order < jobs[DEPTH - 1].order;
+		}
+	} while (helps && before == DEPTH - 1 && ++tries < 20);
+	if (helps)
 		cr_assert_lt(before, DEPTH - 1);
 	cr_assert_eq(r->disk->file_size(file), (DEPTH - 1) * 262144);
 	r->disk->file_close(file);

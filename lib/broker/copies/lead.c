@@ -456,10 +456,13 @@ static int on_send(void *ctx, const struct thmqi_message *message, struct thmqi_
 	struct lead *l = s->lead;
 	const struct thmqi_carrier *carrier = &s->broker->carrier;
 	const char *address = address_in(thmqi_group_members(l->group), message->to);
+	struct thmqi_member other;
 	int rc = -EHOSTUNREACH;
 
 	if (!address) /* one that joins knows from its options whom it may answer, until its log says who there is */
 		address = address_in(s->broker->cluster, message->to);
+	if (!address && thmqi_node_placed(s->broker, message->to, &other)) /* it came while this one was away: another shard may have heard of it */
+		address = other.address;
 	if (address)
 		rc = carrier->send(carrier->ctx, s->broker, address, message, buf);
 	if (rc == -EAGAIN)
@@ -476,8 +479,10 @@ static void on_members(void *ctx, const struct thmqi_members *members, uint64_t 
 	uint32_t i;
 
 	(void)index;
-	if (!c)
+	if (!c) {
+		thmqi_node_place(s->broker, members);
 		return;
+	}
 	/* now the log says where they are, and not what this one began with */
 	for (i = 0; i < s->broker->cluster->count && members->count; i++)
 		if (s->broker->cluster->list[i].id != s->broker->opts.node_id)

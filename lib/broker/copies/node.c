@@ -38,6 +38,8 @@ struct node {
 	struct thmqi_disk_dir *dir;
 	pthread_mutex_t lock; /* of what follows: brokers are met on any core */
 	struct node_file file;
+	struct thmqi_members placed; /* in memory only */
+	uint32_t placed_next;
 };
 
 /* --------------------------------------------------------------------- file */
@@ -174,6 +176,40 @@ void thmqi_node_close(struct thmq_broker *b)
 	pthread_mutex_destroy(&b->node->lock);
 	free(b->node);
 	b->node = NULL;
+}
+
+/* -------------------------------------------------------------------- place */
+
+void thmqi_node_place(struct thmq_broker *b, const struct thmqi_members *members)
+{
+	struct node *n = b->node;
+	struct thmqi_members *to = &n->placed;
+	uint32_t i, k;
+
+	pthread_mutex_lock(&n->lock);
+	for (i = 0; i < members->count; i++) {
+		for (k = 0; k < to->count && to->list[k].id != members->list[i].id; k++)
+			;
+		if (k == THMQI_MEMBERS_MAX)
+			k = n->placed_next++ % THMQI_MEMBERS_MAX;
+		to->list[k] = members->list[i];
+		to->count = THMQI_MAX(to->count, k + 1);
+	}
+	pthread_mutex_unlock(&n->lock);
+}
+
+bool thmqi_node_placed(struct thmq_broker *b, uint64_t id, struct thmqi_member *ret)
+{
+	struct node *n = b->node;
+	uint32_t k;
+
+	pthread_mutex_lock(&n->lock);
+	for (k = 0; k < n->placed.count && n->placed.list[k].id != id; k++)
+		;
+	if (k < n->placed.count)
+		*ret = n->placed.list[k];
+	pthread_mutex_unlock(&n->lock);
+	return k < n->placed.count;
 }
 
 /* --------------------------------------------------------------------- meet */

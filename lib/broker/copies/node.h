@@ -16,6 +16,10 @@ const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b);
 /* Is another one of number @id, and of @mark, the one that was met before? 0; -ENOTUNIQ. Any core; writes where it is news. */
 int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark);
 
+/* Where others are, as the log of one shard says; the one of another shard may be behind that. Any core */
+void thmqi_node_place(struct thmq_broker *b, const struct thmqi_members *members);
+bool thmqi_node_placed(struct thmq_broker *b, uint64_t id, struct thmqi_member *ret);
+
 /* Have not all others that vote met it yet, in any of its lives? */
 bool thmqi_node_is_new(struct thmq_broker *b);
 void thmqi_node_known(struct thmq_broker *b); /* they have. Any core */
