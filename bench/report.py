@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Puts the headlines of the measured figures, and all that miss their bar, into README.md, all figures into doc/measured.md, and a drawing into
-doc/measured.svg; those of the part rivals into doc/rivals.md and doc/rivals.svg, and of messaging those beside message queues into doc/rivals.md and doc/queues.svg.
+doc/measured.svg; those of the part rivals into doc/rivals.md, doc/rivals.svg and doc/copies.svg, and of messaging those beside message queues into doc/rivals.md and doc/queues.svg.
 
 usage: sh bench/run.sh --json cores commitlog commitlog-large rivals | python3 bench/report.py [--machine TEXT] [--root DIR]
 
@@ -77,6 +77,8 @@ WORDS = {
     "queue_work_tcp_nats": "the same as a server over TCP: each message acknowledged by itself",
     "queue_fan_tcp_nats": "the same to three groups",
     "queue_ask_tcp_nats": "a request in memory and its reply, p50",
+    "rival_nats_copies": "three servers of NATS JetStream",
+    "rival_rabbit_copies": "three servers of RabbitMQ",
     "delay_memory": "memory of a delayed message that waits",
     "groups_10000": "10,000 groups of one broker: handed out",
     "kafka_read_native": "native messages read by Kafka's protocol",
@@ -348,6 +350,8 @@ def fragmentation_drawing(ages):
 
 RIVALS_BEGIN = "<!-- RIVALS: written by bench/report.py from a run of bench/run.sh; no number may stand here that was not\nmeasured in the same run as what it is compared with. -->\n"
 RIVALS_END = "<!-- END RIVALS -->"
+COPIES_BEGIN = "<!-- COPIES: written by bench/report.py from a run of bench/run.sh --only copies rivals -->\n"
+COPIES_END = "<!-- END COPIES -->"
 SIZES = {100: "100 B", 1024: "1 KiB", 16384: "16 KiB"}
 KINDS = {
     "durable": ("durable", "group commit"),
@@ -500,8 +504,19 @@ def replace_block(path, begin, end, block):
         f.write(text[:first] + block + text[last:])
 
 
+def not_measured(lines):
+    """What was left out and what a short run is worth, in words."""
+    out = []
+    skipped = [f"{WORDS.get(line['name'], line['name'].removeprefix('rival_'))} ({line['why']})" for line in lines if line.get("verdict") == "skipped"]
+    if skipped:
+        out += [f"Not measured: {', '.join(skipped)}.", ""]
+    if any(line["verdict"] == "smoke" for line in lines):
+        out += ["**From a short run that only shows that it works: no figure of it means anything.**", ""]
+    return out
+
+
 def write_rivals(lines, machine, root):
-    systems, copies, mechanism = (cells_of(lines, name) for name in ("systems", "copies", "mechanism"))
+    systems, mechanism = (cells_of(lines, name) for name in ("systems", "mechanism"))
     out = [
         "### Measured",
         "",
@@ -514,18 +529,30 @@ def write_rivals(lines, machine, root):
     ]
     if systems:
         out += ["### What one would take instead", ""] + systems_table(systems)
-    if copies:
-        out += ["### Three that keep the same data", ""] + systems_table(copies, "on the media of a majority")
     if mechanism:
         out += ["### RocketMQ's storage mechanism", ""] + mechanism_table(mechanism)
-    skipped = [f"{line['name'].removeprefix('rival_')} ({line['why']})" for line in lines if line.get("verdict") == "skipped"]
-    if skipped:
-        out += [f"Not measured: {', '.join(skipped)}.", ""]
-    if any(line["verdict"] == "smoke" for line in lines):
-        out += ["**From a short run that only shows that it works: no figure of it means anything.**", ""]
+    out += not_measured(lines)
     replace_block(os.path.join(root, "doc", "rivals.md"), "<!-- RIVALS", RIVALS_END, RIVALS_BEGIN + "\n".join(out) + RIVALS_END)
     with open(os.path.join(root, "doc", "rivals.svg"), "w", encoding="utf-8") as f:
-        f.write(rivals_drawing(systems, copies, mechanism))
+        f.write(rivals_drawing(systems, {}, mechanism))
+
+
+def write_copies(lines, machine, root):
+    """Three beside three: what has a table of its own, so that it can be measured alone."""
+    copies = cells_of(lines, "copies")
+    out = [
+        "### Measured",
+        "",
+        f"On {machine}; a shared virtual machine with a virtual disk. Medians over rounds in which all take turns; in brackets the 95 % interval of the",
+        "median of the rounds' ratios.",
+        "",
+        "![how many times faster than three of each](copies.svg)",
+        "",
+    ]
+    out += systems_table(copies, "on the media of a majority") + not_measured(lines)
+    replace_block(os.path.join(root, "doc", "rivals.md"), "<!-- COPIES", COPIES_END, COPIES_BEGIN + "\n".join(out) + COPIES_END)
+    with open(os.path.join(root, "doc", "copies.svg"), "w", encoding="utf-8") as f:
+        f.write(rivals_drawing({}, copies, {}))
 
 
 QUEUES_BEGIN = "<!-- QUEUES: written by bench/report.py from a run of bench/run.sh messaging -->\n"
@@ -630,7 +657,11 @@ def main():
     if not lines:
         sys.exit("report: no figures on standard input")
     rivals = [line for line in lines if line["part"] == "rivals"]
-    if rivals:
+    copies = [line for line in rivals if line.get("table") == "copies" or line["name"].endswith("_copies")]
+    rivals = [line for line in rivals if line not in copies]
+    if any(line.get("table") for line in copies):
+        write_copies(copies, args.machine, args.root)
+    if any(line.get("table") for line in rivals):
         write_rivals(rivals, args.machine, args.root)
     # the sweep of the loads is bench/polling.py's
     lines = [line for line in lines if line["part"] != "rivals" and line["verdict"] != "skipped" and not line["name"].startswith(("load_", "elsewhere_"))]

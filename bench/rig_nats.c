@@ -161,6 +161,9 @@ static void acks(struct nats *n, uint64_t count)
 
 		if (!body)
 			continue;
+		/* of what was asked again as no answer had come in time, the other answer */
+		if (strstr(body, "\"io.nats.jetstream.api."))
+			continue;
 		if (!strstr(body, "\"seq\""))
 			fail("ack", body);
 		count--;

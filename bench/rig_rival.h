@@ -33,6 +33,7 @@ extern const struct rig_rival rig_rival_sqlite;
 extern const struct rig_rival rig_rival_redis;
 extern const struct rig_rival rig_rival_nats;
 extern const struct rig_rival rig_rival_nats_copies; /* three servers that keep the same */
+extern const struct rig_rival rig_rival_rabbit_copies;
 
 #define RIG_RIVAL_LEN_MAX 65536u
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rivals_copies_bench.c - three brokers that keep the same data beside three NATS servers that do: JetStream, num_replicas 3. Either side is three processes and a
- * client, over TCP on loopback; an answer means that a majority has the message on its medium. All of it shares this machine's processors and its one disk.
+ * rivals_copies_bench.c - three brokers that keep the same data beside three servers that do: of NATS JetStream, num_replicas 3, and of RabbitMQ, a quorum queue. Each is
+ * three processes and a client, over TCP on loopback; an answer means that a majority has the message on its medium. All of it shares this machine's processors and its one disk.
  *
- * Matrix: 100 B, 1 KiB, 16 KiB x one outstanding (p50, p99) and many (throughput). In turns, each round beginning with the other one; a value is held against the
+ * Matrix: 100 B, 1 KiB, 16 KiB x one outstanding (p50, p99) and many (throughput). In turns, each round beginning with another one; a value is held against each
  * rival's of the same round. No bars: it is told who is faster, and by how much.
  *
  * Ours keeps the newest 128 MiB of its topic in segments of 64 MiB: old segments become new ones, as in a log that has run for a while.
@@ -21,7 +21,7 @@
 #define NODES 3u
 #define SECOND 1000000000ull
 #define SAMPLES 1000u
-#define PHASE_NS 16000000000u
+#define PHASE_NS 24000000000u
 #define ELECTION_MS 2000u /* two processors for seven processes: nobody is to be missed */
 #define TOPIC "bench"
 #define LEN_MAX 16384u
@@ -148,147 +148,212 @@ static void await_ours(int64_t seq)
 
 /* -------------------------------------------------------------------- rounds */
 
-struct pairing {
+static const struct rig_rival *const rivals[] = {&rig_rival_nats_copies, &rig_rival_rabbit_copies};
+#define RIVALS (sizeof(rivals) / sizeof(rivals[0]))
+
+struct table {
 	struct bench *b;
-	void *rival;
+	void *const *opened; /* the rivals; NULL: not to be had, or not wanted */
+	bool wanted[RIVALS]; /* at this size */
 	uint32_t len;
-	struct rivals_cell cell;
+	struct rivals_cell cells[RIVALS];
 	struct bench_samples samples;
 	double rate; /* of ours */
 };
 
-static const struct rig_rival *const nats = &rig_rival_nats_copies;
+/* What a rival's lines of a size, or all of them (@len 0), begin with. */
+static const char *word_of(unsigned rival, uint32_t len)
+{
+	static char word[96];
+	const char *size = len == 100 ? "_100B" : len == 1024 ? "_1KiB" : len ? "_16KiB" : "";
 
-static void sample(struct pairing *p, bool is_ours)
+	snprintf(word, sizeof(word), "rival_%s%s", rivals[rival]->word, size);
+	return word;
+}
+
+static void sample(struct table *t, unsigned who)
 {
 	uint64_t since = bench_now(), t0 = since, t1;
-	struct bench_samples *s = &p->samples;
+	struct bench_samples *s = &t->samples;
 
 	bench_samples_clear(s);
 	while (s->count < s->room && t0 - since < RIVALS_ONE_NS) {
-		if (is_ours)
-			await_ours(send_ours(p->len));
+		if (who == 0)
+			await_ours(send_ours(t->len));
 		else
-			nats->one(p->rival, p->len);
+			rivals[who - 1]->one(t->opened[who - 1], t->len);
 		t1 = bench_now();
 		bench_samples_add(s, t1 - t0);
 		t0 = t1;
 	}
 }
 
-static void round_one(struct pairing *p, unsigned round)
+static void round_one(struct table *t, unsigned round)
 {
-	double p50[2], p99[2];
+	double p50[RIVALS + 1], p99[RIVALS + 1];
 
-	for (unsigned k = 0; k < 2; k++) {
-		unsigned who = (k + round) % 2;
+	for (unsigned k = 0; k <= RIVALS; k++) {
+		unsigned who = (k + round) % (RIVALS + 1);
 
-		sample(p, who == 0);
-		p50[who] = bench_percentile(&p->samples, 0.5) / 1e3;
-		p99[who] = bench_percentile(&p->samples, 0.99) / 1e3;
+		if (who > 0 && !t->wanted[who - 1])
+			continue;
+		sample(t, who);
+		p50[who] = bench_percentile(&t->samples, 0.5) / 1e3;
+		p99[who] = bench_percentile(&t->samples, 0.99) / 1e3;
 	}
-	bench_pairs_add(&p->cell.one50.pairs, p50[0], p50[1]);
-	bench_pairs_add(&p->cell.one99.pairs, p99[0], p99[1]);
+	for (unsigned i = 0; i < RIVALS; i++) {
+		if (!t->wanted[i])
+			continue;
+		bench_pairs_add(&t->cells[i].one50.pairs, p50[0], p50[i + 1]);
+		bench_pairs_add(&t->cells[i].one99.pairs, p99[0], p99[i + 1]);
+	}
 }
 
-static double many_ours(struct pairing *p)
+static double many_ours(struct table *t)
 {
-	uint64_t count = rivals_count(p->b, p->len, p->rate), since = bench_now();
+	uint64_t count = rivals_count(t->b, t->len, t->rate), since = bench_now();
 	int64_t seq = 0;
 
 	for (uint64_t i = 0; i < count; i++)
-		seq = send_ours(p->len);
+		seq = send_ours(t->len);
 	await_ours(seq);
-	p->rate = (double)count / ((double)(bench_now() - since) / 1e9);
-	return p->rate / 1e3;
+	t->rate = (double)count / ((double)(bench_now() - since) / 1e9);
+	return t->rate / 1e3;
 }
 
-static double many_nats(struct pairing *p)
+static double many_rival(struct table *t, unsigned i)
 {
-	uint32_t batch = nats->batch(p->len);
-	uint64_t count = rivals_count(p->b, p->len, p->cell.rate), since = bench_now();
+	uint32_t batch = rivals[i]->batch(t->len);
+	uint64_t count = rivals_count(t->b, t->len, t->cells[i].rate), since = bench_now();
 
 	count = (count + batch - 1) / batch * batch;
-	nats->store(p->rival, count, p->len);
-	p->cell.rate = (double)count / ((double)(bench_now() - since) / 1e9);
-	return p->cell.rate / 1e3;
+	rivals[i]->store(t->opened[i], count, t->len);
+	t->cells[i].rate = (double)count / ((double)(bench_now() - since) / 1e9);
+	return t->cells[i].rate / 1e3;
 }
 
-static void round_many(struct pairing *p, unsigned round)
+static void round_many(struct table *t, unsigned round)
 {
-	double values[2];
+	double values[RIVALS + 1];
 
-	for (unsigned k = 0; k < 2; k++) {
-		unsigned who = (k + round) % 2;
+	for (unsigned k = 0; k <= RIVALS; k++) {
+		unsigned who = (k + round) % (RIVALS + 1);
 
-		values[who] = who == 0 ? many_ours(p) : many_nats(p);
+		if (who > 0 && !t->wanted[who - 1])
+			continue;
+		values[who] = who == 0 ? many_ours(t) : many_rival(t, who - 1);
 	}
-	bench_pairs_add(&p->cell.many.pairs, values[0], values[1]);
+	for (unsigned i = 0; i < RIVALS; i++)
+		if (t->wanted[i])
+			bench_pairs_add(&t->cells[i].many.pairs, values[0], values[i + 1]);
 }
 
-static void run(struct bench *b, void *rival, uint32_t len)
+static void begin(struct table *t)
 {
-	static struct pairing p; /* too large for a stack */
 	char details[400];
-	uint64_t since;
 
-	memset(&p, 0, sizeof(p));
-	p.b = b;
-	p.rival = rival;
-	p.len = len;
-	p.rate = 20000; /* to begin with */
-	snprintf(details, sizeof(details),
-		 "\"table\":\"copies\",\"system\":\"%s\",\"server\":true,\"batch\":%u,\"how\":\"%"
-		 "s\"",
-		 nats->name, nats->batch(len), nats->how);
-	rivals_cell_init(&p.cell, "rival_nats_copies", len, nats->name, details);
-	p.cell.rate = 1000;
-	bench_samples_init(&p.samples, b->smoke ? 20 : SAMPLES);
-	for (unsigned i = 0; i < 20; i++) { /* warm up, and find how many take how long */
-		await_ours(send_ours(len));
-		nats->one(rival, len);
+	for (unsigned i = 0; i < RIVALS; i++) {
+		const struct rig_rival *r = rivals[i];
+		char word[96];
+
+		if (!t->wanted[i])
+			continue;
+		snprintf(details, sizeof(details),
+			 "\"table\":\"copies\",\"system\":\"%s\",\"server\":true,\"batch\":%u,"
+			 "\"how\":\"%s\"",
+			 r->name, r->batch(t->len), r->how);
+		snprintf(word, sizeof(word), "%s", word_of(i, 0));
+		rivals_cell_init(&t->cells[i], word, t->len, r->name, details);
+		t->cells[i].rate = 1000; /* to begin with */
+		if (r->rest)
+			r->rest(t->opened[i]);
+		for (unsigned k = 0; k < 20; k++) /* warm up, and find how many take how long */
+			r->one(t->opened[i], t->len);
+		for (unsigned k = 0; k < (t->b->smoke ? 0 : 2); k++)
+			many_rival(t, i);
 	}
-	for (unsigned i = 0; i < (b->smoke ? 0 : 2); i++) {
-		many_ours(&p);
-		many_nats(&p);
+	t->rate = 20000;
+	for (unsigned k = 0; k < 20; k++)
+		await_ours(send_ours(t->len));
+	for (unsigned k = 0; k < (t->b->smoke ? 0 : 2); k++)
+		many_ours(t);
+}
+
+static void run(struct bench *b, void *const opened[RIVALS], uint32_t len)
+{
+	static struct table t; /* too large for a stack */
+	uint64_t since;
+	bool any = false;
+
+	memset(&t, 0, sizeof(t));
+	t.b = b;
+	t.opened = opened;
+	t.len = len;
+	for (unsigned i = 0; i < RIVALS; i++) {
+		t.wanted[i] = opened[i] && bench_wants(b, word_of(i, len));
+		any = any || t.wanted[i];
 	}
+	if (!any)
+		return;
+	bench_samples_init(&t.samples, b->smoke ? 20 : SAMPLES);
+	begin(&t);
 	since = bench_now();
 	for (unsigned round = 0; rivals_more(b, round, since, PHASE_NS); round++)
-		round_one(&p, round);
+		round_one(&t, round);
 	since = bench_now();
 	for (unsigned round = 0; rivals_more(b, round, since, PHASE_NS); round++)
-		round_many(&p, round);
-	bench_report(b, &p.cell.one50);
-	bench_report(b, &p.cell.one99);
-	bench_report(b, &p.cell.many);
-	bench_samples_fini(&p.samples);
+		round_many(&t, round);
+	for (unsigned i = 0; i < RIVALS; i++) {
+		if (!t.wanted[i])
+			continue;
+		bench_report(b, &t.cells[i].one50);
+		bench_report(b, &t.cells[i].one99);
+		bench_report(b, &t.cells[i].many);
+	}
+	bench_samples_fini(&t.samples);
+}
+
+/* NULL: not to be had, or not wanted at any size. */
+static void *open_rival(struct bench *b, unsigned i)
+{
+	const char *why = "";
+	bool wanted = false;
+	char dir[4096];
+	void *opened;
+
+	for (unsigned k = 0; k < sizeof(rivals_lens) / sizeof(rivals_lens[0]); k++)
+		wanted = wanted || bench_wants(b, word_of(i, rivals_lens[k]));
+	if (!wanted)
+		return NULL;
+	if (bench_mkdir(b, rivals[i]->word, dir, sizeof(dir)) != 0)
+		bench_die(dir, EIO);
+	opened = rivals[i]->open(dir, &why);
+	if (!opened)
+		bench_skip(b, word_of(i, 0), why);
+	return opened;
 }
 
 int main(int argc, char **argv)
 {
-	static const char word[] = "rival_nats_copies";
-	const char *why = "";
+	void *opened[RIVALS];
 	struct bench b;
-	char dir[4096];
-	void *rival;
+	bool any = false;
 
 	bench_init(&b, argc, argv, "rivals");
-	if (!bench_wants(&b, word))
-		return bench_end(&b);
-	if (bench_mkdir(&b, "nats", dir, sizeof(dir)) != 0)
-		bench_die("nats", EIO);
-	rival = nats->open(dir, &why);
-	if (rival) {
+	for (unsigned i = 0; i < RIVALS; i++) {
+		opened[i] = open_rival(&b, i);
+		any = any || opened[i];
+	}
+	if (any) {
 		start_nodes(&b);
 		connect_ours();
 		for (unsigned i = 0; i < sizeof(rivals_lens) / sizeof(rivals_lens[0]); i++)
-			run(&b, rival, rivals_lens[i]);
+			run(&b, opened, rivals_lens[i]);
 		thmq_env_close(ours.env, SECOND);
 		stop_nodes();
-		nats->close(rival);
-	} else {
-		bench_skip(&b, word, why);
 	}
-	bench_rmdir(dir);
+	for (unsigned i = 0; i < RIVALS; i++)
+		if (opened[i])
+			rivals[i]->close(opened[i]);
 	return bench_end(&b);
 }

@@ -60,7 +60,11 @@ install_rivals() {
 		[ -d /run/systemd/system ] || packages="$packages nats-server"
 		;;
 	esac
-	case " $parts " in *' rivals '*) packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev" ;; esac
+	case " $parts " in *' rivals '*)
+		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev librabbitmq-dev"
+		[ -d /run/systemd/system ] || packages="$packages rabbitmq-server"
+		;;
+	esac
 	case " $parts " in *' rivals '* | *' messaging '*)
 		packages="$packages libhiredis-dev"
 		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
