@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * consumer.c - a consumer: opened and closed, its acks and seeks. What the partitions are at is reading.c's, the
- * messages are fetch.c's.
+ * messages are runs.c's and fetch.c's.
  */
 #include <stdio.h>
 

@@ -465,7 +465,7 @@ void thmqi_resume_fini(struct client_link *l);
 /* alarm.c: whoever sleeps by @waiter then is woken. Where there is no memory nobody is. */
 void thmqi_alarm(struct thmq_core *core, struct thmqi_waiter *waiter, uint64_t at_ns);
 
-bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot); /* producer.c */
+bool thmqi_slot_is_settled(const struct client_link *l, const struct slot *slot); /* send.c */
 
 /* settle.c */
 int thmqi_producer_settle(struct thmq_producer *p, uint64_t deadline); /* all is stored, or failed */
@@ -591,24 +591,34 @@ void thmqi_ranks_hold(struct thmq_consumer *c, const struct delivered *d);
 void thmqi_ranks_let_go(struct thmq_consumer *c, const struct delivered *d);
 bool thmqi_ranks_full(const struct thmq_consumer *c); /* of some priority nothing can come before something is given back */
 
-/* fetch.c: the runs that were handed over */
-void thmqi_runs_bury(struct thmq_consumer *c); /* those that were handed out too often */
-bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
-void thmqi_run_put(struct thmq_consumer *c, struct delivered *d); /* all of the run is done with */
-uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
-/* In every view: which use of which record, whose, and which message of the run. */
-uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index);
-bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m);
+/* runs.c: the runs that were handed over */
 int thmqi_runs_init(struct thmq_consumer *c); /* 0; -ENOMEM */
 void thmqi_runs_fini(struct thmq_consumer *c);
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
 			const struct thmqi_frame *f);
+void thmqi_run_put(struct thmq_consumer *c, struct delivered *d); /* all of the run is done with */
 void thmqi_runs_drop(struct thmq_consumer *c, struct reading *r); /* those that the app has not seen */
 void thmqi_runs_lose(struct thmq_consumer *c, struct client_link *l); /* its connection is lost: those that the app has not seen go */
 bool thmqi_runs_give_back(struct thmq_consumer *c); /* all, held or not; false: there was no room for some */
 void thmqi_releases_tend(struct client_link *l, uint32_t news); /* of a link that has some */
 void thmqi_releases_along(struct client_link *l); /* a message goes, by a medium with packets: with it */
 void thmqi_releases_flush(struct thmq_session *s); /* before the session's thread sleeps */
+/* What lies in a run may be another process's to change: what was checked is not read again. */
+#define thmqi_read_once(x) (*(const volatile __typeof__(x) *)&(x))
+/* After that the memory of its runs may be gone: it went with the broker. */
+static inline bool thmqi_link_is_gone(const struct client_link *l)
+{
+	return atomic_load_explicit(&l->wire->broker_closed, memory_order_acquire) != 0;
+}
+
+/* fetch.c: messages of these */
+bool thmqi_run_next(struct thmq_consumer *c, struct delivered *d, struct thmq_message *ret_message); /* the app has it then */
+uint64_t thmqi_run_next_offset(const struct delivered *d); /* of the first record that was not handed out */
+void thmqi_runs_bury(struct thmq_consumer *c); /* those that were handed out too often */
+/* In every view: which use of which record, whose, and which message of the run. */
+uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d, uint32_t index);
+bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m); /* views.c */
+
 /* unpack.c: messages that were packed */
 /* The payload of @m, one of @d, is unpacked: 0; -ENOBUFS the app holds too much; -EOPNOTSUPP; -ENOMEM; -THMQ_ECORRUPT; -THMQ_EVERSION no such codec is known */
 int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);

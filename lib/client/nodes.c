@@ -101,14 +101,16 @@ bool thmqi_nodes_may_go(const struct thmq_session *s, int error)
 bool thmqi_nodes_go(struct thmq_session *s, int error)
 {
 	uint64_t leader = s->leader;
-	uint32_t i;
+	uint32_t i, step = 1;
 
 	s->leader = 0; /* it is believed once */
 	for (i = 0; i < s->node_count && leader && error == -THMQ_ENOTLEADER; i++)
 		if (s->nodes[i].id == leader && strcmp(s->nodes[i].url, s->url) != 0)
 			return use(s, i) == 0;
 	/* each tells them in an order of its own: the next one in turns could be the same few for ever */
-	if (s->node_count > 1)
-		use(s, (s->node_at + 1 + (s->learned ? (uint32_t)(thmqi_prng_next(&s->prng) % (s->node_count - 1)) : 0)) % s->node_count);
+	if (s->learned && s->node_count > 1)
+		step += (uint32_t)(thmqi_prng_next(&s->prng) % (s->node_count - 1));
+	if (s->node_count)
+		use(s, (s->node_at + step) % s->node_count);
 	return false;
 }

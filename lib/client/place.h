@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * place.h - what producer.c (messages one by one) and row.c (rows of them) share: a message's place in a link's data area, and how it
+ * place.h - what send.c (messages one by one) and row.c (rows of them) share: a message's place in a link's data area, and how it
  * becomes one that was sent.
  */
 #ifndef THMQI_CLIENT_PLACE_H
@@ -21,7 +21,7 @@ struct place {
 	int64_t time_ns;
 };
 
-/* producer.c */
+/* send.c */
 /* Which partition a message of @len bytes goes to, by which link, and what it waits for. 0, or why not. */
 int thmqi_place_way(struct thmq_producer *p, const struct thmq_message_opts *opts, uint32_t len, uint32_t *ret_level, uint32_t *ret_index,
 		    struct client_link **ret_link);
@@ -33,5 +33,15 @@ void thmqi_place_reclaim(struct client_link *l);
 int64_t thmqi_place_push(struct thmq_producer *p, const struct place *m);
 /* Of @count messages, the last of which has sequence @last: all went one way. */
 void thmqi_place_note(struct thmq_producer *p, uint64_t last, uint32_t count, uint32_t shard, uint8_t level);
+
+/* Whether what lies at a place of @l can be sent. 0; -EAGAIN not now; else the session is dead, and why. */
+static inline int thmqi_place_may_go(struct thmq_session *s, const struct client_link *l)
+{
+	if (thmqi_likely(!s->dead && l->up))
+		return 0;
+	if (!s->dead)
+		thmqi_session_process(s);
+	return s->dead ? s->dead : l->up ? 0 : -EAGAIN;
+}
 
 #endif

@@ -198,17 +198,15 @@ int64_t thmqi_client_commit_row(struct thmq_producer *p, struct thmq_row *row, u
 	struct place m;
 	bool in_series;
 	int64_t seq;
+	int rc;
 
 	if (thmqi_unlikely(!place_of(p, row, &m) || !count || count > row->count))
 		return -EINVAL;
-	if (thmqi_unlikely(p->session->dead)) {
-		thmqi_client_abort_row(p, row);
-		return p->session->dead;
-	}
-	if (thmqi_unlikely(!m.link->up)) {
-		thmqi_session_process(p->session);
-		if (!m.link->up)
-			return p->session->dead ? thmqi_client_commit_row(p, row, count) : -EAGAIN;
+	rc = thmqi_place_may_go(p->session, m.link);
+	if (thmqi_unlikely(rc)) {
+		if (rc != -EAGAIN)
+			thmqi_client_abort_row(p, row);
+		return rc;
 	}
 	in_series = m.link->wire->takes_series && !p->id;
 	up = &m.link->wire->up;

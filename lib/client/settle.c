@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * settle.c - what has become of messages that a producer sent: settled, refused, failed, less safe than was said. The watermark follows
- * from it, and flush waits for that. Sending is in producer.c.
+ * from it, and flush waits for that. Sending is in send.c.
  */
 #include "internal.h"
 

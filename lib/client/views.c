@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * views.c - messages that the app has, and gives back: which of them are views of which run, as it is used now, and held. What the app
- * says is checked, so that nothing is given back twice. How they were handed out, and what becomes of the run, is in fetch.c.
+ * says is checked, so that nothing is given back twice. How they were handed out is in fetch.c, what becomes of the run in runs.c.
  */
 #include "internal.h"
 
@@ -23,7 +23,7 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
 	uint64_t bit = 1ull << (index % 64);
 
-	if (thmqi_unlikely(thmqi_view_of(c, d, index) != m->internal[1] || !d->held))
+	if (thmqi_unlikely(!is_view_of(c, d, m->internal[1]) || !d->held))
 		return false;
 	if (thmqi_likely(d->count <= HELD_BITS)) {
 		if (thmqi_unlikely(!(d->held_bits[index / 64] & bit)))
@@ -36,9 +36,8 @@ static bool take_back(const struct thmq_consumer *c, struct delivered *d,
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m)
 {
 	const struct delivered *d = (const struct delivered *)(uintptr_t)m->internal[0];
-	uint32_t index = (uint32_t)(m->internal[1] >> 32) % HELD_BITS;
 
-	return in_pool(c, d) && d->held && thmqi_view_of(c, d, index) == m->internal[1];
+	return in_pool(c, d) && d->held && is_view_of(c, d, m->internal[1]);
 }
 
 /* Messages from @m on that are one behind the other in @d, at most @max: all held, they are no more. Return: how many, 0: look at the first alone. */

@@ -31,21 +31,19 @@ void thmqi_log_keep(struct thmq_log *log, uint64_t index)
 
 /* ------------------------------------------------------------- what was read */
 
-void thmqi_log_fetch_drop(struct thmqi_log_fetch *f)
-{
-	if (f->ahead)
-		thmqi_buf_unref(f->ahead);
-	f->ahead = NULL;
-	f->next = 0;
-	f->need = 0;
-}
-
 /* It is behind what was read: the place of the next one stays known. */
 static void used_up(struct thmqi_log_fetch *f)
 {
 	if (f->ahead)
 		thmqi_buf_unref(f->ahead);
 	f->ahead = NULL;
+}
+
+void thmqi_log_fetch_drop(struct thmqi_log_fetch *f)
+{
+	used_up(f);
+	f->next = 0;
+	f->need = 0;
 }
 
 /* The bytes of the next one, in f->buf. A large one that is the first goes as it was read. */

@@ -266,12 +266,12 @@ static struct slab *surplus(const struct thmq_pool *p)
 	return NULL;
 }
 
-/* What could not be given back, since each slab has a block in use, is not tried again before more is free. */
 uint64_t thmqi_pool_limit(const struct thmq_pool *p)
 {
 	return (uint64_t)p->slabs->limit * THMQ_SLAB_BYTES;
 }
 
+/* What could not be given back, since each slab has a block in use, is not tried again before more is free. */
 bool thmqi_pool_is_untidy(struct thmq_pool *p)
 {
 	uint64_t bytes = general_free(p);

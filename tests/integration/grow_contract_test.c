@@ -237,6 +237,17 @@ static void take_just(struct thmq_session *s, struct thmq_consumer *c, uint32_t 
 	CHECK(thmq_consumer_flush(c, PATIENCE_NS) == 0);
 }
 
+/* The broker is closed and opened again. Return: a session of it, in place of @s. */
+static struct thmq_session *again(struct thmq_session *s)
+{
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+	CHECK(close_broker() == 0);
+	broker = NULL;
+	down();
+	up();
+	return session_of(NULL);
+}
+
 /* What is in a partition that was added since a group was made is that group's, whoever joins it next, and when. */
 static void who_joins_later_begins_where_the_group_did(void)
 {
@@ -280,13 +291,8 @@ static void who_joins_later_begins_where_the_group_did(void)
 	CHECK(thmq_flush(p, PATIENCE_NS) == 0);
 	CHECK(thmq_consumer_open(s, "t", "g-first", THMQ_CONSUMER_OPTS(.start = THMQ_START_END, .flags = THMQ_CONSUMER_START_ALWAYS), &c) == 0);
 	take_just(s, c, 6, 0);
-	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
 	/* how many there were is stored with the group */
-	CHECK(close_broker() == 0);
-	broker = NULL;
-	down();
-	up();
-	s = session_of(NULL);
+	s = again(s);
 	CHECK(thmq_consumer_open(s, "t", "new", &kinds[0], &c) == 0);
 	take_just(s, c, 6, 0x30);
 	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
@@ -363,12 +369,7 @@ static void it_is_stored(void)
 			CHECK(thmq_producer_close(p, PATIENCE_NS) == 0);
 		}
 		something_between(s, round);
-		CHECK(thmq_session_close(s, 10 * SECOND) == 0);
-		CHECK(close_broker() == 0);
-		broker = NULL;
-		down();
-		up();
-		s = session_of(NULL);
+		s = again(s);
 		for (k = 0; k < 3; k++) {
 			snprintf(topic, sizeof(topic), "t%u", k);
 			CHECK(thmq_consumer_open(s, topic, "g", NULL, &c[0]) == 0);

@@ -154,15 +154,23 @@ Test(client_group, a_member_taken_for_dead_hears_so_from_fetch)
 
 /* ----------------------------------------------------------------------- acks */
 
-Test(client_group, an_ack_of_what_the_broker_has_not_got_is_asked_for_once_more_and_told_once)
+/* It has partition 0, and its ack of @offset is on its way. */
+static struct thmq_consumer *member_that_acked(uint64_t offset)
 {
 	struct thmq_consumer *c;
 
 	connect_for(SECOND);
 	cr_assert_eq(open_member(&c), 0);
 	assign(c, 0, 77);
-	cr_assert_eq(ack(c, 0, 9), 0);
+	cr_assert_eq(ack(c, 0, offset), 0);
 	rig_drive();
+	return c;
+}
+
+Test(client_group, an_ack_of_what_the_broker_has_not_got_is_asked_for_once_more_and_told_once)
+{
+	struct thmq_consumer *c = member_that_acked(9);
+
 	acked(c, 0, 10, -EINVAL);
 	take_in();
 	rig_self->refuse_acks = -EINVAL;
@@ -182,13 +190,8 @@ Test(client_group, an_ack_of_what_the_broker_has_not_got_is_asked_for_once_more_
 
 Test(client_group, an_ack_that_was_stored_before_the_partition_was_taken_was_not_refused)
 {
-	struct thmq_consumer *c;
+	struct thmq_consumer *c = member_that_acked(9);
 
-	connect_for(SECOND);
-	cr_assert_eq(open_member(&c), 0);
-	assign(c, 0, 77);
-	cr_assert_eq(ack(c, 0, 9), 0);
-	rig_drive();
 	/* both are there when the client looks, which it does at the meta link first */
 	acked(c, 0, 10, 0);
 	take_away(c, 0, 77);

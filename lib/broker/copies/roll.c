@@ -209,10 +209,19 @@ static void tell_states(struct conn *c)
 	}
 }
 
+/* @heir is to lead, 0: whoever may. */
+static int hand_over(struct thmq_broker *b, struct thmqi_group *g, uint64_t heir)
+{
+	int rc = thmqi_drain_is(b->meta, heir) ? -EBUSY : 0;
+
+	if (!rc && !heir)
+		rc = thmqi_drain_spared(b->meta, &heir);
+	return rc || heir == b->opts.node_id ? rc : thmqi_group_transfer(g, heir);
+}
+
 void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request *q)
 {
 	struct thmq_broker *b = c->shard->broker;
-	uint64_t heir = q->volatile_bytes;
 	int rc = 0;
 
 	if (!b->cluster || !c->shard->lead->group) {
@@ -225,11 +234,7 @@ void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		rc = wish_for(b, q);
 	else if (q->op == THMQI_OP_NODE_DRAIN)
 		rc = thmqi_drain_request(b->meta, q->volatile_bytes, q->index != 0);
-	else if (thmqi_drain_is(b->meta, q->volatile_bytes))
-		rc = -EBUSY;
-	else if (!heir)
-		rc = thmqi_drain_spared(b->meta, &heir);
-	if (q->op == THMQI_OP_LEAD && !rc && heir != b->opts.node_id)
-		rc = thmqi_group_transfer(c->shard->lead->group, heir);
+	else
+		rc = hand_over(b, c->shard->lead->group, q->volatile_bytes);
 	thmqi_reply(c, id, rc);
 }

@@ -678,13 +678,11 @@ bool thmqi_txn_keeps(const struct shard *s, uint32_t partition, uint32_t group)
 
 /* ------------------------------------------------------------ open, and the log */
 
-/* It may come behind what tells how far its partition is seen, and a copy may never lead, but be read all the same. */
-static void hide_behind(struct txns_here *t, struct partition *p)
+/* What is seen ends before the first of those that are open; what could be, were there none, is remembered. */
+static void hide(struct txn_at *at)
 {
-	struct txn_at *at = thmqi_map_get(&t->at, p->id);
+	struct partition *p = at->partition;
 
-	if (!at)
-		return;
 	at->visible = THMQI_MAX(at->visible, p->visible);
 	p->visible = THMQI_MIN(p->visible, first_of(at)->is.begin);
 }
@@ -693,6 +691,7 @@ static int replay_open(struct txns_here *t, struct partition *p, const struct st
 {
 	struct txn_item *it = thmqi_map_get(&t->items, key_of(is));
 	struct txn_here *h;
+	struct txn_at *at;
 
 	if (it) { /* written again */
 		if (is->group)
@@ -702,8 +701,10 @@ static int replay_open(struct txns_here *t, struct partition *p, const struct st
 	h = here_of(t, is->txn);
 	if (!h || !item_make(h, p, is))
 		return -ENOMEM;
-	if (t->shard->lead)
-		hide_behind(t, p);
+	/* it may come behind what tells how far its partition is seen, and a copy may never lead, but be read all the same */
+	at = t->shard->lead ? thmqi_map_get(&t->at, p->id) : NULL;
+	if (at)
+		hide(at);
 	return 0;
 }
 
@@ -804,12 +805,8 @@ void thmqi_txn_begin(struct shard *s)
 		later(h);
 	}
 	i = 0;
-	while ((at = thmqi_map_next(&s->txns->at, &i))) {
-		struct partition *p = at->partition;
-
-		at->visible = p->visible;
-		p->visible = THMQI_MIN(p->visible, first_of(at)->is.begin);
-	}
+	while ((at = thmqi_map_next(&s->txns->at, &i)))
+		hide(at);
 }
 
 int thmqi_txn_renew(struct shard *s, uint64_t item)
