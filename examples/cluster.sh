@@ -52,7 +52,7 @@ if grep -q 'built without' "$dir"/out-*; then
 	exit 77
 fi
 await somebody_leads
-status "$all"
+"$thmq" cluster status --wait "$all"
 "$thmq" topic create "$all" orders
 seq 1 500 | "$thmq" pub --quiet "$all" orders
 
@@ -60,11 +60,14 @@ first=$(leader)
 eval "kill -9 \$pid$first"
 await another_leads "$first"
 echo "broker $first led and was killed; broker $(leader) leads"
-seq 501 1000 | "$thmq" pub --quiet "$all" orders
+seq 501 1000 | "$thmq" pub --quiet --durability quorum "$all" orders
+status "$all" | tee "$dir/killed" | tail -n 1
+grep -q "^$first .* is not reached" "$dir/killed"
+grep -q '2 of 3 votes are there: no more may be lost$' "$dir/killed"
+if "$thmq" cluster status --wait --timeout 300ms "$all" > /dev/null 2>&1; then exit 1; fi # one is away
 
 # a fourth comes in place of the one that was killed
-sed -e "s|^dir = .*|dir = $dir/node-4|" -e 's/^node = .*/node = 4/' "$dir/node-1.conf" > "$dir/node-4.conf"
-printf 'join = yes\nlisten = %s\ncluster-listen = tcp://%s.4:17471\n' "$(url 4)" "$net" >> "$dir/node-4.conf"
+"$thmq" cluster join "$dir" 4="$(url 4)"
 start 4
 "$thmq" cluster add "$all" 4 "$(url 4)"
 "$thmq" cluster remove "$all" "$first"
@@ -74,6 +77,16 @@ status "$(url 4)"
 [ "$(leader)" != 4 ]
 if "$thmq" cluster transfer "$all" 4 2> /dev/null; then exit 1; fi # not before it is undrained
 "$thmq" cluster undrain "$all" 4
+
+# one by one they are started anew
+for n in $(status "$all" | awk '$3 == "voter" { print $1 }'); do
+	eval "pid=\$pid$n"
+	kill "$pid"
+	wait "$pid" || true
+	start "$n"
+	await somebody_leads
+	"$thmq" cluster status --wait "$all" | tail -n 1
+done
 "$thmq" sub --count 1000 "$(url 4)" orders > "$dir/got"
 seq 1 1000 | cmp - "$dir/got"
 echo "1000 messages, in order"

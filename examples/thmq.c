@@ -40,7 +40,8 @@ static const struct command {
 	 "  --at TIME            messages come at this time: 2026-01-31T12:00:00Z, or a date as\n"
 	 "                       2026-01-31: its midnight, both UTC\n"
 	 "  --compress NAME      lz4 or zstd: what is sent is stored so, and unpacked by who reads it\n"
-	 "  --durability LEVEL   memory, written or durable (default)\n"
+	 "  --durability LEVEL   memory, written, durable (default), and with copies quorum (default\n"
+	 "                       there) or all\n"
 	 "  --atomic             all of it or nothing, in one transaction (an hour at most)\n"
 	 "  --prepare NAME       likewise, but whether it counts is said later: it prints the number\n"
 	 "                       for thmq txn commit or thmq txn abort, and until then nobody sees it\n"
@@ -152,13 +153,14 @@ static const struct command {
 	 "  --cluster-key FILE   a key of 32 to 128 hexadecimal digits, the same on all\n"
 	 "  --cluster-listen URL where it listens for the others, if not as --cluster says\n"
 	 "  --join               it comes with an empty directory, to be added\n"},
-	{"cluster", cmd_cluster, "thmq cluster create|status|add|remove|transfer|drain|undrain|try ...",
+	{"cluster", cmd_cluster, "thmq cluster create|join|status|add|remove|transfer|drain|undrain|try ...",
 	 "Brokers that keep the same data: what a majority has stored stays, and where one fails\n"
 	 "another takes over. URL: of one of them, or of several, separated by commas.\n"
 	 "\n"
 	 "  create DIR 1=tcp://host:port 2=...  makes a key and a config file for each broker in\n"
 	 "                       DIR: copy these to their machines, with paths as they are there\n"
-	 "  status URL           who they are, who leads, who is not reached\n"
+	 "  join DIR 4=tcp://host:port  the same for one more, that is to be added\n"
+	 "  status URL           who they are, who leads, who is behind or not reached\n"
 	 "  add URL N ADDRESS    a new one, that was started with --join; waits till it has all\n"
 	 "  remove URL N         one leaves, or is lost; its number is never used again\n"
 	 "  transfer URL N       broker N is to lead\n"
@@ -167,6 +169,11 @@ static const struct command {
 	 "  try DIR              three brokers on this machine, until interrupted\n"
 	 "\n"
 	 "  --name NAME          create: the cluster's (default thmq)\n"
+	 "  --data DIR           create, join: where each broker keeps its data, on its machine\n"
+	 "                       (default: node-N beside its config file)\n"
+	 "  --port N             try: the first of three (default 7471)\n"
+	 "  --wait               status: until all that vote are there, and have what is stored:\n"
+	 "                       between one restart and the next; else it fails\n"
 	 "  --timeout T          how long to wait: 30s, 5m (default 1m)\n"
 	 "  --json               status: one JSON object a broker\n"},
 	{"top", cmd_top, "thmq top DIR",

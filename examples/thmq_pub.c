@@ -477,10 +477,10 @@ static int take_headers(struct pub *p, int *argc, char **argv)
 
 static bool parse_durability(const char *text, uint32_t *ret_level)
 {
-	static const char *const names[] = {"", "memory", "written", "durable"};
+	static const char *const names[] = {"", "memory", "written", "durable", "quorum", "all"};
 	uint32_t i;
 
-	for (i = THMQ_DURABILITY_MEMORY; i <= THMQ_DURABILITY_DURABLE; i++)
+	for (i = THMQ_DURABILITY_MEMORY; i <= THMQ_DURABILITY_ALL; i++)
 		if (strcmp(text, names[i]) == 0) {
 			*ret_level = i;
 			return true;
@@ -559,7 +559,7 @@ int cmd_pub(int argc, char **argv)
 	if (partitions && !create)
 		return usage_error("--partitions is of use only with --create");
 	if (level && !parse_durability(level, &durability))
-		return usage_error("--durability is memory, written or durable, not %s", level);
+		return usage_error("--durability is memory, written, durable, quorum or all, not %s", level);
 	if (compress && !parse_compression(compress, &compression))
 		return usage_error("--compress is none, lz4 or zstd, not %s", compress);
 	if ((p.atomic || p.prepare) && (delay || when))

@@ -111,8 +111,26 @@ static void where(struct thmq_broker *broker, const char *dir, char *ret_text)
 		at += (size_t)snprintf(ret_text + at, TITLE_BYTES - at, "%s at %s\n", dir, url);
 }
 
-static int serve(struct thmq_broker *broker, const char *title, const struct thmq_tls_opts *tls, const char *rules)
+/* Of several brokers: who leads, when that has changed. */
+static void say_leader(struct thmq_broker *broker, uint64_t own, uint64_t *last)
 {
+	uint64_t leader = 0;
+
+	if (!own || thmq_broker_leader(broker, &leader) < 0 || leader == *last)
+		return;
+	*last = leader;
+	if (leader == own)
+		fprintf(stderr, "thmq: node %llu: it leads\n", (unsigned long long)own);
+	else if (leader)
+		fprintf(stderr, "thmq: node %llu: node %llu leads\n", (unsigned long long)own, (unsigned long long)leader);
+	else
+		fprintf(stderr, "thmq: node %llu: nobody leads, as far as it knows\n", (unsigned long long)own);
+}
+
+/* @node: which of several brokers; 0: the only one. */
+static int serve(struct thmq_broker *broker, uint64_t node, const char *title, const struct thmq_tls_opts *tls, const char *rules)
+{
+	uint64_t leader = 0;
 	struct timespec nap = {.tv_nsec = 100000000};
 	time_t seen = time(NULL), looked = seen, rules_seen = seen;
 
@@ -121,6 +139,7 @@ static int serve(struct thmq_broker *broker, const char *title, const struct thm
 	while (!interrupted) {
 		nanosleep(&nap, NULL);
 		say_denied();
+		say_leader(broker, node, &leader);
 		if ((!tls && !rules) || time(NULL) - looked < LOOK_SECONDS)
 			continue;
 		looked = time(NULL);
@@ -313,7 +332,7 @@ static int run(int argc, char **argv, bool tops)
 		return rc;
 	}
 	where(c.broker, argv[0], title);
-	return disconnect(&c, tops ? top(c.env, title, once, json) : serve(c.broker, title, tls, w.access));
+	return disconnect(&c, tops ? top(c.env, title, once, json) : serve(c.broker, k.id, title, tls, w.access));
 }
 
 int cmd_serve(int argc, char **argv)

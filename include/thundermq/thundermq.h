@@ -766,6 +766,7 @@ THMQ_API void thmq_topic_opts_init(struct thmq_topic_opts *opts, uint32_t size);
  * @opts: NULL means defaults
  * Return: 0 when durable; -EEXIST; -EACCES the broker's rules do not allow it; -EINVAL malformed name or options; -ENAMETOOLONG; -ENOSPC;
  * -ENOTSUP a logged topic at a broker without a directory, a volatile one at brokers that keep the same data; -ETIMEDOUT, -ECONNRESET outcome unknown; -EDEADLK.
+ * Where another change of that topic is under way it waits for that, within the session's time-out.
  */
 THMQ_API int thmq_topic_create(struct thmq_session *session, const char *name,
 			       const struct thmq_topic_opts *opts);
@@ -902,6 +903,9 @@ struct thmq_node {
 	int32_t error;      /* else why not, or 0 */
 	uint32_t drained;   /* 1: it is not to lead: thmq_cluster_drain() */
 	char address[256]; /* as in struct thmq_broker_opts */
+	uint64_t behind; /* batches that the one that leads has, and this one is not known to have on its medium: of the shard of which it lacks
+			    most. Up to 64 are under way where much is sent. UINT64_MAX: not known, also while nobody leads */
+	uint64_t term;   /* rises with each election; of whom was asked, the same in all */
 };
 
 /**

@@ -40,6 +40,8 @@ static const struct entry table[] = {
 	{ECONNREFUSED, THMQ_CLASS_RETRY, "ECONNREFUSED", "nobody listens there"},
 	{ECONNRESET, THMQ_CLASS_RETRY, "ECONNRESET", "the connection was lost"},
 	{ESTALE, THMQ_CLASS_HANDLE, "ESTALE", "another broker, with other data, answers there"},
+	{ENOTUNIQ, THMQ_CLASS_ENVIRONMENT, "ENOTUNIQ",
+	 "its directory is not the one that its number had before, or it is of another cluster"},
 	{EHOSTUNREACH, THMQ_CLASS_RETRY, "EHOSTUNREACH", "no such host, or no way to it"},
 	{EPROTO, THMQ_CLASS_ENVIRONMENT, "EPROTO", "the other side does not speak as it should"},
 	{EBADMSG, THMQ_CLASS_RETRY, "EBADMSG", "what came is not what was sent"},

@@ -92,14 +92,17 @@ static int meant(const struct thmqi_request *r, int status)
 	}
 }
 
-/* It is being done still, as it was said @before. Of others -EBUSY says something else. */
+/*
+ * It is being done still, as it was said @before; of a topic, as this one or another one said, perhaps the very same by a program that began at the same time. Of
+ * others -EBUSY says something else.
+ */
 static bool is_under_way(const struct thmqi_request *r, int status, bool before)
 {
 	if (status == -EALREADY)
 		return r->op == THMQI_OP_GROUP_DELETE; /* as this one or another one said */
-	return before && status == -EBUSY &&
-	       (r->op == THMQI_OP_TOPIC_CREATE || r->op == THMQI_OP_TOPIC_DELETE || r->op == THMQI_OP_TOPIC_ALTER ||
-		r->op == THMQI_OP_PRODUCER_OPEN || (r->op == THMQI_OP_GROUP_DELETE && (r->topic_flags & THMQI_GROUP_FORCE)));
+	if (r->op == THMQI_OP_TOPIC_CREATE || r->op == THMQI_OP_TOPIC_DELETE || r->op == THMQI_OP_TOPIC_ALTER)
+		return status == -EBUSY;
+	return before && status == -EBUSY && (r->op == THMQI_OP_PRODUCER_OPEN || (r->op == THMQI_OP_GROUP_DELETE && (r->topic_flags & THMQI_GROUP_FORCE)));
 }
 
 /* Nothing was done, since meta's log takes nothing for a moment: its next segment is being made. Of others -EAGAIN says something else. */

@@ -7,7 +7,7 @@
 
 #define AGAIN_NS 20000000u
 
-static void node_of(const struct thmqi_node_state *e, uint64_t leader, uint32_t size,
+static void node_of(const struct thmqi_node_state *e, uint64_t leader, uint64_t term, uint32_t size,
 		    void *ret_node)
 {
 	struct thmq_node node = {.size = size,
@@ -16,7 +16,9 @@ static void node_of(const struct thmqi_node_state *e, uint64_t leader, uint32_t 
 				 .leads = e->id == leader,
 				 .connected = e->connected != 0,
 				 .error = e->error,
-				 .drained = e->drained != 0};
+				 .drained = e->drained != 0,
+				 .behind = e->behind,
+				 .term = term};
 
 	memcpy(node.address, e->url, sizeof(node.address));
 	node.address[sizeof(node.address) - 1] = 0; /* the other end could have written anything */
@@ -37,7 +39,7 @@ int thmqi_client_cluster_nodes(struct thmq_session *s, struct thmq_node *ret_nod
 		return thmqi_fail(rc, "list nodes: %s", thmq_strerror(rc));
 	count = THMQI_MIN(reply->count, THMQI_NODES_MAX);
 	for (i = 0; i < count && i < max; i++)
-		node_of(&reply->states[i], reply->value[0], size,
+		node_of(&reply->states[i], reply->value[0], reply->value[1], size,
 			(char *)ret_nodes + (size_t)i * size);
 	return (int)count;
 }

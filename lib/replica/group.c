@@ -694,6 +694,16 @@ uint64_t thmqi_group_everywhere(const struct thmqi_group *g)
 	return g->failed ? 0 : THMQI_MIN(index, g->committed);
 }
 
+uint64_t thmqi_group_behind(const struct thmqi_group *g, uint64_t id)
+{
+	uint64_t last = thmqi_log_last(g->log), has;
+
+	if (g->failed || g->role != THMQI_ROLE_LEADER)
+		return UINT64_MAX;
+	has = id == g->opts.id ? thmqi_engine_stored(g->engine) : thmqi_engine_match(g->engine, id);
+	return has ? last - THMQI_MIN(has, last) : UINT64_MAX;
+}
+
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g)
 {
 	return &g->membership.members;

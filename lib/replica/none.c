@@ -123,6 +123,13 @@ uint64_t thmqi_group_everywhere(const struct thmqi_group *g)
 	return 0;
 }
 
+uint64_t thmqi_group_behind(const struct thmqi_group *g, uint64_t id)
+{
+	(void)g;
+	(void)id;
+	return UINT64_MAX;
+}
+
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g)
 {
 	(void)g;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Who a broker of a cluster is: its directory is opened under no other number; one that was emptied, or put back as it was some time ago, is not let in by the
- * others, since it has forgotten what it voted for, and what it had said to have; and where no majority is left without it nobody leads.
+ * others, since it has forgotten what it voted for, and what it had said to have; and where no majority is left without it nobody leads. And how much each lacks is told.
  *
  * usage: cluster_identity_test [tcp|inproc]; THMQ_TEST_FULL=1: both, else by TCP only
  */
@@ -71,6 +71,41 @@ static void is_kept_out(void)
 	rig_some_leader();
 	send_some();
 	rig_close(2, 5 * SECOND);
+}
+
+/* Until broker @i, or with BROKERS each of them, lacks nothing; @away lacks something, unless another one leads by now, to which it has said nothing yet. */
+static void wait_for_copies(uint32_t i, uint32_t away)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	bool so = false;
+
+	for (; !so; usleep(5000)) {
+		struct thmq_node nodes[BROKERS] = {{.size = sizeof(nodes[0])}};
+		uint32_t k;
+
+		CHECK(thmq_cluster_nodes(w.session, nodes, BROKERS) == (int)BROKERS);
+		CHECK(now() < end);
+		for (so = true, k = 0; k < BROKERS; k++) {
+			CHECK(nodes[k].term && nodes[k].term == nodes[0].term);
+			if (nodes[k].id == away + 1)
+				so = so && nodes[k].behind;
+			else if (i == BROKERS || nodes[k].id == i + 1)
+				so = so && !nodes[k].behind;
+		}
+	}
+}
+
+/* Who was away lacks what was stored meanwhile, and gets it. */
+static void who_lacks_what(void)
+{
+	uint32_t away = (rig_some_leader() + 1) % BROKERS;
+
+	wait_for_copies(BROKERS, BROKERS);
+	rig_close(away, 5 * SECOND);
+	send_some();
+	wait_for_copies((away + 1) % BROKERS, away);
+	rig_open(away);
+	wait_for_copies(BROKERS, BROKERS);
 }
 
 /* No other directory than its own. */
@@ -208,6 +243,7 @@ static void story(bool far)
 	CHECK(thmq_topic_create(w.session, "t", NULL) == 0);
 	CHECK(thmq_producer_open(w.session, "t", NULL, &w.producer) == 0);
 	send_some();
+	who_lacks_what();
 	another_number();
 	damaged();
 	rig_run("cp -r %s/3 %s/before", rig.dir, rig.dir);

@@ -484,6 +484,15 @@ check "config: none" 2 "$thmq" serve --config; has err '--config needs a value'
 check "config: no such file" 3 "$thmq" serve --config "$dir/nothing"
 check "a cluster in one word" 0 "$thmq" cluster create "$dir/conf3" 1=tcp://h:1,2=tcp://h:2 3=tcp://h:3; has out 'node-3.conf'
 grep -q '^cluster = 1=tcp://h:1,2=tcp://h:2,3=tcp://h:3$' "$dir/conf3/node-2.conf" || die "another cluster"
+grep -q "^dir = /.*/conf3/node-2$" "$dir/conf3/node-2.conf" || die "no whole path"
+check "one more of a cluster" 0 "$thmq" cluster join "$dir/conf3" 4=tcp://h:4 --data /var/lib/four; has out 'thmq cluster add URL 4 tcp://h:4'
+grep -q '^cluster = 1=tcp://h:1,2=tcp://h:2,3=tcp://h:3,4=tcp://h:4$' "$dir/conf3/node-4.conf" || die "it does not know the others"
+grep -q '^join = yes$' "$dir/conf3/node-4.conf" || die "it does not join"
+grep -q '^dir = /var/lib/four$' "$dir/conf3/node-4.conf" || die "it is elsewhere"
+grep -q "^cluster-key = /.*/conf3/cluster.key$" "$dir/conf3/node-4.conf" || die "no key"
+check "a number that is taken" 2 "$thmq" cluster join "$dir/conf3" 2=tcp://h:9; has err 'number 2 is that of another one'
+check "one of no cluster" 3 "$thmq" cluster join "$dir" 2=tcp://h:9; has err 'has no node-N.conf'
+check "a port too high" 2 "$thmq" cluster try "$dir/x" --port 60000; has err 'from 1 to 55533'
 check "a cluster with a number twice" 2 "$thmq" cluster create "$dir/x" 1=tcp://h:1 1=tcp://h:2; has err 'that of another one'
 check "a broker without a way to it" 2 "$thmq" cluster create "$dir/x" 1=h; has err 'write 1=tcp://host:port'
 [ ! -e "$dir/x" ] || die "what was refused made a directory"

@@ -39,13 +39,20 @@ struct lead {
 	struct letter *taken; /* of these, to be given to the group, in order */
 };
 
-/* What was asked for last: under the lock. */
+/* A copy of a shard, as the one that leads it saw it last. */
+struct lacking {
+	uint64_t id; /* of its node; 0: none */
+	uint64_t batches; /* that it is not known to have; UINT64_MAX: nothing is known of it */
+};
+
+/* What was asked for last, and how far the copies are: under the lock. */
 struct roll {
 	pthread_mutex_t lock;
 	uint64_t number; /* 0: nothing was */
 	uint64_t asked_ns; /* when it was asked for last */
 	struct thmqi_member wish;
 	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
+	struct lacking lacking[THMQ_SHARD_COUNT_MAX + 1][THMQI_MEMBERS_MAX]; /* by shard; pages that no shard writes take no memory */
 };
 
 /* Something of the term in which it leads is appended. True: it was before, or is now. */

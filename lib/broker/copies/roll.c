@@ -94,6 +94,39 @@ static int step(struct shard *s, const struct thmqi_member *wish, bool turn)
 }
 
 /* Under the lock. */
+static void note_lacking(struct shard *s, struct roll *r)
+{
+	const struct thmqi_group *g = s->lead->role == THMQI_ROLE_LEADER ? s->lead->group : NULL;
+	const struct thmqi_members *m = g ? thmqi_group_members(g) : NULL;
+	struct lacking *row = r->lacking[s->id];
+	uint32_t i;
+
+	for (i = 0; i < THMQI_MEMBERS_MAX; i++) {
+		row[i].id = m && i < m->count ? m->list[i].id : 0;
+		row[i].batches = row[i].id ? thmqi_group_behind(g, row[i].id) : 0;
+	}
+}
+
+/* Of the shard of which it lacks most. A shard that it does not belong to yet is one of which nothing is known. */
+static uint64_t lacks(const struct thmq_broker *b, uint64_t id)
+{
+	struct roll *r = b->roll;
+	uint64_t most = 0;
+	uint32_t i, k;
+
+	pthread_mutex_lock(&r->lock);
+	for (i = 0; i < b->shard_count; i++) {
+		const struct lacking *row = r->lacking[i];
+
+		for (k = 0; k < THMQI_MEMBERS_MAX && row[k].id != id; k++)
+			;
+		most = THMQI_MAX(most, k < THMQI_MEMBERS_MAX ? row[k].batches : UINT64_MAX);
+	}
+	pthread_mutex_unlock(&r->lock);
+	return most;
+}
+
+/* Under the lock. */
 static bool is_turn(const struct shard *s, const struct roll *r)
 {
 	bool meta = s->id == THMQI_SHARD_META, others = true;
@@ -113,6 +146,7 @@ void thmqi_roll_step(struct shard *s)
 	int rc;
 
 	pthread_mutex_lock(&r->lock);
+	note_lacking(s, r);
 	number = r->number;
 	wish = r->wish;
 	rc = r->status[s->id];
@@ -197,6 +231,7 @@ static void tell_states(struct conn *c)
 		memset(state, 0, sizeof(*state));
 		state->id = m->list[i].id;
 		state->role = m->list[i].role;
+		state->behind = lacks(c->shard->broker, state->id);
 		state->drained = thmqi_drain_is(c->shard->broker->meta, state->id);
 		memcpy(state->url, m->list[i].address, sizeof(state->url));
 		/* this one, and those of the same environment, need no connection */

@@ -176,6 +176,8 @@ struct thmqi_group_state {
 void thmqi_group_state(const struct thmqi_group *g, struct thmqi_group_state *ret);
 /* While it leads: up to it all voters have it on their media; not more than is committed. */
 uint64_t thmqi_group_everywhere(const struct thmqi_group *g);
+/* While it leads: how many batches of its log member @id is not known to have on its medium. UINT64_MAX: nothing is known of it. */
+uint64_t thmqi_group_behind(const struct thmqi_group *g, uint64_t id);
 const struct thmqi_members *thmqi_group_members(const struct thmqi_group *g);
 
 /* --------------------------------------------------------------- membership */

@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 
-#define THMQI_WIRE_VERSION 3u
+#define THMQI_WIRE_VERSION 4u
 #define THMQI_STREAMS 256u  /* producers, and consumers, per session: stream < THMQI_STREAMS */
 #define THMQI_DELIVERIES 4096u /* runs that a stream holds on a connection, at most */
 #define THMQI_SHARD_META 0u /* data shards are 1 … */
@@ -449,6 +449,7 @@ struct thmqi_node_state {
 	uint32_t connected;
 	int32_t error; /* why not */
 	uint32_t drained; /* 1: it is not to lead */
+	uint64_t behind; /* batches, of the shard of which it lacks most; UINT64_MAX: not known */
 	char url[256];
 };
 
