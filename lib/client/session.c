@@ -3,6 +3,8 @@
  * session.c - a session: its links to a broker's shards, and how it is opened and closed. What arrives: take.c; how it waits: wait.c;
  * requests: calls.c; a link that is lost: resume.c.
  */
+#include <stdio.h>
+
 #include "internal.h"
 #include "txn.h"
 
@@ -183,16 +185,35 @@ static int connect_once(struct thmq_session *s, uint64_t deadline)
 	return rc;
 }
 
-/* The one of them that leads; while none does, until there is one. */
+/* Waiting makes it no better: a certificate that is not believed, another protocol. */
+static bool is_refusal(int error)
+{
+	int class = thmq_errclass(error);
+
+	return class == THMQ_CLASS_CALLER || class == THMQ_CLASS_ENVIRONMENT;
+}
+
+/* The one of them that leads; while none does, until there is one. All that are known refuse, each twice if they come in turns: that is the end. */
 static int find_broker(struct thmq_session *s, uint64_t deadline)
 {
-	int rc, rested;
+	uint32_t refusals = 0;
+	int rc, rested, cause = 0;
+	char why[256];
 	uint64_t now;
 
 	for (;;) {
 		rc = connect_once(s, deadline);
 		now = thmqi_session_now(s);
-		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc) || now >= deadline)
+		refusals = is_refusal(rc) ? refusals + 1 : 0;
+		if (is_refusal(rc)) {
+			cause = rc;
+			snprintf(why, sizeof(why), "%s", thmq_errmsg());
+		}
+		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc))
+			return rc;
+		if (now >= deadline) /* that the last one had no time left says nothing */
+			return rc == -ETIMEDOUT && cause ? thmqi_fail(cause, "%s", why) : rc;
+		if (refusals >= 2 * s->node_count)
 			return rc;
 		s->asked++;
 		if (s->links[THMQI_SHARD_META])

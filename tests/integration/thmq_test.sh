@@ -536,6 +536,7 @@ if ! grep -q 'without TLS\|not installed' "$dir/err"; then
 	check "publish by TLS" 0 "$thmq" pub --quiet --tls-psk "$dir/keys" "$url" far "$dir/numbers"
 	check "read by TLS" 0 "$thmq" sub --group h --tls-psk="$dir/keys" "$url" far; [ "$(wc -l < "$dir/out")" = 2000 ] || die "some are missing"
 	check "a wrong key" 1 "$thmq" topic list --tls-psk "$dir/wrong-keys" "$url"; has err 'another pre-shared key'
+	check "a wrong key, of several brokers" 1 "$thmq" topic list --tls-psk "$dir/wrong-keys" "$url,$url"; has err 'another pre-shared key'
 	check "no key" 1 "$thmq" topic list "$url"; has err 'no key that both have\|certificate'
 	check "in clear" 1 "$thmq" topic list "tcp${url#tls}"; has err 'tls://'
 	check "bench by TLS" 0 "$thmq" bench --count 100 --json --tls-psk "$dir/keys" "$url"; has out messages_per_s

@@ -8,7 +8,7 @@
 #include "../fault/bad_input.h"
 
 #define PROGRAMS 4
-#define ROUNDS 25
+#define ROUNDS 8
 
 struct racing {
 	struct thmq_env *env;
