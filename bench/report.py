@@ -77,6 +77,12 @@ WORDS = {
     "queue_work_tcp_nats": "the same as a server over TCP: each message acknowledged by itself",
     "queue_fan_tcp_nats": "the same to three groups",
     "queue_ask_tcp_nats": "a request in memory and its reply, p50",
+    "queue_work_rabbit": "as a message queue beside RabbitMQ: each message acknowledged by itself",
+    "queue_fan_rabbit": "the same to three groups, many acknowledged with one word",
+    "queue_ask_rabbit": "a request in memory and its reply, p50",
+    "queue_work_tcp_rabbit": "the same as a server over TCP: each message acknowledged by itself",
+    "queue_fan_tcp_rabbit": "the same to three groups",
+    "queue_ask_tcp_rabbit": "a request in memory and its reply, p50",
     "rival_nats_copies": "three servers of NATS JetStream",
     "rival_rabbit_copies": "three servers of RabbitMQ",
     "delay_memory": "memory of a delayed message that waits",
@@ -564,7 +570,7 @@ QUEUE_ROWS = (("work", "each message acknowledged by itself, thousand/s", 1e3), 
 def queues_of(lines):
     """((rival's word, its name), how, row, its line), in the order of the table."""
     have = {line["name"]: line for line in lines if line["name"].startswith("queue_")}
-    for word in ("redis", "nats"):
+    for word in ("redis", "nats", "rabbit"):
         for how in ("", "tcp_"):
             for row in QUEUE_ROWS:
                 line = have.get(f"queue_{row[0]}_{how}{word}")
