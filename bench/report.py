@@ -63,6 +63,7 @@ WORDS = {
     "acks_shared_1KiB": "the same, 1 KiB",
     "delay_late_p50": "delayed messages, 100,000 due each second: how late, p50",
     "delay_late_p99": "the same, p99",
+    "delay_late_own_p99": "the same, less the device's own p99 under as many messages due at the same times",
     "delay_released_p50": "the same on a topic that shows what is in memory, p50: what of it is not the device's",
     "delay_released_p99": "the same, p99",
     "queue_work_redis": "as a message queue beside Redis streams: each message acknowledged by itself",
