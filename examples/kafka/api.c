@@ -91,6 +91,7 @@ void api_run(struct request *r)
 {
 	const struct api *a = api_find(r->api);
 
+	r->begun_ns = clock_ns();
 	if (r->server->o.verbose)
 		fprintf(stderr, "%s %u: %s %d\n", r->conn->peer, r->conn->id, a->name, r->version);
 	if (!cluster_serves(r->server) && !(a->anywhere)) {
