@@ -395,6 +395,8 @@ static int check_member(struct server *s, struct text group, int32_t generation,
 	struct group *g = group_name_is_good(group) ? group_find(s, group) : NULL;
 	struct member *by_instance;
 
+	if (!cluster_serves(s))
+		return K_NOT_COORDINATOR;
 	if (!group_name_is_good(group))
 		return K_INVALID_GROUP_ID;
 	*ret_group = g;
@@ -536,7 +538,7 @@ void leave_group_run(struct request *r)
 	struct text group = in_text(in), id = {NULL, 0}, instance;
 	struct group *g = group_name_is_good(group) ? group_find(r->server, group) : NULL;
 	int32_t i, count = 0;
-	int error = 0;
+	int error = cluster_serves(r->server) ? 0 : K_NOT_COORDINATOR;
 
 	if (r->version < 3)
 		id = in_text(in);
@@ -556,7 +558,7 @@ void leave_group_run(struct request *r)
 		request_done(r);
 		return;
 	}
-	if (r->version < 3)
+	if (r->version < 3 && !error)
 		error = g ? leave_one(g, id, (struct text){NULL, 0}) : K_UNKNOWN_MEMBER_ID;
 	if (r->version >= 1)
 		out_i32(out, 0);
@@ -586,6 +588,8 @@ int group_may_commit(struct server *s, struct text group, int32_t generation, st
 	struct group *g = group_name_is_good(group) ? group_find(s, group) : NULL;
 	struct member *m;
 
+	if (!cluster_serves(s))
+		return K_NOT_COORDINATOR;
 	if (!group_name_is_good(group))
 		return K_INVALID_GROUP_ID;
 	if (generation < 0 && (!g || g->state == GROUP_EMPTY))

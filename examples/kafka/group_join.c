@@ -270,7 +270,9 @@ void join_group_run(struct request *r)
 		request_done(r);
 		return;
 	}
-	if (!group_name_is_good(j.group))
+	if (!cluster_serves(r->server))
+		error = K_NOT_COORDINATOR;
+	else if (!group_name_is_good(j.group))
 		error = K_INVALID_GROUP_ID;
 	else if (j.session_ms < SESSION_MIN_MS || j.session_ms > SESSION_MAX_MS)
 		error = K_INVALID_SESSION_TIMEOUT;

@@ -14,7 +14,7 @@ static void describe_group(struct request *r, struct text name)
 	struct member *m;
 	uint32_t n = 0;
 
-	out_i16(out, (int16_t)(group_name_is_good(name) ? 0 : K_INVALID_GROUP_ID));
+	out_i16(out, (int16_t)(!cluster_serves(r->server) ? K_NOT_COORDINATOR : group_name_is_good(name) ? 0 : K_INVALID_GROUP_ID));
 	out_text(out, name.data ? name : text_of(""));
 	out_string(out, dead ? "Dead" : g ? state_names[g->state] : state_names[GROUP_EMPTY]);
 	out_string(out, g && g->protocol_type ? g->protocol_type : "");

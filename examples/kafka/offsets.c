@@ -540,7 +540,7 @@ static void out_offset(struct request *r, const struct offset_item *i, int32_t p
 	if (r->version >= 5)
 		out_i32(out, i ? i->epoch : -1);
 	out_text(out, i ? (struct text){i->key + i->key_len + 1, i->metadata_len} : text_of(""));
-	out_i16(out, unstable ? K_UNSTABLE_OFFSET_COMMIT : 0);
+	out_i16(out, unstable ? K_UNSTABLE_OFFSET_COMMIT : cluster_serves(r->server) ? 0 : K_NOT_COORDINATOR);
 	out_tags(out);
 }
 
@@ -644,6 +644,7 @@ static bool wants_stable(const struct request *r)
 
 void offset_fetch_run(struct request *r)
 {
+	const int16_t error = cluster_serves(r->server) ? 0 : K_NOT_COORDINATOR;
 	const bool stable = wants_stable(r);
 	struct in *in = &r->in;
 	struct out *out = &r->out;
@@ -654,7 +655,7 @@ void offset_fetch_run(struct request *r)
 	if (r->version < 8) {
 		fetch_group(r, in_text(in), stable);
 		if (r->version >= 2)
-			out_i16(out, 0);
+			out_i16(out, error);
 		if (r->version >= 7)
 			in_bool(in);
 	} else {
@@ -666,7 +667,7 @@ void offset_fetch_run(struct request *r)
 			out_text(out, group.data ? group : text_of(""));
 			fetch_group(r, group, stable);
 			in_tags(in);
-			out_i16(out, 0);
+			out_i16(out, error);
 			out_tags(out);
 		}
 		in_bool(in);

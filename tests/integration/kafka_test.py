@@ -21,6 +21,8 @@ import time
 from kafka_rig import *
 from kafka_bytes import *
 from kafka_cluster import *
+from kafka_kills import *
+from kafka_load import *
 
 
 # ---------------------------------------------------------------------- cases
@@ -590,7 +592,9 @@ CASES = {
     'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction],
     'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, a_leader_that_is_slow, who_asks_for_too_much, requests_by_chance,
               newest_versions],
-    'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders]}
+    'kills': [clients_killed_in_each_step, members_killed_by_chance],
+    'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders],
+    'load': [three_brokers_under_load]}
 
 
 def main():
