@@ -27,6 +27,8 @@
  *     vote does not count there, and neither does what it has stored once it leads. It leads so that one of those gets what it has, and hands over: group.c. One
  *     that was removed and has not heard of it is held off by the vote before the vote: who hears of a leader refuses, and nobody's term rises
  *  B13 a message that comes late, and ends before what is known to be committed, takes back what is known of that: it is to say nothing of it
+ *  B14 one that asks for the vote before the vote, and is refused by who still hears of a leader, waits for a whole election again. Where it is the one that has
+ *     more, those that cease to hear of one meanwhile ask it in vain: who refuses another one for having less asks anew, at once
  */
 #include "engine_raft.h"
 
@@ -512,6 +514,18 @@ static void forget_leader(struct thmqi_engine *e, uint64_t now_ms)
 		e->raft.follower_state.current_leader.id = 0;
 }
 
+/* B14: after the answer. Its own time to ask has come. */
+static void ask_again(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_message *message)
+{
+	struct raft *r = &e->raft;
+	const uint64_t last = last_of(r), term = term_of(r, last);
+
+	if (r->state != RAFT_CANDIDATE || !r->candidate_state.in_pre_vote || breaks(e, THMQI_GROUP_NO_B14))
+		return;
+	if (message->index_term < term || (message->index_term == term && message->index < last))
+		r->election_timer_start = now_ms - THMQI_MIN(now_ms, (uint64_t)r->candidate_state.randomized_election_timeout);
+}
+
 int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 			 const struct thmqi_message *message, const struct thmqi_members *members,
 			 struct thmqi_duties *ret)
@@ -529,6 +543,8 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 	if (message->type == THMQI_MESSAGE_VOTE)
 		forget_leader(e, now_ms);
 	rc = step(e, now_ms, &event, false, &u, ret);
+	if (!rc && message->type == THMQI_MESSAGE_VOTE && (message->flags & THMQI_MESSAGE_PRE_VOTE))
+		ask_again(e, now_ms, message);
 	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
 		return rc;
 	ret->install = true;

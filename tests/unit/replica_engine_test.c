@@ -42,14 +42,14 @@ static bool next_terms(void *ctx, uint32_t at, uint64_t *ret_index, uint64_t *re
 }
 
 /* A copy whose log has batches up to @last, of @term but for the first. */
-static void rig_start(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term,
-		      uint32_t defects)
+static void rig_start_seeded(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term,
+			     uint32_t defects, uint32_t seed)
 {
 	const struct thmqi_engine_opts opts = {.id = id,
 					       .group = 1,
 					       .heartbeat_ms = 10,
 					       .election_ms = 50,
-					       .seed = (uint32_t)id,
+					       .seed = seed,
 					       .defects = defects,
 					       .send = on_send,
 					       .ctx = r};
@@ -79,6 +79,11 @@ static void rig_start(struct rig *r, uint64_t id, uint32_t voters, uint64_t last
 	}
 	cr_assert_eq(thmqi_engine_open(&opts, &r->e), 0);
 	cr_assert_eq(thmqi_engine_start(r->e, &s, &r->d), 0);
+}
+
+static void rig_start(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term, uint32_t defects)
+{
+	rig_start_seeded(r, id, voters, last, term, defects, (uint32_t)id);
 }
 
 static void receive(struct rig *r, struct thmqi_message m)
@@ -634,6 +639,54 @@ Test(replica_engine, what_is_committed_stays_so_when_a_message_comes_late)
 {
 	cr_assert_eq(committed_behind_a_late_message(0), 8);
 	cr_assert_eq(committed_behind_a_late_message(THMQI_GROUP_NO_B13), 5, "the rule makes no difference any more");
+}
+
+/* B14: copy 3 led; copies 1 and 2 are left, which have batches up to @last, and nothing is lost between them. Return: how long until one of them leads, in ms. */
+static uint64_t takes_over(uint32_t seed, const uint64_t *last, uint32_t defects)
+{
+	static struct rig rigs[2];
+	struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND, .from = 3, .group = 1, .term = 2, .index = 10, .index_term = 2, .commit = 10};
+	uint64_t now;
+	uint32_t i, k;
+
+	for (i = 0; i < 2; i++) {
+		rig_start_seeded(&rigs[i], i + 1, 3, last[i], 2, defects, 2 * seed + i);
+		m.to = i + 1;
+		cr_assert_eq(thmqi_engine_append(rigs[i].e, 1000, &m, NULL, 0, &rigs[i].d), 0);
+		rigs[i].sent_count = 0;
+	}
+	for (now = 1000; thmqi_engine_role(rigs[0].e) != THMQI_ROLE_LEADER && thmqi_engine_role(rigs[1].e) != THMQI_ROLE_LEADER; now++) {
+		cr_assert_lt(now, 5000);
+		for (i = 0; i < 2; i++) { /* what one sent comes before the other one's time */
+			struct rig *from = &rigs[i], *to = &rigs[1 - i];
+			uint32_t count = from->sent_count;
+
+			from->sent_count = 0;
+			for (k = 0; k < count; k++) {
+				m = from->sent[k];
+				if (m.to == 2 - i && (m.type == THMQI_MESSAGE_VOTE || m.type == THMQI_MESSAGE_VOTED))
+					cr_assert_eq(thmqi_engine_receive(to->e, now, &m, NULL, &to->d), 0);
+			}
+			if (now >= thmqi_engine_timeout_ms(to->e))
+				cr_assert_eq(thmqi_engine_timeout(to->e, now, &to->d), 0);
+		}
+	}
+	for (i = 0; i < 2; i++)
+		thmqi_engine_close(rigs[i].e);
+	return now - 1000;
+}
+
+Test(replica_engine, who_has_more_takes_over_as_soon_as_who_has_as_much)
+{
+	const uint64_t more[2] = {12, 10};
+	uint32_t late = 0;
+
+	/* both have waited after 100 ms */
+	for (uint32_t seed = 1; seed <= 200; seed++) {
+		cr_assert_leq(takes_over(seed, more, 0), 106, "seed %u", seed);
+		late += takes_over(seed, more, THMQI_GROUP_NO_B14) > 106;
+	}
+	cr_assert_gt(late, 50, "the rule makes no difference any more");
 }
 
 /* B1: a change that is not the first of its message. */
