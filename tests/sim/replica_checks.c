@@ -165,6 +165,7 @@ void check_leader(struct node *n, uint64_t term)
 	if (w->leader_of[term] && w->leader_of[term] != n->id)
 		world_fail(w, n, "two leaders in a term", term);
 	w->leader_of[term] = n->id;
+	w->last_term = THMQI_MAX(w->last_term, term);
 	check_new_batches(n);
 	for (i = 1; i <= w->committed_count; i++)
 		if (w->committed_in[i] < term && (i > n->known || (n->log[i].term && n->log[i].crc != w->committed[i].crc)))
