@@ -9,6 +9,7 @@
 #include "txn.h"
 
 #define DOWN_FRAMES 1024u
+#define LOOKED_UP_NS 1000000u   /* while names are being asked for */
 #define LOOK_AGAIN_NS 10000000u /* while nobody leads, or the broker is gone */
 
 /* -------------------------------------------------------------------- links */
@@ -23,6 +24,7 @@ int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_l
 					     .up_frames = shard ? s->opts.window_count : 64,
 					     .down_frames = DOWN_FRAMES,
 					     .silence_ns = s->opts.peer_timeout_ns,
+					     .in_turns = !shard && s->node_count,
 					     .tls = s->tls};
 	/* all of them lead to one broker, whatever else is opened, or opened again, at the session's URL meanwhile */
 	if (shard && s->links[THMQI_SHARD_META])
@@ -185,12 +187,11 @@ static int connect_once(struct thmq_session *s, uint64_t deadline)
 	return rc;
 }
 
-/* Waiting makes it no better: a certificate that is not believed, another protocol. */
+/* Waiting makes it no better. */
 static bool is_refusal(int error)
 {
-	int class = thmq_errclass(error);
-
-	return class == THMQ_CLASS_CALLER || class == THMQ_CLASS_ENVIRONMENT;
+	return error == -EKEYREJECTED || error == -EKEYEXPIRED || error == -EKEYREVOKED || error == -ENOKEY || error == -EACCES || error == -EPROTO ||
+	       error == -THMQ_EVERSION;
 }
 
 /* The one of them that leads; while none does, until there is one. All that are known refuse, each twice if they come in turns: that is the end. */
@@ -198,32 +199,32 @@ static int find_broker(struct thmq_session *s, uint64_t deadline)
 {
 	uint32_t refusals = 0;
 	int rc, rested, cause = 0;
-	char why[256];
+	char why[256] = "";
 	uint64_t now;
 
 	for (;;) {
 		rc = connect_once(s, deadline);
 		now = thmqi_session_now(s);
-		refusals = is_refusal(rc) ? refusals + 1 : 0;
+		refusals = is_refusal(rc) ? refusals + 1 : rc == -EINPROGRESS ? refusals : 0;
 		if (is_refusal(rc)) {
 			cause = rc;
 			snprintf(why, sizeof(why), "%s", thmq_errmsg());
 		}
 		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc))
-			return rc;
-		if (now >= deadline) /* that the last one had no time left says nothing */
-			return rc == -ETIMEDOUT && cause ? thmqi_fail(cause, "%s", why) : rc;
-		if (refusals >= 2 * s->node_count)
-			return rc;
-		s->asked++;
+			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
+		if (now >= deadline && (rc == -ETIMEDOUT || rc == -EINPROGRESS) && cause) /* that the last one had no time left says nothing */
+			return thmqi_fail(cause, "%s", why);
+		if (now >= deadline || refusals >= 2 * s->node_count)
+			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
+		s->asked += rc != -EINPROGRESS; /* nobody knows yet where that one is */
 		if (s->links[THMQI_SHARD_META])
 			link_free(s->links[THMQI_SHARD_META]);
 		s->links[THMQI_SHARD_META] = NULL;
 		if (thmqi_nodes_go(s, rc))
 			continue;
-		rested = thmqi_session_rest(s, LOOK_AGAIN_NS, deadline);
+		rested = thmqi_session_rest(s, rc == -EINPROGRESS ? LOOKED_UP_NS : LOOK_AGAIN_NS, deadline);
 		if (rested && rested != -ETIMEDOUT)
-			return rc;
+			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
 	}
 }
 
