@@ -30,7 +30,7 @@ programs() {
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
 	transport)
-		echo transport_shm_bench transport_tcp_bench transport_ack_bench
+		echo transport_shm_bench transport_tcp_bench transport_ack_bench transport_receive_bench
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench
 		;;
 	replica) echo replica_bench ;;
@@ -61,13 +61,12 @@ install_rivals() {
 		;;
 	esac
 	case " $parts " in *' rivals '*)
-		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev librabbitmq-dev"
-		[ -d /run/systemd/system ] || packages="$packages rabbitmq-server"
+		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev"
 		;;
 	esac
 	case " $parts " in *' rivals '* | *' messaging '*)
-		packages="$packages libhiredis-dev"
-		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
+		packages="$packages libhiredis-dev librabbitmq-dev"
+		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server rabbitmq-server"
 		;;
 	esac
 	[ "$packages" ] || return 0
