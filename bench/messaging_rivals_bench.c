@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * messaging_rivals_bench.c - the library as a message queue beside NATS JetStream and Redis streams, all with stores that answer when a message is on the medium.
+ * messaging_rivals_bench.c - the library as a message queue beside NATS JetStream, Redis streams and RabbitMQ, all with stores that answer when a message is on the medium.
  *
  * queue_work_SERVER: messages of 100 bytes that lie there, to one group whose members acknowledge each by itself, until all is answered; a second.
  * queue_fan_SERVER: the same to three groups that get all of them, and acknowledge many with one word; handed out a second.
- * queue_ask_SERVER: a request of 64 bytes and its reply, to one who answers by another connection, p50; of Redis both are stored, and our request, too; of NATS nothing is.
+ * queue_ask_SERVER: a request of 64 bytes and its reply, to one who answers by another connection, p50; of Redis both are stored, and our request, too; of NATS and RabbitMQ nothing is.
  * queue_…_tcp_SERVER: the same over loopback TCP to a broker in a thread of its own: what a server is for those who connect to it. Without it the library is part of the program.
  *
  * In turns, round by round. No bars: it is told who is faster, and by how much.
@@ -22,7 +22,7 @@
 #define WAIT_NS (60 * SECOND)
 #define FAN 3u
 
-static const struct rig_queue *const rivals[] = {&rig_queue_redis, &rig_queue_nats};
+static const struct rig_queue *const rivals[] = {&rig_queue_redis, &rig_queue_nats, &rig_queue_rabbit};
 
 static void check(const char *what, int64_t rc)
 {
@@ -181,8 +181,11 @@ struct side {
 
 static double handed_out(struct side *s, unsigned groups, bool each)
 {
-	uint64_t t0 = bench_now();
+	uint64_t t0;
 
+	if (s->rival && s->rival->again)
+		s->rival->again(s->queue, s->count, LEN, groups);
+	t0 = bench_now();
 	if (s->rival)
 		s->rival->take(s->queue, s->count, groups, each);
 	else
@@ -279,7 +282,8 @@ static void beside(struct bench *b, const struct rig_queue *q)
 		bench_skip(b, q->word, why);
 		return;
 	}
-	q->fill(rival.queue, rival.count, LEN);
+	if (q->fill)
+		q->fill(rival.queue, rival.count, LEN);
 	for (unsigned tcp = 0; tcp < 2; tcp++) {
 		if (tcp && b->cpu_app < 0)
 			break;

@@ -63,6 +63,7 @@ WORDS = {
     "acks_shared_1KiB": "the same, 1 KiB",
     "delay_late_p50": "delayed messages, 100,000 due each second: how late, p50",
     "delay_late_p99": "the same, p99",
+    "delay_late_own_p99": "the same, less the device's own p99 under as many messages due at the same times",
     "delay_released_p50": "the same on a topic that shows what is in memory, p50: what of it is not the device's",
     "delay_released_p99": "the same, p99",
     "queue_work_redis": "as a message queue beside Redis streams: each message acknowledged by itself",
@@ -77,6 +78,12 @@ WORDS = {
     "queue_work_tcp_nats": "the same as a server over TCP: each message acknowledged by itself",
     "queue_fan_tcp_nats": "the same to three groups",
     "queue_ask_tcp_nats": "a request in memory and its reply, p50",
+    "queue_work_rabbit": "as a message queue beside RabbitMQ: each message acknowledged by itself",
+    "queue_fan_rabbit": "the same to three groups, many acknowledged with one word",
+    "queue_ask_rabbit": "a request in memory and its reply, p50",
+    "queue_work_tcp_rabbit": "the same as a server over TCP: each message acknowledged by itself",
+    "queue_fan_tcp_rabbit": "the same to three groups",
+    "queue_ask_tcp_rabbit": "a request in memory and its reply, p50",
     "rival_nats_copies": "three servers of NATS JetStream",
     "rival_rabbit_copies": "three servers of RabbitMQ",
     "delay_memory": "memory of a delayed message that waits",
@@ -564,7 +571,7 @@ QUEUE_ROWS = (("work", "each message acknowledged by itself, thousand/s", 1e3), 
 def queues_of(lines):
     """((rival's word, its name), how, row, its line), in the order of the table."""
     have = {line["name"]: line for line in lines if line["name"].startswith("queue_")}
-    for word in ("redis", "nats"):
+    for word in ("redis", "nats", "rabbit"):
         for how in ("", "tcp_"):
             for row in QUEUE_ROWS:
                 line = have.get(f"queue_{row[0]}_{how}{word}")

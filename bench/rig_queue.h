@@ -17,8 +17,10 @@ struct rig_queue {
 	const char *how;  /* its settings, in words */
 	/* @dir: an empty directory. Return: NULL, and why in *@ret_why, where it is not to be had here. */
 	void *(*open)(const char *dir, const char **ret_why);
-	/* @count messages of @len bytes, durable; once */
+	/* @count messages of @len bytes, durable; once. NULL: .again does */
 	void (*fill)(void *queue, uint64_t count, uint32_t len);
+	/* Before each .take, where what was taken is gone: the same for so many groups. NULL: all lies there still */
+	void (*again)(void *queue, uint64_t count, uint32_t len, unsigned groups);
 	/*
 	 * So many groups that are new get all @count that lie there; each message is acknowledged by itself, or (@each false) as many with one word as suits it best.
 	 * Returns when all acknowledgements are answered.
@@ -32,5 +34,6 @@ struct rig_queue {
 
 extern const struct rig_queue rig_queue_redis;
 extern const struct rig_queue rig_queue_nats;
+extern const struct rig_queue rig_queue_rabbit;
 
 #endif

@@ -61,13 +61,12 @@ install_rivals() {
 		;;
 	esac
 	case " $parts " in *' rivals '*)
-		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev librabbitmq-dev"
-		[ -d /run/systemd/system ] || packages="$packages rabbitmq-server"
+		packages="$packages liblmdb-dev librocksdb-dev libsqlite3-dev"
 		;;
 	esac
 	case " $parts " in *' rivals '* | *' messaging '*)
-		packages="$packages libhiredis-dev"
-		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server"
+		packages="$packages libhiredis-dev librabbitmq-dev"
+		[ -d /run/systemd/system ] || packages="$packages redis-server nats-server rabbitmq-server"
 		;;
 	esac
 	[ "$packages" ] || return 0

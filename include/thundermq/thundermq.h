@@ -1243,10 +1243,10 @@ struct thmq_consumer_opts {
 	uint64_t start_time_ns;  /* for THMQ_START_TIME */
 	uint64_t
 		session_timeout_ns; /* silent for so long means dead: its partitions go to others, fetch returns
-				       -THMQ_EFENCED; 0 means 10 s */
+				       -THMQ_EFENCED; 0 means 10 s. 100 ms to a year: a thread that waits in a call is heard of each 100 ms */
 	void *cookie;               /* repeated in its events */
 	const char *const *tags;    /* only messages with one of these tags; NULL: all. Copied. Not of a shared group */
-	uint64_t invisible_ns; /* with THMQ_CONSUMER_SHARED: how long a message is this member's alone, up to a year: then others get it; 0 means 30 s */
+	uint64_t invisible_ns; /* with THMQ_CONSUMER_SHARED: how long a message is this member's alone, 1 ms to a year: then others get it; 0 means 30 s */
 	uint32_t tag_count;    /* up to THMQ_CONSUMER_TAGS_MAX */
 	uint32_t deliver_max;  /* a message that was handed out so often and came back is a dead letter; 0: no limit */
 	/* With THMQ_CONSUMER_SHARED */

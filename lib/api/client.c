@@ -471,6 +471,8 @@ int64_t thmq_watermark(struct thmq_producer *producer)
 
 /* ---------------------------------------------------------------- consumers */
 
+#define YEAR_NS 31536000000000000ull
+
 static int check_tags(const struct thmq_consumer_opts *o)
 {
 	uint32_t i;
@@ -534,8 +536,10 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 		return rc;
 	if (o.dead_topic && strcmp(o.dead_topic, topic) == 0)
 		return thmqi_fail(-EINVAL, "consumer: dead letters of %s would come back to it; name another dead_topic", topic);
-	if (o.invisible_ns > 31536000000000000ull)
-		return thmqi_fail(-EINVAL, "consumer: invisible_ns is at most a year");
+	if (o.invisible_ns && (o.invisible_ns < 1000000u || o.invisible_ns > YEAR_NS))
+		return thmqi_fail(-EINVAL, "consumer: invisible_ns is 1 ms to a year, not %llu ns", (unsigned long long)o.invisible_ns);
+	if (o.session_timeout_ns && (o.session_timeout_ns < 100000000u || o.session_timeout_ns > YEAR_NS))
+		return thmqi_fail(-EINVAL, "consumer: session_timeout_ns is 100 ms to a year, not %llu ns", (unsigned long long)o.session_timeout_ns);
 	return thmqi_client_consumer_open(session, topic, group, &o, ret_consumer);
 }
 

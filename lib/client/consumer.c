@@ -471,6 +471,7 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	c->share_bytes = THMQI_MAX(c->opts.prefetch_bytes / THMQI_MAX(c->priorities, 1u), 1u);
 	c->shared = (opts->flags & THMQ_CONSUMER_SHARED) != 0;
 	c->grouped = group != NULL && !c->shared;
+	c->hidden = (opts->flags & THMQI_CONSUMER_HIDDEN) != 0;
 	c->ttl_ns = entry.ttl_ns;
 	c->odd = c->ttl_ns || opts->tag_count || opts->filter;
 	thmqi_list_init(&c->due);

@@ -243,7 +243,7 @@ struct thmq_consumer {
 	uint32_t priorities; /* 0: likewise */
 	uint32_t share_count; /* of opts.prefetch_count and … */
 	uint64_t share_bytes; /* … prefetch_bytes, what each priority has */
-	bool hidden;  /* the app knows nothing of it, and hears nothing: request.c */
+	bool hidden;  /* the app knows nothing of it, and hears nothing: request.c; THMQI_CONSUMER_HIDDEN */
 	bool rejoin;  /* its JOIN has to be said again */
 	bool closing; /* takes no partition any more */
 	bool fenced; /* an ack was refused since the last flush */
@@ -558,7 +558,8 @@ static inline uint64_t thmqi_shared_last(const struct thmq_message *m)
 int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadline);
 
 /* request.c, reply.c */
-void thmqi_asking_tend(struct thmq_session *s); /* of one that has asked */
+#define THMQI_CONSUMER_HIDDEN (1u << 31) /* of a consumer's options: from its first event on */
+void thmqi_asking_tend(struct thmq_session *s, bool taken); /* of one that has asked; @taken: there was something to do */
 void thmqi_asking_arm(struct thmq_session *s);  /* its thread may sleep: it is woken when something is due */
 uint64_t thmqi_asking_nap_ns(const struct thmq_session *s);
 void thmqi_asking_close(struct thmq_session *s, uint64_t deadline);

@@ -14,6 +14,7 @@
 #define COUNT THMQ_REQUESTS_MAX
 #define TAKE_MAX 32u
 #define TRIES 64u /* places that are looked at for a free one */
+#define LOOK_EVERY 16u /* rounds of a session that always has something to do */
 #define SILENCE_NS 60000000000ull
 #define DAY_NS 86400000000000ull
 
@@ -25,7 +26,8 @@ struct place {
 	void *cookie;
 	uint64_t deadline_ns;
 	uint32_t heap_at; /* OUT: where its deadline is */
-	uint32_t state;   /* enum place_state */
+	uint16_t state;   /* enum place_state */
+	bool called;      /* thmq_call() waits for it: its answer is not among the ready ones */
 	struct thmq_message answer; /* ANSWERED */
 };
 
@@ -35,6 +37,7 @@ struct asking {
 	uint64_t last_id;
 	uint64_t alarm_ns; /* the session's thread is woken then */
 	bool busy;         /* a call of the consumer's is under way */
+	uint32_t passed;   /* rounds that had something to do, since the last look at the clock */
 	uint32_t ready_head, ready_tail; /* free running */
 	char topic[64];
 	uint32_t heap[COUNT];  /* places, the next that is due first */
@@ -124,6 +127,8 @@ static void take_one(struct asking *a, struct thmq_message *m)
 	end_out(a, p);
 	p->state = PLACE_ANSWERED;
 	p->answer = *m;
+	if (p->called) /* which may never be looked at where an app calls only, and would run over */
+		return;
 	a->ready[a->ready_tail++ % COUNT] = (uint32_t)(p - a->places);
 }
 
@@ -146,9 +151,8 @@ static int take_in(struct thmq_session *s)
 	return n == -ENOBUFS || n == -ESHUTDOWN ? n : 0;
 }
 
-static void give(struct asking *a, struct place *p, struct thmq_response *ret)
+static void give(struct place *p, struct thmq_response *ret)
 {
-	(void)a;
 	*ret = (struct thmq_response){.request = p->id, .cookie = p->cookie, .message = p->answer};
 	p->state = PLACE_FREE;
 }
@@ -167,8 +171,7 @@ int thmqi_client_responses(struct thmq_session *s, struct thmq_response *ret_res
 	while (n < max && a->ready_head != a->ready_tail) {
 		struct place *p = &a->places[a->ready[a->ready_head++ % COUNT]];
 
-		if (p->state == PLACE_ANSWERED) /* else thmq_call() had it */
-			give(a, p, &ret_responses[n++]);
+		give(p, &ret_responses[n++]);
 	}
 	return n ? (int)n : rc;
 }
@@ -199,13 +202,15 @@ static void expire(struct thmq_session *s, struct place *p)
 	thmqi_session_event(s, &e);
 }
 
-void thmqi_asking_tend(struct thmq_session *s)
+/* The clock is not looked at in each round of a session that is busy; one that finds nothing to do has the time. */
+void thmqi_asking_tend(struct thmq_session *s, bool taken)
 {
 	struct asking *a = s->asking;
 	uint64_t now;
 
-	if (a->busy)
+	if (a->busy || (taken && ++a->passed < LOOK_EVERY))
 		return;
+	a->passed = 0;
 	now = thmqi_session_now(s);
 	if (due(a, 0) > now)
 		return;
@@ -256,6 +261,7 @@ static int make_topic(struct thmq_session *s, const char *name)
 static int open_topic(struct thmq_session *s, struct asking *a)
 {
 	const struct thmq_consumer_opts o = {.size = sizeof(o),
+					     .flags = THMQI_CONSUMER_HIDDEN,
 					     .start = THMQ_START_BEGIN,
 					     .session_timeout_ns = THMQI_MAX(s->opts.reconnect_ns, SILENCE_NS)};
 	int rc;
@@ -265,10 +271,7 @@ static int open_topic(struct thmq_session *s, struct asking *a)
 	rc = make_topic(s, a->topic);
 	if (rc)
 		return rc;
-	rc = thmqi_client_consumer_open(s, a->topic, "asker", &o, &a->consumer);
-	if (!rc)
-		a->consumer->hidden = true;
-	return rc; /* where that failed nobody reads the topic, and it goes by itself */
+	return thmqi_client_consumer_open(s, a->topic, "asker", &o, &a->consumer); /* where that failed nobody reads the topic, and it goes by itself */
 }
 
 /* What was answered, and nobody has taken, goes with the consumer. */
@@ -279,8 +282,6 @@ static void end_consumer(struct thmq_session *s, struct asking *a)
 	for (; a->ready_head != a->ready_tail; a->ready_head++) {
 		struct place *p = &a->places[a->ready[a->ready_head % COUNT]];
 
-		if (p->state != PLACE_ANSWERED)
-			continue;
 		p->state = PLACE_FREE;
 		e.cookie = p->cookie;
 		e.sequence = p->id;
@@ -390,6 +391,7 @@ int64_t thmqi_client_request(struct thmq_producer *producer, const void *data, u
 		return rc;
 	p->id = (uint64_t)id;
 	p->cookie = cookie;
+	p->called = false;
 	p->deadline_ns = thmqi_session_deadline(s, THMQI_MIN(timeout_ns, DAY_NS));
 	begin_out(s->asking, p);
 	return id;
@@ -410,6 +412,8 @@ static bool is_asked(void *arg)
 	struct call *c = arg;
 
 	c->id = thmqi_client_request(c->producer, c->data, c->len, c->opts, c->timeout_ns, NULL);
+	if (c->id > 0)
+		place_of(c->session->asking, (uint64_t)c->id)->called = true;
 	return c->id != -EAGAIN;
 }
 
@@ -438,7 +442,7 @@ int thmqi_client_call(struct thmq_producer *producer, const void *data, uint32_t
 	p = place_of(s->asking, (uint64_t)c.id);
 	rc = is_answered(&c) ? 0 : thmqi_session_block(s, is_answered, &c, deadline);
 	if (p->id == (uint64_t)c.id && p->state == PLACE_ANSWERED) {
-		give(s->asking, p, ret_response);
+		give(p, ret_response);
 		return 0;
 	}
 	if (p->id == (uint64_t)c.id && p->state == PLACE_OUT) {

@@ -353,7 +353,7 @@ uint32_t thmqi_session_process(struct thmq_session *s)
 	}
 	s->news += done;
 	if (thmqi_unlikely(s->requests_out))
-		thmqi_asking_tend(s);
+		thmqi_asking_tend(s, done != 0);
 	if (thmqi_unlikely(s->untended))
 		thmqi_consumers_tend(s);
 	return done;

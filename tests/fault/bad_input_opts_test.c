@@ -394,7 +394,27 @@ static void other_bounds(void)
 	SAYS(-EINVAL, NULL,
 	     thmq_consumer_open(w.session, "numbers", NULL,
 				THMQ_CONSUMER_OPTS(.start = THMQ_START_OFFSET), &c));
+#define BAD(said, ...) SAYS(-EINVAL, said, thmq_consumer_open(w.session, "numbers", "g", THMQ_CONSUMER_OPTS(__VA_ARGS__), &c))
+	BAD("session_timeout_ns is 100 ms", .session_timeout_ns = 1);
+	BAD("session_timeout_ns is 100 ms", .session_timeout_ns = SECOND / 10 - 1);
+	BAD("session_timeout_ns is 100 ms", .session_timeout_ns = UINT64_MAX);
+	BAD("invisible_ns is 1 ms", .flags = THMQ_CONSUMER_SHARED, .invisible_ns = 1);
+	BAD("invisible_ns is 1 ms", .flags = THMQ_CONSUMER_SHARED, .invisible_ns = UINT64_MAX);
+	BAD("assignor 99", .assignor = 99);
+	BAD("backoff_ns has 1 to", .flags = THMQ_CONSUMER_SHARED, .backoff_count = 1);
+	BAD("need THMQ_CONSUMER_SHARED", .deliver_max = 1);
+#undef BAD
 	CHECK(!p && !c);
+	/* the least of all, and the most */
+	MUST(thmq_consumer_open(w.session, "numbers", "least",
+				THMQ_CONSUMER_OPTS(.session_timeout_ns = SECOND / 10, .prefetch_count = 1, .prefetch_bytes = 1), &c));
+	MUST(thmq_consumer_close(c, SECOND));
+	MUST(thmq_consumer_open(w.session, "numbers", "most",
+				THMQ_CONSUMER_OPTS(.session_timeout_ns = 365 * 86400 * SECOND, .prefetch_count = UINT32_MAX, .prefetch_bytes = UINT64_MAX,
+						   .start = THMQ_START_TIME, .start_time_ns = UINT64_MAX),
+				&c));
+	MUST(thmq_consumer_close(c, SECOND));
+	c = NULL;
 	/* rungs that need copies mean `durable` where there is one */
 	MUST(thmq_producer_open(w.session, "numbers",
 				THMQ_PRODUCER_OPTS(.durability = THMQ_DURABILITY_ALL), &p));

@@ -7,19 +7,15 @@
  * usage: resume_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
  */
 #include <stdio.h>
-#include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <thundermq/transport.h>
-#include <unistd.h>
 
 #include "api/api.h"
 #include "base/base.h"
 #include "disk/sim.h"
+#include "pairs.h"
 #include "seeds.h"
 
 #define PARTITIONS 3u
 #define MESSAGES 400u
-#define WAITING_MAX 64
 
 struct world {
 	uint64_t seed;
@@ -31,64 +27,11 @@ struct world {
 	struct thmq_session *session;
 	struct thmq_producer *producer;
 	struct thmq_consumer *consumers[2];
-	int ready, waiting[WAITING_MAX], count; /* connections that were not accepted yet */
+	struct pairs pairs;
 	uint32_t sent, settled, lives, lost;
 	uint32_t next_to[PARTITIONS], next_of[2][PARTITIONS];
 	uint64_t offsets[2][PARTITIONS];
 };
-
-/* ---------------------------------------------------------------- transport */
-
-static int sim_connect(void *ctx, const char *url, int *ret_fd)
-{
-	const uint64_t one = 1;
-	struct world *w = ctx;
-	int fds[2];
-
-	(void)url;
-	if (w->ready < 0 || w->count == WAITING_MAX)
-		return -ECONNREFUSED;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
-		return -errno;
-	if (write(w->ready, &one, sizeof(one)) != sizeof(one))
-		return -EIO;
-	w->waiting[w->count++] = fds[1];
-	*ret_fd = fds[0];
-	return 0;
-}
-
-static int sim_listen(void *ctx, const char *url, int *ret_fd, char *ret_url, uint32_t url_size)
-{
-	struct world *w = ctx;
-
-	(void)url, (void)ret_url, (void)url_size;
-	*ret_fd = w->ready = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
-	return w->ready < 0 ? -errno : 0;
-}
-
-static int sim_accept(void *ctx, int listen_fd, int *ret_fd)
-{
-	struct world *w = ctx;
-	uint64_t one;
-
-	if (read(listen_fd, &one, sizeof(one)) != sizeof(one))
-		return -errno;
-	*ret_fd = w->waiting[0];
-	memmove(w->waiting, w->waiting + 1, (size_t)--w->count * sizeof(w->waiting[0]));
-	return 0;
-}
-
-static void sim_close(void *ctx, int fd)
-{
-	struct world *w = ctx;
-
-	if (fd == w->ready) {
-		w->ready = -1;
-		while (w->count)
-			close(w->waiting[--w->count]);
-	}
-	close(fd);
-}
 
 /* -------------------------------------------------------------------- broker */
 
@@ -225,19 +168,11 @@ static bool is_done(const struct world *w)
 
 static int begin(struct world *w)
 {
-	const struct thmq_transport transport = {.size = sizeof(transport),
-						 .scheme = "sim",
-						 .ctx = w,
-						 .connect = sim_connect,
-						 .listen = sim_listen,
-						 .accept = sim_accept,
-						 .close = sim_close};
-
 	at = "begin";
 	CHECK(w, thmqi_disk_sim_open(w->seed, NULL, &w->sim) == 0);
 	CHECK(w, thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20),
 				    thmqi_disk_sim_world(w->sim), &w->env) == 0);
-	CHECK(w, thmq_transport_register(w->env, &transport) == 0);
+	CHECK(w, pairs_register(&w->pairs, w->env) == 0);
 	CHECK(w, thmq_fault_open(w->env, NULL, &w->fault) == 0);
 	if (broker_up(w))
 		return -1;
@@ -291,7 +226,6 @@ static int run(uint64_t seed)
 	if (!w)
 		return -1;
 	w->seed = seed;
-	w->ready = -1;
 	thmqi_prng_seed(&w->prng, seed);
 	rc = begin(w);
 	for (i = 0; i < 400 && !rc && !is_done(w); i++) {

@@ -153,6 +153,7 @@ static void look_at_group(struct meta *m, struct group *g, uint64_t now, uint64_
 	}
 }
 
+#define TIMEOUT_MAX_NS 31536000000000000ull /* added to the time it must not overflow, whoever asks */
 #define LONELY_NS 30000000000ull /* so long a temporary topic is kept that nobody reads */
 
 static bool has_members(const struct topic *t)
@@ -332,7 +333,7 @@ int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *
 	memcpy(member->instance, wish->instance, sizeof(member->instance));
 	if (!g->member_count)
 		g->assignor = wish->assignor;
-	member->timeout_ns = THMQI_MAX(wish->timeout_ns, 1000000ull);
+	member->timeout_ns = THMQI_MIN(THMQI_MAX(wish->timeout_ns, 1000000ull), TIMEOUT_MAX_NS);
 	member->beat = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
 	member->beat_ns = m->shard->core->now_ns;
 	thmqi_list_add_tail(&g->members, &member->link);

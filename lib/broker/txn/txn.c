@@ -24,6 +24,7 @@ static void on_timer(struct thmqi_timer *timer);
 static struct txns *make(struct meta *m)
 {
 	struct txns *t = m->txns;
+	uint32_t i;
 
 	if (t)
 		return t;
@@ -39,6 +40,8 @@ static struct txns *make(struct meta *m)
 	thmqi_map_init(&t->ended_ids);
 	thmqi_list_init(&t->all);
 	thmqi_list_init(&t->watchers);
+	for (i = 0; i < NAMES; i++)
+		thmqi_list_init(&t->named[i]);
 	t->timer.fire = on_timer;
 	m->txns = t;
 	return t;
@@ -75,7 +78,23 @@ static struct txn *txn_make(struct txns *t, uint64_t id)
 	while (behind->prev != &t->all && thmqi_container(behind->prev, struct txn, link)->id > id)
 		behind = behind->prev;
 	thmqi_list_add_tail(behind, &x->link);
+	thmqi_list_init(&x->named);
 	return x;
+}
+
+static struct thmqi_list *named(struct txns *t, const char *name)
+{
+	return &t->named[thmqi_hash64(name, strlen(name)) % NAMES];
+}
+
+/* Of those that wait for a decision thousands may have one name: who begins another one does not look at them. */
+static void become(struct txn *x, enum state state)
+{
+	x->state = (uint8_t)state;
+	if (!x->name[0] || state == PREPARED)
+		thmqi_list_del(&x->named);
+	else if (thmqi_list_empty(&x->named))
+		thmqi_list_add_tail(named(x->of, x->name), &x->named);
 }
 
 static void txn_free(struct txn *x)
@@ -83,6 +102,7 @@ static void txn_free(struct txn *x)
 	x->of->counts.prepared -= x->prepared;
 	thmqi_map_remove(&x->of->by_id, x->id);
 	thmqi_list_del(&x->link);
+	thmqi_list_del(&x->named);
 	free(x);
 }
 
@@ -135,7 +155,7 @@ static bool tell_all(struct txn *x, enum state state, void (*what)(struct thmqi_
 
 	if (x->of->meta->follows_no_more)
 		return false;
-	x->state = (uint8_t)state;
+	become(x, state);
 	x->waiting = 1; /* until all are told */
 	x->status = 0;
 	x->count = 0;
@@ -198,7 +218,7 @@ static void decide(struct txn *x)
 {
 	int rc = x->of->meta->follows_no_more ? -EAGAIN : store(x, x->decision);
 
-	x->state = STORING;
+	become(x, STORING);
 	x->stored = rc == 0;
 	if (rc == -EAGAIN) {
 		look_by(x->of, now_of(x->of) + RETRY_NS);
@@ -209,7 +229,7 @@ static void decide(struct txn *x)
 	/* it cannot be stored, and so it is not committed: one that was prepared stays that */
 	answer(x, rc);
 	if (x->prepared)
-		x->state = PREPARED;
+		become(x, PREPARED);
 	else
 		begin_abort(x, 0);
 }
@@ -258,7 +278,7 @@ static void on_ended(struct txn *x)
 		return;
 	}
 	if (x->status && x->decision == TXN_IS_COMMITTED) { /* as long as it is known it is stored again */
-		x->state = IN_DOUBT;
+		become(x, IN_DOUBT);
 		return;
 	}
 	if (x->of->meta->broker->cluster && x->decision == TXN_IS_COMMITTED)
@@ -305,12 +325,12 @@ static void on_stored(struct thmqi_broker_post *post)
 		return;
 	}
 	if (post->status) { /* where another broker leads that one knows */
-		x->state = IN_DOUBT;
+		become(x, IN_DOUBT);
 		answer(x, post->status == -THMQ_ENOTLEADER ? -ECONNRESET : post->status);
 		return;
 	}
 	if (x->decision == TXN_IS_PREPARED) {
-		x->state = PREPARED;
+		become(x, PREPARED);
 		x->prepared = true;
 		x->of->counts.prepared++;
 		x->since_ns = x->of->meta->shard->core->wall_ns;
@@ -445,11 +465,11 @@ static bool is_taken(struct txns *t, const char *name)
 	struct thmqi_list *l, *tmp;
 	bool taken = false;
 
-	if (!name[0]) /* most have none: thousands may be open, and each begin would look at all of them */
+	if (!name[0])
 		return false;
-	thmqi_list_each_safe(l, tmp, &t->all)
+	thmqi_list_each_safe(l, tmp, named(t, name))
 	{
-		struct txn *x = thmqi_container(l, struct txn, link);
+		struct txn *x = thmqi_container(l, struct txn, named);
 
 		if (strcmp(x->name, name) != 0)
 			continue;
@@ -498,6 +518,7 @@ static int begin(struct meta *m, struct conn *c, const struct thmqi_request *r)
 	x->since_ns = m->shard->core->wall_ns;
 	x->deadline_ns = now_of(t) + (r->session_timeout_ns ? r->session_timeout_ns : TIMEOUT_NS);
 	memcpy(x->name, r->group, sizeof(x->name));
+	become(x, OPEN);
 	look_by(t, x->deadline_ns);
 	c->wire->reply->value[0] = x->id;
 	return 0;
@@ -678,7 +699,7 @@ int thmqi_txns_replay(struct meta *m, const struct thmq_log_run *run)
 	if (!x)
 		return -ENOMEM;
 	x->decision = (uint8_t)is.status;
-	x->state = is.status == TXN_IS_COMMITTED ? STORING : PREPARED;
+	become(x, is.status == TXN_IS_COMMITTED ? STORING : PREPARED);
 	x->stored = true;
 	t->counts.prepared += !x->prepared && is.status == TXN_IS_PREPARED;
 	t->counts.prepared -= x->prepared && is.status != TXN_IS_PREPARED;
@@ -769,6 +790,7 @@ void thmqi_txns_reset(struct meta *m)
 		}
 		thmqi_map_remove(&t->by_id, x->id);
 		thmqi_list_del(&x->link);
+		thmqi_list_del(&x->named);
 		t->counts.prepared -= x->prepared;
 		x->orphan = true;
 		x->asker = NULL;
@@ -814,6 +836,7 @@ void thmqi_txns_close(struct meta *m)
 			continue;
 		}
 		thmqi_list_del(&x->link);
+		thmqi_list_del(&x->named);
 		x->storing.run = on_left;
 	}
 	thmqi_map_fini(&t->by_id);

@@ -18,6 +18,7 @@ enum state {
 
 struct txn {
 	struct thmqi_list link;
+	struct thmqi_list named; /* others whose names have the same hash; of one that is PREPARED, or has none, itself */
 	struct txns *of;
 	uint64_t id;
 	uint64_t secret;   /* who knows it may end it */
@@ -52,6 +53,8 @@ struct txn {
 #define SHARD_ANSWERED 1u
 #define SHARD_HAS 2u
 
+#define NAMES 1024u /* a power of two */
+
 /* A connection that decides about those of a name. */
 struct watcher {
 	struct thmqi_list link;
@@ -63,6 +66,7 @@ struct txns {
 	struct meta *meta;
 	struct thmqi_map by_id;
 	struct thmqi_list all; /* by id */
+	struct thmqi_list named[NAMES]; /* by the hash of their names: a begin that has one looks for those before it */
 	struct thmqi_list watchers;
 	struct txn_counts counts;
 	struct thmqi_timer timer;
