@@ -97,6 +97,8 @@ WORDS = {
     "shm_batches_100": "the same, by 64 claims at a time",
     "shm_rows_100": "the same, by rows of 64",
     "shm_logged_16k": "durable 16 KiB to a broker in another process, stored bytes",
+    "shm_logged_64k": "the same with 64 KiB",
+    "shm_logged_1m": "the same with 1 MiB",
     "tcp_roundtrip_64B_p50": "round trip of 64 B over tcp, p50",
     "tls_roundtrip_64B_p50": "the same over TLS",
     "tcp_flow_64K": "64 KiB messages over tcp, one way",

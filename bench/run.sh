@@ -30,7 +30,7 @@ programs() {
 	commitlog) echo commitlog_latency_bench commitlog_throughput_bench commitlog_memory_bench commitlog_idle_bench ;;
 	commitlog-large) echo commitlog_read_bench commitlog_partitions_bench commitlog_reopen_bench ;;
 	transport)
-		echo transport_shm_bench transport_tcp_bench transport_ack_bench
+		echo transport_shm_bench transport_tcp_bench transport_ack_bench transport_receive_bench
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench
 		;;
 	replica) echo replica_bench ;;

@@ -605,13 +605,15 @@ int fail(int rc, const char *format, ...)
 
 int usage_error(const char *format, ...)
 {
+	char text[1024];
 	va_list args;
 
 	va_start(args, format);
-	fputs("thmq: ", stderr);
-	vfprintf(stderr, format, args);
-	fputs("\n", stderr);
+	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
+	fputs("thmq: ", stderr);
+	print_config_place(stderr, text);
+	fprintf(stderr, "%s\n", text);
 	return EXIT_USAGE;
 }
 

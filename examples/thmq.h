@@ -161,6 +161,7 @@ void print_plot(const uint64_t *ns, uint32_t n); /* of those that are sorted */
  * thmq_config.c: with the words of the files that --config names in front. @specs: what may stand there. @ret_dir: the directory that they name, or NULL. 0, or an
  * exit code, said.
  */
+void print_config_place(FILE *to, const char *text); /* where a file said "--option: …", if one did */
 int config_words(int argc, char **argv, const struct option_spec *specs, int *ret_argc, char ***ret_argv, char **ret_dir);
 
 int cmd_pub(int argc, char **argv);

@@ -12,6 +12,14 @@
 #define WORDS_MAX 128
 #define LINE_MAX_BYTES 4096
 
+/* Where each option that counts was written, for what is found wrong with its value later. */
+static struct place {
+	const char *name; /* with its dashes; NULL: the command line says otherwise */
+	const char *path;
+	unsigned number;
+} places[WORDS_MAX];
+static int place_count;
+
 static char *trim(char *text)
 {
 	char *end = text + strlen(text);
@@ -87,6 +95,8 @@ static int option_word(struct config *c, const char *name, const char *value, ch
 	rc = check_once(c, s->name + 2);
 	if (rc || (s->flag && *value == 'n'))
 		return rc;
+	if (place_count < WORDS_MAX)
+		places[place_count++] = (struct place){s->name, c->path, c->number};
 	*ret_word = malloc(strlen(s->name) + strlen(value) + 2);
 	if (!*ret_word)
 		return fail(-ENOMEM, "no memory");
@@ -152,6 +162,29 @@ static int read_config(const char *path, const struct option_spec *specs, char *
 	return rc;
 }
 
+/* "--NAME" or "--NAME=VALUE" of the command line comes later, and counts. */
+static void overrides(const char *word)
+{
+	int i;
+
+	for (i = 0; i < place_count; i++)
+		if (places[i].name && strncmp(word, places[i].name, strlen(places[i].name)) == 0 && strchr("=", word[strlen(places[i].name)]))
+			places[i].name = NULL;
+}
+
+/* For a text that begins with an option. */
+void print_config_place(FILE *to, const char *text)
+{
+	size_t len = strcspn(text, ":= ");
+	int i;
+
+	for (i = place_count; i-- > 0;)
+		if (places[i].name && strlen(places[i].name) == len && strncmp(text, places[i].name, len) == 0) {
+			fprintf(to, "%s, line %u: ", places[i].path, places[i].number);
+			return;
+		}
+}
+
 /* Its words live as long as the process. */
 int config_words(int argc, char **argv, const struct option_spec *specs, int *ret_argc, char ***ret_argv, char **ret_dir)
 {
@@ -174,8 +207,10 @@ int config_words(int argc, char **argv, const struct option_spec *specs, int *re
 	for (i = 0; i < argc; i++) {
 		if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
 			i++;
-		else if (strncmp(argv[i], "--config=", 9) != 0)
+		else if (strncmp(argv[i], "--config=", 9) != 0) {
+			overrides(argv[i]);
 			words[count++] = argv[i];
+		}
 	}
 	*ret_argc = count;
 	*ret_argv = words;

@@ -24,7 +24,7 @@ esac
 sh tests/install.sh gcc g++ libc6-dev meson ninja-build pkg-config liburing-dev libhwloc-dev libisal-dev libcriterion-dev \
 	libseccomp-dev liblmdb-dev libibverbs-dev librdmacm-dev ibverbs-providers libssl-dev python3 python3-cffi dpkg-dev groff-base util-linux valgrind strace systemtap-sdt-dev
 # clients of Kafka and what they compress with: without them their tests are skipped
-sh tests/install.sh zlib1g-dev liblz4-dev libzstd-dev libsnappy-dev kcat python3-kafka python3-confluent-kafka openssl || :
+sh tests/install.sh zlib1g-dev liblz4-dev libzstd-dev libsnappy-dev kcat librdkafka-dev python3-kafka python3-confluent-kafka openssl || :
 
 sh tests/raft.sh || : # without it the library has one copy of everything, and says so
 

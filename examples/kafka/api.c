@@ -20,14 +20,14 @@ static const struct api apis[] = {
 	{1, 0, 4, 12, 12, fetch_run, "Fetch", true},
 	{2, 0, 1, 7, 6, list_offsets_run, "ListOffsets", true},
 	{3, 0, 0, 12, 9, metadata_run, "Metadata", true},
-	{8, 0, 2, 8, 8, offset_commit_run, "OffsetCommit", false},
-	{9, 0, 1, 8, 6, offset_fetch_run, "OffsetFetch", false},
+	{8, 0, 2, 8, 8, offset_commit_run, "OffsetCommit", true},
+	{9, 0, 1, 8, 6, offset_fetch_run, "OffsetFetch", true},
 	{10, 0, 0, 4, 3, find_coordinator_run, "FindCoordinator", true},
-	{11, 0, 0, 9, 6, join_group_run, "JoinGroup", false},
-	{12, 0, 0, 4, 4, heartbeat_run, "Heartbeat", false},
-	{13, 0, 0, 5, 4, leave_group_run, "LeaveGroup", false},
-	{14, 0, 0, 5, 4, sync_group_run, "SyncGroup", false},
-	{15, 0, 0, 5, 5, describe_groups_run, "DescribeGroups", false},
+	{11, 0, 0, 9, 6, join_group_run, "JoinGroup", true},
+	{12, 0, 0, 4, 4, heartbeat_run, "Heartbeat", true},
+	{13, 0, 0, 5, 4, leave_group_run, "LeaveGroup", true},
+	{14, 0, 0, 5, 4, sync_group_run, "SyncGroup", true},
+	{15, 0, 0, 5, 5, describe_groups_run, "DescribeGroups", true},
 	{16, 0, 0, 4, 3, list_groups_run, "ListGroups", false},
 	{17, 0, 0, 1, NEVER, auth_handshake, "SaslHandshake", true},
 	{18, 0, 0, 3, 3, api_versions, "ApiVersions", true},
@@ -91,10 +91,11 @@ void api_run(struct request *r)
 {
 	const struct api *a = api_find(r->api);
 
+	r->begun_ns = clock_ns();
 	if (r->server->o.verbose)
 		fprintf(stderr, "%s %u: %s %d\n", r->conn->peer, r->conn->id, a->name, r->version);
 	if (!cluster_serves(r->server) && !(a->anywhere)) {
-		/* what groups there are only the one knows that leads: its clients look for it when this connection is gone */
+		/* those who manage, or have a transaction, ask the one that leads, and look for it when this connection is gone */
 		r->silent = true;
 		r->conn->closing = true;
 		request_done(r);

@@ -13,6 +13,7 @@ void in_init(struct in *in, const void *data, size_t len, bool flex)
 	in->end = in->at + len;
 	in->flex = flex;
 	in->bad = false;
+	in->elements = ELEMENTS_MAX;
 }
 
 size_t in_left(const struct in *in)
@@ -136,9 +137,12 @@ int32_t in_array(struct in *in, size_t least)
 {
 	int64_t count = in->flex ? (int64_t)in_uvarint(in) - 1 : in_i32(in);
 
-	if (count < -1 || (count > 0 && (uint64_t)count > in_left(in) / (least ? least : 1)))
+	if (count < -1 || (count > 0 && ((uint64_t)count > in_left(in) / (least ? least : 1) || count > in->elements)))
 		in->bad = true;
-	return in->bad ? 0 : (int32_t)count;
+	if (in->bad)
+		return 0;
+	in->elements -= count > 0 ? (uint32_t)count : 0;
+	return (int32_t)count;
 }
 
 void in_tags(struct in *in)
@@ -167,8 +171,10 @@ uint8_t *out_raw(struct out *out, size_t len)
 {
 	uint8_t *at;
 
-	if (out->failed)
+	if (out->failed || len > OUT_MAX - out->len) {
+		out->failed = true;
 		return NULL;
+	}
 	if (len > out->room - out->len) {
 		size_t room = out->room ? out->room : 256;
 		uint8_t *data;

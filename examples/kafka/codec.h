@@ -22,9 +22,11 @@ struct text {
 /* ------------------------------------------------------------------ reading */
 
 /* What is left to read. bad: it was shorter than it said, or nonsense; all that is read then is 0, null, or empty. */
+#define ELEMENTS_MAX 262144u /* of all arrays of a request: what each of them costs is more than its bytes */
 struct in {
 	const uint8_t *at, *end;
 	bool flex, bad;
+	uint32_t elements; /* that may still come */
 };
 
 void in_init(struct in *in, const void *data, size_t len, bool flex);
@@ -46,7 +48,8 @@ void in_tags(struct in *in); /* steps over tagged fields, where there are any */
 
 /* ------------------------------------------------------------------ writing */
 
-/* failed: there was no memory; what was written since is not there. */
+/* failed: there was no memory, or it is too much; what was written since is not there. */
+#define OUT_MAX (256u << 20)
 struct out {
 	uint8_t *data;
 	size_t len, room;

@@ -294,7 +294,7 @@ void describe_configs_run(struct request *r)
 	*in = again;
 	out_i32(out, 0);
 	out_array(out, count > 0 ? count : 0);
-	for (i = 0; i < count && !in->bad; i++)
+	for (i = 0; i < count && !in->bad && !out->failed; i++)
 		describe_one(r, synonyms);
 	if (in->bad)
 		request_fail(r);
@@ -384,6 +384,8 @@ static void alter_one(struct request *r, bool incremental, bool read_only, bool 
 	in_tags(in);
 	if (read_only || in->bad)
 		return;
+	if (!error && request_is_late(r, MANAGE_NS))
+		error = K_REQUEST_TIMED_OUT;
 	if (!error)
 		error = type == RESOURCE_TOPIC ? alter(r->server, name, &w, only_look, &why) : K_INVALID_REQUEST;
 	out_i16(&r->out, (int16_t)error);

@@ -24,16 +24,29 @@
 #define STRANGER_NS (30 * SECOND) /* who does not say who he is */
 #define CROWDED_NS (3 * SECOND)   /* who says nothing, or half a request, while nearly all places are taken */
 #define IN_BYTES_MAX (512ull << 20) /* of requests that are not whole yet, all clients': a large one more ends its connection */
+#define FRAME_BYTES_SOME (256ull << 20) /* of those under way: from here on one of a client's after the other */
+#define FRAME_BYTES_MAX (1024ull << 20) /* a large one more ends its connection */
+#define OUT_BYTES_SOME (512ull << 20)   /* of answers that are not taken, all clients': from here on they are small */
+#define OUT_BYTES_ALL_MAX (1024ull << 20) /* a large one more ends its connection */
 
 /* ----------------------------------------------------------------- requests */
 
+static void stop_waiting(struct request *r)
+{
+	if (!r->at_waiting)
+		return;
+	*r->at_waiting = r->next_waiting;
+	if (r->next_waiting)
+		r->next_waiting->at_waiting = r->at_waiting;
+	r->at_waiting = NULL;
+	if (r->server->look_next == r)
+		r->server->look_next = r->next_waiting;
+}
+
 void request_free(struct request *r)
 {
-	if (r->at_waiting) {
-		*r->at_waiting = r->next_waiting;
-		if (r->next_waiting)
-			r->next_waiting->at_waiting = r->at_waiting;
-	}
+	stop_waiting(r);
+	r->server->frame_bytes -= r->frame_len;
 	out_free(&r->out);
 	free(r->frame);
 	free(r);
@@ -41,12 +54,7 @@ void request_free(struct request *r)
 
 void request_done(struct request *r)
 {
-	if (r->at_waiting) {
-		*r->at_waiting = r->next_waiting;
-		if (r->next_waiting)
-			r->next_waiting->at_waiting = r->at_waiting;
-		r->at_waiting = NULL;
-	}
+	stop_waiting(r);
 	r->done = true;
 	r->drop = NULL;
 	if (r->conn)
@@ -83,13 +91,18 @@ void request_wait(struct request *r, bool (*look)(struct request *r), int64_t de
 void request_look_all(struct server *s, bool news)
 {
 	int64_t now = clock_ns();
-	struct request *r, *next;
+	struct request *r;
 
-	for (r = s->waiting; r; r = next) {
-		next = r->next_waiting;
+	for (r = s->waiting; r; r = s->look_next) {
+		s->look_next = r->next_waiting; /* which another one's end may take away */
 		if (news || now >= r->deadline_ns)
 			r->look(r);
 	}
+}
+
+bool request_is_late(const struct request *r, int64_t most_ns)
+{
+	return clock_ns() - r->begun_ns > most_ns;
 }
 
 /* -------------------------------------------------------------- connections */
@@ -103,11 +116,18 @@ void conn_dirty(struct conn *c)
 	c->server->dirty = c;
 }
 
-/* What its requests hold until they are whole. */
-static void count_in(struct conn *c)
+/* What its requests hold until they are whole, and its answers until they are taken. */
+static void count_bytes(struct conn *c)
 {
 	c->server->in_bytes += c->in.room - c->in_counted;
 	c->in_counted = c->in.room;
+	c->server->out_bytes += c->out.room - c->out_counted;
+	c->out_counted = c->out.room;
+}
+
+size_t conn_room_for_answer(const struct server *s)
+{
+	return s->out_bytes < OUT_BYTES_SOME ? (size_t)(OUT_BYTES_SOME - s->out_bytes) / 8 : 0;
 }
 
 void conn_close(struct conn *c)
@@ -137,11 +157,11 @@ void conn_close(struct conn *c)
 		c->next->before = c->before;
 	s->conn_count--;
 	out_free(&c->in);
-	count_in(c);
+	out_free(&c->out);
+	count_bytes(c);
 	tls_close(c->tls);
 	close(c->fd);
 	auth_end(&c->auth);
-	out_free(&c->out);
 	free(c);
 }
 
@@ -316,6 +336,11 @@ static void take_answers(struct conn *c)
 			c->closing = true;
 		request_free(r);
 	}
+	count_bytes(c);
+	if (c->server->out_bytes > OUT_BYTES_ALL_MAX && c->out.room > KEEP_BYTES) {
+		fprintf(stderr, "%s: too much of large answers is not taken: closed\n", c->peer);
+		c->closing = true;
+	}
 }
 
 static void send_some(struct conn *c)
@@ -359,7 +384,7 @@ static bool waits_alone(const struct conn *c)
 
 static bool is_full(const struct conn *c)
 {
-	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX ||
+	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX || (c->pending && c->server->frame_bytes > FRAME_BYTES_SOME) ||
 	       c->out.len - c->out_at > OUT_BYTES_MAX;
 }
 
@@ -383,9 +408,12 @@ static void take_token(struct conn *c, const uint8_t *data, size_t len)
 
 static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 {
+	const bool much = len > KEEP_BYTES && c->server->frame_bytes > FRAME_BYTES_MAX;
 	struct request *r = calloc(1, sizeof(*r));
 
-	if (r)
+	if (much)
+		fprintf(stderr, "%s: too much of large requests is under way: closed\n", c->peer);
+	if (r && !much)
 		r->frame = malloc(len + 1);
 	if (!r || !r->frame) {
 		free(r);
@@ -393,7 +421,9 @@ static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 		return;
 	}
 	memcpy(r->frame, data, len);
+	r->frame_len = len;
 	r->server = c->server;
+	r->server->frame_bytes += len;
 	r->conn = c;
 	if (!api_begin(r, len) || !auth_allows(c, r->api)) {
 		fprintf(stderr,
@@ -469,7 +499,7 @@ static void read_some(struct conn *c)
 	} else if (errno != EINTR) {
 		c->closing = true;
 	}
-	count_in(c);
+	count_bytes(c);
 	if (c->server->in_bytes > IN_BYTES_MAX && c->in.room > KEEP_BYTES) {
 		fprintf(stderr, "%s: too much of large requests is under way: closed\n", c->peer);
 		c->closing = true;
@@ -490,8 +520,8 @@ static void conn_run(struct conn *c)
 	if (waits_alone(c) && c->in_at == c->in.len) { /* for long, perhaps: it keeps nothing meanwhile, as idle ones do */
 		out_free(&c->in);
 		c->in_at = 0;
-		count_in(c);
 	}
+	count_bytes(c);
 	if (c->gone && waits_alone(c)) /* nothing is read meanwhile, not even the end */
 		c->closing = true;
 	if (c->closing)

@@ -14,6 +14,11 @@
 #define PARTS_MAX 65536
 #define BATCH_DELTA_MAX INT32_MAX
 #define BATCH_RECORDS_MAX 100000
+#define WAIT_MS_MAX 600000
+#define LOOK_UP_NS (300 * MILLISECOND) /* so long the partitions of a request are looked up, and nobody else is served */
+#define READERS_SOME 512u /* of one request: where it has so many, none is at an end where nothing is yet */
+#define READERS_MOST 1024u
+#define SCARCE_NS (20 * MILLISECOND) /* after so long a request without a reader for all is answered, and comes again */
 #define TIME_LOOK_NS                                                                               \
 	(300 *                                                                                     \
 	 MILLISECOND) /* for the first message of a time: if none comes in it, there is none */
@@ -30,9 +35,10 @@ struct part {
 
 struct fetch {
 	struct part *parts;
-	uint32_t count;
+	uint32_t count, readers;
 	int32_t topic_count, bytes_max, bytes_min;
 	int8_t isolation;
+	bool scarce; /* some of its parts have no reader this time */
 	struct out headers; /* of one record */
 };
 
@@ -193,6 +199,8 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 	struct out *out = &r->out;
 	size_t at, head = out->len, bytes = 0;
 
+	if (part->error == K_REQUEST_TIMED_OUT) /* some clients end at an error that no fetch has; with this one they look around, and come again */
+		part->error = K_NOT_LEADER;
 	out_i32(out, part->index);
 	out_i16(out, (int16_t)part->error);
 	out_raw(out, 16); /* the two ends: known once the records are there */
@@ -210,7 +218,7 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 	*left -= bytes < *left ? bytes : *left;
 	out_bytes_end(out, at);
 	out_tags(out);
-	if (!part->error && !bytes)
+	if (!part->error && !bytes && (part->reader || !request_is_late(r, LOOK_UP_NS)))
 		store_describe(p); /* the end may be further than what we have seen of it */
 	if (!out->failed) { /* behind the second one nothing is committed; what was aborted before it has gone already */
 		put_i64(out->data + head + 6, part->error ? -1 : p->high > p->end ? p->high : p->end);
@@ -221,10 +229,13 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 static void fetch_answer(struct request *r)
 {
 	struct fetch *f = r->state;
-	size_t left = (size_t)f->bytes_max;
+	size_t left = conn_room_for_answer(r->server);
 	struct out *out = &r->out;
 	uint32_t i;
 
+	if (left < (size_t)f->bytes_max) /* at least a message comes all the same */
+		f->bytes_max = (int32_t)left;
+	left = (size_t)f->bytes_max;
 	out_i32(out, 0);
 	if (r->version >= 7) {
 		out_i16(out, 0);
@@ -273,11 +284,34 @@ static bool fetch_look(struct request *r)
 	return true;
 }
 
-static void fetch_open(struct server *s, struct part *part, bool uncommitted)
+/* Has it a reader? Those who read thousands of partitions do not take all that there are from the others. */
+static void fetch_open_reader(struct fetch *f, struct part *part, struct partition *p)
+{
+	const bool uncommitted = !f->isolation;
+
+	if (f->readers >= READERS_SOME) {
+		part->error = store_describe(p);
+		f->scarce |= f->readers >= READERS_MOST || part->offset == p->end;
+		if (part->error || f->readers >= READERS_MOST || (part->offset == p->end && p->high <= p->end))
+			return;
+	}
+	part->error = reader_get(p, part->offset, uncommitted, &part->reader);
+	if (part->error == K_REQUEST_TIMED_OUT) { /* all are taken */
+		part->error = 0;
+		f->scarce = true;
+	}
+	f->readers += part->reader != NULL;
+}
+
+static void fetch_open(struct request *r, struct fetch *f, struct part *part)
 {
 	struct partition *p;
 
-	part->error = store_partition(s, part->topic, part->index, &p);
+	if (request_is_late(r, LOOK_UP_NS)) { /* those that are left have their turn when it comes again */
+		part->error = K_NOT_LEADER;
+		return;
+	}
+	part->error = store_partition(r->server, part->topic, part->index, &p);
 	if (part->error)
 		return;
 	store_ref(p->topic);
@@ -287,7 +321,7 @@ static void fetch_open(struct server *s, struct part *part, bool uncommitted)
 	if (p->end < 0)
 		part->error = store_describe(p);
 	if (!part->error)
-		part->error = reader_get(p, part->offset, uncommitted, &part->reader);
+		fetch_open_reader(f, part, p);
 }
 
 /* Room for one more. */
@@ -375,6 +409,7 @@ void fetch_run(struct request *r)
 {
 	struct fetch *f = calloc(1, sizeof(*f));
 	struct in *in = &r->in;
+	int64_t wait_ns;
 	int32_t wait_ms;
 	uint32_t i;
 
@@ -403,9 +438,10 @@ void fetch_run(struct request *r)
 		return;
 	}
 	for (i = 0; i < f->count; i++)
-		fetch_open(r->server, &f->parts[i], !f->isolation);
+		fetch_open(r, f, &f->parts[i]);
 	r->drop = fetch_drop;
-	request_wait(r, fetch_look, clock_ns() + (wait_ms > 0 ? wait_ms : 0) * MILLISECOND);
+	wait_ns = (wait_ms < 0 ? 0 : wait_ms < WAIT_MS_MAX ? wait_ms : WAIT_MS_MAX) * MILLISECOND;
+	request_wait(r, fetch_look, clock_ns() + (f->scarce && wait_ns > SCARCE_NS ? SCARCE_NS : wait_ns));
 }
 
 /* -------------------------------------------------------------- ListOffsets */
@@ -513,14 +549,18 @@ static bool list_look(struct request *r)
 	return true;
 }
 
-static void list_open(struct server *s, struct part *part, bool uncommitted)
+static void list_open(struct request *r, struct part *part, bool uncommitted)
 {
 	int64_t wanted = part->time_ms;
 	struct partition *p;
 
 	part->time_ms = part->offset = -1;
 	part->wanted = wanted;
-	part->error = store_partition(s, part->topic, part->index, &p);
+	if (request_is_late(r, LOOK_UP_NS)) {
+		part->error = K_REQUEST_TIMED_OUT;
+		return;
+	}
+	part->error = store_partition(r->server, part->topic, part->index, &p);
 	if (part->error)
 		return;
 	store_ref(p->topic);
@@ -574,7 +614,7 @@ void list_offsets_run(struct request *r)
 		return;
 	}
 	for (n = 0; n < f->count; n++)
-		list_open(r->server, &f->parts[n], !f->isolation);
+		list_open(r, &f->parts[n], !f->isolation);
 	r->drop = fetch_drop;
 	request_wait(r, list_look, clock_ns() + TIME_LOOK_NS);
 }

@@ -12,6 +12,7 @@
 
 #include "group.h"
 
+#define GROUPS_MAX 200000u /* with members; those that have only committed something are not counted */
 #define FIRST_DELAY_NS                                                                             \
 	(300 *                                                                                     \
 	 MILLISECOND) /* a new group waits so long for others, so that the first one need not begin anew */
@@ -28,26 +29,22 @@ char *text_alloc(struct text t)
 	return copy;
 }
 
-static bool set_bytes(struct text *to, struct text from)
-{
-	char *copy = text_alloc(from);
-
-	if (!copy)
-		return false;
-	free((char *)(uintptr_t)to->data);
-	*to = (struct text){copy, from.len};
-	return true;
-}
-
 /* ------------------------------------------------------------------ look up */
 
 struct group *group_find(struct server *s, struct text name)
 {
-	struct group *g = s->groups;
+	const uint32_t hash = hash_bytes(name.data, name.len);
+	struct node *n;
 
-	while (g && !text_is(name, g->name))
-		g = g->next;
-	return g;
+	for (n = table_chain(&s->groups, hash); n; n = n->next)
+		if (n->hash == hash && text_is(name, ((struct group *)n)->name))
+			return (struct group *)n;
+	return NULL;
+}
+
+struct group *group_next(const struct server *s, const struct group *g)
+{
+	return (struct group *)table_next(&s->groups, g ? &g->node : NULL);
 }
 
 struct group *group_make(struct server *s, struct text name)
@@ -56,12 +53,16 @@ struct group *group_make(struct server *s, struct text name)
 
 	if (g)
 		return g;
-	g = calloc(1, sizeof(*g));
+	g = s->groups.count < GROUPS_MAX && table_ready(&s->groups) ? calloc(1, sizeof(*g) + name.len + 1) : NULL;
 	if (!g)
 		return NULL;
-	text_copy(name, g->name, sizeof(g->name));
-	g->next = s->groups;
-	s->groups = g;
+	text_copy(name, g->name, name.len + 1);
+	g->server = s;
+	if (!group_due_add(g)) {
+		free(g);
+		return NULL;
+	}
+	table_add(&s->groups, &g->node, hash_bytes(name.data, name.len));
 	return g;
 }
 
@@ -105,6 +106,7 @@ uint32_t group_count_joining(const struct group *g, uint32_t *ret_all)
 void member_touch(struct member *m)
 {
 	m->expires_ns = clock_ns() + m->session_ns;
+	group_due(m->group, m->expires_ns);
 }
 
 void member_protocols_free(struct member *m)
@@ -115,6 +117,10 @@ void member_protocols_free(struct member *m)
 		free(p->name);
 		free((char *)(uintptr_t)p->metadata.data);
 	}
+	free(m->protocols);
+	m->protocols = NULL;
+	m->group->server->group_bytes -= m->bytes;
+	m->bytes = 0;
 }
 
 const struct protocol *member_protocol(const struct member *m, const char *name)
@@ -136,7 +142,7 @@ void join_answer(struct request *r, const struct group *g, const struct member *
 	const struct member *one;
 	const struct protocol *p;
 	bool leads = !error && g->leader == m;
-	uint32_t n;
+	uint32_t n = 0;
 
 	r->state = NULL;
 	r->drop = NULL;
@@ -154,7 +160,8 @@ void join_answer(struct request *r, const struct group *g, const struct member *
 	if (r->version >= 9)
 		out_bool(out, false);
 	out_string(out, m ? m->id : "");
-	group_count_joining(leads ? g : &(struct group){.name = ""}, &n);
+	if (leads)
+		group_count_joining(g, &n);
 	out_array(out, (int32_t)n);
 	for (one = leads ? g->members : NULL; one; one = one->next) {
 		if (one->promised)
@@ -197,10 +204,23 @@ void member_drop(struct request *r)
 		m->joins = NULL;
 	if (m && m->syncs == r)
 		m->syncs = NULL;
+	if (m)
+		group_due(m->group, m->expires_ns);
 	request_free(r);
 }
 
 /* ------------------------------------------------------------------- rounds */
+
+/* @data of malloc(): what it has to do; NULL: that is not known */
+static void assign(struct member *m, char *data, uint32_t len)
+{
+	struct server *s = m->group->server;
+
+	s->group_bytes += len;
+	s->group_bytes -= m->assignment.len;
+	free((char *)(uintptr_t)m->assignment.data);
+	m->assignment = (struct text){data, len};
+}
 
 void member_remove(struct group *g, struct member *m)
 {
@@ -212,25 +232,28 @@ void member_remove(struct group *g, struct member *m)
 	if (g->leader == m)
 		g->leader = NULL;
 	g->member_count--;
+	if (!g->members)
+		group_due(g, 0);
 	if (m->joins)
 		join_answer(m->joins, g, NULL, K_UNKNOWN_MEMBER_ID);
 	if (m->syncs)
 		sync_answer(m->syncs, g, NULL, K_UNKNOWN_MEMBER_ID);
 	member_protocols_free(m);
-	free((char *)(uintptr_t)m->assignment.data);
+	assign(m, NULL, 0);
+	g->server->member_count--;
+	free(m->id);
+	free(m->client_id);
+	free(m->host);
 	free(m->instance);
 	free(m);
 }
 
 void group_free(struct server *s, struct group *g)
 {
-	struct group **at = &s->groups;
-
-	while (*at != g)
-		at = &(*at)->next;
-	*at = g->next;
+	table_remove(&s->groups, &g->node);
 	while (g->members)
 		member_remove(g, g->members);
+	group_due_remove(g);
 	free(g->protocol);
 	free(g->protocol_type);
 	free(g);
@@ -271,6 +294,7 @@ static const char *choose_protocol(const struct group *g)
 /* All are there, or those that will be: the next generation begins. */
 static void round_begin(struct group *g)
 {
+	int64_t longest = 0;
 	struct member *m, *next;
 	const char *protocol;
 
@@ -302,13 +326,16 @@ static void round_begin(struct group *g)
 	for (m = g->members; m; m = m->next) {
 		struct request *r = m->joins;
 
-		free((char *)(uintptr_t)m->assignment.data);
-		m->assignment = (struct text){NULL, 0};
+		assign(m, NULL, 0);
 		m->joins = NULL;
 		member_touch(m);
+		if (m->rebalance_ns > longest)
+			longest = m->rebalance_ns;
 		if (r)
 			join_answer(r, g, m, 0);
 	}
+	g->deadline_ns = clock_ns() + longest; /* a leader that says it is there, and nothing else, holds up nobody for ever */
+	group_due(g, g->deadline_ns);
 }
 
 void round_check(struct group *g)
@@ -337,15 +364,17 @@ void round_prepare(struct group *g)
 			struct request *r = m->syncs;
 
 			m->syncs = NULL;
+			member_touch(m); /* it waited, and has its time to join again */
 			sync_answer(r, g, m, K_REBALANCE_IN_PROGRESS);
 		}
 		if (m->rebalance_ns > longest)
 			longest = m->rebalance_ns;
 	}
 	g->deadline_ns = clock_ns() + (g->patient ? FIRST_DELAY_NS : longest);
+	group_due(g, g->deadline_ns);
 }
 
-static void member_leave(struct group *g, struct member *m)
+void member_leave(struct group *g, struct member *m)
 {
 	bool promised = m->promised;
 
@@ -366,6 +395,8 @@ static int check_member(struct server *s, struct text group, int32_t generation,
 	struct group *g = group_name_is_good(group) ? group_find(s, group) : NULL;
 	struct member *by_instance;
 
+	if (!cluster_serves(s))
+		return K_NOT_COORDINATOR;
 	if (!group_name_is_good(group))
 		return K_INVALID_GROUP_ID;
 	*ret_group = g;
@@ -384,6 +415,7 @@ static int check_member(struct server *s, struct text group, int32_t generation,
 static void take_assignments(struct group *g, struct in in, int32_t count)
 {
 	struct member *m;
+	char *copy;
 	int32_t i;
 
 	for (i = 0; i < count; i++) {
@@ -391,8 +423,9 @@ static void take_assignments(struct group *g, struct in in, int32_t count)
 
 		in_tags(&in);
 		m = member_find(g, id);
-		if (m)
-			set_bytes(&m->assignment, bytes);
+		copy = m ? text_alloc(bytes) : NULL;
+		if (copy)
+			assign(m, copy, bytes.len);
 	}
 	g->state = GROUP_STABLE;
 	for (m = g->members; m; m = m->next)
@@ -439,6 +472,8 @@ void sync_group_run(struct request *r)
 		error = K_REBALANCE_IN_PROGRESS;
 	if (!error && g->state == GROUP_EMPTY)
 		error = K_UNKNOWN_MEMBER_ID;
+	if (!error && r->server->group_bytes + in_left(&assignments) > GROUPS_BYTES_MAX)
+		error = K_COORDINATOR_NOT_AVAILABLE;
 	if (error || g->state == GROUP_STABLE) {
 		if (!error)
 			member_touch(m);
@@ -503,7 +538,7 @@ void leave_group_run(struct request *r)
 	struct text group = in_text(in), id = {NULL, 0}, instance;
 	struct group *g = group_name_is_good(group) ? group_find(r->server, group) : NULL;
 	int32_t i, count = 0;
-	int error = 0;
+	int error = cluster_serves(r->server) ? 0 : K_NOT_COORDINATOR;
 
 	if (r->version < 3)
 		id = in_text(in);
@@ -523,7 +558,7 @@ void leave_group_run(struct request *r)
 		request_done(r);
 		return;
 	}
-	if (r->version < 3)
+	if (r->version < 3 && !error)
 		error = g ? leave_one(g, id, (struct text){NULL, 0}) : K_UNKNOWN_MEMBER_ID;
 	if (r->version >= 1)
 		out_i32(out, 0);
@@ -553,6 +588,8 @@ int group_may_commit(struct server *s, struct text group, int32_t generation, st
 	struct group *g = group_name_is_good(group) ? group_find(s, group) : NULL;
 	struct member *m;
 
+	if (!cluster_serves(s))
+		return K_NOT_COORDINATOR;
 	if (!group_name_is_good(group))
 		return K_INVALID_GROUP_ID;
 	if (generation < 0 && (!g || g->state == GROUP_EMPTY))
@@ -560,50 +597,4 @@ int group_may_commit(struct server *s, struct text group, int32_t generation, st
 	if (!g)
 		return K_ILLEGAL_GENERATION;
 	return check_member(s, group, generation, id, instance, &g, &m);
-}
-
-/* --------------------------------------------------------------------- time */
-
-void group_tick(struct server *s)
-{
-	int64_t now = clock_ns();
-	struct member *m, *next;
-	struct group *g, *next_group;
-
-	for (g = s->groups; g; g = next_group) {
-		next_group = g->next;
-		for (m = g->members; m; m = next) {
-			next = m->next;
-			/* who waits for the others is there; while they join again, too, it is by heartbeats that one says so */
-			if (m->joins || now < m->expires_ns)
-				continue;
-			member_leave(g, m);
-			next = NULL; /* the walk begins anew with the next tick: others may have gone with it */
-		}
-		round_check(g);
-		if (!g->members && g->state == GROUP_EMPTY)
-			group_free(s, g);
-	}
-}
-
-int64_t group_next_ns(struct server *s)
-{
-	int64_t next = INT64_MAX;
-	struct member *m;
-	struct group *g;
-
-	for (g = s->groups; g; g = g->next) {
-		if (g->state == GROUP_JOINING && g->deadline_ns < next)
-			next = g->deadline_ns;
-		for (m = g->members; m; m = m->next)
-			if (!m->joins && m->expires_ns < next)
-				next = m->expires_ns;
-	}
-	return next;
-}
-
-void group_close_all(struct server *s)
-{
-	while (s->groups)
-		group_free(s, s->groups);
 }

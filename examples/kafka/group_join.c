@@ -6,7 +6,9 @@
 
 #include "group.h"
 
-#define MEMBERS_MAX 10000u
+#define MEMBERS_MAX 10000u      /* of a group */
+#define MEMBERS_ALL_MAX 200000u /* of all */
+#define PROMISED_NS (60 * SECOND) /* at most, for who was given its id to come again with it */
 #define SESSION_MIN_MS 100
 #define SESSION_MAX_MS 1800000
 
@@ -76,41 +78,71 @@ static bool join_fits(const struct group *g, const struct join *j, const struct 
 	return false;
 }
 
-static void member_id(struct request *r, struct member *m, struct text instance)
+/* A new one. false: no memory, and it has the one before */
+static bool member_id(struct request *r, struct member *m, struct text instance)
 {
 	struct text base = instance.data ? instance : r->client_id;
+	char id[320], *copy;
 
-	snprintf(m->id, sizeof(m->id), "%.*s-%08x-%llx", base.len > 250 ? 250 : (int)base.len,
+	snprintf(id, sizeof(id), "%.*s-%08x-%llx", base.len > 250 ? 250 : (int)base.len,
 		 base.data ? base.data : "",
 		 (unsigned)hash_bytes(&r->server->now_ns, sizeof(r->server->now_ns)),
 		 (unsigned long long)++r->server->member_serial);
+	copy = text_alloc(text_of(id));
+	if (!copy)
+		return false;
+	free(m->id);
+	m->id = copy;
+	return true;
 }
 
 static struct member *member_make(struct request *r, struct group *g, const struct join *j)
 {
-	struct member *m = g->member_count < MEMBERS_MAX ? calloc(1, sizeof(*m)) : NULL,
-		      **at = &g->members;
+	const bool may = g->member_count < MEMBERS_MAX && r->server->member_count < MEMBERS_ALL_MAX;
+	struct member *m = may ? calloc(1, sizeof(*m)) : NULL, **at = &g->members;
 
-	if (!m)
-		return NULL;
-	if (j->instance.data)
+	if (m && j->instance.data)
 		m->instance = text_alloc(j->instance);
-	member_id(r, m, j->instance);
+	if (!m || (j->instance.data && !m->instance) || !member_id(r, m, j->instance)) {
+		free(m ? m->instance : NULL);
+		free(m);
+		return NULL;
+	}
+	m->group = g;
 	while (*at)
 		at = &(*at)->next;
 	*at = m;
 	g->member_count++;
+	r->server->member_count++;
 	return m;
+}
+
+/* A text of its own, or the one before: who describes groups is shown it, and nothing else is done with it. */
+static void member_show(char **at, struct text t)
+{
+	char *copy = text_alloc(t);
+
+	if (!copy)
+		return;
+	free(*at);
+	*at = copy;
 }
 
 /* Return: its protocols are others than before, -1: no memory */
 static int member_set(struct request *r, struct member *m, const struct join *j)
 {
-	struct protocol fresh[PROTOCOLS_MAX];
+	struct protocol *fresh;
 	struct in in = j->protocols;
+	const uint32_t bytes = (uint32_t)in_left(&in);
 	int changed = m->protocol_count != j->protocol_count;
+	char host[80];
 	int32_t i;
 
+	if (r->server->group_bytes + bytes > GROUPS_BYTES_MAX)
+		return -1;
+	fresh = calloc((size_t)j->protocol_count, sizeof(*fresh));
+	if (!fresh)
+		return -1;
 	for (i = 0; i < j->protocol_count; i++) {
 		struct text name = in_text(&in), metadata = in_bytes(&in);
 
@@ -127,19 +159,21 @@ static int member_set(struct request *r, struct member *m, const struct join *j)
 				free(fresh[i].name);
 				free((char *)(uintptr_t)fresh[i].metadata.data);
 			}
+			free(fresh);
 			return -1;
 		}
 	}
 	member_protocols_free(m);
-	memcpy(m->protocols, fresh, (size_t)j->protocol_count * sizeof(fresh[0]));
+	m->protocols = fresh;
 	m->protocol_count = j->protocol_count;
+	m->bytes = bytes;
+	r->server->group_bytes += bytes;
 	m->session_ns = j->session_ms * MILLISECOND;
 	m->rebalance_ns = (j->rebalance_ms > 0 ? j->rebalance_ms : j->session_ms) * MILLISECOND;
 	m->promised = false;
-	snprintf(m->client_id, sizeof(m->client_id), "%.*s",
-		 r->client_id.len > 60 ? 60 : (int)r->client_id.len,
-		 r->client_id.data ? r->client_id.data : "");
-	snprintf(m->host, sizeof(m->host), "/%s", r->conn ? r->conn->peer : "");
+	snprintf(host, sizeof(host), "/%s", r->conn ? r->conn->peer : "");
+	member_show(&m->client_id, (struct text){r->client_id.data, r->client_id.len > 60 ? 60 : r->client_id.len});
+	member_show(&m->host, text_of(host));
 	member_touch(m);
 	return changed;
 }
@@ -181,9 +215,8 @@ static void join_known(struct request *r, struct group *g, struct member *m, con
 		if (m->syncs)
 			sync_answer(m->syncs, g, NULL, K_FENCED_INSTANCE_ID);
 		m->joins = m->syncs = NULL;
-		member_id(r, m, j->instance);
 	}
-	changed = member_set(r, m, j);
+	changed = again && !member_id(r, m, j->instance) ? -1 : member_set(r, m, j);
 	if (changed < 0) {
 		join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
 		return;
@@ -205,12 +238,13 @@ static void join_new(struct request *r, struct group *g, const struct join *j)
 	struct member *m = member_make(r, g, j);
 
 	if (!m) {
-		join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
+		join_answer(r, g, NULL, g->member_count < MEMBERS_MAX ? K_COORDINATOR_NOT_AVAILABLE : K_GROUP_MAX_SIZE_REACHED);
 		return;
 	}
 	if (r->version >= 4 && !j->instance.data) {
 		m->promised = true;
 		m->session_ns = j->session_ms * MILLISECOND;
+		m->session_ns = m->session_ns < PROMISED_NS ? m->session_ns : PROMISED_NS;
 		member_touch(m);
 		join_answer(r, g, m, K_MEMBER_ID_REQUIRED);
 		return;
@@ -236,7 +270,9 @@ void join_group_run(struct request *r)
 		request_done(r);
 		return;
 	}
-	if (!group_name_is_good(j.group))
+	if (!cluster_serves(r->server))
+		error = K_NOT_COORDINATOR;
+	else if (!group_name_is_good(j.group))
 		error = K_INVALID_GROUP_ID;
 	else if (j.session_ms < SESSION_MIN_MS || j.session_ms > SESSION_MAX_MS)
 		error = K_INVALID_SESSION_TIMEOUT;

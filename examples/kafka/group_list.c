@@ -14,7 +14,7 @@ static void describe_group(struct request *r, struct text name)
 	struct member *m;
 	uint32_t n = 0;
 
-	out_i16(out, (int16_t)(group_name_is_good(name) ? 0 : K_INVALID_GROUP_ID));
+	out_i16(out, (int16_t)(!cluster_serves(r->server) ? K_NOT_COORDINATOR : group_name_is_good(name) ? 0 : K_INVALID_GROUP_ID));
 	out_text(out, name.data ? name : text_of(""));
 	out_string(out, dead ? "Dead" : g ? state_names[g->state] : state_names[GROUP_EMPTY]);
 	out_string(out, g && g->protocol_type ? g->protocol_type : "");
@@ -28,8 +28,8 @@ static void describe_group(struct request *r, struct text name)
 		out_string(out, m->id);
 		if (r->version >= 4)
 			out_string(out, m->instance);
-		out_string(out, m->client_id);
-		out_string(out, m->host);
+		out_string(out, m->client_id ? m->client_id : "");
+		out_string(out, m->host ? m->host : "");
 		p = member_protocol(m, g->protocol);
 		out_bytes(out, p ? p->metadata : text_of(""));
 		out_bytes(out, m->assignment.data ? m->assignment : text_of(""));
@@ -58,6 +58,8 @@ void describe_groups_run(struct request *r)
 	out_tags(&r->out);
 	request_done(r);
 }
+
+#define STATES_MAX 64 /* there are fewer; each is looked for in each group */
 
 /* Twice the same walk: counted, then written. */
 struct listing {
@@ -105,6 +107,7 @@ void list_groups_run(struct request *r)
 
 	if (r->version >= 4) {
 		l.state_count = in_array(in, 1);
+		in->bad |= l.state_count > STATES_MAX;
 		l.states = *in;
 		for (i = 0; i < l.state_count; i++)
 			in_text(in);
@@ -122,7 +125,7 @@ void list_groups_run(struct request *r)
 		if (i == 1)
 			out_array(out, l.found);
 		l.write = i == 1;
-		for (g = r->server->groups; g; g = g->next)
+		for (g = group_next(r->server, NULL); g; g = group_next(r->server, g))
 			list_one(&l, g->name, g->protocol_type ? g->protocol_type : "",
 				 state_names[g->state]);
 		offsets_each_group(r->server, list_resting, &l);

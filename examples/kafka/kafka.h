@@ -6,7 +6,7 @@
  *   conn.c   sockets, frames; tls.c below it      produce.c  Produce                     group*.c   who is in which group
  *   api.c    which request is whose               fetch.c    Fetch, ListOffsets          offsets.c  what groups have committed
  *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
- *   configs.c  settings
+ *   configs.c  settings                           readers.c  who reads where              table.c    finds by name
  *   cluster.c  which of several brokers leads     transactions*.c  who has one open      load.c     what was kept, when it begins
  */
 #ifndef KAFKA_KAFKA_H
@@ -17,6 +17,7 @@
 #include "batch.h"
 #include "codec.h"
 #include "errors.h"
+#include "table.h"
 
 #define MILLISECOND 1000000ll
 #define SECOND 1000000000ll
@@ -90,7 +91,7 @@ struct conn {
 	struct tls *tls; /* NULL: plain */
 	struct auth auth;
 	struct out in; /* what was received; in_at of it is done */
-	size_t in_at, in_counted;
+	size_t in_at, in_counted, out_counted;
 	struct out out; /* what is to be sent; out_at of it is */
 	size_t out_at;
 	struct request *first, **last, *newest; /* not answered yet, in their order */
@@ -119,6 +120,8 @@ struct request {
 	struct server *server;
 	struct conn *conn; /* NULL: it is gone, and nobody wants the answer */
 	uint8_t *frame;
+	size_t frame_len;
+	int64_t begun_ns;
 	struct in in;
 	struct out out; /* ANSWER_HEAD bytes, and the answer */
 	int32_t correlation;
@@ -140,6 +143,10 @@ void request_fail(
 void request_wait(struct request *r, bool (*look)(struct request *r), int64_t deadline_ns);
 void request_free(struct request *r);
 void request_look_all(struct server *s, bool news);
+/* Has it held up all others for so long? Then what is left of it gets an error with which clients come again. */
+bool request_is_late(const struct request *r, int64_t most_ns);
+#define MANAGE_NS (5 * SECOND) /* for topics that are made, altered or deleted */
+size_t conn_room_for_answer(const struct server *s); /* bytes, so that all answers together stay within bounds */
 
 /* api.c */
 bool api_begin(struct request *r, size_t len); /* false: no request that we know */
@@ -388,11 +395,13 @@ struct server {
 	struct topic *topics[BUCKETS];
 	struct conn *conns, *dirty;
 	uint32_t conn_count, conn_serial;
-	uint64_t in_bytes; /* of requests that are not whole */
-	struct request *waiting;
-	struct group *groups;
-	uint64_t member_serial;
-	struct offset_item *offsets[BUCKETS];
+	uint64_t in_bytes, frame_bytes, out_bytes; /* of requests that are not whole, that are under way, of answers that are not taken */
+	struct request *waiting, *look_next;
+	struct table groups;
+	struct group **due; /* a heap of them all: the first is the first one that something is to be done about */
+	uint32_t due_count, due_room, member_count;
+	uint64_t member_serial, group_bytes;
+	struct table offsets, offset_groups;
 	struct transaction *transactions[BUCKETS];
 	uint32_t transactions_pending; /* that have offsets */
 	struct user *users;

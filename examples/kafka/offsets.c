@@ -24,26 +24,84 @@
 #define GROUP_MAX 249u
 #define KEY_MAX (GROUP_MAX + THMQ_TOPIC_NAME_MAX + 16)
 
+/* One that has committed something. */
+struct offset_group {
+	struct node node;
+	struct offset_item *items;
+	uint32_t count, len;
+	char name[];
+};
+
 struct offset_item {
-	struct offset_item *next;
+	struct node node;
+	struct offset_group *group;
+	struct offset_item *next, **at; /* of the group */
 	int64_t offset;
 	int32_t epoch;
 	uint32_t topic_id;
-	uint32_t group_len, topic_len;
-	struct text metadata;
-	uint32_t key_len;
-	char key[]; /* its metadata lies behind it */
+	uint16_t topic_len, key_len, metadata_len;
+	char key[]; /* a NUL, and its metadata, lie behind it */
 };
 
 /* -------------------------------------------------------------- the table */
 
-static struct offset_item **item_place(struct server *s, struct text key)
+static struct offset_item *item_find(const struct server *s, struct text key)
 {
-	struct offset_item **at = &s->offsets[hash_bytes(key.data, key.len) % BUCKETS];
+	const uint32_t hash = hash_bytes(key.data, key.len);
+	struct node *n;
 
-	while (*at && !text_same(key, (struct text){(*at)->key, (*at)->key_len}))
-		at = &(*at)->next;
-	return at;
+	for (n = table_chain(&s->offsets, hash); n; n = n->next) {
+		struct offset_item *i = (struct offset_item *)n;
+
+		if (n->hash == hash && text_same(key, (struct text){i->key, i->key_len}))
+			return i;
+	}
+	return NULL;
+}
+
+static struct offset_group *owner_find(const struct server *s, struct text name)
+{
+	const uint32_t hash = hash_bytes(name.data, name.len);
+	struct node *n;
+
+	for (n = table_chain(&s->offset_groups, hash); n; n = n->next) {
+		struct offset_group *g = (struct offset_group *)n;
+
+		if (n->hash == hash && text_same(name, (struct text){g->name, g->len}))
+			return g;
+	}
+	return NULL;
+}
+
+static struct offset_group *owner_make(struct server *s, struct text name)
+{
+	struct offset_group *g = owner_find(s, name);
+
+	if (g)
+		return g;
+	g = table_ready(&s->offset_groups) ? malloc(sizeof(*g) + name.len) : NULL;
+	if (!g)
+		return NULL;
+	*g = (struct offset_group){.len = name.len};
+	memcpy(g->name, name.data, name.len);
+	table_add(&s->offset_groups, &g->node, hash_bytes(name.data, name.len));
+	return g;
+}
+
+/* The last one takes its group with it. */
+static void item_free(struct server *s, struct offset_item *i)
+{
+	struct offset_group *g = i->group;
+
+	*i->at = i->next;
+	if (i->next)
+		i->next->at = i->at;
+	table_remove(&s->offsets, &i->node);
+	free(i);
+	if (--g->count > 0)
+		return;
+	table_remove(&s->offset_groups, &g->node);
+	free(g);
 }
 
 /* "group/topic/partition"; the group may have any byte, the others have no slash. false: it is none */
@@ -71,50 +129,56 @@ static uint32_t key_make(char *key, struct text group, struct text topic, int32_
 
 static struct text item_group(const struct offset_item *i)
 {
-	return (struct text){i->key, i->group_len};
+	return (struct text){i->key, i->group->len};
 }
 
 static struct text item_topic(const struct offset_item *i)
 {
-	return (struct text){i->key + i->group_len + 1, i->topic_len};
+	return (struct text){i->key + i->group->len + 1, i->topic_len};
 }
 
 static int32_t item_partition(const struct offset_item *i)
 {
-	return (int32_t)strtol(i->key + i->group_len + i->topic_len + 2, NULL,
+	return (int32_t)strtol(i->key + i->group->len + i->topic_len + 2, NULL,
 			       10); /* a NUL lies behind the key */
 }
 
 static void item_set(struct server *s, struct text key, int64_t offset, int32_t epoch,
 		     uint32_t topic_id, struct text metadata)
 {
-	struct offset_item **at = item_place(s, key), *old = *at, *i;
+	struct offset_item *old = item_find(s, key), *i = NULL;
 	uint32_t group_len, topic_len;
+	struct offset_group *g;
 
-	if (!key_split(key, &group_len, &topic_len))
+	if (!key_split(key, &group_len, &topic_len) || key.len > KEY_MAX || metadata.len > METADATA_MAX)
 		return;
-	if (old) {
-		*at = old->next;
-		free(old);
+	if (offset >= 0 && table_ready(&s->offsets))
+		i = malloc(sizeof(*i) + key.len + 1 + metadata.len);
+	g = i ? owner_make(s, (struct text){key.data, group_len}) : NULL;
+	if (i && g) {
+		*i = (struct offset_item){.group = g,
+					  .next = g->items,
+					  .at = &g->items,
+					  .offset = offset,
+					  .epoch = epoch,
+					  .topic_id = topic_id,
+					  .topic_len = (uint16_t)topic_len,
+					  .key_len = (uint16_t)key.len,
+					  .metadata_len = (uint16_t)metadata.len};
+		memcpy(i->key, key.data, key.len);
+		i->key[key.len] = '\0';
+		if (metadata.len)
+			memcpy(i->key + key.len + 1, metadata.data, metadata.len);
+		if (g->items)
+			g->items->at = &i->next;
+		g->items = i;
+		g->count++;
+		table_add(&s->offsets, &i->node, hash_bytes(key.data, key.len));
+	} else {
+		free(i);
 	}
-	if (offset < 0)
-		return;
-	i = malloc(sizeof(*i) + key.len + 1 + metadata.len);
-	if (!i)
-		return;
-	*i = (struct offset_item){.next = *at,
-				  .offset = offset,
-				  .epoch = epoch,
-				  .topic_id = topic_id,
-				  .group_len = group_len,
-				  .topic_len = topic_len,
-				  .key_len = key.len};
-	memcpy(i->key, key.data, key.len);
-	i->key[key.len] = '\0';
-	i->metadata = (struct text){i->key + key.len + 1, metadata.len};
-	if (metadata.len)
-		memcpy(i->key + key.len + 1, metadata.data, metadata.len);
-	*at = i;
+	if (old) /* behind the new one: the key may be the old one's own */
+		item_free(s, old);
 }
 
 void offsets_set(struct server *s, struct text key, struct text value)
@@ -172,70 +236,33 @@ int offsets_load(struct server *s)
 
 void offsets_unload(struct server *s)
 {
-	struct offset_item *i, *next;
-	uint32_t b;
+	struct node *n;
 
-	for (b = 0; b < BUCKETS; b++) {
-		for (i = s->offsets[b]; i; i = next) {
-			next = i->next;
-			free(i);
-		}
-		s->offsets[b] = NULL;
+	while ((n = table_next(&s->offset_groups, NULL))) {
+		struct offset_group *g = (struct offset_group *)n;
+
+		while (g->count > 1)
+			item_free(s, g->items);
+		item_free(s, g->items);
 	}
-}
-
-/* Calls @fn for each that is @group's, or for all. It may not change them. */
-static void each_item(struct server *s, struct text group,
-		      void (*fn)(void *ctx, const struct offset_item *i), void *ctx)
-{
-	struct offset_item *i;
-	uint32_t b;
-
-	for (b = 0; b < BUCKETS; b++)
-		for (i = s->offsets[b]; i; i = i->next)
-			if (!group.data || text_same(group, item_group(i)))
-				fn(ctx, i);
-}
-
-static void count_item(void *ctx, const struct offset_item *i)
-{
-	(void)i;
-	++*(uint32_t *)ctx;
+	table_free(&s->offsets);
+	table_free(&s->offset_groups);
 }
 
 bool offsets_known(struct server *s, struct text group)
 {
-	uint32_t n = 0;
-
-	each_item(s, group, count_item, &n);
-	return n > 0;
-}
-
-struct group_walk {
-	struct text seen[1024]; /* a list of more than so many groups may name some twice */
-	uint32_t count;
-	void (*fn)(void *ctx, struct text group);
-	void *ctx;
-};
-
-static void group_of_item(void *ctx, const struct offset_item *i)
-{
-	struct group_walk *w = ctx;
-	uint32_t k;
-
-	for (k = 0; k < w->count; k++)
-		if (text_same(w->seen[k], item_group(i)))
-			return;
-	if (w->count < 1024)
-		w->seen[w->count++] = item_group(i);
-	w->fn(w->ctx, item_group(i));
+	return owner_find(s, group) != NULL;
 }
 
 void offsets_each_group(struct server *s, void (*fn)(void *ctx, struct text group), void *ctx)
 {
-	struct group_walk w = {.fn = fn, .ctx = ctx};
+	struct node *n;
 
-	each_item(s, (struct text){NULL, 0}, group_of_item, &w);
+	for (n = table_next(&s->offset_groups, NULL); n; n = table_next(&s->offset_groups, n)) {
+		const struct offset_group *g = (struct offset_group *)n;
+
+		fn(ctx, (struct text){g->name, g->len});
+	}
 }
 
 /* ------------------------------------------------------------------- commit */
@@ -512,8 +539,8 @@ static void out_offset(struct request *r, const struct offset_item *i, int32_t p
 	out_i64(out, i ? i->offset : -1);
 	if (r->version >= 5)
 		out_i32(out, i ? i->epoch : -1);
-	out_text(out, i ? i->metadata : text_of(""));
-	out_i16(out, unstable ? K_UNSTABLE_OFFSET_COMMIT : 0);
+	out_text(out, i ? (struct text){i->key + i->key_len + 1, i->metadata_len} : text_of(""));
+	out_i16(out, unstable ? K_UNSTABLE_OFFSET_COMMIT : cluster_serves(r->server) ? 0 : K_NOT_COORDINATOR);
 	out_tags(out);
 }
 
@@ -527,7 +554,7 @@ static const struct offset_item *item_now(struct server *s, struct text group, s
 
 	if (!group.data || group.len > GROUP_MAX || !topic.data || topic.len > THMQ_TOPIC_NAME_MAX)
 		return NULL;
-	i = *item_place(s, (struct text){key, key_make(key, group, topic, partition)});
+	i = item_find(s, (struct text){key, key_make(key, group, topic, partition)});
 	return i && !store_topic(s, topic, &t) && t->id == i->topic_id ? i : NULL;
 }
 
@@ -566,38 +593,29 @@ static void fetch_named(struct request *r, struct text group, int32_t topics, bo
 }
 
 /* All that the group has: one topic for each, which may be named several times. */
-struct walk {
-	struct request *request;
-	uint32_t count;
-	bool stable;
-};
-
-static void fetch_one_of_all(void *ctx, const struct offset_item *i)
+static void fetch_all(struct request *r, struct text group, bool stable)
 {
-	struct walk *w = ctx;
-	struct out *out = &w->request->out;
+	const struct offset_group *g = owner_find(r->server, group);
+	const struct offset_item *i;
+	struct out *out = &r->out;
 
-	out_text(out, item_topic(i));
-	out_array(out, 1);
-	out_offset(w->request, i, item_partition(i),
-		   w->stable && is_unstable(w->request->server, item_group(i), item_topic(i), item_partition(i)));
-	out_tags(out);
+	out_array(out, g ? (int32_t)g->count : 0);
+	for (i = g ? g->items : NULL; i; i = i->next) {
+		out_text(out, item_topic(i));
+		out_array(out, 1);
+		out_offset(r, i, item_partition(i), stable && is_unstable(r->server, item_group(i), item_topic(i), item_partition(i)));
+		out_tags(out);
+	}
 }
 
 static void fetch_group(struct request *r, struct text group, bool stable)
 {
 	int32_t topics = in_array(&r->in, 3);
-	struct walk w = {.request = r, .stable = stable};
 
-	if (topics >= 0) {
+	if (topics >= 0)
 		fetch_named(r, group, topics, stable);
-		return;
-	}
-	if (!group.data)
-		group = text_of("");
-	each_item(r->server, group, count_item, &w.count);
-	out_array(&r->out, (int32_t)w.count);
-	each_item(r->server, group, fetch_one_of_all, &w);
+	else
+		fetch_all(r, group, stable);
 }
 
 /* What comes last in the request, and is wanted first: may an offset be told that is just about to change? */
@@ -626,6 +644,7 @@ static bool wants_stable(const struct request *r)
 
 void offset_fetch_run(struct request *r)
 {
+	const int16_t error = cluster_serves(r->server) ? 0 : K_NOT_COORDINATOR;
 	const bool stable = wants_stable(r);
 	struct in *in = &r->in;
 	struct out *out = &r->out;
@@ -636,7 +655,7 @@ void offset_fetch_run(struct request *r)
 	if (r->version < 8) {
 		fetch_group(r, in_text(in), stable);
 		if (r->version >= 2)
-			out_i16(out, 0);
+			out_i16(out, error);
 		if (r->version >= 7)
 			in_bool(in);
 	} else {
@@ -648,7 +667,7 @@ void offset_fetch_run(struct request *r)
 			out_text(out, group.data ? group : text_of(""));
 			fetch_group(r, group, stable);
 			in_tags(in);
-			out_i16(out, 0);
+			out_i16(out, error);
 			out_tags(out);
 		}
 		in_bool(in);
@@ -702,7 +721,7 @@ void offset_delete_run(struct request *r)
 
 			if (topic.len <= THMQ_TOPIC_NAME_MAX)
 				at.len = key_make(key, group, topic, partition);
-			if (at.len && *item_place(r->server, at)) {
+			if (at.len && item_find(r->server, at)) {
 				offsets_send(g, at, (struct text){NULL, 0}, NULL);
 				item_set(r->server, at, -1, -1, 0, (struct text){NULL, 0});
 			}
@@ -718,27 +737,20 @@ void offset_delete_run(struct request *r)
 /* A group is deleted: what it had, one after the other. */
 void offsets_forget(struct server *s, struct text group)
 {
+	struct offset_group *owner;
 	struct sending *g = NULL;
 	struct partition *p;
-	char key[KEY_MAX + 1];
-	uint32_t b;
+	char key[KEY_MAX];
 
 	if (!offsets_partition(s, &p) && sending_begin(p, NULL, &g))
 		g = NULL;
-	for (b = 0; b < BUCKETS; b++) {
-		struct offset_item **at = &s->offsets[b], *i;
+	while ((owner = owner_find(s, group))) { /* the last one takes it along */
+		struct text at = {key, owner->items->key_len};
 
-		while ((i = *at)) {
-			if (!text_same(group, item_group(i))) {
-				at = &i->next;
-				continue;
-			}
-			memcpy(key, i->key, i->key_len < KEY_MAX ? i->key_len : KEY_MAX);
-			if (g)
-				offsets_send(g, (struct text){key, i->key_len}, (struct text){NULL, 0}, NULL);
-			*at = i->next;
-			free(i);
-		}
+		memcpy(key, owner->items->key, at.len);
+		item_free(s, owner->items); /* first: what is sent may wait, and others settle meanwhile */
+		if (g)
+			offsets_send(g, at, (struct text){NULL, 0}, NULL);
 	}
 	if (g)
 		sending_end(g, NULL);

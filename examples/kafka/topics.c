@@ -18,6 +18,8 @@ static bool is_own(const char *name)
 	return strcmp(name, OFFSETS_TOPIC) == 0 || strcmp(name, TRANSACTIONS_TOPIC) == 0;
 }
 
+#define CREATE_NS SECOND /* for topics that are made by asking for them */
+
 /* All topics. Return: how many, *ret_infos of malloc(); negative: an error of the library */
 static int list_all(struct server *s, struct thmq_topic_info **ret_infos)
 {
@@ -198,33 +200,54 @@ static void not_now(struct request *r)
 		r->conn->closing = true;
 }
 
-/* One that the client has named, or has by its number. */
-static void metadata_one(struct request *r, struct text name, uint32_t id, bool may_create)
-{
-	struct thmq_topic_info info = {.size = sizeof(info)}, *all;
-	char copy[THMQ_TOPIC_NAME_MAX + 1];
-	int error, i, n;
+/* All topics by their numbers, listed once for a request. */
+struct listed {
+	struct thmq_topic_info *all;
+	int count;
+	bool done;
+};
 
-	if (!name.data) {
-		n = list_all(r->server, &all);
-		if (n < 0)
-			not_now(r);
-		for (i = 0; i < n && all[i].topic_id != id;)
-			i++;
-		if (i < n)
-			out_topic(r, &all[i]);
-		else
-			out_no_topic(r, name, id, K_UNKNOWN_TOPIC_ID);
-		if (n >= 0)
-			free(all);
-		return;
+static int by_id(const void *a, const void *b)
+{
+	const struct thmq_topic_info *x = a, *y = b;
+
+	return x->topic_id < y->topic_id ? -1 : x->topic_id > y->topic_id;
+}
+
+static void metadata_by_id(struct request *r, struct listed *l, uint32_t id)
+{
+	const struct thmq_topic_info key = {.topic_id = id}, *t;
+
+	if (!l->done) {
+		l->done = true;
+		l->count = list_all(r->server, &l->all);
+		if (l->count > 0)
+			qsort(l->all, (size_t)l->count, sizeof(key), by_id);
 	}
+	if (l->count < 0)
+		not_now(r);
+	t = l->count > 0 ? bsearch(&key, l->all, (size_t)l->count, sizeof(key), by_id) : NULL;
+	if (t)
+		out_topic(r, t);
+	else
+		out_no_topic(r, (struct text){NULL, 0}, id, K_UNKNOWN_TOPIC_ID);
+}
+
+/* One that the client has named. */
+static void metadata_one(struct request *r, struct text name, bool may_create)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	char copy[THMQ_TOPIC_NAME_MAX + 1];
+	int error;
+
 	if (!text_copy(name, copy, sizeof(copy)) || !*copy) {
 		out_no_topic(r, name, 0, K_INVALID_TOPIC);
 		return;
 	}
 	error = thmq_topic_describe(r->server->control, copy, &info);
-	if (error == -THMQ_ENOTOPIC && may_create) {
+	if (error == -THMQ_ENOTOPIC && may_create && request_is_late(r, CREATE_NS)) {
+		error = K_LEADER_NOT_AVAILABLE; /* it is asked for again */
+	} else if (error == -THMQ_ENOTOPIC && may_create) {
 		error = create(r->server,
 			       &(struct wish){.name = name,
 					      .partitions = r->server->o.default_partitions});
@@ -262,6 +285,7 @@ void metadata_run(struct request *r)
 {
 	struct in *in = &r->in, names;
 	struct out *out = &r->out;
+	struct listed listed = {.all = NULL};
 	bool may_create = true;
 	int32_t i, count = in_array(in, r->version >= 10 ? 17 : 2);
 
@@ -311,8 +335,13 @@ void metadata_run(struct request *r)
 			struct text name = in_text(&names);
 
 			in_tags(&names);
-			metadata_one(r, name, id, may_create && r->server->o.auto_create);
+			if (name.data)
+				metadata_one(r, name, may_create && r->server->o.auto_create);
+			else
+				metadata_by_id(r, &listed, id);
 		}
+		if (listed.count >= 0)
+			free(listed.all);
 	}
 	if (r->version >= 8 && r->version <= 10)
 		out_i32(out, INT32_MIN);
@@ -410,7 +439,7 @@ void create_topics_run(struct request *r)
 	for (i = 0; i < count; i++) {
 		wish_read(r, &w);
 		if (!w.error && !only_look)
-			w.error = create(r->server, &w);
+			w.error = request_is_late(r, MANAGE_NS) ? K_REQUEST_TIMED_OUT : create(r->server, &w);
 		wish_answer(r, &w);
 	}
 	out_tags(out);
@@ -456,7 +485,7 @@ void delete_topics_run(struct request *r)
 		struct text name = in_text(&again);
 
 		out_text(out, name);
-		out_i16(out, (int16_t) delete (r->server, name));
+		out_i16(out, (int16_t)(request_is_late(r, MANAGE_NS) ? K_REQUEST_TIMED_OUT : delete (r->server, name)));
 		if (r->version >= 5)
 			out_string(out, NULL);
 		out_tags(out);
@@ -540,10 +569,12 @@ void create_partitions_run(struct request *r)
 	out_array(out, in_array(&again, 6));
 	for (i = 0; i < count; i++) {
 		const char *why;
-		int error;
+		int error = K_REQUEST_TIMED_OUT;
 
 		more_read(&again, &m);
-		error = add_partitions(r->server, &m, only_look, &why);
+		why = NULL;
+		if (!request_is_late(r, MANAGE_NS))
+			error = add_partitions(r->server, &m, only_look, &why);
 		out_text(out, m.name);
 		out_i16(out, (int16_t)error);
 		out_string(out, why);

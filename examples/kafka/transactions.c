@@ -20,6 +20,8 @@ static int find(struct server *s, struct text name, int64_t producer_id, int16_t
 {
 	struct transaction *x = name.data ? *transaction_place(s, name) : NULL;
 
+	if (!cluster_serves(s))
+		return K_NOT_COORDINATOR;
 	if (!x || x->producer_id != producer_id)
 		return K_INVALID_PRODUCER_ID_MAPPING;
 	if (epoch != x->epoch)

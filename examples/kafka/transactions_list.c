@@ -39,6 +39,7 @@ static struct text name_of(const struct transaction *x)
 	return (struct text){x->name, x->name_len - 1};
 }
 
+#define FILTERS_MAX 1024 /* each is looked for in each transaction */
 struct filters {
 	struct in states, producers; /* where they stand; of so many: */
 	int32_t state_count, producer_count;
@@ -89,10 +90,12 @@ void list_transactions_run(struct request *r)
 	struct filters f = {.state_count = in_array(in, 1)};
 	int32_t i, unknown = 0;
 
+	in->bad |= f.state_count > FILTERS_MAX;
 	f.states = *in;
 	for (i = 0; i < f.state_count && !in->bad; i++)
 		unknown += !is_state(in_text(in));
 	f.producer_count = in_array(in, 8);
+	in->bad |= f.producer_count > FILTERS_MAX;
 	f.producers = *in;
 	for (i = 0; i < f.producer_count && !in->bad; i++)
 		in_i64(in);

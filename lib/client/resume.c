@@ -310,8 +310,10 @@ static void try_later(struct client_link *l, int error)
 	if (l->next)
 		thmqi_link_close(l->next);
 	l->next = NULL;
-	l->tries++;
-	l->error = error;
+	if (error != -EINPROGRESS) { /* else nobody was asked but for its name */
+		l->tries++;
+		l->error = error;
+	}
 	wait = THMQI_MIN(wait, BACKOFF_MAX_NS);
 	if (s->node_count) /* one of them will lead soon */
 		wait = THMQI_MIN(wait, BACKOFF_NODES_NS);

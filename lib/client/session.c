@@ -7,6 +7,7 @@
 #include "txn.h"
 
 #define DOWN_FRAMES 1024u
+#define LOOKED_UP_NS 1000000u   /* while names are being asked for */
 #define LOOK_AGAIN_NS 10000000u /* while nobody leads, or the broker is gone */
 
 /* -------------------------------------------------------------------- links */
@@ -21,6 +22,7 @@ int thmqi_session_prepare(struct thmq_session *s, uint32_t shard, struct thmqi_l
 					     .up_frames = shard ? s->opts.window_count : 64,
 					     .down_frames = DOWN_FRAMES,
 					     .silence_ns = s->opts.peer_timeout_ns,
+					     .in_turns = !shard && s->node_count,
 					     .tls = s->tls};
 	/* all of them lead to one broker, whatever else is opened, or opened again, at the session's URL meanwhile */
 	if (shard && s->links[THMQI_SHARD_META])
@@ -193,16 +195,16 @@ static int find_broker(struct thmq_session *s, uint64_t deadline)
 		rc = connect_once(s, deadline);
 		now = thmqi_session_now(s);
 		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc) || now >= deadline)
-			return rc;
-		s->asked++;
+			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
+		s->asked += rc != -EINPROGRESS; /* nobody knows yet where that one is */
 		if (s->links[THMQI_SHARD_META])
 			link_free(s->links[THMQI_SHARD_META]);
 		s->links[THMQI_SHARD_META] = NULL;
 		if (thmqi_nodes_go(s, rc))
 			continue;
-		rested = thmqi_session_rest(s, LOOK_AGAIN_NS, deadline);
+		rested = thmqi_session_rest(s, rc == -EINPROGRESS ? LOOKED_UP_NS : LOOK_AGAIN_NS, deadline);
 		if (rested && rested != -ETIMEDOUT)
-			return rc;
+			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
 	}
 }
 

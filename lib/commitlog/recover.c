@@ -548,11 +548,12 @@ static int check_identity(const struct thmq_log *log)
 
 /*
  * A copy that does not know for sure whom it gave its vote may give it twice. One block is torn only where the device tears a
- * sector, since that is all it has; what is damaged otherwise may have been the newest.
+ * sector, since that is all it has; what is damaged otherwise may have been the newest. The first one alone was written by who
+ * made the log, and no vote since: that one would lie in its place.
  */
 static int check_vote(const struct thmq_log *log, const struct recovery *r)
 {
-	if (!r->vote_damaged && log->vote.term >= log->chain.term)
+	if ((!r->vote_damaged || log->vote.generation == 1) && log->vote.term >= log->chain.term)
 		return 0;
 	return thmqi_fail(-THMQ_ECORRUPT, "open %s: its vote file is damaged, so that this copy may no longer vote; remove it from its group, and "
 			  "let it join anew with an empty directory", log->opts.dir);

@@ -22,6 +22,13 @@
  *  B11 who leads takes a copy for unreachable that has said nothing since its last look, which it takes as often as heartbeats are due, and sends all anew that
  *     was not acknowledged; but a device that is busy makes a copy silent for longer than that. So what it looks back at is half an election. A leader that
  *     hears of no majority steps down when it did before: the time of its last look counts from when that majority was heard of last
+ *  B12 a copy that does not know itself to be a voter does not stand either, though it may have what nobody else has, and none of the others gets its vote with
+ *     less (B9; Ongaro 2014, 4.2.2): it stands once none has led for long. Whether it leads is for those who vote by its own newest membership, as always: its own
+ *     vote does not count there, and neither does what it has stored once it leads. It leads so that one of those gets what it has, and hands over: group.c. One
+ *     that was removed and has not heard of it is held off by the vote before the vote: who hears of a leader refuses, and nobody's term rises
+ *  B13 a message that comes late, and ends before what is known to be committed, takes back what is known of that: it is to say nothing of it
+ *  B14 one that asks for the vote before the vote, and is refused by who still hears of a leader, waits for a whole election again. Where it is the one that has
+ *     more, those that cease to hear of one meanwhile ask it in vain: who refuses another one for having less asks anew, at once
  */
 #include "engine_raft.h"
 
@@ -84,13 +91,89 @@ int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_mem
 	if (r->state != RAFT_LEADER)
 		return -THMQ_ENOTLEADER;
 	if (r->leader_state.transferee || r->leader_state.promotee_id ||
-	    r->configuration_uncommitted_index)
+	    r->configuration_uncommitted_index || thmqi_engine_is_outsider(e)) /* B12 */
 		return -EAGAIN;
 	if (breaks(e, THMQI_GROUP_NO_B6))
 		return 0;
-	if (thmqi_members_check(to) || voters_changed(from, to) > 1)
+	if (thmqi_members_check(to) || voters_changed(from, to) > 1 || !is_voter(to, e->opts.id))
 		return -EINVAL;
 	return term_of(r, r->commit_index) == r->current_term ? 0 : -EAGAIN;
+}
+
+/* ----------------------------------------------------------------- outsiders */
+
+#define STANDS_AFTER 4u /* times that it waited for who leads; those who vote stand each time */
+
+static const struct raft_server *server_of(const struct thmqi_engine *e, uint64_t id)
+{
+	unsigned i;
+
+	for (i = 0; i < e->raft.configuration.n; i++)
+		if (e->raft.configuration.servers[i].id == id)
+			return &e->raft.configuration.servers[i];
+	return NULL;
+}
+
+static bool has_voters(const struct thmqi_engine *e)
+{
+	unsigned i;
+
+	for (i = 0; i < e->raft.configuration.n; i++)
+		if (e->raft.configuration.servers[i].role == RAFT_VOTER)
+			return true;
+	return false;
+}
+
+bool thmqi_engine_is_outsider(const struct thmqi_engine *e)
+{
+	const struct raft_server *server = server_of(e, e->opts.id);
+
+	return !server || server->role != RAFT_VOTER;
+}
+
+/*
+ * B9, B12: for this step it is a voter, and so is another one that never answers: a majority of all these, itself among them, is a majority of the voters
+ * that there are. While it is a candidate, or leads, nothing of the membership changes but by what another one leads with, which is no such step: so the places
+ * of the others are the same in all of them. @room: for two more than there are.
+ */
+static void count_as_voter(struct thmqi_engine *e, struct raft_configuration *ret_was,
+			   struct raft_server *room)
+{
+	struct raft_configuration *c = &e->raft.configuration;
+	unsigned i, at = c->n;
+
+	*ret_was = *c;
+	for (i = 0; i < c->n; i++) {
+		room[i] = c->servers[i];
+		if (room[i].id == e->opts.id)
+			at = i;
+	}
+	for (e->nobody = UINT64_MAX; server_of(e, e->nobody); e->nobody--)
+		;
+	room[at] = (struct raft_server){
+		.id = e->opts.id, .address = e->raft.address, .role = RAFT_VOTER};
+	c->n = THMQI_MAX(c->n, at + 1);
+	room[c->n++] = (struct raft_server){
+		.id = e->nobody, .address = e->raft.address, .role = RAFT_VOTER};
+	c->servers = room;
+}
+
+/* Steps in which one that is no voter is to be taken for one. What another one leads with makes a follower of it, and may change who votes: that is none. */
+static bool counts_as_voter(const struct thmqi_engine *e, const struct raft_event *event, bool stands)
+{
+	const bool message = event->type == RAFT_RECEIVE;
+
+	/* whom it hands over to is one that there is */
+	if (event->type == RAFT_START || event->type == RAFT_PERSISTED_SNAPSHOT || event->type == RAFT_TRANSFER)
+		return false;
+	if (!thmqi_engine_is_outsider(e) || e->raft.configuration.n > THMQI_MEMBERS_MAX)
+		return false;
+	if (message && event->receive.message->type == RAFT_REQUEST_VOTE)
+		return !breaks(e, THMQI_GROUP_NO_B9);
+	if (message && (event->receive.message->type == RAFT_APPEND_ENTRIES ||
+			event->receive.message->type == RAFT_INSTALL_SNAPSHOT))
+		return false;
+	return stands || e->raft.state != RAFT_FOLLOWER;
 }
 
 /* ------------------------------------------------------------------- duties */
@@ -120,15 +203,23 @@ static void tell(struct thmqi_engine *e, const struct raft_update *u, enum raft_
 static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event, bool received,
 		struct raft_update *u, struct thmqi_duties *ret)
 {
+	struct raft_server room[THMQI_MEMBERS_MAX + 2];
+	const bool counts = counts_as_voter(e, event, e->stands);
+	struct raft_configuration was;
 	int rc;
 
 	memset(u, 0, sizeof(*u));
 	memset(ret, 0, sizeof(*ret));
 	event->time = now_ms;
+	if (thmqi_unlikely(counts))
+		count_as_voter(e, &was, room);
 	rc = thmqi_engine_error(raft_step(&e->raft, event, u));
+	if (thmqi_unlikely(counts))
+		e->raft.configuration = was;
 	if (!rc)
 		tell(e, u, event->type, received, ret);
-	e->outdated = false;
+	e->outdated = e->stands = false;
+	e->nobody = 0;
 	return rc;
 }
 
@@ -275,8 +366,9 @@ int thmqi_engine_submit(struct thmqi_engine *e, uint64_t now_ms, uint64_t index,
 	    INFLIGHT_MAX + 1) /* B5; one more may be a new leader's first */
 		return -THMQ_ECORRUPT;
 	if (membership) {
-		/* B7, of B6 */
-		if (voters_changed(&membership->members, &membership->previous) > 1 ||
+		/* B7, of B6 and B12: who leads as a voter stays one */
+		if (thmqi_engine_is_outsider(e) || !is_voter(&membership->members, e->opts.id) ||
+		    voters_changed(&membership->members, &membership->previous) > 1 ||
 		    term_of(&e->raft, e->raft.commit_index) != term)
 			return -THMQ_ECORRUPT;
 		rc = thmqi_engine_encode(&membership->members, &entry.buf);
@@ -386,6 +478,8 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 		a->entries = received;
 		a->n_entries = count - skip;
 	}
+	if (a->prev_log_index + a->n_entries < e->raft.commit_index && !breaks(e, THMQI_GROUP_NO_B13))
+		a->leader_commit = 0; /* B13 */
 	event.receive.message = &m;
 	e->outdated = message->term < e->raft.current_term;
 	if (!rc) {
@@ -408,58 +502,28 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 	return rc;
 }
 
-/* B9: for this step it is a voter. @room: for one more than there are. */
-static void count_as_voter(struct thmqi_engine *e, struct raft_configuration *ret_was,
-			   struct raft_server *room)
-{
-	struct raft_configuration *c = &e->raft.configuration;
-	unsigned i, at = c->n;
-
-	*ret_was = *c;
-	for (i = 0; i < c->n; i++) {
-		room[i] = c->servers[i];
-		if (room[i].id == e->opts.id)
-			at = i;
-	}
-	room[at] = (struct raft_server){
-		.id = e->opts.id, .address = e->raft.address, .role = RAFT_VOTER};
-	c->servers = room;
-	c->n = THMQI_MAX(c->n, at + 1);
-}
-
 /*
- * Who hears of a leader refuses its vote, until it stands itself; who never stands would refuse it for ever. The address of the one that it forgets is
+ * B9: who hears of a leader refuses its vote, until it stands itself; who seldom stands would refuse it for long. The address of the one that it forgets is
  * the engine's, and freed by it.
  */
 static void forget_leader(struct thmqi_engine *e, uint64_t now_ms)
 {
-	const struct raft_configuration *c = &e->raft.configuration;
-	unsigned i;
-
-	for (i = 0; i < c->n; i++)
-		if (c->servers[i].id == e->opts.id && c->servers[i].role == RAFT_VOTER)
-			return;
+	if (e->raft.state != RAFT_FOLLOWER || !thmqi_engine_is_outsider(e) || breaks(e, THMQI_GROUP_NO_B9))
+		return;
 	if (now_ms - THMQI_MIN((uint64_t)e->raft.election_timer_start, now_ms) >= e->raft.election_timeout)
 		e->raft.follower_state.current_leader.id = 0;
 }
 
-/* Nothing but the vote is decided by the members while a request for one is answered, and nothing of them changes. */
-static int vote(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *event,
-		struct thmqi_duties *ret)
+/* B14: after the answer. Its own time to ask has come. */
+static void ask_again(struct thmqi_engine *e, uint64_t now_ms, const struct thmqi_message *message)
 {
-	struct raft_server room[THMQI_MEMBERS_MAX + 1];
-	struct raft_configuration was;
-	struct raft_update u;
-	int rc;
+	struct raft *r = &e->raft;
+	const uint64_t last = last_of(r), term = term_of(r, last);
 
-	if (breaks(e, THMQI_GROUP_NO_B9) || e->raft.configuration.n > THMQI_MEMBERS_MAX ||
-	    e->raft.state != RAFT_FOLLOWER)
-		return step(e, now_ms, event, false, &u, ret);
-	forget_leader(e, now_ms);
-	count_as_voter(e, &was, room);
-	rc = step(e, now_ms, event, false, &u, ret);
-	e->raft.configuration = was;
-	return rc;
+	if (r->state != RAFT_CANDIDATE || !r->candidate_state.in_pre_vote || breaks(e, THMQI_GROUP_NO_B14))
+		return;
+	if (message->index_term < term || (message->index_term == term && message->index < last))
+		r->election_timer_start = now_ms - THMQI_MIN(now_ms, (uint64_t)r->candidate_state.randomized_election_timeout);
 }
 
 int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
@@ -477,8 +541,10 @@ int thmqi_engine_receive(struct thmqi_engine *e, uint64_t now_ms,
 	event.receive.message = &m;
 	e->outdated = message->type == THMQI_MESSAGE_SNAPSHOT && message->term < e->raft.current_term;
 	if (message->type == THMQI_MESSAGE_VOTE)
-		return vote(e, now_ms, &event, ret);
+		forget_leader(e, now_ms);
 	rc = step(e, now_ms, &event, false, &u, ret);
+	if (!rc && message->type == THMQI_MESSAGE_VOTE && (message->flags & THMQI_MESSAGE_PRE_VOTE))
+		ask_again(e, now_ms, message);
 	if (rc || !(u.flags & (RAFT_UPDATE_SNAPSHOT)))
 		return rc;
 	ret->install = true;
@@ -527,13 +593,26 @@ int thmqi_engine_installed(struct thmqi_engine *e, uint64_t now_ms,
 	return step(e, now_ms, &event, false, &u, ret);
 }
 
+/* B12: it waited again, and heard of nobody in between. */
+static bool is_to_stand(struct thmqi_engine *e)
+{
+	if (e->raft.state != RAFT_FOLLOWER || !thmqi_engine_is_outsider(e) || breaks(e, THMQI_GROUP_NO_B12))
+		return false;
+	if (e->raft.election_timer_start != e->waits_since)
+		e->waited = 0;
+	return ++e->waited >= STANDS_AFTER && has_voters(e);
+}
+
 int thmqi_engine_timeout(struct thmqi_engine *e, uint64_t now_ms, struct thmqi_duties *ret)
 {
 	struct raft_event event = {.type = RAFT_TIMEOUT};
 	bool led = e->raft.state == RAFT_LEADER;
 	struct raft_update u;
-	int rc = step(e, now_ms, &event, false, &u, ret);
+	int rc;
 
+	e->stands = is_to_stand(e);
+	rc = step(e, now_ms, &event, false, &u, ret);
+	e->waits_since = e->raft.election_timer_start;
 	/* B11 */
 	if (led && e->raft.state == RAFT_LEADER && e->raft.election_timer_start == now_ms)
 		e->raft.election_timer_start -= THMQI_MIN(now_ms, e->opts.election_ms / 2u);
@@ -585,16 +664,6 @@ int thmqi_engine_transfer(struct thmqi_engine *e, uint64_t now_ms, uint64_t id,
 	struct raft_update u;
 
 	return step(e, now_ms, &event, false, &u, ret);
-}
-
-static const struct raft_server *server_of(const struct thmqi_engine *e, uint64_t id)
-{
-	unsigned i;
-
-	for (i = 0; i < e->raft.configuration.n; i++)
-		if (e->raft.configuration.servers[i].id == id)
-			return &e->raft.configuration.servers[i];
-	return NULL;
 }
 
 int thmqi_engine_catch_up(struct thmqi_engine *e, uint64_t now_ms, uint64_t id,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * engine.h - consensus as events in and duties out. Behind it is cowsql/raft 0.22.1, which engine.c and engine_message.c alone
- * know; the former is where the rules B1 … B10 that its defects ask for are kept.
+ * know; the former is where the rules B1 … B14 that its defects ask for are kept.
  */
 #ifndef THMQI_REPLICA_ENGINE_H
 #define THMQI_REPLICA_ENGINE_H
@@ -107,6 +107,8 @@ thmqi_engine_stored(const struct thmqi_engine *e); /* last one that it was told 
 uint64_t
 thmqi_engine_timeout_ms(const struct thmqi_engine *e); /* when thmqi_engine_timeout() is due */
 bool thmqi_engine_transferring(const struct thmqi_engine *e);
+/* It is no voter for all that it knows. Where it leads, it is to hand over as soon as a voter has what it has. */
+bool thmqi_engine_is_outsider(const struct thmqi_engine *e);
 /* B6: may the membership be changed into @to? 0; -EAGAIN not yet; -EINVAL never so */
 int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_members *from,
 			    const struct thmqi_members *to);

@@ -72,6 +72,8 @@ void thmqi_engine_send(struct thmqi_engine *e, const struct raft_message *m)
 				    .to = m->server_id};
 	uint32_t batches = 0;
 
+	if (m->server_id == e->nobody && e->nobody)
+		return;
 	switch (m->type) {
 	case RAFT_APPEND_ENTRIES:
 		out.term = m->append_entries.term;

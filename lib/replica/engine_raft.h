@@ -14,6 +14,10 @@ struct thmqi_engine {
 	uint64_t change_index; /* newest change that it was told of */
 	bool started;
 	bool outdated; /* what this step answers is of an older term: B10 */
+	uint64_t nobody;  /* B12: a voter that there is none of; nothing goes there */
+	uint64_t waits_since; /* B12: the last time that nobody led, by raft's clock */
+	uint32_t waited;      /* and how often */
+	bool stands;          /* B12: in this step, though it is no voter */
 	struct thmqi_members install; /* of the last duty to install */
 };
 

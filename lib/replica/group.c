@@ -284,6 +284,22 @@ static void hand_over_damaged(struct thmqi_group *g)
 	thmqi_group_transfer(g, 0);
 }
 
+/* Rule B12: it leads and does not vote. Nothing is appended here, and the first voter that has all leads in its place. */
+static void hand_over_outsider(struct thmqi_group *g)
+{
+	const struct thmqi_members *m = &g->membership.members;
+	uint32_t i;
+
+	if (g->role != THMQI_ROLE_LEADER || g->parked || thmqi_engine_transferring(g->engine))
+		return;
+	for (i = 0; i < m->count; i++)
+		if (m->list[i].role == THMQI_MEMBER_VOTER &&
+		    thmqi_engine_match(g->engine, m->list[i].id) == thmqi_log_last(g->log)) {
+			thmqi_group_transfer(g, m->list[i].id);
+			return;
+		}
+}
+
 /* Return: events taken. */
 static uint32_t take_events(struct thmqi_group *g)
 {
@@ -327,12 +343,17 @@ static int group_poll(struct thmqi_poller *poller, uint32_t budget)
 	done = take_events(g);
 	if (g->failed)
 		return 1;
-	if (g->role == THMQI_ROLE_LEADER)
-		thmqi_log_hold(g->log, thmqi_engine_transferring(g->engine));
 	if (thmqi_unlikely(g->damaged))
 		hand_over_damaged(g);
 	if (!g->parked)
 		note_role(g);
+	if (g->role == THMQI_ROLE_LEADER) {
+		bool outsider = thmqi_engine_is_outsider(g->engine);
+
+		thmqi_log_hold(g->log, outsider || thmqi_engine_transferring(g->engine));
+		if (thmqi_unlikely(outsider))
+			hand_over_outsider(g);
+	}
 	return (int)(done + tell(g));
 }
 

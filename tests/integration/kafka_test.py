@@ -8,7 +8,6 @@ more messages."""
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import socket
@@ -19,83 +18,11 @@ import tempfile
 import threading
 import time
 
-FULL = bool(os.environ.get('THMQ_TEST_FULL'))
-KAFKA, THMQ = sys.argv[1:3]
-
-try:
-    import confluent_kafka
-    import confluent_kafka.admin
-    import kafka
-    import kafka.admin
-    import kafka.record
-except ImportError as e:
-    print('kafka_test: skipped:', e)
-    sys.exit(77)
-if not shutil.which('kcat'):
-    print('kafka_test: skipped: no kcat')
-    sys.exit(77)
-
-
-def check(ok, *what):
-    if not ok:
-        raise AssertionError(' '.join(str(w) for w in what))
-
-
-def same(a, b, what=''):
-    check(a == b, what, repr(a)[:600], 'is not', repr(b)[:600])
-
-
-class Broker:
-    def __init__(self, dir, *args):
-        self.dir, self.args = dir, args
-        self.port = self.port_tls = None
-        self.start()
-
-    def start(self, port=0, host='127.0.0.1'):
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            self.native = 'tcp://127.0.0.1:%d' % s.getsockname()[1]
-        self.log = open(self.dir + '.log', 'a')
-        self.process = subprocess.Popen([KAFKA, '--data', self.dir, '--listen', '%s:%d' % (host, port), '--thmq', self.native,
-                                         *self.args], stdout=subprocess.PIPE, stderr=self.log, text=True)
-        line = self.process.stdout.readline()
-        check('serving' in line, 'the broker says:', line, open(self.dir + '.log').read()[-2000:])
-        words = line.replace(',', '').split()
-        ports = [int(words[i + 1]) for i, w in enumerate(words) if w == 'port']
-        self.port, self.port_tls = ports[0], ports[-1]
-        self.url = '%s:%d' % (host, self.port)
-
-    def stop(self, sig=signal.SIGTERM):
-        self.process.send_signal(sig)
-        status = self.process.wait(60)
-        same(status, 0 if sig == signal.SIGTERM else -sig, open(self.dir + '.log').read()[-2000:])
-        self.log.close()
-
-    def restart(self, sig=signal.SIGTERM):
-        self.stop(sig)
-        self.start(self.port)
-
-
-# what clients wait for by themselves: half a second at the end of a partition, a quarter until they ask again where a topic is
-QUICK = {'topic.metadata.refresh.fast.interval.ms': 20, 'reconnect.backoff.ms': 20, 'reconnect.backoff.max.ms': 200}
-QUICK_READ = {**QUICK, 'fetch.wait.max.ms': 20, 'fetch.error.backoff.ms': 20}
-
-
-def kcat(broker, *args, stdin=None, url=None, fails=False, timeout=30):
-    quick = [x for k, v in (QUICK_READ if '-C' in args else QUICK).items() for x in ('-X', '%s=%s' % (k, v))]
-    p = subprocess.run(['kcat', '-b', url or broker.url, *quick, *args], input=stdin, capture_output=True, text=True, timeout=timeout)
-    check(fails == (p.returncode != 0), 'kcat', args, p.returncode, p.stderr)
-    return p.stderr if fails else p.stdout
-
-
-def thmq(*args, stdin=None):
-    p = subprocess.run([THMQ, *args], input=stdin, capture_output=True, text=True, timeout=30)
-    same(p.returncode, 0, str(args) + p.stderr)
-    return p.stdout
-
-
-def read_all(broker, topic, *args):
-    return kcat(broker, '-C', '-t', topic, '-o', 'beginning', '-e', '-q', *args).splitlines()
+from kafka_rig import *
+from kafka_bytes import *
+from kafka_cluster import *
+from kafka_kills import *
+from kafka_load import *
 
 
 # ---------------------------------------------------------------------- cases
@@ -142,7 +69,7 @@ def groups_share_and_go_on(b):
     p = kafka.KafkaProducer(bootstrap_servers=b.url)
     for i in range(40):
         p.send('work', b'%d' % i, partition=i % 4)
-    p.flush(10)
+    check(p.flush(60) in (0, None))
 
     def member():
         return kafka.KafkaConsumer('work', bootstrap_servers=b.url, group_id='team', auto_offset_reset='earliest', session_timeout_ms=6000,
@@ -183,7 +110,7 @@ def groups_share_and_go_on(b):
     p = kafka.KafkaProducer(bootstrap_servers=b.url)
     for i in range(40, 44):
         p.send('work', b'%d' % i, partition=i % 4)
-    p.flush(10)
+    check(p.flush(60) in (0, None))
     p.close()
     seen.clear()
     one = member()
@@ -315,32 +242,6 @@ def more_partitions(b):
     same(sorted(read_all(b, 'growing')), sorted(s.decode() for s in seen))
 
 
-def transactional(b, name, **more):
-    p = confluent_kafka.Producer({'bootstrap.servers': b.url, 'transactional.id': name, 'linger.ms': 1, 'reconnect.backoff.max.ms': 100,
-                                  'retry.backoff.ms': 50, 'log_level': 0, **more})
-    p.init_transactions(20)
-    return p
-
-
-def patiently(call):
-    """Commits or aborts. A time-out only says that it is to be asked again; and must be: of a batch that was under way when its broker died
-    librdkafka (2.0) neither sends it again while it aborts, nor gives it up, until then."""
-    for attempt in range(100):
-        try:
-            return call(1)
-        except confluent_kafka.KafkaException as e:
-            if attempt == 99 or not e.args[0].retriable():
-                raise
-
-
-def comes_to(read, wanted, seconds=30):
-    """What is committed is seen a moment later."""
-    end = time.time() + seconds
-    while read() != wanted and time.time() < end:
-        time.sleep(0.05)
-    same(read(), wanted)
-
-
 def transactions_all_or_nothing(b):
     """What is committed is seen, in all partitions; what is aborted never, but by who wants to; what is open holds up those behind it."""
     uncommitted = ('-X', 'isolation.level=read_uncommitted')
@@ -351,7 +252,7 @@ def transactions_all_or_nothing(b):
         for i in range(50):
             p.produce('all', b'%d %d' % (commit, i), key=b'k')
             p.produce('other', b'%d %d' % (commit, i))
-        p.flush(10)
+        check(p.flush(60) in (0, None))
         kcat(b, '-P', '-t', 'all', stdin='behind\n')
         p.commit_transaction(20) if commit else p.abort_transaction(20)
     wanted = ['1 %d' % i for i in range(50)]
@@ -361,7 +262,7 @@ def transactions_all_or_nothing(b):
     same(thmq('sub', b.native, 'other').splitlines(), wanted * 2)
     p.begin_transaction()  # one that is open: its messages, and those behind them, are not seen yet
     p.produce('all', b'open')
-    p.flush(10)
+    check(p.flush(60) in (0, None))
     kcat(b, '-P', '-t', 'all', stdin='late\n')
     same(len(read_all(b, 'all')), 104)
     same(read_all(b, 'all', *uncommitted)[-2:], ['open', 'late'])
@@ -398,7 +299,7 @@ def one_name_one_transaction(b):
     old = transactional(b, 'same')
     old.begin_transaction()
     old.produce('fence', b'old')
-    old.flush(10)
+    check(old.flush(60) in (0, None))
     new = transactional(b, 'same')
     new.begin_transaction()
     new.produce('fence', b'new')
@@ -412,7 +313,7 @@ def one_name_one_transaction(b):
     slow = transactional(b, 'slow', **{'transaction.timeout.ms': 1000, 'message.timeout.ms': 1000})
     slow.begin_transaction()
     slow.produce('fence', b'slow')
-    slow.flush(10)
+    check(slow.flush(60) in (0, None))
     kcat(b, '-P', '-t', 'fence', stdin='behind\n')
     comes_to(lambda: read_all(b, 'fence'), ['new', 'behind'])
     try:
@@ -493,276 +394,6 @@ def aborted_while_the_broker_dies(b):
     p.produce('dead', b'alive')
     patiently(p.commit_transaction)
     comes_to(lambda: read_all(b, 'dead'), ['alive'])
-
-
-def frame(api, version, body=b'', correlation=7):
-    head = struct.pack('>hhih', api, version, correlation, 1) + b'x'
-    return struct.pack('>i', len(head) + len(body)) + head + body
-
-
-def answer(s):
-    def exactly(n):
-        got = b''
-        while len(got) < n:
-            more = s.recv(n - len(got))
-            if not more:
-                return None
-            got += more
-        return got
-
-    head = exactly(4)
-    return head and exactly(struct.unpack('>i', head)[0])
-
-
-def what_makes_no_sense(b):
-    """Each ends its own connection, or gets its error; others notice nothing."""
-    def talk(*parts, end=True):
-        with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
-            try:
-                for part in parts:
-                    s.sendall(part)
-                got = answer(s)
-            except (ConnectionResetError, BrokenPipeError):
-                got = None
-            check((got is None) == end, parts[0][:60], 'was answered:', got)
-            return got
-
-    good = socket.create_connection(('127.0.0.1', b.port), timeout=10)
-    talk(b'GET / HTTP/1.1\r\n\r\n')
-    talk(struct.pack('>i', -1))
-    talk(struct.pack('>i', 0x7fffffff))
-    talk(struct.pack('>i', 3) + b'abc')
-    talk(frame(999, 0))
-    talk(frame(0, 2))
-    talk(frame(3, 99))
-    talk(frame(3, 1, struct.pack('>i', 0x7fffffff)))
-    talk(frame(0, 7, b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + struct.pack('>h', 1000)))
-    talk(frame(1, 11, b'\0' * 10))
-    talk(frame(11, 5, b'\0\1g' + b'\0' * 10))
-    same(talk(frame(18, 99), end=False)[4:6], b'\0\x23')
-    # records whose checksum is wrong, of an old version, and none: the protocol's errors
-    kcat(b, '-P', '-t', 'checked', stdin='x\n')
-    for records, error in ((b'\0' * 16 + b'\2' + b'\0' * 60, 2), (b'\0' * 16 + b'\1' + b'\0' * 60, 43), (b'', 87), (b'abc', 2)):
-        body = b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + b'\0\7checked' + struct.pack('>iii', 1, 0, len(records)) + records
-        r = talk(frame(0, 7, body), end=False)
-        same(struct.unpack('>h', r[4 + 4 + 9 + 4 + 4:][:2])[0], error)
-    # one byte after the other, two requests in one, and one that leaves in the middle
-    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
-        for byte in frame(18, 0):
-            s.sendall(bytes([byte]))
-        check(answer(s))
-        s.sendall(frame(18, 0, correlation=1) + frame(3, 1, b'\0\0\0\0', correlation=2))
-        same([answer(s)[:4], answer(s)[:4]], [struct.pack('>i', 1), struct.pack('>i', 2)])
-        s.sendall(struct.pack('>i', 1000) + b'half')
-    good.sendall(frame(18, 0))
-    check(answer(good))
-    good.close()
-    same(read_all(b, 'checked'), ['x'])
-
-
-VERSIONS = {0: (3, 9), 1: (4, 12), 2: (1, 7), 3: (0, 12), 8: (2, 8), 9: (1, 8), 10: (0, 4), 11: (0, 9), 12: (0, 4), 13: (0, 5), 14: (0, 5), 15: (0, 5),
-            16: (0, 4), 17: (0, 1), 18: (0, 3), 19: (0, 7), 20: (0, 5), 22: (0, 4), 24: (0, 3), 25: (0, 3), 26: (0, 3), 28: (0, 3), 32: (0, 4), 33: (0, 2), 36: (0, 2), 37: (0, 3), 42: (0, 2), 44: (0, 1), 47: (0, 0)}
-FLEXIBLE = {0: 9, 1: 12, 2: 6, 3: 9, 8: 8, 9: 6, 10: 3, 11: 6, 12: 4, 13: 4, 14: 4, 15: 5, 16: 3, 18: 3, 19: 5, 20: 4, 22: 2, 24: 3, 25: 3, 26: 3, 28: 3, 32: 4, 33: 2, 36: 2, 37: 2, 42: 2, 44: 1, 65: 0, 66: 0}
-
-
-def who_does_not_read(b):
-    """A client that asks and asks, and takes no answer, costs what its answers may wait in, and nobody else anything."""
-    kcat(b, '-P', '-t', 'large', stdin=('x' * 900000 + '\n') * 4)
-
-    def memory():
-        with open('/proc/%d/statm' % b.process.pid) as f:
-            return int(f.read().split()[1]) * 4096
-
-    before = memory()
-    want = struct.pack('>iiiibii', -1, 500, 1, 1 << 20, 0, 0, -1) + struct.pack('>i', 1) + b'\0\5large' + struct.pack('>i', 1)
-    want += struct.pack('>iiqqi', 0, -1, 0, -1, 1 << 20) + struct.pack('>i', 0) + b'\0\0'
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        s.connect(('127.0.0.1', b.port))
-        s.settimeout(0.3)
-        try:
-            for i in range(600):
-                s.sendall(frame(1, 11, want, correlation=i))
-        except socket.timeout:
-            pass
-        same(len(read_all(b, 'large')), 4)
-        check(memory() - before < 250 << 20, 'memory:', memory() - before)
-        s.settimeout(10)
-        for i in range(3):
-            r = answer(s)
-            same(r[:4], struct.pack('>i', i))
-            check(len(r) > 900000)
-
-
-def a_thousand_connections(b):
-    """Those who connect and say nothing, or half of something, take the places of nobody else for long."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    whole, sockets = frame(18, 0), []
-    try:
-        for i in range(1000):
-            sockets.append(socket.create_connection(('127.0.0.1', b.port), timeout=10))
-            sockets[-1].sendall(whole[:i % len(whole)])
-            if i == 900:
-                kcat(b, '-P', '-t', 'crowd', stdin='while there are places\n')
-        comes_to(lambda: subprocess.run(['kcat', '-b', b.url, '-L', '-t', 'crowd', '-m', '5'], capture_output=True).returncode, 0, 60)
-        same(read_all(b, 'crowd'), ['while there are places'])
-    finally:
-        for s in sockets:
-            s.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def who_vanishes_while_joining(b):
-    """A client that goes away in any step of joining a group holds up the others for its session's time, and takes nothing with it."""
-    string = lambda x: struct.pack('>h', len(x)) + x
-    steps = 'connects', 'asks to join', 'joins', 'asks to sync', 'is a member'
-    kcat(b, '-P', '-t', 'steps', '-p', '0', stdin=''.join('%d\n' % i for i in range(20)))
-
-    def go(group, step):
-        with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
-            if step == 0:
-                return
-            about = struct.pack('>hi', 0, 1) + string(b'steps') + struct.pack('>i', -1)
-            s.sendall(frame(11, 2, string(group) + struct.pack('>ii', 500, 500) + string(b'') + string(b'consumer') + struct.pack('>i', 1) + string(b'range') +
-                            struct.pack('>i', len(about)) + about))
-            if step == 1:
-                return
-            r = answer(s)
-            same(struct.unpack('>h', r[8:10])[0], 0)
-            at = 14
-            for _ in range(3):  # protocol, who leads, who this is
-                n = struct.unpack('>h', r[at:at + 2])[0]
-                me, at = r[at + 2:at + 2 + n], at + 2 + n
-            s.sendall(frame(14, 1, string(group) + r[10:14] + string(me) + struct.pack('>i', 0)))
-            if step == 4:
-                same(struct.unpack('>h', answer(s)[8:10])[0], 0)
-
-    members = []
-    for step in range(len(steps)):
-        go(b'steps-%d' % step, step)
-        c = confluent_kafka.Consumer({**QUICK_READ, 'bootstrap.servers': b.url, 'group.id': 'steps-%d' % step, 'auto.offset.reset': 'earliest', 'session.timeout.ms': 6000,
-                                      'partition.assignment.strategy': 'range', 'log_level': 0})
-        c.subscribe(['steps'])
-        members.append((c, []))
-    end = time.time() + 120
-    while any(len(seen) < 20 for c, seen in members):
-        check(time.time() < end, [(w, len(seen)) for w, (c, seen) in zip(steps, members)])
-        for c, seen in members:
-            m = c.poll(0.02)
-            if m and not m.error():
-                seen.append(int(m.value()))
-    for c, seen in members:
-        same(seen, list(range(20)))
-        c.close()
-
-
-def requests_by_chance(b):
-    """What looks like requests and is none: whatever comes, the broker lives, and others are served."""
-    seed = int(os.environ.get('THMQ_TEST_SEED', time.time_ns() % 1000000007))
-    rng = random.Random(seed)
-
-    def piece(flex):
-        name = rng.choice([b'checked', b'team', b'packed', b'', b'x' * rng.randrange(300), bytes(rng.randrange(256) for _ in range(rng.randrange(9)))])
-        kind = rng.randrange(8)
-        if kind < 3:
-            return bytes([min(len(name) + 1, 127)]) + name if flex else struct.pack('>h', len(name)) + name
-        if kind == 3:
-            return bytes([rng.choice([0, 1, 2, 3, 127, 255])]) if flex else struct.pack('>i', rng.choice([-1, 0, 1, 1, 2, 3, 2**31 - 1, -2]))
-        if kind == 4:
-            return struct.pack('>i', rng.choice([0, 1, 2, 5, -1, -2, 6000, 10, 2**31 - 1]))
-        if kind == 5:
-            return struct.pack('>q', rng.choice([0, 1, -1, -2, 5, 2**62]))
-        if kind == 6:
-            return bytes([rng.choice([0, 0, 0, 1, 255, rng.randrange(256)])])
-        return struct.pack('>h', rng.choice([0, 1, -1]))
-
-    try:
-        for i in range(20000 if FULL else 400):
-            frames = b''
-            for _ in range(rng.randrange(1, 4)):
-                api = rng.choice(list(VERSIONS))
-                version = rng.randint(*VERSIONS[api])
-                flex = version >= FLEXIBLE.get(api, 99)
-                body = (b'\0' if flex else b'') + b''.join(piece(flex) for _ in range(rng.randrange(14)))
-                frames += frame(api, version, body + (b'\0' * rng.choice([0, 0, 40])))
-            with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
-                s.sendall(frames)
-                try:
-                    if rng.randrange(2):
-                        s.shutdown(socket.SHUT_WR)
-                        while s.recv(65536):
-                            pass
-                except ConnectionResetError:
-                    pass
-            check(b.process.poll() is None, 'the broker is gone')
-        kcat(b, '-P', '-t', 'after', stdin='x\n')
-        same(read_all(b, 'after'), ['x'])
-    except BaseException:
-        print('THMQ_TEST_SEED=%d' % seed)
-        raise
-
-
-def text(s):  # a compact string
-    return bytes([len(s) + 1]) + s
-
-
-def newest_versions(b):
-    """The newest versions of what matters most, whose bytes no client here speaks yet: by hand."""
-    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
-        def ask(api, version, body):
-            s.sendall(frame(api, version, b'\0' + body))
-            r = answer(s)
-            same(r[:5], struct.pack('>i', 7) + b'\0')
-            return r[5:]
-
-        records = kafka.record.MemoryRecordsBuilder(2, 0, 10000)
-        records.append(1234, b'k', b'v', [])
-        records.close()
-        records = bytes(records.buffer())
-        r = ask(3, 12, b'\2' + b'\0' * 16 + text(b'new') + b'\0' + b'\1\0' + b'\0')
-        check(r.startswith(struct.pack('>i', 0) + b'\2' + struct.pack('>i', 1) + text(b'127.0.0.1') + struct.pack('>i', b.port) + b'\0\0'), r)
-        check(text(b'new') in r)
-        topic = r[r.index(text(b'new')) + 4:][:16]
-        check(topic != b'\0' * 16)
-        r = ask(3, 12, b'\2' + topic + b'\0\0' + b'\1\0' + b'\0')  # by its number
-        check(text(b'new') in r, r)
-        length = len(records) + 1
-        body = b'\0' + struct.pack('>hi', -1, 1000) + b'\2' + text(b'new') + b'\2' + struct.pack('>i', 0)
-        body += bytes([length & 127 | 128, length >> 7]) + records + b'\0\0\0'
-        r = ask(0, 9, body)
-        same(r, b'\2' + text(b'new') + b'\2' + struct.pack('>ihqqq', 0, 0, 0, -1, 0) + b'\1\0\0' + b'\0' + struct.pack('>i', 0) + b'\0')
-        body = struct.pack('>iiiibii', -1, 1000, 1, 1 << 20, 0, 0, -1) + b'\2' + text(b'new') + b'\2'
-        body += struct.pack('>iiqiqi', 0, -1, 0, -1, -1, 1 << 20) + b'\0\0' + b'\1' + b'\1' + b'\0'
-        r = ask(1, 12, body)
-        head = struct.pack('>ihi', 0, 0, 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ihqqq', 0, 0, 1, 1, 0) + b'\0' + struct.pack('>i', -1)
-        check(r.startswith(head), r)
-        got = kafka.record.MemoryRecords(r[len(head) + 1:-3]).next_batch()
-        same([(x.offset, x.timestamp, x.key, x.value) for x in got], [(0, 1234, b'k', b'v')])
-        same(r[-3:], b'\0\0\0')
-        r = ask(8, 8, text(b'byhand') + struct.pack('>i', -1) + b'\1' + b'\0' + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') + b'\0\0\0')
-        same(r, struct.pack('>i', 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ih', 0, 0) + b'\0\0\0')
-        alter = lambda name, how, value, only_look=b'\0': struct.unpack('>h', ask(44, 1, b'\2\2' + text(b'new') + b'\2' + text(name) + how + value + b'\0\0' +
-                                                                             only_look + b'\0')[5:7])[0]
-        same(alter(b'retention.ms', b'\0', text(b'5000')), 0)
-        same(alter(b'retention.bytes', b'\0', text(b'6000000')), 0)
-        same(alter(b'retention.bytes', b'\0', text(b'7000000'), b'\1'), 0)
-        now = lambda: [json.loads(thmq('topic', 'describe', b.native, 'new', '--json').splitlines()[0])[x] for x in ('retention_ns', 'retention_bytes')]
-        same(now(), [5000000000, 6000000])
-        same([alter(b'retention.ms', b'\1', b'\0'), alter(b'compression.type', b'\1', b'\0'), now()], [0, 0, [0, 6000000]])
-        same([alter(b'cleanup.policy', b'\2', text(b'compact')), alter(b'retention.ms', b'\0', b'\0'), alter(b'cleanup.policy', b'\1', b'\0')], [40, 40, 40])
-        r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
-        same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') +
-             struct.pack('>h', 0) + b'\0\0' + struct.pack('>h', 0) + b'\0\0')
-
-        def forget(group):
-            s.sendall(frame(47, 0, struct.pack('>h', len(group)) + group + struct.pack('>i', 1) + b'\0\3new' + struct.pack('>iii', 2, 0, 7)))
-            return answer(s)[4:]
-
-        same(forget(b'none'), struct.pack('>hii', 69, 0, 0))
-        same(forget(b'byhand'), struct.pack('>hii', 0, 0, 1) + b'\0\3new' + struct.pack('>iihih', 2, 0, 0, 7, 0))
-        r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
-        same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\1' + struct.pack('>h', 0) + b'\0\0')
 
 
 def what_becomes_of_a_transaction(b):
@@ -926,7 +557,7 @@ def batches_as_they_came(b):
     for i in range(100):
         p.produce('whole', b'v%d' % i, key=b'k%d' % i, partition=0, timestamp=1600000000000 + i * 3600000,
                   headers=[('n', b'%d' % i), ('thmq.tag', b'even' if i % 2 == 0 else b'odd')])
-    same(p.flush(20), 0)
+    same(p.flush(60), 0)
     kcat(b, '-P', '-t', 'whole', '-p', '0', '-z', 'lz4', stdin=''.join('packed %d\n' % i for i in range(50)))
     m = [json.loads(line) for line in thmq('sub', b.native, 'whole', '--json').splitlines()]
     same([(x['data'], x['offset']) for x in m], [('v%d' % i, i) for i in range(100)] + [('packed %d' % i, 100 + i) for i in range(50)])
@@ -955,188 +586,15 @@ def by_kafkajs(b):
     same(p.returncode, 0, p.stdout + p.stderr)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
-class Three:
-    """Three brokers that keep the same data."""
-
-    def __init__(self, dir):
-        ports = [[free_port() for _ in range(3)] for _ in range(3)]  # of Kafka's clients, of the library's, among themselves
-        self.dir, self.kafka = dir, ['127.0.0.1:%d' % p[0] for p in ports]
-        self.native = ['tcp://127.0.0.1:%d' % p[1] for p in ports]
-        self.cluster = ','.join('%d=%s+%d' % (i + 1, self.native[i], p[2]) for i, p in enumerate(ports))
-        self.peers = ','.join('%d=%s' % (i + 1, k) for i, k in enumerate(self.kafka))
-        self.url = ','.join(self.kafka)
-        self.processes = [None] * 3
-        for i in range(3):
-            self.start(i)
-
-    def start(self, i):
-        with open('%s.%d.log' % (self.dir, i), 'a') as log:
-            self.processes[i] = subprocess.Popen(
-                [KAFKA, '--data', '%s.%d' % (self.dir, i), '--listen', self.kafka[i], '--thmq', self.native[i], '--cluster', self.cluster,
-                 '--cluster-name', 'test', '--node-id', str(i + 1), '--peers', self.peers], stdout=log, stderr=log)
-
-    def leader(self, seconds=30):
-        """Which one leads, as clients hear it."""
-        end = time.time() + seconds
-        while time.time() < end:
-            p = subprocess.run(['kcat', '-b', self.url, '-L', '-J', '-m', '2', '-X', 'log_level=0'], capture_output=True, text=True)
-            try:
-                id = json.loads(p.stdout)['controllerid']
-                if id > 0 and self.processes[id - 1].poll() is None:
-                    return id - 1
-            except (ValueError, KeyError):
-                pass
-            time.sleep(0.1)
-        check(False, 'nobody leads:', p.stdout, p.stderr, self.logs())
-
-    def logs(self):
-        return [open('%s.%d.log' % (self.dir, i)).read()[-1000:] for i in range(3)]
-
-    def stop(self, sig):
-        for p in self.processes:
-            if p.poll() is None:
-                p.send_signal(sig)
-        for p in self.processes:
-            p.wait(60)
-
-
-def three_brokers_and_a_kill(b):
-    """The one that leads is killed, twice: what was acknowledged is there once and in order, and a group goes on where it was."""
-    three = Three(b.dir + '.three')
-    try:
-        first = three.leader()
-        a = confluent_kafka.admin.AdminClient({'bootstrap.servers': three.url, 'log_level': 0})
-        next(iter(a.create_topics([confluent_kafka.admin.NewTopic('kept', 1, 3)]).values())).result(20)
-        count, failed = 200 * (50 if FULL else 10), []
-        p = confluent_kafka.Producer({**QUICK, 'bootstrap.servers': three.url, 'enable.idempotence': True, 'linger.ms': 5, 'batch.num.messages': 20,
-                                      'reconnect.backoff.max.ms': 200, 'retry.backoff.ms': 50, 'message.timeout.ms': 60000,
-                                      'topic.metadata.refresh.fast.interval.ms': 50, 'log_level': 0,
-                                      'error_cb': lambda e: failed.append(e) if e.code() == confluent_kafka.KafkaError._FATAL else None})
-        killed = None
-        for i in range(count):
-            p.produce('kept', b'%d' % i, partition=0, on_delivery=lambda e, m: failed.append(e) if e else None)
-            p.poll(0.001 if i % 20 == 0 else 0)
-            if i == count // 3:
-                three.processes[first].kill()
-                three.processes[first].wait()
-                killed = three.leader()
-                check(killed != first)
-            if i == count * 2 // 3:
-                three.start(first)
-        same(p.flush(60), 0, three.logs())
-        check(not failed, failed[:3])
-        same(read_all(three, 'kept', '-X', 'log_level=0'), [str(i) for i in range(count)])
-        c = confluent_kafka.Consumer({**QUICK_READ, 'bootstrap.servers': three.url, 'group.id': 'team', 'auto.offset.reset': 'earliest', 'enable.auto.commit': False,
-                                      'session.timeout.ms': 6000, 'log_level': 0})
-        c.subscribe(['kept'])
-        seen, end = [], time.time() + 60
-
-        def take(until):
-            while len(seen) < until:
-                check(time.time() < end, 'in time:', len(seen), three.logs())
-                m = c.poll(0.5)
-                if m and not m.error():
-                    seen.append(int(m.value()))
-
-        take(100)
-        c.commit(asynchronous=False)
-        now = three.leader()
-        three.processes[now].kill()
-        three.processes[now].wait()
-        take(count)
-        check(set(seen) == set(range(count)), 'all are seen')
-        c.close()
-    except BaseException:
-        print(three.logs())
-        raise
-    finally:
-        three.stop(signal.SIGKILL)
-
-
-def transactions_through_kills_of_leaders(b):
-    """Who leads is killed between what was sent and the commit, and while that is under way: of each transaction all is there or nothing, as was told."""
-    three = Three(b.dir + '.three-txn')
-    try:
-        first = three.leader()
-        a = confluent_kafka.admin.AdminClient({'bootstrap.servers': three.url, 'log_level': 0})
-        next(iter(a.create_topics([confluent_kafka.admin.NewTopic('moved', 2, 3)]).values())).result(30)
-        quick = {'bootstrap.servers': three.url, 'reconnect.backoff.max.ms': 200, 'retry.backoff.ms': 50, 'topic.metadata.refresh.fast.interval.ms': 50, 'log_level': 0}
-        p = confluent_kafka.Producer({**QUICK, 'transactional.id': 'mover', 'linger.ms': 1, **quick})
-        p.init_transactions(60)
-        wanted, doubts, number = [], 0, 0
-
-        def one(kill=None, commit=True):
-            nonlocal doubts, number
-            number += 1
-            end = time.time() + 120
-            while True:  # one that a change of leader has aborted is done again
-                check(time.time() < end, number, three.logs())
-                try:
-                    p.begin_transaction()
-                    for i in range(20):
-                        p.produce('moved', b'%d %d' % (number, i), partition=i % 2)
-                    p.flush(60)
-                    if kill:
-                        kill, before = None, kill
-                        before()
-                    if not commit:
-                        patiently(p.abort_transaction)
-                        return
-                    patiently(p.commit_transaction)
-                    wanted.extend('%d %d' % (number, i) for i in range(20))
-                    return
-                except confluent_kafka.KafkaException as e:
-                    check(e.args[0].txn_requires_abort() or e.args[0].retriable(), e, three.logs())
-                    doubts += 1
-                    patiently(p.abort_transaction)
-
-        def kill_leader():
-            nonlocal first
-            first = three.leader()
-            three.processes[first].kill()
-            three.processes[first].wait()
-
-        def kill_while_it_commits():
-            threading.Timer(0.002, kill_leader_at_once, [three.leader()]).start()
-
-        def kill_leader_at_once(who):
-            nonlocal first
-            first = who
-            three.processes[who].kill()
-            three.processes[who].wait()
-            killed.set()
-
-        one()
-        one(commit=False)
-        one(kill_leader)
-        check(doubts, 'it was not aborted')
-        three.start(first)
-        one()
-        killed = threading.Event()
-        one(kill_while_it_commits)
-        check(killed.wait(30))
-        three.start(first)
-        one()
-        comes_to(lambda: sorted(read_all(three, 'moved', '-X', 'log_level=0')), sorted(wanted), 60)
-    except BaseException:
-        print(three.logs())
-        raise
-    finally:
-        three.stop(signal.SIGKILL)
-
-
 CASES = {
     'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
                 more_partitions, by_kafkajs, by_ipv6, who_the_client_is],
     'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction],
-    'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, requests_by_chance, newest_versions],
-    'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders]}
+    'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, a_leader_that_is_slow, who_asks_for_too_much, requests_by_chance,
+              newest_versions],
+    'kills': [clients_killed_in_each_step, members_killed_by_chance],
+    'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders],
+    'load': [three_brokers_under_load]}
 
 
 def main():

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * resume_names_test.c - the broker of a URL with a host's name comes back at another address: the name is looked up again, by a thread of its
- * own, so that a resolver that does not answer holds up nobody; and where it knows nothing the known addresses stay. Here the resolver is the test's: its
+ * own, so that a resolver that does not answer holds up nobody; and where it knows nothing the known addresses stay. Where there are several URLs
+ * a name that nobody answers for does not hold up the others, from the first connection on. Here the resolver is the test's: its
  * getaddrinfo() stands before the system's.
  */
 #include <dlfcn.h>
+#include <errno.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -19,7 +21,7 @@
 #include "../check.h"
 
 static const char *_Atomic leads_to = "127.0.0.1"; /* NULL: nobody knows it now */
-static _Atomic bool silent;                        /* it does not answer */
+static _Atomic bool silent, mute; /* it does not answer; it does not to one of several names */
 static _Atomic uint32_t asked, asked_here;         /* by any thread, by the main one */
 static pthread_t main_thread;
 
@@ -29,12 +31,14 @@ int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints
 		(int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))(uintptr_t)dlsym(RTLD_NEXT, "getaddrinfo");
 	const char *to;
 
-	if (!host || strcmp(host, "broker.test") != 0)
+	if (!host || (strcmp(host, "broker.test") != 0 && strcmp(host, "mute.test") != 0))
 		return real(host, port, hints, ret);
 	if (hints->ai_flags & AI_NUMERICHOST)
 		return EAI_NONAME;
 	asked++;
 	asked_here += pthread_equal(pthread_self(), main_thread) != 0;
+	while (mute && strcmp(host, "mute.test") == 0)
+		nap(MS);
 	while (silent)
 		nap(MS);
 	to = leads_to;
@@ -178,6 +182,49 @@ static void without_threads(void)
 	CHECK(thmq_env_close(home, 10 * SECOND) == 0);
 }
 
+static void open_away(void)
+{
+	CHECK(thmq_env_open(&away, THMQ_ENV_OPTS(.core_count = 1, .flags = THMQ_ENV_NO_PIN, .policy = THMQ_POLICY_EVENT)) == 0);
+	asked = asked_here = 0;
+}
+
+/* That of the first name is not to be had, and the other is tried meanwhile. */
+static void several(void)
+{
+	char urls[128];
+	uint32_t i;
+
+	leads_to = "127.0.0.1";
+	broker_up("127.0.0.1");
+	mute = true;
+	back = 0;
+	open_away();
+	snprintf(urls, sizeof(urls), "tcp://mute.test:%s,tcp://broker.test:%s", port, port);
+	CHECK(thmq_connect(away, urls, THMQ_SESSION_OPTS(.timeout_ns = 60 * SECOND, .reconnect_ns = 300 * SECOND), &session) == 0);
+	CHECK(asked && asked_here == 0);
+	CHECK(thmq_topic_create(session, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+	CHECK(thmq_producer_open(session, "t", NULL, &producer) == 0);
+	send_one();
+	/* and so it is when the connection is lost */
+	leads_to = "127.0.0.2";
+	CHECK(thmq_env_close(home, 10 * SECOND) == 0);
+	broker_up("127.0.0.2");
+	wait_back(1);
+	CHECK(asked_here == 0);
+	close_session();
+	/* no answer at all ends with the time, and none that anybody knows it by no other error */
+	silent = true;
+	open_away();
+	for (i = 0; i < 2; i++) {
+		CHECK(thmq_connect(away, urls, THMQ_SESSION_OPTS(.timeout_ns = SECOND / 5), &session) == -EHOSTUNREACH);
+		CHECK(asked_here == 0);
+		leads_to = NULL;
+		mute = silent = false;
+	}
+	CHECK(thmq_env_close(away, 10 * SECOND) == 0);
+	CHECK(thmq_env_close(home, 10 * SECOND) == 0);
+}
+
 int main(void)
 {
 	char command[64];
@@ -188,6 +235,7 @@ int main(void)
 	CHECK(mkdtemp(dir) != NULL);
 	moves();
 	without_threads();
+	several();
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	CHECK(system(command) == 0);
 	return 0;

@@ -481,7 +481,9 @@ config "quotes" 2 "dir = \"$dir/x\"\n"; has err 'line 1: dir: a value stands wit
 config "no value" 2 "dir =\n"; has err 'line 1: dir has no value'
 config "half a flag" 2 "dir = $dir/x\nno-stats = maybe\n"; has err 'no-stats is yes or no, not maybe'
 config "no line" 2 "[broker]\n"; has err 'line 1: write name = value'
-config "a wrong value" 2 "dir = $dir/x\ncores = many\n"; has err 'cores: a number from 1 to 256, not many'
+config "a wrong value" 2 "dir = $dir/x\ncores = many\n"; has err 'conf, line 2: --cores: a number from 1 to 256, not many'
+check "config: a wrong value of the command line" 2 "$thmq" top --once --config "$dir/conf" --cores none; has err 'thmq: --cores: a number from 1 to 256, not none'
+config "a wrong word" 2 "# which\ndir = $dir/x\npolicy = eager\n"; has err 'conf, line 3: --policy'
 config "a file in a file" 2 "dir = $dir/x\nconfig = y\n"; has err 'no option config'
 check "config: none" 2 "$thmq" serve --config; has err '--config needs a value'
 check "config: no such file" 3 "$thmq" serve --config "$dir/nothing"

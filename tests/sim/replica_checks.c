@@ -96,6 +96,17 @@ static uint32_t batch_of(struct node *n, uint64_t index, uint8_t *ret, bool from
 	return len;
 }
 
+/* One that has it, and whose disk is to be believed. */
+static struct node *reader_of(struct node *n, uint64_t index)
+{
+	struct world *w = n->w;
+
+	for (uint32_t i = 1; i <= w->places && n->struck; i++)
+		if (w->node[i].up && !w->node[i].struck && has_durable(&w->node[i], index, &n->log[index]))
+			return &w->node[i];
+	return n;
+}
+
 /* Each message is committed once, in the order of its partition. */
 static void check_contents(struct node *n, uint64_t index)
 {
@@ -103,7 +114,7 @@ static void check_contents(struct node *n, uint64_t index)
 	const struct header *h = (const struct header *)bytes;
 	const uint8_t *at = bytes + sizeof(*h);
 
-	batch_of(n, index, bytes, false);
+	batch_of(reader_of(n, index), index, bytes, false);
 	for (uint32_t i = 0; i < h->run_count; i++) {
 		const struct thmq_run_header *run = (const struct thmq_run_header *)at;
 
@@ -115,6 +126,7 @@ static void check_contents(struct node *n, uint64_t index)
 void check_committed(struct node *n, uint64_t index)
 {
 	struct world *w = n->w;
+	struct thmqi_group_state state;
 	uint64_t i;
 
 	if (thmqi_disk_sim_is_down(n->sim))
@@ -134,12 +146,15 @@ void check_committed(struct node *n, uint64_t index)
 		}
 		check_majority(n, i, &n->log[i]);
 		check_contents(n, i);
+		thmqi_group_state(n->group, &state);
 		w->committed[i] = n->log[i];
+		w->committed_in[i] = state.term;
 		w->committed_count = i;
 		trace(w, 5000, i);
 	}
 }
 
+/* It has what was committed in the terms before its own. Others may have gone on to a later term before it heard that it was elected. */
 void check_leader(struct node *n, uint64_t term)
 {
 	struct world *w = n->w;
@@ -150,9 +165,10 @@ void check_leader(struct node *n, uint64_t term)
 	if (w->leader_of[term] && w->leader_of[term] != n->id)
 		world_fail(w, n, "two leaders in a term", term);
 	w->leader_of[term] = n->id;
+	w->last_term = THMQI_MAX(w->last_term, term);
 	check_new_batches(n);
 	for (i = 1; i <= w->committed_count; i++)
-		if (i > n->known || (n->log[i].term && n->log[i].crc != w->committed[i].crc))
+		if (w->committed_in[i] < term && (i > n->known || (n->log[i].term && n->log[i].crc != w->committed[i].crc)))
 			world_fail(w, n, "a leader lacks what was committed", i);
 	check_matching(w);
 }

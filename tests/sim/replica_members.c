@@ -76,13 +76,13 @@ static void promote(struct world *w, struct node *leader, const struct thmqi_mem
 		w->count.joins += member.role == THMQI_MEMBER_VOTER;
 }
 
-/* It is in force that they are gone: what they have is of no use any more. */
+/* It is in force that they are gone: what they have is of no use any more. One that led before does not know whom the others took in since. */
 static void bury(struct world *w, struct node *leader)
 {
 	struct thmqi_group_state s;
 
 	thmqi_group_state(leader->group, &s);
-	if (!s.members_committed)
+	if (!s.members_committed || s.term < w->last_term)
 		return;
 	for (uint32_t i = 1; i <= w->places; i++) {
 		struct node *n = &w->node[i];

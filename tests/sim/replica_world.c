@@ -6,6 +6,7 @@
 #define LATENCY_MIN 20000u
 #define WINDOW_MAX (1 * MS)
 #define LINK_PACKETS_MAX 48u
+#define FELT_NS (100 * MS)
 
 void world_fail(struct world *w, const struct node *n, const char *what, uint64_t number)
 {
@@ -175,7 +176,7 @@ static void on_failed(void *ctx, int error)
 {
 	struct node *n = ctx;
 
-	if (!n->died && !n->disk_bad && !n->failed && !thmqi_disk_sim_is_down(n->sim))
+	if (!n->died && !n->disk_bad && n->felt_until <= n->w->now && !n->failed && !thmqi_disk_sim_is_down(n->sim))
 		world_fail(n->w, n, "a copy failed", (uint64_t)-error);
 	n->failed = true;
 }
@@ -402,6 +403,8 @@ void node_mend(struct node *n)
 	thmqi_disk_sim_cut_at(n->sim, 0, 0);
 	thmqi_disk_sim_faults_clear(n->sim);
 	thmqi_disk_sim_set_capacity(n->sim, 0);
+	if (n->disk_bad)
+		n->felt_until = n->w->now + FELT_NS;
 	n->disk_bad = n->struck;
 	n->lies_in = n->mend_at = 0;
 }
@@ -569,7 +572,7 @@ void node_wipe(struct node *n)
 	n->id = n->w->next_copy_id++;
 	n->joins = true;
 	n->disk_bad = n->struck = n->dead = false;
-	n->mend_at = n->lies_in = 0;
+	n->mend_at = n->lies_in = n->felt_until = 0;
 	n->known = n->durable = n->kept = 0;
 }
 
@@ -584,7 +587,8 @@ void world_open(struct world *w, const struct plan *plan, uint64_t seed)
 	w->places = w->nodes + 1;
 	w->next_copy_id = 100;
 	w->committed = calloc(BATCHES_MAX, sizeof(*w->committed));
-	if (!w->committed)
+	w->committed_in = calloc(BATCHES_MAX, sizeof(*w->committed_in));
+	if (!w->committed || !w->committed_in)
 		abort();
 	for (uint32_t i = 1; i <= w->nodes; i++) {
 		node_init(w, i);
@@ -610,4 +614,5 @@ void world_close(struct world *w)
 		packet_free(p);
 	}
 	free(w->committed);
+	free(w->committed_in);
 }

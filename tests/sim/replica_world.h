@@ -58,6 +58,7 @@ struct node {
 	bool disk_bad;      /* an error was planted, or it has no room: it may fail */
 	bool failed;	    /* and has: somebody opens it anew */
 	uint64_t mend_at;   /* then its disk is as it should be; 0: it is */
+	uint64_t felt_until; /* what was asked of it before that may still fail */
 	uint64_t lies_in;   /* so many writes of batches, the last of which is not done as was asked; 0: none */
 	uint8_t lie;	    /* THMQI_DISK_SIM_LOST, … */
 	bool struck;	    /* that was so: what its disk has is not to be believed; it does not come back with it */
@@ -103,8 +104,9 @@ struct world {
 	uint64_t next_copy_id;
 	/* what is true for ever */
 	struct seen *committed; /* [BATCHES_MAX] */
+	uint64_t *committed_in; /* [BATCHES_MAX]; the term of who knew it first */
 	uint64_t committed_count;
-	uint64_t leader_of[TERMS_MAX];
+	uint64_t leader_of[TERMS_MAX], last_term; /* the newest one that had a leader */
 	uint64_t next_id;
 	bool acked[IDS_MAX], seen[IDS_MAX]; /* ids that were acknowledged; that were committed */
 	uint64_t last_id[PARTITIONS];

@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 
+#include "commitlog/copies.h"
 #include "commitlog_rig.h"
 
 #define DURABLE THMQ_DURABILITY_DURABLE
@@ -353,6 +354,37 @@ Test(commitlog_recover, a_torn_vote_leaves_the_one_before, .init = up, .fini = d
 	rig_put(&r, "vote", 0, now, SECTOR);
 	rig_put(&r, "vote", BLOCK, now, SECTOR);
 	expect_refusal(-THMQ_ECORRUPT);
+}
+
+static void never(void *ctx, uint64_t index, uint64_t term, uint32_t type)
+{
+	(void)ctx, (void)index, (void)term, (void)type;
+}
+
+/* Wherever it was cut: nobody has its vote yet, also where just one of the two blocks that would tell is there. */
+Test(commitlog_recover, a_copy_whose_making_was_cut_opens)
+{
+	const struct thmqi_log_copies copies = {.formed = never, .first = "members", .first_len = 8};
+	uint64_t nth = 1;
+	int rc;
+
+	do {
+		rig_init(&r, nth, NULL);
+		r.opts.events = &r.events;
+		r.opts.ctx = &r;
+		cr_assert_eq(rig_env(&r), 0);
+		thmqi_disk_sim_cut_at(r.sim, nth, THMQI_DISK_SIM_CRASH_SEEDED);
+		rc = thmqi_log_open_copy(r.core, &r.opts, &copies, 0, &r.log);
+		if (rc) {
+			r.log = NULL;
+			rig_crash(&r, THMQI_DISK_SIM_CRASH_KEEP);
+			cr_assert_eq(rig_env(&r), 0);
+			cr_assert_eq(thmqi_log_open_copy(r.core, &r.opts, &copies, 0, &r.log), 0, "cut at %llu: %s", (unsigned long long)nth,
+				     thmq_errmsg());
+		}
+		rig_fini(&r);
+	} while (rc && nth++ < 100);
+	cr_assert(!rc && nth > 8, "%llu", (unsigned long long)nth);
 }
 
 /* The older block says that the log was closed, and where: what the next life wrote is there all the same. */

@@ -42,14 +42,14 @@ static bool next_terms(void *ctx, uint32_t at, uint64_t *ret_index, uint64_t *re
 }
 
 /* A copy whose log has batches up to @last, of @term but for the first. */
-static void rig_start(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term,
-		      uint32_t defects)
+static void rig_start_seeded(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term,
+			     uint32_t defects, uint32_t seed)
 {
 	const struct thmqi_engine_opts opts = {.id = id,
 					       .group = 1,
 					       .heartbeat_ms = 10,
 					       .election_ms = 50,
-					       .seed = (uint32_t)id,
+					       .seed = seed,
 					       .defects = defects,
 					       .send = on_send,
 					       .ctx = r};
@@ -79,6 +79,11 @@ static void rig_start(struct rig *r, uint64_t id, uint32_t voters, uint64_t last
 	}
 	cr_assert_eq(thmqi_engine_open(&opts, &r->e), 0);
 	cr_assert_eq(thmqi_engine_start(r->e, &s, &r->d), 0);
+}
+
+static void rig_start(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term, uint32_t defects)
+{
+	rig_start_seeded(r, id, voters, last, term, defects, (uint32_t)id);
 }
 
 static void receive(struct rig *r, struct thmqi_message m)
@@ -442,6 +447,246 @@ Test(replica_engine, votes_though_it_does_not_know_that_it_may)
 {
 	cr_assert(votes_unknowing(0));
 	cr_assert_not(votes_unknowing(THMQI_GROUP_NO_B9), "the rule makes no difference any more");
+}
+
+/* B12: @voters others vote, copy 2 first; copy 1 is behind them in the list, or not in it. It waits until it stands, or @waits times. Return: its times. */
+static uint32_t outsider_waits(struct rig *r, uint32_t voters, bool listed, uint32_t waits, uint32_t defects)
+{
+	const struct thmqi_engine_opts opts = {.id = 1,
+					       .group = 1,
+					       .heartbeat_ms = 10,
+					       .election_ms = 50,
+					       .seed = voters,
+					       .defects = defects,
+					       .send = on_send,
+					       .ctx = r};
+	const struct thmqi_engine_start s = {.now_ms = 1000,
+					     .term = 2,
+					     .last = 10,
+					     .membership = &r->m,
+					     .terms = next_terms,
+					     .ctx = r};
+	uint32_t i, n;
+
+	rig_start(r, 1, voters + 1, 10, 2, 0);
+	thmqi_engine_close(r->e);
+	/* another place than the first, so that one that is taken for another is seen */
+	r->m.members.list[0] = r->m.members.list[voters];
+	r->m.members.list[voters].id = 1;
+	r->m.members.list[voters].role = THMQI_MEMBER_STANDBY;
+	strcpy(r->m.members.list[voters].address, "1");
+	if (listed && voters > 1) {
+		struct thmqi_member last = r->m.members.list[voters];
+
+		r->m.members.list[voters] = r->m.members.list[1];
+		r->m.members.list[1] = last;
+	}
+	r->m.members.count = voters + listed;
+	r->sent_count = 0;
+	cr_assert_eq(thmqi_engine_open(&opts, &r->e), 0);
+	cr_assert_eq(thmqi_engine_start(r->e, &s, &r->d), 0);
+	for (n = 0; n < waits && thmqi_engine_role(r->e) == THMQI_ROLE_FOLLOWER; n++) {
+		cr_assert_eq(r->sent_count, 0);
+		r->now = thmqi_engine_timeout_ms(r->e);
+		cr_assert_eq(thmqi_engine_timeout(r->e, r->now, &r->d), 0);
+	}
+	for (i = 0; i < r->sent_count; i++)
+		cr_assert(r->sent[i].to >= 2 && r->sent[i].to <= voters + 1);
+	return n;
+}
+
+/* Return: votes that it needed. */
+static uint32_t outsider_gets_votes(struct rig *r, uint32_t voters, bool pre_vote)
+{
+	uint32_t i;
+
+	for (i = 0; i < voters; i++) {
+		if (thmqi_engine_role(r->e) == THMQI_ROLE_LEADER || (pre_vote && thmqi_engine_term(r->e) > 2))
+			break;
+		cr_assert_eq(thmqi_engine_role(r->e), THMQI_ROLE_CANDIDATE);
+		receive(r, (struct thmqi_message){
+				   .type = THMQI_MESSAGE_VOTED,
+				   .from = 2 + i,
+				   .to = 1,
+				   .term = 3,
+				   .flags = (uint8_t)(THMQI_MESSAGE_GRANTED | (pre_vote ? THMQI_MESSAGE_PRE_VOTE : 0))});
+	}
+	return i;
+}
+
+static void outsider_leads(uint32_t voters, bool listed)
+{
+	const uint32_t majority = voters / 2 + 1;
+	struct rig r;
+
+	cr_assert_eq(outsider_waits(&r, voters, listed, 20, 0), 4);
+	cr_assert_eq(r.sent_count, voters);
+	cr_assert_eq(thmqi_engine_term(r.e), 2); /* nobody's term rises by this */
+	cr_assert_eq(outsider_gets_votes(&r, voters, true), majority);
+	cr_assert_eq(r.sent_count, voters);
+	cr_assert_eq(thmqi_engine_voted_for(r.e), 1); /* it votes for nobody else in this term */
+	cr_assert_eq(outsider_gets_votes(&r, voters, false), majority);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_LEADER);
+	cr_assert(thmqi_engine_is_outsider(r.e));
+	cr_assert_eq(r.d.noop, 11);
+	/* what it has stored does not count */
+	cr_assert_eq(thmqi_engine_persisted(r.e, r.now, 11, &r.d), 0);
+	for (uint32_t i = 0; i < majority; i++) {
+		cr_assert_eq(thmqi_engine_committed(r.e), 1);
+		acknowledge(&r, 2 + i, 11, 0);
+	}
+	cr_assert_eq(thmqi_engine_committed(r.e), 11);
+	cr_assert_eq(thmqi_engine_match(r.e, 2), 11);
+	cr_assert_eq(thmqi_engine_may_change(r.e, &r.m.members, &r.m.members), -EAGAIN);
+	/* and it hands over */
+	r.sent_count = 0;
+	cr_assert_eq(thmqi_engine_transfer(r.e, r.now, 2, &r.d), 0);
+	cr_assert_eq(r.sent_count, 1);
+	cr_assert_eq(r.sent[0].type, THMQI_MESSAGE_TIMEOUT_NOW);
+	cr_assert_eq(r.sent[0].to, 2);
+	receive(&r, (struct thmqi_message){.type = THMQI_MESSAGE_VOTE,
+					   .flags = THMQI_MESSAGE_DISRUPT,
+					   .from = 2,
+					   .to = 1,
+					   .term = 4,
+					   .index = 11,
+					   .index_term = 3});
+	cr_assert(r.sent[0].flags & THMQI_MESSAGE_GRANTED);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_FOLLOWER);
+	thmqi_engine_close(r.e);
+}
+
+Test(replica_engine, who_is_no_voter_stands_once_nobody_leads_for_long_and_counts_for_nothing)
+{
+	struct rig r;
+
+	for (uint32_t voters = 1; voters < THMQI_MEMBERS_MAX; voters++)
+		for (uint32_t listed = 0; listed <= 1; listed++)
+			outsider_leads(voters, listed);
+	cr_assert_eq(outsider_waits(&r, 3, true, 20, THMQI_GROUP_NO_B12), 20, "the rule makes no difference any more");
+	thmqi_engine_close(r.e);
+}
+
+/* B12 without a majority of those who vote, whatever it hears and however long. */
+Test(replica_engine, who_is_no_voter_disturbs_nobody)
+{
+	struct thmqi_message heartbeat = {.type = THMQI_MESSAGE_APPEND,
+					  .from = 2,
+					  .to = 1,
+					  .group = 1,
+					  .term = 2,
+					  .index = 10,
+					  .index_term = 2,
+					  .commit = 1};
+	struct rig r;
+
+	/* whoever hears of a leader now and then does not stand */
+	cr_assert_eq(outsider_waits(&r, 3, true, 3, 0), 3);
+	for (uint32_t i = 0; i < 10; i++) {
+		r.now = thmqi_engine_timeout_ms(r.e) - 1;
+		cr_assert_eq(thmqi_engine_append(r.e, r.now, &heartbeat, NULL, 0, &r.d), 0);
+		for (uint32_t k = 0; k < 3; k++) {
+			r.now = thmqi_engine_timeout_ms(r.e);
+			cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+			cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_FOLLOWER);
+		}
+	}
+	/* it is refused for ever, and no term rises; then it hears of a leader */
+	for (uint32_t i = 0; i < 100; i++) {
+		r.sent_count = 0;
+		r.now = thmqi_engine_timeout_ms(r.e);
+		cr_assert_eq(thmqi_engine_timeout(r.e, r.now, &r.d), 0);
+		cr_assert_eq(r.sent_count, 3);
+		for (uint32_t k = 0; k < 3; k++)
+			cr_assert(r.sent[k].flags & THMQI_MESSAGE_PRE_VOTE);
+		receive(&r, (struct thmqi_message){
+				    .type = THMQI_MESSAGE_VOTED, .from = 2, .to = 1, .term = 3, .flags = THMQI_MESSAGE_PRE_VOTE});
+		cr_assert_eq(thmqi_engine_term(r.e), 2);
+		cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_CANDIDATE);
+	}
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &heartbeat, NULL, 0, &r.d), 0);
+	cr_assert_eq(thmqi_engine_role(r.e), THMQI_ROLE_FOLLOWER);
+	cr_assert_eq(thmqi_engine_leader(r.e), 2);
+	thmqi_engine_close(r.e);
+}
+
+/* B13: what came before comes again, behind what says that more is committed. Return: what is known to be. */
+static uint64_t committed_behind_a_late_message(uint32_t defects)
+{
+	struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND,
+				  .from = 2,
+				  .to = 1,
+				  .group = 1,
+				  .term = 2,
+				  .index = 10,
+				  .index_term = 2,
+				  .commit = 8};
+	uint64_t committed;
+	struct rig r;
+
+	rig_start(&r, 1, 3, 10, 2, defects);
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, NULL, 0, &r.d), 0);
+	cr_assert_eq(thmqi_engine_committed(r.e), 8);
+	m.index = 5;
+	m.commit = 9;
+	cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, NULL, 0, &r.d), 0);
+	committed = thmqi_engine_committed(r.e);
+	thmqi_engine_close(r.e);
+	return committed;
+}
+
+Test(replica_engine, what_is_committed_stays_so_when_a_message_comes_late)
+{
+	cr_assert_eq(committed_behind_a_late_message(0), 8);
+	cr_assert_eq(committed_behind_a_late_message(THMQI_GROUP_NO_B13), 5, "the rule makes no difference any more");
+}
+
+/* B14: copy 3 led; copies 1 and 2 are left, which have batches up to @last, and nothing is lost between them. Return: how long until one of them leads, in ms. */
+static uint64_t takes_over(uint32_t seed, const uint64_t *last, uint32_t defects)
+{
+	static struct rig rigs[2];
+	struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND, .from = 3, .group = 1, .term = 2, .index = 10, .index_term = 2, .commit = 10};
+	uint64_t now;
+	uint32_t i, k;
+
+	for (i = 0; i < 2; i++) {
+		rig_start_seeded(&rigs[i], i + 1, 3, last[i], 2, defects, 2 * seed + i);
+		m.to = i + 1;
+		cr_assert_eq(thmqi_engine_append(rigs[i].e, 1000, &m, NULL, 0, &rigs[i].d), 0);
+		rigs[i].sent_count = 0;
+	}
+	for (now = 1000; thmqi_engine_role(rigs[0].e) != THMQI_ROLE_LEADER && thmqi_engine_role(rigs[1].e) != THMQI_ROLE_LEADER; now++) {
+		cr_assert_lt(now, 5000);
+		for (i = 0; i < 2; i++) { /* what one sent comes before the other one's time */
+			struct rig *from = &rigs[i], *to = &rigs[1 - i];
+			uint32_t count = from->sent_count;
+
+			from->sent_count = 0;
+			for (k = 0; k < count; k++) {
+				m = from->sent[k];
+				if (m.to == 2 - i && (m.type == THMQI_MESSAGE_VOTE || m.type == THMQI_MESSAGE_VOTED))
+					cr_assert_eq(thmqi_engine_receive(to->e, now, &m, NULL, &to->d), 0);
+			}
+			if (now >= thmqi_engine_timeout_ms(to->e))
+				cr_assert_eq(thmqi_engine_timeout(to->e, now, &to->d), 0);
+		}
+	}
+	for (i = 0; i < 2; i++)
+		thmqi_engine_close(rigs[i].e);
+	return now - 1000;
+}
+
+Test(replica_engine, who_has_more_takes_over_as_soon_as_who_has_as_much)
+{
+	const uint64_t more[2] = {12, 10};
+	uint32_t late = 0;
+
+	/* both have waited after 100 ms */
+	for (uint32_t seed = 1; seed <= 200; seed++) {
+		cr_assert_leq(takes_over(seed, more, 0), 106, "seed %u", seed);
+		late += takes_over(seed, more, THMQI_GROUP_NO_B14) > 106;
+	}
+	cr_assert_gt(late, 50, "the rule makes no difference any more");
 }
 
 /* B1: a change that is not the first of its message. */

@@ -65,7 +65,6 @@ void thmqi_tcp_free_if_done(struct tcp_conn *c)
 	thmqi_tls_close(c->tls);
 	thmqi_tls_config_unref(c->tls_config);
 	thmqi_guest_close(&c->guest);
-	thmqi_tcp_lookup_unref(c->lookup);
 	free(c->url);
 	free(c->rx);
 	free(c->tx);

@@ -31,37 +31,33 @@ static bool may_look_up(const struct thmqi_transport *t)
 	return !thmqi_env_is_caller_driven(t->env) || (thmqi_env_flags(t->env) & THMQ_ENV_ALLOW_THREADS);
 }
 
-/* What @other led to does not answer any more. */
-static void look_up_again(struct tcp_conn *c, struct tcp_conn *other, const char *url)
+static int look_up(struct tcp_conn *c, const char *url)
 {
 	const struct thmqi_clock *clock = thmqi_env_core(c->transport->env, 0)->clock;
 
-	if (!other->lookup)
-		other->lookup = thmqi_tcp_lookup_make(url);
-	c->lookup = thmqi_tcp_lookup_ref(other->lookup);
-	if (!c->lookup)
-		return;
-	thmqi_tcp_lookup(c->lookup, clock->now_ns(clock->ctx), other->addresses, &other->address_count);
+	return thmqi_tcp_lookup(c->transport, url, clock->now_ns(clock->ctx), c->addresses, &c->address_count);
 }
 
 /* Where another link of the session leads to: its connection is there as long as the link is. */
-static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_link *beside, bool anew)
+static int addresses_of(struct tcp_conn *c, const char *url, const struct thmqi_link_opts *opts)
 {
-	struct tcp_conn *other = beside ? beside->listener->acceptor.ctx : NULL;
+	struct tcp_conn *other = opts->beside ? opts->beside->listener->acceptor.ctx : NULL;
 
 	if (c->own) {
 		c->url = strdup(url);
 		c->instance = other ? other->instance : 0;
 		return c->url ? 0 : thmqi_fail(-ENOMEM, "%s: no memory for a connection", url);
 	}
+	if (!other && opts->in_turns && may_look_up(c->transport))
+		return look_up(c, url);
 	if (!other)
 		return thmqi_tcp_resolve(url, false, c->addresses, TCP_ADDRESSES,
 					 &c->address_count);
-	if (anew && may_look_up(c->transport))
-		look_up_again(c, other, url);
+	c->instance = other->instance;
+	if (opts->anew && may_look_up(c->transport) && look_up(c, url) == 0)
+		return 0;
 	memcpy(c->addresses, other->addresses, sizeof(c->addresses));
 	c->address_count = other->address_count;
-	c->instance = other->instance;
 	return 0;
 }
 
@@ -85,7 +81,7 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 	if (c->tls_config)
 		thmqi_tls_config_ref(c->tls_config);
 	c->zerocopy = c->own ? TCP_COPIES : (uint8_t)thmqi_tcp_zerocopy_of(url);
-	rc = addresses_of(c, url, opts->beside, opts->anew);
+	rc = addresses_of(c, url, opts);
 	if (rc)
 		goto fail;
 	if (opts->anew)
@@ -96,7 +92,6 @@ static int tcp_connect(struct thmqi_transport *t, const char *url, uint32_t shar
 		return 0;
 fail:
 	thmqi_tls_config_unref(c->tls_config);
-	thmqi_tcp_lookup_unref(c->lookup);
 	free(c->url);
 	free(c);
 	return rc;
@@ -111,6 +106,7 @@ const struct thmqi_medium thmqi_medium_tcp = {
 	.renew = thmqi_tcp_renew,
 	.secure = thmqi_tcp_secure,
 	.connect = tcp_connect,
+	.close = thmqi_tcp_names_close,
 };
 
 /* The same, never in clear. */

@@ -116,7 +116,6 @@ struct tcp_conn {
 	uint8_t client_id[16];
 	struct tcp_address addresses[TCP_ADDRESSES]; /* client */
 	uint32_t address_count, address_next;
-	struct tcp_lookup *lookup; /* client, once it had to be made again, of a name: shared with the one before; NULL */
 	uint64_t address_ns; /* so long this one may take; UINT64_MAX: there is no other */
 	/* in */
 	struct thmqi_stream in;
@@ -171,13 +170,12 @@ bool thmqi_tcp_zerocopy_has(struct tcp_conn *c, const struct thmqi_frame *releas
 bool thmqi_tcp_zerocopy_is_all(struct tcp_conn *c); /* nothing else is wrong with the socket */
 void thmqi_tcp_zerocopy_cut(struct tcp_conn *c);    /* it ends: nothing of ours is read behind it */
 
-/* lookup.c: a name asked for again, by a thread of its own. All calls by the session's */
-struct tcp_lookup;
-struct tcp_lookup *thmqi_tcp_lookup_make(const char *url); /* NULL: the URL has no name, or there is no memory */
-struct tcp_lookup *thmqi_tcp_lookup_ref(struct tcp_lookup *lookup);
-void thmqi_tcp_lookup_unref(struct tcp_lookup *lookup); /* any thread */
-/* Its latest answer, if there is one; and the next is asked for, where it is time. @addresses, @count: what is known, stays so without an answer. */
-void thmqi_tcp_lookup(struct tcp_lookup *lookup, uint64_t now_ns, struct tcp_address *addresses, uint32_t *count);
+/*
+ * lookup.c: a host's name that a thread of its own asks for. What is known of it, which stays so where nobody knows it any more; and it is asked for again,
+ * once a second at most. Return: 0; -EINPROGRESS no answer yet; -EHOSTUNREACH nobody knows it; -ENOMEM. An address is one at once.
+ */
+int thmqi_tcp_lookup(struct thmqi_transport *t, const char *url, uint64_t now_ns, struct tcp_address *addresses, uint32_t *count);
+void thmqi_tcp_names_close(void *state);
 
 /* door.c */
 int thmqi_tcp_listen(struct thmqi_listener *l, const char *url,

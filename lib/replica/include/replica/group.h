@@ -118,7 +118,10 @@ enum thmqi_group_defect {
 	THMQI_GROUP_NO_B6 = 512,
 	THMQI_GROUP_EARLY_COMMIT = 1024, /* the leader's own write commits */
 	THMQI_GROUP_NO_B8 = 2048,
-	THMQI_GROUP_NO_B9 = 4096
+	THMQI_GROUP_NO_B9 = 4096,
+	THMQI_GROUP_NO_B12 = 8192,
+	THMQI_GROUP_NO_B13 = 16384,
+	THMQI_GROUP_NO_B14 = 32768
 };
 
 struct thmqi_group_opts {

@@ -166,6 +166,7 @@ struct thmqi_link_opts {
 	/* Another link of the same session, open: its broker is meant, whoever listens at the URL by now. NULL: by URL. */
 	const struct thmqi_link *beside;
 	bool anew; /* beside is lost, and any broker is meant that listens at the URL now; what was looked up for it may be used again */
+	bool in_turns; /* there are other brokers to try: a host's name is looked up behind, and is -EINPROGRESS until that is answered, where the environment may have threads */
 	uint64_t silence_ns; /* a broker that says nothing for so long is dead, where that can be; 0: 30 s */
 	uint8_t *area; /* a medium's own, in place of one that the link would have; NULL */
 	struct thmqi_tls_config *tls; /* from thmqi_transport_secure(); NULL: none */
@@ -182,7 +183,7 @@ void thmqi_transport_unsecure(struct thmqi_tls_config *config); /* NULL is allow
 /*
  * Begin to connect to @shard of the broker at @url. The link is there at once; its first frame down is WELCOME, or
  * broker_closed gets an error. Does not block, but to look up a host's name. A medium may give smaller sizes than asked for.
- * Return: 0; -EINVAL malformed; -EPROTONOSUPPORT scheme; -ECONNREFUSED; -EHOSTUNREACH no such host; -ESHUTDOWN the broker that it should lead to,
+ * Return: 0; -EINVAL malformed; -EPROTONOSUPPORT scheme; -ECONNREFUSED; -EHOSTUNREACH no such host; -EINPROGRESS as in_turns says; -ESHUTDOWN the broker that it should lead to,
  * beside another link, is closed; -EDEADLK nobody drives the core; -ENOMEM.
  */
 int thmqi_transport_connect(struct thmqi_transport *t, const char *url, uint32_t shard,

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kafka_bytes.py - cases of kafka_test.py: requests by hand, those that make sense and those that do not, and clients that go away, or ask for too much."""
+
+import json
+import os
+import random
+import resource
+import socket
+import struct
+import subprocess
+import time
+
+from kafka_rig import *
+
+
+def what_makes_no_sense(b):
+    """Each ends its own connection, or gets its error; others notice nothing."""
+    def talk(*parts, end=True):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+            try:
+                for part in parts:
+                    s.sendall(part)
+                got = answer(s)
+            except (ConnectionResetError, BrokenPipeError):
+                got = None
+            check((got is None) == end, parts[0][:60], 'was answered:', got)
+            return got
+
+    good = socket.create_connection(('127.0.0.1', b.port), timeout=10)
+    talk(b'GET / HTTP/1.1\r\n\r\n')
+    talk(struct.pack('>i', -1))
+    talk(struct.pack('>i', 0x7fffffff))
+    talk(struct.pack('>i', 3) + b'abc')
+    talk(frame(999, 0))
+    talk(frame(0, 2))
+    talk(frame(3, 99))
+    talk(frame(3, 1, struct.pack('>i', 0x7fffffff)))
+    talk(frame(0, 7, b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + struct.pack('>h', 1000)))
+    talk(frame(1, 11, b'\0' * 10))
+    talk(frame(11, 5, b'\0\1g' + b'\0' * 10))
+    same(talk(frame(18, 99), end=False)[4:6], b'\0\x23')
+    # records whose checksum is wrong, of an old version, and none: the protocol's errors
+    kcat(b, '-P', '-t', 'checked', stdin='x\n')
+    for records, error in ((b'\0' * 16 + b'\2' + b'\0' * 60, 2), (b'\0' * 16 + b'\1' + b'\0' * 60, 43), (b'', 87), (b'abc', 2)):
+        body = b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + b'\0\7checked' + struct.pack('>iii', 1, 0, len(records)) + records
+        r = talk(frame(0, 7, body), end=False)
+        same(struct.unpack('>h', r[4 + 4 + 9 + 4 + 4:][:2])[0], error)
+    # one byte after the other, two requests in one, and one that leaves in the middle
+    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+        for byte in frame(18, 0):
+            s.sendall(bytes([byte]))
+        check(answer(s))
+        s.sendall(frame(18, 0, correlation=1) + frame(3, 1, b'\0\0\0\0', correlation=2))
+        same([answer(s)[:4], answer(s)[:4]], [struct.pack('>i', 1), struct.pack('>i', 2)])
+        s.sendall(struct.pack('>i', 1000) + b'half')
+    good.sendall(frame(18, 0))
+    check(answer(good))
+    good.close()
+    same(read_all(b, 'checked'), ['x'])
+
+
+def who_does_not_read(b):
+    """A client that asks and asks, and takes no answer, costs what its answers may wait in, and nobody else anything."""
+    kcat(b, '-P', '-t', 'large', stdin=('x' * 900000 + '\n') * 4)
+
+    before = memory(b, 'VmRSS')
+    want = struct.pack('>iiiibii', -1, 500, 1, 1 << 20, 0, 0, -1) + struct.pack('>i', 1) + b'\0\5large' + struct.pack('>i', 1)
+    want += struct.pack('>iiqqi', 0, -1, 0, -1, 1 << 20) + struct.pack('>i', 0) + b'\0\0'
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        s.connect(('127.0.0.1', b.port))
+        s.settimeout(0.3)
+        try:
+            for i in range(600):
+                s.sendall(frame(1, 11, want, correlation=i))
+        except socket.timeout:
+            pass
+        same(len(read_all(b, 'large')), 4)
+        check(memory(b, 'VmRSS') - before < 250 << 20, 'memory:', memory(b, 'VmRSS') - before)
+        s.settimeout(10)
+        for i in range(3):
+            r = answer(s)
+            same(r[:4], struct.pack('>i', i))
+            check(len(r) > 900000)
+
+
+def a_thousand_connections(b):
+    """Those who connect and say nothing, or half of something, take the places of nobody else for long."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    whole, sockets = frame(18, 0), []
+    try:
+        for i in range(1000):
+            sockets.append(socket.create_connection(('127.0.0.1', b.port), timeout=10))
+            sockets[-1].sendall(whole[:i % len(whole)])
+            if i == 900:
+                kcat(b, '-P', '-t', 'crowd', stdin='while there are places\n')
+        comes_to(lambda: subprocess.run(['kcat', '-b', b.url, '-L', '-t', 'crowd', '-m', '5'], capture_output=True).returncode, 0, 60)
+        same(read_all(b, 'crowd'), ['while there are places'])
+    finally:
+        for s in sockets:
+            s.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def who_vanishes_while_joining(b):
+    """A client that goes away in any step of joining a group holds up the others for its session's time, and takes nothing with it."""
+    string = lambda x: struct.pack('>h', len(x)) + x
+    steps = 'connects', 'asks to join', 'joins', 'asks to sync', 'is a member'
+    kcat(b, '-P', '-t', 'steps', '-p', '0', stdin=''.join('%d\n' % i for i in range(20)))
+
+    def go(group, step):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+            if step == 0:
+                return
+            about = struct.pack('>hi', 0, 1) + string(b'steps') + struct.pack('>i', -1)
+            s.sendall(frame(11, 2, string(group) + struct.pack('>ii', 500, 500) + string(b'') + string(b'consumer') + struct.pack('>i', 1) + string(b'range') +
+                            struct.pack('>i', len(about)) + about))
+            if step == 1:
+                return
+            r = answer(s)
+            same(struct.unpack('>h', r[8:10])[0], 0)
+            at = 14
+            for _ in range(3):  # protocol, who leads, who this is
+                n = struct.unpack('>h', r[at:at + 2])[0]
+                me, at = r[at + 2:at + 2 + n], at + 2 + n
+            s.sendall(frame(14, 1, string(group) + r[10:14] + string(me) + struct.pack('>i', 0)))
+            if step == 4:
+                same(struct.unpack('>h', answer(s)[8:10])[0], 0)
+
+    members = []
+    for step in range(len(steps)):
+        go(b'steps-%d' % step, step)
+        c = confluent_kafka.Consumer({**QUICK_READ, 'bootstrap.servers': b.url, 'group.id': 'steps-%d' % step, 'auto.offset.reset': 'earliest', 'session.timeout.ms': 6000,
+                                      'partition.assignment.strategy': 'range', 'log_level': 0})
+        c.subscribe(['steps'])
+        members.append((c, []))
+    end = time.time() + 120
+    while any(len(seen) < 20 for c, seen in members):
+        check(time.time() < end, [(w, len(seen)) for w, (c, seen) in zip(steps, members)])
+        for c, seen in members:
+            m = c.poll(0.02)
+            if m and not m.error():
+                seen.append(int(m.value()))
+    for c, seen in members:
+        same(seen, list(range(20)))
+        c.close()
+
+
+class Member:
+    """A group's member by hand: each of its requests is sent, and its answer taken, when it is told so."""
+
+    def __init__(self, b, group, session=600000, rebalance=600000):
+        self.socket = socket.create_connection(('127.0.0.1', b.port), timeout=120)
+        self.group, self.session, self.rebalance, self.id, self.generation = group, session, rebalance, b'', -1
+
+    def string(self, x):
+        return struct.pack('>h', len(x)) + x
+
+    def ask_join(self):
+        self.socket.sendall(frame(11, 2, self.string(self.group) + struct.pack('>ii', self.session, self.rebalance) + self.string(self.id) + self.string(b'consumer') +
+                                  struct.pack('>i', 1) + self.string(b'range') + struct.pack('>i', 0)))
+
+    def joined(self):
+        """Error, who leads, of how many."""
+        r = answer(self.socket)
+        error, self.generation = struct.unpack('>hi', r[8:14])
+        at, texts = 14, []
+        for _ in range(3):  # protocol, who leads, who this is
+            n = struct.unpack('>h', r[at:at + 2])[0]
+            texts.append(r[at + 2:at + 2 + n])
+            at += 2 + n
+        self.id = texts[2]
+        return error, texts[1] == texts[2], struct.unpack('>i', r[at:at + 4])[0]
+
+    def ask_sync(self, **to):
+        self.socket.sendall(frame(14, 1, self.string(self.group) + struct.pack('>i', self.generation) + self.string(self.id) + struct.pack('>i', len(to)) +
+                                  b''.join(self.string(k.encode()) + struct.pack('>i', len(v)) + v for k, v in to.items())))
+
+    def synced(self):
+        """Error, what is to be done."""
+        r = answer(self.socket)
+        return struct.unpack('>h', r[8:10])[0], r[14:]
+
+    def heartbeat(self):
+        self.socket.sendall(frame(12, 1, self.string(self.group) + struct.pack('>i', self.generation) + self.string(self.id)))
+        return struct.unpack('>h', answer(self.socket)[8:10])[0]
+
+
+def two_members(b, group, session, rebalance):
+    """The one that leads, with much time, and the other one, with that session, in one generation."""
+    for attempt in range(20):
+        two = [Member(b, group + b'-%d' % attempt, rebalance=rebalance), Member(b, group + b'-%d' % attempt, session, rebalance)]
+        for m in two:
+            m.ask_join()
+        first = two[0].joined()
+        if first == (0, True, 2):  # else the other one was too late for it
+            same(two[1].joined()[:2], (0, False))
+            return two
+    check(False, 'never together')
+
+
+def a_leader_that_is_slow(b):
+    """Who waits to hear what to do is not missed, however long that takes; a leader that lives and never says it is done without."""
+    leader, other = two_members(b, b'patient', 300, 600000)
+    other.ask_sync()
+    time.sleep(0.9)  # three of its sessions
+    leader.ask_sync(**{other.id.decode(): b'do this'})
+    same([leader.synced(), other.synced()], [(0, b''), (0, b'do this')])
+    same([leader.heartbeat(), other.heartbeat()], [0, 0])
+    for attempt in range(20):
+        leader, other = two_members(b, b'stuck', 600000, 1000)
+        same(leader.heartbeat(), 0)
+        other.ask_sync()
+        error, _ = other.synced()
+        if error == 25:  # it was late itself
+            continue
+        same([error, leader.heartbeat()], [27, 25])
+        other.ask_join()
+        same(other.joined(), (0, True, 1))
+        return
+    check(False, 'always late')
+
+
+def memory(b, what='VmHWM'):
+    with open('/proc/%d/status' % b.process.pid) as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(what)) * 1024
+
+
+def who_asks_for_too_much(b):
+    """Arrays of millions, thousands of partitions in a fetch, members by the thousand: each gets an answer or an end at once, and costs others nothing."""
+    def ask(request):
+        with socket.create_connection(('127.0.0.1', b.port), timeout=60) as s:
+            try:
+                s.sendall(request)
+                return answer(s)
+            except (ConnectionResetError, BrokenPipeError):
+                return None
+
+    string = lambda x: struct.pack('>h', len(x)) + x
+    before = memory(b)
+    kcat(b, '-P', '-t', 'much', '-p', '0', stdin='x\n')
+    n = 2000000
+    same(ask(frame(0, 7, b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + string(b'much') + struct.pack('>i', n) + struct.pack('>ii', 0, -1) * n)), None)
+    names = b''.join(string(b'n%06d' % i) for i in range(300000))
+    same([ask(frame(kind, version, struct.pack('>i', 300000) + names + b'\0')) for kind, version in ((3, 4), (15, 3), (42, 0), (20, 1))], [None] * 4)
+    same(ask(frame(16, 4, b'\0' + bytes([101]) + text(b'Empty') * 100 + b'\0')), None)
+    names = b''.join(string(b'n%06d' % i) for i in range(20000))
+    same(len(ask(frame(15, 0, struct.pack('>i', 20000) + names))) > 20000 * 10, True)
+    # one fetch of very many partitions, for long: others read meanwhile, and it is answered
+    about = lambda index, offset, most: struct.pack('>iiqqi', index, -1, offset, -1, most)
+    fetch = lambda wait, least, parts: frame(1, 11, struct.pack('>iiiibii', -1, wait, least, 1, 0, 0, -1) + struct.pack('>i', 1) + string(b'much') +
+                                             struct.pack('>i', len(parts)) + b''.join(parts) + struct.pack('>i', 0) + b'\0\0')
+    with socket.create_connection(('127.0.0.1', b.port), timeout=60) as s:
+        s.sendall(fetch(2**31 - 1, 2**31 - 1, [about(0, 1, 1)] * 60000))
+        same(read_all(b, 'much'), ['x'])
+        check(len(answer(s)) > 60000 * 30)
+    same(ask(fetch(2**31 - 1, 2**31 - 1, [about(0, 1, 1)] * 70000)), None)
+    # of a partition: offsets that are none, sizes that are none; and tiny limits, by which each gets at least a message
+    r = ask(fetch(10, 1, [about(0, 2**62, 1), about(0, -1, 1), about(0, -2**63, 1), about(-1, 0, 1), about(7, 0, 1), about(0, 0, -2**31)]))
+    errors = []
+    at = 4 + 4 + 2 + 4 + 4 + 6 + 4
+    for _ in range(6):
+        errors.append(struct.unpack('>h', r[at + 4:at + 6])[0])
+        at += 4 + 2 + 8 + 8 + 8 + 4 + 4
+        at += 4 + max(0, struct.unpack('>i', r[at:at + 4])[0])
+    same(errors, [1, 1, 1, 3, 3, 0])
+    for name in b'', b'.', b'..', b'a/b', b'a b', b'x' * 300, b'\0', b'\xff\xfe', '\u00e4'.encode(), b'a\nb', b'%s%n', b'kafka.group-offsets':
+        for kind, version, body in ((3, 1, struct.pack('>i', 1) + string(name)), (19, 0, struct.pack('>i', 1) + string(name) + struct.pack('>ihiii', 1, 1, 0, 0, 1000)),
+                                    (20, 0, struct.pack('>i', 1) + string(name) + struct.pack('>i', 1000)), (2, 1, struct.pack('>ii', -1, 1) + string(name) + struct.pack('>iiq', 1, 0, -1)),
+                                    (0, 7, b'\xff\xff' + struct.pack('>hii', 1, 1000, 1) + string(name) + struct.pack('>iii', 1, 0, -1))):
+            check(ask(frame(kind, version, body)), name, kind)
+    # members that never come again, more than a group takes
+    with socket.create_connection(('127.0.0.1', b.port), timeout=60) as s:
+        errors, n = [], 10050
+        for i in range(0, n, 50):
+            s.sendall(frame(11, 4, string(b'many') + struct.pack('>ii', 1800000, 1800000) + string(b'') + string(b'consumer') + struct.pack('>i', 1) + string(b'range') +
+                            struct.pack('>i', 0)) * 50)
+            errors += [struct.unpack('>h', answer(s)[8:10])[0] for k in range(50)]
+    same((errors.count(79), errors.count(81)), (10000, 50))
+    same(read_all(b, 'much'), ['x'])
+    check(memory(b) - before < 250 << 20, 'memory:', memory(b) - before)
+
+
+def requests_by_chance(b):
+    """What looks like requests and is none: whatever comes, the broker lives, and others are served."""
+    seed = int(os.environ.get('THMQ_TEST_SEED', time.time_ns() % 1000000007))
+    rng = random.Random(seed)
+
+    def piece(flex):
+        name = rng.choice([b'checked', b'team', b'packed', b'', b'x' * rng.randrange(300), bytes(rng.randrange(256) for _ in range(rng.randrange(9)))])
+        kind = rng.randrange(8)
+        if kind < 3:
+            return bytes([min(len(name) + 1, 127)]) + name if flex else struct.pack('>h', len(name)) + name
+        if kind == 3:
+            return bytes([rng.choice([0, 1, 2, 3, 127, 255])]) if flex else struct.pack('>i', rng.choice([-1, 0, 1, 1, 2, 3, 2**31 - 1, -2]))
+        if kind == 4:
+            return struct.pack('>i', rng.choice([0, 1, 2, 5, -1, -2, 6000, 10, 2**31 - 1]))
+        if kind == 5:
+            return struct.pack('>q', rng.choice([0, 1, -1, -2, 5, 2**62]))
+        if kind == 6:
+            return bytes([rng.choice([0, 0, 0, 1, 255, rng.randrange(256)])])
+        return struct.pack('>h', rng.choice([0, 1, -1]))
+
+    try:
+        for i in range(20000 if FULL else 400):
+            frames = b''
+            for _ in range(rng.randrange(1, 4)):
+                api = rng.choice(list(VERSIONS))
+                version = rng.randint(*VERSIONS[api])
+                flex = version >= FLEXIBLE.get(api, 99)
+                body = (b'\0' if flex else b'') + b''.join(piece(flex) for _ in range(rng.randrange(14)))
+                frames += frame(api, version, body + (b'\0' * rng.choice([0, 0, 40])))
+            with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+                s.sendall(frames)
+                try:
+                    if rng.randrange(2):
+                        s.shutdown(socket.SHUT_WR)
+                        while s.recv(65536):
+                            pass
+                except ConnectionResetError:
+                    pass
+            check(b.process.poll() is None, 'the broker is gone')
+        kcat(b, '-P', '-t', 'after', stdin='x\n')
+        same(read_all(b, 'after'), ['x'])
+    except BaseException:
+        print('THMQ_TEST_SEED=%d' % seed)
+        raise
+
+
+def newest_versions(b):
+    """The newest versions of what matters most, whose bytes no client here speaks yet: by hand."""
+    with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+        def ask(api, version, body):
+            s.sendall(frame(api, version, b'\0' + body))
+            r = answer(s)
+            same(r[:5], struct.pack('>i', 7) + b'\0')
+            return r[5:]
+
+        records = kafka.record.MemoryRecordsBuilder(2, 0, 10000)
+        records.append(1234, b'k', b'v', [])
+        records.close()
+        records = bytes(records.buffer())
+        r = ask(3, 12, b'\2' + b'\0' * 16 + text(b'new') + b'\0' + b'\1\0' + b'\0')
+        check(r.startswith(struct.pack('>i', 0) + b'\2' + struct.pack('>i', 1) + text(b'127.0.0.1') + struct.pack('>i', b.port) + b'\0\0'), r)
+        check(text(b'new') in r)
+        topic = r[r.index(text(b'new')) + 4:][:16]
+        check(topic != b'\0' * 16)
+        r = ask(3, 12, b'\2' + topic + b'\0\0' + b'\1\0' + b'\0')  # by its number
+        check(text(b'new') in r, r)
+        length = len(records) + 1
+        body = b'\0' + struct.pack('>hi', -1, 1000) + b'\2' + text(b'new') + b'\2' + struct.pack('>i', 0)
+        body += bytes([length & 127 | 128, length >> 7]) + records + b'\0\0\0'
+        r = ask(0, 9, body)
+        same(r, b'\2' + text(b'new') + b'\2' + struct.pack('>ihqqq', 0, 0, 0, -1, 0) + b'\1\0\0' + b'\0' + struct.pack('>i', 0) + b'\0')
+        body = struct.pack('>iiiibii', -1, 1000, 1, 1 << 20, 0, 0, -1) + b'\2' + text(b'new') + b'\2'
+        body += struct.pack('>iiqiqi', 0, -1, 0, -1, -1, 1 << 20) + b'\0\0' + b'\1' + b'\1' + b'\0'
+        r = ask(1, 12, body)
+        head = struct.pack('>ihi', 0, 0, 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ihqqq', 0, 0, 1, 1, 0) + b'\0' + struct.pack('>i', -1)
+        check(r.startswith(head), r)
+        got = kafka.record.MemoryRecords(r[len(head) + 1:-3]).next_batch()
+        same([(x.offset, x.timestamp, x.key, x.value) for x in got], [(0, 1234, b'k', b'v')])
+        same(r[-3:], b'\0\0\0')
+        r = ask(8, 8, text(b'byhand') + struct.pack('>i', -1) + b'\1' + b'\0' + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') + b'\0\0\0')
+        same(r, struct.pack('>i', 0) + b'\2' + text(b'new') + b'\2' + struct.pack('>ih', 0, 0) + b'\0\0\0')
+        alter = lambda name, how, value, only_look=b'\0': struct.unpack('>h', ask(44, 1, b'\2\2' + text(b'new') + b'\2' + text(name) + how + value + b'\0\0' +
+                                                                             only_look + b'\0')[5:7])[0]
+        same(alter(b'retention.ms', b'\0', text(b'5000')), 0)
+        same(alter(b'retention.bytes', b'\0', text(b'6000000')), 0)
+        same(alter(b'retention.bytes', b'\0', text(b'7000000'), b'\1'), 0)
+        now = lambda: [json.loads(thmq('topic', 'describe', b.native, 'new', '--json').splitlines()[0])[x] for x in ('retention_ns', 'retention_bytes')]
+        same(now(), [5000000000, 6000000])
+        same([alter(b'retention.ms', b'\1', b'\0'), alter(b'compression.type', b'\1', b'\0'), now()], [0, 0, [0, 6000000]])
+        same([alter(b'cleanup.policy', b'\2', text(b'compact')), alter(b'retention.ms', b'\0', b'\0'), alter(b'cleanup.policy', b'\1', b'\0')], [40, 40, 40])
+        r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
+        same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') +
+             struct.pack('>h', 0) + b'\0\0' + struct.pack('>h', 0) + b'\0\0')
+
+        def forget(group):
+            s.sendall(frame(47, 0, struct.pack('>h', len(group)) + group + struct.pack('>i', 1) + b'\0\3new' + struct.pack('>iii', 2, 0, 7)))
+            return answer(s)[4:]
+
+        same(forget(b'none'), struct.pack('>hii', 69, 0, 0))
+        same(forget(b'byhand'), struct.pack('>hii', 0, 0, 1) + b'\0\3new' + struct.pack('>iihih', 2, 0, 0, 7, 0))
+        r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
+        same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\1' + struct.pack('>h', 0) + b'\0\0')
