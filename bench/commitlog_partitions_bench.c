@@ -6,8 +6,10 @@
  *   throughput  durable messages, many outstanding, each sent to the partition after the last one's, so that none shares its
  *               run with its neighbour: at least 90 % of the messages a second of one partition, with 1 KiB and with 100 B.
  *               Spread by the library, which stays on a partition for a while: likewise. A message alone in its run is stored
- *               with a run's header: 240 bytes of the log for 100, where 132 do in long runs. A device that is the limit of one partition cannot
- *               store more than 132/240 as many then; so both are compared in stored bytes a second as well, without a bar.
+ *               with a run's header: 240 bytes of the log for 100, where 132 do in long runs, and has an entry of its own in the segment's
+ *               index. A device that is the limit of one partition cannot store more than 132/240 as many then; so both are
+ *               compared in stored bytes a second as well, without a bar, and the details tell what the device was given for a message.
+ *               A run takes some tenths of a second, in which segments become full, get their index, and the oldest ones go.
  *   memory      what the process grows by from before the topics are created, client and broker together: below 1 KiB a
  *               partition, with few segments and with many that each have nearly all partitions. Before it the log was used, so
  *               that buffers and caches have their size. Segments of 16 MiB, and a pause after one message to each
@@ -26,6 +28,8 @@
 
 #define TOPICS_MAX 16u
 #define WINDOW (1u << 19) /* messages on their way */
+#define BURST (768 * MIB) /* stored, about: some tenths of a second, in which segments become full */
+#define FILL_UP (3584 * MIB)
 
 static const char payload[1024];
 
@@ -46,12 +50,15 @@ struct wide {
 	char dir[4096];
 };
 
-static void open_log(struct wide *w, struct bench *b, const char *name, uint64_t segment_bytes)
+/* @retention_bytes: of the one partition; 0: all is kept */
+static void open_log(struct wide *w, struct bench *b, const char *name, uint64_t segment_bytes,
+		     uint64_t retention_bytes)
 {
 	struct target_opts o = {.layout = TARGET_PINNED,
 				.policy = THMQ_POLICY_DEFAULT,
 				.durability = THMQ_DURABILITY_DURABLE,
 				.segment_bytes = segment_bytes,
+				.retention_bytes = retention_bytes,
 				.window_bytes = 64 * MIB,
 				.window_count = WINDOW};
 
@@ -63,7 +70,8 @@ static void open_log(struct wide *w, struct bench *b, const char *name, uint64_t
 	target_open(&w->t, b, &o);
 }
 
-static void create_topics(struct wide *w, uint32_t topics, uint32_t each)
+/* @retention_bytes: of each partition; 0: all is kept */
+static void create_topics(struct wide *w, uint32_t topics, uint32_t each, uint64_t retention_bytes)
 {
 	char name[32];
 
@@ -72,7 +80,8 @@ static void create_topics(struct wide *w, uint32_t topics, uint32_t each)
 	for (uint32_t i = 0; i < topics; i++) {
 		snprintf(name, sizeof(name), "wide-%u", i);
 		check("create topic", thmq_topic_create(w->t.session, name,
-							THMQ_TOPIC_OPTS(.partition_count = each)));
+							THMQ_TOPIC_OPTS(.partition_count = each,
+								    .retention_bytes = retention_bytes)));
 		check("open producer",
 		      thmq_producer_open(w->t.session, name, NULL, &w->producers[i]));
 	}
@@ -115,38 +124,46 @@ struct shape {
 	uint32_t stored; /* bytes of the log for a message, at most */
 };
 
-/* Of a burst: millions of messages a second, and bytes of the log for each, with batch and run headers and padding. */
+/*
+ * Of a burst: millions of messages a second, and for each bytes of the log, with batch and run headers and padding, and what the device
+ * was given, with indexes.
+ */
 struct pace {
-	double rate, stored;
+	double rate, stored, written;
 };
 
-static struct pace pace_of(struct wide *w, uint64_t count, uint64_t t0, uint64_t stored_before)
+static struct pace pace_of(struct wide *w, uint64_t count, uint64_t t0, struct target_counts before)
 {
-	return (struct pace){.rate = (double)count / ((double)(bench_now() - t0) / 1e9) / 1e6,
-			     .stored = (double)(target_counts(&w->t).stored_bytes - stored_before) /
-				       (double)count};
+	double seconds = (double)(bench_now() - t0) / 1e9, n = (double)count;
+	struct target_counts after = target_counts(&w->t);
+
+	return (struct pace){.rate = n / seconds / 1e6,
+			     .stored = (double)(after.stored_bytes - before.stored_bytes) / n,
+			     .written = (double)(after.written_bytes - before.written_bytes) / n};
 }
 
 static struct pace one_burst(struct wide *w, const struct shape *s, uint64_t count)
 {
-	uint64_t stored = target_counts(&w->t).stored_bytes, t0 = bench_now();
+	struct target_counts before = target_counts(&w->t);
+	uint64_t t0 = bench_now();
 	int64_t seq = 0;
 
 	for (uint64_t i = 0; i < count; i++)
 		seq = target_send(&w->t, payload, s->len);
 	target_watch(&w->t, seq);
-	return pace_of(w, count, t0, stored);
+	return pace_of(w, count, t0, before);
 }
 
 static struct pace wide_burst(struct wide *w, const struct shape *s, uint64_t count,
 			      uint64_t *number)
 {
-	uint64_t stored = target_counts(&w->t).stored_bytes, t0 = bench_now();
+	struct target_counts before = target_counts(&w->t);
+	uint64_t t0 = bench_now();
 
 	for (uint64_t i = 0; i < count; i++)
 		send_wide(w, (*number)++, s->len, s->spread);
 	settle_wide(w);
-	return pace_of(w, count, t0, stored);
+	return pace_of(w, count, t0, before);
 }
 
 /* Messages of one partition, none of which shares its run with its neighbour: in turns they wait for different rungs. */
@@ -166,16 +183,22 @@ static void one_by_one(struct wide *w, uint64_t count)
 	target_watch(&w->t, seq);
 }
 
-static void make_room(struct wide *w, uint64_t bytes)
+/*
+ * Until the log is as long as it will be: then each segment's file becomes a later one, and what makes and indexes segments is a part of
+ * what is measured, of both sides alike.
+ */
+static void fill_up(struct wide *w)
 {
-	while (!target_has_room(&w->t, bytes))
-		one_burst(w, &(struct shape){.len = 1024}, 4 * MIB / 1024);
+	uint64_t stored = target_counts(&w->t).stored_bytes;
+
+	while (target_counts(&w->t).stored_bytes - stored < FILL_UP)
+		one_burst(w, &(struct shape){.len = 1024}, 64 * MIB / 1024);
 	target_settle(&w->t);
 }
 
 static void throughput(struct bench *b, struct wide *w, const struct shape *s)
 {
-	uint64_t count = b->smoke ? 4000 : 144 * MIB / s->stored, number = 0;
+	uint64_t count = b->smoke ? 4000 : BURST / s->stored, number = 0;
 	struct bench_line l = {.name = s->name,
 			       .unit = "M/s",
 			       .rival = "one partition",
@@ -195,7 +218,7 @@ static void throughput(struct bench *b, struct wide *w, const struct shape *s)
 
 		for (unsigned k = 0; k < 2; k++) {
 			if (!b->smoke)
-				make_room(w, count * s->stored);
+				target_settle(&w->t);
 			if ((round + k) % 2 == 0)
 				one = one_burst(w, s, count);
 			else
@@ -205,8 +228,9 @@ static void throughput(struct bench *b, struct wide *w, const struct shape *s)
 		bench_pairs_add(&stored.pairs, many.rate * many.stored, one.rate * one.stored);
 	}
 	snprintf(l.detail, sizeof(l.detail),
-		 "\"stored_bytes\":%.0f,\"one_stored_bytes\":%.0f,\"ratio_of_stored_bytes\":%.3f",
-		 many.stored, one.stored, one.stored / many.stored);
+		 "\"stored_bytes\":%.0f,\"one_stored_bytes\":%.0f,\"ratio_of_stored_bytes\":%.3f,"
+		 "\"written_bytes\":%.0f,\"one_written_bytes\":%.0f",
+		 many.stored, one.stored, one.stored / many.stored, many.written, one.written);
 	bench_report(b, &l);
 	if (!s->spread)
 		bench_report(b, &stored);
@@ -226,8 +250,10 @@ static void throughputs(struct bench *b)
 		wanted = wanted || bench_wants(b, shapes[i].name);
 	if (!wanted)
 		return;
-	open_log(&w, b, "throughput", 0);
-	create_topics(&w, 2, b->smoke ? 1000 : 50000);
+	open_log(&w, b, "throughput", 0, 128 * MIB);
+	create_topics(&w, 2, b->smoke ? 1000 : 50000, 2048);
+	if (!b->smoke)
+		fill_up(&w);
 	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
 		throughput(b, &w, &shapes[i]);
 	close_log(&w);
@@ -299,7 +325,7 @@ static double open_wide(struct wide *w, struct bench *b, const char *name, uint6
 {
 	double before;
 
-	open_log(w, b, name, segment_bytes);
+	open_log(w, b, name, segment_bytes, 0);
 	one_burst(w, &(struct shape){.len = 1024}, (b->smoke ? 16 : 192) * MIB / 1024);
 	one_burst(w, &(struct shape){.len = 16},
 		  b->smoke ? 1000 : 2 * WINDOW); /* a window's frames are the session's */
@@ -309,7 +335,7 @@ static double open_wide(struct wide *w, struct bench *b, const char *name, uint6
 			   : WINDOW); /* as many batches on their way as runs of one message make */
 	target_settle(&w->t);
 	before = bench_memory();
-	create_topics(w, 2, b->smoke ? 2000 : 50000);
+	create_topics(w, 2, b->smoke ? 2000 : 50000, 0);
 	return before;
 }
 
@@ -366,10 +392,10 @@ static void million(struct bench *b)
 
 	if (!b->full || !bench_wants(b, l.name))
 		return;
-	open_log(&w, b, "million", 0);
+	open_log(&w, b, "million", 0, 0);
 	before = bench_memory();
 	t0 = bench_now();
-	create_topics(&w, 16, b->smoke ? 1000 : 62500);
+	create_topics(&w, 16, b->smoke ? 1000 : 62500, 0);
 	bench_pairs_add(&l.pairs, (double)(bench_now() - t0) / 1e9, 0);
 	bench_report(b, &l);
 	report_bytes(b, "partitions_1M_memory", bench_memory() - before, (double)w.topics * w.each,

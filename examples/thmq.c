@@ -207,7 +207,8 @@ static const struct command {
 	 "  --json               findings and summary as JSON\n"},
 	{"dump", cmd_dump, "thmq dump DIR",
 	 "Shows what is stored in a closed directory: one line a run. orders/1 is partition 1 of\n"
-	 "topic orders. \"offsets A to B\" has both A and B.\n"
+	 "topic orders. \"offsets A to B\" has both A and B. Or of a file quarantine-….bin that a\n"
+	 "repair has left.\n"
 	 "\n"
 	 "  --batches            batch headers too\n"
 	 "  --json               one JSON object a line\n"},

@@ -142,6 +142,16 @@ static int scan_log(const char *dir, const struct thmq_log_visitor *visitor, str
 	return EXIT_OK;
 }
 
+/* What a repair took out of a log: a file, which nobody has open. */
+static bool is_quarantine(const char *path)
+{
+	const char *name = strrchr(path, '/');
+	size_t len = strlen(path);
+
+	name = name ? name + 1 : path;
+	return strncmp(name, "quarantine-", 11) == 0 && len > 4 && strcmp(path + len - 4, ".bin") == 0;
+}
+
 static int scan_dir(const char *dir, struct scan *s)
 {
 	const struct thmq_log_visitor visitor = {.size = sizeof(visitor),
@@ -151,10 +161,14 @@ static int scan_dir(const char *dir, struct scan *s)
 						 .log = on_log};
 	int rc = 0, code = EXIT_OK;
 
-	if (is_log(dir))
+	if (is_quarantine(dir)) {
+		s->names.of_log = true;
+		rc = thmq_log_scan(dir, &visitor, s);
+	} else if (is_log(dir)) {
 		code = scan_log(dir, &visitor, s, &rc);
-	else
+	} else {
 		rc = thmq_data_scan(dir, &visitor, s);
+	}
 	names_free(&s->names);
 	if (code)
 		return code;

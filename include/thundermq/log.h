@@ -625,7 +625,7 @@ struct thmq_log_visitor {
 
 /**
  * thmq_log_scan() - read a closed log front to back and check every byte, changing nothing
- * @dir: the log's directory
+ * @dir: the log's directory; or a file quarantine-….bin of a repair, of which the whole batches are shown, DAMAGE being the rest
  * @visitor: called for every batch, run and finding; a non-zero return ends the scan with it
  *
  * Behind a damaged batch it goes on with the next whole one, so that every place is told. Findings of other kinds than

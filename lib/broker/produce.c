@@ -13,6 +13,7 @@
 #define TIME_SPAN_MAX 4294000000000ull
 
 #define REST_BYTES 1536u
+#define STRETCH 16u /* frames that are asked for together */
 
 /* Of a frame's extra: what keeps it from joining the run of those before it. */
 #define SPECIAL (THMQI_PRODUCE_WITH(THMQI_RECORD_EXPECT | THMQ_RECORD_DELAY) | THMQI_PRODUCE_ENCODED)
@@ -127,6 +128,7 @@ struct gather {
 	uint64_t tag_filter;
 	uint16_t key_lens; /* or-ed: is there any? */
 	uint64_t last_seq;
+	const struct thmqi_frame *then; /* the next frame, if it is there and not of this run */
 };
 
 static int64_t time_of(const struct thmqi_frame *f, int64_t wall)
@@ -153,6 +155,20 @@ static void prefetch_rest(const struct thmqi_frame *f)
 
 	for (i = 3 * THMQI_CACHELINE; i < f->len && i < REST_BYTES; i += THMQI_CACHELINE)
 		__builtin_prefetch(at + i);
+}
+
+/*
+ * Frames come from the client's core, one line after the other. Where so many more are there already those are asked for together;
+ * one that is not would be taken from the client, who is about to write there.
+ */
+static inline void prefetch_frames(struct thmqi_frame_ring *up, uint32_t at)
+{
+	uint32_t i;
+
+	if (thmqi_likely((up->next + at) % STRETCH) || !thmqi_frame_peek(up, at + 2 * STRETCH))
+		return;
+	for (i = at + STRETCH; i < at + 2 * STRETCH; i++)
+		__builtin_prefetch(thmqi_frame_at(up, i));
 }
 
 /* How many frames before its own each step is: each waits for what the one before has brought. */
@@ -206,6 +222,30 @@ static __attribute__((noinline)) void look_ahead(struct conn *c)
 	f = thmqi_frame_peek(up, AHEAD_REST);
 	if (f)
 		prefetch_rest(f);
+}
+
+/*
+ * Likewise where a long run ends and the next one is of another partition: its frames are too many to look past them one by one. Each step
+ * is taken while there is other work: before this run is filled, behind that, and at its end.
+ */
+enum look { LOOK_SLOT, LOOK_PARTITION, LOOK_INDEX };
+
+static __attribute__((noinline)) void look_behind(struct conn *c, const struct gather *g, enum look step)
+{
+	struct partition **ahead = ahead_of(c, g->count - g->more);
+	struct shard *s = c->shard;
+
+	if (!s->log)
+		return;
+	if (step == LOOK_SLOT) {
+		thmqi_map_prefetch(&s->partitions, g->then->partition);
+	} else if (step == LOOK_PARTITION) {
+		*ahead = thmqi_shard_partition(s, g->then->partition);
+		if (*ahead)
+			thmqi_prefetch_write(*ahead);
+	} else if (*ahead && (*ahead)->index) {
+		thmqi_log_hint((*ahead)->index, THMQI_LOG_HINT_FAR);
+	}
 }
 
 /* With an id its sequences rise, by less than a run's header can tell. */
@@ -263,6 +303,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 			if (n < f->arg[0])
 				break;
 		}
+		prefetch_frames(&c->wire->up, g->count - g->more);
 		f = thmqi_frame_peek(&c->wire->up, g->count - g->more);
 		if (f)
 			prefetch_body(f);
@@ -272,6 +313,7 @@ static void gather(struct conn *c, const struct thmqi_frame *first, uint32_t roo
 		 (thmqi_likely(!(f->arg[1] | id)) ||
 		  same_id(f, first, thmqi_frame_at(&c->wire->up, g->count - g->more - 1)->seq)) &&
 		 check(c, f) == 0 && (thmqi_likely(!(kind & THMQI_PRODUCE_TXN)) || thmqi_txn_of(f) == thmqi_txn_of(first)));
+	g->then = f && f->partition != first->partition && g->count >= AHEAD ? f : NULL;
 	g->last_seq = thmqi_likely(!g->more) ? thmqi_frame_at(&c->wire->up, g->count - 1)->seq : last_of_series(c, g->count);
 }
 
@@ -787,10 +829,15 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		g.count = 1;
 		g.last_seq = first->seq;
 		g.len = first->len - (txn ? (uint32_t)sizeof(run->transaction) : 0);
+		g.then = NULL;
 	} else {
 		gather(c, first, room, &g);
 		in_parts = g.count == 0;
+		if (g.count >= AHEAD && p->index) /* where it goes to, while it is filled */
+			thmqi_log_hint(p->index, THMQI_LOG_HINT_NEXT);
 	}
+	if (g.then)
+		look_behind(c, &g, LOOK_SLOT);
 	if (thmqi_unlikely(in_parts)) {
 		rc = -EMSGSIZE;
 		if (txn)
@@ -828,6 +875,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmq_log_append_abort(p->log);
 		goto refuse;
 	}
+	if (g.then)
+		look_behind(c, &g, LOOK_PARTITION);
 	if (thmqi_unlikely(txn != NULL))
 		thmqi_txn_mark(run, thmqi_txn_of(first));
 	rc = thmq_log_append_end(p->log, run, append_level(p, level));
@@ -881,6 +930,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 	}
 	if (thmqi_unlikely(!p->is_volatile && thmqi_flush_is_due(s, p)))
 		thmqi_shard_flush(s, p);
+	if (g.then)
+		look_behind(c, &g, LOOK_INDEX);
 	return g.count;
 refuse:
 	if (thmqi_unlikely(s->lead != NULL))

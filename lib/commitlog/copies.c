@@ -160,6 +160,7 @@ void thmqi_log_lead(struct thmq_log *log, bool leads)
 	} else {
 		thmqi_clean_stop(log);
 		abandon(log);
+		thmqi_cache_trim(log); /* what was kept for those who were behind */
 	}
 }
 

@@ -108,7 +108,9 @@ static void on_read(struct thmqi_disk_op *op, int64_t result)
 		return;
 	}
 	used_up(f);
-	if (!f->need) /* else it is longer than what was read: once more */
+	if (f->need <= op->len) /* else it is longer than what was read: once more */
+		f->need = 0;    /* the file is shorter than it was */
+	if (!f->need)
 		f->next = 0;
 	f->done(f, rc ? rc : f->need ? -EAGAIN : -THMQ_ECORRUPT);
 }
@@ -149,7 +151,8 @@ static uint32_t read_bytes(struct thmq_log *log, const struct thmqi_log_fetch *f
 
 static int read(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s)
 {
-	uint64_t end = s == log->active ? log->written_position - s->position : s->bytes;
+	/* also of a segment that is full: what lies where a write is on its way may pass every check, and be of a log that was cut there */
+	uint64_t end = THMQI_MIN(THMQI_MAX(log->written_position, s->position) - s->position, s->bytes);
 	struct thmqi_disk_file *file;
 	struct thmqi_buf *buf;
 	uint32_t len;
@@ -191,7 +194,11 @@ int thmqi_log_fetch(struct thmq_log *log, struct thmqi_log_fetch *f, uint64_t in
 
 	f->log = log;
 	f->index = index;
+	if (thmqi_unlikely(f->incarnation != log->incarnation)) /* it was cut meanwhile, or begun anew */
+		thmqi_log_fetch_drop(f);
+	f->incarnation = log->incarnation;
 	if (buf) {
+		used_up(f); /* it has come so far that it needs no device */
 		f->buf = buf;
 		f->len = thmqi_log_batch_bytes(buf->data);
 		thmqi_buf_ref(buf);

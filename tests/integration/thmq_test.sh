@@ -395,6 +395,9 @@ check "nothing more to repair" 0 "$thmq" repair "$d"; has out 'nothing is to be 
 check "verify what was repaired" 0 "$thmq" verify "$d"; has out whole
 check "open what was repaired" 0 "$thmq" topic list "$d"; has out '^t'
 ls "$dir"/aside/shard-000/quarantine-*.bin >/dev/null || die "the quarantine is empty"
+aside=$(find "$dir/aside/shard-000" -name 'quarantine-*.bin' | sort | head -1)
+check "dump what was taken out" 4 "$thmq" dump --batches "$aside"; has out 'hold no whole batch$'; has out '^batch [0-9]* at [0-9]*: .* data, '; has out 'offsets [0-9]* to [0-9]*: '
+check "and no file" 3 "$thmq" dump "$dir/aside/quarantine-00000000000000000007.bin"
 check "the shard is gone" 0 mv "$d/shard-000" "$dir/shard"
 check "no repair without it" 4 "$thmq" repair "$d"; has out 'put it back from a copy'
 check "no repair of what is not there" 3 "$thmq" repair "$dir/none"

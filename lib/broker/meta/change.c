@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 
+#include "../copies/lead.h"
 #include "meta.h"
 #include "../txn/txn.h"
 
@@ -152,6 +153,8 @@ static void on_shard_change(struct thmqi_broker_post *post)
 
 	if (change->op == THMQI_OP_PRODUCER_OPEN) {
 		post->status = fence_producer(s, post, &change->producer);
+		if (!thmqi_lead_serves(s)) /* it lacks what is committed elsewhere, perhaps: its client asks again */
+			post->status = -EAGAIN;
 		rc = thmqi_settle_post(s, post, m->shard, on_shard_answered);
 		if (!rc)
 			return;

@@ -356,11 +356,10 @@ enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard)
 	const struct txn *x;
 	uint8_t is;
 
-	/* one that was begun where another one leads is not known here */
-	if (m && m->broker->cluster && (!thmqi_lead_serves(m->shard) || id >> 32 > m->shard->term))
+	/* meta is opened last: a shard may lead already; and one that was begun where another one leads is not known here */
+	if (!m || (m->broker->cluster && (!thmqi_lead_serves(m->shard) || id >> 32 > m->shard->term)))
 		return TXN_NOT_KNOWN;
-	x = m ? find(m, id) : NULL;
-
+	x = find(m, id);
 	if (!x)
 		return TXN_IS_NONE;
 	is = x->shards[shard - 1];

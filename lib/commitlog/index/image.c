@@ -158,15 +158,21 @@ static uint64_t term_of(const struct generation *g, uint64_t batch)
 	return i ? g->terms[i - 1].term : 0;
 }
 
-/* Until a page of partitions is sealed its CRC's place counts those that lie in it. There are more places than partitions. */
+/*
+ * Until a page of partitions is sealed its CRC's place counts those that lie in it. There are more places than partitions. Counted
+ * by one instruction, which writes: memory that was never touched and is read first is mapped twice, and the second time takes the
+ * other processors' attention.
+ */
 static struct seal_partition *place_of(const struct seal_image *image, uint32_t partition)
 {
 	struct seal_partition_page *pages = bytes_of(image, SEAL_PARTITIONS);
-	uint32_t count = section_of(image, SEAL_PARTITIONS)->count, page = seal_partition_page_of(partition, count);
+	uint32_t count = section_of(image, SEAL_PARTITIONS)->count, page = seal_partition_page_of(partition, count), at;
 
-	while (pages[page].crc == SEAL_PAGE_PARTITIONS)
+	while ((at = __atomic_fetch_add(&pages[page].crc, 1, __ATOMIC_RELAXED)) == SEAL_PAGE_PARTITIONS) {
+		pages[page].crc--;
 		page = (page + 1) % count;
-	return &pages[page].entries[pages[page].crc++];
+	}
+	return &pages[page].entries[at];
 }
 
 void thmqi_image_forget(struct seal_image *image)

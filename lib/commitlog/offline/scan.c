@@ -8,6 +8,8 @@
 #include "scan.h"
 #include "../index/seal_format.h"
 
+#define ASIDE "quarantine-" /* … position, .bin: repair.c */
+
 /* Return: non-zero to stop with. */
 int thmqi_finding(struct scan *s, uint32_t kind, int error, uint64_t position, const char *format,
 		  ...)
@@ -483,7 +485,7 @@ static int note_file(void *arg, const char *name)
 
 	if (rc < 0)
 		return rc;
-	if (strncmp(name, "quarantine-", 11) == 0)
+	if (strncmp(name, ASIDE, strlen(ASIDE)) == 0)
 		return thmqi_finding(s, THMQ_FINDING_LEFTOVER, 0, 0,
 				     "%s: what a repair took out of the log", name);
 	if (rc == 0)
@@ -771,6 +773,93 @@ int thmqi_log_scan(const char *dir, const struct thmqi_scan_opts *opts,
 	}
 }
 
+/* --------------------------------------------------------------- quarantine */
+
+/* Bytes @begin to @end of the log, as they were, among which no whole batch begins. */
+static void tell_aside(struct scan *s, uint64_t begin, uint64_t end, bool written)
+{
+	if (written && !s->stop)
+		thmqi_finding(s, THMQ_FINDING_DAMAGE, -THMQ_ECORRUPT, begin, "bytes %llu to %llu hold no whole batch",
+			      (unsigned long long)begin, (unsigned long long)end);
+}
+
+/* What a repair took out of a log, from @position on: the batches that are whole are shown. Nothing tells how they continue. */
+static int scan_aside(struct scan *s, struct thmqi_disk_file *file, uint64_t position)
+{
+	static const uint8_t zeros[THMQI_BLOCK];
+	const struct batch_header *h = NULL;
+	uint64_t at = 0, begin = 0, len;
+	int64_t size = s->disk->file_size(file);
+	bool written = false; /* not all of what lies behind @begin is as it was made */
+	int rc = size < 0 ? (int)size : find_header(s, file, position, &h);
+
+	if (rc < 0)
+		return rc;
+	if (rc == 1)
+		memcpy(s->vote.log_id, h->log_id, 16);
+	h = (const struct batch_header *)s->piece;
+	while (at < (uint64_t)size && !s->stop) {
+		rc = load_batch(s, file, at, position + at, UINT64_MAX);
+		if (rc < 0 && rc != ONLY_HEADER && rc != -THMQ_EVERSION)
+			return rc;
+		len = rc == 1 || rc == ONLY_HEADER ? h->len : THMQI_BLOCK;
+		if (rc == 1) {
+			tell_aside(s, position + begin, position + at, written);
+			if (!s->stop)
+				show(s, h);
+			begin = at + len;
+			written = false;
+		} else {
+			written |= memcmp(s->piece, zeros, THMQI_BLOCK) != 0;
+		}
+		at += len;
+	}
+	tell_aside(s, position + begin, position + (uint64_t)size, written);
+	return 0;
+}
+
+/* Is it the name of a quarantine? Then its bytes lay in the log from *@ret_position on. */
+static bool is_aside(const char *path, uint64_t *ret_position)
+{
+	const char *name = strrchr(path, '/');
+	unsigned long long position;
+	size_t len = strlen(path);
+
+	name = name ? name + 1 : path;
+	if (len < 4 || strcmp(path + len - 4, ".bin") != 0 || sscanf(name, ASIDE "%20llu", &position) != 1)
+		return false;
+	*ret_position = position;
+	return true;
+}
+
+static int log_scan_aside(const char *path, uint64_t position, const struct thmq_log_visitor *visitor, void *ctx)
+{
+	const char *slash = strrchr(path, '/');
+	struct thmqi_disk_file *file;
+	char dir[4096];
+	struct scan s;
+	int rc, stop;
+
+	if (slash && (size_t)(slash - path) >= sizeof(dir))
+		return thmqi_fail(-ENAMETOOLONG, "scan %.100s…: its path is too long", path);
+	snprintf(dir, sizeof(dir), "%.*s", slash ? THMQI_MAX((int)(slash - path), 1) : 1, slash ? path : ".");
+	rc = thmqi_scan_begin(&s, dir, NULL, visitor, ctx);
+	if (!rc) {
+		rc = s.disk->file_open(s.dir, slash ? slash + 1 : path, false, &file);
+		if (!rc) {
+			rc = scan_aside(&s, file, position);
+			s.disk->file_close(file);
+		}
+		rc = rc ? thmqi_fail(rc, "scan %s: %s", path, thmq_strerror(rc)) :
+		     s.damaged ? thmqi_fail(-THMQ_ECORRUPT, "scan %s: there is damage", path) : 0;
+	}
+	stop = s.stop;
+	thmqi_scan_end(&s);
+	return stop ? stop : rc;
+}
+
+/* -------------------------------------------------------------------- whole */
+
 static int note_quietly(void *arg, const char *name)
 {
 	int rc = thmqi_listing_note(arg, name);
@@ -799,10 +888,11 @@ int thmqi_log_identity(const char *dir, uint8_t ret_id[16])
 int thmq_log_scan(const char *dir, const struct thmq_log_visitor *visitor, void *ctx)
 {
 	struct thmq_log_visitor v = {0};
+	uint64_t position;
 	int rc = visitor ? thmqi_opts_copy(&v, sizeof(v), visitor) : 0;
 
 	if (!dir || rc)
 		return thmqi_fail(rc ? rc : -EINVAL, "scan: %s",
 				  dir ? "a visitor of a wrong size" : "no directory was named");
-	return thmqi_log_scan(dir, NULL, &v, ctx);
+	return is_aside(dir, &position) ? log_scan_aside(dir, position, &v, ctx) : thmqi_log_scan(dir, NULL, &v, ctx);
 }

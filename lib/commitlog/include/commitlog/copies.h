@@ -150,6 +150,7 @@ struct thmqi_log_fetch {
 	uint64_t next;               /* that batch; 0: it is not known where it begins */
 	uint64_t segment_at, place;  /* its segment's position, and where in it it begins */
 	uint32_t need, usual;        /* how long it is, 0 if that is not known; and the one before it */
+	uint64_t incarnation;        /* of the log, when this was known */
 };
 /*
  * Where it is not in memory the device is asked for more than one batch, and those behind it are there at once if they are asked for next.
