@@ -140,10 +140,15 @@ void thmqi_group_handle(struct thmqi_group *g, int rc, const struct thmqi_duties
 		return;
 	}
 	g->duties = *d;
-	/* at once: who leads no more must not form a batch of his old term */
+	/* at once, and not once the new term is stored: who leads no more must not form a batch of his old term, nor serve anybody */
 	if (d->role && thmqi_engine_role(g->engine) != THMQI_ROLE_LEADER) {
 		thmqi_log_lead(g->log, false);
 		thmqi_peers_drop(g);
+		if (g->role == THMQI_ROLE_LEADER) {
+			g->role = THMQI_ROLE_FOLLOWER;
+			g->leader = 0;
+			g->tell_role = true;
+		}
 	}
 	if (dies(g)) {
 		drop_taking(g);

@@ -95,6 +95,7 @@ static void depose(struct shard *s)
 	s->blocked = false;
 	if (is_meta(s)) {
 		atomic_store(&s->broker->leads, false);
+		thmqi_roll_forget(s->broker);
 		s->lead->rebuild = true; /* it applies what it changes later than it appends it */
 	}
 }

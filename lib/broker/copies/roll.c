@@ -126,6 +126,13 @@ static uint64_t lacks(const struct thmq_broker *b, uint64_t id)
 	return most;
 }
 
+void thmqi_roll_forget(struct thmq_broker *b)
+{
+	pthread_mutex_lock(&b->roll->lock);
+	b->roll->number = 0;
+	pthread_mutex_unlock(&b->roll->lock);
+}
+
 /* Under the lock. */
 static bool is_turn(const struct shard *s, const struct roll *r)
 {
