@@ -189,14 +189,22 @@ class Member:
 
 def two_members(b, group, session, rebalance):
     """The one that leads, with much time, and the other one, with that session, in one generation."""
-    for attempt in range(20):
-        two = [Member(b, group + b'-%d' % attempt, rebalance=rebalance), Member(b, group + b'-%d' % attempt, session, rebalance)]
+    end = time.time() + 120
+    while time.time() < end:
+        name = group + b'-%d' % random.randrange(1 << 60)
+        two = [Member(b, name, rebalance=rebalance), Member(b, name, rebalance=rebalance)]
         for m in two:
             m.ask_join()
         first = two[0].joined()
-        if first == (0, True, 2):  # else the other one was too late for it
-            same(two[1].joined()[:2], (0, False))
-            return two
+        if first == (0, True, 1):  # the other one was too late for it
+            continue
+        second = two[1].joined()
+        leader, other = two if first[1] else two[::-1]  # whose request was looked at first
+        same((first[0], second[0], first[1] != second[1], first[2] + second[2]), (0, 0, True, 2))
+        other.session = session
+        other.ask_join()  # as it was, but for this
+        same(other.joined()[:2], (0, False))
+        return leader, other
     check(False, 'never together')
 
 
