@@ -29,6 +29,8 @@
  *  B13 a message that comes late, and ends before what is known to be committed, takes back what is known of that: it is to say nothing of it
  *  B14 one that asks for the vote before the vote, and is refused by who still hears of a leader, waits for a whole election again. Where it is the one that has
  *     more, those that cease to hear of one meanwhile ask it in vain: who refuses another one for having less asks anew, at once
+ *  B15 to the vote before the vote it answers with the asker's term, though its own is later and that is why it refuses: the asker never hears of that, and
+ *     where it has more than the other neither gets a vote for ever. It answers with the later one, which the asker takes over
  */
 #include "engine_raft.h"
 

@@ -98,6 +98,8 @@ void thmqi_engine_send(struct thmqi_engine *e, const struct raft_message *m)
 		break;
 	case RAFT_REQUEST_VOTE_RESULT:
 		out.term = m->request_vote_result.term;
+		if (m->request_vote_result.pre_vote && !breaks(e, THMQI_GROUP_NO_B15)) /* B15 */
+			out.term = THMQI_MAX(out.term, (uint64_t)e->raft.current_term);
 		out.features = m->request_vote_result.features;
 		out.capacity = m->request_vote_result.capacity;
 		out.flags =

@@ -689,6 +689,49 @@ Test(replica_engine, who_has_more_takes_over_as_soon_as_who_has_as_much)
 	cr_assert_gt(late, 50, "the rule makes no difference any more");
 }
 
+/* B15: copy 1 has more and is of an older term, copy 2 is of a later one; of copy 3 nothing is heard. Return: one of them leads in the end. */
+static bool elects_across_terms(uint32_t defects)
+{
+	const uint64_t more[2] = {12, 10};
+	static struct rig rigs[2];
+	struct thmqi_message m;
+	bool led = false;
+	uint64_t now;
+	uint32_t i, k;
+
+	for (i = 0; i < 2; i++)
+		rig_start_seeded(&rigs[i], i + 1, 3, more[i], 2, defects, i + 7);
+	/* it stood for two terms, and copy 3 said so to nobody else */
+	for (i = 0; i < 2; i++)
+		receive(&rigs[1], (struct thmqi_message){.type = THMQI_MESSAGE_VOTE, .from = 3, .to = 2, .term = 5 + i, .index = 10, .index_term = 2});
+	cr_assert_eq(thmqi_engine_term(rigs[1].e), 6);
+	rigs[0].sent_count = rigs[1].sent_count = 0;
+	for (now = 1000; now < 5000 && !led; now++)
+		for (i = 0; i < 2; i++) {
+			struct rig *from = &rigs[i], *to = &rigs[1 - i];
+			uint32_t count = from->sent_count;
+
+			from->sent_count = 0;
+			for (k = 0; k < count; k++) {
+				m = from->sent[k];
+				if (m.to == 2 - i && (m.type == THMQI_MESSAGE_VOTE || m.type == THMQI_MESSAGE_VOTED))
+					cr_assert_eq(thmqi_engine_receive(to->e, now, &m, NULL, &to->d), 0);
+			}
+			if (now >= thmqi_engine_timeout_ms(to->e))
+				cr_assert_eq(thmqi_engine_timeout(to->e, now, &to->d), 0);
+			led = led || thmqi_engine_role(to->e) == THMQI_ROLE_LEADER;
+		}
+	for (i = 0; i < 2; i++)
+		thmqi_engine_close(rigs[i].e);
+	return led;
+}
+
+Test(replica_engine, who_has_more_hears_of_a_later_term)
+{
+	cr_assert(elects_across_terms(0));
+	cr_assert_not(elects_across_terms(THMQI_GROUP_NO_B15), "the rule makes no difference any more");
+}
+
 /* B1: a change that is not the first of its message. */
 Test(replica_engine, a_change_behind_others_in_a_message_is_refused)
 {

@@ -121,7 +121,8 @@ enum thmqi_group_defect {
 	THMQI_GROUP_NO_B9 = 4096,
 	THMQI_GROUP_NO_B12 = 8192,
 	THMQI_GROUP_NO_B13 = 16384,
-	THMQI_GROUP_NO_B14 = 32768
+	THMQI_GROUP_NO_B14 = 32768,
+	THMQI_GROUP_NO_B15 = 65536
 };
 
 struct thmqi_group_opts {
