@@ -6,7 +6,7 @@
 #define LATENCY_MIN 20000u
 #define WINDOW_MAX (1 * MS)
 #define LINK_PACKETS_MAX 48u
-#define FELT_NS (100 * MS)
+#define FELT_NS (400 * MS) /* a log without room tries again every so often */
 
 void world_fail(struct world *w, const struct node *n, const char *what, uint64_t number)
 {
