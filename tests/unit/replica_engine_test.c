@@ -41,6 +41,19 @@ static bool next_terms(void *ctx, uint32_t at, uint64_t *ret_index, uint64_t *re
 	return true;
 }
 
+/* From copy 2, which leads, to copy 1: what is behind @index. */
+static struct thmqi_message append_of(uint64_t term, uint64_t index, uint64_t index_term, uint64_t commit)
+{
+	return (struct thmqi_message){.type = THMQI_MESSAGE_APPEND,
+				      .from = 2,
+				      .to = 1,
+				      .group = 1,
+				      .term = term,
+				      .index = index,
+				      .index_term = index_term,
+				      .commit = commit};
+}
+
 /* A copy whose log has batches up to @last, of @term but for the first. */
 static void rig_start_seeded(struct rig *r, uint64_t id, uint32_t voters, uint64_t last, uint64_t term,
 			     uint32_t defects, uint32_t seed)
@@ -183,22 +196,8 @@ static uint64_t answer_about_what_was_dropped(uint32_t defects, uint64_t *ret_re
 {
 	const struct thmqi_engine_entry entries[4] = {
 		{.term = 2}, {.term = 2}, {.term = 2}, {.term = 2}};
-	const struct thmqi_message old = {.type = THMQI_MESSAGE_APPEND,
-					  .from = 2,
-					  .to = 1,
-					  .group = 1,
-					  .term = 3,
-					  .index = 4,
-					  .index_term = 2,
-					  .commit = 10};
-	struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND,
-				  .from = 2,
-				  .to = 1,
-				  .group = 1,
-				  .term = 3,
-				  .index = 10,
-				  .index_term = 2,
-				  .commit = 10};
+	const struct thmqi_message old = append_of(3, 4, 2, 10);
+	struct thmqi_message m = append_of(3, 10, 2, 10);
 	uint64_t index;
 	struct rig r;
 
@@ -570,14 +569,7 @@ Test(replica_engine, who_is_no_voter_stands_once_nobody_leads_for_long_and_count
 /* B12 without a majority of those who vote, whatever it hears and however long. */
 Test(replica_engine, who_is_no_voter_disturbs_nobody)
 {
-	struct thmqi_message heartbeat = {.type = THMQI_MESSAGE_APPEND,
-					  .from = 2,
-					  .to = 1,
-					  .group = 1,
-					  .term = 2,
-					  .index = 10,
-					  .index_term = 2,
-					  .commit = 1};
+	struct thmqi_message heartbeat = append_of(2, 10, 2, 1);
 	struct rig r;
 
 	/* whoever hears of a leader now and then does not stand */
@@ -613,14 +605,7 @@ Test(replica_engine, who_is_no_voter_disturbs_nobody)
 /* B13: what came before comes again, behind what says that more is committed. Return: what is known to be. */
 static uint64_t committed_behind_a_late_message(uint32_t defects)
 {
-	struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND,
-				  .from = 2,
-				  .to = 1,
-				  .group = 1,
-				  .term = 2,
-				  .index = 10,
-				  .index_term = 2,
-				  .commit = 8};
+	struct thmqi_message m = append_of(2, 10, 2, 8);
 	uint64_t committed;
 	struct rig r;
 
@@ -736,14 +721,7 @@ Test(replica_engine, who_has_more_hears_of_a_later_term)
 Test(replica_engine, a_change_behind_others_in_a_message_is_refused)
 {
 	struct thmqi_engine_entry *entries = calloc(2, sizeof(*entries));
-	const struct thmqi_message m = {.type = THMQI_MESSAGE_APPEND,
-					.from = 2,
-					.to = 1,
-					.group = 1,
-					.term = 3,
-					.index = 10,
-					.index_term = 2,
-					.commit = 1};
+	const struct thmqi_message m = append_of(3, 10, 2, 1);
 	struct rig r;
 
 	for (uint32_t defects = 0; defects <= THMQI_GROUP_NO_B1; defects += THMQI_GROUP_NO_B1) {
