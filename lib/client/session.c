@@ -194,6 +194,12 @@ static bool is_refusal(int error)
 	       error == -THMQ_EVERSION;
 }
 
+/* To whom does not wait any longer, a name that nobody has answered yet is one that cannot be reached. */
+static int ended_by(int error)
+{
+	return error == -EINPROGRESS ? -EHOSTUNREACH : error;
+}
+
 /* The one of them that leads; while none does, until there is one. All that are known refuse, each twice if they come in turns: that is the end. */
 static int find_broker(struct thmq_session *s, uint64_t deadline)
 {
@@ -211,11 +217,11 @@ static int find_broker(struct thmq_session *s, uint64_t deadline)
 			snprintf(why, sizeof(why), "%s", thmq_errmsg());
 		}
 		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc))
-			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
+			return ended_by(rc);
 		if (now >= deadline && (rc == -ETIMEDOUT || rc == -EINPROGRESS) && cause) /* that the last one had no time left says nothing */
 			return thmqi_fail(cause, "%s", why);
 		if (now >= deadline || refusals >= 2 * s->node_count)
-			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
+			return ended_by(rc);
 		s->asked += rc != -EINPROGRESS; /* nobody knows yet where that one is */
 		if (s->links[THMQI_SHARD_META])
 			link_free(s->links[THMQI_SHARD_META]);
@@ -224,7 +230,7 @@ static int find_broker(struct thmq_session *s, uint64_t deadline)
 			continue;
 		rested = thmqi_session_rest(s, rc == -EINPROGRESS ? LOOKED_UP_NS : LOOK_AGAIN_NS, deadline);
 		if (rested && rested != -ETIMEDOUT)
-			return rc == -EINPROGRESS ? -EHOSTUNREACH : rc;
+			return ended_by(rc);
 	}
 }
 

@@ -22,16 +22,6 @@ struct entry {
 };
 _Static_assert(sizeof(struct entry) == 16, "as in doc/format.md");
 
-const struct thmqi_member *thmqi_members_find(const struct thmqi_members *m, uint64_t id)
-{
-	uint32_t i;
-
-	for (i = 0; i < m->count; i++)
-		if (m->list[i].id == id)
-			return &m->list[i];
-	return NULL;
-}
-
 uint32_t thmqi_members_voters(const struct thmqi_members *m)
 {
 	uint32_t i, n = 0;

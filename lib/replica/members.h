@@ -25,8 +25,6 @@ uint32_t thmqi_membership_encode(const struct thmqi_membership *m, void *ret);
 int thmqi_membership_decode(const void *data, uint32_t len, struct thmqi_membership *ret);
 /* 0; -EINVAL none or too many, a number or address twice, or no voter. */
 int thmqi_members_check(const struct thmqi_members *m);
-const struct thmqi_member *thmqi_members_find(const struct thmqi_members *m,
-					      uint64_t id); /* NULL: it is none */
 uint32_t thmqi_members_voters(const struct thmqi_members *m);
 
 #endif

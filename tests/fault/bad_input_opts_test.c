@@ -394,15 +394,15 @@ static void other_bounds(void)
 	SAYS(-EINVAL, NULL,
 	     thmq_consumer_open(w.session, "numbers", NULL,
 				THMQ_CONSUMER_OPTS(.start = THMQ_START_OFFSET), &c));
-#define BAD(said, ...) SAYS(-EINVAL, said, thmq_consumer_open(w.session, "numbers", "g", THMQ_CONSUMER_OPTS(__VA_ARGS__), &c))
-	BAD("session_timeout_ns is 100 ms", .session_timeout_ns = 1);
-	BAD("session_timeout_ns is 100 ms", .session_timeout_ns = SECOND / 10 - 1);
-	BAD("session_timeout_ns is 100 ms", .session_timeout_ns = UINT64_MAX);
-	BAD("invisible_ns is 1 ms", .flags = THMQ_CONSUMER_SHARED, .invisible_ns = 1);
-	BAD("invisible_ns is 1 ms", .flags = THMQ_CONSUMER_SHARED, .invisible_ns = UINT64_MAX);
-	BAD("assignor 99", .assignor = 99);
-	BAD("backoff_ns has 1 to", .flags = THMQ_CONSUMER_SHARED, .backoff_count = 1);
-	BAD("need THMQ_CONSUMER_SHARED", .deliver_max = 1);
+#define BAD_CONSUMER(said, ...) SAYS(-EINVAL, said, thmq_consumer_open(w.session, "numbers", "g", THMQ_CONSUMER_OPTS(__VA_ARGS__), &c))
+	BAD_CONSUMER("session_timeout_ns is 100 ms", .session_timeout_ns = 1);
+	BAD_CONSUMER("session_timeout_ns is 100 ms", .session_timeout_ns = SECOND / 10 - 1);
+	BAD_CONSUMER("session_timeout_ns is 100 ms", .session_timeout_ns = UINT64_MAX);
+	BAD_CONSUMER("invisible_ns is 1 ms", .flags = THMQ_CONSUMER_SHARED, .invisible_ns = 1);
+	BAD_CONSUMER("invisible_ns is 1 ms", .flags = THMQ_CONSUMER_SHARED, .invisible_ns = UINT64_MAX);
+	BAD_CONSUMER("assignor 99", .assignor = 99);
+	BAD_CONSUMER("backoff_ns has 1 to", .flags = THMQ_CONSUMER_SHARED, .backoff_count = 1);
+	BAD_CONSUMER("need THMQ_CONSUMER_SHARED", .deliver_max = 1);
 #undef BAD
 	CHECK(!p && !c);
 	/* the least of all, and the most */

@@ -68,8 +68,7 @@ static struct thmqi_courier *other_of(const struct shard *s)
 
 static int listen_url(const struct thmq_broker *b, char *ret_url, size_t size)
 {
-	const struct thmqi_members *m = b->cluster;
-	uint32_t i;
+	const struct thmqi_member *me;
 
 	if (b->opts.cluster_listen) {
 		if (strlen(b->opts.cluster_listen) >= size)
@@ -77,9 +76,9 @@ static int listen_url(const struct thmq_broker *b, char *ret_url, size_t size)
 		strcpy(ret_url, b->opts.cluster_listen);
 		return 0;
 	}
-	for (i = 0; i < m->count; i++)
-		if (m->list[i].id == b->opts.node_id)
-			return thmqi_afar_url(m->list[i].address, ret_url, size);
+	me = thmqi_members_find(b->cluster, b->opts.node_id);
+	if (me)
+		return thmqi_afar_url(me->address, ret_url, size);
 	return thmqi_fail(
 		-EINVAL, "broker: one that joins says by cluster_listen where the others reach it");
 }

@@ -103,7 +103,6 @@ void thmqi_cluster_log_id(const struct thmq_broker *b, uint32_t shard, uint8_t r
 int thmqi_cluster_init(struct thmq_broker *b)
 {
 	const struct thmq_broker_opts *o = &b->opts;
-	uint32_t i;
 	int rc;
 
 	b->cluster = calloc(1, sizeof(*b->cluster));
@@ -112,9 +111,7 @@ int thmqi_cluster_init(struct thmq_broker *b)
 	rc = thmqi_cluster_parse(o->cluster, b->cluster);
 	if (rc)
 		return rc;
-	for (i = 0; i < b->cluster->count && b->cluster->list[i].id != o->node_id; i++)
-		;
-	if (i == b->cluster->count && !(o->flags & THMQ_BROKER_JOIN))
+	if (!thmqi_members_find(b->cluster, o->node_id) && !(o->flags & THMQ_BROKER_JOIN))
 		return thmqi_fail(-EINVAL, "node_id %llu is none of the cluster's",
 				  (unsigned long long)o->node_id);
 	if (!o->node_id || ((o->flags & THMQ_BROKER_JOIN) && !o->cluster_name))

@@ -443,12 +443,9 @@ static void on_known(void *ctx)
 
 static const char *address_in(const struct thmqi_members *m, uint64_t id)
 {
-	uint32_t i;
+	const struct thmqi_member *found = thmqi_members_find(m, id);
 
-	for (i = 0; i < m->count; i++)
-		if (m->list[i].id == id)
-			return m->list[i].address;
-	return NULL;
+	return found ? found->address : NULL;
 }
 
 static int on_send(void *ctx, const struct thmqi_message *message, struct thmqi_buf *buf)

@@ -184,12 +184,13 @@ void thmqi_node_place(struct thmq_broker *b, const struct thmqi_members *members
 {
 	struct node *n = b->node;
 	struct thmqi_members *to = &n->placed;
+	const struct thmqi_member *found;
 	uint32_t i, k;
 
 	pthread_mutex_lock(&n->lock);
 	for (i = 0; i < members->count; i++) {
-		for (k = 0; k < to->count && to->list[k].id != members->list[i].id; k++)
-			;
+		found = thmqi_members_find(to, members->list[i].id);
+		k = found ? (uint32_t)(found - to->list) : to->count;
 		if (k == THMQI_MEMBERS_MAX)
 			k = n->placed_next++ % THMQI_MEMBERS_MAX;
 		to->list[k] = members->list[i];
@@ -200,16 +201,15 @@ void thmqi_node_place(struct thmq_broker *b, const struct thmqi_members *members
 
 bool thmqi_node_placed(struct thmq_broker *b, uint64_t id, struct thmqi_member *ret)
 {
+	const struct thmqi_member *found;
 	struct node *n = b->node;
-	uint32_t k;
 
 	pthread_mutex_lock(&n->lock);
-	for (k = 0; k < n->placed.count && n->placed.list[k].id != id; k++)
-		;
-	if (k < n->placed.count)
-		*ret = n->placed.list[k];
+	found = thmqi_members_find(&n->placed, id);
+	if (found)
+		*ret = *found;
 	pthread_mutex_unlock(&n->lock);
-	return k < n->placed.count;
+	return found != NULL;
 }
 
 /* --------------------------------------------------------------------- meet */

@@ -79,10 +79,7 @@ static int step(struct shard *s, const struct thmqi_member *wish, bool turn)
 	if (!g || !s->lead->serves || s->lead->role != THMQI_ROLE_LEADER)
 		return -EAGAIN;
 	thmqi_group_state(g, &state);
-	found = NULL;
-	for (uint32_t i = 0; i < thmqi_group_members(g)->count; i++)
-		if (thmqi_group_members(g)->list[i].id == m.id)
-			found = &thmqi_group_members(g)->list[i];
+	found = thmqi_members_find(thmqi_group_members(g), m.id);
 	if (!turn && found && (m.role == THMQI_MEMBER_REMOVED || found->role == THMQI_MEMBER_STANDBY))
 		return -EAGAIN;
 	/* members change only once something of this term is committed, and where nobody writes nothing is */

@@ -36,6 +36,17 @@ struct thmqi_members {
 	struct thmqi_member list[THMQI_MEMBERS_MAX];
 };
 
+/* NULL: it is none. */
+static inline const struct thmqi_member *thmqi_members_find(const struct thmqi_members *m, uint64_t id)
+{
+	uint32_t i;
+
+	for (i = 0; i < m->count; i++)
+		if (m->list[i].id == id)
+			return &m->list[i];
+	return NULL;
+}
+
 /* --------------------------------------------------------------------- wire */
 
 enum thmqi_message_type {
