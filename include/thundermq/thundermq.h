@@ -843,6 +843,9 @@ struct thmq_partition_info {
 		lag; /* visible messages that the group has not acked; offsets that were never used count too; in a shared group
 			those acked out of order do not */
 	uint64_t delayed; /* messages for it whose time has not come; fewer while a broker that was just opened looks for them */
+	/* When the next of all that wait in its shard is due, ns since 1970; UINT64_MAX: none waits. What is past is on its way, or held up, as
+	 * where there is no room; 0: it is not known yet, or already stored, and not seen */
+	uint64_t due_ns;
 };
 
 /**
