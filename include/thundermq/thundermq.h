@@ -687,8 +687,8 @@ THMQ_API int thmq_connect(struct thmq_env *env, const char *url,
 /**
  * thmq_session_close() - close a session with all producers and consumers on it
  * @timeout_ns: how long unsettled messages and acks may take
- * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL; -EDEADLK nothing was done; or of the close of a producer or
- * consumer: closed.
+ * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL; -EDEADLK nothing was done, also in a core's callback; or of the close of a
+ * producer or consumer: closed.
  */
 THMQ_API int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns);
 
