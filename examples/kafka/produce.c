@@ -74,6 +74,8 @@ static void produce_answer(struct produce *p)
 	}
 	for (at = p->first; at; at = next) {
 		next = at->next;
+		if (r->conn && p->acks == 0 && at->error) /* who hears no answer sees that: he looks anew who leads, and goes on */
+			r->conn->closing = true;
 		free(at);
 	}
 	free(p);

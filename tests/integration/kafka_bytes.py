@@ -135,6 +135,29 @@ def compressed_batches_as_they_came(b):
         same(thmq('sub', b.native, z).splitlines(), lines)
 
 
+def who_wants_no_answer(b):
+    """acks=0: what is sent is stored, nothing is said; where it cannot be the connection ends, so that the client looks around."""
+    kcat(b, '-P', '-t', 'quiet', '-p', '0', '-X', 'acks=0', stdin=''.join('%d\n' % i for i in range(2000)))
+    comes_to(lambda: read_all(b, 'quiet'), ['%d' % i for i in range(2000)])
+    batches = fetch(b, b'quiet')
+    quiet = lambda records, correlation: frame(0, 7, b'\xff\xff' + struct.pack('>hii', 0, 1000, 1) + string(b'quiet') + struct.pack('>iii', 1, 0, len(records)) + records, correlation)
+    with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+        s.sendall(quiet(batches[0], 1) + quiet(batches[0], 2) + frame(18, 0, correlation=3))
+        same(answer(s)[:4], struct.pack('>i', 3))
+        n = struct.unpack('>i', batches[0][57:61])[0]
+        comes_to(lambda: read_all(b, 'quiet'), ['%d' % i for i in [*range(2000), *range(n), *range(n)]])
+        s.sendall(quiet(batches[0][:-1] + b'?', 4) + frame(18, 0, correlation=5))
+        try:
+            same(answer(s), None)
+        except ConnectionResetError:
+            pass
+    p = kafka.KafkaProducer(bootstrap_servers=b.url, acks=0)
+    for i in range(100):
+        p.send('quiet-too', b'%d' % i, partition=0)
+    p.close(60)
+    comes_to(lambda: read_all(b, 'quiet-too'), ['%d' % i for i in range(100)])
+
+
 def crc32c(data):
     crc = 0xffffffff
     for byte in data:
