@@ -420,6 +420,8 @@ static int greet(struct carry_conn *n)
 	if (!n->readable)
 		return 0;
 	rc = hear_hello(n);
+	if (rc == -THMQ_EVERSION && !n->calls) /* by our own greeting it learns why */
+		say_hello(n, CARRY_ANSWERS, 0, rc);
 	if (rc < 0) /* one that hangs up on a greeting wants TLS, or none, or is none of ours */
 		thmqi_carry_end(n, rc == -ECONNRESET && n->calls ? -EPROTO : rc);
 	else if (rc && n->calls)
