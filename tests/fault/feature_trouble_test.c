@@ -439,7 +439,7 @@ static void transactions_of_the_dead(void)
 /* Called off in no order, over several lives of the broker; some come meanwhile. Each that was not called off comes once. */
 static void delays_called_off(void)
 {
-	const uint32_t count = is_full() ? 100000 : 2000, lives = 4;
+	const uint32_t count = is_full() ? 100000 : 600, lives = 4;
 	uint64_t *numbers = calloc(count, sizeof(*numbers)), end, tail, number;
 	uint8_t *came = calloc(count, 1), *off = calloc(count, 1);
 	uint32_t *order = calloc(count, sizeof(*order));
@@ -458,7 +458,7 @@ static void delays_called_off(void)
 	MUST(thmq_topic_create(w.session, "t", THMQ_TOPIC_OPTS(.partition_count = 2)));
 	MUST(thmq_producer_open(w.session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p));
 	clock_gettime(CLOCK_REALTIME, &t);
-	due = (int64_t)((uint64_t)t.tv_sec * SECOND) + (int64_t)((is_full() ? 40 : 4) * SECOND);
+	due = (int64_t)((uint64_t)t.tv_sec * SECOND) + (int64_t)((is_full() ? 40 : 1) * SECOND);
 	end = now() + 1000 * SECOND;
 	while (settled < count && now() < end) {
 		while (sent < count && thmq_send(p, &sent, sizeof(sent), THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION, .partition = sent % 2,
@@ -528,7 +528,7 @@ static void filters_without_end(void)
 {
 	static const char *const pieces[] = {"(", "NOT ", "NOT (", "-", "a AND ", "((a) ", "'", "\"", "a LIKE '%", "a + ", "a IN (1,", "CASE ", "a.", "1e", "--"};
 	char text[1100], value[4096];
-	const uint32_t count = 400;
+	const uint32_t count = is_full() ? 400 : 50;
 	uint64_t begin, end = now() + 50 * SECOND;
 	struct thmq_header h = {"a", value, sizeof(value), THMQ_HEADER_TEXT};
 	struct thmq_consumer *slow, *c;
@@ -674,7 +674,7 @@ static void a_millisecond_each(void)
 		s[k] = another(&w);
 		MUST(thmq_consumer_open(s[k], "t", "g", &hasty, &c[k]));
 	}
-	for (begin = now(); finished < count && now() < begin + SECOND; k++)
+	for (begin = now(); finished < count && now() < begin + SECOND / 4; k++)
 		take_some(s[k % 2], c[k % 2], 4, done, &finished);
 	s[2] = another(&w);
 	MUST(thmq_consumer_open(s[2], "t", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED), &c[2]));
@@ -764,7 +764,7 @@ static void *use(void *arg)
 
 static void the_topic_goes(void)
 {
-	uint64_t end = now() + (is_full() ? 20 : 2) * SECOND, i, made = 0, rounds = 0;
+	uint64_t end = now() + (is_full() ? 20 : 1) * SECOND, i, made = 0, rounds = 0;
 	struct thmq_txn_info info = {.size = sizeof(info)};
 	struct user users[6];
 	struct world w;
@@ -790,7 +790,7 @@ static void the_topic_goes(void)
 		CHECK(pthread_join(users[i].thread, NULL) == 0);
 		rounds += users[i].rounds;
 	}
-	CHECK(made > 5 && rounds > 5);
+	CHECK(made && rounds);
 	end = now() + 30 * SECOND;
 	while ((rc = thmq_txn_list(w.session, &info, 1)) > 0 && now() < end)
 		wait_messages(w.session, 10 * MS);
