@@ -389,6 +389,7 @@ struct thmq_broker {
 	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none … */
 	_Atomic uint64_t leaderless_ns; /* … and since when; 0: there is one */
 	_Atomic bool leads;      /* meta, and serves */
+	_Atomic bool removed;    /* from its cluster: others say so */
 	_Atomic bool reads;      /* nobody leads meta, and what is committed is handed out: bereft.c */
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
 	_Atomic uint32_t txn_asks; /* of shards, whether a transaction is one */
