@@ -87,6 +87,8 @@ struct connection {
 	struct thmq_broker *broker;
 	struct thmq_session *session;
 };
+/* To a URL; as long as that, and as each call after it, takes at most. 0: 30 s */
+int connect_within(struct connection *c, const char *url, uint64_t timeout_ns);
 int connect_dir(struct connection *c, const char *dir, bool create,
 		uint32_t policy); /* 0 or an exit code, said */
 bool is_url(const char *dir); /* of a broker in another process: c->broker is NULL then */
@@ -170,6 +172,7 @@ int cmd_redrive(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int serve_as_child(int argc, char **argv); /* of thmq cluster try: ends with its parent */
 int cmd_cluster(int argc, char **argv);
+const char *node_error(int error); /* why one of several brokers is not reached */
 int cmd_top(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
 int cmd_explain(int argc, char **argv);

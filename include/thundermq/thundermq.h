@@ -597,7 +597,8 @@ THMQ_API int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, 
 /**
  * thmq_broker_leader() - which of several copies leads
  * @ret_id: out, or NULL; its node_id; 0: none is known now, or there is one copy
- * Return: 1 this broker leads and serves, as one with one copy always does; 0 it does not; -EINVAL not an open broker.
+ * Return: 1 this broker leads and serves, as one with one copy always does; 0 it does not; -THMQ_EFENCED it was removed from its cluster, as others have told it:
+ * it serves nothing any more, and can be closed; -EINVAL not an open broker.
  * Threads: any.
  */
 THMQ_API int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id);
@@ -916,6 +917,16 @@ struct thmq_node {
  */
 THMQ_API int thmq_cluster_nodes(struct thmq_session *session, struct thmq_node *ret_nodes,
 				uint32_t max);
+
+/**
+ * thmq_broker_nodes() - the same, as this broker sees them by itself
+ * @ret_nodes: out, @max elements, each with its size field set by the caller in the first one
+ * Nobody else is asked, so that it tells also where nobody leads, or others do not let this one in, what its own connections are: `connected`: it reaches that one
+ * itself; `error`: why not. `behind` is known where it leads. It is as it was 50 ms ago.
+ * Return: how many there are (perhaps more than @max; 0: the broker is just being opened); -ENOTSUP it has the only copy; -EINVAL.
+ * Threads: any; does not wait for the broker.   Source: doc/copies.md.
+ */
+THMQ_API int thmq_broker_nodes(struct thmq_broker *broker, struct thmq_node *ret_nodes, uint32_t max);
 
 /**
  * thmq_cluster_add() - make a broker one of them
