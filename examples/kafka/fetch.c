@@ -490,6 +490,7 @@ static bool list_in_batch(struct part *part, const struct thmq_message *m)
 	struct batch b;
 	bool found = false;
 	struct in in;
+	int rc;
 
 	in_init(&in, m->data, m->len, false);
 	if (batch_read(&in, &b) != 1)
@@ -499,7 +500,13 @@ static bool list_in_batch(struct part *part, const struct thmq_message *m)
 		part->time_ms = b.max_time_ms;
 		return true;
 	}
-	if (!batch_unpack(&b, &room))
+	rc = batch_unpack(&b, &room);
+	if (rc == -K_UNSUPPORTED_COMPRESSION && b.max_time_ms >= part->wanted) { /* no further can be seen: it is in this batch */
+		part->offset = (int64_t)m->offset;
+		part->time_ms = b.base_time_ms;
+		found = true;
+	}
+	if (!rc)
 		while (!found && in_left(&b.records) && !record_read(&b, &b.records, &r))
 			if (r.time_ms >= part->wanted) {
 				part->offset = (int64_t)m->offset + r.offset_delta;

@@ -55,7 +55,8 @@ struct options {
 	const char *cert_file, *key_file, *client_ca_file, *users_file;
 	const char *cluster_id;
 	int32_t node_id, default_partitions;
-	uint32_t connection_max, batch_bytes;
+	uint32_t connection_max;
+	int64_t name_expires_s; /* of a transaction */
 	bool auto_create, verbose;
 };
 

@@ -51,6 +51,8 @@ static const char usage[] =
 	"  --partitions N          of topics that are made without a number (1)\n"
 	"  --no-auto-create        topics are not made by asking for them\n"
 	"  --connections N         at most so many (1000)\n"
+	"  --transactional-id-expiration SECONDS\n"
+	"                          names of transactions that nobody used for so long are forgotten (604800)\n"
 	"  --node-id N, --cluster-id TEXT, --verbose\n"
 	"one of several that keep the same data (doc/copies.md), each with --node-id and --thmq:\n"
 	"  --cluster 1=URL,2=URL,… [--cluster-name TEXT] [--cluster-key HEX]\n"
@@ -62,6 +64,8 @@ static const char *wrong_with(const struct options *o)
 		return "--data says where what is published is kept";
 	if (o->default_partitions < 1 || !o->connection_max || o->node_id < 0)
 		return "--partitions and --connections are numbers from 1, --node-id is one from 0";
+	if (o->name_expires_s < 1)
+		return "--transactional-id-expiration is a number of seconds, from 1";
 	if (!strrchr(o->listen, ':') || (o->listen_tls && !strrchr(o->listen_tls, ':')) || (o->advertise && !strrchr(o->advertise, ':')))
 		return "--listen, --listen-tls and --advertise are HOST:PORT";
 	if (o->listen_tls && !o->cert_file)
@@ -87,6 +91,7 @@ static int options_read(int argc, char **argv, struct options *o)
 					      {"partitions", 1, NULL, 'p'},
 					      {"no-auto-create", 0, NULL, 'A'},
 					      {"connections", 1, NULL, 'm'},
+					      {"transactional-id-expiration", 1, NULL, 'e'},
 					      {"node-id", 1, NULL, 'n'},
 					      {"cluster-id", 1, NULL, 'i'},
 					      {"cluster", 1, NULL, 'x'},
@@ -104,6 +109,7 @@ static int options_read(int argc, char **argv, struct options *o)
 			      .node_id = 1,
 			      .default_partitions = 1,
 			      .connection_max = 1000,
+			      .name_expires_s = 604800,
 			      .auto_create = true};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (c) {
@@ -142,6 +148,9 @@ static int options_read(int argc, char **argv, struct options *o)
 			break;
 		case 'm':
 			o->connection_max = (uint32_t)atoi(optarg);
+			break;
+		case 'e':
+			o->name_expires_s = atoll(optarg);
 			break;
 		case 'n':
 			o->node_id = atoi(optarg);

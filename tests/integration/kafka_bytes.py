@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -59,6 +60,113 @@ def what_makes_no_sense(b):
     same(read_all(b, 'checked'), ['x'])
 
 
+def string(x):
+    return struct.pack('>h', len(x)) + x
+
+
+def ask(b, request):
+    with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+        s.sendall(request)
+        return answer(s)
+
+
+def produce(b, topic, records, acks=-1):
+    """By hand. Return: error, offset; None if no answer is wanted."""
+    request = frame(0, 7, b'\xff\xff' + struct.pack('>hii', acks, 10000, 1) + string(topic) + struct.pack('>iii', 1, 0, len(records)) + records)
+    return struct.unpack('>hq', ask(b, request)[4 + 4 + 2 + len(topic) + 4 + 4:][:10])
+
+
+def fetch(b, topic, offset=0):
+    """All batches of partition 0, as bytes, from @offset on."""
+    got = []
+    while True:
+        r = ask(b, frame(1, 11, struct.pack('>iiiibii', -1, 300, 1, 50 << 20, 0, 0, -1) + struct.pack('>i', 1) + string(topic) +
+                         struct.pack('>iiiqqi', 1, 0, -1, offset, 0, 50 << 20) + struct.pack('>i', 0) + b'\0\0'))
+        r = r[4 + 4 + 2 + 4 + 4 + 2 + len(topic) + 4:]
+        same(struct.unpack('>ih', r[:6]), (0, 0))
+        r = r[6 + 8 * 3 + 4 + 4:]
+        same(struct.unpack('>i', r[:4])[0], len(r) - 4)
+        r = r[4:]
+        if not r:
+            return got
+        while r:
+            n = 12 + struct.unpack('>i', r[8:12])[0]
+            check(n <= len(r) and r[16] == 2, n, len(r))
+            got.append(r[:n])
+            offset = struct.unpack('>q', r[:8])[0] + struct.unpack('>i', r[23:27])[0] + 1
+            r = r[n:]
+
+
+def compressed_batches_as_they_came(b):
+    """What librdkafka has compressed is stored and handed out byte for byte, but for where it lies; whoever speaks to the library gets each message."""
+    codecs, came = ('gzip', 'snappy', 'lz4', 'zstd'), {}
+    lines = ['%d %s' % (i, 'x' * (i % 300)) for i in range(300)]
+    for codec, z in enumerate(codecs, 1):
+        kcat(b, '-P', '-t', 'came', '-p', '0', '-z', z, '-k', 'k', stdin=''.join(s + '\n' for s in lines))
+        batches = came[z] = fetch(b, b'came', (codec - 1) * len(lines))
+        check(batches[-1][22] & 7 == codec and sum(map(len, batches)) < sum(map(len, lines)) // 2, z, 'was not compressed')
+        thmq('topic', 'create', b.native, z)
+        offset = 0
+        for x in batches:  # those are librdkafka's bytes, at 0 and of no leader, as every client's
+            same(produce(b, z.encode(), bytes(8) + x[8:12] + b'\xff' * 4 + x[16:]), (0, offset))
+            offset += struct.unpack('>i', x[57:61])[0]
+        # its checksum may be right, and what is packed in it wrong: it is refused, for all who read would stumble over it
+        damaged = bytearray(batches[-1])
+        damaged[61 + 12:61 + 40] = bytes(28)
+        damaged[17:21] = struct.pack('>I', crc32c(damaged[21:]))
+        check(produce(b, z.encode(), bytes(damaged))[0] in (2, 87), z)
+        fewer = bytearray(batches[-1])  # or is not as much as it says
+        fewer[57:61] = struct.pack('>i', struct.unpack('>i', fewer[57:61])[0] - 1)
+        fewer[23:27] = struct.pack('>i', struct.unpack('>i', fewer[23:27])[0] - 1)
+        fewer[17:21] = struct.pack('>I', crc32c(fewer[21:]))
+        same(produce(b, z.encode(), bytes(fewer))[0], 87, z)
+    unknown = bytearray(came['gzip'][-1])
+    unknown[22] = unknown[22] & ~7 | 5
+    unknown[17:21] = struct.pack('>I', crc32c(unknown[21:]))
+    same(produce(b, b'gzip', bytes(unknown))[0], 76)
+    b.restart(signal.SIGKILL)
+    for z in codecs:
+        offset, batches = 0, fetch(b, z.encode())
+        same([x[8:12] + x[16:] for x in batches], [x[8:12] + x[16:] for x in came[z]], z)
+        for x in batches:
+            same(struct.unpack('>q', x[:8])[0], offset)
+            offset += struct.unpack('>i', x[57:61])[0]
+        same(kcat(b, '-C', '-t', z, '-p', '0', '-o', '150', '-e', '-q', '-f', '%o %k %s\n').splitlines(), ['%d k %s' % x for x in enumerate(lines)][150:])
+        same(thmq('sub', b.native, z).splitlines(), lines)
+
+
+def who_wants_no_answer(b):
+    """acks=0: what is sent is stored, nothing is said; where it cannot be the connection ends, so that the client looks around."""
+    kcat(b, '-P', '-t', 'quiet', '-p', '0', '-X', 'acks=0', stdin=''.join('%d\n' % i for i in range(2000)))
+    comes_to(lambda: read_all(b, 'quiet'), ['%d' % i for i in range(2000)])
+    batches = fetch(b, b'quiet')
+    quiet = lambda records, correlation: frame(0, 7, b'\xff\xff' + struct.pack('>hii', 0, 1000, 1) + string(b'quiet') + struct.pack('>iii', 1, 0, len(records)) + records, correlation)
+    with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+        s.sendall(quiet(batches[0], 1) + quiet(batches[0], 2) + frame(18, 0, correlation=3))
+        same(answer(s)[:4], struct.pack('>i', 3))
+        n = struct.unpack('>i', batches[0][57:61])[0]
+        comes_to(lambda: read_all(b, 'quiet'), ['%d' % i for i in [*range(2000), *range(n), *range(n)]])
+        s.sendall(quiet(batches[0][:-1] + b'?', 4) + frame(18, 0, correlation=5))
+        try:
+            same(answer(s), None)
+        except ConnectionResetError:
+            pass
+    p = kafka.KafkaProducer(bootstrap_servers=b.url, acks=0)
+    for i in range(100):
+        p.send('quiet-too', b'%d' % i, partition=0)
+    p.close(60)
+    comes_to(lambda: read_all(b, 'quiet-too'), ['%d' % i for i in range(100)])
+
+
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
 def who_does_not_read(b):
     """A client that asks and asks, and takes no answer, costs what its answers may wait in, and nobody else anything."""
     kcat(b, '-P', '-t', 'large', stdin=('x' * 900000 + '\n') * 4)
@@ -105,7 +213,6 @@ def a_thousand_connections(b):
 
 def who_vanishes_while_joining(b):
     """A client that goes away in any step of joining a group holds up the others for its session's time, and takes nothing with it."""
-    string = lambda x: struct.pack('>h', len(x)) + x
     steps = 'connects', 'asks to join', 'joins', 'asks to sync', 'is a member'
     kcat(b, '-P', '-t', 'steps', '-p', '0', stdin=''.join('%d\n' % i for i in range(20)))
 
@@ -245,7 +352,6 @@ def who_asks_for_too_much(b):
             except (ConnectionResetError, BrokenPipeError):
                 return None
 
-    string = lambda x: struct.pack('>h', len(x)) + x
     before = memory(b)
     kcat(b, '-P', '-t', 'much', '-p', '0', stdin='x\n')
     n = 2000000
