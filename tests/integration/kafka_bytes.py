@@ -76,25 +76,131 @@ def produce(b, topic, records, acks=-1):
     return struct.unpack('>hq', ask(b, request)[4 + 4 + 2 + len(topic) + 4 + 4:][:10])
 
 
+def ask_fetch(topic, offsets, version=11, correlation=7):
+    """Of each partition from its offset on."""
+    flexible, n = version >= 12, struct.pack('>i', len(offsets))
+    body = struct.pack('>iiiibii', -1, 300, 1, 50 << 20, 0, 0, -1) + (b'\2' + text(topic) + bytes([len(offsets) + 1]) if flexible else struct.pack('>i', 1) + string(topic) + n)
+    for partition, offset in offsets.items():
+        body += struct.pack('>iiq', partition, -1, offset) + (struct.pack('>i', -1) if flexible else b'') + struct.pack('>qi', 0, 50 << 20) + (b'\0' if flexible else b'')
+    return frame(1, version, b'\0' + body + b'\0\1\1\0' if flexible else body + bytes(4) + b'\0\0', correlation)
+
+
+def fetched(r, topic, version=11):
+    """The answer: each partition's batches, as bytes."""
+    flexible, at, got = version >= 12, 4, {}
+
+    def take(format):
+        nonlocal at
+        at += struct.calcsize(format)
+        return struct.unpack(format, r[at - struct.calcsize(format):at])
+
+    def length(wide='>i'):
+        nonlocal at
+        if not flexible:
+            return take(wide)[0]
+        n, shift = 0, 0
+        while True:
+            n |= (r[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if r[at - 1] < 128:
+                return n - 1
+
+    at += flexible
+    same(take('>ihi')[1:], (0, 0))
+    same(length(), 1)
+    same(r[at + (1 if flexible else 2):][:len(topic)], topic)
+    at += len(topic) + (1 if flexible else 2)
+    for _ in range(length()):
+        partition, error = take('>ih')
+        same(error, 0)
+        take('>qqq')
+        check(length() <= 0)
+        take('>i')
+        end, batches = length() + at, []
+        while at < end:
+            n = 12 + struct.unpack('>i', r[at + 8:at + 12])[0]
+            check(at + n <= end and r[at + 16] == 2, n, end - at)
+            batches.append(r[at:at + n])
+            at += n
+        at += flexible
+        got[partition] = batches
+    same(len(r), at + 2 * flexible)
+    return got
+
+
+def behind(batch):
+    return struct.unpack('>q', batch[:8])[0] + struct.unpack('>i', batch[23:27])[0] + 1
+
+
 def fetch(b, topic, offset=0):
-    """All batches of partition 0, as bytes, from @offset on."""
+    """All batches of partition 0 from @offset on."""
     got = []
     while True:
-        r = ask(b, frame(1, 11, struct.pack('>iiiibii', -1, 300, 1, 50 << 20, 0, 0, -1) + struct.pack('>i', 1) + string(topic) +
-                         struct.pack('>iiiqqi', 1, 0, -1, offset, 0, 50 << 20) + struct.pack('>i', 0) + b'\0\0'))
-        r = r[4 + 4 + 2 + 4 + 4 + 2 + len(topic) + 4:]
-        same(struct.unpack('>ih', r[:6]), (0, 0))
-        r = r[6 + 8 * 3 + 4 + 4:]
-        same(struct.unpack('>i', r[:4])[0], len(r) - 4)
-        r = r[4:]
-        if not r:
+        batches = fetched(ask(b, ask_fetch(topic, {0: offset})), topic)[0]
+        if not batches:
             return got
-        while r:
-            n = 12 + struct.unpack('>i', r[8:12])[0]
-            check(n <= len(r) and r[16] == 2, n, len(r))
-            got.append(r[:n])
-            offset = struct.unpack('>q', r[:8])[0] + struct.unpack('>i', r[23:27])[0] + 1
-            r = r[n:]
+        got += batches
+        offset = behind(got[-1])
+
+
+def large_batches_to_who_is_slow(b):
+    """They are sent from where they lie, whatever becomes of the topic, of others who read it, and of the client."""
+    thmq('topic', 'create', b.native, 'large-ones', '--partitions', '3')
+    p = confluent_kafka.Producer({**QUICK, 'bootstrap.servers': b.url, 'linger.ms': 10, 'log_level': 0})
+    sent = {i: [] for i in range(3)}
+    for i in range(36):
+        for part in range(3):
+            sent[part].append(os.urandom(random.choice((10, 3000, 60000, 250000) if part else (100000,))))
+            p.produce('large-ones', sent[part][-1], partition=part)
+        if i % 6 == 5:
+            p.flush(30)
+    same(p.flush(60), 0)
+    for version in 11, 12:
+        offsets, got, n = {0: 0, 1: 0, 2: 0}, {0: b'', 1: b'', 2: b''}, 0
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            s.connect(('127.0.0.1', b.port))
+            s.settimeout(30)
+            while True:
+                s.sendall(ask_fetch(b'large-ones', offsets, version))
+                n += 1
+                if n % 4 == 2:
+                    time.sleep(0.05)  # what it does not take stays where it is
+                r = fetched(answer(s), b'large-ones', version)
+                if not any(r.values()):
+                    break
+                for part, batches in r.items():
+                    for x in batches:
+                        same(struct.unpack('>q', x[:8])[0], offsets[part])
+                        offsets[part] = behind(x)
+                        got[part] += x[61:]
+        for part in range(3):
+            same(offsets[part], 36)
+            at = 0
+            for x in sent[part]:
+                at = got[part].find(x, at)
+                check(at >= 0, 'version', version, 'partition', part)
+                at += len(x)
+    with socket.socket() as s, socket.socket() as gone:
+        for one in s, gone:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect(('127.0.0.1', b.port))
+            one.settimeout(30)
+            for i in range(20):
+                one.sendall(ask_fetch(b'large-ones', {0: i}, correlation=i))
+        same(len(gone.recv(4, socket.MSG_WAITALL)), len(s.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)))
+        gone.close()
+        for i in range(20):  # the memory would have other uses
+            p.produce('others', b'?' * 900000, partition=0)
+        same(p.flush(60), 0)
+        same(len(fetch(b, b'others')), 20)
+        thmq('topic', 'delete', b.native, 'large-ones')
+        comes_to(lambda: 'large-ones' in kcat(b, '-L'), False)
+        r = answer(s)
+        same(r[:4], bytes(4))
+        batches = fetched(r, b'large-ones')[0]
+        same(sum(map(len, batches)) > 500000, True)
+        check(all(x in b''.join(batches) for x in sent[0][:behind(batches[-1])]))
 
 
 def compressed_batches_as_they_came(b):
