@@ -689,8 +689,8 @@ THMQ_API int thmq_connect(struct thmq_env *env, const char *url,
 /**
  * thmq_session_close() - close a session with all producers and consumers on it
  * @timeout_ns: how long unsettled messages and acks may take
- * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL; -EDEADLK nothing was done; or of the close of a producer or
- * consumer: closed.
+ * Return: 0; -ETIMEDOUT closed, but not all settled; -EINVAL; -EDEADLK nothing was done, also in a core's callback; or of the close of a
+ * producer or consumer: closed.
  */
 THMQ_API int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns);
 
@@ -845,6 +845,9 @@ struct thmq_partition_info {
 		lag; /* visible messages that the group has not acked; offsets that were never used count too; in a shared group
 			those acked out of order do not */
 	uint64_t delayed; /* messages for it whose time has not come; fewer while a broker that was just opened looks for them */
+	/* When the next of all that wait in its shard is due, ns since 1970; UINT64_MAX: none waits. What is past is on its way, or held up, as
+	 * where there is no room; 0: it is not known yet, or already stored, and not seen */
+	uint64_t due_ns;
 };
 
 /**

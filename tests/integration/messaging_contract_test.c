@@ -1010,8 +1010,38 @@ static void delayed(void)
 	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
 }
 
+/* What became due while no broker had the directory open: once nothing is due any more all of it is seen. */
+static void due_meanwhile(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	uint64_t begin, end = now() + 60 * SECOND;
+	struct thmq_producer *p;
+	uint32_t i;
+
+	CHECK(thmq_topic_create(s, "later", NULL) == 0 && thmq_producer_open(s, "later", NULL, &p) == 0);
+	CHECK(thmq_partition_describe(s, "later", 0, NULL, &info) == 0 && info.due_ns == UINT64_MAX);
+	begin = wall();
+	for (i = 0; i < 50; i++)
+		CHECK(thmq_send(p, "x", 1, THMQ_MESSAGE_OPTS(.deliver_at_ns = (int64_t)(begin + SECOND + i))) == i + 1);
+	CHECK(thmq_send(p, "far", 3, THMQ_MESSAGE_OPTS(.deliver_at_ns = (int64_t)(begin + 3600 * SECOND))) == 51);
+	CHECK(thmq_flush(p, 30 * SECOND) == 0 && thmq_session_close(s, SECOND) == 0);
+	down();
+	while (wall() < begin + SECOND + 50)
+		usleep(10000);
+	up();
+	s = session_of(NULL);
+	do {
+		CHECK(now() < end && thmq_partition_describe(s, "later", 0, NULL, &info) == 0);
+		CHECK(info.due_ns <= begin + 3600 * SECOND);
+	} while (info.due_ns < begin + 3600 * SECOND && thmq_session_wait(s, MS) >= 0);
+	CHECK(info.end_offset - info.begin_offset == 50 && info.delayed == 1 && info.due_ns == begin + 3600 * SECOND);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
 static const struct test_case cases[] = {
 	{"delayed", delayed},
+	{"due_meanwhile", due_meanwhile},
 	{"expected_ends", expected_ends},
 	{"expected_keys", expected_keys},
 	{"two_writers", two_writers},
