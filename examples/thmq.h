@@ -87,6 +87,8 @@ struct connection {
 	struct thmq_broker *broker;
 	struct thmq_session *session;
 };
+/* To a URL; as long as that, and as each call after it, takes at most. 0: 30 s */
+int connect_within(struct connection *c, const char *url, uint64_t timeout_ns);
 int connect_dir(struct connection *c, const char *dir, bool create,
 		uint32_t policy); /* 0 or an exit code, said */
 bool is_url(const char *dir); /* of a broker in another process: c->broker is NULL then */

@@ -20,6 +20,7 @@
 #define TRY_PORT 7471
 #define PORT_MAX 55533u /* of three; the other brokers' are 10000 higher */
 #define UNDER_WAY 64u   /* batches, to a broker that keeps up */
+#define STATUS_NS (5 * SECOND) /* of whoever only wants to know how they are */
 
 /* ------------------------------------------------------------------- create */
 
@@ -510,6 +511,9 @@ int cmd_cluster(int argc, char **argv)
 		return EXIT_USAGE;
 	if (i && (!parse_number(argv[2], UINT64_MAX, &id) || !id))
 		return usage_error("%s is no number of a node", argv[2]);
-	rc = connect_dir(&c, argv[1], false, THMQ_POLICY_DEFAULT);
+	if (!i && !wait && is_url(argv[1])) /* of several one that says nothing is left for the next */
+		rc = connect_within(&c, argv[1], timeout_text ? timeout_ns : STATUS_NS);
+	else
+		rc = connect_dir(&c, argv[1], false, THMQ_POLICY_DEFAULT);
 	return rc ? rc : disconnect(&c, act(&c, argv[0], argv, id, timeout_ns, json, wait));
 }

@@ -597,7 +597,8 @@ THMQ_API int thmq_broker_listen_url(struct thmq_broker *broker, uint32_t index, 
 /**
  * thmq_broker_leader() - which of several copies leads
  * @ret_id: out, or NULL; its node_id; 0: none is known now, or there is one copy
- * Return: 1 this broker leads and serves, as one with one copy always does; 0 it does not; -EINVAL not an open broker.
+ * Return: 1 this broker leads and serves, as one with one copy always does; 0 it does not; -THMQ_EFENCED it was removed from its cluster, as others have told it:
+ * it serves nothing any more, and can be closed; -EINVAL not an open broker.
  * Threads: any.
  */
 THMQ_API int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id);

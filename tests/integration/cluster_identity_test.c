@@ -123,7 +123,7 @@ static void damaged(void)
 {
 	struct thmq_broker *b;
 
-	rig_run("cp %s/3/node %s/kept && printf xxxx | dd of=%s/3/node bs=1 seek=40 conv=notrunc 2>/dev/null", rig.dir, rig.dir, rig.dir);
+	rig_run("cp %s/3/node %s/kept && for at in 40 4136; do printf xxxx | dd of=%s/3/node bs=1 seek=$at conv=notrunc 2>/dev/null; done", rig.dir, rig.dir, rig.dir);
 	CHECK(rig_try(2, 3, &b) == -THMQ_ECORRUPT);
 	rig_run("mv %s/kept %s/3/node", rig.dir, rig.dir);
 	rig_run("mkdir %s/away && mv %s/3/meta %s/3/shard-000 %s/away", rig.dir, rig.dir, rig.dir, rig.dir);

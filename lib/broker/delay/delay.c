@@ -88,13 +88,16 @@ int thmqi_delay_place(struct shard *s, struct partition **ret_partition)
 	return rc;
 }
 
-/* When: what its producer's machine, or this one, calls so. */
+/* When: what its producer's machine, or this one, calls so. What is counted from now on is counted by the clock itself: the core's look at
+ * it is older than the message where the process was stopped in between, and then it would come early. */
 static uint64_t due_of(const struct shard *s, uint64_t said)
 {
-	uint64_t wall = s->core->wall_ns, after = said & ~THMQI_DELAY_AFTER;
+	const struct thmqi_clock *clock = s->core->clock;
+	uint64_t wall, after = said & ~THMQI_DELAY_AFTER;
 
 	if (!(said & THMQI_DELAY_AFTER))
 		return said;
+	wall = THMQI_MAX(clock->wall_ns(clock->ctx), s->core->wall_ns);
 	return after > INT64_MAX - wall ? INT64_MAX : wall + after;
 }
 

@@ -851,7 +851,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		if (r.topic_flags & THMQI_LEAVE_AWAY)
 			thmqi_group_away(m, c, r.stream);
 		else
-			thmqi_group_leave(m, c, r.stream);
+			thmqi_group_leave(m, c, r.stream, r.member);
 		thmqi_reply(c, id, 0);
 		break;
 	case THMQI_OP_GROUP_FIND:
