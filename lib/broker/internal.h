@@ -566,6 +566,7 @@ void thmqi_delay_fini(struct shard *s);
 uint32_t thmqi_delay_poll(struct shard *s);
 int thmqi_delay_live(struct shard *s, const struct thmq_log_extent *e); /* enum thmq_log_life */
 uint32_t thmqi_delay_count(const struct shard *s, uint32_t partition);
+uint64_t thmqi_delay_due(const struct shard *s); /* as due_ns of struct thmq_partition_info */
 void thmqi_delay_cancel(struct conn *c, uint64_t id, const struct thmqi_request *r);
 
 /* txn_here.c: what a shard has of transactions; txn.h */

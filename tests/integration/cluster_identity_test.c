@@ -5,8 +5,12 @@
  *
  * usage: cluster_identity_test [tcp|inproc]; THMQ_TEST_FULL=1: both, else by TCP only
  */
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
+#include "carry_stream.h"
 #include "cluster_rig.h"
 
 static struct {
@@ -67,6 +71,40 @@ static void is_kept_out(void)
 	rig_some_leader();
 	send_some();
 	rig_close(2, 5 * SECOND);
+}
+
+/* Another one greets it, as one that joins would, and goes away. Return: the status of the answer. */
+static int greet(uint32_t i, uint64_t from, char *cluster)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(17471)};
+	const struct thmqi_node_mark mark = {.directory = from, .life = 1, .opening = from};
+	struct carry_hello h = {.kind = CARRY_CALLS, .from = from, .to = i + 1, .instance = from, .silence_ms = 1000};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char host[64];
+
+	snprintf(host, sizeof(host), "%.*s", (int)strcspn(rig.urls[i] + 6, ":"), rig.urls[i] + 6);
+	CHECK(inet_pton(AF_INET, host, &to.sin_addr) == 1);
+	memcpy(h.cluster, cluster, sizeof(h.cluster));
+	memcpy(h.mark, &mark, sizeof(h.mark));
+	thmqi_carry_hello_seal(&h);
+	CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0);
+	CHECK(send(fd, &h, sizeof(h), MSG_NOSIGNAL) == (ssize_t)sizeof(h));
+	CHECK(recv(fd, &h, sizeof(h), MSG_WAITALL) == (ssize_t)sizeof(h));
+	close(fd);
+	memcpy(cluster, h.cluster, sizeof(h.cluster));
+	return h.status;
+}
+
+/* Numbers come and go, more than are kept in mind: those that stay are. */
+static void many_come(void)
+{
+	char cluster[THMQI_CLUSTER_NAME_MAX + 1] = "";
+	uint32_t i, k;
+
+	CHECK(greet(0, 99, cluster) == -ENOTUNIQ); /* and its answer says which cluster it is */
+	for (i = 0; i < 2; i++)
+		for (k = 0; k < 40; k++)
+			CHECK(greet(i, 100 + k, cluster) == 0);
 }
 
 /* Until broker @i, or with BROKERS each of them, lacks nothing; @away lacks something, unless another one leads by now, to which it has said nothing yet. */
@@ -242,6 +280,8 @@ static void story(bool far)
 	if (getenv("THMQ_TEST_FULL"))
 		is_kept_out(); /* as it was some time ago */
 	rig_run("rm -rf %s/3", rig.dir);
+	if (far)
+		many_come();
 	is_kept_out(); /* emptied */
 	rig_run("rm -rf %s/3 && mv %s/3.good %s/3", rig.dir, rig.dir, rig.dir);
 	rig_open(2); /* it itself */

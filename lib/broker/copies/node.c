@@ -6,7 +6,7 @@
  */
 #include <stdio.h>
 
-#include "../internal.h"
+#include "lead.h"
 #include "node.h"
 
 #define NODE_MAGIC 0x31444f4eu /* "NOD1" */
@@ -314,10 +314,18 @@ static int compare(const struct thmqi_node_mark *known, const struct thmqi_node_
 	return now->opening == known->opening ? 0 : -ENOTUNIQ;
 }
 
-/* Who was met longest ago is forgotten: a cluster has less than there is room for, but numbers come and go. */
+/* Whose place another one gets: who was met longest ago, and is none of the cluster. Numbers come and go, and those that stay are seldom met anew. */
+static uint32_t place_of_stranger(const struct thmq_broker *b, const struct node_file *f)
+{
+	uint32_t i = PEERS_MAX;
+
+	while (i && thmqi_roll_has(b, f->peers[i - 1].id))
+		i--;
+	return i ? i - 1 : PEERS_MAX - 1;
+}
+
 static void remember(struct node_file *f, uint32_t at, uint64_t id, const struct thmqi_node_mark *mark)
 {
-	at = THMQI_MIN(at, PEERS_MAX - 1);
 	memmove(&f->peers[1], &f->peers[0], at * sizeof(f->peers[0]));
 	f->peers[0] = (struct node_peer){.id = id, .mark = *mark};
 }
@@ -338,7 +346,7 @@ int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mar
 	else
 		rc = mark->directory != 0;
 	if (rc == 1) {
-		remember(&n->file, i, id, mark);
+		remember(&n->file, i < PEERS_MAX ? i : place_of_stranger(broker, &n->file), id, mark);
 		/* where it cannot be stored now it is known as long as this broker is open: to be cut off from the others is worse */
 		store(n);
 		rc = 0;

@@ -57,6 +57,26 @@ uint32_t thmqi_delay_count(const struct shard *s, uint32_t partition)
 	return s->delay ? (uint32_t)(uintptr_t)thmqi_map_get(&s->delay->counts, partition) : 0;
 }
 
+uint64_t thmqi_delay_due(const struct shard *s)
+{
+	struct delay *d = s->delay;
+	struct waiting_entry e;
+	uint64_t due = UINT64_MAX;
+	int rc;
+
+	if (!d || (d->phase == DELAY_OFF && !d->waiting.live))
+		return UINT64_MAX;
+	/* what was appended last is seen by the time that it is settled */
+	if (d->phase != DELAY_LIVE || d->released > s->pending_head)
+		return 0;
+	if (d->count)
+		due = d->order[0]->said ? 0 : d->order[0]->entry.due_ns;
+	rc = thmqi_waiting_first(&d->waiting, &e);
+	if (rc < 0)
+		return 0;
+	return rc ? THMQI_MIN(due, e.due_ns) : due;
+}
+
 /* ------------------------------------------------------------------------ store */
 
 /* Both of its partitions are there: before the first message of all. */

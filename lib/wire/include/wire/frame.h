@@ -342,8 +342,8 @@ enum thmqi_op {
 	THMQI_OP_LEAVE = 7,      /* meta; stream; member: as of JOIN where it has no name, else 0: it may have come over another connection */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
-		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that; total: delayed
-		      messages that wait for it */
+		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that; total: readers
+		      of the group's; count: delayed messages that wait for it; due_ns */
 	THMQI_OP_PRODUCER_OPEN =
 		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
 	THMQI_OP_KEY_FIND =
@@ -499,6 +499,7 @@ struct thmqi_reply {
 		struct thmqi_group_entry groups[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_group_entry)];
 		struct thmqi_member_entry members[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_member_entry)];
 		uint32_t owners[(THMQI_REPLY_BYTES - 64) / sizeof(uint32_t)];
+		uint64_t due_ns; /* of PARTITION_INFO */
 		struct thmqi_txn_entry txns[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_txn_entry)];
 	};
 };
