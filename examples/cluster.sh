@@ -68,6 +68,8 @@ echo "broker $first led and was killed; broker $(leader) leads"
 seq 501 1000 | "$thmq" pub --quiet --durability quorum "$all" orders
 await is_missed "$first"
 tail -n 1 "$dir/killed"
+is_told() { grep -qs "node $first at .* is not reached: nobody listens there" "$dir"/out-*; }
+await is_told # by those that live, too
 if "$thmq" cluster status --wait --timeout 300ms "$all" > /dev/null 2>&1; then exit 1; fi # one is away
 
 # a fourth comes in place of the one that was killed

@@ -170,6 +170,7 @@ int cmd_redrive(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int serve_as_child(int argc, char **argv); /* of thmq cluster try: ends with its parent */
 int cmd_cluster(int argc, char **argv);
+const char *node_error(int error); /* why one of several brokers is not reached */
 int cmd_top(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
 int cmd_explain(int argc, char **argv);

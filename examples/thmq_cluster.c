@@ -227,6 +227,19 @@ static const char *role_name(uint32_t role)
 	return role == THMQ_NODE_VOTER ? "voter" : role == THMQ_NODE_STANDBY ? "standby" : "spare";
 }
 
+/* What is mostly the cause, in the words of who has made the config files. */
+const char *node_error(int error)
+{
+	switch (error) {
+	case -EACCES:
+		return "permission denied: it has another cluster key";
+	case -EPROTO:
+		return "it does not speak as it should: has one a cluster key, and the other none? Or another program listens there";
+	default:
+		return thmq_strerror(error);
+	}
+}
+
 static void print_json(const struct thmq_node *node)
 {
 	printf("{\"id\": %llu, \"address\": ", (unsigned long long)node->id);
@@ -239,7 +252,7 @@ static void print_json(const struct thmq_node *node)
 		printf("%llu", (unsigned long long)node->behind);
 	printf(", \"error\": ");
 	if (node->error && !node->connected)
-		print_json_string(stdout, thmq_strerror(node->error), strlen(thmq_strerror(node->error)));
+		print_json_string(stdout, node_error(node->error), strlen(node_error(node->error)));
 	else
 		printf("null");
 	printf("}\n");
@@ -253,7 +266,7 @@ static void print_node(const struct thmq_node *node)
 	       node->leads ? "leads" : away ? "is not reached" : "follows", node->drained ? ", drained" : "");
 	if (node->behind && node->behind != UINT64_MAX && !node->leads)
 		printf(", %llu batches behind", (unsigned long long)node->behind);
-	printf("%s%s\n", away && node->error ? ": " : "", away && node->error ? thmq_strerror(node->error) : "");
+	printf("%s%s\n", away && node->error ? ": " : "", away && node->error ? node_error(node->error) : "");
 }
 
 /* How many more may be lost, or how many are missing. */
@@ -347,7 +360,7 @@ static int added(struct connection *c, int rc, uint64_t id)
 		return fail(rc, "%s", why);
 	if (!nodes[i].connected)
 		return fail(rc, "%s: it is a %s by now, and is not reached: %s. Is it started, with --join? Then the same again, or cluster remove", why,
-			    role_name(nodes[i].role), nodes[i].error ? thmq_strerror(nodes[i].error) : "it has not answered yet");
+			    role_name(nodes[i].role), nodes[i].error ? node_error(nodes[i].error) : "it has not answered yet");
 	return fail(rc, "%s: it is a %s by now, and goes on getting what there is; the same again waits for it", why, role_name(nodes[i].role));
 }
 

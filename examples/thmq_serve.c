@@ -127,12 +127,68 @@ static void say_leader(struct thmq_broker *broker, uint64_t own, uint64_t *last)
 		fprintf(stderr, "thmq: node %llu: nobody leads, as far as it knows\n", (unsigned long long)own);
 }
 
+#define NODES_MAX 15u
+#define AWAY_NS (2 * SECOND)  /* so long is nothing: others start and end */
+#define AGAIN_NS (60 * SECOND) /* and no cause is told more often */
+
+/* Of the others of several brokers: who is not reached by this one, and why; and who is again. */
+struct others {
+	uint64_t id[NODES_MAX], since_ns[NODES_MAX], told_ns[NODES_MAX];
+	int told[NODES_MAX]; /* the error; 0: it is reached, as far as was said */
+	uint32_t count;
+};
+
+static void say_other(uint64_t own, const struct thmq_node *n, struct others *o, uint32_t i)
+{
+	uint64_t now = clock_ns();
+
+	if (n->connected) {
+		if (o->told[i])
+			fprintf(stderr, "thmq: node %llu: node %llu is reached\n", (unsigned long long)own, (unsigned long long)n->id);
+		o->told[i] = 0;
+		o->since_ns[i] = 0;
+		return;
+	}
+	if (!o->since_ns[i])
+		o->since_ns[i] = now;
+	if (!n->error || n->error == o->told[i] || now - o->since_ns[i] < AWAY_NS || (o->told[i] && now - o->told_ns[i] < AGAIN_NS))
+		return;
+	o->told[i] = n->error;
+	o->told_ns[i] = now;
+	fprintf(stderr, "thmq: node %llu: node %llu at %s is not reached: %s\n", (unsigned long long)own, (unsigned long long)n->id, n->address,
+		node_error(n->error));
+}
+
+static void say_others(struct thmq_broker *broker, uint64_t own, struct others *o)
+{
+	struct thmq_node nodes[NODES_MAX] = {{.size = sizeof(nodes[0])}};
+	int n = own ? thmq_broker_nodes(broker, nodes, NODES_MAX) : 0, i;
+	uint32_t k;
+
+	for (i = 0; i < n && i < (int)NODES_MAX; i++) {
+		if (nodes[i].id == own)
+			continue;
+		for (k = 0; k < o->count && o->id[k] != nodes[i].id; k++)
+			;
+		if (k == NODES_MAX) /* numbers that came and went: anew */
+			k = o->count = 0;
+		if (k == o->count) {
+			o->id[k] = nodes[i].id;
+			o->since_ns[k] = o->told_ns[k] = 0;
+			o->told[k] = 0;
+			o->count++;
+		}
+		say_other(own, &nodes[i], o, k);
+	}
+}
+
 /* @node: which of several brokers; 0: the only one. */
 static int serve(struct thmq_broker *broker, uint64_t node, const char *title, const struct thmq_tls_opts *tls, const char *rules)
 {
 	uint64_t leader = 0;
 	struct timespec nap = {.tv_nsec = 100000000};
 	time_t seen = time(NULL), looked = seen, rules_seen = seen;
+	struct others others = {0};
 
 	fputs(title, stdout);
 	fflush(stdout); /* whoever waits for it to be ready reads this */
@@ -140,6 +196,7 @@ static int serve(struct thmq_broker *broker, uint64_t node, const char *title, c
 		nanosleep(&nap, NULL);
 		say_denied();
 		say_leader(broker, node, &leader);
+		say_others(broker, node, &others);
 		if ((!tls && !rules) || time(NULL) - looked < LOOK_SECONDS)
 			continue;
 		looked = time(NULL);

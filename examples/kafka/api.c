@@ -34,10 +34,10 @@ static const struct api apis[] = {
 	{19, 0, 0, 7, 5, create_topics_run, "CreateTopics", false},
 	{20, 0, 0, 5, 4, delete_topics_run, "DeleteTopics", false},
 	{22, 0, 0, 4, 2, init_producer_id_run, "InitProducerId", true},
-	{24, 0, 0, 3, 3, add_partitions_to_txn_run, "AddPartitionsToTxn", false},
-	{25, 0, 0, 3, 3, add_offsets_to_txn_run, "AddOffsetsToTxn", false},
-	{26, 0, 0, 3, 3, end_txn_run, "EndTxn", false},
-	{28, 0, 0, 3, 3, txn_offset_commit_run, "TxnOffsetCommit", false},
+	{24, 0, 0, 3, 3, add_partitions_to_txn_run, "AddPartitionsToTxn", true},
+	{25, 0, 0, 3, 3, add_offsets_to_txn_run, "AddOffsetsToTxn", true},
+	{26, 0, 0, 3, 3, end_txn_run, "EndTxn", true},
+	{28, 0, 0, 3, 3, txn_offset_commit_run, "TxnOffsetCommit", true},
 	{32, 0, 0, 4, 4, describe_configs_run, "DescribeConfigs", false},
 	{33, 0, 0, 2, 2, alter_configs_run, "AlterConfigs", false},
 	{36, 0, 0, 2, 2, auth_authenticate, "SaslAuthenticate", true},
@@ -95,7 +95,7 @@ void api_run(struct request *r)
 	if (r->server->o.verbose)
 		fprintf(stderr, "%s %u: %s %d\n", r->conn->peer, r->conn->id, a->name, r->version);
 	if (!cluster_serves(r->server) && !(a->anywhere)) {
-		/* those who manage, or have a transaction, ask the one that leads, and look for it when this connection is gone */
+		/* those who manage topics ask the one that leads, and look for it when this connection is gone */
 		r->silent = true;
 		r->conn->closing = true;
 		request_done(r);

@@ -107,23 +107,6 @@ int batch_unpack(struct batch *b, struct out *room)
 	return 0;
 }
 
-bool batch_rewrap(const struct batch *b, struct out *out)
-{
-	size_t len = BATCH_HEADER + in_left(&b->records);
-	uint8_t *at;
-
-	out->len = 0;
-	out_copy(out, b->all.data, BATCH_HEADER);
-	out_copy(out, b->records.at, in_left(&b->records));
-	if (out->failed)
-		return false;
-	at = out->data;
-	put_i32(at + 8, (int32_t)(len - 12));
-	at[CRC_FROM + 1] &= (uint8_t)~BATCH_COMPRESSION;
-	put_i32(at + CRC_FROM - 4, (int32_t)crc32c(0, at + CRC_FROM, len - CRC_FROM));
-	return true;
-}
-
 static struct text in_short_bytes(struct in *in)
 {
 	int64_t len = in_varint(in);

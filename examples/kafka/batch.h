@@ -11,6 +11,7 @@
 #define BATCH_HEADER 61u            /* bytes before the records */
 #define BATCH_BYTES_MAX (64u << 20) /* of the records of one batch, unpacked */
 #define BATCH_COMPRESSION 7         /* in attributes: how the records are compressed */
+#define BATCH_CODEC_LAST 4          /* those above are none */
 #define BATCH_LOG_TIME 8
 #define BATCH_TRANSACTIONAL 16
 #define BATCH_CONTROL 32
@@ -49,9 +50,6 @@ int batch_read(struct in *set, struct batch *ret_batch);
  * Return: 0, or an error code of the protocol, negative
  */
 int batch_unpack(struct batch *batch, struct out *room);
-
-/* The same batch with its records as batch_unpack() has left them: bytes in @out. false: no memory */
-bool batch_rewrap(const struct batch *batch, struct out *out);
 
 /* The next record. Return: 0, or an error code of the protocol, negative. */
 int record_read(const struct batch *batch, struct in *records, struct record *ret_record);

@@ -342,22 +342,23 @@ size_t out_bytes_begin(struct out *out)
 	return at;
 }
 
-void out_bytes_end(struct out *out, size_t at)
+size_t out_bytes_end(struct out *out, size_t at, size_t beside)
 {
 	size_t len = out->len - at - length_room(out);
 	uint8_t bytes[10];
 	uint32_t n = 4;
 
 	if (out->failed)
-		return;
+		return 0;
 	if (out->flex)
-		n = put_sevens(bytes, len + 1);
+		n = put_sevens(bytes, len + beside + 1);
 	else
-		put_i32(bytes, (int32_t)len);
+		put_i32(bytes, (int32_t)(len + beside));
 	if (n < length_room(out))
 		memmove(out->data + at + n, out->data + at + length_room(out), len);
 	memcpy(out->data + at, bytes, n);
 	out->len = at + n + len;
+	return length_room(out) - n;
 }
 
 /* ------------------------------------------------------------------- others */

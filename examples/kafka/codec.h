@@ -73,9 +73,12 @@ void out_string(struct out *out, const char *s);
 void out_bytes(struct out *out, struct text t);
 void out_array(struct out *out, int32_t count); /* -1: null */
 void out_tags(struct out *out);                 /* none */
-/* Bytes whose length is known only behind them: what begin returned is given to end. */
+/*
+ * Bytes whose length is known only behind them: what begin returned is given to end. @beside: as many of them are elsewhere. Return: what lies
+ * behind @at has moved down by so many
+ */
 size_t out_bytes_begin(struct out *out);
-void out_bytes_end(struct out *out, size_t at);
+size_t out_bytes_end(struct out *out, size_t at, size_t beside);
 void put_i32(uint8_t *at, int32_t v);
 void put_i64(uint8_t *at, int64_t v);
 

@@ -13,11 +13,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "kafka.h"
 
 #define READ_BYTES (256u << 10) /* at a time */
+#define IOV_COUNT 64u
 #define KEEP_BYTES (1u << 20)   /* a buffer that has grown beyond this goes back when it is empty */
 #define IDLE_NS (600 * SECOND)
 #define STUCK_NS (60 * SECOND)    /* who does not take a byte of his answers for so long */
@@ -47,6 +49,7 @@ void request_free(struct request *r)
 {
 	stop_waiting(r);
 	r->server->frame_bytes -= r->frame_len;
+	pieces_free(&r->pieces);
 	out_free(&r->out);
 	free(r->frame);
 	free(r);
@@ -121,8 +124,8 @@ static void count_bytes(struct conn *c)
 {
 	c->server->in_bytes += c->in.room - c->in_counted;
 	c->in_counted = c->in.room;
-	c->server->out_bytes += c->out.room - c->out_counted;
-	c->out_counted = c->out.room;
+	c->server->out_bytes += c->out.room + c->pieces.len - c->out_counted;
+	c->out_counted = c->out.room + c->pieces.len;
 }
 
 size_t conn_room_for_answer(const struct server *s)
@@ -156,6 +159,7 @@ void conn_close(struct conn *c)
 	if (c->next)
 		c->next->before = c->before;
 	s->conn_count--;
+	pieces_free(&c->pieces);
 	out_free(&c->in);
 	out_free(&c->out);
 	count_bytes(c);
@@ -295,6 +299,11 @@ void conn_event(struct conn *c, uint32_t events)
 
 /* ------------------------------------------------------------- in and out */
 
+static bool has_to_send(const struct conn *c)
+{
+	return c->out_at < c->out.len || c->pieces.first;
+}
+
 /* The answer with its head goes behind what is to be sent; where there is nothing, its bytes are not copied. */
 static void take_answer(struct conn *c, struct request *r)
 {
@@ -302,16 +311,18 @@ static void take_answer(struct conn *c, struct request *r)
 	size_t at = tags ? 0 : 1;
 	uint8_t *head = r->out.data + at;
 
-	put_i32(head, (int32_t)(r->out.len - at - 4));
+	put_i32(head, (int32_t)(r->out.len + r->pieces.len - at - 4));
 	put_i32(head + 4, r->correlation);
 	if (tags)
 		head[8] = 0;
-	if (c->out_at == c->out.len && r->out.len > c->out.room) {
+	if (!has_to_send(c) && r->out.len > c->out.room) {
 		out_free(&c->out);
 		c->out = r->out;
 		c->out_at = at;
+		pieces_move(&c->pieces, &r->pieces, at, at);
 		r->out = (struct out){.data = NULL};
 	} else {
+		pieces_move(&c->pieces, &r->pieces, c->out.len, at);
 		out_copy(&c->out, head, r->out.len - at);
 	}
 }
@@ -337,22 +348,29 @@ static void take_answers(struct conn *c)
 		request_free(r);
 	}
 	count_bytes(c);
-	if (c->server->out_bytes > OUT_BYTES_ALL_MAX && c->out.room > KEEP_BYTES) {
+	if (c->server->out_bytes > OUT_BYTES_ALL_MAX && c->out_counted > KEEP_BYTES) {
 		fprintf(stderr, "%s: too much of large answers is not taken: closed\n", c->peer);
 		c->closing = true;
 	}
+}
+
+static long send_once(struct conn *c)
+{
+	struct iovec iov[IOV_COUNT];
+	struct msghdr m = {.msg_iov = iov};
+
+	if (c->tls) /* which has no pieces */
+		return tls_write(c->tls, c->out.data + c->out_at, c->out.len - c->out_at);
+	m.msg_iovlen = pieces_lay_out(&c->pieces, &c->out, c->out_at, iov, IOV_COUNT);
+	return sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static void send_some(struct conn *c)
 {
 	long n;
 
-	while (c->writable && c->out_at < c->out.len) {
-		const uint8_t *at = c->out.data + c->out_at;
-		size_t len = c->out.len - c->out_at;
-
-		n = c->tls ? tls_write(c->tls, at, len)
-			   : send(c->fd, at, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (c->writable && has_to_send(c)) {
+		n = send_once(c);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0) {
@@ -360,16 +378,17 @@ static void send_some(struct conn *c)
 			c->closing |= n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
 			return;
 		}
-		c->out_at += (size_t)n;
+		pieces_sent(&c->pieces, &c->out_at, (size_t)n);
 		c->used_ns = c->server->now_ns;
 	}
 	if (c->out_at > KEEP_BYTES &&
 	    c->out_at > c->out.len / 2) { /* who takes slowly never empties it */
 		memmove(c->out.data, c->out.data + c->out_at, c->out.len - c->out_at);
 		c->out.len -= c->out_at;
+		pieces_shift(&c->pieces, 0, c->out_at);
 		c->out_at = 0;
 	}
-	if (c->out_at == c->out.len && c->out.len) {
+	if (!has_to_send(c) && c->out.len) {
 		if (c->out.room > KEEP_BYTES)
 			out_free(&c->out);
 		c->out.len = c->out_at = 0;
@@ -385,7 +404,7 @@ static bool waits_alone(const struct conn *c)
 static bool is_full(const struct conn *c)
 {
 	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX || (c->pending && c->server->frame_bytes > FRAME_BYTES_SOME) ||
-	       c->out.len - c->out_at > OUT_BYTES_MAX;
+	       c->out.len - c->out_at + c->pieces.len > OUT_BYTES_MAX;
 }
 
 static void take_token(struct conn *c, const uint8_t *data, size_t len)
@@ -553,7 +572,7 @@ void conn_tick(struct server *s)
 	for (c = s->conns; c; c = next) {
 		next = c->next;
 		quiet = now - c->used_ns;
-		if ((c->out_at < c->out.len && quiet > STUCK_NS) ||
+		if ((has_to_send(c) && quiet > STUCK_NS) ||
 		    (!c->first && quiet > (crowded && (!c->has_asked || c->in.len > c->in_at) ? CROWDED_NS : IDLE_NS)) ||
 		    (c->auth.state != AUTH_DONE && quiet > STRANGER_NS))
 			conn_close(c);

@@ -13,6 +13,9 @@
 
 #define PARTS_MAX 65536
 #define BATCH_DELTA_MAX INT32_MAX
+#define BATCH_OWN 16u              /* bytes of a batch that say where it is: its base offset, its length, the leader's epoch */
+#define LEND_BYTES_MAX (4u << 20)  /* on their way to a client */
+#define LEND_BYTES 16384u          /* a smaller one is copied: that costs less than to keep book of it */
 #define BATCH_RECORDS_MAX 100000
 #define WAIT_MS_MAX 600000
 #define LOOK_UP_NS (300 * MILLISECOND) /* so long the partitions of a request are looked up, and nobody else is served */
@@ -116,38 +119,55 @@ static void add_message(struct batch_making *b, const struct thmq_message *m, st
 	batch_add(b, (int64_t)m->offset, m->time_ns / MILLISECOND, key, value, headers, n);
 }
 
-/* A batch as it was stored, but for where it is: what its checksum leaves out. */
-static void add_batch(struct out *out, const struct thmq_message *m)
+/*
+ * A batch as it was stored, but for where it is: what its checksum leaves out. A large one is sent from where it lies; TLS makes other bytes of it
+ * anyway.
+ */
+static void add_batch(struct request *r, struct reader *reader, const struct thmq_message *m)
 {
-	uint8_t *at = out_raw(out, m->len);
+	const bool lend = m->len >= LEND_BYTES && r->conn && !r->conn->tls && r->conn->pieces.len + r->pieces.len < LEND_BYTES_MAX;
+	const uint32_t own = lend ? BATCH_OWN : m->len;
+	uint8_t *at = out_raw(&r->out, own);
 
 	if (!at)
 		return;
-	memcpy(at, m->data, m->len);
+	memcpy(at, m->data, own);
 	put_i64(at, (int64_t)m->offset);
 	put_i32(at + 12, -1); /* the leader's epoch: there is none */
+	if (!lend)
+		return;
+	if (pieces_add(&r->pieces, r->out.len, (struct text){(const char *)m->data + own, m->len - own}, reader, m))
+		reader_lend(reader);
+	else
+		r->out.failed = true;
+}
+
+static size_t answer_len(const struct request *r)
+{
+	return r->out.len + r->pieces.len;
 }
 
 /* What the reader has, up to @bytes_max; one message at least, if @always. Return: bytes that were added */
-static size_t add_records(struct fetch *f, struct reader *r, struct out *out, size_t bytes_max,
-			  bool always)
+static size_t add_records(struct request *q, struct reader *r, size_t bytes_max, bool always)
 {
 	const struct thmq_message *m = reader_peek(r);
 	struct batch_making b = {.out = NULL};
-	size_t begun = out->len;
+	struct fetch *f = q->state;
+	struct out *out = &q->out;
+	const size_t begun = answer_len(q);
 	int64_t next = 0;
 
 	for (; m; m = reader_peek(r)) {
 		bool whole = reader_is_batch(r);
 
-		if (out->len - begun + (whole ? m->len : message_bytes(m) + BATCH_HEADER) > bytes_max &&
-		    !(always && out->len == begun))
+		if (answer_len(q) - begun + (whole ? m->len : message_bytes(m) + BATCH_HEADER) > bytes_max &&
+		    !(always && answer_len(q) == begun))
 			break;
 		if (whole) {
 			if (b.out)
 				batch_end(&b, next - 1);
 			b.out = NULL;
-			add_batch(out, m);
+			add_batch(q, r, m);
 			reader_step(r);
 			next = r->next_offset;
 			continue;
@@ -165,7 +185,7 @@ static size_t add_records(struct fetch *f, struct reader *r, struct out *out, si
 	}
 	if (b.out)
 		batch_end(&b, next - 1);
-	return out->len - begun;
+	return answer_len(q) - begun;
 }
 
 /* -------------------------------------------------------------------- Fetch */
@@ -197,7 +217,7 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 {
 	struct partition *p = part->partition;
 	struct out *out = &r->out;
-	size_t at, head = out->len, bytes = 0;
+	size_t at, head = out->len, beside = r->pieces.len, bytes = 0;
 
 	if (part->error == K_REQUEST_TIMED_OUT) /* some clients end at an error that no fetch has; with this one they look around, and come again */
 		part->error = K_NOT_LEADER;
@@ -211,12 +231,12 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 		out_i32(out, -1);
 	at = out_bytes_begin(out);
 	if (!part->error && part->reader)
-		bytes = add_records(f, part->reader, out,
+		bytes = add_records(r, part->reader,
 				    (size_t)part->bytes_max < *left ? (size_t)part->bytes_max
 								    : *left,
 				    *left == (size_t)f->bytes_max);
 	*left -= bytes < *left ? bytes : *left;
-	out_bytes_end(out, at);
+	pieces_shift(&r->pieces, at, out_bytes_end(out, at, r->pieces.len - beside));
 	out_tags(out);
 	if (!part->error && !bytes && (part->reader || !request_is_late(r, LOOK_UP_NS)))
 		store_describe(p); /* the end may be further than what we have seen of it */
@@ -490,6 +510,7 @@ static bool list_in_batch(struct part *part, const struct thmq_message *m)
 	struct batch b;
 	bool found = false;
 	struct in in;
+	int rc;
 
 	in_init(&in, m->data, m->len, false);
 	if (batch_read(&in, &b) != 1)
@@ -499,7 +520,13 @@ static bool list_in_batch(struct part *part, const struct thmq_message *m)
 		part->time_ms = b.max_time_ms;
 		return true;
 	}
-	if (!batch_unpack(&b, &room))
+	rc = batch_unpack(&b, &room);
+	if (rc == -K_UNSUPPORTED_COMPRESSION && b.max_time_ms >= part->wanted) { /* no further can be seen: it is in this batch */
+		part->offset = (int64_t)m->offset;
+		part->time_ms = b.base_time_ms;
+		found = true;
+	}
+	if (!rc)
 		while (!found && in_left(&b.records) && !record_read(&b, &b.records, &r))
 			if (r.time_ms >= part->wanted) {
 				part->offset = (int64_t)m->offset + r.offset_delta;

@@ -8,10 +8,12 @@
  *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
  *   configs.c  settings                           readers.c  who reads where              table.c    finds by name
  *   cluster.c  which of several brokers leads     transactions*.c  who has one open      load.c     what was kept, when it begins
+ *   pieces.c   batches that are sent from where they lie
  */
 #ifndef KAFKA_KAFKA_H
 #define KAFKA_KAFKA_H
 
+#include <sys/uio.h>
 #include <thundermq/thundermq.h>
 
 #include "batch.h"
@@ -55,7 +57,8 @@ struct options {
 	const char *cert_file, *key_file, *client_ca_file, *users_file;
 	const char *cluster_id;
 	int32_t node_id, default_partitions;
-	uint32_t connection_max, batch_bytes;
+	uint32_t connection_max;
+	int64_t name_expires_s; /* of a transaction */
 	bool auto_create, verbose;
 };
 
@@ -71,6 +74,27 @@ struct lane;
 struct user;
 struct tls;
 struct tls_context;
+
+/* Bytes of an answer that lie in the library's memory, lent by a reader until they are sent. */
+struct piece {
+	struct piece *next;
+	size_t at; /* they come before what stands there in the answer's own bytes */
+	struct text bytes; /* that are still to be sent */
+	struct reader *reader;
+	struct thmq_message lent;
+};
+struct pieces {
+	struct piece *first, **last;
+	size_t len; /* bytes of all */
+};
+
+bool pieces_add(struct pieces *p, size_t at, struct text bytes, struct reader *reader, const struct thmq_message *lent); /* false: no memory */
+void pieces_shift(struct pieces *p, size_t from, size_t less); /* the answer's own bytes from there on have moved down by so many */
+void pieces_move(struct pieces *to, struct pieces *from, size_t to_at, size_t from_at); /* what was at from_at is at to_at now */
+void pieces_free(struct pieces *p);
+/* What is to be sent, of @out from @at on, with the pieces. Return: how many of @iov, which has room for @max, at least 3 */
+uint32_t pieces_lay_out(const struct pieces *p, const struct out *out, size_t at, struct iovec *iov, uint32_t max);
+void pieces_sent(struct pieces *p, size_t *at, size_t len); /* so many bytes of that are: *at goes on */
 
 /* What a client has proven. */
 enum auth_state { AUTH_NONE, AUTH_HANDSHAKE, AUTH_SCRAM_FIRST, AUTH_DONE };
@@ -94,6 +118,7 @@ struct conn {
 	size_t in_at, in_counted, out_counted;
 	struct out out; /* what is to be sent; out_at of it is */
 	size_t out_at;
+	struct pieces pieces; /* of it */
 	struct request *first, **last, *newest; /* not answered yet, in their order */
 	uint32_t pending;
 	bool has_asked, readable, writable, closing, dirty, gone; /* gone: the client sends nothing any more */
@@ -124,6 +149,7 @@ struct request {
 	int64_t begun_ns;
 	struct in in;
 	struct out out; /* ANSWER_HEAD bytes, and the answer */
+	struct pieces pieces; /* of it */
 	int32_t correlation;
 	int16_t api, version;
 	struct text client_id;
@@ -221,8 +247,10 @@ struct reader {
 	struct lane *lane;
 	struct thmq_consumer *consumer;
 	int64_t next_offset, used_ns;
-	bool uncommitted, busy, full;
+	bool uncommitted, busy, full, closing;
 	uint32_t at, count, given; /* of messages: at are done, count there, given not released */
+	uint32_t lent;             /* that are on their way to clients; it is not closed before these have come back */
+	bool is_lent[512];         /* of messages: they come back by themselves */
 	struct thmq_message messages[512];
 };
 
@@ -299,6 +327,9 @@ const struct thmq_message *reader_peek(struct reader *r); /* NULL: nothing is th
 /* Is what was peeked at a whole batch of ours, with span records? It may begin before the reader's offset. */
 bool reader_is_batch(struct reader *r);
 void reader_step(struct reader *r);
+/* What was peeked at stays where it is, whatever becomes of the reader, until it is taken back. */
+void reader_lend(struct reader *r);
+void reader_take_back(struct reader *r, struct thmq_message *lent);
 
 /* load.c: all that is committed in a topic of our own, oldest first. Return: an error of the library */
 int load_all(struct partition *p, void (*each)(void *ctx, const struct thmq_message *m), void *ctx);

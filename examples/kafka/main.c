@@ -51,6 +51,8 @@ static const char usage[] =
 	"  --partitions N          of topics that are made without a number (1)\n"
 	"  --no-auto-create        topics are not made by asking for them\n"
 	"  --connections N         at most so many (1000)\n"
+	"  --transactional-id-expiration SECONDS\n"
+	"                          names of transactions that nobody used for so long are forgotten (604800)\n"
 	"  --node-id N, --cluster-id TEXT, --verbose\n"
 	"one of several that keep the same data (doc/copies.md), each with --node-id and --thmq:\n"
 	"  --cluster 1=URL,2=URL,… [--cluster-name TEXT] [--cluster-key HEX]\n"
@@ -70,6 +72,7 @@ static int options_read(int argc, char **argv, struct options *o)
 					      {"partitions", 1, NULL, 'p'},
 					      {"no-auto-create", 0, NULL, 'A'},
 					      {"connections", 1, NULL, 'm'},
+					      {"transactional-id-expiration", 1, NULL, 'e'},
 					      {"node-id", 1, NULL, 'n'},
 					      {"cluster-id", 1, NULL, 'i'},
 					      {"cluster", 1, NULL, 'x'},
@@ -86,6 +89,7 @@ static int options_read(int argc, char **argv, struct options *o)
 			      .node_id = 1,
 			      .default_partitions = 1,
 			      .connection_max = 1000,
+			      .name_expires_s = 604800,
 			      .auto_create = true};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (c) {
@@ -125,6 +129,9 @@ static int options_read(int argc, char **argv, struct options *o)
 		case 'm':
 			o->connection_max = (uint32_t)atoi(optarg);
 			break;
+		case 'e':
+			o->name_expires_s = atoll(optarg);
+			break;
 		case 'n':
 			o->node_id = atoi(optarg);
 			break;
@@ -154,7 +161,7 @@ static int options_read(int argc, char **argv, struct options *o)
 			return -EINVAL;
 		}
 	}
-	if (!o->data_dir || optind < argc || o->default_partitions < 1 || !o->connection_max ||
+	if (!o->data_dir || optind < argc || o->default_partitions < 1 || !o->connection_max || o->name_expires_s < 1 ||
 	    o->node_id < 0 || !o->cluster != !o->peer_count || (o->cluster && !o->thmq_listen) || (o->listen_tls && !o->cert_file) ||
 	    (o->advertise && !strrchr(o->advertise, ':')))
 		return -EINVAL;

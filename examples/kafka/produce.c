@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * produce.c - Produce: a batch is stored as it is, unpacked. Where that cannot be (the topic is compacted, or the batch
- * larger than one of the library's) each of its records becomes a message. The answer comes when the last one is settled.
+ * produce.c - Produce: a batch is stored as it is, compressed or not; what is in it is looked at before. Where that cannot be (the topic is
+ * compacted, or the batch larger than one of the library's) each of its records becomes a message. The answer comes when the last one is settled.
  *
  * What an idempotent producer sends again is stored once: the newest batches of each are known, and a batch says whose it is, or the first
  * message of one in a header, from which this is learned again after a restart. A batch that a crash has cut is completed, not repeated.
@@ -74,6 +74,8 @@ static void produce_answer(struct produce *p)
 	}
 	for (at = p->first; at; at = next) {
 		next = at->next;
+		if (r->conn && p->acks == 0 && at->error) /* who hears no answer sees that: he looks anew who leads, and goes on */
+			r->conn->closing = true;
 		free(at);
 	}
 	free(p);
@@ -210,31 +212,40 @@ static int batch_check(const struct batch *b, struct message *m, uint32_t len_ma
 	return in_left(&in) ? K_INVALID_RECORD : 0;
 }
 
-/* As it is, but for what was packed. Return: 0; an error of the protocol; or CANNOT_BE */
+/* As it is. Return: 0; an error of the protocol; or CANNOT_BE */
 #define CANNOT_BE 1001
-static int batch_send_whole(struct partition *p, const struct batch *b, struct out *wrap, uint32_t durability, const struct store_txn *in,
-			    struct sending **ret)
+static int batch_send_whole(struct partition *p, const struct batch *b, uint32_t durability, const struct store_txn *in, struct sending **ret)
 {
-	struct text all = b->all;
 	struct sending *g;
 	int rc;
 
 	if (p->topic->compacted || b->count > BATCH_COUNT_MAX)
 		return CANNOT_BE; /* of a batch all is kept, or nothing */
-	if (b->attributes & BATCH_COMPRESSION) {
-		if (!batch_rewrap(b, wrap))
-			return K_UNKNOWN_SERVER_ERROR;
-		all = (struct text){(const char *)wrap->data, (uint32_t)wrap->len};
-	}
 	rc = sending_begin(p, in, &g);
 	if (rc)
 		return store_error(rc);
-	if (sending_add_batch(g, all, b->count, durability) == -EMSGSIZE) {
+	if (sending_add_batch(g, b->all, b->count, durability) == -EMSGSIZE) {
 		sending_drop(g);
 		return CANNOT_BE;
 	}
 	*ret = g;
 	return 0;
+}
+
+/*
+ * Whoever reads the batch unpacks it, and stumbles over what is wrong in it: so it is looked at here, where that can be told. The library looks
+ * only at what is not packed. Of a codec that was not there when this was built the clients know; @ret_sealed: it is one of these.
+ */
+static int batch_look_into(struct batch *b, struct out *room, struct message *m, bool *ret_sealed)
+{
+	const int codec = b->attributes & BATCH_COMPRESSION;
+	int rc;
+
+	if (!codec)
+		return 0;
+	rc = -batch_unpack(b, room);
+	*ret_sealed = rc == K_UNSUPPORTED_COMPRESSION && codec <= BATCH_CODEC_LAST;
+	return *ret_sealed ? 0 : rc ? rc : batch_check(b, m, UINT32_MAX);
 }
 
 static int batch_send(struct partition *p, const struct batch *b, struct message *m, int32_t skip,
@@ -497,7 +508,7 @@ static int part_transaction(struct part *part, const struct partition *p, const 
 	return transaction_open(p->topic->server, name, b->producer_id, b->producer_epoch, ret);
 }
 
-/* One batch, with room for two others as large. Return: 0, the part's call is under way or was made; IS_KNOWN, it has all; or an error of the protocol. */
+/* One batch, with room for what is packed in it. Return: 0, the part's call is under way or was made; IS_KNOWN, it has all; or an error of the protocol. */
 static int part_batch(struct part *part, struct partition *p, struct batch *b, struct out *room,
 		      struct message *m, uint32_t durability)
 {
@@ -506,6 +517,7 @@ static int part_batch(struct part *part, struct partition *p, struct batch *b, s
 	struct producer_state *w = NULL;
 	struct producer_batch known = {.sending = NULL};
 	struct sending *g = NULL;
+	bool sealed = false;
 	int32_t skip = 0;
 	int rc;
 
@@ -517,7 +529,7 @@ static int part_batch(struct part *part, struct partition *p, struct batch *b, s
 		durability = THMQ_DURABILITY_MEMORY; /* all of it is on the medium when it is committed */
 	if (b->count == 0 || b->last_delta != b->count - 1 || b->attributes & BATCH_CONTROL)
 		return K_INVALID_RECORD;
-	rc = -batch_unpack(b, &room[0]);
+	rc = batch_look_into(b, room, m, &sealed);
 	if (rc)
 		return rc;
 	if (b->producer_id >= 0)
@@ -531,7 +543,9 @@ static int part_batch(struct part *part, struct partition *p, struct batch *b, s
 		part->base_offset = known.base_offset;
 	if (rc)
 		return rc;
-	rc = skip ? CANNOT_BE : batch_send_whole(p, b, &room[1], durability, in, &g);
+	rc = skip ? CANNOT_BE : batch_send_whole(p, b, durability, in, &g);
+	if (rc == CANNOT_BE && sealed)
+		return K_UNSUPPORTED_COMPRESSION;
 	if (rc == CANNOT_BE) {
 		rc = batch_check(b, m, p->topic->len_max);
 		if (!rc)
@@ -617,7 +631,7 @@ void produce_run(struct request *r)
 {
 	struct produce *p = calloc(1, sizeof(*p));
 	struct message *m = malloc(sizeof(*m));
-	struct out room[2] = {{.data = NULL}, {.data = NULL}};
+	struct out room = {.data = NULL};
 	struct part *at;
 	int32_t topics, parts, i, k;
 	struct in *in = &r->in;
@@ -663,9 +677,8 @@ void produce_run(struct request *r)
 	}
 	in_tags(in);
 	for (at = p->first; at && !in->bad; at = at->next)
-		part_run(at, room, m);
-	out_free(&room[0]);
-	out_free(&room[1]);
+		part_run(at, &room, m);
+	out_free(&room);
 	out_free(&m->names);
 	free(m);
 	if (in->bad)

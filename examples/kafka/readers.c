@@ -12,6 +12,15 @@
 #define READERS_MAX 4096u
 #define READER_SPARE_NS (5 * SECOND) /* an idle reader may be sent elsewhere after this, and goes after IDLE_NS of store.c */
 
+static void close_now(struct reader *r)
+{
+	thmq_consumer_close(r->consumer, 0);
+	r->lane->readers--;
+	r->partition->topic->server->reader_count--;
+	store_unref(r->partition->topic);
+	free(r);
+}
+
 void reader_close(struct reader *r)
 {
 	struct reader **at = &r->partition->readers;
@@ -19,11 +28,37 @@ void reader_close(struct reader *r)
 	while (*at != r)
 		at = &(*at)->next;
 	*at = r->next;
-	thmq_consumer_close(r->consumer, 0);
-	r->lane->readers--;
-	r->partition->topic->server->reader_count--;
-	store_unref(r->partition->topic);
-	free(r);
+	r->closing = true;
+	if (!r->lent)
+		close_now(r);
+}
+
+void reader_lend(struct reader *r)
+{
+	r->is_lent[r->at] = true;
+	r->lent++;
+}
+
+void reader_take_back(struct reader *r, struct thmq_message *lent)
+{
+	thmq_release(r->consumer, lent, 1);
+	if (!--r->lent && r->closing)
+		close_now(r);
+}
+
+/* The first @count go back, but for those that are lent. */
+static void give_back(struct reader *r, uint32_t count)
+{
+	uint32_t i, n;
+
+	for (i = 0; i < count; i += n) {
+		for (n = 0; i + n < count && !r->is_lent[i + n];)
+			n++;
+		if (n)
+			thmq_release(r->consumer, r->messages + i, n);
+		for (; i + n < count && r->is_lent[i + n]; n++)
+			r->is_lent[i + n] = false;
+	}
 }
 
 /* Those that nobody has wanted for so long go. */
@@ -39,7 +74,7 @@ void readers_sweep(struct server *s, int64_t idle_ns)
 			for (i = 0; i < t->partition_count; i++)
 				for (r = t->partitions[i]->readers; r; r = next) {
 					next = r->next;
-					if (!r->busy && now - r->used_ns >= idle_ns)
+					if (!r->busy && !r->lent && now - r->used_ns >= idle_ns)
 						reader_close(r);
 				}
 }
@@ -49,8 +84,7 @@ static int reader_seek(struct reader *r, uint32_t start, uint64_t value)
 	struct partition *p = r->partition;
 	int rc;
 
-	if (r->given)
-		thmq_release(r->consumer, r->messages, r->given);
+	give_back(r, r->given);
 	r->at = r->count = r->given = 0;
 	r->full = false;
 	rc = thmq_seek(r->consumer, p->index, start, value);
@@ -118,7 +152,7 @@ static int reader_take(struct partition *p, int64_t offset, bool uncommitted, st
 	if (p->topic->gone)
 		return -THMQ_ENOTOPIC;
 	for (r = p->readers; r; r = r->next) {
-		if (r->busy || r->uncommitted != uncommitted)
+		if (r->busy || r->lent || r->uncommitted != uncommitted) /* lent: what it may hold may be all with one who takes it slowly */
 			continue;
 		if (offset >= 0 && r->next_offset == offset)
 			break;
@@ -180,7 +214,7 @@ static void reader_give_back(struct reader *r)
 {
 	if (!r->at)
 		return;
-	thmq_release(r->consumer, r->messages, r->at);
+	give_back(r, r->at);
 	r->count -= r->at;
 	memmove(r->messages, r->messages + r->at, r->count * sizeof(r->messages[0]));
 	r->given = r->count;

@@ -174,16 +174,21 @@ static void begin(struct transaction *x, struct request *r, void (*done)(struct 
 
 void transactions_tick(struct server *s)
 {
-	struct transaction *x;
+	const int64_t now_ns = clock_ns(), wall_ns = transaction_now_ns();
+	struct transaction **at, *x;
 	uint32_t b;
 
 	for (b = 0; b < BUCKETS; b++)
-		for (x = s->transactions[b]; x; x = x->next)
-			if (x->phase == PHASE_OPEN && !x->request && clock_ns() >= x->deadline_ns) {
+		for (at = &s->transactions[b]; (x = *at);) {
+			if (x->phase == PHASE_OPEN && !x->request && now_ns >= x->deadline_ns) {
 				abort_now(x);
 				x->epoch += x->epoch < INT16_MAX; /* whoever was so slow is not to go on */
 				transaction_save(x, NULL);
 			}
+			transaction_expire(at, wall_ns);
+			if (*at == x)
+				at = &x->next;
+		}
 }
 
 /* --------------------------------------------------------------- InitProducerId */

@@ -28,6 +28,7 @@ struct transaction {
 	struct store_txn in; /* PHASE_OPEN */
 	uint64_t number;
 	int64_t producer_id, deadline_ns;
+	int64_t used_ns;          /* since 1970: what is kept of it was written then */
 	int32_t timeout_ms;
 	int16_t epoch;
 	int32_t asked_epoch; /* who came with this one got the one above it; -1: nobody */
@@ -45,6 +46,9 @@ struct transaction {
 struct transaction **transaction_place(struct server *s, struct text name);
 struct transaction *transaction_make(struct server *s, struct text name); /* or the one that is there; NULL: no memory */
 void transaction_forget(struct transaction *x);                            /* its groups' offsets */
+/* Nobody has used it for long, and nothing is under way: it is forgotten, here and where it was kept. */
+void transaction_expire(struct transaction **at, int64_t now_ns);
+int64_t transaction_now_ns(void); /* since 1970 */
 /* What is kept of it is as it is now. @call: NULL: nobody waits for that. Return: an error of the library */
 int transaction_save(struct transaction *x, struct settled_call *call);
 /* A message of it in TRANSACTIONS_TOPIC, @key and @value. Return: an error of the library */

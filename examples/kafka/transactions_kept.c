@@ -10,13 +10,14 @@
  *   OFFSETS_TOPIC        key: name and "/"    payload: "transaction", producer's id, epoch, time-out in ms, number, phase
  *   TRANSACTIONS_TOPIC   tag: number          key and payload: those of the offset; of the first one: name and "/", nothing
  *
- * One that was open, and is not there, is lost: PHASE_LOST.
+ * One that was open, and is not there, is lost: PHASE_LOST. Of a name that nobody has used for long the payload is empty: it is forgotten.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "transactions.h"
 
@@ -34,6 +35,14 @@ struct transaction **transaction_place(struct server *s, struct text name)
 	return at;
 }
 
+int64_t transaction_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (int64_t)t.tv_sec * SECOND + t.tv_nsec;
+}
+
 struct transaction *transaction_make(struct server *s, struct text name)
 {
 	struct transaction **at = transaction_place(s, name), *x = *at;
@@ -47,6 +56,7 @@ struct transaction *transaction_make(struct server *s, struct text name)
 	x->producer_id = -1;
 	x->asked_epoch = -1;
 	x->phase = PHASE_NONE;
+	x->used_ns = transaction_now_ns();
 	x->last = &x->offsets;
 	x->name_len = name.len + 1;
 	memcpy(x->name, name.data, name.len);
@@ -138,9 +148,39 @@ int transaction_save(struct transaction *x, struct settled_call *call)
 
 	if (rc)
 		return rc;
+	x->used_ns = transaction_now_ns();
 	save(x, g);
 	sending_end(g, call);
 	return 0;
+}
+
+static void drop(struct transaction **at)
+{
+	struct transaction *x = *at;
+
+	*at = x->next;
+	transaction_forget(x);
+	free(x);
+}
+
+static bool is_idle(const struct transaction *x)
+{
+	return !x->request && (x->phase == PHASE_NONE || x->phase == PHASE_COMMITTED || x->phase == PHASE_ABORTED || x->phase == PHASE_LOST);
+}
+
+void transaction_expire(struct transaction **at, int64_t now_ns)
+{
+	struct server *s = (*at)->server;
+	struct partition *p;
+	struct sending *g;
+
+	if (!is_idle(*at) || (now_ns - (*at)->used_ns) / SECOND < s->o.name_expires_s)
+		return;
+	if (offsets_partition(s, &p) || sending_begin(p, NULL, &g))
+		return; /* another time */
+	offsets_send(g, (struct text){(*at)->name, (*at)->name_len}, text_of(""), NULL);
+	sending_end(g, NULL);
+	drop(at);
 }
 
 void transactions_loaded(struct server *s, const struct thmq_message *m)
@@ -152,6 +192,12 @@ void transactions_loaded(struct server *s, const struct thmq_message *m)
 	char text[128], phase;
 	int epoch;
 
+	if (!m->len) {
+		struct transaction **at = transaction_place(s, (struct text){m->key, m->key_len - 1});
+
+		if (*at)
+			drop(at);
+	}
 	if (!m->len || m->len >= sizeof(text))
 		return;
 	memcpy(text, m->data, m->len);
@@ -165,6 +211,7 @@ void transactions_loaded(struct server *s, const struct thmq_message *m)
 	x->epoch = (int16_t)epoch;
 	x->timeout_ms = timeout_ms;
 	x->number = number;
+	x->used_ns = m->time_ns;
 	x->phase = phase == PHASE_OPEN || phase == PHASE_COMMITTED || phase == PHASE_ABORTED ? (enum phase)phase : PHASE_NONE;
 	if (producer_id > s->last_producer_id)
 		s->last_producer_id = producer_id;

@@ -918,6 +918,16 @@ THMQ_API int thmq_cluster_nodes(struct thmq_session *session, struct thmq_node *
 				uint32_t max);
 
 /**
+ * thmq_broker_nodes() - the same, as this broker sees them by itself
+ * @ret_nodes: out, @max elements, each with its size field set by the caller in the first one
+ * Nobody else is asked, so that it tells also where nobody leads, or others do not let this one in, what its own connections are: `connected`: it reaches that one
+ * itself; `error`: why not. `behind` is known where it leads. It is as it was 50 ms ago.
+ * Return: how many there are (perhaps more than @max; 0: the broker is just being opened); -ENOTSUP it has the only copy; -EINVAL.
+ * Threads: any; does not wait for the broker.   Source: doc/copies.md.
+ */
+THMQ_API int thmq_broker_nodes(struct thmq_broker *broker, struct thmq_node *ret_nodes, uint32_t max);
+
+/**
  * thmq_cluster_add() - make a broker one of them
  * @id: its node_id, which no other broker has or had  @address: where it is reached, as in struct thmq_broker_opts
  * @timeout_ns: 0: the session's

@@ -42,6 +42,8 @@ static const struct entry table[] = {
 	{ESTALE, THMQ_CLASS_HANDLE, "ESTALE", "another broker, with other data, answers there"},
 	{ENOTUNIQ, THMQ_CLASS_ENVIRONMENT, "ENOTUNIQ",
 	 "its directory is not the one that its number had before, or it is of another cluster"},
+	{EREMCHG, THMQ_CLASS_ENVIRONMENT, "EREMCHG",
+	 "it was given another list of brokers: those that begin together are all given the same"},
 	{EHOSTUNREACH, THMQ_CLASS_RETRY, "EHOSTUNREACH", "no such host, or no way to it"},
 	{EPROTO, THMQ_CLASS_ENVIRONMENT, "EPROTO", "the other side does not speak as it should"},
 	{EBADMSG, THMQ_CLASS_RETRY, "EBADMSG", "what came is not what was sent"},

@@ -105,7 +105,8 @@ struct thmqi_courier {
 	struct thmq_core *core;
 	uint64_t id, instance;
 	struct thmqi_node_mark mark;
-	int (*meet)(void *ctx, uint64_t id, const struct thmqi_node_mark *mark);
+	uint32_t list;
+	int (*meet)(void *ctx, uint64_t id, const struct thmqi_node_mark *mark, uint32_t list);
 	void *meet_ctx;
 	uint32_t lane;
 	struct carry_door *door;                                            /* counted */

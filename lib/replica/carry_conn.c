@@ -270,6 +270,7 @@ static int say_hello(struct carry_conn *n, uint32_t kind, uint64_t to, int statu
 				.to = to,
 				.instance = c->instance,
 				.lane = c->lane,
+				.list = c->list,
 				.silence_ms = (uint32_t)(c->silence_ns / 1000000u)};
 	struct iovec iov = {.iov_base = &h, .iov_len = sizeof(h)};
 	int64_t went;
@@ -345,7 +346,7 @@ static int meet(const struct carry_conn *n)
 	struct thmqi_node_mark mark;
 
 	memcpy(&mark, n->hello.mark, sizeof(mark));
-	return c->meet ? c->meet(c->meet_ctx, n->hello.from, &mark) : 0;
+	return c->meet ? c->meet(c->meet_ctx, n->hello.from, &mark, n->hello.list) : 0;
 }
 
 static int who_calls(struct carry_conn *n, struct carry_peer **ret_peer)
@@ -419,8 +420,10 @@ static int greet(struct carry_conn *n)
 	if (!n->readable)
 		return 0;
 	rc = hear_hello(n);
-	if (rc < 0)
-		thmqi_carry_end(n, rc);
+	if (rc == -THMQ_EVERSION && !n->calls) /* by our own greeting it learns why */
+		say_hello(n, CARRY_ANSWERS, 0, rc);
+	if (rc < 0) /* one that hangs up on a greeting wants TLS, or none, or is none of ours */
+		thmqi_carry_end(n, rc == -ECONNRESET && n->calls ? -EPROTO : rc);
 	else if (rc && n->calls)
 		on_answered(n);
 	else if (rc &&
@@ -475,6 +478,8 @@ static int shake(struct carry_conn *n)
 	if (!rc) {
 		n->shake = false;
 		rc = thmqi_tls_handshake(n->tls);
+		if (rc == -ECONNRESET && n->calls)
+			rc = -EPROTO; /* it has accepted, and wants nothing of TLS */
 		n->readable = !n->tls->drained || n->hung_up;
 		n->writable = !n->tls->blocked;
 	}

@@ -27,7 +27,8 @@ struct carry_hello {
 	char cluster[THMQI_CLUSTER_NAME_MAX + 1]; /* zeros behind */
 	uint32_t can;                             /* CARRY_CAN_…; others are ignored */
 	uint8_t mark[24];                         /* struct thmqi_node_mark; zeros: none */
-	uint32_t reserved[4];
+	uint32_t list;                            /* of struct thmqi_courier_opts */
+	uint32_t reserved[3];
 	uint32_t crc; /* CRC32C of all before it */
 };
 _Static_assert(sizeof(struct carry_hello) == 128, "as in doc/format.md");

@@ -443,6 +443,7 @@ static int set_up(struct thmqi_courier *c, const struct thmqi_courier_opts *opts
 	c->lane = opts->lane;
 	c->address_of = opts->address_of;
 	c->mark = opts->mark;
+	c->list = opts->list;
 	c->meet = opts->meet;
 	c->meet_ctx = opts->meet_ctx;
 	c->silence_ns = THMQI_MAX(silence, CARRY_SILENCE_MIN_MS) * 1000000ull;

@@ -65,7 +65,7 @@ static void end(void)
 
 static void begin(void)
 {
-	server.o = (struct options){.cluster_id = "fuzz", .node_id = 1, .default_partitions = 1, .connection_max = 10, .auto_create = true};
+	server.o = (struct options){.cluster_id = "fuzz", .node_id = 1, .default_partitions = 1, .connection_max = 10, .name_expires_s = 604800, .auto_create = true};
 	FUZZ_CHECK(mkdtemp(dir));
 	server.o.data_dir = dir;
 	FUZZ_CHECK(thmq_env_open(&server.env, NULL) == 0, "%s", thmq_errmsg());

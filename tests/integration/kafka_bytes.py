@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -59,6 +60,219 @@ def what_makes_no_sense(b):
     same(read_all(b, 'checked'), ['x'])
 
 
+def string(x):
+    return struct.pack('>h', len(x)) + x
+
+
+def ask(b, request):
+    with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+        s.sendall(request)
+        return answer(s)
+
+
+def produce(b, topic, records, acks=-1):
+    """By hand. Return: error, offset; None if no answer is wanted."""
+    request = frame(0, 7, b'\xff\xff' + struct.pack('>hii', acks, 10000, 1) + string(topic) + struct.pack('>iii', 1, 0, len(records)) + records)
+    return struct.unpack('>hq', ask(b, request)[4 + 4 + 2 + len(topic) + 4 + 4:][:10])
+
+
+def ask_fetch(topic, offsets, version=11, correlation=7):
+    """Of each partition from its offset on."""
+    flexible, n = version >= 12, struct.pack('>i', len(offsets))
+    body = struct.pack('>iiiibii', -1, 300, 1, 50 << 20, 0, 0, -1) + (b'\2' + text(topic) + bytes([len(offsets) + 1]) if flexible else struct.pack('>i', 1) + string(topic) + n)
+    for partition, offset in offsets.items():
+        body += struct.pack('>iiq', partition, -1, offset) + (struct.pack('>i', -1) if flexible else b'') + struct.pack('>qi', 0, 50 << 20) + (b'\0' if flexible else b'')
+    return frame(1, version, b'\0' + body + b'\0\1\1\0' if flexible else body + bytes(4) + b'\0\0', correlation)
+
+
+def fetched(r, topic, version=11):
+    """The answer: each partition's batches, as bytes."""
+    flexible, at, got = version >= 12, 4, {}
+
+    def take(format):
+        nonlocal at
+        at += struct.calcsize(format)
+        return struct.unpack(format, r[at - struct.calcsize(format):at])
+
+    def length(wide='>i'):
+        nonlocal at
+        if not flexible:
+            return take(wide)[0]
+        n, shift = 0, 0
+        while True:
+            n |= (r[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if r[at - 1] < 128:
+                return n - 1
+
+    at += flexible
+    same(take('>ihi')[1:], (0, 0))
+    same(length(), 1)
+    same(r[at + (1 if flexible else 2):][:len(topic)], topic)
+    at += len(topic) + (1 if flexible else 2)
+    for _ in range(length()):
+        partition, error = take('>ih')
+        same(error, 0)
+        take('>qqq')
+        check(length() <= 0)
+        take('>i')
+        end, batches = length() + at, []
+        while at < end:
+            n = 12 + struct.unpack('>i', r[at + 8:at + 12])[0]
+            check(at + n <= end and r[at + 16] == 2, n, end - at)
+            batches.append(r[at:at + n])
+            at += n
+        at += flexible
+        got[partition] = batches
+    same(len(r), at + 2 * flexible)
+    return got
+
+
+def behind(batch):
+    return struct.unpack('>q', batch[:8])[0] + struct.unpack('>i', batch[23:27])[0] + 1
+
+
+def fetch(b, topic, offset=0):
+    """All batches of partition 0 from @offset on."""
+    got = []
+    while True:
+        batches = fetched(ask(b, ask_fetch(topic, {0: offset})), topic)[0]
+        if not batches:
+            return got
+        got += batches
+        offset = behind(got[-1])
+
+
+def large_batches_to_who_is_slow(b):
+    """They are sent from where they lie, whatever becomes of the topic, of others who read it, and of the client."""
+    thmq('topic', 'create', b.native, 'large-ones', '--partitions', '3')
+    p = confluent_kafka.Producer({**QUICK, 'bootstrap.servers': b.url, 'linger.ms': 10, 'log_level': 0})
+    sent = {i: [] for i in range(3)}
+    for i in range(36):
+        for part in range(3):
+            sent[part].append(os.urandom(random.choice((10, 3000, 60000, 250000) if part else (100000,))))
+            p.produce('large-ones', sent[part][-1], partition=part)
+        if i % 6 == 5:
+            p.flush(30)
+    same(p.flush(60), 0)
+    for version in 11, 12:
+        offsets, got, n = {0: 0, 1: 0, 2: 0}, {0: b'', 1: b'', 2: b''}, 0
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            s.connect(('127.0.0.1', b.port))
+            s.settimeout(30)
+            while True:
+                s.sendall(ask_fetch(b'large-ones', offsets, version))
+                n += 1
+                if n % 4 == 2:
+                    time.sleep(0.05)  # what it does not take stays where it is
+                r = fetched(answer(s), b'large-ones', version)
+                if not any(r.values()):
+                    break
+                for part, batches in r.items():
+                    for x in batches:
+                        same(struct.unpack('>q', x[:8])[0], offsets[part])
+                        offsets[part] = behind(x)
+                        got[part] += x[61:]
+        for part in range(3):
+            same(offsets[part], 36)
+            at = 0
+            for x in sent[part]:
+                at = got[part].find(x, at)
+                check(at >= 0, 'version', version, 'partition', part)
+                at += len(x)
+    with socket.socket() as s, socket.socket() as gone:
+        for one in s, gone:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect(('127.0.0.1', b.port))
+            one.settimeout(30)
+            for i in range(20):
+                one.sendall(ask_fetch(b'large-ones', {0: i}, correlation=i))
+        same(len(gone.recv(4, socket.MSG_WAITALL)), len(s.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)))
+        gone.close()
+        for i in range(20):  # the memory would have other uses
+            p.produce('others', b'?' * 900000, partition=0)
+        same(p.flush(60), 0)
+        same(len(fetch(b, b'others')), 20)
+        thmq('topic', 'delete', b.native, 'large-ones')
+        comes_to(lambda: 'large-ones' in kcat(b, '-L'), False)
+        r = answer(s)
+        same(r[:4], bytes(4))
+        batches = fetched(r, b'large-ones')[0]
+        same(sum(map(len, batches)) > 500000, True)
+        check(all(x in b''.join(batches) for x in sent[0][:behind(batches[-1])]))
+
+
+def compressed_batches_as_they_came(b):
+    """What librdkafka has compressed is stored and handed out byte for byte, but for where it lies; whoever speaks to the library gets each message."""
+    codecs, came = ('gzip', 'snappy', 'lz4', 'zstd'), {}
+    lines = ['%d %s' % (i, 'x' * (i % 300)) for i in range(300)]
+    for codec, z in enumerate(codecs, 1):
+        kcat(b, '-P', '-t', 'came', '-p', '0', '-z', z, '-k', 'k', stdin=''.join(s + '\n' for s in lines))
+        batches = came[z] = fetch(b, b'came', (codec - 1) * len(lines))
+        check(batches[-1][22] & 7 == codec and sum(map(len, batches)) < sum(map(len, lines)) // 2, z, 'was not compressed')
+        thmq('topic', 'create', b.native, z)
+        offset = 0
+        for x in batches:  # those are librdkafka's bytes, at 0 and of no leader, as every client's
+            same(produce(b, z.encode(), bytes(8) + x[8:12] + b'\xff' * 4 + x[16:]), (0, offset))
+            offset += struct.unpack('>i', x[57:61])[0]
+        # its checksum may be right, and what is packed in it wrong: it is refused, for all who read would stumble over it
+        damaged = bytearray(batches[-1])
+        damaged[61 + 12:61 + 40] = bytes(28)
+        damaged[17:21] = struct.pack('>I', crc32c(damaged[21:]))
+        check(produce(b, z.encode(), bytes(damaged))[0] in (2, 87), z)
+        fewer = bytearray(batches[-1])  # or is not as much as it says
+        fewer[57:61] = struct.pack('>i', struct.unpack('>i', fewer[57:61])[0] - 1)
+        fewer[23:27] = struct.pack('>i', struct.unpack('>i', fewer[23:27])[0] - 1)
+        fewer[17:21] = struct.pack('>I', crc32c(fewer[21:]))
+        same(produce(b, z.encode(), bytes(fewer))[0], 87, z)
+    unknown = bytearray(came['gzip'][-1])
+    unknown[22] = unknown[22] & ~7 | 5
+    unknown[17:21] = struct.pack('>I', crc32c(unknown[21:]))
+    same(produce(b, b'gzip', bytes(unknown))[0], 76)
+    b.restart(signal.SIGKILL)
+    for z in codecs:
+        offset, batches = 0, fetch(b, z.encode())
+        same([x[8:12] + x[16:] for x in batches], [x[8:12] + x[16:] for x in came[z]], z)
+        for x in batches:
+            same(struct.unpack('>q', x[:8])[0], offset)
+            offset += struct.unpack('>i', x[57:61])[0]
+        same(kcat(b, '-C', '-t', z, '-p', '0', '-o', '150', '-e', '-q', '-f', '%o %k %s\n').splitlines(), ['%d k %s' % x for x in enumerate(lines)][150:])
+        same(thmq('sub', b.native, z).splitlines(), lines)
+
+
+def who_wants_no_answer(b):
+    """acks=0: what is sent is stored, nothing is said; where it cannot be the connection ends, so that the client looks around."""
+    kcat(b, '-P', '-t', 'quiet', '-p', '0', '-X', 'acks=0', stdin=''.join('%d\n' % i for i in range(2000)))
+    comes_to(lambda: read_all(b, 'quiet'), ['%d' % i for i in range(2000)])
+    batches = fetch(b, b'quiet')
+    quiet = lambda records, correlation: frame(0, 7, b'\xff\xff' + struct.pack('>hii', 0, 1000, 1) + string(b'quiet') + struct.pack('>iii', 1, 0, len(records)) + records, correlation)
+    with socket.create_connection(('127.0.0.1', b.port), timeout=30) as s:
+        s.sendall(quiet(batches[0], 1) + quiet(batches[0], 2) + frame(18, 0, correlation=3))
+        same(answer(s)[:4], struct.pack('>i', 3))
+        n = struct.unpack('>i', batches[0][57:61])[0]
+        comes_to(lambda: read_all(b, 'quiet'), ['%d' % i for i in [*range(2000), *range(n), *range(n)]])
+        s.sendall(quiet(batches[0][:-1] + b'?', 4) + frame(18, 0, correlation=5))
+        try:
+            same(answer(s), None)
+        except ConnectionResetError:
+            pass
+    p = kafka.KafkaProducer(bootstrap_servers=b.url, acks=0)
+    for i in range(100):
+        p.send('quiet-too', b'%d' % i, partition=0)
+    p.close(60)
+    comes_to(lambda: read_all(b, 'quiet-too'), ['%d' % i for i in range(100)])
+
+
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
 def who_does_not_read(b):
     """A client that asks and asks, and takes no answer, costs what its answers may wait in, and nobody else anything."""
     kcat(b, '-P', '-t', 'large', stdin=('x' * 900000 + '\n') * 4)
@@ -105,7 +319,6 @@ def a_thousand_connections(b):
 
 def who_vanishes_while_joining(b):
     """A client that goes away in any step of joining a group holds up the others for its session's time, and takes nothing with it."""
-    string = lambda x: struct.pack('>h', len(x)) + x
     steps = 'connects', 'asks to join', 'joins', 'asks to sync', 'is a member'
     kcat(b, '-P', '-t', 'steps', '-p', '0', stdin=''.join('%d\n' % i for i in range(20)))
 
@@ -245,7 +458,6 @@ def who_asks_for_too_much(b):
             except (ConnectionResetError, BrokenPipeError):
                 return None
 
-    string = lambda x: struct.pack('>h', len(x)) + x
     before = memory(b)
     kcat(b, '-P', '-t', 'much', '-p', '0', stdin='x\n')
     n = 2000000

@@ -61,6 +61,28 @@ def three_brokers_and_a_kill(b):
         three.stop(signal.SIGKILL)
 
 
+def those_that_do_not_lead_say_so(three):
+    """Those that do not, when they are asked about a transaction: NOT_COORDINATOR, which sends the client to the one that does."""
+    name, who = text(b'elsewhere'), struct.pack('>qh', 1, 0)
+    group = name + text(b'team') + who
+    asks = {22: (4, name + struct.pack('>iqh', 60000, -1, -1) + b'\0', lambda r: r[4:6]), 25: (3, name + who + text(b'team') + b'\0', lambda r: r[4:6]),
+            24: (3, name + who + b'\2' + text(b'moved') + b'\2' + bytes(4) + b'\0\0', lambda r: r[4 + 1 + 6 + 1 + 4:][:2]), 26: (3, name + who + b'\1\0', lambda r: r[4:6]),
+            28: (3, group + struct.pack('>i', -1) + text(b'') + b'\0\2' + text(b'moved') + b'\2' + struct.pack('>iqi', 0, 1, -1) + text(b'') + b'\0\0\0', lambda r: r[4 + 1 + 6 + 1 + 4:][:2])}
+    while True:
+        leader, wrong = three.leader(), []
+        for i in {0, 1, 2} - {leader}:
+            host, port = three.kafka[i].split(':')
+            for api, (version, body, error) in asks.items():
+                with socket.create_connection((host, int(port)), timeout=30) as s:
+                    s.sendall(frame(api, version, b'\0' + body))
+                    said = answer(s)
+                if not said or struct.unpack('>h', error(said[5:]))[0] != 16:
+                    wrong.append((i, api, said))
+        if not wrong:
+            return
+        check(three.leader() != leader, wrong)  # another one leads by now
+
+
 def transactions_through_kills_of_leaders(b):
     """Who leads is killed between what was sent and the commit, and while that is under way: of each transaction all is there or nothing, as was told."""
     three = Three(b.dir + '.three-txn')
@@ -68,6 +90,7 @@ def transactions_through_kills_of_leaders(b):
         first = three.leader()
         a = confluent_kafka.admin.AdminClient({'bootstrap.servers': three.url, 'log_level': 0})
         next(iter(a.create_topics([confluent_kafka.admin.NewTopic('moved', 2, 3)]).values())).result(30)
+        those_that_do_not_lead_say_so(three)
         quick = {'bootstrap.servers': three.url, 'reconnect.backoff.max.ms': 200, 'retry.backoff.ms': 50, 'topic.metadata.refresh.fast.interval.ms': 50, 'log_level': 0}
         p = confluent_kafka.Producer({**QUICK, 'transactional.id': 'mover', 'linger.ms': 1, **quick})
         p.init_transactions(60)

@@ -473,6 +473,44 @@ def what_becomes_of_a_transaction(b):
     same(struct.unpack('>h', ask(22, 4, name + struct.pack('>iqh', 3600000, -1, -1) + b'\0')[4:6])[0], 50)
 
 
+def names_that_nobody_uses(b):
+    """A transactional id is forgotten after its time, and stays so; not one that has a transaction open."""
+    def state(name):  # its error, and in words
+        with socket.create_connection(('127.0.0.1', b.port), timeout=10) as s:
+            s.sendall(frame(65, 0, b'\0\2' + text(name) + b'\0'))
+            r = answer(s)[5 + 5:]
+        n = 2 + len(text(name))
+        return struct.unpack('>h', r[:2])[0], r[n + 1:n + r[n]].decode()
+
+    gone = (105, '')
+    b.restart()
+    b.args += ('--transactional-id-expiration', '2')
+    transactional(b, 'idle')
+    same(state(b'idle'), (0, 'Empty'))
+    b.restart()  # when it was used last is known then, too
+
+    def open_one():
+        while True:
+            p = transactional(b, 'opened')
+            p.begin_transaction()
+            p.produce('opened', b'1')
+            p.flush(30)
+            if state(b'opened') == (0, 'Ongoing'):
+                return p  # else it was forgotten before it began: this machine is slow
+
+    opened = open_one()
+    comes_to(lambda: state(b'idle'), gone)
+    same(state(b'opened'), (0, 'Ongoing'))
+    opened.commit_transaction(30)
+    comes_to(lambda: state(b'opened'), gone)
+    b.args = b.args[:-2]
+    b.restart(signal.SIGKILL)
+    same([state(b'idle'), state(b'opened')], [gone, gone])
+    transactional(b, 'idle')  # it begins anew
+    same(state(b'idle'), (0, 'Empty'))
+    same(read_all(b, 'opened'), ['1'])
+
+
 def who_the_client_is(b):
     """TLS and SASL: the right password, by each mechanism, and no other."""
     dir = b.dir + '.keys'
@@ -589,8 +627,8 @@ def by_kafkajs(b):
 CASES = {
     'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
                 more_partitions, by_kafkajs, by_ipv6, who_the_client_is],
-    'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction],
-    'bytes': [what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, a_leader_that_is_slow, who_asks_for_too_much, requests_by_chance,
+    'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction, names_that_nobody_uses],
+    'bytes': [compressed_batches_as_they_came, who_wants_no_answer, large_batches_to_who_is_slow, what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, a_leader_that_is_slow, who_asks_for_too_much, requests_by_chance,
               newest_versions],
     'kills': [clients_killed_in_each_step, members_killed_by_chance],
     'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders],

@@ -49,6 +49,8 @@ struct world {
 	uint32_t sent_count, settled;
 };
 
+#include "lives.h"
+
 static int open_all(struct world *w)
 {
 	const struct thmqi_world *world = thmqi_disk_sim_world(w->sim);
@@ -147,15 +149,15 @@ static int take_settled(struct world *w)
 static int send_some(struct world *w)
 {
 	static uint8_t payload[9000];
-	uint32_t n = 1 + (uint32_t)thmqi_prng_below(&w->prng, 40), len, part, level;
+	uint32_t n = 1 + (uint32_t)below(w, 40), len, part, level;
 	struct model_partition *p;
 	int64_t seq;
 
 	at = "send";
 	while (n-- && w->sent_count < MESSAGES_MAX) {
-		part = (uint32_t)thmqi_prng_below(&w->prng, PARTITIONS);
-		len = 4 + (uint32_t)thmqi_prng_below(&w->prng, thmqi_prng_below(&w->prng, 10) ? 200 : 8000);
-		level = 1 + (uint32_t)thmqi_prng_below(&w->prng, 3);
+		part = (uint32_t)below(w, PARTITIONS);
+		len = 4 + (uint32_t)below(w, below(w, 10) ? 200 : 8000);
+		level = 1 + (uint32_t)below(w, 3);
 		p = &w->partitions[part];
 		if (p->count == MESSAGES_MAX)
 			return 0;
@@ -190,7 +192,7 @@ static int consume_some(struct world *w)
 		CHECK(w, thmq_ack(w->consumer, &m[i]) == 0);
 	}
 	CHECK(w, n == 0 || thmq_release(w->consumer, m, (uint32_t)n) == 0);
-	if (n && thmqi_prng_below(&w->prng, 8) == 0) {
+	if (n && below(w, 8) == 0) {
 		CHECK(w, thmq_consumer_flush(w->consumer, 10000000000ull) == 0);
 		for (i = 0; i < PARTITIONS; i++)
 			w->partitions[i].acked_next =
@@ -201,19 +203,19 @@ static int consume_some(struct world *w)
 
 static int life(struct world *w, bool last)
 {
-	uint32_t steps = 5 + (uint32_t)thmqi_prng_below(&w->prng, 300), i;
+	uint32_t steps = 5 + (uint32_t)below(w, 300), i;
 	int rc;
 
 	if (open_all(w) || read_back(w))
 		return -1;
 	for (i = 0; i < steps; i++) {
-		if (thmqi_prng_below(&w->prng, 3) && send_some(w))
+		if (below(w, 3) && send_some(w))
 			return -1;
 		if (consume_some(w) || take_settled(w))
 			return -1;
-		thmq_poll(w->env, thmqi_prng_below(&w->prng, 2) ? 0 : thmqi_prng_below(&w->prng, 100000));
+		thmq_poll(w->env, below(w, 2) ? 0 : below(w, 100000));
 	}
-	if (last || thmqi_prng_below(&w->prng, 5) == 0) {
+	if (last || below(w, 5) == 0) {
 		at = "clean close";
 		CHECK(w, thmq_flush(w->producer, 60000000000ull) == 0);
 		if (take_settled(w))
@@ -227,31 +229,19 @@ static int life(struct world *w, bool last)
 			w->partitions[i].acked_next =
 				THMQI_MAX(w->partitions[i].acked_next, w->partitions[i].acked_life);
 	} else {
-		thmqi_disk_sim_crash(w->sim);
-		thmq_env_close(w->env, 0); /* a dead disk: only the memory is given back */
-		thmqi_disk_sim_restart(w->sim);
+		power_cut(w);
 	}
 	return 0;
 }
 
+static void begin(struct world *w)
+{
+	w->next_id = 1;
+}
+
 static int run(uint64_t seed)
 {
-	struct world *w = calloc(1, sizeof(*w));
-	uint32_t lives, i;
-	int rc = 0;
-
-	if (!w)
-		return -1;
-	w->seed = seed;
-	w->next_id = 1;
-	thmqi_prng_seed(&w->prng, seed);
-	rc = thmqi_disk_sim_open(seed, NULL, &w->sim);
-	lives = 2 + (uint32_t)thmqi_prng_below(&w->prng, 5);
-	for (i = 0; i < lives && !rc; i++)
-		rc = life(w, i + 1 == lives);
-	thmqi_disk_sim_close(w->sim);
-	free(w);
-	return rc;
+	return live(seed, 2, 6, begin, life, NULL);
 }
 
 int main(int argc, char **argv)

@@ -39,6 +39,8 @@ struct world {
 	bool sets_clock; /* somebody does, now and then */
 };
 
+#include "lives.h"
+
 /* The sim's clock, with a wall that may be set. */
 static int64_t wall_shift_ns;
 static struct thmqi_clock sim_clock, clock_here;
@@ -47,11 +49,6 @@ static struct thmqi_world world_here;
 static uint64_t wall_here(void *ctx)
 {
 	return sim_clock.wall_ns(ctx) + (uint64_t)wall_shift_ns;
-}
-
-static uint64_t below(struct world *w, uint64_t n)
-{
-	return thmqi_prng_below(&w->prng, n);
 }
 
 static uint64_t wall(struct world *w)
@@ -296,6 +293,8 @@ static int stream(struct world *w)
 	uint64_t base;
 	uint32_t i, tries;
 
+	world_here = *thmqi_disk_sim_world(w->sim);
+	clock_here = *world_here.clock;
 	if (open_all(w))
 		return -1;
 	at = "stream";
@@ -331,55 +330,34 @@ static int stream(struct world *w)
 	return 0;
 }
 
-static int stream_comes_in_large_reads(void)
-{
-	struct world *w = calloc(1, sizeof(*w));
-	int rc;
-
-	if (!w || thmqi_disk_sim_open(1, NULL, &w->sim) != 0)
-		return -1;
-	world_here = *thmqi_disk_sim_world(w->sim);
-	clock_here = *world_here.clock;
-	rc = stream(w);
-	thmqi_disk_sim_close(w->sim);
-	free(w);
-	return rc;
-}
-
 static uint64_t came, cancelled; /* of all seeds */
 
-static int run(uint64_t seed)
+static void begin(struct world *w)
 {
-	struct world *w = calloc(1, sizeof(*w));
-	uint32_t lives, i;
-	int rc;
-
-	if (!w)
-		return -1;
-	w->seed = seed;
-	thmqi_prng_seed(&w->prng, seed);
-	rc = thmqi_disk_sim_open(seed, NULL, &w->sim);
 	world_here = *thmqi_disk_sim_world(w->sim);
 	sim_clock = clock_here = *world_here.clock;
 	clock_here.wall_ns = wall_here;
 	world_here.clock = &clock_here;
 	wall_shift_ns = 0;
-	lives = 1 + (uint32_t)below(w, 5);
 	w->sets_clock = below(w, 2);
-	for (i = 0; i < lives && !rc; i++)
-		rc = life(w, i + 1 == lives);
-	thmqi_disk_sim_close(w->sim);
+}
+
+static void end(const struct world *w)
+{
 	came += w->came;
 	cancelled += w->cancelled;
-	free(w);
-	return rc;
+}
+
+static int run(uint64_t seed)
+{
+	return live(seed, 1, 5, begin, life, end);
 }
 
 int main(int argc, char **argv)
 {
 	uint64_t failed, count = each_seed(argc, argv, 5, 5000, run, &failed);
 
-	failed += stream_comes_in_large_reads() != 0;
+	failed += live_once(stream) != 0;
 	printf("%llu messages came, %llu were cancelled\n", (unsigned long long)came, (unsigned long long)cancelled);
 	return failed != 0 || (count >= 5 && (!came || !cancelled));
 }

@@ -55,10 +55,7 @@ struct world {
 	uint32_t next_id;
 };
 
-static uint64_t below(struct world *w, uint64_t n)
-{
-	return thmqi_prng_below(&w->prng, n);
-}
+#include "lives.h"
 
 static bool is_spoiled(uint32_t id)
 {
@@ -386,29 +383,13 @@ static int life(struct world *w, bool last)
 		CHECK(w, thmq_env_close(w->env, 60 * SECOND) == 0);
 		return 0;
 	}
-	thmqi_disk_sim_crash(w->sim);
-	thmq_env_close(w->env, 0);
-	thmqi_disk_sim_restart(w->sim);
+	power_cut(w);
 	return 0;
 }
 
 static int run(uint64_t seed)
 {
-	struct world *w = calloc(1, sizeof(*w));
-	uint32_t lives, i;
-	int rc;
-
-	if (!w)
-		return -1;
-	w->seed = seed;
-	thmqi_prng_seed(&w->prng, seed);
-	rc = thmqi_disk_sim_open(seed, NULL, &w->sim);
-	lives = 1 + (uint32_t)below(w, 4);
-	for (i = 0; i < lives && !rc; i++)
-		rc = life(w, i + 1 == lives);
-	thmqi_disk_sim_close(w->sim);
-	free(w);
-	return rc;
+	return live(seed, 1, 4, NULL, life, NULL);
 }
 
 #define MANY 600u
@@ -464,24 +445,11 @@ static int many(struct world *w)
 	return 0;
 }
 
-static int many_groups(void)
-{
-	struct world *w = calloc(1, sizeof(*w));
-	int rc;
-
-	if (!w || thmqi_disk_sim_open(1, NULL, &w->sim) != 0)
-		return -1;
-	rc = many(w);
-	thmqi_disk_sim_close(w->sim);
-	free(w);
-	return rc;
-}
-
 int main(int argc, char **argv)
 {
 	uint64_t failed;
 
 	each_seed(argc, argv, 40, 5000, run, &failed);
-	failed += many_groups() != 0;
+	failed += live_once(many) != 0;
 	return failed != 0;
 }

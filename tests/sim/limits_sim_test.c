@@ -52,12 +52,9 @@ struct world {
 	uint64_t sent;
 };
 
-static uint32_t waits; /* events of that kind, in all seeds */
+#include "lives.h"
 
-static uint64_t below(struct world *w, uint64_t n)
-{
-	return thmqi_prng_below(&w->prng, n);
-}
+static uint32_t waits; /* events of that kind, in all seeds */
 
 static double seconds(const struct world *w)
 {
@@ -310,30 +307,18 @@ static int life(struct world *w, bool last)
 		CHECK(w, thmq_env_close(w->env, 100 * SECOND) == 0 || !last);
 		return 0;
 	}
-	thmqi_disk_sim_crash(w->sim);
-	thmq_env_close(w->env, 0);
-	thmqi_disk_sim_restart(w->sim);
+	power_cut(w);
 	return 0;
+}
+
+static void begin(struct world *w)
+{
+	choose(w, &w->topic);
 }
 
 static int run(uint64_t seed)
 {
-	struct world *w = calloc(1, sizeof(*w));
-	uint32_t lives, i;
-	int rc;
-
-	if (!w)
-		return -1;
-	w->seed = seed;
-	thmqi_prng_seed(&w->prng, seed);
-	choose(w, &w->topic);
-	rc = thmqi_disk_sim_open(seed, NULL, &w->sim);
-	lives = 1 + (uint32_t)below(w, 4);
-	for (i = 0; i < lives && !rc; i++)
-		rc = life(w, i + 1 == lives);
-	thmqi_disk_sim_close(w->sim);
-	free(w);
-	return rc;
+	return live(seed, 1, 4, begin, life, NULL);
 }
 
 int main(int argc, char **argv)

@@ -33,7 +33,7 @@ static void write_all(struct out *out)
 	out_array(out, 2);
 	at = out_bytes_begin(out);
 	out_copy(out, "behind", 6);
-	out_bytes_end(out, at);
+	out_bytes_end(out, at, 0);
 	out_tags(out);
 }
 

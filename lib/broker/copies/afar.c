@@ -115,6 +115,7 @@ int thmqi_afar_open(struct shard *s)
 				       .lane = s->id,
 				       .address_of = thmqi_afar_url,
 				       .mark = *thmqi_node_mark(b),
+				       .list = thmqi_node_list(b),
 				       .meet = thmqi_node_meet,
 				       .meet_ctx = b,
 				       .beside = other_of(s)};

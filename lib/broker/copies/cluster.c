@@ -48,6 +48,14 @@ static int parse_one(const char *text, size_t len, struct thmqi_member *ret)
 	return strstr(ret->address, "://") ? 0 : bad("an address is a URL", text);
 }
 
+/* By their numbers: in whatever order they were written, the first batch of all logs is the same. */
+static int by_id(const void *a, const void *b)
+{
+	uint64_t one = ((const struct thmqi_member *)a)->id, other = ((const struct thmqi_member *)b)->id;
+
+	return one < other ? -1 : one > other;
+}
+
 int thmqi_cluster_parse(const char *text, struct thmqi_members *ret)
 {
 	const char *end;
@@ -72,6 +80,7 @@ int thmqi_cluster_parse(const char *text, struct thmqi_members *ret)
 			if (ret->list[i].id == ret->list[k].id ||
 			    strcmp(ret->list[i].address, ret->list[k].address) == 0)
 				return bad("twice the same", ret->list[i].address);
+	qsort(ret->list, ret->count, sizeof(ret->list[0]), by_id);
 	return 0;
 }
 
@@ -307,8 +316,8 @@ static int put(void *broker, void *arg)
 	if (!s || !s->lead)
 		return -ECONNREFUSED;
 	/* each the other: what comes from one says that it knows whom it speaks to */
-	rc = thmqi_node_meet(broker, sending->from->opts.node_id, thmqi_node_mark(sending->from));
-	rc = rc ? rc : thmqi_node_meet(sending->from, s->broker->opts.node_id, thmqi_node_mark(broker));
+	rc = thmqi_node_meet(broker, sending->from->opts.node_id, thmqi_node_mark(sending->from), thmqi_node_list(sending->from));
+	rc = rc ? rc : thmqi_node_meet(sending->from, s->broker->opts.node_id, thmqi_node_mark(broker), thmqi_node_list(broker));
 	if (rc)
 		return rc;
 	box = s->lead->box;

@@ -500,6 +500,29 @@ static const struct thmq_log_events log_events = {
 	.over = thmqi_retain_over,
 };
 
+/* Nobody has told it more than what it was made with: is that what it is given now? All others say the same as they were given. */
+static int check_list(const struct shard *s)
+{
+	const struct thmqi_members *given = s->broker->cluster, *made = thmqi_group_members(s->lead->group);
+	struct thmqi_group_state state;
+	bool same = made->count == given->count;
+	uint32_t i;
+
+	thmqi_group_state(s->lead->group, &state);
+	if ((s->broker->opts.flags & THMQ_BROKER_JOIN) || !thmqi_node_is_new(s->broker) || state.members_index > 1)
+		return 0;
+	for (i = 0; i < made->count && same; i++) {
+		const struct thmqi_member *m = thmqi_members_find(given, made->list[i].id);
+
+		same = m && strcmp(m->address, made->list[i].address) == 0;
+	}
+	return same ? 0
+		    : thmqi_fail(-EREMCHG,
+				 "open %s: it was made with another list of brokers, and has not met all of them: nothing is stored there yet; empty it, and "
+				 "those of the others that were given that list",
+				 s->broker->data_dir);
+}
+
 static int open_group(struct shard *s, const struct thmq_log_opts *log)
 {
 	struct lead *l = s->lead;
@@ -530,6 +553,8 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 	opts.ctx = s;
 	thmqi_cluster_log_id(b, s->id, opts.log_id);
 	rc = thmqi_group_open(s->core, &g, &l->group);
+	if (!rc)
+		rc = check_list(s);
 	if (!rc)
 		rc = thmqi_afar_join(s);
 	if (!rc)

@@ -52,6 +52,10 @@ struct roll {
 	uint64_t asked_ns; /* when it was asked for last */
 	struct thmqi_member wish;
 	int status[THMQ_SHARD_COUNT_MAX + 1]; /* by shard: 0 it has it; -EAGAIN not yet; an error: it never will */
+	/* the nodes as meta's core saw them last: thmqi_broker_nodes() */
+	struct thmqi_node_state seen[THMQI_NODES_MAX];
+	uint32_t seen_count;
+	uint64_t seen_leader, seen_term;
 	struct lacking lacking[THMQ_SHARD_COUNT_MAX + 1][THMQI_MEMBERS_MAX]; /* by shard; pages that no shard writes take no memory */
 };
 

@@ -40,6 +40,7 @@ struct node {
 	struct node_file file;
 	struct thmqi_members placed; /* in memory only */
 	uint32_t placed_next;
+	uint32_t list; /* thmqi_node_list() */
 };
 
 /* --------------------------------------------------------------------- file */
@@ -119,6 +120,21 @@ static int check(const struct thmq_broker *b, const struct node_file *f)
 	return 0;
 }
 
+static uint32_t list_of(const struct thmq_broker *b)
+{
+	const struct thmqi_members *m = b->cluster;
+	uint64_t hash = 0;
+	uint32_t i;
+
+	for (i = 0; i < m->count; i++) {
+		const struct thmqi_member *one = &m->list[i];
+		const uint64_t words[3] = {hash, one->id, thmqi_hash64(one->address, strlen(one->address))};
+
+		hash = thmqi_hash64(words, sizeof(words));
+	}
+	return (uint32_t)hash | 1;
+}
+
 /* It was never opened, or by nobody who kept this, or it is a copy that was made while it was open. */
 static int begin(struct thmq_broker *b, struct node_file *f)
 {
@@ -151,6 +167,8 @@ int thmqi_node_open(struct thmq_broker *b)
 	rc = rc ? rc : thmqi_random_bytes(&n->file.own.opening, sizeof(n->file.own.opening));
 	n->file.own.directory |= 1; /* 0 says that nobody knows */
 	n->file.own.life++;
+	if (!n->file.known && !(b->opts.flags & THMQ_BROKER_JOIN))
+		n->list = list_of(b);
 	rc = rc ? rc : store(n);
 	return rc ? thmqi_fail(rc, "open %s/node: %s", b->data_dir, thmq_strerror(rc)) : 0;
 }
@@ -219,6 +237,11 @@ const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b)
 	return &b->node->file.own; /* as it was since the open */
 }
 
+uint32_t thmqi_node_list(const struct thmq_broker *b)
+{
+	return b->node->list; /* so, too */
+}
+
 /* Return: 1 it is news; 0; -ENOTUNIQ */
 static int compare(const struct thmqi_node_mark *known, const struct thmqi_node_mark *now)
 {
@@ -237,12 +260,14 @@ static void remember(struct node_file *f, uint32_t at, uint64_t id, const struct
 	f->peers[0] = (struct node_peer){.id = id, .mark = *mark};
 }
 
-int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark)
+int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark, uint32_t list)
 {
 	struct node *n = ((struct thmq_broker *)broker)->node;
 	uint32_t i;
 	int rc;
 
+	if (list && n->list && list != n->list)
+		return -EREMCHG; /* and it was not met: once it is mended it may come with a directory that is new */
 	pthread_mutex_lock(&n->lock);
 	for (i = 0; i < PEERS_MAX && n->file.peers[i].id && n->file.peers[i].id != id; i++)
 		;

@@ -13,8 +13,13 @@ int thmqi_node_made(struct thmq_broker *b); /* all copies are there, and durable
 void thmqi_node_close(struct thmq_broker *b);
 /* Of this broker, as others are to see it. */
 const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b);
-/* Is another one of number @id, and of @mark, the one that was met before? 0; -ENOTUNIQ. Any core; writes where it is news. */
-int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark);
+/* Of the brokers that it was given, as the first batch of its logs has them: others get the same number only of the same ones. 0: it is not new any more, or joins. */
+uint32_t thmqi_node_list(const struct thmq_broker *b);
+/*
+ * Is another one of number @id, and of @mark, the one that was met before? 0; -ENOTUNIQ; -EREMCHG both are new, and what they were given differs, so that the log of
+ * one could never go on with that of the other. Any core; writes where it is news.
+ */
+int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark, uint32_t list);
 
 /* Where others are, as the log of one shard says; the one of another shard may be behind that. Any core */
 void thmqi_node_place(struct thmq_broker *b, const struct thmqi_members *members);

@@ -123,6 +123,52 @@ static uint64_t lacks(const struct thmq_broker *b, uint64_t id)
 	return most;
 }
 
+/* Those of meta, or where it is of none yet, or was not told, those that it was given. Return: how many. */
+static uint32_t look(const struct shard *s, struct thmqi_node_state *ret)
+{
+	const struct lead *l = s->lead;
+	const struct thmqi_members *m = l->group ? thmqi_group_members(l->group) : NULL;
+	uint32_t i, k, count;
+
+	if (!m || !m->count)
+		m = s->broker->cluster;
+	count = THMQI_MIN(m->count, THMQI_NODES_MAX);
+	for (i = 0; i < count; i++) {
+		struct thmqi_node_state *state = &ret[i];
+		struct thmqi_courier_peer p;
+
+		memset(state, 0, sizeof(*state));
+		state->id = m->list[i].id;
+		state->role = m->list[i].role;
+		state->behind = lacks(s->broker, state->id);
+		state->drained = thmqi_drain_is(s->broker->meta, state->id);
+		memcpy(state->url, m->list[i].address, sizeof(state->url));
+		/* this one, and those of the same environment, need no connection */
+		state->connected = !l->courier || state->id == s->broker->opts.node_id;
+		for (k = 0; l->courier && thmqi_courier_peer(l->courier, k, &p); k++)
+			if (p.id == state->id) {
+				state->connected = p.connected;
+				state->error = p.error;
+			}
+	}
+	return count;
+}
+
+/* For those who ask without a connection, from any thread. */
+static void note_seen(struct shard *s)
+{
+	struct roll *r = s->broker->roll;
+	struct thmqi_node_state seen[THMQI_NODES_MAX];
+	uint32_t count = look(s, seen);
+
+	pthread_mutex_lock(&r->lock);
+	memcpy(r->seen, seen, count * sizeof(seen[0]));
+	r->seen_count = count;
+	r->seen_leader = s->lead->leader;
+	r->seen_term = s->lead->term;
+	pthread_mutex_unlock(&r->lock);
+}
+
 void thmqi_roll_forget(struct thmq_broker *b)
 {
 	pthread_mutex_lock(&b->roll->lock);
@@ -149,6 +195,8 @@ void thmqi_roll_step(struct shard *s)
 	bool turn;
 	int rc;
 
+	if (s->id == THMQI_SHARD_META)
+		note_seen(s);
 	pthread_mutex_lock(&r->lock);
 	note_lacking(s, r);
 	number = r->number;
@@ -221,31 +269,32 @@ static int wish_for(struct thmq_broker *b, const struct thmqi_request *q)
 static void tell_states(struct conn *c)
 {
 	const struct lead *l = c->shard->lead;
-	const struct thmqi_members *m = thmqi_group_members(l->group);
 	struct thmqi_reply *reply = c->wire->reply;
-	uint32_t i, k;
 
 	reply->value[0] = l->leader;
 	reply->value[1] = l->term;
-	reply->count = reply->total = THMQI_MIN(m->count, THMQI_NODES_MAX);
-	for (i = 0; i < reply->count; i++) {
-		struct thmqi_node_state *state = &reply->states[i];
-		struct thmqi_courier_peer p;
+	reply->count = reply->total = look(c->shard, reply->states);
+}
 
-		memset(state, 0, sizeof(*state));
-		state->id = m->list[i].id;
-		state->role = m->list[i].role;
-		state->behind = lacks(c->shard->broker, state->id);
-		state->drained = thmqi_drain_is(c->shard->broker->meta, state->id);
-		memcpy(state->url, m->list[i].address, sizeof(state->url));
-		/* this one, and those of the same environment, need no connection */
-		state->connected = !l->courier || state->id == c->shard->broker->opts.node_id;
-		for (k = 0; l->courier && thmqi_courier_peer(l->courier, k, &p); k++)
-			if (p.id == state->id) {
-				state->connected = p.connected;
-				state->error = p.error;
-			}
+int thmqi_broker_nodes(struct thmq_broker *b, struct thmq_node *ret_nodes, uint32_t max)
+{
+	const struct roll *r = b->roll;
+	uint32_t i, count;
+
+	if (!b->cluster)
+		return thmqi_fail(-ENOTSUP, "this broker has the only copy: it is of no cluster");
+	pthread_mutex_lock(&b->roll->lock);
+	count = r->seen_count;
+	for (i = 0; i < count && i < max; i++) {
+		const struct thmqi_node_state *e = &r->seen[i];
+		struct thmq_node *to = &ret_nodes[i];
+
+		*to = (struct thmq_node){.size = sizeof(*to), .role = e->role, .id = e->id, .leads = e->id == r->seen_leader, .connected = e->connected,
+					 .error = e->error, .drained = e->drained, .behind = e->behind, .term = r->seen_term};
+		memcpy(to->address, e->url, sizeof(to->address));
 	}
+	pthread_mutex_unlock(&b->roll->lock);
+	return (int)count;
 }
 
 /* @heir is to lead, 0: whoever may. */

@@ -22,6 +22,8 @@ int thmqi_broker_open(struct thmq_env *env, struct thmqi_transport *transport,
 		      struct thmq_broker **ret_broker);
 /* thmq_broker_leader(). While the broker cannot be closed. */
 int thmqi_broker_leader(struct thmq_broker *broker, uint64_t *ret_id);
+/* thmq_broker_nodes(), each in full size. Likewise. */
+int thmqi_broker_nodes(struct thmq_broker *broker, struct thmq_node *ret_nodes, uint32_t max);
 /* Return: 0; -EDEADLK it cannot be closed now: a core of it has no thread. */
 int thmqi_broker_can_close(struct thmq_broker *broker);
 /* Frees the broker's memory but not the struct itself when @graveyard is given: it is buried there. */

@@ -37,8 +37,9 @@ struct thmqi_courier_opts {
 	struct thmqi_courier
 		*beside; /* another one of this node, of another core: it listens for both; NULL */
 	struct thmqi_node_mark mark; /* of this node; zeros: none */
-	/* Is a node that calls, or answers, the one that it was? 0; an error: nothing is taken from it. Any core. NULL: nobody asks. */
-	int (*meet)(void *ctx, uint64_t id, const struct thmqi_node_mark *mark);
+	uint32_t list; /* of which nodes its groups were begun, as a number that only the same ones give; 0: that is over, or not known */
+	/* Is a node that calls, or answers, the one that it was? @list: as above. 0; an error: nothing is taken from it. Any core. NULL: nobody asks. */
+	int (*meet)(void *ctx, uint64_t id, const struct thmqi_node_mark *mark, uint32_t list);
 	void *meet_ctx;
 	uint32_t silence_ms; /* a node that says nothing for so long is called anew; 0: 1000 */
 };
