@@ -174,7 +174,7 @@ static const struct command {
 	 "  --port N             try: the first of three (default 7471)\n"
 	 "  --wait               status: until all that vote are there, and have what is stored:\n"
 	 "                       between one restart and the next; else it fails\n"
-	 "  --timeout T          how long to wait: 30s, 5m (default 1m)\n"
+	 "  --timeout T          how long to wait: 30s, 5m (default 1m; status without --wait 5s)\n"
 	 "  --json               status: one JSON object a broker\n"},
 	{"top", cmd_top, "thmq top DIR",
 	 "Serves as thmq serve does, with the same options, and shows once a second what each core\n"
@@ -250,6 +250,7 @@ static const struct command {
 	 "Asks a broker again and again, each time when it has answered, and shows how long that\n"
 	 "took: the times, and a plot with rows of equal ratio. A directory will do too.\n"
 	 "\n"
+	 "  --wait T             where nobody listens yet, wait for that so long at most: 10s\n"
 	 "  --count N            so many times (default 1000)\n"
 	 "  --interval-us N      not oftener than each N microseconds\n"
 	 "  --json               as JSON\n"},
@@ -703,22 +704,34 @@ bool is_url(const char *dir)
 	return strstr(dir, "://") != NULL;
 }
 
+uint64_t connect_wait_ns;
+
 /* By a thread of the library, which says that we are alive while we wait for input or for whoever reads our output. */
-static int connect_url(struct connection *c, const char *url)
+static int connect_url(struct connection *c, const char *url, uint64_t timeout_ns)
 {
+	const struct timespec nap = {.tv_nsec = 20000000};
 	const struct thmq_tls_opts *tls;
+	uint64_t until = clock_ns() + connect_wait_ns;
 	int rc = tls_given(false, &tls);
 
 	if (rc)
 		return rc;
 	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.core_count = 1));
 	if (rc == 0)
-		rc = thmq_connect(c->env, url, THMQ_SESSION_OPTS(.tls = tls), &c->session);
+		while ((rc = thmq_connect(c->env, url, THMQ_SESSION_OPTS(.tls = tls, .timeout_ns = timeout_ns), &c->session)) == -ECONNREFUSED &&
+		       clock_ns() < until && !interrupted)
+			nanosleep(&nap, NULL);
 	if (rc == 0)
 		return 0;
 	rc = fail(rc, "%s", thmq_errmsg());
 	thmq_env_close(c->env, 0);
 	return rc;
+}
+
+int connect_within(struct connection *c, const char *url, uint64_t timeout_ns)
+{
+	memset(c, 0, sizeof(*c));
+	return connect_url(c, url, timeout_ns);
 }
 
 char *socket_url(const char *dir)
@@ -780,7 +793,7 @@ int connect_dir(struct connection *c, const char *dir, bool create, uint32_t pol
 	if (!*dir)
 		return usage_error("the name of the directory is empty");
 	if (is_url(dir))
-		return connect_url(c, dir);
+		return connect_url(c, dir, 0);
 	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.policy = policy));
 	if (rc == 0)
 		rc = thmq_broker_open(c->env,

@@ -63,6 +63,12 @@ struct ends {
 	uint64_t *begin, *end, *next;
 	bool some_only; /* not all messages come: another member may have the others */
 };
+/*
+ * A partition, once what was to come to it by @wall_ns has come; 0: once it is known what waits for it. A broker that is opened here and now looks for its
+ * delayed messages first. Where they are held up, by a disk that is full or a clock that is behind, not for long. 0, or an error of the library
+ */
+int partition_when_due(struct connection *c, const char *topic, uint32_t partition, const char *group, uint64_t wall_ns,
+		       struct thmq_partition_info *ret);
 int ends_find(struct connection *c, const char *topic, const char *group, struct ends *e); /* 0, or an error of the library */
 /* Nothing has come for @idle_ns: of partitions that are not at their ends the broker is asked how far it is. 0, or an error. */
 int ends_ask(struct thmq_consumer *consumer, struct ends *e, uint64_t idle_ns);
@@ -87,8 +93,11 @@ struct connection {
 	struct thmq_broker *broker;
 	struct thmq_session *session;
 };
+/* To a URL; as long as that, and as each call after it, takes at most. 0: 30 s */
+int connect_within(struct connection *c, const char *url, uint64_t timeout_ns);
 int connect_dir(struct connection *c, const char *dir, bool create,
 		uint32_t policy); /* 0 or an exit code, said */
+extern uint64_t connect_wait_ns; /* 0, or for how long connect_dir() waits for somebody to listen at a URL */
 bool is_url(const char *dir); /* of a broker in another process: c->broker is NULL then */
 char *socket_url(const char *dir); /* where a broker that has @dir open is joined; the caller's to free. NULL: no memory */
 void wait_a_little(struct connection *c); /* something has to happen first: it may */

@@ -115,11 +115,18 @@ static void where(struct thmq_broker *broker, const char *dir, char *ret_text)
 static void say_leader(struct thmq_broker *broker, uint64_t own, uint64_t *last)
 {
 	uint64_t leader = 0;
+	int rc = own ? thmq_broker_leader(broker, &leader) : -EINVAL;
 
-	if (!own || thmq_broker_leader(broker, &leader) < 0 || leader == *last)
+	if (rc == -THMQ_EFENCED)
+		leader = UINT64_MAX;
+	else if (rc < 0)
+		return;
+	if (leader == *last)
 		return;
 	*last = leader;
-	if (leader == own)
+	if (leader == UINT64_MAX)
+		fprintf(stderr, "thmq: node %llu: it was removed from its cluster, and serves nothing any more: end it\n", (unsigned long long)own);
+	else if (leader == own)
 		fprintf(stderr, "thmq: node %llu: it leads\n", (unsigned long long)own);
 	else if (leader)
 		fprintf(stderr, "thmq: node %llu: node %llu leads\n", (unsigned long long)own, (unsigned long long)leader);

@@ -10,6 +10,7 @@
 
 #define FETCH_MAX 256
 #define STALL_NS (60 * SECOND)
+#define DUE_NS (5 * SECOND) /* what is due and does not come is waited for so long */
 
 /* The values of numbers and truths as such, all others as strings. */
 static void print_header_value(const struct thmq_header *h)
@@ -89,15 +90,29 @@ bool parse_from(const char *text, uint32_t *ret_start, uint64_t *ret_value)
 	return true;
 }
 
+int partition_when_due(struct connection *c, const char *topic, uint32_t partition, const char *group, uint64_t wall_ns,
+		       struct thmq_partition_info *ret)
+{
+	uint64_t until = clock_ns() + DUE_NS;
+	int rc;
+
+	while ((rc = thmq_partition_describe(c->session, topic, partition, group, ret)) == 0 && ret->due_ns <= wall_ns &&
+	       clock_ns() < until && !interrupted)
+		wait_a_little(c);
+	return rc;
+}
+
 int ends_find(struct connection *c, const char *topic, const char *group, struct ends *e)
 {
 	struct thmq_topic_info info = {.size = sizeof(info)};
 	struct thmq_partition_info p = {.size = sizeof(p)};
 	int rc = thmq_topic_describe(c->session, topic, &info);
+	struct timespec now;
 	uint32_t i;
 
 	if (rc)
 		return rc;
+	clock_gettime(CLOCK_REALTIME, &now);
 	e->count = info.partition_count;
 	e->begin = calloc(e->count, sizeof(*e->begin));
 	e->end = calloc(e->count, sizeof(*e->end));
@@ -105,7 +120,7 @@ int ends_find(struct connection *c, const char *topic, const char *group, struct
 	if (!e->begin || !e->end || !e->next)
 		return -ENOMEM;
 	for (i = 0; i < e->count && !rc; i++) {
-		rc = thmq_partition_describe(c->session, topic, i, group, &p);
+		rc = partition_when_due(c, topic, i, group, (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec, &p);
 		e->end[i] = p.end_offset;
 		e->begin[i] = e->next[i] = p.begin_offset;
 		if (group && p.group_offset != UINT64_MAX)

@@ -330,7 +330,7 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 	for (i = 0; i < info.partition_count && !output_failed(); i++) {
 		struct thmq_partition_info p = {.size = sizeof(p)};
 
-		rc = thmq_partition_describe(c->session, topic, i, group, &p);
+		rc = partition_when_due(c, topic, i, group, 0, &p);
 		if (rc)
 			return fail(rc, "%s", thmq_errmsg());
 		if (json)

@@ -135,13 +135,16 @@ const struct protocol *member_protocol(const struct member *m, const char *name)
 
 /* ------------------------------------------------------------------ answers */
 
-/* To a JoinGroup. @m: NULL with an error, but where it is told its id */
-void join_answer(struct request *r, const struct group *g, const struct member *m, int error)
+/*
+ * @was: the id of one that is back and goes on with what it had; else NULL. If it leads, nothing is for it to share out: from version 9 on it is told so, before that
+ * it hears its former id, by which it does not know itself.
+ */
+static void join_answer_as(struct request *r, const struct group *g, const struct member *m, const char *was, int error)
 {
 	struct out *out = &r->out;
 	const struct member *one;
 	const struct protocol *p;
-	bool leads = !error && g->leader == m;
+	const bool back = was && g->leader == m, leads = !error && g->leader == m && (!back || r->version >= 9);
 	uint32_t n = 0;
 
 	r->state = NULL;
@@ -156,9 +159,9 @@ void join_answer(struct request *r, const struct group *g, const struct member *
 	} else {
 		out_string(out, error ? "" : g->protocol);
 	}
-	out_string(out, error || !g->leader ? "" : g->leader->id);
+	out_string(out, error || !g->leader ? "" : back && !leads ? was : g->leader->id);
 	if (r->version >= 9)
-		out_bool(out, false);
+		out_bool(out, back);
 	out_string(out, m ? m->id : "");
 	if (leads)
 		group_count_joining(g, &n);
@@ -175,6 +178,16 @@ void join_answer(struct request *r, const struct group *g, const struct member *
 	}
 	out_tags(out);
 	request_done(r);
+}
+
+void join_answer(struct request *r, const struct group *g, const struct member *m, int error)
+{
+	join_answer_as(r, g, m, NULL, error);
+}
+
+void join_answer_back(struct request *r, const struct group *g, const struct member *m, const char *was)
+{
+	join_answer_as(r, g, m, was, 0);
 }
 
 void sync_answer(struct request *r, const struct group *g, const struct member *m, int error)

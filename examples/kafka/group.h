@@ -57,7 +57,8 @@ void member_touch(struct member *m); /* it is there: missed when its session's t
 void member_protocols_free(struct member *m);
 const struct protocol *member_protocol(const struct member *m, const char *name);
 void member_drop(struct request *r);
-void join_answer(struct request *r, const struct group *g, const struct member *m, int error);
+void join_answer(struct request *r, const struct group *g, const struct member *m, int error); /* @m: NULL with an error, but where it is told its id */
+void join_answer_back(struct request *r, const struct group *g, const struct member *m, const char *was);
 void sync_answer(struct request *r, const struct group *g, const struct member *m, int error);
 void member_remove(struct group *g, struct member *m);
 void member_leave(struct group *g, struct member *m); /* and what the others have to do about it */

@@ -204,19 +204,38 @@ static void join_wait(struct request *r, struct group *g, struct member *m)
 	round_check(g);
 }
 
-static void join_known(struct request *r, struct group *g, struct member *m, const struct join *j)
+/* A fixed member that begins anew: it has a new id, and what it had, unless it wants something else now. */
+static void join_back(struct request *r, struct group *g, struct member *m, const struct join *j)
 {
-	bool again = !j->id.len; /* a fixed member under a new id */
+	char *was = text_alloc(text_of(m->id));
 	int changed;
 
-	if (again) {
-		if (m->joins)
-			join_answer(m->joins, g, NULL, K_FENCED_INSTANCE_ID);
-		if (m->syncs)
-			sync_answer(m->syncs, g, NULL, K_FENCED_INSTANCE_ID);
-		m->joins = m->syncs = NULL;
+	if (m->joins)
+		join_answer(m->joins, g, NULL, K_FENCED_INSTANCE_ID);
+	if (m->syncs)
+		sync_answer(m->syncs, g, NULL, K_FENCED_INSTANCE_ID);
+	m->joins = m->syncs = NULL;
+	changed = was && member_id(r, m, j->instance) ? member_set(r, m, j) : -1;
+	if (changed < 0) {
+		join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
+	} else if (g->state == GROUP_STABLE && !changed) {
+		join_answer_back(r, g, m, was);
+	} else {
+		round_prepare(g);
+		join_wait(r, g, m);
 	}
-	changed = again && !member_id(r, m, j->instance) ? -1 : member_set(r, m, j);
+	free(was);
+}
+
+static void join_known(struct request *r, struct group *g, struct member *m, const struct join *j)
+{
+	int changed;
+
+	if (!j->id.len) {
+		join_back(r, g, m, j);
+		return;
+	}
+	changed = member_set(r, m, j);
 	if (changed < 0) {
 		join_answer(r, g, NULL, K_UNKNOWN_SERVER_ERROR);
 		return;
@@ -225,7 +244,7 @@ static void join_known(struct request *r, struct group *g, struct member *m, con
 		join_answer(r, g, m, 0); /* nothing is new: as it was */
 		return;
 	}
-	if (g->state == GROUP_SYNCING && !changed && !again) {
+	if (g->state == GROUP_SYNCING && !changed) {
 		join_answer(r, g, m, 0); /* the answer was lost */
 		return;
 	}

@@ -114,11 +114,15 @@ int thmq_connect(struct thmq_env *env, const char *url, const struct thmq_sessio
 
 int thmq_session_close(struct thmq_session *session, uint64_t timeout_ns)
 {
+	const struct thmq_core *mine;
 	struct thmqi_api *api;
 	int rc;
 
 	if (!is_session(session))
 		return bad("session");
+	mine = thmqi_core_mine(thmqi_client_env(session));
+	if (mine && mine->in_poll) /* the call that this is within may be one of the session's own */
+		return thmqi_fail(-EDEADLK, "a session cannot be closed from a core's callback");
 	api = thmqi_api_of(thmqi_client_env(session));
 	rc = thmqi_client_session_close(session, timeout_ns);
 	if (rc == -EDEADLK)

@@ -40,8 +40,11 @@ int thmq_call(struct thmq_producer *producer, const void *data, uint32_t len, co
 	      uint64_t timeout_ns, struct thmq_response *ret_response)
 {
 	struct thmq_message_opts copy;
-	int rc = is_producer(producer) && ret_response ? check(data, len, &opts, &copy) : -EINVAL;
+	int rc;
 
+	if (!is_producer(producer) || !ret_response)
+		return thmqi_fail(-EINVAL, "call: not an open producer, or no place for the answer");
+	rc = check(data, len, &opts, &copy);
 	return rc ? rc : thmqi_client_call(producer, data, len, opts, timeout_ns, ret_response);
 }
 

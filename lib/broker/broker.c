@@ -807,6 +807,8 @@ int thmqi_broker_leader(struct thmq_broker *b, uint64_t *ret_id)
 {
 	if (ret_id)
 		*ret_id = b->cluster ? atomic_load(&b->leader) : 0;
+	if (b->cluster && atomic_load(&b->removed))
+		return -THMQ_EFENCED;
 	return !b->cluster || atomic_load(&b->leads);
 }
 

@@ -391,6 +391,7 @@ struct thmq_broker {
 	_Atomic uint64_t leader; /* of meta, as this broker knows; 0: none … */
 	_Atomic uint64_t leaderless_ns; /* … and since when; 0: there is one */
 	_Atomic bool leads;      /* meta, and serves */
+	_Atomic bool removed;    /* from its cluster: others say so */
 	_Atomic bool reads;      /* nobody leads meta, and what is committed is handed out: bereft.c */
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
 	_Atomic uint32_t txn_asks; /* of shards, whether a transaction is one */
@@ -568,6 +569,7 @@ void thmqi_delay_fini(struct shard *s);
 uint32_t thmqi_delay_poll(struct shard *s);
 int thmqi_delay_live(struct shard *s, const struct thmq_log_extent *e); /* enum thmq_log_life */
 uint32_t thmqi_delay_count(const struct shard *s, uint32_t partition);
+uint64_t thmqi_delay_due(const struct shard *s); /* as due_ns of struct thmq_partition_info */
 void thmqi_delay_cancel(struct conn *c, uint64_t id, const struct thmqi_request *r);
 
 /* txn_here.c: what a shard has of transactions; txn.h */
@@ -775,7 +777,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 void thmqi_meta_durable(struct meta_change *change, int error);
 void thmqi_meta_conn_closed(struct meta *m, struct conn *c);
 void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame *f);
-void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream);
+void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream, uint64_t id);
 uint32_t thmqi_meta_topic_count(struct meta *m);
 
 /* A call posted to another shard's core. The poster's memory until it has run, which may post it again or free it. */

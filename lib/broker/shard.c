@@ -566,7 +566,7 @@ static void take_ctl(struct conn *c, struct thmqi_frame *f)
 		break;
 	case THMQI_FRAME_LEAVE:
 		if (c->shard->id == THMQI_SHARD_META)
-			thmqi_meta_left(c->shard->broker->meta, c, f->stream);
+			thmqi_meta_left(c->shard->broker->meta, c, f->stream, f->arg[0]);
 		break;
 	default: /* a newer client's: it knows that we did not answer */
 		break;

@@ -284,6 +284,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	info.end_offset = reply->value[1];
 	info.group_offset = reply->value[2];
 	info.delayed = reply->count;
+	info.due_ns = reply->due_ns;
 	if (group) {
 		uint64_t from = info.group_offset == UINT64_MAX ? info.begin_offset :
 								  THMQI_MAX(info.group_offset, info.begin_offset);

@@ -546,6 +546,7 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 	uint32_t i;
 	int left;
 
+	request.member = c->instance[0] ? 0 : c->member; /* one with a name may come back */
 	c->closing = true;
 	c->rejoin = false;
 	c->awaited = 0;
@@ -559,6 +560,7 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 					     THMQI_MAX(deadline, thmqi_session_deadline(s, 1000000)), NULL);
 		rc = rc ? rc : left;
 		if (left && !s->dead) {
+			s->leavers[c->stream] = request.member;
 			thmqi_consumer_leave(s, c->stream);
 			s->unsafe[c->stream] |= 2;
 		}

@@ -366,6 +366,7 @@ struct thmq_session {
 	uint32_t consumer_end; /* streams from it on were never a consumer's */
 	uint8_t unsafe[THMQI_STREAMS]; /* streams that something late may still arrive for: not used again */
 	bool leave_due[THMQI_STREAMS]; /* LEAVE is to be sent for a consumer that is gone */
+	uint64_t leavers[THMQI_STREAMS]; /* and over each connection to come, since nobody knows whether it has arrived: for this member; 0: none */
 	struct thmq_event *events;
 	uint32_t event_mask;
 	uint32_t event_head, event_tail; /* free running */

@@ -634,6 +634,7 @@ void thmqi_consumer_leave(struct thmq_session *s, uint32_t stream)
 	}
 	f->type = THMQI_FRAME_LEAVE;
 	f->stream = stream;
+	f->arg[0] = s->leavers[stream];
 	thmqi_ctl_commit(meta);
 }
 
@@ -655,5 +656,9 @@ void thmqi_consumers_tend(struct thmq_session *s)
 
 void thmqi_consumer_link_up(struct thmq_session *s)
 {
+	uint32_t i;
+
+	for (i = 0; i < s->consumer_end; i++)
+		s->leave_due[i] |= s->leavers[i] != 0;
 	s->untended = true;
 }

@@ -11,6 +11,7 @@
 #define DOWN_FRAMES 1024u
 #define LOOKED_UP_NS 1000000u   /* while names are being asked for */
 #define LOOK_AGAIN_NS 10000000u /* while nobody leads, or the broker is gone */
+#define SILENT_NS 1000000000ull /* one of several that says nothing for so long is left for the next one; twice as long each time */
 
 /* -------------------------------------------------------------------- links */
 
@@ -203,14 +204,15 @@ static int ended_by(int error)
 /* The one of them that leads; while none does, until there is one. All that are known refuse, each twice if they come in turns: that is the end. */
 static int find_broker(struct thmq_session *s, uint64_t deadline)
 {
+	uint64_t now, silent_ns = SILENT_NS;
 	uint32_t refusals = 0;
 	int rc, rested, cause = 0;
 	char why[256] = "";
-	uint64_t now;
 
 	for (;;) {
-		rc = connect_once(s, deadline);
+		rc = connect_once(s, s->node_count > 1 ? THMQI_MIN(deadline, thmqi_session_deadline(s, silent_ns)) : deadline);
 		now = thmqi_session_now(s);
+		silent_ns = THMQI_MIN(rc == -ETIMEDOUT ? 2 * silent_ns : silent_ns, s->opts.timeout_ns);
 		refusals = is_refusal(rc) ? refusals + 1 : rc == -EINPROGRESS ? refusals : 0;
 		if (is_refusal(rc)) {
 			cause = rc;

@@ -144,6 +144,7 @@ static int finish_writes(struct thmq_log *log, uint64_t deadline)
 static void stop_timers(struct thmq_log *log)
 {
 	thmqi_clean_stop(log);
+	thmqi_seals_stop(log);
 	thmqi_timer_stop(log->core, &log->retry);
 	thmqi_timer_stop(log->core, &log->mark_timer);
 	thmqi_timer_stop(log->core, &log->pinch);

@@ -408,6 +408,7 @@ struct thmq_log {
 	struct generation generations[2];
 	uint64_t generation; /* number of the active segment's */
 	uint64_t part_due;   /* position from which on a part of the active segment's index is to be made */
+	uint64_t part_from;  /* position up to which the last one goes; where the segment begins, if there is none */
 	uint32_t part;       /* number of the last one that was begun in this life */
 	struct key_chunk *key_chunks; /* not in use, by `older` */
 	uint64_t filter_bytes;        /* of the filters of keys that are in memory */

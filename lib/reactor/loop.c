@@ -35,8 +35,11 @@ static inline uint64_t read_clock(struct loop *l)
 	uint64_t now = clock->now_ns(clock->ctx);
 
 	if (thmqi_unlikely(now - l->wall_read_ns > WALL_REFRESH_NS || !l->wall_read_ns)) {
-		l->wall_offset = clock->wall_ns(clock->ctx) - now;
+		/* in this order: who is stopped between the two is late afterwards, and never ahead of the time; and looks again soon */
 		l->wall_read_ns = now;
+		l->wall_offset = clock->wall_ns(clock->ctx);
+		now = clock->now_ns(clock->ctx);
+		l->wall_offset -= now;
 	}
 	l->core.now_ns = now;
 	l->core.wall_ns = now + l->wall_offset;

@@ -80,6 +80,8 @@ static void note_role(struct thmqi_group *g)
 		return;
 	if (role == THMQI_ROLE_LEADER && g->role != THMQI_ROLE_LEADER)
 		thmqi_log_lead(g->log, true);
+	if (thmqi_unlikely(g->removed && leader))
+		thmqi_removed_over(g);
 	g->role = role;
 	g->leader = leader;
 	g->term = term;
@@ -231,6 +233,8 @@ static bool time_out(struct thmqi_group *g)
 
 	if (thmqi_unlikely(g->newcomer) && !thmqi_newcomer_is_known(g))
 		return false;
+	if (thmqi_unlikely(g->removed))
+		return false;
 	if (thmqi_group_now_ms(g) < thmqi_engine_timeout_ms(g->engine))
 		return false;
 	rc = thmqi_engine_timeout(g->engine, thmqi_group_now_ms(g), &d);
@@ -252,6 +256,8 @@ static void set_timer(struct thmqi_group *g, bool again)
 	ms = THMQI_MAX(g->newcomer ? g->probe_ms : ms, now + 1);
 	if (again)
 		ms = now + AGAIN_NS / NS_PER_MS;
+	else if (thmqi_unlikely(g->removed)) /* it waits for nothing but for one that leads it */
+		return;
 	if (thmqi_timer_is_running(&g->timer) && g->timer_ms <= ms) /* it comes in time */
 		return;
 	g->timer_ms = ms;
@@ -269,6 +275,12 @@ static uint32_t tell(struct thmqi_group *g)
 		done++;
 		if (e->role)
 			e->role(e->ctx, g->role, g->term, g->leader);
+	}
+	if (thmqi_unlikely(g->tell_removed)) {
+		g->tell_removed = false;
+		done++;
+		if (e->removed)
+			e->removed(e->ctx, g->removed != 0);
 	}
 	if (g->tell_members) {
 		g->tell_members = false;
@@ -378,7 +390,7 @@ static bool group_arm(struct thmqi_poller *poller)
 {
 	struct thmqi_group *g = thmqi_container(poller, struct thmqi_group, poller);
 
-	return g->tell_failed || (!g->failed && (g->unparked || g->tell_role || g->tell_members));
+	return g->tell_failed || (!g->failed && (g->unparked || g->tell_role || g->tell_members || g->tell_removed));
 }
 
 static void group_end(struct thmqi_poller *poller)

@@ -160,6 +160,7 @@ static void other(struct thmqi_group *g)
 		return;
 	if (rc)
 		return;
+	thmqi_removed_hear(g, &w.message);
 	rc = thmqi_engine_receive(g->engine, thmqi_group_now_ms(g), &w.message,
 				  w.message.type == THMQI_MESSAGE_SNAPSHOT ? &m.members : NULL, &d);
 	thmqi_group_handle(g, rc, &d);

@@ -77,6 +77,8 @@ struct thmqi_group {
 	uint64_t dropped;   /* what the engine was told to have gone */
 	struct thmqi_log_origin install; /* of the last SNAPSHOT */
 
+	uint64_t removed; /* others say that it was, by this batch; 0: not that it knew */
+	bool tell_removed;
 	bool newcomer, joins; /* it has no vote yet; it was given no members */
 	uint64_t heard[THMQI_MEMBERS_MAX], probe_ms; /* newcomer: of whom; when to try again */
 	uint32_t heard_count;
@@ -132,6 +134,11 @@ int thmqi_retain_install(struct thmqi_group *g,
 /* newcomer.c: of one that is */
 void thmqi_newcomer_heard(struct thmqi_group *g, uint64_t id);
 bool thmqi_newcomer_is_known(struct thmqi_group *g); /* true: it is none any more */
+
+/* removed.c: of one that was */
+void thmqi_removed_say(const struct thmqi_group *g, struct thmqi_message *m); /* a refusal that leaves says so */
+void thmqi_removed_hear(struct thmqi_group *g, const struct thmqi_message *m); /* one has come */
+void thmqi_removed_over(struct thmqi_group *g); /* somebody leads it */
 
 /* inbox.c */
 int thmqi_inbox_step(struct thmqi_group *g); /* the next messages: 1 done; 0 none, or not now */

@@ -61,8 +61,10 @@ static void want(struct peer *p, uint64_t first, uint32_t count)
 
 static void put_down(struct thmqi_group *g, const struct thmqi_message *m)
 {
-	if (g->outbox_count < OUTBOX_COUNT) /* what is lost is sent again */
-		g->outbox[g->outbox_count++] = *m;
+	if (g->outbox_count == OUTBOX_COUNT)
+		return; /* what is lost is sent again */
+	g->outbox[g->outbox_count] = *m;
+	thmqi_removed_say(g, &g->outbox[g->outbox_count++]);
 }
 
 void thmqi_peers_send(void *ctx, const struct thmqi_message *message, uint32_t batches)

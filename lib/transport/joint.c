@@ -202,6 +202,10 @@ static uint32_t reply_bytes(const struct thmqi_link *link)
 		count = 1;
 		each = sizeof(r->topics[0]);
 		break;
+	case THMQI_OP_PARTITION_INFO:
+		count = 1;
+		each = sizeof(r->due_ns);
+		break;
 	case THMQI_OP_TOPIC_LIST:
 		each = sizeof(r->topics[0]);
 		break;

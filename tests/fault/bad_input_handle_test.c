@@ -5,6 +5,58 @@
  */
 #include "bad_input.h"
 
+/* Of shared groups, transactions, requests, and of those who administer. */
+static void calls_of_features(struct thmq_session *session, struct thmq_producer *producer, struct thmq_consumer *consumer)
+{
+	struct thmq_group_member member = {.size = sizeof(member)};
+	struct thmq_group_info group = {.size = sizeof(group)};
+	struct thmq_txn_info info = {.size = sizeof(info)};
+	struct thmq_key_info key = {.size = sizeof(key)};
+	struct thmq_txn *txn = NULL;
+	struct thmq_response r;
+	struct thmq_message m;
+	struct thmq_row row;
+	uint64_t offset;
+	uint32_t owner;
+
+	memset(&m, 0, sizeof(m));
+	memset(&r, 0, sizeof(r));
+	memset(&row, 0, sizeof(row));
+	RETURNS(-EINVAL, thmq_claim_row(producer, NULL, 8, 2, &row));
+	RETURNS(-EINVAL, thmq_commit_row(producer, &row, 1));
+	RETURNS(-EINVAL, thmq_abort_row(producer, &row));
+	RETURNS(-EINVAL, thmq_producer_retry_ns(producer));
+	CHECK(thmq_nack(consumer, &m, 0) == -EINVAL && thmq_extend(consumer, &m, 1) == -EINVAL && thmq_reject(consumer, &m, "no") == -EINVAL);
+	CHECK(thmq_message_deliveries(consumer, &m) == -EINVAL && thmq_message_priority(consumer, &m) == -EINVAL);
+	RETURNS(-EINVAL, thmq_message_encoding(consumer, &m));
+	SAYS(-EINVAL, NULL, thmq_consumer_position(consumer, 0, &offset));
+	SAYS(-EINVAL, NULL, thmq_topic_alter(session, "t", NULL, THMQ_ALTER_TTL));
+	SAYS(-EINVAL, NULL, thmq_key_find(session, "t", 0, "k", 1, UINT64_MAX, &key));
+	SAYS(-EINVAL, NULL, thmq_delayed_cancel(session, "t", 0, 0));
+	SAYS(-EINVAL, NULL, thmq_group_list(session, "t", &group, 1));
+	SAYS(-EINVAL, NULL, thmq_group_describe(session, "t", "g", &group));
+	SAYS(-EINVAL, NULL, thmq_group_members(session, "t", "g", &member, 1));
+	SAYS(-EINVAL, NULL, thmq_group_owners(session, "t", "g", &owner, 1));
+	SAYS(-EINVAL, NULL, thmq_group_reset(session, "t", "g", 0, THMQ_START_BEGIN, 0, 0));
+	SAYS(-EINVAL, NULL, thmq_group_delete(session, "t", "g", 0));
+	RETURNS(-EINVAL, thmq_request(producer, "x", 1, NULL, SECOND, NULL));
+	SAYS(-EINVAL, NULL, thmq_call(producer, "x", 1, NULL, SECOND, &r));
+	RETURNS(-EINVAL, thmq_responses(session, &r, 1));
+	RETURNS(-EINVAL, thmq_response_release(session, &r, 1));
+	RETURNS(-EINVAL, thmq_reply(session, &m, "x", 1, NULL));
+	SAYS(-EINVAL, NULL, thmq_txn_begin(session, NULL, &txn));
+	SAYS(-EINVAL, NULL, thmq_txn_watch(session, "n"));
+	SAYS(-EINVAL, NULL, thmq_txn_decide(session, 1, THMQ_TXN_ABORT, SECOND));
+	SAYS(-EINVAL, NULL, thmq_txn_list(session, &info, 1));
+	SAYS(-EINVAL, NULL, thmq_txn_force(session, 1, THMQ_TXN_ABORT, SECOND));
+	txn = (void *)session; /* NULL, closed, or of another kind */
+	RETURNS(0, thmq_txn_id(txn));
+	RETURNS(-EINVAL, thmq_txn_ack(txn, consumer, &m));
+	SAYS(-EINVAL, NULL, thmq_txn_prepare(txn, SECOND));
+	SAYS(-EINVAL, NULL, thmq_txn_commit(txn, SECOND));
+	SAYS(-EINVAL, NULL, thmq_txn_abort(txn, SECOND));
+}
+
 /* All calls that take a handle below the environment, given four pointers that are not open handles of that kind. */
 static void all_calls(struct thmq_broker *broker, struct thmq_session *session,
 		      struct thmq_producer *producer, struct thmq_consumer *consumer)
@@ -48,6 +100,7 @@ static void all_calls(struct thmq_broker *broker, struct thmq_session *session,
 	SAYS(-EINVAL, NULL, thmq_consumer_flush(consumer, 0));
 	SAYS(-EINVAL, NULL, thmq_seek(consumer, 0, THMQ_START_BEGIN, 0));
 	RETURNS(-EINVAL, thmq_events(session, &e, 1));
+	calls_of_features(session, producer, consumer);
 	CHECK(!p && !c);
 }
 

@@ -5,8 +5,12 @@
  *
  * usage: cluster_identity_test [tcp|inproc]; THMQ_TEST_FULL=1: both, else by TCP only
  */
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
+#include "carry_stream.h"
 #include "cluster_rig.h"
 
 static struct {
@@ -69,6 +73,40 @@ static void is_kept_out(void)
 	rig_close(2, 5 * SECOND);
 }
 
+/* Another one greets it, as one that joins would, and goes away. Return: the status of the answer. */
+static int greet(uint32_t i, uint64_t from, char *cluster)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(17471)};
+	const struct thmqi_node_mark mark = {.directory = from, .life = 1, .opening = from};
+	struct carry_hello h = {.kind = CARRY_CALLS, .from = from, .to = i + 1, .instance = from, .silence_ms = 1000};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char host[64];
+
+	snprintf(host, sizeof(host), "%.*s", (int)strcspn(rig.urls[i] + 6, ":"), rig.urls[i] + 6);
+	CHECK(inet_pton(AF_INET, host, &to.sin_addr) == 1);
+	memcpy(h.cluster, cluster, sizeof(h.cluster));
+	memcpy(h.mark, &mark, sizeof(h.mark));
+	thmqi_carry_hello_seal(&h);
+	CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0);
+	CHECK(send(fd, &h, sizeof(h), MSG_NOSIGNAL) == (ssize_t)sizeof(h));
+	CHECK(recv(fd, &h, sizeof(h), MSG_WAITALL) == (ssize_t)sizeof(h));
+	close(fd);
+	memcpy(cluster, h.cluster, sizeof(h.cluster));
+	return h.status;
+}
+
+/* Numbers come and go, more than are kept in mind: those that stay are. */
+static void many_come(void)
+{
+	char cluster[THMQI_CLUSTER_NAME_MAX + 1] = "";
+	uint32_t i, k;
+
+	CHECK(greet(0, 99, cluster) == -ENOTUNIQ); /* and its answer says which cluster it is */
+	for (i = 0; i < 2; i++)
+		for (k = 0; k < 40; k++)
+			CHECK(greet(i, 100 + k, cluster) == 0);
+}
+
 /* Until broker @i, or with BROKERS each of them, lacks nothing; @away lacks something, unless another one leads by now, to which it has said nothing yet. */
 static void wait_for_copies(uint32_t i, uint32_t away)
 {
@@ -123,7 +161,7 @@ static void damaged(void)
 {
 	struct thmq_broker *b;
 
-	rig_run("cp %s/3/node %s/kept && printf xxxx | dd of=%s/3/node bs=1 seek=40 conv=notrunc 2>/dev/null", rig.dir, rig.dir, rig.dir);
+	rig_run("cp %s/3/node %s/kept && for at in 40 4136; do printf xxxx | dd of=%s/3/node bs=1 seek=$at conv=notrunc 2>/dev/null; done", rig.dir, rig.dir, rig.dir);
 	CHECK(rig_try(2, 3, &b) == -THMQ_ECORRUPT);
 	rig_run("mv %s/kept %s/3/node", rig.dir, rig.dir);
 	rig_run("mkdir %s/away && mv %s/3/meta %s/3/shard-000 %s/away", rig.dir, rig.dir, rig.dir, rig.dir);
@@ -257,6 +295,8 @@ static void story(bool far)
 	if (getenv("THMQ_TEST_FULL"))
 		is_kept_out(); /* as it was some time ago */
 	rig_run("rm -rf %s/3", rig.dir);
+	if (far)
+		many_come();
 	is_kept_out(); /* emptied */
 	rig_run("rm -rf %s/3 && mv %s/3.good %s/3", rig.dir, rig.dir, rig.dir);
 	rig_open(2); /* it itself */

@@ -122,6 +122,69 @@ def groups_share_and_go_on(b):
     a.close()
 
 
+def members_that_keep_what_they_have(b):
+    """Cooperative members give up only what another one gets; one that has a name of its own (group.instance.id) comes back to what it had, and nobody else notices."""
+    a = confluent_kafka.admin.AdminClient({'bootstrap.servers': b.url, 'log_level': 0})
+    for f in a.create_topics([confluent_kafka.admin.NewTopic('stay', 4, 1)]).values():
+        f.result(30)
+
+    class Member:
+        def __init__(self, group, **how):
+            self.has, self.lost, self.seen = set(), [], []
+            self.c = confluent_kafka.Consumer({**QUICK_READ, 'bootstrap.servers': b.url, 'group.id': group, 'auto.offset.reset': 'earliest', 'session.timeout.ms': 20000,
+                                               'heartbeat.interval.ms': 100, 'enable.auto.commit': False, 'log_level': 0, **how})
+            self.c.subscribe(['stay'], on_assign=self.gets, on_revoke=self.loses)
+
+        def gets(self, c, parts):
+            self.has |= {p.partition for p in parts}
+
+        def loses(self, c, parts):
+            self.has -= {p.partition for p in parts}
+            self.lost.append({p.partition for p in parts})
+
+    def drive(members, until):
+        end = time.time() + 60
+        while not until():
+            check(time.time() < end, 'in time:', [(m.has, m.lost, len(m.seen)) for m in members])
+            for m in members:
+                got = m.c.poll(0.02)
+                if got and not got.error():
+                    m.seen.append(got.value())
+                    m.c.commit(message=got, asynchronous=False)
+
+    p = confluent_kafka.Producer({**QUICK, 'bootstrap.servers': b.url, 'log_level': 0})
+    for i in range(40):
+        p.produce('stay', b'%d' % i, partition=i % 4)
+    same(p.flush(60), 0)
+    how = {'partition.assignment.strategy': 'cooperative-sticky'}
+    one = Member('cooperate', **how)
+    drive([one], lambda: len(one.seen) == 40)
+    two = Member('cooperate', **how)
+    drive([one, two], lambda: len(one.has) == len(two.has) == 2)
+    same((one.has | two.has, [len(x) for x in one.lost]), ({0, 1, 2, 3}, [2]))
+    for i in range(40, 80):
+        p.produce('stay', b'%d' % i, partition=i % 4)
+    same(p.flush(60), 0)
+    drive([one, two], lambda: len(one.seen) + len(two.seen) >= 80)
+    same(sorted(map(int, one.seen + two.seen)), list(range(80)))
+    two.c.close()
+    drive([one], lambda: len(one.has) == 4)
+    one.c.close()
+
+    one, two = Member('static', **{'group.instance.id': 'one'}), Member('static', **{'group.instance.id': 'two'})
+    drive([one, two], lambda: len(one.has) == len(two.has) == 2 and len(one.seen) + len(two.seen) >= 80)
+    members = {'one': one, 'two': two}
+    for name, other in ('two', one), ('one', None):  # one of them leads
+        other = other or members['two']
+        had, lost = set(members[name].has), len(other.lost)
+        members[name].c.close()  # and says nothing of it
+        members[name] = back = Member('static', **{'group.instance.id': name})
+        drive([other, back], lambda: back.has)
+        same((back.has, len(other.lost), back.seen), (had, lost, []), name)
+    for m in members.values():
+        m.c.close()
+
+
 def idempotent_producers_through_kills(b):
     """A producer that sends again what it got no answer for: all is stored once, in order."""
     kills = 10 if FULL else 1
@@ -292,6 +355,23 @@ def transactions_all_or_nothing(b):
             check((e.args[0].txn_requires_abort() or e.args[0].code() == confluent_kafka.KafkaError._STATE) and attempt < 2, e)
             p.abort_transaction(20)
     comes_to(lambda: len(read_all(b, 'all')), 105 + 30)
+
+
+def packed_transactions(b):
+    """Compressed batches in transactions: kept packed, all there or nothing, through a kill."""
+    lines = ['%d %s' % (i, 'x' * i) for i in range(100)]
+    for z in 'gzip', 'zstd':
+        p = transactional(b, 'packs-' + z, **{'compression.type': z, 'linger.ms': 50})
+        for commit in True, False, True:
+            p.begin_transaction()
+            for line in lines:
+                p.produce('packed-all', line, partition=0)
+            same(p.flush(60), 0)
+            p.commit_transaction(20) if commit else p.abort_transaction(20)
+    b.restart(signal.SIGKILL)
+    comes_to(lambda: read_all(b, 'packed-all'), lines * 4)
+    same({x[22] & 7 for x in fetch(b, b'packed-all')}, {1, 4})
+    same(thmq('sub', b.native, 'packed-all').splitlines(), lines * 4)
 
 
 def one_name_one_transaction(b):
@@ -625,9 +705,9 @@ def by_kafkajs(b):
 
 
 CASES = {
-    'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, idempotent_producers_through_kills, topics_and_settings,
+    'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, members_that_keep_what_they_have, idempotent_producers_through_kills, topics_and_settings,
                 more_partitions, by_kafkajs, by_ipv6, who_the_client_is],
-    'transactions': [transactions_all_or_nothing, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction, names_that_nobody_uses],
+    'transactions': [transactions_all_or_nothing, packed_transactions, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction, names_that_nobody_uses],
     'bytes': [compressed_batches_as_they_came, who_wants_no_answer, large_batches_to_who_is_slow, what_makes_no_sense, who_does_not_read, a_thousand_connections, who_vanishes_while_joining, a_leader_that_is_slow, who_asks_for_too_much, requests_by_chance,
               newest_versions],
     'kills': [clients_killed_in_each_step, members_killed_by_chance],

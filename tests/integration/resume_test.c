@@ -660,6 +660,56 @@ static void test_group_gone_shared(void)
 	group_gone(true);
 }
 
+static void wait_for_event(struct thmq_session *s, uint32_t type)
+{
+	uint64_t end = now() + 60 * SECOND;
+	struct thmq_event e;
+	int n;
+
+	while ((n = thmq_events(s, &e, 1)) == 0 || e.type != type) {
+		CHECK(n >= 0 && now() < end);
+		thmq_session_wait(s, 10 * MS);
+	}
+}
+
+static struct thmq_consumer *patient_member(struct thmq_session *s)
+{
+	struct thmq_consumer *c;
+
+	CHECK(thmq_consumer_open(s, "t", "g", THMQ_CONSUMER_OPTS(.session_timeout_ns = 3600 * SECOND), &c) == 0);
+	return c;
+}
+
+/* A member that is closed while its connection is lost is none any more once that is back, whether its close waits for that or not: the others get what it had. */
+static void test_left_while_away(void)
+{
+	struct thmq_session *s, *other;
+	struct thmq_consumer *c, *next;
+	int waits, rc;
+
+	up(true);
+	CHECK(thmq_connect(home, direct, NULL, &other) == 0);
+	CHECK(thmq_topic_create(other, "t", NULL) == 0);
+	s = session();
+	for (waits = 0; waits < 2; waits++) {
+		c = patient_member(s);
+		wait_for_event(s, THMQ_EVENT_ASSIGNED);
+		proxy.refuse = proxy.cut = true;
+		wait_for_event(s, THMQ_EVENT_DISCONNECTED);
+		proxy.refuse = !waits;
+		rc = thmq_consumer_close(c, waits ? 60 * SECOND : 0);
+		CHECK(waits ? rc == 0 : rc == -ETIMEDOUT);
+		proxy.refuse = false;
+		wait_for_event(s, THMQ_EVENT_RECONNECTED);
+		next = patient_member(other);
+		wait_for_event(other, THMQ_EVENT_ASSIGNED);
+		CHECK(thmq_consumer_close(next, 60 * SECOND) == 0);
+	}
+	CHECK(thmq_session_close(s, 10 * SECOND) == 0);
+	CHECK(thmq_session_close(other, 10 * SECOND) == 0);
+	down();
+}
+
 /* Who sleeps on the descriptor is woken for each try, and when it is back. */
 static void test_sleeper(void)
 {
@@ -1095,6 +1145,7 @@ static const struct {
 	{"another-broker", test_another_broker},
 	{"group-gone", test_group_gone},
 	{"group-gone-shared", test_group_gone_shared},
+	{"left-while-away", test_left_while_away},
 	{"names", test_names},
 	{"tables", test_tables},
 	{"faults-tcp", test_faults_tcp},

@@ -16,6 +16,8 @@
 #include "broker_copies_checks.h"
 #include "broker_copies_members.h"
 
+#define LED_NS (6 * SECOND)
+
 /* ---------------------------------------------------------------------- flow */
 
 static int send_some(struct world *w)
@@ -461,6 +463,46 @@ static int check_refused(struct world *w)
 	return 0;
 }
 
+static uint64_t led_ns_max; /* of all worlds */
+
+static bool all_led(const struct world *w)
+{
+	uint32_t i, k;
+
+	for (k = 0; k < SHARDS; k++) {
+		for (i = 0; i < BROKERS && !(w->brokers[i] && w->brokers[i]->shards[k].lead && w->brokers[i]->shards[k].lead->serves); i++)
+			;
+		if (i == BROKERS)
+			return false;
+	}
+	return true;
+}
+
+/* Nothing goes wrong any more: each group is led, by one that serves, whatever happened before; and that lasts no longer than disks may stand still, and some elections. */
+static int check_led(struct world *w)
+{
+	const uint64_t begin = now(w);
+	uint32_t i;
+
+	at = "every group is led once the faults have ended";
+	for (i = 0; (i < 200 || now(w) - begin < LED_NS) && !all_led(w); i++)
+		if (step(w))
+			return -1;
+	at = "every group is led once the faults have ended";
+	if (!all_led(w) && !quiet)
+		for (i = 0; i < BROKERS * SHARDS; i++)
+			if (group_of(w, i / SHARDS, i % SHARDS)) {
+				struct thmqi_group_state s;
+
+				thmqi_group_state(group_of(w, i / SHARDS, i % SHARDS), &s);
+				fprintf(stderr, "broker %u, shard %u: role %u, term %llu, leader %llu, failed %d, last %llu, committed %llu\n", i / SHARDS + 1, i % SHARDS, s.role,
+					(unsigned long long)s.term, (unsigned long long)s.leader, s.failed, (unsigned long long)s.last, (unsigned long long)s.committed);
+			}
+	CHECK(w, all_led(w));
+	led_ns_max = THMQI_MAX(led_ns_max, now(w) - begin);
+	return 0;
+}
+
 static int end(struct world *w)
 {
 	struct thmq_partition_info info = {.size = sizeof(info)};
@@ -472,6 +514,8 @@ static int end(struct world *w)
 	w->heal_at = 1;
 	memset(w->back_at, 0, sizeof(w->back_at));
 	if (tend(w)) /* the power may have gone just now, and what is asked waits for somebody who leads */
+		return -1;
+	if (check_led(w))
 		return -1;
 	until = now(w) + 20 * SECOND; /* a disk may stand still for some of it */
 	for (i = 0; (i < 50000 || now(w) < until) && !is_done(w); i++)
@@ -661,10 +705,11 @@ int main(int argc, char **argv)
 	done = each_seed(argc, argv, small ? 10 : 1000, small ? 5000 : 50000, run, &failed);
 	printf("%u times disconnected, %u kills, %u power cuts, %u disks failed and %u had no room, %u messages refused for that, %u topics made and deleted, %u messages refused, %llu runs "
 	       "appended again, %llu looks at what is read without a majority; %u transactions committed, %u aborted, %u prepared, %u times not known at first; "
-	       "%u brokers added, %u removed, %u of them lost, %u while they led; %u times another one was made to lead, %u drained\n",
+	       "%u brokers added, %u removed, %u of them lost, %u while they led; %u times another one was made to lead, %u drained; led again %llu ms after the last fault at most\n",
 	       sum.lost, sum.kills, sum.cuts, sum.ills, sum.fulls, sum.no_room, sum.topics, sum.refused, (unsigned long long)sum.moved, (unsigned long long)sum.read,
 	       sum.txns_committed, sum.txns_aborted, sum.txns_prepared, sum.txns_unknown,
-	       members_sum.added, members_sum.removed, members_sum.replaced, members_sum.busy, members_sum.led, members_sum.drained);
+	       members_sum.added, members_sum.removed, members_sum.replaced, members_sum.busy, members_sum.led, members_sum.drained,
+	       (unsigned long long)(led_ns_max / MS));
 	if (argc > 1)
 		return failed != 0;
 	for (i = 0; i < THMQI_ARRAY_COUNT(defects); i++)

@@ -430,7 +430,7 @@ static void beside_idle_topics_of_many_segments(void)
 		publish("busy", 10, BIG);
 	}
 	publish("busy", 100, BIG);
-	rest(60);
+	rest(600);
 	for (uint32_t i = 0; i < 4; i++) {
 		publish("busy", 50, BIG);
 		rest(5);
@@ -644,6 +644,63 @@ static void full_when_it_is_time(void)
 	down();
 }
 
+/* @apart_ns: of their times. Return: how many of @count were refused with -ENOSPC; all are heard of. */
+static uint32_t send_late(const char *topic, uint32_t count, uint64_t delay_ns, uint64_t apart_ns)
+{
+	uint64_t end = thmqi_disk_sim_now(w.sim) + 60 * SECOND;
+	uint32_t refused = 0, heard = 0, sent = 0;
+	struct thmq_producer *p;
+	struct thmq_event e;
+
+	CHECK(thmq_producer_open(w.session, topic, THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &p) == 0);
+	while (heard < count) {
+		while (sent < count && thmq_send(p, payload, 300, THMQ_MESSAGE_OPTS(.delay_ns = delay_ns + sent * apart_ns)) > 0)
+			sent++;
+		thmq_poll(w.env, SECOND / 100);
+		while (thmq_events(w.session, &e, 1) == 1) {
+			CHECK(e.type != THMQ_EVENT_FAILED || e.error == -ENOSPC);
+			refused += e.type == THMQ_EVENT_FAILED;
+			heard += e.type == THMQ_EVENT_FAILED || e.type == THMQ_EVENT_SETTLED;
+		}
+		CHECK(thmqi_disk_sim_now(w.sim) < end);
+	}
+	CHECK((thmq_producer_close(p, 60 * SECOND) == 0) == !refused);
+	return refused;
+}
+
+/*
+ * Where the file system is full and the broker has no limit of its own: what would wait is refused, and never comes. Those whose time
+ * comes are there, or wait until there is room; each comes once.
+ */
+static void full_disk_when_it_is_time(bool one_by_one)
+{
+	struct thmq_consumer *c;
+
+	up(64);
+	make("t", NULL);
+	make("kept", NULL);
+	CHECK(send_late("t", 20, 5000 * SECOND, one_by_one ? SECOND : 1) == 0);
+	thmqi_disk_sim_set_capacity(w.sim, stored() + (3u << 20));
+	CHECK(fill_up("kept") > 20);
+	CHECK(send_late("t", 5, 10 * SECOND, 1) == 5);
+	rest(20);
+	CHECK(about("t", NULL).end_offset == 0);
+	thmqi_disk_sim_advance(w.sim, 5000 * SECOND);
+	rest(60);
+	CHECK(about("t", NULL).end_offset <= 20);
+	CHECK(thmq_consumer_open(w.session, "t", "g", NULL, &c) == 0);
+	thmqi_disk_sim_set_capacity(w.sim, 0);
+	read_to(c, 20);
+	CHECK(fetch_for(30, c) == 0);
+	publish("kept", 20, BIG);
+	CHECK(send_late("t", 5, 10 * SECOND, 1) == 0);
+	CHECK(fetch_for(30, c) == 5);
+	CHECK(thmq_consumer_close(c, 60 * SECOND) == 0);
+	restart(true);
+	CHECK(about("t", "g").group_offset == 25 && about("t", NULL).end_offset == 25);
+	down();
+}
+
 /* By the time of day alone: nothing goes before it says so, what is of the future waits for it, and offsets and groups do not know of it. */
 static void when_the_clock_is_set(void)
 {
@@ -699,6 +756,8 @@ int main(void)
 	full_until_it_was_read(0);
 	full_until_it_was_read(THMQ_CONSUMER_SHARED);
 	full_when_it_is_time();
+	full_disk_when_it_is_time(false);
+	full_disk_when_it_is_time(true);
 	full_when_a_transaction_ends(true);
 	full_when_a_transaction_ends(false);
 	full_while_many_transactions_end(true, false);

@@ -44,7 +44,7 @@ static const struct {
 	STRUCT(thmq_access, 40, reserved, 36),
 	STRUCT(thmq_stats_info, 152, name, 88),
 	STRUCT(thmq_stats_value, 120, p999, 112),
-	STRUCT(thmq_partition_info, 56, delayed, 48),
+	STRUCT(thmq_partition_info, 64, due_ns, 56),
 	STRUCT(thmq_key_info, 24, time_ns, 16),
 	STRUCT(thmq_producer_opts, 40, compress_level, 36),
 	STRUCT(thmq_message_opts, 112, txn, 104),

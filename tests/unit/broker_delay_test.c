@@ -109,3 +109,90 @@ Test(broker_delay, messages_come_in_time_where_what_is_stored_is_shown, .init = 
 	late = latest();
 	cr_assert_lt(late, 10 * MS, "%llu ns late", (unsigned long long)late);
 }
+
+/* ------------------------------------------------------------------ a process that is stopped */
+
+#define STOPS 3000u
+
+static struct thmqi_prng chances;
+static uint32_t stops, sent; /* of so many looks at the clock one is followed by a stop; 0: none */
+
+/* With the time before which it must not come. */
+static void send_one(void)
+{
+	uint64_t delay = 1 + thmqi_prng_below(&chances, 100 * MS), due = thmqi_disk_sim_now(sim) + delay;
+
+	sent += thmq_send(producer, &due, sizeof(due), THMQ_MESSAGE_OPTS(.delay_ns = delay)) > 0;
+}
+
+/* The clock was looked at, and then the process was stopped: what it said is old when it is used, and what others have sent meanwhile is younger. */
+static uint64_t stopped(uint64_t ns)
+{
+	uint32_t often = stops;
+
+	if (!often || thmqi_prng_below(&chances, often) != 0)
+		return ns;
+	stops = 0;
+	thmqi_disk_sim_advance(sim, 1 + thmqi_prng_below(&chances, thmqi_prng_below(&chances, 2) ? MS : 70 * MS));
+	send_one();
+	stops = often;
+	return ns;
+}
+
+static uint64_t stopped_now(void *ctx)
+{
+	const struct thmqi_clock *clock = ctx;
+
+	return stopped(clock->now_ns(clock->ctx));
+}
+
+static uint64_t stopped_wall(void *ctx)
+{
+	const struct thmqi_clock *clock = ctx;
+
+	return stopped(clock->wall_ns(clock->ctx));
+}
+
+/* Return: how many have come */
+static uint32_t take_stopped(void)
+{
+	struct thmq_message m[64];
+	int n = thmq_fetch(consumer, m, 64), k;
+	uint64_t due, now = thmqi_disk_sim_now(sim);
+
+	cr_assert_geq(n, 0);
+	for (k = 0; k < n; k++) {
+		memcpy(&due, m[k].data, sizeof(due));
+		cr_assert_geq(now, due, "%llu us early", (unsigned long long)(due - now) / 1000);
+	}
+	cr_assert_eq(thmq_release(consumer, m, (uint32_t)n), 0);
+	return (uint32_t)n;
+}
+
+Test(broker_delay, no_message_comes_early_where_the_process_is_stopped_now_and_then)
+{
+	struct thmqi_world world;
+	struct thmqi_clock clock = {.now_ns = stopped_now, .wall_ns = stopped_wall};
+	uint32_t got = 0;
+
+	thmqi_prng_seed(&chances, 5);
+	cr_assert_eq(thmqi_disk_sim_open(7, NULL, &sim), 0);
+	world = *thmqi_disk_sim_world(sim);
+	clock.ctx = (void *)(uintptr_t)world.clock;
+	world.clock = &clock;
+	cr_assert_eq(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20), &world, &env), 0);
+	cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 1), &broker), 0, "%s", thmq_errmsg());
+	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &session), 0);
+	open_topic(THMQ_DURABILITY_MEMORY);
+	stops = 30;
+	while (sent < STOPS) {
+		thmq_poll(env, MS / 20);
+		got += take_stopped();
+	}
+	stops = 0;
+	while (got < sent) {
+		thmq_poll(env, MS);
+		got += take_stopped();
+	}
+	end();
+}

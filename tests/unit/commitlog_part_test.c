@@ -6,6 +6,8 @@
 #include <criterion/criterion.h>
 #include <unistd.h>
 
+#include "../../lib/commitlog/internal.h"
+#include "../../lib/commitlog/index/seal_format.h"
 #include "commitlog_rig.h"
 
 #define DURABLE THMQ_DURABILITY_DURABLE
@@ -552,4 +554,142 @@ Test(commitlog_part, the_index_that_is_made_of_it_is_right_to_the_byte, .init = 
 	cr_assert_eq(reopen(), 0);
 	cr_assert_eq(rig_stats(&r).sealed_segments, 1);
 	expect_all();
+}
+
+/* Runs of @size bytes until the log ends at @position or behind it, and what follows from that is done. */
+static void fill_plain(uint64_t position, uint32_t size)
+{
+	uint64_t index = 0;
+
+	for (uint32_t p = 0; rig_stats(&r).end_position < position; p = (p + 1) % PARTITIONS)
+		cr_assert_eq(rig_append_wait(&r, p, next[p]++, size, MEMORY, &index), 0);
+	cr_assert_eq(rig_append_wait(&r, 0, next[0]++, 100, DURABLE, &index), 0);
+	cr_assert_eq(rig_await(&r, index), 0);
+}
+
+/* A part of small runs would be as large as many of them. */
+Test(commitlog_part, one_is_made_where_it_takes_little_of_what_was_appended, .init = up, .fini = down)
+{
+	struct thmq_log *log;
+
+	cr_assert_eq(rig_close(&r), 0);
+	r.defects = 0;
+	cr_assert_eq(reopen(), 0);
+	log = r.log;
+	cr_assert_eq(log->part_due, UINT64_MAX); /* the segment is small: it is asked for here */
+	log->part_due = 3 * MIB;
+	fill_plain(3 * MIB + MIB / 2, 100);
+	cr_assert_eq(log->part_due, UINT64_MAX);
+	cr_assert_eq(log->part, 0);
+	fill_plain(4 * MIB + 100000, 1000);
+	cr_assert_eq(log->part_from, 4 * MIB);
+	for (uint32_t i = 0; i < 5000 && log->sealing.step != SEALING_IDLE; i++)
+		thmqi_core_poll(r.core, 1000000);
+	log->part_due = 7 * MIB;
+	fill_plain(7 * MIB + MIB / 2, 60000);
+	cr_assert_eq(log->part, 1);
+	cr_assert_geq(log->part_from, 7 * MIB);
+}
+
+static bool is_zero(const uint8_t *at, const uint8_t *end)
+{
+	while (at < end && !*at)
+		at++;
+	return at == end;
+}
+
+/* Between its sections, and in its pages of runs behind the last. */
+static void expect_zeros(const char *name)
+{
+	const struct seal_header *h;
+	char path[128];
+	uint8_t *data;
+	size_t bytes;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	f = fopen(path, "rb");
+	data = calloc(1, 8 * MIB);
+	cr_assert(f && data);
+	bytes = fread(data, 1, 8 * MIB, f);
+	fclose(f);
+	h = (const struct seal_header *)data;
+	for (uint32_t i = 0; i < SEAL_SECTIONS; i++) {
+		const struct seal_section_entry *e = &h->sections[i];
+		uint64_t next_at = i + 1 < SEAL_SECTIONS ? h->sections[i + 1].offset : bytes;
+
+		cr_assert(is_zero(data + e->offset + e->bytes, data + next_at), "%s: behind section %u", name, e->kind);
+	}
+	for (uint32_t i = 0; i < h->sections[SEAL_RUNS - 1].count; i++) {
+		const struct seal_run_page *p = (const struct seal_run_page *)(data + h->sections[SEAL_RUNS - 1].offset) + i;
+		uint32_t k = 0;
+
+		while (k < SEAL_PAGE_RUNS && p->runs[k].blocks)
+			k++;
+		cr_assert(is_zero((const uint8_t *)&p->runs[k], (const uint8_t *)&p->crc), "%s: page %u, behind run %u", name, i, k);
+	}
+	free(data);
+}
+
+/* What an image was made in holds the next one, if the log is busy: nothing of what it was is in that. */
+Test(commitlog_part, an_index_has_nothing_of_the_one_whose_memory_it_is_made_in, .init = up_real, .fini = down_real)
+{
+	const struct thmq_log_visitor visitor = {.size = sizeof(visitor), .finding = on_finding};
+	struct seal_memory *kept = &r.log->sealing.kept;
+	uint64_t index, bytes = 0, largest = 0;
+	uint32_t used = 0, times = 0;
+	const uint8_t *spoiled = NULL;
+
+	for (uint32_t i = 1; rig_stats(&r).end_position < 7 * MIB; i++) {
+		uint32_t p = i % 3 ? i % PARTITIONS : PARTITIONS + i % (KEYED - PARTITIONS);
+
+		if (i % 3)
+			cr_assert_eq(rig_append_wait(&r, p, next[p]++, 100 + i % 900, i % 100 ? MEMORY : DURABLE, &index), 0);
+		else
+			cr_assert_eq(rig_append_wait(&r, p, i, 50, MEMORY, &index), 0);
+		if (i % 5 == 0)
+			put_state(i % KINDS, i % ITEMS, i);
+		if (kept->data && kept->data != spoiled) { /* as if it had held anything */
+			memset(kept->data, 0xff, kept->bytes);
+			thmqi_timer_stop(r.core, &r.log->sealing.kept_timer); /* a slow machine is no log at rest */
+			spoiled = kept->data;
+			bytes = kept->bytes;
+			largest = THMQI_MAX(largest, bytes);
+			times++;
+		}
+		if (spoiled && r.log->sealing.image.data == spoiled) {
+			used += r.log->sealing.image.used;
+			spoiled = NULL;
+		}
+		if (i % 8 == 0)
+			rig_poll(&r, 2);
+	}
+	cr_assert_gt(times, 1);
+	cr_assert_gt(used, 0, "%u of %u", used, times);
+	cr_assert_leq(largest, 64 * MIB);
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(thmq_log_scan(dir, &visitor, NULL), 0);
+	cr_assert_eq(findings, 0);
+	expect_zeros("00000000000000000000.idx");
+	expect_zeros(PART);
+	cr_assert_eq(thmqi_env_open(THMQ_ENV_OPTS(.pool_bytes = 64u << 20), NULL, &r.env), 0);
+	r.core = thmqi_env_core(r.env, 0);
+	cr_assert_eq(reopen(), 0);
+	cr_assert_eq(rig_stats(&r).sealed_segments, 1);
+	for (uint32_t p = 0; p < PARTITIONS; p++)
+		cr_assert_eq(rig_read_all(&r, p, 0, next[p]), (int64_t)next[p], "partition %u", p);
+}
+
+Test(commitlog_part, its_memory_goes_back_once_the_log_is_at_rest, .init = up, .fini = down)
+{
+	bool kept = false;
+
+	fill_plain(3 * MIB, 1000);
+	for (uint32_t i = 0; i < 1000 && (r.log->sealing.kept.data || r.log->sealing.image.data); i++) {
+		thmqi_core_poll(r.core, 1000000);
+		kept |= r.log->sealing.kept.data != NULL;
+	}
+	cr_assert(kept);
+	cr_assert_null(r.log->sealing.kept.data);
+	cr_assert_null(r.log->sealing.image.data);
 }

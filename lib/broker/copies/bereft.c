@@ -90,6 +90,8 @@ static bool may_begin(const struct shard *s)
 
 	if (l->serves || l->leader || l->rebuild || l->reopens || s->failed || s->closing || !l->group || l->known <= 1) /* that one each began with */
 		return false;
+	if (atomic_load(&s->broker->removed)) /* others know more */
+		return false;
 	if (!is_meta(s) && (l->known < l->told_index || !atomic_load(&s->broker->reads)))
 		return false;
 	return l->bereft_ns && s->core->now_ns - l->bereft_ns >= patience_ns(s);
@@ -116,7 +118,7 @@ void thmqi_bereft_end(struct shard *s)
 
 void thmqi_bereft_step(struct shard *s)
 {
-	bool over = is_meta(s) ? s->core->now_ns - s->lead->reads_ns >= READS_NS : !atomic_load(&s->broker->reads);
+	bool over = is_meta(s) ? s->core->now_ns - s->lead->reads_ns >= READS_NS || atomic_load(&s->broker->removed) : !atomic_load(&s->broker->reads);
 
 	if (s->reads_only && over)
 		thmqi_bereft_end(s);

@@ -441,6 +441,15 @@ static void on_known(void *ctx)
 	thmqi_node_known(((struct shard *)ctx)->broker);
 }
 
+/* Whoever comes is sent to the others, and reads nothing here, which may be old. */
+static void on_removed(void *ctx, bool is)
+{
+	struct shard *s = ctx;
+
+	if (is_meta(s))
+		atomic_store(&s->broker->removed, is);
+}
+
 static const char *address_in(const struct thmqi_members *m, uint64_t id)
 {
 	const struct thmqi_member *found = thmqi_members_find(m, id);
@@ -535,6 +544,7 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 			   .members = on_members,
 			   .failed = on_failed,
 			   .known = on_known,
+			   .removed = on_removed,
 			   .ctx = s},
 		.wire = {.send = l->courier ? thmqi_carried_send : on_send,
 			 .ctx = l->courier ? (void *)&l->carried : s},

@@ -6,12 +6,13 @@
  */
 #include <stdio.h>
 
-#include "../internal.h"
+#include "lead.h"
 #include "node.h"
 
 #define NODE_MAGIC 0x31444f4eu /* "NOD1" */
-#define NODE_VERSION 2u
+#define NODE_VERSION 3u
 #define PEERS_MAX 32u
+#define SLOTS 2u /* of one block each, written in turns */
 
 struct node_peer {
 	uint64_t id; /* 0: none */
@@ -27,9 +28,12 @@ struct node_file {
 	struct thmqi_node_mark own;
 	struct node_peer peers[PEERS_MAX]; /* those that were met last are first */
 	uint32_t known; /* 1: all others that vote have met it: it may vote. As of version 2, before it is taken to be so */
-	uint32_t crc; /* CRC32C of all before it */
+	uint32_t crc;   /* CRC32C of all before it. As of version 3 this is 0, and the one below counts */
+	uint64_t number; /* how often it was written; as of version 3, and likewise what follows */
+	uint32_t reserved;
+	uint32_t crc3; /* CRC32C of all before it */
 };
-_Static_assert(sizeof(struct node_file) == 32 + 24 + PEERS_MAX * 32 + 8 &&
+_Static_assert(sizeof(struct node_file) == 32 + 24 + PEERS_MAX * 32 + 24 &&
 		       sizeof(struct node_file) <= THMQI_BLOCK,
 	       "as in doc/format.md");
 
@@ -45,60 +49,110 @@ struct node {
 
 /* --------------------------------------------------------------------- file */
 
+static bool is_sound(const struct node_file *f)
+{
+	if (f->magic != NODE_MAGIC)
+		return false;
+	return f->version < 3 ? f->crc == thmqi_crc32c(0, f, offsetof(struct node_file, crc)) :
+				f->crc3 == thmqi_crc32c(0, f, offsetof(struct node_file, crc3));
+}
+
+/* The slot that was written last. One that was being written when the power went is not sound, and the one before it is. */
+static int choose(struct node *n, const uint8_t *slots)
+{
+	const struct node_file *f, *is = NULL;
+	uint32_t i;
+
+	for (i = 0; i < SLOTS; i++) {
+		f = (const void *)(slots + i * THMQI_BLOCK);
+		if (is_sound(f) && (!is || f->number > is->number))
+			is = f;
+	}
+	if (!is)
+		return -THMQ_ECORRUPT;
+	if (!is->version || is->version > NODE_VERSION)
+		return -THMQ_EVERSION;
+	n->file = *is;
+	if (is->version == 1)
+		n->file.known = 1;
+	if (is->version < 3) /* it has one slot, and is made anew */
+		n->file.number = n->file.crc = 0;
+	n->file.version = NODE_VERSION;
+	return 0;
+}
+
 /* 0; -ENOENT; -THMQ_ECORRUPT; -THMQ_EVERSION; an error of the device */
 static int load(struct node *n)
 {
 	struct thmqi_disk_file *file;
-	struct node_file *f;
 	int rc = n->disk->file_open(n->dir, "node", false, &file);
+	uint8_t *slots;
 	int64_t got;
 
 	if (rc)
 		return rc;
-	f = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
-	if (!f) {
+	slots = aligned_alloc(THMQI_BLOCK, SLOTS * THMQI_BLOCK);
+	if (!slots) {
 		n->disk->file_close(file);
 		return -ENOMEM;
 	}
-	memset(f, 0, THMQI_BLOCK);
-	got = n->disk->file_read(file, f, THMQI_BLOCK, 0);
+	memset(slots, 0, SLOTS * THMQI_BLOCK);
+	got = n->disk->file_read(file, slots, SLOTS * THMQI_BLOCK, 0);
 	n->disk->file_close(file);
-	if (got < 0)
-		rc = (int)got;
-	else if (f->magic != NODE_MAGIC || f->crc != thmqi_crc32c(0, f, offsetof(struct node_file, crc)))
-		rc = -THMQ_ECORRUPT;
-	else if (!f->version || f->version > NODE_VERSION)
-		rc = -THMQ_EVERSION;
-	else
-		n->file = *f;
-	if (!rc && n->file.version == 1)
-		n->file.known = 1;
-	n->file.version = NODE_VERSION;
-	free(f);
+	rc = got < 0 ? (int)got : choose(n, slots);
+	free(slots);
 	return rc;
 }
 
-/* In place of the one before, or not at all. */
-static int store(struct node *n)
+/* All slots are the same, and all of the file is there or nothing. */
+static int make(struct node *n, const void *block)
 {
 	const struct thmqi_disk_table *disk = n->disk;
 	struct thmqi_disk_file *file;
+	uint32_t i;
+	int rc = disk->file_open(n->dir, "node.tmp", true, &file);
+
+	if (rc)
+		return rc;
+	for (i = 0; i < SLOTS && !rc; i++)
+		rc = disk->file_write(file, block, THMQI_BLOCK, i * THMQI_BLOCK, false);
+	rc = rc ? rc : disk->file_flush(file);
+	disk->file_close(file);
+	rc = rc ? rc : disk->rename(n->dir, "node.tmp", "node");
+	return rc ? rc : disk->dir_sync(n->dir);
+}
+
+/* Takes no room: a file system without any is no reason not to open. The other slot stays what it is. */
+static int overwrite(struct node *n, const void *block)
+{
+	const struct thmqi_disk_table *disk = n->disk;
+	struct thmqi_disk_file *file;
+	int rc = disk->file_open(n->dir, "node", false, &file);
+
+	if (rc)
+		return rc;
+	rc = disk->file_write(file, block, THMQI_BLOCK, n->file.number % SLOTS * THMQI_BLOCK, false);
+	rc = rc ? rc : disk->file_flush(file);
+	disk->file_close(file);
+	return rc;
+}
+
+/* In place of the one before last, or not at all. */
+static int store(struct node *n)
+{
+	bool is_first = !n->file.number;
 	void *block = aligned_alloc(THMQI_BLOCK, THMQI_BLOCK);
 	int rc;
 
 	if (!block)
 		return -ENOMEM;
-	n->file.crc = thmqi_crc32c(0, &n->file, offsetof(struct node_file, crc));
+	n->file.number++;
+	n->file.crc3 = thmqi_crc32c(0, &n->file, offsetof(struct node_file, crc3));
 	memset(block, 0, THMQI_BLOCK);
 	memcpy(block, &n->file, sizeof(n->file));
-	rc = disk->file_open(n->dir, "node.tmp", true, &file);
-	if (!rc) {
-		rc = disk->file_write(file, block, THMQI_BLOCK, 0, false);
-		rc = rc ? rc : disk->file_flush(file);
-		disk->file_close(file);
-		rc = rc ? rc : disk->rename(n->dir, "node.tmp", "node");
-		rc = rc ? rc : disk->dir_sync(n->dir);
-	}
+	rc = is_first ? make(n, block) : overwrite(n, block);
+	if (rc) /* the next one writes the same slot: the other one is sound */
+		n->file.number--;
 	free(block);
 	return rc;
 }
@@ -252,10 +306,18 @@ static int compare(const struct thmqi_node_mark *known, const struct thmqi_node_
 	return now->opening == known->opening ? 0 : -ENOTUNIQ;
 }
 
-/* Who was met longest ago is forgotten: a cluster has less than there is room for, but numbers come and go. */
+/* Whose place another one gets: who was met longest ago, and is none of the cluster. Numbers come and go, and those that stay are seldom met anew. */
+static uint32_t place_of_stranger(const struct thmq_broker *b, const struct node_file *f)
+{
+	uint32_t i = PEERS_MAX;
+
+	while (i && thmqi_roll_has(b, f->peers[i - 1].id))
+		i--;
+	return i ? i - 1 : PEERS_MAX - 1;
+}
+
 static void remember(struct node_file *f, uint32_t at, uint64_t id, const struct thmqi_node_mark *mark)
 {
-	at = THMQI_MIN(at, PEERS_MAX - 1);
 	memmove(&f->peers[1], &f->peers[0], at * sizeof(f->peers[0]));
 	f->peers[0] = (struct node_peer){.id = id, .mark = *mark};
 }
@@ -276,7 +338,7 @@ int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mar
 	else
 		rc = mark->directory != 0;
 	if (rc == 1) {
-		remember(&n->file, i, id, mark);
+		remember(&n->file, i < PEERS_MAX ? i : place_of_stranger(broker, &n->file), id, mark);
 		/* where it cannot be stored now it is known as long as this broker is open: to be cut off from the others is worse */
 		store(n);
 		rc = 0;

@@ -276,6 +276,20 @@ static void tell_states(struct conn *c)
 	reply->count = reply->total = look(c->shard, reply->states);
 }
 
+bool thmqi_roll_has(const struct thmq_broker *b, uint64_t id)
+{
+	struct roll *r = b->roll;
+	uint32_t i;
+	bool has;
+
+	pthread_mutex_lock(&r->lock);
+	for (i = 0; i < r->seen_count && r->seen[i].id != id; i++)
+		;
+	has = i < r->seen_count;
+	pthread_mutex_unlock(&r->lock);
+	return has;
+}
+
 int thmqi_broker_nodes(struct thmq_broker *b, struct thmq_node *ret_nodes, uint32_t max)
 {
 	const struct roll *r = b->roll;

@@ -57,6 +57,26 @@ uint32_t thmqi_delay_count(const struct shard *s, uint32_t partition)
 	return s->delay ? (uint32_t)(uintptr_t)thmqi_map_get(&s->delay->counts, partition) : 0;
 }
 
+uint64_t thmqi_delay_due(const struct shard *s)
+{
+	struct delay *d = s->delay;
+	struct waiting_entry e;
+	uint64_t due = UINT64_MAX;
+	int rc;
+
+	if (!d || (d->phase == DELAY_OFF && !d->waiting.live))
+		return UINT64_MAX;
+	/* what was appended last is seen by the time that it is settled */
+	if (d->phase != DELAY_LIVE || d->released > s->pending_head)
+		return 0;
+	if (d->count)
+		due = d->order[0]->said ? 0 : d->order[0]->entry.due_ns;
+	rc = thmqi_waiting_first(&d->waiting, &e);
+	if (rc < 0)
+		return 0;
+	return rc ? THMQI_MIN(due, e.due_ns) : due;
+}
+
 /* ------------------------------------------------------------------------ store */
 
 /* Both of its partitions are there: before the first message of all. */
@@ -88,13 +108,16 @@ int thmqi_delay_place(struct shard *s, struct partition **ret_partition)
 	return rc;
 }
 
-/* When: what its producer's machine, or this one, calls so. */
+/* When: what its producer's machine, or this one, calls so. What is counted from now on is counted by the clock itself: the core's look at
+ * it is older than the message where the process was stopped in between, and then it would come early. */
 static uint64_t due_of(const struct shard *s, uint64_t said)
 {
-	uint64_t wall = s->core->wall_ns, after = said & ~THMQI_DELAY_AFTER;
+	const struct thmqi_clock *clock = s->core->clock;
+	uint64_t wall, after = said & ~THMQI_DELAY_AFTER;
 
 	if (!(said & THMQI_DELAY_AFTER))
 		return said;
+	wall = THMQI_MAX(clock->wall_ns(clock->ctx), s->core->wall_ns);
 	return after > INT64_MAX - wall ? INT64_MAX : wall + after;
 }
 

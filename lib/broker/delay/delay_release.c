@@ -392,6 +392,7 @@ static int append(struct delay *d, struct partition *p, const struct gathered *g
 			      .end_offset = p->next_offset + n,
 			      .count = n};
 	s->pending_tail++;
+	d->released = s->pending_tail;
 	s->delay_mark = d->order[n - 1]->number + 1;
 	p->next_offset += n;
 	p->jumped = false;

@@ -358,7 +358,7 @@ static struct member *find_member(struct group *g, const struct conn *c, uint32_
 	return NULL;
 }
 
-static void leave_all(struct meta *m, struct conn *c, uint32_t stream)
+static void leave_all(struct meta *m, struct conn *c, uint32_t stream, uint64_t id)
 {
 	struct thmqi_list *it;
 	struct member *member;
@@ -369,26 +369,26 @@ static void leave_all(struct meta *m, struct conn *c, uint32_t stream)
 		thmqi_list_each(it, &m->topics[i]->groups)
 		{
 			g = thmqi_container(it, struct group, link);
-			while ((member = find_member(g, c, stream)))
+			while ((member = find_member(g, c, stream)) || (member = member_by_id(g, id)))
 				remove_member(m, g, member);
 		}
 	}
 }
 
-void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream)
+void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream, uint64_t id)
 {
-	leave_all(m, c, stream);
+	leave_all(m, c, stream, id);
 }
 
 /* Its JOIN may not be stored yet: a member that nobody is there for any more would keep its partitions unread. */
-void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream)
+void thmqi_meta_left(struct meta *m, struct conn *c, uint32_t stream, uint64_t id)
 {
 	struct meta_change *change;
 
 	for (change = m->changes; change; change = change->next)
 		if (change->conn == c && change->op == THMQI_OP_JOIN && change->stream == stream)
 			change->left = true;
-	leave_all(m, c, stream);
+	leave_all(m, c, stream, id);
 }
 
 void thmqi_meta_revoked(struct meta *m, struct conn *c, const struct thmqi_frame *f)
@@ -470,7 +470,7 @@ void thmqi_meta_conn_closed(struct meta *m, struct conn *c)
 	struct meta_change *change;
 
 	go_away(m, c);
-	leave_all(m, c, UINT32_MAX);
+	leave_all(m, c, UINT32_MAX, 0);
 	thmqi_txns_conn_closed(m, c);
 	for (change = m->changes; change; change = change->next)
 		if (change->conn == c)

@@ -340,12 +340,14 @@ static void on_timer(struct thmqi_timer *t)
 	struct shared *sh = thmqi_container(t, struct shared, timer);
 	uint64_t now = now_of(sh);
 
-	if (thmqi_spans_expire(&sh->spans, now, &sh->out_ns)) {
+	const bool any = thmqi_spans_expire(&sh->spans, now, &sh->out_ns);
+
+	if (any)
 		sh->back_ns = 0;
-		thmqi_shared_feed_all(sh);
-	}
 	if (sh->back_ns <= now)
 		wake(sh);
+	if (any) /* behind that: whoever let them expire has room by now, and is not the first to get them again */
+		thmqi_shared_feed_all(sh);
 	thmqi_shared_arm(sh);
 }
 

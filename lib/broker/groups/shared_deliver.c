@@ -427,6 +427,10 @@ uint32_t thmqi_shared_pump(struct sub *sub, uint32_t budget)
 		}
 		done++;
 	}
+	if (done) { /* what comes back goes to others first: else one that takes, and does nothing, would have it again and again */
+		thmqi_list_del(&sub->partition_link);
+		thmqi_list_add_tail(&partition_of(sh)->subs, &sub->partition_link);
+	}
 	thmqi_shared_arm(sh);
 	return done;
 }

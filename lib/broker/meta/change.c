@@ -766,6 +766,7 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	reply->value[3] = g ? thmqi_shared_done(g) : 0;
 	reply->total = g ? thmqi_groups_readers(p, g) : 0;
 	reply->count = thmqi_delay_count(c->shard, p->id);
+	reply->due_ns = thmqi_delay_due(c->shard);
 	thmqi_reply(c, id, 0);
 }
 
@@ -851,7 +852,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		if (r.topic_flags & THMQI_LEAVE_AWAY)
 			thmqi_group_away(m, c, r.stream);
 		else
-			thmqi_group_leave(m, c, r.stream);
+			thmqi_group_leave(m, c, r.stream, r.member);
 		thmqi_reply(c, id, 0);
 		break;
 	case THMQI_OP_GROUP_FIND:

@@ -170,7 +170,8 @@ void thmqi_group_expel(struct meta *m, struct group *g); /* all its members */
 int thmqi_group_reserve(struct topic *t, uint32_t partitions); /* room for so many in all its groups; -ENOMEM */
 void thmqi_group_grown(struct meta *m, struct topic *t); /* they are there */
 void thmqi_group_timer_start(struct meta *m); /* there is something to look after */
-void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream);
+/* @id: which member it is, also where it came over another connection, and is away; 0: that says who it is by its stream */
+void thmqi_group_leave(struct meta *m, struct conn *c, uint32_t stream, uint64_t id);
 void thmqi_group_drop(struct meta *m, struct group *g); /* its topic was deleted */
 void thmqi_group_timer_init(struct meta *m);
 

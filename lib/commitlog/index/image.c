@@ -10,6 +10,9 @@
 #include "keys.h"
 #include "seal_format.h"
 
+#define ROOM_SLACK 4u
+#define CLEAR_ENTRIES 8u /* a page takes the time of so many entries */
+
 static struct seal_header *header_of(const struct seal_image *image)
 {
 	return (struct seal_header *)image->data;
@@ -31,7 +34,11 @@ static void section_add(struct seal_image *image, uint32_t kind, uint64_t count,
 {
 	struct seal_section_entry *e = section_of(image, kind);
 
-	image->bytes = THMQI_ALIGN_UP(image->bytes, (uint64_t)align);
+	uint64_t end = image->bytes;
+
+	image->bytes = THMQI_ALIGN_UP(end, (uint64_t)align);
+	if (image->used)
+		memset(image->data + end, 0, image->bytes - end);
 	e->kind = kind;
 	e->offset = image->bytes;
 	e->count = (uint32_t)count;
@@ -74,8 +81,7 @@ static void put_header(struct thmq_log *log, struct seal_header *h, const struct
 	h->flags = s->keys.missing ? SEAL_KEYS_MISSING : 0;
 }
 
-/* Bytes that the file has at most. */
-static uint64_t room_for(const struct segment *s, const struct generation *g)
+uint64_t thmqi_image_room(const struct segment *s, const struct generation *g)
 {
 	uint64_t pages = seal_pages(g->partitions, SEAL_PAGE_PARTITIONS_USUAL) + 1ull + seal_pages(s->run_count, SEAL_PAGE_RUNS) + 1;
 	uint64_t key_pages = seal_pages(s->keys.count, SEAL_PAGE_KEYS);
@@ -95,23 +101,54 @@ static void put_terms(struct seal_header *h, const struct generation *g)
 		h->terms[i] = (struct seal_term){.index = g->terms[i].index, .term = g->terms[i].term};
 }
 
-int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g,
-		      uint32_t part)
+void thmqi_image_memory_free(struct seal_memory *m)
 {
-	uint64_t room = THMQI_ALIGN_UP(room_for(s, g), (uint64_t)SEAL_PAGE);
-	uint32_t run_pages = seal_pages(s->run_count, SEAL_PAGE_RUNS);
-	uint32_t partition_pages = seal_pages(g->partitions, SEAL_PAGE_PARTITIONS_USUAL);
-	uint32_t key_pages = seal_pages(s->keys.count, SEAL_PAGE_KEYS);
+	if (m->data)
+		munmap(m->data, m->bytes);
+	*m = (struct seal_memory){0};
+}
 
-	memset(image, 0, sizeof(*image));
-	if (room > SEAL_BYTES_MAX)
-		return -EFBIG;
+/*
+ * Memory that was never touched costs as much as what is written there. That of keys is: what they take of it is not known before
+ * they are sorted.
+ */
+static int get_memory(struct seal_image *image, struct seal_memory *kept, uint64_t room, uint32_t key_pages)
+{
+	if (kept->bytes >= room && !key_pages) {
+		image->data = kept->data;
+		image->room = kept->bytes;
+		image->used = true;
+		*kept = (struct seal_memory){0};
+		memset(image->data, 0, sizeof(struct seal_header));
+		return 0;
+	}
+	thmqi_image_memory_free(kept);
+	room = THMQI_ALIGN_UP(room + room / ROOM_SLACK, (uint64_t)SEAL_PAGE); /* the next one may need a little more */
 	image->data = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (image->data == MAP_FAILED) {
 		image->data = NULL;
 		return -ENOMEM;
 	}
 	image->room = room;
+	return 0;
+}
+
+int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g,
+		      uint32_t part)
+{
+	uint64_t room = THMQI_ALIGN_UP(thmqi_image_room(s, g), (uint64_t)SEAL_PAGE);
+	uint32_t run_pages = seal_pages(s->run_count, SEAL_PAGE_RUNS);
+	uint32_t partition_pages = seal_pages(g->partitions, SEAL_PAGE_PARTITIONS_USUAL);
+	uint32_t key_pages = seal_pages(s->keys.count, SEAL_PAGE_KEYS);
+
+	int rc;
+
+	memset(image, 0, sizeof(*image));
+	if (room > SEAL_BYTES_MAX)
+		return -EFBIG;
+	rc = get_memory(image, &log->sealing.kept, room, key_pages);
+	if (rc)
+		return rc;
 	image->segment = s;
 	image->generation = g;
 	image->batch_count = s->batch_count;
@@ -202,8 +239,10 @@ static void put_run(struct seal_image *image, const struct entry *entry, int64_t
 								     .span = entry->span,
 								     .blocks = next - block,
 								     .tag_filter = entry->tag_filter};
-	if (image->runs % SEAL_PAGE_RUNS == 0)
+	if (image->runs % SEAL_PAGE_RUNS == 0) {
+		memset(p->zero, 0, sizeof(p->zero));
 		seal_page(image, p);
+	}
 }
 
 /* Of its runs in the segment; of a part, those that were there when it was begun. */
@@ -313,18 +352,38 @@ static uint32_t gather(struct seal_image *image, uint32_t budget)
 	return done + 1;
 }
 
+/* Pages that count what lies in them are zero before anything does. Return: the work, in entries. */
+static uint32_t clear(struct seal_image *image, uint32_t budget)
+{
+	uint32_t pages = section_of(image, SEAL_PARTITIONS)->count - image->cleared;
+
+	pages = THMQI_MIN(pages, budget / CLEAR_ENTRIES + 1);
+	memset((uint8_t *)bytes_of(image, SEAL_PARTITIONS) + (uint64_t)image->cleared * SEAL_PAGE, 0, (uint64_t)pages * SEAL_PAGE);
+	image->cleared += pages;
+	return pages * CLEAR_ENTRIES;
+}
+
 /* The segment's runs were counted with its states among them. */
 static void gather_end(struct seal_image *image)
 {
 	uint32_t pages = seal_pages(image->runs, SEAL_PAGE_RUNS);
 	struct seal_section_entry *runs = section_of(image, SEAL_RUNS), *fences = section_of(image, SEAL_RUN_FENCES);
+	struct seal_run_page *last;
 
+	if (image->used)
+		memset(image->data + fences->offset + pages * sizeof(struct seal_fence), 0,
+		       fences->bytes - pages * sizeof(struct seal_fence));
 	runs->count = fences->count = pages;
 	runs->bytes = (uint64_t)pages * SEAL_PAGE;
 	fences->bytes = (uint64_t)pages * sizeof(struct seal_fence);
 	image->bytes = runs->offset + runs->bytes;
-	if (image->runs % SEAL_PAGE_RUNS)
-		seal_page(image, image->data + image->bytes - SEAL_PAGE);
+	if (image->runs % SEAL_PAGE_RUNS) {
+		last = (struct seal_run_page *)(image->data + image->bytes - SEAL_PAGE);
+		if (image->used)
+			memset(&last->runs[image->runs % SEAL_PAGE_RUNS], 0,
+			       SEAL_PAGE - image->runs % SEAL_PAGE_RUNS * sizeof(struct seal_run));
+		seal_page(image, last);
+	}
 	section_add(image, SEAL_KEY_FILTER, 0, 1, SEAL_PAGE);
 }
 
@@ -334,6 +393,8 @@ uint32_t thmqi_image_step(struct seal_image *image, uint32_t budget)
 
 	if (!image->next && image->gathered)
 		return thmqi_image_keys(image, budget);
+	if (image->used && image->cleared < section_of(image, SEAL_PARTITIONS)->count)
+		return clear(image, budget);
 	done = image->next ? gather(image, budget) : 1;
 	if (!image->next) {
 		gather_end(image);
@@ -370,12 +431,20 @@ void thmqi_image_end(struct seal_image *image)
 	seal_page(image, h);
 }
 
+struct seal_memory thmqi_image_take(struct seal_image *image)
+{
+	struct seal_memory m = {.data = image->data, .bytes = image->room};
+
+	thmqi_image_keys_free(image);
+	memset(image, 0, sizeof(*image));
+	return m;
+}
+
 void thmqi_image_free(struct seal_image *image)
 {
-	thmqi_image_keys_free(image);
-	if (image->data)
-		munmap(image->data, image->room);
-	memset(image, 0, sizeof(*image));
+	struct seal_memory m = thmqi_image_take(image);
+
+	thmqi_image_memory_free(&m);
 }
 
 struct sealed *thmqi_image_summary(const struct seal_image *image)

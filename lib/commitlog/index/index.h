@@ -91,6 +91,7 @@ static inline struct touched *thmqi_touch(struct thmq_log *log, struct run_index
 void thmqi_untouch(struct thmq_log *log, struct run_index *x); /* it goes */
 void thmqi_seals_init(struct thmq_log *log);
 void thmqi_seals_fini(struct thmq_log *log);
+void thmqi_seals_stop(struct thmq_log *log); /* no timer of theirs runs any more */
 void thmqi_seal_note(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch, uint32_t at, uint64_t term);
 /* How far its producer has come with this run: a state whose newest slice this is. */
 void thmqi_seal_note_producer(struct thmq_log *log, const struct thmq_run_header *run, uint64_t batch, uint32_t at, uint64_t term);
@@ -112,6 +113,8 @@ void thmqi_seals_write(struct thmq_log *log); /* those that were kept; what cann
  * image.c: the bytes of an index. What is gathered is the generation's; the segment's ends are the chain's. @part: its number, of a
  * segment that fills; 0: of one that is full.
  */
+uint64_t thmqi_image_room(const struct segment *s, const struct generation *g); /* bytes that its file has at most */
+/* With the memory in log->sealing.kept, if that is large enough. 0; -EFBIG, -ENOMEM. */
 int thmqi_image_begin(struct thmq_log *log, struct seal_image *image, const struct segment *s, const struct generation *g,
 		      uint32_t part);
 uint32_t thmqi_image_step(struct seal_image *image, uint32_t budget); /* until image->done. Return: entries gathered or keys sorted, one at least */
@@ -120,6 +123,8 @@ void thmqi_image_no_keys(struct seal_image *image);
 void thmqi_image_keys_free(struct seal_image *image);
 void thmqi_image_end(struct seal_image *image);
 void thmqi_image_free(struct seal_image *image);
+struct seal_memory thmqi_image_take(struct seal_image *image); /* likewise, but for its memory, which is the caller's */
+void thmqi_image_memory_free(struct seal_memory *m);
 int thmqi_image_write(struct thmq_log *log, const struct seal_image *image); /* blocking; the directory is not flushed */
 struct sealed *thmqi_image_summary(const struct seal_image *image); /* NULL: out of memory */
 

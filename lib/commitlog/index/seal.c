@@ -25,12 +25,22 @@
 #define RUNS_HURRY (1u << 20)
 
 /*
- * So much of a segment that fills is behind the last part of its index when the next part is made. Each part has all that is
- * before it once more: with four to the largest segment two and a half times the index is written, and an open reads a quarter of it.
+ * So much of a segment that fills is behind the last part of its index when the next part is made, and an open reads no more than a
+ * quarter of the largest segment. But each part has all that is before it once more: where runs are small, or of very many
+ * partitions, parts would be written as much as the log itself is. What a part takes is at most a sixteenth of what was appended for it.
  */
 #define PART_BYTES (256ull << 20)
+#define PART_SHARE 16u
+/*
+ * The memory of an image, up to so much, stays for the next one while the log is so busy that there will soon be one: as often as that
+ * is looked at so much has been stored. To map it anew takes a core as long as to fill it.
+ */
+#define KEPT_BYTES (64ull << 20)
+#define KEPT_NS 50000000u
+#define KEPT_STORED (8ull << 20)
+
 #define PART_BYTES_EARLY (256ull << 10)
-#define PART_RETRY 16u /* of these: the segment before was still being sealed */
+#define PART_RETRY 16u /* of these: the segment before was still being sealed, or it takes too much yet */
 
 /* -------------------------------------------------------------- generations */
 
@@ -58,6 +68,7 @@ void thmqi_seals_fini(struct thmq_log *log)
 	uint32_t i;
 
 	thmqi_image_free(&log->sealing.image);
+	thmqi_image_memory_free(&log->sealing.kept);
 	for (i = 0; i < log->segment_count; i++) {
 		struct segment *s = log->segments[i];
 
@@ -150,11 +161,44 @@ static bool is_part(const struct sealing *w)
 	return w->image.part != 0;
 }
 
+static void on_kept(struct thmqi_timer *t)
+{
+	struct thmq_log *log = thmqi_container(t, struct thmq_log, sealing.kept_timer);
+	struct sealing *w = &log->sealing;
+	uint64_t stored = log->stats.stored_bytes - w->kept_stored;
+
+	w->kept_stored = log->stats.stored_bytes;
+	if (stored < KEPT_STORED)
+		thmqi_image_memory_free(&w->kept);
+	if (w->kept.data)
+		thmqi_timer_start(log->core, t, log->core->now_ns + KEPT_NS);
+}
+
+static void keep_memory(struct thmq_log *log, struct seal_memory m)
+{
+	struct sealing *w = &log->sealing;
+
+	if (!m.data || m.bytes > KEPT_BYTES || w->kept.data || log->draining) {
+		thmqi_image_memory_free(&m);
+		return;
+	}
+	w->kept = m;
+	w->kept_stored = log->stats.stored_bytes;
+	w->kept_timer.fire = on_kept;
+	if (!thmqi_timer_is_running(&w->kept_timer))
+		thmqi_timer_start(log->core, &w->kept_timer, log->core->now_ns + KEPT_NS);
+}
+
+void thmqi_seals_stop(struct thmq_log *log)
+{
+	thmqi_timer_stop(log->core, &log->sealing.kept_timer);
+}
+
 static void sealing_end(struct thmq_log *log)
 {
 	struct sealing *w = &log->sealing;
 
-	thmqi_image_free(&w->image);
+	keep_memory(log, thmqi_image_take(&w->image));
 	w->step = SEALING_IDLE;
 	w->segment = NULL;
 	log->tell_room = true; /* the next one may be sealed */
@@ -232,8 +276,15 @@ static void next_part_at(struct thmq_log *log, uint64_t position)
 	log->part_due = position + part_bytes(log) / 2 <= s->position + s->bytes ? position : UINT64_MAX;
 }
 
+static bool part_is_worth_it(struct thmq_log *log)
+{
+	return log->defects & THMQI_LOG_EARLY_PARTS ||
+	       (log->chain.position - log->part_from) / PART_SHARE >= thmqi_image_room(log->active, thmqi_generation(log));
+}
+
 void thmqi_seal_plan_part(struct thmq_log *log)
 {
+	log->part_from = log->active->position;
 	next_part_at(log, log->active->position + part_bytes(log));
 }
 
@@ -242,10 +293,11 @@ void thmqi_seal_begin_part(struct thmq_log *log)
 	struct sealing *w = &log->sealing;
 	struct generation *g = thmqi_generation(log);
 
-	if (w->step != SEALING_IDLE) {
+	if (w->step != SEALING_IDLE || !part_is_worth_it(log)) {
 		next_part_at(log, log->chain.position + part_bytes(log) / PART_RETRY);
 		return;
 	}
+	log->part_from = log->chain.position;
 	next_part_at(log, log->chain.position + part_bytes(log));
 	if (g->spoiled)
 		return;

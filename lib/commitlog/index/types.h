@@ -184,9 +184,17 @@ struct generation {
 	bool spoiled; /* something of it is not known: no index is made now, but at the next open */
 };
 
+/* Memory of an image that was written, for the next one: its pages are there. */
+struct seal_memory {
+	uint8_t *data; /* a mapping; NULL: none */
+	uint64_t bytes;
+};
+
 /* An index as a file's bytes, made step by step. */
 struct seal_image {
 	uint8_t *data; /* a mapping of room bytes */
+	bool used;     /* it has held another: what is not written is made zero */
+	uint32_t cleared; /* of its pages of partitions, which are written in any order; before any is */
 	uint64_t room, bytes;
 	const struct segment *segment;
 	const struct generation *generation;
@@ -212,6 +220,9 @@ struct sealing {
 	struct seal_image image;
 	struct making making;
 	uint64_t runs; /* that were appended when a step was done last */
+	struct seal_memory kept;
+	struct thmqi_timer kept_timer; /* while there is some: is it worth it? */
+	uint64_t kept_stored;          /* bytes that were stored when that was asked last */
 };
 
 #endif

@@ -8,8 +8,6 @@
 #include "scan.h"
 #include "../index/seal_format.h"
 
-#define ASIDE "quarantine-" /* … position, .bin: repair.c */
-
 /* Return: non-zero to stop with. */
 int thmqi_finding(struct scan *s, uint32_t kind, int error, uint64_t position, const char *format,
 		  ...)
@@ -30,7 +28,7 @@ int thmqi_finding(struct scan *s, uint32_t kind, int error, uint64_t position, c
 	return s->stop;
 }
 
-static int show(struct scan *s, const struct batch_header *h)
+int thmqi_scan_show(struct scan *s, const struct batch_header *h)
 {
 	const uint8_t *at = (const uint8_t *)(h + 1);
 	struct thmq_log_batch b = {.position = h->position,
@@ -80,14 +78,7 @@ struct scan_partition *thmqi_scan_partition(struct scan *s, uint32_t partition)
 
 /* ----------------------------------------------------------------- batches */
 
-/*
- * The batch at @at of the file, which is @position of the log, into s->piece. Return: 1 whole; 0 not; -1000: its header is, not
- * the rest; -THMQ_EVERSION; or an error.
- */
-#define ONLY_HEADER (-1000)
-
-static int load_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at, uint64_t position,
-		      uint64_t left)
+int thmqi_scan_load_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at, uint64_t position, uint64_t left)
 {
 	const struct batch_header *h = (const struct batch_header *)s->piece;
 	uint32_t len;
@@ -111,23 +102,23 @@ static int load_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at,
 		if (n < (int64_t)len)
 			return n < 0 ? (int)n : 0;
 	}
-	return thmqi_batch_payload_ok(h, len) ? 1 : ONLY_HEADER;
+	return thmqi_batch_payload_ok(h, len) ? 1 : SCAN_ONLY_HEADER;
 }
 
 /* Return: 1 whole, continues the log, and shown; 0 the log ends here; or an error. s->stop may be set. */
 static int scan_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at, uint64_t left)
 {
 	const struct batch_header *h = (const struct batch_header *)s->piece;
-	int rc = load_batch(s, file, at, s->chain.position, left);
+	int rc = thmqi_scan_load_batch(s, file, at, s->chain.position, left);
 
 	if (rc == -THMQ_EVERSION)
 		thmqi_finding(s, THMQ_FINDING_VERSION, rc, s->chain.position,
 			      "a batch of a newer format version");
-	if (rc == ONLY_HEADER || (rc == 1 && (!thmqi_batch_continues(h, &s->chain) || thmqi_batch_is_stale(h, &s->vote))))
+	if (rc == SCAN_ONLY_HEADER || (rc == 1 && (!thmqi_batch_continues(h, &s->chain) || thmqi_batch_is_stale(h, &s->vote))))
 		return 0;
 	if (rc != 1)
 		return rc;
-	if (show(s, h) != 0)
+	if (thmqi_scan_show(s, h) != 0)
 		return 1;
 	rc = thmqi_seen_batch(s, h);
 	if (rc)
@@ -144,10 +135,10 @@ static int scan_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at,
 static int look_behind(struct scan *s, struct thmqi_disk_file *file, uint64_t at, uint64_t left)
 {
 	const struct batch_header *h = (const struct batch_header *)s->piece;
-	int rc = load_batch(s, file, at, s->chain.position, left);
+	int rc = thmqi_scan_load_batch(s, file, at, s->chain.position, left);
 
 	if (rc != 1 || !thmqi_batch_continues(h, &s->chain) || !thmqi_batch_is_later(h, &s->vote))
-		return THMQI_MIN(rc, 0) == ONLY_HEADER || rc == -THMQ_EVERSION ? 0
+		return THMQI_MIN(rc, 0) == SCAN_ONLY_HEADER || rc == -THMQ_EVERSION ? 0
 									       : THMQI_MIN(rc, 0);
 	s->vote_damaged = true;
 	thmqi_finding(
@@ -337,12 +328,12 @@ static int walk_segment(struct walk *w, struct thmqi_disk_file *file, uint64_t p
 	int rc = 0, found;
 
 	while (w->at < end && !rc) {
-		found = load_batch(s, file, w->at - position, w->at,
+		found = thmqi_scan_load_batch(s, file, w->at - position, w->at,
 				   position + thmqi_segment_bytes(&s->vote, position) - w->at);
 		if (found == 1) {
 			rc = w->b->batch ? w->b->batch(w->b->ctx, h) : 0;
 			rc = rc ? rc : walk_to(w, w->at + h->len, true, h->index);
-		} else if (found == ONLY_HEADER) {
+		} else if (found == SCAN_ONLY_HEADER) {
 			uint64_t index = h->index, behind = w->at + h->len;
 
 			rc = walk_runs(w, h->type == BATCH_PAD ? 0 : h->len);
@@ -485,7 +476,7 @@ static int note_file(void *arg, const char *name)
 
 	if (rc < 0)
 		return rc;
-	if (strncmp(name, ASIDE, strlen(ASIDE)) == 0)
+	if (strncmp(name, SCAN_ASIDE, strlen(SCAN_ASIDE)) == 0)
 		return thmqi_finding(s, THMQ_FINDING_LEFTOVER, 0, 0,
 				     "%s: what a repair took out of the log", name);
 	if (rc == 0)
@@ -530,9 +521,8 @@ static int read_vote(struct scan *s)
 
 /* ------------------------------------------------------------- a lost vote */
 
-/* Any header that passes its own check tells whose log it is. Return: 1 found, in s->piece at @ret_at; 0; or an error. */
-static int find_header(struct scan *s, struct thmqi_disk_file *file, uint64_t position,
-		       const struct batch_header **ret_header)
+int thmqi_scan_find_header(struct scan *s, struct thmqi_disk_file *file, uint64_t position,
+			   const struct batch_header **ret_header)
 {
 	const struct batch_header *h;
 	uint64_t at;
@@ -593,7 +583,7 @@ static int learn_from(struct scan *s, uint32_t i, uint64_t *before, bool *sized,
 		*before = (uint64_t)size;
 	}
 	if (!*known) {
-		rc = find_header(s, file, s->found.positions[i], &h);
+		rc = thmqi_scan_find_header(s, file, s->found.positions[i], &h);
 		if (rc == 1) {
 			*known = true;
 			memcpy(s->vote.log_id, h->log_id, 16);
@@ -613,10 +603,10 @@ int thmqi_scan_begin_at(struct scan *s, uint64_t position)
 	rc = thmqi_segment_file_open(s->disk, s->dir, position, &file);
 	if (rc)
 		return rc;
-	rc = load_batch(s, file, 0, position, thmqi_segment_bytes(&s->vote, position));
+	rc = thmqi_scan_load_batch(s, file, 0, position, thmqi_segment_bytes(&s->vote, position));
 	s->disk->file_close(file);
 	if (rc != 1)
-		return rc == ONLY_HEADER ? 0 : rc;
+		return rc == SCAN_ONLY_HEADER ? 0 : rc;
 	s->vote.begin_position = position;
 	s->vote.begin_index = h->index - 1;
 	s->vote.begin_term = position ? h->term : 0;
@@ -773,91 +763,6 @@ int thmqi_log_scan(const char *dir, const struct thmqi_scan_opts *opts,
 	}
 }
 
-/* --------------------------------------------------------------- quarantine */
-
-/* Bytes @begin to @end of the log, as they were, among which no whole batch begins. */
-static void tell_aside(struct scan *s, uint64_t begin, uint64_t end, bool written)
-{
-	if (written && !s->stop)
-		thmqi_finding(s, THMQ_FINDING_DAMAGE, -THMQ_ECORRUPT, begin, "bytes %llu to %llu hold no whole batch",
-			      (unsigned long long)begin, (unsigned long long)end);
-}
-
-/* What a repair took out of a log, from @position on: the batches that are whole are shown. Nothing tells how they continue. */
-static int scan_aside(struct scan *s, struct thmqi_disk_file *file, uint64_t position)
-{
-	static const uint8_t zeros[THMQI_BLOCK];
-	const struct batch_header *h = NULL;
-	uint64_t at = 0, begin = 0, len;
-	int64_t size = s->disk->file_size(file);
-	bool written = false; /* not all of what lies behind @begin is as it was made */
-	int rc = size < 0 ? (int)size : find_header(s, file, position, &h);
-
-	if (rc < 0)
-		return rc;
-	if (rc == 1)
-		memcpy(s->vote.log_id, h->log_id, 16);
-	h = (const struct batch_header *)s->piece;
-	while (at < (uint64_t)size && !s->stop) {
-		rc = load_batch(s, file, at, position + at, UINT64_MAX);
-		if (rc < 0 && rc != ONLY_HEADER && rc != -THMQ_EVERSION)
-			return rc;
-		len = rc == 1 || rc == ONLY_HEADER ? h->len : THMQI_BLOCK;
-		if (rc == 1) {
-			tell_aside(s, position + begin, position + at, written);
-			if (!s->stop)
-				show(s, h);
-			begin = at + len;
-			written = false;
-		} else {
-			written |= memcmp(s->piece, zeros, THMQI_BLOCK) != 0;
-		}
-		at += len;
-	}
-	tell_aside(s, position + begin, position + (uint64_t)size, written);
-	return 0;
-}
-
-/* Is it the name of a quarantine? Then its bytes lay in the log from *@ret_position on. */
-static bool is_aside(const char *path, uint64_t *ret_position)
-{
-	const char *name = strrchr(path, '/');
-	unsigned long long position;
-	size_t len = strlen(path);
-
-	name = name ? name + 1 : path;
-	if (len < 4 || strcmp(path + len - 4, ".bin") != 0 || sscanf(name, ASIDE "%20llu", &position) != 1)
-		return false;
-	*ret_position = position;
-	return true;
-}
-
-static int log_scan_aside(const char *path, uint64_t position, const struct thmq_log_visitor *visitor, void *ctx)
-{
-	const char *slash = strrchr(path, '/');
-	struct thmqi_disk_file *file;
-	char dir[4096];
-	struct scan s;
-	int rc, stop;
-
-	if (slash && (size_t)(slash - path) >= sizeof(dir))
-		return thmqi_fail(-ENAMETOOLONG, "scan %.100s…: its path is too long", path);
-	snprintf(dir, sizeof(dir), "%.*s", slash ? THMQI_MAX((int)(slash - path), 1) : 1, slash ? path : ".");
-	rc = thmqi_scan_begin(&s, dir, NULL, visitor, ctx);
-	if (!rc) {
-		rc = s.disk->file_open(s.dir, slash ? slash + 1 : path, false, &file);
-		if (!rc) {
-			rc = scan_aside(&s, file, position);
-			s.disk->file_close(file);
-		}
-		rc = rc ? thmqi_fail(rc, "scan %s: %s", path, thmq_strerror(rc)) :
-		     s.damaged ? thmqi_fail(-THMQ_ECORRUPT, "scan %s: there is damage", path) : 0;
-	}
-	stop = s.stop;
-	thmqi_scan_end(&s);
-	return stop ? stop : rc;
-}
-
 /* -------------------------------------------------------------------- whole */
 
 static int note_quietly(void *arg, const char *name)
@@ -894,5 +799,5 @@ int thmq_log_scan(const char *dir, const struct thmq_log_visitor *visitor, void 
 	if (!dir || rc)
 		return thmqi_fail(rc ? rc : -EINVAL, "scan: %s",
 				  dir ? "a visitor of a wrong size" : "no directory was named");
-	return is_aside(dir, &position) ? log_scan_aside(dir, position, &v, ctx) : thmqi_log_scan(dir, NULL, &v, ctx);
+	return thmqi_scan_is_aside(dir, &position) ? thmqi_log_scan_aside(dir, position, &v, ctx) : thmqi_log_scan(dir, NULL, &v, ctx);
 }

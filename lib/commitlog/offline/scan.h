@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * scan.h - a closed log looked at from outside: what scan.c finds is judged by thmq_log_scan(), mended by repair.c and taken as
- * a source by copy.c. scan_index.c compares index files with what the segments say. Needs no core.
+ * a source by copy.c. scan_index.c compares index files with what the segments say; aside.c looks at what was taken out. Needs no core.
  */
 #ifndef THMQI_COMMITLOG_SCAN_H
 #define THMQI_COMMITLOG_SCAN_H
@@ -12,6 +12,7 @@
 #include "../index/seal_format.h"
 
 #define SCAN_PIECE_BYTES (4u << 20) /* a batch has no more */
+#define SCAN_ASIDE "quarantine-"    /* … position, .bin: repair.c */
 
 /* What is known of a partition up to the last batch that was read. */
 struct scan_partition {
@@ -135,6 +136,22 @@ struct scan_partition *
 thmqi_scan_partition(struct scan *s, uint32_t partition); /* made if absent; NULL: no memory */
 int thmqi_scan_names_add(struct scan_names *n, uint64_t position);
 bool thmqi_scan_names_has(const struct scan_names *n, uint64_t position);
+
+/*
+ * The batch at @at of the file, which is @position of the log, into s->piece. Return: 1 whole; 0 not; SCAN_ONLY_HEADER: its header
+ * is, not the rest; -THMQ_EVERSION; or an error.
+ */
+#define SCAN_ONLY_HEADER (-1000)
+int thmqi_scan_load_batch(struct scan *s, struct thmqi_disk_file *file, uint64_t at, uint64_t position, uint64_t left);
+/* Any header that passes its own check tells whose log it is. Return: 1 found, in s->piece; 0; or an error. */
+int thmqi_scan_find_header(struct scan *s, struct thmqi_disk_file *file, uint64_t position, const struct batch_header **ret_header);
+/* To the visitor: the batch and its runs. Return: s->stop. */
+int thmqi_scan_show(struct scan *s, const struct batch_header *h);
+
+/* aside.c */
+/* Is it the name of a quarantine? Then its bytes lay in the log from *@ret_position on. */
+bool thmqi_scan_is_aside(const char *path, uint64_t *ret_position);
+int thmqi_log_scan_aside(const char *path, uint64_t position, const struct thmq_log_visitor *visitor, void *ctx);
 
 /* scan_index.c */
 void thmqi_seen_begin(struct seen *x, const struct chain *before, bool wanted);

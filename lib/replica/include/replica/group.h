@@ -64,6 +64,7 @@ enum thmqi_message_type {
 #define THMQI_MESSAGE_PRE_VOTE 1u
 #define THMQI_MESSAGE_DISRUPT 2u /* VOTE: the leader wants it */
 #define THMQI_MESSAGE_GRANTED 4u /* VOTED */
+#define THMQI_MESSAGE_REMOVED 8u /* VOTED: who asks is no member by a membership that is committed: that of batch `index` */
 
 /* Between two copies, little endian, 96 bytes. What `index` and `other` are depends on the type. */
 struct thmqi_message {
@@ -75,7 +76,7 @@ struct thmqi_message {
 	uint64_t from, to; /* members */
 	uint64_t term;
 	uint64_t
-		index; /* APPEND: the batch before; VOTE, TIMEOUT_NOW: last one; APPENDED: last one that is durable; SNAPSHOT: it ends with */
+		index; /* APPEND: the batch before; VOTE, TIMEOUT_NOW: last one; APPENDED: last one that is durable; SNAPSHOT: it ends with; VOTED with REMOVED: of the membership */
 	uint64_t index_term;  /* of it; APPENDED: index that was refused, or 0 */
 	uint64_t commit;      /* APPEND; SNAPSHOT: index of the membership */
 	uint32_t batch_bytes; /* APPEND: behind this; 0: none */
@@ -102,6 +103,8 @@ struct thmqi_group_events {
 	void (*failed)(void *ctx, int error);
 	/* Of a newcomer: all others that vote have met it, and it votes from now on. Once. */
 	void (*known)(void *ctx);
+	/* Others say that this copy was removed by a batch that is committed: it asks for no vote any more. False: one leads it again. */
+	void (*removed)(void *ctx, bool is);
 	void *ctx;
 };
 

@@ -44,7 +44,8 @@ enum thmqi_frame_type {
 	THMQI_FRAME_REVOKED =
 		8, /* meta; stream partition; seq: epoch: the client has let go of it */
 	THMQI_FRAME_LEAVE =
-		9, /* meta; stream: the client has given up on this member, whose JOIN may not be answered yet. No answer */
+		9, /* meta; stream: the client has given up on this member, whose JOIN may not be answered yet; arg0: its `member` of JOIN, by which it is
+		      known where that came over another connection, or 0. No answer */
 	THMQI_FRAME_SEEN =
 		10, /* arg0: how many REJECTs of this connection the client has taken. What has a producer id is stored behind
 		       none that the client does not know of: so it never sends again what was passed over */
@@ -338,11 +339,11 @@ enum thmqi_op {
 		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own;
 		      index: enum thmq_assignor; key, key_len: its name, if it has one; group_id: the one that it comes back to, status
 		      -THMQ_EFENCED where that is gone, though there may be another of its name; 0: whichever has the name */
-	THMQI_OP_LEAVE = 7,      /* meta; stream */
+	THMQI_OP_LEAVE = 7,      /* meta; stream; member: as of JOIN where it has no name, else 0: it may have come over another connection */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
-		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that; total: delayed
-		      messages that wait for it */
+		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that; total: readers
+		      of the group's; count: delayed messages that wait for it; due_ns */
 	THMQI_OP_PRODUCER_OPEN =
 		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
 	THMQI_OP_KEY_FIND =
@@ -498,6 +499,7 @@ struct thmqi_reply {
 		struct thmqi_group_entry groups[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_group_entry)];
 		struct thmqi_member_entry members[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_member_entry)];
 		uint32_t owners[(THMQI_REPLY_BYTES - 64) / sizeof(uint32_t)];
+		uint64_t due_ns; /* of PARTITION_INFO */
 		struct thmqi_txn_entry txns[(THMQI_REPLY_BYTES - 64) / sizeof(struct thmqi_txn_entry)];
 	};
 };
