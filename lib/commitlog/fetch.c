@@ -4,7 +4,8 @@
  * far behind asks for one after the other, and a read of its own for each small batch would cost more than all else: what the device gives is
  * more than was asked for, and the next ones are taken from there. Where a batch begins follows from the one before it; an index is asked, and
  * waited for, only for the first. One that is close behind finds them in memory, for longer than the cache alone would have them: reading what
- * was written a moment ago takes from the device what the writes need, and who is behind stays so. Knows not who asks.
+ * was written a moment ago takes from the device what the writes need, and who is behind stays so. Where memory is short it goes on with less, one
+ * batch at a time at last: others may hold what they have until this one has caught up. Knows not who asks.
  */
 #include "internal.h"
 
@@ -46,6 +47,24 @@ void thmqi_log_fetch_drop(struct thmqi_log_fetch *f)
 	f->need = 0;
 }
 
+/*
+ * There is no memory for it beside what was read: that becomes it, and what lies around it is read again. To wait would be to hold what others
+ * wait for, and they may wait for what this copy is to commit.
+ */
+static int give_all(struct thmqi_log_fetch *f, uint32_t len)
+{
+	if (f->ahead->refs > 1) { /* its first one is still on its way */
+		f->need = len;
+		used_up(f);
+		return -EAGAIN;
+	}
+	memmove(f->ahead->data, f->ahead->data + f->ahead_at, len);
+	thmqi_buf_trim(f->ahead, len);
+	f->buf = f->ahead;
+	f->ahead = NULL;
+	return 0;
+}
+
 /* The bytes of the next one, in f->buf. A large one that is the first goes as it was read. */
 static int give(struct thmqi_log_fetch *f, uint32_t len)
 {
@@ -55,7 +74,7 @@ static int give(struct thmqi_log_fetch *f, uint32_t len)
 		return 0;
 	}
 	if (thmqi_log_alloc(f->log, len, THMQI_OWNER_READ, &f->buf) != 0)
-		return -EAGAIN;
+		return give_all(f, len);
 	memcpy(f->buf->data, f->ahead->data + f->ahead_at, len);
 	return 0;
 }
@@ -66,6 +85,7 @@ static int take(struct thmqi_log_fetch *f)
 	const uint32_t left = f->ahead_end - f->ahead_at;
 	const struct batch_header *h = (const struct batch_header *)(f->ahead->data + f->ahead_at);
 	uint32_t len = left < THMQI_BLOCK ? 0 : thmqi_log_batch_bytes(h);
+	bool last;
 
 	/* what lies behind the last one that was written is not looked at any further */
 	if (!len || h->index != f->next ||
@@ -77,6 +97,7 @@ static int take(struct thmqi_log_fetch *f)
 	}
 	if (!thmqi_batch_payload_ok(h, len))
 		return 0;
+	last = h->type == BATCH_PAD || len == left;
 	if (give(f, len) != 0)
 		return -EAGAIN;
 	f->len = f->usual = len;
@@ -84,7 +105,7 @@ static int take(struct thmqi_log_fetch *f)
 	f->ahead_at += len;
 	f->place += len;
 	f->next++;
-	if (h->type == BATCH_PAD || f->ahead_at == f->ahead_end)
+	if (last)
 		used_up(f);
 	return 1;
 }
@@ -149,22 +170,46 @@ static uint32_t read_bytes(struct thmq_log *log, const struct thmqi_log_fetch *f
 	return (uint32_t)THMQI_MIN((uint64_t)len, end - f->place);
 }
 
+/*
+ * For @want bytes, or for less where there is no such block: small ones lie about in a pool that is in use, and who waited for a large one might
+ * wait for ever. What is cached makes way for what is needed, not for what is read ahead.
+ */
+static int alloc(struct thmq_log *log, uint32_t need, uint32_t want, struct thmqi_buf **ret_buf, uint32_t *ret_len)
+{
+	uint32_t len = want;
+	int rc;
+
+	for (; len > need; len = THMQI_MAX(THMQI_ALIGN_UP(len / 2, THMQI_BLOCK), need)) {
+		rc = thmqi_buf_alloc(log->core->pool, len, ret_buf);
+		if (!rc)
+			(*ret_buf)->owner = THMQI_OWNER_READ;
+		if (rc != -ENOBUFS)
+			break;
+	}
+	*ret_len = len;
+	return len > need ? rc : thmqi_log_alloc(log, len, THMQI_OWNER_READ, ret_buf);
+}
+
 static int read(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s)
 {
 	/* also of a segment that is full: what lies where a write is on its way may pass every check, and be of a log that was cut there */
 	uint64_t end = THMQI_MIN(THMQI_MAX(log->written_position, s->position) - s->position, s->bytes);
 	struct thmqi_disk_file *file;
 	struct thmqi_buf *buf;
-	uint32_t len;
+	uint32_t want, need, len;
 	int rc = thmqi_file_need(log, s, SEGMENT_LOG, &file);
 
 	if (rc)
 		return rc;
 	if (f->place >= end || f->need > end - f->place)
 		return -THMQ_ECORRUPT;
-	len = read_bytes(log, f, end);
-	if (log->reads >= READS_MAX || !thmqi_pace_read(log, len, PACE_COPY) ||
-	    thmqi_log_alloc(log, len, THMQI_OWNER_READ, &buf) != 0)
+	want = read_bytes(log, f, end);
+	need = THMQI_MIN(f->need ? f->need : f->usual ? f->usual : THMQI_BLOCK, want);
+	if (log->reads >= READS_MAX || !thmqi_pace_read(log, want, PACE_COPY))
+		return -EAGAIN;
+	rc = alloc(log, need, want, &buf, &len);
+	thmqi_pace_less(log, rc ? want : want - len);
+	if (rc)
 		return -EAGAIN;
 	f->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 				       .len = len,

@@ -538,6 +538,7 @@ void thmqi_pace_write(struct thmq_log *log,
 void thmqi_pace_written(struct thmq_log *log, const struct flight *flight);
 /* May @bytes of batches be read now? False: readers are woken when it is worth asking again; what sends to copies asks by itself. */
 bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes, enum pace_kind kind);
+void thmqi_pace_less(struct thmq_log *log, uint32_t bytes); /* of those that were allowed last, so many are not read after all */
 void thmqi_pace_begun(struct thmq_log *log); /* such a read */
 void thmqi_pace_ended(struct thmq_log *log, uint32_t bytes);
 uint32_t thmqi_pace_bytes(const struct thmq_log *log,

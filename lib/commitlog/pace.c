@@ -205,6 +205,13 @@ bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes, enum pace_kind kind)
 	return true;
 }
 
+void thmqi_pace_less(struct thmq_log *log, uint32_t bytes)
+{
+	struct pace *p = &log->pace;
+
+	p->allowance = THMQI_MIN(p->allowance + (int64_t)bytes, READ_BYTES);
+}
+
 void thmqi_pace_begun(struct thmq_log *log)
 {
 	struct pace *p = &log->pace;

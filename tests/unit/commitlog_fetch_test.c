@@ -295,3 +295,121 @@ Test(commitlog_fetch, memory_for_who_is_close_behind_is_bounded)
 	cr_assert_eq(rig_close(&r), 0);
 	rig_fini(&r);
 }
+
+/* ------------------------------------------------------------------ memory */
+
+#define SMALL 3000u /* of a run: its batch is one block */
+#define BLOCKS_MAX 16384u
+
+static struct thmqi_buf *held[BLOCKS_MAX];
+static uint32_t held_count;
+
+/* All memory is in use. @holes: but for every second block of the smallest size. */
+static void use_up(bool holes)
+{
+	while (held_count < BLOCKS_MAX && thmqi_buf_alloc(r.core->pool, 4096, &held[held_count]) == 0)
+		held_count++;
+	cr_assert_lt(held_count, BLOCKS_MAX, "the pool has an end");
+	for (uint32_t i = 0; holes && i < held_count; i++) {
+		uint64_t block = (uint64_t)(uintptr_t)held[i]->data / 4096;
+
+		if (block % 2)
+			continue;
+		thmqi_buf_unref(held[i]);
+		held[i--] = held[--held_count];
+	}
+}
+
+/* What is cached up to @last makes no room. Return: index of the last one that is not. */
+static uint64_t hold_cached(uint64_t last)
+{
+	struct thmqi_log_fetch cached = {.done = on_done};
+
+	for (; thmqi_log_is_cached(r.log, last); last--) {
+		cr_assert_eq(thmqi_log_fetch(r.log, &cached, last), 1);
+		held[held_count++] = cached.buf;
+	}
+	return last;
+}
+
+static void give_back(void)
+{
+	while (held_count)
+		thmqi_buf_unref(held[--held_count]);
+}
+
+static void small_up(void)
+{
+	rig_init(&r, 1, NULL);
+	r.pool_bytes = THMQI_SLAB_BYTES;
+	r.opts.cache_bytes = CACHE_BYTES;
+	cr_assert_eq(rig_open(&r), 0);
+	fetch = (struct thmqi_log_fetch){.done = on_done};
+}
+
+static void small_down(void)
+{
+	give_back();
+	down();
+}
+
+/* A pool that is in use for long has no large block; what readers hold of it may be theirs until this copy has caught up. */
+Test(commitlog_fetch, goes_on_where_memory_is_in_pieces, .init = small_up, .fini = small_down)
+{
+	uint64_t last = store(0, 200, SMALL), index, offset = 0;
+
+	use_up(true);
+	for (index = 1; index <= last; index++) {
+		cr_assert_eq(get(index), 1, "batch %llu", (unsigned long long)index);
+		offset = take(index, 1, offset);
+	}
+	cr_assert_eq(offset, 200);
+	give_back();
+	thmqi_log_fetch_drop(&fetch);
+	for (index = last - 100, offset = 100 - 1; index <= last; index++) { /* and by large reads again */
+		cr_assert_eq(get(index), 1);
+		offset = take(index, 1, offset);
+	}
+}
+
+/* What it holds itself is enough for the next one. */
+Test(commitlog_fetch, goes_on_with_the_memory_that_it_has, .init = small_up, .fini = small_down)
+{
+	uint64_t last = store(0, 200, SMALL), index = last - 150;
+	uint64_t offset = 200 - 1 - 150;
+
+	cr_assert_eq(get(index), 1);
+	offset = take(index++, 1, offset);
+	cr_assert_not_null(fetch.ahead);
+	hold_cached(last);
+	use_up(false);
+	cr_assert_eq(get(index), 1);
+	offset = take(index++, 1, offset);
+	cr_assert_eq(get(index), 1);
+	offset = take(index++, 1, offset);
+	give_back();
+	for (; index <= last; index++) {
+		cr_assert_eq(get(index), 1, "batch %llu", (unsigned long long)index);
+		offset = take(index, 1, offset);
+	}
+	cr_assert_eq(offset, 200);
+}
+
+/* A large one that left as it was read has that memory: the next one comes once it is back. */
+Test(commitlog_fetch, goes_on_once_what_it_gave_is_back, .init = small_up, .fini = small_down)
+{
+	uint64_t first = store(0, 1, 100000), offset;
+
+	cr_assert_gt(hold_cached(store(1, 20, SMALL)), first);
+	cr_assert_eq(get(first), 1);
+	cr_assert_not_null(fetch.ahead);
+	cr_assert_eq(fetch.ahead->refs, 2, "it is what was read");
+	use_up(false);
+	thmqi_buf_ref(fetch.buf);
+	offset = take(first, 1, 0);
+	for (uint32_t i = 0; i < 10; i++)
+		cr_assert_eq(ask(first + 1), -EAGAIN);
+	thmqi_buf_unref(fetch.buf);
+	cr_assert_eq(get(first + 1), 1);
+	cr_assert_eq(take(first + 1, 1, offset), 2);
+}

@@ -98,10 +98,13 @@ static int start(struct thmq_log_reader *r, struct window *w, struct segment *s,
 
 	if (!rc && !thmqi_pace_read(r->log, len, PACE_READER))
 		rc = -EAGAIN;
-	if (!rc)
-		rc = thmqi_log_alloc(r->log, len, THMQI_OWNER_READ, &buf);
 	if (rc)
 		return rc;
+	rc = thmqi_log_alloc(r->log, len, THMQI_OWNER_READ, &buf);
+	if (rc) {
+		thmqi_pace_less(r->log, len);
+		return rc;
+	}
 	w->op = (struct thmqi_disk_op){.opcode = THMQI_DISK_READ,
 				       .len = len,
 				       .file = file,
