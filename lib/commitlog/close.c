@@ -45,6 +45,8 @@ void thmqi_log_free(struct thmq_log *log)
 		thmqi_buf_unref(log->zeros);
 	if (log->mark_buf)
 		thmqi_buf_unref(log->mark_buf);
+	if (log->copies.spare)
+		thmqi_buf_unref(log->copies.spare);
 	if (log->vote_file)
 		log->disk->file_close(log->vote_file);
 	if (log->dir)

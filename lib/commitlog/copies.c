@@ -156,6 +156,7 @@ void thmqi_log_lead(struct thmq_log *log, bool leads)
 	log->copies.keep = 0;
 	if (leads) {
 		log->tell_room = log->starved = true;
+		thmqi_fetch_keep_spare(log);
 		thmqi_clean_look(log);
 	} else {
 		thmqi_clean_stop(log);

@@ -12,6 +12,7 @@
 #define AHEAD_BYTES (1u << 20)
 #define KEEP_CACHES 4u    /* as large as so many caches */
 #define KEEP_SHARE 8u     /* and one in so many of all memory */
+#define SPARE_SHARE 32u   /* one in so many of all memory: where there is less than that it is worth more to others */
 
 /* -------------------------------------------------------------------- memory */
 
@@ -28,6 +29,17 @@ void thmqi_log_keep(struct thmq_log *log, uint64_t index)
 		c->keep_bytes = THMQI_MIN(KEEP_CACHES * log->opts.cache_bytes,
 					  thmqi_pool_limit(log->core->pool) / KEEP_SHARE);
 	c->keep = c->leads && thmqi_log_is_cached(log, index) ? index : 0;
+}
+
+void thmqi_fetch_keep_spare(struct thmq_log *log)
+{
+	struct copies *c = &log->copies;
+	uint32_t bytes = log->opts.batch_bytes;
+
+	if (c->spare || !c->on || !log->disk || bytes > thmqi_pool_limit(log->core->pool) / SPARE_SHARE ||
+	    thmqi_buf_alloc(log->core->pool, bytes, &c->spare) != 0)
+		return;
+	c->spare->owner = THMQI_OWNER_LOG;
 }
 
 /* ------------------------------------------------------------- what was read */
@@ -170,9 +182,17 @@ static uint32_t read_bytes(struct thmq_log *log, const struct thmqi_log_fetch *f
 	return (uint32_t)THMQI_MIN((uint64_t)len, end - f->place);
 }
 
+/* Nobody has what was read into it last any more. */
+static bool spare_is_free(const struct thmq_log *log, uint32_t bytes)
+{
+	const struct thmqi_buf *spare = log->copies.spare;
+
+	return spare && spare->refs == 1 && bytes <= spare->size;
+}
+
 /*
  * For @want bytes, or for less where there is no such block: small ones lie about in a pool that is in use, and who waited for a large one might
- * wait for ever. What is cached makes way for what is needed, not for what is read ahead.
+ * wait for ever. What is cached makes way for what is needed, not for what is read ahead; and then there is the block that is kept for it.
  */
 static int alloc(struct thmq_log *log, uint32_t need, uint32_t want, struct thmqi_buf **ret_buf, uint32_t *ret_len)
 {
@@ -187,7 +207,15 @@ static int alloc(struct thmq_log *log, uint32_t need, uint32_t want, struct thmq
 			break;
 	}
 	*ret_len = len;
-	return len > need ? rc : thmqi_log_alloc(log, len, THMQI_OWNER_READ, ret_buf);
+	if (len > need)
+		return rc;
+	rc = thmqi_log_alloc(log, len, THMQI_OWNER_READ, ret_buf);
+	if (rc == -ENOBUFS && spare_is_free(log, len)) {
+		*ret_buf = log->copies.spare;
+		thmqi_buf_ref(*ret_buf);
+		rc = 0;
+	}
+	return rc;
 }
 
 static int read(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment *s)
@@ -204,7 +232,7 @@ static int read(struct thmq_log *log, struct thmqi_log_fetch *f, struct segment 
 	if (f->place >= end || f->need > end - f->place)
 		return -THMQ_ECORRUPT;
 	want = read_bytes(log, f, end);
-	need = THMQI_MIN(f->need ? f->need : f->usual ? f->usual : THMQI_BLOCK, want);
+	need = THMQI_MIN(f->need ? f->need : THMQI_BLOCK, want); /* nothing is left of it, then, that would keep the block */
 	if (log->reads >= READS_MAX || !thmqi_pace_read(log, want, PACE_COPY))
 		return -EAGAIN;
 	rc = alloc(log, need, want, &buf, &len);

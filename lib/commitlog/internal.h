@@ -321,6 +321,7 @@ struct copies {
 	uint64_t committed; /* all up to it is: more than so many behind it are not formed */
 	uint64_t keep;      /* batches from it on stay in memory, up to keep_bytes with all others; 0: none */
 	uint64_t keep_bytes;
+	struct thmqi_buf *spare; /* for a batch that another copy needs, where all other memory is in use; NULL: there is none */
 	enum { VOTE_DONE, VOTE_DUE, VOTE_WRITING } vote;
 	void (*vote_done)(void *ctx);
 	void *vote_ctx;
@@ -530,6 +531,7 @@ int thmqi_log_flush(struct thmq_log *log, uint64_t *ret_index); /* of a core tha
 int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns);
 /* At the cache's cost. @owner: THMQI_OWNER_* */
 int thmqi_log_alloc(struct thmq_log *log, uint32_t size, uint32_t owner, struct thmqi_buf **ret_buf);
+void thmqi_fetch_keep_spare(struct thmq_log *log); /* copies.spare, if it can be had now */
 
 /* pace.c */
 void thmqi_pace_init(struct thmq_log *log);

@@ -399,6 +399,7 @@ int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts
 						    .end = log_end,
 						    .name = "log"};
 		thmqi_core_add_poller(core, &log->poller);
+		thmqi_fetch_keep_spare(log);
 		thmqi_seal_plan_part(log);
 		thmqi_segment_reserve(log);
 		thmqi_segment_prepare(log);

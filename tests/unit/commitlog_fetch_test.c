@@ -257,13 +257,11 @@ static void on_formed(void *ctx, uint64_t index, uint64_t term, uint32_t type)
 	(void)ctx, (void)index, (void)term, (void)type;
 }
 
-/* What is kept for a copy that is close behind: so much and no more, and nothing once this one leads no more. */
-Test(commitlog_fetch, memory_for_who_is_close_behind_is_bounded)
+/* The log of a copy that leads. */
+static void open_leader(void)
 {
 	const struct thmqi_log_copies owner = {.formed = on_formed};
-	uint64_t index, first = 0, most = 0;
 
-	rig_init(&r, 1, NULL);
 	r.opts.cache_bytes = CACHE_BYTES;
 	r.opts.events = &r.events;
 	r.opts.ctx = &r;
@@ -271,6 +269,15 @@ Test(commitlog_fetch, memory_for_who_is_close_behind_is_bounded)
 	cr_assert_eq(thmqi_log_open_copy(r.core, &r.opts, &owner, 0, &r.log), 0, "%s", thmq_errmsg());
 	cr_assert_eq(thmqi_log_vote_set_now(r.log, 1, 1), 0);
 	thmqi_log_lead(r.log, true);
+}
+
+/* What is kept for a copy that is close behind: so much and no more, and nothing once this one leads no more. */
+Test(commitlog_fetch, memory_for_who_is_close_behind_is_bounded)
+{
+	uint64_t index, first = 0, most = 0;
+
+	rig_init(&r, 1, NULL);
+	open_leader();
 	for (uint64_t i = 0; i < 100; i++) {
 		cr_assert_eq(rig_append_wait(&r, 1, i, SIZE, DURABLE, &index), 0);
 		cr_assert_eq(rig_await(&r, index), 0);
@@ -412,4 +419,40 @@ Test(commitlog_fetch, goes_on_once_what_it_gave_is_back, .init = small_up, .fini
 	thmqi_buf_unref(fetch.buf);
 	cr_assert_eq(get(first + 1), 1);
 	cr_assert_eq(take(first + 1, 1, offset), 2);
+}
+
+/* Others have all memory, and none of it in pieces either: one block is the log's own, and brings one batch after the other. */
+Test(commitlog_fetch, goes_on_where_there_is_no_memory)
+{
+	uint64_t index = 0, first = 0, end, offset;
+	struct thmqi_buf *on_its_way;
+
+	rig_init(&r, 1, NULL);
+	r.pool_bytes = THMQI_SLAB_BYTES;
+	r.opts.batch_bytes = 64u << 10;
+	open_leader();
+	fetch = (struct thmqi_log_fetch){.done = on_done};
+	for (uint64_t i = 0; i < 100; i++) {
+		cr_assert_eq(rig_append_wait(&r, 1, i, i % 3 ? SMALL : 60000, DURABLE, &index), 0);
+		cr_assert_eq(rig_await(&r, index), 0);
+		thmqi_log_committed(r.log, index);
+		first = first ? first : index;
+	}
+	end = hold_cached(index) + 1;
+	cr_assert_gt(end, first + 50);
+	use_up(false);
+	cr_assert_eq(get(first), 1);
+	on_its_way = fetch.buf;
+	thmqi_buf_ref(on_its_way);
+	offset = take(first, 1, 0);
+	for (uint32_t i = 0; i < 10; i++)
+		cr_assert_eq(ask(first + 1), -EAGAIN, "it is not read into before it has left");
+	thmqi_buf_unref(on_its_way);
+	for (index = first + 1; index < end; index++) {
+		cr_assert_eq(get(index), 1, "batch %llu", (unsigned long long)index);
+		offset = take(index, 1, offset);
+	}
+	cr_assert_gt(offset, 50);
+	give_back();
+	down();
 }
