@@ -250,6 +250,7 @@ static const struct command {
 	 "Asks a broker again and again, each time when it has answered, and shows how long that\n"
 	 "took: the times, and a plot with rows of equal ratio. A directory will do too.\n"
 	 "\n"
+	 "  --wait T             where nobody listens yet, wait for that so long at most: 10s\n"
 	 "  --count N            so many times (default 1000)\n"
 	 "  --interval-us N      not oftener than each N microseconds\n"
 	 "  --json               as JSON\n"},
@@ -703,17 +704,23 @@ bool is_url(const char *dir)
 	return strstr(dir, "://") != NULL;
 }
 
+uint64_t connect_wait_ns;
+
 /* By a thread of the library, which says that we are alive while we wait for input or for whoever reads our output. */
 static int connect_url(struct connection *c, const char *url, uint64_t timeout_ns)
 {
+	const struct timespec nap = {.tv_nsec = 20000000};
 	const struct thmq_tls_opts *tls;
+	uint64_t until = clock_ns() + connect_wait_ns;
 	int rc = tls_given(false, &tls);
 
 	if (rc)
 		return rc;
 	rc = thmq_env_open(&c->env, THMQ_ENV_OPTS(.core_count = 1));
 	if (rc == 0)
-		rc = thmq_connect(c->env, url, THMQ_SESSION_OPTS(.tls = tls, .timeout_ns = timeout_ns), &c->session);
+		while ((rc = thmq_connect(c->env, url, THMQ_SESSION_OPTS(.tls = tls, .timeout_ns = timeout_ns), &c->session)) == -ECONNREFUSED &&
+		       clock_ns() < until && !interrupted)
+			nanosleep(&nap, NULL);
 	if (rc == 0)
 		return 0;
 	rc = fail(rc, "%s", thmq_errmsg());

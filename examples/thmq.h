@@ -97,6 +97,7 @@ struct connection {
 int connect_within(struct connection *c, const char *url, uint64_t timeout_ns);
 int connect_dir(struct connection *c, const char *dir, bool create,
 		uint32_t policy); /* 0 or an exit code, said */
+extern uint64_t connect_wait_ns; /* 0, or for how long connect_dir() waits for somebody to listen at a URL */
 bool is_url(const char *dir); /* of a broker in another process: c->broker is NULL then */
 char *socket_url(const char *dir); /* where a broker that has @dir open is joined; the caller's to free. NULL: no memory */
 void wait_a_little(struct connection *c); /* something has to happen first: it may */

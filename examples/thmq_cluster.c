@@ -308,6 +308,13 @@ static bool is_well(const struct thmq_node *nodes, int count)
 	return led;
 }
 
+static int by_id(const void *one, const void *other)
+{
+	const struct thmq_node *a = one, *b = other;
+
+	return (a->id > b->id) - (a->id < b->id);
+}
+
 static int status(struct connection *c, bool json, bool wait, uint64_t timeout_ns)
 {
 	const struct timespec nap = {.tv_nsec = 50000000};
@@ -327,6 +334,7 @@ static int status(struct connection *c, bool json, bool wait, uint64_t timeout_n
 	if (n < 0)
 		return fail(n, "%s", thmq_errmsg());
 	n = n < NODES_MAX ? n : NODES_MAX;
+	qsort(nodes, (size_t)n, sizeof(nodes[0]), by_id); /* the library's order is that in which they came to their places */
 	for (i = 0; i < n; i++)
 		json ? print_json(&nodes[i]) : print_node(&nodes[i]);
 	if (!json)
@@ -399,7 +407,7 @@ static pid_t serve_one(const char *dir, int id)
 }
 
 /* Where they are, as the files say: those of an earlier try may be elsewhere. */
-static int print_tried(const char *dir, pid_t first)
+static int print_tried(const char *dir, const pid_t pids[3])
 {
 	struct plan p = {.dir = dir};
 	char *members[NODES_MAX], *words[] = {p.cluster};
@@ -413,7 +421,7 @@ static int print_tried(const char *dir, pid_t first)
 	printf("three brokers on this machine: thmq cluster status ");
 	for (i = 0; i < count && i < 3; i++)
 		printf("%s%s", i ? "," : "", strchr(members[i], '=') + 1);
-	printf("\nkill -9 %d or any other of them, and see who leads\n", (int)first);
+	printf("\nbroker 1 is process %d, 2 is %d, 3 is %d: kill -9 one of them, and see who leads\n", (int)pids[0], (int)pids[1], (int)pids[2]);
 	return EXIT_OK;
 }
 
@@ -433,7 +441,7 @@ static int try_out(const char *dir, uint32_t port)
 	for (i = 0; i < 3 && rc == EXIT_OK; i++)
 		pids[i] = serve_one(dir, i + 1);
 	if (rc == EXIT_OK)
-		rc = print_tried(dir, pids[0]);
+		rc = print_tried(dir, pids);
 	fflush(stdout);
 	while (rc == EXIT_OK && !interrupted) {
 		pid_t gone = waitpid(-1, &state, 0);

@@ -69,7 +69,7 @@ static void print_members(const struct about *a, bool json)
 		printf("  member %d%s%s: %u partition%s", i, m->instance[0] ? " " : "", m->instance, m->partition_count,
 		       plural(m->partition_count));
 		if (m->away)
-			printf(", away for %s", duration_text(m->silent_ns / SECOND * SECOND, &text));
+			printf(", away for %s", m->silent_ns < SECOND ? "less than 1s" : duration_text(m->silent_ns / SECOND * SECOND, &text));
 		putchar('\n');
 	}
 }

@@ -63,10 +63,11 @@ static int ping(struct connection *c, const char *url, const struct ping_opts *o
 
 int cmd_ping(int argc, char **argv)
 {
-	const char *count = NULL, *interval = NULL;
+	const char *count = NULL, *interval = NULL, *wait = NULL;
 	struct ping_opts o = {.count = 1000};
 	const struct option_spec specs[] = {{"--count", &count, NULL},
 					    {"--interval-us", &interval, NULL},
+					    {"--wait", &wait, NULL},
 					    {"--json", NULL, &o.json},
 					    {NULL, NULL, NULL}};
 	int words = parse_options(argc, argv, specs), rc;
@@ -78,6 +79,8 @@ int cmd_ping(int argc, char **argv)
 		return usage_error("--count is a number from 1 to %u, not %s", COUNT_MAX, count);
 	if (interval && !parse_number(interval, 3600000000ull, &o.interval_us))
 		return usage_error("--interval-us is a number of microseconds, not %s", interval);
+	if (wait && (rc = parse_duration("--wait", wait, &connect_wait_ns)) != EXIT_OK)
+		return rc;
 	rc = connect_dir(&c, argv[0], false, THMQ_POLICY_POLL);
 	if (rc)
 		return rc;

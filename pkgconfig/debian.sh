@@ -95,6 +95,10 @@ pack() {
 lib=$(find "$tmp/libthundermq0" -name 'libthundermq.so.*' -type f)
 libdir=$(dirname "$lib")
 pack libthundermq0 libs '' 'Recommends: libssl3, liblz4-1, libzstd1, zlib1g, libsnappy1v5' 'durable message broker as a C library'
-pack libthundermq-dev libdevel "libthundermq0 (= $version), libisal-dev, liburing-dev, libhwloc-dev" '' 'durable message broker as a C library - headers'
+# the static library wants what it was built with
+raft=''
+! grep -q -- -lraft "$tmp/libthundermq-dev/${libdir#"$tmp/libthundermq0/"}/pkgconfig/thundermq.pc" || raft=", libraft-dev (>= 0.22.1)"
+pack libthundermq-dev libdevel "libthundermq0 (= $version), libisal-dev, liburing-dev, libhwloc-dev$raft" '' 'durable message broker as a C library - headers'
 pack thundermq-tools admin "libthundermq0 (= $version)" 'Suggests: bash-completion' 'durable message broker - thmq, its command line and service'
 pack python3-thundermq python "libthundermq0 (= $version), python3, python3-cffi-backend" '' 'durable message broker - from Python'
+[ -d "$tmp/python3-thundermq" ] || echo "no python3-thundermq: the build had no Python that has cffi (python3-cffi)" >&2

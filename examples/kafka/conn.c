@@ -446,8 +446,8 @@ static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 	r->conn = c;
 	if (!api_begin(r, len) || !auth_allows(c, r->api)) {
 		fprintf(stderr,
-			"%s: a request of kind %d, version %d, is none that is served here: "
-			"closed\n",
+			auth_allows(c, r->api) ? "%s: a request of kind %d, version %d, is none that is served here: closed\n"
+					       : "%s: a request of kind %d, version %d, of somebody who has not said who he is, by SASL (--users): closed\n",
 			c->peer, r->api, r->version);
 		r->conn = NULL;
 		request_free(r);

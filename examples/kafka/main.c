@@ -58,6 +58,25 @@ static const char usage[] =
 	"  --cluster 1=URL,2=URL,… [--cluster-name TEXT] [--cluster-key HEX]\n"
 	"  --peers 1=HOST:PORT,…   where Kafka's clients find them\n";
 
+static const char *wrong_with(const struct options *o)
+{
+	if (!o->data_dir)
+		return "--data says where what is published is kept";
+	if (o->default_partitions < 1 || !o->connection_max || o->node_id < 0)
+		return "--partitions and --connections are numbers from 1, --node-id is one from 0";
+	if (o->name_expires_s < 1)
+		return "--transactional-id-expiration is a number of seconds, from 1";
+	if (!strrchr(o->listen, ':') || (o->listen_tls && !strrchr(o->listen_tls, ':')) || (o->advertise && !strrchr(o->advertise, ':')))
+		return "--listen, --listen-tls and --advertise are HOST:PORT";
+	if (o->listen_tls && !o->cert_file)
+		return "--listen-tls needs --cert, and --key where the key is not in the same file";
+	if (!o->cluster != !o->peer_count)
+		return "--cluster and --peers go together";
+	if (o->cluster && !o->thmq_listen)
+		return "--cluster needs --thmq, where this one is in it";
+	return NULL;
+}
+
 static int options_read(int argc, char **argv, struct options *o)
 {
 	static const struct option names[] = {{"data", 1, NULL, 'd'},
@@ -82,6 +101,7 @@ static int options_read(int argc, char **argv, struct options *o)
 					      {"verbose", 0, NULL, 'v'},
 					      {"help", 0, NULL, 'h'},
 					      {NULL, 0, NULL, 0}};
+	const char *wrong;
 	int c;
 
 	*o = (struct options){.listen = "127.0.0.1:9092",
@@ -161,11 +181,12 @@ static int options_read(int argc, char **argv, struct options *o)
 			return -EINVAL;
 		}
 	}
-	if (!o->data_dir || optind < argc || o->default_partitions < 1 || !o->connection_max || o->name_expires_s < 1 ||
-	    o->node_id < 0 || !o->cluster != !o->peer_count || (o->cluster && !o->thmq_listen) || (o->listen_tls && !o->cert_file) ||
-	    (o->advertise && !strrchr(o->advertise, ':')))
-		return -EINVAL;
-	return 0;
+	wrong = wrong_with(o);
+	if (optind < argc)
+		fprintf(stderr, "kafka: %s is no option\n", argv[optind]);
+	else if (wrong)
+		fprintf(stderr, "kafka: %s\n", wrong);
+	return optind < argc || wrong ? -EINVAL : 0;
 }
 
 static int fail(const char *what, int rc)

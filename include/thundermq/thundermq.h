@@ -85,7 +85,8 @@ enum thmq_error_class {
 /**
  * thmq_errmsg() - text for the last failed control call of the calling thread
  * Return: never NULL; "" if none failed yet; valid until the thread's next failing call. Data-plane
- * calls (claim, commit, abort, send, watermark, fetch, ack, release, poll, events) never set it.
+ * calls (claim, commit, abort, send, watermark, fetch, ack, nack, extend, reject, release, responses, poll, events) never set it; of thmq_request() and
+ * thmq_reply() only what they open at first does.
  */
 THMQ_API const char *thmq_errmsg(void);
 
@@ -872,7 +873,7 @@ struct thmq_key_info {
  * @key: 1 to THMQ_KEY_MAX bytes
  * @before_offset: only below it, such as the offset of one that was found: so all that a key had is found, newest first; UINT64_MAX: all
  * It is found by the index: at most one device read for each segment whose filter and times do not rule the key out, and one for the
- * message. A consumer without a group that seeks the offset gets it.
+ * message. A consumer of that partition (THMQ_CONSUMER_PARTITION) that seeks the offset gets it: doc/messages.md.
  * Return: 0; -ENOENT there is none; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -ENOTSUP a volatile topic; -EINVAL; -ETIMEDOUT; -EDEADLK; -EIO,
  * -THMQ_ECORRUPT it cannot be read.
  */
@@ -1090,7 +1091,7 @@ struct thmq_message_opts {
 	uint64_t ttl_ns; /* so long after its time it is of no use: it is not handed out any more; 0: for ever, or as the topic says */
 	/*
 	 * With THMQ_MESSAGE_EXPECT_END: it is stored only if this is its partition's end_offset then, one past the last message, as
-	 * thmq_partition_describe() tells once all is visible. With THMQ_MESSAGE_EXPECT_KEY: only if this is the offset of the newest message
+	 * thmq_partition_describe() tells once all is visible; where there are several a partition or a key says which. With THMQ_MESSAGE_EXPECT_KEY: only if this is the offset of the newest message
 	 * with its key, UINT64_MAX if there is to be none: thmq_key_find(). Else it is refused with -THMQ_ECONFLICT by a THMQ_EVENT_FAILED,
 	 * whose offset says what is there. What is sent again after a lost connection is compared once.
 	 */
@@ -1809,7 +1810,7 @@ enum thmq_event_type {
 	THMQ_EVENT_SETTLED =
 		1, /* a message reached its durability (producers with THMQ_PRODUCER_REPORT) */
 	THMQ_EVENT_FAILED =
-		2, /* a message was refused; error says why; it is certainly not stored. But with error
+		2, /* a message was refused, of this sequence, in this partition; error says why; it is certainly not stored. But with error
 		      -THMQ_EFAILED the device failed under it: it may be stored or not */
 	THMQ_EVENT_LOST =
 		3, /* messages whose ack said less than durable are gone (error 0) or, since their shard failed, may be

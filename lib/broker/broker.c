@@ -480,6 +480,7 @@ static int open_all(struct thmq_broker *b)
 					  .closed = thmqi_shard_closed,
 					  .rest = thmqi_shard_rest,
 					  .rouse = thmqi_shard_rouse,
+					  .came = thmqi_shard_came,
 					  .ctx = b,
 					  .end_bytes = sizeof(struct conn)};
 	int rc = b->cluster ? open_copies(b) : open_logs(b);

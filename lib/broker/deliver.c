@@ -384,6 +384,58 @@ static uint32_t pump_sifted(struct sub *sub)
 	return done;
 }
 
+bool thmqi_sub_hand(struct sub *sub, const struct thmq_run_header *run, uint32_t len)
+{
+	struct consumer *k = thmqi_sub_consumer(sub);
+	const struct partition *p = sub->partition;
+	struct conn *c = sub->conn;
+	struct delivery *d = k->free;
+	struct thmqi_frame f;
+
+	if (sub->ready || sub->failed || sub->resolving || sub->sift || sub->limited || c->backlog_count || c->rests || !c->wire->hand ||
+	    !thmqi_consumer_has_credit(k) || sub->next > p->next_offset || !thmqi_log_reader_awaits(sub->reader, p->next_offset))
+		return false;
+	f.type = THMQI_FRAME_DELIVER_ONE;
+	f.flags = 0;
+	f.key_len = 0;
+	f.stream = sub->stream;
+	f.partition = p->id;
+	f.len = (uint32_t)(sizeof(*run) + sizeof(struct thmq_record)) + THMQI_ALIGN_UP(len, 8u);
+	f.extra = len;
+	f.seq = (uint64_t)c->shard->core->wall_ns;
+	f.data = (uint64_t)(uintptr_t)run;
+	f.arg[0] = d->index | (uint64_t)d->generation << 32;
+	f.arg[1] = p->next_offset + 1;
+	f.tag_hash = 0;
+	f.generation = sub->generation;
+	if (!c->wire->hand(c->wire, &f))
+		return false;
+	c->wrote = true;
+	sub->next = f.arg[1];
+	sub->handed = true;
+	return true;
+}
+
+void thmqi_sub_handed(struct sub *sub, uint32_t run_len)
+{
+	struct consumer *k = thmqi_sub_consumer(sub);
+	struct delivery *d = k->free;
+
+	sub->handed = false;
+	/* its memory is the link's: nothing of the log is held for it */
+	k->free = d->next;
+	d->view.internal[0] = NULL;
+	d->out = true;
+	d->log = sub->partition->log;
+	d->bytes = run_len;
+	d->count = 1;
+	k->held_bytes += run_len;
+	k->held_count++;
+	thmqi_log_reader_pass(sub->reader, sub->next);
+	caught_up(sub);
+	thmqi_sub_count(sub, 1, run_len);
+}
+
 void thmqi_sub_offer(struct sub *sub)
 {
 	struct consumer *k = thmqi_sub_consumer(sub);

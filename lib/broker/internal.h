@@ -185,6 +185,7 @@ struct sub {
 	bool limited; /* its topic or its client may have only so much */
 	bool held;    /* it has had that for now */
 	bool uncommitted; /* it sees what transactions have not committed, too */
+	bool handed; /* what is being appended went to it before its end */
 	uint8_t priority;
 	uint8_t resolving; /* frame that is owed once the time to begin at is an offset; 0: none. Or SUB_IS_SHARED */
 	uint32_t resolved_generation; /* of the seek */
@@ -347,6 +348,7 @@ struct shard {
 	bool unclean;
 	bool blocked; /* an append got -EAGAIN: no more before room */
 	bool stuck;   /* a client's ring is full: look again after a while, clients do not tell */
+	uint32_t taken; /* frames, since it was last polled, from links whose transport said that they came */
 	struct thmqi_timer stuck_timer;
 	struct delay *delay; /* NULL: no message was ever delayed */
 	struct txns_here *txns; /* NULL: no transaction ever wrote to it */
@@ -446,6 +448,7 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link);
 void thmqi_shard_closed(void *ctx, struct thmqi_link *link);
 bool thmqi_shard_rest(void *ctx, struct thmqi_link *link);
 void thmqi_shard_rouse(void *ctx, struct thmqi_link *link);
+void thmqi_shard_came(void *ctx, struct thmqi_link *link);
 
 /* lead.c: a shard that is one of several copies */
 int thmqi_lead_open(struct shard *s, const struct thmq_log_opts *opts); /* as thmq_log_open() */
@@ -632,6 +635,12 @@ void thmqi_sub_pay(struct sub *sub, uint32_t messages, uint32_t bytes); /* of on
 bool thmqi_sub_may(struct sub *sub);   /* of one that is limited: have more now? */
 void thmqi_sub_later(struct sub *sub); /* it is looked at again soon */
 void thmqi_sub_offer(struct sub *sub); /* a run was appended and is visible: at once, or when it is its turn */
+/*
+ * @run will be that, a message of @len bytes and nothing else, and all that its partition had was handed out: at once, if its link can take it
+ * so, before it is appended; and what there is to do for that behind it.
+ */
+bool thmqi_sub_hand(struct sub *sub, const struct thmq_run_header *run, uint32_t len);
+void thmqi_sub_handed(struct sub *sub, uint32_t run_len);
 uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
 void thmqi_sub_close(struct sub *sub, int status, bool tell);
 void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */

@@ -299,6 +299,13 @@ static __attribute__((noinline)) int produce_delayed(struct conn *c, const struc
 	return 1;
 }
 
+/* Where the next one's payload is copied to is asked for meanwhile: what is handed out behind that would wait for it. */
+static inline void expect_next(const uint8_t *run)
+{
+	thmqi_prefetch_write(run + sizeof(struct thmq_run_header));
+	thmqi_prefetch_write(run + sizeof(struct thmq_run_header) + THMQI_CACHELINE);
+}
+
 /*
  * The only message there is now, volatile, of the partition that the last one went to, with nothing but its payload: somebody may wait for it. It is
  * on its way to them before it is counted. Return: 1; 0: the long way decides
@@ -311,13 +318,23 @@ static uint32_t produce_plain(struct conn *c, const struct thmqi_frame *first)
 	struct thmq_run_header *run;
 	struct thmq_record *record;
 	struct thmqi_list *it;
+	bool handed = false;
 	uint64_t index;
+	int rc;
 
 	if (!p || p->id != first->partition || !p->is_volatile || p->dead || p->parting || p->holds || c->denied || c->last_limited ||
 	    (first->extra | first->key_len | first->tag_hash) || first->arg[1] || first->flags != THMQ_DURABILITY_MEMORY ||
 	    thmqi_frame_peek(&c->wire->up, 1) || first->len > PLAIN_BYTES || len > p->ring->bytes / 2 || check(c, first) != 0 ||
 	    !thmqi_conn_room(c, 2) || volatile_full(p, len) || thmq_log_append(p->log, (uint32_t)sizeof(*run) + len, &run, &index) != 0)
 		return 0;
+	record = (struct thmq_record *)(run + 1);
+	if (len > sizeof(*record)) {
+		memset((uint8_t *)record + len - 8, 0, 8);
+		memcpy(record + 1, (const void *)(uintptr_t)first->data, first->len);
+	}
+	if (c->wire->hand)
+		thmqi_list_each(it, &p->subs)
+			handed |= thmqi_sub_hand(thmqi_container(it, struct sub, partition_link), run, first->len);
 	run->len = len;
 	run->base_offset = p->next_offset;
 	run->partition = p->id;
@@ -328,18 +345,21 @@ static uint32_t produce_plain(struct conn *c, const struct thmqi_frame *first)
 	run->first_time_ns = run->last_time_ns = (int64_t)s->core->wall_ns;
 	run->producer_epoch = run->sequence_span = 0;
 	run->tag_filter = 0;
-	record = (struct thmq_record *)(run + 1);
 	*record = (struct thmq_record){.size = first->len};
-	if (len > sizeof(*record)) {
-		memset((uint8_t *)record + len - 8, 0, 8);
-		memcpy(record + 1, (const void *)(uintptr_t)first->data, first->len);
-	}
-	if (thmqi_unlikely(thmq_log_append_end(p->log, run, append_level(p, THMQ_DURABILITY_MEMORY)) != 0))
+	rc = thmq_log_append_end(p->log, run, append_level(p, THMQ_DURABILITY_MEMORY));
+	if (thmqi_unlikely(rc != 0 && !handed))
 		return 0;
 	p->visible = ++p->next_offset;
 	count_volatile(p->ring, index, sizeof(*run) + len);
 	thmqi_list_each(it, &p->subs)
-		thmqi_sub_offer(thmqi_container(it, struct sub, partition_link));
+	{
+		struct sub *sub = thmqi_container(it, struct sub, partition_link);
+
+		if (sub->handed)
+			thmqi_sub_handed(sub, len);
+		else
+			thmqi_sub_offer(sub);
+	}
 	if (c->wire->carry)
 		thmqi_conn_kick(c);
 	p->jumped = false;
@@ -351,6 +371,7 @@ static uint32_t produce_plain(struct conn *c, const struct thmqi_frame *first)
 	thmqi_conn_progress(c, first->stream, THMQ_DURABILITY_MEMORY, first->seq);
 	if (thmqi_unlikely(c->producers[first->stream].life != thmqi_producer_life(0, first->generation)))
 		begin_life(&c->producers[first->stream], first);
+	expect_next((const uint8_t *)run + sizeof(*run) + len);
 	return 1;
 }
 

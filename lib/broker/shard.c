@@ -582,7 +582,7 @@ static bool waits(struct shard *s, const struct thmqi_frame *f)
 	return true;
 }
 
-static uint32_t take_frames(struct conn *c)
+static inline __attribute__((always_inline)) uint32_t take_frames(struct conn *c)
 {
 	struct thmqi_frame_ring *ctl = &c->wire->ctl;
 	struct thmqi_frame *f;
@@ -612,6 +612,17 @@ static uint32_t take_frames(struct conn *c)
 }
 
 /* ------------------------------------------------------------------ poller */
+
+/* What one shard alone decides, and no other connection's turn comes before. */
+void thmqi_shard_came(void *ctx, struct thmqi_link *link)
+{
+	struct conn *c = link->broker;
+	struct shard *s = c->shard;
+
+	(void)ctx;
+	if (thmqi_likely(!(s->lead || s->blocked || s->closing || c->waits || c->rests)))
+		s->taken += take_frames(c);
+}
 
 /* Whoever was left without room has the first turn at the next: there may be less of it at a time than one of them can fill. */
 static void begin_with(struct shard *s, struct thmqi_list *conn)
@@ -670,9 +681,10 @@ static int shard_poll(struct thmqi_poller *poller, uint32_t budget)
 	struct shard *s = thmqi_container(poller, struct shard, poller);
 	struct thmqi_list *it, *tmp, *turn = NULL;
 	struct conn *c;
-	uint32_t done = 0, taken;
+	uint32_t done = s->taken, taken;
 
 	(void)budget;
+	s->taken = 0;
 	s->stuck = false;
 	if (thmqi_unlikely(s->lead != NULL))
 		thmqi_lead_poll(s);

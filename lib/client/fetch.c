@@ -443,7 +443,8 @@ int thmqi_client_fetch(struct thmq_consumer *c, struct thmq_message *ret_message
 		d = c->first;
 	}
 	if (!d || thmqi_unlikely(ranks != NULL)) { /* what is higher than all that is here may have come */
-		thmqi_session_process(c->session);
+		if (c->lone < LONE_BEFORE || !thmqi_session_take_next(c->lone_link))
+			thmqi_session_process(c->session);
 		if (!c->first)
 			return nothing(c);
 	}

@@ -100,6 +100,7 @@ struct client_link {
 	struct delivered *unreleased;
 	uint32_t unreleased_count;
 	uint32_t unreleased_idle; /* rounds without news since the last was added */
+	uint32_t taken_alone;     /* frames by thmqi_session_take_next() */
 };
 
 /* ---------------------------------------------------------------- consumers */
@@ -220,6 +221,8 @@ struct wanted_tag {
 	uint32_t len, reserved;
 };
 
+#define LONE_BEFORE 8u /* who gets so many messages one by one waits for each */
+
 struct thmq_consumer {
 	struct thmqi_handle handle;
 	struct thmq_session *session;
@@ -268,6 +271,8 @@ struct thmq_consumer {
 	uint32_t awaited; /* readings below it have come to what is waited for */
 	struct thmqi_list due; /* readings that tend() looks at */
 	struct delivered *first, **last; /* queue */
+	struct client_link *lone_link; /* by which messages came one by one … */
+	uint32_t lone;                 /* … up to LONE_BEFORE of them */
 	struct delivered *free;
 	struct delivered *pool; /* mostly memory that is never touched */
 	uint64_t *held_bits;
@@ -419,6 +424,8 @@ int thmqi_session_ctl_claim(struct thmq_session *s, struct client_link *l, uint6
 
 /* take.c */
 uint32_t thmqi_session_process(struct thmq_session *s); /* frames taken in */
+/* The next frame of @l alone, if it is there, for who waits for messages that come one by one. False: look at all links. */
+bool thmqi_session_take_next(struct client_link *l);
 void thmqi_session_event(struct thmq_session *s, const struct thmq_event *e); /* counts it as dropped when full */
 bool thmqi_session_events_full(const struct thmq_session *s);
 bool thmqi_session_welcome(struct thmq_session *s, struct client_link *l, const struct thmqi_frame *f); /* false: l->error */

@@ -437,8 +437,9 @@ int thmqi_client_call(struct thmq_producer *producer, const void *data, uint32_t
 
 	c.timeout_ns = DAY_NS; /* it ends here, without an event */
 	rc = is_asked(&c) ? 0 : thmqi_session_block(s, is_asked, &c, deadline);
-	if (rc || c.id < 0)
-		return rc ? rc : (int)c.id;
+	rc = rc ? rc : c.id < 0 ? (int)c.id : 0;
+	if (rc)
+		return thmqi_fail(rc, "call: the question could not be sent: %s", thmqi_session_why(rc));
 	p = place_of(s->asking, (uint64_t)c.id);
 	rc = is_answered(&c) ? 0 : thmqi_session_block(s, is_answered, &c, deadline);
 	if (p->id == (uint64_t)c.id && p->state == PLACE_ANSWERED) {
@@ -449,5 +450,6 @@ int thmqi_client_call(struct thmq_producer *producer, const void *data, uint32_t
 		end_out(s->asking, p);
 		p->state = PLACE_FREE;
 	}
-	return rc ? rc : s->dead ? s->dead : -ENOBUFS;
+	rc = rc ? rc : s->dead ? s->dead : -ENOBUFS;
+	return thmqi_fail(rc, "call: %s", rc == -ETIMEDOUT ? "no answer came in time" : thmqi_session_why(rc));
 }

@@ -357,6 +357,17 @@ static bool open_one(struct delivered *d, const struct thmqi_frame *f)
 	return true;
 }
 
+/* Another message by itself; those before it are out already. */
+static inline void note_one(struct thmq_consumer *c, struct client_link *l)
+{
+	if (thmqi_unlikely(c->lone_link != l || c->first)) {
+		c->lone_link = l;
+		c->lone = 0;
+	} else if (c->lone < LONE_BEFORE) {
+		c->lone++;
+	}
+}
+
 void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct reading *r,
 			const struct thmqi_frame *f)
 {
@@ -382,7 +393,13 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	d->held = 0;
 	d->queued = false;
 	d->encoding = THMQ_RUN_RECORDS;
-	ok = f->type == THMQI_FRAME_DELIVER_ONE ? open_one(d, f) : open_run(d, f);
+	if (f->type == THMQI_FRAME_DELIVER_ONE) {
+		note_one(c, l);
+		ok = open_one(d, f);
+	} else {
+		c->lone = 0;
+		ok = open_run(d, f);
+	}
 	if (thmqi_unlikely(!ok)) {
 		d->bytes = d->count = d->credit = 0;
 		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->arg[1] - 1);

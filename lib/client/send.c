@@ -156,10 +156,11 @@ static inline int link_of(struct thmq_producer *p, uint32_t index, struct client
 #define EXPECTS (THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_EXPECT_KEY)
 #define FLAGS_KNOWN (THMQ_MESSAGE_PARTITION | THMQ_MESSAGE_TIME | EXPECTS)
 
-/* One thing, and what can be looked up. */
+/* One thing, and what can be looked up: the end of a partition that it says, not of one whose turn it happens to be. */
 static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_message_opts *o)
 {
-	return (o->flags & EXPECTS) == EXPECTS || (o->flags & THMQ_MESSAGE_EXPECT_KEY && (!o->key || p->is_volatile));
+	return (o->flags & EXPECTS) == EXPECTS || (o->flags & THMQ_MESSAGE_EXPECT_KEY && (!o->key || p->is_volatile)) ||
+	       (o->flags & THMQ_MESSAGE_EXPECT_END && !(o->flags & THMQ_MESSAGE_PARTITION) && !o->key && p->lanes > 1);
 }
 
 /* All that it has lies in its payload. */

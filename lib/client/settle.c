@@ -59,19 +59,6 @@ int64_t thmqi_client_watermark(struct thmq_producer *p)
 	return (int64_t)p->watermark;
 }
 
-static void settled_event(struct thmq_producer *p, uint32_t type, uint64_t seq, int error, uint64_t offset)
-{
-	struct thmq_event e = {.type = type,
-			       .error = error,
-			       .producer = p,
-			       .cookie = p->cookie,
-			       .sequence = seq,
-			       .offset = offset,
-			       .count = 1};
-
-	thmqi_session_event(p->session, &e);
-}
-
 static uint32_t index_of(const struct thmq_producer *p, uint32_t partition)
 {
 	uint32_t i = partition - p->partitions[0].partition, lo = 0, hi = p->partition_count;
@@ -86,6 +73,21 @@ static uint32_t index_of(const struct thmq_producer *p, uint32_t partition)
 			hi = i;
 	}
 	return lo < p->partition_count && p->partitions[lo].partition == partition ? lo : UINT32_MAX;
+}
+
+/* @index: of its partition in the topic */
+static void failed_event(struct thmq_producer *p, uint32_t index, uint64_t seq, int error, uint64_t offset)
+{
+	struct thmq_event e = {.type = THMQ_EVENT_FAILED,
+			       .error = error,
+			       .producer = p,
+			       .cookie = p->cookie,
+			       .sequence = seq,
+			       .offset = offset,
+			       .partition = index,
+			       .count = 1};
+
+	thmqi_session_event(p->session, &e);
 }
 
 void thmqi_producer_limited(struct thmq_producer *p, const struct thmqi_frame *f)
@@ -182,7 +184,7 @@ void thmqi_producer_rejected(struct thmq_producer *p, struct client_link *l,
 	if (f->seq > p->last_seq || f->seq <= p->watermark || is_over(&p->sent[f->seq & p->sent_mask]))
 		return;
 	mark_failed(p, f->seq);
-	settled_event(p, THMQ_EVENT_FAILED, f->seq, f->status, f->arg[0]);
+	failed_event(p, index_of(p, f->partition), f->seq, f->status, f->arg[0]);
 	free_slot(p, l, f->seq);
 	if (f->status == -THMQ_ENOTOPIC || f->status == -THMQ_EFENCED)
 		p->error = f->status;
@@ -209,7 +211,7 @@ void thmqi_producer_trouble(struct thmq_session *s, const struct thmqi_frame *f)
 		    (l && l->progress[p->stream][e.level] >= seq))
 			continue;
 		mark_failed(p, seq);
-		settled_event(p, THMQ_EVENT_FAILED, seq, -THMQ_EFAILED, 0);
+		failed_event(p, index, seq, -THMQ_EFAILED, 0);
 		if (l)
 			free_slot(p, l, seq);
 	}

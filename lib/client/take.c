@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #define PROCESS_BUDGET 256u /* frames of one link in one go */
+#define TAKEN_ALONE 16u     /* one in so many looks is at all links */
 
 /* -------------------------------------------------------------------- events */
 
@@ -332,6 +333,30 @@ static uint32_t process_link(struct client_link *l)
 	if (thmqi_unlikely(atomic_load_explicit(&l->wire->broker_closed, memory_order_relaxed)) && !l->dead)
 		take_closed(l);
 	return done;
+}
+
+bool thmqi_session_take_next(struct client_link *l)
+{
+	struct thmq_session *s = l->session;
+	struct thmqi_link *wire = l->wire;
+	const struct thmqi_frame *slot;
+	struct thmqi_frame f;
+	uint32_t stream;
+
+	if (l->astray || l->dead || !wire->far || !(slot = thmqi_frame_peek(&wire->down, 0)) || !(++l->taken_alone % TAKEN_ALONE))
+		return false;
+	if (thmqi_unlikely(wire->far->take(wire, slot, &f) != 0))
+		return false; /* so it does again, and is told */
+	atomic_store_explicit(wire->pulse, atomic_load_explicit(wire->pulse, memory_order_relaxed) + 1, memory_order_relaxed);
+	stream = f.stream % THMQI_STREAMS;
+	if (thmqi_likely(f.type == THMQI_FRAME_DELIVER_ONE && s->consumers[stream]))
+		thmqi_consumer_frame(s->consumers[stream], l, &f);
+	else
+		take(l, &f);
+	thmqi_frame_advance(&wire->down, 1);
+	l->unreleased_idle = 0;
+	s->news++;
+	return true;
 }
 
 uint32_t thmqi_session_process(struct thmq_session *s)

@@ -373,6 +373,26 @@ bool thmqi_log_read_newest(struct thmq_log_reader *r, struct thmq_log_view *ret_
 	return true;
 }
 
+bool thmqi_log_reader_awaits(const struct thmq_log_reader *r, uint64_t base_offset)
+{
+	const struct run_index *x = r->index;
+
+	/* there is a place for its entry: more than that and what thmq_log_append() has made sure of no append needs */
+	return x && !r->sought && !r->filter && r->at == x->count && r->at >= x->first && base_offset >= x->end && !thmqi_index_full(x);
+}
+
+void thmqi_log_reader_pass(struct thmq_log_reader *r, uint64_t end_offset)
+{
+	const struct run_index *x = r->index;
+
+	if (thmqi_likely(!r->sought && r->at + 1 == x->count)) {
+		r->at++;
+		r->want = end_offset;
+	} else {
+		thmq_log_reader_seek(r, end_offset);
+	}
+}
+
 bool thmqi_log_reader_waits(const struct thmq_log_reader *reader)
 {
 	return reader->log && (reader->reading || reader->waiting);

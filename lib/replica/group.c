@@ -301,20 +301,26 @@ static void hand_over_damaged(struct thmqi_group *g)
 	thmqi_group_transfer(g, 0);
 }
 
-/* Rule B12: it leads and does not vote. Nothing is appended here, and the first voter that has all leads in its place. */
+/*
+ * Rule B12: it leads and does not vote. Nothing is appended here, and a voter that has all leads in its place: each of them in its turn, since raft's does
+ * not stand where it has something behind that which nobody else has.
+ */
 static void hand_over_outsider(struct thmqi_group *g)
 {
 	const struct thmqi_members *m = &g->membership.members;
-	uint32_t i;
+	uint32_t i, at;
 
 	if (g->role != THMQI_ROLE_LEADER || g->parked || thmqi_engine_transferring(g->engine))
 		return;
-	for (i = 0; i < m->count; i++)
-		if (m->list[i].role == THMQI_MEMBER_VOTER &&
-		    thmqi_engine_match(g->engine, m->list[i].id) == thmqi_log_last(g->log)) {
-			thmqi_group_transfer(g, m->list[i].id);
+	for (i = 0; i < m->count; i++) {
+		at = (g->heir + i) % m->count;
+		if (m->list[at].role == THMQI_MEMBER_VOTER &&
+		    thmqi_engine_match(g->engine, m->list[at].id) == thmqi_log_last(g->log)) {
+			g->heir = at + 1;
+			thmqi_group_transfer(g, m->list[at].id);
 			return;
 		}
+	}
 }
 
 /* Return: events taken. */

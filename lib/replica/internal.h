@@ -64,6 +64,7 @@ struct thmqi_group {
 	uint64_t taking_index;                                   /* of the first */
 	struct thmqi_engine_entry entries[THMQI_ENGINE_ENTRIES]; /* as they are looked at */
 
+	uint32_t heir; /* B12: place of the member that is to lead in its place, next */
 	uint32_t role; /* as told */
 	uint64_t leader, term;
 	uint64_t committed; /* as told */

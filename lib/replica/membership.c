@@ -41,6 +41,8 @@ static int change(struct thmqi_group *g, const struct thmqi_member *member)
 		return -THMQ_EFAILED;
 	if (g->role != THMQI_ROLE_LEADER || g->parked)
 		return -THMQ_ENOTLEADER;
+	if (thmqi_engine_is_outsider(g->engine)) /* B12: a voter leads in its place, soon */
+		return -EAGAIN;
 	/* it could be left with what others need, and out of the group that could elect it: another one leads first */
 	if (member && member->id == g->opts.id)
 		return -EINVAL;
@@ -79,6 +81,8 @@ int thmqi_group_catch_up(struct thmqi_group *g, uint64_t id)
 		return -THMQ_EFAILED;
 	if (g->role != THMQI_ROLE_LEADER || g->parked)
 		return -THMQ_ENOTLEADER;
+	if (thmqi_engine_is_outsider(g->engine))
+		return -EAGAIN;
 	rc = thmqi_engine_caught_up(g->engine, id);
 	if (rc != -ENOENT && rc != -ETIMEDOUT)
 		return rc;

@@ -72,6 +72,7 @@ void thmqi_link_close_here(struct thmqi_link *link);
 /* By the reader, on the link's core: may it rest? After it was roused: the other end looks again. */
 bool thmqi_link_rest(struct thmqi_link *link);
 void thmqi_link_rouse(struct thmqi_link *link);
+void thmqi_link_came(struct thmqi_link *link);
 
 /* inproc/inproc.c, shm/shm.c, tcp/tcp.c */
 extern const struct thmqi_medium thmqi_medium_inproc;

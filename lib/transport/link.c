@@ -121,6 +121,14 @@ void thmqi_link_rouse(struct thmqi_link *link)
 		a->rouse(a->ctx, link);
 }
 
+void thmqi_link_came(struct thmqi_link *link)
+{
+	const struct thmqi_acceptor *a = &link->listener->acceptor;
+
+	if (link->broker && a->came)
+		a->came(a->ctx, link);
+}
+
 void thmqi_link_offer(struct thmqi_link *link)
 {
 	link->task.run = run_accept;

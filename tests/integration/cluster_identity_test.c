@@ -216,24 +216,9 @@ static void two_join(void)
 	struct thmq_broker *more[2];
 	uint32_t ids[2] = {4, 5}, i;
 	pthread_t threads[2];
-	char dir[96], name[16], url[64], others[64];
 
-	for (i = 0; i < 2; i++) {
-		rig_address(ids[i], url, sizeof(url));
-		snprintf(others, sizeof(others), "%.*s:17471", (int)(strrchr(url, ':') - url), url);
-		snprintf(dir, sizeof(dir), "%s/%u", rig.dir, ids[i]);
-		snprintf(name, sizeof(name), "b%u", ids[i]);
-		CHECK(thmq_broker_open(rig.env,
-				       THMQ_BROKER_OPTS(.data_dir = dir, .name = name,
-							.shard_count = 1, .segment_bytes = 1u << 20,
-							.flags = THMQ_BROKER_JOIN,
-							.listen = rig.far ? url : NULL,
-							.cluster_listen = rig.far ? others : NULL,
-							.cluster = rig.cluster, .cluster_name = "who",
-							.node_id = ids[i], .heartbeat_ms = 30,
-							.election_ms = 150),
-				       &more[i]) == 0);
-	}
+	for (i = 0; i < 2; i++)
+		rig_join(ids[i], &more[i]);
 	for (i = 0; i < 2; i++)
 		CHECK(pthread_create(&threads[i], NULL, add_one, &ids[i]) == 0);
 	for (i = 0; i < 2; i++)

@@ -100,6 +100,26 @@ static inline void rig_close(uint32_t i, uint64_t timeout_ns)
 	rig.brokers[i] = NULL;
 }
 
+/* One that is none of the first three; it still is to be added. */
+static inline void rig_join(uint64_t id, struct thmq_broker **ret)
+{
+	struct thmq_broker_opts opts = rig.opts;
+	char dir[96], name[16], url[64], others[64];
+
+	rig_address((uint32_t)id, url, sizeof(url));
+	snprintf(others, sizeof(others), "%.*s:17471", (int)(strrchr(url, ':') - url), url);
+	snprintf(dir, sizeof(dir), "%s/%u", rig.dir, (uint32_t)id);
+	snprintf(name, sizeof(name), "b%u", (uint32_t)id);
+	opts.data_dir = dir;
+	opts.name = name;
+	opts.flags |= THMQ_BROKER_JOIN;
+	opts.listen = rig.far ? url : NULL;
+	opts.cluster_listen = rig.far ? others : NULL;
+	opts.cluster = rig.cluster;
+	opts.node_id = id;
+	CHECK(thmq_broker_open(rig.env, &opts, ret) == 0);
+}
+
 static inline void rig_open_all(void)
 {
 	uint32_t i;

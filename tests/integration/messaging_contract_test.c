@@ -462,7 +462,7 @@ static uint64_t end_of(struct thmq_session *s, const char *topic)
 
 /* What became of the last one: 0, or what is there instead. */
 static bool refused(struct thmq_session *s, struct thmq_producer *p, int64_t sequence,
-		    uint64_t *ret_is)
+		    uint64_t *ret_is, uint32_t *ret_partition)
 {
 	struct thmq_event e;
 	int rc = thmq_flush(p, 5 * SECOND);
@@ -473,7 +473,33 @@ static bool refused(struct thmq_session *s, struct thmq_producer *p, int64_t seq
 	CHECK(next_event(s, THMQ_EVENT_FAILED, &e, SECOND));
 	CHECK(e.error == -THMQ_ECONFLICT && e.sequence == (uint64_t)sequence && e.producer == p);
 	*ret_is = e.offset;
+	*ret_partition = e.partition;
 	return true;
+}
+
+/* Which of several: the one that is named, or that of the key; whose turn it is nobody can expect. */
+static void expected_end_of_one(struct thmq_session *s)
+{
+	struct thmq_message_opts o = {.size = sizeof(o), .flags = THMQ_MESSAGE_EXPECT_END | THMQ_MESSAGE_PARTITION, .partition = 2};
+	struct thmq_producer *p;
+	uint32_t partition = 0;
+	uint64_t is = 0;
+	int64_t seq;
+
+	CHECK(thmq_topic_create(s, "many", THMQ_TOPIC_OPTS(.partition_count = 3)) == 0);
+	CHECK(thmq_producer_open(s, "many", NULL, &p) == 0);
+	seq = thmq_send(p, "right", 5, &o);
+	CHECK(seq > 0 && !refused(s, p, seq, &is, &partition));
+	seq = thmq_send(p, "wrong", 5, &o);
+	CHECK(seq > 0 && refused(s, p, seq, &is, &partition) && is == 1 && partition == 2);
+	o.flags = THMQ_MESSAGE_EXPECT_END;
+	o.partition = 0;
+	CHECK(thmq_send(p, "any", 3, &o) == -EINVAL);
+	o.key = "k";
+	o.key_len = 1;
+	o.expected = 99;
+	seq = thmq_send(p, "wrong", 5, &o);
+	CHECK(seq > 0 && refused(s, p, seq, &is, &partition) && is == (partition == 2) && partition < 3);
 }
 
 static void expected_ends(void)
@@ -483,6 +509,7 @@ static void expected_ends(void)
 	struct thmq_producer *p;
 	struct thmq_consumer *c;
 	struct thmq_message m;
+	uint32_t partition = 1;
 	uint64_t is, end;
 	int64_t seq;
 	int i;
@@ -494,9 +521,9 @@ static void expected_ends(void)
 	for (i = 0; i < 10; i++) {
 		o.expected = end + (uint64_t)i;
 		seq = thmq_send(p, "right", 5, &o);
-		CHECK(seq > 0 && !refused(s, p, seq, &is));
+		CHECK(seq > 0 && !refused(s, p, seq, &is, &partition));
 		seq = thmq_send(p, "wrong", 5, &o);
-		CHECK(seq > 0 && refused(s, p, seq, &is) && is == o.expected + 1);
+		CHECK(seq > 0 && refused(s, p, seq, &is, &partition) && is == o.expected + 1 && partition == 0);
 	}
 	/* one after the other, without waiting: each is compared when its turn comes */
 	for (i = 0; i < 10; i++, o.expected++) {
@@ -510,6 +537,7 @@ static void expected_ends(void)
 		CHECK(thmq_release(c, &m, 1) == 0);
 	}
 	CHECK(end_of(s, "ends") == end + 20);
+	expected_end_of_one(s);
 	o.flags |= THMQ_MESSAGE_EXPECT_KEY;
 	o.key = "k";
 	o.key_len = 1;
@@ -534,7 +562,7 @@ static void expected_keys(void)
 	struct thmq_producer *p;
 	struct thmq_consumer *c;
 	struct thmq_message m;
-	uint32_t i, k, sent = 0;
+	uint32_t i, k, sent = 0, partitions[KEYS], partition = UINT32_MAX;
 	unsigned int chance = 1;
 	int64_t seq;
 
@@ -554,8 +582,8 @@ static void expected_keys(void)
 		while ((seq = thmq_send(p, data, large ? sizeof(data) : 4, &o)) == -EAGAIN)
 			drive(MS);
 		CHECK(seq == i + 1);
-		if (refused(s, p, seq, &is)) {
-			CHECK(!right && is == versions[k]);
+		if (refused(s, p, seq, &is, &partition)) {
+			CHECK(!right && is == versions[k] && (is == UINT64_MAX || partition == partitions[k]));
 			continue;
 		}
 		sent++;
@@ -563,6 +591,7 @@ static void expected_keys(void)
 		CHECK(right);
 		CHECK(versions[k] == UINT64_MAX || info.offset > versions[k]);
 		versions[k] = info.offset;
+		partitions[k] = info.partition;
 	}
 	CHECK(sent > 50 && sent < 150);
 	/* all that a key had, newest first; and the messages themselves */

@@ -424,6 +424,7 @@ static void requests_that_expire(void)
 	CHECK(thmq_reply(server, &m, "late", 4, NULL) > 0);
 	CHECK(thmq_reply(server, &m, "x", 1, THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION)) == -EINVAL);
 	CHECK(thmq_call(p, &number, 4, NULL, 100 * MS, &r) == -ETIMEDOUT);
+	CHECK(strcmp(thmq_errmsg(), "call: no answer came in time") == 0);
 	CHECK(thmq_responses(s, &r, 1) == 0);
 	CHECK(thmq_events(s, &e, 1) == 0); /* the call has told it */
 	CHECK(thmq_release(c, &m, 1) == 0);

@@ -452,12 +452,11 @@ has out '"core":0,.*"policy":"[a-z]*","spin_hits_per_s":.*"budget_ns":[0-9n]*.*"
 check "serve it twice" 5 "$thmq" serve --listen tcp://127.0.0.1:0 "$dir/served"
 kill "$server"; wait "$server" || die "serve did not end well"
 [ ! -e "$dir/served/socket" ] || die "the socket was left behind"
-rm "$dir/url"
-"$thmq" serve --listen "shm://$dir/served-too" "$dir/served" > "$dir/url" &
+check "wait for nobody" 1 "$thmq" ping --wait 50ms --count 1 "$url"; has err 'nobody listens there'
+check "wait for how long?" 2 "$thmq" ping --wait soon "$url"
+"$thmq" serve --listen "shm://$dir/served-too" "$dir/served" > /dev/null &
 server=$!
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-	for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s "$dir/url" ] || sleep 0.1; done
-done
+check "wait until it listens" 0 "$thmq" ping --wait 60s --count 1 "shm://$dir/served-too"; has out '^1 round trip'
 check "listen at a path" 0 "$thmq" topic list "shm://$dir/served-too"; has out far
 kill -9 "$server"; wait "$server" 2>/dev/null || true
 server=''

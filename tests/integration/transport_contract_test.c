@@ -435,6 +435,54 @@ static void volatile_topics(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
+static const uint32_t one_lens[] = {64, 0, 1, 7, 8, 63, 65, 100, 127, 128, 129, 192, 1000, 4096, 4097};
+#define ONE_LENS (sizeof(one_lens) / sizeof(one_lens[0]))
+
+/* The next @count messages, each by itself, in order and whole. */
+static uint32_t take_ones(struct thmq_session *s, struct thmq_consumer *c, uint32_t from, uint32_t count)
+{
+	struct thmq_message m;
+	uint32_t i;
+
+	for (i = from; i < from + count; i++) {
+		CHECK(fetch(s, c, &m, 1, 30 * SECOND) == 1);
+		CHECK(m.offset == i && m.len == one_lens[i % ONE_LENS] && !m.key_len && !m.tag && filled(m.data, m.len, i));
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	return i;
+}
+
+/* What comes alone goes to who waits for it by a shorter way than to who is behind: all get all of it, and so does who comes later. */
+static void volatile_one_by_one(void)
+{
+	struct thmq_session *s = session_of(NULL), *s2 = session_of(NULL);
+	struct thmq_consumer *swift, *slow, *late;
+	uint32_t i, behind = 0, count = 600;
+	struct thmq_producer *p;
+	uint8_t data[4097];
+
+	CHECK(thmq_topic_create(s, "one", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .volatile_bytes = 8 << 20)) == 0);
+	CHECK(thmq_producer_open(s, "one", NULL, &p) == 0);
+	CHECK(thmq_consumer_open(s, "one", NULL, NULL, &swift) == 0);
+	CHECK(thmq_consumer_open(s2, "one", NULL, THMQ_CONSUMER_OPTS(.prefetch_count = 2), &slow) == 0);
+	for (i = 0; i < count; i++) {
+		uint32_t len = one_lens[i % ONE_LENS];
+
+		fill(data, len, i);
+		CHECK(thmq_send(p, data, len, NULL) >= 0);
+		take_ones(s, swift, i, 1);
+		if (i % 100 == 50) /* it catches up, and waits too for some */
+			behind = take_ones(s2, slow, behind, i + 1 - behind);
+		else if (i % 100 > 50 && i % 100 < 70)
+			behind = take_ones(s2, slow, behind, 1);
+	}
+	take_ones(s2, slow, behind, count - behind);
+	CHECK(thmq_consumer_open(s, "one", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &late) == 0);
+	take_ones(s, late, 0, count);
+	CHECK(thmq_session_close(s2, SECOND) == 0);
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
 /* Its signs of life get through; and that it is silent is noticed. */
 static void alive_and_silent(void)
 {
@@ -822,6 +870,7 @@ static const struct test_case cases[] = {
 	{"shared_groups", shared_groups},
 	{"seeks", seeks},
 	{"volatile_topics", volatile_topics},
+	{"volatile_one_by_one", volatile_one_by_one},
 	{"alive_and_silent", alive_and_silent},
 	{"deleted_topic", deleted_topic},
 	{"sleeping_on_the_descriptor", sleeping_on_the_descriptor},

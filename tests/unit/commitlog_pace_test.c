@@ -296,6 +296,83 @@ Test(commitlog_pace, a_backlog_is_read_beside_writes, .init = up, .fini = down)
 	thmq_log_reader_close(reader);
 }
 
+static struct {
+	uint32_t reads, largest, most; /* of batches: their number, bytes of the largest, at a time */
+} seen;
+
+static void see_read(void *ctx, const char *name, const struct thmqi_disk_op *op)
+{
+	(void)ctx; /* a segment is called by its first name */
+	if (op->opcode != THMQI_DISK_READ || !name || (!strstr(name, ".log") && strcmp(name, "next.tmp") != 0))
+		return;
+	seen.reads++;
+	seen.largest = THMQI_MAX(seen.largest, op->len);
+	seen.most = THMQI_MAX(seen.most, r.log->pace.reading + 1); /* it is counted once the device has it */
+}
+
+#define READERS_MAX 2u
+
+/* @count runs of partition 1 from the first on, by each of @reader_count readers who go straight on. */
+static void read_straight(uint64_t count, uint32_t reader_count, bool writes)
+{
+	struct thmq_log_reader *readers[READERS_MAX];
+	uint64_t index = 0, at[READERS_MAX] = {0}, all = 0;
+	static uint64_t next;
+	struct thmq_log_view v;
+
+	memset(&seen, 0, sizeof(seen));
+	for (uint32_t i = 0; i < reader_count; i++)
+		cr_assert_eq(thmq_log_reader_open(r.log, 1, rig_ready, &r, &readers[i]), 0);
+	for (uint32_t i = 0; i < 200000 && all < count * reader_count; i++) {
+		uint32_t k = i % reader_count;
+		int rc = at[k] < count ? thmq_log_read(readers[k], UINT64_MAX, &v) : 0;
+
+		cr_assert_geq(rc, 0);
+		if (rc == 1) {
+			cr_assert(rig_view_ok(&v, 1, at[k]));
+			at[k]++;
+			all++;
+			thmq_log_view_release(r.log, &v);
+		}
+		if (writes && r.durable >= index)
+			cr_assert_eq(rig_append(&r, 2, next++, THMQ_DURABILITY_DURABLE, &index), 0);
+		if (k == reader_count - 1)
+			thmqi_core_poll(r.core, 1000000);
+	}
+	cr_assert_eq(all, count * reader_count);
+	for (uint32_t i = 0; i < reader_count; i++)
+		thmq_log_reader_close(readers[i]);
+}
+
+/* Seen at the device: alone each reads a mebibyte while it looks at another; while writes are waited for all together one piece at a time. */
+Test(commitlog_pace, what_is_read_ahead_is_bounded_while_writes_are_under_way, .init = up, .fini = down)
+{
+	uint64_t index = 0;
+
+	r.opts.cache_bytes = 64u << 10;
+	r.opts.batch_bytes = 64u << 10; /* a batch is read whole, however large */
+	cr_assert_eq(rig_close(&r), 0);
+	cr_assert_eq(rig_open(&r), 0);
+	for (uint64_t i = 0; i < 600; i++)
+		cr_assert_eq(rig_append_wait(&r, 1, i, 20000, THMQ_DURABILITY_MEMORY, &index), 0);
+	cr_assert_eq(thmq_log_flush(r.log, &index), 0);
+	cr_assert_eq(rig_await(&r, index), 0);
+	rig_poll(&r, 300);
+	thmqi_disk_sim_observe(r.sim, see_read, NULL);
+	thmqi_disk_sim_advance(r.sim, 1000ull * MSEC);
+	rig_poll(&r, 1);
+	read_straight(600, READERS_MAX, false);
+	cr_assert_eq(seen.largest, MIB, "%u", seen.largest);
+	cr_assert_eq(seen.most, 2);
+	for (uint32_t readers = 1; readers <= READERS_MAX; readers++) {
+		read_straight(600, readers, true);
+		cr_assert_leq(seen.largest, PIECE, "%u", seen.largest);
+		cr_assert_geq(seen.reads, readers * 600 * 20000 / PIECE);
+		cr_assert_eq(seen.most, 1, "%u", seen.most);
+	}
+	thmqi_disk_sim_observe(r.sim, NULL, NULL);
+}
+
 /* Both want to read all the time: each gets its half, and more than is appended; one that asks no more holds up the other for a moment only. */
 Test(commitlog_pace, a_copy_that_is_behind_and_readers_take_turns, .init = up, .fini = down)
 {

@@ -32,7 +32,10 @@ static void take(struct rate *r, uint64_t now, uint64_t n)
 	at = atomic_load_explicit(&r->at_ns, memory_order_relaxed);
 	do
 		from = THMQI_MAX(at, now > BURST_NS ? now - BURST_NS : 0);
-	while (!atomic_compare_exchange_weak_explicit(&r->at_ns, &at, from + cost, memory_order_relaxed, memory_order_relaxed));
+	while (!atomic_compare_exchange_weak_explicit(&r->at_ns, &at, from + cost, memory_order_acq_rel, memory_order_acquire));
+	/* another core has set another rate meanwhile, see set(): what was added behind that, by the old one, may be hours */
+	if (thmqi_unlikely(atomic_load_explicit(&r->per_s, memory_order_relaxed) != per_s))
+		atomic_store_explicit(&r->at_ns, 0, memory_order_relaxed);
 }
 
 bool thmqi_rates_allow(struct rates *topic, struct rates *client, bool out, uint64_t now_ns, struct allowance *ret)
@@ -86,7 +89,7 @@ void thmqi_rates_take(struct rates *topic, struct rates *client, bool out, uint6
 static void set(struct rate *r, uint64_t per_s)
 {
 	if (atomic_exchange_explicit(&r->per_s, per_s, memory_order_relaxed) != per_s)
-		atomic_store_explicit(&r->at_ns, 0, memory_order_relaxed);
+		atomic_store_explicit(&r->at_ns, 0, memory_order_release);
 }
 
 void thmqi_rates_set(struct rates *r, const struct thmq_limits *limits)

@@ -320,6 +320,7 @@ static int put(void *broker, void *arg)
 	rc = rc ? rc : thmqi_node_meet(sending->from, s->broker->opts.node_id, thmqi_node_mark(broker), thmqi_node_list(broker));
 	if (rc)
 		return rc;
+	thmqi_node_hear(broker, sending->from);
 	box = s->lead->box;
 	pthread_mutex_lock(&box->lock);
 	if (box->count == LETTERS_MAX) {
@@ -344,6 +345,8 @@ static int inproc_send(void *ctx, struct thmq_broker *from, const char *address,
 	struct sending sending = {.from = from, .message = message, .buf = buf};
 
 	(void)ctx;
+	if (!address)
+		return -EHOSTUNREACH;
 	if (strncmp(address, "inproc://", 9) != 0)
 		return -EPROTONOSUPPORT;
 	return thmqi_transport_reach(from->transport, address + 9, put, &sending);

@@ -464,14 +464,13 @@ static int on_send(void *ctx, const struct thmqi_message *message, struct thmqi_
 	const struct thmqi_carrier *carrier = &s->broker->carrier;
 	const char *address = address_in(thmqi_group_members(l->group), message->to);
 	struct thmqi_member other;
-	int rc = -EHOSTUNREACH;
+	int rc;
 
 	if (!address) /* one that joins knows from its options whom it may answer, until its log says who there is */
 		address = address_in(s->broker->cluster, message->to);
 	if (!address && thmqi_node_placed(s->broker, message->to, &other)) /* it came while this one was away: another shard may have heard of it */
 		address = other.address;
-	if (address)
-		rc = carrier->send(carrier->ctx, s->broker, address, message, buf);
+	rc = carrier->send(carrier->ctx, s->broker, address, message, buf);
 	if (rc == -EAGAIN)
 		l->wire_full = true;
 	return rc;

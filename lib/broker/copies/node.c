@@ -284,6 +284,14 @@ bool thmqi_node_placed(struct thmq_broker *b, uint64_t id, struct thmqi_member *
 	return found != NULL;
 }
 
+void thmqi_node_hear(struct thmq_broker *b, struct thmq_broker *from)
+{
+	struct thmqi_members one = {.count = 1};
+
+	if (!thmqi_node_placed(b, from->opts.node_id, &one.list[0]) && thmqi_node_placed(from, from->opts.node_id, &one.list[0]))
+		thmqi_node_place(b, &one);
+}
+
 /* --------------------------------------------------------------------- meet */
 
 const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b)

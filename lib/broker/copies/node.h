@@ -24,6 +24,8 @@ int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mar
 /* Where others are, as the log of one shard says; the one of another shard may be behind that. Any core */
 void thmqi_node_place(struct thmq_broker *b, const struct thmqi_members *members);
 bool thmqi_node_placed(struct thmq_broker *b, uint64_t id, struct thmqi_member *ret);
+/* @from speaks to @b, and is to be answered: no log of @b's may say where it is. Any core, while neither closes */
+void thmqi_node_hear(struct thmq_broker *b, struct thmq_broker *from);
 
 /* Have not all others that vote met it yet, in any of its lives? */
 bool thmqi_node_is_new(struct thmq_broker *b);

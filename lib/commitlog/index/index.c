@@ -475,9 +475,28 @@ static int put(struct thmq_log *log, struct run_index *x, const struct entry *e)
 	return thmqi_likely(narrow_put(n, place, e)) ? 0 : put_far(log, x, e);
 }
 
+/* What mostly comes, and has its place: it is no older than the entry before it, which lies in the same narrow block. */
+static bool put_next(struct run_index *x, const struct entry *e)
+{
+	const uint32_t place = (uint32_t)x->count & x->mask;
+	const struct row *before;
+	struct narrow *n;
+	uintptr_t chunk;
+
+	if (x->count == x->first || (x->directory && !place))
+		return false;
+	chunk = thmqi_index_chunk(x, x->count);
+	if (!(chunk & CHUNK_NARROW))
+		return false;
+	n = thmqi_chunk_at(chunk);
+	before = &n->rows[(place - 1) & x->mask];
+	return (uint64_t)e->time_max_ns - (uint64_t)n->time_ns >= ((uint64_t)before->time_high << 32 | before->time_low) &&
+	       narrow_put(n, place, e);
+}
+
 int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entry *entry)
 {
-	struct entry e = *entry, before;
+	struct entry e, before;
 	int rc;
 
 	if (thmqi_unlikely(thmqi_index_full(x))) {
@@ -485,6 +504,12 @@ int thmqi_index_put(struct thmq_log *log, struct run_index *x, const struct entr
 		if (rc)
 			return rc;
 	}
+	if (thmqi_likely(put_next(x, entry))) {
+		x->end = THMQI_MAX(x->end, entry->base_offset + entry->span);
+		x->count++;
+		return 0;
+	}
+	e = *entry;
 	/* not beyond the segment: else one message of the far future would keep all that come after it from growing old */
 	if (thmqi_likely(x->count > x->first)) {
 		before = thmqi_index_entry(x, x->count - 1);

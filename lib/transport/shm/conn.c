@@ -18,6 +18,7 @@
 #define RETRY_NS 500000ull   /* until a ring is looked at again whose reader does not tell */
 #define REST_ROUNDS 256u     /* polls without a look at the clock */
 #define DOZE_ROUNDS 16u
+#define LONE_BEFORE 8u       /* messages one by one, until the next is believed to be another */
 #define REST_NS 20000000ull  /* without work, until a connection is not looked at any more: waking it costs some microseconds */
 #define LAST_ROUNDS 16u      /* of sending, when the core closes */
 #define PACKETS 16u          /* that are thrown away in one go */
@@ -350,6 +351,25 @@ static inline bool is_quiet(const struct shm_conn *c)
 	return !(c->rested | c->dozes | c->readable | c->hung_up | c->ticked);
 }
 
+/*
+ * A message by itself and nothing behind it, as were those before it: its sender may wait for what comes of it. Who has more to say gains by
+ * being heard in one go.
+ */
+static inline bool one_came(struct shm_conn *c)
+{
+	const struct thmqi_frame_ring *up = &c->link->up;
+
+	if (up->head == up->next)
+		return false;
+	if (up->head - up->next > 1 || c->series_taken || thmqi_frame_peek(&c->up, 0))
+		c->lone = 0;
+	else if (c->lone < LONE_BEFORE)
+		c->lone++;
+	else
+		return true;
+	return false;
+}
+
 static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 {
 	struct shm_conn *c = thmqi_container(p, struct shm_conn, poller);
@@ -357,9 +377,16 @@ static int conn_poll(struct thmqi_poller *p, uint32_t budget)
 
 	(void)budget;
 	if (thmqi_likely(c->state == SHM_OPEN) && is_quiet(c)) {
-		done = thmqi_shm_in_wanted(c) ? thmqi_shm_in(c) : 0;
-		if (thmqi_unlikely(c->state != SHM_OPEN)) /* the next look ends it */
-			return done;
+		if (thmqi_shm_in_wanted(c)) {
+			done = thmqi_shm_in(c);
+			if (thmqi_unlikely(c->state != SHM_OPEN)) /* the next look ends it */
+				return done;
+			if (one_came(c)) {
+				thmqi_link_came(c->link);
+				if (thmqi_unlikely(c->state != SHM_OPEN))
+					return done;
+			}
+		}
 		done += thmqi_shm_out_wanted(c);
 		rest_if_idle(c, done);
 		return done;

@@ -133,6 +133,7 @@ static int make_link(struct shm_conn *c, struct thmqi_link **ret_link)
 
 	if (!rc) {
 		(*ret_link)->carry = thmqi_shm_carry;
+		(*ret_link)->hand = thmqi_shm_hand;
 		(*ret_link)->takes_series = (*ret_link)->takes_releases = true;
 	}
 	return rc;

@@ -131,7 +131,8 @@ static int carry(struct shm_conn *c)
 		done++;
 	}
 	thmqi_frame_publish(from);
-	if (done) {
+	if (done || c->handed) {
+		c->handed = false;
 		c->busy_ns = c->core->now_ns;
 		wake_client(c);
 		expect_run(c);
@@ -145,6 +146,18 @@ void thmqi_shm_carry(struct thmqi_link *link)
 
 	if (c->state == SHM_OPEN && c->link && !c->stalled)
 		carry(c); /* what is wrong is seen by the poller */
+}
+
+/* Somebody waits for it: what wakes a client that sleeps, and is behind all that was written, comes later. */
+bool thmqi_shm_hand(struct thmqi_link *link, struct thmqi_frame *frame)
+{
+	struct shm_conn *c = thmqi_container(link->reader, struct shm_conn, poller);
+
+	if (c->state != SHM_OPEN || !c->link || c->stalled || c->poller.rests || link->down.head != link->down.next || has_room(c) != 1 ||
+	    !put_frame(c, frame, thmqi_frame_claim(&c->down, 0)))
+		return false;
+	c->handed = true;
+	return true;
 }
 
 void thmqi_shm_out(struct shm_conn *c)

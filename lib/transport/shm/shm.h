@@ -195,6 +195,8 @@ struct shm_conn {
 	bool denied;      /* it may not come in */
 	bool request_out; /* REQUEST came, and REPLY was not sent */
 	bool stalled;     /* no room for a run that waits in the private ring */
+	uint8_t lone;     /* messages that came one by one, up to LONE_BEFORE */
+	bool handed;      /* a frame went past the private ring: the client was not woken yet */
 	uint64_t deadline_ns, silence_ns, tick_ns, heard_ns;
 	uint32_t beat_seen;
 	struct shm_hello hello;
@@ -258,6 +260,7 @@ static inline bool thmqi_shm_out_wanted(struct shm_conn *c)
 }
 void thmqi_shm_out(struct shm_conn *c);
 void thmqi_shm_carry(struct thmqi_link *link); /* what it does with frames, and no more: by whoever has written them */
+bool thmqi_shm_hand(struct thmqi_link *link, struct thmqi_frame *frame);
 /* A byte for the other process: it sleeps. Never blocks; a socket that is full has woken it already. */
 void thmqi_shm_wake(int fd);
 

@@ -15,11 +15,27 @@ static int say(struct tls *t, int error, const char *words)
 	return error;
 }
 
+/* Which option has a say, or nothing. */
+static const char *cure(long verdict)
+{
+	switch (verdict) {
+	case X509_V_ERR_HOSTNAME_MISMATCH:
+	case X509_V_ERR_IP_ADDRESS_MISMATCH:
+		return "; peer_name (--tls-name) says for whom it must be";
+	case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+		return "; ca_file (--tls-ca) says who may have signed it";
+	default:
+		return "";
+	}
+}
+
 /* The other's certificate does not do. */
 static int bad_certificate(struct tls *t, long verdict)
 {
-	snprintf(t->why, sizeof(t->why), "the other side's certificate: %s",
-		 t->config->o.X509_verify_cert_error_string(verdict));
+	snprintf(t->why, sizeof(t->why), "the other side's certificate: %s%s",
+		 t->config->o.X509_verify_cert_error_string(verdict), cure(verdict));
 	switch (verdict) {
 	case X509_V_ERR_CERT_HAS_EXPIRED:
 	case X509_V_ERR_CERT_NOT_YET_VALID:

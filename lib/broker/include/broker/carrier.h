@@ -12,7 +12,8 @@ struct thmq_broker;
 
 struct thmqi_carrier {
 	/*
-	 * As thmqi_group_wire.send, for all groups of @from, on the core of the one that it is of. @address is member @message->to's.
+	 * As thmqi_group_wire.send, for all groups of @from, on the core of the one that it is of. @address is member @message->to's; NULL: @from knows none, but
+	 * was spoken to by it, perhaps: all that it knew may have been replaced while it was away.
 	 */
 	int (*send)(void *ctx, struct thmq_broker *from, const char *address,
 		    const struct thmqi_message *message, struct thmqi_buf *buf);

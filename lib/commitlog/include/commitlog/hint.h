@@ -33,6 +33,14 @@ void thmqi_log_expect(struct thmq_log *log, struct run_index *index);
  */
 bool thmqi_log_read_newest(struct thmq_log_reader *reader, struct thmq_log_view *ret_view);
 
+/*
+ * A reader that has read all that there is: the run that is being appended to its partition, between thmq_log_append() and its end, is the
+ * next one that it would return, and once it is filled nothing will refuse it. Its owner may hand it out before that end, and says behind it
+ * that the reader need not come to it any more.
+ */
+bool thmqi_log_reader_awaits(const struct thmq_log_reader *reader, uint64_t base_offset);
+void thmqi_log_reader_pass(struct thmq_log_reader *reader, uint64_t end_offset);
+
 /* Another view of what @view shows, which is released by itself: who goes through a run bit by bit need not look it up each time. */
 void thmqi_log_view_again(const struct thmq_log_view *view, struct thmq_log_view *ret_view);
 

@@ -69,6 +69,11 @@ struct thmqi_link {
 	struct thmqi_poller *reader; /* what plays the client's end on this very core; NULL: the client's end is a session's */
 	/* Of a reader: takes at once what was written down, and ends nothing. NULL: it waits for the end of the iteration, and sends all at once. */
 	void (*carry)(struct thmqi_link *link);
+	/*
+	 * Of a reader with carry: @frame, a DELIVER_ONE whose message is copied now, though not its header and its record, goes past the down
+	 * ring, which is empty, and its reader is woken by the next carry. False: not now, and nothing has happened.
+	 */
+	bool (*hand)(struct thmqi_link *link, struct thmqi_frame *frame);
 	/* rings and pages */
 	struct thmqi_frame_ring up;   /* client writes, broker reads: PRODUCE only, so that a full volatile
 					topic holds up producers but never the releases that would empty it */
@@ -114,6 +119,8 @@ struct thmqi_acceptor {
 	/* The link's reader has nothing to do, and will rest: its rings need no look until it is roused. False: they do. NULL likewise. */
 	bool (*rest)(void *ctx, struct thmqi_link *link);
 	void (*rouse)(void *ctx, struct thmqi_link *link);
+	/* Frames came in on it: what the broker does with them it may do at once, before other links are looked at. NULL: it does not. */
+	void (*came)(void *ctx, struct thmqi_link *link);
 	void *ctx;
 	/* What the broker's end needs for a link: allocated by the one who connects, who can be told that there is none. */
 	size_t end_bytes;
