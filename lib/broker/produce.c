@@ -572,6 +572,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		thmqi_look_behind(c, &g, LOOK_INDEX);
 	return g.count;
 refuse:
+	if (rc == -THMQ_EFAILED && s->lead) /* its session is about to be sent to another copy, which takes it */
+		return 0;
 	if (thmqi_unlikely(s->lead != NULL))
 		thmqi_lead_refused(s, rc);
 	let_go(c);
