@@ -228,11 +228,11 @@ static const struct command {
 	 "open by thmq_broker_copy().\n"},
 	{"bench", cmd_bench, "thmq bench DIR|URL",
 	 "Measures durable, written and memory-acknowledged publishing, and how soon a consumer has\n"
-	 "what was published, on the device of DIR, which\n"
-	 "must be there, in a directory thmq-bench-XXXXXX that is made in it and removed at the\n"
-	 "end, also when interrupted. Data in DIR is not touched. Meanwhile it takes as much room\n"
-	 "as it writes, which may be some gigabytes. With the URL of a broker: through the network,\n"
-	 "in topics thmq-bench-... that are made there and deleted at the end.\n"
+	 "what was published, on the device of DIR, which must be there, in a directory\n"
+	 "thmq-bench-XXXXXX that is made in it and removed at the end, also when interrupted. Data\n"
+	 "in DIR is not touched. Meanwhile it takes as much room as it writes, which may be some\n"
+	 "gigabytes. With the URL of a broker: through the network, in topics thmq-bench-... that\n"
+	 "are made there and deleted at the end.\n"
 	 "\n"
 	 "  --seconds N          for each figure (default 2)\n"
 	 "  --count N            so many messages for each figure, however long they take\n"
@@ -390,7 +390,7 @@ static void help(FILE *out, const char *name)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %s\n", commands[i].synopsis);
 	fprintf(out, "  thmq help COMMAND\n  thmq version\n\n"
-		     "pub, sub, browse, redrive, topic, group, txn, ping and bench take the URL of a broker, tcp://host:port or\n"
+		     "pub, sub, browse, redrive, topic, group, txn, ping and bench take the URL of a broker, shm:///path, tcp://host:port or\n"
 		     "tls://host:port, for DIR.\n\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 damage, 5 in "
 		     "use by another process.\n");

@@ -773,6 +773,8 @@ int thmqi_shard_init(struct shard *s, struct thmq_broker *b, uint32_t id, struct
 	s->poller.name = s->name;
 	s->stuck_timer.fire = on_stuck;
 	s->run_max = (b->opts.batch_bytes ? b->opts.batch_bytes : 1u << 20) - 256;
+	if (b->cluster && s->run_max > (1u << 19)) /* a batch of copies leaves a block of its segment, which may be as small as itself: 1 MiB and more */
+		s->run_max -= THMQI_BLOCK;
 	thmqi_list_init(&s->conns);
 	thmqi_list_init(&s->resting);
 	thmqi_list_init(&s->ready);

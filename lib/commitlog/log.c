@@ -270,10 +270,17 @@ static int dir_open(struct thmq_log *log)
 	return check_place(log);
 }
 
-/* Segments have the sizes that the log was made with, whatever the options say. */
-static int check_batch(const struct thmq_log *log)
+/*
+ * Segments have the sizes that the log was made with, whatever the options say. Of copies none is filled by one batch: a new leader's first one has its block
+ * (segment_left() in append.c), and a batch that leaves none would begin one segment after the other and fit into none.
+ */
+static int check_batch(struct thmq_log *log)
 {
-	if (log->opts.batch_bytes <= log->vote.segment_bytes_min)
+	const uint64_t least = log->vote.segment_bytes_min;
+
+	if (log->copies.on && log->opts.batch_bytes == least)
+		log->opts.batch_bytes = (uint32_t)least - THMQI_BLOCK;
+	if (log->opts.batch_bytes <= least)
 		return 0;
 	return thmqi_fail(-EINVAL,
 			  "open %s: batch_bytes is up to a segment, %llu bytes in this log",

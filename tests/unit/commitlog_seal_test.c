@@ -400,26 +400,55 @@ Test(commitlog_seal, damage_of_two_indexes_costs_nothing_but_time, .init = up, .
 #define LONG 20u          /* a partition of so many runs that its entries are gathered in several turns */
 #define LONG_RUNS 5000u
 
-/* What comes behind it in its page of the index is found all the same. */
-Test(commitlog_seal, a_partition_that_goes_while_it_is_gathered_leaves_no_hole_in_its_page, .init = up, .fini = down)
+/* A segment with runs of all partitions, those of LONG gathered first; returns while LONG is gathered. */
+static void fill_until_gathered(uint64_t *long_next, bool touch_again)
 {
+	uint32_t sealed = full();
 	uint64_t index = 0, i;
 
 	for (i = 0; i < LONG_RUNS; i++) {
 		if (i < 50 * PARTITIONS)
 			cr_assert_eq(rig_append_wait(&r, i % PARTITIONS, next[i % PARTITIONS]++, 500, THMQ_DURABILITY_MEMORY, &index), 0);
 		if (i >= PARTITIONS) /* touched last, and gathered first */
-			cr_assert_eq(rig_append_wait(&r, LONG, i, 8, THMQ_DURABILITY_MEMORY, &index), 0);
+			cr_assert_eq(rig_append_wait(&r, LONG, (*long_next)++, 8, THMQ_DURABILITY_MEMORY, &index), 0);
 	}
-	cr_assert_eq(full(), 0);
-	while (!full())
-		cr_assert_eq(rig_append_wait(&r, 0, next[0]++, 5000, DURABLE, &index), 0);
+	cr_assert_eq(full(), sealed);
+	while (full() == sealed)
+		cr_assert_eq(rig_append_wait(&r, 0, next[0]++, 5000, touch_again ? THMQ_DURABILITY_MEMORY : DURABLE, &index), 0);
+	if (touch_again)
+		cr_assert_eq(rig_append_wait(&r, LONG, (*long_next)++, 8, DURABLE, &index), 0);
 	for (i = 0; !r.log->sealing.image.place && i < 1000; i++)
 		rig_poll(&r, 1);
 	cr_assert(r.log->sealing.image.place && r.log->sealing.image.next->partition == LONG);
+}
+
+/* What comes behind it in its page of the index is found all the same. */
+Test(commitlog_seal, a_partition_that_goes_while_it_is_gathered_leaves_no_hole_in_its_page, .init = up, .fini = down)
+{
+	uint64_t n = 0;
+
+	fill_until_gathered(&n, false);
 	thmq_log_forget(r.log, LONG);
 	rig_poll(&r, 300);
 	cr_assert(r.log->segments[0]->sealed != NULL);
 	for (uint32_t p = 0; p < PARTITIONS; p++)
 		cr_assert_eq(rig_read_all(&r, p, 0, next[p]), (int64_t)next[p], "partition %u", p);
+}
+
+/*
+ * It has runs in the segment that fills as well, and what comes behind it in the list of that one is not what comes behind it in the one that is gathered. Of
+ * both kinds of lists.
+ */
+Test(commitlog_seal, a_partition_that_goes_and_is_in_two_segments_takes_no_other_with_it, .init = up, .fini = down)
+{
+	uint64_t n = 0;
+
+	for (uint32_t k = 0; k < 2; k++) {
+		fill_until_gathered(&n, true);
+		thmq_log_forget(r.log, LONG);
+		rig_poll(&r, 300);
+		cr_assert(r.log->segments[k]->sealed != NULL);
+		for (uint32_t p = 0; p < PARTITIONS; p++)
+			cr_assert_eq(rig_read_all(&r, p, 0, next[p]), (int64_t)next[p], "partition %u, segment %u", p, k);
+	}
 }

@@ -108,7 +108,8 @@ void thmqi_untouch(struct thmq_log *log, struct run_index *x)
 
 		if (x->generations[i] != (uint32_t)g->number)
 			continue;
-		if (log->sealing.image.next == x) {
+		/* it may be in both lists: what comes next in that of the segment that fills is none of this one's */
+		if (log->sealing.image.next == x && log->sealing.image.generation == g) {
 			if (log->sealing.image.place) /* half of its runs is nothing that could be said */
 				thmqi_image_forget(&log->sealing.image);
 			log->sealing.image.next = x->touched[i].next;
