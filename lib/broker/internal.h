@@ -625,11 +625,21 @@ void thmqi_writers_clear(struct shard *s); /* all but the fences */
 void thmqi_writers_init(struct shard *s);
 void thmqi_writers_fini(struct shard *s);
 
-/* deliver.c */
+/* attach.c */
 void thmqi_sub_attach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_detach(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_seek(struct conn *c, const struct thmqi_frame *f);
 void thmqi_sub_release(struct conn *c, uint32_t stream, uint64_t token);
+void thmqi_sub_close(struct sub *sub, int status, bool tell);
+void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */
+void thmqi_consumers_close(struct conn *c);
+void thmqi_subs_close(struct conn *c); /* the connection goes: nobody is told */
+struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition); /* NULL: there is none */
+uint64_t thmqi_sub_position(const struct sub *sub); /* all below was handed over, or passed over */
+int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset); /* of an enum thmq_start */
+bool thmqi_sub_resolve(struct sub *sub); /* one that begins at a time. False: that is still being looked up, or has failed */
+
+/* deliver.c */
 void thmqi_sub_ready(struct sub *sub);
 void thmqi_sub_pay(struct sub *sub, uint32_t messages, uint32_t bytes); /* of one that is limited: they were handed out */
 bool thmqi_sub_may(struct sub *sub);   /* of one that is limited: have more now? */
@@ -642,13 +652,8 @@ void thmqi_sub_offer(struct sub *sub); /* a run was appended and is visible: at 
 bool thmqi_sub_hand(struct sub *sub, const struct thmq_run_header *run, uint32_t len);
 void thmqi_sub_handed(struct sub *sub, uint32_t run_len);
 uint32_t thmqi_sub_pump_all(struct shard *s); /* all that are ready */
-void thmqi_sub_close(struct sub *sub, int status, bool tell);
-void thmqi_sub_failed(struct sub *sub); /* the log that it reads has */
-void thmqi_consumers_close(struct conn *c);
-void thmqi_subs_close(struct conn *c); /* the connection goes: nobody is told */
-struct sub *thmqi_sub_find(struct conn *c, uint32_t stream, uint32_t partition); /* NULL: there is none */
-uint64_t thmqi_sub_position(const struct sub *sub); /* all below was handed over, or passed over */
-int thmqi_sub_start(struct partition *p, uint32_t kind, uint64_t value, uint64_t *ret_offset); /* of an enum thmq_start */
+void thmqi_sub_gap(struct sub *sub, uint64_t offset); /* what was dropped before it is told of, and passed over */
+void thmqi_sub_caught_up(struct sub *sub); /* it has all there is */
 void thmqi_sub_trouble(struct sub *sub, uint64_t offset, int error); /* it gets nothing any more, and is told */
 
 /* Messages were handed out. */
@@ -685,7 +690,7 @@ static inline uint32_t thmqi_shared_stamp(const struct shard *s)
 }
 
 /* shared.c: groups whose members share a partition's messages */
-/* deliver.c: of frame @f's consumer, which knows it from now on; it is on no list yet. 0; -ENOMEM */
+/* attach.c: of frame @f's consumer, which knows it from now on; it is on no list yet. 0; -ENOMEM */
 int thmqi_sub_make(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct group_offset *g,
 		   struct sub **ret_sub);
 int thmqi_shared_attach(struct conn *c, const struct thmqi_frame *f, struct partition *p, struct sub **ret_sub);
