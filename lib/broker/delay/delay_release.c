@@ -201,6 +201,35 @@ static bool is_left(const struct delay *d, struct slot *slot)
 	return slot->behind != NULL;
 }
 
+/* The first one finds no memory. Those behind it, which wait for it, have much: each keeps all that was read with it. */
+static bool is_starved(const struct delay *d)
+{
+	uint32_t i;
+
+	for (i = 0; i < DELAY_READERS; i++)
+		if (d->count && d->readers[i].slot == d->order[0])
+			return thmqi_log_reader_starves(d->readers[i].reader);
+	return false;
+}
+
+/* They are read again, later. */
+static void give_way(struct delay *d)
+{
+	uint32_t i;
+
+	for (i = 1; i < d->count; i++) {
+		struct slot *slot = d->order[i];
+
+		if (slot->state != SLOT_READY)
+			continue;
+		thmq_log_view_release(d->shard->log, &slot->view);
+		slot->is = NULL;
+		slot->behind = NULL;
+		slot->state = SLOT_NEW;
+		d->fresh++;
+	}
+}
+
 static void read_some(struct delay *d)
 {
 	struct delay_reader *r;
@@ -210,6 +239,10 @@ static void read_some(struct delay *d)
 	for (i = 0; i < DELAY_READERS; i++)
 		if (d->readers[i].slot && d->readers[i].stir)
 			read_one(d, &d->readers[i], d->readers[i].slot);
+	if (thmqi_unlikely(is_starved(d))) {
+		give_way(d);
+		return;
+	}
 	for (i = 0; i < d->count && d->fresh; i++) {
 		slot = d->order[i];
 		if (slot->state != SLOT_NEW || is_left(d, slot))
