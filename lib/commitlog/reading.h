@@ -142,6 +142,7 @@ void thmqi_filter_drop(struct thmq_log *log, struct sealed *x); /* from memory *
 int thmqi_window_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len, struct window **ret_window,
 		     uint8_t **ret_data);
 void thmqi_windows_drop(struct thmq_log_reader *r);
+void thmqi_reader_fed(struct thmq_log_reader *r, int rc);
 void thmqi_windows_spare(struct thmq_log *log); /* those of all its readers, if one of them starves */
 /* A read of the reader's. Return: 0; or it waits: -EAGAIN, -ENOBUFS. */
 int thmqi_reader_submit(struct thmq_log_reader *r, struct segment *s, struct thmqi_disk_op *op);

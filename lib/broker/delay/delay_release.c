@@ -13,6 +13,7 @@
 #define LOOK_NS 1000000000ull /* the clock is looked at, should it have been set */
 #define RETRY_NS 1000000u
 #define FAILED_NS 20000000u
+#define STARVED_NS 100000000u
 #define TIME_SPAN_MAX 4294000000000ull /* a run's table keeps times as 32-bit microseconds */
 
 /* ------------------------------------------------------------------------ slots */
@@ -201,14 +202,21 @@ static bool is_left(const struct delay *d, struct slot *slot)
 	return slot->behind != NULL;
 }
 
-/* The first one finds no memory. Those behind it, which wait for it, have much: each keeps all that was read with it. */
+/*
+ * The first one finds no memory: to be read, or to be appended. Those behind it, which wait for it, have much: each keeps all that was read with it.
+ * One that was not begun with waits for what another one reads, or for a reader.
+ */
 static bool is_starved(const struct delay *d)
 {
+	const struct slot *first = d->count ? d->order[0] : NULL;
 	uint32_t i;
 
+	if (!first || first->state > SLOT_READING)
+		return first && d->refused_ns && d->shard->core->now_ns - d->refused_ns >= STARVED_NS;
 	for (i = 0; i < DELAY_READERS; i++)
-		if (d->count && d->readers[i].slot == d->order[0])
-			return thmqi_log_reader_starves(d->readers[i].reader);
+		if (d->readers[i].slot && (d->readers[i].slot == first || first->state == SLOT_NEW) &&
+		    thmqi_log_reader_starves(d->readers[i].reader))
+			return true;
 	return false;
 }
 
@@ -489,10 +497,14 @@ static uint32_t send_some(struct delay *d, uint64_t wall)
 		gather(d, p, wall, 1, &g);
 		rc = move(d, p, &g);
 	}
-	if (!rc)
+	if (!rc) {
+		d->refused_ns = 0;
 		return g.count;
+	}
 	if (rc != -EAGAIN && rc != -ENOBUFS)
 		d->again_ns = s->core->now_ns + FAILED_NS;
+	else if (!d->refused_ns)
+		d->refused_ns = s->core->now_ns;
 	return 0;
 }
 

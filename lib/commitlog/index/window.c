@@ -55,6 +55,15 @@ static void window_drop(struct window *w)
 	w->error = 0;
 }
 
+/* What an attempt to read said, @rc, of which memory is what can be missing for long. */
+void thmqi_reader_fed(struct thmq_log_reader *r, int rc)
+{
+	if (!rc)
+		r->refused_ns = 0;
+	else if (rc == -ENOBUFS && !r->refused_ns)
+		r->refused_ns = r->log->core->now_ns;
+}
+
 /* One that is being read goes when that ends, or is dropped then. */
 void thmqi_windows_drop(struct thmq_log_reader *r)
 {
@@ -64,11 +73,12 @@ void thmqi_windows_drop(struct thmq_log_reader *r)
 		if (!r->windows[i].reading)
 			window_drop(&r->windows[i]);
 	r->streak = 0;
+	r->refused_ns = 0; /* it is after something else now */
 }
 
 bool thmqi_log_reader_starves(const struct thmq_log_reader *r)
 {
-	return r->log && r->refused_ns && r->log->core->now_ns - r->refused_ns >= STARVED_NS;
+	return r->log && r->waiting && r->refused_ns && r->log->core->now_ns - r->refused_ns >= STARVED_NS;
 }
 
 /*
@@ -255,10 +265,7 @@ static int begin(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint
 	rc = start(r, &r->windows[0], s, at, size);
 	if (rc == -ENOBUFS && size > least)
 		rc = start(r, &r->windows[0], s, at, least);
-	if (!rc)
-		r->refused_ns = 0;
-	else if (rc == -ENOBUFS && !r->refused_ns)
-		r->refused_ns = r->log->core->now_ns;
+	thmqi_reader_fed(r, rc);
 	if (rc == -ENOBUFS || rc == -EAGAIN) {
 		r->waiting = true;
 		rc = 0;
