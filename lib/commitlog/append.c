@@ -5,6 +5,7 @@
  */
 #include "internal.h"
 #include "index/keys.h"
+#include "reading.h"
 
 #define FORMING_BYTES (1024u << 10) /* a batch's buffer at most, unless one run needs more */
 #define GROWTH 4u
@@ -18,6 +19,7 @@ static void on_pinch(struct thmqi_timer *t)
 {
 	struct thmq_log *log = thmqi_container(t, struct thmq_log, pinch);
 
+	thmqi_windows_spare(log);
 	thmqi_readers_wake(log);
 	if (log->starved && log->events.room) {
 		log->starved = false;
