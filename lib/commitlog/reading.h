@@ -96,6 +96,7 @@ struct thmq_log_reader {
 	bool closed;
 	bool waiting;  /* was refused a read or its memory: is called again */
 	uint32_t reading; /* operations in flight */
+	uint64_t refused_ns; /* it has no memory since then; 0: it has */
 	uint64_t at;   /* number of the next entry, if it is in memory */
 	uint64_t want; /* offset from which on runs are wanted */
 	uint64_t filter; /* only runs are that have one of these bits in their tag_filter; 0: all */
@@ -141,6 +142,9 @@ void thmqi_filter_drop(struct thmq_log *log, struct sealed *x); /* from memory *
 int thmqi_window_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len, struct window **ret_window,
 		     uint8_t **ret_data);
 void thmqi_windows_drop(struct thmq_log_reader *r);
+void thmqi_reader_fed(struct thmq_log_reader *r, int rc);
+bool thmqi_readers_starve(const struct thmq_log *log); /* does one? */
+void thmqi_windows_spare(struct thmq_log *log); /* those of all its readers */
 /* A read of the reader's. Return: 0; or it waits: -EAGAIN, -ENOBUFS. */
 int thmqi_reader_submit(struct thmq_log_reader *r, struct segment *s, struct thmqi_disk_op *op);
 bool thmqi_reader_done(struct thmq_log_reader *r, struct segment *s); /* one has ended. False: the reader was closed, and is gone if it was the last */

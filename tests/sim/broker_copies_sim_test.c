@@ -332,6 +332,8 @@ static int check_topics(struct world *w)
 
 static int step(struct world *w)
 {
+	const uint64_t begun = now(w);
+
 	note_silence(w);
 	if (w->txns && txn_step(w, w->txns))
 		return -1;
@@ -342,6 +344,8 @@ static int step(struct world *w)
 	    send_some(w) || fill_some(w) ||
 	    take_some(w, 0) || take_some(w, 1) || take_events(w))
 		return -1;
+	at = "a call waits for ever"; /* nobody is brought back while it does; but more than one at a time is not missing then */
+	CHECK(w, now(w) - begun < 60 * SECOND);
 	thmq_poll(w->env, chance(w, 2) ? 0 : chance(w, 4 * MS));
 	return 0;
 }

@@ -210,7 +210,7 @@ static bool deliver(struct world *w, const struct packet *p)
 	struct thmqi_buf *buf = NULL;
 	int rc;
 
-	if (!to || w->cut[p->from][p->to])
+	if (!to || w->cut[p->from][p->to] || p->from == w->dying || p->to == w->dying)
 		return true;
 	if (p->message.batch_bytes) {
 		if (thmqi_buf_alloc(w->core->pool, p->message.batch_bytes, &buf) != 0)
@@ -332,18 +332,12 @@ static int broker_new(struct world *w, uint32_t i, bool joins)
 static void kill_broker(struct world *w, uint32_t i)
 {
 	struct thmq_broker *b = w->brokers[i];
-	bool cut[BROKERS][BROKERS];
-	uint32_t k;
 
 	if (!b)
 		return;
 	note_copies(w, i, true);
-	w->dying = i;
-	memcpy(cut, w->cut, sizeof(cut));
-	for (k = 0; k < BROKERS; k++)
-		w->cut[i][k] = w->cut[k][i] = true;
+	w->dying = i; /* nothing goes to it or comes from it */
 	thmq_broker_close(b, 0);
-	memcpy(w->cut, cut, sizeof(cut));
 	w->dying = BROKERS;
 	w->brokers[i] = NULL;
 	w->back_at[i] = w->healed ? 0 : now(w) + chance(w, 300) * MS;

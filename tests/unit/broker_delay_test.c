@@ -8,6 +8,8 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "disk/sim.h"
+#include "memory/memory.h"
+#include "reactor/reactor.h"
 
 TestSuite(broker_delay, .timeout = 60);
 
@@ -194,5 +196,108 @@ Test(broker_delay, no_message_comes_early_where_the_process_is_stopped_now_and_t
 		thmq_poll(env, MS);
 		got += take_stopped();
 	}
+	end();
+}
+
+/* ------------------------------------------------------------------ too little memory */
+
+#define SMALL 40u
+#define SMALL_BYTES 10000u /* no less than a window */
+#define TINY 300u
+#define TINY_BYTES 3000u
+#define LARGE_BYTES (100u << 10)
+
+static struct thmqi_buf *held[8192];
+static uint32_t held_count;
+
+static struct thmqi_pool *pool(void)
+{
+	return thmqi_env_core(env, 0)->pool;
+}
+
+static void hold_all(void)
+{
+	for (uint32_t size = 8u << 20; size >= 64; size /= 2)
+		while (held_count < THMQI_ARRAY_COUNT(held) && thmqi_buf_alloc(pool(), size, &held[held_count]) == 0)
+			held_count++;
+	cr_assert_lt(held_count, THMQI_ARRAY_COUNT(held));
+}
+
+/* Each of the small ones is apart from the others on the device; none is in memory. */
+static void send_apart(struct thmq_producer *filler, const uint8_t *data, uint64_t due)
+{
+	uint32_t i;
+
+	for (i = SMALL; i <= SMALL; i--) { /* none is behind the first one: it would be read with that */
+		uint32_t len = i ? SMALL_BYTES : LARGE_BYTES;
+
+		cr_assert_gt(thmq_send(producer, data + i, len, THMQ_MESSAGE_OPTS(.deliver_at_ns = (int64_t)due + i)), 0);
+		cr_assert_eq(thmq_flush(producer, SECOND), 0);
+		cr_assert_gt(thmq_send(filler, data, 60000, NULL), 0);
+		cr_assert_eq(thmq_flush(filler, SECOND), 0);
+	}
+	for (i = 0; i < TINY; i++) {
+		cr_assert_gt(thmq_send(filler, data, TINY_BYTES, NULL), 0);
+		cr_assert_eq(thmq_flush(filler, SECOND), 0);
+	}
+}
+
+/* What the log keeps in memory makes way for who has none; little room, where somebody looks at it. */
+static void look_at_tiny(struct thmq_consumer *looker, struct thmq_message *ret)
+{
+	uint32_t got = 0;
+
+	while (got < TINY) {
+		if (thmq_fetch(looker, &ret[got], 1) != 1)
+			thmq_poll(env, MS);
+		else if (ret[got].len == TINY_BYTES)
+			got++;
+		else
+			cr_assert_eq(thmq_release(looker, &ret[got], 1), 0);
+	}
+}
+
+/* It is to be appended, and what all others have been read with is just what it lacks. */
+Test(broker_delay, the_first_one_gets_the_memory_of_those_that_wait_for_it)
+{
+	static uint8_t data[LARGE_BYTES + SMALL];
+	struct thmq_producer *filler;
+	static struct thmq_message looked_at[TINY];
+	struct thmq_consumer *looker;
+	struct thmq_message m;
+	uint64_t due, until;
+	uint32_t i, got = 0;
+
+	for (i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)i;
+	cr_assert_eq(thmqi_disk_sim_open(7, NULL, &sim), 0);
+	cr_assert_eq(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 64u << 20), thmqi_disk_sim_world(sim), &env), 0);
+	cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 1, .cache_bytes = 1u << 20), &broker), 0, "%s",
+		     thmq_errmsg());
+	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &session), 0);
+	open_topic(0);
+	cr_assert_eq(thmq_topic_create(session, "filler", NULL), 0);
+	cr_assert_eq(thmq_producer_open(session, "filler", NULL, &filler), 0);
+	cr_assert_eq(thmq_consumer_open(session, "filler", NULL, NULL, &looker), 0);
+	due = (uint64_t)wall() + 20 * SECOND;
+	until = thmqi_disk_sim_now(sim) + 20 * SECOND;
+	send_apart(filler, data, due);
+	look_at_tiny(looker, looked_at);
+	hold_all();
+	cr_assert_lt(thmqi_disk_sim_now(sim), until - SECOND, "all were sent in time");
+	until += 30 * SECOND;
+	while (got <= SMALL) {
+		cr_assert_lt(thmqi_disk_sim_now(sim), until, "%u of %u came", got, SMALL + 1);
+		if (thmq_fetch(consumer, &m, 1) == 1) {
+			cr_assert_eq(m.len, got ? SMALL_BYTES : LARGE_BYTES);
+			cr_assert_eq(memcmp(m.data, data + got, m.len), 0, "in their order");
+			cr_assert_eq(thmq_release(consumer, &m, 1), 0);
+			got++;
+		}
+		thmq_poll(env, MS);
+	}
+	cr_assert_eq(thmq_release(looker, looked_at, TINY), 0);
+	while (held_count)
+		thmqi_buf_unref(held[--held_count]);
 	end();
 }

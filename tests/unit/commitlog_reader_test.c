@@ -2,6 +2,7 @@
 /* Readers: the tail cache and what it cannot hold, the device, its faults, too little memory. On a simulated disk. */
 #include <criterion/criterion.h>
 
+#include "commitlog/copies.h"
 #include "commitlog_rig.h"
 
 #define DURABLE THMQ_DURABILITY_DURABLE
@@ -252,6 +253,57 @@ Test(commitlog_reader, without_memory_appends_wait_and_go_on_when_views_are_rele
 		thmqi_core_poll(r.core, 10000000);
 	cr_assert_gt(r.rooms, 0);
 	cr_assert_eq(rig_append_wait(&r, 1, i, 250000, DURABLE, &index), 0);
+	thmq_log_reader_close(reader);
+	down();
+}
+
+/* Who has stopped keeps what was read for him, and the pool may have no other block that is large enough: who goes on has it instead. */
+Test(commitlog_reader, who_goes_on_gets_the_memory_of_those_that_stopped)
+{
+	static struct thmqi_buf *held[16384], *small[16];
+	struct thmqi_log_fetch cached = {0};
+	struct thmq_log_reader *stopped, *reader;
+	struct thmq_log_view v;
+	uint32_t count = 0;
+	uint64_t last = 0;
+
+	rig_init(&r, 1, NULL);
+	r.pool_bytes = THMQI_SLAB_BYTES;
+	r.opts.cache_bytes = 64u << 10;
+	cr_assert_eq(rig_open(&r), 0);
+	for (uint64_t i = 0; i < 100; i++) {
+		cr_assert_eq(rig_append_wait(&r, (uint32_t)(i % 2), i / 2, 50000, DURABLE, &last), 0);
+		cr_assert_eq(rig_await(&r, last), 0);
+	}
+	cr_assert_eq(thmq_log_reader_open(r.log, 0, rig_ready, &r, &stopped), 0);
+	cr_assert_eq(thmq_log_reader_open(r.log, 1, rig_ready, &r, &reader), 0);
+	thmq_log_reader_seek(stopped, 0);
+	thmq_log_reader_seek(reader, 0);
+	cr_assert_eq(rig_read(&r, stopped, 50, &v), 1);
+	thmq_log_view_release(r.log, &v);
+	for (; thmqi_log_is_cached(r.log, last); last--) { /* that makes no room */
+		cr_assert_eq(thmqi_log_fetch(r.log, &cached, last), 1);
+		held[count++] = cached.buf;
+	}
+	cr_assert_gt(last, 100 / 2);
+	for (uint32_t i = 0; i < 16; i++) /* pages of the index go there */
+		cr_assert_eq(thmqi_buf_alloc(r.core->pool, 4096, &small[i]), 0);
+	while (count < THMQI_ARRAY_COUNT(held) && thmqi_buf_alloc(r.core->pool, 4096, &held[count]) == 0)
+		count++;
+	cr_assert_lt(count, THMQI_ARRAY_COUNT(held));
+	for (uint32_t i = 0; i < 16; i++)
+		thmqi_buf_unref(small[i]);
+	for (uint64_t i = 0; i < 40; i++) {
+		cr_assert_eq(rig_read(&r, reader, 50, &v), 1, "%llu", (unsigned long long)i);
+		cr_assert(rig_view_ok(&v, 1, i));
+		thmq_log_view_release(r.log, &v);
+	}
+	cr_assert_eq(rig_read(&r, stopped, 50, &v), 1, "and what was taken from the other one is read again");
+	cr_assert(rig_view_ok(&v, 0, 1));
+	thmq_log_view_release(r.log, &v);
+	while (count)
+		thmqi_buf_unref(held[--count]);
+	thmq_log_reader_close(stopped);
 	thmq_log_reader_close(reader);
 	down();
 }

@@ -293,7 +293,7 @@ static bool may_go(struct shard *s)
 
 /*
  * Who leads meta is to lead all, and one that cannot, or is drained, is not to lead it. One that was removed from meta before it was from this shard never hears who leads
- * that: another one does.
+ * that, nor does one whose copy of meta has failed: another one does.
  */
 static void on_timer(struct thmqi_timer *t)
 {
@@ -303,7 +303,7 @@ static void on_timer(struct thmqi_timer *t)
 
 	if (is_meta(s))
 		leader = is_to_go(s) ? heir_of_ill(s) : l->serves ? thmqi_drain_heir(s->broker->meta) : s->broker->opts.node_id;
-	else if (!leader && thmqi_bereft_of_meta(s))
+	else if (!leader && (atomic_load(&s->broker->ill) || thmqi_bereft_of_meta(s)))
 		leader = UINT64_MAX;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
 	    leader != s->broker->opts.node_id && may_go(s))
@@ -433,6 +433,8 @@ static void on_failed(void *ctx, int error)
 		return;
 	s->lead->role = 0;
 	s->failed = error;
+	if (is_meta(s)) /* it hears no more of who leads, and the other shards follow that one */
+		atomic_store(&s->broker->leader, 0);
 	atomic_store(&s->broker->ill, true);
 }
 

@@ -88,6 +88,7 @@ struct delay {
 	struct thmqi_map counts; /* partition to how many wait for it */
 	uint64_t quiet_ns;       /* nothing is to be done before the clock says this */
 	uint64_t again_ns;       /* by the core's time: nothing is tried before */
+	uint64_t refused_ns;     /* the first one was read, and not appended since then; 0: it was */
 	uint64_t released;       /* pending_tail of the shard behind what was appended last */
 	struct thmqi_timer timer;
 

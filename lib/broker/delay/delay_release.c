@@ -13,6 +13,7 @@
 #define LOOK_NS 1000000000ull /* the clock is looked at, should it have been set */
 #define RETRY_NS 1000000u
 #define FAILED_NS 20000000u
+#define STARVED_NS 100000000u
 #define TIME_SPAN_MAX 4294000000000ull /* a run's table keeps times as 32-bit microseconds */
 
 /* ------------------------------------------------------------------------ slots */
@@ -201,6 +202,42 @@ static bool is_left(const struct delay *d, struct slot *slot)
 	return slot->behind != NULL;
 }
 
+/*
+ * The first one finds no memory: to be read, or to be appended. Those behind it, which wait for it, have much: each keeps all that was read with it.
+ * One that was not begun with waits for what another one reads, or for a reader.
+ */
+static bool is_starved(const struct delay *d)
+{
+	const struct slot *first = d->count ? d->order[0] : NULL;
+	uint32_t i;
+
+	if (!first || first->state > SLOT_READING)
+		return first && d->refused_ns && d->shard->core->now_ns - d->refused_ns >= STARVED_NS;
+	for (i = 0; i < DELAY_READERS; i++)
+		if (d->readers[i].slot && (d->readers[i].slot == first || first->state == SLOT_NEW) &&
+		    thmqi_log_reader_starves(d->readers[i].reader))
+			return true;
+	return false;
+}
+
+/* They are read again, later. */
+static void give_way(struct delay *d)
+{
+	uint32_t i;
+
+	for (i = 1; i < d->count; i++) {
+		struct slot *slot = d->order[i];
+
+		if (slot->state != SLOT_READY)
+			continue;
+		thmq_log_view_release(d->shard->log, &slot->view);
+		slot->is = NULL;
+		slot->behind = NULL;
+		slot->state = SLOT_NEW;
+		d->fresh++;
+	}
+}
+
 static void read_some(struct delay *d)
 {
 	struct delay_reader *r;
@@ -210,6 +247,10 @@ static void read_some(struct delay *d)
 	for (i = 0; i < DELAY_READERS; i++)
 		if (d->readers[i].slot && d->readers[i].stir)
 			read_one(d, &d->readers[i], d->readers[i].slot);
+	if (thmqi_unlikely(is_starved(d))) {
+		give_way(d);
+		return;
+	}
 	for (i = 0; i < d->count && d->fresh; i++) {
 		slot = d->order[i];
 		if (slot->state != SLOT_NEW || is_left(d, slot))
@@ -456,10 +497,14 @@ static uint32_t send_some(struct delay *d, uint64_t wall)
 		gather(d, p, wall, 1, &g);
 		rc = move(d, p, &g);
 	}
-	if (!rc)
+	if (!rc) {
+		d->refused_ns = 0;
 		return g.count;
+	}
 	if (rc != -EAGAIN && rc != -ENOBUFS)
 		d->again_ns = s->core->now_ns + FAILED_NS;
+	else if (!d->refused_ns)
+		d->refused_ns = s->core->now_ns;
 	return 0;
 }
 

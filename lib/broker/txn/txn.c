@@ -305,6 +305,12 @@ void thmqi_txn_answered(struct thmqi_broker_post *post)
 	x->count += post->value & TXN_VOTE_COUNT;
 	x->acks |= (post->value & TXN_VOTE_ACKS) != 0;
 	*shard |= (uint8_t)((post->status ? 0 : SHARD_ANSWERED) | (post->value & TXN_VOTE_HAS ? SHARD_HAS : 0));
+	if (thmqi_unlikely(*shard & SHARD_ASKED) && x->state == ENDING && !post->status && !x->orphan && !x->of->meta->follows_no_more) {
+		*shard &= (uint8_t)~SHARD_ASKED; /* what came too late is none of it */
+		post->value = x->id;
+		thmqi_broker_post(post, &x->of->meta->broker->shards[post - x->posts + 1], thmqi_txn_abort);
+		return;
+	}
 	if (--x->waiting)
 		return;
 	if (x->orphan)
@@ -353,7 +359,7 @@ static void on_stored(struct thmqi_broker_post *post)
 
 enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard)
 {
-	const struct txn *x;
+	struct txn *x;
 	uint8_t is;
 
 	/* meta is opened last: a shard may lead already; and one that was begun where another one leads is not known here */
@@ -368,6 +374,8 @@ enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard)
 		return TXN_IS_NONE;
 	if (is & SHARD_ANSWERED && (x->state == ENDING || (x->state == VOTING && !(is & SHARD_HAS))))
 		return TXN_IS_NONE;
+	if (x->state == ENDING)
+		x->shards[shard - 1] |= SHARD_ASKED;
 	return x->prepared || x->state > VOTING ? TXN_HAS_VOTED : TXN_GOES_ON;
 }
 

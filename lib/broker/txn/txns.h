@@ -52,6 +52,7 @@ struct txn {
 
 #define SHARD_ANSWERED 1u
 #define SHARD_HAS 2u
+#define SHARD_ASKED 4u /* while it was told the end: it may have something that came behind that, and no end of its own */
 
 #define NAMES 1024u /* a power of two */
 

@@ -76,6 +76,7 @@ static int page_start(struct thmq_log_reader *r, struct segment *s, uint64_t at,
 		if (rc)
 			thmqi_buf_unref(buf);
 	}
+	thmqi_reader_fed(r, rc);
 	if (rc) {
 		r->waiting = true;
 		return rc == -ENOBUFS || rc == -EAGAIN ? 0 : rc;

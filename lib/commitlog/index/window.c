@@ -6,10 +6,12 @@
  */
 #include "../internal.h"
 #include "../reading.h"
+#include "commitlog/hint.h"
 
 #define WINDOW_MIN (16u << 10)
 #define WINDOW_MAX (1u << 20)
 #define STREAK_AHEAD 2u
+#define STARVED_NS 100000000u
 
 void thmqi_reader_tell(struct thmq_log_reader *r)
 {
@@ -53,6 +55,15 @@ static void window_drop(struct window *w)
 	w->error = 0;
 }
 
+/* What an attempt to read said, @rc, of which memory is what can be missing for long. */
+void thmqi_reader_fed(struct thmq_log_reader *r, int rc)
+{
+	if (!rc)
+		r->refused_ns = 0;
+	else if (rc == -ENOBUFS && !r->refused_ns)
+		r->refused_ns = r->log->core->now_ns;
+}
+
 /* One that is being read goes when that ends, or is dropped then. */
 void thmqi_windows_drop(struct thmq_log_reader *r)
 {
@@ -62,6 +73,41 @@ void thmqi_windows_drop(struct thmq_log_reader *r)
 		if (!r->windows[i].reading)
 			window_drop(&r->windows[i]);
 	r->streak = 0;
+	r->refused_ns = 0; /* it is after something else now */
+}
+
+bool thmqi_log_reader_starves(const struct thmq_log_reader *r)
+{
+	return r->log && r->waiting && r->refused_ns && r->log->core->now_ns - r->refused_ns >= STARVED_NS;
+}
+
+bool thmqi_readers_starve(const struct thmq_log *log)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &log->readers)
+		if (thmqi_log_reader_starves(thmqi_container(it, struct thmq_log_reader, link)))
+			return true;
+	return false;
+}
+
+/*
+ * Somebody was refused memory for long: what all readers have read and nobody looks at now is worth less than that it gets on. Who stands still
+ * keeps his windows. Not within a read: what is looked at there has no reference.
+ */
+void thmqi_windows_spare(struct thmq_log *log)
+{
+	struct thmqi_list *it;
+	uint32_t i;
+
+	thmqi_list_each(it, &log->readers)
+	{
+		struct thmq_log_reader *r = thmqi_container(it, struct thmq_log_reader, link);
+
+		for (i = 0; i < 2; i++)
+			if (!r->windows[i].reading && !r->windows[i].error)
+				window_drop(&r->windows[i]);
+	}
 }
 
 /* -------------------------------------------------------------------- read */
@@ -217,14 +263,15 @@ static uint32_t size_of(struct thmq_log_reader *r, uint64_t position, uint32_t l
 static int begin(struct thmq_log_reader *r, struct segment *s, uint64_t at, uint32_t len)
 {
 	uint64_t most = left(r->log, s, at);
-	uint32_t size = size_of(r, s->position + at, len, most);
+	uint32_t size = size_of(r, s->position + at, len, most), least = THMQI_MAX(len, THMQI_BLOCK);
 	int rc;
 
-	if (most < THMQI_MAX(len, THMQI_BLOCK))
+	if (most < least)
 		return -EIO; /* it was never written: the log has failed */
 	rc = start(r, &r->windows[0], s, at, size);
-	if (rc == -ENOBUFS && size > THMQI_MAX(len, THMQI_BLOCK))
-		rc = start(r, &r->windows[0], s, at, THMQI_MAX(len, THMQI_BLOCK));
+	if (rc == -ENOBUFS && size > least)
+		rc = start(r, &r->windows[0], s, at, least);
+	thmqi_reader_fed(r, rc);
 	if (rc == -ENOBUFS || rc == -EAGAIN) {
 		r->waiting = true;
 		rc = 0;

@@ -46,6 +46,8 @@ void thmqi_log_view_again(const struct thmq_log_view *view, struct thmq_log_view
 
 /* After a thmq_log_read() that returned 0: does it wait for the device, so that it will be called? Else there was none below its end. */
 bool thmqi_log_reader_waits(const struct thmq_log_reader *reader);
+/* It has been refused memory for long: who can give some back should. */
+bool thmqi_log_reader_starves(const struct thmq_log_reader *reader);
 /* thmq_log_read_hit() of the record at @offset, wherever it is: -ENOENT there is none, and none is being read. */
 int thmqi_log_read_at(struct thmq_log_reader *reader, uint64_t offset, struct thmq_log_view *ret_view, struct thmq_record_view *ret_record);
 
