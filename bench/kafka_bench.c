@@ -10,6 +10,10 @@
  * kafka_read_100B: the messages of librdkafka read from the beginning. No bar.
  * kafka_read_native: those of the own session, which are made into records for it. No bar.
  * kafka_ack_100B_p50: from the send of one message to its acknowledgement, with nothing else under way. No bar.
+ * kafka_fetch_cpu: what the broker's process takes of a processor for a GiB of batches of 0.9 MiB that a client fetches and does nothing with; beside
+ *     it what a thread takes that only sends as many bytes, in answers as long, through a TCP connection of its own over loopback. Bar: 3 times that, which
+ *     a copy of each batch in the broker would miss.
+ * kafka_fetch_cpu_small: the same for batches of 20 KiB. No bar.
  * kafka_tenth_p99: 100,000 messages of 100 bytes a second, a tenth of the bar above, each when it is due: from then to its acknowledgement,
  *     p99, less the device's own p99 under the same messages due at the same times (rig_disk_arrivals()); and what the own session makes of the
  *     same load. Beside it the device's single writes of 4 KiB, which nobody waits for. Bar: 1 ms at most.
@@ -17,10 +21,13 @@
  */
 #include <errno.h>
 #include <librdkafka/rdkafka.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <thundermq/thundermq.h>
 #include <unistd.h>
 
@@ -327,6 +334,271 @@ static void acks(struct bench *b, struct rig_kafka *r)
 	bench_samples_fini(&s);
 }
 
+/* ------------------------------------------------------ fetched, thrown away */
+
+#define FETCH_BYTES (20u << 10) /* of a message: one alone is a batch that goes to the socket from where it lies */
+#define FETCH_MOST (10u << 20)  /* of a partition at a time */
+
+/* Fetch version 4, of one partition: bytes of the request and of its answer's head, as the protocol has them. */
+struct fetch_request {
+	uint8_t length[4], api[2], version[2], correlation[4], client_len[2], client[1];
+	uint8_t replica[4], wait_ms[4], bytes_min[4], bytes_max[4], isolation, topics[4], topic_len[2];
+} __attribute__((packed));
+struct fetch_partition {
+	uint8_t count[4], index[4], offset[8], bytes_max[4];
+} __attribute__((packed));
+struct fetch_answer { /* behind the topic's name, which follows its first four fields */
+	uint8_t partitions[4], index[4], error[2], high[8], stable[8], aborted[4], bytes[4];
+} __attribute__((packed));
+struct batch_head {
+	uint8_t offset[8], length[4], epoch[4], magic, crc[4], flags[2], last[4];
+} __attribute__((packed));
+
+static void put(uint8_t *at, size_t bytes, uint64_t value)
+{
+	while (bytes--) {
+		at[bytes] = (uint8_t)value;
+		value >>= 8;
+	}
+}
+
+static uint64_t get(const uint8_t *at, size_t bytes)
+{
+	uint64_t value = 0;
+
+	while (bytes--)
+		value = value << 8 | *at++;
+	return value;
+}
+
+static void take(int fd, void *data, size_t bytes)
+{
+	char *at = data;
+
+	while (bytes > 0) {
+		ssize_t n = recv(fd, at, bytes, MSG_WAITALL);
+
+		if (n <= 0)
+			bench_die("the connection", n ? -errno : -ECONNRESET);
+		at += n;
+		bytes -= (size_t)n;
+	}
+}
+
+static void give(int fd, const void *data, size_t bytes)
+{
+	const char *at = data;
+
+	while (bytes > 0) {
+		ssize_t n = send(fd, at, bytes, MSG_NOSIGNAL);
+
+		if (n <= 0)
+			bench_die("the connection", -errno);
+		at += n;
+		bytes -= (size_t)n;
+	}
+}
+
+struct fetching {
+	int fd;
+	const char *topic;
+	uint8_t *data;        /* an answer */
+	uint64_t bytes;       /* that came */
+	uint32_t sizes[4096]; /* of the answers */
+	unsigned count;
+};
+
+/* One answer. Return: the offset that follows, @offset at the end */
+static uint64_t fetch_one(struct fetching *f, uint64_t offset)
+{
+	struct fetch_request head = {.client = "b"};
+	struct fetch_partition part = {.count = {0}};
+	const size_t name = strlen(f->topic);
+	struct fetch_answer *a;
+	uint8_t request[256], *at = request;
+	uint64_t len, left;
+
+	put(head.length, 4, sizeof(head) - 4 + name + sizeof(part));
+	put(head.api, 2, 1);
+	put(head.version, 2, 4);
+	put(head.client_len, 2, 1);
+	put(head.replica, 4, UINT32_MAX);
+	put(head.wait_ms, 4, 100); /* the reader may have to be made */
+	put(head.bytes_min, 4, 1);
+	put(head.bytes_max, 4, 5 * FETCH_MOST);
+	put(head.topics, 4, 1);
+	put(head.topic_len, 2, name);
+	put(part.count, 4, 1);
+	put(part.offset, 8, offset);
+	put(part.bytes_max, 4, FETCH_MOST);
+	at = (uint8_t *)memcpy(at, &head, sizeof(head)) + sizeof(head);
+	at = (uint8_t *)memcpy(at, f->topic, name) + name;
+	memcpy(at, &part, sizeof(part));
+	give(f->fd, request, sizeof(head) + name + sizeof(part));
+	take(f->fd, request, 4);
+	len = get(request, 4);
+	if (len > 2 * FETCH_MOST || len < 14 + name + sizeof(*a) || f->count == 4096)
+		bench_die("an answer's length", -EPROTO);
+	take(f->fd, f->data, len);
+	a = (struct fetch_answer *)(f->data + 14 + name); /* correlation, throttle, topics, length of the name */
+	left = get(a->bytes, 4);
+	if (get(a->error, 2) || left != len - 14 - name - sizeof(*a))
+		bench_die("an answer", -EPROTO);
+	for (at = (uint8_t *)(a + 1); left >= sizeof(struct batch_head);) {
+		struct batch_head *b = (struct batch_head *)at;
+		uint64_t whole = 12 + get(b->length, 4);
+
+		if (whole > left)
+			break;
+		offset = get(b->offset, 8) + get(b->last, 4) + 1;
+		at += whole;
+		left -= whole;
+	}
+	f->bytes += len;
+	f->sizes[f->count++] = (uint32_t)len;
+	return offset;
+}
+
+static uint64_t cpu_of(clockid_t clock)
+{
+	struct timespec t;
+
+	if (clock_gettime(clock, &t))
+		bench_die("its clock", -errno);
+	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+/* The bare pair: who sends says what it took. */
+struct bare {
+	const struct fetching *f;
+	const uint8_t *data; /* as many bytes as came, so that they are no more in the processor's caches than ours are */
+	int fd;
+	uint64_t cpu_ns;
+};
+
+static void *bare_send(void *arg)
+{
+	struct bare *b = arg;
+	const uint8_t *at = b->data;
+	uint64_t begin = cpu_of(CLOCK_THREAD_CPUTIME_ID);
+	uint8_t request[64];
+	unsigned i;
+
+	for (i = 0; i < b->f->count; i++) {
+		take(b->fd, request, sizeof(request));
+		give(b->fd, at, b->f->sizes[i]);
+		at += b->f->sizes[i];
+	}
+	b->cpu_ns = cpu_of(CLOCK_THREAD_CPUTIME_ID) - begin;
+	return NULL;
+}
+
+static int loopback(struct sockaddr_in *a, bool listens)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
+	socklen_t len = sizeof(*a);
+
+	if (fd < 0 || setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes)) ||
+	    (listens ? bind(fd, (struct sockaddr *)a, len) || listen(fd, 1) || getsockname(fd, (struct sockaddr *)a, &len) :
+		       connect(fd, (struct sockaddr *)a, len)))
+		bench_die("a socket", -errno);
+	return fd;
+}
+
+static uint64_t bare_cpu(const struct fetching *f, const uint8_t *data)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int listening = loopback(&a, true), fd = loopback(&a, false), yes = 1;
+	struct bare b = {.f = f, .data = data, .fd = accept(listening, NULL, NULL)};
+	uint8_t request[64] = {0};
+	pthread_t thread;
+	unsigned i;
+
+	if (b.fd < 0 || setsockopt(b.fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes)) || pthread_create(&thread, NULL, bare_send, &b))
+		bench_die("a pair", -errno);
+	for (i = 0; i < f->count; i++) {
+		give(fd, request, sizeof(request));
+		take(fd, f->data, f->sizes[i]);
+	}
+	pthread_join(thread, NULL);
+	close(b.fd);
+	close(fd);
+	close(listening);
+	return b.cpu_ns;
+}
+
+/* @messages of FETCH_BYTES, @each in a batch */
+static void fetch_fill(struct rig_kafka *r, const char *topic, uint64_t messages, const char *each)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	static char data[FETCH_BYTES];
+	char text[512];
+	rd_kafka_t *k;
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (char)(i * 2654435761u >> 13);
+	rd_kafka_conf_set(conf, "bootstrap.servers", r->url, text, sizeof(text));
+	rd_kafka_conf_set(conf, "linger.ms", "50", text, sizeof(text));
+	rd_kafka_conf_set(conf, "batch.num.messages", each, text, sizeof(text));
+	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+	k = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof(text));
+	if (!k)
+		bench_die(text, -EINVAL);
+	delivered = 0;
+	for (uint64_t i = 0; i < messages; i++)
+		while (rd_kafka_producev(k, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0), RD_KAFKA_V_VALUE(data, sizeof(data)),
+					 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END))
+			rd_kafka_poll(k, 10);
+	kafka_settle(k, messages);
+	rd_kafka_destroy(k);
+}
+
+static void fetch_cost(struct bench *b, struct rig_kafka *r, const char *name, const char *each, double bar)
+{
+	struct bench_line l = {.name = name,
+			       .unit = "s/GiB",
+			       .rival = "a bare TCP pair",
+			       .measure = BENCH_RATIO,
+			       .sense = bar > 0 ? BENCH_AT_MOST : BENCH_NO_BAR,
+			       .bar = bar};
+	struct bench_line *lines[] = {&l};
+	const uint64_t messages = b->smoke ? 450 : 6400; /* 125 MiB */
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)r->port)};
+	static struct fetching f;
+	uint8_t *data;
+	clockid_t clock;
+	char topic[32];
+
+	if (!bench_wants(b, l.name))
+		return;
+	f.topic = rig_kafka_topic(r, 1, topic, sizeof(topic));
+	fetch_fill(r, topic, messages, each);
+	f.fd = loopback(&a, false);
+	f.data = malloc(2 * FETCH_MOST);
+	data = malloc(messages * FETCH_BYTES * 2);
+	if (!f.data || !data || clock_getcpuclockid(r->server, &clock))
+		bench_die("memory", -ENOMEM);
+	memset(data, 1, messages * FETCH_BYTES * 2);
+	for (unsigned round = 0; bench_more(b, round, lines, 1); round++) {
+		uint64_t begin = cpu_of(clock), offset = 0, next;
+		double gib;
+
+		f.bytes = f.count = 0;
+		while ((next = fetch_one(&f, offset)) > offset)
+			offset = next;
+		begin = cpu_of(clock) - begin;
+		gib = (double)f.bytes / (1u << 30);
+		if (f.bytes < messages * FETCH_BYTES || f.bytes > messages * FETCH_BYTES * 2)
+			bench_die("bytes fetched", -EPROTO);
+		bench_pairs_add(&l.pairs, (double)begin / 1e9 / gib, (double)bare_cpu(&f, data) / 1e9 / gib);
+	}
+	snprintf(l.detail, sizeof(l.detail), "\"answer_KiB\": %.0f", (double)f.bytes / f.count / 1024);
+	bench_report(b, &l);
+	close(f.fd);
+	free(f.data);
+	free(data);
+}
+
 /* ---------------------------------------------------------- a tenth of the load */
 
 struct tenth {
@@ -509,6 +781,8 @@ int main(int argc, char **argv)
 	rig_kafka_open(&b, &r, 100);
 	flows(&b, &r);
 	acks(&b, &r);
+	fetch_cost(&b, &r, "kafka_fetch_cpu", "45", 3);
+	fetch_cost(&b, &r, "kafka_fetch_cpu_small", "1", 0);
 	tenth(&b, &r);
 	kcats(&b, &r);
 	rig_kafka_close(&r);

@@ -127,6 +127,8 @@ WORDS = {
     "kafka_flow_100B_nats": "the same beside JetStream with its own protocol, each message flushed",
     "kafka_read_100B": "the same messages, consumed",
     "kafka_ack_100B_p50": "the same, one at a time, p50",
+    "kafka_fetch_cpu": "processor of the broker for a GiB fetched by Kafka's protocol, batches of 0.9 MiB",
+    "kafka_fetch_cpu_small": "the same, batches of 20 KiB",
     "kafka_tenth_p99": "100,000 of 100 B a second by Kafka's protocol: publish p99 over the device's own p99",
     "kafka_kcat_in_100B": "100 B by kcat, published",
     "kafka_kcat_out_100B": "100 B by kcat, consumed",

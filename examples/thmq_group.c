@@ -6,7 +6,7 @@
 
 static const char *assignor_name(uint32_t assignor)
 {
-	static const char *const names[] = {"range", "range", "round-robin", "sticky"};
+	static const char *const names[] = {"range", "range", "round-robin", "sticky", "near"};
 
 	return assignor < sizeof(names) / sizeof(names[0]) ? names[assignor] : "?";
 }

@@ -94,6 +94,7 @@ struct config {
 	const char *name;
 	char value[64];
 	int8_t source, type;
+	bool alters; /* AlterConfigs can set it to something else */
 };
 
 static void config_set(struct config *c, const char *name, int8_t type, int8_t source,
@@ -106,6 +107,7 @@ static void config_set(struct config *c, const char *name, int8_t type, int8_t s
 	c->name = name;
 	c->type = type;
 	c->source = source;
+	c->alters = false;
 	va_start(args, format);
 	vsnprintf(c->value, sizeof(c->value), format, args);
 	va_end(args);
@@ -146,13 +148,16 @@ static int configs_of_topic(const struct topic *t, struct config *c)
 	config_set(&c[n++], "retention.ms", TYPE_LONG,
 		   t->retention_ns ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
 		   t->retention_ns ? (long long)(t->retention_ns / MILLISECOND) : -1ll);
+	c[n - 1].alters = true;
 	config_set(&c[n++], "retention.bytes", TYPE_LONG,
 		   t->retention_bytes ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
 		   t->retention_bytes ? (long long)t->retention_bytes : -1ll);
+	c[n - 1].alters = true;
 	config_set(&c[n++], "max.message.bytes", TYPE_INT, SOURCE_DEFAULT, "%u",
 		   t->len_max ? t->len_max : BATCH_BYTES_MAX / 4);
 	config_set(&c[n++], "delete.retention.ms", TYPE_LONG, t->compacted ? SOURCE_TOPIC : SOURCE_DEFAULT, "%lld",
 		   (long long)((t->compacted ? t->tombstone_ns : 86400 * (uint64_t)SECOND) / MILLISECOND));
+	c[n - 1].alters = t->compacted;
 	for (i = 0; i < sizeof(fixed_of_topic) / sizeof(fixed_of_topic[0]); i++)
 		config_set(&c[n++], fixed_of_topic[i].name, fixed_of_topic[i].type, SOURCE_DEFAULT, "%s", fixed_of_topic[i].value);
 	return n;
@@ -182,7 +187,7 @@ static void out_config(struct request *r, const struct config *c, bool synonyms)
 
 	out_string(out, c->name);
 	out_string(out, c->value);
-	out_bool(out, true);
+	out_bool(out, !c->alters);
 	if (r->version == 0)
 		out_bool(out, c->source == SOURCE_DEFAULT);
 	else
@@ -361,9 +366,9 @@ static void alter_one(struct request *r, bool incremental, bool read_only, bool 
 	struct in *in = &r->in;
 	int8_t type = in_i8(in), operation = ALTER_SET;
 	struct text name = in_text(in);
-	const char *why = NULL;
+	const char *why = type == RESOURCE_TOPIC ? NULL : "settings of topics alone can be altered";
 	int32_t count;
-	int error = 0;
+	int error = type == RESOURCE_TOPIC ? 0 : K_INVALID_REQUEST;
 
 	for (count = in_array(in, 3); count > 0 && !in->bad; count--) {
 		struct text setting = in_text(in), value;
@@ -374,12 +379,14 @@ static void alter_one(struct request *r, bool incremental, bool read_only, bool 
 		in_tags(in);
 		if (error)
 			continue;
-		if (operation == ALTER_SET)
+		if (operation == ALTER_SET) {
 			error = value.data ? settings_read(&w, setting, value, &why) : K_INVALID_CONFIG;
-		else if (operation == ALTER_DELETE)
+		} else if (operation == ALTER_DELETE) {
 			error = alter_delete(&w, setting, &why);
-		else
-			error = K_INVALID_CONFIG; /* to add to a list, or take away from it: there is none that may be */
+		} else { /* to add to a list, or take away from it */
+			error = K_INVALID_CONFIG;
+			why = "no setting is a list that can be altered";
+		}
 	}
 	in_tags(in);
 	if (read_only || in->bad)
@@ -387,7 +394,7 @@ static void alter_one(struct request *r, bool incremental, bool read_only, bool 
 	if (!error && request_is_late(r, MANAGE_NS))
 		error = K_REQUEST_TIMED_OUT;
 	if (!error)
-		error = type == RESOURCE_TOPIC ? alter(r->server, name, &w, only_look, &why) : K_INVALID_REQUEST;
+		error = alter(r->server, name, &w, only_look, &why);
 	out_i16(&r->out, (int16_t)error);
 	out_string(&r->out, why);
 	out_i8(&r->out, type);

@@ -328,7 +328,7 @@ static int commit_item_check(struct commit *c, const struct commit_item *i, stru
 		return c->error;
 	if (i->metadata.len > METADATA_MAX)
 		return K_OFFSET_METADATA_TOO_LARGE;
-	if (i->offset < 0)
+	if (i->offset < 0 && c->in_transaction)
 		return K_INVALID_REQUEST;
 	return store_partition(c->request->server, i->topic, i->partition, ret);
 }
@@ -348,7 +348,8 @@ static int commit_do_item(struct commit *c, const struct commit_item *i, struct 
 	if (c->in_transaction)
 		return transaction_offset(c->transaction, g, key, item_value(value, i->offset, i->epoch, p->topic->id, i->metadata));
 	if (g)
-		offsets_send(g, key, item_value(value, i->offset, i->epoch, p->topic->id, i->metadata), NULL);
+		/* "at the beginning", "at the end" (kafkajs' resetOffsets) are no offset of a group's: it has none then, and its members do as they were told to without one */
+		offsets_send(g, key, i->offset < 0 ? (struct text){NULL, 0} : item_value(value, i->offset, i->epoch, p->topic->id, i->metadata), NULL);
 	else
 		item_set(s, key, i->offset, i->epoch, p->topic->id, i->metadata);
 	return 0;

@@ -1287,7 +1287,7 @@ struct thmq_consumer_opts {
 	 */
 	const char *instance;
 	uint32_t assignor; /* enum thmq_assignor; where members say different things the one that has been in the group longest counts */
-	uint32_t reserved2;
+	uint32_t near_cpu; /* with THMQ_ASSIGN_NEAR: the processor that reads, by the system's number, and 1 more; 0: the one that opens the consumer */
 };
 
 /* Who of a group's members reads which partition. */
@@ -1295,8 +1295,13 @@ enum thmq_assignor {
 	THMQ_ASSIGN_DEFAULT = 0,     /* RANGE */
 	THMQ_ASSIGN_RANGE = 1,       /* neighbours together, by the order in which members came; when one comes or goes many move */
 	THMQ_ASSIGN_ROUND_ROBIN = 2, /* in turns */
-	THMQ_ASSIGN_STICKY = 3 /* none has more than one more than another, and as few move as that allows: one that comes takes from those
-				  that have most, what one had that goes is shared out */
+	THMQ_ASSIGN_STICKY = 3, /* none has more than one more than another, and as few move as that allows: one that comes takes from those
+				   that have most, what one had that goes is shared out */
+	/*
+	 * As STICKY, but before that a partition goes to who is near: reads on the processor of the core that serves it, else on the same NUMA node, else on the
+	 * same machine as the broker. Of cores that the library's own threads drive, and that are pinned; of others the machine alone is known
+	 */
+	THMQ_ASSIGN_NEAR = 4
 };
 
 #define THMQ_INSTANCE_MAX 63u /* bytes of a member's name */

@@ -517,8 +517,12 @@ int thmq_consumer_open(struct thmq_session *session, const char *topic, const ch
 	if (o.instance && (!group || (o.flags & THMQ_CONSUMER_SHARED) || !*o.instance ||
 			   strnlen(o.instance, THMQ_INSTANCE_MAX + 1) > THMQ_INSTANCE_MAX))
 		return thmqi_fail(-EINVAL, "consumer: instance has 1 to %u bytes, and is of a group whose members do not share", THMQ_INSTANCE_MAX);
-	if (o.assignor > THMQ_ASSIGN_STICKY)
+	if (o.assignor > THMQ_ASSIGN_NEAR)
 		return thmqi_fail(-EINVAL, "consumer: unknown assignor %u", o.assignor);
+	if (o.near_cpu && o.assignor != THMQ_ASSIGN_NEAR)
+		return thmqi_fail(-EINVAL, "consumer: near_cpu goes with THMQ_ASSIGN_NEAR");
+	if (o.near_cpu > INT32_MAX)
+		return thmqi_fail(-EINVAL, "consumer: there is no processor %u", o.near_cpu - 1);
 	if (o.start > THMQ_START_TIME || o.start == THMQ_START_OFFSET)
 		return thmqi_fail(-EINVAL, "consumer: start is BEGIN, END or TIME; for an offset open it, then seek");
 	if (o.flags & THMQ_CONSUMER_PARTITION ? group != NULL : o.partition != 0)

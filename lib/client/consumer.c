@@ -3,6 +3,7 @@
  * consumer.c - a consumer: opened and closed, its acks and seeks. What the partitions are at is reading.c's, the
  * messages are runs.c's and fetch.c's.
  */
+#include <sched.h>
 #include <stdio.h>
 
 #include "wire/run.h"
@@ -334,6 +335,10 @@ void thmqi_consumer_join(const struct thmq_consumer *c, struct thmqi_request *re
 	ret->group_id = c->group_life == c->session->incarnation || !(c->group_id & THMQI_GROUP_VOLATILE) ? c->group_id : 0;
 	ret->session_timeout_ns = c->opts.session_timeout_ns;
 	ret->index = c->opts.assignor;
+	if (c->opts.assignor == THMQ_ASSIGN_NEAR) {
+		ret->rates[0] = thmqi_machine_id();
+		ret->rates[1] = c->opts.near_cpu;
+	}
 	ret->key_len = (uint32_t)strlen(c->instance);
 	memcpy(ret->key, c->instance, ret->key_len);
 	memcpy(ret->name, c->topic, sizeof(ret->name));
@@ -417,6 +422,8 @@ static void set_defaults(struct thmq_consumer_opts *o)
 {
 	if (!o->prefetch_count)
 		o->prefetch_count = o->flags & THMQ_CONSUMER_SHARED ? 1024 : 65536;
+	if (o->assignor == THMQ_ASSIGN_NEAR && !o->near_cpu)
+		o->near_cpu = (uint32_t)(sched_getcpu() + 1);
 	o->invisible_ns = o->invisible_ns ? o->invisible_ns : 30000000000ull;
 	o->prefetch_bytes = o->prefetch_bytes ? o->prefetch_bytes : 4u << 20;
 	o->session_timeout_ns = o->session_timeout_ns ? o->session_timeout_ns : 10000000000ull;

@@ -162,6 +162,11 @@ void thmqi_place_unbind(struct loop *l)
 		sched_setaffinity(0, sizeof(l->bound_to), &l->bound_to);
 }
 
+int thmqi_env_node_of(const struct thmq_env *env, int cpu)
+{
+	return env->topology && cpu >= 0 ? thmqi_topology_node(env->topology, cpu) : -1;
+}
+
 int thmqi_env_place(const struct thmq_env *env, uint32_t index, struct thmq_place *ret)
 {
 	if (index >= env->core_count)

@@ -107,6 +107,8 @@ completes --partitions "$thmq" topic --part
 completes undrain "$thmq" cluster un
 completes describe "$thmq" topic de
 completes drain "$thmq" cluster dr
+completes reset "$thmq" group re
+completes list "$thmq" txn li
 completes verify "$thmq" help ver
 
 dpkg_root --purge thundermq-tools libthundermq-dev libthundermq0 $(ls "$tmp/debs" | grep -q '^python3-' && echo python3-thundermq)

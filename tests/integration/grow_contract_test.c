@@ -146,14 +146,14 @@ static void wait_for_owners(struct thmq_session *s, const char *topic, const cha
 
 static void groups_share_them_out(void)
 {
-	static const uint32_t assignors[] = {THMQ_ASSIGN_RANGE, THMQ_ASSIGN_ROUND_ROBIN, THMQ_ASSIGN_STICKY};
+	static const uint32_t assignors[] = {THMQ_ASSIGN_RANGE, THMQ_ASSIGN_ROUND_ROBIN, THMQ_ASSIGN_STICKY, THMQ_ASSIGN_NEAR};
 	struct thmq_session *s = session_of(NULL);
 	struct thmq_consumer *c[3];
 	struct thmq_producer *p;
 	char topic[16];
 	uint32_t i, k;
 
-	for (k = 0; k < 3; k++) {
+	for (k = 0; k < 4; k++) {
 		snprintf(topic, sizeof(topic), "g%u", k);
 		CHECK(thmq_topic_create(s, topic, THMQ_TOPIC_OPTS(.partition_count = 3)) == 0);
 		something_between(s, k);

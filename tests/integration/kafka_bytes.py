@@ -595,6 +595,10 @@ def newest_versions(b):
         r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
         same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, 5, -1) + text(b'm') +
              struct.pack('>h', 0) + b'\0\0' + struct.pack('>h', 0) + b'\0\0')
+        for offset in 3, -2:  # "at the beginning", as kafkajs resets a group: it has none any more, nor after a restart
+            ask(8, 8, text(b'reset') + struct.pack('>i', -1) + b'\1' + b'\0' + b'\2' + text(b'new') + b'\2' + struct.pack('>iqi', 0, offset, -1) + text(b'') + b'\0\0\0')
+            r = ask(9, 8, b'\2' + text(b'reset') + b'\0' + b'\0' + b'\0' + b'\0')
+            same(text(b'new') in r, offset >= 0, r)
 
         def forget(group):
             s.sendall(frame(47, 0, struct.pack('>h', len(group)) + group + struct.pack('>i', 1) + b'\0\3new' + struct.pack('>iii', 2, 0, 7)))

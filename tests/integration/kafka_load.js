@@ -10,7 +10,9 @@ process.stdin.on('end', () => { ends = true; });
 async function main() {
   const retry = { initialRetryTime: 50, maxRetryTime: 500, retries: 400 };
   const kafka = new Kafka({ clientId: 'js', brokers: process.argv[2].split(','), logLevel: logLevel.NOTHING, retry });
-  const consumer = kafka.consumer({ groupId: 'js-load', sessionTimeout: 10000, retry });
+  // kafkajs has a fetcher for each broker; one whose broker leads nothing sleeps for maxWaitTimeInMs (5 s unless told), and all that a consumer does over (a lost connection, a new
+  // place in the group) waits for each of them first: several times 5 s after each change of leader, in which the broker is asked nothing.
+  const consumer = kafka.consumer({ groupId: 'js-load', sessionTimeout: 10000, maxWaitTimeInMs: 50, retry });
   await consumer.connect();
   for (const topic of process.argv[4].split(',')) await consumer.subscribe({ topic, fromBeginning: true });
   await consumer.run({ eachMessage: async ({ topic, message }) => { process.stdout.write(`${topic} ${message.value}\n`); } });

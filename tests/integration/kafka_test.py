@@ -229,6 +229,7 @@ def topics_and_settings(b):
     configs = a.describe_configs([r])[r].result(10)
     same(configs['cleanup.policy'].value, 'compact')
     same(configs['delete.retention.ms'].value, '5000')
+    same([configs[x].is_read_only for x in ('retention.ms', 'delete.retention.ms', 'cleanup.policy', 'segment.bytes')], [False, False, True, True])
     same((configs['segment.bytes'].is_default, [x.name for x in configs['segment.bytes'].synonyms.values()]), (True, ['segment.bytes']))
     def alter(name, **to):
         return result(a.alter_configs([confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_TOPIC, name,
@@ -241,6 +242,8 @@ def topics_and_settings(b):
     same((alter('made', retention_bytes='5000000'), is_set('made')), (None, {'retention.bytes': '5000000'}))  # what is not named is not set
     same((alter('made', retention_ms='60000', segment_ms='5'), is_set('made')), (None, {'retention.ms': '60000'}))
     same([alter('made', cleanup_policy='compact'), alter('made', no_such='1'), alter('made', retention_ms='soon')], ['INVALID_CONFIG'] * 3)
+    broker = [confluent_kafka.admin.ConfigResource(confluent_kafka.admin.RESOURCE_BROKER, '1', set_config={'log.retention.ms': '1'})]
+    same(result(a.alter_configs(broker)), 'INVALID_REQUEST')
     same([alter('no-such-topic', retention_ms='1'), alter('kafka.group-offsets', retention_ms='1')], ['UNKNOWN_TOPIC_OR_PART', 'TOPIC_EXCEPTION'])
     thmq('topic', 'alter', b.native, 'made', '--retention-time', '30s')
     same(is_set('made'), {'retention.ms': '30000'})

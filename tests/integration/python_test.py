@@ -125,6 +125,39 @@ class Calls(Case):
         kinds = [e.type for e in self.session.events()]
         self.assertIn(thundermq.EventType.ASSIGNED, kinds)
 
+    def comes_to(self, read, wanted):
+        end = time.monotonic() + 30
+        while read() != wanted and time.monotonic() < end:
+            self.session.wait(0.01)
+        self.assertEqual(read(), wanted)
+
+    def test_groups_are_looked_after(self):
+        self.session.create_topic("many", partitions=17, volatile=True)  # more than there is room for at first
+        self.session.producer("many").send(b"a", partition=3)
+        consumer = self.session.consumer("many", group="g")
+        self.assertIsNotNone(consumer.get(5))
+        self.assertEqual([g["name"] for g in self.session.groups("many")], ["g"])
+        self.assertEqual([(m["partition_count"], m["away"]) for m in self.session.group_members("many", "g")], [(17, 0)])
+        self.comes_to(lambda: self.session.group_owners("many", "g"), [0] * 17)
+        with self.assertRaises(thundermq.Error) as e:
+            self.session.reset_group("many", "g", thundermq.Start.END)
+        self.assertEqual((e.exception.name, e.exception.kind.name), ("EBUSY", "RETRY"))
+        consumer.close(5)
+        self.comes_to(lambda: (self.session.group("many", "g")["reader_count"], self.session.group_members("many", "g")), (0, []))
+        self.assertEqual(self.session.group_owners("many", "g"), [None] * 17)
+        self.assertEqual(self.session.group("many", "g")["lag"], 1)
+        self.session.reset_group("many", "g", thundermq.Start.END)
+        self.assertEqual(self.session.group("many", "g")["lag"], 0)
+        self.session.reset_group("many", "g", thundermq.Start.BEGIN, partition=3)
+        self.assertEqual(self.session.partition("many", 3, "g")["lag"], 1)
+        consumer = self.session.consumer("many", group="g")
+        self.assertIsNotNone(consumer.get(5))
+        self.session.delete_group("many", "g", force=True)
+        self.assertEqual(self.session.groups("many"), [])
+        with self.assertRaises(thundermq.Error) as e:
+            self.session.group("many", "g")
+        self.assertEqual((e.exception.name, e.exception.kind), ("ENOENT", thundermq.ErrorClass.CALLER))
+
     def test_a_topic_gets_more_partitions(self):
         self.session.alter_topic("t", partitions=3)
         self.session.alter_topic("t", partitions=3, ttl_ns=10**12)

@@ -166,16 +166,16 @@ static int check_group(struct world *w)
 
 static int join(struct world *w, uint32_t i)
 {
-	static const uint32_t assignors[] = {THMQ_ASSIGN_RANGE, THMQ_ASSIGN_ROUND_ROBIN, THMQ_ASSIGN_STICKY};
+	static const uint32_t assignors[] = {THMQ_ASSIGN_RANGE, THMQ_ASSIGN_ROUND_ROBIN, THMQ_ASSIGN_STICKY, THMQ_ASSIGN_NEAR};
 	struct member *m = &w->members[i];
-	uint32_t k;
+	uint32_t k, assignor = assignors[below(w, 4)];
 	char name[16];
 
 	at = "join";
 	snprintf(name, sizeof(name), "m-%llu", (unsigned long long)below(w, MEMBERS));
 	CHECK(w, thmq_connect(w->env, "inproc://", NULL, &m->session) == 0);
 	CHECK(w, thmq_consumer_open(m->session, "t", "g",
-				    THMQ_CONSUMER_OPTS(.filter = FILTER, .assignor = assignors[below(w, 3)],
+				    THMQ_CONSUMER_OPTS(.filter = FILTER, .assignor = assignor, .near_cpu = assignor == THMQ_ASSIGN_NEAR ? 1 + (uint32_t)below(w, 4) : 0,
 						       .instance = below(w, 2) ? name : NULL, .session_timeout_ns = 100 * MS,
 						       .prefetch_count = 1 + (uint32_t)below(w, 40)),
 				    &m->consumer) == 0);
@@ -269,10 +269,12 @@ static int reset(struct world *w)
 	struct thmq_partition_info info = {.size = sizeof(info)};
 	uint32_t i = (uint32_t)below(w, PARTITIONS), start = THMQ_START_BEGIN + (uint32_t)below(w, 3);
 	uint64_t offset;
+	bool empty;
 	int rc;
 
 	at = "reset";
 	CHECK(w, thmq_partition_describe(w->session, "t", i, NULL, &info) == 0);
+	empty = info.begin_offset == info.end_offset;
 	offset = info.begin_offset + below(w, info.end_offset - info.begin_offset + 1);
 	rc = thmq_group_reset(w->session, "t", "g", i, start, start == THMQ_START_OFFSET ? offset : 0, THMQ_GROUP_FORCE);
 	/* after a crash an empty partition begins elsewhere with its first message */
@@ -281,7 +283,7 @@ static int reset(struct world *w)
 		return 0;
 	CHECK(w, thmq_partition_describe(w->session, "t", i, "g", &info) == 0);
 	CHECK(w, start != THMQ_START_OFFSET || info.group_offset == offset);
-	CHECK(w, start != THMQ_START_BEGIN || info.group_offset == info.begin_offset);
+	CHECK(w, start != THMQ_START_BEGIN || info.group_offset == info.begin_offset || (empty && info.group_offset < info.begin_offset));
 	CHECK(w, info.group_offset != UINT64_MAX);
 	begin_anew(w, i, info.group_offset);
 	return 0;

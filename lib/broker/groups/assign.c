@@ -79,6 +79,74 @@ static void sticky(struct group *g, uint32_t count)
 	}
 }
 
+/* ----------------------------------------------------------------- by nearness */
+
+enum nearness { ELSEWHERE, SAME_MACHINE, SAME_NODE, SAME_CPU };
+
+static enum nearness nearness_of(const struct meta *m, const struct member *member, uint32_t shard)
+{
+	struct thmq_place place = {.cpu = -1, .node = -1};
+
+	if (!member->machine || member->machine != thmqi_machine_id())
+		return ELSEWHERE;
+	thmqi_env_place(m->broker->env, m->broker->shards[shard].core->index, &place);
+	if (member->cpu >= 0 && member->cpu == place.cpu)
+		return SAME_CPU;
+	return member->node >= 0 && member->node == place.node ? SAME_NODE : SAME_MACHINE;
+}
+
+/* A member that has its share takes one more, of those that are left over. */
+static bool takes_one(struct member *member, uint32_t *larger)
+{
+	if (member->has == member->share && *larger) {
+		member->share++;
+		(*larger)--;
+	}
+	if (member->has == member->share)
+		return false;
+	member->has++;
+	return true;
+}
+
+/*
+ * The nearest first, of those as near who had it, then who comes next. Nobody who has all it is to have gets room again, so that for each degree of nearness
+ * the members are walked once a shard.
+ */
+static void nearest(const struct meta *m, struct group *g, uint32_t count)
+{
+	const struct state_topic *t = &g->topic->state;
+	uint32_t larger = count % g->member_count, i;
+	struct member *cursor[THMQ_SHARD_COUNT_MAX + 1], *member;
+	int near;
+
+	for (member = next_member(g, NULL); member; member = next_member(g, member)) {
+		member->share = count / g->member_count;
+		member->has = 0;
+	}
+	for (i = 0; i < count; i++) {
+		g->assignments[i].before = g->assignments[i].target;
+		g->assignments[i].target = NULL;
+	}
+	for (near = SAME_CPU; near >= ELSEWHERE; near--) {
+		for (i = 0; i < count; i++) {
+			member = g->assignments[i].target ? NULL : g->assignments[i].before;
+			if (member && nearness_of(m, member, thmqi_meta_shard_of(m, t, i)) == (enum nearness)near && takes_one(member, &larger))
+				g->assignments[i].target = member;
+		}
+		for (i = 0; i < m->broker->shard_count; i++)
+			cursor[i] = next_member(g, NULL);
+		for (i = 0; i < count; i++) {
+			const uint32_t shard = thmqi_meta_shard_of(m, t, i);
+
+			if (g->assignments[i].target)
+				continue;
+			while (cursor[shard] && !(nearness_of(m, cursor[shard], shard) == (enum nearness)near && takes_one(cursor[shard], &larger)))
+				cursor[shard] = next_member(g, cursor[shard]);
+			g->assignments[i].target = cursor[shard];
+		}
+	}
+}
+
 /* Who has a partition has it of all priorities: else one member would work at what is low while another has more than it can do at once. */
 static void all_priorities(struct group *g, uint32_t lanes)
 {
@@ -88,7 +156,7 @@ static void all_priorities(struct group *g, uint32_t lanes)
 		g->assignments[i].target = g->assignments[i % lanes].target;
 }
 
-void thmqi_assign(struct group *g)
+void thmqi_assign(const struct meta *m, struct group *g)
 {
 	uint32_t count = thmqi_topic_lanes(&g->topic->state);
 
@@ -98,6 +166,9 @@ void thmqi_assign(struct group *g)
 		break;
 	case THMQ_ASSIGN_STICKY:
 		sticky(g, count);
+		break;
+	case THMQ_ASSIGN_NEAR:
+		nearest(m, g, count);
 		break;
 	default:
 		ranges(g, count);

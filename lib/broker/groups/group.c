@@ -72,7 +72,7 @@ static void rebalance(struct meta *m, struct group *g)
 			g->assignments[i].owner = g->assignments[i].target = NULL;
 		return;
 	}
-	thmqi_assign(g);
+	thmqi_assign(m, g);
 	for (i = 0; i < count; i++) {
 		struct assignment *a = &g->assignments[i];
 
@@ -333,6 +333,9 @@ int thmqi_group_join(struct meta *m, struct group *g, const struct meta_change *
 	memcpy(member->instance, wish->instance, sizeof(member->instance));
 	if (!g->member_count)
 		g->assignor = wish->assignor;
+	member->machine = wish->machine;
+	member->cpu = wish->machine == thmqi_machine_id() && wish->cpu - 1 < INT32_MAX ? (int)(wish->cpu - 1) : -1;
+	member->node = thmqi_env_node_of(m->broker->env, member->cpu);
 	member->timeout_ns = THMQI_MIN(THMQI_MAX(wish->timeout_ns, 1000000ull), TIMEOUT_MAX_NS);
 	member->beat = atomic_load_explicit(&c->wire->beat, memory_order_relaxed);
 	member->beat_ns = m->shard->core->now_ns;

@@ -647,6 +647,8 @@ static void join(struct meta *m, struct conn *c, uint64_t id, const struct thmqi
 	change->timeout_ns = r->session_timeout_ns;
 	change->member = r->member;
 	change->assignor = r->index;
+	change->machine = r->rates[0];
+	change->cpu = r->rates[1];
 	memcpy(change->instance, r->key, THMQI_MIN(r->key_len, THMQ_INSTANCE_MAX));
 	change->shared = (r->topic_flags & THMQI_JOIN_SHARED) != 0;
 	change->group.topic_id = t->state.topic_id;

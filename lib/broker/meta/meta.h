@@ -32,13 +32,15 @@ struct member {
 	uint64_t timeout_ns;
 	uint32_t has, share; /* partitions that are meant for it, of so many: assign.c */
 	uint32_t rank;       /* groups.c */
+	uint64_t machine;    /* thmqi_machine_id(); 0: not known */
+	int cpu, node;       /* where it reads, if on this machine; -1: not known */
 	char instance[THMQ_INSTANCE_MAX + 1]; /* "": none */
 };
 
 /* Who reads a partition. */
 struct assignment {
 	struct member *owner; /* NULL: free */
-	struct member *target;
+	struct member *target, *before; /* before: while targets are chosen */
 	uint64_t epoch;              /* of the owner */
 	uint64_t revoke_deadline_ns; /* 0: not asked to let go */
 };
@@ -72,6 +74,7 @@ struct meta_change {
 	uint64_t timeout_ns; /* JOIN */
 	uint64_t member;     /* JOIN */
 	uint32_t assignor;   /* JOIN */
+	uint64_t machine, cpu; /* JOIN: where it reads, as the request says */
 	char instance[THMQ_INSTANCE_MAX + 1]; /* JOIN */
 	uint64_t value;      /* PRODUCER_OPEN: what the shards answered: the highest */
 	uint32_t partitions_before; /* ALTER: it gets more than these; 0: as many as it had */
@@ -158,7 +161,7 @@ int thmqi_drain_replay(struct meta *m, const struct thmq_log_run *run);
 int thmqi_drain_renew(struct meta *m, uint64_t id);
 
 /* assign.c */
-void thmqi_assign(struct group *g); /* the targets of its partitions; it has members */
+void thmqi_assign(const struct meta *m, struct group *g); /* the targets of its partitions; it has members */
 
 /* groups.c: false: it is none of its requests */
 bool thmqi_groups_request(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r);

@@ -123,6 +123,7 @@ int thmqi_random_bytes(void *buf, size_t len);
 uint32_t thmqi_crc32c(uint32_t crc, const void *data, size_t len);
 /* 64-bit hash for tables and partitioning (stable: it decides a key's partition for ever; see doc/format.md). */
 uint64_t thmqi_hash64(const void *data, size_t len);
+uint64_t thmqi_machine_id(void); /* the same in all processes of this machine until it boots again; 0: not known */
 
 /* ------------------------------------------------------------- error texts */
 

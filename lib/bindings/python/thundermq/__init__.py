@@ -363,10 +363,40 @@ class Session(_Handle):
         """The groups of a topic, with their members and lag."""
         out = []
         for group in _all("thmq_group_info", lambda them, room: lib.thmq_group_list(self._raw(), topic.encode(), them, room)):
-            s = _struct("thmq_group_info")
-            _control(lib.thmq_group_describe(self._raw(), topic.encode(), group["name"].encode(), s))
-            out.append(_plain(s))
+            try:
+                out.append(self.group(topic, group["name"]))
+            except Error as e:
+                if e.number != _errno.ENOENT:  # somebody has deleted it meanwhile
+                    raise
         return out
+
+    def group(self, topic: str, group: str) -> dict[str, Any]:
+        """One of them."""
+        s = _struct("thmq_group_info")
+        _control(lib.thmq_group_describe(self._raw(), topic.encode(), group.encode(), s))
+        return _plain(s)
+
+    def group_members(self, topic: str, group: str) -> list[dict[str, Any]]:
+        """Who is in it, in the order of joining. Those of a shared group are not known one by one."""
+        return _all("thmq_group_member", lambda them, room: lib.thmq_group_members(self._raw(), topic.encode(), group.encode(), them, room))
+
+    def group_owners(self, topic: str, group: str) -> list[int | None]:
+        """Of each partition the place of its reader in what group_members() gives at that moment; None: nobody."""
+        room = 16
+        while True:
+            them = ffi.new("uint32_t[]", room)
+            n = _control(lib.thmq_group_owners(self._raw(), topic.encode(), group.encode(), them, room))
+            if n <= room:
+                return [None if them[i] == _ALL else them[i] for i in range(n)]
+            room = n
+
+    def reset_group(self, topic: str, group: str, start: int, value: int = 0, partition: int = _ALL, *, force: bool = False) -> None:
+        """Says where it goes on; value: an offset, or ns since 1970. force: members are put out of it first."""
+        _control(lib.thmq_group_reset(self._raw(), topic.encode(), group.encode(), partition, start, value, lib.THMQ_GROUP_FORCE if force else 0))
+
+    def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
+        """Forgets it, and what it has acknowledged."""
+        _control(lib.thmq_group_delete(self._raw(), topic.encode(), group.encode(), lib.THMQ_GROUP_FORCE if force else 0))
 
     # streams
 

@@ -128,6 +128,7 @@ void thmqi_env_memory(struct thmq_env *env, uint64_t *ret_bytes, uint64_t *ret_i
 int thmqi_env_plan(const struct thmq_env_opts *opts, struct thmq_place *places, uint32_t count,
 		   struct thmq_machine *ret_machine);
 int thmqi_env_place(const struct thmq_env *env, uint32_t index, struct thmq_place *ret);
+int thmqi_env_node_of(const struct thmq_env *env, int cpu); /* NUMA node of a processor; -1: not known */
 uint32_t thmqi_env_policy(const struct thmq_env *env); /* enum thmq_policy, never DEFAULT */
 /* What lib/disk has found out about devices: the environment only carries it. */
 struct thmqi_device_notes *thmqi_env_device_notes(struct thmq_env *env);

@@ -337,7 +337,7 @@ enum thmqi_op {
 		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id, in its upper half: as extra of an ASSIGN; ASSIGN frames follow, but with
 		      topic_flags THMQI_JOIN_SHARED, which makes no member. A
 		      member that is not 0 may come back on another connection: it gets what it had, if that is still its own;
-		      index: enum thmq_assignor; key, key_len: its name, if it has one; group_id: the one that it comes back to, status
+		      index: enum thmq_assignor, and where it is NEAR rates[0]: thmqi_machine_id() of the client's, rates[1]: its processor + 1, or 0; key, key_len: its name, if it has one; group_id: the one that it comes back to, status
 		      -THMQ_EFENCED where that is gone, though there may be another of its name; 0: whichever has the name */
 	THMQI_OP_LEAVE = 7,      /* meta; stream; member: as of JOIN where it has no name, else 0: it may have come over another connection */
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
