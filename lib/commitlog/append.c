@@ -10,16 +10,18 @@
 #define FORMING_BYTES (1024u << 10) /* a batch's buffer at most, unless one run needs more */
 #define GROWTH 4u
 #define PREFETCH_BYTES (5u * THMQI_CACHELINE)
-#define EVICTIONS_MAX 64u          /* batches that one allocation may cost the cache */
 #define PINCH_NS 1000000u
+#define STARVED_NS 100000000u
 
 /* ------------------------------------------------------------------ memory */
 
+/* Small blocks of what stands still may lie all over the pool. */
 static void on_pinch(struct thmqi_timer *t)
 {
 	struct thmq_log *log = thmqi_container(t, struct thmq_log, pinch);
 
-	thmqi_windows_spare(log);
+	if (thmqi_unlikely(thmqi_readers_starve(log) || (log->refused_ns && log->core->now_ns - log->refused_ns >= STARVED_NS)))
+		thmqi_core_spare(log->core);
 	thmqi_readers_wake(log);
 	if (log->starved && log->events.room) {
 		log->starved = false;
@@ -27,21 +29,34 @@ static void on_pinch(struct thmqi_timer *t)
 	}
 }
 
-/* Cached batches can be read again from the device: they make way. Who is refused all the same is called again. */
+static bool give(struct thmqi_giver *giver)
+{
+	struct thmq_log *log = thmqi_container(giver, struct thmq_log, giver);
+
+	return thmqi_cache_drop_one(log); /* it can be read again from the device */
+}
+
+static void spare(struct thmqi_giver *giver)
+{
+	thmqi_windows_spare(thmqi_container(giver, struct thmq_log, giver));
+}
+
+void thmqi_log_begin_giving(struct thmq_log *log)
+{
+	log->giver.give = give;
+	log->giver.spare = spare;
+	thmqi_list_add_tail(&log->core->givers, &log->giver.link);
+}
+
+/* Cached batches make way, of any log of the core. Who is refused all the same is called again. */
 int thmqi_log_alloc(struct thmq_log *log, uint32_t size, uint32_t owner, struct thmqi_buf **ret_buf)
 {
-	uint32_t evictions = 0;
-	int rc;
+	int rc = thmqi_core_alloc(log->core, size, ret_buf);
 
-	for (;;) {
-		rc = thmqi_buf_alloc(log->core->pool, size, ret_buf);
-		if (thmqi_likely(!rc))
-			(*ret_buf)->owner = owner;
-		if (thmqi_likely(rc != -ENOBUFS))
-			return rc;
-		if (!log->disk || evictions++ == EVICTIONS_MAX || !thmqi_cache_drop_one(log))
-			break;
-	}
+	if (thmqi_likely(!rc))
+		(*ret_buf)->owner = owner;
+	if (thmqi_likely(rc != -ENOBUFS))
+		return rc;
 	if (!thmqi_timer_is_running(&log->pinch)) {
 		log->pinch.fire = on_pinch;
 		thmqi_timer_start(log->core, &log->pinch, log->core->now_ns + PINCH_NS);
@@ -66,6 +81,10 @@ static int forming_alloc(struct thmq_log *log, uint32_t size, uint32_t least, st
 
 	if (rc == -ENOBUFS && size > 2 * least)
 		rc = thmqi_log_alloc(log, least, THMQI_OWNER_BATCH, ret_buf);
+	if (thmqi_likely(!rc))
+		log->refused_ns = 0;
+	else if (!log->refused_ns)
+		log->refused_ns = log->core->now_ns;
 	return rc ? -EAGAIN : 0;
 }
 

@@ -16,6 +16,7 @@ void thmqi_log_free(struct thmq_log *log)
 	struct run_index *x;
 	uint32_t i;
 
+	thmqi_list_del(&log->giver.link);
 	thmqi_readers_orphan(log);
 	thmqi_snapshots_fini(log);
 	thmqi_seals_fini(log);
@@ -47,6 +48,8 @@ void thmqi_log_free(struct thmq_log *log)
 		thmqi_buf_unref(log->mark_buf);
 	if (log->copies.spare)
 		thmqi_buf_unref(log->copies.spare);
+	if (log->copies.first)
+		thmqi_buf_unref(log->copies.first);
 	if (log->vote_file)
 		log->disk->file_close(log->vote_file);
 	if (log->dir)

@@ -231,6 +231,11 @@ int thmqi_log_noop(struct thmq_log *log)
 
 	if (!rc)
 		rc = thmqi_log_alloc(log, THMQI_BLOCK, THMQI_OWNER_BATCH, &buf);
+	if (rc == -ENOBUFS && log->copies.first && log->copies.first->refs == 1) {
+		buf = log->copies.first; /* who was elected begins, whatever all others have */
+		thmqi_buf_ref(buf);
+		rc = 0;
+	}
 	if (rc) {
 		thmqi_log_fail(log, rc);
 		return rc;

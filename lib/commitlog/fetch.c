@@ -36,6 +36,8 @@ void thmqi_fetch_keep_spare(struct thmq_log *log)
 	struct copies *c = &log->copies;
 	uint32_t bytes = log->opts.batch_bytes;
 
+	if (!c->first && c->on && log->disk && thmqi_buf_alloc(log->core->pool, THMQI_BLOCK, &c->first) == 0)
+		c->first->owner = THMQI_OWNER_LOG;
 	if (c->spare || !c->on || !log->disk || bytes > thmqi_pool_limit(log->core->pool) / SPARE_SHARE ||
 	    thmqi_buf_alloc(log->core->pool, bytes, &c->spare) != 0)
 		return;

@@ -322,6 +322,7 @@ struct copies {
 	uint64_t keep;      /* batches from it on stay in memory, up to keep_bytes with all others; 0: none */
 	uint64_t keep_bytes;
 	struct thmqi_buf *spare; /* for a batch that another copy needs, where all other memory is in use; NULL: there is none */
+	struct thmqi_buf *first; /* likewise for the first batch of who leads */
 	enum { VOTE_DONE, VOTE_DUE, VOTE_WRITING } vote;
 	void (*vote_done)(void *ctx);
 	void *vote_ctx;
@@ -354,6 +355,8 @@ struct thmq_log {
 	bool draining;                                              /* close or truncate: nothing new is begun */
 	uint64_t yielded_ns;                                        /* when the loop last gave way to the kernel */
 	struct thmqi_timer pinch;                                   /* memory was short: tries again */
+	uint64_t refused_ns;                                        /* the forming batch has none since then; 0: it has */
+	struct thmqi_giver giver;                                   /* its cache and its readers' windows */
 
 	struct chain chain; /* behind the last sealed batch */
 	uint64_t term, incarnation;
@@ -530,8 +533,9 @@ void thmqi_log_fail(struct thmq_log *log, int error);
 int thmqi_log_flush(struct thmq_log *log, uint64_t *ret_index); /* of a core that may have no thread any more */
 int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns);
 /* At the cache's cost. @owner: THMQI_OWNER_* */
+void thmqi_log_begin_giving(struct thmq_log *log); /* to others on its core */
 int thmqi_log_alloc(struct thmq_log *log, uint32_t size, uint32_t owner, struct thmqi_buf **ret_buf);
-void thmqi_fetch_keep_spare(struct thmq_log *log); /* copies.spare, if it can be had now */
+void thmqi_fetch_keep_spare(struct thmq_log *log); /* copies.spare and .first, if they can be had now */
 
 /* pace.c */
 void thmqi_pace_init(struct thmq_log *log);

@@ -300,9 +300,9 @@ static int open_disk(struct thmq_log *log)
 		rc = settle_ways(log);
 	if (rc)
 		return rc;
-	rc = thmqi_buf_alloc(log->core->pool, ZERO_BYTES, &log->zeros);
+	rc = thmqi_core_alloc(log->core, ZERO_BYTES, &log->zeros);
 	if (!rc)
-		rc = thmqi_buf_alloc(log->core->pool, THMQI_BLOCK, &log->mark_buf);
+		rc = thmqi_core_alloc(log->core, THMQI_BLOCK, &log->mark_buf);
 	if (rc)
 		return thmqi_fail(-ENOMEM, "open %s: the memory pool is too small", log->opts.dir);
 	log->zeros->owner = log->mark_buf->owner = THMQI_OWNER_LOG;
@@ -383,6 +383,7 @@ int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts
 	thmqi_map_init(&log->partitions);
 	thmqi_pace_init(log);
 	thmqi_list_init(&log->readers);
+	thmqi_list_init(&log->giver.link);
 	thmqi_files_init(log);
 	rc = copy_opts(log, opts);
 	thmqi_seals_init(log);
@@ -406,6 +407,7 @@ int thmqi_log_open_copy(struct thmq_core *core, const struct thmq_log_opts *opts
 						    .end = log_end,
 						    .name = "log"};
 		thmqi_core_add_poller(core, &log->poller);
+		thmqi_log_begin_giving(log);
 		thmqi_fetch_keep_spare(log);
 		thmqi_seal_plan_part(log);
 		thmqi_segment_reserve(log);
@@ -448,10 +450,10 @@ int thmq_log_find_index(struct thmq_log *log, uint64_t index, uint64_t *ret_posi
 	s = log->disk ? thmqi_segment_of_index(log, index) : NULL;
 	if (!s)
 		return -ENOENT;
-	buf = thmqi_cache_get(log, index);
 	rc = thmqi_segment_place(log, s, index, &at);
 	if (rc)
 		return rc;
+	buf = thmqi_cache_get(log, index);
 	if (buf) {
 		*ret_position = s->position + at;
 		*ret_term = ((const struct batch_header *)buf->data)->term;

@@ -143,7 +143,8 @@ int thmqi_window_get(struct thmq_log_reader *r, struct segment *s, uint64_t at, 
 		     uint8_t **ret_data);
 void thmqi_windows_drop(struct thmq_log_reader *r);
 void thmqi_reader_fed(struct thmq_log_reader *r, int rc);
-void thmqi_windows_spare(struct thmq_log *log); /* those of all its readers, if one of them starves */
+bool thmqi_readers_starve(const struct thmq_log *log); /* does one? */
+void thmqi_windows_spare(struct thmq_log *log); /* those of all its readers */
 /* A read of the reader's. Return: 0; or it waits: -EAGAIN, -ENOBUFS. */
 int thmqi_reader_submit(struct thmq_log_reader *r, struct segment *s, struct thmqi_disk_op *op);
 bool thmqi_reader_done(struct thmq_log_reader *r, struct segment *s); /* one has ended. False: the reader was closed, and is gone if it was the last */

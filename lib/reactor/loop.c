@@ -529,6 +529,7 @@ int thmqi_loop_open(struct thmq_env *env, uint32_t index, struct loop **ret_loop
 	atomic_store(&l->core.may_sleep, !l->polling.never_sleeps);
 	thmqi_list_init(&l->pollers);
 	thmqi_list_init(&l->resting);
+	thmqi_list_init(&l->core.givers);
 	l->cursor = &l->pollers;
 	thmqi_mail_init(l);
 	thmqi_watch_init(l);

@@ -64,7 +64,7 @@ static int deliver(struct carry_conn *n)
 /* A message whose batch is still to come: where to? Return: 1 it waits for memory; 0. */
 static int place(struct carry_conn *n)
 {
-	if (group_of(n) && thmqi_buf_alloc(n->carrier->core->pool, n->in.left, &n->buf) == 0) {
+	if (group_of(n) && thmqi_core_alloc(n->carrier->core, n->in.left, &n->buf) == 0) {
 		n->buf->owner = THMQI_OWNER_BATCH;
 		n->in.to = n->buf->data;
 	} else if (group_of(n) && stalls(n)) {

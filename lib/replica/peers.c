@@ -264,7 +264,7 @@ static uint32_t send_snapshot(struct thmqi_group *g, struct peer *p)
 	struct thmqi_buf *buf;
 	int rc;
 
-	if (thmqi_buf_alloc(g->core->pool, THMQI_RETAIN_BYTES_MAX, &buf) != 0) {
+	if (thmqi_core_alloc(g->core, THMQI_RETAIN_BYTES_MAX, &buf) != 0) {
 		p->again = true;
 		return 0;
 	}

@@ -220,7 +220,7 @@ int thmq_replica_buf(struct thmq_replica *replica, uint32_t bytes, struct thmq_b
 	if (!thmqi_core_is_mine(replica->core))
 		return -EPERM;
 	return bytes > THMQI_BATCH_BYTES_MAX ? -EMSGSIZE
-					     : thmqi_buf_alloc(replica->core->pool, bytes, ret_buf);
+					     : thmqi_core_alloc(replica->core, bytes, ret_buf);
 }
 
 int thmq_replica_receive(struct thmq_replica *replica, const struct thmq_replica_message *message,

@@ -456,3 +456,25 @@ Test(commitlog_fetch, goes_on_where_there_is_no_memory)
 	give_back();
 	down();
 }
+
+/* Its log would have failed: nobody would lead, or somebody else, who may have no more. */
+Test(commitlog_fetch, who_is_elected_begins_where_all_memory_is_in_use)
+{
+	uint64_t last;
+
+	rig_init(&r, 1, NULL);
+	r.pool_bytes = THMQI_SLAB_BYTES;
+	open_leader();
+	cr_assert_eq(rig_append_wait(&r, 1, 0, SMALL, DURABLE, &last), 0);
+	cr_assert_eq(rig_await(&r, last), 0);
+	hold_cached(last);
+	use_up(false);
+	cr_assert_eq(thmqi_log_noop(r.log), 0);
+	cr_assert_eq(rig_await(&r, last + 1), 0);
+	thmqi_log_committed(r.log, last + 1);
+	give_back();
+	cr_assert_eq(rig_append_wait(&r, 1, 1, SMALL, DURABLE, &last), 0);
+	cr_assert_eq(rig_await(&r, last), 0);
+	cr_assert_eq(rig_close(&r), 0);
+	rig_fini(&r);
+}

@@ -189,7 +189,7 @@ static int give(struct shard *s, const struct letter *letter)
 	struct thmqi_buf *buf = NULL;
 	int rc;
 
-	if (bytes && thmqi_buf_alloc(s->core->pool, bytes, &buf) != 0)
+	if (bytes && thmqi_core_alloc(s->core, bytes, &buf) != 0)
 		return -EAGAIN;
 	if (buf)
 		memcpy(buf->data, letter->batch, bytes);

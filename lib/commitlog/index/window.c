@@ -81,20 +81,25 @@ bool thmqi_log_reader_starves(const struct thmq_log_reader *r)
 	return r->log && r->waiting && r->refused_ns && r->log->core->now_ns - r->refused_ns >= STARVED_NS;
 }
 
+bool thmqi_readers_starve(const struct thmq_log *log)
+{
+	struct thmqi_list *it;
+
+	thmqi_list_each(it, &log->readers)
+		if (thmqi_log_reader_starves(thmqi_container(it, struct thmq_log_reader, link)))
+			return true;
+	return false;
+}
+
 /*
- * One was refused memory for long: what all of them have read and nobody looks at now is worth less than that it gets on. Who stands still
- * keeps his windows, and small blocks of those may lie all over the pool. Not within a read: what is looked at there has no reference.
+ * Somebody was refused memory for long: what all readers have read and nobody looks at now is worth less than that it gets on. Who stands still
+ * keeps his windows. Not within a read: what is looked at there has no reference.
  */
 void thmqi_windows_spare(struct thmq_log *log)
 {
 	struct thmqi_list *it;
-	bool starves = false;
 	uint32_t i;
 
-	thmqi_list_each(it, &log->readers)
-		starves |= thmqi_log_reader_starves(thmqi_container(it, struct thmq_log_reader, link));
-	if (thmqi_likely(!starves))
-		return;
 	thmqi_list_each(it, &log->readers)
 	{
 		struct thmq_log_reader *r = thmqi_container(it, struct thmq_log_reader, link);

@@ -65,6 +65,13 @@ struct thmqi_task {
 	void (*run)(struct thmq_core *core, struct thmqi_task *task);
 };
 
+/* Somebody on a core who has memory of its pool that can be had again from elsewhere, as a cache: a member of what it is. */
+struct thmqi_giver {
+	struct thmqi_list link;
+	bool (*give)(struct thmqi_giver *giver);  /* a piece of it, at once. False: it has none now */
+	void (*spare)(struct thmqi_giver *giver); /* also all that it has at hand and nobody looks at: not below a call that might */
+};
+
 struct thmq_core {
 	struct thmq_env *env;
 	uint32_t index;
@@ -74,6 +81,7 @@ struct thmq_core {
 	uint64_t now_ns;  /* monotonic, read at the begin of the iteration */
 	uint64_t wall_ns; /* likewise, since 1970 */
 	struct thmqi_pool *pool;
+	struct thmqi_list givers;
 	struct thmqi_ring *ring; /* NULL: refused or not wanted */
 	struct thmqi_ring *polled; /* lib/disk's second ring, whose completions are looked for and never slept on; or NULL */
 	struct thmqi_prng prng;
@@ -134,6 +142,10 @@ uint32_t thmqi_env_policy(const struct thmq_env *env); /* enum thmq_policy, neve
 struct thmqi_device_notes *thmqi_env_device_notes(struct thmq_env *env);
 /* One pointer for the layer above (registry of listeners and handles); the environment does not touch it. */
 void **thmqi_env_user(struct thmq_env *env);
+
+/* As thmqi_buf_alloc(), but where there is nothing left givers give, each in its turn. For what must go on. */
+int thmqi_core_alloc(struct thmq_core *core, uint32_t size, struct thmqi_buf **ret_buf);
+void thmqi_core_spare(struct thmq_core *core); /* all its givers do */
 
 int thmqi_core_attach(struct thmq_env *env, uint32_t index);
 int thmqi_core_detach(struct thmq_env *env);
