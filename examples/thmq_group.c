@@ -11,6 +11,23 @@ static const char *assignor_name(uint32_t assignor)
 	return assignor < sizeof(names) / sizeof(names[0]) ? names[assignor] : "?";
 }
 
+/* Who shares is not known one by one, but who reads at the moment is. */
+static bool is_shared(const struct thmq_group_info *info)
+{
+	return !info->member_count && info->reader_count;
+}
+
+static void print_who(const struct thmq_group_info *info)
+{
+	if (is_shared(info))
+		printf("shared by %u reader%s of %u partition%s", info->reader_count, plural(info->reader_count), info->partition_count,
+		       plural(info->partition_count));
+	else if (info->member_count)
+		printf("%u member%s, %s", info->member_count, plural(info->member_count), assignor_name(info->assignor));
+	else
+		fputs("0 members", stdout);
+}
+
 static void print_name(const char *before, const char *name)
 {
 	fputs(before, stdout);
@@ -35,9 +52,14 @@ static int list(struct connection *c, const char *topic, bool json)
 		if (json) {
 			print_name("{\"group\":", infos[i].name);
 			printf(",\"members\":%u}\n", infos[i].member_count);
-		} else {
-			printf("%-40s %u member%s\n", infos[i].name, infos[i].member_count, plural(infos[i].member_count));
+			continue;
 		}
+		infos[i].size = sizeof(infos[i]);
+		if (!infos[i].member_count) /* is it shared? One that is just being deleted is not there any more */
+			thmq_group_describe(c->session, topic, infos[i].name, &infos[i]);
+		printf("%-40s ", infos[i].name);
+		print_who(&infos[i]);
+		putchar('\n');
 	}
 	free(infos);
 	return n < 0 ? fail(n, "%s", thmq_errmsg()) : EXIT_OK;
@@ -132,13 +154,18 @@ static int describe(struct connection *c, const char *topic, const char *group, 
 
 	if (!rc && json) {
 		print_name("{\"group\":", group);
-		printf(",\"assignor\":\"%s\",\"readers\":%u,\"lag\":%llu,\"members\":[", assignor_name(a.info.assignor), a.info.reader_count,
+		if (a.info.member_count)
+			printf(",\"assignor\":\"%s\"", assignor_name(a.info.assignor));
+		else
+			fputs(",\"assignor\":null", stdout);
+		printf(",\"shared\":%s,\"readers\":%u,\"lag\":%llu,\"members\":[", is_shared(&a.info) ? "true" : "false", a.info.reader_count,
 		       (unsigned long long)a.info.lag);
 		print_members(&a, true);
 		fputs("],\"partitions\":[", stdout);
 	} else if (!rc) {
-		printf("%s: %u member%s, %s, %llu behind\n", group, a.info.member_count, plural(a.info.member_count),
-		       assignor_name(a.info.assignor), (unsigned long long)a.info.lag);
+		printf("%s: ", group);
+		print_who(&a.info);
+		printf(", %llu behind\n", (unsigned long long)a.info.lag);
 		print_members(&a, false);
 	}
 	for (i = 0; i < a.info.partition_count && !rc && !output_failed(); i++)

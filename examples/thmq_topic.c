@@ -233,6 +233,15 @@ static void list_text(const struct thmq_topic_info *info)
 	putchar('\n');
 }
 
+/* None, or none that the broker's rules let this client know of: those are not told from none, but for what is asked by name. */
+static void say_if_hidden(struct connection *c)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+
+	if (thmq_topic_describe(c->session, "any", &info) == -EACCES)
+		fputs("thmq: there is no topic that the broker's rules let this client know of: 'allow WHO describe TOPIC' lets it\n", stderr);
+}
+
 static int list(struct connection *c, bool json)
 {
 	int count = thmq_topic_list(c->session, NULL, 0), n, i;
@@ -249,6 +258,8 @@ static int list(struct connection *c, bool json)
 		free(infos);
 		return fail(n, "%s", thmq_errmsg());
 	}
+	if (!n)
+		say_if_hidden(c);
 	for (i = 0; i < n && i < count && !output_failed(); i++) {
 		if (json)
 			list_json(&infos[i]);

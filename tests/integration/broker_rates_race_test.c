@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * broker_rates_race_test.c - a limit is altered by one core while others take by it: what was taken at a byte a second is never owed at another
- * rate, by which it would be hours.
+ * rate, by which it would be hours. And who is held up is told for how long, to the nanosecond.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -45,6 +45,28 @@ static void *take(void *arg)
 	return NULL;
 }
 
+/* Whoever may have nothing has to wait, and whoever has to wait may have nothing: at each moment about that at which all is paid. */
+static bool held_up_for_as_long_as_is_told(void)
+{
+	const struct thmq_limits l = {.size = sizeof(l), .produce_bytes = 1000003, .produce_messages = 777, .consume_messages = 1000000000};
+	struct allowance a;
+	uint64_t wait, now;
+	int out;
+
+	for (out = 0; out < 2; out++) {
+		thmqi_rates_set(&rates, &l);
+		thmqi_rates_take(&rates, NULL, out, NOW, 250000, 250000000);
+		wait = thmqi_rates_wait(&rates, NULL, out, NOW);
+		if (wait < 100)
+			return false;
+		for (now = NOW + wait - 100; now < NOW + wait + 100; now++)
+			if (thmqi_rates_allow(&rates, NULL, out, now, &a) != !thmqi_rates_wait(&rates, NULL, out, now) ||
+			    thmqi_rates_wait(&rates, NULL, out, now) != (now < NOW + wait ? NOW + wait - now : 0))
+				return false;
+	}
+	return true;
+}
+
 int main(void)
 {
 	const struct thmq_limits slow = {.size = sizeof(slow), .produce_bytes = 1}, fast = {.size = sizeof(fast), .produce_bytes = 1000000000};
@@ -52,6 +74,10 @@ int main(void)
 	pthread_t thread;
 	unsigned i, at, spins;
 
+	if (!held_up_for_as_long_as_is_told()) {
+		fprintf(stderr, "what is held up is not told for how long\n");
+		return 1;
+	}
 	if (pthread_create(&thread, NULL, take, NULL) != 0)
 		return 1;
 	for (i = 0; i < ROUNDS && clock() < CLOCKS_PER_SEC / 2; i++) { /* of processor time; two processors find it within that */

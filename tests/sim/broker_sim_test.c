@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The whole library in one thread under virtual time on a simulated disk: api, broker, log. From one seed: topics,
- * producers of every durability, a consumer group, power cuts at any moment; after each reopening everything that was
- * acknowledged is there, in order, once, and nothing else.
+ * producers of every durability, a consumer group, topics that come and go beside while segments fill and their indexes are
+ * put together, power cuts at any moment; after each reopening everything that was acknowledged is there, in order, once, and nothing else.
  *
  * usage: broker_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
  */
@@ -15,6 +15,7 @@
 
 #define PARTITIONS 3
 #define MESSAGES_MAX 20000
+#define PASSING 4 /* topics that nobody reads, and that go while their messages are on their way */
 
 /* What the model knows of one partition: ids in the order they were committed, in this and former lives. */
 struct model_partition {
@@ -38,6 +39,8 @@ struct world {
 	struct thmq_session *session;
 	struct thmq_producer *producer;
 	struct thmq_consumer *consumer;
+	struct thmq_producer *passing[PASSING]; /* NULL: the topic is not there, or nobody has sent to it in this life */
+	uint32_t deletes;			/* one in so many steps deletes a topic; 0: none does */
 	struct model_partition partitions[PARTITIONS];
 	uint32_t next_id;
 	/* commits of this life that are not settled: sequence is index + 1 */
@@ -70,6 +73,7 @@ static int open_all(struct world *w)
 	CHECK(w, thmq_consumer_open(w->session, "t", "g",
 				    THMQ_CONSUMER_OPTS(.session_timeout_ns = 1000000000000ull), &w->consumer) == 0);
 	w->sent_count = w->settled = 0;
+	memset(w->passing, 0, sizeof(w->passing));
 	for (int i = 0; i < PARTITIONS; i++)
 		w->partitions[i].acked_life = 0;
 	return 0;
@@ -92,7 +96,7 @@ static int read_back(struct world *w)
 	}
 	CHECK(w, thmq_consumer_open(w->session, "t", NULL, THMQ_CONSUMER_OPTS(.start = THMQ_START_BEGIN), &reader) ==
 			 0);
-	while (idle < 50) {
+	while (idle < (w->deletes ? 500 : 50)) { /* ms: much was written, and a read waits behind it */
 		n = thmq_fetch(reader, m, 64);
 		CHECK(w, n >= 0);
 		if (n == 0) {
@@ -201,6 +205,40 @@ static int consume_some(struct world *w)
 	return 0;
 }
 
+/*
+ * A topic beside the one that is read back gets some messages, and perhaps goes before they are durable: its partitions are then in the segment that is full as
+ * well as in the one that fills. What it leaves, and takes with it, must be none of the other's.
+ */
+static int pass(struct world *w)
+{
+	static uint8_t payload[8000];
+	const uint32_t k = (uint32_t)below(w, PASSING);
+	uint32_t n = 1 + (uint32_t)below(w, 30);
+	struct thmq_event e;
+	char name[8];
+
+	at = "passing topics";
+	snprintf(name, sizeof(name), "p%u", k);
+	if (!w->passing[k]) {
+		CHECK(w, thmq_topic_create(w->session, name, THMQ_TOPIC_OPTS(.partition_count = 2, .flags = THMQ_TOPIC_IF_ABSENT)) == 0);
+		CHECK(w, thmq_producer_open(w->session, name, NULL, &w->passing[k]) == 0);
+	}
+	while (n--) {
+		int64_t seq = thmq_send(w->passing[k], payload, 1 + (uint32_t)below(w, sizeof(payload)), NULL);
+
+		CHECK(w, seq > 0 || seq == -EAGAIN);
+		thmq_poll(w->env, 0);
+	}
+	if (below(w, w->deletes) == 0) {
+		CHECK(w, thmq_topic_delete(w->session, name) == 0);
+		thmq_producer_close(w->passing[k], SECOND); /* it says that some were not stored */
+		w->passing[k] = NULL;
+	}
+	while (thmq_events(w->session, &e, 1) == 1)
+		;
+	return 0;
+}
+
 static int life(struct world *w, bool last)
 {
 	uint32_t steps = 5 + (uint32_t)below(w, 300), i;
@@ -213,11 +251,15 @@ static int life(struct world *w, bool last)
 			return -1;
 		if (consume_some(w) || take_settled(w))
 			return -1;
+		if (w->deletes && pass(w))
+			return -1;
 		thmq_poll(w->env, below(w, 2) ? 0 : below(w, 100000));
 	}
 	if (last || below(w, 5) == 0) {
 		at = "clean close";
 		CHECK(w, thmq_flush(w->producer, 60000000000ull) == 0);
+		for (i = 0; i < PASSING; i++)
+			CHECK(w, !w->passing[i] || thmq_flush(w->passing[i], 60 * SECOND) == 0);
 		if (take_settled(w))
 			return -1;
 		CHECK(w, w->settled == w->sent_count);
@@ -237,6 +279,7 @@ static int life(struct world *w, bool last)
 static void begin(struct world *w)
 {
 	w->next_id = 1;
+	w->deletes = below(w, 6) ? 0 : 1 + (uint32_t)below(w, 8); /* none of most: they cost time */
 }
 
 static int run(uint64_t seed)

@@ -210,6 +210,7 @@ static int look(struct world *w, struct user *u)
 	while (thmq_events(u->session, &e, 1) == 1) {
 		CHECK(w, e.type == THMQ_EVENT_LIMITED || e.type == THMQ_EVENT_ASSIGNED || e.type == THMQ_EVENT_SETTLED ||
 				 e.type == THMQ_EVENT_OFFSETRANGE);
+		CHECK(w, e.type != THMQ_EVENT_LIMITED || e.count > 0);
 		waits += e.type == THMQ_EVENT_LIMITED;
 	}
 	return 0;

@@ -361,3 +361,101 @@ Test(filter_match, random_ones_are_what_a_model_says, .init = setup)
 	}
 	cr_assert(tried > 10000);
 }
+
+/* ------------------------------------------------------------------------- LIKE */
+
+#define UNITS 400u
+
+/* What a unit of a text or of a pattern is: the bytes of "a", "b", "é"; '%', '_'; "!%". */
+static const char *const units[] = {"a", "b", "\xc3\xa9", "%", "_", "!%"};
+
+/* By definition, unit by unit: which of the pattern's fit which of the text's. */
+static bool fits(const uint8_t *text, uint32_t text_count, const uint8_t *pattern, uint32_t pattern_count)
+{
+	static bool fit[UNITS + 1], before;
+	uint32_t p, t;
+
+	memset(fit, 0, sizeof(fit));
+	fit[0] = true;
+	for (p = 0; p < pattern_count; p++) {
+		before = fit[0];
+		fit[0] = fit[0] && pattern[p] == 3;
+		for (t = 1; t <= text_count; t++) {
+			bool now = fit[t];
+
+			if (pattern[p] == 3)
+				fit[t] = now || fit[t - 1];
+			else
+				fit[t] = before && (pattern[p] == 4 || pattern[p] == text[t - 1] || (pattern[p] == 5 && text[t - 1] == 3));
+			before = now;
+		}
+	}
+	return fit[text_count];
+}
+
+static uint32_t spell(const uint8_t *of, uint32_t count, char *ret)
+{
+	uint32_t len = 0, i;
+
+	ret[0] = 0;
+	for (i = 0; i < count; i++)
+		len += (uint32_t)sprintf(ret + len, "%s", units[of[i]]);
+	return len;
+}
+
+/* Texts that nearly fit in many places, so that a pattern's places are tried again and again: that is done in another way. */
+Test(filter_match, patterns_fit_what_they_say, .init = setup)
+{
+	static char filter[THMQ_FILTER_MAX + 64], key[2 * UNITS + 1], spelled[2 * UNITS + 1];
+	uint8_t text[UNITS], pattern[UNITS];
+	uint32_t round, i, texts, patterns, yes = 0;
+	bool is, wanted;
+
+	thmqi_prng_seed(&prng, 11);
+	for (round = 0; round < 6000; round++) {
+		const uint32_t rare = 3 + (uint32_t)below(60);
+
+		texts = (uint32_t)below(round % 2 ? UNITS : 12);
+		patterns = (uint32_t)below(round % 2 ? UNITS / 2 : 10);
+		for (i = 0; i < texts; i++)
+			text[i] = below(rare) ? 0 : (uint8_t)below(4);
+		for (i = 0; i < patterns; i++)
+			pattern[i] = below(rare) ? (round % 4 && !below(4) ? 4 : 0) : (uint8_t)below(6);
+		if (patterns && round % 3)
+			pattern[0] = 3;
+		if (patterns && round % 3 == 2)
+			pattern[patterns - 1] = 3;
+		spell(pattern, patterns, spelled);
+		snprintf(filter, sizeof(filter), "KEY IS NULL OR KEY LIKE '%s' ESCAPE '!'", spelled);
+		message.key_len = spell(text, texts, key);
+		message.key = key;
+		wanted = !texts || fits(text, texts, pattern, patterns);
+		cr_assert_eq(ask(filter, &is), 0, "%s", filter);
+		cr_assert_eq(is, wanted, "%s of %s is %d", filter, key, is);
+		yes += is;
+	}
+	cr_assert(yes > 1000 && yes < 5000, "%u", yes);
+}
+
+/* As dear as a pattern can be: 4096 bytes, of each of which on it fits nearly to its end. */
+Test(filter_match, a_pattern_that_nearly_fits_everywhere, .init = setup)
+{
+	static char filter[THMQ_FILTER_MAX + 1], key[4096];
+	uint32_t from;
+
+	memset(key, 'a', sizeof(key));
+	message.key = key;
+	message.key_len = sizeof(key);
+	strcpy(filter, "KEY LIKE '%");
+	from = (uint32_t)strlen(filter);
+	memset(filter + from, 'a', 1000);
+	strcpy(filter + from + 1000, "b%'");
+	for (uint32_t i = 0; i < 100; i++)
+		FALSE_OF(filter);
+	key[1000] = key[3000] = 'b';
+	TRUE_OF(filter);
+	key[2999] = key[999] = 'c';
+	FALSE_OF(filter);
+	filter[from + 999] = '_';
+	TRUE_OF(filter);
+}

@@ -161,12 +161,12 @@ void thmqi_guard_waits(struct conn *c, const struct partition *p, uint32_t strea
 {
 	const struct topic_here *t = c->shard->topics.at[p->topic];
 	struct guard *g = &c->shard->broker->guard;
-	uint64_t now = c->shard->core->now_ns;
+	uint64_t now = c->shard->core->now_ns, wait = thmqi_rates_wait(t->rates, c->limited ? &c->client->rates : NULL, out, now);
 	struct thmqi_frame f = {.type = THMQI_FRAME_LIMITED,
 				.stream = stream,
 				.partition = p->id,
 				.extra = out ? 0 : THMQI_OF_PRODUCER,
-				.arg = {thmqi_rates_wait(t->rates, c->limited ? &c->client->rates : NULL, out, now), 0}};
+				.arg = {THMQI_MAX(wait, 1u), 0}}; /* another core may have altered the limit just now */
 	struct thmq_access what = {.size = sizeof(what),
 				   .operation = out ? THMQ_OPERATION_CONSUME : THMQ_OPERATION_PRODUCE,
 				   .identity = c->wire->peer,

@@ -16,7 +16,7 @@ static uint64_t allowed(struct rate *r, uint64_t now)
 	if (!per_s)
 		return UINT64_MAX;
 	at = atomic_load_explicit(&r->at_ns, memory_order_relaxed);
-	if (at >= now)
+	if (at > now) /* so thmqi_rates_wait() is not 0 */
 		return 0;
 	at = now - THMQI_MIN(now - at, (uint64_t)BURST_NS);
 	return THMQI_MAX((uint64_t)((double)(now - at) * (double)per_s / SECOND_NS), 1u);
