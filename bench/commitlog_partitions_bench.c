@@ -125,11 +125,11 @@ struct shape {
 };
 
 /*
- * Of a burst: millions of messages a second, and for each bytes of the log, with batch and run headers and padding, and what the device
- * was given, with indexes.
+ * Of a burst: millions of messages a second, and for each bytes of the log, with batch and run headers and padding, what the device
+ * was given, with indexes, and how long the core was busy with it.
  */
 struct pace {
-	double rate, stored, written;
+	double rate, stored, written, core_ns;
 };
 
 static struct pace pace_of(struct wide *w, uint64_t count, uint64_t t0, struct target_counts before)
@@ -139,7 +139,8 @@ static struct pace pace_of(struct wide *w, uint64_t count, uint64_t t0, struct t
 
 	return (struct pace){.rate = n / seconds / 1e6,
 			     .stored = (double)(after.stored_bytes - before.stored_bytes) / n,
-			     .written = (double)(after.written_bytes - before.written_bytes) / n};
+			     .written = (double)(after.written_bytes - before.written_bytes) / n,
+			     .core_ns = (double)(after.busy_ns - before.busy_ns) / n};
 }
 
 static struct pace one_burst(struct wide *w, const struct shape *s, uint64_t count)
@@ -229,8 +230,8 @@ static void throughput(struct bench *b, struct wide *w, const struct shape *s)
 	}
 	snprintf(l.detail, sizeof(l.detail),
 		 "\"stored_bytes\":%.0f,\"one_stored_bytes\":%.0f,\"ratio_of_stored_bytes\":%.3f,"
-		 "\"written_bytes\":%.0f,\"one_written_bytes\":%.0f",
-		 many.stored, one.stored, one.stored / many.stored, many.written, one.written);
+		 "\"written_bytes\":%.0f,\"one_written_bytes\":%.0f,\"core_ns\":%.0f,\"one_core_ns\":%.0f",
+		 many.stored, one.stored, one.stored / many.stored, many.written, one.written, many.core_ns, one.core_ns);
 	bench_report(b, &l);
 	if (!s->spread)
 		bench_report(b, &stored);

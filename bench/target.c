@@ -97,10 +97,12 @@ struct target_counts target_counts(struct target *t)
 {
 	struct thmq_broker_stats b = {.size = sizeof(b)};
 	struct thmq_env_stats e = {.size = sizeof(e)};
+	struct thmq_core_stats c = {.size = sizeof(c)};
 
 	check("broker counters", thmq_broker_stats(t->broker, &b));
 	check("environment counters", thmq_env_stats(t->env, &e));
-	return (struct target_counts){b.batches, b.stored_bytes, e.write_bytes};
+	check("core's counters", thmq_core_stats(thmq_env_core(t->env, 0), &c));
+	return (struct target_counts){b.batches, b.stored_bytes, e.write_bytes, c.busy_ns};
 }
 
 void target_settle(struct target *t)

@@ -6,6 +6,7 @@
 #ifndef BENCH_TARGET_H
 #define BENCH_TARGET_H
 
+#include <thundermq/reactor.h>
 #include <thundermq/thundermq.h>
 
 #include "bench.h"
@@ -62,6 +63,7 @@ void target_watch(struct target *t, int64_t sequence);
 
 struct target_counts {
 	uint64_t batches, stored_bytes, written_bytes; /* the last one with what segments cost */
+	uint64_t busy_ns; /* of the first core: iterations in which something was done */
 };
 struct target_counts target_counts(struct target *t);
 

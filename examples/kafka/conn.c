@@ -20,6 +20,7 @@
 
 #define READ_BYTES (256u << 10) /* at a time */
 #define IOV_COUNT 64u
+#define TURN_NS (50 * MILLISECOND) /* of a connection: behind a request that ends later than that others have theirs */
 #define KEEP_BYTES (1u << 20)   /* a buffer that has grown beyond this goes back when it is empty */
 #define IDLE_NS (600 * SECOND)
 #define STUCK_NS (60 * SECOND)    /* who does not take a byte of his answers for so long */
@@ -462,9 +463,11 @@ static void take_frame(struct conn *c, const uint8_t *data, size_t len)
 	api_run(r);
 }
 
-/* Frames that are whole. */
-static void take_frames(struct conn *c)
+/* Frames that are whole, as long as it has time. Return: there are more */
+static bool take_frames(struct conn *c)
 {
+	const int64_t end = clock_ns() + TURN_NS;
+
 	while (!is_full(c) && c->in.len - c->in_at >= 4) {
 		size_t max = c->auth.state == AUTH_DONE ? FRAME_MAX : STRANGER_FRAME_MAX;
 		struct in in;
@@ -475,10 +478,12 @@ static void take_frames(struct conn *c)
 		if (len < 0 || (size_t)len > max) {
 			fprintf(stderr, "%s: a request of %d bytes: closed\n", c->peer, len);
 			c->closing = true;
-			return;
+			return false;
 		}
 		if (c->in.len - c->in_at - 4 < (size_t)len)
-			return;
+			return false;
+		if (clock_ns() > end)
+			return true;
 		c->in_at += 4 + (size_t)len;
 		if (c->auth.raw && c->auth.state != AUTH_DONE)
 			take_token(c, c->in.data + c->in_at - len, (size_t)len);
@@ -486,6 +491,7 @@ static void take_frames(struct conn *c)
 			take_frame(c, c->in.data + c->in_at - len, (size_t)len);
 		take_answers(c);
 	}
+	return false;
 }
 
 static void read_some(struct conn *c)
@@ -528,11 +534,13 @@ static void read_some(struct conn *c)
 /* One turn: what has come is read once, so that others have theirs. */
 static void conn_run(struct conn *c)
 {
+	bool more;
+
 	take_answers(c);
-	take_frames(c);
-	if (c->readable && !is_full(c)) {
+	more = take_frames(c);
+	if (c->readable && !is_full(c) && !more) {
 		read_some(c);
-		take_frames(c);
+		more = take_frames(c);
 	}
 	take_answers(c);
 	send_some(c);
@@ -545,7 +553,7 @@ static void conn_run(struct conn *c)
 		c->closing = true;
 	if (c->closing)
 		conn_close(c);
-	else if ((c->readable && !is_full(c)) || (c->first && c->first->done))
+	else if (((c->readable || more) && !is_full(c)) || (c->first && c->first->done))
 		conn_dirty(c);
 }
 

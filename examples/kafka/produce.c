@@ -17,6 +17,7 @@
 	((int64_t)PRODUCER_BATCHES * BATCH_COUNT_MAX) /* of a partition's end, looked at for producers of an earlier life: more than the batches of one that may be on their way */
 #define PRODUCERS_SOME 256u /* of a partition: from here on those that were silent for long go */
 #define PRODUCER_SILENT_NS (3600 * SECOND)
+#define LOOK_NS SECOND /* others wait while packed batches of a request are looked into: what comes later is to be sent again */
 
 /* A batch in the request. */
 struct part {
@@ -676,8 +677,11 @@ void produce_run(struct request *r)
 		in_tags(in);
 	}
 	in_tags(in);
-	for (at = p->first; at && !in->bad; at = at->next)
+	for (at = p->first; at && !in->bad; at = at->next) {
+		if (at != p->first && request_is_late(r, LOOK_NS)) /* the first one always has its turn: all come through at last */
+			at->error = K_REQUEST_TIMED_OUT;
 		part_run(at, &room, m);
+	}
 	out_free(&room);
 	out_free(&m->names);
 	free(m);

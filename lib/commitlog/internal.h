@@ -260,6 +260,7 @@ struct pace {
 	uint64_t rate;       /* bytes a second */
 	int64_t allowance;   /* bytes that may be read now; below 0 so many too many were */
 	uint64_t filled_ns;  /* when it was counted */
+	uint32_t allowed;    /* bytes of the read that was allowed last */
 	uint64_t written_ns; /* when such a write has ended last; 0: never */
 	uint64_t usual_ns;   /* what few of them take with nothing read beside them; 0: not known */
 	uint32_t waited;     /* such writes in flight */

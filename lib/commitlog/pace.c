@@ -6,7 +6,8 @@
  * than one in a hundred may have had a read beside it and taken much longer than they do without, else it is halved. So the readers
  * never decide what the slowest hundredth of the writes takes. But who is behind gets on: the rate stays above what is appended.
  * A copy that is behind reads so, too, in turns with readers, and never slower than COPY_RATE: until it has all, one copy less is there.
- * Where nobody waits for a write there is no limit. Knows not what is read; looks at no clock.
+ * A batch is read whole, and of a partition with small messages among many others each has few: so there are READS_MIN reads a second
+ * at least, however large. Where nobody waits for a write there is no limit. Knows not what is read; looks at no clock.
  */
 #include "internal.h"
 
@@ -16,6 +17,7 @@
 #define RATE_BEGIN (64ull << 20)
 #define RATE_MIN (4ull << 20)
 #define RATE_MAX (1ull << 30)
+#define READS_MIN 16u /* a second */
 #define WINDOW 256u	 /* writes: behind them the rate rises by a quarter */
 #define SLOW_WRITES 1u	 /* of these, that reads may cost: two are nearly a hundredth */
 #define SHARE (1 << 20)	 /* the whole, where a part of it is told */
@@ -181,6 +183,12 @@ static void refuse(struct thmq_log *log, enum pace_kind kind)
 	thmqi_timer_start(log->core, &p->timer, log->core->now_ns + ns);
 }
 
+/* What a read takes of the allowance. */
+static int64_t cost_of(const struct pace *p, uint32_t bytes)
+{
+	return (int64_t)THMQI_MIN((uint64_t)bytes, p->rate / READS_MIN);
+}
+
 bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes, enum pace_kind kind)
 {
 	struct pace *p = &log->pace;
@@ -199,7 +207,8 @@ bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes, enum pace_kind kind)
 		refuse(log, kind);
 		return false;
 	}
-	p->allowance -= bytes;
+	p->allowance -= cost_of(p, bytes);
+	p->allowed = bytes;
 	p->last = kind;
 	p->refused_ns[kind] = 0;
 	return true;
@@ -208,8 +217,10 @@ bool thmqi_pace_read(struct thmq_log *log, uint32_t bytes, enum pace_kind kind)
 void thmqi_pace_less(struct thmq_log *log, uint32_t bytes)
 {
 	struct pace *p = &log->pace;
+	int64_t cost = cost_of(p, p->allowed);
 
-	p->allowance = THMQI_MIN(p->allowance + (int64_t)bytes, READ_BYTES);
+	p->allowed -= THMQI_MIN(bytes, p->allowed);
+	p->allowance = THMQI_MIN(p->allowance + cost - cost_of(p, p->allowed), READ_BYTES);
 }
 
 void thmqi_pace_begun(struct thmq_log *log)

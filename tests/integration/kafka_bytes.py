@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kafka_bytes.py - cases of kafka_test.py: requests by hand, those that make sense and those that do not, and clients that go away, or ask for too much."""
 
+import gzip
 import json
 import os
 import random
@@ -500,6 +501,22 @@ def who_asks_for_too_much(b):
     same((errors.count(79), errors.count(81)), (10000, 50))
     same(read_all(b, 'much'), ['x'])
     check(memory(b) - before < 250 << 20, 'memory:', memory(b) - before)
+
+
+def who_packs_too_much(b):
+    """Batches that are small, and large once they are unpacked, many in a request: those for which there is no time are to be sent again, and others do not wait for all of them."""
+    kcat(b, '-P', '-t', 'packed', '-p', '0', stdin='x\n')
+    behind = struct.pack('>hiqqqhii', 1, 0, 0, 0, -1, -1, -1, 1) + gzip.compress(bytes(60 << 20), 9)
+    bomb = struct.pack('>qiibI', 0, len(behind) + 9, -1, 2, crc32c(behind)) + behind
+    count = 120  # unpacking all of them takes many seconds
+    parts = (struct.pack('>ii', 0, len(bomb)) + bomb) * count
+    with socket.create_connection(('127.0.0.1', b.port), timeout=60) as s:
+        s.sendall(frame(0, 7, b'\xff\xff' + struct.pack('>hii', -1, 10000, 1) + string(b'packed') + struct.pack('>i', count) + parts))
+        same(read_all(b, 'packed'), ['x'])
+        r = answer(s)
+    errors = [struct.unpack('>h', r[24 + i * 30:][:2])[0] for i in range(count)]
+    same((errors[0], errors[-1], set(errors)), (87, 7, {7, 87}))  # no record in them
+    same(read_all(b, 'packed'), ['x'])
 
 
 def requests_by_chance(b):

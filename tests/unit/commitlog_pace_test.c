@@ -112,6 +112,70 @@ Test(commitlog_pace, readers_get_on_faster_than_writers_append, .init = up, .fin
 	cr_assert_leq(r.log->pace.rate, 30000000);
 }
 
+/* Reads of @bytes that are allowed in a second while a write is waited for. */
+static uint32_t reads_in_a_second(uint32_t bytes)
+{
+	const uint64_t begin = r.core->now_ns;
+	uint32_t reads = 0;
+
+	thmqi_pace_write(r.log, &flight);
+	while (r.core->now_ns - begin < 1000ull * MSEC) {
+		while (thmqi_pace_read(r.log, bytes, PACE_READER))
+			reads++;
+		thmqi_timer_stop(r.core, &r.log->pace.timer);
+		pass(MSEC);
+	}
+	thmqi_pace_written(r.log, &flight);
+	return reads;
+}
+
+/* Of small messages in batches of very many others each read brings few. */
+Test(commitlog_pace, however_slow_and_large_reads_are_there_are_some_in_each_second, .init = up, .fini = down)
+{
+	uint32_t reads;
+
+	for (uint32_t i = 0; i < 2000; i++)
+		write_one(MSEC, false);
+	for (uint32_t i = 0; i < 1000; i++)
+		write_one(4 * MSEC, true);
+	cr_assert_eq(r.log->pace.rate, 4 * MIB);
+	pass(2000ull * MSEC); /* what had been saved up is filled again, and no more */
+	for (uint32_t mib = 1; mib <= 4; mib *= 2) {
+		reads = reads_in_a_second(mib * MIB);
+		cr_assert_geq(reads, 15, "%u of %u MiB", reads, mib);
+		cr_assert_leq(reads, 18, "%u of %u MiB", reads, mib);
+	}
+	reads = reads_in_a_second(PIECE); /* what is small is counted by its bytes */
+	cr_assert_geq(reads, 30);
+	cr_assert_leq(reads, 36);
+}
+
+/* One that was not begun after all, or is smaller than it might have been, has cost what was read. */
+Test(commitlog_pace, what_is_not_read_after_all_costs_nothing, .init = up, .fini = down)
+{
+	struct pace *p = &r.log->pace;
+	int64_t whole, before;
+
+	for (uint32_t i = 0; i < 2000; i++)
+		write_one(MSEC, false);
+	for (uint32_t i = 0; i < 1000; i++)
+		write_one(4 * MSEC, true);
+	thmqi_pace_write(r.log, &flight);
+	pass(1000ull * MSEC);
+	cr_assert(thmqi_pace_read(r.log, 0, PACE_READER)); /* what has come is counted */
+	before = p->allowance;
+	cr_assert(thmqi_pace_read(r.log, 2 * MIB, PACE_READER));
+	whole = before - p->allowance;
+	cr_assert_gt(whole, 0);
+	thmqi_pace_less(r.log, MIB); /* what is left is still more than a read costs */
+	cr_assert_eq(p->allowance, before - whole);
+	thmqi_pace_less(r.log, MIB - PIECE);
+	cr_assert_eq(p->allowance, before - PIECE);
+	thmqi_pace_less(r.log, PIECE);
+	cr_assert_eq(p->allowance, before);
+	thmqi_pace_written(r.log, &flight);
+}
+
 /* Whose tail is long by itself is not the readers' fault. */
 Test(commitlog_pace, writes_that_are_slow_without_reads_do_not_count_against_these, .init = up, .fini = down)
 {

@@ -13,6 +13,7 @@
 #define CHUNK_BYTES 5120u
 #define REGION_BYTES_MIN (256u << 10)
 #define REGION_BYTES_MAX (2u << 20)
+#define HUGE_PAGE_BYTES (2ull << 20)
 
 struct region {
 	struct region *next;
@@ -27,6 +28,29 @@ uint32_t thmqi_arena_bytes(enum piece kind)
 	return piece_bytes[kind];
 }
 
+/*
+ * Of very many partitions what an append touches lies anywhere in an arena, and the translation of its address costs as much as the access
+ * itself: from where it is as large as that it is of huge pages, where there are some. NULL: out of memory.
+ */
+static struct region *map_region(uint64_t bytes)
+{
+	const uint64_t slack = bytes < HUGE_PAGE_BYTES ? 0 : HUGE_PAGE_BYTES;
+	uint8_t *at = mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t before;
+
+	if (at == MAP_FAILED)
+		return NULL;
+	if (!slack)
+		return (struct region *)at;
+	before = -(uintptr_t)at & (HUGE_PAGE_BYTES - 1);
+	if (before)
+		munmap(at, before);
+	at += before;
+	munmap(at + bytes, slack - before);
+	madvise(at, bytes, MADV_HUGEPAGE); /* refused where the kernel has none */
+	return (struct region *)at;
+}
+
 int thmqi_arena_fill(struct arena *a)
 {
 	uint64_t bytes = a->regions ? THMQI_MIN(a->regions->bytes * 2, (uint64_t)REGION_BYTES_MAX) : REGION_BYTES_MIN;
@@ -34,8 +58,8 @@ int thmqi_arena_fill(struct arena *a)
 
 	if (a->ready >= ARENA_READY)
 		return 0;
-	r = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (r == MAP_FAILED)
+	r = map_region(bytes);
+	if (!r)
 		return -ENOMEM;
 	/* the first chunk of a region holds its head, what does not fill a chunk stays unused */
 	r->next = a->regions;

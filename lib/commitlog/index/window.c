@@ -161,6 +161,7 @@ static int start(struct thmq_log_reader *r, struct window *w, struct segment *s,
 	rc = thmqi_reader_submit(r, s, &w->op);
 	if (rc) {
 		thmqi_buf_unref(buf);
+		thmqi_pace_less(r->log, len);
 		return rc;
 	}
 	window_drop(w);
