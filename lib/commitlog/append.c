@@ -20,8 +20,11 @@ static void on_pinch(struct thmqi_timer *t)
 {
 	struct thmq_log *log = thmqi_container(t, struct thmq_log, pinch);
 
-	if (thmqi_unlikely(thmqi_readers_starve(log) || (log->refused_ns && log->core->now_ns - log->refused_ns >= STARVED_NS)))
+	if (thmqi_unlikely(log->core->now_ns - log->spared_ns >= STARVED_NS &&
+			   (thmqi_readers_starve(log) || (log->refused_ns && log->core->now_ns - log->refused_ns >= STARVED_NS)))) {
+		log->spared_ns = log->core->now_ns; /* others read again what they lost: not each time */
 		thmqi_core_spare(log->core);
+	}
 	thmqi_readers_wake(log);
 	if (log->starved && log->events.room) {
 		log->starved = false;

@@ -357,6 +357,7 @@ struct thmq_log {
 	uint64_t yielded_ns;                                        /* when the loop last gave way to the kernel */
 	struct thmqi_timer pinch;                                   /* memory was short: tries again */
 	uint64_t refused_ns;                                        /* the forming batch has none since then; 0: it has */
+	uint64_t spared_ns;                                         /* all windows were dropped for it then */
 	struct thmqi_giver giver;                                   /* its cache and its readers' windows */
 
 	struct chain chain; /* behind the last sealed batch */
