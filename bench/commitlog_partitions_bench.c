@@ -6,9 +6,10 @@
  *   throughput  durable messages, many outstanding, each sent to the partition after the last one's, so that none shares its
  *               run with its neighbour: at least 90 % of the messages a second of one partition, with 1 KiB and with 100 B.
  *               Spread by the library, which stays on a partition for a while: likewise. A message alone in its run is stored
- *               with a run's header: 240 bytes of the log for 100, where 132 do in long runs, and has an entry of its own in the segment's
- *               index. A device that is the limit of one partition cannot store more than 132/240 as many then; so both are
- *               compared in stored bytes a second as well, without a bar, and the details tell what the device was given for a message.
+ *               with a run's header: 217 bytes of the log for 100, where 122 do in long runs, and has an entry of its own in the segment's
+ *               index, 48 bytes. A device that is the limit of one partition cannot store more than 122/265 as many then, and of
+ *               1 KiB 1041/1185; so both are compared in stored bytes a second as well, without a bar, and the details, of the last pair,
+ *               tell what the device was given for a message and how long the core was busy with it.
  *               A run takes some tenths of a second, in which segments become full, get their index, and the oldest ones go.
  *   memory      what the process grows by from before the topics are created, client and broker together: below 1 KiB a
  *               partition, with few segments and with many that each have nearly all partitions. Before it the log was used, so

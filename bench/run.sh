@@ -34,7 +34,7 @@ programs() {
 		[ ! -f /usr/include/infiniband/verbs.h ] || echo transport_rdma_bench
 		;;
 	replica) echo replica_bench ;;
-	messaging) echo messaging_groups_bench messaging_work_bench messaging_delay_bench messaging_pack_bench messaging_rivals_bench ;;
+	messaging) echo messaging_groups_bench messaging_work_bench messaging_delay_bench messaging_pack_bench messaging_batch_bench messaging_rivals_bench ;;
 	kafka)
 		[ ! -f /usr/include/librdkafka/rdkafka.h ] || echo kafka_bench
 		echo kafka_memory_bench

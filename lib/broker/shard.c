@@ -436,6 +436,7 @@ int thmqi_shard_accept(void *ctx, struct thmqi_link *link)
 		return rc;
 	}
 	link->room = NULL;
+	atomic_store_explicit(&link->let_in, 1, memory_order_relaxed);
 	c->medium = (uint8_t)thmqi_medium_number(link->medium);
 	atomic_fetch_add_explicit(&b->media[c->medium].open, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&b->media[c->medium].accepted, 1, memory_order_relaxed);

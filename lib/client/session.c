@@ -172,6 +172,25 @@ static uint64_t seed_of(const struct thmq_session *s)
 	return seed;
 }
 
+#define LEADERLESS "it answers, but leads nothing, and knows nobody who does: are most of the cluster's brokers there?"
+
+/* Who was let in and hears no more waits for a leader. By shared memory that is not known. */
+static bool is_leaderless(const struct thmq_session *s, int rc)
+{
+	const struct client_link *l = s->links[THMQI_SHARD_META];
+
+	if (rc == -THMQ_ENOTLEADER)
+		return !s->leader;
+	return rc == -ETIMEDOUT && l && atomic_load_explicit(&l->wire->let_in, memory_order_relaxed);
+}
+
+static const char *why_not(const struct thmq_session *s, int rc)
+{
+	if (is_leaderless(s, rc))
+		return LEADERLESS;
+	return rc == -ETIMEDOUT ? "no answer within the time; is the broker's core driven, and can it be reached?" : thmq_strerror(rc);
+}
+
 static int connect_once(struct thmq_session *s, uint64_t deadline)
 {
 	struct client_link *meta;
@@ -183,8 +202,7 @@ static int connect_once(struct thmq_session *s, uint64_t deadline)
 	if (rc == -EDEADLK)
 		thmqi_fail(rc, "%s: no thread drives the broker's core, or this is called from within one", s->url);
 	else if (rc)
-		thmqi_fail(rc, "%s: %s", s->url, meta->wire->why[0] ? meta->wire->why :
-			   rc == -ETIMEDOUT ? "no answer within the time; is the broker's core driven, and can it be reached?" : thmq_strerror(rc));
+		thmqi_fail(rc, "%s: %s", s->url, meta->wire->why[0] ? meta->wire->why : why_not(s, rc));
 	return rc;
 }
 
@@ -217,10 +235,14 @@ static int find_broker(struct thmq_session *s, uint64_t deadline)
 		if (is_refusal(rc)) {
 			cause = rc;
 			snprintf(why, sizeof(why), "%s", thmq_errmsg());
+		} else if ((!cause || cause == -ETIMEDOUT) && is_leaderless(s, rc)) {
+			cause = -ETIMEDOUT;
+			snprintf(why, sizeof(why), "%s: %s", s->url, LEADERLESS);
 		}
 		if (!rc || rc == -EDEADLK || !thmqi_nodes_may_go(s, rc))
 			return ended_by(rc);
-		if (now >= deadline && (rc == -ETIMEDOUT || rc == -EINPROGRESS) && cause) /* that the last one had no time left says nothing */
+		/* that the last one had no time left says nothing, nor, where one answered, that another one is not there */
+		if (now >= deadline && (rc == -ETIMEDOUT || rc == -EINPROGRESS || cause == -ETIMEDOUT) && cause)
 			return thmqi_fail(cause, "%s", why);
 		if (now >= deadline || refusals >= 2 * s->node_count)
 			return ended_by(rc);

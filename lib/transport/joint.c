@@ -135,6 +135,8 @@ void thmqi_joint_opened(struct thmqi_joint *j, uint32_t peer_ms)
 	if (!j->of_broker && j->link->shard == THMQI_SHARD_META)
 		j->tick_ns = THMQI_MIN(j->tick_ns, JOINT_BEAT_NS);
 	j->tick_ns = THMQI_MAX(j->tick_ns, TICK_MIN_NS);
+	if (!j->of_broker)
+		atomic_store_explicit(&j->link->let_in, 1, memory_order_relaxed);
 }
 
 void thmqi_joint_tick(struct thmqi_joint *j)

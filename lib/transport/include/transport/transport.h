@@ -89,6 +89,7 @@ struct thmqi_link {
 		beat;                  /* client: changes whenever its thread calls in */
 	_Atomic int32_t broker_closed; /* 0, or the error that the client end gets from now on */
 	_Atomic uint32_t client_closed;
+	_Atomic uint32_t let_in; /* the broker's end has taken it, as far as the client's can know: what is said next is the shard's */
 	_Atomic uint32_t refs;  /* ends that still use the memory */
 	void *client;           /* the client end's */
 	void *broker;           /* the broker end's */
