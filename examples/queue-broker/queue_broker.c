@@ -57,6 +57,7 @@ struct queue {
 	struct thmq_watch *watch;
 	struct connection *connections, *ready, *takers, **last_taker;
 	struct connection *putters[WINDOW]; /* by sequence: who waits for it */
+	bool knocking; /* somebody waits at the door who could not be let in */
 	int fd;
 };
 
@@ -322,6 +323,7 @@ static void on_knock(void *ctx, uint32_t events)
 		c->next = q->connections;
 		q->connections = c;
 	}
+	q->knocking = errno != EAGAIN; /* no descriptor, or no memory: nobody tells again */
 }
 
 static int listen_on(struct queue *q, int port)
@@ -356,6 +358,8 @@ static void run(struct queue *q)
 	struct connection *c, *next;
 
 	while (!stopped && thmq_poll(q->env, q->ready ? 0 : SECOND / 10) >= 0) {
+		if (q->knocking)
+			on_knock(q, 0);
 		take_events(q);
 		hand_out(q);
 		c = q->ready;

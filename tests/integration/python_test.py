@@ -409,6 +409,50 @@ class Requests(unittest.TestCase):
             self.assertEqual(e.exception.name, "ETIMEDOUT")
 
 
+class Closing(unittest.TestCase):
+    """By another thread than the one that waits, which is told so instead of waiting in what is gone."""
+
+    def closes(self, which, wait):
+        env = thundermq.Environment(cores=1)
+        env.broker()
+        session = env.connect()
+        session.create_topic("t", volatile=True)
+        consumer = session.consumer("t", "g")
+        heard = []
+
+        def waits():
+            try:
+                heard.append(wait(session, consumer))
+            except thundermq.Error as e:
+                heard.append(e.name)
+
+        thread = threading.Thread(target=waits)
+        thread.start()
+        end = time.monotonic() + 30
+        while not session._inside and time.monotonic() < end:
+            time.sleep(0.001)
+        {"env": env, "session": session, "consumer": consumer}[which].close()
+        thread.join(30)
+        self.assertFalse(thread.is_alive())
+        self.assertEqual(heard, ["ESHUTDOWN"])
+        env.close()
+
+    def test_the_environment_goes(self):
+        self.closes("env", lambda session, consumer: consumer.get(60))
+
+    def test_the_session_goes(self):
+        self.closes("session", lambda session, consumer: consumer.get(60))
+
+    def test_the_consumer_goes(self):
+        self.closes("consumer", lambda session, consumer: consumer.get(60))
+
+    def test_who_waits_may_close_it_himself(self):
+        with thundermq.Environment(cores=1) as env, env.broker(), env.connect() as session:
+            session._slice(lambda ns: session.close() or 0, 0)
+            with self.assertRaises(thundermq.Error):
+                session.wait(0)
+
+
 if __name__ == "__main__":
     print(thundermq.version(), sys.version)
     unittest.main()

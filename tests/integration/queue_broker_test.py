@@ -6,6 +6,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -161,6 +162,18 @@ class QueueBroker(unittest.TestCase):
         half.close()
         other.put(b"y")
         self.assertEqual(other.job()[1], b"y")
+
+    def test_who_found_no_descriptor_is_let_in_once_there_is_one(self):
+        self.client().put(b"x")
+        room = len(os.listdir(f"/proc/{self.process.pid}/fd")) + 5
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (room, room))
+        crowd = [Client(self.port) for _ in range(40)]
+        last = self.client()  # behind all of them, and nobody knocks after it
+        for c in crowd[:5]:
+            self.assertEqual(c.ask(b"DONE\n"), "ERR you have none")
+        for c in crowd:
+            c.close()
+        self.assertEqual(last.ask(b"DONE\n"), "ERR you have none")
 
     def test_many_at_once_and_in_one_piece(self):
         clients = [self.client() for _ in range(100)]

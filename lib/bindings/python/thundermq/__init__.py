@@ -32,6 +32,7 @@ from __future__ import annotations
 import enum
 import errno as _errno
 import os
+import threading
 import time
 from typing import Any, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Union
 
@@ -179,6 +180,7 @@ class _Handle:
     """What closes once, at the end of a with statement at the latest."""
 
     _c: Any = None
+    _closing = False
 
     def _raw(self) -> Any:
         if self._c is None or not self._alive():
@@ -191,18 +193,28 @@ class _Handle:
     def _in_use(self) -> int:
         return 0
 
+    def _waiting(self) -> Iterable[int]:
+        """Threads that are in a call of the library that waits: nothing may go from under them."""
+        return ()
+
     def _close(self, c: Any, timeout_ns: int) -> int:
         raise NotImplementedError
 
     def close(self, timeout: float = 1.0) -> None:
-        """Closes it, and all that is open on it; waits so long for what is unsettled. A second time does nothing."""
+        """Closes it, and all that is open on it; waits so long for what is unsettled. A second time does nothing. Another thread that waits in it gets an Error."""
         if self._c is None or not self._alive():
             return
         if self._in_use():
             raise BufferError("views of its messages are still in use: let go of them, or keep bytes() of them")
-        rc = self._close(self._c, _ns(timeout))
-        if rc != -_errno.EDEADLK:  # then nothing was done
-            self._c = None
+        self._closing = True  # nobody begins to wait any more, and who does comes out with the end of his slice
+        try:
+            while any(one != threading.get_ident() for one in self._waiting()):
+                time.sleep(0.001)
+            rc = self._close(self._c, _ns(timeout))
+            if rc != -_errno.EDEADLK:  # then nothing was done
+                self._c = None
+        finally:
+            self._closing = False
         _control(rc)
 
     def __enter__(self):  # type: ignore[no-untyped-def]
@@ -247,6 +259,9 @@ class Environment(_Handle):
 
     def _in_use(self) -> int:
         return sum(s._in_use() for s in self._sessions)
+
+    def _waiting(self) -> Iterable[int]:
+        return [one for s in list(self._sessions) for one in list(s._inside)]
 
     def _close(self, c: Any, timeout_ns: int) -> int:
         return lib.thmq_env_close(c, timeout_ns)
@@ -307,6 +322,7 @@ class Session(_Handle):
     def __init__(self, env: Environment, url: str, fields: Mapping[str, Any]) -> None:
         self._env = env
         self._streams: dict[int, Any] = {}
+        self._inside: list[int] = []
         self._done: list[Any] = []  # messages that nobody looks at any more, from whatever thread; given back by this one
         p, keep = ffi.new("struct thmq_session **"), []  # type: ignore[var-annotated]
         _control(lib.thmq_connect(env._raw(), url.encode(), _options("thmq_session_opts", fields, keep), p))
@@ -462,7 +478,7 @@ class Session(_Handle):
         while True:
             self._give_back()
             left = _SLICE if end is None else min(_SLICE, end - time.monotonic())
-            if _control(lib.thmq_session_wait(self._raw(), _ns(left))):
+            if _control(self._slice(lambda ns: lib.thmq_session_wait(self._raw(), ns), left)):
                 return True
             if end is not None and time.monotonic() >= end:
                 return False
@@ -489,13 +505,27 @@ class Session(_Handle):
         while True:
             self._give_back()
             left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
-            rc = call(_ns(left))
+            rc = self._slice(call, left)
             if rc != -_errno.ETIMEDOUT or (end is not None and time.monotonic() >= end):
                 _control(rc)
                 return
 
+    def _slice(self, call: Any, seconds: float) -> int:
+        me = threading.get_ident()
+        self._inside.append(me)
+        try:
+            if self._closing or self._env._closing:
+                raise Error(-_errno.ESHUTDOWN, "this session is closed")
+            self._raw()
+            return call(_ns(seconds))
+        finally:
+            self._inside.remove(me)
+
     def _alive(self) -> bool:
         return self._env._c is not None
+
+    def _waiting(self) -> Iterable[int]:
+        return list(self._inside)
 
     def _in_use(self) -> int:
         return sum(s._views for s in self._streams.values() if isinstance(s, Consumer)) if self._c is not None else 0
@@ -817,7 +847,7 @@ class Consumer(_Stream):
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            self._session.wait(left)
+            self._session.wait(_SLICE if left is None else min(left, _SLICE))  # another thread may close this one alone
         return self._ahead.pop()
 
     async def get_async(self, timeout: float | None = None) -> Message | None:
