@@ -11,7 +11,6 @@
 static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_count, uint32_t first_index, uint32_t index_count)
 {
 	struct consumer *k = calloc(1, sizeof(*k));
-	uint32_t i;
 
 	if (!k)
 		return NULL;
@@ -25,11 +24,8 @@ static struct consumer *consumer_make(uint64_t credit_bytes, uint64_t credit_cou
 	k->credit_bytes = credit_bytes;
 	k->credit_count = credit_count;
 	thmqi_list_init(&k->subs);
-	for (i = k->delivery_count; i-- > 0;) {
-		k->deliveries[i].index = first_index + i;
-		k->deliveries[i].next = k->free;
-		k->free = &k->deliveries[i];
-	}
+	if (k->delivery_count) /* the others are touched when they are wanted: most consumers never hold that many */
+		thmqi_delivery_first(k);
 	return k;
 }
 
@@ -488,7 +484,7 @@ void thmqi_sub_release(struct conn *c, uint32_t stream, uint64_t token)
 	if (k && thmqi_unlikely(k->rungs != NULL))
 		k = index / k->rungs->stride < k->rungs->count ? k->rungs->at[index / k->rungs->stride] : NULL;
 	index -= k ? k->first_index : 0;
-	if (!k || index >= k->delivery_count || !k->deliveries[index].out ||
+	if (!k || index >= k->deliveries_used || !k->deliveries[index].out ||
 	    k->deliveries[index].generation != generation)
 		return;
 	starved = !thmqi_consumer_has_credit(k);
@@ -523,7 +519,7 @@ static void drop_deliveries(struct consumer *k)
 {
 	uint32_t i;
 
-	for (i = 0; i < k->delivery_count; i++)
+	for (i = 0; i < k->deliveries_used; i++)
 		if (k->deliveries[i].out)
 			delivery_drop(k, &k->deliveries[i]);
 }

@@ -91,7 +91,7 @@ static void deliver(struct sub *sub, struct consumer *k, struct thmqi_frame *f, 
 	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
 	uint64_t end = run->base_offset + run->span;
 
-	k->free = d->next;
+	thmqi_delivery_take(k, d);
 	d->out = true;
 	d->log = sub->partition->log;
 	d->bytes = run->len;
@@ -305,7 +305,7 @@ void thmqi_sub_handed(struct sub *sub, uint32_t run_len)
 
 	sub->handed = false;
 	/* its memory is the link's: nothing of the log is held for it */
-	k->free = d->next;
+	thmqi_delivery_take(k, d);
 	d->view.internal[0] = NULL;
 	d->out = true;
 	d->log = sub->partition->log;

@@ -158,6 +158,7 @@ struct consumer {
 	struct delivery *deliveries;
 	struct delivery *free;
 	uint32_t delivery_count;
+	uint32_t deliveries_used; /* of these, ever on the list of free ones; the memory of the others is not touched */
 	uint32_t first_index; /* number of the first */
 	bool starved; /* shared: it could have had more than its credit */
 	uint64_t out_count; /* shared: messages that it has not acknowledged, instead of held_count */
@@ -681,6 +682,24 @@ static inline struct consumer *thmqi_sub_consumer(const struct sub *sub)
 static inline bool thmqi_consumer_has_credit(const struct consumer *k)
 {
 	return k->free && k->held_bytes < k->credit_bytes && k->held_count < k->credit_count;
+}
+
+/* The next one that was never used is free, too. */
+static inline void thmqi_delivery_first(struct consumer *k)
+{
+	struct delivery *d = &k->deliveries[k->deliveries_used];
+
+	d->index = k->first_index + k->deliveries_used++;
+	d->next = k->free;
+	k->free = d;
+}
+
+/* @d, which is k->free, is out. */
+static inline void thmqi_delivery_take(struct consumer *k, struct delivery *d)
+{
+	k->free = d->next;
+	if (!k->free && k->deliveries_used < k->delivery_count)
+		thmqi_delivery_first(k);
 }
 
 /* When a frame was sent to a member of a shared group, ms: it may lie in a ring for long. */

@@ -200,7 +200,7 @@ int thmqi_client_topic_describe(struct thmq_session *s, const char *name, struct
 	return 0;
 }
 
-int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
+int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t first, uint32_t count,
 			     struct thmqi_partition_entry **ret_entries)
 {
 	struct thmqi_partition_entry *entries = calloc(count, sizeof(*entries));
@@ -212,7 +212,8 @@ int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t
 	name_request(&r, THMQI_OP_TOPIC_PARTITIONS, NULL);
 	r.topic_id = topic_id;
 	while (!rc && n < count) {
-		r.index = n;
+		r.index = first + n;
+		r.partition_count = count - n;
 		rc = thmqi_session_meta(s, &r, &reply);
 		if (rc)
 			break;
@@ -252,7 +253,7 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 {
 	uint64_t deadline = thmqi_session_deadline(s, s->opts.timeout_ns);
 	struct thmq_partition_info info = {.size = ret_info->size, .partition = partition};
-	struct thmqi_partition_entry *entries = NULL;
+	struct thmqi_partition_entry *entry = NULL;
 	const struct thmqi_reply *reply;
 	struct thmqi_topic_entry about;
 	struct thmqi_request r;
@@ -264,20 +265,20 @@ int thmqi_client_partition_describe(struct thmq_session *s, const char *topic, u
 	if (!rc && partition >= about.partition_count)
 		rc = -THMQ_ENOPARTITION;
 	if (!rc)
-		rc = thmqi_session_partitions(s, about.topic_id, about.partition_count, &entries);
+		rc = thmqi_session_partitions(s, about.topic_id, partition, 1, &entry);
 	if (!rc && group)
 		rc = find_group(s, topic, group, &group_id);
 	if (!rc)
-		rc = thmqi_session_link_wait(s, entries[partition].shard, deadline, &l);
+		rc = thmqi_session_link_wait(s, entry->shard, deadline, &l);
 	if (!rc) {
 		name_request(&r, THMQI_OP_PARTITION_INFO, NULL);
-		r.partition = entries[partition].partition;
+		r.partition = entry->partition;
 		r.group_id = group_id;
-		info.shard = entries[partition].shard - 1;
+		info.shard = entry->shard - 1;
 		info.priority = partition / lanes_of(&about);
 		rc = thmqi_session_request(s, l, &r, deadline, &reply);
 	}
-	free(entries);
+	free(entry);
 	if (rc)
 		return thmqi_fail(rc, "describe partition %u of %s: %s", partition, topic, thmqi_session_why(rc));
 	info.begin_offset = reply->value[0];
@@ -315,7 +316,7 @@ int thmqi_client_key_find(struct thmq_session *s, const char *topic, uint32_t pa
 	if (!rc && info.partition >= about.partition_count)
 		rc = -THMQ_ENOPARTITION;
 	if (!rc)
-		rc = thmqi_session_partitions(s, about.topic_id, about.partition_count, &entries);
+		rc = thmqi_session_partitions(s, about.topic_id, 0, about.partition_count, &entries);
 	if (!rc)
 		rc = thmqi_session_link_wait(s, entries[info.partition].shard, deadline, &l);
 	if (!rc) {
@@ -351,7 +352,7 @@ int thmqi_client_delayed_cancel(struct thmq_session *s, const char *topic, uint3
 	if (!rc && partition >= about.partition_count)
 		rc = -THMQ_ENOPARTITION;
 	if (!rc)
-		rc = thmqi_session_partitions(s, about.topic_id, about.partition_count, &entries);
+		rc = thmqi_session_partitions(s, about.topic_id, 0, about.partition_count, &entries);
 	if (!rc)
 		rc = thmqi_session_link_wait(s, entries[partition].shard, deadline, &l);
 	if (!rc) {

@@ -56,7 +56,7 @@ static bool ack_stored(const struct reading *r)
 
 /*
  * Have all readings come to @done? None goes back from it while that is waited for, so that each is passed once: a round
- * of waiting costs what has changed, not the number of partitions. c->awaited is 0 at first.
+ * of waiting costs what has changed, not the number of partitions. c->awaited is c->reading_first at first.
  */
 static bool each_is(struct thmq_consumer *c, bool (*done)(const struct reading *r))
 {
@@ -75,7 +75,7 @@ static void settle_gone(struct thmq_consumer *c)
 {
 	uint32_t i;
 
-	for (i = 0; i < c->reading_count; i++) {
+	for (i = c->reading_first; i < c->reading_count; i++) {
 		struct reading *r = thmqi_reading(c, i);
 
 		if (r->ack_error != -THMQ_EOFFSETRANGE)
@@ -93,17 +93,17 @@ static int flush(struct thmq_consumer *c, uint64_t timeout_ns, bool closes)
 
 	if (c->dead)
 		rc = thmqi_dead_flush(c, timeout_ns);
-	for (i = 0; c->shared && i < c->reading_count; i++)
+	for (i = c->reading_first; c->shared && i < c->reading_count; i++)
 		thmqi_shared_ack_send(thmqi_reading(c, i));
-	for (i = 0; !c->shared && i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
+	for (i = c->reading_first; !c->shared && i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
 		if (thmqi_reading(c, i)->ack_error && !thmqi_reading(c, i)->shard_error && thmqi_reading(c, i)->state == READING_ON)
 			thmqi_reading_ack(thmqi_reading(c, i));
-	c->awaited = 0;
+	c->awaited = c->reading_first;
 	if (!rc && !acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));
 	if (rc == -ETIMEDOUT && s->reads_only)
 		rc = -THMQ_ENOQUORUM;
-	for (i = 0; i < c->reading_count && !rc; i++)
+	for (i = c->reading_first; i < c->reading_count && !rc; i++)
 		rc = thmqi_reading(c, i)->state == READING_NONE ? 0 : thmqi_reading(c, i)->ack_error;
 	if (rc == -THMQ_EOFFSETRANGE)
 		settle_gone(c);
@@ -131,6 +131,17 @@ static bool sought(void *arg)
 static bool not_away(void *arg)
 {
 	return !((const struct reading *)arg)->resumes;
+}
+
+/* @partition has no reading: the topic has no such partition, or the consumer is of another one. */
+static int not_there(const struct thmq_consumer *c, const char *what, uint32_t partition)
+{
+	const bool lone = (c->opts.flags & THMQ_CONSUMER_PARTITION) != 0;
+	const uint32_t count = lone ? c->began_count : c->reading_count; /* it does not hear of those that are added */
+
+	if (partition < count)
+		return thmqi_fail(-EPERM, "%s: partition %u of %s is not this consumer's", what, partition, c->topic);
+	return thmqi_fail(-THMQ_ENOPARTITION, "%s: %s has %u partitions, not %u", what, c->topic, count, partition);
 }
 
 static int seek_one(struct thmq_consumer *c, struct reading *r, uint32_t start, uint64_t value, uint64_t deadline)
@@ -187,13 +198,12 @@ int thmqi_client_seek(struct thmq_consumer *c, uint32_t partition, uint32_t star
 {
 	struct thmq_session *s = c->session;
 	uint64_t deadline = thmqi_session_deadline(s, s->opts.timeout_ns);
-	uint32_t i, first = partition == UINT32_MAX ? 0 : partition;
+	uint32_t i, first = partition == UINT32_MAX ? c->reading_first : partition;
 	uint32_t end = partition == UINT32_MAX ? c->reading_count : partition + 1;
 	int rc = 0;
 
-	if (partition != UINT32_MAX && partition >= c->reading_count)
-		return thmqi_fail(-THMQ_ENOPARTITION, "seek: %s has %u partitions, not %u", c->topic,
-				  c->reading_count, partition);
+	if (partition != UINT32_MAX && !thmqi_reading_is_there(c, partition))
+		return not_there(c, "seek", partition);
 	if (c->shared)
 		return thmqi_fail(-EOPNOTSUPP, "seek: the members of group %s share %s; no one of them says where it goes on", c->group,
 				  c->topic);
@@ -235,8 +245,8 @@ int thmqi_client_position(struct thmq_consumer *c, uint32_t partition, uint64_t 
 	struct reading *r;
 	int rc = 0;
 
-	if (partition >= c->reading_count)
-		return thmqi_fail(-THMQ_ENOPARTITION, "position: %s has %u partitions, not %u", c->topic, c->reading_count, partition);
+	if (!thmqi_reading_is_there(c, partition))
+		return not_there(c, "position", partition);
 	if (c->shared)
 		return thmqi_fail(-EOPNOTSUPP, "position: the members of group %s share %s; none of them has one", c->group, c->topic);
 	r = thmqi_reading(c, partition);
@@ -269,7 +279,7 @@ static void consumer_free(struct thmq_consumer *c)
 	uint32_t i;
 
 	thmqi_runs_fini(c);
-	for (i = 0; i < c->reading_count; i++)
+	for (i = c->reading_first; i < c->reading_count; i++)
 		thmqi_shared_fini(thmqi_reading(c, i));
 	thmqi_dead_close(c);
 	thmqi_select_close(c);
@@ -295,31 +305,29 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 {
 	struct thmqi_partition_entry *entries;
 	struct thmq_session *s = c->session;
+	const uint32_t first = c->reading_first, end = c->reading_count; /* those that are added meanwhile are attached by growth.c */
 	uint32_t i;
-	const uint32_t count = c->reading_count; /* those that are added meanwhile are attached by growth.c */
-	int rc = thmqi_session_partitions(s, c->topic_id, count, &entries);
+	int rc = thmqi_session_partitions(s, c->topic_id, first, end - first, &entries);
 
-	c->awaited = 0;
-	for (i = 0; i < count && !rc; i++) {
+	c->awaited = c->reading_first;
+	for (i = first; i < end && !rc; i++) {
 		struct reading *r = thmqi_reading(c, i);
 
-		thmqi_reading_place(r, entries[i].partition);
-		r->shard = entries[i].shard;
-		if ((c->opts.flags & THMQ_CONSUMER_PARTITION) && i != c->opts.partition)
-			continue; /* it stays READING_NONE */
+		thmqi_reading_place(r, entries[i - first].partition);
+		r->shard = entries[i - first].shard;
 		r->state = READING_WANTED;
 		rc = thmqi_session_link_wait(s, r->shard, deadline, &r->link);
 		if (!rc)
 			thmqi_reading_attach(r);
 	}
-	if (rc == 0 || i)
+	if (rc == 0 || i > first)
 		free(entries);
 	while (!rc && !all_attached(c)) {
 		rc = thmqi_session_block(s, all_attached, c, THMQI_MIN(deadline, thmqi_session_deadline(s, 1000000)));
 		if (rc == -ETIMEDOUT && thmqi_session_deadline(s, 0) < deadline)
 			rc = 0;
 	}
-	for (i = 0; i < c->reading_count && !rc; i++)
+	for (i = c->reading_first; i < c->reading_count && !rc; i++)
 		rc = thmqi_reading(c, i)->status;
 	return rc;
 }
@@ -491,7 +499,8 @@ int thmqi_client_consumer_open(struct thmq_session *s, const char *topic, const 
 	else if (c->grouped && s->opts.reconnect_ns) /* a member that it would be taken for is as likely as a bad checksum that fits */
 		while (!c->member)
 			c->member = thmqi_prng_next(&s->prng);
-	rc = thmqi_readings_make(c, entry.partition_count);
+	rc = opts->flags & THMQ_CONSUMER_PARTITION ? thmqi_reading_make_lone(c, opts->partition, entry.partition_count) :
+						     thmqi_readings_make(c, entry.partition_count);
 	c->began_count = entry.partition_count;
 	if (!rc)
 		rc = thmqi_runs_init(c);
@@ -556,10 +565,10 @@ static int consumer_end(struct thmq_consumer *c, uint64_t deadline, int rc)
 	request.member = c->instance[0] ? 0 : c->member; /* one with a name may come back */
 	c->closing = true;
 	c->rejoin = false;
-	c->awaited = 0;
+	c->awaited = c->reading_first;
 	while (c->first) /* now: each of the many partitions would look through all runs for its own */
 		thmqi_runs_drop(c, c->first->reading);
-	for (i = 0; i < c->reading_count; i++)
+	for (i = c->reading_first; i < c->reading_count; i++)
 		thmqi_reading_close(thmqi_reading(c, i));
 	rc = end_wait(c, all_detached, deadline, rc);
 	if (c->grouped && !s->dead) {

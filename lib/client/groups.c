@@ -165,7 +165,7 @@ static int learn(struct thmq_session *s, const char *topic, const char *group, s
 	if (rc)
 		return rc;
 	ret->info.partition_count = ret->topic.partition_count;
-	return thmqi_session_partitions(s, ret->topic.topic_id, ret->topic.partition_count, &ret->partitions);
+	return thmqi_session_partitions(s, ret->topic.topic_id, 0, ret->topic.partition_count, &ret->partitions);
 }
 
 /* To the shard that has it. */

@@ -66,6 +66,17 @@ int thmqi_readings_make(struct thmq_consumer *c, uint32_t count)
 	return 0;
 }
 
+int thmqi_reading_make_lone(struct thmq_consumer *c, uint32_t index, uint32_t count)
+{
+	c->readings = calloc(1, sizeof(*c->readings));
+	if (!c->readings)
+		return -ENOMEM;
+	begin(c, c->readings, index, count / THMQI_MAX(c->priorities, 1u));
+	c->reading_first = index;
+	c->reading_count = c->readings_made = index + 1;
+	return 0;
+}
+
 void thmqi_readings_free(struct thmq_consumer *c)
 {
 	uint32_t k;
@@ -75,7 +86,7 @@ void thmqi_readings_free(struct thmq_consumer *c)
 	free(c->readings);
 	memset(c->added, 0, sizeof(c->added));
 	c->readings = NULL;
-	c->reading_count = c->readings_made = 0;
+	c->reading_first = c->reading_count = c->readings_made = 0;
 }
 
 /* ------------------------------------------------------------------- to ask */

@@ -261,7 +261,8 @@ struct thmq_consumer {
 	uint32_t group_id;   /* as it was told when it joined; 0: not told */
 	uint64_t group_life; /* of the broker that told it */
 	struct reading *readings; /* readings_made of them; those that came later are in added: growth.c. Where one is it stays */
-	uint32_t reading_count, readings_made;
+	uint32_t reading_first; /* 0; of THMQ_CONSUMER_PARTITION the only one there is, however many the topic has */
+	uint32_t reading_count, readings_made; /* one past the last; … of those in readings */
 	uint32_t began_count; /* as many there were when it was opened, or its group was made: who begins at the end reads later ones from their beginning */
 	bool opened;           /* all of these are attached, or asked for */
 	bool grows;            /* there may be more: they are asked for */
@@ -448,7 +449,7 @@ int thmqi_session_meta(struct thmq_session *s, const struct thmqi_request *reque
 int thmqi_session_topic(struct thmq_session *s, const char *name, enum thmqi_purpose purpose,
 			struct thmqi_topic_entry *ret_entry);
 const char *thmqi_session_why(int error); /* in words, where a broker's answer is one */
-int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t count,
+int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t first, uint32_t count,
 			     struct thmqi_partition_entry **ret_entries);
 
 /* nodes.c */
@@ -505,6 +506,7 @@ static inline void thmqi_ctl_commit(struct client_link *l)
 
 /* growth.c: partitions that a topic gets while it is in use */
 int thmqi_readings_make(struct thmq_consumer *c, uint32_t count); /* so many there are from now on; those that there were stay. 0; -ENOMEM */
+int thmqi_reading_make_lone(struct thmq_consumer *c, uint32_t index, uint32_t count); /* of @count that the topic has. 0; -ENOMEM */
 void thmqi_readings_free(struct thmq_consumer *c);
 struct reading *thmqi_reading_added(const struct thmq_consumer *c, uint32_t index);
 void thmqi_growth_heard(struct thmq_session *s, uint32_t topic_id, uint32_t count);
@@ -512,10 +514,15 @@ void thmqi_growth_look(struct thmq_session *s); /* something may have been misse
 void thmqi_growth_tend(struct thmq_session *s);
 bool thmqi_growth_replied(struct thmq_session *s, uint64_t request, int status); /* true: it was one of that file's */
 
-/* @index < c->reading_count */
+static inline bool thmqi_reading_is_there(const struct thmq_consumer *c, uint32_t index)
+{
+	return index - c->reading_first < c->reading_count - c->reading_first;
+}
+
+/* @index is there */
 static inline struct reading *thmqi_reading(const struct thmq_consumer *c, uint32_t index)
 {
-	return thmqi_likely(index < c->readings_made) ? &c->readings[index] : thmqi_reading_added(c, index);
+	return thmqi_likely(index < c->readings_made) ? &c->readings[index - c->reading_first] : thmqi_reading_added(c, index);
 }
 
 /* reading.c: the partitions of a consumer */

@@ -123,7 +123,7 @@ int thmqi_client_producer_open(struct thmq_session *s, const char *topic,
 		producer_free(p);
 		return rc == -EOPNOTSUPP ? rc : thmqi_fail(rc, "open a producer for %s: %s", topic, thmq_strerror(rc));
 	}
-	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, entry.partition_count,
+	rc = p->sent ? thmqi_session_partitions(s, entry.topic_id, 0, entry.partition_count,
 						&p->partitions)
 		     : -ENOMEM;
 	if (!rc)

@@ -162,7 +162,7 @@ bool thmqi_ranks_full(const struct thmq_consumer *c)
 
 int thmqi_client_message_priority(const struct thmq_consumer *c, const struct thmq_message *m)
 {
-	if (m->partition >= c->reading_count || m->internal[1] >> 48 != (VIEW_MARK | c->stream))
+	if (!thmqi_reading_is_there(c, m->partition) || m->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	return thmqi_reading(c, m->partition)->priority;
 }

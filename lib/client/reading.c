@@ -13,7 +13,7 @@ static struct reading *reading_of(struct thmq_consumer *c, uint32_t partition)
 
 	for (k = 0; k < c->base_count; k++) {
 		i = partition - c->bases[k];
-		if (i < c->reading_count && thmqi_reading(c, i)->partition == partition)
+		if (thmqi_reading_is_there(c, i) && thmqi_reading(c, i)->partition == partition)
 			return thmqi_reading(c, i);
 	}
 	return NULL;
@@ -236,7 +236,7 @@ void thmqi_consumer_expelled(struct thmq_consumer *c, int error)
 {
 	uint32_t i;
 
-	for (i = 0; i < c->reading_count; i++) {
+	for (i = c->reading_first; i < c->reading_count; i++) {
 		struct reading *r = thmqi_reading(c, i);
 
 		if (r->state == READING_NONE)

@@ -140,7 +140,7 @@ static void consumers_lost(struct thmq_session *s, struct client_link *l)
 		if (!c)
 			continue;
 		thmqi_runs_lose(c, l);
-		for (k = 0; k < c->reading_count; k++)
+		for (k = c->reading_first; k < c->reading_count; k++)
 			if (thmqi_reading(c, k)->link == l)
 				thmqi_reading_lost(thmqi_reading(c, k));
 		/* members of a shared group are the shards' to know; but whether it is still there meta has to say */

@@ -55,7 +55,7 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 		thmqi_unpacked_drop(c, &c->pool[i]);
 	}
 	thmqi_unpacked_fini(c);
-	for (i = 0; i < c->reading_count; i++)
+	for (i = c->reading_first; i < c->reading_count; i++)
 		thmqi_parts_drop(thmqi_reading(c, i));
 	free(c->pool);
 	free(c->held_bits);

@@ -117,7 +117,7 @@ static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, str
 {
 	struct reading *r;
 
-	if (!c->shared || m->partition >= c->reading_count ||
+	if (!c->shared || !thmqi_reading_is_there(c, m->partition) ||
 	    m->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = thmqi_reading(c, m->partition);
@@ -459,7 +459,7 @@ int thmqi_shared_join(struct thmq_consumer *c, const char *group, uint64_t deadl
 	c->opts.dead_topic = NULL;
 	if (rc)
 		return rc;
-	for (i = 0; i < c->reading_count; i++)
+	for (i = c->reading_first; i < c->reading_count; i++)
 		thmqi_reading(c, i)->group_id = group_id;
 	return thmqi_consumer_attach_all(c, deadline);
 }

@@ -2,6 +2,7 @@
 /* client_partition_test.c - a reader of one partition: it gets that one's messages, those of others cost it nothing. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <malloc.h>
 #include <thundermq/thundermq.h>
 
 #define SECOND 1000000000ull
@@ -97,6 +98,36 @@ Test(client_partition, several_read_the_same_one)
 	cr_assert_eq(open_one(2, &b), 0);
 	cr_assert_eq(take(a, 2), 7);
 	cr_assert_eq(take(b, 2), 7);
+}
+
+/* What the process has from malloc. */
+static size_t allocated(void)
+{
+	struct mallinfo2 m = mallinfo2();
+
+	return m.uordblks + m.hblkhd;
+}
+
+Test(client_partition, its_memory_is_that_of_one_partition)
+{
+	struct thmq_consumer *c[64];
+	size_t before;
+	uint32_t i;
+
+	cr_assert_eq(thmq_topic_create(session, "wide", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_VOLATILE, .partition_count = 1024)), 0, "%s", thmq_errmsg());
+	before = allocated();
+	for (i = 0; i < 64; i++)
+		cr_assert_eq(thmq_consumer_open(session, "wide", NULL,
+						THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_PARTITION, .partition = 1023 - 15 * i,
+								   .prefetch_count = 64),
+						&c[i]),
+			     0, "%s", thmq_errmsg());
+	cr_assert_lt(allocated() - before, 12u << 20, "%zu", allocated() - before);
+	cr_assert_eq(thmq_seek(c[0], 1022, THMQ_START_BEGIN, 0), -EPERM);
+	cr_assert_eq(thmq_seek(c[0], 1024, THMQ_START_BEGIN, 0), -THMQ_ENOPARTITION);
+	cr_assert_eq(thmq_seek(c[0], 1023, THMQ_START_BEGIN, 0), 0);
+	for (i = 0; i < 64; i++)
+		cr_assert_eq(thmq_consumer_close(c[i], SECOND), 0);
 }
 
 Test(client_partition, what_makes_no_sense_is_refused)

@@ -125,7 +125,7 @@ static void send_run(struct sub *sub, struct consumer *k, struct thmqi_frame *f,
 {
 	const struct thmq_run_header *run = d->view.run.header;
 
-	k->free = d->next;
+	thmqi_delivery_take(k, d);
 	d->out = true;
 	d->log = sub->partition->log;
 	d->bytes = run->len;

@@ -606,16 +606,17 @@ static void topic_partitions(struct meta *m, struct conn *c, uint64_t id,
 {
 	struct topic *t = thmqi_meta_topic_by_id(m, r->topic_id);
 	struct thmqi_reply *reply = c->wire->reply;
-	uint32_t i;
+	uint32_t i, most = THMQI_ARRAY_COUNT(reply->partitions);
 
 	if (!t) {
 		thmqi_reply(c, id, -THMQ_ENOTOPIC);
 		return;
 	}
+	if (r->partition_count) /* 0: it did not say */
+		most = THMQI_MIN(most, r->partition_count);
 	reply->total = t->state.partition_count;
 	reply->count = 0;
-	for (i = r->index; i < reply->total && reply->count < THMQI_ARRAY_COUNT(reply->partitions);
-	     i++) {
+	for (i = r->index; i < reply->total && reply->count < most; i++) {
 		reply->partitions[reply->count].partition = thmqi_topic_partition(&t->state, i);
 		reply->partitions[reply->count++].shard = thmqi_meta_shard_of(m, &t->state, i);
 	}

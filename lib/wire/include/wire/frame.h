@@ -332,7 +332,7 @@ enum thmqi_op {
 		3, /* meta; index: first to list -> count entries of struct thmqi_topic_entry, total */
 	THMQI_OP_TOPIC_DESCRIBE = 4, /* meta; name -> one entry */
 	THMQI_OP_TOPIC_PARTITIONS =
-		5, /* meta; topic_id, index: first -> count entries of struct thmqi_partition_entry, total */
+		5, /* meta; topic_id, index: first, partition_count: as many at most, 0: as there is room for -> count entries of struct thmqi_partition_entry, total */
 	THMQI_OP_JOIN =
 		6, /* meta; name (topic), group, stream, session_timeout_ns, member -> value[0]: group id, in its upper half: as extra of an ASSIGN; ASSIGN frames follow, but with
 		      topic_flags THMQI_JOIN_SHARED, which makes no member. A
