@@ -309,10 +309,14 @@ static void fetch_open_reader(struct fetch *f, struct part *part, struct partiti
 {
 	const bool uncommitted = !f->isolation;
 
+	if (f->readers >= READERS_MOST) {
+		f->scarce = true;
+		return;
+	}
 	if (f->readers >= READERS_SOME) {
 		part->error = store_describe(p);
-		f->scarce |= f->readers >= READERS_MOST || part->offset == p->end;
-		if (part->error || f->readers >= READERS_MOST || (part->offset == p->end && p->high <= p->end))
+		f->scarce |= part->offset == p->end;
+		if (part->error || (part->offset == p->end && p->high <= p->end))
 			return;
 	}
 	part->error = reader_get(p, part->offset, uncommitted, &part->reader);

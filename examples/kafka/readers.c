@@ -10,6 +10,8 @@
 #include "store.h"
 
 #define READERS_MAX 4096u
+#define READER_LEAST (64u << 10) /* bytes of one of many … */
+#define READER_FEW 64u /* … and batches: the library keeps book of each that there may be */
 #define READER_SPARE_NS (5 * SECOND) /* an idle reader may be sent elsewhere after this, and goes after IDLE_NS of store.c */
 
 static void close_now(struct reader *r)
@@ -97,7 +99,7 @@ static int reader_seek(struct reader *r, uint32_t start, uint64_t value)
 /* What all readers hold together stays well below the memory that the library may take. */
 static uint64_t prefetch_bytes(const struct server *s)
 {
-	return s->reader_count < 64 ? 2u << 20 : s->reader_count < 256 ? 512u << 10 : 64u << 10;
+	return s->reader_count < 64 ? 2u << 20 : s->reader_count < 256 ? 512u << 10 : READER_LEAST;
 }
 
 static int reader_open(struct partition *p, bool uncommitted, struct reader **ret)
@@ -125,7 +127,7 @@ static int reader_open(struct partition *p, bool uncommitted, struct reader **re
 					   .partition = p->index,
 					   .start = THMQ_START_END,
 					   .prefetch_bytes = prefetch_bytes(t->server),
-					   .prefetch_count = 32768),
+					   .prefetch_count = prefetch_bytes(t->server) == READER_LEAST ? READER_FEW : 32768),
 			&r->consumer);
 	if (rc) {
 		if (rc == -THMQ_ENOTOPIC)
