@@ -426,6 +426,8 @@ struct server {
 	struct thmq_session *control;
 	struct lane *lanes;
 	uint32_t reader_count;
+	int trouble; /* why messages are refused; 0: they are not */
+	int64_t trouble_ns; /* the last time that one was */
 	struct reader *idle_newest, *idle_oldest;
 	uint64_t reader_bytes, lent_bytes; /* what all readers hold, and those of them that have lent */
 	struct topic *topics[BUCKETS];
