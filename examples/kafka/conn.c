@@ -405,7 +405,7 @@ static bool waits_alone(const struct conn *c)
 static bool is_full(const struct conn *c)
 {
 	return c->closing || waits_alone(c) || c->pending >= PIPELINE_MAX || (c->pending && c->server->frame_bytes > FRAME_BYTES_SOME) ||
-	       c->out.len - c->out_at + c->pieces.len > OUT_BYTES_MAX;
+	       c->out.len - c->out_at + c->pieces.len > OUT_BYTES_MAX || (has_to_send(c) && c->server->out_bytes > OUT_BYTES_SOME);
 }
 
 static void take_token(struct conn *c, const uint8_t *data, size_t len)

@@ -125,7 +125,8 @@ static void add_message(struct batch_making *b, const struct thmq_message *m, st
  */
 static void add_batch(struct request *r, struct reader *reader, const struct thmq_message *m)
 {
-	const bool lend = m->len >= LEND_BYTES && r->conn && !r->conn->tls && r->conn->pieces.len + r->pieces.len < LEND_BYTES_MAX;
+	const bool lend = m->len >= LEND_BYTES && r->conn && !r->conn->tls && r->conn->pieces.len + r->pieces.len < LEND_BYTES_MAX &&
+			  reader_may_lend(reader);
 	const uint32_t own = lend ? BATCH_OWN : m->len;
 	uint8_t *at = out_raw(&r->out, own);
 

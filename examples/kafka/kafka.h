@@ -243,11 +243,13 @@ struct producer_state {
 
 struct reader {
 	struct reader *next; /* of its partition */
+	struct reader *newer, *older; /* of those that are idle: neither busy nor lent */
 	struct partition *partition;
 	struct lane *lane;
+	uint64_t holds; /* bytes of the library's memory, about */
 	struct thmq_consumer *consumer;
 	int64_t next_offset, used_ns;
-	bool uncommitted, busy, full, closing;
+	bool uncommitted, busy, full, closing, idle;
 	uint32_t at, count, given; /* of messages: at are done, count there, given not released */
 	uint32_t lent;             /* that are on their way to clients; it is not closed before these have come back */
 	bool is_lent[512];         /* of messages: they come back by themselves */
@@ -328,6 +330,7 @@ const struct thmq_message *reader_peek(struct reader *r); /* NULL: nothing is th
 bool reader_is_batch(struct reader *r);
 void reader_step(struct reader *r);
 /* What was peeked at stays where it is, whatever becomes of the reader, until it is taken back. */
+bool reader_may_lend(const struct reader *r); /* those that have, hold so little that others go on where it does not come back */
 void reader_lend(struct reader *r);
 void reader_take_back(struct reader *r, struct thmq_message *lent);
 
@@ -423,6 +426,10 @@ struct server {
 	struct thmq_session *control;
 	struct lane *lanes;
 	uint32_t reader_count;
+	int trouble; /* why messages are refused; 0: they are not */
+	int64_t trouble_ns; /* the last time that one was */
+	struct reader *idle_newest, *idle_oldest;
+	uint64_t reader_bytes, lent_bytes; /* what all readers hold, and those of them that have lent */
 	struct topic *topics[BUCKETS];
 	struct conn *conns, *dirty;
 	uint32_t conn_count, conn_serial;

@@ -10,13 +10,45 @@
 #include "store.h"
 
 #define READERS_MAX 4096u
-#define READER_LEAST (64u << 10) /* bytes of one of many … */
+#define READER_LEAST (32u << 10) /* bytes of one of many … */
 #define READER_FEW 64u /* … and batches: the library keeps book of each that there may be */
+#define READER_BYTES_MAX (256ull << 20) /* of messages, which all of them hold: with what lies between, twice as much of the library's pool, which has 1 GiB */
+#define LENT_BYTES_MAX (64ull << 20)	/* of that, those who have lent some to clients, which may never take it */
 #define READER_SPARE_NS (5 * SECOND) /* an idle reader may be sent elsewhere after this, and goes after IDLE_NS of store.c */
+
+/* Whoever wants it has it, or has let it go. */
+static void set_idle(struct reader *r, bool idle)
+{
+	struct server *s = r->partition->topic->server;
+
+	if (r->idle == idle)
+		return;
+	r->idle = idle;
+	if (idle) {
+		r->newer = NULL;
+		r->older = s->idle_newest;
+		*(s->idle_newest ? &s->idle_newest->newer : &s->idle_oldest) = r;
+		s->idle_newest = r;
+		return;
+	}
+	*(r->newer ? &r->newer->older : &s->idle_newest) = r->older;
+	*(r->older ? &r->older->newer : &s->idle_oldest) = r->newer;
+}
+
+static void set_holds(struct reader *r, uint64_t bytes)
+{
+	struct server *s = r->partition->topic->server;
+
+	s->reader_bytes += bytes - r->holds;
+	if (r->lent)
+		s->lent_bytes += bytes - r->holds;
+	r->holds = bytes;
+}
 
 static void close_now(struct reader *r)
 {
 	thmq_consumer_close(r->consumer, 0);
+	set_holds(r, 0);
 	r->lane->readers--;
 	r->partition->topic->server->reader_count--;
 	store_unref(r->partition->topic);
@@ -31,21 +63,33 @@ void reader_close(struct reader *r)
 		at = &(*at)->next;
 	*at = r->next;
 	r->closing = true;
+	set_idle(r, false);
 	if (!r->lent)
 		close_now(r);
+}
+
+bool reader_may_lend(const struct reader *r)
+{
+	return r->lent || r->partition->topic->server->lent_bytes + r->holds <= LENT_BYTES_MAX;
 }
 
 void reader_lend(struct reader *r)
 {
 	r->is_lent[r->at] = true;
-	r->lent++;
+	if (!r->lent++)
+		r->partition->topic->server->lent_bytes += r->holds;
 }
 
 void reader_take_back(struct reader *r, struct thmq_message *lent)
 {
 	thmq_release(r->consumer, lent, 1);
-	if (!--r->lent && r->closing)
+	if (--r->lent)
+		return;
+	r->partition->topic->server->lent_bytes -= r->holds;
+	if (r->closing)
 		close_now(r);
+	else
+		set_idle(r, !r->busy);
 }
 
 /* The first @count go back, but for those that are lent. */
@@ -99,7 +143,7 @@ static int reader_seek(struct reader *r, uint32_t start, uint64_t value)
 /* What all readers hold together stays well below the memory that the library may take. */
 static uint64_t prefetch_bytes(const struct server *s)
 {
-	return s->reader_count < 64 ? 2u << 20 : s->reader_count < 256 ? 512u << 10 : READER_LEAST;
+	return s->reader_count < 32 ? 2u << 20 : s->reader_count < 128 ? 512u << 10 : READER_LEAST;
 }
 
 static int reader_open(struct partition *p, bool uncommitted, struct reader **ret)
@@ -110,7 +154,9 @@ static int reader_open(struct partition *p, bool uncommitted, struct reader **re
 
 	if (t->server->reader_count >= READERS_MAX)
 		readers_sweep(t->server, 0);
-	if (t->server->reader_count >= READERS_MAX)
+	while (t->server->reader_bytes + prefetch_bytes(t->server) > READER_BYTES_MAX && t->server->idle_oldest)
+		reader_close(t->server->idle_oldest);
+	if (t->server->reader_count >= READERS_MAX || t->server->reader_bytes + prefetch_bytes(t->server) > READER_BYTES_MAX)
 		return -EAGAIN; /* the client comes again */
 	r = calloc(1, sizeof(*r));
 	if (!r)
@@ -135,6 +181,7 @@ static int reader_open(struct partition *p, bool uncommitted, struct reader **re
 		free(r);
 		return rc;
 	}
+	set_holds(r, prefetch_bytes(t->server));
 	r->lane->readers++;
 	t->server->reader_count++;
 	store_ref(t);
@@ -167,6 +214,7 @@ static int reader_take(struct partition *p, int64_t offset, bool uncommitted, st
 	if (rc)
 		return rc;
 	r->busy = true;
+	set_idle(r, false);
 	*ret = r;
 	return 0;
 }
@@ -209,6 +257,8 @@ void reader_put(struct reader *r)
 	r->used_ns = clock_ns();
 	if (r->partition->topic->gone)
 		reader_close(r);
+	else
+		set_idle(r, !r->lent);
 }
 
 /* Those that were read go back, the others move to the front. */
@@ -240,6 +290,9 @@ int64_t reader_fill(struct reader *r)
 		return n;
 	else
 		r->count += (uint32_t)n;
+	for (i = r->given; i < r->count; i++)
+		if (r->messages[i].len > r->holds) /* one at least is read, however large */
+			set_holds(r, r->messages[i].len);
 	r->given = r->count;
 	r->full |= r->count == 512;
 	if (r->full)
