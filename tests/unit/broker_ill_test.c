@@ -1,51 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Three brokers with copies, of which one has an ill device: the others lead all that it led. On simulated disks, in virtual time. */
-#include <criterion/criterion.h>
-
-#include <stdio.h>
-
-#include "api/api.h"
-#include "base/base.h"
-#include "disk/sim.h"
+#include "three_brokers.h"
 
 TestSuite(broker_ill, .timeout = 60);
 
-#define BROKERS 3u
-#define MS 1000000ull
-#define SECOND 1000000000ull
-
-static struct thmqi_disk_sim *room, *disks[BROKERS];
-static struct thmq_env *env;
-static struct thmq_broker *brokers[BROKERS];
-static struct thmq_session *session;
-
 static void up(void)
 {
-	char dir[16], name[16];
-
-	cr_assert_eq(thmqi_disk_sim_open(7, NULL, &room), 0);
-	cr_assert_eq(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20, .policy = THMQ_POLICY_EVENT), thmqi_disk_sim_world(room), &env), 0);
-	for (uint32_t i = 0; i < BROKERS; i++) {
-		snprintf(dir, sizeof(dir), "data%u", i + 1);
-		snprintf(name, sizeof(name), "b%u", i + 1);
-		cr_assert_eq(thmqi_disk_sim_open_beside(room, dir, i + 1, NULL, &disks[i]), 0);
-		cr_assert_eq(thmq_broker_open(env,
-					      THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 2, .segment_bytes = 1u << 20,
-							       .batch_bytes = 64u << 10, .cache_bytes = 1u << 20, .cluster_name = "ill",
-							       .cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3", .node_id = i + 1,
-							       .heartbeat_ms = 10, .election_ms = 50),
-					      &brokers[i]),
-			     0, "%s", thmq_errmsg());
-	}
-	cr_assert_eq(thmq_connect(env, "inproc://b1,inproc://b2,inproc://b3", THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND, .timeout_ns = 10 * SECOND),
-				  &session),
-		     0, "%s", thmq_errmsg());
-}
-
-static void down(void)
-{
-	thmq_env_close(env, SECOND);
-	thmqi_disk_sim_close(room);
+	three_up(256u << 20, THMQ_BROKER_OPTS(.shard_count = 2, .segment_bytes = 1u << 20, .batch_bytes = 64u << 10, .cache_bytes = 1u << 20));
 }
 
 static void pass(uint64_t ns)
@@ -66,7 +27,7 @@ static uint32_t leader(void)
 }
 
 /* Only what it keeps of topics fails; its other shards are well, and would be led by it for ever, where nobody finds them. */
-Test(broker_ill, who_cannot_keep_meta_leads_nothing, .init = up, .fini = down)
+Test(broker_ill, who_cannot_keep_meta_leads_nothing, .init = up, .fini = three_down)
 {
 	struct thmqi_disk_sim_fault error = {.opcode = THMQI_DISK_WRITE, .effect = THMQI_DISK_SIM_ERROR, .nth = 1, .repeat = 0};
 	struct thmq_partition_info info = {.size = sizeof(info)};
