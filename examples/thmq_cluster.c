@@ -252,22 +252,34 @@ static void print_json(const struct thmq_node *node)
 	else
 		printf("%llu", (unsigned long long)node->behind);
 	printf(", \"error\": ");
-	if (node->error && !node->connected)
+	if (node->error)
 		print_json_string(stdout, node_error(node->error), strlen(node_error(node->error)));
 	else
 		printf("null");
 	printf("}\n");
 }
 
+static bool is_full(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT;
+}
+
+/* One that suffers from something stores nothing. */
+static bool is_there(const struct thmq_node *node)
+{
+	return (node->connected || node->leads) && !node->error;
+}
+
 static void print_node(const struct thmq_node *node)
 {
-	bool away = !node->connected;
+	bool away = !node->connected, full = is_full(node->error);
 
-	printf("%-4llu %-32s %-8s %s%s", (unsigned long long)node->id, node->address, role_name(node->role),
-	       node->leads ? "leads" : away ? "is not reached" : "follows", node->drained ? ", drained" : "");
+	printf("%-4llu %-32s %-8s %s%s%s", (unsigned long long)node->id, node->address, role_name(node->role),
+	       node->leads ? "leads" : away ? "is not reached" : node->error && !full ? "has failed" : "follows",
+	       node->drained ? ", drained" : "", !away && full ? ", has no room" : node->error && node->leads ? ", has failed" : "");
 	if (node->behind && node->behind != UINT64_MAX && !node->leads)
 		printf(", %llu batches behind", (unsigned long long)node->behind);
-	printf("%s%s\n", away && node->error ? ": " : "", away && node->error ? node_error(node->error) : "");
+	printf("%s%s\n", node->error ? ": " : "", node->error ? node_error(node->error) : "");
 }
 
 /* How many more may be lost, or how many are missing. */
@@ -278,7 +290,7 @@ static void print_sum(const struct thmq_node *nodes, int count)
 
 	for (i = 0; i < count; i++) {
 		votes += nodes[i].role == THMQ_NODE_VOTER;
-		reached += nodes[i].role == THMQ_NODE_VOTER && (nodes[i].connected || nodes[i].leads);
+		reached += nodes[i].role == THMQ_NODE_VOTER && is_there(&nodes[i]);
 		leader = nodes[i].leads ? nodes[i].id : leader;
 	}
 	needed = votes / 2 + 1;
@@ -302,7 +314,7 @@ static bool is_well(const struct thmq_node *nodes, int count)
 
 	for (i = 0; i < count; i++) {
 		led |= nodes[i].leads != 0;
-		if (nodes[i].role == THMQ_NODE_VOTER && !nodes[i].leads && (!nodes[i].connected || nodes[i].behind > UNDER_WAY))
+		if (nodes[i].role == THMQ_NODE_VOTER && (!is_there(&nodes[i]) || (!nodes[i].leads && nodes[i].behind > UNDER_WAY)))
 			return false;
 	}
 	return led;

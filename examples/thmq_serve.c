@@ -143,6 +143,8 @@ struct others {
 	uint64_t id[NODES_MAX], since_ns[NODES_MAX], told_ns[NODES_MAX];
 	int told[NODES_MAX]; /* the error; 0: it is reached, as far as was said */
 	uint32_t count;
+	int own_told; /* of this one: what it suffers from */
+	uint64_t own_told_ns;
 };
 
 static void say_other(uint64_t own, const struct thmq_node *n, struct others *o, uint32_t i)
@@ -166,6 +168,24 @@ static void say_other(uint64_t own, const struct thmq_node *n, struct others *o,
 		node_error(n->error));
 }
 
+/* Once; but room may come and go. */
+static void say_own(const struct thmq_node *n, struct others *o)
+{
+	uint64_t now = clock_ns();
+
+	if (n->error == o->own_told || (!n->failed[0] && o->own_told_ns && now - o->own_told_ns < AGAIN_NS))
+		return;
+	o->own_told = n->error;
+	o->own_told_ns = now;
+	if (n->failed[0])
+		fprintf(stderr, "thmq: node %llu: %s has failed: %s; it takes part no more until it is started anew\n", (unsigned long long)n->id, n->failed,
+			node_error(n->error));
+	else if (n->error)
+		fprintf(stderr, "thmq: node %llu: it has no room: %s\n", (unsigned long long)n->id, node_error(n->error));
+	else
+		fprintf(stderr, "thmq: node %llu: it has room again\n", (unsigned long long)n->id);
+}
+
 static void say_others(struct thmq_broker *broker, uint64_t own, struct others *o)
 {
 	struct thmq_node nodes[NODES_MAX] = {{.size = sizeof(nodes[0])}};
@@ -173,8 +193,10 @@ static void say_others(struct thmq_broker *broker, uint64_t own, struct others *
 	uint32_t k;
 
 	for (i = 0; i < n && i < (int)NODES_MAX; i++) {
-		if (nodes[i].id == own)
+		if (nodes[i].id == own) {
+			say_own(&nodes[i], o);
 			continue;
+		}
 		for (k = 0; k < o->count && o->id[k] != nodes[i].id; k++)
 			;
 		if (k == NODES_MAX) /* numbers that came and went: anew */

@@ -8,7 +8,7 @@
  *   auth.c   who the client is                    topics.c   Metadata, topics            store.c    the library, seen from here
  *   configs.c  settings                           readers.c  who reads where              table.c    finds by name
  *   cluster.c  which of several brokers leads     transactions*.c  who has one open      load.c     what was kept, when it begins
- *   pieces.c   batches that are sent from where they lie
+ *   pieces.c   batches that are sent from where they lie                      trouble.c  the device refuses messages
  */
 #ifndef KAFKA_KAFKA_H
 #define KAFKA_KAFKA_H
@@ -339,6 +339,10 @@ int load_all(struct partition *p, void (*each)(void *ctx, const struct thmq_mess
 /* Sends nothing more, and waits until it is settled. */
 int load_settle(struct sending *g);
 
+/* trouble.c: a message was refused, with an error of the library; is it over? */
+void trouble_note(struct server *s, int error);
+void trouble_tick(struct server *s);
+
 /* cluster.c; without a cluster this broker serves always */
 int cluster_read(struct options *o, const char *peers);
 void cluster_tick(struct server *s);
@@ -427,7 +431,7 @@ struct server {
 	struct lane *lanes;
 	uint32_t reader_count;
 	int trouble; /* why messages are refused; 0: they are not */
-	int64_t trouble_ns; /* the last time that one was */
+	uint64_t trouble_at; /* how far the log's segments went then */
 	struct reader *idle_newest, *idle_oldest;
 	uint64_t reader_bytes, lent_bytes; /* what all readers hold, and those of them that have lent */
 	struct topic *topics[BUCKETS];

@@ -6,14 +6,12 @@
  * Every topic has one producer. A session has room for 256 of them, so that there are as many sessions ("lanes") as it takes.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "store.h"
 
 #define WINDOW_BYTES (16u << 20)
-#define TROUBLE_NS (10 * SECOND) /* without any it is over */
 #define WINDOW_COUNT 65536u
 #define IDLE_NS (60 * SECOND) /* readers that nobody has wanted for so long go, and producers of transactions */
 #define STUCK_NS (30 * SECOND)       /* no room for a message in all that time */
@@ -161,20 +159,6 @@ static void sending_check(struct sending *g)
 	sending_settled(g);
 }
 
-/* Its own trouble, which clients hear of by a number only: told once, and once it is over, for some time: a small message may find room where others do not. */
-static void note_trouble(struct server *s, int error)
-{
-	if (error == -ENOSPC || error == -EDQUOT || error == -EFBIG || error == -EIO || error == -THMQ_EFAILED) {
-		if (s->trouble != error)
-			fprintf(stderr, "kafka: %s: messages are refused: %s\n", s->o.data_dir, thmq_strerror(error));
-		s->trouble = error;
-		s->trouble_ns = s->now_ns;
-	} else if (!error && s->trouble && s->now_ns - s->trouble_ns > TROUBLE_NS) {
-		fprintf(stderr, "kafka: %s: messages are stored again\n", s->o.data_dir);
-		s->trouble = 0;
-	}
-}
-
 static void on_settled(const struct thmq_event *e)
 {
 	struct topic *t = e->cookie;
@@ -193,9 +177,8 @@ static void on_settled(const struct thmq_event *e)
 		if (!g->error || g->settled < g->failed_at)
 			g->failed_at = g->settled;
 		g->error = e->error ? e->error : -EIO;
-		note_trouble(p->topic->server, g->error);
+		trouble_note(p->topic->server, g->error);
 	} else {
-		note_trouble(p->topic->server, 0);
 		if (e->sequence == g->first)
 			g->base_offset = (int64_t)e->offset;
 		if ((int64_t)e->offset + g->span > p->high)
@@ -671,6 +654,7 @@ void store_tick(struct server *s)
 {
 	readers_sweep(s, IDLE_NS);
 	others_sweep(s, NULL, IDLE_NS);
+	trouble_tick(s);
 }
 
 static void topics_forget(struct server *s)

@@ -905,12 +905,14 @@ struct thmq_node {
 	uint64_t id;        /* its node_id */
 	uint32_t leads;     /* 1: it is this one */
 	uint32_t connected; /* 1: the one that leads reaches it */
-	int32_t error;      /* else why not, or 0 */
+	int32_t error;      /* else why not, or 0. Of one that is connected: what it suffers from, and it stores nothing then: -ENOSPC, -EDQUOT its
+			       device has no room; another one: a shard of it has failed with that. 0: nothing */
 	uint32_t drained;   /* 1: it is not to lead: thmq_cluster_drain() */
 	char address[256]; /* as in struct thmq_broker_opts */
 	uint64_t behind; /* batches that the one that leads has, and this one is not known to have on its medium: of the shard of which it lacks
 			    most. Up to 64 are under way where much is sent. UINT64_MAX: not known, also while nobody leads */
 	uint64_t term;   /* rises with each election; of whom was asked, the same in all */
+	char failed[24]; /* by thmq_broker_nodes(), of that broker itself: which shard has failed with `error`, as its directory is named; else "" */
 };
 
 /**

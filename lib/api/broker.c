@@ -252,9 +252,7 @@ int thmq_broker_leader(struct thmq_broker *broker, uint64_t *ret_id)
 
 int thmq_broker_nodes(struct thmq_broker *broker, struct thmq_node *ret_nodes, uint32_t max)
 {
-	struct thmq_node nodes[THMQI_NODES_MAX];
 	struct thmqi_api *api;
-	uint32_t size, i;
 	int rc;
 
 	if (!thmqi_api_is_broker(broker))
@@ -264,16 +262,8 @@ int thmq_broker_nodes(struct thmq_broker *broker, struct thmq_node *ret_nodes, u
 	api = lock(broker);
 	if (!api)
 		return bad_broker(broker);
-	rc = thmqi_broker_nodes(broker, nodes, THMQI_NODES_MAX);
+	rc = thmqi_broker_nodes(broker, ret_nodes, max);
 	pthread_mutex_unlock(&api->lock);
-	size = max ? ret_nodes[0].size : 0;
-	for (i = 0; rc > 0 && i < THMQI_MIN(max, (uint32_t)rc); i++) {
-		void *to = (char *)ret_nodes + (size_t)i * size;
-
-		nodes[i].size = size;
-		memset(to, 0, size);
-		memcpy(to, &nodes[i], THMQI_MIN(size, (uint32_t)sizeof(nodes[i])));
-	}
 	return rc;
 }
 

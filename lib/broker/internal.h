@@ -397,8 +397,9 @@ struct thmq_broker {
 	_Atomic uint32_t carrying; /* changes of meta on their way to the shards: follow.c */
 	_Atomic uint32_t txn_asks; /* of shards, whether a transaction is one */
 	_Atomic uint32_t txn_lives; /* of meta's: how often it has begun to lead here */
-	_Atomic bool ill;        /* a shard of it has failed: another one is to lead */
-	_Atomic uint64_t full_ns; /* when a shard of it was refused room; 0: never */
+	_Atomic uint64_t ill;     /* the first shard of it that has failed, and why: trouble.c. 0: none has. Another one is to lead */
+	_Atomic uint64_t full_ns; /* when a shard of it was refused room last; 0: never */
+	_Atomic uint32_t full_shards; /* that have no room */
 	uint32_t shard_count; /* meta included */
 	struct shard *shards; /* [0] is meta */
 	struct meta *meta;    /* belongs to the core of shards[0] */
@@ -456,7 +457,13 @@ int thmqi_lead_open(struct shard *s, const struct thmq_log_opts *opts); /* as th
 int thmqi_lead_close(struct shard *s, uint64_t timeout_ns, void (*gone)(void *arg), void *arg);
 void thmqi_lead_fini(struct shard *s);
 void thmqi_lead_poll(struct shard *s);  /* of the shard's poller */
-void thmqi_lead_refused(struct shard *s, int error); /* its log takes nothing */
+void thmqi_trouble_refused(struct shard *s, int error); /* trouble.c: its log takes nothing */
+void thmqi_trouble_failed(struct shard *s, int error); /* it takes part no more */
+/* What a log that refuses something says. With copies nothing is refused for a disk that may be well soon, or else another one leads. */
+static inline int thmqi_shard_refusal(const struct shard *s, int error)
+{
+	return error == -EIO && s->lead ? -EAGAIN : error;
+}
 void thmqi_lead_shut(struct shard *s);
 int thmqi_lead_hand_over(struct shard *s); /* 1: another one leads it; 0 not yet */
 bool thmqi_lead_waits(struct shard *s); /* before it sleeps: there is something that nobody tells of */

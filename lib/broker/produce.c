@@ -492,8 +492,8 @@ static uint32_t produce_run(struct conn *c, const struct thmqi_frame *first)
 		return 0;
 	rc = thmq_log_append(p->log, (uint32_t)sizeof(*run) + g.len, &run, &index);
 	if (thmqi_unlikely(rc != 0)) {
-		/* with copies it is not refused for a disk that may be well soon, or else another one leads */
-		if (rc == -EAGAIN || (rc == -EIO && s->lead)) {
+		rc = thmqi_shard_refusal(s, rc);
+		if (rc == -EAGAIN) {
 			s->blocked = !p->is_volatile;
 			return 0;
 		}
@@ -575,7 +575,7 @@ refuse:
 	if (rc == -THMQ_EFAILED && s->lead) /* its session is about to be sent to another copy, which takes it */
 		return 0;
 	if (thmqi_unlikely(s->lead != NULL))
-		thmqi_lead_refused(s, rc);
+		thmqi_trouble_refused(s, rc);
 	let_go(c);
 	reject(c, first, rc, is);
 	return 1;

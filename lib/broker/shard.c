@@ -376,9 +376,7 @@ int thmqi_shard_append_state(struct shard *s, uint32_t kind, uint64_t item, cons
 		return -EAGAIN;
 	if (s->failed)
 		return -THMQ_EFAILED;
-	rc = thmq_log_append(s->log, (uint32_t)sizeof(*run) + len, &run, &index);
-	if (rc == -EIO && s->lead) /* a disk that may be well soon, or else another one leads: as for messages */
-		rc = -EAGAIN;
+	rc = thmqi_shard_refusal(s, thmq_log_append(s->log, (uint32_t)sizeof(*run) + len, &run, &index));
 	if (rc)
 		return rc;
 	memset(run, 0, sizeof(*run));

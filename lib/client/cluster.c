@@ -7,28 +7,9 @@
 
 #define AGAIN_NS 20000000u
 
-static void node_of(const struct thmqi_node_state *e, uint64_t leader, uint64_t term, uint32_t size,
-		    void *ret_node)
-{
-	struct thmq_node node = {.size = size,
-				 .role = e->role,
-				 .id = e->id,
-				 .leads = e->id == leader,
-				 .connected = e->connected != 0,
-				 .error = e->error,
-				 .drained = e->drained != 0,
-				 .behind = e->behind,
-				 .term = term};
-
-	memcpy(node.address, e->url, sizeof(node.address));
-	node.address[sizeof(node.address) - 1] = 0; /* the other end could have written anything */
-	memset(ret_node, 0, size);
-	memcpy(ret_node, &node, THMQI_MIN(size, (uint32_t)sizeof(node)));
-}
-
 int thmqi_client_cluster_nodes(struct thmq_session *s, struct thmq_node *ret_nodes, uint32_t max)
 {
-	uint32_t size = max ? ret_nodes[0].size : (uint32_t)sizeof(*ret_nodes), count, i;
+	uint32_t count, i;
 	struct thmqi_request r = {.op = THMQI_OP_NODES};
 	const struct thmqi_reply *reply;
 	int rc = thmqi_session_meta(s, &r, &reply);
@@ -39,8 +20,7 @@ int thmqi_client_cluster_nodes(struct thmq_session *s, struct thmq_node *ret_nod
 		return thmqi_fail(rc, "list nodes: %s", thmq_strerror(rc));
 	count = THMQI_MIN(reply->count, THMQI_NODES_MAX);
 	for (i = 0; i < count && i < max; i++)
-		node_of(&reply->states[i], reply->value[0], reply->value[1], size,
-			(char *)ret_nodes + (size_t)i * size);
+		thmqi_node_give(&reply->states[i], reply->value[0], reply->value[1], NULL, ret_nodes, i);
 	return (int)count;
 }
 

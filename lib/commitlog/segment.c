@@ -427,6 +427,16 @@ int thmqi_log_room_for(const struct thmq_log *log, uint32_t count)
 	return 0;
 }
 
+bool thmqi_log_lacks_room(const struct thmq_log *log)
+{
+	uint64_t left;
+
+	if (!log->disk || log->prepare == PREPARE_READY || !thmqi_is_full(log->prepare_error) || thmqi_clean_makes_room(log))
+		return false;
+	left = log->active->position + log->active->bytes - log->chain.position;
+	return left < log->forming.used + log->reserve + log->opts.batch_bytes;
+}
+
 int thmqi_segment_switch(struct thmq_log *log)
 {
 	int rc;

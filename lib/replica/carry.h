@@ -69,6 +69,7 @@ struct carry_conn {
 	uint64_t deadline_ns;
 	uint64_t heard_ns, said_ns, moved_ns;
 	uint64_t say_ns;          /* we say something at least so often */
+	int said_trouble;         /* what the other was told of us */
 	struct carry_hello hello; /* the other's */
 	uint32_t hello_have;
 	/* in */
@@ -127,6 +128,7 @@ struct thmqi_courier {
 	bool ticked, closing;
 	struct thmqi_list conns;
 	uint32_t conn_count;
+	int trouble; /* of this node: thmqi_courier_say() */
 	struct carry_peer peers[CARRY_PEERS];
 	struct thmqi_map groups; /* number → struct thmqi_carried */
 };

@@ -321,7 +321,7 @@ static void opened(struct carry_conn *n)
 	p->failures = 0;
 	p->told.connected = true;
 	p->told.secure = n->tls != NULL;
-	p->told.error = 0;
+	p->told.error = p->told.trouble = 0; /* if it has some it says so */
 	p->told.connections++;
 	thmqi_carry_tick_at(c, c->core->now_ns + n->say_ns);
 	thmqi_carry_writable(c, p);
@@ -548,9 +548,10 @@ void thmqi_carry_look(struct carry_conn *n)
 		thmqi_carry_end(n, -ETIMEDOUT);
 		return;
 	}
-	if (now - n->said_ns >= n->say_ns && n->head == n->tail) {
-		thmqi_carry_beat(&beat, c->id, n->peer->id);
-		thmqi_carry_put(n, &beat, NULL);
+	if ((now - n->said_ns >= n->say_ns && n->head == n->tail) || n->said_trouble != c->trouble) {
+		thmqi_carry_beat(&beat, c->id, n->peer->id, c->trouble);
+		if (thmqi_carry_put(n, &beat, NULL) == 0)
+			n->said_trouble = c->trouble;
 	}
 }
 

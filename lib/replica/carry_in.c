@@ -81,8 +81,10 @@ static int message(struct carry_conn *n)
 
 	if (m->from != n->peer->id || m->to != n->carrier->id)
 		return -EPROTO;
-	if (m->type == CARRY_BEAT)
-		return 0;
+	if (m->type == CARRY_BEAT) {
+		n->peer->told.trouble = thmqi_carry_beat_trouble(m);
+		return n->peer->told.trouble > 0 ? -EPROTO : 0;
+	}
 	return n->in.left ? place(n) : deliver(n);
 }
 

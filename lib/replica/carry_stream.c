@@ -80,7 +80,7 @@ bool thmqi_carry_stream_placed(struct carry_stream *s, uint32_t bytes)
 	return s->left == 0;
 }
 
-void thmqi_carry_beat(struct thmqi_message *ret, uint64_t from, uint64_t to)
+void thmqi_carry_beat(struct thmqi_message *ret, uint64_t from, uint64_t to, int trouble)
 {
 	memset(ret, 0, sizeof(*ret));
 	ret->magic = THMQI_MESSAGE_MAGIC;
@@ -88,5 +88,11 @@ void thmqi_carry_beat(struct thmqi_message *ret, uint64_t from, uint64_t to)
 	ret->type = CARRY_BEAT;
 	ret->from = from;
 	ret->to = to;
+	ret->reserved[0] = (uint32_t)trouble;
 	ret->crc = thmqi_crc32c(0, ret, offsetof(struct thmqi_message, crc));
+}
+
+int thmqi_carry_beat_trouble(const struct thmqi_message *beat)
+{
+	return (int32_t)beat->reserved[0];
 }

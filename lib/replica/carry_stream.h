@@ -38,7 +38,10 @@ bool thmqi_carry_hello_begins(const void *bytes, uint32_t len);
 /* 0; -EPROTO these are no such bytes; -THMQ_EVERSION */
 int thmqi_carry_hello_check(const struct carry_hello *h, uint32_t kind);
 
-/* A message that is the carrier's own, and says nothing but that its sender lives. */
+/*
+ * A message that is the carrier's own: its sender lives, and what its node suffers from is in the first reserved word: a negative errno, 0 nothing. Who
+ * does not know that yet says 0 there, and does not look.
+ */
 #define CARRY_BEAT 255u
 
 enum carry_news { CARRY_MORE = 0, CARRY_MESSAGE = 1, CARRY_BATCH = 2 };
@@ -59,6 +62,7 @@ struct carry_stream {
 int thmqi_carry_stream_take(struct carry_stream *s, const uint8_t **at, const uint8_t *end);
 /* @bytes of the batch were put to s->to by somebody else. True: it is complete. */
 bool thmqi_carry_stream_placed(struct carry_stream *s, uint32_t bytes);
-void thmqi_carry_beat(struct thmqi_message *ret, uint64_t from, uint64_t to);
+void thmqi_carry_beat(struct thmqi_message *ret, uint64_t from, uint64_t to, int trouble);
+int thmqi_carry_beat_trouble(const struct thmqi_message *beat);
 
 #endif

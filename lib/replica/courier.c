@@ -159,6 +159,13 @@ void thmqi_courier_members(struct thmqi_courier *c)
 	}
 }
 
+void thmqi_courier_say(struct thmqi_courier *c, int trouble)
+{
+	if (c->trouble != trouble)
+		thmqi_carry_tick_at(c, c->core->now_ns);
+	c->trouble = trouble;
+}
+
 bool thmqi_courier_peer(const struct thmqi_courier *c, uint32_t index,
 			struct thmqi_courier_peer *ret)
 {

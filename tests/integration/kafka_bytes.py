@@ -625,3 +625,42 @@ def newest_versions(b):
         same(forget(b'byhand'), struct.pack('>hii', 0, 0, 1) + b'\0\3new' + struct.pack('>iihih', 2, 0, 0, 7, 0))
         r = ask(9, 8, b'\2' + text(b'byhand') + b'\0' + b'\0' + b'\0' + b'\0')
         same(r, struct.pack('>i', 0) + b'\2' + text(b'byhand') + b'\1' + struct.pack('>h', 0) + b'\0\0')
+
+
+def a_full_disk(b):
+    """A broker whose device is full says so once, whatever else is refused or still finds room, and that it is over once it is, also where nobody sends any more."""
+    dir = os.path.abspath(b.dir + '-full')
+    os.mkdir(dir)
+    # it is there in the broker's name space only
+    program = ['unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o size=48m none "$0" && exec "$@"', dir, KAFKA]
+    if subprocess.run(['unshare', '-m', 'mount', '-t', 'tmpfs', 'none', dir], capture_output=True).returncode:
+        print('no file system can be mounted: a full one is not tried')
+        return
+    full = Broker(dir, program=program)
+
+    def says(what):
+        return open(dir + '.log').read().count(what)
+
+    def send(bytes):
+        heard = []
+        p.produce('t', bytes, callback=lambda e, m: heard.append(e))
+        check(p.flush(60) == 0)
+        return heard[0]
+
+    p = confluent_kafka.Producer({'bootstrap.servers': full.url, **QUICK, 'linger.ms': 0, 'retries': 0, 'log_level': 0})
+    sent = 0
+    try:
+        while not send(os.urandom(900000)):
+            sent += 1
+            check(sent < 48, 'it is not full')
+        refused = 1 + sum(1 for i in range(40) if send(os.urandom(900000 >> i % 20)))  # some are stored
+        check(refused > 1)
+        same((says('messages are refused: no space left on the device ('), says('refused'), says('again')), (1, 1, 0), open(dir + '.log').read())
+        time.sleep(0.5)
+        same(says('again'), 0)
+        subprocess.run(['nsenter', '-t', str(full.process.pid), '-m', 'mount', '-o', 'remount,size=160m', dir], check=True)
+        comes_to(lambda: says('messages are stored again'), 1)
+        same(send(os.urandom(900000)), None)
+        same((says('refused'), says('again')), (1, 1))
+    finally:
+        full.stop()

@@ -43,8 +43,8 @@ def same(a, b, what=''):
 
 
 class Broker:
-    def __init__(self, dir, *args):
-        self.dir, self.args = dir, args
+    def __init__(self, dir, *args, program=[KAFKA]):
+        self.dir, self.args, self.program = dir, args, program
         self.port = self.port_tls = None
         self.start()
 
@@ -53,7 +53,7 @@ class Broker:
             s.bind(('127.0.0.1', 0))
             self.native = 'tcp://127.0.0.1:%d' % s.getsockname()[1]
         self.log = open(self.dir + '.log', 'a')
-        self.process = subprocess.Popen([KAFKA, '--data', self.dir, '--listen', '%s:%d' % (host, port), '--thmq', self.native,
+        self.process = subprocess.Popen([*self.program, '--data', self.dir, '--listen', '%s:%d' % (host, port), '--thmq', self.native,
                                          *self.args], stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         check('serving' in line, 'the broker says:', line, open(self.dir + '.log').read()[-2000:])

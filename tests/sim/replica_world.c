@@ -338,9 +338,7 @@ void node_start(struct node *n)
 	n->died = n->failed = false;
 	n->dies_in = 0;
 	n->committed = 0;
-	n->known = 0;
 	n->stands_until = 0;
-	memset(n->log, 0, BATCHES_MAX * sizeof(*n->log));
 	n->pending_count = 0;
 	rc = open_group(n);
 	if (rc && !n->disk_bad) {
@@ -366,6 +364,9 @@ void node_start(struct node *n)
 		n->restart_at = w->now + 20 * MS;
 		return;
 	}
+	/* not before: one that cannot be opened has what it had, and who does not come back has said what it has said */
+	n->known = 0;
+	memset(n->log, 0, BATCHES_MAX * sizeof(*n->log));
 	n->up = true;
 	check_new_batches(n);
 	check_opened(n);

@@ -106,6 +106,7 @@ struct world {
 	struct seen *committed; /* [BATCHES_MAX] */
 	uint64_t *committed_in; /* [BATCHES_MAX]; the term of who knew it first */
 	uint64_t committed_count;
+	uint64_t read_count; /* of these, as messages */
 	uint64_t leader_of[TERMS_MAX], last_term; /* the newest one that had a leader */
 	uint64_t next_id;
 	bool acked[IDS_MAX], seen[IDS_MAX]; /* ids that were acknowledged; that were committed */

@@ -3,54 +3,16 @@
  * broker_pool_test.c - a memory pool that is much smaller than what all logs would like to keep: three brokers with copies on one core, on simulated disks,
  * in virtual time. All goes on, whichever of them has the memory.
  */
-#include <criterion/criterion.h>
-
-#include <stdio.h>
-
-#include "api/api.h"
-#include "base/base.h"
-#include "disk/sim.h"
+#include "three_brokers.h"
 
 TestSuite(broker_pool, .timeout = 120);
 
-#define BROKERS 3u
 #define PARTITIONS 8u
-#define MS 1000000ull
-#define SECOND 1000000000ull
 #define BYTES (30u << 10)
-
-static struct thmqi_disk_sim *room, *disks[BROKERS];
-static struct thmq_env *env;
-static struct thmq_broker *brokers[BROKERS];
-static struct thmq_session *session;
 
 static void up(void)
 {
-	char dir[16], name[16];
-
-	cr_assert_eq(thmqi_disk_sim_open(7, NULL, &room), 0);
-	cr_assert_eq(thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 64u << 20, .policy = THMQ_POLICY_EVENT), thmqi_disk_sim_world(room), &env), 0);
-	for (uint32_t i = 0; i < BROKERS; i++) {
-		snprintf(dir, sizeof(dir), "data%u", i + 1);
-		snprintf(name, sizeof(name), "b%u", i + 1);
-		cr_assert_eq(thmqi_disk_sim_open_beside(room, dir, i + 1, NULL, &disks[i]), 0);
-		cr_assert_eq(thmq_broker_open(env,
-					      THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 4, .segment_bytes = 4u << 20,
-							       .batch_bytes = 64u << 10, .cluster_name = "pool",
-							       .cluster = "1=inproc://b1,2=inproc://b2,3=inproc://b3", .node_id = i + 1,
-							       .heartbeat_ms = 10, .election_ms = 50),
-					      &brokers[i]),
-			     0, "%s", thmq_errmsg());
-	}
-	cr_assert_eq(thmq_connect(env, "inproc://b1,inproc://b2,inproc://b3", THMQ_SESSION_OPTS(.reconnect_ns = 60 * SECOND, .timeout_ns = 10 * SECOND),
-				  &session),
-		     0, "%s", thmq_errmsg());
-}
-
-static void down(void)
-{
-	thmq_env_close(env, SECOND);
-	thmqi_disk_sim_close(room);
+	three_up(64u << 20, THMQ_BROKER_OPTS(.shard_count = 4, .segment_bytes = 4u << 20, .batch_bytes = 64u << 10));
 }
 
 static void send(struct thmq_producer *producer, uint32_t partition, uint64_t number)
@@ -68,7 +30,7 @@ static void send(struct thmq_producer *producer, uint32_t partition, uint64_t nu
 }
 
 /* One partition after the other has all the traffic: so has one shard after the other, while the others' caches are full. */
-Test(broker_pool, all_goes_on_where_the_caches_would_fill_the_pool_many_times, .init = up, .fini = down)
+Test(broker_pool, all_goes_on_where_the_caches_would_fill_the_pool_many_times, .init = up, .fini = three_down)
 {
 	const uint32_t each = 400;
 	struct thmq_producer *producer;

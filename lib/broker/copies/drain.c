@@ -87,7 +87,7 @@ static bool is_reached(const struct lead *l, uint64_t id)
 }
 
 /* Each in its turn: who cannot is not asked all the time. 0: nobody can be reached who may lead. */
-static uint64_t another(struct meta *m, uint32_t turn)
+static uint64_t one_of(struct meta *m, uint32_t turn, bool sound)
 {
 	const struct lead *l = m->shard->lead;
 	const struct thmqi_members *all = thmqi_group_members(l->group);
@@ -96,24 +96,39 @@ static uint64_t another(struct meta *m, uint32_t turn)
 	for (i = 0; i < all->count; i++) {
 		const struct thmqi_member *one = &all->list[(turn + i) % all->count];
 
-		if (one->id != m->broker->opts.node_id && may_lead(m, one) && is_reached(l, one->id))
+		if (one->id != m->broker->opts.node_id && may_lead(m, one) && is_reached(l, one->id) && (!sound || !thmqi_trouble_of(m->shard, one)))
 			return one->id;
 	}
 	return 0;
 }
 
+static uint64_t another(struct meta *m, uint32_t turn)
+{
+	uint64_t id = one_of(m, turn, true);
+
+	return id ? id : one_of(m, turn, false);
+}
+
+bool thmqi_drain_has_heir(struct meta *m)
+{
+	return one_of(m, 0, true) != 0;
+}
+
 int thmqi_drain_spared(struct meta *m, uint64_t *ret_id)
 {
 	const struct thmqi_members *all = thmqi_group_members(m->shard->lead->group);
-	bool drained = false, others = false;
+	bool any = true, others = false;
 	uint32_t i;
 
 	*ret_id = 0;
 	for (i = 0; i < all->count; i++) {
-		drained |= thmqi_drain_is(m, all->list[i].id);
-		others |= all->list[i].id != m->broker->opts.node_id && may_lead(m, &all->list[i]);
+		const struct thmqi_member *one = &all->list[i];
+		bool other = one->id != m->broker->opts.node_id;
+
+		any = any && !thmqi_drain_is(m, one->id) && !(other && thmqi_trouble_of(m->shard, one));
+		others |= other && may_lead(m, one);
 	}
-	if (!drained)
+	if (any)
 		return 0;
 	if (!others)
 		return -EBUSY;

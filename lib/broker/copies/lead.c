@@ -9,8 +9,6 @@
 #include "node.h"
 
 #define BALANCE_NS 50000000u
-#define FULL_NS 1000000000ull /* so long one whose device has no room tries to hand the lead over … */
-#define FULL_AGAIN_NS 30000000000ull /* … and then not for so long */
 
 bool thmqi_lead_serves(const struct shard *s)
 {
@@ -123,7 +121,7 @@ static void on_left(void *arg)
 static void fail(struct shard *s, int error)
 {
 	s->failed = error;
-	atomic_store(&s->broker->ill, true);
+	thmqi_trouble_failed(s, error);
 	send_away(&s->lead->waiting, -THMQ_EFAILED);
 }
 
@@ -258,23 +256,6 @@ bool thmqi_lead_mark_term(struct shard *s)
 	return mark_term(s) == 0;
 }
 
-/* Its device has no room: another one's may have. Where none has they do not take turns all the time. */
-void thmqi_lead_refused(struct shard *s, int error)
-{
-	_Atomic uint64_t *full = &s->broker->full_ns;
-	uint64_t now = s->core->now_ns, before = atomic_load(full);
-
-	if (thmqi_is_full(error) && (!before || now - before > FULL_AGAIN_NS))
-		atomic_store(full, now);
-}
-
-static bool is_to_go(const struct shard *s)
-{
-	uint64_t full = atomic_load(&s->broker->full_ns);
-
-	return atomic_load(&s->broker->ill) || (full && s->core->now_ns - full < FULL_NS);
-}
-
 /* One that is not to lead is better than none. */
 static uint64_t heir_of_ill(struct shard *s)
 {
@@ -302,7 +283,7 @@ static void on_timer(struct thmqi_timer *t)
 	uint64_t leader = atomic_load(&s->broker->leader);
 
 	if (is_meta(s))
-		leader = is_to_go(s) ? heir_of_ill(s) : l->serves ? thmqi_drain_heir(s->broker->meta) : s->broker->opts.node_id;
+		leader = thmqi_trouble_is_to_go(s) ? heir_of_ill(s) : l->serves ? thmqi_drain_heir(s->broker->meta) : s->broker->opts.node_id;
 	else if (!leader && (atomic_load(&s->broker->ill) || thmqi_bereft_of_meta(s)))
 		leader = UINT64_MAX;
 	if (l->serves && l->role == THMQI_ROLE_LEADER && leader &&
@@ -313,6 +294,7 @@ static void on_timer(struct thmqi_timer *t)
 		thmqi_group_transfer(l->group, 0);
 	thmqi_bereft_step(s);
 	thmqi_txn_again(s);
+	thmqi_trouble_step(s);
 	thmqi_roll_step(s);
 	thmqi_timer_start(s->core, t, s->core->now_ns + BALANCE_NS);
 }
@@ -435,7 +417,7 @@ static void on_failed(void *ctx, int error)
 	s->failed = error;
 	if (is_meta(s)) /* it hears no more of who leads, and the other shards follow that one */
 		atomic_store(&s->broker->leader, 0);
-	atomic_store(&s->broker->ill, true);
+	thmqi_trouble_failed(s, error);
 }
 
 static void on_known(void *ctx)

@@ -31,6 +31,8 @@ struct lead {
 	bool wire_full; /* a message was refused for now */
 	struct thmqi_courier *courier; /* to brokers in other processes; NULL: they are in this environment */
 	struct thmqi_carried carried;
+	bool full; /* as of the last look: trouble.c */
+	uint64_t went_ns, went_term; /* meta: when it began to hand over since there is no room, and in which term it led then */
 
 	/* a ring of PENDING_COUNT: where it leads, runs that are committed and wait for all copies; else, those that are not committed */
 	struct pending *all;
@@ -81,12 +83,23 @@ void thmqi_roll_forget(struct thmq_broker *b); /* another one leads: what was wi
 
 /* drain.c: nodes that are not to lead */
 bool thmqi_drain_is(struct meta *m, uint64_t id);
+/* Is there another one that may lead, is reached, and suffers from nothing? */
+bool thmqi_drain_has_heir(struct meta *m);
 /* Who is to lead now in place of this one, which does; its own number: nobody else. */
 uint64_t thmqi_drain_heir(struct meta *m);
-/* Whoever leads in place of this one is not to be one that is drained: *@ret_id, 0 where nobody is. -EBUSY all others are; -EAGAIN those that are not are away. */
+/*
+ * Whoever leads in place of this one is not to be one that is drained, nor, if it can be helped, one in trouble: *@ret_id, 0 where nobody is. -EBUSY all others are
+ * drained; -EAGAIN those that are not are away.
+ */
 int thmqi_drain_spared(struct meta *m, uint64_t *ret_id);
 /* Of the one that leads. 0 it is so, for good; -EAGAIN not yet: ask again; -EBUSY nobody else may lead; -EINVAL there is no such node; an error of the log */
 int thmqi_drain_request(struct meta *m, uint64_t id, bool on);
+
+/* trouble.c: what a broker suffers from. A negative errno; 0: nothing, or nothing is known */
+int thmqi_trouble_own(const struct thmq_broker *b, const struct shard **ret_failed); /* NULL: it has no room, or nothing. Any core */
+int thmqi_trouble_of(const struct shard *meta, const struct thmqi_member *other);
+void thmqi_trouble_step(struct shard *s); /* from time to time */
+bool thmqi_trouble_is_to_go(struct shard *meta); /* if it leads: another one had better */
 
 /* afar.c: brokers in other processes */
 bool thmqi_afar_is(const char *address);

@@ -128,6 +128,7 @@ static uint32_t look(const struct shard *s, struct thmqi_node_state *ret)
 {
 	const struct lead *l = s->lead;
 	const struct thmqi_members *m = l->group ? thmqi_group_members(l->group) : NULL;
+	const struct shard *failed;
 	uint32_t i, k, count;
 
 	if (!m || !m->count)
@@ -150,6 +151,8 @@ static uint32_t look(const struct shard *s, struct thmqi_node_state *ret)
 				state->connected = p.connected;
 				state->error = p.error;
 			}
+		if (state->connected)
+			state->error = state->id == s->broker->opts.node_id ? thmqi_trouble_own(s->broker, &failed) : thmqi_trouble_of(s, &m->list[i]);
 	}
 	return count;
 }
@@ -293,20 +296,17 @@ bool thmqi_roll_has(const struct thmq_broker *b, uint64_t id)
 int thmqi_broker_nodes(struct thmq_broker *b, struct thmq_node *ret_nodes, uint32_t max)
 {
 	const struct roll *r = b->roll;
+	const struct shard *failed;
 	uint32_t i, count;
 
 	if (!b->cluster)
 		return thmqi_fail(-ENOTSUP, "this broker has the only copy: it is of no cluster");
+	thmqi_trouble_own(b, &failed);
 	pthread_mutex_lock(&b->roll->lock);
 	count = r->seen_count;
-	for (i = 0; i < count && i < max; i++) {
-		const struct thmqi_node_state *e = &r->seen[i];
-		struct thmq_node *to = &ret_nodes[i];
-
-		*to = (struct thmq_node){.size = sizeof(*to), .role = e->role, .id = e->id, .leads = e->id == r->seen_leader, .connected = e->connected,
-					 .error = e->error, .drained = e->drained, .behind = e->behind, .term = r->seen_term};
-		memcpy(to->address, e->url, sizeof(to->address));
-	}
+	for (i = 0; i < count && i < max; i++)
+		thmqi_node_give(&r->seen[i], r->seen_leader, r->seen_term, failed && r->seen[i].id == b->opts.node_id && r->seen[i].error ? failed->name : NULL,
+				ret_nodes, i);
 	pthread_mutex_unlock(&b->roll->lock);
 	return (int)count;
 }

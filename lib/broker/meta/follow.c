@@ -92,7 +92,7 @@ static void on_shard(struct thmqi_broker_post *post)
 
 	if (rc && !s->failed) { /* it would serve less than there is: another copy may */
 		s->failed = rc;
-		atomic_store(&s->broker->ill, true);
+		thmqi_trouble_failed(s, rc);
 	}
 	thmqi_broker_post(post, &c->meta->broker->shards[THMQI_SHARD_META], on_answered);
 }

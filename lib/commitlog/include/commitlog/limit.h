@@ -3,6 +3,8 @@
 #ifndef THMQI_COMMITLOG_LIMIT_H
 #define THMQI_COMMITLOG_LIMIT_H
 
+#include <stdbool.h>
+
 #include <thundermq/log.h>
 
 /*
@@ -16,6 +18,8 @@ int thmqi_log_limit_check(const char *dir, uint64_t limit_bytes, uint64_t segmen
  * 0; -EMSGSIZE never: their first ones might go before the last ones came; -ENOSPC not as things are.
  */
 int thmqi_log_room_for(const struct thmq_log *log, uint32_t count);
+/* Is there no place for a whole batch, since the device has none for the next segment, and none is about to go? */
+bool thmqi_log_lacks_room(const struct thmq_log *log);
 
 /*
  * What is appended between these two makes room sooner or later, such as the word that messages were read: where the log takes nothing

@@ -75,12 +75,15 @@ struct thmqi_courier_peer {
 	uint64_t id;
 	bool connected, secure;
 	int32_t error;        /* why it was not reached the last time; 0 */
+	int32_t trouble;      /* while it is connected: what it says that it suffers from: thmqi_courier_say(); 0 */
 	uint64_t connections; /* made so far */
 	uint64_t messages_out, messages_in, bytes_out, bytes_in;
 	uint64_t
 		refused; /* messages that came and were not taken: of a group that is not here, or there was no room */
 	char url[THMQI_ADDRESS_MAX]; /* "": it has called */
 };
+/* All nodes that are connected hear that this one suffers from @trouble, a negative errno; 0: from nothing. */
+void thmqi_courier_say(struct thmqi_courier *c, int trouble);
 /* The @index-th node that is known. False: there are no more. */
 bool thmqi_courier_peer(const struct thmqi_courier *c, uint32_t index,
 			struct thmqi_courier_peer *ret);

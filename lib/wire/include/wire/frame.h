@@ -448,11 +448,15 @@ struct thmqi_node_state {
 	uint64_t id;
 	uint32_t role; /* 0 spare, 1 standby, 2 voter */
 	uint32_t connected;
-	int32_t error; /* why not */
+	int32_t error; /* why not; or, where it is connected, what it suffers from */
 	uint32_t drained; /* 1: it is not to lead */
 	uint64_t behind; /* batches, of the shard of which it lacks most; UINT64_MAX: not known */
 	char url[256];
 };
+
+struct thmq_node;
+/* As element @at of an array whose elements are as large as the first one's size says. @failed: see there; NULL */
+void thmqi_node_give(const struct thmqi_node_state *e, uint64_t leader, uint64_t term, const char *failed, struct thmq_node *ret_nodes, uint32_t at);
 
 struct thmqi_group_entry {
 	uint32_t group_id;
