@@ -835,7 +835,7 @@ struct thmq_topic_info {
 THMQ_API int thmq_topic_list(struct thmq_session *session, struct thmq_topic_info *ret_infos,
 			     uint32_t max);
 
-/** thmq_topic_describe() - one topic. Return: 0; -THMQ_ENOTOPIC; -EINVAL; -ETIMEDOUT; -EDEADLK. */
+/** thmq_topic_describe() - one topic. Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOQUORUM no majority is there, and it is not known here; -EINVAL; -ETIMEDOUT; -EDEADLK. */
 THMQ_API int thmq_topic_describe(struct thmq_session *session, const char *name,
 				 struct thmq_topic_info *ret_info);
 
@@ -859,7 +859,7 @@ struct thmq_partition_info {
 /**
  * thmq_partition_describe() - bounds of a partition, and where a group stands in it
  * @group: name of a group, or NULL
- * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EINVAL; -ETIMEDOUT; -EDEADLK.
+ * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -THMQ_ENOQUORUM no majority is there, and it is not known here; -EINVAL; -ETIMEDOUT; -EDEADLK.
  */
 THMQ_API int thmq_partition_describe(struct thmq_session *session, const char *topic,
 				     uint32_t partition, const char *group,
@@ -1346,7 +1346,7 @@ THMQ_API void thmq_consumer_opts_init(struct thmq_consumer_opts *opts, uint32_t 
  * @group: name of a group: its members share the partitions, each partition has one reader at a time, and
  * acks are kept with the messages. NULL: a reader of its own that gets all partitions, or the one that it names, and keeps no offset.
  * Return: 0; -THMQ_ENOTOPIC; -THMQ_ENOPARTITION; -EACCES the broker's rules do not allow it; -EINVAL also a filter that makes no sense: thmq_errmsg() says at which character, and why;
- * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
+ * -ENAMETOOLONG; -ENOMEM; -ETIMEDOUT, or -THMQ_ENOQUORUM where it was for want of a majority of the copies; -EDEADLK; with THMQ_CONSUMER_SHARED: -EBUSY the group has
  * members that do not share; -EOPNOTSUPP the topic is volatile. The other way round, without it while the group has members that share, the consumer opens, gets
  * nothing, and a THMQ_EVENT_ERROR with -EBUSY.
  */

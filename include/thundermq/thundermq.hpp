@@ -8,7 +8,8 @@
  * give false.
  *
  * Ends: a destructor closes, waits a second at most for what is unsettled, and tells nobody what came of it; who wants to know calls
- * close() before. Objects may go in any order: after environment::close() all others do nothing, and throw ESHUTDOWN.
+ * close() before. Objects may go in any order: what was opened on another one does nothing any more once that is closed or gone, and throws
+ * ESHUTDOWN. So does what was moved from. The environment goes with its object, on the thread of that, which must be the one that opened it.
  *
  * Threads: as in thundermq.h. A session and all that was opened on it belong to one thread at a time.
  */
@@ -17,6 +18,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -35,6 +37,26 @@ using nanoseconds = std::chrono::nanoseconds;
 
 constexpr nanoseconds forever = nanoseconds::max();
 constexpr nanoseconds linger = std::chrono::seconds(1); /* what a destructor waits at most */
+
+/* How long: any duration; one that nanoseconds have no room for is for ever, a negative one is none. */
+class timespan {
+public:
+	template <class Rep, class Period> constexpr timespan(std::chrono::duration<Rep, Period> d) noexcept : ns_(number(d)) {}
+	constexpr uint64_t count() const noexcept { return ns_; }
+
+private:
+	template <class Rep, class Period> static constexpr uint64_t number(std::chrono::duration<Rep, Period> d) noexcept
+	{
+		using exact = std::chrono::duration<long double, std::nano>;
+
+		if (!(d > d.zero())) /* nor is what is no number */
+			return 0;
+		return std::chrono::duration_cast<exact>(d) >= exact(forever) ? UINT64_MAX
+									      : static_cast<uint64_t>(std::chrono::duration_cast<nanoseconds>(d).count());
+	}
+
+	uint64_t ns_;
+};
 
 /* ------------------------------------------------------------------- errors */
 
@@ -102,11 +124,6 @@ template <class T> bool taken(T rc, const char *call)
 	return true;
 }
 
-inline uint64_t count(nanoseconds t)
-{
-	return t == forever ? UINT64_MAX : t.count() < 0 ? 0 : static_cast<uint64_t>(t.count());
-}
-
 inline uint32_t length(std::string_view bytes)
 {
 	if (bytes.size() > UINT32_MAX)
@@ -132,17 +149,25 @@ template <class T, class F> std::vector<T> list(F &&call)
 	}
 }
 
-/* What everything else holds on to, so that the environment goes last, or is known to be gone. */
-struct root {
-	thmq_env *env = nullptr;
+/* Is something open? What was opened on it, and what it gave, asks this before it calls the library; so does it itself. */
+struct life {
+	std::shared_ptr<life> on; /* what it was opened on */
+	uintptr_t open = true; /* so wide: -Wpadded */
 
-	root() = default;
-	root(const root &) = delete;
-	root &operator=(const root &) = delete;
-	~root()
+	static std::shared_ptr<life> begin(std::shared_ptr<life> on)
 	{
-		if (env)
-			thmq_env_close(env, count(linger));
+		auto l = std::make_shared<life>();
+
+		l->on = std::move(on);
+		return l;
+	}
+	static bool is(const std::shared_ptr<life> &of) noexcept
+	{
+		const life *l = of.get();
+
+		while (l && l->open && l->on)
+			l = l->on.get();
+		return l && l->open;
 	}
 };
 
@@ -150,14 +175,14 @@ struct root {
 template <class T, int (*Close)(T *, uint64_t)> class handle {
 public:
 	handle(handle &&other) noexcept
-		: root_(std::move(other.root_)), raw_(std::exchange(other.raw_, nullptr))
+		: life_(std::move(other.life_)), raw_(std::exchange(other.raw_, nullptr))
 	{
 	}
 	handle &operator=(handle &&other) noexcept
 	{
 		if (this != &other) {
 			drop();
-			root_ = std::move(other.root_);
+			life_ = std::move(other.life_);
 			raw_ = std::exchange(other.raw_, nullptr);
 		}
 		return *this;
@@ -168,33 +193,44 @@ public:
 	/* for calls of thundermq.h */
 	T *raw() const
 	{
-		if (!raw_ || !root_->env)
+		if (!raw_ || !life::is(life_))
 			throw error(-ESHUTDOWN, "closed");
 		return raw_;
 	}
 
-	/* It is closed also where this throws. A second time does nothing. */
-	void close(nanoseconds timeout = linger)
+	/* It is closed also where this throws, but with EDEADLK: nothing was done. A second time does nothing. */
+	void close(timespan timeout = linger)
 	{
-		T *raw = std::exchange(raw_, nullptr);
+		if (raw_ && life::is(life_)) {
+			int rc = Close(raw_, timeout.count());
 
-		if (raw && root_->env)
-			control(Close(raw, count(timeout)));
+			if (rc != -EDEADLK)
+				over();
+			control(rc);
+		}
+		raw_ = nullptr;
 	}
 
 protected:
-	explicit handle(std::shared_ptr<root> r) : root_(std::move(r)) {}
+	explicit handle(const std::shared_ptr<life> &on) : life_(life::begin(on)) {}
 	~handle() { drop(); }
+	/* it is closed, whoever did it */
+	void over() noexcept
+	{
+		if (life_)
+			life_->open = false;
+		raw_ = nullptr;
+	}
 
-	std::shared_ptr<root> root_;
+	std::shared_ptr<life> life_;
 	T *raw_ = nullptr;
 
 private:
 	void drop() noexcept
 	{
-		if (raw_ && root_->env)
-			Close(raw_, count(linger));
-		raw_ = nullptr;
+		if (raw_ && life::is(life_))
+			Close(raw_, timespan(linger).count());
+		over();
 	}
 };
 
@@ -246,19 +282,32 @@ struct message_options : thmq_message_opts {
 
 class environment {
 public:
-	explicit environment(const environment_options &opts = {}) : root_(std::make_shared<detail::root>())
+	explicit environment(const environment_options &opts = {}) : life_(detail::life::begin(nullptr))
 	{
-		detail::control(thmq_env_open(&root_->env, &opts));
+		detail::control(thmq_env_open(&raw_, &opts));
 	}
+	environment(environment &&other) noexcept : life_(std::move(other.life_)), raw_(std::exchange(other.raw_, nullptr)) {}
+	environment &operator=(environment &&other) noexcept
+	{
+		if (this != &other) {
+			drop();
+			life_ = std::move(other.life_);
+			raw_ = std::exchange(other.raw_, nullptr);
+		}
+		return *this;
+	}
+	environment(const environment &) = delete;
+	environment &operator=(const environment &) = delete;
+	~environment() { drop(); }
 
 	thmq_env *raw() const
 	{
-		if (!root_->env)
+		if (!raw_)
 			throw error(-ESHUTDOWN, "closed");
-		return root_->env;
+		return raw_;
 	}
 	/* drives the calling thread's core; how much was done */
-	int poll(nanoseconds timeout = {}) { return detail::control(thmq_poll(raw(), detail::count(timeout))); }
+	int poll(timespan timeout = nanoseconds(0)) { return detail::control(thmq_poll(raw(), timeout.count())); }
 	int fd() { return detail::control(thmq_env_fd(raw())); }
 	/* true: sleep on fd(); false: something is there, poll first */
 	bool arm() { return detail::control(thmq_env_arm(raw())) == 0; }
@@ -273,27 +322,40 @@ public:
 	}
 
 	/* All that is open on it is closed too. With EDEADLK nothing was done. */
-	void close(nanoseconds timeout = linger)
+	void close(timespan timeout = linger)
 	{
-		thmq_env *env = std::exchange(root_->env, nullptr);
-		int rc = env ? thmq_env_close(env, detail::count(timeout)) : 0;
+		int rc = raw_ ? thmq_env_close(raw_, timeout.count()) : 0;
 
-		if (rc == -EDEADLK)
-			root_->env = env;
+		if (rc != -EDEADLK)
+			over();
 		detail::control(rc);
 	}
 
 private:
 	friend class broker;
 	friend class session;
-	std::shared_ptr<detail::root> root_;
+	void over() noexcept
+	{
+		if (life_)
+			life_->open = false;
+		raw_ = nullptr;
+	}
+	void drop() noexcept
+	{
+		if (raw_)
+			thmq_env_close(raw_, timespan(linger).count());
+		over();
+	}
+
+	std::shared_ptr<detail::life> life_;
+	thmq_env *raw_ = nullptr;
 };
 
 /* ------------------------------------------------------------------- broker */
 
 class broker : public detail::handle<thmq_broker, thmq_broker_close> {
 public:
-	explicit broker(environment &env, const broker_options &opts = {}) : handle(env.root_)
+	explicit broker(environment &env, const broker_options &opts = {}) : handle(env.life_)
 	{
 		detail::control(thmq_broker_open(env.raw(), &opts, &raw_));
 	}
@@ -317,9 +379,9 @@ public:
 		detail::control(::thmq_broker_stats(raw(), &s));
 		return s;
 	}
-	void copy(const char *dest, nanoseconds timeout)
+	void copy(const char *dest, timespan timeout)
 	{
-		detail::control(thmq_broker_copy(raw(), dest, detail::count(timeout)));
+		detail::control(thmq_broker_copy(raw(), dest, timeout.count()));
 	}
 };
 
@@ -370,7 +432,7 @@ private:
 class response {
 public:
 	response(response &&other) noexcept
-		: session_(std::exchange(other.session_, nullptr)), root_(std::move(other.root_)), r_(other.r_)
+		: session_(std::exchange(other.session_, nullptr)), life_(std::move(other.life_)), r_(std::exchange(other.r_, {}))
 	{
 	}
 	response(const response &) = delete;
@@ -378,7 +440,7 @@ public:
 	response &operator=(response &&) = delete;
 	~response()
 	{
-		if (session_ && root_->env)
+		if (session_ && detail::life::is(life_))
 			thmq_response_release(session_, &r_, 1);
 	}
 
@@ -391,13 +453,13 @@ public:
 private:
 	friend class session;
 	friend class producer;
-	response(thmq_session *s, std::shared_ptr<detail::root> r, const thmq_response &is)
-		: session_(s), root_(std::move(r)), r_(is)
+	response(thmq_session *s, std::shared_ptr<detail::life> l, const thmq_response &is)
+		: session_(s), life_(std::move(l)), r_(is)
 	{
 	}
 
 	thmq_session *session_;
-	std::shared_ptr<detail::root> root_;
+	std::shared_ptr<detail::life> life_; /* of the session */
 	thmq_response r_;
 };
 
@@ -405,15 +467,15 @@ private:
 
 class session : public detail::handle<thmq_session, thmq_session_close> {
 public:
-	session(environment &env, const char *url, const session_options &opts = {}) : handle(env.root_)
+	session(environment &env, const char *url, const session_options &opts = {}) : handle(env.life_)
 	{
 		detail::control(thmq_connect(env.raw(), url, &opts, &raw_));
 	}
 
 	/* true: something is there; false: the time has passed */
-	bool wait(nanoseconds timeout)
+	bool wait(timespan timeout)
 	{
-		return detail::control(thmq_session_wait(raw(), detail::count(timeout))) == 1;
+		return detail::control(thmq_session_wait(raw(), timeout.count())) == 1;
 	}
 	int fd() { return detail::control(thmq_session_fd(raw())); }
 	/* true: sleep on fd(); false: something is there already */
@@ -501,18 +563,18 @@ public:
 	}
 	/* THMQ_EVENT_TXN_CHECK asks what is to become of prepared transactions of that name; decision: of enum thmq_txn_decision */
 	void watch_transactions(const char *name) { detail::control(thmq_txn_watch(raw(), name)); }
-	void decide_transaction(uint64_t id, uint32_t decision, nanoseconds timeout = std::chrono::seconds(30))
+	void decide_transaction(uint64_t id, uint32_t decision, timespan timeout = std::chrono::seconds(30))
 	{
-		detail::control(thmq_txn_decide(raw(), id, decision, detail::count(timeout)));
+		detail::control(thmq_txn_decide(raw(), id, decision, timeout.count()));
 	}
 	/* those of all sessions that are not over, and the end of one that holds something up */
 	std::vector<thmq_txn_info> transactions()
 	{
 		return detail::list<thmq_txn_info>([&](thmq_txn_info *all, uint32_t max) { return thmq_txn_list(raw(), all, max); });
 	}
-	void force_transaction(uint64_t id, uint32_t decision, nanoseconds timeout = std::chrono::seconds(30))
+	void force_transaction(uint64_t id, uint32_t decision, timespan timeout = std::chrono::seconds(30))
 	{
-		detail::control(thmq_txn_force(raw(), id, decision, detail::count(timeout)));
+		detail::control(thmq_txn_force(raw(), id, decision, timeout.count()));
 	}
 	/* an answer to a request, if one has come; throws ENOBUFS where too many are held */
 	std::optional<response> next_response()
@@ -521,7 +583,7 @@ public:
 
 		if (detail::data(thmq_responses(raw(), &r, 1), "thmq_responses") == 0)
 			return {};
-		return response(raw(), root_, r);
+		return response(raw(), life_, r);
 	}
 	/* Answers a message that was fetched and is held. false: the window is full; wait, and try again. ENOENT: it is no request */
 	bool try_reply(const message &request, std::string_view bytes, const message_options &opts = {})
@@ -552,7 +614,7 @@ class producer;
 class claim {
 public:
 	claim(claim &&other) noexcept
-		: producer_(std::exchange(other.producer_, nullptr)), root_(std::move(other.root_)), claim_(other.claim_)
+		: producer_(std::exchange(other.producer_, nullptr)), life_(std::move(other.life_)), claim_(std::exchange(other.claim_, {}))
 	{
 	}
 	claim(const claim &) = delete;
@@ -560,7 +622,7 @@ public:
 	claim &operator=(claim &&) = delete;
 	~claim()
 	{
-		if (producer_ && root_->env)
+		if (producer_ && detail::life::is(life_))
 			thmq_abort(producer_, &claim_);
 	}
 
@@ -570,31 +632,32 @@ public:
 	/* its sequence; empty: the broker's queue is full, and the claim still held */
 	std::optional<uint64_t> try_commit()
 	{
-		if (!producer_ || !root_->env)
+		if (!producer_ || !detail::life::is(life_))
 			throw error(-ESHUTDOWN, "thmq_commit");
 		int64_t rc = thmq_commit(producer_, &claim_);
 
 		if (rc == -EAGAIN)
 			return {};
 		producer_ = nullptr;
+		claim_ = {};
 		return static_cast<uint64_t>(detail::data(rc, "thmq_commit"));
 	}
 
 private:
 	friend class producer;
-	claim(thmq_producer *p, std::shared_ptr<detail::root> r, const struct ::thmq_claim &c)
-		: producer_(p), root_(std::move(r)), claim_(c)
+	claim(thmq_producer *p, std::shared_ptr<detail::life> l, const struct ::thmq_claim &c)
+		: producer_(p), life_(std::move(l)), claim_(c)
 	{
 	}
 
 	thmq_producer *producer_;
-	std::shared_ptr<detail::root> root_;
+	std::shared_ptr<detail::life> life_; /* of the producer */
 	struct ::thmq_claim claim_;
 };
 
 class producer : public detail::handle<thmq_producer, thmq_producer_close> {
 public:
-	producer(session &s, const char *topic, const producer_options &opts = {}) : handle(s.root_), session_(s.raw())
+	producer(session &s, const char *topic, const producer_options &opts = {}) : handle(s.life_), session_(s.raw()), session_life_(s.life_)
 	{
 		detail::control(thmq_producer_open(session_, topic, &opts, &raw_));
 	}
@@ -606,7 +669,7 @@ public:
 
 		if (!detail::taken(thmq_claim(raw(), &opts, len, &c), "thmq_claim"))
 			return {};
-		return claim(raw_, root_, c);
+		return claim(raw_, life_, c);
 	}
 	/* its sequence; empty: full, nothing was taken */
 	std::optional<uint64_t> try_send(std::string_view bytes, const message_options &opts = {})
@@ -617,38 +680,44 @@ public:
 			return {};
 		return static_cast<uint64_t>(rc);
 	}
-	/* Waits while the window is full; ETIMEDOUT if nothing moves for so long. Its sequence: taken, not yet durable, see flush() */
-	uint64_t send(std::string_view bytes, const message_options &opts = {}, nanoseconds timeout = std::chrono::seconds(30))
+	/* Waits while the window is full, at most so long: ETIMEDOUT. Its sequence: taken, not yet durable, see flush() */
+	uint64_t send(std::string_view bytes, const message_options &opts = {}, timespan timeout = std::chrono::seconds(30))
 	{
+		const auto begun = std::chrono::steady_clock::now();
+		uint64_t passed = 0;
+
 		for (;;) {
 			if (auto sequence = try_send(bytes, opts))
 				return *sequence;
-			if (detail::control(thmq_session_wait(session_, detail::count(timeout))) == 0)
+			if (passed >= timeout.count())
 				throw error(-ETIMEDOUT, "send");
+			/* it returns at once while something else is there that nobody takes, but drives the core */
+			detail::control(thmq_session_wait(session_, timeout.count() == UINT64_MAX ? UINT64_MAX : timeout.count() - passed));
+			passed = timespan(std::chrono::steady_clock::now() - begun).count();
 		}
 	}
 	/* A message that wants an answer, which comes by session::next_response(). Its number; empty: full, nothing was taken */
-	std::optional<uint64_t> try_request(std::string_view bytes, nanoseconds timeout, const message_options &opts = {},
+	std::optional<uint64_t> try_request(std::string_view bytes, timespan timeout, const message_options &opts = {},
 					    void *cookie = nullptr)
 	{
-		int64_t rc = thmq_request(raw(), bytes.data(), detail::length(bytes), &opts, detail::count(timeout), cookie);
+		int64_t rc = thmq_request(raw(), bytes.data(), detail::length(bytes), &opts, timeout.count(), cookie);
 
 		if (!detail::taken(rc, "thmq_request"))
 			return {};
 		return static_cast<uint64_t>(rc);
 	}
 	/* Asks, and waits for the answer; ETIMEDOUT */
-	response call(std::string_view bytes, nanoseconds timeout, const message_options &opts = {})
+	response call(std::string_view bytes, timespan timeout, const message_options &opts = {})
 	{
 		thmq_response r;
 
-		detail::control(thmq_call(raw(), bytes.data(), detail::length(bytes), &opts, detail::count(timeout), &r));
-		return response(session_, root_, r);
+		detail::control(thmq_call(raw(), bytes.data(), detail::length(bytes), &opts, timeout.count(), &r));
+		return response(session_, session_life_, r);
 	}
 	/* Until all that was sent has the durability that was asked for. EIO: some of it failed, and events tell which */
-	void flush(nanoseconds timeout = std::chrono::seconds(30))
+	void flush(timespan timeout = std::chrono::seconds(30))
 	{
-		detail::control(thmq_flush(raw(), detail::count(timeout)));
+		detail::control(thmq_flush(raw(), timeout.count()));
 	}
 	/* the highest sequence up to which all is settled */
 	uint64_t watermark() { return static_cast<uint64_t>(detail::data(thmq_watermark(raw()), "thmq_watermark")); }
@@ -656,6 +725,7 @@ public:
 
 private:
 	thmq_session *session_;
+	std::shared_ptr<detail::life> session_life_; /* for responses, which outlive this */
 };
 
 /* ----------------------------------------------------------------- consumer */
@@ -669,7 +739,7 @@ public:
 	batch &operator=(const batch &) = delete;
 	~batch()
 	{
-		if (count_ && root_->env)
+		if (count_ && detail::life::is(life_))
 			thmq_release(consumer_, messages_, count_);
 	}
 
@@ -696,14 +766,14 @@ public:
 
 private:
 	friend class consumer;
-	batch(thmq_consumer *c, const std::shared_ptr<detail::root> &r)
-		: consumer_(c), root_(r),
+	batch(thmq_consumer *c, const std::shared_ptr<detail::life> &l)
+		: consumer_(c), life_(l),
 		  count_(static_cast<uint32_t>(detail::data(thmq_fetch(c, messages_, Max), "thmq_fetch")))
 	{
 	}
 
 	thmq_consumer *consumer_;
-	std::shared_ptr<detail::root> root_;
+	std::shared_ptr<detail::life> life_; /* of the consumer */
 	thmq_message messages_[Max];
 	uint32_t count_;
 };
@@ -711,25 +781,26 @@ private:
 class consumer : public detail::handle<thmq_consumer, thmq_consumer_close> {
 public:
 	/* group: nullptr for a reader of its own */
-	consumer(session &s, const char *topic, const char *group, const consumer_options &opts = {}) : handle(s.root_)
+	consumer(session &s, const char *topic, const char *group, const consumer_options &opts = {}) : handle(s.life_)
 	{
 		detail::control(thmq_consumer_open(s.raw(), topic, group, &opts, &raw_));
 	}
 
 	/* What is there, which may be nothing. Never waits; throws ENOBUFS where the whole prefetch is held. */
-	template <uint32_t Max = 64> batch<Max> fetch() { return batch<Max>(raw(), root_); }
+	template <uint32_t Max = 64> batch<Max> fetch() { return batch<Max>(raw(), life_); }
 
 	/* false: not taken now, poll or wait and do it again (or leave it to the next one of the partition, outside of shared groups) */
 	bool ack(const message &m) { return detail::taken(thmq_ack(raw(), &m.raw()), "thmq_ack"); }
-	bool nack(const message &m, nanoseconds delay)
+	bool nack(const message &m, timespan delay)
 	{
-		return detail::taken(thmq_nack(raw(), &m.raw(), detail::count(delay)), "thmq_nack");
+		/* the largest number means something else there */
+		return detail::taken(thmq_nack(raw(), &m.raw(), delay.count() == THMQ_NACK_BACKOFF ? delay.count() - 1 : delay.count()), "thmq_nack");
 	}
 	/* as backoff_ns of its options says */
 	bool nack(const message &m) { return detail::taken(thmq_nack(raw(), &m.raw(), THMQ_NACK_BACKOFF), "thmq_nack"); }
-	bool extend(const message &m, nanoseconds invisible)
+	bool extend(const message &m, timespan invisible)
 	{
-		return detail::taken(thmq_extend(raw(), &m.raw(), detail::count(invisible)), "thmq_extend");
+		return detail::taken(thmq_extend(raw(), &m.raw(), invisible.count()), "thmq_extend");
 	}
 	bool reject(const message &m, const char *reason = nullptr)
 	{
@@ -749,9 +820,9 @@ public:
 		return detail::data(thmq_message_encoding(raw(), &m.raw()), "thmq_message_encoding");
 	}
 	/* until all acknowledgements are stored durably */
-	void flush(nanoseconds timeout = std::chrono::seconds(30))
+	void flush(timespan timeout = std::chrono::seconds(30))
 	{
-		detail::control(thmq_consumer_flush(raw(), detail::count(timeout)));
+		detail::control(thmq_consumer_flush(raw(), timeout.count()));
 	}
 	void seek(uint32_t start, uint64_t value = 0, uint32_t partition = UINT32_MAX)
 	{
@@ -775,7 +846,7 @@ public:
  */
 class transaction : public detail::handle<thmq_txn, thmq_txn_abort> {
 public:
-	explicit transaction(session &s, const transaction_options &opts = {}) : handle(s.root_)
+	explicit transaction(session &s, const transaction_options &opts = {}) : handle(s.life_)
 	{
 		detail::control(thmq_txn_begin(s.raw(), &opts, &raw_));
 	}
@@ -794,20 +865,20 @@ public:
 	uint64_t id() const { return thmq_txn_id(raw()); }
 	/* in place of consumer::ack(); false: not now, wait and do it again */
 	bool ack(const consumer &c, const message &m) { return detail::taken(thmq_txn_ack(raw(), c.raw(), &m.raw()), "thmq_txn_ack"); }
-	void prepare(nanoseconds timeout = std::chrono::seconds(30))
+	void prepare(timespan timeout = std::chrono::seconds(30))
 	{
-		end(thmq_txn_prepare(raw(), detail::count(timeout)));
+		end(thmq_txn_prepare(raw(), timeout.count()));
 		prepared_ = raw_;
 	}
 	/* ETIMEDOUT, ECONNRESET: it is not known, and is still there: again. Whatever else it throws: it is aborted */
-	void commit(nanoseconds timeout = std::chrono::seconds(30)) { end(thmq_txn_commit(raw(), detail::count(timeout))); }
-	void abort(nanoseconds timeout = std::chrono::seconds(30)) { end(thmq_txn_abort(raw(), detail::count(timeout))); }
+	void commit(timespan timeout = std::chrono::seconds(30)) { end(thmq_txn_commit(raw(), timeout.count())); }
+	void abort(timespan timeout = std::chrono::seconds(30)) { end(thmq_txn_abort(raw(), timeout.count())); }
 
 private:
 	void end(int rc)
 	{
-		if (thmq_txn_id(raw_) == 0) /* it is over */
-			raw_ = nullptr;
+		if (thmq_txn_id(raw_) == 0)
+			over();
 		detail::control(rc);
 	}
 	void let_be() noexcept

@@ -340,7 +340,7 @@ static int attach(struct conn *c, const struct thmqi_frame *f, struct sub **ret_
 		return -EINVAL;
 	kind = kind == THMQI_START_AGAIN ? THMQ_START_OFFSET : kind;
 	if (!p || p->dead)
-		return p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION;
+		return p ? -THMQ_ENOTOPIC : c->shard->reads_only ? -THMQ_ENOQUORUM : -THMQ_ENOPARTITION; /* it may not have come to this copy */
 	if (c->guarded && thmqi_guard_ask_partition(c, THMQ_OPERATION_CONSUME, p) != 0)
 		return -EACCES;
 	if (thmqi_unlikely(c->shard->reads_only) && (group_id || (f->flags & THMQI_ATTACH_SHARED)))

@@ -219,7 +219,7 @@ int thmqi_session_partitions(struct thmq_session *s, uint32_t topic_id, uint32_t
 			break;
 		take = THMQI_MIN(reply->count, count - n);
 		if (!take || take > PARTITIONS_MAX) {
-			rc = -THMQ_EVERSION;
+			rc = !take && s->reads_only ? -THMQ_ENOQUORUM : -THMQ_EVERSION; /* that copy may not know how many there are by now */
 			break;
 		}
 		memcpy(entries + n, reply->partitions, take * sizeof(*entries));

@@ -327,6 +327,8 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline)
 		if (rc == -ETIMEDOUT && thmqi_session_deadline(s, 0) < deadline)
 			rc = 0;
 	}
+	if (rc == -ETIMEDOUT && s->reads_only)
+		rc = -THMQ_ENOQUORUM;
 	for (i = c->reading_first; i < c->reading_count && !rc; i++)
 		rc = thmqi_reading(c, i)->status;
 	return rc;

@@ -237,7 +237,7 @@ static void grow(struct thmq_session *s, const struct thmqi_reply *reply, uint32
 	}
 }
 
-/* The topic is gone, or may not be looked at any more: they hear of that by other ways. */
+/* The topic is gone, or may not be looked at any more: they hear of that by other ways. Or it is not known where nobody leads: the next connection asks again. */
 static void give_up(struct thmq_session *s)
 {
 	uint32_t i;
@@ -261,7 +261,7 @@ bool thmqi_growth_replied(struct thmq_session *s, uint64_t request, int status)
 	s->untended = true;
 	if (!status && n <= THMQ_PARTITION_COUNT_MAX - s->growth_from)
 		grow(s, reply, n);
-	else if (status != -ECONNRESET && status != -EAGAIN && status != -THMQ_ENOTLEADER && status != -THMQ_ENOQUORUM)
+	else if (status != -ECONNRESET && status != -EAGAIN && status != -THMQ_ENOTLEADER)
 		give_up(s);
 	return true;
 }

@@ -381,6 +381,10 @@ static void on_attached(struct thmq_consumer *c, struct reading *r, const struct
 		thmqi_reading_later(r);
 		return;
 	}
+	if (f->status == -THMQ_ENOQUORUM) { /* that copy knows nothing of it: it is asked for again of the next one, or of who leads */
+		r->state = READING_WANTED;
+		return;
+	}
 	if (f->status) {
 		lost(c, r, f->status);
 		return;

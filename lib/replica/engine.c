@@ -31,6 +31,8 @@
  *     more, those that cease to hear of one meanwhile ask it in vain: who refuses another one for having less asks anew, at once
  *  B15 to the vote before the vote it answers with the asker's term, though its own is later and that is why it refuses: the asker never hears of that, and
  *     where it has more than the other neither gets a vote for ever. It answers with the later one, which the asker takes over
+ *  B16 of a copy that has other batches than who leads it goes back by one for each refusal, and asks again: as many rounds as batches differ, while nothing
+ *     is committed. Terms tell more: whoever has a later one behind a place than the other has there goes back to where it does not (Ongaro 2014, 3.5)
  */
 #include "engine_raft.h"
 
@@ -83,6 +85,22 @@ static uint64_t last_of(const struct raft *r)
 	if (t->front == t->back)
 		return t->snapshot.index;
 	return t->records[(t->back + t->size - 1) % t->size].index;
+}
+
+uint64_t thmqi_engine_back(const struct thmqi_engine *e, uint64_t index, uint64_t term)
+{
+	const struct raft_trail *t = &e->raft.trail;
+	uint64_t last = t->snapshot.index;
+	unsigned i;
+
+	for (i = t->front; i != t->back && t->records[i].term <= term; i = (i + 1) % t->size)
+		last = t->records[i].index;
+	return THMQI_MIN(index, last);
+}
+
+uint64_t thmqi_engine_term_of(const struct thmqi_engine *e, uint64_t index)
+{
+	return term_of(&e->raft, index);
 }
 
 int thmqi_engine_may_change(const struct thmqi_engine *e, const struct thmqi_members *from,
@@ -221,6 +239,7 @@ static int step(struct thmqi_engine *e, uint64_t now_ms, struct raft_event *even
 	if (!rc)
 		tell(e, u, event->type, received, ret);
 	e->outdated = e->stands = false;
+	e->asked_term = 0;
 	e->nobody = 0;
 	return rc;
 }
@@ -485,6 +504,7 @@ int thmqi_engine_append(struct thmqi_engine *e, uint64_t now_ms,
 	event.receive.message = &m;
 	e->outdated = message->term < e->raft.current_term;
 	if (!rc) {
+		e->asked_term = breaks(e, THMQI_GROUP_NO_B16) ? 0 : a->prev_log_term;
 		rc = step(e, now_ms, &event, true, &u, ret);
 		if (!rc && ret->take)
 			raft_free(batch);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * engine.h - consensus as events in and duties out. Behind it is cowsql/raft 0.22.1, which engine.c and engine_message.c alone
- * know; the former is where the rules B1 … B15 that its defects ask for are kept.
+ * know; the former is where the rules B1 … B16 that its defects ask for are kept.
  */
 #ifndef THMQI_REPLICA_ENGINE_H
 #define THMQI_REPLICA_ENGINE_H

@@ -86,6 +86,10 @@ void thmqi_engine_send(struct thmqi_engine *e, const struct raft_message *m)
 		out.term = m->append_entries_result.term;
 		out.index = e->outdated ? 0 : m->append_entries_result.last_log_index;
 		out.index_term = m->append_entries_result.rejected;
+		if (out.index_term && out.index && e->asked_term) { /* B16 */
+			out.index = thmqi_engine_back(e, out.index, e->asked_term);
+			out.commit = thmqi_engine_term_of(e, out.index);
+		}
 		out.features = m->append_entries_result.features;
 		out.capacity = m->append_entries_result.capacity;
 		break;
@@ -178,6 +182,8 @@ int thmqi_engine_convert(struct thmqi_engine *e, const struct thmqi_message *mes
 							    .last_log_index = message->index,
 							    .features = message->features,
 							    .capacity = message->capacity};
+		if (message->index_term && message->commit && !breaks(e, THMQI_GROUP_NO_B16)) /* B16 */
+			m->append_entries_result.last_log_index = thmqi_engine_back(e, message->index, message->commit);
 		return 1;
 	case THMQI_MESSAGE_VOTE:
 		m->request_vote = (struct raft_request_vote){

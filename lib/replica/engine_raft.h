@@ -14,6 +14,7 @@ struct thmqi_engine {
 	uint64_t change_index; /* newest change that it was told of */
 	bool started;
 	bool outdated; /* what this step answers is of an older term: B10 */
+	uint64_t asked_term; /* B16: of the batch that the message of this step goes on behind; 0: none */
 	uint64_t nobody;  /* B12: a voter that there is none of; nothing goes there */
 	uint64_t waits_since; /* B12: the last time that nobody led, by raft's clock */
 	uint32_t waited;      /* and how often */
@@ -29,6 +30,10 @@ static inline bool breaks(const struct thmqi_engine *e, uint32_t rule)
 /* raft wants a place that an entry's bytes are part of; nobody reads, writes or frees this one. */
 extern const uint64_t thmqi_engine_token;
 #define TOKEN ((void *)(uintptr_t)&thmqi_engine_token)
+
+/* B16: the last batch up to @index that is of no later term than @term; where the log begins, if none is. */
+uint64_t thmqi_engine_back(const struct thmqi_engine *e, uint64_t index, uint64_t term);
+uint64_t thmqi_engine_term_of(const struct thmqi_engine *e, uint64_t index); /* 0: it is not known */
 
 /* engine_message.c */
 int thmqi_engine_error(int rv); /* of raft's, as ours */

@@ -7,7 +7,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
+#include <thread>
+#include <thundermq/reactor.h>
 #include <thundermq/thundermq.hpp>
 #include <type_traits>
 
@@ -142,6 +146,43 @@ static void full_is_an_empty_optional()
 	CHECK(thrown([&] { producer.try_claim(1u << 30); }) == EMSGSIZE);
 }
 
+/* A claim that nobody ends holds up all behind it; what else lies there untaken is no reason to go on for ever. */
+static void who_waits_for_room_waits_so_long()
+{
+	thmq::session_options so;
+
+	so.window_count = 16;
+	place p(so);
+	thmq::producer_options po;
+
+	po.flags = THMQ_PRODUCER_REPORT;
+	thmq::producer producer(p.session, "t", po);
+
+	producer.send("told");
+	producer.flush(); /* an event, which is not taken */
+	auto held = producer.try_claim(1);
+
+	CHECK(held);
+	while (producer.try_claim(1).has_value() || producer.try_send("x"))
+		;
+	CHECK(thrown([&] { producer.send("x", {}, 50ms); }) == ETIMEDOUT);
+	CHECK(thrown([&] { producer.send("x", {}, 0ms); }) == ETIMEDOUT);
+	CHECK(p.session.next_event());
+}
+
+static void any_duration_is_one()
+{
+	using thmq::timespan;
+
+	CHECK(timespan(std::chrono::hours::max()).count() == UINT64_MAX);
+	CHECK(timespan(std::chrono::hours::min()).count() == 0);
+	CHECK(timespan(thmq::forever).count() == UINT64_MAX);
+	CHECK(timespan(std::chrono::duration<double>(1e300)).count() == UINT64_MAX);
+	CHECK(timespan(std::chrono::duration<double>(1.5)).count() == 1500000000);
+	CHECK(timespan(-1ns).count() == 0 && timespan(1ns).count() == 1);
+	CHECK(timespan(24h * 365 * 292).count() == 24ull * 365 * 292 * 3600 * 1000000000);
+}
+
 static void batches_give_back()
 {
 	place p;
@@ -183,13 +224,95 @@ static void ends_in_any_order()
 	CHECK(thrown([&] { p->session.wait(0s); }) == ESHUTDOWN);
 	moved.close();
 	moved.close(); /* does nothing */
-	CHECK(thrown([&] { producer->send("x"); }) == EINVAL); /* its session took it along */
+	CHECK(thrown([&] { producer->send("x"); }) == ESHUTDOWN); /* its session took it along */
 	p->env.close();
 	CHECK(thrown([&] { consumer.fetch(); }) == ESHUTDOWN);
 	CHECK(thrown([&] { p->env.poll(); }) == ESHUTDOWN);
 	producer.reset();
 	p.reset();
 	/* batch, consumer, claim go last, and touch nothing */
+}
+
+static_assert(!std::is_copy_constructible_v<thmq::environment> && !std::is_copy_assignable_v<thmq::environment>);
+static_assert(std::is_nothrow_move_constructible_v<thmq::environment> && std::is_nothrow_move_assignable_v<thmq::environment>);
+
+static void what_was_moved_from_is_closed()
+{
+	auto p = std::make_unique<place>();
+	thmq::producer producer(p->session, "t");
+	auto claim = producer.try_claim(8);
+
+	thmq::environment env = std::move(p->env);
+	CHECK(thrown([&] { p->env.raw(); }) == ESHUTDOWN);
+	CHECK(thrown([&] { p->env.poll(); }) == ESHUTDOWN);
+	CHECK(thrown([&] { thmq::session(p->env, "inproc://"); }) == ESHUTDOWN);
+	p->env.close(); /* does nothing */
+	thmq::claim other = std::move(*claim);
+	CHECK(!claim->data() && claim->size() == 0 && other.size() == 8);
+	CHECK(thrown([&] { claim->try_commit(); }) == ESHUTDOWN);
+	CHECK(other.try_commit() && !other.data());
+	p->env = std::move(env);
+	CHECK(thrown([&] { env.raw(); }) == ESHUTDOWN);
+	producer.flush();
+	p->env = thmq::environment(); /* the first one is closed by that */
+	CHECK(thrown([&] { producer.try_send("x"); }) == ESHUTDOWN);
+	CHECK(thrown([&] { p->session.wait(0s); }) == ESHUTDOWN);
+}
+
+/* Whoever holds on to what was opened on it: the environment goes with its own object, on that one's thread. */
+static void an_environment_ends_with_its_object()
+{
+	std::optional<thmq::session> left;
+	{
+		place p;
+		left.emplace(std::move(p.session));
+		CHECK(left->raw());
+	}
+	CHECK(thrown([&] { left->raw(); }) == ESHUTDOWN);
+	std::thread([&] { left.reset(); }).join();
+}
+
+static void a_child_knows_that_its_session_is_gone()
+{
+	place p;
+	auto session = std::make_unique<thmq::session>(p.env, "inproc://");
+	thmq::producer producer(*session, "t");
+	thmq::consumer consumer(*session, "t", nullptr);
+	auto claim = producer.try_claim(8);
+
+	session.reset();
+	for (int i = 0; i < 100; i++) /* others may have its memory by now */
+		session = std::make_unique<thmq::session>(p.env, "inproc://");
+	CHECK(thrown([&] { producer.try_send("x"); }) == ESHUTDOWN);
+	CHECK(thrown([&] { consumer.fetch(); }) == ESHUTDOWN);
+	CHECK(thrown([&] { claim->try_commit(); }) == ESHUTDOWN);
+	producer.close(); /* does nothing */
+}
+
+/* Within a poll nothing that waits can be done: what is to be closed then is still there behind it. */
+static void a_close_that_cannot_be_done_now_keeps_the_handle()
+{
+	place p;
+	struct {
+		thmq_task task;
+		place *p;
+		int broker, env;
+	} t = {{}, &p, 0, 0};
+
+	t.task.run = [](thmq_core *, thmq_task *task) {
+		auto *mine = reinterpret_cast<decltype(t) *>(task);
+
+		mine->broker = thrown([&] { mine->p->broker.close(); });
+		mine->env = thrown([&] { mine->p->env.close(); });
+	};
+	CHECK(thmq_core_post(thmq_env_core(p.env.raw(), 0), &t.task) == 0);
+	for (int i = 0; i < 1000 && !t.env; i++)
+		p.env.poll(1ms);
+	CHECK(t.broker == EDEADLK && t.env == EDEADLK);
+	CHECK(p.broker.stats().shard_count > 0);
+	p.broker.close();
+	CHECK(thrown([&] { p.broker.raw(); }) == ESHUTDOWN);
+	p.env.close();
 }
 
 static void requests_are_answered()
@@ -368,6 +491,12 @@ int main()
 	full_is_an_empty_optional();
 	batches_give_back();
 	ends_in_any_order();
+	who_waits_for_room_waits_so_long();
+	any_duration_is_one();
+	what_was_moved_from_is_closed();
+	an_environment_ends_with_its_object();
+	a_child_knows_that_its_session_is_gone();
+	a_close_that_cannot_be_done_now_keeps_the_handle();
 	requests_are_answered();
 	groups_are_looked_after();
 	transactions_count_all_or_not_at_all();

@@ -153,7 +153,6 @@ static int check_equal(struct world *w, uint32_t k)
 	return 0;
 }
 
-/* All have what any of them knows to be committed. */
 static bool is_even(const struct world *w, uint32_t k)
 {
 	struct thmqi_group_state state;
@@ -172,18 +171,28 @@ static bool is_even(const struct world *w, uint32_t k)
 	return least == most;
 }
 
+/* All have what any of them knows to be committed: of all shards at the same time, since one that is waited for leaves time for an election of another. */
+static bool all_even(const struct world *w)
+{
+	uint32_t k;
+
+	for (k = 0; k < SHARDS; k++)
+		if (!is_even(w, k))
+			return false;
+	return true;
+}
+
 static int check_all_equal(struct world *w)
 {
 	uint64_t until = now(w) + 20 * SECOND;
 	uint32_t k;
 
+	while (!all_even(w) && now(w) < until) { /* a disk may stand still, and one may be opening its log anew, since something of it was taken back */
+		if (tend(w))
+			return -1;
+		thmq_poll(w->env, MS);
+	}
 	at = "copies, byte for byte";
-	for (k = 0; k < SHARDS; k++) /* a disk may stand still, and one may be opening its log anew, since something of it was taken back */
-		while (!is_even(w, k) && now(w) < until) {
-			if (tend(w))
-				return -1;
-			thmq_poll(w->env, MS);
-		}
 	if (w->defect && w->defect->clients)
 		return 0;
 	for (k = 0; k < SHARDS; k++)

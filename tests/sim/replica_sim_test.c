@@ -436,7 +436,7 @@ static uint64_t live_apart(const struct plan *plan, uint64_t first, uint64_t end
 	return *current;
 }
 
-/* B2, B8, B9 and B11 to B15 are seen in tests/unit/replica_engine_test.c, B12 in replica_outsider_test.c too: here they would need too many seeds. B4 has nothing to be seen by. */
+/* B2, B8, B9 and B11 to B16 are seen in tests/unit/replica_engine_test.c, B12 in replica_outsider_test.c too: here they would need too many seeds. B4 has nothing to be seen by. */
 static const struct plan plants[] = {
 	{.name = "ack before it is durable", .defects = THMQI_GROUP_EARLY_ACK},
 	{.name = "a leader's own write commits", .defects = THMQI_GROUP_EARLY_COMMIT},

@@ -277,6 +277,44 @@ Test(replica_engine, a_refusal_of_a_newer_term_is_heard_whatever_it_refuses)
 	thmqi_engine_close(r.e);
 }
 
+/* B16: copy 1, whose batches are of @term, comes to lead; those of copy 2 are of @other, but for the first. Return: how often copy 2 refuses. */
+static uint32_t refusals(uint64_t term, uint64_t other, uint32_t defects)
+{
+	struct thmqi_message m;
+	struct rig leader, r;
+	uint32_t n = 0, batches;
+
+	rig_start(&leader, 1, 3, 60, term, defects);
+	rig_start(&r, 2, 3, 50, other, defects);
+	receive(&leader, (struct thmqi_message){.type = THMQI_MESSAGE_VOTE, .from = 3, .to = 1, .term = 9});
+	rig_lead(&leader);
+	for (;; n++) {
+		cr_assert_not_null(last_append(&leader, 2, &batches));
+		m = *last_append(&leader, 2, &batches);
+		m.from = 1;
+		r.sent_count = 0;
+		cr_assert_eq(thmqi_engine_append(r.e, r.now, &m, NULL, 0, &r.d), 0);
+		cr_assert_eq(r.sent_count, 1);
+		m = r.sent[0];
+		if (!m.index_term)
+			break;
+		m.from = 2;
+		receive(&leader, m);
+	}
+	cr_assert_eq(m.index, 1, "all behind the first one differs");
+	thmqi_engine_close(leader.e);
+	thmqi_engine_close(r.e);
+	return n;
+}
+
+Test(replica_engine, a_copy_with_other_batches_is_not_asked_about_each)
+{
+	cr_assert_eq(refusals(3, 2, 0), 1);
+	cr_assert_eq(refusals(2, 3, 0), 1);
+	cr_assert_eq(refusals(3, 2, THMQI_GROUP_NO_B16), 50, "the rule makes no difference any more");
+	cr_assert_eq(refusals(2, 3, THMQI_GROUP_NO_B16), 50, "the rule makes no difference any more");
+}
+
 /* What lies where calls to come have their variables. */
 static void __attribute__((noinline)) litter(void)
 {

@@ -601,6 +601,12 @@ static void topic_list(struct meta *m, struct conn *c, uint64_t id, uint32_t fir
 	thmqi_reply(c, id, 0);
 }
 
+/* It is not known here. Where nobody leads that says nothing: what is committed since may not have come to this copy. */
+static int unknown(const struct conn *c, int error)
+{
+	return c->shard->reads_only ? -THMQ_ENOQUORUM : error;
+}
+
 static void topic_partitions(struct meta *m, struct conn *c, uint64_t id,
 			     const struct thmqi_request *r)
 {
@@ -609,7 +615,7 @@ static void topic_partitions(struct meta *m, struct conn *c, uint64_t id,
 	uint32_t i, most = THMQI_ARRAY_COUNT(reply->partitions);
 
 	if (!t) {
-		thmqi_reply(c, id, -THMQ_ENOTOPIC);
+		thmqi_reply(c, id, unknown(c, -THMQ_ENOTOPIC));
 		return;
 	}
 	if (r->partition_count) /* 0: it did not say */
@@ -757,7 +763,7 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	uint64_t end;
 
 	if (!p || p->dead) {
-		thmqi_reply(c, id, p ? -THMQ_ENOTOPIC : -THMQ_ENOPARTITION);
+		thmqi_reply(c, id, p ? -THMQ_ENOTOPIC : unknown(c, -THMQ_ENOPARTITION));
 		return;
 	}
 	g = r->group_id ? thmqi_offsets_get(p, r->group_id, false) : NULL;
@@ -843,7 +849,7 @@ void thmqi_meta_request(struct conn *c, uint64_t id, const struct thmqi_request 
 		t = thmqi_meta_topic(m, r.name, NULL);
 		if (t)
 			entry_of(t, &c->wire->reply->topics[0]);
-		thmqi_reply(c, id, t ? 0 : -THMQ_ENOTOPIC);
+		thmqi_reply(c, id, t ? 0 : unknown(c, -THMQ_ENOTOPIC));
 		break;
 	case THMQI_OP_TOPIC_PARTITIONS:
 		topic_partitions(m, c, id, &r);

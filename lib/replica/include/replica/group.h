@@ -76,9 +76,9 @@ struct thmqi_message {
 	uint64_t from, to; /* members */
 	uint64_t term;
 	uint64_t
-		index; /* APPEND: the batch before; VOTE, TIMEOUT_NOW: last one; APPENDED: last one that is durable; SNAPSHOT: it ends with; VOTED with REMOVED: of the membership */
+		index; /* APPEND: the batch before; VOTE, TIMEOUT_NOW: last one; APPENDED: last one that is durable, or of a refusal the last one that may be the same; SNAPSHOT: it ends with; VOTED with REMOVED: of the membership */
 	uint64_t index_term;  /* of it; APPENDED: index that was refused, or 0 */
-	uint64_t commit;      /* APPEND; SNAPSHOT: index of the membership */
+	uint64_t commit;      /* APPEND; SNAPSHOT: index of the membership; APPENDED: of a refusal the term of `index`, or 0 */
 	uint32_t batch_bytes; /* APPEND: behind this; 0: none */
 	uint16_t features, capacity;
 	uint32_t reserved[5];
@@ -136,7 +136,8 @@ enum thmqi_group_defect {
 	THMQI_GROUP_NO_B12 = 8192,
 	THMQI_GROUP_NO_B13 = 16384,
 	THMQI_GROUP_NO_B14 = 32768,
-	THMQI_GROUP_NO_B15 = 65536
+	THMQI_GROUP_NO_B15 = 65536,
+	THMQI_GROUP_NO_B16 = 131072
 };
 
 struct thmqi_group_opts {
