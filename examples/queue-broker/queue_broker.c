@@ -11,7 +11,7 @@
  *   FAIL                         ->  OK 17         it comes again later; after three tries it goes to the topic jobs.dead, a second later, with a TAKE
  *
  * A request is a line, and answered before the next one is looked at; ERR and words: it was not done. A connection that goes gives its job
- * back. At least once: after a crash a job may come again whose DONE was answered just before.
+ * back; one that only says that it asks no more (shutdown(2)) has its answers first, but a TAKE waits for no job then. At least once: after a crash a job may come again whose DONE was answered just before.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -44,6 +44,7 @@ struct connection {
 	uint64_t put;            /* sequence of what it has put and not heard of; 0: nothing */
 	int fd;
 	bool ready, takes, has_job; /* ready: in that list; takes: waits for a job */
+	bool ended, looked;         /* ended: it asks no more; looked: whether there is a job, since then */
 	size_t in_len, out_from, out_len;
 	char in[JOB_MAX + LINE_MAX_LEN], out[JOB_MAX + LINE_MAX_LEN];
 };
@@ -159,6 +160,7 @@ static int take(struct connection *c)
 	if (c->has_job)
 		return say(c, "ERR you have one\n");
 	c->takes = true; /* hand_out() answers */
+	c->looked = false;
 	c->next_taker = NULL;
 	*c->queue->last_taker = c;
 	c->queue->last_taker = &c->next_taker;
@@ -220,6 +222,18 @@ static int request(struct connection *c)
 	return 1;
 }
 
+/* It asks no more, and has had its answers but for what is under way: a put, what is full now, hand_out()'s look. 0, or negative: its end */
+static int last_turn(struct connection *c)
+{
+	if (c->put || c->ready)
+		return 0;
+	if (!c->takes || c->looked)
+		return -1;
+	c->looked = true;
+	make_ready(c);
+	return 0;
+}
+
 /* One step. 1: go on; 0: nothing more now; negative: its end. */
 static int step(struct connection *c)
 {
@@ -229,12 +243,16 @@ static int step(struct connection *c)
 
 	if (!answers && !c->put && !c->takes && (rc = request(c)) != 0)
 		return rc;
+	if (!answers && c->ended)
+		return last_turn(c);
 	if (!answers && c->in_len == sizeof(c->in))
 		return 0;
 	if (answers)
 		n = send(c->fd, c->out + c->out_from, c->out_len - c->out_from, MSG_NOSIGNAL);
 	else
 		n = read(c->fd, c->in + c->in_len, sizeof(c->in) - c->in_len);
+	if (n == 0 && !answers)
+		return c->ended = true;
 	if (n > 0)
 		*(answers ? &c->out_from : &c->in_len) += (size_t)n;
 	return n > 0 ? 1 : n < 0 && errno == EAGAIN ? 0 : -1;
@@ -373,11 +391,14 @@ static void run(struct queue *q)
 
 int main(int argc, char **argv)
 {
-	struct queue *q = calloc(1, sizeof(*q));
+	static const char usage[] = "usage: queue_broker DIR [PORT]\n";
+	struct queue *q;
 	int rc;
 
-	if (!q || argc < 2)
-		return fprintf(stderr, "usage: queue_broker DIR [PORT]\n"), 2;
+	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+		return fputs(usage, stdout), 0;
+	if (argc < 2 || argc > 3 || argv[1][0] == '-' || !(q = calloc(1, sizeof(*q)))) /* a directory of such a name is ./-x */
+		return fputs(usage, stderr), 2;
 	q->last_taker = &q->takers;
 	signal(SIGTERM, on_signal);
 	signal(SIGINT, on_signal);

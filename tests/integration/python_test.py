@@ -3,6 +3,8 @@
 
 import asyncio
 import gc
+import os
+import signal
 import sys
 import tempfile
 import threading
@@ -53,6 +55,74 @@ class Bindable(Case):
             self.assertEqual({prefix + k.name: k.value for k in kind}, {n: getattr(lib, n) for n in dir(lib) if n.startswith(prefix)})
         for k in thundermq.Start:
             self.assertEqual(k.value, getattr(lib, "THMQ_START_" + k.name))
+
+
+class Forks(unittest.TestCase):
+    """What a child does with its parent's objects is an error, in each of its forms: it does not hang, nothing that was sent is lost in silence, and the parent goes on."""
+
+    def in_child(self, do):
+        """What do() raises there: a name and a number."""
+        out, into = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(30)
+                try:
+                    do()
+                    what = "nothing"
+                except thundermq.Error as e:
+                    what = e.name
+                except BaseException as e:
+                    what = repr(e)
+                os.write(into, what.encode()[:1000])
+            finally:
+                os._exit(0)
+        os.close(into)
+        with os.fdopen(out) as f:
+            what = f.read()
+        return what, os.waitpid(child, 0)[1]
+
+    def of_parent(self, where, cores, listen):
+        with thundermq.Environment(cores=cores) as env, env.broker(data_dir=where + "/data", **({"listen": listen} if listen else {})) as broker:
+            with env.connect(broker.listen_urls()[0] if listen else "inproc://") as session:
+                session.create_topic("t")
+                producer, consumer = session.producer("t"), session.consumer("t", group="g")
+                producer.send(b"x")
+                producer.flush(30)
+                message = consumer.get(timeout=30)
+                for do in (lambda: producer.send(b"lost?"), lambda: producer.claim(8), lambda: producer.watermark, lambda: producer.flush(1),
+                           lambda: consumer.fetch(), lambda: consumer.get(timeout=1), lambda: consumer.ack(message), lambda: message.data,
+                           lambda: session.events(), lambda: session.wait(1), lambda: session.transaction(), lambda: session.close(),
+                           lambda: env.poll(), lambda: env.connect("inproc://"), lambda: env.close()):
+                    self.assertEqual(self.in_child(do), ("EINVAL", 0))
+
+                def anew():
+                    del globals_of_parent[:]
+                    gc.collect()
+                    with thundermq.Environment() as own, own.broker(), own.connect() as s:
+                        s.create_topic("t", volatile=True)
+                        s.producer("t").send(b"y")
+
+                globals_of_parent = [message]
+                self.assertEqual(self.in_child(anew), ("nothing", 0))
+                globals_of_parent.clear()
+                consumer.ack(message)
+                producer.send(b"z")
+                producer.flush(30)
+                self.assertEqual(bytes(consumer.get(timeout=30).data), b"z")
+                del message
+
+    def test_within_the_process(self):
+        with tempfile.TemporaryDirectory() as where:
+            self.of_parent(where, 0, None)
+
+    def test_through_shared_memory(self):
+        with tempfile.TemporaryDirectory() as where:
+            self.of_parent(where, 1, f"shm://{where}/socket")
+
+    def test_through_a_socket(self):
+        with tempfile.TemporaryDirectory() as where:
+            self.of_parent(where, 1, "tcp://127.0.0.1:0")
 
 
 class Calls(Case):

@@ -75,6 +75,31 @@ class QueueBroker(unittest.TestCase):
         self.addCleanup(c.close)
         return c
 
+    def test_help_is_no_directory(self):
+        for args, status in (["--help"], 0), (["-h"], 0), ([], 2), (["--data"], 2), (["a", "0", "b"], 2):
+            p = subprocess.run([os.path.abspath(BROKER), *args], cwd=self.dir.name, capture_output=True, text=True, timeout=60)
+            self.assertEqual((p.returncode, "usage" in (p.stderr if status else p.stdout)), (status, True))
+        self.assertEqual(os.listdir(self.dir.name), ["data"])
+
+    def test_who_asks_no_more_has_his_answers_first(self):
+        def all_of(requests):
+            c = Client(self.port)
+            c.socket.sendall(requests)
+            c.socket.shutdown(socket.SHUT_WR)
+            answers = c.file.read()  # to the end
+            c.close()
+            return answers
+
+        answers = all_of(b"TAKE\n")  # there is none, and it is not waited for
+        self.assertEqual(answers, b"")
+        answers = all_of(b"".join(b"PUT 5\njob %d" % i for i in range(5)) + b"DONE\nnonsense\nPUT 9\nhalf")
+        self.assertEqual([a.split()[0] for a in answers.splitlines()], [b"OK"] * 5 + [b"ERR"] * 2)
+        answers = all_of(b"TAKE\nDONE\nTAKE\n").splitlines()  # the second comes back
+        self.assertEqual((answers[1], answers[2][:3], answers[4]), (b"job 0", b"OK ", b"job 1"))
+        other = Client(self.port)
+        self.assertEqual(sorted(other.job()[1] for _ in range(4) if [other.ask(b"DONE\n")]), [b"job %d" % i for i in range(1, 5)])
+        other.close()
+
     def test_each_job_goes_to_one_and_is_done(self):
         a, b = self.client(), self.client()
         ids = [a.put(b"job %d" % i) for i in range(20)]

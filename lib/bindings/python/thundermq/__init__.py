@@ -17,7 +17,8 @@ Times are in seconds. Options of the C library that have no parameter of their o
 connect(url, reconnect_ns=60 * 10**9). What fails raises Error.
 
 Threads: an Environment may be used from any; a Session and all that was opened on it belong to one thread at a time. Calls that wait
-let other Python threads run, and can be interrupted.
+let other Python threads run, and can be interrupted. A child of fork() (multiprocessing's, where that is how it begins) has nothing of its
+parent's: whatever it does with that raises Error, EINVAL; it opens an Environment of its own.
 
 Views: Message.data and its like are memoryviews of the library's own memory. A message stays there until it and all views of it are
 gone, or release() is called; a consumer or session with views in use does not close (BufferError). Keep bytes(message.data)
@@ -176,13 +177,37 @@ def _all(kind: str, fetch: Callable[[Any, int], int]) -> list[dict[str, Any]]:
         room = n
 
 
+_forks = 0  # between the first process and this one
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class _Handle:
     """What closes once, at the end of a with statement at the latest."""
 
     _c: Any = None
     _closing = False
 
+    _born: int
+
+    def __new__(cls, *args: Any, **fields: Any):  # type: ignore[no-untyped-def]
+        one = super().__new__(cls)
+        one._born = _forks
+        return one
+
+    def _ours(self) -> None:
+        """The library's data calls do not look whose process this is, and what they would touch is not there."""
+        if self._born != _forks:
+            raise Error(-_errno.EINVAL, f"this {type(self).__name__.lower()} is of the process that forked this one: open an Environment here, and what is needed on it")
+
     def _raw(self) -> Any:
+        self._ours()
         if self._c is None or not self._alive():
             raise Error(-_errno.ESHUTDOWN, f"this {type(self).__name__.lower()} is closed")
         return self._c
@@ -204,6 +229,7 @@ class _Handle:
         """Closes it, and all that is open on it; waits so long for what is unsettled. A second time does nothing. Another thread that waits in it gets an Error."""
         if self._c is None or not self._alive():
             return
+        self._ours()
         if self._in_use():
             raise BufferError("views of its messages are still in use: let go of them, or keep bytes() of them")
         self._closing = True  # nobody begins to wait any more, and who does comes out with the end of his slice
@@ -492,7 +518,7 @@ class Session(_Handle):
         return _control(lib.thmq_session_fd(self._raw()))
 
     def _give_back(self) -> None:
-        if self._c is None or not self._alive():
+        if self._c is None or not self._alive() or self._born != _forks:
             self._done.clear()
         while self._done:
             consumer, message = self._done.pop()
@@ -720,7 +746,7 @@ class Claim:
         self.sequence = self._producer._last = _data(rc, "thmq_commit")
 
     def abort(self) -> None:
-        if self._open and self._producer._c is not None and self._producer._alive():
+        if self._open and self._producer._c is not None and self._producer._alive() and self._producer._born == _forks:
             lib.thmq_abort(self._producer._c, self._c)
         self._open = False
 
@@ -793,6 +819,7 @@ class Message:
     def _here(self) -> None:
         if self._consumer is None or not self._consumer._alive() or self._consumer._c is None:
             raise ValueError("this message was released, or its consumer has closed")
+        self._consumer._ours()
 
     def _view(self, at: Any, length: int) -> memoryview:
         self._here()
