@@ -1075,7 +1075,8 @@ struct thmq_header {
 enum thmq_encoding {
 	THMQ_ENCODING_NONE = 0, /* one message */
 	/* A record batch of Kafka's protocol, version 2, of up to 65536 records; one whose attributes say that it is of a transaction is sent in one. The offsets in it mean nothing */
-	THMQ_ENCODING_KAFKA = 4
+	THMQ_ENCODING_KAFKA = 4,
+	THMQ_ENCODING_PACKED = 5 /* what thmq_send_batch() makes: doc/format.md */
 };
 
 struct thmq_message_opts {
@@ -1227,6 +1228,45 @@ THMQ_API int thmq_abort_row(struct thmq_producer *producer, struct thmq_row *row
  */
 THMQ_API int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len,
 			   const struct thmq_message_opts *opts);
+
+/* One of several messages that go together. */
+struct thmq_batch_message {
+	const void *data; /* len bytes; may be NULL if that is 0 */
+	const void *key;  /* NULL: none */
+	const char *tag;  /* NULL: none */
+	const struct thmq_header *headers; /* header_count of them, THMQ_HEADERS_MAX bytes at most */
+	uint64_t ttl_ns;  /* as in struct thmq_message_opts */
+	uint32_t len;
+	uint32_t key_len; /* 1 to THMQ_KEY_MAX, with a key */
+	uint32_t header_count;
+	uint32_t reserved; /* 0, as the next one */
+	uint64_t reserved2;
+};
+
+/* The most messages of a batch. */
+#define THMQ_BATCH_MAX 4096u
+
+/**
+ * thmq_send_batch() - send messages together, their payloads compressed as one
+ * @producer: open producer, on its owner thread
+ * @messages: @count of them, 1 … THMQ_BATCH_MAX; copied
+ * @opts: partition, priority, durability, transaction, for all of them; NULL for none
+ *
+ * They are stored side by side, all or none, at consecutive offsets of one partition, with one time: the broker's. To consumers they are messages as all
+ * others; keys, tags and headers are found, chosen and compacted by as ever. Small payloads that are alike become much smaller together than each by itself. A producer
+ * without compression sends them so, too. They go as they are where they do not become smaller by an
+ * eighth, or are together less than the producer's compress_min.
+ *
+ * All go to the partition that is given, or that the first one's key says: the other keys must say the same then. Together they are as large as
+ * one message may be that is not stored in parts; those that are more than half of that are not compressed.
+ *
+ * Return: the one sequence of all of them, which settle together: THMQ_EVENT_SETTLED has the offset of the first; -EAGAIN window full, poll and try
+ * again; -EMSGSIZE; -E2BIG too many bytes of headers; -EINVAL, also for keys of different partitions; all others as thmq_send(). With an error none was
+ * taken. A broker of an earlier version refuses them: THMQ_EVENT_FAILED with -EOPNOTSUPP.
+ * Threads: owner only; never blocks, allocates or does I/O, except as thmq_claim().   Source: doc/messages.md
+ */
+THMQ_API int64_t thmq_send_batch(struct thmq_producer *producer, const struct thmq_batch_message *messages, uint32_t count,
+				 const struct thmq_message_opts *opts);
 
 /**
  * thmq_flush() - wait until all committed messages of this producer are settled
