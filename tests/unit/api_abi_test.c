@@ -51,7 +51,7 @@ static const struct {
 	STRUCT(thmq_txn_opts, 40, reserved, 36),
 	STRUCT(thmq_txn_info, 552, identity, 296),
 	STRUCT(thmq_consumer_opts, 120, near_cpu, 116),
-	STRUCT(thmq_group_info, 288, lag, 280),
+	STRUCT(thmq_group_info, 296, reserved, 292),
 	STRUCT(thmq_group_member, 96, instance, 32),
 	STRUCT(thmq_log_events, 96, progress, 88),
 	STRUCT(thmq_log_opts, 136, reserved2, 132),
