@@ -487,7 +487,7 @@ struct thmq_broker_opts {
 	/*
 	 * Brokers on several machines, or in several processes: cluster is "1=tcp://host:port+other,2=...": clients come by port (see listen), the other
 	 * brokers by `other`, without it by port + 10000. cluster_key proves that a broker belongs to them, and encrypts what they say to each other: 32 to
-	 * 128 hexadecimal digits by chance, the same on all. NULL: whoever reaches that port can change what is stored.
+	 * 128 hexadecimal digits by chance, the same on all. NULL, and no cluster_tls: whoever reaches that port can change what is stored.
 	 */
 	const char *cluster_key;
 	const char *cluster_listen; /* tcp://address:other, where it listens for the others; NULL: as cluster says */
@@ -508,6 +508,12 @@ struct thmq_broker_opts {
 	uint32_t all_timeout_ms; /* copies: what waits for THMQ_DURABILITY_ALL, and has a majority, waits for the others so long, and settles
 				    with what it has then; 0 means 10,000 */
 	const struct thmq_limits *client_limits; /* of each identity that no rule and no function gives others; NULL: none. Needed during the call only */
+	/*
+	 * In place of cluster_key: each broker proves by a certificate that it belongs to them. ca_file signs theirs and nobody else's; cert_file calls and is called, so
+	 * that its purpose, if it says one, is that of a client and of a server; whom this one calls must have one for the host in cluster, unless peer_name, or
+	 * THMQ_TLS_ANY_NAME, says otherwise. Needed during the call only; the files are read again for each broker that becomes known. doc/replication.md
+	 */
+	const struct thmq_tls_opts *cluster_tls;
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
