@@ -34,7 +34,7 @@ static const struct {
 	STRUCT(thmq_env_stats, 136, reserved, 132),
 	STRUCT(thmq_place, 32, error, 28),
 	STRUCT(thmq_machine, 64, path_device, 32),
-	STRUCT(thmq_broker_opts, 256, client_limits, 248),
+	STRUCT(thmq_broker_opts, 264, cluster_tls, 256),
 	STRUCT(thmq_broker_stats, 128, refused_count, 120),
 	STRUCT(thmq_session_opts, 56, reconnect_ns, 48),
 	STRUCT(thmq_tls_opts, 88, cipher_suites, 80),
