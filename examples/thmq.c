@@ -152,6 +152,12 @@ static const struct command {
 	 "  --cluster-name NAME  the same on all, and no other cluster's\n"
 	 "  --cluster-key FILE   a key of 32 to 128 hexadecimal digits, the same on all\n"
 	 "  --cluster-listen URL where it listens for the others, if not as --cluster says\n"
+	 "  --cluster-tls-cert FILE, --cluster-tls-key FILE, --cluster-tls-ca FILE\n"
+	 "                       in place of a key: the broker's certificate, its private key if it\n"
+	 "                       is not in there too, and who signs those of all brokers\n"
+	 "  --cluster-tls-crl FILE  what that signer has revoked\n"
+	 "  --cluster-tls-name NAMES  for whom certificates of the others are, if not for the host\n"
+	 "                       that --cluster says\n"
 	 "  --join               it comes with an empty directory, to be added\n"},
 	{"cluster", cmd_cluster, "thmq cluster create|join|status|add|remove|transfer|drain|undrain|try ...",
 	 "Brokers that keep the same data: what a majority has stored stays, and where one fails\n"

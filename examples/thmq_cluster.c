@@ -233,9 +233,15 @@ const char *node_error(int error)
 {
 	switch (error) {
 	case -EACCES:
-		return "permission denied: it has another cluster key";
+		return "permission denied: it has another cluster key, or none of a certificate and a key that this one has";
+	case -EKEYREJECTED:
+		return "a certificate is not accepted: it has another signer, or is for another name";
+	case -EKEYEXPIRED:
+		return "the time of a certificate is over, or has not come";
+	case -EKEYREVOKED:
+		return "a certificate was revoked";
 	case -EPROTO:
-		return "it does not speak as it should: has one a cluster key, and the other none? Or another program listens there";
+		return "it does not speak as it should: has one a cluster key or a certificate, and the other none? Or another program listens there";
 	default:
 		return thmq_strerror(error);
 	}

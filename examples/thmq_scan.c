@@ -70,11 +70,11 @@ static int on_batch(void *ctx, const struct thmq_log_batch *b)
 
 static void print_run_json(const struct scan *s, const struct thmq_log_run *run)
 {
-	static const char *const encodings[] = {"?", "records", "state", "opaque", "kafka"};
+	static const char *const encodings[] = {"?", "records", "state", "opaque", "kafka", "packed"};
 	const struct thmq_run_header *h = run->header;
 
 	printf("{\"log\":\"%s\",\"batch\":%llu,\"encoding\":\"%s\"", s->name, (unsigned long long)run->index,
-	       encodings[h->encoding <= THMQ_RUN_KAFKA ? h->encoding : 0]);
+	       encodings[h->encoding <= THMQ_RUN_PACKED ? h->encoding : 0]);
 	if (h->encoding == THMQ_RUN_STATE) {
 		print_state_json(&s->names, h->partition, h->base_offset);
 		printf(",\"bytes\":%u}\n", h->len);

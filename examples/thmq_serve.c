@@ -240,6 +240,7 @@ static int serve(struct thmq_broker *broker, uint64_t node, const char *title, c
 /* What one of several brokers is given. */
 struct cluster {
 	const char *node, *list, *name, *key_file, *listen;
+	struct thmq_tls_opts tls; /* certificates in place of the key */
 	bool join;
 	uint64_t id;
 	char key[160], url[URL_BYTES];
@@ -274,14 +275,21 @@ static void own_url(struct cluster *k, const char **listen)
 	*listen = k->url;
 }
 
+static bool has_certificates(const struct cluster *k)
+{
+	return k->tls.ca_file || k->tls.cert_file || k->tls.key_file || k->tls.crl_file || k->tls.peer_name;
+}
+
 static int check_cluster(struct cluster *k, const char **listen)
 {
 	if (!k->list)
-		return k->node || k->name || k->key_file || k->listen || k->join
+		return k->node || k->name || k->key_file || k->listen || k->join || has_certificates(k)
 			       ? usage_error("--node and what goes with it need --cluster")
 			       : EXIT_OK;
 	if (!k->node || !parse_number(k->node, UINT64_MAX, &k->id) || !k->id)
 		return usage_error("--node: which of the brokers of --cluster is this?");
+	if (has_certificates(k) && (k->key_file || !k->tls.cert_file || !k->tls.ca_file))
+		return usage_error("certificates between brokers are --cluster-tls-cert and --cluster-tls-ca, and no --cluster-key");
 	if (!*listen)
 		own_url(k, listen);
 	return k->key_file ? read_key(k) : EXIT_OK;
@@ -315,6 +323,7 @@ static int open_broker(struct connection *c, const char *dir, const char *listen
 					.cluster_name = k->name,
 					.cluster_key = k->key_file ? k->key : NULL,
 					.cluster_listen = k->listen,
+					.cluster_tls = k->tls.cert_file ? &k->tls : NULL,
 					.node_id = k->id};
 	int rc = both ? 0 : -ENOMEM;
 
@@ -348,7 +357,7 @@ static int run(int argc, char **argv, bool tops)
 {
 	const char *listen = NULL, *cores_text = NULL, *policy_text = NULL, *cap_text = NULL;
 	bool once = false, json = false;
-	struct cluster k = {0};
+	struct cluster k = {.tls = {.size = sizeof(k.tls), .key_password = getenv("THMQ_CLUSTER_TLS_KEY_PASSWORD")}};
 	struct watched w = {0};
 	const struct option_spec specs[] = {
 		{"--access", &w.access, NULL},
@@ -364,6 +373,11 @@ static int run(int argc, char **argv, bool tops)
 		{"--cluster-name", &k.name, NULL},
 		{"--cluster-key", &k.key_file, NULL},
 		{"--cluster-listen", &k.listen, NULL},
+		{"--cluster-tls-ca", &k.tls.ca_file, NULL},
+		{"--cluster-tls-cert", &k.tls.cert_file, NULL},
+		{"--cluster-tls-key", &k.tls.key_file, NULL},
+		{"--cluster-tls-crl", &k.tls.crl_file, NULL},
+		{"--cluster-tls-name", &k.tls.peer_name, NULL},
 		{"--join", NULL, &k.join},
 		{tops ? "--once" : NULL, NULL, &once}, /* serve's end here */
 		{"--json", NULL, &json},

@@ -140,6 +140,8 @@ void certs_make(const char *dir)
 		{"client-expired", client, "clientAuth", &ca, -3 * DAY, -DAY},
 		{"client-early", client, "clientAuth", &ca, DAY, 30 * DAY},
 		{"client-wrong-purpose", client, "serverAuth", &ca, -DAY, 30 * DAY},
+		{"node", here, "serverAuth,clientAuth", &ca, -DAY, 30 * DAY},
+		{"node-stranger", here, "serverAuth,clientAuth", &other, -DAY, 30 * DAY},
 	};
 	size_t i;
 	FILE *f;

@@ -12,6 +12,7 @@
  * server               for localhost, 127.0.0.1 and ::1;  client  for the name client
  * server-elsewhere     for elsewhere.example;  client-stranger, server-stranger  signed by other-ca
  * client-expired, client-early, server-expired, server-early  whose time is over, or has not come
+ * node, node-stranger  as server and server-stranger, and a client too: for a broker that others call
  * client-revoked       is in crl.pem;  client-wrong-purpose  may only be a server
  * And keys.psk: the pre-shared key CERTS_PSK of the identity "client".
  */

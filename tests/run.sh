@@ -128,7 +128,9 @@ for line in open(sys.argv[1]):
     t = json.loads(line)
     count[t["result"]] = count.get(t["result"], 0) + 1
     if t["result"] not in ("OK", "SKIP", "EXPECTEDFAIL"):
-        print("failed:", t["name"])
+        print("failed:", t["name"], t["result"])
+        for line in (t.get("stdout", "") + t.get("stderr", "")).splitlines()[-20:]:
+            print("   ", line[:300])
 passed, skipped = count.get("OK", 0), count.get("SKIP", 0)
 failed = sum(count.values()) - passed - skipped
 print(f"{passed} passed, {failed} failed, {skipped} skipped")

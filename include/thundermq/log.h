@@ -32,7 +32,8 @@ enum thmq_run_encoding {
 	THMQ_RUN_STATE =
 		2, /* a state slice: partition is the kind, base_offset the item; not found by offset */
 	THMQ_RUN_OPAQUE = 3, /* bytes of the writer's own; count and span are its word */
-	THMQ_RUN_KAFKA = 4 /* a record batch of Kafka's protocol, as its producer made it: doc/format.md */
+	THMQ_RUN_KAFKA = 4, /* a record batch of Kafka's protocol, as its producer made it: doc/format.md */
+	THMQ_RUN_PACKED = 5 /* as RECORDS, but for the payloads, which lie behind the bodies in one block, perhaps compressed: doc/format.md */
 };
 
 #define THMQ_RUN_SPARSE 1u /* a table of uint32 offset deltas follows the record table */
@@ -76,6 +77,7 @@ struct thmq_run_header {
 #define THMQ_RECORD_HEADERS 16u /* 4 bytes: how many come; then these */
 #define THMQ_RECORD_DELAY 32u   /* 8 bytes, before all others: when it is to come. On its way to a broker only, never stored */
 #define THMQ_RECORD_PACKED 64u  /* 8 bytes: the payload is compressed, how, and how long it is then */
+#define THMQ_RECORD_IN_BLOCK 128u /* 8 bytes, and no payload behind them: where that lies in the block of its THMQ_RUN_PACKED */
 
 /*
  * Entry of the record table, 16 bytes. The table (count entries) is followed by the offset deltas if

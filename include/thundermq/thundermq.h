@@ -487,7 +487,7 @@ struct thmq_broker_opts {
 	/*
 	 * Brokers on several machines, or in several processes: cluster is "1=tcp://host:port+other,2=...": clients come by port (see listen), the other
 	 * brokers by `other`, without it by port + 10000. cluster_key proves that a broker belongs to them, and encrypts what they say to each other: 32 to
-	 * 128 hexadecimal digits by chance, the same on all. NULL: whoever reaches that port can change what is stored.
+	 * 128 hexadecimal digits by chance, the same on all. NULL, and no cluster_tls: whoever reaches that port can change what is stored.
 	 */
 	const char *cluster_key;
 	const char *cluster_listen; /* tcp://address:other, where it listens for the others; NULL: as cluster says */
@@ -508,6 +508,12 @@ struct thmq_broker_opts {
 	uint32_t all_timeout_ms; /* copies: what waits for THMQ_DURABILITY_ALL, and has a majority, waits for the others so long, and settles
 				    with what it has then; 0 means 10,000 */
 	const struct thmq_limits *client_limits; /* of each identity that no rule and no function gives others; NULL: none. Needed during the call only */
+	/*
+	 * In place of cluster_key: each broker proves by a certificate that it belongs to them. ca_file signs theirs and nobody else's; cert_file calls and is called, so
+	 * that its purpose, if it says one, is that of a client and of a server; whom this one calls must have one for the host in cluster, unless peer_name, or
+	 * THMQ_TLS_ANY_NAME, says otherwise. Needed during the call only; the files are read again for each broker that becomes known. doc/replication.md
+	 */
+	const struct thmq_tls_opts *cluster_tls;
 };
 
 #define THMQ_BROKER_NO_CREATE 1u /* -ENOENT where data_dir holds no data yet */
@@ -1069,7 +1075,8 @@ struct thmq_header {
 enum thmq_encoding {
 	THMQ_ENCODING_NONE = 0, /* one message */
 	/* A record batch of Kafka's protocol, version 2, of up to 65536 records; one whose attributes say that it is of a transaction is sent in one. The offsets in it mean nothing */
-	THMQ_ENCODING_KAFKA = 4
+	THMQ_ENCODING_KAFKA = 4,
+	THMQ_ENCODING_PACKED = 5 /* what thmq_send_batch() makes: doc/format.md */
 };
 
 struct thmq_message_opts {
@@ -1221,6 +1228,45 @@ THMQ_API int thmq_abort_row(struct thmq_producer *producer, struct thmq_row *row
  */
 THMQ_API int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len,
 			   const struct thmq_message_opts *opts);
+
+/* One of several messages that go together. */
+struct thmq_batch_message {
+	const void *data; /* len bytes; may be NULL if that is 0 */
+	const void *key;  /* NULL: none */
+	const char *tag;  /* NULL: none */
+	const struct thmq_header *headers; /* header_count of them, THMQ_HEADERS_MAX bytes at most */
+	uint64_t ttl_ns;  /* as in struct thmq_message_opts */
+	uint32_t len;
+	uint32_t key_len; /* 1 to THMQ_KEY_MAX, with a key */
+	uint32_t header_count;
+	uint32_t reserved; /* 0, as the next one */
+	uint64_t reserved2;
+};
+
+/* The most messages of a batch. */
+#define THMQ_BATCH_MAX 4096u
+
+/**
+ * thmq_send_batch() - send messages together, their payloads compressed as one
+ * @producer: open producer, on its owner thread
+ * @messages: @count of them, 1 … THMQ_BATCH_MAX; copied
+ * @opts: partition, priority, durability, transaction, for all of them; NULL for none
+ *
+ * They are stored side by side, all or none, at consecutive offsets of one partition, with one time: the broker's. To consumers they are messages as all
+ * others; keys, tags and headers are found, chosen and compacted by as ever. Small payloads that are alike become much smaller together than each by itself. A producer
+ * without compression sends them so, too. They go as they are where they do not become smaller by an
+ * eighth, or are together less than the producer's compress_min.
+ *
+ * All go to the partition that is given, or that the first one's key says: the other keys must say the same then. Together they are as large as
+ * one message may be that is not stored in parts; those that are more than half of that are not compressed.
+ *
+ * Return: the one sequence of all of them, which settle together: THMQ_EVENT_SETTLED has the offset of the first; -EAGAIN window full, poll and try
+ * again; -EMSGSIZE; -E2BIG too many bytes of headers; -EINVAL, also for keys of different partitions; all others as thmq_send(). With an error none was
+ * taken. A broker of an earlier version refuses them: THMQ_EVENT_FAILED with -EOPNOTSUPP.
+ * Threads: owner only; never blocks, allocates or does I/O, except as thmq_claim().   Source: doc/messages.md
+ */
+THMQ_API int64_t thmq_send_batch(struct thmq_producer *producer, const struct thmq_batch_message *messages, uint32_t count,
+				 const struct thmq_message_opts *opts);
 
 /**
  * thmq_flush() - wait until all committed messages of this producer are settled
@@ -1493,8 +1539,8 @@ THMQ_API int thmq_message_priority(const struct thmq_consumer *consumer, const s
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
  * Return: 0; -THMQ_EFENCED some were refused since the last flush: the partition has gone to another member, or its topic
- * is gone, or some were lost with a connection (of a shared group; else only while their partition was on its way to another member): those
- * messages come again; those that were taken before are stored; -THMQ_EOFFSETRANGE some are of messages that the broker does not have any more (seen
+ * is gone, or some were under way when a connection was lost (of a shared group; else only while their partition was on its way to another member): those
+ * messages come again, unless their acks were stored after all; those that were taken before are stored; -THMQ_EOFFSETRANGE some are of messages that the broker does not have any more (seen
  * before they were durable, and lost with it), told once; -ETIMEDOUT; -ENOSPC, -EDQUOT,
  * -EFBIG, -EIO some cannot be stored now, and will be once the cause is gone; -THMQ_EFAILED; -EDEADLK; -EINVAL; -ESHUTDOWN.
  */

@@ -45,18 +45,37 @@ static int check_flush(const struct thmq_broker_opts *o)
 	return 0;
 }
 
+static int check_cluster_tls(const struct thmq_broker_opts *o)
+{
+	struct thmq_tls_opts tls;
+	int rc;
+
+	if (!o->cluster_tls)
+		return 0;
+	if (o->cluster_key)
+		return thmqi_fail(-EINVAL, "broker: cluster_key or cluster_tls: which of them proves who belongs to the cluster?");
+	rc = thmqi_opts_copy(&tls, sizeof(tls), o->cluster_tls);
+	if (rc)
+		return thmqi_fail(rc, "broker: cluster_tls: %s", thmqi_opts_why(rc));
+	if (tls.flags & THMQ_TLS_ANY_CLIENT)
+		return thmqi_fail(-EINVAL, "broker: cluster_tls asks each broker who it is: no THMQ_TLS_ANY_CLIENT");
+	if (!tls.psk_identity && !(tls.cert_file && tls.ca_file))
+		return thmqi_fail(-EINVAL, "broker: cluster_tls is the certificate of this broker (cert_file) and who signs those of the others (ca_file)");
+	return 0;
+}
+
 static int check_cluster(const struct thmq_broker_opts *o)
 {
 	if (!o->cluster)
 		return o->node_id || o->cluster_name || (o->flags & THMQ_BROKER_JOIN) || o->heartbeat_ms || o->election_ms || o->all_timeout_ms || o->cluster_key ||
-				       o->cluster_listen
+				       o->cluster_listen || o->cluster_tls
 			       ? thmqi_fail(-EINVAL, "broker: node_id and what goes with it are of a cluster, which is not named")
 			       : 0;
 	if (!o->data_dir)
 		return thmqi_fail(-EINVAL, "broker: one of several copies needs a data_dir");
 	if (o->limit_bytes || o->full_policy)
 		return thmqi_fail(-EOPNOTSUPP, "broker: copies have no limit_bytes yet");
-	return 0;
+	return check_cluster_tls(o);
 }
 
 /* @ret_limits: where they are copied to. */

@@ -451,6 +451,18 @@ int64_t thmq_send(struct thmq_producer *producer, const void *data, uint32_t len
 	return thmqi_unlikely(rc) ? rc : thmqi_client_send(producer, data, len, opts);
 }
 
+int64_t thmq_send_batch(struct thmq_producer *producer, const struct thmq_batch_message *messages, uint32_t count,
+			const struct thmq_message_opts *opts)
+{
+	struct thmq_message_opts copy;
+	int rc;
+
+	if (!is_producer(producer) || thmqi_unlikely(!messages))
+		return -EINVAL;
+	rc = message_opts(&opts, &copy);
+	return thmqi_unlikely(rc) ? rc : thmqi_client_send_batch(producer, messages, count, opts);
+}
+
 int thmq_flush(struct thmq_producer *producer, uint64_t timeout_ns)
 {
 	int rc;

@@ -502,6 +502,7 @@ static int open_all(struct thmq_broker *b)
 									   .tls = b->opts.tls});
 	b->opts.tls = NULL; /* the caller's, during the open only */
 	b->opts.cluster_key = b->opts.cluster_listen = NULL;
+	b->opts.cluster_tls = NULL;
 	if (rc == 0 && b->cluster && b->name)
 		rc = thmqi_transport_reach_add(b->transport, b->name, b, &b->reach);
 	return rc ? rc : on_core(b, &b->shards[THMQI_SHARD_META], count_listener, NULL);

@@ -6,6 +6,7 @@
 #include "gather.h"
 #include "commitlog/hint.h"
 #include "wire/kafka.h"
+#include "wire/packed.h"
 
 /* A run's table keeps times as 32-bit microseconds behind the first. */
 #define TIME_SPAN_MAX 4294000000000ull
@@ -289,6 +290,22 @@ void thmqi_fill(struct conn *c, struct thmq_run_header *run, const struct gather
 	}
 }
 
+/* The same of one whose payloads are in a block: all of its messages are of now. */
+static int look_at_packed(void *payload, uint32_t len, int64_t now_ns, struct thmqi_kafka_facts *ret)
+{
+	struct thmqi_packed_facts is;
+	int rc = thmqi_packed_check(payload, len, &is);
+
+	if (rc)
+		return rc;
+	*ret = (struct thmqi_kafka_facts){.count = is.count,
+					  .first_time_ns = now_ns,
+					  .last_time_ns = now_ns,
+					  .tag_filter = is.tag_filter,
+					  .keyed = is.keyed};
+	return 0;
+}
+
 /* The payload of a run of another encoding. Copied first: where it lies its client may change it. Return: 0, or why it is refused */
 __attribute__((noinline)) int thmqi_fill_encoded(struct conn *c, const struct thmqi_frame *f, struct thmq_run_header *run,
 						  const struct partition *p, uint32_t len)
@@ -296,10 +313,11 @@ __attribute__((noinline)) int thmqi_fill_encoded(struct conn *c, const struct th
 	struct thmqi_kafka_facts is;
 	int rc;
 
-	if (f->tag_hash != THMQ_RUN_KAFKA)
+	if (f->tag_hash != THMQ_RUN_KAFKA && f->tag_hash != THMQ_RUN_PACKED)
 		return -EOPNOTSUPP;
 	memcpy(run + 1, (const uint8_t *)(uintptr_t)f->data + (f->len - len), len); /* before it: its transaction */
-	rc = thmqi_kafka_check(run + 1, len, (int64_t)c->shard->core->wall_ns, &is);
+	rc = f->tag_hash == THMQ_RUN_PACKED ? look_at_packed(run + 1, len, (int64_t)c->shard->core->wall_ns, &is)
+					    : thmqi_kafka_check(run + 1, len, (int64_t)c->shard->core->wall_ns, &is);
 	if (!rc && is.in_transaction && !(f->extra & THMQI_PRODUCE_TXN))
 		rc = -EOPNOTSUPP;
 	if (rc)
@@ -309,7 +327,7 @@ __attribute__((noinline)) int thmqi_fill_encoded(struct conn *c, const struct th
 					.partition = p->id,
 					.count = is.count,
 					.span = is.count,
-					.encoding = THMQ_RUN_KAFKA,
+					.encoding = (uint16_t)f->tag_hash,
 					.flags = is.keyed ? THMQ_RUN_KEYED : 0,
 					.producer_id = f->arg[1],
 					.first_time_ns = is.first_time_ns,

@@ -118,7 +118,7 @@ int thmqi_retain_over(void *ctx, const struct thmq_log_run *run, const struct th
 	ttl_ns = a.ttl_ns ? a.ttl_ns : r->ttl_ns;
 	if (ttl_ns && age > ttl_ns)
 		return 1;
-	return record->key_len && a.len == record->len && age > r->tombstone_ns;
+	return record->key_len && a.len == record->len && !a.in_block.len && age > r->tombstone_ns;
 }
 
 bool thmqi_retain_only_compacts(const struct partition *p)

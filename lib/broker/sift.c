@@ -148,7 +148,7 @@ bool thmqi_sift_run(struct sub *sub, const struct thmq_run_header *run, uint64_t
 	struct thmqi_record_iter it;
 	struct thmq_record_view v;
 	/* of others than records it would see no headers */
-	int rc = run->encoding == THMQ_RUN_RECORDS ? thmqi_record_begin(&it, run) : -EINVAL;
+	int rc = thmqi_run_has_table(run) ? thmqi_record_begin(&it, run) : -EINVAL;
 
 	ret->looked = ret->wanted = 0;
 	if (rc) { /* the consumer can read it, or tells that it cannot */

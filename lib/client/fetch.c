@@ -63,7 +63,7 @@ static __attribute__((noinline)) int put_right(struct thmq_consumer *c, struct d
 	m->len -= a.len;
 	if (c->selection && !thmqi_select_wants(c, m))
 		return 0;
-	rc = a.codec ? thmqi_message_unpack(c, d, m, &a) : 0;
+	rc = a.is_in_block ? thmqi_message_of_block(c, d, m, &a) : a.codec ? thmqi_message_unpack(c, d, m, &a) : 0;
 	return rc ? rc : 1;
 }
 

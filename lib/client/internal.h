@@ -13,6 +13,7 @@
 #include "client/client.h"
 #include "transport/transport.h"
 #include "wire/frame.h"
+#include "wire/packed.h"
 
 /* ------------------------------------------------------------------- links */
 
@@ -152,6 +153,10 @@ struct delivered {
 	struct assembly *whole; /* the message, if the run was its last part; else NULL */
 	struct unpacked *unpacked; /* memory of messages that were packed; NULL: none was */
 	struct expanded *expanded; /* likewise of a run that is encoded */
+	/* of a THMQ_RUN_PACKED, whose block lies at end */
+	struct thmqi_block block;
+	const uint8_t *raw; /* the payloads in it; NULL: it was not looked into yet */
+	struct unpacked *raw_room; /* where these are; NULL: in the run itself */
 };
 
 enum reading_state {
@@ -325,6 +330,7 @@ struct thmq_producer {
 	uint32_t compression; /* enum thmq_compression */
 	struct thmqi_pack *pack; /* NULL: what it sends goes as it is */
 	uint32_t pack_min;       /* bytes of a payload from which on it is packed */
+	uint32_t pack_pause, pack_pauses; /* batches that go as they are before the next is tried; … since so many in a row did not become smaller */
 	bool hidden;       /* the app knows nothing of it, and hears nothing: reply.c */
 	int error; /* the topic is gone, the shard failed */
 	void *cookie;
@@ -640,6 +646,9 @@ bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message
 int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);
 void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d);
 void thmqi_unpacked_fini(struct thmq_consumer *c); /* all runs are given back */
+/* Likewise of a message whose payload is in the block of its run, which is unpacked once, and kept as long as the run. */
+int thmqi_message_of_block(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);
+void thmqi_block_drop(struct thmq_consumer *c, struct delivered *d);
 
 /* encoded.c: runs that are no records */
 /* Its records become messages: d->record … are of them then. 0; -ENOBUFS the app holds too much; -EOPNOTSUPP; -ENOMEM; -THMQ_ECORRUPT */

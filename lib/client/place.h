@@ -29,6 +29,7 @@ int thmqi_place_way(struct thmq_producer *p, const struct thmq_message_opts *opt
 uint64_t thmqi_place_room(struct thmq_producer *p, struct client_link *l, uint32_t bytes, uint32_t count, uint32_t slots);
 void thmqi_place_give_back(struct client_link *l, struct slot *slot, const uint8_t *end); /* what was not needed of its room, if it is the last */
 void thmqi_place_reclaim(struct client_link *l);
+void thmqi_claim_trim(struct thmq_producer *p, struct thmq_claim *claim, uint32_t len); /* it is made just now, and is no longer than that */
 /* Return: its sequence; -EAGAIN the ring is full. */
 int64_t thmqi_place_push(struct thmq_producer *p, const struct place *m);
 /* Of @count messages, the last of which has sequence @last: all went one way. */

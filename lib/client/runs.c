@@ -53,6 +53,7 @@ void thmqi_runs_fini(struct thmq_consumer *c)
 		if (c->pool[i].expanded)
 			thmqi_expanded_drop(c, &c->pool[i]);
 		thmqi_unpacked_drop(c, &c->pool[i]);
+		thmqi_block_drop(c, &c->pool[i]);
 	}
 	thmqi_unpacked_fini(c);
 	for (i = c->reading_first; i < c->reading_count; i++)
@@ -162,6 +163,8 @@ void thmqi_run_put(struct thmq_consumer *c, struct delivered *d)
 		thmqi_unpacked_drop(c, d);
 	if (thmqi_unlikely(d->expanded != NULL))
 		thmqi_expanded_drop(c, d);
+	if (thmqi_unlikely(d->raw_room != NULL))
+		thmqi_block_drop(c, d);
 	if (thmqi_unlikely(d->former)) {
 		d->former = false;
 		c->former_count--;
@@ -304,10 +307,17 @@ static bool open_encoded(struct delivered *d, const struct thmqi_frame *f, uint3
 	return true;
 }
 
+/* What it is that could not be opened. */
+static int why_not(const struct delivered *d, const struct thmqi_frame *f)
+{
+	return f->type == THMQI_FRAME_DELIVER && f->len >= sizeof(*d->run) && thmqi_read_once(d->run->encoding) > THMQ_RUN_PACKED ? -THMQ_EVERSION
+																  : -THMQ_ECORRUPT;
+}
+
 static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 {
 	const struct thmq_run_header *run = d->run;
-	uint32_t len, count;
+	uint32_t len, end, count; /* end: of the bodies */
 	uint64_t table;
 	bool sparse;
 
@@ -315,19 +325,26 @@ static bool open_run(struct delivered *d, const struct thmqi_frame *f)
 		return false;
 	len = thmqi_read_once(run->len);
 	count = thmqi_read_once(run->count);
-	if (thmqi_unlikely(thmqi_read_once(run->encoding) != THMQ_RUN_RECORDS))
-		return open_encoded(d, f, len, count);
+	end = len;
+	if (thmqi_unlikely(thmqi_read_once(run->encoding) != THMQ_RUN_RECORDS)) {
+		if (thmqi_read_once(run->encoding) != THMQ_RUN_PACKED)
+			return open_encoded(d, f, len, count);
+		if (len > f->len - sizeof(*run) || thmqi_block_read(run + 1, len, &d->block, &end))
+			return false;
+		d->encoding = THMQ_RUN_PACKED;
+		d->raw = NULL;
+	}
 	sparse = thmqi_read_once(run->flags) & THMQ_RUN_SPARSE;
 	table = thmqi_run_table_bytes(count, sparse);
 	/* does the record table lie within the run? Bodies are looked at one by one */
-	if (thmqi_unlikely(len > f->len - sizeof(*run) || table > len))
+	if (thmqi_unlikely(len > f->len - sizeof(*run) || table > end))
 		return false;
 	d->base_offset = run->base_offset;
 	d->first_time_ns = run->first_time_ns;
 	d->record = (const struct thmq_record *)(run + 1);
 	d->deltas = sparse ? (const uint32_t *)(d->record + count) : NULL;
 	d->body = (const uint8_t *)d->record + table;
-	d->end = (const uint8_t *)d->record + len;
+	d->end = (const uint8_t *)d->record + end;
 	d->bytes = len;
 	d->count = d->credit = count;
 	d->from = f->seq;
@@ -402,7 +419,7 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	}
 	if (thmqi_unlikely(!ok)) {
 		d->bytes = d->count = d->credit = 0;
-		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, -THMQ_ECORRUPT, f->arg[1] - 1);
+		thmqi_consumer_tell(c, THMQ_EVENT_ERROR, r, why_not(d, f), f->arg[1] - 1);
 	}
 	if (thmqi_unlikely(c->shared))
 		thmqi_shared_delivered(c, d, f);

@@ -166,7 +166,7 @@ static bool expects_wrongly(const struct thmq_producer *p, const struct thmq_mes
 /* All that it has lies in its payload. */
 static bool encodes_wrongly(const struct thmq_message_opts *o)
 {
-	return o->encoding != THMQ_ENCODING_KAFKA || (o->flags & ~THMQ_MESSAGE_PARTITION) || o->key || o->tag || o->header_count ||
+	return (o->encoding != THMQ_ENCODING_KAFKA && o->encoding != THMQ_ENCODING_PACKED) || (o->flags & ~THMQ_MESSAGE_PARTITION) || o->key || o->tag || o->header_count ||
 	       o->ttl_ns || o->deliver_at_ns || o->delay_ns;
 }
 
@@ -553,11 +553,13 @@ int64_t thmqi_place_push(struct thmq_producer *p, const struct place *m)
 
 /*
  * claim->internal: [0] slot number, [1] address of the message's first byte (its key), [2] key_len, tag_len << 16, attributes
- * << 24 (7 bits), CLAIM_TIMED, shard << 32, bytes of attributes << 48 (without any: its encoding), [3] time.
+ * << 24 (7 bits), CLAIM_TIMED, shard << 32, bytes of attributes << 48 (of one that is encoded: how), [3] time.
  */
 #define CLAIM_TIMED 0x80000000u
 _Static_assert(THMQ_HEADERS_MAX + 64 <= UINT16_MAX, "bytes of attributes");
+#define ATTRIBUTE_MIN 8u /* bytes of any: what is less says how it is encoded */
 _Static_assert(THMQI_RECORD_KNOWN < 0x80, "attributes");
+_Static_assert(THMQ_ENCODING_PACKED < ATTRIBUTE_MIN, "in the same field");
 
 static inline __attribute__((always_inline)) int claim_one(struct thmq_producer *p, const struct thmq_message_opts *opts,
 							   uint32_t len, enum packing packing, struct thmq_claim *ret_claim)
@@ -573,7 +575,7 @@ static inline __attribute__((always_inline)) int claim_one(struct thmq_producer 
 	ret_claim->internal[0] = m.link->slot_head - 1;
 	ret_claim->internal[1] = (uint64_t)(uintptr_t)m.first;
 	ret_claim->internal[2] = m.key_len | m.tag_len << 16 | m.has << 24 | (m.timed ? CLAIM_TIMED : 0) |
-				 (uint64_t)m.link->shard << 32 | (uint64_t)(m.has ? m.has_len : m.encoding) << 48;
+				 (uint64_t)m.link->shard << 32 | (uint64_t)(m.encoding ? m.encoding : m.has_len) << 48;
 	ret_claim->internal[3] = (uint64_t)m.time_ns;
 	m.slot->life = m.link->life;
 	p->open_claims++;
@@ -617,11 +619,21 @@ static bool place_of(struct thmq_producer *p, const struct thmq_claim *claim, st
 			      .len = claim->len,
 			      .timed = claim->internal[2] & CLAIM_TIMED,
 			      .time_ns = (int64_t)claim->internal[3]};
-	if (!ret->has) {
+	if (ret->has_len < ATTRIBUTE_MIN) { /* its transaction is all that it may have */
 		ret->encoding = ret->has_len;
-		ret->has_len = 0;
+		ret->has_len = ret->has ? (uint32_t)sizeof(uint64_t) : 0;
 	}
 	return slot->state == SLOT_CLAIMED && slot->stream == p->stream;
+}
+
+void thmqi_claim_trim(struct thmq_producer *p, struct thmq_claim *claim, uint32_t len)
+{
+	struct place m;
+
+	if (!place_of(p, claim, &m))
+		return;
+	claim->len = len;
+	thmqi_place_give_back(m.link, m.slot, (const uint8_t *)claim->data + THMQI_ALIGN_UP(len, 8u));
 }
 
 /* That a claim takes, from its first one on. */

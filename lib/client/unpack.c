@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * unpack.c - packed messages of a consumer, made large again where they are handed out. Their bytes lie in blocks that a run keeps
+ * unpack.c - packed messages of a consumer, made large again where they are handed out, one by one or all of a run at once. Their bytes lie in blocks that a run keeps
  * until it is done with; a few blocks are kept for the next run. What the app holds of them is bounded by its prefetch_bytes, but one comes
  * always. Knows no codec.
  */
@@ -17,6 +17,18 @@ struct unpacked {
 	_Alignas(8) uint8_t bytes[];
 };
 
+static void block_put(struct thmq_consumer *c, struct unpacked *b)
+{
+	c->whole_bytes -= b->size;
+	if (b->size == BLOCK_BYTES && c->block_count < BLOCKS_KEPT) {
+		b->next = c->blocks;
+		c->blocks = b;
+		c->block_count++;
+	} else {
+		free(b);
+	}
+}
+
 void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d)
 {
 	struct unpacked *b;
@@ -24,15 +36,18 @@ void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d)
 	c->stalled = false;
 	while ((b = d->unpacked)) {
 		d->unpacked = b->next;
-		c->whole_bytes -= b->size;
-		if (b->size == BLOCK_BYTES && c->block_count < BLOCKS_KEPT) {
-			b->next = c->blocks;
-			c->blocks = b;
-			c->block_count++;
-		} else {
-			free(b);
-		}
+		block_put(c, b);
 	}
+}
+
+void thmqi_block_drop(struct thmq_consumer *c, struct delivered *d)
+{
+	if (d->raw_room) {
+		c->stalled = false;
+		block_put(c, d->raw_room);
+	}
+	d->raw_room = NULL;
+	d->raw = NULL;
 }
 
 void thmqi_unpacked_fini(struct thmq_consumer *c)
@@ -91,28 +106,86 @@ static int room(struct thmq_consumer *c, struct delivered *d, uint32_t bytes, ui
 	return 0;
 }
 
+/* The one that unpacks @codec. 0; -THMQ_EVERSION; -EOPNOTSUPP; -ENOMEM */
+static int codec_of(struct thmq_consumer *c, uint32_t codec, struct thmqi_pack **ret)
+{
+	struct thmqi_pack **pack = codec < THMQI_ARRAY_COUNT(c->unpackers) ? &c->unpackers[codec] : NULL;
+	int rc;
+
+	if (!pack || !thmqi_pack_name(codec))
+		return -THMQ_EVERSION;
+	rc = *pack ? 0 : thmqi_pack_open(codec, false, 0, pack);
+	if (!rc)
+		*ret = *pack;
+	return rc;
+}
+
 int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m,
 			 const struct thmqi_attributes *a)
 {
-	struct thmqi_pack **pack =
-		a->codec < THMQI_ARRAY_COUNT(c->unpackers) ? &c->unpackers[a->codec] : NULL;
+	struct thmqi_pack *pack;
 	uint8_t *to;
-	int rc;
+	int rc = codec_of(c, a->codec, &pack);
 
-	if (!pack || !thmqi_pack_name(a->codec))
-		return -THMQ_EVERSION;
-	rc = *pack ? 0 : thmqi_pack_open(a->codec, false, 0, pack);
 	if (rc)
 		return rc;
 	/* before there is any room for it */
 	if (a->unpacked_len > THMQI_MESSAGE_MAX ||
-	    !thmqi_pack_may_be(*pack, m->data, m->len, a->unpacked_len))
+	    !thmqi_pack_may_be(pack, m->data, m->len, a->unpacked_len))
 		return -THMQ_ECORRUPT;
 	rc = room(c, d, a->unpacked_len, &to);
-	rc = rc ? rc : thmqi_unpack(*pack, m->data, m->len, to, a->unpacked_len);
+	rc = rc ? rc : thmqi_unpack(pack, m->data, m->len, to, a->unpacked_len);
 	if (rc)
 		return rc;
 	m->data = to;
 	m->len = a->unpacked_len;
+	return 0;
+}
+
+/* Its head was checked when the run came: it is no larger than THMQI_PACKED_RAW_MAX. */
+static int block_unpack(struct thmq_consumer *c, struct delivered *d)
+{
+	const struct thmqi_block *is = &d->block;
+	struct thmqi_pack *pack;
+	struct unpacked *b;
+	int rc;
+
+	if (is->codec == THMQ_COMPRESSION_NONE) {
+		d->raw = d->end;
+		return 0;
+	}
+	rc = codec_of(c, is->codec, &pack);
+	if (rc)
+		return rc;
+	if (!thmqi_pack_may_be(pack, d->end, is->len, is->raw_len))
+		return -THMQ_ECORRUPT;
+	/* who holds nothing gets it always: a run of another priority may be half way through, with its own block */
+	if (c->app_held && c->whole_bytes && c->whole_bytes + is->raw_len > c->opts.prefetch_bytes)
+		return -ENOBUFS;
+	b = block_get(c, is->raw_len);
+	if (!b)
+		return -ENOMEM;
+	c->whole_bytes += b->size;
+	rc = thmqi_unpack(pack, d->end, is->len, b->bytes, is->raw_len);
+	if (rc) {
+		block_put(c, b);
+		return rc;
+	}
+	d->raw_room = b;
+	d->raw = b->bytes;
+	return 0;
+}
+
+int thmqi_message_of_block(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a)
+{
+	int rc;
+
+	if (d->encoding != THMQ_RUN_PACKED || (uint64_t)a->in_block.at + a->in_block.len > d->block.raw_len)
+		return -THMQ_ECORRUPT;
+	rc = d->raw ? 0 : block_unpack(c, d);
+	if (rc)
+		return rc;
+	m->data = d->raw + a->in_block.at;
+	m->len = a->in_block.len;
 	return 0;
 }

@@ -11,7 +11,6 @@
 #define GROWTH 4u
 #define PREFETCH_BYTES (5u * THMQI_CACHELINE)
 #define PINCH_NS 1000000u
-#define STARVED_NS 100000000u
 
 /* ------------------------------------------------------------------ memory */
 
@@ -20,8 +19,8 @@ static void on_pinch(struct thmqi_timer *t)
 {
 	struct thmq_log *log = thmqi_container(t, struct thmq_log, pinch);
 
-	if (thmqi_unlikely(log->core->now_ns - log->spared_ns >= STARVED_NS &&
-			   (thmqi_readers_starve(log) || (log->refused_ns && log->core->now_ns - log->refused_ns >= STARVED_NS)))) {
+	if (thmqi_unlikely(log->core->now_ns - log->spared_ns >= THMQI_STARVED_NS &&
+			   (thmqi_readers_starve(log) || (log->refused_ns && log->core->now_ns - log->refused_ns >= THMQI_STARVED_NS)))) {
 		log->spared_ns = log->core->now_ns; /* others read again what they lost: not each time */
 		thmqi_core_spare(log->core);
 	}

@@ -534,8 +534,8 @@ void thmqi_log_fail(struct thmq_log *log, int error);
 /* Blocking: nothing is in flight any more, all is written, and durable where that was asked for. 0; -ETIMEDOUT; the log's error. */
 int thmqi_log_flush(struct thmq_log *log, uint64_t *ret_index); /* of a core that may have no thread any more */
 int thmqi_log_drain(struct thmq_log *log, uint64_t deadline_ns);
-/* At the cache's cost. @owner: THMQI_OWNER_* */
 void thmqi_log_begin_giving(struct thmq_log *log); /* to others on its core */
+/* At the cache's cost. @owner: THMQI_OWNER_* */
 int thmqi_log_alloc(struct thmq_log *log, uint32_t size, uint32_t owner, struct thmqi_buf **ret_buf);
 void thmqi_fetch_keep_spare(struct thmq_log *log); /* copies.spare and .first, if they can be had now */
 

@@ -42,7 +42,7 @@ int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
 	uint32_t used = 0;
 
 	*ret = (struct thmqi_attributes){0};
-	if (flags & ~THMQI_RECORD_KNOWN)
+	if (flags & ~THMQI_RECORD_READ)
 		return -THMQ_EVERSION;
 	if (!take_number(flags & THMQI_RECORD_EXPECT, at, room, &used, &ret->expected) ||
 	    !take_number(flags & THMQ_RECORD_TTL, at, room, &used, &ret->ttl_ns))
@@ -66,6 +66,13 @@ int thmqi_attributes_read(uint32_t flags, const uint8_t *at, uint32_t room,
 		used += (uint32_t)sizeof(packed);
 		ret->codec = packed.codec;
 		ret->unpacked_len = packed.len;
+	}
+	if (flags & THMQ_RECORD_IN_BLOCK) {
+		if (flags & THMQ_RECORD_PACKED || room - used != sizeof(ret->in_block))
+			return -THMQ_ECORRUPT;
+		memcpy(&ret->in_block, at + used, sizeof(ret->in_block));
+		used += (uint32_t)sizeof(ret->in_block);
+		ret->is_in_block = true;
 	}
 	ret->len = used;
 	return 0;

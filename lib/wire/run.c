@@ -3,6 +3,7 @@
 #include "wire/run.h"
 
 #include "wire/kafka.h"
+#include "wire/packed.h"
 
 _Static_assert(sizeof(struct thmq_run_header) == 96, "as in doc/format.md");
 _Static_assert(offsetof(struct thmq_run_header, header_crc) == 92, "as in doc/format.md");
@@ -114,18 +115,24 @@ int thmqi_record_begin(struct thmqi_record_iter *it, const struct thmq_run_heade
 	bool sparse = run->flags & THMQ_RUN_SPARSE;
 	const uint8_t *payload = (const uint8_t *)(run + 1);
 	uint64_t table = thmqi_run_table_bytes(run->count, sparse);
+	struct thmqi_block block;
+	uint32_t len = run->len;
 
 	if (thmqi_unlikely(run->encoding == THMQ_RUN_KAFKA))
 		return begin_batch(it, run);
-	if (run->encoding != THMQ_RUN_RECORDS)
-		return -EINVAL;
-	if (table > run->len)
+	if (thmqi_unlikely(run->encoding != THMQ_RUN_RECORDS)) {
+		if (run->encoding != THMQ_RUN_PACKED)
+			return -EINVAL;
+		if (thmqi_block_read(payload, run->len, &block, &len))
+			return -THMQ_ECORRUPT;
+	}
+	if (table > len)
 		return -THMQ_ECORRUPT;
 	it->run = run;
 	it->record = (const struct thmq_record *)payload;
 	it->delta = sparse ? (const uint32_t *)(it->record + run->count) : NULL;
 	it->body = payload + table;
-	it->end = payload + run->len;
+	it->end = payload + len;
 	it->index = 0;
 	return 0;
 }

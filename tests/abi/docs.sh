@@ -100,7 +100,7 @@ for doc in README.md doc/*.md doc/man/man[137]/*; do
 	done
 	for name in $(grep -oE '\bTHMQ_[A-Z0-9_]+\b' "$doc" | sort -u); do
 		case $name in
-		*_ | THMQ_TEST_* | THMQ_TLS_KEY_PASSWORD) continue ;;
+		*_ | THMQ_TEST_* | THMQ_TLS_KEY_PASSWORD | THMQ_CLUSTER_TLS_KEY_PASSWORD) continue ;;
 		esac
 		grep -qw "$name" "$tmp/headers" || wrong "$doc: $name does not exist"
 	done

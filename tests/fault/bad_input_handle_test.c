@@ -25,6 +25,7 @@ static void calls_of_features(struct thmq_session *session, struct thmq_producer
 	RETURNS(-EINVAL, thmq_claim_row(producer, NULL, 8, 2, &row));
 	RETURNS(-EINVAL, thmq_commit_row(producer, &row, 1));
 	RETURNS(-EINVAL, thmq_abort_row(producer, &row));
+	RETURNS(-EINVAL, thmq_send_batch(producer, &(struct thmq_batch_message){.len = 0}, 1, NULL));
 	RETURNS(-EINVAL, thmq_producer_retry_ns(producer));
 	CHECK(thmq_nack(consumer, &m, 0) == -EINVAL && thmq_extend(consumer, &m, 1) == -EINVAL && thmq_reject(consumer, &m, "no") == -EINVAL);
 	CHECK(thmq_message_deliveries(consumer, &m) == -EINVAL && thmq_message_priority(consumer, &m) == -EINVAL);

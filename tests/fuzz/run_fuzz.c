@@ -5,6 +5,7 @@
  */
 #include "fuzz.h"
 #include "patch.h"
+#include "wire/attributes.h"
 
 #define RECORDS_MAX 512u
 
@@ -83,6 +84,36 @@ static void round_trip(const struct thmq_run_header *run, uint32_t count)
 	free(copy);
 }
 
+/* What lies behind the header, as a client's batch: what is taken for one is a run whose records are all in order, and their payloads in its block. */
+static void as_batch(const struct thmq_run_header *run)
+{
+	struct thmqi_packed_facts is;
+	struct thmqi_record_iter it;
+	struct thmq_record_view v;
+	struct thmqi_attributes a;
+	struct thmqi_block block;
+	struct thmq_run_header *copy = malloc(sizeof(*copy) + run->len);
+	uint32_t at;
+
+	FUZZ_CHECK(copy != NULL);
+	memcpy(copy, run, sizeof(*copy) + run->len);
+	if (thmqi_packed_check(copy + 1, copy->len, &is) == 0) {
+		copy->encoding = THMQ_RUN_PACKED;
+		copy->flags = 0;
+		copy->base_offset = 0;
+		copy->count = copy->span = is.count;
+		FUZZ_CHECK(thmqi_run_records_ok(copy) && thmqi_block_read(copy + 1, copy->len, &block, &at) == 0);
+		FUZZ_CHECK(thmqi_record_begin(&it, copy) == 0);
+		while (thmqi_record_next(&it, &v) == 1) {
+			FUZZ_CHECK(thmqi_attributes_read(v.flags, v.data, v.len, &a) == 0 && a.is_in_block && a.len == v.len);
+			FUZZ_CHECK((uint64_t)a.in_block.at + a.in_block.len <= block.raw_len && block.raw_len <= THMQI_PACKED_RAW_MAX);
+			FUZZ_CHECK(!v.tag_len || is.tag_filter >> (v.tag_hash % 64) & 1);
+		}
+		fuzz_touch((const uint8_t *)(copy + 1) + at, block.len);
+	}
+	free(copy);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct thmq_run_header *run;
@@ -101,6 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (thmqi_run_header_ok(run, room) && thmqi_run_payload_ok(run)) {
 		FUZZ_CHECK(thmqi_run_bytes(run) <= room);
 		count = decode(run, (const uint8_t *)run + room, &whole);
+		as_batch(run);
 		ok = thmqi_run_records_ok(run);
 		FUZZ_CHECK(!ok || (whole && count == run->count));
 		if (ok && count <= RECORDS_MAX && run->encoding == THMQ_RUN_RECORDS)

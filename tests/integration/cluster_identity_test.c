@@ -58,7 +58,7 @@ static void is_kept_out(void)
 		CHECK(now() < end);
 		usleep(5000);
 	}
-	alone = (uint32_t)rig_leader();
+	alone = rig_some_leader();
 	CHECK(alone < 2);
 	rig_close(alone, 5 * SECOND);
 	end = now() + 10 * SECOND;
@@ -228,6 +228,24 @@ static void two_join(void)
 		CHECK(thmq_broker_close(more[i], 5 * SECOND) != -EDEADLK);
 }
 
+/* Broker @i reaches the others, or they reach it. */
+static void wait_for_others(uint32_t i)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	uint32_t k, there;
+
+	do {
+		struct thmq_node nodes[BROKERS] = {{.size = sizeof(nodes[0])}};
+
+		rig_some_leader();
+		usleep(5000);
+		CHECK(thmq_broker_nodes(rig.brokers[i], nodes, BROKERS) == (int)BROKERS);
+		for (there = 0, k = 0; k < BROKERS; k++)
+			there += nodes[k].connected != 0;
+		CHECK(now() < end);
+	} while (there < BROKERS);
+}
+
 /* Two of three new ones do not begin: the third, if it was emptied later, would be unknown to somebody who has a vote. Once all have met any two do. */
 static void begin(void)
 {
@@ -243,14 +261,22 @@ static void begin(void)
 	for (end = now() + 700 * MS; now() < end; usleep(5000))
 		CHECK(rig_leader() < 0);
 	rig_open(2);
-	rig_some_leader();
 	for (i = 0; i < BROKERS; i++) /* each knows it by itself */
-		usleep(200 * 1000);
+		wait_for_others(i);
+	usleep(600 * 1000);
 	rig_close(2, 5 * SECOND);
 	rig_close(0, 5 * SECOND);
 	rig_open(0);
 	rig_some_leader();
 	rig_open(2);
+}
+
+/* Who leads, or, if that is the third, another one. */
+static uint32_t leader_of_two(void)
+{
+	uint32_t who = rig_some_leader();
+
+	return who == 2 ? 0 : who;
 }
 
 static void story(bool far)
@@ -270,7 +296,7 @@ static void story(bool far)
 	rig_some_leader();
 	send_some();
 	/* the others have seen this life of it */
-	rig_close((uint32_t)rig_leader() == 2 ? 0 : (uint32_t)rig_leader(), 5 * SECOND);
+	rig_close(leader_of_two(), 5 * SECOND);
 	rig_some_leader();
 	send_some();
 	rig_open_all();
@@ -286,7 +312,7 @@ static void story(bool far)
 	rig_run("rm -rf %s/3 && mv %s/3.good %s/3", rig.dir, rig.dir, rig.dir);
 	rig_open(2); /* it itself */
 	rig_some_leader();
-	rig_close((uint32_t)rig_leader() == 2 ? 0 : (uint32_t)rig_leader(), 5 * SECOND);
+	rig_close(leader_of_two(), 5 * SECOND);
 	rig_some_leader();
 	send_some();
 	read_all();

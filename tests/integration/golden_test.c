@@ -784,6 +784,28 @@ static void make_grown(const char *dir)
 	close_dir(&o);
 }
 
+/* Messages that were sent together, between others. */
+static void make_batches(const char *dir)
+{
+	const struct thmq_header headers[] = {{"kind", "first", 5, THMQ_HEADER_TEXT}};
+	const struct thmq_batch_message messages[] = {
+		{.data = "first of three", .len = 14, .key = "key", .key_len = 3, .tag = "paid"},
+		{.data = "second of three", .len = 15, .headers = headers, .header_count = 1, .ttl_ns = 5000000000 * SECOND},
+		{.len = 0}};
+	struct thmq_producer *p;
+	struct open o;
+
+	open_dir(&o, dir, true, 1);
+	CHECK(thmq_topic_create(o.session, "batches", NULL) == 0);
+	CHECK(thmq_producer_open(o.session, "batches", NULL, &p) == 0);
+	send(p, "before", 6, NULL, NULL, 0);
+	CHECK(thmq_send_batch(p, messages, 3, NULL) > 0);
+	send(p, "behind", 6, "key", "paid", 0);
+	CHECK(thmq_flush(p, 10 * SECOND) == 0 && thmq_producer_close(p, 10 * SECOND) == 0);
+	ack(&o, "batches", "billing", 3);
+	close_dir(&o);
+}
+
 static void make_one(const char *folder, const char *name, void (*make)(const char *dir))
 {
 	char dir[200], path[600];
@@ -813,7 +835,7 @@ static const struct {
 	{"closed", make_closed},     {"sealed", make_sealed},   {"killed", make_killed},
 	{"retained", make_retained}, {"partial", make_partial},
 	{"transactions", make_transactions}, {"altered", make_altered},
-	{"grown", make_grown},
+	{"grown", make_grown}, {"batches", make_batches},
 };
 
 int main(int argc, char **argv)

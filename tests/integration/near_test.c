@@ -1,22 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Members of a group get the partitions that are served on their own processors, in equal shares. Needs two processors. */
+#include <errno.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
-#include "base/base.h"
+#include "../check.h"
 
 #define PARTS 8u
-#define SECOND 1000000000ull
-
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #x, thmq_errmsg());        \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
 
 static int two_processors(int cpus[2])
 {

@@ -781,7 +781,102 @@ static void members_with_names(void)
 	CHECK(thmq_session_close(s[1], 30 * SECOND) == 0 && thmq_session_close(s[0], 30 * SECOND) == 0);
 }
 
+/* ------------------------------------------------------------------- batches */
+
+#define BATCH 50u
+
+/* Message number i of a batch: every seventh has a key, every third a tag, every fifth a header; some have nothing in them. */
+static int64_t send_together(struct thmq_producer *p, uint32_t first)
+{
+	static uint32_t keys[BATCH];
+	static char texts[BATCH][200];
+	static const struct thmq_header header = {"kind", "fifth", 5, THMQ_HEADER_TEXT};
+	struct thmq_batch_message m[BATCH] = {0};
+	int64_t seq;
+	uint32_t i;
+
+	for (i = 0; i < BATCH; i++) {
+		const uint32_t number = first + i;
+
+		keys[i] = number;
+		m[i].data = texts[i];
+		m[i].len = number % 11 ? (uint32_t)snprintf(texts[i], sizeof(texts[i]), "{\"id\":%u,\"state\":\"created\",\"region\":\"north\"}", number) : 0;
+		m[i].key = number % 7 ? NULL : &keys[i];
+		m[i].key_len = number % 7 ? 0 : 4;
+		m[i].tag = number % 3 ? NULL : "third";
+		m[i].headers = number % 5 ? NULL : &header;
+		m[i].header_count = number % 5 == 0;
+	}
+	while ((seq = thmq_send_batch(p, m, BATCH, NULL)) == -EAGAIN)
+		drive(MS);
+	return seq;
+}
+
+static void check_together(const struct thmq_message *m, uint32_t number)
+{
+	struct thmq_header h;
+	char text[200];
+	uint32_t len = number % 11 ? (uint32_t)snprintf(text, sizeof(text), "{\"id\":%u,\"state\":\"created\",\"region\":\"north\"}", number) : 0;
+
+	CHECK(m->offset == number && m->len == len && memcmp(m->data, text, len) == 0);
+	CHECK(m->key_len == (number % 7 ? 0u : 4u) && m->tag_len == (number % 3 ? 0u : 5u) && (thmq_header_find(m, "kind", &h) == 0) == (number % 5 == 0));
+}
+
+/* Of @step numbers one, from @from up to before @to. */
+static void take_together(struct thmq_session *s, const struct thmq_consumer_opts *o, uint32_t from, uint32_t to, uint32_t step)
+{
+	struct thmq_consumer *c;
+	struct thmq_message m;
+
+	CHECK(thmq_consumer_open(s, "batches", NULL, o, &c) == 0);
+	if (from)
+		CHECK(thmq_seek(c, 0, THMQ_START_OFFSET, from) == 0);
+	for (; from < to; from += step) {
+		take(s, c, &m);
+		check_together(&m, from);
+		CHECK(thmq_release(c, &m, 1) == 0);
+	}
+	CHECK(thmq_consumer_close(c, 10 * SECOND) == 0);
+}
+
+static void batches_by(uint32_t codec, uint64_t reconnect_ns)
+{
+	struct thmq_session *s = session_of(THMQ_SESSION_OPTS(.reconnect_ns = reconnect_ns));
+	struct thmq_key_info info = {.size = sizeof(info)};
+	static const char *const tags[] = {"third"};
+	struct thmq_producer *p;
+	uint32_t i, key = 7 * 9;
+	int64_t last = 0, seq;
+	int rc;
+
+	CHECK(thmq_topic_create(s, "batches", NULL) == 0);
+	rc = thmq_producer_open(s, "batches", THMQ_PRODUCER_OPTS(.compression = codec), &p);
+	if (rc != -EOPNOTSUPP) { /* else this machine has it not */
+		CHECK(rc == 0);
+		for (i = 0; i < 10; i++) {
+			CHECK((seq = send_together(p, i * BATCH)) == last + 1);
+			last = seq;
+		}
+		CHECK(thmq_flush(p, 30 * SECOND) == 0 && thmq_watermark(p) == last);
+		take_together(s, NULL, 0, 10 * BATCH, 1);
+		take_together(s, NULL, 4 * BATCH + BATCH / 2, 6 * BATCH, 1);
+		take_together(s, THMQ_CONSUMER_OPTS(.tags = tags, .tag_count = 1), 0, 10 * BATCH, 3);
+		take_together(s, THMQ_CONSUMER_OPTS(.filter = "kind = 'fifth'"), 0, 10 * BATCH, 5);
+		CHECK(thmq_key_find(s, "batches", 0, &key, 4, UINT64_MAX, &info) == 0 && info.offset == key);
+	}
+	CHECK(thmq_topic_delete(s, "batches") == 0);
+	end_session(s);
+}
+
+static void batches(void)
+{
+	batches_by(THMQ_COMPRESSION_NONE, 0);
+	batches_by(THMQ_COMPRESSION_LZ4, 10 * SECOND);
+	batches_by(THMQ_COMPRESSION_ZSTD, 0);
+}
+
 static const struct test_case cases[] = {
+	{"batches", batches},
 	{"filters", filters},
 	{"positions", positions},
 	{"filters_that_make_no_sense", filters_that_make_no_sense},

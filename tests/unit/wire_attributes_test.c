@@ -122,8 +122,8 @@ Test(wire_attributes, what_lies_is_not_read_beyond)
 		free(copy);
 		free(bytes);
 	}
-	cr_assert_eq(thmqi_attributes_read(0x80, NULL, 0, &a), -THMQ_EVERSION,
-		     "of a newer library");
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_DELAY, NULL, 0, &a), -THMQ_EVERSION,
+		     "of a newer library: here it is never stored");
 }
 
 Test(wire_attributes, what_is_packed_says_so_right_before_the_payload)
@@ -140,6 +140,22 @@ Test(wire_attributes, what_is_packed_says_so_right_before_the_payload)
 	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL | THMQ_RECORD_PACKED, bytes, 15, &a), -THMQ_ECORRUPT);
 	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL, bytes, 16, &a), 0);
 	cr_assert(a.codec == THMQ_COMPRESSION_NONE && a.len == 8);
+}
+
+Test(wire_attributes, where_in_a_block_a_payload_lies_is_the_last_there_is)
+{
+	const struct thmqi_in_block in = {47, 11};
+	const uint64_t ttl = 99;
+	struct thmqi_attributes a;
+	uint8_t bytes[24] = {0};
+
+	memcpy(bytes, &ttl, 8);
+	memcpy(bytes + 8, &in, 8);
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL | THMQ_RECORD_IN_BLOCK, bytes, 16, &a), 0);
+	cr_assert(a.ttl_ns == 99 && a.is_in_block && a.in_block.at == 47 && a.in_block.len == 11 && a.len == 16);
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL | THMQ_RECORD_IN_BLOCK, bytes, 15, &a), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL | THMQ_RECORD_IN_BLOCK, bytes, 17, &a), -THMQ_ECORRUPT);
+	cr_assert_eq(thmqi_attributes_read(THMQ_RECORD_TTL | THMQ_RECORD_PACKED | THMQ_RECORD_IN_BLOCK, bytes, 24, &a), -THMQ_ECORRUPT);
 }
 
 Test(wire_attributes, headers_that_are_none_are_refused)

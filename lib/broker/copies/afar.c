@@ -105,13 +105,13 @@ static int place_all(struct shard *s)
 int thmqi_afar_open(struct shard *s)
 {
 	struct thmq_broker *b = s->broker;
-	const struct thmq_tls_opts tls = {.size = sizeof(tls),
+	const struct thmq_tls_opts key = {.size = sizeof(key),
 					  .psk_identity = "thundermq-cluster",
 					  .psk_key = b->opts.cluster_key};
 	char name[THMQI_CLUSTER_NAME_MAX + 1], url[THMQI_ADDRESS_MAX];
 	struct thmqi_courier_opts o = {.id = b->opts.node_id,
 				       .cluster = name,
-				       .tls = b->opts.cluster_key ? &tls : NULL,
+				       .tls = b->opts.cluster_key ? &key : b->opts.cluster_tls,
 				       .lane = s->id,
 				       .address_of = thmqi_afar_url,
 				       .mark = *thmqi_node_mark(b),

@@ -13,7 +13,6 @@
 #define LOOK_NS 1000000000ull /* the clock is looked at, should it have been set */
 #define RETRY_NS 1000000u
 #define FAILED_NS 20000000u
-#define STARVED_NS 100000000u
 #define TIME_SPAN_MAX 4294000000000ull /* a run's table keeps times as 32-bit microseconds */
 
 /* ------------------------------------------------------------------------ slots */
@@ -212,7 +211,7 @@ static bool is_starved(const struct delay *d)
 	uint32_t i;
 
 	if (!first || first->state > SLOT_READING)
-		return first && d->refused_ns && d->shard->core->now_ns - d->refused_ns >= STARVED_NS;
+		return first && d->refused_ns && d->shard->core->now_ns - d->refused_ns >= THMQI_STARVED_NS;
 	for (i = 0; i < DELAY_READERS; i++)
 		if (d->readers[i].slot && (d->readers[i].slot == first || first->state == SLOT_NEW) &&
 		    thmqi_log_reader_starves(d->readers[i].reader))

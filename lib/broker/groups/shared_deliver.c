@@ -109,7 +109,7 @@ static void give_up_holes(struct shared *sh, const struct thmq_run_header *run, 
 
 static bool has_records(const struct thmq_run_header *run)
 {
-	return run->count && run->encoding == THMQ_RUN_RECORDS &&
+	return run->count && thmqi_run_has_table(run) &&
 	       thmqi_run_table_bytes(run->count, run->flags & THMQ_RUN_SPARSE) <= run->len;
 }
 

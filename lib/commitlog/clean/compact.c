@@ -336,6 +336,17 @@ static int keep_all(struct compaction *c, uint32_t count)
 	return 0;
 }
 
+/* Behind its bodies, if it has such a thing; it was checked. */
+static uint32_t block_bytes_of(const struct thmq_run_header *run)
+{
+	struct thmqi_block block;
+	uint32_t at;
+
+	if (run->encoding != THMQ_RUN_PACKED || thmqi_block_read(run + 1, run->len, &block, &at))
+		return 0;
+	return run->len - at;
+}
+
 int thmqi_compact_judge(struct thmq_log *log, struct run_index *x, const struct thmq_log_run *run)
 {
 	struct compaction *c = &log->clean.relocation.compaction;
@@ -345,7 +356,7 @@ int thmqi_compact_judge(struct thmq_log *log, struct run_index *x, const struct 
 	uint32_t budget = RECORDS_BUDGET;
 	int rc;
 
-	if (!c->begun && (h->encoding != THMQ_RUN_RECORDS || !h->count || !thmqi_run_records_ok(h)))
+	if (!c->begun && (!thmqi_run_has_table(h) || !h->count || !thmqi_run_records_ok(h)))
 		return keep_all(c, h->count);
 	rc = c->begun ? 0 : prepare(log, c, x, h->count);
 	if (rc)
@@ -376,6 +387,7 @@ int thmqi_compact_judge(struct thmq_log *log, struct run_index *x, const struct 
 		c->record++;
 		c->step = RECORD_BEGIN;
 	}
+	c->block_bytes = c->kept_count ? block_bytes_of(h) : 0;
 	c->begun = false;
 	c->done = true;
 	return 0;
@@ -385,7 +397,15 @@ uint32_t thmqi_compact_bytes(const struct thmq_log *log)
 {
 	const struct compaction *c = &log->clean.relocation.compaction;
 
-	return (uint32_t)(thmqi_run_table_bytes(c->kept_count, true) + c->kept_bytes);
+	return (uint32_t)(thmqi_run_table_bytes(c->kept_count, true) + c->kept_bytes) + c->block_bytes;
+}
+
+/* All of it: those that stay need it, and nobody here can make it smaller. */
+static void copy_block(const struct thmq_run_header *from, struct thmq_run_header *to, uint32_t bytes)
+{
+	memcpy((uint8_t *)(to + 1) + to->len, (const uint8_t *)(from + 1) + from->len - bytes, bytes);
+	to->len += bytes;
+	to->encoding = THMQ_RUN_PACKED;
 }
 
 void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header *from,
@@ -402,12 +422,14 @@ void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header
 	for (i = 0; thmqi_record_next(&it, &v) == 1; i++)
 		if (keeps(c, i))
 			first_ns = THMQI_MIN(first_ns, v.time_ns);
-	thmqi_run_writer_begin(&w, to, thmqi_compact_bytes(log), c->kept_count, true, first_ns);
+	thmqi_run_writer_begin(&w, to, thmqi_compact_bytes(log) - c->block_bytes, c->kept_count, true, first_ns);
 	to->base_offset = from->base_offset;
 	thmqi_record_begin(&it, from);
 	for (i = 0; thmqi_record_next(&it, &v) == 1; i++)
 		if (keeps(c, i))
 			thmqi_run_writer_add(&w, &v);
+	if (c->block_bytes)
+		copy_block(from, to, c->block_bytes);
 	/* what it covers and is without is gone */
 	to->span = from->span;
 	to->partition = from->partition;

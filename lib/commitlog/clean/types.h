@@ -44,6 +44,7 @@ struct compaction {
 	uint64_t *kept;               /* a bit for each record */
 	uint32_t kept_room, kept_count;
 	uint64_t kept_bytes; /* of bodies */
+	uint32_t block_bytes; /* behind these, of a THMQ_RUN_PACKED */
 	bool begun, done;    /* with the run that is relocated: done until it is appended */
 	uint32_t record;     /* the next of it */
 	uint64_t body_at;    /* where its body is, behind the run's table */

@@ -11,7 +11,6 @@
 #define WINDOW_MIN (16u << 10)
 #define WINDOW_MAX (1u << 20)
 #define STREAK_AHEAD 2u
-#define STARVED_NS 100000000u
 
 void thmqi_reader_tell(struct thmq_log_reader *r)
 {
@@ -78,7 +77,7 @@ void thmqi_windows_drop(struct thmq_log_reader *r)
 
 bool thmqi_log_reader_starves(const struct thmq_log_reader *r)
 {
-	return r->log && r->waiting && r->refused_ns && r->log->core->now_ns - r->refused_ns >= STARVED_NS;
+	return r->log && r->waiting && r->refused_ns && r->log->core->now_ns - r->refused_ns >= THMQI_STARVED_NS;
 }
 
 bool thmqi_readers_starve(const struct thmq_log *log)

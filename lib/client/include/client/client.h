@@ -66,6 +66,8 @@ int thmqi_client_claim(struct thmq_producer *producer, const struct thmq_message
 		       uint32_t len, struct thmq_claim *ret_claim);
 int64_t thmqi_client_commit(struct thmq_producer *producer, struct thmq_claim *claim);
 int thmqi_client_abort(struct thmq_producer *producer, struct thmq_claim *claim);
+int64_t thmqi_client_send_batch(struct thmq_producer *producer, const struct thmq_batch_message *messages, uint32_t count,
+				const struct thmq_message_opts *opts);
 int thmqi_client_claim_row(struct thmq_producer *producer, const struct thmq_message_opts *opts, uint32_t len, uint32_t count,
 			   struct thmq_row *ret_row);
 int64_t thmqi_client_commit_row(struct thmq_producer *producer, struct thmq_row *row, uint32_t count);

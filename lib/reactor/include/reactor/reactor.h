@@ -143,6 +143,7 @@ struct thmqi_device_notes *thmqi_env_device_notes(struct thmq_env *env);
 /* One pointer for the layer above (registry of listeners and handles); the environment does not touch it. */
 void **thmqi_env_user(struct thmq_env *env);
 
+#define THMQI_STARVED_NS 100000000u /* who has found no memory for so long does not get it by waiting: others give up more than they like */
 /* As thmqi_buf_alloc(), but where there is nothing left givers give, each in its turn. For what must go on. */
 int thmqi_core_alloc(struct thmq_core *core, uint32_t size, struct thmqi_buf **ret_buf);
 void thmqi_core_spare(struct thmq_core *core); /* all its givers do */

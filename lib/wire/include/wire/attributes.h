@@ -10,12 +10,16 @@
 #include <thundermq/log.h>
 
 #include "base/base.h"
+#include "wire/packed.h"
 
 /* Flags that a client may set. A body with others, but for THMQ_RECORD_PART, cannot be read. */
 #define THMQI_RECORD_EXPECT (THMQ_RECORD_EXPECT_END | THMQ_RECORD_EXPECT_KEY)
 /* What THMQ_RECORD_DELAY says: ns since 1970, or with this bit ns from when the broker has it. */
 #define THMQI_DELAY_AFTER (1ull << 63)
 #define THMQI_RECORD_KNOWN (THMQI_RECORD_EXPECT | THMQ_RECORD_TTL | THMQ_RECORD_HEADERS | THMQ_RECORD_PACKED)
+
+/* What a body may have. IN_BLOCK comes with runs that a client has made, not with its messages. */
+#define THMQI_RECORD_READ (THMQI_RECORD_KNOWN | THMQ_RECORD_IN_BLOCK)
 
 /* The last of the attributes: right before the payload. */
 struct thmqi_packed {
@@ -44,6 +48,8 @@ struct thmqi_attributes {
 	uint32_t headers_len;
 	uint32_t codec; /* enum thmq_compression */
 	uint32_t unpacked_len; /* if it is not NONE */
+	bool is_in_block;
+	struct thmqi_in_block in_block; /* if it is: where its payload lies */
 	uint32_t len; /* of all; the payload is behind them */
 };
 

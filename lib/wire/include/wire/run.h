@@ -69,8 +69,8 @@ static inline uint64_t thmqi_record_bytes(uint32_t size)
 }
 
 /*
- * A walk over the records of a run, or of a THMQ_RUN_KAFKA whose batch is not packed: of these it tells key, tag, time and value, not the
- * headers. It ends before anything that would lie outside of the run.
+ * A walk over the records of a run, of a THMQ_RUN_PACKED without their payloads, or of a THMQ_RUN_KAFKA whose batch is not packed: of these it tells
+ * key, tag, time and value, not the headers. It ends before anything that would lie outside of the run.
  */
 struct thmqi_record_iter {
 	const struct thmq_run_header *run;
@@ -88,6 +88,12 @@ int thmqi_record_next(struct thmqi_record_iter *it, struct thmq_record_view *ret
 uint32_t thmqi_tag_hash(const void *tag, uint32_t len);
 /* Are all records of a run with a table in order: lengths, and offsets that rise within the span? */
 bool thmqi_run_records_ok(const struct thmq_run_header *run);
+
+/* Has it a record table? */
+static inline bool thmqi_run_has_table(const struct thmq_run_header *run)
+{
+	return run->encoding == THMQ_RUN_RECORDS || run->encoding == THMQ_RUN_PACKED;
+}
 
 /* ------------------------------------------------------------------ encode */
 
