@@ -168,6 +168,7 @@ static void rebuild(struct shard *s)
 	thmqi_shard_reset(s);
 	if (is_meta(s))
 		thmqi_meta_reset(s->broker->meta);
+	l->taken_back = UINT64_MAX;
 	if (rc && rc != -ETIMEDOUT) /* nobody knows what it has stored */
 		fail(s, rc);
 	else
@@ -242,18 +243,26 @@ static int mark_term(struct shard *s)
 	struct lead *l = s->lead;
 	const uint64_t term = l->term;
 	struct pending *e;
-	int rc = 0;
+	int rc;
 
-	if (l->marked_term != term)
-		rc = thmqi_shard_append_state(s, STATE_TERM, 0, &term, sizeof(term), &e);
-	if (!rc)
-		l->marked_term = term;
-	return rc;
+	if (l->marked_term == term)
+		return 0;
+	rc = thmqi_shard_append_state(s, STATE_TERM, 0, &term, sizeof(term), &e);
+	if (rc)
+		return rc;
+	l->marked_term = term;
+	l->marked_index = e->index;
+	return 0;
 }
 
 bool thmqi_lead_mark_term(struct shard *s)
 {
 	return mark_term(s) == 0;
+}
+
+bool thmqi_lead_is_certain(struct shard *s)
+{
+	return mark_term(s) == 0 && s->lead->committed >= s->lead->marked_index;
 }
 
 /* One that is not to lead is better than none. */
@@ -364,8 +373,10 @@ static int on_replay(void *ctx, const struct thmq_log_run *run)
 
 static void on_unappended(void *ctx, uint64_t index)
 {
-	(void)index;
-	((struct shard *)ctx)->lead->rebuild = true;
+	struct lead *l = ((struct shard *)ctx)->lead;
+
+	l->taken_back = THMQI_MIN(l->taken_back, THMQI_MAX(index, l->known + 1)); /* a log that begins anew is of what is committed */
+	l->rebuild = true;
 }
 
 static void on_room(void *ctx)
@@ -574,6 +585,7 @@ static int make(struct shard *s, const char *dir)
 	l->shard = s;
 	thmqi_list_init(&l->waiting);
 	l->bereft_ns = s->core->now_ns;
+	l->taken_back = UINT64_MAX;
 	l->timer.fire = on_timer;
 	thmqi_timer_start(s->core, &l->timer, s->core->now_ns + BALANCE_NS);
 	return thmqi_afar_open(s);

@@ -16,7 +16,8 @@ struct lead {
 	uint64_t term, leader;
 	uint64_t committed;
 	uint64_t begin_index; /* of the first batch of the term in which it leads */
-	uint64_t marked_term; /* in which something was appended so that all have the same */
+	uint64_t marked_term; /* in which something was appended so that all have the same … */
+	uint64_t marked_index; /* … which is this */
 	bool serves; /* it leads, and all up to begin_index is committed: what the log told is true */
 	/* nobody leads: bereft.c */
 	uint64_t bereft_ns;  /* since when nobody leads, as is known here; 0: somebody does */
@@ -24,6 +25,7 @@ struct lead {
 	uint64_t known;      /* the highest index that is known to be committed, perhaps from before the log was opened anew */
 	uint64_t told_index; /* of the last run that was told and could not be noted as not committed */
 	bool rebuild; /* something that was told was taken back: all of it is to be told again */
+	uint64_t taken_back; /* from this index on; UINT64_MAX: nothing was */
 	bool reopens; /* its log was closed for that, and is opened once the device has nothing of it any more: … */
 	struct leaving *leaving; /* … while this is there */
 	struct thmqi_list waiting; /* connections that are welcomed once it serves */
@@ -63,6 +65,11 @@ struct roll {
 
 /* Something of the term in which it leads is appended. True: it was before, or is now. */
 bool thmqi_lead_mark_term(struct shard *s);
+/*
+ * Of a shard that serves: is something of its term committed? Until then what an older leader appended, and nobody that is there has, may come true: whoever has it
+ * may lead next. False: it is on its way, ask again.
+ */
+bool thmqi_lead_is_certain(struct shard *s);
 
 /* lead.c: all connections end; those that wait begin */
 void thmqi_lead_send_away(struct shard *s, int error);

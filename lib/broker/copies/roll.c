@@ -318,7 +318,11 @@ static int hand_over(struct thmq_broker *b, struct thmqi_group *g, uint64_t heir
 
 	if (!rc && !heir)
 		rc = thmqi_drain_spared(b->meta, &heir);
-	return rc || heir == b->opts.node_id ? rc : thmqi_group_transfer(g, heir);
+	if (rc || heir == b->opts.node_id)
+		return rc;
+	/* one that has more than is committed takes no lead over, and where nobody writes it would not hear that it is to go. A log that is full gets no mark: it is tried all the same */
+	thmqi_lead_mark_term(&b->shards[THMQI_SHARD_META]);
+	return thmqi_group_transfer(g, heir);
 }
 
 void thmqi_roll_request(struct conn *c, uint64_t id, const struct thmqi_request *q)

@@ -108,17 +108,30 @@ static void txn_free(struct txn *x)
 
 #define OK_ENDED 1u /* committed */
 
-/* Who asks again learns @how: OK_ENDED, or an error, positive. */
-static void remember(struct txns *t, uint64_t id, uintptr_t how)
+/* Who asks again learns @how: OK_ENDED, or an error, positive. @index: as in struct ended. */
+static void remember(struct txns *t, uint64_t id, uintptr_t how, uint64_t index)
 {
-	uint64_t *at = &t->ended[t->ended_count % ENDED_COUNT];
+	struct ended *at = &t->ended[t->ended_count % ENDED_COUNT];
 
 	if (thmqi_map_get(&t->ended_ids, id))
 		return;
-	if (*at)
-		thmqi_map_remove(&t->ended_ids, *at);
-	*at = thmqi_map_put(&t->ended_ids, id, (void *)how) == 0 ? id : 0;
+	if (at->id)
+		thmqi_map_remove(&t->ended_ids, at->id);
+	at->id = thmqi_map_put(&t->ended_ids, id, (void *)how) == 0 ? id : 0;
+	at->index = index;
 	t->ended_count++;
+}
+
+/* What the log told from @index on was taken back: who leads may have decided otherwise. */
+static void forget_told(struct txns *t, uint64_t index)
+{
+	uint32_t i;
+
+	for (i = 0; i < ENDED_COUNT; i++)
+		if (t->ended[i].id && t->ended[i].index >= index) {
+			thmqi_map_remove(&t->ended_ids, t->ended[i].id);
+			t->ended[i].id = 0;
+		}
 }
 
 static void answer(struct txn *x, int status)
@@ -253,7 +266,7 @@ static void on_voted(struct txn *x)
 	}
 	if (!has && x->decision == TXN_IS_COMMITTED) { /* nothing is in it */
 		x->of->counts.committed++;
-		remember(x->of, x->id, OK_ENDED);
+		remember(x->of, x->id, OK_ENDED, 0);
 		answer(x, 0);
 		txn_free(x);
 		return;
@@ -304,7 +317,8 @@ void thmqi_txn_answered(struct thmqi_broker_post *post)
 		x->status = post->status;
 	x->count += post->value & TXN_VOTE_COUNT;
 	x->acks |= (post->value & TXN_VOTE_ACKS) != 0;
-	*shard |= (uint8_t)((post->status ? 0 : SHARD_ANSWERED) | (post->value & TXN_VOTE_HAS ? SHARD_HAS : 0));
+	/* one that could not vote may have something: it may lead again by now, and have been told that the transaction goes on */
+	*shard |= (uint8_t)((post->status ? 0 : SHARD_ANSWERED) | (post->value & TXN_VOTE_HAS || (post->status && x->state == VOTING) ? SHARD_HAS : 0));
 	if (thmqi_unlikely(*shard & SHARD_ASKED) && x->state == ENDING && !post->status && !x->orphan && !x->of->meta->follows_no_more) {
 		*shard &= (uint8_t)~SHARD_ASKED; /* what came too late is none of it */
 		post->value = x->id;
@@ -349,12 +363,20 @@ static void on_stored(struct thmqi_broker_post *post)
 	}
 	if (x->decision == TXN_IS_COMMITTED) {
 		x->of->counts.committed++;
-		remember(x->of, x->id, OK_ENDED);
+		remember(x->of, x->id, OK_ENDED, 0);
 	} else {
 		x->of->counts.aborted++;
 	}
 	answer(x, 0);
 	tell_all(x, ENDING, x->decision == TXN_IS_COMMITTED ? thmqi_txn_commit : thmqi_txn_abort);
+}
+
+/* Nothing here says that it was committed; who led before may have decided that, and lead again with it. */
+static bool may_come_true(struct meta *m, uint64_t id)
+{
+	if (!m->broker->cluster || id >> 32 == m->shard->term || (m->txns && thmqi_map_get(&m->txns->ended_ids, id)))
+		return false;
+	return !thmqi_lead_is_certain(m->shard);
 }
 
 enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard)
@@ -367,8 +389,10 @@ enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard)
 		return TXN_NOT_KNOWN;
 	x = find(m, id);
 	if (!x)
-		return TXN_IS_NONE;
+		return may_come_true(m, id) ? TXN_NOT_KNOWN : TXN_IS_NONE;
 	is = x->shards[shard - 1];
+	if (x->state == ENDING && x->decision == TXN_IS_ABORTED) /* it may not have led when all were told */
+		return TXN_IS_NONE;
 	/* what it has came too late: behind its vote, which said that there was nothing, or behind the end */
 	if (x->voted && !(is & SHARD_HAS))
 		return TXN_IS_NONE;
@@ -481,7 +505,7 @@ static bool is_taken(struct txns *t, const char *name)
 		if (strcmp(x->name, name) != 0)
 			continue;
 		if (x->state == OPEN) {
-			remember(t, x->id, THMQ_EFENCED);
+			remember(t, x->id, THMQ_EFENCED, 0);
 			begin_abort(x, 0);
 		} else {
 			taken |= x->state == VOTING || x->state == STORING;
@@ -552,6 +576,8 @@ static int end(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_r
 
 	if (r->index < THMQI_TXN_COMMIT || r->index > THMQI_TXN_PREPARE)
 		return -EINVAL;
+	if (!x && may_come_true(m, r->member))
+		return -EBUSY;
 	if (!x || (x->state == ENDING && x->decision != decisions[r->index]) ||
 	    (!x->secret && x->state != PREPARED && x->decision == TXN_IS_COMMITTED)) { /* as the log told */
 		if (forced && !x && !(m->txns && thmqi_map_get(&m->txns->ended_ids, r->member)))
@@ -696,7 +722,7 @@ int thmqi_txns_replay(struct meta *m, const struct thmq_log_run *run)
 		return -ENOMEM;
 	if (is.status == TXN_IS_ABORTED || is.status == TXN_IS_OVER) {
 		if (is.status == TXN_IS_OVER)
-			remember(t, is.txn, OK_ENDED);
+			remember(t, is.txn, OK_ENDED, run->index);
 		if (x)
 			txn_free(x);
 		return 0;
@@ -713,7 +739,7 @@ int thmqi_txns_replay(struct meta *m, const struct thmq_log_run *run)
 	x->prepared = is.status == TXN_IS_PREPARED;
 	x->since_ns = is.time_ns;
 	if (is.status == TXN_IS_COMMITTED)
-		remember(t, x->id, OK_ENDED);
+		remember(t, x->id, OK_ENDED, run->index);
 	if (!x->prepared)
 		return 0;
 	x->check_max = is.check_max;
@@ -787,6 +813,8 @@ void thmqi_txns_reset(struct meta *m)
 		thmqi_timer_stop(m->shard->core, &t->timer);
 	t->timer_on = false;
 	t->next = 0; /* of another term */
+	if (m->shard->lead->taken_back != UINT64_MAX)
+		forget_told(t, m->shard->lead->taken_back);
 	while (!thmqi_list_empty(&t->all)) {
 		struct txn *x = thmqi_list_first(&t->all, struct txn, link);
 

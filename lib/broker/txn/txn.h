@@ -102,7 +102,7 @@ void thmqi_txn_abort(struct thmqi_broker_post *post);
 
 void thmqi_txn_answered(struct thmqi_broker_post *post);
 /* On the core of meta: what is @id? */
-enum txn_answer { TXN_GOES_ON, TXN_HAS_VOTED, TXN_IS_NONE, TXN_NOT_KNOWN /* who leads knows, and this one does not lead */ };
+enum txn_answer { TXN_GOES_ON, TXN_HAS_VOTED, TXN_IS_NONE, TXN_NOT_KNOWN /* who leads knows, and this one does not lead; or it is not certain yet: ask again */ };
 enum txn_answer thmqi_txn_ask(struct meta *m, uint64_t id, uint32_t shard);
 
 bool thmqi_txns_request(struct meta *m, struct conn *c, uint64_t id, const struct thmqi_request *r); /* false: it is none of theirs */

@@ -63,6 +63,12 @@ struct watcher {
 	char name[256];
 };
 
+/* One that is over. */
+struct ended {
+	uint64_t id;    /* 0: none */
+	uint64_t index; /* of the batch that told so; 0: it is so for good */
+};
+
 struct txns {
 	struct meta *meta;
 	struct thmqi_map by_id;
@@ -74,7 +80,7 @@ struct txns {
 	bool timer_on;
 	bool recovered; /* all shards are there */
 	uint64_t next;
-	uint64_t *ended; /* a ring of ids */
+	struct ended *ended; /* a ring */
 	uint64_t ended_count;
 	struct thmqi_map ended_ids; /* to OK_ENDED, or why not */
 };
