@@ -11,10 +11,10 @@ static const char *assignor_name(uint32_t assignor)
 	return assignor < sizeof(names) / sizeof(names[0]) ? names[assignor] : "?";
 }
 
-/* Who shares is not known one by one, but who reads at the moment is. */
+/* Who shares is not known one by one, but who reads at the moment is: a broker of an earlier version tells no more. */
 static bool is_shared(const struct thmq_group_info *info)
 {
-	return !info->member_count && info->reader_count;
+	return info->flags & THMQ_GROUP_IS_SHARED || (!info->member_count && info->reader_count);
 }
 
 static void print_who(const struct thmq_group_info *info)

@@ -42,8 +42,8 @@ static void stop_waiting(struct request *r)
 	if (r->next_waiting)
 		r->next_waiting->at_waiting = r->at_waiting;
 	r->at_waiting = NULL;
-	if (r->server->look_next == r)
-		r->server->look_next = r->next_waiting;
+	if (r->server->look_at == r)
+		r->server->look_at = r->next_waiting;
 }
 
 void request_free(struct request *r)
@@ -89,7 +89,12 @@ void request_wait(struct request *r, bool (*look)(struct request *r), int64_t de
 	if (s->waiting)
 		s->waiting->at_waiting = &r->next_waiting;
 	s->waiting = r;
-	look(r);
+	if (clock_ns() < s->round_end_ns) {
+		look(r);
+	} else { /* its turn comes: others have waited for this round for long enough */
+		r->fresh = true;
+		s->look_due = true;
+	}
 }
 
 void request_look_all(struct server *s, bool news)
@@ -97,11 +102,27 @@ void request_look_all(struct server *s, bool news)
 	int64_t now = clock_ns();
 	struct request *r;
 
-	for (r = s->waiting; r; r = s->look_next) {
-		s->look_next = r->next_waiting; /* which another one's end may take away */
-		if (news || now >= r->deadline_ns)
-			r->look(r);
+	s->look_due |= news;
+	s->look_news |= news;
+	if (!s->look_at) { /* else those that had no turn in the last round go on */
+		s->look_at = s->waiting;
+		s->look_all = s->look_news;
+		s->look_due = s->look_news = false;
 	}
+	while ((r = s->look_at)) {
+		s->look_at = r->next_waiting; /* which another one's end may take away */
+		if (!s->look_all && !r->fresh && now < r->deadline_ns)
+			continue;
+		r->fresh = false;
+		r->look(r);
+		if (clock_ns() >= s->round_end_ns)
+			break;
+	}
+}
+
+bool request_looks_on(const struct server *s)
+{
+	return s->look_at || s->look_due;
 }
 
 bool request_is_late(const struct request *r, int64_t most_ns)

@@ -42,6 +42,8 @@ struct fetch {
 	int32_t topic_count, bytes_max, bytes_min;
 	int8_t isolation;
 	bool scarce; /* some of its parts have no reader this time */
+	bool opened; /* it has had its first look */
+	int64_t wait_ns;
 	struct out headers; /* of one record */
 };
 
@@ -297,9 +299,27 @@ static bool fetch_ready(struct fetch *f)
 	return bytes >= f->bytes_min;
 }
 
+static void fetch_open(struct request *r, struct fetch *f, struct part *part);
+
+/* Readers, at its first turn: that may be long work. It has its time from there. */
+static void fetch_begin(struct request *r, struct fetch *f)
+{
+	uint32_t i;
+
+	f->opened = true;
+	r->begun_ns = clock_ns();
+	for (i = 0; i < f->count; i++)
+		fetch_open(r, f, &f->parts[i]);
+	r->deadline_ns = clock_ns() + (f->scarce && f->wait_ns > SCARCE_NS ? SCARCE_NS : f->wait_ns);
+}
+
 static bool fetch_look(struct request *r)
 {
-	if (clock_ns() < r->deadline_ns && !fetch_ready(r->state))
+	struct fetch *f = r->state;
+
+	if (!f->opened)
+		fetch_begin(r, f);
+	if (clock_ns() < r->deadline_ns && !fetch_ready(f))
 		return false;
 	fetch_answer(r);
 	return true;
@@ -434,9 +454,7 @@ void fetch_run(struct request *r)
 {
 	struct fetch *f = calloc(1, sizeof(*f));
 	struct in *in = &r->in;
-	int64_t wait_ns;
 	int32_t wait_ms;
-	uint32_t i;
 
 	if (!f) {
 		request_fail(r);
@@ -462,11 +480,9 @@ void fetch_run(struct request *r)
 		request_done(r);
 		return;
 	}
-	for (i = 0; i < f->count; i++)
-		fetch_open(r, f, &f->parts[i]);
 	r->drop = fetch_drop;
-	wait_ns = (wait_ms < 0 ? 0 : wait_ms < WAIT_MS_MAX ? wait_ms : WAIT_MS_MAX) * MILLISECOND;
-	request_wait(r, fetch_look, clock_ns() + (f->scarce && wait_ns > SCARCE_NS ? SCARCE_NS : wait_ns));
+	f->wait_ns = (wait_ms < 0 ? 0 : wait_ms < WAIT_MS_MAX ? wait_ms : WAIT_MS_MAX) * MILLISECOND;
+	request_wait(r, fetch_look, clock_ns() + f->wait_ns);
 }
 
 /* -------------------------------------------------------------- ListOffsets */

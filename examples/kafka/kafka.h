@@ -160,6 +160,7 @@ struct request {
 		struct request *r); /* the connection is gone: free it now, or when it is done */
 	void *state;
 	int64_t deadline_ns;
+	bool fresh; /* not looked at yet */
 	struct request *next_waiting, **at_waiting;
 };
 
@@ -168,7 +169,8 @@ void request_fail(
 	struct request *r); /* no answer: the connection ends, what was said makes no sense */
 void request_wait(struct request *r, bool (*look)(struct request *r), int64_t deadline_ns);
 void request_free(struct request *r);
-void request_look_all(struct server *s, bool news);
+void request_look_all(struct server *s, bool news); /* as many as there is time for in this round, in turns */
+bool request_looks_on(const struct server *s); /* some have their turn in the next one */
 /* Has it held up all others for so long? Then what is left of it gets an error with which clients come again. */
 bool request_is_late(const struct request *r, int64_t most_ns);
 #define MANAGE_NS (5 * SECOND) /* for topics that are made, altered or deleted */
@@ -438,7 +440,9 @@ struct server {
 	struct conn *conns, *dirty;
 	uint32_t conn_count, conn_serial;
 	uint64_t in_bytes, frame_bytes, out_bytes; /* of requests that are not whole, that are under way, of answers that are not taken */
-	struct request *waiting, *look_next;
+	struct request *waiting, *look_at; /* look_at: whose turn is next in the look that is under way; NULL: none is */
+	bool look_all, look_due, look_news; /* that one is at all of them; another is to begin; and at all */
+	int64_t round_end_ns; /* of the loop: what may wait then has its turn in the next one */
 	struct table groups;
 	struct group **due; /* a heap of them all: the first is the first one that something is to be done about */
 	uint32_t due_count, due_room, member_count;

@@ -23,6 +23,7 @@
 
 #define EVENTS 256
 #define TICK_NS SECOND
+#define ROUND_NS (20 * MILLISECOND) /* of the loop, about: then what waits for answers that are large lets others have their turn */
 
 static volatile sig_atomic_t stop;
 
@@ -301,6 +302,7 @@ static void serve(struct server *s)
 		bool news = store_pump(s, 0);
 
 		s->now_ns = clock_ns();
+		s->round_end_ns = s->now_ns + ROUND_NS;
 		cluster_tick(s);
 		request_look_all(s, news);
 		conn_run_dirty(s);
@@ -312,7 +314,7 @@ static void serve(struct server *s)
 			tick_ns = s->now_ns + TICK_NS;
 		}
 		n = 0;
-		if (!news && !s->dirty && thmq_env_arm(s->env) == 0)
+		if (!news && !s->dirty && !request_looks_on(s) && thmq_env_arm(s->env) == 0)
 			n = rest(s, tick_ns);
 		n = epoll_wait(s->epoll, e, EVENTS, n);
 		look_at(s, e, n);

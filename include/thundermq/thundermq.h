@@ -1581,7 +1581,11 @@ struct thmq_group_info {
 	uint32_t partition_count;
 	uint32_t reader_count; /* partitions that are read at the moment; in a shared group readers of each, added up */
 	uint64_t lag;          /* of all partitions, as in struct thmq_partition_info */
+	uint32_t flags;        /* THMQ_GROUP_IS_SHARED */
+	uint32_t reserved;
 };
+
+#define THMQ_GROUP_IS_SHARED 1u /* its members share partitions, or did: not known of one that was never read from, and not told by brokers of earlier versions */
 
 struct thmq_group_member {
 	uint32_t size; /* in: of each element */

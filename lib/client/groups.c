@@ -193,6 +193,7 @@ static int add_partition(struct thmq_session *s, struct about *a, uint32_t i)
 	lag = reply->value[1] > from ? reply->value[1] - from : 0;
 	a->info.lag += lag - THMQI_MIN(lag, reply->value[3]);
 	a->info.reader_count += reply->total;
+	a->info.flags |= reply->flags & THMQ_GROUP_IS_SHARED;
 	return 0;
 }
 

@@ -351,7 +351,7 @@ static void stop_anywhere(void)
 
 static void break_rules(void)
 {
-	for (uint32_t deed = 0; deed < 8; deed++) {
+	for (uint32_t deed = 0; deed < 9; deed++) {
 		struct thmqi_message m = message(THMQI_MESSAGE_APPEND, 0);
 		int fd = befriend();
 
@@ -378,6 +378,9 @@ static void break_rules(void)
 			m.type = THMQI_MESSAGE_VOTE;
 			m.batch_bytes = 16;
 			break;
+		case 7: /* it suffers from what is no error */
+			thmqi_carry_beat(&m, FOE, 1, 5);
+			break;
 		default:
 			m.term = UINT64_MAX;
 			break;
@@ -393,6 +396,73 @@ static void break_rules(void)
 		say(fd, &m, sizeof(m));
 		await_cut(fd);
 	}
+}
+
+static int trouble_of_foe(void)
+{
+	struct thmqi_courier_peer p;
+
+	for (uint32_t i = 0; thmqi_courier_peer((struct thmqi_courier *)w.carriers[0], i, &p); i++)
+		if (p.id == FOE)
+			return p.trouble;
+	return 0;
+}
+
+static void await_trouble(int fd, int trouble)
+{
+	uint64_t begin = now_ns();
+	struct thmqi_message m;
+
+	thmqi_carry_beat(&m, FOE, 1, trouble);
+	say(fd, &m, sizeof(m));
+	while (trouble_of_foe() != trouble) {
+		live();
+		CHECK(now_ns() - begin < PATIENCE_NS);
+	}
+}
+
+/* What the other says that it suffers from, in its beats, which come before it would have to say anything. */
+static void await_word(int fd, int trouble)
+{
+	uint8_t bytes[4096];
+	struct carry_stream s = {0};
+	uint64_t begin = now_ns();
+	bool heard = false;
+
+	while (!heard) {
+		ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+		const uint8_t *at = bytes;
+
+		CHECK(n > 0 || (n < 0 && errno == EAGAIN));
+		while (n > 0 && at < bytes + n) {
+			int rc = thmqi_carry_stream_take(&s, &at, bytes + n);
+
+			CHECK(rc >= 0);
+			if (rc == CARRY_MESSAGE && s.message.type == CARRY_BEAT)
+				heard |= thmqi_carry_beat_trouble(&s.message) == trouble;
+		}
+		live();
+		CHECK(now_ns() - begin < PATIENCE_NS);
+	}
+}
+
+static void tell_troubles(void)
+{
+	struct thmqi_courier *c = (struct thmqi_courier *)w.carriers[0];
+	int fd = befriend();
+
+	await_trouble(fd, -EIO);
+	await_trouble(fd, 0); /* also of one that knows nothing of this */
+	await_trouble(fd, -ENOSPC);
+	thmqi_courier_say(c, -EROFS);
+	await_word(fd, -EROFS);
+	thmqi_courier_say(c, 0);
+	await_word(fd, 0);
+	close(fd);
+	fd = befriend(); /* what was said before is over with the connection */
+	while (trouble_of_foe())
+		live();
+	close(fd);
 }
 
 static void await_refused(uint64_t count)
@@ -552,6 +622,7 @@ static void run(const struct thmq_tls_opts *tls, struct thmqi_prng *prng)
 		greet_wrongly();
 		stop_anywhere();
 		break_rules();
+		tell_troubles();
 		bother(prng);
 		be_silent();
 	}

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
@@ -664,3 +665,35 @@ def a_full_disk(b):
         same((says('refused'), says('again')), (1, 1))
     finally:
         full.stop()
+
+
+def acks_beside_who_does_not_read(b):
+    """Many connections ask for much at once, more than a round of the broker's has time for, and take little of it: each has his turn, and so has one who sends."""
+    p = confluent_kafka.Producer({'bootstrap.servers': b.url, **QUICK, 'linger.ms': 0, 'message.max.bytes': 1000000})
+    for i in range(48):
+        p.produce('plenty', os.urandom(512 << 10), partition=0)
+        check(i % 8 < 7 or p.flush(60) == 0)
+    kcat(b, '-P', '-t', 'few', '-p', '0', stdin='x\n')
+    records = fetch(b, b'few')[0]
+    send = frame(0, 7, b'\xff\xff' + struct.pack('>hii', 1, 10000, 1) + string(b'few') + struct.pack('>iii', 1, 0, len(records)) + records)
+
+    sender, greedy = socket.create_connection(('127.0.0.1', b.port), timeout=60), []
+    for i in range(60):
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.settimeout(60)
+        s.connect(('127.0.0.1', b.port))
+        greedy.append(s)
+    sender.sendall(frame(18, 0))
+    answer(sender)  # all are let in
+    b.process.send_signal(signal.SIGSTOP)  # so that they ask at once
+    sender.sendall(send)
+    for s in greedy:
+        s.sendall(ask_fetch(b'plenty', {0: 0}))
+    b.process.send_signal(signal.SIGCONT)
+    same(answer(sender)[4 + 4 + 2 + len('few') + 4 + 4:][:2], bytes(2))
+    print('answered before who sends:', len(select.select(greedy, [], [], 0)[0]), 'of 60')  # and what this program was late to look
+    for s in greedy:
+        check(len(s.recv(4, socket.MSG_WAITALL)) == 4)  # each has his in the end
+        s.close()
+    sender.close()

@@ -586,6 +586,7 @@ static void groups_are_reset(void)
 	reset_to(s, "g", 0);
 	CHECK(goes_on_at(s, "t", "shared", THMQ_CONSUMER_SHARED) == 0);
 	reset_to(s, "shared", THMQ_CONSUMER_SHARED);
+	CHECK(about(s, "t", "shared").flags == THMQ_GROUP_IS_SHARED && about(s, "t", "g").flags == 0);
 	/* one that has members is not, unless by force: then these are told, and what they say of it counts no more */
 	CHECK(thmq_group_reset(s, "t", "g", 0, THMQ_START_BEGIN, 0, 0) == 0);
 	CHECK(thmq_consumer_open(s, "t", "g", NULL, &c) == 0);

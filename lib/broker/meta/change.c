@@ -775,6 +775,7 @@ static void partition_info(struct conn *c, uint64_t id, const struct thmqi_reque
 	reply->value[3] = g ? thmqi_shared_done(g) : 0;
 	reply->total = g ? thmqi_groups_readers(p, g) : 0;
 	reply->count = thmqi_delay_count(c->shard, p->id);
+	reply->flags = g && g->shared ? THMQ_GROUP_IS_SHARED : 0;
 	reply->due_ns = thmqi_delay_due(c->shard);
 	thmqi_reply(c, id, 0);
 }

@@ -343,7 +343,7 @@ enum thmqi_op {
 	THMQI_OP_GROUP_FIND = 8, /* meta; name, group -> value[0]: group id, or status -ENOENT */
 	THMQI_OP_PARTITION_INFO =
 		9, /* shard; partition, group_id -> value[0..3]: begin, end, group offset or UINT64_MAX, done behind that; total: readers
-		      of the group's; count: delayed messages that wait for it; due_ns */
+		      of the group's; count: delayed messages that wait for it; flags: 1 the group shares it; due_ns */
 	THMQI_OP_PRODUCER_OPEN =
 		10, /* meta; name (topic), group (the producer's name, or "") -> value[0..2]: id, epoch, highest sequence stored */
 	THMQI_OP_KEY_FIND =
@@ -491,7 +491,7 @@ struct thmqi_reply {
 	int32_t status;
 	uint32_t count; /* entries here */
 	uint32_t total; /* entries there are */
-	uint32_t reserved;
+	uint32_t flags; /* of PARTITION_INFO */
 	uint64_t value[4];
 	union {
 		struct thmqi_topic_entry
