@@ -9,23 +9,11 @@
 
 static char right[256];
 
-/* What broker @i says of node @id. */
-static struct thmq_node seen(uint32_t i, uint64_t id)
-{
-	struct thmq_node nodes[BROKERS] = {{.size = sizeof(nodes[0])}};
-	int n = thmq_broker_nodes(rig.brokers[i], nodes, BROKERS), k;
-
-	for (k = 0; k < n && k < (int)BROKERS; k++)
-		if (nodes[k].id == id)
-			return nodes[k];
-	return (struct thmq_node){.id = 0};
-}
-
 static void wait_for_error(uint32_t i, uint64_t id, int error)
 {
 	uint64_t end = now() + PATIENCE_NS;
 
-	while (rig.far && seen(i, id).error != error) {
+	while (rig.far && rig_seen(i, id).error != error) {
 		CHECK(now() < end);
 		nap(MS);
 	}
@@ -41,7 +29,7 @@ static void is_refused(void)
 	rig_open(2);
 	wait_for_error(0, 3, -EREMCHG);
 	wait_for_error(2, 1, -EREMCHG);
-	CHECK(!rig.far || (!seen(0, 3).connected && !seen(2, 1).connected && strstr(thmq_strerror(-EREMCHG), "another list")));
+	CHECK(!rig.far || (!rig_seen(0, 3).connected && !rig_seen(2, 1).connected && strstr(thmq_strerror(-EREMCHG), "another list")));
 	for (end = now() + 700 * MS; now() < end; nap(5 * MS))
 		CHECK(rig_leader() < 0);
 	rig_close(2, 5 * SECOND);
@@ -72,7 +60,7 @@ static void look(uint32_t i, uint32_t leader)
 	for (id = 1; id <= BROKERS; id++) {
 		struct thmq_node n;
 
-		while (n = seen(i, id), !n.connected || n.leads != (id == leader + 1)) {
+		while (n = rig_seen(i, id), !n.connected || n.leads != (id == leader + 1)) {
 			CHECK(now() < end);
 			nap(MS);
 		}

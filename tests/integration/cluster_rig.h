@@ -172,6 +172,18 @@ static inline void rig_wait_for(uint32_t who)
 	}
 }
 
+/* What broker @i says of node @id. */
+static inline struct thmq_node rig_seen(uint32_t i, uint64_t id)
+{
+	struct thmq_node nodes[BROKERS] = {{.size = sizeof(nodes[0])}};
+	int n = thmq_broker_nodes(rig.brokers[i], nodes, BROKERS), k;
+
+	for (k = 0; k < n && k < (int)BROKERS; k++)
+		if (nodes[k].id == id)
+			return nodes[k];
+	return (struct thmq_node){.id = 0};
+}
+
 /* An environment, and three empty directories for brokers that are still to be opened. @opts: not which broker it is, and where. */
 static inline void rig_begin(const char *name, bool far, uint32_t cores, const struct thmq_broker_opts *opts)
 {

@@ -20,24 +20,12 @@ static void write_some(struct thmq_session *session, const char *what)
 	CHECK(thmq_producer_close(producer, PATIENCE_NS) == 0);
 }
 
-/* What broker @i says of node @id. */
-static struct thmq_node seen(uint32_t i, uint64_t id)
-{
-	struct thmq_node nodes[BROKERS] = {{.size = sizeof(nodes[0])}};
-	int n = thmq_broker_nodes(rig.brokers[i], nodes, BROKERS), k;
-
-	for (k = 0; k < n && k < (int)BROKERS; k++)
-		if (nodes[k].id == id)
-			return nodes[k];
-	return (struct thmq_node){.id = 0};
-}
-
 static void wait_for(uint32_t i, uint64_t id, bool connected, int error)
 {
 	uint64_t end = now() + PATIENCE_NS;
 	struct thmq_node n;
 
-	while (n = seen(i, id), !n.id || n.connected != connected || n.error != error) {
+	while (n = rig_seen(i, id), !n.id || n.connected != connected || n.error != error) {
 		if (now() >= end)
 			fprintf(stderr, "broker %u says of node %llu: connected %u, error %d\n", i + 1, (unsigned long long)id, n.connected, n.error);
 		CHECK(now() < end);
@@ -134,7 +122,7 @@ int main(void)
 			wait_for(out, i + 1, false, -EKEYREJECTED);
 		}
 	write_some(session, "without it");
-	CHECK(!seen(rig_some_leader(), out + 1).connected);
+	CHECK(!rig_seen(rig_some_leader(), out + 1).connected);
 
 	rig_close(out, 5 * SECOND);
 	come_with(out, &elsewhere); /* those that it meets are not whom it looks for */

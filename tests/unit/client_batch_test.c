@@ -1,75 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* client_batch_test.c - messages that are sent together, their payloads in one block: read as all others, found, chosen, compressed, refused. */
-#include <criterion/criterion.h>
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <thundermq/log.h>
-#include <thundermq/thundermq.h>
 
+#include "batch_rig.h"
 #include "wire/packed.h"
 
-#define SECOND 1000000000ull
 #define MANY 64u
 
-static char dir[] = "/tmp/thmq-batch-XXXXXX";
-static struct thmq_env *env;
-static struct thmq_broker *broker;
-static struct thmq_session *session;
-static struct thmq_producer *producer;
-
-static void open_broker(void)
-{
-	cr_assert_eq(thmq_env_open(&env, NULL), 0);
-	cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = dir, .segment_bytes = 16 << 20), &broker), 0, "%s", thmq_errmsg());
-	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &session), 0);
-	cr_assert_eq(thmq_topic_create(session, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)), 0);
-	cr_assert_eq(thmq_producer_open(session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &producer), 0);
-}
-
-static void open_all(void)
-{
-	cr_assert_not_null(mkdtemp(dir));
-	open_broker();
-}
-
-static void close_all(void)
-{
-	char command[64];
-	int rc = thmq_env_close(env, 5 * SECOND);
-
-	cr_assert(rc == 0 || rc == -EIO, "%s", thmq_strerror(rc)); /* the latter: some were refused */
-	snprintf(command, sizeof(command), "rm -r %s", dir);
-	cr_assert_eq(system(command), 0);
-}
-
 TestSuite(client_batch, .init = open_all, .fini = close_all, .timeout = 60);
-
-/* What became of what was sent last. */
-static struct thmq_event settle(int64_t sequence)
-{
-	struct thmq_event e = {0};
-	int rounds;
-
-	cr_assert_gt(sequence, 0, "%s", thmq_strerror((int)sequence));
-	for (rounds = 0; rounds < 30000; rounds++) {
-		while (thmq_events(session, &e, 1) == 1)
-			if (e.sequence == (uint64_t)sequence && !e.consumer)
-				return e;
-		thmq_poll(env, SECOND / 1000);
-	}
-	cr_assert_fail("%lld is not settled", (long long)sequence);
-	return e;
-}
-
-static struct thmq_consumer *open_consumer(const char *group, const struct thmq_consumer_opts *opts)
-{
-	struct thmq_consumer *c;
-
-	cr_assert_eq(thmq_consumer_open(session, "t", group, opts, &c), 0, "%s", thmq_errmsg());
-	return c;
-}
 
 static uint32_t take(struct thmq_consumer *c, struct thmq_message *m, uint32_t want)
 {

@@ -1,53 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* client_encoded_test.c - batches of Kafka's protocol, stored as they are: read as messages and as they are, found, chosen, and refused. */
-#include <criterion/criterion.h>
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <thundermq/thundermq.h>
 
 #include "../../examples/kafka/batch.h"
+#include "batch_rig.h"
 
-#define SECOND 1000000000ull
 #define TIME_MS 1700000000000ll
 
-static char dir[] = "/tmp/thmq-encoded-XXXXXX";
-static struct thmq_env *env;
-static struct thmq_session *session;
-static struct thmq_producer *producer;
 static struct out batch;
 
-static void open_broker(void)
+static void end(void)
 {
-	struct thmq_broker *broker;
-
-	cr_assert_eq(thmq_env_open(&env, NULL), 0);
-	cr_assert_eq(thmq_broker_open(env, THMQ_BROKER_OPTS(.data_dir = dir, .segment_bytes = 16 << 20), &broker), 0, "%s",
-		     thmq_errmsg());
-	cr_assert_eq(thmq_connect(env, "inproc://", NULL, &session), 0);
-	cr_assert_eq(thmq_topic_create(session, "t", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_IF_ABSENT)), 0);
-	cr_assert_eq(thmq_producer_open(session, "t", THMQ_PRODUCER_OPTS(.flags = THMQ_PRODUCER_REPORT), &producer), 0);
-}
-
-static void open_all(void)
-{
-	cr_assert_not_null(mkdtemp(dir));
-	open_broker();
-}
-
-static void close_all(void)
-{
-	char command[64];
-	int rc = thmq_env_close(env, 5 * SECOND);
-
-	cr_assert(rc == 0 || rc == -EIO, "%s", thmq_strerror(rc)); /* the latter: some were refused */
 	out_free(&batch);
-	snprintf(command, sizeof(command), "rm -r %s", dir);
-	cr_assert_eq(system(command), 0);
+	close_all();
 }
 
-TestSuite(client_encoded, .init = open_all, .fini = close_all, .timeout = 60);
+TestSuite(client_encoded, .init = open_all, .fini = end, .timeout = 60);
 
 static struct text none = {NULL, 0};
 
@@ -80,23 +49,6 @@ static int64_t send_batch(void)
 	return thmq_send(producer, batch.data, (uint32_t)batch.len, THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_KAFKA));
 }
 
-/* What became of the message that was sent last. */
-static struct thmq_event settle(int64_t sequence)
-{
-	struct thmq_event e = {0};
-	int rounds;
-
-	cr_assert_gt(sequence, 0, "%s", thmq_strerror((int)sequence));
-	for (rounds = 0; rounds < 5000; rounds++) {
-		while (thmq_events(session, &e, 1) == 1)
-			if (e.sequence == (uint64_t)sequence)
-				return e;
-		thmq_poll(env, SECOND / 1000);
-	}
-	cr_assert_fail("%lld is not settled", (long long)sequence);
-	return e;
-}
-
 /* One, five in all: a plain message, a batch of three, another plain one. */
 static void send_all(void)
 {
@@ -109,14 +61,6 @@ static void send_all(void)
 	cr_assert(e.type == THMQ_EVENT_SETTLED && e.offset == 1 && e.durability == THMQ_DURABILITY_DURABLE, "%s", thmq_strerror(e.error));
 	e = settle(thmq_send(producer, "behind", 6, NULL));
 	cr_assert_eq(e.offset, 4);
-}
-
-static struct thmq_consumer *open_consumer(const char *group, const struct thmq_consumer_opts *opts)
-{
-	struct thmq_consumer *c;
-
-	cr_assert_eq(thmq_consumer_open(session, "t", group, opts, &c), 0, "%s", thmq_errmsg());
-	return c;
 }
 
 static uint32_t take(struct thmq_consumer *c, struct thmq_message *m, uint32_t want)
