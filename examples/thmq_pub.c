@@ -12,6 +12,8 @@
 
 #define CHUNK 65536u /* bytes of one read */
 #define HEADERS_MAX 64u
+#define BATCH_BYTES 65536u /* of lines that go together, at most */
+#define SEQUENCES 65536u   /* more than can be unsettled */
 #define WAIT_MS 200  /* a signal that comes just before the sleep is noticed so late at most */
 
 struct input {
@@ -39,6 +41,16 @@ struct pub {
 	const char *prepare; /* likewise, and somebody else says which; NULL: not so */
 	struct thmq_txn *txn;
 	uint64_t count, bytes, begin_ns, shown_ns; /* what the library took */
+
+	uint32_t batch_max; /* lines that go together; 0: each by itself */
+	uint32_t batch_count;
+	struct thmq_batch_message *batch; /* those that wait for more */
+	char *batch_text;		  /* what they point to, of BATCH_BYTES */
+	size_t batch_bytes;
+	uint64_t batch_line;  /* of the first */
+	bool scattered;	      /* its keys are of several partitions */
+	uint16_t *counts;     /* messages of a sequence, by its number modulo SEQUENCES; NULL: 1 */
+	uint64_t sequence;    /* the newest */
 
 	struct input *inputs;
 	int input_count;
@@ -74,6 +86,12 @@ static void end_progress(struct pub *p)
 	p->shown = false;
 }
 
+/* How many messages have this sequence. */
+static uint32_t count_of(const struct pub *p, uint64_t sequence)
+{
+	return p->counts ? p->counts[sequence % SEQUENCES] : 1;
+}
+
 /* What became of messages that were taken. Return: whether all are well so far. */
 static bool all_well(struct pub *p)
 {
@@ -87,9 +105,9 @@ static bool all_well(struct pub *p)
 			p->failed_error = e.error;
 		}
 		if (e.error == -THMQ_EFAILED)
-			p->unknown++;
+			p->unknown += count_of(p, e.sequence);
 		else
-			p->failed++;
+			p->failed += count_of(p, e.sequence);
 	}
 	return !p->failed_error;
 }
@@ -141,7 +159,12 @@ static void close_inputs(struct pub *p)
 			close(p->inputs[i].fd);
 	free(p->inputs);
 	free(p->buffer);
+	free(p->batch);
+	free(p->batch_text);
+	free(p->counts);
 }
+
+static int send_batch(struct pub *p, const struct input *in);
 
 /*
  * Until there is something to read. Meanwhile the broker goes on, so that what came is durable within moments, however
@@ -166,8 +189,16 @@ static void await_input(struct pub *p, int fd)
 /* More bytes into the buffer, or the end. 0, or an exit code. */
 static int read_more(struct pub *p, struct input *in)
 {
+	struct pollfd fd = {.fd = in->fd, .events = POLLIN};
 	ssize_t n;
+	int rc;
 
+	/* what came does not wait for what may be long in coming */
+	if (p->batch_count && poll(&fd, 1, 0) == 0) {
+		rc = send_batch(p, in);
+		if (rc)
+			return rc;
+	}
 	if (p->begin) {
 		memmove(p->buffer, p->buffer + p->begin, p->end - p->begin);
 		p->end -= p->begin;
@@ -224,28 +255,132 @@ static int next_line(struct pub *p, struct input *in, const char **ret_line, siz
 
 /* ------------------------------------------------------------------ publish */
 
-static int refuse(struct pub *p, const struct input *in, int rc, size_t len, uint32_t key_len)
+static int refuse(struct pub *p, const struct input *in, uint64_t line, int rc, const struct thmq_batch_message *m)
 {
-	const char *tag = p->message.tag;
-
 	end_progress(p);
 	if (rc == -EMSGSIZE)
 		return fail(
 			rc,
 			"%s, line %llu: too long for a message: %zu bytes with its key and tag, at "
 			"most %u",
-			in->name, (unsigned long long)in->line,
-			len + key_len + (tag ? strlen(tag) : 0),
+			in->name, (unsigned long long)line,
+			(size_t)m->len + m->key_len + (m->tag ? strlen(m->tag) : 0),
 			thmq_producer_len_max(p->producer));
-	return fail(rc, "%s, line %llu: %s", in->name, (unsigned long long)in->line,
+	return fail(rc, "%s, line %llu: %s", in->name, (unsigned long long)line,
 		    thmq_strerror(rc));
+}
+
+/* One call for @count of them. As thmq_send() */
+static int64_t try_send(struct pub *p, const struct thmq_batch_message *m, uint32_t count)
+{
+	struct thmq_message_opts o = p->message;
+
+	if (count == 1) {
+		o.key = m->key;
+		o.key_len = m->key_len;
+		return thmq_send(p->producer, m->data, m->len, &o);
+	}
+	return thmq_send_batch(p->producer, m, count,
+			       THMQ_MESSAGE_OPTS(.flags = o.flags, .partition = o.partition, .priority = o.priority, .txn = o.txn));
+}
+
+static void note_sent(struct pub *p, uint64_t sequence, const struct thmq_batch_message *m, uint32_t count)
+{
+	uint32_t i;
+
+	p->sequence = sequence;
+	if (p->counts)
+		p->counts[sequence % SEQUENCES] = (uint16_t)count;
+	for (i = 0; i < count; i++)
+		p->bytes += m[i].len;
+	p->count += count;
+	if (count == 1 && p->count % 64)
+		return;
+	thmq_poll(p->c.env, 0);
+	all_well(p);
+	show_progress(p, false);
+}
+
+/* @count messages, of which the first is @line of @in. 0, also where it was interrupted; or an exit code. */
+static int send_all(struct pub *p, const struct input *in, uint64_t line, const struct thmq_batch_message *m, uint32_t count)
+{
+	int64_t sequence;
+	int rc;
+
+	/* poll in between, so that what is taken becomes durable while the next lines are read */
+	while ((sequence = try_send(p, m, count)) == -EAGAIN && !interrupted && all_well(p))
+		wait_a_little(&p->c);
+	if (sequence == -EAGAIN)
+		return 0;
+	if (sequence >= 0) {
+		note_sent(p, (uint64_t)sequence, m, count);
+		return 0;
+	}
+	/* too much for one batch of the broker's, or the topic has more partitions than when it began */
+	if (count > 1 && (sequence == -EMSGSIZE || sequence == -EINVAL)) {
+		rc = send_all(p, in, line, m, count / 2);
+		if (rc || interrupted || p->failed_error)
+			return rc;
+		return send_all(p, in, line + count / 2, m + count / 2, count - count / 2);
+	}
+	return refuse(p, in, line, (int)sequence, m);
+}
+
+/* What was gathered, all of whose lines are of @in, one behind the other. 0, or an exit code. */
+static int send_batch(struct pub *p, const struct input *in)
+{
+	const uint32_t count = p->batch_count;
+	const uint64_t first = p->batch_line;
+
+	p->batch_count = 0;
+	p->batch_bytes = 0;
+	return count ? send_all(p, in, first, p->batch, count) : 0;
+}
+
+static bool same_key(const struct thmq_batch_message *a, const struct thmq_batch_message *b)
+{
+	return a->key_len == b->key_len && (!a->key_len || memcmp(a->key, b->key, a->key_len) == 0);
+}
+
+/* @m, whose key and data lie in the @size bytes at @text: with those that are to go together, or by itself. */
+static int gather(struct pub *p, const struct input *in, const char *text, size_t size, const struct thmq_batch_message *m)
+{
+	struct thmq_batch_message *at;
+	int rc = 0;
+
+	if (!p->batch_max)
+		return send_all(p, in, in->line, m, 1);
+	if (p->batch_count == p->batch_max || size > BATCH_BYTES - p->batch_bytes ||
+	    (p->batch_count && p->scattered && !same_key(m, &p->batch[p->batch_count - 1])))
+		rc = send_batch(p, in);
+	if (rc || interrupted || p->failed_error)
+		return rc;
+	if (size > BATCH_BYTES)
+		return send_all(p, in, in->line, m, 1);
+	if (!p->batch_count)
+		p->batch_line = in->line;
+	at = &p->batch[p->batch_count++];
+	*at = *m;
+	memcpy(p->batch_text + p->batch_bytes, text, size);
+	at->data = p->batch_text + p->batch_bytes + ((const char *)m->data - text);
+	if (p->separator >= 0 && m->key && m->key == text)
+		at->key = p->batch_text + p->batch_bytes;
+	p->batch_bytes += size;
+	return 0;
 }
 
 static int publish(struct pub *p, const struct input *in, const char *line, size_t len)
 {
-	struct thmq_message_opts o = p->message;
+	const struct thmq_message_opts *o = &p->message;
+	struct thmq_batch_message m = {.data = line,
+				       .len = (uint32_t)len,
+				       .key = o->key,
+				       .key_len = o->key_len,
+				       .tag = o->tag,
+				       .headers = o->headers,
+				       .header_count = o->header_count,
+				       .ttl_ns = o->ttl_ns};
 	const char *at = p->separator >= 0 ? memchr(line, p->separator, len) : NULL;
-	int64_t rc;
 
 	if (at) {
 		size_t key_len = (size_t)(at - line);
@@ -255,33 +390,19 @@ static int publish(struct pub *p, const struct input *in, const char *line, size
 			return fail(-EINVAL, "%s, line %llu: a key of %zu bytes; it has 1 to %u",
 				    in->name, (unsigned long long)in->line, key_len, THMQ_KEY_MAX);
 		}
-		o.key = line;
-		o.key_len = (uint32_t)key_len;
-		len -= key_len + 1;
-		line = at + 1;
+		m.key = line;
+		m.key_len = (uint32_t)key_len;
+		m.len -= (uint32_t)key_len + 1;
+		m.data = at + 1;
 	}
-	/* poll in between, so that what is taken becomes durable while the next lines are read */
-	while ((rc = thmq_send(p->producer, line, (uint32_t)len, &o)) == -EAGAIN && !interrupted &&
-	       all_well(p))
-		wait_a_little(&p->c);
-	if (rc == -EAGAIN)
-		return 0;
-	if (rc < 0)
-		return refuse(p, in, (int)rc, len, o.key_len);
-	p->bytes += len;
-	if (++p->count % 64 == 0) {
-		thmq_poll(p->c.env, 0);
-		all_well(p);
-		show_progress(p, false);
-	}
-	return 0;
+	return gather(p, in, line, len, &m);
 }
 
 static int publish_input(struct pub *p, struct input *in)
 {
 	const char *line;
 	size_t len;
-	int rc = 0;
+	int rc = 0, last;
 
 	p->begin = p->end = p->searched = 0;
 	while (!rc && !interrupted && !p->failed_error) {
@@ -290,7 +411,9 @@ static int publish_input(struct pub *p, struct input *in)
 			break;
 		rc = publish(p, in, line, len);
 	}
-	return rc;
+	/* what stands before a line that is wrong is published */
+	last = interrupted || p->failed_error ? 0 : send_batch(p, in);
+	return rc ? rc : last;
 }
 
 /* Of a transaction: what became of it, which is what became of all. @rc: so far; so it is aborted, unless that is 0. Return: an exit code. */
@@ -325,8 +448,11 @@ static int finish(struct pub *p, int code)
 	all_well(p);
 	if (rc && rc != -EIO) { /* the rest may still come to be stored */
 		int64_t settled = thmq_watermark(p->producer);
+		uint64_t i;
 
-		p->unknown = p->count - (settled > 0 ? (uint64_t)settled : 0);
+		p->unknown = 0;
+		for (i = settled > 0 ? (uint64_t)settled : 0; i < p->sequence; i++)
+			p->unknown += count_of(p, i + 1);
 	}
 	stored = p->count > p->failed + p->unknown ? p->count - p->failed - p->unknown : 0;
 	if (rc || code || interrupted)
@@ -334,7 +460,7 @@ static int finish(struct pub *p, int code)
 	else
 		show_progress(p, true);
 	if (p->failed_error)
-		rc = fail(p->failed_error, "message %llu was not stored: %s",
+		rc = fail(p->failed_error, "%s %llu was not stored: %s", p->batch_max ? "batch" : "message",
 			  (unsigned long long)p->failed_sequence, thmq_strerror(p->failed_error));
 	else if (rc)
 		rc = fail(rc, "flush: %s", thmq_strerror(rc));
@@ -375,6 +501,22 @@ static int check_priority(const struct pub *p, const char *topic)
 	return 0;
 }
 
+/* What --batch needs. 0, or an exit code. */
+static int prepare_batch(struct pub *p, const char *topic)
+{
+	struct thmq_topic_info info = {.size = sizeof(info)};
+	int rc = thmq_topic_describe(p->c.session, topic, &info);
+
+	if (rc)
+		return fail(rc, "%s", thmq_errmsg());
+	p->scattered = p->separator >= 0 && !(p->message.flags & THMQ_MESSAGE_PARTITION) &&
+		       info.partition_count > (info.priorities ? info.priorities : 1);
+	p->batch = calloc(p->batch_max, sizeof(*p->batch));
+	p->batch_text = malloc(BATCH_BYTES);
+	p->counts = calloc(SEQUENCES, sizeof(*p->counts));
+	return p->batch && p->batch_text && p->counts ? 0 : fail(-ENOMEM, "out of memory");
+}
+
 /* With the connection made: the topic, a producer, and every line. */
 static int publish_all(struct pub *p, const char *topic, bool create, uint32_t partition_count,
 		       uint32_t durability, uint32_t compression)
@@ -391,6 +533,8 @@ static int publish_all(struct pub *p, const char *topic, bool create, uint32_t p
 		return fail(rc, "%s%s", thmq_errmsg(),
 			    rc == -THMQ_ENOTOPIC ? "; --create makes it" : "");
 	rc = check_priority(p, topic);
+	if (!rc && p->batch_max)
+		rc = prepare_batch(p, topic);
 	if (rc)
 		return rc;
 	if (p->atomic || p->prepare) {
@@ -504,7 +648,7 @@ static bool parse_compression(const char *text, uint32_t *ret_codec)
 int cmd_pub(int argc, char **argv)
 {
 	const char *key = NULL, *separator = NULL, *partition = NULL, *partitions = NULL,
-		   *tag = NULL, *level = NULL, *ttl = NULL, *delay = NULL, *when = NULL, *compress = NULL, *priority = NULL;
+		   *tag = NULL, *level = NULL, *ttl = NULL, *delay = NULL, *when = NULL, *compress = NULL, *priority = NULL, *batch = NULL;
 	struct pub p = {.separator = -1};
 	bool create = false;
 	const struct option_spec specs[] = {{"--create", NULL, &create},
@@ -518,13 +662,14 @@ int cmd_pub(int argc, char **argv)
 					    {"--delay", &delay, NULL},
 					    {"--at", &when, NULL},
 					    {"--compress", &compress, NULL},
+					    {"--batch", &batch, NULL},
 					    {"--durability", &level, NULL},
 					    {"--atomic", NULL, &p.atomic},
 					    {"--prepare", &p.prepare, NULL},
 					    {"--quiet", NULL, &p.quiet},
 					    {"--json", NULL, &p.json},
 					    {NULL, NULL, NULL}};
-	uint64_t number = 0, count = 0, at_ns = 0, rank = 0;
+	uint64_t number = 0, count = 0, at_ns = 0, rank = 0, together = 0;
 	uint32_t durability = 0, compression = THMQ_COMPRESSION_NONE;
 	int words, rc;
 
@@ -562,6 +707,10 @@ int cmd_pub(int argc, char **argv)
 		return usage_error("--durability is memory, written, durable, quorum or all, not %s", level);
 	if (compress && !parse_compression(compress, &compression))
 		return usage_error("--compress is none, lz4 or zstd, not %s", compress);
+	if (batch && (!parse_number(batch, THMQ_BATCH_MAX, &together) || !together))
+		return usage_error("--batch: a number from 1 to %u, not %s", THMQ_BATCH_MAX, batch);
+	if (batch && (delay || when))
+		return usage_error("--delay and --at are of no use with --batch");
 	if ((p.atomic || p.prepare) && (delay || when))
 		return usage_error("--delay and --at are of no use with --atomic and --prepare");
 	if (words < 2)
@@ -576,6 +725,7 @@ int cmd_pub(int argc, char **argv)
 		p.message.partition = (uint32_t)number;
 		p.message.priority = (uint32_t)rank;
 		p.message.flags = partition ? THMQ_MESSAGE_PARTITION : 0;
+		p.batch_max = (uint32_t)together;
 		p.separator = separator ? (unsigned char)separator[0] : -1;
 		p.progress = !p.quiet && !p.json && isatty(STDERR_FILENO);
 		rc = disconnect(&p.c,

@@ -4,7 +4,7 @@
  * instead of negative numbers. Header only: it calls what thundermq.h declares, and adds nothing that is compiled into the library.
  *
  * Errors: what fails throws thmq::error, a std::system_error whose code says which, by its number as thmq_strerror() knows it. What
- * cannot be done *now* (-EAGAIN) is no failure: try_claim(), try_send(), try_commit() give an empty optional, ack() and its like
+ * cannot be done *now* (-EAGAIN) is no failure: try_claim(), try_send(), try_send_batch(), try_commit() give an empty optional, ack() and its like
  * give false.
  *
  * Ends: a destructor closes, waits a second at most for what is unsettled, and tells nobody what came of it; who wants to know calls
@@ -277,6 +277,17 @@ struct message_options : thmq_message_opts {
 		return *this;
 	}
 };
+/* One of those that producer::send_batch() sends: thmq_batch_message, with room for its tag, headers and time to live. Bytes and key are needed until it is sent. */
+inline thmq_batch_message batch_message(std::string_view bytes, std::string_view key = {})
+{
+	thmq_batch_message m = {};
+
+	m.data = bytes.data();
+	m.len = detail::length(bytes);
+	m.key = key.empty() ? nullptr : key.data();
+	m.key_len = detail::length(key);
+	return m;
+}
 
 /* -------------------------------------------------------------- environment */
 
@@ -683,18 +694,23 @@ public:
 	/* Waits while the window is full, at most so long: ETIMEDOUT. Its sequence: taken, not yet durable, see flush() */
 	uint64_t send(std::string_view bytes, const message_options &opts = {}, timespan timeout = std::chrono::seconds(30))
 	{
-		const auto begun = std::chrono::steady_clock::now();
-		uint64_t passed = 0;
+		return until_taken([&] { return try_send(bytes, opts); }, "send", timeout);
+	}
+	/* Together, all or none, to one partition, their payloads compressed as one; the one sequence of all. Empty: full, none was taken */
+	std::optional<uint64_t> try_send_batch(const std::vector<thmq_batch_message> &messages, const message_options &opts = {})
+	{
+		const size_t count = messages.size() > THMQ_BATCH_MAX ? THMQ_BATCH_MAX + 1u : messages.size(); /* which is refused */
+		int64_t rc = thmq_send_batch(raw(), messages.data(), static_cast<uint32_t>(count), &opts);
 
-		for (;;) {
-			if (auto sequence = try_send(bytes, opts))
-				return *sequence;
-			if (passed >= timeout.count())
-				throw error(-ETIMEDOUT, "send");
-			/* it returns at once while something else is there that nobody takes, but drives the core */
-			detail::control(thmq_session_wait(session_, timeout.count() == UINT64_MAX ? UINT64_MAX : timeout.count() - passed));
-			passed = timespan(std::chrono::steady_clock::now() - begun).count();
-		}
+		if (!detail::taken(rc, "thmq_send_batch"))
+			return {};
+		return static_cast<uint64_t>(rc);
+	}
+	/* producer.send_batch({thmq::batch_message("paid", "order-7"), thmq::batch_message("sent", "order-7")}); waits as send() */
+	uint64_t send_batch(const std::vector<thmq_batch_message> &messages, const message_options &opts = {},
+			    timespan timeout = std::chrono::seconds(30))
+	{
+		return until_taken([&] { return try_send_batch(messages, opts); }, "send_batch", timeout);
 	}
 	/* A message that wants an answer, which comes by session::next_response(). Its number; empty: full, nothing was taken */
 	std::optional<uint64_t> try_request(std::string_view bytes, timespan timeout, const message_options &opts = {},
@@ -724,6 +740,22 @@ public:
 	uint32_t len_max() const { return thmq_producer_len_max(raw()); }
 
 private:
+	template <class F> uint64_t until_taken(F &&attempt, const char *what, timespan timeout)
+	{
+		const auto begun = std::chrono::steady_clock::now();
+		uint64_t passed = 0;
+
+		for (;;) {
+			if (auto sequence = attempt())
+				return *sequence;
+			if (passed >= timeout.count())
+				throw error(-ETIMEDOUT, what);
+			/* it returns at once while something else is there that nobody takes, but drives the core */
+			detail::control(thmq_session_wait(session_, timeout.count() == UINT64_MAX ? UINT64_MAX : timeout.count() - passed));
+			passed = timespan(std::chrono::steady_clock::now() - begun).count();
+		}
+	}
+
 	thmq_session *session_;
 	std::shared_ptr<detail::life> session_life_; /* for responses, which outlive this */
 };

@@ -129,6 +129,41 @@ static void messages_come_as_they_went()
 	CHECK(!p.broker.listen_url());
 }
 
+static void messages_go_together()
+{
+	place p;
+	thmq::producer producer(p.session, "t");
+	thmq::consumer consumer(p.session, "t", nullptr);
+	thmq_header region = {"region", "north", 5, THMQ_HEADER_TEXT};
+	std::vector<thmq_batch_message> messages = {thmq::batch_message("first", "k1"), thmq::batch_message("")};
+	int got = 0;
+
+	messages[1].tag = "red";
+	messages[1].headers = &region;
+	messages[1].header_count = 1;
+	CHECK(producer.send("before") == 1);
+	CHECK(producer.try_send_batch(messages) == 2u);
+	CHECK(producer.send_batch({thmq::batch_message("alone")}) == 3);
+	producer.flush();
+	while (got < 4) {
+		for (auto m : consumer.fetch<2>()) {
+			static const char *const wanted[] = {"before", "first", "", "alone"};
+
+			CHECK(m.data() == wanted[got] && m.offset() == static_cast<uint64_t>(got));
+			CHECK(m.key() == (got == 1 ? "k1" : "") && m.tag() == (got == 2 ? "red" : ""));
+			CHECK(!m.header("region") == (got != 2));
+			got++;
+		}
+		p.session.wait(1s);
+	}
+	CHECK(thrown([&] { producer.send_batch({}); }) == EINVAL);
+	messages.assign(THMQ_BATCH_MAX + 1, thmq::batch_message("x"));
+	CHECK(thrown([&] { producer.send_batch(messages); }) == EINVAL);
+	messages.pop_back();
+	CHECK(producer.send_batch(messages) == 4);
+	producer.flush();
+}
+
 static void full_is_an_empty_optional()
 {
 	thmq::session_options so;
@@ -142,6 +177,7 @@ static void full_is_an_empty_optional()
 		n++;
 	CHECK(n >= 15 && n < 100);
 	CHECK(!producer.try_claim(1));
+	CHECK(!producer.try_send_batch({thmq::batch_message("x")}));
 	CHECK(producer.send("waits") == n + 1); /* which drives the core, and then there is room */
 	CHECK(thrown([&] { producer.try_claim(1u << 30); }) == EMSGSIZE);
 }
@@ -488,6 +524,7 @@ int main()
 {
 	errors_say_which();
 	messages_come_as_they_went();
+	messages_go_together();
 	full_is_an_empty_optional();
 	batches_give_back();
 	ends_in_any_order();

@@ -153,6 +153,25 @@ class Calls(Case):
         self.assertEqual((bytes(m.data), bytes(m.key), m.tag, m.headers), (b"", b"text", None, []))
         self.assertIsNone(consumer.get(0.01))
 
+    def test_messages_that_go_together_come_with_all_that_they_had(self):
+        consumer, producer = self.session.consumer("t"), self.session.producer("t")
+        headers = [("n", -5), ("s", "ä")]
+        self.assertEqual(producer.send_batch(["ä", {"data": b"second", "key": "k", "tag": "red", "headers": headers, "ttl": 3600}, memoryview(b"")], partition=0), 1)
+        self.assertEqual(producer.try_send_batch({"data": b"%d" % i, "key": b"k"} for i in range(2)), 2)
+        producer.flush(5)
+        came = [consumer.get(5) for _ in range(5)]
+        self.assertEqual([bytes(m.data) for m in came], ["ä".encode(), b"second", b"", b"0", b"1"])
+        self.assertEqual([m.offset for m in came], list(range(5)))
+        self.assertEqual((bytes(came[1].key), came[1].tag, came[1].headers), (b"k", "red", headers))
+        self.assertEqual((came[0].key, came[0].tag, came[0].headers), (None, None, []))
+        for wrong in ([], [b"x"] * (lib.THMQ_BATCH_MAX + 1)):
+            with self.assertRaisesRegex(thundermq.Error, "thmq_send_batch"):
+                producer.send_batch(wrong)
+        with self.assertRaisesRegex(TypeError, "has no partition"):
+            producer.send_batch([{"data": b"x", "partition": 0}])
+        with self.assertRaises(thundermq.Error):
+            producer.send_batch([b"x"], delay_ns=1)
+
     def test_a_claim_is_written_in_place(self):
         producer, consumer = self.session.producer("t"), self.session.consumer("t")
         claim = producer.claim(5)
@@ -174,6 +193,9 @@ class Calls(Case):
                 n += 1
             self.assertGreaterEqual(n, 15)
             self.assertEqual(producer.send(b"x"), n + 1)
+            while producer.try_send_batch([b"x", b"y"]):
+                n += 1
+            self.assertEqual(producer.send_batch([b"x", b"y"]), n + 2)
 
     def test_a_reader_without_a_group_has_nothing_to_acknowledge(self):
         self.send("a")
@@ -401,7 +423,7 @@ class Loops(unittest.TestCase):
 
                 async def write(producer):
                     for i in range(200):
-                        await producer.send_async(b"%d" % i)
+                        await (producer.send_async(b"%d" % i) if i % 2 else producer.send_batch_async([b"%d" % i]))
                         if i % 50 == 0:
                             await asyncio.sleep(0.001)
                     await producer.flush_async(10)

@@ -113,6 +113,20 @@ else
 	has err 'zstd' # this machine has it not
 fi
 check "delete that too" 0 "$thmq" topic delete "$d" latest
+# lines that go together: fewer runs, what is read is the same
+check "no batch" 2 "$thmq" pub --batch 0 "$d" t "$dir/in"; has err 'from 1 to 4096'
+check "a batch for later" 2 "$thmq" pub --batch 9 --delay 1s "$d" t "$dir/in"; has err 'of no use with --batch'
+{ seq 1 300; head -c 70000 /dev/zero | tr '\0' y; echo; seq 301 1000; printf last; } >"$dir/lines"; { cat "$dir/lines"; echo; } >"$dir/same"
+check "together" 0 "$thmq" pub --json --create --batch 100 --header n:int=7 --tag red "$d" together "$dir/lines"; has out '"messages":1002,"bytes":72897,'
+check "each by itself" 0 "$thmq" sub --filter 'n = 7' --tag red "$d" together; cmp -s "$dir/out" "$dir/same" || die "what went together came otherwise"
+check "in a dozen runs" 0 "$thmq" dump --json --batches "$d"
+[ "$(grep -o '"topic":"together","partition":0,[^}]*"count":[0-9]*' "$dir/out" | wc -l)" -le 13 ] || die "not together"
+printf 'k:1\nk:2\n:3\nk:4\n' >"$dir/wrong"; seq 1 100 >"$dir/hundred"; seq 1 100 | awk '{ print "k" int($1 / 10) ":" $1 }' >"$dir/keyed"
+check "together by key" 0 "$thmq" pub --quiet --create --partitions 4 --batch 64 --key-separator : "$d" scattered "$dir/keyed"
+check "all of them" 0 "$thmq" sub "$d" scattered; sort -n "$dir/out" | cmp -s - "$dir/hundred" || die "not all that went together by key came"
+check "a line that is wrong" 1 "$thmq" pub --json --batch 9 --key-separator : "$d" scattered "$dir/wrong"; has err 'line 3: a key of 0 bytes'; has out '"messages":2,'
+check "all together or nothing" 0 "$thmq" pub --quiet --atomic --batch 9 "$d" together "$dir/in"
+check "nor are they needed" 0 "$thmq" topic delete "$d" together; check "nor by key" 0 "$thmq" topic delete "$d" scattered
 check "a topic for later" 0 "$thmq" topic create "$d" later
 check "tomorrow" 0 "$thmq" pub --delay 1d "$d" later "$dir/in"
 check "in a hundred years" 0 "$thmq" pub --at 2126-01-31T12:00:00Z "$d" later "$dir/in"

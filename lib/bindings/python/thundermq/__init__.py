@@ -650,8 +650,7 @@ class Producer(_Stream):
 
     def try_send(self, data: Bytes, **options: Any) -> int | None:
         """As send(); None: the window is full, and nothing was taken."""
-        keep: list[Any] = []
-        return self._try(_bytes(data, keep), _message_options(options, keep) if options else ffi.NULL)
+        return self._single(data, options)()
 
     def send(self, data: Bytes, **options: Any) -> int:
         """Takes a message, and gives its sequence; waits while the window is full. It is not durable yet: flush().
@@ -659,32 +658,61 @@ class Producer(_Stream):
         key (bytes or str), tag, headers (a mapping, or pairs), partition, ttl (seconds), time_ns, durability; expect_end, expect_key: an offset;
         txn: a Transaction.
         """
+        return self._until_taken(self._single(data, options))
+
+    async def send_async(self, data: Bytes, **options: Any) -> int:
+        return await self._taken_async(self._single(data, options))
+
+    def try_send_batch(self, messages: Iterable[Bytes | Mapping[str, Any]], **options: Any) -> int | None:
+        """As send_batch(); None: the window is full, and none was taken."""
+        return self._together(messages, options)()
+
+    def send_batch(self, messages: Iterable[Bytes | Mapping[str, Any]], **options: Any) -> int:
+        """Takes messages together, all or none, to one partition, their payloads compressed as one; gives the one sequence of all. Waits as send().
+
+        Each is its bytes, or a mapping: data, and key, tag, headers, ttl as of send(). Options, for all of them: partition, priority, durability, txn.
+        """
+        return self._until_taken(self._together(messages, options))
+
+    async def send_batch_async(self, messages: Iterable[Bytes | Mapping[str, Any]], **options: Any) -> int:
+        return await self._taken_async(self._together(messages, options))
+
+    def _single(self, data: Bytes, options: Mapping[str, Any]) -> Callable[[], int | None]:
         keep: list[Any] = []
         b, o = _bytes(data, keep), _message_options(options, keep) if options else ffi.NULL
-        while (sequence := self._try(b, o)) is None:
+        return lambda: self._try("thmq_send", lib.thmq_send(self._raw(), b, len(b), o), keep)
+
+    def _together(self, messages: Iterable[Bytes | Mapping[str, Any]], options: Mapping[str, Any]) -> Callable[[], int | None]:
+        keep: list[Any] = []
+        all_, o = list(messages), _message_options(options, keep) if options else ffi.NULL
+        m = ffi.new("struct thmq_batch_message[]", len(all_))
+        for i, one in enumerate(all_):
+            _batch_message(m[i], one if isinstance(one, Mapping) else {"data": one}, keep)
+        return lambda: self._try("thmq_send_batch", lib.thmq_send_batch(self._raw(), m, len(m), o), keep)
+
+    def _try(self, name: str, rc: int, keep: list[Any]) -> int | None:
+        """What a call gave that sends; keep: what it points to, which lives until here."""
+        if rc == -_errno.EAGAIN:
+            return None
+        self._last = _data(rc, name)
+        return rc
+
+    def _until_taken(self, attempt: Callable[[], int | None]) -> int:
+        while (sequence := attempt()) is None:
             self._session.wait(_SLICE)
         return sequence
 
-    async def send_async(self, data: Bytes, **options: Any) -> int:
-        keep: list[Any] = []
-        b, o = _bytes(data, keep), _message_options(options, keep) if options else ffi.NULL
+    async def _taken_async(self, attempt: Callable[[], int | None]) -> int:
         taken: list[int] = []
 
         def done() -> bool:
-            sequence = self._try(b, o)
+            sequence = attempt()
             if sequence is not None:
                 taken.append(sequence)
             return sequence is not None
 
         await until(self._session, done)
         return taken[0]
-
-    def _try(self, b: Any, o: Any) -> int | None:
-        rc = lib.thmq_send(self._raw(), b, len(b), o)
-        if rc == -_errno.EAGAIN:
-            return None
-        self._last = _data(rc, "thmq_send")
-        return rc
 
     def call(self, data: Bytes, timeout: float = 30.0, **options: Any) -> bytes:
         """Sends a request, and waits for its answer."""
@@ -983,6 +1011,38 @@ def _header_value(h: Any) -> HeaderValue:
     return b
 
 
+def _headers(headers: Any, keep: list[Any]) -> tuple[Any, int]:
+    """An array, and how many; of a mapping or of pairs."""
+    pairs: list[tuple[str, HeaderValue]] = list(headers.items() if isinstance(headers, Mapping) else headers)
+    array = ffi.new("struct thmq_header[]", len(pairs))
+    keep.append(array)
+    for i, (name, value) in enumerate(pairs):
+        _header(array[i], name, value, keep)
+    return (array, len(pairs)) if pairs else (ffi.NULL, 0)
+
+
+def _key(key: Bytes, keep: list[Any]) -> tuple[Any, int]:
+    keep.append(ffi.from_buffer(key.encode() if isinstance(key, str) else key))
+    return keep[-1], len(keep[-1])
+
+
+def _batch_message(m: Any, given: Mapping[str, Any], keep: list[Any]) -> None:
+    for name in given:
+        if name not in ("data", "key", "tag", "headers", "ttl"):
+            raise TypeError(f"a message of a batch has no {name}")
+    data, key, tag, ttl = given.get("data", b""), given.get("key"), given.get("tag"), given.get("ttl")
+    keep.append(_bytes(data, keep))
+    m.data, m.len = keep[-1], len(keep[-1])
+    if key is not None:
+        m.key, m.key_len = _key(key, keep)
+    if tag is not None:
+        keep.append(ffi.new("char[]", os.fsencode(tag)))
+        m.tag = keep[-1]
+    m.headers, m.header_count = _headers(given.get("headers") or (), keep)
+    if ttl is not None:
+        m.ttl_ns = _ns(ttl)
+
+
 def _message_options(given: Mapping[str, Any], keep: list[Any]) -> Any:
     fields = dict(given)
     key, headers = fields.pop("key", None), fields.pop("headers", ())
@@ -990,16 +1050,8 @@ def _message_options(given: Mapping[str, Any], keep: list[Any]) -> Any:
     ends, keys, txn = fields.pop("expect_end", None), fields.pop("expect_key", None), fields.pop("txn", None)
     o = _options("thmq_message_opts", fields, keep)
     if key is not None:
-        keep.append(ffi.from_buffer(key.encode() if isinstance(key, str) else key))
-        o.key, o.key_len = keep[-1], len(keep[-1])
-    pairs: Iterable[tuple[str, HeaderValue]] = headers.items() if isinstance(headers, Mapping) else headers
-    pairs = list(pairs)
-    if pairs:
-        array = ffi.new("struct thmq_header[]", len(pairs))
-        keep.append(array)
-        for i, (name, value) in enumerate(pairs):
-            _header(array[i], name, value, keep)
-        o.headers, o.header_count = array, len(pairs)
+        o.key, o.key_len = _key(key, keep)
+    o.headers, o.header_count = _headers(headers, keep)
     for flag, field, value in ((lib.THMQ_MESSAGE_PARTITION, "partition", partition), (lib.THMQ_MESSAGE_TIME, "time_ns", when),
                                (lib.THMQ_MESSAGE_EXPECT_END, "expected", ends), (lib.THMQ_MESSAGE_EXPECT_KEY, "expected", keys)):
         if value is not None:
