@@ -21,6 +21,8 @@
 #define LOOK_UP_NS (300 * MILLISECOND) /* so long the partitions of a request are looked up, and nobody else is served */
 #define READERS_SOME 512u /* of one request: where it has so many, none is at an end where nothing is yet */
 #define READERS_MOST 1024u
+#define WATCH_PARTS 256u /* of a topic: from so many on it is watched, and those of them at whose end it waits need no reader */
+#define DESCRIBED_MOST 64u /* of a watched topic, in an answer */
 #define SCARCE_NS (20 * MILLISECOND) /* after so long a request without a reader for all is answered, and comes again */
 #define TIME_LOOK_NS                                                                               \
 	(300 *                                                                                     \
@@ -31,6 +33,7 @@ struct part {
 	struct partition *partition; /* with a reference, if reader is not NULL */
 	struct reader *reader;
 	bool first_of_topic;
+	bool waits; /* at its end, without a reader: the topic's watch tells of more */
 	int32_t index, same_topic, bytes_max;
 	int64_t offset, time_ms, wanted; /* wanted: ListOffsets */
 	int error;
@@ -38,7 +41,8 @@ struct part {
 
 struct fetch {
 	struct part *parts;
-	uint32_t count, readers;
+	uint32_t count, readers, described;
+	uint64_t watch_serial; /* how far the watches had come when it looked last */
 	int32_t topic_count, bytes_max, bytes_min;
 	int8_t isolation;
 	bool scarce; /* some of its parts have no reader this time */
@@ -216,6 +220,15 @@ static void fetch_drop(struct request *r)
 	request_free(r);
 }
 
+/* Where it begins and ends. It may be further than what we have seen of it, but where a watch tells. */
+static void part_describe(struct fetch *f, struct partition *p)
+{
+	if (p->topic->gone || watch_knows(p, !f->isolation, f->described < DESCRIBED_MOST))
+		return;
+	f->described++;
+	store_describe(p);
+}
+
 static void fetch_part_answer(struct request *r, struct fetch *f, struct part *part, size_t *left)
 {
 	struct partition *p = part->partition;
@@ -242,7 +255,7 @@ static void fetch_part_answer(struct request *r, struct fetch *f, struct part *p
 	pieces_shift(&r->pieces, at, out_bytes_end(out, at, r->pieces.len - beside));
 	out_tags(out);
 	if (!part->error && !bytes && (part->reader || !request_is_late(r, LOOK_UP_NS)))
-		store_describe(p); /* the end may be further than what we have seen of it */
+		part_describe(f, p);
 	if (!out->failed) { /* behind the second one nothing is committed; what was aborted before it has gone already */
 		put_i64(out->data + head + 6, part->error ? -1 : p->high > p->end ? p->high : p->end);
 		put_i64(out->data + head + 14, part->error ? -1 : p->end);
@@ -300,6 +313,15 @@ static bool fetch_ready(struct fetch *f)
 }
 
 static void fetch_open(struct request *r, struct fetch *f, struct part *part);
+static void fetch_open_reader(struct fetch *f, struct part *part, struct partition *p);
+
+static void fetch_hurry(struct request *r, const struct fetch *f)
+{
+	const int64_t soon = clock_ns() + SCARCE_NS;
+
+	if (f->scarce && r->deadline_ns > soon)
+		r->deadline_ns = soon;
+}
 
 /* Readers, at its first turn: that may be long work. It has its time from there. */
 static void fetch_begin(struct request *r, struct fetch *f)
@@ -307,10 +329,41 @@ static void fetch_begin(struct request *r, struct fetch *f)
 	uint32_t i;
 
 	f->opened = true;
+	f->watch_serial = r->server->watch_serial;
 	r->begun_ns = clock_ns();
 	for (i = 0; i < f->count; i++)
 		fetch_open(r, f, &f->parts[i]);
-	r->deadline_ns = clock_ns() + (f->scarce && f->wait_ns > SCARCE_NS ? SCARCE_NS : f->wait_ns);
+	r->deadline_ns = clock_ns() + f->wait_ns;
+	fetch_hurry(r, f);
+}
+
+static bool part_waits(const struct fetch *f, const struct part *part)
+{
+	const struct partition *p = part->partition;
+
+	return part->offset == (f->isolation || p->high < p->end ? p->end : p->high);
+}
+
+/* A watch has seen something: it may be for this one. */
+static void fetch_watch(struct request *r, struct fetch *f)
+{
+	struct part *part;
+	uint32_t i;
+
+	f->watch_serial = r->server->watch_serial;
+	for (i = 0; i < f->count; i++) {
+		part = &f->parts[i];
+		if (!part->waits)
+			continue;
+		if (!watch_knows(part->partition, !f->isolation, false)) { /* it is there no more, nor is the topic perhaps */
+			part->error = part->partition->topic->gone ? store_error(-THMQ_ENOTOPIC) : 0;
+			r->deadline_ns = 0;
+		} else if (!part_waits(f, part)) {
+			part->waits = false;
+			fetch_open_reader(f, part, part->partition);
+		}
+	}
+	fetch_hurry(r, f);
 }
 
 static bool fetch_look(struct request *r)
@@ -319,6 +372,10 @@ static bool fetch_look(struct request *r)
 
 	if (!f->opened)
 		fetch_begin(r, f);
+	else if (f->watch_serial != r->server->watch_serial)
+		fetch_watch(r, f);
+	else if (!f->readers && clock_ns() < r->deadline_ns) /* nothing has come that it waits for */
+		return false;
 	if (clock_ns() < r->deadline_ns && !fetch_ready(f))
 		return false;
 	fetch_answer(r);
@@ -334,7 +391,7 @@ static void fetch_open_reader(struct fetch *f, struct part *part, struct partiti
 		f->scarce = true;
 		return;
 	}
-	if (f->readers >= READERS_SOME) {
+	if (f->readers >= READERS_SOME && !watch_knows(p, uncommitted, false)) {
 		part->error = store_describe(p);
 		f->scarce |= part->offset == p->end;
 		if (part->error || (part->offset == p->end && p->high <= p->end))
@@ -351,6 +408,7 @@ static void fetch_open_reader(struct fetch *f, struct part *part, struct partiti
 static void fetch_open(struct request *r, struct fetch *f, struct part *part)
 {
 	struct partition *p;
+	bool watched;
 
 	if (request_is_late(r, LOOK_UP_NS)) { /* those that are left have their turn when it comes again */
 		part->error = K_NOT_LEADER;
@@ -363,9 +421,13 @@ static void fetch_open(struct request *r, struct fetch *f, struct part *part)
 	part->partition = p;
 	if (part->bytes_max < 0)
 		part->bytes_max = 0;
-	if (p->end < 0)
+	watched = part->same_topic >= (int32_t)WATCH_PARTS && watch_want(p->topic, !f->isolation);
+	if (p->end < 0 || (watched && !watch_knows(p, !f->isolation, false)))
 		part->error = store_describe(p);
-	if (!part->error)
+	if (part->error)
+		return;
+	part->waits = watched && part_waits(f, part);
+	if (!part->waits)
 		fetch_open_reader(f, part, p);
 }
 

@@ -9,6 +9,7 @@
  *   configs.c  settings                           readers.c  who reads where              table.c    finds by name
  *   cluster.c  which of several brokers leads     transactions*.c  who has one open      load.c     what was kept, when it begins
  *   pieces.c   batches that are sent from where they lie                      trouble.c  the device refuses messages
+ *   watch.c    what comes into topics of many partitions
  */
 #ifndef KAFKA_KAFKA_H
 #define KAFKA_KAFKA_H
@@ -265,6 +266,7 @@ struct partition {
 	struct reader *readers;
 	struct producer_state *producers;
 	bool producers_known; /* those of an earlier life too */
+	int64_t described_ns;
 	int64_t begin, end, high; /* end: one past the last message that is committed; high: that we know of at all, if that is more */
 };
 
@@ -280,6 +282,7 @@ struct topic {
 	struct other *others; /* producers in other sessions, for transactions */
 	uint32_t len_max;
 	struct partition **partitions;
+	struct watch *watches[2]; /* of what is committed, and of all; or NULL */
 };
 
 void producers_free(struct partition *p);
@@ -335,6 +338,13 @@ void reader_step(struct reader *r);
 bool reader_may_lend(const struct reader *r); /* those that have, hold so little that others go on where it does not come back */
 void reader_lend(struct reader *r);
 void reader_take_back(struct reader *r, struct thmq_message *lent);
+
+/* watch.c: how far a topic's partitions go is told from now on: those that are described behind this are known. Return: false, it cannot be */
+bool watch_want(struct topic *t, bool uncommitted);
+bool watch_knows(const struct partition *p, bool uncommitted, bool lately); /* lately: where it begins, too */
+void watch_close_all(struct topic *t);
+void watches_read(struct server *s); /* s->watch_serial goes on where something has come */
+void watches_sweep(struct server *s, int64_t idle_ns); /* those that nobody has wanted for so long go */
 
 /* load.c: all that is committed in a topic of our own, oldest first. Return: an error of the library */
 int load_all(struct partition *p, void (*each)(void *ctx, const struct thmq_message *m), void *ctx);
@@ -431,6 +441,8 @@ struct server {
 	struct thmq_broker *broker;
 	struct thmq_session *control;
 	struct lane *lanes;
+	struct watch *watches;
+	uint64_t watch_serial;
 	uint32_t reader_count;
 	int trouble; /* why messages are refused; 0: they are not */
 	uint64_t trouble_at; /* how far the log's segments went then */

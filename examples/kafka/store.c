@@ -207,6 +207,8 @@ bool store_pump(struct server *s, uint64_t timeout_ns)
 			}
 			news |= n > 0;
 		} while (n == 256);
+	if (news)
+		watches_read(s);
 	return news;
 }
 
@@ -402,6 +404,7 @@ void store_topic_gone(struct server *s, struct topic *t)
 		t->producer = NULL;
 	}
 	others_drop(t);
+	watch_close_all(t);
 	for (i = 0; i < t->partition_count; i++) {
 		sendings_fail(t->partitions[i], -THMQ_ENOTOPIC);
 		for (r = t->partitions[i]->readers; r; r = next) {
@@ -468,6 +471,7 @@ int store_describe(struct partition *p)
 		return store_error(rc);
 	p->begin = (int64_t)info.begin_offset;
 	p->end = (int64_t)info.end_offset;
+	p->described_ns = clock_ns();
 	return 0;
 }
 
@@ -653,6 +657,7 @@ int store_txn_begin(struct server *s, int64_t timeout_ns, struct store_txn *ret)
 void store_tick(struct server *s)
 {
 	readers_sweep(s, IDLE_NS);
+	watches_sweep(s, IDLE_NS);
 	others_sweep(s, NULL, IDLE_NS);
 	trouble_tick(s);
 }

@@ -711,7 +711,7 @@ CASES = {
     'clients': [every_compression, batches_as_they_came, both_ways_with_the_library, groups_share_and_go_on, members_that_keep_what_they_have, idempotent_producers_through_kills, topics_and_settings,
                 more_partitions, by_kafkajs, by_ipv6, who_the_client_is],
     'transactions': [transactions_all_or_nothing, packed_transactions, one_name_one_transaction, consume_transform_produce, aborted_while_the_broker_dies, what_becomes_of_a_transaction, names_that_nobody_uses],
-    'bytes': [compressed_batches_as_they_came, who_wants_no_answer, large_batches_to_who_is_slow, what_makes_no_sense, who_does_not_read, acks_beside_who_does_not_read, a_thousand_connections, who_vanishes_while_joining, a_leader_that_is_slow, who_asks_for_too_much, who_packs_too_much, requests_by_chance,
+    'bytes': [compressed_batches_as_they_came, who_wants_no_answer, large_batches_to_who_is_slow, what_makes_no_sense, who_does_not_read, acks_beside_who_does_not_read, a_thousand_connections, who_vanishes_while_joining, a_leader_that_is_slow, who_asks_for_too_much, who_waits_at_many_ends, who_packs_too_much, requests_by_chance,
               newest_versions, a_full_disk],
     'kills': [clients_killed_in_each_step, members_killed_by_chance],
     'cluster': [three_brokers_and_a_kill, transactions_through_kills_of_leaders],

@@ -671,6 +671,7 @@ static const struct defect defects[] = {
 	{.name = "ack before it is durable", .group = THMQI_GROUP_EARLY_ACK, .seeds = 60},
 	{.name = "ack before it is durable, as clients see it", .group = THMQI_GROUP_EARLY_ACK, .seeds = 200, .clients = true},
 	{.name = "forgotten vote", .group = THMQI_GROUP_FORGET_VOTE, .seeds = 200},
+	{.name = "vote that is not flushed", .log = THMQI_LOG_PLAIN_VOTE, .seeds = 60},
 	{.name = "lying flush", .disk = THMQI_DISK_SIM_LYING, .seeds = 60},
 	{.name = "lying flush, as clients see it", .disk = THMQI_DISK_SIM_LYING, .seeds = 100, .clients = true},
 };
@@ -719,6 +720,7 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		return failed != 0;
 	for (i = 0; i < THMQI_ARRAY_COUNT(defects); i++)
-		failed += !is_caught(&defects[i]);
+		if (!small || !defects[i].log) /* beside sanitizers it takes long, and is found without them, too */
+			failed += !is_caught(&defects[i]);
 	return failed || !done || !sum.lost || !sum.ills;
 }
