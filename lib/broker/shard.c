@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 
+#include "commitlog/plant.h"
 #include "delay/delay.h"
 #include "txn/txn.h"
 
@@ -282,6 +283,15 @@ static void set_flush_opts(struct thmq_log_opts *opts, const struct thmq_broker_
 		opts->flags |= THMQ_LOG_NO_BACKGROUND_FLUSH;
 }
 
+static int open_one(struct shard *s, const struct thmq_log_opts *opts)
+{
+	const uint32_t defects = s->broker->carrier.log_defects;
+
+	if (s->broker->cluster)
+		return thmqi_lead_open(s, opts);
+	return defects ? thmqi_log_open_planted(s->core, opts, defects, &s->log) : thmq_log_open(s->core, opts, &s->log);
+}
+
 int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[16], bool create)
 {
 	struct thmq_log_stats stats = {.size = sizeof(stats)};
@@ -314,7 +324,7 @@ int thmqi_shard_log_open(struct shard *s, const char *dir, const uint8_t log_id[
 		opts.segment_bytes_min = opts.segment_bytes_max;
 	if (log_id)
 		memcpy(opts.log_id, log_id, sizeof(opts.log_id));
-	rc = s->broker->cluster ? thmqi_lead_open(s, &opts) : thmq_log_open(s->core, &opts, &s->log);
+	rc = open_one(s, &opts);
 	if (rc)
 		return rc;
 	if (s->writers_missing) /* what is sent again would be stored twice */

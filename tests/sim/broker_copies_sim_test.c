@@ -671,6 +671,7 @@ static const struct defect defects[] = {
 	{.name = "ack before it is durable", .group = THMQI_GROUP_EARLY_ACK, .seeds = 60},
 	{.name = "ack before it is durable, as clients see it", .group = THMQI_GROUP_EARLY_ACK, .seeds = 200, .clients = true},
 	{.name = "forgotten vote", .group = THMQI_GROUP_FORGET_VOTE, .seeds = 200},
+	{.name = "vote that is not flushed", .log = THMQI_LOG_PLAIN_VOTE, .seeds = 60},
 	{.name = "lying flush", .disk = THMQI_DISK_SIM_LYING, .seeds = 60},
 	{.name = "lying flush, as clients see it", .disk = THMQI_DISK_SIM_LYING, .seeds = 100, .clients = true},
 };

@@ -9,6 +9,7 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "broker/carrier.h"
+#include "commitlog/plant.h"
 #include "disk/sim.h"
 #include "copies/lead.h"
 #include "seeds.h"
@@ -42,7 +43,7 @@ struct copy_seen {
 /* What is planted, for a test that must be able to fail. */
 struct defect {
 	const char *name;
-	uint32_t group, disk; /* THMQI_GROUP_*, THMQI_DISK_SIM_* */
+	uint32_t group, log, disk; /* THMQI_GROUP_*, THMQI_LOG_*, THMQI_DISK_SIM_* */
 	uint32_t seeds;	      /* to find it with */
 	bool clients;	      /* who finds it are clients: copies are not looked at */
 };
@@ -282,7 +283,11 @@ static int broker_up(struct world *w, uint32_t i)
 	at = "open";
 	snprintf(dir, sizeof(dir), "data%u", i + 1);
 	snprintf(name, sizeof(name), "b%u", i + 1);
-	w->carriers[i] = (struct thmqi_carrier){.send = on_send, .ctx = w, .defects = w->defect ? w->defect->group : 0};
+	w->carriers[i] = (struct thmqi_carrier){.send = on_send, .ctx = w};
+	if (w->defect) {
+		w->carriers[i].defects = w->defect->group;
+		w->carriers[i].log_defects = w->defect->log;
+	}
 	w->back_at[i] = 0;
 	rc = thmqi_api_broker_open(w->env,
 				   THMQ_BROKER_OPTS(.data_dir = dir, .name = name, .shard_count = 2,

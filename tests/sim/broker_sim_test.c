@@ -4,12 +4,16 @@
  * producers of every durability, a consumer group, topics that come and go beside while segments fill and their indexes are
  * put together, power cuts at any moment; after each reopening everything that was acknowledged is there, in order, once, and nothing else.
  *
+ * With a log that is wrong it must fail.
+ *
  * usage: broker_sim_test [first seed [count]]; THMQ_TEST_FULL=1 runs many more.
  */
 #include <stdio.h>
 
 #include "api/api.h"
 #include "base/base.h"
+#include "broker/carrier.h"
+#include "commitlog/plant.h"
 #include "disk/sim.h"
 #include "seeds.h"
 
@@ -29,6 +33,8 @@ struct model_partition {
 	uint32_t read; /* ids seen in this pass */
 	bool any;
 };
+
+static uint32_t planted; /* THMQI_LOG_*, in the logs of all shards */
 
 struct world {
 	uint64_t seed;
@@ -60,11 +66,11 @@ static int open_all(struct world *w)
 
 	at = "open";
 	CHECK(w, thmqi_api_env_open(THMQ_ENV_OPTS(.pool_bytes = 256u << 20), world, &w->env) == 0);
-	CHECK(w, thmq_broker_open(w->env,
-				  THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 2,
-						   .segment_bytes = 1u << 20, .batch_bytes = 64u << 10,
-						   .cache_bytes = 1u << 20),
-				  &w->broker) == 0);
+	CHECK(w, thmqi_api_broker_open(w->env,
+				       THMQ_BROKER_OPTS(.data_dir = "data", .shard_count = 2,
+							.segment_bytes = 1u << 20, .batch_bytes = 64u << 10,
+							.cache_bytes = 1u << 20),
+				       &(struct thmqi_carrier){.log_defects = planted}, &w->broker) == 0);
 	CHECK(w, thmq_connect(w->env, "inproc://", NULL, &w->session) == 0);
 	CHECK(w, thmq_topic_create(w->session, "t",
 				   THMQ_TOPIC_OPTS(.partition_count = PARTITIONS,
@@ -287,10 +293,42 @@ static int run(uint64_t seed)
 	return live(seed, 2, 6, begin, life, NULL);
 }
 
+/* A log that is wrong, for a test that must be able to fail. */
+static const struct defect {
+	const char *name;
+	uint32_t log, seeds; /* THMQI_LOG_*; to find it with */
+} defects[] = {
+	{"acknowledged before the flush", THMQI_LOG_NO_FLUSH, 60},
+	{"settled out of order", THMQI_LOG_SETTLE_UNORDERED, 60},
+};
+
+static bool is_caught(const struct defect *defect)
+{
+	uint64_t seed;
+	int rc = 0;
+
+	quiet = true;
+	planted = defect->log;
+	for (seed = 1; seed <= defect->seeds && !rc; seed++)
+		rc = run(seed);
+	quiet = false;
+	planted = 0;
+	if (rc)
+		printf("%s: found by seed %llu, %s\n", defect->name, (unsigned long long)seed - 1, at);
+	else
+		fprintf(stderr, "%s: not found by %u seeds\n", defect->name, defect->seeds);
+	return rc != 0;
+}
+
 int main(int argc, char **argv)
 {
+	const bool small = getenv("THMQ_TEST_SMALL") != NULL;
 	uint64_t failed;
+	uint32_t i;
 
-	each_seed(argc, argv, getenv("THMQ_TEST_SMALL") ? 100 : 200, 20000, run, &failed); /* fewer beside sanitizers */
+	each_seed(argc, argv, small ? 100 : 200, 20000, run, &failed); /* fewer beside sanitizers */
+	/* what a world that failed leaves open sanitizers would call leaks */
+	for (i = 0; argc == 1 && !small && i < THMQI_ARRAY_COUNT(defects); i++)
+		failed += !is_caught(&defects[i]);
 	return failed != 0;
 }

@@ -550,6 +550,7 @@ static int open_group(struct shard *s, const struct thmq_log_opts *log)
 		.cleans = true,
 		.newcomer = b->carrier.send == thmqi_carrier_inproc.send && thmqi_node_is_new(b),
 		.defects = b->carrier.defects,
+		.log_defects = b->carrier.log_defects,
 	};
 	int rc;
 

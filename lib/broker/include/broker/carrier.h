@@ -18,7 +18,8 @@ struct thmqi_carrier {
 	int (*send)(void *ctx, struct thmq_broker *from, const char *address,
 		    const struct thmqi_message *message, struct thmqi_buf *buf);
 	void *ctx;
-	uint32_t defects; /* enum thmqi_group_defect, for tests that must be able to fail */
+	/* For tests that must be able to fail: enum thmqi_group_defect, and enum thmqi_log_defect, of all shards; that one also where there are no copies. */
+	uint32_t defects, log_defects;
 };
 
 /* Which core a message for @group is to be given to; NULL: it is none of @broker's. Any thread, while it is open. */
