@@ -85,7 +85,7 @@ void thmqi_bereft_end(struct shard *s);
 
 /* roll.c: a step nearer to it, from time to time */
 void thmqi_roll_step(struct shard *s);
-bool thmqi_roll_has(const struct thmq_broker *b, uint64_t id); /* does it belong to the cluster, as far as is known here? Any core */
+bool thmqi_roll_has(const struct thmq_broker *b, uint64_t id); /* does it belong to the cluster, as far as is known here? While nothing is: yes. Any core */
 void thmqi_roll_forget(struct thmq_broker *b); /* another one leads: what was wished for here may be over by the time that this one leads again */
 
 /* drain.c: nodes that are not to lead */

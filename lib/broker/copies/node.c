@@ -314,14 +314,18 @@ static int compare(const struct thmqi_node_mark *known, const struct thmqi_node_
 	return now->opening == known->opening ? 0 : -ENOTUNIQ;
 }
 
-/* Whose place another one gets: who was met longest ago, and is none of the cluster. Numbers come and go, and those that stay are seldom met anew. */
+/*
+ * Whose place another one gets: who was met longest ago, and is none of the cluster. Numbers come and go, and those that stay are seldom met anew.
+ * PEERS_MAX: nobody's, since it is not known yet who is of the cluster: one of it that is forgotten would be let in with an empty directory, and vote again.
+ */
 static uint32_t place_of_stranger(const struct thmq_broker *b, const struct node_file *f)
 {
-	uint32_t i = PEERS_MAX;
+	uint32_t i;
 
-	while (i && thmqi_roll_has(b, f->peers[i - 1].id))
-		i--;
-	return i ? i - 1 : PEERS_MAX - 1;
+	for (i = PEERS_MAX; i; i--)
+		if (!thmqi_roll_has(b, f->peers[i - 1].id))
+			return i - 1;
+	return PEERS_MAX;
 }
 
 static void remember(struct node_file *f, uint32_t at, uint64_t id, const struct thmqi_node_mark *mark)
@@ -333,7 +337,7 @@ static void remember(struct node_file *f, uint32_t at, uint64_t id, const struct
 int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark, uint32_t list)
 {
 	struct node *n = ((struct thmq_broker *)broker)->node;
-	uint32_t i;
+	uint32_t i, place;
 	int rc;
 
 	if (list && n->list && list != n->list)
@@ -345,8 +349,11 @@ int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mar
 		rc = compare(&n->file.peers[i].mark, mark);
 	else
 		rc = mark->directory != 0;
-	if (rc == 1) {
-		remember(&n->file, i < PEERS_MAX ? i : place_of_stranger(broker, &n->file), id, mark);
+	place = rc == 1 && i == PEERS_MAX ? place_of_stranger(broker, &n->file) : i;
+	if (rc == 1 && place == PEERS_MAX) {
+		rc = -EAGAIN;
+	} else if (rc == 1) {
+		remember(&n->file, place, id, mark);
 		/* where it cannot be stored now it is known as long as this broker is open: to be cut off from the others is worse */
 		store(n);
 		rc = 0;

@@ -17,7 +17,7 @@ const struct thmqi_node_mark *thmqi_node_mark(const struct thmq_broker *b);
 uint32_t thmqi_node_list(const struct thmq_broker *b);
 /*
  * Is another one of number @id, and of @mark, the one that was met before? 0; -ENOTUNIQ; -EREMCHG both are new, and what they were given differs, so that the log of
- * one could never go on with that of the other. Any core; writes where it is news.
+ * one could never go on with that of the other; -EAGAIN it is new here, and there is no room until it is known who is of the cluster. Any core; writes where it is news.
  */
 int thmqi_node_meet(void *broker, uint64_t id, const struct thmqi_node_mark *mark, uint32_t list);
 

@@ -288,7 +288,7 @@ bool thmqi_roll_has(const struct thmq_broker *b, uint64_t id)
 	pthread_mutex_lock(&r->lock);
 	for (i = 0; i < r->seen_count && r->seen[i].id != id; i++)
 		;
-	has = i < r->seen_count;
+	has = i < r->seen_count || !r->seen_count;
 	pthread_mutex_unlock(&r->lock);
 	return has;
 }
