@@ -53,6 +53,7 @@ static void begin(struct shard *s)
 	struct thmq_broker *b = s->broker;
 
 	thmqi_bereft_begin_serving(s);
+	thmqi_settle_deposed(s); /* the mark of a term, which nobody waits for: it was not heard of before this one serves, and what is told again would wait behind it */
 	l->serves = true;
 	s->term = l->term;
 	thmqi_shard_begin_term(s);
