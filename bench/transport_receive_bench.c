@@ -52,6 +52,7 @@ struct peer {
 	uint8_t *rx;   /* its own */
 	uint8_t *place;
 	unsigned have; /* of the unit that is coming */
+	bool closed;   /* by the client: a poll may tell so more than once */
 };
 
 struct rig {
@@ -145,6 +146,12 @@ static void got(struct rig *r, struct peer *p, const uint8_t *from, unsigned n)
 		bench_die("answer", EIO);
 }
 
+static void gone(struct rig *r, struct peer *p)
+{
+	r->open -= !p->closed;
+	p->closed = true;
+}
+
 /* Return: false once the other has closed */
 static bool receive(struct rig *r, struct peer *p)
 {
@@ -185,7 +192,7 @@ static void complete(struct rig *r, const struct io_uring_cqe *cqe)
 		alive = true; /* all of the pool was used: once more */
 	}
 	if (!alive)
-		r->open--;
+		gone(r, p);
 	else if (!more)
 		arm(r, i);
 }
@@ -234,7 +241,7 @@ static void *receiver(void *arg)
 	while (r->open) {
 		for (i = 0; looks && i < r->count; i++)
 			if (!receive(r, &r->peers[i]))
-				r->open--;
+				gone(r, &r->peers[i]);
 		if (looks)
 			continue;
 		if (r->spins)
