@@ -140,12 +140,20 @@ static void make_block(struct thmq_producer *p, const uint8_t *from, uint8_t *to
 	}
 }
 
+/* As much as goes together: one batch of the broker's, whatever a message may have that is stored in parts. */
+static uint64_t len_max_of(const struct thmq_producer *p, bool in_txn)
+{
+	const struct client_link *l = p->session->links[p->partitions[0].shard];
+	const uint64_t most = l ? THMQI_MIN(l->len_max_volatile, thmqi_client_producer_len_max(p)) : 0;
+
+	return most - THMQI_MIN(most, in_txn ? sizeof(uint64_t) : 0); /* its number comes first */
+}
+
 int64_t thmqi_client_send_batch(struct thmq_producer *p, const struct thmq_batch_message *messages, uint32_t count,
 				const struct thmq_message_opts *opts)
 {
 	struct thmq_message_opts o = opts ? *opts : (struct thmq_message_opts){.size = sizeof(o)};
 	const bool placed = o.flags & THMQ_MESSAGE_PARTITION;
-	const uint32_t len_max = thmqi_client_producer_len_max(p);
 	struct thmqi_block block = {.count = count};
 	struct thmq_claim claim;
 	struct plan plan;
@@ -162,7 +170,7 @@ int64_t thmqi_client_send_batch(struct thmq_producer *p, const struct thmq_batch
 	len = plan.head + staged + sizeof(block);
 	if (len > UINT32_MAX / 2)
 		return -EMSGSIZE;
-	if (len + staged > len_max || !packs(p, plan.raw))
+	if (len + staged > len_max_of(p, o.txn) || !packs(p, plan.raw))
 		staged = 0;
 	o.encoding = THMQ_ENCODING_PACKED;
 	if (!placed && plan.lane != UINT32_MAX) {

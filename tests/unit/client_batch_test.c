@@ -252,6 +252,46 @@ Test(client_batch, noise_goes_as_it_is)
 	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
 }
 
+/* Of all lengths around the half of what goes together, and around the whole: what a producer that does not compress may send another may, too. */
+static void is_as_long(struct thmq_producer *plain, const struct thmq_batch_message *message, struct thmq_txn *txn)
+{
+	const struct thmq_message_opts o = {.size = sizeof(o), .txn = txn};
+	const int64_t first = thmq_send_batch(plain, message, 1, &o), second = thmq_send_batch(producer, message, 1, &o);
+
+	cr_assert_eq(first < 0 ? first : 0, second < 0 ? second : 0, "%u bytes: %s, and %s", message->len, first < 0 ? thmq_errname((int)first) : "taken",
+		     second < 0 ? thmq_errname((int)second) : "taken");
+	cr_assert(first > 0 || first == -EMSGSIZE, "%s", thmq_errname((int)first));
+	if (first > 0)
+		cr_assert(settle(second).error == 0 && thmq_flush(plain, 10 * SECOND) == 0);
+}
+
+Test(client_batch, as_many_go_together_as_without_compression)
+{
+	static char text[(1 << 20) + 4096];
+	const uint32_t around[] = {(1 << 19) - 4096, (1 << 20) - 4096, 600000};
+	struct thmq_batch_message message = {.data = text};
+	struct thmq_producer *plain;
+	struct thmq_txn *t;
+	uint32_t i, k;
+
+	if (!open_packing(THMQ_COMPRESSION_LZ4))
+		return;
+	cr_assert_eq(thmq_producer_open(session, "t", NULL, &plain), 0);
+	for (i = 0; i < 3; i++)
+		for (k = 0; k < 4200; k += k % 512 < 64 ? 8 : 448) {
+			message.len = around[i] + k;
+			is_as_long(plain, &message, NULL);
+		}
+	cr_assert_eq(thmq_txn_begin(session, NULL, &t), 0, "%s", thmq_errmsg());
+	for (i = 0; i < 2; i++)
+		for (k = 0; k < 4200; k += k % 512 < 64 ? 8 : 448) {
+			message.len = around[i] + k;
+			is_as_long(plain, &message, t);
+		}
+	cr_assert_eq(thmq_txn_commit(t, 10 * SECOND), 0, "%s", thmq_errmsg());
+	cr_assert_eq(thmq_producer_close(plain, SECOND), 0);
+}
+
 /* --------------------------------------------------------------------- refused */
 
 Test(client_batch, what_it_cannot_be_is_refused)
