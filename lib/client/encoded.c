@@ -57,6 +57,7 @@ static int fill(struct thmqi_kafka_walk *walk, struct thmq_record *table, int64_
 /* The records of @b, which are at @records, as messages. */
 static int expand(struct thmq_consumer *c, struct delivered *d, const struct thmqi_kafka_batch *b, const void *records, uint32_t len)
 {
+	const uint8_t *const body = d->body, *const end = d->end;
 	struct thmqi_kafka_walk walk;
 	struct expanded *x;
 	uint64_t bytes;
@@ -80,7 +81,13 @@ static int expand(struct thmq_consumer *c, struct delivered *d, const struct thm
 	d->end = x->bytes + bytes;
 	d->expanded = x;
 	c->whole_bytes += x->size;
-	return fill(&walk, (struct thmq_record *)x->bytes, (int64_t *)(uintptr_t)d->times, (uint8_t *)(uintptr_t)d->body, d->end);
+	rc = fill(&walk, (struct thmq_record *)x->bytes, (int64_t *)(uintptr_t)d->times, (uint8_t *)(uintptr_t)d->body, d->end);
+	if (rc) { /* it may be come to again */
+		thmqi_expanded_drop(c, d);
+		d->body = body;
+		d->end = end;
+	}
+	return rc;
 }
 
 /* As many bytes as there may be of a packed batch: far more than any client puts into one. */

@@ -14,10 +14,40 @@ uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d,
 	       (uint64_t)(VIEW_MARK | c->stream) << 48;
 }
 
-static void corrupt(struct thmq_consumer *c, struct delivered *d, uint64_t offset, int error)
+/*
+ * What lies from @first to @last in @d cannot be read: the app is told so, and a shared group, which waits for each of its messages, hears what becomes
+ * of these. False: there is no room to say so now, and they have to be come to again.
+ */
+static bool pass_over(struct thmq_consumer *c, struct delivered *d, uint64_t first, uint64_t last, int error)
 {
-	d->at = d->count;
-	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, error, offset);
+	if (c->shared && !thmqi_shared_unread(c, d, first, last, error)) {
+		c->full = c->unsaid = true;
+		return false;
+	}
+	thmqi_consumer_tell(c, THMQ_EVENT_ERROR, d->reading, error, first);
+	return true;
+}
+
+/* Likewise of all that is left of @d from @offset on. */
+static __attribute__((noinline)) void pass_over_rest(struct thmq_consumer *c, struct delivered *d, uint64_t offset, int error)
+{
+	const uint64_t first = THMQI_MAX(offset, d->from);
+
+	if (first >= d->to || pass_over(c, d, first, d->to - 1, error))
+		d->at = d->count;
+}
+
+/* @m alone, or with it all whose payloads lie in the same block. False: go no further in @d now. */
+static __attribute__((noinline)) bool pass_over_one(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m, int error)
+{
+	if (error == -ENOBUFS) {
+		c->full = true;
+		return false;
+	}
+	if (d->encoding != THMQ_RUN_PACKED || d->raw)
+		return pass_over(c, d, m->offset, thmqi_shared_last(m), error);
+	pass_over_rest(c, d, m->offset, error);
+	return false;
 }
 
 /* What is older than its time to live is of no use. */
@@ -74,7 +104,7 @@ static __attribute__((noinline)) bool make_records(struct thmq_consumer *c, stru
 
 	c->full = rc == -ENOBUFS;
 	if (rc && !c->full)
-		corrupt(c, d, d->base_offset, rc);
+		pass_over_rest(c, d, d->base_offset, rc);
 	return !rc;
 }
 
@@ -212,8 +242,8 @@ static uint32_t hand_out_any(struct thmq_consumer *c, struct delivered *d,
 		key_len = thmqi_read_once(rec->key_len);
 		tag_len = thmqi_read_once(rec->tag_len);
 		head = key_len + tag_len;
-		if (thmqi_unlikely(size > (size_t)(d->end - body) || head > size)) {
-			corrupt(c, d, offset, -THMQ_ECORRUPT);
+		if (thmqi_unlikely(size > (size_t)(d->end - body))) { /* where those behind it begin nobody knows */
+			pass_over_rest(c, d, offset, -THMQ_ECORRUPT);
 			break;
 		}
 		/* what is handed out first is late enough, and so is all behind it */
@@ -234,14 +264,14 @@ static uint32_t hand_out_any(struct thmq_consumer *c, struct delivered *d,
 			m->internal[0] = (uint64_t)(uintptr_t)d;
 			m->internal[1] = view | (uint64_t)(index % HELD_BITS) << 32;
 			flags = thmqi_read_once(rec->flags);
-			rc = thmqi_likely(!(flags | c->odd)) ? 1 : put_right(c, d, flags, m);
+			if (thmqi_likely(head <= size))
+				rc = thmqi_likely(!(flags | c->odd)) ? 1 : put_right(c, d, flags, m);
+			else
+				rc = -THMQ_ECORRUPT;
 			if (thmqi_unlikely(rc < 0)) {
-				c->full = rc == -ENOBUFS;
-				if (!c->full)
-					corrupt(c, d, offset, rc);
-				break;
-			}
-			if (thmqi_likely(rc)) {
+				if (!pass_over_one(c, d, m, rc))
+					break;
+			} else if (thmqi_likely(rc)) {
 				d->held_bits[index % HELD_BITS / 64] |= 1ull << (index % 64);
 				last = offset;
 				n++;
@@ -276,7 +306,7 @@ static uint32_t hand_out_one(struct thmq_consumer *c, struct delivered *d, struc
 
 	d->at = 1;
 	if (thmqi_unlikely(head > d->one.size)) {
-		corrupt(c, d, d->base_offset, -THMQ_ECORRUPT);
+		pass_over_rest(c, d, d->base_offset, -THMQ_ECORRUPT);
 		return 0;
 	}
 	if (thmqi_unlikely(d->first_time_ns < r->not_before_ns))
@@ -336,11 +366,13 @@ static int nothing(struct thmq_consumer *c)
 	return -ENOBUFS;
 }
 
-/* The next message has to wait until the app gives back others that are as large. */
+/* The next message has to wait until the app gives back others that are as large; or until there is room to say what became of one. */
 static int full(struct thmq_consumer *c, uint32_t n)
 {
-	c->full = false;
-	if (n)
+	const bool unsaid = c->unsaid;
+
+	c->full = c->unsaid = false;
+	if (n || unsaid)
 		return (int)n;
 	if (!c->stalled) {
 		c->stalled = true;
@@ -372,7 +404,7 @@ static void bury_run(struct thmq_consumer *c, struct delivered **at)
 	thmqi_shared_bury(c, d);
 	c->burying--;
 	if (c->full) { /* there is no room to look at the rest now: it comes again */
-		c->full = false;
+		c->full = c->unsaid = false;
 		thmqi_shared_return(c, d);
 	}
 	d->at = d->count;

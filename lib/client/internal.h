@@ -289,6 +289,7 @@ struct thmq_consumer {
 	uint64_t app_held; /* of these, messages in the app's hands */
 	uint64_t whole_bytes; /* of messages that were put together, and not given back */
 	bool full;            /* more of these than prefetch_bytes: the next one waits */
+	bool unsaid;          /* shared: it waits, but only for room to say what became of one that cannot be read */
 	struct unpacked *blocks; /* memory for the next packed messages */
 	uint32_t block_count;
 	struct thmqi_pack *unpackers[THMQ_COMPRESSION_ZSTD + 1]; /* by codec; NULL: none of it came yet */
@@ -569,6 +570,11 @@ bool thmqi_shared_skips(struct thmq_consumer *c, struct delivered *d); /* one th
 bool thmqi_shared_is_dead(const struct thmq_consumer *c, const struct delivered *d); /* it was handed out too often */
 void thmqi_shared_bury(struct thmq_consumer *c, struct delivered *d); /* such a one, that is in no queue */
 void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m, uint32_t flags); /* its tag or its time is none for the app */
+/*
+ * Of @d, those from @first to @last cannot be read, for @error: they are a failed delivery, or done if there were as many as may be. What another
+ * member may be able to read is given back for a while. False: there is no room to say so now
+ */
+bool thmqi_shared_unread(struct thmq_consumer *c, struct delivered *d, uint64_t first, uint64_t last, int error);
 int thmqi_shared_say_done(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last); /* as acked. -EAGAIN; -THMQ_EFENCED */
 int thmqi_shared_put_off(struct thmq_consumer *c, uint32_t partition, uint64_t first, uint64_t last, uint64_t delay_ns);
 

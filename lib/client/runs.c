@@ -423,6 +423,8 @@ void thmqi_runs_deliver(struct thmq_consumer *c, struct client_link *l, struct r
 	}
 	if (thmqi_unlikely(c->shared))
 		thmqi_shared_delivered(c, d, f);
+	if (thmqi_unlikely(!ok && c->shared && r && f->generation == r->generation && f->arg[1] > f->seq))
+		thmqi_shared_unread(c, d, f->seq, f->arg[1] - 1, why_not(d, f)); /* where there is no room it comes again */
 	c->held_bytes += d->bytes;
 	c->held_count += d->credit;
 	if (thmqi_unlikely(c->ranks != NULL))

@@ -9,7 +9,8 @@
 
 #define GATHER_MAX 64u             /* acks in one frame */
 #define RETRY_NS 10000000u         /* a dead letter that found no room … */
-#define RETRY_ERROR_NS 1000000000u /* … or was refused */
+#define RETRY_ERROR_NS 1000000000u /* … or was refused; and what cannot be read */
+#define UNREAD_MAX 3u              /* tries at what cannot be read, where the group has no limit of its own */
 
 #define UNSTORED_MAX 512u          /* frames of acks that are remembered until they are stored */
 
@@ -175,15 +176,16 @@ static int tell(struct thmq_consumer *c, const struct thmq_message *m, uint32_t 
 }
 
 /* By how often it was handed out. */
+static uint64_t backoff_after(const struct thmq_consumer *c, uint32_t times)
+{
+	uint32_t n = c->opts.backoff_count;
+
+	return n ? c->backoff_ns[THMQI_MIN(THMQI_MAX(times, 1u), n) - 1] : 0;
+}
+
 static uint64_t backoff(const struct thmq_consumer *c, const struct thmq_message *m)
 {
-	uint32_t n = c->opts.backoff_count, times = 1;
-
-	if (!n)
-		return 0;
-	if (thmqi_view_is_held(c, m))
-		times = ((const struct delivered *)(uintptr_t)m->internal[0])->deliveries;
-	return c->backoff_ns[THMQI_MIN(THMQI_MAX(times, 1u), n) - 1];
+	return backoff_after(c, thmqi_view_is_held(c, m) ? ((const struct delivered *)(uintptr_t)m->internal[0])->deliveries : 1);
 }
 
 int thmqi_client_nack(struct thmq_consumer *c, const struct thmq_message *message,
@@ -342,29 +344,42 @@ void thmqi_shared_return(struct thmq_consumer *c, const struct delivered *d)
 		say(d->reading, THMQI_SETTLE_RETURN, from, d->to, d->deliveries, 0);
 }
 
-static void tell_dead(struct thmq_consumer *c, const struct delivered *d)
+static void tell_dead(struct thmq_consumer *c, const struct delivered *d, uint64_t offset, uint32_t deliveries)
 {
 	struct thmq_event e = {.type = THMQ_EVENT_DEAD_LETTER,
 			       .consumer = c,
 			       .cookie = c->opts.cookie,
 			       .partition = d->reading->index,
-			       .offset = thmqi_run_next_offset(d),
-			       .count = d->deliveries - 1};
+			       .offset = offset,
+			       .count = deliveries};
 
 	thmqi_session_event(c->session, &e);
+}
+
+/* Of what is left of @d those from @first to @last. */
+static void tell_all_dead(struct thmq_consumer *c, const struct delivered *d, uint64_t first, uint64_t last, uint32_t deliveries)
+{
+	uint64_t offset;
+	uint32_t i;
+
+	for (i = d->at; i < d->count; i++) {
+		offset = d->base_offset + (d->deltas ? d->deltas[i] : i);
+		if (offset >= first && offset <= last)
+			tell_dead(c, d, offset, deliveries);
+	}
 }
 
 /* They were handed out as often as may be: they are done, whatever they are. False: not now, they come once more. */
 static bool drop_dead(struct thmq_consumer *c, struct delivered *d)
 {
+	uint64_t from = thmqi_run_next_offset(d);
 	struct reading *r = d->reading;
 
 	if (!thmqi_shared_ack_send(r) ||
-	    !say(r, THMQI_SETTLE_ACK, thmqi_run_next_offset(d), d->to, 0, 0))
+	    !say(r, THMQI_SETTLE_ACK, from, d->to, 0, 0))
 		return false;
-	for (; d->at < d->count; d->at++)
-		if (thmqi_run_next_offset(d) < d->to)
-			tell_dead(c, d);
+	tell_all_dead(c, d, from, d->to - 1, d->deliveries - 1);
+	d->at = d->count;
 	return true;
 }
 
@@ -408,6 +423,33 @@ void thmqi_shared_bury(struct thmq_consumer *c, struct delivered *d)
 		bury(c, d);
 	else if (!drop_dead(c, d))
 		thmqi_shared_return(c, d);
+}
+
+/* Nobody will ever read them, and nothing of them can be copied anywhere. */
+static bool drop_unread(struct thmq_consumer *c, const struct delivered *d, uint64_t first, uint64_t last, uint32_t deliveries)
+{
+	if (ack(d->reading, first, last))
+		return false;
+	if (first == last || d->whole || !d->count)
+		tell_dead(c, d, first, deliveries);
+	else
+		tell_all_dead(c, d, first, last, deliveries);
+	return true;
+}
+
+bool thmqi_shared_unread(struct thmq_consumer *c, struct delivered *d, uint64_t first, uint64_t last, int error)
+{
+	const uint32_t max = c->opts.deliver_max, times = d->deliveries;
+	struct reading *r = d->reading;
+
+	if (r->state != READING_ON) /* it is not this one's any more */
+		return true;
+	/* another may have the codec, the memory, the version that this one lacks: it is no try */
+	if (error == -EOPNOTSUPP || error == -ENOMEM || error == -THMQ_EVERSION)
+		return say(r, THMQI_SETTLE_RETURN, first, last + 1, times, RETRY_ERROR_NS);
+	if (max ? times > max : times >= UNREAD_MAX)
+		return drop_unread(c, d, first, last, max ? times - 1 : times);
+	return say(r, THMQI_SETTLE_NACK, first, last + 1, times, c->opts.backoff_count ? backoff_after(c, times) : RETRY_ERROR_NS);
 }
 
 void thmqi_shared_over(struct thmq_consumer *c, struct delivered *d, const struct thmq_message *m,

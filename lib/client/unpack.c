@@ -180,11 +180,13 @@ int thmqi_message_of_block(struct thmq_consumer *c, struct delivered *d, struct 
 {
 	int rc;
 
-	if (d->encoding != THMQ_RUN_PACKED || (uint64_t)a->in_block.at + a->in_block.len > d->block.raw_len)
+	if (d->encoding != THMQ_RUN_PACKED)
 		return -THMQ_ECORRUPT;
 	rc = d->raw ? 0 : block_unpack(c, d);
 	if (rc)
 		return rc;
+	if ((uint64_t)a->in_block.at + a->in_block.len > d->block.raw_len)
+		return -THMQ_ECORRUPT;
 	m->data = d->raw + a->in_block.at;
 	m->len = a->in_block.len;
 	return 0;

@@ -448,6 +448,47 @@ Test(client_batch, what_is_not_what_it_says_is_passed_over_with_an_error)
 	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
 }
 
+/* Whose ring is full has no word for what cannot be read: it is come to again, long before the group would take it back. */
+Test(client_batch, a_full_ring_puts_off_what_cannot_be_read)
+{
+	const uint64_t soon[] = {1000000};
+	struct made is = made;
+	struct thmq_consumer *c;
+	struct thmq_message m[1], n[1];
+	struct thmq_event e;
+	uint32_t dead = 0, behind = 0, i;
+	int rc, rounds;
+
+	is.block.codec = THMQ_COMPRESSION_LZ4;
+	is.block.raw_len = 1000;
+	cr_assert_eq(settle(thmq_send(producer, "before", 6, NULL)).error, 0);
+	cr_assert_eq(send_made(&is, sizeof(is)), 0);
+	cr_assert_eq(settle(thmq_send(producer, "behind", 6, NULL)).error, 0);
+	c = open_consumer("g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .invisible_ns = 3600 * SECOND, .backoff_ns = soon, .backoff_count = 1));
+	take(c, m, 1);
+	for (i = 0; i < 100; i++)
+		thmq_poll(env, SECOND / 1000);
+	while (thmq_extend(c, m, 3600 * SECOND) == 0)
+		;
+	for (i = 0; i < 10; i++)
+		cr_assert_eq(thmq_fetch(c, n, 1), 0);
+	for (rounds = 0; rounds < 30000 && (dead < 2 || !behind); rounds++) {
+		rc = thmq_fetch(c, n, 1);
+		cr_assert_geq(rc, 0, "%s", thmq_strerror(rc));
+		if (rc) {
+			cr_assert(has(&n[0], "", "behind"));
+			behind++;
+			cr_assert_eq(thmq_release(c, n, 1), 0);
+		}
+		while (thmq_events(session, &e, 1) == 1)
+			dead += e.type == THMQ_EVENT_DEAD_LETTER;
+		thmq_poll(env, SECOND / 1000);
+	}
+	cr_assert(dead == 2 && behind == 1, "%u, %u", dead, behind);
+	cr_assert_eq(thmq_release(c, m, 1), 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+}
+
 /* ---------------------------------------------------------------- transactions */
 
 static void in_transaction(bool commit)
