@@ -164,7 +164,7 @@ enum reading_state {
 	READING_WANTED, /* the link is not up yet */
 	READING_ATTACHING,
 	READING_ON,
-	READING_DRAINING, /* asked back: the app still holds messages */
+	READING_DRAINING, /* asked back: the app still holds messages, or its acks are not stored */
 	READING_DETACHING
 };
 
