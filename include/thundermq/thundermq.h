@@ -1539,7 +1539,7 @@ THMQ_API int thmq_message_priority(const struct thmq_consumer *consumer, const s
 /**
  * thmq_consumer_flush() - wait until all acks are stored durably
  * Return: 0; -THMQ_EFENCED some were refused since the last flush: the partition has gone to another member, or its topic
- * is gone, or some were under way when a connection was lost (of a shared group; else only while their partition was on its way to another member): those
+ * is gone, or it could not be stored when it went, or some were under way when a connection was lost (of a shared group): those
  * messages come again, unless their acks were stored after all; those that were taken before are stored; -THMQ_EOFFSETRANGE some are of messages that the broker does not have any more (seen
  * before they were durable, and lost with it), told once; -ETIMEDOUT; -ENOSPC, -EDQUOT,
  * -EFBIG, -EIO some cannot be stored now, and will be once the cause is gone; -THMQ_EFAILED; -EDEADLK; -EINVAL; -ESHUTDOWN.

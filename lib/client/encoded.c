@@ -69,7 +69,7 @@ static int expand(struct thmq_consumer *c, struct delivered *d, const struct thm
 		return rc;
 	if (bytes > UINT32_MAX / 2)
 		return -THMQ_ECORRUPT;
-	if (c->whole_bytes && c->whole_bytes + bytes > c->opts.prefetch_bytes)
+	if (c->app_held && thmqi_whole_is_too_much(c, bytes))
 		return -ENOBUFS;
 	x = malloc(sizeof(*x) + bytes);
 	if (!x)
@@ -100,7 +100,7 @@ static int unpack(struct thmq_consumer *c, struct delivered *d, const struct thm
 	uint32_t len = 0;
 	int rc;
 
-	if (c->whole_bytes && c->whole_bytes + b->len > c->opts.prefetch_bytes) /* it would be in vain */
+	if (c->app_held && thmqi_whole_is_too_much(c, b->len)) /* it would be in vain */
 		return -ENOBUFS;
 	rc = thmqi_inflate(b->codec, b->records, b->len, UNPACKED_MAX, &records, &len);
 	if (!rc)

@@ -230,8 +230,6 @@ static uint32_t hand_out_any(struct thmq_consumer *c, struct delivered *d,
 		go_to_part(d);
 	rec = d->record;
 	body = d->body;
-	if (thmqi_unlikely(d->unpacked != NULL) && !d->held) /* the app has given all of these back */
-		thmqi_unpacked_drop(c, d);
 	for (index = d->at; index < d->count && n < max; index++, rec++) {
 		struct thmq_message *m = &messages[n];
 

@@ -164,7 +164,7 @@ enum reading_state {
 	READING_WANTED, /* the link is not up yet */
 	READING_ATTACHING,
 	READING_ON,
-	READING_DRAINING, /* asked back: the app still holds messages */
+	READING_DRAINING, /* asked back: the app still holds messages, or its acks are not stored */
 	READING_DETACHING
 };
 
@@ -287,7 +287,7 @@ struct thmq_consumer {
 	uint32_t live_max;     /* how many the broker may have out */
 	uint64_t held_bytes, held_count; /* delivered and not given back */
 	uint64_t app_held; /* of these, messages in the app's hands */
-	uint64_t whole_bytes; /* of messages that were put together, and not given back */
+	uint64_t whole_bytes; /* of messages that were put together or unpacked, and not given back; of a topic with priorities also of runs that are half way through */
 	bool full;            /* more of these than prefetch_bytes: the next one waits */
 	bool unsaid;          /* shared: it waits, but only for room to say what became of one that cannot be read */
 	struct unpacked *blocks; /* memory for the next packed messages */
@@ -648,6 +648,8 @@ uint64_t thmqi_view_of(const struct thmq_consumer *c, const struct delivered *d,
 bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message *m); /* views.c */
 
 /* unpack.c: messages that were packed */
+/* More of what was put together or unpacked than the app may hold? To be asked where it holds some: who holds nothing gets one always, whatever runs of other priorities keep. */
+bool thmqi_whole_is_too_much(const struct thmq_consumer *c, uint64_t more);
 /* The payload of @m, one of @d, is unpacked: 0; -ENOBUFS the app holds too much; -EOPNOTSUPP; -ENOMEM; -THMQ_ECORRUPT; -THMQ_EVERSION no such codec is known */
 int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);
 void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d);

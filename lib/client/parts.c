@@ -38,7 +38,7 @@ static int begin(struct thmq_consumer *c, struct reading *r, const struct thmq_m
 
 	if (part->total > THMQI_MESSAGE_MAX || part->parts < 2 || part->total < part->parts)
 		return -THMQ_ECORRUPT;
-	if (c->whole_bytes && c->whole_bytes + part->total > c->opts.prefetch_bytes)
+	if (c->app_held && thmqi_whole_is_too_much(c, part->total))
 		return -ENOBUFS;
 	thmqi_parts_drop(r);
 	a = malloc(sizeof(*a) + m->key_len + m->tag_len + part->total);

@@ -183,14 +183,25 @@ static void detach(struct reading *r)
 		r->state = READING_DRAINING; /* tend() comes back to it */
 }
 
-/* As soon as the app holds nothing of it, and its acks are on their way. */
+static bool acks_are_out(const struct reading *r)
+{
+	return r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next);
+}
+
+/*
+ * As soon as the app holds nothing of it, and its acks are stored: of what is stored later nobody would tell us, and a crash before that would
+ * make it come again. Those that cannot be stored now hold up nobody.
+ */
 static void let_go(struct reading *r)
 {
 	thmqi_runs_drop(r->consumer, r);
-	if (r->held || (r->ack_dirty && !thmqi_reading_ack(r)))
+	if (r->held || (r->ack_dirty && !thmqi_reading_ack(r)) || (acks_are_out(r) && !r->ack_error)) {
 		r->state = READING_DRAINING;
-	else
-		detach(r);
+		return;
+	}
+	if (acks_are_out(r))
+		r->consumer->fenced = true;
+	detach(r);
 }
 
 void thmqi_reading_close(struct reading *r)
@@ -202,11 +213,6 @@ void thmqi_reading_close(struct reading *r)
 		r->state = READING_NONE;
 	else if (r->state != READING_NONE && r->state != READING_DETACHING)
 		detach(r);
-}
-
-static bool acks_are_out(const struct reading *r)
-{
-	return r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next);
 }
 
 /* Another has it now, or its topic is gone: nothing that we still say of it counts. */
@@ -280,8 +286,6 @@ void thmqi_reading_lost(struct reading *r)
 		r->state = READING_WANTED;
 		break;
 	case READING_DETACHING: /* nobody will answer, and nothing is attached */
-		if (acks_are_out(r)) /* they went before it: whether they arrived is not known, and it is not ours to say again */
-			c->fenced = true;
 		if (c->grouped && !c->closing)
 			send_revoked(r);
 		r->state = READING_NONE;
@@ -440,6 +444,8 @@ static void on_acked(struct thmq_consumer *c, struct reading *r, const struct th
 		r->ack_error = 0;
 		r->ack_unsure = false;
 	}
+	if (r->state == READING_DRAINING) /* perhaps it was all that was waited for */
+		thmqi_reading_later(r);
 }
 
 static void on_sought(struct thmq_consumer *c, struct reading *r, const struct thmqi_frame *f)
@@ -462,6 +468,8 @@ static void shard_failed(struct reading *r, int error)
 	r->shard_error = error;
 	if (r->ack_next != NO_OFFSET && (r->ack_stored == NO_OFFSET || r->ack_stored < r->ack_next))
 		r->ack_error = error;
+	if (r->state == READING_DRAINING)
+		thmqi_reading_later(r);
 }
 
 static void tell_lost(struct thmq_consumer *c, const struct reading *r, const struct thmqi_frame *f)

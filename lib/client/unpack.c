@@ -17,6 +17,11 @@ struct unpacked {
 	_Alignas(8) uint8_t bytes[];
 };
 
+bool thmqi_whole_is_too_much(const struct thmq_consumer *c, uint64_t more)
+{
+	return c->whole_bytes && c->whole_bytes + more > c->opts.prefetch_bytes;
+}
+
 static void block_put(struct thmq_consumer *c, struct unpacked *b)
 {
 	c->whole_bytes -= b->size;
@@ -91,8 +96,8 @@ static int room(struct thmq_consumer *c, struct delivered *d, uint32_t bytes, ui
 
 	bytes = THMQI_ALIGN_UP(bytes, 8u);
 	if (!b || b->size - b->used < bytes) {
-		/* what was put together of parts is not put together again */
-		if (c->whole_bytes && !d->whole && c->whole_bytes + bytes > c->opts.prefetch_bytes)
+		/* what was put together of parts is not put together again; where @d has room already the app is just being given more of it */
+		if ((c->app_held || b) && !d->whole && thmqi_whole_is_too_much(c, bytes))
 			return -ENOBUFS;
 		b = block_get(c, bytes);
 		if (!b)
@@ -159,8 +164,7 @@ static int block_unpack(struct thmq_consumer *c, struct delivered *d)
 		return rc;
 	if (!thmqi_pack_may_be(pack, d->end, is->len, is->raw_len))
 		return -THMQ_ECORRUPT;
-	/* who holds nothing gets it always: a run of another priority may be half way through, with its own block */
-	if (c->app_held && c->whole_bytes && c->whole_bytes + is->raw_len > c->opts.prefetch_bytes)
+	if (c->app_held && thmqi_whole_is_too_much(c, is->raw_len))
 		return -ENOBUFS;
 	b = block_get(c, is->raw_len);
 	if (!b)

@@ -88,6 +88,8 @@ int thmqi_client_release(struct thmq_consumer *c, struct thmq_message *messages,
 			if (thmqi_unlikely(d->reading->state == READING_DRAINING))
 				thmqi_reading_later(d->reading);
 			thmqi_run_put(c, d);
+		} else if (thmqi_unlikely(d->unpacked != NULL) && !d->held) { /* another priority's may be next, and need the room */
+			thmqi_unpacked_drop(c, d);
 		}
 	}
 	if (thmqi_unlikely(c->session->untended))

@@ -12,7 +12,7 @@
 
 /* ------------------------------------------------------------------ the device */
 
-static atomic_bool slow_writes, failing, stalled;
+static atomic_bool slow_writes, failing, stalled, held;
 
 /*
  * Instead of the C library's: the library is linked statically. Without io_uring it writes by these.
@@ -24,6 +24,8 @@ ssize_t pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int f
 		usleep(300000);
 	if (atomic_load(&stalled))
 		sleep(4);
+	while (atomic_load(&held))
+		usleep(1000);
 	if (atomic_load(&failing)) {
 		usleep(20000); /* it fails while others wait for it */
 		errno = EIO;
@@ -198,6 +200,104 @@ static void ack_on_its_way_when_the_device_fails(void)
 	thmq_env_close(w.env, SECOND);
 }
 
+/* ------------------------------------------------- acks of what is handed over */
+
+/* Both partitions' messages, but for the last one of each; the last of partition 1 is in @ret. Nothing is held. */
+static void fetch_most(struct world *w, struct thmq_consumer *c, struct thmq_message *ret)
+{
+	struct thmq_message m;
+	uint32_t i;
+
+	for (i = 0; i < 8;) {
+		fetch_one(w->session, c, &m);
+		if (m.partition == 1)
+			*ret = m;
+		i += m.offset < 4;
+		MUST(thmq_release(c, &m, 1));
+	}
+}
+
+/* Another member has come, and the one that was there has been asked for partition 1 by now, or is later. */
+static void share(struct world *w, struct thmq_session *other, struct thmq_consumer **ret)
+{
+	uint64_t end;
+
+	MUST(thmq_consumer_open(other, "t", "g", NULL, ret));
+	for (end = now() + SECOND / 2; now() < end;) {
+		thmq_session_wait(w->session, SECOND / 100);
+		thmq_session_wait(other, SECOND / 100);
+	}
+}
+
+/* What is not stored yet is not said to be, whoever has the partition by then. */
+static void acks_of_what_is_handed_over(void)
+{
+	struct thmq_consumer *c, *heir;
+	struct thmq_session *other;
+	struct thmq_message m;
+	struct thmq_event e;
+	struct world w;
+	uint64_t end;
+	bool gone = false;
+
+	up(&w);
+	publish(&w, 5);
+	MUST(thmq_connect(w.env, "inproc://", NULL, &other));
+	MUST(thmq_consumer_open(w.session, "t", "g", NULL, &c));
+	fetch_most(&w, c, &m);
+	atomic_store(&held, true);
+	MUST(thmq_ack(c, &m));
+	share(&w, other, &heir);
+	RETURNS(-ETIMEDOUT, thmq_consumer_flush(c, SECOND / 10));
+	atomic_store(&held, false);
+	RETURNS(0, thmq_consumer_flush(c, 10 * SECOND));
+	for (end = now() + 10 * SECOND; !gone && now() < end;) {
+		while (thmq_events(w.session, &e, 1) == 1)
+			gone = gone || (e.type == THMQ_EVENT_REVOKED && e.partition == 1 && e.error == 0);
+		thmq_session_wait(w.session, SECOND / 100);
+	}
+	CHECK(gone);
+	fetch_one(other, heir, &m);
+	CHECK(m.partition == 1 && m.offset == 4);
+	RETURNS(0, thmq_release(heir, &m, 1));
+	RETURNS(0, thmq_session_close(other, SECOND));
+	world_down(&w);
+}
+
+/* There is no room for them: others get the partition all the same, and who acknowledged is told. */
+static void acks_that_have_no_room_are_handed_over(void)
+{
+	static const char data[4096];
+	struct thmq_broker_opts o = {.size = sizeof(o), .segment_bytes = 1 << 20, .batch_bytes = 64 << 10, .limit_bytes = 4 << 20};
+	struct thmq_producer *p;
+	struct thmq_consumer *c, *heir;
+	struct thmq_session *other;
+	struct thmq_message m;
+	struct world w;
+
+	env_up(&w);
+	place_make(NULL);
+	o.data_dir = in_place("data");
+	MUST(thmq_broker_open(w.env, &o, &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	publish(&w, 5);
+	MUST(thmq_connect(w.env, "inproc://", NULL, &other));
+	MUST(thmq_consumer_open(w.session, "t", "g", NULL, &c));
+	fetch_most(&w, c, &m);
+	MUST(thmq_producer_open(other, "t", NULL, &p));
+	do
+		MUST(thmq_send(p, data, sizeof(data), THMQ_MESSAGE_OPTS(.flags = THMQ_MESSAGE_PARTITION)));
+	while (thmq_flush(p, 10 * SECOND) == 0);
+	MUST(thmq_ack(c, &m));
+	RETURNS(-ENOSPC, thmq_consumer_flush(c, 10 * SECOND));
+	share(&w, other, &heir);
+	fetch_one(other, heir, &m);
+	CHECK(m.partition == 1 && m.offset == 4);
+	RETURNS(-THMQ_EFENCED, thmq_consumer_flush(c, 10 * SECOND));
+	RETURNS(0, thmq_consumer_flush(c, 10 * SECOND));
+	thmq_env_close(w.env, SECOND);
+}
+
 /* Whoever comes and goes meanwhile does not keep the broker from looking. */
 static void silent_member_while_others_join(void)
 {
@@ -262,6 +362,8 @@ int main(int argc, char **argv)
 		{"join_given_up", join_given_up},
 		{"silent_member_is_told", silent_member_is_told},
 		{"silent_member_while_others_join", silent_member_while_others_join},
+		{"acks_of_what_is_handed_over", acks_of_what_is_handed_over},
+		{"acks_that_have_no_room_are_handed_over", acks_that_have_no_room_are_handed_over},
 		{"ack_on_its_way_when_the_device_fails", ack_on_its_way_when_the_device_fails},
 	};
 

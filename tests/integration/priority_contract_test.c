@@ -218,6 +218,85 @@ static void large_ones(void)
 	free(data);
 }
 
+#define UNPACKED (128u << 10) /* twice of it is all that the app may hold */
+
+enum kind { ALONE, TOGETHER, IN_PARTS, KINDS };
+
+/* Four of UNPACKED bytes, that are packed each by itself or together; or one of many times as many, in parts. */
+static void send_kind(struct thmq_producer *p, const void *data, enum kind kind, uint32_t priority)
+{
+	const struct thmq_message_opts o = {.size = sizeof(o), .priority = priority};
+	struct thmq_batch_message m[4];
+	uint32_t i, n = kind == ALONE ? 4 : 1;
+	int64_t rc;
+
+	for (i = 0; i < 4; i++)
+		m[i] = (struct thmq_batch_message){.data = data, .len = UNPACKED};
+	for (i = 0; i < n; i++) {
+		while ((rc = kind == TOGETHER ? thmq_send_batch(p, m, 4, &o) : thmq_send(p, data, kind == ALONE ? UNPACKED : 16 * UNPACKED, &o)) == -EAGAIN)
+			drive(MS);
+		CHECK(rc > 0);
+	}
+	CHECK(thmq_flush(p, 10 * SECOND) == 0);
+}
+
+/* Who holds nothing gets what is urgent, whatever a lower run that is half way through keeps unpacked. */
+static void comes_past(enum kind low, enum kind high)
+{
+	struct thmq_session *s = session_of(NULL), *sender = session_of(NULL);
+	uint8_t *data = calloc(16, UNPACKED);
+	struct thmq_message m[2];
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	uint32_t i;
+
+	CHECK(thmq_topic_create(s, "t", THMQ_TOPIC_OPTS(.priorities = 2)) == 0);
+	CHECK(thmq_producer_open(sender, "t", THMQ_PRODUCER_OPTS(.compression = THMQ_COMPRESSION_LZ4), &p) == 0);
+	send_kind(p, data, low, 0);
+	CHECK(thmq_consumer_open(s, "t", NULL, THMQ_CONSUMER_OPTS(.prefetch_bytes = 2 * UNPACKED), &c) == 0);
+	for (i = 0; i < 2; i++)
+		CHECK(fetch(s, c, &m[i], 1, 10 * SECOND) == 1 && thmq_message_priority(c, &m[i]) == 0);
+	CHECK(thmq_release(c, m, 2) == 0);
+	send_kind(p, data, high, 1);
+	for (i = high == IN_PARTS ? 3 : 0; i < 4; i++) {
+		CHECK(fetch(s, c, m, 1, 10 * SECOND) == 1);
+		CHECK(m->len == (high == IN_PARTS ? 16 : 1) * UNPACKED || thmq_message_priority(c, m) == 0);
+		CHECK(thmq_release(c, m, 1) == 0);
+	}
+	for (i = 0; i < 2; i++) {
+		CHECK(fetch(s, c, m, 1, 10 * SECOND) == 1);
+		CHECK(thmq_release(c, m, 1) == 0);
+	}
+	CHECK(thmq_topic_delete(s, "t") == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0 && thmq_session_close(sender, 30 * SECOND) == 0);
+	free(data);
+}
+
+static bool can_pack(void)
+{
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_producer *p;
+	int rc;
+
+	CHECK(thmq_topic_create(s, "t", NULL) == 0);
+	rc = thmq_producer_open(s, "t", THMQ_PRODUCER_OPTS(.compression = THMQ_COMPRESSION_LZ4), &p);
+	CHECK(rc == 0 || rc == -EOPNOTSUPP);
+	CHECK(thmq_topic_delete(s, "t") == 0);
+	CHECK(thmq_session_close(s, 30 * SECOND) == 0);
+	return rc == 0;
+}
+
+static void unpacked_ones_are_in_nobodys_way(void)
+{
+	int low, high;
+
+	if (!can_pack())
+		return;
+	for (low = ALONE; low <= TOGETHER; low++)
+		for (high = ALONE; high < KINDS; high++)
+			comes_past(low, high);
+}
+
 /* -------------------------------------------------------------------- groups */
 
 #define LANES 4u
@@ -367,6 +446,7 @@ static const struct test_case cases[] = {
 	{"highest_first_in_a_shared_group", highest_first_in_a_shared_group},
 	{"low_ones_take_no_room", low_ones_take_no_room},
 	{"large_ones", large_ones},
+	{"unpacked_ones_are_in_nobodys_way", unpacked_ones_are_in_nobodys_way},
 	{"groups_share_out", groups_share_out},
 	{"partitions_of_keys", partitions_of_keys},
 	{"what_makes_no_sense", what_makes_no_sense},

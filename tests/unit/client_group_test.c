@@ -214,7 +214,8 @@ Test(client_group, an_ack_that_was_taken_and_not_answered_yet_was_not_refused)
 	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
 }
 
-Test(client_group, acks_that_were_on_their_way_when_the_connection_of_a_partition_that_was_let_go_broke_are_told)
+/* It is asked back while an ack is on its way. */
+static struct thmq_consumer *asked_back(void)
 {
 	const struct thmq_session_opts o = {.size = sizeof(o), .timeout_ns = 10 * SECOND, .reconnect_ns = 60 * SECOND};
 	struct thmq_consumer *c;
@@ -226,13 +227,52 @@ Test(client_group, acks_that_were_on_their_way_when_the_connection_of_a_partitio
 	cr_assert_eq(ack(c, 0, 9), 0);
 	PUSH(0, .type = THMQI_FRAME_REVOKE, .stream = c->stream, .partition = RIG_FIRST, .seq = 77);
 	take_in();
+	cr_assert_eq(c->readings[0].state, READING_DRAINING);
+	return c;
+}
+
+Test(client_group, a_partition_is_let_go_once_its_acks_are_stored)
+{
+	struct thmq_consumer *c = asked_back();
+
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND / 100), -ETIMEDOUT);
+	acked(c, 0, 10, 0);
+	take_in();
+	cr_assert_eq(c->readings[0].state, READING_DETACHING);
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
+	PUSH(rig_shard(0), .type = THMQI_FRAME_DETACHED, .stream = c->stream, .partition = RIG_FIRST, .seq = 77);
+	take_in();
+	cr_assert_eq(c->readings[0].state, READING_NONE);
+	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
+}
+
+Test(client_group, a_partition_whose_acks_cannot_be_stored_is_let_go_and_that_is_told)
+{
+	struct thmq_consumer *c = asked_back();
+
+	acked(c, 0, 10, -ENOSPC);
+	take_in();
 	cr_assert_eq(c->readings[0].state, READING_DETACHING);
 	rig_shut(-ECONNRESET);
 	take_in();
 	cr_assert_eq(c->readings[0].state, READING_NONE);
-	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), -THMQ_EFENCED, "nobody knows whether it arrived");
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), -THMQ_EFENCED, "nobody knows whether it will be stored");
 	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
 	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
+}
+
+Test(client_group, acks_that_were_on_their_way_when_the_connection_of_a_partition_that_is_asked_back_broke_go_again)
+{
+	struct thmq_consumer *c = asked_back();
+
+	rig_shut(-ECONNRESET);
+	take_in();
+	cr_assert_eq(c->readings[0].state, READING_DRAINING, "it is attached again");
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND / 100), -ETIMEDOUT);
+	acked(c, 0, 10, 0);
+	take_in();
+	cr_assert_eq(c->readings[0].state, READING_DETACHING);
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
 }
 
 Test(client_group, an_ack_that_the_shard_refused_is_told_once)
