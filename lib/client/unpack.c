@@ -111,6 +111,18 @@ static int room(struct thmq_consumer *c, struct delivered *d, uint32_t bytes, ui
 	return 0;
 }
 
+/* What room() gave last is not needed: others of the same run have it. */
+static void give_room(struct thmq_consumer *c, struct delivered *d, uint32_t bytes)
+{
+	struct unpacked *b = d->unpacked;
+
+	b->used -= THMQI_ALIGN_UP(bytes, 8u);
+	if (b->used)
+		return;
+	d->unpacked = b->next;
+	block_put(c, b);
+}
+
 /* The one that unpacks @codec. 0; -THMQ_EVERSION; -EOPNOTSUPP; -ENOMEM */
 static int codec_of(struct thmq_consumer *c, uint32_t codec, struct thmqi_pack **ret)
 {
@@ -139,9 +151,13 @@ int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct th
 	    !thmqi_pack_may_be(pack, m->data, m->len, a->unpacked_len))
 		return -THMQ_ECORRUPT;
 	rc = room(c, d, a->unpacked_len, &to);
-	rc = rc ? rc : thmqi_unpack(pack, m->data, m->len, to, a->unpacked_len);
 	if (rc)
 		return rc;
+	rc = thmqi_unpack(pack, m->data, m->len, to, a->unpacked_len);
+	if (rc) {
+		give_room(c, d, a->unpacked_len);
+		return rc;
+	}
 	m->data = to;
 	m->len = a->unpacked_len;
 	return 0;

@@ -278,6 +278,34 @@ static void it_costs_none_behind_it(void)
 	CHECK(thmq_session_close(s, SECOND) == 0);
 }
 
+/* Nor does it leave room taken: they are much more together than a member may hold. */
+static void many_leave_no_room_taken(void)
+{
+	static char large[200000];
+	struct thmq_session *s = session_of(NULL);
+	struct thmq_consumer *c;
+	struct thmq_producer *p;
+	struct told t = {0};
+	uint32_t i;
+	int rc;
+
+	codec = CODEC_THERE;
+	CHECK(thmq_topic_create(s, "many", NULL) == 0);
+	rc = thmq_producer_open(s, "many", THMQ_PRODUCER_OPTS(.compression = THMQ_COMPRESSION_LZ4), &p);
+	CHECK(rc == 0 || rc == -EOPNOTSUPP);
+	for (i = 0; i < 40 && rc == 0; i++)
+		sent(thmq_send(p, large, sizeof(large), NULL));
+	if (rc == 0) {
+		good(p, 0);
+		CHECK(thmq_flush(p, PATIENCE_NS) == 0 && thmq_producer_close(p, SECOND) == 0);
+		codec = CODEC_FAILS;
+		CHECK(thmq_consumer_open(s, "many", "g", THMQ_CONSUMER_OPTS(.prefetch_bytes = 64 << 10), &c) == 0);
+		take_all(s, c, 1, 0, &t);
+		CHECK(t.errors == 40 && thmq_consumer_close(c, SECOND) == 0);
+	}
+	CHECK(thmq_session_close(s, SECOND) == 0);
+}
+
 /* Who has no codec says so, and tries again, and again; one that has it gets them as if they had never been out. */
 static void who_has_the_codec_gets_them(void)
 {
@@ -322,6 +350,7 @@ static const struct test_case cases[] = {
 	{"packed ones come to an end", packed_ones_come_to_an_end},
 	{"batches of kafka come to an end", batches_of_kafka_come_to_an_end},
 	{"it costs none behind it", it_costs_none_behind_it},
+	{"many leave no room taken", many_leave_no_room_taken},
 	{"who has the codec gets them", who_has_the_codec_gets_them},
 };
 
