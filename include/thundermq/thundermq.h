@@ -1261,7 +1261,9 @@ struct thmq_batch_message {
  * one message may be that is not stored in parts; those that are more than half of that are not compressed.
  *
  * Return: the one sequence of all of them, which settle together: THMQ_EVENT_SETTLED has the offset of the first; -EAGAIN window full, poll and try
- * again; -EMSGSIZE; -E2BIG too many bytes of headers; -EINVAL, also for keys of different partitions; all others as thmq_send(). With an error none was
+ * again; -EMSGSIZE; -E2BIG too many bytes of headers; -EINVAL there are none, or more than THMQ_BATCH_MAX; one has a length without bytes, a key that is
+ * empty or longer than THMQ_KEY_MAX, a tag longer than THMQ_TAG_MAX, a header that is none, or what is reserved is not 0; the keys are of different partitions;
+ * @opts has what each has for itself (key, tag, headers, time to live), or a delay, an expectation, an encoding, a time; all others as thmq_send(). With an error none was
  * taken. A broker of an earlier version refuses them: THMQ_EVENT_FAILED with -EOPNOTSUPP.
  * Threads: owner only; never blocks, allocates or does I/O, except as thmq_claim().   Source: doc/messages.md
  */
@@ -1881,7 +1883,7 @@ enum thmq_event_type {
 	THMQ_EVENT_STALLED = 6,     /* delivery stopped: the app holds the whole prefetch */
 	THMQ_EVENT_OFFSETRANGE =
 		7, /* the next offset was dropped; delivery goes on at offset, count offsets further */
-	THMQ_EVENT_ERROR = 8,   /* a shard failed, a checksum failed, …: error and partition */
+	THMQ_EVENT_ERROR = 8,   /* a shard failed, messages cannot be read (offset: the first), …: error and partition */
 	THMQ_EVENT_CLOSED = 9,  /* the broker closed: the session is dead */
 	THMQ_EVENT_DROPPED = 10, /* count events were dropped because nobody took them */
 	THMQ_EVENT_DISCONNECTED = 11, /* a connection is lost, and tried to be made again; error: why. THMQ_EVENT_RECONNECTED or

@@ -124,6 +124,17 @@ template <class T> bool taken(T rc, const char *call)
 	return true;
 }
 
+/* Which of the things that are wrong it is, thmq_send_batch() does not say. */
+inline void check_batch(const std::vector<thmq_batch_message> &messages)
+{
+	if (messages.empty() || messages.size() > THMQ_BATCH_MAX)
+		throw error(-EINVAL, "thmq_send_batch: 1 to " + std::to_string(THMQ_BATCH_MAX) + " messages go together, not " + std::to_string(messages.size()));
+	for (const auto &m : messages)
+		if (m.key_len > THMQ_KEY_MAX)
+			throw error(-EINVAL, "thmq_send_batch: the key of message " + std::to_string(&m - messages.data()) + " has " +
+						     std::to_string(m.key_len) + " bytes, more than " + std::to_string(THMQ_KEY_MAX));
+}
+
 inline uint32_t length(std::string_view bytes)
 {
 	if (bytes.size() > UINT32_MAX)
@@ -699,8 +710,8 @@ public:
 	/* Together, all or none, to one partition, their payloads compressed as one; the one sequence of all. Empty: full, none was taken */
 	std::optional<uint64_t> try_send_batch(const std::vector<thmq_batch_message> &messages, const message_options &opts = {})
 	{
-		const size_t count = messages.size() > THMQ_BATCH_MAX ? THMQ_BATCH_MAX + 1u : messages.size(); /* which is refused */
-		int64_t rc = thmq_send_batch(raw(), messages.data(), static_cast<uint32_t>(count), &opts);
+		detail::check_batch(messages);
+		int64_t rc = thmq_send_batch(raw(), messages.data(), static_cast<uint32_t>(messages.size()), &opts);
 
 		if (!detail::taken(rc, "thmq_send_batch"))
 			return {};

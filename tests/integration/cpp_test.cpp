@@ -161,6 +161,21 @@ static void messages_go_together()
 	CHECK(thrown([&] { producer.send_batch(messages); }) == EINVAL);
 	messages.pop_back();
 	CHECK(producer.send_batch(messages) == 4);
+	/* which of these it was */
+	const std::string key(THMQ_KEY_MAX + 1, 'k');
+
+	try {
+		producer.send_batch({thmq::batch_message("x"), thmq::batch_message("x", key)});
+		CHECK(!"taken");
+	} catch (const thmq::error &e) {
+		CHECK(e.code().value() == EINVAL && strstr(e.what(), "key of message 1 has 4097 bytes"));
+	}
+	try {
+		producer.send_batch({});
+		CHECK(!"taken");
+	} catch (const thmq::error &e) {
+		CHECK(strstr(e.what(), "not 0"));
+	}
 	producer.flush();
 }
 

@@ -164,9 +164,11 @@ class Calls(Case):
         self.assertEqual([m.offset for m in came], list(range(5)))
         self.assertEqual((bytes(came[1].key), came[1].tag, came[1].headers), (b"k", "red", headers))
         self.assertEqual((came[0].key, came[0].tag, came[0].headers), (None, None, []))
-        for wrong in ([], [b"x"] * (lib.THMQ_BATCH_MAX + 1)):
-            with self.assertRaisesRegex(thundermq.Error, "thmq_send_batch"):
+        too_long = [b"x", {"data": b"x", "key": b"k" * (lib.THMQ_KEY_MAX + 1)}]
+        for wrong, which in (([], "not 0"), ([b"x"] * (lib.THMQ_BATCH_MAX + 1), "not 4097"), (too_long, "key of message 1 has 4097 bytes")):
+            with self.assertRaisesRegex(thundermq.Error, "thmq_send_batch: .*" + which) as raised:
                 producer.send_batch(wrong)
+            self.assertEqual(raised.exception.name, "EINVAL")
         with self.assertRaisesRegex(TypeError, "has no partition"):
             producer.send_batch([{"data": b"x", "partition": 0}])
         with self.assertRaises(thundermq.Error):

@@ -685,9 +685,13 @@ class Producer(_Stream):
     def _together(self, messages: Iterable[Bytes | Mapping[str, Any]], options: Mapping[str, Any]) -> Callable[[], int | None]:
         keep: list[Any] = []
         all_, o = list(messages), _message_options(options, keep) if options else ffi.NULL
+        if not all_ or len(all_) > lib.THMQ_BATCH_MAX:
+            raise Error(-_errno.EINVAL, f"thmq_send_batch: 1 to {lib.THMQ_BATCH_MAX} messages go together, not {len(all_)}")
         m = ffi.new("struct thmq_batch_message[]", len(all_))
         for i, one in enumerate(all_):
             _batch_message(m[i], one if isinstance(one, Mapping) else {"data": one}, keep)
+            if m[i].key_len > lib.THMQ_KEY_MAX:
+                raise Error(-_errno.EINVAL, f"thmq_send_batch: the key of message {i} has {m[i].key_len} bytes, more than {lib.THMQ_KEY_MAX}")
         return lambda: self._try("thmq_send_batch", lib.thmq_send_batch(self._raw(), m, len(m), o), keep)
 
     def _try(self, name: str, rc: int, keep: list[Any]) -> int | None:
