@@ -292,6 +292,13 @@ struct thmq_consumer {
 	bool unsaid;          /* shared: it waits, but only for room to say what became of one that cannot be read */
 	struct unpacked *blocks; /* memory for the next packed messages */
 	uint32_t block_count;
+	/* shared: what was unpacked last, of a run that more may come of */
+	struct {
+		struct unpacked *at; /* NULL: nothing */
+		const struct reading *reading;
+		uint64_t base_offset;
+		uint32_t len, crc; /* of all of it */
+	} kept_block;
 	struct thmqi_pack *unpackers[THMQ_COMPRESSION_ZSTD + 1]; /* by codec; NULL: none of it came yet */
 };
 
@@ -649,7 +656,7 @@ bool thmqi_view_is_held(const struct thmq_consumer *c, const struct thmq_message
 
 /* unpack.c: messages that were packed */
 /* More of what was put together or unpacked than the app may hold? To be asked where it holds some: who holds nothing gets one always, whatever runs of other priorities keep. */
-bool thmqi_whole_is_too_much(const struct thmq_consumer *c, uint64_t more);
+bool thmqi_whole_is_too_much(struct thmq_consumer *c, uint64_t more);
 /* The payload of @m, one of @d, is unpacked: 0; -ENOBUFS the app holds too much; -EOPNOTSUPP; -ENOMEM; -THMQ_ECORRUPT; -THMQ_EVERSION no such codec is known */
 int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct thmq_message *m, const struct thmqi_attributes *a);
 void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d);

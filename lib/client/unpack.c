@@ -14,12 +14,22 @@
 struct unpacked {
 	struct unpacked *next;
 	uint32_t size, used;
+	uint32_t refs; /* of a run's block: the parts of the run, and kept_block */
 	_Alignas(8) uint8_t bytes[];
 };
 
-bool thmqi_whole_is_too_much(const struct thmq_consumer *c, uint64_t more)
+static void drop_kept(struct thmq_consumer *c);
+
+static bool is_too_much(const struct thmq_consumer *c, uint64_t more)
 {
 	return c->whole_bytes && c->whole_bytes + more > c->opts.prefetch_bytes;
+}
+
+bool thmqi_whole_is_too_much(struct thmq_consumer *c, uint64_t more)
+{
+	if (is_too_much(c, more))
+		drop_kept(c);
+	return is_too_much(c, more);
 }
 
 static void block_put(struct thmq_consumer *c, struct unpacked *b)
@@ -45,11 +55,24 @@ void thmqi_unpacked_drop(struct thmq_consumer *c, struct delivered *d)
 	}
 }
 
+static void block_unref(struct thmq_consumer *c, struct unpacked *b)
+{
+	if (!--b->refs)
+		block_put(c, b);
+}
+
+static void drop_kept(struct thmq_consumer *c)
+{
+	if (c->kept_block.at)
+		block_unref(c, c->kept_block.at);
+	c->kept_block.at = NULL;
+}
+
 void thmqi_block_drop(struct thmq_consumer *c, struct delivered *d)
 {
 	if (d->raw_room) {
 		c->stalled = false;
-		block_put(c, d->raw_room);
+		block_unref(c, d->raw_room);
 	}
 	d->raw_room = NULL;
 	d->raw = NULL;
@@ -60,6 +83,7 @@ void thmqi_unpacked_fini(struct thmq_consumer *c)
 	struct unpacked *b;
 	uint32_t i;
 
+	drop_kept(c);
 	while ((b = c->blocks)) {
 		c->blocks = b->next;
 		free(b);
@@ -163,6 +187,46 @@ int thmqi_message_unpack(struct thmq_consumer *c, struct delivered *d, struct th
 	return 0;
 }
 
+/* Another part of its run may come. */
+static bool is_followed(const struct delivered *d)
+{
+	return d->to < d->base_offset + thmqi_read_once(d->run->span);
+}
+
+/*
+ * A member of a shared group may get a run bit by bit: the block that is unpacked for one part is kept for the next. By its checksum it is the same run,
+ * whatever was there before; one that has none yet is unpacked each time.
+ */
+static bool take_kept(struct thmq_consumer *c, struct delivered *d)
+{
+	struct unpacked *b = c->kept_block.at;
+
+	if (!b || c->kept_block.reading != d->reading || c->kept_block.base_offset != d->base_offset || c->kept_block.len != d->bytes ||
+	    c->kept_block.crc != thmqi_read_once(d->run->payload_crc) || b->used != d->block.raw_len)
+		return false;
+	b->refs++;
+	d->raw_room = b;
+	d->raw = b->bytes;
+	if (!is_followed(d))
+		drop_kept(c);
+	return true;
+}
+
+static void keep(struct thmq_consumer *c, const struct delivered *d)
+{
+	const uint32_t crc = thmqi_read_once(d->run->payload_crc);
+
+	drop_kept(c);
+	if (!crc || !is_followed(d))
+		return;
+	c->kept_block.at = d->raw_room;
+	c->kept_block.at->refs++;
+	c->kept_block.reading = d->reading;
+	c->kept_block.base_offset = d->base_offset;
+	c->kept_block.len = d->bytes;
+	c->kept_block.crc = crc;
+}
+
 /* Its head was checked when the run came: it is no larger than THMQI_PACKED_RAW_MAX. */
 static int block_unpack(struct thmq_consumer *c, struct delivered *d)
 {
@@ -175,6 +239,8 @@ static int block_unpack(struct thmq_consumer *c, struct delivered *d)
 		d->raw = d->end;
 		return 0;
 	}
+	if (c->shared && take_kept(c, d))
+		return 0;
 	rc = codec_of(c, is->codec, &pack);
 	if (rc)
 		return rc;
@@ -191,8 +257,12 @@ static int block_unpack(struct thmq_consumer *c, struct delivered *d)
 		block_put(c, b);
 		return rc;
 	}
+	b->used = is->raw_len;
+	b->refs = 1;
 	d->raw_room = b;
 	d->raw = b->bytes;
+	if (c->shared)
+		keep(c, d);
 	return 0;
 }
 
