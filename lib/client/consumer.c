@@ -93,11 +93,15 @@ static int flush(struct thmq_consumer *c, uint64_t timeout_ns, bool closes)
 
 	if (c->dead)
 		rc = thmqi_dead_flush(c, timeout_ns);
-	for (i = c->reading_first; c->shared && i < c->reading_count; i++)
-		thmqi_shared_ack_send(thmqi_reading(c, i));
-	for (i = c->reading_first; !c->shared && i < c->reading_count; i++) /* what could not be stored: perhaps it can be now */
-		if (thmqi_reading(c, i)->ack_error && !thmqi_reading(c, i)->shard_error && thmqi_reading(c, i)->state == READING_ON)
-			thmqi_reading_ack(thmqi_reading(c, i));
+	for (i = c->reading_first; i < c->reading_count; i++) {
+		struct reading *r = thmqi_reading(c, i);
+		const bool asks = r->ack_error && !r->shard_error && r->state == READING_ON; /* what could not be stored: perhaps it can be now */
+
+		if (c->shared && thmqi_shared_ack_send(r) && asks)
+			thmqi_shared_ask(r);
+		else if (!c->shared && asks)
+			thmqi_reading_ack(r);
+	}
 	c->awaited = c->reading_first;
 	if (!rc && !acks_stored(c))
 		rc = thmqi_session_block(s, acks_stored, c, thmqi_session_deadline(s, timeout_ns));

@@ -564,6 +564,7 @@ int thmqi_consumer_attach_all(struct thmq_consumer *c, uint64_t deadline); /* co
 /* shared.c: members of shared groups */
 int thmqi_shared_ack(struct thmq_consumer *c, const struct thmq_message *message);
 bool thmqi_shared_ack_send(struct reading *r); /* what was gathered; false: no room */
+void thmqi_shared_ask(struct reading *r); /* are acks that could not be stored stored now? One of them is made again, and answered as all are */
 bool thmqi_shared_acks_stored(const struct reading *r);
 void thmqi_shared_attaching(struct reading *r, uint32_t start, struct thmqi_frame *f);
 void thmqi_shared_attached(struct reading *r, const struct thmqi_frame *f);

@@ -113,6 +113,20 @@ bool thmqi_shared_ack_send(struct reading *r)
 	return true;
 }
 
+void thmqi_shared_ask(struct reading *r)
+{
+	const struct unstored *u = r->unstored;
+	uint64_t done = r->settle_to;
+
+	if (!done && u && u->head != u->tail) { /* since its connection was lost only these were sent */
+		const uint32_t i = (u->head - 1) % UNSTORED_MAX;
+
+		done = u->at[i].from + u->at[i].count;
+	}
+	if (done && say(r, THMQI_SETTLE_ACK, done - 1, done, 0, 0))
+		r->ack_error = 0;
+}
+
 /* The reading that @m was fetched from. Return: 0, or why nothing can be said of it. */
 static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, struct reading **ret)
 {

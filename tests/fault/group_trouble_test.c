@@ -298,6 +298,51 @@ static void acks_that_have_no_room_are_handed_over(void)
 	thmq_env_close(w.env, SECOND);
 }
 
+/* Who asks only whether they are stored learns it, once there is room, whether its members share or not. */
+static void acks_are_stored_once_there_is_room(uint32_t flags)
+{
+	static const char data[4096];
+	struct thmq_broker_opts o = {.size = sizeof(o), .segment_bytes = 1 << 20, .batch_bytes = 64 << 10, .limit_bytes = 4 << 20};
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m;
+	struct world w;
+	uint64_t end;
+	int rc;
+
+	env_up(&w); /* nothing is done there but within calls */
+	place_make(NULL);
+	o.data_dir = in_place("data");
+	MUST(thmq_broker_open(w.env, &o, &w.broker));
+	MUST(thmq_connect(w.env, "inproc://", NULL, &w.session));
+	publish(&w, 5);
+	MUST(thmq_topic_create(w.session, "more", NULL));
+	MUST(thmq_consumer_open(w.session, "t", "g", THMQ_CONSUMER_OPTS(.flags = flags), &c));
+	fetch_one(w.session, c, &m);
+	MUST(thmq_producer_open(w.session, "more", NULL, &p));
+	do
+		MUST(thmq_send(p, data, sizeof(data), NULL));
+	while (thmq_flush(p, 10 * SECOND) == 0);
+	MUST(thmq_ack(c, &m));
+	RETURNS(-ENOSPC, thmq_consumer_flush(c, 10 * SECOND));
+	RETURNS(-ENOSPC, thmq_consumer_flush(c, 10 * SECOND));
+	MUST(thmq_topic_delete(w.session, "more"));
+	for (end = now() + 30 * SECOND; (rc = thmq_consumer_flush(c, SECOND)) == -ENOSPC && now() < end;)
+		usleep(20000);
+	RETURNS(0, rc);
+	thmq_env_close(w.env, SECOND);
+}
+
+static void acks_of_a_group_are_stored_once_there_is_room(void)
+{
+	acks_are_stored_once_there_is_room(0);
+}
+
+static void acks_of_members_that_share_are_stored_once_there_is_room(void)
+{
+	acks_are_stored_once_there_is_room(THMQ_CONSUMER_SHARED);
+}
+
 /* Whoever comes and goes meanwhile does not keep the broker from looking. */
 static void silent_member_while_others_join(void)
 {
@@ -364,6 +409,8 @@ int main(int argc, char **argv)
 		{"silent_member_while_others_join", silent_member_while_others_join},
 		{"acks_of_what_is_handed_over", acks_of_what_is_handed_over},
 		{"acks_that_have_no_room_are_handed_over", acks_that_have_no_room_are_handed_over},
+		{"acks_of_a_group_are_stored_once_there_is_room", acks_of_a_group_are_stored_once_there_is_room},
+		{"acks_of_members_that_share_are_stored_once_there_is_room", acks_of_members_that_share_are_stored_once_there_is_room},
 		{"ack_on_its_way_when_the_device_fails", ack_on_its_way_when_the_device_fails},
 	};
 
