@@ -489,6 +489,77 @@ Test(client_batch, a_full_ring_puts_off_what_cannot_be_read)
 	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
 }
 
+/* Of three, one has gone by compaction: the two that are left come to an end, and its offset is nobody's. */
+Test(client_batch, what_is_left_of_a_batch_that_cannot_be_read_comes_to_an_end)
+{
+	static const char *const keys[] = {"key1", "key2", "key3"};
+	static char filler[64 << 10];
+	const uint64_t soon[] = {1000000};
+	struct {
+		struct thmq_record record[3];
+		struct {
+			char key[8];
+			struct thmqi_in_block in;
+		} body[3];
+		char payload[16];
+		struct thmqi_block block;
+	} is = {.payload = "\xff\xff\xff\xff", .block = {.len = 16, .raw_len = 1000, .count = 3, .codec = THMQ_COMPRESSION_LZ4}};
+	struct thmq_partition_info info = {.size = sizeof(info)};
+	struct thmq_producer *p;
+	struct thmq_consumer *c;
+	struct thmq_message m[1];
+	struct thmq_event e;
+	uint32_t dead = 0, good = 0, i;
+	uint64_t offsets = 0;
+	int rounds, rc;
+
+	for (i = 0; i < 3; i++) {
+		is.record[i] = (struct thmq_record){.size = 16, .key_len = 8, .flags = THMQ_RECORD_IN_BLOCK};
+		memcpy(is.body[i].key, keys[i], 4);
+		is.body[i].in.len = 1;
+	}
+	cr_assert_eq(thmq_topic_create(session, "c", THMQ_TOPIC_OPTS(.flags = THMQ_TOPIC_COMPACT)), 0);
+	cr_assert_eq(thmq_topic_create(session, "filler", THMQ_TOPIC_OPTS(.retention_bytes = 1)), 0);
+	cr_assert_eq(thmq_producer_open(session, "c", NULL, &p), 0);
+	cr_assert_gt(thmq_send(p, &is, sizeof(is), THMQ_MESSAGE_OPTS(.encoding = THMQ_ENCODING_PACKED)), 0);
+	cr_assert_gt(thmq_send(p, "newer", 5, THMQ_MESSAGE_OPTS(.key = is.body[1].key, .key_len = 8)), 0);
+	cr_assert_eq(thmq_flush(p, 10 * SECOND), 0);
+	cr_assert_eq(thmq_producer_close(p, SECOND), 0);
+	cr_assert_eq(thmq_producer_open(session, "filler", NULL, &p), 0);
+	for (i = 0; i < 1200; i++) {
+		while ((rc = (int)thmq_send(p, filler, sizeof(filler), NULL)) == -EAGAIN)
+			thmq_poll(env, SECOND / 1000);
+		cr_assert_gt(rc, 0, "%s", thmq_strerror(rc));
+	}
+	cr_assert_eq(thmq_flush(p, 20 * SECOND), 0);
+	for (i = 0; i < 30000 && !info.begin_offset; i++) { /* the first segment goes with what nobody needs */
+		thmq_poll(env, SECOND / 1000);
+		cr_assert_eq(thmq_partition_describe(session, "filler", 0, NULL, &info), 0);
+	}
+	cr_assert(info.begin_offset);
+	cr_assert_eq(thmq_consumer_open(session, "c", "g", THMQ_CONSUMER_OPTS(.flags = THMQ_CONSUMER_SHARED, .backoff_ns = soon, .backoff_count = 1), &c), 0);
+	for (rounds = 0; rounds < 10000 && (dead < 2 || !good); rounds++) {
+		rc = thmq_fetch(c, m, 1);
+		cr_assert_geq(rc, 0, "%s", thmq_strerror(rc));
+		if (rc) {
+			cr_assert(m[0].len == 5 && m[0].offset == 3);
+			good++;
+			cr_assert_eq(thmq_ack(c, &m[0]), 0);
+			cr_assert_eq(thmq_release(c, m, 1), 0);
+		}
+		while (thmq_events(session, &e, 1) == 1)
+			if (e.type == THMQ_EVENT_DEAD_LETTER) {
+				dead++;
+				offsets = offsets * 10 + e.offset;
+			}
+		thmq_poll(env, SECOND / 1000);
+	}
+	cr_assert(dead == 2 && good == 1 && offsets == 2, "%u, %u, %llu", dead, good, (unsigned long long)offsets);
+	cr_assert_eq(thmq_consumer_flush(c, 10 * SECOND), 0);
+	cr_assert_eq(thmq_consumer_close(c, SECOND), 0);
+	cr_assert_eq(thmq_producer_close(p, SECOND), 0);
+}
+
 /* ---------------------------------------------------------------- transactions */
 
 static void in_transaction(bool commit)
