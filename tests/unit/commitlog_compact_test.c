@@ -283,6 +283,105 @@ Test(commitlog_compact, of_each_key_the_newest_stays_and_the_rest_goes, .init = 
 	}
 }
 
+#define CROWD 8100u
+
+/* Read from its begin on. Return: how many there are, where their offsets rise; else 0. */
+static uint32_t count_all(void)
+{
+	struct thmq_log_reader *reader;
+	struct thmq_record_cursor cursor;
+	struct thmq_record_view v;
+	struct thmq_log_view view;
+	uint32_t n = 0;
+	uint64_t next = 0;
+
+	cr_assert_eq(thmq_log_reader_open(w.r.log, PART, rig_ready, &w.r, &reader), 0);
+	while (rig_read(&w.r, reader, w.next, &view) == 1) {
+		memset(&cursor, 0, sizeof(cursor));
+		for (; thmq_record_next(&view.run, &cursor, &v) == 1; n++) {
+			cr_assert_geq(v.offset, next);
+			next = v.offset + 1;
+		}
+		thmq_log_view_release(w.r.log, &view);
+	}
+	thmq_log_reader_close(reader);
+	return n;
+}
+
+/* As large as a batch, of which one goes at once, and another once its key is deleted: with the offsets of the others beside them they would be larger. */
+static void put_crowd(void)
+{
+	static struct thmq_record_view views[CROWD];
+	const uint64_t keys[2] = {1, 2};
+	uint32_t i;
+
+	for (i = 0; i < CROWD; i++)
+		views[i] = (struct thmq_record_view){.offset = w.next++, .data = bytes, .len = 16};
+	for (i = 0; i < 2; i++) {
+		views[i * 7000].key = &keys[i];
+		views[i * 7000].key_len = 8;
+		views[i * 7000].len = 8;
+	}
+	cr_assert_gt(thmq_run_len(views, CROWD) + 4 * (CROWD - 1), 256u << 10);
+	append(views, CROWD, PART);
+	put_one(1, sizeof(struct value));
+}
+
+Test(commitlog_compact, a_run_that_would_be_larger_without_a_few_goes_in_two, .init = up, .fini = down)
+{
+	uint32_t round;
+
+	put_crowd();
+	for (round = 0; round < 6; round++) {
+		fill(60);
+		settle();
+		cr_assert_leq(rig_stats(&w.r).segment_count, 9, "round %u: %u segments", round, rig_stats(&w.r).segment_count);
+		if (round == 2)
+			put_one(2, 0);
+		w.over = round > 3;
+	}
+	cr_assert_eq(count_all(), CROWD - 1);
+	cr_assert_eq(find(1), CROWD);
+	cr_assert_eq(find(2), UINT64_MAX);
+	rig_crash(&w.r, THMQI_DISK_SIM_CRASH_ANY);
+	cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+	cr_assert_eq(count_all(), CROWD - 1);
+	cr_assert_eq(find(1), CROWD);
+}
+
+/* Both of these, and the newer one of their first key; the power goes at some moment. */
+Test(commitlog_compact, one_that_goes_in_two_may_be_cut_between_them)
+{
+	uint32_t polls, i;
+	uint64_t index;
+
+	for (polls = 0; polls < 80; polls++) {
+		up_with(polls + 1);
+		cr_assert_eq(rig_open(&w.r), 0);
+		put_crowd();
+		make_durable();
+		fill(40);
+		make_durable();
+		for (i = 0; i < 10000 && !rig_stats(&w.r).relocated_runs; i++)
+			thmqi_core_poll(w.r.core, 100000);
+		cr_assert_eq(thmq_log_flush(w.r.log, &index), 0);
+		for (i = 0; i < polls; i++)
+			thmqi_core_poll(w.r.core, 10000);
+		rig_crash(&w.r, THMQI_DISK_SIM_CRASH_ANY);
+		cr_assert_eq(rig_open(&w.r), 0, "%s", thmq_errmsg());
+		for (i = 0; i < 3000; i++)
+			thmqi_core_poll(w.r.core, 100000);
+		cr_assert_leq(rig_stats(&w.r).relocated_runs, polls < 40 ? 3 : 1, "after %u polls", polls); /* what is there is not made again */
+		for (i = 0; i < 4; i++) {
+			fill(60);
+			settle();
+		}
+		cr_assert_eq(count_all(), CROWD, "after %u polls", polls);
+		cr_assert_eq(find(1), CROWD);
+		down();
+	}
+}
+
 Test(commitlog_compact, readers_go_on_from_any_offset_over_what_is_gone, .init = up, .fini = down)
 {
 	uint64_t begin, end, before = UINT64_MAX;

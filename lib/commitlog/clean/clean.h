@@ -27,6 +27,8 @@ void thmqi_index_dropped(struct thmq_log *log, const struct segment *s); /* it w
 
 /* compact.c: which records of a run must be kept. Return: 0 it is known; -EAGAIN something is being read, or others have their turn; or an error. */
 int thmqi_compact_judge(struct thmq_log *log, struct run_index *x, const struct thmq_log_run *run);
+/* Of all that, its records from @first up to before @end are the piece that the next two are of. Return: how many of these must be kept */
+uint32_t thmqi_compact_choose(struct thmq_log *log, const struct thmq_run_header *run, uint32_t first, uint32_t end);
 uint32_t thmqi_compact_bytes(const struct thmq_log *log); /* behind the header, of a run with those alone */
 /* @to: that run, of which all but what the log sets is set. */
 void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header *from, struct thmq_run_header *to);

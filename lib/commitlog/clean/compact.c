@@ -393,11 +393,29 @@ int thmqi_compact_judge(struct thmq_log *log, struct run_index *x, const struct 
 	return 0;
 }
 
+uint32_t thmqi_compact_choose(struct thmq_log *log, const struct thmq_run_header *run, uint32_t first, uint32_t end)
+{
+	struct compaction *c = &log->clean.relocation.compaction;
+	const struct thmq_record *record = (const struct thmq_record *)(run + 1);
+	uint32_t i;
+
+	c->piece.first = first;
+	c->piece.end = end;
+	c->piece.count = 0;
+	c->piece.bytes = 0;
+	for (i = first; i < end; i++)
+		if (keeps(c, i)) {
+			c->piece.count++;
+			c->piece.bytes += thmqi_record_bytes(record[i].size);
+		}
+	return c->piece.count;
+}
+
 uint32_t thmqi_compact_bytes(const struct thmq_log *log)
 {
 	const struct compaction *c = &log->clean.relocation.compaction;
 
-	return (uint32_t)(thmqi_run_table_bytes(c->kept_count, true) + c->kept_bytes) + c->block_bytes;
+	return (uint32_t)(thmqi_run_table_bytes(c->piece.count, true) + c->piece.bytes) + c->block_bytes;
 }
 
 /* All of it: those that stay need it, and nobody here can make it smaller. */
@@ -406,6 +424,11 @@ static void copy_block(const struct thmq_run_header *from, struct thmq_run_heade
 	memcpy((uint8_t *)(to + 1) + to->len, (const uint8_t *)(from + 1) + from->len - bytes, bytes);
 	to->len += bytes;
 	to->encoding = THMQ_RUN_PACKED;
+}
+
+static bool is_of_piece(const struct compaction *c, uint32_t record)
+{
+	return record >= c->piece.first && record < c->piece.end && keeps(c, record);
 }
 
 void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header *from,
@@ -420,18 +443,18 @@ void thmqi_compact_fill(const struct thmq_log *log, const struct thmq_run_header
 
 	thmqi_record_begin(&it, from);
 	for (i = 0; thmqi_record_next(&it, &v) == 1; i++)
-		if (keeps(c, i))
+		if (is_of_piece(c, i))
 			first_ns = THMQI_MIN(first_ns, v.time_ns);
-	thmqi_run_writer_begin(&w, to, thmqi_compact_bytes(log) - c->block_bytes, c->kept_count, true, first_ns);
-	to->base_offset = from->base_offset;
+	thmqi_run_writer_begin(&w, to, thmqi_compact_bytes(log) - c->block_bytes, c->piece.count, true, first_ns);
+	to->base_offset = from->base_offset + c->piece.first; /* one that goes in pieces has all its offsets */
 	thmqi_record_begin(&it, from);
 	for (i = 0; thmqi_record_next(&it, &v) == 1; i++)
-		if (keeps(c, i))
+		if (is_of_piece(c, i))
 			thmqi_run_writer_add(&w, &v);
 	if (c->block_bytes)
 		copy_block(from, to, c->block_bytes);
 	/* what it covers and is without is gone */
-	to->span = from->span;
+	to->span = (c->piece.end < from->count ? c->piece.end : from->span) - c->piece.first;
 	to->partition = from->partition;
 	to->producer_id = from->producer_id;
 	to->first_sequence = from->first_sequence;

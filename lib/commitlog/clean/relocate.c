@@ -125,7 +125,7 @@ static bool is_out_of_room(const struct thmq_log *log, uint32_t bytes)
 	       left < kept + THMQI_ALIGN_UP((uint32_t)sizeof(struct batch_header) + bytes, THMQI_BLOCK);
 }
 
-/* Its records that must be kept, or all of it. */
+/* Its records that must be kept, of the piece that was chosen, or all of it. */
 static int append(struct thmq_log *log, const struct thmq_run_header *run, uint32_t kept)
 {
 	uint32_t bytes = (uint32_t)sizeof(*run) + (kept == run->count ? run->len : thmqi_compact_bytes(log));
@@ -154,6 +154,47 @@ static int append(struct thmq_log *log, const struct thmq_run_header *run, uint3
 	return 0;
 }
 
+/*
+ * Without a few of its records it may be larger than a batch, since each of the others needs its offset then. Whichever these are: whoever begins
+ * anew, and finds more of them dead, must come to the same.
+ */
+static bool is_for_halves(const struct thmq_log *log, const struct thmq_run_header *run)
+{
+	const uint64_t more = thmqi_run_table_bytes(run->count, true) - thmqi_run_table_bytes(run->count, false);
+
+	return run->count > 1 && !(run->flags & THMQ_RUN_SPARSE) && sizeof(*run) + run->len + more > log->opts.batch_bytes - sizeof(struct batch_header);
+}
+
+/* The first half, or the other one. Return: 0; or why not now */
+static int append_half(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run, bool first)
+{
+	const uint32_t middle = run->count / 2;
+	struct thmq_run_header half = *run;
+	uint32_t kept;
+	int rc;
+
+	half.base_offset += first ? 0 : middle;
+	half.span = first ? middle : run->span - middle;
+	kept = thmqi_compact_choose(log, run, first ? 0 : middle, first ? middle : run->count);
+	rc = kept ? has_copy(log, x, &half) : 1;
+	return rc ? THMQI_MIN(rc, 0) : append(log, run, kept);
+}
+
+/* Those of its records that must be kept: not all of them. */
+static int append_some(struct thmq_log *log, struct run_index *x, const struct thmq_run_header *run)
+{
+	struct compaction *c = &log->clean.relocation.compaction;
+	int rc;
+
+	if (!is_for_halves(log, run))
+		return append(log, run, thmqi_compact_choose(log, run, 0, run->count));
+	rc = c->halved ? 0 : append_half(log, x, run, true);
+	if (rc)
+		return rc;
+	c->halved = true;
+	return append_half(log, x, run, false);
+}
+
 /* Return: 0 it is not to be kept, or is appended; or why it cannot be now. */
 static int relocate(struct thmq_log *log, const struct batch_header *h, const struct thmq_run_header *run)
 {
@@ -166,7 +207,7 @@ static int relocate(struct thmq_log *log, const struct batch_header *h, const st
 	uint32_t kept = run->count;
 
 	if (life != THMQ_LOG_COMPACTS)
-		c->begun = c->done = false;
+		c->begun = c->done = c->halved = false;
 	if (life == THMQ_LOG_DEAD)
 		return 0;
 	rc = c->begun || c->done ? 0 : has_copy(log, x, run);
@@ -181,10 +222,13 @@ static int relocate(struct thmq_log *log, const struct batch_header *h, const st
 			return rc;
 		kept = c->kept_count;
 	}
-	rc = kept || !run->count ? append(log, run, kept) : 0;
+	if (kept == run->count)
+		rc = append(log, run, kept);
+	else
+		rc = kept ? append_some(log, x, run) : 0;
 	if (rc)
 		return rc;
-	c->done = false;
+	c->done = c->halved = false;
 	log->stats.compacted_messages += run->count - kept;
 	return 0;
 }

@@ -46,6 +46,12 @@ struct compaction {
 	uint64_t kept_bytes; /* of bodies */
 	uint32_t block_bytes; /* behind these, of a THMQ_RUN_PACKED */
 	bool begun, done;    /* with the run that is relocated: done until it is appended */
+	bool halved;         /* of one that goes in two pieces the first is appended, or nothing of it is kept */
+	/* what is appended of it: its records from @first up to before @end, of which @count are kept */
+	struct {
+		uint32_t first, end, count;
+		uint64_t bytes; /* of their bodies */
+	} piece;
 	uint32_t record;     /* the next of it */
 	uint64_t body_at;    /* where its body is, behind the run's table */
 	/* of that record */
