@@ -25,7 +25,7 @@ int thmqi_client_ack(struct thmq_consumer *c, const struct thmq_message *message
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = thmqi_reading(c, message->partition);
-	if (next > r->handed) /* it was never given out: an ack of it would skip others */
+	if (next - 1 >= r->handed) /* it was never given out: an ack of it would skip others. Nor is there anything behind the last offset of all */
 		return -EINVAL;
 	if (c->session->dead)
 		return c->session->dead;

@@ -136,7 +136,7 @@ static int reading_of(struct thmq_consumer *c, const struct thmq_message *m, str
 	    m->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = thmqi_reading(c, m->partition);
-	if (thmqi_shared_last(m) >= r->handed)
+	if (thmqi_shared_last(m) >= r->handed || thmqi_shared_last(m) < m->offset)
 		return -EINVAL;
 	if (c->session->dead)
 		return c->session->dead;

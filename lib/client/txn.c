@@ -60,7 +60,7 @@ int thmqi_client_txn_ack(struct thmq_txn *t, struct thmq_consumer *c, const stru
 	    message->internal[1] >> 48 != (VIEW_MARK | c->stream))
 		return -EINVAL;
 	r = thmqi_reading(c, message->partition);
-	if (next > r->handed)
+	if (next - 1 >= r->handed)
 		return -EINVAL;
 	if (c->session->dead)
 		return c->session->dead;

@@ -275,6 +275,29 @@ Test(client_group, acks_that_were_on_their_way_when_the_connection_of_a_partitio
 	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
 }
 
+Test(client_group, what_was_never_fetched_is_not_acknowledged)
+{
+	struct thmq_message m = {.offset = 10};
+	struct thmq_consumer *c;
+
+	connect_for(SECOND);
+	cr_assert_eq(open_member(&c), 0);
+	assign(c, 0, 77);
+	cr_assert_eq(ack(c, 0, 9), 0);
+	m.internal[1] = (uint64_t)(VIEW_MARK | c->stream) << 48;
+	cr_assert_eq(thmqi_client_ack(c, &m), -EINVAL);
+	m.offset = UINT64_MAX; /* no offset is behind it */
+	cr_assert_eq(thmqi_client_ack(c, &m), -EINVAL);
+	m.offset = 9;
+	m.span = UINT32_MAX;
+	cr_assert_eq(thmqi_client_ack(c, &m), -EINVAL);
+	m.span = 0;
+	cr_assert_eq(thmqi_client_ack(c, &m), 0);
+	acked(c, 0, 10, 0);
+	cr_assert_eq(thmqi_client_consumer_flush(c, SECOND), 0);
+	cr_assert_eq(thmqi_client_consumer_close(c, SECOND), 0);
+}
+
 Test(client_group, an_ack_that_the_shard_refused_is_told_once)
 {
 	struct thmq_consumer *c;
